@@ -1,0 +1,189 @@
+//! A fixed key, fixed receipts, and what every test does with them.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use countersign_receipt as receipt;
+use receipt::{
+    Chain, Checkpoint, Disclosures, Draft, Environment, Event, Json, Jwk, Jwks, Kind, Metadata, MoneyFields,
+    NewEntry, Observed, PaymentStatus, Pin, Receipt, Report, Salts, SigningKey, Stage, Timestamp, Trust,
+};
+use serde_json::{Map, Value, json};
+
+pub(crate) const ISSUER: &str = "https://gateway.example";
+pub(crate) const ACTION_SALT: [u8; 32] = [7; 32];
+
+/// A key for tests only.
+pub(crate) fn key() -> SigningKey {
+    let hex = include_str!("../golden/test-key.pkcs8.hex").trim();
+    SigningKey::from_pkcs8(&hex::decode(hex).unwrap()).unwrap()
+}
+
+pub(crate) fn at(text: &str) -> Timestamp {
+    Timestamp::parse(text).unwrap()
+}
+
+/// The key set of the test key, active since the start of 2026.
+pub(crate) fn jwks() -> Jwks {
+    Jwks::new(vec![Jwk::active(key().public().clone(), at("2026-01-01T00:00:00.000Z"))]).unwrap()
+}
+
+/// Verifies against the test key's own set.
+pub(crate) fn verify(document: &[u8]) -> Report {
+    static JWKS: LazyLock<Jwks> = LazyLock::new(jwks);
+    verify_with(document, &JWKS, false, &Disclosures::default())
+}
+
+pub(crate) fn verify_with(
+    document: &[u8],
+    jwks: &Jwks,
+    allow_sandbox: bool,
+    disclosures: &Disclosures,
+) -> Report {
+    let pin = Pin::new(ISSUER, jwks);
+    receipt::verify(document, &Trust { pin: &pin, jwks, allow_sandbox, disclosures })
+}
+
+/// What the golden payment asked for; `note` is public, the rest is committed.
+pub(crate) fn constraints() -> Map<String, Value> {
+    let constraints = json!({
+        "recipient": "acct-4711",
+        "amount_usd": "125.00",
+        "max_total_usd": "200.00",
+        "note": "Rent, \"April\" \u{20ac}\n",
+    });
+    constraints.as_object().unwrap().clone()
+}
+
+pub(crate) fn salts() -> Salts {
+    Salts::new(&ACTION_SALT)
+}
+
+/// Nine entries, one of each stage, 3 ms apart.
+pub(crate) fn executed_chain() -> Chain {
+    let concealed = salts().conceal("/constraints", &constraints(), |name| name == "note").unwrap();
+    let mut millis = 1_777_291_200_000;
+    let mut entry = |input: Json, output: Value| {
+        millis += 3;
+        let at = Timestamp::from_unix_millis(millis);
+        NewEntry { input, output: Json::canonical(&output).unwrap(), latency_ms: 3, ..NewEntry::at(at) }
+    };
+    let mut chain = Chain::genesis(entry(Json::NULL, json!({"requestHash": "ab".repeat(32)}))).unwrap();
+    let digest = Json::string("sha256:00");
+    let boundary = entry(Json::NULL, json!({"verdict": "pass", "determining": ["policy0"], "ratio": 0.25}));
+    for (stage, entry) in [
+        (Stage::TokenValidation, entry(Json::NULL, json!({"tokenId": "mnd-1", "valid": true}))),
+        (
+            Stage::Schema,
+            entry(concealed, json!({"valid": true, "depth": [[1, {"b": [], "a": {}}], -2.5e-7]})),
+        ),
+        (
+            Stage::Boundary,
+            NewEntry { metadata: vec![("policyDigest", digest), ("agent", Json::NULL)], ..boundary },
+        ),
+        (Stage::Completeness, entry(Json::NULL, json!({"missing": []}))),
+        (Stage::Math, entry(Json::NULL, json!({"n": 12, "median": 9900, "mad": 1200}))),
+        (
+            Stage::Execute,
+            NewEntry { cost: Some("0.35"), ..entry(Json::NULL, json!({"reference": "bank-1"})) },
+        ),
+        (Stage::CommitAuthSplit, entry(Json::NULL, json!({"committed": true}))),
+        (Stage::Receipt, entry(Json::NULL, Value::Null)),
+    ] {
+        chain.push(stage, entry).unwrap();
+    }
+    chain
+}
+
+/// Genesis, the stages named, and the end; the last of those named refused.
+pub(crate) fn refused_chain(stages: &[Stage]) -> Chain {
+    let now = at("2026-04-27T12:00:00.010Z");
+    let mut chain = Chain::genesis(NewEntry::at(now)).unwrap();
+    for (index, stage) in stages.iter().enumerate() {
+        let code = json!({"code": "EP_BOUNDARY_BLOCK", "message": "the action is on the hard-deny list"});
+        let error = if index + 1 == stages.len() { Json::canonical(&code).unwrap() } else { Json::NULL };
+        chain.push(*stage, NewEntry { error, ..NewEntry::at(now) }).unwrap();
+    }
+    chain.push(Stage::Receipt, NewEntry::at(now)).unwrap();
+    chain
+}
+
+pub(crate) fn executed_draft() -> Draft<'static> {
+    Draft {
+        receipt_id: "01966a50-0000-7000-8000-0000000000a1".into(),
+        transaction_id: "01966a50-0000-7000-8000-0000000000b1".into(),
+        agent_id: "agent-1".into(),
+        session_id: Some("session-1".into()),
+        event: Event::Original,
+        payment_status: PaymentStatus::Charged,
+        money: MoneyFields {
+            offer_currency: Some("USD".into()),
+            offer_amount: Some("125.00".into()),
+            charge_currency: Some("USD".into()),
+            charge_amount: Some("125.00".into()),
+        },
+        idempotency_key: Some("rent-2026-04".into()),
+        replica_id: "replica-1".into(),
+        chain_id: "chain-1".into(),
+        regulatory_framework: vec!["PSD2".into(), "DORA".into()],
+        metadata: Metadata {
+            issuer: ISSUER.into(),
+            tenant: "default".into(),
+            environment: Environment::Production,
+            archetype: Some("PAYMENT_TRANSFER".into()),
+            kind: Kind::Executed,
+            mandate_id: Some("mnd-1".into()),
+            intent_id: None,
+            guarantee_level: Some("ATP-3".into()),
+            policy_digest: Some("sha256:11".into()),
+            catalog_digest: Some("sha256:22".into()),
+            entity_digest: Some("sha256:33".into()),
+            approvals: vec![Json::canonical(&json!({"approver": "c:abc", "decision": "approve"})).unwrap()],
+            observed: None,
+            log: Some(Checkpoint {
+                origin: "gateway.example/log".into(),
+                size: 42,
+                root: "00".repeat(32).into(),
+            }),
+        },
+    }
+}
+
+/// A refusal: nothing charged, no approval, no log yet.
+pub(crate) fn blocked_draft() -> Draft<'static> {
+    let executed = executed_draft();
+    Draft {
+        receipt_id: "01966a50-0000-7000-8000-0000000000a2".into(),
+        transaction_id: "01966a50-0000-7000-8000-0000000000b2".into(),
+        session_id: None,
+        payment_status: PaymentStatus::NotCharged,
+        money: MoneyFields::default(),
+        idempotency_key: None,
+        regulatory_framework: vec![],
+        metadata: Metadata {
+            archetype: Some("delete_audit_log".into()),
+            kind: Kind::Blocked,
+            mandate_id: None,
+            guarantee_level: None,
+            approvals: vec![],
+            observed: Some(Observed { would_be: "block".into(), code: Some("EP_BOUNDARY_BLOCK".into()) }),
+            log: None,
+            ..executed.metadata
+        },
+        ..executed
+    }
+}
+
+pub(crate) fn executed() -> Receipt {
+    receipt::sign(&executed_draft(), &executed_chain(), &key()).unwrap()
+}
+
+/// Vectors stand beside the workspace; without them a test says so and passes.
+pub(crate) fn vectors(path: &str) -> Option<PathBuf> {
+    let found = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/vectors").join(path);
+    if !found.exists() {
+        eprintln!("skipped: no vectors at ../shared/vectors/{path}");
+        return None;
+    }
+    Some(found)
+}
