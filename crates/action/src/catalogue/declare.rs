@@ -1,0 +1,207 @@
+//! One file, one archetype.
+
+use super::amounts::{self, Thresholds};
+use super::limits;
+use super::mistake::nearest;
+use super::paths;
+use super::reader::{File, Node, Table};
+use super::schema;
+use crate::archetype::{Archetype, OnDuplicate};
+use crate::json;
+use crate::level::{GuaranteeLevel, PaymentMode, Retention};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+
+/// Reads an archetype; `None` if a mistake makes the rest meaningless. Every mistake is noted in its file.
+pub(crate) fn read(table: &Table<'_>) -> Option<Archetype> {
+    table.finish_with(&KEYS);
+    let (name, _) = name(table)?;
+    let money_table = table.get("money").and_then(|node| node.table());
+    let pointers: Vec<String> = money_table.iter().flat_map(amounts::amount_pointers).collect();
+    let schema_node = table.get("schema").or_else(|| {
+        table.mistake(
+            "the archetype has no `[schema]`",
+            "declare its constraints under `[schema.properties]`",
+        );
+        None
+    })?;
+    let schema = schema::read(schema_node, &pointers)?;
+    schema::check_examples(schema_node, &schema);
+    let money = money_table.as_ref().and_then(|money| amounts::money_rule(money, &schema));
+    let thresholds = Thresholds::of(money_table.is_some(), money.as_ref(), &schema);
+
+    let pointer = |key| table.get(key).and_then(|node| paths::scalar_pointer(node, key, &schema));
+    let destination = pointer("destination");
+    let resource = pointer("resource");
+    let reversible = table.get("reversible").and_then(|node| node.flag()).unwrap_or(false);
+    let grave = money_table.is_some() || !reversible;
+    let duplicate = limits::duplicate_rule(table, grave);
+    let (groups, resource_type) = cedar(table, &name);
+    Some(Archetype {
+        description: table.get("description").and_then(|node| node.text()).unwrap_or_default().to_owned(),
+        identity: paths::identity(table, &schema, grave && duplicate.on != OnDuplicate::Allow),
+        reversible,
+        guarantee_level: word(table, "guarantee_level", &["atp-1", "atp-2", "atp-3"], GuaranteeLevel::parse)
+            .unwrap_or(GuaranteeLevel::Atp1),
+        default_payment_mode: word(table, "default_payment_mode", &PAYMENT_MODES, PaymentMode::parse)
+            .unwrap_or(PaymentMode::ImmediateCharge),
+        duplicate,
+        anomaly: limits::anomaly_rule(table, &thresholds),
+        irreversible_threshold: table.get("irreversible_threshold").and_then(|node| thresholds.read(node)),
+        requires_approval: table.get("requires_approval").and_then(|node| node.flag()).unwrap_or(false),
+        retention: table.get("retention").and_then(retention),
+        bindings: bindings(table),
+        digest: digest(table),
+        groups,
+        resource_type,
+        name,
+        resource,
+        destination,
+        money,
+        members: schema.members,
+        validator: schema.validator?,
+        schema: schema.closed,
+    })
+}
+
+const KEYS: [&str; 18] = [
+    "extends",
+    "name",
+    "description",
+    "resource",
+    "destination",
+    "identity",
+    "reversible",
+    "guarantee_level",
+    "default_payment_mode",
+    "irreversible_threshold",
+    "requires_approval",
+    "retention",
+    "cedar",
+    "money",
+    "duplicate",
+    "anomaly",
+    "schema",
+    "binding",
+];
+const PAYMENT_MODES: [&str; 4] =
+    ["QUOTE_ONLY", "RESERVE_IF_AVAILABLE", "IMMEDIATE_CHARGE", "IMMEDIATE_CHARGE_WITH_CHALLENGE"];
+
+/// The archetype's name and where it stands.
+pub(crate) fn name<'a>(table: &Table<'a>) -> Option<(String, Node<'a>)> {
+    let Some(node) = table.get("name") else {
+        table.mistake("the archetype has no `name`", "begin the file with `name = \"SOME_ACTION\"`");
+        return None;
+    };
+    let name = node.text()?;
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.:/-".contains(&b);
+    let well_formed =
+        name.len() <= 64 && name.bytes().all(plain) && name.starts_with(|c: char| c.is_ascii_alphabetic());
+    if !well_formed {
+        let hint = "use 1 to 64 ASCII letters, digits and `_.:/-`, beginning with a letter";
+        node.mistake_with_hint("not a name for an archetype", hint);
+        return None;
+    }
+    Some((name.to_owned(), node))
+}
+
+/// The action groups and the resource's entity type.
+fn cedar(table: &Table<'_>, name: &str) -> (Vec<String>, String) {
+    let Some(cedar) = table.get("cedar").and_then(|node| node.table()) else {
+        return (Vec::new(), "Resource".into());
+    };
+    let groups = cedar.get("groups").map(|node| node.texts()).unwrap_or_default();
+    for (node, _) in groups.iter().filter(|(_, group)| !is_cedar_identifier(group) || *group == name) {
+        let hint = "use letters, digits and `_`, unlike the archetype's name";
+        node.mistake_with_hint("not a name for a group of actions", hint);
+    }
+    let resource_type = cedar.get("resource_type").and_then(resource_type);
+    cedar.finish();
+    let groups = groups.into_iter().map(|(_, group)| group.to_owned()).collect();
+    (groups, resource_type.unwrap_or("Resource").to_owned())
+}
+
+fn resource_type<'a>(node: Node<'a>) -> Option<&'a str> {
+    let text = node.text()?;
+    if !text.split("::").all(is_cedar_identifier) {
+        node.mistake_with_hint("not a Cedar entity type", "use letters, digits and `_`, such as `Account`");
+    } else if ["Agent", "AgentGroup", "Tenant", "User", "Action"].contains(&text) {
+        node.mistake_with_hint(
+            format!("`{text}` already means something else"),
+            "name the kind of thing acted on",
+        );
+    }
+    Some(text)
+}
+
+fn is_cedar_identifier(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    text.len() <= 64
+        && text.bytes().all(plain)
+        && text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+}
+
+pub(crate) fn word<T>(
+    table: &Table<'_>,
+    key: &'static str,
+    known: &[&str],
+    read: impl Fn(&str) -> Option<T>,
+) -> Option<T> {
+    let node = table.get(key)?;
+    let text = node.text()?;
+    let value = read(text);
+    if value.is_none() {
+        let hint = nearest(text, known).map_or_else(
+            || format!("known: {}", known.join(", ")),
+            |near| format!("did you mean \"{near}\"?"),
+        );
+        node.mistake_with_hint(format!("unknown {} `{text}`", key.replace('_', " ")), hint);
+    }
+    value
+}
+
+fn retention(node: Node<'_>) -> Option<Retention> {
+    let retention = Retention::parse(node.text()?);
+    if retention.is_none() {
+        node.mistake_with_hint(
+            "not a retention",
+            "write a time of at most 100 years, such as \"90_days\" or \"7_years\"",
+        );
+    }
+    retention
+}
+
+fn bindings(table: &Table<'_>) -> BTreeMap<String, Value> {
+    let binding = table.get("binding").and_then(|node| node.table());
+    binding.iter().flat_map(Table::iter).map(|(key, node)| (key.to_owned(), node.json())).collect()
+}
+
+/// What is declared, and not how it is laid out.
+fn digest(table: &Table<'_>) -> String {
+    let declared =
+        table.iter().filter(|(key, _)| *key != "extends").map(|(key, node)| (key.to_owned(), node.json()));
+    let declared = Value::Object(declared.collect());
+    hex::encode(Sha256::digest(json::canonical(&declared).as_bytes()))
+}
+
+/// The built-in files, as they stand in `catalogue/`.
+pub(crate) const BUILTIN: [(&str, &str, &str); 4] = [
+    (
+        "PAYMENT_TRANSFER",
+        "built-in payment_transfer.toml",
+        include_str!("../../catalogue/payment_transfer.toml"),
+    ),
+    (
+        "HOTEL_RESERVATION",
+        "built-in hotel_reservation.toml",
+        include_str!("../../catalogue/hotel_reservation.toml"),
+    ),
+    ("FLIGHT_BOOKING", "built-in flight_booking.toml", include_str!("../../catalogue/flight_booking.toml")),
+    ("DATA_EXPORT", "built-in data_export.toml", include_str!("../../catalogue/data_export.toml")),
+];
+
+/// The built-in file of an archetype.
+pub(crate) fn builtin_file(name: &str) -> Option<File<'static>> {
+    BUILTIN.iter().find(|(builtin, ..)| *builtin == name).map(|(_, file, text)| File::new(file, text))
+}
