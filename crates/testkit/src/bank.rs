@@ -1,0 +1,139 @@
+//! A small HTTP bank that moves money once per idempotency key, counts every effect, and fails
+//! on demand.
+//!
+//! Run it inside a test with [`Bank::start`], or as a process of its own with [`serve`]. Both
+//! speak the same HTTP: `/v1/payments`, `/v1/accounts/{name}`, `/v1/effects`, `/v1/faults`.
+
+mod amount;
+mod books;
+mod fault;
+mod http;
+mod journal;
+mod line;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+pub use books::{Effects, OPERATING};
+pub use fault::{Fault, Injection, Target};
+pub use journal::{Effect, read_journal};
+
+/// What a bank is opened with.
+#[derive(Clone)]
+pub struct Options {
+    /// The bearer token every request must carry.
+    pub token: String,
+    /// Opening balance of the operating account, in minor units of `currency`.
+    pub opening_minor: i64,
+    /// The one currency this bank keeps, as an ISO 4217 code.
+    pub currency: String,
+    /// How long an idempotency key is remembered after its payment; `None` ignores keys.
+    pub idempotency: Option<Duration>,
+    /// A file to which each effect is appended and synced before the payment is answered.
+    pub journal: Option<PathBuf>,
+}
+
+impl Default for Options {
+    /// One million US dollars, keys remembered for a day, a well-known token, no journal.
+    fn default() -> Options {
+        Options {
+            token: "demo-bank-token".into(),
+            opening_minor: 100_000_000,
+            currency: "USD".into(),
+            idempotency: Some(Duration::from_secs(24 * 60 * 60)),
+            journal: None,
+        }
+    }
+}
+
+/// Runs a bank at `listen` (port 0 picks one) until the process or the task ends.
+///
+/// `ready` is called once, with the address actually bound, when connections are accepted.
+///
+/// # Errors
+/// The address cannot be bound, or the journal cannot be opened.
+pub async fn serve(listen: SocketAddr, options: Options, ready: impl FnOnce(SocketAddr)) -> io::Result<()> {
+    let listener = TcpListener::bind(listen).await?;
+    let counter = http::Counter::open(options)?;
+    ready(listener.local_addr()?);
+    http::run(listener, Arc::new(counter), std::future::pending()).await
+}
+
+/// A bank running inside this process, for tests. Dropping it closes the bank.
+pub struct Bank {
+    address: SocketAddr,
+    counter: Arc<http::Counter>,
+    close: oneshot::Sender<()>,
+    running: JoinHandle<io::Result<()>>,
+}
+
+impl Bank {
+    /// Opens a bank on a free loopback port.
+    ///
+    /// # Errors
+    /// No port can be bound, or the journal cannot be opened.
+    pub async fn start(options: Options) -> io::Result<Bank> {
+        Bank::start_at((Ipv4Addr::LOCALHOST, 0).into(), options).await
+    }
+
+    /// Opens a bank at `listen`: a test that closes a bank can open the next one in its place.
+    ///
+    /// # Errors
+    /// The address cannot be bound, or the journal cannot be opened.
+    pub async fn start_at(listen: SocketAddr, options: Options) -> io::Result<Bank> {
+        let listener = TcpListener::bind(listen).await?;
+        let address = listener.local_addr()?;
+        let counter = Arc::new(http::Counter::open(options)?);
+        let (close, closed) = oneshot::channel::<()>();
+        // A dropped sender ends the wait as well, so a dropped `Bank` closes.
+        let until = async move { drop(closed.await) };
+        let running = tokio::spawn(http::run(listener, Arc::clone(&counter), until));
+        Ok(Bank { address, counter, close, running })
+    }
+
+    /// Where the bank listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The address as a URL without a trailing slash.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The bearer token the bank accepts.
+    pub fn token(&self) -> &str {
+        self.counter.token()
+    }
+
+    /// The balance of an account in minor units; `None` for an account nobody ever paid.
+    pub fn balance(&self, account: &str) -> Option<i64> {
+        self.counter.books().balance(account)
+    }
+
+    /// Every effect so far, counted.
+    pub fn effects(&self) -> Effects {
+        self.counter.books().effects()
+    }
+
+    /// Queues faults for the next requests, behind those already queued.
+    pub fn inject(&self, injection: Injection) {
+        self.counter.faults().inject(injection);
+    }
+
+    /// Stops accepting, lets requests under way finish, and frees the port.
+    ///
+    /// # Errors
+    /// The listener failed while it ran.
+    pub async fn stop(self) -> io::Result<()> {
+        drop(self.close);
+        self.running.await.map_err(io::Error::other)?
+    }
+}

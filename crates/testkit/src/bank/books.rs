@@ -1,0 +1,171 @@
+//! The books: who has how much, what was paid, which keys are remembered.
+//!
+//! One value behind one lock. Looking a key up, moving the money and counting the effect happen in
+//! one call, so the counts are exact however many requests arrive at once.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::journal::{Effect, Journal};
+
+/// The account every payment is made from.
+pub const OPERATING: &str = "operating";
+
+/// Every effect a bank has had, counted for tests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Effects {
+    /// Payments that moved money.
+    pub count: u64,
+    /// How many of them carried each reference; those without one are not listed.
+    pub by_reference: BTreeMap<String, u64>,
+    /// How many of them carried each idempotency key; those without one are not listed.
+    pub by_key: BTreeMap<String, u64>,
+}
+
+/// A well-formed request to pay, in minor units of the bank's currency.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Order {
+    pub(super) recipient: String,
+    pub(super) minor: i64,
+    pub(super) reference: Option<String>,
+    pub(super) note: Option<String>,
+}
+
+/// A payment that moved money.
+#[derive(Clone)]
+pub(super) struct Payment {
+    pub(super) id: String,
+    pub(super) order: Order,
+}
+
+/// What came of an order.
+pub(super) enum Paid {
+    /// Money moved now.
+    Settled(Payment),
+    /// The key was remembered: this is what it did then.
+    Replayed(Payment),
+    /// Less on the operating account than asked for.
+    InsufficientFunds,
+    /// The key is remembered for another order.
+    KeyReused,
+    /// The journal could not be written, so nothing moved.
+    JournalFailed,
+}
+
+pub(super) struct Books {
+    retention: Option<Duration>,
+    currency: String,
+    journal: Option<Journal>,
+    balances: HashMap<String, i64>,
+    payments: Vec<Payment>,
+    by_id: HashMap<String, usize>,
+    by_reference: HashMap<String, Vec<usize>>,
+    by_key: HashMap<String, u64>,
+    remembered: HashMap<String, Remembered>,
+}
+
+struct Remembered {
+    payment: usize,
+    since: Instant,
+}
+
+impl Books {
+    /// Opens the books with everything on the operating account.
+    pub(super) fn open(
+        opening_minor: i64,
+        currency: String,
+        retention: Option<Duration>,
+        journal: Option<Journal>,
+    ) -> Books {
+        Books {
+            retention,
+            currency,
+            journal,
+            balances: HashMap::from([(OPERATING.to_owned(), opening_minor)]),
+            payments: Vec::new(),
+            by_id: HashMap::new(),
+            by_reference: HashMap::new(),
+            by_key: HashMap::new(),
+            remembered: HashMap::new(),
+        }
+    }
+
+    /// Moves the money, unless the key already did or there is not enough of it.
+    ///
+    /// Only settled payments are remembered: a refusal had no effect, so the same key may try again.
+    pub(super) fn pay(&mut self, order: Order, key: Option<&str>, now: Instant) -> Paid {
+        if let Some(earlier) = key.and_then(|key| self.recall(key, now)) {
+            return if earlier.order == order { Paid::Replayed(earlier.clone()) } else { Paid::KeyReused };
+        }
+        if self.balance(OPERATING).unwrap_or(0) < order.minor {
+            return Paid::InsufficientFunds;
+        }
+        let payment = Payment { id: format!("pay_{}", Uuid::now_v7().simple()), order };
+        if !self.journal(&payment, key) {
+            return Paid::JournalFailed;
+        }
+        self.record(payment.clone(), key, now);
+        Paid::Settled(payment)
+    }
+
+    pub(super) fn balance(&self, account: &str) -> Option<i64> {
+        self.balances.get(account).copied()
+    }
+
+    pub(super) fn payment(&self, id: &str) -> Option<&Payment> {
+        self.by_id.get(id).map(|&at| &self.payments[at])
+    }
+
+    pub(super) fn payments_with(&self, reference: &str) -> impl Iterator<Item = &Payment> {
+        self.by_reference.get(reference).into_iter().flatten().map(|&at| &self.payments[at])
+    }
+
+    pub(super) fn effects(&self) -> Effects {
+        Effects {
+            count: self.payments.len() as u64,
+            by_reference: self.by_reference.iter().map(|(k, at)| (k.clone(), at.len() as u64)).collect(),
+            by_key: self.by_key.iter().map(|(k, n)| (k.clone(), *n)).collect(),
+        }
+    }
+
+    /// The payment a key made, while the key is remembered.
+    fn recall(&self, key: &str, now: Instant) -> Option<&Payment> {
+        let retention = self.retention?;
+        let kept = self.remembered.get(key)?;
+        (now.duration_since(kept.since) < retention).then(|| &self.payments[kept.payment])
+    }
+
+    /// Makes the effect countable from outside before it exists inside; true without a journal.
+    fn journal(&mut self, payment: &Payment, key: Option<&str>) -> bool {
+        let Some(journal) = &mut self.journal else { return true };
+        let effect = Effect {
+            payment_id: payment.id.clone(),
+            reference: payment.order.reference.clone(),
+            key: key.map(str::to_owned),
+            recipient: payment.order.recipient.clone(),
+            amount_minor: payment.order.minor,
+            currency: self.currency.clone(),
+        };
+        journal.append(&effect).is_ok()
+    }
+
+    fn record(&mut self, payment: Payment, key: Option<&str>, now: Instant) {
+        let at = self.payments.len();
+        let order = &payment.order;
+        // The sum over all accounts never changes, so neither side can overflow.
+        *self.balances.entry(OPERATING.to_owned()).or_default() -= order.minor;
+        *self.balances.entry(order.recipient.clone()).or_default() += order.minor;
+        if let Some(reference) = &order.reference {
+            self.by_reference.entry(reference.clone()).or_default().push(at);
+        }
+        if let Some(key) = key {
+            *self.by_key.entry(key.to_owned()).or_default() += 1;
+            self.remembered.insert(key.to_owned(), Remembered { payment: at, since: now });
+        }
+        self.by_id.insert(payment.id.clone(), at);
+        self.payments.push(payment);
+    }
+}

@@ -1,0 +1,332 @@
+//! The counter: what the bank says over HTTP.
+
+use std::future::Future;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequestParts, Path, Query, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use super::books::{Books, Effects, OPERATING, Order, Paid, Payment};
+use super::fault::{Fault, Faults, Injection, Target};
+use super::journal::Journal;
+use super::line::{Line, Lines};
+use super::{Options, amount};
+
+/// Answers on `listener` until `closed` completes and the requests under way are done.
+pub(super) async fn run(
+    listener: TcpListener,
+    counter: Arc<Counter>,
+    closed: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let service = routes(counter).into_make_service_with_connect_info::<Line>();
+    axum::serve(Lines(listener), service).with_graceful_shutdown(closed).await
+}
+
+fn routes(counter: Arc<Counter>) -> Router {
+    Router::new()
+        .route("/v1/payments", post(pay).get(find_payments))
+        .route("/v1/payments/{id}", get(show_payment))
+        .route("/v1/accounts/{name}", get(show_account))
+        .route("/v1/effects", get(count_effects))
+        .route("/v1/faults", post(inject).get(list_faults).delete(clear_faults))
+        .fallback(|| async { not_found("page") })
+        .layer(DefaultBodyLimit::max(MOST_BODY_BYTES))
+        .with_state(counter)
+}
+
+/// Everything the handlers share.
+pub(super) struct Counter {
+    token: String,
+    currency: String,
+    keys_matter: bool,
+    syncs: bool,
+    books: Mutex<Books>,
+    faults: Faults,
+}
+
+impl Counter {
+    pub(super) fn open(options: Options) -> io::Result<Counter> {
+        let journal = options.journal.as_deref().map(Journal::open).transpose()?;
+        Ok(Counter {
+            token: options.token,
+            currency: options.currency.clone(),
+            keys_matter: options.idempotency.is_some(),
+            syncs: journal.is_some(),
+            books: Mutex::new(Books::open(
+                options.opening_minor,
+                options.currency,
+                options.idempotency,
+                journal,
+            )),
+            faults: Faults::default(),
+        })
+    }
+
+    pub(super) fn token(&self) -> &str {
+        &self.token
+    }
+
+    pub(super) fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    pub(super) fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does the work as a task of its own, with the fault whose turn it is.
+    async fn answer<W>(&self, target: Target, line: Line, work: W) -> Response
+    where
+        W: Future<Output = Response> + Send + 'static,
+    {
+        let fault: Fault = self.faults.next(target);
+        tokio::spawn(fault.perform(line, work)).await.unwrap_or_else(|_| unfinished())
+    }
+}
+
+async fn pay(
+    _: Holder,
+    State(counter): State<Arc<Counter>>,
+    ConnectInfo(line): ConnectInfo<Line>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let parsed = read(body).and_then(|body| {
+        let order = read_order(&body, &counter.currency)?;
+        Ok((order, read_key(&headers, counter.keys_matter)?))
+    });
+    let (order, key) = match parsed {
+        Ok(parsed) => parsed,
+        Err(refused) => return refused.into_response(),
+    };
+    let at_work = Arc::clone(&counter);
+    counter.answer(Target::Payments, line, settle(at_work, order, key)).await
+}
+
+async fn settle(counter: Arc<Counter>, order: Order, key: Option<String>) -> Response {
+    let syncs = counter.syncs;
+    let work = move || {
+        let paid = counter.books().pay(order, key.as_deref(), Instant::now());
+        say(paid, &counter.currency)
+    };
+    if !syncs {
+        return work();
+    }
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| unfinished())
+}
+
+fn say(paid: Paid, currency: &str) -> Response {
+    match paid {
+        Paid::Settled(payment) => (StatusCode::CREATED, Json(shown(&payment, currency))).into_response(),
+        Paid::Replayed(payment) => {
+            (StatusCode::CREATED, [("idempotent-replayed", "true")], Json(shown(&payment, currency)))
+                .into_response()
+        }
+        Paid::InsufficientFunds => {
+            let message = format!("account `{OPERATING}` does not have that much");
+            refusal(StatusCode::PAYMENT_REQUIRED, "insufficient_funds", &message)
+        }
+        Paid::KeyReused => {
+            let message = "this idempotency key came with another payment";
+            refusal(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", message)
+        }
+        Paid::JournalFailed => {
+            refusal(StatusCode::INTERNAL_SERVER_ERROR, "journal_failed", "the journal cannot be written")
+        }
+    }
+}
+
+async fn find_payments(
+    _: Holder,
+    State(counter): State<Arc<Counter>>,
+    ConnectInfo(line): ConnectInfo<Line>,
+    query: Result<Query<ByReference>, QueryRejection>,
+) -> Response {
+    let Ok(Query(ByReference { reference })) = query else {
+        return invalid("say which: ?reference=…").into_response();
+    };
+    let at_work = Arc::clone(&counter);
+    let work = async move {
+        let books = at_work.books();
+        let found: Vec<Value> =
+            books.payments_with(&reference).map(|payment| shown(payment, &at_work.currency)).collect();
+        Json(json!({ "payments": found })).into_response()
+    };
+    counter.answer(Target::Queries, line, work).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ByReference {
+    reference: String,
+}
+
+async fn show_payment(
+    _: Holder,
+    State(counter): State<Arc<Counter>>,
+    ConnectInfo(line): ConnectInfo<Line>,
+    Path(id): Path<String>,
+) -> Response {
+    let at_work = Arc::clone(&counter);
+    let work = async move {
+        match at_work.books().payment(&id) {
+            Some(payment) => Json(shown(payment, &at_work.currency)).into_response(),
+            None => not_found("payment"),
+        }
+    };
+    counter.answer(Target::Queries, line, work).await
+}
+
+async fn show_account(_: Holder, State(counter): State<Arc<Counter>>, Path(name): Path<String>) -> Response {
+    let Some(minor) = counter.books().balance(&name) else { return not_found("account") };
+    let balance = amount::print(minor, &counter.currency);
+    let account = json!({
+        "name": name, "balance": balance, "balance_minor": minor, "currency": counter.currency,
+    });
+    Json(account).into_response()
+}
+
+async fn count_effects(_: Holder, State(counter): State<Arc<Counter>>) -> Json<Effects> {
+    Json(counter.books().effects())
+}
+
+async fn inject(
+    _: Holder,
+    State(counter): State<Arc<Counter>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let parsed = read(body).and_then(|body| {
+        serde_json::from_slice::<Injection>(&body).map_err(|error| invalid(&error.to_string()))
+    });
+    match parsed {
+        Ok(injection) => {
+            counter.faults.inject(injection);
+            StatusCode::NO_CONTENT.into_response()
+        }
+        Err(refused) => refused.into_response(),
+    }
+}
+
+async fn list_faults(_: Holder, State(counter): State<Arc<Counter>>) -> Json<Value> {
+    Json(json!({ "faults": counter.faults.waiting() }))
+}
+
+async fn clear_faults(_: Holder, State(counter): State<Arc<Counter>>) -> StatusCode {
+    counter.faults.clear();
+    StatusCode::NO_CONTENT
+}
+
+/// Whoever sent this request holds the bank's token; only the header makes one.
+struct Holder;
+
+impl FromRequestParts<Arc<Counter>> for Holder {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, counter: &Arc<Counter>) -> Result<Holder, Response> {
+        let given = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        match given.and_then(|value| value.strip_prefix("Bearer ")) {
+            Some(token) if token == counter.token => Ok(Holder),
+            _ => {
+                Err(refusal(StatusCode::UNAUTHORIZED, "unauthorized", "the bearer token is missing or wrong"))
+            }
+        }
+    }
+}
+
+/// A refusal before any work was done.
+type Refused = (StatusCode, Json<Value>);
+
+fn read(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Refused> {
+    body.map_err(|rejected| refused(rejected.status(), "unreadable_body", &rejected.body_text()))
+}
+
+fn read_order(body: &[u8], currency: &str) -> Result<Order, Refused> {
+    let asked: Asked = serde_json::from_slice(body).map_err(|error| invalid(&error.to_string()))?;
+    if asked.currency != currency {
+        let message = format!("currency `{}` is not kept here, only {currency}", asked.currency);
+        return Err(invalid(&message));
+    }
+    let minor = amount::parse(&asked.amount, currency).map_err(|message| invalid(&message))?;
+    if asked.recipient == OPERATING {
+        return Err(invalid("recipient is the paying account itself"));
+    }
+    short("recipient", Some(&asked.recipient))?;
+    short("reference", asked.reference.as_deref())?;
+    short("note", asked.note.as_deref())?;
+    Ok(Order { recipient: asked.recipient, minor, reference: asked.reference, note: asked.note })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    recipient: String,
+    amount: String,
+    currency: String,
+    reference: Option<String>,
+    note: Option<String>,
+}
+
+/// The idempotency key as sent. A bank that minds keys refuses a payment without one, so a
+/// gateway that forgets its key is found out at once.
+fn read_key(headers: &HeaderMap, keys_matter: bool) -> Result<Option<String>, Refused> {
+    let Some(value) = headers.get("idempotency-key") else {
+        return if keys_matter { Err(invalid("header `Idempotency-Key` is missing")) } else { Ok(None) };
+    };
+    let key = value.to_str().map_err(|_| invalid("header `Idempotency-Key` is not ASCII"))?;
+    short("header `Idempotency-Key`", Some(key))?;
+    Ok(Some(key.to_owned()))
+}
+
+fn short(what: &str, text: Option<&str>) -> Result<(), Refused> {
+    match text.map(|text| text.chars().count()) {
+        None | Some(1..=MOST_CHARACTERS) => Ok(()),
+        Some(_) => Err(invalid(&format!("{what} must have 1 to {MOST_CHARACTERS} characters"))),
+    }
+}
+
+fn shown(payment: &Payment, currency: &str) -> Value {
+    json!({
+        "payment_id": payment.id,
+        "reference": payment.order.reference,
+        "status": "settled",
+        "recipient": payment.order.recipient,
+        "amount": amount::print(payment.order.minor, currency),
+        "currency": currency,
+    })
+}
+
+fn invalid(message: &str) -> Refused {
+    refused(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request", message)
+}
+
+fn not_found(what: &str) -> Response {
+    refusal(StatusCode::NOT_FOUND, "not_found", &format!("no such {what}"))
+}
+
+/// The task that answers was dropped: this process is ending.
+fn unfinished() -> Response {
+    refusal(StatusCode::SERVICE_UNAVAILABLE, "closing", "the bank is closing")
+}
+
+/// A refusal as the bank words all of them: `{"error": {"code", "message"}}`.
+pub(super) fn refusal(status: StatusCode, code: &str, message: &str) -> Response {
+    refused(status, code, message).into_response()
+}
+
+fn refused(status: StatusCode, code: &str, message: &str) -> Refused {
+    (status, Json(json!({ "error": { "code": code, "message": message } })))
+}
+
+const MOST_BODY_BYTES: usize = 64 << 10;
+const MOST_CHARACTERS: usize = 255;

@@ -1,0 +1,19 @@
+//! For tests and the demo: a world for Countersign to act upon.
+//!
+//! A gateway that promises "at most one effect" can only be judged from the far side, by
+//! someone who counts the effects. This crate is that far side:
+//!
+//! ```text
+//!   agent ── gateway ── HTTP ──> bank ── accounts, payments, effects counted
+//!                                 ▲
+//!                      test ── faults: answers lost, late, slow, huge, malformed
+//! ```
+//!
+//! The [`bank`] keeps its own money and parses its own requests, and shares no code with the
+//! gateway on purpose: two sides that agree because they run the same function prove nothing.
+//!
+//! What it deliberately is not: secure, durable or bounded in memory. It listens where it is told,
+//! forgets everything when it ends (only its optional journal of effects stays), and lets whoever
+//! holds its token inject faults. Nothing here belongs in front of real money.
+
+pub mod bank;
