@@ -1,0 +1,167 @@
+//! The Cedar context of one action: built as pairs, never from JSON, and written canonically for the record.
+
+use action::{Attribute, Money};
+use cedar_policy::{Context, RestrictedExpression};
+use mandate::{Account, Mandate};
+use serde_json::Value;
+
+use crate::Facts;
+
+/// Texts that the context needs and nobody else holds.
+pub(crate) struct Texts {
+    repeat_of: Option<String>,
+}
+
+impl Texts {
+    pub(crate) fn of(facts: &Facts<'_>) -> Texts {
+        Texts { repeat_of: facts.action.repeat_of.map(|id| id.to_string()) }
+    }
+}
+
+/// What policies see of an action. Members stand in alphabetical order.
+pub(crate) fn attributes<'a>(facts: &'a Facts<'a>, texts: &'a Texts) -> Vec<(&'a str, Attribute<'a>)> {
+    use Attribute::{Bool, Long, Record, Str};
+    let action = facts.action;
+    let mut out = Vec::with_capacity(14);
+    if let Some(amount) = action.money {
+        out.push(("amount", money(amount)));
+    }
+    if let Some(bound) = action.bound {
+        out.push(("bound", money(bound)));
+    }
+    out.push(("constraints", Record(action.attributes().collect())));
+    if let Some(destination) = &action.destination {
+        out.push(("destination", Str(destination)));
+    }
+    out.push(("duplicate", Bool(facts.earlier.is_some())));
+    out.push(("environment", Str(facts.environment.as_str())));
+    out.push(("first_seen_destination", Bool(facts.first_seen_destination)));
+    out.push(("guarantee_level", Long(1 + action.guarantee_level as i64)));
+    if let Some((mandate, account)) = facts.mandate {
+        out.push(("mandate", self::mandate(mandate, account, facts.now_ms)));
+    }
+    out.push(("payment_mode", Str(action.payment_mode.as_str())));
+    if let Some(id) = &texts.repeat_of {
+        out.push(("repeat_of", Str(id)));
+    }
+    out.push(("reversible", Bool(action.reversible)));
+    out.push(("tenant", Str(facts.caller.tenant.as_str())));
+    out.push(("time", time(facts.now_ms)));
+    out
+}
+
+fn money<'a>(money: Money) -> Attribute<'a> {
+    let currency = Attribute::Str(money.currency().code());
+    Attribute::Record(vec![("currency", currency), ("minor", Attribute::Long(money.minor()))])
+}
+
+fn mandate<'a>(mandate: &'a Mandate, account: &Account, now_ms: i64) -> Attribute<'a> {
+    let mut out = Vec::with_capacity(5);
+    if let Some(max) = mandate.max_actions {
+        out.push(("actions_left", Attribute::Long(long(max.saturating_sub(account.actions)))));
+    }
+    let left = mandate.expires_at.saturating_sub(now_ms.div_euclid(1000));
+    out.push(("expires_in_seconds", Attribute::Long(left)));
+    out.push(("id", Attribute::Str(&mandate.jti)));
+    out.push(("issuer", Attribute::Str(mandate.root_principal())));
+    if let Some(cap) = mandate.spend_cap {
+        out.push(("spend_left", money(account.left_of(cap))));
+    }
+    Attribute::Record(out)
+}
+
+/// UTC, by arithmetic: the first of January 1970 was a Thursday.
+fn time<'a>(now_ms: i64) -> Attribute<'a> {
+    let seconds = now_ms.div_euclid(1000);
+    let (day, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    Attribute::Record(vec![
+        ("hour", Attribute::Long(second / 3600)),
+        ("minute", Attribute::Long(second / 60 % 60)),
+        ("unix_seconds", Attribute::Long(seconds)),
+        ("weekday", Attribute::Long((day + 3).rem_euclid(7) + 1)),
+    ])
+}
+
+fn long(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// The context as Cedar takes it.
+///
+/// # Errors
+/// Never for an action that its archetype accepted; the message is Cedar's.
+pub(crate) fn context(attributes: &[(&str, Attribute<'_>)]) -> Result<Context, String> {
+    let pairs: Result<Vec<_>, String> =
+        attributes.iter().map(|(name, value)| Ok(((*name).to_owned(), expression(value)?))).collect();
+    Context::from_pairs(pairs?).map_err(|error| error.to_string())
+}
+
+fn expression(attribute: &Attribute<'_>) -> Result<RestrictedExpression, String> {
+    Ok(match attribute {
+        Attribute::Str(text) => RestrictedExpression::new_string((*text).to_owned()),
+        Attribute::Long(value) => RestrictedExpression::new_long(*value),
+        Attribute::Bool(value) => RestrictedExpression::new_bool(*value),
+        Attribute::Set(items) => {
+            RestrictedExpression::new_set(items.iter().map(expression).collect::<Result<Vec<_>, _>>()?)
+        }
+        Attribute::Record(members) => {
+            let pairs: Result<Vec<_>, String> =
+                members.iter().map(|(name, value)| Ok(((*name).to_owned(), expression(value)?))).collect();
+            RestrictedExpression::new_record(pairs?).map_err(|error| error.to_string())?
+        }
+    })
+}
+
+/// The same, as canonical JSON (RFC 8785).
+pub(crate) fn write(members: &[(&str, Attribute<'_>)], out: &mut String) {
+    let mut order: Vec<&(&str, Attribute<'_>)> = members.iter().collect();
+    order.sort_unstable_by(|a, b| action::json::utf16_order(a.0, b.0));
+    out.push('{');
+    for (index, (name, value)) in order.into_iter().enumerate() {
+        if index > 0 {
+            out.push(',');
+        }
+        action::json::write_string(name, out);
+        out.push(':');
+        write_one(value, out);
+    }
+    out.push('}');
+}
+
+fn write_one(attribute: &Attribute<'_>, out: &mut String) {
+    use std::fmt::Write;
+    match attribute {
+        Attribute::Str(text) => action::json::write_string(text, out),
+        Attribute::Long(value) => {
+            let _ = write!(out, "{value}");
+        }
+        Attribute::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
+        Attribute::Set(items) => {
+            out.push('[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    out.push(',');
+                }
+                write_one(item, out);
+            }
+            out.push(']');
+        }
+        Attribute::Record(members) => write(members, out),
+    }
+}
+
+/// Attributes from a record's JSON, for replay.
+pub(crate) fn read(value: &Value) -> Option<Vec<(&str, Attribute<'_>)>> {
+    value.as_object()?.iter().map(|(name, value)| Some((name.as_str(), read_one(value)?))).collect()
+}
+
+fn read_one(value: &Value) -> Option<Attribute<'_>> {
+    Some(match value {
+        Value::String(text) => Attribute::Str(text),
+        Value::Number(number) => Attribute::Long(number.as_i64()?),
+        Value::Bool(value) => Attribute::Bool(*value),
+        Value::Array(items) => Attribute::Set(items.iter().map(read_one).collect::<Option<_>>()?),
+        Value::Object(_) => Attribute::Record(read(value)?),
+        Value::Null => return None,
+    })
+}

@@ -1,0 +1,61 @@
+//! What a decision is made from. The gateway reads it; here it is only looked at.
+
+use action::{Action, ActionId, Environment, Subject, Tenant};
+use mandate::{Account, Mandate};
+
+use crate::Series;
+
+/// Who asks, as authenticated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// Whose rows, keys and policies.
+    pub tenant: Tenant,
+    /// The agent's or person's name.
+    pub subject: Subject,
+    /// A person is `User` to policies, anything else is `Agent`.
+    pub is_human: bool,
+}
+
+/// An earlier action with the same effect, within the archetype's window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Earlier {
+    /// Which one.
+    pub id: ActionId,
+    /// When it was admitted, in Unix milliseconds.
+    pub at_ms: i64,
+}
+
+/// Everything that one decision may depend on, beside the policies.
+#[derive(Debug, Clone)]
+pub struct Facts<'a> {
+    /// Real or pretended effects.
+    pub environment: Environment,
+    /// What is asked.
+    pub action: &'a Action,
+    /// The verb and target, where the face that was used has them; the hard-deny list reads them too.
+    pub verb: Option<&'a str>,
+    /// See `verb`.
+    pub target: Option<&'a str>,
+    /// Who asks.
+    pub caller: &'a Caller,
+    /// The mandate that was verified or that stands by default, with what is left of it.
+    pub mandate: Option<(&'a Mandate, &'a Account)>,
+    /// Why the token that came was not verified; then `mandate` is `None`.
+    pub mandate_refusal: Option<mandate::Refusal>,
+    /// The freeze that covers the action, as it is written (`all`, `agent:…`).
+    pub frozen: Option<&'a str>,
+    /// Recent activity of the same root principal, archetype and currency.
+    pub series: &'a Series,
+    /// Whether the root principal never acted on this destination before.
+    pub first_seen_destination: bool,
+    /// An earlier action with the same effect hash, within the window.
+    pub earlier: Option<Earlier>,
+    /// Whether observe mode is on.
+    pub observe: bool,
+    /// The time, in Unix milliseconds.
+    pub now_ms: i64,
+    /// The action's request hash; the permit is for exactly this.
+    pub request_hash: [u8; 32],
+    /// Random; hides the sample behind its commitment.
+    pub salt: [u8; 32],
+}

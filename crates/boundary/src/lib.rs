@@ -1,0 +1,65 @@
+//! Decide: one pure pass from facts to a verdict.
+//!
+//! ```text
+//!   Policies (one tenant's: Cedar, entities, hard-deny list)  ──┐
+//!                                                               ├── decide ──▶ Decision { verdict, stages, record, … }
+//!   Facts (action, caller, mandate and account, freeze,       ──┘                 │
+//!          series, earlier effect, time)                                          └─ Pass(Permit) | Block(Reason)
+//!                                                                                    | Escalate(Escalation) | Quote
+//! ```
+//!
+//! **One pass looks at everything**: hard-deny list, freeze, mandate and the caller's own bound, completeness, anomaly,
+//! duplicate, Cedar, and the nine classes of escalation. The result is the first block in the order of a receipt's
+//! entries; else an escalation with every reason that fired; else a pass, which mints the [`Permit`] that nothing can
+//! be carried out without.
+//!
+//! **Tiers.** A `forbid` carries `@tier`: `0-A` is asked first and alone and knows no override; `0-B` yields only to
+//! another version of the policies; `1` may add `@escalate`, and then waits for a person where something else permits
+//! the action; `2` is what an unannotated policy has; `3` is recorded and not enforced. A `permit` has no tier of its
+//! own. The baseline of tier 0-A stands in this crate and cannot be removed.
+//!
+//! **Doubt is a block.** Cedar skips a policy that fails to evaluate, a `forbid` included. Here any diagnostic is
+//! [`Reason::PolicyError`].
+//!
+//! **Observe mode** lets through what Cedar's default deny, forbids below tier 0, anomaly, duplicates and class 9 would
+//! have stopped, and says so in [`Decision::observed`]. It lifts nothing else.
+//!
+//! **Cost.** When policies are loaded they are cut into one set per action, and what each can look at is noted: a context
+//! holds only that, built from pairs. Entities are remembered per principal. Nothing on the way of an action is parsed,
+//! and no JSON value is built.
+//!
+//! This crate alone knows Cedar. It reads no clock, no store, no randomness and no file; what races (claims, debits,
+//! epochs) is checked again at admission. It has no session, no declared confidence and no second principal to look at
+//! yet, so classes 3, 5, 7 and 8 report that they are not applicable.
+
+mod anomaly;
+mod ask;
+mod context;
+mod decide;
+mod entities;
+mod facts;
+mod hard_deny;
+mod policies;
+mod reads;
+mod reason;
+mod record;
+mod replay;
+mod rule;
+mod schema;
+mod series;
+mod stage;
+mod templates;
+mod verdict;
+
+pub use decide::{Decision, Named, decide, decide_by_name};
+pub use facts::{Caller, Earlier, Facts};
+pub use hard_deny::{BUILT_IN, HardDeny};
+pub use policies::Policies;
+pub use reason::{Class, PolicyRef, Reason, Trigger};
+pub use record::Record;
+pub use replay::{Comparison, Difference, Unreadable, replay};
+pub use rule::{Rule, Tier};
+pub use series::Series;
+pub use stage::{BoundaryOutput, CedarOutput, Input, Output, Stage, StageError, StageName};
+pub use templates::{Template, templates};
+pub use verdict::{Escalation, Observed, Permit, Verdict};

@@ -1,0 +1,184 @@
+//! Every reason to block, and every reason to ask a person.
+
+use std::sync::Arc;
+
+use action::{ActionId, Missing};
+use serde::Serialize;
+
+/// A policy that took part in a decision, by name and content.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct PolicyRef {
+    /// SHA-256 of the policy, layout and comments apart, in lower-case hex.
+    pub digest: Arc<str>,
+    /// Its `@id`, or its file and position.
+    pub id: Arc<str>,
+}
+
+/// Why an action is blocked, in the order in which reasons are found. Carries only what the caller may see; what only
+/// an operator may see stands in the decision's `detail`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// The action goes by a name that is never carried out.
+    HardDenied {
+        /// The listed name, in normal form.
+        name: String,
+    },
+    /// An operator stopped it.
+    Frozen {
+        /// What is frozen, as it is written.
+        scope: String,
+    },
+    /// The mandate, or the caller's own bound, does not carry it.
+    Delegation(mandate::Refusal),
+    /// It moves money or cannot be undone, and there is no mandate.
+    NoMandate,
+    /// A tier 0-A policy matched: nobody can approve it.
+    Prohibited {
+        /// Which.
+        policies: Vec<PolicyRef>,
+    },
+    /// A policy could not be evaluated; Cedar would have skipped it.
+    PolicyError,
+    /// A policy forbids it.
+    Forbidden {
+        /// Which.
+        policies: Vec<PolicyRef>,
+    },
+    /// No policy permits it.
+    NotPermitted,
+    /// Required members are absent or empty.
+    Incomplete {
+        /// Which, and what would do.
+        missing: Vec<Missing>,
+    },
+    /// It is unlike what came before. Nothing more is shown.
+    Anomaly,
+    /// An earlier action had the same effect.
+    ProbableDuplicate {
+        /// Which.
+        earlier: ActionId,
+    },
+}
+
+impl Reason {
+    /// A stable word for receipts, metrics and tests. Words are never renamed.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Reason::HardDenied { .. } => "hard_denied",
+            Reason::Frozen { .. } => "frozen",
+            Reason::Delegation(refusal) => refusal.word(),
+            Reason::NoMandate => "no_mandate",
+            Reason::Prohibited { .. } => "prohibited",
+            Reason::PolicyError => "policy_error",
+            Reason::Forbidden { .. } => "forbidden",
+            Reason::NotPermitted => "not_permitted",
+            Reason::Incomplete { .. } => "incomplete",
+            Reason::Anomaly => "anomaly",
+            Reason::ProbableDuplicate { .. } => "probable_duplicate",
+        }
+    }
+
+    /// The policies that decided; empty where none did.
+    pub fn policies(&self) -> &[PolicyRef] {
+        match self {
+            Reason::Prohibited { policies } | Reason::Forbidden { policies } => policies,
+            _ => &[],
+        }
+    }
+
+    /// The escalation class that the block belongs to, if it is one of the two that halt at once.
+    pub fn class(&self) -> Option<Class> {
+        match self {
+            Reason::HardDenied { .. } | Reason::Prohibited { .. } => Some(Class::Prohibited),
+            Reason::Delegation(
+                mandate::Refusal::OutOfScope { .. } | mandate::Refusal::ResourceOutside { .. },
+            ) => Some(Class::Scope),
+            Reason::Anomaly => Some(Class::NovelContext),
+            _ => None,
+        }
+    }
+}
+
+/// The nine classes of escalation (HEM).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// 1: a prohibition without exception; halts.
+    Prohibited = 1,
+    /// 2: outside mandate or declared goal; halts.
+    Scope = 2,
+    /// 3: two principals contradict each other.
+    PrincipalConflict = 3,
+    /// 4: cannot be undone, and above its threshold.
+    Irreversible = 4,
+    /// 5: declared confidence under the mandate's floor.
+    Uncertainty = 5,
+    /// 6: unlike what came before, or nothing came before.
+    NovelContext = 6,
+    /// 7: the time budget is used up.
+    Budget = 7,
+    /// 8: more than one sign-off is needed.
+    MultiPrincipal = 8,
+    /// 9: designated by operator, archetype, mandate or guarantee level.
+    Operator = 9,
+}
+
+/// One reason to ask a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trigger {
+    /// It cannot be undone, and its amount is above the archetype's threshold or unknown.
+    Irreversible,
+    /// Too little came before to judge an amount like this.
+    ColdStart,
+    /// A destination never seen before.
+    FirstSeenDestination,
+    /// Policies that forbid unless a person agrees.
+    Policies(Vec<PolicyRef>),
+    /// The archetype always wants a person.
+    Archetype,
+    /// The mandate wants a person for this archetype.
+    Mandate,
+    /// Exactly-once always wants a person.
+    GuaranteeLevel,
+    /// An earlier action had the same effect.
+    ProbableDuplicate {
+        /// Which.
+        earlier: ActionId,
+    },
+}
+
+impl Trigger {
+    /// A stable word for receipts, metrics and tests. Words are never renamed.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Trigger::Irreversible => "irreversible",
+            Trigger::ColdStart => "cold_start",
+            Trigger::FirstSeenDestination => "first_seen_destination",
+            Trigger::Policies(_) => "policy",
+            Trigger::Archetype => "archetype_requires_approval",
+            Trigger::Mandate => "mandate_requires_approval",
+            Trigger::GuaranteeLevel => "guarantee_level",
+            Trigger::ProbableDuplicate { .. } => "probable_duplicate",
+        }
+    }
+
+    /// The class it fires.
+    pub fn class(&self) -> Class {
+        match self {
+            Trigger::Irreversible => Class::Irreversible,
+            Trigger::ColdStart | Trigger::FirstSeenDestination => Class::NovelContext,
+            Trigger::Policies(_)
+            | Trigger::Archetype
+            | Trigger::Mandate
+            | Trigger::GuaranteeLevel
+            | Trigger::ProbableDuplicate { .. } => Class::Operator,
+        }
+    }
+
+    /// The policies that ask for a person; empty where none did.
+    pub fn policies(&self) -> &[PolicyRef] {
+        match self {
+            Trigger::Policies(policies) => policies,
+            _ => &[],
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! The report of a decision: its stages, for the entries of the receipt.
+
+use std::sync::Arc;
+
+use action::Environment;
+use mandate::{Mandate, exposure};
+
+use crate::anomaly;
+use crate::ask::Opinion;
+use crate::decide::{Delegation, Findings};
+use crate::objection::{Objection, Weighed};
+use crate::record::write_hex;
+use crate::stage::{BoundaryOutput, CedarOutput, Input, NOT_APPLICABLE, Output, Stage, StageError, StageName};
+use crate::{Caller, Class, Facts, Policies, Reason};
+
+impl Findings {
+    fn stages(
+        &self,
+        policies: &Policies,
+        facts: &Facts<'_>,
+        objections: &[Objection],
+        weighed: &Weighed,
+    ) -> Vec<Stage> {
+        let blocked = match weighed {
+            Weighed::Block(at) => objections.get(*at),
+            _ => None,
+        };
+        let error = |name: StageName| {
+            let objection = blocked.filter(|objection| objection.stage == name)?;
+            Some(StageError { reason: objection.word() })
+        };
+        let last = blocked.map_or(StageName::Math, |objection| objection.stage);
+        let mut stages = Vec::with_capacity(5);
+        let mut add = |name: StageName, input: Input, output: Output| {
+            stages.push(Stage { error: error(name), input, name, output });
+        };
+        add(StageName::TokenValidation, token_input(facts.caller, facts.mandate.map(|(it, _)| it)), self.token(facts));
+        if last >= StageName::Schema && self.hard_denied.is_none() {
+            let input = Input::archetype(facts.action, policies.catalog_digest());
+            add(StageName::Schema, input, Output::Schema { valid: true });
+        }
+        if last >= StageName::Boundary {
+            let archetype = facts.action.archetype.name.as_str().into();
+            let input = boundary_input(policies, &archetype, facts.environment);
+            add(StageName::Boundary, input, self.boundary(facts, objections, weighed));
+        }
+        if last >= StageName::Completeness {
+            let input = Input::archetype(facts.action, policies.catalog_digest());
+            add(StageName::Completeness, input, completeness(facts));
+        }
+        if last >= StageName::Math {
+            add(StageName::Math, math_input(facts), self.math_output(facts));
+        }
+        stages
+    }
+
+    fn token(&self, facts: &Facts<'_>) -> Output {
+        let token = match (&self.token, facts.mandate) {
+            (Some(_), _) => "refused",
+            (None, Some(_)) => "verified",
+            (None, None) => "absent",
+        };
+        Output::Token { token }
+    }
+
+    fn boundary(&self, facts: &Facts<'_>, objections: &[Objection], weighed: &Weighed) -> Output {
+        let mut fired: Vec<u8> = objections.iter().filter_map(Objection::class).map(|class| class as u8).collect();
+        fired.sort_unstable();
+        fired.dedup();
+        Output::Boundary(Box::new(BoundaryOutput {
+            cedar: cedar_output(&self.cedar),
+            classes_fired: fired,
+            classes_not_applicable: &NOT_APPLICABLE,
+            delegation: match self.delegation {
+                Delegation::Within => "within",
+                Delegation::NotNeeded => "not_needed",
+                Delegation::Missing => "missing",
+                Delegation::Refused(_) => "refused",
+            },
+            freeze: facts.frozen.map(Into::into),
+            hard_deny: self.hard_denied.as_deref().map(Into::into),
+            verdict: weighed.word(),
+        }))
+    }
+
+    fn math_output(&self, facts: &Facts<'_>) -> Output {
+        let math = &self.math;
+        Output::Math {
+            anomaly: match (math.outside, math.cold_start) {
+                (Some(_), _) => "unusual",
+                (None, true) => "cold_start",
+                (None, false) if exposure(facts.action).is_none() => "not_applicable",
+                (None, false) => "usual",
+            },
+            duplicate: facts.earlier.map(|earlier| earlier.id.to_string().into()),
+            first_seen_destination: facts.first_seen_destination,
+            mad: math.mad.to_string().into(),
+            median: math.median.to_string().into(),
+            n: math.n,
+            sample: {
+                let mut hex = String::with_capacity(64);
+                write_hex(&anomaly::commitment(&facts.salt, facts.series), &mut hex);
+                hex.into()
+            },
+        }
+    }
+}
+
+fn cedar_output(opinion: &Opinion) -> CedarOutput {
+    let (decision, policies) = opinion.answer.summary();
+    CedarOutput { advice: opinion.advice.clone(), decision, policies: policies.to_vec() }
+}
+
+fn token_input(caller: &Caller, mandate: Option<&Mandate>) -> Input {
+    Input::Token {
+        agent: caller.subject.as_str().into(),
+        token_id: mandate.map(|mandate| mandate.jti.as_str().into()),
+    }
+}
+
+fn boundary_input(policies: &Policies, archetype: &Arc<str>, environment: Environment) -> Input {
+    Input::Boundary {
+        action: archetype.clone(),
+        entity_digest: policies.entity_digest().clone(),
+        environment: environment.as_str(),
+        policy_digest: policies.policy_digest().clone(),
+    }
+}
+
+fn completeness(facts: &Facts<'_>) -> Output {
+    let missing = &facts.action.missing;
+    Output::Completeness {
+        complete: missing.is_empty(),
+        missing: missing.iter().map(|missing| missing.field.as_str().into()).collect(),
+    }
+}
+
+fn math_input(facts: &Facts<'_>) -> Input {
+    let archetype = &facts.action.archetype;
+    Input::Math {
+        k: archetype.anomaly.k,
+        min_sample: archetype.anomaly.min_sample,
+        window_seconds: archetype.duplicate.window.as_secs(),
+    }
+}

@@ -1,0 +1,213 @@
+//! Loading policies: what is refused, and that slices decide as the whole does.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use action::{Action, Catalogue, Subject};
+use cedar_policy::{Authorizer, Context, Decision, Entities, EntityUid, PolicyId, PolicySet, Request, Schema};
+use common::{ALLOW_ALL, World, claims, export, fly, load, pay, pay_with, source};
+use countersign_boundary::{Policies, Tier};
+use mandate::{Claims, Mandate};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+#[test]
+fn mistakes_are_told_with_their_place() {
+    refused("\n\npermit (principal, action, resource) when { context.nonsense };", 3, "attribute `nonsense`");
+    refused("permit (principal, action == Action::\"NO_SUCH\", resource);", 1, "NO_SUCH");
+    refused("permit (principal, action, resource) when { context.amount.minor > 5 };", 1, "amount");
+    refused("permit (principal, action, resource)\nwhen { context.environment > 5 };", 2, "String");
+    refused("permit (principal, action, resource);\nforbid (", 2, "unexpected end of input");
+    refused("permit (principal == ?principal, action, resource);", 1, "slot");
+    refused("@escalate permit (principal, action, resource);", 1, "`@escalate` stands on a permit");
+    refused("@escalte forbid (principal, action, resource);", 1, "`@escalte` is unknown");
+    refused("@tier(\"4\") forbid (principal, action, resource);", 1, "tier `4` is unknown");
+    refused("@tier(\"0-A\") permit (principal, action, resource);", 1, "tier 0-A stands on a permit");
+    for tier in ["0-A", "0-B", "2", "3"] {
+        let text = format!("@tier(\"{tier}\") @escalate forbid (principal, action, resource);");
+        refused(&text, 1, "`@escalate` stands on tier");
+    }
+    refused("@id(\"a\") permit (principal, action, resource);\n@id(\"a\") permit (principal, action, resource);", 2, "also in test.cedar");
+    refused("@id(\"baseline-governance\") permit (principal, action, resource);", 1, "baseline.cedar");
+    refused("@id(\"\") permit (principal, action, resource);", 1, "`@id` is empty");
+}
+
+#[track_caller]
+fn refused(policies: &str, line: usize, message: &str) {
+    let mistakes = load(policies, "[]").expect_err("it has a mistake");
+    let found = mistakes.iter().any(|mistake| {
+        (mistake.file.as_str(), mistake.line) == ("test.cedar", line) && mistake.message.contains(message)
+    });
+    assert!(found, "{mistakes:#?}");
+}
+
+#[test]
+fn entity_files_are_typed_too() {
+    let refused = |entities: &str, message: &str| {
+        let mistakes = load(ALLOW_ALL, entities).expect_err("it has a mistake");
+        assert!(mistakes.iter().any(|mistake| mistake.message.contains(message)), "{mistakes:#?}");
+        mistakes
+    };
+    refused("{}", "an entity file is a JSON array");
+    refused("[", "");
+    let strange = "[\n{\"uid\": {\"type\": \"Agent\", \"id\": \"a\"}, \"attrs\": {\"power\": 9}, \"parents\": []}]";
+    assert_eq!(refused(strange, "power")[0].line, 2);
+    refused(r#"[{"uid": {"type": "Nonsense", "id": "a"}, "attrs": {}, "parents": []}]"#, "Nonsense");
+    refused(r#"[{"uid": {"type": "Action", "id": "X"}, "attrs": {}, "parents": []}]"#, "X");
+    let twice = r#"{"uid": {"type": "Agent", "id": "a"}, "attrs": {}, "parents": []}"#;
+    refused(&format!("[{twice},{twice}]"), "declared twice");
+}
+
+#[test]
+fn unannotated_policies_are_tier_two_and_escalating_ones_tier_one() {
+    let policies = load("permit (principal, action, resource); @escalate forbid (principal, action, resource);", "[]").unwrap();
+    let tiers: Vec<(String, Tier)> =
+        policies.rules().iter().map(|rule| (rule.reference.id.to_string(), rule.tier)).collect();
+    assert!(tiers.contains(&("test#1".into(), Tier::Two)));
+    assert!(tiers.contains(&("test#2".into(), Tier::One)));
+}
+
+#[test]
+fn digests_know_content_and_not_layout() {
+    let digest = |text: &str| load(text, "[]").unwrap().policy_digest().clone();
+    assert_eq!(digest(ALLOW_ALL), digest(&format!("// A comment.\n\n{}", ALLOW_ALL.replace(", ", " ,\n"))));
+    assert_ne!(digest(ALLOW_ALL), digest(&ALLOW_ALL.replace("all", "every")));
+    assert_ne!(digest(ALLOW_ALL), digest(&ALLOW_ALL.replace("permit", "forbid")));
+    let more = Policies::load(&[source("test.cedar", ALLOW_ALL)], &[], &["x".into()], &Catalogue::builtin()).unwrap();
+    assert_ne!(digest(ALLOW_ALL), *more.policy_digest());
+    let none = load(ALLOW_ALL, "[]").unwrap();
+    let some = load(ALLOW_ALL, r#"[{"uid": {"type": "Agent", "id": "a"}, "attrs": {}, "parents": []}]"#).unwrap();
+    assert_ne!(none.entity_digest(), some.entity_digest());
+    assert_eq!(&**none.catalog_digest(), Catalogue::builtin().digest());
+}
+
+#[test]
+fn the_policies_of_the_sandbox_permit_the_catalogue() {
+    let policies = Policies::load(&[Policies::sandbox()], &[], &[], &Catalogue::builtin()).unwrap();
+    let world = World::of(policies);
+    world.check(&pay("100.00"), "pass");
+    world.check(&fly(), "quote");
+    let nothing = World::of(Policies::load(&[], &[], &[], &Catalogue::builtin()).unwrap());
+    nothing.check(&pay("100.00"), "block not_permitted");
+}
+
+#[test]
+fn odd_policies_are_warned_about() {
+    let odd = "permit (principal, action, resource) when { false };";
+    let policies = load(odd, "[]").unwrap();
+    assert!(policies.warnings().iter().any(|warning| warning.file == "test.cedar"));
+}
+
+/// Groups in groups, tags, owners; some callers and resources are in here and some are not.
+const ENTITIES: &str = r#"[
+  {"uid": {"type": "AgentGroup", "id": "inner"}, "attrs": {}, "parents": [{"type": "AgentGroup", "id": "outer"}]},
+  {"uid": {"type": "AgentGroup", "id": "outer"}, "attrs": {}, "parents": [], "tags": {"team": "red"}},
+  {"uid": {"type": "User", "id": "alice"}, "attrs": {}, "parents": [], "tags": {"team": "blue"}},
+  {"uid": {"type": "Agent", "id": "agent-7"}, "attrs": {"owner": {"__entity": {"type": "User", "id": "alice"}}},
+   "parents": [{"type": "AgentGroup", "id": "inner"}], "tags": {"team": "red"}},
+  {"uid": {"type": "ResourceGroup", "id": "near"}, "attrs": {}, "parents": [{"type": "ResourceGroup", "id": "far"}]},
+  {"uid": {"type": "ResourceGroup", "id": "far"}, "attrs": {}, "parents": [], "tags": {"team": "blue"}},
+  {"uid": {"type": "Account", "id": "acct-1"}, "attrs": {}, "parents": [{"type": "ResourceGroup", "id": "near"}], "tags": {"team": "red"}}
+]"#;
+
+const PRINCIPALS: [&str; 6] = [
+    "principal",
+    "principal is Agent",
+    "principal in AgentGroup::\"inner\"",
+    "principal in AgentGroup::\"outer\"",
+    "principal in Tenant::\"default\"",
+    "principal == Agent::\"agent-8\"",
+];
+const ACTIONS: [&str; 6] = [
+    "action",
+    "action == Action::\"PAYMENT_TRANSFER\"",
+    "action == Action::\"DATA_EXPORT\"",
+    "action in Action::\"Payments\"",
+    "action in [Action::\"Data\", Action::\"Travel\"]",
+    "action in Action::\"FLIGHT_BOOKING\"",
+];
+const RESOURCES: [&str; 4] =
+    ["resource", "resource in ResourceGroup::\"near\"", "resource in ResourceGroup::\"far\"", "resource == Account::\"acct-2\""];
+const CONDITIONS: [&str; 12] = [
+    "context has bound && context.bound == {minor: 10000, currency: \"USD\"}",
+    "context has mandate && context.mandate.issuer == \"alice\" && context.mandate has spend_left",
+    "context has amount && [context.amount.currency].contains(\"USD\")",
+    "true",
+    "context has amount && context.amount.minor > 15000",
+    "context.first_seen_destination",
+    "principal.hasTag(\"team\") && principal.getTag(\"team\") == \"red\"",
+    "principal is Agent && principal has owner && principal.owner.hasTag(\"team\") && principal.owner.getTag(\"team\") == \"blue\"",
+    "AgentGroup::\"outer\".hasTag(\"team\")",
+    "resource.hasTag(\"team\")",
+    "ResourceGroup::\"near\" in ResourceGroup::\"far\"",
+    "context.tenant == \"default\" && context.time.hour == 12",
+];
+
+fn policy() -> impl Strategy<Value = String> {
+    let pick = |from: &'static [&'static str]| prop::sample::select(from);
+    (any::<bool>(), pick(&PRINCIPALS), pick(&ACTIONS), pick(&RESOURCES), pick(&CONDITIONS)).prop_map(
+        |(permit, principal, action, resource, condition)| {
+            let effect = if permit { "permit" } else { "forbid" };
+            format!("{effect} ({principal}, {action}, {resource}) when {{ {condition} }};\n")
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// INVARIANT (slice): neither policies nor entities that were left out could have changed the answer.
+    #[test]
+    fn a_slice_decides_as_the_whole_does(policies in prop::collection::vec(policy(), 1..8), first_seen in any::<bool>()) {
+        let text = policies.concat();
+        let loaded = load(&text, ENTITIES).unwrap_or_else(|mistakes| panic!("{text} {mistakes:?}"));
+        for agent in ["agent-7", "agent-8"] {
+            let mut world = World::of(loaded.clone());
+            world.first_seen_destination = first_seen;
+            world.caller.subject = Subject::parse(agent).unwrap();
+            world.mandate = Some(Mandate::of(&Claims { sub: agent.into(), ..claims() }).unwrap());
+            for action in [pay("100.00"), pay_to("acct-2", "200.00"), export(), fly().with_quote(common::usd(9_000))] {
+                let record = world.decide(&action).record.to_bytes();
+                let record: Value = serde_json::from_slice(&record).unwrap();
+                let asked = &record["asked"];
+                let (decision, ids) = unsliced(&text, &world, &record);
+                prop_assert_eq!(asked["decision"].as_str().unwrap(), decision);
+                let found: Vec<&str> = asked["policies"].as_array().unwrap().iter().map(|it| it["id"].as_str().unwrap()).collect();
+                prop_assert_eq!(found, ids);
+            }
+        }
+    }
+}
+
+/// Cedar itself, over every policy and every entity.
+fn unsliced(text: &str, world: &World, record: &Value) -> (&'static str, Vec<String>) {
+    let all: PolicySet = text.parse().unwrap();
+    let named = all.policies().enumerate().map(|(_, policy)| {
+        let n: usize = policy.id().to_string().trim_start_matches("policy").parse().unwrap();
+        policy.new_id(PolicyId::new(format!("test#{}", n + 1)))
+    });
+    let all = PolicySet::from_policies(named).unwrap();
+    let (schema, _) = Schema::from_cedarschema_str(world.policies.schema_text()).unwrap();
+    let mut entities: Vec<Value> = serde_json::from_str(ENTITIES).unwrap();
+    let principal = json!({"type": "Agent", "id": world.caller.subject.as_str()});
+    let tenant = json!({"type": "Tenant", "id": "default"});
+    match entities.iter_mut().find(|entity| entity["uid"] == principal) {
+        Some(known) => known["parents"].as_array_mut().unwrap().push(tenant),
+        None => entities.push(json!({"uid": principal, "attrs": {}, "parents": [tenant]})),
+    }
+    let entities = Entities::from_json_value(entities.into(), Some(&schema)).unwrap();
+    let uid = |value: &Value| EntityUid::from_json(value.clone()).unwrap();
+    let action = uid(&json!({"type": "Action", "id": record["action"]}));
+    let asked = &record["asked"];
+    let context = Context::from_json_value(asked["context"].clone(), Some((&schema, &action))).unwrap();
+    let request = Request::new(uid(&asked["principal"]), action, uid(&asked["resource"]), context, Some(&schema)).unwrap();
+    let response = Authorizer::new().is_authorized(&request, &all, &entities);
+    let mut ids: Vec<String> = response.diagnostics().reason().map(ToString::to_string).collect();
+    ids.sort();
+    (if response.decision() == Decision::Allow { "allow" } else { "deny" }, ids)
+}
+
+fn pay_to(recipient: &str, amount: &str) -> Action {
+    pay_with(json!({"recipient": recipient, "amount_usd": amount, "max_total_usd": amount}))
+}

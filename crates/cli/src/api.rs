@@ -1,0 +1,136 @@
+//! A client of a running gateway: every change goes through its API, so that its roles and its record apply.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use reqwest::blocking::{Client as Http, Response};
+use serde_json::Value;
+
+use crate::error::{Context, Error, Result};
+
+/// Which gateway, and who asks.
+#[derive(clap::Args, Clone)]
+pub(crate) struct Api {
+    /// Where the gateway answers
+    #[arg(long, env = "COUNTERSIGN_URL", default_value = "http://127.0.0.1:8787", value_name = "URL")]
+    pub(crate) url: String,
+    /// API key to act with; better given in the environment, where other users do not see it
+    #[arg(long, env = "COUNTERSIGN_API_KEY", hide_env_values = true, value_name = "KEY")]
+    pub(crate) key: Option<String>,
+}
+
+impl Api {
+    /// A client that acts with the key.
+    pub(crate) fn client(&self) -> Result<Client> {
+        let key = self.key.as_deref().ok_or_else(|| {
+            Error::new("no API key given").hint("set COUNTERSIGN_API_KEY, or pass --key; `countersign keys api create` makes one")
+        })?;
+        Client::new(&self.url, Some(key))
+    }
+
+    /// A client for what everybody may read.
+    pub(crate) fn anyone(&self) -> Result<Client> {
+        Client::new(&self.url, self.key.as_deref())
+    }
+}
+
+/// One gateway, one key.
+pub(crate) struct Client {
+    http: Http,
+    base: String,
+    key: Option<String>,
+}
+
+impl Client {
+    pub(crate) fn new(url: &str, key: Option<&str>) -> Result<Client> {
+        let url = reqwest::Url::parse(url).map_err(|error| Error::new(format!("`{url}` is not a URL")).because(error))?;
+        if key.is_some() && url.scheme() != "https" && !is_loopback(&url) {
+            return Err(Error::new(format!("will not send a key to `{url}` in the clear"))
+                .hint("use an https:// address; plain http is for loopback only"));
+        }
+        let mut http = Http::builder().timeout(Duration::from_secs(60)).redirect(reqwest::redirect::Policy::none());
+        if is_loopback(&url) {
+            http = http.no_proxy();
+        }
+        let http = http.build().while_we(|| "cannot start an HTTP client".to_owned())?;
+        Ok(Client { http, base: url.as_str().trim_end_matches('/').to_owned(), key: key.map(str::to_owned) })
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Result<Value> {
+        self.ask(Method::GET, path, None)
+    }
+
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Result<Value> {
+        self.ask(Method::POST, path, Some(body))
+    }
+
+    /// All pages of a list, in order.
+    pub(crate) fn list(&self, path: &str) -> Result<Vec<Value>> {
+        let mut all = Vec::new();
+        let mut next = path.to_owned();
+        loop {
+            let mut page = self.get(&next)?;
+            match page["items"].take() {
+                Value::Array(items) => all.extend(items),
+                _ => return Err(Error::new(format!("`{}{path}` did not answer with a list", self.base))),
+            }
+            match page["next_cursor"].as_str() {
+                Some(cursor) => next = format!("{path}?cursor={}", encoded(cursor)),
+                None => return Ok(all),
+            }
+        }
+    }
+
+    fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
+        let url = format!("{}{path}", self.base);
+        let mut request = self.http.request(method, url);
+        if let Some(key) = &self.key {
+            request = request.bearer_auth(key);
+        }
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body.to_string());
+        }
+        let response = request.send().map_err(|error| {
+            Error::new(format!("no gateway answers at `{}`", self.base))
+                .because(error)
+                .hint("start one with `countersign serve`, or name another with --url")
+        })?;
+        answer(response)
+    }
+}
+
+/// The body of a good answer, or what a refusal says.
+fn answer(response: Response) -> Result<Value> {
+    let status = response.status();
+    let text = response.text().while_we(|| "the gateway's answer broke off".to_owned())?;
+    let body: Option<Value> = if text.is_empty() { Some(Value::Null) } else { serde_json::from_str(&text).ok() };
+    match body {
+        Some(body) if status.is_success() => Ok(body),
+        Some(body) if body["code"].is_string() => {
+            let text = |member: &str| body[member].as_str().unwrap_or_default().to_owned();
+            let hint = match (body["hint"].as_str(), text("request_id")) {
+                (Some(hint), _) => Some(hint.to_owned()),
+                (None, id) if !id.is_empty() => Some(format!("the gateway's log has more under request id {id}")),
+                _ => None,
+            };
+            Err(Error::new(format!("{}: {}", text("code"), text("message"))).maybe_hint(hint))
+        }
+        _ => Err(Error::new(format!("the gateway answered {status}, and not as one does"))
+            .hint("is it really a Countersign gateway that --url names?")),
+    }
+}
+
+fn is_loopback(url: &reqwest::Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// A path segment or query value, with whatever could end it escaped.
+pub(crate) fn encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if plain(byte) { out.push(char::from(byte)) } else { out.push_str(&format!("%{byte:02X}")) }
+    }
+    out
+}

@@ -1,0 +1,326 @@
+//! The load client: a process of its own that sends prebuilt bytes and counts answers.
+//!
+//! It shares the machine with what it measures, so it does as little as can be: one thread, plain sockets, requests
+//! made beforehand with a serial number patched in, answers read as far as status and length. Each connection sends
+//! its next request when it has the answer to the last.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::LocalSet;
+
+use super::load::{Outcome, Plan, Until, Word};
+use super::process;
+use super::sample::SERIAL;
+use crate::error::{Context, Error, Result};
+use crate::out;
+
+/// Reads a plan from stdin, carries it out, tells how it goes on stdout.
+pub(crate) fn run() -> Result<()> {
+    process::allow_many_files();
+    let plan: Plan =
+        serde_json::from_reader(io::stdin().lock()).while_we(|| "no plan on stdin".to_owned())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.while_we(|| "cannot start the client".to_owned())?;
+    let outcome = LocalSet::new().block_on(&runtime, carry_out(&plan))?;
+    say(&Word::Outcome(outcome))
+}
+
+async fn carry_out(plan: &Plan) -> Result<Outcome> {
+    let run = Rc::new(Run::new(plan));
+    let mut speakers = Vec::with_capacity(plan.connections);
+    for stream in connect(plan.address, plan.connections).await? {
+        speakers.push(tokio::task::spawn_local(Rc::clone(&run).speak(stream)));
+    }
+    tokio::time::sleep(Duration::from_millis(plan.warm_up_ms)).await;
+    say(&Word::Begin)?;
+    let cpu = process::own_cpu();
+    let begun = run.begin();
+    while !run.is_over(plan.until, begun) {
+        if speakers.iter().all(tokio::task::JoinHandle::is_finished) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if run.is_time_to_tell() {
+            say(&Word::Done(run.done()))?;
+        }
+    }
+    let seconds = run.end(begun);
+    let cpu = process::own_cpu().saturating_sub(cpu);
+    say(&Word::End)?;
+    // Nobody is cut off in mid-answer: an action that is under way would be settled without its caller.
+    let rest = async {
+        for speaker in speakers {
+            let _ = speaker.await;
+        }
+    };
+    let _ = tokio::time::timeout(LONGEST_ANSWER, rest).await;
+    run.outcome(seconds, cpu)
+}
+
+/// One after the other, because a listener's queue is shorter than ten thousand.
+async fn connect(address: SocketAddr, count: usize) -> Result<Vec<TcpStream>> {
+    let mut streams = Vec::with_capacity(count);
+    for _ in 0..count {
+        let stream = TcpStream::connect(address).await.while_we(|| format!("cannot connect to {address}"))?;
+        stream.set_nodelay(true).while_we(|| "cannot set up a connection".to_owned())?;
+        streams.push(stream);
+    }
+    Ok(streams)
+}
+
+fn say(word: &Word) -> Result<()> {
+    out::line(serde_json::to_string(word).while_we(|| "cannot write a result".to_owned())?)
+}
+
+/// What all connections share.
+struct Run {
+    templates: Vec<Template>,
+    serial: Cell<u64>,
+    measuring: Cell<bool>,
+    over: Cell<bool>,
+    told: Cell<Instant>,
+    tally: RefCell<Tally>,
+}
+
+#[derive(Default)]
+struct Tally {
+    /// Nanoseconds from the first byte sent to the last one read.
+    latencies: Vec<u64>,
+    statuses: BTreeMap<u16, u64>,
+    broken: u64,
+    refusal: Option<String>,
+    request_bytes: usize,
+    answer_bytes: usize,
+}
+
+impl Run {
+    fn new(plan: &Plan) -> Run {
+        Run {
+            templates: plan.templates.iter().map(|text| Template::new(text)).collect(),
+            serial: Cell::new(plan.first_serial),
+            measuring: Cell::new(false),
+            over: Cell::new(false),
+            told: Cell::new(Instant::now()),
+            tally: RefCell::default(),
+        }
+    }
+
+    async fn speak(self: Rc<Self>, mut stream: TcpStream) {
+        let (mut request, mut answer) = (Vec::new(), Vec::with_capacity(32 * 1024));
+        while !self.over.get() {
+            let serial = self.next_serial();
+            self.template(serial).write(serial, &mut request);
+            let begun = Instant::now();
+            match exchange(&mut stream, &request, &mut answer).await {
+                Ok(reply) => self.note(begun.elapsed(), &reply, &answer, request.len()),
+                Err(error) => return self.note_broken(&error),
+            }
+        }
+    }
+
+    fn next_serial(&self) -> u64 {
+        let serial = self.serial.get();
+        self.serial.set(serial + 1);
+        serial
+    }
+
+    fn template(&self, serial: u64) -> &Template {
+        &self.templates[(serial % self.templates.len() as u64) as usize]
+    }
+
+    fn note(&self, took: Duration, reply: &Reply, answer: &[u8], request_bytes: usize) {
+        if !self.measuring.get() {
+            return;
+        }
+        let mut tally = self.tally.borrow_mut();
+        tally.latencies.push(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+        *tally.statuses.entry(reply.status).or_default() += 1;
+        tally.request_bytes = request_bytes;
+        tally.answer_bytes = reply.body.len();
+        if reply.status != 200 && tally.refusal.is_none() {
+            tally.refusal = Some(String::from_utf8_lossy(&answer[reply.body.clone()]).into_owned());
+        }
+    }
+
+    fn note_broken(&self, error: &io::Error) {
+        let mut tally = self.tally.borrow_mut();
+        tally.broken += 1;
+        tally.refusal.get_or_insert_with(|| error.to_string());
+    }
+
+    fn begin(&self) -> Instant {
+        self.measuring.set(true);
+        Instant::now()
+    }
+
+    fn end(&self, begun: Instant) -> f64 {
+        let seconds = begun.elapsed().as_secs_f64();
+        self.measuring.set(false);
+        self.over.set(true);
+        seconds
+    }
+
+    fn is_over(&self, until: Until, begun: Instant) -> bool {
+        match until {
+            Until::Millis(millis) => begun.elapsed() >= Duration::from_millis(millis),
+            Until::Actions(count) => self.done() >= count,
+        }
+    }
+
+    fn done(&self) -> u64 {
+        self.tally.borrow().latencies.len() as u64
+    }
+
+    fn is_time_to_tell(&self) -> bool {
+        let due = self.told.get().elapsed() >= Duration::from_millis(250);
+        if due {
+            self.told.set(Instant::now());
+        }
+        due
+    }
+
+    fn outcome(&self, seconds: f64, cpu: Duration) -> Result<Outcome> {
+        let mut tally = self.tally.take();
+        tally.latencies.sort_unstable();
+        if tally.latencies.is_empty() {
+            let why = tally.refusal.unwrap_or_else(|| "nothing was answered in time".to_owned());
+            return Err(Error::new(format!("the load client got no answer: {why}")));
+        }
+        let at = |share| percentile(&tally.latencies, share) as f64 / 1e6;
+        Ok(Outcome {
+            actions: tally.latencies.len() as u64,
+            sent: self.serial.get(),
+            seconds,
+            p50_ms: at(0.5),
+            p99_ms: at(0.99),
+            p999_ms: at(0.999),
+            client_cpu_seconds: cpu.as_secs_f64(),
+            statuses: tally.statuses,
+            broken: tally.broken,
+            refusal: tally.refusal,
+            request_bytes: tally.request_bytes,
+            answer_bytes: tally.answer_bytes,
+        })
+    }
+}
+
+/// The value below which this share of them lies; `sorted` is not empty.
+pub(crate) fn percentile(sorted: &[u64], share: f64) -> u64 {
+    let index = (sorted.len() as f64 * share).ceil() as usize;
+    sorted[index.clamp(1, sorted.len()) - 1]
+}
+
+/// A request as bytes, and where its serial number stands.
+struct Template {
+    bytes: Vec<u8>,
+    places: Vec<usize>,
+}
+
+impl Template {
+    fn new(text: &str) -> Template {
+        Template {
+            bytes: text.as_bytes().to_vec(),
+            places: text.match_indices(SERIAL).map(|(at, _)| at).collect(),
+        }
+    }
+
+    fn write(&self, serial: u64, out: &mut Vec<u8>) {
+        out.clear();
+        out.extend_from_slice(&self.bytes);
+        let mut digits = [b'0'; SERIAL.len()];
+        let mut rest = serial;
+        for digit in digits.iter_mut().rev() {
+            *digit = b'0' + (rest % 10) as u8;
+            rest /= 10;
+        }
+        for place in &self.places {
+            out[*place..*place + SERIAL.len()].copy_from_slice(&digits);
+        }
+    }
+}
+
+/// What is read of an answer: its status, and where its body lies.
+#[derive(Debug, PartialEq, Eq)]
+struct Reply {
+    status: u16,
+    body: std::ops::Range<usize>,
+}
+
+async fn exchange(stream: &mut TcpStream, request: &[u8], answer: &mut Vec<u8>) -> io::Result<Reply> {
+    stream.write_all(request).await?;
+    answer.clear();
+    let mut reply = None;
+    loop {
+        if stream.read_buf(answer).await? == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the connection was closed in mid-answer",
+            ));
+        }
+        if reply.is_none() {
+            reply = head(answer)?;
+        }
+        match reply.take() {
+            Some(whole) if whole.body.end <= answer.len() => return Ok(whole),
+            partial => reply = partial,
+        }
+    }
+}
+
+/// Status and length, once the head is there as a whole.
+fn head(answer: &[u8]) -> io::Result<Option<Reply>> {
+    let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
+    let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+    let head = std::str::from_utf8(&answer[..end]).map_err(|_| wrong("the head of an answer is not text"))?;
+    let mut lines = head.split("\r\n");
+    let status = lines.next().and_then(|line| line.get(9..12)?.parse().ok());
+    let status = status.ok_or_else(|| wrong("an answer does not begin with a status"))?;
+    let length = lines.find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+    });
+    let length = length.ok_or_else(|| wrong("an answer has no content-length"))?;
+    Ok(Some(Reply { status, body: end + 4..end + 4 + length }))
+}
+
+const LONGEST_ANSWER: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_serial_number_is_patched_in_wherever_it_stands() {
+        let template = Template::new(&format!("key: {SERIAL}\r\n\r\n{{\"invoice\":\"inv-{SERIAL}\"}}"));
+        let mut out = Vec::new();
+        template.write(1207, &mut out);
+        assert_eq!(out, b"key: 000000001207\r\n\r\n{\"invoice\":\"inv-000000001207\"}");
+        template.write(1208, &mut out);
+        assert!(out.starts_with(b"key: 000000001208\r\n"), "the template itself is not changed");
+    }
+
+    #[test]
+    fn an_answer_is_understood_when_its_head_is_whole() {
+        let text = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 5\r\nx: y\r\n\r\nhello";
+        for cut in 0..=49 {
+            assert_eq!(head(&text[..cut]).expect("half a head is no mistake"), None, "cut at {cut}");
+        }
+        let reply = head(text).expect("well formed").expect("whole");
+        assert_eq!((reply.status, &text[reply.body]), (403, &b"hello"[..]));
+        assert!(head(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn percentiles_are_values_that_occurred() {
+        let sorted: Vec<u64> = (1..=1000).collect();
+        assert_eq!([0.5, 0.99, 0.999, 1.0].map(|share| percentile(&sorted, share)), [500, 990, 999, 1000]);
+        assert_eq!(percentile(&[7], 0.5), 7);
+    }
+}

@@ -1,0 +1,441 @@
+//! The figures in words: bounds and ratios derived from them, Markdown for people, JSON for programs.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::floors::Timed;
+use super::runs::{ALONE, Figures, Gateway, HOT, MAIN, Run};
+use crate::error::{Context, Result};
+
+/// A promise about speed, and what was measured.
+#[derive(Clone, Debug, Serialize)]
+struct Target {
+    what: &'static str,
+    asked: String,
+    measured: String,
+    met: bool,
+}
+
+impl Figures {
+    /// All figures and what follows from them.
+    pub(crate) fn to_json(&self) -> Result<Value> {
+        let cannot = || "cannot write the figures".to_owned();
+        let mut all = serde_json::to_value(self).while_we(cannot)?;
+        all["derived"] = json!({
+            "bound": self.bound(),
+            "bound_with_rows": self.bound_with_rows(),
+            "ratio_to_bound": self.ratio_to_bound(),
+            "targets": serde_json::to_value(self.targets()).while_we(cannot)?,
+        });
+        Ok(all)
+    }
+
+    /// Actions per second if an action were an echo and the libraries' part, on all cores at once.
+    fn bound(&self) -> Option<f64> {
+        Some(self.cores() / (self.echo_seconds()? + self.floors.of_an_action() / 1e6))
+    }
+
+    /// The same with the CPU of two batched rows, the least that an action has to leave behind.
+    fn bound_with_rows(&self) -> Option<f64> {
+        let rows = 2.0 * self.disk.row_cpu_us;
+        Some(self.cores() / (self.echo_seconds()? + (self.floors.of_an_action() + rows) / 1e6))
+    }
+
+    fn ratio_to_bound(&self) -> Option<f64> {
+        Some(self.run(MAIN)?.per_second / self.bound()?)
+    }
+
+    /// Core seconds of one echo at 64 connections, the client's part included.
+    fn echo_seconds(&self) -> Option<f64> {
+        Some(self.cores() / self.echo(64)?.per_second)
+    }
+
+    fn cores(&self) -> f64 {
+        self.machine.cores as f64
+    }
+
+    fn echo(&self, connections: usize) -> Option<&Run> {
+        self.echo.iter().find(|run| run.connections == connections)
+    }
+
+    fn run(&self, name: &str) -> Option<&Run> {
+        self.gateway.as_ref()?.runs.iter().find(|run| run.name == name)
+    }
+
+    fn targets(&self) -> Vec<Target> {
+        let mut targets = self.targets_of_runs().unwrap_or_default();
+        targets.extend(self.gateway.iter().flat_map(|gateway| self.targets_of_the_process(gateway)));
+        if let Some(rate) = self.proof.per_core_second {
+            let ratio = rate * self.floors.verify.median_us / 1e6;
+            targets.push(Target {
+                what: "`verify --jsonl` ÷ the library's verify rate, per core",
+                asked: "≥ 0.70".to_owned(),
+                measured: format!("{ratio:.2}"),
+                met: ratio >= 0.7,
+            });
+        }
+        targets
+    }
+
+    fn targets_of_runs(&self) -> Option<Vec<Target>> {
+        let (main, hot, alone) = (self.run(MAIN)?, self.run(HOT)?, self.run(ALONE)?);
+        let (ratio, hot) = (self.ratio_to_bound()?, hot.per_second / main.per_second);
+        let most = 4.0 * self.disk.append_p50_us / 1e3 + 0.2;
+        let tail = main.p99_ms / main.p50_ms;
+        Some(vec![
+            Target {
+                what: "ratio to bound, 64 connections",
+                asked: "≥ 0.17".to_owned(),
+                measured: format!("{ratio:.3}"),
+                met: ratio >= 0.17,
+            },
+            Target {
+                what: "one hot mandate ÷ many",
+                asked: "≥ 0.50".to_owned(),
+                measured: format!("{hot:.2}"),
+                met: hot >= 0.5,
+            },
+            Target {
+                what: "p50 at one connection",
+                asked: format!("≤ 4 × fdatasync + 0.2 ms = {most:.2} ms"),
+                measured: format!("{:.2} ms", alone.p50_ms),
+                met: alone.p50_ms <= most,
+            },
+            Target {
+                what: "p99 ÷ p50, 64 connections",
+                asked: "≤ 5".to_owned(),
+                measured: format!("{tail:.1}"),
+                met: tail <= 5.0,
+            },
+        ])
+    }
+
+    fn targets_of_the_process(&self, gateway: &Gateway) -> Vec<Target> {
+        let all = gateway.runs.iter().chain(gateway.soak.iter().map(|soak| &soak.run));
+        let resident = all.map(|run| run.resident_bytes).max().unwrap_or_default();
+        let ready = gateway.ready.again_ms;
+        let mut targets = vec![
+            Target {
+                what: "resident memory, all runs",
+                asked: "< 200 MB".to_owned(),
+                measured: format!("{} MB", resident / 1_000_000),
+                met: resident < 200_000_000,
+            },
+            Target {
+                what: "ready",
+                asked: "≤ 300 ms".to_owned(),
+                measured: format!("{ready:.0} ms"),
+                met: ready <= 300.0,
+            },
+        ];
+        if let Some(growth) = gateway.soak.as_ref().and_then(|soak| growth(&soak.resident_bytes)) {
+            targets.push(Target {
+                what: "memory in the last quarter ÷ in the second, long run",
+                asked: "≤ 1.10".to_owned(),
+                measured: format!("{growth:.2}"),
+                met: growth <= 1.1,
+            });
+        }
+        targets
+    }
+
+    /// The page's tables.
+    pub(crate) fn to_markdown(&self) -> String {
+        let mut out = format!("Machine: {}.\n\n", self.machine.name());
+        self.floor_table(&mut out);
+        self.load_table(&mut out);
+        if let Some(gateway) = &self.gateway {
+            stage_table(gateway, &mut out);
+            ends(gateway, &mut out);
+        }
+        self.target_table(&mut out);
+        out
+    }
+
+    fn floor_table(&self, out: &mut String) {
+        let (floors, disk, proof) = (&self.floors, &self.disk, &self.proof);
+        let mut row = |what: &str, figure: String| line(out, &[what, &figure]);
+        row("floor", "measured".to_owned());
+        row("---", "---:".to_owned());
+        row("ES256 sign, 4 KB", timed(floors.sign));
+        row("ES256 verify, 4 KB", timed(floors.verify));
+        row("chain of nine entries, SHA-256", timed(floors.chain));
+        row("receipt to canonical JSON", timed(floors.jcs));
+        row("parse + schema", timed(floors.parse_and_schema));
+        row("Cedar, 10 policies, sliced", timed(floors.cedar_10));
+        row("Cedar, 100 policies, sliced", timed(floors.cedar_100));
+        row(
+            "4 KB append + fdatasync",
+            format!("p50 {:.0} µs, p99 {:.0} µs", disk.append_p50_us, disk.append_p99_us),
+        );
+        row(
+            "batched rows",
+            format!("{} rows/s, {:.1} µs CPU each", thousands(disk.rows_per_second), disk.row_cpu_us),
+        );
+        let per_core = proof.per_core_second.map(|rate| format!(", {} per second of CPU", thousands(rate)));
+        let verified = format!("{} receipts/s{}", thousands(proof.per_second), per_core.unwrap_or_default());
+        row(&format!("`verify --jsonl`, {} B each", proof.bytes_per_receipt), verified);
+        if let (Some(bound), Some(with_rows)) = (self.bound(), self.bound_with_rows()) {
+            row("**bound**, actions/s", format!("**{}**", thousands(bound)));
+            row("bound with two rows, actions/s", thousands(with_rows));
+        }
+        if let Some(ratio) = self.ratio_to_bound() {
+            row("**ratio to bound**", format!("**{ratio:.3}**"));
+        }
+        out.push('\n');
+    }
+
+    fn load_table(&self, out: &mut String) {
+        let head = "load|actions/s|p50 ms|p99 ms|p99.9 ms|added p50 ms|CPU µs/action|client µs/action|RSS MB|rows/action|bytes/action";
+        line(out, &head.split('|').collect::<Vec<_>>());
+        line(out, &["---", "---:", "---:", "---:", "---:", "---:", "---:", "---:", "---:", "---:", "---:"]);
+        let runs = self
+            .gateway
+            .iter()
+            .flat_map(|gateway| gateway.runs.iter().chain(gateway.soak.iter().map(|soak| &soak.run)));
+        for run in self.echo.iter().chain(runs) {
+            let echo = self.echo(run.connections).filter(|_| run.kept.is_some());
+            let kept = |figure: fn(&super::runs::Kept) -> f64| {
+                run.kept.as_ref().map_or_else(none, |kept| format!("{:.1}", figure(kept)))
+            };
+            line(
+                out,
+                &[
+                    &run.name,
+                    &thousands(run.per_second),
+                    &millis(run.p50_ms),
+                    &millis(run.p99_ms),
+                    &millis(run.p999_ms),
+                    &echo.map_or_else(none, |echo| millis(run.p50_ms - echo.p50_ms)),
+                    &run.cpu_us.map_or_else(none, |cpu| format!("{cpu:.0}")),
+                    &format!("{:.0}", run.client_cpu_us),
+                    &(run.resident_bytes / 1_000_000).to_string(),
+                    &kept(|kept| kept.rows_per_action),
+                    &kept(|kept| kept.bytes_per_action),
+                ],
+            );
+        }
+        let _ = writeln!(out, "\n{}", self.sizes());
+    }
+
+    fn sizes(&self) -> String {
+        let sizes = self.echo.first().map(|run| (run.request_bytes, run.answer_bytes)).unwrap_or_default();
+        format!(
+            "Requests of {} B, answers of {} B. Added: beyond the echo at as many connections.\n",
+            sizes.0, sizes.1
+        )
+    }
+
+    fn target_table(&self, out: &mut String) {
+        line(out, &["target", "asked", "measured", ""]);
+        line(out, &["---", "---", "---:", "---"]);
+        for target in self.targets() {
+            line(
+                out,
+                &[
+                    target.what,
+                    &target.asked,
+                    &target.measured,
+                    if target.met { "met" } else { "**missed**" },
+                ],
+            );
+        }
+    }
+}
+
+/// CPU by thread under load, and the time of each step with a single caller, where waiting for a core is least.
+fn stage_table(gateway: &Gateway, out: &mut String) {
+    let run = |name: &str| gateway.runs.iter().find(|run| run.name == name);
+    if let Some(main) = run(MAIN) {
+        line(out, &["thread, at 64 connections", "CPU µs/action"]);
+        line(out, &["---", "---:"]);
+        for (name, cpu) in &main.cpu_us_by_thread {
+            line(out, &[name, &format!("{cpu:.1}")]);
+        }
+        out.push('\n');
+    }
+    if let (Some(alone), Some(main)) =
+        (run(ALONE).and_then(|run| run.kept.as_ref()), run(MAIN).and_then(|run| run.kept.as_ref()))
+    {
+        line(out, &["step", "µs at one connection", "µs at 64"]);
+        line(out, &["---", "---:", "---:"]);
+        for (step, micros) in &alone.step_us {
+            let loaded = main.step_us.get(step).map_or_else(none, |micros| format!("{micros:.0}"));
+            line(out, &[step, &format!("{micros:.0}"), &loaded]);
+        }
+        out.push_str("\nSteps are by the clock: `facts`, `admit`, `act` and `settle` wait, the others only compute.\n\n");
+    }
+}
+
+fn ends(gateway: &Gateway, out: &mut String) {
+    let ready = gateway.ready;
+    let _ = writeln!(
+        out,
+        "Ready after {:.0} ms; the first time, when store and key are made, {:.0} ms.\n",
+        ready.again_ms, ready.first_ms
+    );
+    if let Some(soak) = &gateway.soak {
+        let series: Vec<String> =
+            soak.resident_bytes.iter().map(|bytes| (bytes / 1_000_000).to_string()).collect();
+        let _ = writeln!(
+            out,
+            "Resident MB over {} actions: {}.\n",
+            thousands(soak.run.actions as f64),
+            series.join(", ")
+        );
+    }
+}
+
+/// Mean memory of the last quarter over that of the second; the first is for filling what is meant to be filled.
+fn growth(resident: &[u64]) -> Option<f64> {
+    let quarter = resident.len() / 4;
+    let mean = |part: &[u64]| part.iter().sum::<u64>() as f64 / part.len() as f64;
+    (quarter > 0).then(|| mean(&resident[resident.len() - quarter..]) / mean(&resident[quarter..2 * quarter]))
+}
+
+fn line(out: &mut String, cells: &[&str]) {
+    let _ = writeln!(out, "| {} |", cells.join(" | "));
+}
+
+fn timed(timed: Timed) -> String {
+    format!("{:.1} µs ({:.1}–{:.1})", timed.median_us, timed.least_us, timed.most_us)
+}
+
+fn millis(millis: f64) -> String {
+    if millis < 10.0 { format!("{millis:.2}") } else { format!("{millis:.0}") }
+}
+
+fn none() -> String {
+    "–".to_owned()
+}
+
+/// A whole number with a comma between thousands.
+fn thousands(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::bench::disk::Disk;
+    use crate::bench::floors::Floors;
+    use crate::bench::machine::Machine;
+    use crate::bench::proof::Proof;
+    use crate::bench::runs::Ready;
+
+    fn run(name: &str, connections: usize, per_second: f64) -> Run {
+        Run {
+            name: name.to_owned(),
+            connections,
+            actions: 1000,
+            per_second,
+            p50_ms: 1.0,
+            p99_ms: 4.0,
+            p999_ms: 9.0,
+            cpu_us: Some(150.0),
+            cpu_us_by_thread: BTreeMap::from([("writer".to_owned(), 50.0)]),
+            client_cpu_us: 9.0,
+            resident_bytes: 100_000_000,
+            request_bytes: 900,
+            answer_bytes: 700,
+            kept: None,
+        }
+    }
+
+    fn figures() -> Figures {
+        let timed = |us| Timed { median_us: us, least_us: us, most_us: us };
+        Figures {
+            machine: Machine {
+                processor: "Abacus".to_owned(),
+                cores: 2,
+                memory_gib: None,
+                system: "linux".to_owned(),
+                file_system: None,
+                version: "0",
+                build: "release",
+            },
+            floors: Floors {
+                sign: timed(10.0),
+                verify: timed(40.0),
+                chain: timed(2.0),
+                jcs: timed(2.0),
+                parse_and_schema: timed(2.0),
+                cedar_10: timed(4.0),
+                cedar_100: timed(20.0),
+            },
+            disk: Disk {
+                append_p50_us: 100.0,
+                append_p99_us: 300.0,
+                rows_per_second: 40_000.0,
+                row_cpu_us: 10.0,
+            },
+            // 100,000 echoes on two cores are 20 µs of a core each.
+            echo: vec![run("echo", 64, 100_000.0)],
+            proof: Proof {
+                receipts: 1,
+                bytes_per_receipt: 1,
+                per_second: 40_000.0,
+                per_core_second: Some(20_000.0),
+            },
+            gateway: Some(Gateway {
+                ready: Ready { again_ms: 50.0, first_ms: 80.0 },
+                runs: vec![run(ALONE, 1, 1000.0), run(MAIN, 64, 10_000.0), run(HOT, 64, 4_000.0)],
+                soak: None,
+            }),
+        }
+    }
+
+    #[test]
+    fn bounds_are_cores_over_core_seconds() {
+        let figures = figures();
+        assert_eq!(figures.bound().map(f64::round), Some(50_000.0), "2 ÷ (20 + 20 µs)");
+        assert_eq!(figures.bound_with_rows().map(f64::round), Some(33_333.0), "2 ÷ (20 + 20 + 20 µs)");
+        assert_eq!(figures.ratio_to_bound().map(|ratio| (ratio * 1000.0).round()), Some(200.0));
+    }
+
+    #[test]
+    fn targets_say_which_were_missed() {
+        let missed: Vec<&str> =
+            figures().targets().iter().filter(|target| !target.met).map(|target| target.what).collect();
+        assert_eq!(
+            missed,
+            ["one hot mandate ÷ many", "p50 at one connection"],
+            "0.4 of 0.5, and 1 ms of 0.6 ms"
+        );
+    }
+
+    #[test]
+    fn every_row_of_a_table_has_as_many_cells_as_its_head() {
+        let mut width = None;
+        for text in figures().to_markdown().lines() {
+            let cells = text.starts_with('|').then(|| text.matches(" |").count());
+            assert!(width.is_none() || cells.is_none() || cells == width, "{text}");
+            width = cells;
+        }
+    }
+
+    #[test]
+    fn thousands_are_told_apart() {
+        assert_eq!([0.4, 999.0, 1000.0, 1_234_567.0].map(thousands), ["0", "999", "1,000", "1,234,567"]);
+    }
+
+    #[test]
+    fn flat_memory_does_not_grow() {
+        let flat: Vec<u64> = std::iter::repeat_n(100, 20).collect();
+        assert_eq!(growth(&flat), Some(1.0));
+        let leaking: Vec<u64> = (1..=20).map(|n| n * 100).collect();
+        assert!(growth(&leaking).is_some_and(|growth| growth > 2.0));
+    }
+}

@@ -1,0 +1,258 @@
+//! The runs, in order: floors, disk, start-up, echo, gateway, proof, and at the end the long one.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::disk::Disk;
+use super::floors::Floors;
+use super::load::{self, Load, Plan, Until};
+use super::machine::Machine;
+use super::proof::Proof;
+use super::served::Site;
+use super::{Args, Effort, echo, sample, tell};
+use crate::error::{Context, Result};
+
+/// Everything that was measured.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Figures {
+    pub(crate) machine: Machine,
+    pub(crate) floors: Floors,
+    pub(crate) disk: Disk,
+    pub(crate) echo: Vec<Run>,
+    pub(crate) proof: Proof,
+    /// Absent when only floors were asked for.
+    pub(crate) gateway: Option<Gateway>,
+}
+
+/// What was measured of the gateway.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Gateway {
+    pub(crate) ready: Ready,
+    pub(crate) runs: Vec<Run>,
+    pub(crate) soak: Option<Soak>,
+}
+
+/// From the start of the process to `listening on`, milliseconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Ready {
+    /// With a store that exists; the median of several.
+    pub(crate) again_ms: f64,
+    /// The first time, when store and signing key are made.
+    pub(crate) first_ms: f64,
+}
+
+/// One server under one load.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Run {
+    pub(crate) name: String,
+    pub(crate) connections: usize,
+    pub(crate) actions: u64,
+    pub(crate) per_second: f64,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) p999_ms: f64,
+    pub(crate) cpu_us: Option<f64>,
+    /// The same by name of thread.
+    pub(crate) cpu_us_by_thread: BTreeMap<String, f64>,
+    pub(crate) client_cpu_us: f64,
+    /// The most that was resident.
+    pub(crate) resident_bytes: u64,
+    pub(crate) request_bytes: usize,
+    pub(crate) answer_bytes: usize,
+    /// What only a gateway has.
+    pub(crate) kept: Option<Kept>,
+}
+
+/// What an action left behind, and where its time went.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Kept {
+    pub(crate) rows_per_action: f64,
+    pub(crate) bytes_per_action: f64,
+    /// Mean microseconds by step, waiting included.
+    pub(crate) step_us: BTreeMap<String, f64>,
+}
+
+/// Memory over many actions.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Soak {
+    pub(crate) run: Run,
+    /// Resident bytes after each twentieth of the run.
+    pub(crate) resident_bytes: Vec<u64>,
+}
+
+/// Carries out everything that `args` ask for.
+pub(crate) fn all(args: &Args, effort: Effort) -> Result<Figures> {
+    let folder = tempfile::Builder::new().prefix(".countersign-bench-").tempdir_in(&args.data_dir);
+    let folder = folder.while_we(|| format!("cannot make a folder in `{}`", args.data_dir.display()))?;
+    let floors = Floors::measure(&effort)?;
+    let disk = Disk::measure(folder.path(), &effort)?;
+    let proof = Proof::measure(folder.path(), &effort)?;
+    let figures =
+        |echo, gateway| Figures { machine: Machine::here(folder.path()), floors, disk, echo, proof, gateway };
+    if args.floors {
+        let body = sample::body(sample::PAYMENT, &"t".repeat(600), 0);
+        let request = sample::request("127.0.0.1:8787", &"k".repeat(48), &body);
+        return Ok(figures(echoes(&request, 1024, &effort)?, None));
+    }
+    let (ready, request, answer_bytes) = first_look(folder.path(), &effort)?;
+    let echo = echoes(&request, answer_bytes, &effort)?;
+    let runs =
+        SCENARIOS.iter().map(|scenario| scenario.run(folder.path(), &effort)).collect::<Result<_>>()?;
+    let soak = args.soak.map(|count| soak(folder.path(), count, &effort)).transpose()?;
+    Ok(figures(echo, Some(Gateway { ready, runs, soak })))
+}
+
+/// How soon it is ready, what is sent to it, and how long its answers are.
+fn first_look(folder: &Path, effort: &Effort) -> Result<(Ready, String, usize)> {
+    let bar = tell::doing("start-up");
+    let site = Site::prepare(folder)?;
+    let gateway = site.serve()?;
+    let first_ms = gateway.server.ready_after.as_secs_f64() * 1e3;
+    let requests = gateway.requests(sample::PAYMENT, 1)?;
+    let plan = Plan {
+        address: gateway.server.address,
+        connections: 1,
+        warm_up_ms: 0,
+        until: Until::Actions(1),
+        templates: requests.clone(),
+        first_serial: 0,
+    };
+    let load = load::run(&plan, gateway.server.id(), "one action")?;
+    gateway.server.end();
+    let mut again = Vec::with_capacity(effort.starts);
+    for _ in 0..effort.starts {
+        let gateway = site.serve()?;
+        again.push(gateway.server.ready_after.as_secs_f64() * 1e3);
+        gateway.server.end();
+    }
+    again.sort_by(f64::total_cmp);
+    bar.finish_and_clear();
+    let ready = Ready { again_ms: again[again.len() / 2], first_ms };
+    Ok((ready, requests.concat(), load.outcome.answer_bytes))
+}
+
+fn echoes(request: &str, answer_bytes: usize, effort: &Effort) -> Result<Vec<Run>> {
+    let run = |connections: usize| {
+        let server = echo::start(answer_bytes)?;
+        let until = match effort.until {
+            Until::Millis(millis) => Until::Millis(millis.min(4000)),
+            Until::Actions(_) => Until::Millis(4000),
+        };
+        let plan = Plan {
+            address: server.address,
+            connections,
+            warm_up_ms: warm_up_ms(effort),
+            until,
+            templates: vec![request.to_owned()],
+            first_serial: 0,
+        };
+        let name =
+            format!("echo, {connections} {}", if connections == 1 { "connection" } else { "connections" });
+        let load = load::run(&plan, server.id(), &name)?;
+        Ok(Run::of(name, connections, &load, None))
+    };
+    CONNECTIONS.into_iter().map(run).collect()
+}
+
+/// One run of the gateway.
+struct Scenario {
+    name: &'static str,
+    archetype: &'static str,
+    connections: usize,
+    mandates: usize,
+}
+
+/// The name of the run that `ratio_to_bound` is about.
+pub(crate) const MAIN: &str = "64 connections";
+/// The one in which all spend from one mandate.
+pub(crate) const HOT: &str = "64 connections, one mandate";
+/// The one with a single caller.
+pub(crate) const ALONE: &str = "1 connection";
+
+const CONNECTIONS: [usize; 4] = [1, 16, 64, 256];
+
+const SCENARIOS: [Scenario; 6] = [
+    Scenario { name: ALONE, archetype: sample::PAYMENT, connections: 1, mandates: 256 },
+    Scenario { name: "16 connections", archetype: sample::PAYMENT, connections: 16, mandates: 256 },
+    Scenario { name: MAIN, archetype: sample::PAYMENT, connections: 64, mandates: 256 },
+    Scenario { name: "256 connections", archetype: sample::PAYMENT, connections: 256, mandates: 256 },
+    Scenario { name: HOT, archetype: sample::PAYMENT, connections: 64, mandates: 1 },
+    Scenario {
+        name: "10,000 in flight, 0.2–2 s",
+        archetype: sample::SLOW_PAYMENT,
+        connections: 10_000,
+        mandates: 256,
+    },
+];
+
+impl Scenario {
+    fn run(&self, folder: &Path, effort: &Effort) -> Result<Run> {
+        let (load, kept) = self.load(folder, effort.until, effort)?;
+        Ok(Run::of(self.name.to_owned(), self.connections, &load, Some(kept)))
+    }
+
+    /// A gateway and a store of its own for each run, so that none inherits the size of another's.
+    fn load(&self, folder: &Path, until: Until, effort: &Effort) -> Result<(Load, Kept)> {
+        let site = Site::prepare(folder)?;
+        let gateway = site.serve()?;
+        let templates = gateway.requests(self.archetype, self.mandates)?;
+        // A slow provider has to have answered everybody once before the rate is steady.
+        let settling = if self.archetype == sample::SLOW_PAYMENT { 3000 } else { 0 };
+        let plan = Plan {
+            address: gateway.server.address,
+            connections: self.connections,
+            warm_up_ms: warm_up_ms(effort) + settling,
+            until,
+            templates,
+            first_serial: 0,
+        };
+        let load = load::run(&plan, gateway.server.id(), self.name)?;
+        let step_us = gateway.steps()?;
+        gateway.server.end();
+        let (left, all) = (site.left()?, load.outcome.sent as f64);
+        let kept = Kept {
+            rows_per_action: left.rows as f64 / all,
+            bytes_per_action: left.bytes as f64 / all,
+            step_us,
+        };
+        Ok((load, kept))
+    }
+}
+
+fn soak(folder: &Path, count: u64, effort: &Effort) -> Result<Soak> {
+    let name = "many actions";
+    let scenario = Scenario { name, archetype: sample::PAYMENT, connections: 64, mandates: 256 };
+    let (load, kept) = scenario.load(folder, Until::Actions(count), effort)?;
+    let twentieth = |n: usize| load.resident.get(load.resident.len().saturating_sub(1) * n / 20).copied();
+    let resident_bytes = (1..=20).filter_map(twentieth).collect();
+    Ok(Soak { run: Run::of(name.to_owned(), scenario.connections, &load, Some(kept)), resident_bytes })
+}
+
+impl Run {
+    fn of(name: String, connections: usize, load: &Load, kept: Option<Kept>) -> Run {
+        let outcome = &load.outcome;
+        let each = |(name, seconds): (&String, &f64)| (name.clone(), seconds * 1e6 / outcome.actions as f64);
+        Run {
+            name,
+            connections,
+            actions: outcome.actions,
+            per_second: load.rate(),
+            p50_ms: outcome.p50_ms,
+            p99_ms: outcome.p99_ms,
+            p999_ms: outcome.p999_ms,
+            cpu_us: load.cpu_us(),
+            cpu_us_by_thread: load.cpu_by_thread.iter().map(each).collect(),
+            client_cpu_us: load.client_us(),
+            resident_bytes: load.resident.iter().copied().max().unwrap_or_default(),
+            request_bytes: outcome.request_bytes,
+            answer_bytes: outcome.answer_bytes,
+            kept,
+        }
+    }
+}
+
+fn warm_up_ms(effort: &Effort) -> u64 {
+    u64::try_from(effort.warm_up.as_millis()).unwrap_or_default()
+}

@@ -1,0 +1,185 @@
+//! What is asked, and by which rules: one catalogue, ten policies, one request.
+
+use serde_json::{Value, json};
+
+/// Stands in a request where the client patches in the number of each, as wide as this.
+pub(crate) const SERIAL: &str = "############";
+
+/// The archetype answered at once.
+pub(crate) const PAYMENT: &str = "BENCH_PAYMENT";
+
+/// The same, with a provider that takes 200 ms to 2 s.
+pub(crate) const SLOW_PAYMENT: &str = "BENCH_SLOW_PAYMENT";
+
+/// Who asks.
+pub(crate) const AGENT: &str = "bench-agent";
+
+/// A catalogue file: a payment with everything that payments have, to a provider that is not there. Each is another
+/// one (its invoice is part of what it is), so the duplicate check runs and never fires.
+pub(crate) fn archetype(name: &str, delay_ms: [u64; 2]) -> String {
+    let [least, most] = delay_ms;
+    format!(
+        r#"name = "{name}"
+description = "A payment to nobody, for measuring"
+reversible = false
+guarantee_level = "atp-1"
+default_payment_mode = "IMMEDIATE_CHARGE"
+irreversible_threshold = "5000.00"
+resource = "/recipient"
+destination = "/recipient"
+identity = ["/recipient", "/amount_usd", "/invoice"]
+
+[cedar]
+groups = ["BenchPayments"]
+resource_type = "Account"
+
+[money]
+amount = "/amount_usd"
+bound = "/max_total_usd"
+currency = "USD"
+
+[duplicate]
+window = "10m"
+on = "escalate"
+
+[anomaly]
+cold_start_threshold = "1000.00"
+first_seen_above = "1000.00"
+
+[binding]
+provider = "sandbox"
+options = {{ delay_ms = [{least}, {most}] }}
+
+[schema]
+required = ["recipient", "amount_usd", "max_total_usd", "invoice"]
+
+[schema.properties.recipient]
+description = "Who would receive the money"
+type = "string"
+x-identifier = true
+
+[schema.properties.amount_usd]
+description = "How much, in US dollars"
+type = "string"
+x-public = true
+
+[schema.properties.max_total_usd]
+description = "The most that may be charged, in US dollars"
+type = "string"
+x-public = true
+
+[schema.properties.invoice]
+description = "What it pays"
+type = "string"
+x-identifier = true
+
+[schema.properties.note]
+description = "One line for people"
+type = "string"
+maxLength = 140
+x-display = true
+"#
+    )
+}
+
+/// Ten policies of the kind operators write: two that forbid whatever the action, eight that permit some.
+pub(crate) const POLICIES: &str = r#"
+@id("too-much") @tier("0-B")
+forbid (principal, action, resource) when { context has amount && context.amount.minor > 500000 };
+
+@id("weekends-with-care")
+forbid (principal, action, resource) when { context.time.weekday > 5 && context.guarantee_level < 1 };
+
+@id("bench-payments")
+permit (principal is Agent, action in Action::"BenchPayments", resource)
+when { context has mandate && context.amount.currency == "USD" && context.amount.minor <= 100000 };
+
+@id("small-payments")
+permit (principal is Agent, action == Action::"PAYMENT_TRANSFER", resource) when { context.amount.minor <= 10000 };
+
+@id("payments-under-a-mandate")
+permit (principal is Agent, action == Action::"PAYMENT_TRANSFER", resource)
+when { context has mandate && context.mandate has spend_left && context.mandate.spend_left.minor > 0 };
+
+@id("hotels")
+permit (principal is Agent, action == Action::"HOTEL_RESERVATION", resource) when { context has mandate };
+
+@id("flights")
+permit (principal is Agent, action == Action::"FLIGHT_BOOKING", resource) when { context has mandate };
+
+@id("exports-by-day")
+permit (principal is Agent, action == Action::"DATA_EXPORT", resource)
+when { context.time.hour >= 8 && context.time.hour < 18 };
+
+@id("people-pay")
+permit (principal is User, action == Action::"PAYMENT_TRANSFER", resource);
+
+@id("people-export")
+permit (principal is User, action == Action::"DATA_EXPORT", resource);
+"#;
+
+/// One request under the mandate `token`, to one of many recipients.
+pub(crate) fn body(archetype: &str, token: &str, recipient: usize) -> Value {
+    json!({
+        "agent_id": AGENT,
+        "archetype": archetype,
+        "constraints": {
+            "recipient": format!("acct-{recipient:04}"),
+            "amount_usd": "12.50",
+            "max_total_usd": "15.00",
+            "invoice": format!("inv-{SERIAL}"),
+            "note": "Measured, and paid to nobody",
+        },
+        "delegation_token": token,
+        "payment_mode": "IMMEDIATE_CHARGE",
+    })
+}
+
+/// The whole request as it goes over the wire.
+pub(crate) fn request(host: &str, key: &str, body: &Value) -> String {
+    let body = body.to_string();
+    format!(
+        "POST /api/execute HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {key}\r\n\
+         content-type: application/json\r\nep-version: 2026-04-27\r\nidempotency-key: bench-{SERIAL}\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_catalogue_reads_and_takes_the_request() {
+        let text = archetype(PAYMENT, [0, 0]);
+        let source = action::Source { name: "bench.toml".to_owned(), text };
+        let catalogue = action::Catalogue::load(true, &[source]).expect("the catalogue is right");
+        let archetype = catalogue.get(PAYMENT).expect("it is in there");
+        let sent = body(PAYMENT, "a.b.c", 7).to_string().replace(SERIAL, "000000000042");
+        let request = action::Request::parse(sent.as_bytes()).expect("the request is well formed");
+        let action = action::Action::of(request, archetype).expect("the action is well formed");
+        assert!(action.is_complete());
+        assert_eq!(action.money.map(|money| money.minor()), Some(1250));
+    }
+
+    #[test]
+    fn ten_policies_fit_the_catalogue() {
+        let source = |name: &str, text: String| action::Source { name: name.to_owned(), text };
+        let catalogue = [(PAYMENT, [0, 0]), (SLOW_PAYMENT, [200, 2000])]
+            .map(|(name, delay)| source(&format!("{name}.toml"), archetype(name, delay)));
+        let catalogue = action::Catalogue::load(true, &catalogue).expect("the catalogue is right");
+        let policies = source("bench.cedar", POLICIES.to_owned());
+        let policies =
+            boundary::Policies::load(&[policies], &[], &[], &catalogue).expect("the policies are right");
+        assert_eq!(policies.rules().iter().filter(|rule| &*rule.file == "bench.cedar").count(), 10);
+    }
+
+    #[test]
+    fn a_request_is_as_long_as_it_says() {
+        let text = request("127.0.0.1:1", "key", &body(PAYMENT, "a.b.c", 7));
+        let (head, body) = text.split_once("\r\n\r\n").expect("head and body");
+        assert!(head.ends_with(&format!("content-length: {}", body.len())));
+        assert_eq!(text.matches(SERIAL).count(), 2, "key and invoice");
+    }
+}

@@ -1,0 +1,171 @@
+//! The gateway under measurement: `countersign serve` in production mode, with a fresh store and keys of its own.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::child::{Server, this_program};
+use super::disk::Left;
+use super::sample;
+use crate::api;
+use crate::error::{Context, Error, Result};
+use crate::keys;
+
+/// Configuration, catalogue, policies and a store, in a folder that goes when this is dropped.
+pub(crate) struct Site {
+    folder: TempDir,
+    agent_key: String,
+    operator_key: String,
+}
+
+impl Site {
+    /// Makes one under `parent`, on the disk that is measured.
+    pub(crate) fn prepare(parent: &Path) -> Result<Site> {
+        let folder = tempfile::Builder::new().prefix(".countersign-bench-").tempdir_in(parent);
+        let folder = folder.while_we(|| format!("cannot make a folder in `{}`", parent.display()))?;
+        let place =
+            fs::canonicalize(folder.path()).while_we(|| "cannot find a folder just made".to_owned())?;
+        let files = [
+            ("countersign.toml", configuration(&place)),
+            ("catalogue/default/payment.toml", sample::archetype(sample::PAYMENT, [0, 0])),
+            ("catalogue/default/slow_payment.toml", sample::archetype(sample::SLOW_PAYMENT, [200, 2000])),
+            ("policies/default/bench.cedar", sample::POLICIES.to_owned()),
+        ];
+        for (name, text) in files {
+            let path = place.join(name);
+            let written =
+                fs::create_dir_all(path.parent().unwrap_or(&place)).and_then(|()| fs::write(&path, text));
+            written.while_we(|| format!("cannot write `{}`", path.display()))?;
+        }
+        let mut site = Site { folder, agent_key: String::new(), operator_key: String::new() };
+        let made =
+            keys::bootstrap(&site.config(), &[(sample::AGENT, "agent"), ("bench-operator", "operator")])?;
+        let made = <[String; 2]>::try_from(made).map_err(|_| Error::new("the keys were not made"))?;
+        [site.agent_key, site.operator_key] = made;
+        Ok(site)
+    }
+
+    /// Starts the gateway; its log stays in the folder.
+    pub(crate) fn serve(&self) -> Result<Gateway<'_>> {
+        let log = File::create(self.folder.path().join(LOG))
+            .while_we(|| "cannot keep the gateway's log".to_owned())?;
+        let mut command = this_program()?;
+        command.args(["serve", "--until-stdin-closes", "--config"]).arg(self.config()).stderr(log);
+        let server = Server::start("gateway", &mut command);
+        let server = server.map_err(|error| error.maybe_hint(self.last_words()))?;
+        Ok(Gateway { site: self, server })
+    }
+
+    /// What lies in the data directory; only when no gateway runs on it.
+    pub(crate) fn left(&self) -> Result<Left> {
+        Left::of(&self.folder.path().join(DATA))
+    }
+
+    fn config(&self) -> PathBuf {
+        self.folder.path().join("countersign.toml")
+    }
+
+    fn last_words(&self) -> Option<String> {
+        let text = fs::read_to_string(self.folder.path().join(LOG)).ok()?;
+        let lines: Vec<&str> = text.lines().collect();
+        let last = lines[lines.len().saturating_sub(8)..].join("\n");
+        (!last.is_empty()).then_some(last)
+    }
+}
+
+/// One that runs.
+pub(crate) struct Gateway<'a> {
+    site: &'a Site,
+    pub(crate) server: Server,
+}
+
+impl Gateway<'_> {
+    /// Requests for the archetype under so many mandates, each to another recipient.
+    pub(crate) fn requests(&self, archetype: &str, mandates: usize) -> Result<Vec<String>> {
+        let client = api::Client::new(&self.url(), Some(&self.site.operator_key))?;
+        let host = self.server.address.to_string();
+        let request = |number| {
+            let granted = client.post("/v1/mandates", &mandate())?;
+            let token =
+                granted["token"].as_str().ok_or_else(|| Error::new("the gateway granted no mandate"))?;
+            Ok(sample::request(&host, &self.site.agent_key, &sample::body(archetype, token, number)))
+        };
+        (0..mandates).map(request).collect()
+    }
+
+    /// Mean microseconds of each step of an action since the gateway began, as its own metrics say.
+    pub(crate) fn steps(&self) -> Result<BTreeMap<String, f64>> {
+        let cannot = || "cannot read the gateway's metrics".to_owned();
+        let http = reqwest::blocking::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build();
+        let request = http
+            .while_we(cannot)?
+            .get(format!("{}/metrics", self.url()))
+            .bearer_auth(&self.site.operator_key);
+        let text = request.send().and_then(reqwest::blocking::Response::text).while_we(cannot)?;
+        Ok(mean_steps(&text))
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.server.address)
+    }
+}
+
+fn configuration(place: &Path) -> String {
+    format!(
+        "listen = '127.0.0.1:0'\ndata_dir = '{0}/{DATA}'\ncatalogue_dir = '{0}/catalogue'\n\
+         policy_dir = '{0}/policies'\n\n[sandbox]\nenabled = false\n",
+        place.display()
+    )
+}
+
+fn mandate() -> Value {
+    json!({
+        "subject": sample::AGENT,
+        "scope": ["BenchPayments"],
+        "spend_cap": {"amount": "1000000000.00", "currency": "USD"},
+        "max_actions": 1_000_000_000,
+        "expires_in_seconds": 86_400,
+    })
+}
+
+/// Sum over count of every `…_step_seconds` of a Prometheus text.
+fn mean_steps(text: &str) -> BTreeMap<String, f64> {
+    let read = |ending: &str| -> BTreeMap<String, f64> {
+        let lines = text.lines().filter_map(|line| {
+            let (name, value) = line.rsplit_once(' ')?;
+            let labels = name.strip_prefix("countersign_step_seconds")?.strip_prefix(ending)?;
+            let (_, step) = labels.split_once("step=\"")?;
+            Some((step.split('"').next()?.to_owned(), value.parse().ok()?))
+        });
+        lines.collect()
+    };
+    let counts = read("_count");
+    let mean = |(step, sum): (String, f64)| {
+        let count = *counts.get(&step)?;
+        (count > 0.0).then_some((step, sum * 1e6 / count))
+    };
+    read("_sum").into_iter().filter_map(mean).collect()
+}
+
+const DATA: &str = "data";
+const LOG: &str = "gateway.log";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_read_from_the_metrics() {
+        let text = "# TYPE countersign_step_seconds histogram\n\
+            countersign_step_seconds_sum{environment=\"production\",step=\"decide\"} 0.5\n\
+            countersign_step_seconds_count{environment=\"production\",step=\"decide\"} 10000\n\
+            countersign_step_seconds_bucket{le=\"0.1\",environment=\"production\",step=\"decide\"} 9\n\
+            countersign_step_seconds_sum{environment=\"production\",step=\"act\"} 0.0\n\
+            countersign_step_seconds_count{environment=\"production\",step=\"act\"} 0\n";
+        assert_eq!(mean_steps(text), BTreeMap::from([("decide".to_owned(), 50.0)]));
+    }
+}

@@ -1,0 +1,114 @@
+//! The `countersign` program.
+//!
+//! One binary, one module per command. What a command does lives in the crates; here it is read from the command
+//! line, run, and told to a person: results on stdout, everything else on stderr, a failure with what happened and
+//! what to do about it.
+//!
+//! ```text
+//!   serve, demo                       run a gateway
+//!   verify                            check receipts, offline
+//!   catalog, policy                   check files before a gateway reads them
+//!   keys, mandate, freeze, thaw,      change a running gateway, as clients of its API
+//!   observe, reload, replay
+//! ```
+//!
+//! Deliberately absent: any way to change a store beside the gateway that holds it. What works on the data directory
+//! takes its lock first.
+
+mod api;
+mod bench;
+mod bindings;
+mod catalog;
+mod demo;
+mod error;
+mod freeze;
+mod keys;
+mod mandate;
+mod mistakes;
+mod out;
+mod policy;
+mod replay;
+mod serve;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use error::{Error, Result};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The action layer for AI agents: one structured action in, one signed outcome out.
+#[derive(Parser)]
+#[command(name = "countersign", version, arg_required_else_help = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Serve(serve::Args),
+    Demo(demo::Args),
+    Verify(verify::Args),
+    Keys(keys::Args),
+    Mandate(mandate::Args),
+    Freeze(freeze::FreezeArgs),
+    Thaw(freeze::ThawArgs),
+    Observe(freeze::ObserveArgs),
+    Catalog(catalog::Args),
+    Policy(policy::Args),
+    Reload(replay::ReloadArgs),
+    Replay(replay::Args),
+    Bench(bench::Args),
+    #[command(hide = true)]
+    DemoBank(demo::BankArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(refusal) => return usage(&refusal),
+    };
+    match run(cli.command) {
+        Ok(code) => code,
+        Err(error) => tell(error),
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Keys(args) => keys::run(&args),
+        Command::Mandate(args) => mandate::run(&args),
+        Command::Freeze(args) => freeze::freeze(&args),
+        Command::Thaw(args) => freeze::thaw(&args),
+        Command::Observe(args) => freeze::observe(&args),
+        Command::Catalog(args) => catalog::run(&args),
+        Command::Policy(args) => policy::run(&args),
+        Command::Reload(args) => replay::reload(&args),
+        Command::Replay(args) => replay::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::DemoBank(args) => demo::bank(&args),
+    }
+}
+
+/// Help goes to stdout and is no failure. A command line we cannot read ends with 64, because 2 is what `verify`
+/// says when time is unproven.
+fn usage(refusal: &clap::Error) -> ExitCode {
+    let _ = refusal.print();
+    if refusal.use_stderr() { ExitCode::from(64) } else { ExitCode::SUCCESS }
+}
+
+fn tell(error: Error) -> ExitCode {
+    // Whoever read our output has seen enough; the shell's word for that is 128 + SIGPIPE.
+    if error.is_broken_pipe() {
+        return ExitCode::from(141);
+    }
+    out::note(format_args!("{:?}", miette::Report::new(error)));
+    ExitCode::FAILURE
+}

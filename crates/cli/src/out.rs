@@ -1,0 +1,90 @@
+//! Words on stdout and stderr. Nothing here panics when the reader goes away.
+
+use std::fmt::{Arguments, Display};
+use std::io::{self, IsTerminal, Write};
+
+use crate::error::{Context, Result};
+
+/// A line of the result, on stdout.
+pub(crate) fn line(text: impl Display) -> Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).while_we(|| "cannot write the output".to_owned())
+}
+
+/// A JSON value as the result, on stdout: indented for a person, on one line for a program.
+pub(crate) fn json(value: &serde_json::Value) -> Result<()> {
+    if io::stdout().is_terminal() { line(format_args!("{value:#}")) } else { line(value) }
+}
+
+/// A line beside the result, on stderr; a closed stderr is nobody's business.
+pub(crate) fn note(text: Arguments<'_>) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Rows in aligned columns under a heading; nothing but the heading when there are none.
+pub(crate) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Result<()> {
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.chain([head[column].len()]).max().unwrap_or(0)
+    };
+    let widths: [usize; N] = std::array::from_fn(width);
+    let show = |cells: [&str; N]| {
+        let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        line(padded.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    show(head)?;
+    rows.iter().try_for_each(|row| show(std::array::from_fn(|column| row[column].as_str())))
+}
+
+/// Colours, or plain text where nobody looks at a terminal or has asked for none (`NO_COLOR`).
+#[derive(Clone, Copy)]
+pub(crate) struct Paint {
+    colour: bool,
+}
+
+impl Paint {
+    pub(crate) fn stdout() -> Paint {
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Paint { colour: io::stdout().is_terminal() && !refused }
+    }
+
+    pub(crate) fn bold(self, text: impl Display) -> String {
+        self.with("1", text)
+    }
+
+    pub(crate) fn dim(self, text: impl Display) -> String {
+        self.with("2", text)
+    }
+
+    pub(crate) fn good(self, text: impl Display) -> String {
+        self.with("32", text)
+    }
+
+    pub(crate) fn bad(self, text: impl Display) -> String {
+        self.with("31", text)
+    }
+
+    fn with(self, code: &str, text: impl Display) -> String {
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
+    }
+}
+
+/// Text of strangers, safe on a terminal: what could move the cursor or turn the writing direction is spelled out.
+pub(crate) fn shown(text: &str) -> String {
+    let hidden = |c: char| c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+    if !text.contains(hidden) {
+        return text.to_owned();
+    }
+    text.chars().map(|c| if hidden(c) { c.escape_unicode().to_string() } else { c.to_string() }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_shown_can_move_the_cursor() {
+        assert_eq!(shown("a\x1b[2Jb\u{202e}"), "a\\u{1b}[2Jb\\u{202e}");
+        assert_eq!(shown("für"), "für");
+    }
+}

@@ -1,0 +1,148 @@
+//! `countersign policy`: the operator's Cedar policies, typed before a gateway reads them, and templates to begin with.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use action::Catalogue;
+use boundary::{Policies, Template};
+use gateway::Config;
+
+use crate::error::{Error, Result};
+use crate::mistakes::{self, Folder};
+use crate::{catalog, out};
+
+/// Check policies, print their schema, and copy ready ones
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Type every policy against the schema that the catalogue makes, and every entity against both
+    Check {
+        /// Folder of *.cedar and *.json files, or of one folder per tenant; without it the configured one
+        #[arg(value_name = "DIR")]
+        dir: Option<PathBuf>,
+        /// The catalogue they speak of, laid out alike; without it the configured one
+        #[arg(long, value_name = "DIR")]
+        catalogue: Option<PathBuf>,
+        /// Configuration that names both
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Print the Cedar schema that the catalogue makes
+    Schema {
+        /// Folder of one catalogue's *.toml files; without it the built-in catalogue
+        #[arg(value_name = "DIR")]
+        catalogue: Option<PathBuf>,
+    },
+    /// List the ready policies, or print one
+    Templates {
+        /// The one to print
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+    },
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    match &args.command {
+        Command::Check { dir, catalogue, config } => {
+            let config = Config::read(config.as_deref()).map_err(Error::new)?;
+            let dir = dir.as_ref().or(config.policy_dir.as_ref());
+            let dir = dir.ok_or_else(|| Error::new("no policies to check").hint("name their folder, or a --config that does"))?;
+            check(dir, catalogue.as_ref().or(config.catalogue_dir.as_ref()).map(PathBuf::as_path))?;
+        }
+        Command::Schema { catalogue } => out::line(schema(catalogue.as_deref())?.trim_end())?,
+        Command::Templates { name: None } => list()?,
+        Command::Templates { name: Some(name) } => out::line(template(name)?.text.trim_end())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(dir: &Path, catalogues: Option<&Path>) -> Result<()> {
+    let mut wrong = 0;
+    for folder in mistakes::folders(dir, &KINDS)? {
+        let catalogue = catalogue_for(&folder, catalogues)?;
+        let policies = mistakes::sources(&folder.path, &["cedar"])?;
+        let entities = mistakes::sources(&folder.path, &["json"])?;
+        let sources = [policies.clone(), entities.clone()].concat();
+        match Policies::load(&policies, &entities, &[], &catalogue) {
+            Ok(loaded) => {
+                mistakes::warn(loaded.warnings(), &sources);
+                show(&folder.name, &loaded)?;
+            }
+            Err(found) => {
+                mistakes::tell(&found, &sources);
+                wrong += found.len();
+            }
+        }
+    }
+    match wrong {
+        0 => Ok(()),
+        wrong => Err(Error::new(format!("{} in `{}`", mistakes::counted(wrong), dir.display()))),
+    }
+}
+
+/// The tenant's catalogue, which policies are typed against; a mistake in it would only bring forth more.
+fn catalogue_for(folder: &Folder, catalogues: Option<&Path>) -> Result<Catalogue> {
+    let Some(dir) = catalogues else { return Ok(Catalogue::builtin()) };
+    let of_tenant = dir.join(&folder.name);
+    let path = if of_tenant.is_dir() { of_tenant } else { dir.to_owned() };
+    let shown = path.display().to_string();
+    catalog::load(&Folder { name: shown.clone(), path })?
+        .map(|(catalogue, _)| catalogue)
+        .map_err(|mistakes| Error::new(format!("{} in the catalogue `{shown}`", mistakes::counted(mistakes))))
+}
+
+fn show(name: &str, policies: &Policies) -> Result<()> {
+    let rules = policies.rules();
+    out::line(format_args!(
+        "{name}: {} policies, digest {}, entities {}",
+        rules.len(),
+        policies.policy_digest(),
+        policies.entity_digest()
+    ))?;
+    let rows: Vec<_> = rules
+        .iter()
+        .map(|rule| {
+            let effect = match (rule.forbids, rule.escalates) {
+                (false, _) => "permit",
+                (true, false) => "forbid",
+                (true, true) => "forbid until a person agrees",
+            };
+            let tier = if rule.forbids { rule.tier.as_str() } else { "" };
+            [rule.reference.id.to_string(), effect.to_owned(), tier.to_owned(), format!("{}:{}", rule.file, rule.line)]
+        })
+        .collect();
+    out::table(["policy", "effect", "tier", "where"], &rows)
+}
+
+fn schema(catalogue: Option<&Path>) -> Result<String> {
+    let folder = Folder { name: String::new(), path: catalogue.unwrap_or(Path::new("")).to_owned() };
+    let catalogue = match catalogue {
+        Some(_) => catalogue_for(&folder, Some(&folder.path))?,
+        None => Catalogue::builtin(),
+    };
+    let none = Policies::load(&[], &[], &[], &catalogue);
+    let policies = none.map_err(|found| {
+        mistakes::tell(&found, &[]);
+        Error::new("the catalogue makes no schema")
+    })?;
+    Ok(policies.schema_text().to_owned())
+}
+
+fn list() -> Result<()> {
+    let rows: Vec<_> =
+        boundary::templates().iter().map(|template| [template.name.to_owned(), template.meaning().to_owned()]).collect();
+    out::table(["template", "what it does"], &rows)
+}
+
+fn template(name: &str) -> Result<Template> {
+    let mut all = boundary::templates().iter();
+    let found = all.find(|template| template.name == name).cloned();
+    found.ok_or_else(|| Error::new(format!("there is no template `{name}`")).hint("`countersign policy templates` lists them"))
+}
+
+const KINDS: [&str; 2] = ["cedar", "json"];

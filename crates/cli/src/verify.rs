@@ -1,0 +1,132 @@
+//! `countersign verify`: receipts checked from files alone, with what the verifier already believes.
+
+mod lines;
+mod sources;
+mod tell;
+mod trust;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use receipt::Verdict;
+
+use crate::error::{Error, Result};
+use tell::Finding;
+
+pub(crate) use trust::Belief;
+
+/// Verify receipts, without a gateway and without trusting whoever handed them over
+///
+/// Checked are the form, the chain of entries, the key, the signature, the key's times and custody, and disclosed
+/// values. Exit code: 0 all valid, 1 at least one is not (or could not be read), 2 all genuine, but one was signed
+/// by a key lost later and nothing proves that it was signed before; 64 the command line was not understood.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Receipts: files, folders (their *.json; jwks.json is left out), or `-` for stdin
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Whose receipts they must be: `sha256:…`, the digest of the issuer's key set, or a pin file
+    ///
+    /// Get it from the issuer by a way that whoever hands you receipts cannot touch. `countersign keys pin` prints it.
+    #[arg(long, value_name = "PIN")]
+    issuer: String,
+    /// The issuer's key set, a file or a URL; without it a jwks.json beside the receipts or the pin file is taken, if the pin bears it out
+    #[arg(long, value_name = "FILE|URL")]
+    jwks: Option<String>,
+    /// The files hold one receipt per line; only lines that do not verify are shown
+    #[arg(long)]
+    jsonl: bool,
+    /// Let receipts of the sandbox pass
+    #[arg(long)]
+    allow_sandbox: bool,
+    /// Values behind commitments, to be checked against them: a JSON array, or one disclosure per line
+    #[arg(long, value_name = "FILE")]
+    disclosures: Option<PathBuf>,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let belief = Belief::gather(&args.issuer, args.jwks.as_deref(), args.disclosures.as_deref(), &args.paths)?;
+    let tally = if args.jsonl { stream(args, &belief)? } else { each(args, &belief)? };
+    if tally.total() == 0 {
+        return Err(Error::new("no receipts found").hint("name files, or folders that hold *.json"));
+    }
+    Ok(ExitCode::from(tally.exit_code()))
+}
+
+/// Every document by itself, all its checks shown.
+fn each(args: &Args, belief: &Belief) -> Result<Tally> {
+    let trust = belief.trust(args.allow_sandbox);
+    let mut tally = Tally::default();
+    let mut teller = tell::Teller::new(args.json);
+    for source in sources::documents(&args.paths)? {
+        let report = receipt::verify(&source.read()?, &trust);
+        tally.count(&report.verdict);
+        teller.report(&source.name, &report)?;
+    }
+    teller.end(&tally)?;
+    Ok(tally)
+}
+
+/// Files of many receipts, in parallel; what fails is shown in the order of the lines.
+fn stream(args: &Args, belief: &Belief) -> Result<Tally> {
+    let trust = belief.trust(args.allow_sandbox);
+    let mut tally = Tally::default();
+    let mut teller = tell::Teller::new(args.json);
+    for source in sources::documents(&args.paths)? {
+        let bar = tell::progress(source.length);
+        lines::verify(source.open()?, &trust, |batch| {
+            tally.add(&batch.tally);
+            bar.inc(batch.bytes);
+            for (line, report) in batch.failed {
+                bar.suspend(|| teller.finding(&Finding { source: &source.name, line, report: &report }))?;
+            }
+            Ok(())
+        })?;
+        bar.finish_and_clear();
+    }
+    teller.end(&tally)?;
+    Ok(tally)
+}
+
+/// How many of which verdict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) valid: u64,
+    pub(crate) invalid: u64,
+    pub(crate) quarantined: u64,
+    pub(crate) time_unproven: u64,
+}
+
+impl Tally {
+    pub(crate) fn count(&mut self, verdict: &Verdict) {
+        *match verdict {
+            Verdict::Valid => &mut self.valid,
+            Verdict::Invalid(_) => &mut self.invalid,
+            Verdict::Quarantined(_) => &mut self.quarantined,
+            Verdict::TimeUnproven { .. } => &mut self.time_unproven,
+        } += 1;
+    }
+
+    fn add(&mut self, other: &Tally) {
+        self.valid += other.valid;
+        self.invalid += other.invalid;
+        self.quarantined += other.quarantined;
+        self.time_unproven += other.time_unproven;
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.valid + self.invalid + self.quarantined + self.time_unproven
+    }
+
+    /// The gravest verdict decides.
+    fn exit_code(&self) -> u8 {
+        match self {
+            Tally { invalid: 0, quarantined: 0, time_unproven: 0, .. } => 0,
+            Tally { invalid: 0, quarantined: 0, .. } => 2,
+            _ => 1,
+        }
+    }
+}

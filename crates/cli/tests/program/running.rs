@@ -1,0 +1,247 @@
+//! `countersign serve`, the commands that speak to it, and `countersign demo`.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::common::{Run, countersign, finished, run};
+
+#[test]
+fn the_first_key_is_shown_once_and_everything_private_is_private() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let first = Served::start(&data).stop();
+    let key = admin_key(&first);
+    assert_eq!(first.matches(&key).count(), 1, "once");
+    let second = Served::start(&data).stop();
+    assert!(!second.contains("cs_"), "and never again: {second}");
+
+    let files = files_in(&data);
+    assert!(files.iter().any(|file| file.ends_with("jwks.json")), "{files:?}");
+    for file in files.iter().filter(|file| file.extension().is_some_and(|kind| kind == "pkcs8" || kind == "key")) {
+        let mode = fs::metadata(file).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{}", file.display());
+    }
+    let stored = files.iter().map(|file| fs::read(file).unwrap()).collect::<Vec<_>>().concat();
+    assert!(!contains(&stored, key.as_bytes()), "only its hash is kept");
+
+    // A key that others can read is not used.
+    let pkcs8 = files.iter().find(|file| file.extension().is_some_and(|kind| kind == "pkcs8")).unwrap();
+    fs::set_permissions(pkcs8, fs::Permissions::from_mode(0o644)).unwrap();
+    let refused = run(["serve", "--listen", "127.0.0.1:0", "--data-dir", data.to_str().unwrap()]);
+    assert_eq!(refused.code, 1);
+    assert!(refused.stderr.contains("can be read by others"), "{}", refused.stderr);
+}
+
+#[test]
+fn commands_change_the_running_gateway_as_far_as_their_key_may() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let made = run(["keys", "--data-dir", data.to_str().unwrap(), "api", "create", "--subject", "root", "--role", "admin"]);
+    assert_eq!(made.code, 0, "{}", made.stderr);
+    let admin = made.stdout.trim().to_owned();
+
+    let served = Served::start(&data);
+    let locked = run(["keys", "--data-dir", data.to_str().unwrap(), "list"]);
+    assert_eq!(locked.code, 1, "a running gateway holds its directory");
+    assert!(locked.stderr.contains("a gateway runs on it"), "{}", locked.stderr);
+    let refused = served.call("cs_wrong", &["keys", "list"]);
+    assert_eq!(refused.code, 1);
+    assert!(refused.stderr.contains("EP_UNAUTHENTICATED"), "{}", refused.stderr);
+
+    let made = served.call(&admin, &["keys", "api", "create", "--subject", "ops", "--role", "operator"]);
+    assert_eq!(made.code, 0, "{}", made.stderr);
+    let operator = made.stdout.trim().to_owned();
+    let keys = served.call(&admin, &["keys", "list", "--json"]).json();
+    let kid = keys[0]["kid"].as_str().unwrap();
+    assert_eq!(served.call(&operator, &["keys", "rotate"]).code, 1, "an operator manages no keys");
+    assert_eq!(served.call(&admin, &["keys", "rotate"]).code, 0);
+    let lost = served.call(&admin, &["keys", "compromise", kid, "--at", "2026-01-01T00:00:00+01:00"]);
+    assert!(lost.stdout.contains("2025-12-31T23:00:00.000Z"), "{}{}", lost.stdout, lost.stderr);
+    assert!(served.call("", &["keys", "pin"]).stdout.starts_with("sha256:"), "a pin is public");
+
+    let issue = ["mandate", "issue", "--subject", "a1", "--scope", "PAYMENT_TRANSFER", "--cap", "5.00 USD", "--ttl", "1h"];
+    let issued = served.call(&operator, &issue);
+    assert_eq!(issued.code, 0, "{}", issued.stderr);
+    let jti = issued.json()["mandate"]["jti"].as_str().unwrap().to_owned();
+    assert!(served.call(&operator, &["mandate", "list"]).stdout.contains("5.00 USD"));
+    assert_eq!(served.call(&operator, &["mandate", "revoke", &jti]).json()["jti"], jti.as_str());
+
+    assert_eq!(served.call(&operator, &["freeze", "agent:a1", "--reason", "test"]).code, 0);
+    assert_eq!(served.call(&operator, &["freeze"]).json()[0]["scope"], "agent:a1");
+    assert_eq!(served.call(&operator, &["thaw", "agent:a1"]).code, 0);
+    assert_eq!(served.call(&operator, &["freeze"]).json(), Value::Array(vec![]));
+    assert_eq!(served.call(&admin, &["reload"]).json()["archetypes"], 4);
+    let nothing = served.call(&admin, &["replay", "01963e5a-0000-7000-8000-000000000002"]);
+    assert!(nothing.stderr.contains("EP_NOT_FOUND"), "{}", nothing.stderr);
+
+    let stderr = served.stop();
+    assert!(!stderr.contains(&admin) && !stderr.contains(&operator), "keys are not logged: {stderr}");
+}
+
+#[test]
+fn other_machines_are_not_listened_to_in_the_clear() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let serve = ["serve", "--listen", "0.0.0.0:0", "--data-dir", data.to_str().unwrap()];
+    let refused = run(serve);
+    assert_eq!((refused.code, refused.stdout.as_str()), (1, ""));
+    for way in ["--behind-tls-proxy", "--tls-cert", "[tls]", "127.0.0.1"] {
+        assert!(refused.stderr.contains(way), "no word of {way}: {}", refused.stderr);
+    }
+    assert!(!data.exists(), "nothing was made");
+    let mut command = countersign();
+    let served = Served::spawn(command.args(serve).arg("--behind-tls-proxy"));
+    served.stop();
+}
+
+#[test]
+fn tls_by_files_is_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (folder.path().join("chain.pem"), folder.path().join("key.pem"));
+    fs::write(&certificate, made.cert.pem()).unwrap();
+    fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let mut command = countersign();
+    command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(folder.path().join("data"));
+    command.arg("--tls-cert").arg(&certificate).arg("--tls-key").arg(&key);
+
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    let refused = finished(command.output().unwrap());
+    assert!(refused.stderr.contains("chmod 600"), "{}", refused.stderr);
+
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let served = Served::spawn(&mut command);
+    let port = served.url.strip_prefix("https://127.0.0.1:").expect("it says https");
+    let root = reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap();
+    let client = reqwest::blocking::Client::builder().no_proxy().tls_certs_only([root]).build().unwrap();
+    let health = client.get(format!("https://localhost:{port}/healthz")).send().unwrap();
+    assert_eq!(health.status(), 200);
+    served.stop();
+}
+
+#[test]
+fn the_demo_comes_out_as_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("demo");
+    let told = run(["demo", "--json", "--dir", dir.to_str().unwrap()]);
+    assert_eq!(told.code, 0, "{}{}", told.stdout, told.stderr);
+    assert_eq!(told.stdout.lines().count(), 1, "one object and nothing else");
+    let told = told.json();
+    assert_eq!(told["ok"], true);
+    let steps: Vec<(&str, bool, Option<&str>)> = told["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| (step["name"].as_str().unwrap(), step["ok"] == true, step["kind"].as_str()))
+        .collect();
+    let expected = [
+        ("payment_executed", true, Some("executed")),
+        ("replayed", true, Some("executed")),
+        ("over_cap", true, Some("blocked")),
+        ("hard_denied", true, Some("blocked")),
+        ("incomplete", true, Some("blocked")),
+        ("duplicate", true, Some("blocked")),
+        ("frozen", true, Some("blocked")),
+        ("thawed", true, Some("executed")),
+        ("receipts_verified", true, None),
+        ("tampered", true, None),
+    ];
+    assert_eq!(steps, expected);
+    assert_eq!(told["steps"][0]["transaction_id"], told["steps"][1]["transaction_id"]);
+
+    // What it prints to do again does the same.
+    let pin = dir.join("issuer.pin").display().to_string();
+    let receipts = told["receipts_dir"].as_str().unwrap();
+    let again = run(["verify", receipts, "--issuer", &pin]);
+    assert_eq!(again.code, 0, "{}", again.stdout);
+    assert!(again.stdout.ends_with("7 receipts: 7 valid\n"), "{}", again.stdout);
+    let forged = run(["verify", dir.join("tampered").to_str().unwrap(), "--issuer", &pin]);
+    assert_eq!(forged.code, 1);
+    assert!(forged.stdout.contains("invalid: entry "), "{}", forged.stdout);
+
+    // A folder that is not the demo's own is left alone; its own is written anew.
+    assert_eq!(run(["demo", "--json", "--dir", folder.path().to_str().unwrap()]).code, 1);
+}
+
+/// A gateway at work.
+struct Served {
+    child: Child,
+    url: String,
+}
+
+impl Served {
+    /// On a port of its own choosing, over a data directory.
+    fn start(data: &Path) -> Served {
+        Served::spawn(countersign().args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data))
+    }
+
+    fn spawn(command: &mut Command) -> Served {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut line = Vec::new();
+        // Byte by byte: a reader with a buffer would swallow what is not part of the line.
+        while line.last() != Some(&b'\n') {
+            let mut byte = [0];
+            if child.stdout.as_mut().unwrap().read(&mut byte).unwrap() == 0 {
+                panic!("it does not listen: {}", said(&mut child));
+            }
+            line.push(byte[0]);
+        }
+        let line = String::from_utf8(line).unwrap();
+        let url = line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("it says `{line}`")).to_owned();
+        Served { child, url }
+    }
+
+    /// Ends it as a service manager would; returns what it said on stderr.
+    fn stop(mut self) -> String {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(self.child.wait().unwrap().success(), "it ends in good order");
+        let mut rest = String::new();
+        self.child.stdout.as_mut().unwrap().read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, "", "one line on stdout and no more");
+        said(&mut self.child)
+    }
+
+    fn call(&self, key: &str, args: &[&str]) -> Run {
+        let mut command = countersign();
+        command.args(args).env("COUNTERSIGN_URL", &self.url);
+        if !key.is_empty() {
+            command.env("COUNTERSIGN_API_KEY", key);
+        }
+        finished(command.output().unwrap())
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn said(child: &mut Child) -> String {
+    BufReader::new(child.stderr.as_mut().unwrap()).lines().map(|line| line.unwrap() + "\n").collect()
+}
+
+fn admin_key(stderr: &str) -> String {
+    let key = stderr.lines().map(str::trim).find(|line| line.starts_with("cs_"));
+    key.unwrap_or_else(|| panic!("no key in {stderr}")).to_owned()
+}
+
+fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files.extend(files_in(&path)) } else { files.push(path) }
+    }
+    files
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}

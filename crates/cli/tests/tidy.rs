@@ -1,0 +1,135 @@
+//! The shape of the house, checked: which crate may name which, and who makes a permit.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The table of docs/ARCHITECTURE.md: what each crate names directly. Its right includes what those name.
+const MAY_NAME: [(&str, &[&str]); 11] = [
+    ("action", &[]),
+    ("receipt", &[]),
+    ("mandate", &["action"]),
+    ("boundary", &["mandate"]),
+    ("execution", &["boundary"]),
+    ("provider", &["execution"]),
+    ("ledger", &["execution", "receipt"]),
+    ("gateway", &["action", "receipt", "mandate", "boundary", "execution", "provider", "ledger"]),
+    ("server", &["gateway"]),
+    ("testkit", &["gateway"]),
+    ("cli", &["server", "testkit"]),
+];
+
+#[test]
+fn a_crate_names_only_what_its_row_allows() {
+    let rights = closure();
+    for (name, manifest) in manifests() {
+        let allowed = rights.get(name.as_str()).unwrap_or_else(|| panic!("crate `{name}` has no row in the table"));
+        for dependency in ours(&manifest, "dependencies").union(&ours(&manifest, "build-dependencies")) {
+            assert!(allowed.contains(dependency.as_str()), "`{name}` may not depend on `{dependency}`");
+        }
+        for dependency in ours(&manifest, "dev-dependencies") {
+            assert!(
+                dependency == "testkit" || allowed.contains(dependency.as_str()),
+                "`{name}` may not depend on `{dependency}` even in tests"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_crate_takes_the_workspace_lints() {
+    for (name, manifest) in manifests() {
+        let inherits = manifest.get("lints").and_then(|lints| lints.get("workspace")).and_then(toml::Value::as_bool);
+        assert_eq!(inherits, Some(true), "`{name}` does not inherit the workspace's lints");
+    }
+}
+
+#[test]
+fn the_architecture_page_shows_every_crate() {
+    let page = fs::read_to_string(root().join("docs/ARCHITECTURE.md")).unwrap();
+    for (name, _) in MAY_NAME {
+        assert!(page.contains(&format!("| `{name}` |")), "docs/ARCHITECTURE.md has no row for `{name}`");
+    }
+}
+
+#[test]
+fn a_permit_is_made_in_one_place() {
+    let mut makers = BTreeSet::new();
+    for file in rust_files(&root().join("crates")) {
+        let text = fs::read_to_string(&file).unwrap();
+        let relative = file.strip_prefix(root()).unwrap().to_string_lossy().replace('\\', "/");
+        let inside = relative.starts_with("crates/boundary/src/");
+        let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+        if inside && code.contains("Permit {") && !relative.ends_with("permit.rs") {
+            makers.insert(relative.clone());
+        }
+        if code.contains("Permit::mint(") {
+            makers.insert(relative);
+        }
+    }
+    assert_eq!(makers.into_iter().collect::<Vec<_>>(), ["crates/boundary/src/decide.rs"]);
+}
+
+#[test]
+fn shipped_code_never_reads_the_clock_or_the_environment_where_it_must_not() {
+    for name in ["action", "receipt", "mandate", "boundary", "execution"] {
+        for file in rust_files(&root().join("crates").join(name).join("src")) {
+            let text = fs::read_to_string(&file).unwrap();
+            for word in ["SystemTime::now", "Instant::now", "Timestamp::now", "std::env::", "std::fs::", "std::net::"] {
+                assert!(!text.contains(word), "{} uses {word}: `{name}` is pure", file.display());
+            }
+        }
+    }
+}
+
+fn closure() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
+    let mut rights: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (name, direct) in MAY_NAME {
+        let mut all: BTreeSet<&str> = direct.iter().copied().collect();
+        for named in direct {
+            all.extend(rights.get(named).into_iter().flatten());
+        }
+        rights.insert(name, all);
+    }
+    rights
+}
+
+fn ours(manifest: &toml::Value, table: &str) -> BTreeSet<String> {
+    let names: BTreeSet<&str> = MAY_NAME.iter().map(|(name, _)| *name).collect();
+    let dependencies = manifest.get(table).and_then(toml::Value::as_table);
+    dependencies.into_iter().flat_map(|table| table.keys()).filter(|name| names.contains(name.as_str())).cloned().collect()
+}
+
+fn manifests() -> Vec<(String, toml::Value)> {
+    let mut found: Vec<_> = fs::read_dir(root().join("crates"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join("Cargo.toml").is_file())
+        .map(|path| {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            let text = fs::read_to_string(path.join("Cargo.toml")).unwrap();
+            (name, toml::from_str(&text).unwrap())
+        })
+        .collect();
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    assert!(!found.is_empty());
+    found
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}

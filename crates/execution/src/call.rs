@@ -1,0 +1,64 @@
+//! What leaves for a provider.
+
+use std::sync::Arc;
+
+use action::{ActionId, Archetype, Environment, HmacKey, IdempotencyKey, Money, Subject, Tenant};
+use serde_json::Value;
+
+/// One attempt to have one action's effect, as a provider receives it. Stored before it leaves, so that after a
+/// crash the same value can be asked about.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// The action this belongs to.
+    pub action_id: ActionId,
+    /// Whose action it is.
+    pub tenant: Tenant,
+    /// Production or sandbox.
+    pub environment: Environment,
+    /// What kind of action it is; its binding says how it is sent.
+    pub archetype: Arc<Archetype>,
+    /// The constraints exactly as they were judged.
+    pub constraints: Value,
+    /// What is to move, when the archetype moves money.
+    pub money: Option<Money>,
+    /// 1 for the first; rises only after the absence of the attempt before is final.
+    pub attempt: u32,
+    /// Lower-case hex from [`provider_key`]: the idempotency key that the provider sees.
+    pub provider_key: String,
+    /// From [`reference()`]: our own name for this attempt, by which the provider can be asked.
+    pub reference: String,
+    /// The last moment, in Unix milliseconds, at which this attempt's request can still leave us. Absence is
+    /// final only some time after it.
+    pub send_by_ms: i64,
+}
+
+/// Our own name for one attempt of one action: short ASCII, safe in paths, headers and free-text fields.
+pub fn reference(action_id: &ActionId, attempt: u32) -> String {
+    format!("{action_id}-{attempt}")
+}
+
+/// The idempotency key that a provider sees, 64 lower-case hexadecimal digits.
+///
+/// The same request under the same key yields the same value, whoever recomputes it; without the tenant's key
+/// nothing about the client's own idempotency key can be told from it. The tenant is in the HMAC key.
+pub fn provider_key(
+    key: &HmacKey,
+    environment: Environment,
+    subject: &Subject,
+    client_key: &IdempotencyKey,
+    archetype: &str,
+    attempt: u32,
+) -> String {
+    // A JSON array keeps the parts apart whatever they contain; the first member keeps this use of the key apart
+    // from every other.
+    let parts = (
+        "countersign/provider-key/1",
+        environment.as_str(),
+        subject.as_str(),
+        client_key.as_str(),
+        archetype,
+        attempt,
+    );
+    let bytes = serde_json::to_vec(&parts).unwrap_or_default();
+    hex::encode(key.sign(&bytes))
+}

@@ -1,0 +1,56 @@
+//! What is true of a provider binding, as its operator declares it.
+
+use std::time::Duration;
+
+use action::GuaranteeLevel;
+
+use crate::Call;
+
+/// What a binding promises. The guarantees an action can have follow from it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// The same provider key twice has one effect.
+    pub idempotent: Option<Idempotent>,
+    /// The provider can be asked what became of a call.
+    pub queryable: Option<Queryable>,
+    /// What was sent can be cancelled, with a confirmed answer.
+    pub cancellable: bool,
+    /// Twice does no harm. Never beside money.
+    pub repeat_safe: bool,
+}
+
+/// For how long a provider recognises a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Idempotent {
+    /// Counted from the first send.
+    pub retention: Duration,
+}
+
+/// How a provider can be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queryable {
+    /// By our reference, so that it can be asked even when no answer ever came.
+    pub by_our_reference: bool,
+    /// How long after the last moment of sending "no such call" can still turn into an effect.
+    pub final_after: Duration,
+}
+
+impl Capabilities {
+    /// Whether this binding can keep what the level promises: level 3 needs a provider that recognises repeats or
+    /// can be asked, level 2 one of those or an effect that may happen twice.
+    pub fn can_keep(&self, level: GuaranteeLevel) -> bool {
+        let known_fate = self.idempotent.is_some() || self.queryable.is_some();
+        match level {
+            GuaranteeLevel::Atp1 => true,
+            GuaranteeLevel::Atp2 => known_fate || self.repeat_safe,
+            GuaranteeLevel::Atp3 => known_fate,
+        }
+    }
+
+    /// Whether "no such call", said at `now_ms` (Unix milliseconds), will stay true.
+    pub fn absence_is_final(&self, call: &Call, now_ms: i64) -> bool {
+        let Some(queryable) = &self.queryable else { return false };
+        let Ok(wait_ms) = i64::try_from(queryable.final_after.as_millis()) else { return false };
+        now_ms >= call.send_by_ms.saturating_add(wait_ms)
+    }
+}

@@ -1,0 +1,186 @@
+//! Act: one permitted call, from the moment its intent is durable until something about it can be said.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use action::ActionId;
+use boundary::Permit;
+use execution::{Call, Confirmation, Event, Execution, Fate, Reply};
+use provider::Provider;
+use tokio::sync::oneshot;
+
+use crate::gateway::Gateway;
+use crate::metrics::Step;
+use crate::outcome::ReceiptRef;
+use crate::pending::Pending;
+use crate::prove::Ending;
+use crate::row::internal;
+use crate::tenants::TenantState;
+use crate::{Answer, Code, Error, clock};
+
+/// An admitted action and all that is needed to carry it out.
+pub(crate) struct Errand {
+    pub tenant: Arc<TenantState>,
+    pub pending: Pending,
+    pub call: Call,
+    pub permit: Permit,
+    pub provider: Arc<dyn Provider>,
+    /// When commit 1 was acknowledged.
+    pub admitted: Instant,
+    /// Until when the caller wants to know.
+    pub deadline: Option<Instant>,
+    /// The price, for an action that only asked for it: nothing is sent then.
+    pub quoted: Option<Confirmation>,
+}
+
+/// Admission is the check of a first send that starts within this time; later ones are not made.
+pub(crate) const SEND_WINDOW: Duration = Duration::from_secs(2);
+
+impl Gateway {
+    /// Carries an errand out in a task of its own, so that a caller who hangs up changes nothing, and waits for the
+    /// first thing that can be said.
+    pub(crate) async fn carry_out(self: &Arc<Self>, errand: Errand) -> Result<Answer, Error> {
+        let (said, hears) = oneshot::channel();
+        let gateway = Arc::clone(self);
+        let under_way = self.under_way(errand.pending.id);
+        tokio::spawn(async move {
+            let _under_way = under_way;
+            gateway.run(errand, said).await;
+        });
+        hears.await.map_err(|_| internal("an errand ended without a word"))?
+    }
+
+    async fn run(&self, errand: Errand, said: oneshot::Sender<Result<Answer, Error>>) {
+        let Errand { tenant, mut pending, call, permit, provider, admitted, deadline, quoted } = errand;
+        if let Some((code, reason)) = too_late(&permit, admitted, deadline) {
+            let ending = self.failed(&pending, code, reason, None);
+            let _ = said.send(self.conclude(&tenant, &pending, ending).await);
+            return;
+        }
+        let started = Instant::now();
+        let (execution, _) = execution::begin(call, permit);
+        let call = Arc::clone(execution.call());
+        let reply = async {
+            match quoted {
+                Some(confirmation) => Reply::Confirmed(confirmation),
+                None => provider.call(&call).await,
+            }
+        };
+        tokio::pin!(reply);
+        let overdue = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let (first, late) = tokio::select! {
+            reply = &mut reply => (Event::Replied(reply), false),
+            () = overdue => (Event::Overdue, true),
+        };
+        self.metrics.step(Step::Act, started.elapsed());
+        let Some(execution) = self.stepped(execution, first) else { return };
+        let _ = said.send(self.tell(&tenant, &mut pending, &execution).await);
+        if late {
+            // The caller has gone on; the answer still counts.
+            let reply = reply.await;
+            if !matches!(reply, Reply::Lost { .. })
+                && let Some(execution) = self.stepped(execution, Event::Replied(reply))
+            {
+                let _ = self.tell(&tenant, &mut pending, &execution).await;
+            }
+        }
+    }
+
+    /// One transition; an illegal one is logged and changes nothing.
+    pub(crate) fn stepped(&self, execution: Execution, event: Event) -> Option<Execution> {
+        match execution.step(event) {
+            Ok((next, _)) => Some(next),
+            Err(illegal) => {
+                tracing::error!(%illegal, "an execution was asked the impossible");
+                None
+            }
+        }
+    }
+
+    /// Records what is known of an execution now, and says it.
+    pub(crate) async fn tell(
+        &self,
+        tenant: &TenantState,
+        pending: &mut Pending,
+        execution: &Execution,
+    ) -> Result<Answer, Error> {
+        let Some(fate) = execution.fate() else {
+            let ending = self.in_doubt(pending)?;
+            let (answer, original) = self.conclude_with_receipt(tenant, pending, ending).await?;
+            pending.original = original;
+            return Ok(answer);
+        };
+        let ending = self.ending(pending, fate);
+        self.conclude(tenant, pending, ending).await
+    }
+
+    fn ending<'a>(&self, pending: &Pending, fate: &'a Fate) -> Result<Ending<'a>, Error> {
+        self.settled(pending, fate)
+    }
+
+    /// Proves and settles one ending.
+    pub(crate) async fn conclude(
+        &self,
+        tenant: &TenantState,
+        pending: &Pending,
+        ending: Result<Ending<'_>, Error>,
+    ) -> Result<Answer, Error> {
+        self.conclude_with_receipt(tenant, pending, ending?).await.map(|(answer, _)| answer)
+    }
+
+    async fn conclude_with_receipt(
+        &self,
+        tenant: &TenantState,
+        pending: &Pending,
+        ending: Ending<'_>,
+    ) -> Result<(Answer, Option<ReceiptRef>), Error> {
+        let started = Instant::now();
+        let proven = self.prove(pending, ending, &pending.row.correlation_id)?;
+        self.metrics.step(Step::Prove, started.elapsed());
+        let started = Instant::now();
+        let receipt = proven.outcome.receipt.clone();
+        let reply = self.settle(tenant, pending, proven).await?;
+        self.metrics.step(Step::Settle, started.elapsed());
+        Ok((Answer { reply, replayed: false, action_id: Some(pending.id) }, receipt))
+    }
+
+    /// Marks an action as one that a task of this process looks after, until the mark is dropped.
+    pub(crate) fn under_way(self: &Arc<Self>, id: ActionId) -> UnderWay {
+        lock(&self.under_way).insert(id);
+        self.metrics.in_flight.inc();
+        UnderWay { gateway: Arc::clone(self), id }
+    }
+}
+
+/// See [`Gateway::under_way`].
+pub(crate) struct UnderWay {
+    gateway: Arc<Gateway>,
+    id: ActionId,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        lock(&self.gateway.under_way).remove(&self.id);
+        self.gateway.metrics.in_flight.dec();
+    }
+}
+
+/// Why a call must not leave any more, if so. Nothing has left yet, so the absence of an effect is certain.
+fn too_late(permit: &Permit, admitted: Instant, deadline: Option<Instant>) -> Option<(Code, &'static str)> {
+    if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+        return Some((Code::DeadlineExceeded, "deadline_before_sending"));
+    }
+    if admitted.elapsed() > SEND_WINDOW || !permit.is_valid_at(clock::now_ms()) {
+        return Some((Code::ProviderFailed, "send_window_missed"));
+    }
+    None
+}
+
+pub(crate) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,39 @@
+//! Time and randomness: read here and handed on as values.
+
+use action::ActionId;
+use receipt::Timestamp;
+
+use crate::Error;
+use crate::row::internal;
+
+/// Unix milliseconds.
+pub(crate) fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+/// A time as receipts write it.
+pub(crate) fn timestamp(ms: i64) -> Timestamp {
+    Timestamp::from_unix_millis(u64::try_from(ms).unwrap_or(0))
+}
+
+/// The present, as receipts write it.
+pub(crate) fn now() -> Timestamp {
+    timestamp(now_ms())
+}
+
+/// Unix milliseconds of an RFC 3339 time.
+pub(crate) fn parse_ms(text: &str) -> Option<i64> {
+    text.parse::<jiff::Timestamp>().ok().map(|at| at.as_millisecond())
+}
+
+/// Bytes from the system's source of randomness.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], Error> {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| internal("no randomness to be had"))?;
+    Ok(bytes)
+}
+
+/// A new id that sorts by time.
+pub(crate) fn new_id(at_ms: i64) -> Result<ActionId, Error> {
+    Ok(ActionId::new(u64::try_from(at_ms).unwrap_or(0), random()?))
+}

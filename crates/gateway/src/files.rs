@@ -1,0 +1,53 @@
+//! Key files: written whole or not at all, readable by their owner only.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+/// Makes `folder` and what leads to it, for its owner only.
+pub(crate) fn private_folder(folder: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// Replaces `path` by `bytes`, mode 0600, durable when this returns.
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let next = path.with_extension("next");
+    let _ = fs::remove_file(&next);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&next)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&next, path)?;
+    match path.parent() {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// Reads a private file, refusing one that others may read.
+pub(crate) fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    let shown = path.display();
+    let mode = fs::metadata(path).map_err(|error| format!("cannot read `{shown}`: {error}"))?.permissions().mode();
+    if mode & 0o077 != 0 {
+        return Err(format!("`{shown}` can be read by others (mode {:03o}): run chmod 600 on it", mode & 0o777));
+    }
+    fs::read(path).map(Zeroizing::new).map_err(|error| format!("cannot read `{shown}`: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_others_can_read_is_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("key");
+        write_private(&path, b"secret").expect("it is written");
+        assert_eq!(read_private(&path).expect("it is private").as_slice(), b"secret");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("the mode is changed");
+        let refusal = read_private(&path).expect_err("the group can read it");
+        assert!(refusal.contains("mode 640"), "{refusal}");
+    }
+}

@@ -1,0 +1,227 @@
+//! The gateway of one environment: its parts, and how they are put together.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use action::{ActionId, Environment, HmacKey, Mistake, Subject, Tenant};
+use ledger::Ledger;
+use provider::{Egress, Outside, Secrets};
+
+use crate::authority::Authority;
+use crate::buckets::Buckets;
+use crate::config::Config;
+use crate::keys::Keys;
+use crate::metrics::Metrics;
+use crate::outcome::Render;
+use crate::remember::unavailable;
+use crate::tenants::{self, TenantState};
+use crate::vault::Vault;
+use crate::{Code, Error, clock};
+
+/// One environment's gateway: it decides, acts, proves and remembers.
+pub struct Gateway {
+    pub(crate) environment: Environment,
+    pub(crate) issuer: String,
+    pub(crate) public_url: String,
+    pub(crate) replica_id: String,
+    pub(crate) chain_id: String,
+    pub(crate) config: Arc<Config>,
+    pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) keys: Keys,
+    pub(crate) authority: Authority,
+    pub(crate) tenants: HashMap<Tenant, Arc<TenantState>>,
+    pub(crate) outside: Doors,
+    pub(crate) render: Render,
+    pub(crate) limits: Buckets3,
+    pub(crate) metrics: Metrics,
+    /// Actions that a task of this process looks after.
+    pub(crate) under_way: Mutex<HashSet<ActionId>>,
+    /// When an action in doubt is to be asked after next.
+    pub(crate) inquiries: Mutex<HashMap<ActionId, Inquiry>>,
+}
+
+/// How often an action was asked after, and when it will be again.
+#[derive(Clone, Copy)]
+pub(crate) struct Inquiry {
+    pub tries: u32,
+    pub next: Instant,
+}
+
+/// The way out and what may be taken along.
+pub(crate) struct Doors {
+    pub egress: Egress,
+    pub secrets: Secrets,
+}
+
+/// Who may ask how often.
+pub(crate) struct Buckets3 {
+    tenant: Buckets<Tenant>,
+    subject: Buckets<(Tenant, Subject)>,
+    archetype: Buckets<(Tenant, Arc<str>)>,
+}
+
+/// What an environment needs to open.
+pub(crate) struct Opening<'a> {
+    pub config: Arc<Config>,
+    pub environment: Environment,
+    pub render: Render,
+    pub vault: &'a Vault,
+    pub doors: Doors,
+    pub ledger: Arc<dyn Ledger>,
+    pub chain_id: String,
+    pub keys_folder: &'a Path,
+    pub tenants: Vec<Tenant>,
+}
+
+impl Gateway {
+    pub(crate) async fn open(opening: Opening<'_>) -> Result<Arc<Gateway>, String> {
+        let Opening { config, environment, render, vault, doors, ledger, chain_id, keys_folder, tenants } = opening;
+        let public_url = config.public_url();
+        let issuer = match environment {
+            Environment::Production => public_url.clone(),
+            Environment::Sandbox => format!("{public_url}/sandbox"),
+        };
+        let keys = Keys::open(keys_folder, clock::now())?;
+        let authority = Authority::open(keys_folder, tenants.iter())?;
+        let mut states = HashMap::new();
+        for tenant in tenants {
+            let hmac = tenant_key(ledger.as_ref(), vault, &tenant).await?;
+            let outside = Outside { egress: &doors.egress, secrets: &doors.secrets };
+            let rules = tenants::load(&config, &tenant, environment, outside).map_err(|found| listed(&found))?;
+            states.insert(tenant.clone(), Arc::new(TenantState::new(tenant, hmac, rules)));
+        }
+        let gateway = Gateway {
+            environment,
+            issuer,
+            public_url,
+            replica_id: chain_id.clone(),
+            chain_id,
+            limits: Buckets3 {
+                tenant: Buckets::new(config.limits.tenant),
+                subject: Buckets::new(config.limits.subject),
+                archetype: Buckets::new(config.limits.archetype),
+            },
+            config,
+            ledger,
+            keys,
+            authority,
+            tenants: states,
+            outside: doors,
+            render,
+            metrics: Metrics::new(environment.as_str()),
+            under_way: Mutex::default(),
+            inquiries: Mutex::default(),
+        };
+        for tenant in gateway.tenants.values() {
+            gateway.keep_rules(&tenant.rules()).await.map_err(|error| error.to_string())?;
+        }
+        Ok(Arc::new(gateway))
+    }
+
+    /// Production or sandbox.
+    pub fn environment(&self) -> Environment {
+        self.environment
+    }
+
+    /// Who signs the receipts, a URL.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// How callers reach us; receipts are found under `/r/` there.
+    pub fn public_url(&self) -> &str {
+        &self.public_url
+    }
+
+    /// The published key set, a JSON document.
+    pub fn jwks(&self) -> Arc<str> {
+        self.keys.document()
+    }
+
+    /// Whether requests can be taken.
+    ///
+    /// # Errors
+    /// Why not, for operators.
+    pub fn ready(&self) -> Result<(), String> {
+        self.ledger.health().map_err(|error| error.to_string())
+    }
+
+    /// Everything that is counted, in Prometheus' text form.
+    ///
+    /// # Errors
+    /// `EP_UNAVAILABLE` if it cannot be written.
+    pub fn metrics(&self) -> Result<String, Error> {
+        let mut text = self.metrics.encode()?;
+        let figures = self.ledger.figures();
+        let environment = self.environment.as_str();
+        for (name, value) in [
+            ("ledger_waiting", figures.waiting),
+            ("ledger_commits_total", figures.commits),
+            ("ledger_writes_total", figures.writes),
+            ("ledger_commit_microseconds_total", figures.commit_us),
+            ("ledger_log_bytes", figures.log_bytes),
+        ] {
+            let end = text.rfind("# EOF").unwrap_or(text.len());
+            text.insert_str(end, &format!("countersign_{name}{{environment=\"{environment}\"}} {value}\n"));
+        }
+        Ok(text)
+    }
+
+    /// The tenant of a caller.
+    pub(crate) fn tenant(&self, tenant: &Tenant) -> Result<&Arc<TenantState>, Error> {
+        self.tenants.get(tenant).ok_or_else(|| {
+            Error::new(Code::Forbidden, format!("tenant `{tenant}` is not served in this environment"))
+                .hint("name it in `tenants` of the configuration")
+        })
+    }
+}
+
+impl Buckets3 {
+    /// Before the body is looked at.
+    pub(crate) fn before_parsing(&self, tenant: &Tenant, subject: &Subject) -> Result<(), Error> {
+        let now = Instant::now();
+        self.tenant.take(tenant, now).map_err(|wait| too_many("this tenant", wait))?;
+        self.subject.take(&(tenant.clone(), subject.clone()), now).map_err(|wait| too_many("this subject", wait))
+    }
+
+    /// Once the archetype is known.
+    pub(crate) fn of_archetype(&self, tenant: &Tenant, archetype: &str) -> Result<(), Error> {
+        let name = (tenant.clone(), Arc::from(archetype));
+        self.archetype.take(&name, Instant::now()).map_err(|wait| too_many("this archetype", wait))
+    }
+}
+
+fn too_many(who: &str, wait: std::time::Duration) -> Error {
+    let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
+    Error::new(Code::RateLimited, format!("too many requests of {who}")).retry_after(seconds)
+}
+
+/// The tenant's HMAC key: in the store, wrapped under a key that is not.
+async fn tenant_key(ledger: &dyn Ledger, vault: &Vault, tenant: &Tenant) -> Result<HmacKey, String> {
+    let kept = ledger.tenant_key(tenant, None).await.map_err(|error| error.to_string())?;
+    let wrapped = match kept {
+        Some(wrapped) => wrapped,
+        None => {
+            let fresh: [u8; 32] = clock::random().map_err(|error| error.to_string())?;
+            let offered = Some(vault.wrap(tenant.as_str(), &fresh)?);
+            let kept = ledger.tenant_key(tenant, offered).await.map_err(|error| unavailable(error).to_string())?;
+            kept.ok_or("the store kept no tenant key")?
+        }
+    };
+    Ok(HmacKey::new(&vault.unwrap(tenant.as_str(), &wrapped)?))
+}
+
+/// Mistakes as an operator reads them, one a line.
+pub fn listed(mistakes: &[Mistake]) -> String {
+    let line = |mistake: &Mistake| {
+        let place = match mistake.line {
+            0 => mistake.file.clone(),
+            line => format!("{}:{line}:{}", mistake.file, mistake.column),
+        };
+        let hint = mistake.hint.as_ref().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
+        format!("{place}: {}{hint}", mistake.message)
+    };
+    mistakes.iter().map(line).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,223 @@
+//! What one process runs: production, and the sandbox unless it is switched off, over one data directory.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use action::{Environment, Subject, Tenant};
+use ledger::{Ledger, Lock, Options, Sqlite};
+use provider::secrets::{Declared, Source};
+use provider::{Egress, Secrets, egress::Rules};
+use tokio::task::JoinHandle;
+
+use crate::admin::{CreatedKey, KeyAsk};
+use crate::caller::Role;
+use crate::config::Config;
+use crate::files;
+use crate::gateway::{Doors, Gateway, Opening};
+use crate::keys::open_private;
+use crate::outcome::Render;
+use crate::vault::Vault;
+use crate::{Error, clock};
+
+/// The gateways of one process, and the lock that makes it the only one on its data directory.
+pub struct Installation {
+    /// Where effects are real.
+    pub production: Arc<Gateway>,
+    /// Where they are not.
+    pub sandbox: Option<Arc<Gateway>>,
+    tasks: Vec<JoinHandle<()>>,
+    _lock: Lock,
+}
+
+/// The API keys of an installation that is opened for nothing else.
+pub struct Keyring<'a>(&'a Installation);
+
+/// The tenant of callers without a key.
+const SANDBOX_TENANT: &str = "sandbox";
+
+impl Installation {
+    /// Opens everything: store, keys, catalogue, policies, providers.
+    ///
+    /// # Errors
+    /// What is wrong and where, for the operator.
+    pub async fn open(config: Config, render: Render) -> Result<Installation, String> {
+        let folder = config.data_dir.clone();
+        files::private_folder(&folder).map_err(|error| format!("cannot make `{}`: {error}", folder.display()))?;
+        let lock = Lock::acquire(&folder).map_err(|error| format!("`{}`: {error}", folder.display()))?;
+        let config = Arc::new(config);
+        let vault = Vault::new(&master(&config, &folder)?)?;
+        let tenants = tenants(&config)?;
+        let production = open_one(&config, Environment::Production, render, &vault, tenants.clone()).await?;
+        let sandbox = match config.sandbox.enabled {
+            true => {
+                let mut tenants = tenants;
+                tenants.push(Tenant::parse(SANDBOX_TENANT).map_err(|error| error.to_string())?);
+                tenants.dedup();
+                Some(open_one(&config, Environment::Sandbox, render, &vault, tenants).await?)
+            }
+            false => None,
+        };
+        Ok(Installation { production, sandbox, tasks: Vec::new(), _lock: lock })
+    }
+
+    /// Begins to look after unsettled actions.
+    pub fn start(&mut self) {
+        for gateway in std::iter::once(&self.production).chain(&self.sandbox) {
+            self.tasks.push(gateway.look_after());
+        }
+    }
+
+    /// Tells the providers' client where we listen, so that nothing is sent to ourselves.
+    pub fn listens_on(&self, address: std::net::SocketAddr) {
+        for gateway in std::iter::once(&self.production).chain(&self.sandbox) {
+            gateway.outside.egress.never_call(address);
+        }
+    }
+
+    /// The first admin key of the first tenant, if there is no key yet.
+    ///
+    /// # Errors
+    /// `EP_UNAVAILABLE` if the store cannot be asked.
+    pub async fn first_key(&self) -> Result<Option<CreatedKey>, Error> {
+        let tenant = &self.production.config.tenants;
+        let tenant = tenant.first().and_then(|name| Tenant::parse(name).ok()).unwrap_or_default();
+        let keys = self.production.ledger.keys(&tenant).await.map_err(crate::remember::unavailable)?;
+        if !keys.is_empty() {
+            return Ok(None);
+        }
+        let subject = Subject::parse("admin").map_err(|_| crate::row::internal("`admin` is no subject"))?;
+        self.keyring().create(&tenant, subject, Role::Admin).await.map(Some)
+    }
+
+    /// Keys without a caller, for whoever holds the data directory.
+    pub fn keyring(&self) -> Keyring<'_> {
+        Keyring(self)
+    }
+}
+
+impl Keyring<'_> {
+    /// Makes a key.
+    ///
+    /// # Errors
+    /// `EP_FORBIDDEN` if the tenant is not served.
+    pub async fn create(&self, tenant: &Tenant, subject: Subject, role: Role) -> Result<CreatedKey, Error> {
+        let gateway = &self.0.production;
+        let tenant = gateway.tenant(tenant)?;
+        let ask = KeyAsk { tenant: None, subject, role, default_mandate: None };
+        gateway.add_key(tenant, ask, "data directory").await
+    }
+}
+
+impl Drop for Installation {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl Gateway {
+    /// Who asks in the sandbox without a key.
+    pub fn anonymous() -> crate::Caller {
+        crate::Caller {
+            tenant: Tenant::parse(SANDBOX_TENANT).unwrap_or_default(),
+            subject: Subject::parse("anonymous").unwrap_or_else(|_| unreachable_subject()),
+            role: Role::Agent,
+            key_id: "none".to_owned(),
+            default_mandate: None,
+        }
+    }
+}
+
+#[expect(clippy::panic, reason = "`anonymous` follows the grammar of subjects, as a test shows")]
+fn unreachable_subject() -> Subject {
+    panic!("`anonymous` is a subject")
+}
+
+async fn open_one(
+    config: &Arc<Config>,
+    environment: Environment,
+    render: Render,
+    vault: &Vault,
+    tenants: Vec<Tenant>,
+) -> Result<Arc<Gateway>, String> {
+    let now_ms = clock::now_ms();
+    let chain_id = clock::new_id(now_ms).map_err(|error| error.to_string())?.to_string();
+    let file = config.data_dir.join(format!("{environment}.db"));
+    let ledger = open_ledger(file, chain_id.clone(), now_ms).await?;
+    let doors = match environment {
+        Environment::Production => doors(config)?,
+        Environment::Sandbox => Doors { egress: Egress::new(Rules::default()), secrets: Secrets::default() },
+    };
+    let keys_folder = config.data_dir.join("keys").join(environment.as_str());
+    let opening = Opening {
+        config: Arc::clone(config),
+        environment,
+        render,
+        vault,
+        doors,
+        ledger,
+        chain_id,
+        keys_folder: &keys_folder,
+        tenants,
+    };
+    Gateway::open(opening).await
+}
+
+/// Opening reads, recovers and writes, so it is done where blocking harms nobody.
+async fn open_ledger(file: PathBuf, chain_id: String, now_ms: i64) -> Result<Arc<dyn Ledger>, String> {
+    let open = move || {
+        let ledger = Sqlite::open(&file, Options::new(&chain_id, now_ms));
+        ledger.map_err(|error| format!("`{}`: {error}", file.display()))
+    };
+    let ledger = tokio::task::spawn_blocking(open).await.map_err(|error| error.to_string())??;
+    Ok(Arc::new(ledger))
+}
+
+fn tenants(config: &Config) -> Result<Vec<Tenant>, String> {
+    let parse = |name: &String| Tenant::parse(name).map_err(|error| format!("`tenants`: `{name}`: {error}"));
+    let mut tenants: Vec<Tenant> = config.tenants.iter().map(parse).collect::<Result<_, _>>()?;
+    if tenants.is_empty() {
+        return Err("`tenants` names none".to_owned());
+    }
+    tenants.sort();
+    tenants.dedup();
+    Ok(tenants)
+}
+
+/// The secret that wraps what the store keeps: the operator's own, or one made in the data directory.
+fn master(config: &Config, folder: &Path) -> Result<zeroize::Zeroizing<Vec<u8>>, String> {
+    let make = || {
+        let bytes: [u8; 32] = clock::random().map_err(|error| error.to_string())?;
+        Ok(zeroize::Zeroizing::new(hex::encode(bytes).into_bytes()))
+    };
+    let Some(source) = config.secrets.get(MASTER) else {
+        return open_private(&folder.join("keys").join("master.key"), make);
+    };
+    let secrets = Secrets::load([declared(MASTER, source)?]).map_err(|errors| joined(&errors))?;
+    let secret = secrets.get(MASTER).ok_or("secret `master` cannot be read")?;
+    Ok(zeroize::Zeroizing::new(secret.reveal_here().map_err(|error| error.to_string())?.as_bytes().to_vec()))
+}
+
+const MASTER: &str = "master";
+
+fn doors(config: &Config) -> Result<Doors, String> {
+    let rules = Rules::parse(&config.egress.allow, &config.egress.plain_http).map_err(|error| format!("`egress`: {error}"))?;
+    let named = config.secrets.iter().filter(|(name, _)| *name != MASTER);
+    let named = named.map(|(name, source)| declared(name, source)).collect::<Result<Vec<_>, _>>()?;
+    let secrets = Secrets::load(named).map_err(|errors| joined(&errors))?;
+    Ok(Doors { egress: Egress::new(rules), secrets })
+}
+
+fn declared(name: &str, source: &crate::config::SecretSource) -> Result<Declared, String> {
+    let from = match (&source.env, &source.file) {
+        (Some(variable), None) => Source::Env(variable.clone()),
+        (None, Some(file)) => Source::File(PathBuf::from(file)),
+        _ => return Err(format!("secret `{name}` needs either `env` or `file`")),
+    };
+    Ok(Declared { name: name.to_owned(), source: from, hosts: source.hosts.clone() })
+}
+
+fn joined(errors: &[provider::secrets::Error]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}

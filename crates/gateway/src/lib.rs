@@ -1,0 +1,59 @@
+//! The loop: request, decide, act, prove, remember.
+//!
+//! ```text
+//!   body ─▶ request ─▶ decide ─▶ remember (commit 1) ─▶ act ─▶ prove ─▶ remember (commit 2) ─▶ reply
+//!              │          │             ▲                                        ▲
+//!            error      block ──────────┴───────────── prove ────────────────────┘
+//! ```
+//!
+//! A [`Gateway`] is one environment: its issuer, keys, store, tenants and providers. Each file of the loop is one
+//! station; `recovery.rs` picks up what a crash or a lost answer left behind and takes the same way. An
+//! [`Installation`] is what one process runs: production and, unless switched off, the sandbox.
+//!
+//! Nothing is said before it is durable. A caller who hangs up changes nothing: an admitted action is carried out in a
+//! task of its own. An answer that does not come is doubt, never failure, and nothing whose fate is unknown is sent
+//! again.
+//!
+//! What is deliberately not here: sockets and status codes (`server`), SQL (`ledger`), Cedar (`boundary`), JWS forms
+//! (`mandate`). Replies are rendered by a function that the face hands in, because they must be durable before they
+//! are said.
+
+mod code;
+mod error;
+mod outcome;
+mod caller;
+pub mod config;
+mod installation;
+mod gateway;
+mod request;
+mod decide;
+mod act;
+mod prove;
+mod remember;
+mod recovery;
+mod pending;
+mod row;
+mod authority;
+mod tenants;
+mod admin;
+mod views;
+mod keys;
+mod vault;
+mod files;
+mod buckets;
+mod metrics;
+mod clock;
+
+pub use admin::{
+    CreatedKey, FreezeScope, FreezeView, IssuedMandate, KeyAsk, KeyView, MandateAsk, MandateView, ObserveView, ReloadReport,
+    Revocation, SigningKeyView,
+};
+pub use caller::{Caller, Deed, Role};
+pub use code::Code;
+pub use config::Config;
+pub use error::Error;
+pub use gateway::{Gateway, listed};
+pub use installation::{Installation, Keyring};
+pub use outcome::{Details, Kind, Missing, Outcome, ReceiptRef, Render, Reply};
+pub use request::{Answer, Ask};
+pub use views::{ActionView, Page, PublicReceipt, ReceiptView, ReplayView};

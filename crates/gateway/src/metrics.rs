@@ -1,0 +1,121 @@
+//! What is counted and timed, by name. Every metric of this crate is declared here.
+
+use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::outcome::Kind;
+use crate::{Code, Error};
+
+/// The metrics of one gateway.
+pub(crate) struct Metrics {
+    registry: Registry,
+    outcomes: Family<KindLabel, Counter<u64, AtomicU64>>,
+    errors: Family<CodeLabel, Counter<u64, AtomicU64>>,
+    replays: Counter<u64, AtomicU64>,
+    stages: Family<StageLabel, Histogram, fn() -> Histogram>,
+    /// Actions between admission and settlement.
+    pub in_flight: Gauge<i64, AtomicI64>,
+}
+
+/// A part of an action's way, timed on its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Step {
+    /// Body to action.
+    Request,
+    /// The read transaction.
+    Facts,
+    /// The boundary.
+    Decide,
+    /// Commit 1, waiting included.
+    Admit,
+    /// The provider.
+    Act,
+    /// Chain and signature.
+    Prove,
+    /// Commit 2, waiting included.
+    Settle,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CodeLabel {
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StageLabel {
+    step: &'static str,
+}
+
+impl Metrics {
+    pub(crate) fn new(environment: &'static str) -> Metrics {
+        let labels = [("environment".into(), environment.into())].into_iter();
+        let mut registry = Registry::with_prefix_and_labels("countersign", labels);
+        let outcomes = Family::default();
+        registry.register("actions", "Outcomes said, by kind", outcomes.clone());
+        let errors = Family::default();
+        registry.register("errors", "Requests that never became an action, by code", errors.clone());
+        let replays = Counter::default();
+        registry.register("replays", "Requests answered from a stored reply", replays.clone());
+        let stages = Family::new_with_constructor(histogram as fn() -> Histogram);
+        registry.register_with_unit("step", "Time of each step of an action", Unit::Seconds, stages.clone());
+        let in_flight = Gauge::default();
+        registry.register("in_flight", "Actions between admission and settlement", in_flight.clone());
+        Metrics { registry, outcomes, errors, replays, stages, in_flight }
+    }
+
+    pub(crate) fn outcome(&self, kind: Kind) {
+        self.outcomes.get_or_create(&KindLabel { kind: kind.as_str() }).inc();
+    }
+
+    pub(crate) fn error(&self, code: Code) {
+        self.errors.get_or_create(&CodeLabel { code: code.as_str() }).inc();
+    }
+
+    pub(crate) fn replay(&self) {
+        self.replays.inc();
+    }
+
+    pub(crate) fn step(&self, step: Step, took: Duration) {
+        self.stages.get_or_create(&StageLabel { step: step.as_str() }).observe(took.as_secs_f64());
+    }
+
+    /// The Prometheus text of everything.
+    pub(crate) fn encode(&self) -> Result<String, Error> {
+        let mut out = String::new();
+        text::encode(&mut out, &self.registry)
+            .map_err(|_| Error::new(Code::Unavailable, "the metrics could not be written"))?;
+        Ok(out)
+    }
+}
+
+impl Step {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Step::Request => "request",
+            Step::Facts => "facts",
+            Step::Decide => "decide",
+            Step::Admit => "admit",
+            Step::Act => "act",
+            Step::Prove => "prove",
+            Step::Settle => "settle",
+        }
+    }
+}
+
+/// From ten microseconds to half a minute: a step in memory and a slow provider both show.
+fn histogram() -> Histogram {
+    let bounds = [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0];
+    Histogram::new(bounds)
+}

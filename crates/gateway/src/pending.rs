@@ -1,0 +1,177 @@
+//! An admitted action on its way to its outcome, the same whether it was admitted a moment ago or found after a
+//! crash.
+
+use std::sync::Arc;
+
+use action::{ActionId, Environment, Money, Subject, Tenant};
+use execution::Call;
+use receipt::{Chain, Json, Salts};
+use serde_json::value::RawValue;
+
+use crate::outcome::ReceiptRef;
+use crate::row::{CallRow, IntentRow, VERSION, internal, raw};
+use crate::tenants::Rules;
+use crate::{Code, Error};
+
+/// What is known of an action from the moment it is written down.
+pub(crate) struct Pending {
+    pub id: ActionId,
+    pub tenant: Tenant,
+    pub subject: Subject,
+    pub key: Option<Box<str>>,
+    pub archetype: Arc<str>,
+    pub at_ms: i64,
+    pub money: Option<Money>,
+    pub action_hash: [u8; 32],
+    /// What the payload says; its `entries` are those of `chain` at admission.
+    pub row: IntentRow,
+    /// The entries so far.
+    pub chain: Chain,
+    /// The receipt already given, if the action was in doubt when it was first answered.
+    pub original: Option<ReceiptRef>,
+}
+
+impl Pending {
+    /// Reads back what admission wrote.
+    pub(crate) fn restore(stored: &ledger::Stored, original: Option<ReceiptRef>) -> Result<Pending, Error> {
+        let row = IntentRow::from_bytes(&stored.payload)?;
+        let chain = Chain::from_bytes(row.entries.get().as_bytes()).map_err(|_| internal("stored entries do not hold"))?;
+        let mut action_hash = [0; 32];
+        hex::decode_to_slice(&row.action_hash, &mut action_hash).map_err(|_| internal("a stored hash is not one"))?;
+        Ok(Pending {
+            id: stored.id,
+            tenant: stored.tenant.clone(),
+            subject: stored.subject.clone(),
+            key: stored.key.clone(),
+            archetype: stored.archetype.as_ref().into(),
+            at_ms: stored.at_ms,
+            money: money_of(&row)?,
+            action_hash,
+            row,
+            chain,
+            original,
+        })
+    }
+
+    /// The call as it left, or as it may have left.
+    pub(crate) fn call(&self, environment: Environment, rules: &Rules) -> Result<Call, Error> {
+        let row = self.row.call.as_ref().ok_or_else(|| internal("an action without a call cannot be sent"))?;
+        let archetype = rules.catalogue.get(&self.archetype).ok_or_else(|| {
+            Error::new(Code::UnknownArchetype, format!("archetype `{}` is no longer in the catalogue", self.archetype))
+        })?;
+        let constraints = serde_json::from_str(self.row.constraints.get())
+            .map_err(|_| internal("stored constraints cannot be read"))?;
+        Ok(Call {
+            action_id: self.id,
+            tenant: self.tenant.clone(),
+            environment,
+            archetype: Arc::clone(archetype),
+            constraints,
+            money: self.money,
+            attempt: row.attempt,
+            provider_key: row.provider_key.clone(),
+            reference: row.reference.clone(),
+            send_by_ms: row.send_by_ms,
+        })
+    }
+
+    /// The call of an action that is still in hand.
+    pub(crate) fn call_of(&self, environment: Environment, action: &action::Action) -> Result<Call, Error> {
+        let row = self.row.call.as_ref().ok_or_else(|| internal("an action without a call cannot be sent"))?;
+        Ok(Call {
+            action_id: self.id,
+            tenant: self.tenant.clone(),
+            environment,
+            archetype: Arc::clone(&action.archetype),
+            constraints: action.constraints.clone(),
+            money: self.money,
+            attempt: row.attempt,
+            provider_key: row.provider_key.clone(),
+            reference: row.reference.clone(),
+            send_by_ms: row.send_by_ms,
+        })
+    }
+
+    /// The salts of everything this action commits to.
+    pub(crate) fn salts(&self) -> Result<Salts, Error> {
+        let mut salt = [0; 32];
+        hex::decode_to_slice(&self.row.salt, &mut salt).map_err(|_| internal("a stored salt is not one"))?;
+        Ok(Salts::new(&salt))
+    }
+
+    /// The attempt under way, 1 for an action that was never sent.
+    pub(crate) fn attempt(&self) -> u32 {
+        self.row.call.as_ref().map_or(1, |call| call.attempt)
+    }
+}
+
+/// The parts of a payload that no decision is needed for.
+pub(crate) struct Described<'a> {
+    pub action: &'a action::Action,
+    pub salt: &'a [u8; 32],
+    pub mandate_id: Option<&'a str>,
+    pub correlation_id: &'a str,
+    pub action_hash: &'a [u8; 32],
+    pub rules: &'a Rules,
+}
+
+/// The payload of an action that was judged.
+pub(crate) fn describe(of: &Described<'_>, chain: &Chain, call: Option<CallRow>) -> Result<IntentRow, Error> {
+    let action = of.action;
+    Ok(IntentRow {
+        v: VERSION,
+        mandate_id: of.mandate_id.map(str::to_owned),
+        constraints: raw(action.canonical.to_string())?,
+        salt: hex::encode(of.salt),
+        amount: action.money.map(|money| money.to_string()),
+        currency: action.money.map(|money| money.currency().code().to_owned()),
+        payment_mode: action.payment_mode.as_str().to_owned(),
+        guarantee_level: action.guarantee_level.as_str().to_owned(),
+        reversible: action.reversible,
+        deadline_ms: action.deadline_ms,
+        session_id: action.session_id.clone(),
+        human_approver: action.human_approver.as_ref().map(ToString::to_string),
+        client: action.client.clone(),
+        policy_digest: Some(of.rules.policies.policy_digest().to_string()),
+        catalog_digest: Some(of.rules.catalogue.digest().to_owned()),
+        entity_digest: Some(of.rules.policies.entity_digest().to_string()),
+        observed: None,
+        correlation_id: of.correlation_id.to_owned(),
+        action_hash: hex::encode(of.action_hash),
+        entries: entries(chain)?,
+        call,
+        held_for: Vec::new(),
+        record: None,
+    })
+}
+
+/// The entries so far, as they are stored.
+pub(crate) fn entries(chain: &Chain) -> Result<Box<RawValue>, Error> {
+    raw(String::from_utf8(chain.to_bytes()).map_err(|_| internal("entries are not text"))?)
+}
+
+/// The constraints with everything hidden that receipts may not show.
+pub(crate) fn conceal(action: &action::Action, salts: &Salts) -> Result<Json, Error> {
+    let shown: Result<Vec<(&str, Json)>, receipt::Error> = action
+        .members()
+        .map(|member| {
+            let value = Json::parse(member.canonical.as_bytes())?;
+            let label = receipt::label(CONSTRAINTS, member.name);
+            let shown = if member.public { value } else { Json::string(&salts.commit(&label, &value)) };
+            Ok((member.name, shown))
+        })
+        .collect();
+    shown.and_then(|members| Json::object(&members)).map_err(|_| internal("constraints cannot be committed to"))
+}
+
+/// Label under which members of the constraints are committed to.
+pub(crate) const CONSTRAINTS: &str = "constraints";
+/// Label under which members of the provider's answer are committed to.
+pub(crate) const ANSWER: &str = "answer";
+
+fn money_of(row: &IntentRow) -> Result<Option<Money>, Error> {
+    let (Some(amount), Some(currency)) = (&row.amount, &row.currency) else { return Ok(None) };
+    let currency = action::Currency::of(currency).ok_or_else(|| internal("a stored currency is not one"))?;
+    let money = Money::parse(amount, currency).map_err(|_| internal("a stored amount is not one"))?;
+    Ok(Some(money))
+}

@@ -1,0 +1,406 @@
+//! Prove: what an action came to, chained, signed and rendered, before anything is said.
+
+use std::borrow::Cow;
+
+use execution::{Absence, Confirmation, Fate};
+use ledger::State;
+use receipt::{Amendment, Chain, Draft, Event, Json, Metadata, MoneyFields, NewEntry, PaymentStatus, Salts, Stage};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::clock;
+use crate::gateway::Gateway;
+use crate::outcome::{Details, Kind, Outcome, ReceiptRef, Reply};
+use crate::pending::{ANSWER, Pending};
+use crate::row::{OutcomeRow, VERSION, internal, raw_json};
+use crate::{Code, Error};
+
+/// What became of an action, in all the forms in which it will be kept and said.
+pub(crate) struct Proven {
+    pub outcome: Outcome,
+    pub state: State,
+    pub receipt: Option<receipt::Receipt>,
+    pub receipt_id: Option<String>,
+    pub reply: Reply,
+    pub payload: Vec<u8>,
+    pub at_ms: i64,
+}
+
+/// One ending, before it is proven.
+pub(crate) struct Ending<'a> {
+    pub kind: Kind,
+    pub state: State,
+    pub code: Option<Code>,
+    pub details: Details,
+    /// The entries that say how it ended, without the last one.
+    pub chain: Chain,
+    /// The provider's answer and reference, where there is one.
+    pub confirmation: Option<&'a Confirmation>,
+    pub payment: PaymentStatus,
+    /// What was charged, where that is known.
+    pub charged: Option<action::Money>,
+}
+
+/// Output of the stage `execute`, members in JCS order.
+#[derive(Serialize)]
+struct Executed<'a> {
+    answer: Json,
+    provider: &'a str,
+    reference: Option<&'a str>,
+    result: &'static str,
+}
+
+/// Input of the stage `execute`, members in JCS order.
+#[derive(Serialize)]
+struct Sent<'a> {
+    attempt: u32,
+    provider: &'a str,
+    #[serde(rename = "providerKey")]
+    provider_key: &'a str,
+    reference: &'a str,
+}
+
+/// Output of the stage `commit_auth_split`, members in JCS order.
+#[derive(Serialize)]
+struct Split<'a> {
+    authorised: Option<String>,
+    charged: Option<String>,
+    currency: Option<&'static str>,
+    #[serde(rename = "paymentMode")]
+    payment_mode: &'a str,
+    #[serde(rename = "paymentStatus")]
+    payment_status: &'static str,
+}
+
+/// Error of an entry, members in JCS order.
+#[derive(Serialize)]
+pub(crate) struct Refused<'a> {
+    pub code: &'static str,
+    pub reason: &'a str,
+}
+
+impl Gateway {
+    /// The ending of an action whose fate is known.
+    pub(crate) fn settled<'a>(&self, pending: &Pending, fate: &'a Fate) -> Result<Ending<'a>, Error> {
+        match fate {
+            Fate::Confirmed(confirmation) => self.confirmed(pending, confirmation),
+            Fate::Absent(absence) => {
+                let (reason, untrusted) = match absence {
+                    Absence::Refused(refusal) => ("provider_refused", untrusted_text(&refusal.answer)),
+                    Absence::NotSent { .. } => ("not_sent", None),
+                    Absence::Final => ("absent", None),
+                };
+                let answer = match absence {
+                    Absence::Refused(refusal) => Some(&refusal.answer),
+                    Absence::NotSent { .. } | Absence::Final => None,
+                };
+                let mut ending = self.failed(pending, Code::ProviderFailed, reason, answer)?;
+                ending.details.untrusted_text = untrusted;
+                Ok(ending)
+            }
+        }
+    }
+
+    fn confirmed<'a>(&self, pending: &Pending, confirmation: &'a Confirmation) -> Result<Ending<'a>, Error> {
+        let quote_only = pending.row.payment_mode == action::PaymentMode::QuoteOnly.as_str();
+        let charged = match (pending.money, quote_only) {
+            (Some(money), false) => Some(confirmation.charged.unwrap_or(money)),
+            _ => None,
+        };
+        let payment = if charged.is_some() { PaymentStatus::Charged } else { PaymentStatus::NotCharged };
+        let mut chain = self.begin_ending(pending)?;
+        let reference = confirmation.reference.as_deref();
+        self.push_execute(&mut chain, pending, "confirmed", reference, Some(&confirmation.answer), Json::NULL)?;
+        push_split(&mut chain, pending, charged, payment)?;
+        let shown = charged.or(pending.money);
+        let details = Details {
+            provider_reference: confirmation.reference.clone(),
+            amount: shown.map(|money| money.to_string()),
+            currency: shown.map(|money| money.currency().code().to_owned()),
+            untrusted_text: untrusted_text(&confirmation.answer),
+            ..Details::default()
+        };
+        Ok(Ending {
+            kind: Kind::Executed,
+            state: State::Executed,
+            code: None,
+            details,
+            chain,
+            confirmation: Some(confirmation),
+            payment,
+            charged,
+        })
+    }
+
+    /// The ending of an action that is known to have no effect.
+    pub(crate) fn failed<'a>(
+        &self,
+        pending: &Pending,
+        code: Code,
+        reason: &'static str,
+        answer: Option<&Value>,
+    ) -> Result<Ending<'a>, Error> {
+        let mut chain = self.begin_ending(pending)?;
+        let error = refused(code, reason)?;
+        self.push_execute(&mut chain, pending, "absent", None, answer, error)?;
+        push_split(&mut chain, pending, None, PaymentStatus::NotCharged)?;
+        Ok(Ending {
+            kind: Kind::Failed,
+            state: State::Failed,
+            code: Some(code),
+            details: Details { reasons: vec![reason.to_owned()], ..Details::default() },
+            chain,
+            confirmation: None,
+            payment: PaymentStatus::NotCharged,
+            charged: None,
+        })
+    }
+
+    /// The first answer for an action whose fate is not known yet.
+    pub(crate) fn in_doubt<'a>(&self, pending: &Pending) -> Result<Ending<'a>, Error> {
+        let mut chain = pending.chain.clone();
+        self.push_execute(&mut chain, pending, "unknown", None, None, Json::NULL)?;
+        push_split(&mut chain, pending, None, PaymentStatus::Pending)?;
+        Ok(Ending {
+            kind: Kind::PendingSettlement,
+            state: State::InDoubt,
+            code: None,
+            details: Details { status_url: Some(self.status_url(pending.id)), ..Details::default() },
+            chain,
+            confirmation: None,
+            payment: PaymentStatus::Pending,
+            charged: None,
+        })
+    }
+
+    /// The ending of an action that was refused: `chain` ends with the stage that refused.
+    pub(crate) fn blocked<'a>(&self, chain: Chain, code: Code, details: Details) -> Ending<'a> {
+        Ending {
+            kind: Kind::Blocked,
+            state: State::Refused,
+            code: Some(code),
+            details,
+            chain,
+            confirmation: None,
+            payment: PaymentStatus::NotCharged,
+            charged: None,
+        }
+    }
+
+    /// Closes the chain, signs, renders. An action that has its ORIGINAL receipt already gets an amendment.
+    pub(crate) fn prove(&self, pending: &Pending, ending: Ending<'_>, correlation_id: &str) -> Result<Proven, Error> {
+        let receipt_id = clock::new_id(clock::now_ms())?.to_string();
+        let receipt = self.sign(pending, &ending, &receipt_id)?;
+        let reference = ReceiptRef {
+            receipt_id: receipt_id.clone(),
+            signature: receipt.signature_value().to_owned(),
+            short: receipt.short().to_owned(),
+        };
+        let payload = OutcomeRow {
+            v: VERSION,
+            answer: ending.confirmation.map(|it| canonical(&it.answer)).transpose()?.map(|json| raw_json(&json)).transpose()?,
+            reference: ending.confirmation.and_then(|it| it.reference.clone()),
+            details: ending.details.clone(),
+            code: ending.code.map(|code| code.as_str().to_owned()),
+        };
+        let outcome = Outcome {
+            action_id: Some(pending.id),
+            kind: ending.kind,
+            code: ending.code,
+            receipt: Some(reference),
+            correlation_id: correlation_id.to_owned(),
+            details: ending.details,
+        };
+        let reply = (self.render)(&outcome, &self.public_url);
+        let payload = payload.to_bytes()?;
+        let receipt_id = Some(receipt_id);
+        Ok(Proven { outcome, state: ending.state, receipt: Some(receipt), receipt_id, reply, payload, at_ms: clock::now_ms() })
+    }
+
+    fn sign(&self, pending: &Pending, ending: &Ending<'_>, receipt_id: &str) -> Result<receipt::Receipt, Error> {
+        let row = &pending.row;
+        let offer = pending.money;
+        let transaction_id = pending.id.to_string();
+        let draft = Draft {
+            receipt_id: Cow::Borrowed(receipt_id),
+            transaction_id: Cow::Borrowed(&transaction_id),
+            agent_id: Cow::Borrowed(pending.subject.as_str()),
+            session_id: None,
+            event: match &pending.original {
+                None => Event::Original,
+                Some(original) => {
+                    Event::Amendment { reason: Amendment::Settlement, of: Cow::Borrowed(&original.receipt_id) }
+                }
+            },
+            payment_status: ending.payment,
+            money: MoneyFields {
+                offer_currency: offer.map(|money| money.currency().code().into()),
+                offer_amount: offer.map(|money| money.to_string().into()),
+                charge_currency: ending.charged.map(|money| money.currency().code().into()),
+                charge_amount: ending.charged.map(|money| money.to_string().into()),
+            },
+            idempotency_key: pending.key.as_deref().map(Cow::Borrowed),
+            replica_id: Cow::Borrowed(&self.replica_id),
+            chain_id: Cow::Borrowed(&self.chain_id),
+            regulatory_framework: Vec::new(),
+            metadata: Metadata {
+                issuer: Cow::Borrowed(&self.issuer),
+                tenant: Cow::Borrowed(pending.tenant.as_str()),
+                environment: match self.environment {
+                    action::Environment::Production => receipt::Environment::Production,
+                    action::Environment::Sandbox => receipt::Environment::Sandbox,
+                },
+                archetype: Some(Cow::Borrowed(&pending.archetype)),
+                kind: receipt_kind(ending.kind)?,
+                mandate_id: row.mandate_id.as_deref().map(Cow::Borrowed),
+                intent_id: None,
+                guarantee_level: Some(Cow::Borrowed(&row.guarantee_level)),
+                policy_digest: row.policy_digest.as_deref().map(Cow::Borrowed),
+                catalog_digest: row.catalog_digest.as_deref().map(Cow::Borrowed),
+                entity_digest: row.entity_digest.as_deref().map(Cow::Borrowed),
+                approvals: Vec::new(),
+                observed: row.observed.as_ref().map(|it| receipt::Observed {
+                    would_be: Cow::Borrowed(&it.would_be),
+                    code: Some(Cow::Borrowed(&it.code)),
+                }),
+                log: None,
+            },
+        };
+        let mut chain = ending.chain.clone();
+        // Keeps (validity): time is read while the key cannot be retired.
+        self.keys
+            .with_active(|key| {
+                chain.push(Stage::Receipt, NewEntry::at(clock::now()))?;
+                receipt::sign(&draft, &chain, key)
+            })
+            .map_err(|error| {
+                tracing::error!(%error, "a receipt could not be signed");
+                internal("a receipt could not be signed")
+            })
+    }
+
+    /// The chain that an ending continues: the entries of admission, or a new one once a receipt has been given.
+    fn begin_ending(&self, pending: &Pending) -> Result<Chain, Error> {
+        let Some(original) = &pending.original else { return Ok(pending.chain.clone()) };
+        #[derive(Serialize)]
+        struct Amends<'a> {
+            amends: &'a str,
+        }
+        let output = Json::of(&Amends { amends: &original.receipt_id });
+        let entry = output.map(|output| NewEntry { output, ..NewEntry::at(clock::now()) });
+        entry.and_then(Chain::genesis).map_err(|_| internal("an amendment cannot begin"))
+    }
+
+    fn push_execute(
+        &self,
+        chain: &mut Chain,
+        pending: &Pending,
+        result: &'static str,
+        reference: Option<&str>,
+        answer: Option<&Value>,
+        error: Json,
+    ) -> Result<(), Error> {
+        let Some(call) = &pending.row.call else { return Err(internal("an action without a call was executed")) };
+        let answer = match answer {
+            Some(answer) => conceal_answer(answer, &pending.salts()?)?,
+            None => Json::NULL,
+        };
+        let input = Sent {
+            attempt: call.attempt,
+            provider: &call.provider,
+            provider_key: &call.provider_key,
+            reference: &call.reference,
+        };
+        let output = Executed { answer, provider: &call.provider, reference, result };
+        let now_ms = clock::now_ms();
+        let latency_ms = u64::try_from(now_ms - pending.at_ms).unwrap_or(0);
+        push(chain, Stage::Execute, || {
+            Ok(NewEntry {
+                input: Json::of(&input)?,
+                output: Json::of(&output)?,
+                error,
+                latency_ms,
+                ..NewEntry::at(clock::timestamp(now_ms))
+            })
+        })
+    }
+
+    pub(crate) fn status_url(&self, id: action::ActionId) -> String {
+        format!("{}/v1/actions/{id}", self.issuer)
+    }
+}
+
+/// Appends an entry, taking any failure for a defect of ours.
+pub(crate) fn push<'a>(
+    chain: &mut Chain,
+    stage: Stage,
+    entry: impl FnOnce() -> Result<NewEntry<'a>, receipt::Error>,
+) -> Result<(), Error> {
+    entry().and_then(|entry| chain.push(stage, entry)).map_err(|error| {
+        tracing::error!(%error, %stage, "an entry could not be written");
+        internal("an entry could not be written")
+    })
+}
+
+/// The error of an entry.
+pub(crate) fn refused(code: Code, reason: &str) -> Result<Json, Error> {
+    Json::of(&Refused { code: code.as_str(), reason }).map_err(|_| internal("an error cannot be written"))
+}
+
+fn push_split(
+    chain: &mut Chain,
+    pending: &Pending,
+    charged: Option<action::Money>,
+    payment: PaymentStatus,
+) -> Result<(), Error> {
+    let split = Split {
+        authorised: pending.money.map(|money| money.to_string()),
+        charged: charged.map(|money| money.to_string()),
+        currency: pending.money.map(|money| money.currency().code()),
+        payment_mode: &pending.row.payment_mode,
+        payment_status: payment.as_str(),
+    };
+    push(chain, Stage::CommitAuthSplit, || Ok(NewEntry { output: Json::of(&split)?, ..NewEntry::at(clock::now()) }))
+}
+
+/// An answer as receipts may show it: an object member by member, anything else as a whole.
+fn conceal_answer(answer: &Value, salts: &Salts) -> Result<Json, Error> {
+    let concealed = match answer {
+        Value::Null => Ok(Json::NULL),
+        Value::Object(members) => salts.conceal(ANSWER, members, |_| false),
+        other => Json::canonical(other).map(|json| Json::string(&salts.commit(ANSWER, &json))),
+    };
+    // A provider may answer what has no canonical form; then only that it answered is shown.
+    Ok(concealed.unwrap_or_else(|_| Json::string("uncommittable")))
+}
+
+fn canonical(answer: &Value) -> Result<Json, Error> {
+    Ok(Json::canonical(answer).unwrap_or(Json::NULL))
+}
+
+/// Foreign words, capped, for the one member in which they may travel.
+fn untrusted_text(answer: &Value) -> Option<String> {
+    const MOST: usize = 2048;
+    if answer.is_null() {
+        return None;
+    }
+    let mut text = match answer {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    if text.len() > MOST {
+        let end = (0..=MOST).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        text.truncate(end);
+    }
+    Some(text)
+}
+
+fn receipt_kind(kind: Kind) -> Result<receipt::Kind, Error> {
+    match kind {
+        Kind::Executed => Ok(receipt::Kind::Executed),
+        Kind::Blocked => Ok(receipt::Kind::Blocked),
+        Kind::Failed => Ok(receipt::Kind::Failed),
+        Kind::PendingSettlement => Ok(receipt::Kind::PendingSettlement),
+        Kind::Held | Kind::NeedsChallenge => Err(internal("an outcome that waits has no receipt")),
+    }
+}

@@ -1,0 +1,185 @@
+//! Remember: the three writes of the loop, and what the ledger's answers mean to a caller.
+
+use std::sync::Arc;
+
+use action::ActionId;
+use ledger::{Draft, Existing, Intent, Settlement, State};
+
+use crate::caller::Caller;
+use crate::gateway::Gateway;
+use crate::outcome::Reply;
+use crate::pending::Pending;
+use crate::prove::Proven;
+use crate::row::{IntentRow, internal};
+use crate::tenants::TenantState;
+use crate::{Answer, Code, Error};
+
+impl Gateway {
+    /// The row of an action.
+    pub(crate) fn intent(&self, row: &Row<'_>, payload: &IntentRow) -> Result<Intent, Error> {
+        Ok(Intent {
+            id: row.id,
+            tenant: row.caller.tenant.clone(),
+            environment: self.environment,
+            subject: row.caller.subject.clone(),
+            key: row.key.map(Into::into),
+            request_hash: *row.request_hash,
+            archetype: Arc::clone(row.archetype),
+            provider: row.provider.map(Into::into),
+            principal: Arc::clone(row.principal),
+            at_ms: row.at_ms,
+            amount: row.amount,
+            payload: payload.to_bytes()?,
+            entry: draft(row.tenant, row.event, row.state, row.action_hash, 1),
+        })
+    }
+
+    /// Commit 2. The caller hears the reply only after this returned.
+    pub(crate) async fn settle(&self, tenant: &TenantState, pending: &Pending, proven: Proven) -> Result<Reply, Error> {
+        let Proven { outcome, state, receipt, receipt_id, reply, payload, at_ms } = proven;
+        let charged = charged(pending, &outcome, state);
+        let entry = draft(tenant, event(state), Some(outward(state)), &pending.action_hash, pending.attempt());
+        let settlement = Settlement {
+            action: pending.id,
+            outcome: ledger::Outcome {
+                at_ms,
+                state,
+                reply: Some(ledger::Reply { status: reply.status, body: reply.body.clone() }),
+                receipt: receipt.zip(receipt_id).map(|(receipt, id)| stored(receipt, &id)),
+                payload,
+                entry,
+            },
+            charged: charged.map(|(minor, _)| minor),
+            freeze_mandates: charged.is_some_and(|(_, over)| over),
+        };
+        self.ledger.settle(settlement).await.map_err(unavailable)?;
+        self.metrics.outcome(outcome.kind);
+        Ok(reply)
+    }
+
+    /// What a repeated key is answered: the stored reply byte for byte, or that there is none yet.
+    pub(crate) async fn answer_again(&self, tenant: &TenantState, existing: Existing) -> Result<Answer, Error> {
+        if !existing.same_request {
+            return Err(Error::new(Code::IdempotencyMismatch, "this idempotency key was used for another request")
+                .field("Idempotency-Key")
+                .hint("use a new key for a new request"));
+        }
+        if existing.state == State::Held && existing.reply.is_none() {
+            return self.still_held(tenant, existing.id).await;
+        }
+        let Some(reply) = existing.reply else {
+            return Err(Error::new(Code::IdempotencyInFlight, "the first request with this key is still under way")
+                .field("Idempotency-Key")
+                .retry_after(1));
+        };
+        if reply.body.is_empty() {
+            return Err(Error::new(Code::Erased, "the answer to this key was erased"));
+        }
+        self.metrics.replay();
+        Ok(Answer { reply: Reply { status: reply.status, body: reply.body }, replayed: true, action_id: Some(existing.id) })
+    }
+
+    async fn still_held(&self, tenant: &TenantState, id: ActionId) -> Result<Answer, Error> {
+        let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
+        let stored = stored.ok_or_else(|| internal("a claimed key has no action"))?;
+        let row = IntentRow::from_bytes(&stored.payload)?;
+        self.metrics.replay();
+        Ok(self.say_held(id, &row, stored.expires_ms.unwrap_or(stored.at_ms), true))
+    }
+}
+
+/// The parts of a row that come from the request.
+pub(crate) struct Row<'a> {
+    pub id: ActionId,
+    pub tenant: &'a TenantState,
+    pub caller: &'a Caller,
+    pub key: Option<&'a str>,
+    pub request_hash: &'a [u8; 32],
+    pub archetype: &'a Arc<str>,
+    pub provider: Option<&'a str>,
+    pub principal: &'a Arc<str>,
+    pub at_ms: i64,
+    pub amount: Option<action::Money>,
+    pub action_hash: &'a [u8; 32],
+    pub event: &'static str,
+    pub state: Option<&'static str>,
+}
+
+/// The ledger entry of a step.
+pub(crate) fn draft(
+    tenant: &TenantState,
+    event: &'static str,
+    state: Option<&'static str>,
+    action_hash: &[u8; 32],
+    attempt: u32,
+) -> Draft {
+    Draft {
+        tenant_ref: Some(Arc::clone(&tenant.reference)),
+        attempt: Some(attempt),
+        event,
+        state,
+        action_hash: Some(*action_hash),
+        session: None,
+        kernel_signature: None,
+    }
+}
+
+/// A receipt as the ledger keeps it.
+pub(crate) fn stored(receipt: receipt::Receipt, id: &str) -> ledger::Receipt {
+    ledger::Receipt {
+        id: id.into(),
+        short: receipt.short().into(),
+        signature: receipt.signature_value().into(),
+        document: receipt.into_bytes(),
+    }
+}
+
+/// The state's name to the outside: ATP's word.
+pub(crate) fn outward(state: State) -> &'static str {
+    match state {
+        State::Held => "INTENDED",
+        State::Sent | State::InDoubt => "EXECUTING",
+        State::Executed => "COMPLETED",
+        State::Failed | State::Refused => "FAILED",
+    }
+}
+
+/// What a ledger error means to a caller. The cause goes to the log.
+pub(crate) fn unavailable(error: ledger::Error) -> Error {
+    match error {
+        ledger::Error::Busy => Error::new(Code::Unavailable, "too many requests are waiting").retry_after(1),
+        other => {
+            tracing::error!(error = %other, "the ledger did not answer");
+            Error::new(Code::Unavailable, "the outcome could not be recorded").retry_after(5)
+        }
+    }
+}
+
+fn event(state: State) -> &'static str {
+    match state {
+        State::Held => "held",
+        State::Sent => "admitted",
+        State::InDoubt => "in_doubt",
+        State::Executed => "executed",
+        State::Failed => "failed",
+        State::Refused => "refused",
+    }
+}
+
+/// What the mandates are really charged, and whether it is more than was reserved. Doubt keeps what was debited.
+fn charged(pending: &Pending, outcome: &crate::Outcome, state: State) -> Option<(i64, bool)> {
+    let reserved = pending.money.map_or(0, |money| money.minor());
+    match state {
+        State::Failed | State::Refused => Some((0, false)),
+        State::Executed => {
+            let amount = outcome.details.amount.as_deref().zip(outcome.details.currency.as_deref());
+            let money = amount.and_then(|(amount, currency)| {
+                action::Money::parse(amount, action::Currency::of(currency)?).ok()
+            });
+            let quote_only = pending.row.payment_mode == action::PaymentMode::QuoteOnly.as_str();
+            let minor = if quote_only { 0 } else { money.map_or(reserved, |money| money.minor()) };
+            (minor != reserved).then_some((minor, minor > reserved))
+        }
+        State::Held | State::Sent | State::InDoubt => None,
+    }
+}

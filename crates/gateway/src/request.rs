@@ -1,0 +1,179 @@
+//! Request: from bytes to an action, or to an error that names the member at fault.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use action::{Action, IdempotencyKey, PaymentMode, Refusal, RefusalKind, Request};
+use execution::Capabilities;
+use provider::Provider;
+
+use crate::caller::{Caller, Deed};
+use crate::decide::Asked;
+use crate::gateway::Gateway;
+use crate::metrics::Step;
+use crate::outcome::Reply;
+use crate::tenants::Rules;
+use crate::{Code, Error, clock};
+
+/// What a face hands over.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// The key from the header.
+    pub idempotency_key: Option<IdempotencyKey>,
+    /// Names this request in logs and in the answer (`correlation_id`).
+    pub request_id: String,
+    /// Decide, and act on nothing.
+    pub dry_run: bool,
+    /// The body, unread.
+    pub body: Vec<u8>,
+}
+
+/// What a face hands back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Status and body.
+    pub reply: Reply,
+    /// Whether it was said before and is only repeated (`Idempotent-Replayed`).
+    pub replayed: bool,
+    /// The action, if there is one.
+    pub action_id: Option<action::ActionId>,
+}
+
+/// When a request came in, by both clocks.
+#[derive(Clone, Copy)]
+pub(crate) struct Arrival {
+    pub at_ms: i64,
+    pub instant: Instant,
+}
+
+impl Gateway {
+    /// Takes one request to its outcome.
+    ///
+    /// # Errors
+    /// Those that never became an action, and `EP_UNAVAILABLE` when an outcome could not be made durable: then the same
+    /// key, sent again, finds out what happened.
+    pub async fn execute(self: &Arc<Self>, caller: &Caller, ask: Ask) -> Result<Answer, Error> {
+        let answer = self.answer(caller, ask).await;
+        if let Err(error) = &answer {
+            self.metrics.error(error.code);
+        }
+        answer
+    }
+
+    async fn answer(self: &Arc<Self>, caller: &Caller, ask: Ask) -> Result<Answer, Error> {
+        let arrival = Arrival { at_ms: clock::now_ms(), instant: Instant::now() };
+        caller.must(Deed::Execute)?;
+        let tenant = self.tenant(&caller.tenant)?;
+        self.limits.before_parsing(&caller.tenant, &caller.subject)?;
+        self.has_room()?;
+        let request = Request::parse(&ask.body).map_err(refused)?;
+        let key = self.key(&ask, request.idempotency_key.as_ref())?;
+        its_own_agent(caller, &request)?;
+        let rules = tenant.rules();
+        let asked = Asked { caller, tenant, rules: &rules, key: key.as_ref(), ask: &ask, arrival };
+        if rules.policies.hard_deny().denies(&request.archetype, None, None).is_some() {
+            request.refuse_card_data().map_err(refused)?;
+            return self.deny_by_name(&asked, &request).await;
+        }
+        let Some(archetype) = rules.catalogue.get(&request.archetype) else {
+            return Err(refused(Refusal::unknown_archetype(&request.archetype)));
+        };
+        self.limits.of_archetype(&caller.tenant, &archetype.name)?;
+        let action = Action::of(request, archetype).map_err(refused)?;
+        let provider = self.able_provider(&rules, &action)?;
+        self.metrics.step(Step::Request, arrival.instant.elapsed());
+        self.judge(&asked, action, provider).await
+    }
+
+    /// The key of a request: from the header or the body, where both are given the same; in the sandbox and for a dry
+    /// run none is needed.
+    fn key(&self, ask: &Ask, in_body: Option<&IdempotencyKey>) -> Result<Option<IdempotencyKey>, Error> {
+        match (&ask.idempotency_key, in_body) {
+            (Some(header), Some(body)) if header != body => {
+                Err(Error::new(Code::ValidationFailed, "the idempotency keys in header and body differ")
+                    .field("/idempotency_key")
+                    .hint("send one of them, or the same in both"))
+            }
+            (Some(key), _) | (None, Some(key)) => Ok(Some(key.clone())),
+            (None, None) if ask.dry_run => Ok(None),
+            (None, None) if self.environment == action::Environment::Sandbox => {
+                let id = clock::new_id(clock::now_ms())?.to_string();
+                IdempotencyKey::parse(&id).map(Some).map_err(|_| crate::row::internal("an id is no key"))
+            }
+            (None, None) => Err(Error::new(Code::IdempotencyRequired, "an idempotency key is required")
+                .field("Idempotency-Key")
+                .hint("send a fresh UUID for each new request, and the same one when you repeat it")),
+        }
+    }
+
+    /// The provider that will carry the action out, if it can keep what is asked of it.
+    fn able_provider(&self, rules: &Rules, action: &Action) -> Result<Arc<dyn Provider>, Error> {
+        let name = &action.archetype.name;
+        let Some(provider) = rules.providers.get(name) else {
+            return Err(Error::new(Code::ProviderCannot, format!("archetype `{name}` is bound to no provider"))
+                .field("/archetype")
+                .hint("the operator adds a [binding] to the archetype's file in the catalogue"));
+        };
+        able(action, provider.capabilities())?;
+        Ok(Arc::clone(provider))
+    }
+
+    fn has_room(&self) -> Result<(), Error> {
+        let under_way = crate::act::lock(&self.under_way).len();
+        if under_way >= self.config.limits.in_flight {
+            return Err(Error::new(Code::Unavailable, "too many actions are under way").retry_after(1));
+        }
+        Ok(())
+    }
+}
+
+/// What the request asks for must be what this version and the binding can do.
+fn able(action: &Action, capabilities: &Capabilities) -> Result<(), Error> {
+    let quotes = action.archetype.money.as_ref().is_some_and(|rule| rule.quote);
+    match action.payment_mode {
+        PaymentMode::ImmediateCharge => {}
+        PaymentMode::QuoteOnly if quotes => {}
+        mode => {
+            return Err(Error::new(Code::ProviderCannot, format!("payment mode `{mode}` is not offered for this archetype"))
+                .field("/payment_mode")
+                .hint("leave `payment_mode` out or send `IMMEDIATE_CHARGE`"));
+        }
+    }
+    let level = action.guarantee_level;
+    if level > action::GuaranteeLevel::Atp1 || !capabilities.can_keep(level) {
+        return Err(Error::new(Code::ProviderCannot, format!("guarantee level `{level}` cannot be kept for this archetype"))
+            .field("/guarantee_level")
+            .hint("ask for `atp-1`"));
+    }
+    Ok(())
+}
+
+/// `agent_id` is who is authenticated; it says nothing else.
+fn its_own_agent(caller: &Caller, request: &Request) -> Result<(), Error> {
+    match &request.agent_id {
+        Some(agent) if *agent != caller.subject => {
+            Err(Error::new(Code::ValidationFailed, "`agent_id` is not the authenticated caller")
+                .field("/agent_id")
+                .hint("leave it out"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A refusal of the parser, as an error.
+pub(crate) fn refused(refusal: Refusal) -> Error {
+    let code = match refusal.kind {
+        RefusalKind::MalformedBody => Code::MalformedBody,
+        RefusalKind::ValidationFailed => Code::ValidationFailed,
+        RefusalKind::UnknownArchetype => Code::UnknownArchetype,
+        RefusalKind::CardData => Code::CardDataRefused,
+    };
+    Error { code, message: refusal.message, field: refusal.field, hint: refusal.hint, retry_after: None }
+}
+
+impl Arrival {
+    /// When a caller who waits so long stops waiting.
+    pub(crate) fn deadline(&self, deadline_ms: Option<u64>) -> Option<Instant> {
+        deadline_ms.map(|ms| self.instant + Duration::from_millis(ms))
+    }
+}

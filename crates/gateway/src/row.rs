@@ -1,0 +1,137 @@
+//! What the gateway keeps of an action in the ledger's erasable payload: enough to resume it after a crash, to show
+//! it, and to open its commitments. A format that outlives a release: golden files guard it.
+
+use std::collections::BTreeMap;
+
+use receipt::Json;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::outcome::Details;
+use crate::{Code, Error};
+
+/// The payload of an intent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct IntentRow {
+    /// Version of this format.
+    pub v: u8,
+    /// `jti` of the mandate.
+    pub mandate_id: Option<String>,
+    /// The constraints as they were judged, canonical.
+    pub constraints: Box<RawValue>,
+    /// 32 bytes in hex; every salt of the action derives from it.
+    pub salt: String,
+    /// The amount at stake, canonical decimal.
+    pub amount: Option<String>,
+    pub currency: Option<String>,
+    pub payment_mode: String,
+    pub guarantee_level: String,
+    pub reversible: bool,
+    pub deadline_ms: Option<u64>,
+    pub session_id: Option<String>,
+    pub human_approver: Option<String>,
+    pub client: BTreeMap<String, Value>,
+    pub policy_digest: Option<String>,
+    pub catalog_digest: Option<String>,
+    pub entity_digest: Option<String>,
+    pub observed: Option<ObservedRow>,
+    /// Id of the request that brought it.
+    pub correlation_id: String,
+    /// Hex; stands in every ledger entry of the action.
+    pub action_hash: String,
+    /// The entries so far, canonical.
+    pub entries: Box<RawValue>,
+    /// How it was sent, if it was to be.
+    pub call: Option<CallRow>,
+    /// Why it waits, in stable words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_for: Vec<String>,
+    /// What the decision was made from; `countersign replay` reads it.
+    pub record: Option<Box<RawValue>>,
+}
+
+/// What observe mode let through.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ObservedRow {
+    pub would_be: String,
+    pub code: String,
+}
+
+/// One call to a provider.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct CallRow {
+    pub attempt: u32,
+    pub provider: String,
+    pub provider_key: String,
+    pub reference: String,
+    /// Unix milliseconds.
+    pub send_by_ms: i64,
+}
+
+/// The payload of a settlement.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct OutcomeRow {
+    pub v: u8,
+    /// The provider's answer, canonical; `null` when there was none.
+    pub answer: Option<Box<RawValue>>,
+    /// The provider's reference.
+    pub reference: Option<String>,
+    /// What the caller was told beside the kind.
+    #[serde(default)]
+    pub details: Details,
+    /// The published code, if it was blocked or failed.
+    pub code: Option<String>,
+}
+
+/// Version of both payloads.
+pub(crate) const VERSION: u8 = 1;
+
+impl IntentRow {
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, Error> {
+        to_bytes(self)
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<IntentRow, Error> {
+        from_bytes(bytes)
+    }
+}
+
+impl OutcomeRow {
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, Error> {
+        to_bytes(self)
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<OutcomeRow, Error> {
+        from_bytes(bytes)
+    }
+}
+
+/// Canonical text as a raw value, so that it is stored and read back without a change.
+pub(crate) fn raw(text: String) -> Result<Box<RawValue>, Error> {
+    RawValue::from_string(text).map_err(|_| internal("a canonical text is not JSON"))
+}
+
+/// The same from a canonical value.
+pub(crate) fn raw_json(json: &Json) -> Result<Box<RawValue>, Error> {
+    raw(json.as_str().to_owned())
+}
+
+/// An error that only a defect of ours can cause; said without its cause.
+pub(crate) fn internal(what: &'static str) -> Error {
+    tracing::error!(what, "internal inconsistency");
+    Error::new(Code::Unavailable, "the gateway could not process this")
+}
+
+fn to_bytes<T: Serialize>(row: &T) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(row).map_err(|_| internal("a row cannot be written"))
+}
+
+/// An empty payload is one that was erased.
+fn from_bytes<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, Error> {
+    if bytes.is_empty() {
+        return Err(Error::new(Code::Erased, "the content of this action was erased"));
+    }
+    serde_json::from_slice(bytes).map_err(|_| internal("a stored row cannot be read"))
+}

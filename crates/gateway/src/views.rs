@@ -1,0 +1,257 @@
+//! What may be looked at afterwards, and by whom.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use action::{ActionId, Environment};
+use ledger::{Settled, State, Stored};
+use serde_json::Value;
+
+use crate::caller::{Caller, Deed};
+use crate::gateway::Gateway;
+use crate::outcome::{ReceiptRef, Reply};
+use crate::recovery::reference;
+use crate::remember::{outward, unavailable};
+use crate::row::{IntentRow, OutcomeRow, internal};
+use crate::{Code, Error, clock};
+
+/// An action as its record shows it (ATP, section 6).
+#[derive(Clone, Debug)]
+pub struct ActionView {
+    /// The action's id.
+    pub action_id: ActionId,
+    /// The client's key.
+    pub idempotency_key: Option<String>,
+    /// `atp-1`, `atp-2` or `atp-3`.
+    pub guarantee_level: String,
+    /// Who asked.
+    pub agent_id: String,
+    /// The session that the client named.
+    pub session_id: Option<String>,
+    /// Who was to be asked; never who approved.
+    pub human_approver: Option<String>,
+    /// The kind of action.
+    pub archetype: String,
+    /// ATP's verb, where the action came with one.
+    pub verb: Option<String>,
+    /// ATP's target, where the action came with one.
+    pub target: Option<String>,
+    /// ATP's description, where the action came with one.
+    pub description: Option<String>,
+    /// The constraints, as received.
+    pub parameters: Value,
+    /// Whether it can be undone.
+    pub reversible: bool,
+    /// When it came in, RFC 3339.
+    pub created_at: String,
+    /// Until when the caller wanted to know, RFC 3339.
+    pub deadline: Option<String>,
+    /// ATP's word for its state.
+    pub state: String,
+    /// When it was settled, RFC 3339.
+    pub completed_at: Option<String>,
+    /// From arrival to settlement, milliseconds.
+    pub duration_ms: Option<u64>,
+    /// How often it was sent again.
+    pub retry_count: u32,
+    /// What the provider confirmed.
+    pub confirmation: Option<Value>,
+    /// The published code, if it was blocked or failed.
+    pub error: Option<Code>,
+    /// Ids of the client's own.
+    pub client: BTreeMap<String, Value>,
+    /// Its receipts, oldest first.
+    pub receipts: Vec<ReceiptView>,
+    /// What the caller was last answered.
+    pub reply: Option<Reply>,
+}
+
+/// One receipt of an action.
+#[derive(Clone, Debug)]
+pub struct ReceiptView {
+    /// Where it is found.
+    pub receipt: ReceiptRef,
+    /// `ORIGINAL` or one of the amendments.
+    pub event_type: String,
+    /// When it was made, RFC 3339.
+    pub created: String,
+}
+
+/// A receipt as anybody may see it.
+#[derive(Clone, Debug)]
+pub struct PublicReceipt {
+    /// The document.
+    pub document: Vec<u8>,
+    /// The issuer's key set: a hint, as long as it is not pinned.
+    pub jwks: Arc<str>,
+    /// The receipts of the same action that came later.
+    pub amendments: Vec<ReceiptView>,
+    /// Real or pretended effects.
+    pub environment: Environment,
+}
+
+/// A part of a list.
+#[derive(Clone, Debug)]
+pub struct Page<T> {
+    /// The rows.
+    pub items: Vec<T>,
+    /// Hand this in for the next part.
+    pub next: Option<String>,
+}
+
+/// What deciding again came to.
+#[derive(Clone, Debug)]
+pub struct ReplayView {
+    /// The action.
+    pub action_id: ActionId,
+    /// `same` or `different`.
+    pub result: String,
+    /// The verdict of then.
+    pub recorded: String,
+    /// The verdict with the policies of now.
+    pub replayed: Option<String>,
+    /// What differs, one sentence each.
+    pub differences: Vec<String>,
+}
+
+impl Gateway {
+    /// One action of the caller's tenant; an agent sees only its own.
+    ///
+    /// # Errors
+    /// `EP_NOT_FOUND` also for what is somebody else's.
+    pub async fn action(&self, caller: &Caller, id: &str) -> Result<ActionView, Error> {
+        let stored = self.visible(caller, id).await?;
+        let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        view(self, stored, outcomes)
+    }
+
+    /// A receipt's document.
+    ///
+    /// # Errors
+    /// `EP_NOT_FOUND` also for what is somebody else's.
+    pub async fn receipt(&self, caller: &Caller, receipt_id: &str) -> Result<Vec<u8>, Error> {
+        let settled = self.ledger.receipt(&caller.tenant, receipt_id).await.map_err(unavailable)?;
+        let settled = settled.ok_or_else(|| not_found("receipt"))?;
+        self.visible(caller, &settled.action.to_string()).await?;
+        settled.receipt.map(|receipt| receipt.document).ok_or_else(|| not_found("receipt"))
+    }
+
+    /// A receipt by its public address, short or long. Whoever has the address may look.
+    ///
+    /// # Errors
+    /// `EP_NOT_FOUND` if there is none.
+    pub async fn receipt_by_address(&self, address: &str) -> Result<PublicReceipt, Error> {
+        let settled = self.ledger.address(address).await.map_err(unavailable)?.ok_or_else(|| not_found("receipt"))?;
+        let receipt = settled.receipt.ok_or_else(|| not_found("receipt"))?;
+        let outcomes = self.ledger.outcomes(&settled.tenant, settled.action).await.map_err(unavailable)?;
+        let later = receipts(outcomes).into_iter().skip_while(|view| view.receipt.receipt_id != *receipt.id).skip(1);
+        Ok(PublicReceipt {
+            amendments: later.collect(),
+            document: receipt.document,
+            jwks: self.jwks(),
+            environment: self.environment,
+        })
+    }
+
+    /// Decides an action of the past again, with the rules it was decided by if they were kept, else with those of now.
+    ///
+    /// # Errors
+    /// `EP_ERASED` when its content is gone, `EP_NOT_FOUND` when it is not the caller's to see.
+    pub async fn replay(&self, caller: &Caller, id: &str) -> Result<ReplayView, Error> {
+        caller.must(Deed::ReadTenant)?;
+        let stored = self.visible(caller, id).await?;
+        let row = IntentRow::from_bytes(&stored.payload)?;
+        let record = row.record.as_ref().ok_or_else(|| not_found("decision record"))?;
+        let rules = self.rules_of_then(&stored.tenant, &row).await?;
+        let compared = boundary::replay(record.get().as_bytes(), &rules.policies).map_err(|error| {
+            tracing::error!(action = %stored.id, %error, "a decision record cannot be replayed");
+            internal("a decision record cannot be read")
+        })?;
+        Ok(ReplayView {
+            action_id: stored.id,
+            result: if compared.agrees() { "same" } else { "different" }.to_owned(),
+            differences: compared
+                .differences
+                .iter()
+                .map(|it| format!("{}: then {}, now {}", it.what, it.then, it.now))
+                .collect(),
+            recorded: compared.then,
+            replayed: Some(compared.now),
+        })
+    }
+
+    pub(crate) async fn visible(&self, caller: &Caller, id: &str) -> Result<Stored, Error> {
+        caller.must(Deed::ReadOwn)?;
+        let id = id.parse().map_err(|_| not_found("action"))?;
+        let stored = self.ledger.action(&caller.tenant, id).await.map_err(unavailable)?;
+        let own = |stored: &Stored| caller.role.may(Deed::ReadTenant) || stored.subject == caller.subject;
+        stored.filter(own).ok_or_else(|| not_found("action"))
+    }
+}
+
+fn view(gateway: &Gateway, stored: Stored, outcomes: Vec<Settled>) -> Result<ActionView, Error> {
+    let row = IntentRow::from_bytes(&stored.payload)?;
+    let last = outcomes.last().map(|it| OutcomeRow::from_bytes(&it.payload)).transpose()?;
+    let completed = outcomes.last().filter(|_| stored.state.is_final()).map(|it| it.at_ms);
+    let reply = match (&stored.reply, stored.state) {
+        (Some(reply), _) => Some(Reply { status: reply.status, body: reply.body.clone() }),
+        (None, State::Held) => {
+            let until_ms = stored.expires_ms.unwrap_or(stored.at_ms);
+            Some(gateway.say_held(stored.id, &row, until_ms, true).reply)
+        }
+        (None, _) => None,
+    };
+    Ok(ActionView {
+        action_id: stored.id,
+        idempotency_key: stored.key.map(Into::into),
+        guarantee_level: row.guarantee_level,
+        agent_id: stored.subject.to_string(),
+        session_id: row.session_id,
+        human_approver: row.human_approver,
+        archetype: stored.archetype.into(),
+        verb: None,
+        target: None,
+        description: None,
+        parameters: serde_json::from_str(row.constraints.get())
+            .map_err(|_| internal("stored constraints cannot be read"))?,
+        reversible: row.reversible,
+        created_at: time(stored.at_ms),
+        deadline: row.deadline_ms.and_then(|ms| i64::try_from(ms).ok()).map(|ms| time(stored.at_ms + ms)),
+        state: outward(stored.state).to_owned(),
+        completed_at: completed.map(time),
+        duration_ms: completed.and_then(|at_ms| u64::try_from(at_ms - stored.at_ms).ok()),
+        retry_count: row.call.map_or(0, |call| call.attempt.saturating_sub(1)),
+        confirmation: last.as_ref().and_then(confirmation),
+        error: last.and_then(|it| it.code).and_then(|code| Code::parse(&code)),
+        client: row.client,
+        receipts: receipts(outcomes),
+        reply,
+    })
+}
+
+fn confirmation(outcome: &OutcomeRow) -> Option<Value> {
+    let answer: Value = serde_json::from_str(outcome.answer.as_ref()?.get()).ok()?;
+    let reference = outcome.reference.clone().map_or(Value::Null, Value::String);
+    Some(serde_json::json!({ "reference": reference, "answer": answer }))
+}
+
+/// The receipts among outcomes: the first is the original, what follows amends it.
+fn receipts(outcomes: Vec<Settled>) -> Vec<ReceiptView> {
+    let with_receipt = outcomes.into_iter().filter_map(|it| Some((it.at_ms, it.receipt?)));
+    with_receipt
+        .enumerate()
+        .map(|(index, (at_ms, receipt))| ReceiptView {
+            receipt: reference(receipt),
+            event_type: if index == 0 { "ORIGINAL" } else { receipt::Amendment::Settlement.as_str() }.to_owned(),
+            created: time(at_ms),
+        })
+        .collect()
+}
+
+fn time(ms: i64) -> String {
+    clock::timestamp(ms).as_str().to_owned()
+}
+
+pub(crate) fn not_found(what: &str) -> Error {
+    Error::new(Code::NotFound, format!("there is no such {what}"))
+}

@@ -1,0 +1,167 @@
+//! An installation in a temporary folder, and the requests that tests send to it.
+
+use std::sync::Arc;
+
+use action::{Currency, IdempotencyKey, Money, Subject};
+use countersign_gateway::{
+    Answer, Ask, Caller, Config, Error, Gateway, Installation, MandateAsk, Outcome, Reply, Role,
+};
+use serde_json::{Value, json};
+
+pub(crate) struct House {
+    pub(crate) installation: Installation,
+    pub(crate) agent: Caller,
+    pub(crate) operator: Caller,
+    pub(crate) admin: Caller,
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) token: String,
+}
+
+/// A reply as a test reads it: the outcome's members, flat.
+fn render(outcome: &Outcome, public_url: &str) -> Reply {
+    let body = json!({
+        "kind": outcome.kind.as_str(),
+        "id": outcome.action_id.map(|id| id.to_string()),
+        "code": outcome.code.map(|code| code.as_str()),
+        "receipt": outcome.receipt.as_ref().map(|it| it.receipt_id.clone()),
+        "short": outcome.receipt.as_ref().map(|it| it.short.clone()),
+        "url": public_url,
+        "details": outcome.details,
+    });
+    Reply { status: 200, body: body.to_string().into_bytes() }
+}
+
+pub(crate) const BINDING: &str = r#"
+name = "PAYMENT_TRANSFER"
+extends = "builtin"
+
+[binding]
+provider = "sandbox"
+options = { triggers = true }
+
+[binding.capabilities]
+idempotent = { retention_seconds = 86400 }
+queryable = { by_our_reference = true, final_after_seconds = 0 }
+"#;
+
+pub(crate) const POLICY: &str = r#"
+@id("payments")
+permit (principal, action in Action::"Payments", resource);
+"#;
+
+impl House {
+    pub(crate) async fn new() -> House {
+        House::with(|_| {}).await
+    }
+
+    pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> House {
+        let folder = tempfile::tempdir().unwrap();
+        for (path, text) in [("catalogue/default/payment.toml", BINDING), ("policies/default/payments.cedar", POLICY)] {
+            let path = folder.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let mut config = Config {
+            data_dir: folder.path().join("data"),
+            catalogue_dir: Some(folder.path().join("catalogue")),
+            policy_dir: Some(folder.path().join("policies")),
+            ..Config::default()
+        };
+        change(&mut config);
+        House::open(folder, config).await
+    }
+
+    async fn open(folder: tempfile::TempDir, config: Config) -> House {
+        let installation = Installation::open(config, render).await.unwrap();
+        let caller = |name: &str, role| Caller {
+            tenant: action::Tenant::default(),
+            subject: Subject::parse(name).unwrap(),
+            role,
+            key_id: "test".to_owned(),
+            default_mandate: None,
+        };
+        let mut house = House {
+            installation,
+            agent: caller("agent-7", Role::Agent),
+            operator: caller("olga", Role::Operator),
+            admin: caller("ada", Role::Admin),
+            folder,
+            token: String::new(),
+        };
+        house.token = house.mandate("500.00").await;
+        house
+    }
+
+    pub(crate) fn gateway(&self) -> &Arc<Gateway> {
+        &self.installation.production
+    }
+
+    pub(crate) async fn mandate(&self, cap: &str) -> String {
+        let usd = Currency::of("USD").unwrap();
+        let ask = MandateAsk {
+            subject: self.agent.subject.clone(),
+            scope: vec!["Payments".to_owned()],
+            resources: None,
+            spend_cap: Some(Money::parse(cap, usd).unwrap()),
+            max_actions: None,
+            requires_approval: Vec::new(),
+            uncertainty_floor: None,
+            not_before: None,
+            expires_at: 4_102_444_800,
+        };
+        self.gateway().issue_mandate(&self.operator, ask).await.unwrap().token
+    }
+
+    pub(crate) fn payment(&self, recipient: &str, amount: &str) -> Value {
+        json!({
+            "archetype": "PAYMENT_TRANSFER",
+            "constraints": { "recipient": recipient, "amount_usd": amount, "max_total_usd": "900.00" },
+            "delegation_token": self.token,
+        })
+    }
+
+    pub(crate) async fn send(&self, key: &str, body: &Value) -> Result<Said, Error> {
+        let ask = Ask {
+            idempotency_key: Some(IdempotencyKey::parse(key).unwrap()),
+            request_id: format!("req-{key}"),
+            dry_run: false,
+            body: body.to_string().into_bytes(),
+        };
+        self.gateway().execute(&self.agent, ask).await.map(Said::of)
+    }
+
+    pub(crate) async fn said(&self, key: &str, body: &Value) -> Said {
+        self.send(key, body).await.unwrap()
+    }
+}
+
+/// An answer, read.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) replayed: bool,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) body: Value,
+}
+
+impl Said {
+    fn of(answer: Answer) -> Said {
+        let body = serde_json::from_slice(&answer.reply.body).unwrap();
+        Said { replayed: answer.replayed, bytes: answer.reply.body, body }
+    }
+
+    pub(crate) fn kind(&self) -> &str {
+        self.body["kind"].as_str().unwrap()
+    }
+
+    pub(crate) fn code(&self) -> &str {
+        self.body["code"].as_str().unwrap_or("none")
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        self.body["id"].as_str().unwrap()
+    }
+
+    pub(crate) fn reasons(&self) -> Vec<&str> {
+        self.body["details"]["reasons"].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+    }
+}

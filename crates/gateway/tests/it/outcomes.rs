@@ -1,0 +1,225 @@
+use countersign_gateway::{Code, FreezeScope};
+use receipt::{Disclosures, Jwks, Pin, Trust};
+use serde_json::json;
+
+use crate::house::{House, Said};
+
+/// Verifies the receipt of an answer as a stranger would, and returns the stages of its entries.
+async fn stages(house: &House, said: &Said) -> Vec<String> {
+    let gateway = house.gateway();
+    let id = said.body["receipt"].as_str().expect("a receipt");
+    let document = gateway.receipt(&house.agent, id).await.unwrap();
+    let jwks = Jwks::parse(gateway.jwks().as_bytes()).unwrap();
+    let pin = Pin::new(gateway.issuer(), &jwks);
+    let trust = Trust { pin: &pin, jwks: &jwks, allow_sandbox: false, disclosures: &Disclosures::default() };
+    let report = receipt::verify(&document, &trust);
+    assert_eq!(report.verdict.exit_code(), 0, "{}", report.verdict);
+    let value: serde_json::Value = serde_json::from_slice(&document).unwrap();
+    value["entries"].as_array().unwrap().iter().map(|entry| entry["stage"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_payment_is_executed_once_and_its_receipt_has_nine_entries() {
+    let house = House::new().await;
+    let body = house.payment("acct-1", "25.00");
+    let first = house.said("k1", &body).await;
+    assert_eq!(first.kind(), "executed", "{}", first.body);
+    assert_eq!(stages(&house, &first).await.len(), 9);
+    let again = house.said("k1", &body).await;
+    assert!(again.replayed);
+    assert_eq!(again.bytes, first.bytes);
+}
+
+#[tokio::test]
+async fn the_same_key_for_another_request_is_refused() {
+    let house = House::new().await;
+    house.said("k1", &house.payment("acct-1", "25.00")).await;
+    let error = house.send("k1", &house.payment("acct-1", "26.00")).await.unwrap_err();
+    assert_eq!(error.code, Code::IdempotencyMismatch);
+}
+
+#[tokio::test]
+async fn over_the_cap_is_blocked_with_a_receipt() {
+    let house = House::new().await;
+    let said = house.said("k1", &house.payment("acct-1", "501.00")).await;
+    assert_eq!((said.kind(), said.code()), ("blocked", "EP_DELEGATION_BLOCK"));
+    assert_eq!(stages(&house, &said).await, ["__genesis__", "token_validation", "schema", "boundary", "receipt"]);
+}
+
+#[tokio::test]
+async fn a_denied_name_is_blocked_before_catalogue_and_schema() {
+    let house = House::new().await;
+    for (key, name) in [("k1", "delete_audit_log"), ("k2", "mcp/files/Delete-AuditLog"), ("k3", "rotateMasterKey")] {
+        let said = house.said(key, &json!({ "archetype": name, "constraints": {} })).await;
+        assert_eq!((said.kind(), said.code()), ("blocked", "EP_BOUNDARY_BLOCK"), "{name}");
+        assert_eq!(stages(&house, &said).await, ["__genesis__", "token_validation", "boundary", "receipt"]);
+    }
+}
+
+#[tokio::test]
+async fn an_incomplete_request_is_blocked_and_told_what_is_missing() {
+    let house = House::new().await;
+    let mut body = house.payment("acct-1", "25.00");
+    body["constraints"].as_object_mut().unwrap().remove("amount_usd");
+    let said = house.said("k1", &body).await;
+    assert_eq!(said.code(), "EP_INCOMPLETE");
+    assert_eq!(said.body["details"]["missing"][0]["field"], "/amount_usd");
+}
+
+#[tokio::test]
+async fn a_replanned_duplicate_under_a_new_key_is_held() {
+    let house = House::new().await;
+    let first = house.said("k1", &house.payment("acct-1", "25.00")).await;
+    let second = house.said("k2", &house.payment("acct-1", "25.00")).await;
+    assert_eq!(second.kind(), "held", "{}", second.body);
+    assert_eq!(second.reasons(), ["probable_duplicate"]);
+    let mut meant = house.payment("acct-1", "25.00");
+    meant["repeat_of"] = json!(first.id());
+    // The held one stands in the way now, so naming the first is not enough.
+    assert_eq!(house.said("k3", &meant).await.kind(), "held");
+    let again = house.said("k2", &house.payment("acct-1", "25.00")).await;
+    assert!(again.replayed);
+    assert_eq!(again.bytes, second.bytes);
+}
+
+#[tokio::test]
+async fn a_freeze_stops_and_a_thaw_lets_go() {
+    let house = House::new().await;
+    let gateway = house.gateway();
+    gateway.freeze(&house.admin, FreezeScope::All, Some("drill".into())).await.unwrap();
+    let frozen = house.said("k1", &house.payment("acct-1", "25.00")).await;
+    assert_eq!((frozen.kind(), frozen.code()), ("blocked", "EP_FROZEN"));
+    gateway.thaw(&house.admin, FreezeScope::All).await.unwrap();
+    assert_eq!(house.said("k2", &house.payment("acct-1", "25.00")).await.kind(), "executed");
+}
+
+#[tokio::test]
+async fn an_equal_refusal_within_a_minute_is_counted_and_not_appended() {
+    let house = House::new().await;
+    let body = house.payment("acct-1", "501.00");
+    let first = house.said("k1", &body).await;
+    let second = house.said("k2", &body).await;
+    assert_eq!(second.id(), first.id());
+    assert_eq!(second.body["receipt"], first.body["receipt"]);
+    assert_eq!(second.body["details"]["repeats"], 1);
+}
+
+#[tokio::test]
+async fn a_refused_payment_is_failed_and_gives_the_money_back_to_the_mandate() {
+    let house = House::new().await;
+    let failed = house.said("k1", &house.payment("sandbox:fail", "400.00")).await;
+    assert_eq!((failed.kind(), failed.code()), ("failed", "EP_PROVIDER_FAILED"), "{}", failed.body);
+    assert_eq!(stages(&house, &failed).await.len(), 9);
+    assert_eq!(house.said("k2", &house.payment("acct-2", "400.00")).await.kind(), "executed");
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_pending_and_resolved_by_asking() {
+    let mut house = House::with(|config| config.limits.recovery_interval_ms = 20).await;
+    let body = house.payment("sandbox:lose", "40.00");
+    let pending = house.said("k1", &body).await;
+    assert_eq!(pending.kind(), "pending_settlement", "{}", pending.body);
+    house.installation.start();
+    for _ in 0..200 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        let now = house.said("k1", &body).await;
+        assert!(now.replayed);
+        if now.kind() == "executed" {
+            assert_ne!(now.body["receipt"], pending.body["receipt"]);
+            let view = house.gateway().action(&house.agent, now.id()).await.unwrap();
+            let events: Vec<_> = view.receipts.iter().map(|it| it.event_type.as_str()).collect();
+            assert_eq!(events, ["ORIGINAL", "AMENDMENT_SETTLEMENT"]);
+            assert_eq!(view.state, "COMPLETED");
+            return;
+        }
+    }
+    panic!("the doubt was never resolved");
+}
+
+#[tokio::test]
+async fn a_deadline_that_passes_after_sending_is_doubt_and_the_late_answer_ends_it() {
+    let house = House::new().await;
+    let mut body = house.payment("sandbox:delay-300", "40.00");
+    body["deadline_ms"] = json!(100);
+    let pending = house.said("k1", &body).await;
+    assert_eq!(pending.kind(), "pending_settlement", "{}", pending.body);
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    assert_eq!(house.said("k1", &body).await.kind(), "executed");
+}
+
+#[tokio::test]
+async fn a_revoked_mandate_admits_nothing_more() {
+    let house = House::new().await;
+    let first = house.said("k1", &house.payment("acct-1", "25.00")).await;
+    let view = house.gateway().action(&house.agent, first.id()).await.unwrap();
+    let mandates = house.gateway().mandates(&house.operator, None, 10).await.unwrap();
+    house.gateway().revoke_mandate(&house.operator, &mandates.items[0].jti, None).await.unwrap();
+    let second = house.said("k2", &house.payment("acct-2", "25.00")).await;
+    assert_eq!((second.kind(), second.code()), ("blocked", "EP_DELEGATION_BLOCK"));
+    assert_eq!(second.reasons(), ["mandate_revoked"]);
+    assert_eq!(view.state, "COMPLETED");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_at_once_never_spend_more_than_the_cap() {
+    let house = std::sync::Arc::new(House::new().await);
+    let tasks: Vec<_> = (0..200)
+        .map(|n| {
+            let house = house.clone();
+            tokio::spawn(async move {
+                let body = house.payment(&format!("acct-{n}"), "10.00");
+                house.said(&format!("k{n}"), &body).await.kind().to_owned()
+            })
+        })
+        .collect();
+    let mut executed = 0;
+    for task in tasks {
+        executed += usize::from(task.await.unwrap() == "executed");
+    }
+    assert_eq!(executed, 50);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_clients_with_one_key_see_one_action() {
+    let house = std::sync::Arc::new(House::new().await);
+    let tasks: Vec<_> = (0..50)
+        .map(|_| {
+            let house = house.clone();
+            tokio::spawn(async move {
+                let body = house.payment("acct-1", "10.00");
+                loop {
+                    match house.send("one", &body).await {
+                        Ok(said) => return said.bytes,
+                        Err(error) if error.code == Code::IdempotencyInFlight => tokio::task::yield_now().await,
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            })
+        })
+        .collect();
+    let mut bodies = std::collections::BTreeSet::new();
+    for task in tasks {
+        bodies.insert(task.await.unwrap());
+    }
+    assert_eq!(bodies.len(), 1);
+}
+
+#[tokio::test]
+async fn a_decision_replays_to_the_same_verdict() {
+    let house = House::new().await;
+    let said = house.said("k1", &house.payment("acct-1", "25.00")).await;
+    let replay = house.gateway().replay(&house.operator, said.id()).await.unwrap();
+    assert_eq!((replay.result.as_str(), replay.recorded.as_str()), ("same", "pass"), "{:?}", replay.differences);
+}
+
+#[tokio::test]
+async fn what_belongs_to_others_is_not_found() {
+    let house = House::new().await;
+    let said = house.said("k1", &house.payment("acct-1", "25.00")).await;
+    let mut other = house.agent.clone();
+    other.subject = action::Subject::parse("agent-8").unwrap();
+    assert_eq!(house.gateway().action(&other, said.id()).await.unwrap_err().code, Code::NotFound);
+    let mut stranger = house.operator.clone();
+    stranger.tenant = action::Tenant::parse("elsewhere").unwrap();
+    assert_eq!(house.gateway().action(&stranger, said.id()).await.unwrap_err().code, Code::NotFound);
+}

@@ -1,0 +1,260 @@
+//! The one place where claims and debits that must not race are decided: a pure function over rows.
+//!
+//! ```text
+//!   waiting items ─┬─▶ read every row they need ─▶ admit(rows, items) ─▶ write the changed rows, commit
+//!                  └────────────────────────────────────┴─▶ one result per item
+//! ```
+//!
+//! Items are taken in order and each sees what those before it changed. A refusal is a value and changes nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use action::ActionId;
+use boundary::Series;
+use mandate::{Account, Refusal as Limit};
+
+use crate::identity::{self, Claim};
+use crate::intake::Digests;
+use crate::{
+    Admission, Admitted, Earlier, Effect, Existing, Freeze, Intent, Obstacle, Outcome, Refusal, State,
+};
+
+/// What is to be decided: an admission, or the claim of an action that is refused already.
+#[derive(Clone, Debug)]
+pub struct Item {
+    pub(crate) intent: Intent,
+    pub(crate) gate: Gate,
+    pub(crate) claim: Option<Claim>,
+    /// Keys of the accounts it debits, in the order of its debits.
+    pub(crate) accounts: Vec<i64>,
+    pub(crate) series: i64,
+    pub(crate) seen: Option<i64>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Gate {
+    Admit { hold_until_ms: Option<i64>, debits: Vec<crate::Debit>, effect: Option<Effect> },
+    Refuse { code: &'static str, outcome: Outcome, digests: Digests },
+}
+
+impl From<Admission> for Item {
+    fn from(admission: Admission) -> Item {
+        let Admission { intent, hold_until_ms, debits, effect, destination } = admission;
+        let Intent { tenant, principal, archetype, amount, .. } = &intent;
+        let currency = amount.map(|amount| amount.currency());
+        let currency = currency.as_ref().map_or("", |currency| currency.code());
+        Item {
+            claim: Claim::of(&intent),
+            accounts: debits.iter().map(|debit| identity::account(tenant, &debit.jti)).collect(),
+            series: identity::series(tenant, principal, archetype, currency),
+            seen: destination.map(|to| identity::seen(tenant, principal, archetype, &to)),
+            gate: Gate::Admit { hold_until_ms, debits, effect },
+            intent,
+        }
+    }
+}
+
+impl From<Refusal> for Item {
+    fn from(refusal: Refusal) -> Item {
+        let Refusal { intent, code, outcome } = refusal;
+        let digests = outcome.digests();
+        Item {
+            claim: Claim::of(&intent),
+            accounts: Vec::new(),
+            series: 0,
+            seen: None,
+            gate: Gate::Refuse { code, outcome, digests },
+            intent,
+        }
+    }
+}
+
+impl Item {
+    /// The state its row begins in.
+    pub(crate) fn state(&self) -> State {
+        match &self.gate {
+            Gate::Admit { hold_until_ms: Some(_), .. } => State::Held,
+            Gate::Admit { .. } => State::Sent,
+            Gate::Refuse { outcome, .. } => outcome.state,
+        }
+    }
+
+    /// Does it debit, count and become part of the history?
+    pub(crate) fn sends(&self) -> bool {
+        matches!(self.gate, Gate::Admit { hold_until_ms: None, .. })
+    }
+
+    pub(crate) fn effect(&self) -> Option<&Effect> {
+        match &self.gate {
+            Gate::Admit { effect, .. } => effect.as_ref(),
+            Gate::Refuse { .. } => None,
+        }
+    }
+
+    pub(crate) fn debits(&self) -> &[crate::Debit] {
+        match &self.gate {
+            Gate::Admit { debits, .. } => debits,
+            Gate::Refuse { .. } => &[],
+        }
+    }
+}
+
+/// A row's value and whether it must be written back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cell<T> {
+    /// The value.
+    pub value: T,
+    /// Does it differ from what is stored?
+    pub changed: bool,
+}
+
+impl<T> Cell<T> {
+    /// A value as it is stored.
+    pub fn stored(value: T) -> Cell<T> {
+        Cell { value, changed: false }
+    }
+
+    /// Replaces the value.
+    pub fn set(&mut self, value: T) {
+        *self = Cell { value, changed: true };
+    }
+}
+
+/// The rows that a batch of items needs. What is not in here does not exist in the store.
+#[derive(Clone, Debug, Default)]
+pub struct Rows {
+    /// Claimed keys.
+    pub claims: HashMap<Claim, Claimed>,
+    /// Accounts of mandates by key; one that is missing was never used.
+    pub accounts: HashMap<i64, Cell<Account>>,
+    /// Every freeze.
+    pub freezes: Arc<Vec<Freeze>>,
+    /// The newest action that stands in the way of each effect.
+    pub effects: HashMap<[u8; 32], Earlier>,
+    /// Anomaly histories.
+    pub series: HashMap<i64, Cell<Arc<Series>>>,
+    /// Destinations had before; `changed` for those of this batch.
+    pub seen: HashMap<i64, Cell<()>>,
+}
+
+/// Who claimed a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// Which action.
+    pub id: ActionId,
+    /// Of which request.
+    pub request_hash: [u8; 32],
+    /// Where it stands.
+    pub state: State,
+    /// When it came in, milliseconds since 1970, UTC.
+    pub at_ms: i64,
+}
+
+/// Decides the items in order. Replies of existing actions and numbers of new entries are filled in by the store.
+pub fn admit(rows: &mut Rows, items: &[Item]) -> Vec<Admitted> {
+    items.iter().map(|item| one(rows, item)).collect()
+}
+
+fn one(rows: &mut Rows, item: &Item) -> Admitted {
+    if let Some(claimed) = item.claim.and_then(|claim| rows.claims.get(&claim)) {
+        return Admitted::Existing(claimed.seen_by(&item.intent));
+    }
+    if matches!(item.gate, Gate::Admit { .. }) {
+        match check(rows, item) {
+            Ok(debited) => {
+                for (key, account) in item.accounts.iter().zip(debited) {
+                    rows.accounts.insert(*key, Cell { value: account, changed: true });
+                }
+            }
+            Err(obstacle) => return Admitted::Refused(obstacle),
+        }
+    }
+    remember(rows, item);
+    Admitted::New { entry: 0 }
+}
+
+/// Every obstacle, in the order of [`Obstacle`]; else the accounts as they will be, which are none for a hold.
+fn check(rows: &mut Rows, item: &Item) -> Result<Vec<Account>, Obstacle> {
+    let Intent { tenant, subject, archetype, provider, amount, at_ms, .. } = &item.intent;
+    let covers = |freeze: &&Freeze| freeze.scope.covers(tenant, subject, archetype, provider.as_deref());
+    if let Some(freeze) = rows.freezes.iter().find(covers) {
+        return Err(Obstacle::Frozen(freeze.scope.clone()));
+    }
+    for (key, debit) in item.accounts.iter().zip(item.debits()) {
+        let (jti, account) = (debit.jti.clone(), &rows.account(*key, &debit.jti).value);
+        if let Some(at_ms) = account.revoked_at {
+            return Err(Obstacle::Revoked { jti, at_ms });
+        }
+        if account.epoch != debit.epoch || account.frozen {
+            return Err(Obstacle::MandateChanged { jti });
+        }
+    }
+    let mut debited = Vec::new();
+    for (key, debit) in item.accounts.iter().zip(item.debits()).filter(|_| item.sends()) {
+        let account = &rows.account(*key, &debit.jti).value;
+        debited.push(account.debit(&debit.limits, *amount).map_err(|limit| obstacle(&debit.jti, limit))?);
+    }
+    let earlier = item.effect().and_then(|effect| {
+        let earlier = rows.effects.get(&effect.hash)?;
+        (!effect.tolerate && earlier.at_ms > at_ms - effect.window_ms).then_some(*earlier)
+    });
+    earlier.map_or(Ok(debited), |earlier| Err(Obstacle::Duplicate(earlier)))
+}
+
+fn obstacle(jti: &Arc<str>, limit: Limit) -> Obstacle {
+    let jti = jti.clone();
+    match limit {
+        Limit::ActionsUsedUp { .. } => Obstacle::ActionsUsedUp { jti },
+        Limit::CapExceeded { left, .. } => Obstacle::CapExceeded { jti, left },
+        Limit::CurrencyMismatch { .. } => Obstacle::CurrencyMismatch { jti },
+        _ => Obstacle::MandateChanged { jti },
+    }
+}
+
+/// What the items after this one see.
+fn remember(rows: &mut Rows, item: &Item) {
+    let Intent { id, request_hash, at_ms, amount, .. } = item.intent;
+    if let Some(claim) = item.claim {
+        rows.claims.insert(claim, Claimed { id, request_hash, state: item.state(), at_ms });
+    }
+    if let Some(effect) = item.effect() {
+        rows.effects.insert(effect.hash, Earlier { id, at_ms });
+    }
+    if item.sends() {
+        let series = rows.series.entry(item.series).or_insert_with(|| Cell::stored(Arc::default()));
+        Arc::make_mut(&mut series.value).push(at_ms, amount.map_or(0, |amount| amount.minor()));
+        series.changed = true;
+        if let Some(mark) = item.seen {
+            rows.seen.entry(mark).or_insert(Cell { value: (), changed: true });
+        }
+    }
+}
+
+/// The account after what was really spent is known.
+pub(crate) fn corrected(account: &Account, difference: i64, freeze: bool) -> Account {
+    match difference {
+        ..0 => account.credit(difference.saturating_neg()),
+        _ if freeze => account.overrun(difference),
+        _ => Account { spent_minor: account.spent_minor.saturating_add(difference), ..account.clone() },
+    }
+}
+
+impl Rows {
+    /// The account of a mandate; zeros if it was never used.
+    pub(crate) fn account(&mut self, key: i64, jti: &str) -> &mut Cell<Account> {
+        self.accounts.entry(key).or_insert_with(|| Cell::stored(Account::new(jti)))
+    }
+}
+
+impl Claimed {
+    fn seen_by(&self, intent: &Intent) -> Existing {
+        Existing {
+            id: self.id,
+            same_request: self.request_hash == intent.request_hash,
+            state: self.state,
+            at_ms: self.at_ms,
+            reply: None,
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! The chain: one entry per thing that happened, each holding the hash of the one before.
+//!
+//! ```text
+//!   chain A: opened ─ e1 ─ e2 ─ … ─ head        (a process ends)
+//!                                     └── chain B: opened ─ e1 ─ …
+//! ```
+//!
+//! A process start opens a chain, and the opening entry names the head of the chain before it. `hash` is
+//! SHA-256(JCS(entry without `hash`)); members are declared in JCS order, so plain serialisation is JCS.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use action::ActionId;
+use receipt::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// The part of an entry that is known before its place in the chain is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draft {
+    /// How the chain names the tenant, without telling strangers who it is.
+    pub tenant_ref: Option<Arc<str>>,
+    /// Which attempt of the action, counted from 1.
+    pub attempt: Option<u32>,
+    /// What happened: `admitted`, `settled`, `refused`, …
+    pub event: &'static str,
+    /// The action's state by the words of the outside.
+    pub state: Option<&'static str>,
+    /// SHA-256 of the canonical action record with its values committed, or of another event's record.
+    pub action_hash: Option<[u8; 32]>,
+    /// The governed session it belongs to.
+    pub session: Option<Session>,
+    /// ES256 over the entry without `previousHash`, `hash` and itself; session entries only.
+    pub kernel_signature: Option<Box<str>>,
+}
+
+/// Where in a governed session an entry stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Session {
+    /// The record that caused this one.
+    pub causal_parent: Option<String>,
+    /// The session.
+    pub id: String,
+    /// The declared intent.
+    pub intent_id: Option<String>,
+    /// Gap-free within the session.
+    pub seq: u64,
+}
+
+/// Something that happened and is no action: a freeze, a mandate, a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Milliseconds since 1970, UTC.
+    pub at_ms: i64,
+    /// How the chain names the tenant.
+    pub tenant_ref: Option<Arc<str>>,
+    /// What happened: `mandate_revoked`, `frozen`, `key_rotated`, …
+    pub event: &'static str,
+    /// Canonical JSON of what happened; its hash stands in the entry as `actionHash`.
+    pub record: Vec<u8>,
+}
+
+/// The growing end of a chain.
+#[derive(Clone, Debug)]
+pub(crate) struct Chain {
+    id: Box<str>,
+    seq: u64,
+    head: Option<[u8; 32]>,
+    at_ms: i64,
+}
+
+impl Chain {
+    /// A chain that follows on `head`, the hash of the last entry of the chain before, if there was one.
+    pub(crate) fn new(id: &str, head: Option<[u8; 32]>) -> Chain {
+        Chain { id: id.into(), seq: 0, head, at_ms: 0 }
+    }
+
+    /// Appends an entry and returns its canonical bytes. Time in a chain never runs back: what comes in with an
+    /// earlier time than the entry before gets that entry's.
+    pub(crate) fn append(
+        &mut self,
+        at_ms: i64,
+        action: Option<ActionId>,
+        draft: &Draft,
+        receipt_hash: Option<[u8; 32]>,
+    ) -> Result<Vec<u8>, serde_json::Error> {
+        self.at_ms = self.at_ms.max(at_ms);
+        let at = Timestamp::from_unix_millis(u64::try_from(self.at_ms).unwrap_or(0));
+        let (action_hash, receipt_hash, previous) =
+            (draft.action_hash.map(Hex::of), receipt_hash.map(Hex::of), self.head.map(Hex::of));
+        let action = action.map(|id| id.to_string());
+        let entry = Entry {
+            action_hash: action_hash.as_ref().map(Hex::as_str),
+            action_id: action.as_deref(),
+            at: at.as_str(),
+            attempt: draft.attempt,
+            chain_id: &self.id,
+            event: draft.event,
+            hash: None,
+            kernel_signature: draft.kernel_signature.as_deref(),
+            previous_hash: previous.as_ref().map(Hex::as_str),
+            receipt_hash: receipt_hash.as_ref().map(Hex::as_str),
+            seq: self.seq,
+            session: draft.session.as_ref().map(Cow::Borrowed),
+            state: draft.state,
+            tenant_ref: draft.tenant_ref.as_deref(),
+            v: VERSION,
+        };
+        let mut bytes = Vec::with_capacity(720);
+        serde_json::to_writer(&mut bytes, &entry)?;
+        let hash: [u8; 32] = Sha256::digest(&bytes).into();
+        insert_hash(&mut bytes, &Hex::of(hash));
+        (self.head, self.seq) = (Some(hash), self.seq + 1);
+        Ok(bytes)
+    }
+}
+
+/// Puts `hash` where it belongs: before the first member whose name begins with `k`. Inside a string a quote is
+/// escaped and a value follows a colon, so the three bytes stand nowhere else.
+fn insert_hash(bytes: &mut Vec<u8>, hash: &Hex) {
+    let place = bytes.windows(3).position(|window| window == b",\"k").unwrap_or(bytes.len());
+    let member = [b",\"hash\":\"", hash.0.as_slice(), b"\""].concat();
+    bytes.splice(place..place, member);
+}
+
+/// The entry that opens a chain.
+pub(crate) fn opening() -> Draft {
+    Draft {
+        tenant_ref: None,
+        attempt: None,
+        event: OPENED,
+        state: None,
+        action_hash: None,
+        session: None,
+        kernel_signature: None,
+    }
+}
+
+impl Event {
+    pub(crate) fn draft(&self) -> Draft {
+        Draft {
+            tenant_ref: self.tenant_ref.clone(),
+            event: self.event,
+            action_hash: Some(Sha256::digest(&self.record).into()),
+            ..opening()
+        }
+    }
+}
+
+/// How an entry fails to follow the one before it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Broken {
+    /// Not an entry in its one spelling.
+    #[error("it is not a canonical entry")]
+    Form,
+    /// The hash is not that of its content.
+    #[error("its hash is not that of its content")]
+    Hash,
+    /// It does not name the entry before it.
+    #[error("it does not follow the entry before it")]
+    Previous,
+    /// Its number is not the next one.
+    #[error("its number is not the next in its chain")]
+    Sequence,
+    /// It is earlier than the entry before it.
+    #[error("it is earlier than the entry before it")]
+    Time,
+    /// The receipt that is stored is not the one it names.
+    #[error("the stored receipt is not the one it names")]
+    Receipt,
+    /// The record that is stored is not the one it names.
+    #[error("the stored record is not the one it names")]
+    Record,
+    /// A row is gone.
+    #[error("an entry before it is missing")]
+    Missing,
+}
+
+/// Walks a chain, or chain after chain, from its beginning.
+#[derive(Clone, Debug, Default)]
+pub struct Walk {
+    chain: Option<Box<str>>,
+    seq: u64,
+    head: Option<[u8; 32]>,
+    at: Box<str>,
+    entries: u64,
+}
+
+/// What an entry says of itself that others can be compared with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// SHA-256 of the action record or event record.
+    pub action_hash: Option<[u8; 32]>,
+    /// SHA-256 of the receipt document.
+    pub receipt_hash: Option<[u8; 32]>,
+}
+
+impl Walk {
+    /// Takes the next entry.
+    ///
+    /// # Errors
+    /// How it fails to follow.
+    pub fn step(&mut self, bytes: &[u8]) -> Result<Said, Broken> {
+        let entry: Entry<'_> = serde_json::from_slice(bytes).map_err(|_| Broken::Form)?;
+        if serde_json::to_vec(&entry).ok().as_deref() != Some(bytes) || entry.v != VERSION {
+            return Err(Broken::Form);
+        }
+        let unhashed =
+            serde_json::to_vec(&Entry { hash: None, ..entry.clone() }).map_err(|_| Broken::Form)?;
+        let hash: [u8; 32] = Sha256::digest(unhashed).into();
+        if entry.hash != Some(Hex::of(hash).as_str()) {
+            return Err(Broken::Hash);
+        }
+        if entry.previous_hash != self.head.map(Hex::of).as_ref().map(Hex::as_str) {
+            return Err(Broken::Previous);
+        }
+        let opens = entry.event == OPENED && entry.seq == 0;
+        if opens {
+            self.at = "".into();
+        } else if self.chain.as_deref() != Some(entry.chain_id) || entry.seq != self.seq + 1 {
+            return Err(Broken::Sequence);
+        }
+        if *entry.at < *self.at {
+            return Err(Broken::Time);
+        }
+        let said = Said { action_hash: read(entry.action_hash)?, receipt_hash: read(entry.receipt_hash)? };
+        *self = Walk {
+            chain: Some(entry.chain_id.into()),
+            seq: entry.seq,
+            head: Some(hash),
+            at: entry.at.into(),
+            entries: self.entries + 1,
+        };
+        Ok(said)
+    }
+
+    /// How many entries were walked.
+    #[must_use]
+    pub fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    /// The hash of the last entry.
+    #[must_use]
+    pub fn head(&self) -> Option<[u8; 32]> {
+        self.head
+    }
+}
+
+/// The hash an entry carries, without checking it.
+pub(crate) fn hash_of(bytes: &[u8]) -> Option<[u8; 32]> {
+    read(serde_json::from_slice::<Entry<'_>>(bytes).ok()?.hash).ok()?
+}
+
+fn read(text: Option<&str>) -> Result<Option<[u8; 32]>, Broken> {
+    text.map(|text| {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(text, &mut bytes).map_err(|_| Broken::Form)?;
+        Ok(bytes)
+    })
+    .transpose()
+}
+
+/// Members in JCS order; every text in it is plain ASCII or escaped as JCS does.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Entry<'a> {
+    action_hash: Option<&'a str>,
+    action_id: Option<&'a str>,
+    at: &'a str,
+    attempt: Option<u32>,
+    chain_id: &'a str,
+    event: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hash: Option<&'a str>,
+    kernel_signature: Option<&'a str>,
+    previous_hash: Option<&'a str>,
+    receipt_hash: Option<&'a str>,
+    seq: u64,
+    session: Option<Cow<'a, Session>>,
+    state: Option<&'a str>,
+    tenant_ref: Option<&'a str>,
+    v: u32,
+}
+
+/// A hash as lower-case hex, without allocating.
+struct Hex([u8; 64]);
+
+impl Hex {
+    fn of(hash: [u8; 32]) -> Hex {
+        let mut text = [0; 64];
+        for (pair, byte) in text.chunks_exact_mut(2).zip(hash) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
+        }
+        Hex(text)
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+const OPENED: &str = "chain_opened";
+const VERSION: u32 = 1;

@@ -1,0 +1,58 @@
+//! When the ledger cannot answer. What it refuses is no error: see [`Obstacle`](crate::Obstacle).
+
+use std::sync::Arc;
+
+use action::ActionId;
+
+use crate::{Broken, State};
+
+/// Why there is no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// As many writes wait as are allowed to; try again in a moment.
+    #[error("too many writes are waiting")]
+    Busy,
+    /// A write failed and nothing more is written until the store is opened again: after a failed sync nobody
+    /// knows what is on disk. Whether the write that met the failure survived shows after a restart.
+    #[error("the ledger is not writable: {0}")]
+    Unavailable(Arc<str>),
+    /// There is no such action.
+    #[error("no action `{0}` is stored")]
+    NoSuchAction(ActionId),
+    /// The action is not in a state from which this may follow.
+    #[error("action `{id}` is {from} and cannot become {to}")]
+    Illegal {
+        /// Which action.
+        id: ActionId,
+        /// Where it stands.
+        from: State,
+        /// Where it was to go.
+        to: State,
+    },
+    /// Something of this name is there already.
+    #[error("`{0}` exists already")]
+    Exists(Box<str>),
+    /// There is nothing of this name.
+    #[error("`{0}` does not exist")]
+    Absent(Box<str>),
+    /// Another process holds the data directory.
+    #[error("the data directory is in use by another process")]
+    Locked,
+    /// The store was made by a newer version, or is none.
+    #[error("the store cannot be opened: {0}")]
+    Open(Arc<str>),
+    /// This one write was not accepted by the store.
+    #[error("the store refused the write: {0}")]
+    Rejected(Arc<str>),
+    /// A stored row cannot be read back.
+    #[error("a stored row cannot be read: {0}")]
+    Corrupt(Arc<str>),
+    /// The chain of entries does not hold.
+    #[error("ledger entry {row} is wrong: {broken}")]
+    Chain {
+        /// Row number of the first entry that fails.
+        row: i64,
+        /// How.
+        broken: Broken,
+    },
+}

@@ -1,0 +1,16 @@
+//! Where tests may make a write fail, wait or die.
+
+use std::fmt::Debug;
+use std::io;
+
+/// Called at each step of a commit. An error is treated as if the disk had answered it.
+///
+/// The steps, in order: `begin` (nothing written), `write` (rows written, not committed), `commit` (about to commit),
+/// `committed` (durable, nobody told), `told` (everybody told).
+pub trait FailPoints: Send + Sync + Debug {
+    /// The writer stands at `step`.
+    ///
+    /// # Errors
+    /// Whatever the disk is to have answered.
+    fn at(&self, step: &'static str) -> io::Result<()>;
+}

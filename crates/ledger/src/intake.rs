@@ -1,0 +1,161 @@
+//! What is handed in to be remembered.
+
+use std::sync::Arc;
+
+use action::{ActionId, Environment, Money, Subject, Tenant};
+use mandate::Limits;
+use sha2::{Digest, Sha256};
+
+use crate::{Draft, State, identity};
+
+/// What every action's row says, whatever becomes of it.
+#[derive(Clone, Debug)]
+pub struct Intent {
+    /// Ours; sorts by time.
+    pub id: ActionId,
+    /// Whose row it is.
+    pub tenant: Tenant,
+    /// Real or pretended.
+    pub environment: Environment,
+    /// Who asks.
+    pub subject: Subject,
+    /// The client's key, claimed within (tenant, environment, subject).
+    pub key: Option<Box<str>>,
+    /// HMAC over the request; a repeated key with another hash is another request.
+    pub request_hash: [u8; 32],
+    /// What kind of action.
+    pub archetype: Arc<str>,
+    /// The provider it goes to; a freeze may name it.
+    pub provider: Option<Arc<str>>,
+    /// Root of the mandate's chain, or the subject where there is no mandate.
+    pub principal: Arc<str>,
+    /// Milliseconds since 1970, UTC.
+    pub at_ms: i64,
+    /// What is at stake and is debited from each mandate; `None` where there is no money.
+    pub amount: Option<Money>,
+    /// Whatever is needed to resume, show or replay the action. Erasable.
+    pub payload: Vec<u8>,
+    /// The ledger entry that goes with this row.
+    pub entry: Draft,
+}
+
+/// Commit 1: may this action be sent, and if so it is written down as sent.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    /// The row.
+    pub intent: Intent,
+    /// `Some` when the action waits for a person until then (milliseconds since 1970): nothing is debited and no
+    /// cap is checked, because all is judged again when it resumes.
+    pub hold_until_ms: Option<i64>,
+    /// The mandate and every ancestor, leaf first. All are debited or none.
+    pub debits: Vec<Debit>,
+    /// What must not happen twice by accident.
+    pub effect: Option<Effect>,
+    /// Remembered, so that the next action to it is not the first.
+    pub destination: Option<Box<str>>,
+}
+
+/// One mandate that an admission draws on, as the judge saw it.
+#[derive(Clone, Debug)]
+pub struct Debit {
+    /// Which mandate.
+    pub jti: Arc<str>,
+    /// The account's epoch when the action was judged; another one now means that it must be judged anew.
+    pub epoch: u64,
+    /// What its account is measured against.
+    pub limits: Limits,
+}
+
+/// A claim on an effect.
+#[derive(Clone, Copy, Debug)]
+pub struct Effect {
+    /// HMAC over what identifies the effect.
+    pub hash: [u8; 32],
+    /// How far back an equal effect counts, in milliseconds.
+    pub window_ms: i64,
+    /// An equal effect is known and accepted (`repeat_of`, a person's word, an archetype that allows it): claim
+    /// it all the same.
+    pub tolerate: bool,
+}
+
+/// The single commit of an action that was refused.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// The row. Its `entry` is not written; the outcome's is.
+    pub intent: Intent,
+    /// Equal refusals of the last minute are found by this code and the request hash.
+    pub code: &'static str,
+    /// The final word; its state is [`State::Refused`] or [`State::Failed`].
+    pub outcome: Outcome,
+}
+
+/// Commit 2: what became of an action.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    /// Which action.
+    pub action: ActionId,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// What was really spent, in minor units: every mandate of the chain is corrected by the difference. `None`
+    /// keeps what was debited, as doubt does; zero releases it.
+    pub charged: Option<i64>,
+    /// More was charged than reserved: freeze every mandate of the chain.
+    pub freeze_mandates: bool,
+}
+
+/// A state reached, and what is shown for it.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Milliseconds since 1970, UTC.
+    pub at_ms: i64,
+    /// The state reached.
+    pub state: State,
+    /// What the caller is answered from now on; `None` leaves the earlier answer standing.
+    pub reply: Option<Reply>,
+    /// The receipt, if this outcome has one.
+    pub receipt: Option<Receipt>,
+    /// Answer of the provider, salts and the like. Erasable.
+    pub payload: Vec<u8>,
+    /// The ledger entry; the receipt's hash is added to it here.
+    pub entry: Draft,
+}
+
+/// An answer, byte for byte.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// HTTP status.
+    pub status: u16,
+    /// Body as sent.
+    pub body: Vec<u8>,
+}
+
+/// A signed receipt and the ways to find it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// `receiptId`.
+    pub id: Box<str>,
+    /// First 12 characters of base64url(SHA-256(signed bytes)).
+    pub short: Box<str>,
+    /// `signature.value`.
+    pub signature: Box<str>,
+    /// The document as handed out.
+    pub document: Vec<u8>,
+}
+
+/// What is computed from an outcome before it comes to the one writer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Digests {
+    /// SHA-256 of the receipt document, as the ledger entry names it.
+    pub(crate) receipt: Option<[u8; 32]>,
+    /// Index numbers of the receipt's addresses.
+    pub(crate) addresses: [i64; 2],
+}
+
+impl Outcome {
+    pub(crate) fn digests(&self) -> Digests {
+        self.receipt.as_ref().map_or_else(Digests::default, |receipt| Digests {
+            receipt: Some(Sha256::digest(&receipt.document).into()),
+            addresses: [&receipt.short, &receipt.signature].map(|text| identity::address(text)),
+        })
+    }
+}

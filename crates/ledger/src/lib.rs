@@ -1,0 +1,199 @@
+//! Remember: admission, group commit and the chain of what happened.
+//!
+//! The ledger is where an action becomes a fact. Two commits, no more:
+//!
+//! ```text
+//!   facts ─▶ (decide) ─▶ admit ─▶ (act) ─▶ settle ─▶ reply
+//!                          │                 │
+//!                  intent, marked sent    outcome, receipt, reply bytes
+//!                  key, effect claimed    spend corrected
+//!                  mandates debited       entry
+//!                  entry
+//! ```
+//!
+//! A refused action is one commit, [`Ledger::refuse`]. Whatever must not race (keys, effects, caps, revocations,
+//! freezes) is decided by one pure function, [`admit`], over rows read for a whole batch; what it refuses is a value,
+//! and unique indexes stand behind it as the last guard. [`Ledger::facts`] tells the judge of the past beforehand and
+//! claims nothing.
+//!
+//! [`Sqlite`] is the store of one machine: one writer thread commits everything that waits in one transaction, with
+//! `synchronous=FULL`, and wakes the waiting only then. [`Memory`] keeps nothing and is for tests. A store that many
+//! gateways share will stand beside them and pass the same conformance suite.
+//!
+//! What the ledger deliberately does not do: it makes no decision about policy, calls nobody, signs nothing, and
+//! knows neither wire nor receipt format: receipts, replies and payloads are bytes to it. It reads no clock; every
+//! write brings its time. After a failed write it writes nothing more until it is opened again.
+
+mod admit;
+mod authority;
+mod entry;
+mod error;
+mod facts;
+mod fail;
+mod generations;
+mod identity;
+mod intake;
+mod lock;
+mod memory;
+mod sqlite;
+mod state;
+mod stored;
+
+use std::sync::Arc;
+
+use action::{ActionId, Subject, Tenant};
+use futures_util::future::BoxFuture;
+
+pub use admit::{Cell, Claimed, Item, Rows, admit};
+pub use authority::{ApiKey, Freeze, Held, Mandate, Revocation, Scope};
+pub use entry::{Broken, Draft, Event, Said, Session, Walk};
+pub use error::Error;
+pub use facts::{Facts, FactsQuery, Figures, Filter, Repeat, Verified};
+pub use fail::FailPoints;
+pub use identity::Claim;
+pub use intake::{Admission, Debit, Effect, Intent, Outcome, Receipt, Refusal, Reply, Settlement};
+pub use lock::Lock;
+pub use memory::Memory;
+pub use sqlite::{Options, Sqlite};
+pub use state::State;
+pub use stored::{Admitted, Earlier, Existing, Obstacle, Page, Recorded, Settled, Stored};
+
+/// A future answer of the ledger.
+pub type Answer<'a, T> = BoxFuture<'a, Result<T, Error>>;
+
+/// The memory of one gateway, or of several that share it.
+///
+/// Every write is durable when its future resolves with `Ok`, and linearised with every other. A write whose future
+/// is dropped may still happen.
+pub trait Ledger: Send + Sync {
+    /// What the judge is told of the past.
+    fn facts<'a>(&'a self, query: FactsQuery<'a>) -> Answer<'a, Facts>;
+
+    /// Commit 1: claims, checks, debits and writes the action down as sent (or held).
+    fn admit(&self, admission: Admission) -> Answer<'_, Admitted>;
+
+    /// The single commit of a refused action.
+    fn refuse(&self, refusal: Refusal) -> Answer<'_, Recorded>;
+
+    /// Commit 2: what became of an open action; answers with the row number of its entry.
+    ///
+    /// # Errors
+    /// [`Error::Illegal`] if the action is not in a state that may settle so, which also tells the second of two that
+    /// settle at once that it came late.
+    fn settle(&self, settlement: Settlement) -> Answer<'_, i64>;
+
+    /// Adds to what was settled: a late answer, an overage, a rollback.
+    fn amend(&self, settlement: Settlement) -> Answer<'_, i64>;
+
+    /// Was a request refused with this code within the last minute? If so it is counted as repeated.
+    fn repeated<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        subject: &'a Subject,
+        code: &'static str,
+        request_hash: &'a [u8; 32],
+        now_ms: i64,
+    ) -> Answer<'a, Option<Repeat>>;
+
+    /// One action of a tenant.
+    fn action<'a>(&'a self, tenant: &'a Tenant, id: ActionId) -> Answer<'a, Option<Stored>>;
+
+    /// Everything that was settled and amended about an action, oldest first.
+    fn outcomes<'a>(&'a self, tenant: &'a Tenant, id: ActionId) -> Answer<'a, Vec<Settled>>;
+
+    /// The outcome with this receipt id.
+    fn receipt<'a>(&'a self, tenant: &'a Tenant, id: &'a str) -> Answer<'a, Option<Settled>>;
+
+    /// The outcome whose receipt has this short address or signature value. Public: no tenant is asked for.
+    fn address<'a>(&'a self, address: &'a str) -> Answer<'a, Option<Settled>>;
+
+    /// A tenant's actions, newest first; `after` is the row of the last one seen.
+    fn actions<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        filter: Filter,
+        after: Option<i64>,
+        limit: u32,
+    ) -> Answer<'a, Page<Stored>>;
+
+    /// Actions of every tenant that are sent or in doubt, oldest first.
+    fn unsettled(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>>;
+
+    /// Held actions of every tenant that expired by then.
+    fn expired(&self, now_ms: i64, limit: u32) -> Answer<'_, Vec<Stored>>;
+
+    /// Stores a mandate issued here.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if the tenant has one of this id.
+    fn issue(&self, mandate: Mandate, event: Event) -> Answer<'_, i64>;
+
+    /// One mandate issued here and what is left of it.
+    fn mandate<'a>(&'a self, tenant: &'a Tenant, jti: &'a str) -> Answer<'a, Option<Held>>;
+
+    /// A tenant's mandates, newest first.
+    fn mandates<'a>(&'a self, tenant: &'a Tenant, after: Option<i64>, limit: u32) -> Answer<'a, Page<Held>>;
+
+    /// Revokes a mandate, also one that was never seen here: none is admitted under it after the acknowledgement.
+    fn revoke<'a>(&'a self, tenant: &'a Tenant, jti: &'a str, event: Event) -> Answer<'a, Revocation>;
+
+    /// Stops what the scope covers. Freezing again replaces reason and reach.
+    fn freeze(&self, freeze: Freeze, event: Event) -> Answer<'_, i64>;
+
+    /// Ends a freeze of exactly this scope.
+    ///
+    /// # Errors
+    /// [`Error::Absent`] if there is none.
+    fn thaw(&self, scope: Scope, event: Event) -> Answer<'_, i64>;
+
+    /// Every freeze.
+    fn freezes(&self) -> Answer<'_, Arc<Vec<Freeze>>>;
+
+    /// Stores a credential.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if the id or the hash is taken.
+    fn add_key(&self, key: ApiKey, event: Event) -> Answer<'_, i64>;
+
+    /// The credential with this hash, if it is not revoked.
+    fn key<'a>(&'a self, hash: &'a [u8; 32]) -> Answer<'a, Option<Arc<ApiKey>>>;
+
+    /// Every credential of a tenant, oldest first, the revoked ones included.
+    fn keys<'a>(&'a self, tenant: &'a Tenant) -> Answer<'a, Vec<ApiKey>>;
+
+    /// Ends a credential.
+    ///
+    /// # Errors
+    /// [`Error::Absent`] if the tenant has none of this id.
+    fn revoke_key<'a>(&'a self, tenant: &'a Tenant, id: &'a str, event: Event) -> Answer<'a, i64>;
+
+    /// Appends an entry for something that changes no row here, such as the rotation of a signing key.
+    fn record(&self, event: Event) -> Answer<'_, i64>;
+
+    /// The tenant's wrapped HMAC key; the first one offered is kept, and whoever offers gets the one that is kept.
+    fn tenant_key<'a>(&'a self, tenant: &'a Tenant, offered: Option<Vec<u8>>) -> Answer<'a, Option<Vec<u8>>>;
+
+    /// Keeps a text (a policy set, a catalogue) under its digest.
+    fn keep<'a>(&'a self, digest: &'a str, text: Vec<u8>) -> Answer<'a, ()>;
+
+    /// The text kept under a digest.
+    fn kept<'a>(&'a self, digest: &'a str) -> Answer<'a, Option<Vec<u8>>>;
+
+    /// Ledger entries in order, each with its row number.
+    fn entries(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<(i64, Vec<u8>)>>;
+
+    /// Walks all entries and compares receipts and records with them.
+    ///
+    /// # Errors
+    /// [`Error::Chain`] naming the first that is wrong.
+    fn verify(&self) -> Answer<'_, Verified>;
+
+    /// Is it writable?
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] saying why not.
+    fn health(&self) -> Result<(), Error>;
+
+    /// Figures for monitoring.
+    fn figures(&self) -> Figures;
+}

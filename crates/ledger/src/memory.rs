@@ -1,0 +1,534 @@
+//! A ledger that keeps nothing: for tests and simulations. It decides with the same [`admit`] as every other.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use action::{ActionId, Subject, Tenant};
+use mandate::Account;
+use sha2::{Digest, Sha256};
+
+use crate::admit::{Claimed, Gate, Item, Rows, admit, corrected};
+use crate::entry::{self, Chain};
+use crate::identity::{self, Claim};
+use crate::stored::page;
+use crate::{
+    Admission, Admitted, Answer, ApiKey, Draft, Earlier, Error, Event, Existing, Facts, FactsQuery, Figures,
+    Filter, Freeze, Held, Ledger, Mandate, Outcome, Page, Recorded, Refusal, Repeat, Revocation, Scope,
+    Settled, Settlement, State, Stored, Verified, Walk,
+};
+
+/// Everything in memory, behind one lock.
+pub struct Memory {
+    state: Mutex<World>,
+}
+
+struct World {
+    chain: Chain,
+    entries: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    actions: BTreeMap<i64, Row>,
+    ids: HashMap<ActionId, i64>,
+    outcomes: Vec<Settled>,
+    rows: Rows,
+    mandates: Vec<Mandate>,
+    keys: Vec<ApiKey>,
+    tenant_keys: HashMap<Tenant, Vec<u8>>,
+    kept: HashMap<Box<str>, Vec<u8>>,
+    refusals: HashMap<[u8; 32], (Repeat, i64)>,
+    writes: u64,
+}
+
+struct Row {
+    stored: Stored,
+    claim: Option<Claim>,
+    effect: Option<[u8; 32]>,
+    outcomes: Vec<usize>,
+}
+
+impl Memory {
+    /// An empty ledger with a chain of this name.
+    ///
+    /// # Errors
+    /// None in practice: the opening entry is written as in every store.
+    pub fn new(chain_id: &str, now_ms: i64) -> Result<Memory, Error> {
+        let mut world = World {
+            chain: Chain::new(chain_id, None),
+            entries: Vec::new(),
+            actions: BTreeMap::new(),
+            ids: HashMap::new(),
+            outcomes: Vec::new(),
+            rows: Rows::default(),
+            mandates: Vec::new(),
+            keys: Vec::new(),
+            tenant_keys: HashMap::new(),
+            kept: HashMap::new(),
+            refusals: HashMap::new(),
+            writes: 0,
+        };
+        world.append(now_ms, None, &entry::opening(), None, None)?;
+        Ok(Memory { state: Mutex::new(world) })
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now<'a, T: Send + 'a>(
+        &'a self,
+        deed: impl FnOnce(&mut World) -> Result<T, Error> + Send + 'a,
+    ) -> Answer<'a, T> {
+        Box::pin(async move { deed(&mut self.world()) })
+    }
+}
+
+impl World {
+    fn append(
+        &mut self,
+        at_ms: i64,
+        action: Option<ActionId>,
+        draft: &Draft,
+        receipt_hash: Option<[u8; 32]>,
+        record: Option<Vec<u8>>,
+    ) -> Result<i64, Error> {
+        let bytes = self.chain.append(at_ms, action, draft, receipt_hash);
+        self.entries.push((bytes.map_err(|error| Error::Rejected(error.to_string().into()))?, record));
+        self.writes += 1;
+        Ok(self.entries.len() as i64)
+    }
+
+    fn event(&mut self, event: Event) -> Result<i64, Error> {
+        self.append(event.at_ms, None, &event.draft(), None, Some(event.record))
+    }
+
+    fn enter(&mut self, item: &Item) -> Result<Admitted, Error> {
+        self.read_effect(item);
+        let result = admit(&mut self.rows, std::slice::from_ref(item)).remove(0);
+        match result {
+            Admitted::New { .. } => Ok(Admitted::New { entry: self.insert(item)? }),
+            Admitted::Existing(mut existing) => {
+                existing.reply = self.row(existing.id).and_then(|row| row.stored.reply.clone());
+                Ok(Admitted::Existing(existing))
+            }
+            refused => Ok(refused),
+        }
+    }
+
+    /// The newest action that still stands in the way.
+    fn read_effect(&mut self, item: &Item) {
+        if let Some(effect) = item.effect() {
+            self.rows.effects.remove(&effect.hash);
+            let earlier = self.earlier(&effect.hash, item.intent.at_ms - effect.window_ms);
+            self.rows.effects.extend(earlier.map(|earlier| (effect.hash, earlier)));
+        }
+    }
+
+    fn earlier(&self, hash: &[u8; 32], since_ms: i64) -> Option<Earlier> {
+        let stands = |row: &&Row| {
+            row.effect == Some(*hash) && row.stored.state.claims_effect() && row.stored.at_ms > since_ms
+        };
+        let row = self.actions.values().rev().find(stands)?;
+        Some(Earlier { id: row.stored.id, at_ms: row.stored.at_ms })
+    }
+
+    fn insert(&mut self, item: &Item) -> Result<i64, Error> {
+        let intent = &item.intent;
+        let row = self.actions.len() as i64 + 1;
+        let hold_until_ms = match item.gate {
+            Gate::Admit { hold_until_ms, .. } => hold_until_ms,
+            Gate::Refuse { .. } => None,
+        };
+        let debit = intent.amount.filter(|_| item.sends()).map_or(0, |amount| amount.minor());
+        let stored = Stored {
+            row,
+            id: intent.id,
+            tenant: intent.tenant.clone(),
+            environment: intent.environment,
+            subject: intent.subject.clone(),
+            key: intent.key.clone(),
+            request_hash: intent.request_hash,
+            archetype: (&*intent.archetype).into(),
+            principal: (&*intent.principal).into(),
+            mandates: item.debits().iter().map(|debit| (&*debit.jti).into()).collect(),
+            state: item.state(),
+            at_ms: intent.at_ms,
+            expires_ms: hold_until_ms,
+            debit,
+            currency: intent.amount.map(|amount| amount.currency().code().into()),
+            payload: intent.payload.clone(),
+            reply: None,
+        };
+        let effect = item.effect().map(|effect| effect.hash);
+        self.actions.insert(row, Row { stored, claim: item.claim, effect, outcomes: Vec::new() });
+        self.ids.insert(intent.id, row);
+        match &item.gate {
+            Gate::Admit { .. } => self.append(intent.at_ms, Some(intent.id), &intent.entry, None, None),
+            Gate::Refuse { code, outcome, .. } => {
+                let name = identity::refusal(&intent.tenant, &intent.subject, code, &intent.request_hash);
+                let repeat = Repeat { action: intent.id, count: 0 };
+                self.refusals.insert(name, (repeat, intent.at_ms));
+                self.outcome(row, outcome)
+            }
+        }
+    }
+
+    fn close(&mut self, settlement: &Settlement, amends: bool) -> Result<i64, Error> {
+        let Settlement { action: id, outcome, charged, freeze_mandates } = settlement;
+        let to = outcome.state;
+        let stored = &self.row(*id).ok_or(Error::NoSuchAction(*id))?.stored;
+        let (number, from, debit) = (stored.row, stored.state, stored.debit);
+        let (tenant, mandates) = (stored.tenant.clone(), stored.mandates.clone());
+        if !(if amends { from.may_amend(to) } else { from.may_settle(to) }) {
+            return Err(Error::Illegal { id: *id, from, to });
+        }
+        let entry = self.outcome(number, outcome)?;
+        let charged = charged.filter(|_| from != State::Held).unwrap_or(debit);
+        if let Some(row) = self.actions.get_mut(&number) {
+            (row.stored.state, row.stored.debit) = (to, charged);
+            let claimed = row.claim.and_then(|claim| self.rows.claims.get_mut(&claim));
+            if let Some(claimed) = claimed {
+                claimed.state = to;
+            }
+        }
+        if charged != debit || *freeze_mandates {
+            for jti in mandates {
+                let account = self.rows.account(identity::account(&tenant, &jti), &jti);
+                account.set(corrected(&account.value, charged - debit, *freeze_mandates));
+            }
+        }
+        Ok(entry)
+    }
+
+    fn outcome(&mut self, number: i64, outcome: &Outcome) -> Result<i64, Error> {
+        let Some(row) = self.actions.get(&number) else { return Ok(0) };
+        let (id, tenant) = (row.stored.id, row.stored.tenant.clone());
+        let entry = self.append(outcome.at_ms, Some(id), &outcome.entry, outcome.digests().receipt, None)?;
+        self.outcomes.push(Settled {
+            action: id,
+            tenant,
+            state: outcome.state,
+            at_ms: outcome.at_ms,
+            reply: outcome.reply.clone(),
+            receipt: outcome.receipt.clone(),
+            payload: outcome.payload.clone(),
+            entry,
+        });
+        if let Some(row) = self.actions.get_mut(&number) {
+            row.outcomes.push(self.outcomes.len() - 1);
+            row.stored.reply = outcome.reply.clone().or_else(|| row.stored.reply.take());
+        }
+        Ok(entry)
+    }
+
+    fn row(&self, id: ActionId) -> Option<&Row> {
+        self.actions.get(self.ids.get(&id)?)
+    }
+
+    fn of(&self, tenant: &Tenant, id: ActionId) -> Option<&Row> {
+        self.row(id).filter(|row| row.stored.tenant == *tenant)
+    }
+
+    fn account(&self, tenant: &Tenant, jti: &str) -> Account {
+        let account = self.rows.accounts.get(&identity::account(tenant, jti));
+        account.map_or_else(|| Account::new(jti), |cell| cell.value.clone())
+    }
+
+    fn held(&self, mandate: &Mandate) -> Held {
+        Held { mandate: mandate.clone(), account: self.account(&mandate.tenant, &mandate.jti) }
+    }
+
+    fn facts(&self, query: &FactsQuery<'_>) -> Facts {
+        let FactsQuery { tenant, environment, subject, archetype, principal, .. } = *query;
+        let claim = query.key.map(|key| Claim::new(tenant, environment, subject, key));
+        if let Some(Claimed { id, request_hash, state, at_ms }) =
+            claim.and_then(|claim| self.rows.claims.get(&claim)).copied()
+        {
+            let same_request = request_hash == *query.request_hash;
+            let reply = self.row(id).and_then(|row| row.stored.reply.clone());
+            let existing = Some(Existing { id, same_request, state, at_ms, reply });
+            return Facts { existing, ..Facts::default() };
+        }
+        let covers = |freeze: &&Freeze| freeze.scope.covers(tenant, subject, archetype, query.provider);
+        let series = identity::series(tenant, principal, archetype, query.currency.unwrap_or(""));
+        let mark = query.destination.map(|to| identity::seen(tenant, principal, archetype, to));
+        Facts {
+            existing: None,
+            accounts: query.mandates.iter().map(|jti| self.account(tenant, jti)).collect(),
+            frozen: self.rows.freezes.iter().find(covers).cloned(),
+            series: self.rows.series.get(&series).map(|cell| cell.value.clone()).unwrap_or_default(),
+            first_seen: mark.is_some_and(|mark| !self.rows.seen.contains_key(&mark)),
+            earlier: query
+                .effect
+                .and_then(|effect| self.earlier(&effect.hash, query.now_ms - effect.window_ms)),
+        }
+    }
+
+    fn verify(&self) -> Result<Verified, Error> {
+        let mut walk = Walk::default();
+        for (row, (bytes, record)) in (1..).zip(&self.entries) {
+            let said = walk.step(bytes).map_err(|broken| Error::Chain { row, broken })?;
+            let hash = record.as_ref().map(|record| Sha256::digest(record).into());
+            if record.is_some() && said.action_hash != hash {
+                return Err(Error::Chain { row, broken: crate::Broken::Record });
+            }
+        }
+        let receipts = self.outcomes.iter().filter(|outcome| outcome.receipt.is_some()).count() as u64;
+        Ok(Verified { entries: walk.entries(), receipts, head: walk.head() })
+    }
+}
+
+impl Ledger for Memory {
+    fn facts<'a>(&'a self, query: FactsQuery<'a>) -> Answer<'a, Facts> {
+        self.now(move |world| Ok(world.facts(&query)))
+    }
+
+    fn admit(&self, admission: Admission) -> Answer<'_, Admitted> {
+        self.now(move |world| world.enter(&admission.into()))
+    }
+
+    fn refuse(&self, refusal: Refusal) -> Answer<'_, Recorded> {
+        self.now(move |world| match world.enter(&refusal.into())? {
+            Admitted::New { entry } => Ok(Recorded::New { entry }),
+            Admitted::Existing(existing) => Ok(Recorded::Existing(existing)),
+            Admitted::Refused(_) => Err(Error::Rejected("a refusal met an obstacle".into())),
+        })
+    }
+
+    fn settle(&self, settlement: Settlement) -> Answer<'_, i64> {
+        self.now(move |world| world.close(&settlement, false))
+    }
+
+    fn amend(&self, settlement: Settlement) -> Answer<'_, i64> {
+        self.now(move |world| world.close(&settlement, true))
+    }
+
+    fn repeated<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        subject: &'a Subject,
+        code: &'static str,
+        request_hash: &'a [u8; 32],
+        now_ms: i64,
+    ) -> Answer<'a, Option<Repeat>> {
+        let name = identity::refusal(tenant, subject, code, request_hash);
+        self.now(move |world| {
+            let recent = world.refusals.get_mut(&name).filter(|(_, at_ms)| at_ms + 60_000 > now_ms);
+            Ok(recent.map(|(repeat, _)| {
+                repeat.count += 1;
+                *repeat
+            }))
+        })
+    }
+
+    fn action<'a>(&'a self, tenant: &'a Tenant, id: ActionId) -> Answer<'a, Option<Stored>> {
+        self.now(move |world| Ok(world.of(tenant, id).map(|row| row.stored.clone())))
+    }
+
+    fn outcomes<'a>(&'a self, tenant: &'a Tenant, id: ActionId) -> Answer<'a, Vec<Settled>> {
+        self.now(move |world| {
+            let numbers = world.of(tenant, id).map(|row| &*row.outcomes).unwrap_or_default();
+            Ok(numbers.iter().map(|number| world.outcomes[*number].clone()).collect())
+        })
+    }
+
+    fn receipt<'a>(&'a self, tenant: &'a Tenant, id: &'a str) -> Answer<'a, Option<Settled>> {
+        self.now(move |world| {
+            let is = |outcome: &&Settled| {
+                outcome.tenant == *tenant
+                    && outcome.receipt.as_ref().is_some_and(|receipt| *receipt.id == *id)
+            };
+            Ok(world.outcomes.iter().find(is).cloned())
+        })
+    }
+
+    fn address<'a>(&'a self, address: &'a str) -> Answer<'a, Option<Settled>> {
+        self.now(move |world| {
+            let is = |outcome: &&Settled| {
+                let receipt = outcome.receipt.as_ref();
+                receipt.is_some_and(|receipt| *receipt.short == *address || *receipt.signature == *address)
+            };
+            Ok(world.outcomes.iter().find(is).cloned())
+        })
+    }
+
+    fn actions<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        filter: Filter,
+        after: Option<i64>,
+        limit: u32,
+    ) -> Answer<'a, Page<Stored>> {
+        self.now(move |world| {
+            let rows = world.actions.range(..after.unwrap_or(i64::MAX)).rev().map(|(_, row)| &row.stored);
+            let rows = rows.filter(|stored| stored.tenant == *tenant && filter.lets_pass(stored));
+            Ok(page(rows.take(limit as usize).cloned().collect(), limit, |stored| stored.row))
+        })
+    }
+
+    fn unsettled(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>> {
+        self.now(move |world| {
+            let rows = world.actions.range(after.unwrap_or(0) + 1..).map(|(_, row)| &row.stored);
+            let rows = rows.filter(|stored| matches!(stored.state, State::Sent | State::InDoubt));
+            Ok(page(rows.take(limit as usize).cloned().collect(), limit, |stored| stored.row))
+        })
+    }
+
+    fn expired(&self, now_ms: i64, limit: u32) -> Answer<'_, Vec<Stored>> {
+        self.now(move |world| {
+            let over = |stored: &&Stored| {
+                stored.state == State::Held && stored.expires_ms.is_some_and(|expires| expires <= now_ms)
+            };
+            let rows = world.actions.values().map(|row| &row.stored).filter(over);
+            Ok(rows.take(limit as usize).cloned().collect())
+        })
+    }
+
+    fn issue(&self, mandate: Mandate, event: Event) -> Answer<'_, i64> {
+        self.now(move |world| {
+            if world.mandates.iter().any(|known| known.tenant == mandate.tenant && known.jti == mandate.jti) {
+                return Err(Error::Exists(mandate.jti));
+            }
+            world.mandates.push(mandate);
+            world.event(event)
+        })
+    }
+
+    fn mandate<'a>(&'a self, tenant: &'a Tenant, jti: &'a str) -> Answer<'a, Option<Held>> {
+        self.now(move |world| {
+            let found = world.mandates.iter().find(|known| known.tenant == *tenant && *known.jti == *jti);
+            Ok(found.map(|mandate| world.held(mandate)))
+        })
+    }
+
+    fn mandates<'a>(&'a self, tenant: &'a Tenant, after: Option<i64>, limit: u32) -> Answer<'a, Page<Held>> {
+        self.now(move |world| {
+            let numbered: Vec<_> = (1_i64..).zip(&world.mandates).collect();
+            let wanted = |(row, mandate): &&(i64, &Mandate)| {
+                *row < after.unwrap_or(i64::MAX) && mandate.tenant == *tenant
+            };
+            let rows = numbered.iter().rev().filter(wanted).take(limit as usize);
+            let rows: Vec<_> = rows.map(|(row, mandate)| (*row, world.held(mandate))).collect();
+            let Page { rows, next } = page(rows, limit, |(row, _)| *row);
+            Ok(Page { rows: rows.into_iter().map(|(_, held)| held).collect(), next })
+        })
+    }
+
+    fn revoke<'a>(&'a self, tenant: &'a Tenant, jti: &'a str, event: Event) -> Answer<'a, Revocation> {
+        self.now(move |world| {
+            let cell = world.rows.account(identity::account(tenant, jti), jti);
+            let first = cell.value.revoked_at.is_none();
+            let account = cell.value.revoke(event.at_ms);
+            let at_ms = account.revoked_at.unwrap_or(event.at_ms);
+            cell.set(account);
+            if first {
+                world.event(event)?;
+            }
+            let open = |stored: &&Stored| {
+                matches!(stored.state, State::Sent | State::InDoubt)
+                    && stored.tenant == *tenant
+                    && stored.mandates.iter().any(|mandate| **mandate == *jti)
+            };
+            let rows = world.actions.values().map(|row| &row.stored);
+            Ok(Revocation { at_ms, unsettled: rows.filter(open).map(|stored| stored.id).collect() })
+        })
+    }
+
+    fn freeze(&self, freeze: Freeze, event: Event) -> Answer<'_, i64> {
+        self.now(move |world| {
+            let freezes = Arc::make_mut(&mut world.rows.freezes);
+            freezes.retain(|known| known.scope != freeze.scope);
+            freezes.push(freeze);
+            world.event(event)
+        })
+    }
+
+    fn thaw(&self, scope: Scope, event: Event) -> Answer<'_, i64> {
+        self.now(move |world| {
+            let freezes = Arc::make_mut(&mut world.rows.freezes);
+            let before = freezes.len();
+            freezes.retain(|known| known.scope != scope);
+            if freezes.len() == before {
+                return Err(Error::Absent(scope.to_string().into()));
+            }
+            world.event(event)
+        })
+    }
+
+    fn freezes(&self) -> Answer<'_, Arc<Vec<Freeze>>> {
+        self.now(|world| Ok(world.rows.freezes.clone()))
+    }
+
+    fn add_key(&self, key: ApiKey, event: Event) -> Answer<'_, i64> {
+        self.now(move |world| {
+            if world.keys.iter().any(|known| known.id == key.id || known.hash == key.hash) {
+                return Err(Error::Exists(key.id));
+            }
+            world.keys.push(key);
+            world.event(event)
+        })
+    }
+
+    fn key<'a>(&'a self, hash: &'a [u8; 32]) -> Answer<'a, Option<Arc<ApiKey>>> {
+        self.now(move |world| {
+            let valid = |key: &&ApiKey| key.hash == *hash && key.revoked_ms.is_none();
+            Ok(world.keys.iter().find(valid).cloned().map(Arc::new))
+        })
+    }
+
+    fn keys<'a>(&'a self, tenant: &'a Tenant) -> Answer<'a, Vec<ApiKey>> {
+        self.now(move |world| Ok(world.keys.iter().filter(|key| key.tenant == *tenant).cloned().collect()))
+    }
+
+    fn revoke_key<'a>(&'a self, tenant: &'a Tenant, id: &'a str, event: Event) -> Answer<'a, i64> {
+        self.now(move |world| {
+            let valid =
+                |key: &&mut ApiKey| key.tenant == *tenant && *key.id == *id && key.revoked_ms.is_none();
+            let key = world.keys.iter_mut().find(valid).ok_or_else(|| Error::Absent(id.into()))?;
+            key.revoked_ms = Some(event.at_ms);
+            world.event(event)
+        })
+    }
+
+    fn record(&self, event: Event) -> Answer<'_, i64> {
+        self.now(move |world| world.event(event))
+    }
+
+    fn tenant_key<'a>(&'a self, tenant: &'a Tenant, offered: Option<Vec<u8>>) -> Answer<'a, Option<Vec<u8>>> {
+        self.now(move |world| {
+            if let Some(offered) = offered {
+                world.tenant_keys.entry(tenant.clone()).or_insert(offered);
+            }
+            Ok(world.tenant_keys.get(tenant).cloned())
+        })
+    }
+
+    fn keep<'a>(&'a self, digest: &'a str, text: Vec<u8>) -> Answer<'a, ()> {
+        self.now(move |world| {
+            world.kept.entry(digest.into()).or_insert(text);
+            Ok(())
+        })
+    }
+
+    fn kept<'a>(&'a self, digest: &'a str) -> Answer<'a, Option<Vec<u8>>> {
+        self.now(move |world| Ok(world.kept.get(digest).cloned()))
+    }
+
+    fn entries(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<(i64, Vec<u8>)>> {
+        self.now(move |world| {
+            let rows = (1..).zip(&world.entries).filter(|(row, _)| *row > after.unwrap_or(0));
+            let rows = rows.take(limit as usize).map(|(row, (bytes, _))| (row, bytes.clone()));
+            Ok(page(rows.collect(), limit, |(row, _)| *row))
+        })
+    }
+
+    fn verify(&self) -> Answer<'_, Verified> {
+        self.now(|world| world.verify())
+    }
+
+    fn health(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn figures(&self) -> Figures {
+        let writes = self.world().writes;
+        Figures { commits: writes, writes, ..Figures::default() }
+    }
+}

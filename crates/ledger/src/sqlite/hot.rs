@@ -1,0 +1,82 @@
+//! What is asked for with every action, kept in memory as of the last commit.
+//!
+//! Only the writer puts anything in, after the commit that made it true: a reader that missed and looked into the
+//! store may hold an older row by the time it has it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use action::ActionId;
+use boundary::Series;
+use mandate::Account;
+
+use crate::generations::Generations;
+use crate::{ApiKey, Freeze, Repeat};
+
+#[derive(Debug)]
+pub(crate) struct Hot {
+    pub(crate) accounts: Generations<i64, Account>,
+    pub(crate) series: Generations<i64, Arc<Series>>,
+    /// Histories that are newer than their rows. They are written now and then, and made good from the actions after
+    /// a crash.
+    pub(crate) unsaved: HashMap<i64, Arc<Series>>,
+    pub(crate) seen: Generations<i64, ()>,
+    pub(crate) freezes: Arc<Vec<Freeze>>,
+    pub(crate) keys: HashMap<[u8; 32], Arc<ApiKey>>,
+    pub(crate) refusals: Refusals,
+}
+
+impl Hot {
+    pub(crate) fn new() -> Hot {
+        Hot {
+            accounts: Generations::new(16 * 1024),
+            series: Generations::new(2 * 1024),
+            unsaved: HashMap::new(),
+            seen: Generations::new(32 * 1024),
+            freezes: Arc::default(),
+            keys: HashMap::new(),
+            refusals: Refusals::default(),
+        }
+    }
+
+    pub(crate) fn series(&mut self, key: i64) -> Option<Arc<Series>> {
+        self.unsaved.get(&key).cloned().or_else(|| self.series.get(&key))
+    }
+}
+
+/// The refusals of the last minute, by a hash of who was refused what and why.
+#[derive(Debug)]
+pub(crate) struct Refusals {
+    recent: Generations<[u8; 32], Recent>,
+    /// Counts that are newer than their rows.
+    pub(crate) uncounted: HashMap<ActionId, u64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Recent {
+    repeat: Repeat,
+    at_ms: i64,
+}
+
+/// How long a refusal answers for its repetitions, in milliseconds.
+const REPEAT_MS: i64 = 60_000;
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Refusals { recent: Generations::new(16 * 1024), uncounted: HashMap::new() }
+    }
+}
+
+impl Refusals {
+    pub(crate) fn note(&mut self, name: [u8; 32], action: ActionId, at_ms: i64) {
+        self.recent.insert(name, Recent { repeat: Repeat { action, count: 0 }, at_ms });
+    }
+
+    pub(crate) fn repeated(&mut self, name: &[u8; 32], now_ms: i64) -> Option<Repeat> {
+        let recent = self.recent.get(name).filter(|recent| recent.at_ms + REPEAT_MS > now_ms)?;
+        let repeat = Repeat { count: recent.repeat.count + 1, ..recent.repeat };
+        self.recent.insert(*name, Recent { repeat, ..recent });
+        self.uncounted.insert(repeat.action, repeat.count);
+        Some(repeat)
+    }
+}

@@ -1,0 +1,102 @@
+//! Opening a store: shape, ends of the tables, what is kept in memory.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rusqlite::Connection;
+use rusqlite::hooks::Wal;
+
+use super::batch::{Tail, stored_series};
+use super::hot::Hot;
+use super::read::{self, Sql};
+use super::writer::LOG_PAGES;
+use super::{Options, PAGE_BYTES};
+use crate::Error;
+use crate::entry::{self, Chain};
+
+mod migrations {
+    #![allow(missing_docs, unreachable_pub, clippy::all)]
+    refinery::embed_migrations!("src/sqlite/migrations");
+}
+
+/// Connection caches, in KiB. The writer's holds the inner pages of every index.
+const WRITER_CACHE: i64 = 24 * 1024;
+const READER_CACHE: i64 = 2 * 1024;
+
+pub(crate) fn writer(path: &Path) -> Result<Connection, Error> {
+    let mut db = Connection::open(path).map_err(cannot)?;
+    configure(&db, WRITER_CACHE).map_err(cannot)?;
+    migrations::migrations::runner().run(&mut db).map_err(|error| Error::Open(error.to_string().into()))?;
+    db.wal_hook(Some(note_log));
+    Ok(db)
+}
+
+pub(crate) fn reader(path: &Path) -> Result<Connection, Error> {
+    let db = Connection::open(path).map_err(cannot)?;
+    configure(&db, READER_CACHE).map_err(cannot)?;
+    Ok(db)
+}
+
+fn configure(db: &Connection, cache: i64) -> Sql<()> {
+    db.set_prepared_statement_cache_capacity(64);
+    // The page size holds only if it is set before the first page is written; WAL fixes it.
+    db.pragma_update(None, "page_size", PAGE_BYTES.cast_signed())?;
+    db.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
+    // An acknowledged commit survives a power cut; NORMAL would lose the last ones.
+    db.pragma_update(None, "synchronous", "full")?;
+    db.pragma_update(None, "cache_size", -cache)?;
+    db.pragma_update_and_check(None, "wal_autocheckpoint", 0, |_| Ok(()))?;
+    db.pragma_update_and_check(None, "mmap_size", 0, |_| Ok(()))?;
+    db.busy_timeout(std::time::Duration::from_secs(5))
+}
+
+/// Takes the place of the automatic checkpoint.
+fn note_log(_: &Wal, pages: std::ffi::c_int) -> Sql<()> {
+    LOG_PAGES.set(u64::try_from(pages).unwrap_or(0));
+    Ok(())
+}
+
+/// The ends of the tables and a new chain behind the head of the last one, opened by its first entry.
+pub(crate) fn tail(db: &Connection, options: &Options) -> Result<Tail, Error> {
+    let head = read::one(db, "SELECT row, bytes FROM entry ORDER BY row DESC LIMIT 1", [], |row| {
+        Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?))
+    });
+    let head = match head.map_err(cannot)? {
+        None => None,
+        Some((row, bytes)) => {
+            Some(entry::hash_of(&bytes).ok_or_else(|| Error::Corrupt(format!("ledger entry {row}").into()))?)
+        }
+    };
+    let next = |table| read::last_row(db, table).map(|row| row.unwrap_or(0) + 1).map_err(cannot);
+    Ok(Tail {
+        chain: Chain::new(&options.chain_id, head),
+        action: next("action")?,
+        outcome: next("outcome")?,
+        entry: next("entry")?,
+        saved: read::meta(db, "series").map_err(cannot)?.unwrap_or(0),
+    })
+}
+
+/// What is kept in memory: freezes, credentials, and the histories that a crash kept from their rows.
+pub(crate) fn hot(db: &Connection, tail: &Tail) -> Sql<Hot> {
+    let mut hot = Hot::new();
+    hot.freezes = Arc::new(read::freezes(db)?);
+    let keys = read::keys(db, None)?.into_iter().filter(|key| key.revoked_ms.is_none());
+    hot.keys = keys.map(|key| (key.hash, Arc::new(key))).collect();
+    let sql = "SELECT series, at, amount FROM action WHERE row > ?1 AND series IS NOT NULL ORDER BY row";
+    let unsaved: Vec<(i64, i64, i64)> =
+        read::many(db, sql, [tail.saved], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    for (key, at_ms, amount) in unsaved {
+        let mut series = match hot.unsaved.remove(&key) {
+            Some(series) => series,
+            None => Arc::new(stored_series(db, key)?),
+        };
+        Arc::make_mut(&mut series).push(at_ms, amount);
+        hot.unsaved.insert(key, series);
+    }
+    Ok(hot)
+}
+
+pub(crate) fn cannot(error: rusqlite::Error) -> Error {
+    Error::Open(error.to_string().into())
+}

@@ -1,0 +1,447 @@
+//! Reading rows: the same functions for the writer inside its transaction and for readers in theirs.
+
+use action::{ActionId, Environment, Subject, Tenant};
+use mandate::Account;
+use rusqlite::types::Type;
+use rusqlite::{Connection, OptionalExtension, Params, Row, params};
+
+use crate::admit::Claimed;
+use crate::identity::{self, Claim};
+use crate::{ApiKey, Earlier, Filter, Freeze, Held, Mandate, Receipt, Reply, Scope, Settled, State, Stored};
+
+pub(crate) type Sql<T> = rusqlite::Result<T>;
+
+/// How many neighbouring rows share a slice of an index cut into slices: few enough that a slice stays in a handful
+/// of pages, and many enough that a search through all slices stays short. Effects are looked for more often.
+pub(crate) const EFFECT_SLICE: u32 = 12;
+pub(crate) const ADDRESS_SLICE: u32 = 10;
+
+/// Clocks of requests may run this far apart from the order of their rows, in milliseconds.
+const SKEW_MS: i64 = 60_000;
+
+/// The members of [`Stored`], in the order of [`stored_at`].
+macro_rules! stored {
+    () => {
+        "SELECT a.row, a.id, a.tenant, a.environment, a.subject, a.key, a.request_hash, a.archetype, a.principal,
+         a.mandates, f.state, a.at, a.expires, f.debit, a.currency, a.payload, o.status, o.body
+         FROM action a JOIN fate f ON f.row = a.row LEFT JOIN outcome o ON o.row = f.reply "
+    };
+}
+
+/// The members of [`Settled`], in the order of [`settled_at`].
+macro_rules! settled {
+    () => {
+        "SELECT a.id, a.tenant, o.state, o.at, o.status, o.body, o.receipt_id, o.short, o.signature, o.document,
+         o.payload, o.entry FROM outcome o JOIN action a ON a.row = o.action "
+    };
+}
+
+/// Where a claim belongs in the index: at the row that holds its key, or at the first free number.
+pub(crate) enum Slot {
+    Taken(Claimed),
+    Free(i64),
+}
+
+/// Finds a claim. `key` is the full scope and text, because two keys may share 64 bits.
+pub(crate) fn slot(db: &Connection, claim: &Claim, key: (&Tenant, Environment, &Subject, &str)) -> Sql<Slot> {
+    let mut select = db.prepare_cached(
+        "SELECT a.id, a.request_hash, f.state, a.at, a.tenant, a.environment, a.subject, a.key
+         FROM action a JOIN fate f ON f.row = a.row WHERE a.slot = ?1",
+    )?;
+    let mut slot = claim.slot();
+    loop {
+        let found = select
+            .query_row([slot], |row| {
+                let holds = row.get_ref(4)?.as_str()? == key.0.as_str()
+                    && row.get::<_, i64>(5)? == environment_code(key.1)
+                    && row.get_ref(6)?.as_str()? == key.2.as_str()
+                    && row.get_ref(7)?.as_str()? == key.3;
+                Ok(if holds { Some(claimed(row)?) } else { None })
+            })
+            .optional()?;
+        match found {
+            None => return Ok(Slot::Free(slot)),
+            Some(Some(claimed)) => return Ok(Slot::Taken(claimed)),
+            Some(None) => slot = slot.wrapping_add(1),
+        }
+    }
+}
+
+fn claimed(row: &Row<'_>) -> Sql<Claimed> {
+    Ok(Claimed { id: id(row, 0)?, request_hash: row.get(1)?, state: state(row, 2)?, at_ms: row.get(3)? })
+}
+
+/// The newest action within the window that stands in the way of this effect.
+pub(crate) fn effect(db: &Connection, hash: &[u8; 32], since_ms: i64) -> Sql<Option<Earlier>> {
+    let Some(newest) = last_row(db, "action")? else { return Ok(None) };
+    let oldest = first_row_since(db, newest, since_ms.saturating_sub(SKEW_MS))?;
+    let mut select = db.prepare_cached(
+        "SELECT a.id, a.at, f.state FROM effect e JOIN action a ON a.row = e.action JOIN fate f ON f.row = e.action
+         WHERE e.slice = ?1 AND e.tag = ?2 AND a.effect = ?3 AND a.at > ?4 ORDER BY e.action DESC",
+    )?;
+    for slice in (oldest >> EFFECT_SLICE..=newest >> EFFECT_SLICE).rev() {
+        let mut rows = select.query(params![slice, identity::tag(hash), hash, since_ms])?;
+        while let Some(row) = rows.next()? {
+            if state(row, 2)?.claims_effect() {
+                return Ok(Some(Earlier { id: id(row, 0)?, at_ms: row.get(1)? }));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// A row no later than the first that came in since then: rows are in the order of time, near enough.
+fn first_row_since(db: &Connection, newest: i64, since_ms: i64) -> Sql<i64> {
+    let mut at = db.prepare_cached("SELECT at FROM action WHERE row >= ?1 ORDER BY row LIMIT 1")?;
+    let (mut low, mut high) = (0, newest);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if at.query_row([middle], |row| row.get::<_, i64>(0))? < since_ms {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    Ok(low)
+}
+
+pub(crate) fn last_row(db: &Connection, table: &'static str) -> Sql<Option<i64>> {
+    let sql = match table {
+        "action" => "SELECT max(row) FROM action",
+        "outcome" => "SELECT max(row) FROM outcome",
+        _ => "SELECT max(row) FROM entry",
+    };
+    db.prepare_cached(sql)?.query_row([], |row| row.get(0))
+}
+
+pub(crate) fn account(db: &Connection, key: i64, jti: &str) -> Sql<Option<Account>> {
+    let sql = "SELECT epoch, spent, actions, revoked, frozen FROM account WHERE key = ?1";
+    one(db, sql, [key], |row| account_at(row, 0, jti))
+}
+
+/// The mandates an action drew on, each with the key of its account.
+pub(crate) fn chain(db: &Connection, action: i64) -> Sql<Vec<(i64, Box<str>)>> {
+    let found = one(db, "SELECT tenant, mandates FROM action WHERE row = ?1", [action], |row| {
+        let mandates: Option<String> = row.get(1)?;
+        Ok((tenant(row, 0)?, mandates.unwrap_or_default()))
+    })?;
+    let Some((tenant, mandates)) = found else { return Ok(Vec::new()) };
+    Ok(mandates.split_terminator('\n').map(|jti| (identity::account(&tenant, jti), jti.into())).collect())
+}
+
+fn account_at(row: &Row<'_>, first: usize, jti: &str) -> Sql<Account> {
+    Ok(Account {
+        jti: jti.to_owned(),
+        epoch: row.get::<_, i64>(first)?.unsigned_abs(),
+        spent_minor: row.get(first + 1)?,
+        actions: row.get::<_, i64>(first + 2)?.unsigned_abs(),
+        revoked_at: row.get(first + 3)?,
+        frozen: row.get(first + 4)?,
+    })
+}
+
+pub(crate) fn series(db: &Connection, key: i64) -> Sql<Option<Vec<u8>>> {
+    one(db, "SELECT bytes FROM series WHERE key = ?1", [key], |row| row.get(0))
+}
+
+pub(crate) fn seen(db: &Connection, mark: i64) -> Sql<bool> {
+    Ok(one(db, "SELECT 1 FROM seen WHERE mark = ?1", [mark], |_| Ok(()))?.is_some())
+}
+
+/// What the caller of an action was last answered.
+pub(crate) fn last_reply(db: &Connection, id: ActionId) -> Sql<Option<Reply>> {
+    let sql =
+        "SELECT o.status, o.body FROM action a JOIN fate f ON f.row = a.row JOIN outcome o ON o.row = f.reply
+               WHERE a.id = ?1";
+    one(db, sql, [id.as_bytes()], |row| reply_at(row, 0)).map(Option::flatten)
+}
+
+fn reply_at(row: &Row<'_>, first: usize) -> Sql<Option<Reply>> {
+    let Some(status) = row.get(first)? else { return Ok(None) };
+    Ok(Some(Reply { status, body: row.get(first + 1)? }))
+}
+
+pub(crate) fn action(db: &Connection, tenant: &Tenant, id: ActionId) -> Sql<Option<Stored>> {
+    let sql = concat!(stored!(), "WHERE a.id = ?1 AND a.tenant = ?2");
+    one(db, sql, params![id.as_bytes(), tenant.as_str()], stored_at)
+}
+
+pub(crate) fn actions(
+    db: &Connection,
+    tenant: &Tenant,
+    filter: &Filter,
+    after: Option<i64>,
+    limit: u32,
+) -> Sql<Vec<Stored>> {
+    let sql = concat!(
+        stored!(),
+        "WHERE a.tenant = ?1 AND a.row < ?2 AND (?3 IS NULL OR a.subject = ?3) AND (?4 IS NULL OR a.archetype = ?4)
+         AND (?5 IS NULL OR f.state = ?5) AND (?6 IS NULL OR a.at >= ?6) AND (?7 IS NULL OR a.at < ?7)
+         ORDER BY a.row DESC LIMIT ?8"
+    );
+    let Filter { subject, archetype, state, from_ms, to_ms } = filter;
+    let subject = subject.as_ref().map(Subject::as_str);
+    let (archetype, state) = (archetype.as_deref(), state.map(State::code));
+    let values =
+        params![tenant.as_str(), after.unwrap_or(i64::MAX), subject, archetype, state, from_ms, to_ms, limit];
+    many(db, sql, values, stored_at)
+}
+
+pub(crate) fn unsettled(db: &Connection, after: i64, limit: u32) -> Sql<Vec<Stored>> {
+    let sql = concat!(
+        stored!(),
+        "WHERE a.row IN (SELECT row FROM fate WHERE state IN (2, 3) AND state <= 3 AND row > ?1 ORDER BY row LIMIT ?2)
+         ORDER BY a.row"
+    );
+    many(db, sql, params![after, limit], stored_at)
+}
+
+pub(crate) fn expired(db: &Connection, now_ms: i64, limit: u32) -> Sql<Vec<Stored>> {
+    let sql =
+        concat!(stored!(), "WHERE f.state = 1 AND f.state <= 3 AND a.expires <= ?1 ORDER BY f.row LIMIT ?2");
+    many(db, sql, params![now_ms, limit], stored_at)
+}
+
+/// Actions admitted under a mandate whose fate is open.
+pub(crate) fn open_under(db: &Connection, tenant: &Tenant, jti: &str) -> Sql<Vec<ActionId>> {
+    let sql =
+        "SELECT a.id FROM fate f JOIN action a ON a.row = f.row WHERE f.state IN (2, 3) AND f.state <= 3
+               AND a.tenant = ?1 AND instr(char(10) || a.mandates || char(10), char(10) || ?2 || char(10))
+               ORDER BY a.row";
+    many(db, sql, [tenant.as_str(), jti], |row| id(row, 0))
+}
+
+fn stored_at(row: &Row<'_>) -> Sql<Stored> {
+    let mandates: Option<String> = row.get(9)?;
+    Ok(Stored {
+        row: row.get(0)?,
+        id: id(row, 1)?,
+        tenant: tenant(row, 2)?,
+        environment: environment(row, 3)?,
+        subject: subject(row, 4)?,
+        key: row.get(5)?,
+        request_hash: row.get(6)?,
+        archetype: row.get(7)?,
+        principal: row.get(8)?,
+        mandates: mandates.iter().flat_map(|list| list.split_terminator('\n')).map(Box::from).collect(),
+        state: state(row, 10)?,
+        at_ms: row.get(11)?,
+        expires_ms: row.get(12)?,
+        debit: row.get(13)?,
+        currency: row.get(14)?,
+        payload: row.get(15)?,
+        reply: reply_at(row, 16)?,
+    })
+}
+
+pub(crate) fn outcomes(db: &Connection, tenant: &Tenant, id: ActionId) -> Sql<Vec<Settled>> {
+    let sql = "SELECT f.outcome FROM action a JOIN fate f ON f.row = a.row WHERE a.id = ?1 AND a.tenant = ?2";
+    let mut next: Option<i64> =
+        one(db, sql, params![id.as_bytes(), tenant.as_str()], |row| row.get(0))?.flatten();
+    let mut found = Vec::new();
+    while let Some(row) = next {
+        let sql = concat!(settled!(), "WHERE o.row = ?1");
+        found.extend(one(db, sql, [row], settled_at)?);
+        next = one(db, "SELECT previous FROM outcome WHERE row = ?1", [row], |row| row.get(0))?.flatten();
+    }
+    found.reverse();
+    Ok(found)
+}
+
+pub(crate) fn receipt(db: &Connection, tenant: &Tenant, id: &str) -> Sql<Option<Settled>> {
+    let sql = concat!(settled!(), "WHERE o.receipt_id = ?1 AND a.tenant = ?2");
+    one(db, sql, [id, tenant.as_str()], settled_at)
+}
+
+pub(crate) fn address(db: &Connection, text: &str) -> Sql<Option<Settled>> {
+    let Some(newest) = last_row(db, "outcome")? else { return Ok(None) };
+    let mut select = db.prepare_cached("SELECT outcome FROM address WHERE slice = ?1 AND tag = ?2")?;
+    for slice in (0..=newest >> ADDRESS_SLICE).rev() {
+        let mut rows = select.query([slice, identity::address(text)])?;
+        while let Some(row) = rows.next()? {
+            let sql = concat!(settled!(), "WHERE o.row = ?1 AND (o.short = ?2 OR o.signature = ?2)");
+            if let Some(found) = one(db, sql, params![row.get::<_, i64>(0)?, text], settled_at)? {
+                return Ok(Some(found));
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn settled_at(row: &Row<'_>) -> Sql<Settled> {
+    let receipt_id: Option<Box<str>> = row.get(6)?;
+    let receipt = match receipt_id {
+        None => None,
+        Some(id) => Some(Receipt { id, short: row.get(7)?, signature: row.get(8)?, document: row.get(9)? }),
+    };
+    Ok(Settled {
+        action: id(row, 0)?,
+        tenant: tenant(row, 1)?,
+        state: state(row, 2)?,
+        at_ms: row.get(3)?,
+        reply: reply_at(row, 4)?,
+        receipt,
+        payload: row.get(10)?,
+        entry: row.get(11)?,
+    })
+}
+
+macro_rules! mandates {
+    () => {
+        "SELECT m.row, m.tenant, m.jti, m.subject, m.issuer, m.issued, m.expires, m.claims, coalesce(a.epoch, 0),
+         coalesce(a.spent, 0), coalesce(a.actions, 0), a.revoked, coalesce(a.frozen, 0)
+         FROM mandate m LEFT JOIN account a ON a.key = m.account "
+    };
+}
+
+pub(crate) fn mandate(db: &Connection, tenant: &Tenant, jti: &str) -> Sql<Option<Held>> {
+    let sql = concat!(mandates!(), "WHERE m.tenant = ?1 AND m.jti = ?2");
+    Ok(one(db, sql, [tenant.as_str(), jti], held_at)?.map(|(_, held)| held))
+}
+
+pub(crate) fn mandates(
+    db: &Connection,
+    tenant: &Tenant,
+    after: Option<i64>,
+    limit: u32,
+) -> Sql<Vec<(i64, Held)>> {
+    let sql = concat!(mandates!(), "WHERE m.tenant = ?1 AND m.row < ?2 ORDER BY m.row DESC LIMIT ?3");
+    many(db, sql, params![tenant.as_str(), after.unwrap_or(i64::MAX), limit], held_at)
+}
+
+fn held_at(row: &Row<'_>) -> Sql<(i64, Held)> {
+    let jti: Box<str> = row.get(2)?;
+    let account = account_at(row, 8, &jti)?;
+    let mandate = Mandate {
+        tenant: tenant(row, 1)?,
+        jti,
+        subject: subject(row, 3)?,
+        issuer: row.get(4)?,
+        issued_ms: row.get(5)?,
+        expires_ms: row.get(6)?,
+        claims: row.get(7)?,
+    };
+    Ok((row.get(0)?, Held { mandate, account }))
+}
+
+pub(crate) fn freezes(db: &Connection) -> Sql<Vec<Freeze>> {
+    let sql =
+        "SELECT kind, tenant, name, include_rollback, at, by, reason FROM freeze ORDER BY kind, tenant, name";
+    many(db, sql, [], |row| {
+        let name: String = row.get(2)?;
+        let scope = match row.get_ref(0)?.as_str()? {
+            "all" => Scope::All,
+            "tenant" => Scope::Tenant(tenant(row, 1)?),
+            "agent" => Scope::Agent(tenant(row, 1)?, subject(row, 2)?),
+            "archetype" => Scope::Archetype(tenant(row, 1)?, name.into()),
+            "provider" => Scope::Provider(name.into()),
+            _ => return Err(unreadable(0, Type::Text)),
+        };
+        Ok(Freeze {
+            scope,
+            include_rollback: row.get(3)?,
+            at_ms: row.get(4)?,
+            by: row.get(5)?,
+            reason: row.get(6)?,
+        })
+    })
+}
+
+/// Kind, tenant and name of a scope, which are its primary key.
+pub(crate) fn scope_key(scope: &Scope) -> (&'static str, &str, &str) {
+    match scope {
+        Scope::All => ("all", "", ""),
+        Scope::Tenant(tenant) => ("tenant", tenant.as_str(), ""),
+        Scope::Agent(tenant, subject) => ("agent", tenant.as_str(), subject.as_str()),
+        Scope::Archetype(tenant, archetype) => ("archetype", tenant.as_str(), archetype),
+        Scope::Provider(provider) => ("provider", "", provider),
+    }
+}
+
+/// The credentials of one tenant, or of all.
+pub(crate) fn keys(db: &Connection, of: Option<&Tenant>) -> Sql<Vec<ApiKey>> {
+    let sql = "SELECT hash, id, tenant, subject, role, default_mandate, created, revoked FROM api_key
+               WHERE ?1 IS NULL OR tenant = ?1 ORDER BY row";
+    many(db, sql, [of.map(Tenant::as_str)], |row| {
+        Ok(ApiKey {
+            hash: row.get(0)?,
+            id: row.get(1)?,
+            tenant: tenant(row, 2)?,
+            subject: subject(row, 3)?,
+            role: row.get(4)?,
+            default_mandate: row.get(5)?,
+            created_ms: row.get(6)?,
+            revoked_ms: row.get(7)?,
+        })
+    })
+}
+
+pub(crate) fn tenant_key(db: &Connection, tenant: &Tenant) -> Sql<Option<Vec<u8>>> {
+    one(db, "SELECT wrapped FROM tenant_key WHERE tenant = ?1", [tenant.as_str()], |row| row.get(0))
+}
+
+pub(crate) fn kept(db: &Connection, digest: &str) -> Sql<Option<Vec<u8>>> {
+    one(db, "SELECT text FROM kept WHERE digest = ?1", [digest], |row| row.get(0))
+}
+
+pub(crate) fn entries(db: &Connection, after: i64, limit: u32) -> Sql<Vec<(i64, Vec<u8>)>> {
+    let sql = "SELECT row, bytes FROM entry WHERE row > ?1 ORDER BY row LIMIT ?2";
+    many(db, sql, params![after, limit], |row| Ok((row.get(0)?, row.get(1)?)))
+}
+
+pub(crate) fn meta(db: &Connection, name: &str) -> Sql<Option<i64>> {
+    one(db, "SELECT value FROM meta WHERE name = ?1", [name], |row| row.get(0))
+}
+
+pub(crate) fn one<T>(
+    db: &Connection,
+    sql: &str,
+    values: impl Params,
+    read: impl FnOnce(&Row<'_>) -> Sql<T>,
+) -> Sql<Option<T>> {
+    db.prepare_cached(sql)?.query_row(values, read).optional()
+}
+
+pub(crate) fn many<T>(
+    db: &Connection,
+    sql: &str,
+    values: impl Params,
+    read: impl FnMut(&Row<'_>) -> Sql<T>,
+) -> Sql<Vec<T>> {
+    db.prepare_cached(sql)?.query_map(values, read)?.collect()
+}
+
+pub(crate) fn environment_code(environment: Environment) -> i64 {
+    match environment {
+        Environment::Production => 0,
+        Environment::Sandbox => 1,
+    }
+}
+
+fn environment(row: &Row<'_>, column: usize) -> Sql<Environment> {
+    match row.get(column)? {
+        0_i64 => Ok(Environment::Production),
+        1 => Ok(Environment::Sandbox),
+        _ => Err(unreadable(column, Type::Integer)),
+    }
+}
+
+fn id(row: &Row<'_>, column: usize) -> Sql<ActionId> {
+    ActionId::from_bytes(row.get(column)?).ok_or_else(|| unreadable(column, Type::Blob))
+}
+
+pub(crate) fn state(row: &Row<'_>, column: usize) -> Sql<State> {
+    State::from_code(row.get(column)?).ok_or_else(|| unreadable(column, Type::Integer))
+}
+
+fn tenant(row: &Row<'_>, column: usize) -> Sql<Tenant> {
+    Tenant::parse(row.get_ref(column)?.as_str()?).map_err(|_| unreadable(column, Type::Text))
+}
+
+fn subject(row: &Row<'_>, column: usize) -> Sql<Subject> {
+    Subject::parse(row.get_ref(column)?.as_str()?).map_err(|_| unreadable(column, Type::Text))
+}
+
+fn unreadable(column: usize, kind: Type) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, kind, "not a value of its kind".into())
+}

@@ -1,0 +1,115 @@
+//! Where an action stands, and where it may go from there.
+
+use std::fmt;
+
+/// What the ledger knows of an action's fate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum State {
+    /// Waits for a person; nothing was sent, nothing debited. Key and effect are claimed.
+    Held = 1,
+    /// Marked sent before it left; the answer may never come.
+    Sent = 2,
+    /// Sent, and the answer was lost. Only the provider knows.
+    InDoubt = 3,
+    /// The effect is confirmed.
+    Executed = 4,
+    /// The effect is known to be absent.
+    Failed = 5,
+    /// Refused before anything was sent.
+    Refused = 6,
+}
+
+impl State {
+    /// Every state, in the order of an action's life.
+    pub const ALL: [State; 6] =
+        [State::Held, State::Sent, State::InDoubt, State::Executed, State::Failed, State::Refused];
+
+    /// May a settlement take an action from here to `to`?
+    #[must_use]
+    pub fn may_settle(self, to: State) -> bool {
+        use State::{Executed, Failed, Held, InDoubt, Refused, Sent};
+        matches!(
+            (self, to),
+            (Held, Failed | Refused) | (Sent, InDoubt | Executed | Failed) | (InDoubt, Executed | Failed)
+        )
+    }
+
+    /// May an amendment, which only adds to what was settled, leave an action that is here in `to`?
+    ///
+    /// A failed action becomes executed when a late answer contradicts the record.
+    #[must_use]
+    pub fn may_amend(self, to: State) -> bool {
+        use State::{Executed, Failed, InDoubt};
+        matches!((self, to), (Executed, Executed) | (Failed, Failed | Executed) | (InDoubt, InDoubt))
+    }
+
+    /// Has the caller been given the last word? Amendments may still follow.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        matches!(self, State::Executed | State::Failed | State::Refused)
+    }
+
+    /// Does an action in this state stand in the way of another one with the same effect?
+    #[must_use]
+    pub fn claims_effect(self) -> bool {
+        !matches!(self, State::Failed | State::Refused)
+    }
+
+    /// The word used in logs and errors.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Held => "held",
+            State::Sent => "sent",
+            State::InDoubt => "in doubt",
+            State::Executed => "executed",
+            State::Failed => "failed",
+            State::Refused => "refused",
+        }
+    }
+
+    /// The number in the row.
+    pub(crate) fn code(self) -> i64 {
+        self as i64
+    }
+
+    /// The state a row's number means.
+    pub(crate) fn from_code(code: i64) -> Option<State> {
+        State::ALL.into_iter().find(|state| state.code() == code)
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_open_state_has_a_way_out_and_no_final_one_is_settled_again() {
+        for from in State::ALL {
+            let ways_out = State::ALL.into_iter().filter(|to| from.may_settle(*to)).count();
+            assert_eq!(ways_out == 0, from.is_final(), "{from}");
+        }
+    }
+
+    #[test]
+    fn nothing_becomes_sent_or_held_by_being_settled_or_amended() {
+        for from in State::ALL {
+            for to in [State::Held, State::Sent] {
+                assert!(!from.may_settle(to) && !from.may_amend(to), "{from} to {to}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_row_numbers_are_fixed() {
+        let numbers: Vec<_> = State::ALL.into_iter().map(State::code).collect();
+        assert_eq!(numbers, [1, 2, 3, 4, 5, 6]);
+        assert_eq!(State::from_code(7), None);
+    }
+}

@@ -1,0 +1,171 @@
+//! What is handed back.
+
+use std::sync::Arc;
+
+use action::{ActionId, Environment, Money, Subject, Tenant};
+
+use crate::{Receipt, Reply, Scope, State};
+
+/// What commit 1 came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admitted {
+    /// Written down; the call may leave, or waits if it was a hold.
+    New {
+        /// Row number of its ledger entry.
+        entry: i64,
+    },
+    /// The key was claimed before.
+    Existing(Existing),
+    /// Nothing was written.
+    Refused(Obstacle),
+}
+
+/// What a refusal's commit came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    /// Written down.
+    New {
+        /// Row number of its ledger entry.
+        entry: i64,
+    },
+    /// The key was claimed before; nothing was written.
+    Existing(Existing),
+}
+
+/// The action that claimed a key first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Existing {
+    /// Which action.
+    pub id: ActionId,
+    /// Is it the same request? If not, the key was used for two different things.
+    pub same_request: bool,
+    /// Where it stands.
+    pub state: State,
+    /// When it came in, milliseconds since 1970, UTC.
+    pub at_ms: i64,
+    /// What the caller was last answered; `None` before the first answer.
+    pub reply: Option<Reply>,
+}
+
+/// Why an admission wrote nothing, in the order in which it is checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// A freeze covers the action.
+    Frozen(Scope),
+    /// A mandate of the chain was revoked.
+    Revoked {
+        /// Which.
+        jti: Arc<str>,
+        /// When, milliseconds since 1970, UTC.
+        at_ms: i64,
+    },
+    /// A mandate of the chain changed since the action was judged, or is frozen.
+    MandateChanged {
+        /// Which.
+        jti: Arc<str>,
+    },
+    /// A mandate of the chain has no action left.
+    ActionsUsedUp {
+        /// Which.
+        jti: Arc<str>,
+    },
+    /// A mandate of the chain has not enough left.
+    CapExceeded {
+        /// Which.
+        jti: Arc<str>,
+        /// How much is left.
+        left: Money,
+    },
+    /// A mandate of the chain is in another currency.
+    CurrencyMismatch {
+        /// Which.
+        jti: Arc<str>,
+    },
+    /// Another action of late has the same effect.
+    Duplicate(Earlier),
+}
+
+/// An earlier action with the same effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Earlier {
+    /// Which action.
+    pub id: ActionId,
+    /// When it came in, milliseconds since 1970, UTC.
+    pub at_ms: i64,
+}
+
+/// A row, read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Row number: the order of admission, and the cursor of lists.
+    pub row: i64,
+    /// Which action.
+    pub id: ActionId,
+    /// Whose.
+    pub tenant: Tenant,
+    /// Real or pretended.
+    pub environment: Environment,
+    /// Who asked.
+    pub subject: Subject,
+    /// The client's key.
+    pub key: Option<Box<str>>,
+    /// HMAC over the request.
+    pub request_hash: [u8; 32],
+    /// Its kind.
+    pub archetype: Box<str>,
+    /// Root of the mandate's chain.
+    pub principal: Box<str>,
+    /// The mandates it drew on, leaf first.
+    pub mandates: Vec<Box<str>>,
+    /// Where it stands.
+    pub state: State,
+    /// When it came in, milliseconds since 1970, UTC.
+    pub at_ms: i64,
+    /// When a held action expires.
+    pub expires_ms: Option<i64>,
+    /// Minor units debited by now.
+    pub debit: i64,
+    /// ISO 4217.
+    pub currency: Option<Box<str>>,
+    /// The payload of its intent.
+    pub payload: Vec<u8>,
+    /// What the caller was last answered.
+    pub reply: Option<Reply>,
+}
+
+/// One outcome of an action, read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// Which action.
+    pub action: ActionId,
+    /// Whose.
+    pub tenant: Tenant,
+    /// The state reached.
+    pub state: State,
+    /// When, milliseconds since 1970, UTC.
+    pub at_ms: i64,
+    /// What the caller was answered from then on.
+    pub reply: Option<Reply>,
+    /// The receipt.
+    pub receipt: Option<Receipt>,
+    /// The payload of the outcome.
+    pub payload: Vec<u8>,
+    /// Row number of its ledger entry.
+    pub entry: i64,
+}
+
+/// A part of a list, and where the next part begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page<T> {
+    /// The rows.
+    pub rows: Vec<T>,
+    /// Hand this in as `after` for the next part; `None` at the end.
+    pub next: Option<i64>,
+}
+
+/// A full page may be followed by another.
+pub(crate) fn page<T>(rows: Vec<T>, limit: u32, row: impl Fn(&T) -> i64) -> Page<T> {
+    let full = rows.len() >= limit as usize;
+    let next = if full { rows.last().map(row) } else { None };
+    Page { rows, next }
+}

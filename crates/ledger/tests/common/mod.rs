@@ -1,0 +1,201 @@
+//! Short ways to say what the tests hand in, and every ledger to hand it to.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+
+use action::{ActionId, Currency, Environment, Money, Subject, Tenant};
+use ledger::{
+    Admission, Admitted, Debit, Draft, Effect, Event, FactsQuery, Intent, Ledger, Memory, Obstacle, Options,
+    Outcome, Receipt, Refusal, Reply, Settlement, Sqlite, State,
+};
+use mandate::Limits;
+
+pub const NOW: i64 = 1_777_000_000_000;
+
+/// Runs `test` on every kind of ledger.
+pub fn on_every_ledger(test: impl Fn(Arc<dyn Ledger>)) {
+    test(Arc::new(Memory::new("chain-1", NOW).unwrap()));
+    let directory = tempfile::tempdir().unwrap();
+    test(Arc::new(sqlite(directory.path())));
+}
+
+pub fn sqlite(directory: &Path) -> Sqlite {
+    Sqlite::open(&directory.join("ledger.db"), Options::new("chain-1", NOW)).unwrap()
+}
+
+/// Waits for a future on this thread.
+pub fn wait<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = std::pin::pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+pub fn id() -> ActionId {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let mut random = [0; 10];
+    random[2..].copy_from_slice(&NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+    ActionId::new(NOW as u64, random)
+}
+
+pub fn usd(minor: i64) -> Money {
+    Money::new(minor, Currency::of("USD").unwrap()).unwrap()
+}
+
+pub fn subject() -> Subject {
+    Subject::parse("agent-1").unwrap()
+}
+
+pub fn draft(event: &'static str) -> Draft {
+    Draft {
+        tenant_ref: Some("t-1".into()),
+        attempt: Some(1),
+        event,
+        state: Some("EXECUTING"),
+        action_hash: Some([7; 32]),
+        session: None,
+        kernel_signature: None,
+    }
+}
+
+pub fn intent(key: &str) -> Intent {
+    Intent {
+        id: id(),
+        tenant: Tenant::default(),
+        environment: Environment::Production,
+        subject: subject(),
+        key: Some(key.into()),
+        request_hash: [1; 32],
+        archetype: "PAYMENT_TRANSFER".into(),
+        provider: Some("bank".into()),
+        principal: "alice".into(),
+        at_ms: NOW,
+        amount: None,
+        payload: b"{}".to_vec(),
+        entry: draft("admitted"),
+    }
+}
+
+pub fn admission(key: &str) -> Admission {
+    Admission {
+        intent: intent(key),
+        hold_until_ms: None,
+        debits: Vec::new(),
+        effect: None,
+        destination: None,
+    }
+}
+
+/// An admission that draws `minor` from each mandate, of a cap of 1000.
+pub fn payment(key: &str, minor: i64, mandates: &[&str]) -> Admission {
+    let mut admission = admission(key);
+    admission.intent.amount = Some(usd(minor));
+    admission.debits = mandates.iter().map(|jti| debit(jti, 1000)).collect();
+    admission
+}
+
+pub fn debit(jti: &str, cap: i64) -> Debit {
+    Debit { jti: jti.into(), epoch: 0, limits: Limits { spend_cap: Some(usd(cap)), max_actions: None } }
+}
+
+pub fn effect(hash: u8) -> Option<Effect> {
+    Some(Effect { hash: [hash; 32], window_ms: 600_000, tolerate: false })
+}
+
+pub fn outcome(state: State, name: &str) -> Outcome {
+    Outcome {
+        at_ms: NOW + 10,
+        state,
+        reply: Some(Reply { status: 200, body: format!("reply {name}").into_bytes() }),
+        receipt: Some(receipt(name)),
+        payload: Vec::new(),
+        entry: draft("settled"),
+    }
+}
+
+pub fn receipt(name: &str) -> Receipt {
+    Receipt {
+        id: format!("receipt-{name}").into(),
+        short: format!("short-{name}").into(),
+        signature: format!("signature-{name}").into(),
+        document: format!("document {name}").into_bytes(),
+    }
+}
+
+pub fn settlement(action: ActionId, state: State, name: &str) -> Settlement {
+    Settlement { action, outcome: outcome(state, name), charged: None, freeze_mandates: false }
+}
+
+pub fn refusal(key: &str, name: &str) -> Refusal {
+    Refusal { intent: intent(key), code: "EP_BOUNDARY_BLOCK", outcome: outcome(State::Refused, name) }
+}
+
+pub fn event(event: &'static str) -> Event {
+    Event {
+        at_ms: NOW + 5,
+        tenant_ref: None,
+        event,
+        record: format!("{{\"what\":\"{event}\"}}").into_bytes(),
+    }
+}
+
+/// A question about nothing in particular, to be varied.
+pub fn query<'a>(tenant: &'a Tenant, subject: &'a Subject) -> FactsQuery<'a> {
+    FactsQuery {
+        tenant,
+        environment: Environment::Production,
+        subject,
+        key: None,
+        request_hash: &[1; 32],
+        archetype: "PAYMENT_TRANSFER",
+        provider: Some("bank"),
+        principal: "alice",
+        currency: Some("USD"),
+        destination: None,
+        mandates: &[],
+        effect: None,
+        now_ms: NOW,
+    }
+}
+
+pub fn admit(ledger: &dyn Ledger, admission: Admission) -> Admitted {
+    wait(ledger.admit(admission)).unwrap()
+}
+
+/// Admits what must pass, and answers with its id.
+pub fn admitted(ledger: &dyn Ledger, admission: Admission) -> ActionId {
+    let id = admission.intent.id;
+    match admit(ledger, admission) {
+        Admitted::New { .. } => id,
+        other => panic!("not admitted: {other:?}"),
+    }
+}
+
+/// What stands in the way.
+pub fn obstacle(ledger: &dyn Ledger, admission: Admission) -> Obstacle {
+    match admit(ledger, admission) {
+        Admitted::Refused(obstacle) => obstacle,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+pub fn spent(ledger: &dyn Ledger, jti: &str) -> i64 {
+    let (tenant, subject, mandates) = (Tenant::default(), subject(), [Arc::from(jti)]);
+    let facts = wait(ledger.facts(FactsQuery { mandates: &mandates, ..query(&tenant, &subject) })).unwrap();
+    facts.accounts[0].spent_minor
+}

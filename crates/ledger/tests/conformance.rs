@@ -1,0 +1,662 @@
+//! What every ledger must do, whatever it stores in.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+extern crate countersign_ledger as ledger;
+
+mod common;
+
+use std::sync::Arc;
+use std::thread;
+
+use action::{Subject, Tenant};
+use common::*;
+use ledger::{
+    Admission, Admitted, ApiKey, Effect, Error, FactsQuery, Filter, Freeze, Ledger, Mandate, Obstacle,
+    Recorded, Scope, Settlement, State,
+};
+
+// Keys.
+
+#[test]
+fn a_key_is_claimed_once_and_answers_with_what_became_of_it() {
+    on_every_ledger(|ledger| {
+        let first = admitted(&*ledger, admission("k"));
+        let again = |hash: u8| {
+            let mut admission = admission("k");
+            admission.intent.request_hash = [hash; 32];
+            match admit(&*ledger, admission) {
+                Admitted::Existing(existing) => existing,
+                other => panic!("{other:?}"),
+            }
+        };
+        let in_flight = again(1);
+        assert_eq!((in_flight.id, in_flight.same_request, in_flight.state), (first, true, State::Sent));
+        assert_eq!(in_flight.reply, None);
+        assert!(!again(2).same_request);
+
+        wait(ledger.settle(settlement(first, State::Executed, "a"))).unwrap();
+        let settled = again(1);
+        assert_eq!((settled.state, settled.reply.unwrap().body), (State::Executed, b"reply a".to_vec()));
+    });
+}
+
+#[test]
+fn a_key_belongs_to_tenant_environment_and_subject() {
+    on_every_ledger(|ledger| {
+        admitted(&*ledger, admission("k"));
+        let variations: [fn(&mut Admission); 3] = [
+            |admission| admission.intent.tenant = Tenant::parse("other").unwrap(),
+            |admission| admission.intent.environment = action::Environment::Sandbox,
+            |admission| admission.intent.subject = Subject::parse("agent-2").unwrap(),
+        ];
+        for vary in variations {
+            let mut admission = admission("k");
+            vary(&mut admission);
+            admitted(&*ledger, admission);
+        }
+        let mut keyless = admission("k");
+        keyless.intent.key = None;
+        admitted(&*ledger, keyless.clone());
+        keyless.intent.id = id();
+        admitted(&*ledger, keyless);
+    });
+}
+
+#[test]
+fn a_refusal_claims_its_key_and_replays() {
+    on_every_ledger(|ledger| {
+        assert!(matches!(wait(ledger.refuse(refusal("k", "r"))).unwrap(), Recorded::New { .. }));
+        let Recorded::Existing(existing) = wait(ledger.refuse(refusal("k", "other"))).unwrap() else {
+            panic!("the key was claimed")
+        };
+        assert_eq!((existing.state, existing.reply.unwrap().body), (State::Refused, b"reply r".to_vec()));
+        assert!(matches!(admit(&*ledger, admission("k")), Admitted::Existing(_)));
+    });
+}
+
+#[test]
+fn fifty_at_once_with_one_key_are_one_action() {
+    on_every_ledger(|ledger| {
+        let results = at_once(50, |_| admit(&*ledger, admission("k")));
+        assert_eq!(results.iter().filter(|result| matches!(result, Admitted::New { .. })).count(), 1);
+        let same =
+            |result: &Admitted| matches!(result, Admitted::Existing(existing) if existing.same_request);
+        assert_eq!(results.iter().filter(|result| same(result)).count(), 49);
+    });
+}
+
+// Money.
+
+#[test]
+fn every_ancestor_is_debited_or_none() {
+    on_every_ledger(|ledger| {
+        admitted(&*ledger, payment("a", 600, &["leaf", "root"]));
+        assert_eq!((spent(&*ledger, "leaf"), spent(&*ledger, "root")), (600, 600));
+        let second = payment("b", 500, &["other", "root"]);
+        assert_eq!(
+            obstacle(&*ledger, second.clone()),
+            Obstacle::CapExceeded { jti: "root".into(), left: usd(400) }
+        );
+        assert_eq!((spent(&*ledger, "other"), spent(&*ledger, "root")), (0, 600));
+        // Nothing was claimed either.
+        let mut smaller = second;
+        smaller.intent.amount = Some(usd(400));
+        admitted(&*ledger, smaller);
+        assert_eq!(spent(&*ledger, "root"), 1000);
+    });
+}
+
+#[test]
+fn two_hundred_at_once_never_spend_more_than_the_cap() {
+    on_every_ledger(|ledger| {
+        let results = at_once(200, |number| admit(&*ledger, payment(&format!("k{number}"), 30, &["m"])));
+        let passed = results.iter().filter(|result| matches!(result, Admitted::New { .. })).count();
+        assert_eq!((passed, spent(&*ledger, "m")), (33, 990));
+        let capped = |result: &Admitted| matches!(result, Admitted::Refused(Obstacle::CapExceeded { .. }));
+        assert_eq!(results.iter().filter(|result| capped(result)).count(), 167);
+    });
+}
+
+#[test]
+fn actions_are_counted_and_currencies_kept_apart() {
+    on_every_ledger(|ledger| {
+        let limited = |key: &str| {
+            let mut admission = payment(key, 1, &["m"]);
+            admission.debits[0].limits.max_actions = Some(1);
+            admission
+        };
+        admitted(&*ledger, limited("a"));
+        assert_eq!(obstacle(&*ledger, limited("b")), Obstacle::ActionsUsedUp { jti: "m".into() });
+        let mut euros = payment("c", 1, &["n"]);
+        euros.intent.amount = action::Money::new(1, action::Currency::of("EUR").unwrap());
+        assert_eq!(obstacle(&*ledger, euros), Obstacle::CurrencyMismatch { jti: "n".into() });
+    });
+}
+
+#[test]
+fn a_settlement_corrects_what_was_debited() {
+    on_every_ledger(|ledger| {
+        let charge = |key: &str, charged: Option<i64>| {
+            let id = admitted(&*ledger, payment(key, 100, &["leaf", "root"]));
+            let settlement = Settlement { charged, ..settlement(id, State::Executed, key) };
+            wait(ledger.settle(settlement)).unwrap();
+            (spent(&*ledger, "leaf"), spent(&*ledger, "root"))
+        };
+        assert_eq!(charge("kept", None), (100, 100));
+        assert_eq!(charge("less", Some(30)), (130, 130));
+        assert_eq!(charge("released", Some(0)), (130, 130));
+        assert_eq!(charge("more", Some(150)), (280, 280));
+    });
+}
+
+#[test]
+fn an_overage_freezes_the_mandates() {
+    on_every_ledger(|ledger| {
+        let id = admitted(&*ledger, payment("a", 100, &["m"]));
+        let overage =
+            Settlement { charged: Some(1500), freeze_mandates: true, ..settlement(id, State::Executed, "a") };
+        wait(ledger.settle(overage)).unwrap();
+        assert_eq!(spent(&*ledger, "m"), 1500);
+        assert_eq!(obstacle(&*ledger, payment("b", 1, &["m"])), Obstacle::MandateChanged { jti: "m".into() });
+    });
+}
+
+#[test]
+fn doubt_keeps_the_money_and_a_late_effect_takes_it_again() {
+    on_every_ledger(|ledger| {
+        let id = admitted(&*ledger, payment("a", 100, &["m"]));
+        wait(ledger.settle(settlement(id, State::InDoubt, "doubt"))).unwrap();
+        assert_eq!(spent(&*ledger, "m"), 100);
+        let absent = Settlement { charged: Some(0), ..settlement(id, State::Failed, "absent") };
+        wait(ledger.settle(absent)).unwrap();
+        assert_eq!(spent(&*ledger, "m"), 0);
+        let late = Settlement { charged: Some(100), ..settlement(id, State::Executed, "late") };
+        wait(ledger.amend(late)).unwrap();
+        assert_eq!(spent(&*ledger, "m"), 100);
+        let states: Vec<_> = wait(ledger.outcomes(&Tenant::default(), id))
+            .unwrap()
+            .iter()
+            .map(|settled| (settled.state, settled.receipt.clone().unwrap().id))
+            .collect();
+        let expected = [(State::InDoubt, "doubt"), (State::Failed, "absent"), (State::Executed, "late")]
+            .map(|(state, name)| (state, receipt(name).id));
+        assert_eq!(states, expected);
+    });
+}
+
+// Effects.
+
+#[test]
+fn two_keys_with_one_effect_never_both_pass() {
+    on_every_ledger(|ledger| {
+        let results = at_once(100, |number| {
+            admit(&*ledger, Admission { effect: effect(9), ..admission(&format!("k{number}")) })
+        });
+        assert_eq!(results.iter().filter(|result| matches!(result, Admitted::New { .. })).count(), 1);
+    });
+}
+
+#[test]
+fn an_effect_stands_in_the_way_within_its_window_unless_it_is_absent() {
+    on_every_ledger(|ledger| {
+        let with_effect = |key: &str, at_ms: i64| {
+            let mut admission = Admission { effect: effect(9), ..admission(key) };
+            admission.intent.at_ms = at_ms;
+            admission
+        };
+        let first = admitted(&*ledger, with_effect("a", NOW));
+        let Obstacle::Duplicate(earlier) = obstacle(&*ledger, with_effect("b", NOW + 599_999)) else {
+            panic!("a duplicate")
+        };
+        assert_eq!((earlier.id, earlier.at_ms), (first, NOW));
+        let (tenant, agent, asked) = (Tenant::default(), subject(), effect(9).unwrap());
+        let asks = FactsQuery { effect: Some(&asked), ..query(&tenant, &agent) };
+        assert_eq!(wait(ledger.facts(asks)).unwrap().earlier, Some(earlier));
+        assert_eq!(wait(ledger.facts(FactsQuery { now_ms: NOW + 600_000, ..asks })).unwrap().earlier, None);
+
+        // Known to be absent: it may be tried again under another key.
+        wait(ledger.settle(settlement(first, State::Failed, "a"))).unwrap();
+        let second = admitted(&*ledger, with_effect("c", NOW + 1));
+        wait(ledger.settle(settlement(second, State::Executed, "c"))).unwrap();
+        assert!(matches!(obstacle(&*ledger, with_effect("d", NOW + 2)), Obstacle::Duplicate(_)));
+
+        let tolerated = Effect { tolerate: true, ..effect(9).unwrap() };
+        admitted(&*ledger, Admission { effect: Some(tolerated), ..with_effect("e", NOW + 3) });
+        admitted(&*ledger, with_effect("f", NOW + 600_003));
+    });
+}
+
+#[test]
+fn a_hold_claims_key_and_effect_but_no_money() {
+    on_every_ledger(|ledger| {
+        let hold =
+            Admission { hold_until_ms: Some(NOW + 100), effect: effect(5), ..payment("a", 900, &["m"]) };
+        let held = admitted(&*ledger, hold);
+        assert_eq!(spent(&*ledger, "m"), 0);
+        let same = Admission { effect: effect(5), ..payment("b", 1, &["m"]) };
+        assert!(matches!(obstacle(&*ledger, same.clone()), Obstacle::Duplicate(_)));
+        assert!(wait(ledger.expired(NOW + 99, 10)).unwrap().is_empty());
+        let expired = wait(ledger.expired(NOW + 100, 10)).unwrap();
+        assert_eq!(expired.iter().map(|stored| stored.id).collect::<Vec<_>>(), [held]);
+        wait(ledger.settle(settlement(held, State::Refused, "expired"))).unwrap();
+        assert!(wait(ledger.expired(NOW + 100, 10)).unwrap().is_empty());
+        admitted(&*ledger, same);
+    });
+}
+
+// What stops.
+
+#[test]
+fn a_freeze_stops_what_it_covers_and_a_thaw_ends_it() {
+    on_every_ledger(|ledger| {
+        let (tenant, other) = (Tenant::default(), Tenant::parse("other").unwrap());
+        let scopes = [
+            (Scope::All, true),
+            (Scope::Tenant(tenant.clone()), true),
+            (Scope::Tenant(other.clone()), false),
+            (Scope::Agent(tenant.clone(), subject()), true),
+            (Scope::Agent(other.clone(), subject()), false),
+            (Scope::Archetype(tenant.clone(), "PAYMENT_TRANSFER".into()), true),
+            (Scope::Archetype(tenant.clone(), "DATA_EXPORT".into()), false),
+            (Scope::Provider("bank".into()), true),
+            (Scope::Provider("hotel".into()), false),
+        ];
+        for (number, (scope, stops)) in scopes.into_iter().enumerate() {
+            let freeze = Freeze {
+                scope: scope.clone(),
+                include_rollback: false,
+                at_ms: NOW,
+                by: "ops".into(),
+                reason: "drill".into(),
+            };
+            wait(ledger.freeze(freeze.clone(), event("frozen"))).unwrap();
+            let agent = subject();
+            let facts = wait(ledger.facts(query(&tenant, &agent))).unwrap();
+            assert_eq!(facts.frozen.is_some(), stops, "{scope}");
+            let result = admit(&*ledger, admission(&format!("k{number}")));
+            let frozen = Admitted::Refused(Obstacle::Frozen(scope.clone()));
+            assert_eq!(result == frozen, stops, "{scope}: {result:?}");
+            assert_eq!(**wait(ledger.freezes()).unwrap(), [freeze]);
+            wait(ledger.thaw(scope.clone(), event("thawed"))).unwrap();
+            assert!(matches!(wait(ledger.thaw(scope, event("thawed"))), Err(Error::Absent(_))));
+        }
+        admitted(&*ledger, admission("free"));
+    });
+}
+
+#[test]
+fn a_revocation_lists_what_is_open_and_nothing_follows_it() {
+    on_every_ledger(|ledger| {
+        let tenant = Tenant::default();
+        let open = admitted(&*ledger, payment("a", 1, &["leaf", "root"]));
+        let done = admitted(&*ledger, payment("b", 1, &["root"]));
+        admitted(&*ledger, payment("c", 1, &["leaf"]));
+        wait(ledger.settle(settlement(done, State::Executed, "b"))).unwrap();
+        let revocation = wait(ledger.revoke(&tenant, "root", event("revoked"))).unwrap();
+        assert_eq!((revocation.unsettled, revocation.at_ms), (vec![open], NOW + 5));
+        let revoked = Obstacle::Revoked { jti: "root".into(), at_ms: NOW + 5 };
+        assert_eq!(obstacle(&*ledger, payment("d", 1, &["leaf", "root"])), revoked);
+        admitted(&*ledger, payment("e", 1, &["leaf"]));
+        let mut other = payment("f", 1, &["root"]);
+        other.intent.tenant = Tenant::parse("other").unwrap();
+        admitted(&*ledger, other);
+        // What was let go before may still settle.
+        wait(ledger.settle(settlement(open, State::Executed, "a"))).unwrap();
+        assert_eq!(wait(ledger.revoke(&tenant, "root", event("revoked"))).unwrap().unsettled, []);
+    });
+}
+
+#[test]
+fn a_revocation_wins_every_race_it_was_acknowledged_in() {
+    on_every_ledger(|ledger| {
+        let tenant = Tenant::default();
+        thread::scope(|scope| {
+            let revoker = scope.spawn(|| {
+                thread::sleep(std::time::Duration::from_millis(3));
+                wait(ledger.revoke(&tenant, "m", event("revoked"))).unwrap()
+            });
+            let runners: Vec<_> = (0..8)
+                .map(|runner| {
+                    let ledger = &ledger;
+                    scope.spawn(move || {
+                        let keys = (0..).map(|number| format!("{runner}-{number}"));
+                        let admissions = keys.map(|key| Admission {
+                            debits: vec![debit("m", i64::MAX >> 20)],
+                            ..admission(&key)
+                        });
+                        let mut passed = Vec::new();
+                        for admission in admissions {
+                            let id = admission.intent.id;
+                            match admit(&**ledger, admission) {
+                                Admitted::New { .. } => passed.push(id),
+                                Admitted::Refused(Obstacle::Revoked { .. }) => return passed,
+                                other => panic!("{other:?}"),
+                            }
+                        }
+                        passed
+                    })
+                })
+                .collect();
+            let mut passed: Vec<_> = runners.into_iter().flat_map(|runner| runner.join().unwrap()).collect();
+            let mut listed = revoker.join().unwrap().unsettled;
+            passed.sort_unstable();
+            listed.sort_unstable();
+            assert_eq!(passed, listed);
+        });
+    });
+}
+
+#[test]
+fn a_permit_of_another_epoch_is_judged_anew() {
+    on_every_ledger(|ledger| {
+        let mut admission = payment("a", 1, &["m"]);
+        admission.debits[0].epoch = 1;
+        assert_eq!(obstacle(&*ledger, admission), Obstacle::MandateChanged { jti: "m".into() });
+    });
+}
+
+// States.
+
+#[test]
+fn only_the_allowed_steps_are_taken_and_the_others_name_both_sides() {
+    on_every_ledger(|ledger| {
+        for (number, to) in State::ALL.into_iter().enumerate() {
+            let id = admitted(&*ledger, admission(&format!("k{number}")));
+            let result = wait(ledger.settle(settlement(id, to, &format!("n{number}"))));
+            if State::Sent.may_settle(to) {
+                result.unwrap();
+            } else {
+                let Err(Error::Illegal { from, to: wanted, .. }) = result else { panic!("{to} was allowed") };
+                assert_eq!((from, wanted), (State::Sent, to));
+                assert_eq!(wait(ledger.outcomes(&Tenant::default(), id)).unwrap(), []);
+            }
+        }
+        let nobody = settlement(id(), State::Executed, "nobody");
+        assert!(matches!(wait(ledger.settle(nobody)), Err(Error::NoSuchAction(_))));
+    });
+}
+
+#[test]
+fn of_two_that_settle_at_once_one_comes_late() {
+    on_every_ledger(|ledger| {
+        let id = admitted(&*ledger, payment("a", 100, &["m"]));
+        let results = at_once(10, |number| {
+            let release =
+                Settlement { charged: Some(0), ..settlement(id, State::Failed, &format!("n{number}")) };
+            wait(ledger.settle(release)).is_ok()
+        });
+        assert_eq!(results.into_iter().filter(|settled| *settled).count(), 1);
+        assert_eq!(spent(&*ledger, "m"), 0);
+    });
+}
+
+#[test]
+fn unsettled_actions_are_found_page_by_page() {
+    on_every_ledger(|ledger| {
+        let ids: Vec<_> = (0..7).map(|number| admitted(&*ledger, admission(&format!("k{number}")))).collect();
+        wait(ledger.settle(settlement(ids[2], State::Executed, "done"))).unwrap();
+        wait(ledger.settle(settlement(ids[4], State::InDoubt, "doubt"))).unwrap();
+        admitted(&*ledger, Admission { hold_until_ms: Some(NOW), ..admission("held") });
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let page = wait(ledger.unsettled(after, 2)).unwrap();
+            found.extend(page.rows.iter().map(|stored| stored.id));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(found, [ids[0], ids[1], ids[3], ids[4], ids[5], ids[6]]);
+    });
+}
+
+// History.
+
+#[test]
+fn admissions_become_the_history_of_their_principal() {
+    on_every_ledger(|ledger| {
+        let (tenant, agent) = (Tenant::default(), subject());
+        let asks = FactsQuery { destination: Some("shop"), ..query(&tenant, &agent) };
+        assert!(wait(ledger.facts(asks)).unwrap().first_seen);
+        for minor in [10, 20, 30] {
+            let admission = Admission {
+                destination: Some("shop".into()),
+                ..payment(&format!("k{minor}"), minor, &["m"])
+            };
+            admitted(&*ledger, admission);
+        }
+        let hold = Admission { hold_until_ms: Some(NOW), ..payment("held", 40, &["m"]) };
+        admitted(&*ledger, hold);
+        obstacle(&*ledger, payment("over", 5000, &["m"]));
+        let facts = wait(ledger.facts(asks)).unwrap();
+        assert!(!facts.first_seen);
+        let mut amounts: Vec<_> = facts.series.amounts().collect();
+        amounts.sort_unstable();
+        assert_eq!(amounts, [10, 20, 30]);
+        assert_eq!(facts.accounts, []);
+        let strangers = FactsQuery { principal: "bob", ..asks };
+        let facts = wait(ledger.facts(strangers)).unwrap();
+        assert_eq!((facts.first_seen, facts.series.amounts().count()), (true, 0));
+    });
+}
+
+#[test]
+fn an_equal_refusal_of_the_last_minute_is_counted() {
+    on_every_ledger(|ledger| {
+        let (tenant, agent) = (Tenant::default(), subject());
+        let asked =
+            |now_ms| wait(ledger.repeated(&tenant, &agent, "EP_BOUNDARY_BLOCK", &[1; 32], now_ms)).unwrap();
+        assert_eq!(asked(NOW), None);
+        let refusal = refusal("k", "r");
+        let id = refusal.intent.id;
+        wait(ledger.refuse(refusal)).unwrap();
+        let counts: Vec<_> =
+            (0..3).map(|_| asked(NOW + 59_999).unwrap()).map(|it| (it.action, it.count)).collect();
+        assert_eq!(counts, [(id, 1), (id, 2), (id, 3)]);
+        assert_eq!(asked(NOW + 60_000), None);
+        let other = wait(ledger.repeated(&tenant, &agent, "EP_FROZEN", &[1; 32], NOW)).unwrap();
+        assert_eq!(other, None);
+    });
+}
+
+// Finding.
+
+#[test]
+fn receipts_are_found_by_every_address_and_only_by_whose_they_are() {
+    on_every_ledger(|ledger| {
+        let tenant = Tenant::default();
+        let first = admitted(&*ledger, admission("a"));
+        wait(ledger.settle(settlement(first, State::Executed, "a"))).unwrap();
+        wait(ledger.refuse(refusal("b", "b"))).unwrap();
+        for name in ["a", "b"] {
+            let expected = receipt(name);
+            let by_id = wait(ledger.receipt(&tenant, &expected.id)).unwrap().unwrap();
+            assert_eq!(by_id.receipt.as_ref(), Some(&expected));
+            assert_eq!(wait(ledger.address(&expected.short)).unwrap().as_ref(), Some(&by_id));
+            assert_eq!(wait(ledger.address(&expected.signature)).unwrap().as_ref(), Some(&by_id));
+        }
+        let other = Tenant::parse("other").unwrap();
+        assert_eq!(wait(ledger.receipt(&other, "receipt-a")).unwrap(), None);
+        assert_eq!(wait(ledger.action(&other, first)).unwrap(), None);
+        assert_eq!(wait(ledger.outcomes(&other, first)).unwrap(), []);
+        assert_eq!(wait(ledger.address("short-c")).unwrap(), None);
+    });
+}
+
+#[test]
+fn an_action_reads_back_as_it_was_handed_in() {
+    on_every_ledger(|ledger| {
+        let mut admission = payment("a", 250, &["leaf", "root"]);
+        admission.intent.payload = b"{\"recipient\":\"shop\"}".to_vec();
+        let intent = admission.intent.clone();
+        admitted(&*ledger, admission);
+        let stored = wait(ledger.action(&intent.tenant, intent.id)).unwrap().unwrap();
+        assert_eq!(stored.key, intent.key);
+        assert_eq!(stored.request_hash, intent.request_hash);
+        assert_eq!(*stored.archetype, *intent.archetype);
+        assert_eq!(*stored.principal, *intent.principal);
+        assert_eq!(stored.mandates, ["leaf".into(), "root".into()]);
+        assert_eq!((stored.state, stored.at_ms, stored.debit), (State::Sent, NOW, 250));
+        assert_eq!(stored.currency.as_deref(), Some("USD"));
+        assert_eq!((stored.payload, stored.reply), (intent.payload, None));
+    });
+}
+
+#[test]
+fn lists_are_a_tenants_own_filtered_and_paged_newest_first() {
+    on_every_ledger(|ledger| {
+        let tenant = Tenant::default();
+        let ids: Vec<_> = (0..5)
+            .map(|number| {
+                let mut admission = admission(&format!("k{number}"));
+                admission.intent.at_ms = NOW + number;
+                admitted(&*ledger, admission)
+            })
+            .collect();
+        let mut foreign = admission("x");
+        foreign.intent.tenant = Tenant::parse("other").unwrap();
+        admitted(&*ledger, foreign);
+        wait(ledger.settle(settlement(ids[1], State::Executed, "x"))).unwrap();
+        let list = |filter: Filter, after, limit| {
+            let page = wait(ledger.actions(&tenant, filter, after, limit)).unwrap();
+            (page.rows.iter().map(|stored| stored.id).collect::<Vec<_>>(), page.next)
+        };
+        let (first, next) = list(Filter::default(), None, 3);
+        assert_eq!(first, [ids[4], ids[3], ids[2]]);
+        assert_eq!(list(Filter::default(), next, 3), (vec![ids[1], ids[0]], None));
+        let executed = Filter { state: Some(State::Executed), ..Filter::default() };
+        assert_eq!(list(executed, None, 10).0, [ids[1]]);
+        let between = Filter { from_ms: Some(NOW + 1), to_ms: Some(NOW + 3), ..Filter::default() };
+        assert_eq!(list(between, None, 10).0, [ids[2], ids[1]]);
+        let nobody = Filter { subject: Some(Subject::parse("agent-2").unwrap()), ..Filter::default() };
+        assert_eq!(list(nobody, None, 10).0, []);
+        let nothing = Filter { archetype: Some("DATA_EXPORT".into()), ..Filter::default() };
+        assert_eq!(list(nothing, None, 10).0, []);
+    });
+}
+
+// Mandates, credentials, keys, texts.
+
+#[test]
+fn mandates_are_issued_once_and_show_what_is_left() {
+    on_every_ledger(|ledger| {
+        let tenant = Tenant::default();
+        let mandate = |jti: &str| Mandate {
+            tenant: tenant.clone(),
+            jti: jti.into(),
+            subject: subject(),
+            issuer: "alice".into(),
+            issued_ms: NOW,
+            expires_ms: NOW + 1000,
+            claims: b"{}".to_vec(),
+        };
+        for jti in ["m1", "m2", "m3"] {
+            wait(ledger.issue(mandate(jti), event("mandate_issued"))).unwrap();
+        }
+        assert!(matches!(wait(ledger.issue(mandate("m1"), event("mandate_issued"))), Err(Error::Exists(_))));
+        admitted(&*ledger, payment("a", 70, &["m2"]));
+        let held = wait(ledger.mandate(&tenant, "m2")).unwrap().unwrap();
+        assert_eq!((held.mandate, held.account.spent_minor, held.account.actions), (mandate("m2"), 70, 1));
+        wait(ledger.revoke(&tenant, "m3", event("mandate_revoked"))).unwrap();
+        let page = wait(ledger.mandates(&tenant, None, 2)).unwrap();
+        let names: Vec<_> =
+            page.rows.iter().map(|held| (&*held.mandate.jti, held.account.revoked_at)).collect();
+        assert_eq!(names, [("m3", Some(NOW + 5)), ("m2", None)]);
+        let rest = wait(ledger.mandates(&tenant, page.next, 2)).unwrap();
+        assert_eq!(rest.rows.len(), 1);
+        assert_eq!(wait(ledger.mandate(&Tenant::parse("other").unwrap(), "m2")).unwrap(), None);
+    });
+}
+
+#[test]
+fn a_credential_is_known_until_it_is_revoked() {
+    on_every_ledger(|ledger| {
+        let tenant = Tenant::default();
+        let key = ApiKey {
+            hash: [3; 32],
+            id: "key-1".into(),
+            tenant: tenant.clone(),
+            subject: subject(),
+            role: "agent".into(),
+            default_mandate: Some("m1".into()),
+            created_ms: NOW,
+            revoked_ms: None,
+        };
+        wait(ledger.add_key(key.clone(), event("key_created"))).unwrap();
+        assert!(matches!(wait(ledger.add_key(key.clone(), event("key_created"))), Err(Error::Exists(_))));
+        assert_eq!(wait(ledger.key(&[3; 32])).unwrap().as_deref(), Some(&key));
+        let other = Tenant::parse("other").unwrap();
+        assert!(matches!(
+            wait(ledger.revoke_key(&other, "key-1", event("key_revoked"))),
+            Err(Error::Absent(_))
+        ));
+        wait(ledger.revoke_key(&tenant, "key-1", event("key_revoked"))).unwrap();
+        assert_eq!(wait(ledger.key(&[3; 32])).unwrap(), None);
+        assert_eq!(wait(ledger.keys(&tenant)).unwrap(), [ApiKey { revoked_ms: Some(NOW + 5), ..key }]);
+        assert_eq!(wait(ledger.keys(&other)).unwrap(), []);
+    });
+}
+
+#[test]
+fn the_first_tenant_key_is_kept_and_texts_stay_under_their_digest() {
+    on_every_ledger(|ledger| {
+        let tenant = Tenant::default();
+        assert_eq!(wait(ledger.tenant_key(&tenant, None)).unwrap(), None);
+        for _ in 0..2 {
+            assert_eq!(wait(ledger.tenant_key(&tenant, Some(vec![1]))).unwrap(), Some(vec![1]));
+        }
+        assert_eq!(wait(ledger.tenant_key(&tenant, Some(vec![2]))).unwrap(), Some(vec![1]));
+        wait(ledger.keep("d1", b"permit".to_vec())).unwrap();
+        assert_eq!(wait(ledger.kept("d1")).unwrap(), Some(b"permit".to_vec()));
+        assert_eq!(wait(ledger.kept("d2")).unwrap(), None);
+    });
+}
+
+// The chain.
+
+#[test]
+fn everything_that_happens_is_one_verifiable_chain() {
+    on_every_ledger(|ledger| {
+        let id = admitted(&*ledger, payment("a", 1, &["m"]));
+        wait(ledger.settle(settlement(id, State::Executed, "a"))).unwrap();
+        wait(ledger.refuse(refusal("b", "b"))).unwrap();
+        wait(ledger.record(event("key_rotated"))).unwrap();
+        let verified = wait(ledger.verify()).unwrap();
+        assert_eq!((verified.entries, verified.receipts), (5, 2));
+        let page = wait(ledger.entries(None, 100)).unwrap();
+        assert_eq!(page.rows.len(), 5);
+        let mut walk = ledger::Walk::default();
+        for (_, bytes) in &page.rows {
+            walk.step(bytes).unwrap();
+        }
+        assert_eq!(walk.head(), verified.head);
+        assert_eq!(
+            wait(ledger.entries(page.rows.first().map(|(row, _)| *row), 2)).unwrap().rows,
+            page.rows[1..3]
+        );
+    });
+}
+
+/// Runs `deed` on that many threads at once.
+fn at_once<T: Send>(count: usize, deed: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let barrier = std::sync::Barrier::new(count);
+    thread::scope(|scope| {
+        let (barrier, deed) = (&barrier, &deed);
+        let threads: Vec<_> = (0..count)
+            .map(|number| {
+                scope.spawn(move || {
+                    barrier.wait();
+                    deed(number)
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+/// The trait is used behind a pointer.
+#[test]
+fn a_ledger_can_be_shared() {
+    fn shared<T: Send + Sync>(_: T) {}
+    on_every_ledger(shared::<Arc<dyn Ledger>>);
+}

@@ -1,0 +1,548 @@
+//! What the SQLite ledger keeps when things go wrong: restarts, failing disks, killed processes, altered rows.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+extern crate countersign_ledger as ledger;
+
+mod common;
+
+use std::collections::HashSet;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use action::Tenant;
+use common::*;
+use futures_util::future::join_all;
+use ledger::{
+    Admission, Admitted, Broken, Effect, Error, FactsQuery, FailPoints, Freeze, Ledger, Obstacle, Options,
+    Scope, Sqlite, State,
+};
+use rusqlite::Connection;
+
+fn open(directory: &Path, options: Options) -> Sqlite {
+    Sqlite::open(&directory.join("ledger.db"), options).unwrap()
+}
+
+fn db(directory: &Path) -> Connection {
+    Connection::open(directory.join("ledger.db")).unwrap()
+}
+
+// Restarts.
+
+#[test]
+fn a_restart_forgets_nothing_and_continues_the_chain() {
+    let directory = tempfile::tempdir().unwrap();
+    let scope = Scope::Provider("hotel".into());
+    let first = sqlite(directory.path());
+    let payment_of_50 =
+        Admission { effect: effect(4), destination: Some("shop".into()), ..payment("a", 50, &["m"]) };
+    let open_action = admitted(&first, payment_of_50);
+    let done = admitted(&first, payment("b", 20, &["m"]));
+    wait(first.settle(settlement(done, State::Executed, "b"))).unwrap();
+    let freeze = Freeze {
+        scope: scope.clone(),
+        include_rollback: true,
+        at_ms: NOW,
+        by: "ops".into(),
+        reason: "drill".into(),
+    };
+    wait(first.freeze(freeze.clone(), event("frozen"))).unwrap();
+    wait(first.revoke(&Tenant::default(), "gone", event("revoked"))).unwrap();
+    let before = wait(first.verify()).unwrap();
+    drop(first);
+
+    let second = open(directory.path(), Options::new("chain-2", NOW + 1000));
+    let page = wait(second.entries(Some(before.entries as i64), 1)).unwrap();
+    let opening: serde_json::Value = serde_json::from_slice(&page.rows[0].1).unwrap();
+    assert_eq!(opening["chainId"], "chain-2");
+    assert_eq!(opening["seq"], 0);
+    assert_eq!(opening["previousHash"], hex::encode(before.head.unwrap()));
+    let after = wait(second.verify()).unwrap();
+    assert_eq!((after.entries, after.receipts), (before.entries + 1, 1));
+
+    let unsettled = wait(second.unsettled(None, 10)).unwrap();
+    assert_eq!(unsettled.rows.iter().map(|stored| stored.id).collect::<Vec<_>>(), [open_action]);
+    assert!(
+        matches!(admit(&second, admission("b")), Admitted::Existing(existing) if existing.reply.is_some())
+    );
+    assert_eq!(spent(&second, "m"), 70);
+    assert_eq!(**wait(second.freezes()).unwrap(), [freeze]);
+    assert!(matches!(
+        obstacle(&second, payment("c", 1, &["gone"])),
+        Obstacle::MandateChanged { .. } | Obstacle::Revoked { .. }
+    ));
+    let same_effect = Admission { effect: effect(4), ..admission("d") };
+    assert!(
+        matches!(obstacle(&second, same_effect), Obstacle::Duplicate(earlier) if earlier.id == open_action)
+    );
+    let (tenant, agent) = (Tenant::default(), subject());
+    let asks = FactsQuery { destination: Some("shop"), key: None, ..query(&tenant, &agent) };
+    let facts = wait(second.facts(asks)).unwrap();
+    assert_eq!(
+        (facts.first_seen, facts.series.amounts().collect::<HashSet<_>>()),
+        (false, HashSet::from([20, 50]))
+    );
+}
+
+#[test]
+fn keys_and_effects_and_receipts_are_found_across_many_slices() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = sqlite(directory.path());
+    let hash = |number: u32| {
+        let mut hash = [0; 32];
+        hash[..4].copy_from_slice(&number.wrapping_mul(0x9e37_79b9).to_be_bytes());
+        hash[4..8].copy_from_slice(&number.to_be_bytes());
+        hash
+    };
+    let with_effect = |key: String, number: u32, window_ms| Admission {
+        effect: Some(Effect { hash: hash(number), window_ms, tolerate: false }),
+        ..admission(&key)
+    };
+    // One action each ten milliseconds, so that they span about a minute and a half.
+    let spread = |number: u32| {
+        let mut admission = with_effect(format!("k{number}"), number, 600_000);
+        admission.intent.at_ms = NOW + i64::from(number) * 10;
+        admission
+    };
+    let admissions: Vec<_> = (0..9000).map(spread).collect();
+    let ids: Vec<_> = admissions.iter().map(|admission| admission.intent.id).collect();
+    for result in wait(join_all(admissions.into_iter().map(|admission| first.admit(admission)))) {
+        assert!(matches!(result.unwrap(), Admitted::New { .. }));
+    }
+    let settled =
+        ids.iter().enumerate().map(|(n, id)| first.settle(settlement(*id, State::Executed, &n.to_string())));
+    assert!(wait(join_all(settled)).iter().all(Result::is_ok));
+
+    let check = |ledger: &Sqlite| {
+        for number in [0, 1, 1023, 1024, 4095, 4096, 5000, 8999] {
+            let existing = admit(ledger, admission(&format!("k{number}")));
+            assert!(matches!(existing, Admitted::Existing(existing) if existing.id == ids[number as usize]));
+            let mut again = with_effect(format!("other{number}"), number, 600_000);
+            again.intent.at_ms = NOW + 90_000;
+            let result = obstacle(ledger, again);
+            assert!(
+                matches!(result, Obstacle::Duplicate(earlier) if earlier.id == ids[number as usize]),
+                "{number}"
+            );
+            let expected = receipt(&number.to_string());
+            for address in [&expected.short, &expected.signature] {
+                let found = wait(ledger.address(address)).unwrap().unwrap();
+                assert_eq!(found.receipt.as_ref(), Some(&expected));
+            }
+        }
+        // A window that has passed is not searched.
+        let mut later = with_effect("later".into(), 4096, 1000);
+        later.intent.at_ms = NOW + 90_000;
+        later.hold_until_ms = Some(NOW);
+        let mut early = later.clone();
+        early.effect.as_mut().unwrap().window_ms = 60_000;
+        assert!(matches!(obstacle(ledger, early), Obstacle::Duplicate(_)));
+        later
+    };
+    check(&first);
+    drop(first);
+    let second = open(directory.path(), Options::new("chain-2", NOW));
+    let later = check(&second);
+    admitted(&second, later);
+    wait(second.verify()).unwrap();
+}
+
+#[test]
+fn a_history_that_a_crash_kept_from_its_row_is_made_good() {
+    let directory = tempfile::tempdir().unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    let ledger = sqlite(directory.path());
+    for minor in [10, 20, 30] {
+        admitted(&ledger, payment(&format!("k{minor}"), minor, &["m"]));
+    }
+    // What a killed process leaves behind: the file and its log as they are now.
+    for name in ["ledger.db", "ledger.db-wal"] {
+        std::fs::copy(directory.path().join(name), copy.path().join(name)).unwrap();
+    }
+    drop(ledger);
+    for path in [copy.path(), directory.path()] {
+        let reopened = open(path, Options::new("chain-2", NOW));
+        let (tenant, agent) = (Tenant::default(), subject());
+        let facts = wait(reopened.facts(query(&tenant, &agent))).unwrap();
+        assert_eq!(facts.series.amounts().collect::<HashSet<_>>(), HashSet::from([10, 20, 30]));
+        assert_eq!(facts.series.amounts().count(), 3);
+        assert_eq!(spent(&reopened, "m"), 60);
+    }
+}
+
+#[test]
+fn the_store_is_set_up_for_durability() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = sqlite(directory.path());
+    admitted(&ledger, admission("a"));
+    let db = db(directory.path());
+    let pragma = |name: &str| {
+        db.pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0)).unwrap()
+    };
+    assert_eq!(pragma("journal_mode"), "wal".to_owned().into());
+    assert_eq!(pragma("page_size"), 16384_i64.into());
+}
+
+#[test]
+fn all_migrations_make_the_golden_shape_and_run_once() {
+    let directory = tempfile::tempdir().unwrap();
+    for chain in ["chain-1", "chain-2"] {
+        drop(open(directory.path(), Options::new(chain, NOW)));
+    }
+    let db = db(directory.path());
+    let mut select =
+        db.prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'refinery%' ORDER BY rowid").unwrap();
+    let found: Vec<String> = select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    golden("schema.sql", &(found.join(";\n") + ";\n"));
+}
+
+// Formats that outlive a release.
+
+#[test]
+fn entries_and_rows_have_their_golden_form() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = sqlite(directory.path());
+    let mut admission = Admission {
+        effect: effect(4),
+        destination: Some("shop".into()),
+        ..payment("k-1", 250, &["mandate-1", "mandate-0"])
+    };
+    admission.intent.id = action::ActionId::new(NOW as u64, [9; 10]);
+    let mut settled = settlement(admission.intent.id, State::Executed, "a");
+    settled.outcome.entry.state = Some("COMPLETED");
+    settled.outcome.entry.session = Some(ledger::Session {
+        causal_parent: None,
+        id: "session-1".into(),
+        intent_id: Some("intent-1".into()),
+        seq: 3,
+    });
+    admitted(&ledger, admission);
+    wait(ledger.settle(settled)).unwrap();
+    wait(ledger.record(event("key_rotated"))).unwrap();
+    let page = wait(ledger.entries(None, 10)).unwrap();
+    let entries: String =
+        page.rows.iter().map(|(_, bytes)| format!("{}\n", std::str::from_utf8(bytes).unwrap())).collect();
+    golden("entries.jsonl", &entries);
+    for (_, bytes) in &page.rows {
+        let value: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+        assert_eq!(serde_json_canonicalizer::to_vec(&value).unwrap(), *bytes, "an entry is canonical JSON");
+    }
+    drop(ledger);
+
+    let db = db(directory.path());
+    let mut rows = String::new();
+    for table in ["action", "fate", "outcome", "address", "effect", "account", "series", "seen", "meta"] {
+        let mut select = db.prepare(&format!("SELECT * FROM {table}")).unwrap();
+        let names: Vec<String> = select.column_names().into_iter().map(String::from).collect();
+        let mut found = select.query([]).unwrap();
+        while let Some(row) = found.next().unwrap() {
+            rows += &format!("{table}\n");
+            for (column, name) in names.iter().enumerate() {
+                rows += &format!("  {name}: {}\n", shown(row.get_ref(column).unwrap()));
+            }
+        }
+    }
+    golden("rows.txt", &rows);
+}
+
+fn shown(value: rusqlite::types::ValueRef<'_>) -> String {
+    use rusqlite::types::ValueRef;
+    match value {
+        ValueRef::Null => "null".into(),
+        ValueRef::Integer(number) => number.to_string(),
+        ValueRef::Real(number) => number.to_string(),
+        ValueRef::Text(text) => format!("{:?}", String::from_utf8_lossy(text)),
+        ValueRef::Blob(bytes) => format!("x'{}'", hex::encode(bytes)),
+    }
+}
+
+/// Compares with the file beside this test; `GOLDEN=write` writes it, which is a decision about stored data.
+fn golden(name: &str, found: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    if std::env::var_os("GOLDEN").is_some() {
+        std::fs::write(&path, found).unwrap();
+    }
+    let expected = std::fs::read_to_string(&path).unwrap();
+    assert!(expected == found, "{name} has changed:\n{found}");
+}
+
+// Failing disks.
+
+/// Fails once at one step, when armed.
+#[derive(Debug)]
+struct Fails {
+    step: &'static str,
+    armed: AtomicBool,
+}
+
+impl Fails {
+    fn at(step: &'static str) -> Arc<Fails> {
+        Arc::new(Fails { step, armed: AtomicBool::new(false) })
+    }
+}
+
+impl FailPoints for Fails {
+    fn at(&self, step: &'static str) -> io::Result<()> {
+        if step == self.step && self.armed.swap(false, Ordering::SeqCst) {
+            return Err(io::Error::other("no space left on device"));
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn after_a_failed_write_nothing_is_written_until_it_is_opened_again() {
+    for (step, survives) in [("begin", false), ("write", false), ("commit", false), ("committed", true)] {
+        let directory = tempfile::tempdir().unwrap();
+        let fails = Fails::at(step);
+        let options = Options { fail_points: Some(fails.clone()), ..Options::new("chain-1", NOW) };
+        let ledger = open(directory.path(), options);
+        let before = admitted(&ledger, payment("before", 100, &["m"]));
+        fails.armed.store(true, Ordering::SeqCst);
+        let failing = wait(ledger.settle(settlement(before, State::Executed, "lost")));
+        assert!(matches!(failing, Err(Error::Unavailable(_))), "{step}: {failing:?}");
+        // The disk would answer again, but nobody knows what is on it.
+        assert!(matches!(wait(ledger.admit(admission("after"))), Err(Error::Unavailable(_))));
+        let Err(Error::Unavailable(why)) = ledger.health() else { panic!("it should not be ready") };
+        assert_eq!(&*why, "no space left on device");
+        drop(ledger);
+
+        let reopened = open(directory.path(), Options::new("chain-2", NOW));
+        reopened.health().unwrap();
+        let state = wait(reopened.action(&Tenant::default(), before)).unwrap().unwrap().state;
+        assert_eq!(state == State::Executed, survives, "{step}");
+        let verified = wait(reopened.verify()).unwrap();
+        assert_eq!((verified.entries, verified.receipts), if survives { (4, 1) } else { (3, 0) }, "{step}");
+        admitted(&reopened, admission("after"));
+        assert_eq!(spent(&reopened, "m"), 100);
+    }
+}
+
+#[test]
+fn everyone_who_waits_for_a_failing_commit_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let fails = Fails::at("commit");
+    let options = Options { fail_points: Some(fails.clone()), ..Options::new("chain-1", NOW) };
+    let ledger = open(directory.path(), options);
+    fails.armed.store(true, Ordering::SeqCst);
+    let admissions = (0..100).map(|number| ledger.admit(admission(&format!("k{number}"))));
+    for result in wait(join_all(admissions)) {
+        assert!(matches!(result, Err(Error::Unavailable(_))), "{result:?}");
+    }
+    drop(ledger);
+    let reopened = open(directory.path(), Options::new("chain-2", NOW));
+    assert_eq!(
+        wait(reopened.actions(&Tenant::default(), ledger::Filter::default(), None, 10)).unwrap().rows,
+        []
+    );
+}
+
+#[test]
+fn a_write_that_the_store_refuses_does_not_take_the_others_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = sqlite(directory.path());
+    let double = admission("double");
+    admitted(&ledger, double.clone());
+    // The same action id under another key: nothing but the unique index can know.
+    let mut admissions: Vec<_> = (0..20).map(|number| admission(&format!("k{number}"))).collect();
+    admissions[7].intent.id = double.intent.id;
+    let results = wait(join_all(admissions.into_iter().map(|admission| ledger.admit(admission))));
+    for (number, result) in results.iter().enumerate() {
+        match number {
+            7 => assert!(matches!(result, Err(Error::Rejected(_))), "{result:?}"),
+            _ => assert!(matches!(result, Ok(Admitted::New { .. })), "{result:?}"),
+        }
+    }
+    ledger.health().unwrap();
+    assert_eq!(wait(ledger.verify()).unwrap().entries, 21);
+}
+
+#[test]
+fn a_full_queue_says_so_at_once() {
+    #[derive(Debug)]
+    struct Stuck(Mutex<()>);
+    impl FailPoints for Stuck {
+        fn at(&self, _: &'static str) -> io::Result<()> {
+            drop(self.0.lock().unwrap());
+            Ok(())
+        }
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let stuck = Arc::new(Stuck(Mutex::new(())));
+    let options = Options { fail_points: Some(stuck.clone()), queue: 10, ..Options::new("chain-1", NOW) };
+    let ledger = open(directory.path(), options);
+    let hold = stuck.0.lock().unwrap();
+    let admissions = (0..50).map(|number| ledger.admit(admission(&format!("k{number}"))));
+    let mut waiting = Box::pin(join_all(admissions));
+    assert!(futures_util::FutureExt::now_or_never(&mut waiting).is_none());
+    drop(hold);
+    let results = wait(waiting);
+    let busy = results.iter().filter(|result| matches!(result, Err(Error::Busy))).count();
+    // One batch may have been taken before it got stuck.
+    assert!((30..=40).contains(&busy), "{busy} were turned away");
+    assert!(results.iter().all(|result| matches!(result, Ok(Admitted::New { .. }) | Err(Error::Busy))));
+}
+
+// Killed processes.
+
+/// The child of the tests below: admits and settles until it is killed, and notes what was acknowledged.
+#[test]
+fn child() {
+    let Some(directory) = std::env::var_os("LEDGER_CHILD") else { return };
+    let directory = Path::new(&directory);
+    let fail_points: Option<Arc<dyn FailPoints>> = match std::env::var("LEDGER_DIES_AT") {
+        Ok(step) => Some(Arc::new(Dies { step, left: AtomicU64::new(40) })),
+        Err(_) => None,
+    };
+    let options = Options { fail_points, ..Options::new("chain", NOW) };
+    let ledger = open(directory, options);
+    let notes = std::fs::OpenOptions::new().create(true).append(true).open(directory.join("notes")).unwrap();
+    let seed = std::process::id();
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let (ledger, mut notes) = (&ledger, &notes);
+            scope.spawn(move || {
+                for number in 0..100_000 {
+                    let key = format!("{seed}-{thread}-{number}");
+                    let mut admission = payment(&key, 1, &["m"]);
+                    admission.debits = vec![debit("m", 1 << 40)];
+                    let mut random = [0; 10];
+                    random[..4].copy_from_slice(&seed.to_be_bytes());
+                    random[4..6].copy_from_slice(&(thread as u16).to_be_bytes());
+                    random[6..].copy_from_slice(&(number as u32).to_be_bytes());
+                    admission.intent.id = action::ActionId::new(NOW as u64, random);
+                    let id = admitted(ledger, admission);
+                    notes.write_all(format!("admitted {id}\n").as_bytes()).unwrap();
+                    wait(ledger.settle(settlement(id, State::Executed, &key))).unwrap();
+                    notes.write_all(format!("settled {id}\n").as_bytes()).unwrap();
+                }
+            });
+        }
+    });
+}
+
+/// Aborts the process at a step, after some commits.
+#[derive(Debug)]
+struct Dies {
+    step: String,
+    left: AtomicU64,
+}
+
+impl FailPoints for Dies {
+    fn at(&self, step: &'static str) -> io::Result<()> {
+        if step == self.step && self.left.fetch_sub(1, Ordering::SeqCst) == 1 {
+            std::process::abort();
+        }
+        Ok(())
+    }
+}
+
+fn run_child(directory: &Path, dies_at: Option<&str>) -> std::process::Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "child", "--nocapture"]).env("LEDGER_CHILD", directory);
+    if let Some(step) = dies_at {
+        command.env("LEDGER_DIES_AT", step);
+    }
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// Whatever was acknowledged is stored, and money and chain agree with it.
+fn check_after_crash(directory: &Path) {
+    let ledger = open(directory, Options::new("after", NOW));
+    let tenant = Tenant::default();
+    let notes = std::fs::read_to_string(directory.join("notes")).unwrap_or_default();
+    for note in notes.lines() {
+        let (what, id) = note.split_once(' ').unwrap();
+        let stored =
+            wait(ledger.action(&tenant, id.parse().unwrap())).unwrap().expect("an acknowledged action");
+        let settled = stored.state == State::Executed && stored.reply.is_some();
+        assert!(what == "admitted" || settled, "{note}: {:?}", stored.state);
+    }
+    let all = wait(ledger.actions(&tenant, ledger::Filter::default(), None, 1_000_000)).unwrap().rows;
+    let open = wait(ledger.unsettled(None, 1_000_000)).unwrap().rows;
+    let verified = wait(ledger.verify()).unwrap();
+    assert_eq!(verified.receipts as usize, all.len() - open.len());
+    // Eight at most were on their way when it died, each time.
+    let chains = verified.entries as usize - all.len() - (all.len() - open.len());
+    assert!(open.len() <= 8 * chains, "{} open after {chains} starts", open.len());
+    assert_eq!(spent(&ledger, "m"), all.len() as i64);
+    let (tenant, agent) = (Tenant::default(), subject());
+    let history = wait(ledger.facts(query(&tenant, &agent))).unwrap().series;
+    assert!(history.amounts().count() >= all.len().min(64));
+}
+
+#[test]
+fn what_was_acknowledged_survives_being_killed() {
+    let directory = tempfile::tempdir().unwrap();
+    for round in 0..3 {
+        let mut child = run_child(directory.path(), None);
+        std::thread::sleep(Duration::from_millis(300 + 70 * round));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        check_after_crash(directory.path());
+    }
+    assert!(directory.path().join("notes").exists(), "nothing was acknowledged");
+}
+
+#[test]
+fn what_was_acknowledged_survives_dying_at_every_step() {
+    for step in ["begin", "write", "commit", "committed", "told"] {
+        let directory = tempfile::tempdir().unwrap();
+        let status = run_child(directory.path(), Some(step)).wait().unwrap();
+        assert!(!status.success(), "it should have died at `{step}`");
+        assert!(!std::fs::read_to_string(directory.path().join("notes")).unwrap().is_empty(), "{step}");
+        check_after_crash(directory.path());
+    }
+}
+
+// Altered rows.
+
+#[test]
+fn what_was_altered_is_found_and_named() {
+    let alterations: [(&str, i64, Broken); 7] = [
+        ("UPDATE entry SET bytes = replace(bytes, 'settled', 'Settled') WHERE row = 3", 3, Broken::Hash),
+        ("UPDATE entry SET bytes = replace(bytes, ',\"v\":1', ', \"v\":1') WHERE row = 3", 3, Broken::Form),
+        ("DELETE FROM entry WHERE row = 3", 4, Broken::Missing),
+        ("DELETE FROM entry WHERE row = 1", 2, Broken::Missing),
+        ("UPDATE outcome SET document = x'00'", 3, Broken::Receipt),
+        ("UPDATE outcome SET document = NULL", 3, Broken::Receipt),
+        ("UPDATE entry SET record = x'00' WHERE row = 4", 4, Broken::Record),
+    ];
+    for (sql, row, broken) in alterations {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = sqlite(directory.path());
+        let id = admitted(&ledger, admission("a"));
+        wait(ledger.settle(settlement(id, State::Executed, "a"))).unwrap();
+        wait(ledger.record(event("key_rotated"))).unwrap();
+        assert_eq!(wait(ledger.verify()).unwrap().entries, 4);
+        let sql = sql
+            .replace("replace(bytes,", "cast(replace(cast(bytes AS text),")
+            .replace(") WHERE", ") AS blob) WHERE");
+        assert_eq!(db(directory.path()).execute(&sql, []).unwrap(), 1, "{sql}");
+        match wait(ledger.verify()) {
+            Err(Error::Chain { row: found, broken: how }) => assert_eq!((found, how), (row, broken), "{sql}"),
+            other => panic!("{sql}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn entries_swapped_or_from_another_chain_do_not_follow() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = sqlite(directory.path());
+    for key in ["a", "b", "c"] {
+        admitted(&ledger, admission(key));
+    }
+    let page = wait(ledger.entries(None, 10)).unwrap().rows;
+    let walk = |order: &[usize]| {
+        let mut walk = ledger::Walk::default();
+        order.iter().try_for_each(|number| walk.step(&page[*number].1).map(drop))
+    };
+    assert_eq!(walk(&[0, 1, 2, 3]), Ok(()));
+    for order in [&[0, 2, 1, 3][..], &[1, 2], &[0, 1, 1], &[0, 1, 3]] {
+        assert_eq!(walk(order), Err(Broken::Previous), "{order:?}");
+    }
+}

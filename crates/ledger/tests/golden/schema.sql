@@ -1,0 +1,128 @@
+CREATE TABLE action (
+    row INTEGER PRIMARY KEY,
+    id BLOB NOT NULL,
+    tenant TEXT NOT NULL,
+    environment INTEGER NOT NULL,
+    subject TEXT NOT NULL,
+    key TEXT,
+    slot INTEGER,               -- 64 bits of the claim's hash; the next number if taken by another key
+    request_hash BLOB NOT NULL,
+    archetype TEXT NOT NULL,
+    principal TEXT NOT NULL,
+    mandates TEXT,              -- one jti per line, leaf first
+    effect BLOB,
+    series INTEGER,             -- the history it counts in; null if it was not sent
+    at INTEGER NOT NULL,
+    expires INTEGER,
+    amount INTEGER NOT NULL,    -- minor units asked
+    currency TEXT,
+    entry INTEGER NOT NULL,
+    payload BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX action_id ON action (id);
+CREATE UNIQUE INDEX action_slot ON action (slot) WHERE slot IS NOT NULL;
+CREATE TABLE fate (
+    row INTEGER PRIMARY KEY,    -- of the action
+    state INTEGER NOT NULL,
+    debit INTEGER NOT NULL,     -- minor units debited by now
+    outcome INTEGER,            -- the latest
+    reply INTEGER               -- the latest outcome that has a reply
+) STRICT;
+CREATE INDEX fate_open ON fate (state) WHERE state <= 3;
+CREATE TABLE outcome (
+    row INTEGER PRIMARY KEY,
+    action INTEGER NOT NULL,
+    previous INTEGER,           -- the outcome before, of the same action
+    state INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    status INTEGER,
+    body BLOB,
+    receipt_id TEXT,
+    short TEXT,
+    signature TEXT,
+    document BLOB,
+    entry INTEGER NOT NULL,
+    payload BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX outcome_receipt ON outcome (receipt_id) WHERE receipt_id IS NOT NULL;
+CREATE TABLE address (
+    slice INTEGER NOT NULL,
+    tag INTEGER NOT NULL,
+    outcome INTEGER NOT NULL,
+    PRIMARY KEY (slice, tag, outcome)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE effect (
+    slice INTEGER NOT NULL,
+    tag INTEGER NOT NULL,
+    action INTEGER NOT NULL,
+    PRIMARY KEY (slice, tag, action)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE entry (
+    row INTEGER PRIMARY KEY,
+    bytes BLOB NOT NULL,
+    record BLOB                 -- of an event that is no action
+) STRICT;
+CREATE TABLE account (
+    key INTEGER PRIMARY KEY,    -- 64 bits of the hash of tenant and jti
+    epoch INTEGER NOT NULL,
+    spent INTEGER NOT NULL,
+    actions INTEGER NOT NULL,
+    revoked INTEGER,
+    frozen INTEGER NOT NULL
+) STRICT;
+CREATE TABLE mandate (
+    row INTEGER PRIMARY KEY,
+    tenant TEXT NOT NULL,
+    jti TEXT NOT NULL,
+    account INTEGER NOT NULL,
+    subject TEXT NOT NULL,
+    issuer TEXT NOT NULL,
+    issued INTEGER NOT NULL,
+    expires INTEGER NOT NULL,
+    claims BLOB NOT NULL,
+    UNIQUE (tenant, jti)
+) STRICT;
+CREATE TABLE freeze (
+    kind TEXT NOT NULL,
+    tenant TEXT NOT NULL,       -- empty where the scope crosses tenants
+    name TEXT NOT NULL,
+    include_rollback INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    by TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    PRIMARY KEY (kind, tenant, name)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE series (
+    key INTEGER PRIMARY KEY,
+    bytes BLOB NOT NULL
+) STRICT;
+CREATE TABLE seen (
+    mark INTEGER PRIMARY KEY
+) STRICT;
+CREATE TABLE api_key (
+    row INTEGER PRIMARY KEY,
+    hash BLOB NOT NULL UNIQUE,
+    id TEXT NOT NULL UNIQUE,
+    tenant TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    role TEXT NOT NULL,
+    default_mandate TEXT,
+    created INTEGER NOT NULL,
+    revoked INTEGER
+) STRICT;
+CREATE TABLE tenant_key (
+    tenant TEXT PRIMARY KEY,
+    wrapped BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE kept (
+    digest TEXT PRIMARY KEY,
+    text BLOB NOT NULL
+) STRICT;
+CREATE TABLE repeat (
+    action BLOB PRIMARY KEY,
+    count INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE meta (
+    name TEXT PRIMARY KEY,
+    value INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;

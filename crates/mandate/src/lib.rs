@@ -1,0 +1,38 @@
+//! Who may ask: mandates and what is left of them.
+//!
+//! A **mandate** is a principal's signed statement that one agent may do certain things: which actions, on which
+//! resources, up to which sum, how often, until when. It arrives as a JWT (`mandate+jwt`), is verified once by
+//! [`verify`], and from then on is a [`Mandate`] value that cannot be malformed.
+//!
+//! ```text
+//!   token ── verify(keys, audience, now) ──▶ Mandate ──┐
+//!                                                      ├── permits(action, caller, account, now) ──▶ Ok | Refusal
+//!   the mandate's row in the ledger ───────▶ Account ──┘
+//! ```
+//!
+//! What is true of a mandate for ever stands in [`Mandate`]; what changes (spent, used, revoked, frozen) stands in
+//! its [`Account`], which the ledger keeps and re-checks under its lock with the same functions: [`Account::debit`]
+//! is the only way to spend and never exceeds the cap. [`Mandate::permits`] is therefore an early answer, and the
+//! debit the final one.
+//!
+//! What this crate deliberately does not do: it reads no clock, no store and no network; keys come in through
+//! [`KeyLookup`], whose implementor binds each key to a tenant and an issuer. It does not verify delegation: a
+//! mandate with a non-empty `delegation_chain` is refused until chains can be checked link by link. It does not
+//! check proof of possession: a mandate with `cnf` is refused rather than honoured without its proof. Unknown
+//! claims are refused too, because a limit that is not understood cannot be kept.
+
+mod account;
+mod claims;
+mod key;
+mod pattern;
+mod permits;
+mod refusal;
+mod token;
+
+pub use account::{Account, Limits};
+pub use claims::{Claims, Confidence, Mandate, ResourceEnvelope, SpendCap};
+pub use key::{Algorithm, KeyError, SigningKey, VerifyingKey};
+pub use pattern::Pattern;
+pub use permits::{exposure, within_own_bound};
+pub use refusal::Refusal;
+pub use token::{KeyLookup, MAX_TOKEN_BYTES, issue, verify};

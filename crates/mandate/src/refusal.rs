@@ -1,0 +1,161 @@
+//! Every reason why a mandate does not carry an action, in the order in which they are found.
+
+use action::{Currency, Money};
+
+/// Why a mandate, or the caller's own bound, refuses an action. Nothing here is secret from the caller.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Longer than any mandate needs to be.
+    #[error("mandate is longer than {limit} bytes")]
+    TooLarge {
+        /// The bound, in bytes.
+        limit: usize,
+    },
+    /// Not a well-formed signed mandate; `what` says which part.
+    #[error("mandate is malformed: {what}")]
+    Malformed {
+        /// Which part, and what was expected of it.
+        what: String,
+    },
+    /// No key is registered for this issuer and key id.
+    #[error("no key is registered for issuer `{issuer}`")]
+    UnknownKey {
+        /// The `iss` claim, not yet proven.
+        issuer: String,
+    },
+    /// The header names another algorithm than the registered key's.
+    #[error("mandate names another algorithm than its issuer's key")]
+    WrongAlgorithm,
+    /// The signature does not verify.
+    #[error("mandate signature does not verify")]
+    BadSignature,
+    /// The mandate is one of a chain, and chains cannot be verified yet.
+    #[error("delegated mandates are not supported: `delegation_chain` must be empty")]
+    DelegationUnsupported,
+    /// The mandate is bound to a key of the holder, and no proof of possession can be verified yet.
+    #[error("key-bound mandates are not supported: `cnf` must be absent")]
+    KeyBoundUnsupported,
+    /// Issued for another installation.
+    #[error("mandate is for another audience")]
+    WrongAudience,
+    /// The one who asks is not the one who was mandated.
+    #[error("mandate was issued to another agent")]
+    WrongSubject,
+    /// `nbf` or `iat` lies in the future.
+    #[error("mandate is not valid before {from}")]
+    NotYetValid {
+        /// Unix seconds.
+        from: i64,
+    },
+    /// `exp` has been reached.
+    #[error("mandate expired at {at}")]
+    Expired {
+        /// Unix seconds.
+        at: i64,
+    },
+    /// Revoked by its principal or an operator.
+    #[error("mandate is revoked")]
+    Revoked,
+    /// Stopped after a settlement above its reservation, or by an operator.
+    #[error("mandate is frozen")]
+    Frozen,
+    /// The action's archetype, and every group it is in, is outside `mandate_scope`.
+    #[error("`{archetype}` is outside the mandate's scope")]
+    OutOfScope {
+        /// The archetype asked for.
+        archetype: String,
+    },
+    /// The action's resource matches none of the mandate's patterns; `None` when the action names no resource.
+    #[error("the action's resource is outside the mandate")]
+    ResourceOutside {
+        /// As the caller wrote it.
+        resource: Option<String>,
+    },
+    /// All actions that the mandate allows have been used.
+    #[error("all {max} actions of the mandate are used")]
+    ActionsUsedUp {
+        /// The mandate's `max_actions`.
+        max: u64,
+    },
+    /// A cap is in one currency, and an action in another is never converted.
+    #[error("the action is in {asked}, its limit in {limit}")]
+    CurrencyMismatch {
+        /// Currency of the limit.
+        limit: Currency,
+        /// Currency of the action.
+        asked: Currency,
+    },
+    /// More than what is left of the spend cap.
+    #[error("{asked} {} is more than the {left} left of the mandate's spend cap", .asked.currency())]
+    CapExceeded {
+        /// What the action would spend.
+        asked: Money,
+        /// What is left.
+        left: Money,
+    },
+    /// More than the bound that the caller itself set in the request.
+    #[error("{asked} {} is more than the request's own bound of {bound}", .asked.currency())]
+    OverOwnBound {
+        /// What the action would spend.
+        asked: Money,
+        /// The caller's bound.
+        bound: Money,
+    },
+}
+
+impl Refusal {
+    /// A stable word for receipts, metrics and tests. Words are never renamed.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Refusal::TooLarge { .. } => "mandate_too_large",
+            Refusal::Malformed { .. } => "mandate_malformed",
+            Refusal::UnknownKey { .. } => "mandate_key_unknown",
+            Refusal::WrongAlgorithm => "mandate_wrong_algorithm",
+            Refusal::BadSignature => "mandate_bad_signature",
+            Refusal::DelegationUnsupported => "delegation_unsupported",
+            Refusal::KeyBoundUnsupported => "key_bound_unsupported",
+            Refusal::WrongAudience => "wrong_audience",
+            Refusal::WrongSubject => "wrong_subject",
+            Refusal::NotYetValid { .. } => "mandate_not_yet_valid",
+            Refusal::Expired { .. } => "mandate_expired",
+            Refusal::Revoked => "mandate_revoked",
+            Refusal::Frozen => "mandate_frozen",
+            Refusal::OutOfScope { .. } => "out_of_scope",
+            Refusal::ResourceOutside { .. } => "resource_outside",
+            Refusal::ActionsUsedUp { .. } => "actions_used_up",
+            Refusal::CurrencyMismatch { .. } => "currency_mismatch",
+            Refusal::CapExceeded { .. } => "cap_exceeded",
+            Refusal::OverOwnBound { .. } => "over_own_bound",
+        }
+    }
+
+    /// Whether the token itself was refused, before any question of what it allows.
+    pub fn is_of_token(&self) -> bool {
+        match self {
+            Refusal::TooLarge { .. }
+            | Refusal::Malformed { .. }
+            | Refusal::UnknownKey { .. }
+            | Refusal::WrongAlgorithm
+            | Refusal::BadSignature
+            | Refusal::DelegationUnsupported
+            | Refusal::KeyBoundUnsupported
+            | Refusal::WrongAudience
+            | Refusal::WrongSubject
+            | Refusal::NotYetValid { .. }
+            | Refusal::Expired { .. } => true,
+            Refusal::Revoked
+            | Refusal::Frozen
+            | Refusal::OutOfScope { .. }
+            | Refusal::ResourceOutside { .. }
+            | Refusal::ActionsUsedUp { .. }
+            | Refusal::CurrencyMismatch { .. }
+            | Refusal::CapExceeded { .. }
+            | Refusal::OverOwnBound { .. } => false,
+        }
+    }
+}
+
+/// Shorthand for the many ways in which a token can be malformed.
+pub(crate) fn malformed(what: impl Into<String>) -> Refusal {
+    Refusal::Malformed { what: what.into() }
+}

@@ -1,0 +1,261 @@
+//! Clients, one per destination, and the exchange.
+
+use std::collections::HashMap;
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use reqwest::header::HeaderMap;
+use reqwest::{Certificate, Client, Method, redirect, retry};
+use url::Url;
+
+use super::resolver::{Guard, Lookup, SystemLookup};
+use super::rules::{Gate, Origin, Refused, Rules};
+
+/// The way out. One per gateway.
+pub struct Egress {
+    gate: Arc<Gate>,
+    lookup: Arc<dyn Lookup>,
+    roots: Vec<Certificate>,
+    clients: Mutex<HashMap<(Origin, Duration), Client>>,
+}
+
+/// A place that may be spoken to, and how long an exchange with it may take.
+#[derive(Clone)]
+pub struct Destination {
+    origin: Origin,
+    timeout: Duration,
+    gate: Arc<Gate>,
+    client: Client,
+}
+
+/// What is sent.
+#[derive(Debug)]
+pub struct Request {
+    /// GET, POST and so on.
+    pub method: Method,
+    /// Percent-encoded, beginning with `/`.
+    pub path_and_query: String,
+    /// Beside those that the client sets itself.
+    pub headers: HeaderMap,
+    /// Sent as it is.
+    pub body: Option<Vec<u8>>,
+    /// How many bytes of body are read, counted after decompression.
+    pub most_bytes: usize,
+}
+
+/// How an exchange ended.
+#[derive(Debug)]
+pub enum Exchange {
+    /// A status came back.
+    Answered {
+        /// The HTTP status.
+        status: u16,
+        /// The body, decompressed, or why it could not be had.
+        body: Result<Vec<u8>, BodyFault>,
+    },
+    /// No byte of the request left.
+    NotSent(String),
+    /// The request may have left; nothing is known.
+    Lost(String),
+}
+
+/// Why a body is not there although a status is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum BodyFault {
+    #[error("the body of the answer is larger than allowed")]
+    TooLarge,
+    #[error("the body of the answer did not end in time")]
+    Late,
+    #[error("the body of the answer broke off")]
+    Broken,
+}
+
+impl Egress {
+    /// A way out under these rules, with the system's resolver and certificates.
+    pub fn new(rules: Rules) -> Egress {
+        Egress::with_lookup(rules, Arc::new(SystemLookup))
+    }
+
+    /// As [`Egress::new`], with another way to resolve names.
+    pub fn with_lookup(rules: Rules, lookup: Arc<dyn Lookup>) -> Egress {
+        Egress { gate: Gate::new(rules), lookup, roots: Vec::new(), clients: Mutex::default() }
+    }
+
+    /// Trusts the certificates of a PEM bundle beside the system's. Before the first destination.
+    ///
+    /// # Errors
+    /// When the text holds no readable certificate.
+    pub fn trust(&mut self, pem: &[u8]) -> Result<(), NoCertificate> {
+        let found = Certificate::from_pem_bundle(pem).map_err(|_| NoCertificate)?;
+        if found.is_empty() {
+            return Err(NoCertificate);
+        }
+        self.roots.extend(found);
+        Ok(())
+    }
+
+    /// Remembers where this gateway listens: nothing is ever sent there.
+    pub fn never_call(&self, listener: SocketAddr) {
+        self.gate.add_listener(listener);
+    }
+
+    /// The destination a URL points to. `timeout` is for everything: connecting, sending, waiting and reading the
+    /// body.
+    ///
+    /// # Errors
+    /// Why it may not be spoken to. A name is not resolved here; its addresses are checked whenever a connection is
+    /// opened.
+    pub fn destination(&self, url: &Url, timeout: Duration) -> Result<Destination, Refused> {
+        let origin = Origin::of(url)?;
+        self.gate.admit(&origin)?;
+        // Half of the time at most goes into connecting, so that a connection that does not come about is known as
+        // such, and not only as an answer that did not come.
+        let key = (origin.clone(), MOST_CONNECTING.min(timeout / 2));
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let client = match clients.get(&key) {
+            Some(client) => client.clone(),
+            None => {
+                let client = self.client(&origin, key.1).map_err(|_| Refused::Client(origin.at().clone()))?;
+                clients.insert(key, client.clone());
+                client
+            }
+        };
+        Ok(Destination { origin, timeout, gate: Arc::clone(&self.gate), client })
+    }
+
+    fn client(&self, origin: &Origin, connecting: Duration) -> reqwest::Result<Client> {
+        let guard =
+            Guard { origin: origin.clone(), gate: Arc::clone(&self.gate), lookup: Arc::clone(&self.lookup) };
+        Client::builder()
+            .dns_resolver(Arc::new(guard))
+            .no_proxy()
+            .redirect(redirect::Policy::none())
+            .retry(retry::never())
+            .referer(false)
+            .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(connecting)
+            .pool_idle_timeout(POOL_IDLE)
+            .pool_max_idle_per_host(MOST_IDLE)
+            .tls_version_min(reqwest::tls::Version::TLS_1_2)
+            .tls_certs_merge(self.roots.iter().cloned())
+            .build()
+    }
+}
+
+impl fmt::Debug for Egress {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Egress").field("gate", &self.gate).finish_non_exhaustive()
+    }
+}
+
+impl Destination {
+    /// Where it is.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// How long an exchange takes at most.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Sends a request and reads the answer.
+    pub async fn exchange(&self, request: Request) -> Exchange {
+        // Literal addresses never meet the resolver, and our own listeners may have come since.
+        if let Err(refused) = self.gate.admit(&self.origin) {
+            return Exchange::NotSent(refused.to_string());
+        }
+        let url = format!("{}{}", self.origin, request.path_and_query);
+        let mut outgoing =
+            self.client.request(request.method, url).headers(request.headers).timeout(self.timeout);
+        if let Some(body) = request.body {
+            outgoing = outgoing.body(body);
+        }
+        match outgoing.send().await {
+            Ok(response) => Exchange::Answered {
+                status: response.status().as_u16(),
+                body: read_body(response, request.most_bytes).await,
+            },
+            Err(error) if error.is_connect() || error.is_builder() => Exchange::NotSent(why_not_sent(&error)),
+            Err(error) if error.is_timeout() => Exchange::Lost("no answer came in time".to_owned()),
+            Err(_) => Exchange::Lost("the connection broke before an answer came".to_owned()),
+        }
+    }
+}
+
+impl fmt::Debug for Destination {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_tuple("Destination").field(&self.origin).finish()
+    }
+}
+
+async fn read_body(mut response: reqwest::Response, most_bytes: usize) -> Result<Vec<u8>, BodyFault> {
+    let mut body = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if body.len() + chunk.len() > most_bytes => return Err(BodyFault::TooLarge),
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Ok(None) => return Ok(body),
+            Err(error) if error.is_timeout() => return Err(BodyFault::Late),
+            Err(_) => return Err(BodyFault::Broken),
+        }
+    }
+}
+
+/// Fixed texts: an error of the client may carry the URL, and with it values of the request.
+fn why_not_sent(error: &reqwest::Error) -> String {
+    if error.is_builder() {
+        return "the request could not be built".to_owned();
+    }
+    for cause in causes(error) {
+        if let Some(refused) = cause.downcast_ref::<Refused>() {
+            return refused.to_string();
+        }
+        if cause.is::<rustls::Error>() {
+            return "the TLS handshake failed".to_owned();
+        }
+        if let Some(io) = cause.downcast_ref::<io::Error>()
+            && io.kind() == io::ErrorKind::ConnectionRefused
+        {
+            return "the connection was refused".to_owned();
+        }
+    }
+    let text = if error.is_dns() {
+        "the name could not be resolved"
+    } else if error.is_timeout() {
+        "no connection came about in time"
+    } else {
+        "no connection came about"
+    };
+    text.to_owned()
+}
+
+/// An error and what caused it. An `io::Error` passes over the error inside it when asked for its source.
+fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |error| below(*error))
+}
+
+fn below<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(inner) => Some(inner),
+        None => error.source(),
+    }
+}
+
+/// A certificate bundle that cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no certificate could be read from the PEM text")]
+pub struct NoCertificate;
+
+/// Name resolution, TCP and TLS together.
+const MOST_CONNECTING: Duration = Duration::from_secs(5);
+
+/// Shorter than servers usually wait, so that a request seldom meets a connection that is just being closed.
+const POOL_IDLE: Duration = Duration::from_secs(15);
+
+const MOST_IDLE: usize = 64;

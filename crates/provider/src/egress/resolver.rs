@@ -1,0 +1,70 @@
+//! Names become addresses here, and every address is checked.
+
+use std::error::Error as StdError;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+
+use super::rules::{Gate, Origin, Refused};
+
+/// How names become addresses. The system's resolver in production, a table in tests.
+pub trait Lookup: Send + Sync {
+    /// All addresses of a name.
+    fn lookup(&self, name: &str) -> Lookups;
+}
+
+/// The answer of a [`Lookup`].
+pub type Lookups = BoxFuture<'static, io::Result<Vec<IpAddr>>>;
+
+/// The operating system's resolver.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemLookup;
+
+/// The resolver that the connector asks: it hands out checked addresses only.
+pub(super) struct Guard {
+    pub(super) origin: Origin,
+    pub(super) gate: Arc<Gate>,
+    pub(super) lookup: Arc<dyn Lookup>,
+}
+
+impl Resolve for Guard {
+    fn resolve(&self, name: Name) -> Resolving {
+        let found = self.lookup.lookup(name.as_str());
+        let (gate, origin) = (Arc::clone(&self.gate), self.origin.clone());
+        Box::pin(async move {
+            let addresses = found.await?;
+            let (allowed, refused) = sift(&gate, &origin, addresses);
+            if allowed.is_empty() {
+                let why = refused.unwrap_or_else(|| Refused::NoAddress(origin.at().clone()));
+                return Err(Box::new(why) as Box<dyn StdError + Send + Sync>);
+            }
+            Ok(Box::new(allowed.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// The addresses that may be connected to, and why the first other one may not.
+fn sift(gate: &Gate, origin: &Origin, found: Vec<IpAddr>) -> (Vec<SocketAddr>, Option<Refused>) {
+    let mut allowed = Vec::new();
+    let mut refused = None;
+    for address in found {
+        match gate.check(origin, address) {
+            Ok(()) => allowed.push(SocketAddr::new(address, origin.port())),
+            Err(why) => refused = refused.or(Some(why)),
+        }
+    }
+    (allowed, refused)
+}
+
+impl Lookup for SystemLookup {
+    fn lookup(&self, name: &str) -> Lookups {
+        let name = name.to_owned();
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name, 0)).await?;
+            Ok(found.map(|address| address.ip()).collect())
+        })
+    }
+}

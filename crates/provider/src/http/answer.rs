@@ -1,0 +1,285 @@
+//! What an answer means.
+//!
+//! A status that the binding does not name decides nothing, and neither does an answer that is not what the binding
+//! describes: both leave the fate of the call unknown. Refusals are looked for first, so that a 200 that says
+//! `declined` is one.
+
+use std::sync::Arc;
+
+use action::{Archetype, Money};
+use execution::{Confirmation, Found, Refusal, Reply};
+use serde_json::Value;
+
+use super::rule::{MoneyAt, Rule, Side, read_refused};
+use crate::Unquoted;
+use crate::egress::BodyFault;
+use crate::reader::{Mistake, Table};
+use crate::secrets::Secret;
+
+/// How the answer to a call is read.
+#[derive(Debug)]
+pub(super) struct CallReading {
+    success: Rule,
+    refused: Vec<Rule>,
+    record: Record,
+    code: Option<String>,
+}
+
+/// How the answer to a query is read.
+#[derive(Debug)]
+pub(super) struct QueryReading {
+    found: Rule,
+    absent: Rule,
+    refused: Vec<Rule>,
+    record: Record,
+}
+
+/// How the answer to a quote is read.
+#[derive(Debug)]
+pub(super) struct QuoteReading {
+    success: Rule,
+    price: MoneyAt,
+}
+
+/// What an answer says about an effect that took place.
+#[derive(Debug)]
+struct Record {
+    reference: Option<String>,
+    charged: Option<MoneyAt>,
+}
+
+/// An answer with its body parsed as far as it can be.
+pub(super) struct Answer {
+    status: u16,
+    body: Result<Value, String>,
+}
+
+impl Answer {
+    /// Parses a body. What our own secrets left in it is struck out, and integers that JSON does not carry exactly
+    /// everywhere become strings.
+    pub(super) fn parse(status: u16, body: Result<Vec<u8>, BodyFault>, secrets: &[Arc<Secret>]) -> Answer {
+        let body = match body {
+            Err(fault) => Err(fault.to_string()),
+            Ok(bytes) if bytes.is_empty() => Ok(Value::Null),
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|_| "the body of the answer is not JSON".to_owned())
+            }
+        };
+        let body = body.map(|mut value| {
+            tame(&mut value, secrets);
+            value
+        });
+        Answer { status, body }
+    }
+
+    fn matches(&self, rule: &Rule) -> bool {
+        rule.statuses.contains(&self.status)
+            && match (&rule.when, &self.body) {
+                (None, _) => true,
+                (Some(condition), Ok(body)) => condition.holds(body),
+                (Some(_), Err(_)) => false,
+            }
+    }
+
+    /// Why an answer that no rule takes decides nothing.
+    fn why_undecided(&self, listed: bool) -> String {
+        match (&self.body, self.status) {
+            (Err(why), _) if listed => why.clone(),
+            (_, status @ 300..=399) => {
+                format!("the provider answered {status}, a redirect, which is not followed")
+            }
+            (_, status) if listed => {
+                format!("the provider answered {status} with a body that the binding does not expect")
+            }
+            (_, status) => format!("the provider answered {status}, which the binding does not list"),
+        }
+    }
+}
+
+impl CallReading {
+    pub(super) const MEMBERS: [&str; 5] = ["success", "refused", "reference", "charged", "code"];
+
+    pub(super) fn read(table: &Table<'_>, archetype: &Archetype) -> Result<CallReading, Mistake> {
+        let success = Rule::read(&table.need("success")?, Side::Success)?;
+        let refused = read_refused(table)?;
+        if let Some(both) = refused.iter().find_map(|rule| rule.takes_all_of(&success)) {
+            let message = format!("{both} is listed as success and, without a condition, as refused");
+            return Err(table
+                .need("refused")?
+                .mistake(message)
+                .hint("add a `pointer` and `equals` to the refusal"));
+        }
+        Ok(CallReading {
+            success,
+            refused,
+            record: Record::read(table, archetype)?,
+            code: table.get("code").map(|node| node.pointer()).transpose()?,
+        })
+    }
+
+    pub(super) fn judge(&self, answer: Answer) -> Reply {
+        if self.refused.iter().any(|rule| answer.matches(rule)) {
+            return Reply::Refused(self.refusal(answer));
+        }
+        let listed = self.success.statuses.contains(&answer.status)
+            || self.refused.iter().any(|rule| rule.statuses.contains(&answer.status));
+        if !answer.matches(&self.success) {
+            return Reply::Lost { why: answer.why_undecided(listed) };
+        }
+        match answer.body {
+            Ok(body) => match self.record.confirmation(body) {
+                Ok(confirmation) => Reply::Confirmed(confirmation),
+                Err(why) => Reply::Lost { why },
+            },
+            Err(why) => Reply::Lost { why },
+        }
+    }
+
+    fn refusal(&self, answer: Answer) -> Refusal {
+        let body = answer.body.unwrap_or(Value::Null);
+        let code = self.code.as_ref().and_then(|pointer| short_code(body.pointer(pointer)?));
+        Refusal { status: Some(answer.status), code, answer: body }
+    }
+}
+
+impl QueryReading {
+    pub(super) const MEMBERS: [&str; 5] = ["found", "absent", "refused", "reference", "charged"];
+
+    pub(super) fn read(table: &Table<'_>, archetype: &Archetype) -> Result<QueryReading, Mistake> {
+        let found = Rule::read(&table.need("found")?, Side::Success)?;
+        let absent = Rule::read(&table.need("absent")?, Side::Absent)?;
+        if let (None, Some(status)) = (&absent.when, absent.takes_all_of(&found)) {
+            let message = format!("{status} is listed as found and, without a condition, as absent");
+            let hint = "add a `pointer` and `exists = false`, so that an empty list is told from a full one";
+            return Err(table.need("absent")?.mistake(message).hint(hint));
+        }
+        if let (None, Some(status)) = (&found.when, found.takes_all_of(&absent)) {
+            let message = format!("{status} is listed as absent and, without a condition, as found");
+            let hint = "add a `pointer`, so that a full list is told from an empty one";
+            return Err(table.need("found")?.mistake(message).hint(hint));
+        }
+        Ok(QueryReading {
+            found,
+            absent,
+            refused: read_refused(table)?,
+            record: Record::read(table, archetype)?,
+        })
+    }
+
+    /// `final_` says whether an absence seen now will stay.
+    pub(super) fn judge(&self, answer: Answer, final_: bool) -> Found {
+        if self.refused.iter().any(|rule| answer.matches(rule)) {
+            // The provider knows the call and has declined it.
+            return Found::Absent { final_: true };
+        }
+        match (answer.matches(&self.found), answer.matches(&self.absent)) {
+            (true, false) => {
+                let confirmation = answer.body.and_then(|body| self.record.confirmation(body));
+                confirmation.map_or(Found::Unknown, Found::Confirmed)
+            }
+            (false, true) => Found::Absent { final_ },
+            _ => Found::Unknown,
+        }
+    }
+}
+
+impl QuoteReading {
+    pub(super) const MEMBERS: [&str; 2] = ["success", "price"];
+
+    pub(super) fn read(table: &Table<'_>, archetype: &Archetype) -> Result<QuoteReading, Mistake> {
+        Ok(QuoteReading {
+            success: Rule::read(&table.need("success")?, Side::Success)?,
+            price: MoneyAt::read(&table.need("price")?, archetype)?,
+        })
+    }
+
+    pub(super) fn judge(&self, answer: Answer) -> Result<Money, Unquoted> {
+        if !answer.matches(&self.success) {
+            let listed = self.success.statuses.contains(&answer.status);
+            return Err(Unquoted { why: answer.why_undecided(listed) });
+        }
+        let body = answer.body.map_err(|why| Unquoted { why })?;
+        self.price.find(&body).ok_or_else(|| Unquoted { why: self.price.why_missing() })
+    }
+}
+
+impl Record {
+    fn read(table: &Table<'_>, archetype: &Archetype) -> Result<Record, Mistake> {
+        Ok(Record {
+            reference: table.get("reference").map(|node| node.pointer()).transpose()?,
+            charged: table.get("charged").map(|node| MoneyAt::read(&node, archetype)).transpose()?,
+        })
+    }
+
+    /// What the answer says; an answer that lacks what the binding promises is not the one that was described.
+    fn confirmation(&self, body: Value) -> Result<Confirmation, String> {
+        let reference = match &self.reference {
+            Some(pointer) => Some(
+                body.pointer(pointer)
+                    .and_then(reference_text)
+                    .ok_or_else(|| format!("the answer has no reference at `{pointer}`"))?,
+            ),
+            None => None,
+        };
+        let charged = match &self.charged {
+            Some(at) => Some(at.find(&body).ok_or_else(|| at.why_missing())?),
+            None => None,
+        };
+        Ok(Confirmation { reference, answer: body, charged })
+    }
+}
+
+fn reference_text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) if !text.is_empty() && text.len() <= MOST_REFERENCE_BYTES => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+/// A provider's code when it looks like one.
+fn short_code(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => {
+            let plain = text.bytes().all(|byte| byte.is_ascii_graphic());
+            (plain && (1..=64).contains(&text.len())).then(|| text.clone())
+        }
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+fn tame(value: &mut Value, secrets: &[Arc<Secret>]) {
+    match value {
+        Value::String(text) => secrets.iter().for_each(|secret| {
+            secret.strike_from(text);
+        }),
+        Value::Array(items) => items.iter_mut().for_each(|item| tame(item, secrets)),
+        Value::Object(members) => {
+            members.values_mut().for_each(|member| tame(member, secrets));
+            tame_names(members, secrets);
+        }
+        Value::Number(number) if !is_exact(number) => *value = Value::String(number.to_string()),
+        _ => {}
+    }
+}
+
+fn tame_names(members: &mut serde_json::Map<String, Value>, secrets: &[Arc<Secret>]) {
+    let tainted = |name: &str| {
+        let mut name = name.to_owned();
+        secrets.iter().any(|secret| secret.strike_from(&mut name))
+    };
+    members.retain(|name, _| !tainted(name));
+}
+
+/// Whether every reader of JSON gets the same number: integers beyond 2^53 - 1 are rounded by many.
+fn is_exact(number: &serde_json::Number) -> bool {
+    const MOST: u64 = (1 << 53) - 1;
+    match (number.as_u64(), number.as_i64()) {
+        (Some(positive), _) => positive <= MOST,
+        (None, Some(negative)) => negative.unsigned_abs() <= MOST,
+        (None, None) => true,
+    }
+}
+
+const MOST_REFERENCE_BYTES: usize = 256;

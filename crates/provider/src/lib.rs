@@ -1,0 +1,93 @@
+//! The outside: where permitted calls go.
+//!
+//! ```text
+//!  archetype's binding ──compile──▶ Provider ◀──sandboxed── the sandbox environment
+//!                                      │ call, query, quote
+//!                      ┌───────────────┴───────────────┐
+//!                   sandbox                          http
+//!               (in memory,                 template ▶ egress ▶ answer
+//!                deterministic)              slots     the one    read by the
+//!                                            only      client     binding's rules
+//! ```
+//!
+//! A [`Provider`] takes an [`execution::Call`] and gives an [`execution::Reply`]. Its one duty beyond that is to know
+//! the difference between "it did not leave" and "it may have left": the first is [`Reply::NotSent`], the second
+//! [`Reply::Lost`], and whatever cannot be told for certain is the second. A lost answer is never a failure.
+//!
+//! A binding is data from the catalogue: it can say what is sent where, in terms of the action's values, and how the
+//! answer is read. It cannot say which hosts are allowed or where a secret may go; that is the operator's
+//! configuration, [`egress::Rules`] and [`Secrets`]. All of a binding's mistakes are found when it is compiled.
+//!
+//! Absent here: retries (what may be sent again is for `execution` to say), redirects, proxies, text templates, and any
+//! way for a value of an action to choose the host it goes to.
+
+mod binding;
+pub mod egress;
+mod http;
+mod reader;
+pub mod sandbox;
+pub mod secrets;
+mod template;
+
+use std::fmt;
+use std::time::Duration;
+
+use action::{ActionId, Money};
+use execution::{Call, Capabilities, Found, Reply};
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+
+pub use binding::{compile, sandboxed};
+pub use egress::Egress;
+pub use reader::Mistake;
+pub use secrets::Secrets;
+
+/// Somebody outside who has effects.
+pub trait Provider: Send + Sync + fmt::Debug {
+    /// What operators call it, in a freeze for example: the binding's `name`, else the host and port, else `sandbox`.
+    fn name(&self) -> &str;
+
+    /// What is true of it, as its operator declares.
+    fn capabilities(&self) -> &Capabilities;
+
+    /// The longest that a call takes before it ends by itself, so that nothing leaves later than that.
+    fn patience(&self) -> Duration;
+
+    /// Has the effect. Whoever drops the future before it ends must take the reply to be [`Reply::Lost`].
+    fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Reply>;
+
+    /// What became of a call. `now_ms` is the Unix time in milliseconds at which the question is asked; whether an
+    /// absence is final depends on it. Causes no effect.
+    fn query<'a>(&'a self, call: &'a Call, now_ms: i64) -> BoxFuture<'a, Found>;
+
+    /// What an action would cost. Causes no effect.
+    fn quote<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<Money, Unquoted>>;
+}
+
+/// What a quote is asked about; there is no attempt yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// The action.
+    pub action_id: ActionId,
+    /// Its constraints.
+    pub constraints: &'a Value,
+    /// The most that the caller allows, if it says so.
+    pub bound: Option<Money>,
+}
+
+/// There is no quote.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct Unquoted {
+    /// In words of our own.
+    pub why: String,
+}
+
+/// What the operator's configuration gives to bindings.
+#[derive(Clone, Copy, Debug)]
+pub struct Outside<'a> {
+    /// The way out.
+    pub egress: &'a Egress,
+    /// What may be taken along.
+    pub secrets: &'a Secrets,
+}

@@ -1,0 +1,340 @@
+//! A provider that is not there: deterministic, in memory, and it does as it is told.
+//!
+//! It stands in for every binding in the sandbox environment, where it obeys **trigger values**: a top-level member of
+//! the constraints that is one of these strings decides what happens.
+//!
+//! | value | the call | the effect | a query then says |
+//! |---|---|---|---|
+//! | `sandbox:ok` | confirmed | yes | confirmed |
+//! | `sandbox:fail` | refused, code `declined` | no | absent |
+//! | `sandbox:unreachable` | not sent | no | absent |
+//! | `sandbox:lose` | answer lost | yes | confirmed |
+//! | `sandbox:vanish` | answer lost | no | absent |
+//! | `sandbox:silent` | answer lost | yes | unknown, for ever |
+//! | `sandbox:delay-N` | confirmed after N ms, at most 60000 | yes | confirmed |
+//!
+//! Any other value that begins with `sandbox:` is refused with the code `unknown_trigger`.
+//!
+//! A binding can name it too, for rehearsals and measurements; triggers are then off unless asked for:
+//!
+//! ```toml
+//! [binding]
+//! provider = "sandbox"
+//! options = { delay_ms = [200, 2000], lose_every = 100, fail_every = 50, triggers = true }
+//! ```
+//!
+//! Delays from a range and every n-th failure are drawn from the action's id, so the same action meets the same fate.
+//! The effects live in memory, [`MOST_EFFECTS`] at most; what is not remembered does not exist in this world.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use action::{ActionId, Archetype, Currency, CurrencyRule, Money};
+use execution::{Call, Capabilities, Confirmation, Found, Idempotent, Queryable, Refusal, Reply};
+use futures_util::future::BoxFuture;
+use serde_json::{Value, json};
+
+use crate::binding::read_capabilities;
+use crate::reader::{Mistake, Node};
+use crate::{Ask, Provider, Unquoted};
+
+/// How many effects are remembered; the oldest is forgotten first.
+pub const MOST_EFFECTS: usize = 65_536;
+
+/// The provider that is not there.
+#[derive(Debug)]
+pub struct Sandbox {
+    name: String,
+    capabilities: Capabilities,
+    options: Options,
+    currency: Option<Currency>,
+    effects: Mutex<Effects>,
+}
+
+/// How it behaves when no trigger value says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Options {
+    /// Whether trigger values are obeyed.
+    triggers: bool,
+    /// Shortest and longest delay, in milliseconds.
+    delay_ms: (u64, u64),
+    /// One action in so many is refused.
+    fail_every: Option<u64>,
+    /// Of the others, one in so many has its effect but loses its answer.
+    lose_every: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Behaviour {
+    Confirm,
+    Decline,
+    Misunderstand,
+    Unreachable,
+    Lose,
+    Vanish,
+    Silent,
+}
+
+impl Sandbox {
+    /// The one that stands in for a real binding.
+    pub(crate) fn standing_in(archetype: &Archetype) -> Sandbox {
+        let options = Options { triggers: true, delay_ms: (0, 0), fail_every: None, lose_every: None };
+        Sandbox {
+            name: "sandbox".to_owned(),
+            capabilities: able(),
+            options,
+            currency: currency_of(archetype),
+            effects: Mutex::default(),
+        }
+    }
+
+    /// The one that a binding asks for.
+    pub(crate) fn read(node: &Node<'_>, archetype: &Archetype) -> Result<Sandbox, Vec<Mistake>> {
+        let one = |mistake| vec![mistake];
+        let table = node.table(&["provider", "name", "options", "capabilities"]).map_err(one)?;
+        let name = table.get("name").map_or(Ok("sandbox".to_owned()), |node| node.name()).map_err(one)?;
+        let capabilities = match table.get("capabilities") {
+            Some(node) => read_capabilities(Some(node), archetype).map_err(one)?,
+            None => able(),
+        };
+        Ok(Sandbox {
+            name,
+            capabilities,
+            options: Options::read(table.get("options")).map_err(one)?,
+            currency: currency_of(archetype),
+            effects: Mutex::default(),
+        })
+    }
+
+    async fn act(&self, call: &Call) -> Reply {
+        let (behaviour, delay) = self.told(&call.constraints, call.action_id);
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        if behaviour.has_effect() {
+            self.effects.lock().unwrap_or_else(PoisonError::into_inner).remember(fingerprint(call));
+        }
+        match behaviour {
+            Behaviour::Confirm => Reply::Confirmed(confirmation(call)),
+            Behaviour::Decline => Reply::Refused(refusal("declined")),
+            Behaviour::Misunderstand => Reply::Refused(refusal("unknown_trigger")),
+            Behaviour::Unreachable => {
+                Reply::NotSent { why: "the sandbox was told to be unreachable".to_owned() }
+            }
+            Behaviour::Lose | Behaviour::Vanish | Behaviour::Silent => {
+                Reply::Lost { why: "the sandbox was told to lose the answer".to_owned() }
+            }
+        }
+    }
+
+    fn ask(&self, call: &Call, now_ms: i64) -> Found {
+        let (behaviour, _) = self.told(&call.constraints, call.action_id);
+        if behaviour == Behaviour::Silent || self.capabilities.queryable.is_none() {
+            return Found::Unknown;
+        }
+        let there = self.effects.lock().unwrap_or_else(PoisonError::into_inner).knows(fingerprint(call));
+        if there {
+            return Found::Confirmed(confirmation(call));
+        }
+        Found::Absent { final_: self.capabilities.absence_is_final(call, now_ms) }
+    }
+
+    /// Between 40 % and 90 % of the bound, or 100 units of the currency when there is none.
+    fn price(&self, ask: &Ask<'_>) -> Result<Money, Unquoted> {
+        let (behaviour, _) = self.told(ask.constraints, ask.action_id);
+        if behaviour != Behaviour::Confirm {
+            return Err(Unquoted { why: "the sandbox was told not to answer".to_owned() });
+        }
+        let unknown = || Unquoted { why: "the currency is not known".to_owned() };
+        let money = match ask.bound {
+            Some(bound) => {
+                let percent = 40 + draw(ask.action_id, 2) % 51;
+                let minor = i128::from(bound.minor()) * i128::from(percent) / 100;
+                Money::new(i64::try_from(minor).unwrap_or(bound.minor()), bound.currency())
+            }
+            None => {
+                let currency = self.currency.ok_or_else(unknown)?;
+                Money::new(100 * 10_i64.pow(u32::from(currency.digits())), currency)
+            }
+        };
+        money.ok_or_else(unknown)
+    }
+
+    /// What to do about this action, and after how long.
+    fn told(&self, constraints: &Value, action_id: ActionId) -> (Behaviour, Duration) {
+        if self.options.triggers
+            && let Some(trigger) = trigger(constraints)
+        {
+            return obey(trigger);
+        }
+        let every = |n: Option<u64>, salt| n.is_some_and(|n| draw(action_id, salt).is_multiple_of(n));
+        let behaviour = if every(self.options.fail_every, 0) {
+            Behaviour::Decline
+        } else if every(self.options.lose_every, 1) {
+            Behaviour::Lose
+        } else {
+            Behaviour::Confirm
+        };
+        let (least, most) = self.options.delay_ms;
+        let delay = if most == 0 { 0 } else { least + draw(action_id, 3) % (most - least + 1) };
+        (behaviour, Duration::from_millis(delay))
+    }
+}
+
+impl Provider for Sandbox {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn patience(&self) -> Duration {
+        let slowest = if self.options.triggers { MOST_DELAY_MS } else { self.options.delay_ms.1 };
+        Duration::from_millis(slowest)
+    }
+
+    fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Reply> {
+        Box::pin(self.act(call))
+    }
+
+    fn query<'a>(&'a self, call: &'a Call, now_ms: i64) -> BoxFuture<'a, Found> {
+        Box::pin(async move { self.ask(call, now_ms) })
+    }
+
+    fn quote<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<Money, Unquoted>> {
+        Box::pin(async move { self.price(&ask) })
+    }
+}
+
+impl Options {
+    fn read(node: Option<Node<'_>>) -> Result<Options, Mistake> {
+        let mut options = Options { triggers: false, delay_ms: (0, 0), fail_every: None, lose_every: None };
+        let Some(node) = node else { return Ok(options) };
+        let table = node.table(&["triggers", "delay_ms", "fail_every", "lose_every"])?;
+        let every = |name| table.get(name).map(|node| node.whole(1, 1_000_000)).transpose();
+        options.triggers = table.flag("triggers")?;
+        options.fail_every = every("fail_every")?;
+        options.lose_every = every("lose_every")?;
+        if let Some(delay) = table.get("delay_ms") {
+            options.delay_ms = read_delay(&delay)?;
+        }
+        Ok(options)
+    }
+}
+
+impl Behaviour {
+    fn has_effect(self) -> bool {
+        matches!(self, Behaviour::Confirm | Behaviour::Lose | Behaviour::Silent)
+    }
+}
+
+/// The world of this provider: which calls have had their effect, oldest first.
+#[derive(Debug, Default)]
+struct Effects {
+    known: HashSet<u128>,
+    oldest: VecDeque<u128>,
+}
+
+impl Effects {
+    /// The same call twice is one effect.
+    fn remember(&mut self, fingerprint: u128) {
+        if !self.known.insert(fingerprint) {
+            return;
+        }
+        self.oldest.push_back(fingerprint);
+        if self.oldest.len() > MOST_EFFECTS
+            && let Some(forgotten) = self.oldest.pop_front()
+        {
+            self.known.remove(&forgotten);
+        }
+    }
+
+    fn knows(&self, fingerprint: u128) -> bool {
+        self.known.contains(&fingerprint)
+    }
+}
+
+/// The first trigger value among the top-level members.
+fn trigger(constraints: &Value) -> Option<&str> {
+    constraints.as_object()?.values().find_map(|value| value.as_str()?.strip_prefix("sandbox:"))
+}
+
+fn obey(trigger: &str) -> (Behaviour, Duration) {
+    let behaviour = match trigger {
+        "ok" => Behaviour::Confirm,
+        "fail" => Behaviour::Decline,
+        "unreachable" => Behaviour::Unreachable,
+        "lose" => Behaviour::Lose,
+        "vanish" => Behaviour::Vanish,
+        "silent" => Behaviour::Silent,
+        other => return delayed(other).unwrap_or((Behaviour::Misunderstand, Duration::ZERO)),
+    };
+    (behaviour, Duration::ZERO)
+}
+
+fn delayed(trigger: &str) -> Option<(Behaviour, Duration)> {
+    let millis: u64 = trigger.strip_prefix("delay-")?.parse().ok()?;
+    (millis <= MOST_DELAY_MS).then(|| (Behaviour::Confirm, Duration::from_millis(millis)))
+}
+
+fn confirmation(call: &Call) -> Confirmation {
+    let reference = format!("sandbox-{}", call.reference);
+    let answer = json!({ "reference": &reference, "sandbox": true, "status": "confirmed" });
+    Confirmation { reference: Some(reference), answer, charged: call.money }
+}
+
+fn refusal(code: &str) -> Refusal {
+    let answer = json!({ "code": code, "sandbox": true, "status": "refused" });
+    Refusal { status: None, code: Some(code.to_owned()), answer }
+}
+
+fn able() -> Capabilities {
+    Capabilities {
+        idempotent: Some(Idempotent { retention: Duration::from_secs(86_400) }),
+        queryable: Some(Queryable { by_our_reference: true, final_after: Duration::ZERO }),
+        cancellable: false,
+        repeat_safe: false,
+    }
+}
+
+fn currency_of(archetype: &Archetype) -> Option<Currency> {
+    match &archetype.money.as_ref()?.currency {
+        CurrencyRule::Fixed(currency) => Some(*currency),
+        CurrencyRule::Member(_) => None,
+    }
+}
+
+fn read_delay(node: &Node<'_>) -> Result<(u64, u64), Mistake> {
+    if !node.value.is_array() {
+        let delay = node.whole(0, MOST_DELAY_MS)?;
+        return Ok((delay, delay));
+    }
+    match node.items()?.as_slice() {
+        [least, most] => {
+            let least = least.whole(0, MOST_DELAY_MS)?;
+            Ok((least, most.whole(least, MOST_DELAY_MS)?))
+        }
+        _ => Err(node.mistake("this must be a number of milliseconds, or the least and the most")),
+    }
+}
+
+/// Which call: an action's id is unique, and so is its attempt.
+fn fingerprint(call: &Call) -> u128 {
+    u128::from_be_bytes(*call.action_id.as_bytes()) ^ u128::from(call.attempt)
+}
+
+/// A number that depends on the action alone, another for each salt (the finaliser of SplitMix64).
+fn draw(action_id: ActionId, salt: u64) -> u64 {
+    let bits = u128::from_be_bytes(*action_id.as_bytes());
+    let folded =
+        u64::try_from(bits >> 64).unwrap_or(0) ^ u64::try_from(bits & u128::from(u64::MAX)).unwrap_or(0);
+    let mut mixed = folded.wrapping_add((salt + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+const MOST_DELAY_MS: u64 = 60_000;

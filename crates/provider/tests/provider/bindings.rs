@@ -1,0 +1,185 @@
+//! Mistakes in a binding say where they are and what to do.
+
+use provider::egress::{Egress, Rules};
+use provider::{Outside, Secrets};
+
+use crate::common::{binding, compile, mistakes, moneyless, open_to};
+
+const BASE: &str = "https://bank.example";
+
+/// The first mistake after one change to the usual binding: where and what.
+fn after(from: &str, with: &str) -> (String, String) {
+    let usual = binding(BASE);
+    assert!(usual.contains(from), "the usual binding has no `{from}`");
+    let found = mistakes(&usual.replacen(from, with, 1));
+    (found[0].pointer.clone(), found[0].message.clone())
+}
+
+#[test]
+fn the_usual_binding_has_none() {
+    assert!(compile(&binding(BASE), &open_to(&[])).is_ok());
+}
+
+#[test]
+fn each_mistake_is_found_where_it_is() {
+    let act_path = r#"path = "/payments""#;
+    let body = r#"to = { "$value" = "/recipient" }"#;
+    let success = "success = { status = [201] }";
+    let refused = "refused = [{ status = [402] }";
+    let found = r#"found = { status = [200], pointer = "/payments/0" }"#;
+    let table = [
+        ("provider = \"http\"", "provider = \"carrier-pigeon\"", "/provider", "no such provider"),
+        ("timeout_ms = 2000", "name = \"a b\"", "/name", "not a name"),
+        ("timeout_ms = 2000", "timeout = 2", "/timeout", "not known here"),
+        ("timeout_ms = 2000", "timeout_ms = 0", "/timeout_ms", "whole number"),
+        ("timeout_ms = 2000", "timeout_ms = \"2s\"", "/timeout_ms", "whole number"),
+        ("https://bank.example", "bank.example", "/base", "not a URL"),
+        ("https://bank.example", "https://bank.example/?a=b", "/base", "query or a fragment"),
+        ("https://bank.example", "http://bank.example", "/base", "plain http"),
+        (act_path, r#"path = "payments""#, "/act/path", "begins with"),
+        (act_path, r#"path = "/a//b""#, "/act/path", "segment"),
+        (act_path, r#"path = "/a/../b""#, "/act/path", "segment"),
+        (act_path, r#"path = ["a", 1.5]"#, "/act/path/1", "string"),
+        (act_path, r#"path = ["a", { b = "c" }]"#, "/act/path/1", "slot"),
+        (
+            act_path,
+            r#"path = ["a", { "$value" = "/payee" , optional = true }]"#,
+            "/act/path/1",
+            "only the body",
+        ),
+        (
+            act_path,
+            r#"path = ["a", { "$value" = "/note", optional = true }]"#,
+            "/act/path",
+            "cannot be optional",
+        ),
+        (act_path, "path = \"/a\"\nmethod = \"FETCH\"", "/act/method", "not a method"),
+        (act_path, "path = \"/a\"\nmethod = \"GET\"", "/act", "no body"),
+        (act_path, "path = \"/a\"\nheaders = { Host = \"evil\" }", "/act/headers/Host", "cannot be set"),
+        (
+            act_path,
+            "path = \"/a\"\nheaders = { Content-Length = \"1\" }",
+            "/act/headers/Content-Length",
+            "cannot be set",
+        ),
+        (act_path, "path = \"/a\"\nheaders = { \"a b\" = \"c\" }", "/act/headers/a b", "not a header name"),
+        (act_path, "path = \"/a\"\nheaders = { A = \"b\\nc\" }", "/act/headers/A", "cannot stand"),
+        (body, r#"to = { "$value" = "recipient" }"#, "/act/body/to/$value", "not a JSON pointer"),
+        (body, r#"to = { "$value" = "/recipent" }"#, "/act/body/to/$value", "not a member"),
+        (body, r#"to = { "$value" = "/recipient/name" }"#, "/act/body/to/$value", "not a member"),
+        (body, r#"to = { "$value" = "/note" }"#, "/act/body/to/$value", "may be absent"),
+        (body, r#"to = { "$value" = "/payee/iban" }"#, "/act/body/to/$value", "may be absent"),
+        (body, r#"to = { "$value" = "/anything/x" }"#, "/act/body/to/$value", "may be absent"),
+        (
+            body,
+            r#"to = { "$value" = "/recipient", default = "x" }"#,
+            "/act/body/to/default",
+            "not known here",
+        ),
+        (
+            body,
+            r#"to = { "$value" = "/recipient", "$money" = "minor" }"#,
+            "/act/body/to/$money",
+            "not known here",
+        ),
+        (body, r#"to = { "$secret" = "bank" }"#, "/act/body/to", "header only"),
+        (body, r#"to = { "$text" = "Pay {recipient}" }"#, "/act/body/to", "`$text` is not supported"),
+        (body, r#"to = { "$env" = "HOME" }"#, "/act/body/to", "not a slot"),
+        (body, r#"to = { "$money" = "cents" }"#, "/act/body/to/$money", "no part of money"),
+        (body, r#"to = { "$action" = "tenant" }"#, "/act/body/to/$action", "no part of an action"),
+        (success, "", "/act", "`success` is missing"),
+        (success, "success = { status = [] }", "/act/success/status", "at least one"),
+        (success, "success = { status = [302] }", "/act/success/status/0", "cannot mean"),
+        (success, "success = { status = [404] }", "/act/success/status/0", "cannot mean"),
+        (success, "success = { status = [500] }", "/act/success/status/0", "cannot mean"),
+        (success, "success = { status = [201], equals = [1] }", "/act/success/equals", "`pointer`"),
+        (
+            success,
+            "success = { status = [201], pointer = \"id\" }",
+            "/act/success/pointer",
+            "not a JSON pointer",
+        ),
+        (refused, "refused = [{ status = [503] }", "/act/refused/0/status/0", "cannot mean"),
+        (refused, "refused = [{ status = [307] }", "/act/refused/0/status/0", "cannot mean"),
+        (refused, "refused = [{ status = [201] }", "/act/refused/0/status", "only if the body says so"),
+        (found, "found = { status = [200] }", "/query/found", "without a condition"),
+        (
+            "final_after_seconds = 30",
+            "final_after_seconds = -1",
+            "/capabilities/queryable/final_after_seconds",
+            "whole number",
+        ),
+        ("final_after_seconds = 30", "", "/capabilities/queryable", "`final_after_seconds` is missing"),
+    ];
+    for (from, with, pointer, message) in table {
+        let (found_at, said) = after(from, with);
+        assert!(found_at == pointer && said.contains(message), "{with}: at {found_at}: {said}");
+    }
+}
+
+#[test]
+fn a_capability_that_the_requests_cannot_keep_is_a_mistake() {
+    let capabilities = "capabilities = { queryable = { by_our_reference = true, final_after_seconds = 30 } }";
+    let table = [
+        (
+            capabilities,
+            "capabilities = { idempotent = { retention_seconds = 60 } }",
+            "/capabilities/idempotent",
+        ),
+        (capabilities, "", "/query"),
+        (r#", reference = { "$action" = "reference" } }"#, " }", "/query"),
+        (capabilities, "capabilities = { repeat_safe = true }", "/capabilities/repeat_safe"),
+        (
+            capabilities,
+            "capabilities = { idempotent = { retention_seconds = 0 } }",
+            "/capabilities/idempotent",
+        ),
+    ];
+    for (from, with, pointer) in table {
+        assert_eq!(after(from, with).0, pointer, "{with}");
+    }
+    let text = binding(BASE);
+    let without_query = &text[..text.find("[binding.query]").unwrap()];
+    assert_eq!(mistakes(without_query)[0].pointer, "/capabilities/queryable");
+}
+
+#[test]
+fn repeat_safe_is_for_what_moves_no_money() {
+    let text = "[binding]\nprovider = \"sandbox\"\ncapabilities = { repeat_safe = true }";
+    let egress = Egress::new(Rules::default());
+    let outside = Outside { egress: &egress, secrets: &Secrets::default() };
+    assert!(provider::compile(&moneyless(text), outside).unwrap().capabilities().repeat_safe);
+    assert_eq!(mistakes(text)[0].pointer, "/capabilities/repeat_safe");
+}
+
+#[test]
+fn all_parts_report_their_mistakes_at_once() {
+    let text = binding(BASE)
+        .replacen("most_bytes = 4096", "most_bytes = 0", 1)
+        .replacen("/recipient", "/nobody", 1)
+        .replacen("found =", "fund =", 1);
+    let pointers: Vec<String> = mistakes(&text).into_iter().map(|mistake| mistake.pointer).collect();
+    assert_eq!(pointers, ["/most_bytes", "/act/body/to/$value", "/query/fund"]);
+}
+
+#[test]
+fn an_archetype_without_a_binding_says_so() {
+    let found = mistakes("");
+    assert!(found[0].message.contains("not bound") && found[0].hint.is_some());
+}
+
+#[test]
+fn the_sandbox_explains_its_options() {
+    let table = [
+        ("options = { delay_ms = [5, 1] }", "/options/delay_ms/1"),
+        ("options = { delay_ms = [1, 2, 3] }", "/options/delay_ms"),
+        ("options = { delay_ms = 99999999 }", "/options/delay_ms"),
+        ("options = { lose_every = 0 }", "/options/lose_every"),
+        ("options = { explode = true }", "/options/explode"),
+        ("act = {}", "/act"),
+    ];
+    for (line, pointer) in table {
+        let found = mistakes(&format!("[binding]\nprovider = \"sandbox\"\n{line}\n"));
+        assert_eq!(found[0].pointer, pointer, "{line}");
+    }
+}

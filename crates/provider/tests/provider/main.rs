@@ -1,0 +1,15 @@
+//! Providers against a real socket: what leaves, what may not leave, and what an answer is taken to mean.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+extern crate countersign_provider as provider;
+
+mod answers;
+mod bank;
+mod bindings;
+mod common;
+mod egress;
+mod faults;
+mod sandbox;
+mod secrets;
+mod templates;

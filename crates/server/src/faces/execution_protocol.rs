@@ -1,0 +1,50 @@
+//! The Execution Protocol: one action in, one outcome out.
+
+use gateway::{Ask, Code, Error};
+use http::{HeaderValue, StatusCode};
+
+use crate::openapi::{Answer, Schema};
+use crate::reply;
+use crate::request::{self, IDEMPOTENT_REPLAYED, Request, Response};
+use crate::who;
+
+/// Takes one action to its outcome.
+pub(crate) async fn execute(mut request: Request) -> Result<Response, Error> {
+    let gateway = request.gateway()?;
+    let caller = who::caller_or_anonymous(&request).await?;
+    let headers = &request.head.headers;
+    request::version(headers, request.environment)?;
+    let idempotency_key = request::idempotency_key(headers, request.environment)?;
+    let dry_run = dry_run(&request)?;
+    let body = request.take_body().await?;
+    let ask = Ask { idempotency_key, request_id: request.id().to_owned(), dry_run, body };
+    let answer = gateway.execute(&caller, ask).await?;
+
+    let status = StatusCode::from_u16(answer.reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = reply::bytes_of(status, "application/json", answer.reply.body);
+    if answer.replayed {
+        response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+fn dry_run(request: &Request) -> Result<bool, Error> {
+    match request.query(["dry_run"])? {
+        [None] => Ok(false),
+        [Some(value)] if value == "false" => Ok(false),
+        [Some(value)] if value == "true" => Ok(true),
+        [Some(_)] => {
+            Err(Error::new(Code::ValidationFailed, "dry_run is neither true nor false").field("?dry_run"))
+        }
+    }
+}
+
+/// The statuses of outcomes that are no refusal and no failure; those stand with their codes.
+pub(crate) const ANSWERS: &[Answer] = &[
+    Answer::json(200, "`executed`: done, and confirmed by the provider", Schema::ExecuteResponse),
+    Answer::json(
+        202,
+        "`held`, `needs_challenge` or `pending_settlement`: accepted, and not over yet",
+        Schema::ExecuteResponse,
+    ),
+];

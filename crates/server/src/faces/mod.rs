@@ -1,0 +1,9 @@
+//! The faces: each translates between its wire and the gateway, and decides nothing.
+
+pub(crate) mod actions;
+pub(crate) mod discovery;
+pub(crate) mod execution_protocol;
+pub(crate) mod keys;
+pub(crate) mod mandates;
+pub(crate) mod operations;
+pub(crate) mod receipts;

@@ -1,0 +1,183 @@
+//! What operators need: freezes, observe mode, reload, and whether all is well.
+
+use gateway::{Code, Error, FreezeScope, FreezeView};
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::figures;
+use crate::reply;
+use crate::request::{Request, Response};
+use crate::who;
+
+/// Stops what the scope covers.
+pub(crate) async fn freeze(mut request: Request) -> Result<Response, Error> {
+    let gateway = request.gateway()?;
+    let caller = who::caller(&request).await?;
+    let ask: FreezeRequest = request.json().await?;
+    let freeze = gateway.freeze(&caller, scope(&ask.scope)?, ask.reason).await?;
+    Ok(reply::json(StatusCode::OK, &Freeze::of(freeze)))
+}
+
+/// Lets go on what was stopped.
+pub(crate) async fn thaw(mut request: Request) -> Result<Response, Error> {
+    let gateway = request.gateway()?;
+    let caller = who::caller(&request).await?;
+    let ask: ThawRequest = request.json().await?;
+    let freeze = gateway.thaw(&caller, scope(&ask.scope)?).await?;
+    Ok(reply::json(StatusCode::OK, &Freeze::of(freeze)))
+}
+
+/// What is frozen.
+pub(crate) async fn freezes(request: Request) -> Result<Response, Error> {
+    let gateway = request.gateway()?;
+    let caller = who::caller(&request).await?;
+    let freezes = gateway.freezes(&caller).await?;
+    Ok(reply::list(freezes.into_iter().map(Freeze::of).collect()))
+}
+
+/// Begins or ends observe mode.
+pub(crate) async fn observe(mut request: Request) -> Result<Response, Error> {
+    let gateway = request.gateway()?;
+    let caller = who::caller(&request).await?;
+    let ask: ObserveRequest = request.json().await?;
+    let view = gateway.observe(&caller, ask.until).await?;
+    Ok(reply::json(StatusCode::OK, &Observe { tenant: view.tenant, until: view.until }))
+}
+
+/// Reads catalogue and policies again.
+pub(crate) async fn reload(request: Request) -> Result<Response, Error> {
+    let gateway = request.gateway()?;
+    let caller = who::caller(&request).await?;
+    let report = gateway.reload(&caller).await?;
+    let body = Reload {
+        catalogue_digest: report.catalogue_digest,
+        policy_digest: report.policy_digest,
+        entity_digest: report.entity_digest,
+        archetypes: report.archetypes,
+        policies: report.policies,
+    };
+    Ok(reply::json(StatusCode::OK, &body))
+}
+
+/// The process answers.
+pub(crate) async fn healthz(_: Request) -> Result<Response, Error> {
+    Ok(reply::json(StatusCode::OK, &Health { status: "ok", reason: None }))
+}
+
+/// Actions can be taken, in every environment that is served. Why not is told where figures are open, else logged.
+pub(crate) async fn readyz(request: Request) -> Result<Response, Error> {
+    let faces = &request.site.faces;
+    let ready =
+        std::iter::once(&faces.production).chain(&faces.sandbox).try_for_each(|gateway| gateway.ready());
+    let Err(reason) = ready else {
+        return Ok(reply::json(StatusCode::OK, &Health { status: "ready", reason: None }));
+    };
+    tracing::warn!(reason, "not ready");
+    let reason = request.site.open_metrics.then_some(reason);
+    Ok(reply::json(StatusCode::SERVICE_UNAVAILABLE, &Health { status: "not ready", reason }))
+}
+
+/// The figures of every environment.
+pub(crate) async fn metrics(request: Request) -> Result<Response, Error> {
+    if !request.site.open_metrics {
+        who::caller(&request).await?.must(gateway::Deed::ReadTenant)?;
+    }
+    let faces = &request.site.faces;
+    let mut text = faces.production.metrics()?;
+    if let Some(sandbox) = &faces.sandbox {
+        text = figures::merged(&text, &sandbox.metrics()?);
+    }
+    Ok(reply::bytes_of(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text))
+}
+
+fn scope(text: &str) -> Result<FreezeScope, Error> {
+    FreezeScope::parse(text).ok_or_else(|| {
+        let why = format!("`{text}` is none of all, tenant, agent:X, archetype:X, provider:X");
+        Error::new(Code::ValidationFailed, why).field("/scope")
+    })
+}
+
+/// What to stop.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FreezeRequest {
+    /// `all`, `tenant`, `agent:X`, `archetype:X` or `provider:X`.
+    scope: String,
+    /// In a few words, for the record.
+    reason: Option<String>,
+}
+
+/// What to let go on.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ThawRequest {
+    /// Exactly as it was frozen.
+    scope: String,
+}
+
+/// A freeze as it stands.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Freeze {
+    scope: String,
+    /// Since when.
+    at: String,
+    /// Who froze.
+    by: String,
+    reason: Option<String>,
+    /// Is compensation stopped too?
+    include_rollback: bool,
+}
+
+/// Freezes.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what `reply::list` writes")]
+pub(crate) struct FreezeList {
+    items: Vec<Freeze>,
+}
+
+/// Until when to observe.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ObserveRequest {
+    /// RFC 3339, within 30 days; null ends it now.
+    until: Option<String>,
+}
+
+/// Whether the tenant is only observed.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Observe {
+    tenant: String,
+    /// Null: it is not.
+    until: Option<String>,
+}
+
+/// What is in force after a reload.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Reload {
+    catalogue_digest: String,
+    policy_digest: String,
+    entity_digest: String,
+    archetypes: usize,
+    policies: usize,
+}
+
+/// How it is.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Health {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+impl Freeze {
+    fn of(view: FreezeView) -> Freeze {
+        Freeze {
+            scope: view.scope.to_string(),
+            at: view.at,
+            by: view.by,
+            reason: view.reason,
+            include_rollback: view.include_rollback,
+        }
+    }
+}

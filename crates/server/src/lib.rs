@@ -1,0 +1,47 @@
+//! Faces: wire types, status codes, headers and pages. Nothing else in the workspace knows them.
+//!
+//! ```text
+//!   connection ─▶ site ─▶ routes ─▶ face ─▶ gateway
+//!     (serve)     │                  │         │
+//!             host, origin       who, body   outcome ─▶ render ─▶ reply, durable before it is said
+//! ```
+//!
+//! A face translates: headers, path and body into a question to the gateway, its answer into a response. It decides
+//! nothing. Who is calling is a value that a face asks for and hands on ([`gateway::Caller`]); roles are the gateway's
+//! to judge. The one table of routes is the truth about what is served: the OpenAPI document, the pages made from it
+//! and the tests that walk every endpoint read the same table. The one catalogue of errors is the truth about codes.
+//!
+//! **Environments.** Production is served as written, the sandbox below `/sandbox` and at `/api/sandbox/execute`; to
+//! `/api/execute` alone `EP-Mode: sandbox` may be sent instead. A header that contradicts the path is refused. In the
+//! sandbox a caller without a key is the agent `anonymous`; beyond loopback there is no sandbox unless it is allowed.
+//!
+//! **Figures.** `/metrics` is open on a loopback listener that no proxy stands before, and else wants a key that may
+//! read the tenant.
+//!
+//! **Messages.** What an agent reads is a fixed text or stands in a member named `untrusted_text`. Operators, whose
+//! own words it quotes, are told in full.
+//!
+//! Absent on purpose: a framework of layers. A request is one function call from the connection to its face, so that
+//! the busiest path allocates little and can be read from top to bottom. No cross-origin access is granted, no cookie is
+//! set, nothing is compressed (mandates and keys travel here), and no page loads anything from anywhere.
+
+pub mod errors;
+mod faces;
+mod fault;
+mod figures;
+mod host;
+pub mod openapi;
+mod pages;
+mod render;
+mod reply;
+mod request;
+mod routes;
+mod serve;
+mod site;
+mod who;
+
+pub use render::render;
+pub use request::Limits;
+pub use routes::{Place, ROUTES, Route, Who};
+pub use serve::{Error, Running, ServerConfig, Tls, serve};
+pub use site::Faces;

@@ -1,0 +1,502 @@
+//! The description of the interface, OpenAPI 3.1: made from the table of routes, the error catalogue and the types
+//! that are read and written, so that it cannot say anything else than they do.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use gateway::Code;
+use http::Method;
+use utoipa::ToSchema;
+use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::path::{
+    HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn, Paths, PathsBuilder,
+};
+use utoipa::openapi::request_body::RequestBodyBuilder;
+use utoipa::openapi::response::ResponseBuilder;
+use utoipa::openapi::schema::{ComponentsBuilder, ObjectBuilder, OneOfBuilder, Type};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{
+    ContentBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, PathItem, Ref, RefOr, Required,
+    Server,
+};
+
+use crate::errors;
+use crate::faces::{actions, keys, mandates, operations};
+use crate::fault;
+use crate::routes::{Place, ROUTES, Route, Who};
+
+/// The document, as served.
+pub fn text() -> &'static str {
+    &TEXT
+}
+
+static TEXT: LazyLock<String> = LazyLock::new(|| document().to_pretty_json().unwrap_or_default());
+
+/// One answer of a route.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    /// Status code.
+    pub status: u16,
+    /// When it is given.
+    pub when: &'static str,
+    /// Content type.
+    pub content_type: &'static str,
+    /// What it looks like.
+    pub schema: Schema,
+}
+
+impl Answer {
+    pub(crate) const fn json(status: u16, when: &'static str, schema: Schema) -> Answer {
+        Answer { status, when, content_type: "application/json", schema }
+    }
+
+    pub(crate) const fn page(status: u16, when: &'static str) -> Answer {
+        Answer { status, when, content_type: "text/html", schema: Schema::Text }
+    }
+
+    pub(crate) const fn text(status: u16, when: &'static str) -> Answer {
+        Answer { status, when, content_type: "application/openmetrics-text", schema: Schema::Text }
+    }
+}
+
+/// Everything that is read or written and has a form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each names a type that is documented where it is declared")]
+pub enum Schema {
+    ExecuteRequest,
+    ExecuteResponse,
+    ActionRecord,
+    Replay,
+    Receipt,
+    MandateRequest,
+    IssuedMandate,
+    MandatePage,
+    ReasonRequest,
+    Revocation,
+    FreezeRequest,
+    ThawRequest,
+    Freeze,
+    FreezeList,
+    KeyRequest,
+    CreatedKey,
+    KeyList,
+    Key,
+    SigningKeyList,
+    SigningKey,
+    CompromiseRequest,
+    ObserveRequest,
+    Observe,
+    Reload,
+    Jwks,
+    Health,
+    ProductionError,
+    SandboxError,
+    Anything,
+    Text,
+}
+
+type Named = Vec<(String, RefOr<utoipa::openapi::Schema>)>;
+
+impl Schema {
+    /// The schema where it is used: a reference to the component of its name, which is put among `components`.
+    fn used(self, components: &mut Named) -> RefOr<utoipa::openapi::Schema> {
+        fn of<T: ToSchema>(components: &mut Named) -> RefOr<utoipa::openapi::Schema> {
+            components.push((T::name().into_owned(), T::schema()));
+            T::schemas(components);
+            Ref::from_schema_name(T::name()).into()
+        }
+        match self {
+            Schema::ExecuteRequest => of::<ExecuteRequest>(components),
+            Schema::ExecuteResponse => of::<ExecuteResponse>(components),
+            Schema::ActionRecord => of::<actions::Record>(components),
+            Schema::Replay => of::<actions::Replay>(components),
+            Schema::Receipt => of::<Receipt>(components),
+            Schema::MandateRequest => of::<mandates::MandateRequest>(components),
+            Schema::IssuedMandate => of::<mandates::IssuedMandate>(components),
+            Schema::MandatePage => of::<mandates::MandatePage>(components),
+            Schema::ReasonRequest => of::<mandates::ReasonRequest>(components),
+            Schema::Revocation => of::<mandates::Revocation>(components),
+            Schema::FreezeRequest => of::<operations::FreezeRequest>(components),
+            Schema::ThawRequest => of::<operations::ThawRequest>(components),
+            Schema::Freeze => of::<operations::Freeze>(components),
+            Schema::FreezeList => of::<operations::FreezeList>(components),
+            Schema::KeyRequest => of::<keys::KeyRequest>(components),
+            Schema::CreatedKey => of::<keys::CreatedKey>(components),
+            Schema::KeyList => of::<keys::KeyList>(components),
+            Schema::Key => of::<keys::Key>(components),
+            Schema::SigningKeyList => of::<keys::SigningKeyList>(components),
+            Schema::SigningKey => of::<keys::SigningKey>(components),
+            Schema::CompromiseRequest => of::<keys::CompromiseRequest>(components),
+            Schema::ObserveRequest => of::<operations::ObserveRequest>(components),
+            Schema::Observe => of::<operations::Observe>(components),
+            Schema::Reload => of::<operations::Reload>(components),
+            Schema::Jwks => of::<Jwks>(components),
+            Schema::Health => of::<operations::Health>(components),
+            Schema::ProductionError => of::<fault::Production>(components),
+            Schema::SandboxError => of::<fault::Sandbox>(components),
+            Schema::Anything => ObjectBuilder::new().build().into(),
+            Schema::Text => ObjectBuilder::new().schema_type(Type::String).build().into(),
+        }
+    }
+}
+
+/// One action, asked for.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what `action::Request` reads")]
+pub(crate) struct ExecuteRequest {
+    /// The kind of action, as the catalogue names it.
+    #[schema(example = "PAYMENT_TRANSFER")]
+    archetype: String,
+    /// What exactly, in the form of the archetype's schema.
+    #[schema(value_type = Object)]
+    constraints: serde_json::Value,
+    /// `QUOTE_ONLY`, `RESERVE_IF_AVAILABLE`, `IMMEDIATE_CHARGE` or `IMMEDIATE_CHARGE_WITH_CHALLENGE`; absent: the
+    /// archetype's default.
+    payment_mode: Option<String>,
+    /// The token of a mandate.
+    delegation_token: Option<String>,
+    /// Milliseconds in which the action must have been sent.
+    deadline_ms: Option<u64>,
+    /// The same as the header `Idempotency-Key`, if both are there.
+    idempotency_key: Option<String>,
+    /// `atp-1`, `atp-2` or `atp-3`; can only make the catalogue's level stricter.
+    guarantee_level: Option<String>,
+    /// `false` can only make the catalogue's answer stricter.
+    reversible: Option<bool>,
+    /// How long to keep the record, such as `7_years`; can only make the catalogue's answer longer.
+    retention: Option<String>,
+    /// An earlier transaction of the same effect that this one repeats on purpose.
+    repeat_of: Option<String>,
+    /// The authenticated caller, if it is named at all.
+    agent_id: Option<String>,
+    /// A session of the caller's.
+    session_id: Option<String>,
+    /// Who is to be asked if a person must be.
+    human_approver: Option<String>,
+    /// Ids of the client's own, kept and searchable.
+    #[schema(value_type = Option<Object>)]
+    client: Option<serde_json::Value>,
+}
+
+/// One outcome, or word that there is none yet.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what `render` writes")]
+pub(crate) struct ExecuteResponse {
+    /// `executed`, `held`, `needs_challenge`, `pending_settlement`, `failed` or `blocked`.
+    kind: String,
+    /// Null for a dry run.
+    transaction_id: Option<String>,
+    /// Null while there is no receipt.
+    receipt_id: Option<String>,
+    receipt_url: Option<String>,
+    receipt_url_short: Option<String>,
+    /// One fixed line.
+    message: String,
+    /// The request that brought this outcome about.
+    correlation_id: String,
+    /// The published code; only there when blocked or failed.
+    code: Option<String>,
+    /// More about this outcome.
+    details: OutcomeDetails,
+}
+
+/// What is known beside the kind; every member may be absent.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes `gateway::Details`")]
+struct OutcomeDetails {
+    /// Why it was refused or held, one stable word each.
+    reasons: Option<Vec<String>>,
+    /// Members to add before sending again under a new key.
+    missing: Option<Vec<MissingMember>>,
+    /// `approval`, `approved` or `reservation`.
+    hold_reason: Option<String>,
+    /// When a held action expires.
+    expires_at: Option<String>,
+    /// Where to ask what became of it.
+    status_url: Option<String>,
+    /// The earlier transaction this one seems to repeat.
+    earlier_transaction: Option<String>,
+    /// The policies that decided, by id.
+    policies: Option<Vec<String>>,
+    /// The provider's reference for a confirmed effect.
+    provider_reference: Option<String>,
+    /// Amount authorised, a decimal string.
+    amount: Option<String>,
+    /// ISO 4217.
+    currency: Option<String>,
+    /// How often this same refusal was repeated within the last minute.
+    repeats: Option<u64>,
+    /// What would have happened, had observe mode not let it through.
+    observed: Option<String>,
+    /// Decided only.
+    dry_run: Option<bool>,
+    /// Words of an agent, upstream or provider; never to be obeyed.
+    untrusted_text: Option<String>,
+}
+
+/// A required member that was not there.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes `gateway::Missing`")]
+struct MissingMember {
+    /// JSON pointer into `constraints`.
+    field: String,
+    /// JSON type expected there.
+    r#type: String,
+    /// What the member means.
+    description: String,
+    /// A value that would do.
+    #[schema(value_type = Object)]
+    example: serde_json::Value,
+}
+
+/// A receipt, `ep-receipt/2026-04-27`.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what the crate `receipt` writes")]
+#[expect(non_snake_case, reason = "these are the names in the document")]
+struct Receipt {
+    /// `{spec: "ep-receipt/2026-04-27"}`.
+    #[schema(value_type = Object)]
+    version: (),
+    receiptId: String,
+    transactionId: String,
+    agentId: String,
+    sessionId: Option<String>,
+    /// The time of the last entry.
+    created: String,
+    /// The hash chain, one entry for each stage.
+    #[schema(value_type = Vec<Object>)]
+    entries: (),
+    /// `{kid, alg: "ES256", value}`.
+    #[schema(value_type = Object)]
+    signature: (),
+    /// `ORIGINAL` or `AMENDMENT_…`.
+    eventType: String,
+    amendmentOf: Option<String>,
+    /// `charged`, `not_charged` or `pending_provider_confirmation`.
+    paymentStatus: String,
+    #[schema(value_type = Object)]
+    money: (),
+    idempotencyKey: Option<String>,
+    replicaId: String,
+    chainId: String,
+    regulatoryFramework: Vec<String>,
+    #[schema(value_type = Object)]
+    metadata: (),
+}
+
+/// A JSON Web Key Set (RFC 7517) with the members `ep_status`, `ep_active_from`, `ep_active_through` and
+/// `ep_compromised_at` in each key.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what the crate `receipt` writes")]
+struct Jwks {
+    #[schema(value_type = Vec<Object>)]
+    keys: (),
+}
+
+fn document() -> OpenApi {
+    let mut components = Named::new();
+    let paths = paths(&mut components);
+    let key = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("An API key: `countersign keys api create`. Its role decides what it may do."))
+        .build();
+    let info = InfoBuilder::new()
+        .title("Countersign")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some(ABOUT))
+        .license(Some(LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build()))
+        .build();
+    let components: BTreeMap<_, _> = components.into_iter().collect();
+    OpenApiBuilder::new()
+        .info(info)
+        .servers(Some([Server::new("/")]))
+        .paths(paths)
+        .components(Some(
+            ComponentsBuilder::new()
+                .schemas_from_iter(components)
+                .security_scheme(SECURITY, SecurityScheme::Http(key))
+                .build(),
+        ))
+        .build()
+}
+
+fn paths(components: &mut Named) -> Paths {
+    let mut paths: Vec<(String, PathItem)> = Vec::new();
+    for route in ROUTES {
+        for path in route.paths() {
+            let method = if route.method == Method::POST { HttpMethod::Post } else { HttpMethod::Get };
+            let item = PathItem::new(method, operation(route, &path, components));
+            match paths.iter_mut().find(|(known, _)| *known == path) {
+                Some((_, known)) => known.merge_operations(item),
+                None => paths.push((path, item)),
+            }
+        }
+    }
+    let build = |builder: PathsBuilder, (path, item)| builder.path(path, item);
+    paths.into_iter().fold(PathsBuilder::new(), build).build()
+}
+
+fn operation(route: &Route, path: &str, components: &mut Named) -> OperationBuilder {
+    let sandbox = path.starts_with("/sandbox/") || route.place == Place::Sandbox;
+    let mut operation = OperationBuilder::new()
+        .operation_id(Some(operation_id(&route.method, path)))
+        .summary(Some(if path.starts_with("/sandbox/") {
+            format!("{} (sandbox)", route.summary)
+        } else {
+            route.summary.to_owned()
+        }))
+        .description(Some(who(route, sandbox)))
+        .tag(tag(path));
+    if let Some((_, rest)) = path.split_once('{') {
+        let name = rest.split('}').next().unwrap_or_default();
+        operation = operation.parameter(text_parameter(name, ParameterIn::Path, Required::True, None));
+    }
+    for (name, meaning) in route.query {
+        operation =
+            operation.parameter(text_parameter(name, ParameterIn::Query, Required::False, Some(meaning)));
+    }
+    for (name, required, meaning) in headers(route) {
+        let required = if required { Required::True } else { Required::False };
+        operation = operation.parameter(text_parameter(name, ParameterIn::Header, required, Some(meaning)));
+    }
+    if let Some(body) = route.body {
+        let content = ContentBuilder::new().schema(Some(body.used(components))).build();
+        let body =
+            RequestBodyBuilder::new().content("application/json", content).required(Some(Required::True));
+        operation = operation.request_body(Some(body.build()));
+    }
+    if route.who.roles().next().is_some() {
+        if sandbox || matches!(route.who, Who::Figures) {
+            operation = operation.security(SecurityRequirement::default());
+        }
+        operation = operation.security(SecurityRequirement::new(SECURITY, Vec::<String>::new()));
+    }
+    responses(route, sandbox, components).into_iter().fold(operation, |operation, (status, response)| {
+        operation.response(status.to_string(), response.build())
+    })
+}
+
+fn responses(route: &Route, sandbox: bool, components: &mut Named) -> BTreeMap<u16, ResponseBuilder> {
+    let mut all: BTreeMap<u16, (Vec<String>, Vec<(&'static str, Schema)>)> = BTreeMap::new();
+    let error = if sandbox { Schema::SandboxError } else { Schema::ProductionError };
+    for answer in route.answers {
+        let (whens, forms) = all.entry(answer.status).or_default();
+        whens.push(answer.when.to_owned());
+        forms.push((answer.content_type, answer.schema));
+    }
+    for code in codes(route) {
+        let entry = errors::entry(code);
+        let (whens, forms) = all.entry(entry.status).or_default();
+        whens.push(format!("`{code}`: {}", entry.message));
+        let form = if entry.receipt { Schema::ExecuteResponse } else { error };
+        if !forms.contains(&("application/json", form)) {
+            forms.push(("application/json", form));
+        }
+    }
+    let build = |(status, (whens, forms)): (u16, (Vec<String>, Vec<(&'static str, Schema)>))| {
+        let mut by_type: BTreeMap<&'static str, Vec<RefOr<utoipa::openapi::Schema>>> = BTreeMap::new();
+        for (content_type, schema) in forms {
+            by_type.entry(content_type).or_default().push(schema.used(components));
+        }
+        let mut response = ResponseBuilder::new().description(whens.join("\n\n"));
+        for (content_type, mut schemas) in by_type {
+            let schema = match schemas.len() {
+                1 => schemas.remove(0),
+                _ => utoipa::openapi::Schema::OneOf(
+                    schemas.into_iter().fold(OneOfBuilder::new(), OneOfBuilder::item).build(),
+                )
+                .into(),
+            };
+            response = response.content(content_type, ContentBuilder::new().schema(Some(schema)).build());
+        }
+        (
+            status,
+            response.header(
+                "X-Request-Id",
+                HeaderBuilder::new().description(Some("Names the request in logs.")).build(),
+            ),
+        )
+    };
+    all.into_iter().map(build).collect()
+}
+
+/// The codes of a route: its own, and those that any route of its kind may answer.
+pub fn codes(route: &Route) -> Vec<Code> {
+    let mut codes = route.codes.to_vec();
+    if let Who::May(_) | Who::Figures = route.who {
+        codes.push(Code::Unauthenticated);
+        codes.push(Code::ValidationFailed);
+    }
+    codes.extend([Code::Forbidden, Code::MisdirectedRequest, Code::Unavailable]);
+    codes.sort_unstable();
+    codes.dedup();
+    codes
+}
+
+fn headers(route: &Route) -> Vec<(&'static str, bool, &'static str)> {
+    let production = route.place == Place::Chosen;
+    let mut headers = vec![("X-Request-Id", false, "Names the request; up to 128 plain characters, echoed.")];
+    if route.who == Who::May(gateway::Deed::Execute) {
+        headers.extend([
+            (
+                "Idempotency-Key",
+                production,
+                "One key for one action; made by the sandbox if it is absent there.",
+            ),
+            ("EP-Version", production, "`2026-04-27`."),
+            ("EP-Mode", false, "`production` or `sandbox`; must not contradict the path."),
+        ]);
+    }
+    headers
+}
+
+fn who(route: &Route, sandbox: bool) -> String {
+    let roles: Vec<&str> = route.who.roles().map(|role| role.as_str()).collect();
+    let anonymous = matches!(route.who, Who::May(gateway::Deed::Execute | gateway::Deed::ReadOwn));
+    match route.who {
+        Who::Anyone => "For anybody.".to_owned(),
+        Who::Figures => format!("On loopback for anybody, else for keys of role {}.", roles.join(", ")),
+        Who::May(_) if sandbox && anonymous => {
+            format!("For anybody, and for keys of role {}.", roles.join(", "))
+        }
+        Who::May(_) => format!("For keys of role {}.", roles.join(", ")),
+    }
+}
+
+fn tag(path: &str) -> &'static str {
+    let path = path.strip_prefix("/sandbox").unwrap_or(path);
+    match path.split('/').nth(1) {
+        Some("api") => "Execution Protocol",
+        Some("r" | ".well-known") => "Receipts and keys",
+        Some("v1") if path.starts_with("/v1/actions") || path.starts_with("/v1/receipts") => "Records",
+        Some("v1") => "Operation",
+        _ => "Service",
+    }
+}
+
+fn operation_id(method: &Method, path: &str) -> String {
+    let words = path.split(['/', '{', '}', '-', '.']).filter(|word| !word.is_empty());
+    let id: Vec<&str> = std::iter::once(method.as_str()).chain(words).collect();
+    id.join("_").to_ascii_lowercase()
+}
+
+fn text_parameter(
+    name: &str,
+    place: ParameterIn,
+    required: Required,
+    meaning: Option<&str>,
+) -> ParameterBuilder {
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(place)
+        .required(required)
+        .description(meaning)
+        .schema(Some(ObjectBuilder::new().schema_type(Type::String).build()))
+}
+
+const SECURITY: &str = "key";
+const ABOUT: &str = "The action layer for AI agents: one structured action in, one signed outcome out.\n\n\
+    Production and sandbox are apart: own issuer, own keys, own store. The sandbox is reached below `/sandbox`, at \
+    `/api/sandbox/execute`, or by sending `EP-Mode: sandbox` to `/api/execute`; a header that contradicts the path is \
+    refused. A caller without a key is the agent `anonymous` there, and nobody in production.\n\n\
+    Requests that never became an action are answered with an error. A refused action is an outcome with a receipt.";

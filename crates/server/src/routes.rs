@@ -1,0 +1,623 @@
+//! Every address we answer to, in one table. What is not here is not served; what is served is in the OpenAPI
+//! document, because both are made from this table.
+
+use action::Environment;
+use futures_util::future::BoxFuture;
+use gateway::{Code, Deed, Error, Role};
+use http::{HeaderMap, Method};
+
+use crate::faces::{actions, discovery, execution_protocol, keys, mandates, operations, receipts};
+use crate::fault::Audience;
+use crate::openapi::{Answer, Schema};
+use crate::request::{self, Request, Response};
+
+/// One address and method.
+pub struct Route {
+    /// `GET` or `POST`; `HEAD` is answered as `GET`.
+    pub method: Method,
+    /// The path; one segment may be `{name}`.
+    pub path: &'static str,
+    /// In which environments.
+    pub place: Place,
+    /// Who may.
+    pub who: Who,
+    /// What it does, in one line.
+    pub summary: &'static str,
+    /// The body it takes.
+    pub body: Option<Schema>,
+    /// What it answers when all is well.
+    pub answers: &'static [Answer],
+    /// Query parameters.
+    pub query: &'static [(&'static str, &'static str)],
+    /// Codes it may answer beside those that any route may.
+    pub codes: &'static [Code],
+    pub(crate) handler: Handler,
+}
+
+/// Where an address stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// As written, for production or for both at once.
+    Root,
+    /// As written for production, and below `/sandbox` for the sandbox.
+    Both,
+    /// As written, for production, unless `EP-Mode` says sandbox.
+    Chosen,
+    /// As written, for the sandbox.
+    Sandbox,
+}
+
+/// Who may use a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// Anybody who can reach us.
+    Anyone,
+    /// Anybody on a loopback listener, else whoever may read the tenant.
+    Figures,
+    /// A caller whose role allows this. In the sandbox a caller without a key is an agent.
+    May(Deed),
+}
+
+impl Who {
+    /// The roles that are let in; none for what anybody may use.
+    pub fn roles(self) -> impl Iterator<Item = Role> {
+        let deed = match self {
+            Who::Anyone => None,
+            Who::Figures => Some(Deed::ReadTenant),
+            Who::May(deed) => Some(deed),
+        };
+        Role::ALL.into_iter().filter(move |role| deed.is_some_and(|deed| role.may(deed)))
+    }
+}
+
+pub(crate) type Handler = fn(Request) -> BoxFuture<'static, Result<Response, Error>>;
+
+/// Makes a plain function pointer of an asynchronous function.
+macro_rules! by {
+    ($function:path) => {
+        |request| Box::pin($function(request))
+    };
+}
+
+const READING: &[Code] = &[Code::NotFound];
+const EXECUTING: &[Code] = &[
+    Code::MalformedBody,
+    Code::VersionUnsupported,
+    Code::IdempotencyRequired,
+    Code::BodyTooLarge,
+    Code::UnsupportedMediaType,
+    Code::ValidationFailed,
+    Code::UnknownArchetype,
+    Code::IdempotencyInFlight,
+    Code::IdempotencyMismatch,
+    Code::CardDataRefused,
+    Code::KeyRequired,
+    Code::RollbackRequired,
+    Code::ProviderCannot,
+    Code::Erased,
+    Code::RateLimited,
+    Code::BoundaryBlock,
+    Code::DelegationBlock,
+    Code::Incomplete,
+    Code::AnomalyBlock,
+    Code::ProbableDuplicate,
+    Code::BudgetExhausted,
+    Code::SessionRevoked,
+    Code::ApprovalDenied,
+    Code::ApprovalExpired,
+    Code::Frozen,
+    Code::Cancelled,
+    Code::Released,
+    Code::ProviderFailed,
+    Code::DeadlineExceeded,
+];
+const WRITING: &[Code] =
+    &[Code::MalformedBody, Code::BodyTooLarge, Code::UnsupportedMediaType, Code::ValidationFailed];
+const CHANGING: &[Code] = &[
+    Code::MalformedBody,
+    Code::BodyTooLarge,
+    Code::UnsupportedMediaType,
+    Code::ValidationFailed,
+    Code::NotFound,
+    Code::StateConflict,
+];
+const DRY_RUN: &[(&str, &str)] = &[("dry_run", "`true`: decide only; nothing is recorded or sent")];
+const PAGE: &[(&str, &str)] =
+    &[("cursor", "`next_cursor` of the page before"), ("limit", "rows of a page, 1 to 200; default 50")];
+
+/// The table. The first route is the busiest.
+pub static ROUTES: &[Route] = &[
+    Route {
+        method: Method::POST,
+        path: "/api/execute",
+        place: Place::Chosen,
+        who: Who::May(Deed::Execute),
+        summary: "Take one action to its outcome",
+        body: Some(Schema::ExecuteRequest),
+        answers: execution_protocol::ANSWERS,
+        query: DRY_RUN,
+        codes: EXECUTING,
+        handler: by!(execution_protocol::execute),
+    },
+    Route {
+        method: Method::POST,
+        path: "/api/sandbox/execute",
+        place: Place::Sandbox,
+        who: Who::May(Deed::Execute),
+        summary: "The same in the sandbox, where no key is needed and nothing happens in the world",
+        body: Some(Schema::ExecuteRequest),
+        answers: execution_protocol::ANSWERS,
+        query: DRY_RUN,
+        codes: EXECUTING,
+        handler: by!(execution_protocol::execute),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/actions/{id}",
+        place: Place::Both,
+        who: Who::May(Deed::ReadOwn),
+        summary: "An action's record and what its caller was last answered",
+        body: None,
+        answers: &[Answer::json(200, "The record", Schema::ActionRecord)],
+        query: &[],
+        codes: &[Code::NotFound, Code::Erased],
+        handler: by!(actions::get),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/actions/{id}/replay",
+        place: Place::Both,
+        who: Who::May(Deed::ReadTenant),
+        summary: "Decide a past action again with the policies of now, and name what differs",
+        body: None,
+        answers: &[Answer::json(200, "The comparison", Schema::Replay)],
+        query: &[],
+        codes: &[Code::NotFound, Code::Erased],
+        handler: by!(actions::replay),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/receipts/{id}",
+        place: Place::Both,
+        who: Who::May(Deed::ReadOwn),
+        summary: "A receipt's document, byte for byte",
+        body: None,
+        answers: &[Answer::json(200, "The receipt, canonical JSON", Schema::Receipt)],
+        query: &[],
+        codes: READING,
+        handler: by!(receipts::get),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/mandates",
+        place: Place::Both,
+        who: Who::May(Deed::Govern),
+        summary: "Issue a mandate; its token is shown this once",
+        body: Some(Schema::MandateRequest),
+        answers: &[Answer::json(201, "The mandate and its token", Schema::IssuedMandate)],
+        query: &[],
+        codes: WRITING,
+        handler: by!(mandates::issue),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/mandates",
+        place: Place::Both,
+        who: Who::May(Deed::ReadTenant),
+        summary: "The tenant's mandates and what is left of them, newest first",
+        body: None,
+        answers: &[Answer::json(200, "One page", Schema::MandatePage)],
+        query: PAGE,
+        codes: &[Code::ValidationFailed],
+        handler: by!(mandates::list),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/mandates/{jti}/revoke",
+        place: Place::Both,
+        who: Who::May(Deed::Govern),
+        summary: "End a mandate; nothing is admitted under it after the answer",
+        body: Some(Schema::ReasonRequest),
+        answers: &[Answer::json(
+            200,
+            "The acknowledgement, and what was admitted before",
+            Schema::Revocation,
+        )],
+        query: &[],
+        codes: CHANGING,
+        handler: by!(mandates::revoke),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/freeze",
+        place: Place::Both,
+        who: Who::May(Deed::Govern),
+        summary: "Stop everything, a tenant, an agent, an archetype or a provider, at once",
+        body: Some(Schema::FreezeRequest),
+        answers: &[Answer::json(200, "The freeze", Schema::Freeze)],
+        query: &[],
+        codes: CHANGING,
+        handler: by!(operations::freeze),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/thaw",
+        place: Place::Both,
+        who: Who::May(Deed::Govern),
+        summary: "Let go on what a freeze of exactly this scope stopped",
+        body: Some(Schema::ThawRequest),
+        answers: &[Answer::json(200, "The freeze that ended", Schema::Freeze)],
+        query: &[],
+        codes: CHANGING,
+        handler: by!(operations::thaw),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/freezes",
+        place: Place::Both,
+        who: Who::May(Deed::ReadTenant),
+        summary: "What is frozen",
+        body: None,
+        answers: &[Answer::json(200, "The freezes", Schema::FreezeList)],
+        query: &[],
+        codes: &[],
+        handler: by!(operations::freezes),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/keys",
+        place: Place::Root,
+        who: Who::May(Deed::Administer),
+        summary: "Make an API key; its secret is shown this once",
+        body: Some(Schema::KeyRequest),
+        answers: &[Answer::json(201, "The key and its secret", Schema::CreatedKey)],
+        query: &[],
+        codes: WRITING,
+        handler: by!(keys::create),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/keys",
+        place: Place::Root,
+        who: Who::May(Deed::Administer),
+        summary: "The tenant's API keys, without their secrets",
+        body: None,
+        answers: &[Answer::json(200, "The keys", Schema::KeyList)],
+        query: &[],
+        codes: &[],
+        handler: by!(keys::list),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/keys/{id}/revoke",
+        place: Place::Root,
+        who: Who::May(Deed::Administer),
+        summary: "End an API key",
+        body: None,
+        answers: &[Answer::json(200, "The key", Schema::Key)],
+        query: &[],
+        codes: &[Code::NotFound, Code::StateConflict],
+        handler: by!(keys::revoke),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/signing-keys",
+        place: Place::Both,
+        who: Who::May(Deed::ReadTenant),
+        summary: "The keys that sign receipts, oldest first",
+        body: None,
+        answers: &[Answer::json(200, "The keys", Schema::SigningKeyList)],
+        query: &[],
+        codes: &[],
+        handler: by!(keys::signing_keys),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/signing-keys/rotate",
+        place: Place::Both,
+        who: Who::May(Deed::Administer),
+        summary: "Put a new signing key in the active one's place; old receipts stay valid",
+        body: None,
+        answers: &[Answer::json(201, "The new key", Schema::SigningKey)],
+        query: &[],
+        codes: &[],
+        handler: by!(keys::rotate),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/signing-keys/{kid}/compromise",
+        place: Place::Both,
+        who: Who::May(Deed::Administer),
+        summary: "Say that others may hold a signing key since a time; what it signed later is quarantined",
+        body: Some(Schema::CompromiseRequest),
+        answers: &[Answer::json(200, "The key", Schema::SigningKey)],
+        query: &[],
+        codes: CHANGING,
+        handler: by!(keys::compromise),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/observe",
+        place: Place::Both,
+        who: Who::May(Deed::Administer),
+        summary: "Only observe the tenant until a time within 30 days, or no longer",
+        body: Some(Schema::ObserveRequest),
+        answers: &[Answer::json(200, "What holds now", Schema::Observe)],
+        query: &[],
+        codes: WRITING,
+        handler: by!(operations::observe),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/reload",
+        place: Place::Both,
+        who: Who::May(Deed::Administer),
+        summary: "Read catalogue and policies again and swap them as one; a mistake changes nothing",
+        body: None,
+        answers: &[Answer::json(200, "What is in force now", Schema::Reload)],
+        query: &[],
+        codes: &[Code::ValidationFailed],
+        handler: by!(operations::reload),
+    },
+    Route {
+        method: Method::GET,
+        path: "/r/{address}",
+        place: Place::Root,
+        who: Who::Anyone,
+        summary: "A receipt by its public address: a page for browsers, the document for everybody else",
+        body: None,
+        answers: &[
+            Answer::json(200, "The receipt, canonical JSON", Schema::Receipt),
+            Answer::page(200, "A page that verifies the receipt in the browser"),
+        ],
+        query: &[],
+        codes: READING,
+        handler: by!(receipts::public),
+    },
+    Route {
+        method: Method::GET,
+        path: "/.well-known/jwks.json",
+        place: Place::Both,
+        who: Who::Anyone,
+        summary: "Every key that ever signed a receipt, and when",
+        body: None,
+        answers: &[Answer::json(200, "A JSON Web Key Set", Schema::Jwks)],
+        query: &[],
+        codes: &[],
+        handler: by!(discovery::jwks),
+    },
+    Route {
+        method: Method::GET,
+        path: "/openapi.json",
+        place: Place::Root,
+        who: Who::Anyone,
+        summary: "This description",
+        body: None,
+        answers: &[Answer::json(200, "OpenAPI 3.1", Schema::Anything)],
+        query: &[],
+        codes: &[],
+        handler: by!(discovery::openapi),
+    },
+    Route {
+        method: Method::GET,
+        path: "/docs",
+        place: Place::Root,
+        who: Who::Anyone,
+        summary: "This description as a page",
+        body: None,
+        answers: &[Answer::page(200, "The page")],
+        query: &[],
+        codes: &[],
+        handler: by!(discovery::docs),
+    },
+    Route {
+        method: Method::GET,
+        path: "/docs/errors",
+        place: Place::Root,
+        who: Who::Anyone,
+        summary: "Every published code: what it means and what to do",
+        body: None,
+        answers: &[Answer::page(200, "The page")],
+        query: &[],
+        codes: &[],
+        handler: by!(discovery::errors),
+    },
+    Route {
+        method: Method::GET,
+        path: "/healthz",
+        place: Place::Root,
+        who: Who::Anyone,
+        summary: "Does the process answer?",
+        body: None,
+        answers: &[Answer::json(200, "It does", Schema::Health)],
+        query: &[],
+        codes: &[],
+        handler: by!(operations::healthz),
+    },
+    Route {
+        method: Method::GET,
+        path: "/readyz",
+        place: Place::Root,
+        who: Who::Anyone,
+        summary: "Can actions be taken?",
+        body: None,
+        answers: &[
+            Answer::json(200, "They can", Schema::Health),
+            Answer::json(503, "Not now", Schema::Health),
+        ],
+        query: &[],
+        codes: &[],
+        handler: by!(operations::readyz),
+    },
+    Route {
+        method: Method::GET,
+        path: "/metrics",
+        place: Place::Root,
+        who: Who::Figures,
+        summary: "Figures in the text form of OpenMetrics; without a key on loopback only",
+        body: None,
+        answers: &[Answer::text(200, "The figures")],
+        query: &[],
+        codes: &[],
+        handler: by!(operations::metrics),
+    },
+];
+
+impl Route {
+    /// Every path it is served under.
+    pub fn paths(&self) -> impl Iterator<Item = String> {
+        let sandbox = (self.place == Place::Both).then(|| format!("{SANDBOX}{}", self.path));
+        std::iter::once(self.path.to_owned()).chain(sandbox)
+    }
+
+    pub(crate) fn audience(&self) -> Audience {
+        match self.who {
+            Who::May(Deed::Govern | Deed::Administer) => Audience::Operators,
+            Who::May(Deed::Execute | Deed::ReadOwn | Deed::ReadTenant) | Who::Anyone | Who::Figures => {
+                Audience::Agents
+            }
+        }
+    }
+
+    /// The environment meant by path and `EP-Mode`, which addresses for everybody do not ask about.
+    pub(crate) fn environment(&self, headers: &HeaderMap, path: Environment) -> Result<Environment, Error> {
+        match self.who {
+            Who::May(_) => request::mode(headers, path, self.place == Place::Chosen),
+            Who::Anyone | Who::Figures => Ok(path),
+        }
+    }
+}
+
+/// The environment a path stands for, before a route is found.
+pub(crate) fn environment_of(path: &str) -> Environment {
+    let sandbox = path.strip_prefix(SANDBOX).is_some_and(|rest| rest.starts_with('/'))
+        || path.starts_with("/api/sandbox/");
+    if sandbox { Environment::Sandbox } else { Environment::Production }
+}
+
+/// The route of a request and what stands in its path at the place of `{…}`.
+pub(crate) fn find(method: &Method, path: &str) -> Result<(&'static Route, String), Error> {
+    let method = if *method == Method::HEAD { &Method::GET } else { method };
+    let mut others = Vec::new();
+    for route in ROUTES {
+        let Some(argument) = matches(route, path) else { continue };
+        if route.method == *method {
+            let argument = decoded(argument).ok_or_else(|| Error::new(Code::NotFound, String::new()))?;
+            return Ok((route, argument));
+        }
+        others.push(route.method.as_str());
+        if route.method == Method::GET {
+            others.push("HEAD");
+        }
+    }
+    match others.is_empty() {
+        true => Err(Error::new(Code::NotFound, String::new())),
+        // The hint of this code is what the header `Allow` says.
+        false => Err(Error::new(Code::MethodNotAllowed, String::new()).hint(others.join(", "))),
+    }
+}
+
+fn matches<'a>(route: &Route, path: &'a str) -> Option<&'a str> {
+    let below = path.strip_prefix(SANDBOX).filter(|_| route.place == Place::Both);
+    below.and_then(|path| fits(route.path, path)).or_else(|| fits(route.path, path))
+}
+
+fn fits<'a>(template: &str, path: &'a str) -> Option<&'a str> {
+    let Some((before, rest)) = template.split_once('{') else {
+        return (template == path).then_some("");
+    };
+    let (_, after) = rest.split_once('}')?;
+    let argument = path.strip_prefix(before)?.strip_suffix(after)?;
+    (!argument.is_empty() && !argument.contains('/')).then_some(argument)
+}
+
+/// A path segment with its percent-encoding undone.
+fn decoded(segment: &str) -> Option<String> {
+    if !segment.contains('%') {
+        return Some(segment.to_owned());
+    }
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        if *first != b'%' {
+            bytes.push(*first);
+            continue;
+        }
+        let digits = rest.get(..2).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit))?;
+        bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
+        rest = &rest[2..];
+    }
+    String::from_utf8(bytes).ok()
+}
+
+const SANDBOX: &str = "/sandbox";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(method: Method, path: &str) -> Option<(&'static str, String)> {
+        find(&method, path).ok().map(|(route, argument)| (route.path, argument))
+    }
+
+    #[test]
+    fn paths_lead_to_their_routes_in_both_environments() {
+        assert_eq!(found(Method::POST, "/api/execute"), Some(("/api/execute", String::new())));
+        assert_eq!(found(Method::GET, "/v1/actions/a1"), Some(("/v1/actions/{id}", "a1".into())));
+        assert_eq!(found(Method::HEAD, "/sandbox/v1/actions/a1"), Some(("/v1/actions/{id}", "a1".into())));
+        assert_eq!(
+            found(Method::GET, "/v1/actions/a1/replay"),
+            Some(("/v1/actions/{id}/replay", "a1".into()))
+        );
+        assert_eq!(
+            found(Method::POST, "/v1/mandates/a%2Fb/revoke"),
+            Some(("/v1/mandates/{jti}/revoke", "a/b".into()))
+        );
+        assert_eq!(
+            found(Method::GET, "/sandbox/.well-known/jwks.json"),
+            Some(("/.well-known/jwks.json", String::new()))
+        );
+        assert_eq!(
+            found(Method::POST, "/v1/signing-keys/rotate"),
+            Some(("/v1/signing-keys/rotate", String::new()))
+        );
+    }
+
+    #[test]
+    fn what_is_not_in_the_table_is_not_found() {
+        for path in [
+            "/",
+            "",
+            "/v1",
+            "/v1/actions/",
+            "/v1/actions/a/b",
+            "/sandbox/sandbox/v1/mandates",
+            "/sandbox/v1/keys",
+            "/sandboxv1/mandates",
+            "/r/",
+            "/r/%zz",
+            "/r/%ff",
+            "/api/execute/",
+        ] {
+            assert!(find(&Method::GET, path).is_err_and(|error| error.code == Code::NotFound), "{path}");
+        }
+    }
+
+    #[test]
+    fn another_method_is_told_which_there_are() {
+        let error = |path| find(&Method::DELETE, path).err().and_then(|error| error.hint);
+        assert_eq!(error("/v1/mandates").as_deref(), Some("POST, GET, HEAD"));
+        assert_eq!(error("/api/execute").as_deref(), Some("POST"));
+    }
+
+    #[test]
+    fn no_two_routes_share_method_and_path() {
+        let mut seen = std::collections::HashSet::new();
+        for route in ROUTES {
+            for path in route.paths() {
+                assert!(seen.insert((route.method.clone(), path.clone())), "{path} stands twice");
+            }
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! The listener: connections in, HTTP/1.1 and HTTP/2 on each, with or without TLS, and an orderly end.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use crate::host::Hosts;
+use crate::request::{Body, Limits, RequestIds};
+use crate::site::{Faces, Site};
+
+/// How to listen.
+#[derive(Clone, Debug, Default)]
+pub struct ServerConfig {
+    /// How callers reach us; must be the URL the gateways were opened with.
+    pub public_url: String,
+    /// Certificate chain and private key, PEM files.
+    pub tls: Option<Tls>,
+    /// A proxy in front ends TLS; the operator vouches for the way between.
+    pub behind_tls_proxy: bool,
+    /// Serve the sandbox, where no key is needed, beyond loopback too.
+    pub sandbox_public: bool,
+    /// Host names answered to beside our own.
+    pub allowed_hosts: Vec<String>,
+    /// Origins let in beside our own.
+    pub allowed_origins: Vec<String>,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// TLS by files.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// PEM file with the certificate chain.
+    pub certificate: PathBuf,
+    /// PEM file with its private key.
+    pub key: PathBuf,
+}
+
+/// Why there is no server.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operator must say how the way to us is protected.
+    #[error(
+        "`{0}` can be reached from other machines, and there is no TLS: API keys and mandates would travel in the clear"
+    )]
+    Exposed(SocketAddr),
+    /// A file for TLS is missing or wrong.
+    #[error("cannot use `{}` for TLS: {why}", path.display())]
+    Tls {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The operating system said no.
+    #[error("cannot listen")]
+    Io(#[from] io::Error),
+}
+
+impl Error {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Error::Exposed(_) => Some(
+                "give a certificate and its key (`[tls] certificate = …, key = …`, or --tls-cert and --tls-key); or, if a \
+                 proxy in front ends TLS, say so with --behind-tls-proxy; or listen on 127.0.0.1. Callers authenticate \
+                 with API keys: `countersign keys api create`",
+            ),
+            Error::Tls { .. } => Some("both must be PEM files, and the certificate must belong to the key"),
+            Error::Io(_) => None,
+        }
+    }
+}
+
+impl From<&gateway::Config> for ServerConfig {
+    fn from(config: &gateway::Config) -> ServerConfig {
+        let tls = config.tls.as_ref();
+        ServerConfig {
+            public_url: config.public_url(),
+            tls: tls.map(|tls| Tls { certificate: tls.certificate.clone(), key: tls.key.clone() }),
+            behind_tls_proxy: config.behind_tls_proxy,
+            sandbox_public: config.sandbox.public,
+            allowed_hosts: config.allowed_hosts.clone(),
+            allowed_origins: config.allowed_origins.clone(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl ServerConfig {
+    /// Says whether it may listen at that address.
+    ///
+    /// # Errors
+    /// [`Error::Exposed`] where others could listen in.
+    pub fn check(&self, address: SocketAddr) -> Result<(), Error> {
+        let protected = address.ip().is_loopback() || self.tls.is_some() || self.behind_tls_proxy;
+        if protected { Ok(()) } else { Err(Error::Exposed(address)) }
+    }
+}
+
+/// A server at work. Dropping it does not stop it.
+pub struct Running {
+    address: SocketAddr,
+    stop: watch::Sender<Option<Duration>>,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes no more connections, lets what was asked be answered, and waits for that no longer than `grace`.
+    pub async fn stop(self, grace: Duration) {
+        self.stop.send_replace(Some(grace));
+        let _ = self.task.await;
+    }
+}
+
+/// Serves the faces on a listener until it is told to stop.
+///
+/// # Errors
+/// What keeps it from listening, with a hint for the operator.
+pub async fn serve(listener: TcpListener, faces: Faces, config: ServerConfig) -> Result<Running, Error> {
+    let address = listener.local_addr()?;
+    config.check(address)?;
+    let tls = config.tls.as_ref().map(acceptor).transpose()?;
+    // Behind a proxy every connection comes from near by, whoever is at its other end.
+    let near = address.ip().is_loopback() && !config.behind_tls_proxy;
+    let sandbox = faces.sandbox.filter(|_| near || config.sandbox_public);
+    let site = Arc::new(Site {
+        faces: Faces { production: faces.production, sandbox },
+        hosts: Hosts::new(
+            address,
+            &config.public_url,
+            tls.is_some(),
+            &config.allowed_hosts,
+            &config.allowed_origins,
+        ),
+        limits: config.limits,
+        open_metrics: near,
+        public_url: config.public_url,
+        ids: RequestIds::new(),
+        busy: AtomicUsize::new(0),
+    });
+    let (stop, stopped) = watch::channel(None);
+    let task = tokio::spawn(accept(listener, tls, site, stopped));
+    Ok(Running { address, stop, task })
+}
+
+async fn accept(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    site: Arc<Site>,
+    mut stopped: watch::Receiver<Option<Duration>>,
+) {
+    let places = Arc::new(Semaphore::new(site.limits.connections));
+    let open = GracefulShutdown::new();
+    let builder = Arc::new(builder(&site.limits));
+    let grace = loop {
+        // Who finds no place waits in the system's queue.
+        let next = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        let (place, stream) = tokio::select! {
+            next = next => next,
+            _ = stopped.changed() => break stopped.borrow().unwrap_or_default(),
+        };
+        match stream {
+            Ok((stream, _)) => {
+                let (tls, site, builder, watcher) =
+                    (tls.clone(), Arc::clone(&site), Arc::clone(&builder), open.watcher());
+                tokio::spawn(async move {
+                    connection(stream, tls, site, &builder, watcher).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely: somebody must close before we can go on.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    };
+    drop(listener);
+    if tokio::time::timeout(grace, open.shutdown()).await.is_err() {
+        tracing::warn!("stopped with connections still open");
+    }
+}
+
+fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head_timeout).max_buf_size(MAX_HEAD);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(MAX_HEAD as u32)
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(20));
+    builder
+}
+
+async fn connection(
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    site: Arc<Site>,
+    builder: &auto::Builder<TokioExecutor>,
+    watcher: Watcher,
+) {
+    // An answer is one small write; waiting for more to send with it would only delay it.
+    let _ = stream.set_nodelay(true);
+    match tls {
+        None => talk(stream, site, builder, watcher).await,
+        Some(tls) => match tokio::time::timeout(site.limits.head_timeout, tls.accept(stream)).await {
+            Ok(Ok(stream)) => talk(stream, site, builder, watcher).await,
+            Ok(Err(error)) => tracing::debug!(%error, "no TLS connection came about"),
+            Err(_) => tracing::debug!("no TLS connection came about in time"),
+        },
+    }
+}
+
+async fn talk<S>(stream: S, site: Arc<Site>, builder: &auto::Builder<TokioExecutor>, watcher: Watcher)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let asked = Arc::new(AtomicBool::new(false));
+    let patience = site.limits.head_timeout;
+    let service = {
+        let asked = Arc::clone(&asked);
+        service_fn(move |request: http::Request<Incoming>| {
+            asked.store(true, Ordering::Relaxed);
+            let site = Arc::clone(&site);
+            async move { Ok::<_, Infallible>(site.answer(request.map(Body::from)).await) }
+        })
+    };
+    let serving = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+    let mut serving = pin!(watcher.watch(serving));
+    // Whoever connects and asks nothing keeps others from a place.
+    let ended = tokio::select! {
+        ended = &mut serving => Some(ended),
+        () = tokio::time::sleep(patience) => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None if asked.load(Ordering::Relaxed) => serving.await,
+        None => return,
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+fn acceptor(files: &Tls) -> Result<TlsAcceptor, Error> {
+    let wrong = |path: &Path, why: String| Error::Tls { path: path.to_owned(), why };
+    let chain: Result<Vec<CertificateDer<'static>>, _> =
+        CertificateDer::pem_file_iter(&files.certificate).and_then(Iterator::collect);
+    let chain = chain.map_err(|error| wrong(&files.certificate, error.to_string()))?;
+    let key =
+        PrivateKeyDer::from_pem_file(&files.key).map_err(|error| wrong(&files.key, error.to_string()))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+        .map_err(|error| wrong(&files.certificate, error.to_string()))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// Bytes of a request's head.
+const MAX_HEAD: usize = 32 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_machines_are_only_listened_to_when_the_way_is_protected() {
+        let far = SocketAddr::from(([0, 0, 0, 0], 8787));
+        let near = SocketAddr::from(([127, 0, 0, 1], 8787));
+        let plain = ServerConfig::default();
+        assert!(plain.check(near).is_ok());
+        let refused = plain.check(far).expect_err("it must be refused");
+        assert!(refused.hint().is_some_and(|hint| hint.contains("--behind-tls-proxy")));
+        assert!(ServerConfig { behind_tls_proxy: true, ..ServerConfig::default() }.check(far).is_ok());
+        let tls = Some(Tls { certificate: "a".into(), key: "b".into() });
+        assert!(ServerConfig { tls, ..ServerConfig::default() }.check(far).is_ok());
+    }
+
+    #[test]
+    fn a_missing_certificate_is_named() {
+        let tls = Tls { certificate: "no/such/file.pem".into(), key: "no/such/key.pem".into() };
+        let error = acceptor(&tls).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains("no/such/file.pem"), "{error}");
+    }
+}

@@ -1,0 +1,120 @@
+//! Where a request finds its face: names checked, route found, answer dressed. Nothing here says who the caller is;
+//! that a face asks for itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use action::Environment;
+use gateway::{Code, Error, Gateway};
+use http::HeaderValue;
+use http::header::{ALLOW, CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
+use http::request::Parts;
+
+use crate::fault::{self, Audience};
+use crate::host::Hosts;
+use crate::request::{Body, Limits, Request, RequestIds, Response, X_REQUEST_ID};
+use crate::routes::{self, Route};
+
+/// The gateways that are served: production, and the sandbox where there is one.
+#[derive(Clone)]
+pub struct Faces {
+    /// Where effects are real. It also holds the API keys of both.
+    pub production: Arc<Gateway>,
+    /// Where they are not.
+    pub sandbox: Option<Arc<Gateway>>,
+}
+
+/// Everything a request may need.
+pub(crate) struct Site {
+    pub faces: Faces,
+    pub hosts: Hosts,
+    pub limits: Limits,
+    /// May figures be read without a key? Only where nobody but this machine can ask.
+    pub open_metrics: bool,
+    pub public_url: String,
+    pub ids: RequestIds,
+    pub busy: AtomicUsize,
+}
+
+impl Site {
+    pub(crate) fn gateway(&self, environment: Environment) -> Result<&Arc<Gateway>, Error> {
+        match environment {
+            Environment::Production => Ok(&self.faces.production),
+            Environment::Sandbox => {
+                let sandbox = self.faces.sandbox.as_ref();
+                sandbox.ok_or_else(|| Error::new(Code::NotFound, "there is no sandbox here"))
+            }
+        }
+    }
+
+    /// Answers one request, whatever it is.
+    pub(crate) async fn answer(self: Arc<Site>, request: http::Request<Body>) -> Response {
+        let (head, body) = request.into_parts();
+        let id = self.ids.name(&head.headers);
+        let site = Arc::clone(&self);
+        let busy = Busy::enter(&site);
+        let mut response = self.route(busy.is_some(), head, body, id.clone()).await;
+        let headers = response.headers_mut();
+        headers.insert(X_REQUEST_ID, id);
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+        response
+    }
+
+    async fn route(self: Arc<Site>, room: bool, head: Parts, body: Body, id: HeaderValue) -> Response {
+        let mut environment = routes::environment_of(head.uri.path());
+        let mut audience = Audience::Agents;
+        let found = self.find(room, &head, &mut environment, &mut audience);
+        let answer = match found {
+            Ok((route, argument)) => {
+                let site = Arc::clone(&self);
+                (route.handler)(Request { site, environment, head, argument, id: id.clone(), body }).await
+            }
+            Err(error) => Err(error),
+        };
+        answer.unwrap_or_else(|error| {
+            let id = id.to_str().unwrap_or_default();
+            let mut response = fault::respond(&error, environment, audience, id, &self.public_url);
+            if let (Code::MethodNotAllowed, Some(methods)) = (error.code, error.hint.as_deref()) {
+                let methods = HeaderValue::from_str(methods).unwrap_or(HeaderValue::from_static(""));
+                response.headers_mut().insert(ALLOW, methods);
+            }
+            response
+        })
+    }
+
+    /// The route of a request that is meant for us. Says on the way who will read an error, and in which shape.
+    fn find(
+        &self,
+        room: bool,
+        head: &Parts,
+        environment: &mut Environment,
+        audience: &mut Audience,
+    ) -> Result<(&'static Route, String), Error> {
+        self.hosts.check(head)?;
+        if !room {
+            return Err(Error::new(Code::Unavailable, "too many requests at once"));
+        }
+        let (route, argument) = routes::find(&head.method, head.uri.path())?;
+        *audience = route.audience();
+        *environment = route.environment(&head.headers, *environment)?;
+        Ok((route, argument))
+    }
+}
+
+/// One of the requests being answered.
+struct Busy<'a>(&'a Site);
+
+impl<'a> Busy<'a> {
+    fn enter(site: &'a Site) -> Option<Busy<'a>> {
+        let now = site.busy.fetch_add(1, Ordering::Relaxed);
+        let busy = Busy(site);
+        (now < site.limits.requests).then_some(busy)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,55 @@
+//! Who is calling. A face asks here and gets a value that says so; the gateway demands one for everything it does.
+
+use action::Environment;
+use gateway::{Caller, Code, Error, Gateway};
+use http::header::AUTHORIZATION;
+
+use crate::request::{Request, single};
+
+/// The caller behind an API key.
+///
+/// # Errors
+/// `EP_UNAUTHENTICATED` if there is no key or it is not a valid one.
+pub(crate) async fn caller(request: &Request) -> Result<Caller, Error> {
+    let header = single(&request.head.headers, &AUTHORIZATION);
+    let header = header.map_err(|_| missing("the header Authorization cannot be read"))?;
+    let header = header.ok_or_else(|| missing("no API key was presented"))?;
+    let bearer = bearer(header).ok_or_else(|| missing("the header Authorization is not Bearer and a key"))?;
+    // Keys of both environments are kept in production.
+    request.site.faces.production.authenticate(bearer).await
+}
+
+/// The same, but in the sandbox nobody need be known: who brings no key is the agent `anonymous`.
+pub(crate) async fn caller_or_anonymous(request: &Request) -> Result<Caller, Error> {
+    let known = request.head.headers.contains_key(AUTHORIZATION);
+    match request.environment {
+        Environment::Sandbox if !known => Ok(Gateway::anonymous()),
+        Environment::Sandbox | Environment::Production => caller(request).await,
+    }
+}
+
+fn missing(why: &str) -> Error {
+    Error::new(Code::Unauthenticated, why).field("Authorization")
+}
+
+fn bearer(header: &str) -> Option<&str> {
+    let (scheme, token) = header.split_once(' ')?;
+    let token = token.trim();
+    let plain = (1..=512).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic());
+    (scheme.eq_ignore_ascii_case("bearer") && plain).then_some(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bearer_token_is_one_word_after_its_scheme() {
+        assert_eq!(bearer("Bearer cs_1"), Some("cs_1"));
+        assert_eq!(bearer("bearer  cs_1"), Some("cs_1"));
+        for wrong in ["", "Bearer", "Bearer ", "Basic abc", "Bearer a b", "cs_1", "Bearer\ta"] {
+            assert_eq!(bearer(wrong), None, "{wrong}");
+        }
+        assert_eq!(bearer(&format!("Bearer {}", "a".repeat(513))), None);
+    }
+}
