@@ -1,18 +1,17 @@
 //! The pass: look at everything, then weigh.
 
-use std::sync::Arc;
-
 use action::{Environment, OnDuplicate};
 use mandate::{Mandate, Refusal, exposure, within_own_bound};
 
 use crate::anomaly::{self, Assessment};
 use crate::ask::{Answer, Opinion, Question};
-use crate::policies::Slice;
-use crate::record::{Asked, Noted, Record, write_hex};
-use crate::stage::{BoundaryOutput, CedarOutput, Input, NOT_APPLICABLE, Output, Stage, StageError, StageName};
-use crate::{
-    Caller, Class, Escalation, Facts, Observed, Permit, Policies, Reason, Trigger, Verdict, context,
+use crate::objection::{
+    Objection, Weighed, Weight, cedars_objection, escalation, observed, summary, weigh, weigh_noted,
 };
+use crate::policies::Slice;
+use crate::record::{Asked, Record};
+use crate::stage::{Stage, StageName};
+use crate::{Caller, Facts, Observed, Permit, Policies, Reason, Trigger, Verdict, context, report};
 
 /// What a pass came to, and its report.
 #[derive(Debug)]
@@ -52,33 +51,12 @@ pub struct Named<'a> {
 pub fn decide_by_name(policies: &Policies, named: &Named<'_>) -> Option<Decision> {
     let name = hard_denied(policies, named.archetype, named.verb, named.target)?;
     let objection = Objection::block(StageName::Boundary, Reason::HardDenied { name: name.clone() });
-    let archetype: Arc<str> = named.archetype.into();
-    let token = Stage {
-        error: None,
-        input: token_input(named.caller, named.mandate),
-        name: StageName::TokenValidation,
-        output: Output::Token { token: if named.mandate.is_some() { "verified" } else { "absent" } },
-    };
-    let boundary = Stage {
-        error: Some(StageError { reason: objection.word() }),
-        input: boundary_input(policies, &archetype, named.environment),
-        name: StageName::Boundary,
-        output: Output::Boundary(Box::new(BoundaryOutput {
-            cedar: CedarOutput { advice: Vec::new(), decision: "not_asked", policies: Vec::new() },
-            classes_fired: vec![Class::Prohibited as u8],
-            classes_not_applicable: &NOT_APPLICABLE,
-            delegation: "not_needed",
-            freeze: None,
-            hard_deny: Some(name.into()),
-            verdict: "block",
-        })),
-    };
+    let stages = report::by_name(policies, named, &name, objection.word());
     let noted = vec![objection.noted()];
     let word = weigh_noted(&noted, named.observe);
-    let record = Record::new(policies, archetype, None, noted, named.observe, None, word);
-    let Weight::Block(reason) = objection.weight else { return None };
-    let verdict = Verdict::Block(reason);
-    Some(Decision { verdict, stages: vec![token, boundary], observed: None, record, detail: None })
+    let record = Record::new(policies, named.archetype.into(), None, noted, named.observe, None, word);
+    let verdict = Verdict::Block(Reason::HardDenied { name });
+    Some(Decision { verdict, stages, observed: None, record, detail: None })
 }
 
 /// Decides. The same facts and policies always give the same decision.
@@ -114,12 +92,12 @@ pub fn decide(policies: &Policies, facts: &Facts<'_>) -> Decision {
 }
 
 /// Everything that was found, before any of it is weighed.
-struct Findings {
-    hard_denied: Option<String>,
-    token: Option<Refusal>,
-    delegation: Delegation,
-    cedar: Opinion,
-    math: Assessment,
+pub(crate) struct Findings {
+    pub(crate) hard_denied: Option<String>,
+    pub(crate) token: Option<Refusal>,
+    pub(crate) delegation: Delegation,
+    pub(crate) cedar: Opinion,
+    pub(crate) math: Assessment,
     asked: Option<Asked>,
     /// The price is not known yet and only the provider knows it.
     awaits_quote: bool,
@@ -128,7 +106,7 @@ struct Findings {
 }
 
 /// How the mandate, or its absence, bears on the action.
-enum Delegation {
+pub(crate) enum Delegation {
     Within,
     NotNeeded,
     Missing,
@@ -230,7 +208,9 @@ impl Findings {
                 out.push(Objection::block(StageName::Math, Reason::ProbableDuplicate { earlier }).liftable());
             }
             OnDuplicate::Escalate => {
-                out.push(Objection::escalate(StageName::Math, Trigger::ProbableDuplicate { earlier }).liftable());
+                out.push(
+                    Objection::escalate(StageName::Math, Trigger::ProbableDuplicate { earlier }).liftable(),
+                );
             }
         }
     }
@@ -287,7 +267,8 @@ fn ask(policies: &Policies, slice: Option<&Slice>, facts: &Facts<'_>) -> (Opinio
             let opinion = question.ask(policies, slice);
             let mut context = String::with_capacity(768);
             context::write(&attributes, &mut context);
-            let asked = Asked::new(question, context, opinion.clone(), default_deny_waits(Some(slice), facts));
+            let asked =
+                Asked::new(question, context, opinion.clone(), default_deny_waits(Some(slice), facts));
             (opinion, Some(asked))
         }
         Err(message) => (without_advice(Answer::Error(message)), None),

@@ -27,7 +27,11 @@ impl Known {
             for item in items {
                 match Entity::from_json_value(item.clone(), Some(schema)) {
                     Ok(entity) if is_action(&entity.uid()) => {
-                        mistakes.push(at_entity(source, &item, "actions come from the catalogue, not from entity files".into()));
+                        mistakes.push(at_entity(
+                            source,
+                            &item,
+                            "actions come from the catalogue, not from entity files".into(),
+                        ));
                     }
                     Ok(entity) => {
                         let uid = entity.uid().to_string();
@@ -130,7 +134,12 @@ fn items(source: &Source, mistakes: &mut Vec<Mistake>) -> Option<Vec<Value>> {
     match action::json::parse(source.text.as_bytes()) {
         Ok(Value::Array(items)) => Some(items),
         Ok(_) => {
-            mistakes.push(crate::rule::at_offset(source, 0, "an entity file is a JSON array", Some("see the documentation of Cedar's entity format")));
+            mistakes.push(crate::rule::at_offset(
+                source,
+                0,
+                "an entity file is a JSON array",
+                Some("see the documentation of Cedar's entity format"),
+            ));
             None
         }
         Err(error) => {

@@ -5,26 +5,27 @@
 
 use std::collections::BTreeSet;
 
-/// The built-in list in plain words. The first three are the protocol's own; the others are as destructive to the
-/// gateway's evidence and authority under names that tools commonly give them.
-pub const BUILT_IN: [&str; 17] = [
+/// The built-in list in plain words. The first three are the protocol's own; the others do the same under names that
+/// tools commonly give it. Only names that can mean nothing else stand here, because nobody can take one off.
+pub const BUILT_IN: [&str; 18] = [
     "delete_audit_log",
     "disable_boundary",
     "rotate_master_key",
     "alter_audit_log",
+    "bypass_boundary",
     "clear_audit_log",
+    "delete_audit_logs",
+    "delete_audit_trail",
+    "delete_master_key",
     "disable_audit_log",
-    "disable_gateway",
-    "disable_policy",
-    "delete_policy",
-    "delete_ledger",
-    "delete_receipts",
+    "disable_audit_logging",
     "export_master_key",
     "export_signing_key",
-    "forge_receipt",
+    "overwrite_audit_log",
     "purge_audit_log",
+    "remove_boundary",
+    "replace_master_key",
     "truncate_audit_log",
-    "unfreeze_gateway",
 ];
 
 /// The built-in names and the operator's own, in normal form. The operator adds; nothing removes.
@@ -37,7 +38,7 @@ impl HardDeny {
     /// The built-in list with the operator's additions.
     pub fn with(additions: &[String]) -> HardDeny {
         let all = BUILT_IN.iter().copied().chain(additions.iter().map(String::as_str));
-        HardDeny { names: all.map(|name| normal(name)).filter(|name| !name.is_empty()).collect() }
+        HardDeny { names: all.map(normal).filter(|name| !name.is_empty()).collect() }
     }
 
     /// The listed name that an action goes by, if it does: its archetype's name or any part of it behind a namespace,

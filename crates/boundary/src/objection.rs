@@ -146,7 +146,9 @@ pub(crate) fn cedars_objection(answer: &Answer, default_deny_waits: bool) -> Opt
         Answer::NotAsked | Answer::Allow(_) => None,
         Answer::Prohibited(policies) => Some(block(Reason::Prohibited { policies: policies.clone() })),
         Answer::Error(_) => Some(block(Reason::PolicyError)),
-        Answer::Forbidden { policies, zero_b: true } => Some(block(Reason::Forbidden { policies: policies.clone() })),
+        Answer::Forbidden { policies, zero_b: true } => {
+            Some(block(Reason::Forbidden { policies: policies.clone() }))
+        }
         Answer::Forbidden { policies, zero_b: false } => {
             Some(block(Reason::Forbidden { policies: policies.clone() }).liftable())
         }
@@ -158,4 +160,3 @@ pub(crate) fn cedars_objection(answer: &Answer, default_deny_waits: bool) -> Opt
         }
     }
 }
-

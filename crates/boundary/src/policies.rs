@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use action::{Catalogue, Mistake, Source};
 use cedar_policy::{
-    ActionConstraint, Authorizer, Entities, EntityId, EntityTypeName, EntityUid, PolicySet, Schema, ValidationMode,
-    Validator,
+    ActionConstraint, Authorizer, Entities, EntityId, EntityTypeName, EntityUid, PolicySet, Schema,
+    ValidationMode, Validator,
 };
 use miette::Diagnostic;
 use sha2::{Digest, Sha256};
@@ -133,7 +133,10 @@ impl Policies {
     /// The policies that apply where no directory is configured, for the sandbox: every archetype of the catalogue is
     /// permitted, within mandates and everything else the boundary checks.
     pub fn sandbox() -> Source {
-        Source { name: "sandbox.cedar".into(), text: include_str!("../templates/sandbox-allow-all.cedar").into() }
+        Source {
+            name: "sandbox.cedar".into(),
+            text: include_str!("../templates/sandbox-allow-all.cedar").into(),
+        }
     }
 
     /// SHA-256 over all policies and the hard-deny list, in lower-case hex.
@@ -239,7 +242,8 @@ impl Slice {
         };
         let main = |rule: &Rule| !matches!(rule.tier, Tier::ZeroA | Tier::Three);
         let escalates = rules.iter().any(|rule| rule.escalates);
-        let mut literals: Vec<EntityUid> = rules.iter().flat_map(|rule| rule.policy.entity_literals()).collect();
+        let mut literals: Vec<EntityUid> =
+            rules.iter().flat_map(|rule| rule.policy.entity_literals()).collect();
         literals.sort();
         literals.dedup();
         let mut reads = Reads::default();
@@ -282,7 +286,10 @@ fn read_rules(sources: &[&Source], mistakes: &mut Vec<Mistake>) -> Vec<Rule> {
                     file: rule.file.to_string(),
                     line: rule.line,
                     column: 1,
-                    message: format!("policy `{}` is also in {}, line {}", rule.reference.id, other.file, other.line),
+                    message: format!(
+                        "policy `{}` is also in {}, line {}",
+                        rule.reference.id, other.file, other.line
+                    ),
                     hint: Some("give one of them another @id; a baseline policy cannot be replaced".into()),
                 }),
             }
@@ -292,7 +299,12 @@ fn read_rules(sources: &[&Source], mistakes: &mut Vec<Mistake>) -> Vec<Rule> {
 }
 
 /// Types every policy; what is only odd comes back as warnings.
-fn validate(rules: &[Rule], sources: &[&Source], schema: &Schema, mistakes: &mut Vec<Mistake>) -> Vec<Mistake> {
+fn validate(
+    rules: &[Rule],
+    sources: &[&Source],
+    schema: &Schema,
+    mistakes: &mut Vec<Mistake>,
+) -> Vec<Mistake> {
     let all = match PolicySet::from_policies(rules.iter().map(|rule| rule.policy.clone())) {
         Ok(all) => all,
         Err(error) => {

@@ -54,7 +54,10 @@ impl Reads {
     }
 
     /// The attributes that can be looked at.
-    pub(crate) fn filter<'a>(&self, attributes: &[(&'a str, Attribute<'a>)]) -> Vec<(&'a str, Attribute<'a>)> {
+    pub(crate) fn filter<'a>(
+        &self,
+        attributes: &[(&'a str, Attribute<'a>)],
+    ) -> Vec<(&'a str, Attribute<'a>)> {
         if self.all {
             return attributes.to_vec();
         }
@@ -108,7 +111,9 @@ fn path(node: &Value) -> Option<Vec<&str>> {
             match operand.get("attr")? {
                 Value::String(name) => path.push(name),
                 // `has a.b.c` names the whole way.
-                Value::Array(names) => path.extend(names.iter().map(Value::as_str).collect::<Option<Vec<_>>>()?),
+                Value::Array(names) => {
+                    path.extend(names.iter().map(Value::as_str).collect::<Option<Vec<_>>>()?)
+                }
                 _ => return None,
             }
             Some(path)

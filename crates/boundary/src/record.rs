@@ -98,7 +98,12 @@ pub(crate) struct ReadPolicy {
 }
 
 impl Asked {
-    pub(crate) fn new(question: Question, context: String, opinion: Opinion, default_deny_waits: bool) -> Asked {
+    pub(crate) fn new(
+        question: Question,
+        context: String,
+        opinion: Opinion,
+        default_deny_waits: bool,
+    ) -> Asked {
         let Question { cast, principal, resource, .. } = question;
         Asked { cast, context, opinion, principal, resource, default_deny_waits }
     }

@@ -3,7 +3,7 @@
 use cedar_policy::{Entities, EntityUid};
 
 use crate::ask::{Answer, Question};
-use crate::decide::{cedars_objection, weigh_noted};
+use crate::objection::{cedars_objection, weigh_noted};
 use crate::policies::Cast;
 use crate::record::{self, Noted, Read, ReadAsked};
 use crate::{Policies, context};
@@ -88,7 +88,8 @@ fn ask(action: &str, asked: &ReadAsked, policies: &Policies) -> Result<Answer, U
     let uid = |value: &serde_json::Value| {
         EntityUid::from_json(value.clone()).map_err(|error| Unreadable(error.to_string()))
     };
-    let attributes = context::read(&asked.context).ok_or_else(|| Unreadable("its context is strange".into()))?;
+    let attributes =
+        context::read(&asked.context).ok_or_else(|| Unreadable("its context is strange".into()))?;
     let context = context::context(&attributes).map_err(Unreadable)?;
     let entities = Entities::from_json_value(asked.entities.clone(), None)
         .map_err(|error| Unreadable(error.to_string()))?;

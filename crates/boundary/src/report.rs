@@ -10,11 +10,13 @@ use crate::ask::Opinion;
 use crate::decide::{Delegation, Findings};
 use crate::objection::{Objection, Weighed};
 use crate::record::write_hex;
-use crate::stage::{BoundaryOutput, CedarOutput, Input, NOT_APPLICABLE, Output, Stage, StageError, StageName};
-use crate::{Caller, Class, Facts, Policies, Reason};
+use crate::stage::{
+    BoundaryOutput, CedarOutput, Input, NOT_APPLICABLE, Output, Stage, StageError, StageName,
+};
+use crate::{Caller, Class, Facts, Named, Policies};
 
 impl Findings {
-    fn stages(
+    pub(crate) fn stages(
         &self,
         policies: &Policies,
         facts: &Facts<'_>,
@@ -34,14 +36,18 @@ impl Findings {
         let mut add = |name: StageName, input: Input, output: Output| {
             stages.push(Stage { error: error(name), input, name, output });
         };
-        add(StageName::TokenValidation, token_input(facts.caller, facts.mandate.map(|(it, _)| it)), self.token(facts));
+        add(
+            StageName::TokenValidation,
+            token_input(facts.caller, facts.mandate.map(|(it, _)| it)),
+            self.token(facts),
+        );
         if last >= StageName::Schema && self.hard_denied.is_none() {
             let input = Input::archetype(facts.action, policies.catalog_digest());
             add(StageName::Schema, input, Output::Schema { valid: true });
         }
         if last >= StageName::Boundary {
             let archetype = facts.action.archetype.name.as_str().into();
-            let input = boundary_input(policies, &archetype, facts.environment);
+            let input = boundary_input(policies, archetype, facts.environment);
             add(StageName::Boundary, input, self.boundary(facts, objections, weighed));
         }
         if last >= StageName::Completeness {
@@ -64,7 +70,8 @@ impl Findings {
     }
 
     fn boundary(&self, facts: &Facts<'_>, objections: &[Objection], weighed: &Weighed) -> Output {
-        let mut fired: Vec<u8> = objections.iter().filter_map(Objection::class).map(|class| class as u8).collect();
+        let mut fired: Vec<u8> =
+            objections.iter().filter_map(Objection::class).map(|class| class as u8).collect();
         fired.sort_unstable();
         fired.dedup();
         Output::Boundary(Box::new(BoundaryOutput {
@@ -97,13 +104,34 @@ impl Findings {
             mad: math.mad.to_string().into(),
             median: math.median.to_string().into(),
             n: math.n,
-            sample: {
-                let mut hex = String::with_capacity(64);
-                write_hex(&anomaly::commitment(&facts.salt, facts.series), &mut hex);
-                hex.into()
-            },
+            sample: hex(&anomaly::commitment(&facts.salt, facts.series)),
         }
     }
+}
+
+/// The stages of an action that is blocked by its bare name: no schema was looked at, and no policy.
+pub(crate) fn by_name(policies: &Policies, named: &Named<'_>, name: &str, error: &'static str) -> Vec<Stage> {
+    let token = Stage {
+        error: None,
+        input: token_input(named.caller, named.mandate),
+        name: StageName::TokenValidation,
+        output: Output::Token { token: if named.mandate.is_some() { "verified" } else { "absent" } },
+    };
+    let boundary = Stage {
+        error: Some(StageError { reason: error }),
+        input: boundary_input(policies, named.archetype.into(), named.environment),
+        name: StageName::Boundary,
+        output: Output::Boundary(Box::new(BoundaryOutput {
+            cedar: CedarOutput { advice: Vec::new(), decision: "not_asked", policies: Vec::new() },
+            classes_fired: vec![Class::Prohibited as u8],
+            classes_not_applicable: &NOT_APPLICABLE,
+            delegation: "not_needed",
+            freeze: None,
+            hard_deny: Some(name.into()),
+            verdict: "block",
+        })),
+    };
+    vec![token, boundary]
 }
 
 fn cedar_output(opinion: &Opinion) -> CedarOutput {
@@ -118,9 +146,9 @@ fn token_input(caller: &Caller, mandate: Option<&Mandate>) -> Input {
     }
 }
 
-fn boundary_input(policies: &Policies, archetype: &Arc<str>, environment: Environment) -> Input {
+fn boundary_input(policies: &Policies, archetype: Arc<str>, environment: Environment) -> Input {
     Input::Boundary {
-        action: archetype.clone(),
+        action: archetype,
         entity_digest: policies.entity_digest().clone(),
         environment: environment.as_str(),
         policy_digest: policies.policy_digest().clone(),
@@ -142,4 +170,10 @@ fn math_input(facts: &Facts<'_>) -> Input {
         min_sample: archetype.anomaly.min_sample,
         window_seconds: archetype.duplicate.window.as_secs(),
     }
+}
+
+fn hex(bytes: &[u8]) -> Box<str> {
+    let mut out = String::with_capacity(bytes.len() * 2);
+    write_hex(bytes, &mut out);
+    out.into()
 }

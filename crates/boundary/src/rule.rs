@@ -38,7 +38,9 @@ impl Tier {
     }
 
     fn parse(text: &str) -> Option<Tier> {
-        [Tier::ZeroA, Tier::ZeroB, Tier::One, Tier::Two, Tier::Three].into_iter().find(|tier| tier.as_str() == text)
+        [Tier::ZeroA, Tier::ZeroB, Tier::One, Tier::Two, Tier::Three]
+            .into_iter()
+            .find(|tier| tier.as_str() == text)
     }
 }
 
@@ -78,7 +80,12 @@ pub(crate) fn read(source: &Source, mistakes: &mut Vec<Mistake>) -> Vec<Rule> {
     };
     if let Some(template) = policies.templates().next() {
         let at = template.as_ref().loc().map_or(0, |loc| loc.start());
-        mistakes.push(at_offset(source, at, "policy has a slot that nothing fills", Some("name the entity in place of `?principal` or `?resource`")));
+        mistakes.push(at_offset(
+            source,
+            at,
+            "policy has a slot that nothing fills",
+            Some("name the entity in place of `?principal` or `?resource`"),
+        ));
     }
     let mut policies: Vec<&Policy> = policies.policies().collect();
     policies.sort_by_key(|policy| start(policy));
@@ -87,11 +94,15 @@ pub(crate) fn read(source: &Source, mistakes: &mut Vec<Mistake>) -> Vec<Rule> {
 
 fn rule(source: &Source, n: usize, policy: &Policy, mistakes: &mut Vec<Mistake>) -> Option<Rule> {
     let before = mistakes.len();
-    let mut wrong = |message: String, hint: &str| mistakes.push(at_offset(source, start(policy), message, Some(hint)));
+    let mut wrong =
+        |message: String, hint: &str| mistakes.push(at_offset(source, start(policy), message, Some(hint)));
 
     for (name, _) in policy.annotations() {
         if !ANNOTATIONS.contains(&name) {
-            wrong(format!("annotation `@{name}` is unknown"), "use @id, @tier, @escalate, @regulation or @description");
+            wrong(
+                format!("annotation `@{name}` is unknown"),
+                "use @id, @tier, @escalate, @regulation or @description",
+            );
         }
     }
     let forbids = policy.effect() == Effect::Forbid;
@@ -105,13 +116,22 @@ fn rule(source: &Source, n: usize, policy: &Policy, mistakes: &mut Vec<Mistake>)
         }),
     };
     if escalates && !forbids {
-        wrong("`@escalate` stands on a permit".into(), "put it on a forbid: what it forbids then waits for a person");
+        wrong(
+            "`@escalate` stands on a permit".into(),
+            "put it on a forbid: what it forbids then waits for a person",
+        );
     }
     if escalates && forbids && tier != Tier::One {
-        wrong(format!("`@escalate` stands on tier {}", tier.as_str()), "only tier 1 leaves room for a person");
+        wrong(
+            format!("`@escalate` stands on tier {}", tier.as_str()),
+            "only tier 1 leaves room for a person",
+        );
     }
     if !forbids && !matches!(tier, Tier::One | Tier::Two) {
-        wrong(format!("tier {} stands on a permit", tier.as_str()), "only a forbid can be prohibitive or advisory");
+        wrong(
+            format!("tier {} stands on a permit", tier.as_str()),
+            "only a forbid can be prohibitive or advisory",
+        );
     }
     let id = match policy.annotation("id") {
         Some(id) if !id.is_empty() => id.to_owned(),
@@ -154,9 +174,20 @@ pub(crate) fn offset(error: &dyn Diagnostic) -> usize {
     error.labels().and_then(|mut labels| labels.next()).map_or(0, |label| label.offset())
 }
 
-pub(crate) fn at_offset(source: &Source, at: usize, message: impl Into<String>, hint: Option<&str>) -> Mistake {
+pub(crate) fn at_offset(
+    source: &Source,
+    at: usize,
+    message: impl Into<String>,
+    hint: Option<&str>,
+) -> Mistake {
     let (line, column) = position(&source.text, at);
-    Mistake { file: source.name.clone(), line, column, message: message.into(), hint: hint.map(str::to_owned) }
+    Mistake {
+        file: source.name.clone(),
+        line,
+        column,
+        message: message.into(),
+        hint: hint.map(str::to_owned),
+    }
 }
 
 fn position(text: &str, at: usize) -> (usize, usize) {

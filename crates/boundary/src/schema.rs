@@ -48,7 +48,8 @@ pub(crate) fn text(catalogue: &Catalogue) -> String {
 fn resource_types(catalogue: &Catalogue, out: &mut String) {
     let mut spaces: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for archetype in catalogue.iter() {
-        let (space, name) = archetype.resource_type.rsplit_once("::").unwrap_or(("", &archetype.resource_type));
+        let (space, name) =
+            archetype.resource_type.rsplit_once("::").unwrap_or(("", &archetype.resource_type));
         spaces.entry(space).or_default().insert(name);
     }
     for (space, names) in spaces {

@@ -197,5 +197,9 @@ impl Input {
 
 /// Classes that need a session, a declared confidence or several principals: until those exist there is nothing to
 /// look at.
-pub(crate) const NOT_APPLICABLE: [u8; 4] =
-    [Class::PrincipalConflict as u8, Class::Uncertainty as u8, Class::Budget as u8, Class::MultiPrincipal as u8];
+pub(crate) const NOT_APPLICABLE: [u8; 4] = [
+    Class::PrincipalConflict as u8,
+    Class::Uncertainty as u8,
+    Class::Budget as u8,
+    Class::MultiPrincipal as u8,
+];

@@ -5,7 +5,9 @@
 mod common;
 
 use action::{Action, Catalogue, Subject};
-use cedar_policy::{Authorizer, Context, Decision, Entities, EntityUid, PolicyId, PolicySet, Request, Schema};
+use cedar_policy::{
+    Authorizer, Context, Decision, Entities, EntityUid, PolicyId, PolicySet, Request, Schema,
+};
 use common::{ALLOW_ALL, World, claims, export, fly, load, pay, pay_with, source};
 use countersign_boundary::{Policies, Tier};
 use mandate::{Claims, Mandate};
@@ -28,7 +30,11 @@ fn mistakes_are_told_with_their_place() {
         let text = format!("@tier(\"{tier}\") @escalate forbid (principal, action, resource);");
         refused(&text, 1, "`@escalate` stands on tier");
     }
-    refused("@id(\"a\") permit (principal, action, resource);\n@id(\"a\") permit (principal, action, resource);", 2, "also in test.cedar");
+    refused(
+        "@id(\"a\") permit (principal, action, resource);\n@id(\"a\") permit (principal, action, resource);",
+        2,
+        "also in test.cedar",
+    );
     refused("@id(\"baseline-governance\") permit (principal, action, resource);", 1, "baseline.cedar");
     refused("@id(\"\") permit (principal, action, resource);", 1, "`@id` is empty");
 }
@@ -51,7 +57,8 @@ fn entity_files_are_typed_too() {
     };
     refused("{}", "an entity file is a JSON array");
     refused("[", "");
-    let strange = "[\n{\"uid\": {\"type\": \"Agent\", \"id\": \"a\"}, \"attrs\": {\"power\": 9}, \"parents\": []}]";
+    let strange =
+        "[\n{\"uid\": {\"type\": \"Agent\", \"id\": \"a\"}, \"attrs\": {\"power\": 9}, \"parents\": []}]";
     assert_eq!(refused(strange, "power")[0].line, 2);
     refused(r#"[{"uid": {"type": "Nonsense", "id": "a"}, "attrs": {}, "parents": []}]"#, "Nonsense");
     refused(r#"[{"uid": {"type": "Action", "id": "X"}, "attrs": {}, "parents": []}]"#, "X");
@@ -61,7 +68,9 @@ fn entity_files_are_typed_too() {
 
 #[test]
 fn unannotated_policies_are_tier_two_and_escalating_ones_tier_one() {
-    let policies = load("permit (principal, action, resource); @escalate forbid (principal, action, resource);", "[]").unwrap();
+    let policies =
+        load("permit (principal, action, resource); @escalate forbid (principal, action, resource);", "[]")
+            .unwrap();
     let tiers: Vec<(String, Tier)> =
         policies.rules().iter().map(|rule| (rule.reference.id.to_string(), rule.tier)).collect();
     assert!(tiers.contains(&("test#1".into(), Tier::Two)));
@@ -74,10 +83,12 @@ fn digests_know_content_and_not_layout() {
     assert_eq!(digest(ALLOW_ALL), digest(&format!("// A comment.\n\n{}", ALLOW_ALL.replace(", ", " ,\n"))));
     assert_ne!(digest(ALLOW_ALL), digest(&ALLOW_ALL.replace("all", "every")));
     assert_ne!(digest(ALLOW_ALL), digest(&ALLOW_ALL.replace("permit", "forbid")));
-    let more = Policies::load(&[source("test.cedar", ALLOW_ALL)], &[], &["x".into()], &Catalogue::builtin()).unwrap();
+    let more = Policies::load(&[source("test.cedar", ALLOW_ALL)], &[], &["x".into()], &Catalogue::builtin())
+        .unwrap();
     assert_ne!(digest(ALLOW_ALL), *more.policy_digest());
     let none = load(ALLOW_ALL, "[]").unwrap();
-    let some = load(ALLOW_ALL, r#"[{"uid": {"type": "Agent", "id": "a"}, "attrs": {}, "parents": []}]"#).unwrap();
+    let some =
+        load(ALLOW_ALL, r#"[{"uid": {"type": "Agent", "id": "a"}, "attrs": {}, "parents": []}]"#).unwrap();
     assert_ne!(none.entity_digest(), some.entity_digest());
     assert_eq!(&**none.catalog_digest(), Catalogue::builtin().digest());
 }
@@ -98,6 +109,72 @@ fn odd_policies_are_warned_about() {
     let policies = load(odd, "[]").unwrap();
     assert!(policies.warnings().iter().any(|warning| warning.file == "test.cedar"));
 }
+
+#[test]
+fn any_catalogue_makes_a_schema_and_policies_see_all_its_members() {
+    let catalogue =
+        Catalogue::load(true, &[source("odd.toml", ODD)]).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+    let policies = r#"permit (principal, action in Action::"Payroll", resource is Bank::Wallet)
+        when { context.constraints["it's \"odd\""].iban like "DE*" && context.constraints.tags.contains("ok")
+          && context.amount.currency == context.constraints.sum.currency && context.constraints.sum.minor == 1250 };"#;
+    let policies =
+        common::load_with(policies, "[]", &catalogue).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+    let world = World {
+        mandate: Some(
+            Mandate::of(&Claims { mandate_scope: vec!["ODD".into()], spend_cap: None, ..claims() }).unwrap(),
+        ),
+        ..World::of(policies)
+    };
+    let pay = |iban: &str| {
+        let constraints =
+            json!({"it's \"odd\"": {"iban": iban}, "tags": ["ok"], "sum": "12.50", "code": "EUR"});
+        common::action_of(json!({"archetype": "ODD", "constraints": constraints}), &catalogue)
+    };
+    world.check(&pay("DE00"), "block anomaly");
+    world.check(&pay("FR00"), "block not_permitted");
+}
+
+const ODD: &str = r#"
+name = "ODD"
+description = "Pays wages"
+reversible = true
+guarantee_level = "atp-1"
+resource = "/it's \"odd\"/iban"
+identity = ["/tags"]
+[cedar]
+groups = ["Payroll"]
+resource_type = "Bank::Wallet"
+[money]
+amount = "/sum"
+currency = "/code"
+[schema]
+required = ["it's \"odd\"", "tags", "sum", "code"]
+[schema.properties."it's \"odd\""]
+description = "Who"
+type = "object"
+required = ["iban"]
+[schema.properties."it's \"odd\"".properties.iban]
+description = "Account"
+type = "string"
+x-identifier = true
+examples = ["DE00"]
+[schema.properties.tags]
+description = "Tags"
+type = "array"
+examples = [["ok"]]
+[schema.properties.tags.items]
+type = "string"
+x-identifier = true
+[schema.properties.sum]
+description = "How much"
+type = "string"
+examples = ["1.00"]
+[schema.properties.code]
+description = "Currency"
+type = "string"
+x-identifier = true
+examples = ["EUR"]
+"#;
 
 /// Groups in groups, tags, owners; some callers and resources are in here and some are not.
 const ENTITIES: &str = r#"[
@@ -127,8 +204,12 @@ const ACTIONS: [&str; 6] = [
     "action in [Action::\"Data\", Action::\"Travel\"]",
     "action in Action::\"FLIGHT_BOOKING\"",
 ];
-const RESOURCES: [&str; 4] =
-    ["resource", "resource in ResourceGroup::\"near\"", "resource in ResourceGroup::\"far\"", "resource == Account::\"acct-2\""];
+const RESOURCES: [&str; 4] = [
+    "resource",
+    "resource in ResourceGroup::\"near\"",
+    "resource in ResourceGroup::\"far\"",
+    "resource == Account::\"acct-2\"",
+];
 const CONDITIONS: [&str; 12] = [
     "context has bound && context.bound == {minor: 10000, currency: \"USD\"}",
     "context has mandate && context.mandate.issuer == \"alice\" && context.mandate has spend_left",
@@ -183,7 +264,7 @@ proptest! {
 /// Cedar itself, over every policy and every entity.
 fn unsliced(text: &str, world: &World, record: &Value) -> (&'static str, Vec<String>) {
     let all: PolicySet = text.parse().unwrap();
-    let named = all.policies().enumerate().map(|(_, policy)| {
+    let named = all.policies().map(|policy| {
         let n: usize = policy.id().to_string().trim_start_matches("policy").parse().unwrap();
         policy.new_id(PolicyId::new(format!("test#{}", n + 1)))
     });
@@ -201,7 +282,9 @@ fn unsliced(text: &str, world: &World, record: &Value) -> (&'static str, Vec<Str
     let action = uid(&json!({"type": "Action", "id": record["action"]}));
     let asked = &record["asked"];
     let context = Context::from_json_value(asked["context"].clone(), Some((&schema, &action))).unwrap();
-    let request = Request::new(uid(&asked["principal"]), action, uid(&asked["resource"]), context, Some(&schema)).unwrap();
+    let request =
+        Request::new(uid(&asked["principal"]), action, uid(&asked["resource"]), context, Some(&schema))
+            .unwrap();
     let response = Authorizer::new().is_authorized(&request, &all, &entities);
     let mut ids: Vec<String> = response.diagnostics().reason().map(ToString::to_string).collect();
     ids.sort();

@@ -53,7 +53,11 @@ fn every_template_does_what_its_cases_say() {
 fn every_template_says_what_it_means() {
     assert_eq!(templates().len(), 10);
     for template in templates() {
-        assert!(template.meaning().ends_with(['.', ';']) || !template.meaning().is_empty(), "{}", template.name);
+        assert!(
+            template.meaning().ends_with(['.', ';']) || !template.meaning().is_empty(),
+            "{}",
+            template.name
+        );
         assert!(template.text.contains(&format!("@id(\"{}\")", template.name)), "{}", template.name);
     }
 }
@@ -68,8 +72,10 @@ fn the_templates_go_together() {
 
 fn load(template: &Template, cases: &Cases) -> World {
     let along = templates().iter().filter(|other| cases.with.iter().any(|name| name == other.name));
-    let sources: Vec<Source> =
-        std::iter::once(template).chain(along).map(|it| source(&format!("{}.cedar", it.name), it.text)).collect();
+    let sources: Vec<Source> = std::iter::once(template)
+        .chain(along)
+        .map(|it| source(&format!("{}.cedar", it.name), it.text))
+        .collect();
     let entities = source("entities.json", &Value::from(cases.entities.clone()).to_string());
     World::of(Policies::load(&sources, &[entities], &[], &Catalogue::builtin()).unwrap())
 }

@@ -6,8 +6,8 @@ mod common;
 
 use action::{ActionId, Catalogue, Subject};
 use common::{
-    ALLOW_ALL, NOON, World, action, action_of, claims, earlier, export, fly, load_with, pay, pay_with, series,
-    source, usd,
+    ALLOW_ALL, NOON, World, action, action_of, claims, earlier, export, fly, load_with, pay, pay_with,
+    series, source, usd,
 };
 use countersign_boundary::{Named, Series, Verdict, decide, decide_by_name};
 use mandate::{Claims, Mandate};
@@ -33,7 +33,8 @@ fn nothing_is_permitted_that_no_policy_permits() {
 fn the_first_block_in_entry_order_is_the_verdict() {
     let catalogue = catalogue("name = \"DELETE_AUDIT_LOG\"");
     let anomalous = series(20, 1);
-    let request = |archetype: &str, constraints: Value| json!({"archetype": archetype, "constraints": constraints});
+    let request =
+        |archetype: &str, constraints: Value| json!({"archetype": archetype, "constraints": constraints});
     let incomplete = action_of(request("DELETE_AUDIT_LOG", json!({"amount": "100.00"})), &catalogue);
     let mut world = World {
         series: anomalous,
@@ -48,7 +49,8 @@ fn the_first_block_in_entry_order_is_the_verdict() {
     world.policies = load_with("", "[]", &catalogue).unwrap();
     let incomplete = action_of(request("TEST", json!({"amount": "100.00"})), &catalogue);
     world.check(&incomplete, "block wrong_subject");
-    world.mandate = Some(Mandate::of(&Claims { mandate_scope: vec!["Payments".into()], ..claims() }).unwrap());
+    world.mandate =
+        Some(Mandate::of(&Claims { mandate_scope: vec!["Payments".into()], ..claims() }).unwrap());
     world.check(&incomplete, "block frozen");
     world.frozen = None;
     world.check(&incomplete, "block out_of_scope");
@@ -95,13 +97,17 @@ fn a_hard_denied_name_needs_no_archetype() {
         mandate: world.mandate.as_ref(),
         observe: true,
     };
-    let decision = decide_by_name(&world.policies, &named("mcp/server/Delete-Audit.Log", None, None)).unwrap();
+    let decision =
+        decide_by_name(&world.policies, &named("mcp/server/Delete-Audit.Log", None, None)).unwrap();
     assert_eq!(common::told(&decision), "block hard_denied");
     let stages: Vec<&str> = decision.stages.iter().map(|stage| stage.name.as_str()).collect();
     assert_eq!(stages, ["token_validation", "boundary"]);
     assert!(decide_by_name(&world.policies, &named("X", Some("rotate"), Some("master-key"))).is_some());
     assert!(decide_by_name(&world.policies, &named("PAYMENT_TRANSFER", None, None)).is_none());
-    assert!(decide_by_name(&world.policies, &named("PAYMENT_TRANSFER", Some("disable"), Some("boundary"))).is_some());
+    assert!(
+        decide_by_name(&world.policies, &named("PAYMENT_TRANSFER", Some("disable"), Some("boundary")))
+            .is_some()
+    );
     let payment = pay("100.00");
     let mut facts = world.facts(&payment);
     (facts.verb, facts.target) = (Some("disable"), Some("boundary"));
@@ -155,7 +161,8 @@ fn every_reason_to_ask_a_person_is_told() {
     );
     let Verdict::Escalate(escalation) = world.decide(&payment).verdict else { panic!() };
     assert_eq!(escalation.classes().iter().map(|class| *class as u8).collect::<Vec<_>>(), [4, 6, 9]);
-    let asking: Vec<&str> = escalation.triggers.iter().flat_map(|it| it.policies()).map(|it| &*it.id).collect();
+    let asking: Vec<&str> =
+        escalation.triggers.iter().flat_map(|it| it.policies()).map(|it| &*it.id).collect();
     assert_eq!(asking, ["ask"]);
 }
 
@@ -193,11 +200,13 @@ fn observe_mode_lifts_what_it_may_and_nothing_else() {
     // Lifted.
     observing("").check(&payment, "pass [block not_permitted]");
     observing(r#"forbid (principal, action, resource);"#).check(&payment, "pass [block forbidden]");
-    observing(r#"@tier("1") forbid (principal, action, resource);"#).check(&payment, "pass [block forbidden]");
+    observing(r#"@tier("1") forbid (principal, action, resource);"#)
+        .check(&payment, "pass [block forbidden]");
     let ask = r#"permit (principal, action, resource); @escalate forbid (principal, action, resource);"#;
     observing(ask).check(&payment, "pass [escalate policy]");
     World { series: series(20, 1), ..observing(ALLOW_ALL) }.check(&payment, "pass [block anomaly]");
-    World { earlier: Some(earlier()), ..observing(ALLOW_ALL) }.check(&payment, "pass [escalate probable_duplicate]");
+    World { earlier: Some(earlier()), ..observing(ALLOW_ALL) }
+        .check(&payment, "pass [escalate probable_duplicate]");
     let atp3 = action(json!({"archetype": "PAYMENT_TRANSFER", "guarantee_level": "atp-3",
         "constraints": {"recipient": "acct-1", "amount_usd": "100.00", "max_total_usd": "100.00"}}));
     observing(ALLOW_ALL).check(&atp3, "pass [escalate guarantee_level]");
@@ -237,8 +246,13 @@ fn a_policy_that_fails_is_a_block_and_its_message_private() {
 
 #[test]
 fn the_baseline_prohibits_what_governs_agents() {
-    let catalogue = catalogue("name = \"SET_POLICY\"\n[cedar]\ngroups = [\"Test\", \"Governance\"]\nresource_type = \"Thing\"");
-    let change = action_of(json!({"archetype": "SET_POLICY", "constraints": {"amount": "100.00", "to": "x"}}), &catalogue);
+    let catalogue = catalogue(
+        "name = \"SET_POLICY\"\n[cedar]\ngroups = [\"Test\", \"Governance\"]\nresource_type = \"Thing\"",
+    );
+    let change = action_of(
+        json!({"archetype": "SET_POLICY", "constraints": {"amount": "100.00", "to": "x"}}),
+        &catalogue,
+    );
     let mut world = World::of(load_with(ALLOW_ALL, "[]", &catalogue).unwrap());
     world.check(&change, "block prohibited");
     world.observe = true;
@@ -304,8 +318,13 @@ fn a_person_is_a_user_and_an_agent_an_agent() {
 
 /// An archetype with money and a required member, blocking duplicates, after the given head.
 fn catalogue(head: &str) -> Catalogue {
-    let cedar = if head.contains("[cedar]") { "" } else { "[cedar]\ngroups = [\"Test\"]\nresource_type = \"Thing\"\n" };
-    let (head, table) = head.split_once("\n[").map_or((head, String::new()), |(head, rest)| (head, format!("[{rest}\n")));
+    let cedar = if head.contains("[cedar]") {
+        ""
+    } else {
+        "[cedar]\ngroups = [\"Test\"]\nresource_type = \"Thing\"\n"
+    };
+    let (head, table) =
+        head.split_once("\n[").map_or((head, String::new()), |(head, rest)| (head, format!("[{rest}\n")));
     let reversible = if head.contains("reversible") { "" } else { "reversible = true\n" };
     let text = format!(
         "{head}\n{reversible}description = \"A test\"\nguarantee_level = \"atp-1\"\ndestination = \"/to\"\nidentity = [\"/to\"]\n{table}{cedar}\

@@ -104,9 +104,7 @@ impl Account {
     pub fn revoke(&self, at_ms: i64) -> Account {
         match self.revoked_at {
             Some(_) => self.clone(),
-            None => {
-                Account { revoked_at: Some(at_ms), epoch: self.epoch.saturating_add(1), ..self.clone() }
-            }
+            None => Account { revoked_at: Some(at_ms), epoch: self.epoch.saturating_add(1), ..self.clone() },
         }
     }
 

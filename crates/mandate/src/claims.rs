@@ -188,7 +188,10 @@ impl Mandate {
             resources: claims.resources.as_deref().map(patterns).transpose()?,
             spend_cap: claims.spend_cap.as_ref().map(sum).transpose()?,
             max_actions: claims.max_actions,
-            requires_approval: names("requires_approval", claims.requires_approval.as_deref().unwrap_or(&[]))?,
+            requires_approval: names(
+                "requires_approval",
+                claims.requires_approval.as_deref().unwrap_or(&[]),
+            )?,
             uncertainty_floor: share("uncertainty_floor", claims.uncertainty_floor.as_ref())?,
             trust_floor: share("trust_floor", claims.trust_floor.as_ref())?,
             goal_scope: names("goal_scope", claims.goal_scope.as_deref().unwrap_or(&[]))?,

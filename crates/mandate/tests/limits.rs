@@ -151,7 +151,8 @@ fn check(table: &str) {
         };
         assert_eq!(told, expected.trim(), "{line}");
         if found.is_ok() {
-            account = account.debit(&mandate.limits(), exposure(&action)).expect("what passes can be debited");
+            account =
+                account.debit(&mandate.limits(), exposure(&action)).expect("what passes can be debited");
         }
     }
 }

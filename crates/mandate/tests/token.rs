@@ -6,7 +6,9 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use countersign_mandate::{Algorithm, Claims, KeyLookup, MAX_TOKEN_BYTES, SigningKey, VerifyingKey, issue, verify};
+use countersign_mandate::{
+    Algorithm, Claims, KeyLookup, MAX_TOKEN_BYTES, SigningKey, VerifyingKey, issue, verify,
+};
 use proptest::prelude::*;
 
 const AUDIENCE: &str = "https://gw.example";
@@ -15,7 +17,8 @@ struct Registry(Vec<(String, VerifyingKey)>);
 
 impl KeyLookup for Registry {
     fn key(&self, issuer: &str, kid: Option<&str>) -> Option<VerifyingKey> {
-        let fits = |(name, key): &&(String, VerifyingKey)| name == issuer && kid.is_none_or(|kid| kid == key.kid());
+        let fits =
+            |(name, key): &&(String, VerifyingKey)| name == issuer && kid.is_none_or(|kid| kid == key.kid());
         self.0.iter().find(fits).map(|(_, key)| key.clone())
     }
 }
@@ -94,7 +97,8 @@ fn what_is_issued_verifies_with_either_algorithm() {
 fn the_issuers_key_and_audience_and_time_are_checked() {
     let (key, other) = (key(Algorithm::Es256), key(Algorithm::Es256));
     let token = issue(&claims(), &key).unwrap();
-    let word = |keys: &Registry, audience: &str, now| verify(&token, keys, audience, now).map_err(|it| it.word());
+    let word =
+        |keys: &Registry, audience: &str, now| verify(&token, keys, audience, now).map_err(|it| it.word());
     assert_eq!(word(&Registry(vec![]), AUDIENCE, 1_500).unwrap_err(), "mandate_key_unknown");
     assert_eq!(word(&registry(&other), AUDIENCE, 1_500).unwrap_err(), "mandate_key_unknown");
     let bob = Registry(vec![("bob".into(), key.verifying().clone())]);
@@ -108,7 +112,14 @@ fn the_issuers_key_and_audience_and_time_are_checked() {
 fn a_header_cannot_bring_its_own_key_or_algorithm() {
     let forger = Forger::new();
     forger.check(HEADER, &payload(), "pass");
-    for member in [r#""jku":"https://evil""#, r#""x5u":"https://evil""#, r#""jwk":{}"#, r#""crit":["exp"]"#, r#""x5c":[]"#, r#""b64":false"#] {
+    for member in [
+        r#""jku":"https://evil""#,
+        r#""x5u":"https://evil""#,
+        r#""jwk":{}"#,
+        r#""crit":["exp"]"#,
+        r#""x5c":[]"#,
+        r#""b64":false"#,
+    ] {
         let header = format!(r#"{{"alg":"EdDSA","typ":"mandate+jwt",{member}}}"#);
         forger.check(&header, &payload(), "mandate_malformed");
     }
@@ -116,7 +127,14 @@ fn a_header_cannot_bring_its_own_key_or_algorithm() {
         let header = format!(r#"{{"alg":"{alg}","typ":"mandate+jwt"}}"#);
         forger.check(&header, &payload(), "mandate_wrong_algorithm");
     }
-    for header in [r#"{"alg":"EdDSA"}"#, r#"{"alg":"EdDSA","typ":"JWT"}"#, r#"{"typ":"mandate+jwt"}"#, r#"{"alg":1,"typ":"mandate+jwt"}"#, "[]", ""] {
+    for header in [
+        r#"{"alg":"EdDSA"}"#,
+        r#"{"alg":"EdDSA","typ":"JWT"}"#,
+        r#"{"typ":"mandate+jwt"}"#,
+        r#"{"alg":1,"typ":"mandate+jwt"}"#,
+        "[]",
+        "",
+    ] {
         forger.check(header, &payload(), "mandate_malformed");
     }
 }
@@ -147,7 +165,8 @@ fn base64url_is_strict() {
     assert!(word(&token.replacen('.', "..", 1)).is_err());
     // 64 bytes leave four bits unused in the last character: another one with the same six high bits is refused.
     let last = token.chars().last().unwrap();
-    let sibling = ('A'..='z').find(|c| c.is_ascii_alphabetic() && *c != last && word(&with_last(&token, *c)).is_ok());
+    let sibling =
+        ('A'..='z').find(|c| c.is_ascii_alphabetic() && *c != last && word(&with_last(&token, *c)).is_ok());
     assert_eq!(sibling, None);
     assert_eq!(word(&"a".repeat(MAX_TOKEN_BYTES + 1)).unwrap_err(), "mandate_too_large");
 }

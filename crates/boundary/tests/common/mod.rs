@@ -1,6 +1,12 @@
 //! One world to decide in: tests say what is unusual about it and what they expect.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code, reason = "each test file uses its part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    dead_code,
+    reason = "each test file uses its part"
+)]
 
 use action::{Action, ActionId, Catalogue, Environment, Request, Source, Subject, Tenant};
 use countersign_boundary::{Caller, Decision, Earlier, Facts, Policies, Series, Verdict, decide};
@@ -102,7 +108,11 @@ pub(crate) fn load(policies: &str, entities: &str) -> Result<Policies, Vec<actio
     load_with(policies, entities, &Catalogue::builtin())
 }
 
-pub(crate) fn load_with(policies: &str, entities: &str, catalogue: &Catalogue) -> Result<Policies, Vec<action::Mistake>> {
+pub(crate) fn load_with(
+    policies: &str,
+    entities: &str,
+    catalogue: &Catalogue,
+) -> Result<Policies, Vec<action::Mistake>> {
     Policies::load(&[source("test.cedar", policies)], &[source("entities.json", entities)], &[], catalogue)
 }
 
