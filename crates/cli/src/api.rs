@@ -12,10 +12,16 @@ use crate::error::{Context, Error, Result};
 #[derive(clap::Args, Clone)]
 pub(crate) struct Api {
     /// Where the gateway answers
-    #[arg(long, env = "COUNTERSIGN_URL", default_value = "http://127.0.0.1:8787", value_name = "URL")]
+    #[arg(
+        long,
+        global = true,
+        env = "COUNTERSIGN_URL",
+        default_value = "http://127.0.0.1:8787",
+        value_name = "URL"
+    )]
     pub(crate) url: String,
     /// API key to act with; better given in the environment, where other users do not see it
-    #[arg(long, env = "COUNTERSIGN_API_KEY", hide_env_values = true, value_name = "KEY")]
+    #[arg(long, global = true, env = "COUNTERSIGN_API_KEY", hide_env_values = true, value_name = "KEY")]
     pub(crate) key: Option<String>,
 }
 
@@ -23,7 +29,8 @@ impl Api {
     /// A client that acts with the key.
     pub(crate) fn client(&self) -> Result<Client> {
         let key = self.key.as_deref().ok_or_else(|| {
-            Error::new("no API key given").hint("set COUNTERSIGN_API_KEY, or pass --key; `countersign keys api create` makes one")
+            Error::new("no API key given")
+                .hint("set COUNTERSIGN_API_KEY, or pass --key; `countersign keys api create` makes one")
         })?;
         Client::new(&self.url, Some(key))
     }
@@ -43,12 +50,14 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(url: &str, key: Option<&str>) -> Result<Client> {
-        let url = reqwest::Url::parse(url).map_err(|error| Error::new(format!("`{url}` is not a URL")).because(error))?;
+        let url = reqwest::Url::parse(url)
+            .map_err(|error| Error::new(format!("`{url}` is not a URL")).because(error))?;
         if key.is_some() && url.scheme() != "https" && !is_loopback(&url) {
             return Err(Error::new(format!("will not send a key to `{url}` in the clear"))
                 .hint("use an https:// address; plain http is for loopback only"));
         }
-        let mut http = Http::builder().timeout(Duration::from_secs(60)).redirect(reqwest::redirect::Policy::none());
+        let mut http =
+            Http::builder().timeout(Duration::from_secs(60)).redirect(reqwest::redirect::Policy::none());
         if is_loopback(&url) {
             http = http.no_proxy();
         }
@@ -103,14 +112,17 @@ impl Client {
 fn answer(response: Response) -> Result<Value> {
     let status = response.status();
     let text = response.text().while_we(|| "the gateway's answer broke off".to_owned())?;
-    let body: Option<Value> = if text.is_empty() { Some(Value::Null) } else { serde_json::from_str(&text).ok() };
+    let body: Option<Value> =
+        if text.is_empty() { Some(Value::Null) } else { serde_json::from_str(&text).ok() };
     match body {
         Some(body) if status.is_success() => Ok(body),
         Some(body) if body["code"].is_string() => {
             let text = |member: &str| body[member].as_str().unwrap_or_default().to_owned();
             let hint = match (body["hint"].as_str(), text("request_id")) {
                 (Some(hint), _) => Some(hint.to_owned()),
-                (None, id) if !id.is_empty() => Some(format!("the gateway's log has more under request id {id}")),
+                (None, id) if !id.is_empty() => {
+                    Some(format!("the gateway's log has more under request id {id}"))
+                }
                 _ => None,
             };
             Err(Error::new(format!("{}: {}", text("code"), text("message"))).maybe_hint(hint))

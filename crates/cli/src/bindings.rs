@@ -20,7 +20,8 @@ use crate::error::{Context, Error, Result};
 /// # Errors
 /// What the configuration says about secrets and egress cannot be understood.
 pub(crate) fn mistakes(catalogue: &Catalogue, sources: &[Source], config: &Config) -> Result<Vec<Mistake>> {
-    let rules = Rules::parse(&config.egress.allow, &config.egress.plain_http).while_we(|| "cannot use `egress`".to_owned())?;
+    let rules = Rules::parse(&config.egress.allow, &config.egress.plain_http)
+        .while_we(|| "cannot use `egress`".to_owned())?;
     let (egress, secrets) = (Egress::new(rules), placeholders(config)?);
     let mut found = Vec::new();
     for archetype in catalogue.iter().filter(|archetype| !archetype.bindings.is_empty()) {
@@ -29,7 +30,9 @@ pub(crate) fn mistakes(catalogue: &Catalogue, sources: &[Source], config: &Confi
         let source = sources.iter().find(|source| declares(&source.text, &archetype.name));
         found.extend(wrong.into_iter().map(|wrong| {
             let place = source.and_then(|source| place(&source.text, &wrong.pointer));
-            let (line, column) = source.zip(place).map_or((0, 0), |(source, place)| line_and_column(&source.text, place.start));
+            let (line, column) = source
+                .zip(place)
+                .map_or((0, 0), |(source, place)| line_and_column(&source.text, place.start));
             let file = source.map_or_else(|| archetype.name.clone(), |source| source.name.clone());
             Mistake { file, line, column, message: wrong.message, hint: wrong.hint }
         }));
@@ -42,19 +45,22 @@ fn placeholders(config: &Config) -> Result<Secrets> {
     let cannot = || "cannot stand in for secrets".to_owned();
     let mut file = tempfile::NamedTempFile::new().while_we(cannot)?;
     file.write_all(b"placeholder").while_we(cannot)?;
-    let declared = config.secrets.iter().filter(|(name, _)| *name != "master").map(|(name, source)| Declared {
-        name: name.clone(),
-        source: secrets::Source::File(file.path().to_owned()),
-        hosts: source.hosts.clone(),
-    });
-    Secrets::load(declared).map_err(|errors| {
-        Error::new(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
-    })
+    let declared =
+        config.secrets.iter().filter(|(name, _)| *name != "master").map(|(name, source)| Declared {
+            name: name.clone(),
+            source: secrets::Source::File(file.path().to_owned()),
+            hosts: source.hosts.clone(),
+        });
+    Secrets::load(declared)
+        .map_err(|errors| Error::new(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))
 }
 
 fn declares(text: &str, name: &str) -> bool {
     let Ok(table) = DeTable::parse(text) else { return false };
-    table.get_ref().get("name").is_some_and(|found| matches!(found.get_ref(), DeValue::String(text) if text == name))
+    table
+        .get_ref()
+        .get("name")
+        .is_some_and(|found| matches!(found.get_ref(), DeValue::String(text) if text == name))
 }
 
 /// Where a pointer into `[binding]` leads, as far as it leads anywhere.

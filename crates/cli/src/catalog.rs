@@ -80,7 +80,11 @@ fn check(dir: &Path, config: &Config) -> Result<ExitCode> {
 }
 
 fn show(name: &str, catalogue: &Catalogue) -> Result<()> {
-    out::line(format_args!("{name}: {} archetypes, digest {}", catalogue.iter().count(), catalogue.digest()))?;
+    out::line(format_args!(
+        "{name}: {} archetypes, digest {}",
+        catalogue.iter().count(),
+        catalogue.digest()
+    ))?;
     let rows: Vec<_> = catalogue.iter().map(|archetype| row(archetype)).collect();
     out::table(["archetype", "level", "money", "reversible", "provider", "description"], &rows)
 }
@@ -94,5 +98,12 @@ fn row(archetype: &Archetype) -> [String; 6] {
     let provider = archetype.bindings.get("provider").and_then(serde_json::Value::as_str).unwrap_or("none");
     let reversible = if archetype.reversible { "yes" } else { "no" };
     let level = archetype.guarantee_level.as_str();
-    [archetype.name.clone(), level.into(), money, reversible.into(), provider.into(), archetype.description.clone()]
+    [
+        archetype.name.clone(),
+        level.into(),
+        money,
+        reversible.into(),
+        provider.into(),
+        archetype.description.clone(),
+    ]
 }

@@ -74,7 +74,9 @@ pub(crate) fn bank(args: &BankArgs) -> Result<ExitCode> {
     let ready = |address: SocketAddr| {
         let _ = out::line(format_args!("listening on http://{address}"));
     };
-    runtime.block_on(bank::serve(listen, options, ready)).map_err(|error| Error::new("the bank broke off").because(error))?;
+    runtime
+        .block_on(bank::serve(listen, options, ready))
+        .map_err(|error| Error::new("the bank broke off").because(error))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -130,7 +130,9 @@ enum Keeper {
 impl Keeper {
     fn of(args: &Args) -> Result<Keeper> {
         match (&args.config, &args.data_dir) {
-            (None, None) if matches!(args.command, Command::Pin { .. }) => args.api.anyone().map(Keeper::Running),
+            (None, None) if matches!(args.command, Command::Pin { .. }) => {
+                args.api.anyone().map(Keeper::Running)
+            }
             (None, None) => args.api.client().map(Keeper::Running),
             (config, data_dir) => Keeper::open(config.as_deref(), data_dir.as_deref()),
         }
@@ -150,7 +152,9 @@ impl Keeper {
         let runtime = runtime.while_we(|| "cannot start".to_owned())?;
         let installation = runtime.block_on(Installation::open(config, server::render)).map_err(|why| {
             let held = why.contains(&ledger::Error::Locked.to_string());
-            Error::new(why).maybe_hint(held.then_some("a gateway runs on it: leave --data-dir and --config out, and pass --url and a key"))
+            Error::new(why).maybe_hint(held.then_some(
+                "a gateway runs on it: leave --data-dir and --config out, and pass --url and a key",
+            ))
         })?;
         Ok(Keeper::Resting { installation: Box::new(installation), runtime, tenant })
     }
@@ -159,7 +163,10 @@ impl Keeper {
         match self {
             Keeper::Running(client) => client.list("/v1/signing-keys"),
             Keeper::Resting { .. } => {
-                let keys = self.locally(async |gateway: &Gateway, caller: &Caller| gateway.signing_keys(caller).await, None)?;
+                let keys = self.locally(
+                    async |gateway: &Gateway, caller: &Caller| gateway.signing_keys(caller).await,
+                    None,
+                )?;
                 Ok(keys.iter().map(signing_key).collect())
             }
         }
@@ -169,7 +176,10 @@ impl Keeper {
         match self {
             Keeper::Running(client) => client.post("/v1/signing-keys/rotate", &json!({})),
             Keeper::Resting { .. } => {
-                let key = self.locally(async |gateway: &Gateway, caller: &Caller| gateway.rotate_signing_key(caller).await, None)?;
+                let key = self.locally(
+                    async |gateway: &Gateway, caller: &Caller| gateway.rotate_signing_key(caller).await,
+                    None,
+                )?;
                 Ok(signing_key(&key))
             }
         }
@@ -177,9 +187,8 @@ impl Keeper {
 
     fn compromise(&self, kid: &str, at: Timestamp) -> Result<Value> {
         match self {
-            Keeper::Running(client) => {
-                client.post(&format!("/v1/signing-keys/{}/compromise", encoded(kid)), &json!({"at": at.as_str()}))
-            }
+            Keeper::Running(client) => client
+                .post(&format!("/v1/signing-keys/{}/compromise", encoded(kid)), &json!({"at": at.as_str()})),
             Keeper::Resting { .. } => {
                 let mark = async |gateway: &Gateway, caller: &Caller| {
                     gateway.compromise_signing_key(caller, kid, at.as_str().to_owned()).await
@@ -196,7 +205,13 @@ impl Keeper {
         }
     }
 
-    fn create(&self, subject: &str, role: &str, tenant: Option<&str>, default_mandate: Option<&str>) -> Result<Value> {
+    fn create(
+        &self,
+        subject: &str,
+        role: &str,
+        tenant: Option<&str>,
+        default_mandate: Option<&str>,
+    ) -> Result<Value> {
         match self {
             Keeper::Running(client) => {
                 let mut body = json!({"subject": subject, "role": role});
@@ -210,11 +225,16 @@ impl Keeper {
             Keeper::Resting { .. } => {
                 let ask = KeyAsk {
                     tenant: None,
-                    subject: Subject::parse(subject).map_err(|why| Error::new(format!("`--subject {subject}`")).because(why))?,
-                    role: Role::parse(role).ok_or_else(|| Error::new(format!("there is no role `{role}`")))?,
+                    subject: Subject::parse(subject)
+                        .map_err(|why| Error::new(format!("`--subject {subject}`")).because(why))?,
+                    role: Role::parse(role)
+                        .ok_or_else(|| Error::new(format!("there is no role `{role}`")))?,
                     default_mandate: default_mandate.map(str::to_owned),
                 };
-                let made = self.locally(async |gateway: &Gateway, caller: &Caller| gateway.create_key(caller, ask).await, tenant)?;
+                let made = self.locally(
+                    async |gateway: &Gateway, caller: &Caller| gateway.create_key(caller, ask).await,
+                    tenant,
+                )?;
                 Ok(json!({"secret": made.secret, "key": api_key(&made.key)}))
             }
         }
@@ -224,7 +244,8 @@ impl Keeper {
         match self {
             Keeper::Running(client) => client.list("/v1/keys"),
             Keeper::Resting { .. } => {
-                let keys = self.locally(async |gateway: &Gateway, caller: &Caller| gateway.keys(caller).await, None)?;
+                let keys = self
+                    .locally(async |gateway: &Gateway, caller: &Caller| gateway.keys(caller).await, None)?;
                 Ok(keys.iter().map(api_key).collect())
             }
         }
@@ -234,7 +255,10 @@ impl Keeper {
         match self {
             Keeper::Running(client) => client.post(&format!("/v1/keys/{}/revoke", encoded(id)), &json!({})),
             Keeper::Resting { .. } => {
-                let key = self.locally(async |gateway: &Gateway, caller: &Caller| gateway.revoke_key(caller, id).await, None)?;
+                let key = self.locally(
+                    async |gateway: &Gateway, caller: &Caller| gateway.revoke_key(caller, id).await,
+                    None,
+                )?;
                 Ok(api_key(&key))
             }
         }
@@ -251,15 +275,23 @@ impl Keeper {
         };
         let parsed = tenant.map_or_else(|| Ok(first.clone()), Tenant::parse);
         let tenant = parsed.map_err(|why| Error::new("`--tenant` names no tenant").because(why))?;
-        let subject = Subject::parse("data-directory").map_err(|why| Error::new("no subject").because(why))?;
-        let caller = Caller { tenant, subject, role: Role::Admin, key_id: "data directory".to_owned(), default_mandate: None };
+        let subject =
+            Subject::parse("data-directory").map_err(|why| Error::new("no subject").because(why))?;
+        let caller = Caller {
+            tenant,
+            subject,
+            role: Role::Admin,
+            key_id: "data directory".to_owned(),
+            default_mandate: None,
+        };
         let done = runtime.block_on(deed(&installation.production, &caller));
         done.map_err(|refusal| Error::new(refusal.to_string()).maybe_hint(refusal.hint))
     }
 }
 
 fn pin(keeper: &Keeper, name: Option<&str>) -> Result<()> {
-    let jwks = Jwks::parse(&keeper.key_set()?).while_we(|| "the gateway's key set cannot be read".to_owned())?;
+    let jwks =
+        Jwks::parse(&keeper.key_set()?).while_we(|| "the gateway's key set cannot be read".to_owned())?;
     match name {
         Some(name) => out::line(Pin::new(name, &jwks).to_text()),
         None => out::line(jwks.digest()),

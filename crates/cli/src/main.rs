@@ -10,6 +10,7 @@
 //!   catalog, policy                   check files before a gateway reads them
 //!   keys, mandate, freeze, thaw,      change a running gateway, as clients of its API
 //!   observe, reload, replay
+//!   bench                             measure this machine and a gateway on it
 //! ```
 //!
 //! Deliberately absent: any way to change a store beside the gateway that holds it. What works on the data directory

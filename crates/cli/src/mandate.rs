@@ -72,7 +72,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             if *json {
                 out::json(&Value::from(mandates))?;
             } else {
-                out::table(["mandate", "subject", "scope", "spent", "cap", "actions", "expires", "state"], &rows(&mandates))?;
+                out::table(
+                    ["mandate", "subject", "scope", "spent", "cap", "actions", "expires", "state"],
+                    &rows(&mandates),
+                )?;
             }
         }
         Command::Revoke { jti, reason } => {
@@ -94,7 +97,8 @@ impl Issue {
         }
         if let Some(cap) = &self.cap {
             let (amount, currency) = cap.split_once(' ').ok_or_else(|| {
-                Error::new(format!("`--cap {cap}` is not an amount and a currency")).hint("such as --cap \"500.00 USD\"")
+                Error::new(format!("`--cap {cap}` is not an amount and a currency"))
+                    .hint("such as --cap \"500.00 USD\"")
             })?;
             body.insert("spend_cap".into(), json!({"amount": amount, "currency": currency}));
         }
@@ -112,7 +116,9 @@ fn rows(mandates: &[Value]) -> Vec<[String; 8]> {
     let text = |value: &Value| match value {
         Value::String(text) => out::shown(text),
         Value::Null => "–".to_owned(),
-        Value::Array(items) => items.iter().filter_map(Value::as_str).map(out::shown).collect::<Vec<_>>().join(","),
+        Value::Array(items) => {
+            items.iter().filter_map(Value::as_str).map(out::shown).collect::<Vec<_>>().join(",")
+        }
         other => other.to_string(),
     };
     let money = |value: &Value| match (value["amount"].as_str(), value["currency"].as_str()) {
@@ -145,7 +151,11 @@ fn seconds(text: &str) -> std::result::Result<u64, String> {
         _ => None,
     });
     let number = text.get(..text.len().saturating_sub(1)).and_then(|number| number.parse::<u64>().ok());
-    number.zip(unit).and_then(|(number, unit)| number.checked_mul(unit)).filter(|seconds| *seconds > 0).ok_or_else(wrong)
+    number
+        .zip(unit)
+        .and_then(|(number, unit)| number.checked_mul(unit))
+        .filter(|seconds| *seconds > 0)
+        .ok_or_else(wrong)
 }
 
 #[cfg(test)]

@@ -32,7 +32,8 @@ pub(crate) fn folders(dir: &Path, extensions: &[&str]) -> Result<Vec<Folder>> {
     });
     let folders: Vec<Folder> = folders.collect();
     if folders.is_empty() {
-        let kinds = extensions.iter().map(|extension| format!("*.{extension}")).collect::<Vec<_>>().join(" or ");
+        let kinds =
+            extensions.iter().map(|extension| format!("*.{extension}")).collect::<Vec<_>>().join(" or ");
         return Err(Error::new(format!("nothing to check in `{}`", dir.display()))
             .hint(format!("a folder holds {kinds}, or one folder per tenant (`default/`) that does")));
     }
@@ -66,7 +67,8 @@ pub(crate) fn warn(warnings: &[Mistake], sources: &[Source]) {
 }
 
 fn tell_as(severity: Severity, mistakes: &[Mistake], sources: &[Source]) {
-    let texts: BTreeMap<&str, &str> = sources.iter().map(|source| (source.name.as_str(), source.text.as_str())).collect();
+    let texts: BTreeMap<&str, &str> =
+        sources.iter().map(|source| (source.name.as_str(), source.text.as_str())).collect();
     for mistake in mistakes {
         let mut diagnostic = MietteDiagnostic::new(mistake.message.clone()).with_severity(severity);
         diagnostic.help.clone_from(&mistake.hint);
@@ -115,7 +117,8 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn is_kind(path: &Path, extensions: &[&str]) -> bool {
-    path.is_file() && path.extension().is_some_and(|found| extensions.iter().any(|extension| found == *extension))
+    path.is_file()
+        && path.extension().is_some_and(|found| extensions.iter().any(|extension| found == *extension))
 }
 
 #[cfg(test)]

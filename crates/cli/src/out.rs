@@ -71,7 +71,10 @@ impl Paint {
 
 /// Text of strangers, safe on a terminal: what could move the cursor or turn the writing direction is spelled out.
 pub(crate) fn shown(text: &str) -> String {
-    let hidden = |c: char| c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+    let hidden = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    };
     if !text.contains(hidden) {
         return text.to_owned();
     }

@@ -51,7 +51,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Command::Check { dir, catalogue, config } => {
             let config = Config::read(config.as_deref()).map_err(Error::new)?;
             let dir = dir.as_ref().or(config.policy_dir.as_ref());
-            let dir = dir.ok_or_else(|| Error::new("no policies to check").hint("name their folder, or a --config that does"))?;
+            let dir = dir.ok_or_else(|| {
+                Error::new("no policies to check").hint("name their folder, or a --config that does")
+            })?;
             check(dir, catalogue.as_ref().or(config.catalogue_dir.as_ref()).map(PathBuf::as_path))?;
         }
         Command::Schema { catalogue } => out::line(schema(catalogue.as_deref())?.trim_end())?,
@@ -113,7 +115,12 @@ fn show(name: &str, policies: &Policies) -> Result<()> {
                 (true, true) => "forbid until a person agrees",
             };
             let tier = if rule.forbids { rule.tier.as_str() } else { "" };
-            [rule.reference.id.to_string(), effect.to_owned(), tier.to_owned(), format!("{}:{}", rule.file, rule.line)]
+            [
+                rule.reference.id.to_string(),
+                effect.to_owned(),
+                tier.to_owned(),
+                format!("{}:{}", rule.file, rule.line),
+            ]
         })
         .collect();
     out::table(["policy", "effect", "tier", "where"], &rows)
@@ -134,15 +141,19 @@ fn schema(catalogue: Option<&Path>) -> Result<String> {
 }
 
 fn list() -> Result<()> {
-    let rows: Vec<_> =
-        boundary::templates().iter().map(|template| [template.name.to_owned(), template.meaning().to_owned()]).collect();
+    let rows: Vec<_> = boundary::templates()
+        .iter()
+        .map(|template| [template.name.to_owned(), template.meaning().to_owned()])
+        .collect();
     out::table(["template", "what it does"], &rows)
 }
 
 fn template(name: &str) -> Result<Template> {
     let mut all = boundary::templates().iter();
     let found = all.find(|template| template.name == name).cloned();
-    found.ok_or_else(|| Error::new(format!("there is no template `{name}`")).hint("`countersign policy templates` lists them"))
+    found.ok_or_else(|| {
+        Error::new(format!("there is no template `{name}`")).hint("`countersign policy templates` lists them")
+    })
 }
 
 const KINDS: [&str; 2] = ["cedar", "json"];

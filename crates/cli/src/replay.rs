@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::api::{Api, encoded};
 use crate::error::Result;
@@ -35,6 +35,5 @@ pub(crate) fn reload(args: &ReloadArgs) -> Result<ExitCode> {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let answer = args.api.client()?.get(&format!("/v1/actions/{}/replay", encoded(&args.id)))?;
     out::json(&answer)?;
-    let same = answer["same"] != Value::Bool(false);
-    Ok(if same { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if answer["result"] == "same" { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use gateway::config::Tls;
 use gateway::{Config, Installation};
 use server::{Faces, Running, ServerConfig};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
@@ -57,7 +57,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 impl Args {
     fn configuration(&self) -> Result<Config> {
         let mut config = Config::read(self.config.as_deref()).map_err(|why| {
-            let place = self.config.as_deref().map_or("the environment".to_owned(), |file| format!("`{}`", file.display()));
+            let place = self
+                .config
+                .as_deref()
+                .map_or("the environment".to_owned(), |file| format!("`{}`", file.display()));
             Error::new(format!("cannot use the configuration of {place}")).because(why)
         })?;
         if let Some(data_dir) = &self.data_dir {
@@ -78,7 +81,7 @@ async fn serve(mut config: Config, args: &Args) -> Result<()> {
     // Before anything is opened or made: whether we may listen there at all.
     ServerConfig::from(&config).check(config.listen).map_err(refused)?;
     private_key(&config)?;
-    let listener = TcpListener::bind(config.listen).await.map_err(|error| {
+    let listener = listen(config.listen).map_err(|error| {
         let hint = "another gateway may run there already; --listen names another address";
         Error::new(format!("cannot listen on {}", config.listen)).because(error).hint(hint)
     })?;
@@ -107,21 +110,44 @@ async fn serve(mut config: Config, args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// A listener with a long queue: when many callers come back at once, those who find it full wait a second each.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(QUEUE)
+}
+
+/// The system may allow fewer.
+const QUEUE: u32 = 8192;
+
 /// What to do next, on stderr. The first key is shown here and never again.
 fn welcome(config: &Config, running: &Running, first_key: Option<&str>) {
     let url = config.public_url();
     if let Some(key) = first_key {
         out::note(format_args!("The admin key, shown once; only its hash is kept:\n\n  {key}\n"));
     }
-    out::note(format_args!("Countersign {} · data in `{}`", env!("CARGO_PKG_VERSION"), config.data_dir.display()));
-    if config.sandbox.enabled && (running.address().ip().is_loopback() || config.sandbox.public) {
+    out::note(format_args!(
+        "Countersign {} · data in `{}`",
+        env!("CARGO_PKG_VERSION"),
+        config.data_dir.display()
+    ));
+    let near = running.address().ip().is_loopback() && !config.behind_tls_proxy;
+    if config.sandbox.enabled && (near || config.sandbox.public) {
         out::note(format_args!(
             "Try the sandbox, no key needed:\n  curl -s {url}/api/sandbox/execute -H 'content-type: application/json' \\\n    \
              -d '{{\"archetype\":\"PAYMENT_TRANSFER\",\"constraints\":{{\"recipient\":\"acct-4711\",\"amount_usd\":\"25.00\",\"max_total_usd\":\"30.00\"}}}}'"
         ));
     }
+    if config.public_url.is_none() && !near {
+        out::note(format_args!(
+            "Receipts will name `{url}` as their issuer: set public_url to the address that callers use"
+        ));
+    }
     let next = match config.catalogue_dir {
-        Some(_) => "Keys for agents: COUNTERSIGN_API_KEY=… countersign keys api create --subject NAME --role agent",
+        Some(_) => {
+            "Keys for agents: COUNTERSIGN_API_KEY=… countersign keys api create --subject NAME --role agent"
+        }
         None => "For real actions, configure catalogue_dir and policy_dir: see docs/operations.md",
     };
     out::note(format_args!("{next}\nDocumentation: {url}/docs"));
@@ -143,7 +169,8 @@ fn private_key(config: &Config) -> Result<()> {
     let about = std::fs::metadata(&tls.key).while_we(|| format!("cannot read `{shown}`"))?;
     let mode = about.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
-        return Err(Error::new(format!("`{shown}` can be read by others (mode {mode:03o})")).hint(format!("run chmod 600 {shown}")));
+        return Err(Error::new(format!("`{shown}` can be read by others (mode {mode:03o})"))
+            .hint(format!("run chmod 600 {shown}")));
     }
     Ok(())
 }

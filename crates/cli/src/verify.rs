@@ -22,7 +22,7 @@ pub(crate) use trust::Belief;
 /// by a key lost later and nothing proves that it was signed before; 64 the command line was not understood.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Receipts: files, folders (their *.json; jwks.json is left out), or `-` for stdin
+    /// Receipts: files, folders (their *.json, or *.jsonl with --jsonl; jwks.json is left out), or `-` for stdin
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// Whose receipts they must be: `sha256:…`, the digest of the issuer's key set, or a pin file
@@ -48,10 +48,12 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let belief = Belief::gather(&args.issuer, args.jwks.as_deref(), args.disclosures.as_deref(), &args.paths)?;
+    let belief =
+        Belief::gather(&args.issuer, args.jwks.as_deref(), args.disclosures.as_deref(), &args.paths)?;
     let tally = if args.jsonl { stream(args, &belief)? } else { each(args, &belief)? };
     if tally.total() == 0 {
-        return Err(Error::new("no receipts found").hint("name files, or folders that hold *.json"));
+        return Err(Error::new("no receipts found")
+            .hint("name files, or folders that hold *.json (with --jsonl, *.jsonl)"));
     }
     Ok(ExitCode::from(tally.exit_code()))
 }
@@ -61,7 +63,7 @@ fn each(args: &Args, belief: &Belief) -> Result<Tally> {
     let trust = belief.trust(args.allow_sandbox);
     let mut tally = Tally::default();
     let mut teller = tell::Teller::new(args.json);
-    for source in sources::documents(&args.paths)? {
+    for source in sources::documents(&args.paths, "json")? {
         let report = receipt::verify(&source.read()?, &trust);
         tally.count(&report.verdict);
         teller.report(&source.name, &report)?;
@@ -75,7 +77,7 @@ fn stream(args: &Args, belief: &Belief) -> Result<Tally> {
     let trust = belief.trust(args.allow_sandbox);
     let mut tally = Tally::default();
     let mut teller = tell::Teller::new(args.json);
-    for source in sources::documents(&args.paths)? {
+    for source in sources::documents(&args.paths, "jsonl")? {
         let bar = tell::progress(source.length);
         lines::verify(source.open()?, &trust, |batch| {
             tally.add(&batch.tally);

@@ -14,12 +14,13 @@ use crate::metrics::Step;
 use crate::outcome::ReceiptRef;
 use crate::pending::Pending;
 use crate::prove::Ending;
-use crate::row::internal;
 use crate::tenants::TenantState;
 use crate::{Answer, Code, Error, clock};
 
-/// An admitted action and all that is needed to carry it out.
+/// A permitted action and all that is needed to carry it out.
 pub(crate) struct Errand {
+    /// Marks the action as looked after, since before it is admitted.
+    pub under_way: UnderWay,
     pub tenant: Arc<TenantState>,
     pub pending: Pending,
     pub call: Call,
@@ -37,24 +38,22 @@ pub(crate) struct Errand {
 pub(crate) const SEND_WINDOW: Duration = Duration::from_secs(2);
 
 impl Gateway {
-    /// Carries an errand out in a task of its own, so that a caller who hangs up changes nothing, and waits for the
-    /// first thing that can be said.
-    pub(crate) async fn carry_out(self: &Arc<Self>, errand: Errand) -> Result<Answer, Error> {
-        let (said, hears) = oneshot::channel();
-        let gateway = Arc::clone(self);
-        let under_way = self.under_way(errand.pending.id);
-        tokio::spawn(async move {
-            let _under_way = under_way;
-            gateway.run(errand, said).await;
-        });
-        hears.await.map_err(|_| internal("an errand ended without a word"))?
-    }
-
-    async fn run(&self, errand: Errand, said: oneshot::Sender<Result<Answer, Error>>) {
-        let Errand { tenant, mut pending, call, permit, provider, admitted, deadline, quoted } = errand;
+    /// Carries an errand out: says the first thing there is to say, and sees to what comes later.
+    pub(crate) async fn carry_out(&self, errand: Errand, said: oneshot::Sender<Result<Answer, Error>>) {
+        let Errand {
+            under_way: _under_way,
+            tenant,
+            mut pending,
+            call,
+            permit,
+            provider,
+            admitted,
+            deadline,
+            quoted,
+        } = errand;
         if let Some((code, reason)) = too_late(&permit, admitted, deadline) {
             let ending = self.failed(&pending, code, reason, None);
-            let _ = said.send(self.conclude(&tenant, &pending, ending).await);
+            let _ = said.send(Box::pin(self.conclude(&tenant, &pending, ending)).await);
             return;
         }
         let started = Instant::now();
@@ -79,14 +78,15 @@ impl Gateway {
         };
         self.metrics.step(Step::Act, started.elapsed());
         let Some(execution) = self.stepped(execution, first) else { return };
-        let _ = said.send(self.tell(&tenant, &mut pending, &execution).await);
+        // Boxed: what telling needs is no part of the wait for a slow provider.
+        let _ = said.send(Box::pin(self.tell(&tenant, &mut pending, &execution)).await);
         if late {
             // The caller has gone on; the answer still counts.
             let reply = reply.await;
             if !matches!(reply, Reply::Lost { .. })
                 && let Some(execution) = self.stepped(execution, Event::Replied(reply))
             {
-                let _ = self.tell(&tenant, &mut pending, &execution).await;
+                let _ = Box::pin(self.tell(&tenant, &mut pending, &execution)).await;
             }
         }
     }

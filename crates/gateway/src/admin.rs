@@ -214,10 +214,13 @@ impl Gateway {
         let tenant = self.tenant(&caller.tenant)?;
         let now_ms = clock::now_ms();
         if ask.expires_at <= now_ms / 1000 {
-            return Err(Error::new(Code::ValidationFailed, "the mandate would be over already").field("/expires_at"));
+            return Err(
+                Error::new(Code::ValidationFailed, "the mandate would be over already").field("/expires_at")
+            );
         }
         let claims = self.claims(caller, ask, now_ms)?;
-        let key = self.authority.key(&caller.tenant).ok_or_else(|| internal("a tenant has no mandate key"))?;
+        let key =
+            self.authority.key(&caller.tenant).ok_or_else(|| internal("a tenant has no mandate key"))?;
         let token = mandate::issue(&claims, key).map_err(|refusal| {
             Error::new(Code::ValidationFailed, format!("this is no mandate: {refusal}"))
         })?;
@@ -262,27 +265,49 @@ impl Gateway {
     ///
     /// # Errors
     /// `EP_FORBIDDEN` for agents.
-    pub async fn mandates(&self, caller: &Caller, cursor: Option<String>, limit: u32) -> Result<Page<MandateView>, Error> {
+    pub async fn mandates(
+        &self,
+        caller: &Caller,
+        cursor: Option<String>,
+        limit: u32,
+    ) -> Result<Page<MandateView>, Error> {
         caller.must(Deed::ReadTenant)?;
         let after = cursor.map(|cursor| cursor.parse()).transpose();
-        let after = after.map_err(|_| Error::new(Code::ValidationFailed, "this cursor was not given out").field("cursor"))?;
-        let page = self.ledger.mandates(&caller.tenant, after, limit.clamp(1, 200)).await.map_err(unavailable)?;
-        let items = page.rows.iter().map(|held| mandate_view(&held.mandate, &held.account)).collect::<Result<_, _>>()?;
+        let after = after.map_err(|_| {
+            Error::new(Code::ValidationFailed, "this cursor was not given out").field("cursor")
+        })?;
+        let page =
+            self.ledger.mandates(&caller.tenant, after, limit.clamp(1, 200)).await.map_err(unavailable)?;
+        let items = page
+            .rows
+            .iter()
+            .map(|held| mandate_view(&held.mandate, &held.account))
+            .collect::<Result<_, _>>()?;
         Ok(Page { items, next: page.next.map(|row| row.to_string()) })
     }
 
     /// Ends a mandate: none is admitted under it once this has returned.
     ///
     /// # Errors
-    /// `EP_FORBIDDEN` for whoever does not govern.
-    pub async fn revoke_mandate(&self, caller: &Caller, jti: &str, reason: Option<String>) -> Result<Revocation, Error> {
+    /// `EP_FORBIDDEN` for whoever does not govern, `EP_NOT_FOUND` if the tenant issued none of this name.
+    pub async fn revoke_mandate(
+        &self,
+        caller: &Caller,
+        jti: &str,
+        reason: Option<String>,
+    ) -> Result<Revocation, Error> {
         caller.must(Deed::Govern)?;
         let tenant = self.tenant(&caller.tenant)?;
-        if jti.is_empty() || jti.len() > 128 {
+        // A mistyped name must not be acknowledged as revoked, nor another tenant's.
+        if self.ledger.mandate(&caller.tenant, jti).await.map_err(unavailable)?.is_none() {
             return Err(not_found("mandate"));
         }
         let record = json!({ "by": caller.subject.as_str(), "jti": jti, "reason": reason });
-        let revoked = self.ledger.revoke(&caller.tenant, jti, event(tenant, "mandate_revoked", &record)).await.map_err(unavailable)?;
+        let revoked = self
+            .ledger
+            .revoke(&caller.tenant, jti, event(tenant, "mandate_revoked", &record))
+            .await
+            .map_err(unavailable)?;
         Ok(Revocation { jti: jti.to_owned(), revoked_at: time(revoked.at_ms), unsettled: revoked.unsettled })
     }
 
@@ -291,7 +316,12 @@ impl Gateway {
     /// # Errors
     /// `EP_FORBIDDEN`: a tenant's operator stops what is the tenant's; everything and providers are for an admin of the
     /// first tenant.
-    pub async fn freeze(&self, caller: &Caller, scope: FreezeScope, reason: Option<String>) -> Result<FreezeView, Error> {
+    pub async fn freeze(
+        &self,
+        caller: &Caller,
+        scope: FreezeScope,
+        reason: Option<String>,
+    ) -> Result<FreezeView, Error> {
         self.may_reach(caller, &scope)?;
         let tenant = self.tenant(&caller.tenant)?;
         let freeze = ledger::Freeze {
@@ -322,17 +352,25 @@ impl Gateway {
         Ok(freeze_view(&freeze))
     }
 
-    /// What reaches beyond a tenant is for an admin of the first tenant, whose operators run the installation.
     fn may_reach(&self, caller: &Caller, scope: &FreezeScope) -> Result<(), Error> {
-        let beyond = matches!(scope, FreezeScope::All | FreezeScope::Provider(_));
-        caller.must(if beyond { Deed::Administer } else { Deed::Govern })?;
-        let first = self.config.tenants.first().map(String::as_str);
-        if beyond && first != Some(caller.tenant.as_str()) {
-            return Err(Error::new(Code::Forbidden, format!("`{scope}` reaches beyond this tenant"))
-                .field("/scope")
-                .hint("freeze `tenant`, `agent:…` or `archetype:…`, or ask whoever runs the installation"));
+        if !matches!(scope, FreezeScope::All | FreezeScope::Provider(_)) {
+            return caller.must(Deed::Govern);
         }
-        Ok(())
+        self.must_run_the_house(caller).map_err(|error| {
+            error
+                .field("/scope")
+                .hint("freeze `tenant`, `agent:…` or `archetype:…`, or ask whoever runs the installation")
+        })
+    }
+
+    /// What reaches beyond a tenant is for an admin of the first tenant, whose operators run the installation.
+    fn must_run_the_house(&self, caller: &Caller) -> Result<(), Error> {
+        caller.must(Deed::Administer)?;
+        if self.config.tenants.first().map(String::as_str) == Some(caller.tenant.as_str()) {
+            return Ok(());
+        }
+        Err(Error::new(Code::Forbidden, "this reaches beyond the caller's tenant")
+            .hint("ask whoever runs the installation"))
     }
 
     /// What is frozen, as far as it touches the caller's tenant.
@@ -352,14 +390,20 @@ impl Gateway {
     pub async fn create_key(&self, caller: &Caller, ask: KeyAsk) -> Result<CreatedKey, Error> {
         caller.must(Deed::Administer)?;
         if ask.tenant.as_ref().is_some_and(|tenant| *tenant != caller.tenant) {
-            return Err(Error::new(Code::Forbidden, "a key can only be made for the caller's own tenant").field("/tenant"));
+            return Err(Error::new(Code::Forbidden, "a key can only be made for the caller's own tenant")
+                .field("/tenant"));
         }
         let tenant = self.tenant(&caller.tenant)?;
         self.add_key(tenant, ask, caller.subject.as_str()).await
     }
 
     /// Makes a key without a caller: for the first one, and for the command line while no gateway runs.
-    pub(crate) async fn add_key(&self, tenant: &TenantState, ask: KeyAsk, by: &str) -> Result<CreatedKey, Error> {
+    pub(crate) async fn add_key(
+        &self,
+        tenant: &TenantState,
+        ask: KeyAsk,
+        by: &str,
+    ) -> Result<CreatedKey, Error> {
         let random: [u8; 32] = clock::random()?;
         let secret = format!("{SECRET_PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(random));
         let hash: [u8; 32] = Sha256::digest(&secret).into();
@@ -397,7 +441,10 @@ impl Gateway {
         caller.must(Deed::Administer)?;
         let tenant = self.tenant(&caller.tenant)?;
         let record = json!({ "by": caller.subject.as_str(), "id": id });
-        self.ledger.revoke_key(&caller.tenant, id, event(tenant, "key_revoked", &record)).await.map_err(named)?;
+        self.ledger
+            .revoke_key(&caller.tenant, id, event(tenant, "key_revoked", &record))
+            .await
+            .map_err(named)?;
         let keys = self.ledger.keys(&caller.tenant).await.map_err(unavailable)?;
         keys.iter().find(|key| *key.id == *id).map(key_view).unwrap_or_else(|| Err(not_found("key")))
     }
@@ -431,9 +478,9 @@ impl Gateway {
     /// Puts a new signing key in the place of the active one. What the old one signed stays valid.
     ///
     /// # Errors
-    /// `EP_UNAVAILABLE` if the files cannot be written.
+    /// `EP_FORBIDDEN` for another tenant than the first, since all of them sign with it; `EP_UNAVAILABLE` if the files cannot be written.
     pub async fn rotate_signing_key(&self, caller: &Caller) -> Result<SigningKeyView, Error> {
-        caller.must(Deed::Administer)?;
+        self.must_run_the_house(caller)?;
         let tenant = self.tenant(&caller.tenant)?;
         let kid = self.keys.rotate(clock::now).map_err(files)?;
         let record = json!({ "by": caller.subject.as_str(), "kid": &kid });
@@ -445,8 +492,13 @@ impl Gateway {
     ///
     /// # Errors
     /// `EP_NOT_FOUND` if there is no such key, `EP_VALIDATION_FAILED` if the time is none or has not come yet.
-    pub async fn compromise_signing_key(&self, caller: &Caller, kid: &str, at: String) -> Result<SigningKeyView, Error> {
-        caller.must(Deed::Administer)?;
+    pub async fn compromise_signing_key(
+        &self,
+        caller: &Caller,
+        kid: &str,
+        at: String,
+    ) -> Result<SigningKeyView, Error> {
+        self.must_run_the_house(caller)?;
         let tenant = self.tenant(&caller.tenant)?;
         let wrong = |why: &str| Error::new(Code::ValidationFailed, why.to_owned()).field("/at");
         let at_ms = clock::parse_ms(&at).ok_or_else(|| wrong("`at` is not an RFC 3339 time"))?;
@@ -497,7 +549,8 @@ impl Gateway {
         let outside = provider::Outside { egress: &self.outside.egress, secrets: &self.outside.secrets };
         let rules = tenants::load(&self.config, &tenant.tenant, self.environment, outside);
         let rules = rules.map_err(|mistakes| {
-            Error::new(Code::ValidationFailed, listed(&mistakes)).hint("nothing was changed; correct the files and reload")
+            Error::new(Code::ValidationFailed, listed(&mistakes))
+                .hint("nothing was changed; correct the files and reload")
         })?;
         self.keep_rules(&rules).await?;
         let report = report(&rules);
@@ -514,9 +567,15 @@ impl Gateway {
     }
 
     /// The rules an action was decided by, if they were kept; else those of now.
-    pub(crate) async fn rules_of_then(&self, tenant: &Tenant, row: &IntentRow) -> Result<std::sync::Arc<Rules>, Error> {
+    pub(crate) async fn rules_of_then(
+        &self,
+        tenant: &Tenant,
+        row: &IntentRow,
+    ) -> Result<std::sync::Arc<Rules>, Error> {
         let now = self.tenant(tenant)?.rules();
-        let (Some(policies), Some(catalogue), Some(entities)) = (&row.policy_digest, &row.catalog_digest, &row.entity_digest) else {
+        let (Some(policies), Some(catalogue), Some(entities)) =
+            (&row.policy_digest, &row.catalog_digest, &row.entity_digest)
+        else {
             return Ok(now);
         };
         let name = digest_name(policies, catalogue, entities);
@@ -524,7 +583,8 @@ impl Gateway {
             return Ok(now);
         }
         let Some(text) = self.ledger.kept(&name).await.map_err(unavailable)? else { return Ok(now) };
-        let texts: Texts = serde_json::from_slice(&text).map_err(|_| internal("kept rules cannot be read"))?;
+        let texts: Texts =
+            serde_json::from_slice(&text).map_err(|_| internal("kept rules cannot be read"))?;
         let rules = tenants::read_again(texts, self.environment);
         rules.map(std::sync::Arc::new).map_err(|mistakes| {
             tracing::warn!(mistakes = %listed(&mistakes), "rules of then are not rules of this version");

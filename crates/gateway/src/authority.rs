@@ -29,7 +29,10 @@ pub(crate) const PUBLIC_TOKEN: &str = "tok-sandbox-public";
 
 impl Authority {
     /// Opens or makes a key for each tenant.
-    pub(crate) fn open<'a>(folder: &Path, tenants: impl Iterator<Item = &'a Tenant>) -> Result<Authority, String> {
+    pub(crate) fn open<'a>(
+        folder: &Path,
+        tenants: impl Iterator<Item = &'a Tenant>,
+    ) -> Result<Authority, String> {
         let open = |tenant: &Tenant| {
             let path = folder.join(format!("mandate-{tenant}.pkcs8"));
             let make = || {
@@ -49,12 +52,24 @@ impl Authority {
         self.keys.get(tenant)
     }
 
-    fn verify(&self, tenant: &Tenant, token: &str, audience: &str, now_s: i64) -> Result<Arc<Mandate>, mandate::Refusal> {
-        let name: [u8; 32] = Sha256::new().chain_update(tenant.as_str()).chain_update([0]).chain_update(token).finalize().into();
+    fn verify(
+        &self,
+        tenant: &Tenant,
+        token: &str,
+        audience: &str,
+        now_s: i64,
+    ) -> Result<Arc<Mandate>, mandate::Refusal> {
+        let name: [u8; 32] = Sha256::new()
+            .chain_update(tenant.as_str())
+            .chain_update([0])
+            .chain_update(token)
+            .finalize()
+            .into();
         if let Some(known) = lock(&self.verified).get(&name) {
             return Ok(Arc::clone(known));
         }
-        let mandate = Arc::new(mandate::verify(token, &Registered { authority: self, tenant }, audience, now_s)?);
+        let mandate =
+            Arc::new(mandate::verify(token, &Registered { authority: self, tenant }, audience, now_s)?);
         self.remember(name, &mandate);
         Ok(mandate)
     }
@@ -96,26 +111,37 @@ impl Gateway {
         match (token, &caller.default_mandate) {
             (Some(PUBLIC_TOKEN), _) if sandbox => Ok(found(self.public_mandate(&caller.subject)?)),
             (Some(token), _) => {
-                let verified = self.authority.verify(&caller.tenant, token, &self.issuer, clock::now_ms() / 1000);
+                let verified =
+                    self.authority.verify(&caller.tenant, token, &self.issuer, clock::now_ms() / 1000);
                 Ok(match verified {
                     Ok(mandate) => found(mandate),
                     Err(refusal) => Standing { mandate: None, refusal: Some(refusal) },
                 })
             }
-            (None, Some(jti)) => Ok(self.default_mandate(&caller.tenant, jti).await?.map(found).unwrap_or_default()),
+            (None, Some(jti)) => {
+                Ok(self.default_mandate(&caller.tenant, jti).await?.map(found).unwrap_or_default())
+            }
             (None, None) if sandbox => Ok(found(self.public_mandate(&caller.subject)?)),
             (None, None) => Ok(Standing::default()),
         }
     }
 
     async fn default_mandate(&self, tenant: &Tenant, jti: &str) -> Result<Option<Arc<Mandate>>, Error> {
-        let name: [u8; 32] = Sha256::new().chain_update("jti").chain_update(tenant.as_str()).chain_update([0]).chain_update(jti).finalize().into();
+        let name: [u8; 32] = Sha256::new()
+            .chain_update("jti")
+            .chain_update(tenant.as_str())
+            .chain_update([0])
+            .chain_update(jti)
+            .finalize()
+            .into();
         if let Some(known) = lock(&self.authority.verified).get(&name) {
             return Ok(Some(Arc::clone(known)));
         }
-        let Some(held) = self.ledger.mandate(tenant, jti).await.map_err(unavailable)? else { return Ok(None) };
-        let claims: Claims =
-            serde_json::from_slice(&held.mandate.claims).map_err(|_| internal("a stored mandate cannot be read"))?;
+        let Some(held) = self.ledger.mandate(tenant, jti).await.map_err(unavailable)? else {
+            return Ok(None);
+        };
+        let claims: Claims = serde_json::from_slice(&held.mandate.claims)
+            .map_err(|_| internal("a stored mandate cannot be read"))?;
         let mandate = Arc::new(Mandate::of(&claims).map_err(|_| internal("a stored mandate is not one"))?);
         self.authority.remember(name, &mandate);
         Ok(Some(mandate))
@@ -124,8 +150,9 @@ impl Gateway {
     /// The sandbox lets everybody try everything: nothing it does has an effect.
     fn public_mandate(&self, subject: &Subject) -> Result<Arc<Mandate>, Error> {
         let tenants = self.tenants.values();
-        let mut scope: Vec<String> =
-            tenants.flat_map(|tenant| tenant.rules().catalogue.iter().map(|it| it.name.clone()).collect::<Vec<_>>()).collect();
+        let mut scope: Vec<String> = tenants
+            .flat_map(|tenant| tenant.rules().catalogue.iter().map(|it| it.name.clone()).collect::<Vec<_>>())
+            .collect();
         scope.sort();
         scope.dedup();
         let claims = Claims {

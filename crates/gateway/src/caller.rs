@@ -91,7 +91,8 @@ impl Caller {
         if self.role.may(deed) {
             return Ok(());
         }
-        let able: Vec<&str> = Role::ALL.iter().filter(|role| role.may(deed)).map(|role| role.as_str()).collect();
+        let able: Vec<&str> =
+            Role::ALL.iter().filter(|role| role.may(deed)).map(|role| role.as_str()).collect();
         Err(Error::new(Code::Forbidden, format!("a key of role `{}` may not do this", self.role.as_str()))
             .hint(format!("use a key of role {}", able.join(" or "))))
     }

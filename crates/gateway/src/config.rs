@@ -172,9 +172,18 @@ impl Config {
             }
             figment = figment.merge(Toml::file_exact(file));
         }
-        let environment = Env::prefixed("COUNTERSIGN_").ignore(&["api_key", "url", "log"]).split("__");
+        // What the program and its tests read elsewhere is no key of the configuration.
+        let ours = |name: &figment::value::UncasedStr| {
+            let name = name.as_str().to_ascii_lowercase();
+            !matches!(name.as_str(), "api_key" | "url" | "log") && !name.starts_with("test_")
+        };
+        let environment = Env::prefixed("COUNTERSIGN_").filter(ours).split("__");
         let config: Config = figment.merge(environment).extract().map_err(|error| explain(&error))?;
-        Ok(config)
+        match config.sandbox.retention_hours {
+            // Keys are kept for a day at least, in the sandbox too.
+            0..24 => Err("`sandbox.retention_hours`: at least 24".to_owned()),
+            _ => Ok(config),
+        }
     }
 
     /// The address callers use, without a slash at its end.

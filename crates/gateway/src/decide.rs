@@ -22,7 +22,7 @@ use crate::outcome::{Details, Kind, Missing, Outcome, ReceiptRef};
 use crate::pending::{Described, Pending, conceal, describe, entries};
 use crate::prove::{push, refused};
 use crate::remember::{Row, draft, outward, stored, unavailable};
-use crate::request::{Answer, Arrival, Ask};
+use crate::request::{Answer, Arrival, Ask, Next};
 use crate::row::{CallRow, IntentRow, ObservedRow, OutcomeRow, VERSION, internal, raw};
 use crate::tenants::{Rules, TenantState};
 use crate::{Code, Error, clock};
@@ -69,7 +69,7 @@ impl Gateway {
         asked: &Asked<'_>,
         action: Action,
         provider: Arc<dyn Provider>,
-    ) -> Result<Answer, Error> {
+    ) -> Result<Next, Error> {
         let mut case = self.case(asked, action, provider).await?;
         let mut quote = None;
         for _ in 0..MOST_JUDGEMENTS {
@@ -77,37 +77,40 @@ impl Gateway {
             let facts = self.facts(&case).await?;
             self.metrics.step(Step::Facts, started.elapsed());
             if let (Some(existing), false) = (&facts.existing, asked.ask.dry_run) {
-                return self.answer_again(asked.tenant, existing.clone()).await;
+                return self.answer_again(asked.tenant, existing.clone()).await.map(Next::Said);
             }
             let mut decision = self.decide(&case, &facts);
             if matches!(decision.verdict, Verdict::Quote) {
                 let price = match self.quote(&case).await {
                     Ok(price) => price,
-                    Err(()) => return self.without_quote(&case, decision).await,
+                    Err(()) => return self.without_quote(&case, decision).await.map(Next::Said),
                 };
                 quote = Some(price);
                 case.action = case.action.with_quote(price);
                 decision = self.decide(&case, &facts);
             }
             if asked.ask.dry_run {
-                return Ok(self.say_dry(asked, &decision));
+                return Ok(Next::Said(self.say_dry(asked, &decision)));
             }
             let Decision { verdict, stages, observed, record, .. } = decision;
             let judged = self.describe_case(&case, stages, observed, record.to_bytes())?;
             match verdict {
                 Verdict::Pass(permit) => match self.admit(&case, judged, permit, &facts, quote).await? {
-                    Some(answer) => return Ok(answer),
+                    Some(next) => return Ok(next),
                     None => continue,
                 },
                 Verdict::Block(reason) => {
                     let details = details_of(&reason);
-                    return self.block(&case, judged, code_of(&reason), details).await;
+                    return self.block(&case, judged, code_of(&reason), details).await.map(Next::Said);
                 }
-                Verdict::Escalate(escalation) => return self.hold(&case, judged, words(&escalation)).await,
+                Verdict::Escalate(escalation) => {
+                    return self.hold(&case, judged, words(&escalation)).await.map(Next::Said);
+                }
                 Verdict::Quote => return Err(internal("a price was asked for twice")),
             }
         }
-        Err(Error::new(Code::Unavailable, "the mandate kept changing while the action was judged").retry_after(1))
+        Err(Error::new(Code::Unavailable, "the mandate kept changing while the action was judged")
+            .retry_after(1))
     }
 
     async fn case<'a>(
@@ -148,7 +151,8 @@ impl Gateway {
     }
 
     async fn facts(&self, case: &Case<'_>) -> Result<ledger::Facts, Error> {
-        let mandates: Vec<Arc<str>> = case.standing.mandate.iter().map(|mandate| mandate.jti.as_str().into()).collect();
+        let mandates: Vec<Arc<str>> =
+            case.standing.mandate.iter().map(|mandate| mandate.jti.as_str().into()).collect();
         let money = case.action.money.or(case.action.bound);
         let query = FactsQuery {
             tenant: &case.asked.caller.tenant,
@@ -186,7 +190,9 @@ impl Gateway {
                 frozen: frozen.as_deref(),
                 series: &facts.series,
                 first_seen_destination: facts.first_seen,
-                earlier: facts.earlier.map(|earlier| boundary::Earlier { id: earlier.id, at_ms: earlier.at_ms }),
+                earlier: facts
+                    .earlier
+                    .map(|earlier| boundary::Earlier { id: earlier.id, at_ms: earlier.at_ms }),
                 observe: case.observe,
                 now_ms: case.asked.arrival.at_ms,
                 request_hash: case.request_hash,
@@ -251,7 +257,8 @@ impl Gateway {
             request_hash: hex::encode(case.request_hash),
             tenant: case.asked.caller.tenant.as_str(),
         };
-        let bytes = serde_json::to_vec(&record).map_err(|_| internal("an action record cannot be written"))?;
+        let bytes =
+            serde_json::to_vec(&record).map_err(|_| internal("an action record cannot be written"))?;
         Ok(Sha256::digest(bytes).into())
     }
 
@@ -263,7 +270,7 @@ impl Gateway {
         permit: Permit,
         facts: &ledger::Facts,
         quote: Option<Money>,
-    ) -> Result<Option<Answer>, Error> {
+    ) -> Result<Option<Next>, Error> {
         let quote_only = case.action.payment_mode == action::PaymentMode::QuoteOnly;
         judged.row.call = Some(self.call_row(case)?);
         let pending = self.pending(case, judged);
@@ -278,32 +285,33 @@ impl Gateway {
             }),
             destination: case.action.destination.as_deref().map(Into::into),
         };
+        // Before it can be found as sent: recovery must not take it for an orphan.
+        let under_way = self.under_way(case.id);
         let started = Instant::now();
         let admitted = self.ledger.admit(admission).await.map_err(unavailable)?;
         self.metrics.step(Step::Admit, started.elapsed());
         match admitted {
-            Admitted::New { .. } => {
-                let call = pending.call_of(self.environment, &case.action)?;
-                let answer = Errand {
-                    tenant: Arc::clone(case.asked.tenant),
-                    pending,
-                    call,
-                    permit,
-                    provider: Arc::clone(&case.provider),
-                    admitted: Instant::now(),
-                    deadline: case.asked.arrival.deadline(case.action.deadline_ms),
-                    quoted: quote.filter(|_| quote_only).map(quoted),
-                };
-                self.carry_out(answer).await.map(Some)
+            Admitted::New { .. } => Ok(Some(Next::Admitted(Box::new(Errand {
+                under_way,
+                tenant: Arc::clone(case.asked.tenant),
+                call: pending.call_of(self.environment, &case.action)?,
+                pending: pending.remembered()?,
+                permit,
+                provider: Arc::clone(&case.provider),
+                admitted: Instant::now(),
+                deadline: case.asked.arrival.deadline(case.action.deadline_ms),
+                quoted: quote.filter(|_| quote_only).map(quoted),
+            })))),
+            Admitted::Existing(existing) => {
+                self.answer_again(case.asked.tenant, existing).await.map(Next::Said).map(Some)
             }
-            Admitted::Existing(existing) => self.answer_again(case.asked.tenant, existing).await.map(Some),
             Admitted::Refused(Obstacle::MandateChanged { .. }) => Ok(None),
             Admitted::Refused(Obstacle::Duplicate(earlier))
                 if case.action.archetype.duplicate.on == OnDuplicate::Escalate =>
             {
                 let trigger = Trigger::ProbableDuplicate { earlier: earlier.id };
                 let judged = judged_again(pending);
-                self.hold(case, judged, vec![trigger.word().to_owned()]).await.map(Some)
+                self.hold(case, judged, vec![trigger.word().to_owned()]).await.map(Next::Said).map(Some)
             }
             Admitted::Refused(obstacle) => {
                 let (code, reason, details) = obstacle_of(&obstacle);
@@ -314,13 +322,19 @@ impl Gateway {
                         ..NewEntry::at(clock::now())
                     })
                 })?;
-                self.block(case, judged, code, details).await.map(Some)
+                self.block(case, judged, code, details).await.map(Next::Said).map(Some)
             }
         }
     }
 
     /// The one commit of a refusal: receipt and reply included.
-    async fn block(&self, case: &Case<'_>, judged: Judged, code: Code, details: Details) -> Result<Answer, Error> {
+    async fn block(
+        &self,
+        case: &Case<'_>,
+        judged: Judged,
+        code: Code,
+        details: Details,
+    ) -> Result<Answer, Error> {
         let pending = self.pending(case, judged);
         let row = self.row_of(case, &pending, "refused", State::Refused);
         if let Some(answer) = self.repeats(&row, &pending, code).await? {
@@ -410,7 +424,8 @@ impl Gateway {
     async fn hold(&self, case: &Case<'_>, mut judged: Judged, reasons: Vec<String>) -> Result<Answer, Error> {
         judged.row.held_for = reasons;
         let pending = self.pending(case, judged);
-        let wait_ms = i64::try_from(self.config.limits.held_seconds).unwrap_or(i64::MAX / 1000).saturating_mul(1000);
+        let wait_ms =
+            i64::try_from(self.config.limits.held_seconds).unwrap_or(i64::MAX / 1000).saturating_mul(1000);
         let until_ms = case.asked.arrival.at_ms.saturating_add(wait_ms);
         let admission = ledger::Admission {
             intent: self.intent(&self.row_of(case, &pending, "held", State::Held), &pending.row)?,
@@ -462,7 +477,9 @@ impl Gateway {
         let mut details = match &decision.verdict {
             Verdict::Block(reason) => details_of(reason),
             Verdict::Escalate(escalation) => Details { reasons: words(escalation), ..Details::default() },
-            Verdict::Pass(_) | Verdict::Quote => Details { reasons: vec!["would_execute".into()], ..Details::default() },
+            Verdict::Pass(_) | Verdict::Quote => {
+                Details { reasons: vec!["would_execute".into()], ..Details::default() }
+            }
         };
         details.dry_run = Some(true);
         let code = match &decision.verdict {
@@ -517,8 +534,16 @@ impl Gateway {
             salt: hex::encode(salt),
             amount: None,
             currency: None,
-            payment_mode: request.payment_mode.unwrap_or(action::PaymentMode::ImmediateCharge).as_str().to_owned(),
-            guarantee_level: request.guarantee_level.unwrap_or(action::GuaranteeLevel::Atp1).as_str().to_owned(),
+            payment_mode: request
+                .payment_mode
+                .unwrap_or(action::PaymentMode::ImmediateCharge)
+                .as_str()
+                .to_owned(),
+            guarantee_level: request
+                .guarantee_level
+                .unwrap_or(action::GuaranteeLevel::Atp1)
+                .as_str()
+                .to_owned(),
             reversible: false,
             deadline_ms: request.deadline_ms,
             session_id: request.session_id.clone(),
@@ -533,7 +558,9 @@ impl Gateway {
             entries: entries(&chain)?,
             call: None,
             held_for: Vec::new(),
-            record: Some(raw(String::from_utf8(record.to_bytes()).map_err(|_| internal("a record is not text"))?)?),
+            record: Some(raw(
+                String::from_utf8(record.to_bytes()).map_err(|_| internal("a record is not text"))?
+            )?),
         };
         let pending = Pending {
             id: clock::new_id(asked.arrival.at_ms)?,
@@ -603,7 +630,9 @@ impl Gateway {
 
     fn call_row(&self, case: &Case<'_>) -> Result<CallRow, Error> {
         const FIRST: u32 = 1;
-        let Some(key) = case.asked.key else { return Err(internal("an action without a key was to be sent")) };
+        let Some(key) = case.asked.key else {
+            return Err(internal("an action without a key was to be sent"));
+        };
         let caller = case.asked.caller;
         let patience = SEND_WINDOW + case.provider.patience();
         let archetype = &case.action.archetype.name;
@@ -611,7 +640,14 @@ impl Gateway {
         Ok(CallRow {
             attempt: FIRST,
             provider: case.provider.name().to_owned(),
-            provider_key: execution::provider_key(hmac, self.environment, &caller.subject, key, archetype, FIRST),
+            provider_key: execution::provider_key(
+                hmac,
+                self.environment,
+                &caller.subject,
+                key,
+                archetype,
+                FIRST,
+            ),
             reference: execution::reference(&case.id, FIRST),
             send_by_ms: clock::now_ms() + i64::try_from(patience.as_millis()).unwrap_or(i64::MAX / 2),
         })
@@ -625,7 +661,7 @@ impl Gateway {
             key: case.asked.key.map(|key| key.as_str().into()),
             archetype: case.action.archetype.name.as_str().into(),
             at_ms: case.asked.arrival.at_ms,
-            money: case.action.money,
+            money: mandate::exposure(&case.action),
             action_hash: judged.action_hash,
             row: judged.row,
             chain: judged.chain,
@@ -633,7 +669,13 @@ impl Gateway {
         }
     }
 
-    fn row_of<'a>(&self, case: &'a Case<'_>, pending: &'a Pending, event: &'static str, state: State) -> Row<'a> {
+    fn row_of<'a>(
+        &self,
+        case: &'a Case<'_>,
+        pending: &'a Pending,
+        event: &'static str,
+        state: State,
+    ) -> Row<'a> {
         Row {
             id: case.id,
             tenant: case.asked.tenant,
@@ -644,7 +686,7 @@ impl Gateway {
             provider: Some(case.provider.name()),
             principal: &case.principal,
             at_ms: case.asked.arrival.at_ms,
-            amount: case.action.money,
+            amount: pending.money,
             action_hash: &pending.action_hash,
             event,
             state: Some(outward(state)),
@@ -680,7 +722,8 @@ fn chain_of(
         request_hash: String,
     }
     let began = Began { request_hash: hex::encode(request_hash) };
-    let genesis = Json::of(&began).map(|output| NewEntry { output, ..NewEntry::at(clock::timestamp(arrival.at_ms)) });
+    let genesis =
+        Json::of(&began).map(|output| NewEntry { output, ..NewEntry::at(clock::timestamp(arrival.at_ms)) });
     let mut chain = genesis.and_then(Chain::genesis).map_err(|_| internal("a chain cannot begin"))?;
     let at = clock::now();
     for found in stages {
@@ -757,7 +800,8 @@ fn judged_again(pending: Pending) -> Judged {
 }
 
 fn words(escalation: &Escalation) -> Vec<String> {
-    let mut words: Vec<String> = escalation.triggers.iter().map(|trigger| trigger.word().to_owned()).collect();
+    let mut words: Vec<String> =
+        escalation.triggers.iter().map(|trigger| trigger.word().to_owned()).collect();
     words.dedup();
     words
 }

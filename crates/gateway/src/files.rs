@@ -29,9 +29,13 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Reads a private file, refusing one that others may read.
 pub(crate) fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let shown = path.display();
-    let mode = fs::metadata(path).map_err(|error| format!("cannot read `{shown}`: {error}"))?.permissions().mode();
+    let mode =
+        fs::metadata(path).map_err(|error| format!("cannot read `{shown}`: {error}"))?.permissions().mode();
     if mode & 0o077 != 0 {
-        return Err(format!("`{shown}` can be read by others (mode {:03o}): run chmod 600 on it", mode & 0o777));
+        return Err(format!(
+            "`{shown}` can be read by others (mode {:03o}): run chmod 600 on it",
+            mode & 0o777
+        ));
     }
     fs::read(path).map(Zeroizing::new).map_err(|error| format!("cannot read `{shown}`: {error}"))
 }

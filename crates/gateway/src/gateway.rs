@@ -77,7 +77,8 @@ pub(crate) struct Opening<'a> {
 
 impl Gateway {
     pub(crate) async fn open(opening: Opening<'_>) -> Result<Arc<Gateway>, String> {
-        let Opening { config, environment, render, vault, doors, ledger, chain_id, keys_folder, tenants } = opening;
+        let Opening { config, environment, render, vault, doors, ledger, chain_id, keys_folder, tenants } =
+            opening;
         let public_url = config.public_url();
         let issuer = match environment {
             Environment::Production => public_url.clone(),
@@ -89,7 +90,8 @@ impl Gateway {
         for tenant in tenants {
             let hmac = tenant_key(ledger.as_ref(), vault, &tenant).await?;
             let outside = Outside { egress: &doors.egress, secrets: &doors.secrets };
-            let rules = tenants::load(&config, &tenant, environment, outside).map_err(|found| listed(&found))?;
+            let rules =
+                tenants::load(&config, &tenant, environment, outside).map_err(|found| listed(&found))?;
             states.insert(tenant.clone(), Arc::new(TenantState::new(tenant, hmac, rules)));
         }
         let gateway = Gateway {
@@ -183,7 +185,9 @@ impl Buckets3 {
     pub(crate) fn before_parsing(&self, tenant: &Tenant, subject: &Subject) -> Result<(), Error> {
         let now = Instant::now();
         self.tenant.take(tenant, now).map_err(|wait| too_many("this tenant", wait))?;
-        self.subject.take(&(tenant.clone(), subject.clone()), now).map_err(|wait| too_many("this subject", wait))
+        self.subject
+            .take(&(tenant.clone(), subject.clone()), now)
+            .map_err(|wait| too_many("this subject", wait))
     }
 
     /// Once the archetype is known.
@@ -206,7 +210,8 @@ async fn tenant_key(ledger: &dyn Ledger, vault: &Vault, tenant: &Tenant) -> Resu
         None => {
             let fresh: [u8; 32] = clock::random().map_err(|error| error.to_string())?;
             let offered = Some(vault.wrap(tenant.as_str(), &fresh)?);
-            let kept = ledger.tenant_key(tenant, offered).await.map_err(|error| unavailable(error).to_string())?;
+            let kept =
+                ledger.tenant_key(tenant, offered).await.map_err(|error| unavailable(error).to_string())?;
             kept.ok_or("the store kept no tenant key")?
         }
     };

@@ -42,7 +42,8 @@ impl Installation {
     /// What is wrong and where, for the operator.
     pub async fn open(config: Config, render: Render) -> Result<Installation, String> {
         let folder = config.data_dir.clone();
-        files::private_folder(&folder).map_err(|error| format!("cannot make `{}`: {error}", folder.display()))?;
+        files::private_folder(&folder)
+            .map_err(|error| format!("cannot make `{}`: {error}", folder.display()))?;
         let lock = Lock::acquire(&folder).map_err(|error| format!("`{}`: {error}", folder.display()))?;
         let config = Arc::new(config);
         let vault = Vault::new(&master(&config, &folder)?)?;
@@ -202,7 +203,8 @@ fn master(config: &Config, folder: &Path) -> Result<zeroize::Zeroizing<Vec<u8>>,
 const MASTER: &str = "master";
 
 fn doors(config: &Config) -> Result<Doors, String> {
-    let rules = Rules::parse(&config.egress.allow, &config.egress.plain_http).map_err(|error| format!("`egress`: {error}"))?;
+    let rules = Rules::parse(&config.egress.allow, &config.egress.plain_http)
+        .map_err(|error| format!("`egress`: {error}"))?;
     let named = config.secrets.iter().filter(|(name, _)| *name != MASTER);
     let named = named.map(|(name, source)| declared(name, source)).collect::<Result<Vec<_>, _>>()?;
     let secrets = Secrets::load(named).map_err(|errors| joined(&errors))?;

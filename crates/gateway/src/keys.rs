@@ -68,7 +68,12 @@ impl Keys {
     }
 
     /// Marks a key as known to others since `at`. If it is the active one, another takes its place first.
-    pub(crate) fn compromise(&self, kid: &str, at: Timestamp, now: impl FnOnce() -> Timestamp) -> Result<(), Refused> {
+    pub(crate) fn compromise(
+        &self,
+        kid: &str,
+        at: Timestamp,
+        now: impl FnOnce() -> Timestamp,
+    ) -> Result<(), Refused> {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let now = now();
         if state.jwks.key(kid).is_none() {
@@ -116,7 +121,10 @@ pub(crate) enum Refused {
 }
 
 /// Opens the one key that signs mandates issued here, making it if need be.
-pub(crate) fn open_private(path: &Path, make: impl FnOnce() -> Result<zeroize::Zeroizing<Vec<u8>>, String>) -> Result<zeroize::Zeroizing<Vec<u8>>, String> {
+pub(crate) fn open_private(
+    path: &Path,
+    make: impl FnOnce() -> Result<zeroize::Zeroizing<Vec<u8>>, String>,
+) -> Result<zeroize::Zeroizing<Vec<u8>>, String> {
     if !path.exists() {
         if let Some(folder) = path.parent() {
             files::private_folder(folder).map_err(|error| cannot("make", folder, &error))?;

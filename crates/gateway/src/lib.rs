@@ -18,35 +18,35 @@
 //! (`mandate`). Replies are rendered by a function that the face hands in, because they must be durable before they
 //! are said.
 
-mod code;
-mod error;
-mod outcome;
-mod caller;
-pub mod config;
-mod installation;
-mod gateway;
-mod request;
-mod decide;
 mod act;
-mod prove;
-mod remember;
-mod recovery;
-mod pending;
-mod row;
-mod authority;
-mod tenants;
 mod admin;
-mod views;
-mod keys;
-mod vault;
-mod files;
+mod authority;
 mod buckets;
-mod metrics;
+mod caller;
 mod clock;
+mod code;
+pub mod config;
+mod decide;
+mod error;
+mod files;
+mod gateway;
+mod installation;
+mod keys;
+mod metrics;
+mod outcome;
+mod pending;
+mod prove;
+mod recovery;
+mod remember;
+mod request;
+mod row;
+mod tenants;
+mod vault;
+mod views;
 
 pub use admin::{
-    CreatedKey, FreezeScope, FreezeView, IssuedMandate, KeyAsk, KeyView, MandateAsk, MandateView, ObserveView, ReloadReport,
-    Revocation, SigningKeyView,
+    CreatedKey, FreezeScope, FreezeView, IssuedMandate, KeyAsk, KeyView, MandateAsk, MandateView,
+    ObserveView, ReloadReport, Revocation, SigningKeyView,
 };
 pub use caller::{Caller, Deed, Role};
 pub use code::Code;

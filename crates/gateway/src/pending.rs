@@ -35,9 +35,11 @@ impl Pending {
     /// Reads back what admission wrote.
     pub(crate) fn restore(stored: &ledger::Stored, original: Option<ReceiptRef>) -> Result<Pending, Error> {
         let row = IntentRow::from_bytes(&stored.payload)?;
-        let chain = Chain::from_bytes(row.entries.get().as_bytes()).map_err(|_| internal("stored entries do not hold"))?;
+        let chain = Chain::from_bytes(row.entries.get().as_bytes())
+            .map_err(|_| internal("stored entries do not hold"))?;
         let mut action_hash = [0; 32];
-        hex::decode_to_slice(&row.action_hash, &mut action_hash).map_err(|_| internal("a stored hash is not one"))?;
+        hex::decode_to_slice(&row.action_hash, &mut action_hash)
+            .map_err(|_| internal("a stored hash is not one"))?;
         Ok(Pending {
             id: stored.id,
             tenant: stored.tenant.clone(),
@@ -55,9 +57,13 @@ impl Pending {
 
     /// The call as it left, or as it may have left.
     pub(crate) fn call(&self, environment: Environment, rules: &Rules) -> Result<Call, Error> {
-        let row = self.row.call.as_ref().ok_or_else(|| internal("an action without a call cannot be sent"))?;
+        let row =
+            self.row.call.as_ref().ok_or_else(|| internal("an action without a call cannot be sent"))?;
         let archetype = rules.catalogue.get(&self.archetype).ok_or_else(|| {
-            Error::new(Code::UnknownArchetype, format!("archetype `{}` is no longer in the catalogue", self.archetype))
+            Error::new(
+                Code::UnknownArchetype,
+                format!("archetype `{}` is no longer in the catalogue", self.archetype),
+            )
         })?;
         let constraints = serde_json::from_str(self.row.constraints.get())
             .map_err(|_| internal("stored constraints cannot be read"))?;
@@ -75,9 +81,19 @@ impl Pending {
         })
     }
 
+    /// The same, now that the ledger has its payload: what only the payload needs is let go, because ten thousand of
+    /// these may wait for slow providers.
+    pub(crate) fn remembered(mut self) -> Result<Pending, Error> {
+        self.row.constraints = raw("null".to_owned())?;
+        self.row.entries = raw("[]".to_owned())?;
+        self.row.record = None;
+        Ok(self)
+    }
+
     /// The call of an action that is still in hand.
     pub(crate) fn call_of(&self, environment: Environment, action: &action::Action) -> Result<Call, Error> {
-        let row = self.row.call.as_ref().ok_or_else(|| internal("an action without a call cannot be sent"))?;
+        let row =
+            self.row.call.as_ref().ok_or_else(|| internal("an action without a call cannot be sent"))?;
         Ok(Call {
             action_id: self.id,
             tenant: self.tenant.clone(),
@@ -118,13 +134,14 @@ pub(crate) struct Described<'a> {
 /// The payload of an action that was judged.
 pub(crate) fn describe(of: &Described<'_>, chain: &Chain, call: Option<CallRow>) -> Result<IntentRow, Error> {
     let action = of.action;
+    let at_stake = mandate::exposure(action);
     Ok(IntentRow {
         v: VERSION,
         mandate_id: of.mandate_id.map(str::to_owned),
         constraints: raw(action.canonical.to_string())?,
         salt: hex::encode(of.salt),
-        amount: action.money.map(|money| money.to_string()),
-        currency: action.money.map(|money| money.currency().code().to_owned()),
+        amount: at_stake.map(|money| money.to_string()),
+        currency: at_stake.map(|money| money.currency().code().to_owned()),
         payment_mode: action.payment_mode.as_str().to_owned(),
         guarantee_level: action.guarantee_level.as_str().to_owned(),
         reversible: action.reversible,
@@ -161,7 +178,9 @@ pub(crate) fn conceal(action: &action::Action, salts: &Salts) -> Result<Json, Er
             Ok((member.name, shown))
         })
         .collect();
-    shown.and_then(|members| Json::object(&members)).map_err(|_| internal("constraints cannot be committed to"))
+    shown
+        .and_then(|members| Json::object(&members))
+        .map_err(|_| internal("constraints cannot be committed to"))
 }
 
 /// Label under which members of the constraints are committed to.

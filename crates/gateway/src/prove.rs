@@ -4,7 +4,9 @@ use std::borrow::Cow;
 
 use execution::{Absence, Confirmation, Fate};
 use ledger::State;
-use receipt::{Amendment, Chain, Draft, Event, Json, Metadata, MoneyFields, NewEntry, PaymentStatus, Salts, Stage};
+use receipt::{
+    Amendment, Chain, Draft, Event, Json, Metadata, MoneyFields, NewEntry, PaymentStatus, Salts, Stage,
+};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -110,7 +112,14 @@ impl Gateway {
         let payment = if charged.is_some() { PaymentStatus::Charged } else { PaymentStatus::NotCharged };
         let mut chain = self.begin_ending(pending)?;
         let reference = confirmation.reference.as_deref();
-        self.push_execute(&mut chain, pending, "confirmed", reference, Some(&confirmation.answer), Json::NULL)?;
+        self.push_execute(
+            &mut chain,
+            pending,
+            "confirmed",
+            reference,
+            Some(&confirmation.answer),
+            Json::NULL,
+        )?;
         push_split(&mut chain, pending, charged, payment)?;
         let shown = charged.or(pending.money);
         let details = Details {
@@ -188,7 +197,12 @@ impl Gateway {
     }
 
     /// Closes the chain, signs, renders. An action that has its ORIGINAL receipt already gets an amendment.
-    pub(crate) fn prove(&self, pending: &Pending, ending: Ending<'_>, correlation_id: &str) -> Result<Proven, Error> {
+    pub(crate) fn prove(
+        &self,
+        pending: &Pending,
+        ending: Ending<'_>,
+        correlation_id: &str,
+    ) -> Result<Proven, Error> {
         let receipt_id = clock::new_id(clock::now_ms())?.to_string();
         let receipt = self.sign(pending, &ending, &receipt_id)?;
         let reference = ReceiptRef {
@@ -198,7 +212,12 @@ impl Gateway {
         };
         let payload = OutcomeRow {
             v: VERSION,
-            answer: ending.confirmation.map(|it| canonical(&it.answer)).transpose()?.map(|json| raw_json(&json)).transpose()?,
+            answer: ending
+                .confirmation
+                .map(|it| canonical(&it.answer))
+                .transpose()?
+                .map(|json| raw_json(&json))
+                .transpose()?,
             reference: ending.confirmation.and_then(|it| it.reference.clone()),
             details: ending.details.clone(),
             code: ending.code.map(|code| code.as_str().to_owned()),
@@ -214,10 +233,23 @@ impl Gateway {
         let reply = (self.render)(&outcome, &self.public_url);
         let payload = payload.to_bytes()?;
         let receipt_id = Some(receipt_id);
-        Ok(Proven { outcome, state: ending.state, receipt: Some(receipt), receipt_id, reply, payload, at_ms: clock::now_ms() })
+        Ok(Proven {
+            outcome,
+            state: ending.state,
+            receipt: Some(receipt),
+            receipt_id,
+            reply,
+            payload,
+            at_ms: clock::now_ms(),
+        })
     }
 
-    fn sign(&self, pending: &Pending, ending: &Ending<'_>, receipt_id: &str) -> Result<receipt::Receipt, Error> {
+    fn sign(
+        &self,
+        pending: &Pending,
+        ending: &Ending<'_>,
+        receipt_id: &str,
+    ) -> Result<receipt::Receipt, Error> {
         let row = &pending.row;
         let offer = pending.money;
         let transaction_id = pending.id.to_string();
@@ -228,9 +260,10 @@ impl Gateway {
             session_id: None,
             event: match &pending.original {
                 None => Event::Original,
-                Some(original) => {
-                    Event::Amendment { reason: Amendment::Settlement, of: Cow::Borrowed(&original.receipt_id) }
-                }
+                Some(original) => Event::Amendment {
+                    reason: Amendment::Settlement,
+                    of: Cow::Borrowed(&original.receipt_id),
+                },
             },
             payment_status: ending.payment,
             money: MoneyFields {
@@ -300,7 +333,9 @@ impl Gateway {
         answer: Option<&Value>,
         error: Json,
     ) -> Result<(), Error> {
-        let Some(call) = &pending.row.call else { return Err(internal("an action without a call was executed")) };
+        let Some(call) = &pending.row.call else {
+            return Err(internal("an action without a call was executed"));
+        };
         let answer = match answer {
             Some(answer) => conceal_answer(answer, &pending.salts()?)?,
             None => Json::NULL,
@@ -360,7 +395,9 @@ fn push_split(
         payment_mode: &pending.row.payment_mode,
         payment_status: payment.as_str(),
     };
-    push(chain, Stage::CommitAuthSplit, || Ok(NewEntry { output: Json::of(&split)?, ..NewEntry::at(clock::now()) }))
+    push(chain, Stage::CommitAuthSplit, || {
+        Ok(NewEntry { output: Json::of(&split)?, ..NewEntry::at(clock::now()) })
+    })
 }
 
 /// An answer as receipts may show it: an object member by member, anything else as a whole.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use action::ActionId;
+use action::{ActionId, Environment};
 use execution::Event;
 use futures_util::StreamExt;
 use ledger::{State, Stored};
@@ -24,6 +24,9 @@ const PAGE: u32 = 256;
 const AT_ONCE: usize = 32;
 /// The longest pause between two questions about one action.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The pause between two prunings of the sandbox, and actions pruned in one commit.
+const PRUNE_PAUSE: Duration = Duration::from_secs(60);
+const PRUNED_AT_ONCE: u32 = 256;
 
 impl Gateway {
     /// Looks after unsettled actions now and on a timer, until the task is aborted.
@@ -31,9 +34,16 @@ impl Gateway {
         let gateway = Arc::clone(self);
         let interval = Duration::from_millis(gateway.config.limits.recovery_interval_ms.max(10));
         tokio::spawn(async move {
+            let mut pruned: Option<Instant> = None;
             loop {
                 if let Err(error) = gateway.round().await {
                     tracing::warn!(%error, "unsettled actions could not be looked after");
+                }
+                if pruned.is_none_or(|at| at.elapsed() >= PRUNE_PAUSE) {
+                    pruned = Some(Instant::now());
+                    if let Err(error) = gateway.prune().await {
+                        tracing::warn!(%error, "old sandbox actions could not be deleted");
+                    }
                 }
                 tokio::time::sleep(interval).await;
             }
@@ -115,6 +125,19 @@ impl Gateway {
         let tries = inquiries.get(&id).map_or(0, |inquiry| inquiry.tries);
         let pause = base.saturating_mul(1 << tries.min(16)).min(LONGEST_PAUSE);
         inquiries.insert(id, Inquiry { tries: tries.saturating_add(1), next: Instant::now() + pause });
+    }
+
+    /// Pretended actions are kept for a while only.
+    async fn prune(&self) -> Result<(), Error> {
+        if self.environment != Environment::Sandbox {
+            return Ok(());
+        }
+        let hours = i64::try_from(self.config.sandbox.retention_hours).unwrap_or(i64::MAX);
+        let before_ms = clock::now_ms().saturating_sub(hours.saturating_mul(3_600_000));
+        while self.ledger.prune(before_ms, PRUNED_AT_ONCE).await.map_err(unavailable)?
+            == u64::from(PRUNED_AT_ONCE)
+        {}
+        Ok(())
     }
 
     /// Held actions nobody decided on in time.

@@ -35,10 +35,16 @@ impl Gateway {
     }
 
     /// Commit 2. The caller hears the reply only after this returned.
-    pub(crate) async fn settle(&self, tenant: &TenantState, pending: &Pending, proven: Proven) -> Result<Reply, Error> {
+    pub(crate) async fn settle(
+        &self,
+        tenant: &TenantState,
+        pending: &Pending,
+        proven: Proven,
+    ) -> Result<Reply, Error> {
         let Proven { outcome, state, receipt, receipt_id, reply, payload, at_ms } = proven;
         let charged = charged(pending, &outcome, state);
-        let entry = draft(tenant, event(state), Some(outward(state)), &pending.action_hash, pending.attempt());
+        let entry =
+            draft(tenant, event(state), Some(outward(state)), &pending.action_hash, pending.attempt());
         let settlement = Settlement {
             action: pending.id,
             outcome: ledger::Outcome {
@@ -58,25 +64,39 @@ impl Gateway {
     }
 
     /// What a repeated key is answered: the stored reply byte for byte, or that there is none yet.
-    pub(crate) async fn answer_again(&self, tenant: &TenantState, existing: Existing) -> Result<Answer, Error> {
+    pub(crate) async fn answer_again(
+        &self,
+        tenant: &TenantState,
+        existing: Existing,
+    ) -> Result<Answer, Error> {
         if !existing.same_request {
-            return Err(Error::new(Code::IdempotencyMismatch, "this idempotency key was used for another request")
-                .field("Idempotency-Key")
-                .hint("use a new key for a new request"));
+            return Err(Error::new(
+                Code::IdempotencyMismatch,
+                "this idempotency key was used for another request",
+            )
+            .field("Idempotency-Key")
+            .hint("use a new key for a new request"));
         }
         if existing.state == State::Held && existing.reply.is_none() {
             return self.still_held(tenant, existing.id).await;
         }
         let Some(reply) = existing.reply else {
-            return Err(Error::new(Code::IdempotencyInFlight, "the first request with this key is still under way")
-                .field("Idempotency-Key")
-                .retry_after(1));
+            return Err(Error::new(
+                Code::IdempotencyInFlight,
+                "the first request with this key is still under way",
+            )
+            .field("Idempotency-Key")
+            .retry_after(1));
         };
         if reply.body.is_empty() {
             return Err(Error::new(Code::Erased, "the answer to this key was erased"));
         }
         self.metrics.replay();
-        Ok(Answer { reply: Reply { status: reply.status, body: reply.body }, replayed: true, action_id: Some(existing.id) })
+        Ok(Answer {
+            reply: Reply { status: reply.status, body: reply.body },
+            replayed: true,
+            action_id: Some(existing.id),
+        })
     }
 
     async fn still_held(&self, tenant: &TenantState, id: ActionId) -> Result<Answer, Error> {
@@ -176,6 +196,12 @@ fn charged(pending: &Pending, outcome: &crate::Outcome, state: State) -> Option<
             let money = amount.and_then(|(amount, currency)| {
                 action::Money::parse(amount, action::Currency::of(currency)?).ok()
             });
+            let reserved_in = pending.money.map(|money| money.currency());
+            if money.is_some_and(|money| Some(money.currency()) != reserved_in) {
+                // Nobody can say what of the cap that was: it keeps what was reserved, and nothing more goes out.
+                tracing::error!(action = %pending.id, "charged in another currency than was reserved");
+                return Some((reserved, true));
+            }
             let quote_only = pending.row.payment_mode == action::PaymentMode::QuoteOnly.as_str();
             let minor = if quote_only { 0 } else { money.map_or(reserved, |money| money.minor()) };
             (minor != reserved).then_some((minor, minor > reserved))

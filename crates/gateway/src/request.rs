@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 use action::{Action, IdempotencyKey, PaymentMode, Refusal, RefusalKind, Request};
 use execution::Capabilities;
 use provider::Provider;
+use tokio::sync::oneshot;
 
+use crate::act::Errand;
 use crate::caller::{Caller, Deed};
 use crate::decide::Asked;
 use crate::gateway::Gateway;
 use crate::metrics::Step;
 use crate::outcome::Reply;
+use crate::row::internal;
 use crate::tenants::Rules;
 use crate::{Code, Error, clock};
 
@@ -39,6 +42,14 @@ pub struct Answer {
     pub action_id: Option<action::ActionId>,
 }
 
+/// What deciding on a request led to.
+pub(crate) enum Next {
+    /// There is something to say.
+    Said(Answer),
+    /// It is written down as sent, and is to be carried out.
+    Admitted(Box<Errand>),
+}
+
 /// When a request came in, by both clocks.
 #[derive(Clone, Copy)]
 pub(crate) struct Arrival {
@@ -47,20 +58,31 @@ pub(crate) struct Arrival {
 }
 
 impl Gateway {
-    /// Takes one request to its outcome.
+    /// Takes one request to its outcome, in a task of its own: a caller who hangs up changes nothing.
     ///
     /// # Errors
     /// Those that never became an action, and `EP_UNAVAILABLE` when an outcome could not be made durable: then the same
     /// key, sent again, finds out what happened.
     pub async fn execute(self: &Arc<Self>, caller: &Caller, ask: Ask) -> Result<Answer, Error> {
-        let answer = self.answer(caller, ask).await;
+        let (said, hears) = oneshot::channel();
+        let (gateway, caller) = (Arc::clone(self), caller.clone());
+        tokio::spawn(async move {
+            // Boxed, so that what judging needs is gone while the provider takes its time.
+            let next = Box::pin(gateway.decide_on(&caller, ask)).await;
+            match next {
+                Ok(Next::Admitted(errand)) => gateway.carry_out(*errand, said).await,
+                Ok(Next::Said(answer)) => drop(said.send(Ok(answer))),
+                Err(error) => drop(said.send(Err(error))),
+            }
+        });
+        let answer = hears.await.unwrap_or_else(|_| Err(internal("a request ended without a word")));
         if let Err(error) = &answer {
             self.metrics.error(error.code);
         }
         answer
     }
 
-    async fn answer(self: &Arc<Self>, caller: &Caller, ask: Ask) -> Result<Answer, Error> {
+    async fn decide_on(self: &Arc<Self>, caller: &Caller, ask: Ask) -> Result<Next, Error> {
         let arrival = Arrival { at_ms: clock::now_ms(), instant: Instant::now() };
         caller.must(Deed::Execute)?;
         let tenant = self.tenant(&caller.tenant)?;
@@ -73,7 +95,7 @@ impl Gateway {
         let asked = Asked { caller, tenant, rules: &rules, key: key.as_ref(), ask: &ask, arrival };
         if rules.policies.hard_deny().denies(&request.archetype, None, None).is_some() {
             request.refuse_card_data().map_err(refused)?;
-            return self.deny_by_name(&asked, &request).await;
+            return self.deny_by_name(&asked, &request).await.map(Next::Said);
         }
         let Some(archetype) = rules.catalogue.get(&request.archetype) else {
             return Err(refused(Refusal::unknown_archetype(&request.archetype)));
@@ -98,7 +120,7 @@ impl Gateway {
             (None, None) if ask.dry_run => Ok(None),
             (None, None) if self.environment == action::Environment::Sandbox => {
                 let id = clock::new_id(clock::now_ms())?.to_string();
-                IdempotencyKey::parse(&id).map(Some).map_err(|_| crate::row::internal("an id is no key"))
+                IdempotencyKey::parse(&id).map(Some).map_err(|_| internal("an id is no key"))
             }
             (None, None) => Err(Error::new(Code::IdempotencyRequired, "an idempotency key is required")
                 .field("Idempotency-Key")
@@ -110,9 +132,12 @@ impl Gateway {
     fn able_provider(&self, rules: &Rules, action: &Action) -> Result<Arc<dyn Provider>, Error> {
         let name = &action.archetype.name;
         let Some(provider) = rules.providers.get(name) else {
-            return Err(Error::new(Code::ProviderCannot, format!("archetype `{name}` is bound to no provider"))
-                .field("/archetype")
-                .hint("the operator adds a [binding] to the archetype's file in the catalogue"));
+            return Err(Error::new(
+                Code::ProviderCannot,
+                format!("archetype `{name}` is bound to no provider"),
+            )
+            .field("/archetype")
+            .hint("the operator adds a [binding] to the archetype's file in the catalogue"));
         };
         able(action, provider.capabilities())?;
         Ok(Arc::clone(provider))
@@ -134,16 +159,22 @@ fn able(action: &Action, capabilities: &Capabilities) -> Result<(), Error> {
         PaymentMode::ImmediateCharge => {}
         PaymentMode::QuoteOnly if quotes => {}
         mode => {
-            return Err(Error::new(Code::ProviderCannot, format!("payment mode `{mode}` is not offered for this archetype"))
-                .field("/payment_mode")
-                .hint("leave `payment_mode` out or send `IMMEDIATE_CHARGE`"));
+            return Err(Error::new(
+                Code::ProviderCannot,
+                format!("payment mode `{mode}` is not offered for this archetype"),
+            )
+            .field("/payment_mode")
+            .hint("leave `payment_mode` out or send `IMMEDIATE_CHARGE`"));
         }
     }
     let level = action.guarantee_level;
     if level > action::GuaranteeLevel::Atp1 || !capabilities.can_keep(level) {
-        return Err(Error::new(Code::ProviderCannot, format!("guarantee level `{level}` cannot be kept for this archetype"))
-            .field("/guarantee_level")
-            .hint("ask for `atp-1`"));
+        return Err(Error::new(
+            Code::ProviderCannot,
+            format!("guarantee level `{level}` cannot be kept for this archetype"),
+        )
+        .field("/guarantee_level")
+        .hint("ask for `atp-1`"));
     }
     Ok(())
 }

@@ -135,3 +135,26 @@ fn from_bytes<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, Error> {
     }
     serde_json::from_slice(bytes).map_err(|_| internal("a stored row cannot be read"))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const INTENT: &str = include_str!("../tests/golden/intent.json");
+    const OUTCOME: &str = include_str!("../tests/golden/outcome.json");
+
+    #[test]
+    fn rows_of_version_1_are_read_and_written_without_a_change() {
+        let intent = IntentRow::from_bytes(INTENT.trim().as_bytes()).unwrap();
+        assert_eq!(intent.v, VERSION);
+        assert_eq!(String::from_utf8(intent.to_bytes().unwrap()).unwrap(), INTENT.trim());
+        let outcome = OutcomeRow::from_bytes(OUTCOME.trim().as_bytes()).unwrap();
+        assert_eq!(String::from_utf8(outcome.to_bytes().unwrap()).unwrap(), OUTCOME.trim());
+    }
+
+    #[test]
+    fn an_erased_row_says_so() {
+        assert_eq!(IntentRow::from_bytes(b"").unwrap_err().code, Code::Erased);
+    }
+}

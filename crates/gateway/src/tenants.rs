@@ -45,7 +45,13 @@ pub(crate) struct TenantState {
 impl TenantState {
     pub(crate) fn new(tenant: Tenant, hmac: HmacKey, rules: Rules) -> TenantState {
         let reference = hex::encode(&hmac.sign(b"countersign/tenant-reference/1")[..16]).into();
-        TenantState { tenant, hmac, reference, rules: RwLock::new(Arc::new(rules)), observe_until_ms: AtomicI64::new(0) }
+        TenantState {
+            tenant,
+            hmac,
+            reference,
+            rules: RwLock::new(Arc::new(rules)),
+            observe_until_ms: AtomicI64::new(0),
+        }
     }
 
     pub(crate) fn rules(&self) -> Arc<Rules> {
@@ -90,7 +96,8 @@ fn judge_by(
     entities: Vec<Source>,
     environment: Environment,
 ) -> Result<Rules, Vec<Mistake>> {
-    let texts = Texts { catalogue: pairs(&catalogue), policies: pairs(&policies), entities: pairs(&entities) };
+    let texts =
+        Texts { catalogue: pairs(&catalogue), policies: pairs(&policies), entities: pairs(&entities) };
     let catalogue = Catalogue::load(true, &catalogue)?;
     let policies = match (policies.is_empty(), environment) {
         (true, Environment::Sandbox) => vec![Policies::sandbox()],
@@ -131,7 +138,11 @@ fn providers(
 
 /// The files of a tenant with one of these endings, by name. A folder that is not there is empty; one that cannot
 /// be read is a mistake.
-pub(crate) fn sources(folder: Option<&Path>, tenant: &Tenant, endings: &[&str]) -> Result<Vec<Source>, Vec<Mistake>> {
+pub(crate) fn sources(
+    folder: Option<&Path>,
+    tenant: &Tenant,
+    endings: &[&str],
+) -> Result<Vec<Source>, Vec<Mistake>> {
     let Some(folder) = folder else { return Ok(Vec::new()) };
     if !folder.is_dir() {
         return Err(vec![unreadable(folder, "there is no such folder")]);
@@ -164,6 +175,7 @@ pub(crate) fn read_again(texts: Texts, environment: Environment) -> Result<Rules
     let sources = |pairs: Vec<(String, String)>| {
         pairs.into_iter().map(|(name, text)| Source { name, text }).collect::<Vec<_>>()
     };
-    let (catalogue, policies, entities) = (sources(texts.catalogue), sources(texts.policies), sources(texts.entities));
+    let (catalogue, policies, entities) =
+        (sources(texts.catalogue), sources(texts.policies), sources(texts.entities));
     judge_by(catalogue, policies, entities, environment)
 }

@@ -20,7 +20,8 @@ impl Vault {
         let derived = Zeroizing::new(<[u8; 32]>::from(
             Sha256::new().chain_update("countersign/master/1").chain_update(secret).finalize(),
         ));
-        let key = UnboundKey::new(&AES_256_GCM, derived.as_slice()).map_err(|_| "the master secret is no key")?;
+        let key =
+            UnboundKey::new(&AES_256_GCM, derived.as_slice()).map_err(|_| "the master secret is no key")?;
         Ok(Vault { key: LessSafeKey::new(key) })
     }
 

@@ -141,10 +141,12 @@ impl Gateway {
     /// # Errors
     /// `EP_NOT_FOUND` if there is none.
     pub async fn receipt_by_address(&self, address: &str) -> Result<PublicReceipt, Error> {
-        let settled = self.ledger.address(address).await.map_err(unavailable)?.ok_or_else(|| not_found("receipt"))?;
+        let settled =
+            self.ledger.address(address).await.map_err(unavailable)?.ok_or_else(|| not_found("receipt"))?;
         let receipt = settled.receipt.ok_or_else(|| not_found("receipt"))?;
         let outcomes = self.ledger.outcomes(&settled.tenant, settled.action).await.map_err(unavailable)?;
-        let later = receipts(outcomes).into_iter().skip_while(|view| view.receipt.receipt_id != *receipt.id).skip(1);
+        let later =
+            receipts(outcomes).into_iter().skip_while(|view| view.receipt.receipt_id != *receipt.id).skip(1);
         Ok(PublicReceipt {
             amendments: later.collect(),
             document: receipt.document,
@@ -242,7 +244,8 @@ fn receipts(outcomes: Vec<Settled>) -> Vec<ReceiptView> {
         .enumerate()
         .map(|(index, (at_ms, receipt))| ReceiptView {
             receipt: reference(receipt),
-            event_type: if index == 0 { "ORIGINAL" } else { receipt::Amendment::Settlement.as_str() }.to_owned(),
+            event_type: if index == 0 { "ORIGINAL" } else { receipt::Amendment::Settlement.as_str() }
+                .to_owned(),
             created: time(at_ms),
         })
         .collect()

@@ -35,7 +35,7 @@ pub struct Item {
 #[derive(Clone, Debug)]
 pub(crate) enum Gate {
     Admit { hold_until_ms: Option<i64>, debits: Vec<crate::Debit>, effect: Option<Effect> },
-    Refuse { code: &'static str, outcome: Outcome, digests: Digests },
+    Refuse { code: &'static str, outcome: Box<Outcome>, digests: Digests },
 }
 
 impl From<Admission> for Item {
@@ -64,7 +64,7 @@ impl From<Refusal> for Item {
             accounts: Vec::new(),
             series: 0,
             seen: None,
-            gate: Gate::Refuse { code, outcome, digests },
+            gate: Gate::Refuse { code, outcome: Box::new(outcome), digests },
             intent,
         }
     }

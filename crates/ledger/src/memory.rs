@@ -26,8 +26,11 @@ struct World {
     chain: Chain,
     entries: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     actions: BTreeMap<i64, Row>,
+    /// The last row number given.
+    last: i64,
     ids: HashMap<ActionId, i64>,
-    outcomes: Vec<Settled>,
+    /// By entry.
+    outcomes: BTreeMap<i64, Settled>,
     rows: Rows,
     mandates: Vec<Mandate>,
     keys: Vec<ApiKey>,
@@ -41,7 +44,7 @@ struct Row {
     stored: Stored,
     claim: Option<Claim>,
     effect: Option<[u8; 32]>,
-    outcomes: Vec<usize>,
+    outcomes: Vec<i64>,
 }
 
 impl Memory {
@@ -54,8 +57,9 @@ impl Memory {
             chain: Chain::new(chain_id, None),
             entries: Vec::new(),
             actions: BTreeMap::new(),
+            last: 0,
             ids: HashMap::new(),
-            outcomes: Vec::new(),
+            outcomes: BTreeMap::new(),
             rows: Rows::default(),
             mandates: Vec::new(),
             keys: Vec::new(),
@@ -131,7 +135,7 @@ impl World {
 
     fn insert(&mut self, item: &Item) -> Result<i64, Error> {
         let intent = &item.intent;
-        let row = self.actions.len() as i64 + 1;
+        let row = self.last + 1;
         let hold_until_ms = match item.gate {
             Gate::Admit { hold_until_ms, .. } => hold_until_ms,
             Gate::Refuse { .. } => None,
@@ -157,6 +161,7 @@ impl World {
             reply: None,
         };
         let effect = item.effect().map(|effect| effect.hash);
+        self.last = row;
         self.actions.insert(row, Row { stored, claim: item.claim, effect, outcomes: Vec::new() });
         self.ids.insert(intent.id, row);
         match &item.gate {
@@ -201,7 +206,7 @@ impl World {
         let Some(row) = self.actions.get(&number) else { return Ok(0) };
         let (id, tenant) = (row.stored.id, row.stored.tenant.clone());
         let entry = self.append(outcome.at_ms, Some(id), &outcome.entry, outcome.digests().receipt, None)?;
-        self.outcomes.push(Settled {
+        let settled = Settled {
             action: id,
             tenant,
             state: outcome.state,
@@ -210,12 +215,28 @@ impl World {
             receipt: outcome.receipt.clone(),
             payload: outcome.payload.clone(),
             entry,
-        });
+        };
+        self.outcomes.insert(entry, settled);
         if let Some(row) = self.actions.get_mut(&number) {
-            row.outcomes.push(self.outcomes.len() - 1);
+            row.outcomes.push(entry);
             row.stored.reply = outcome.reply.clone().or_else(|| row.stored.reply.take());
         }
         Ok(entry)
+    }
+
+    fn prune(&mut self, before_ms: i64, limit: u32) -> u64 {
+        let old = |stored: &Stored| {
+            let expired = stored.expires_ms.is_some_and(|expires| expires <= before_ms);
+            stored.at_ms < before_ms && (stored.state.is_final() || stored.state == State::Held && expired)
+        };
+        let rows = self.actions.iter().filter(|(_, row)| old(&row.stored)).map(|(number, _)| *number);
+        let rows: Vec<i64> = rows.take(limit as usize).collect();
+        for row in rows.iter().filter_map(|number| self.actions.remove(number)) {
+            self.ids.remove(&row.stored.id);
+            row.claim.and_then(|claim| self.rows.claims.remove(&claim));
+            row.outcomes.iter().for_each(|entry| drop(self.outcomes.remove(entry)));
+        }
+        rows.len() as u64
     }
 
     fn row(&self, id: ActionId) -> Option<&Row> {
@@ -270,7 +291,7 @@ impl World {
                 return Err(Error::Chain { row, broken: crate::Broken::Record });
             }
         }
-        let receipts = self.outcomes.iter().filter(|outcome| outcome.receipt.is_some()).count() as u64;
+        let receipts = self.outcomes.values().filter(|outcome| outcome.receipt.is_some()).count() as u64;
         Ok(Verified { entries: walk.entries(), receipts, head: walk.head() })
     }
 }
@@ -324,8 +345,8 @@ impl Ledger for Memory {
 
     fn outcomes<'a>(&'a self, tenant: &'a Tenant, id: ActionId) -> Answer<'a, Vec<Settled>> {
         self.now(move |world| {
-            let numbers = world.of(tenant, id).map(|row| &*row.outcomes).unwrap_or_default();
-            Ok(numbers.iter().map(|number| world.outcomes[*number].clone()).collect())
+            let entries = world.of(tenant, id).map(|row| &*row.outcomes).unwrap_or_default();
+            Ok(entries.iter().filter_map(|entry| world.outcomes.get(entry).cloned()).collect())
         })
     }
 
@@ -335,7 +356,7 @@ impl Ledger for Memory {
                 outcome.tenant == *tenant
                     && outcome.receipt.as_ref().is_some_and(|receipt| *receipt.id == *id)
             };
-            Ok(world.outcomes.iter().find(is).cloned())
+            Ok(world.outcomes.values().find(is).cloned())
         })
     }
 
@@ -345,7 +366,7 @@ impl Ledger for Memory {
                 let receipt = outcome.receipt.as_ref();
                 receipt.is_some_and(|receipt| *receipt.short == *address || *receipt.signature == *address)
             };
-            Ok(world.outcomes.iter().find(is).cloned())
+            Ok(world.outcomes.values().find(is).cloned())
         })
     }
 
@@ -509,6 +530,10 @@ impl Ledger for Memory {
 
     fn kept<'a>(&'a self, digest: &'a str) -> Answer<'a, Option<Vec<u8>>> {
         self.now(move |world| Ok(world.kept.get(digest).cloned()))
+    }
+
+    fn prune(&self, before_ms: i64, limit: u32) -> Answer<'_, u64> {
+        self.now(move |world| Ok(world.prune(before_ms, limit)))
     }
 
     fn entries(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<(i64, Vec<u8>)>> {

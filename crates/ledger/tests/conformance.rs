@@ -612,6 +612,67 @@ fn the_first_tenant_key_is_kept_and_texts_stay_under_their_digest() {
     });
 }
 
+// Pruning.
+
+#[test]
+fn what_is_old_and_over_is_deleted_and_what_is_open_stays() {
+    on_every_ledger(|ledger| {
+        let at = |key: &str, at_ms: i64| {
+            let mut admission = Admission { effect: effect(key.as_bytes()[0]), ..admission(key) };
+            admission.intent.at_ms = at_ms;
+            admission
+        };
+        let held = |key: &str, until: i64| Admission { hold_until_ms: Some(until), ..at(key, NOW + 2) };
+        let done = admitted(&*ledger, at("done", NOW));
+        wait(ledger.settle(settlement(done, State::Failed, "1"))).unwrap();
+        wait(ledger.amend(settlement(done, State::Executed, "2"))).unwrap();
+        let open = admitted(&*ledger, at("open", NOW + 1));
+        let unclear = admitted(&*ledger, at("unclear", NOW + 1));
+        wait(ledger.settle(settlement(unclear, State::InDoubt, "3"))).unwrap();
+        let over = admitted(&*ledger, held("expired", NOW + 50));
+        let waits = admitted(&*ledger, held("waits", NOW + 500));
+        wait(ledger.refuse(refusal("refused", "4"))).unwrap();
+        let young = admitted(&*ledger, at("young", NOW + 100));
+        wait(ledger.settle(settlement(young, State::Executed, "5"))).unwrap();
+        let before = wait(ledger.verify()).unwrap();
+
+        assert_eq!(wait(ledger.prune(NOW, 10)).unwrap(), 0);
+        assert_eq!(wait(ledger.prune(NOW + 100, 2)).unwrap(), 2);
+        assert_eq!(wait(ledger.prune(NOW + 100, 2)).unwrap(), 1);
+        assert_eq!(wait(ledger.prune(NOW + 100, 2)).unwrap(), 0);
+
+        let tenant = Tenant::default();
+        let page = wait(ledger.actions(&tenant, Filter::default(), None, 10)).unwrap();
+        let left: Vec<_> = page.rows.iter().map(|stored| stored.id).collect();
+        assert_eq!(left, [young, waits, unclear, open]);
+        for id in [done, over] {
+            assert_eq!(wait(ledger.action(&tenant, id)).unwrap(), None);
+            assert_eq!(wait(ledger.outcomes(&tenant, id)).unwrap(), []);
+        }
+        for name in ["1", "2", "4"] {
+            assert_eq!(wait(ledger.receipt(&tenant, &format!("receipt-{name}"))).unwrap(), None);
+            assert_eq!(wait(ledger.address(&format!("short-{name}"))).unwrap(), None);
+            assert_eq!(wait(ledger.address(&format!("signature-{name}"))).unwrap(), None);
+        }
+        assert_eq!(wait(ledger.outcomes(&tenant, young)).unwrap().len(), 1);
+        assert!(wait(ledger.address("short-5")).unwrap().is_some());
+
+        let after = wait(ledger.verify()).unwrap();
+        assert_eq!((after.entries, after.head), (before.entries, before.head));
+        assert_eq!((before.receipts, after.receipts), (5, 2));
+
+        // The keys and effects of what is gone are free again, those of what is left are not.
+        for key in ["done", "expired", "refused"] {
+            let id = admitted(&*ledger, at(key, NOW + 200));
+            let again = wait(ledger.action(&tenant, id)).unwrap().unwrap();
+            assert!(page.rows.iter().all(|stored| stored.row < again.row), "rows keep their order");
+        }
+        for key in ["open", "unclear", "waits", "young"] {
+            assert!(matches!(admit(&*ledger, at(key, NOW + 200)), Admitted::Existing(_)), "{key}");
+        }
+    });
+}
+
 // The chain.
 
 #[test]

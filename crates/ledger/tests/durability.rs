@@ -546,3 +546,96 @@ fn entries_swapped_or_from_another_chain_do_not_follow() {
         assert_eq!(walk(order), Err(Broken::Previous), "{order:?}");
     }
 }
+
+// Pruned rows.
+
+#[test]
+fn a_pruned_store_verifies_and_what_was_altered_in_it_is_still_found() {
+    let alterations: [(&str, i64, Broken); 6] = [
+        ("UPDATE outcome SET document = x'00' WHERE entry = 4", 4, Broken::Receipt),
+        ("UPDATE outcome SET document = NULL WHERE entry = 4", 4, Broken::Receipt),
+        ("UPDATE outcome SET document = x'00' WHERE entry = 7", 7, Broken::Receipt),
+        ("DELETE FROM outcome WHERE entry = 7", 7, Broken::Receipt),
+        ("DELETE FROM entry WHERE row = 3", 4, Broken::Missing),
+        ("DELETE FROM meta WHERE name = 'pruned_entry'", 5, Broken::Receipt),
+    ];
+    for (sql, row, broken) in alterations {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = sqlite(directory.path());
+        // Entries: 2 and 3 admit, 4 leaves the younger in doubt, 5 ends the older, 6 and 7 come after it.
+        let older = admitted(&ledger, admission("a"));
+        let doubted = admitted(&ledger, admission("b"));
+        wait(ledger.settle(settlement(doubted, State::InDoubt, "b"))).unwrap();
+        wait(ledger.settle(settlement(older, State::Executed, "a"))).unwrap();
+        let mut late = admission("c");
+        late.intent.at_ms = NOW + 1;
+        let late = admitted(&ledger, late);
+        wait(ledger.settle(settlement(late, State::Executed, "c"))).unwrap();
+        assert_eq!(wait(ledger.prune(NOW + 1, 10)).unwrap(), 1);
+        let verified = wait(ledger.verify()).unwrap();
+        assert_eq!((verified.entries, verified.receipts), (7, 2));
+
+        assert_eq!(db(directory.path()).execute(sql, []).unwrap(), 1, "{sql}");
+        match wait(ledger.verify()) {
+            Err(Error::Chain { row: found, broken: how }) => assert_eq!((found, how), (row, broken), "{sql}"),
+            other => panic!("{sql}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn pruning_leaves_no_row_behind_and_its_numbers_and_histories_outlive_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = sqlite(directory.path());
+    let tenant = Tenant::default();
+    let pay = |ledger: &Sqlite, key: &str| {
+        let id = admitted(ledger, Admission { effect: effect(1), ..payment(key, 10, &["m"]) });
+        wait(ledger.settle(settlement(id, State::Executed, key))).unwrap();
+        wait(ledger.action(&tenant, id)).unwrap().unwrap().row
+    };
+    let first = pay(&ledger, "a");
+    assert_eq!(wait(ledger.prune(NOW + 1, 10)).unwrap(), 1);
+    for table in ["action", "fate", "outcome", "address", "effect", "repeat"] {
+        let count = format!("SELECT count(*) FROM {table}");
+        let left: i64 = db(directory.path()).query_row(&count, [], |row| row.get(0)).unwrap();
+        assert_eq!(left, 0, "{table}");
+    }
+    // What a killed process leaves behind.
+    let copy = tempfile::tempdir().unwrap();
+    for name in ["ledger.db", "ledger.db-wal"] {
+        std::fs::copy(directory.path().join(name), copy.path().join(name)).unwrap();
+    }
+    drop(ledger);
+    for path in [copy.path(), directory.path()] {
+        let reopened = open(path, Options::new("chain-2", NOW));
+        let agent = subject();
+        let facts = wait(reopened.facts(query(&tenant, &agent))).unwrap();
+        assert_eq!(facts.series.amounts().collect::<Vec<_>>(), [10]);
+        assert_eq!(spent(&reopened, "m"), 10);
+        assert!(pay(&reopened, "b") > first);
+        wait(reopened.verify()).unwrap();
+    }
+}
+
+#[test]
+fn a_key_that_moved_on_to_the_next_number_is_found_as_long_as_it_is_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = sqlite(directory.path());
+    for (key, at_ms) in [("first", NOW), ("second", NOW + 10)] {
+        let mut refusal = refusal(key, key);
+        refusal.intent.at_ms = at_ms;
+        wait(ledger.refuse(refusal)).unwrap();
+    }
+    // As if both had the same 64 bits.
+    let db = db(directory.path());
+    db.execute_batch(
+        "UPDATE action SET slot = slot + 1 WHERE key = 'second';
+         UPDATE action SET slot = (SELECT slot - 1 FROM action WHERE key = 'second') WHERE key = 'first';",
+    )
+    .unwrap();
+    assert_eq!(wait(ledger.prune(NOW + 5, 10)).unwrap(), 0);
+    assert!(matches!(admit(&ledger, admission("second")), Admitted::Existing(_)));
+    assert_eq!(wait(ledger.prune(NOW + 11, 10)).unwrap(), 1);
+    assert_eq!(wait(ledger.prune(NOW + 11, 10)).unwrap(), 1);
+    admitted(&ledger, admission("second"));
+}

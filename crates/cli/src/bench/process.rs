@@ -27,7 +27,7 @@ impl Usage {
         let status = fs::read_to_string(format!("{folder}/status")).ok()?;
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
         let resident: u64 = resident.trim().trim_end_matches("kB").trim().parse().ok()?;
-        Some(Usage { cpu: ticks(pid)?, resident: resident * 1024, threads: threads(&folder) })
+        Some(Usage { cpu: ticks(pid)?, resident: resident * 1024, threads: threads(pid, &folder) })
     }
 
     /// CPU since `before` by name of thread. Threads that ended in between are not in it.
@@ -81,7 +81,8 @@ fn ticks(pid: u32) -> Option<Duration> {
     Some(Duration::from_secs_f64((user + system) as f64 / rustix::param::clock_ticks_per_second() as f64))
 }
 
-fn threads(folder: &str) -> BTreeMap<u64, (String, Duration)> {
+/// The first thread is named after whatever file the program was started from; here it is `main`.
+fn threads(pid: u32, folder: &str) -> BTreeMap<u64, (String, Duration)> {
     let mut out = BTreeMap::new();
     let entries = fs::read_dir(format!("{folder}/task")).into_iter().flatten().flatten();
     for entry in entries {
@@ -90,7 +91,8 @@ fn threads(folder: &str) -> BTreeMap<u64, (String, Duration)> {
         let id = entry.file_name().to_str().and_then(|id| id.parse().ok());
         let nanos = read("schedstat").and_then(|text| text.split(' ').next()?.parse().ok());
         if let (Some(id), Some(name), Some(nanos)) = (id, read("comm"), nanos) {
-            out.insert(id, (name.trim().to_owned(), Duration::from_nanos(nanos)));
+            let name = if id == u64::from(pid) { "main" } else { name.trim() };
+            out.insert(id, (name.to_owned(), Duration::from_nanos(nanos)));
         }
     }
     out

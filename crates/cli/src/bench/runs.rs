@@ -98,8 +98,9 @@ pub(crate) fn all(args: &Args, effort: Effort) -> Result<Figures> {
     }
     let (ready, request, answer_bytes) = first_look(folder.path(), &effort)?;
     let echo = echoes(&request, answer_bytes, &effort)?;
-    let runs =
-        SCENARIOS.iter().map(|scenario| scenario.run(folder.path(), &effort)).collect::<Result<_>>()?;
+    let wanted = |scenario: &&Scenario| args.only.as_ref().is_none_or(|text| scenario.name.contains(text));
+    let runs = SCENARIOS.iter().filter(wanted);
+    let runs = runs.map(|scenario| scenario.run(folder.path(), &effort)).collect::<Result<_>>()?;
     let soak = args.soak.map(|count| soak(folder.path(), count, &effort)).transpose()?;
     Ok(figures(echo, Some(Gateway { ready, runs, soak })))
 }
@@ -208,13 +209,14 @@ impl Scenario {
             templates,
             first_serial: 0,
         };
+        let before = site.left()?;
         let load = load::run(&plan, gateway.server.id(), self.name)?;
         let step_us = gateway.steps()?;
         gateway.server.end();
-        let (left, all) = (site.left()?, load.outcome.sent as f64);
+        let (after, all) = (site.left()?, load.outcome.sent as f64);
         let kept = Kept {
-            rows_per_action: left.rows as f64 / all,
-            bytes_per_action: left.bytes as f64 / all,
+            rows_per_action: after.rows.saturating_sub(before.rows) as f64 / all,
+            bytes_per_action: after.bytes.saturating_sub(before.bytes) as f64 / all,
             step_us,
         };
         Ok((load, kept))

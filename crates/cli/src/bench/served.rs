@@ -60,7 +60,7 @@ impl Site {
         Ok(Gateway { site: self, server })
     }
 
-    /// What lies in the data directory; only when no gateway runs on it.
+    /// What lies in the data directory.
     pub(crate) fn left(&self) -> Result<Left> {
         Left::of(&self.folder.path().join(DATA))
     }

@@ -50,8 +50,16 @@ impl Narrator {
 
     pub(super) fn cast(&self, world: &World) -> Result<()> {
         let (bank, gateway) = (world.bank_process(), world.gateway_process());
-        self.line(format!("  bank      {}  (process {}), keeps the accounts and counts every payment", bank.url, bank.id()))?;
-        self.line(format!("  gateway   {}  (process {}), alone holds the bank's token", gateway.url, gateway.id()))?;
+        self.line(format!(
+            "  bank      {}  (process {}), keeps the accounts and counts every payment",
+            bank.url,
+            bank.id()
+        ))?;
+        self.line(format!(
+            "  gateway   {}  (process {}), alone holds the bank's token",
+            gateway.url,
+            gateway.id()
+        ))?;
         self.line("  agent     demo-agent, with a mandate for payments of 500.00 USD in all")
     }
 
@@ -90,7 +98,10 @@ impl Narrator {
         let program = program();
         let pin = display(&folder.pin());
         self.line("")?;
-        self.line(format!("Receipts, key set and issuer pin are in {}", self.paint.bold(display(folder.path()))))?;
+        self.line(format!(
+            "Receipts, key set and issuer pin are in {}",
+            self.paint.bold(display(folder.path()))
+        ))?;
         self.line("Verify them again, without gateway or bank:")?;
         self.line(format!("  {program} verify {} --issuer {pin}", display(&folder.receipts())))?;
         self.line(format!("  {program} verify {} --issuer {pin}", display(&folder.tampered())))?;
@@ -115,7 +126,11 @@ impl Narrator {
     ) -> Result<()> {
         for promise in &promises {
             let text = shown(&promise.text);
-            let line = if promise.kept { self.paint.good(format_args!("✓ {text}")) } else { self.paint.bad(format_args!("✗ {text}")) };
+            let line = if promise.kept {
+                self.paint.good(format_args!("✓ {text}"))
+            } else {
+                self.paint.bad(format_args!("✗ {text}"))
+            };
             self.line(format!("     {line}"))?;
             if !promise.kept && self.silent {
                 out::note(format_args!("{name}: not so: {text}"));

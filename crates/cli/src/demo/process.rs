@@ -78,7 +78,8 @@ impl Drop for Process {
 
 /// This program, with no configuration from outside but the log level.
 pub(super) fn this_program() -> Result<Command> {
-    let program: PathBuf = std::env::current_exe().while_we(|| "cannot find this program's own file".to_owned())?;
+    let program: PathBuf =
+        std::env::current_exe().while_we(|| "cannot find this program's own file".to_owned())?;
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();

@@ -20,7 +20,8 @@ impl Folder {
         let folder = match dir {
             Some(dir) => own(dir)?,
             None => {
-                let folder = tempfile::Builder::new().prefix("countersign-receipts-").disable_cleanup(true).tempdir();
+                let folder =
+                    tempfile::Builder::new().prefix("countersign-receipts-").disable_cleanup(true).tempdir();
                 folder.while_we(|| "cannot make a temporary folder".to_owned())?.keep()
             }
         };
@@ -61,7 +62,8 @@ impl Folder {
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        fs::write(self.0.join(name), bytes).while_we(|| format!("cannot write `{name}` in `{}`", self.0.display()))
+        fs::write(self.0.join(name), bytes)
+            .while_we(|| format!("cannot write `{name}` in `{}`", self.0.display()))
     }
 
     fn read(&self, name: &str) -> Result<Vec<u8>> {
@@ -89,7 +91,11 @@ fn genuine(
         promises.push(promise(format!("{}: {verdict}", receipt_file(told)), verdict == Verdict::Valid));
     }
     promises.push(promise("every outcome has its receipt, refusals too", receipts.len() == 7));
-    narrator.look("receipts_verified", "Gateway and bank are gone; the receipts are verified from files alone", promises)
+    narrator.look(
+        "receipts_verified",
+        "Gateway and bank are gone; the receipts are verified from files alone",
+        promises,
+    )
 }
 
 fn tampered(
@@ -99,9 +105,14 @@ fn tampered(
     verify: &impl Fn(&[u8]) -> Report,
 ) -> Result<()> {
     let first = receipts.first().ok_or_else(|| Error::new("there is no receipt to tamper with"))?;
-    let document = String::from_utf8(folder.read(&receipt_file(first))?).while_we(|| "a receipt is not text".to_owned())?;
+    let document = String::from_utf8(folder.read(&receipt_file(first))?)
+        .while_we(|| "a receipt is not text".to_owned())?;
     let Some((forged, index)) = forge(&document) else {
-        return narrator.look("tampered", "A forger changes the amount", vec![promise("no entry shows the amount", false)]);
+        return narrator.look(
+            "tampered",
+            "A forger changes the amount",
+            vec![promise("no entry shows the amount", false)],
+        );
     };
     folder.write(&format!("tampered/{}.json", first.file), forged.as_bytes())?;
     let verdict = verify(forged.as_bytes()).verdict;
@@ -125,7 +136,8 @@ fn own(dir: &Path) -> Result<PathBuf> {
     let mut entries = fs::read_dir(dir).while_we(|| format!("cannot list `{shown}`"))?;
     if entries.next().is_some() {
         if !dir.join(MARK).is_file() {
-            return Err(Error::new(format!("`{shown}` is not empty")).hint("name a new folder, or one that an earlier demo made"));
+            return Err(Error::new(format!("`{shown}` is not empty"))
+                .hint("name a new folder, or one that an earlier demo made"));
         }
         for inner in ["receipts", "tampered"].map(|name| dir.join(name)) {
             if inner.is_dir() {

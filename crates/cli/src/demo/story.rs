@@ -37,19 +37,40 @@ fn paid(world: &World, narrator: &mut Narrator) -> Result<Answer> {
     let promises = vec![
         promise("executed", is(&answer, 200, "executed")),
         promise("a receipt was signed", answer.body["receipt_id"].is_string()),
-        promise("the bank moved 120.00 USD, once", (world.balance(SUPPLIER)?, world.payments()?) == (120_00, 1)),
+        promise(
+            "the bank moved 120.00 USD, once",
+            (world.balance(SUPPLIER)?, world.payments()?) == (12_000, 1),
+        ),
     ];
-    narrator.step("payment_executed", "A payment within the mandate", "pay 120.00 USD to acct-supplier, key demo-1", &answer, promises)?;
+    narrator.step(
+        "payment_executed",
+        "A payment within the mandate",
+        "pay 120.00 USD to acct-supplier, key demo-1",
+        &answer,
+        promises,
+    )?;
     Ok(answer)
 }
 
 fn replayed(world: &World, narrator: &mut Narrator, first: &Answer) -> Result<()> {
     let answer = world.ask("demo-1", PAYMENT, &payment(SUPPLIER, "120.00"))?;
     let promises = vec![
-        promise("marked as a replay, and the same answer byte for byte", answer.replayed && answer.bytes == first.bytes),
-        promise("the bank's balance did not move", (world.balance(SUPPLIER)?, world.payments()?) == (120_00, 1)),
+        promise(
+            "marked as a replay, and the same answer byte for byte",
+            answer.replayed && answer.bytes == first.bytes,
+        ),
+        promise(
+            "the bank's balance did not move",
+            (world.balance(SUPPLIER)?, world.payments()?) == (12_000, 1),
+        ),
     ];
-    narrator.step("replayed", "The same request again, as after a lost connection", "the same, key demo-1 again", &answer, promises)
+    narrator.step(
+        "replayed",
+        "The same request again, as after a lost connection",
+        "the same, key demo-1 again",
+        &answer,
+        promises,
+    )
 }
 
 fn over_the_cap(world: &World, narrator: &mut Narrator) -> Result<Answer> {
@@ -58,7 +79,13 @@ fn over_the_cap(world: &World, narrator: &mut Narrator) -> Result<Answer> {
         promise("blocked: the mandate does not reach that far", blocked(&answer, "EP_DELEGATION_BLOCK")),
         promise("no money moved", world.payments()? == 1),
     ];
-    narrator.step("over_cap", "More than the mandate allows", "pay 900.00 USD to acct-landlord, key demo-3", &answer, promises)?;
+    narrator.step(
+        "over_cap",
+        "More than the mandate allows",
+        "pay 900.00 USD to acct-landlord, key demo-3",
+        &answer,
+        promises,
+    )?;
     Ok(answer)
 }
 
@@ -68,7 +95,13 @@ fn hard_denied(world: &World, narrator: &mut Narrator) -> Result<Answer> {
         "blocked, whatever mandate or policy says, and the refusal is signed",
         blocked(&answer, "EP_BOUNDARY_BLOCK") && answer.body["receipt_id"].is_string(),
     )];
-    narrator.step("hard_denied", "Something no agent may ever do", "delete_audit_log, key demo-4", &answer, promises)?;
+    narrator.step(
+        "hard_denied",
+        "Something no agent may ever do",
+        "delete_audit_log, key demo-4",
+        &answer,
+        promises,
+    )?;
     Ok(answer)
 }
 
@@ -86,7 +119,13 @@ fn incomplete(world: &World, narrator: &mut Narrator) -> Result<Answer> {
             missing["field"] == "/recipient",
         ),
     ];
-    narrator.step("incomplete", "A payment to nobody", "pay 40.00 USD, no recipient, key demo-5", &answer, promises)?;
+    narrator.step(
+        "incomplete",
+        "A payment to nobody",
+        "pay 40.00 USD, no recipient, key demo-5",
+        &answer,
+        promises,
+    )?;
     Ok(answer)
 }
 
@@ -95,20 +134,37 @@ fn duplicate(world: &World, narrator: &mut Narrator, first: &Answer) -> Result<A
     let earlier = &answer.body["details"]["earlier_transaction"];
     let promises = vec![
         promise("stopped as a probable duplicate", blocked(&answer, "EP_PROBABLE_DUPLICATE")),
-        promise("the first payment is named", earlier.is_string() && earlier == &first.body["transaction_id"]),
-        promise("no money moved", (world.balance(SUPPLIER)?, world.payments()?) == (120_00, 1)),
+        promise(
+            "the first payment is named",
+            earlier.is_string() && earlier == &first.body["transaction_id"],
+        ),
+        promise("no money moved", (world.balance(SUPPLIER)?, world.payments()?) == (12_000, 1)),
     ];
     let asked = "pay 120.00 USD to acct-supplier, now under key demo-6";
-    narrator.step("duplicate", "The agent forgot, planned anew, and asks for the same payment", asked, &answer, promises)?;
+    narrator.step(
+        "duplicate",
+        "The agent forgot, planned anew, and asks for the same payment",
+        asked,
+        &answer,
+        promises,
+    )?;
     Ok(answer)
 }
 
 fn frozen(world: &World, narrator: &mut Narrator) -> Result<Answer> {
     world.freeze()?;
     let answer = world.ask("demo-7", PAYMENT, &payment("acct-printer", "80.00"))?;
-    let promises =
-        vec![promise("blocked", blocked(&answer, "EP_FROZEN")), promise("no money moved", world.payments()? == 1)];
-    narrator.step("frozen", "An admin has frozen everything", "pay 80.00 USD to acct-printer, key demo-7", &answer, promises)?;
+    let promises = vec![
+        promise("blocked", blocked(&answer, "EP_FROZEN")),
+        promise("no money moved", world.payments()? == 1),
+    ];
+    narrator.step(
+        "frozen",
+        "An admin has frozen everything",
+        "pay 80.00 USD to acct-printer, key demo-7",
+        &answer,
+        promises,
+    )?;
     Ok(answer)
 }
 
@@ -117,9 +173,18 @@ fn thawed(world: &World, narrator: &mut Narrator) -> Result<Answer> {
     let answer = world.ask("demo-8", PAYMENT, &payment("acct-printer", "80.00"))?;
     let promises = vec![
         promise("executed", is(&answer, 200, "executed")),
-        promise("the bank moved 80.00 USD, once", (world.balance("acct-printer")?, world.payments()?) == (80_00, 2)),
+        promise(
+            "the bank moved 80.00 USD, once",
+            (world.balance("acct-printer")?, world.payments()?) == (8_000, 2),
+        ),
     ];
-    narrator.step("thawed", "… and thawed it again", "pay 80.00 USD to acct-printer, key demo-8", &answer, promises)?;
+    narrator.step(
+        "thawed",
+        "… and thawed it again",
+        "pay 80.00 USD to acct-printer, key demo-8",
+        &answer,
+        promises,
+    )?;
     Ok(answer)
 }
 

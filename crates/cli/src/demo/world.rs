@@ -57,7 +57,8 @@ impl World {
         let http = Client::builder().no_proxy().timeout(Duration::from_secs(30)).build();
         let http = http.while_we(|| "cannot start an HTTP client".to_owned())?;
         let mandate = String::new();
-        let mut world = World { gateway, bank, folder, http, token, agent_key, operator_key, admin_key, mandate };
+        let mut world =
+            World { gateway, bank, folder, http, token, agent_key, operator_key, admin_key, mandate };
         world.mandate = world.grant()?;
         Ok(world)
     }
@@ -77,7 +78,8 @@ impl World {
 
     /// The agent asks for an action under an idempotency key.
     pub(super) fn ask(&self, key: &str, archetype: &str, constraints: &Value) -> Result<Answer> {
-        let body = json!({"archetype": archetype, "constraints": constraints, "delegation_token": self.mandate});
+        let body =
+            json!({"archetype": archetype, "constraints": constraints, "delegation_token": self.mandate});
         let request = self
             .http
             .post(format!("{}/api/execute", self.gateway.url))
@@ -150,7 +152,8 @@ fn send(request: RequestBuilder, body: Option<&Value>) -> Result<Answer> {
         Some(body) => request.header("content-type", "application/json").body(body.to_string()),
         None => request,
     };
-    let response = request.send().map_err(|error| Error::new("the demo's own process did not answer").because(error))?;
+    let response =
+        request.send().map_err(|error| Error::new("the demo's own process did not answer").because(error))?;
     let status = response.status().as_u16();
     let replayed = response.headers().get("idempotent-replayed").is_some_and(|value| value == "true");
     let bytes = response.bytes().while_we(|| "an answer broke off".to_owned())?.to_vec();

@@ -152,7 +152,8 @@ impl<R: Read> Blocks<R> {
             }
             let searched = self.held.len();
             self.fill()?;
-            let end = self.held[searched..].iter().rposition(|byte| *byte == b'\n').map(|at| searched + at + 1);
+            let end =
+                self.held[searched..].iter().rposition(|byte| *byte == b'\n').map(|at| searched + at + 1);
             if let Some(end) = end {
                 let rest = self.held.split_off(end);
                 let text = std::mem::replace(&mut self.held, rest);

@@ -18,17 +18,17 @@ pub(crate) struct Source {
     path: Option<PathBuf>,
 }
 
-/// All files named, folders replaced by what they hold, in the order of names.
+/// All files named, folders replaced by the files in them that end alike, in the order of names.
 ///
 /// # Errors
 /// A path does not exist or cannot be listed.
-pub(crate) fn documents(paths: &[PathBuf]) -> Result<Vec<Source>> {
+pub(crate) fn documents(paths: &[PathBuf], ending: &str) -> Result<Vec<Source>> {
     let mut all = Vec::new();
     for path in paths {
         if path.as_os_str() == "-" {
             all.push(Source { name: "stdin".to_owned(), length: None, path: None });
         } else if path.is_dir() {
-            for file in receipts_in(path)? {
+            for file in receipts_in(path, ending)? {
                 all.push(Source::file(file)?);
             }
         } else {
@@ -38,15 +38,14 @@ pub(crate) fn documents(paths: &[PathBuf]) -> Result<Vec<Source>> {
     Ok(all)
 }
 
-fn receipts_in(folder: &Path) -> Result<Vec<PathBuf>> {
+fn receipts_in(folder: &Path, ending: &str) -> Result<Vec<PathBuf>> {
     let list = || -> io::Result<Vec<PathBuf>> {
         std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect()
     };
     let mut files = list().while_we(|| format!("cannot list `{}`", folder.display()))?;
     files.retain(|file| {
         let named = |name: &str| file.file_name().is_some_and(|found| found == name);
-        let json = file.extension().is_some_and(|extension| extension == "json" || extension == "jsonl");
-        file.is_file() && json && !named(KEY_SET)
+        file.is_file() && file.extension().is_some_and(|found| found == ending) && !named(KEY_SET)
     });
     files.sort();
     Ok(files)
@@ -55,7 +54,8 @@ fn receipts_in(folder: &Path) -> Result<Vec<PathBuf>> {
 impl Source {
     fn file(path: PathBuf) -> Result<Source> {
         let name = path.display().to_string();
-        let about = std::fs::metadata(&path).map_err(|error| Error::new(format!("cannot read `{name}`")).because(error))?;
+        let about = std::fs::metadata(&path)
+            .map_err(|error| Error::new(format!("cannot read `{name}`")).because(error))?;
         Ok(Source { name, length: about.is_file().then_some(about.len()), path: Some(path) })
     }
 
@@ -63,7 +63,10 @@ impl Source {
     pub(crate) fn read(&self) -> Result<Vec<u8>> {
         let mut text = Vec::new();
         let longest = receipt::MAX_BYTES as u64 + 1;
-        self.open()?.take(longest).read_to_end(&mut text).while_we(|| format!("cannot read `{}`", self.name))?;
+        self.open()?
+            .take(longest)
+            .read_to_end(&mut text)
+            .while_we(|| format!("cannot read `{}`", self.name))?;
         // Editors and shells end a file with a newline; it is no part of the document.
         let trimmed = text.trim_ascii_end().len();
         text.truncate(trimmed);

@@ -76,8 +76,13 @@ impl Teller {
             return Ok(());
         }
         let rest = [(invalid, "invalid"), (quarantined, "quarantined"), (time_unproven, "time unproven")];
-        let rest = rest.iter().filter(|(count, _)| **count > 0).map(|(count, name)| format!(", {count} {name}"));
-        let text = format!("{total} {}: {valid} valid{}", if total == 1 { "receipt" } else { "receipts" }, rest.collect::<String>());
+        let rest =
+            rest.iter().filter(|(count, _)| **count > 0).map(|(count, name)| format!(", {count} {name}"));
+        let text = format!(
+            "{total} {}: {valid} valid{}",
+            if total == 1 { "receipt" } else { "receipts" },
+            rest.collect::<String>()
+        );
         out::line(if *valid == total { self.paint.good(text) } else { self.paint.bad(text) })
     }
 
@@ -91,10 +96,13 @@ impl Teller {
 pub(crate) fn progress(length: Option<u64>) -> ProgressBar {
     let worth_it = length.is_some_and(|length| length > WORTH_A_BAR) && io::stderr().is_terminal();
     let bar = match length {
-        Some(length) if worth_it => ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr_with_hz(10)),
+        Some(length) if worth_it => {
+            ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr_with_hz(10))
+        }
         _ => ProgressBar::hidden(),
     };
-    let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes}  {binary_bytes_per_sec}  {eta} left");
+    let style =
+        ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes}  {binary_bytes_per_sec}  {eta} left");
     match style {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,

@@ -18,7 +18,12 @@ pub(crate) struct Belief {
 impl Belief {
     /// # Errors
     /// Something cannot be read, or no key set is found that the pin bears out.
-    pub(crate) fn gather(issuer: &str, jwks: Option<&str>, disclosures: Option<&Path>, paths: &[PathBuf]) -> Result<Belief> {
+    pub(crate) fn gather(
+        issuer: &str,
+        jwks: Option<&str>,
+        disclosures: Option<&Path>,
+        paths: &[PathBuf],
+    ) -> Result<Belief> {
         let (pin, pin_file) = read_pin(issuer)?;
         let jwks = match jwks {
             Some(place) => named_key_set(place)?,
@@ -27,7 +32,8 @@ impl Belief {
         let disclosures = match disclosures {
             Some(file) => {
                 let text = std::fs::read(file).while_we(|| format!("cannot read `{}`", file.display()))?;
-                Disclosures::parse(&text).while_we(|| format!("cannot use the disclosures in `{}`", file.display()))?
+                Disclosures::parse(&text)
+                    .while_we(|| format!("cannot use the disclosures in `{}`", file.display()))?
             }
             None => Disclosures::default(),
         };
@@ -51,21 +57,28 @@ fn read_pin(issuer: &str) -> Result<(Pin, Option<PathBuf>)> {
         })?;
         (text, Some(PathBuf::from(issuer)))
     };
-    let pin = Pin::parse(&text).map_err(|error| Error::new(format!("cannot use `--issuer {issuer}`")).because(error))?;
+    let pin = Pin::parse(&text)
+        .map_err(|error| Error::new(format!("cannot use `--issuer {issuer}`")).because(error))?;
     Ok((pin, file))
 }
 
 fn named_key_set(place: &str) -> Result<Jwks> {
     let is_url = place.starts_with("https://") || place.starts_with("http://");
-    let text = if is_url { fetch(place)? } else { std::fs::read(place).while_we(|| format!("cannot read `{place}`"))? };
+    let text = if is_url {
+        fetch(place)?
+    } else {
+        std::fs::read(place).while_we(|| format!("cannot read `{place}`"))?
+    };
     Jwks::parse(&text).while_we(|| format!("cannot use the key set `{place}`"))
 }
 
 /// A key set may come from anywhere, since only one whose digest is pinned is believed.
 fn fetch(url: &str) -> Result<Vec<u8>> {
     let cannot = || format!("cannot fetch `{url}`");
-    let http = reqwest::blocking::Client::builder().timeout(Duration::from_secs(20)).build().while_we(cannot)?;
-    let response = http.get(url).send().and_then(reqwest::blocking::Response::error_for_status).while_we(cannot)?;
+    let http =
+        reqwest::blocking::Client::builder().timeout(Duration::from_secs(20)).build().while_we(cannot)?;
+    let response =
+        http.get(url).send().and_then(reqwest::blocking::Response::error_for_status).while_we(cannot)?;
     let mut text = Vec::new();
     response.take(LONGEST_KEY_SET + 1).read_to_end(&mut text).while_we(cannot)?;
     if text.len() as u64 > LONGEST_KEY_SET {

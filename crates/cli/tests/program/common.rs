@@ -23,8 +23,15 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// Whether stderr says this, however its lines are wrapped.
+    pub(crate) fn says(&self, text: &str) -> bool {
+        let words = self.stderr.split_whitespace().filter(|word| *word != "│");
+        words.collect::<Vec<_>>().join(" ").contains(text)
+    }
+
     pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}{}", self.stdout, self.stderr))
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}{}", self.stdout, self.stderr))
     }
 }
 

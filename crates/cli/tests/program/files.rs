@@ -36,11 +36,12 @@ fn a_binding_is_checked_as_the_gateway_would_read_it() {
     let catalogue = folder.path().join("catalogue").display().to_string();
     let undeclared = run(["catalog", "check", &catalogue]);
     assert_eq!(undeclared.code, 1);
-    assert!(undeclared.stderr.contains("payment.toml:6:"), "{}", undeclared.stderr);
+    assert!(undeclared.says("payment.toml:6:"), "{}", undeclared.stderr);
 
     // Declared is enough: a checker need not hold the secret.
     let config = folder.path().join("countersign.toml");
-    std::fs::write(&config, "[secrets.bank]\nenv = \"NO_SUCH_VARIABLE\"\nhosts = [\"bank.example\"]\n").unwrap();
+    std::fs::write(&config, "[secrets.bank]\nenv = \"NO_SUCH_VARIABLE\"\nhosts = [\"bank.example\"]\n")
+        .unwrap();
     let declared = run(["catalog", "check", &catalogue, "--config", config.to_str().unwrap()]);
     assert_eq!(declared.code, 0, "{}", declared.stderr);
     assert!(declared.stdout.contains("PAYMENT_TRANSFER"), "{}", declared.stdout);
@@ -62,10 +63,43 @@ fn every_template_is_a_policy_that_checks() {
 }
 
 #[test]
+fn what_the_documentation_shows_checks() {
+    let folder = tempfile::tempdir().unwrap();
+    for inner in ["catalogue", "policies"] {
+        std::fs::create_dir(folder.path().join(inner)).unwrap();
+    }
+    let write = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let config = write("countersign.toml", blocks("operations.md", "toml"));
+    write("catalogue/refund.toml", blocks("catalogue.md", "toml"));
+    let catalogue = folder.path().join("catalogue").display().to_string();
+    let told = run(["catalog", "check", &catalogue, "--config", &config]);
+    assert_eq!(told.code, 0, "{}", told.stderr);
+    assert!(told.stdout.contains("REFUND"), "{}", told.stdout);
+
+    write("policies/example.cedar", blocks("policies.md", "cedar"));
+    write("policies/entities.json", blocks("policies.md", "json"));
+    let policies = folder.path().join("policies").display().to_string();
+    let told = run(["policy", "check", &policies]);
+    assert_eq!(told.code, 0, "{}", told.stderr);
+}
+
+/// All blocks of one language in a page of docs/.
+fn blocks(page: &str, language: &str) -> String {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(page);
+    let page = std::fs::read_to_string(page).unwrap();
+    let fence = format!("```{language}\n");
+    page.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap()).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
 fn a_wrong_name_says_what_to_do() {
     let told = run(["policy", "templates", "no-such"]);
     assert_eq!(told.code, 1);
-    assert!(told.stderr.contains("`countersign policy templates`"), "{}", told.stderr);
+    assert!(told.says("`countersign policy templates`"), "{}", told.stderr);
     assert_eq!(run(["policy", "check", "/no/such/folder"]).code, 1);
     assert_eq!(run(["no-such-command"]).code, 64);
     assert_eq!(run(["--help"]).code, 0);

@@ -22,7 +22,9 @@ fn the_first_key_is_shown_once_and_everything_private_is_private() {
 
     let files = files_in(&data);
     assert!(files.iter().any(|file| file.ends_with("jwks.json")), "{files:?}");
-    for file in files.iter().filter(|file| file.extension().is_some_and(|kind| kind == "pkcs8" || kind == "key")) {
+    for file in
+        files.iter().filter(|file| file.extension().is_some_and(|kind| kind == "pkcs8" || kind == "key"))
+    {
         let mode = fs::metadata(file).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o600, "{}", file.display());
     }
@@ -34,24 +36,34 @@ fn the_first_key_is_shown_once_and_everything_private_is_private() {
     fs::set_permissions(pkcs8, fs::Permissions::from_mode(0o644)).unwrap();
     let refused = run(["serve", "--listen", "127.0.0.1:0", "--data-dir", data.to_str().unwrap()]);
     assert_eq!(refused.code, 1);
-    assert!(refused.stderr.contains("can be read by others"), "{}", refused.stderr);
+    assert!(refused.says("can be read by others"), "{}", refused.stderr);
 }
 
 #[test]
 fn commands_change_the_running_gateway_as_far_as_their_key_may() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    let made = run(["keys", "--data-dir", data.to_str().unwrap(), "api", "create", "--subject", "root", "--role", "admin"]);
+    let made = run([
+        "keys",
+        "--data-dir",
+        data.to_str().unwrap(),
+        "api",
+        "create",
+        "--subject",
+        "root",
+        "--role",
+        "admin",
+    ]);
     assert_eq!(made.code, 0, "{}", made.stderr);
     let admin = made.stdout.trim().to_owned();
 
     let served = Served::start(&data);
     let locked = run(["keys", "--data-dir", data.to_str().unwrap(), "list"]);
     assert_eq!(locked.code, 1, "a running gateway holds its directory");
-    assert!(locked.stderr.contains("a gateway runs on it"), "{}", locked.stderr);
+    assert!(locked.says("a gateway runs on it"), "{}", locked.stderr);
     let refused = served.call("cs_wrong", &["keys", "list"]);
     assert_eq!(refused.code, 1);
-    assert!(refused.stderr.contains("EP_UNAUTHENTICATED"), "{}", refused.stderr);
+    assert!(refused.says("EP_UNAUTHENTICATED"), "{}", refused.stderr);
 
     let made = served.call(&admin, &["keys", "api", "create", "--subject", "ops", "--role", "operator"]);
     assert_eq!(made.code, 0, "{}", made.stderr);
@@ -64,7 +76,18 @@ fn commands_change_the_running_gateway_as_far_as_their_key_may() {
     assert!(lost.stdout.contains("2025-12-31T23:00:00.000Z"), "{}{}", lost.stdout, lost.stderr);
     assert!(served.call("", &["keys", "pin"]).stdout.starts_with("sha256:"), "a pin is public");
 
-    let issue = ["mandate", "issue", "--subject", "a1", "--scope", "PAYMENT_TRANSFER", "--cap", "5.00 USD", "--ttl", "1h"];
+    let issue = [
+        "mandate",
+        "issue",
+        "--subject",
+        "a1",
+        "--scope",
+        "PAYMENT_TRANSFER",
+        "--cap",
+        "5.00 USD",
+        "--ttl",
+        "1h",
+    ];
     let issued = served.call(&operator, &issue);
     assert_eq!(issued.code, 0, "{}", issued.stderr);
     let jti = issued.json()["mandate"]["jti"].as_str().unwrap().to_owned();
@@ -77,10 +100,59 @@ fn commands_change_the_running_gateway_as_far_as_their_key_may() {
     assert_eq!(served.call(&operator, &["freeze"]).json(), Value::Array(vec![]));
     assert_eq!(served.call(&admin, &["reload"]).json()["archetypes"], 4);
     let nothing = served.call(&admin, &["replay", "01963e5a-0000-7000-8000-000000000002"]);
-    assert!(nothing.stderr.contains("EP_NOT_FOUND"), "{}", nothing.stderr);
+    assert!(nothing.says("EP_NOT_FOUND"), "{}", nothing.stderr);
 
     let stderr = served.stop();
     assert!(!stderr.contains(&admin) && !stderr.contains(&operator), "keys are not logged: {stderr}");
+}
+
+#[test]
+fn an_action_of_the_sandbox_is_proved_and_replayed() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let data = data.to_str().unwrap();
+    let key = |role: &str| {
+        let made = run(["keys", "--data-dir", data, "api", "create", "--subject", "someone", "--role", role]);
+        made.stdout.trim().to_owned()
+    };
+    let (admin, agent) = (key("admin"), key("agent"));
+    let mut served = Served::start(Path::new(data));
+    served.url.push_str("/sandbox");
+    let issue = ["mandate", "issue", "--subject", "someone", "--scope", "Travel", "--cap", "900.00 USD"];
+    let issued = served.call(&admin, &issue);
+    assert_eq!(issued.code, 0, "{}", issued.stderr);
+    let body = serde_json::json!({
+        "archetype": "HOTEL_RESERVATION",
+        "delegation_token": issued.json()["token"],
+        "constraints": {
+            "property_id": "prop-1", "city": "Berlin", "check_in": "2030-06-01", "check_out": "2030-06-03",
+            "room_type": "double", "guests": 2, "max_total_usd": "480.00",
+        },
+    });
+    let client = reqwest::blocking::Client::builder().no_proxy().build().unwrap();
+    let execute = served.url.replace("/sandbox", "/api/sandbox/execute");
+    let answer = client.post(execute).bearer_auth(&agent).header("content-type", "application/json");
+    let answer = answer.body(body.to_string()).send().unwrap();
+    let answer: Value = serde_json::from_slice(&answer.bytes().unwrap()).unwrap();
+    assert_eq!(answer["kind"], "executed", "{answer}");
+
+    let id = answer["transaction_id"].as_str().unwrap();
+    let replayed = served.call(&admin, &["replay", id]);
+    assert_eq!((replayed.code, &replayed.json()["result"]), (0, &Value::from("same")), "{}", replayed.stderr);
+
+    let get = |path: String| client.get(path).bearer_auth(&admin).send().unwrap().bytes().unwrap();
+    let receipt = folder.path().join("receipt.json");
+    fs::write(
+        &receipt,
+        get(format!("{}/v1/receipts/{}", served.url, answer["receipt_id"].as_str().unwrap())),
+    )
+    .unwrap();
+    let pin = served.call("", &["keys", "pin"]).stdout;
+    let jwks = format!("{}/.well-known/jwks.json", served.url);
+    let verify = ["verify", receipt.to_str().unwrap(), "--issuer", pin.trim(), "--jwks", &jwks];
+    assert_eq!(run(verify).code, 1, "play is not proof");
+    assert_eq!(run(verify.into_iter().chain(["--allow-sandbox"])).code, 0);
+    served.stop();
 }
 
 #[test]
@@ -91,7 +163,7 @@ fn other_machines_are_not_listened_to_in_the_clear() {
     let refused = run(serve);
     assert_eq!((refused.code, refused.stdout.as_str()), (1, ""));
     for way in ["--behind-tls-proxy", "--tls-cert", "[tls]", "127.0.0.1"] {
-        assert!(refused.stderr.contains(way), "no word of {way}: {}", refused.stderr);
+        assert!(refused.says(way), "no word of {way}: {}", refused.stderr);
     }
     assert!(!data.exists(), "nothing was made");
     let mut command = countersign();
@@ -112,7 +184,7 @@ fn tls_by_files_is_served() {
 
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
     let refused = finished(command.output().unwrap());
-    assert!(refused.stderr.contains("chmod 600"), "{}", refused.stderr);
+    assert!(refused.says("chmod 600"), "{}", refused.stderr);
 
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     let served = Served::spawn(&mut command);
@@ -192,7 +264,11 @@ impl Served {
             line.push(byte[0]);
         }
         let line = String::from_utf8(line).unwrap();
-        let url = line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("it says `{line}`")).to_owned();
+        let url = line
+            .trim()
+            .strip_prefix("listening on ")
+            .unwrap_or_else(|| panic!("it says `{line}`"))
+            .to_owned();
         Served { child, url }
     }
 

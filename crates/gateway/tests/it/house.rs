@@ -13,7 +13,7 @@ pub(crate) struct House {
     pub(crate) agent: Caller,
     pub(crate) operator: Caller,
     pub(crate) admin: Caller,
-    pub(crate) folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
     pub(crate) token: String,
 }
 
@@ -56,7 +56,9 @@ impl House {
 
     pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> House {
         let folder = tempfile::tempdir().unwrap();
-        for (path, text) in [("catalogue/default/payment.toml", BINDING), ("policies/default/payments.cedar", POLICY)] {
+        for (path, text) in
+            [("catalogue/default/payment.toml", BINDING), ("policies/default/payments.cedar", POLICY)]
+        {
             let path = folder.path().join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
@@ -85,7 +87,7 @@ impl House {
             agent: caller("agent-7", Role::Agent),
             operator: caller("olga", Role::Operator),
             admin: caller("ada", Role::Admin),
-            folder,
+            _folder: folder,
             token: String::new(),
         };
         house.token = house.mandate("500.00").await;

@@ -15,7 +15,12 @@ async fn stages(house: &House, said: &Said) -> Vec<String> {
     let report = receipt::verify(&document, &trust);
     assert_eq!(report.verdict.exit_code(), 0, "{}", report.verdict);
     let value: serde_json::Value = serde_json::from_slice(&document).unwrap();
-    value["entries"].as_array().unwrap().iter().map(|entry| entry["stage"].as_str().unwrap().to_owned()).collect()
+    value["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["stage"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 #[tokio::test]
@@ -43,13 +48,18 @@ async fn over_the_cap_is_blocked_with_a_receipt() {
     let house = House::new().await;
     let said = house.said("k1", &house.payment("acct-1", "501.00")).await;
     assert_eq!((said.kind(), said.code()), ("blocked", "EP_DELEGATION_BLOCK"));
-    assert_eq!(stages(&house, &said).await, ["__genesis__", "token_validation", "schema", "boundary", "receipt"]);
+    assert_eq!(
+        stages(&house, &said).await,
+        ["__genesis__", "token_validation", "schema", "boundary", "receipt"]
+    );
 }
 
 #[tokio::test]
 async fn a_denied_name_is_blocked_before_catalogue_and_schema() {
     let house = House::new().await;
-    for (key, name) in [("k1", "delete_audit_log"), ("k2", "mcp/files/Delete-AuditLog"), ("k3", "rotateMasterKey")] {
+    for (key, name) in
+        [("k1", "delete_audit_log"), ("k2", "mcp/files/Delete-AuditLog"), ("k3", "rotateMasterKey")]
+    {
         let said = house.said(key, &json!({ "archetype": name, "constraints": {} })).await;
         assert_eq!((said.kind(), said.code()), ("blocked", "EP_BOUNDARY_BLOCK"), "{name}");
         assert_eq!(stages(&house, &said).await, ["__genesis__", "token_validation", "boundary", "receipt"]);
@@ -190,7 +200,9 @@ async fn fifty_clients_with_one_key_see_one_action() {
                 loop {
                     match house.send("one", &body).await {
                         Ok(said) => return said.bytes,
-                        Err(error) if error.code == Code::IdempotencyInFlight => tokio::task::yield_now().await,
+                        Err(error) if error.code == Code::IdempotencyInFlight => {
+                            tokio::task::yield_now().await
+                        }
                         Err(error) => panic!("{error}"),
                     }
                 }
@@ -209,7 +221,12 @@ async fn a_decision_replays_to_the_same_verdict() {
     let house = House::new().await;
     let said = house.said("k1", &house.payment("acct-1", "25.00")).await;
     let replay = house.gateway().replay(&house.operator, said.id()).await.unwrap();
-    assert_eq!((replay.result.as_str(), replay.recorded.as_str()), ("same", "pass"), "{:?}", replay.differences);
+    assert_eq!(
+        (replay.result.as_str(), replay.recorded.as_str()),
+        ("same", "pass"),
+        "{:?}",
+        replay.differences
+    );
 }
 
 #[tokio::test]

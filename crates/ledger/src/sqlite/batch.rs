@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use action::ActionId;
 use boundary::Series;
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 
 use super::Shared;
 use super::filter::Kind;
-use super::hot::Hot;
-use super::read::{self, ADDRESS_SLICE, EFFECT_SLICE, Slot, Sql};
+use super::read::{self, Slot, Sql};
+use super::write::{Fate, Statements};
 use crate::admit::{Cell, Gate, Item, Rows, admit, corrected};
 use crate::entry::Chain;
 use crate::identity;
@@ -34,24 +34,25 @@ pub(crate) struct Tail {
     pub(crate) saved: i64,
 }
 
-/// How many actions may be missing from the rows of `series`: what is made good after a crash.
-const UNSAVED_ACTIONS: i64 = 4096;
-const UNSAVED_SERIES: usize = 512;
-
 pub(crate) struct Batch<'a> {
     pub(crate) db: &'a Connection,
-    shared: &'a Shared,
+    pub(super) shared: &'a Shared,
     pub(crate) rows: Rows,
-    tail: Tail,
-    keys: Vec<ApiKey>,
-    refusals: Vec<([u8; 32], ActionId, i64)>,
-    saved: bool,
+    pub(super) tail: Tail,
+    write: Statements<'a>,
+    pub(super) keys: Vec<ApiKey>,
+    pub(super) refusals: Vec<([u8; 32], ActionId, i64)>,
+    /// Must the histories be written to their rows? And were they?
+    pub(super) due: bool,
+    pub(super) saved: bool,
 }
 
 impl<'a> Batch<'a> {
-    pub(crate) fn new(db: &'a Connection, shared: &'a Shared, tail: Tail) -> Batch<'a> {
+    pub(crate) fn new(db: &'a Connection, shared: &'a Shared, tail: Tail) -> Sql<Batch<'a>> {
         let rows = Rows { freezes: shared.hot().freezes.clone(), ..Rows::default() };
-        Batch { db, shared, rows, tail, keys: Vec::new(), refusals: Vec::new(), saved: false }
+        let write = Statements::new(db)?;
+        let (keys, refusals) = (Vec::new(), Vec::new());
+        Ok(Batch { db, shared, rows, tail, write, keys, refusals, due: false, saved: false })
     }
 
     /// Decides items and writes those that pass.
@@ -143,56 +144,21 @@ impl<'a> Batch<'a> {
                 let entry = self.entry(outcome.at_ms, Some(intent.id), &outcome.entry, digests.receipt)?;
                 let name = identity::refusal(&intent.tenant, &intent.subject, code, &intent.request_hash);
                 self.refusals.push((name, intent.id, intent.at_ms));
-                (entry, Some(self.outcome(row, None, outcome, digests, entry)?))
+                (entry, Some((self.outcome(row, None, outcome, digests, entry)?, outcome.reply.is_some())))
             }
         };
-        let hold_until_ms = match item.gate {
-            Gate::Admit { hold_until_ms, .. } => hold_until_ms,
-            Gate::Refuse { .. } => None,
-        };
-        let debits = item.debits();
-        let mandates = (!debits.is_empty())
-            .then(|| debits.iter().map(|debit| &*debit.jti).collect::<Vec<_>>().join("\n"));
-        let amount = intent.amount.map_or(0, |amount| amount.minor());
-        let currency = intent.amount.map(|amount| amount.currency());
-        let mut insert = self.db.prepare_cached(
-            "INSERT INTO action VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,
-             ?18, ?19)",
-        )?;
-        insert.execute(params![
-            row,
-            intent.id.as_bytes(),
-            intent.tenant.as_str(),
-            read::environment_code(intent.environment),
-            intent.subject.as_str(),
-            intent.key,
-            slot,
-            intent.request_hash,
-            &*intent.archetype,
-            &*intent.principal,
-            mandates,
-            item.effect().map(|effect| effect.hash),
-            item.sends().then_some(item.series),
-            intent.at_ms,
-            hold_until_ms,
-            amount,
-            currency.as_ref().map(|currency| currency.code()),
-            entry,
-            intent.payload,
-        ])?;
-        let debit = if item.sends() { amount } else { 0 };
-        let reply =
-            outcome.filter(|_| matches!(&item.gate, Gate::Refuse { outcome, .. } if outcome.reply.is_some()));
-        let mut insert = self.db.prepare_cached("INSERT INTO fate VALUES (?1, ?2, ?3, ?4, ?5)")?;
-        insert.execute(params![row, item.state().code(), debit, outcome, reply])?;
+        self.write.action(row, item, slot, entry)?;
+        let debit = intent.amount.filter(|_| item.sends()).map_or(0, |amount| amount.minor());
+        let reply = outcome.filter(|(_, replies)| *replies).map(|(outcome, _)| outcome);
+        let outcome = outcome.map(|(outcome, _)| outcome);
+        self.write.fate(&Fate { row, state: item.state(), debit, outcome, reply })?;
         if let Some(slot) = slot {
             // A search begins at the claim's own number, which another key holds if this is a later one.
             self.shared.filter.add(Kind::Slot, slot);
         }
         if let Some(effect) = item.effect() {
             let tag = identity::tag(&effect.hash);
-            let mut insert = self.db.prepare_cached("INSERT INTO effect VALUES (?1, ?2, ?3)")?;
-            insert.execute([row >> EFFECT_SLICE, tag, row])?;
+            self.write.effect(tag, row)?;
             self.shared.filter.add(Kind::Effect, tag);
         }
         self.tail.action += 1;
@@ -202,35 +168,19 @@ impl<'a> Batch<'a> {
     /// Settles or amends one action. What is not allowed is an answer and writes nothing.
     pub(crate) fn close(&mut self, close: &Close) -> Sql<Result<i64, Error>> {
         let Settlement { action: id, outcome, charged, freeze_mandates } = &close.settlement;
-        // Of the action only its index is read.
-        let sql =
-            "SELECT f.row, f.state, f.debit, f.outcome, f.reply FROM action a JOIN fate f ON f.row = a.row
-                   WHERE a.id = ?1";
-        let found = read::one(self.db, sql, [id.as_bytes()], |row| {
-            Ok(Fate {
-                row: row.get(0)?,
-                state: read::state(row, 1)?,
-                debit: row.get(2)?,
-                outcome: row.get(3)?,
-                reply: row.get(4)?,
-            })
-        })?;
-        let Some(open) = found else { return Ok(Err(Error::NoSuchAction(*id))) };
+        let Some(fate) = self.write.find(*id)? else { return Ok(Err(Error::NoSuchAction(*id))) };
         let to = outcome.state;
-        let allowed = if close.amends { open.state.may_amend(to) } else { open.state.may_settle(to) };
+        let allowed = if close.amends { fate.state.may_amend(to) } else { fate.state.may_settle(to) };
         if !allowed {
-            return Ok(Err(Error::Illegal { id: *id, from: open.state, to }));
+            return Ok(Err(Error::Illegal { id: *id, from: fate.state, to }));
         }
         let entry = self.entry(outcome.at_ms, Some(*id), &outcome.entry, close.digests.receipt)?;
-        let row = self.outcome(open.row, open.outcome, outcome, &close.digests, entry)?;
-        let charged = charged.filter(|_| open.state != State::Held).unwrap_or(open.debit);
-        let reply = if outcome.reply.is_some() { Some(row) } else { open.reply };
-        let mut update = self.db.prepare_cached(
-            "UPDATE fate SET state = ?2, debit = ?3, outcome = ?4, reply = ?5 WHERE row = ?1",
-        )?;
-        update.execute(params![open.row, to.code(), charged, row, reply])?;
-        if charged != open.debit || *freeze_mandates {
-            self.correct(open.row, charged - open.debit, *freeze_mandates)?;
+        let row = self.outcome(fate.row, fate.outcome, outcome, &close.digests, entry)?;
+        let debit = charged.filter(|_| fate.state != State::Held).unwrap_or(fate.debit);
+        let reply = if outcome.reply.is_some() { Some(row) } else { fate.reply };
+        self.write.change(&Fate { row: fate.row, state: to, debit, outcome: Some(row), reply })?;
+        if debit != fate.debit || *freeze_mandates {
+            self.correct(fate.row, debit.saturating_sub(fate.debit), *freeze_mandates)?;
         }
         Ok(Ok(entry))
     }
@@ -254,31 +204,9 @@ impl<'a> Batch<'a> {
         entry: i64,
     ) -> Sql<i64> {
         let row = self.tail.outcome;
-        let Outcome { at_ms, state, reply, receipt, payload, .. } = outcome;
-        let receipt = receipt.as_ref();
-        let mut insert = self.db.prepare_cached(
-            "INSERT INTO outcome VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
-        )?;
-        insert.execute(params![
-            row,
-            action,
-            previous,
-            state.code(),
-            at_ms,
-            reply.as_ref().map(|reply| reply.status),
-            reply.as_ref().map(|reply| &reply.body),
-            receipt.map(|receipt| &receipt.id),
-            receipt.map(|receipt| &receipt.short),
-            receipt.map(|receipt| &receipt.signature),
-            receipt.map(|receipt| &receipt.document),
-            entry,
-            payload,
-        ])?;
-        if receipt.is_some() {
-            let mut insert = self.db.prepare_cached("INSERT OR IGNORE INTO address VALUES (?1, ?2, ?3)")?;
-            for tag in digests.addresses {
-                insert.execute([row >> ADDRESS_SLICE, tag, row])?;
-            }
+        self.write.outcome(row, action, previous, outcome, entry)?;
+        if outcome.receipt.is_some() {
+            self.write.addresses(digests.addresses, row)?;
         }
         self.tail.outcome += 1;
         Ok(row)
@@ -313,8 +241,7 @@ impl<'a> Batch<'a> {
             .append(at_ms, action, draft, receipt_hash)
             .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
         let row = self.tail.entry;
-        let mut insert = self.db.prepare_cached("INSERT INTO entry VALUES (?1, ?2, ?3)")?;
-        insert.execute(params![row, bytes, record])?;
+        self.write.entry(row, &bytes, record)?;
         self.tail.entry += 1;
         Ok(row)
     }
@@ -328,106 +255,6 @@ impl<'a> Batch<'a> {
     pub(crate) fn put_freezes(&mut self, freezes: Vec<Freeze>) {
         self.rows.freezes = Arc::new(freezes);
     }
-
-    /// Writes what the batch changed in rows that are shared by many actions: once each.
-    pub(crate) fn write_shared(&mut self, closing: bool) -> Sql<()> {
-        let mut upsert = self.db.prepare_cached(
-            "INSERT INTO account VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO UPDATE SET epoch = ?2, spent = ?3,
-             actions = ?4, revoked = ?5, frozen = ?6",
-        )?;
-        for (key, cell) in self.rows.accounts.iter().filter(|(_, cell)| cell.changed) {
-            let mandate::Account { epoch, spent_minor, actions, revoked_at, frozen, .. } = &cell.value;
-            let (epoch, actions) = (epoch.cast_signed(), actions.cast_signed());
-            upsert.execute(params![key, epoch, spent_minor, actions, revoked_at, frozen])?;
-        }
-        let mut insert = self.db.prepare_cached("INSERT OR IGNORE INTO seen VALUES (?1)")?;
-        for (mark, _) in self.rows.seen.iter().filter(|(_, cell)| cell.changed) {
-            insert.execute([mark])?;
-            self.shared.filter.add(Kind::Seen, *mark);
-        }
-        self.write_counts()?;
-        let due = self.shared.hot().unsaved.len() >= UNSAVED_SERIES
-            || self.tail.action - self.tail.saved > UNSAVED_ACTIONS;
-        if due || closing {
-            self.write_series()?;
-        }
-        Ok(())
-    }
-
-    fn write_counts(&self) -> Sql<()> {
-        let counts = std::mem::take(&mut self.shared.hot().refusals.uncounted);
-        let mut upsert = self.db.prepare_cached("INSERT OR REPLACE INTO repeat VALUES (?1, ?2)")?;
-        for (action, count) in counts {
-            upsert.execute(params![action.as_bytes(), count.cast_signed()])?;
-        }
-        Ok(())
-    }
-
-    fn write_series(&mut self) -> Sql<()> {
-        let unsaved = self.shared.hot().unsaved.clone();
-        let mut upsert = self.db.prepare_cached("INSERT OR REPLACE INTO series VALUES (?1, ?2)")?;
-        for (key, series) in &unsaved {
-            if !self.rows.series.contains_key(key) {
-                upsert.execute(params![key, series.to_bytes()])?;
-            }
-        }
-        for (key, cell) in &self.rows.series {
-            if cell.changed || unsaved.contains_key(key) {
-                upsert.execute(params![key, cell.value.to_bytes()])?;
-            }
-        }
-        self.tail.saved = self.tail.action - 1;
-        let mut mark = self.db.prepare_cached("INSERT OR REPLACE INTO meta VALUES ('series', ?1)")?;
-        mark.execute([self.tail.saved])?;
-        self.saved = true;
-        Ok(())
-    }
-
-    /// After the commit: makes it known, and answers with the new ends.
-    pub(crate) fn publish(self) -> Tail {
-        let mut hot = self.shared.hot();
-        if self.saved {
-            hot.unsaved.clear();
-        }
-        self.rows.publish(&mut hot, self.saved);
-        for key in self.keys {
-            match key.revoked_ms {
-                Some(_) => hot.keys.remove(&key.hash),
-                None => hot.keys.insert(key.hash, Arc::new(key)),
-            };
-        }
-        for (name, action, at_ms) in self.refusals {
-            hot.refusals.note(name, action, at_ms);
-        }
-        self.tail
-    }
-}
-
-impl Rows {
-    fn publish(self, hot: &mut Hot, saved: bool) {
-        for (key, cell) in self.accounts {
-            hot.accounts.insert(key, cell.value);
-        }
-        for (key, cell) in self.series {
-            if cell.changed && !saved {
-                hot.unsaved.insert(key, cell.value.clone());
-            }
-            hot.series.insert(key, cell.value);
-        }
-        for (mark, _) in self.seen {
-            hot.seen.insert(mark, ());
-        }
-        hot.freezes = self.freezes;
-    }
-}
-
-/// An action's fate as a settlement finds it.
-struct Fate {
-    row: i64,
-    state: State,
-    debit: i64,
-    outcome: Option<i64>,
-    reply: Option<i64>,
 }
 
 /// The history in its row; an unreadable one begins anew, which can only make the judge more careful.

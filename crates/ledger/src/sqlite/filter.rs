@@ -48,7 +48,7 @@ impl Filter {
     /// the multiplication keeps the kinds apart.
     fn probes(&self, kind: Kind, number: i64) -> impl Iterator<Item = (&AtomicU64, u64)> {
         let mixed = (number as u64 ^ kind as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let line = (mixed >> 36) as usize * LINE & (self.words.len() - 1);
+        let line = ((mixed >> 36) as usize * LINE) & (self.words.len() - 1);
         (0..PROBES).map(move |probe| {
             let place = (mixed >> (probe * 9)) as usize;
             (&self.words[line + (place >> 6) % LINE], 1_u64 << (place & 63))

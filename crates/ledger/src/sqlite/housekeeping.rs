@@ -1,8 +1,8 @@
 //! Moving committed pages from the write-ahead log into the database file, beside the commits and not in them.
 //!
 //! A checkpoint that runs while the writer appends never reaches the end of the log, and only a log that was
-//! emptied to its end is begun anew. So most pages are moved while commits go on, and the few that came in
-//! meanwhile are moved behind the gate, between two commits.
+//! emptied to its end is begun anew. So pages are moved while commits go on, again until only a few are left, and
+//! those are moved behind the gate, between two commits.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -28,8 +28,15 @@ struct State {
     ending: bool,
 }
 
-/// 128 MiB: enough that a page that changes with every commit is moved once for hundreds of them.
-const DUE_PAGES: u64 = 128 * 1024 * 1024 / PAGE_BYTES;
+/// 32 MiB: enough that a page that changes with every commit is moved once for dozens of them, and little enough that
+/// the commits that share the disk with the move do not wait long.
+const DUE_PAGES: u64 = 32 * 1024 * 1024 / PAGE_BYTES;
+
+/// What may be left for the move behind the gate.
+const FEW_PAGES: u64 = 128;
+
+/// How often the move beside the commits is tried to get there.
+const MOVES: usize = 4;
 
 /// With no commit for this long the log is emptied and cut to nothing.
 const IDLE: Duration = Duration::from_secs(2);
@@ -86,16 +93,18 @@ pub(crate) fn run(db: &Connection, shared: &Arc<Shared>) {
     }
     let mut commits = 0;
     loop {
-        let done = match shared.housekeeping.wait(&mut commits) {
+        let chore = shared.housekeeping.wait(&mut commits);
+        if shared.queue.failed().is_some() {
+            // What is on disk is for the next start to find out.
+            return;
+        }
+        let done = match chore {
             Chore::End => return,
-            Chore::Checkpoint => checkpoint(db, "PRAGMA wal_checkpoint(PASSIVE)").and_then(|()| {
-                let _gate = shared.gate();
-                checkpoint(db, "PRAGMA wal_checkpoint(PASSIVE)")
-            }),
+            Chore::Checkpoint => empty_log(db, shared),
             Chore::Truncate => {
                 let _gate = shared.gate();
                 shared.housekeeping.log_pages.store(0, Ordering::Relaxed);
-                checkpoint(db, "PRAGMA wal_checkpoint(TRUNCATE)")
+                checkpoint(db, "PRAGMA wal_checkpoint(TRUNCATE)").map(drop)
             }
         };
         if let Err(error) = done {
@@ -105,8 +114,20 @@ pub(crate) fn run(db: &Connection, shared: &Arc<Shared>) {
     }
 }
 
-fn checkpoint(db: &Connection, pragma: &str) -> Sql<()> {
-    db.query_row(pragma, [], |_| Ok(()))
+fn empty_log(db: &Connection, shared: &Shared) -> Sql<()> {
+    for _ in 0..MOVES {
+        let moved = checkpoint(db, "PRAGMA wal_checkpoint(PASSIVE)")?;
+        if shared.housekeeping.log_pages.load(Ordering::Relaxed) <= moved + FEW_PAGES {
+            break;
+        }
+    }
+    let _gate = shared.gate();
+    checkpoint(db, "PRAGMA wal_checkpoint(PASSIVE)").map(drop)
+}
+
+/// Answers with how many pages of the log are in the database file now.
+fn checkpoint(db: &Connection, pragma: &str) -> Sql<u64> {
+    db.query_row(pragma, [], |row| Ok(u64::try_from(row.get::<_, i64>(2)?).unwrap_or(0)))
 }
 
 /// Everything that was stored before; what is written meanwhile is added by the writer.

@@ -10,7 +10,7 @@ use super::batch::{Tail, stored_series};
 use super::hot::Hot;
 use super::read::{self, Sql};
 use super::writer::LOG_PAGES;
-use super::{Options, PAGE_BYTES};
+use super::{Options, PAGE_BYTES, prune};
 use crate::Error;
 use crate::entry::{self, Chain};
 
@@ -61,18 +61,23 @@ pub(crate) fn tail(db: &Connection, options: &Options) -> Result<Tail, Error> {
     let head = read::one(db, "SELECT row, bytes FROM entry ORDER BY row DESC LIMIT 1", [], |row| {
         Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?))
     });
-    let head = match head.map_err(cannot)? {
-        None => None,
+    let (head_row, head) = match head.map_err(cannot)? {
+        None => (0, None),
         Some((row, bytes)) => {
-            Some(entry::hash_of(&bytes).ok_or_else(|| Error::Corrupt(format!("ledger entry {row}").into()))?)
+            let hash = entry::hash_of(&bytes);
+            (row, Some(hash.ok_or_else(|| Error::Corrupt(format!("ledger entry {row}").into()))?))
         }
     };
-    let next = |table| read::last_row(db, table).map(|row| row.unwrap_or(0) + 1).map_err(cannot);
+    // Numbers of pruned rows are not given again.
+    let next = |table, pruned| -> Result<i64, Error> {
+        let last = read::last_row(db, table).map_err(cannot)?.unwrap_or(0);
+        Ok(last.max(read::meta(db, pruned).map_err(cannot)?.unwrap_or(0)) + 1)
+    };
     Ok(Tail {
         chain: Chain::new(&options.chain_id, head),
-        action: next("action")?,
-        outcome: next("outcome")?,
-        entry: next("entry")?,
+        action: next("action", prune::ACTION)?,
+        outcome: next("outcome", prune::OUTCOME)?,
+        entry: head_row + 1,
         saved: read::meta(db, "series").map_err(cannot)?.unwrap_or(0),
     })
 }

@@ -91,7 +91,7 @@ pub(crate) fn effect(db: &Connection, hash: &[u8; 32], since_ms: i64) -> Sql<Opt
 }
 
 /// A row no later than the first that came in since then: rows are in the order of time, near enough.
-fn first_row_since(db: &Connection, newest: i64, since_ms: i64) -> Sql<i64> {
+pub(crate) fn first_row_since(db: &Connection, newest: i64, since_ms: i64) -> Sql<i64> {
     let mut at = db.prepare_cached("SELECT at FROM action WHERE row >= ?1 ORDER BY row LIMIT 1")?;
     let (mut low, mut high) = (0, newest);
     while low < high {
@@ -108,8 +108,7 @@ fn first_row_since(db: &Connection, newest: i64, since_ms: i64) -> Sql<i64> {
 pub(crate) fn last_row(db: &Connection, table: &'static str) -> Sql<Option<i64>> {
     let sql = match table {
         "action" => "SELECT max(row) FROM action",
-        "outcome" => "SELECT max(row) FROM outcome",
-        _ => "SELECT max(row) FROM entry",
+        _ => "SELECT max(row) FROM outcome",
     };
     db.prepare_cached(sql)?.query_row([], |row| row.get(0))
 }

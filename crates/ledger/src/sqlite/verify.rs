@@ -3,7 +3,8 @@
 use rusqlite::Connection;
 use sha2::{Digest, Sha256};
 
-use super::read::Sql;
+use super::prune;
+use super::read::{self, Sql};
 use crate::{Broken, Error, Verified, Walk};
 
 pub(crate) fn all(db: &Connection) -> Result<Verified, Error> {
@@ -15,10 +16,11 @@ fn walk(db: &Connection) -> Sql<Result<Verified, (i64, Broken)>> {
     let mut entries = db.prepare("SELECT row, bytes, record FROM entry ORDER BY row")?;
     let mut entries = entries.query([])?;
     // Outcomes are numbered in the order of their entries, so both are walked side by side.
-    let mut receipts =
-        db.prepare("SELECT entry, document FROM outcome WHERE document IS NOT NULL ORDER BY row")?;
-    let mut receipts = receipts.query([])?;
-    let mut receipt = next_receipt(&mut receipts)?;
+    let mut outcomes = db.prepare("SELECT entry, document FROM outcome ORDER BY row")?;
+    let mut outcomes = outcomes.query([])?;
+    let mut outcome = next_outcome(&mut outcomes)?;
+    // Up to here an outcome may be gone; one that is there must be right.
+    let pruned = read::meta(db, prune::ENTRY)?.unwrap_or(0);
     let (mut walk, mut found, mut expected) = (Walk::default(), 0, 1);
     while let Some(entry) = entries.next()? {
         let row = entry.get(0)?;
@@ -35,22 +37,25 @@ fn walk(db: &Connection) -> Sql<Result<Verified, (i64, Broken)>> {
         {
             return Ok(Err((row, Broken::Record)));
         }
-        let stored = receipt.filter(|(entry, _)| *entry == row).map(|(_, hash)| hash);
-        if stored != said.receipt_hash {
+        let stored = outcome.filter(|(entry, _)| *entry == row).map(|(_, receipt)| receipt);
+        let gone = stored.is_none() && row <= pruned;
+        if !gone && stored.flatten() != said.receipt_hash {
             return Ok(Err((row, Broken::Receipt)));
         }
-        if stored.is_some() {
-            found += 1;
-            receipt = next_receipt(&mut receipts)?;
+        if let Some(receipt) = stored {
+            found += u64::from(receipt.is_some());
+            outcome = next_outcome(&mut outcomes)?;
         }
     }
-    if let Some((entry, _)) = receipt {
+    if let Some((entry, _)) = outcome {
         return Ok(Err((entry, Broken::Missing)));
     }
     Ok(Ok(Verified { entries: walk.entries(), receipts: found, head: walk.head() }))
 }
 
-fn next_receipt(rows: &mut rusqlite::Rows<'_>) -> Sql<Option<(i64, [u8; 32])>> {
+/// The entry of the next outcome, and the hash of its receipt if it has one.
+fn next_outcome(rows: &mut rusqlite::Rows<'_>) -> Sql<Option<(i64, Option<[u8; 32]>)>> {
     let Some(row) = rows.next()? else { return Ok(None) };
-    Ok(Some((row.get(0)?, Sha256::digest(row.get_ref(1)?.as_blob()?).into())))
+    let receipt = row.get_ref(1)?.as_blob_or_null()?.map(|document| Sha256::digest(document).into());
+    Ok(Some((row.get(0)?, receipt)))
 }

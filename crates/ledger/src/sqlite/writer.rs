@@ -13,7 +13,7 @@ use super::batch::{Batch, Close, Tail};
 use super::queue::{Job, Work};
 use super::read::Sql;
 use crate::admit::Item;
-use crate::{Admitted, Error, FailPoints};
+use crate::{Admitted, Error, FailPoints, entry};
 
 pub(crate) struct Writer {
     pub(crate) db: Connection,
@@ -42,6 +42,12 @@ struct Done {
 }
 
 impl Writer {
+    /// The first entry of this process, which also shows that the store can be written.
+    pub(crate) fn open_chain(&mut self, at_ms: i64) -> Result<(), Error> {
+        let opened = self.transaction(&[], &[], &mut [Box::new(Opening(at_ms))], false);
+        opened.map(drop).map_err(|failure| Error::Open(failure.to_string().into()))
+    }
+
     pub(crate) fn run(mut self) {
         let mut work = Work::default();
         while self.shared.queue.take(self.most, &mut work) {
@@ -99,22 +105,23 @@ impl Writer {
         let _gate = shared.gate();
         self.step("begin")?;
         self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        let mut batch = Batch::new(&self.db, &shared, self.tail.clone());
-        let written = write(&mut batch, items, closes, jobs, closing);
-        let committed = written.map_err(Failure::from).and_then(|done| {
+        let written = Batch::new(&self.db, &shared, self.tail.clone()).and_then(|mut batch| {
+            let done = write(&mut batch, items, closes, jobs, closing)?;
+            Ok((batch, done))
+        });
+        let committed = written.map_err(Failure::from).and_then(|written| {
             self.step("write")?;
             self.step("commit")?;
             self.db.prepare_cached("COMMIT")?.execute([])?;
-            Ok(done)
+            Ok(written)
         });
         match committed {
-            Ok(done) => {
+            Ok((batch, done)) => {
                 self.step("committed")?;
                 self.tail = batch.publish();
                 Ok(done)
             }
             Err(failure) => {
-                drop(batch);
                 if !self.db.is_autocommit() {
                     self.db.prepare_cached("ROLLBACK")?.execute([])?;
                 }
@@ -178,6 +185,17 @@ fn singles(work: &mut Work) -> Vec<Work> {
         singles.push(Work { items: vec![item], item_promises: vec![promise], ..Work::default() });
     }
     singles
+}
+
+/// Opens the chain at this time.
+struct Opening(i64);
+
+impl Job for Opening {
+    fn run(&mut self, batch: &mut Batch<'_>) -> Sql<()> {
+        batch.append(self.0, None, &entry::opening(), None, None).map(drop)
+    }
+
+    fn finish(self: Box<Self>, _: Result<(), Error>) {}
 }
 
 impl Failure {

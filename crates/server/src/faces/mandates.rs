@@ -34,7 +34,7 @@ pub(crate) async fn list(request: Request) -> Result<Response, Error> {
 pub(crate) async fn revoke(mut request: Request) -> Result<Response, Error> {
     let gateway = request.gateway()?;
     let caller = who::caller(&request).await?;
-    let ask: ReasonRequest = request.json().await?;
+    let ask: ReasonRequest = request.json_if_any().await?;
     let revoked = gateway.revoke_mandate(&caller, &request.argument, ask.reason).await?;
     let unsettled = revoked.unsettled.iter().map(ToString::to_string).collect();
     let body = Revocation { jti: revoked.jti, revoked_at: revoked.revoked_at, unsettled };
@@ -88,7 +88,7 @@ pub(crate) struct Sum {
 }
 
 /// Why.
-#[derive(Deserialize, ToSchema)]
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ReasonRequest {
     /// In a few words, for the record.

@@ -20,7 +20,8 @@ async function show() {
   const sandbox = report.receipt?.metadata.environment === "sandbox";
   const what = changed ? "The document below" : "This receipt";
   if (report.verdict !== "valid") {
-    say("bad", report.verdict === "invalid" ? "Does not verify" : capital(report.verdict), report.sentence);
+    const sentence = changed ? `${what}: ${report.sentence}` : report.sentence;
+    say("bad", report.verdict === "invalid" ? "Does not verify" : capital(report.verdict), sentence);
   } else if (sandbox) {
     say("warn", "Verified, in the sandbox", `${what} is intact; nothing happened in the world.`);
   } else {
@@ -68,16 +69,22 @@ async function refresh() {
   }
 }
 
+// The verdict stands far above the text area: whoever asked for it there is taken to it.
+async function answer() {
+  await show();
+  banner.scrollIntoView({ block: "nearest" });
+}
+
 async function take(file) {
   if (!file) return;
   field.value = await file.text();
-  await show();
+  await answer();
 }
 
-byId("check").addEventListener("click", show);
+byId("check").addEventListener("click", answer);
 byId("reset").addEventListener("click", () => {
   field.value = original;
-  show();
+  answer();
 });
 byId("file").addEventListener("change", (event) => take(event.target.files[0]));
 field.addEventListener("dragover", (event) => event.preventDefault());

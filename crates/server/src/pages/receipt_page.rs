@@ -157,28 +157,38 @@ fn facts(body: &mut String, receipt: &Document<'_>) {
 
 fn entries(body: &mut String, entries: &[Entry<'_>]) {
     body.push_str(
-        "<h2>Entry by entry</h2>\n<div class=\"card scroll\"><table>\n<thead><tr><th>#</th><th>Stage</th><th>Ended</th>\
-         <th>Took</th><th>Result</th><th>Hash</th></tr></thead>\n<tbody>\n",
+        "<h2>Entry by entry</h2>\n<div class=\"card scroll\"><table>\n<thead><tr><th>#</th><th>Stage</th><th>Result</th>\
+         <th class=\"wide\">Ended</th><th class=\"wide\">Took</th><th class=\"wide\">Hash</th></tr></thead>\n<tbody>\n",
     );
     for (index, entry) in entries.iter().enumerate() {
-        let result =
-            if entry.error == "null" { "passed" } else { "<span class=\"no\">refused or failed</span>" };
         let clock = entry.at.as_str().get(11..23).unwrap_or_default();
         let _ = writeln!(
             body,
-            "<tr data-entry=\"{index}\"><td class=\"number\">{index}</td><td><b>{}</b><br><span class=\"soft\">{}</span></td>\
-             <td class=\"number\">{clock}</td><td class=\"number\">{} ms</td>\
-             <td>{result}<details><summary>content</summary><pre>{}</pre></details></td>\
-             <td class=\"mono\" title=\"{}\">{}…</td></tr>",
+            "<tr data-entry=\"{index}\"><td class=\"number\">{index}</td><td><b>{}</b></td><td>{}</td>\
+             <td class=\"number wide\">{clock}</td><td class=\"number wide\">{} ms</td>\
+             <td class=\"mono wide\" title=\"{}\">{}…</td></tr>\n\
+             <tr class=\"content\"><td></td><td colspan=\"5\"><details><summary>{}</summary><pre>{}</pre></details></td></tr>",
             entry.stage,
-            meaning(entry.stage),
+            result(entry.error),
             entry.latency_ms,
-            Text(&indented(entry.text)),
             Text(entry.hash),
             Text(entry.hash.get(..12).unwrap_or(entry.hash)),
+            meaning(entry.stage),
+            Text(&indented(entry.text)),
         );
     }
     body.push_str("</tbody></table></div>\n");
+}
+
+/// How a stage ended; `error` is JSON, and usually says a reason.
+fn result(error: &str) -> String {
+    if error == "null" {
+        return "passed".to_owned();
+    }
+    let error: serde_json::Value = serde_json::from_str(error).unwrap_or_default();
+    let reason =
+        error["reason"].as_str().map_or("refused or failed".to_owned(), |reason| reason.replace('_', " "));
+    format!("<span class=\"no\">{}</span>", Text(&reason))
 }
 
 fn meaning(stage: Stage) -> &'static str {
@@ -213,7 +223,7 @@ fn workbench(body: &mut String, text: &str, receipt: &Document<'_>) {
          <label>or a file <input id=\"file\" type=\"file\" accept=\".json,application/json\"></label></div>\n\
          </div>\n</section>\n</main>\n<footer>\n<p id=\"source\"></p>\n\
          <p>This page comes from the gateway that signed the receipt. Without trusting it, verify the document offline, \
-         against a pin that reached you by another way: <code>countersign verify {}.json --issuer PIN</code></p>\n\
+         against a pin that reached you by another way: <code>countersign verify ./{}.json --issuer PIN</code></p>\n\
          </footer>\n",
         Text(text),
         Text(&receipt.short()),

@@ -1,0 +1,167 @@
+//! The real binary, serving an installation nobody configured, and the receipts it makes.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use reqwest::blocking::{Client, RequestBuilder, Response};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A gateway at work, with a sandbox anybody may use and an agent that is known in production.
+pub(crate) struct Gateway {
+    pub(crate) url: String,
+    pub(crate) http: Client,
+    agent_key: String,
+    admin_key: String,
+    child: Child,
+    _folder: TempDir,
+}
+
+impl Gateway {
+    pub(crate) fn start() -> Gateway {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        let made = |subject: &str, role: &str| {
+            let create = ["api", "create", "--subject", subject, "--role", role].map(OsStr::new);
+            said([OsStr::new("keys"), OsStr::new("--data-dir"), data.as_os_str()].iter().chain(&create))
+        };
+        let (agent_key, admin_key) = (made("agent-1", "agent"), made("admin-1", "admin"));
+
+        let mut command = countersign();
+        command.args(["serve", "--until-stdin-closes", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&data);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let url = line.trim().strip_prefix("listening on ").expect("it says where it listens").to_owned();
+        let http = Client::builder().no_proxy().build().unwrap();
+        Gateway { url, http, agent_key, admin_key, child, _folder: folder }
+    }
+
+    /// A payment in the sandbox: an executed receipt with all nine entries.
+    pub(crate) fn executed(&self, key: &str) -> Receipt {
+        let request = self.http.post(format!("{}/api/sandbox/execute", self.url));
+        // Another amount each time, or it would be a duplicate.
+        let amount = format!("1.{:02}", key.len());
+        let constraints = json!({"recipient": "acct-1", "amount_usd": amount, "max_total_usd": amount});
+        self.ask(request, key, &json!({"archetype": "PAYMENT_TRANSFER", "constraints": constraints}))
+    }
+
+    /// What no agent may do, asked for in production: a receipt that says it was blocked.
+    pub(crate) fn blocked(&self, key: &str) -> Receipt {
+        let request = self.http.post(format!("{}/api/execute", self.url)).bearer_auth(&self.agent_key);
+        self.ask(
+            request,
+            key,
+            &json!({"archetype": "delete_audit_log", "constraints": {"before": "2026-01-01"}}),
+        )
+    }
+
+    fn ask(&self, request: RequestBuilder, key: &str, body: &Value) -> Receipt {
+        let request = request.header("EP-Version", "2026-04-27").header("Idempotency-Key", key);
+        let answer =
+            request.header("content-type", "application/json").body(body.to_string()).send().unwrap();
+        let answer: Value = answer.json().unwrap();
+        let url =
+            answer["receipt_url_short"].as_str().unwrap_or_else(|| panic!("no receipt: {answer}")).to_owned();
+        let document = self.get(&url, "application/json").text().unwrap();
+        Receipt { url, document }
+    }
+
+    /// The production key set, as published.
+    pub(crate) fn key_set(&self) -> String {
+        self.get(&format!("{}/.well-known/jwks.json", self.url), "*/*").text().unwrap()
+    }
+
+    /// Signs with a new key from now on.
+    pub(crate) fn rotate(&self) {
+        let mut command = countersign();
+        command.args(["keys", "rotate"]).env("COUNTERSIGN_URL", &self.url);
+        let rotated = command.env("COUNTERSIGN_API_KEY", &self.admin_key).output().unwrap();
+        assert!(rotated.status.success(), "{}", String::from_utf8_lossy(&rotated.stderr));
+    }
+
+    pub(crate) fn get(&self, url: &str, accept: &str) -> Response {
+        self.http.get(url).header("accept", accept).send().unwrap().error_for_status().unwrap()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A receipt at its public address.
+pub(crate) struct Receipt {
+    pub(crate) url: String,
+    pub(crate) document: String,
+}
+
+impl Receipt {
+    /// The document with one digit put before the latency of a stage's entry: one byte more, inside that entry.
+    pub(crate) fn touched(&self, stage: &str) -> String {
+        let place = self.document.find(&format!(r#""stage":"{stage}""#)).unwrap();
+        let latency = self.document[..place].rfind(r#""latencyMs":"#).unwrap() + r#""latencyMs":"#.len();
+        let mut touched = self.document.clone();
+        touched.insert(latency, '1');
+        touched
+    }
+
+    /// The stages of its entries.
+    pub(crate) fn stages(&self) -> Vec<String> {
+        let document: Value = serde_json::from_str(&self.document).unwrap();
+        let entries = document["entries"].as_array().unwrap();
+        entries.iter().map(|entry| entry["stage"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+/// Receipts and key set of the demo, on disk.
+pub(crate) struct Demo {
+    folder: TempDir,
+}
+
+impl Demo {
+    pub(crate) fn tell() -> Demo {
+        let folder = tempfile::tempdir().unwrap();
+        let demo = Demo { folder };
+        said([OsStr::new("demo"), OsStr::new("--json"), OsStr::new("--dir"), demo.path("demo").as_os_str()]);
+        demo
+    }
+
+    pub(crate) fn jwks(&self) -> PathBuf {
+        self.path("demo/jwks.json")
+    }
+
+    /// The receipts as written, the executed payment first.
+    pub(crate) fn receipts(&self) -> Vec<PathBuf> {
+        let files = std::fs::read_dir(self.path("demo/receipts")).unwrap();
+        let mut files: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
+        files.sort();
+        files
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+}
+
+fn said(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> String {
+    let output = countersign().args(args).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// The program, with no configuration from outside.
+fn countersign() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_countersign"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("COUNTERSIGN_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}

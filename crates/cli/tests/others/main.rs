@@ -1,0 +1,17 @@
+//! What we publish, in the hands of other people's programs: key sets and receipts in Python, the receipt page in
+//! Chromium. Neither shares a line of code with us, so what they make of it is what strangers will.
+//!
+//! Where Python's packages or Chromium are missing a test says so and passes; with `COUNTERSIGN_TEST_MUST_RUN` set it
+//! fails instead.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+
+mod browser;
+mod chromium;
+mod gateway;
+mod python;
+
+/// Ends a test that cannot run here.
+fn skip(lacking: &str) {
+    assert!(std::env::var_os("COUNTERSIGN_TEST_MUST_RUN").is_none(), "cannot run: {lacking}");
+    eprintln!("skipped: {lacking}");
+}

@@ -1,0 +1,184 @@
+//! Python: the key set in the two libraries most people load one with, and receipts in the few lines of
+//! `docs/verify-in-python.md`, which are run from that page, so that it cannot go stale.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+use crate::gateway::{Demo, Gateway};
+use crate::skip;
+
+#[test]
+fn the_key_set_loads_in_jwcrypto_and_pyjwt() {
+    let Some(python) = Python::with(&["jwcrypto", "jwt"]) else { return };
+    let gateway = Gateway::start();
+    let before = python.fed(include_str!("key_set.py"), &gateway.key_set());
+    gateway.rotate();
+    let after = python.fed(include_str!("key_set.py"), &gateway.key_set());
+    assert_eq!((before.lines().count(), after.lines().count()), (1, 2), "{before}{after}");
+    for key in after.lines() {
+        let [kid, thumbprint, same, private] = key.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("{key}")
+        };
+        assert_eq!((kid, same, private), (thumbprint, "True", "False"), "{key}");
+    }
+    assert!(after.contains(before.trim()), "the old key stays, for old receipts");
+}
+
+#[test]
+fn receipts_verify_in_a_few_lines_of_python() {
+    let Some(python) = Python::with(&["rfc8785", "cryptography"]) else { return };
+    let demo = Demo::tell();
+    let report = python.verify(&demo.jwks(), &demo.receipts());
+    assert_eq!((report.valid, report.lines.len()), (true, 7), "{report:?}");
+    for line in &report.lines {
+        assert!(
+            line.contains(": valid: ") && line.contains(", production, issuer http://127.0.0.1:"),
+            "{line}"
+        );
+    }
+    let forged = python.verify(&demo.jwks(), &[demo.path("demo/tampered/1-executed.json")]);
+    assert!(!forged.valid);
+    assert!(
+        forged.lines[0].ends_with(": invalid: entry 2 (schema): content does not fit its hash"),
+        "{forged:?}"
+    );
+}
+
+#[test]
+fn receipts_from_before_and_after_a_rotation_verify_in_python() {
+    let Some(python) = Python::with(&["rfc8785", "cryptography"]) else { return };
+    let gateway = Gateway::start();
+    let folder = tempfile::tempdir().unwrap();
+    let receipts = ["before", "after"].map(|when| {
+        let file = folder.path().join(when);
+        std::fs::write(&file, gateway.blocked(when).document).unwrap();
+        gateway.rotate();
+        file
+    });
+    let jwks = folder.path().join("jwks.json");
+    std::fs::write(&jwks, gateway.key_set()).unwrap();
+    let report = python.verify(&jwks, &receipts);
+    assert!(report.valid, "{report:?}");
+}
+
+#[test]
+fn every_kind_of_change_fails_in_python_and_is_named() {
+    let Some(python) = Python::with(&["rfc8785", "cryptography"]) else { return };
+    let demo = Demo::tell();
+    let original = std::fs::read_to_string(&demo.receipts()[0]).unwrap();
+    let parsed: Value = serde_json::from_str(&original).unwrap();
+    let text = |pointer: &str| parsed.pointer(pointer).unwrap().as_str().unwrap().to_owned();
+    let (created, signature, kid) = (text("/created"), text("/signature/value"), text("/signature/kid"));
+    let mut cases: Vec<(String, String)> = Vec::new();
+    let mut case = |from: &str, to: &str, why: &str| {
+        let changed = original.replacen(from, to, 1);
+        assert_ne!(changed, original, "`{from}` is not there");
+        cases.push((changed, why.to_owned()));
+    };
+    for (index, entry) in parsed["entries"].as_array().unwrap().iter().enumerate() {
+        let (stage, hash) = (entry["stage"].as_str().unwrap(), entry["hash"].as_str().unwrap());
+        case(
+            &format!(r#""stage":"{stage}""#),
+            &format!(r#""stage":"{stage}","zz":null"#),
+            &format!("entry {index} ({stage}): content does not fit its hash"),
+        );
+        case(
+            &format!(r#""hash":"{hash}""#),
+            &format!(r#""hash":"{}""#, hash.to_uppercase()),
+            &format!("entry {index} ({stage}): content does not fit its hash"),
+        );
+    }
+    case(&created, "2026-01-01T00:00:00.000Z", "created: is not the time of the last entry");
+    case(
+        r#""chargeAmount":"120.00""#,
+        r#""chargeAmount":"920.00""#,
+        "signature.value: does not fit the document",
+    );
+    case(r#""version":{"#, r#""version":{"zz":1,"#, "signature.value: does not fit the document");
+    case(r#"{"agentId""#, r#"{"zz":1,"agentId""#, "signature.value: does not fit the document");
+    case(r#"{"agentId""#, r#"{"agentId":"x","agentId""#, "a member stands twice");
+    case(&kid, &kid.chars().rev().collect::<String>(), "signature.kid: the key is not in the key set");
+    case(&signature, &format!("{signature}="), "not strict base64url");
+    case(&signature, &high(&signature), "signature.value: not 64 bytes with a low S");
+
+    let files: Vec<PathBuf> = (0..cases.len()).map(|index| demo.path(&format!("{index}.json"))).collect();
+    for (file, (changed, _)) in files.iter().zip(&cases) {
+        std::fs::write(file, changed).unwrap();
+    }
+    let report = python.verify(&demo.jwks(), &files);
+    assert_eq!(report.lines.len(), cases.len());
+    for (line, (_, why)) in report.lines.iter().zip(&cases) {
+        assert!(line.ends_with(&format!(": invalid: {why}")), "expected {why}, not {line}");
+    }
+}
+
+/// The same signature with its S made high: its highest bit set, and so above half the order.
+fn high(signature: &str) -> String {
+    // The 43rd character holds the last four bits of R and the first two of S.
+    let mut characters: Vec<u8> = signature.bytes().collect();
+    let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let six = alphabet.iter().position(|letter| *letter == characters[42]).unwrap();
+    characters[42] = alphabet[six | 0b10];
+    String::from_utf8(characters).unwrap()
+}
+
+/// An interpreter that has what a test needs.
+struct Python {
+    program: std::ffi::OsString,
+}
+
+/// What the page's lines said of some files.
+#[derive(Debug)]
+struct Report {
+    valid: bool,
+    lines: Vec<String>,
+}
+
+impl Python {
+    fn with(packages: &[&str]) -> Option<Python> {
+        let program = std::env::var_os("COUNTERSIGN_TEST_PYTHON").unwrap_or_else(|| "python3".into());
+        let imports = format!("import {}", packages.join(", "));
+        match Command::new(&program).args(["-c", &imports]).output() {
+            Ok(output) if output.status.success() => Some(Python { program }),
+            _ => {
+                skip(&format!("no Python that can {imports}; COUNTERSIGN_TEST_PYTHON may name one"));
+                None
+            }
+        }
+    }
+
+    /// Runs the code of the page over files.
+    fn verify(&self, jwks: &Path, receipts: &[PathBuf]) -> Report {
+        let page = include_str!("../../../../docs/verify-in-python.md");
+        let code = page.split("```python\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let files = std::iter::once(jwks).chain(receipts.iter().map(PathBuf::as_path)).map(Path::as_os_str);
+        let output = self.run(code, files, "");
+        let said = String::from_utf8(output.stdout).unwrap();
+        let lines = said.lines().map(str::to_owned).collect();
+        Report { valid: output.status.success(), lines }
+    }
+
+    /// Runs code that reads `input` and must succeed; what it printed.
+    fn fed(&self, code: &str, input: &str) -> String {
+        let output = self.run(code, [], input);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn run<'a>(&self, code: &str, args: impl IntoIterator<Item = &'a OsStr>, input: &str) -> Output {
+        let mut command = Command::new(&self.program);
+        command
+            .args(["-c", code])
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    }
+}

@@ -1,0 +1,230 @@
+//! Every endpoint, every role, the other tenant, no key, a wrong key. An endpoint without a row fails the test.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+use crate::house::{House, ROLES, Said, VERSION, Voice, payment};
+
+/// Own tenant: without a key, with a wrong one, as the agent whose it is, as another agent, and as each person. Last
+/// column: what the other tenant's people hear where ours hear 2xx; `own` is the same, about what is theirs.
+const TABLE: &str = "
+    POST /api/execute                                   401 401 200 403 403 403 403 403 own
+    POST /api/sandbox/execute                           200 401 200 200 403 403 403 403 own
+    GET  /v1/actions/{id}                               401 401 200 404 200 200 200 200 404
+    GET  /v1/actions/{id}/replay                        401 401 403 403 200 200 200 200 404
+    GET  /v1/receipts/{id}                              401 401 200 404 200 200 200 200 404
+    POST /v1/mandates                                   401 401 403 403 403 201 403 201 own
+    GET  /v1/mandates                                   401 401 403 403 200 200 200 200 own
+    POST /v1/mandates/{jti}/revoke                      401 401 403 403 403 200 403 200 404
+    POST /v1/freeze                                     401 401 403 403 403 200 403 200 own
+    POST /v1/thaw                                       401 401 403 403 403 200 403 200 404
+    GET  /v1/freezes                                    401 401 403 403 200 200 200 200 own
+    POST /v1/keys                                       401 401 403 403 403 403 403 201 own
+    GET  /v1/keys                                       401 401 403 403 403 403 403 200 own
+    POST /v1/keys/{id}/revoke                           401 401 403 403 403 403 403 200 404
+    GET  /v1/signing-keys                               401 401 403 403 200 200 200 200 own
+    POST /v1/signing-keys/rotate                        401 401 403 403 403 403 403 201 403
+    POST /v1/signing-keys/{kid}/compromise              401 401 403 403 403 403 403 200 403
+    POST /v1/observe                                    401 401 403 403 403 403 403 200 own
+    POST /v1/reload                                     401 401 403 403 403 403 403 200 own
+    GET  /sandbox/v1/actions/{id}                       404 401 200 404 200 200 200 200 404
+    GET  /sandbox/v1/actions/{id}/replay                401 401 403 403 200 200 200 200 404
+    GET  /sandbox/v1/receipts/{id}                      404 401 200 404 200 200 200 200 404
+    POST /sandbox/v1/mandates                           401 401 403 403 403 201 403 201 own
+    GET  /sandbox/v1/mandates                           401 401 403 403 200 200 200 200 own
+    POST /sandbox/v1/mandates/{jti}/revoke              401 401 403 403 403 200 403 200 404
+    POST /sandbox/v1/freeze                             401 401 403 403 403 200 403 200 own
+    POST /sandbox/v1/thaw                               401 401 403 403 403 200 403 200 404
+    GET  /sandbox/v1/freezes                            401 401 403 403 200 200 200 200 own
+    GET  /sandbox/v1/signing-keys                       401 401 403 403 200 200 200 200 own
+    POST /sandbox/v1/signing-keys/rotate                401 401 403 403 403 403 403 201 403
+    POST /sandbox/v1/signing-keys/{kid}/compromise      401 401 403 403 403 403 403 200 403
+    POST /sandbox/v1/observe                            401 401 403 403 403 403 403 200 own
+    POST /sandbox/v1/reload                             401 401 403 403 403 403 403 200 own
+    GET  /r/{address}                                   200 200 200 200 200 200 200 200 own
+    GET  /.well-known/jwks.json                         200 200 200 200 200 200 200 200 own
+    GET  /sandbox/.well-known/jwks.json                 200 200 200 200 200 200 200 200 own
+    GET  /openapi.json                                  200 200 200 200 200 200 200 200 own
+    GET  /docs                                          200 200 200 200 200 200 200 200 own
+    GET  /docs/errors                                   200 200 200 200 200 200 200 200 own
+    GET  /healthz                                       200 200 200 200 200 200 200 200 own
+    GET  /readyz                                        200 200 200 200 200 200 200 200 own
+    GET  /metrics                                       200 200 200 200 200 200 200 200 own
+";
+
+/// The columns before the last.
+const COLUMNS: [&str; 8] =
+    ["nobody", "stranger", "agent", "rival", "approver", "operator", "auditor", "admin"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_endpoint_lets_in_whom_the_table_names_and_nobody_else() {
+    let house = House::new().await;
+    let table = rows();
+    let served = operations(&house).await;
+    assert_eq!(
+        table.keys().cloned().collect::<BTreeSet<_>>(),
+        served,
+        "each operation of /openapi.json has its row"
+    );
+    let world = World::new(&house).await;
+    let mut wrong = Vec::new();
+    for ((method, path), (ours, theirs)) in &table {
+        let restricted = ours[1] == 401;
+        let mut hear = Vec::new();
+        for (who, expected) in COLUMNS.iter().zip(ours) {
+            let voice = match *who {
+                "nobody" => house.nobody(),
+                "stranger" => Voice { key: Some("cs_nobody-has-this-key".into()), ..house.nobody() },
+                who => house.voice("default", who),
+            };
+            hear.push((format!("default's {who}"), "default", voice, *expected));
+        }
+        for role in ROLES {
+            let as_ours = ours[COLUMNS.iter().position(|column| *column == role).unwrap()];
+            let expected = if (200..300).contains(&as_ours) { theirs.unwrap_or(as_ours) } else { as_ours };
+            hear.push((format!("other's {role}"), "other", house.voice("other", role), expected));
+        }
+        for (who, tenant, voice, expected) in hear {
+            let said = world.call(&voice, tenant, method, path).await;
+            if said.status != expected {
+                wrong.push(format!(
+                    "{method} {path} for {who}: {} instead of {expected}: {}",
+                    said.status,
+                    said.text()
+                ));
+            }
+            let foreign = if tenant == "default" { "other-" } else { "default-" };
+            if restricted && said.text().contains(foreign) {
+                wrong.push(format!("{method} {path} tells {who} of the other tenant: {}", said.text()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    nothing_crossed(&house).await;
+}
+
+/// What the other tenant's people did above left no trace in ours.
+async fn nothing_crossed(house: &House) {
+    let admin = house.admin();
+    for path in ["/v1/mandates?limit=200", "/v1/freezes", "/v1/keys"] {
+        let said = admin.get(path).await;
+        assert_eq!(said.status, 200);
+        assert!(!said.text().contains("other-"), "{path}: {}", said.text());
+    }
+    // What other's people tried to revoke still works.
+    let body = house.payment("acct-after", "1.00");
+    assert_eq!(house.agent().execute("after", &body).await.kind(), "executed");
+}
+
+type Row = (Vec<u16>, Option<u16>);
+
+fn rows() -> BTreeMap<(String, String), Row> {
+    let lines = TABLE.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines
+        .map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let statuses = words[2..10].iter().map(|word| word.parse().unwrap()).collect();
+            ((words[0].to_owned(), words[1].to_owned()), (statuses, words[10].parse().ok()))
+        })
+        .collect()
+}
+
+async fn operations(house: &House) -> BTreeSet<(String, String)> {
+    let document = house.nobody().get("/openapi.json").await.body;
+    let paths = document["paths"].as_object().unwrap();
+    let methods = |(path, item): (&String, &Value)| {
+        let methods = item.as_object().unwrap().keys().map(|method| (method.to_uppercase(), path.clone()));
+        methods.collect::<Vec<_>>()
+    };
+    paths.iter().flat_map(methods).collect()
+}
+
+/// What there is to ask about, all of it the first tenant's.
+struct World<'a> {
+    house: &'a House,
+    /// For production and the sandbox: an action, its receipt, the receipt's address.
+    done: [(String, String, String); 2],
+    count: std::sync::atomic::AtomicU32,
+}
+
+impl World<'_> {
+    async fn new(house: &House) -> World<'_> {
+        let agent = house.agent();
+        let production = agent.execute("the-one", &house.payment("acct-1", "25.00")).await;
+        let sandbox =
+            agent.post("/api/sandbox/execute", &payment("acct-1", "25.00", "tok-sandbox-public")).await;
+        let done = [production, sandbox].map(|said| {
+            assert_eq!(said.kind(), "executed", "{}", said.text());
+            let text = |member: &str| said.body[member].as_str().unwrap().to_owned();
+            let address = text("receipt_url_short").rsplit('/').next().unwrap().to_owned();
+            (text("transaction_id"), text("receipt_id"), address)
+        });
+        World { house, done, count: Default::default() }
+    }
+
+    /// One call with everything in place: a fresh thing to change, a body that is right.
+    async fn call(&self, voice: &Voice, tenant: &str, method: &str, path: &str) -> Said {
+        let n = self.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let base = if path.starts_with("/sandbox/") { "/sandbox" } else { "" };
+        let plain = path.strip_prefix(base).unwrap();
+        let argument = self.argument(base, plain).await;
+        let body = self.body(tenant, base, plain, n).await;
+        let (before, after) = path.split_once('{').unwrap_or((path, ""));
+        let after = after.split_once('}').map_or("", |(_, after)| after);
+        let request = voice.request(method, &format!("{before}{argument}{after}"));
+        let request = request.header("ep-version", VERSION).header("idempotency-key", format!("row-{n}"));
+        Said::of(if method == "POST" { request.json(&body) } else { request }).await.unwrap()
+    }
+
+    async fn argument(&self, base: &str, plain: &str) -> String {
+        let (action, receipt, address) = &self.done[usize::from(base == "/sandbox")];
+        let admin = self.house.admin();
+        match plain {
+            "/v1/actions/{id}" | "/v1/actions/{id}/replay" => action.clone(),
+            "/v1/receipts/{id}" => receipt.clone(),
+            "/r/{address}" => address.clone(),
+            "/v1/mandates/{jti}/revoke" => {
+                let issued = admin.post(&format!("{base}/v1/mandates"), &mandate("default")).await;
+                issued.body["mandate"]["jti"].as_str().unwrap().to_owned()
+            }
+            "/v1/keys/{id}/revoke" => {
+                let made =
+                    admin.post("/v1/keys", &json!({"subject": "default-spare", "role": "auditor"})).await;
+                made.body["key"]["id"].as_str().unwrap().to_owned()
+            }
+            "/v1/signing-keys/{kid}/compromise" => {
+                let keys = admin.get(&format!("{base}/v1/signing-keys")).await.body;
+                let active =
+                    keys["items"].as_array().unwrap().iter().find(|key| key["status"] == "active").unwrap();
+                active["kid"].as_str().unwrap().to_owned()
+            }
+            other => {
+                assert!(!other.contains('{'), "nothing is known to stand in {other}");
+                String::new()
+            }
+        }
+    }
+
+    async fn body(&self, tenant: &str, base: &str, plain: &str, n: u32) -> Value {
+        match plain {
+            "/api/execute" => payment(&format!("row-{n}"), "1.00", self.house.token(tenant)),
+            "/api/sandbox/execute" => payment(&format!("row-{n}"), "1.00", "tok-sandbox-public"),
+            "/v1/mandates" => mandate(tenant),
+            "/v1/freeze" => json!({"scope": format!("agent:{tenant}-x{n}"), "reason": "drill"}),
+            "/v1/thaw" => {
+                let scope = json!({"scope": format!("agent:x{n}")});
+                assert_eq!(self.house.admin().post(&format!("{base}/v1/freeze"), &scope).await.status, 200);
+                scope
+            }
+            "/v1/keys" => json!({"subject": format!("{tenant}-new{n}"), "role": "auditor"}),
+            "/v1/observe" => json!({"until": null}),
+            "/v1/signing-keys/{kid}/compromise" => json!({"at": jiff::Timestamp::now().to_string()}),
+            _ => json!({}),
+        }
+    }
+}
+
+fn mandate(tenant: &str) -> Value {
+    json!({"subject": format!("{tenant}-agent"), "scope": ["Payments"], "expires_in_seconds": 600})
+}

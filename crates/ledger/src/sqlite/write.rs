@@ -1,0 +1,154 @@
+//! The statements of the hot path, prepared once for each batch.
+
+use action::ActionId;
+use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
+
+use super::read::{self, ADDRESS_SLICE, EFFECT_SLICE, Sql};
+use crate::admit::{Gate, Item};
+use crate::{Outcome, State};
+
+/// What became of an action: the one row of it that changes.
+pub(crate) struct Fate {
+    pub(crate) row: i64,
+    pub(crate) state: State,
+    pub(crate) debit: i64,
+    pub(crate) outcome: Option<i64>,
+    pub(crate) reply: Option<i64>,
+}
+
+pub(crate) struct Statements<'a> {
+    action: CachedStatement<'a>,
+    fate: CachedStatement<'a>,
+    effect: CachedStatement<'a>,
+    outcome: CachedStatement<'a>,
+    address: CachedStatement<'a>,
+    entry: CachedStatement<'a>,
+    find: CachedStatement<'a>,
+    change: CachedStatement<'a>,
+}
+
+impl<'a> Statements<'a> {
+    pub(crate) fn new(db: &'a Connection) -> Sql<Statements<'a>> {
+        Ok(Statements {
+            action: db.prepare_cached(
+                "INSERT INTO action VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
+                 ?17, ?18, ?19)",
+            )?,
+            fate: db.prepare_cached("INSERT INTO fate VALUES (?1, ?2, ?3, ?4, ?5)")?,
+            effect: db.prepare_cached("INSERT INTO effect VALUES (?1, ?2, ?3)")?,
+            outcome: db.prepare_cached(
+                "INSERT INTO outcome VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+            )?,
+            address: db.prepare_cached("INSERT OR IGNORE INTO address VALUES (?1, ?2, ?3)")?,
+            entry: db.prepare_cached("INSERT INTO entry VALUES (?1, ?2, ?3)")?,
+            // Of the action only its index is read.
+            find: db.prepare_cached(
+                "SELECT f.row, f.state, f.debit, f.outcome, f.reply FROM action a JOIN fate f ON f.row = a.row
+                 WHERE a.id = ?1",
+            )?,
+            change: db.prepare_cached(
+                "UPDATE fate SET state = ?2, debit = ?3, outcome = ?4, reply = ?5 WHERE row = ?1",
+            )?,
+        })
+    }
+
+    pub(crate) fn action(&mut self, row: i64, item: &Item, slot: Option<i64>, entry: i64) -> Sql<()> {
+        let intent = &item.intent;
+        let hold_until_ms = match item.gate {
+            Gate::Admit { hold_until_ms, .. } => hold_until_ms,
+            Gate::Refuse { .. } => None,
+        };
+        let debits = item.debits();
+        let mandates = (!debits.is_empty())
+            .then(|| debits.iter().map(|debit| &*debit.jti).collect::<Vec<_>>().join("\n"));
+        let currency = intent.amount.map(|amount| amount.currency());
+        let written = self.action.execute(params![
+            row,
+            intent.id.as_bytes(),
+            intent.tenant.as_str(),
+            read::environment_code(intent.environment),
+            intent.subject.as_str(),
+            intent.key,
+            slot,
+            intent.request_hash,
+            &*intent.archetype,
+            &*intent.principal,
+            mandates,
+            item.effect().map(|effect| effect.hash),
+            item.sends().then_some(item.series),
+            intent.at_ms,
+            hold_until_ms,
+            intent.amount.map_or(0, |amount| amount.minor()),
+            currency.as_ref().map(|currency| currency.code()),
+            entry,
+            intent.payload,
+        ]);
+        written.map(drop)
+    }
+
+    pub(crate) fn fate(&mut self, fate: &Fate) -> Sql<()> {
+        let Fate { row, state, debit, outcome, reply } = fate;
+        self.fate.execute(params![row, state.code(), debit, outcome, reply]).map(drop)
+    }
+
+    pub(crate) fn change(&mut self, fate: &Fate) -> Sql<()> {
+        let Fate { row, state, debit, outcome, reply } = fate;
+        self.change.execute(params![row, state.code(), debit, outcome, reply]).map(drop)
+    }
+
+    pub(crate) fn find(&mut self, id: ActionId) -> Sql<Option<Fate>> {
+        let found = self.find.query_row([id.as_bytes()], |row| {
+            Ok(Fate {
+                row: row.get(0)?,
+                state: read::state(row, 1)?,
+                debit: row.get(2)?,
+                outcome: row.get(3)?,
+                reply: row.get(4)?,
+            })
+        });
+        found.optional()
+    }
+
+    pub(crate) fn effect(&mut self, tag: i64, action: i64) -> Sql<()> {
+        self.effect.execute([action >> EFFECT_SLICE, tag, action]).map(drop)
+    }
+
+    pub(crate) fn outcome(
+        &mut self,
+        row: i64,
+        action: i64,
+        previous: Option<i64>,
+        outcome: &Outcome,
+        entry: i64,
+    ) -> Sql<()> {
+        let Outcome { at_ms, state, reply, receipt, payload, .. } = outcome;
+        let (reply, receipt) = (reply.as_ref(), receipt.as_ref());
+        let written = self.outcome.execute(params![
+            row,
+            action,
+            previous,
+            state.code(),
+            at_ms,
+            reply.map(|reply| reply.status),
+            reply.map(|reply| &reply.body),
+            receipt.map(|receipt| &receipt.id),
+            receipt.map(|receipt| &receipt.short),
+            receipt.map(|receipt| &receipt.signature),
+            receipt.map(|receipt| &receipt.document),
+            entry,
+            payload,
+        ]);
+        written.map(drop)
+    }
+
+    pub(crate) fn addresses(&mut self, tags: [i64; 2], outcome: i64) -> Sql<()> {
+        for tag in tags {
+            self.address.execute([outcome >> ADDRESS_SLICE, tag, outcome])?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn entry(&mut self, row: i64, bytes: &[u8], record: Option<&[u8]>) -> Sql<()> {
+        self.entry.execute(params![row, bytes, record]).map(drop)
+    }
+}

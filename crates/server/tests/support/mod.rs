@@ -1,0 +1,87 @@
+//! A server with real gateways behind it, in a temporary directory.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use countersign_server::{Faces, Running, ServerConfig, render, serve};
+use gateway::{Config, Installation};
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+/// A server on a port of its own, and an admin's key.
+pub struct Served {
+    pub running: Running,
+    pub url: String,
+    pub admin: String,
+    pub client: Client,
+    _installation: Installation,
+    _folder: TempDir,
+}
+
+impl Served {
+    pub async fn start() -> Served {
+        Served::with(|_| {}).await
+    }
+
+    pub async fn with(change: impl FnOnce(&mut ServerConfig)) -> Served {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let config = Config {
+            listen: listener.local_addr().unwrap(),
+            data_dir: folder.path().join("data"),
+            ..Config::default()
+        };
+        let mut served = ServerConfig::from(&config);
+        change(&mut served);
+        let url = config.public_url();
+        let mut installation = Installation::open(config, render).await.unwrap();
+        installation.start();
+        let admin = installation.first_key().await.unwrap().unwrap().secret;
+        let faces =
+            Faces { production: installation.production.clone(), sandbox: installation.sandbox.clone() };
+        let running = serve(listener, faces, served).await.unwrap();
+        let client = Client::builder().no_proxy().build().unwrap();
+        Served { running, url, admin, client, _installation: installation, _folder: folder }
+    }
+
+    pub fn get(&self, path: &str) -> RequestBuilder {
+        self.client.get(format!("{}{path}", self.url))
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> RequestBuilder {
+        self.client.post(format!("{}{path}", self.url)).json(body)
+    }
+
+    pub fn as_admin(&self, request: RequestBuilder) -> RequestBuilder {
+        request.bearer_auth(&self.admin)
+    }
+
+    pub async fn key(&self, role: &str) -> String {
+        let body = json!({"subject": format!("some-{role}"), "role": role});
+        let created = body_of(self.as_admin(self.post("/v1/keys", &body)).send().await.unwrap()).await;
+        created["secret"].as_str().unwrap().to_owned()
+    }
+
+    /// A harmless action in the sandbox, done.
+    pub async fn executed(&self) -> Value {
+        let response = self.post("/api/sandbox/execute", &payment()).send().await.unwrap();
+        let status = response.status();
+        let body = body_of(response).await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        body
+    }
+}
+
+pub fn payment() -> Value {
+    json!({
+        "archetype": "HOTEL_RESERVATION",
+        "constraints": {
+            "property_id": "prop-1", "city": "Lisbon", "check_in": "2026-06-01", "check_out": "2026-06-03",
+            "room_type": "double", "guests": 2, "max_total_usd": "300.00",
+        },
+    })
+}
+
+pub async fn body_of(response: Response) -> Value {
+    response.json().await.unwrap()
+}
