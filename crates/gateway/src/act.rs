@@ -51,7 +51,9 @@ impl Gateway {
             deadline,
             quoted,
         } = errand;
-        if let Some((code, reason)) = too_late(&permit, admitted, deadline) {
+        let patience_ms = i64::try_from(provider.patience().as_millis()).unwrap_or(i64::MAX / 2);
+        let leave_by_ms = call.send_by_ms.saturating_sub(patience_ms);
+        if let Some((code, reason)) = too_late(&permit, admitted, deadline, leave_by_ms) {
             let ending = self.failed(&pending, code, reason, None);
             let _ = said.send(Box::pin(self.conclude(&tenant, &pending, ending)).await);
             return;
@@ -171,11 +173,18 @@ impl Drop for UnderWay {
 }
 
 /// Why a call must not leave any more, if so. Nothing has left yet, so the absence of an effect is certain.
-fn too_late(permit: &Permit, admitted: Instant, deadline: Option<Instant>) -> Option<(Code, &'static str)> {
+fn too_late(
+    permit: &Permit,
+    admitted: Instant,
+    deadline: Option<Instant>,
+    leave_by_ms: i64,
+) -> Option<(Code, &'static str)> {
     if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
         return Some((Code::DeadlineExceeded, "deadline_before_sending"));
     }
-    if admitted.elapsed() > SEND_WINDOW || !permit.is_valid_at(clock::now_ms()) {
+    // What leaves later than its row says could still arrive when its absence is taken to be final.
+    let now_ms = clock::now_ms();
+    if admitted.elapsed() > SEND_WINDOW || now_ms > leave_by_ms || !permit.is_valid_at(now_ms) {
         return Some((Code::ProviderFailed, "send_window_missed"));
     }
     None

@@ -22,6 +22,9 @@ pub(crate) struct Authority {
     verified: Mutex<HashMap<[u8; 32], Arc<Mandate>>>,
 }
 
+/// What a remembered mandate is found by; a token must never be taken for an id.
+const BY_TOKEN: u8 = 1;
+const BY_ID: u8 = 2;
 /// Tokens remembered as verified; over it all are forgotten.
 const MOST_VERIFIED: usize = 10_000;
 /// The token that everybody may use in the sandbox.
@@ -60,6 +63,7 @@ impl Authority {
         now_s: i64,
     ) -> Result<Arc<Mandate>, mandate::Refusal> {
         let name: [u8; 32] = Sha256::new()
+            .chain_update([BY_TOKEN])
             .chain_update(tenant.as_str())
             .chain_update([0])
             .chain_update(token)
@@ -128,7 +132,7 @@ impl Gateway {
 
     async fn default_mandate(&self, tenant: &Tenant, jti: &str) -> Result<Option<Arc<Mandate>>, Error> {
         let name: [u8; 32] = Sha256::new()
-            .chain_update("jti")
+            .chain_update([BY_ID])
             .chain_update(tenant.as_str())
             .chain_update([0])
             .chain_update(jti)

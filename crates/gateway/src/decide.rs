@@ -6,7 +6,7 @@ use std::time::Instant;
 use action::{Action, ActionId, IdempotencyKey, Money, OnDuplicate, Request};
 use boundary::{Decision, Escalation, Facts, Named, Permit, Reason, Trigger, Verdict};
 use execution::Confirmation;
-use ledger::{Admitted, Debit, Effect, FactsQuery, Obstacle, Recorded, State};
+use ledger::{Admitted, Debit, Effect, FactsQuery, Obstacle, Recorded, State, Tolerance};
 use mandate::Mandate;
 use provider::Provider;
 use receipt::{Chain, Json, NewEntry, Salts, Stage};
@@ -131,7 +131,10 @@ impl Gateway {
         let effect = action.effect_hash(hmac, &principal).map(|hash| Effect {
             hash,
             window_ms: i64::try_from(duplicate.window.as_millis()).unwrap_or(i64::MAX),
-            tolerate: duplicate.on == OnDuplicate::Allow || observe,
+            tolerate: match duplicate.on == OnDuplicate::Allow || observe {
+                true => Tolerance::Anything,
+                false => Tolerance::Nothing,
+            },
         });
         let seed: [u8; 42] = clock::random()?;
         let (random, salt) = seed.split_at(10);
@@ -280,7 +283,10 @@ impl Gateway {
             hold_until_ms: None,
             debits: debits(case.standing.mandate.as_deref(), facts),
             effect: case.effect.filter(|_| !quote_only).map(|effect| Effect {
-                tolerate: effect.tolerate || repeats_on_purpose(&case.action, facts),
+                tolerate: match (effect.tolerate, repeated_on_purpose(&case.action, facts)) {
+                    (Tolerance::Nothing, Some(earlier)) => Tolerance::This(earlier),
+                    (tolerance, _) => tolerance,
+                },
                 ..effect
             }),
             destination: case.action.destination.as_deref().map(Into::into),
@@ -431,7 +437,7 @@ impl Gateway {
             intent: self.intent(&self.row_of(case, &pending, "held", State::Held), &pending.row)?,
             hold_until_ms: Some(until_ms),
             debits: Vec::new(),
-            effect: case.effect.map(|effect| Effect { tolerate: true, ..effect }),
+            effect: case.effect.map(|effect| Effect { tolerate: Tolerance::Anything, ..effect }),
             destination: None,
         };
         match self.ledger.admit(admission).await.map_err(unavailable)? {
@@ -782,8 +788,8 @@ fn debits(mandate: Option<&Mandate>, facts: &ledger::Facts) -> Vec<Debit> {
 }
 
 /// Who names the very action that stands in the way, repeats it on purpose; the judge has seen it.
-fn repeats_on_purpose(action: &Action, facts: &ledger::Facts) -> bool {
-    action.repeat_of.is_some() && action.repeat_of == facts.earlier.map(|earlier| earlier.id)
+fn repeated_on_purpose(action: &Action, facts: &ledger::Facts) -> Option<ActionId> {
+    action.repeat_of.filter(|id| facts.earlier.is_some_and(|earlier| earlier.id == *id))
 }
 
 /// A quote as the confirmation of an action that only asked for one.

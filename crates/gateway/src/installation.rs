@@ -145,7 +145,7 @@ async fn open_one(
     let now_ms = clock::now_ms();
     let chain_id = clock::new_id(now_ms).map_err(|error| error.to_string())?.to_string();
     let file = config.data_dir.join(format!("{environment}.db"));
-    let ledger = open_ledger(file, chain_id.clone(), now_ms).await?;
+    let ledger = open_ledger(file, chain_id.clone(), now_ms, config.limits.queue).await?;
     let doors = match environment {
         Environment::Production => doors(config)?,
         Environment::Sandbox => Doors { egress: Egress::new(Rules::default()), secrets: Secrets::default() },
@@ -166,9 +166,14 @@ async fn open_one(
 }
 
 /// Opening reads, recovers and writes, so it is done where blocking harms nobody.
-async fn open_ledger(file: PathBuf, chain_id: String, now_ms: i64) -> Result<Arc<dyn Ledger>, String> {
+async fn open_ledger(
+    file: PathBuf,
+    chain_id: String,
+    now_ms: i64,
+    queue: usize,
+) -> Result<Arc<dyn Ledger>, String> {
     let open = move || {
-        let ledger = Sqlite::open(&file, Options::new(&chain_id, now_ms));
+        let ledger = Sqlite::open(&file, Options { queue, ..Options::new(&chain_id, now_ms) });
         ledger.map_err(|error| format!("`{}`: {error}", file.display()))
     };
     let ledger = tokio::task::spawn_blocking(open).await.map_err(|error| error.to_string())??;
@@ -176,6 +181,11 @@ async fn open_ledger(file: PathBuf, chain_id: String, now_ms: i64) -> Result<Arc
 }
 
 fn tenants(config: &Config) -> Result<Vec<Tenant>, String> {
+    if config.tenants.iter().any(|name| name == SANDBOX_TENANT) {
+        return Err(format!(
+            "`tenants`: `{SANDBOX_TENANT}` is the tenant of callers without a key; choose another name"
+        ));
+    }
     let parse = |name: &String| Tenant::parse(name).map_err(|error| format!("`tenants`: `{name}`: {error}"));
     let mut tenants: Vec<Tenant> = config.tenants.iter().map(parse).collect::<Result<_, _>>()?;
     if tenants.is_empty() {

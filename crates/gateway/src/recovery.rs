@@ -51,7 +51,10 @@ impl Gateway {
     }
 
     async fn round(self: &Arc<Self>) -> Result<(), Error> {
-        self.expire().await?;
+        if let Err(error) = self.expire().await {
+            // Doubt is resolved all the same.
+            tracing::warn!(%error, "held actions could not be looked after");
+        }
         let mut after = None;
         loop {
             let page = self.ledger.unsettled(after, PAGE).await.map_err(unavailable)?;
@@ -91,6 +94,14 @@ impl Gateway {
         let provider = rules.providers.get(&*pending.archetype).ok_or_else(|| {
             Error::new(Code::ProviderCannot, format!("archetype `{}` is no longer bound", pending.archetype))
         })?;
+        let asked = pending.row.call.as_ref().map_or("", |call| &call.provider);
+        if provider.name() != asked {
+            // Another provider's "no such payment" says nothing about this one.
+            return Err(Error::new(
+                Code::ProviderCannot,
+                format!("it was sent to `{asked}`, which is no longer bound"),
+            ));
+        }
         let (execution, _) = execution::recover(call?);
         let found = provider.query(execution.call(), clock::now_ms()).await;
         match self.stepped(execution, Event::Asked(found)) {
@@ -143,18 +154,24 @@ impl Gateway {
     /// Held actions nobody decided on in time.
     async fn expire(&self) -> Result<(), Error> {
         for stored in self.ledger.expired(clock::now_ms(), PAGE).await.map_err(unavailable)? {
-            let tenant = self.tenant(&stored.tenant)?;
-            let pending = Pending::restore(&stored, None)?;
-            let mut chain = pending.chain.clone();
-            let error = refused(Code::ApprovalExpired, "approval_expired")?;
-            push(&mut chain, receipt::Stage::Execute, || {
-                Ok(receipt::NewEntry { error, ..receipt::NewEntry::at(clock::now()) })
-            })?;
-            let details = Details { reasons: vec!["approval_expired".to_owned()], ..Details::default() };
-            let ending = self.blocked(chain, Code::ApprovalExpired, details);
-            self.conclude(tenant, &pending, Ok(ending)).await?;
+            if let Err(error) = self.expire_one(&stored).await {
+                tracing::warn!(action = %stored.id, %error, "a held action could not be ended");
+            }
         }
         Ok(())
+    }
+
+    async fn expire_one(&self, stored: &Stored) -> Result<(), Error> {
+        let tenant = self.tenant(&stored.tenant)?;
+        let pending = Pending::restore(stored, None)?;
+        let mut chain = pending.chain.clone();
+        let error = refused(Code::ApprovalExpired, "approval_expired")?;
+        push(&mut chain, receipt::Stage::Execute, || {
+            Ok(receipt::NewEntry { error, ..receipt::NewEntry::at(clock::now()) })
+        })?;
+        let details = Details { reasons: vec!["approval_expired".to_owned()], ..Details::default() };
+        let ending = self.blocked(chain, Code::ApprovalExpired, details);
+        self.conclude(tenant, &pending, Ok(ending)).await.map(drop)
     }
 }
 

@@ -18,6 +18,7 @@ use crate::identity::{self, Claim};
 use crate::intake::Digests;
 use crate::{
     Admission, Admitted, Earlier, Effect, Existing, Freeze, Intent, Obstacle, Outcome, Refusal, State,
+    Tolerance,
 };
 
 /// What is to be decided: an admission, or the claim of an action that is refused already.
@@ -197,7 +198,12 @@ fn check(rows: &mut Rows, item: &Item) -> Result<Vec<Account>, Obstacle> {
     }
     let earlier = item.effect().and_then(|effect| {
         let earlier = rows.effects.get(&effect.hash)?;
-        (!effect.tolerate && earlier.at_ms > at_ms - effect.window_ms).then_some(*earlier)
+        let tolerated = match effect.tolerate {
+            Tolerance::Nothing => false,
+            Tolerance::This(id) => earlier.id == id,
+            Tolerance::Anything => true,
+        };
+        (!tolerated && earlier.at_ms > at_ms - effect.window_ms).then_some(*earlier)
     });
     earlier.map_or(Ok(debited), |earlier| Err(Obstacle::Duplicate(earlier)))
 }

@@ -73,9 +73,19 @@ pub struct Effect {
     pub hash: [u8; 32],
     /// How far back an equal effect counts, in milliseconds.
     pub window_ms: i64,
-    /// An equal effect is known and accepted (`repeat_of`, a person's word, an archetype that allows it): claim
-    /// it all the same.
-    pub tolerate: bool,
+    /// Which equal effect of late is no obstacle.
+    pub tolerate: Tolerance,
+}
+
+/// Which earlier action with the same effect does not stand in the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tolerance {
+    /// None: the usual.
+    Nothing,
+    /// Exactly this one, which the caller says it repeats. If another came in between, that one stands in the way.
+    This(ActionId),
+    /// Any: the archetype allows it, the tenant is only observed, or the action waits for a person anyway.
+    Anything,
 }
 
 /// The single commit of an action that was refused.

@@ -51,7 +51,7 @@ pub use error::Error;
 pub use facts::{Facts, FactsQuery, Figures, Filter, Repeat, Verified};
 pub use fail::FailPoints;
 pub use identity::Claim;
-pub use intake::{Admission, Debit, Effect, Intent, Outcome, Receipt, Refusal, Reply, Settlement};
+pub use intake::{Admission, Debit, Effect, Intent, Outcome, Receipt, Refusal, Reply, Settlement, Tolerance};
 pub use lock::Lock;
 pub use memory::Memory;
 pub use sqlite::{Options, Sqlite};

@@ -52,8 +52,11 @@ impl Ask {
         admission.intent.request_hash = [self.request; 32];
         admission.intent.at_ms = NOW + self.minute * 60_000;
         admission.hold_until_ms = self.hold.then_some(NOW);
-        admission.effect =
-            self.effect.map(|(hash, tolerate)| Effect { hash: [hash; 32], window_ms: 600_000, tolerate });
+        admission.effect = self.effect.map(|(hash, tolerate)| Effect {
+            hash: [hash; 32],
+            window_ms: 600_000,
+            tolerate: if tolerate { Tolerance::Anything } else { Tolerance::Nothing },
+        });
         admission.into()
     }
 }

@@ -220,7 +220,7 @@ fn an_effect_stands_in_the_way_within_its_window_unless_it_is_absent() {
         wait(ledger.settle(settlement(second, State::Executed, "c"))).unwrap();
         assert!(matches!(obstacle(&*ledger, with_effect("d", NOW + 2)), Obstacle::Duplicate(_)));
 
-        let tolerated = Effect { tolerate: true, ..effect(9).unwrap() };
+        let tolerated = Effect { tolerate: Tolerance::Anything, ..effect(9).unwrap() };
         admitted(&*ledger, Admission { effect: Some(tolerated), ..with_effect("e", NOW + 3) });
         admitted(&*ledger, with_effect("f", NOW + 600_003));
     });

@@ -98,7 +98,7 @@ fn keys_and_effects_and_receipts_are_found_across_many_slices() {
         hash
     };
     let with_effect = |key: String, number: u32, window_ms| Admission {
-        effect: Some(Effect { hash: hash(number), window_ms, tolerate: false }),
+        effect: Some(Effect { hash: hash(number), window_ms, tolerate: Tolerance::Nothing }),
         ..admission(&key)
     };
     // One action each ten milliseconds, so that they span about a minute and a half.

@@ -149,7 +149,7 @@ pub async fn serve(listener: TcpListener, faces: Faces, config: ServerConfig) ->
     config.check(address)?;
     let tls = config.tls.as_ref().map(acceptor).transpose()?;
     // Behind a proxy every connection comes from near by, whoever is at its other end.
-    let near = address.ip().is_loopback() && !config.behind_tls_proxy;
+    let near = address.ip().is_loopback() && !config.behind_tls_proxy && !is_far(&config.public_url);
     let sandbox = faces.sandbox.filter(|_| near || config.sandbox_public);
     let site = Arc::new(Site {
         faces: Faces { production: faces.production, sandbox },
@@ -169,6 +169,17 @@ pub async fn serve(listener: TcpListener, faces: Faces, config: ServerConfig) ->
     let (stop, stopped) = watch::channel(None);
     let task = tokio::spawn(accept(listener, tls, site, stopped));
     Ok(Running { address, stop, task })
+}
+
+/// Whether the URL names us to other machines: then what comes over loopback may come from a proxy that nobody
+/// mentioned.
+fn is_far(public_url: &str) -> bool {
+    match url::Url::parse(public_url).ok().as_ref().and_then(url::Url::host) {
+        Some(url::Host::Domain(name)) => name != "localhost",
+        Some(url::Host::Ipv4(ip)) => !ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => !ip.is_loopback(),
+        None => false,
+    }
 }
 
 async fn accept(

@@ -207,6 +207,9 @@ impl<'a> Batch<'a> {
         self.write.outcome(row, action, previous, outcome, entry)?;
         if outcome.receipt.is_some() {
             self.write.addresses(digests.addresses, row)?;
+            for tag in digests.addresses {
+                self.shared.filter.add(Kind::Address, tag);
+            }
         }
         self.tail.outcome += 1;
         Ok(row)

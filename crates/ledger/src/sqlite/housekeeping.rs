@@ -136,6 +136,7 @@ fn fill_filter(db: &Connection, shared: &Shared) -> Sql<()> {
         (Kind::Slot, "SELECT slot FROM action INDEXED BY action_slot WHERE slot IS NOT NULL"),
         (Kind::Effect, "SELECT tag FROM effect"),
         (Kind::Seen, "SELECT mark FROM seen"),
+        (Kind::Address, "SELECT tag FROM address"),
     ];
     for (kind, sql) in indexes {
         let mut select = db.prepare(sql)?;

@@ -57,6 +57,10 @@ impl Work {
 }
 
 /// A bounded queue with one taker.
+/// What settles an action, and what operators do, is never turned away: the first is bounded by the actions under
+/// way, and an emergency stop that waits behind a flood of requests is none.
+const NO_LIMIT: usize = usize::MAX;
+
 pub(crate) struct Queue {
     state: Mutex<State>,
     bell: Condvar,
@@ -78,7 +82,7 @@ impl Queue {
 
     pub(crate) fn enter(&self, item: Item) -> Result<oneshot::Receiver<Result<Admitted, Error>>, Error> {
         let (promise, answer) = oneshot::channel();
-        self.put(|work| {
+        self.put(self.limit, |work| {
             work.items.push(item);
             work.item_promises.push(promise);
         })?;
@@ -87,7 +91,7 @@ impl Queue {
 
     pub(crate) fn close(&self, close: Close) -> Result<oneshot::Receiver<Result<i64, Error>>, Error> {
         let (promise, answer) = oneshot::channel();
-        self.put(|work| {
+        self.put(NO_LIMIT, |work| {
             work.closes.push(close);
             work.close_promises.push(promise);
         })?;
@@ -95,10 +99,10 @@ impl Queue {
     }
 
     pub(crate) fn job(&self, job: Box<dyn Job>) -> Result<(), Error> {
-        self.put(|work| work.jobs.push(job))
+        self.put(NO_LIMIT, |work| work.jobs.push(job))
     }
 
-    fn put(&self, push: impl FnOnce(&mut Work)) -> Result<(), Error> {
+    fn put(&self, limit: usize, push: impl FnOnce(&mut Work)) -> Result<(), Error> {
         let mut state = self.lock();
         if let Some(why) = &state.failed {
             return Err(Error::Unavailable(why.clone()));
@@ -106,7 +110,7 @@ impl Queue {
         if state.ending {
             return Err(Error::Unavailable("it is closing".into()));
         }
-        if state.work.len() >= self.limit {
+        if state.work.len() >= limit {
             return Err(Error::Busy);
         }
         push(&mut state.work);

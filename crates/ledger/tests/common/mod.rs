@@ -114,7 +114,7 @@ pub fn debit(jti: &str, cap: i64) -> Debit {
 }
 
 pub fn effect(hash: u8) -> Option<Effect> {
-    Some(Effect { hash: [hash; 32], window_ms: 600_000, tolerate: false })
+    Some(Effect { hash: [hash; 32], window_ms: 600_000, tolerate: Tolerance::Nothing })
 }
 
 pub fn outcome(state: State, name: &str) -> Outcome {
