@@ -8,7 +8,7 @@ mod common;
 use std::collections::HashMap;
 
 use common::*;
-use ledger::{Admission, Admitted, Effect, Item, Obstacle, Rows, admit};
+use ledger::{Admission, Admitted, Effect, Item, Obstacle, Rows, Tolerance, admit};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ use action::{Subject, Tenant};
 use common::*;
 use ledger::{
     Admission, Admitted, ApiKey, Effect, Error, FactsQuery, Filter, Freeze, Ledger, Mandate, Obstacle,
-    Recorded, Scope, Settlement, State,
+    Recorded, Scope, Settlement, State, Tolerance,
 };
 
 // Keys.

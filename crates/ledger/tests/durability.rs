@@ -18,7 +18,7 @@ use common::*;
 use futures_util::future::join_all;
 use ledger::{
     Admission, Admitted, Broken, Effect, Error, FactsQuery, FailPoints, Freeze, Ledger, Obstacle, Options,
-    Scope, Sqlite, State,
+    Scope, Sqlite, State, Tolerance,
 };
 use rusqlite::Connection;
 

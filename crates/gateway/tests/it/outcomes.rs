@@ -240,3 +240,22 @@ async fn what_belongs_to_others_is_not_found() {
     stranger.tenant = action::Tenant::parse("elsewhere").unwrap();
     assert_eq!(house.gateway().action(&stranger, said.id()).await.unwrap_err().code, Code::NotFound);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_that_repeat_one_action_on_purpose_one_passes() {
+    let house = std::sync::Arc::new(House::new().await);
+    let first = house.said("first", &house.payment("acct-1", "10.00")).await;
+    let mut body = house.payment("acct-1", "10.00");
+    body["repeat_of"] = json!(first.id());
+    let tasks: Vec<_> = (0..40)
+        .map(|n| {
+            let (house, body) = (house.clone(), body.clone());
+            tokio::spawn(async move { house.said(&format!("k{n}"), &body).await.kind().to_owned() })
+        })
+        .collect();
+    let mut executed = 0;
+    for task in tasks {
+        executed += usize::from(task.await.unwrap() == "executed");
+    }
+    assert_eq!(executed, 1);
+}

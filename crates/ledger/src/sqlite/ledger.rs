@@ -10,7 +10,6 @@ use tokio::sync::oneshot;
 
 use super::filter::Kind;
 use super::{Counts, PAGE_BYTES, Sqlite, gone, open, read, verify};
-use crate::identity;
 use crate::stored::page;
 use crate::{
     Admission, Admitted, Answer, ApiKey, Error, Event, Facts, FactsQuery, Figures, Filter, Freeze, Held,

@@ -11,7 +11,7 @@ use std::thread::Thread;
 use action::{ActionId, Currency, Environment, Money, Subject, Tenant};
 use ledger::{
     Admission, Admitted, Debit, Draft, Effect, Event, FactsQuery, Intent, Ledger, Memory, Obstacle, Options,
-    Outcome, Receipt, Refusal, Reply, Settlement, Sqlite, State,
+    Outcome, Receipt, Refusal, Reply, Settlement, Sqlite, State, Tolerance,
 };
 use mandate::Limits;
 
