@@ -50,7 +50,7 @@ const TABLE: &str = "
     GET  /docs/errors                                   200 200 200 200 200 200 200 200 own
     GET  /healthz                                       200 200 200 200 200 200 200 200 own
     GET  /readyz                                        200 200 200 200 200 200 200 200 own
-    GET  /metrics                                       200 200 200 200 200 200 200 200 own
+    GET  /metrics                                       401 401 403 403 200 200 200 200 own
 ";
 
 /// The columns before the last.

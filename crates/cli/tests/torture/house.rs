@@ -412,9 +412,11 @@ hosts = [{reach}]
 allow = [{reach}]
 plain_http = [{reach}]
 
-{}
+{}{}
 "#,
-        plan.config
+        plan.config,
+        // Named by a public address, it serves the sandbox to those near by only if it is told to.
+        if plan.config.contains("[sandbox]") { "" } else { "\n[sandbox]\npublic = true\n" },
     );
     let mut files: Vec<(PathBuf, String)> = vec![("countersign.toml".into(), config)];
     for tenant in TENANTS {
