@@ -64,7 +64,7 @@ impl<'a> Document<'a> {
     ///
     /// # Errors
     /// A [`Failure`] naming the member or entry that is not as the format has it. Text that is not canonical fails
-    /// too: pass it through [`canonical::canonicalise`] first, as [`crate::verify`] does.
+    /// too: pass it through [`crate::canonical::canonicalise`] first, as [`crate::verify`] does.
     pub fn parse(text: &'a str) -> Result<Self, Failure> {
         let mut reader = Reader::new(text);
         let document = reader.document()?;
