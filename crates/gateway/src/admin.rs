@@ -308,7 +308,11 @@ impl Gateway {
             .revoke(&caller.tenant, jti, event(tenant, "mandate_revoked", &record))
             .await
             .map_err(unavailable)?;
-        Ok(Revocation { jti: jti.to_owned(), revoked_at: time(revoked.at_ms), unsettled: revoked.unsettled })
+        Ok(Revocation {
+            jti: jti.to_owned(),
+            revoked_at: clock::text(revoked.at_ms),
+            unsettled: revoked.unsettled,
+        })
     }
 
     /// Stops what the scope covers, at once.
@@ -536,7 +540,7 @@ impl Gateway {
         let record = json!({ "by": caller.subject.as_str(), "until": &until });
         self.ledger.record(event(tenant, "observe_mode", &record)).await.map_err(unavailable)?;
         tenant.observe_until(until_ms);
-        Ok(ObserveView { tenant: tenant.tenant.to_string(), until: until.map(|_| time(until_ms)) })
+        Ok(ObserveView { tenant: tenant.tenant.to_string(), until: until.map(|_| clock::text(until_ms)) })
     }
 
     /// Reads the tenant's catalogue and policies again and swaps them as one. A mistake leaves everything as it was.
@@ -681,7 +685,7 @@ fn freeze_view(freeze: &ledger::Freeze) -> FreezeView {
     };
     FreezeView {
         scope,
-        at: time(freeze.at_ms),
+        at: clock::text(freeze.at_ms),
         by: freeze.by.to_string(),
         reason: Some(freeze.reason.to_string()).filter(|reason| !reason.is_empty()),
         include_rollback: freeze.include_rollback,
@@ -705,9 +709,9 @@ fn mandate_view(mandate: &ledger::Mandate, account: &mandate::Account) -> Result
         spent: cap.and_then(|cap| Money::new(account.spent_minor.max(0), cap.currency())),
         max_actions: claims.max_actions,
         actions: account.actions,
-        not_before: time(claims.nbf.unwrap_or(claims.iat).saturating_mul(1000)),
-        expires_at: time(claims.exp.saturating_mul(1000)),
-        revoked_at: account.revoked_at.map(time),
+        not_before: clock::text(claims.nbf.unwrap_or(claims.iat).saturating_mul(1000)),
+        expires_at: clock::text(claims.exp.saturating_mul(1000)),
+        revoked_at: account.revoked_at.map(clock::text),
     })
 }
 
@@ -722,8 +726,8 @@ fn key_view(key: &ledger::ApiKey) -> Result<KeyView, Error> {
         subject: key.subject.to_string(),
         role: Role::parse(&key.role).ok_or_else(|| internal("a stored role is not one"))?,
         default_mandate: key.default_mandate.as_deref().map(str::to_owned),
-        created_at: time(key.created_ms),
-        revoked_at: key.revoked_ms.map(time),
+        created_at: clock::text(key.created_ms),
+        revoked_at: key.revoked_ms.map(clock::text),
     })
 }
 
@@ -736,10 +740,6 @@ fn signing_key_view(jwk: &Jwk) -> SigningKeyView {
         active_through: jwk.active_through().map(text),
         compromised_at: jwk.compromised_at().map(text),
     }
-}
-
-fn time(ms: i64) -> String {
-    clock::timestamp(ms).as_str().to_owned()
 }
 
 fn files(why: String) -> Error {

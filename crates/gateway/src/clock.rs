@@ -16,6 +16,11 @@ pub(crate) fn timestamp(ms: i64) -> Timestamp {
     Timestamp::from_unix_millis(u64::try_from(ms).unwrap_or(0))
 }
 
+/// A time as views show it: RFC 3339.
+pub(crate) fn text(ms: i64) -> String {
+    timestamp(ms).as_str().to_owned()
+}
+
 /// The present, as receipts write it.
 pub(crate) fn now() -> Timestamp {
     timestamp(now_ms())

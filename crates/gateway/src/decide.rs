@@ -320,17 +320,23 @@ impl Gateway {
                 self.hold(case, judged, vec![trigger.word().to_owned()]).await.map(Next::Said).map(Some)
             }
             Admitted::Refused(obstacle) => {
-                let (code, reason, details) = obstacle_of(&obstacle);
-                let mut judged = judged_again(pending);
-                push(&mut judged.chain, Stage::Execute, || {
-                    Ok(NewEntry {
-                        error: refused(code, reason).unwrap_or_default(),
-                        ..NewEntry::at(clock::now())
-                    })
-                })?;
-                self.block(case, judged, code, details).await.map(Next::Said).map(Some)
+                self.block_at_admission(case, pending, &obstacle).await.map(Next::Said).map(Some)
             }
         }
+    }
+
+    /// What admission refuses stands in the entry `execute`.
+    async fn block_at_admission(
+        &self,
+        case: &Case<'_>,
+        pending: Pending,
+        obstacle: &Obstacle,
+    ) -> Result<Answer, Error> {
+        let (code, reason, details) = obstacle_of(obstacle);
+        let error = refused(code, reason)?;
+        let mut judged = judged_again(pending);
+        push(&mut judged.chain, Stage::Execute, || Ok(NewEntry { error, ..NewEntry::at(clock::now()) }))?;
+        self.block(case, judged, code, details).await
     }
 
     /// The one commit of a refusal: receipt and reply included.
@@ -446,17 +452,7 @@ impl Gateway {
                 Ok(self.say_held(pending.id, &pending.row, until_ms, false))
             }
             Admitted::Existing(existing) => self.answer_again(case.asked.tenant, existing).await,
-            Admitted::Refused(obstacle) => {
-                let (code, reason, details) = obstacle_of(&obstacle);
-                let mut judged = judged_again(pending);
-                push(&mut judged.chain, Stage::Execute, || {
-                    Ok(NewEntry {
-                        error: refused(code, reason).unwrap_or_default(),
-                        ..NewEntry::at(clock::now())
-                    })
-                })?;
-                self.block(case, judged, code, details).await
-            }
+            Admitted::Refused(obstacle) => self.block_at_admission(case, pending, &obstacle).await,
         }
     }
 

@@ -34,7 +34,7 @@ pub struct Gateway {
     pub(crate) tenants: HashMap<Tenant, Arc<TenantState>>,
     pub(crate) outside: Doors,
     pub(crate) render: Render,
-    pub(crate) limits: Buckets3,
+    pub(crate) limits: Rates,
     pub(crate) metrics: Metrics,
     /// Actions that a task of this process looks after.
     pub(crate) under_way: Mutex<HashSet<ActionId>>,
@@ -56,7 +56,7 @@ pub(crate) struct Doors {
 }
 
 /// Who may ask how often.
-pub(crate) struct Buckets3 {
+pub(crate) struct Rates {
     tenant: Buckets<Tenant>,
     subject: Buckets<(Tenant, Subject)>,
     archetype: Buckets<(Tenant, Arc<str>)>,
@@ -100,7 +100,7 @@ impl Gateway {
             public_url,
             replica_id: chain_id.clone(),
             chain_id,
-            limits: Buckets3 {
+            limits: Rates {
                 tenant: Buckets::new(config.limits.tenant),
                 subject: Buckets::new(config.limits.subject),
                 archetype: Buckets::new(config.limits.archetype),
@@ -180,7 +180,7 @@ impl Gateway {
     }
 }
 
-impl Buckets3 {
+impl Rates {
     /// Before the body is looked at.
     pub(crate) fn before_parsing(&self, tenant: &Tenant, subject: &Subject) -> Result<(), Error> {
         let now = Instant::now();

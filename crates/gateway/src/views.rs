@@ -217,10 +217,13 @@ fn view(gateway: &Gateway, stored: Stored, outcomes: Vec<Settled>) -> Result<Act
         parameters: serde_json::from_str(row.constraints.get())
             .map_err(|_| internal("stored constraints cannot be read"))?,
         reversible: row.reversible,
-        created_at: time(stored.at_ms),
-        deadline: row.deadline_ms.and_then(|ms| i64::try_from(ms).ok()).map(|ms| time(stored.at_ms + ms)),
+        created_at: clock::text(stored.at_ms),
+        deadline: row
+            .deadline_ms
+            .and_then(|ms| i64::try_from(ms).ok())
+            .map(|ms| clock::text(stored.at_ms + ms)),
         state: outward(stored.state).to_owned(),
-        completed_at: completed.map(time),
+        completed_at: completed.map(clock::text),
         duration_ms: completed.and_then(|at_ms| u64::try_from(at_ms - stored.at_ms).ok()),
         retry_count: row.call.map_or(0, |call| call.attempt.saturating_sub(1)),
         confirmation: last.as_ref().and_then(confirmation),
@@ -246,13 +249,9 @@ fn receipts(outcomes: Vec<Settled>) -> Vec<ReceiptView> {
             receipt: reference(receipt),
             event_type: if index == 0 { "ORIGINAL" } else { receipt::Amendment::Settlement.as_str() }
                 .to_owned(),
-            created: time(at_ms),
+            created: clock::text(at_ms),
         })
         .collect()
-}
-
-fn time(ms: i64) -> String {
-    clock::timestamp(ms).as_str().to_owned()
 }
 
 pub(crate) fn not_found(what: &str) -> Error {

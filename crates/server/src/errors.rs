@@ -330,7 +330,7 @@ const fn words(code: Code) -> Words {
             422,
             "invalid_request",
             "this Idempotency-Key was used for a different request",
-            "A key names one request for ever. This one names another, or the keys in header and body differ.",
+            "A key names one request for ever. This one names another.",
             &["use a new key for a new request", "send the first request unchanged to hear its answer again"],
         ),
         CardDataRefused => (
