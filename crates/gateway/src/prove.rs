@@ -21,6 +21,8 @@ use crate::{Code, Error};
 pub(crate) struct Proven {
     pub outcome: Outcome,
     pub state: State,
+    /// What was charged, where that is known.
+    pub charged: Option<action::Money>,
     pub receipt: Option<receipt::Receipt>,
     pub receipt_id: Option<String>,
     pub reply: Reply,
@@ -236,6 +238,7 @@ impl Gateway {
         Ok(Proven {
             outcome,
             state: ending.state,
+            charged: ending.charged,
             receipt: Some(receipt),
             receipt_id,
             reply,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use action::ActionId;
+use action::{ActionId, Money};
 use ledger::{Draft, Existing, Intent, Settlement, State};
 
 use crate::caller::Caller;
@@ -41,8 +41,8 @@ impl Gateway {
         pending: &Pending,
         proven: Proven,
     ) -> Result<Reply, Error> {
-        let Proven { outcome, state, receipt, receipt_id, reply, payload, at_ms } = proven;
-        let charged = charged(pending, &outcome, state);
+        let Proven { outcome, state, charged, receipt, receipt_id, reply, payload, at_ms } = proven;
+        let correction = correction(state, pending.money, charged);
         let entry =
             draft(tenant, event(state), Some(outward(state)), &pending.action_hash, pending.attempt());
         let settlement = Settlement {
@@ -55,8 +55,8 @@ impl Gateway {
                 payload,
                 entry,
             },
-            charged: charged.map(|(minor, _)| minor),
-            freeze_mandates: charged.is_some_and(|(_, over)| over),
+            charged: correction.map(|(minor, _)| minor),
+            freeze_mandates: correction.is_some_and(|(_, freeze)| freeze),
         };
         self.ledger.settle(settlement).await.map_err(unavailable)?;
         self.metrics.outcome(outcome.kind);
@@ -119,7 +119,7 @@ pub(crate) struct Row<'a> {
     pub provider: Option<&'a str>,
     pub principal: &'a Arc<str>,
     pub at_ms: i64,
-    pub amount: Option<action::Money>,
+    pub amount: Option<Money>,
     pub action_hash: &'a [u8; 32],
     pub event: &'static str,
     pub state: Option<&'static str>,
@@ -186,26 +186,46 @@ fn event(state: State) -> &'static str {
     }
 }
 
-/// What the mandates are really charged, and whether it is more than was reserved. Doubt keeps what was debited.
-fn charged(pending: &Pending, outcome: &crate::Outcome, state: State) -> Option<(i64, bool)> {
-    let reserved = pending.money.map_or(0, |money| money.minor());
-    match state {
-        State::Failed | State::Refused => Some((0, false)),
-        State::Executed => {
-            let amount = outcome.details.amount.as_deref().zip(outcome.details.currency.as_deref());
-            let money = amount.and_then(|(amount, currency)| {
-                action::Money::parse(amount, action::Currency::of(currency)?).ok()
-            });
-            let reserved_in = pending.money.map(|money| money.currency());
-            if money.is_some_and(|money| Some(money.currency()) != reserved_in) {
-                // Nobody can say what of the cap that was: it keeps what was reserved, and nothing more goes out.
-                tracing::error!(action = %pending.id, "charged in another currency than was reserved");
-                return Some((reserved, true));
-            }
-            let quote_only = pending.row.payment_mode == action::PaymentMode::QuoteOnly.as_str();
-            let minor = if quote_only { 0 } else { money.map_or(reserved, |money| money.minor()) };
-            (minor != reserved).then_some((minor, minor > reserved))
+/// What the mandates are really charged, in minor units, and whether they are to be frozen. `None` keeps what was
+/// debited, as doubt does.
+fn correction(state: State, reserved: Option<Money>, charged: Option<Money>) -> Option<(i64, bool)> {
+    match (state, reserved, charged) {
+        (State::Held | State::Sent | State::InDoubt, ..) => None,
+        (State::Failed | State::Refused, ..) => Some((0, false)),
+        (State::Executed, None, _) => None,
+        // It was done, and cost nothing: a quote.
+        (State::Executed, Some(_), None) => Some((0, false)),
+        (State::Executed, Some(reserved), Some(charged)) if charged.currency() != reserved.currency() => {
+            // Nobody can say how much of the cap that was: it keeps what was reserved, and nothing more goes out.
+            tracing::error!("an action was charged in another currency than was reserved");
+            Some((reserved.minor(), true))
         }
-        State::Held | State::Sent | State::InDoubt => None,
+        (State::Executed, Some(reserved), Some(charged)) => {
+            let (reserved, charged) = (reserved.minor(), charged.minor());
+            (charged != reserved).then_some((charged, charged > reserved))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use action::Currency;
+
+    use super::*;
+
+    #[test]
+    fn mandates_are_charged_what_was_charged_and_frozen_when_that_was_too_much() {
+        let usd = |minor| Money::new(minor, Currency::of("USD").unwrap());
+        let jpy = Money::new(9_000, Currency::of("JPY").unwrap());
+        let executed = |charged| correction(State::Executed, usd(10_000), charged);
+        assert_eq!(executed(usd(10_000)), None);
+        assert_eq!(executed(usd(9_000)), Some((9_000, false)));
+        assert_eq!(executed(usd(10_001)), Some((10_001, true)));
+        assert_eq!(executed(jpy), Some((10_000, true)), "another currency gives nothing back");
+        assert_eq!(executed(None), Some((0, false)));
+        assert_eq!(correction(State::Executed, None, None), None);
+        assert_eq!(correction(State::InDoubt, usd(10_000), None), None, "doubt keeps the debit");
+        assert_eq!(correction(State::Failed, usd(10_000), None), Some((0, false)));
     }
 }

@@ -378,8 +378,12 @@ fn a_full_queue_says_so_at_once() {
     let admissions = (0..50).map(|number| ledger.admit(admission(&format!("k{number}"))));
     let mut waiting = Box::pin(join_all(admissions));
     assert!(futures_util::FutureExt::now_or_never(&mut waiting).is_none());
+    // An emergency stop is never turned away.
+    let mut stop = Box::pin(ledger.record(event("stopped")));
+    assert!(futures_util::FutureExt::now_or_never(&mut stop).is_none());
     drop(hold);
     let results = wait(waiting);
+    wait(stop).unwrap();
     let busy = results.iter().filter(|result| matches!(result, Err(Error::Busy))).count();
     // One batch may have been taken before it got stuck.
     assert!((30..=40).contains(&busy), "{busy} were turned away");
