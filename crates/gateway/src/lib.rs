@@ -6,8 +6,8 @@
 //!            error      block ──────────┴───────────── prove ────────────────────┘
 //! ```
 //!
-//! A [`Gateway`] is one environment: its issuer, keys, store, tenants and providers. Each file of the loop is one
-//! station; `recovery.rs` picks up what a crash or a lost answer left behind and takes the same way. An
+//! A [`Gateway`] is one environment: its issuer, keys, store, tenants and providers. Each file or folder of the loop is
+//! one station; `recovery.rs` picks up what a crash or a lost answer left behind and takes the same way. An
 //! [`Installation`] is what one process runs: production and, unless switched off, the sandbox.
 //!
 //! Nothing is said before it is durable. A caller who hangs up changes nothing: an admitted action is carried out in a

@@ -1,0 +1,170 @@
+//! Freezes: what is stopped at once, by whom, and let go again.
+
+use action::{Subject, Tenant};
+use ledger::Scope;
+use serde_json::json;
+
+use super::{event, named};
+use crate::caller::{Caller, Deed};
+use crate::gateway::Gateway;
+use crate::remember::unavailable;
+use crate::views::not_found;
+use crate::{Error, clock};
+
+/// What a freeze stops, within the caller's tenant; `all` and `provider:` reach beyond it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FreezeScope {
+    /// Everything of every tenant.
+    All,
+    /// Everything of the caller's tenant.
+    Tenant,
+    /// One agent.
+    Agent(Subject),
+    /// One archetype.
+    Archetype(String),
+    /// One provider.
+    Provider(String),
+}
+
+/// A freeze as it stands.
+#[derive(Clone, Debug)]
+pub struct FreezeView {
+    /// What it stops.
+    pub scope: FreezeScope,
+    /// Since when, RFC 3339.
+    pub at: String,
+    /// Who froze.
+    pub by: String,
+    /// Why.
+    pub reason: Option<String>,
+    /// Whether compensation is stopped too.
+    pub include_rollback: bool,
+}
+
+impl Gateway {
+    /// Stops what the scope covers, at once.
+    ///
+    /// # Errors
+    /// `EP_FORBIDDEN`: a tenant's operator stops what is the tenant's; everything and providers are for an admin of the
+    /// first tenant.
+    pub async fn freeze(
+        &self,
+        caller: &Caller,
+        scope: FreezeScope,
+        reason: Option<String>,
+    ) -> Result<FreezeView, Error> {
+        self.may_reach(caller, &scope)?;
+        let tenant = self.tenant(&caller.tenant)?;
+        let freeze = ledger::Freeze {
+            scope: scope.within(&caller.tenant),
+            include_rollback: false,
+            at_ms: clock::now_ms(),
+            by: caller.subject.as_str().into(),
+            reason: reason.clone().unwrap_or_default().into(),
+        };
+        let record = json!({ "by": caller.subject.as_str(), "reason": reason, "scope": scope.to_string() });
+        self.ledger.freeze(freeze.clone(), event(tenant, "frozen", &record)).await.map_err(unavailable)?;
+        Ok(freeze_view(&freeze))
+    }
+
+    /// Lets go on what a freeze of exactly this scope stopped.
+    ///
+    /// # Errors
+    /// `EP_NOT_FOUND` if it is not frozen.
+    pub async fn thaw(&self, caller: &Caller, scope: FreezeScope) -> Result<FreezeView, Error> {
+        self.may_reach(caller, &scope)?;
+        let tenant = self.tenant(&caller.tenant)?;
+        let within = scope.within(&caller.tenant);
+        let freezes = self.ledger.freezes().await.map_err(unavailable)?;
+        let freeze = freezes.iter().find(|freeze| freeze.scope == within).cloned();
+        let freeze = freeze.ok_or_else(|| not_found("freeze"))?;
+        let record = json!({ "by": caller.subject.as_str(), "scope": scope.to_string() });
+        self.ledger.thaw(within, event(tenant, "thawed", &record)).await.map_err(named)?;
+        Ok(freeze_view(&freeze))
+    }
+
+    fn may_reach(&self, caller: &Caller, scope: &FreezeScope) -> Result<(), Error> {
+        if !matches!(scope, FreezeScope::All | FreezeScope::Provider(_)) {
+            return caller.must(Deed::Govern);
+        }
+        self.must_run_the_house(caller).map_err(|error| {
+            error
+                .field("/scope")
+                .hint("freeze `tenant`, `agent:…` or `archetype:…`, or ask whoever runs the installation")
+        })
+    }
+
+    /// What is frozen, as far as it touches the caller's tenant.
+    ///
+    /// # Errors
+    /// `EP_FORBIDDEN` for agents.
+    pub async fn freezes(&self, caller: &Caller) -> Result<Vec<FreezeView>, Error> {
+        caller.must(Deed::ReadTenant)?;
+        let freezes = self.ledger.freezes().await.map_err(unavailable)?;
+        Ok(freezes.iter().filter(|freeze| touches(&freeze.scope, &caller.tenant)).map(freeze_view).collect())
+    }
+}
+
+impl FreezeScope {
+    /// Reads `all`, `tenant`, `agent:X`, `archetype:X` or `provider:X`.
+    pub fn parse(text: &str) -> Option<FreezeScope> {
+        match text.split_once(':') {
+            None if text == "all" => Some(FreezeScope::All),
+            None if text == "tenant" => Some(FreezeScope::Tenant),
+            Some(("agent", name)) => Subject::parse(name).ok().map(FreezeScope::Agent),
+            Some(("archetype", name)) if is_name(name) => Some(FreezeScope::Archetype(name.to_owned())),
+            Some(("provider", name)) if is_name(name) => Some(FreezeScope::Provider(name.to_owned())),
+            _ => None,
+        }
+    }
+
+    fn within(&self, tenant: &Tenant) -> Scope {
+        match self {
+            FreezeScope::All => Scope::All,
+            FreezeScope::Tenant => Scope::Tenant(tenant.clone()),
+            FreezeScope::Agent(agent) => Scope::Agent(tenant.clone(), agent.clone()),
+            FreezeScope::Archetype(name) => Scope::Archetype(tenant.clone(), name.as_str().into()),
+            FreezeScope::Provider(name) => Scope::Provider(name.as_str().into()),
+        }
+    }
+}
+
+impl std::fmt::Display for FreezeScope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            FreezeScope::All => f.write_str("all"),
+            FreezeScope::Tenant => f.write_str("tenant"),
+            FreezeScope::Agent(agent) => write!(f, "agent:{agent}"),
+            FreezeScope::Archetype(name) => write!(f, "archetype:{name}"),
+            FreezeScope::Provider(name) => write!(f, "provider:{name}"),
+        }
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    (1..=256).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+fn touches(scope: &Scope, tenant: &Tenant) -> bool {
+    match scope {
+        Scope::All | Scope::Provider(_) => true,
+        Scope::Tenant(of) | Scope::Agent(of, _) | Scope::Archetype(of, _) => of == tenant,
+    }
+}
+
+fn freeze_view(freeze: &ledger::Freeze) -> FreezeView {
+    let scope = match &freeze.scope {
+        Scope::All => FreezeScope::All,
+        Scope::Tenant(_) => FreezeScope::Tenant,
+        Scope::Agent(_, agent) => FreezeScope::Agent(agent.clone()),
+        Scope::Archetype(_, name) => FreezeScope::Archetype(name.to_string()),
+        Scope::Provider(name) => FreezeScope::Provider(name.to_string()),
+    };
+    FreezeView {
+        scope,
+        at: clock::text(freeze.at_ms),
+        by: freeze.by.to_string(),
+        reason: Some(freeze.reason.to_string()).filter(|reason| !reason.is_empty()),
+        include_rollback: freeze.include_rollback,
+    }
+}

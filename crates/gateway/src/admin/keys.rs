@@ -1,0 +1,157 @@
+//! API keys: made, listed, revoked, and who speaks with one.
+
+use action::{Subject, Tenant};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::{event, named};
+use crate::caller::{Caller, Deed, Role};
+use crate::gateway::Gateway;
+use crate::remember::unavailable;
+use crate::row::internal;
+use crate::tenants::TenantState;
+use crate::views::not_found;
+use crate::{Code, Error, clock};
+
+/// What a new API key is to be.
+#[derive(Clone, Debug)]
+pub struct KeyAsk {
+    /// Whose; the caller's own when absent.
+    pub tenant: Option<Tenant>,
+    /// Whom it speaks for.
+    pub subject: Subject,
+    /// What it may do.
+    pub role: Role,
+    /// The mandate used when a request brings none.
+    pub default_mandate: Option<String>,
+}
+
+/// An API key, without its secret.
+#[derive(Clone, Debug)]
+pub struct KeyView {
+    /// Its public name.
+    pub id: String,
+    /// Whose.
+    pub tenant: String,
+    /// Whom it speaks for.
+    pub subject: String,
+    /// What it may do.
+    pub role: Role,
+    /// The mandate used when a request brings none.
+    pub default_mandate: Option<String>,
+    /// RFC 3339.
+    pub created_at: String,
+    /// RFC 3339.
+    pub revoked_at: Option<String>,
+}
+
+/// A new API key. The secret is shown this once.
+#[derive(Clone)]
+pub struct CreatedKey {
+    /// What the caller sends as bearer token.
+    pub secret: String,
+    /// The key.
+    pub key: KeyView,
+}
+
+impl Gateway {
+    /// Makes an API key.
+    ///
+    /// # Errors
+    /// `EP_FORBIDDEN` for another tenant than the caller's.
+    pub async fn create_key(&self, caller: &Caller, ask: KeyAsk) -> Result<CreatedKey, Error> {
+        caller.must(Deed::Administer)?;
+        if ask.tenant.as_ref().is_some_and(|tenant| *tenant != caller.tenant) {
+            return Err(Error::new(Code::Forbidden, "a key can only be made for the caller's own tenant")
+                .field("/tenant"));
+        }
+        let tenant = self.tenant(&caller.tenant)?;
+        self.add_key(tenant, ask, caller.subject.as_str()).await
+    }
+
+    /// Makes a key without a caller: for the first one, and for the command line while no gateway runs.
+    pub(crate) async fn add_key(
+        &self,
+        tenant: &TenantState,
+        ask: KeyAsk,
+        by: &str,
+    ) -> Result<CreatedKey, Error> {
+        let random: [u8; 32] = clock::random()?;
+        let secret = format!("{SECRET_PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(random));
+        let hash: [u8; 32] = Sha256::digest(&secret).into();
+        let id: [u8; 8] = clock::random()?;
+        let key = ledger::ApiKey {
+            hash,
+            id: format!("key_{}", hex::encode(id)).into(),
+            tenant: tenant.tenant.clone(),
+            subject: ask.subject,
+            role: ask.role.as_str().into(),
+            default_mandate: ask.default_mandate.map(Into::into),
+            created_ms: clock::now_ms(),
+            revoked_ms: None,
+        };
+        let record = json!({ "by": by, "id": &*key.id, "role": &*key.role, "subject": key.subject.as_str() });
+        self.ledger.add_key(key.clone(), event(tenant, "key_created", &record)).await.map_err(named)?;
+        Ok(CreatedKey { secret, key: key_view(&key)? })
+    }
+
+    /// The tenant's API keys, the revoked ones included.
+    ///
+    /// # Errors
+    /// `EP_FORBIDDEN` for whoever does not administer.
+    pub async fn keys(&self, caller: &Caller) -> Result<Vec<KeyView>, Error> {
+        caller.must(Deed::Administer)?;
+        let keys = self.ledger.keys(&caller.tenant).await.map_err(unavailable)?;
+        keys.iter().map(key_view).collect()
+    }
+
+    /// Ends an API key.
+    ///
+    /// # Errors
+    /// `EP_NOT_FOUND` if the tenant has none of this id.
+    pub async fn revoke_key(&self, caller: &Caller, id: &str) -> Result<KeyView, Error> {
+        caller.must(Deed::Administer)?;
+        let tenant = self.tenant(&caller.tenant)?;
+        let record = json!({ "by": caller.subject.as_str(), "id": id });
+        self.ledger
+            .revoke_key(&caller.tenant, id, event(tenant, "key_revoked", &record))
+            .await
+            .map_err(named)?;
+        let keys = self.ledger.keys(&caller.tenant).await.map_err(unavailable)?;
+        keys.iter().find(|key| *key.id == *id).map(key_view).unwrap_or_else(|| Err(not_found("key")))
+    }
+
+    /// The caller behind a bearer token.
+    ///
+    /// # Errors
+    /// `EP_UNAUTHENTICATED` for what is no key, or no longer one.
+    pub async fn authenticate(&self, bearer: &str) -> Result<Caller, Error> {
+        let hash: [u8; 32] = Sha256::digest(bearer).into();
+        let key = self.ledger.key(&hash).await.map_err(unavailable)?;
+        let key = key.ok_or_else(|| Error::new(Code::Unauthenticated, "this is not a valid API key"))?;
+        Ok(Caller {
+            tenant: key.tenant.clone(),
+            subject: key.subject.clone(),
+            role: Role::parse(&key.role).ok_or_else(|| internal("a stored role is not one"))?,
+            key_id: key.id.to_string(),
+            default_mandate: key.default_mandate.as_deref().map(str::to_owned),
+        })
+    }
+}
+
+fn key_view(key: &ledger::ApiKey) -> Result<KeyView, Error> {
+    Ok(KeyView {
+        id: key.id.to_string(),
+        tenant: key.tenant.to_string(),
+        subject: key.subject.to_string(),
+        role: Role::parse(&key.role).ok_or_else(|| internal("a stored role is not one"))?,
+        default_mandate: key.default_mandate.as_deref().map(str::to_owned),
+        created_at: clock::text(key.created_ms),
+        revoked_at: key.revoked_ms.map(clock::text),
+    })
+}
+
+/// Tells our API keys from other secrets at a glance, and lets scanners find them.
+const SECRET_PREFIX: &str = "cs_";

@@ -1,0 +1,54 @@
+//! What operators and administrators do: mandates, freezes, keys, rules. Every one of these goes through the running
+//! gateway and leaves an entry in the ledger.
+
+mod freezes;
+mod keys;
+mod mandates;
+mod rules;
+mod signing;
+
+pub use self::freezes::{FreezeScope, FreezeView};
+pub use self::keys::{CreatedKey, KeyAsk, KeyView};
+pub use self::mandates::{IssuedMandate, MandateAsk, MandateView, Revocation};
+pub use self::rules::{ObserveView, ReloadReport};
+pub use self::signing::SigningKeyView;
+
+use serde_json::Value;
+
+use crate::caller::{Caller, Deed};
+use crate::gateway::Gateway;
+use crate::remember::unavailable;
+use crate::tenants::TenantState;
+use crate::views::not_found;
+use crate::{Code, Error, clock};
+
+impl Gateway {
+    /// What reaches beyond a tenant is for an admin of the first tenant, whose operators run the installation.
+    pub(super) fn must_run_the_house(&self, caller: &Caller) -> Result<(), Error> {
+        caller.must(Deed::Administer)?;
+        if self.config.tenants.first().map(String::as_str) == Some(caller.tenant.as_str()) {
+            return Ok(());
+        }
+        Err(Error::new(Code::Forbidden, "this reaches beyond the caller's tenant")
+            .hint("ask whoever runs the installation"))
+    }
+}
+
+/// An event of a tenant, its record in canonical form.
+pub(crate) fn event(tenant: &TenantState, event: &'static str, record: &Value) -> ledger::Event {
+    ledger::Event {
+        at_ms: clock::now_ms(),
+        tenant_ref: Some(std::sync::Arc::clone(&tenant.reference)),
+        event,
+        record: action::json::canonical(record).into_bytes(),
+    }
+}
+
+/// Errors about something that has a name; the rest as usual.
+pub(super) fn named(error: ledger::Error) -> Error {
+    match error {
+        ledger::Error::Absent(_) => not_found("such thing, or it has ended"),
+        ledger::Error::Exists(name) => Error::new(Code::StateConflict, format!("`{name}` exists already")),
+        other => unavailable(other),
+    }
+}

@@ -1,0 +1,135 @@
+//! A tenant's rules: reloaded as one, kept for replay, and for a while only observed.
+
+use action::Tenant;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::event;
+use crate::caller::{Caller, Deed};
+use crate::gateway::{Gateway, listed};
+use crate::remember::unavailable;
+use crate::row::{IntentRow, internal};
+use crate::tenants::{self, Rules, Texts};
+use crate::{Code, Error, clock};
+
+/// Whether a tenant is only observed.
+#[derive(Clone, Debug)]
+pub struct ObserveView {
+    /// Which tenant.
+    pub tenant: String,
+    /// Until when, RFC 3339; `None`: not.
+    pub until: Option<String>,
+}
+
+/// What is in force after a reload.
+#[derive(Clone, Debug)]
+pub struct ReloadReport {
+    /// Digest of the catalogue.
+    pub catalogue_digest: String,
+    /// Digest of the policies.
+    pub policy_digest: String,
+    /// Digest of the entities.
+    pub entity_digest: String,
+    /// How many archetypes.
+    pub archetypes: usize,
+    /// How many policies, those in the program included.
+    pub policies: usize,
+}
+
+impl Gateway {
+    /// Only observes the tenant until then, or no longer: what would have been blocked by policy passes and is noted.
+    ///
+    /// # Errors
+    /// `EP_VALIDATION_FAILED` if the time is none, over, or more than 30 days away.
+    pub async fn observe(&self, caller: &Caller, until: Option<String>) -> Result<ObserveView, Error> {
+        caller.must(Deed::Administer)?;
+        let tenant = self.tenant(&caller.tenant)?;
+        let now_ms = clock::now_ms();
+        let wrong = |why: &str| Error::new(Code::ValidationFailed, why.to_owned()).field("/until");
+        let until_ms = match &until {
+            None => 0,
+            Some(text) => clock::parse_ms(text).ok_or_else(|| wrong("`until` is not an RFC 3339 time"))?,
+        };
+        if until.is_some() && !(now_ms..=now_ms + LONGEST_OBSERVATION_MS).contains(&until_ms) {
+            return Err(wrong("`until` is not within the next 30 days"));
+        }
+        let record = json!({ "by": caller.subject.as_str(), "until": &until });
+        self.ledger.record(event(tenant, "observe_mode", &record)).await.map_err(unavailable)?;
+        tenant.observe_until(until_ms);
+        Ok(ObserveView { tenant: tenant.tenant.to_string(), until: until.map(|_| clock::text(until_ms)) })
+    }
+
+    /// Reads the tenant's catalogue and policies again and swaps them as one. A mistake leaves everything as it was.
+    ///
+    /// # Errors
+    /// `EP_VALIDATION_FAILED` listing every mistake.
+    pub async fn reload(&self, caller: &Caller) -> Result<ReloadReport, Error> {
+        caller.must(Deed::Administer)?;
+        let tenant = self.tenant(&caller.tenant)?;
+        let outside = provider::Outside { egress: &self.outside.egress, secrets: &self.outside.secrets };
+        let rules = tenants::load(&self.config, &tenant.tenant, self.environment, outside);
+        let rules = rules.map_err(|mistakes| {
+            Error::new(Code::ValidationFailed, listed(&mistakes))
+                .hint("nothing was changed; correct the files and reload")
+        })?;
+        self.keep_rules(&rules).await?;
+        let report = report(&rules);
+        let record = json!({ "by": caller.subject.as_str(), "catalogDigest": &report.catalogue_digest, "policyDigest": &report.policy_digest });
+        self.ledger.record(event(tenant, "rules_reloaded", &record)).await.map_err(unavailable)?;
+        tenant.swap(rules);
+        Ok(report)
+    }
+
+    /// Keeps the texts of a set of rules, so that decisions made by them can be replayed.
+    pub(crate) async fn keep_rules(&self, rules: &Rules) -> Result<(), Error> {
+        let text = serde_json::to_vec(&rules.texts).map_err(|_| internal("rules cannot be written"))?;
+        self.ledger.keep(&rules_name(rules), text).await.map_err(unavailable)
+    }
+
+    /// The rules an action was decided by, if they were kept; else those of now.
+    pub(crate) async fn rules_of_then(
+        &self,
+        tenant: &Tenant,
+        row: &IntentRow,
+    ) -> Result<std::sync::Arc<Rules>, Error> {
+        let now = self.tenant(tenant)?.rules();
+        let (Some(policies), Some(catalogue), Some(entities)) =
+            (&row.policy_digest, &row.catalog_digest, &row.entity_digest)
+        else {
+            return Ok(now);
+        };
+        let name = digest_name(policies, catalogue, entities);
+        if name == rules_name(&now) {
+            return Ok(now);
+        }
+        let Some(text) = self.ledger.kept(&name).await.map_err(unavailable)? else { return Ok(now) };
+        let texts: Texts =
+            serde_json::from_slice(&text).map_err(|_| internal("kept rules cannot be read"))?;
+        let rules = tenants::read_again(texts, self.environment);
+        rules.map(std::sync::Arc::new).map_err(|mistakes| {
+            tracing::warn!(mistakes = %listed(&mistakes), "rules of then are not rules of this version");
+            internal("the rules of then cannot be read by this version")
+        })
+    }
+}
+
+fn report(rules: &Rules) -> ReloadReport {
+    ReloadReport {
+        catalogue_digest: rules.catalogue.digest().to_owned(),
+        policy_digest: rules.policies.policy_digest().to_string(),
+        entity_digest: rules.policies.entity_digest().to_string(),
+        archetypes: rules.catalogue.iter().count(),
+        policies: rules.policies.rules().len(),
+    }
+}
+
+fn rules_name(rules: &Rules) -> String {
+    digest_name(rules.policies.policy_digest(), rules.catalogue.digest(), rules.policies.entity_digest())
+}
+
+fn digest_name(policies: &str, catalogue: &str, entities: &str) -> String {
+    hex::encode(Sha256::digest(format!("rules/1\n{policies}\n{catalogue}\n{entities}")))
+}
+
+/// Observe mode ends by itself within this time.
+const LONGEST_OBSERVATION_MS: i64 = 30 * 24 * 3600 * 1000;

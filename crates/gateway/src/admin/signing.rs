@@ -1,0 +1,96 @@
+//! The keys that sign receipts: listed, rotated, marked as compromised.
+
+use receipt::{Jwk, Timestamp};
+use serde_json::json;
+
+use super::event;
+use crate::caller::{Caller, Deed};
+use crate::gateway::Gateway;
+use crate::keys::Refused;
+use crate::remember::unavailable;
+use crate::views::not_found;
+use crate::{Code, Error, clock};
+
+/// A key that signs or signed receipts.
+#[derive(Clone, Debug)]
+pub struct SigningKeyView {
+    /// Its thumbprint.
+    pub kid: String,
+    /// `active`, `verify-only` or `compromised`.
+    pub status: String,
+    /// RFC 3339.
+    pub active_from: String,
+    /// RFC 3339.
+    pub active_through: Option<String>,
+    /// RFC 3339.
+    pub compromised_at: Option<String>,
+}
+
+impl Gateway {
+    /// The keys that sign receipts, oldest first.
+    ///
+    /// # Errors
+    /// `EP_FORBIDDEN` for agents.
+    pub async fn signing_keys(&self, caller: &Caller) -> Result<Vec<SigningKeyView>, Error> {
+        caller.must(Deed::ReadTenant)?;
+        Ok(self.keys.jwks().keys().iter().map(signing_key_view).collect())
+    }
+
+    /// Puts a new signing key in the place of the active one. What the old one signed stays valid.
+    ///
+    /// # Errors
+    /// `EP_FORBIDDEN` for another tenant than the first, since all of them sign with it; `EP_UNAVAILABLE` if the files cannot be written.
+    pub async fn rotate_signing_key(&self, caller: &Caller) -> Result<SigningKeyView, Error> {
+        self.must_run_the_house(caller)?;
+        let tenant = self.tenant(&caller.tenant)?;
+        let kid = self.keys.rotate(clock::now).map_err(files)?;
+        let record = json!({ "by": caller.subject.as_str(), "kid": &kid });
+        self.ledger.record(event(tenant, "signing_key_rotated", &record)).await.map_err(unavailable)?;
+        self.signing_key(&kid)
+    }
+
+    /// Says that others may hold a key since `at`: what it signed later is quarantined.
+    ///
+    /// # Errors
+    /// `EP_NOT_FOUND` if there is no such key, `EP_VALIDATION_FAILED` if the time is none or has not come yet.
+    pub async fn compromise_signing_key(
+        &self,
+        caller: &Caller,
+        kid: &str,
+        at: String,
+    ) -> Result<SigningKeyView, Error> {
+        self.must_run_the_house(caller)?;
+        let tenant = self.tenant(&caller.tenant)?;
+        let wrong = |why: &str| Error::new(Code::ValidationFailed, why.to_owned()).field("/at");
+        let at_ms = clock::parse_ms(&at).ok_or_else(|| wrong("`at` is not an RFC 3339 time"))?;
+        let marked = self.keys.compromise(kid, clock::timestamp(at_ms), clock::now);
+        marked.map_err(|refused| match refused {
+            Refused::Unknown => not_found("signing key"),
+            Refused::Future => wrong("`at` lies in the future"),
+            Refused::Files(why) => files(why),
+        })?;
+        let record = json!({ "at": &at, "by": caller.subject.as_str(), "kid": kid });
+        self.ledger.record(event(tenant, "signing_key_compromised", &record)).await.map_err(unavailable)?;
+        self.signing_key(kid)
+    }
+
+    fn signing_key(&self, kid: &str) -> Result<SigningKeyView, Error> {
+        self.keys.jwks().key(kid).map(signing_key_view).ok_or_else(|| not_found("signing key"))
+    }
+}
+
+fn signing_key_view(jwk: &Jwk) -> SigningKeyView {
+    let text = |at: Timestamp| at.as_str().to_owned();
+    SigningKeyView {
+        kid: jwk.kid().to_owned(),
+        status: jwk.status().as_str().to_owned(),
+        active_from: text(jwk.active_from()),
+        active_through: jwk.active_through().map(text),
+        compromised_at: jwk.compromised_at().map(text),
+    }
+}
+
+fn files(why: String) -> Error {
+    tracing::error!(%why, "key files could not be written");
+    Error::new(Code::Unavailable, "the key files could not be written")
+}

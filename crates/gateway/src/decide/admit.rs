@@ -1,0 +1,130 @@
+//! Admit: what may be done is written down as sent, with every claim and debit that must not race.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use action::{Action, ActionId, Money, OnDuplicate};
+use boundary::{Permit, Trigger};
+use execution::Confirmation;
+use ledger::{Admitted, Debit, Effect, Obstacle, State, Tolerance};
+use mandate::Mandate;
+
+use super::case::Case;
+use super::describe::{Judged, judged_again};
+use crate::act::{Errand, SEND_WINDOW};
+use crate::gateway::Gateway;
+use crate::metrics::Step;
+use crate::remember::unavailable;
+use crate::request::Next;
+use crate::row::{CallRow, internal};
+use crate::{Error, clock};
+
+impl Gateway {
+    /// Commit 1, and the errand if it is admitted. `None`: judge anew.
+    pub(super) async fn admit(
+        self: &Arc<Self>,
+        case: &Case<'_>,
+        mut judged: Judged,
+        permit: Permit,
+        facts: &ledger::Facts,
+        quote: Option<Money>,
+    ) -> Result<Option<Next>, Error> {
+        let quote_only = case.action.payment_mode == action::PaymentMode::QuoteOnly;
+        judged.row.call = Some(self.call_row(case)?);
+        let pending = self.pending(case, judged);
+        let intent = self.intent(&self.row_of(case, &pending, "admitted", State::Sent), &pending.row)?;
+        let admission = ledger::Admission {
+            intent: ledger::Intent { amount: intent.amount.filter(|_| !quote_only), ..intent },
+            hold_until_ms: None,
+            debits: debits(case.standing.mandate.as_deref(), facts),
+            effect: case.effect.filter(|_| !quote_only).map(|effect| Effect {
+                tolerate: match (effect.tolerate, repeated_on_purpose(&case.action, facts)) {
+                    (Tolerance::Nothing, Some(earlier)) => Tolerance::This(earlier),
+                    (tolerance, _) => tolerance,
+                },
+                ..effect
+            }),
+            destination: case.action.destination.as_deref().map(Into::into),
+        };
+        // Before it can be found as sent: recovery must not take it for an orphan.
+        let under_way = self.under_way(case.id);
+        let started = Instant::now();
+        let admitted = self.ledger.admit(admission).await.map_err(unavailable)?;
+        self.metrics.step(Step::Admit, started.elapsed());
+        match admitted {
+            Admitted::New { .. } => Ok(Some(Next::Admitted(Box::new(Errand {
+                under_way,
+                tenant: Arc::clone(case.asked.tenant),
+                call: pending.call_of(self.environment, &case.action)?,
+                pending: pending.remembered()?,
+                permit,
+                provider: Arc::clone(&case.provider),
+                admitted: Instant::now(),
+                deadline: case.asked.arrival.deadline(case.action.deadline_ms),
+                quoted: quote.filter(|_| quote_only).map(quoted),
+            })))),
+            Admitted::Existing(existing) => {
+                self.answer_again(case.asked.tenant, existing).await.map(Next::Said).map(Some)
+            }
+            Admitted::Refused(Obstacle::MandateChanged { .. }) => Ok(None),
+            Admitted::Refused(Obstacle::Duplicate(earlier))
+                if case.action.archetype.duplicate.on == OnDuplicate::Escalate =>
+            {
+                let trigger = Trigger::ProbableDuplicate { earlier: earlier.id };
+                let judged = judged_again(pending);
+                self.hold(case, judged, vec![trigger.word().to_owned()]).await.map(Next::Said).map(Some)
+            }
+            Admitted::Refused(obstacle) => {
+                self.block_at_admission(case, pending, &obstacle).await.map(Next::Said).map(Some)
+            }
+        }
+    }
+
+    pub(super) fn call_row(&self, case: &Case<'_>) -> Result<CallRow, Error> {
+        const FIRST: u32 = 1;
+        let Some(key) = case.asked.key else {
+            return Err(internal("an action without a key was to be sent"));
+        };
+        let caller = case.asked.caller;
+        let patience = SEND_WINDOW + case.provider.patience();
+        let archetype = &case.action.archetype.name;
+        let hmac = &case.asked.tenant.hmac;
+        Ok(CallRow {
+            attempt: FIRST,
+            provider: case.provider.name().to_owned(),
+            provider_key: execution::provider_key(
+                hmac,
+                self.environment,
+                &caller.subject,
+                key,
+                archetype,
+                FIRST,
+            ),
+            reference: execution::reference(&case.id, FIRST),
+            send_by_ms: clock::now_ms() + i64::try_from(patience.as_millis()).unwrap_or(i64::MAX / 2),
+        })
+    }
+}
+
+fn debits(mandate: Option<&Mandate>, facts: &ledger::Facts) -> Vec<Debit> {
+    mandate
+        .zip(facts.accounts.first())
+        .map(|(mandate, account)| Debit {
+            jti: mandate.jti.as_str().into(),
+            epoch: account.epoch,
+            limits: mandate.limits(),
+        })
+        .into_iter()
+        .collect()
+}
+
+/// Who names the very action that stands in the way, repeats it on purpose; the judge has seen it.
+fn repeated_on_purpose(action: &Action, facts: &ledger::Facts) -> Option<ActionId> {
+    action.repeat_of.filter(|id| facts.earlier.is_some_and(|earlier| earlier.id == *id))
+}
+
+/// A quote as the confirmation of an action that only asked for one.
+fn quoted(price: Money) -> Confirmation {
+    let answer = serde_json::json!({ "currency": price.currency().code(), "quote": price.to_string() });
+    Confirmation { reference: None, answer, charged: None }
+}

@@ -1,0 +1,150 @@
+//! What is denied by bare name, before catalogue and schema are asked.
+
+use std::sync::Arc;
+
+use action::{IdempotencyKey, Request};
+use boundary::{Decision, Named, Verdict};
+use ledger::{FactsQuery, State};
+use receipt::Json;
+use sha2::{Digest, Sha256};
+
+use super::Asked;
+use super::case::judged_caller;
+use super::describe::chain_of;
+use super::reasons::{code_of, details_of};
+use crate::gateway::Gateway;
+use crate::pending::{Pending, entries};
+use crate::remember::{Row, outward, unavailable};
+use crate::request::Answer;
+use crate::row::{IntentRow, VERSION, internal, raw};
+use crate::{Error, clock};
+
+impl Gateway {
+    /// Blocks by bare name: neither catalogue nor schema is asked.
+    pub(crate) async fn deny_by_name(&self, asked: &Asked<'_>, request: &Request) -> Result<Answer, Error> {
+        let standing = self.standing(asked.caller, request.delegation_token.as_deref()).await?;
+        let caller = judged_caller(asked.caller);
+        let named = Named {
+            environment: self.environment,
+            archetype: &request.archetype,
+            verb: None,
+            target: None,
+            caller: &caller,
+            mandate: standing.mandate.as_deref(),
+            observe: false,
+        };
+        let Some(decision) = boundary::decide_by_name(&asked.rules.policies, &named) else {
+            return Err(internal("a denied name was not denied"));
+        };
+        if asked.ask.dry_run {
+            return Ok(self.say_dry(asked, &decision));
+        }
+        let Decision { verdict, stages, record, .. } = decision;
+        let Verdict::Block(reason) = verdict else { return Err(internal("a denied name was not blocked")) };
+        let request_hash = request.hash(&asked.tenant.hmac);
+        let (archetype, principal): (Arc<str>, Arc<str>) =
+            (request.archetype.as_str().into(), asked.caller.subject.as_str().into());
+        let chain = chain_of(&asked.arrival, &request_hash, stages, &Json::NULL)?;
+        let salt: [u8; 32] = clock::random()?;
+        let action_hash: [u8; 32] = Sha256::digest([&request_hash[..], archetype.as_bytes()].concat()).into();
+        let row = IntentRow {
+            v: VERSION,
+            mandate_id: standing.mandate.as_ref().map(|mandate| mandate.jti.clone()),
+            constraints: raw(action::json::canonical(&request.constraints))?,
+            salt: hex::encode(salt),
+            amount: None,
+            currency: None,
+            payment_mode: request
+                .payment_mode
+                .unwrap_or(action::PaymentMode::ImmediateCharge)
+                .as_str()
+                .to_owned(),
+            guarantee_level: request
+                .guarantee_level
+                .unwrap_or(action::GuaranteeLevel::Atp1)
+                .as_str()
+                .to_owned(),
+            reversible: false,
+            deadline_ms: request.deadline_ms,
+            session_id: request.session_id.clone(),
+            human_approver: request.human_approver.as_ref().map(ToString::to_string),
+            client: request.client.clone(),
+            policy_digest: Some(asked.rules.policies.policy_digest().to_string()),
+            catalog_digest: Some(asked.rules.catalogue.digest().to_owned()),
+            entity_digest: Some(asked.rules.policies.entity_digest().to_string()),
+            observed: None,
+            correlation_id: asked.ask.request_id.clone(),
+            action_hash: hex::encode(action_hash),
+            entries: entries(&chain)?,
+            call: None,
+            held_for: Vec::new(),
+            record: Some(raw(
+                String::from_utf8(record.to_bytes()).map_err(|_| internal("a record is not text"))?
+            )?),
+        };
+        let pending = Pending {
+            id: clock::new_id(asked.arrival.at_ms)?,
+            tenant: asked.caller.tenant.clone(),
+            subject: asked.caller.subject.clone(),
+            key: asked.key.map(|key| key.as_str().into()),
+            archetype: Arc::clone(&archetype),
+            at_ms: asked.arrival.at_ms,
+            money: None,
+            action_hash,
+            row,
+            chain,
+            original: None,
+        };
+        let row = Row {
+            id: pending.id,
+            tenant: asked.tenant,
+            caller: asked.caller,
+            key: asked.key.map(IdempotencyKey::as_str),
+            request_hash: &request_hash,
+            archetype: &archetype,
+            provider: None,
+            principal: &principal,
+            at_ms: asked.arrival.at_ms,
+            amount: None,
+            action_hash: &action_hash,
+            event: "refused",
+            state: Some(outward(State::Refused)),
+        };
+        let code = code_of(&reason);
+        if let Some(answer) = self.already_answered(&row).await? {
+            return Ok(answer);
+        }
+        if let Some(answer) = self.repeats(&row, &pending, code).await? {
+            return Ok(answer);
+        }
+        let ending = self.blocked(pending.chain.clone(), code, details_of(&reason));
+        self.refuse(&row, &pending, code, ending).await
+    }
+
+    /// A key that was used before is answered as it was then, before anything is counted as a repetition.
+    async fn already_answered(&self, row: &Row<'_>) -> Result<Option<Answer>, Error> {
+        let facts = self
+            .ledger
+            .facts(FactsQuery {
+                tenant: &row.caller.tenant,
+                environment: self.environment,
+                subject: &row.caller.subject,
+                key: row.key,
+                request_hash: row.request_hash,
+                archetype: row.archetype,
+                provider: None,
+                principal: row.principal,
+                currency: None,
+                destination: None,
+                mandates: &[],
+                effect: None,
+                now_ms: row.at_ms,
+            })
+            .await
+            .map_err(unavailable)?;
+        match facts.existing {
+            Some(existing) => self.answer_again(row.tenant, existing).await.map(Some),
+            None => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! An action before the judge, and the facts around it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use action::{Action, ActionId, IdempotencyKey, Money, OnDuplicate};
+use boundary::{Decision, Facts};
+use ledger::{Effect, FactsQuery, State, Tolerance};
+use provider::Provider;
+
+use super::Asked;
+use super::describe::Judged;
+use crate::authority::Standing;
+use crate::caller::Caller;
+use crate::gateway::Gateway;
+use crate::metrics::Step;
+use crate::pending::Pending;
+use crate::remember::{Row, outward, unavailable};
+use crate::{Error, clock};
+
+/// An action before the judge.
+pub(super) struct Case<'a> {
+    pub asked: Asked<'a>,
+    pub id: ActionId,
+    pub action: Action,
+    pub provider: Arc<dyn Provider>,
+    pub standing: Standing,
+    pub principal: Arc<str>,
+    pub request_hash: [u8; 32],
+    pub effect: Option<Effect>,
+    pub salt: [u8; 32],
+    pub observe: bool,
+}
+
+impl Gateway {
+    pub(super) async fn case<'a>(
+        &self,
+        asked: &Asked<'a>,
+        action: Action,
+        provider: Arc<dyn Provider>,
+    ) -> Result<Case<'a>, Error> {
+        let caller = asked.caller;
+        let standing = self.standing(caller, action.delegation_token.as_deref()).await?;
+        let principal: Arc<str> = match &standing.mandate {
+            Some(mandate) => mandate.root_principal().into(),
+            None => caller.subject.as_str().into(),
+        };
+        let hmac = &asked.tenant.hmac;
+        let duplicate = &action.archetype.duplicate;
+        let observe = asked.tenant.observes(asked.arrival.at_ms);
+        let effect = action.effect_hash(hmac, &principal).map(|hash| Effect {
+            hash,
+            window_ms: i64::try_from(duplicate.window.as_millis()).unwrap_or(i64::MAX),
+            tolerate: match duplicate.on == OnDuplicate::Allow || observe {
+                true => Tolerance::Anything,
+                false => Tolerance::Nothing,
+            },
+        });
+        let seed: [u8; 42] = clock::random()?;
+        let (random, salt) = seed.split_at(10);
+        let at_ms = u64::try_from(asked.arrival.at_ms).unwrap_or(0);
+        Ok(Case {
+            asked: *asked,
+            id: ActionId::new(at_ms, random.try_into().unwrap_or_default()),
+            request_hash: action.request_hash(hmac),
+            action,
+            provider,
+            standing,
+            principal,
+            effect,
+            salt: salt.try_into().unwrap_or_default(),
+            observe,
+        })
+    }
+
+    pub(super) async fn facts(&self, case: &Case<'_>) -> Result<ledger::Facts, Error> {
+        let mandates: Vec<Arc<str>> =
+            case.standing.mandate.iter().map(|mandate| mandate.jti.as_str().into()).collect();
+        let money = case.action.money.or(case.action.bound);
+        let query = FactsQuery {
+            tenant: &case.asked.caller.tenant,
+            environment: self.environment,
+            subject: &case.asked.caller.subject,
+            key: case.asked.key.map(IdempotencyKey::as_str),
+            request_hash: &case.request_hash,
+            archetype: &case.action.archetype.name,
+            provider: Some(case.provider.name()),
+            principal: &case.principal,
+            currency: money.map(|money| money.currency().code()),
+            destination: case.action.destination.as_deref(),
+            mandates: &mandates,
+            effect: case.effect.as_ref(),
+            now_ms: case.asked.arrival.at_ms,
+        };
+        self.ledger.facts(query).await.map_err(unavailable)
+    }
+
+    pub(super) fn decide(&self, case: &Case<'_>, facts: &ledger::Facts) -> Decision {
+        let started = Instant::now();
+        let caller = judged_caller(case.asked.caller);
+        let frozen = facts.frozen.as_ref().map(|freeze| freeze.scope.to_string());
+        let mandate = case.standing.mandate.as_deref().zip(facts.accounts.first());
+        let decision = boundary::decide(
+            &case.asked.rules.policies,
+            &Facts {
+                environment: self.environment,
+                action: &case.action,
+                verb: None,
+                target: None,
+                caller: &caller,
+                mandate,
+                mandate_refusal: case.standing.refusal.clone(),
+                frozen: frozen.as_deref(),
+                series: &facts.series,
+                first_seen_destination: facts.first_seen,
+                earlier: facts
+                    .earlier
+                    .map(|earlier| boundary::Earlier { id: earlier.id, at_ms: earlier.at_ms }),
+                observe: case.observe,
+                now_ms: case.asked.arrival.at_ms,
+                request_hash: case.request_hash,
+                salt: case.salt,
+            },
+        );
+        if let Some(detail) = &decision.detail {
+            tracing::info!(action = %case.id, %detail, "decided");
+        }
+        self.metrics.step(Step::Decide, started.elapsed());
+        decision
+    }
+
+    pub(super) async fn quote(&self, case: &Case<'_>) -> Result<Money, ()> {
+        let ask = provider::Ask {
+            action_id: case.id,
+            constraints: &case.action.constraints,
+            bound: case.action.bound,
+        };
+        case.provider.quote(ask).await.map_err(|unquoted| {
+            tracing::warn!(action = %case.id, why = %unquoted, "no quote");
+        })
+    }
+
+    pub(super) fn pending(&self, case: &Case<'_>, judged: Judged) -> Pending {
+        Pending {
+            id: case.id,
+            tenant: case.asked.caller.tenant.clone(),
+            subject: case.asked.caller.subject.clone(),
+            key: case.asked.key.map(|key| key.as_str().into()),
+            archetype: case.action.archetype.name.as_str().into(),
+            at_ms: case.asked.arrival.at_ms,
+            money: mandate::exposure(&case.action),
+            action_hash: judged.action_hash,
+            row: judged.row,
+            chain: judged.chain,
+            original: None,
+        }
+    }
+
+    pub(super) fn row_of<'a>(
+        &self,
+        case: &'a Case<'_>,
+        pending: &'a Pending,
+        event: &'static str,
+        state: State,
+    ) -> Row<'a> {
+        Row {
+            id: case.id,
+            tenant: case.asked.tenant,
+            caller: case.asked.caller,
+            key: case.asked.key.map(IdempotencyKey::as_str),
+            request_hash: &case.request_hash,
+            archetype: &pending.archetype,
+            provider: Some(case.provider.name()),
+            principal: &case.principal,
+            at_ms: case.asked.arrival.at_ms,
+            amount: pending.money,
+            action_hash: &pending.action_hash,
+            event,
+            state: Some(outward(state)),
+        }
+    }
+}
+
+pub(super) fn judged_caller(caller: &Caller) -> boundary::Caller {
+    boundary::Caller { tenant: caller.tenant.clone(), subject: caller.subject.clone(), is_human: false }
+}

@@ -1,0 +1,145 @@
+//! What was decided, as it will stand in the receipt and in the ledger.
+
+use receipt::{Chain, Json, NewEntry, Salts, Stage};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::case::Case;
+use crate::gateway::Gateway;
+use crate::pending::{Described, Pending, conceal, describe};
+use crate::prove::push;
+use crate::request::Arrival;
+use crate::row::{IntentRow, ObservedRow, internal, raw};
+use crate::{Error, clock};
+
+/// A judged case on its way to the ledger.
+pub(super) struct Judged {
+    pub chain: Chain,
+    pub row: IntentRow,
+    pub action_hash: [u8; 32],
+}
+
+impl Gateway {
+    /// The entries of a decision and the row that goes with them.
+    pub(super) fn describe_case(
+        &self,
+        case: &Case<'_>,
+        stages: Vec<boundary::Stage>,
+        observed: Option<boundary::Observed>,
+        record: Vec<u8>,
+    ) -> Result<Judged, Error> {
+        let salts = Salts::new(&case.salt);
+        let constraints = conceal(&case.action, &salts)?;
+        let chain = chain_of(&case.asked.arrival, &case.request_hash, stages, &constraints)?;
+        let action_hash = self.action_hash(case, &constraints)?;
+        let mandate_id = case.standing.mandate.as_ref().map(|mandate| mandate.jti.as_str());
+        let described = Described {
+            action: &case.action,
+            salt: &case.salt,
+            mandate_id,
+            correlation_id: &case.asked.ask.request_id,
+            action_hash: &action_hash,
+            rules: case.asked.rules,
+        };
+        let mut row = describe(&described, &chain, None)?;
+        row.observed =
+            observed.map(|it| ObservedRow { would_be: it.would_be.to_owned(), code: it.code.to_owned() });
+        row.record = Some(raw(String::from_utf8(record).map_err(|_| internal("a record is not text"))?)?);
+        Ok(Judged { chain, row, action_hash })
+    }
+
+    fn action_hash(&self, case: &Case<'_>, constraints: &Json) -> Result<[u8; 32], Error> {
+        let record = ActionRecord {
+            action_id: case.id.to_string(),
+            agent_id: case.asked.caller.subject.as_str(),
+            archetype: &case.action.archetype.name,
+            constraints,
+            guarantee_level: case.action.guarantee_level.as_str(),
+            mandate_id: case.standing.mandate.as_ref().map(|mandate| mandate.jti.as_str()),
+            payment_mode: case.action.payment_mode.as_str(),
+            request_hash: hex::encode(case.request_hash),
+            tenant: case.asked.caller.tenant.as_str(),
+        };
+        let bytes =
+            serde_json::to_vec(&record).map_err(|_| internal("an action record cannot be written"))?;
+        Ok(Sha256::digest(bytes).into())
+    }
+}
+
+/// Takes a case back from the way to the ledger.
+pub(super) fn judged_again(pending: Pending) -> Judged {
+    let Pending { mut row, chain, action_hash, .. } = pending;
+    row.call = None;
+    Judged { chain, row, action_hash }
+}
+
+/// The action as the ledger's chain knows it, values committed; members in JCS order.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ActionRecord<'a> {
+    action_id: String,
+    agent_id: &'a str,
+    archetype: &'a str,
+    constraints: &'a Json,
+    guarantee_level: &'static str,
+    mandate_id: Option<&'a str>,
+    payment_mode: &'static str,
+    request_hash: String,
+    tenant: &'a str,
+}
+
+/// Genesis and one entry for each stage that ran. The schema stage shows what was asked, with what is private hidden.
+pub(super) fn chain_of(
+    arrival: &Arrival,
+    request_hash: &[u8; 32],
+    stages: Vec<boundary::Stage>,
+    constraints: &Json,
+) -> Result<Chain, Error> {
+    #[derive(Serialize)]
+    struct Began {
+        #[serde(rename = "requestHash")]
+        request_hash: String,
+    }
+    let began = Began { request_hash: hex::encode(request_hash) };
+    let genesis =
+        Json::of(&began).map(|output| NewEntry { output, ..NewEntry::at(clock::timestamp(arrival.at_ms)) });
+    let mut chain = genesis.and_then(Chain::genesis).map_err(|_| internal("a chain cannot begin"))?;
+    let at = clock::now();
+    for found in stages {
+        let stage = stage_of(found.name);
+        push(&mut chain, stage, || {
+            let input = match &found.input {
+                boundary::Input::Archetype { archetype, catalog_digest } if stage == Stage::Schema => {
+                    Json::of(&Looked { archetype, catalog_digest, constraints })?
+                }
+                other => Json::of(other)?,
+            };
+            Ok(NewEntry {
+                input,
+                output: Json::of(&found.output)?,
+                error: found.error.as_ref().map(Json::of).transpose()?.unwrap_or_default(),
+                ..NewEntry::at(at)
+            })
+        })?;
+    }
+    Ok(chain)
+}
+
+/// Input of the stage `schema`, members in JCS order.
+#[derive(Serialize)]
+struct Looked<'a> {
+    archetype: &'a str,
+    #[serde(rename = "catalogDigest")]
+    catalog_digest: &'a str,
+    constraints: &'a Json,
+}
+
+fn stage_of(name: boundary::StageName) -> Stage {
+    match name {
+        boundary::StageName::TokenValidation => Stage::TokenValidation,
+        boundary::StageName::Schema => Stage::Schema,
+        boundary::StageName::Boundary => Stage::Boundary,
+        boundary::StageName::Completeness => Stage::Completeness,
+        boundary::StageName::Math => Stage::Math,
+    }
+}

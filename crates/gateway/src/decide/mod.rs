@@ -1,0 +1,122 @@
+//! Decide: facts in, verdict out, and what each verdict leads to.
+//!
+//! `case` brings an action before the judge, `describe` writes down what was found, and one of `admit`, `refuse` and
+//! `hold` follows. `by_name` blocks what is denied before any of that; `reasons` puts a verdict in published words.
+
+mod admit;
+mod by_name;
+mod case;
+mod describe;
+mod hold;
+mod reasons;
+mod refuse;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use action::{Action, IdempotencyKey};
+use boundary::{Decision, Verdict};
+use provider::Provider;
+
+use self::reasons::{code_of, details_of, words};
+use crate::caller::Caller;
+use crate::gateway::Gateway;
+use crate::metrics::Step;
+use crate::outcome::{Details, Kind, Outcome};
+use crate::request::{Answer, Arrival, Ask, Next};
+use crate::row::internal;
+use crate::tenants::{Rules, TenantState};
+use crate::{Code, Error};
+
+/// A request and everything around it.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    pub caller: &'a Caller,
+    pub tenant: &'a Arc<TenantState>,
+    pub rules: &'a Rules,
+    pub key: Option<&'a IdempotencyKey>,
+    pub ask: &'a Ask,
+    pub arrival: Arrival,
+}
+
+/// How often a case is judged anew because a mandate changed between judgement and admission.
+const MOST_JUDGEMENTS: u32 = 3;
+
+impl Gateway {
+    /// Judges an action and does what the verdict says.
+    pub(crate) async fn judge(
+        self: &Arc<Self>,
+        asked: &Asked<'_>,
+        action: Action,
+        provider: Arc<dyn Provider>,
+    ) -> Result<Next, Error> {
+        let mut case = self.case(asked, action, provider).await?;
+        let mut quote = None;
+        for _ in 0..MOST_JUDGEMENTS {
+            let started = Instant::now();
+            let facts = self.facts(&case).await?;
+            self.metrics.step(Step::Facts, started.elapsed());
+            if let (Some(existing), false) = (&facts.existing, asked.ask.dry_run) {
+                return self.answer_again(asked.tenant, existing.clone()).await.map(Next::Said);
+            }
+            let mut decision = self.decide(&case, &facts);
+            if matches!(decision.verdict, Verdict::Quote) {
+                let price = match self.quote(&case).await {
+                    Ok(price) => price,
+                    Err(()) => return self.without_quote(&case, decision).await.map(Next::Said),
+                };
+                quote = Some(price);
+                case.action = case.action.with_quote(price);
+                decision = self.decide(&case, &facts);
+            }
+            if asked.ask.dry_run {
+                return Ok(Next::Said(self.say_dry(asked, &decision)));
+            }
+            let Decision { verdict, stages, observed, record, .. } = decision;
+            let judged = self.describe_case(&case, stages, observed, record.to_bytes())?;
+            match verdict {
+                Verdict::Pass(permit) => match self.admit(&case, judged, permit, &facts, quote).await? {
+                    Some(next) => return Ok(next),
+                    None => continue,
+                },
+                Verdict::Block(reason) => {
+                    let details = details_of(&reason);
+                    return self.block(&case, judged, code_of(&reason), details).await.map(Next::Said);
+                }
+                Verdict::Escalate(escalation) => {
+                    return self.hold(&case, judged, words(&escalation)).await.map(Next::Said);
+                }
+                Verdict::Quote => return Err(internal("a price was asked for twice")),
+            }
+        }
+        Err(Error::new(Code::Unavailable, "the mandate kept changing while the action was judged")
+            .retry_after(1))
+    }
+
+    fn say_dry(&self, asked: &Asked<'_>, decision: &Decision) -> Answer {
+        let mut details = match &decision.verdict {
+            Verdict::Block(reason) => details_of(reason),
+            Verdict::Escalate(escalation) => Details { reasons: words(escalation), ..Details::default() },
+            Verdict::Pass(_) | Verdict::Quote => {
+                Details { reasons: vec!["would_execute".into()], ..Details::default() }
+            }
+        };
+        details.dry_run = Some(true);
+        let code = match &decision.verdict {
+            Verdict::Block(reason) => Some(code_of(reason)),
+            Verdict::Pass(_) | Verdict::Quote | Verdict::Escalate(_) => None,
+        };
+        if code.is_none() {
+            details.hold_reason = Some("dry_run".to_owned());
+        }
+        let outcome = Outcome {
+            action_id: None,
+            kind: if code.is_some() { Kind::Blocked } else { Kind::Held },
+            code,
+            receipt: None,
+            correlation_id: asked.ask.request_id.clone(),
+            details,
+        };
+        Answer { reply: (self.render)(&outcome, &self.public_url), replayed: false, action_id: None }
+    }
+}

@@ -1,0 +1,80 @@
+//! What a verdict or an obstacle means to the caller: published codes and words.
+
+use boundary::{Escalation, Reason};
+use ledger::Obstacle;
+
+use crate::Code;
+use crate::outcome::{Details, Missing};
+
+pub(super) fn words(escalation: &Escalation) -> Vec<String> {
+    let mut words: Vec<String> =
+        escalation.triggers.iter().map(|trigger| trigger.word().to_owned()).collect();
+    words.dedup();
+    words
+}
+
+/// The published code of a reason to block. No `_` arm: a new reason must choose.
+pub(super) fn code_of(reason: &Reason) -> Code {
+    match reason {
+        Reason::HardDenied { .. }
+        | Reason::Prohibited { .. }
+        | Reason::PolicyError
+        | Reason::Forbidden { .. }
+        | Reason::NotPermitted => Code::BoundaryBlock,
+        Reason::Frozen { .. } => Code::Frozen,
+        Reason::Delegation(_) | Reason::NoMandate => Code::DelegationBlock,
+        Reason::Incomplete { .. } => Code::Incomplete,
+        Reason::Anomaly => Code::AnomalyBlock,
+        Reason::ProbableDuplicate { .. } => Code::ProbableDuplicate,
+    }
+}
+
+pub(super) fn details_of(reason: &Reason) -> Details {
+    let mut details = Details {
+        reasons: vec![reason.word().to_owned()],
+        policies: reason.policies().iter().map(|policy| policy.id.to_string()).collect(),
+        ..Details::default()
+    };
+    match reason {
+        // Nothing more is shown: a limit that can be probed is none.
+        Reason::Anomaly => details.reasons.clear(),
+        Reason::Incomplete { missing } => details.missing = missing.iter().map(missing_of).collect(),
+        Reason::ProbableDuplicate { earlier } => details.earlier_transaction = Some(earlier.to_string()),
+        Reason::HardDenied { .. }
+        | Reason::Frozen { .. }
+        | Reason::Delegation(_)
+        | Reason::NoMandate
+        | Reason::Prohibited { .. }
+        | Reason::PolicyError
+        | Reason::Forbidden { .. }
+        | Reason::NotPermitted => {}
+    }
+    details
+}
+
+fn missing_of(missing: &action::Missing) -> Missing {
+    Missing {
+        field: missing.field.clone(),
+        type_: missing.kind.to_owned(),
+        description: missing.description.clone(),
+        example: missing.example.clone(),
+    }
+}
+
+/// What an obstacle at admission means to the caller.
+pub(super) fn obstacle_of(obstacle: &Obstacle) -> (Code, &'static str, Details) {
+    let (code, word) = match obstacle {
+        Obstacle::Frozen(_) => (Code::Frozen, "frozen"),
+        Obstacle::Revoked { .. } => (Code::DelegationBlock, "mandate_revoked"),
+        Obstacle::MandateChanged { .. } => (Code::DelegationBlock, "mandate_changed"),
+        Obstacle::ActionsUsedUp { .. } => (Code::DelegationBlock, "actions_used_up"),
+        Obstacle::CapExceeded { .. } => (Code::DelegationBlock, "cap_exceeded"),
+        Obstacle::CurrencyMismatch { .. } => (Code::DelegationBlock, "currency_mismatch"),
+        Obstacle::Duplicate(_) => (Code::ProbableDuplicate, "probable_duplicate"),
+    };
+    let earlier_transaction = match obstacle {
+        Obstacle::Duplicate(earlier) => Some(earlier.id.to_string()),
+        _ => None,
+    };
+    (code, word, Details { reasons: vec![word.to_owned()], earlier_transaction, ..Details::default() })
+}

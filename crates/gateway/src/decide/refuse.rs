@@ -1,0 +1,134 @@
+//! Refuse: one commit holds the refusal, its receipt and its reply.
+
+use std::time::Instant;
+
+use boundary::Decision;
+use ledger::{Obstacle, Recorded, State};
+use receipt::{NewEntry, Stage};
+
+use super::case::Case;
+use super::describe::{Judged, judged_again};
+use super::reasons::obstacle_of;
+use crate::gateway::Gateway;
+use crate::metrics::Step;
+use crate::outcome::{Details, Kind, Outcome, ReceiptRef};
+use crate::pending::Pending;
+use crate::prove::{Ending, push, refused};
+use crate::remember::{Row, draft, stored, unavailable};
+use crate::request::Answer;
+use crate::row::OutcomeRow;
+use crate::{Code, Error, clock};
+
+impl Gateway {
+    /// What admission refuses stands in the entry `execute`.
+    pub(super) async fn block_at_admission(
+        &self,
+        case: &Case<'_>,
+        pending: Pending,
+        obstacle: &Obstacle,
+    ) -> Result<Answer, Error> {
+        let (code, reason, details) = obstacle_of(obstacle);
+        let error = refused(code, reason)?;
+        let mut judged = judged_again(pending);
+        push(&mut judged.chain, Stage::Execute, || Ok(NewEntry { error, ..NewEntry::at(clock::now()) }))?;
+        self.block(case, judged, code, details).await
+    }
+
+    /// The one commit of a refusal: receipt and reply included.
+    pub(super) async fn block(
+        &self,
+        case: &Case<'_>,
+        judged: Judged,
+        code: Code,
+        details: Details,
+    ) -> Result<Answer, Error> {
+        let pending = self.pending(case, judged);
+        let row = self.row_of(case, &pending, "refused", State::Refused);
+        if let Some(answer) = self.repeats(&row, &pending, code).await? {
+            return Ok(answer);
+        }
+        let ending = self.blocked(pending.chain.clone(), code, details);
+        self.refuse(&row, &pending, code, ending).await
+    }
+
+    /// A provider that must name its price does not: nothing can be authorised and nothing was sent.
+    pub(super) async fn without_quote(&self, case: &Case<'_>, decision: Decision) -> Result<Answer, Error> {
+        if case.asked.ask.dry_run {
+            return Err(Error::new(Code::ProviderFailed, "the provider named no price").retry_after(5));
+        }
+        let Decision { stages, observed, record, .. } = decision;
+        let mut judged = self.describe_case(case, stages, observed, record.to_bytes())?;
+        judged.row.call = Some(self.call_row(case)?);
+        let pending = self.pending(case, judged);
+        let row = self.row_of(case, &pending, "failed", State::Failed);
+        let ending = self.failed(&pending, Code::ProviderFailed, "no_quote", None)?;
+        self.refuse(&row, &pending, Code::ProviderFailed, ending).await
+    }
+
+    pub(super) async fn refuse(
+        &self,
+        row: &Row<'_>,
+        pending: &Pending,
+        code: Code,
+        ending: Ending<'_>,
+    ) -> Result<Answer, Error> {
+        let started = Instant::now();
+        let proven = self.prove(pending, ending, &pending.row.correlation_id)?;
+        self.metrics.step(Step::Prove, started.elapsed());
+        let reply = proven.reply;
+        let refusal = ledger::Refusal {
+            intent: self.intent(row, &pending.row)?,
+            code: code.as_str(),
+            outcome: ledger::Outcome {
+                at_ms: proven.at_ms,
+                state: proven.state,
+                reply: Some(ledger::Reply { status: reply.status, body: reply.body.clone() }),
+                receipt: proven.receipt.zip(proven.receipt_id).map(|(receipt, id)| stored(receipt, &id)),
+                payload: proven.payload,
+                entry: draft(row.tenant, row.event, row.state, row.action_hash, 1),
+            },
+        };
+        let started = Instant::now();
+        let recorded = self.ledger.refuse(refusal).await.map_err(unavailable)?;
+        self.metrics.step(Step::Settle, started.elapsed());
+        match recorded {
+            Recorded::New { .. } => {
+                self.metrics.outcome(proven.outcome.kind);
+                Ok(Answer { reply, replayed: false, action_id: Some(pending.id) })
+            }
+            Recorded::Existing(existing) => {
+                let tenant = self.tenant(&row.caller.tenant)?;
+                self.answer_again(tenant, existing).await
+            }
+        }
+    }
+
+    /// The same request was refused for the same reason a moment ago: that receipt, and how often it was asked for.
+    pub(super) async fn repeats(
+        &self,
+        row: &Row<'_>,
+        pending: &Pending,
+        code: Code,
+    ) -> Result<Option<Answer>, Error> {
+        let (tenant, subject) = (&row.caller.tenant, &row.caller.subject);
+        let repeat = self.ledger.repeated(tenant, subject, code.as_str(), row.request_hash, row.at_ms).await;
+        let Some(repeat) = repeat.map_err(unavailable)? else { return Ok(None) };
+        let outcomes = self.ledger.outcomes(tenant, repeat.action).await.map_err(unavailable)?;
+        let Some(first) = outcomes.into_iter().next() else { return Ok(None) };
+        let kept = OutcomeRow::from_bytes(&first.payload)?;
+        let outcome = Outcome {
+            action_id: Some(repeat.action),
+            kind: Kind::Blocked,
+            code: Some(code),
+            receipt: first.receipt.map(|it| ReceiptRef {
+                receipt_id: it.id.into(),
+                signature: it.signature.into(),
+                short: it.short.into(),
+            }),
+            correlation_id: pending.row.correlation_id.clone(),
+            details: Details { repeats: Some(repeat.count), ..kept.details },
+        };
+        let reply = (self.render)(&outcome, &self.public_url);
+        Ok(Some(Answer { reply, replayed: false, action_id: Some(repeat.action) }))
+    }
+}
