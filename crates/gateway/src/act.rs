@@ -143,10 +143,11 @@ impl Gateway {
     ) -> Result<(Answer, Option<ReceiptRef>), Error> {
         let started = Instant::now();
         let proven = self.prove(pending, ending, &pending.row.correlation_id)?;
+        let overage = self.overage(pending, &proven)?;
         self.metrics.step(Step::Prove, started.elapsed());
         let started = Instant::now();
         let receipt = proven.outcome.receipt.clone();
-        let reply = self.settle(tenant, pending, proven).await?;
+        let reply = self.settle(tenant, pending, proven, overage).await?;
         self.metrics.step(Step::Settle, started.elapsed());
         Ok((Answer { reply, replayed: false, action_id: Some(pending.id) }, receipt))
     }

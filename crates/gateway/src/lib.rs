@@ -20,6 +20,7 @@
 
 mod act;
 mod admin;
+mod alert;
 mod authority;
 mod buckets;
 mod caller;
@@ -34,6 +35,7 @@ mod installation;
 mod keys;
 mod metrics;
 mod outcome;
+mod overage;
 mod pending;
 mod prove;
 mod recovery;

@@ -10,6 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::alert::Alert;
 use crate::outcome::Kind;
 use crate::{Code, Error};
 
@@ -19,6 +20,7 @@ pub(crate) struct Metrics {
     outcomes: Family<KindLabel, Counter<u64, AtomicU64>>,
     errors: Family<CodeLabel, Counter<u64, AtomicU64>>,
     replays: Counter<u64, AtomicU64>,
+    alerts: Family<AlertLabel, Counter<u64, AtomicU64>>,
     stages: Family<StageLabel, Histogram, fn() -> Histogram>,
     /// Actions between admission and settlement.
     pub in_flight: Gauge<i64, AtomicI64>,
@@ -54,6 +56,11 @@ struct CodeLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AlertLabel {
+    alert: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StageLabel {
     step: &'static str,
 }
@@ -68,11 +75,13 @@ impl Metrics {
         registry.register("errors", "Requests that never became an action, by code", errors.clone());
         let replays = Counter::default();
         registry.register("replays", "Requests answered from a stored reply", replays.clone());
+        let alerts = Family::default();
+        registry.register("alerts", "What a person should look at, by kind", alerts.clone());
         let stages = Family::new_with_constructor(histogram as fn() -> Histogram);
         registry.register_with_unit("step", "Time of each step of an action", Unit::Seconds, stages.clone());
         let in_flight = Gauge::default();
         registry.register("in_flight", "Actions between admission and settlement", in_flight.clone());
-        Metrics { registry, outcomes, errors, replays, stages, in_flight }
+        Metrics { registry, outcomes, errors, replays, alerts, stages, in_flight }
     }
 
     pub(crate) fn outcome(&self, kind: Kind) {
@@ -85,6 +94,10 @@ impl Metrics {
 
     pub(crate) fn replay(&self) {
         self.replays.inc();
+    }
+
+    pub(crate) fn alert(&self, alert: Alert) {
+        self.alerts.get_or_create(&AlertLabel { alert: alert.as_str() }).inc();
     }
 
     pub(crate) fn step(&self, step: Step, took: Duration) {

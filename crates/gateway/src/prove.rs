@@ -69,6 +69,9 @@ struct Sent<'a> {
 struct Split<'a> {
     authorised: Option<String>,
     charged: Option<String>,
+    /// Only where it is not the one that was authorised.
+    #[serde(rename = "chargedCurrency", skip_serializing_if = "Option::is_none")]
+    charged_currency: Option<&'static str>,
     currency: Option<&'static str>,
     #[serde(rename = "paymentMode")]
     payment_mode: &'a str,
@@ -206,7 +209,13 @@ impl Gateway {
         correlation_id: &str,
     ) -> Result<Proven, Error> {
         let receipt_id = clock::new_id(clock::now_ms())?.to_string();
-        let receipt = self.sign(pending, &ending, &receipt_id)?;
+        let event = match &pending.original {
+            None => Event::Original,
+            Some(original) => {
+                Event::Amendment { reason: Amendment::Settlement, of: Cow::Borrowed(&original.receipt_id) }
+            }
+        };
+        let receipt = self.sign(pending, &ending, &receipt_id, event)?;
         let reference = ReceiptRef {
             receipt_id: receipt_id.clone(),
             signature: receipt.signature_value().to_owned(),
@@ -247,11 +256,12 @@ impl Gateway {
         })
     }
 
-    fn sign(
+    pub(crate) fn sign(
         &self,
         pending: &Pending,
         ending: &Ending<'_>,
         receipt_id: &str,
+        event: Event<'_>,
     ) -> Result<receipt::Receipt, Error> {
         let row = &pending.row;
         let offer = pending.money;
@@ -261,13 +271,7 @@ impl Gateway {
             transaction_id: Cow::Borrowed(&transaction_id),
             agent_id: Cow::Borrowed(pending.subject.as_str()),
             session_id: None,
-            event: match &pending.original {
-                None => Event::Original,
-                Some(original) => Event::Amendment {
-                    reason: Amendment::Settlement,
-                    of: Cow::Borrowed(&original.receipt_id),
-                },
-            },
+            event,
             payment_status: ending.payment,
             money: MoneyFields {
                 offer_currency: offer.map(|money| money.currency().code().into()),
@@ -317,14 +321,10 @@ impl Gateway {
 
     /// The chain that an ending continues: the entries of admission, or a new one once a receipt has been given.
     fn begin_ending(&self, pending: &Pending) -> Result<Chain, Error> {
-        let Some(original) = &pending.original else { return Ok(pending.chain.clone()) };
-        #[derive(Serialize)]
-        struct Amends<'a> {
-            amends: &'a str,
+        match &pending.original {
+            None => Ok(pending.chain.clone()),
+            Some(original) => amending(&original.receipt_id),
         }
-        let output = Json::of(&Amends { amends: &original.receipt_id });
-        let entry = output.map(|output| NewEntry { output, ..NewEntry::at(clock::now()) });
-        entry.and_then(Chain::genesis).map_err(|_| internal("an amendment cannot begin"))
     }
 
     fn push_execute(
@@ -368,6 +368,17 @@ impl Gateway {
     }
 }
 
+/// The beginning of an amendment: it names the receipt that it amends.
+pub(crate) fn amending(receipt_id: &str) -> Result<Chain, Error> {
+    #[derive(Serialize)]
+    struct Amends<'a> {
+        amends: &'a str,
+    }
+    let output = Json::of(&Amends { amends: receipt_id });
+    let entry = output.map(|output| NewEntry { output, ..NewEntry::at(clock::now()) });
+    entry.and_then(Chain::genesis).map_err(|_| internal("an amendment cannot begin"))
+}
+
 /// Appends an entry, taking any failure for a defect of ours.
 pub(crate) fn push<'a>(
     chain: &mut Chain,
@@ -385,16 +396,19 @@ pub(crate) fn refused(code: Code, reason: &str) -> Result<Json, Error> {
     Json::of(&Refused { code: code.as_str(), reason }).map_err(|_| internal("an error cannot be written"))
 }
 
-fn push_split(
+/// What was authorised, and what was charged.
+pub(crate) fn push_split(
     chain: &mut Chain,
     pending: &Pending,
     charged: Option<action::Money>,
     payment: PaymentStatus,
 ) -> Result<(), Error> {
+    let currency = pending.money.map(|money| money.currency().code());
     let split = Split {
         authorised: pending.money.map(|money| money.to_string()),
         charged: charged.map(|money| money.to_string()),
-        currency: pending.money.map(|money| money.currency().code()),
+        charged_currency: charged.map(|money| money.currency().code()).filter(|code| Some(*code) != currency),
+        currency,
         payment_mode: &pending.row.payment_mode,
         payment_status: payment.as_str(),
     };

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use action::{ActionId, Money};
 use ledger::{Draft, Existing, Intent, Settlement, State};
 
+use crate::alert::Alert;
 use crate::caller::Caller;
 use crate::gateway::Gateway;
 use crate::outcome::Reply;
+use crate::overage::Overage;
 use crate::pending::Pending;
 use crate::prove::Proven;
 use crate::row::{IntentRow, internal};
@@ -40,11 +42,12 @@ impl Gateway {
         tenant: &TenantState,
         pending: &Pending,
         proven: Proven,
+        overage: Option<Overage>,
     ) -> Result<Reply, Error> {
         let Proven { outcome, state, charged, receipt, receipt_id, reply, payload, at_ms } = proven;
-        let correction = correction(state, pending.money, charged);
         let entry =
-            draft(tenant, event(state), Some(outward(state)), &pending.action_hash, pending.attempt());
+            |event| draft(tenant, event, Some(outward(state)), &pending.action_hash, pending.attempt());
+        let alert = overage.as_ref().map(|overage| overage.receipt_id.clone());
         let settlement = Settlement {
             action: pending.id,
             outcome: ledger::Outcome {
@@ -53,13 +56,23 @@ impl Gateway {
                 reply: Some(ledger::Reply { status: reply.status, body: reply.body.clone() }),
                 receipt: receipt.zip(receipt_id).map(|(receipt, id)| stored(receipt, &id)),
                 payload,
-                entry,
+                entry: entry(event(state)),
             },
-            charged: correction.map(|(minor, _)| minor),
-            freeze_mandates: correction.is_some_and(|(_, freeze)| freeze),
+            charged: correction(state, pending.money, charged),
+            overage: overage.map(|overage| ledger::Outcome {
+                at_ms: overage.at_ms,
+                state,
+                reply: None,
+                receipt: Some(stored(overage.receipt, &overage.receipt_id)),
+                payload: overage.payload,
+                entry: entry("overage"),
+            }),
         };
         self.ledger.settle(settlement).await.map_err(unavailable)?;
         self.metrics.outcome(outcome.kind);
+        if let Some(receipt_id) = alert {
+            self.alert(Alert::Overage, pending, &receipt_id);
+        }
         Ok(reply)
     }
 
@@ -186,23 +199,17 @@ fn event(state: State) -> &'static str {
     }
 }
 
-/// What the mandates are really charged, in minor units, and whether they are to be frozen. `None` keeps what was
-/// debited, as doubt does.
-fn correction(state: State, reserved: Option<Money>, charged: Option<Money>) -> Option<(i64, bool)> {
+/// What the mandates are really charged, in minor units. `None` keeps what was debited, as doubt does.
+fn correction(state: State, reserved: Option<Money>, charged: Option<Money>) -> Option<i64> {
     match (state, reserved, charged) {
         (State::Held | State::Sent | State::InDoubt, ..) => None,
-        (State::Failed | State::Refused, ..) => Some((0, false)),
+        (State::Failed | State::Refused, ..) => Some(0),
         (State::Executed, None, _) => None,
         // It was done, and cost nothing: a quote.
-        (State::Executed, Some(_), None) => Some((0, false)),
-        (State::Executed, Some(reserved), Some(charged)) if charged.currency() != reserved.currency() => {
-            // Nobody can say how much of the cap that was: it keeps what was reserved, and nothing more goes out.
-            tracing::error!("an action was charged in another currency than was reserved");
-            Some((reserved.minor(), true))
-        }
+        (State::Executed, Some(_), None) => Some(0),
+        // Nobody can say how much of the cap another currency is: it keeps what was reserved.
         (State::Executed, Some(reserved), Some(charged)) => {
-            let (reserved, charged) = (reserved.minor(), charged.minor());
-            (charged != reserved).then_some((charged, charged > reserved))
+            (charged.currency() == reserved.currency() && charged != reserved).then_some(charged.minor())
         }
     }
 }
@@ -215,17 +222,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mandates_are_charged_what_was_charged_and_frozen_when_that_was_too_much() {
+    fn mandates_are_charged_what_was_charged() {
         let usd = |minor| Money::new(minor, Currency::of("USD").unwrap());
         let jpy = Money::new(9_000, Currency::of("JPY").unwrap());
         let executed = |charged| correction(State::Executed, usd(10_000), charged);
         assert_eq!(executed(usd(10_000)), None);
-        assert_eq!(executed(usd(9_000)), Some((9_000, false)));
-        assert_eq!(executed(usd(10_001)), Some((10_001, true)));
-        assert_eq!(executed(jpy), Some((10_000, true)), "another currency gives nothing back");
-        assert_eq!(executed(None), Some((0, false)));
+        assert_eq!(executed(usd(9_000)), Some(9_000));
+        assert_eq!(executed(usd(10_001)), Some(10_001));
+        assert_eq!(executed(jpy), None, "another currency gives nothing back");
+        assert_eq!(executed(None), Some(0));
         assert_eq!(correction(State::Executed, None, None), None);
         assert_eq!(correction(State::InDoubt, usd(10_000), None), None, "doubt keeps the debit");
-        assert_eq!(correction(State::Failed, usd(10_000), None), Some((0, false)));
+        assert_eq!(correction(State::Failed, usd(10_000), None), Some(0));
     }
 }

@@ -146,7 +146,7 @@ impl Gateway {
         let receipt = settled.receipt.ok_or_else(|| not_found("receipt"))?;
         let outcomes = self.ledger.outcomes(&settled.tenant, settled.action).await.map_err(unavailable)?;
         let later =
-            receipts(outcomes).into_iter().skip_while(|view| view.receipt.receipt_id != *receipt.id).skip(1);
+            receipts(outcomes)?.into_iter().skip_while(|view| view.receipt.receipt_id != *receipt.id).skip(1);
         Ok(PublicReceipt {
             amendments: later.collect(),
             document: receipt.document,
@@ -193,8 +193,10 @@ impl Gateway {
 
 fn view(gateway: &Gateway, stored: Stored, outcomes: Vec<Settled>) -> Result<ActionView, Error> {
     let row = IntentRow::from_bytes(&stored.payload)?;
-    let last = outcomes.last().map(|it| OutcomeRow::from_bytes(&it.payload)).transpose()?;
-    let completed = outcomes.last().filter(|_| stored.state.is_final()).map(|it| it.at_ms);
+    // What only adds to it, an overage, says neither when it was done nor what the provider confirmed.
+    let said = outcomes.iter().rfind(|it| it.reply.is_some());
+    let completed = said.filter(|_| stored.state.is_final()).map(|it| it.at_ms);
+    let said = said.map(|it| OutcomeRow::from_bytes(&it.payload)).transpose()?;
     let reply = match (&stored.reply, stored.state) {
         (Some(reply), _) => Some(Reply { status: reply.status, body: reply.body.clone() }),
         (None, State::Held) => {
@@ -226,10 +228,10 @@ fn view(gateway: &Gateway, stored: Stored, outcomes: Vec<Settled>) -> Result<Act
         completed_at: completed.map(clock::text),
         duration_ms: completed.and_then(|at_ms| u64::try_from(at_ms - stored.at_ms).ok()),
         retry_count: row.call.map_or(0, |call| call.attempt.saturating_sub(1)),
-        confirmation: last.as_ref().and_then(confirmation),
-        error: last.and_then(|it| it.code).and_then(|code| Code::parse(&code)),
+        confirmation: said.as_ref().and_then(confirmation),
+        error: said.and_then(|it| it.code).and_then(|code| Code::parse(&code)),
         client: row.client,
-        receipts: receipts(outcomes),
+        receipts: receipts(outcomes)?,
         reply,
     })
 }
@@ -241,17 +243,26 @@ fn confirmation(outcome: &OutcomeRow) -> Option<Value> {
 }
 
 /// The receipts among outcomes: the first is the original, what follows amends it.
-fn receipts(outcomes: Vec<Settled>) -> Vec<ReceiptView> {
+fn receipts(outcomes: Vec<Settled>) -> Result<Vec<ReceiptView>, Error> {
     let with_receipt = outcomes.into_iter().filter_map(|it| Some((it.at_ms, it.receipt?)));
     with_receipt
-        .enumerate()
-        .map(|(index, (at_ms, receipt))| ReceiptView {
-            receipt: reference(receipt),
-            event_type: if index == 0 { "ORIGINAL" } else { receipt::Amendment::Settlement.as_str() }
-                .to_owned(),
-            created: clock::text(at_ms),
+        .map(|(at_ms, receipt)| {
+            Ok(ReceiptView {
+                event_type: event_type(&receipt.document)?.to_owned(),
+                receipt: reference(receipt),
+                created: clock::text(at_ms),
+            })
         })
         .collect()
+}
+
+/// What kind of receipt it is, by its own word.
+fn event_type(document: &[u8]) -> Result<&'static str, Error> {
+    let text = std::str::from_utf8(document).ok();
+    let document = text.and_then(|text| receipt::Document::parse(text).ok());
+    document
+        .map(|document| document.content.event.as_str())
+        .ok_or_else(|| internal("a stored receipt cannot be read"))
 }
 
 pub(crate) fn not_found(what: &str) -> Error {

@@ -6,7 +6,7 @@ use action::{ActionId, Environment, Money, Subject, Tenant};
 use mandate::Limits;
 use sha2::{Digest, Sha256};
 
-use crate::{Draft, State, identity};
+use crate::{Draft, Error, State, identity};
 
 /// What every action's row says, whatever becomes of it.
 #[derive(Clone, Debug)]
@@ -109,8 +109,9 @@ pub struct Settlement {
     /// What was really spent, in minor units: every mandate of the chain is corrected by the difference. `None`
     /// keeps what was debited, as doubt does; zero releases it.
     pub charged: Option<i64>,
-    /// More was charged than reserved: freeze every mandate of the chain.
-    pub freeze_mandates: bool,
+    /// More was charged than reserved: the amendment that says so, written right after the outcome. Every mandate of
+    /// the chain is frozen with it.
+    pub overage: Option<Outcome>,
 }
 
 /// A state reached, and what is shown for it.
@@ -159,6 +160,23 @@ pub(crate) struct Digests {
     pub(crate) receipt: Option<[u8; 32]>,
     /// Index numbers of the receipt's addresses.
     pub(crate) addresses: [i64; 2],
+}
+
+impl Settlement {
+    /// May it be written about an action that is in this state?
+    pub(crate) fn check(&self, from: State, amends: bool) -> Result<(), Error> {
+        let (id, to) = (self.action, self.outcome.state);
+        if !(if amends { from.may_amend(to) } else { from.may_settle(to) }) {
+            return Err(Error::Illegal { id, from, to });
+        }
+        match &self.overage {
+            // Only what was done can have cost too much.
+            Some(overage) if (to, overage.state) != (State::Executed, State::Executed) => {
+                Err(Error::Illegal { id, from: to, to: overage.state })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Outcome {

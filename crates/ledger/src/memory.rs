@@ -176,15 +176,16 @@ impl World {
     }
 
     fn close(&mut self, settlement: &Settlement, amends: bool) -> Result<i64, Error> {
-        let Settlement { action: id, outcome, charged, freeze_mandates } = settlement;
-        let to = outcome.state;
+        let Settlement { action: id, outcome, charged, overage } = settlement;
         let stored = &self.row(*id).ok_or(Error::NoSuchAction(*id))?.stored;
         let (number, from, debit) = (stored.row, stored.state, stored.debit);
         let (tenant, mandates) = (stored.tenant.clone(), stored.mandates.clone());
-        if !(if amends { from.may_amend(to) } else { from.may_settle(to) }) {
-            return Err(Error::Illegal { id: *id, from, to });
-        }
+        settlement.check(from, amends)?;
         let entry = self.outcome(number, outcome)?;
+        if let Some(overage) = overage {
+            self.outcome(number, overage)?;
+        }
+        let to = outcome.state;
         let charged = charged.filter(|_| from != State::Held).unwrap_or(debit);
         if let Some(row) = self.actions.get_mut(&number) {
             (row.stored.state, row.stored.debit) = (to, charged);
@@ -193,10 +194,10 @@ impl World {
                 claimed.state = to;
             }
         }
-        if charged != debit || *freeze_mandates {
+        if charged != debit || overage.is_some() {
             for jti in mandates {
                 let account = self.rows.account(identity::account(&tenant, &jti), &jti);
-                account.set(corrected(&account.value, charged - debit, *freeze_mandates));
+                account.set(corrected(&account.value, charged - debit, overage.is_some()));
             }
         }
         Ok(entry)

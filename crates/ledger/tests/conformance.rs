@@ -12,7 +12,7 @@ use action::{Subject, Tenant};
 use common::*;
 use ledger::{
     Admission, Admitted, ApiKey, Effect, Error, FactsQuery, Filter, Freeze, Ledger, Mandate, Obstacle,
-    Recorded, Scope, Settlement, State, Tolerance,
+    Outcome, Recorded, Scope, Settlement, State, Tolerance,
 };
 
 // Keys.
@@ -150,14 +150,67 @@ fn a_settlement_corrects_what_was_debited() {
 }
 
 #[test]
-fn an_overage_freezes_the_mandates() {
+fn an_overage_is_written_with_its_outcome_and_freezes_the_mandates() {
+    on_every_ledger(|ledger| {
+        let tenant = Tenant::default();
+        let overage = |name: &str| Outcome {
+            reply: None,
+            entry: draft("overage"),
+            ..outcome(State::Executed, &format!("{name}-over"))
+        };
+        let settle = |id, charged, name: &str| Settlement {
+            charged,
+            overage: Some(overage(name)),
+            ..settlement(id, State::Executed, name)
+        };
+        let at_once = admitted(&*ledger, payment("a", 100, &["m"]));
+        let entry = wait(ledger.settle(settle(at_once, Some(1500), "a"))).unwrap();
+        assert_eq!(spent(&*ledger, "m"), 1500);
+        // Another currency: frozen, though nothing more is taken.
+        let doubted = admitted(&*ledger, payment("b", 100, &["n"]));
+        wait(ledger.settle(settlement(doubted, State::InDoubt, "doubt"))).unwrap();
+        wait(ledger.settle(settle(doubted, None, "b"))).unwrap();
+        assert_eq!(spent(&*ledger, "n"), 100);
+        for jti in ["m", "n"] {
+            let next = payment(&format!("after {jti}"), 1, &[jti]);
+            assert_eq!(obstacle(&*ledger, next), Obstacle::MandateChanged { jti: jti.into() });
+        }
+
+        let found = |id| -> Vec<_> {
+            let outcomes = wait(ledger.outcomes(&tenant, id)).unwrap();
+            outcomes.into_iter().map(|it| it.receipt.unwrap().id.into_string()).collect()
+        };
+        assert_eq!(found(at_once), ["receipt-a", "receipt-a-over"]);
+        assert_eq!(found(doubted), ["receipt-doubt", "receipt-b", "receipt-b-over"]);
+        for (id, name) in [(at_once, "a"), (doubted, "b")] {
+            let stored = wait(ledger.action(&tenant, id)).unwrap().unwrap();
+            assert_eq!(stored.state, State::Executed);
+            assert_eq!(stored.reply.unwrap().body, format!("reply {name}").into_bytes(), "it stands");
+            let settled = wait(ledger.address(&format!("short-{name}-over"))).unwrap().unwrap();
+            assert_eq!((settled.action, settled.reply), (id, None));
+        }
+        let page = wait(ledger.entries(Some(entry - 1), 2)).unwrap();
+        let events: Vec<_> = page
+            .rows
+            .iter()
+            .map(|(_, bytes)| serde_json::from_slice::<serde_json::Value>(bytes).unwrap()["event"].clone())
+            .collect();
+        assert_eq!(events, ["settled", "overage"], "one right after the other");
+        assert_eq!(wait(ledger.verify()).unwrap().receipts, 5);
+    });
+}
+
+#[test]
+fn only_what_was_done_can_have_cost_too_much() {
     on_every_ledger(|ledger| {
         let id = admitted(&*ledger, payment("a", 100, &["m"]));
-        let overage =
-            Settlement { charged: Some(1500), freeze_mandates: true, ..settlement(id, State::Executed, "a") };
-        wait(ledger.settle(overage)).unwrap();
-        assert_eq!(spent(&*ledger, "m"), 1500);
-        assert_eq!(obstacle(&*ledger, payment("b", 1, &["m"])), Obstacle::MandateChanged { jti: "m".into() });
+        for (to, over) in [(State::Failed, State::Executed), (State::Executed, State::Failed)] {
+            let wrong = Settlement { overage: Some(outcome(over, "over")), ..settlement(id, to, "a") };
+            let result = wait(ledger.settle(wrong));
+            assert!(matches!(result, Err(Error::Illegal { .. })), "{result:?}");
+        }
+        assert_eq!(wait(ledger.outcomes(&Tenant::default(), id)).unwrap(), []);
+        wait(ledger.settle(settlement(id, State::Executed, "a"))).unwrap();
     });
 }
 

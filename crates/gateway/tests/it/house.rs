@@ -6,6 +6,7 @@ use action::{Currency, IdempotencyKey, Money, Subject};
 use countersign_gateway::{
     Answer, Ask, Caller, Config, Error, Gateway, Installation, MandateAsk, Outcome, Reply, Role,
 };
+use receipt::{Disclosures, Jwks, Pin, Trust};
 use serde_json::{Value, json};
 
 pub(crate) struct House {
@@ -55,9 +56,14 @@ impl House {
     }
 
     pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> House {
+        House::bound(BINDING, change).await
+    }
+
+    /// A house whose payments are bound like this.
+    pub(crate) async fn bound(binding: &str, change: impl FnOnce(&mut Config)) -> House {
         let folder = tempfile::tempdir().unwrap();
         for (path, text) in
-            [("catalogue/default/payment.toml", BINDING), ("policies/default/payments.cedar", POLICY)]
+            [("catalogue/default/payment.toml", binding), ("policies/default/payments.cedar", POLICY)]
         {
             let path = folder.path().join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -130,6 +136,30 @@ impl House {
             body: body.to_string().into_bytes(),
         };
         self.gateway().execute(&self.agent, ask).await.map(Said::of)
+    }
+
+    /// A receipt, verified as a stranger would.
+    pub(crate) async fn verified(&self, receipt_id: &str) -> Value {
+        let gateway = self.gateway();
+        let document = gateway.receipt(&self.agent, receipt_id).await.unwrap();
+        let jwks = Jwks::parse(gateway.jwks().as_bytes()).unwrap();
+        let (pin, disclosures) = (Pin::new(gateway.issuer(), &jwks), Disclosures::default());
+        let trust = Trust { pin: &pin, jwks: &jwks, allow_sandbox: false, disclosures: &disclosures };
+        let report = receipt::verify(&document, &trust);
+        assert_eq!(report.verdict.exit_code(), 0, "{}", report.verdict);
+        serde_json::from_slice(&document).unwrap()
+    }
+
+    /// The final answer, once somebody has asked the provider.
+    pub(crate) async fn settled(&self, key: &str, body: &Value) -> Said {
+        for _ in 0..1000 {
+            let said = self.said(key, body).await;
+            if said.kind() != "pending_settlement" {
+                return said;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("the doubt was never resolved");
     }
 
     pub(crate) async fn said(&self, key: &str, body: &Value) -> Said {

@@ -1,5 +1,8 @@
-//! The loop as a whole, in one process: real store, real keys, real policies; the provider is the sandbox's.
+//! The loop as a whole, in one process: real store, real keys, real policies; the provider is the sandbox's, or a bank
+//! over HTTP.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod banked;
 mod house;
 mod outcomes;
+mod overage;

@@ -18,9 +18,18 @@ use crate::{Admitted, ApiKey, Draft, Error, Event, Freeze, Outcome, Settlement, 
 
 /// A settlement or amendment, with what was computed before it came to the writer.
 pub(crate) struct Close {
-    pub(crate) settlement: Settlement,
-    pub(crate) digests: Digests,
-    pub(crate) amends: bool,
+    settlement: Settlement,
+    digests: Digests,
+    overage: Option<Digests>,
+    amends: bool,
+}
+
+impl Close {
+    pub(crate) fn new(settlement: Settlement, amends: bool) -> Close {
+        let digests = settlement.outcome.digests();
+        let overage = settlement.overage.as_ref().map(Outcome::digests);
+        Close { settlement, digests, overage, amends }
+    }
 }
 
 /// The ends of the tables that grow, and of the chain.
@@ -167,22 +176,34 @@ impl<'a> Batch<'a> {
 
     /// Settles or amends one action. What is not allowed is an answer and writes nothing.
     pub(crate) fn close(&mut self, close: &Close) -> Sql<Result<i64, Error>> {
-        let Settlement { action: id, outcome, charged, freeze_mandates } = &close.settlement;
-        let Some(fate) = self.write.find(*id)? else { return Ok(Err(Error::NoSuchAction(*id))) };
-        let to = outcome.state;
-        let allowed = if close.amends { fate.state.may_amend(to) } else { fate.state.may_settle(to) };
-        if !allowed {
-            return Ok(Err(Error::Illegal { id: *id, from: fate.state, to }));
+        let Settlement { action: id, outcome, charged, overage } = &close.settlement;
+        let Some(mut fate) = self.write.find(*id)? else { return Ok(Err(Error::NoSuchAction(*id))) };
+        if let Err(illegal) = close.settlement.check(fate.state, close.amends) {
+            return Ok(Err(illegal));
         }
-        let entry = self.entry(outcome.at_ms, Some(*id), &outcome.entry, close.digests.receipt)?;
-        let row = self.outcome(fate.row, fate.outcome, outcome, &close.digests, entry)?;
         let debit = charged.filter(|_| fate.state != State::Held).unwrap_or(fate.debit);
-        let reply = if outcome.reply.is_some() { Some(row) } else { fate.reply };
-        self.write.change(&Fate { row: fate.row, state: to, debit, outcome: Some(row), reply })?;
-        if debit != fate.debit || *freeze_mandates {
-            self.correct(fate.row, debit.saturating_sub(fate.debit), *freeze_mandates)?;
+        let difference = debit.saturating_sub(fate.debit);
+        (fate.state, fate.debit) = (outcome.state, debit);
+        let entry = self.reach(*id, &mut fate, outcome, &close.digests)?;
+        if let Some((overage, digests)) = overage.as_ref().zip(close.overage.as_ref()) {
+            self.reach(*id, &mut fate, overage, digests)?;
+        }
+        self.write.change(&fate)?;
+        if difference != 0 || overage.is_some() {
+            self.correct(fate.row, difference, overage.is_some())?;
         }
         Ok(Ok(entry))
+    }
+
+    /// Writes one outcome with its entry; the action's fate then points to it.
+    fn reach(&mut self, id: ActionId, fate: &mut Fate, outcome: &Outcome, digests: &Digests) -> Sql<i64> {
+        let entry = self.entry(outcome.at_ms, Some(id), &outcome.entry, digests.receipt)?;
+        let row = self.outcome(fate.row, fate.outcome, outcome, digests, entry)?;
+        fate.outcome = Some(row);
+        if outcome.reply.is_some() {
+            fate.reply = Some(row);
+        }
+        Ok(entry)
     }
 
     /// Applies what was really spent to the mandate and every ancestor.

@@ -176,8 +176,7 @@ impl Sqlite {
     }
 
     fn close(&self, settlement: Settlement, amends: bool) -> Answer<'_, i64> {
-        let digests = settlement.outcome.digests();
-        let close = Close { settlement, digests, amends };
+        let close = Close::new(settlement, amends);
         Box::pin(async move { self.shared.queue.close(close)?.await.map_err(|_| gone())? })
     }
 }

@@ -138,7 +138,7 @@ pub fn receipt(name: &str) -> Receipt {
 }
 
 pub fn settlement(action: ActionId, state: State, name: &str) -> Settlement {
-    Settlement { action, outcome: outcome(state, name), charged: None, freeze_mandates: false }
+    Settlement { action, outcome: outcome(state, name), charged: None, overage: None }
 }
 
 pub fn refusal(key: &str, name: &str) -> Refusal {

@@ -1,0 +1,36 @@
+//! Alerts: what a person should look at soon. Each is counted and is one line in the log, with ids and nothing else.
+
+use crate::gateway::Gateway;
+use crate::pending::Pending;
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Alert {
+    /// More was charged than was reserved; the mandate is frozen.
+    Overage,
+}
+
+impl Alert {
+    /// The word in the log and in the metrics.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Alert::Overage => "overage",
+        }
+    }
+}
+
+impl Gateway {
+    /// Tells whoever watches. Only what is durable is told.
+    pub(crate) fn alert(&self, alert: Alert, about: &Pending, receipt_id: &str) {
+        self.metrics.alert(alert);
+        tracing::error!(
+            alert = alert.as_str(),
+            action = %about.id,
+            tenant = %about.tenant,
+            agent = %about.subject,
+            mandate = about.row.mandate_id.as_deref(),
+            receipt = receipt_id,
+            "a person should look at this"
+        );
+    }
+}

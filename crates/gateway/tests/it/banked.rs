@@ -1,0 +1,80 @@
+//! Houses whose payments are carried out by a real bank over HTTP.
+
+use countersign_gateway::Config;
+use countersign_gateway::config::SecretSource;
+use testkit::bank::{Bank, Options};
+
+use crate::house::House;
+
+/// How an order to the bank is worded: what stands for amount and currency.
+pub(crate) struct Order {
+    pub(crate) amount: &'static str,
+    pub(crate) currency: &'static str,
+}
+
+/// As it should be.
+pub(crate) const RIGHT: Order =
+    Order { amount: r#"{ "$money" = "amount" }"#, currency: r#"{ "$money" = "currency" }"# };
+
+pub(crate) fn binding(bank: &Bank, name: &str, order: &Order) -> String {
+    let Order { amount, currency } = order;
+    let address = bank.address();
+    format!(
+        r#"
+name = "PAYMENT_TRANSFER"
+extends = "builtin"
+
+[binding]
+provider = "http"
+name = "{name}"
+base = "http://{address}/v1"
+timeout_ms = 5000
+headers = {{ Authorization = {{ "$secret" = "bank", prefix = "Bearer " }} }}
+
+[binding.capabilities]
+idempotent = {{ retention_seconds = 86400 }}
+queryable = {{ by_our_reference = true, final_after_seconds = 0 }}
+
+[binding.act]
+path = "/payments"
+headers = {{ Idempotency-Key = {{ "$action" = "provider_key" }} }}
+body = {{ recipient = {{ "$value" = "/recipient" }}, amount = {amount}, currency = {currency}, reference = {{ "$action" = "reference" }} }}
+success = {{ status = [201], pointer = "/status", equals = ["settled"] }}
+refused = [{{ status = [402, 422] }}]
+reference = "/payment_id"
+charged = {{ amount = "/amount", currency = "/currency" }}
+
+[binding.query]
+path = "/payments"
+params = {{ reference = {{ "$action" = "reference" }} }}
+found = {{ status = [200], pointer = "/payments/0" }}
+absent = {{ status = [200], pointer = "/payments/0", exists = false }}
+reference = "/payments/0/payment_id"
+charged = {{ amount = "/payments/0/amount", currency = "/payments/0/currency" }}
+"#
+    )
+}
+
+/// A bank that keeps this currency.
+pub(crate) async fn bank(currency: &str) -> Bank {
+    Bank::start(Options { currency: currency.to_owned(), ..Options::default() }).await.unwrap()
+}
+
+/// Lets the gateway reach these banks.
+pub(crate) fn reaching(config: &mut Config, banks: &[&Bank]) {
+    let addresses: Vec<String> = banks.iter().map(|bank| bank.address().to_string()).collect();
+    let token = config.data_dir.with_file_name("bank.token");
+    std::fs::write(&token, banks[0].token()).unwrap();
+    let bank = SecretSource { env: None, file: Some(token), hosts: addresses.clone() };
+    config.secrets.insert("bank".to_owned(), bank);
+    config.egress.allow = addresses.clone();
+    config.egress.plain_http = addresses;
+    config.limits.recovery_interval_ms = 20;
+}
+
+/// A house and the bank that carries out its payments, ordered like this.
+pub(crate) async fn house(currency: &str, order: &Order) -> (House, Bank) {
+    let bank = bank(currency).await;
+    let house = House::bound(&binding(&bank, "bank", order), |config| reaching(config, &[&bank])).await;
+    (house, bank)
+}
