@@ -144,8 +144,9 @@ impl Gateway {
             return Ok(());
         }
         let hours = i64::try_from(self.config.sandbox.retention_hours).unwrap_or(i64::MAX);
-        let before_ms = clock::now_ms().saturating_sub(hours.saturating_mul(3_600_000));
-        while self.ledger.prune(before_ms, PRUNED_AT_ONCE).await.map_err(unavailable)?
+        let now_ms = clock::now_ms();
+        let before_ms = now_ms.saturating_sub(hours.saturating_mul(3_600_000));
+        while self.ledger.prune(before_ms, PRUNED_AT_ONCE, now_ms).await.map_err(unavailable)?
             == u64::from(PRUNED_AT_ONCE)
         {}
         Ok(())

@@ -176,6 +176,9 @@ pub enum Broken {
     /// A row is gone.
     #[error("an entry before it is missing")]
     Missing,
+    /// It is the last that tells of pruning, and more is gone than all of them say.
+    #[error("more receipts are gone than were pruned")]
+    Pruned,
 }
 
 /// Walks a chain, or chain after chain, from its beginning.
@@ -190,7 +193,9 @@ pub struct Walk {
 
 /// What an entry says of itself that others can be compared with.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
+pub struct Said<'a> {
+    /// What happened.
+    pub event: &'a str,
     /// SHA-256 of the action record or event record.
     pub action_hash: Option<[u8; 32]>,
     /// SHA-256 of the receipt document.
@@ -202,8 +207,8 @@ impl Walk {
     ///
     /// # Errors
     /// How it fails to follow.
-    pub fn step(&mut self, bytes: &[u8]) -> Result<Said, Broken> {
-        let entry: Entry<'_> = serde_json::from_slice(bytes).map_err(|_| Broken::Form)?;
+    pub fn step<'a>(&mut self, bytes: &'a [u8]) -> Result<Said<'a>, Broken> {
+        let entry: Entry<'a> = serde_json::from_slice(bytes).map_err(|_| Broken::Form)?;
         if serde_json::to_vec(&entry).ok().as_deref() != Some(bytes) || entry.v != VERSION {
             return Err(Broken::Form);
         }
@@ -225,7 +230,11 @@ impl Walk {
         if *entry.at < *self.at {
             return Err(Broken::Time);
         }
-        let said = Said { action_hash: read(entry.action_hash)?, receipt_hash: read(entry.receipt_hash)? };
+        let said = Said {
+            event: entry.event,
+            action_hash: read(entry.action_hash)?,
+            receipt_hash: read(entry.receipt_hash)?,
+        };
         *self = Walk {
             chain: Some(entry.chain_id.into()),
             seq: entry.seq,

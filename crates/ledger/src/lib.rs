@@ -35,6 +35,7 @@ mod identity;
 mod intake;
 mod lock;
 mod memory;
+mod pruned;
 mod sqlite;
 mod state;
 mod stored;
@@ -182,8 +183,9 @@ pub trait Ledger: Send + Sync {
     /// Deletes what came in before that time and needs nobody any more: at most `limit` actions that are final, or
     /// held and expired by then, with everything that became of them, oldest first. Answers with how many it were.
     ///
-    /// Open actions stay, and so does every entry of the chain. A key of a deleted action is free again.
-    fn prune(&self, before_ms: i64, limit: u32) -> Answer<'_, u64>;
+    /// Open actions stay, and so does every entry of the chain, to which one is added that says how much is gone, if
+    /// anything is. A key of a deleted action is free again.
+    fn prune(&self, before_ms: i64, limit: u32, now_ms: i64) -> Answer<'_, u64>;
 
     /// Ledger entries in order, each with its row number.
     fn entries(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<(i64, Vec<u8>)>>;

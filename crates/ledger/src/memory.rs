@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::admit::{Claimed, Gate, Item, Rows, admit, corrected};
 use crate::entry::{self, Chain};
 use crate::identity::{self, Claim};
+use crate::pruned::Pruned;
 use crate::stored::page;
 use crate::{
     Admission, Admitted, Answer, ApiKey, Draft, Earlier, Error, Event, Existing, Facts, FactsQuery, Figures,
@@ -225,19 +226,28 @@ impl World {
         Ok(entry)
     }
 
-    fn prune(&mut self, before_ms: i64, limit: u32) -> u64 {
+    fn prune(&mut self, before_ms: i64, limit: u32, now_ms: i64) -> Result<u64, Error> {
         let old = |stored: &Stored| {
             let expired = stored.expires_ms.is_some_and(|expires| expires <= before_ms);
             stored.at_ms < before_ms && (stored.state.is_final() || stored.state == State::Held && expired)
         };
         let rows = self.actions.iter().filter(|(_, row)| old(&row.stored)).map(|(number, _)| *number);
         let rows: Vec<i64> = rows.take(limit as usize).collect();
+        let mut pruned = Pruned::default();
         for row in rows.iter().filter_map(|number| self.actions.remove(number)) {
+            pruned.action(row.stored.row);
             self.ids.remove(&row.stored.id);
             row.claim.and_then(|claim| self.rows.claims.remove(&claim));
-            row.outcomes.iter().for_each(|entry| drop(self.outcomes.remove(entry)));
+            for outcome in row.outcomes.iter().filter_map(|entry| self.outcomes.remove(entry)) {
+                // Outcomes have the numbers of their entries here.
+                pruned.outcome(outcome.entry, outcome.entry, outcome.receipt.is_some());
+            }
         }
-        rows.len() as u64
+        if pruned.actions > 0 {
+            let event = pruned.event(now_ms).map_err(|error| Error::Rejected(error.to_string().into()))?;
+            self.event(event)?;
+        }
+        Ok(pruned.actions)
     }
 
     fn row(&self, id: ActionId) -> Option<&Row> {
@@ -533,8 +543,8 @@ impl Ledger for Memory {
         self.now(move |world| Ok(world.kept.get(digest).cloned()))
     }
 
-    fn prune(&self, before_ms: i64, limit: u32) -> Answer<'_, u64> {
-        self.now(move |world| Ok(world.prune(before_ms, limit)))
+    fn prune(&self, before_ms: i64, limit: u32, now_ms: i64) -> Answer<'_, u64> {
+        self.now(move |world| world.prune(before_ms, limit, now_ms))
     }
 
     fn entries(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<(i64, Vec<u8>)>> {

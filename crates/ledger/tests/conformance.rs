@@ -689,10 +689,10 @@ fn what_is_old_and_over_is_deleted_and_what_is_open_stays() {
         wait(ledger.settle(settlement(young, State::Executed, "5"))).unwrap();
         let before = wait(ledger.verify()).unwrap();
 
-        assert_eq!(wait(ledger.prune(NOW, 10)).unwrap(), 0);
-        assert_eq!(wait(ledger.prune(NOW + 100, 2)).unwrap(), 2);
-        assert_eq!(wait(ledger.prune(NOW + 100, 2)).unwrap(), 1);
-        assert_eq!(wait(ledger.prune(NOW + 100, 2)).unwrap(), 0);
+        assert_eq!(wait(ledger.prune(NOW, 10, NOW + 600)).unwrap(), 0);
+        assert_eq!(wait(ledger.prune(NOW + 100, 2, NOW + 600)).unwrap(), 2);
+        assert_eq!(wait(ledger.prune(NOW + 100, 2, NOW + 600)).unwrap(), 1);
+        assert_eq!(wait(ledger.prune(NOW + 100, 2, NOW + 600)).unwrap(), 0);
 
         let tenant = Tenant::default();
         let page = wait(ledger.actions(&tenant, Filter::default(), None, 10)).unwrap();
@@ -710,9 +710,16 @@ fn what_is_old_and_over_is_deleted_and_what_is_open_stays() {
         assert_eq!(wait(ledger.outcomes(&tenant, young)).unwrap().len(), 1);
         assert!(wait(ledger.address("short-5")).unwrap().is_some());
 
+        // Two prunings deleted something, and each says so in the chain.
         let after = wait(ledger.verify()).unwrap();
-        assert_eq!((after.entries, after.head), (before.entries, before.head));
+        assert_eq!(after.entries, before.entries + 2);
         assert_eq!((before.receipts, after.receipts), (5, 2));
+        let told = wait(ledger.entries(Some(before.entries as i64), 10)).unwrap();
+        for (_, bytes) in &told.rows {
+            let entry: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+            assert_eq!((&entry["event"], &entry["actionId"]), (&"pruned".into(), &serde_json::Value::Null));
+            assert!(entry["actionHash"].is_string());
+        }
 
         // The keys and effects of what is gone are free again, those of what is left are not.
         for key in ["done", "expired", "refused"] {

@@ -555,18 +555,27 @@ fn entries_swapped_or_from_another_chain_do_not_follow() {
 
 #[test]
 fn a_pruned_store_verifies_and_what_was_altered_in_it_is_still_found() {
-    let alterations: [(&str, i64, Broken); 6] = [
+    let alterations: [(&str, i64, Broken); 8] = [
         ("UPDATE outcome SET document = x'00' WHERE entry = 4", 4, Broken::Receipt),
         ("UPDATE outcome SET document = NULL WHERE entry = 4", 4, Broken::Receipt),
         ("UPDATE outcome SET document = x'00' WHERE entry = 7", 7, Broken::Receipt),
         ("DELETE FROM outcome WHERE entry = 7", 7, Broken::Receipt),
         ("DELETE FROM entry WHERE row = 3", 4, Broken::Missing),
-        ("DELETE FROM meta WHERE name = 'pruned_entry'", 5, Broken::Receipt),
+        // What was not pruned, although it is older than what was.
+        ("DELETE FROM outcome WHERE entry = 4", 8, Broken::Pruned),
+        // Nothing but the record in the chain says what may be gone.
+        ("UPDATE entry SET record = NULL WHERE row = 8", 5, Broken::Receipt),
+        (
+            "UPDATE entry SET record = cast(replace(cast(record AS text), '5', '9') AS blob) WHERE row = 8",
+            8,
+            Broken::Record,
+        ),
     ];
     for (sql, row, broken) in alterations {
         let directory = tempfile::tempdir().unwrap();
         let ledger = sqlite(directory.path());
-        // Entries: 2 and 3 admit, 4 leaves the younger in doubt, 5 ends the older, 6 and 7 come after it.
+        // Entries: 2 and 3 admit, 4 leaves the younger in doubt, 5 ends the older, 6 and 7 come after it, and 8 tells
+        // that the older is gone.
         let older = admitted(&ledger, admission("a"));
         let doubted = admitted(&ledger, admission("b"));
         wait(ledger.settle(settlement(doubted, State::InDoubt, "b"))).unwrap();
@@ -575,15 +584,43 @@ fn a_pruned_store_verifies_and_what_was_altered_in_it_is_still_found() {
         late.intent.at_ms = NOW + 1;
         let late = admitted(&ledger, late);
         wait(ledger.settle(settlement(late, State::Executed, "c"))).unwrap();
-        assert_eq!(wait(ledger.prune(NOW + 1, 10)).unwrap(), 1);
+        assert_eq!(wait(ledger.prune(NOW + 1, 10, NOW + 20)).unwrap(), 1);
         let verified = wait(ledger.verify()).unwrap();
-        assert_eq!((verified.entries, verified.receipts), (7, 2));
+        assert_eq!((verified.entries, verified.receipts), (8, 2));
 
         assert_eq!(db(directory.path()).execute(sql, []).unwrap(), 1, "{sql}");
         match wait(ledger.verify()) {
             Err(Error::Chain { row: found, broken: how }) => assert_eq!((found, how), (row, broken), "{sql}"),
             other => panic!("{sql}: {other:?}"),
         }
+    }
+}
+
+#[test]
+fn a_mark_that_was_raised_by_hand_hides_nothing() {
+    for prunes in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = sqlite(directory.path());
+        for (key, at_ms) in [("old", NOW), ("new", NOW + 10)] {
+            let mut admission = admission(key);
+            admission.intent.at_ms = at_ms;
+            let id = admitted(&ledger, admission);
+            wait(ledger.settle(settlement(id, State::Executed, key))).unwrap();
+        }
+        if prunes {
+            assert_eq!(wait(ledger.prune(NOW + 5, 10, NOW + 20)).unwrap(), 1);
+        }
+        wait(ledger.verify()).unwrap();
+        db(directory.path())
+            .execute_batch(
+                "INSERT INTO meta SELECT name, 1000 FROM
+                     (SELECT 'pruned_entry' AS name UNION SELECT 'pruned_outcome' UNION SELECT 'pruned_action')
+                     WHERE true ON CONFLICT DO UPDATE SET value = 1000;
+                 DELETE FROM outcome WHERE entry = 5;",
+            )
+            .unwrap();
+        let found = wait(ledger.verify());
+        assert!(matches!(found, Err(Error::Chain { row: 5, broken: Broken::Receipt })), "{found:?}");
     }
 }
 
@@ -598,7 +635,7 @@ fn pruning_leaves_no_row_behind_and_its_numbers_and_histories_outlive_a_restart(
         wait(ledger.action(&tenant, id)).unwrap().unwrap().row
     };
     let first = pay(&ledger, "a");
-    assert_eq!(wait(ledger.prune(NOW + 1, 10)).unwrap(), 1);
+    assert_eq!(wait(ledger.prune(NOW + 1, 10, NOW + 20)).unwrap(), 1);
     for table in ["action", "fate", "outcome", "address", "effect", "repeat"] {
         let count = format!("SELECT count(*) FROM {table}");
         let left: i64 = db(directory.path()).query_row(&count, [], |row| row.get(0)).unwrap();
@@ -637,9 +674,9 @@ fn a_key_that_moved_on_to_the_next_number_is_found_as_long_as_it_is_kept() {
          UPDATE action SET slot = (SELECT slot - 1 FROM action WHERE key = 'second') WHERE key = 'first';",
     )
     .unwrap();
-    assert_eq!(wait(ledger.prune(NOW + 5, 10)).unwrap(), 0);
+    assert_eq!(wait(ledger.prune(NOW + 5, 10, NOW + 20)).unwrap(), 0);
     assert!(matches!(admit(&ledger, admission("second")), Admitted::Existing(_)));
-    assert_eq!(wait(ledger.prune(NOW + 11, 10)).unwrap(), 1);
-    assert_eq!(wait(ledger.prune(NOW + 11, 10)).unwrap(), 1);
+    assert_eq!(wait(ledger.prune(NOW + 11, 10, NOW + 20)).unwrap(), 1);
+    assert_eq!(wait(ledger.prune(NOW + 11, 10, NOW + 20)).unwrap(), 1);
     admitted(&ledger, admission("second"));
 }

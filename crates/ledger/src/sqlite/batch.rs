@@ -259,11 +259,7 @@ impl<'a> Batch<'a> {
         receipt_hash: Option<[u8; 32]>,
         record: Option<&[u8]>,
     ) -> Sql<i64> {
-        let bytes = self
-            .tail
-            .chain
-            .append(at_ms, action, draft, receipt_hash)
-            .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+        let bytes = self.tail.chain.append(at_ms, action, draft, receipt_hash).map_err(unwritable)?;
         let row = self.tail.entry;
         self.write.entry(row, &bytes, record)?;
         self.tail.entry += 1;
@@ -279,6 +275,11 @@ impl<'a> Batch<'a> {
     pub(crate) fn put_freezes(&mut self, freezes: Vec<Freeze>) {
         self.rows.freezes = Arc::new(freezes);
     }
+}
+
+/// What cannot even be put into bytes.
+pub(super) fn unwritable(error: serde_json::Error) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(error.into())
 }
 
 /// The history in its row; an unreadable one begins anew, which can only make the judge more careful.

@@ -236,8 +236,8 @@ impl Ledger for Sqlite {
         self.look(move |db| read::kept(db, digest))
     }
 
-    fn prune(&self, before_ms: i64, limit: u32) -> Answer<'_, u64> {
-        self.perform(move |batch| batch.prune(before_ms, limit).map(Ok))
+    fn prune(&self, before_ms: i64, limit: u32, now_ms: i64) -> Answer<'_, u64> {
+        self.perform(move |batch| batch.prune(before_ms, limit, now_ms).map(Ok))
     }
 
     fn entries(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<(i64, Vec<u8>)>> {

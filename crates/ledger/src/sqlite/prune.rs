@@ -1,16 +1,16 @@
-//! Deleting old actions with everything that became of them. The chain stays, and `meta` marks how far rows may be
-//! missing: in a store that was never pruned none may.
+//! Deleting old actions with everything that became of them. The chain stays, and an entry is added to it that says
+//! how far rows may be missing: in a store that was never pruned none may.
 
 use rusqlite::params;
 
 use super::batch::Batch;
 use super::read::{self, ADDRESS_SLICE, EFFECT_SLICE, Sql};
 use crate::identity;
+use crate::pruned::Pruned;
 
-/// Names in `meta`: the highest action and outcome ever deleted, and the highest entry of such an outcome.
+/// Names in `meta`: the highest action and outcome ever deleted. They only keep numbers from being given again.
 pub(crate) const ACTION: &str = "pruned_action";
 pub(crate) const OUTCOME: &str = "pruned_outcome";
-pub(crate) const ENTRY: &str = "pruned_entry";
 
 /// An action that nobody waits for.
 struct Old {
@@ -22,15 +22,19 @@ struct Old {
 }
 
 impl Batch<'_> {
-    pub(crate) fn prune(&mut self, before_ms: i64, limit: u32) -> Sql<u64> {
-        let mut count = 0;
+    pub(crate) fn prune(&mut self, before_ms: i64, limit: u32, now_ms: i64) -> Sql<u64> {
+        let mut pruned = Pruned::default();
         for old in self.old(before_ms, limit)? {
-            self.forget(&old)?;
-            count += 1;
+            self.forget(&old, &mut pruned)?;
         }
-        // A crash could no longer make good from its action what a history lacks.
-        self.due |= count > 0;
-        Ok(count)
+        if pruned.actions > 0 {
+            // A crash could no longer make good from its action what a history lacks.
+            self.due = true;
+            self.mark(ACTION, pruned.highest_action)?;
+            self.mark(OUTCOME, pruned.highest_outcome)?;
+            self.event(&pruned.event(now_ms).map_err(super::batch::unwritable)?)?;
+        }
+        Ok(pruned.actions)
     }
 
     /// Rows are in the order of time, near enough: those that came in late are found the next time. Another key that
@@ -47,10 +51,10 @@ impl Batch<'_> {
         })
     }
 
-    fn forget(&self, old: &Old) -> Sql<()> {
+    fn forget(&self, old: &Old, pruned: &mut Pruned) -> Sql<()> {
         let mut next = old.outcome;
         while let Some(outcome) = next {
-            next = self.forget_outcome(outcome)?;
+            next = self.forget_outcome(outcome, pruned)?;
         }
         if let Some(effect) = &old.effect {
             let sql = "DELETE FROM effect WHERE slice = ?1 AND tag = ?2 AND action = ?3";
@@ -60,22 +64,25 @@ impl Batch<'_> {
         self.db.prepare_cached("DELETE FROM repeat WHERE action = ?1")?.execute([&old.id])?;
         self.db.prepare_cached("DELETE FROM fate WHERE row = ?1")?.execute([old.row])?;
         self.db.prepare_cached("DELETE FROM action WHERE row = ?1")?.execute([old.row])?;
-        self.mark(ACTION, old.row)
+        pruned.action(old.row);
+        Ok(())
     }
 
     /// Answers with the outcome before.
-    fn forget_outcome(&self, outcome: i64) -> Sql<Option<i64>> {
-        let sql = "DELETE FROM outcome WHERE row = ?1 RETURNING previous, entry, short, signature";
-        let (previous, entry, addresses) = self.db.prepare_cached(sql)?.query_row([outcome], |row| {
-            Ok((row.get(0)?, row.get(1)?, [row.get::<_, Option<String>>(2)?, row.get(3)?]))
-        })?;
+    fn forget_outcome(&self, outcome: i64, pruned: &mut Pruned) -> Sql<Option<i64>> {
+        let sql = "DELETE FROM outcome WHERE row = ?1
+                   RETURNING previous, entry, document IS NOT NULL, short, signature";
+        let (previous, entry, receipt, addresses) =
+            self.db.prepare_cached(sql)?.query_row([outcome], |row| {
+                let addresses = [row.get::<_, Option<String>>(3)?, row.get(4)?];
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, addresses))
+            })?;
         for address in addresses.iter().flatten() {
             let sql = "DELETE FROM address WHERE slice = ?1 AND tag = ?2 AND outcome = ?3";
             let values = [outcome >> ADDRESS_SLICE, identity::address(address), outcome];
             self.db.prepare_cached(sql)?.execute(values)?;
         }
-        self.mark(OUTCOME, outcome)?;
-        self.mark(ENTRY, entry)?;
+        pruned.outcome(outcome, entry, receipt);
         Ok(previous)
     }
 

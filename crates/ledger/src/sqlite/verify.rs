@@ -1,10 +1,12 @@
 //! Walking the whole store: is every entry there, in order, and is what it names what is stored?
 
+use std::collections::VecDeque;
+
 use rusqlite::Connection;
 use sha2::{Digest, Sha256};
 
-use super::prune;
-use super::read::{self, Sql};
+use super::read::Sql;
+use crate::pruned::Pruned;
 use crate::{Broken, Error, Verified, Walk};
 
 pub(crate) fn all(db: &Connection) -> Result<Verified, Error> {
@@ -19,8 +21,7 @@ fn walk(db: &Connection) -> Sql<Result<Verified, (i64, Broken)>> {
     let mut outcomes = db.prepare("SELECT entry, document FROM outcome ORDER BY row")?;
     let mut outcomes = outcomes.query([])?;
     let mut outcome = next_outcome(&mut outcomes)?;
-    // Up to here an outcome may be gone; one that is there must be right.
-    let pruned = read::meta(db, prune::ENTRY)?.unwrap_or(0);
+    let mut gone = Gone::default();
     let (mut walk, mut found, mut expected) = (Walk::default(), 0, 1);
     while let Some(entry) = entries.next()? {
         let row = entry.get(0)?;
@@ -32,25 +33,67 @@ fn walk(db: &Connection) -> Sql<Result<Verified, (i64, Broken)>> {
             Ok(said) => said,
             Err(broken) => return Ok(Err((row, broken))),
         };
-        if let Some(record) = entry.get_ref(2)?.as_blob_or_null()?
-            && said.action_hash != Some(Sha256::digest(record).into())
-        {
-            return Ok(Err((row, Broken::Record)));
+        if let Some(record) = entry.get_ref(2)?.as_blob_or_null()? {
+            let right = said.action_hash == Some(Sha256::digest(record).into());
+            let pruned = Pruned::read(said.event, record).transpose();
+            match pruned.ok().filter(|_| right) {
+                Some(pruned) => pruned.into_iter().for_each(|pruned| gone.told(row, &pruned)),
+                None => return Ok(Err((row, Broken::Record))),
+            }
         }
-        let stored = outcome.filter(|(entry, _)| *entry == row).map(|(_, receipt)| receipt);
-        let gone = stored.is_none() && row <= pruned;
-        if !gone && stored.flatten() != said.receipt_hash {
-            return Ok(Err((row, Broken::Receipt)));
-        }
-        if let Some(receipt) = stored {
-            found += u64::from(receipt.is_some());
-            outcome = next_outcome(&mut outcomes)?;
+        match outcome.filter(|(entry, _)| *entry == row) {
+            // One that is there must be right.
+            Some((_, receipt)) if receipt != said.receipt_hash => return Ok(Err((row, Broken::Receipt))),
+            Some((_, receipt)) => {
+                found += u64::from(receipt.is_some());
+                outcome = next_outcome(&mut outcomes)?;
+            }
+            None if said.receipt_hash.is_some() => gone.missed(row),
+            None => {}
         }
     }
     if let Some((entry, _)) = outcome {
         return Ok(Err((entry, Broken::Missing)));
     }
+    if let Some(broken) = gone.untold() {
+        return Ok(Err(broken));
+    }
     Ok(Ok(Verified { entries: walk.entries(), receipts: found, head: walk.head() }))
+}
+
+/// Receipts that are gone. Only entries of the chain can say that they may be, and those come later.
+#[derive(Default)]
+struct Gone {
+    /// Entries whose receipt is missing and that no pruning has told of yet.
+    entries: VecDeque<i64>,
+    missed: u64,
+    told: u64,
+    /// The last entry that told of pruning.
+    last: i64,
+}
+
+impl Gone {
+    fn missed(&mut self, entry: i64) {
+        self.entries.push_back(entry);
+        self.missed += 1;
+    }
+
+    fn told(&mut self, entry: i64, pruned: &Pruned) {
+        while self.entries.front().is_some_and(|missing| *missing <= pruned.highest_entry) {
+            self.entries.pop_front();
+        }
+        self.told = self.told.saturating_add(pruned.receipts);
+        self.last = entry;
+    }
+
+    /// What is gone and was not pruned.
+    fn untold(&self) -> Option<(i64, Broken)> {
+        match self.entries.front() {
+            Some(entry) => Some((*entry, Broken::Receipt)),
+            None if self.missed > self.told => Some((self.last, Broken::Pruned)),
+            None => None,
+        }
+    }
 }
 
 /// The entry of the next outcome, and the hash of its receipt if it has one.
