@@ -39,8 +39,9 @@ pub(crate) struct Asked<'a> {
     pub arrival: Arrival,
 }
 
-/// How often a case is judged anew because a mandate changed between judgement and admission.
-const MOST_JUDGEMENTS: u32 = 3;
+/// How often a case is judged: without its price, with it, and anew because a mandate changed between judgement and
+/// admission.
+const MOST_JUDGEMENTS: u32 = 4;
 
 impl Gateway {
     /// Judges an action and does what the verdict says.
@@ -59,15 +60,16 @@ impl Gateway {
             if let (Some(existing), false) = (&facts.existing, asked.ask.dry_run) {
                 return self.answer_again(asked.tenant, existing.clone()).await.map(Next::Said);
             }
-            let mut decision = self.decide(&case, &facts);
-            if matches!(decision.verdict, Verdict::Quote) {
+            let decision = self.decide(&case, &facts);
+            if quote.is_none() && matches!(decision.verdict, Verdict::Quote) {
                 let price = match self.quote(&case).await {
                     Ok(price) => price,
                     Err(()) => return self.without_quote(&case, decision).await.map(Next::Said),
                 };
                 quote = Some(price);
                 case.action = case.action.with_quote(price);
-                decision = self.decide(&case, &facts);
+                // The past that it is held against is that of the currency it turned out to have.
+                continue;
             }
             if asked.ask.dry_run {
                 return Ok(Next::Said(self.say_dry(asked, &decision)));

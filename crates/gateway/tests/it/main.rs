@@ -6,3 +6,4 @@ mod banked;
 mod house;
 mod outcomes;
 mod overage;
+mod quotes;
