@@ -87,6 +87,8 @@ pub struct Limits {
     pub subject: Rate,
     /// The same for one archetype of one tenant.
     pub archetype: Rate,
+    /// The same for all who ask in the sandbox without a key, together.
+    pub anonymous: Rate,
     /// Requests waiting for the store's writer.
     pub queue: usize,
     /// How long an escalated action waits for a person, seconds.
@@ -146,6 +148,8 @@ impl Default for Limits {
             tenant: unlimited,
             subject: unlimited,
             archetype: unlimited,
+            // Nobody who tries things out meets it, and a flood does not fill the disk.
+            anonymous: Rate { per_second: 20, burst: 1000 },
             queue: 20_000,
             held_seconds: 24 * 3600,
             recovery_interval_ms: 2_000,

@@ -11,6 +11,7 @@ use provider::{Egress, Outside, Secrets};
 
 use crate::authority::Authority;
 use crate::buckets::Buckets;
+use crate::caller::Caller;
 use crate::config::Config;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
@@ -60,6 +61,7 @@ pub(crate) struct Rates {
     tenant: Buckets<Tenant>,
     subject: Buckets<(Tenant, Subject)>,
     archetype: Buckets<(Tenant, Arc<str>)>,
+    anonymous: Buckets<()>,
 }
 
 /// What an environment needs to open.
@@ -104,6 +106,7 @@ impl Gateway {
                 tenant: Buckets::new(config.limits.tenant),
                 subject: Buckets::new(config.limits.subject),
                 archetype: Buckets::new(config.limits.archetype),
+                anonymous: Buckets::new(config.limits.anonymous),
             },
             config,
             ledger,
@@ -182,8 +185,11 @@ impl Gateway {
 
 impl Rates {
     /// Before the body is looked at.
-    pub(crate) fn before_parsing(&self, tenant: &Tenant, subject: &Subject) -> Result<(), Error> {
-        let now = Instant::now();
+    pub(crate) fn before_parsing(&self, caller: &Caller) -> Result<(), Error> {
+        let (tenant, subject, now) = (&caller.tenant, &caller.subject, Instant::now());
+        if caller.is_anonymous() {
+            self.anonymous.take(&(), now).map_err(|wait| too_many("callers without a key", wait))?;
+        }
         self.tenant.take(tenant, now).map_err(|wait| too_many("this tenant", wait))?;
         self.subject
             .take(&(tenant.clone(), subject.clone()), now)

@@ -130,6 +130,13 @@ impl Gateway {
     }
 }
 
+impl crate::Caller {
+    /// Whether it came without a key: nobody else is of that tenant.
+    pub(crate) fn is_anonymous(&self) -> bool {
+        self.tenant.as_str() == SANDBOX_TENANT
+    }
+}
+
 #[expect(clippy::panic, reason = "`anonymous` follows the grammar of subjects, as a test shows")]
 fn unreachable_subject() -> Subject {
     panic!("`anonymous` is a subject")

@@ -86,7 +86,7 @@ impl Gateway {
         let arrival = Arrival { at_ms: clock::now_ms(), instant: Instant::now() };
         caller.must(Deed::Execute)?;
         let tenant = self.tenant(&caller.tenant)?;
-        self.limits.before_parsing(&caller.tenant, &caller.subject)?;
+        self.limits.before_parsing(caller)?;
         self.has_room()?;
         let request = Request::parse(&ask.body).map_err(refused)?;
         let key = self.key(&ask, request.idempotency_key.as_ref())?;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use countersign_server::{Limits, ROUTES};
+use gateway::config::Rate;
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -295,6 +296,29 @@ async fn behind_a_proxy_figures_want_a_key_and_there_is_no_sandbox() {
         refused(served.post("/api/sandbox/execute", &payment())).await,
         (404, "EP_NOT_FOUND".to_owned())
     );
+}
+
+#[tokio::test]
+async fn a_flood_without_a_key_is_told_to_wait_and_who_has_a_key_is_not() {
+    let anonymous = Rate { per_second: 1, burst: 3 };
+    let served = Served::limited(gateway::config::Limits { anonymous, ..Default::default() }, |_| {}).await;
+    let agent = served.key("agent").await;
+    let mut executed = 0;
+    let refused = loop {
+        let response = served.post("/api/sandbox/execute", &payment()).send().await.unwrap();
+        match response.status().as_u16() {
+            429 => break response,
+            _ => executed += 1,
+        }
+        assert!(executed < 1000, "nobody was told to wait");
+    };
+    assert!(executed >= 3, "the bucket was full at first");
+    assert_eq!(refused.headers()["retry-after"], "1");
+    assert_eq!(body_of(refused).await["error"]["code"], "EP_RATE_LIMITED");
+    for _ in 0..5 {
+        let known = served.post("/api/sandbox/execute", &payment()).bearer_auth(&agent);
+        assert_ne!(known.send().await.unwrap().status(), 429);
+    }
 }
 
 #[tokio::test]

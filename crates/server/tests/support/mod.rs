@@ -24,11 +24,17 @@ impl Served {
     }
 
     pub async fn with(change: impl FnOnce(&mut ServerConfig)) -> Served {
+        Served::limited(gateway::config::Limits::default(), change).await
+    }
+
+    /// With other bounds on what the gateways take on.
+    pub async fn limited(limits: gateway::config::Limits, change: impl FnOnce(&mut ServerConfig)) -> Served {
         let folder = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let config = Config {
             listen: listener.local_addr().unwrap(),
             data_dir: folder.path().join("data"),
+            limits,
             ..Config::default()
         };
         let mut served = ServerConfig::from(&config);
