@@ -194,3 +194,62 @@ fn too_late(
 pub(crate) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use execution::Found;
+    use serde_json::json;
+
+    use super::*;
+    use crate::outcome::{Outcome, Reply};
+    use crate::request::{Ask, Next};
+    use crate::{Config, Installation};
+
+    fn render(outcome: &Outcome, _: &str) -> Reply {
+        let said = json!({ "kind": outcome.kind.as_str(), "reasons": outcome.details.reasons });
+        Reply { status: 200, body: said.to_string().into_bytes() }
+    }
+
+    /// A payment in the sandbox, admitted and not yet sent.
+    async fn admitted(gateway: &Arc<Gateway>, recipient: &str) -> Errand {
+        let constraints = json!({ "recipient": recipient, "amount_usd": "5.00", "max_total_usd": "9.00" });
+        let body = json!({ "archetype": "PAYMENT_TRANSFER", "constraints": constraints });
+        let ask = Ask {
+            idempotency_key: None,
+            request_id: "req-1".to_owned(),
+            dry_run: false,
+            body: body.to_string().into_bytes(),
+        };
+        match gateway.decide_on(&Gateway::anonymous(), ask).await.unwrap() {
+            Next::Admitted(errand) => *errand,
+            Next::Said(answer) => panic!("{}", String::from_utf8_lossy(&answer.reply.body)),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_would_leave_later_than_its_row_says_is_not_sent() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { data_dir: folder.path().join("data"), ..Config::default() };
+        let installation = Installation::open(config, render).await.unwrap();
+        let gateway = installation.sandbox.as_ref().unwrap();
+        for (late_ms, kind, reasons) in
+            [(0, "executed", json!([])), (1, "failed", json!(["send_window_missed"]))]
+        {
+            let mut errand = admitted(gateway, kind).await;
+            let (provider, patience) = (Arc::clone(&errand.provider), errand.provider.patience());
+            // As if admission had taken so long that the provider's time would end after `send_by_ms`.
+            if late_ms > 0 {
+                errand.call.send_by_ms = clock::now_ms() + patience.as_millis() as i64 - late_ms;
+            }
+            let call = errand.call.clone();
+            let (said, hears) = oneshot::channel();
+            gateway.carry_out(errand, said).await;
+            let answer: serde_json::Value =
+                serde_json::from_slice(&hears.await.unwrap().unwrap().reply.body).unwrap();
+            assert_eq!((&answer["kind"], &answer["reasons"]), (&kind.into(), &reasons));
+            let found = provider.query(&call, clock::now_ms()).await;
+            assert_eq!(matches!(found, Found::Confirmed(_)), late_ms == 0, "{found:?}");
+        }
+    }
+}

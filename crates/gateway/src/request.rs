@@ -82,7 +82,7 @@ impl Gateway {
         answer
     }
 
-    async fn decide_on(self: &Arc<Self>, caller: &Caller, ask: Ask) -> Result<Next, Error> {
+    pub(crate) async fn decide_on(self: &Arc<Self>, caller: &Caller, ask: Ask) -> Result<Next, Error> {
         let arrival = Arrival { at_ms: clock::now_ms(), instant: Instant::now() };
         caller.must(Deed::Execute)?;
         let tenant = self.tenant(&caller.tenant)?;

@@ -151,6 +151,38 @@ fn keys_and_effects_and_receipts_are_found_across_many_slices() {
 }
 
 #[test]
+fn an_address_never_given_out_is_answered_without_a_search_and_a_fresh_one_is_found() {
+    // Searches are spared once the index was read in the background; before, they are not, and prove nothing.
+    let spared = (0..20).any(|attempt| addresses_are_told_apart(Duration::from_millis(attempt * 20)));
+    assert!(spared, "every stranger's question costs a search");
+}
+
+fn addresses_are_told_apart(pause: Duration) -> bool {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = sqlite(directory.path());
+    let db = db(directory.path());
+    let settled = |key: &str| {
+        let id = admitted(&ledger, admission(key));
+        wait(ledger.settle(settlement(id, State::Executed, key))).unwrap();
+    };
+    settled("before");
+    std::thread::sleep(pause);
+    // Where there is nothing to search in, a search fails.
+    db.execute_batch("ALTER TABLE address RENAME TO hidden").unwrap();
+    let unknown = ["short-unknown", "signature-unknown"].map(|address| wait(ledger.address(address)));
+    assert!(wait(ledger.address("short-before")).is_err(), "one that was given out is searched for");
+    db.execute_batch("ALTER TABLE hidden RENAME TO address").unwrap();
+    for key in ["after", "later"] {
+        settled(key);
+        for address in [receipt(key).short, receipt(key).signature] {
+            let found = wait(ledger.address(&address)).unwrap().expect("right after the commit");
+            assert_eq!(found.receipt, Some(receipt(key)));
+        }
+    }
+    unknown.iter().all(|found| matches!(found, Ok(None)))
+}
+
+#[test]
 fn a_history_that_a_crash_kept_from_its_row_is_made_good() {
     let directory = tempfile::tempdir().unwrap();
     let copy = tempfile::tempdir().unwrap();

@@ -14,7 +14,7 @@ pub(crate) struct House {
     pub(crate) agent: Caller,
     pub(crate) operator: Caller,
     pub(crate) admin: Caller,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     pub(crate) token: String,
 }
 
@@ -45,6 +45,8 @@ idempotent = { retention_seconds = 86400 }
 queryable = { by_our_reference = true, final_after_seconds = 0 }
 "#;
 
+const PAYMENT_FILE: &str = "catalogue/default/payment.toml";
+
 pub(crate) const POLICY: &str = r#"
 @id("payments")
 permit (principal, action in Action::"Payments", resource);
@@ -62,9 +64,7 @@ impl House {
     /// A house whose payments are bound like this.
     pub(crate) async fn bound(binding: &str, change: impl FnOnce(&mut Config)) -> House {
         let folder = tempfile::tempdir().unwrap();
-        for (path, text) in
-            [("catalogue/default/payment.toml", binding), ("policies/default/payments.cedar", POLICY)]
-        {
+        for (path, text) in [(PAYMENT_FILE, binding), ("policies/default/payments.cedar", POLICY)] {
             let path = folder.path().join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
@@ -93,7 +93,7 @@ impl House {
             agent: caller("agent-7", Role::Agent),
             operator: caller("olga", Role::Operator),
             admin: caller("ada", Role::Admin),
-            _folder: folder,
+            folder,
             token: String::new(),
         };
         house.token = house.mandate("500.00").await;
@@ -152,14 +152,30 @@ impl House {
 
     /// The final answer, once somebody has asked the provider.
     pub(crate) async fn settled(&self, key: &str, body: &Value) -> Said {
-        for _ in 0..1000 {
+        self.until(key, body, "executed").await
+    }
+
+    /// The answer to a key once it is of this kind, which the gateway sees to in the background.
+    pub(crate) async fn until(&self, key: &str, body: &Value, kind: &str) -> Said {
+        for _ in 0..2000 {
             let said = self.said(key, body).await;
-            if said.kind() != "pending_settlement" {
+            if said.kind() == kind {
                 return said;
             }
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
-        panic!("the doubt was never resolved");
+        panic!("`{key}` never became {kind}");
+    }
+
+    /// Binds payments anew, as an admin who edits the file and reloads.
+    pub(crate) async fn rebind(&self, binding: &str) {
+        std::fs::write(self.folder.path().join(PAYMENT_FILE), binding).unwrap();
+        self.gateway().reload(&self.admin).await.unwrap();
+    }
+
+    /// The store of production, for whoever can write the file.
+    pub(crate) fn store(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(self.folder.path().join("data/production.db")).unwrap()
     }
 
     pub(crate) async fn said(&self, key: &str, body: &Value) -> Said {

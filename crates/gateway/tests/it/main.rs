@@ -7,3 +7,4 @@ mod house;
 mod outcomes;
 mod overage;
 mod quotes;
+mod recovery;

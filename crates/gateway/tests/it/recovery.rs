@@ -1,0 +1,56 @@
+//! What is looked after later: doubts whose provider was rebound, rows that cannot be read.
+
+use serde_json::Value;
+use testkit::bank::{Fault, Injection};
+
+use crate::banked::{self, RIGHT};
+use crate::house::{House, Said};
+
+/// A payment that the bank carries out without an answer.
+async fn doubted(house: &House, bank: &testkit::bank::Bank, key: &str) -> (Value, Said) {
+    bank.inject(Injection::payments(Fault::LostAfterEffect, 1));
+    let body = house.payment(&format!("acct-{key}"), "25.00");
+    let said = house.said(key, &body).await;
+    assert_eq!(said.kind(), "pending_settlement", "{}", said.body);
+    (body, said)
+}
+
+#[tokio::test]
+async fn a_doubt_is_asked_only_of_the_provider_it_was_sent_to() {
+    let (mut house, bank) = banked::house("USD", &RIGHT).await;
+    let (body, _) = doubted(&house, &bank, "first").await;
+    // The same bank under another name: asked, it would confirm.
+    house.rebind(&banked::binding(&bank, "other", &RIGHT)).await;
+    house.installation.start();
+    // Each of these is settled in a round that began after the one before had ended.
+    for key in ["second", "third"] {
+        let (body, _) = doubted(&house, &bank, key).await;
+        assert_eq!(house.settled(key, &body).await.kind(), "executed");
+    }
+    assert_eq!(house.said("first", &body).await.kind(), "pending_settlement");
+    house.rebind(&banked::binding(&bank, "bank", &RIGHT)).await;
+    assert_eq!(house.settled("first", &body).await.kind(), "executed");
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_stops_nothing_else() {
+    let mut house = House::with(|config| {
+        config.limits.held_seconds = 0;
+        config.limits.recovery_interval_ms = 20;
+    })
+    .await;
+    let body = house.payment("acct-1", "25.00");
+    house.said("k1", &body).await;
+    for key in ["broken", "whole"] {
+        assert_eq!(house.said(key, &body).await.kind(), "held");
+    }
+    let lost = house.payment("sandbox:lose", "25.00");
+    assert_eq!(house.said("lost", &lost).await.kind(), "pending_settlement");
+    let broken = house.store().execute("UPDATE action SET payload = x'7b' WHERE key = 'broken'", []);
+    assert_eq!(broken.unwrap(), 1);
+
+    house.installation.start();
+    assert_eq!(house.settled("lost", &lost).await.kind(), "executed");
+    let expired = house.until("whole", &body, "blocked").await;
+    assert_eq!(expired.code(), "EP_APPROVAL_EXPIRED");
+}
