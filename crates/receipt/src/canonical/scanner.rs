@@ -1,6 +1,7 @@
+use std::borrow::Cow;
 use std::cmp::Ordering;
 
-use super::{MAX_DEPTH, MAX_SAFE_INTEGER, compare, is_plain, number};
+use super::{MAX_DEPTH, MAX_SAFE_INTEGER, compare, number, plain_length};
 
 /// Reads canonical text front to back and stops at the first byte that is not as canonical text would have it.
 ///
@@ -9,6 +10,13 @@ pub(crate) struct Scanner<'a> {
     text: &'a str,
     position: usize,
     depth: usize,
+}
+
+/// A string as it stands in the text, quotes and escapes included.
+#[derive(Clone, Copy)]
+pub(crate) struct Quoted<'a> {
+    text: &'a str,
+    escaped: bool,
 }
 
 /// The text is not canonical, for this reason. Whether it is JSON at all is for the strict parser to say.
@@ -33,10 +41,23 @@ impl<'a> Scanner<'a> {
     }
 
     /// Steps over `literal` if it is next.
+    #[inline]
     pub(crate) fn eat(&mut self, literal: &str) -> bool {
         let next = self.text.as_bytes()[self.position..].starts_with(literal.as_bytes());
         if next {
             self.position += literal.len();
+        }
+        next
+    }
+
+    /// Steps over `"name":` if it is next.
+    #[inline]
+    pub(crate) fn eat_name(&mut self, name: &str) -> bool {
+        let rest = &self.text.as_bytes()[self.position..];
+        let rest = rest.strip_prefix(b"\"").and_then(|rest| rest.strip_prefix(name.as_bytes()));
+        let next = rest.is_some_and(|rest| rest.starts_with(b"\":"));
+        if next {
+            self.position += name.len() + 3;
         }
         next
     }
@@ -48,7 +69,7 @@ impl<'a> Scanner<'a> {
             Some(b'"') => {
                 self.string()?;
             }
-            Some(b'{') => self.object()?,
+            Some(b'{') => self.object(|_, _| {})?,
             Some(b'[') => self.array()?,
             Some(b'-' | b'0'..=b'9') => self.number()?,
             _ if self.eat("null") || self.eat("true") || self.eat("false") => {}
@@ -57,26 +78,38 @@ impl<'a> Scanner<'a> {
         Ok(&self.text[start..self.position])
     }
 
-    /// Steps over one string and returns its text, quotes and escapes included.
-    pub(crate) fn string(&mut self) -> Result<&'a str, Flaw> {
-        let start = self.position;
+    /// Steps over one value; returns its text, and that of its member `name` if it is an object that has one.
+    pub(crate) fn value_and_member(&mut self, name: &str) -> Result<(&'a str, Option<&'a str>), Flaw> {
+        if self.peek() != Some(b'{') {
+            return Ok((self.value()?, None));
+        }
+        let (start, mut member) = (self.position, None);
+        self.object(|found, value| {
+            if found.is(name) {
+                member = Some(value);
+            }
+        })?;
+        Ok((&self.text[start..self.position], member))
+    }
+
+    /// Steps over one string.
+    pub(crate) fn string(&mut self) -> Result<Quoted<'a>, Flaw> {
+        let (start, mut escaped) = (self.position, false);
         if !self.eat("\"") {
             return Err(Flaw("a string was expected"));
         }
         let bytes = self.text.as_bytes();
         loop {
-            // Most bytes of a string are plain, so they get a loop of their own.
-            while let Some(byte) = bytes.get(self.position)
-                && is_plain(*byte)
-            {
-                self.position += 1;
-            }
+            self.position += plain_length(&bytes[self.position..]);
             match bytes.get(self.position) {
                 Some(b'"') => {
                     self.position += 1;
-                    return Ok(&self.text[start..self.position]);
+                    return Ok(Quoted { text: &self.text[start..self.position], escaped });
                 }
-                Some(b'\\') => self.escape()?,
+                Some(b'\\') => {
+                    escaped = true;
+                    self.escape()?;
+                }
                 Some(_) => return Err(Flaw("a control character stands unescaped in a string")),
                 None => return Err(Flaw("a string has no end")),
             }
@@ -123,18 +156,19 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    fn object(&mut self) -> Result<(), Flaw> {
+    /// Steps over one object and shows its members to `each`.
+    fn object(&mut self, mut each: impl FnMut(Quoted<'a>, &'a str)) -> Result<(), Flaw> {
         self.enter("{")?;
         if !self.eat("}") {
-            let mut last: Option<&str> = None;
+            let mut last: Option<Quoted<'_>> = None;
             loop {
                 let name = self.string()?;
-                if last.is_some_and(|last| compare_raw(last, name) != Ordering::Less) {
+                if last.is_some_and(|last| last.compare(name) != Ordering::Less) {
                     return Err(Flaw("members are not in canonical order"));
                 }
                 last = Some(name);
                 self.colon()?;
-                self.value()?;
+                each(name, self.value()?);
                 if self.eat("}") {
                     break;
                 }
@@ -160,29 +194,29 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// The value of member `name` in the text of a canonical object.
-pub(crate) fn member<'a>(object: &'a str, name: &str) -> Option<&'a str> {
-    let mut scanner = Scanner::new(object);
-    if !scanner.eat("{") {
-        return None;
+impl<'a> Quoted<'a> {
+    /// The content where no escape stands for any of it; otherwise what stands between the quotes.
+    #[inline]
+    pub(crate) fn raw(self) -> &'a str {
+        &self.text[1..self.text.len() - 1]
     }
-    while let Ok(key) = scanner.string() {
-        scanner.colon().ok()?;
-        let value = scanner.value().ok()?;
-        if key[1..key.len() - 1] == *name {
-            return Some(value);
-        }
-        scanner.comma().ok()?;
-    }
-    None
-}
 
-fn compare_raw(a: &str, b: &str) -> Ordering {
-    if a.contains('\\') || b.contains('\\') {
-        let decode = |raw: &str| serde_json::from_str::<String>(raw).unwrap_or_default();
-        compare(&decode(a), &decode(b))
-    } else {
-        compare(&a[1..a.len() - 1], &b[1..b.len() - 1])
+    /// The content, quotes and escapes removed.
+    pub(crate) fn content(self) -> Cow<'a, str> {
+        if self.escaped {
+            Cow::Owned(serde_json::from_str(self.text).unwrap_or_default())
+        } else {
+            Cow::Borrowed(self.raw())
+        }
+    }
+
+    /// Is it this name, in which nothing needs escaping?
+    fn is(self, name: &str) -> bool {
+        !self.escaped && self.raw() == name
+    }
+
+    fn compare(self, other: Self) -> Ordering {
+        compare(&self.content(), &other.content())
     }
 }
 

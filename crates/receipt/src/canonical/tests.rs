@@ -27,6 +27,25 @@ fn numbers_are_spelled_as_the_published_hundred_thousand() {
     assert_eq!(hex::encode(hash.finalize()), PUBLISHED);
 }
 
+#[test]
+fn the_first_byte_that_is_not_plain_is_found_wherever_it_stands() {
+    // Fillers on either side of every limit, since the search takes whole words of them.
+    for filler in [0x20, 0x21, 0x23, b'[', b']', 0x7f, 0x80, 0x9f, 0xa2, 0xdc, 0xff] {
+        for (length, at) in (0..=25).flat_map(|length| (0..length).map(move |at| (length, at))) {
+            for byte in 0..=255 {
+                let mut text = vec![filler; length];
+                text[at] = byte;
+                let plain = byte >= 0x20 && byte != b'"' && byte != b'\\';
+                let expected = if plain { length } else { at };
+                assert_eq!(plain_length(&text), expected, "{byte:#x} at {at} of {length}, {filler:#x}");
+                // What comes after the first is none of its business.
+                text[at..].fill(byte);
+                assert_eq!(plain_length(&text), expected, "{byte:#x} from {at} of {length}, {filler:#x}");
+            }
+        }
+    }
+}
+
 /// Doubles from a chain of SHA-256 that begins with 32 zero bytes; zeros and what is not finite are left out.
 fn random_bits() -> impl Iterator<Item = u64> {
     let blocks = std::iter::successors(Some([0_u8; 32]), |block| Some(Sha256::digest(block).into())).skip(1);

@@ -1,7 +1,5 @@
-use std::borrow::Cow;
-
 use super::{Document, Entry};
-use crate::canonical::{self, Flaw, Scanner};
+use crate::canonical::{self, Flaw, Quoted, Scanner};
 use crate::draft::{
     Amendment, Checkpoint, Draft, Environment, Event, Kind, Metadata, MoneyFields, Observed, PaymentStatus,
     Text,
@@ -49,7 +47,7 @@ impl<'a> Reader<'a> {
         let receipt_id = self.text("receiptId")?;
         let regulatory_framework = self.array("regulatoryFramework", |reader| {
             let text = reader.scanner.string().map_err(|flaw| reader.flaw(flaw))?;
-            Ok(unescaped(text))
+            Ok(text.content())
         })?;
         let replica_id = self.text("replicaId")?;
         let session_id = self.text_or_null("sessionId")?;
@@ -182,12 +180,14 @@ impl<'a> Reader<'a> {
         self.first = true;
         let input = self.value("input")?;
         let latency_ms = self.integer("latencyMs")?;
-        let metadata = self.value("metadata")?;
+        self.name("metadata")?;
+        let (metadata, at) =
+            self.scanner.value_and_member("at").map_err(|flaw| self.flaw_in("metadata", flaw))?;
         let output = self.value("output")?;
         let previous_hash = self.plain("previousHash")?;
         let stage = self.case("stage", Stage::from_name)?;
         self.close()?;
-        let at = canonical::member(metadata, "at").and_then(|at| Timestamp::parse(at.trim_matches('"')).ok());
+        let at = at.and_then(|at| Timestamp::parse(at.trim_matches('"')).ok());
         let at = at.ok_or_else(|| Failure::entry(self.entry.unwrap_or(0), Some(stage), NO_TIME))?;
         let end = self.scanner.position();
         Ok(Entry {
@@ -231,8 +231,14 @@ impl<'a> Reader<'a> {
             self.scanner.comma().map_err(|_| self.missing(name))?;
         }
         self.first = false;
+        if self.scanner.eat_name(name) { Ok(()) } else { self.other_name(name) }
+    }
+
+    /// Steps over a name that may be the expected one, though something is wrong with it or after it.
+    #[cold]
+    fn other_name(&mut self, name: &'static str) -> Result<(), Failure> {
         let found = self.scanner.string().map_err(|flaw| self.flaw(flaw))?;
-        if found[1..found.len() - 1] != *name {
+        if found.raw() != name {
             return Err(self.not_this(found, name));
         }
         self.scanner.colon().map_err(|flaw| self.flaw(flaw))
@@ -246,7 +252,7 @@ impl<'a> Reader<'a> {
     /// A string, escapes and quotes removed.
     fn text(&mut self, name: &'static str) -> Result<Text<'a>, Failure> {
         self.name(name)?;
-        self.scanner.string().map(unescaped).map_err(|flaw| self.flaw_in(name, flaw))
+        self.scanner.string().map(Quoted::content).map_err(|flaw| self.flaw_in(name, flaw))
     }
 
     fn text_or_null(&mut self, name: &'static str) -> Result<Option<Text<'a>>, Failure> {
@@ -254,14 +260,14 @@ impl<'a> Reader<'a> {
         if self.scanner.eat("null") {
             return Ok(None);
         }
-        self.scanner.string().map(|text| Some(unescaped(text))).map_err(|flaw| self.flaw_in(name, flaw))
+        self.scanner.string().map(|text| Some(text.content())).map_err(|flaw| self.flaw_in(name, flaw))
     }
 
     /// A string in which nothing needs escaping, left as it is.
     fn plain(&mut self, name: &'static str) -> Result<&'a str, Failure> {
         self.name(name)?;
         let text = self.scanner.string().map_err(|flaw| self.flaw_in(name, flaw))?;
-        Ok(&text[1..text.len() - 1])
+        Ok(text.raw())
     }
 
     fn decimal_or_null(&mut self, name: &'static str) -> Result<Option<&'a str>, Failure> {
@@ -358,8 +364,8 @@ impl<'a> Reader<'a> {
     }
 
     /// Members ascend, so a name beyond the expected one means that it is missing, and one before it is unknown.
-    fn not_this(&self, found: &str, expected: &'static str) -> Failure {
-        let name = unescaped(found);
+    fn not_this(&self, found: Quoted<'_>, expected: &'static str) -> Failure {
+        let name = found.content();
         if canonical::compare(&name, expected).is_gt() { self.missing(expected) } else { self.unknown(found) }
     }
 
@@ -367,8 +373,8 @@ impl<'a> Reader<'a> {
         self.fault(name, "is missing")
     }
 
-    fn unknown(&self, raw: &str) -> Failure {
-        self.fault(&unescaped(raw), "is not a member of the format")
+    fn unknown(&self, found: Quoted<'_>) -> Failure {
+        self.fault(&found.content(), "is not a member of the format")
     }
 
     fn flaw_in(&self, name: &str, Flaw(why): Flaw) -> Failure {
@@ -391,15 +397,6 @@ impl<'a> Reader<'a> {
                 Failure { place: Place::Member(path.join(".")), why: why.to_owned() }
             }
         }
-    }
-}
-
-/// The content of a string from its text.
-fn unescaped(raw: &str) -> Cow<'_, str> {
-    if raw.contains('\\') {
-        Cow::Owned(serde_json::from_str(raw).unwrap_or_default())
-    } else {
-        Cow::Borrowed(&raw[1..raw.len() - 1])
     }
 }
 
