@@ -79,7 +79,17 @@ impl fmt::Debug for Salts {
 /// The label of a member: `prefix`, a slash and the name, escaped as in a JSON pointer.
 #[must_use]
 pub fn label(prefix: &str, name: &str) -> String {
-    format!("{prefix}/{}", name.replace('~', "~0").replace('/', "~1"))
+    let mut label = String::with_capacity(prefix.len() + 1 + name.len());
+    label.push_str(prefix);
+    label.push('/');
+    for part in name.split_inclusive(['~', '/']) {
+        match (part.strip_suffix('~'), part.strip_suffix('/')) {
+            (Some(part), _) => label.extend([part, "~0"]),
+            (_, Some(part)) => label.extend([part, "~1"]),
+            (None, None) => label.push_str(part),
+        }
+    }
+    label
 }
 
 /// What a commitment hides, handed beside the receipt to whoever may see it.
@@ -228,7 +238,8 @@ impl Raw {
 
 fn commitment(salt: &Salt, value: &[u8]) -> String {
     let digest = Sha256::new().chain_update(salt).chain_update(value).finalize();
-    let mut text = PREFIX.to_owned();
+    let mut text = String::with_capacity(PREFIX.len() + 43);
+    text.push_str(PREFIX);
     BASE64_URL_SAFE_NO_PAD.encode_string(digest, &mut text);
     text
 }

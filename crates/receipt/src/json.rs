@@ -1,7 +1,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::{Serialize, Serializer};
+use serde::{Serialize, Serializer, ser};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -11,15 +11,15 @@ use crate::{Error, canonical};
 ///
 /// Entries carry free-form values. They are made canonical once, when they come in, and from then on are only
 /// copied. Serialises with plain `serde_json` as the text it holds, so it can stand inside a struct that is
-/// declared in JCS member order.
+/// declared in JCS member order; only then is the text read again.
 ///
 /// INVARIANT (canonical): the text is RFC 8785 canonical JSON.
 #[derive(Clone)]
-pub struct Json(Cow<'static, RawValue>);
+pub struct Json(Cow<'static, str>);
 
 impl Json {
     /// `null`, which is also how the formats say "unknown".
-    pub const NULL: Self = Self(Cow::Borrowed(RawValue::NULL));
+    pub const NULL: Self = Self(Cow::Borrowed("null"));
 
     /// A value that serialises canonically by itself: a struct whose members are declared in JCS order and hold
     /// strings, booleans, small integers, `Json` and more of the same. The fast way; debug builds check it.
@@ -27,12 +27,8 @@ impl Json {
     /// # Errors
     /// [`Error::Json`] if the value cannot be serialised.
     pub fn of<T: Serialize + ?Sized>(value: &T) -> Result<Self, Error> {
-        let text = serde_json::value::to_raw_value(value).map_err(not_json)?;
-        debug_assert!(
-            canonical::is_canonical(text.get().as_bytes()),
-            "not in canonical form: {}",
-            text.get()
-        );
+        let text = serde_json::to_string(value).map_err(not_json)?;
+        debug_assert!(canonical::is_canonical(text.as_bytes()), "not in canonical form: {text}");
         Ok(Self(Cow::Owned(text)))
     }
 
@@ -76,7 +72,7 @@ impl Json {
     /// The canonical text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        self.0.get()
+        &self.0
     }
 
     /// Is it `null`?
@@ -87,8 +83,7 @@ impl Json {
 
     fn trusted(text: Vec<u8>) -> Result<Self, Error> {
         debug_assert!(canonical::is_canonical(&text));
-        let text = String::from_utf8(text).map_err(not_json)?;
-        Ok(Self(Cow::Owned(RawValue::from_string(text).map_err(not_json)?)))
+        Ok(Self(Cow::Owned(String::from_utf8(text).map_err(not_json)?)))
     }
 }
 
@@ -145,6 +140,7 @@ impl fmt::Display for Json {
 
 impl Serialize for Json {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.serialize(serializer)
+        let raw: &RawValue = serde_json::from_str(self.as_str()).map_err(ser::Error::custom)?;
+        raw.serialize(serializer)
     }
 }

@@ -34,27 +34,20 @@ pub fn sign(draft: &Draft<'_>, chain: &Chain, key: &SigningKey) -> Result<Receip
     }
     draft.check()?;
     draft.check_entries(chain.len())?;
-    let Unsigned { bytes, created_at, value_at } = unsigned(draft, chain, key.kid());
+    let Laid { mut document, created, signature } = laid(draft, chain, key.kid());
     // One digest serves the signature and the short name.
-    let digest = digest::digest(&digest::SHA256, &bytes);
-    let value = BASE64_URL_SAFE_NO_PAD.encode(key.sign_digest(&digest)?);
-    let created = chain.last_at();
-
-    let mut document = Vec::with_capacity(bytes.len() + 160);
-    document.extend_from_slice(&bytes[..created_at]);
-    document.extend_from_slice(b"\"created\":\"");
-    document.extend_from_slice(created.as_str().as_bytes());
-    document.extend_from_slice(b"\",");
-    document.extend_from_slice(&bytes[created_at..value_at]);
-    document.extend_from_slice(b",\"value\":\"");
-    let start = document.len();
-    document.extend_from_slice(value.as_bytes());
-    let value = start..document.len();
-    document.push(b'"');
-    document.extend_from_slice(&bytes[value_at..]);
+    let mut hasher = digest::Context::new(&digest::SHA256);
+    hasher.update(&document[..created.start]);
+    hasher.update(&document[created.end..signature.start]);
+    hasher.update(&document[signature.end..]);
+    let digest = hasher.finish();
+    let start = signature.start + SIGNATURE_OPENS.len();
+    let value = start..start + NO_SIGNATURE.len();
+    let text = BASE64_URL_SAFE_NO_PAD.encode(key.sign_digest(&digest)?);
+    document[value.clone()].copy_from_slice(text.as_bytes());
 
     debug_assert!(canonical::is_canonical(&document));
-    Ok(Receipt { document, value, created, short: short_name(digest.as_ref()) })
+    Ok(Receipt { document, value, created: chain.last_at(), short: short_name(digest.as_ref()) })
 }
 
 impl Receipt {
@@ -109,22 +102,26 @@ pub(crate) fn short_name(digest: &[u8]) -> String {
     name
 }
 
-/// The signed bytes, and where the two members that are not signed belong.
-struct Unsigned {
-    bytes: Vec<u8>,
-    created_at: usize,
-    value_at: usize,
+/// A whole document but for the signature, and where its two members stand that are not signed, commas and all.
+struct Laid {
+    document: Vec<u8>,
+    created: Range<usize>,
+    signature: Range<usize>,
 }
 
-fn unsigned(draft: &Draft<'_>, chain: &Chain, kid: &str) -> Unsigned {
-    let mut bytes = Vec::with_capacity(chain.size() + 1536);
-    let mut receipt = Object::open(&mut bytes);
+/// Writes the document once, with room for the signature.
+fn laid(draft: &Draft<'_>, chain: &Chain, kid: &str) -> Laid {
+    let mut document = Vec::with_capacity(chain.size() + 1696);
+    let mut receipt = Object::open(&mut document);
     receipt.text("agentId", &draft.agent_id);
     receipt.maybe("amendmentOf", draft.event.amendment_of());
     receipt.text("chainId", &draft.chain_id);
-    // Here `created` will stand; what is written so far ends with no comma.
     receipt.comma();
-    let created_at = receipt.out.len();
+    let created = receipt.out.len();
+    receipt.first = true;
+    receipt.text("created", chain.last_at().as_str());
+    receipt.comma();
+    let created = created..receipt.out.len();
     receipt.first = true;
     chain.write(receipt.name("entries"));
     receipt.text("eventType", draft.event.as_str());
@@ -138,17 +135,21 @@ fn unsigned(draft: &Draft<'_>, chain: &Chain, kid: &str) -> Unsigned {
     });
     receipt.text("replicaId", &draft.replica_id);
     receipt.maybe("sessionId", draft.session_id.as_deref());
-    let mut signature = Object::open(receipt.name("signature"));
-    signature.text("alg", "ES256");
-    signature.text("kid", kid);
-    let value_at = signature.out.len();
-    signature.close();
+    let mut members = Object::open(receipt.name("signature"));
+    members.text("alg", "ES256");
+    members.text("kid", kid);
+    let signature = members.out.len();
+    members.out.extend_from_slice(SIGNATURE_OPENS);
+    members.out.extend_from_slice(&NO_SIGNATURE);
+    members.out.push(b'"');
+    let signature = signature..members.out.len();
+    members.close();
     receipt.text("transactionId", &draft.transaction_id);
     let mut version = Object::open(receipt.name("version"));
     version.text("spec", SPEC);
     version.close();
     receipt.close();
-    Unsigned { bytes, created_at, value_at }
+    Laid { document, created, signature }
 }
 
 fn write_metadata(out: &mut Vec<u8>, metadata: &Metadata<'_>) {
@@ -213,6 +214,11 @@ fn write_or_null<T>(out: &mut Vec<u8>, value: Option<&T>, write: impl Fn(&mut Ve
         None => out.extend_from_slice(b"null"),
     }
 }
+
+/// What stands before the signature's text.
+const SIGNATURE_OPENS: &[u8] = b",\"value\":\"";
+/// What stands in for base64url of 64 bytes until they are known.
+const NO_SIGNATURE: [u8; 86] = [b'.'; 86];
 
 /// Writes an object whose members the caller names in JCS order; names are plain.
 struct Object<'o> {
