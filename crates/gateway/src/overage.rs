@@ -31,7 +31,7 @@ impl Gateway {
         };
         let mut chain = amending(amended)?;
         push_split(&mut chain, pending, proven.charged, PaymentStatus::Charged)?;
-        let ending = Ending {
+        let mut ending = Ending {
             kind: Kind::Executed,
             state: State::Executed,
             code: None,
@@ -43,7 +43,7 @@ impl Gateway {
         };
         let receipt_id = clock::new_id(clock::now_ms())?.to_string();
         let event = Event::Amendment { reason: Amendment::Overage, of: Cow::Borrowed(amended) };
-        let receipt = self.sign(pending, &ending, &receipt_id, event)?;
+        let receipt = self.sign(pending, &mut ending, &receipt_id, event)?;
         let payload = OutcomeRow { v: VERSION, ..OutcomeRow::default() }.to_bytes()?;
         Ok(Some(Overage { receipt, receipt_id, payload, at_ms: clock::now_ms() }))
     }

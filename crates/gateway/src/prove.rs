@@ -205,7 +205,7 @@ impl Gateway {
     pub(crate) fn prove(
         &self,
         pending: &Pending,
-        ending: Ending<'_>,
+        mut ending: Ending<'_>,
         correlation_id: &str,
     ) -> Result<Proven, Error> {
         let receipt_id = clock::new_id(clock::now_ms())?.to_string();
@@ -215,7 +215,7 @@ impl Gateway {
                 Event::Amendment { reason: Amendment::Settlement, of: Cow::Borrowed(&original.receipt_id) }
             }
         };
-        let receipt = self.sign(pending, &ending, &receipt_id, event)?;
+        let receipt = self.sign(pending, &mut ending, &receipt_id, event)?;
         let reference = ReceiptRef {
             receipt_id: receipt_id.clone(),
             signature: receipt.signature_value().to_owned(),
@@ -259,7 +259,7 @@ impl Gateway {
     pub(crate) fn sign(
         &self,
         pending: &Pending,
-        ending: &Ending<'_>,
+        ending: &mut Ending<'_>,
         receipt_id: &str,
         event: Event<'_>,
     ) -> Result<receipt::Receipt, Error> {
@@ -306,12 +306,12 @@ impl Gateway {
                 log: None,
             },
         };
-        let mut chain = ending.chain.clone();
+        let chain = &mut ending.chain;
         // Keeps (validity): time is read while the key cannot be retired.
         self.keys
             .with_active(|key| {
                 chain.push(Stage::Receipt, NewEntry::at(clock::now()))?;
-                receipt::sign(&draft, &chain, key)
+                receipt::sign(&draft, chain, key)
             })
             .map_err(|error| {
                 tracing::error!(%error, "a receipt could not be signed");
