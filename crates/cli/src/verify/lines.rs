@@ -1,9 +1,10 @@
-//! Receipts by the million: one reader, a worker per core, results told in the order of the lines.
+//! Receipts by the million: a worker per core, results told in the order of the lines.
 //!
-//! Memory is bounded by blocks in flight, however long the file and however long one of its lines.
+//! The workers take turns at reading, each into the buffer it then works on, so text is handed to nobody and memory
+//! stays in use. It is bounded by a block for each worker, however long the file and however long one of its lines.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{BufRead, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -11,7 +12,7 @@ use std::thread;
 use receipt::{MAX_BYTES, Report, Trust, Verdict};
 
 use super::Tally;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 
 /// What came of one block of lines.
 pub(crate) struct Batch {
@@ -20,6 +21,7 @@ pub(crate) struct Batch {
     pub(crate) tally: Tally,
     /// Lines that did not verify, by number from 1.
     pub(crate) failed: Vec<(u64, Report)>,
+    lines: u64,
 }
 
 /// Verifies every line that is not blank; `told` gets the batches in order and may end it all with an error.
@@ -32,99 +34,106 @@ pub(crate) fn verify(
     mut told: impl FnMut(Batch) -> Result<()>,
 ) -> Result<()> {
     let workers = thread::available_parallelism().map_or(1, usize::from);
-    let (to_workers, blocks) = sync_channel::<Block>(workers * 2);
-    let (to_teller, batches) = sync_channel::<(usize, Batch)>(workers * 2);
-    let blocks = Mutex::new(blocks);
+    let (to_teller, batches) = sync_channel(workers * 2);
+    let blocks = Mutex::new(Blocks::new(input));
     thread::scope(|scope| {
-        let reading = scope.spawn(move || Blocks::new(input).send(&to_workers));
         for _ in 0..workers {
             let (blocks, to_teller) = (&blocks, to_teller.clone());
             scope.spawn(move || work(blocks, &to_teller, trust));
         }
         drop(to_teller);
-        let result = in_order(&batches, &mut told);
-        // Whoever still waits to hand something over must not wait for ever.
-        drop(batches);
-        if result.is_err() {
-            drain(&blocks);
-        }
-        let read = reading.join().unwrap_or_else(|_| Err(Error::new("reading broke off")));
-        result.and(read)
+        in_order(batches, &mut told)
     })
 }
 
-/// Whole lines, numbered.
+/// Whole lines.
 struct Block {
-    index: usize,
-    first_line: u64,
     text: Vec<u8>,
     /// The line after `text` was longer than a receipt may be, and is not kept.
     overlong: bool,
     bytes: u64,
 }
 
-fn work(blocks: &Mutex<Receiver<Block>>, teller: &SyncSender<(usize, Batch)>, trust: &Trust<'_>) {
+/// What came of the block of that number.
+type Numbered = (usize, Result<Batch>);
+
+fn work<R: Read>(blocks: &Mutex<Blocks<R>>, teller: &SyncSender<Numbered>, trust: &Trust<'_>) {
+    let mut buffer = Vec::new();
     loop {
-        let next = blocks.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(block) = next else { return };
-        if teller.send((block.index, judge(&block, trust))).is_err() {
+        let next = blocks.lock().unwrap_or_else(PoisonError::into_inner).next(buffer);
+        let Some((index, block)) = next else { return };
+        let (batch, used) = match block {
+            Ok(block) => (Ok(judge(&block, trust)), block.text),
+            Err(error) => (Err(error), Vec::new()),
+        };
+        buffer = used;
+        if teller.send((index, batch)).is_err() {
             return;
         }
     }
 }
 
+/// Lines that fail are numbered from 0 here.
 fn judge(block: &Block, trust: &Trust<'_>) -> Batch {
-    let mut batch = Batch { bytes: block.bytes, tally: Tally::default(), failed: Vec::new() };
-    let mut number = block.first_line;
-    let mut judge = |text: &[u8], number: u64| {
-        let report = receipt::verify(text, trust);
-        batch.tally.count(&report.verdict);
-        if report.verdict != Verdict::Valid {
-            batch.failed.push((number, report));
+    let mut batch = Batch { bytes: block.bytes, tally: Tally::default(), failed: Vec::new(), lines: 0 };
+    let mut rest = block.text.as_slice();
+    while !rest.is_empty() {
+        let line = next_line(&mut rest);
+        if !line.trim_ascii().is_empty() {
+            batch.add(receipt::verify(line, trust));
         }
-    };
-    let lines = block.text.strip_suffix(b"\n").unwrap_or(&block.text);
-    if !block.text.is_empty() {
-        for line in lines.split(|byte| *byte == b'\n') {
-            let line = line.strip_suffix(b"\r").unwrap_or(line);
-            if !line.trim_ascii().is_empty() {
-                judge(line, number);
-            }
-            number += 1;
-        }
+        batch.lines += 1;
     }
     if block.overlong {
         // Any text of this length is answered the same.
-        judge(&vec![b' '; MAX_BYTES + 1], number);
+        batch.add(receipt::verify(&vec![b' '; MAX_BYTES + 1], trust));
+        batch.lines += 1;
     }
     batch
 }
 
-fn in_order(batches: &Receiver<(usize, Batch)>, told: &mut impl FnMut(Batch) -> Result<()>) -> Result<()> {
+impl Batch {
+    fn add(&mut self, report: Report) {
+        self.tally.count(&report.verdict);
+        if report.verdict != Verdict::Valid {
+            self.failed.push((self.lines, report));
+        }
+    }
+}
+
+/// Takes a line off, without its end.
+fn next_line<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
+    let text = *rest;
+    // Unlike `split`, this looks for the end many bytes at a time. From a slice, reading does not fail.
+    let length = rest.skip_until(b'\n').unwrap_or(text.len());
+    let line = &text[..length];
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+/// When this returns, the receiver is gone, and whoever still has something to hand over does not wait for ever.
+fn in_order(batches: Receiver<Numbered>, told: &mut impl FnMut(Batch) -> Result<()>) -> Result<()> {
     let mut early = BTreeMap::new();
-    let mut next = 0;
+    let (mut next, mut line) = (0, 1);
     for (index, batch) in batches {
         early.insert(index, batch);
         while let Some(batch) = early.remove(&next) {
-            told(batch)?;
+            let mut batch = batch?;
+            batch.failed.iter_mut().for_each(|(number, _)| *number += line);
             next += 1;
+            line += batch.lines;
+            told(batch)?;
         }
     }
     Ok(())
 }
 
-fn drain(blocks: &Mutex<Receiver<Block>>) {
-    let blocks = blocks.lock().unwrap_or_else(PoisonError::into_inner);
-    blocks.iter().for_each(drop);
-}
-
 /// Cuts a stream into blocks at line ends.
 struct Blocks<R> {
     input: R,
-    /// What was read and is not yet handed on.
+    /// The beginning of a line whose end is still to be read.
     held: Vec<u8>,
     index: usize,
-    line: u64,
     /// Bytes read since the last block.
     bytes: u64,
     ended: bool,
@@ -132,43 +141,40 @@ struct Blocks<R> {
 
 impl<R: Read> Blocks<R> {
     fn new(input: R) -> Blocks<R> {
-        Blocks { input, held: Vec::new(), index: 0, line: 1, bytes: 0, ended: false }
+        Blocks { input, held: Vec::new(), index: 0, bytes: 0, ended: false }
     }
 
-    fn send(mut self, workers: &SyncSender<Block>) -> Result<()> {
-        while let Some(block) = self.next()? {
-            if workers.send(block).is_err() {
-                break;
-            }
-        }
-        Ok(())
+    /// The next block and its number; after a failure there is none. `buffer` is used for the text.
+    fn next(&mut self, buffer: Vec<u8>) -> Option<(usize, Result<Block>)> {
+        let block = self.cut(buffer).inspect_err(|_| self.ended = true).transpose()?;
+        let index = self.index;
+        self.index += 1;
+        Some((index, block))
     }
 
-    fn next(&mut self) -> Result<Option<Block>> {
-        loop {
-            if self.ended {
-                let rest = std::mem::take(&mut self.held);
-                return Ok((!rest.is_empty()).then(|| self.block(rest, false)));
-            }
-            let searched = self.held.len();
-            self.fill()?;
-            let end =
-                self.held[searched..].iter().rposition(|byte| *byte == b'\n').map(|at| searched + at + 1);
-            if let Some(end) = end {
-                let rest = self.held.split_off(end);
-                let text = std::mem::replace(&mut self.held, rest);
+    fn cut(&mut self, mut text: Vec<u8>) -> Result<Option<Block>> {
+        text.clear();
+        text.append(&mut self.held);
+        while !self.ended {
+            let searched = text.len();
+            self.fill(&mut text)?;
+            if let Some(end) = text[searched..].iter().rposition(|byte| *byte == b'\n') {
+                self.held.extend_from_slice(&text[searched + end + 1..]);
+                text.truncate(searched + end + 1);
                 return Ok(Some(self.block(text, false)));
             }
-            if self.held.len() > MAX_BYTES {
-                self.held.clear();
+            if text.len() > MAX_BYTES {
+                text.clear();
                 self.skip_line()?;
-                return Ok(Some(self.block(Vec::new(), true)));
+                return Ok(Some(self.block(text, true)));
             }
         }
+        Ok((!text.is_empty()).then(|| self.block(text, false)))
     }
 
-    fn fill(&mut self) -> Result<()> {
-        let taken = self.input.by_ref().take(BLOCK).read_to_end(&mut self.held);
+    fn fill(&mut self, text: &mut Vec<u8>) -> Result<()> {
+        text.reserve(BLOCK);
+        let taken = self.input.by_ref().take(BLOCK as u64).read_to_end(text);
         let taken = taken.while_we(|| "reading broke off".to_owned())?;
         self.bytes += taken as u64;
         self.ended = taken == 0;
@@ -176,60 +182,100 @@ impl<R: Read> Blocks<R> {
     }
 
     fn skip_line(&mut self) -> Result<()> {
+        let mut text = Vec::new();
         while !self.ended {
-            self.fill()?;
-            if let Some(end) = self.held.iter().position(|byte| *byte == b'\n') {
-                self.held.drain(..=end);
+            self.fill(&mut text)?;
+            if let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+                self.held = text.split_off(end + 1);
                 return Ok(());
             }
-            self.held.clear();
+            text.clear();
         }
         Ok(())
     }
 
     fn block(&mut self, text: Vec<u8>, overlong: bool) -> Block {
-        let lines = text.iter().filter(|byte| **byte == b'\n').count() as u64 + u64::from(overlong);
-        let block = Block { index: self.index, first_line: self.line, text, overlong, bytes: self.bytes };
-        self.index += 1;
-        self.line += lines;
-        self.bytes = 0;
-        block
+        Block { text, overlong, bytes: std::mem::take(&mut self.bytes) }
     }
 }
 
-const BLOCK: u64 = 1 << 20;
+/// Some fifty receipts: enough that taking turns costs nothing, and they stay in the core's cache.
+const BLOCK: usize = 256 << 10;
 
 #[cfg(test)]
 mod tests {
+    use receipt::{Disclosures, Jwks, Pin};
+
     use super::*;
 
-    fn blocks(text: &[u8]) -> Vec<(u64, Vec<u8>, bool)> {
+    /// Text and overlong line of each block.
+    fn blocks(text: &[u8]) -> Vec<(Vec<u8>, bool)> {
         let mut blocks = Blocks::new(text);
         let mut all = Vec::new();
-        while let Some(block) = blocks.next().expect("a slice can be read") {
-            all.push((block.first_line, block.text, block.overlong));
+        while let Some((index, block)) = blocks.next(b"whatever was in the buffer".to_vec()) {
+            let block = block.expect("a slice can be read");
+            assert_eq!(index, all.len());
+            all.push((block.text, block.overlong));
         }
         all
     }
 
+    /// Numbers of the lines that are refused, which is all that are not blank, and how it ended.
+    fn refused(input: impl Read + Send) -> (Vec<u64>, Result<()>) {
+        let jwks = Jwks::new(Vec::new()).expect("an empty key set");
+        let (pin, disclosures) = (Pin::new("https://gateway.example", &jwks), Disclosures::default());
+        let trust = Trust { pin: &pin, jwks: &jwks, allow_sandbox: false, disclosures: &disclosures };
+        let mut numbers = Vec::new();
+        let ended = verify(input, &trust, |batch| {
+            assert_eq!(batch.tally.total(), batch.failed.len() as u64);
+            numbers.extend(batch.failed.iter().map(|(number, _)| *number));
+            Ok(())
+        });
+        (numbers, ended)
+    }
+
     #[test]
-    fn lines_keep_their_numbers_across_blocks() {
+    fn lines_keep_their_bytes_and_numbers_across_blocks() {
         let line = vec![b'x'; 700_000];
-        let text = [&line[..], b"\n", &line, b"\n", &line, b"\nlast"].concat();
+        let text = [&line[..], b"\n", &line, b"\r\n\n \n", &line, b"\nlast"].concat();
         let found = blocks(&text);
-        let firsts: Vec<u64> = found.iter().map(|(first, ..)| *first).collect();
-        assert_eq!(firsts, [1, 2, 3, 4].map(|n| n)[..found.len()], "one line ends in each block");
-        let whole: Vec<u8> = found.iter().flat_map(|(_, text, _)| text.clone()).collect();
+        assert!(found.len() > 1, "lines of this length are in blocks of their own");
+        let whole: Vec<u8> = found.iter().flat_map(|(text, _)| text.clone()).collect();
         assert_eq!(whole, text, "no byte is lost");
+        assert_eq!(refused(text.as_slice()).0, [1, 2, 5, 6]);
+    }
+
+    #[test]
+    fn a_block_that_takes_long_is_told_before_quick_ones_after_it() {
+        let count = BLOCK as u64 / 10;
+        let blank = vec![b'\n'; 4 * BLOCK];
+        let text = ["not a receipt\n".repeat(BLOCK / 10).as_bytes(), &blank, b"last"].concat();
+        let last = count + blank.len() as u64 + 1;
+        assert!(refused(text.as_slice()).0.into_iter().eq((1..=count).chain([last])));
     }
 
     #[test]
     fn a_line_longer_than_any_receipt_is_counted_and_not_kept() {
         let text = [&b"one\n"[..], &vec![b'x'; 9 << 20], b"\nthree\n"].concat();
         let found = blocks(&text);
-        assert!(found.iter().all(|(_, text, _)| text.len() <= MAX_BYTES + (1 << 20)));
-        assert_eq!(found.iter().filter(|(.., overlong)| *overlong).count(), 1);
-        let (first, text, _) = found.last().expect("there is a third line");
-        assert_eq!((*first, text.as_slice()), (3, &b"three\n"[..]));
+        assert!(found.iter().all(|(text, _)| text.len() <= MAX_BYTES + BLOCK));
+        assert_eq!(found.iter().filter(|(_, overlong)| *overlong).count(), 1);
+        assert_eq!(found.last().expect("there is a third line").0, b"three\n");
+        assert_eq!(refused(text.as_slice()).0, [1, 2, 3]);
+    }
+
+    #[test]
+    fn what_was_read_before_a_failure_is_told_and_the_failure_after_it() {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+                Err(std::io::Error::other("the disk is gone"))
+            }
+        }
+        let lines = "not a receipt\n".repeat(BLOCK);
+        let (numbers, ended) = refused(lines.as_bytes().chain(Broken));
+        assert!(!numbers.is_empty() && numbers.iter().copied().eq(1..=numbers.len() as u64));
+        let error = ended.expect_err("it is told");
+        assert!(error.to_string().contains("reading broke off"), "{error}");
     }
 }
