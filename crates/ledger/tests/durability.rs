@@ -215,7 +215,7 @@ fn the_store_is_set_up_for_durability() {
         db.pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0)).unwrap()
     };
     assert_eq!(pragma("journal_mode"), "wal".to_owned().into());
-    assert_eq!(pragma("page_size"), 16384_i64.into());
+    assert_eq!(pragma("page_size"), 8192_i64.into());
 }
 
 #[test]

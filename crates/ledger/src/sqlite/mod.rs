@@ -39,8 +39,10 @@ use self::read::Sql;
 use self::writer::Writer;
 use crate::{Answer, Error, FailPoints, Settlement};
 
-/// Bigger pages halve what a random index costs when many rows are committed at once.
-const PAGE_BYTES: u64 = 16 * 1024;
+/// A commit writes every page it touches, so small pages favour a commit of one action and big ones a commit of many.
+/// Measured with 4, 8 and 16 KiB: 0.55, 0.61 and 0.72 ms for one action alone, and 7 % fewer actions under load with 4
+/// than with 8 or 16.
+const PAGE_BYTES: u64 = 8 * 1024;
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
