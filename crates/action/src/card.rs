@@ -121,11 +121,14 @@ impl Run {
         if self.international && self.digits.len() <= 15 {
             return false;
         }
-        let ends = || self.starts.iter().skip(1).copied().chain([self.digits.len()]);
-        let spans = self.starts.iter().flat_map(|start| ends().map(move |end| (*start, end)));
-        spans
-            .filter(|(start, end)| (*start + 13..=*start + 19).contains(end))
-            .any(|(start, end)| is_card_number(&self.digits[start..end]))
+        // A group has a digit at least, so the ends that are near enough are few, however many groups there are.
+        let ends = |index: usize| self.starts[index + 1..].iter().copied().chain([self.digits.len()]);
+        self.starts.iter().enumerate().any(|(index, start)| {
+            ends(index)
+                .skip_while(|end| *end < start + 13)
+                .take_while(|end| *end <= start + 19)
+                .any(|end| is_card_number(&self.digits[*start..end]))
+        })
     }
 }
 

@@ -187,6 +187,16 @@ fn opaque_members_pass_as_received() {
 }
 
 #[test]
+fn a_body_full_of_digits_is_looked_through_once() {
+    // As many groups as fit: comparing each with every other would take minutes here.
+    let body = |text: String| json!({"archetype": "X", "constraints": {"x": text}}).to_string();
+    let harmless = Request::parse(body("1 ".repeat(120_000)).as_bytes()).unwrap();
+    assert!(harmless.refuse_card_data().is_ok());
+    let hidden = Request::parse(body("1 ".repeat(60_000) + "4111 1111 1111 1111").as_bytes()).unwrap();
+    assert!(hidden.refuse_card_data().is_err());
+}
+
+#[test]
 fn card_data_is_refused_wherever_it_hides() {
     let nested = catalogue(
         "name = \"NOTE\"\nidentity = []\n[duplicate]\non = \"allow\"\n[schema.properties.data]\nx-opaque = true\n\
