@@ -16,8 +16,9 @@ pub(crate) type Sql<T> = rusqlite::Result<T>;
 pub(crate) const EFFECT_SLICE: u32 = 12;
 pub(crate) const ADDRESS_SLICE: u32 = 10;
 
-/// Clocks of requests may run this far apart from the order of their rows, in milliseconds.
-const SKEW_MS: i64 = 60_000;
+/// Clocks of requests may run this far apart from the order of their rows, in milliseconds: a request keeps the time at
+/// which it came in while a provider names its price, which may take two minutes.
+const SKEW_MS: i64 = 300_000;
 
 /// The members of [`Stored`], in the order of [`stored_at`].
 macro_rules! stored {

@@ -141,7 +141,8 @@ impl MoneyAt {
         let amount = body.pointer(&self.amount)?;
         if self.minor {
             let minor = amount.as_i64().or_else(|| amount.as_str()?.parse().ok())?;
-            return Money::new(minor, currency);
+            // More digits than a text may have could not be written into a receipt.
+            return Money::new(minor, currency).filter(|money| money.minor() < 10_i64.pow(18));
         }
         let text = match amount {
             Value::String(text) => text.clone(),
