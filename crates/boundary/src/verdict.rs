@@ -74,8 +74,10 @@ pub struct Permit {
 
 impl Permit {
     pub(crate) fn mint(policies: &Policies, facts: &Facts<'_>) -> Permit {
+        // Never beyond the mandate that it rests on.
+        let mandate_ends_ms = facts.mandate.map_or(i64::MAX, |(it, _)| it.expires_at.saturating_mul(1000));
         Permit {
-            valid_until_ms: facts.now_ms.saturating_add(PERMIT_MS),
+            valid_until_ms: facts.now_ms.saturating_add(PERMIT_MS).min(mandate_ends_ms),
             policy_digest: policies.policy_digest().clone(),
             catalog_digest: policies.catalog_digest().clone(),
             entity_digest: policies.entity_digest().clone(),

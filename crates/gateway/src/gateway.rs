@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -37,6 +38,8 @@ pub struct Gateway {
     pub(crate) render: Render,
     pub(crate) limits: Rates,
     pub(crate) metrics: Metrics,
+    /// Requests that are being judged or carried out.
+    pub(crate) places_taken: AtomicUsize,
     /// Actions that a task of this process looks after.
     pub(crate) under_way: Mutex<HashSet<ActionId>>,
     /// When an action in doubt is to be asked after next.
@@ -116,6 +119,7 @@ impl Gateway {
             outside: doors,
             render,
             metrics: Metrics::new(environment.as_str()),
+            places_taken: AtomicUsize::new(0),
             under_way: Mutex::default(),
             inquiries: Mutex::default(),
         };

@@ -1,6 +1,7 @@
 //! Request: from bytes to an action, or to an error that names the member at fault.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use action::{Action, IdempotencyKey, PaymentMode, Refusal, RefusalKind, Request};
@@ -64,9 +65,21 @@ impl Gateway {
     /// Those that never became an action, and `EP_UNAVAILABLE` when an outcome could not be made durable: then the same
     /// key, sent again, finds out what happened.
     pub async fn execute(self: &Arc<Self>, caller: &Caller, ask: Ask) -> Result<Answer, Error> {
+        let answer = self.execute_apart(caller, ask).await;
+        if let Err(error) = &answer {
+            self.metrics.error(error.code);
+        }
+        answer
+    }
+
+    async fn execute_apart(self: &Arc<Self>, caller: &Caller, ask: Ask) -> Result<Answer, Error> {
+        caller.must(Deed::Execute)?;
+        self.limits.before_parsing(caller)?;
+        let place = self.place()?;
         let (said, hears) = oneshot::channel();
         let (gateway, caller) = (Arc::clone(self), caller.clone());
         tokio::spawn(async move {
+            let _place = place;
             // Boxed, so that what judging needs is gone while the provider takes its time.
             let next = Box::pin(gateway.decide_on(&caller, ask)).await;
             match next {
@@ -75,19 +88,12 @@ impl Gateway {
                 Err(error) => drop(said.send(Err(error))),
             }
         });
-        let answer = hears.await.unwrap_or_else(|_| Err(internal("a request ended without a word")));
-        if let Err(error) = &answer {
-            self.metrics.error(error.code);
-        }
-        answer
+        hears.await.unwrap_or_else(|_| Err(internal("a request ended without a word")))
     }
 
     pub(crate) async fn decide_on(self: &Arc<Self>, caller: &Caller, ask: Ask) -> Result<Next, Error> {
         let arrival = Arrival { at_ms: clock::now_ms(), instant: Instant::now() };
-        caller.must(Deed::Execute)?;
         let tenant = self.tenant(&caller.tenant)?;
-        self.limits.before_parsing(caller)?;
-        self.has_room()?;
         let request = Request::parse(&ask.body).map_err(refused)?;
         let key = self.key(&ask, request.idempotency_key.as_ref())?;
         its_own_agent(caller, &request)?;
@@ -143,12 +149,23 @@ impl Gateway {
         Ok(Arc::clone(provider))
     }
 
-    fn has_room(&self) -> Result<(), Error> {
-        let under_way = crate::act::lock(&self.under_way).len();
-        if under_way >= self.config.limits.in_flight {
+    /// A place for one request, from before it is judged until nothing more can be said of it: a caller who hangs up
+    /// gives none back.
+    fn place(self: &Arc<Self>) -> Result<Place, Error> {
+        let place = Place(Arc::clone(self));
+        if self.places_taken.fetch_add(1, Ordering::Relaxed) >= self.config.limits.in_flight {
             return Err(Error::new(Code::Unavailable, "too many actions are under way").retry_after(1));
         }
-        Ok(())
+        Ok(place)
+    }
+}
+
+/// See [`Gateway::place`].
+struct Place(Arc<Gateway>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.places_taken.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

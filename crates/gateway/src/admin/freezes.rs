@@ -8,8 +8,9 @@ use super::{event, named};
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
+use crate::tenants::TenantState;
 use crate::views::not_found;
-use crate::{Error, clock};
+use crate::{Code, Error, clock};
 
 /// What a freeze stops, within the caller's tenant; `all` and `provider:` reach beyond it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +47,8 @@ impl Gateway {
     ///
     /// # Errors
     /// `EP_FORBIDDEN`: a tenant's operator stops what is the tenant's; everything and providers are for an admin of the
-    /// first tenant.
+    /// first tenant. `EP_NOT_FOUND` for an archetype or provider that there is not: a stop
+    /// that stops nothing must not be acknowledged.
     pub async fn freeze(
         &self,
         caller: &Caller,
@@ -55,6 +57,7 @@ impl Gateway {
     ) -> Result<FreezeView, Error> {
         self.may_reach(caller, &scope)?;
         let tenant = self.tenant(&caller.tenant)?;
+        self.must_name_something(tenant, &scope)?;
         let freeze = ledger::Freeze {
             scope: scope.within(&caller.tenant),
             include_rollback: false,
@@ -81,6 +84,25 @@ impl Gateway {
         let record = json!({ "by": caller.subject.as_str(), "scope": scope.to_string() });
         self.ledger.thaw(within, event(tenant, "thawed", &record)).await.map_err(named)?;
         Ok(freeze_view(&freeze))
+    }
+
+    /// An agent may be stopped before it has a key; archetypes and providers are known.
+    fn must_name_something(&self, tenant: &TenantState, scope: &FreezeScope) -> Result<(), Error> {
+        let (known, hint) = match scope {
+            FreezeScope::All | FreezeScope::Tenant | FreezeScope::Agent(_) => return Ok(()),
+            FreezeScope::Archetype(name) => (
+                tenant.rules().catalogue.get(name).is_some(),
+                "names are those of the catalogue, to the letter",
+            ),
+            FreezeScope::Provider(name) => (
+                self.tenants.values().any(|it| it.rules().providers.values().any(|it| it.name() == name)),
+                "a provider's name is `name` of its binding, or else host and port of its `base`",
+            ),
+        };
+        if known {
+            return Ok(());
+        }
+        Err(Error::new(Code::NotFound, format!("there is no `{scope}` to freeze")).field("/scope").hint(hint))
     }
 
     fn may_reach(&self, caller: &Caller, scope: &FreezeScope) -> Result<(), Error> {

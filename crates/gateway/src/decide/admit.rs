@@ -44,7 +44,8 @@ impl Gateway {
                 },
                 ..effect
             }),
-            destination: case.action.destination.as_deref().map(Into::into),
+            // Nothing went there if only the price was asked.
+            destination: case.action.destination.as_deref().filter(|_| !quote_only).map(Into::into),
         };
         // Before it can be found as sent: recovery must not take it for an orphan.
         let under_way = self.under_way(case.id);

@@ -30,6 +30,8 @@ pub(super) struct Case<'a> {
     pub effect: Option<Effect>,
     pub salt: [u8; 32],
     pub observe: bool,
+    /// When it is judged, which may be more than once.
+    pub now_ms: i64,
 }
 
 impl Gateway {
@@ -70,6 +72,7 @@ impl Gateway {
             effect,
             salt: salt.try_into().unwrap_or_default(),
             observe,
+            now_ms: asked.arrival.at_ms,
         })
     }
 
@@ -81,7 +84,8 @@ impl Gateway {
             tenant: &case.asked.caller.tenant,
             environment: self.environment,
             subject: &case.asked.caller.subject,
-            key: case.asked.key.map(IdempotencyKey::as_str),
+            // A dry run uses no key up, and what a used one did is not what it asks.
+            key: case.asked.key.filter(|_| !case.asked.ask.dry_run).map(IdempotencyKey::as_str),
             request_hash: &case.request_hash,
             archetype: &case.action.archetype.name,
             provider: Some(case.provider.name()),
@@ -90,7 +94,7 @@ impl Gateway {
             destination: case.action.destination.as_deref(),
             mandates: &mandates,
             effect: case.effect.as_ref(),
-            now_ms: case.asked.arrival.at_ms,
+            now_ms: case.now_ms,
         };
         self.ledger.facts(query).await.map_err(unavailable)
     }
@@ -117,7 +121,7 @@ impl Gateway {
                     .earlier
                     .map(|earlier| boundary::Earlier { id: earlier.id, at_ms: earlier.at_ms }),
                 observe: case.observe,
-                now_ms: case.asked.arrival.at_ms,
+                now_ms: case.now_ms,
                 request_hash: case.request_hash,
                 salt: case.salt,
             },

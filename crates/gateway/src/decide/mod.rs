@@ -26,7 +26,7 @@ use crate::outcome::{Details, Kind, Outcome};
 use crate::request::{Answer, Arrival, Ask, Next};
 use crate::row::internal;
 use crate::tenants::{Rules, TenantState};
-use crate::{Code, Error};
+use crate::{Code, Error, clock};
 
 /// A request and everything around it.
 #[derive(Clone, Copy)]
@@ -54,6 +54,8 @@ impl Gateway {
         let mut case = self.case(asked, action, provider).await?;
         let mut quote = None;
         for _ in 0..MOST_JUDGEMENTS {
+            // A provider may take its time to name a price; a mandate that ended meanwhile has ended.
+            case.now_ms = clock::now_ms();
             let started = Instant::now();
             let facts = self.facts(&case).await?;
             self.metrics.step(Step::Facts, started.elapsed());

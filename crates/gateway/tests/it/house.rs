@@ -105,6 +105,10 @@ impl House {
     }
 
     pub(crate) async fn mandate(&self, cap: &str) -> String {
+        self.mandate_until(cap, 4_102_444_800).await
+    }
+
+    pub(crate) async fn mandate_until(&self, cap: &str, expires_at: i64) -> String {
         let usd = Currency::of("USD").unwrap();
         let ask = MandateAsk {
             subject: self.agent.subject.clone(),
@@ -115,7 +119,7 @@ impl House {
             requires_approval: Vec::new(),
             uncertainty_floor: None,
             not_before: None,
-            expires_at: 4_102_444_800,
+            expires_at,
         };
         self.gateway().issue_mandate(&self.operator, ask).await.unwrap().token
     }
@@ -165,6 +169,28 @@ impl House {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
         panic!("`{key}` never became {kind}");
+    }
+
+    /// The answer to a key once there is room for it and it is not under way any more.
+    pub(crate) async fn until_answered(&self, key: &str, body: &Value) -> Said {
+        for _ in 0..2000 {
+            if let Ok(said) = self.send(key, body).await {
+                return said;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("`{key}` was never answered");
+    }
+
+    /// What a body would come to.
+    pub(crate) async fn dry_run(&self, key: &str, body: &Value) -> Said {
+        let ask = Ask {
+            idempotency_key: Some(IdempotencyKey::parse(key).unwrap()),
+            request_id: format!("req-{key}"),
+            dry_run: true,
+            body: body.to_string().into_bytes(),
+        };
+        self.gateway().execute(&self.agent, ask).await.map(Said::of).unwrap()
     }
 
     /// Binds payments anew, as an admin who edits the file and reloads.

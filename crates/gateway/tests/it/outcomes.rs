@@ -259,3 +259,29 @@ async fn of_many_that_repeat_one_action_on_purpose_one_passes() {
     }
     assert_eq!(executed, 1);
 }
+
+#[tokio::test]
+async fn a_dry_run_with_a_used_key_is_judged_like_any_other() {
+    let house = House::new().await;
+    let body = house.payment("acct-1", "10.00");
+    assert_eq!(house.said("used", &body).await.kind(), "executed");
+    let other = house.payment("acct-2", "10.00");
+    let [used, fresh] = [house.dry_run("used", &other).await, house.dry_run("fresh", &other).await];
+    assert_eq!((used.kind(), used.reasons()), (fresh.kind(), fresh.reasons()), "{}", used.body);
+    assert_eq!(used.reasons(), ["would_execute"]);
+}
+
+#[tokio::test]
+async fn a_freeze_that_would_stop_nothing_is_refused() {
+    let house = House::new().await;
+    for name in ["archetype:payment_transfer", "provider:no-such-bank"] {
+        let scope = countersign_gateway::FreezeScope::parse(name).unwrap();
+        let error = house.gateway().freeze(&house.admin, scope, None).await.unwrap_err();
+        assert_eq!(error.code, countersign_gateway::Code::NotFound, "{name}");
+        assert!(error.hint.is_some(), "{name}");
+    }
+    for name in ["archetype:PAYMENT_TRANSFER", "provider:sandbox", "agent:not-yet", "tenant", "all"] {
+        let scope = countersign_gateway::FreezeScope::parse(name).unwrap();
+        house.gateway().freeze(&house.admin, scope, None).await.unwrap();
+    }
+}
