@@ -8,7 +8,7 @@ mod trust;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use receipt::Verdict;
+use receipt::{Report, Verdict};
 
 use crate::error::{Error, Result};
 use tell::Finding;
@@ -17,8 +17,8 @@ pub(crate) use trust::Belief;
 
 /// Verify receipts, without a gateway and without trusting whoever handed them over
 ///
-/// Checked are the form, the chain of entries, the key, the signature, the key's times and custody, and disclosed
-/// values. Exit code: 0 all valid, 1 at least one is not (or could not be read), 2 all genuine, but one was signed
+/// Checked are the form, the chain of entries, the key, the signature, the key's times and custody, disclosed values
+/// and people's approvals. Exit code: 0 all valid, 1 at least one is not (or could not be read), 2 all genuine, but one was signed
 /// by a key lost later and nothing proves that it was signed before; 64 the command line was not understood.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -42,14 +42,25 @@ pub(crate) struct Args {
     /// Values behind commitments, to be checked against them: a JSON array, or one disclosure per line
     #[arg(long, value_name = "FILE")]
     disclosures: Option<PathBuf>,
+    /// Whose approvals are believed: a JSON array of `{approver, credential_id, public_key, rp_id, origins}`
+    ///
+    /// Get it from the people themselves, or by another way that the gateway cannot touch. With it every passkey
+    /// approval must be by one of them; without it approvals are checked as far as they go and reported as unpinned.
+    #[arg(long, value_name = "FILE")]
+    approvers: Option<PathBuf>,
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let belief =
-        Belief::gather(&args.issuer, args.jwks.as_deref(), args.disclosures.as_deref(), &args.paths)?;
+    let belief = Belief::gather(
+        &args.issuer,
+        args.jwks.as_deref(),
+        args.disclosures.as_deref(),
+        args.approvers.as_deref(),
+        &args.paths,
+    )?;
     let tally = if args.jsonl { stream(args, &belief)? } else { each(args, &belief)? };
     if tally.total() == 0 {
         return Err(Error::new("no receipts found")
@@ -65,7 +76,7 @@ fn each(args: &Args, belief: &Belief) -> Result<Tally> {
     let mut teller = tell::Teller::new(args.json);
     for source in sources::documents(&args.paths, "json")? {
         let report = receipt::verify(&source.read()?, &trust);
-        tally.count(&report.verdict);
+        tally.count(&report);
         teller.report(&source.name, &report)?;
     }
     teller.end(&tally)?;
@@ -100,11 +111,14 @@ pub(crate) struct Tally {
     pub(crate) invalid: u64,
     pub(crate) quarantined: u64,
     pub(crate) time_unproven: u64,
+    /// Approvals that receipts only state.
+    pub(crate) unproven_approvals: u64,
 }
 
 impl Tally {
-    pub(crate) fn count(&mut self, verdict: &Verdict) {
-        *match verdict {
+    pub(crate) fn count(&mut self, report: &Report) {
+        self.unproven_approvals += report.unproven_approvals() as u64;
+        *match report.verdict {
             Verdict::Valid => &mut self.valid,
             Verdict::Invalid(_) => &mut self.invalid,
             Verdict::Quarantined(_) => &mut self.quarantined,
@@ -117,6 +131,7 @@ impl Tally {
         self.invalid += other.invalid;
         self.quarantined += other.quarantined;
         self.time_unproven += other.time_unproven;
+        self.unproven_approvals += other.unproven_approvals;
     }
 
     pub(crate) fn total(&self) -> u64 {

@@ -236,6 +236,12 @@ impl Raw {
     }
 }
 
+/// Has the text the form of a commitment?
+pub(crate) fn is_commitment(text: &str) -> bool {
+    let digest = text.strip_prefix(PREFIX).and_then(|text| BASE64_URL_SAFE_NO_PAD.decode(text).ok());
+    digest.is_some_and(|digest| digest.len() == 32)
+}
+
 fn commitment(salt: &Salt, value: &[u8]) -> String {
     let digest = Sha256::new().chain_update(salt).chain_update(value).finalize();
     let mut text = String::with_capacity(PREFIX.len() + 43);

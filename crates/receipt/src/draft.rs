@@ -1,6 +1,7 @@
 use std::borrow::Cow;
 
-use crate::{Error, Json, Stage, canonical, chain};
+use crate::approval::Approval;
+use crate::{Error, Stage, canonical, chain};
 
 /// Text of a receipt, borrowed where it can be.
 pub type Text<'a> = Cow<'a, str>;
@@ -61,8 +62,8 @@ pub struct Metadata<'a> {
     pub catalog_digest: Option<Text<'a>>,
     /// Digest of the entities that judged it.
     pub entity_digest: Option<Text<'a>>,
-    /// Who approved it, persons and comments as commitments.
-    pub approvals: Vec<Json>,
+    /// Who approved it, persons and comments as commitments; see [`crate::approval`].
+    pub approvals: Vec<Approval>,
     /// What would have happened, if the gateway was only observing.
     pub observed: Option<Observed<'a>>,
     /// The transparency log's latest checkpoint when the receipt was made.
@@ -236,6 +237,8 @@ impl Draft<'_> {
             rule(amount.as_deref().is_none_or(chain::is_decimal), amount_name, "is not a decimal string")?;
             rule(amount.is_none() || currency.is_some(), currency_name, "is missing beside an amount")?;
         }
+        let few = self.metadata.approvals.len() <= MOST_APPROVALS;
+        rule(few, "metadata.approvals", "are more than 32")?;
         let size = self.metadata.log.as_ref().map_or(0, |log| log.size);
         rule(size <= canonical::MAX_SAFE_INTEGER, "metadata.log.size", "is too large")
     }
@@ -254,7 +257,7 @@ impl Draft<'_> {
 }
 
 /// The lower-case form with hyphens, of any version.
-fn is_uuid(text: &str) -> bool {
+pub(crate) fn is_uuid(text: &str) -> bool {
     text.len() == 36
         && text.bytes().enumerate().all(|(index, byte)| match index {
             8 | 13 | 18 | 23 => byte == b'-',
@@ -262,4 +265,6 @@ fn is_uuid(text: &str) -> bool {
         })
 }
 
+/// More people than are ever asked about one action; bounds what a stranger can make a verifier do.
+const MOST_APPROVALS: usize = 32;
 const NOT_UUID: &str = "is not a lower-case UUID";

@@ -46,6 +46,12 @@ pub enum Error {
     /// A disclosure file that cannot be read.
     #[error("disclosures refused: {0}")]
     Disclosures(String),
+    /// An approval that is not as the format has it.
+    #[error("approval refused: {0}")]
+    Approval(String),
+    /// A list of approvers that cannot be read.
+    #[error("approvers refused: {0}")]
+    Approvers(String),
     /// The cryptographic library refused to work.
     #[error("signing failed")]
     Signing,

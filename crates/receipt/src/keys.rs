@@ -2,7 +2,8 @@ use std::fmt;
 
 use aws_lc_rs::digest;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, ParsedPublicKey,
+    ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair,
+    ParsedPublicKey, UnparsedPublicKey,
 };
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -147,6 +148,20 @@ impl VerifyingKey {
     #[must_use]
     pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         self.key.verify_sig(message, signature).is_ok()
+    }
+
+    /// The same for a signature in DER, as authenticators make them.
+    #[must_use]
+    pub fn verifies_der(&self, message: &[u8], signature: &[u8]) -> bool {
+        // The parsed key reads raw signatures only.
+        let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, self.point());
+        key.verify(message, signature).is_ok()
+    }
+
+    /// The uncompressed SEC 1 point.
+    fn point(&self) -> Vec<u8> {
+        let coordinate = |text: &str| BASE64_URL_SAFE_NO_PAD.decode(text).unwrap_or_default();
+        [&[UNCOMPRESSED][..], &coordinate(&self.x), &coordinate(&self.y)].concat()
     }
 
     pub(crate) fn verifies_digest(&self, digest: [u8; 32], signature: &Signature) -> bool {

@@ -18,6 +18,7 @@
 //!   slices of itself, so nothing that a verifier prints or stores can differ from what was signed. Text that is
 //!   not canonical is parsed strictly, made canonical and then takes the same path.
 //! * A **commitment** stands for a value that not everyone may see; a disclosure opens it.
+//! * An **approval** is a person's own signature over what was to run; see [`approval`].
 //!
 //! Absent on purpose: no IO, no clock, no randomness but that of key generation and ECDSA itself, nothing of our
 //! other crates. Whether an action was *right* is not asked here, only whether this is what its gateway said.
@@ -25,6 +26,7 @@
 //! ```
 //! use countersign_receipt as receipt;
 //! use receipt::{Chain, Disclosures, Draft, Jwk, Jwks, NewEntry, Pin, SigningKey, Stage, Timestamp, Trust, Verdict};
+//! use receipt::approval::Approvers;
 //! # use receipt::{Environment, Event, Kind, Metadata, MoneyFields, PaymentStatus};
 //! # fn draft() -> Draft<'static> {
 //! #     Draft {
@@ -68,7 +70,8 @@
 //! let jwks = Jwks::new(vec![Jwk::active(key.public().clone(), at)])?;
 //! let pin = Pin::new("https://gateway.example", &jwks);
 //! let disclosures = Disclosures::default();
-//! let trust = Trust { pin: &pin, jwks: &jwks, allow_sandbox: false, disclosures: &disclosures };
+//! let approvers = Approvers::default();
+//! let trust = Trust { pin: &pin, jwks: &jwks, allow_sandbox: false, disclosures: &disclosures, approvers: &approvers };
 //! assert_eq!(receipt::verify(receipt.as_bytes(), &trust).verdict, Verdict::Valid);
 //! # Ok(())
 //! # }
@@ -78,6 +81,9 @@
 pub mod canonical;
 mod json;
 mod time;
+
+// A person's consent.
+pub mod approval;
 
 // Making a receipt.
 mod chain;

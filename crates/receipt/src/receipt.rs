@@ -5,8 +5,9 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 
+use crate::approval::Approval;
 use crate::draft::{Checkpoint, Draft, Metadata, MoneyFields, Observed};
-use crate::{Chain, Error, Json, SigningKey, Stage, Timestamp, canonical};
+use crate::{Chain, Error, SigningKey, Stage, Timestamp, canonical};
 
 /// The format, as every receipt names it.
 pub const SPEC: &str = "ep-receipt/2026-04-27";
@@ -154,8 +155,8 @@ fn laid(draft: &Draft<'_>, chain: &Chain, kid: &str) -> Laid {
 
 fn write_metadata(out: &mut Vec<u8>, metadata: &Metadata<'_>) {
     let mut object = Object::open(out);
-    write_array(object.name("approvals"), &metadata.approvals, |out, approval: &Json| {
-        out.extend_from_slice(approval.as_str().as_bytes());
+    write_array(object.name("approvals"), &metadata.approvals, |out, approval: &Approval| {
+        out.extend_from_slice(approval.json().as_str().as_bytes());
     });
     object.maybe("archetype", metadata.archetype.as_deref());
     object.maybe("catalogDigest", metadata.catalog_digest.as_deref());

@@ -88,6 +88,8 @@ pub enum CheckName {
     Window,
     /// Disclosed values fit their commitments.
     Commitments,
+    /// An approval belongs to this receipt and is signed; one check for each approval there is.
+    Approval,
     /// The receipt is not from the sandbox, or the sandbox is allowed.
     Environment,
     /// The key was in the issuer's hands alone.
@@ -117,6 +119,16 @@ pub struct Facts {
     pub kid: String,
     /// Number of entries.
     pub entries: usize,
+}
+
+impl Report {
+    /// How many approvals the receipt only states: they fit it, but that the person signed was not proven.
+    #[must_use]
+    pub fn unproven_approvals(&self) -> usize {
+        let unproven =
+            |check: &&Check| check.name == CheckName::Approval && check.outcome == Outcome::Skipped;
+        self.checks.iter().filter(unproven).count()
+    }
 }
 
 impl Verdict {
@@ -163,7 +175,7 @@ impl fmt::Display for Verdict {
 }
 
 impl CheckName {
-    /// All checks, in order.
+    /// The checks that every receipt undergoes, in order.
     pub const ALL: [Self; 12] = [
         Self::Structure,
         Self::Entries,
@@ -193,6 +205,7 @@ impl CheckName {
             Self::Signature => "signature",
             Self::Window => "window",
             Self::Commitments => "commitments",
+            Self::Approval => "approval",
             Self::Environment => "environment",
             Self::Custody => "custody",
         }

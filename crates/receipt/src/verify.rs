@@ -3,6 +3,7 @@ use std::borrow::Cow;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
+use crate::approval::{self, Approvers, Standing};
 use crate::chain::NO_HASH;
 use crate::document::MAX_BYTES;
 use crate::draft::Environment;
@@ -21,6 +22,8 @@ pub struct Trust<'a> {
     pub allow_sandbox: bool,
     /// Values that are said to stand behind commitments.
     pub disclosures: &'a Disclosures,
+    /// The people whose approvals are believed.
+    pub approvers: &'a Approvers,
 }
 
 /// Verifies a document as received.
@@ -107,6 +110,9 @@ fn judge(document: &Document<'_>, trust: &Trust<'_>) -> Report {
             table.add(CheckName::Commitments, fit, "every disclosed value fits its commitment");
         }
     }
+    for index in 0..document.content.metadata.approvals.len() {
+        table.approval(index, approval::standing(document, index, trust));
+    }
     let reservation = table.reserve(document, key.ok(), trust);
     let verdict = match table.failure {
         Some(failure) => Verdict::Invalid(failure),
@@ -140,7 +146,31 @@ impl Table {
         self.checks.push(Check { name, outcome: Outcome::Failed, detail: detail.into() });
     }
 
-    fn skipped(&mut self, name: CheckName, detail: &'static str) {
+    /// One line for each approval, which says whether the consent was proven or only stated.
+    fn approval(&mut self, index: usize, result: Result<Standing, Failure>) {
+        let name = CheckName::Approval;
+        match result {
+            Ok(Standing::Verified(person)) => {
+                let detail = format!("verified: number {index}, signed by `{person}`").into();
+                self.checks.push(Check { name, outcome: Outcome::Passed, detail });
+            }
+            Ok(Standing::Unpinned) => self.skipped(
+                name,
+                format!("signed, key unpinned: number {index}, by the key that the receipt itself names"),
+            ),
+            Ok(Standing::NoKey) => self.skipped(
+                name,
+                format!("signature not checked: number {index}, the receipt names no key and none is pinned"),
+            ),
+            Ok(Standing::KeyOnly) => self.skipped(
+                name,
+                format!("not signed: number {index}, by API key, of which the gateway alone knows"),
+            ),
+            Err(failure) => self.add(name, Err(failure), ""),
+        }
+    }
+
+    fn skipped(&mut self, name: CheckName, detail: impl Into<Cow<'static, str>>) {
         self.checks.push(Check { name, outcome: Outcome::Skipped, detail: detail.into() });
     }
 

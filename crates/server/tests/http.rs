@@ -47,7 +47,14 @@ async fn an_action_in_the_sandbox_is_answered_recorded_and_shown() {
     let jwks = receipt::Jwks::parse(&jwks).unwrap();
     let pin = receipt::Pin::new(&format!("{}/sandbox", served.url), &jwks);
     let disclosures = receipt::Disclosures::default();
-    let trust = receipt::Trust { pin: &pin, jwks: &jwks, allow_sandbox: true, disclosures: &disclosures };
+    let approvers = receipt::approval::Approvers::default();
+    let trust = receipt::Trust {
+        pin: &pin,
+        jwks: &jwks,
+        allow_sandbox: true,
+        disclosures: &disclosures,
+        approvers: &approvers,
+    };
     let report = receipt::verify(receipt.as_bytes(), &trust);
     assert_eq!(report.verdict, receipt::Verdict::Valid, "{:?}", report.checks);
 }

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use receipt::approval::{Approval, Approvers, Assertion, Commitment, Decision, Envelope, Quote, Signer, V1};
 use receipt::{
     Chain, Disclosures, Draft, Environment, Event, Json, Jwk, Jwks, Kind, Metadata, MoneyFields, NewEntry,
     PaymentStatus, Pin, SigningKey, Stage, Timestamp, Trust, Verdict,
@@ -85,8 +86,9 @@ fn draft(environment: Environment) -> Draft<'static> {
 /// What the crate says of the same documents.
 fn expected(document: &str, jwks: &Jwks) -> (String, Option<u64>) {
     let pin = Pin::new(ISSUER, jwks);
-    let disclosures = Disclosures::default();
-    let trust = Trust { pin: &pin, jwks, allow_sandbox: false, disclosures: &disclosures };
+    let (disclosures, pinned) = (Disclosures::default(), Approvers::default());
+    let trust =
+        Trust { pin: &pin, jwks, allow_sandbox: false, disclosures: &disclosures, approvers: &pinned };
     let verdict = receipt::verify(document.as_bytes(), &trust).verdict;
     let entry = match &verdict {
         Verdict::Invalid(failure) => failure.entry_index().map(|index| index as u64),
@@ -154,6 +156,155 @@ fn a_whole_receipt_verifies_with_every_check() {
         assert_eq!(checks.len(), 11);
         assert!(checks.iter().all(|check| check["outcome"] == "passed"), "{checks:?}");
     }
+}
+
+/// A receipt with two approvals, of either form. That the passkey's signature is none is not for the page to see.
+fn approved(issuer: &Issuer, change: impl FnOnce(&mut Envelope, &mut Draft<'_>)) -> String {
+    let constraints = Json::canonical(&json!({"amount_usd": "120.00", "note": "ä \u{1f600}"})).unwrap();
+    let mut draft = draft(Environment::Production);
+    let mut envelope = envelope(&draft, constraints.clone());
+    let digest = |text: &str| Json::string(text);
+    let looked = [("catalogDigest", digest("sha256:22")), ("constraints", constraints)];
+    let mut chain = Chain::genesis(NewEntry {
+        output: Json::object(&[("requestHash", Json::string(&"ab".repeat(32)))]).unwrap(),
+        ..NewEntry::at(at(1))
+    })
+    .unwrap();
+    for stage in Stage::ALL.into_iter().skip(1) {
+        let input = match stage {
+            Stage::Schema => Json::object(&looked).unwrap(),
+            Stage::Boundary => Json::object(&[("policyDigest", digest("sha256:11"))]).unwrap(),
+            _ => Json::NULL,
+        };
+        chain.push(stage, NewEntry { input, ..NewEntry::at(at(9)) }).unwrap();
+    }
+    let by_key = Approval::new(
+        Envelope { nonce: [2; 32], ..envelope.clone() },
+        at(8),
+        Signer::Key { id: "key-7".into() },
+    );
+    change(&mut envelope, &mut draft);
+    let assertion = Assertion {
+        credential_id: vec![1; 16],
+        authenticator_data: vec![2; 37],
+        client_data_json: b"{}".to_vec(),
+        signature: vec![3; 70],
+    };
+    let by_passkey = Approval::new(envelope, at(8), Signer::Passkey { assertion, public_key: None });
+    draft.metadata.approvals = vec![by_key.unwrap(), by_passkey.unwrap()];
+    String::from_utf8(receipt::sign(&draft, &chain, &issuer.key).unwrap().into_bytes()).unwrap()
+}
+
+fn envelope(draft: &Draft<'_>, constraints: Json) -> Envelope {
+    let committed = Commitment::parse(&receipt::commit(&[7; 32], &Json::string("alice"))).unwrap();
+    Envelope {
+        action_id: draft.transaction_id.to_string(),
+        approver: committed.clone(),
+        binding_digests: [("execute".to_owned(), "sha256:55".to_owned())].into(),
+        catalog_digest: "sha256:22".to_owned(),
+        comment: None,
+        constraints,
+        decision: Decision::Approve,
+        escalation_id: "e-1".to_owned(),
+        expires_at: at(100),
+        nonce: [1; 32],
+        policy_digest: "sha256:11".to_owned(),
+        quote: Some(Quote { amount: "120.00".to_owned(), currency: "USD".to_owned() }),
+        reasons: vec!["class:9".to_owned()],
+        request_hash: "ab".repeat(32),
+        rollback: Some(committed.clone()),
+        summary_digest: committed,
+        v: V1,
+    }
+}
+
+#[test]
+fn approvals_are_shown_as_present_and_not_checked_here() {
+    let issuer = Issuer::new();
+    let jwks = Jwks::new(vec![issuer.jwk.clone()]).unwrap();
+    for report in agree(&[(approved(&issuer, |_, _| {}), &jwks)]) {
+        assert_eq!(report["verdict"], "valid", "{}", report["sentence"]);
+        let checks = report["checks"].as_array().unwrap();
+        let lines: Vec<_> = checks.iter().filter(|check| check["name"] == "approval").collect();
+        assert_eq!((lines.len(), checks.len()), (2, 13));
+        for line in lines {
+            assert_eq!(line["outcome"], "skipped");
+            assert!(
+                line["detail"].as_str().unwrap().ends_with("its signature is not checked here"),
+                "{line}"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_approval_of_something_else_is_refused_by_both() {
+    type Change = fn(&mut Envelope, &mut Draft<'_>);
+    let changes: [Change; 11] = [
+        |e, _| e.action_id.replace_range(..1, "f"),
+        |e, _| e.request_hash = "cd".repeat(32),
+        |e, _| e.catalog_digest.push('0'),
+        |e, _| e.policy_digest.push('0'),
+        |e, _| e.constraints = Json::canonical(&json!({"amount_usd": "120.00"})).unwrap(),
+        |_, d| d.money.offer_amount = Some("121.00".into()),
+        |_, d| d.money = MoneyFields::default(),
+        |e, _| e.decision = Decision::Reject,
+        |e, _| e.expires_at = at(8),
+        |e, _| e.nonce = [2; 32],
+        |e, d| (e.decision, d.metadata.kind) = (Decision::Reject, Kind::Failed),
+    ];
+    let issuer = Issuer::new();
+    let jwks = Jwks::new(vec![issuer.jwk.clone()]).unwrap();
+    let cases: Vec<_> = changes.into_iter().map(|change| (approved(&issuer, change), &jwks)).collect();
+    for report in agree(&cases) {
+        assert_eq!(report["verdict"], "invalid", "{report}");
+        assert!(report["sentence"].as_str().unwrap().starts_with("member `metadata.approvals["), "{report}");
+    }
+    let blocked: Change = |e, d| (e.decision, d.metadata.kind) = (Decision::Reject, Kind::Blocked);
+    for report in agree(&[(approved(&issuer, blocked), &jwks)]) {
+        assert_eq!(report["verdict"], "valid", "{report}");
+    }
+}
+
+#[test]
+fn an_approval_of_another_form_is_refused_by_both() {
+    let issuer = Issuer::new();
+    let jwks = Jwks::new(vec![issuer.jwk.clone()]).unwrap();
+    let value: Value = serde_json::from_str(&approved(&issuer, |_, _| {})).unwrap();
+    let mut cases = Vec::new();
+    for approval in ["/metadata/approvals/0", "/metadata/approvals/1"] {
+        for within in ["", "/assertion", "/envelope", "/envelope/quote"] {
+            let pointer = format!("{approval}{within}");
+            let Some(members) = value.pointer(&pointer).unwrap().as_object() else { continue };
+            for member in members.keys() {
+                for other in [json!([{}]), Value::Null, json!("x")] {
+                    let mut changed = value.clone();
+                    changed.pointer_mut(&pointer).unwrap()[member] = other;
+                    cases.push((changed.to_string(), &jwks));
+                }
+                let mut without = value.clone();
+                without.pointer_mut(&pointer).unwrap().as_object_mut().unwrap().shift_remove(member);
+                cases.push((without.to_string(), &jwks));
+            }
+            let mut added = value.clone();
+            added.pointer_mut(&pointer).unwrap()["zz"] = Value::Null;
+            cases.push((added.to_string(), &jwks));
+        }
+    }
+    cases.retain(|(document, _)| serde_json::from_str::<Value>(document).unwrap() != value);
+    let mut misshapen = 0;
+    for ((document, jwks), report) in cases.iter().zip(agree(&cases)) {
+        let structure = &report["checks"][0];
+        let pin = Pin::new(ISSUER, jwks);
+        let (disclosures, approvers) = (Disclosures::default(), Approvers::default());
+        let trust =
+            Trust { pin: &pin, jwks, allow_sandbox: false, disclosures: &disclosures, approvers: &approvers };
+        let ours = &receipt::verify(document.as_bytes(), &trust).checks[0];
+        let passed = ours.outcome == receipt::Outcome::Passed;
+        assert_eq!(structure["outcome"] == "passed", passed, "{structure}\n{}", ours.detail);
+        misshapen += u32::from(!passed);
+    }
+    assert!(cases.len() > 150 && misshapen != 0, "{} {misshapen}", cases.len());
 }
 
 #[test]

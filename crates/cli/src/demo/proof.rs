@@ -73,7 +73,7 @@ impl Folder {
 
 /// Verifies every receipt from the files alone, then one that was tampered with.
 pub(super) fn tell(folder: &Folder, receipts: &[Told], narrator: &mut Narrator) -> Result<()> {
-    let belief = Belief::gather(&folder.pin().display().to_string(), None, None, &[folder.receipts()])?;
+    let belief = Belief::gather(&folder.pin().display().to_string(), None, None, None, &[folder.receipts()])?;
     let verify = |document: &[u8]| receipt::verify(document, &belief.trust(false));
     genuine(folder, receipts, narrator, &verify)?;
     tampered(folder, receipts, narrator, &verify)

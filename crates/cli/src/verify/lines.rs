@@ -94,7 +94,7 @@ fn judge(block: &Block, trust: &Trust<'_>) -> Batch {
 
 impl Batch {
     fn add(&mut self, report: Report) {
-        self.tally.count(&report.verdict);
+        self.tally.count(&report);
         if report.verdict != Verdict::Valid {
             self.failed.push((self.lines, report));
         }
@@ -204,6 +204,7 @@ const BLOCK: usize = 256 << 10;
 
 #[cfg(test)]
 mod tests {
+    use receipt::approval::Approvers;
     use receipt::{Disclosures, Jwks, Pin};
 
     use super::*;
@@ -224,7 +225,14 @@ mod tests {
     fn refused(input: impl Read + Send) -> (Vec<u64>, Result<()>) {
         let jwks = Jwks::new(Vec::new()).expect("an empty key set");
         let (pin, disclosures) = (Pin::new("https://gateway.example", &jwks), Disclosures::default());
-        let trust = Trust { pin: &pin, jwks: &jwks, allow_sandbox: false, disclosures: &disclosures };
+        let approvers = Approvers::default();
+        let trust = Trust {
+            pin: &pin,
+            jwks: &jwks,
+            allow_sandbox: false,
+            disclosures: &disclosures,
+            approvers: &approvers,
+        };
         let mut numbers = Vec::new();
         let ended = verify(input, &trust, |batch| {
             assert_eq!(batch.tally.total(), batch.failed.len() as u64);

@@ -60,7 +60,7 @@ impl Teller {
 
     /// The sum of it.
     pub(crate) fn end(self, tally: &Tally) -> Result<()> {
-        let Tally { valid, invalid, quarantined, time_unproven } = tally;
+        let Tally { valid, invalid, quarantined, time_unproven, unproven_approvals } = tally;
         if let Some(kept) = self.kept {
             return out::json(&json!({
                 "ok": valid == &tally.total() && tally.total() > 0,
@@ -68,6 +68,7 @@ impl Teller {
                 "invalid": invalid,
                 "quarantined": quarantined,
                 "time_unproven": time_unproven,
+                "unproven_approvals": unproven_approvals,
                 "receipts": kept,
             }));
         }
@@ -83,7 +84,15 @@ impl Teller {
             if total == 1 { "receipt" } else { "receipts" },
             rest.collect::<String>()
         );
-        out::line(if *valid == total { self.paint.good(text) } else { self.paint.bad(text) })
+        out::line(if *valid == total { self.paint.good(text) } else { self.paint.bad(text) })?;
+        // Among many receipts only those are shown that do not verify, so this must not be left to the checks.
+        match unproven_approvals {
+            0 => Ok(()),
+            1 => out::line("1 approval is stated and not proven: pin the people with --approvers"),
+            many => out::line(format_args!(
+                "{many} approvals are stated and not proven: pin the people with --approvers"
+            )),
+        }
     }
 
     fn verdict(&self, verdict: &Verdict) -> String {

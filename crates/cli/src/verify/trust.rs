@@ -4,15 +4,17 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use receipt::approval::Approvers;
 use receipt::{Disclosures, Jwks, Pin, Trust};
 
 use crate::error::{Context, Error, Result};
 
-/// Pin, key set and disclosures, read and understood.
+/// Pin, key set, disclosures and approvers, read and understood.
 pub(crate) struct Belief {
     pin: Pin,
     jwks: Jwks,
     disclosures: Disclosures,
+    approvers: Approvers,
 }
 
 impl Belief {
@@ -22,6 +24,7 @@ impl Belief {
         issuer: &str,
         jwks: Option<&str>,
         disclosures: Option<&Path>,
+        approvers: Option<&Path>,
         paths: &[PathBuf],
     ) -> Result<Belief> {
         let (pin, pin_file) = read_pin(issuer)?;
@@ -29,20 +32,26 @@ impl Belief {
             Some(place) => named_key_set(place)?,
             None => found_key_set(&pin, pin_file.as_deref(), paths)?,
         };
-        let disclosures = match disclosures {
-            Some(file) => {
-                let text = std::fs::read(file).while_we(|| format!("cannot read `{}`", file.display()))?;
-                Disclosures::parse(&text)
-                    .while_we(|| format!("cannot use the disclosures in `{}`", file.display()))?
-            }
-            None => Disclosures::default(),
-        };
-        Ok(Belief { pin, jwks, disclosures })
+        let disclosures = read(disclosures, "disclosures", Disclosures::parse)?;
+        let approvers = read(approvers, "approvers", Approvers::parse)?;
+        Ok(Belief { pin, jwks, disclosures, approvers })
     }
 
     pub(crate) fn trust(&self, allow_sandbox: bool) -> Trust<'_> {
-        Trust { pin: &self.pin, jwks: &self.jwks, allow_sandbox, disclosures: &self.disclosures }
+        let Belief { pin, jwks, disclosures, approvers } = self;
+        Trust { pin, jwks, allow_sandbox, disclosures, approvers }
     }
+}
+
+/// What a file says, or nothing where none is named.
+fn read<T: Default>(
+    file: Option<&Path>,
+    what: &str,
+    parse: impl FnOnce(&[u8]) -> std::result::Result<T, receipt::Error>,
+) -> Result<T> {
+    let Some(file) = file else { return Ok(T::default()) };
+    let text = std::fs::read(file).while_we(|| format!("cannot read `{}`", file.display()))?;
+    parse(&text).while_we(|| format!("cannot use the {what} in `{}`", file.display()))
 }
 
 /// A digest as it stands, or a file that holds a pin.

@@ -283,3 +283,65 @@ fn text_of_strangers_cannot_move_the_cursor() {
     assert_eq!(told.code, 1);
     assert!(!told.stdout.contains('\x1b'), "{:?}", told.stdout);
 }
+
+/// The golden receipt of the crate `receipt`, which a person approved with a passkey and another with an API key.
+fn approved(more: &[&str]) -> Run {
+    run([&["verify", &golden("approved.json"), "--issuer", &golden("pin.json")], more].concat())
+}
+
+fn golden(name: &str) -> String {
+    format!("{}/../receipt/tests/golden/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn an_approval_is_verified_only_against_pinned_people() {
+    let pinned = approved(&["--approvers", &golden("approvers.json")]);
+    assert_eq!(pinned.code, 0, "{}{}", pinned.stdout, pinned.stderr);
+    assert!(
+        pinned.stdout.contains("✓ approval     verified: number 0, signed by `alice`"),
+        "{}",
+        pinned.stdout
+    );
+    assert!(pinned.stdout.contains("– approval     not signed: number 1"), "{}", pinned.stdout);
+    assert!(pinned.stdout.contains("\n1 approval is stated and not proven"), "{}", pinned.stdout);
+
+    let unpinned = approved(&[]);
+    assert_eq!(unpinned.code, 0, "{}{}", unpinned.stdout, unpinned.stderr);
+    assert!(unpinned.stdout.contains("– approval     signed, key unpinned: number 0"), "{}", unpinned.stdout);
+    let told = "2 approvals are stated and not proven: pin the people with --approvers\n";
+    assert!(unpinned.stdout.ends_with(told), "{}", unpinned.stdout);
+    let lines = approved(&["--jsonl"]);
+    assert_eq!(lines.stdout, format!("1 receipt: 1 valid\n{told}"), "also where only failures are shown");
+    assert_eq!(approved(&["--json"]).json()["unproven_approvals"], 2);
+}
+
+#[test]
+fn an_approval_by_anybody_else_fails_and_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("approvers.json");
+    let alice: Value = serde_json::from_slice(&fs::read(golden("approvers.json")).unwrap()).unwrap();
+    let other = SigningKey::generate().unwrap();
+    let with = |member: &str, value: Value| {
+        let mut changed = alice.clone();
+        changed[0][member] = value;
+        fs::write(&file, changed.to_string()).unwrap();
+        approved(&["--approvers", file.to_str().unwrap()])
+    };
+    let key = serde_json::json!({
+        "crv": "P-256", "kty": "EC", "x": other.public().x(), "y": other.public().y(),
+    });
+    for (member, value, why) in [
+        ("credential_id", "Ym9i".into(), "is none of the pinned approvers'"),
+        ("public_key", key, "names another key than the one pinned for `alice`"),
+        ("rp_id", "other.example".into(), "made for another relying party"),
+        ("origins", serde_json::json!(["https://other.example"]), "on an origin that is not allowed"),
+    ] {
+        let told = with(member, value);
+        assert_eq!(told.code, 1, "{member}: {}", told.stdout);
+        let named = "invalid: member `metadata.approvals[0]`: ";
+        assert!(told.stdout.contains(named) && told.stdout.contains(why), "{member}: {}", told.stdout);
+    }
+    let broken = with("more", Value::Null);
+    assert_eq!(broken.code, 1);
+    assert!(broken.says("cannot use the approvers in"), "{}", broken.stderr);
+}

@@ -6,6 +6,7 @@ use action::{Currency, IdempotencyKey, Money, Subject};
 use countersign_gateway::{
     Answer, Ask, Caller, Config, Error, Gateway, Installation, MandateAsk, Outcome, Reply, Role,
 };
+use receipt::approval::Approvers;
 use receipt::{Disclosures, Jwks, Pin, Trust};
 use serde_json::{Value, json};
 
@@ -148,7 +149,14 @@ impl House {
         let document = gateway.receipt(&self.agent, receipt_id).await.unwrap();
         let jwks = Jwks::parse(gateway.jwks().as_bytes()).unwrap();
         let (pin, disclosures) = (Pin::new(gateway.issuer(), &jwks), Disclosures::default());
-        let trust = Trust { pin: &pin, jwks: &jwks, allow_sandbox: false, disclosures: &disclosures };
+        let approvers = Approvers::default();
+        let trust = Trust {
+            pin: &pin,
+            jwks: &jwks,
+            allow_sandbox: false,
+            disclosures: &disclosures,
+            approvers: &approvers,
+        };
         let report = receipt::verify(&document, &trust);
         assert_eq!(report.verdict.exit_code(), 0, "{}", report.verdict);
         serde_json::from_slice(&document).unwrap()

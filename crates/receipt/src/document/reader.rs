@@ -1,11 +1,12 @@
 use super::{Document, Entry};
+use crate::approval::Approval;
 use crate::canonical::{self, Flaw, Quoted, Scanner};
 use crate::draft::{
     Amendment, Checkpoint, Draft, Environment, Event, Kind, Metadata, MoneyFields, Observed, PaymentStatus,
     Text,
 };
 use crate::receipt::SPEC;
-use crate::{Failure, Json, Place, Stage, Timestamp, chain};
+use crate::{Error, Failure, Place, Stage, Timestamp, chain};
 
 /// Reads a receipt from canonical text, where every member has one place.
 pub(super) struct Reader<'a> {
@@ -45,7 +46,7 @@ impl<'a> Reader<'a> {
         let money = self.within("money", Self::money)?;
         let payment_status = self.case("paymentStatus", PaymentStatus::from_name)?;
         let receipt_id = self.text("receiptId")?;
-        let regulatory_framework = self.array("regulatoryFramework", |reader| {
+        let regulatory_framework = self.array("regulatoryFramework", |reader, _| {
             let text = reader.scanner.string().map_err(|flaw| reader.flaw(flaw))?;
             Ok(text.content())
         })?;
@@ -89,9 +90,10 @@ impl<'a> Reader<'a> {
     }
 
     fn metadata(&mut self) -> Result<Metadata<'a>, Failure> {
-        let approvals = self.array("approvals", |reader| {
+        let approvals = self.array("approvals", |reader, index| {
             let text = reader.scanner.value().map_err(|flaw| reader.flaw(flaw))?;
-            Ok(Json::parse(text.as_bytes())?)
+            let fault = |error: Error| reader.fault(&format!("approvals[{index}]"), &error.to_string());
+            Approval::parse(text.as_bytes()).map_err(fault)
         })?;
         let archetype = self.text_or_null("archetype")?;
         let catalog_digest = self.text_or_null("catalogDigest")?;
@@ -311,7 +313,7 @@ impl<'a> Reader<'a> {
     fn array<T>(
         &mut self,
         name: &'static str,
-        item: impl Fn(&mut Self) -> Result<T, Failure>,
+        item: impl Fn(&mut Self, usize) -> Result<T, Failure>,
     ) -> Result<Vec<T>, Failure> {
         self.name(name)?;
         self.eat("[", "an array was expected")?;
@@ -320,7 +322,7 @@ impl<'a> Reader<'a> {
             return Ok(items);
         }
         loop {
-            items.push(item(self)?);
+            items.push(item(self, items.len())?);
             if self.scanner.eat("]") {
                 return Ok(items);
             }

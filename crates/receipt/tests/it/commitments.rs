@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use receipt::{
     CheckName, Disclosure, Disclosures, Error, Json, Outcome, Report, Stage, Verdict, commit, label,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::support::{ACTION_SALT, constraints, executed, executed_draft, jwks, salts, verify_with};
 
@@ -71,12 +71,15 @@ fn disclosures_of_other_receipts_do_not_matter() {
 fn a_disclosure_without_stage_opens_the_receipt_itself() {
     let salt = salts().salt("/approvals/0/approver");
     let approver = Json::string("alice");
-    let mut draft = executed_draft();
-    let approval = json!({"approver": commit(&salt, &approver)});
-    draft.metadata.approvals = vec![Json::canonical(&approval).unwrap()];
-    let receipt = receipt::sign(&draft, &crate::support::executed_chain(), &crate::support::key()).unwrap();
-    let path = "/metadata/approvals/0/approver".to_owned();
-    let opening = Disclosure { stage: None, path, salt, value: approver, ..recipient() };
+    let receipt = crate::consent::approved();
+    let path = "/metadata/approvals/0/envelope/approver".to_owned();
+    let opening = Disclosure {
+        receipt_id: "01966a50-0000-7000-8000-0000000000a7".to_owned(),
+        stage: None,
+        path,
+        salt,
+        value: approver,
+    };
     let judged = |opening: Disclosure| {
         verify_with(receipt.as_bytes(), &jwks(), false, &[opening].into_iter().collect()).verdict
     };

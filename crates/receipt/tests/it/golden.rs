@@ -8,13 +8,17 @@ use std::path::PathBuf;
 use std::sync::Once;
 
 use countersign_receipt as receipt;
+use receipt::approval::{Approval, Approvers, Signer};
 use receipt::{
-    Amendment, Chain, Disclosure, Disclosures, Document, Draft, Environment, Event, Json, Jwks, Kind,
-    Metadata, NewEntry, PaymentStatus, Pin, Report, Stage, Trust, Verdict, label,
+    Amendment, Chain, CheckName, Disclosure, Disclosures, Document, Draft, Environment, Event, Json, Jwks,
+    Kind, Metadata, NewEntry, PaymentStatus, Pin, Report, Stage, Trust, Verdict, label,
 };
 
+use crate::authenticator::Authenticator;
+use crate::consent::{approved_draft, key_approval, passkey_approval, pinned};
 use crate::support::{
-    ISSUER, at, blocked_draft, constraints, executed_chain, executed_draft, jwks, key, refused_chain, salts,
+    ISSUER, approved_chain, at, blocked_draft, constraints, envelope, executed_chain, executed_draft, jwks,
+    key, refused_chain, salts,
 };
 
 /// Name, content and entries of every golden receipt.
@@ -69,6 +73,7 @@ fn golden() -> Vec<(&'static str, Draft<'static>, Chain)> {
         ("amendment-settlement", settlement, short.clone()),
         ("amendment-rollback", rollback, short),
         ("sandbox", sandbox, hard_denied),
+        ("approved", approved_draft(vec![golden_approval(), key_approval()]), approved_chain()),
     ]
 }
 
@@ -106,7 +111,9 @@ fn verify(name: &str, allow_sandbox: bool) -> Report {
     let pin = Pin::parse(&String::from_utf8(read("pin.json")).unwrap()).unwrap();
     let jwks = Jwks::parse(&read("jwks.json")).unwrap();
     let disclosures = Disclosures::parse(&read("disclosures.jsonl")).unwrap();
-    let trust = Trust { pin: &pin, jwks: &jwks, allow_sandbox, disclosures: &disclosures };
+    let approvers = Approvers::parse(&read("approvers.json")).unwrap();
+    let trust =
+        Trust { pin: &pin, jwks: &jwks, allow_sandbox, disclosures: &disclosures, approvers: &approvers };
     receipt::verify(&read(&format!("{name}.json")), &trust)
 }
 
@@ -140,13 +147,47 @@ fn golden_key_set_and_pin_are_what_the_fixed_key_gives() {
 }
 
 #[test]
+fn golden_approval_signs_the_envelope_that_the_fixture_gives() {
+    let approval = golden_approval();
+    assert_eq!(*approval.envelope(), envelope());
+    let challenge = envelope().challenge().unwrap();
+    assert_eq!(format!("{}\n", hex::encode(challenge)).as_bytes(), read("approval.challenge"));
+    let approver = Authenticator::golden().approver("alice");
+    let Signer::Passkey { assertion, .. } = approval.signer() else { panic!("{approval:?}") };
+    assertion.verify(&challenge, &approver.party, &approver.public_key).unwrap();
+    assert_eq!(Approvers::parse(&read("approvers.json")).unwrap(), pinned());
+    assert_eq!(pinned().to_json().unwrap().as_str().as_bytes(), read("approvers.json"));
+    let report = verify("approved", false);
+    let said: Vec<&str> =
+        report.checks.iter().filter(|it| it.name == CheckName::Approval).map(|it| &*it.detail).collect();
+    assert_eq!(
+        said,
+        [
+            "verified: number 0, signed by `alice`",
+            "not signed: number 1, by API key, of which the gateway alone knows"
+        ]
+    );
+}
+
+#[test]
 fn the_sandbox_passes_only_where_it_is_allowed() {
     let report = verify("sandbox", false);
     assert_eq!(report.verdict, Verdict::Quarantined(receipt::Quarantine::Sandbox));
     assert_eq!(report.verdict.exit_code(), 1);
 }
 
+/// The golden passkey's approval. Signatures are randomised, so it is made once and kept.
+fn golden_approval() -> Approval {
+    Approval::parse(&fs::read(folder().join("approval.json")).unwrap()).unwrap()
+}
+
 fn write_all() {
+    if !folder().join("approval.json").exists() {
+        write("approval.json", passkey_approval().json().as_str().as_bytes());
+    }
+    let challenge = envelope().challenge().unwrap();
+    write("approval.challenge", format!("{}\n", hex::encode(challenge)).as_bytes());
+    write("approvers.json", pinned().to_json().unwrap().as_str().as_bytes());
     for (name, draft, chain) in golden() {
         let receipt = receipt::sign(&draft, &chain, &key()).unwrap();
         let text = str::from_utf8(receipt.as_bytes()).unwrap();

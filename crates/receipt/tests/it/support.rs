@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use countersign_receipt as receipt;
+use receipt::approval::{Approvers, Commitment, Decision, Envelope, Quote, V1};
 use receipt::{
     Chain, Checkpoint, Disclosures, Draft, Environment, Event, Json, Jwk, Jwks, Kind, Metadata, MoneyFields,
     NewEntry, Observed, PaymentStatus, Pin, Receipt, Report, Salts, SigningKey, Stage, Timestamp, Trust,
@@ -41,7 +42,8 @@ pub(crate) fn verify_with(
     disclosures: &Disclosures,
 ) -> Report {
     let pin = Pin::new(ISSUER, jwks);
-    receipt::verify(document, &Trust { pin: &pin, jwks, allow_sandbox, disclosures })
+    let approvers = &Approvers::default();
+    receipt::verify(document, &Trust { pin: &pin, jwks, allow_sandbox, disclosures, approvers })
 }
 
 /// What the golden payment asked for; `note` is public, the rest is committed.
@@ -95,6 +97,56 @@ pub(crate) fn executed_chain() -> Chain {
     chain
 }
 
+/// The nine entries of an action that a person was asked about, as gateways write them.
+pub(crate) fn approved_chain() -> Chain {
+    let entry = |input: Value, output: Value| NewEntry {
+        input: Json::canonical(&input).unwrap(),
+        output: Json::canonical(&output).unwrap(),
+        ..NewEntry::at(at("2026-04-27T12:00:00.000Z"))
+    };
+    let Envelope { catalog_digest, policy_digest, request_hash, constraints, .. } = envelope();
+    let constraints: Value = serde_json::from_str(constraints.as_str()).unwrap();
+    let looked =
+        json!({"archetype": "PAYMENT_TRANSFER", "catalogDigest": catalog_digest, "constraints": constraints});
+    let mut chain = Chain::genesis(entry(Value::Null, json!({"requestHash": request_hash}))).unwrap();
+    for stage in Stage::ALL.into_iter().skip(1) {
+        let input = match stage {
+            Stage::Schema => looked.clone(),
+            Stage::Boundary => json!({"action": "PAYMENT_TRANSFER", "policyDigest": policy_digest}),
+            _ => Value::Null,
+        };
+        chain.push(stage, entry(input, Value::Null)).unwrap();
+    }
+    chain
+}
+
+/// What alice was asked about the golden payment.
+pub(crate) fn envelope() -> Envelope {
+    let committed = |label: &str, value: Value| {
+        Commitment::parse(&salts().commit(label, &Json::canonical(&value).unwrap())).unwrap()
+    };
+    let digest = |text: &str| format!("sha256:{}", text.repeat(32));
+    Envelope {
+        action_id: executed_draft().transaction_id.into_owned(),
+        approver: committed("/approvals/0/approver", json!("alice")),
+        binding_digests: [("rollback".to_owned(), digest("66")), ("execute".to_owned(), digest("55"))].into(),
+        catalog_digest: digest("22"),
+        comment: Some(committed("/approvals/0/comment", json!("rent, as every month"))),
+        constraints: salts().conceal("/constraints", &constraints(), |name| name == "note").unwrap(),
+        decision: Decision::Approve,
+        escalation_id: "01966a50-0000-7000-8000-0000000000c1".to_owned(),
+        expires_at: at("2026-04-28T11:59:00.000Z"),
+        nonce: [9; 32],
+        policy_digest: digest("11"),
+        quote: Some(Quote { amount: "125.00".to_owned(), currency: "USD".to_owned() }),
+        reasons: vec!["class:9".to_owned(), "policy:large-payments".to_owned()],
+        request_hash: "ab".repeat(32),
+        rollback: Some(committed("/rollback", json!({"binding": "bank.reverse"}))),
+        summary_digest: committed("/approvals/0/summary", json!("Pay 125.00 USD to acct-4711")),
+        v: V1,
+    }
+}
+
 /// Genesis, the stages named, and the end; the last of those named refused.
 pub(crate) fn refused_chain(stages: &[Stage]) -> Chain {
     let now = at("2026-04-27T12:00:00.010Z");
@@ -138,7 +190,7 @@ pub(crate) fn executed_draft() -> Draft<'static> {
             policy_digest: Some("sha256:11".into()),
             catalog_digest: Some("sha256:22".into()),
             entity_digest: Some("sha256:33".into()),
-            approvals: vec![Json::canonical(&json!({"approver": "c:abc", "decision": "approve"})).unwrap()],
+            approvals: vec![],
             observed: None,
             log: Some(Checkpoint {
                 origin: "gateway.example/log".into(),

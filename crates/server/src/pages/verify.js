@@ -1,7 +1,8 @@
 // Verifies a receipt where it is read: no library, no network, nothing believed that was not checked.
 //
 // `verify(text, jwks, options)` takes the document as received and makes the same checks in the same order as the
-// `receipt` crate. It runs in browsers and in Node, with WebCrypto and nothing else. The report:
+// `receipt` crate, but for the signatures of people who approved: whose keys those are a page cannot know, so
+// `countersign verify --approvers` checks them. It runs in browsers and in Node, with WebCrypto and nothing else. The report:
 //
 //   { verdict: "valid" | "quarantined" | "time unproven" | "invalid",
 //     sentence, place: { entry, stage } | { member } | {}, checks: [{ name, outcome, detail }], receipt }
@@ -40,6 +41,10 @@ export async function verify(text, jwks, { issuer = null, allowSandbox = false }
     await table.add("window", "the key was in use at the time", () => windowHolds(receipt, key));
   } else {
     table.skipped("window", "no key to check");
+  }
+  for (const index of receipt.metadata.approvals.keys()) {
+    const detail = `number ${index} fits this receipt; its signature is not checked here`;
+    await table.add("approval", detail, () => approvalFits(receipt, index), "skipped");
   }
   return table.report(receipt, key, allowSandbox);
 }
@@ -142,16 +147,50 @@ function windowHolds(receipt, key) {
   }
 }
 
+// Everything that the envelope and the receipt both say, they say alike.
+function approvalFits(receipt, index) {
+  const { approvals, kind } = receipt.metadata;
+  const { at, envelope } = approvals[index];
+  const { offerAmount: amount, offerCurrency: currency } = receipt.money;
+  const must = (holds, why) => {
+    if (!holds) throw Failure.member(`metadata.approvals[${index}]`, why);
+  };
+  must(envelope.action_id === receipt.transactionId, `its envelope is of action \`${envelope.action_id}\`, not of this one`);
+  for (const [stage, member, ofEnvelope] of [
+    ["__genesis__", "requestHash", envelope.request_hash],
+    ["schema", "catalogDigest", envelope.catalog_digest],
+    ["schema", "constraints", envelope.constraints],
+    ["boundary", "policyDigest", envelope.policy_digest],
+  ]) {
+    const entry = receipt.entries.find((candidate) => candidate.stage === stage);
+    const said = (stage === "__genesis__" ? entry?.output : entry?.input)?.[member];
+    const alike = said !== undefined && canonical(said) === canonical(ofEnvelope);
+    must(alike, `its envelope has another \`${member}\` than the entry \`${stage}\``);
+  }
+  const priced = envelope.quote === null || canonical(envelope.quote) === canonical({ amount, currency });
+  must(priced, "the price in its envelope is not the one offered");
+  must(envelope.decision === "approve" || kind === "blocked", "the person rejected the action");
+  must(at < envelope.expires_at, `it was given after it had expired at ${envelope.expires_at}`);
+  must(at <= receipt.created, "it is younger than the receipt");
+  const again = (other) =>
+    other.envelope.nonce === envelope.nonce ||
+    (other.envelope.escalation_id === envelope.escalation_id &&
+      other.credential_id === approvals[index].credential_id);
+  const twin = approvals.slice(0, index).findIndex(again);
+  must(twin < 0, `it counts no more than \`metadata.approvals[${twin}]\`, by the same person`);
+}
+
 // ---- The report ----
 
 class Table {
   checks = [];
   failure = null;
 
-  async add(name, detail, check) {
+  // `otherwise` is the outcome where nothing is wrong: a check that goes only half way has not passed.
+  async add(name, detail, check, otherwise = "passed") {
     try {
       await check();
-      this.passed(name, detail);
+      this.checks.push({ name, outcome: otherwise, detail });
     } catch (failure) {
       if (!(failure instanceof Failure)) throw failure;
       this.failed(name, failure.message);
@@ -230,6 +269,10 @@ function checkDocument(receipt) {
   if (receipt.entries.length > STAGES.length) {
     throw Failure.entry(STAGES.length, null, "there are more entries than stages");
   }
+  if (receipt.metadata.approvals.length > MOST_APPROVALS) {
+    throw Failure.member("metadata.approvals", `are more than ${MOST_APPROVALS}`);
+  }
+  for (const [index, approval] of receipt.metadata.approvals.entries()) checkApproval(approval, index);
   const amends = receipt.amendmentOf !== null;
   if (amends === (receipt.eventType === "ORIGINAL")) {
     const why = amends ? "an original receipt amends none" : "an amendment names the receipt it amends";
@@ -254,6 +297,19 @@ function checkEntry(entry, index) {
     const why = ENTRY[name](value);
     if (why) throw fault(name, why);
   }
+}
+
+function checkApproval(approval, index) {
+  const path = `metadata.approvals[${index}]`;
+  if (!isObject(approval)) throw Failure.member(path, "is not an object");
+  checkMembers(approval, APPROVAL, `${path}.`);
+  const { assertion, credential_id, decision, envelope, form, public_key } = approval;
+  if (decision !== envelope.decision) throw Failure.member(`${path}.decision`, "is not the one in the envelope");
+  const passkey = form === "passkey";
+  if (passkey !== (assertion !== null)) throw Failure.member(`${path}.assertion`, "does not fit the form");
+  if (!passkey && public_key !== null) throw Failure.member(`${path}.public_key`, "stands beside an API key");
+  const why = passkey ? encoded(credential_id) : null;
+  if (why) throw Failure.member(`${path}.credential_id`, why);
 }
 
 function checkMembers(object, shape, path) {
@@ -304,6 +360,16 @@ const decimal = rule(
 const oneOf = (...spellings) => rule((value) => spellings.includes(value), `is none of ${spellings.join(", ")}`);
 const list = (why) => rule((value) => Array.isArray(value), why);
 const anything = () => null;
+const encoded = rule((value) => isText(value) && fromBase64url(value) !== null, "is not unpadded base64url");
+const encoded32 = rule(
+  (value) => isText(value) && fromBase64url(value)?.length === 32,
+  "is not unpadded base64url of 32 bytes",
+);
+const committed = rule(
+  (value) => isText(value) && value.startsWith("c:") && fromBase64url(value.slice(2))?.length === 32,
+  "is not a commitment",
+);
+const decision = oneOf("approve", "reject");
 
 const STAGES = [
   "__genesis__",
@@ -329,6 +395,42 @@ const ENTRY = {
   output: anything,
   previousHash: text,
   stage: oneOf(...STAGES),
+};
+
+const APPROVAL = {
+  __proto__: null,
+  assertion: { maybe: true, members: { authenticator_data: encoded, client_data_json: encoded, signature: encoded } },
+  at: time,
+  credential_id: filled,
+  decision,
+  envelope: {
+    members: {
+      action_id: uuid,
+      approver: committed,
+      binding_digests: rule(
+        (value) =>
+          isObject(value) &&
+          Object.entries(value).every(([name, digest]) => /^[\0-\x7f]+$/.test(name) && isText(digest)),
+        "is not an object of strings",
+      ),
+      catalog_digest: filled,
+      comment: orNull(committed),
+      constraints: rule(isObject, "is not an object"),
+      decision,
+      escalation_id: filled,
+      expires_at: time,
+      nonce: encoded32,
+      policy_digest: filled,
+      quote: { maybe: true, members: { amount: decimal, currency: filled } },
+      reasons: rule((value) => Array.isArray(value) && value.every(isText), "is not an array of strings"),
+      request_hash: rule((value) => isText(value) && /^[0-9a-f]{64}$/.test(value), "is not 64 lower-case hex digits"),
+      rollback: orNull(committed),
+      summary_digest: committed,
+      v: rule((value) => value === 1, "is not 1"),
+    },
+  },
+  form: oneOf("key", "passkey"),
+  public_key: { maybe: true, members: { crv: oneOf("P-256"), kty: oneOf("EC"), x: encoded32, y: encoded32 } },
 };
 
 const DOCUMENT = {
@@ -395,6 +497,7 @@ const CHECKS = [
   "custody",
 ];
 const SANDBOX = "from the sandbox, where nothing happens in the world";
+const MOST_APPROVALS = 32;
 const NO_HASH = "0".repeat(64);
 // (n - 1) / 2 for the order n of P-256, the largest low S.
 const HALF_ORDER = 0x7fffffff800000007fffffffffffffffde737d56d38bcf4279dce5617e3192a8n;

@@ -1,0 +1,310 @@
+//! An approved payment, and everything about its approval that can be wrong in the receipt.
+
+use countersign_receipt as receipt;
+use receipt::approval::{Approval, Approvers, Decision, Envelope, Signer};
+use receipt::{
+    CheckName, Disclosure, Disclosures, Draft, Json, Kind, Metadata, Outcome, PaymentStatus, Pin, Place,
+    Receipt, Report, Timestamp, Trust, Verdict,
+};
+use serde_json::{Value, json};
+
+use crate::authenticator::Authenticator;
+use crate::support::{ISSUER, approved_chain, at, envelope, executed_draft, jwks, key, salts};
+
+const GIVEN: &str = "2026-04-27T11:59:30.000Z";
+
+pub(crate) fn passkey_approval() -> Approval {
+    signed_by(&Authenticator::golden(), envelope())
+}
+
+/// An approval by someone who only holds an API key.
+pub(crate) fn key_approval() -> Approval {
+    let envelope = Envelope { nonce: [10; 32], comment: None, rollback: None, ..envelope() };
+    Approval::new(envelope, at(GIVEN), Signer::Key { id: "key-7".to_owned() }).unwrap()
+}
+
+pub(crate) fn approved_draft(approvals: Vec<Approval>) -> Draft<'static> {
+    let executed = executed_draft();
+    Draft {
+        receipt_id: "01966a50-0000-7000-8000-0000000000a7".into(),
+        metadata: Metadata { approvals, ..executed.metadata },
+        ..executed
+    }
+}
+
+pub(crate) fn approved() -> Receipt {
+    sign(vec![passkey_approval()])
+}
+
+pub(crate) fn pinned() -> Approvers {
+    Approvers::new(vec![Authenticator::golden().approver("alice")]).unwrap()
+}
+
+fn signed_by(authenticator: &Authenticator, envelope: Envelope) -> Approval {
+    given(authenticator, envelope, at(GIVEN))
+}
+
+fn given(authenticator: &Authenticator, envelope: Envelope, at: Timestamp) -> Approval {
+    let assertion = authenticator.get(&envelope.challenge().unwrap());
+    Approval::new(envelope, at, Signer::Passkey { assertion, public_key: Some(authenticator.public_key()) })
+        .unwrap()
+}
+
+/// Signed by the gateway, whatever it claims: the gateway is not to be believed here.
+fn sign(approvals: Vec<Approval>) -> Receipt {
+    receipt::sign(&approved_draft(approvals), &approved_chain(), &key()).unwrap()
+}
+
+fn judge(receipt: &Receipt, approvers: &Approvers, disclosures: &Disclosures) -> Report {
+    let jwks = jwks();
+    let pin = Pin::new(ISSUER, &jwks);
+    let trust = Trust { pin: &pin, jwks: &jwks, allow_sandbox: false, disclosures, approvers };
+    receipt::verify(receipt.as_bytes(), &trust)
+}
+
+fn pinned_verdict(receipt: &Receipt) -> Verdict {
+    judge(receipt, &pinned(), &Disclosures::default()).verdict
+}
+
+/// The lines about approvals.
+fn lines(report: &Report) -> Vec<(Outcome, String)> {
+    let approvals = report.checks.iter().filter(|check| check.name == CheckName::Approval);
+    approvals.map(|check| (check.outcome, check.detail.to_string())).collect()
+}
+
+/// The verdict is invalid because of this approval, for this reason.
+fn refused(verdict: &Verdict, index: usize, why: &str) {
+    let Verdict::Invalid(failure) = verdict else { panic!("passed: {why}") };
+    assert_eq!(failure.place, Place::Member(format!("metadata.approvals[{index}]")), "{failure}");
+    assert!(failure.why.contains(why), "{failure}\n{why}");
+}
+
+#[test]
+fn a_pinned_approver_verifies() {
+    let report = judge(&approved(), &pinned(), &Disclosures::default());
+    assert_eq!(report.verdict, Verdict::Valid);
+    assert_eq!(lines(&report), [(Outcome::Passed, "verified: number 0, signed by `alice`".to_owned())]);
+    assert_eq!(report.unproven_approvals(), 0);
+}
+
+#[test]
+fn what_is_not_proven_is_said_though_nothing_is_wrong() {
+    let Signer::Passkey { assertion, .. } = passkey_approval().signer().clone() else { panic!() };
+    let keyless =
+        Approval::new(envelope(), at(GIVEN), Signer::Passkey { assertion, public_key: None }).unwrap();
+    for (approval, said) in [
+        (passkey_approval(), "signed, key unpinned"),
+        (keyless, "signature not checked"),
+        (key_approval(), "not signed"),
+    ] {
+        let report = judge(&sign(vec![approval]), &Approvers::default(), &Disclosures::default());
+        assert_eq!(report.verdict, Verdict::Valid);
+        let [(Outcome::Skipped, line)] = &lines(&report)[..] else { panic!("{said}") };
+        assert!(line.starts_with(said), "{line}");
+        assert_eq!(report.unproven_approvals(), 1);
+    }
+}
+
+#[test]
+fn a_receipt_without_approvals_has_no_line_about_them() {
+    let report = judge(&sign(vec![]), &pinned(), &Disclosures::default());
+    assert_eq!((report.verdict, report.checks.len()), (Verdict::Valid, CheckName::ALL.len()));
+}
+
+#[test]
+fn an_envelope_that_says_otherwise_than_the_receipt_is_refused_though_it_is_signed() {
+    type Change = fn(&mut Envelope);
+    let cases: [(Change, &str); 8] = [
+        (|e| e.action_id = "01966a50-0000-7000-8000-0000000000b9".to_owned(), "of action"),
+        (|e| e.request_hash = "cd".repeat(32), "another `requestHash` than the entry `__genesis__`"),
+        (|e| e.catalog_digest.push('0'), "another `catalogDigest` than the entry `schema`"),
+        (|e| e.policy_digest.push('0'), "another `policyDigest` than the entry `boundary`"),
+        (
+            |e| e.constraints = Json::canonical(&json!({"amount_usd": "125.00"})).unwrap(),
+            "another `constraints` than the entry `schema`",
+        ),
+        (|e| e.quote.as_mut().unwrap().amount = "126.00".to_owned(), "price"),
+        (|e| e.decision = Decision::Reject, "rejected"),
+        (|e| e.expires_at = at(GIVEN), "expired"),
+    ];
+    for (change, why) in cases {
+        let mut other = envelope();
+        change(&mut other);
+        let receipt = sign(vec![key_approval(), signed_by(&Authenticator::golden(), other)]);
+        refused(&pinned_verdict(&receipt), 1, why);
+        let unpinned = judge(&receipt, &Approvers::default(), &Disclosures::default());
+        refused(&unpinned.verdict, 1, why);
+    }
+    let late = given(&Authenticator::golden(), envelope(), at("2026-04-27T12:00:00.001Z"));
+    refused(&pinned_verdict(&sign(vec![late])), 0, "younger than the receipt");
+}
+
+#[test]
+fn an_envelope_moved_to_terms_that_nobody_signed_is_refused() {
+    let Signer::Passkey { assertion, public_key } = passkey_approval().signer().clone() else { panic!() };
+    let dearer = Envelope { reasons: vec![], ..envelope() };
+    let moved = Approval::new(dearer, at(GIVEN), Signer::Passkey { assertion, public_key }).unwrap();
+    refused(&pinned_verdict(&sign(vec![moved])), 0, "another challenge was signed");
+}
+
+#[test]
+fn nobody_signs_for_another() {
+    let (alice, bob) = (Authenticator::golden(), Authenticator::another());
+    // Bob's own credential, of whom the verifier has never heard.
+    let receipt = sign(vec![signed_by(&bob, envelope())]);
+    refused(&pinned_verdict(&receipt), 0, "is none of the pinned approvers'");
+
+    // Bob's signature under alice's credential, with his key and with hers.
+    let mut assertion = bob.get(&envelope().challenge().unwrap());
+    assertion.credential_id = alice.id.clone();
+    for (public_key, why) in [
+        (Some(bob.public_key()), "another key than the one pinned for `alice`"),
+        (Some(alice.public_key()), "not signed by `alice`: the signature does not fit"),
+        (None, "not signed by `alice`: the signature does not fit"),
+    ] {
+        let signer = Signer::Passkey { assertion: assertion.clone(), public_key };
+        let receipt = sign(vec![Approval::new(envelope(), at(GIVEN), signer).unwrap()]);
+        refused(&pinned_verdict(&receipt), 0, why);
+    }
+
+    // Without a pin the key that the receipt names must still fit.
+    let signer = Signer::Passkey { assertion, public_key: Some(alice.public_key()) };
+    let receipt = sign(vec![Approval::new(envelope(), at(GIVEN), signer).unwrap()]);
+    let unpinned = judge(&receipt, &Approvers::default(), &Disclosures::default());
+    refused(&unpinned.verdict, 0, "the signature does not fit");
+}
+
+#[test]
+fn whoever_is_disclosed_must_be_whoever_signed() {
+    let receipt = approved();
+    let opening = |name: &str| Disclosure {
+        receipt_id: "01966a50-0000-7000-8000-0000000000a7".to_owned(),
+        stage: None,
+        path: "/metadata/approvals/0/envelope/approver".to_owned(),
+        salt: salts().salt("/approvals/0/approver"),
+        value: Json::string(name),
+    };
+    let judged =
+        |approvers: &Approvers| judge(&receipt, approvers, &[opening("alice")].into_iter().collect());
+    assert_eq!(judged(&pinned()).verdict, Verdict::Valid);
+    let carol = Approvers::new(vec![Authenticator::golden().approver("carol")]).unwrap();
+    refused(&judged(&carol).verdict, 0, "its envelope names \"alice\", but `carol` signed");
+}
+
+#[test]
+fn one_person_counts_once_for_one_question() {
+    let (one, two) = (Authenticator::golden(), Authenticator::another());
+    let again = |nonce| Envelope { nonce: [nonce; 32], ..envelope() };
+    let first = || signed_by(&one, envelope());
+    let alice_twice = Approvers::new(vec![one.approver("alice"), two.approver("alice")]).unwrap();
+    let both = Approvers::new(vec![one.approver("alice"), two.approver("bob")]).unwrap();
+    let verdict = |approvers: &Approvers, second: Approval| {
+        judge(&sign(vec![first(), second]), approvers, &Disclosures::default()).verdict
+    };
+    assert_eq!(verdict(&both, signed_by(&two, again(1))), Verdict::Valid);
+    refused(&verdict(&both, signed_by(&one, again(1))), 1, "no more than `metadata.approvals[0]`");
+    refused(&verdict(&alice_twice, signed_by(&two, again(1))), 1, "no more than `metadata.approvals[0]`");
+    refused(&verdict(&both, signed_by(&two, envelope())), 1, "no more than `metadata.approvals[0]`");
+    let later = Envelope { escalation_id: "another question".to_owned(), ..again(1) };
+    assert_eq!(verdict(&both, signed_by(&one, later)), Verdict::Valid);
+}
+
+#[test]
+fn more_people_than_are_ever_asked_are_refused() {
+    let asked = |people: u8| {
+        let approvals = (0..people).map(|one| {
+            let envelope = Envelope { nonce: [one; 32], ..envelope() };
+            Approval::new(envelope, at(GIVEN), Signer::Key { id: format!("key-{one}") }).unwrap()
+        });
+        receipt::sign(&approved_draft(approvals.collect()), &approved_chain(), &key())
+    };
+    assert_eq!(pinned_verdict(&asked(32).unwrap()), Verdict::Valid);
+    assert_eq!(asked(33).unwrap_err().to_string(), "member `metadata.approvals` are more than 32");
+}
+
+#[test]
+fn a_refusal_may_show_who_said_no() {
+    let envelope = Envelope { decision: Decision::Reject, ..envelope() };
+    let mut draft = approved_draft(vec![signed_by(&Authenticator::golden(), envelope)]);
+    draft.metadata.kind = Kind::Blocked;
+    draft.payment_status = PaymentStatus::NotCharged;
+    let receipt = receipt::sign(&draft, &approved_chain(), &key()).unwrap();
+    assert_eq!(pinned_verdict(&receipt), Verdict::Valid);
+}
+
+#[test]
+fn an_approval_where_its_action_is_not_described_is_refused() {
+    let chain = crate::support::refused_chain(&[receipt::Stage::TokenValidation]);
+    let mut draft = approved_draft(vec![passkey_approval()]);
+    draft.metadata.kind = Kind::Blocked;
+    let receipt = receipt::sign(&draft, &chain, &key()).unwrap();
+    refused(&pinned_verdict(&receipt), 0, "another `requestHash`");
+}
+
+#[test]
+fn an_approval_has_one_form() {
+    let approval = passkey_approval();
+    let value: Value = serde_json::from_str(approval.json().as_str()).unwrap();
+    assert_eq!(Approval::parse(&serde_json::to_vec_pretty(&value).unwrap()).unwrap(), approval);
+    let mut seen = 0;
+    for pointer in ["", "/assertion", "/envelope", "/envelope/quote", "/public_key"] {
+        let names: Vec<String> =
+            value.pointer(pointer).unwrap().as_object().unwrap().keys().cloned().collect();
+        let parse = |change: &dyn Fn(&mut Value)| {
+            let mut changed = value.clone();
+            change(changed.pointer_mut(pointer).unwrap());
+            Approval::parse(changed.to_string().as_bytes())
+        };
+        for name in names {
+            seen += 1;
+            let without = parse(&|object| drop(object.as_object_mut().unwrap().shift_remove(&name)));
+            assert!(without.is_err(), "{pointer}/{name} is left out");
+            assert!(
+                parse(&|object| object[&name] = json!([[]])).is_err(),
+                "{pointer}/{name} is of another kind"
+            );
+        }
+        assert!(parse(&|object| object["more"] = Value::Null).is_err(), "{pointer}/more is added");
+    }
+    assert_eq!(seen, 7 + 3 + 17 + 2 + 4);
+
+    let text = approval.json().as_str();
+    for (from, to) in [
+        ("\"form\":\"passkey\"", "\"form\":\"key\""),
+        ("\"form\":\"passkey\"", "\"form\":\"word\""),
+        (",\"decision\":\"approve\",\"envelope\"", ",\"decision\":\"reject\",\"envelope\""),
+        ("\"v\":1", "\"v\":2"),
+        ("\"at\":\"2026-04-27T11:59:30.000Z\"", "\"at\":\"2026-04-27T11:59:30Z\""),
+        ("\"form\":", "\"form\":\"passkey\",\"form\":"),
+        ("\"approver\":\"c:", "\"approver\":\"c:A"),
+        ("\"approver\":\"c:", "\"approver\":\"d:"),
+        ("\"signature\":\"", "\"signature\":\"="),
+        ("\"credential_id\":\"", "\"credential_id\":\"*"),
+        ("\"kty\":\"EC\"", "\"kty\":\"RSA\""),
+        ("\"amount\":\"125.00\"", "\"amount\":\"-125.00\""),
+        ("\"request_hash\":\"ab", "\"request_hash\":\"AB"),
+        ("\"execute\":", "\"exécute\":"),
+    ] {
+        assert!(text.contains(from), "{from}");
+        assert!(Approval::parse(text.replacen(from, to, 1).as_bytes()).is_err(), "{to}");
+    }
+}
+
+#[test]
+fn approvers_are_read_strictly() {
+    let text = pinned().to_json().unwrap().to_string();
+    assert_eq!(Approvers::parse(text.as_bytes()).unwrap(), pinned());
+    let twice = format!("[{0},{0}]", &text[1..text.len() - 1]);
+    for broken in [
+        "[]".to_owned(),
+        "{}".to_owned(),
+        twice,
+        text.replace("\"rp_id\"", "\"rpId\""),
+        text.replace("\"approver\"", "\"more\":1,\"approver\""),
+        text.replace("\"approver\"", "\"approver\":\"bob\",\"approver\""),
+        text.replace("\"crv\":\"P-256\"", "\"crv\":\"P-384\""),
+        text.replace("\"x\":\"", "\"x\":\"A"),
+    ] {
+        assert!(Approvers::parse(broken.as_bytes()).is_err(), "{broken}");
+    }
+}
