@@ -1,5 +1,5 @@
-//! What we publish, in the hands of other people's programs: key sets and receipts in Python, the receipt page in
-//! Chromium. Neither shares a line of code with us, so what they make of it is what strangers will.
+//! What we publish, in the hands of other people's programs: key sets and receipts in Python, the receipt page and
+//! passkeys in Chromium. Neither shares a line of code with us, so what they make of it is what strangers will.
 //!
 //! Where Python's packages or Chromium are missing a test says so and passes; with `COUNTERSIGN_TEST_MUST_RUN` set it
 //! fails instead.
@@ -8,6 +8,7 @@
 mod browser;
 mod chromium;
 mod gateway;
+mod passkey;
 mod python;
 
 /// Ends a test that cannot run here.

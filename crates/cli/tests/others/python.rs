@@ -1,5 +1,6 @@
-//! Python: the key set in the two libraries most people load one with, and receipts in the few lines of
-//! `docs/verify-in-python.md`, which are run from that page, so that it cannot go stale.
+//! Python: the key set in the two libraries most people load one with, and receipts and approvals in the few lines of
+//! `docs/verify-in-python.md` and `docs/approvals-format.md`, which are run from those pages, so that they cannot go
+//! stale.
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -116,6 +117,31 @@ fn every_kind_of_change_fails_in_python_and_is_named() {
     }
 }
 
+#[test]
+fn approvals_verify_in_a_few_lines_of_python() {
+    let Some(python) = Python::with(&["rfc8785", "cryptography"]) else { return };
+    let code = code_of(include_str!("../../../../docs/approvals-format.md"));
+    let golden = |name: &str| {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../receipt/tests/golden");
+        std::fs::read_to_string(folder.join(name)).unwrap()
+    };
+    let said = |approval: &str| {
+        let try_it = "import sys\ntry:\n    verify_approval(*json.load(sys.stdin))\n    print('valid')\n\
+                      except Exception as why:\n    print(type(why).__name__, why)\n";
+        let approvers: Value = serde_json::from_str(&golden("approvers.json")).unwrap();
+        python.fed(&format!("{code}\n{try_it}"), &format!("[{approval},{}]", approvers[0])).trim().to_owned()
+    };
+    let approval = golden("approval.json");
+    assert_eq!(said(&approval), "valid");
+    let dearer = approval.replace(r#""amount":"125.00""#, r#""amount":"925.00""#);
+    assert_eq!(said(&dearer), "ValueError another challenge");
+    let parsed: Value = serde_json::from_str(&approval).unwrap();
+    let data = parsed["assertion"]["authenticator_data"].as_str().unwrap();
+    // The counter of signatures, 7, as 6.
+    let counted = approval.replace(data, &format!("{}Bg", data.strip_suffix("Bw").unwrap()));
+    assert_eq!(said(&counted), "InvalidSignature");
+}
+
 /// The same signature with its S made high: its highest bit set, and so above half the order.
 fn high(signature: &str) -> String {
     // The 43rd character holds the last four bits of R and the first two of S.
@@ -124,6 +150,11 @@ fn high(signature: &str) -> String {
     let six = alphabet.iter().position(|letter| *letter == characters[42]).unwrap();
     characters[42] = alphabet[six | 0b10];
     String::from_utf8(characters).unwrap()
+}
+
+/// The Python of a page.
+fn code_of(page: &str) -> &str {
+    page.split("```python\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap()
 }
 
 /// An interpreter that has what a test needs.
@@ -153,8 +184,7 @@ impl Python {
 
     /// Runs the code of the page over files.
     fn verify(&self, jwks: &Path, receipts: &[PathBuf]) -> Report {
-        let page = include_str!("../../../../docs/verify-in-python.md");
-        let code = page.split("```python\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let code = code_of(include_str!("../../../../docs/verify-in-python.md"));
         let files = std::iter::once(jwks).chain(receipts.iter().map(PathBuf::as_path)).map(Path::as_os_str);
         let output = self.run(code, files, "");
         let said = String::from_utf8(output.stdout).unwrap();
