@@ -131,7 +131,7 @@ fn in_order(batches: Receiver<Numbered>, told: &mut impl FnMut(Batch) -> Result<
 /// Cuts a stream into blocks at line ends.
 struct Blocks<R> {
     input: R,
-    /// The beginning of a line whose end is still to be read.
+    /// What was read and belongs to no block yet.
     held: Vec<u8>,
     index: usize,
     /// Bytes read since the last block.
@@ -155,8 +155,9 @@ impl<R: Read> Blocks<R> {
     fn cut(&mut self, mut text: Vec<u8>) -> Result<Option<Block>> {
         text.clear();
         text.append(&mut self.held);
+        // After an overlong line, what is held may hold whole lines.
+        let mut searched = 0;
         while !self.ended {
-            let searched = text.len();
             self.fill(&mut text)?;
             if let Some(end) = text[searched..].iter().rposition(|byte| *byte == b'\n') {
                 self.held.extend_from_slice(&text[searched + end + 1..]);
@@ -168,6 +169,7 @@ impl<R: Read> Blocks<R> {
                 self.skip_line()?;
                 return Ok(Some(self.block(text, true)));
             }
+            searched = text.len();
         }
         Ok((!text.is_empty()).then(|| self.block(text, false)))
     }
@@ -270,6 +272,14 @@ mod tests {
         assert_eq!(found.iter().filter(|(_, overlong)| *overlong).count(), 1);
         assert_eq!(found.last().expect("there is a third line").0, b"three\n");
         assert_eq!(refused(text.as_slice()).0, [1, 2, 3]);
+    }
+
+    #[test]
+    fn lines_between_two_overlong_ones_are_neither_lost_nor_misnumbered() {
+        let long = vec![b'x'; 9 << 20];
+        let text = [&long[..], b"\nthree\nfour\n", &long, b"\nsix"].concat();
+        assert!(blocks(&text).iter().any(|(text, _)| text == b"three\nfour\n"), "whole lines stay whole");
+        assert_eq!(refused(text.as_slice()).0, [1, 2, 3, 4, 5]);
     }
 
     #[test]
