@@ -94,12 +94,15 @@ impl Gateway {
         let provider = rules.providers.get(&*pending.archetype).ok_or_else(|| {
             Error::new(Code::ProviderCannot, format!("archetype `{}` is no longer bound", pending.archetype))
         })?;
-        let asked = pending.row.call.as_ref().map_or("", |call| &call.provider);
-        if provider.name() != asked {
+        if let Some(sent) = pending.row.call.as_ref().filter(|sent| !sent.was_for(provider.as_ref())) {
             // Another provider's "no such payment" says nothing about this one.
             return Err(Error::new(
                 Code::ProviderCannot,
-                format!("it was sent to `{asked}`, which is no longer bound"),
+                format!(
+                    "archetype `{}` was sent to `{}` and is bound otherwise now: until it is settled, bind it as it was \
+                     (name, base, headers, capabilities, query)",
+                    pending.archetype, sent.provider
+                ),
             ));
         }
         let (execution, _) = execution::recover(call?);

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use provider::Provider;
 use receipt::Json;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -63,7 +64,11 @@ pub(crate) struct ObservedRow {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct CallRow {
     pub attempt: u32,
+    /// What the provider was called.
     pub provider: String,
+    /// [`Provider::identity`] as it was then; rows written before there was one have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
     pub provider_key: String,
     pub reference: String,
     /// Unix milliseconds.
@@ -95,6 +100,16 @@ impl IntentRow {
 
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<IntentRow, Error> {
         from_bytes(bytes)
+    }
+}
+
+impl CallRow {
+    /// Whether this is the provider that it was sent to, as it was bound then.
+    pub(crate) fn was_for(&self, provider: &dyn Provider) -> bool {
+        match &self.identity {
+            Some(identity) => identity == provider.identity(),
+            None => self.provider == provider.name(),
+        }
     }
 }
 
@@ -141,14 +156,17 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    /// A line for each form that was ever written.
     const INTENT: &str = include_str!("../tests/golden/intent.json");
     const OUTCOME: &str = include_str!("../tests/golden/outcome.json");
 
     #[test]
     fn rows_of_version_1_are_read_and_written_without_a_change() {
-        let intent = IntentRow::from_bytes(INTENT.trim().as_bytes()).unwrap();
-        assert_eq!(intent.v, VERSION);
-        assert_eq!(String::from_utf8(intent.to_bytes().unwrap()).unwrap(), INTENT.trim());
+        for line in INTENT.lines() {
+            let intent = IntentRow::from_bytes(line.as_bytes()).unwrap();
+            assert_eq!(intent.v, VERSION);
+            assert_eq!(String::from_utf8(intent.to_bytes().unwrap()).unwrap(), line);
+        }
         let outcome = OutcomeRow::from_bytes(OUTCOME.trim().as_bytes()).unwrap();
         assert_eq!(String::from_utf8(outcome.to_bytes().unwrap()).unwrap(), OUTCOME.trim());
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use action::Archetype;
 use execution::{Capabilities, Idempotent, Queryable};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::http::Http;
 use crate::reader::{Mistake, Node};
@@ -37,6 +38,11 @@ pub fn compile(archetype: &Archetype, outside: Outside<'_>) -> Result<Arc<dyn Pr
 /// What stands in for every binding in the sandbox environment: no secret is read and no socket opened.
 pub fn sandboxed(archetype: &Archetype) -> Arc<dyn Provider> {
     Arc::new(Sandbox::standing_in(archetype))
+}
+
+/// The digest of what makes up a provider's identity. Calls are stored with it, so it stays the same across releases.
+pub(crate) fn identity(parts: &Value) -> String {
+    hex::encode(Sha256::digest(action::json::canonical(parts)))
 }
 
 /// What the operator says is true of the provider; nothing, unless said.

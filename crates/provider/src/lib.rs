@@ -47,6 +47,10 @@ pub trait Provider: Send + Sync + fmt::Debug {
     /// What operators call it, in a freeze for example: the binding's `name`, else the host and port, else `sandbox`.
     fn name(&self) -> &str;
 
+    /// A digest of its name and of what decides whom a query asks, for what, and how the answer is read: only a provider
+    /// of the same identity may say what became of a call.
+    fn identity(&self) -> &str;
+
     /// What is true of it, as its operator declares.
     fn capabilities(&self) -> &Capabilities;
 

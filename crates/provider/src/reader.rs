@@ -114,6 +114,11 @@ impl<'a> Table<'a> {
         self.members.get(name).map(|value| Node { at: below(&self.at, name), value })
     }
 
+    /// A member as it was written, `null` if it was not.
+    pub(crate) fn value(&self, name: &str) -> &'a Value {
+        self.members.get(name).unwrap_or(&Value::Null)
+    }
+
     pub(crate) fn need(&self, name: &str) -> Result<Node<'a>, Mistake> {
         self.get(name).ok_or_else(|| Mistake::new(&self.at, format!("`{name}` is missing")))
     }

@@ -35,7 +35,7 @@ use execution::{Call, Capabilities, Confirmation, Found, Idempotent, Queryable, 
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
-use crate::binding::read_capabilities;
+use crate::binding::{identity, read_capabilities};
 use crate::reader::{Mistake, Node};
 use crate::{Ask, Provider, Unquoted};
 
@@ -46,6 +46,7 @@ pub const MOST_EFFECTS: usize = 65_536;
 #[derive(Debug)]
 pub struct Sandbox {
     name: String,
+    identity: String,
     capabilities: Capabilities,
     options: Options,
     currency: Option<Currency>,
@@ -82,6 +83,7 @@ impl Sandbox {
         let options = Options { triggers: true, delay_ms: (0, 0), fail_every: None, lose_every: None };
         Sandbox {
             name: "sandbox".to_owned(),
+            identity: identity(&json!({ "provider": "sandbox" })),
             capabilities: able(),
             options,
             currency: currency_of(archetype),
@@ -98,8 +100,14 @@ impl Sandbox {
             Some(node) => read_capabilities(Some(node), archetype).map_err(one)?,
             None => able(),
         };
+        let parts = json!({
+            "provider": "sandbox",
+            "name": name,
+            "capabilities": table.value("capabilities"),
+        });
         Ok(Sandbox {
             name,
+            identity: identity(&parts),
             capabilities,
             options: Options::read(table.get("options")).map_err(one)?,
             currency: currency_of(archetype),
@@ -185,6 +193,10 @@ impl Sandbox {
 impl Provider for Sandbox {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn identity(&self) -> &str {
+        &self.identity
     }
 
     fn capabilities(&self) -> &Capabilities {

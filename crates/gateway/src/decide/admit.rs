@@ -93,6 +93,7 @@ impl Gateway {
         Ok(CallRow {
             attempt: FIRST,
             provider: case.provider.name().to_owned(),
+            identity: Some(case.provider.identity().to_owned()),
             provider_key: execution::provider_key(
                 hmac,
                 self.environment,

@@ -15,6 +15,12 @@ async fn doubted(house: &House, bank: &testkit::bank::Bank, key: &str) -> (Value
     (body, said)
 }
 
+/// Changes what the row of a key says of its call.
+fn rewrite(house: &House, key: &str, payload: &str) {
+    let update = format!("UPDATE action SET payload = CAST({payload} AS BLOB) WHERE key = ?");
+    assert_eq!(house.store().execute(&update, [key]).unwrap(), 1);
+}
+
 #[tokio::test]
 async fn a_doubt_is_asked_only_of_the_provider_it_was_sent_to() {
     let (mut house, bank) = banked::house("USD", &RIGHT).await;
@@ -30,6 +36,41 @@ async fn a_doubt_is_asked_only_of_the_provider_it_was_sent_to() {
     assert_eq!(house.said("first", &body).await.kind(), "pending_settlement");
     house.rebind(&banked::binding(&bank, "bank", &RIGHT)).await;
     assert_eq!(house.settled("first", &body).await.kind(), "executed");
+}
+
+#[tokio::test]
+async fn another_bank_under_the_same_name_is_not_asked() {
+    let (first, second) = (banked::bank("USD").await, banked::bank("USD").await);
+    let mut house = House::bound(&banked::binding(&first, "bank", &RIGHT), |config| {
+        banked::reaching(config, &[&first, &second]);
+    })
+    .await;
+    let (body, _) = doubted(&house, &first, "first").await;
+    // So long ago that an absence is final.
+    rewrite(&house, "first", "json_set(payload, '$.call.send_by_ms', 1)");
+    house.rebind(&banked::binding(&second, "bank", &RIGHT)).await;
+    house.installation.start();
+    for key in ["second", "third"] {
+        let (body, _) = doubted(&house, &second, key).await;
+        assert_eq!(house.settled(key, &body).await.kind(), "executed");
+    }
+    // The second bank knows nothing of it, and would have given the money back to the mandate.
+    assert_eq!(house.said("first", &body).await.kind(), "pending_settlement");
+    // What does not change who is asked does not matter.
+    let as_it_was = banked::binding(&first, "bank", &RIGHT).replace("timeout_ms = 5000", "timeout_ms = 4000");
+    house.rebind(&as_it_was).await;
+    assert_eq!(house.settled("first", &body).await.kind(), "executed");
+    assert_eq!((first.effects().count, second.effects().count), (1, 2));
+}
+
+#[tokio::test]
+async fn a_row_without_an_identity_is_asked_after_by_name() {
+    let (mut house, bank) = banked::house("USD", &RIGHT).await;
+    let (body, _) = doubted(&house, &bank, "old").await;
+    rewrite(&house, "old", "json_remove(payload, '$.call.identity')");
+    house.rebind(&banked::binding(&bank, "bank", &RIGHT).replace("86400", "86401")).await;
+    house.installation.start();
+    assert_eq!(house.settled("old", &body).await.kind(), "executed");
 }
 
 #[tokio::test]

@@ -40,11 +40,12 @@ use action::{Archetype, Money};
 use execution::{Call, Capabilities, Found, Reply};
 use futures_util::future::BoxFuture;
 use reqwest::Method;
+use serde_json::json;
 use url::Url;
 
 use self::answer::{Answer, CallReading, QueryReading, QuoteReading};
 use self::request::{Common, Template};
-use crate::binding::read_capabilities;
+use crate::binding::{identity, read_capabilities};
 use crate::egress::{Destination, Exchange};
 use crate::reader::{Mistake, Node, Table};
 use crate::template::{ActionPart, Values};
@@ -54,6 +55,7 @@ use crate::{Ask, Outside, Provider, Unquoted};
 #[derive(Debug)]
 pub(crate) struct Http {
     name: String,
+    identity: String,
     destination: Destination,
     capabilities: Capabilities,
     most_bytes: usize,
@@ -88,8 +90,9 @@ impl Http {
         if let (Some(name), Some(capabilities), Some(most_bytes), Some(act), Some(query), Some(quote)) =
             (name, capabilities, most_bytes, act, query, quote)
         {
-            let http =
-                Http { name, destination: destination.clone(), capabilities, most_bytes, act, query, quote };
+            let identity = identity_of(&name, &common, &table);
+            let destination = destination.clone();
+            let http = Http { name, identity, destination, capabilities, most_bytes, act, query, quote };
             mistakes.extend(http.broken_promises());
             if mistakes.is_empty() {
                 return Ok(http);
@@ -195,6 +198,10 @@ impl Provider for Http {
         &self.name
     }
 
+    fn identity(&self) -> &str {
+        &self.identity
+    }
+
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
@@ -246,6 +253,19 @@ fn read_base(table: &Table<'_>, outside: Outside<'_>) -> Result<(Destination, St
 
 fn read_name(table: &Table<'_>, destination: &Destination) -> Result<String, Mistake> {
     table.get("name").map_or_else(|| Ok(destination.origin().at().to_string()), |node| node.name())
+}
+
+/// How the effect is had, and what may be tuned meanwhile, such as `timeout_ms`, is no part of it. Neither is the value
+/// of a secret, which may have to be renewed.
+fn identity_of(name: &str, common: &Common<'_>, table: &Table<'_>) -> String {
+    identity(&json!({
+        "provider": "http",
+        "name": name,
+        "base": format!("{}{}", common.origin, common.base_path),
+        "headers": table.value("headers"),
+        "capabilities": table.value("capabilities"),
+        "query": table.value("query"),
+    }))
 }
 
 fn read_most_bytes(table: &Table<'_>) -> Result<usize, Mistake> {

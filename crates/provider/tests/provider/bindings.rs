@@ -7,6 +7,44 @@ use crate::common::{binding, compile, mistakes, moneyless, open_to};
 
 const BASE: &str = "https://bank.example";
 
+/// Of the usual binding after one change.
+fn identity(from: &str, with: &str) -> String {
+    let usual = binding(BASE);
+    assert!(usual.contains(from), "the usual binding has no `{from}`");
+    compile(&usual.replacen(from, with, 1), &open_to(&[])).unwrap().identity().to_owned()
+}
+
+#[test]
+fn whatever_decides_what_a_query_finds_changes_the_identity() {
+    let usual = identity("", "");
+    let header = "timeout_ms = 2000\nheaders = { Account = \"7\" }";
+    for (from, with) in [
+        ("timeout_ms = 2000", "name = \"bank\""),
+        ("https://bank.example", "https://other.example"),
+        ("https://bank.example", "https://bank.example:444"),
+        ("https://bank.example", "https://bank.example/v2"),
+        ("timeout_ms = 2000", header),
+        ("final_after_seconds = 30", "final_after_seconds = 29"),
+        ("[binding.query]\npath = \"/payments\"", "[binding.query]\npath = \"/orders\""),
+        ("exists = false", "equals = [\"none\"]"),
+    ] {
+        assert_ne!(identity(from, with), usual, "{with}");
+    }
+    for (from, with) in [
+        ("https://bank.example", "https://bank.example:443/"),
+        ("timeout_ms = 2000", "timeout_ms = 2001"),
+        ("[binding.act]\npath = \"/payments\"", "[binding.act]\npath = \"/pay\""),
+    ] {
+        assert_eq!(identity(from, with), usual, "{with}");
+    }
+}
+
+#[test]
+fn an_identity_outlives_a_release() {
+    // Calls are stored with it: were it computed otherwise, no older doubt would be asked after.
+    assert_eq!(identity("", ""), "72bf630b0da55c3e35834b0ff36fbdc31f4d8063588461c2aed79be73c886fcd");
+}
+
 /// The first mistake after one change to the usual binding: where and what.
 fn after(from: &str, with: &str) -> (String, String) {
     let usual = binding(BASE);
