@@ -1,14 +1,15 @@
 //! Recovery: whatever was admitted and is not settled, because a process died, an answer was lost or a person never
 //! came. The same transitions as the live path; nothing is ever sent from here.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use action::{ActionId, Environment};
+use action::{ActionId, Environment, Tenant};
 use execution::Event;
 use futures_util::StreamExt;
 use ledger::{State, Stored};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::act::lock;
 use crate::gateway::{Gateway, Inquiry};
@@ -20,7 +21,7 @@ use crate::{Code, Error, clock};
 
 /// Actions looked at in one go.
 const PAGE: u32 = 256;
-/// Providers asked at once.
+/// Questions that one provider is asked at once.
 const AT_ONCE: usize = 32;
 /// The longest pause between two questions about one action.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -28,52 +29,101 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const PRUNE_PAUSE: Duration = Duration::from_secs(60);
 const PRUNED_AT_ONCE: u32 = 256;
 
+/// What is asked of one provider: the actions of one archetype of one tenant.
+type Lane = (Tenant, Box<str>);
+
+/// Those who ask, a task for each lane, so that a provider that does not answer delays only its own actions. When this
+/// is dropped, so are they.
+type Askers = HashMap<Lane, JoinSet<()>>;
+
 impl Gateway {
     /// Looks after unsettled actions now and on a timer, until the task is aborted.
     pub(crate) fn look_after(self: &Arc<Self>) -> JoinHandle<()> {
         let gateway = Arc::clone(self);
-        let interval = Duration::from_millis(gateway.config.limits.recovery_interval_ms.max(10));
         tokio::spawn(async move {
-            let mut pruned: Option<Instant> = None;
-            loop {
-                if let Err(error) = gateway.round().await {
-                    tracing::warn!(%error, "unsettled actions could not be looked after");
-                }
-                if pruned.is_none_or(|at| at.elapsed() >= PRUNE_PAUSE) {
-                    pruned = Some(Instant::now());
-                    if let Err(error) = gateway.prune().await {
-                        tracing::warn!(%error, "old sandbox actions could not be deleted");
-                    }
-                }
-                tokio::time::sleep(interval).await;
-            }
+            tokio::join!(gateway.keep_asking(), gateway.keep_clearing());
         })
     }
 
-    async fn round(self: &Arc<Self>) -> Result<(), Error> {
-        if let Err(error) = self.expire().await {
-            // Doubt is resolved all the same.
-            tracing::warn!(%error, "held actions could not be looked after");
+    async fn keep_asking(self: &Arc<Self>) {
+        let mut askers = Askers::new();
+        loop {
+            if let Err(error) = self.ask_around(&mut askers).await {
+                tracing::warn!(%error, "unsettled actions could not be looked after");
+            }
+            tokio::time::sleep(self.interval()).await;
         }
+    }
+
+    /// What nobody outside is asked for.
+    async fn keep_clearing(&self) {
+        let mut pruned: Option<Instant> = None;
+        loop {
+            if let Err(error) = self.expire().await {
+                tracing::warn!(%error, "held actions could not be looked after");
+            }
+            if pruned.is_none_or(|at| at.elapsed() >= PRUNE_PAUSE) {
+                pruned = Some(Instant::now());
+                if let Err(error) = self.prune().await {
+                    tracing::warn!(%error, "old sandbox actions could not be deleted");
+                }
+            }
+            tokio::time::sleep(self.interval()).await;
+        }
+    }
+
+    /// Sends out whoever is back; what is due in the lanes of the others waits for a later round.
+    async fn ask_around(self: &Arc<Self>, askers: &mut Askers) -> Result<(), Error> {
+        for (lane, due) in self.due().await? {
+            let asker = askers.entry(lane.clone()).or_default();
+            while asker.try_join_next().is_some() {}
+            if asker.is_empty() {
+                asker.spawn(Arc::clone(self).ask_for(lane.0, due));
+            }
+        }
+        Ok(())
+    }
+
+    /// The unsettled actions whose turn it is, oldest first. What is settled is forgotten.
+    async fn due(&self) -> Result<HashMap<Lane, Vec<ActionId>>, Error> {
+        let (mut unsettled, mut due) = (HashSet::new(), HashMap::<Lane, Vec<ActionId>>::new());
         let mut after = None;
         loop {
             let page = self.ledger.unsettled(after, PAGE).await.map_err(unavailable)?;
-            let due: Vec<Stored> = page.rows.into_iter().filter(|stored| self.is_due(stored.id)).collect();
-            futures_util::stream::iter(due)
-                .for_each_concurrent(AT_ONCE, |stored| async move {
-                    let id = stored.id;
-                    let under_way = self.under_way(id);
-                    if let Err(error) = self.resolve(stored).await {
-                        tracing::warn!(action = %id, %error, "an unsettled action could not be resolved");
-                        self.ask_later(id);
-                    }
-                    drop(under_way);
-                })
-                .await;
+            for stored in page.rows {
+                unsettled.insert(stored.id);
+                if self.is_due(stored.id) {
+                    due.entry((stored.tenant, stored.archetype)).or_default().push(stored.id);
+                }
+            }
             match page.next {
                 Some(next) => after = Some(next),
-                None => return Ok(()),
+                None => break,
             }
+        }
+        lock(&self.inquiries).retain(|id, _| unsettled.contains(id));
+        Ok(due)
+    }
+
+    async fn ask_for(self: Arc<Self>, tenant: Tenant, due: Vec<ActionId>) {
+        let (gateway, tenant) = (&self, &tenant);
+        futures_util::stream::iter(due)
+            .for_each_concurrent(AT_ONCE, |id| async move {
+                if let Err(error) = gateway.look_into(tenant, id).await {
+                    tracing::warn!(action = %id, %error, "an unsettled action could not be resolved");
+                    gateway.ask_later(id);
+                }
+            })
+            .await;
+    }
+
+    /// Reads the action only once it is marked: before, whoever had it in hand may have settled it.
+    async fn look_into(self: &Arc<Self>, tenant: &Tenant, id: ActionId) -> Result<(), Error> {
+        let _under_way = self.under_way(id);
+        let stored = self.ledger.action(tenant, id).await.map_err(unavailable)?;
+        match stored.filter(|stored| matches!(stored.state, State::Sent | State::InDoubt)) {
+            Some(stored) => self.resolve(stored).await,
+            None => Ok(()),
         }
     }
 
@@ -134,11 +184,14 @@ impl Gateway {
 
     /// Twice as long each time, up to a minute.
     fn ask_later(&self, id: ActionId) {
-        let base = Duration::from_millis(self.config.limits.recovery_interval_ms.max(10));
         let mut inquiries = lock(&self.inquiries);
         let tries = inquiries.get(&id).map_or(0, |inquiry| inquiry.tries);
-        let pause = base.saturating_mul(1 << tries.min(16)).min(LONGEST_PAUSE);
+        let pause = self.interval().saturating_mul(1 << tries.min(16)).min(LONGEST_PAUSE);
         inquiries.insert(id, Inquiry { tries: tries.saturating_add(1), next: Instant::now() + pause });
+    }
+
+    fn interval(&self) -> Duration {
+        Duration::from_millis(self.config.limits.recovery_interval_ms.max(10))
     }
 
     /// Pretended actions are kept for a while only.
@@ -184,5 +237,71 @@ pub(crate) fn reference(receipt: ledger::Receipt) -> ReceiptRef {
         receipt_id: receipt.id.into(),
         signature: receipt.signature.into(),
         short: receipt.short.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use serde_json::json;
+
+    use super::*;
+    use crate::outcome::{Outcome, Reply};
+    use crate::request::Ask;
+    use crate::{Config, Installation};
+
+    fn render(outcome: &Outcome, _: &str) -> Reply {
+        Reply { status: 200, body: outcome.kind.as_str().into() }
+    }
+
+    async fn opened(folder: &std::path::Path) -> Installation {
+        let config = Config { data_dir: folder.join("data"), ..Config::default() };
+        Installation::open(config, render).await.unwrap()
+    }
+
+    /// A payment in the sandbox that has its effect and no answer.
+    async fn doubted(gateway: &Arc<Gateway>) -> Stored {
+        let constraints =
+            json!({ "recipient": "sandbox:lose", "amount_usd": "5.00", "max_total_usd": "9.00" });
+        let body = json!({ "archetype": "PAYMENT_TRANSFER", "constraints": constraints });
+        let ask = Ask {
+            idempotency_key: None,
+            request_id: "req-1".to_owned(),
+            dry_run: false,
+            body: body.to_string().into_bytes(),
+        };
+        let answer = gateway.execute(&Gateway::anonymous(), ask).await.unwrap();
+        assert_eq!(answer.reply.body, b"pending_settlement");
+        let page = gateway.ledger.unsettled(None, PAGE).await.unwrap();
+        page.rows.into_iter().next().expect("one action in doubt")
+    }
+
+    #[tokio::test]
+    async fn what_was_settled_since_it_was_listed_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let installation = opened(folder.path()).await;
+        let gateway = installation.sandbox.as_ref().unwrap();
+        let listed = doubted(gateway).await;
+        // Two who listed it before either settled it.
+        for _ in 0..2 {
+            Arc::clone(gateway).ask_for(listed.tenant.clone(), vec![listed.id]).await;
+        }
+        let now = gateway.ledger.action(&listed.tenant, listed.id).await.unwrap().unwrap();
+        assert_eq!(now.state, State::Executed);
+        assert!(lock(&gateway.inquiries).is_empty(), "nobody will ask after it again");
+        assert!(lock(&gateway.under_way).is_empty());
+    }
+
+    #[tokio::test]
+    async fn only_what_is_unsettled_is_remembered_to_be_asked_after() {
+        let folder = tempfile::tempdir().unwrap();
+        let installation = opened(folder.path()).await;
+        let gateway = installation.sandbox.as_ref().unwrap();
+        let listed = doubted(gateway).await;
+        let settled = ActionId::new(1_760_000_000_000, *b"0123456789");
+        gateway.ask_later(listed.id);
+        gateway.ask_later(settled);
+        gateway.due().await.unwrap();
+        assert_eq!(lock(&gateway.inquiries).keys().copied().collect::<Vec<_>>(), [listed.id]);
     }
 }

@@ -1,6 +1,6 @@
 //! What is looked after later: doubts whose provider was rebound, rows that cannot be read.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use testkit::bank::{Fault, Injection};
 
 use crate::banked::{self, RIGHT};
@@ -28,7 +28,7 @@ async fn a_doubt_is_asked_only_of_the_provider_it_was_sent_to() {
     // The same bank under another name: asked, it would confirm.
     house.rebind(&banked::binding(&bank, "other", &RIGHT)).await;
     house.installation.start();
-    // Each of these is settled in a round that began after the one before had ended.
+    // Whoever settles the third was sent out after the one that settled the second and looked into the first was back.
     for key in ["second", "third"] {
         let (body, _) = doubted(&house, &bank, key).await;
         assert_eq!(house.settled(key, &body).await.kind(), "executed");
@@ -71,6 +71,62 @@ async fn a_row_without_an_identity_is_asked_after_by_name() {
     house.rebind(&banked::binding(&bank, "bank", &RIGHT).replace("86400", "86401")).await;
     house.installation.start();
     assert_eq!(house.settled("old", &body).await.kind(), "executed");
+}
+
+/// An archetype with a provider of its own.
+const ORDER: &str = r#"
+name = "ORDER"
+description = "Order something"
+reversible = true
+guarantee_level = "atp-1"
+resource = "/what"
+identity = ["/what"]
+
+[cedar]
+groups = ["Payments"]
+resource_type = "Thing"
+
+[schema]
+required = ["what"]
+
+[schema.properties.what]
+description = "What is ordered"
+type = "string"
+examples = ["paper"]
+x-identifier = true
+x-display = true
+
+[binding]
+provider = "sandbox"
+options = { triggers = true }
+"#;
+
+#[tokio::test]
+async fn a_provider_that_does_not_answer_delays_nobody_else() {
+    let bank = banked::bank("USD").await;
+    let binding = banked::binding(&bank, "bank", &RIGHT).replace("timeout_ms = 5000", "timeout_ms = 120000");
+    let mut house = House::bound(&binding, |config| {
+        banked::reaching(config, &[&bank]);
+        config.limits.held_seconds = 0;
+        let folder = config.catalogue_dir.as_ref().unwrap().join("default");
+        std::fs::write(folder.join("order.toml"), ORDER).unwrap();
+    })
+    .await;
+    let (stuck, _) = doubted(&house, &bank, "stuck").await;
+    bank.inject(Injection::queries(Fault::DelayAnswer { ms: 600_000 }, u64::MAX));
+    house.installation.start();
+    for key in ["one", "two"] {
+        let order = json!({
+            "archetype": "ORDER",
+            "constraints": { "what": "sandbox:lose" },
+            "delegation_token": house.token,
+        });
+        assert_eq!(house.said(key, &order).await.kind(), "pending_settlement");
+        assert_eq!(house.settled(key, &order).await.kind(), "executed");
+    }
+    assert_eq!(house.said("again", &stuck).await.kind(), "held");
+    assert_eq!(house.until("again", &stuck, "blocked").await.code(), "EP_APPROVAL_EXPIRED");
+    assert_eq!(house.said("stuck", &stuck).await.kind(), "pending_settlement");
 }
 
 #[tokio::test]
