@@ -1,11 +1,14 @@
 //! Act: one permitted call, from the moment its intent is durable until something about it can be said.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use action::ActionId;
 use boundary::Permit;
 use execution::{Call, Confirmation, Event, Execution, Fate, Reply};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use provider::Provider;
 use tokio::sync::oneshot;
 
@@ -14,15 +17,18 @@ use crate::metrics::Step;
 use crate::outcome::ReceiptRef;
 use crate::pending::Pending;
 use crate::prove::Ending;
+use crate::remember::unavailable;
+use crate::row::internal;
 use crate::tenants::TenantState;
 use crate::{Answer, Code, Error, clock};
 
 /// A permitted action and all that is needed to carry it out.
 pub(crate) struct Errand {
     /// Marks the action as looked after, since before it is admitted.
+    #[expect(dead_code, reason = "held until the errand is over")]
     pub under_way: UnderWay,
     pub tenant: Arc<TenantState>,
-    pub pending: Pending,
+    pub pending: Box<Pending>,
     pub call: Call,
     pub permit: Permit,
     pub provider: Arc<dyn Provider>,
@@ -37,60 +43,75 @@ pub(crate) struct Errand {
 /// Admission is the check of a first send that starts within this time; later ones are not made.
 pub(crate) const SEND_WINDOW: Duration = Duration::from_secs(2);
 
+/// So long an action stays in memory while its provider works. Most are done by then; for the others reading it back
+/// from the ledger is little beside the wait.
+const A_MOMENT: Duration = Duration::from_millis(100);
+
 impl Gateway {
     /// Carries an errand out: says the first thing there is to say, and sees to what comes later.
-    pub(crate) async fn carry_out(&self, errand: Errand, said: oneshot::Sender<Result<Answer, Error>>) {
-        let Errand {
-            under_way: _under_way,
-            tenant,
-            mut pending,
-            call,
-            permit,
-            provider,
-            admitted,
-            deadline,
-            quoted,
-        } = errand;
-        let patience_ms = i64::try_from(provider.patience().as_millis()).unwrap_or(i64::MAX / 2);
-        let leave_by_ms = call.send_by_ms.saturating_sub(patience_ms);
-        if let Some((code, reason)) = too_late(&permit, admitted, deadline, leave_by_ms) {
-            let ending = self.failed(&pending, code, reason, None);
-            let _ = said.send(Box::pin(self.conclude(&tenant, &pending, ending)).await);
+    ///
+    /// Ten thousand of these may wait for slow providers. So what is given stays in its box, what telling needs is in
+    /// another, made when it is needed, and who waits for longer than a moment keeps nothing that the ledger has.
+    pub(crate) async fn carry_out(&self, errand: Box<Errand>, said: oneshot::Sender<Result<Answer, Error>>) {
+        let (id, deadline) = (errand.pending.id, errand.deadline);
+        let patience_ms = i64::try_from(errand.provider.patience().as_millis()).unwrap_or(i64::MAX / 2);
+        let leave_by_ms = errand.call.send_by_ms.saturating_sub(patience_ms);
+        if let Some((code, reason)) = too_late(&errand.permit, errand.admitted, deadline, leave_by_ms) {
+            let _place = self.concluding.acquire().await;
+            let ending = self.failed(&errand.pending, code, reason, None);
+            let _ = said.send(Box::pin(self.conclude(&errand.tenant, &errand.pending, ending)).await);
             return;
         }
         let started = Instant::now();
-        let (execution, _) = execution::begin(call, permit);
+        let (execution, _) = execution::begin(errand.call, errand.permit);
         let call = Arc::clone(execution.call());
-        let reply = async {
-            match quoted {
-                Some(confirmation) => Reply::Confirmed(confirmation),
-                None => provider.call(&call).await,
-            }
+        let mut reply = match errand.quoted {
+            Some(confirmation) => std::future::ready(Reply::Confirmed(confirmation)).boxed(),
+            None => errand.provider.call(&call),
         };
-        tokio::pin!(reply);
-        let overdue = async {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-                None => std::future::pending().await,
+        let mut kept = Some(errand.pending);
+        let (first, late) = {
+            let mut first = pin!(first(&mut reply, deadline));
+            match tokio::time::timeout(A_MOMENT, &mut first).await {
+                Ok(first) => first,
+                Err(_) => {
+                    kept = None;
+                    first.await
+                }
             }
-        };
-        let (first, late) = tokio::select! {
-            reply = &mut reply => (Event::Replied(reply), false),
-            () = overdue => (Event::Overdue, true),
         };
         self.metrics.step(Step::Act, started.elapsed());
         let Some(execution) = self.stepped(execution, first) else { return };
-        // Boxed: what telling needs is no part of the wait for a slow provider.
-        let _ = said.send(Box::pin(self.tell(&tenant, &mut pending, &execution)).await);
+        // As with judging: what is proven and not yet written is large.
+        let place = self.concluding.acquire().await;
+        let recalled = match kept {
+            Some(pending) => Ok(pending),
+            None => self.recall(&errand.tenant, id).await,
+        };
+        let mut pending = match recalled {
+            Ok(pending) => pending,
+            // Recovery will find it as sent.
+            Err(error) => return drop(said.send(Err(error))),
+        };
+        let _ = said.send(Box::pin(self.tell(&errand.tenant, &mut pending, &execution)).await);
+        drop(place);
         if late {
             // The caller has gone on; the answer still counts.
             let reply = reply.await;
             if !matches!(reply, Reply::Lost { .. })
                 && let Some(execution) = self.stepped(execution, Event::Replied(reply))
             {
-                let _ = Box::pin(self.tell(&tenant, &mut pending, &execution)).await;
+                let _place = self.concluding.acquire().await;
+                let _ = Box::pin(self.tell(&errand.tenant, &mut pending, &execution)).await;
             }
         }
+    }
+
+    /// Reads back what admission wrote.
+    async fn recall(&self, tenant: &TenantState, id: ActionId) -> Result<Box<Pending>, Error> {
+        let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
+        let stored = stored.ok_or_else(|| internal("an admitted action is not in the ledger"))?;
+        Pending::restore(&stored, None).map(Box::new)
     }
 
     /// One transition; an illegal one is logged and changes nothing.
@@ -160,6 +181,20 @@ impl Gateway {
     }
 }
 
+/// What comes first: the reply, or the end of the caller's patience; and whether it was that.
+async fn first(reply: &mut BoxFuture<'_, Reply>, deadline: Option<Instant>) -> (Event, bool) {
+    let overdue = async {
+        match deadline {
+            Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        reply = reply => (Event::Replied(reply), false),
+        () = overdue => (Event::Overdue, true),
+    }
+}
+
 /// See [`Gateway::under_way`].
 pub(crate) struct UnderWay {
     gateway: Arc<Gateway>,
@@ -212,7 +247,7 @@ mod tests {
     }
 
     /// A payment in the sandbox, admitted and not yet sent.
-    async fn admitted(gateway: &Arc<Gateway>, recipient: &str) -> Errand {
+    async fn admitted(gateway: &Arc<Gateway>, recipient: &str) -> Box<Errand> {
         let constraints = json!({ "recipient": recipient, "amount_usd": "5.00", "max_total_usd": "9.00" });
         let body = json!({ "archetype": "PAYMENT_TRANSFER", "constraints": constraints });
         let ask = Ask {
@@ -221,8 +256,8 @@ mod tests {
             dry_run: false,
             body: body.to_string().into_bytes(),
         };
-        match gateway.decide_on(&Gateway::anonymous(), ask).await.unwrap() {
-            Next::Admitted(errand) => *errand,
+        match gateway.decide_on(Gateway::anonymous(), ask, Instant::now(), None).await.unwrap() {
+            Next::Admitted(errand) => errand,
             Next::Said(answer) => panic!("{}", String::from_utf8_lossy(&answer.reply.body)),
         }
     }

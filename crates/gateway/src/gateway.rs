@@ -9,6 +9,7 @@ use std::time::Instant;
 use action::{ActionId, Environment, HmacKey, Mistake, Subject, Tenant};
 use ledger::Ledger;
 use provider::{Egress, Outside, Secrets};
+use tokio::sync::Semaphore;
 
 use crate::authority::Authority;
 use crate::buckets::Buckets;
@@ -42,9 +43,15 @@ pub struct Gateway {
     pub(crate) places_taken: AtomicUsize,
     /// Actions that a task of this process looks after.
     pub(crate) under_way: Mutex<HashSet<ActionId>>,
+    /// Places for requests that are judged and admitted, and for actions that are proven and settled.
+    pub(crate) judging: Semaphore,
+    pub(crate) concluding: Semaphore,
     /// When an action in doubt is to be asked after next.
     pub(crate) inquiries: Mutex<HashMap<ActionId, Inquiry>>,
 }
+
+/// As many of each are under hand at once: enough for commits that are worth their fsync, and each takes up to 50 KiB.
+const AT_ONCE: usize = 128;
 
 /// How often an action was asked after, and when it will be again.
 #[derive(Clone, Copy)]
@@ -121,6 +128,8 @@ impl Gateway {
             metrics: Metrics::new(environment.as_str()),
             places_taken: AtomicUsize::new(0),
             under_way: Mutex::default(),
+            judging: Semaphore::new(AT_ONCE),
+            concluding: Semaphore::new(AT_ONCE),
             inquiries: Mutex::default(),
         };
         for tenant in gateway.tenants.values() {

@@ -83,11 +83,13 @@ impl Pending {
 
     /// The same, now that the ledger has its payload: what only the payload needs is let go, because ten thousand of
     /// these may wait for slow providers.
-    pub(crate) fn remembered(mut self) -> Result<Pending, Error> {
+    pub(crate) fn remembered(mut self) -> Result<Box<Pending>, Error> {
         self.row.constraints = raw("null".to_owned())?;
         self.row.entries = raw("[]".to_owned())?;
         self.row.record = None;
-        Ok(self)
+        // A copy is as large as it has to be; what it is copied from has room for the entries of a whole receipt.
+        self.chain = self.chain.clone();
+        Ok(Box::new(self))
     }
 
     /// The call of an action that is still in hand.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use action::{Action, IdempotencyKey, PaymentMode, Refusal, RefusalKind, Request};
 use execution::Capabilities;
 use provider::Provider;
-use tokio::sync::oneshot;
+use tokio::sync::{SemaphorePermit, oneshot};
 
 use crate::act::Errand;
 use crate::caller::{Caller, Deed};
@@ -54,7 +54,9 @@ pub(crate) enum Next {
 /// When a request came in, by both clocks.
 #[derive(Clone, Copy)]
 pub(crate) struct Arrival {
+    /// When it was taken up: what is true then counts.
     pub at_ms: i64,
+    /// When it was there: from then on its caller waits.
     pub instant: Instant,
 }
 
@@ -77,13 +79,15 @@ impl Gateway {
         self.limits.before_parsing(caller)?;
         let place = self.place()?;
         let (said, hears) = oneshot::channel();
-        let (gateway, caller) = (Arc::clone(self), caller.clone());
+        let (gateway, caller, came) = (Arc::clone(self), caller.clone(), Instant::now());
         tokio::spawn(async move {
             let _place = place;
+            // A request is small, judging it is not: who finds no room waits with the request alone.
+            let room = gateway.judging.acquire().await.ok();
             // Boxed, so that what judging needs is gone while the provider takes its time.
-            let next = Box::pin(gateway.decide_on(&caller, ask)).await;
+            let next = Box::pin(gateway.decide_on(caller, ask, came, room)).await;
             match next {
-                Ok(Next::Admitted(errand)) => gateway.carry_out(*errand, said).await,
+                Ok(Next::Admitted(errand)) => gateway.carry_out(errand, said).await,
                 Ok(Next::Said(answer)) => drop(said.send(Ok(answer))),
                 Err(error) => drop(said.send(Err(error))),
             }
@@ -91,14 +95,21 @@ impl Gateway {
         hears.await.unwrap_or_else(|_| Err(internal("a request ended without a word")))
     }
 
-    pub(crate) async fn decide_on(self: &Arc<Self>, caller: &Caller, ask: Ask) -> Result<Next, Error> {
-        let arrival = Arrival { at_ms: clock::now_ms(), instant: Instant::now() };
+    pub(crate) async fn decide_on(
+        self: &Arc<Self>,
+        caller: Caller,
+        ask: Ask,
+        came: Instant,
+        room: Option<SemaphorePermit<'_>>,
+    ) -> Result<Next, Error> {
+        let started = Instant::now();
+        let arrival = Arrival { at_ms: clock::now_ms(), instant: came };
         let tenant = self.tenant(&caller.tenant)?;
         let request = Request::parse(&ask.body).map_err(refused)?;
         let key = self.key(&ask, request.idempotency_key.as_ref())?;
-        its_own_agent(caller, &request)?;
+        its_own_agent(&caller, &request)?;
         let rules = tenant.rules();
-        let asked = Asked { caller, tenant, rules: &rules, key: key.as_ref(), ask: &ask, arrival };
+        let asked = Asked { caller: &caller, tenant, rules: &rules, key: key.as_ref(), ask: &ask, arrival };
         if rules.policies.hard_deny().denies(&request.archetype, None, None).is_some() {
             request.refuse_card_data().map_err(refused)?;
             return self.deny_by_name(&asked, &request).await.map(Next::Said);
@@ -109,7 +120,9 @@ impl Gateway {
         self.limits.of_archetype(&caller.tenant, &archetype.name)?;
         let action = Action::of(request, archetype).map_err(refused)?;
         let provider = self.able_provider(&rules, &action)?;
-        self.metrics.step(Step::Request, arrival.instant.elapsed());
+        // A price is asked for in the midst of judging, and who is asked may take long: no room is kept for that.
+        let _room = room.filter(|_| !quotes(&action));
+        self.metrics.step(Step::Request, started.elapsed());
         self.judge(&asked, action, provider).await
     }
 
@@ -171,10 +184,9 @@ impl Drop for Place {
 
 /// What the request asks for must be what this version and the binding can do.
 fn able(action: &Action, capabilities: &Capabilities) -> Result<(), Error> {
-    let quotes = action.archetype.money.as_ref().is_some_and(|rule| rule.quote);
     match action.payment_mode {
         PaymentMode::ImmediateCharge => {}
-        PaymentMode::QuoteOnly if quotes => {}
+        PaymentMode::QuoteOnly if quotes(action) => {}
         mode => {
             return Err(Error::new(
                 Code::ProviderCannot,
@@ -194,6 +206,10 @@ fn able(action: &Action, capabilities: &Capabilities) -> Result<(), Error> {
         .hint("ask for `atp-1`"));
     }
     Ok(())
+}
+
+fn quotes(action: &Action) -> bool {
+    action.archetype.money.as_ref().is_some_and(|rule| rule.quote)
 }
 
 /// `agent_id` is who is authenticated; it says nothing else.

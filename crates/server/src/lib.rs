@@ -1,9 +1,9 @@
 //! Faces: wire types, status codes, headers and pages. Nothing else in the workspace knows them.
 //!
 //! ```text
-//!   connection ─▶ site ─▶ routes ─▶ face ─▶ gateway
-//!     (serve)     │                  │         │
-//!             host, origin       who, body   outcome ─▶ render ─▶ reply, durable before it is said
+//!   serve ─▶ talk ─▶ site ─▶ routes ─▶ face ─▶ gateway
+//!     connections    │                  │         │
+//!                host, origin       who, body   outcome ─▶ render ─▶ reply, durable before it is said
 //! ```
 //!
 //! A face translates: headers, path and body into a question to the gateway, its answer into a response. It decides
@@ -30,6 +30,7 @@ mod faces;
 mod fault;
 mod figures;
 mod host;
+mod line;
 mod linger;
 pub mod openapi;
 mod pages;
@@ -39,6 +40,7 @@ mod request;
 mod routes;
 mod serve;
 mod site;
+mod talk;
 mod who;
 
 pub use render::render;

@@ -238,7 +238,10 @@ impl RequestIds {
     /// The caller's own id if it is short and plain, else a new one.
     pub(crate) fn name(&self, headers: &HeaderMap) -> HeaderValue {
         match headers.get(X_REQUEST_ID) {
-            Some(value) if is_plain(value.as_bytes()) => value.clone(),
+            // A copy of its own, because a clone would hold all that was read together with it.
+            Some(value) if is_plain(value.as_bytes()) => {
+                HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| self.make())
+            }
             _ => self.make(),
         }
     }

@@ -1,33 +1,23 @@
-//! The listener: connections in, HTTP/1.1 and HTTP/2 on each, with or without TLS, and an orderly end.
+//! The listener: connections in, with or without TLS, and an orderly end. What is said on them is `talk`'s.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use http::header::CONNECTION;
-use http::{HeaderValue, Version};
-use hyper::body::{Body as _, Incoming};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use crate::host::Hosts;
-use crate::linger::Lingering;
-use crate::request::{Body, Limits, RequestIds, Response};
+use crate::request::{Limits, RequestIds};
 use crate::site::{Faces, Site};
+use crate::talk::{Protocols, Stop, Talk};
 
 /// How to listen.
 #[derive(Clone, Debug, Default)]
@@ -166,8 +156,8 @@ pub async fn serve(listener: TcpListener, faces: Faces, config: ServerConfig) ->
         ids: RequestIds::new(),
         busy: AtomicUsize::new(0),
     });
-    let (stop, stopped) = watch::channel(None);
-    let task = tokio::spawn(accept(listener, tls, site, stopped));
+    let (stop, told) = watch::channel(None);
+    let task = tokio::spawn(accept(listener, tls, site, told));
     Ok(Running { address, stop, task })
 }
 
@@ -182,15 +172,10 @@ fn is_far(public_url: &str) -> bool {
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    tls: Option<TlsAcceptor>,
-    site: Arc<Site>,
-    mut stopped: watch::Receiver<Option<Duration>>,
-) {
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, site: Arc<Site>, mut stop: Stop) {
+    let all = u32::try_from(site.limits.connections).unwrap_or(u32::MAX);
     let places = Arc::new(Semaphore::new(site.limits.connections));
-    let open = GracefulShutdown::new();
-    let builder = Arc::new(builder(&site.limits));
+    let protocols = Arc::new(Protocols::new(&site.limits));
     let grace = loop {
         // Who finds no place waits in the system's queue.
         let next = async {
@@ -199,16 +184,18 @@ async fn accept(
         };
         let (place, stream) = tokio::select! {
             next = next => next,
-            _ = stopped.changed() => break stopped.borrow().unwrap_or_default(),
+            _ = stop.changed() => break stop.borrow().unwrap_or_default(),
         };
         match stream {
             Ok((stream, _)) => {
-                let (tls, site, builder, watcher) =
-                    (tls.clone(), Arc::clone(&site), Arc::clone(&builder), open.watcher());
-                tokio::spawn(async move {
-                    connection(stream, tls, site, &builder, watcher).await;
-                    drop(place);
-                });
+                // An answer is one small write; waiting for more to send with it would only delay it.
+                let _ = stream.set_nodelay(true);
+                let (site, protocols) = (Arc::clone(&site), Arc::clone(&protocols));
+                let talk = Talk { site, protocols, stop: stop.clone(), _place: place.ok() };
+                match tls.clone() {
+                    None => tokio::spawn(talk.over(stream)),
+                    Some(tls) => tokio::spawn(secured(stream, tls, talk)),
+                };
             }
             Err(error) => {
                 // Out of file descriptors, most likely: somebody must close before we can go on.
@@ -218,91 +205,18 @@ async fn accept(
         }
     };
     drop(listener);
-    if tokio::time::timeout(grace, open.shutdown()).await.is_err() {
+    if tokio::time::timeout(grace, places.acquire_many(all)).await.is_err() {
         tracing::warn!("stopped with connections still open");
     }
 }
 
-fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head_timeout).max_buf_size(MAX_HEAD);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(limits.streams)
-        .max_header_list_size(MAX_HEAD as u32)
-        .keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(20));
-    builder
-}
-
-async fn connection(
-    stream: TcpStream,
-    tls: Option<TlsAcceptor>,
-    site: Arc<Site>,
-    builder: &auto::Builder<TokioExecutor>,
-    watcher: Watcher,
-) {
-    // An answer is one small write; waiting for more to send with it would only delay it.
-    let _ = stream.set_nodelay(true);
-    match tls {
-        None => talk(stream, site, builder, watcher).await,
-        Some(tls) => match tokio::time::timeout(site.limits.head_timeout, tls.accept(stream)).await {
-            Ok(Ok(stream)) => talk(stream, site, builder, watcher).await,
-            Ok(Err(error)) => tracing::debug!(%error, "no TLS connection came about"),
-            Err(_) => tracing::debug!("no TLS connection came about in time"),
-        },
+/// A connection over TLS, once there is one.
+async fn secured(stream: TcpStream, tls: TlsAcceptor, talk: Talk) {
+    match tokio::time::timeout(talk.site.limits.head_timeout, tls.accept(stream)).await {
+        Ok(Ok(stream)) => talk.over(stream).await,
+        Ok(Err(error)) => tracing::debug!(%error, "no TLS connection came about"),
+        Err(_) => tracing::debug!("no TLS connection came about in time"),
     }
-}
-
-async fn talk<S>(stream: S, site: Arc<Site>, builder: &auto::Builder<TokioExecutor>, watcher: Watcher)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let asked = Arc::new(AtomicBool::new(false));
-    let patience = site.limits.head_timeout;
-    let read = Arc::new(AtomicBool::new(false));
-    let service = {
-        let asked = Arc::clone(&asked);
-        service_fn(move |request: http::Request<Incoming>| {
-            asked.store(true, Ordering::Relaxed);
-            let (site, read) = (Arc::clone(&site), Arc::clone(&read));
-            // Boxed, so that a connection that waits for its next request holds no room for one.
-            Box::pin(async move { Ok::<_, Infallible>(answer(&site, request, read).await) })
-        })
-    };
-    let serving = builder.serve_connection(TokioIo::new(Lingering::new(stream)), service).into_owned();
-    let mut serving = pin!(watcher.watch(serving));
-    // Whoever connects and asks nothing keeps others from a place.
-    // `biased`: on a busy machine the timer may be due before a request that came in time was looked at.
-    let ended = tokio::select! {
-        biased;
-        ended = &mut serving => Some(ended),
-        () = tokio::time::sleep(patience) => None,
-    };
-    let ended = match ended {
-        Some(ended) => ended,
-        None if asked.load(Ordering::Relaxed) => serving.await,
-        None => return,
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended early");
-    }
-}
-
-/// Answers one request. An HTTP/1 connection on which a body was not read to its end carries no other request, and the
-/// caller is told so: otherwise the next one would be sent into a connection that is about to close.
-async fn answer(site: &Arc<Site>, request: http::Request<Incoming>, read: Arc<AtomicBool>) -> Response {
-    let one_by_one = request.version() < Version::HTTP_2;
-    // On an HTTP/1 connection nobody else writes here meanwhile; on others it does not matter.
-    read.store(request.body().is_end_stream(), Ordering::Relaxed);
-    let noted = Arc::clone(&read);
-    let request = request.map(|body| Body::Arriving(body, noted));
-    let mut response = Arc::clone(site).answer(request).await;
-    if one_by_one && !read.load(Ordering::Relaxed) {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
 }
 
 fn acceptor(files: &Tls) -> Result<TlsAcceptor, Error> {
@@ -320,9 +234,6 @@ fn acceptor(files: &Tls) -> Result<TlsAcceptor, Error> {
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
-
-/// Bytes of a request's head.
-const MAX_HEAD: usize = 32 * 1024;
 
 #[cfg(test)]
 mod tests {

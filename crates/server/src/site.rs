@@ -1,6 +1,7 @@
 //! Where a request finds its face: names checked, route found, answer dressed. Nothing here says who the caller is;
 //! that a face asks for itself.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -47,40 +48,49 @@ impl Site {
         }
     }
 
-    /// Answers one request, whatever it is.
-    pub(crate) async fn answer(self: Arc<Site>, request: http::Request<Body>) -> Response {
+    /// Answers one request, whatever it is. Its face is found before the wait for it begins, so that the wait holds the
+    /// face and no request.
+    pub(crate) fn answer(self: Arc<Site>, request: http::Request<Body>) -> impl Future<Output = Response> {
         let (head, body) = request.into_parts();
         let id = self.ids.name(&head.headers);
-        let site = Arc::clone(&self);
-        let busy = Busy::enter(&site);
-        let mut response = self.route(busy.is_some(), head, body, id.clone()).await;
-        let headers = response.headers_mut();
-        headers.insert(X_REQUEST_ID, id);
-        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-        response
-    }
-
-    async fn route(self: Arc<Site>, room: bool, head: Parts, body: Body, id: HeaderValue) -> Response {
         let mut environment = routes::environment_of(head.uri.path());
         let mut audience = Audience::Agents;
-        let found = self.find(room, &head, &mut environment, &mut audience);
-        let answer = match found {
-            Ok((route, argument)) => {
-                let site = Arc::clone(&self);
-                (route.handler)(Request { site, environment, head, argument, id: id.clone(), body }).await
-            }
-            Err(error) => Err(error),
-        };
-        answer.unwrap_or_else(|error| {
-            let id = id.to_str().unwrap_or_default();
-            let mut response = fault::respond(&error, environment, audience, id, &self.public_url);
-            if let (Code::MethodNotAllowed, Some(methods)) = (error.code, error.hint.as_deref()) {
-                let methods = HeaderValue::from_str(methods).unwrap_or(HeaderValue::from_static(""));
-                response.headers_mut().insert(ALLOW, methods);
-            }
+        let busy = Busy::enter(&self);
+        let found = self.find(busy.has_room, &head, &mut environment, &mut audience);
+        let face = found.map(|(route, argument)| {
+            let site = Arc::clone(&self);
+            (route.handler)(Request { site, environment, head, argument, id: id.clone(), body })
+        });
+        async move {
+            let _busy = busy;
+            let answer = match face {
+                Ok(face) => face.await,
+                Err(error) => Err(error),
+            };
+            let mut response =
+                answer.unwrap_or_else(|error| self.refusal(&error, environment, audience, &id));
+            let headers = response.headers_mut();
+            headers.insert(X_REQUEST_ID, id);
+            headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+            headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
             response
-        })
+        }
+    }
+
+    fn refusal(
+        &self,
+        error: &Error,
+        environment: Environment,
+        audience: Audience,
+        id: &HeaderValue,
+    ) -> Response {
+        let id = id.to_str().unwrap_or_default();
+        let mut response = fault::respond(error, environment, audience, id, &self.public_url);
+        if let (Code::MethodNotAllowed, Some(methods)) = (error.code, error.hint.as_deref()) {
+            let methods = HeaderValue::from_str(methods).unwrap_or(HeaderValue::from_static(""));
+            response.headers_mut().insert(ALLOW, methods);
+        }
+        response
     }
 
     /// The route of a request that is meant for us. Says on the way who will read an error, and in which shape.
@@ -103,18 +113,20 @@ impl Site {
 }
 
 /// One of the requests being answered.
-struct Busy<'a>(&'a Site);
+struct Busy {
+    site: Arc<Site>,
+    has_room: bool,
+}
 
-impl<'a> Busy<'a> {
-    fn enter(site: &'a Site) -> Option<Busy<'a>> {
+impl Busy {
+    fn enter(site: &Arc<Site>) -> Busy {
         let now = site.busy.fetch_add(1, Ordering::Relaxed);
-        let busy = Busy(site);
-        (now < site.limits.requests).then_some(busy)
+        Busy { site: Arc::clone(site), has_room: now < site.limits.requests }
     }
 }
 
-impl Drop for Busy<'_> {
+impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+        self.site.busy.fetch_sub(1, Ordering::Relaxed);
     }
 }

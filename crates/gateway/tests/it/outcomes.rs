@@ -26,6 +26,25 @@ async fn a_payment_is_executed_once_and_its_receipt_has_nine_entries() {
     assert_eq!(again.bytes, first.bytes);
 }
 
+/// Who waits for long is read back from the ledger: nothing of it may be lost on the way.
+#[tokio::test]
+async fn a_slow_provider_costs_time_and_nothing_else() {
+    let house = House::new().await;
+    let quick = house.said("k1", &house.payment("acct-1", "25.00")).await;
+    let slow = house.said("k2", &house.payment("sandbox:delay-400", "25.00")).await;
+    assert_eq!(slow.kind(), "executed", "{}", slow.body);
+    assert_eq!(stages(&house, &slow).await, stages(&house, &quick).await);
+    let parts = async |said: &Said| {
+        let document = house.gateway().receipt(&house.agent, said.body["receipt"].as_str().unwrap()).await;
+        let document: serde_json::Value = serde_json::from_slice(&document.unwrap()).unwrap();
+        assert_eq!(document["money"]["chargeAmount"], "25.00");
+        [document["metadata"].clone(), document["money"].clone()]
+    };
+    assert_eq!(parts(&slow).await, parts(&quick).await);
+    let view = house.gateway().action(&house.agent, slow.id()).await.unwrap();
+    assert_eq!((view.state.as_str(), view.receipts.len()), ("COMPLETED", 1));
+}
+
 #[tokio::test]
 async fn the_same_key_for_another_request_is_refused() {
     let house = House::new().await;

@@ -1,6 +1,9 @@
 //! The Execution Protocol: one action in, one outcome out.
 
-use gateway::{Ask, Code, Error};
+use std::future::Future;
+use std::sync::Arc;
+
+use gateway::{Ask, Caller, Code, Error, Gateway};
 use http::{HeaderValue, StatusCode};
 
 use crate::openapi::{Answer, Schema};
@@ -9,7 +12,23 @@ use crate::request::{self, IDEMPOTENT_REPLAYED, Request, Response};
 use crate::who;
 
 /// Takes one action to its outcome.
-pub(crate) async fn execute(mut request: Request) -> Result<Response, Error> {
+pub(crate) fn execute(request: Request) -> impl Future<Output = Result<Response, Error>> {
+    // Boxed and read first, so that the wait for a slow provider holds nothing of the request.
+    let asked = Box::pin(asked(request));
+    async move {
+        let (gateway, caller, ask) = asked.await?;
+        let answer = gateway.execute(&caller, ask).await?;
+        let status = StatusCode::from_u16(answer.reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = reply::bytes_of(status, "application/json", answer.reply.body);
+        if answer.replayed {
+            response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+        }
+        Ok(response)
+    }
+}
+
+/// Whom a request asks what on whose behalf.
+async fn asked(mut request: Request) -> Result<(Arc<Gateway>, Caller, Ask), Error> {
     let gateway = request.gateway()?;
     let caller = who::caller_or_anonymous(&request).await?;
     let headers = &request.head.headers;
@@ -17,15 +36,7 @@ pub(crate) async fn execute(mut request: Request) -> Result<Response, Error> {
     let idempotency_key = request::idempotency_key(headers, request.environment)?;
     let dry_run = dry_run(&request)?;
     let body = request.take_body().await?;
-    let ask = Ask { idempotency_key, request_id: request.id().to_owned(), dry_run, body };
-    let answer = gateway.execute(&caller, ask).await?;
-
-    let status = StatusCode::from_u16(answer.reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = reply::bytes_of(status, "application/json", answer.reply.body);
-    if answer.replayed {
-        response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
-    }
-    Ok(response)
+    Ok((gateway, caller, Ask { idempotency_key, request_id: request.id().to_owned(), dry_run, body }))
 }
 
 fn dry_run(request: &Request) -> Result<bool, Error> {

@@ -1,0 +1,221 @@
+//! What callers see of a connection: an answer that takes its time is said like one that is there at once.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use countersign_server::Limits;
+use support::Served;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// A connection, spoken in plain text.
+struct Wire(TcpStream);
+
+/// One answer as it came.
+#[derive(Debug)]
+struct Heard {
+    status: String,
+    head: String,
+    body: String,
+}
+
+impl Wire {
+    async fn to(served: &Served) -> Wire {
+        Wire(TcpStream::connect(served.running.address()).await.unwrap())
+    }
+
+    async fn say(&mut self, text: &str) {
+        self.0.write_all(text.as_bytes()).await.unwrap();
+    }
+
+    async fn hear(&mut self) -> Heard {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(self.0.read_u8().await.expect("the connection ended before an answer"));
+        }
+        let head = String::from_utf8(head).unwrap().to_lowercase();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+        self.0.read_exact(&mut body).await.unwrap();
+        let status = head.lines().next().unwrap().to_owned();
+        Heard { status, head, body: String::from_utf8(body).unwrap() }
+    }
+
+    /// Whether the other side has hung up, having said nothing more.
+    async fn is_over(&mut self) -> bool {
+        let mut more = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(5), self.0.read_to_end(&mut more)).await;
+        assert_eq!(String::from_utf8_lossy(&more), "", "more was said");
+        ended.is_ok()
+    }
+}
+
+impl Heard {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
+}
+
+/// The body of an action whose provider takes so long; each is another one.
+fn action(delay_ms: u64) -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let mut action = support::payment();
+    action["constraints"]["city"] = format!("sandbox:delay-{delay_ms}").into();
+    action["constraints"]["property_id"] = format!("prop-{}", NEXT.fetch_add(1, Ordering::Relaxed)).into();
+    action.to_string()
+}
+
+/// A request with such a body.
+fn slow(version: &str, connection: &str, delay_ms: u64) -> String {
+    let body = action(delay_ms);
+    format!(
+        "POST /api/sandbox/execute {version}\r\nhost: localhost\r\n{connection}content-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+fn health(version: &str, connection: &str) -> String {
+    format!("GET /healthz {version}\r\nhost: localhost\r\n{connection}\r\n")
+}
+
+#[tokio::test]
+async fn a_late_answer_keeps_or_ends_the_connection_as_an_early_one_does() {
+    let served = Served::start().await;
+    for (version, asked, said, goes_on) in [
+        ("HTTP/1.1", "", None, true),
+        ("HTTP/1.1", "connection: keep-alive\r\n", None, true),
+        ("HTTP/1.1", "connection: close\r\n", Some("close"), false),
+        ("HTTP/1.1", "connection: te, close\r\n", Some("close"), false),
+        ("HTTP/1.0", "", None, false),
+        ("HTTP/1.0", "connection: keep-alive\r\n", Some("keep-alive"), true),
+    ] {
+        for late in [false, true] {
+            let ask = || if late { slow(version, asked, 30) } else { health(version, asked) };
+            let (request, another) = (ask(), ask());
+            let mut wire = Wire::to(&served).await;
+            wire.say(&request).await;
+            let heard = wire.hear().await;
+            assert_eq!(heard.status, format!("{} 200 ok", version.to_lowercase()), "{request}");
+            assert_eq!(heard.header("connection"), said, "{request}");
+            assert!(heard.header("date").is_some() && heard.header("x-request-id").is_some(), "{request}");
+            if goes_on {
+                wire.say(&another).await;
+                assert_eq!(wire.hear().await.header("connection"), said, "the second time: {request}");
+            } else {
+                assert!(wire.is_over().await, "it goes on after {request}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn requests_sent_ahead_are_answered_in_their_order() {
+    let served = Served::start().await;
+    let mut wire = Wire::to(&served).await;
+    let late_ones = [true, false, true, true, false, false];
+    let ask = |late| if late { slow("HTTP/1.1", "", 30) } else { health("HTTP/1.1", "") };
+    wire.say(&late_ones.map(ask).concat()).await;
+    for late in late_ones {
+        let heard = wire.hear().await;
+        assert_eq!(heard.status, "http/1.1 200 ok");
+        assert_eq!(heard.body.contains("executed"), late, "{}", heard.body);
+    }
+    // Cut where it hurts: before the end of a body, and in a head that comes while an answer is awaited.
+    let (late, early) = (ask(true), ask(false));
+    let (late, early) = (late.as_bytes(), early.as_bytes());
+    let (most, last) = late.split_at(late.len() - 1);
+    let (half, rest) = early.split_at(20);
+    for piece in [most, &[last, half].concat(), rest] {
+        wire.0.write_all(piece).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(wire.hear().await.body.contains("executed"));
+    assert_eq!(wire.hear().await.status, "http/1.1 200 ok");
+}
+
+#[tokio::test]
+async fn a_long_body_and_a_long_answer_arrive_whole() {
+    let served = Served::start().await;
+    let mut wire = Wire::to(&served).await;
+    let body = action(30) + &" ".repeat(200_000);
+    let head = "POST /api/sandbox/execute HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+                transfer-encoding: chunked\r\n\r\n";
+    wire.say(head).await;
+    for chunk in body.as_bytes().chunks(50_000) {
+        wire.say(&format!("{:x}\r\n{}\r\n", chunk.len(), std::str::from_utf8(chunk).unwrap())).await;
+    }
+    wire.say("0\r\n\r\n").await;
+    let heard = wire.hear().await;
+    assert_eq!(heard.status, "http/1.1 200 ok", "{}", heard.body);
+    wire.say("GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    let heard = wire.hear().await;
+    assert!(serde_json::from_str::<serde_json::Value>(&heard.body).is_ok());
+    wire.say("HEAD /openapi.json HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await;
+    let mut head = String::new();
+    wire.0.read_to_string(&mut head).await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\n\r\n"), "{head}");
+}
+
+#[tokio::test]
+async fn who_asks_before_sending_a_body_is_told_to_go_on() {
+    let served = Served::start().await;
+    let mut wire = Wire::to(&served).await;
+    let request = slow("HTTP/1.1", "expect: 100-continue\r\n", 30);
+    let (head, body) = request.split_at(request.find("\r\n\r\n").unwrap() + 4);
+    wire.say(head).await;
+    assert_eq!(wire.hear().await.status, "http/1.1 100 continue");
+    wire.say(body).await;
+    assert_eq!(wire.hear().await.status, "http/1.1 200 ok");
+}
+
+#[tokio::test]
+async fn who_hangs_up_gives_the_place_to_another() {
+    let served = Served::with(|config| config.limits = Limits { connections: 1, ..Limits::default() }).await;
+    let mut wire = Wire::to(&served).await;
+    wire.say(&slow("HTTP/1.1", "", 60_000)).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    drop(wire);
+    let mut next = Wire::to(&served).await;
+    next.say(&health("HTTP/1.1", "")).await;
+    let heard = tokio::time::timeout(Duration::from_secs(5), next.hear()).await;
+    assert_eq!(heard.expect("the place is still taken").status, "http/1.1 200 ok");
+}
+
+#[tokio::test]
+async fn a_caller_who_pauses_between_requests_is_let_go_after_a_while() {
+    let short = Limits { head_timeout: Duration::from_millis(300), ..Limits::default() };
+    let served = Served::with(|config| config.limits = short).await;
+    let mut wire = Wire::to(&served).await;
+    // The time an answer takes is not the caller's.
+    for request in [slow("HTTP/1.1", "", 600), health("HTTP/1.1", "")] {
+        wire.say(&request).await;
+        assert_eq!(wire.hear().await.status, "http/1.1 200 ok");
+    }
+    assert!(wire.is_over().await, "an idle connection keeps its place");
+    let mut wire = Wire::to(&served).await;
+    wire.say(&(health("HTTP/1.1", "") + "GET /healthz HT")).await;
+    wire.hear().await;
+    assert!(wire.is_over().await, "half a head keeps its place");
+}
+
+#[tokio::test]
+async fn what_is_under_way_when_the_server_stops_is_answered_and_is_the_last() {
+    let served = Served::start().await;
+    let (mut busy, mut idle) = (Wire::to(&served).await, Wire::to(&served).await);
+    idle.say(&health("HTTP/1.1", "")).await;
+    idle.hear().await;
+    busy.say(&slow("HTTP/1.1", "", 300)).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let stopping = tokio::spawn(served.running.stop(Duration::from_secs(20)));
+    assert!(idle.is_over().await);
+    let heard = busy.hear().await;
+    assert_eq!((heard.status.as_str(), heard.header("connection")), ("http/1.1 200 ok", Some("close")));
+    assert!(heard.body.contains("executed"), "{}", heard.body);
+    assert!(busy.is_over().await);
+    drop((busy, idle));
+    tokio::time::timeout(Duration::from_secs(10), stopping).await.expect("it does not stop").unwrap();
+}
