@@ -22,7 +22,7 @@ description = "Give money back"
 resource = "/account"
 destination = "/account"
 identity = ["/account", "/amount"]
-guarantee_level = "atp-2"
+guarantee_level = "atp-1"
 retention = "7_years"
 
 [cedar]
@@ -100,7 +100,7 @@ fn the_built_in_catalogue_has_no_mistakes() {
 fn everything_declared_is_read() {
     let catalogue = load(GOOD).unwrap_or_else(|mistakes| panic!("{}", shown(&mistakes)));
     let refund = catalogue.get("REFUND").unwrap();
-    assert_eq!(refund.guarantee_level, GuaranteeLevel::Atp2);
+    assert_eq!(refund.guarantee_level, GuaranteeLevel::Atp1);
     assert_eq!(refund.duplicate.window, Duration::from_secs(3600));
     assert_eq!(refund.duplicate.on, OnDuplicate::Block);
     assert_eq!((refund.anomaly.k, refund.anomaly.min_sample), (6, 10));
@@ -128,7 +128,8 @@ fn every_mistake_is_found_with_its_place_and_a_hint() {
         ("name = \"REFUND\"", "name = 7", "2:8: this has to be a string, not a number"),
         ("retention =", "retenton =", "8:1: unknown key `retenton` | did you mean `retention`?"),
         ("\"7_years\"", "\"7 years\"", "8:13: not a retention"),
-        ("\"atp-2\"", "\"atp-4\"", "7:19: unknown guarantee level `atp-4`"),
+        ("\"atp-1\"", "\"atp-4\"", "7:19: unknown guarantee level `atp-4`"),
+        ("\"atp-1\"", "\"atp-2\"", "7:19: guarantee level `atp-2` is not in this version | write \"atp-1\""),
         (
             "name = \"REFUND\"",
             "extends = \"builtin\"\nname = \"REFUND\"",
@@ -311,19 +312,19 @@ fn all_mistakes_of_all_files_are_reported_at_once() {
 
 #[test]
 fn an_operator_binds_a_built_in_archetype_in_a_few_lines() {
-    let text = "name = \"PAYMENT_TRANSFER\"\nextends = \"builtin\"\nguarantee_level = \"atp-3\"\n[binding]\nprovider = \"http\"\n";
+    let text = "name = \"PAYMENT_TRANSFER\"\nextends = \"builtin\"\nrequires_approval = true\n[binding]\nprovider = \"http\"\n";
     let catalogue = Catalogue::load(true, &[source("pay.toml", text)]).unwrap();
     let bound = catalogue.get("PAYMENT_TRANSFER").unwrap();
     let builtin = Catalogue::builtin();
     let plain = builtin.get("PAYMENT_TRANSFER").unwrap();
     assert_eq!(catalogue.iter().count(), 4);
     assert_eq!(bound.bindings["provider"], "http");
-    assert_eq!(bound.guarantee_level, GuaranteeLevel::Atp3);
+    assert!(bound.requires_approval && !plain.requires_approval);
     assert_eq!(bound.members, plain.members);
     assert_ne!(bound.digest(), plain.digest());
     assert_ne!(catalogue.digest(), builtin.digest());
     // Mistakes name the operator's file.
-    let wrong = text.replace("guarantee_level", "garantee_level");
+    let wrong = text.replace("requires_approval", "requirs_approval");
     let mistakes = Catalogue::load(true, &[source("pay.toml", &wrong)]).expect_err("a mistake");
     assert!(mistakes[0].to_string().starts_with("pay.toml:3:1: unknown key"), "{}", shown(&mistakes));
 }

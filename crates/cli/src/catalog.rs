@@ -32,10 +32,14 @@ enum Command {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let Command::Check { dir, config } = &args.command;
-    let config = Config::read(config.as_deref()).map_err(Error::new)?;
+    let Command::Check { dir, config: config_file } = &args.command;
+    let config = Config::read(config_file.as_deref()).map_err(Error::new)?;
     match dir.as_ref().or(config.catalogue_dir.as_ref()) {
-        Some(dir) => check(dir, &config),
+        Some(dir) => {
+            let unconfigured =
+                "secrets and addresses that bindings use are configured: check with --config FILE";
+            check(dir, &config, config_file.is_none().then_some(unconfigured))
+        }
         None => {
             show("built in", &Catalogue::builtin())?;
             Ok(ExitCode::SUCCESS)
@@ -58,14 +62,15 @@ pub(crate) fn load(folder: &Folder) -> Result<std::result::Result<(Catalogue, Ve
     })
 }
 
-fn check(dir: &Path, config: &Config) -> Result<ExitCode> {
-    let mut wrong = 0;
+fn check(dir: &Path, config: &Config, hint: Option<&str>) -> Result<ExitCode> {
+    let (mut wrong, mut unbound) = (0, false);
     for folder in mistakes::folders(dir, &["toml"])? {
         match load(&folder)? {
             Ok((catalogue, sources)) => {
                 let found = bindings::mistakes(&catalogue, &sources, config)?;
                 mistakes::tell(&found, &sources);
                 wrong += found.len();
+                unbound |= !found.is_empty();
                 if found.is_empty() {
                     show(&folder.name, &catalogue)?;
                 }
@@ -74,7 +79,8 @@ fn check(dir: &Path, config: &Config) -> Result<ExitCode> {
         }
     }
     if wrong > 0 {
-        return Err(Error::new(format!("{} in `{}`", mistakes::counted(wrong), dir.display())));
+        return Err(Error::new(format!("{} in `{}`", mistakes::counted(wrong), dir.display()))
+            .maybe_hint(hint.filter(|_| unbound)));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -197,13 +197,16 @@ fn able(action: &Action, capabilities: &Capabilities) -> Result<(), Error> {
         }
     }
     let level = action.guarantee_level;
-    if level > action::GuaranteeLevel::Atp1 || !capabilities.can_keep(level) {
-        return Err(Error::new(
-            Code::ProviderCannot,
-            format!("guarantee level `{level}` cannot be kept for this archetype"),
-        )
-        .field("/guarantee_level")
-        .hint("ask for `atp-1`"));
+    let strictest = action::GuaranteeLevel::STRICTEST;
+    let refused = |why: String| {
+        let hint = format!("leave `guarantee_level` out or send `{strictest}`");
+        Error::new(Code::ProviderCannot, why).field("/guarantee_level").hint(hint)
+    };
+    if level > strictest {
+        return Err(refused(format!("guarantee level `{level}` is not in this version")));
+    }
+    if !capabilities.can_keep(level) {
+        return Err(refused(format!("guarantee level `{level}` cannot be kept for this archetype")));
     }
     Ok(())
 }

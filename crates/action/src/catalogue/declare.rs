@@ -42,8 +42,7 @@ pub(crate) fn read(table: &Table<'_>) -> Option<Archetype> {
         description: table.get("description").and_then(|node| node.text()).unwrap_or_default().to_owned(),
         identity: paths::identity(table, &schema, grave && duplicate.on != OnDuplicate::Allow),
         reversible,
-        guarantee_level: word(table, "guarantee_level", &["atp-1", "atp-2", "atp-3"], GuaranteeLevel::parse)
-            .unwrap_or(GuaranteeLevel::Atp1),
+        guarantee_level: guarantee_level(table).unwrap_or(GuaranteeLevel::Atp1),
         default_payment_mode: word(table, "default_payment_mode", &PAYMENT_MODES, PaymentMode::parse)
             .unwrap_or(PaymentMode::ImmediateCharge),
         duplicate,
@@ -159,6 +158,18 @@ pub(crate) fn word<T>(
         node.mistake_with_hint(format!("unknown {} `{text}`", key.replace('_', " ")), hint);
     }
     value
+}
+
+/// A level that is known and not carried out would refuse every action, and is a mistake before there is one.
+fn guarantee_level(table: &Table<'_>) -> Option<GuaranteeLevel> {
+    let level = word(table, "guarantee_level", &["atp-1", "atp-2", "atp-3"], GuaranteeLevel::parse)?;
+    if level > GuaranteeLevel::STRICTEST {
+        let hint = format!("write \"{}\"", GuaranteeLevel::STRICTEST);
+        table
+            .get("guarantee_level")?
+            .mistake_with_hint(format!("guarantee level `{level}` is not in this version"), hint);
+    }
+    Some(level)
 }
 
 fn retention(node: Node<'_>) -> Option<Retention> {
