@@ -120,7 +120,8 @@ fn answer(response: Response) -> Result<Value> {
             let text = |member: &str| body[member].as_str().unwrap_or_default().to_owned();
             let hint = match (body["hint"].as_str(), text("request_id")) {
                 (Some(hint), _) => Some(hint.to_owned()),
-                (None, id) if !id.is_empty() => {
+                // What the caller can mend is said here; the log tells of what the gateway could not do.
+                (None, id) if status.is_server_error() && !id.is_empty() => {
                     Some(format!("the gateway's log has more under request id {id}"))
                 }
                 _ => None,

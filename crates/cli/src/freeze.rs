@@ -35,10 +35,10 @@ pub(crate) struct ThawArgs {
 
 /// Let policies only watch for a while: what they would have stopped passes and is marked
 ///
-/// Never lifted are the hard-deny list, mandates and caps, freezes and completeness. Ends by itself, within 30 days.
+/// Never lifted are the hard-deny list, mandates and caps, freezes and completeness. Ends by itself.
 #[derive(clap::Args)]
 pub(crate) struct ObserveArgs {
-    /// When it ends, such as 2026-05-01T00:00:00Z
+    /// When it ends, within the next 30 days, such as 2030-05-01T00:00:00Z
     #[arg(long, value_name = "TIME", required_unless_present = "off")]
     until: Option<String>,
     /// End it now

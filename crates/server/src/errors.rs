@@ -116,7 +116,7 @@ const fn words(code: Code) -> Words {
         VersionUnsupported => (
             400,
             "invalid_request",
-            "the protocol version is missing or not supported",
+            "send the header EP-Version: 2026-04-27, the only version spoken here",
             "In production the header `EP-Version` is required; the only version spoken here is `2026-04-27`.",
             &["send the header EP-Version: 2026-04-27"],
         ),
@@ -230,7 +230,10 @@ const fn words(code: Code) -> Words {
             "blocked",
             "actions of this kind are frozen",
             "An operator froze everything, this tenant, this agent, this archetype or this provider.",
-            &["wait until the operator thaws it; repeating does not help"],
+            &[
+                "wait until the operator thaws it; repeating does not help",
+                "after the thaw, send it under a new key",
+            ],
         ),
         NotFound => (
             404,
