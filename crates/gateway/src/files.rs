@@ -12,6 +12,17 @@ pub(crate) fn private_folder(folder: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
+/// Makes the data directory, and keeps what it holds, keys among it, out of a repository it may lie in.
+pub(crate) fn data_folder(folder: &Path) -> io::Result<()> {
+    private_folder(folder)?;
+    let ignore = OpenOptions::new().write(true).create_new(true).open(folder.join(".gitignore"));
+    match ignore {
+        Ok(mut ignore) => ignore.write_all(b"*\n"),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Replaces `path` by `bytes`, mode 0600, durable when this returns.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let next = path.with_extension("next");
@@ -43,6 +54,18 @@ pub(crate) fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_repository_does_not_take_the_data_directory_in() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let data = folder.path().join("data");
+        data_folder(&data).expect("it is made");
+        let ignore = data.join(".gitignore");
+        assert_eq!(fs::read_to_string(&ignore).expect("it is there"), "*\n");
+        fs::write(&ignore, "# mine\n").expect("the operator changes it");
+        data_folder(&data).expect("it is there already");
+        assert_eq!(fs::read_to_string(&ignore).expect("it is there"), "# mine\n");
+    }
 
     #[test]
     fn a_key_that_others_can_read_is_refused() {

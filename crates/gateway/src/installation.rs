@@ -42,7 +42,7 @@ impl Installation {
     /// What is wrong and where, for the operator.
     pub async fn open(config: Config, render: Render) -> Result<Installation, String> {
         let folder = config.data_dir.clone();
-        files::private_folder(&folder)
+        files::data_folder(&folder)
             .map_err(|error| format!("cannot make `{}`: {error}", folder.display()))?;
         let lock = Lock::acquire(&folder).map_err(|error| format!("`{}`: {error}", folder.display()))?;
         let config = Arc::new(config);
