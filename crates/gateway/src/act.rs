@@ -65,9 +65,12 @@ impl Gateway {
         let started = Instant::now();
         let (execution, _) = execution::begin(errand.call, errand.permit);
         let call = Arc::clone(execution.call());
+        let name = errand.provider.name();
         let mut reply = match errand.quoted {
             Some(confirmation) => std::future::ready(Reply::Confirmed(confirmation)).boxed(),
-            None => errand.provider.call(&call),
+            None => {
+                errand.provider.call(&call).inspect(move |reply| log_unanswered(id, name, reply)).boxed()
+            }
         };
         let mut kept = Some(errand.pending);
         let (first, late) = {
@@ -205,6 +208,15 @@ impl Drop for UnderWay {
     fn drop(&mut self) {
         lock(&self.gateway.under_way).remove(&self.id);
         self.gateway.metrics.in_flight.dec();
+    }
+}
+
+/// For the operator: which provider gave no answer, and why in words of our own.
+fn log_unanswered(action: ActionId, provider: &str, reply: &Reply) {
+    match reply {
+        Reply::NotSent { why } => tracing::warn!(%action, provider, %why, "nothing was sent"),
+        Reply::Lost { why } => tracing::warn!(%action, provider, %why, "it was sent and not answered"),
+        Reply::Confirmed(_) | Reply::Refused(_) => {}
     }
 }
 
