@@ -56,6 +56,6 @@ pub use config::Config;
 pub use error::Error;
 pub use gateway::{Gateway, listed};
 pub use installation::{Installation, Keyring};
-pub use outcome::{Details, Kind, Missing, Outcome, ReceiptRef, Render, Reply};
+pub use outcome::{Details, Kind, Missing, Outcome, ReceiptRef, Render, Reply, WOULD_EXECUTE};
 pub use request::{Answer, Ask};
 pub use views::{ActionView, Page, PublicReceipt, ReceiptView, ReplayView};

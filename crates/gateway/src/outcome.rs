@@ -70,7 +70,7 @@ pub struct Details {
     /// Members to add before sending again under a new key.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub missing: Vec<Missing>,
-    /// Why it is held: `approval`, `approved` or `reservation`.
+    /// Why it is held: `approval`, `approved`, `reservation`, or `dry_run` where it was decided only.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub hold_reason: Option<String>,
     /// When a held action expires, RFC 3339.
@@ -107,6 +107,9 @@ pub struct Details {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub untrusted_text: Option<String>,
 }
+
+/// The reason of a dry run that nothing stands against.
+pub const WOULD_EXECUTE: &str = "would_execute";
 
 /// One outcome of one action.
 #[derive(Clone, Debug, PartialEq)]

@@ -160,6 +160,7 @@ pub(crate) fn describe(of: &Described<'_>, chain: &Chain, call: Option<CallRow>)
         entries: entries(chain)?,
         call,
         held_for: Vec::new(),
+        earlier_transaction: None,
         record: None,
     })
 }

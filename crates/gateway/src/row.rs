@@ -49,6 +49,9 @@ pub(crate) struct IntentRow {
     /// Why it waits, in stable words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held_for: Vec<String>,
+    /// The earlier action that it seems to repeat, if it waits for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier_transaction: Option<String>,
     /// What the decision was made from; `countersign replay` reads it.
     pub record: Option<Box<RawValue>>,
 }

@@ -211,7 +211,7 @@ struct OutcomeDetails {
     reasons: Option<Vec<String>>,
     /// Members to add before sending again under a new key.
     missing: Option<Vec<MissingMember>>,
-    /// `approval`, `approved` or `reservation`.
+    /// `approval`, `approved`, `reservation`, or `dry_run` where it was decided only.
     hold_reason: Option<String>,
     /// When a held action expires.
     expires_at: Option<String>,

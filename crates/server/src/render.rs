@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use gateway::{Code, Details, Kind, Outcome, Reply};
+use gateway::{Code, Details, Kind, Outcome, Reply, WOULD_EXECUTE};
 use serde::{Serialize, Serializer};
 
 use crate::errors;
@@ -55,6 +55,10 @@ fn message(outcome: &Outcome) -> &'static str {
         (Kind::Held, _) => match outcome.details.hold_reason.as_deref() {
             Some("approved") => "the action is approved and not sent yet",
             Some("reservation") => "the money is reserved and not charged yet",
+            Some("dry_run") if outcome.details.reasons == [WOULD_EXECUTE] => {
+                "decided only: it would be carried out"
+            }
+            Some("dry_run") => "decided only: it would wait for a person's approval",
             _ => "the action waits for a person's approval",
         },
     }

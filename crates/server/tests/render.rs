@@ -3,7 +3,7 @@
 
 use action::ActionId;
 use countersign_server::render;
-use gateway::{Code, Details, Kind, Missing, Outcome, ReceiptRef};
+use gateway::{Code, Details, Kind, Missing, Outcome, ReceiptRef, WOULD_EXECUTE};
 
 fn outcome(kind: Kind, code: Option<Code>) -> Outcome {
     let receipt = ReceiptRef {
@@ -60,11 +60,28 @@ fn held_for_approval() {
 
 #[test]
 fn dry_run() {
-    let mut outcome = outcome(Kind::Executed, None);
+    insta::assert_snapshot!(shown(&decided_only(WOULD_EXECUTE)));
+}
+
+#[test]
+fn a_dry_run_says_what_would_become_of_the_action() {
+    let message = |reason| {
+        let body: serde_json::Value =
+            serde_json::from_slice(&render(&decided_only(reason), "").body).unwrap();
+        body["message"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(message(WOULD_EXECUTE), "decided only: it would be carried out");
+    assert_eq!(message("irreversible"), "decided only: it would wait for a person's approval");
+}
+
+fn decided_only(reason: &str) -> Outcome {
+    let mut outcome = outcome(Kind::Held, None);
     outcome.action_id = None;
     outcome.receipt = None;
+    outcome.details.reasons = vec![reason.into()];
+    outcome.details.hold_reason = Some("dry_run".into());
     outcome.details.dry_run = Some(true);
-    insta::assert_snapshot!(shown(&outcome));
+    outcome
 }
 
 /// One-action.md, the table of states, column POST status.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use action::{Action, ActionId, Money, OnDuplicate};
-use boundary::{Permit, Trigger};
+use boundary::{Escalation, Permit, Trigger};
 use execution::Confirmation;
 use ledger::{Admitted, Debit, Effect, Obstacle, State, Tolerance};
 use mandate::Mandate;
@@ -73,7 +73,10 @@ impl Gateway {
             {
                 let trigger = Trigger::ProbableDuplicate { earlier: earlier.id };
                 let judged = judged_again(pending);
-                self.hold(case, judged, vec![trigger.word().to_owned()]).await.map(Next::Said).map(Some)
+                self.hold(case, judged, &Escalation { triggers: vec![trigger] })
+                    .await
+                    .map(Next::Said)
+                    .map(Some)
             }
             Admitted::Refused(obstacle) => {
                 self.block_at_admission(case, pending, &obstacle).await.map(Next::Said).map(Some)

@@ -78,6 +78,7 @@ impl Gateway {
             entries: entries(&chain)?,
             call: None,
             held_for: Vec::new(),
+            earlier_transaction: None,
             record: Some(raw(
                 String::from_utf8(record.to_bytes()).map_err(|_| internal("a record is not text"))?
             )?),

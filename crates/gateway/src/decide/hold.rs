@@ -1,10 +1,12 @@
 //! Hold: an action that waits for a person.
 
 use action::ActionId;
+use boundary::Escalation;
 use ledger::{Admitted, Effect, State, Tolerance};
 
 use super::case::Case;
 use super::describe::Judged;
+use super::reasons::held_details;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind, Outcome};
 use crate::remember::unavailable;
@@ -18,9 +20,11 @@ impl Gateway {
         &self,
         case: &Case<'_>,
         mut judged: Judged,
-        reasons: Vec<String>,
+        escalation: &Escalation,
     ) -> Result<Answer, Error> {
+        let Details { reasons, earlier_transaction, .. } = held_details(escalation);
         judged.row.held_for = reasons;
+        judged.row.earlier_transaction = earlier_transaction;
         let pending = self.pending(case, judged);
         let wait_ms =
             i64::try_from(self.config.limits.held_seconds).unwrap_or(i64::MAX / 1000).saturating_mul(1000);
@@ -52,6 +56,7 @@ impl Gateway {
             correlation_id: row.correlation_id.clone(),
             details: Details {
                 reasons: row.held_for.clone(),
+                earlier_transaction: row.earlier_transaction.clone(),
                 hold_reason: Some("approval".to_owned()),
                 expires_at: Some(clock::timestamp(until_ms).as_str().to_owned()),
                 status_url: Some(self.status_url(id)),

@@ -18,11 +18,11 @@ use action::{Action, IdempotencyKey};
 use boundary::{Decision, Verdict};
 use provider::Provider;
 
-use self::reasons::{code_of, details_of, words};
+use self::reasons::{code_of, details_of, held_details};
 use crate::caller::Caller;
 use crate::gateway::Gateway;
 use crate::metrics::Step;
-use crate::outcome::{Details, Kind, Outcome};
+use crate::outcome::{Details, Kind, Outcome, WOULD_EXECUTE};
 use crate::request::{Answer, Arrival, Ask, Next};
 use crate::row::internal;
 use crate::tenants::{Rules, TenantState};
@@ -88,7 +88,7 @@ impl Gateway {
                     return self.block(&case, judged, code_of(&reason), details).await.map(Next::Said);
                 }
                 Verdict::Escalate(escalation) => {
-                    return self.hold(&case, judged, words(&escalation)).await.map(Next::Said);
+                    return self.hold(&case, judged, &escalation).await.map(Next::Said);
                 }
                 Verdict::Quote => return Err(internal("a price was asked for twice")),
             }
@@ -100,9 +100,9 @@ impl Gateway {
     fn say_dry(&self, asked: &Asked<'_>, decision: &Decision) -> Answer {
         let mut details = match &decision.verdict {
             Verdict::Block(reason) => details_of(reason),
-            Verdict::Escalate(escalation) => Details { reasons: words(escalation), ..Details::default() },
+            Verdict::Escalate(escalation) => held_details(escalation),
             Verdict::Pass(_) | Verdict::Quote => {
-                Details { reasons: vec!["would_execute".into()], ..Details::default() }
+                Details { reasons: vec![WOULD_EXECUTE.to_owned()], ..Details::default() }
             }
         };
         details.dry_run = Some(true);

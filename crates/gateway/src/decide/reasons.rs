@@ -1,16 +1,21 @@
 //! What a verdict or an obstacle means to the caller: published codes and words.
 
-use boundary::{Escalation, Reason};
+use boundary::{Escalation, Reason, Trigger};
 use ledger::Obstacle;
 
 use crate::Code;
 use crate::outcome::{Details, Missing};
 
-pub(super) fn words(escalation: &Escalation) -> Vec<String> {
-    let mut words: Vec<String> =
+/// Why it waits for a person, and which earlier action it seems to repeat.
+pub(super) fn held_details(escalation: &Escalation) -> Details {
+    let mut reasons: Vec<String> =
         escalation.triggers.iter().map(|trigger| trigger.word().to_owned()).collect();
-    words.dedup();
-    words
+    reasons.dedup();
+    let earlier_transaction = escalation.triggers.iter().find_map(|trigger| match trigger {
+        Trigger::ProbableDuplicate { earlier } => Some(earlier.to_string()),
+        _ => None,
+    });
+    Details { reasons, earlier_transaction, ..Details::default() }
 }
 
 /// The published code of a reason to block. No `_` arm: a new reason must choose.

@@ -93,6 +93,7 @@ async fn a_replanned_duplicate_under_a_new_key_is_held() {
     let second = house.said("k2", &house.payment("acct-1", "25.00")).await;
     assert_eq!(second.kind(), "held", "{}", second.body);
     assert_eq!(second.reasons(), ["probable_duplicate"]);
+    assert_eq!(second.body["details"]["earlier_transaction"], first.id());
     let mut meant = house.payment("acct-1", "25.00");
     meant["repeat_of"] = json!(first.id());
     // The held one stands in the way now, so naming the first is not enough.
