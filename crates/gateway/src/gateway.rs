@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use action::{ActionId, Environment, HmacKey, Mistake, Subject, Tenant};
 use ledger::Ledger;
-use provider::{Egress, Outside, Secrets};
+use provider::{Egress, Secrets};
 use tokio::sync::Semaphore;
 
 use crate::authority::Authority;
@@ -19,7 +19,7 @@ use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::outcome::Render;
 use crate::remember::unavailable;
-use crate::tenants::{self, TenantState};
+use crate::tenants::{Rules, TenantState};
 use crate::vault::Vault;
 use crate::{Code, Error, clock};
 
@@ -84,12 +84,13 @@ pub(crate) struct Opening<'a> {
     pub ledger: Arc<dyn Ledger>,
     pub chain_id: String,
     pub keys_folder: &'a Path,
-    pub tenants: Vec<Tenant>,
+    /// The tenants served and what they are judged by, read and checked.
+    pub rules: Vec<(Tenant, Rules)>,
 }
 
 impl Gateway {
     pub(crate) async fn open(opening: Opening<'_>) -> Result<Arc<Gateway>, String> {
-        let Opening { config, environment, render, vault, doors, ledger, chain_id, keys_folder, tenants } =
+        let Opening { config, environment, render, vault, doors, ledger, chain_id, keys_folder, rules } =
             opening;
         let public_url = config.public_url();
         let issuer = match environment {
@@ -97,13 +98,10 @@ impl Gateway {
             Environment::Sandbox => format!("{public_url}/sandbox"),
         };
         let keys = Keys::open(keys_folder, clock::now())?;
-        let authority = Authority::open(keys_folder, tenants.iter())?;
+        let authority = Authority::open(keys_folder, rules.iter().map(|(tenant, _)| tenant))?;
         let mut states = HashMap::new();
-        for tenant in tenants {
+        for (tenant, rules) in rules {
             let hmac = tenant_key(ledger.as_ref(), vault, &tenant).await?;
-            let outside = Outside { egress: &doors.egress, secrets: &doors.secrets };
-            let rules =
-                tenants::load(&config, &tenant, environment, outside).map_err(|found| listed(&found))?;
             states.insert(tenant.clone(), Arc::new(TenantState::new(tenant, hmac, rules)));
         }
         let gateway = Gateway {

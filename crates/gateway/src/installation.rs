@@ -6,16 +6,17 @@ use std::sync::Arc;
 use action::{Environment, Subject, Tenant};
 use ledger::{Ledger, Lock, Options, Sqlite};
 use provider::secrets::{Declared, Source};
-use provider::{Egress, Secrets, egress::Rules};
+use provider::{Egress, Outside, Secrets, egress};
 use tokio::task::JoinHandle;
 
 use crate::admin::{CreatedKey, KeyAsk};
 use crate::caller::Role;
 use crate::config::Config;
 use crate::files;
-use crate::gateway::{Doors, Gateway, Opening};
+use crate::gateway::{Doors, Gateway, Opening, listed};
 use crate::keys::open_private;
 use crate::outcome::Render;
+use crate::tenants::{self, Rules};
 use crate::vault::Vault;
 use crate::{Error, clock};
 
@@ -41,22 +42,26 @@ impl Installation {
     /// # Errors
     /// What is wrong and where, for the operator.
     pub async fn open(config: Config, render: Render) -> Result<Installation, String> {
+        let config = Arc::new(config);
+        let mut tenants = tenants(&config)?;
+        // All that the operator may have got wrong is read before anything is made.
+        let production = Ground::read(&config, Environment::Production, &tenants)?;
+        let sandbox = match config.sandbox.enabled {
+            true => {
+                tenants.push(Tenant::parse(SANDBOX_TENANT).map_err(|error| error.to_string())?);
+                Some(Ground::read(&config, Environment::Sandbox, &tenants)?)
+            }
+            false => None,
+        };
         let folder = config.data_dir.clone();
         files::data_folder(&folder)
             .map_err(|error| format!("cannot make `{}`: {error}", folder.display()))?;
         let lock = Lock::acquire(&folder).map_err(|error| format!("`{}`: {error}", folder.display()))?;
-        let config = Arc::new(config);
         let vault = Vault::new(&master(&config, &folder)?)?;
-        let tenants = tenants(&config)?;
-        let production = open_one(&config, Environment::Production, render, &vault, tenants.clone()).await?;
-        let sandbox = match config.sandbox.enabled {
-            true => {
-                let mut tenants = tenants;
-                tenants.push(Tenant::parse(SANDBOX_TENANT).map_err(|error| error.to_string())?);
-                tenants.dedup();
-                Some(open_one(&config, Environment::Sandbox, render, &vault, tenants).await?)
-            }
-            false => None,
+        let production = open_one(&config, Environment::Production, render, &vault, production).await?;
+        let sandbox = match sandbox {
+            Some(ground) => Some(open_one(&config, Environment::Sandbox, render, &vault, ground).await?),
+            None => None,
         };
         Ok(Installation { production, sandbox, tasks: Vec::new(), _lock: lock })
     }
@@ -142,32 +147,52 @@ fn unreachable_subject() -> Subject {
     panic!("`anonymous` is a subject")
 }
 
+/// What a gateway stands on before it has a store: the way out, and each tenant's rules.
+struct Ground {
+    doors: Doors,
+    rules: Vec<(Tenant, Rules)>,
+}
+
+impl Ground {
+    fn read(config: &Config, environment: Environment, tenants: &[Tenant]) -> Result<Ground, String> {
+        let doors = match environment {
+            Environment::Production => doors(config)?,
+            Environment::Sandbox => {
+                Doors { egress: Egress::new(egress::Rules::default()), secrets: Secrets::default() }
+            }
+        };
+        let outside = Outside { egress: &doors.egress, secrets: &doors.secrets };
+        let rules = |tenant: &Tenant| {
+            let rules = tenants::load(config, tenant, environment, outside);
+            rules.map(|rules| (tenant.clone(), rules)).map_err(|found| listed(&found))
+        };
+        let rules = tenants.iter().map(rules).collect::<Result<_, _>>()?;
+        Ok(Ground { doors, rules })
+    }
+}
+
 async fn open_one(
     config: &Arc<Config>,
     environment: Environment,
     render: Render,
     vault: &Vault,
-    tenants: Vec<Tenant>,
+    ground: Ground,
 ) -> Result<Arc<Gateway>, String> {
     let now_ms = clock::now_ms();
     let chain_id = clock::new_id(now_ms).map_err(|error| error.to_string())?.to_string();
     let file = config.data_dir.join(format!("{environment}.db"));
     let ledger = open_ledger(file, chain_id.clone(), now_ms, config.limits.queue).await?;
-    let doors = match environment {
-        Environment::Production => doors(config)?,
-        Environment::Sandbox => Doors { egress: Egress::new(Rules::default()), secrets: Secrets::default() },
-    };
     let keys_folder = config.data_dir.join("keys").join(environment.as_str());
     let opening = Opening {
         config: Arc::clone(config),
         environment,
         render,
         vault,
-        doors,
+        doors: ground.doors,
         ledger,
         chain_id,
         keys_folder: &keys_folder,
-        tenants,
+        rules: ground.rules,
     };
     Gateway::open(opening).await
 }
@@ -220,7 +245,7 @@ fn master(config: &Config, folder: &Path) -> Result<zeroize::Zeroizing<Vec<u8>>,
 const MASTER: &str = "master";
 
 fn doors(config: &Config) -> Result<Doors, String> {
-    let rules = Rules::parse(&config.egress.allow, &config.egress.plain_http)
+    let rules = egress::Rules::parse(&config.egress.allow, &config.egress.plain_http)
         .map_err(|error| format!("`egress`: {error}"))?;
     let named = config.secrets.iter().filter(|(name, _)| *name != MASTER);
     let named = named.map(|(name, source)| declared(name, source)).collect::<Result<Vec<_>, _>>()?;
@@ -239,4 +264,30 @@ fn declared(name: &str, source: &crate::config::SecretSource) -> Result<Declared
 
 fn joined(errors: &[provider::secrets::Error]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::outcome::{Outcome, Reply};
+
+    fn render(_: &Outcome, _: &str) -> Reply {
+        Reply { status: 200, body: Vec::new() }
+    }
+
+    #[tokio::test]
+    async fn a_start_that_fails_on_a_catalogue_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, catalogue) = (folder.path().join("data"), folder.path().join("catalogue"));
+        std::fs::create_dir_all(catalogue.join("default")).unwrap();
+        std::fs::write(catalogue.join("default/pay.toml"), "nam = \"PAY\"\n").unwrap();
+        let config =
+            Config { data_dir: data.clone(), catalogue_dir: Some(catalogue.clone()), ..Config::default() };
+        let why = Installation::open(config.clone(), render).await.err().unwrap();
+        assert!(why.contains("pay.toml") && !data.exists(), "{why}");
+        std::fs::remove_file(catalogue.join("default/pay.toml")).unwrap();
+        drop(Installation::open(config, render).await.unwrap());
+        assert!(data.join("keys").is_dir());
+    }
 }
