@@ -40,6 +40,10 @@ pub struct Archetype {
     pub irreversible_threshold: Option<i64>,
     /// Whether a person always has to approve.
     pub requires_approval: bool,
+    /// How many people have to agree to an action that waits for them.
+    pub approvals: u32,
+    /// The form in which they do, if the file says so; see [`Archetype::approval_form`].
+    pub approval: Option<ApprovalForm>,
     /// The least time for which the record is kept.
     pub retention: Option<Retention>,
     /// The top-level members of the constraints, in the order in which they were declared.
@@ -171,6 +175,34 @@ pub enum OnDuplicate {
     Allow,
 }
 
+/// The weakest form in which a person's approval counts in production.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApprovalForm {
+    /// An API key of role approver.
+    Key,
+    /// The person's own signature over everything shown.
+    Passkey,
+}
+
+impl ApprovalForm {
+    /// The word in the catalogue and in records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ApprovalForm::Key => "key",
+            ApprovalForm::Passkey => "passkey",
+        }
+    }
+
+    /// The form of that word.
+    pub fn parse(text: &str) -> Option<ApprovalForm> {
+        match text {
+            "key" => Some(ApprovalForm::Key),
+            "passkey" => Some(ApprovalForm::Passkey),
+            _ => None,
+        }
+    }
+}
+
 /// When an action is unlike those before it of the same principal, archetype and currency. Sums and thresholds
 /// are minor units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,6 +243,14 @@ impl Archetype {
     /// The SHA-256 of everything declared, in lower-case hex; layout and comments of the file do not count.
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// The weakest form in which a person's approval counts in production. Where the file does not say, a key is not
+    /// enough for money or for what cannot be undone.
+    pub fn approval_form(&self, reversible: bool) -> ApprovalForm {
+        let grave = self.money.is_some() || !reversible;
+        let usual = if grave { ApprovalForm::Passkey } else { ApprovalForm::Key };
+        self.approval.unwrap_or(usual)
     }
 
     /// What Cedar sees of the constraints: every member that is not opaque.

@@ -37,8 +37,8 @@ mod text;
 
 pub use action::{Action, Attribute, Missing, Shown};
 pub use archetype::{
-    AnomalyRule, Archetype, CedarMember, CedarType, CurrencyRule, DuplicateRule, FirstSeen, Kind, Member,
-    MoneyRule, OnDuplicate, Pointer,
+    AnomalyRule, ApprovalForm, Archetype, CedarMember, CedarType, CurrencyRule, DuplicateRule, FirstSeen,
+    Kind, Member, MoneyRule, OnDuplicate, Pointer,
 };
 pub use catalogue::{Catalogue, Mistake, Source};
 pub use hash::HmacKey;
@@ -48,3 +48,4 @@ pub use money::{Currency, Money};
 pub use name::{names, normalised};
 pub use refusal::{Refusal, RefusalKind};
 pub use request::Request;
+pub use text::refuse_tricks;

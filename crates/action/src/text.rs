@@ -5,7 +5,10 @@ use crate::refusal::Refusal;
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 /// Refuses text that does not read as it is: not NFC, or with control, bidirectional or invisible characters.
-pub(crate) fn refuse_tricks(text: &str) -> Result<(), Refusal> {
+///
+/// # Errors
+/// `ValidationFailed`, saying which trick it plays.
+pub fn refuse_tricks(text: &str) -> Result<(), Refusal> {
     // Printable ASCII is the usual case and has no tricks to play.
     if text.bytes().all(|b| (0x20..0x7f).contains(&b)) {
         return Ok(());

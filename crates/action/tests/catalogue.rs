@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use countersign_action::{
-    Action, Catalogue, CedarType, FirstSeen, GuaranteeLevel, Kind, Mistake, OnDuplicate, Request, Source,
+    Action, ApprovalForm, Catalogue, CedarType, FirstSeen, GuaranteeLevel, Kind, Mistake, OnDuplicate,
+    Request, Source,
 };
 use proptest::prelude::*;
 use std::time::Duration;
@@ -119,6 +120,31 @@ fn everything_declared_is_read() {
 }
 
 #[test]
+fn a_key_is_enough_of_an_approval_only_for_what_is_light_or_declared_so() {
+    let form = |change: &dyn Fn(String) -> String, reversible: bool| {
+        let catalogue = load(&change(GOOD.to_owned())).unwrap_or_else(|it| panic!("{}", shown(&it)));
+        let refund = catalogue.get("REFUND").unwrap();
+        let body = serde_json::json!({"archetype": "REFUND", "reversible": reversible, "constraints": {}});
+        let action = Action::of(Request::from_value(body).unwrap(), refund).unwrap();
+        (refund.approval_form(action.reversible), refund.approvals)
+    };
+    let light = |text: String| {
+        let money = "[money]\namount = \"/amount\"\ncurrency = \"EUR\"\n";
+        let text = text.replace(money, "").replace("cold_start_threshold = \"250.00\"\n", "");
+        text.replace("retention =", "reversible = true\nretention =")
+    };
+    let with = |line: &str| {
+        let line = line.to_owned();
+        move |text: String| text.replace("retention =", &format!("{line}\nretention ="))
+    };
+    assert_eq!(form(&|text| text, true), (ApprovalForm::Passkey, 1), "there is money");
+    assert_eq!(form(&light, true), (ApprovalForm::Key, 1));
+    assert_eq!(form(&light, false), (ApprovalForm::Passkey, 1), "the caller says it cannot be undone");
+    assert_eq!(form(&with("approval = \"key\"\napprovals = 2"), true), (ApprovalForm::Key, 2));
+    assert_eq!(form(&|text| with("approval = \"passkey\"")(light(text)), true), (ApprovalForm::Passkey, 1));
+}
+
+#[test]
 fn every_mistake_is_found_with_its_place_and_a_hint() {
     let mut wrong = String::new();
     // What to change, and the place and text of the mistake.
@@ -128,6 +154,12 @@ fn every_mistake_is_found_with_its_place_and_a_hint() {
         ("name = \"REFUND\"", "name = 7", "2:8: this has to be a string, not a number"),
         ("retention =", "retenton =", "8:1: unknown key `retenton` | did you mean `retention`?"),
         ("\"7_years\"", "\"7 years\"", "8:13: not a retention"),
+        ("retention =", "approvals = 0\nretention =", "8:13: this has to be a whole number from 1 to 16"),
+        (
+            "retention =",
+            "approval = \"kee\"\nretention =",
+            "8:12: unknown approval `kee` | did you mean \"key\"?",
+        ),
         ("\"atp-1\"", "\"atp-4\"", "7:19: unknown guarantee level `atp-4`"),
         ("\"atp-1\"", "\"atp-2\"", "7:19: guarantee level `atp-2` is not in this version | write \"atp-1\""),
         (

@@ -11,7 +11,9 @@ use crate::objection::{
 use crate::policies::Slice;
 use crate::record::{Asked, Record};
 use crate::stage::{Stage, StageName};
-use crate::{Caller, Facts, Observed, Permit, Policies, Reason, Trigger, Verdict, context, report};
+use crate::{
+    Caller, Facts, Observed, Permit, Policies, PolicyRef, Reason, Trigger, Verdict, context, report,
+};
 
 /// What a pass came to, and its report.
 #[derive(Debug)]
@@ -66,7 +68,7 @@ pub fn decide(policies: &Policies, facts: &Facts<'_>) -> Decision {
     let weighed = weigh(&objections, facts.observe);
     let observed = observed(&objections, &weighed, facts.observe);
     let stages = findings.stages(policies, facts, &objections, &weighed);
-    let noted = objections.iter().filter(|objection| !objection.is_cedars).map(Objection::noted).collect();
+    let noted = objections.iter().filter(|it| !it.is_cedars && !it.approved).map(Objection::noted).collect();
     let detail = findings.detail();
     let quoting = findings.awaits_quote;
     let record = Record::new(
@@ -77,7 +79,8 @@ pub fn decide(policies: &Policies, facts: &Facts<'_>) -> Decision {
         facts.observe,
         Some((findings.math, facts.series.clone(), facts.salt)),
         summary(&objections, weighed),
-    );
+    )
+    .approving(agreed_policies(&objections));
     let verdict = match weighed {
         Weighed::Block(at) => match objections.into_iter().nth(at).map(|objection| objection.weight) {
             Some(Weight::Block(reason)) => Verdict::Block(reason),
@@ -164,7 +167,7 @@ impl Findings {
             out.push(Objection::block(StageName::Completeness, Reason::Incomplete { missing }));
         }
         self.mathematics(facts, &mut out);
-        out
+        out.into_iter().map(|objection| objection.heard(facts)).collect()
     }
 
     /// Classes 4 and 9: what is known of the action beforehand.
@@ -222,6 +225,15 @@ impl Findings {
             _ => None,
         }
     }
+}
+
+/// The policies that ask for a person and were agreed to.
+fn agreed_policies(objections: &[Objection]) -> Vec<PolicyRef> {
+    let policies = |objection: &Objection| match &objection.weight {
+        Weight::Escalate(trigger) if objection.approved => trigger.policies().to_vec(),
+        _ => Vec::new(),
+    };
+    objections.iter().flat_map(policies).collect()
 }
 
 /// The token's own refusal apart from what the mandate does not carry: they belong to different entries.

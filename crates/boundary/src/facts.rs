@@ -1,9 +1,9 @@
 //! What a decision is made from. The gateway reads it; here it is only looked at.
 
-use action::{Action, ActionId, Environment, Subject, Tenant};
-use mandate::{Account, Mandate};
+use action::{Action, ActionId, Environment, Money, Subject, Tenant};
+use mandate::{Account, Mandate, exposure};
 
-use crate::Series;
+use crate::{PolicyRef, Series, Trigger};
 
 /// Who asks, as authenticated.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,40 @@ pub struct Earlier {
     pub id: ActionId,
     /// When it was admitted, in Unix milliseconds.
     pub at_ms: i64,
+}
+
+/// What people agreed to, when an action that waited for them is judged again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Approved {
+    /// The reasons they were shown.
+    pub triggers: Vec<Trigger>,
+    /// The id of the mandate it came under then.
+    pub mandate: Option<String>,
+    /// What was at stake then.
+    pub amount: Option<Money>,
+}
+
+impl Approved {
+    /// Is this reason, here and now, one that people agreed to? Exactly: of several policies all must be among those
+    /// they saw, by id and content, and neither another mandate nor a higher price is what they saw.
+    pub(crate) fn covers(&self, trigger: &Trigger, facts: &Facts<'_>) -> bool {
+        let same_mandate = self.mandate.as_deref() == facts.mandate.map(|(mandate, _)| mandate.jti.as_str());
+        let no_more = match (self.amount, exposure(facts.action)) {
+            (Some(then), Some(now)) => now.currency() == then.currency() && now.minor() <= then.minor(),
+            (then, now) => then == now,
+        };
+        let seen = match trigger {
+            Trigger::Policies(policies) => {
+                policies.iter().all(|policy| self.policies().any(|it| it == policy))
+            }
+            other => self.triggers.contains(other),
+        };
+        same_mandate && no_more && seen
+    }
+
+    fn policies(&self) -> impl Iterator<Item = &PolicyRef> {
+        self.triggers.iter().flat_map(Trigger::policies)
+    }
 }
 
 /// Everything that one decision may depend on, beside the policies.
@@ -50,6 +84,8 @@ pub struct Facts<'a> {
     pub first_seen_destination: bool,
     /// An earlier action with the same effect hash, within the window.
     pub earlier: Option<Earlier>,
+    /// What people agreed to, where the action waited for them.
+    pub approved: Option<&'a Approved>,
     /// Whether observe mode is on.
     pub observe: bool,
     /// The time, in Unix milliseconds.

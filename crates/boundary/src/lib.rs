@@ -13,6 +13,10 @@
 //! entries; else an escalation with every reason that fired; else a pass, which mints the [`Permit`] that nothing can
 //! be carried out without.
 //!
+//! **Judged again.** An action that waited for people is judged once more when enough of them agreed. Exactly the
+//! reasons they were shown no longer speak against it ([`Approved`]); whatever is new does: another policy or another
+//! text of the same, another earlier action, another mandate, a higher price. No block is ever lifted by approval.
+//!
 //! **Tiers.** A `forbid` carries `@tier`: `0-A` is asked first and alone and knows no override; `0-B` yields only to
 //! another version of the policies; `1` may add `@escalate`, and then waits for a person where something else permits
 //! the action; `2` is what an unannotated policy has; `3` is recorded and not enforced. A `permit` has no tier of its
@@ -54,7 +58,7 @@ mod templates;
 mod verdict;
 
 pub use decide::{Decision, Named, decide, decide_by_name};
-pub use facts::{Caller, Earlier, Facts};
+pub use facts::{Approved, Caller, Earlier, Facts};
 pub use hard_deny::{BUILT_IN, HardDeny};
 pub use policies::Policies;
 pub use reason::{Class, PolicyRef, Reason, Trigger};

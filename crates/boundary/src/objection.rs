@@ -3,7 +3,7 @@
 use crate::ask::Answer;
 use crate::record::Noted;
 use crate::stage::StageName;
-use crate::{Class, Escalation, Observed, Reason, Trigger};
+use crate::{Class, Escalation, Facts, Observed, Reason, Trigger};
 
 /// One thing that speaks against a pass.
 #[derive(Debug)]
@@ -12,6 +12,8 @@ pub(crate) struct Objection {
     pub(crate) weight: Weight,
     liftable: bool,
     pub(crate) is_cedars: bool,
+    /// People agreed to it.
+    pub(crate) approved: bool,
 }
 
 #[derive(Debug)]
@@ -22,11 +24,24 @@ pub(crate) enum Weight {
 
 impl Objection {
     pub(crate) fn block(stage: StageName, reason: Reason) -> Objection {
-        Objection { stage, weight: Weight::Block(reason), liftable: false, is_cedars: false }
+        Objection::new(stage, Weight::Block(reason))
     }
 
     pub(crate) fn escalate(stage: StageName, trigger: Trigger) -> Objection {
-        Objection { stage, weight: Weight::Escalate(trigger), liftable: false, is_cedars: false }
+        Objection::new(stage, Weight::Escalate(trigger))
+    }
+
+    fn new(stage: StageName, weight: Weight) -> Objection {
+        Objection { stage, weight, liftable: false, is_cedars: false, approved: false }
+    }
+
+    /// The same, marked if it is one that people agreed to.
+    pub(crate) fn heard(self, facts: &Facts<'_>) -> Objection {
+        let approved = match &self.weight {
+            Weight::Escalate(trigger) => facts.approved.is_some_and(|it| it.covers(trigger, facts)),
+            Weight::Block(_) => false,
+        };
+        Objection { approved, ..self }
     }
 
     /// Observe mode lets it through.
@@ -81,12 +96,12 @@ impl Weighed {
     }
 }
 
-/// The first block; else an escalation; else nothing. Observe mode leaves out what it may lift.
+/// The first block; else an escalation; else nothing. What people agreed to is left out, and what observe mode lifts.
 pub(crate) fn weigh(objections: &[Objection], observe: bool) -> Weighed {
     let mut outcome = Weighed::Pass;
     for (at, objection) in objections.iter().enumerate() {
         match objection.weight {
-            _ if observe && objection.liftable => {}
+            _ if objection.approved || observe && objection.liftable => {}
             Weight::Block(_) => return Weighed::Block(at),
             Weight::Escalate(_) => outcome = Weighed::Escalate,
         }
@@ -121,14 +136,15 @@ pub(crate) fn observed(objections: &[Objection], weighed: &Weighed, observe: boo
     let otherwise = if observe { weigh(objections, false) } else { return None };
     let code = match otherwise {
         Weighed::Block(at) => objections.get(at)?.word(),
-        Weighed::Escalate => objections.first()?.word(),
+        Weighed::Escalate => objections.iter().find(|objection| !objection.approved)?.word(),
         Weighed::Pass => return None,
     };
     (otherwise != *weighed).then_some(Observed { would_be: otherwise.word(), code })
 }
 
 pub(crate) fn escalation(objections: Vec<Objection>, observe: bool) -> Escalation {
-    let stands = objections.into_iter().filter(|objection| !(observe && objection.liftable));
+    let stands = objections.into_iter();
+    let stands = stands.filter(|objection| !(objection.approved || observe && objection.liftable));
     let mut triggers: Vec<Trigger> = stands
         .filter_map(|objection| match objection.weight {
             Weight::Escalate(trigger) => Some(trigger),

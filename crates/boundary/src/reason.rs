@@ -174,6 +174,33 @@ impl Trigger {
         }
     }
 
+    /// The trigger of a word, with what else it was told with. Reads what [`Trigger::word`], [`Trigger::policies`] and
+    /// [`Trigger::earlier`] say.
+    pub fn read(word: &str, policies: Vec<PolicyRef>, earlier: Option<ActionId>) -> Option<Trigger> {
+        let plain = [
+            Trigger::Irreversible,
+            Trigger::ColdStart,
+            Trigger::FirstSeenDestination,
+            Trigger::Archetype,
+            Trigger::Mandate,
+            Trigger::GuaranteeLevel,
+        ];
+        match (word, earlier) {
+            ("policy", None) if !policies.is_empty() => Some(Trigger::Policies(policies)),
+            ("probable_duplicate", Some(earlier)) => Some(Trigger::ProbableDuplicate { earlier }),
+            (word, None) if policies.is_empty() => plain.into_iter().find(|trigger| trigger.word() == word),
+            _ => None,
+        }
+    }
+
+    /// The earlier action it is about, if it is about one.
+    pub fn earlier(&self) -> Option<ActionId> {
+        match self {
+            Trigger::ProbableDuplicate { earlier } => Some(*earlier),
+            _ => None,
+        }
+    }
+
     /// The policies that ask for a person; empty where none did.
     pub fn policies(&self) -> &[PolicyRef] {
         match self {

@@ -29,6 +29,8 @@ pub(crate) static ENGINE: LazyLock<String> = LazyLock::new(|| {
 #[derive(Debug)]
 pub struct Record {
     action: Arc<str>,
+    /// Policies that ask for a person and were agreed to.
+    approved: Vec<PolicyRef>,
     asked: Option<Asked>,
     catalog_digest: Arc<str>,
     entity_digest: Arc<str>,
@@ -65,6 +67,9 @@ pub(crate) struct Noted {
 #[derive(Debug, Deserialize)]
 pub(crate) struct Read {
     pub(crate) action: String,
+    /// Only there when an action that waited was judged again.
+    #[serde(default)]
+    pub(crate) approved: Vec<ReadPolicy>,
     pub(crate) asked: Option<ReadAsked>,
     #[serde(rename = "catalogDigest")]
     pub(crate) catalog_digest: String,
@@ -121,6 +126,7 @@ impl Record {
     ) -> Record {
         Record {
             action,
+            approved: Vec::new(),
             asked,
             catalog_digest: policies.catalog_digest().clone(),
             entity_digest: policies.entity_digest().clone(),
@@ -132,11 +138,20 @@ impl Record {
         }
     }
 
+    /// The same, with the policies that ask for a person and were agreed to.
+    pub(crate) fn approving(self, approved: Vec<PolicyRef>) -> Record {
+        Record { approved, ..self }
+    }
+
     /// Canonical JSON (RFC 8785).
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = String::with_capacity(3072);
         out.push_str("{\"action\":");
         write_string(&self.action, &mut out);
+        if !self.approved.is_empty() {
+            out.push_str(",\"approved\":");
+            write_policies(&self.approved, &mut out);
+        }
         out.push_str(",\"asked\":");
         match &self.asked {
             Some(asked) => asked.write(&mut out),

@@ -5,8 +5,8 @@ use cedar_policy::{Entities, EntityUid};
 use crate::ask::{Answer, Question};
 use crate::objection::{cedars_objection, weigh_noted};
 use crate::policies::Cast;
-use crate::record::{self, Noted, Read, ReadAsked};
-use crate::{Policies, context};
+use crate::record::{self, Noted, Read, ReadAsked, ReadPolicy};
+use crate::{Policies, PolicyRef, context};
 
 /// Stored bytes that are no decision record, or one of a later version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,7 +57,8 @@ pub fn replay(record: &[u8], policies: &Policies) -> Result<Comparison, Unreadab
         None => None,
     };
     let waits = read.asked.as_ref().is_some_and(|asked| asked.default_deny_waits);
-    let cedars = answer.as_ref().and_then(|answer| cedars_objection(answer, waits)).map(|it| it.noted());
+    let cedars = answer.as_ref().filter(|answer| !agreed(answer, &read.approved));
+    let cedars = cedars.and_then(|answer| cedars_objection(answer, waits)).map(|it| it.noted());
     let now = weigh_noted(&with(&read.objections, cedars), read.observe);
 
     let mut differences = Vec::new();
@@ -79,6 +80,13 @@ pub fn replay(record: &[u8], policies: &Policies) -> Result<Comparison, Unreadab
     compare("catalog digest", &read.catalog_digest, policies.catalog_digest());
     compare("engine", &read.engine, &record::ENGINE);
     Ok(Comparison { then: read.verdict, now, differences })
+}
+
+/// Do only policies ask for a person that people agreed to, unchanged?
+fn agreed(answer: &Answer, approved: &[ReadPolicy]) -> bool {
+    let seen =
+        |policy: &PolicyRef| approved.iter().any(|it| it.id == *policy.id && it.digest == *policy.digest);
+    matches!(answer, Answer::Escalate(policies) if policies.iter().all(seen))
 }
 
 fn ask(action: &str, asked: &ReadAsked, policies: &Policies) -> Result<Answer, Unreadable> {

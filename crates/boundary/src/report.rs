@@ -74,7 +74,9 @@ impl Findings {
             objections.iter().filter_map(Objection::class).map(|class| class as u8).collect();
         fired.sort_unstable();
         fired.dedup();
+        let approved = objections.iter().filter(|objection| objection.approved);
         Output::Boundary(Box::new(BoundaryOutput {
+            approved: approved.map(Objection::word).collect(),
             cedar: cedar_output(&self.cedar),
             classes_fired: fired,
             classes_not_applicable: &NOT_APPLICABLE,
@@ -122,6 +124,7 @@ pub(crate) fn by_name(policies: &Policies, named: &Named<'_>, name: &str, error:
         input: boundary_input(policies, named.archetype.into(), named.environment),
         name: StageName::Boundary,
         output: Output::Boundary(Box::new(BoundaryOutput {
+            approved: Vec::new(),
             cedar: CedarOutput { advice: Vec::new(), decision: "not_asked", policies: Vec::new() },
             classes_fired: vec![Class::Prohibited as u8],
             classes_not_applicable: &NOT_APPLICABLE,

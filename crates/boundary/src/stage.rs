@@ -156,6 +156,9 @@ pub enum Output {
 /// What the boundary stage found.
 #[derive(Debug, Clone, Serialize)]
 pub struct BoundaryOutput {
+    /// Reasons to ask a person that people agreed to, in words; only there when an action that waited is judged again.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub approved: Vec<&'static str>,
     /// What Cedar was asked and said.
     pub cedar: CedarOutput,
     /// Escalation classes that fired, as numbers 1 to 9.

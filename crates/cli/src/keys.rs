@@ -282,6 +282,7 @@ impl Keeper {
             subject,
             role: Role::Admin,
             key_id: "data directory".to_owned(),
+            key_issuer: None,
             default_mandate: None,
         };
         let done = runtime.block_on(deed(&installation.production, &caller));

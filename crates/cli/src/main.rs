@@ -8,8 +8,9 @@
 //!   serve, demo                       run a gateway
 //!   verify                            check receipts, offline
 //!   catalog, policy                   check files before a gateway reads them
-//!   keys, mandate, freeze, thaw,      change a running gateway, as clients of its API
-//!   observe, reload, replay
+//!   keys, mandate, approvals,         change a running gateway, as clients of its API
+//!   freeze, thaw, observe, reload,
+//!   replay
 //!   bench                             measure this machine and a gateway on it
 //! ```
 //!
@@ -17,6 +18,7 @@
 //! takes its lock first.
 
 mod api;
+mod approvals;
 mod bench;
 mod bindings;
 mod catalog;
@@ -56,6 +58,7 @@ enum Command {
     Verify(verify::Args),
     Keys(keys::Args),
     Mandate(mandate::Args),
+    Approvals(approvals::Args),
     Freeze(freeze::FreezeArgs),
     Thaw(freeze::ThawArgs),
     Observe(freeze::ObserveArgs),
@@ -86,6 +89,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Verify(args) => verify::run(&args),
         Command::Keys(args) => keys::run(&args),
         Command::Mandate(args) => mandate::run(&args),
+        Command::Approvals(args) => approvals::run(&args),
         Command::Freeze(args) => freeze::freeze(&args),
         Command::Thaw(args) => freeze::thaw(&args),
         Command::Observe(args) => freeze::observe(&args),

@@ -298,6 +298,7 @@ fn permit() -> Permit {
         series: &Series::default(),
         first_seen_destination: false,
         earlier: None,
+        approved: None,
         observe: false,
         now_ms: 1_760_000_000_000,
         request_hash: [1; 32],

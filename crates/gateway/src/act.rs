@@ -174,11 +174,20 @@ impl Gateway {
         Ok((Answer { reply, replayed: false, action_id: Some(pending.id) }, receipt))
     }
 
-    /// Marks an action as one that a task of this process looks after, until the mark is dropped.
+    /// Marks an action as one that a task of this process looks after, until the mark and its copies are dropped.
     pub(crate) fn under_way(self: &Arc<Self>, id: ActionId) -> UnderWay {
         lock(&self.under_way).insert(id);
+        self.mark(id)
+    }
+
+    /// The same, unless another task looks after it already.
+    pub(crate) fn look_after_alone(self: &Arc<Self>, id: ActionId) -> Option<UnderWay> {
+        lock(&self.under_way).insert(id).then(|| self.mark(id))
+    }
+
+    fn mark(self: &Arc<Self>, id: ActionId) -> UnderWay {
         self.metrics.in_flight.inc();
-        UnderWay { gateway: Arc::clone(self), id }
+        UnderWay { _mark: Arc::new(Mark { gateway: Arc::clone(self), id }) }
     }
 }
 
@@ -197,12 +206,17 @@ async fn first(reply: &mut BoxFuture<'_, Reply>, deadline: Option<Instant>) -> (
 }
 
 /// See [`Gateway::under_way`].
+#[derive(Clone)]
 pub(crate) struct UnderWay {
+    _mark: Arc<Mark>,
+}
+
+struct Mark {
     gateway: Arc<Gateway>,
     id: ActionId,
 }
 
-impl Drop for UnderWay {
+impl Drop for Mark {
     fn drop(&mut self) {
         lock(&self.gateway.under_way).remove(&self.id);
         self.gateway.metrics.in_flight.dec();

@@ -44,6 +44,7 @@ impl Role {
         use Role::*;
         match deed {
             Deed::Execute => matches!(self, Agent),
+            Deed::Approve => matches!(self, Approver),
             Deed::ReadOwn => true,
             Deed::ReadTenant => matches!(self, Approver | Operator | Auditor | Admin),
             Deed::Govern => matches!(self, Operator | Admin),
@@ -57,6 +58,8 @@ impl Role {
 pub enum Deed {
     /// Ask for an action.
     Execute,
+    /// Agree to what is held, or say no.
+    Approve,
     /// Read actions and receipts of one's own.
     ReadOwn,
     /// Read everything of the tenant.
@@ -78,6 +81,8 @@ pub struct Caller {
     pub role: Role,
     /// The credential used, for the record; idempotency never depends on it.
     pub key_id: String,
+    /// Who made the credential, where that is known: whoever gives the right to ask does not also agree.
+    pub key_issuer: Option<String>,
     /// The mandate (`jti`) used when a request brings no token.
     pub default_mandate: Option<String>,
 }
@@ -106,6 +111,7 @@ mod tests {
     fn only_agents_execute_and_only_admins_administer() {
         let who = |deed| Role::ALL.into_iter().filter(move |role| role.may(deed)).collect::<Vec<_>>();
         assert_eq!(who(Deed::Execute), [Role::Agent]);
+        assert_eq!(who(Deed::Approve), [Role::Approver]);
         assert_eq!(who(Deed::Administer), [Role::Admin]);
         assert_eq!(who(Deed::Govern), [Role::Operator, Role::Admin]);
         assert!(!Role::Auditor.may(Deed::Govern));

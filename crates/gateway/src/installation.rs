@@ -130,6 +130,7 @@ impl Gateway {
             subject: Subject::parse("anonymous").unwrap_or_else(|_| unreachable_subject()),
             role: Role::Agent,
             key_id: "none".to_owned(),
+            key_issuer: None,
             default_mandate: None,
         }
     }

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A [`Gateway`] is one environment: its issuer, keys, store, tenants and providers. Each file or folder of the loop is
-//! one station; `recovery.rs` picks up what a crash or a lost answer left behind and takes the same way. An
+//! one station; `recovery.rs` picks up what a crash or a lost answer left behind and takes the same way. What waits for
+//! people stands in `approvals/`; once they agree it goes through the same stations again. An
 //! [`Installation`] is what one process runs: production and, unless switched off, the sandbox.
 //!
 //! Nothing is said before it is durable. A caller who hangs up changes nothing: an admitted action is carried out in a
@@ -21,6 +22,7 @@
 mod act;
 mod admin;
 mod alert;
+mod approvals;
 mod authority;
 mod buckets;
 mod caller;
@@ -50,6 +52,7 @@ pub use admin::{
     CreatedKey, FreezeScope, FreezeView, IssuedMandate, KeyAsk, KeyView, MandateAsk, MandateView,
     ObserveView, ReloadReport, Revocation, SigningKeyView,
 };
+pub use approvals::{GivenView, HeldView, PolicyView};
 pub use caller::{Caller, Deed, Role};
 pub use code::Code;
 pub use config::Config;

@@ -160,6 +160,9 @@ pub(crate) fn describe(of: &Described<'_>, chain: &Chain, call: Option<CallRow>)
         entries: entries(chain)?,
         call,
         held_for: Vec::new(),
+        repeat_of: action.repeat_of.map(|id| id.to_string()),
+        escalation: None,
+        approvals: Vec::new(),
         earlier_transaction: None,
         record: None,
     })

@@ -10,6 +10,7 @@ use receipt::{
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::approvals::fitting;
 use crate::clock;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind, Outcome, ReceiptRef, Reply};
@@ -266,6 +267,10 @@ impl Gateway {
         let row = &pending.row;
         let offer = pending.money;
         let transaction_id = pending.id.to_string();
+        let approvals = match event {
+            Event::Original => fitting(row, &ending.chain)?,
+            Event::Amendment { .. } => Vec::new(),
+        };
         let draft = Draft {
             receipt_id: Cow::Borrowed(receipt_id),
             transaction_id: Cow::Borrowed(&transaction_id),
@@ -298,7 +303,7 @@ impl Gateway {
                 policy_digest: row.policy_digest.as_deref().map(Cow::Borrowed),
                 catalog_digest: row.catalog_digest.as_deref().map(Cow::Borrowed),
                 entity_digest: row.entity_digest.as_deref().map(Cow::Borrowed),
-                approvals: Vec::new(),
+                approvals,
                 observed: row.observed.as_ref().map(|it| receipt::Observed {
                     would_be: Cow::Borrowed(&it.would_be),
                     code: Some(Cow::Borrowed(&it.code)),

@@ -13,9 +13,8 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::act::lock;
 use crate::gateway::{Gateway, Inquiry};
-use crate::outcome::{Details, ReceiptRef};
+use crate::outcome::ReceiptRef;
 use crate::pending::Pending;
-use crate::prove::{push, refused};
 use crate::remember::unavailable;
 use crate::{Code, Error, clock};
 
@@ -50,6 +49,9 @@ impl Gateway {
         loop {
             if let Err(error) = self.ask_around(&mut askers).await {
                 tracing::warn!(%error, "unsettled actions could not be looked after");
+            }
+            if let Err(error) = self.resume_all().await {
+                tracing::warn!(%error, "approved actions could not be looked after");
             }
             tokio::time::sleep(self.interval()).await;
         }
@@ -175,6 +177,21 @@ impl Gateway {
         Ok(outcomes.into_iter().find_map(|outcome| outcome.receipt).map(reference))
     }
 
+    /// Approved actions whose task is gone, or that could not be judged a moment ago.
+    async fn resume_all(self: &Arc<Self>) -> Result<(), Error> {
+        let mut after = None;
+        loop {
+            let page = self.ledger.approved(after, PAGE).await.map_err(unavailable)?;
+            for stored in page.rows.iter().filter(|stored| self.is_due(stored.id)) {
+                self.resume(&stored.tenant, stored.id);
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(()),
+            }
+        }
+    }
+
     fn is_due(&self, id: ActionId) -> bool {
         if lock(&self.under_way).contains(&id) {
             return false;
@@ -183,7 +200,7 @@ impl Gateway {
     }
 
     /// Twice as long each time, up to a minute.
-    fn ask_later(&self, id: ActionId) {
+    pub(crate) fn ask_later(&self, id: ActionId) {
         let mut inquiries = lock(&self.inquiries);
         let tries = inquiries.get(&id).map_or(0, |inquiry| inquiry.tries);
         let pause = self.interval().saturating_mul(1 << tries.min(16)).min(LONGEST_PAUSE);
@@ -208,27 +225,14 @@ impl Gateway {
         Ok(())
     }
 
-    /// Held actions nobody decided on in time.
+    /// Actions that waited until their time was over.
     async fn expire(&self) -> Result<(), Error> {
         for stored in self.ledger.expired(clock::now_ms(), PAGE).await.map_err(unavailable)? {
-            if let Err(error) = self.expire_one(&stored).await {
+            if let Err(error) = self.end_waiting(&stored, Code::ApprovalExpired, "approval_expired").await {
                 tracing::warn!(action = %stored.id, %error, "a held action could not be ended");
             }
         }
         Ok(())
-    }
-
-    async fn expire_one(&self, stored: &Stored) -> Result<(), Error> {
-        let tenant = self.tenant(&stored.tenant)?;
-        let pending = Pending::restore(stored, None)?;
-        let mut chain = pending.chain.clone();
-        let error = refused(Code::ApprovalExpired, "approval_expired")?;
-        push(&mut chain, receipt::Stage::Execute, || {
-            Ok(receipt::NewEntry { error, ..receipt::NewEntry::at(clock::now()) })
-        })?;
-        let details = Details { reasons: vec!["approval_expired".to_owned()], ..Details::default() };
-        let ending = self.blocked(chain, Code::ApprovalExpired, details);
-        self.conclude(tenant, &pending, Ok(ending)).await.map(drop)
     }
 }
 

@@ -44,32 +44,10 @@ impl Gateway {
         proven: Proven,
         overage: Option<Overage>,
     ) -> Result<Reply, Error> {
-        let Proven { outcome, state, charged, receipt, receipt_id, reply, payload, at_ms } = proven;
-        let entry =
-            |event| draft(tenant, event, Some(outward(state)), &pending.action_hash, pending.attempt());
         let alert = overage.as_ref().map(|overage| overage.receipt_id.clone());
-        let settlement = Settlement {
-            action: pending.id,
-            outcome: ledger::Outcome {
-                at_ms,
-                state,
-                reply: Some(ledger::Reply { status: reply.status, body: reply.body.clone() }),
-                receipt: receipt.zip(receipt_id).map(|(receipt, id)| stored(receipt, &id)),
-                payload,
-                entry: entry(event(state)),
-            },
-            charged: correction(state, pending.money, charged),
-            overage: overage.map(|overage| ledger::Outcome {
-                at_ms: overage.at_ms,
-                state,
-                reply: None,
-                receipt: Some(stored(overage.receipt, &overage.receipt_id)),
-                payload: overage.payload,
-                entry: entry("overage"),
-            }),
-        };
-        self.ledger.settle(settlement).await.map_err(unavailable)?;
-        self.metrics.outcome(outcome.kind);
+        let (kind, reply) = (proven.outcome.kind, proven.reply.clone());
+        self.ledger.settle(settlement(tenant, pending, proven, overage)).await.map_err(unavailable)?;
+        self.metrics.outcome(kind);
         if let Some(receipt_id) = alert {
             self.alert(Alert::Overage, pending, &receipt_id);
         }
@@ -90,10 +68,15 @@ impl Gateway {
             .field("Idempotency-Key")
             .hint("use a new key for a new request"));
         }
-        if existing.state == State::Held && existing.reply.is_none() {
-            return self.still_held(tenant, existing.id).await;
-        }
-        let Some(reply) = existing.reply else {
+        let reply = match existing.reply {
+            Some(reply) => Some(reply),
+            None => match self.meanwhile(tenant, existing.id).await? {
+                Meanwhile::Said(answer) => return Ok(answer),
+                Meanwhile::Ended(reply) => Some(reply),
+                Meanwhile::Nothing => None,
+            },
+        };
+        let Some(reply) = reply else {
             return Err(Error::new(
                 Code::IdempotencyInFlight,
                 "the first request with this key is still under way",
@@ -112,12 +95,58 @@ impl Gateway {
         })
     }
 
-    async fn still_held(&self, tenant: &TenantState, id: ActionId) -> Result<Answer, Error> {
+    /// What there is to say of an action that has no final reply.
+    async fn meanwhile(&self, tenant: &TenantState, id: ActionId) -> Result<Meanwhile, Error> {
         let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
         let stored = stored.ok_or_else(|| internal("a claimed key has no action"))?;
+        if let Some(reply) = stored.reply {
+            return Ok(Meanwhile::Ended(reply));
+        }
         let row = IntentRow::from_bytes(&stored.payload)?;
+        let Some(answer) = self.say_meanwhile(&stored, &row) else { return Ok(Meanwhile::Nothing) };
         self.metrics.replay();
-        Ok(self.say_held(id, &row, stored.expires_ms.unwrap_or(stored.at_ms), true))
+        Ok(Meanwhile::Said(answer))
+    }
+}
+
+/// What is known of an action between its first answer and its last.
+enum Meanwhile {
+    /// It waits, or was sent a moment ago.
+    Said(Answer),
+    /// The last word was said just now.
+    Ended(ledger::Reply),
+    /// Not even the first was.
+    Nothing,
+}
+
+/// Commit 2 of an action, in the ledger's words.
+pub(crate) fn settlement(
+    tenant: &TenantState,
+    pending: &Pending,
+    proven: Proven,
+    overage: Option<Overage>,
+) -> Settlement {
+    let Proven { state, charged, receipt, receipt_id, reply, payload, at_ms, .. } = proven;
+    let entry = |event| draft(tenant, event, Some(outward(state)), &pending.action_hash, pending.attempt());
+    Settlement {
+        action: pending.id,
+        outcome: ledger::Outcome {
+            at_ms,
+            state,
+            reply: Some(ledger::Reply { status: reply.status, body: reply.body }),
+            receipt: receipt.zip(receipt_id).map(|(receipt, id)| stored(receipt, &id)),
+            payload,
+            entry: entry(event(state)),
+        },
+        charged: correction(state, pending.money, charged),
+        overage: overage.map(|overage| ledger::Outcome {
+            at_ms: overage.at_ms,
+            state,
+            reply: None,
+            receipt: Some(stored(overage.receipt, &overage.receipt_id)),
+            payload: overage.payload,
+            entry: entry("overage"),
+        }),
     }
 }
 
@@ -171,6 +200,7 @@ pub(crate) fn stored(receipt: receipt::Receipt, id: &str) -> ledger::Receipt {
 pub(crate) fn outward(state: State) -> &'static str {
     match state {
         State::Held => "INTENDED",
+        State::Approved => "APPROVED",
         State::Sent | State::InDoubt => "EXECUTING",
         State::Executed => "COMPLETED",
         State::Failed | State::Refused => "FAILED",
@@ -191,6 +221,7 @@ pub(crate) fn unavailable(error: ledger::Error) -> Error {
 fn event(state: State) -> &'static str {
     match state {
         State::Held => "held",
+        State::Approved => "approved",
         State::Sent => "admitted",
         State::InDoubt => "in_doubt",
         State::Executed => "executed",
@@ -202,7 +233,7 @@ fn event(state: State) -> &'static str {
 /// What the mandates are really charged, in minor units. `None` keeps what was debited, as doubt does.
 fn correction(state: State, reserved: Option<Money>, charged: Option<Money>) -> Option<i64> {
     match (state, reserved, charged) {
-        (State::Held | State::Sent | State::InDoubt, ..) => None,
+        (State::Held | State::Approved | State::Sent | State::InDoubt, ..) => None,
         (State::Failed | State::Refused, ..) => Some(0),
         (State::Executed, None, _) => None,
         // It was done, and cost nothing: a quote.

@@ -183,7 +183,7 @@ impl Drop for Place {
 }
 
 /// What the request asks for must be what this version and the binding can do.
-fn able(action: &Action, capabilities: &Capabilities) -> Result<(), Error> {
+pub(crate) fn able(action: &Action, capabilities: &Capabilities) -> Result<(), Error> {
     match action.payment_mode {
         PaymentMode::ImmediateCharge => {}
         PaymentMode::QuoteOnly if quotes(action) => {}

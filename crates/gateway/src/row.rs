@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use boundary::{PolicyRef, Trigger};
 use provider::Provider;
 use receipt::Json;
 use serde::{Deserialize, Serialize};
@@ -49,11 +50,50 @@ pub(crate) struct IntentRow {
     /// Why it waits, in stable words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held_for: Vec<String>,
+    /// The earlier action that it repeats on purpose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeat_of: Option<String>,
+    /// What people are asked, if it waits for them or did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub escalation: Option<EscalationRow>,
+    /// What people said, as the receipt shows it; canonical.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvals: Vec<Box<RawValue>>,
     /// The earlier action that it seems to repeat, if it waits for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub earlier_transaction: Option<String>,
     /// What the decision was made from; `countersign replay` reads it.
     pub record: Option<Box<RawValue>>,
+}
+
+/// What people are asked about an action.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EscalationRow {
+    /// Why.
+    pub triggers: Vec<TriggerRow>,
+    /// Who may not decide: who asks, and who gave the right to ask.
+    pub parties: Vec<String>,
+}
+
+/// One reason to ask a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TriggerRow {
+    /// See `boundary::Trigger::word`.
+    pub word: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<PolicyRow>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier: Option<String>,
+}
+
+/// A policy that asks for a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PolicyRow {
+    pub id: String,
+    pub digest: String,
 }
 
 /// What observe mode let through.
@@ -103,6 +143,25 @@ impl IntentRow {
 
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<IntentRow, Error> {
         from_bytes(bytes)
+    }
+}
+
+impl TriggerRow {
+    pub(crate) fn of(trigger: &Trigger) -> TriggerRow {
+        let policy =
+            |policy: &PolicyRef| PolicyRow { id: policy.id.to_string(), digest: policy.digest.to_string() };
+        TriggerRow {
+            word: trigger.word().to_owned(),
+            policies: trigger.policies().iter().map(policy).collect(),
+            earlier: trigger.earlier().map(|earlier| earlier.to_string()),
+        }
+    }
+
+    pub(crate) fn read(&self) -> Option<Trigger> {
+        let policy =
+            |row: &PolicyRow| PolicyRef { digest: row.digest.as_str().into(), id: row.id.as_str().into() };
+        let earlier = self.earlier.as_deref().map(str::parse).transpose().ok()?;
+        Trigger::read(&self.word, self.policies.iter().map(policy).collect(), earlier)
     }
 }
 
@@ -161,6 +220,7 @@ mod tests {
 
     /// A line for each form that was ever written.
     const INTENT: &str = include_str!("../tests/golden/intent.json");
+    const HELD: &str = include_str!("../tests/golden/held.json");
     const OUTCOME: &str = include_str!("../tests/golden/outcome.json");
 
     #[test]
@@ -169,6 +229,11 @@ mod tests {
             let intent = IntentRow::from_bytes(line.as_bytes()).unwrap();
             assert_eq!(intent.v, VERSION);
             assert_eq!(String::from_utf8(intent.to_bytes().unwrap()).unwrap(), line);
+        }
+        let held = IntentRow::from_bytes(HELD.trim().as_bytes()).unwrap();
+        assert_eq!(String::from_utf8(held.to_bytes().unwrap()).unwrap(), HELD.trim());
+        for row in held.escalation.unwrap().triggers {
+            assert_eq!(TriggerRow::of(&row.read().unwrap()), row);
         }
         let outcome = OutcomeRow::from_bytes(OUTCOME.trim().as_bytes()).unwrap();
         assert_eq!(String::from_utf8(outcome.to_bytes().unwrap()).unwrap(), OUTCOME.trim());

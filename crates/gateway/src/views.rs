@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use action::{ActionId, Environment};
-use ledger::{Settled, State, Stored};
+use ledger::{Settled, Stored};
 use serde_json::Value;
 
+use crate::approvals::GivenView;
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::outcome::{ReceiptRef, Reply};
@@ -60,6 +61,8 @@ pub struct ActionView {
     pub error: Option<Code>,
     /// Ids of the client's own.
     pub client: BTreeMap<String, Value>,
+    /// What people said about it, oldest first.
+    pub approvals: Vec<GivenView>,
     /// Its receipts, oldest first.
     pub receipts: Vec<ReceiptView>,
     /// What the caller was last answered.
@@ -122,7 +125,9 @@ impl Gateway {
     pub async fn action(&self, caller: &Caller, id: &str) -> Result<ActionView, Error> {
         let stored = self.visible(caller, id).await?;
         let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
-        view(self, stored, outcomes)
+        let approvals = self.ledger.approvals(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        let approvals = approvals.iter().map(GivenView::of).collect::<Result<_, _>>()?;
+        view(self, stored, outcomes, approvals)
     }
 
     /// A receipt's document.
@@ -191,19 +196,20 @@ impl Gateway {
     }
 }
 
-fn view(gateway: &Gateway, stored: Stored, outcomes: Vec<Settled>) -> Result<ActionView, Error> {
+fn view(
+    gateway: &Gateway,
+    stored: Stored,
+    outcomes: Vec<Settled>,
+    approvals: Vec<GivenView>,
+) -> Result<ActionView, Error> {
     let row = IntentRow::from_bytes(&stored.payload)?;
     // What only adds to it, an overage, says neither when it was done nor what the provider confirmed.
     let said = outcomes.iter().rfind(|it| it.reply.is_some());
     let completed = said.filter(|_| stored.state.is_final()).map(|it| it.at_ms);
     let said = said.map(|it| OutcomeRow::from_bytes(&it.payload)).transpose()?;
-    let reply = match (&stored.reply, stored.state) {
-        (Some(reply), _) => Some(Reply { status: reply.status, body: reply.body.clone() }),
-        (None, State::Held) => {
-            let until_ms = stored.expires_ms.unwrap_or(stored.at_ms);
-            Some(gateway.say_held(stored.id, &row, until_ms, true).reply)
-        }
-        (None, _) => None,
+    let reply = match &stored.reply {
+        Some(reply) => Some(Reply { status: reply.status, body: reply.body.clone() }),
+        None => gateway.say_meanwhile(&stored, &row).map(|answer| answer.reply),
     };
     Ok(ActionView {
         action_id: stored.id,
@@ -231,6 +237,7 @@ fn view(gateway: &Gateway, stored: Stored, outcomes: Vec<Settled>) -> Result<Act
         confirmation: said.as_ref().and_then(confirmation),
         error: said.and_then(|it| it.code).and_then(|code| Code::parse(&code)),
         client: row.client,
+        approvals,
         receipts: receipts(outcomes)?,
         reply,
     })

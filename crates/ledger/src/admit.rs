@@ -17,15 +17,17 @@ use mandate::{Account, Refusal as Limit};
 use crate::identity::{self, Claim};
 use crate::intake::Digests;
 use crate::{
-    Admission, Admitted, Earlier, Effect, Existing, Freeze, Intent, Obstacle, Outcome, Refusal, State,
-    Tolerance,
+    Admission, Admitted, Earlier, Effect, Existing, Freeze, Hold, Intent, Obstacle, Outcome, Refusal,
+    Resumption, State, Tolerance,
 };
 
-/// What is to be decided: an admission, or the claim of an action that is refused already.
+/// What is to be decided: an admission, a resumption, or the claim of an action that is refused already.
 #[derive(Clone, Debug)]
 pub struct Item {
     pub(crate) intent: Intent,
     pub(crate) gate: Gate,
+    /// The hold it resumes from, if its row is there already.
+    pub(crate) resumes: Option<u32>,
     pub(crate) claim: Option<Claim>,
     /// Keys of the accounts it debits, in the order of its debits.
     pub(crate) accounts: Vec<i64>,
@@ -35,24 +37,31 @@ pub struct Item {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Gate {
-    Admit { hold_until_ms: Option<i64>, debits: Vec<crate::Debit>, effect: Option<Effect> },
+    Admit { hold: Option<Hold>, debits: Vec<crate::Debit>, effect: Option<Effect> },
     Refuse { code: &'static str, outcome: Box<Outcome>, digests: Digests },
 }
 
 impl From<Admission> for Item {
     fn from(admission: Admission) -> Item {
-        let Admission { intent, hold_until_ms, debits, effect, destination } = admission;
+        let Admission { intent, hold, debits, effect, destination } = admission;
         let Intent { tenant, principal, archetype, amount, .. } = &intent;
         let currency = amount.map(|amount| amount.currency());
         let currency = currency.as_ref().map_or("", |currency| currency.code());
         Item {
+            resumes: None,
             claim: Claim::of(&intent),
             accounts: debits.iter().map(|debit| identity::account(tenant, &debit.jti)).collect(),
             series: identity::series(tenant, principal, archetype, currency),
             seen: destination.map(|to| identity::seen(tenant, principal, archetype, &to)),
-            gate: Gate::Admit { hold_until_ms, debits, effect },
+            gate: Gate::Admit { hold, debits, effect },
             intent,
         }
+    }
+}
+
+impl From<Resumption> for Item {
+    fn from(Resumption { admission, round }: Resumption) -> Item {
+        Item { resumes: Some(round), ..admission.into() }
     }
 }
 
@@ -61,6 +70,7 @@ impl From<Refusal> for Item {
         let Refusal { intent, code, outcome } = refusal;
         let digests = outcome.digests();
         Item {
+            resumes: None,
             claim: Claim::of(&intent),
             accounts: Vec::new(),
             series: 0,
@@ -75,7 +85,7 @@ impl Item {
     /// The state its row begins in.
     pub(crate) fn state(&self) -> State {
         match &self.gate {
-            Gate::Admit { hold_until_ms: Some(_), .. } => State::Held,
+            Gate::Admit { hold: Some(_), .. } => State::Held,
             Gate::Admit { .. } => State::Sent,
             Gate::Refuse { outcome, .. } => outcome.state,
         }
@@ -83,7 +93,14 @@ impl Item {
 
     /// Does it debit, count and become part of the history?
     pub(crate) fn sends(&self) -> bool {
-        matches!(self.gate, Gate::Admit { hold_until_ms: None, .. })
+        matches!(self.gate, Gate::Admit { hold: None, .. })
+    }
+
+    pub(crate) fn hold(&self) -> Option<Hold> {
+        match self.gate {
+            Gate::Admit { hold, .. } => hold,
+            Gate::Refuse { .. } => None,
+        }
     }
 
     pub(crate) fn effect(&self) -> Option<&Effect> {
@@ -131,8 +148,11 @@ pub struct Rows {
     pub accounts: HashMap<i64, Cell<Account>>,
     /// Every freeze.
     pub freezes: Arc<Vec<Freeze>>,
-    /// The newest action that stands in the way of each effect.
-    pub effects: HashMap<[u8; 32], Earlier>,
+    /// The newest actions that stand in the way of each effect, newest first: as many as tell whether another one than
+    /// the one that asks is among them.
+    pub effects: HashMap<[u8; 32], Vec<Earlier>>,
+    /// Approved actions that are to resume, and the hold that people agreed to.
+    pub approved: HashMap<ActionId, u32>,
     /// Anomaly histories.
     pub series: HashMap<i64, Cell<Arc<Series>>>,
     /// Destinations had before; `changed` for those of this batch.
@@ -158,8 +178,16 @@ pub fn admit(rows: &mut Rows, items: &[Item]) -> Vec<Admitted> {
 }
 
 fn one(rows: &mut Rows, item: &Item) -> Admitted {
-    if let Some(claimed) = item.claim.and_then(|claim| rows.claims.get(&claim)) {
-        return Admitted::Existing(claimed.seen_by(&item.intent));
+    match item.resumes {
+        Some(round) if rows.approved.get(&item.intent.id) != Some(&round) => {
+            return Admitted::Refused(Obstacle::NotApproved);
+        }
+        Some(_) => {}
+        None => {
+            if let Some(claimed) = item.claim.and_then(|claim| rows.claims.get(&claim)) {
+                return Admitted::Existing(claimed.seen_by(&item.intent));
+            }
+        }
     }
     if matches!(item.gate, Gate::Admit { .. }) {
         match check(rows, item) {
@@ -197,7 +225,8 @@ fn check(rows: &mut Rows, item: &Item) -> Result<Vec<Account>, Obstacle> {
         debited.push(account.debit(&debit.limits, *amount).map_err(|limit| obstacle(&debit.jti, limit))?);
     }
     let earlier = item.effect().and_then(|effect| {
-        let earlier = rows.effects.get(&effect.hash)?;
+        // Its own claim is no obstacle to an action that resumes.
+        let earlier = rows.effects.get(&effect.hash)?.iter().find(|earlier| earlier.id != item.intent.id)?;
         let tolerated = match effect.tolerate {
             Tolerance::Nothing => false,
             Tolerance::This(id) => earlier.id == id,
@@ -224,8 +253,11 @@ fn remember(rows: &mut Rows, item: &Item) {
     if let Some(claim) = item.claim {
         rows.claims.insert(claim, Claimed { id, request_hash, state: item.state(), at_ms });
     }
+    rows.approved.remove(&id);
     if let Some(effect) = item.effect() {
-        rows.effects.insert(effect.hash, Earlier { id, at_ms });
+        let standing = rows.effects.entry(effect.hash).or_default();
+        standing.retain(|earlier| earlier.id != id);
+        standing.insert(0, Earlier { id, at_ms });
     }
     if item.sends() {
         let series = rows.series.entry(item.series).or_insert_with(|| Cell::stored(Arc::default()));

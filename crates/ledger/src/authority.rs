@@ -102,6 +102,8 @@ pub struct ApiKey {
     pub default_mandate: Option<Box<str>>,
     /// Milliseconds since 1970, UTC.
     pub created_ms: i64,
+    /// Who made it; unknown of keys that are older than this member.
+    pub created_by: Option<Box<str>>,
     /// When it ceased to be accepted.
     pub revoked_ms: Option<i64>,
 }

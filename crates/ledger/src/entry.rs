@@ -173,6 +173,9 @@ pub enum Broken {
     /// The record that is stored is not the one it names.
     #[error("the stored record is not the one it names")]
     Record,
+    /// The stored approval or rejection is not the one it names.
+    #[error("the stored approval is not the one it names")]
+    Approval,
     /// A row is gone.
     #[error("an entry before it is missing")]
     Missing,
@@ -200,6 +203,13 @@ pub struct Said<'a> {
     pub action_hash: Option<[u8; 32]>,
     /// SHA-256 of the receipt document.
     pub receipt_hash: Option<[u8; 32]>,
+}
+
+impl Said<'_> {
+    /// Is it a person's word on a held action?
+    pub(crate) fn decides(&self) -> bool {
+        matches!(self.event, APPROVED | REJECTED)
+    }
 }
 
 impl Walk {
@@ -263,6 +273,11 @@ pub(crate) fn hash_of(bytes: &[u8]) -> Option<[u8; 32]> {
     read(serde_json::from_slice::<Entry<'_>>(bytes).ok()?.hash).ok()?
 }
 
+/// What an entry names as its record, without checking it.
+pub(crate) fn action_hash_of(bytes: &[u8]) -> Option<[u8; 32]> {
+    read(serde_json::from_slice::<Entry<'_>>(bytes).ok()?.action_hash).ok()?
+}
+
 fn read(text: Option<&str>) -> Result<Option<[u8; 32]>, Broken> {
     text.map(|text| {
         let mut bytes = [0; 32];
@@ -314,4 +329,7 @@ impl Hex {
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 const OPENED: &str = "chain_opened";
+/// Events of a person's word on a held action: for it, and against it.
+pub(crate) const APPROVED: &str = "approved";
+pub(crate) const REJECTED: &str = "rejected";
 const VERSION: u32 = 1;

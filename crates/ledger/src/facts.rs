@@ -37,6 +37,8 @@ pub struct FactsQuery<'a> {
     pub mandates: &'a [Arc<str>],
     /// What must not happen twice by accident.
     pub effect: Option<&'a Effect>,
+    /// The action itself, where it waited and holds its own effect already.
+    pub apart_from: Option<ActionId>,
     /// Milliseconds since 1970, UTC.
     pub now_ms: i64,
 }
@@ -89,6 +91,8 @@ pub struct Verified {
     pub entries: u64,
     /// Receipts compared with the entry that names them.
     pub receipts: u64,
+    /// Approvals and rejections compared with the entry that names them.
+    pub approvals: u64,
     /// Hash of the last entry.
     pub head: Option<[u8; 32]>,
 }

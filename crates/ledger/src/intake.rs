@@ -44,15 +44,54 @@ pub struct Intent {
 pub struct Admission {
     /// The row.
     pub intent: Intent,
-    /// `Some` when the action waits for a person until then (milliseconds since 1970): nothing is debited and no
-    /// cap is checked, because all is judged again when it resumes.
-    pub hold_until_ms: Option<i64>,
+    /// `Some` when the action waits for people: nothing is debited and no cap is checked, because all is judged again
+    /// when it resumes.
+    pub hold: Option<Hold>,
     /// The mandate and every ancestor, leaf first. All are debited or none.
     pub debits: Vec<Debit>,
     /// What must not happen twice by accident.
     pub effect: Option<Effect>,
     /// Remembered, so that the next action to it is not the first.
     pub destination: Option<Box<str>>,
+}
+
+/// How an action waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// When it expires, milliseconds since 1970, UTC.
+    pub until_ms: i64,
+    /// How many people have to agree.
+    pub needed: u32,
+}
+
+/// The admission of an action that waited and was approved: its row is there already. What the admission says of key,
+/// request and tenant is not read; a hold in it makes the action wait once more, for other reasons than before.
+#[derive(Clone, Debug)]
+pub struct Resumption {
+    /// The row as it is to be from now on, and everything that must not race.
+    pub admission: Admission,
+    /// The hold that people agreed to.
+    pub round: u32,
+}
+
+/// A person's word on a held action.
+#[derive(Clone, Debug)]
+pub struct Approval {
+    /// Which action.
+    pub action: ActionId,
+    /// Which of its holds, counted from 1.
+    pub round: u32,
+    /// Who says it; each person once for each hold.
+    pub approver: Subject,
+    /// Milliseconds since 1970, UTC.
+    pub at_ms: i64,
+    /// What was said, canonical; its SHA-256 stands in the entry as `actionHash`. Holds a secret salt, so that the
+    /// entry tells nothing once the record is gone. Erasable.
+    pub record: Vec<u8>,
+    /// The ledger entry; event and hash are set here.
+    pub entry: Draft,
+    /// The entry's state if this is the last approval that was needed.
+    pub state_if_last: &'static str,
 }
 
 /// One mandate that an admission draws on, as the judge saw it.
@@ -176,6 +215,14 @@ impl Settlement {
             }
             _ => Ok(()),
         }
+    }
+}
+
+impl Approval {
+    /// The entry that goes with it.
+    pub(crate) fn draft(&self, event: &'static str, last: bool) -> Draft {
+        let state = if last { Some(self.state_if_last) } else { self.entry.state };
+        Draft { event, state, action_hash: Some(Sha256::digest(&self.record).into()), ..self.entry.clone() }
     }
 }
 

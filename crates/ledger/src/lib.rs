@@ -11,7 +11,8 @@
 //!                  entry
 //! ```
 //!
-//! A refused action is one commit, [`Ledger::refuse`]. Whatever must not race (keys, effects, caps, revocations,
+//! An action that waits for people is admitted as held; [`Ledger::approve`] counts them, and [`Ledger::resume`] is its
+//! commit 1, by the same rules and over the same row. A refused action is one commit, [`Ledger::refuse`]. Whatever must not race (keys, effects, caps, revocations,
 //! freezes) is decided by one pure function, [`admit`], over rows read for a whole batch; what it refuses is a value,
 //! and unique indexes stand behind it as the last guard. [`Ledger::facts`] tells the judge of the past beforehand and
 //! claims nothing.
@@ -52,12 +53,15 @@ pub use error::Error;
 pub use facts::{Facts, FactsQuery, Figures, Filter, Repeat, Verified};
 pub use fail::FailPoints;
 pub use identity::Claim;
-pub use intake::{Admission, Debit, Effect, Intent, Outcome, Receipt, Refusal, Reply, Settlement, Tolerance};
+pub use intake::{
+    Admission, Approval, Debit, Effect, Hold, Intent, Outcome, Receipt, Refusal, Reply, Resumption,
+    Settlement, Tolerance,
+};
 pub use lock::Lock;
 pub use memory::Memory;
 pub use sqlite::{Options, Sqlite};
 pub use state::State;
-pub use stored::{Admitted, Earlier, Existing, Obstacle, Page, Recorded, Settled, Stored};
+pub use stored::{Admitted, Counted, Earlier, Existing, Given, Obstacle, Page, Recorded, Settled, Stored};
 
 /// A future answer of the ledger.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, Error>>;
@@ -72,6 +76,40 @@ pub trait Ledger: Send + Sync {
 
     /// Commit 1: claims, checks, debits and writes the action down as sent (or held).
     fn admit(&self, admission: Admission) -> Answer<'_, Admitted>;
+
+    /// A person agrees to a held action; with the last approval that is needed it is approved. Counted here, so that no
+    /// two can each take themselves for the last, and nobody counts twice.
+    ///
+    /// # Errors
+    /// [`Error::Illegal`] if the action does not wait for this (any more), [`Error::Exists`] if this person has decided
+    /// on this hold already.
+    fn approve(&self, approval: Approval) -> Answer<'_, Counted>;
+
+    /// A person says no to a held action, which ends it: one commit holds both. `given` is how many had agreed when the
+    /// receipt was made, which names them.
+    ///
+    /// # Errors
+    /// As [`Ledger::approve`], and [`Error::Illegal`] too if more have agreed meanwhile.
+    fn reject(&self, rejection: Approval, given: u32, settlement: Settlement) -> Answer<'_, i64>;
+
+    /// Commit 1 of an action that waited and was approved: everything that [`Ledger::admit`] checks is checked, and the
+    /// row becomes what the judge made of it now. Sent, or held once more.
+    fn resume(&self, resumption: Resumption) -> Answer<'_, Admitted>;
+
+    /// Everything that people said about an action, oldest first.
+    fn approvals<'a>(&'a self, tenant: &'a Tenant, id: ActionId) -> Answer<'a, Vec<Given>>;
+
+    /// A tenant's held actions that did not expire by then, newest first.
+    fn held<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        now_ms: i64,
+        after: Option<i64>,
+        limit: u32,
+    ) -> Answer<'a, Page<Stored>>;
+
+    /// Actions of every tenant that are approved and did not resume yet, oldest first.
+    fn approved(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>>;
 
     /// The single commit of a refused action.
     fn refuse(&self, refusal: Refusal) -> Answer<'_, Recorded>;
@@ -120,7 +158,7 @@ pub trait Ledger: Send + Sync {
     /// Actions of every tenant that are sent or in doubt, oldest first.
     fn unsettled(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>>;
 
-    /// Held actions of every tenant that expired by then.
+    /// Held and approved actions of every tenant that expired by then.
     fn expired(&self, now_ms: i64, limit: u32) -> Answer<'_, Vec<Stored>>;
 
     /// Stores a mandate issued here.
@@ -181,7 +219,7 @@ pub trait Ledger: Send + Sync {
     fn kept<'a>(&'a self, digest: &'a str) -> Answer<'a, Option<Vec<u8>>>;
 
     /// Deletes what came in before that time and needs nobody any more: at most `limit` actions that are final, or
-    /// held and expired by then, with everything that became of them, oldest first. Answers with how many it were.
+    /// waited and expired by then, with everything that became of them, oldest first. Answers with how many it were.
     ///
     /// Open actions stay, and so does every entry of the chain, to which one is added that says how much is gone, if
     /// anything is. A key of a deleted action is free again.

@@ -8,14 +8,14 @@ use mandate::Account;
 use sha2::{Digest, Sha256};
 
 use crate::admit::{Claimed, Gate, Item, Rows, admit, corrected};
-use crate::entry::{self, Chain};
+use crate::entry::{self, APPROVED, Chain, REJECTED};
 use crate::identity::{self, Claim};
 use crate::pruned::Pruned;
 use crate::stored::page;
 use crate::{
-    Admission, Admitted, Answer, ApiKey, Draft, Earlier, Error, Event, Existing, Facts, FactsQuery, Figures,
-    Filter, Freeze, Held, Ledger, Mandate, Outcome, Page, Recorded, Refusal, Repeat, Revocation, Scope,
-    Settled, Settlement, State, Stored, Verified, Walk,
+    Admission, Admitted, Answer, ApiKey, Approval, Counted, Draft, Earlier, Error, Event, Existing, Facts,
+    FactsQuery, Figures, Filter, Freeze, Given, Held, Ledger, Mandate, Outcome, Page, Recorded, Refusal,
+    Repeat, Resumption, Revocation, Scope, Settled, Settlement, State, Stored, Verified, Walk,
 };
 
 /// Everything in memory, behind one lock.
@@ -45,7 +45,10 @@ struct Row {
     stored: Stored,
     claim: Option<Claim>,
     effect: Option<[u8; 32]>,
+    /// Since when it claims its effect.
+    claimed_ms: i64,
     outcomes: Vec<i64>,
+    approvals: Vec<(Subject, Given)>,
 }
 
 impl Memory {
@@ -106,8 +109,16 @@ impl World {
 
     fn enter(&mut self, item: &Item) -> Result<Admitted, Error> {
         self.read_effect(item);
+        if item.resumes.is_some() {
+            let row = self.row(item.intent.id).filter(|row| row.stored.state == State::Approved);
+            let approved = row.map(|row| (row.stored.id, row.stored.round));
+            self.rows.approved = approved.into_iter().collect();
+        }
         let result = admit(&mut self.rows, std::slice::from_ref(item)).remove(0);
         match result {
+            Admitted::New { .. } if item.resumes.is_some() => {
+                Ok(Admitted::New { entry: self.resume_row(item)? })
+            }
             Admitted::New { .. } => Ok(Admitted::New { entry: self.insert(item)? }),
             Admitted::Existing(mut existing) => {
                 existing.reply = self.row(existing.id).and_then(|row| row.stored.reply.clone());
@@ -117,30 +128,30 @@ impl World {
         }
     }
 
-    /// The newest action that still stands in the way.
+    /// What still stands in the way.
     fn read_effect(&mut self, item: &Item) {
         if let Some(effect) = item.effect() {
-            self.rows.effects.remove(&effect.hash);
-            let earlier = self.earlier(&effect.hash, item.intent.at_ms - effect.window_ms);
-            self.rows.effects.extend(earlier.map(|earlier| (effect.hash, earlier)));
+            let standing = self.standing(&effect.hash, item.intent.at_ms - effect.window_ms);
+            self.rows.effects.insert(effect.hash, standing);
         }
     }
 
-    fn earlier(&self, hash: &[u8; 32], since_ms: i64) -> Option<Earlier> {
+    /// Newest first.
+    fn standing(&self, hash: &[u8; 32], since_ms: i64) -> Vec<Earlier> {
         let stands = |row: &&Row| {
-            row.effect == Some(*hash) && row.stored.state.claims_effect() && row.stored.at_ms > since_ms
+            row.effect == Some(*hash) && row.stored.state.claims_effect() && row.claimed_ms > since_ms
         };
-        let row = self.actions.values().rev().find(stands)?;
-        Some(Earlier { id: row.stored.id, at_ms: row.stored.at_ms })
+        let rows = self.actions.values().rev().filter(stands);
+        let mut standing: Vec<Earlier> =
+            rows.map(|row| Earlier { id: row.stored.id, at_ms: row.claimed_ms }).collect();
+        standing.sort_by_key(|earlier| std::cmp::Reverse(earlier.at_ms));
+        standing
     }
 
     fn insert(&mut self, item: &Item) -> Result<i64, Error> {
         let intent = &item.intent;
         let row = self.last + 1;
-        let hold_until_ms = match item.gate {
-            Gate::Admit { hold_until_ms, .. } => hold_until_ms,
-            Gate::Refuse { .. } => None,
-        };
+        let hold = item.hold();
         let debit = intent.amount.filter(|_| item.sends()).map_or(0, |amount| amount.minor());
         let stored = Stored {
             row,
@@ -155,7 +166,9 @@ impl World {
             mandates: item.debits().iter().map(|debit| (&*debit.jti).into()).collect(),
             state: item.state(),
             at_ms: intent.at_ms,
-            expires_ms: hold_until_ms,
+            expires_ms: hold.map(|hold| hold.until_ms),
+            round: hold.map_or(0, |_| 1),
+            needed: hold.map_or(0, |hold| hold.needed),
             debit,
             currency: intent.amount.map(|amount| amount.currency().code().into()),
             payload: intent.payload.clone(),
@@ -163,7 +176,10 @@ impl World {
         };
         let effect = item.effect().map(|effect| effect.hash);
         self.last = row;
-        self.actions.insert(row, Row { stored, claim: item.claim, effect, outcomes: Vec::new() });
+        let claimed_ms = intent.at_ms;
+        let (outcomes, approvals) = (Vec::new(), Vec::new());
+        let claim = item.claim;
+        self.actions.insert(row, Row { stored, claim, effect, claimed_ms, outcomes, approvals });
         self.ids.insert(intent.id, row);
         match &item.gate {
             Gate::Admit { .. } => self.append(intent.at_ms, Some(intent.id), &intent.entry, None, None),
@@ -174,6 +190,89 @@ impl World {
                 self.outcome(row, outcome)
             }
         }
+    }
+
+    /// Makes the row of an action that waited what it is from now on.
+    fn resume_row(&mut self, item: &Item) -> Result<i64, Error> {
+        let (intent, hold) = (&item.intent, item.hold());
+        let entry = self.append(intent.at_ms, Some(intent.id), &intent.entry, None, None)?;
+        let number = self.ids.get(&intent.id).copied().unwrap_or_default();
+        let Some(row) = self.actions.get_mut(&number) else { return Ok(entry) };
+        row.effect = item.effect().map(|effect| effect.hash);
+        row.claimed_ms = intent.at_ms;
+        let stored = &mut row.stored;
+        stored.state = item.state();
+        stored.principal = (&*intent.principal).into();
+        stored.mandates = item.debits().iter().map(|debit| (&*debit.jti).into()).collect();
+        stored.debit = intent.amount.filter(|_| item.sends()).map_or(0, |amount| amount.minor());
+        stored.currency = intent.amount.map(|amount| amount.currency().code().into());
+        stored.payload = intent.payload.clone();
+        if let Some(hold) = hold {
+            stored.round += 1;
+            (stored.needed, stored.expires_ms) = (hold.needed, Some(hold.until_ms));
+        }
+        Ok(entry)
+    }
+
+    /// The row of the action that waits for exactly this person's word.
+    fn awaited(&mut self, approval: &Approval, to: State) -> Result<&mut Row, Error> {
+        let id = approval.action;
+        let number = self.ids.get(&id).copied().ok_or(Error::NoSuchAction(id))?;
+        let row = self.actions.get_mut(&number).ok_or(Error::NoSuchAction(id))?;
+        let stored = &row.stored;
+        let open = stored.state == State::Held
+            && stored.round == approval.round
+            && stored.expires_ms.is_some_and(|until_ms| until_ms > approval.at_ms);
+        if !open {
+            return Err(Error::Illegal { id, from: stored.state, to });
+        }
+        let decided = |(approver, given): &(Subject, Given)| {
+            given.round == approval.round && *approver == approval.approver
+        };
+        if row.approvals.iter().any(decided) {
+            return Err(Error::Exists(approval.approver.as_str().into()));
+        }
+        Ok(row)
+    }
+
+    fn approve(&mut self, approval: &Approval) -> Result<Counted, Error> {
+        let row = self.awaited(approval, State::Approved)?;
+        let (given, needed) = (given_in(row, approval.round) + 1, row.stored.needed);
+        let last = given >= needed;
+        let entry = self.say(approval, APPROVED, last)?;
+        if last {
+            let row = self.awaited_row(approval.action)?;
+            row.stored.state = State::Approved;
+            let claimed = row.claim.and_then(|claim| self.rows.claims.get_mut(&claim));
+            if let Some(claimed) = claimed {
+                claimed.state = State::Approved;
+            }
+        }
+        Ok(Counted { entry, given, needed })
+    }
+
+    fn reject(&mut self, rejection: &Approval, given: u32, settlement: &Settlement) -> Result<i64, Error> {
+        let to = settlement.outcome.state;
+        let row = self.awaited(rejection, to)?;
+        if !State::Held.may_settle(to) || given_in(row, rejection.round) != given {
+            return Err(Error::Illegal { id: rejection.action, from: State::Held, to });
+        }
+        self.say(rejection, REJECTED, false)?;
+        self.close(settlement, false)
+    }
+
+    fn say(&mut self, approval: &Approval, event: &'static str, last: bool) -> Result<i64, Error> {
+        let draft = approval.draft(event, last);
+        let entry = self.append(approval.at_ms, Some(approval.action), &draft, None, None)?;
+        let (round, at_ms, record) = (approval.round, approval.at_ms, approval.record.clone());
+        let given = Given { round, at_ms, record, entry };
+        self.awaited_row(approval.action)?.approvals.push((approval.approver.clone(), given));
+        Ok(entry)
+    }
+
+    fn awaited_row(&mut self, id: ActionId) -> Result<&mut Row, Error> {
+        let number = self.ids.get(&id).copied().ok_or(Error::NoSuchAction(id))?;
+        self.actions.get_mut(&number).ok_or(Error::NoSuchAction(id))
     }
 
     fn close(&mut self, settlement: &Settlement, amends: bool) -> Result<i64, Error> {
@@ -187,7 +286,7 @@ impl World {
             self.outcome(number, overage)?;
         }
         let to = outcome.state;
-        let charged = charged.filter(|_| from != State::Held).unwrap_or(debit);
+        let charged = charged.filter(|_| !from.waits()).unwrap_or(debit);
         if let Some(row) = self.actions.get_mut(&number) {
             (row.stored.state, row.stored.debit) = (to, charged);
             let claimed = row.claim.and_then(|claim| self.rows.claims.get_mut(&claim));
@@ -229,7 +328,7 @@ impl World {
     fn prune(&mut self, before_ms: i64, limit: u32, now_ms: i64) -> Result<u64, Error> {
         let old = |stored: &Stored| {
             let expired = stored.expires_ms.is_some_and(|expires| expires <= before_ms);
-            stored.at_ms < before_ms && (stored.state.is_final() || stored.state == State::Held && expired)
+            stored.at_ms < before_ms && (stored.state.is_final() || stored.state.waits() && expired)
         };
         let rows = self.actions.iter().filter(|(_, row)| old(&row.stored)).map(|(number, _)| *number);
         let rows: Vec<i64> = rows.take(limit as usize).collect();
@@ -287,9 +386,10 @@ impl World {
             frozen: self.rows.freezes.iter().find(covers).cloned(),
             series: self.rows.series.get(&series).map(|cell| cell.value.clone()).unwrap_or_default(),
             first_seen: mark.is_some_and(|mark| !self.rows.seen.contains_key(&mark)),
-            earlier: query
-                .effect
-                .and_then(|effect| self.earlier(&effect.hash, query.now_ms - effect.window_ms)),
+            earlier: query.effect.and_then(|effect| {
+                let standing = self.standing(&effect.hash, query.now_ms - effect.window_ms);
+                standing.into_iter().find(|earlier| Some(earlier.id) != query.apart_from)
+            }),
         }
     }
 
@@ -302,8 +402,17 @@ impl World {
                 return Err(Error::Chain { row, broken: crate::Broken::Record });
             }
         }
+        let mut heard = 0;
+        for (_, given) in self.actions.values().flat_map(|row| &row.approvals) {
+            let bytes = self.entries.get(usize::try_from(given.entry - 1).unwrap_or(usize::MAX));
+            let named = bytes.and_then(|(bytes, _)| entry::action_hash_of(bytes));
+            if named != Some(Sha256::digest(&given.record).into()) {
+                return Err(Error::Chain { row: given.entry, broken: crate::Broken::Approval });
+            }
+            heard += 1;
+        }
         let receipts = self.outcomes.values().filter(|outcome| outcome.receipt.is_some()).count() as u64;
-        Ok(Verified { entries: walk.entries(), receipts, head: walk.head() })
+        Ok(Verified { entries: walk.entries(), receipts, approvals: heard, head: walk.head() })
     }
 }
 
@@ -314,6 +423,51 @@ impl Ledger for Memory {
 
     fn admit(&self, admission: Admission) -> Answer<'_, Admitted> {
         self.now(move |world| world.enter(&admission.into()))
+    }
+
+    fn approve(&self, approval: Approval) -> Answer<'_, Counted> {
+        self.now(move |world| world.approve(&approval))
+    }
+
+    fn reject(&self, rejection: Approval, given: u32, settlement: Settlement) -> Answer<'_, i64> {
+        self.now(move |world| world.reject(&rejection, given, &settlement))
+    }
+
+    fn resume(&self, resumption: Resumption) -> Answer<'_, Admitted> {
+        self.now(move |world| world.enter(&resumption.into()))
+    }
+
+    fn approvals<'a>(&'a self, tenant: &'a Tenant, id: ActionId) -> Answer<'a, Vec<Given>> {
+        self.now(move |world| {
+            let given = world.of(tenant, id).map(|row| &*row.approvals).unwrap_or_default();
+            Ok(given.iter().map(|(_, given)| given.clone()).collect())
+        })
+    }
+
+    fn held<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        now_ms: i64,
+        after: Option<i64>,
+        limit: u32,
+    ) -> Answer<'a, Page<Stored>> {
+        self.now(move |world| {
+            let rows = world.actions.range(..after.unwrap_or(i64::MAX)).rev().map(|(_, row)| &row.stored);
+            let rows = rows.filter(|stored| {
+                stored.state == State::Held
+                    && stored.tenant == *tenant
+                    && stored.expires_ms.is_some_and(|until_ms| until_ms > now_ms)
+            });
+            Ok(page(rows.take(limit as usize).cloned().collect(), limit, |stored| stored.row))
+        })
+    }
+
+    fn approved(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>> {
+        self.now(move |world| {
+            let rows = world.actions.range(after.unwrap_or(0) + 1..).map(|(_, row)| &row.stored);
+            let rows = rows.filter(|stored| stored.state == State::Approved);
+            Ok(page(rows.take(limit as usize).cloned().collect(), limit, |stored| stored.row))
+        })
     }
 
     fn refuse(&self, refusal: Refusal) -> Answer<'_, Recorded> {
@@ -406,7 +560,7 @@ impl Ledger for Memory {
     fn expired(&self, now_ms: i64, limit: u32) -> Answer<'_, Vec<Stored>> {
         self.now(move |world| {
             let over = |stored: &&Stored| {
-                stored.state == State::Held && stored.expires_ms.is_some_and(|expires| expires <= now_ms)
+                stored.state.waits() && stored.expires_ms.is_some_and(|expires| expires <= now_ms)
             };
             let rows = world.actions.values().map(|row| &row.stored).filter(over);
             Ok(rows.take(limit as usize).cloned().collect())
@@ -567,4 +721,9 @@ impl Ledger for Memory {
         let writes = self.world().writes;
         Figures { commits: writes, writes, ..Figures::default() }
     }
+}
+
+/// How many have spoken about this hold.
+fn given_in(row: &Row, round: u32) -> u32 {
+    row.approvals.iter().map(|(_, given)| u32::from(given.round == round)).sum()
 }

@@ -10,9 +10,11 @@ use crate::Event;
 pub(crate) struct Pruned {
     /// How many actions.
     pub(crate) actions: u64,
+    /// How many approvals and rejections.
+    pub(crate) approvals: u64,
     /// The highest row of an action.
     pub(crate) highest_action: i64,
-    /// The highest entry of an outcome.
+    /// The highest entry of an outcome, an approval or a rejection.
     pub(crate) highest_entry: i64,
     /// The highest row of an outcome.
     pub(crate) highest_outcome: i64,
@@ -31,6 +33,12 @@ impl Pruned {
     pub(crate) fn outcome(&mut self, row: i64, entry: i64, receipt: bool) {
         self.receipts += u64::from(receipt);
         self.highest_outcome = self.highest_outcome.max(row);
+        self.highest_entry = self.highest_entry.max(entry);
+    }
+
+    /// Takes a deleted approval or rejection in.
+    pub(crate) fn approval(&mut self, entry: i64) {
+        self.approvals += 1;
         self.highest_entry = self.highest_entry.max(entry);
     }
 
@@ -59,7 +67,7 @@ mod tests {
         pruned.outcome(9, 21, true);
         pruned.outcome(8, 20, false);
         let event = pruned.event(5).unwrap();
-        let text = r#"{"actions":1,"highestAction":7,"highestEntry":21,"highestOutcome":9,"receipts":1}"#;
+        let text = r#"{"actions":1,"approvals":0,"highestAction":7,"highestEntry":21,"highestOutcome":9,"receipts":1}"#;
         assert_eq!(String::from_utf8(event.record.clone()).unwrap(), text);
         assert_eq!(Pruned::read(event.event, &event.record).unwrap().unwrap(), pruned);
         assert!(Pruned::read("frozen", &event.record).is_none());

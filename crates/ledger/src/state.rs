@@ -7,6 +7,9 @@ use std::fmt;
 pub enum State {
     /// Waits for a person; nothing was sent, nothing debited. Key and effect are claimed.
     Held = 1,
+    /// Enough people agreed. Still nothing was sent and nothing debited: it is judged again first. Its number puts it
+    /// among the open ones, which the index of fates is about.
+    Approved = 0,
     /// Marked sent before it left; the answer may never come.
     Sent = 2,
     /// Sent, and the answer was lost. Only the provider knows.
@@ -21,16 +24,25 @@ pub enum State {
 
 impl State {
     /// Every state, in the order of an action's life.
-    pub const ALL: [State; 6] =
-        [State::Held, State::Sent, State::InDoubt, State::Executed, State::Failed, State::Refused];
+    pub const ALL: [State; 7] = [
+        State::Held,
+        State::Approved,
+        State::Sent,
+        State::InDoubt,
+        State::Executed,
+        State::Failed,
+        State::Refused,
+    ];
 
     /// May a settlement take an action from here to `to`?
     #[must_use]
     pub fn may_settle(self, to: State) -> bool {
-        use State::{Executed, Failed, Held, InDoubt, Refused, Sent};
+        use State::{Approved, Executed, Failed, Held, InDoubt, Refused, Sent};
         matches!(
             (self, to),
-            (Held, Failed | Refused) | (Sent, InDoubt | Executed | Failed) | (InDoubt, Executed | Failed)
+            (Held | Approved, Failed | Refused)
+                | (Sent, InDoubt | Executed | Failed)
+                | (InDoubt, Executed | Failed)
         )
     }
 
@@ -41,6 +53,12 @@ impl State {
     pub fn may_amend(self, to: State) -> bool {
         use State::{Executed, Failed, InDoubt};
         matches!((self, to), (Executed, Executed) | (Failed, Failed | Executed) | (InDoubt, InDoubt))
+    }
+
+    /// Is nothing sent and nothing debited yet, because people have to agree first?
+    #[must_use]
+    pub fn waits(self) -> bool {
+        matches!(self, State::Held | State::Approved)
     }
 
     /// Has the caller been given the last word? Amendments may still follow.
@@ -60,6 +78,7 @@ impl State {
     pub fn as_str(self) -> &'static str {
         match self {
             State::Held => "held",
+            State::Approved => "approved",
             State::Sent => "sent",
             State::InDoubt => "in doubt",
             State::Executed => "executed",
@@ -98,9 +117,9 @@ mod tests {
     }
 
     #[test]
-    fn nothing_becomes_sent_or_held_by_being_settled_or_amended() {
+    fn nothing_becomes_held_approved_or_sent_by_being_settled_or_amended() {
         for from in State::ALL {
-            for to in [State::Held, State::Sent] {
+            for to in [State::Held, State::Approved, State::Sent] {
                 assert!(!from.may_settle(to) && !from.may_amend(to), "{from} to {to}");
             }
         }
@@ -109,7 +128,7 @@ mod tests {
     #[test]
     fn the_row_numbers_are_fixed() {
         let numbers: Vec<_> = State::ALL.into_iter().map(State::code).collect();
-        assert_eq!(numbers, [1, 2, 3, 4, 5, 6]);
+        assert_eq!(numbers, [1, 0, 2, 3, 4, 5, 6]);
         assert_eq!(State::from_code(7), None);
     }
 }

@@ -83,6 +83,8 @@ pub enum Obstacle {
     },
     /// Another action of late has the same effect.
     Duplicate(Earlier),
+    /// An action that was to resume is not approved, or no longer: somebody was faster. Checked before all others.
+    NotApproved,
 }
 
 /// An earlier action with the same effect.
@@ -92,6 +94,38 @@ pub struct Earlier {
     pub id: ActionId,
     /// When it came in, milliseconds since 1970, UTC.
     pub at_ms: i64,
+}
+
+/// What an approval came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// Row number of its ledger entry.
+    pub entry: i64,
+    /// How many people have agreed by now.
+    pub given: u32,
+    /// How many have to.
+    pub needed: u32,
+}
+
+impl Counted {
+    /// Is the action approved now?
+    #[must_use]
+    pub fn is_enough(&self) -> bool {
+        self.given >= self.needed
+    }
+}
+
+/// A person's word on a held action, read back. Who said what stands in the record and nowhere else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Given {
+    /// Which of the action's holds.
+    pub round: u32,
+    /// Milliseconds since 1970, UTC.
+    pub at_ms: i64,
+    /// The record, as the entry names it.
+    pub record: Vec<u8>,
+    /// Row number of its ledger entry.
+    pub entry: i64,
 }
 
 /// A row, read back.
@@ -123,6 +157,10 @@ pub struct Stored {
     pub at_ms: i64,
     /// When a held action expires.
     pub expires_ms: Option<i64>,
+    /// How often it was held; 0 if never.
+    pub round: u32,
+    /// How many people have to agree to the latest hold.
+    pub needed: u32,
     /// Minor units debited by now.
     pub debit: i64,
     /// ISO 4217.

@@ -51,7 +51,7 @@ impl Ask {
         let mut admission: Admission = payment(&format!("k{}", self.key), self.minor, &names);
         admission.intent.request_hash = [self.request; 32];
         admission.intent.at_ms = NOW + self.minute * 60_000;
-        admission.hold_until_ms = self.hold.then_some(NOW);
+        admission.hold = self.hold.then_some(NOW).and_then(hold);
         admission.effect = self.effect.map(|(hash, tolerate)| Effect {
             hash: [hash; 32],
             window_ms: 600_000,

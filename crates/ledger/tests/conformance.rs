@@ -11,8 +11,8 @@ use std::thread;
 use action::{Subject, Tenant};
 use common::*;
 use ledger::{
-    Admission, Admitted, ApiKey, Effect, Error, FactsQuery, Filter, Freeze, Ledger, Mandate, Obstacle,
-    Outcome, Recorded, Scope, Settlement, State, Tolerance,
+    Admission, Admitted, ApiKey, Approval, Effect, Error, FactsQuery, Filter, Freeze, Hold, Ledger, Mandate,
+    Obstacle, Outcome, Recorded, Scope, Settlement, State, Tolerance,
 };
 
 // Keys.
@@ -282,8 +282,7 @@ fn an_effect_stands_in_the_way_within_its_window_unless_it_is_absent() {
 #[test]
 fn a_hold_claims_key_and_effect_but_no_money() {
     on_every_ledger(|ledger| {
-        let hold =
-            Admission { hold_until_ms: Some(NOW + 100), effect: effect(5), ..payment("a", 900, &["m"]) };
+        let hold = Admission { hold: hold(NOW + 100), effect: effect(5), ..payment("a", 900, &["m"]) };
         let held = admitted(&*ledger, hold);
         assert_eq!(spent(&*ledger, "m"), 0);
         let same = Admission { effect: effect(5), ..payment("b", 1, &["m"]) };
@@ -294,6 +293,278 @@ fn a_hold_claims_key_and_effect_but_no_money() {
         wait(ledger.settle(settlement(held, State::Refused, "expired"))).unwrap();
         assert!(wait(ledger.expired(NOW + 100, 10)).unwrap().is_empty());
         admitted(&*ledger, same);
+    });
+}
+
+// People.
+
+#[test]
+fn approvals_are_counted_once_for_each_person_and_the_last_one_approves() {
+    on_every_ledger(|ledger| {
+        let id = held(&*ledger, payment("a", 900, &["m"]), 2);
+        let counted = wait(ledger.approve(approval(id, "anna"))).unwrap();
+        assert_eq!((counted.given, counted.needed, counted.is_enough()), (1, 2, false));
+        assert!(matches!(wait(ledger.approve(approval(id, "anna"))), Err(Error::Exists(_))));
+        assert_eq!(state_of(&*ledger, id), State::Held);
+        assert!(wait(ledger.approve(approval(id, "ben"))).unwrap().is_enough());
+        assert_eq!(state_of(&*ledger, id), State::Approved);
+        let late = wait(ledger.approve(approval(id, "carl")));
+        assert!(
+            matches!(late, Err(Error::Illegal { from: State::Approved, to: State::Approved, .. })),
+            "{late:?}"
+        );
+        assert_eq!(spent(&*ledger, "m"), 0, "nothing is debited before it resumes");
+
+        let given = wait(ledger.approvals(&Tenant::default(), id)).unwrap();
+        let records: Vec<_> = given.iter().map(|given| given.record.clone()).collect();
+        assert_eq!(records, ["anna", "ben"].map(|name| approval(id, name).record));
+        assert_eq!(wait(ledger.approvals(&Tenant::parse("other").unwrap(), id)).unwrap(), []);
+        let entries = wait(ledger.entries(None, 10)).unwrap().rows;
+        let said: Vec<serde_json::Value> =
+            entries.iter().map(|(_, bytes)| serde_json::from_slice(bytes).unwrap()).collect();
+        let told: Vec<_> = said[2..].iter().map(|it| (it["event"].as_str(), it["state"].as_str())).collect();
+        assert_eq!(told, [(Some("approved"), Some("INTENDED")), (Some("approved"), Some("APPROVED"))]);
+        assert_eq!(wait(ledger.verify()).unwrap().approvals, 2);
+    });
+}
+
+#[test]
+fn of_many_who_decide_at_once_just_enough_count_and_one_is_the_last() {
+    on_every_ledger(|ledger| {
+        let id = held(&*ledger, admission("a"), 3);
+        let by_one = at_once(20, |_| wait(ledger.approve(approval(id, "anna"))).is_ok());
+        assert_eq!(by_one.into_iter().filter(|counted| *counted).count(), 1);
+        let results = at_once(20, |number| wait(ledger.approve(approval(id, &format!("p{number}")))));
+        let counted: Vec<_> = results.into_iter().filter_map(Result::ok).collect();
+        assert_eq!(counted.len(), 2);
+        assert_eq!(counted.iter().filter(|counted| counted.is_enough()).count(), 1);
+    });
+}
+
+#[test]
+fn a_rejection_and_what_it_comes_to_are_one_commit() {
+    on_every_ledger(|ledger| {
+        let id = held(&*ledger, payment("a", 900, &["m"]), 2);
+        wait(ledger.approve(approval(id, "anna"))).unwrap();
+        let no =
+            |given| wait(ledger.reject(approval(id, "ben"), given, settlement(id, State::Refused, "denied")));
+        let before = wait(ledger.verify()).unwrap();
+        assert!(
+            matches!(no(0), Err(Error::Illegal { from: State::Held, .. })),
+            "its receipt would lack anna"
+        );
+        let twice = wait(ledger.reject(approval(id, "anna"), 1, settlement(id, State::Refused, "denied")));
+        assert!(matches!(twice, Err(Error::Exists(_))));
+        let wrong = wait(ledger.reject(approval(id, "ben"), 1, settlement(id, State::Executed, "done")));
+        assert!(matches!(wrong, Err(Error::Illegal { .. })));
+        assert_eq!(wait(ledger.verify()).unwrap(), before, "no trace");
+
+        no(1).unwrap();
+        assert_eq!(state_of(&*ledger, id), State::Refused);
+        for error in [wait(ledger.approve(approval(id, "carl"))).err(), no(2).err()] {
+            assert!(matches!(error, Some(Error::Illegal { from: State::Refused, .. })), "{error:?}");
+        }
+        let after = wait(ledger.verify()).unwrap();
+        assert_eq!((after.entries, after.approvals), (before.entries + 2, 2));
+        assert!(
+            matches!(admit(&*ledger, admission("a")), Admitted::Existing(existing) if existing.reply.is_some())
+        );
+    });
+}
+
+#[test]
+fn what_expired_or_is_about_another_hold_is_not_decided() {
+    on_every_ledger(|ledger| {
+        let id = held(&*ledger, admission("a"), 1);
+        let before = wait(ledger.verify()).unwrap();
+        let expired = Approval { at_ms: NOW + 1000, ..approval(id, "anna") };
+        let other = Approval { round: 2, ..approval(id, "anna") };
+        for wrong in [expired, other] {
+            let result = wait(ledger.approve(wrong));
+            assert!(matches!(result, Err(Error::Illegal { from: State::Held, .. })), "{result:?}");
+        }
+        let nobody = wait(ledger.approve(approval(common::id(), "anna")));
+        assert!(matches!(nobody, Err(Error::NoSuchAction(_))));
+        assert_eq!(wait(ledger.verify()).unwrap(), before);
+        let sent = admitted(&*ledger, admission("b"));
+        assert!(matches!(
+            wait(ledger.approve(approval(sent, "anna"))),
+            Err(Error::Illegal { from: State::Sent, .. })
+        ));
+    });
+}
+
+#[test]
+fn only_what_is_approved_resumes_and_only_once() {
+    on_every_ledger(|ledger| {
+        let asked = Admission { effect: effect(5), ..payment("a", 300, &["leaf", "root"]) };
+        let id = held(&*ledger, asked.clone(), 1);
+        let again = |minor| {
+            let mut again = Admission { effect: effect(5), ..payment("a", minor, &["leaf", "root"]) };
+            again.intent.payload = b"anew".to_vec();
+            again.intent.entry = draft("resumed");
+            again.destination = Some("shop".into());
+            again
+        };
+        let early = resume(&*ledger, id, again(300));
+        assert_eq!(early, Admitted::Refused(Obstacle::NotApproved), "nobody agreed");
+        wait(ledger.approve(approval(id, "anna"))).unwrap();
+        assert_eq!(wait(ledger.approved(None, 10)).unwrap().rows.len(), 1);
+        assert_eq!(
+            resume_of(&*ledger, id, 2, again(300)),
+            Admitted::Refused(Obstacle::NotApproved),
+            "they agreed to another hold"
+        );
+        let results = at_once(20, |_| resume(&*ledger, id, again(300)));
+        assert_eq!(results.iter().filter(|result| matches!(result, Admitted::New { .. })).count(), 1);
+        let late = |result: &&Admitted| **result == Admitted::Refused(Obstacle::NotApproved);
+        assert_eq!(results.iter().filter(late).count(), 19);
+
+        assert_eq!((spent(&*ledger, "leaf"), spent(&*ledger, "root")), (300, 300));
+        let stored = wait(ledger.action(&Tenant::default(), id)).unwrap().unwrap();
+        assert_eq!((stored.state, stored.debit, &*stored.payload), (State::Sent, 300, &b"anew"[..]));
+        assert_eq!(stored.mandates, ["leaf".into(), "root".into()]);
+        let (tenant, agent) = (Tenant::default(), subject());
+        let asks = FactsQuery { destination: Some("shop"), ..query(&tenant, &agent) };
+        let facts = wait(ledger.facts(asks)).unwrap();
+        assert_eq!((facts.series.amounts().collect::<Vec<_>>(), facts.first_seen), (vec![300], false));
+        let open = wait(ledger.unsettled(None, 10)).unwrap().rows;
+        assert_eq!(open.iter().map(|stored| stored.id).collect::<Vec<_>>(), [id]);
+        assert_eq!(wait(ledger.revoke(&tenant, "root", event("revoked"))).unwrap().unsettled, [id]);
+        let less = Settlement { charged: Some(120), ..settlement(id, State::Executed, "a") };
+        wait(ledger.settle(less)).unwrap();
+        assert_eq!((spent(&*ledger, "leaf"), spent(&*ledger, "root")), (120, 120));
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
+fn whatever_stops_an_admission_stops_a_resumption_and_changes_nothing() {
+    on_every_ledger(|ledger| {
+        let tenant = Tenant::default();
+        let asked = || Admission { effect: effect(5), ..payment("a", 600, &["m"]) };
+        let id = held(&*ledger, asked(), 1);
+        wait(ledger.approve(approval(id, "anna"))).unwrap();
+        let refused = |expected: Obstacle| {
+            assert_eq!(resume(&*ledger, id, asked()), Admitted::Refused(expected));
+            assert_eq!(state_of(&*ledger, id), State::Approved);
+        };
+
+        let freeze = Freeze {
+            scope: Scope::All,
+            include_rollback: false,
+            at_ms: NOW,
+            by: "ops".into(),
+            reason: "drill".into(),
+        };
+        wait(ledger.freeze(freeze, event("frozen"))).unwrap();
+        refused(Obstacle::Frozen(Scope::All));
+        wait(ledger.thaw(Scope::All, event("thawed"))).unwrap();
+
+        let other = admitted(&*ledger, payment("b", 500, &["m"]));
+        refused(Obstacle::CapExceeded { jti: "m".into(), left: usd(500) });
+        wait(ledger.settle(Settlement { charged: Some(0), ..settlement(other, State::Failed, "b") }))
+            .unwrap();
+
+        // Somebody else did the same meanwhile; its own claim is no obstacle.
+        let tolerated = Effect { tolerate: Tolerance::Anything, ..effect(5).unwrap() };
+        let mut between = Admission { effect: Some(tolerated), ..admission("c") };
+        between.intent.at_ms = NOW + 1;
+        let between = admitted(&*ledger, between);
+        let Admitted::Refused(Obstacle::Duplicate(earlier)) = resume(&*ledger, id, asked()) else {
+            panic!("another came in between")
+        };
+        assert_eq!(earlier.id, between);
+        let asks = FactsQuery { effect: Some(&tolerated), ..query(&tenant, subject_ref()) };
+        let seen = wait(ledger.facts(FactsQuery { apart_from: Some(between), ..asks })).unwrap().earlier;
+        assert_eq!(seen.map(|earlier| earlier.id), Some(id));
+        let meant = Effect { tolerate: Tolerance::This(between), ..effect(5).unwrap() };
+        let mut late = Admission { effect: Some(meant), ..asked() };
+        late.debits[0].epoch = 7;
+        assert_eq!(
+            resume(&*ledger, id, late),
+            Admitted::Refused(Obstacle::MandateChanged { jti: "m".into() })
+        );
+        wait(ledger.revoke(&tenant, "m", event("revoked"))).unwrap();
+        refused(Obstacle::Revoked { jti: "m".into(), at_ms: NOW + 5 });
+
+        wait(ledger.settle(settlement(id, State::Refused, "stopped"))).unwrap();
+        assert_eq!(resume(&*ledger, id, asked()), Admitted::Refused(Obstacle::NotApproved));
+        assert_eq!(spent(&*ledger, "m"), 0);
+    });
+}
+
+#[test]
+fn held_once_more_it_needs_everybody_once_more() {
+    on_every_ledger(|ledger| {
+        let id = held(&*ledger, payment("a", 900, &["m"]), 1);
+        wait(ledger.approve(approval(id, "anna"))).unwrap();
+        let more =
+            Admission { hold: Some(Hold { until_ms: NOW + 2000, needed: 2 }), ..payment("a", 900, &["m"]) };
+        assert!(matches!(resume(&*ledger, id, more), Admitted::New { .. }));
+        let stored = wait(ledger.action(&Tenant::default(), id)).unwrap().unwrap();
+        assert_eq!((stored.state, stored.round, stored.needed), (State::Held, 2, 2));
+        assert_eq!((stored.expires_ms, stored.debit, spent(&*ledger, "m")), (Some(NOW + 2000), 0, 0));
+        assert!(matches!(wait(ledger.approve(approval(id, "ben"))), Err(Error::Illegal { .. })), "of before");
+        for (name, enough) in [("anna", false), ("ben", true)] {
+            let second = Approval { round: 2, ..approval(id, name) };
+            assert_eq!(wait(ledger.approve(second)).unwrap().is_enough(), enough);
+        }
+        assert_eq!(resume(&*ledger, id, admission("a")), Admitted::Refused(Obstacle::NotApproved));
+        assert!(matches!(resume_of(&*ledger, id, 2, payment("a", 900, &["m"])), Admitted::New { .. }));
+        assert_eq!(wait(ledger.approvals(&Tenant::default(), id)).unwrap().len(), 3);
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
+fn a_resumed_action_claims_its_effect_from_then_on() {
+    on_every_ledger(|ledger| {
+        const LATER: i64 = NOW + 3_600_000;
+        let at = |key: &str, at_ms: i64| {
+            let mut admission = Admission { effect: effect(5), ..admission(key) };
+            admission.intent.at_ms = at_ms;
+            admission
+        };
+        let id = admitted(&*ledger, Admission { hold: hold(LATER + 1), ..at("a", NOW) });
+        wait(ledger.approve(approval(id, "anna"))).unwrap();
+        assert!(matches!(resume(&*ledger, id, at("a", LATER)), Admitted::New { .. }));
+        let Obstacle::Duplicate(earlier) = obstacle(&*ledger, at("b", LATER + 599_999)) else {
+            panic!("it was done a moment ago")
+        };
+        assert_eq!((earlier.id, earlier.at_ms), (id, LATER));
+        admitted(&*ledger, at("c", LATER + 600_000));
+        // Nothing is left of it when it is gone.
+        wait(ledger.settle(settlement(id, State::Executed, "a"))).unwrap();
+        assert_eq!(wait(ledger.prune(NOW + 1, 10, NOW)).unwrap(), 1);
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
+fn what_waits_is_listed_for_its_tenant_and_expires_approved_or_not() {
+    on_every_ledger(|ledger| {
+        let tenant = Tenant::default();
+        let ids: Vec<_> = (0..3).map(|n| held(&*ledger, admission(&format!("k{n}")), 1)).collect();
+        let mut foreign = admission("x");
+        foreign.intent.tenant = Tenant::parse("other").unwrap();
+        held(&*ledger, foreign, 1);
+        admitted(&*ledger, admission("sent"));
+        wait(ledger.approve(approval(ids[1], "anna"))).unwrap();
+        let list = |now_ms, after, limit| {
+            let page = wait(ledger.held(&tenant, now_ms, after, limit)).unwrap();
+            (page.rows.iter().map(|stored| stored.id).collect::<Vec<_>>(), page.next)
+        };
+        let (first, next) = list(NOW, None, 1);
+        assert_eq!((first, list(NOW, next, 1).0), (vec![ids[2]], vec![ids[0]]));
+        assert_eq!(list(NOW + 1000, None, 10).0, [], "what expired waits for nobody");
+        let expired = wait(ledger.expired(NOW + 1000, 10)).unwrap();
+        assert_eq!(expired.iter().filter(|stored| stored.tenant == tenant).count(), 3);
+        wait(ledger.settle(settlement(ids[1], State::Refused, "expired"))).unwrap();
+        assert_eq!(wait(ledger.approved(None, 10)).unwrap().rows, []);
+        assert_eq!(wait(ledger.prune(NOW + 2000, 10, NOW)).unwrap(), 4, "the sent one stays");
+        assert_eq!(wait(ledger.approvals(&tenant, ids[1])).unwrap(), []);
+        wait(ledger.verify()).unwrap();
     });
 }
 
@@ -449,7 +720,7 @@ fn unsettled_actions_are_found_page_by_page() {
         let ids: Vec<_> = (0..7).map(|number| admitted(&*ledger, admission(&format!("k{number}")))).collect();
         wait(ledger.settle(settlement(ids[2], State::Executed, "done"))).unwrap();
         wait(ledger.settle(settlement(ids[4], State::InDoubt, "doubt"))).unwrap();
-        admitted(&*ledger, Admission { hold_until_ms: Some(NOW), ..admission("held") });
+        admitted(&*ledger, Admission { hold: hold(NOW), ..admission("held") });
         let (mut found, mut after) = (Vec::new(), None);
         loop {
             let page = wait(ledger.unsettled(after, 2)).unwrap();
@@ -478,7 +749,7 @@ fn admissions_become_the_history_of_their_principal() {
             };
             admitted(&*ledger, admission);
         }
-        let hold = Admission { hold_until_ms: Some(NOW), ..payment("held", 40, &["m"]) };
+        let hold = Admission { hold: hold(NOW), ..payment("held", 40, &["m"]) };
         admitted(&*ledger, hold);
         obstacle(&*ledger, payment("over", 5000, &["m"]));
         let facts = wait(ledger.facts(asks)).unwrap();
@@ -633,6 +904,7 @@ fn a_credential_is_known_until_it_is_revoked() {
             role: "agent".into(),
             default_mandate: Some("m1".into()),
             created_ms: NOW,
+            created_by: Some("ada".into()),
             revoked_ms: None,
         };
         wait(ledger.add_key(key.clone(), event("key_created"))).unwrap();
@@ -675,7 +947,7 @@ fn what_is_old_and_over_is_deleted_and_what_is_open_stays() {
             admission.intent.at_ms = at_ms;
             admission
         };
-        let held = |key: &str, until: i64| Admission { hold_until_ms: Some(until), ..at(key, NOW + 2) };
+        let held = |key: &str, until: i64| Admission { hold: hold(until), ..at(key, NOW + 2) };
         let done = admitted(&*ledger, at("done", NOW));
         wait(ledger.settle(settlement(done, State::Failed, "1"))).unwrap();
         wait(ledger.amend(settlement(done, State::Executed, "2"))).unwrap();
@@ -756,6 +1028,11 @@ fn everything_that_happens_is_one_verifiable_chain() {
             page.rows[1..3]
         );
     });
+}
+
+fn subject_ref() -> &'static Subject {
+    static SUBJECT: std::sync::LazyLock<Subject> = std::sync::LazyLock::new(subject);
+    &SUBJECT
 }
 
 /// Runs `deed` on that many threads at once.

@@ -17,8 +17,8 @@ use action::Tenant;
 use common::*;
 use futures_util::future::join_all;
 use ledger::{
-    Admission, Admitted, Broken, Effect, Error, FactsQuery, FailPoints, Freeze, Ledger, Obstacle, Options,
-    Scope, Sqlite, State, Tolerance,
+    Admission, Admitted, Approval, Broken, Effect, Error, FactsQuery, FailPoints, Freeze, Ledger, Obstacle,
+    Options, Scope, Sqlite, State, Tolerance,
 };
 use rusqlite::Connection;
 
@@ -136,7 +136,7 @@ fn keys_and_effects_and_receipts_are_found_across_many_slices() {
         // A window that has passed is not searched.
         let mut later = with_effect("later".into(), 4096, 1000);
         later.intent.at_ms = NOW + 90_000;
-        later.hold_until_ms = Some(NOW);
+        later.hold = hold(NOW);
         let mut early = later.clone();
         early.effect.as_mut().unwrap().window_ms = 60_000;
         assert!(matches!(obstacle(ledger, early), Obstacle::Duplicate(_)));
@@ -203,6 +203,61 @@ fn a_history_that_a_crash_kept_from_its_row_is_made_good() {
         assert_eq!(facts.series.amounts().count(), 3);
         assert_eq!(spent(&reopened, "m"), 60);
     }
+}
+
+#[test]
+fn a_history_that_a_resumed_action_joined_survives_a_crash_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    let ledger = sqlite(directory.path());
+    let waited = held(&ledger, payment("waited", 40, &["m"]), 1);
+    for minor in [10, 20] {
+        admitted(&ledger, payment(&format!("k{minor}"), minor, &["m"]));
+    }
+    wait(ledger.approve(approval(waited, "anna"))).unwrap();
+    assert!(matches!(resume(&ledger, waited, payment("waited", 40, &["m"])), Admitted::New { .. }));
+    admitted(&ledger, payment("k30", 30, &["m"]));
+    for name in ["ledger.db", "ledger.db-wal"] {
+        std::fs::copy(directory.path().join(name), copy.path().join(name)).unwrap();
+    }
+    drop(ledger);
+    for path in [copy.path(), directory.path()] {
+        let reopened = open(path, Options::new("chain-2", NOW));
+        let (tenant, agent) = (Tenant::default(), subject());
+        let facts = wait(reopened.facts(query(&tenant, &agent))).unwrap();
+        let mut amounts: Vec<_> = facts.series.amounts().collect();
+        amounts.sort_unstable();
+        assert_eq!(amounts, [10, 20, 30, 40]);
+        assert_eq!(spent(&reopened, "m"), 100);
+    }
+}
+
+#[test]
+fn a_store_of_the_first_version_opens_and_what_it_held_only_expires() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = sqlite(directory.path());
+    let held = held(&ledger, payment("held", 40, &["m"]), 1);
+    let sent = admitted(&ledger, payment("sent", 10, &["m"]));
+    drop(ledger);
+    // Back to the shape of then.
+    db(directory.path())
+        .execute_batch(
+            "DROP TABLE approval; ALTER TABLE api_key DROP COLUMN created_by;
+             ALTER TABLE action DROP COLUMN resumed_row; ALTER TABLE action DROP COLUMN resumed;
+             ALTER TABLE action DROP COLUMN needed; ALTER TABLE action DROP COLUMN round;
+             DELETE FROM refinery_schema_history WHERE version = 2;",
+        )
+        .unwrap();
+    let reopened = open(directory.path(), Options::new("chain-2", NOW));
+    let stored = wait(reopened.action(&Tenant::default(), held)).unwrap().unwrap();
+    assert_eq!((stored.state, stored.round, stored.needed), (State::Held, 0, 0));
+    for round in [0, 1] {
+        let approval = Approval { round, ..approval(held, "anna") };
+        assert!(matches!(wait(reopened.approve(approval)), Err(Error::Illegal { .. })));
+    }
+    wait(reopened.settle(settlement(sent, State::Executed, "sent"))).unwrap();
+    wait(reopened.settle(settlement(held, State::Refused, "expired"))).unwrap();
+    wait(reopened.verify()).unwrap();
 }
 
 #[test]
@@ -510,6 +565,66 @@ fn check_after_crash(directory: &Path) {
     assert!(history.amounts().count() >= all.len().min(64));
 }
 
+/// The child of the test below: holds, is agreed with, resumes and settles until it is killed.
+#[test]
+fn child_of_people() {
+    let Some(directory) = std::env::var_os("LEDGER_CHILD") else { return };
+    let directory = Path::new(&directory);
+    let dies = Dies { step: std::env::var("LEDGER_DIES_AT").unwrap(), left: AtomicU64::new(25) };
+    let options = Options { fail_points: Some(Arc::new(dies)), ..Options::new("chain", NOW) };
+    let ledger = open(directory, options);
+    let mut notes =
+        std::fs::OpenOptions::new().create(true).append(true).open(directory.join("notes")).unwrap();
+    let mut note = |what: &str, id| notes.write_all(format!("{what} {id}\n").as_bytes()).unwrap();
+    for number in 0..1000 {
+        let id = held(&ledger, payment(&format!("k{number}"), 1, &["m"]), 2);
+        note("held", id);
+        wait(ledger.approve(approval(id, "anna"))).unwrap();
+        note("once", id);
+        wait(ledger.approve(approval(id, "ben"))).unwrap();
+        note("approved", id);
+        assert!(matches!(resume(&ledger, id, payment("any", 1, &["m"])), Admitted::New { .. }));
+        note("sent", id);
+        wait(ledger.settle(settlement(id, State::Executed, &number.to_string()))).unwrap();
+        note("executed", id);
+    }
+}
+
+#[test]
+fn what_people_were_told_survives_dying_at_every_step() {
+    for step in ["begin", "write", "commit", "committed", "told"] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "child_of_people", "--nocapture"]);
+        command.env("LEDGER_CHILD", directory.path()).env("LEDGER_DIES_AT", step);
+        assert!(!command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success(), "{step}");
+
+        let ledger = open(directory.path(), Options::new("after", NOW));
+        wait(ledger.verify()).unwrap();
+        let tenant = Tenant::default();
+        let notes = std::fs::read_to_string(directory.path().join("notes")).unwrap();
+        assert!(notes.contains("executed"), "{step}");
+        for note in notes.lines() {
+            let (what, id) = note.split_once(' ').unwrap();
+            let id = id.parse().unwrap();
+            let stored = wait(ledger.action(&tenant, id)).unwrap().expect("an acknowledged hold");
+            let given = wait(ledger.approvals(&tenant, id)).unwrap().len();
+            let kept = match what {
+                "held" => true,
+                "once" => given >= 1,
+                "approved" => given == 2 && stored.state != State::Held,
+                "sent" => matches!(stored.state, State::Sent | State::Executed),
+                _ => stored.state == State::Executed,
+            };
+            assert!(kept, "{step}: {note}, but it is {} with {given} approvals", stored.state);
+        }
+        let all = wait(ledger.actions(&tenant, ledger::Filter::default(), None, 1000)).unwrap().rows;
+        let sent = all.iter().filter(|stored| !stored.state.waits()).count();
+        assert_eq!(spent(&ledger, "m"), sent as i64, "{step}: debited once each, when they were sent");
+        assert!(all.iter().filter(|stored| stored.state != State::Executed).count() <= 1);
+    }
+}
+
 #[test]
 fn what_was_acknowledged_survives_being_killed() {
     let directory = tempfile::tempdir().unwrap();
@@ -560,6 +675,32 @@ fn what_was_altered_is_found_and_named() {
         assert_eq!(db(directory.path()).execute(&sql, []).unwrap(), 1, "{sql}");
         match wait(ledger.verify()) {
             Err(Error::Chain { row: found, broken: how }) => assert_eq!((found, how), (row, broken), "{sql}"),
+            other => panic!("{sql}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_forged_or_missing_approval_is_found_and_named() {
+    let forgeries = [
+        ("UPDATE approval SET record = x'7b7d'", 3),
+        ("DELETE FROM approval", 3),
+        ("UPDATE approval SET entry = 2", 2),
+        ("INSERT INTO approval SELECT row + 1, action, round, 'ben', at, 4, record FROM approval", 4),
+        ("INSERT INTO approval SELECT row + 1, action, round, 'ben', at, 9, record FROM approval", 9),
+    ];
+    for (sql, row) in forgeries {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = sqlite(directory.path());
+        let id = held(&ledger, admission("a"), 2);
+        wait(ledger.approve(approval(id, "anna"))).unwrap();
+        wait(ledger.record(event("key_rotated"))).unwrap();
+        assert_eq!(wait(ledger.verify()).unwrap().approvals, 1);
+        assert_eq!(db(directory.path()).execute(sql, []).unwrap(), 1, "{sql}");
+        match wait(ledger.verify()) {
+            Err(Error::Chain { row: found, broken }) => {
+                assert_eq!((found, broken), (row, Broken::Approval), "{sql}");
+            }
             other => panic!("{sql}: {other:?}"),
         }
     }

@@ -21,7 +21,7 @@ use utoipa::openapi::{
 };
 
 use crate::errors;
-use crate::faces::{actions, keys, mandates, operations};
+use crate::faces::{actions, approvals, keys, mandates, operations};
 use crate::fault;
 use crate::routes::{Place, ROUTES, Route, Who};
 
@@ -66,6 +66,9 @@ pub enum Schema {
     ExecuteRequest,
     ExecuteResponse,
     ActionRecord,
+    HeldPage,
+    Held,
+    CommentRequest,
     Replay,
     Receipt,
     MandateRequest,
@@ -112,6 +115,9 @@ impl Schema {
             Schema::ExecuteRequest => of::<ExecuteRequest>(components),
             Schema::ExecuteResponse => of::<ExecuteResponse>(components),
             Schema::ActionRecord => of::<actions::Record>(components),
+            Schema::HeldPage => of::<approvals::HeldPage>(components),
+            Schema::Held => of::<approvals::Held>(components),
+            Schema::CommentRequest => of::<approvals::CommentRequest>(components),
             Schema::Replay => of::<actions::Replay>(components),
             Schema::Receipt => of::<Receipt>(components),
             Schema::MandateRequest => of::<mandates::MandateRequest>(components),
@@ -471,6 +477,9 @@ fn tag(path: &str) -> &'static str {
     match path.split('/').nth(1) {
         Some("api") => "Execution Protocol",
         Some("r" | ".well-known") => "Receipts and keys",
+        Some("v1") if ["/v1/approvals", "/approve", "/reject"].iter().any(|part| path.contains(part)) => {
+            "Approvals"
+        }
         Some("v1") if path.starts_with("/v1/actions") || path.starts_with("/v1/receipts") => "Records",
         Some("v1") => "Operation",
         _ => "Service",

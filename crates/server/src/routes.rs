@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use gateway::{Code, Deed, Error, Role};
 use http::{HeaderMap, Method};
 
-use crate::faces::{actions, discovery, execution_protocol, keys, mandates, operations, receipts};
+use crate::faces::{actions, approvals, discovery, execution_protocol, keys, mandates, operations, receipts};
 use crate::fault::Audience;
 use crate::openapi::{Answer, Schema};
 use crate::request::{self, Request, Response};
@@ -121,6 +121,15 @@ const CHANGING: &[Code] = &[
     Code::NotFound,
     Code::StateConflict,
 ];
+const DECIDING: &[Code] = &[
+    Code::MalformedBody,
+    Code::BodyTooLarge,
+    Code::UnsupportedMediaType,
+    Code::ValidationFailed,
+    Code::NotFound,
+    Code::StateConflict,
+    Code::Erased,
+];
 const DRY_RUN: &[(&str, &str)] = &[("dry_run", "`true`: decide only; nothing is recorded or sent")];
 const PAGE: &[(&str, &str)] =
     &[("cursor", "`next_cursor` of the page before"), ("limit", "rows of a page, 1 to 200; default 50")];
@@ -174,6 +183,54 @@ pub static ROUTES: &[Route] = &[
         query: &[],
         codes: &[Code::NotFound, Code::Erased],
         handler: by!(actions::replay),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/approvals",
+        place: Place::Both,
+        who: Who::May(Deed::ReadTenant),
+        summary: "What waits for people, newest first",
+        body: None,
+        answers: &[Answer::json(200, "One page", Schema::HeldPage)],
+        query: PAGE,
+        codes: &[Code::ValidationFailed],
+        handler: by!(approvals::list),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/approvals/{id}",
+        place: Place::Both,
+        who: Who::May(Deed::ReadTenant),
+        summary: "One action that waits for people, or did: what exactly, why, and who said what",
+        body: None,
+        answers: &[Answer::json(200, "The action", Schema::Held)],
+        query: &[],
+        codes: &[Code::NotFound, Code::Erased],
+        handler: by!(approvals::get),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/actions/{id}/approve",
+        place: Place::Both,
+        who: Who::May(Deed::Approve),
+        summary: "Agree to a held action; after the last approval needed it is judged again and carried out",
+        body: Some(Schema::CommentRequest),
+        answers: &[Answer::json(200, "The action, as it waits or no longer does", Schema::Held)],
+        query: &[],
+        codes: DECIDING,
+        handler: by!(approvals::approve),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/actions/{id}/reject",
+        place: Place::Both,
+        who: Who::May(Deed::Approve),
+        summary: "Say no to a held action, which ends it",
+        body: Some(Schema::CommentRequest),
+        answers: &[Answer::json(200, "The action, which is blocked now", Schema::Held)],
+        query: &[],
+        codes: DECIDING,
+        handler: by!(approvals::reject),
     },
     Route {
         method: Method::GET,
@@ -472,7 +529,7 @@ impl Route {
 
     pub(crate) fn audience(&self) -> Audience {
         match self.who {
-            Who::May(Deed::Govern | Deed::Administer) => Audience::Operators,
+            Who::May(Deed::Approve | Deed::Govern | Deed::Administer) => Audience::Operators,
             Who::May(Deed::Execute | Deed::ReadOwn | Deed::ReadTenant) | Who::Anyone | Who::Figures => {
                 Audience::Agents
             }

@@ -92,7 +92,7 @@ fn every_code_stands_at_a_route_that_can_answer_it() {
 /// Codes for which no request is known yet that provokes them. The list only shrinks: lower the bound with it.
 #[test]
 fn the_list_of_unreachable_codes_only_shrinks() {
-    const BOUND: usize = 9;
+    const BOUND: usize = 7;
     let list = include_str!("unreachable_codes.txt");
     let codes: Vec<&str> = list.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
     for code in &codes {

@@ -6,7 +6,7 @@ use super::mistake::nearest;
 use super::paths;
 use super::reader::{File, Node, Table};
 use super::schema;
-use crate::archetype::{Archetype, OnDuplicate};
+use crate::archetype::{ApprovalForm, Archetype, OnDuplicate};
 use crate::json;
 use crate::level::{GuaranteeLevel, PaymentMode, Retention};
 use serde_json::Value;
@@ -49,6 +49,8 @@ pub(crate) fn read(table: &Table<'_>) -> Option<Archetype> {
         anomaly: limits::anomaly_rule(table, &thresholds),
         irreversible_threshold: table.get("irreversible_threshold").and_then(|node| thresholds.read(node)),
         requires_approval: table.get("requires_approval").and_then(|node| node.flag()).unwrap_or(false),
+        approvals: table.get("approvals").and_then(|node| node.count(MOST_APPROVALS)).unwrap_or(1),
+        approval: word(table, "approval", &["key", "passkey"], ApprovalForm::parse),
         retention: table.get("retention").and_then(retention),
         bindings: bindings(table),
         digest: digest(table),
@@ -64,7 +66,7 @@ pub(crate) fn read(table: &Table<'_>) -> Option<Archetype> {
     })
 }
 
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 20] = [
     "extends",
     "name",
     "description",
@@ -76,6 +78,8 @@ const KEYS: [&str; 18] = [
     "default_payment_mode",
     "irreversible_threshold",
     "requires_approval",
+    "approvals",
+    "approval",
     "retention",
     "cedar",
     "money",
@@ -84,6 +88,8 @@ const KEYS: [&str; 18] = [
     "schema",
     "binding",
 ];
+/// More people than this are no way to let an action through.
+const MOST_APPROVALS: u32 = 16;
 const PAYMENT_MODES: [&str; 4] =
     ["QUOTE_ONLY", "RESERVE_IF_AVAILABLE", "IMMEDIATE_CHARGE", "IMMEDIATE_CHARGE_WITH_CHALLENGE"];
 

@@ -9,7 +9,7 @@
 )]
 
 use action::{Action, ActionId, Catalogue, Environment, Request, Source, Subject, Tenant};
-use countersign_boundary::{Caller, Decision, Earlier, Facts, Policies, Series, Verdict, decide};
+use countersign_boundary::{Approved, Caller, Decision, Earlier, Facts, Policies, Series, Verdict, decide};
 use mandate::{Account, Claims, Mandate, SpendCap};
 use serde_json::{Value, json};
 
@@ -26,6 +26,7 @@ pub(crate) struct World {
     pub(crate) frozen: Option<String>,
     pub(crate) first_seen_destination: bool,
     pub(crate) earlier: Option<Earlier>,
+    pub(crate) approved: Option<Approved>,
     pub(crate) observe: bool,
     pub(crate) now_ms: i64,
     pub(crate) environment: Environment,
@@ -49,6 +50,7 @@ impl World {
             frozen: None,
             first_seen_destination: false,
             earlier: None,
+            approved: None,
             observe: false,
             now_ms: NOON,
             environment: Environment::Production,
@@ -72,6 +74,7 @@ impl World {
             series: &self.series,
             first_seen_destination: self.first_seen_destination,
             earlier: self.earlier,
+            approved: self.approved.as_ref(),
             observe: self.observe,
             now_ms: self.now_ms,
             request_hash: [1; 32],

@@ -20,6 +20,7 @@ async fn every_code_is_provoked_or_stands_in_the_list() {
     at_the_door(&mut found).await;
     in_the_sandbox(&mut found).await;
     outcomes(&mut found).await;
+    decisions(&mut found).await;
     when_it_is_full(&mut found).await;
 
     let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("../server/tests/unreachable_codes.txt");
@@ -331,6 +332,23 @@ async fn outcomes(found: &mut Found) {
     found.outcome(&agent, &jwks, &agent.execute("frozen", &odd("acct-5", "10.00")).await, Code::Frozen).await;
     let other = agent.execute("unfrozen", &house.payment("acct-5", "10.00")).await;
     assert_eq!(other.kind(), "executed", "only this archetype is frozen: {}", other.text());
+}
+
+/// A person says no, and nobody can say anything after it.
+async fn decisions(found: &mut Found) {
+    let house = House::new().await;
+    let (agent, approver) = (house.agent(), house.voice("default", "approver"));
+    let body = house.payment("acct-1", "6000.00");
+    let held = agent.execute("held", &body).await;
+    let decide = |word: &str| format!("/v1/actions/{}/{word}", held.id());
+    let weak = approver.post(&decide("approve"), &json!({})).await;
+    assert_eq!((weak.status, weak.code()), (403, "EP_FORBIDDEN"));
+    assert!(weak.text().contains("approval = \\\"key\\\""), "{}", weak.text());
+    assert_eq!(approver.post(&decide("reject"), &json!({"comment": "no"})).await.status, 200);
+    found
+        .outcome(&agent, &house.jwks().await, &agent.execute("held", &body).await, Code::ApprovalDenied)
+        .await;
+    found.error(&approver.post(&decide("reject"), &json!({})).await, Code::StateConflict);
 }
 
 /// Too often, and too much at once.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
+use crate::approvals::ask_for;
 use crate::house::{House, ROLES, Said, VERSION, Voice, payment};
 
 /// Own tenant: without a key, with a wrong one, as the agent whose it is, as another agent, and as each person. Last
@@ -13,6 +14,10 @@ const TABLE: &str = "
     POST /api/sandbox/execute                           200 401 200 200 403 403 403 403 own
     GET  /v1/actions/{id}                               401 401 200 404 200 200 200 200 404
     GET  /v1/actions/{id}/replay                        401 401 403 403 200 200 200 200 404
+    GET  /v1/approvals                                  401 401 403 403 200 200 200 200 own
+    GET  /v1/approvals/{id}                             401 401 403 403 200 200 200 200 404
+    POST /v1/actions/{id}/approve                       401 401 403 403 200 403 403 403 404
+    POST /v1/actions/{id}/reject                        401 401 403 403 200 403 403 403 404
     GET  /v1/receipts/{id}                              401 401 200 404 200 200 200 200 404
     POST /v1/mandates                                   401 401 403 403 403 201 403 201 own
     GET  /v1/mandates                                   401 401 403 403 200 200 200 200 own
@@ -30,6 +35,10 @@ const TABLE: &str = "
     POST /v1/reload                                     401 401 403 403 403 403 403 200 own
     GET  /sandbox/v1/actions/{id}                       404 401 200 404 200 200 200 200 404
     GET  /sandbox/v1/actions/{id}/replay                401 401 403 403 200 200 200 200 404
+    GET  /sandbox/v1/approvals                          401 401 403 403 200 200 200 200 own
+    GET  /sandbox/v1/approvals/{id}                     401 401 403 403 200 200 200 200 404
+    POST /sandbox/v1/actions/{id}/approve               401 401 403 403 200 403 403 403 404
+    POST /sandbox/v1/actions/{id}/reject                401 401 403 403 200 403 403 403 404
     GET  /sandbox/v1/receipts/{id}                      404 401 200 404 200 200 200 200 404
     POST /sandbox/v1/mandates                           401 401 403 403 403 201 403 201 own
     GET  /sandbox/v1/mandates                           401 401 403 403 200 200 200 200 own
@@ -151,6 +160,8 @@ struct World<'a> {
 impl World<'_> {
     async fn new(house: &House) -> World<'_> {
         let agent = house.agent();
+        ask_for(house, 1);
+        assert_eq!(house.admin().post("/v1/reload", &json!({})).await.status, 200);
         let production = agent.execute("the-one", &house.payment("acct-1", "25.00")).await;
         let sandbox =
             agent.post("/api/sandbox/execute", &payment("acct-1", "25.00", "tok-sandbox-public")).await;
@@ -182,6 +193,9 @@ impl World<'_> {
         let admin = self.house.admin();
         match plain {
             "/v1/actions/{id}" | "/v1/actions/{id}/replay" => action.clone(),
+            "/v1/approvals/{id}" | "/v1/actions/{id}/approve" | "/v1/actions/{id}/reject" => {
+                self.held(base).await
+            }
             "/v1/receipts/{id}" => receipt.clone(),
             "/r/{address}" => address.clone(),
             "/v1/mandates/{jti}/revoke" => {
@@ -204,6 +218,19 @@ impl World<'_> {
                 String::new()
             }
         }
+    }
+
+    /// A fresh action that waits for a person.
+    async fn held(&self, base: &str) -> String {
+        let n = self.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let name = format!("held-{n}");
+        let agent = self.house.agent();
+        let said = match base {
+            "" => agent.execute(&name, &self.house.payment(&name, "6000.00")).await,
+            _ => agent.post("/api/sandbox/execute", &payment(&name, "6000.00", "tok-sandbox-public")).await,
+        };
+        assert_eq!(said.kind(), "held", "{}", said.text());
+        said.id().to_owned()
     }
 
     async fn body(&self, tenant: &str, base: &str, plain: &str, n: u32) -> Value {

@@ -90,6 +90,7 @@ impl Gateway {
             role: ask.role.as_str().into(),
             default_mandate: ask.default_mandate.map(Into::into),
             created_ms: clock::now_ms(),
+            created_by: Some(by.into()),
             revoked_ms: None,
         };
         let record = json!({ "by": by, "id": &*key.id, "role": &*key.role, "subject": key.subject.as_str() });
@@ -136,6 +137,7 @@ impl Gateway {
             subject: key.subject.clone(),
             role: Role::parse(&key.role).ok_or_else(|| internal("a stored role is not one"))?,
             key_id: key.id.to_string(),
+            key_issuer: key.created_by.as_deref().map(str::to_owned),
             default_mandate: key.default_mandate.as_deref().map(str::to_owned),
         })
     }

@@ -3,18 +3,18 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use action::{Action, ActionId, Money, OnDuplicate};
-use boundary::{Escalation, Permit, Trigger};
+use action::{Money, OnDuplicate};
+use boundary::{Permit, Trigger};
 use execution::Confirmation;
 use ledger::{Admitted, Debit, Effect, Obstacle, State, Tolerance};
 use mandate::Mandate;
 
+use super::again::overtaken;
 use super::case::Case;
 use super::describe::{Judged, judged_again};
 use crate::act::{Errand, SEND_WINDOW};
 use crate::gateway::Gateway;
 use crate::metrics::Step;
-use crate::remember::unavailable;
 use crate::request::Next;
 use crate::row::{CallRow, internal};
 use crate::{Error, clock};
@@ -35,11 +35,12 @@ impl Gateway {
         let intent = self.intent(&self.row_of(case, &pending, "admitted", State::Sent), &pending.row)?;
         let admission = ledger::Admission {
             intent: ledger::Intent { amount: intent.amount.filter(|_| !quote_only), ..intent },
-            hold_until_ms: None,
+            hold: None,
             debits: debits(case.standing.mandate.as_deref(), facts),
             effect: case.effect.filter(|_| !quote_only).map(|effect| Effect {
-                tolerate: match (effect.tolerate, repeated_on_purpose(&case.action, facts)) {
-                    (Tolerance::Nothing, Some(earlier)) => Tolerance::This(earlier),
+                // The judge has seen this one and let it pass: it is repeated on purpose, or people agreed.
+                tolerate: match (effect.tolerate, facts.earlier) {
+                    (Tolerance::Nothing, Some(earlier)) => Tolerance::This(earlier.id),
                     (tolerance, _) => tolerance,
                 },
                 ..effect
@@ -48,9 +49,12 @@ impl Gateway {
             destination: case.action.destination.as_deref().filter(|_| !quote_only).map(Into::into),
         };
         // Before it can be found as sent: recovery must not take it for an orphan.
-        let under_way = self.under_way(case.id);
+        let under_way = match &case.resumed {
+            Some(resumed) => resumed.under_way.clone(),
+            None => self.under_way(case.id),
+        };
         let started = Instant::now();
-        let admitted = self.ledger.admit(admission).await.map_err(unavailable)?;
+        let admitted = self.enter(case, admission).await?;
         self.metrics.step(Step::Admit, started.elapsed());
         match admitted {
             Admitted::New { .. } => Ok(Some(Next::Admitted(Box::new(Errand {
@@ -68,15 +72,15 @@ impl Gateway {
                 self.answer_again(case.asked.tenant, existing).await.map(Next::Said).map(Some)
             }
             Admitted::Refused(Obstacle::MandateChanged { .. }) => Ok(None),
+            Admitted::Refused(Obstacle::NotApproved) => Err(overtaken()),
+            // Somebody did the same a moment ago: whether people agreed to that too is for the judge.
+            Admitted::Refused(Obstacle::Duplicate(_)) if case.resumed.is_some() => Ok(None),
             Admitted::Refused(Obstacle::Duplicate(earlier))
                 if case.action.archetype.duplicate.on == OnDuplicate::Escalate =>
             {
                 let trigger = Trigger::ProbableDuplicate { earlier: earlier.id };
                 let judged = judged_again(pending);
-                self.hold(case, judged, &Escalation { triggers: vec![trigger] })
-                    .await
-                    .map(Next::Said)
-                    .map(Some)
+                self.hold(case, judged, &[trigger]).await.map(Next::Said).map(Some)
             }
             Admitted::Refused(obstacle) => {
                 self.block_at_admission(case, pending, &obstacle).await.map(Next::Said).map(Some)
@@ -121,11 +125,6 @@ fn debits(mandate: Option<&Mandate>, facts: &ledger::Facts) -> Vec<Debit> {
         })
         .into_iter()
         .collect()
-}
-
-/// Who names the very action that stands in the way, repeats it on purpose; the judge has seen it.
-fn repeated_on_purpose(action: &Action, facts: &ledger::Facts) -> Option<ActionId> {
-    action.repeat_of.filter(|id| facts.earlier.is_some_and(|earlier| earlier.id == *id))
 }
 
 /// A quote as the confirmation of an action that only asked for one.

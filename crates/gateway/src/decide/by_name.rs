@@ -78,6 +78,9 @@ impl Gateway {
             entries: entries(&chain)?,
             call: None,
             held_for: Vec::new(),
+            repeat_of: None,
+            escalation: None,
+            approvals: Vec::new(),
             earlier_transaction: None,
             record: Some(raw(
                 String::from_utf8(record.to_bytes()).map_err(|_| internal("a record is not text"))?
@@ -127,6 +130,7 @@ impl Gateway {
         let facts = self
             .ledger
             .facts(FactsQuery {
+                apart_from: None,
                 tenant: &row.caller.tenant,
                 environment: self.environment,
                 subject: &row.caller.subject,

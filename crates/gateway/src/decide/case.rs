@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use action::{Action, ActionId, IdempotencyKey, Money, OnDuplicate};
-use boundary::{Decision, Facts};
+use boundary::{Approved, Decision, Facts};
 use ledger::{Effect, FactsQuery, State, Tolerance};
 use provider::Provider;
 
 use super::Asked;
+use super::again::Resumed;
 use super::describe::Judged;
 use crate::authority::Standing;
 use crate::caller::Caller;
@@ -32,6 +33,8 @@ pub(super) struct Case<'a> {
     pub observe: bool,
     /// When it is judged, which may be more than once.
     pub now_ms: i64,
+    /// Set where the action waited for people and its row is there already.
+    pub resumed: Option<Resumed>,
 }
 
 impl Gateway {
@@ -40,6 +43,7 @@ impl Gateway {
         asked: &Asked<'a>,
         action: Action,
         provider: Arc<dyn Provider>,
+        now_ms: i64,
     ) -> Result<Case<'a>, Error> {
         let caller = asked.caller;
         let standing = self.standing(caller, action.delegation_token.as_deref()).await?;
@@ -49,7 +53,7 @@ impl Gateway {
         };
         let hmac = &asked.tenant.hmac;
         let duplicate = &action.archetype.duplicate;
-        let observe = asked.tenant.observes(asked.arrival.at_ms);
+        let observe = asked.tenant.observes(now_ms);
         let effect = action.effect_hash(hmac, &principal).map(|hash| Effect {
             hash,
             window_ms: i64::try_from(duplicate.window.as_millis()).unwrap_or(i64::MAX),
@@ -72,7 +76,8 @@ impl Gateway {
             effect,
             salt: salt.try_into().unwrap_or_default(),
             observe,
-            now_ms: asked.arrival.at_ms,
+            now_ms,
+            resumed: None,
         })
     }
 
@@ -84,8 +89,12 @@ impl Gateway {
             tenant: &case.asked.caller.tenant,
             environment: self.environment,
             subject: &case.asked.caller.subject,
-            // A dry run uses no key up, and what a used one did is not what it asks.
-            key: case.asked.key.filter(|_| !case.asked.ask.dry_run).map(IdempotencyKey::as_str),
+            // Its key is its own where it waited; and a dry run uses none up, so what a used one did is not what it asks.
+            key: case
+                .asked
+                .key
+                .filter(|_| case.resumed.is_none() && !case.asked.ask.dry_run)
+                .map(IdempotencyKey::as_str),
             request_hash: &case.request_hash,
             archetype: &case.action.archetype.name,
             provider: Some(case.provider.name()),
@@ -94,12 +103,23 @@ impl Gateway {
             destination: case.action.destination.as_deref(),
             mandates: &mandates,
             effect: case.effect.as_ref(),
+            apart_from: case.resumed.as_ref().map(|_| case.id),
             now_ms: case.now_ms,
         };
         self.ledger.facts(query).await.map_err(unavailable)
     }
 
+    /// Decides, with what people agreed to.
     pub(super) fn decide(&self, case: &Case<'_>, facts: &ledger::Facts) -> Decision {
+        self.decide_with(case, facts, case.resumed.as_ref().and_then(|resumed| resumed.approved.as_ref()))
+    }
+
+    pub(super) fn decide_with(
+        &self,
+        case: &Case<'_>,
+        facts: &ledger::Facts,
+        approved: Option<&Approved>,
+    ) -> Decision {
         let started = Instant::now();
         let caller = judged_caller(case.asked.caller);
         let frozen = facts.frozen.as_ref().map(|freeze| freeze.scope.to_string());
@@ -120,6 +140,7 @@ impl Gateway {
                 earlier: facts
                     .earlier
                     .map(|earlier| boundary::Earlier { id: earlier.id, at_ms: earlier.at_ms }),
+                approved,
                 observe: case.observe,
                 now_ms: case.now_ms,
                 request_hash: case.request_hash,
@@ -176,7 +197,7 @@ impl Gateway {
             archetype: &pending.archetype,
             provider: Some(case.provider.name()),
             principal: &case.principal,
-            at_ms: case.asked.arrival.at_ms,
+            at_ms: case.now_ms,
             amount: pending.money,
             action_hash: &pending.action_hash,
             event,

@@ -44,6 +44,11 @@ impl Gateway {
         let mut row = describe(&described, &chain, None)?;
         row.observed =
             observed.map(|it| ObservedRow { would_be: it.would_be.to_owned(), code: it.code.to_owned() });
+        if let Some(resumed) = &case.resumed {
+            row.held_for = resumed.escalation.triggers.iter().map(|trigger| trigger.word.clone()).collect();
+            row.escalation = Some(resumed.escalation.clone());
+            row.approvals = resumed.shown.clone();
+        }
         row.record = Some(raw(String::from_utf8(record).map_err(|_| internal("a record is not text"))?)?);
         Ok(Judged { chain, row, action_hash })
     }

@@ -1,17 +1,17 @@
 //! Hold: an action that waits for a person.
 
 use action::ActionId;
-use boundary::Escalation;
-use ledger::{Admitted, Effect, State, Tolerance};
+use boundary::Trigger;
+use ledger::{Admitted, Effect, Hold, Obstacle, State, Stored, Tolerance};
 
+use super::again::overtaken;
 use super::case::Case;
 use super::describe::Judged;
 use super::reasons::held_details;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind, Outcome};
-use crate::remember::unavailable;
 use crate::request::Answer;
-use crate::row::IntentRow;
+use crate::row::{EscalationRow, IntentRow, TriggerRow};
 use crate::{Error, clock};
 
 impl Gateway {
@@ -20,34 +20,74 @@ impl Gateway {
         &self,
         case: &Case<'_>,
         mut judged: Judged,
-        escalation: &Escalation,
+        triggers: &[Trigger],
     ) -> Result<Answer, Error> {
-        let Details { reasons, earlier_transaction, .. } = held_details(escalation);
+        let Details { reasons, earlier_transaction, .. } = held_details(triggers);
         judged.row.held_for = reasons;
         judged.row.earlier_transaction = earlier_transaction;
+        judged.row.escalation = Some(EscalationRow {
+            triggers: triggers.iter().map(TriggerRow::of).collect(),
+            parties: parties(case),
+        });
         let pending = self.pending(case, judged);
         let wait_ms =
             i64::try_from(self.config.limits.held_seconds).unwrap_or(i64::MAX / 1000).saturating_mul(1000);
-        let until_ms = case.asked.arrival.at_ms.saturating_add(wait_ms);
+        let until_ms = match &case.resumed {
+            // Who is held once more does not wait longer for it.
+            Some(resumed) => resumed.until_ms,
+            None => case.asked.arrival.at_ms.saturating_add(wait_ms),
+        };
         let admission = ledger::Admission {
             intent: self.intent(&self.row_of(case, &pending, "held", State::Held), &pending.row)?,
-            hold_until_ms: Some(until_ms),
+            hold: Some(Hold { until_ms, needed: case.action.archetype.approvals }),
             debits: Vec::new(),
             effect: case.effect.map(|effect| Effect { tolerate: Tolerance::Anything, ..effect }),
             destination: None,
         };
-        match self.ledger.admit(admission).await.map_err(unavailable)? {
+        match self.enter(case, admission).await? {
             Admitted::New { .. } => {
                 self.metrics.outcome(Kind::Held);
-                Ok(self.say_held(pending.id, &pending.row, until_ms, false))
+                Ok(self.say_held(pending.id, &pending.row, until_ms, "approval", false))
             }
             Admitted::Existing(existing) => self.answer_again(case.asked.tenant, existing).await,
+            Admitted::Refused(Obstacle::NotApproved) => Err(overtaken()),
             Admitted::Refused(obstacle) => self.block_at_admission(case, pending, &obstacle).await,
         }
     }
 
+    /// What is answered about an action that was answered before and has no final reply: that it waits, or that it was
+    /// sent after it had waited. `None`: the first answer is still to come.
+    pub(crate) fn say_meanwhile(&self, stored: &Stored, row: &IntentRow) -> Option<Answer> {
+        let until_ms = stored.expires_ms.unwrap_or(stored.at_ms);
+        match stored.state {
+            State::Held => Some(self.say_held(stored.id, row, until_ms, "approval", true)),
+            State::Approved => Some(self.say_held(stored.id, row, until_ms, "approved", true)),
+            State::Sent if stored.round > 0 => Some(self.say_sent(stored.id, row)),
+            State::Sent | State::InDoubt | State::Executed | State::Failed | State::Refused => None,
+        }
+    }
+
+    fn say_sent(&self, id: ActionId, row: &IntentRow) -> Answer {
+        let outcome = Outcome {
+            action_id: Some(id),
+            kind: Kind::PendingSettlement,
+            code: None,
+            receipt: None,
+            correlation_id: row.correlation_id.clone(),
+            details: Details { status_url: Some(self.status_url(id)), ..Details::default() },
+        };
+        Answer { reply: (self.render)(&outcome, &self.public_url), replayed: true, action_id: Some(id) }
+    }
+
     /// What a held action is answered, first and on every repetition.
-    pub(crate) fn say_held(&self, id: ActionId, row: &IntentRow, until_ms: i64, replayed: bool) -> Answer {
+    fn say_held(
+        &self,
+        id: ActionId,
+        row: &IntentRow,
+        until_ms: i64,
+        hold_reason: &str,
+        replayed: bool,
+    ) -> Answer {
         let outcome = Outcome {
             action_id: Some(id),
             kind: Kind::Held,
@@ -57,7 +97,7 @@ impl Gateway {
             details: Details {
                 reasons: row.held_for.clone(),
                 earlier_transaction: row.earlier_transaction.clone(),
-                hold_reason: Some("approval".to_owned()),
+                hold_reason: Some(hold_reason.to_owned()),
                 expires_at: Some(clock::timestamp(until_ms).as_str().to_owned()),
                 status_url: Some(self.status_url(id)),
                 ..Details::default()
@@ -65,4 +105,18 @@ impl Gateway {
         };
         Answer { reply: (self.render)(&outcome, &self.public_url), replayed, action_id: Some(id) }
     }
+}
+
+/// Who may not decide: who asks, who gave the right to ask by mandate, and who made the key that was used.
+fn parties(case: &Case<'_>) -> Vec<String> {
+    let caller = case.asked.caller;
+    let mut parties = vec![caller.subject.to_string(), case.principal.to_string()];
+    parties.extend(caller.key_issuer.clone());
+    parties.extend(case.standing.mandate.iter().flat_map(|mandate| {
+        [mandate.subject.to_string(), mandate.issuer.to_string(), mandate.root_principal().to_owned()]
+    }));
+    parties.extend(case.resumed.iter().flat_map(|resumed| resumed.escalation.parties.iter().cloned()));
+    parties.sort();
+    parties.dedup();
+    parties
 }

@@ -1,9 +1,10 @@
 //! Decide: facts in, verdict out, and what each verdict leads to.
 //!
 //! `case` brings an action before the judge, `describe` writes down what was found, and one of `admit`, `refuse` and
-//! `hold` follows. `by_name` blocks what is denied before any of that; `reasons` puts a verdict in published words.
+//! `hold` follows. `again` takes what waited and was approved the same way once more. `by_name` blocks what is denied before any of that; `reasons` puts a verdict in published words.
 
 mod admit;
+mod again;
 mod by_name;
 mod case;
 mod describe;
@@ -18,6 +19,8 @@ use action::{Action, IdempotencyKey};
 use boundary::{Decision, Verdict};
 use provider::Provider;
 
+pub(crate) use self::again::Resumed;
+use self::case::Case;
 use self::reasons::{code_of, details_of, held_details};
 use crate::caller::Caller;
 use crate::gateway::Gateway;
@@ -51,7 +54,12 @@ impl Gateway {
         action: Action,
         provider: Arc<dyn Provider>,
     ) -> Result<Next, Error> {
-        let mut case = self.case(asked, action, provider).await?;
+        let case = self.case(asked, action, provider, asked.arrival.at_ms).await?;
+        self.judge_case(case).await
+    }
+
+    async fn judge_case(self: &Arc<Self>, mut case: Case<'_>) -> Result<Next, Error> {
+        let asked = case.asked;
         let mut quote = None;
         for _ in 0..MOST_JUDGEMENTS {
             // A provider may take its time to name a price; a mandate that ended meanwhile has ended.
@@ -62,7 +70,7 @@ impl Gateway {
             if let (Some(existing), false) = (&facts.existing, asked.ask.dry_run) {
                 return self.answer_again(asked.tenant, existing.clone()).await.map(Next::Said);
             }
-            let decision = self.decide(&case, &facts);
+            let mut decision = self.decide(&case, &facts);
             if quote.is_none() && matches!(decision.verdict, Verdict::Quote) {
                 let price = match self.quote(&case).await {
                     Ok(price) => price,
@@ -74,7 +82,11 @@ impl Gateway {
                 continue;
             }
             if asked.ask.dry_run {
-                return Ok(Next::Said(self.say_dry(asked, &decision)));
+                return Ok(Next::Said(self.say_dry(&asked, &decision)));
+            }
+            if matches!(decision.verdict, Verdict::Escalate(_)) && case.resumed.is_some() {
+                // Something is new: people are shown all of it once more, and not only what is new.
+                decision = self.decide_with(&case, &facts, None);
             }
             let Decision { verdict, stages, observed, record, .. } = decision;
             let judged = self.describe_case(&case, stages, observed, record.to_bytes())?;
@@ -88,7 +100,7 @@ impl Gateway {
                     return self.block(&case, judged, code_of(&reason), details).await.map(Next::Said);
                 }
                 Verdict::Escalate(escalation) => {
-                    return self.hold(&case, judged, &escalation).await.map(Next::Said);
+                    return self.hold(&case, judged, &escalation.triggers).await.map(Next::Said);
                 }
                 Verdict::Quote => return Err(internal("a price was asked for twice")),
             }
@@ -100,7 +112,7 @@ impl Gateway {
     fn say_dry(&self, asked: &Asked<'_>, decision: &Decision) -> Answer {
         let mut details = match &decision.verdict {
             Verdict::Block(reason) => details_of(reason),
-            Verdict::Escalate(escalation) => held_details(escalation),
+            Verdict::Escalate(escalation) => held_details(&escalation.triggers),
             Verdict::Pass(_) | Verdict::Quote => {
                 Details { reasons: vec![WOULD_EXECUTE.to_owned()], ..Details::default() }
             }

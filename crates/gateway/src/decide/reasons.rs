@@ -1,17 +1,16 @@
 //! What a verdict or an obstacle means to the caller: published codes and words.
 
-use boundary::{Escalation, Reason, Trigger};
+use boundary::{Reason, Trigger};
 use ledger::Obstacle;
 
 use crate::Code;
 use crate::outcome::{Details, Missing};
 
 /// Why it waits for a person, and which earlier action it seems to repeat.
-pub(super) fn held_details(escalation: &Escalation) -> Details {
-    let mut reasons: Vec<String> =
-        escalation.triggers.iter().map(|trigger| trigger.word().to_owned()).collect();
+pub(super) fn held_details(triggers: &[Trigger]) -> Details {
+    let mut reasons: Vec<String> = triggers.iter().map(|trigger| trigger.word().to_owned()).collect();
     reasons.dedup();
-    let earlier_transaction = escalation.triggers.iter().find_map(|trigger| match trigger {
+    let earlier_transaction = triggers.iter().find_map(|trigger| match trigger {
         Trigger::ProbableDuplicate { earlier } => Some(earlier.to_string()),
         _ => None,
     });
@@ -76,6 +75,8 @@ pub(super) fn obstacle_of(obstacle: &Obstacle) -> (Code, &'static str, Details) 
         Obstacle::CapExceeded { .. } => (Code::DelegationBlock, "cap_exceeded"),
         Obstacle::CurrencyMismatch { .. } => (Code::DelegationBlock, "currency_mismatch"),
         Obstacle::Duplicate(_) => (Code::ProbableDuplicate, "probable_duplicate"),
+        // Who meets it ends there; it is told to nobody.
+        Obstacle::NotApproved => (Code::StateConflict, "not_approved"),
     };
     let earlier_transaction = match obstacle {
         Obstacle::Duplicate(earlier) => Some(earlier.id.to_string()),

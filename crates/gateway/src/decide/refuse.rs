@@ -43,6 +43,10 @@ impl Gateway {
         details: Details,
     ) -> Result<Answer, Error> {
         let pending = self.pending(case, judged);
+        if case.resumed.is_some() {
+            let ending = self.blocked(pending.chain.clone(), code, details);
+            return self.conclude(case.asked.tenant, &pending, Ok(ending)).await;
+        }
         let row = self.row_of(case, &pending, "refused", State::Refused);
         if let Some(answer) = self.repeats(&row, &pending, code).await? {
             return Ok(answer);
@@ -60,8 +64,11 @@ impl Gateway {
         let mut judged = self.describe_case(case, stages, observed, record.to_bytes())?;
         judged.row.call = Some(self.call_row(case)?);
         let pending = self.pending(case, judged);
-        let row = self.row_of(case, &pending, "failed", State::Failed);
         let ending = self.failed(&pending, Code::ProviderFailed, "no_quote", None)?;
+        if case.resumed.is_some() {
+            return self.conclude(case.asked.tenant, &pending, Ok(ending)).await;
+        }
+        let row = self.row_of(case, &pending, "failed", State::Failed);
         self.refuse(&row, &pending, Code::ProviderFailed, ending).await
     }
 

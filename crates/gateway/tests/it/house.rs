@@ -87,6 +87,7 @@ impl House {
             subject: Subject::parse(name).unwrap(),
             role,
             key_id: "test".to_owned(),
+            key_issuer: Some("ada".to_owned()),
             default_mandate: None,
         };
         let mut house = House {
@@ -99,6 +100,11 @@ impl House {
         };
         house.token = house.mandate("500.00").await;
         house
+    }
+
+    /// Puts another text in the place of a file.
+    pub(crate) fn write(&self, path: &str, text: &str) {
+        std::fs::write(self.folder.path().join(path), text).unwrap();
     }
 
     pub(crate) fn gateway(&self) -> &Arc<Gateway> {

@@ -2,9 +2,12 @@
 //! over HTTP.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod approvals;
 mod banked;
 mod house;
 mod outcomes;
 mod overage;
 mod quotes;
 mod recovery;
+
+use outcomes::stages;

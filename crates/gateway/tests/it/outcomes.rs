@@ -4,7 +4,7 @@ use serde_json::json;
 use crate::house::{House, Said};
 
 /// The stages of the entries of an answer's receipt, which verifies.
-async fn stages(house: &House, said: &Said) -> Vec<String> {
+pub(crate) async fn stages(house: &House, said: &Said) -> Vec<String> {
     let document = house.verified(said.body["receipt"].as_str().expect("a receipt")).await;
     document["entries"]
         .as_array()

@@ -12,9 +12,10 @@ use super::read::{self, Slot, Sql};
 use super::write::{Fate, Statements};
 use crate::admit::{Cell, Gate, Item, Rows, admit, corrected};
 use crate::entry::Chain;
+use crate::entry::{APPROVED, REJECTED};
 use crate::identity;
 use crate::intake::Digests;
-use crate::{Admitted, ApiKey, Draft, Error, Event, Freeze, Outcome, Settlement, State};
+use crate::{Admitted, ApiKey, Approval, Counted, Draft, Error, Event, Freeze, Outcome, Settlement, State};
 
 /// A settlement or amendment, with what was computed before it came to the writer.
 pub(crate) struct Close {
@@ -70,7 +71,10 @@ impl<'a> Batch<'a> {
         let mut results = admit(&mut self.rows, items);
         for ((item, slot), result) in items.iter().zip(slots).zip(&mut results) {
             if let Admitted::New { entry } = result {
-                *entry = self.insert(item, slot)?;
+                *entry = match item.resumes {
+                    Some(round) => self.resume(item, round)?,
+                    None => self.insert(item, slot)?,
+                };
             }
         }
         for result in &mut results {
@@ -93,9 +97,14 @@ impl<'a> Batch<'a> {
         if let Some(effect) = item.effect()
             && !self.rows.effects.contains_key(&effect.hash)
             && self.shared.filter.may_hold(Kind::Effect, identity::tag(&effect.hash))
-            && let Some(earlier) = read::effect(self.db, &effect.hash, intent.at_ms - effect.window_ms)?
         {
-            self.rows.effects.insert(effect.hash, earlier);
+            let standing = read::effect(self.db, &effect.hash, intent.at_ms - effect.window_ms)?;
+            self.rows.effects.insert(effect.hash, standing);
+        }
+        if item.resumes.is_some() {
+            let approved = read::approved_round(self.db, intent.id)?;
+            self.rows.approved.extend(approved.map(|round| (intent.id, round)));
+            return Ok(None);
         }
         let (Some(claim), Some(key)) = (&item.claim, &intent.key) else { return Ok(None) };
         if !self.shared.filter.may_hold(Kind::Slot, claim.slot()) {
@@ -167,10 +176,88 @@ impl<'a> Batch<'a> {
         }
         if let Some(effect) = item.effect() {
             let tag = identity::tag(&effect.hash);
-            self.write.effect(tag, row)?;
+            self.write.effect(tag, row, row)?;
             self.shared.filter.add(Kind::Effect, tag);
         }
         self.tail.action += 1;
+        Ok(entry)
+    }
+
+    /// Makes the row of an action that waited what it is from now on.
+    fn resume(&mut self, item: &Item, round: u32) -> Sql<i64> {
+        let intent = &item.intent;
+        let entry = self.entry(intent.at_ms, Some(intent.id), &intent.entry, None)?;
+        let Some(fate) = self.write.find(intent.id)? else { return Ok(entry) };
+        if let Some((hash, place)) = read::effect_place(self.db, fate.row)? {
+            self.write.forget_effect(identity::tag(&hash), place, fate.row)?;
+        }
+        let newest = self.tail.action - 1;
+        self.write.resume(fate.row, item, round, newest)?;
+        if let Some(effect) = item.effect() {
+            let tag = identity::tag(&effect.hash);
+            self.write.effect(tag, newest, fate.row)?;
+            self.shared.filter.add(Kind::Effect, tag);
+        }
+        let debit = intent.amount.filter(|_| item.sends()).map_or(0, |amount| amount.minor());
+        self.write.change(&Fate { state: item.state(), debit, ..fate })?;
+        // After a crash histories are made good from the newest rows only, and this is an old one.
+        self.due |= item.sends();
+        Ok(entry)
+    }
+
+    /// Counts one person's approval of a held action.
+    pub(crate) fn approve(&mut self, approval: &Approval) -> Sql<Result<Counted, Error>> {
+        let (row, needed) = match self.awaited(approval, State::Approved)? {
+            Ok(awaited) => awaited,
+            Err(error) => return Ok(Err(error)),
+        };
+        let given = read::given(self.db, row, approval.round)? + 1;
+        let last = given >= needed;
+        let entry = self.say(row, approval, APPROVED, last)?;
+        if last && let Some(fate) = self.write.find(approval.action)? {
+            self.write.change(&Fate { state: State::Approved, ..fate })?;
+        }
+        Ok(Ok(Counted { entry, given, needed }))
+    }
+
+    /// Writes one person's rejection of a held action, and ends it.
+    pub(crate) fn reject(
+        &mut self,
+        rejection: &Approval,
+        given: u32,
+        close: &Close,
+    ) -> Sql<Result<i64, Error>> {
+        let to = close.settlement.outcome.state;
+        let row = match self.awaited(rejection, to)? {
+            Ok((row, _)) => row,
+            Err(error) => return Ok(Err(error)),
+        };
+        if !State::Held.may_settle(to) || read::given(self.db, row, rejection.round)? != given {
+            return Ok(Err(Error::Illegal { id: rejection.action, from: State::Held, to }));
+        }
+        self.say(row, rejection, REJECTED, false)?;
+        self.close(close)
+    }
+
+    /// The row of the action that waits for exactly this person's word, and how many approvals it needs.
+    fn awaited(&mut self, approval: &Approval, to: State) -> Sql<Result<(i64, u32), Error>> {
+        let id = approval.action;
+        let Some(fate) = self.write.find(id)? else { return Ok(Err(Error::NoSuchAction(id))) };
+        let hold = read::hold(self.db, fate.row)?;
+        let open = hold.filter(|hold| {
+            fate.state == State::Held && hold.round == approval.round && hold.until_ms > approval.at_ms
+        });
+        let Some(hold) = open else { return Ok(Err(Error::Illegal { id, from: fate.state, to })) };
+        if read::has_decided(self.db, fate.row, approval.round, &approval.approver)? {
+            return Ok(Err(Error::Exists(approval.approver.as_str().into())));
+        }
+        Ok(Ok((fate.row, hold.needed)))
+    }
+
+    fn say(&mut self, action: i64, approval: &Approval, event: &'static str, last: bool) -> Sql<i64> {
+        let draft = approval.draft(event, last);
+        let entry = self.entry(approval.at_ms, Some(approval.action), &draft, None)?;
+        self.write.approval(action, approval, entry)?;
         Ok(entry)
     }
 
@@ -181,7 +268,7 @@ impl<'a> Batch<'a> {
         if let Err(illegal) = close.settlement.check(fate.state, close.amends) {
             return Ok(Err(illegal));
         }
-        let debit = charged.filter(|_| fate.state != State::Held).unwrap_or(fate.debit);
+        let debit = charged.filter(|_| !fate.state.waits()).unwrap_or(fate.debit);
         let difference = debit.saturating_sub(fate.debit);
         (fate.state, fate.debit) = (outcome.state, debit);
         let entry = self.reach(*id, &mut fate, outcome, &close.digests)?;

@@ -59,7 +59,9 @@ impl Shared {
         };
         let earlier = match query.effect {
             Some(effect) if self.filter.may_hold(Kind::Effect, identity::tag(&effect.hash)) => {
-                self.read(|db| read::effect(db, &effect.hash, query.now_ms - effect.window_ms))?
+                let since_ms = query.now_ms - effect.window_ms;
+                let standing = self.read(|db| read::effect(db, &effect.hash, since_ms))?;
+                standing.into_iter().find(|earlier| Some(earlier.id) != query.apart_from)
             }
             _ => None,
         };

@@ -8,13 +8,14 @@ use action::{ActionId, Subject, Tenant};
 use rusqlite::params;
 use tokio::sync::oneshot;
 
+use super::batch::Close;
 use super::filter::Kind;
 use super::{Counts, PAGE_BYTES, Sqlite, gone, open, read, verify};
 use crate::stored::page;
 use crate::{
-    Admission, Admitted, Answer, ApiKey, Error, Event, Facts, FactsQuery, Figures, Filter, Freeze, Held,
-    Ledger, Mandate, Page, Recorded, Refusal, Repeat, Revocation, Scope, Settled, Settlement, Stored,
-    Verified, identity,
+    Admission, Admitted, Answer, ApiKey, Approval, Counted, Error, Event, Facts, FactsQuery, Figures, Filter,
+    Freeze, Given, Held, Ledger, Mandate, Page, Recorded, Refusal, Repeat, Resumption, Revocation, Scope,
+    Settled, Settlement, Stored, Verified, identity,
 };
 
 impl Ledger for Sqlite {
@@ -25,6 +26,42 @@ impl Ledger for Sqlite {
     fn admit(&self, admission: Admission) -> Answer<'_, Admitted> {
         let item = admission.into();
         Box::pin(async move { self.shared.queue.enter(item)?.await.map_err(|_| gone())? })
+    }
+
+    fn approve(&self, approval: Approval) -> Answer<'_, Counted> {
+        self.perform(move |batch| batch.approve(&approval))
+    }
+
+    fn reject(&self, rejection: Approval, given: u32, settlement: Settlement) -> Answer<'_, i64> {
+        let close = Close::new(settlement, false);
+        self.perform(move |batch| batch.reject(&rejection, given, &close))
+    }
+
+    fn resume(&self, resumption: Resumption) -> Answer<'_, Admitted> {
+        let item = resumption.into();
+        Box::pin(async move { self.shared.queue.enter(item)?.await.map_err(|_| gone())? })
+    }
+
+    fn approvals<'a>(&'a self, tenant: &'a Tenant, id: ActionId) -> Answer<'a, Vec<Given>> {
+        self.look(move |db| read::approvals(db, tenant, id))
+    }
+
+    fn held<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        now_ms: i64,
+        after: Option<i64>,
+        limit: u32,
+    ) -> Answer<'a, Page<Stored>> {
+        self.look(move |db| {
+            Ok(page(read::held(db, tenant, now_ms, after, limit)?, limit, |stored| stored.row))
+        })
+    }
+
+    fn approved(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>> {
+        self.look(move |db| {
+            Ok(page(read::approved(db, after.unwrap_or(0), limit)?, limit, |stored| stored.row))
+        })
     }
 
     fn refuse(&self, refusal: Refusal) -> Answer<'_, Recorded> {
@@ -173,12 +210,23 @@ impl Ledger for Sqlite {
 
     fn add_key(&self, key: ApiKey, event: Event) -> Answer<'_, i64> {
         self.perform(move |batch| {
-            let ApiKey { hash, id, tenant, subject, role, default_mandate, created_ms, revoked_ms } = &key;
+            let ApiKey {
+                hash,
+                id,
+                tenant,
+                subject,
+                role,
+                default_mandate,
+                created_ms,
+                created_by,
+                revoked_ms,
+            } = &key;
             let sql =
-                "INSERT INTO api_key (hash, id, tenant, subject, role, default_mandate, created, revoked)
-                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING";
+                "INSERT INTO api_key (hash, id, tenant, subject, role, default_mandate, created, revoked,
+                       created_by) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING";
             let (tenant, subject) = (tenant.as_str(), subject.as_str());
-            let values = params![hash, id, tenant, subject, role, default_mandate, created_ms, revoked_ms];
+            let values =
+                params![hash, id, tenant, subject, role, default_mandate, created_ms, revoked_ms, created_by];
             if batch.db.prepare_cached(sql)?.execute(values)? == 0 {
                 return Ok(Err(Error::Exists(id.clone())));
             }

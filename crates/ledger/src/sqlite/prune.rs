@@ -19,6 +19,8 @@ struct Old {
     effect: Option<[u8; 32]>,
     /// The latest.
     outcome: Option<i64>,
+    /// The row in whose slice its effect is found.
+    place: i64,
 }
 
 impl Batch<'_> {
@@ -42,12 +44,18 @@ impl Batch<'_> {
     fn old(&self, before_ms: i64, limit: u32) -> Sql<Vec<Old>> {
         let Some(newest) = read::last_row(self.db, "action")? else { return Ok(Vec::new()) };
         let last = read::first_row_since(self.db, newest, before_ms)?;
-        let sql = "SELECT a.row, a.id, a.effect, f.outcome FROM action a CROSS JOIN fate f ON f.row = a.row
-                   WHERE a.row <= ?1 AND a.at < ?2 AND (f.state >= 4 OR f.state = 1 AND a.expires <= ?2)
+        let sql = "SELECT a.row, a.id, a.effect, f.outcome, coalesce(a.resumed_row, a.row) FROM action a CROSS JOIN fate f ON f.row = a.row
+                   WHERE a.row <= ?1 AND a.at < ?2 AND (f.state >= 4 OR f.state IN (0, 1) AND a.expires <= ?2)
                    AND NOT EXISTS (SELECT 1 FROM action next WHERE next.slot = a.slot + 1)
                    ORDER BY a.row LIMIT ?3";
         read::many(self.db, sql, params![last, before_ms, limit], |row| {
-            Ok(Old { row: row.get(0)?, id: row.get(1)?, effect: row.get(2)?, outcome: row.get(3)? })
+            Ok(Old {
+                row: row.get(0)?,
+                id: row.get(1)?,
+                effect: row.get(2)?,
+                outcome: row.get(3)?,
+                place: row.get(4)?,
+            })
         })
     }
 
@@ -58,8 +66,12 @@ impl Batch<'_> {
         }
         if let Some(effect) = &old.effect {
             let sql = "DELETE FROM effect WHERE slice = ?1 AND tag = ?2 AND action = ?3";
-            let values = [old.row >> EFFECT_SLICE, identity::tag(effect), old.row];
+            let values = [old.place >> EFFECT_SLICE, identity::tag(effect), old.row];
             self.db.prepare_cached(sql)?.execute(values)?;
+        }
+        let sql = "DELETE FROM approval WHERE action = ?1 RETURNING entry";
+        for entry in read::many(self.db, sql, [old.row], |row| row.get(0))? {
+            pruned.approval(entry);
         }
         self.db.prepare_cached("DELETE FROM repeat WHERE action = ?1")?.execute([&old.id])?;
         self.db.prepare_cached("DELETE FROM fate WHERE row = ?1")?.execute([old.row])?;

@@ -7,7 +7,9 @@ use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 
 use crate::admit::Claimed;
 use crate::identity::{self, Claim};
-use crate::{ApiKey, Earlier, Filter, Freeze, Held, Mandate, Receipt, Reply, Scope, Settled, State, Stored};
+use crate::{
+    ApiKey, Earlier, Filter, Freeze, Given, Held, Mandate, Receipt, Reply, Scope, Settled, State, Stored,
+};
 
 pub(crate) type Sql<T> = rusqlite::Result<T>;
 
@@ -24,7 +26,7 @@ const SKEW_MS: i64 = 300_000;
 macro_rules! stored {
     () => {
         "SELECT a.row, a.id, a.tenant, a.environment, a.subject, a.key, a.request_hash, a.archetype, a.principal,
-         a.mandates, f.state, a.at, a.expires, f.debit, a.currency, a.payload, o.status, o.body
+         a.mandates, f.state, a.at, a.expires, f.debit, a.currency, a.payload, o.status, o.body, a.round, a.needed
          FROM action a JOIN fate f ON f.row = a.row LEFT JOIN outcome o ON o.row = f.reply "
     };
 }
@@ -72,23 +74,72 @@ fn claimed(row: &Row<'_>) -> Sql<Claimed> {
     Ok(Claimed { id: id(row, 0)?, request_hash: row.get(1)?, state: state(row, 2)?, at_ms: row.get(3)? })
 }
 
-/// The newest action within the window that stands in the way of this effect.
-pub(crate) fn effect(db: &Connection, hash: &[u8; 32], since_ms: i64) -> Sql<Option<Earlier>> {
-    let Some(newest) = last_row(db, "action")? else { return Ok(None) };
+/// The newest actions within the window that stand in the way of this effect, newest first: two at most, so that
+/// whoever holds the effect itself learns of the one before.
+pub(crate) fn effect(db: &Connection, hash: &[u8; 32], since_ms: i64) -> Sql<Vec<Earlier>> {
+    let mut standing = Vec::new();
+    let Some(newest) = last_row(db, "action")? else { return Ok(standing) };
     let oldest = first_row_since(db, newest, since_ms.saturating_sub(SKEW_MS))?;
     let mut select = db.prepare_cached(
-        "SELECT a.id, a.at, f.state FROM effect e JOIN action a ON a.row = e.action JOIN fate f ON f.row = e.action
-         WHERE e.slice = ?1 AND e.tag = ?2 AND a.effect = ?3 AND a.at > ?4 ORDER BY e.action DESC",
+        "SELECT a.id, coalesce(a.resumed, a.at) claimed, f.state FROM effect e JOIN action a ON a.row = e.action
+         JOIN fate f ON f.row = e.action WHERE e.slice = ?1 AND e.tag = ?2 AND a.effect = ?3 AND claimed > ?4
+         ORDER BY claimed DESC, e.action DESC",
     )?;
     for slice in (oldest >> EFFECT_SLICE..=newest >> EFFECT_SLICE).rev() {
         let mut rows = select.query(params![slice, identity::tag(hash), hash, since_ms])?;
         while let Some(row) = rows.next()? {
             if state(row, 2)?.claims_effect() {
-                return Ok(Some(Earlier { id: id(row, 0)?, at_ms: row.get(1)? }));
+                standing.push(Earlier { id: id(row, 0)?, at_ms: row.get(1)? });
+            }
+            if standing.len() == 2 {
+                return Ok(standing);
             }
         }
     }
-    Ok(None)
+    Ok(standing)
+}
+
+/// The effect an action claims, and the row in whose slice the claim is found.
+pub(crate) fn effect_place(db: &Connection, action: i64) -> Sql<Option<([u8; 32], i64)>> {
+    let sql = "SELECT effect, coalesce(resumed_row, row) FROM action WHERE row = ?1 AND effect IS NOT NULL";
+    one(db, sql, [action], |row| Ok((row.get(0)?, row.get(1)?)))
+}
+
+/// How an action waits.
+pub(crate) struct Waits {
+    pub(crate) round: u32,
+    pub(crate) needed: u32,
+    pub(crate) until_ms: i64,
+}
+
+pub(crate) fn hold(db: &Connection, action: i64) -> Sql<Option<Waits>> {
+    let sql = "SELECT round, needed, expires FROM action WHERE row = ?1 AND round IS NOT NULL AND expires IS NOT NULL";
+    one(db, sql, [action], |row| Ok(Waits { round: row.get(0)?, needed: row.get(1)?, until_ms: row.get(2)? }))
+}
+
+/// The hold that people agreed to, if the action is approved.
+pub(crate) fn approved_round(db: &Connection, id: ActionId) -> Sql<Option<u32>> {
+    let sql = "SELECT a.round FROM action a JOIN fate f ON f.row = a.row WHERE a.id = ?1 AND f.state = 0";
+    one(db, sql, [id.as_bytes()], |row| row.get(0))
+}
+
+/// How many people have spoken about this hold; while it is open, all of them have agreed.
+pub(crate) fn given(db: &Connection, action: i64, round: u32) -> Sql<u32> {
+    let sql = "SELECT count(*) FROM approval WHERE action = ?1 AND round = ?2";
+    db.prepare_cached(sql)?.query_row(params![action, round], |row| row.get(0))
+}
+
+pub(crate) fn has_decided(db: &Connection, action: i64, round: u32, approver: &Subject) -> Sql<bool> {
+    let sql = "SELECT 1 FROM approval WHERE action = ?1 AND round = ?2 AND approver = ?3";
+    Ok(one(db, sql, params![action, round, approver.as_str()], |_| Ok(()))?.is_some())
+}
+
+pub(crate) fn approvals(db: &Connection, tenant: &Tenant, id: ActionId) -> Sql<Vec<Given>> {
+    let sql = "SELECT p.round, p.at, p.record, p.entry FROM action a JOIN approval p ON p.action = a.row
+               WHERE a.id = ?1 AND a.tenant = ?2 ORDER BY p.row";
+    many(db, sql, params![id.as_bytes(), tenant.as_str()], |row| {
+        Ok(Given { round: row.get(0)?, at_ms: row.get(1)?, record: row.get(2)?, entry: row.get(3)? })
+    })
 }
 
 /// A row no later than the first that came in since then: rows are in the order of time, near enough.
@@ -196,9 +247,35 @@ pub(crate) fn unsettled(db: &Connection, after: i64, limit: u32) -> Sql<Vec<Stor
     many(db, sql, params![after, limit], stored_at)
 }
 
+pub(crate) fn approved(db: &Connection, after: i64, limit: u32) -> Sql<Vec<Stored>> {
+    let sql = concat!(
+        stored!(),
+        "WHERE a.row IN (SELECT row FROM fate WHERE state = 0 AND state <= 3 AND row > ?1 ORDER BY row LIMIT ?2)
+         ORDER BY a.row"
+    );
+    many(db, sql, params![after, limit], stored_at)
+}
+
+pub(crate) fn held(
+    db: &Connection,
+    tenant: &Tenant,
+    now_ms: i64,
+    after: Option<i64>,
+    limit: u32,
+) -> Sql<Vec<Stored>> {
+    let sql = concat!(
+        stored!(),
+        "WHERE f.state = 1 AND f.state <= 3 AND f.row < ?3 AND a.tenant = ?1 AND a.expires > ?2
+         ORDER BY f.row DESC LIMIT ?4"
+    );
+    many(db, sql, params![tenant.as_str(), now_ms, after.unwrap_or(i64::MAX), limit], stored_at)
+}
+
 pub(crate) fn expired(db: &Connection, now_ms: i64, limit: u32) -> Sql<Vec<Stored>> {
-    let sql =
-        concat!(stored!(), "WHERE f.state = 1 AND f.state <= 3 AND a.expires <= ?1 ORDER BY f.row LIMIT ?2");
+    let sql = concat!(
+        stored!(),
+        "WHERE f.state IN (0, 1) AND f.state <= 3 AND a.expires <= ?1 ORDER BY f.row LIMIT ?2"
+    );
     many(db, sql, params![now_ms, limit], stored_at)
 }
 
@@ -231,6 +308,8 @@ fn stored_at(row: &Row<'_>) -> Sql<Stored> {
         currency: row.get(14)?,
         payload: row.get(15)?,
         reply: reply_at(row, 16)?,
+        round: row.get::<_, Option<u32>>(18)?.unwrap_or(0),
+        needed: row.get::<_, Option<u32>>(19)?.unwrap_or(0),
     })
 }
 
@@ -360,7 +439,8 @@ pub(crate) fn scope_key(scope: &Scope) -> (&'static str, &str, &str) {
 
 /// The credentials of one tenant, or of all.
 pub(crate) fn keys(db: &Connection, of: Option<&Tenant>) -> Sql<Vec<ApiKey>> {
-    let sql = "SELECT hash, id, tenant, subject, role, default_mandate, created, revoked FROM api_key
+    let sql =
+        "SELECT hash, id, tenant, subject, role, default_mandate, created, revoked, created_by FROM api_key
                WHERE ?1 IS NULL OR tenant = ?1 ORDER BY row";
     many(db, sql, [of.map(Tenant::as_str)], |row| {
         Ok(ApiKey {
@@ -372,6 +452,7 @@ pub(crate) fn keys(db: &Connection, of: Option<&Tenant>) -> Sql<Vec<ApiKey>> {
             default_mandate: row.get(5)?,
             created_ms: row.get(6)?,
             revoked_ms: row.get(7)?,
+            created_by: row.get(8)?,
         })
     })
 }

@@ -21,8 +21,11 @@ fn walk(db: &Connection) -> Sql<Result<Verified, (i64, Broken)>> {
     let mut outcomes = db.prepare("SELECT entry, document FROM outcome ORDER BY row")?;
     let mut outcomes = outcomes.query([])?;
     let mut outcome = next_outcome(&mut outcomes)?;
-    let mut gone = Gone::default();
-    let (mut walk, mut found, mut expected) = (Walk::default(), 0, 1);
+    let mut approvals = db.prepare("SELECT entry, record FROM approval ORDER BY row")?;
+    let mut approvals = approvals.query([])?;
+    let mut approval = next_approval(&mut approvals)?;
+    let (mut gone, mut unsaid) = (Gone::default(), Gone::default());
+    let (mut walk, mut found, mut heard, mut expected) = (Walk::default(), 0, 0, 1);
     while let Some(entry) = entries.next()? {
         let row = entry.get(0)?;
         if row != expected {
@@ -37,7 +40,10 @@ fn walk(db: &Connection) -> Sql<Result<Verified, (i64, Broken)>> {
             let right = said.action_hash == Some(Sha256::digest(record).into());
             let pruned = Pruned::read(said.event, record).transpose();
             match pruned.ok().filter(|_| right) {
-                Some(pruned) => pruned.into_iter().for_each(|pruned| gone.told(row, &pruned)),
+                Some(pruned) => pruned.into_iter().for_each(|it| {
+                    gone.told(row, it.highest_entry, it.receipts);
+                    unsaid.told(row, it.highest_entry, it.approvals);
+                }),
                 None => return Ok(Err((row, Broken::Record))),
             }
         }
@@ -51,20 +57,34 @@ fn walk(db: &Connection) -> Sql<Result<Verified, (i64, Broken)>> {
             None if said.receipt_hash.is_some() => gone.missed(row),
             None => {}
         }
+        match approval.filter(|(entry, _)| *entry == row) {
+            Some((_, record)) if !said.decides() || Some(record) != said.action_hash => {
+                return Ok(Err((row, Broken::Approval)));
+            }
+            Some(_) => {
+                heard += 1;
+                approval = next_approval(&mut approvals)?;
+            }
+            None if said.decides() => unsaid.missed(row),
+            None => {}
+        }
     }
     if let Some((entry, _)) = outcome {
         return Ok(Err((entry, Broken::Missing)));
     }
-    if let Some(broken) = gone.untold() {
+    if let Some((entry, _)) = approval {
+        return Ok(Err((entry, Broken::Approval)));
+    }
+    if let Some(broken) = gone.untold(Broken::Receipt).or_else(|| unsaid.untold(Broken::Approval)) {
         return Ok(Err(broken));
     }
-    Ok(Ok(Verified { entries: walk.entries(), receipts: found, head: walk.head() }))
+    Ok(Ok(Verified { entries: walk.entries(), receipts: found, approvals: heard, head: walk.head() }))
 }
 
-/// Receipts that are gone. Only entries of the chain can say that they may be, and those come later.
+/// Receipts, or approvals, that are gone. Only entries of the chain can say that they may be, and those come later.
 #[derive(Default)]
 struct Gone {
-    /// Entries whose receipt is missing and that no pruning has told of yet.
+    /// Entries of which it is missing and that no pruning has told of yet.
     entries: VecDeque<i64>,
     missed: u64,
     told: u64,
@@ -78,18 +98,18 @@ impl Gone {
         self.missed += 1;
     }
 
-    fn told(&mut self, entry: i64, pruned: &Pruned) {
-        while self.entries.front().is_some_and(|missing| *missing <= pruned.highest_entry) {
+    fn told(&mut self, entry: i64, highest: i64, count: u64) {
+        while self.entries.front().is_some_and(|missing| *missing <= highest) {
             self.entries.pop_front();
         }
-        self.told = self.told.saturating_add(pruned.receipts);
+        self.told = self.told.saturating_add(count);
         self.last = entry;
     }
 
     /// What is gone and was not pruned.
-    fn untold(&self) -> Option<(i64, Broken)> {
+    fn untold(&self, missing: Broken) -> Option<(i64, Broken)> {
         match self.entries.front() {
-            Some(entry) => Some((*entry, Broken::Receipt)),
+            Some(entry) => Some((*entry, missing)),
             None if self.missed > self.told => Some((self.last, Broken::Pruned)),
             None => None,
         }
@@ -101,4 +121,10 @@ fn next_outcome(rows: &mut rusqlite::Rows<'_>) -> Sql<Option<(i64, Option<[u8; 3
     let Some(row) = rows.next()? else { return Ok(None) };
     let receipt = row.get_ref(1)?.as_blob_or_null()?.map(|document| Sha256::digest(document).into());
     Ok(Some((row.get(0)?, receipt)))
+}
+
+/// The entry of the next approval or rejection, and the hash of its record.
+fn next_approval(rows: &mut rusqlite::Rows<'_>) -> Sql<Option<(i64, [u8; 32])>> {
+    let Some(row) = rows.next()? else { return Ok(None) };
+    Ok(Some((row.get(0)?, Sha256::digest(row.get_ref(1)?.as_blob()?).into())))
 }

@@ -4,8 +4,8 @@ use action::ActionId;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
 use super::read::{self, ADDRESS_SLICE, EFFECT_SLICE, Sql};
-use crate::admit::{Gate, Item};
-use crate::{Outcome, State};
+use crate::admit::Item;
+use crate::{Approval, Outcome, State};
 
 /// What became of an action: the one row of it that changes.
 pub(crate) struct Fate {
@@ -25,6 +25,8 @@ pub(crate) struct Statements<'a> {
     entry: CachedStatement<'a>,
     find: CachedStatement<'a>,
     change: CachedStatement<'a>,
+    /// Prepared when the first is needed: they are rare.
+    db: &'a Connection,
 }
 
 impl<'a> Statements<'a> {
@@ -32,7 +34,7 @@ impl<'a> Statements<'a> {
         Ok(Statements {
             action: db.prepare_cached(
                 "INSERT INTO action VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
-                 ?17, ?18, ?19)",
+                 ?17, ?18, ?19, ?20, ?21, NULL, NULL)",
             )?,
             fate: db.prepare_cached("INSERT INTO fate VALUES (?1, ?2, ?3, ?4, ?5)")?,
             effect: db.prepare_cached("INSERT INTO effect VALUES (?1, ?2, ?3)")?,
@@ -49,18 +51,13 @@ impl<'a> Statements<'a> {
             change: db.prepare_cached(
                 "UPDATE fate SET state = ?2, debit = ?3, outcome = ?4, reply = ?5 WHERE row = ?1",
             )?,
+            db,
         })
     }
 
     pub(crate) fn action(&mut self, row: i64, item: &Item, slot: Option<i64>, entry: i64) -> Sql<()> {
         let intent = &item.intent;
-        let hold_until_ms = match item.gate {
-            Gate::Admit { hold_until_ms, .. } => hold_until_ms,
-            Gate::Refuse { .. } => None,
-        };
-        let debits = item.debits();
-        let mandates = (!debits.is_empty())
-            .then(|| debits.iter().map(|debit| &*debit.jti).collect::<Vec<_>>().join("\n"));
+        let hold = item.hold();
         let currency = intent.amount.map(|amount| amount.currency());
         let written = self.action.execute(params![
             row,
@@ -73,17 +70,51 @@ impl<'a> Statements<'a> {
             intent.request_hash,
             &*intent.archetype,
             &*intent.principal,
-            mandates,
+            mandates(item),
             item.effect().map(|effect| effect.hash),
             item.sends().then_some(item.series),
             intent.at_ms,
-            hold_until_ms,
+            hold.map(|hold| hold.until_ms),
             intent.amount.map_or(0, |amount| amount.minor()),
             currency.as_ref().map(|currency| currency.code()),
             entry,
             intent.payload,
+            hold.map(|_| FIRST_ROUND),
+            hold.map(|hold| hold.needed),
         ]);
         written.map(drop)
+    }
+
+    /// What changes in the row of an action that is judged again; `newest` is the last row there is.
+    pub(crate) fn resume(&mut self, row: i64, item: &Item, round: u32, newest: i64) -> Sql<()> {
+        let sql = "UPDATE action SET principal = ?2, mandates = ?3, effect = ?4, series = ?5, amount = ?6,
+                   currency = ?7, payload = ?8, round = ?9, needed = coalesce(?10, needed),
+                   expires = coalesce(?11, expires), resumed = ?12, resumed_row = ?13 WHERE row = ?1";
+        let (intent, hold) = (&item.intent, item.hold());
+        let currency = intent.amount.map(|amount| amount.currency());
+        let values = params![
+            row,
+            &*intent.principal,
+            mandates(item),
+            item.effect().map(|effect| effect.hash),
+            item.sends().then_some(item.series),
+            intent.amount.map_or(0, |amount| amount.minor()),
+            currency.as_ref().map(|currency| currency.code()),
+            intent.payload,
+            round + u32::from(hold.is_some()),
+            hold.map(|hold| hold.needed),
+            hold.map(|hold| hold.until_ms),
+            intent.at_ms,
+            newest,
+        ];
+        self.db.prepare_cached(sql)?.execute(values).map(drop)
+    }
+
+    pub(crate) fn approval(&mut self, action: i64, approval: &Approval, entry: i64) -> Sql<()> {
+        let Approval { round, approver, at_ms, record, .. } = approval;
+        let sql = "INSERT INTO approval (action, round, approver, at, entry, record) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        let values = params![action, round, approver.as_str(), at_ms, entry, record];
+        self.db.prepare_cached(sql)?.execute(values).map(drop)
     }
 
     pub(crate) fn fate(&mut self, fate: &Fate) -> Sql<()> {
@@ -109,8 +140,14 @@ impl<'a> Statements<'a> {
         found.optional()
     }
 
-    pub(crate) fn effect(&mut self, tag: i64, action: i64) -> Sql<()> {
-        self.effect.execute([action >> EFFECT_SLICE, tag, action]).map(drop)
+    /// An action's effect is found in the slice of `place`.
+    pub(crate) fn effect(&mut self, tag: i64, place: i64, action: i64) -> Sql<()> {
+        self.effect.execute([place >> EFFECT_SLICE, tag, action]).map(drop)
+    }
+
+    pub(crate) fn forget_effect(&mut self, tag: i64, place: i64, action: i64) -> Sql<()> {
+        let sql = "DELETE FROM effect WHERE slice = ?1 AND tag = ?2 AND action = ?3";
+        self.db.prepare_cached(sql)?.execute([place >> EFFECT_SLICE, tag, action]).map(drop)
     }
 
     pub(crate) fn outcome(
@@ -152,3 +189,12 @@ impl<'a> Statements<'a> {
         self.entry.execute(params![row, bytes, record]).map(drop)
     }
 }
+
+/// One jti per line, leaf first.
+fn mandates(item: &Item) -> Option<String> {
+    let debits = item.debits();
+    (!debits.is_empty()).then(|| debits.iter().map(|debit| &*debit.jti).collect::<Vec<_>>().join("\n"))
+}
+
+/// Holds are counted from here.
+const FIRST_ROUND: u32 = 1;

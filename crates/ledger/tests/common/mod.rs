@@ -10,8 +10,8 @@ use std::thread::Thread;
 
 use action::{ActionId, Currency, Environment, Money, Subject, Tenant};
 use ledger::{
-    Admission, Admitted, Debit, Draft, Effect, Event, FactsQuery, Intent, Ledger, Memory, Obstacle, Options,
-    Outcome, Receipt, Refusal, Reply, Settlement, Sqlite, State, Tolerance,
+    Admission, Admitted, Approval, Debit, Draft, Effect, Event, FactsQuery, Hold, Intent, Ledger, Memory,
+    Obstacle, Options, Outcome, Receipt, Refusal, Reply, Resumption, Settlement, Sqlite, State, Tolerance,
 };
 use mandate::Limits;
 
@@ -92,13 +92,7 @@ pub fn intent(key: &str) -> Intent {
 }
 
 pub fn admission(key: &str) -> Admission {
-    Admission {
-        intent: intent(key),
-        hold_until_ms: None,
-        debits: Vec::new(),
-        effect: None,
-        destination: None,
-    }
+    Admission { intent: intent(key), hold: None, debits: Vec::new(), effect: None, destination: None }
 }
 
 /// An admission that draws `minor` from each mandate, of a cap of 1000.
@@ -115,6 +109,24 @@ pub fn debit(jti: &str, cap: i64) -> Debit {
 
 pub fn effect(hash: u8) -> Option<Effect> {
     Some(Effect { hash: [hash; 32], window_ms: 600_000, tolerate: Tolerance::Nothing })
+}
+
+/// A hold that one person can end.
+pub fn hold(until_ms: i64) -> Option<Hold> {
+    Some(Hold { until_ms, needed: 1 })
+}
+
+/// What a person says about the first hold of an action.
+pub fn approval(action: ActionId, approver: &str) -> Approval {
+    Approval {
+        action,
+        round: 1,
+        approver: Subject::parse(approver).unwrap(),
+        at_ms: NOW + 7,
+        record: format!("{{\"approver\":\"{approver}\"}}").into_bytes(),
+        entry: Draft { state: Some("INTENDED"), ..draft("set by the ledger") },
+        state_if_last: "APPROVED",
+    }
 }
 
 pub fn outcome(state: State, name: &str) -> Outcome {
@@ -169,6 +181,7 @@ pub fn query<'a>(tenant: &'a Tenant, subject: &'a Subject) -> FactsQuery<'a> {
         destination: None,
         mandates: &[],
         effect: None,
+        apart_from: None,
         now_ms: NOW,
     }
 }
@@ -192,6 +205,24 @@ pub fn obstacle(ledger: &dyn Ledger, admission: Admission) -> Obstacle {
         Admitted::Refused(obstacle) => obstacle,
         other => panic!("not refused: {other:?}"),
     }
+}
+
+/// Holds an action until that many agree.
+pub fn held(ledger: &dyn Ledger, admission: Admission, needed: u32) -> ActionId {
+    admitted(ledger, Admission { hold: Some(Hold { until_ms: NOW + 1000, needed }), ..admission })
+}
+
+pub fn resume(ledger: &dyn Ledger, id: ActionId, admission: Admission) -> Admitted {
+    resume_of(ledger, id, 1, admission)
+}
+
+pub fn resume_of(ledger: &dyn Ledger, id: ActionId, round: u32, mut admission: Admission) -> Admitted {
+    admission.intent.id = id;
+    wait(ledger.resume(Resumption { admission, round })).unwrap()
+}
+
+pub fn state_of(ledger: &dyn Ledger, id: ActionId) -> State {
+    wait(ledger.action(&Tenant::default(), id)).unwrap().unwrap().state
 }
 
 pub fn spent(ledger: &dyn Ledger, jti: &str) -> i64 {

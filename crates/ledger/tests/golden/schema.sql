@@ -18,7 +18,7 @@ CREATE TABLE action (
     currency TEXT,
     entry INTEGER NOT NULL,
     payload BLOB NOT NULL
-) STRICT;
+, round INTEGER, needed INTEGER, resumed INTEGER, resumed_row INTEGER) STRICT;
 CREATE UNIQUE INDEX action_id ON action (id);
 CREATE UNIQUE INDEX action_slot ON action (slot) WHERE slot IS NOT NULL;
 CREATE TABLE fate (
@@ -109,7 +109,7 @@ CREATE TABLE api_key (
     default_mandate TEXT,
     created INTEGER NOT NULL,
     revoked INTEGER
-) STRICT;
+, created_by TEXT) STRICT;
 CREATE TABLE tenant_key (
     tenant TEXT PRIMARY KEY,
     wrapped BLOB NOT NULL
@@ -126,3 +126,13 @@ CREATE TABLE meta (
     name TEXT PRIMARY KEY,
     value INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE approval (
+    row INTEGER PRIMARY KEY,
+    action INTEGER NOT NULL,
+    round INTEGER NOT NULL,
+    approver TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    entry INTEGER NOT NULL,
+    record BLOB NOT NULL,
+    UNIQUE (action, round, approver)
+) STRICT;

@@ -9,6 +9,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
+use super::approvals::Approval;
 use crate::errors;
 use crate::openapi::ExecuteResponse;
 use crate::reply;
@@ -63,6 +64,8 @@ pub(crate) struct Record<'a> {
     /// Ids of the client's own.
     #[schema(value_type = Object)]
     client: &'a BTreeMap<String, Value>,
+    /// What people said about it, if it waited for them; oldest first.
+    approvals: Vec<Approval>,
     /// Oldest first.
     receipts: Vec<Receipt<'a>>,
     /// What the caller was last answered, as `/api/execute` answers it; null while there is no answer.
@@ -146,6 +149,7 @@ impl<'a> Record<'a> {
             },
             archetype: &view.archetype,
             client: &view.client,
+            approvals: view.approvals.iter().map(Approval::of).collect(),
             receipts: view.receipts.iter().map(|receipt| found(receipt, public_url)).collect(),
             response: view.reply.as_ref().and_then(|reply| serde_json::from_slice(&reply.body).ok()),
         }

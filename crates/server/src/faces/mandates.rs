@@ -42,7 +42,7 @@ pub(crate) async fn revoke(mut request: Request) -> Result<Response, Error> {
 }
 
 /// How many rows a page is to have.
-fn rows(limit: Option<&str>) -> Result<u32, Error> {
+pub(super) fn rows(limit: Option<&str>) -> Result<u32, Error> {
     let Some(limit) = limit else { return Ok(50) };
     let rows = limit.parse().ok().filter(|rows| (1..=200).contains(rows));
     rows.ok_or_else(|| Error::new(Code::ValidationFailed, "limit is not between 1 and 200").field("?limit"))

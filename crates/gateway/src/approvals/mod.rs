@@ -1,0 +1,300 @@
+//! Approvals: what waits for people, and what they say.
+//!
+//! ```text
+//!   held ─▶ person, person … (ledger counts) ─▶ approved ─▶ resume: judge, admit, act, prove, settle
+//!     └──── a person says no, or nobody comes ─▶ blocked, with a receipt
+//! ```
+//!
+//! Whoever asks for an action, owns it, or gave the right to ask does not decide on it. Nobody can change it: people say
+//! yes or no to exactly what is shown. Their yes is remembered with a digest of that, and counts only as long as it is
+//! true: the action is judged again, and whatever is new about it waits again or is blocked.
+//!
+//! `said` is what a person said, as it is kept and as receipts show it; `resume` goes on once enough agreed; `views` is
+//! what is shown.
+
+mod resume;
+mod said;
+mod views;
+
+use std::sync::Arc;
+
+use action::{ApprovalForm, Environment};
+use ledger::{Approval, State, Stored};
+
+pub(crate) use self::said::fitting;
+use self::said::{Said, Shown};
+pub use self::views::{GivenView, HeldView, PolicyView};
+use crate::caller::{Caller, Deed};
+use crate::gateway::Gateway;
+use crate::outcome::Kind;
+use crate::pending::Pending;
+use crate::prove::Ending;
+use crate::remember::{draft, outward, settlement, unavailable};
+use crate::row::{EscalationRow, IntentRow, internal};
+use crate::views::not_found;
+use crate::{Code, Error, clock};
+
+/// How often a rejection is proved anew because others agreed meanwhile.
+const MOST_REJECTIONS: u32 = 5;
+/// The longest comment, in bytes.
+const LONGEST_COMMENT: usize = 1000;
+
+impl Gateway {
+    /// Agrees to a held action. With the last approval that is needed it is judged again and carried out, in a task of
+    /// its own.
+    ///
+    /// # Errors
+    /// `EP_FORBIDDEN` for whoever asked or gave the right to ask, and where a key is not enough; `EP_STATE_CONFLICT` if
+    /// it does not wait for this person any more.
+    pub async fn approve(
+        self: &Arc<Self>,
+        caller: &Caller,
+        id: &str,
+        comment: Option<String>,
+    ) -> Result<HeldView, Error> {
+        self.say(caller, id, comment, true).await
+    }
+
+    /// Says no to a held action, which ends it.
+    ///
+    /// # Errors
+    /// As [`Gateway::approve`]; for a no a key is always enough.
+    pub async fn reject(
+        self: &Arc<Self>,
+        caller: &Caller,
+        id: &str,
+        comment: Option<String>,
+    ) -> Result<HeldView, Error> {
+        self.say(caller, id, comment, false).await
+    }
+
+    /// In a task of its own: who hangs up has decided all the same.
+    async fn say(
+        self: &Arc<Self>,
+        caller: &Caller,
+        id: &str,
+        comment: Option<String>,
+        agrees: bool,
+    ) -> Result<HeldView, Error> {
+        caller.must(Deed::Approve)?;
+        let comment = readable(comment)?;
+        let stored = self.visible(caller, id).await?;
+        let (gateway, caller) = (Arc::clone(self), caller.clone());
+        let task = tokio::spawn(async move {
+            match agrees {
+                true => gateway.agree(&caller, &stored, comment).await?,
+                false => gateway.refuse_held(&caller, stored.clone(), comment).await?,
+            }
+            gateway.held_one(&caller, &stored.id.to_string()).await
+        });
+        task.await.unwrap_or_else(|_| Err(internal("a decision ended without a word")))
+    }
+
+    async fn agree(
+        self: &Arc<Self>,
+        caller: &Caller,
+        stored: &Stored,
+        comment: Option<String>,
+    ) -> Result<(), Error> {
+        let (row, escalation) = may_decide(caller, stored)?;
+        self.key_must_do(stored, &row)?;
+        let approval = self.approval(caller, stored, &row, &escalation, comment, true)?;
+        let counted = self.ledger.approve(approval).await.map_err(conflict)?;
+        if counted.is_enough() {
+            self.resume(&stored.tenant, stored.id);
+        }
+        Ok(())
+    }
+
+    async fn refuse_held(
+        &self,
+        caller: &Caller,
+        mut stored: Stored,
+        comment: Option<String>,
+    ) -> Result<(), Error> {
+        let tenant = self.tenant(&stored.tenant)?;
+        for _ in 0..MOST_REJECTIONS {
+            let (row, escalation) = may_decide(caller, &stored)?;
+            let rejection = self.approval(caller, &stored, &row, &escalation, comment.clone(), false)?;
+            let given = self.ledger.approvals(&stored.tenant, stored.id).await.map_err(unavailable)?;
+            let agreed = given.iter().map(|given| u32::from(given.round == stored.round)).sum();
+            let mut records: Vec<Vec<u8>> = given.into_iter().map(|given| given.record).collect();
+            records.push(rejection.record.clone());
+            let pending = self.with_approvals(&stored, &records)?;
+            let ending = self.ended_waiting(&pending, Code::ApprovalDenied, "approval_denied")?;
+            let proven = self.prove(&pending, ending, &pending.row.correlation_id)?;
+            let settlement = settlement(tenant, &pending, proven, None);
+            match self.ledger.reject(rejection, agreed, settlement).await {
+                Ok(_) => {
+                    self.metrics.outcome(Kind::Blocked);
+                    return Ok(());
+                }
+                Err(ledger::Error::Illegal { from: State::Held, .. }) => {
+                    let now = self.ledger.action(&stored.tenant, stored.id).await.map_err(unavailable)?;
+                    stored = now.ok_or_else(|| not_found("action"))?;
+                }
+                Err(error) => return Err(conflict(error)),
+            }
+        }
+        Err(Error::new(Code::Unavailable, "others kept deciding meanwhile").retry_after(1))
+    }
+
+    /// A person's word, as the ledger takes it.
+    fn approval(
+        &self,
+        caller: &Caller,
+        stored: &Stored,
+        row: &IntentRow,
+        escalation: &EscalationRow,
+        comment: Option<String>,
+        agrees: bool,
+    ) -> Result<Approval, Error> {
+        let at_ms = clock::now_ms();
+        let salt: [u8; 32] = clock::random()?;
+        let said = Said {
+            action_id: stored.id.to_string(),
+            approver: caller.subject.to_string(),
+            at: clock::text(at_ms),
+            comment,
+            decision: if agrees { said::APPROVE } else { said::REJECT }.to_owned(),
+            escalation_id: said::escalation_id(stored.id, stored.round),
+            form: ApprovalForm::Key.as_str().to_owned(),
+            key_id: caller.key_id.clone(),
+            salt: hex::encode(salt),
+            shown: Shown::of(stored, row, escalation).digest()?,
+            v: said::VERSION,
+        };
+        let mut action_hash = [0; 32];
+        hex::decode_to_slice(&row.action_hash, &mut action_hash)
+            .map_err(|_| internal("a stored hash is not one"))?;
+        Ok(Approval {
+            action: stored.id,
+            round: stored.round,
+            approver: caller.subject.clone(),
+            at_ms,
+            record: said.to_bytes()?,
+            entry: draft(
+                self.tenant(&stored.tenant)?,
+                said::APPROVE,
+                Some(outward(State::Held)),
+                &action_hash,
+                1,
+            ),
+            state_if_last: outward(State::Approved),
+        })
+    }
+
+    /// In production a key may not be enough; in the sandbox, where nothing happens, it is.
+    fn key_must_do(&self, stored: &Stored, row: &IntentRow) -> Result<(), Error> {
+        let rules = self.tenant(&stored.tenant)?.rules();
+        let archetype = rules.catalogue.get(&stored.archetype);
+        // What the catalogue no longer knows ends when it is judged again, whoever agrees.
+        let form = archetype.map(|archetype| self.form(archetype, row));
+        if form != Some(ApprovalForm::Passkey) {
+            return Ok(());
+        }
+        // The advice stands in the message, because production says no more than that.
+        let why = format!(
+            "an API key is not enough to approve `{}`; its file in the catalogue would have to say `approval = \"key\"`",
+            stored.archetype
+        );
+        Err(Error::new(Code::Forbidden, why)
+            .hint("set `approval = \"key\"` in the archetype's file and reload"))
+    }
+
+    pub(crate) fn form(&self, archetype: &action::Archetype, row: &IntentRow) -> ApprovalForm {
+        match self.environment {
+            Environment::Production => archetype.approval_form(row.reversible),
+            Environment::Sandbox => ApprovalForm::Key,
+        }
+    }
+
+    /// An action that waited, with what people said in what its receipt will show.
+    fn with_approvals(&self, stored: &Stored, records: &[Vec<u8>]) -> Result<Pending, Error> {
+        let mut pending = Pending::restore(stored, None)?;
+        pending.row.approvals = said::shown(stored, &pending, records)?;
+        Ok(pending)
+    }
+
+    /// The ending of an action that waited in vain.
+    fn ended_waiting<'a>(
+        &self,
+        pending: &Pending,
+        code: Code,
+        reason: &'static str,
+    ) -> Result<Ending<'a>, Error> {
+        let mut chain = pending.chain.clone();
+        let error = crate::prove::refused(code, reason)?;
+        crate::prove::push(&mut chain, receipt::Stage::Execute, || {
+            Ok(receipt::NewEntry { error, ..receipt::NewEntry::at(clock::now()) })
+        })?;
+        let details = crate::outcome::Details { reasons: vec![reason.to_owned()], ..Default::default() };
+        Ok(self.blocked(chain, code, details))
+    }
+
+    /// Ends an action that waits, for another reason than that a person said no.
+    pub(crate) async fn end_waiting(
+        &self,
+        stored: &Stored,
+        code: Code,
+        reason: &'static str,
+    ) -> Result<(), Error> {
+        let tenant = self.tenant(&stored.tenant)?;
+        let given = self.ledger.approvals(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        let records: Vec<Vec<u8>> = given.into_iter().map(|given| given.record).collect();
+        let pending = self.with_approvals(stored, &records)?;
+        let ending = self.ended_waiting(&pending, code, reason);
+        self.conclude(tenant, &pending, ending).await.map(drop)
+    }
+}
+
+/// The payload and what is asked, if it waits for this person's word.
+fn may_decide(caller: &Caller, stored: &Stored) -> Result<(IntentRow, EscalationRow), Error> {
+    let row = IntentRow::from_bytes(&stored.payload)?;
+    let asked = row.escalation.clone();
+    if asked.as_ref().is_some_and(|asked| asked.parties.iter().any(|party| *party == caller.subject.as_str()))
+    {
+        let why = "whoever asks for an action, or gave the right to ask, does not decide on it";
+        return Err(Error::new(Code::Forbidden, why).hint("let another person decide"));
+    }
+    let expired = stored.expires_ms.is_none_or(|until_ms| until_ms <= clock::now_ms());
+    let now = match (stored.state, &asked) {
+        (State::Held, Some(_)) if !expired => None,
+        (State::Held, Some(_)) => Some("has expired"),
+        (State::Held, None) => Some("was held by an earlier version and can only expire"),
+        (State::Approved, _) => Some("is approved already"),
+        _ => Some("does not wait for approval"),
+    };
+    match (now, asked) {
+        (None, Some(asked)) => Ok((row, asked)),
+        (now, _) => Err(Error::new(
+            Code::StateConflict,
+            format!("the action {}", now.unwrap_or("does not wait for approval")),
+        )),
+    }
+}
+
+/// What the ledger's refusal of a person's word means.
+fn conflict(error: ledger::Error) -> Error {
+    match error {
+        ledger::Error::Illegal { .. } => {
+            Error::new(Code::StateConflict, "the action no longer waits for this decision")
+        }
+        ledger::Error::Exists(_) => {
+            Error::new(Code::StateConflict, "you have decided on this action already")
+        }
+        ledger::Error::NoSuchAction(_) => not_found("action"),
+        other => unavailable(other),
+    }
+}
+
+/// A comment is one honest line for other people; whatever else it is, it decides nothing.
+fn readable(comment: Option<String>) -> Result<Option<String>, Error> {
+    let Some(comment) = comment.filter(|comment| !comment.is_empty()) else { return Ok(None) };
+    let wrong = |why: String| Error::new(Code::ValidationFailed, why).field("/comment");
+    if comment.len() > LONGEST_COMMENT {
+        return Err(wrong(format!("a comment has at most {LONGEST_COMMENT} bytes")));
+    }
+    action::refuse_tricks(&comment).map_err(|refusal| wrong(refusal.message))?;
+    Ok(Some(comment))
+}

@@ -1,0 +1,197 @@
+//! Going on with what was approved: judged again, admitted, carried out and proved by the same path as every action.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use action::{Action, ActionId, IdempotencyKey, Request, Tenant};
+use boundary::{Approved, Trigger};
+use ledger::{State, Stored};
+use provider::Provider;
+use serde_json::json;
+use tokio::sync::oneshot;
+
+use super::said::{self, Said, Shown};
+use crate::act::{UnderWay, lock};
+use crate::caller::{Caller, Role};
+use crate::decide::{Asked, Resumed};
+use crate::gateway::Gateway;
+use crate::pending::Pending;
+use crate::remember::unavailable;
+use crate::request::{Arrival, Ask, Next, able, refused};
+use crate::row::{IntentRow, internal};
+use crate::tenants::{Rules, TenantState};
+use crate::{Code, Error, clock};
+
+impl Gateway {
+    /// Goes on with an approved action, in a task of its own, unless one is at it.
+    pub(crate) fn resume(self: &Arc<Self>, tenant: &Tenant, id: ActionId) {
+        let Some(under_way) = self.look_after_alone(id) else { return };
+        let (gateway, tenant) = (Arc::clone(self), tenant.clone());
+        tokio::spawn(async move {
+            match Box::pin(gateway.resume_one(&tenant, id, under_way)).await {
+                Ok(()) => drop(lock(&gateway.inquiries).remove(&id)),
+                Err(error) if error.code == Code::StateConflict => {}
+                Err(error) => {
+                    // It stays approved: tried again until its time is over.
+                    tracing::warn!(action = %id, %error, "an approved action could not be resumed");
+                    gateway.ask_later(id);
+                }
+            }
+        });
+    }
+
+    async fn resume_one(
+        self: &Arc<Self>,
+        tenant: &Tenant,
+        id: ActionId,
+        under_way: UnderWay,
+    ) -> Result<(), Error> {
+        let tenant = self.tenant(tenant)?;
+        let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
+        let Some(stored) = stored.filter(|stored| stored.state == State::Approved) else { return Ok(()) };
+        let pending = Pending::restore(&stored, None)?;
+        let rules = tenant.rules();
+        let (action, provider) = match self.as_asked(&stored, &pending.row, &rules) {
+            Ok(found) => found,
+            Err(error) if error.code == Code::Unavailable => return Err(error),
+            Err(error) => {
+                tracing::info!(action = %id, %error, "an approved action is no longer offered");
+                return self.end_waiting(&stored, Code::BoundaryBlock, "no_longer_offered").await;
+            }
+        };
+        let resumed = self.resumed(&stored, &pending, &action, under_way).await?;
+        match self.judge_as_asked(tenant, &rules, (&stored, &pending.row), action, provider, resumed).await? {
+            Next::Said(_) => {}
+            // Nobody waits for the answer: it is stored, and found under the action's key.
+            Next::Admitted(errand) => self.carry_out(errand, oneshot::channel().0).await,
+        }
+        Ok(())
+    }
+
+    /// The request as it came in, under the rules of now.
+    fn as_asked(
+        &self,
+        stored: &Stored,
+        row: &IntentRow,
+        rules: &Rules,
+    ) -> Result<(Action, Arc<dyn Provider>), Error> {
+        let archetype = rules.catalogue.get(&stored.archetype);
+        let archetype =
+            archetype.ok_or_else(|| refused(action::Refusal::unknown_archetype(&stored.archetype)))?;
+        let mut body = json!({
+            "archetype": &*stored.archetype,
+            "constraints": serde_json::from_str::<serde_json::Value>(row.constraints.get())
+                .map_err(|_| internal("stored constraints cannot be read"))?,
+            "guarantee_level": row.guarantee_level,
+            "payment_mode": row.payment_mode,
+            "reversible": row.reversible,
+            "client": row.client,
+        });
+        let optional = [
+            ("deadline_ms", row.deadline_ms.map(Into::into)),
+            ("repeat_of", row.repeat_of.clone().map(Into::into)),
+            ("session_id", row.session_id.clone().map(Into::into)),
+            ("human_approver", row.human_approver.clone().map(Into::into)),
+            ("delegation_token", self.public_token(row).map(Into::into)),
+        ];
+        for (member, value) in optional {
+            if let Some(value) = value {
+                body[member] = value;
+            }
+        }
+        let request = Request::from_value(body).map_err(refused)?;
+        let action = Action::of(request, archetype).map_err(refused)?;
+        let provider = rules.providers.get(&archetype.name).ok_or_else(|| {
+            Error::new(
+                Code::ProviderCannot,
+                format!("archetype `{}` is bound to no provider", archetype.name),
+            )
+        })?;
+        able(&action, provider.capabilities())?;
+        Ok((action, Arc::clone(provider)))
+    }
+
+    /// What people said, held against what they were shown.
+    async fn resumed(
+        &self,
+        stored: &Stored,
+        pending: &Pending,
+        action: &Action,
+        under_way: UnderWay,
+    ) -> Result<Resumed, Error> {
+        let row = &pending.row;
+        let escalation =
+            row.escalation.clone().ok_or_else(|| internal("an approved action was not escalated"))?;
+        let given = self.ledger.approvals(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        let records: Vec<Vec<u8>> = given.into_iter().map(|given| given.record).collect();
+        let said: Vec<Said> = records.iter().map(|it| Said::from_bytes(it)).collect::<Result<_, _>>()?;
+        let seen = Shown::of(stored, row, &escalation);
+        // Whoever altered the store can pretend a state, but not what people said.
+        if said::agreed(&said, &seen, &["key", "passkey"])? < stored.needed.max(1) {
+            return Err(internal("an action is approved, but people did not agree to it"));
+        }
+        let forms: &[&str] = match self.form(&action.archetype, row) {
+            action::ApprovalForm::Key => &["key", "passkey"],
+            action::ApprovalForm::Passkey => &["passkey"],
+        };
+        let enough = said::agreed(&said, &seen, forms)? >= action.archetype.approvals;
+        let triggers: Option<Vec<Trigger>> = escalation.triggers.iter().map(|row| row.read()).collect();
+        let triggers = triggers.ok_or_else(|| internal("a stored reason cannot be read"))?;
+        Ok(Resumed {
+            under_way,
+            approved: enough.then(|| Approved {
+                triggers,
+                mandate: row.mandate_id.clone(),
+                amount: pending.money,
+            }),
+            round: stored.round,
+            until_ms: stored.expires_ms.unwrap_or(stored.at_ms),
+            shown: said::shown(stored, pending, &records)?,
+            escalation,
+        })
+    }
+
+    async fn judge_as_asked(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        rules: &Rules,
+        (stored, row): (&Stored, &IntentRow),
+        action: Action,
+        provider: Arc<dyn Provider>,
+        resumed: Resumed,
+    ) -> Result<Next, Error> {
+        let caller = Caller {
+            tenant: stored.tenant.clone(),
+            subject: stored.subject.clone(),
+            role: Role::Agent,
+            key_id: "resumed".to_owned(),
+            key_issuer: None,
+            // Whatever mandate it came under, it comes under the same one again.
+            default_mandate: row.mandate_id.clone(),
+        };
+        let key = stored.key.as_deref().map(IdempotencyKey::parse).transpose();
+        let key = key.map_err(|_| internal("a stored key is not one"))?;
+        let ask = Ask {
+            idempotency_key: None,
+            request_id: row.correlation_id.clone(),
+            dry_run: false,
+            body: Vec::new(),
+        };
+        let arrival = arrived(stored.at_ms);
+        let asked = Asked { caller: &caller, tenant, rules, key: key.as_ref(), ask: &ask, arrival };
+        self.judge_again(&asked, action, provider, (stored, row), resumed).await
+    }
+
+    /// The sandbox's public mandate is found by its token only.
+    fn public_token(&self, row: &IntentRow) -> Option<&'static str> {
+        let public = row.mandate_id.as_deref() == Some(crate::authority::PUBLIC_TOKEN);
+        (public && self.environment == action::Environment::Sandbox).then_some(crate::authority::PUBLIC_TOKEN)
+    }
+}
+
+/// When it came in, by both clocks; a deadline that was over while it waited is over.
+fn arrived(at_ms: i64) -> Arrival {
+    let now = Instant::now();
+    let waited = Duration::from_millis(u64::try_from(clock::now_ms() - at_ms).unwrap_or(0));
+    Arrival { at_ms, instant: now.checked_sub(waited).unwrap_or(now) }
+}

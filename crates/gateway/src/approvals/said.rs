@@ -1,0 +1,217 @@
+//! What a person said: as it is kept, and as receipts show it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use action::ActionId;
+use ledger::Stored;
+use receipt::Json;
+use receipt::approval::{Approval, Commitment, Decision, Envelope, Signer, V1};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+
+use crate::pending::Pending;
+use crate::row::{EscalationRow, IntentRow, TriggerRow, internal, raw_json};
+use crate::{Error, clock};
+
+/// The record of one person's word; members in JCS order. Its SHA-256 stands in the ledger's chain, and the salt in it
+/// keeps that from telling anything once the record is gone. A format that outlives a release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Said {
+    pub action_id: String,
+    pub approver: String,
+    /// RFC 3339.
+    pub at: String,
+    pub comment: Option<String>,
+    /// [`APPROVE`] or [`REJECT`].
+    pub decision: String,
+    pub escalation_id: String,
+    /// `key`.
+    pub form: String,
+    /// The API key it was said with.
+    pub key_id: String,
+    /// 32 random bytes in hex.
+    pub salt: String,
+    /// SHA-256 of what was shown, see [`Shown`].
+    pub shown: String,
+    pub v: u8,
+}
+
+pub(crate) const APPROVE: &str = "approve";
+pub(crate) const REJECT: &str = "reject";
+pub(crate) const VERSION: u8 = 1;
+
+/// Everything a person says yes or no to. A yes counts for exactly this.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Shown<'a> {
+    /// Of the action record, constraints included.
+    action_hash: &'a str,
+    amount: Option<&'a str>,
+    catalog_digest: Option<&'a str>,
+    currency: Option<&'a str>,
+    entity_digest: Option<&'a str>,
+    escalation_id: String,
+    mandate_id: Option<&'a str>,
+    parties: &'a [String],
+    policy_digest: Option<&'a str>,
+    request_hash: String,
+    triggers: &'a [TriggerRow],
+}
+
+impl Said {
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, Error> {
+        let json = Json::of(self).map_err(|_| internal("a decision cannot be written"))?;
+        Ok(json.as_str().as_bytes().to_vec())
+    }
+
+    pub(crate) fn from_bytes(record: &[u8]) -> Result<Said, Error> {
+        serde_json::from_slice(record).map_err(|_| internal("a stored decision cannot be read"))
+    }
+}
+
+impl<'a> Shown<'a> {
+    pub(crate) fn of(stored: &Stored, row: &'a IntentRow, escalation: &'a EscalationRow) -> Shown<'a> {
+        Shown {
+            action_hash: &row.action_hash,
+            amount: row.amount.as_deref(),
+            catalog_digest: row.catalog_digest.as_deref(),
+            currency: row.currency.as_deref(),
+            entity_digest: row.entity_digest.as_deref(),
+            escalation_id: escalation_id(stored.id, stored.round),
+            mandate_id: row.mandate_id.as_deref(),
+            parties: &escalation.parties,
+            policy_digest: row.policy_digest.as_deref(),
+            request_hash: hex::encode(stored.request_hash),
+            triggers: &escalation.triggers,
+        }
+    }
+
+    /// Lower-case hex SHA-256 of its canonical form.
+    pub(crate) fn digest(&self) -> Result<String, Error> {
+        let value = serde_json::to_value(self).map_err(|_| internal("what is shown cannot be written"))?;
+        Ok(hex::encode(Sha256::digest(action::json::canonical(&value))))
+    }
+}
+
+/// Names one hold of one action.
+pub(crate) fn escalation_id(id: ActionId, round: u32) -> String {
+    format!("{id}-{round}")
+}
+
+/// How many people agreed to exactly this, in one of these forms.
+pub(crate) fn agreed(said: &[Said], shown: &Shown<'_>, forms: &[&str]) -> Result<u32, Error> {
+    let digest = shown.digest()?;
+    let agrees = |said: &&Said| {
+        said.escalation_id == shown.escalation_id
+            && said.decision == APPROVE
+            && said.shown == digest
+            && forms.contains(&said.form.as_str())
+            && !shown.parties.contains(&said.approver)
+    };
+    let people: BTreeSet<&str> = said.iter().filter(agrees).map(|said| said.approver.as_str()).collect();
+    Ok(u32::try_from(people.len()).unwrap_or(u32::MAX))
+}
+
+/// What people said of the hold that an action is in, as receipts show it: persons and comments as commitments.
+pub(crate) fn shown(
+    stored: &Stored,
+    pending: &Pending,
+    records: &[Vec<u8>],
+) -> Result<Vec<Box<RawValue>>, Error> {
+    let hold = escalation_id(stored.id, stored.round);
+    let mut shown = Vec::new();
+    for (index, record) in records.iter().enumerate() {
+        let said = Said::from_bytes(record)?;
+        if said.escalation_id == hold {
+            shown.push(raw_json(said.as_shown(stored, pending, index)?.json())?);
+        }
+    }
+    Ok(shown)
+}
+
+impl Said {
+    fn as_shown(&self, stored: &Stored, pending: &Pending, index: usize) -> Result<Approval, Error> {
+        let unfit = |_: receipt::Error| internal("a decision cannot be shown");
+        let (row, salts) = (&pending.row, pending.salts()?);
+        let hidden = |member: &str, value: &str| {
+            let label = receipt::label(&receipt::label(APPROVALS, &index.to_string()), member);
+            Commitment::parse(&salts.commit(&label, &Json::string(value)))
+        };
+        let envelope = Envelope {
+            action_id: self.action_id.clone(),
+            approver: hidden("approver", &self.approver).map_err(unfit)?,
+            binding_digests: BTreeMap::new(),
+            catalog_digest: row.catalog_digest.clone().unwrap_or_default(),
+            comment: self.comment.as_deref().map(|it| hidden("comment", it)).transpose().map_err(unfit)?,
+            constraints: constraints_of(row.entries.get())?,
+            decision: if self.decision == APPROVE { Decision::Approve } else { Decision::Reject },
+            escalation_id: self.escalation_id.clone(),
+            expires_at: clock::timestamp(stored.expires_ms.unwrap_or(stored.at_ms)),
+            nonce: Sha256::new()
+                .chain_update("countersign/nonce/1")
+                .chain_update(&self.salt)
+                .finalize()
+                .into(),
+            policy_digest: row.policy_digest.clone().unwrap_or_default(),
+            quote: None,
+            reasons: row.held_for.clone(),
+            request_hash: hex::encode(stored.request_hash),
+            rollback: None,
+            summary_digest: hidden("summary", &self.shown).map_err(unfit)?,
+            v: V1,
+        };
+        let at = receipt::Timestamp::parse(&self.at).map_err(|_| internal("a stored time is not one"))?;
+        Approval::new(envelope, at, Signer::Key { id: self.key_id.clone() }).map_err(unfit)
+    }
+}
+
+/// Which of them still belong to a receipt with these entries: people spoke of rules and constraints as they were.
+pub(crate) fn fitting(row: &IntentRow, chain: &receipt::Chain) -> Result<Vec<Approval>, Error> {
+    if row.approvals.is_empty() {
+        return Ok(Vec::new());
+    }
+    let entries = chain.to_bytes();
+    let entries = std::str::from_utf8(&entries).map_err(|_| internal("entries are not text"))?;
+    let Ok(constraints) = constraints_of(entries) else { return Ok(Vec::new()) };
+    let read = |approval: &Box<RawValue>| Approval::parse(approval.get().as_bytes());
+    let read: Result<Vec<Approval>, _> = row.approvals.iter().map(read).collect();
+    let mut read = read.map_err(|_| internal("stored approvals cannot be read"))?;
+    let digests = (row.policy_digest.as_deref(), row.catalog_digest.as_deref());
+    read.retain(|approval| {
+        let envelope = approval.envelope();
+        chain.stage() > receipt::Stage::Boundary
+            && envelope.constraints == constraints
+            && (Some(&*envelope.policy_digest), Some(&*envelope.catalog_digest)) == digests
+    });
+    Ok(read)
+}
+
+/// The constraints as the entry `schema` shows them.
+fn constraints_of(entries: &str) -> Result<Json, Error> {
+    let entries: Vec<serde_json::Value> =
+        serde_json::from_str(entries).map_err(|_| internal("stored entries cannot be read"))?;
+    let schema = entries.iter().find(|entry| entry["stage"] == "schema");
+    let constraints = schema.and_then(|entry| entry.pointer("/input/constraints"));
+    let constraints = constraints.ok_or_else(|| internal("an action that waits has no schema entry"))?;
+    Json::canonical(constraints).map_err(|_| internal("stored constraints are not canonical"))
+}
+
+/// Label under which persons and comments are committed to.
+const APPROVALS: &str = "approvals";
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const RECORD: &str = include_str!("../../tests/golden/said.json");
+
+    #[test]
+    fn a_record_of_version_1_is_read_and_written_without_a_change() {
+        let said = Said::from_bytes(RECORD.trim().as_bytes()).unwrap();
+        assert_eq!(said.v, VERSION);
+        assert_eq!(String::from_utf8(said.to_bytes().unwrap()).unwrap(), RECORD.trim());
+    }
+}

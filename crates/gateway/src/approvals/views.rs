@@ -1,0 +1,160 @@
+//! What is shown of what waits for people.
+
+use ledger::{Given, Stored};
+use serde_json::Value;
+
+use super::said::{self, Said};
+use crate::caller::{Caller, Deed};
+use crate::gateway::Gateway;
+use crate::remember::{outward, unavailable};
+use crate::row::{IntentRow, internal};
+use crate::views::{Page, not_found};
+use crate::{Code, Error, clock};
+
+/// An action that waits for people, or did: everything they say yes or no to.
+#[derive(Clone, Debug)]
+pub struct HeldView {
+    /// The action's id.
+    pub action_id: String,
+    /// Which of its holds.
+    pub escalation_id: String,
+    /// ATP's word for its state.
+    pub state: String,
+    /// The kind of action.
+    pub archetype: String,
+    /// What that is, from the catalogue.
+    pub description: String,
+    /// Who asks.
+    pub agent_id: String,
+    /// The constraints, canonical.
+    pub parameters: Value,
+    /// What is at stake, a decimal string.
+    pub amount: Option<String>,
+    /// ISO 4217.
+    pub currency: Option<String>,
+    /// Whether it can be undone.
+    pub reversible: bool,
+    /// The mandate it comes under.
+    pub mandate_id: Option<String>,
+    /// Why it waits, one stable word each.
+    pub reasons: Vec<String>,
+    /// The policies that ask for a person.
+    pub policies: Vec<PolicyView>,
+    /// The earlier action that this one seems to repeat.
+    pub earlier_transaction: Option<String>,
+    /// How many people have to agree.
+    pub needed: u32,
+    /// The weakest form that counts: `key` or `passkey`.
+    pub form: &'static str,
+    /// What people said so far, oldest first.
+    pub approvals: Vec<GivenView>,
+    /// When it came in, RFC 3339.
+    pub created_at: String,
+    /// When it expires, RFC 3339.
+    pub expires_at: Option<String>,
+}
+
+/// A policy that asks for a person.
+#[derive(Clone, Debug)]
+pub struct PolicyView {
+    /// Its id.
+    pub id: String,
+    /// Of its content.
+    pub digest: String,
+}
+
+/// What one person said.
+#[derive(Clone, Debug)]
+pub struct GivenView {
+    /// Who.
+    pub approver: String,
+    /// `approve` or `reject`.
+    pub decision: String,
+    /// `key`.
+    pub form: String,
+    /// RFC 3339.
+    pub at: String,
+    /// A line for other people.
+    pub comment: Option<String>,
+    /// Which hold it was about.
+    pub escalation_id: String,
+}
+
+impl Gateway {
+    /// What waits for people in the caller's tenant, newest first.
+    ///
+    /// # Errors
+    /// `EP_FORBIDDEN` for agents.
+    pub async fn held(
+        &self,
+        caller: &Caller,
+        cursor: Option<String>,
+        limit: u32,
+    ) -> Result<Page<HeldView>, Error> {
+        caller.must(Deed::ReadTenant)?;
+        let after = cursor.map(|cursor| cursor.parse()).transpose();
+        let after = after.map_err(|_| {
+            Error::new(Code::ValidationFailed, "this cursor was not given out").field("cursor")
+        })?;
+        let limit = limit.clamp(1, 200);
+        let page =
+            self.ledger.held(&caller.tenant, clock::now_ms(), after, limit).await.map_err(unavailable)?;
+        let mut items = Vec::with_capacity(page.rows.len());
+        for stored in &page.rows {
+            // What an earlier version held cannot be decided on, so it is not asked about.
+            items.extend(self.held_view(stored).await?);
+        }
+        Ok(Page { items, next: page.next.map(|row| row.to_string()) })
+    }
+
+    /// One action that waits for people, or did.
+    ///
+    /// # Errors
+    /// `EP_NOT_FOUND` also for what never waited.
+    pub async fn held_one(&self, caller: &Caller, id: &str) -> Result<HeldView, Error> {
+        caller.must(Deed::ReadTenant)?;
+        let stored = self.visible(caller, id).await?;
+        self.held_view(&stored).await?.ok_or_else(|| not_found("action that waits"))
+    }
+
+    async fn held_view(&self, stored: &Stored) -> Result<Option<HeldView>, Error> {
+        let row = IntentRow::from_bytes(&stored.payload)?;
+        let Some(escalation) = &row.escalation else { return Ok(None) };
+        let given = self.ledger.approvals(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        let rules = self.tenant(&stored.tenant)?.rules();
+        let archetype = rules.catalogue.get(&stored.archetype);
+        let policies = escalation.triggers.iter().flat_map(|trigger| &trigger.policies);
+        Ok(Some(HeldView {
+            action_id: stored.id.to_string(),
+            escalation_id: said::escalation_id(stored.id, stored.round),
+            state: outward(stored.state).to_owned(),
+            archetype: stored.archetype.to_string(),
+            description: archetype.map(|archetype| archetype.description.clone()).unwrap_or_default(),
+            agent_id: stored.subject.to_string(),
+            parameters: serde_json::from_str(row.constraints.get())
+                .map_err(|_| internal("stored constraints cannot be read"))?,
+            form: archetype.map_or("key", |archetype| self.form(archetype, &row).as_str()),
+            amount: row.amount.clone(),
+            currency: row.currency.clone(),
+            reversible: row.reversible,
+            mandate_id: row.mandate_id.clone(),
+            reasons: row.held_for.clone(),
+            policies: policies
+                .map(|policy| PolicyView { id: policy.id.clone(), digest: policy.digest.clone() })
+                .collect(),
+            earlier_transaction: escalation.triggers.iter().find_map(|trigger| trigger.earlier.clone()),
+            needed: stored.needed,
+            approvals: given.iter().map(GivenView::of).collect::<Result<_, _>>()?,
+            created_at: clock::text(stored.at_ms),
+            expires_at: stored.expires_ms.map(clock::text),
+        }))
+    }
+}
+
+impl GivenView {
+    pub(crate) fn of(given: &Given) -> Result<GivenView, Error> {
+        let Said { approver, decision, form, at, comment, escalation_id, .. } =
+            Said::from_bytes(&given.record)?;
+        Ok(GivenView { approver, decision, form, at, comment, escalation_id })
+    }
+}

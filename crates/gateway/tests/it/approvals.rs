@@ -1,0 +1,410 @@
+//! People: who may decide, what their yes counts for, and that what waited is done once or not at all.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use action::Subject;
+use countersign_gateway::{Caller, Code, FreezeScope, Role};
+use serde_json::{Value, json};
+
+use crate::house::{BINDING, House, Said};
+
+/// A house in which a key is enough, and so many people have to agree.
+async fn house(needed: u32) -> House {
+    let house = House::new().await;
+    house.write("catalogue/default/payment.toml", &binding(needed));
+    house.gateway().reload(&house.admin).await.unwrap();
+    house
+}
+
+fn binding(needed: u32) -> String {
+    BINDING.replace("\n[binding]\n", &format!("approval = \"key\"\napprovals = {needed}\n\n[binding]\n"))
+}
+
+fn approver(house: &House, name: &str) -> Caller {
+    Caller {
+        subject: Subject::parse(name).unwrap(),
+        role: Role::Approver,
+        key_id: format!("key-{}", name.len()),
+        key_issuer: None,
+        ..house.agent.clone()
+    }
+}
+
+/// Held, because it is a repetition of an action a moment ago.
+async fn held(house: &House, recipient: &str) -> Said {
+    let first = house.said(&format!("first-{recipient}"), &house.payment(recipient, "25.00")).await;
+    assert_eq!(first.kind(), "executed", "{}", first.body);
+    let second = house.said(&format!("second-{recipient}"), &house.payment(recipient, "25.00")).await;
+    assert_eq!(second.kind(), "held", "{}", second.body);
+    second
+}
+
+/// What the same key is answered once it no longer waits.
+async fn outcome(house: &House, recipient: &str) -> Said {
+    for _ in 0..300 {
+        let said = house.said(&format!("second-{recipient}"), &house.payment(recipient, "25.00")).await;
+        assert!(said.replayed);
+        if !matches!(said.kind(), "held" | "pending_settlement") {
+            return said;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it never ended");
+}
+
+async fn receipt(house: &House, said: &Said) -> Value {
+    let document = house.gateway().receipt(&house.agent, said.body["receipt"].as_str().unwrap()).await;
+    serde_json::from_slice(&document.unwrap()).unwrap()
+}
+
+async fn spent(house: &House) -> String {
+    let mandates = house.gateway().mandates(&house.operator, None, 10).await.unwrap();
+    mandates.items[0].spent.unwrap().to_string()
+}
+
+#[tokio::test]
+async fn what_was_approved_is_carried_out_once_and_the_receipt_says_who_agreed() {
+    let house = house(1).await;
+    let (gateway, anna) = (house.gateway(), approver(&house, "anna"));
+    let waits = held(&house, "acct-1").await;
+    let list = gateway.held(&anna, None, 10).await.unwrap();
+    assert_eq!(list.items.len(), 1);
+    let shown = &list.items[0];
+    assert_eq!((shown.action_id.as_str(), shown.state.as_str()), (waits.id(), "INTENDED"));
+    assert_eq!(shown.reasons, ["probable_duplicate"]);
+    assert_eq!((shown.amount.as_deref(), shown.reversible, shown.needed), (Some("25.00"), false, 1));
+    assert_eq!(shown.parameters["recipient"], "acct-1");
+
+    let approved = gateway.approve(&anna, waits.id(), Some("meant twice".into())).await.unwrap();
+    assert_eq!(approved.approvals[0].approver, "anna");
+    let done = outcome(&house, "acct-1").await;
+    assert_eq!(done.kind(), "executed", "{}", done.body);
+    assert_eq!(done.id(), waits.id());
+    assert_eq!(spent(&house).await, "50.00");
+    assert_eq!(crate::stages(&house, &done).await.len(), 9);
+
+    let receipt = receipt(&house, &done).await;
+    assert_eq!(receipt["eventType"], "ORIGINAL");
+    let approval = &receipt["metadata"]["approvals"][0];
+    let names: Vec<&String> = approval.as_object().unwrap().keys().collect();
+    assert_eq!(names, ["assertion", "at", "credential_id", "decision", "envelope", "form", "public_key"]);
+    assert_eq!((&approval["decision"], &approval["form"]), (&json!("approve"), &json!("key")));
+    assert_eq!(approval["envelope"]["escalation_id"], format!("{}-1", waits.id()));
+    assert!(approval["envelope"]["approver"].as_str().unwrap().starts_with("c:"));
+    assert!(!receipt.to_string().contains("anna") && !receipt.to_string().contains("twice"));
+    let boundary =
+        receipt["entries"].as_array().unwrap().iter().find(|it| it["stage"] == "boundary").unwrap();
+    assert_eq!(boundary["output"]["approved"], json!(["probable_duplicate"]));
+
+    let view = gateway.action(&house.agent, waits.id()).await.unwrap();
+    assert_eq!((view.state.as_str(), view.approvals.len()), ("COMPLETED", 1));
+    let replay = gateway.replay(&house.operator, waits.id()).await.unwrap();
+    assert_eq!((replay.result.as_str(), replay.recorded.as_str()), ("same", "pass"));
+    let late = gateway.approve(&approver(&house, "ben"), waits.id(), None).await.unwrap_err();
+    assert_eq!(late.code, Code::StateConflict);
+    assert!(gateway.held(&anna, None, 10).await.unwrap().items.is_empty());
+}
+
+#[tokio::test]
+async fn a_no_ends_it_with_a_receipt_and_nothing_comes_after_it() {
+    let house = house(2).await;
+    let gateway = house.gateway();
+    let waits = held(&house, "acct-1").await;
+    gateway.approve(&approver(&house, "anna"), waits.id(), None).await.unwrap();
+    gateway.reject(&approver(&house, "ben"), waits.id(), Some("no".into())).await.unwrap();
+    let ended = outcome(&house, "acct-1").await;
+    assert_eq!((ended.kind(), ended.code()), ("blocked", "EP_APPROVAL_DENIED"), "{}", ended.body);
+    let receipt = receipt(&house, &ended).await;
+    assert_eq!(receipt["eventType"], "ORIGINAL");
+    let said: Vec<&Value> = receipt["metadata"]["approvals"].as_array().unwrap().iter().collect();
+    assert_eq!(
+        said.iter().map(|it| it["decision"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["approve", "reject"]
+    );
+    crate::stages(&house, &ended).await;
+    assert_eq!(spent(&house).await, "25.00", "only the first was paid");
+    for name in ["ben", "carl"] {
+        let late = gateway.approve(&approver(&house, name), waits.id(), None).await.unwrap_err();
+        assert_eq!(late.code, Code::StateConflict);
+        let late = gateway.reject(&approver(&house, name), waits.id(), None).await.unwrap_err();
+        assert_eq!(late.code, Code::StateConflict);
+    }
+    let view = gateway.action(&house.agent, waits.id()).await.unwrap();
+    assert_eq!((view.approvals.len(), view.receipts.len(), view.state.as_str()), (2, 1, "FAILED"));
+    // What was said no to does not stand in the way of what comes after it: the first, that was paid, does.
+    let again = house.said("third", &house.payment("acct-1", "25.00")).await;
+    assert_eq!(again.kind(), "held");
+}
+
+#[tokio::test]
+async fn who_asks_or_gave_the_right_to_ask_does_not_decide() {
+    let house = house(1).await;
+    let waits = held(&house, "acct-1").await;
+    // The agent itself, who issued its mandate, who made its key.
+    for name in ["agent-7", "olga", "ada"] {
+        let person = approver(&house, name);
+        for error in [
+            house.gateway().approve(&person, waits.id(), None).await.unwrap_err(),
+            house.gateway().reject(&person, waits.id(), None).await.unwrap_err(),
+        ] {
+            assert_eq!(error.code, Code::Forbidden, "{name}: {error}");
+        }
+    }
+    for caller in [&house.agent, &house.operator, &house.admin] {
+        let error = house.gateway().approve(caller, waits.id(), None).await.unwrap_err();
+        assert_eq!(error.code, Code::Forbidden);
+    }
+    let mut stranger = approver(&house, "anna");
+    stranger.tenant = action::Tenant::parse("elsewhere").unwrap();
+    let error = house.gateway().approve(&stranger, waits.id(), None).await.unwrap_err();
+    assert_eq!(error.code, Code::NotFound);
+    let view = house.gateway().held_one(&approver(&house, "anna"), waits.id()).await.unwrap();
+    assert!(view.approvals.is_empty() && view.state == "INTENDED");
+}
+
+#[tokio::test]
+async fn where_the_catalogue_does_not_say_so_a_key_is_not_enough_for_money_but_for_a_no() {
+    let house = House::new().await;
+    let waits = held(&house, "acct-1").await;
+    let anna = approver(&house, "anna");
+    let error = house.gateway().approve(&anna, waits.id(), None).await.unwrap_err();
+    assert_eq!(error.code, Code::Forbidden);
+    assert!(error.hint.unwrap().contains("approval = \"key\""));
+    house.gateway().reject(&anna, waits.id(), None).await.unwrap();
+    assert_eq!(outcome(&house, "acct-1").await.code(), "EP_APPROVAL_DENIED");
+}
+
+#[tokio::test]
+async fn two_have_to_agree_and_one_who_clicks_twice_is_one() {
+    let house = house(2).await;
+    let waits = held(&house, "acct-1").await;
+    let anna = approver(&house, "anna");
+    house.gateway().approve(&anna, waits.id(), None).await.unwrap();
+    let twice = house.gateway().approve(&anna, waits.id(), None).await.unwrap_err();
+    assert_eq!(twice.code, Code::StateConflict);
+    let again = house.said("second-acct-1", &house.payment("acct-1", "25.00")).await;
+    assert_eq!((again.kind(), &again.bytes), ("held", &waits.bytes), "in the same words");
+    house.gateway().approve(&approver(&house, "ben"), waits.id(), None).await.unwrap();
+    let done = outcome(&house, "acct-1").await;
+    assert_eq!(done.kind(), "executed");
+    assert_eq!(receipt(&house, &done).await["metadata"]["approvals"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_who_approve_at_once_are_one_effect() {
+    let house = Arc::new(house(1).await);
+    let waits = held(&house, "acct-1").await;
+    let tasks: Vec<_> = (0..20)
+        .map(|n| {
+            let (house, id) = (house.clone(), waits.id().to_owned());
+            let person = approver(&house, &format!("person-{n}"));
+            tokio::spawn(async move { house.gateway().approve(&person, &id, None).await.is_ok() })
+        })
+        .collect();
+    let mut counted = 0;
+    for task in tasks {
+        counted += usize::from(task.await.unwrap());
+    }
+    assert_eq!(counted, 1, "one was enough");
+    assert_eq!(outcome(&house, "acct-1").await.kind(), "executed");
+    assert_eq!(spent(&house).await, "50.00");
+}
+
+#[tokio::test]
+async fn policies_that_changed_meanwhile_hold_it_again_or_block_it() {
+    let house = house(1).await;
+    let ask = "@id(\"ask\") @escalate forbid (principal, action, resource);";
+    let allow = crate::house::POLICY;
+    let rules = |text: &str| house.write("policies/default/payments.cedar", text);
+    rules(&format!("{allow}{ask}"));
+    house.gateway().reload(&house.admin).await.unwrap();
+    let hold = |key: &'static str, recipient: &'static str| {
+        let body = house.payment(recipient, "25.00");
+        let house = &house;
+        async move {
+            let said = house.said(key, &body).await;
+            assert_eq!((said.kind(), said.reasons()), ("held", vec!["policy"]), "{}", said.body);
+            (said.id().to_owned(), body)
+        }
+    };
+    let anna = approver(&house, "anna");
+    let ended = |key: &'static str, body: Value| {
+        let house = &house;
+        async move {
+            for _ in 0..300 {
+                let said = house.said(key, &body).await;
+                if !matches!(said.kind(), "held" | "pending_settlement") {
+                    return said;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            panic!("{key} never ended")
+        }
+    };
+
+    let (unchanged, body) = hold("k1", "acct-1").await;
+    house.gateway().approve(&anna, &unchanged, None).await.unwrap();
+    assert_eq!(ended("k1", body).await.kind(), "executed");
+
+    // The same id, another text: everybody once more, and then it passes.
+    let (reworded, body) = hold("k2", "acct-2").await;
+    rules(&format!(
+        "{allow}{}",
+        ask.replace("resource)", "resource) when { context.environment == \"production\" }")
+    ));
+    house.gateway().reload(&house.admin).await.unwrap();
+    let before = house.gateway().held_one(&anna, &reworded).await.unwrap();
+    house.gateway().approve(&anna, &reworded, None).await.unwrap();
+    let again = wait_for(&house, &reworded, |view| view.escalation_id != before.escalation_id).await;
+    assert_eq!((again.state.as_str(), again.reasons.as_slice()), ("INTENDED", &["policy".to_owned()][..]));
+    assert_ne!(again.policies[0].digest, before.policies[0].digest);
+    assert_eq!(again.expires_at, before.expires_at, "it does not wait longer for that");
+    house.gateway().approve(&anna, &reworded, None).await.unwrap();
+    let done = ended("k2", body).await;
+    assert_eq!(done.kind(), "executed", "{}", done.body);
+    assert_eq!(
+        receipt(&house, &done).await["metadata"]["approvals"].as_array().unwrap().len(),
+        1,
+        "the first was of other rules"
+    );
+
+    let (forbidden, body) = hold("k3", "acct-3").await;
+    rules(&format!("{allow}{ask} @id(\"no\") forbid (principal, action, resource);"));
+    house.gateway().reload(&house.admin).await.unwrap();
+    house.gateway().approve(&anna, &forbidden, None).await.unwrap();
+    let blocked = ended("k3", body).await;
+    assert_eq!((blocked.kind(), blocked.code()), ("blocked", "EP_BOUNDARY_BLOCK"), "{}", blocked.body);
+    let receipt = receipt(&house, &blocked).await;
+    assert_eq!(receipt["metadata"]["approvals"], json!([]), "what was agreed to was of other rules");
+}
+
+async fn wait_for(
+    house: &House,
+    id: &str,
+    is: impl Fn(&countersign_gateway::HeldView) -> bool,
+) -> countersign_gateway::HeldView {
+    for _ in 0..300 {
+        let view = house.gateway().held_one(&approver(house, "reader"), id).await.unwrap();
+        if is(&view) {
+            return view;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it never came to that")
+}
+
+#[tokio::test]
+async fn more_people_asked_for_meanwhile_is_asked_for() {
+    let house = house(1).await;
+    let waits = held(&house, "acct-1").await;
+    house.write("catalogue/default/payment.toml", &binding(2));
+    house.gateway().reload(&house.admin).await.unwrap();
+    house.gateway().approve(&approver(&house, "anna"), waits.id(), None).await.unwrap();
+    let again = wait_for(&house, waits.id(), |view| view.escalation_id.ends_with("-2")).await;
+    assert_eq!((again.needed, again.state.as_str()), (2, "INTENDED"));
+    for name in ["anna", "ben"] {
+        house.gateway().approve(&approver(&house, name), waits.id(), None).await.unwrap();
+    }
+    assert_eq!(outcome(&house, "acct-1").await.kind(), "executed");
+}
+
+#[tokio::test]
+async fn freeze_revocation_and_a_spent_mandate_win_over_an_approval() {
+    for stop in ["freeze", "revoke", "spend"] {
+        let house = house(1).await;
+        let gateway = house.gateway();
+        let waits = held(&house, "acct-1").await;
+        let (code, reason) = match stop {
+            "freeze" => {
+                gateway.freeze(&house.admin, FreezeScope::Tenant, None).await.unwrap();
+                ("EP_FROZEN", "frozen")
+            }
+            "revoke" => {
+                let mandates = gateway.mandates(&house.operator, None, 10).await.unwrap();
+                gateway.revoke_mandate(&house.operator, &mandates.items[0].jti, None).await.unwrap();
+                ("EP_DELEGATION_BLOCK", "mandate_revoked")
+            }
+            _ => {
+                let rest = house.said("rest", &house.payment("acct-9", "460.00")).await;
+                assert_eq!(rest.kind(), "executed", "{}", rest.body);
+                ("EP_DELEGATION_BLOCK", "cap_exceeded")
+            }
+        };
+        gateway.approve(&approver(&house, "anna"), waits.id(), None).await.unwrap();
+        let ended = outcome(&house, "acct-1").await;
+        assert_eq!((ended.kind(), ended.code(), ended.reasons()), ("blocked", code, vec![reason]), "{stop}");
+        crate::stages(&house, &ended).await;
+        let expected = if stop == "spend" { "485.00" } else { "25.00" };
+        assert_eq!(spent(&house).await, expected, "{stop}");
+    }
+}
+
+#[tokio::test]
+async fn another_that_came_in_between_has_to_be_agreed_to_too() {
+    let house = house(1).await;
+    let waits = held(&house, "acct-1").await;
+    let between = house.said("between", &house.payment("acct-1", "25.00")).await;
+    assert_eq!(between.kind(), "held");
+    let anna = approver(&house, "anna");
+    house.gateway().approve(&anna, waits.id(), None).await.unwrap();
+    let again = wait_for(&house, waits.id(), |view| view.escalation_id.ends_with("-2")).await;
+    assert_eq!(again.earlier_transaction.as_deref(), Some(between.id()));
+    house.gateway().reject(&anna, between.id(), None).await.unwrap();
+    house.gateway().approve(&anna, waits.id(), None).await.unwrap();
+    // Now it is the first again that stands in the way, which they have not been shown this time.
+    let third = wait_for(&house, waits.id(), |view| view.escalation_id.ends_with("-3")).await;
+    assert_ne!(third.earlier_transaction.as_deref(), Some(between.id()));
+    house.gateway().approve(&anna, waits.id(), None).await.unwrap();
+    assert_eq!(outcome(&house, "acct-1").await.kind(), "executed");
+}
+
+#[tokio::test]
+async fn a_deadline_that_passed_while_it_waited_is_over() {
+    let house = house(1).await;
+    house.said("k1", &house.payment("acct-1", "25.00")).await;
+    let mut body = house.payment("acct-1", "25.00");
+    body["deadline_ms"] = json!(50);
+    let waits = house.said("k2", &body).await;
+    assert_eq!(waits.kind(), "held");
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    house.gateway().approve(&approver(&house, "anna"), waits.id(), None).await.unwrap();
+    for _ in 0..300 {
+        let said = house.said("k2", &body).await;
+        if said.kind() == "failed" {
+            assert_eq!(said.code(), "EP_DEADLINE_EXCEEDED");
+            assert_eq!(spent(&house).await, "25.00");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it was not failed");
+}
+
+#[tokio::test]
+async fn what_expires_expires_and_takes_no_more_decisions() {
+    let mut house = House::with(|config| {
+        config.limits.held_seconds = 0;
+        config.limits.recovery_interval_ms = 20;
+    })
+    .await;
+    let waits = held(&house, "acct-1").await;
+    let late = house.gateway().approve(&approver(&house, "anna"), waits.id(), None).await.unwrap_err();
+    assert!(matches!(late.code, Code::StateConflict | Code::Forbidden), "{late}");
+    let late = house.gateway().reject(&approver(&house, "anna"), waits.id(), None).await.unwrap_err();
+    assert_eq!(late.code, Code::StateConflict);
+    house.installation.start();
+    assert_eq!(outcome(&house, "acct-1").await.code(), "EP_APPROVAL_EXPIRED");
+}
+
+#[tokio::test]
+async fn a_comment_is_one_honest_line() {
+    let house = house(1).await;
+    let waits = held(&house, "acct-1").await;
+    let anna = approver(&house, "anna");
+    for wrong in ["two\nlines", "turned \u{202e} round", &"x".repeat(1001)] {
+        let error = house.gateway().approve(&anna, waits.id(), Some(wrong.to_owned())).await.unwrap_err();
+        assert_eq!((error.code, error.field.as_deref()), (Code::ValidationFailed, Some("/comment")));
+    }
+    assert!(house.gateway().held_one(&anna, waits.id()).await.unwrap().approvals.is_empty());
+}
