@@ -88,7 +88,7 @@ enum ApiCommand {
     /// Make a key useless at once
     Revoke {
         /// The key's id
-        #[arg(value_name = "ID")]
+        #[arg(value_name = "ID", allow_hyphen_values = true)]
         id: String,
     },
 }

@@ -175,8 +175,8 @@ pub(crate) fn fitting(row: &IntentRow, chain: &receipt::Chain) -> Result<Vec<App
     let entries = chain.to_bytes();
     let entries = std::str::from_utf8(&entries).map_err(|_| internal("entries are not text"))?;
     let Ok(constraints) = constraints_of(entries) else { return Ok(Vec::new()) };
-    let read = |approval: &Box<RawValue>| Approval::parse(approval.get().as_bytes());
-    let read: Result<Vec<Approval>, _> = row.approvals.iter().map(read).collect();
+    let texts = row.approvals.iter().map(|approval| approval.get().as_bytes());
+    let read: Result<Vec<Approval>, _> = texts.map(Approval::parse).collect();
     let mut read = read.map_err(|_| internal("stored approvals cannot be read"))?;
     let digests = (row.policy_digest.as_deref(), row.catalog_digest.as_deref());
     read.retain(|approval| {
