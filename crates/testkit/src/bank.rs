@@ -2,7 +2,7 @@
 //! on demand.
 //!
 //! Run it inside a test with [`Bank::start`], or as a process of its own with [`serve`]. Both
-//! speak the same HTTP: `/v1/payments`, `/v1/accounts/{name}`, `/v1/effects`, `/v1/faults`.
+//! speak the same HTTP: `/oauth/token`, `/v1/payments`, `/v1/accounts/{name}`, `/v1/effects`, `/v1/faults`.
 
 mod amount;
 mod books;
@@ -10,6 +10,7 @@ mod fault;
 mod http;
 mod journal;
 mod line;
+mod tokens;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -30,6 +31,8 @@ pub use journal::{Effect, read_journal};
 pub struct Options {
     /// The bearer token every request must carry.
     pub token: String,
+    /// An OAuth 2 client that may have tokens instead, from `/oauth/token`.
+    pub client: Option<Client>,
     /// Opening balance of the operating account, in minor units of `currency`.
     pub opening_minor: i64,
     /// The one currency this bank keeps, as an ISO 4217 code.
@@ -40,11 +43,23 @@ pub struct Options {
     pub journal: Option<PathBuf>,
 }
 
+/// An OAuth 2 client.
+#[derive(Clone)]
+pub struct Client {
+    /// Its name.
+    pub id: String,
+    /// What proves it.
+    pub secret: String,
+    /// What its tokens say of their lifetime; they hold until they are revoked.
+    pub lifetime_seconds: u64,
+}
+
 impl Default for Options {
     /// One million US dollars, keys remembered for a day, a well-known token, no journal.
     fn default() -> Options {
         Options {
             token: "demo-bank-token".into(),
+            client: None,
             opening_minor: 100_000_000,
             currency: "USD".into(),
             idempotency: Some(Duration::from_secs(24 * 60 * 60)),
@@ -111,6 +126,16 @@ impl Bank {
     /// The bearer token the bank accepts.
     pub fn token(&self) -> &str {
         self.counter.token()
+    }
+
+    /// How many tokens were granted.
+    pub fn tokens_granted(&self) -> u64 {
+        self.counter.tokens().count()
+    }
+
+    /// No token that was granted holds any more.
+    pub fn revoke_tokens(&self) {
+        self.counter.tokens().revoke();
     }
 
     /// The balance of an account in minor units; `None` for an account nobody ever paid.

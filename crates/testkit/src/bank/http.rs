@@ -21,7 +21,8 @@ use super::books::{Books, Effects, OPERATING, Order, Paid, Payment};
 use super::fault::{Fault, Faults, Injection, Target};
 use super::journal::Journal;
 use super::line::{Line, Lines};
-use super::{Options, amount};
+use super::tokens::{self, Tokens};
+use super::{Client, Options, amount};
 
 /// Answers on `listener` until `closed` completes and the requests under way are done.
 pub(super) async fn run(
@@ -35,6 +36,7 @@ pub(super) async fn run(
 
 fn routes(counter: Arc<Counter>) -> Router {
     Router::new()
+        .route("/oauth/token", post(tokens::grant))
         .route("/v1/payments", post(pay).get(find_payments))
         .route("/v1/payments/{id}", get(show_payment))
         .route("/v1/accounts/{name}", get(show_account))
@@ -48,6 +50,8 @@ fn routes(counter: Arc<Counter>) -> Router {
 /// Everything the handlers share.
 pub(super) struct Counter {
     token: String,
+    client: Option<Client>,
+    tokens: Tokens,
     currency: String,
     keys_matter: bool,
     syncs: bool,
@@ -60,6 +64,8 @@ impl Counter {
         let journal = options.journal.as_deref().map(Journal::open).transpose()?;
         Ok(Counter {
             token: options.token,
+            client: options.client,
+            tokens: Tokens::default(),
             currency: options.currency.clone(),
             keys_matter: options.idempotency.is_some(),
             syncs: journal.is_some(),
@@ -75,6 +81,14 @@ impl Counter {
 
     pub(super) fn token(&self) -> &str {
         &self.token
+    }
+
+    pub(super) fn client(&self) -> Option<&Client> {
+        self.client.as_ref()
+    }
+
+    pub(super) fn tokens(&self) -> &Tokens {
+        &self.tokens
     }
 
     pub(super) fn faults(&self) -> &Faults {
@@ -227,7 +241,7 @@ async fn clear_faults(_: Holder, State(counter): State<Arc<Counter>>) -> StatusC
     StatusCode::NO_CONTENT
 }
 
-/// Whoever sent this request holds the bank's token; only the header makes one.
+/// Whoever sent this request holds the bank's token, or one that was granted; only the header makes one.
 struct Holder;
 
 impl FromRequestParts<Arc<Counter>> for Holder {
@@ -236,7 +250,7 @@ impl FromRequestParts<Arc<Counter>> for Holder {
     async fn from_request_parts(parts: &mut Parts, counter: &Arc<Counter>) -> Result<Holder, Response> {
         let given = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         match given.and_then(|value| value.strip_prefix("Bearer ")) {
-            Some(token) if token == counter.token => Ok(Holder),
+            Some(token) if token == counter.token || counter.tokens.holds(token) => Ok(Holder),
             _ => {
                 Err(refusal(StatusCode::UNAUTHORIZED, "unauthorized", "the bearer token is missing or wrong"))
             }
