@@ -1,14 +1,12 @@
 //! Bindings of a catalogue, compiled as the gateway would, with the place of every mistake in its file.
 //!
-//! No secret is read: a checker in CI has none. Each declared secret is stood in for by a placeholder with its hosts.
+//! No secret is read: a checker in CI has none. Each declared secret is stood in for by one with its kind and hosts.
 
-use std::io::Write;
 use std::ops::Range;
 
 use action::{Catalogue, Mistake, Source};
 use gateway::Config;
 use provider::egress::Rules;
-use provider::secrets::{self, Declared};
 use provider::{Egress, Outside, Secrets};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -22,7 +20,7 @@ use crate::error::{Context, Error, Result};
 pub(crate) fn mistakes(catalogue: &Catalogue, sources: &[Source], config: &Config) -> Result<Vec<Mistake>> {
     let rules = Rules::parse(&config.egress.allow, &config.egress.plain_http)
         .while_we(|| "cannot use `egress`".to_owned())?;
-    let (egress, secrets) = (Egress::new(rules), placeholders(config)?);
+    let (egress, secrets) = (Egress::new(rules), stand_ins(config)?);
     let mut found = Vec::new();
     for archetype in catalogue.iter().filter(|archetype| !archetype.bindings.is_empty()) {
         let outside = Outside { egress: &egress, secrets: &secrets };
@@ -41,17 +39,9 @@ pub(crate) fn mistakes(catalogue: &Catalogue, sources: &[Source], config: &Confi
 }
 
 /// The declared secrets, with nothing in them.
-fn placeholders(config: &Config) -> Result<Secrets> {
-    let cannot = || "cannot stand in for secrets".to_owned();
-    let mut file = tempfile::NamedTempFile::new().while_we(cannot)?;
-    file.write_all(b"placeholder").while_we(cannot)?;
-    let declared =
-        config.secrets.iter().filter(|(name, _)| *name != "master").map(|(name, source)| Declared {
-            name: name.clone(),
-            source: secrets::Source::File(file.path().to_owned()),
-            hosts: source.hosts.clone(),
-        });
-    Secrets::load(declared)
+fn stand_ins(config: &Config) -> Result<Secrets> {
+    let declared = config.provider_secrets().map_err(Error::new)?;
+    Secrets::stand_ins(declared)
         .map_err(|errors| Error::new(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))
 }
 

@@ -68,7 +68,10 @@ impl Gateway {
         let name = errand.provider.name();
         let mut reply = match errand.quoted {
             Some(confirmation) => std::future::ready(Reply::Confirmed(confirmation)).boxed(),
-            None => errand.provider.call(&call).inspect(move |reply| log_unanswered(id, name, reply)).boxed(),
+            None => {
+                let reply = errand.provider.call(&call, clock::now_ms());
+                reply.inspect(move |reply| log_unanswered(id, name, reply)).boxed()
+            }
         };
         let mut kept = Some(errand.pending);
         let (first, late) = {

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
-use serde::{Deserialize, Serialize};
+use figment::value::{Dict, Value};
+use provider::secrets::{AwsKeys, ClientAuth, Declared, Kind, OAuth2Client, Source};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Everything that can be configured. Each key is also an environment variable: `listen` is
 /// `COUNTERSIGN_LISTEN`, `limits.in_flight` is `COUNTERSIGN_LIMITS__IN_FLIGHT`.
@@ -34,7 +37,8 @@ pub struct Config {
     /// The tenants served.
     pub tenants: Vec<String>,
     /// Named secrets. `master` wraps the tenants' keys and is made in the data directory when absent.
-    pub secrets: BTreeMap<String, SecretSource>,
+    #[serde(deserialize_with = "by_kind")]
+    pub secrets: BTreeMap<String, Secret>,
     /// Where providers may connect to.
     pub egress: Egress,
     /// Bounds.
@@ -53,16 +57,104 @@ pub struct Tls {
     pub key: PathBuf,
 }
 
-/// Where a secret comes from and which hosts may see it.
+/// A named secret, by its `kind`: how it authenticates. Without a kind it is static.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "kind")]
+pub enum Secret {
+    /// A value that bindings put into a header.
+    #[serde(rename = "static")]
+    Static(StaticSecret),
+    /// OAuth 2 client credentials: each request carries a token.
+    #[serde(rename = "oauth2")]
+    OAuth2(OAuth2Secret),
+    /// A client certificate: each connection shows it.
+    #[serde(rename = "mtls")]
+    Mtls(MtlsSecret),
+    /// AWS Signature Version 4: each request is signed.
+    #[serde(rename = "aws-sigv4")]
+    AwsSigV4(AwsSecret),
+}
+
+/// A value, and who may see it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct SecretSource {
+pub struct StaticSecret {
     /// Environment variable that holds it.
     pub env: Option<String>,
     /// File that holds it.
     pub file: Option<PathBuf>,
     /// `host` or `host:port` it may be sent to.
     pub hosts: Vec<String>,
+}
+
+/// A client of a token endpoint.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OAuth2Secret {
+    /// Where tokens are had. The client's secret goes nowhere else.
+    pub token_url: String,
+    /// Our name there.
+    pub client_id: String,
+    /// What proves it.
+    pub client_secret: SecretValue,
+    /// What is asked for, words separated by a space.
+    pub scope: Option<String>,
+    /// How the client's secret is sent.
+    #[serde(default)]
+    pub auth: TokenAuth,
+    /// `host` or `host:port` that may see the token.
+    pub hosts: Vec<String>,
+}
+
+/// A client certificate.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MtlsSecret {
+    /// PEM file with the certificate chain.
+    pub certificate: PathBuf,
+    /// PEM file with its private key.
+    pub key: PathBuf,
+    /// `host` or `host:port` it is shown to.
+    pub hosts: Vec<String>,
+}
+
+/// An access key of AWS and what it signs for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AwsSecret {
+    /// The id of the key.
+    pub access_key: SecretValue,
+    /// The key.
+    pub secret_key: SecretValue,
+    /// Beside temporary keys.
+    pub session_token: Option<SecretValue>,
+    /// Such as `eu-central-1`.
+    pub region: String,
+    /// Such as `execute-api`.
+    pub service: String,
+    /// `host` or `host:port` whose requests are signed.
+    pub hosts: Vec<String>,
+}
+
+/// Where one value of a secret is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SecretValue {
+    /// Environment variable that holds it.
+    Env(String),
+    /// File that holds it.
+    File(PathBuf),
+}
+
+/// How a client's secret is sent to a token endpoint.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenAuth {
+    /// In the header `Authorization`.
+    #[default]
+    Basic,
+    /// In the form.
+    Body,
 }
 
 /// What the one client for the outside may reach beyond public addresses over HTTPS.
@@ -190,6 +282,15 @@ impl Config {
         }
     }
 
+    /// What bindings may name: every secret but the master.
+    ///
+    /// # Errors
+    /// The secret that says too little or too much.
+    pub fn provider_secrets(&self) -> Result<Vec<Declared>, String> {
+        let named = self.secrets.iter().filter(|(name, _)| *name != MASTER);
+        named.map(|(name, secret)| secret.declare(name)).collect()
+    }
+
     /// The address callers use, without a slash at its end.
     pub fn public_url(&self) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
@@ -198,11 +299,98 @@ impl Config {
     }
 }
 
+impl Secret {
+    /// Reads the members of one secret.
+    fn read(mut members: Dict) -> Result<Secret, String> {
+        let kind = members.remove("kind").unwrap_or_else(|| Value::from("static"));
+        let kind: String = understood(&kind)?;
+        let members = Value::from(members);
+        match kind.as_str() {
+            "static" => understood(&members).map(Secret::Static),
+            "oauth2" => understood(&members).map(Secret::OAuth2),
+            "mtls" => understood(&members).map(Secret::Mtls),
+            "aws-sigv4" => understood(&members).map(Secret::AwsSigV4),
+            other => Err(format!(
+                "`kind`: there is no `{other}`; the kinds are static, oauth2, mtls and aws-sigv4"
+            )),
+        }
+    }
+
+    pub(crate) fn declare(&self, name: &str) -> Result<Declared, String> {
+        let (kind, hosts) = match self.clone() {
+            Secret::Static(secret) => {
+                let source = match (secret.env, secret.file) {
+                    (Some(variable), None) => Source::Env(variable),
+                    (None, Some(file)) => Source::File(file),
+                    _ => return Err(format!("secret `{name}` needs either `env` or `file`")),
+                };
+                (Kind::Static(source), secret.hosts)
+            }
+            Secret::OAuth2(secret) => {
+                let client = OAuth2Client {
+                    token_url: secret.token_url,
+                    client_id: secret.client_id,
+                    client_secret: secret.client_secret.source(),
+                    scope: secret.scope,
+                    auth: secret.auth.into(),
+                };
+                (Kind::OAuth2(client), secret.hosts)
+            }
+            Secret::Mtls(MtlsSecret { certificate, key, hosts }) => (Kind::Mtls { certificate, key }, hosts),
+            Secret::AwsSigV4(secret) => {
+                let keys = AwsKeys {
+                    access_key: secret.access_key.source(),
+                    secret_key: secret.secret_key.source(),
+                    session_token: secret.session_token.map(SecretValue::source),
+                    region: secret.region,
+                    service: secret.service,
+                };
+                (Kind::AwsSigV4(keys), secret.hosts)
+            }
+        };
+        Ok(Declared { name: name.to_owned(), kind, hosts })
+    }
+}
+
+impl SecretValue {
+    fn source(self) -> Source {
+        match self {
+            SecretValue::Env(variable) => Source::Env(variable),
+            SecretValue::File(file) => Source::File(file),
+        }
+    }
+}
+
+impl From<TokenAuth> for ClientAuth {
+    fn from(auth: TokenAuth) -> ClientAuth {
+        match auth {
+            TokenAuth::Basic => ClientAuth::Basic,
+            TokenAuth::Body => ClientAuth::Body,
+        }
+    }
+}
+
+/// Reads each secret by its kind, so that a mistake names the secret and the member.
+fn by_kind<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, Secret>, D::Error> {
+    let read = |(name, members): (String, Dict)| match Secret::read(members) {
+        Ok(secret) => Ok((name, secret)),
+        Err(why) => Err(D::Error::custom(format!("secret `{name}`: {why}"))),
+    };
+    BTreeMap::<String, Dict>::deserialize(from)?.into_iter().map(read).collect()
+}
+
+fn understood<T: serde::de::DeserializeOwned>(value: &Value) -> Result<T, String> {
+    value.deserialize().map_err(|error| explain(&error))
+}
+
 fn explain(error: &figment::Error) -> String {
     let key = error.path.join(".");
     let place = error.metadata.as_ref().map(|metadata| format!(" in {}", metadata.name)).unwrap_or_default();
     if key.is_empty() { format!("{}{place}", error.kind) } else { format!("`{key}`: {}{place}", error.kind) }
 }
+
+/// The secret that wraps the tenants' keys.
+pub(crate) const MASTER: &str = "master";
 
 #[cfg(test)]
 mod tests {
@@ -224,6 +412,70 @@ mod tests {
     fn a_wrong_value_names_its_key() {
         let error = read("[limits]\nin_flight = \"many\"").expect_err("it must not load");
         assert!(error.contains("limits.in_flight"), "{error}");
+    }
+
+    #[test]
+    fn each_kind_of_secret_is_read_by_its_own_members() {
+        let config = read(
+            r#"
+            [secrets.master]
+            file = "/run/master"
+            [secrets.plain]
+            env = "TOKEN"
+            hosts = ["bank.example"]
+            [secrets.oauth]
+            kind = "oauth2"
+            token_url = "https://id.example/token"
+            client_id = "gateway"
+            client_secret = { env = "CLIENT_SECRET" }
+            auth = "body"
+            hosts = ["bank.example"]
+            [secrets.certificate]
+            kind = "mtls"
+            certificate = "client.pem"
+            key = "client.key"
+            hosts = ["bank.example"]
+            [secrets.cloud]
+            kind = "aws-sigv4"
+            access_key = { env = "AWS_ACCESS_KEY_ID" }
+            secret_key = { file = "/run/aws" }
+            region = "eu-central-1"
+            service = "execute-api"
+            hosts = ["api.example"]
+            "#,
+        );
+        let declared = config.expect("it loads").provider_secrets().expect("each is whole");
+        let shown: Vec<(&str, bool)> = declared
+            .iter()
+            .map(|one| {
+                let fits = match one.name.as_str() {
+                    "plain" => matches!(&one.kind, Kind::Static(Source::Env(name)) if name == "TOKEN"),
+                    "oauth" => matches!(&one.kind, Kind::OAuth2(client) if client.auth == ClientAuth::Body),
+                    "certificate" => {
+                        matches!(&one.kind, Kind::Mtls { key, .. } if key == Path::new("client.key"))
+                    }
+                    "cloud" => matches!(&one.kind, Kind::AwsSigV4(keys) if keys.session_token.is_none()),
+                    _ => false,
+                };
+                (one.name.as_str(), fits)
+            })
+            .collect();
+        assert_eq!(shown, [("certificate", true), ("cloud", true), ("oauth", true), ("plain", true)]);
+    }
+
+    #[test]
+    fn a_secret_that_says_too_little_or_too_much_is_named() {
+        for (text, expected) in [
+            ("kind = \"oauth2\"\ntoken_url = \"https://id.example\"\nhosts = []", "client_id"),
+            ("kind = \"mtls\"\ncertificate = \"a\"\nkey = \"b\"\nenv = \"C\"\nhosts = []", "env"),
+            ("kind = \"mtls\"\ncertificate = \"a\"\nkey = \"b\"", "hosts"),
+            ("kind = \"oauth3\"", "oauth3"),
+            ("env = \"A\"\nregion = \"b\"", "region"),
+            ("kind = \"aws-sigv4\"\naccess_key = \"AKID\"", "access_key"),
+        ] {
+            let error = read(&format!("[secrets.bank]\n{text}")).expect_err("it must not load");
+            assert!(error.contains("`bank`") && error.contains(expected), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -2,10 +2,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-use zeroize::Zeroizing;
+pub(crate) use provider::secrets::read_private;
 
 /// Makes `folder` and what leads to it, for its owner only.
 pub(crate) fn private_folder(folder: &Path) -> io::Result<()> {
@@ -37,22 +37,10 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Reads a private file, refusing one that others may read.
-pub(crate) fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
-    let shown = path.display();
-    let mode =
-        fs::metadata(path).map_err(|error| format!("cannot read `{shown}`: {error}"))?.permissions().mode();
-    if mode & 0o077 != 0 {
-        return Err(format!(
-            "`{shown}` can be read by others (mode {:03o}): run chmod 600 on it",
-            mode & 0o777
-        ));
-    }
-    fs::read(path).map(Zeroizing::new).map_err(|error| format!("cannot read `{shown}`: {error}"))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

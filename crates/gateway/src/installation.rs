@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use action::{Environment, Subject, Tenant};
 use ledger::{Ledger, Lock, Options, Sqlite};
-use provider::secrets::{Declared, Source};
 use provider::{Egress, Outside, Secrets, egress};
 use tokio::task::JoinHandle;
 
 use crate::admin::{CreatedKey, KeyAsk};
 use crate::caller::Role;
-use crate::config::Config;
+use crate::config::{Config, MASTER};
 use crate::files;
 use crate::gateway::{Doors, Gateway, Opening, listed};
 use crate::keys::open_private;
@@ -235,32 +234,19 @@ fn master(config: &Config, folder: &Path) -> Result<zeroize::Zeroizing<Vec<u8>>,
         let bytes: [u8; 32] = clock::random().map_err(|error| error.to_string())?;
         Ok(zeroize::Zeroizing::new(hex::encode(bytes).into_bytes()))
     };
-    let Some(source) = config.secrets.get(MASTER) else {
+    let Some(secret) = config.secrets.get(MASTER) else {
         return open_private(&folder.join("keys").join("master.key"), make);
     };
-    let secrets = Secrets::load([declared(MASTER, source)?]).map_err(|errors| joined(&errors))?;
-    let secret = secrets.get(MASTER).ok_or("secret `master` cannot be read")?;
+    let secrets = Secrets::load([secret.declare(MASTER)?]).map_err(|errors| joined(&errors))?;
+    let secret = secrets.get(MASTER).map_err(|error| error.to_string())?;
     Ok(zeroize::Zeroizing::new(secret.reveal_here().map_err(|error| error.to_string())?.as_bytes().to_vec()))
 }
-
-const MASTER: &str = "master";
 
 fn doors(config: &Config) -> Result<Doors, String> {
     let rules = egress::Rules::parse(&config.egress.allow, &config.egress.plain_http)
         .map_err(|error| format!("`egress`: {error}"))?;
-    let named = config.secrets.iter().filter(|(name, _)| *name != MASTER);
-    let named = named.map(|(name, source)| declared(name, source)).collect::<Result<Vec<_>, _>>()?;
-    let secrets = Secrets::load(named).map_err(|errors| joined(&errors))?;
+    let secrets = Secrets::load(config.provider_secrets()?).map_err(|errors| joined(&errors))?;
     Ok(Doors { egress: Egress::new(rules), secrets })
-}
-
-fn declared(name: &str, source: &crate::config::SecretSource) -> Result<Declared, String> {
-    let from = match (&source.env, &source.file) {
-        (Some(variable), None) => Source::Env(variable.clone()),
-        (None, Some(file)) => Source::File(PathBuf::from(file)),
-        _ => return Err(format!("secret `{name}` needs either `env` or `file`")),
-    };
-    Ok(Declared { name: name.to_owned(), source: from, hosts: source.hosts.clone() })
 }
 
 fn joined(errors: &[provider::secrets::Error]) -> String {

@@ -18,7 +18,7 @@
 //! answer is read. It cannot say which hosts are allowed or where a secret may go; that is the operator's
 //! configuration, [`egress::Rules`] and [`Secrets`]. All of a binding's mistakes are found when it is compiled.
 //!
-//! Absent here: retries (what may be sent again is for `execution` to say), redirects, proxies, text templates, and any
+//! Absent here: retries of what has an effect (what may be sent again is for `execution` to say), redirects, proxies, text templates, and any
 //! way for a value of an action to choose the host it goes to.
 
 mod binding;
@@ -57,11 +57,11 @@ pub trait Provider: Send + Sync + fmt::Debug {
     /// The longest that a call takes before it ends by itself, so that nothing leaves later than that.
     fn patience(&self) -> Duration;
 
-    /// Has the effect. Whoever drops the future before it ends must take the reply to be [`Reply::Lost`].
-    fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Reply>;
+    /// Has the effect. `now_ms` is the Unix time in milliseconds at which it begins: it dates what is signed and says
+    /// whether a token still holds. Whoever drops the future before it ends must take the reply to be [`Reply::Lost`].
+    fn call<'a>(&'a self, call: &'a Call, now_ms: i64) -> BoxFuture<'a, Reply>;
 
-    /// What became of a call. `now_ms` is the Unix time in milliseconds at which the question is asked; whether an
-    /// absence is final depends on it. Causes no effect.
+    /// What became of a call, asked at `now_ms`; whether an absence is final depends on it. Causes no effect.
     fn query<'a>(&'a self, call: &'a Call, now_ms: i64) -> BoxFuture<'a, Found>;
 
     /// What an action would cost. Causes no effect.
@@ -77,6 +77,8 @@ pub struct Ask<'a> {
     pub constraints: &'a Value,
     /// The most that the caller allows, if it says so.
     pub bound: Option<Money>,
+    /// The Unix time in milliseconds at which it is asked.
+    pub now_ms: i64,
 }
 
 /// There is no quote.

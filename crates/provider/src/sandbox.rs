@@ -208,7 +208,7 @@ impl Provider for Sandbox {
         Duration::from_millis(slowest)
     }
 
-    fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Reply> {
+    fn call<'a>(&'a self, call: &'a Call, _now_ms: i64) -> BoxFuture<'a, Reply> {
         Box::pin(self.act(call))
     }
 

@@ -48,6 +48,70 @@ fn a_binding_is_checked_as_the_gateway_would_read_it() {
 }
 
 #[test]
+fn what_authenticates_a_binding_is_checked_without_being_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let tenant = folder.path().join("catalogue/default");
+    std::fs::create_dir_all(&tenant).unwrap();
+    let bound = |auth: &str| {
+        let text = format!(
+            "name = \"PAYMENT_TRANSFER\"\nextends = \"builtin\"\n[binding]\nprovider = \"http\"\n\
+             base = \"https://bank.example\"\nauth = {auth}\n[binding.act]\npath = \"/pay\"\n\
+             success = {{ status = [200] }}\n"
+        );
+        std::fs::write(tenant.join("payment.toml"), text).unwrap();
+    };
+    let catalogue = folder.path().join("catalogue").display().to_string();
+    let config = folder.path().join("countersign.toml");
+    let config = config.to_str().unwrap();
+    let declare = |text: &str| std::fs::write(config, text).unwrap();
+    let check = || run(["catalog", "check", &catalogue, "--config", config]);
+    declare(
+        r#"
+[secrets.token]
+kind = "oauth2"
+token_url = "https://id.example/token"
+client_id = "gateway"
+client_secret = { env = "NO_SUCH_VARIABLE" }
+hosts = ["bank.example"]
+[secrets.certificate]
+kind = "mtls"
+certificate = "/no/such/file"
+key = "/no/such/file"
+hosts = ["bank.example"]
+[secrets.cloud]
+kind = "aws-sigv4"
+access_key = { env = "NO_SUCH_VARIABLE" }
+secret_key = { file = "/no/such/file" }
+region = "eu-central-1"
+service = "execute-api"
+hosts = ["api.example"]
+[secrets.plain]
+env = "NO_SUCH_VARIABLE"
+hosts = ["bank.example"]
+"#,
+    );
+    for auth in ["\"token\"", "\"certificate\"", "[\"token\", \"certificate\"]"] {
+        bound(auth);
+        assert_eq!(check().code, 0, "{auth}");
+    }
+    for (auth, expected) in [
+        ("\"nobody\"", "no secret `nobody`"),
+        ("\"plain\"", "put it into `headers`"),
+        ("\"cloud\"", "may not be sent to `bank.example:443`"),
+        ("[\"token\", \"token\"]", "second secret of its kind"),
+    ] {
+        bound(auth);
+        let told = check();
+        assert_eq!(told.code, 1, "{auth}");
+        assert!(told.says("payment.toml:6:") && told.says(expected), "{auth}: {}", told.stderr);
+    }
+    bound("\"token\"");
+    declare("[secrets.token]\nkind = \"oauth2\"\nclient_id = \"gateway\"\nhosts = [\"bank.example\"]\n");
+    let told = check();
+    assert!(told.code != 0 && told.says("`token`") && told.says("token_url"), "{}", told.stderr);
+}
+
+#[test]
 fn every_template_is_a_policy_that_checks() {
     let folder = tempfile::tempdir().unwrap();
     let listed = run(["policy", "templates"]).stdout;

@@ -159,6 +159,7 @@ impl Gateway {
             action_id: case.id,
             constraints: &case.action.constraints,
             bound: case.action.bound,
+            now_ms: clock::now_ms(),
         };
         case.provider.quote(ask).await.map_err(|unquoted| {
             tracing::warn!(action = %case.id, why = %unquoted, "no quote");

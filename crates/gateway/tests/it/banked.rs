@@ -1,7 +1,7 @@
 //! Houses whose payments are carried out by a real bank over HTTP.
 
 use countersign_gateway::Config;
-use countersign_gateway::config::SecretSource;
+use countersign_gateway::config::{Secret, StaticSecret};
 use testkit::bank::{Bank, Options};
 
 use crate::house::House;
@@ -65,8 +65,8 @@ pub(crate) fn reaching(config: &mut Config, banks: &[&Bank]) {
     let addresses: Vec<String> = banks.iter().map(|bank| bank.address().to_string()).collect();
     let token = config.data_dir.with_file_name("bank.token");
     std::fs::write(&token, banks[0].token()).unwrap();
-    let bank = SecretSource { env: None, file: Some(token), hosts: addresses.clone() };
-    config.secrets.insert("bank".to_owned(), bank);
+    let bank = StaticSecret { env: None, file: Some(token), hosts: addresses.clone() };
+    config.secrets.insert("bank".to_owned(), Secret::Static(bank));
     config.egress.allow = addresses.clone();
     config.egress.plain_http = addresses;
     config.limits.recovery_interval_ms = 20;

@@ -12,6 +12,7 @@ use reqwest::header::HeaderMap;
 use reqwest::{Certificate, Client, Method, redirect, retry};
 use url::Url;
 
+use super::identity::Identity;
 use super::resolver::{Guard, Lookup, SystemLookup};
 use super::rules::{Gate, Origin, Refused, Rules};
 
@@ -20,7 +21,15 @@ pub struct Egress {
     gate: Arc<Gate>,
     lookup: Arc<dyn Lookup>,
     roots: Vec<Certificate>,
-    clients: Mutex<HashMap<(Origin, Duration), Client>>,
+    clients: Mutex<HashMap<Key, Client>>,
+}
+
+/// What a client is made for. No connection is shared between two of them.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    origin: Origin,
+    connecting: Duration,
+    identity: Option<Identity>,
 }
 
 /// A place that may be spoken to, and how long an exchange with it may take.
@@ -33,7 +42,6 @@ pub struct Destination {
 }
 
 /// What is sent.
-#[derive(Debug)]
 pub struct Request {
     /// GET, POST and so on.
     pub method: Method,
@@ -111,16 +119,30 @@ impl Egress {
     /// Why it may not be spoken to. A name is not resolved here; its addresses are checked whenever a connection is
     /// opened.
     pub fn destination(&self, url: &Url, timeout: Duration) -> Result<Destination, Refused> {
+        self.destination_as(None, url, timeout)
+    }
+
+    /// As [`Egress::destination`], with a client certificate to show there.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn destination_as(
+        &self,
+        identity: Option<&Identity>,
+        url: &Url,
+        timeout: Duration,
+    ) -> Result<Destination, Refused> {
         let origin = Origin::of(url)?;
         self.gate.admit(&origin)?;
         // Half of the time at most goes into connecting, so that a connection that does not come about is known as
         // such, and not only as an answer that did not come.
-        let key = (origin.clone(), MOST_CONNECTING.min(timeout / 2));
+        let connecting = MOST_CONNECTING.min(timeout / 2);
+        let key = Key { origin: origin.clone(), connecting, identity: identity.cloned() };
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         let client = match clients.get(&key) {
             Some(client) => client.clone(),
             None => {
-                let client = self.client(&origin, key.1).map_err(|_| Refused::Client(origin.at().clone()))?;
+                let client = self.client(&key).map_err(|_| Refused::Client(origin.at().clone()))?;
                 clients.insert(key, client.clone());
                 client
             }
@@ -128,17 +150,24 @@ impl Egress {
         Ok(Destination { origin, timeout, gate: Arc::clone(&self.gate), client })
     }
 
-    fn client(&self, origin: &Origin, connecting: Duration) -> reqwest::Result<Client> {
-        let guard =
-            Guard { origin: origin.clone(), gate: Arc::clone(&self.gate), lookup: Arc::clone(&self.lookup) };
-        Client::builder()
+    fn client(&self, key: &Key) -> reqwest::Result<Client> {
+        let guard = Guard {
+            origin: key.origin.clone(),
+            gate: Arc::clone(&self.gate),
+            lookup: Arc::clone(&self.lookup),
+        };
+        let mut builder = Client::builder();
+        if let Some(identity) = &key.identity {
+            builder = builder.identity(identity.shown());
+        }
+        builder
             .dns_resolver(Arc::new(guard))
             .no_proxy()
             .redirect(redirect::Policy::none())
             .retry(retry::never())
             .referer(false)
             .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(connecting)
+            .connect_timeout(key.connecting)
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(MOST_IDLE)
             .tls_version_min(reqwest::tls::Version::TLS_1_2)
@@ -185,6 +214,13 @@ impl Destination {
             Err(error) if error.is_timeout() => Exchange::Lost("no answer came in time".to_owned()),
             Err(_) => Exchange::Lost("the connection broke before an answer came".to_owned()),
         }
+    }
+}
+
+/// What goes along, credentials too, is not shown.
+impl fmt::Debug for Request {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Request").field("method", &self.method).finish_non_exhaustive()
     }
 }
 

@@ -6,7 +6,8 @@
 //! * The address is checked when the connection is opened, by the resolver that hands it to the connector; there is
 //!   no second look-up in between. A name that changes its answer gains nothing, and a pooled connection is one
 //!   whose address was checked. Addresses written in a URL never meet a resolver and are checked before each request.
-//! * Each [`Destination`] has a client of its own, so no connection is ever shared between two hosts.
+//! * Each [`Destination`] has a client of its own, so no connection is ever shared between two hosts, nor between two
+//!   that show different certificates or none.
 //! * No proxy variables, no redirects, no cookies, no retries. HTTPS unless the operator says otherwise.
 //! * Bodies are cut at a bound counted after decompression, and the time for one exchange includes its body.
 //!
@@ -15,9 +16,11 @@
 
 mod address;
 mod client;
+mod identity;
 mod resolver;
 mod rules;
 
 pub use client::{BodyFault, Destination, Egress, Exchange, NoCertificate, Request};
+pub use identity::{BadIdentity, Identity};
 pub use resolver::{Lookup, Lookups, SystemLookup};
 pub use rules::{HostPort, Origin, Refused, Rules};

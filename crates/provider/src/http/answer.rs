@@ -50,7 +50,7 @@ struct Record {
 
 /// An answer with its body parsed as far as it can be.
 pub(super) struct Answer {
-    status: u16,
+    pub(super) status: u16,
     body: Result<Value, String>,
 }
 

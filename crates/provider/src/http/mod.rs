@@ -1,7 +1,9 @@
 //! Providers that speak HTTP and JSON.
 //!
 //! A binding names one origin. What varies between actions are path segments, parameters, headers and members of
-//! the body, never the place itself; a secret that may go there stays there.
+//! the body, never the place itself; a secret that may go there stays there. Beside the static secrets in headers, `auth`
+//! names secrets that authenticate every request: a token, a signature, a certificate. A request that cannot be
+//! authenticated does not leave.
 //!
 //! ```toml
 //! [binding]
@@ -31,6 +33,7 @@
 //! ```
 
 mod answer;
+mod auth;
 mod request;
 mod rule;
 
@@ -44,9 +47,10 @@ use serde_json::json;
 use url::Url;
 
 use self::answer::{Answer, CallReading, QueryReading, QuoteReading};
+use self::auth::Auth;
 use self::request::{Common, Template};
 use crate::binding::{identity, read_capabilities};
-use crate::egress::{Destination, Exchange};
+use crate::egress::{Destination, Exchange, Origin, Refused};
 use crate::reader::{Mistake, Node, Table};
 use crate::template::{ActionPart, Values};
 use crate::{Ask, Outside, Provider, Unquoted};
@@ -57,6 +61,7 @@ pub(crate) struct Http {
     name: String,
     identity: String,
     destination: Destination,
+    auth: Auth,
     capabilities: Capabilities,
     most_bytes: usize,
     act: (Template, CallReading),
@@ -71,16 +76,28 @@ impl Http {
         outside: Outside<'_>,
     ) -> Result<Http, Vec<Mistake>> {
         let table = node.table(&MEMBERS).map_err(|mistake| vec![mistake])?;
-        let (destination, base_path) = read_base(&table, outside).map_err(|mistake| vec![mistake])?;
+        let base = Base::read(&table).map_err(|mistake| vec![mistake])?;
+        let mut mistakes = Vec::new();
+        let auth = read_auth(&table, &base, outside).unwrap_or_else(|mistake| {
+            mistakes.push(mistake);
+            Auth::default()
+        });
+        let destination = match base.destination(&auth, outside) {
+            Ok(destination) => destination,
+            Err(mistake) => {
+                mistakes.push(mistake);
+                return Err(mistakes);
+            }
+        };
+        let mut keep = |mistake| mistakes.push(mistake);
         let common = Common {
             archetype,
             secrets: outside.secrets,
             origin: destination.origin(),
-            base_path: &base_path,
+            base_path: base.path(),
+            auth_headers: auth.headers(),
             headers: table.get("headers"),
         };
-        let mut mistakes = Vec::new();
-        let mut keep = |mistake| mistakes.push(mistake);
         let capabilities = read_capabilities(table.get("capabilities"), archetype).map_err(&mut keep).ok();
         let most_bytes = read_most_bytes(&table).map_err(&mut keep).ok();
         let act = read_act(&table, &common).map_err(&mut keep).ok();
@@ -91,8 +108,8 @@ impl Http {
             (name, capabilities, most_bytes, act, query, quote)
         {
             let identity = identity_of(&name, &common, &table);
-            let destination = destination.clone();
-            let http = Http { name, identity, destination, capabilities, most_bytes, act, query, quote };
+            let http =
+                Http { name, identity, destination, auth, capabilities, most_bytes, act, query, quote };
             mistakes.extend(http.broken_promises());
             if mistakes.is_empty() {
                 return Ok(http);
@@ -138,18 +155,12 @@ impl Http {
         mistakes
     }
 
-    async fn act(&self, call: &Call) -> Reply {
+    async fn act(&self, call: &Call, now_ms: i64) -> Reply {
         let (template, reading) = &self.act;
-        let request = match template.fill(&values_of(call), self.destination.origin(), self.most_bytes) {
-            Ok(request) => request,
-            Err(unmade) => return Reply::NotSent { why: unmade.to_string() },
-        };
-        match self.destination.exchange(request).await {
-            Exchange::NotSent(why) => Reply::NotSent { why },
-            Exchange::Lost(why) => Reply::Lost { why },
-            Exchange::Answered { status, body } => {
-                reading.judge(Answer::parse(status, body, &template.secrets))
-            }
+        match self.send(template, &values_of(call), now_ms).await {
+            Heard::NotSent(why) => Reply::NotSent { why },
+            Heard::Lost(why) => Reply::Lost { why },
+            Heard::Answer(answer) => reading.judge(answer),
         }
     }
 
@@ -158,15 +169,9 @@ impl Http {
         let Some((template, reading)) = self.query.as_ref().filter(|_| by_our_reference) else {
             return Found::Unknown;
         };
-        let Ok(request) = template.fill(&values_of(call), self.destination.origin(), self.most_bytes) else {
-            return Found::Unknown;
-        };
-        match self.destination.exchange(request).await {
-            Exchange::NotSent(_) | Exchange::Lost(_) => Found::Unknown,
-            Exchange::Answered { status, body } => {
-                let final_ = self.capabilities.absence_is_final(call, now_ms);
-                reading.judge(Answer::parse(status, body, &template.secrets), final_)
-            }
+        match self.inquire(template, &values_of(call), now_ms).await {
+            Heard::NotSent(_) | Heard::Lost(_) => Found::Unknown,
+            Heard::Answer(answer) => reading.judge(answer, self.capabilities.absence_is_final(call, now_ms)),
         }
     }
 
@@ -181,16 +186,51 @@ impl Http {
             reference: None,
             provider_key: None,
         };
-        let request = template
-            .fill(&values, self.destination.origin(), self.most_bytes)
-            .map_err(|unmade| Unquoted { why: unmade.to_string() })?;
+        match self.inquire(template, &values, ask.now_ms).await {
+            Heard::NotSent(why) | Heard::Lost(why) => Err(Unquoted { why }),
+            Heard::Answer(answer) => reading.judge(answer),
+        }
+    }
+
+    /// Sends what has no effect; once more when what it carried is no longer accepted and can be had anew.
+    async fn inquire(&self, template: &Template, values: &Values<'_>, now_ms: i64) -> Heard {
+        match self.send(template, values, now_ms).await {
+            Heard::Answer(answer) if answer.status == UNAUTHORIZED && self.auth.renews() => {
+                self.send(template, values, now_ms).await
+            }
+            heard => heard,
+        }
+    }
+
+    async fn send(&self, template: &Template, values: &Values<'_>, now_ms: i64) -> Heard {
+        let origin = self.destination.origin();
+        let mut request = match template.fill(values, origin, self.most_bytes) {
+            Ok(request) => request,
+            Err(unmade) => return Heard::NotSent(unmade.to_string()),
+        };
+        let mut shown = match self.auth.authorise(&mut request, origin, now_ms).await {
+            Ok(shown) => shown,
+            Err(why) => return Heard::NotSent(why),
+        };
         match self.destination.exchange(request).await {
-            Exchange::NotSent(why) | Exchange::Lost(why) => Err(Unquoted { why }),
+            Exchange::NotSent(why) => Heard::NotSent(why),
+            Exchange::Lost(why) => Heard::Lost(why),
             Exchange::Answered { status, body } => {
-                reading.judge(Answer::parse(status, body, &template.secrets))
+                if status == UNAUTHORIZED {
+                    self.auth.forget(&shown);
+                }
+                shown.extend(template.secrets.iter().cloned());
+                Heard::Answer(Answer::parse(status, body, &shown))
             }
         }
     }
+}
+
+/// What came of one request.
+enum Heard {
+    NotSent(String),
+    Lost(String),
+    Answer(Answer),
 }
 
 impl Provider for Http {
@@ -207,11 +247,11 @@ impl Provider for Http {
     }
 
     fn patience(&self) -> Duration {
-        self.destination.timeout()
+        self.auth.patience() + self.destination.timeout()
     }
 
-    fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Reply> {
-        Box::pin(self.act(call))
+    fn call<'a>(&'a self, call: &'a Call, now_ms: i64) -> BoxFuture<'a, Reply> {
+        Box::pin(self.act(call, now_ms))
     }
 
     fn query<'a>(&'a self, call: &'a Call, now_ms: i64) -> BoxFuture<'a, Found> {
@@ -233,22 +273,49 @@ fn values_of(call: &Call) -> Values<'_> {
     }
 }
 
-/// The destination, and the path that all requests begin with.
-fn read_base(table: &Table<'_>, outside: Outside<'_>) -> Result<(Destination, String), Mistake> {
-    let node = table.need("base")?;
-    let text = node.text()?;
-    let url = Url::parse(text).map_err(|_| {
-        node.mistake(format!("`{text}` is not a URL")).hint("as in base = \"https://bank.example/v1\"")
-    })?;
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err(node.mistake("the base has a query or a fragment").hint("parameters go into `params`"));
+/// Where all requests go, and how long each may take.
+struct Base<'a> {
+    node: Node<'a>,
+    url: Url,
+    origin: Origin,
+    timeout: Duration,
+}
+
+impl<'a> Base<'a> {
+    fn read(table: &Table<'a>) -> Result<Base<'a>, Mistake> {
+        let node = table.need("base")?;
+        let text = node.text()?;
+        let url = Url::parse(text).map_err(|_| {
+            node.mistake(format!("`{text}` is not a URL")).hint("as in base = \"https://bank.example/v1\"")
+        })?;
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(node
+                .mistake("the base has a query or a fragment")
+                .hint("parameters go into `params`"));
+        }
+        let origin = Origin::of(&url).map_err(|refused| closed(&node, &refused))?;
+        Ok(Base { node, url, origin, timeout: table.millis("timeout_ms", 10_000, 120_000)? })
     }
-    let timeout = table.millis("timeout_ms", 10_000, 120_000)?;
-    let destination = outside.egress.destination(&url, timeout).map_err(|refused| {
-        let hint = "only the gateway's own configuration can allow it, under `egress`";
-        node.mistake(refused.to_string()).hint(hint)
-    })?;
-    Ok((destination, url.path().trim_end_matches('/').to_owned()))
+
+    fn destination(&self, auth: &Auth, outside: Outside<'_>) -> Result<Destination, Mistake> {
+        let found = outside.egress.destination_as(auth.identity(), &self.url, self.timeout);
+        found.map_err(|refused| closed(&self.node, &refused))
+    }
+
+    /// The path that all requests begin with.
+    fn path(&self) -> &str {
+        self.url.path().trim_end_matches('/')
+    }
+}
+
+fn closed(node: &Node<'_>, refused: &Refused) -> Mistake {
+    let hint = "only the gateway's own configuration can allow it, under `egress`";
+    node.mistake(refused.to_string()).hint(hint)
+}
+
+fn read_auth(table: &Table<'_>, base: &Base<'_>, outside: Outside<'_>) -> Result<Auth, Mistake> {
+    let Some(node) = table.get("auth") else { return Ok(Auth::default()) };
+    Auth::read(&node, &base.origin, base.timeout, outside)
 }
 
 fn read_name(table: &Table<'_>, destination: &Destination) -> Result<String, Mistake> {
@@ -296,10 +363,13 @@ fn read_quote(table: &Table<'_>, common: &Common<'_>) -> Result<Option<(Template
     )))
 }
 
-const MEMBERS: [&str; 10] = [
+const UNAUTHORIZED: u16 = 401;
+
+const MEMBERS: [&str; 11] = [
     "provider",
     "name",
     "base",
+    "auth",
     "headers",
     "timeout_ms",
     "most_bytes",

@@ -7,6 +7,7 @@ use reqwest::Method;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
+use super::auth::unusable;
 use crate::Secrets;
 use crate::egress::{self, Origin};
 use crate::reader::{Mistake, Node, Table, below};
@@ -48,6 +49,8 @@ pub(super) struct Common<'a> {
     pub(super) secrets: &'a Secrets,
     pub(super) origin: &'a Origin,
     pub(super) base_path: &'a str,
+    /// Set by the binding's `auth`, so not to be set by its requests.
+    pub(super) auth_headers: &'static [&'static str],
     pub(super) headers: Option<Node<'a>>,
 }
 
@@ -170,14 +173,8 @@ impl Header {
         if HeaderValue::from_str(prefix).is_err() {
             return Err(node.mistake("the prefix cannot stand in a header"));
         }
-        let secret = common.secrets.get(name).ok_or_else(|| {
-            let hint = "name it in the gateway's own configuration, with its source and its hosts";
-            node.mistake(format!("there is no secret `{name}`")).hint(hint)
-        })?;
-        secret.may_go_to(common.origin).map_err(|error| {
-            node.mistake(error.to_string())
-                .hint("only the gateway's own configuration can add a host to a secret")
-        })?;
+        let secret = common.secrets.get(name).map_err(|error| unusable(node, &error))?;
+        secret.may_go_to(common.origin).map_err(|error| unusable(node, &error))?;
         Ok(Header::Secret { secret: Arc::clone(secret), prefix: prefix.to_owned() })
     }
 
@@ -255,7 +252,7 @@ fn read_headers(
     let mut headers: Vec<(HeaderName, Header)> = Vec::new();
     for node in common.headers.iter().cloned().chain(table.get("headers")) {
         for (name, value) in node.entries()? {
-            let name = header_name(name, &value)?;
+            let name = header_name(name, &value, common.auth_headers)?;
             let header = Header::read(&value, common, scope)?;
             headers.retain(|(earlier, _)| *earlier != name);
             headers.push((name, header));
@@ -264,11 +261,16 @@ fn read_headers(
     Ok(headers)
 }
 
-fn header_name(name: &str, node: &Node<'_>) -> Result<HeaderName, Mistake> {
+fn header_name(name: &str, node: &Node<'_>, auth_headers: &[&str]) -> Result<HeaderName, Mistake> {
     let parsed = HeaderName::from_bytes(name.as_bytes())
         .map_err(|_| node.mistake(format!("`{name}` is not a header name")))?;
     if OURS.contains(&parsed.as_str()) || parsed.as_str().starts_with("proxy-") {
         return Err(node.mistake(format!("the header `{name}` belongs to the connection and cannot be set")));
+    }
+    if auth_headers.contains(&parsed.as_str()) {
+        return Err(node
+            .mistake(format!("the header `{name}` is set by `auth`"))
+            .hint("leave one of the two out"));
     }
     Ok(parsed)
 }

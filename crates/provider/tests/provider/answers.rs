@@ -3,7 +3,7 @@
 use execution::{Found, Reply};
 use serde_json::json;
 
-use crate::common::{Act, Pair, Seen, answer, binding, call, to, usd, with_headers};
+use crate::common::{Act, NOW_MS, Pair, Seen, answer, binding, call, to, usd, with_headers};
 use action::Money;
 
 /// Outcomes in one word, as a table shows them.
@@ -193,13 +193,18 @@ price = { amount = "/price" }
         let pair = Pair::new(bind, move |_: &Seen| Act::Say(answer(status, body))).await;
         let constraints = to("acct-1");
         let action_id = call(&pair.archetype, json!({})).action_id;
-        let ask = provider::Ask { action_id, constraints: &constraints, bound: Money::new(2000, usd()) };
+        let ask = provider::Ask {
+            action_id,
+            constraints: &constraints,
+            bound: Money::new(2000, usd()),
+            now_ms: NOW_MS,
+        };
         let quoted = pair.provider.quote(ask).await.ok();
         assert_eq!(quoted, expected.and_then(|minor| Money::new(minor, usd())), "{status} {body}");
         assert_eq!(pair.server.seen()[0].json(), json!({ "at_most": "20.00", "id": action_id.to_string() }));
     }
     let pair = Pair::answering(Act::Hang).await;
     let action_id = call(&pair.archetype, json!({})).action_id;
-    let unasked = provider::Ask { action_id, constraints: &json!({}), bound: None };
+    let unasked = provider::Ask { action_id, constraints: &json!({}), bound: None, now_ms: NOW_MS };
     assert!(pair.provider.quote(unasked).await.is_err(), "the binding has no quote");
 }

@@ -8,7 +8,7 @@ use execution::{Call, Event, Execution, Fate, Found, Reply, recover};
 use provider::{Outside, Provider};
 use testkit::bank::{Bank, Fault, Injection, Options};
 
-use crate::common::{archetype, call, open_to, secret, to, usd};
+use crate::common::{NOW_MS, archetype, call, open_to, secret, to, usd};
 
 fn binding(base: &str) -> String {
     format!(
@@ -93,7 +93,7 @@ async fn whatever_goes_wrong_the_record_and_the_bank_agree() {
         let (bank, archetype, provider) = open(Options::default()).await;
         bank.inject(Injection::payments(fault.clone(), 1));
         let call = call(&archetype, to("acct-1"));
-        let reply = provider.call(&call).await;
+        let reply = provider.call(&call, NOW_MS).await;
         assert_eq!(!matches!(reply, Reply::Lost { .. }), known, "{fault:?}: {reply:?}");
         let fate = resolve(&*provider, call.clone()).await;
         let Fate::Confirmed(it) = &fate else {
@@ -106,7 +106,7 @@ async fn whatever_goes_wrong_the_record_and_the_bank_agree() {
             assert_eq!(replied.reference, it.reference);
         }
         // The provider key makes a second sending harmless.
-        assert!(matches!(provider.call(&call).await, Reply::Confirmed(_)), "{fault:?}");
+        assert!(matches!(provider.call(&call, NOW_MS).await, Reply::Confirmed(_)), "{fault:?}");
         assert_eq!((bank.effects().count, bank.balance("acct-1")), (1, Some(1250)), "{fault:?}");
     }
 }
@@ -116,7 +116,7 @@ async fn a_payment_that_arrives_late_is_not_called_absent_too_early() {
     let (bank, archetype, provider) = open(Options::default()).await;
     bank.inject(Injection::payments(Fault::Late { ms: 300 }, 1));
     let call = call(&archetype, to("acct-1"));
-    assert!(matches!(provider.call(&call).await, Reply::Lost { .. }));
+    assert!(matches!(provider.call(&call, NOW_MS).await, Reply::Lost { .. }));
     let early = provider.query(&call, call.send_by_ms + 999).await;
     assert_eq!(early, Found::Absent { final_: false }, "it may still be on its way");
     tokio::time::sleep(Duration::from_millis(400)).await;
@@ -127,7 +127,7 @@ async fn a_payment_that_arrives_late_is_not_called_absent_too_early() {
 #[tokio::test]
 async fn the_bank_says_no() {
     let (bank, archetype, provider) = open(Options { opening_minor: 100, ..Options::default() }).await;
-    let Reply::Refused(refusal) = provider.call(&call(&archetype, to("acct-1"))).await else {
+    let Reply::Refused(refusal) = provider.call(&call(&archetype, to("acct-1")), NOW_MS).await else {
         panic!("not refused")
     };
     assert_eq!((refusal.status, refusal.code.as_deref()), (Some(402), Some("insufficient_funds")));

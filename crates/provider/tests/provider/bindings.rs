@@ -1,9 +1,10 @@
 //! Mistakes in a binding say where they are and what to do.
 
 use provider::egress::{Egress, Rules};
+use provider::secrets::{AwsKeys, ClientAuth, Declared, Kind, OAuth2Client, Source};
 use provider::{Outside, Secrets};
 
-use crate::common::{binding, compile, mistakes, moneyless, open_to};
+use crate::common::{archetype, binding, compile, mistakes, moneyless, open_to};
 
 const BASE: &str = "https://bank.example";
 
@@ -219,5 +220,142 @@ fn the_sandbox_explains_its_options() {
     for (line, pointer) in table {
         let found = mistakes(&format!("[binding]\nprovider = \"sandbox\"\n{line}\n"));
         assert_eq!(found[0].pointer, pointer, "{line}");
+    }
+}
+
+/// One secret of each kind, and two of the kind oauth2, with nothing in them.
+fn stand_ins() -> Secrets {
+    let nowhere = || Source::File("/no/such/file".into());
+    let client = |token_url: &str| {
+        Kind::OAuth2(OAuth2Client {
+            token_url: token_url.to_owned(),
+            client_id: "gateway".to_owned(),
+            client_secret: nowhere(),
+            scope: None,
+            auth: ClientAuth::Basic,
+        })
+    };
+    let keys = AwsKeys {
+        access_key: nowhere(),
+        secret_key: nowhere(),
+        session_token: Some(nowhere()),
+        region: "eu-central-1".to_owned(),
+        service: "execute-api".to_owned(),
+    };
+    let certificate = Kind::Mtls { certificate: "/no/such/file".into(), key: "/no/such/file".into() };
+    let declare =
+        |name: &str, kind| Declared { name: name.to_owned(), kind, hosts: vec!["bank.example".to_owned()] };
+    Secrets::stand_ins([
+        declare("plain", Kind::Static(nowhere())),
+        declare("oauth", client("https://id.example/token")),
+        declare("inside", client("https://10.0.0.1/token")),
+        declare("certificate", certificate),
+        declare("aws", Kind::AwsSigV4(keys)),
+    ])
+    .unwrap_or_else(|errors| panic!("{errors:?}"))
+}
+
+#[test]
+fn each_mistake_in_auth_is_found_without_reading_a_secret() {
+    let (secrets, egress) = (stand_ins(), Egress::new(Rules::default()));
+    let mistakes = |auth: &str| {
+        let text = binding(BASE).replacen("timeout_ms", &format!("{auth}\ntimeout_ms"), 1);
+        provider::compile(&archetype(&text), Outside { egress: &egress, secrets: &secrets }).err()
+    };
+    for right in [
+        "auth = \"oauth\"",
+        "auth = \"certificate\"",
+        "auth = \"aws\"",
+        "auth = [\"certificate\", \"oauth\"]",
+        "auth = [\"aws\", \"certificate\"]\nheaders = { X-Api-Key = \"secret:plain\" }",
+        "auth = \"certificate\"\nheaders = { Authorization = \"secret:plain\" }",
+    ] {
+        assert_eq!(mistakes(right), None, "{right}");
+    }
+    let table = [
+        ("auth = \"nobody\"", "/auth", "no secret `nobody`", "configuration"),
+        ("auth = 7", "/auth", "a string", ""),
+        ("auth = [\"oauth\", 7]", "/auth/1", "a string", ""),
+        ("auth = \"plain\"", "/auth", "a static value", "`headers`"),
+        (
+            "headers = { Authorization = \"secret:oauth\" }",
+            "/headers/Authorization",
+            "of kind oauth2",
+            "`auth`",
+        ),
+        ("headers = { X-Key = \"secret:aws\" }", "/headers/X-Key", "of kind aws-sigv4", "`auth`"),
+        ("auth = [\"oauth\", \"inside\"]", "/auth/1", "second secret of its kind", "one of each kind"),
+        ("auth = [\"oauth\", \"aws\"]", "/auth/0", "not both", "mtls"),
+        ("auth = \"inside\"", "/auth", "token endpoint cannot be used", "`egress`"),
+        (
+            "auth = \"oauth\"\nheaders = { authorization = \"x\" }",
+            "/headers/authorization",
+            "set by `auth`",
+            "out",
+        ),
+        ("auth = \"aws\"\nheaders = { X-Amz-Date = \"x\" }", "/headers/X-Amz-Date", "set by `auth`", "out"),
+    ];
+    for (auth, pointer, message, hint) in table {
+        let found = mistakes(auth).unwrap_or_else(|| panic!("{auth} has no mistake"));
+        assert_eq!(found[0].pointer, pointer, "{auth} {found:?}");
+        assert!(found[0].message.contains(message), "{auth} {found:?}");
+        assert!(found[0].hint.as_deref().unwrap_or_default().contains(hint), "{auth} {found:?}");
+    }
+    // The same secret for another place, and a mistake elsewhere beside it.
+    let text = binding("https://other.example").replacen("timeout_ms", "auth = \"oauth\"\ntimeout_ms", 1);
+    let text = text.replacen("most_bytes = 4096", "most_bytes = 0", 1);
+    let found =
+        provider::compile(&archetype(&text), Outside { egress: &egress, secrets: &secrets }).unwrap_err();
+    assert!(found[0].message.contains("may not be sent to `other.example:443`"), "{found:?}");
+    assert_eq!(found[1].pointer, "/most_bytes");
+}
+
+#[test]
+fn a_declaration_that_is_wrong_is_one_without_its_values_too() {
+    let client = |token_url: &str, client_id: &str, scope: &str| {
+        Kind::OAuth2(OAuth2Client {
+            token_url: token_url.to_owned(),
+            client_id: client_id.to_owned(),
+            client_secret: Source::Env("COUNTERSIGN_TEST_NOT_SET".to_owned()),
+            scope: Some(scope.to_owned()),
+            auth: ClientAuth::Body,
+        })
+    };
+    let keys = |region: &str| {
+        let source = || Source::Env("COUNTERSIGN_TEST_NOT_SET".to_owned());
+        Kind::AwsSigV4(AwsKeys {
+            access_key: source(),
+            secret_key: source(),
+            session_token: None,
+            region: region.to_owned(),
+            service: "s3".to_owned(),
+        })
+    };
+    let url = "https://id.example/token";
+    let table = [
+        (client(url, "gateway", "a b"), "bank.example", None),
+        (client("id.example", "gateway", "a"), "bank.example", Some("`token_url`")),
+        (client("ftp://id.example", "gateway", "a"), "bank.example", Some("`token_url`")),
+        (client("https://me:pass-word@id.example", "gateway", "a"), "bank.example", Some("`token_url`")),
+        (client(url, "", "a"), "bank.example", Some("`client_id`")),
+        (client(url, "gateway", "line\nbreak"), "bank.example", Some("`scope`")),
+        (client(url, "gateway", "a"), "not a host", Some("neither a host")),
+        (client(url, "gateway", "a"), "", Some("no `hosts`")),
+        (keys("EU"), "bank.example", Some("`region`")),
+        (keys(""), "bank.example", Some("`region`")),
+    ];
+    for (kind, host, expected) in table {
+        let hosts = Some(host.to_owned()).filter(|host| !host.is_empty()).into_iter().collect();
+        let shown = format!("{kind:?} {host}");
+        let errors = Secrets::stand_ins([Declared { name: "it".to_owned(), kind, hosts }]).err();
+        let told = errors.map(|errors| errors[0].to_string());
+        match expected {
+            None => assert_eq!(told, None, "{shown}"),
+            Some(part) => {
+                let told = told.unwrap_or_else(|| panic!("{shown} is taken"));
+                assert!(told.contains("`it`") && told.contains(part), "{shown}: {told}");
+                assert!(!told.contains("pass-word"), "{told}");
+            }
+        }
     }
 }

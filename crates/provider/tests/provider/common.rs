@@ -99,6 +99,9 @@ reference = "/payments/0/id"
     )
 }
 
+/// When calls begin.
+pub(crate) const NOW_MS: i64 = 1_760_000_000_000;
+
 /// A call of that archetype with these constraints.
 pub(crate) fn call(archetype: &Arc<Archetype>, constraints: Value) -> Call {
     let action_id = ActionId::new(1_760_000_000_000, *b"0123456789");
@@ -140,7 +143,7 @@ pub(crate) fn secret(name: &str, value: &str, hosts: &[&str]) -> Result<Secrets,
     std::io::Write::write_all(&mut file, value.as_bytes()).unwrap();
     Secrets::load([secrets::Declared {
         name: name.to_owned(),
-        source: secrets::Source::File(file.path().to_owned()),
+        kind: secrets::Kind::Static(secrets::Source::File(file.path().to_owned())),
         hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
     }])
 }
@@ -154,6 +157,9 @@ pub(crate) fn mistakes(binding: &str) -> Vec<Mistake> {
 pub(crate) fn compile(binding: &str, egress: &Egress) -> Result<Arc<dyn Provider>, Vec<Mistake>> {
     provider::compile(&archetype(binding), Outside { egress, secrets: &no_secrets() })
 }
+
+/// An archetype and its provider.
+pub(crate) type Bound = (Arc<Archetype>, Arc<dyn Provider>);
 
 /// A provider and the server that it talks to.
 pub(crate) struct Pair {
@@ -180,7 +186,7 @@ impl Pair {
     }
 
     pub(crate) async fn call(&self, constraints: Value) -> Reply {
-        self.provider.call(&call(&self.archetype, constraints)).await
+        self.provider.call(&call(&self.archetype, constraints), NOW_MS).await
     }
 }
 

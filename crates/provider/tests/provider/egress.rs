@@ -11,7 +11,7 @@ use reqwest::Method;
 use reqwest::header::HeaderMap;
 use url::Url;
 
-use crate::common::{Act, Changing, Seen, Server, answer, archetype, binding, call, no_secrets, to};
+use crate::common::{Act, Changing, NOW_MS, Seen, Server, answer, archetype, binding, call, no_secrets, to};
 
 const TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -299,7 +299,7 @@ async fn tls_wants_a_certificate_that_is_trusted_and_for_that_name() {
         let archetype = archetype(&binding(&format!("https://{name}:{port}")));
         let provider =
             provider::compile(&archetype, Outside { egress: &egress, secrets: &no_secrets() }).unwrap();
-        provider.call(&call(&archetype, to("acct-1"))).await
+        provider.call(&call(&archetype, to("acct-1")), NOW_MS).await
     };
     let failed = Reply::NotSent { why: "the TLS handshake failed".to_owned() };
     assert_eq!(send("bank.example", false).await, failed, "nobody vouches for it");

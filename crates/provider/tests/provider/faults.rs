@@ -6,7 +6,7 @@ use execution::Reply;
 use serde_json::json;
 
 use crate::common::{
-    Act, Pair, Seen, answer, archetype, binding, call, no_secrets, open_to, to, with_headers,
+    Act, NOW_MS, Pair, Seen, answer, archetype, binding, call, no_secrets, open_to, to, with_headers,
 };
 use provider::Outside;
 
@@ -79,7 +79,7 @@ async fn nothing_left_when_nobody_listens() {
     let egress = open_to(&[address.to_string()]);
     let provider =
         provider::compile(&archetype, Outside { egress: &egress, secrets: &no_secrets() }).unwrap();
-    let reply = provider.call(&call(&archetype, to("acct-1"))).await;
+    let reply = provider.call(&call(&archetype, to("acct-1")), NOW_MS).await;
     assert_eq!(not_sent(&reply), "the connection was refused");
 }
 
@@ -89,7 +89,7 @@ async fn nothing_left_when_the_name_is_unknown() {
     let egress = open_to(&[]);
     let provider =
         provider::compile(&archetype, Outside { egress: &egress, secrets: &no_secrets() }).unwrap();
-    let reply = provider.call(&call(&archetype, to("acct-1"))).await;
+    let reply = provider.call(&call(&archetype, to("acct-1")), NOW_MS).await;
     assert_eq!(not_sent(&reply), "the name could not be resolved");
 }
 

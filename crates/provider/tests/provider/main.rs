@@ -5,11 +5,14 @@
 extern crate countersign_provider as provider;
 
 mod answers;
+mod aws;
 mod bank;
 mod bindings;
 mod common;
 mod egress;
 mod faults;
+mod mtls;
+mod oauth2;
 mod sandbox;
 mod secrets;
 mod templates;

@@ -9,7 +9,7 @@ use provider::egress::{Egress, Rules};
 use provider::{Ask, Outside, Provider, Secrets, sandboxed};
 use serde_json::{Value, json};
 
-use crate::common::{archetype, binding, call, moneyless, to, usd};
+use crate::common::{NOW_MS, archetype, binding, call, moneyless, to, usd};
 
 const LATE: i64 = i64::MAX;
 
@@ -49,7 +49,7 @@ async fn trigger_values_decide_the_call_and_what_is_found_later() {
         let archetype = archetype(&binding("https://bank.example"));
         let provider = sandboxed(&archetype);
         let call = call(&archetype, to(recipient));
-        let reply = match provider.call(&call).await {
+        let reply = match provider.call(&call, NOW_MS).await {
             Reply::Confirmed(it) => {
                 assert_eq!((it.charged, &it.answer["sandbox"]), (call.money, &json!(true)));
                 "confirmed"
@@ -82,9 +82,13 @@ async fn the_same_call_has_the_same_answer_and_another_attempt_is_another_call()
     let archetype = archetype("");
     let provider = sandboxed(&archetype);
     let first = call(&archetype, to("acct-1"));
-    let reply = provider.call(&first).await;
-    assert_eq!(provider.call(&first).await, reply);
-    assert_eq!(sandboxed(&archetype).call(&first).await, reply, "nor does it depend on what went before");
+    let reply = provider.call(&first, NOW_MS).await;
+    assert_eq!(provider.call(&first, NOW_MS).await, reply);
+    assert_eq!(
+        sandboxed(&archetype).call(&first, NOW_MS).await,
+        reply,
+        "nor does it depend on what went before"
+    );
     let second = Call { attempt: 2, reference: execution::reference(&first.action_id, 2), ..first };
     assert_eq!(provider.query(&second, LATE).await, Found::Absent { final_: true });
 }
@@ -100,7 +104,7 @@ headers = { Authorization = "secret:missing" }
 "#;
     let archetype = archetype(text);
     let provider = sandboxed(&archetype);
-    assert!(matches!(provider.call(&call(&archetype, to("acct-1"))).await, Reply::Confirmed(_)));
+    assert!(matches!(provider.call(&call(&archetype, to("acct-1")), NOW_MS).await, Reply::Confirmed(_)));
     assert!(provider.capabilities().can_keep(GuaranteeLevel::Atp3));
     assert_eq!(provider.name(), "sandbox");
 }
@@ -111,8 +115,8 @@ async fn a_binding_can_fail_and_lose_one_in_so_many_and_the_same_ones_each_time(
     let mut counts = [0; 3];
     for n in 0..1000 {
         let call = nth(&archetype, n, to("acct-1"));
-        let reply = provider.call(&call).await;
-        assert_eq!(provider.call(&call).await, reply);
+        let reply = provider.call(&call, NOW_MS).await;
+        assert_eq!(provider.call(&call, NOW_MS).await, reply);
         let kind = match reply {
             Reply::Confirmed(_) => 0,
             Reply::Refused(_) => 1,
@@ -131,16 +135,19 @@ async fn delays_lie_in_their_range() {
     let (archetype, provider) = bound("options = { delay_ms = [20, 60] }");
     assert_eq!(provider.patience(), Duration::from_millis(60));
     let started = Instant::now();
-    provider.call(&call(&archetype, to("acct-1"))).await;
+    provider.call(&call(&archetype, to("acct-1")), NOW_MS).await;
     assert!(started.elapsed() >= Duration::from_millis(20));
 }
 
 #[tokio::test]
 async fn outside_the_sandbox_triggers_work_only_if_asked_for() {
     let (archetype, provider) = bound("");
-    assert!(matches!(provider.call(&call(&archetype, to("sandbox:fail"))).await, Reply::Confirmed(_)));
+    assert!(matches!(
+        provider.call(&call(&archetype, to("sandbox:fail")), NOW_MS).await,
+        Reply::Confirmed(_)
+    ));
     let (archetype, provider) = bound("options = { triggers = true }");
-    assert!(matches!(provider.call(&call(&archetype, to("sandbox:fail"))).await, Reply::Refused(_)));
+    assert!(matches!(provider.call(&call(&archetype, to("sandbox:fail")), NOW_MS).await, Reply::Refused(_)));
 }
 
 #[tokio::test]
@@ -150,13 +157,14 @@ async fn a_quote_is_within_the_bound() {
     let constraints = to("acct-1");
     for n in 0..100 {
         let action_id = nth(&archetype, n, json!({})).action_id;
-        let ask = Ask { action_id, constraints: &constraints, bound: Money::new(10_000, usd()) };
+        let ask =
+            Ask { action_id, constraints: &constraints, bound: Money::new(10_000, usd()), now_ms: NOW_MS };
         let price = provider.quote(ask).await.unwrap();
         assert!((4000..=9000).contains(&price.minor()), "{price}");
         assert_eq!(provider.quote(ask).await.unwrap(), price);
     }
     let action_id = nth(&archetype, 1, json!({})).action_id;
-    let unbounded = Ask { action_id, constraints: &constraints, bound: None };
+    let unbounded = Ask { action_id, constraints: &constraints, bound: None, now_ms: NOW_MS };
     assert_eq!(provider.quote(unbounded).await.unwrap(), Money::new(10_000, usd()).unwrap());
     assert!(sandboxed(&moneyless("")).quote(unbounded).await.is_err());
 }
@@ -167,7 +175,7 @@ async fn memory_is_bounded_and_forgets_the_oldest() {
     let provider = sandboxed(&archetype);
     let most = u32::try_from(provider::sandbox::MOST_EFFECTS).unwrap();
     for n in 0..=most {
-        provider.call(&nth(&archetype, n, to("acct-1"))).await;
+        provider.call(&nth(&archetype, n, to("acct-1")), NOW_MS).await;
     }
     let found = async |n| provider.query(&nth(&archetype, n, to("acct-1")), LATE).await;
     assert_eq!(found(0).await, Found::Absent { final_: true });

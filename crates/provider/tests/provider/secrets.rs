@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use execution::Reply;
 use provider::egress::{Egress, Rules};
-use provider::secrets::{Declared, Secrets, Source};
+use provider::secrets::{Declared, Kind, Secrets, Source};
 use provider::{Mistake, Outside, Provider};
 use serde_json::json;
 
-use crate::common::{Act, Changing, Seen, Server, answer, archetype, binding, call, open_to, secret, to};
+use crate::common::{
+    Act, Changing, NOW_MS, Seen, Server, answer, archetype, binding, call, open_to, secret, to,
+};
 
 const VALUE: &str = "hunter2-hunter2";
 
@@ -39,7 +41,7 @@ async fn it_reaches_its_host_in_the_header_that_names_it() {
         let archetype = archetype(&with_secret(&server.url(), header));
         let egress = open_to(std::slice::from_ref(&place));
         let provider = provider::compile(&archetype, Outside { egress: &egress, secrets: &secrets }).unwrap();
-        provider.call(&call(&archetype, to("acct-1"))).await;
+        provider.call(&call(&archetype, to("acct-1")), NOW_MS).await;
         assert_eq!(server.seen().last().unwrap().header("authorization"), Some(expected.as_str()));
         assert!(!format!("{provider:?}").contains(VALUE));
     }
@@ -109,7 +111,7 @@ async fn it_is_struck_from_an_answer_that_repeats_it() {
     let egress = open_to(&[place]);
     let archetype = archetype(&with_secret(&server.url(), r#"{ "$secret" = "bank", prefix = "Bearer " }"#));
     let provider = provider::compile(&archetype, Outside { egress: &egress, secrets: &secrets }).unwrap();
-    let Reply::Confirmed(it) = provider.call(&call(&archetype, to("acct-1"))).await else {
+    let Reply::Confirmed(it) = provider.call(&call(&archetype, to("acct-1")), NOW_MS).await else {
         panic!("not confirmed")
     };
     assert!(!format!("{it:?}").contains(VALUE), "{it:?}");
@@ -124,7 +126,7 @@ async fn it_is_in_no_reply_of_a_call_that_fails() {
     let secrets = secret("bank", VALUE, &["bank.example"]).unwrap();
     let archetype = archetype(&with_secret("https://bank.example", r#""secret:bank""#));
     let provider = provider::compile(&archetype, Outside { egress: &egress, secrets: &secrets }).unwrap();
-    let reply = provider.call(&call(&archetype, to("acct-1"))).await;
+    let reply = provider.call(&call(&archetype, to("acct-1")), NOW_MS).await;
     assert!(matches!(reply, Reply::NotSent { .. }));
     assert!(!format!("{reply:?} {provider:?} {secrets:?} {egress:?}").contains(VALUE));
 }
@@ -152,7 +154,7 @@ fn what_cannot_be_a_secret_is_said_without_showing_it() {
     assert!(secret("bank", &"x".repeat(9000), &[]).is_err());
     let declared = |name: &str, source, hosts: &[&str]| Declared {
         name: name.to_owned(),
-        source,
+        kind: Kind::Static(source),
         hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
     };
     let errors = Secrets::load([
