@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use figment::Figment;
+use figment::error::{Kind as Wrong, OneOf};
 use figment::providers::{Env, Format, Serialized, Toml};
 use figment::value::{Dict, Value};
 use provider::secrets::{AwsKeys, ClientAuth, Declared, Kind, OAuth2Client, Source};
@@ -380,13 +381,28 @@ fn by_kind<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, Secret
 }
 
 fn understood<T: serde::de::DeserializeOwned>(value: &Value) -> Result<T, String> {
-    value.deserialize().map_err(|error| explain(&error))
+    value.deserialize().map_err(|error| explain_with(&error, untold(&error.kind)))
 }
 
 fn explain(error: &figment::Error) -> String {
+    let secret = error.path.first().is_some_and(|key| key == "secrets");
+    explain_with(error, if secret { untold(&error.kind) } else { error.kind.to_string() })
+}
+
+/// What is wrong, without what was found: a value may stand where the place of one belongs.
+fn untold(wrong: &Wrong) -> String {
+    match wrong {
+        Wrong::InvalidType(_, expected) | Wrong::InvalidValue(_, expected) => format!("expected {expected}"),
+        Wrong::UnknownVariant(_, expected) => format!("expected {}", OneOf(expected)),
+        Wrong::Unsupported(_) | Wrong::UnsupportedKey(..) => "not understood".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn explain_with(error: &figment::Error, what: String) -> String {
     let key = error.path.join(".");
     let place = error.metadata.as_ref().map(|metadata| format!(" in {}", metadata.name)).unwrap_or_default();
-    if key.is_empty() { format!("{}{place}", error.kind) } else { format!("`{key}`: {}{place}", error.kind) }
+    if key.is_empty() { format!("{what}{place}") } else { format!("`{key}`: {what}{place}") }
 }
 
 /// The secret that wraps the tenants' keys.
@@ -461,6 +477,22 @@ mod tests {
             })
             .collect();
         assert_eq!(shown, [("certificate", true), ("cloud", true), ("oauth", true), ("plain", true)]);
+    }
+
+    #[test]
+    fn a_value_where_its_place_belongs_is_not_repeated() {
+        let oauth = "kind = \"oauth2\"\ntoken_url = \"https://id.example\"\nclient_id = \"a\"\nhosts = []";
+        for (text, named) in [
+            ("secrets.bank = \"hunter2\"".to_owned(), "bank"),
+            ("[secrets.bank]\nenv = [\"hunter2\"]".to_owned(), "env"),
+            (format!("[secrets.bank]\n{oauth}\nclient_secret = \"hunter2\""), "client_secret"),
+            (format!("[secrets.bank]\n{oauth}\nclient_secret = [\"hunter2\"]"), "client_secret"),
+            (format!("[secrets.bank]\n{oauth}\nclient_secret = {{ text = \"hunter2\" }}"), "client_secret"),
+            (format!("[secrets.bank]\n{oauth}\nclient_secret = {{ env = [\"hunter2\"] }}"), "client_secret"),
+        ] {
+            let error = read(&text).expect_err("it must not load");
+            assert!(error.contains(named) && !error.contains("hunter2"), "{text}: {error}");
+        }
     }
 
     #[test]
