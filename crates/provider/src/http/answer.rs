@@ -101,7 +101,7 @@ impl CallReading {
 
     pub(super) fn read(table: &Table<'_>, archetype: &Archetype) -> Result<CallReading, Mistake> {
         let success = Rule::read(&table.need("success")?, Side::Success)?;
-        let refused = read_refused(table)?;
+        let refused = read_refused(table, Side::Refused)?;
         if let Some(both) = refused.iter().find_map(|rule| rule.takes_all_of(&success)) {
             let message = format!("{both} is listed as success and, without a condition, as refused");
             return Err(table
@@ -161,7 +161,7 @@ impl QueryReading {
         Ok(QueryReading {
             found,
             absent,
-            refused: read_refused(table)?,
+            refused: read_refused(table, Side::Declined)?,
             record: Record::read(table, archetype)?,
         })
     }

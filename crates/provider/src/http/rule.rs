@@ -44,6 +44,8 @@ pub(super) enum Side {
     Success,
     Refused,
     Absent,
+    /// A query's refusal: the provider knows the call and has declined it.
+    Declined,
 }
 
 impl Rule {
@@ -57,7 +59,7 @@ impl Rule {
             return Err(listed.mistake("at least one status is needed"));
         }
         let bare = statuses.iter().find(|status| **status < 300);
-        if let (Side::Refused, None, Some(status)) = (side, &when, bare) {
+        if let (Side::Refused | Side::Declined, None, Some(status)) = (side, &when, bare) {
             let message = format!("{status} is a refusal only if the body says so");
             return Err(listed.mistake(message).hint("add a `pointer` and `equals`"));
         }
@@ -157,13 +159,14 @@ impl MoneyAt {
     }
 }
 
-pub(super) fn read_refused(table: &Table<'_>) -> Result<Vec<Rule>, Mistake> {
+/// `side` is that of the operation: what refuses an `act` says more than what refuses a question.
+pub(super) fn read_refused(table: &Table<'_>, side: Side) -> Result<Vec<Rule>, Mistake> {
     match table.get("refused") {
         None => Ok(Vec::new()),
         Some(node) if node.value.is_array() => {
-            node.items()?.iter().map(|item| Rule::read(item, Side::Refused)).collect()
+            node.items()?.iter().map(|item| Rule::read(item, side)).collect()
         }
-        Some(node) => Ok(vec![Rule::read(&node, Side::Refused)?]),
+        Some(node) => Ok(vec![Rule::read(&node, side)?]),
     }
 }
 
@@ -171,14 +174,24 @@ fn read_status(node: &Node<'_>, side: Side) -> Result<u16, Mistake> {
     let status = node.whole(200, 599)?;
     let fits = match side {
         Side::Success => status < 300,
-        Side::Refused | Side::Absent => status < 300 || (400..500).contains(&status),
+        Side::Refused | Side::Absent | Side::Declined => status < 300 || (400..500).contains(&status),
     };
+    if matches!(side, Side::Absent | Side::Declined) && ABOUT_THE_ASKER.contains(&status) {
+        let hint =
+            "a query that is turned away leaves the action in doubt; list only what is said of the action";
+        return Err(node
+            .mistake(format!("{status} is about who asks, not about what is asked for"))
+            .hint(hint));
+    }
     if !fits {
         let hint = "redirects are not followed and 5xx decides nothing: after either, the effect may be there or not";
         return Err(node.mistake(format!("{status} cannot mean that")).hint(hint));
     }
     u16::try_from(status).map_err(|_| node.mistake("this is not a status"))
 }
+
+/// Not known, not allowed, not now. Were one of them taken for an answer, a token that has expired would end a doubt.
+const ABOUT_THE_ASKER: [u64; 5] = [401, 403, 407, 408, 429];
 
 fn read_equals(node: &Node<'_>) -> Result<Vec<Value>, Mistake> {
     let items = node.items()?;

@@ -46,6 +46,24 @@ fn an_identity_outlives_a_release() {
     assert_eq!(identity("", ""), "72bf630b0da55c3e35834b0ff36fbdc31f4d8063588461c2aed79be73c886fcd");
 }
 
+#[test]
+fn a_query_that_is_turned_away_cannot_mean_that_nothing_happened() {
+    let absent = "absent = { status = [200], pointer = \"/payments/0\", exists = false }";
+    let declined = "refused = { status = [200], pointer = \"/payments/0/status\", equals = [\"declined\"] }";
+    for status in [401, 403, 407, 408, 429] {
+        for (from, member) in [(absent, "absent"), (declined, "refused")] {
+            for when in ["", ", pointer = \"/error\""] {
+                let (pointer, message) =
+                    after(from, &format!("{member} = {{ status = [404, {status}]{when} }}"));
+                assert_eq!(pointer, format!("/query/{member}/status/1"));
+                assert!(message.contains("about who asks"), "{message}");
+            }
+        }
+    }
+    let act = binding(BASE).replacen("{ status = [402] }", "{ status = [401, 402, 403] }", 1);
+    assert!(compile(&act, &open_to(&[])).is_ok(), "what refuses an act is the provider's promise");
+}
+
 /// The first mistake after one change to the usual binding: where and what.
 fn after(from: &str, with: &str) -> (String, String) {
     let usual = binding(BASE);
