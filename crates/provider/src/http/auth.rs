@@ -8,7 +8,7 @@ use reqwest::header::AUTHORIZATION;
 use crate::Outside;
 use crate::egress::{Destination, Identity, Origin, Request};
 use crate::reader::{Mistake, Node};
-use crate::secrets::{AwsSigner, Certificate, Credential, Error, OAuth2, Secret};
+use crate::secrets::{AwsSigner, Certificate, Credential, Error, OAuth2, Place, Secret};
 
 /// What a binding's `auth` says: a certificate for the connection, and what each request carries.
 #[derive(Debug, Default)]
@@ -22,7 +22,7 @@ enum Proof {
     #[default]
     None,
     /// A token from this endpoint.
-    Token(Arc<OAuth2>, Destination),
+    Token(Arc<OAuth2>, Arc<Place>, Destination),
     Signature(Arc<AwsSigner>),
 }
 
@@ -47,7 +47,8 @@ impl Auth {
             (None, Some(signer)) => Proof::Signature(signer),
             (Some((node, client)), None) => {
                 let endpoint = endpoint(&node, &client, certificate.as_deref(), timeout, outside)?;
-                Proof::Token(client, endpoint)
+                let place = client.place(certificate.as_deref().and_then(Certificate::identity));
+                Proof::Token(client, place, endpoint)
             }
             (Some((node, _)), Some(_)) => {
                 let message = "a request carries a token or is signed, not both";
@@ -76,7 +77,7 @@ impl Auth {
     /// The longest that [`Auth::authorise`] takes.
     pub(super) fn patience(&self) -> Duration {
         match &self.proof {
-            Proof::Token(_, endpoint) => endpoint.timeout(),
+            Proof::Token(_, _, endpoint) => endpoint.timeout(),
             Proof::None | Proof::Signature(_) => Duration::ZERO,
         }
     }
@@ -91,8 +92,8 @@ impl Auth {
     ) -> Result<Vec<Arc<Secret>>, String> {
         match &self.proof {
             Proof::None => Ok(Vec::new()),
-            Proof::Token(client, endpoint) => {
-                let token = client.token(endpoint, now_ms).await.map_err(|why| why.to_string())?;
+            Proof::Token(client, place, endpoint) => {
+                let token = client.token(place, endpoint, now_ms).await.map_err(|why| why.to_string())?;
                 let header = token.header_for(origin, "Bearer ").map_err(|error| error.to_string())?;
                 request.headers.insert(AUTHORIZATION, header);
                 Ok(vec![token])
@@ -108,8 +109,8 @@ impl Auth {
 
     /// Keeps nothing that was refused.
     pub(super) fn forget(&self, refused: &[Arc<Secret>]) {
-        if let Proof::Token(client, _) = &self.proof {
-            refused.iter().for_each(|token| client.forget(token));
+        if let Proof::Token(_, place, _) = &self.proof {
+            refused.iter().for_each(|token| place.forget(token));
         }
     }
 }

@@ -28,8 +28,8 @@ use crate::egress::{HostPort, Origin};
 pub use aws::AwsKeys;
 pub(crate) use aws::AwsSigner;
 pub(crate) use mtls::Certificate;
-pub(crate) use oauth2::OAuth2;
 pub use oauth2::{ClientAuth, OAuth2Client};
+pub(crate) use oauth2::{OAuth2, Place};
 use source::Values;
 pub use source::{Source, read_private};
 

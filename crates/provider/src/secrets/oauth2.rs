@@ -1,8 +1,10 @@
 //! OAuth 2 client credentials (RFC 6749, section 4.4).
 //!
-//! One token per secret, kept until shortly before it expires. Whoever finds none fetches it while the others wait, and
-//! they share what came of it, the failure too: an endpoint that is down is asked once, not once for every call.
+//! One token per secret, and per certificate that is shown for it: an endpoint may bind a token to the certificate that it
+//! was fetched with (RFC 8705). It is kept until shortly before it expires. Whoever finds none fetches it while the others
+//! wait, and they share what came of it, the failure too: an endpoint that is down is asked once, not once for every call.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,7 +19,7 @@ use zeroize::Zeroizing;
 
 use super::source::{Source, Values};
 use super::{Error, Hosts, MOST_BYTES, Secret, sensitive};
-use crate::egress::{BodyFault, Destination, Exchange, Origin, Request};
+use crate::egress::{BodyFault, Destination, Exchange, Identity, Origin, Request};
 
 /// Who we are to a token endpoint.
 #[derive(Clone, Debug)]
@@ -44,7 +46,7 @@ pub enum ClientAuth {
     Body,
 }
 
-/// A client, and the token it has now.
+/// A client, and the tokens it has now.
 pub(crate) struct OAuth2 {
     hosts: Hosts,
     token_url: Url,
@@ -52,6 +54,12 @@ pub(crate) struct OAuth2 {
     client_secret: Zeroizing<String>,
     scope: Option<String>,
     auth: ClientAuth,
+    places: Mutex<HashMap<Option<Identity>, Arc<Place>>>,
+}
+
+/// Where a client keeps the token of one certificate, or of none.
+#[derive(Default)]
+pub(crate) struct Place {
     held: Mutex<Held>,
     /// Held by whoever fetches a token.
     turn: tokio::sync::Mutex<()>,
@@ -104,16 +112,7 @@ impl OAuth2 {
             return Err(member("scope", "not of printable ASCII words, one space between two"));
         }
         let client_secret = values.read(&hosts.name, &client_secret)?;
-        Ok(OAuth2 {
-            hosts,
-            token_url,
-            client_id,
-            client_secret,
-            scope,
-            auth,
-            held: Mutex::default(),
-            turn: tokio::sync::Mutex::default(),
-        })
+        Ok(OAuth2 { hosts, token_url, client_id, client_secret, scope, auth, places: Mutex::default() })
     }
 
     pub(crate) fn hosts(&self) -> &Hosts {
@@ -124,32 +123,40 @@ impl OAuth2 {
         &self.token_url
     }
 
+    /// Where the token is that is fetched and used with this certificate.
+    pub(crate) fn place(&self, shown: Option<&Identity>) -> Arc<Place> {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(places.entry(shown.cloned()).or_default())
+    }
+
     /// A token that holds at `now_ms`, fetched from the endpoint if need be. Takes no longer than an exchange with
     /// the endpoint may.
-    pub(crate) async fn token(&self, endpoint: &Destination, now_ms: i64) -> Result<Arc<Secret>, NoToken> {
-        let found = timeout(endpoint.timeout(), self.token_in_turn(endpoint, now_ms)).await;
+    pub(crate) async fn token(
+        &self,
+        place: &Place,
+        endpoint: &Destination,
+        now_ms: i64,
+    ) -> Result<Arc<Secret>, NoToken> {
+        let found = timeout(endpoint.timeout(), self.token_in_turn(place, endpoint, now_ms)).await;
         found.unwrap_or(Err(NoToken::Late))
     }
 
-    /// Drops a token that was refused; one that has taken its place meanwhile stays.
-    pub(crate) fn forget(&self, refused: &Arc<Secret>) {
-        let mut held = self.held();
-        if held.token.as_ref().is_some_and(|token| Arc::ptr_eq(&token.value, refused)) {
-            held.token = None;
-        }
-    }
-
-    async fn token_in_turn(&self, endpoint: &Destination, now_ms: i64) -> Result<Arc<Secret>, NoToken> {
+    async fn token_in_turn(
+        &self,
+        place: &Place,
+        endpoint: &Destination,
+        now_ms: i64,
+    ) -> Result<Arc<Secret>, NoToken> {
         let failures = {
-            let held = self.held();
+            let held = place.held();
             if let Some(token) = held.token_at(now_ms) {
                 return Ok(token);
             }
             held.failures
         };
-        let _turn = self.turn.lock().await;
+        let _turn = place.turn.lock().await;
         {
-            let held = self.held();
+            let held = place.held();
             if let Some(token) = held.token_at(now_ms) {
                 return Ok(token);
             }
@@ -159,7 +166,7 @@ impl OAuth2 {
             }
         }
         let fetched = self.fetch(endpoint, now_ms).await;
-        self.held().learn(fetched)
+        place.held().learn(fetched)
     }
 
     async fn fetch(&self, endpoint: &Destination, now_ms: i64) -> Result<Token, NoToken> {
@@ -223,6 +230,16 @@ impl OAuth2 {
         let margin_ms = (lifetime_ms / 10).min(MOST_MARGIN_MS);
         fits.then(|| Token { value, until_ms: now_ms.saturating_add(lifetime_ms - margin_ms) })
     }
+}
+
+impl Place {
+    /// Drops a token that was refused; one that has taken its place meanwhile stays.
+    pub(crate) fn forget(&self, refused: &Arc<Secret>) {
+        let mut held = self.held();
+        if held.token.as_ref().is_some_and(|token| Arc::ptr_eq(&token.value, refused)) {
+            held.token = None;
+        }
+    }
 
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
@@ -248,6 +265,12 @@ impl Held {
                 Err(why)
             }
         }
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Place").finish_non_exhaustive()
     }
 }
 
@@ -281,23 +304,16 @@ mod tests {
 
     #[test]
     fn a_refusal_that_comes_late_drops_the_token_it_was_about_and_no_other() {
-        let client = OAuth2Client {
-            token_url: "https://id.example/token".to_owned(),
-            client_id: "gateway".to_owned(),
-            client_secret: Source::Env("COUNTERSIGN_TEST_NOT_SET".to_owned()),
-            scope: None,
-            auth: ClientAuth::Basic,
-        };
+        let place = Place::default();
         let hosts = Hosts::parse("oauth", vec!["bank.example".to_owned()]).expect("it is a host");
-        let client = OAuth2::load(hosts, client, Values::StandIn).expect("it is well declared");
         let granted = |value: &str| {
-            let value = Secret::made(value.to_owned(), client.hosts());
-            client.held().learn(Ok(Token { value, until_ms: 1 })).expect("it was granted")
+            let value = Secret::made(value.to_owned(), &hosts);
+            place.held().learn(Ok(Token { value, until_ms: 1 })).expect("it was granted")
         };
         let (old, new) = (granted("old"), granted("new"));
-        client.forget(&old);
-        assert!(client.held().token_at(0).is_some_and(|token| Arc::ptr_eq(&token, &new)));
-        client.forget(&new);
-        assert!(client.held().token_at(0).is_none());
+        place.forget(&old);
+        assert!(place.held().token_at(0).is_some_and(|token| Arc::ptr_eq(&token, &new)));
+        place.forget(&new);
+        assert!(place.held().token_at(0).is_none());
     }
 }

@@ -21,14 +21,14 @@ use crate::common::{Bound, Changing, NOW_MS, archetype, binding, call, to};
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
-fn authority() -> Authority {
+pub(crate) fn authority() -> Authority {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
 /// Certificate and key, both PEM.
-fn issue(authority: &Authority, name: &str) -> (String, String) {
+pub(crate) fn issue(authority: &Authority, name: &str) -> (String, String) {
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
     (params.signed_by(&key, authority).unwrap().pem(), key.serialize_pem())
@@ -71,12 +71,12 @@ fn egress(authority: &Authority) -> Egress {
 }
 
 /// A secret `client` over two files in the folder, for these hosts.
-fn declared(folder: &Path, hosts: &[String]) -> Declared {
+pub(crate) fn declared(folder: &Path, hosts: &[String]) -> Declared {
     let (certificate, key) = (folder.join("client.pem"), folder.join("client.key"));
     Declared { name: "client".to_owned(), kind: Kind::Mtls { certificate, key }, hosts: hosts.to_vec() }
 }
 
-fn write(folder: &Path, (certificate, key): &(String, String)) {
+pub(crate) fn write(folder: &Path, (certificate, key): &(String, String)) {
     fs::write(folder.join("client.pem"), certificate).unwrap();
     fs::write(folder.join("client.key"), key).unwrap();
     fs::set_permissions(folder.join("client.key"), Permissions::from_mode(0o600)).unwrap();

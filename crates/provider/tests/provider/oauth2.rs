@@ -1,5 +1,6 @@
 //! Access tokens: fetched once, kept while they hold, and shown to nobody but their hosts.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::aws::Log;
 use crate::common::{
     Act, Bound, NOW_MS, Seen, Server, answer, archetype, binding, call, open_to, to, with_headers,
 };
+use crate::mtls::{authority, declared, issue, write};
 
 const ID: &str = "gateway & co";
 const SECRET: &str = "s3cret:with/odd+signs%";
@@ -22,17 +24,22 @@ const SECRET: &str = "s3cret:with/odd+signs%";
 /// A secret `oauth` whose tokens come from `token_url` and go to `hosts`.
 fn client(token_url: &str, auth: ClientAuth, hosts: &[String]) -> Secrets {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("client-secret");
+    let kind = oauth2(token_url, auth, folder.path());
+    let declared = Declared { name: "oauth".to_owned(), kind, hosts: hosts.to_vec() };
+    Secrets::load([declared]).unwrap_or_else(|errors| panic!("{errors:?}"))
+}
+
+/// The client, with its secret in a file of this folder.
+fn oauth2(token_url: &str, auth: ClientAuth, folder: &Path) -> Kind {
+    let file = folder.join("client-secret");
     std::fs::write(&file, SECRET).unwrap();
-    let client = OAuth2Client {
+    Kind::OAuth2(OAuth2Client {
         token_url: token_url.to_owned(),
         client_id: ID.to_owned(),
         client_secret: Source::File(file),
         scope: Some("payments:write payments:read".to_owned()),
         auth,
-    };
-    let declared = Declared { name: "oauth".to_owned(), kind: Kind::OAuth2(client), hosts: hosts.to_vec() };
-    Secrets::load([declared]).unwrap_or_else(|errors| panic!("{errors:?}"))
+    })
 }
 
 fn bank_binding(base: &str) -> String {
@@ -129,7 +136,7 @@ async fn queries_whose_token_was_refused_fetch_one_and_ask_again() {
 async fn a_query_that_is_refused_twice_is_not_asked_a_third_time() {
     let server = Server::start(|seen: &Seen| {
         if seen.line.starts_with("POST /token") {
-            Act::Say(answer(200, &token(3600)))
+            Act::Say(answer(200, &token_of(3600)))
         } else {
             Act::Say(answer(401, "{}"))
         }
@@ -156,6 +163,72 @@ async fn a_call_whose_token_was_refused_is_not_sent_again() {
 }
 
 #[tokio::test]
+async fn a_call_answered_401_is_sent_once_and_means_what_the_binding_says() {
+    // A peer that has the effect and answers 401 all the same, so that whoever sends again has it twice.
+    for listed in [false, true] {
+        let server = Server::start(|seen: &Seen| {
+            let token = seen.line.starts_with("POST /token");
+            Act::Say(if token { answer(200, &token_of(3600)) } else { answer(401, r#"{"code":"expired"}"#) })
+        })
+        .await;
+        let place = server.address.to_string();
+        let url = format!("{}/token", server.url());
+        let secrets = client(&url, ClientAuth::Basic, std::slice::from_ref(&place));
+        let text = if listed {
+            with_auth(&server.url()).replacen("{ status = [402] }", "{ status = [401, 402] }", 1)
+        } else {
+            with_auth(&server.url())
+        };
+        let (archetype, egress) = (archetype(&text), open_to(&[place]));
+        let provider = provider::compile(&archetype, Outside { egress: &egress, secrets: &secrets }).unwrap();
+        for sent in 1..=2 {
+            match provider.call(&call(&archetype, to("acct-1")), NOW_MS).await {
+                Reply::Refused(refusal) if listed => assert_eq!(refusal.code.as_deref(), Some("expired")),
+                Reply::Lost { why } if !listed => assert!(why.contains("401"), "{why}"),
+                other => panic!("{listed} {other:?}"),
+            }
+            let lines: Vec<String> = server.seen().iter().map(|seen| seen.target().to_owned()).collect();
+            assert_eq!(
+                lines,
+                ["/token", "/payments"].repeat(sent),
+                "each call once, with a token of its own"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_goes_only_over_the_certificate_it_was_fetched_with() {
+    let server = Server::start(|seen: &Seen| {
+        let token = seen.line.starts_with("POST /token");
+        Act::Say(if token { answer(200, &token_of(3600)) } else { answer(201, r#"{"id":"p1"}"#) })
+    })
+    .await;
+    let place = server.address.to_string();
+    let (ours, folder) = (authority(), tempfile::tempdir().unwrap());
+    let certificate = |name: &str| {
+        let folder = folder.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        write(&folder, &issue(&ours, name));
+        Declared { name: name.to_owned(), ..declared(&folder, std::slice::from_ref(&place)) }
+    };
+    let oauth = oauth2(&format!("{}/token", server.url()), ClientAuth::Basic, folder.path());
+    let oauth = Declared { name: "oauth".to_owned(), kind: oauth, hosts: vec![place.clone()] };
+    let secrets = Secrets::load([certificate("a"), certificate("b"), oauth]).unwrap();
+    let egress = open_to(&[place]);
+    let mut fetched = Vec::new();
+    for auth in [r#"["a", "oauth"]"#, r#"["b", "oauth"]"#, r#""oauth""#, r#"["oauth", "a"]"#, r#""oauth""#] {
+        let text = binding(&server.url()).replacen("timeout_ms", &format!("auth = {auth}\ntimeout_ms"), 1);
+        let archetype = archetype(&text);
+        let provider = provider::compile(&archetype, Outside { egress: &egress, secrets: &secrets }).unwrap();
+        let reply = provider.call(&call(&archetype, to("acct-1")), NOW_MS).await;
+        assert!(matches!(reply, Reply::Confirmed(_)), "{auth} {reply:?}");
+        fetched.push(server.seen().iter().filter(|seen| seen.target() == "/token").count());
+    }
+    assert_eq!(fetched, [1, 2, 3, 3, 3]);
+}
+
+#[tokio::test]
 async fn without_a_token_nothing_leaves() {
     const GOSSIP: &str = "gossip-of-the-endpoint";
     let say = |status, body: &str| Act::Say(answer(status, body));
@@ -164,14 +237,16 @@ async fn without_a_token_nothing_leaves() {
         (say(500, GOSSIP), "answered 500"),
         (say(401, GOSSIP), "answered 401"),
         (Act::Say(with_headers(302, "Location: /elsewhere\r\n", b"")), "answered 302"),
+        // A client that followed this one would send the secret there as well.
+        (Act::Say(with_headers(307, "Location: /elsewhere\r\n", b"")), "answered 307"),
         (say(200, GOSSIP), "no bearer token"),
         (say(200, "{}"), "no bearer token"),
-        (say(200, &token(3600).replace("bearer", "mac")), "no bearer token"),
-        (say(200, &token(3600).replace(TOKEN, "two words")), "no bearer token"),
-        (say(200, &token(3600).replace(TOKEN, "line\\r\\nInjected: 1")), "no bearer token"),
-        (say(200, &token(3600).replace("3600", "-1")), "no bearer token"),
-        (say(200, &token(3600).replace("3600", "\"soon\"")), "no bearer token"),
-        (say(200, &token(3600).replace(TOKEN, &"x".repeat(80_000))), "larger than allowed"),
+        (say(200, &token_of(3600).replace("bearer", "mac")), "no bearer token"),
+        (say(200, &token_of(3600).replace(TOKEN, "two words")), "no bearer token"),
+        (say(200, &token_of(3600).replace(TOKEN, "line\\r\\nInjected: 1")), "no bearer token"),
+        (say(200, &token_of(3600).replace("3600", "-1")), "no bearer token"),
+        (say(200, &token_of(3600).replace("3600", "\"soon\"")), "no bearer token"),
+        (say(200, &token_of(3600).replace(TOKEN, &"x".repeat(80_000))), "larger than allowed"),
         (Act::SayAndClose(Vec::new()), "broke"),
         (Act::Hang, "in time"),
     ];
@@ -215,7 +290,7 @@ async fn refused_without(endpoint: &str, expected: &str) -> String {
 async fn the_token_goes_to_its_hosts_and_the_secret_to_the_endpoint() {
     let log = Log::default();
     let _logging = log.listen();
-    let endpoint = Server::start(|_: &Seen| Act::Say(answer(200, &token(3600)))).await;
+    let endpoint = Server::start(|_: &Seen| Act::Say(answer(200, &token_of(3600)))).await;
     let bank = Server::start(|seen: &Seen| {
         let echo = json!({ "id": "p1", "sent": seen.header("authorization") });
         Act::Say(answer(201, &echo.to_string()))
@@ -259,7 +334,7 @@ async fn a_binding_elsewhere_cannot_have_the_token() {
 
 const TOKEN: &str = "tok-2YotnFZFEjr1zCsicMWpAA";
 
-fn token(lifetime: u64) -> String {
+fn token_of(lifetime: u64) -> String {
     json!({ "access_token": TOKEN, "token_type": "bearer", "expires_in": lifetime }).to_string()
 }
 
