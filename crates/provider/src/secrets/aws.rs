@@ -171,6 +171,10 @@ mod tests {
     const THEN_MS: i64 = 1_440_938_160_000;
 
     fn signer() -> AwsSigner {
+        load("AKIDEXAMPLE", None).expect("the keys are there")
+    }
+
+    fn load(id: &str, session: Option<&str>) -> Result<AwsSigner, Error> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let write = |name: &str, text: &str| -> Source {
             let path: PathBuf = folder.path().join(name);
@@ -178,23 +182,29 @@ mod tests {
             Source::File(path)
         };
         let keys = AwsKeys {
-            access_key: write("id", "AKIDEXAMPLE"),
+            access_key: write("id", id),
             secret_key: write("key", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"),
-            session_token: None,
+            session_token: session.map(|token| write("session", token)),
             region: "us-east-1".to_owned(),
             service: "service".to_owned(),
         };
         let hosts = Hosts::parse("aws", vec!["example.amazonaws.com".to_owned()]).expect("it is a host");
-        AwsSigner::load(hosts, keys, Values::Real).expect("the keys are there")
+        AwsSigner::load(hosts, keys, Values::Real)
     }
 
     /// What `Authorization` becomes for a request to the host of the published examples.
-    fn authorization(mut request: Request) -> String {
+    fn authorization(request: Request) -> String {
+        authorization_by(&signer(), request)
+    }
+
+    fn authorization_by(signer: &AwsSigner, mut request: Request) -> String {
         let url = Url::parse("https://example.amazonaws.com").expect("it is a URL");
         let origin = Origin::of(&url).expect("it has an origin");
-        signer().sign(&mut request, &origin, THEN_MS).expect("it is signed");
+        signer.sign(&mut request, &origin, THEN_MS).expect("it is signed");
         assert_eq!(request.headers["x-amz-date"], "20150830T123600Z");
-        assert!(request.headers.values().filter(|value| value.is_sensitive()).count() == 2);
+        for (name, value) in &request.headers {
+            assert!(value.is_sensitive() || !AwsSigner::HEADERS.contains(&name.as_str()), "{name}");
+        }
         request.headers["authorization"].to_str().expect("it is text").to_owned()
     }
 
@@ -215,6 +225,57 @@ mod tests {
             "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20150830/us-east-1/service/aws4_request, \
              SignedHeaders=host;x-amz-date, \
              Signature=5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31"
+        );
+    }
+
+    /// From the test suite that Amazon publishes for signers, as far as it is about requests that can be ours.
+    #[test]
+    fn the_published_suite_has_the_published_signatures() {
+        const UNRESERVED: &str = "-._~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+        let (path, query) = (format!("/{UNRESERVED}"), format!("/?{UNRESERVED}={UNRESERVED}"));
+        for (method, target, signature) in [
+            (
+                Method::GET,
+                "/?Param2=value2&Param1=value1",
+                "b97d918cfa904a5beff61c982a1b6f458b799221646efd99d3219ec94cdf2500",
+            ),
+            (
+                Method::GET,
+                "/?Param-3=Value3&Param=Value2&%E1%88%B4=Value1",
+                "371d3713e185cc334048618a97f809c9ffe339c62934c032af5a0e595648fcac",
+            ),
+            (
+                Method::GET,
+                "/?%E1%88%B4=bar",
+                "2cdec8eed098649ff3a119c94853b13c643bcf08f8b0a1d91e12c9027818dd04",
+            ),
+            (Method::GET, &path, "07ef7494c76fa4850883e2b006601f940f8a34d404d0cfa977f52a65bbf5f24f"),
+            (Method::GET, &query, "9c3e54bfcdf0b19771a7f523ee5669cdf59bc7cc0884027167c21bb143a40197"),
+            (Method::POST, "/", "5da7c1a2acd57cee7505fc6676e4e544621c30862966e37dddb68e92efbe5d6b"),
+            (
+                Method::POST,
+                "/?Param1=value1",
+                "28038455d6de14eafc1f9222cf5aa6f1a96197d7deb8263271d420d138af7f11",
+            ),
+        ] {
+            let request = Request { path_and_query: target.to_owned(), ..request(method, None) };
+            let signed = authorization(request);
+            assert!(signed.ends_with(&format!("Signature={signature}")), "{target}: {signed}");
+        }
+        let mut spaced = request(Method::GET, None);
+        spaced.headers.insert("my-header1", HeaderValue::from_static(" value1"));
+        spaced.headers.insert("my-header2", HeaderValue::from_static(" \"a   b   c\""));
+        let signed = authorization(spaced);
+        assert!(
+            signed.ends_with("acc3ed3afb60bb290fc8d2dd0098b9911fcaa05412b367055dee359757a9c736"),
+            "{signed}"
+        );
+        let token = "6e86291e8372ff2a2260956d9b8aae1d763fbf315fa00fa31553b73ebf194267";
+        let session = load("AKIDEXAMPLE", Some(token)).expect("the keys are there");
+        let signed = authorization_by(&session, request(Method::GET, None));
+        assert!(
+            signed.ends_with("07ec1639c89043aa0e3e2de82b96708f198cceab042d4a97044c66dd9f74e7f8"),
+            "{signed}"
         );
     }
 
