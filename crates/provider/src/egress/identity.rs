@@ -1,5 +1,6 @@
 //! Who we are on a TLS connection, where somebody asks.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -9,6 +10,8 @@ use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
+use serde_json::{Value, json};
+use webpki::EndEntityCert;
 use zeroize::Zeroizing;
 
 /// A client certificate with the key that belongs to it.
@@ -16,6 +19,7 @@ use zeroize::Zeroizing;
 pub struct Identity {
     /// What tells it from others: the chain, as it is shown.
     chain: Arc<[CertificateDer<'static>]>,
+    holder: Value,
     inner: reqwest::Identity,
 }
 
@@ -49,14 +53,31 @@ impl Identity {
             rustls::Error::InvalidCertificate(_) => BadIdentity::Certificate,
             _ => BadIdentity::Key,
         })?;
+        let holder = holder(&chain[0]).ok_or(BadIdentity::Certificate)?;
         let both = Zeroizing::new([certificate, b"\n", key].concat());
         let inner = reqwest::Identity::from_pem(&both).map_err(|_| BadIdentity::Key)?;
-        Ok(Identity { chain: chain.into(), inner })
+        Ok(Identity { chain: chain.into(), holder, inner })
+    }
+
+    /// Whom the certificate is for. It stays the same when the certificate is renewed, with a new key as well.
+    pub fn holder(&self) -> &Value {
+        &self.holder
     }
 
     pub(super) fn shown(&self) -> reqwest::Identity {
         self.inner.clone()
     }
+}
+
+/// Subject and alternative names; of a certificate that has neither, the public key.
+fn holder(certificate: &CertificateDer<'_>) -> Option<Value> {
+    let certificate = EndEntityCert::try_from(certificate).ok()?;
+    let subject = hex::encode(certificate.subject());
+    let names: BTreeSet<&str> = certificate.valid_dns_names().chain(certificate.valid_uri_names()).collect();
+    if subject.is_empty() && names.is_empty() {
+        return Some(json!({ "public_key": hex::encode(certificate.subject_public_key_info()) }));
+    }
+    Some(json!({ "subject": subject, "names": names }))
 }
 
 impl PartialEq for Identity {

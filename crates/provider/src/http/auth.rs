@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::AUTHORIZATION;
+use serde_json::{Map, Value};
 
 use crate::Outside;
 use crate::egress::{Destination, Identity, Origin, Request};
@@ -63,6 +64,20 @@ impl Auth {
     /// What is shown when the connection is made.
     pub(super) fn identity(&self) -> Option<&Identity> {
         self.certificate.as_ref()?.identity()
+    }
+
+    /// Who we are to the provider, without anything that may have to be renewed. Nothing, if that is said in headers.
+    pub(super) fn account(&self) -> Option<Value> {
+        let mut account = Map::new();
+        if let Some(certificate) = &self.certificate {
+            account.insert("mtls".to_owned(), certificate.account());
+        }
+        match &self.proof {
+            Proof::None => None,
+            Proof::Token(client, ..) => account.insert("oauth2".to_owned(), client.account()),
+            Proof::Signature(signer) => account.insert("aws-sigv4".to_owned(), signer.account()),
+        };
+        (!account.is_empty()).then_some(Value::Object(account))
     }
 
     /// The headers that are set here, so that a binding cannot.

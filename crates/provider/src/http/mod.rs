@@ -107,7 +107,7 @@ impl Http {
         if let (Some(name), Some(capabilities), Some(most_bytes), Some(act), Some(query), Some(quote)) =
             (name, capabilities, most_bytes, act, query, quote)
         {
-            let identity = identity_of(&name, &common, &table);
+            let identity = identity_of(&name, &common, &auth, &table);
             let http =
                 Http { name, identity, destination, auth, capabilities, most_bytes, act, query, quote };
             mistakes.extend(http.broken_promises());
@@ -323,16 +323,21 @@ fn read_name(table: &Table<'_>, destination: &Destination) -> Result<String, Mis
 }
 
 /// How the effect is had, and what may be tuned meanwhile, such as `timeout_ms`, is no part of it. Neither is the value
-/// of a secret, which may have to be renewed.
-fn identity_of(name: &str, common: &Common<'_>, table: &Table<'_>) -> String {
-    identity(&json!({
+/// of a secret, which may have to be renewed; whom it makes us is, since another account may not see the same effects.
+fn identity_of(name: &str, common: &Common<'_>, auth: &Auth, table: &Table<'_>) -> String {
+    let mut parts = json!({
         "provider": "http",
         "name": name,
         "base": format!("{}{}", common.origin, common.base_path),
         "headers": table.value("headers"),
         "capabilities": table.value("capabilities"),
         "query": table.value("query"),
-    }))
+    });
+    // Absent without `auth`, as it was before there was any.
+    if let Some(account) = auth.account() {
+        parts["auth"] = account;
+    }
+    identity(&parts)
 }
 
 fn read_most_bytes(table: &Table<'_>) -> Result<usize, Mistake> {

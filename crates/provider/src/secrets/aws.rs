@@ -11,6 +11,7 @@ use aws_sigv4::http_request::{
 };
 use aws_sigv4::sign::v4;
 use reqwest::header::{HeaderMap, HeaderName};
+use serde_json::{Value, json};
 use tracing::subscriber::{NoSubscriber, with_default};
 
 use super::source::{Source, Values};
@@ -62,6 +63,12 @@ impl AwsSigner {
         }
         let read = |source| values.read(&hosts.name, source);
         let (access, secret) = (read(&access_key)?, read(&secret_key)?);
+        // It is shown with each request, and its digest is stored with calls. Most keys that are put here by mistake have
+        // characters that no id has.
+        if !access.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-') {
+            let rule = "not of letters, digits, `_` and `-`: the id of the key belongs there, not the key";
+            return Err(Error::Member { name: hosts.name, member: "access_key", rule });
+        }
         let session = session_token.as_ref().map(read).transpose()?;
         let credentials = Credentials::new(
             access.as_str(),
@@ -76,6 +83,15 @@ impl AwsSigner {
 
     pub(crate) fn hosts(&self) -> &Hosts {
         &self.hosts
+    }
+
+    /// Whose requests they are: the id of the key, and what it is good for.
+    pub(crate) fn account(&self) -> Value {
+        json!({
+            "access_key": self.credentials.access_key_id(),
+            "region": self.region,
+            "service": self.service,
+        })
     }
 
     /// Signs everything that the request says as it is now: whatever is added later is not covered. What must not
@@ -277,6 +293,13 @@ mod tests {
             signed.ends_with("07ec1639c89043aa0e3e2de82b96708f198cceab042d4a97044c66dd9f74e7f8"),
             "{signed}"
         );
+    }
+
+    #[test]
+    fn a_key_in_the_place_of_its_id_is_not_shown_to_anybody() {
+        let swapped = load("wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", None).expect_err("it is no id");
+        let told = format!("{swapped} {swapped:?}");
+        assert!(told.contains("`access_key`") && !told.contains("wJalr"), "{told}");
     }
 
     #[test]

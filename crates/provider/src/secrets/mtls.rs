@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use serde_json::Value;
+
 use super::source::{Values, read_private};
 use super::{Error, Hosts};
 use crate::egress::{BadIdentity, Identity};
@@ -46,6 +48,11 @@ impl Certificate {
 
     pub(crate) fn hosts(&self) -> &Hosts {
         &self.hosts
+    }
+
+    /// Whom it is for.
+    pub(crate) fn account(&self) -> Value {
+        self.identity.as_ref().map(|identity| identity.holder().clone()).unwrap_or_default()
     }
 
     pub(crate) fn identity(&self) -> Option<&Identity> {

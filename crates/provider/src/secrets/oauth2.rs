@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::Method;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 use url::{Url, form_urlencoded};
 use zeroize::Zeroizing;
@@ -121,6 +121,11 @@ impl OAuth2 {
 
     pub(crate) fn token_url(&self) -> &Url {
         &self.token_url
+    }
+
+    /// Who we are there: all but the secret and how it is sent.
+    pub(crate) fn account(&self) -> Value {
+        json!({ "token_url": self.token_url.as_str(), "client_id": self.client_id, "scope": self.scope })
     }
 
     /// Where the token is that is fetched and used with this certificate.

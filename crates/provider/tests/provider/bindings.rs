@@ -46,6 +46,107 @@ fn an_identity_outlives_a_release() {
     assert_eq!(identity("", ""), "72bf630b0da55c3e35834b0ff36fbdc31f4d8063588461c2aed79be73c886fcd");
 }
 
+/// A client of `id.example`, by name and scope.
+fn client(client_id: &str, scope: Option<&str>) -> Kind {
+    Kind::OAuth2(OAuth2Client {
+        token_url: "https://id.example/token".to_owned(),
+        client_id: client_id.to_owned(),
+        client_secret: Source::File("/no/such/file".into()),
+        scope: scope.map(str::to_owned),
+        auth: ClientAuth::Basic,
+    })
+}
+
+/// Of the usual binding with `auth = "it"`.
+fn identity_with(secrets: &Secrets) -> String {
+    let text = binding(BASE).replacen("timeout_ms", "auth = \"it\"\ntimeout_ms", 1);
+    let outside = Outside { egress: &open_to(&[]), secrets };
+    provider::compile(&archetype(&text), outside).unwrap().identity().to_owned()
+}
+
+#[test]
+fn another_oauth_client_is_another_provider_and_another_secret_is_not() {
+    let identity = |kind, file: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("value");
+        std::fs::write(&path, file).unwrap();
+        let Kind::OAuth2(client) = kind else { panic!("a client") };
+        let kind = Kind::OAuth2(OAuth2Client { client_secret: Source::File(path), ..client });
+        let hosts = vec!["bank.example".to_owned()];
+        identity_with(&Secrets::load([Declared { name: "it".to_owned(), kind, hosts }]).unwrap())
+    };
+    let usual = identity(client("gateway", None), "secret-1");
+    assert_eq!(
+        usual, "594ab3e5a62bc66263fa653a7a34f02437c9e0a4d4c986b4c1bc9ce0fa3e47b7",
+        "it outlives a release"
+    );
+    assert_eq!(identity(client("gateway", None), "secret-2"), usual, "the client's secret was renewed");
+    let Kind::OAuth2(it) = client("gateway", None) else { panic!("a client") };
+    let in_form = Kind::OAuth2(OAuth2Client { auth: ClientAuth::Body, ..it.clone() });
+    assert_eq!(identity(in_form, "secret-1"), usual, "it is sent in another way");
+    let elsewhere = "https://id.example/other/token".to_owned();
+    for (kind, what) in [
+        (client("gateway-2", None), "another client"),
+        (client("gateway", Some("payments:read")), "a client that may see something else"),
+        (Kind::OAuth2(OAuth2Client { token_url: elsewhere, ..it }), "a client of somebody else"),
+    ] {
+        assert_ne!(identity(kind, "secret-1"), usual, "{what}");
+    }
+}
+
+#[test]
+fn another_aws_key_is_another_provider_and_a_new_session_is_not() {
+    let identity = |id: &str, key: &str, session: Option<&str>, region: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |text: &str| {
+            let path = folder.path().join(text);
+            std::fs::write(&path, text).unwrap();
+            Source::File(path)
+        };
+        let keys = AwsKeys {
+            access_key: write(id),
+            secret_key: write(key),
+            session_token: session.map(write),
+            region: region.to_owned(),
+            service: "execute-api".to_owned(),
+        };
+        let (kind, hosts) = (Kind::AwsSigV4(keys), vec!["bank.example".to_owned()]);
+        identity_with(&Secrets::load([Declared { name: "it".to_owned(), kind, hosts }]).unwrap())
+    };
+    let usual = identity("AKIDEXAMPLE", "key-1", None, "eu-central-1");
+    assert_eq!(
+        usual, "639295b2df568c3aa79586911109a02a71546aed57cde6d2d51a159b56b9a275",
+        "it outlives a release"
+    );
+    assert_eq!(identity("AKIDEXAMPLE", "key-2", Some("session"), "eu-central-1"), usual);
+    assert_ne!(identity("AKIDOTHER", "key-1", None, "eu-central-1"), usual);
+    assert_ne!(identity("AKIDEXAMPLE", "key-1", None, "us-east-1"), usual);
+}
+
+#[test]
+fn another_kind_of_authentication_is_another_provider() {
+    let of = |auth: &str| {
+        let text = binding(BASE).replacen("timeout_ms", &format!("{auth}\ntimeout_ms"), 1);
+        let outside = Outside { egress: &open_to(&[]), secrets: &stand_ins() };
+        provider::compile(&archetype(&text), outside).unwrap().identity().to_owned()
+    };
+    let mut all: Vec<String> = [
+        "",
+        "auth = \"oauth\"",
+        "auth = \"certificate\"",
+        "auth = \"aws\"",
+        "auth = [\"certificate\", \"oauth\"]",
+        "auth = [\"certificate\", \"aws\"]",
+        "headers = { Authorization = \"secret:plain\" }",
+    ]
+    .map(of)
+    .to_vec();
+    assert_eq!(of("auth = [\"oauth\", \"certificate\"]"), all[4], "the order says nothing");
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), 7);
+}
+
 #[test]
 fn a_query_that_is_turned_away_cannot_mean_that_nothing_happened() {
     let absent = "absent = { status = [200], pointer = \"/payments/0\", exists = false }";
@@ -245,13 +346,8 @@ fn the_sandbox_explains_its_options() {
 fn stand_ins() -> Secrets {
     let nowhere = || Source::File("/no/such/file".into());
     let client = |token_url: &str| {
-        Kind::OAuth2(OAuth2Client {
-            token_url: token_url.to_owned(),
-            client_id: "gateway".to_owned(),
-            client_secret: nowhere(),
-            scope: None,
-            auth: ClientAuth::Basic,
-        })
+        let Kind::OAuth2(it) = client("gateway", None) else { panic!("a client") };
+        Kind::OAuth2(OAuth2Client { token_url: token_url.to_owned(), ..it })
     };
     let keys = AwsKeys {
         access_key: nowhere(),

@@ -11,7 +11,7 @@ use execution::Reply;
 use provider::egress::{Egress, Rules};
 use provider::secrets::{Declared, Kind, Secrets};
 use provider::{Mistake, Outside};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::server::WebPkiClientVerifier;
@@ -29,8 +29,16 @@ pub(crate) fn authority() -> Authority {
 
 /// Certificate and key, both PEM.
 pub(crate) fn issue(authority: &Authority, name: &str) -> (String, String) {
+    issued(authority, vec![name.to_owned()], "a common name")
+}
+
+fn issued(authority: &Authority, names: Vec<String>, subject: &str) -> (String, String) {
     let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let mut params = CertificateParams::new(names).unwrap();
+    params.distinguished_name = DistinguishedName::new();
+    if !subject.is_empty() {
+        params.distinguished_name.push(DnType::CommonName, subject);
+    }
     (params.signed_by(&key, authority).unwrap().pem(), key.serialize_pem())
 }
 
@@ -111,6 +119,29 @@ async fn whoever_shows_the_certificate_is_let_in_and_nobody_else() {
         assert!(fits || matches!(reply, Reply::NotSent { .. } | Reply::Lost { .. }), "{reply:?}");
         assert_eq!(let_in.load(Ordering::SeqCst) - before, usize::from(fits), "{auth}");
     }
+}
+
+#[test]
+fn a_renewed_certificate_is_the_same_provider_and_that_of_another_is_not() {
+    let (ours, theirs) = (authority(), authority());
+    let egress = egress(&ours);
+    let identity = |pair: &(String, String)| {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), pair);
+        let secrets = Secrets::load([declared(folder.path(), &["bank.example".to_owned()])]).unwrap();
+        let (_, provider) = compile("https://bank.example", true, &egress, &secrets).unwrap();
+        provider.identity().to_owned()
+    };
+    let usual = identity(&issue(&ours, "gateway"));
+    assert_eq!(
+        usual, "d683077d0e06891c5ca34c6732bceac5c6c077a6a18328e3bd9aae49d73dcc15",
+        "it outlives a release"
+    );
+    assert_eq!(identity(&issue(&ours, "gateway")), usual, "with a new key and a new serial number");
+    assert_eq!(identity(&issue(&theirs, "gateway")), usual, "by another authority");
+    assert_ne!(identity(&issue(&ours, "gateway-2")), usual, "for another name");
+    assert_ne!(identity(&issued(&ours, Vec::new(), "gateway")), usual, "for a subject");
+    assert_ne!(identity(&issued(&ours, Vec::new(), "")), identity(&issued(&ours, Vec::new(), "")));
 }
 
 #[test]
