@@ -137,26 +137,57 @@ fn what_the_documentation_shows_checks() {
         std::fs::write(&path, text).unwrap();
         path.display().to_string()
     };
-    let config = write("countersign.toml", blocks("operations.md", "toml"));
-    write("catalogue/refund.toml", blocks("catalogue.md", "toml"));
+    let (bound, config): (Vec<_>, Vec<_>) =
+        blocks("operations.md", "toml").into_iter().partition(|block| block.starts_with("# catalogue/"));
+    let config = write("countersign.toml", config.join("\n"));
+    write("catalogue/refund.toml", blocks("catalogue.md", "toml").join("\n"));
     let catalogue = folder.path().join("catalogue").display().to_string();
-    let told = run(["catalog", "check", &catalogue, "--config", &config]);
+    let check = || run(["catalog", "check", &catalogue, "--config", &config]);
+    let told = check();
     assert_eq!(told.code, 0, "{}", told.stderr);
     assert!(told.stdout.contains("REFUND"), "{}", told.stdout);
 
-    write("policies/example.cedar", blocks("policies.md", "cedar"));
-    write("policies/entities.json", blocks("policies.md", "json"));
+    // One example of a binding, and a line for each kind of credential.
+    let [bound] = &bound[..] else { panic!("{bound:?}") };
+    let kinds = cells("operations.md", "auth = \"").chain(cells("operations.md", "headers = {"));
+    let mut seen = 0;
+    for line in kinds {
+        let text = bound.replacen("auth = \"bank-oauth\"", &line, 1);
+        assert!(text.contains(&line), "{text}");
+        write("catalogue/payment.toml", text);
+        let told = check();
+        assert_eq!(told.code, 0, "{line}: {}", told.stderr);
+        assert!(told.stdout.contains("PAYMENT_TRANSFER"), "{}", told.stdout);
+        seen += 1;
+    }
+    assert_eq!(seen, 4);
+
+    write("policies/example.cedar", blocks("policies.md", "cedar").join("\n"));
+    write("policies/entities.json", blocks("policies.md", "json").join("\n"));
     let policies = folder.path().join("policies").display().to_string();
     let told = run(["policy", "check", &policies]);
     assert_eq!(told.code, 0, "{}", told.stderr);
 }
 
 /// All blocks of one language in a page of docs/.
-fn blocks(page: &str, language: &str) -> String {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(page);
-    let page = std::fs::read_to_string(page).unwrap();
+fn blocks(page: &str, language: &str) -> Vec<String> {
     let fence = format!("```{language}\n");
-    page.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap()).collect::<Vec<_>>().join("\n")
+    let inner = |rest: &str| rest.split("```").next().unwrap().to_owned();
+    shown(page).split(&fence).skip(1).map(inner).collect()
+}
+
+/// The code in the last cells of a page's tables that begins like this.
+fn cells(page: &str, begin: &str) -> impl Iterator<Item = String> {
+    let begin = format!("| `{begin}");
+    let page = shown(page);
+    let cells: Vec<String> =
+        page.lines().filter_map(|line| Some(line[line.rfind(&begin)?..].to_owned())).collect();
+    cells.into_iter().map(|cell| cell.trim_matches(['|', ' ', '`']).to_owned())
+}
+
+fn shown(page: &str) -> String {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(page);
+    std::fs::read_to_string(page).unwrap()
 }
 
 #[test]
