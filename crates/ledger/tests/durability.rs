@@ -239,15 +239,7 @@ fn a_store_of_the_first_version_opens_and_what_it_held_only_expires() {
     let held = held(&ledger, payment("held", 40, &["m"]), 1);
     let sent = admitted(&ledger, payment("sent", 10, &["m"]));
     drop(ledger);
-    // Back to the shape of then.
-    db(directory.path())
-        .execute_batch(
-            "DROP TABLE approval; ALTER TABLE api_key DROP COLUMN created_by;
-             ALTER TABLE action DROP COLUMN resumed_row; ALTER TABLE action DROP COLUMN resumed;
-             ALTER TABLE action DROP COLUMN needed; ALTER TABLE action DROP COLUMN round;
-             DELETE FROM refinery_schema_history WHERE version = 2;",
-        )
-        .unwrap();
+    db(directory.path()).execute_batch(BACK_TO_VERSION_1).unwrap();
     let reopened = open(directory.path(), Options::new("chain-2", NOW));
     let stored = wait(reopened.action(&Tenant::default(), held)).unwrap().unwrap();
     assert_eq!((stored.state, stored.round, stored.needed), (State::Held, 0, 0));
@@ -258,6 +250,28 @@ fn a_store_of_the_first_version_opens_and_what_it_held_only_expires() {
     wait(reopened.settle(settlement(sent, State::Executed, "sent"))).unwrap();
     wait(reopened.settle(settlement(held, State::Refused, "expired"))).unwrap();
     wait(reopened.verify()).unwrap();
+}
+
+/// The shape of then.
+const BACK_TO_VERSION_1: &str = "
+    DROP TABLE approval; ALTER TABLE api_key DROP COLUMN created_by;
+    ALTER TABLE action DROP COLUMN resumed_row; ALTER TABLE action DROP COLUMN resumed;
+    ALTER TABLE action DROP COLUMN needed; ALTER TABLE action DROP COLUMN round;
+    DELETE FROM refinery_schema_history WHERE version = 2;";
+
+/// A migration that is cut off between its last statement and the note that it was made leaves nothing behind.
+#[test]
+fn a_migration_and_the_note_of_it_are_one_commit() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(sqlite(directory.path()));
+    let refuse =
+        "CREATE TRIGGER cut BEFORE INSERT ON refinery_schema_history BEGIN SELECT raise(ABORT, 'cut'); END;";
+    db(directory.path()).execute_batch(&format!("{BACK_TO_VERSION_1}{refuse}")).unwrap();
+    let cut = Sqlite::open(&directory.path().join("ledger.db"), Options::new("chain-2", NOW));
+    assert!(matches!(cut.map(drop), Err(Error::Open(_))));
+    db(directory.path()).execute_batch("DROP TRIGGER cut").unwrap();
+    let whole = open(directory.path(), Options::new("chain-3", NOW));
+    assert_eq!(wait(whole.approvals(&Tenant::default(), id())).unwrap(), []);
 }
 
 #[test]
