@@ -151,6 +151,31 @@ fn keys_and_effects_and_receipts_are_found_across_many_slices() {
 }
 
 #[test]
+fn an_effect_is_found_behind_rows_of_requests_that_came_in_before_it() {
+    // A request keeps the time at which it came in while a provider names its price: five minutes are allowed for that.
+    const MOST_MS: i64 = 300_000;
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = sqlite(directory.path());
+    let with_effect = |key: &str, at_ms: i64| {
+        let mut admission = Admission { effect: effect(9), ..admission(key) };
+        admission.intent.at_ms = at_ms;
+        admission
+    };
+    let first = admitted(&ledger, with_effect("first", NOW));
+    // So many that the first is in another slice of the index.
+    let slow = (0..9000).map(|number| {
+        let mut slow = admission(&format!("slow{number}"));
+        slow.intent.at_ms = NOW - MOST_MS + 1;
+        ledger.admit(slow)
+    });
+    assert!(wait(join_all(slow)).iter().all(Result::is_ok));
+    let Obstacle::Duplicate(earlier) = obstacle(&ledger, with_effect("again", NOW + 599_999)) else {
+        panic!("it was done less than ten minutes ago")
+    };
+    assert_eq!(earlier.id, first);
+}
+
+#[test]
 fn an_address_never_given_out_is_answered_without_a_search_and_a_fresh_one_is_found() {
     // Searches are spared once the index was read in the background; before, they are not, and prove nothing.
     let spared = (0..20).any(|attempt| addresses_are_told_apart(Duration::from_millis(attempt * 20)));
