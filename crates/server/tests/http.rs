@@ -86,6 +86,16 @@ async fn the_receipt_page_holds_the_document_and_may_load_nothing() {
 }
 
 #[tokio::test]
+async fn the_bare_address_leads_to_the_documentation() {
+    let served = Served::start().await;
+    let once = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    let answer = once.get(format!("{}/", served.url)).send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), &answer.headers()["location"]), (303, &"/docs".parse().unwrap()));
+    let page = served.get("/").send().await.unwrap();
+    assert_eq!((page.status().as_u16(), page.url().path()), (200, "/docs"));
+}
+
+#[tokio::test]
 async fn what_is_wrong_with_a_request_is_told_by_its_code() {
     let served = Served::start().await;
     let agent = served.key("agent").await;

@@ -55,6 +55,7 @@ const TABLE: &str = "
     GET  /.well-known/jwks.json                         200 200 200 200 200 200 200 200 own
     GET  /sandbox/.well-known/jwks.json                 200 200 200 200 200 200 200 200 own
     GET  /openapi.json                                  200 200 200 200 200 200 200 200 own
+    GET  /                                              200 200 200 200 200 200 200 200 own
     GET  /docs                                          200 200 200 200 200 200 200 200 own
     GET  /docs/errors                                   200 200 200 200 200 200 200 200 own
     GET  /healthz                                       200 200 200 200 200 200 200 200 own
