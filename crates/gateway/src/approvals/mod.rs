@@ -257,7 +257,7 @@ fn may_decide(caller: &Caller, stored: &Stored) -> Result<(IntentRow, Escalation
         let why = "whoever asks for an action, or gave the right to ask, does not decide on it";
         return Err(Error::new(Code::Forbidden, why).hint("let another person decide"));
     }
-    let expired = stored.expires_ms.is_none_or(|until_ms| until_ms <= clock::now_ms());
+    let expired = stored.has_expired(clock::now_ms());
     let now = match (stored.state, &asked) {
         (State::Held, Some(_)) if !expired => None,
         (State::Held, Some(_)) => Some("has expired"),

@@ -3,6 +3,7 @@ use countersign_gateway::{Ask, Caller, Code, FreezeAsk, FreezeScope, KeyAsk, Rol
 use serde_json::json;
 
 use crate::house::{House, Said};
+use crate::rides::{Rides, Slow, ride};
 
 /// The stages of the entries of an answer's receipt, which verifies.
 pub(crate) async fn stages(house: &House, said: &Said) -> Vec<String> {
@@ -44,6 +45,31 @@ async fn a_slow_provider_costs_time_and_nothing_else() {
     assert_eq!(parts(&slow).await, parts(&quick).await);
     let view = house.gateway().action(&house.agent, slow.id()).await.unwrap();
     assert_eq!((view.state.as_str(), view.receipts.len()), ("COMPLETED", 1));
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_back_while_its_provider_works_stays_as_sent() {
+    let mut provider = Rides::start(Slow::Ride).await;
+    let mut house = provider.house(100, "").await;
+    let body = ride(&house, "station");
+    let breaking = async {
+        provider.is_asked().await;
+        let (store, read) = (house.store(), "SELECT payload FROM action WHERE key = 'k1'");
+        let payload: Vec<u8> = store.query_row(read, [], |row| row.get(0)).unwrap();
+        store.execute("UPDATE action SET payload = x'7b' WHERE key = 'k1'", []).unwrap();
+        // Longer than it stays in memory.
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        provider.let_answer();
+        payload
+    };
+    let (answer, payload) = tokio::join!(house.send("k1", &body), breaking);
+    assert_eq!(answer.unwrap_err().code, Code::Unavailable);
+    let mend = "UPDATE action SET payload = ? WHERE key = 'k1'";
+    assert_eq!(house.store().execute(mend, [payload]).unwrap(), 1);
+    house.installation.start();
+    let said = house.until_answered("k1", &body).await;
+    assert_eq!(said.kind(), "pending_settlement", "nobody can say what became of it: {}", said.body);
+    assert_eq!(provider.count(), (1, 1), "and it was not sent again");
 }
 
 #[tokio::test]
