@@ -208,3 +208,58 @@ fn arrived(at_ms: i64) -> Arrival {
     let waited = Duration::from_millis(u64::try_from(clock::now_ms() - at_ms).unwrap_or(0));
     Arrival { at_ms, instant: now.checked_sub(waited).unwrap_or(now) }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use action::Subject;
+
+    use super::*;
+    use crate::outcome::{Outcome, Reply};
+    use crate::{Config, Installation};
+
+    fn render(outcome: &Outcome, _: &str) -> Reply {
+        Reply { status: 200, body: outcome.kind.as_str().into() }
+    }
+
+    /// A large payment in the sandbox that a person agreed to and nobody went on with.
+    async fn left_approved(gateway: &Arc<Gateway>) -> Stored {
+        let constraints =
+            json!({ "recipient": "acct-1", "amount_usd": "6000.00", "max_total_usd": "6000.00" });
+        let body = json!({ "archetype": "PAYMENT_TRANSFER", "constraints": constraints });
+        let ask = Ask {
+            idempotency_key: None,
+            request_id: "req-1".to_owned(),
+            dry_run: false,
+            body: body.to_string().into_bytes(),
+        };
+        let agent = Gateway::anonymous();
+        let answer = gateway.execute(&agent, ask).await.unwrap();
+        assert_eq!(answer.reply.body, b"held");
+        let id = answer.action_id.unwrap();
+        let stored = gateway.ledger.action(&agent.tenant, id).await.unwrap().unwrap();
+        let row = IntentRow::from_bytes(&stored.payload).unwrap();
+        let escalation = row.escalation.clone().unwrap();
+        let anna = Caller { subject: Subject::parse("anna").unwrap(), role: Role::Approver, ..agent };
+        let approval = gateway.approval(&anna, &stored, &row, &escalation, None, true).unwrap();
+        assert!(gateway.ledger.approve(approval).await.unwrap().is_enough());
+        stored
+    }
+
+    #[tokio::test]
+    async fn what_expired_since_it_was_approved_is_not_carried_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { data_dir: folder.path().join("data"), ..Config::default() };
+        let installation = Installation::open(config, render).await.unwrap();
+        let gateway = installation.sandbox.as_ref().unwrap();
+        let held = left_approved(gateway).await;
+        let store = rusqlite::Connection::open(folder.path().join("data/sandbox.db")).unwrap();
+        for (until_ms, state) in [(1, State::Approved), (held.expires_ms.unwrap(), State::Executed)] {
+            assert_eq!(store.execute("UPDATE action SET expires = ?", [until_ms]).unwrap(), 1);
+            let mark = gateway.look_after_alone(held.id).unwrap();
+            gateway.resume_one(&held.tenant, held.id, mark).await.unwrap();
+            let now = gateway.ledger.action(&held.tenant, held.id).await.unwrap().unwrap();
+            assert_eq!(now.state, state, "with {until_ms}");
+        }
+    }
+}

@@ -286,6 +286,26 @@ pub(crate) async fn wait_for(
 }
 
 #[tokio::test]
+async fn with_what_is_new_all_the_rest_is_shown_again_and_to_the_same_people() {
+    let house = house(1).await;
+    let waits = held(&house, "acct-1").await;
+    let ask = "@id(\"ask\") @escalate forbid (principal, action, resource);";
+    house.write("policies/default/payments.cedar", &format!("{}{ask}", crate::house::POLICY));
+    house.gateway().reload(&house.admin).await.unwrap();
+    let anna = approver(&house, "anna");
+    house.gateway().approve(&anna, waits.id(), None).await.unwrap();
+    let again = wait_for(&house, waits.id(), |view| view.escalation_id.ends_with("-2")).await;
+    assert_eq!(again.reasons, ["policy", "probable_duplicate"]);
+    // Who made the key that it came with is known from the first time.
+    for name in ["agent-7", "olga", "ada"] {
+        let error = house.gateway().approve(&approver(&house, name), waits.id(), None).await.unwrap_err();
+        assert_eq!(error.code, Code::Forbidden, "{name}");
+    }
+    house.gateway().approve(&anna, waits.id(), None).await.unwrap();
+    assert_eq!(outcome(&house, "acct-1").await.kind(), "executed");
+}
+
+#[tokio::test]
 async fn more_people_asked_for_meanwhile_is_asked_for() {
     let house = house(1).await;
     let waits = held(&house, "acct-1").await;
@@ -394,6 +414,12 @@ async fn left_approved(house: &House) -> Said {
     waits
 }
 
+/// The time for which it waits was over right after the last approval.
+fn over(house: &House) {
+    let expire = "UPDATE action SET expires = (SELECT max(at) + 1 FROM approval) WHERE round = 1";
+    assert_eq!(house.store().execute(expire, []).unwrap(), 1);
+}
+
 async fn house_of_two() -> House {
     House::bound(&binding(2), |config| config.limits.recovery_interval_ms = 20).await
 }
@@ -403,7 +429,7 @@ async fn what_is_approved_and_did_not_go_on_in_time_expires_and_names_who_agreed
     let mut house = house_of_two().await;
     let waits = left_approved(&house).await;
     house.rebind(&binding(1)).await;
-    house.store().execute("UPDATE action SET expires = 1 WHERE round = 1", []).unwrap();
+    over(&house);
     house.installation.start();
     let ended = outcome(&house, "acct-1").await;
     assert_eq!((ended.kind(), ended.code()), ("blocked", "EP_APPROVAL_EXPIRED"), "{}", ended.body);
@@ -432,7 +458,7 @@ async fn what_the_store_says_otherwise_than_people_were_shown_is_not_carried_out
         assert_eq!(next.kind(), "executed");
         let view = house.gateway().held_one(&approver(&house, "reader"), waits.id()).await.unwrap();
         assert_eq!(view.state, "APPROVED", "{altered}");
-        house.store().execute("UPDATE action SET expires = 1 WHERE round = 1", []).unwrap();
+        over(&house);
         assert_eq!(outcome(&house, "acct-1").await.code(), "EP_APPROVAL_EXPIRED", "{altered}");
         assert_eq!(spent(&house).await, "26.00", "{altered}");
     }
