@@ -46,15 +46,7 @@ async fn an_action_in_the_sandbox_is_answered_recorded_and_shown() {
     let jwks = served.get("/sandbox/.well-known/jwks.json").send().await.unwrap().bytes().await.unwrap();
     let jwks = receipt::Jwks::parse(&jwks).unwrap();
     let pin = receipt::Pin::new(&format!("{}/sandbox", served.url), &jwks);
-    let disclosures = receipt::Disclosures::default();
-    let approvers = receipt::approval::Approvers::default();
-    let trust = receipt::Trust {
-        pin: &pin,
-        jwks: &jwks,
-        allow_sandbox: true,
-        disclosures: &disclosures,
-        approvers: &approvers,
-    };
+    let trust = receipt::Trust { allow_sandbox: true, ..receipt::Trust::new(&pin, &jwks) };
     let report = receipt::verify(receipt.as_bytes(), &trust);
     assert_eq!(report.verdict, receipt::Verdict::Valid, "{:?}", report.checks);
 }
