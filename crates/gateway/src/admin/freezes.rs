@@ -64,8 +64,8 @@ impl Gateway {
     ///
     /// # Errors
     /// `EP_FORBIDDEN`: a tenant's operator stops what is the tenant's; everything and providers are for an admin of the
-    /// first tenant. `EP_NOT_FOUND` for an agent, archetype or provider that there is not: a stop that stops nothing must
-    /// not be acknowledged.
+    /// first tenant. `EP_NOT_FOUND` for an agent, archetype or provider that there is not: a stop that stops nothing
+    /// must not be acknowledged.
     pub async fn freeze(&self, caller: &Caller, ask: FreezeAsk) -> Result<FreezeView, Error> {
         let FreezeAsk { scope, reason, even_if_unknown } = ask;
         self.may_reach(caller, &scope)?;
