@@ -30,6 +30,15 @@ fn db(directory: &Path) -> Connection {
     Connection::open(directory.join("ledger.db")).unwrap()
 }
 
+/// What a killed process leaves behind: the file and its log as they are now.
+fn left_by_a_kill(directory: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for name in ["ledger.db", "ledger.db-wal"] {
+        std::fs::copy(directory.join(name), copy.path().join(name)).unwrap();
+    }
+    copy
+}
+
 // Restarts.
 
 #[test]
@@ -42,13 +51,7 @@ fn a_restart_forgets_nothing_and_continues_the_chain() {
     let open_action = admitted(&first, payment_of_50);
     let done = admitted(&first, payment("b", 20, &["m"]));
     wait(first.settle(settlement(done, State::Executed, "b"))).unwrap();
-    let freeze = Freeze {
-        scope: scope.clone(),
-        include_rollback: true,
-        at_ms: NOW,
-        by: "ops".into(),
-        reason: "drill".into(),
-    };
+    let freeze = Freeze { include_rollback: true, ..freeze(scope.clone()) };
     wait(first.freeze(freeze.clone(), event("frozen"))).unwrap();
     wait(first.revoke(&Tenant::default(), "gone", event("revoked"))).unwrap();
     let before = wait(first.verify()).unwrap();
@@ -210,15 +213,11 @@ fn addresses_are_told_apart(pause: Duration) -> bool {
 #[test]
 fn a_history_that_a_crash_kept_from_its_row_is_made_good() {
     let directory = tempfile::tempdir().unwrap();
-    let copy = tempfile::tempdir().unwrap();
     let ledger = sqlite(directory.path());
     for minor in [10, 20, 30] {
         admitted(&ledger, payment(&format!("k{minor}"), minor, &["m"]));
     }
-    // What a killed process leaves behind: the file and its log as they are now.
-    for name in ["ledger.db", "ledger.db-wal"] {
-        std::fs::copy(directory.path().join(name), copy.path().join(name)).unwrap();
-    }
+    let copy = left_by_a_kill(directory.path());
     drop(ledger);
     for path in [copy.path(), directory.path()] {
         let reopened = open(path, Options::new("chain-2", NOW));
@@ -233,7 +232,6 @@ fn a_history_that_a_crash_kept_from_its_row_is_made_good() {
 #[test]
 fn a_history_that_a_resumed_action_joined_survives_a_crash_once() {
     let directory = tempfile::tempdir().unwrap();
-    let copy = tempfile::tempdir().unwrap();
     let ledger = sqlite(directory.path());
     let waited = held(&ledger, payment("waited", 40, &["m"]), 1);
     for minor in [10, 20] {
@@ -242,9 +240,7 @@ fn a_history_that_a_resumed_action_joined_survives_a_crash_once() {
     wait(ledger.approve(approval(waited, "anna"))).unwrap();
     assert!(matches!(resume(&ledger, waited, payment("waited", 40, &["m"])), Admitted::New { .. }));
     admitted(&ledger, payment("k30", 30, &["m"]));
-    for name in ["ledger.db", "ledger.db-wal"] {
-        std::fs::copy(directory.path().join(name), copy.path().join(name)).unwrap();
-    }
+    let copy = left_by_a_kill(directory.path());
     drop(ledger);
     for path in [copy.path(), directory.path()] {
         let reopened = open(path, Options::new("chain-2", NOW));
@@ -853,11 +849,7 @@ fn pruning_leaves_no_row_behind_and_its_numbers_and_histories_outlive_a_restart(
         let left: i64 = db(directory.path()).query_row(&count, [], |row| row.get(0)).unwrap();
         assert_eq!(left, 0, "{table}");
     }
-    // What a killed process leaves behind.
-    let copy = tempfile::tempdir().unwrap();
-    for name in ["ledger.db", "ledger.db-wal"] {
-        std::fs::copy(directory.path().join(name), copy.path().join(name)).unwrap();
-    }
+    let copy = left_by_a_kill(directory.path());
     drop(ledger);
     for path in [copy.path(), directory.path()] {
         let reopened = open(path, Options::new("chain-2", NOW));

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use action::{ActionId, Tenant};
 use common::*;
 use ledger::{
-    Admission, Admitted, Approval, Error, Freeze, Hold, Ledger, Memory, Obstacle, Scope, Settlement, State,
+    Admission, Admitted, Approval, Error, Hold, Ledger, Memory, Obstacle, Scope, Settlement, State,
 };
 use proptest::prelude::*;
 
@@ -241,14 +241,7 @@ impl World<'_> {
     }
 
     fn freeze(&mut self) {
-        let freeze = Freeze {
-            scope: Scope::All,
-            include_rollback: false,
-            at_ms: NOW,
-            by: "ops".into(),
-            reason: "drill".into(),
-        };
-        wait(self.ledger.freeze(freeze, event("frozen"))).unwrap();
+        wait(self.ledger.freeze(freeze(Scope::All), event("frozen"))).unwrap();
         self.frozen = true;
     }
 }
