@@ -120,10 +120,7 @@ impl Gateway {
         if known {
             return Ok(());
         }
-        // The advice stands in the message too, because production says no more than that.
-        Err(Error::new(Code::NotFound, format!("there is no `{scope}` to freeze: {hint}"))
-            .field("/scope")
-            .hint(hint))
+        Err(Error::new(Code::NotFound, format!("there is no `{scope}` to freeze")).field("/scope").hint(hint))
     }
 
     /// Whether any key, action or mandate names the agent. The sandbox takes anybody: it has no keys of its own.

@@ -193,13 +193,9 @@ impl Gateway {
         if form != Some(ApprovalForm::Passkey) {
             return Ok(());
         }
-        // The advice stands in the message, because production says no more than that.
-        let why = format!(
-            "an API key is not enough to approve `{}`; its file in the catalogue would have to say `approval = \"key\"`",
-            stored.archetype
-        );
+        let why = format!("an API key is not enough to approve `{}`", stored.archetype);
         Err(Error::new(Code::Forbidden, why)
-            .hint("set `approval = \"key\"` in the archetype's file and reload"))
+            .hint("set `approval = \"key\"` in the archetype's file of the catalogue and reload"))
     }
 
     pub(crate) fn form(&self, archetype: &action::Archetype, row: &IntentRow) -> ApprovalForm {

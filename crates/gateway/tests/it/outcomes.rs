@@ -326,7 +326,7 @@ async fn a_freeze_that_would_stop_nothing_is_refused() {
     for name in ["archetype:payment_transfer", "provider:no-such-bank", "agent:Agent-7"] {
         let error = gateway.freeze(admin, scope(name).into()).await.unwrap_err();
         assert_eq!(error.code, Code::NotFound, "{name}");
-        assert!(error.message.contains(error.hint.as_deref().unwrap()), "production shows no hints: {error}");
+        assert!(error.hint.is_some(), "{name}");
     }
     for name in ["archetype:payment_transfer", "provider:no-such-bank"] {
         let ask = FreezeAsk { even_if_unknown: true, ..scope(name).into() };
