@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use reqwest::Method;
 use reqwest::blocking::{Client as Http, Response};
+use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
 use crate::error::{Context, Error, Result};
+use crate::out;
 
 /// Which gateway, and who asks.
 #[derive(clap::Args, Clone)]
@@ -116,21 +117,27 @@ fn answer(response: Response) -> Result<Value> {
         if text.is_empty() { Some(Value::Null) } else { serde_json::from_str(&text).ok() };
     match body {
         Some(body) if status.is_success() => Ok(body),
-        Some(body) if body["code"].is_string() => {
-            let text = |member: &str| body[member].as_str().unwrap_or_default().to_owned();
-            let hint = match (body["hint"].as_str(), text("request_id")) {
-                (Some(hint), _) => Some(hint.to_owned()),
-                // What the caller can mend is said here; the log tells of what the gateway could not do.
-                (None, id) if status.is_server_error() && !id.is_empty() => {
-                    Some(format!("the gateway's log has more under request id {id}"))
-                }
-                _ => None,
-            };
-            Err(Error::new(format!("{}: {}", text("code"), text("message"))).maybe_hint(hint))
-        }
+        Some(body) if body["code"].is_string() => Err(refusal(&body, status)),
+        // The sandbox says more, in a shape of its own.
+        Some(body) if body["error"]["code"].is_string() => Err(refusal(&body["error"], status)),
         _ => Err(Error::new(format!("the gateway answered {status}, and not as one does"))
             .hint("is it really a Countersign gateway that --url names?")),
     }
+}
+
+fn refusal(said: &Value, status: StatusCode) -> Error {
+    let text = |member: &str| said[member].as_str().unwrap_or_default();
+    let advice = said["remediation"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let hint = match (advice.collect::<Vec<_>>().join("; "), text("request_id")) {
+        // What the caller can mend is said here; the log tells of what the gateway could not do.
+        (advice, id) if advice.is_empty() && status.is_server_error() && !id.is_empty() => {
+            Some(format!("the gateway's log has more under request id {id}"))
+        }
+        (advice, _) => Some(advice).filter(|advice| !advice.is_empty()),
+    };
+    // Where it repeats words of the request it says so apart from its own.
+    let message = said["untrusted_text"].as_str().unwrap_or(text("message"));
+    Error::new(format!("{}: {}", text("code"), out::shown(message))).maybe_hint(hint)
 }
 
 fn is_loopback(url: &reqwest::Url) -> bool {

@@ -19,6 +19,9 @@ pub(crate) struct FreezeArgs {
     /// Why, for the record
     #[arg(long)]
     reason: Option<String>,
+    /// Freeze an agent too that no API key, mandate or action names yet
+    #[arg(long)]
+    even_if_unknown: bool,
     #[command(flatten)]
     api: Api,
 }
@@ -51,7 +54,11 @@ pub(crate) struct ObserveArgs {
 pub(crate) fn freeze(args: &FreezeArgs) -> Result<ExitCode> {
     let client = args.api.client()?;
     let answer = match &args.scope {
-        Some(scope) => client.post("/v1/freeze", &json!({"scope": scope, "reason": args.reason}))?,
+        Some(scope) => {
+            let FreezeArgs { reason, even_if_unknown, .. } = args;
+            let ask = json!({"scope": scope, "reason": reason, "even_if_unknown": even_if_unknown});
+            client.post("/v1/freeze", &ask)?
+        }
         None => Value::from(client.list("/v1/freezes")?),
     };
     out::json(&answer)?;

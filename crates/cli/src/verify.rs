@@ -13,13 +13,13 @@ use receipt::{Report, Verdict};
 use crate::error::{Error, Result};
 use tell::Finding;
 
-pub(crate) use trust::Belief;
+pub(crate) use trust::{Belief, Named};
 
 /// Verify receipts, without a gateway and without trusting whoever handed them over
 ///
 /// Checked are the form, the chain of entries, the key, the signature, the key's times and custody, disclosed values
-/// and people's approvals. Exit code: 0 all valid, 1 at least one is not (or could not be read), 2 all genuine, but one was signed
-/// by a key lost later and nothing proves that it was signed before; 64 the command line was not understood.
+/// and people's approvals. Exit code: 0 all valid, 1 at least one is not (or could not be read), 2 all genuine, but one
+/// was signed by a key lost later and nothing proves that it was signed before; 64 the command line was not understood.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Receipts: files, folders (their *.json, or *.jsonl with --jsonl; jwks.json is left out), or `-` for stdin
@@ -54,13 +54,13 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let belief = Belief::gather(
-        &args.issuer,
-        args.jwks.as_deref(),
-        args.disclosures.as_deref(),
-        args.approvers.as_deref(),
-        &args.paths,
-    )?;
+    let belief = Belief::gather(Named {
+        issuer: &args.issuer,
+        jwks: args.jwks.as_deref(),
+        disclosures: args.disclosures.as_deref(),
+        approvers: args.approvers.as_deref(),
+        receipts: &args.paths,
+    })?;
     let tally = if args.jsonl { stream(args, &belief)? } else { each(args, &belief)? };
     if tally.total() == 0 {
         return Err(Error::new("no receipts found")

@@ -49,7 +49,7 @@ mod vault;
 mod views;
 
 pub use admin::{
-    CreatedKey, FreezeScope, FreezeView, IssuedMandate, KeyAsk, KeyView, MandateAsk, MandateView,
+    CreatedKey, FreezeAsk, FreezeScope, FreezeView, IssuedMandate, KeyAsk, KeyView, MandateAsk, MandateView,
     ObserveView, ReloadReport, Revocation, SigningKeyView,
 };
 pub use approvals::{GivenView, HeldView, PolicyView};

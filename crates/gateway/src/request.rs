@@ -148,7 +148,7 @@ impl Gateway {
     }
 
     /// The provider that will carry the action out, if it can keep what is asked of it.
-    fn able_provider(&self, rules: &Rules, action: &Action) -> Result<Arc<dyn Provider>, Error> {
+    pub(crate) fn able_provider(&self, rules: &Rules, action: &Action) -> Result<Arc<dyn Provider>, Error> {
         let name = &action.archetype.name;
         let Some(provider) = rules.providers.get(name) else {
             return Err(Error::new(
@@ -183,7 +183,7 @@ impl Drop for Place {
 }
 
 /// What the request asks for must be what this version and the binding can do.
-pub(crate) fn able(action: &Action, capabilities: &Capabilities) -> Result<(), Error> {
+fn able(action: &Action, capabilities: &Capabilities) -> Result<(), Error> {
     match action.payment_mode {
         PaymentMode::ImmediateCharge => {}
         PaymentMode::QuoteOnly if quotes(action) => {}

@@ -272,6 +272,12 @@ fn event_type(document: &[u8]) -> Result<&'static str, Error> {
         .ok_or_else(|| internal("a stored receipt cannot be read"))
 }
 
+/// The row after which a page begins.
+pub(crate) fn after(cursor: Option<String>) -> Result<Option<i64>, Error> {
+    let row = cursor.map(|cursor| cursor.parse()).transpose();
+    row.map_err(|_| Error::new(Code::ValidationFailed, "this cursor was not given out").field("cursor"))
+}
+
 pub(crate) fn not_found(what: &str) -> Error {
     Error::new(Code::NotFound, format!("there is no such {what}"))
 }

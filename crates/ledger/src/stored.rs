@@ -171,6 +171,14 @@ pub struct Stored {
     pub reply: Option<Reply>,
 }
 
+impl Stored {
+    /// Is the time over for which it was to wait?
+    #[must_use]
+    pub fn has_expired(&self, now_ms: i64) -> bool {
+        self.expires_ms.is_none_or(|until_ms| until_ms <= now_ms)
+    }
+}
+
 /// One outcome of an action, read back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settled {

@@ -11,7 +11,7 @@ use std::thread;
 use action::{Subject, Tenant};
 use common::*;
 use ledger::{
-    Admission, Admitted, ApiKey, Approval, Effect, Error, FactsQuery, Filter, Freeze, Hold, Ledger, Mandate,
+    Admission, Admitted, ApiKey, Approval, Effect, Error, FactsQuery, Filter, Hold, Ledger, Mandate,
     Obstacle, Outcome, Recorded, Scope, Settlement, State, Tolerance,
 };
 
@@ -450,14 +450,7 @@ fn whatever_stops_an_admission_stops_a_resumption_and_changes_nothing() {
             assert_eq!(state_of(&*ledger, id), State::Approved);
         };
 
-        let freeze = Freeze {
-            scope: Scope::All,
-            include_rollback: false,
-            at_ms: NOW,
-            by: "ops".into(),
-            reason: "drill".into(),
-        };
-        wait(ledger.freeze(freeze, event("frozen"))).unwrap();
+        wait(ledger.freeze(freeze(Scope::All), event("frozen"))).unwrap();
         refused(Obstacle::Frozen(Scope::All));
         wait(ledger.thaw(Scope::All, event("thawed"))).unwrap();
 
@@ -586,13 +579,7 @@ fn a_freeze_stops_what_it_covers_and_a_thaw_ends_it() {
             (Scope::Provider("hotel".into()), false),
         ];
         for (number, (scope, stops)) in scopes.into_iter().enumerate() {
-            let freeze = Freeze {
-                scope: scope.clone(),
-                include_rollback: false,
-                at_ms: NOW,
-                by: "ops".into(),
-                reason: "drill".into(),
-            };
+            let freeze = freeze(scope.clone());
             wait(ledger.freeze(freeze.clone(), event("frozen"))).unwrap();
             let agent = subject();
             let facts = wait(ledger.facts(query(&tenant, &agent))).unwrap();

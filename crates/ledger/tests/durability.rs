@@ -30,6 +30,15 @@ fn db(directory: &Path) -> Connection {
     Connection::open(directory.join("ledger.db")).unwrap()
 }
 
+/// What a killed process leaves behind: the file and its log as they are now.
+fn left_by_a_kill(directory: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for name in ["ledger.db", "ledger.db-wal"] {
+        std::fs::copy(directory.join(name), copy.path().join(name)).unwrap();
+    }
+    copy
+}
+
 // Restarts.
 
 #[test]
@@ -42,13 +51,7 @@ fn a_restart_forgets_nothing_and_continues_the_chain() {
     let open_action = admitted(&first, payment_of_50);
     let done = admitted(&first, payment("b", 20, &["m"]));
     wait(first.settle(settlement(done, State::Executed, "b"))).unwrap();
-    let freeze = Freeze {
-        scope: scope.clone(),
-        include_rollback: true,
-        at_ms: NOW,
-        by: "ops".into(),
-        reason: "drill".into(),
-    };
+    let freeze = Freeze { include_rollback: true, ..freeze(scope.clone()) };
     wait(first.freeze(freeze.clone(), event("frozen"))).unwrap();
     wait(first.revoke(&Tenant::default(), "gone", event("revoked"))).unwrap();
     let before = wait(first.verify()).unwrap();
@@ -151,6 +154,31 @@ fn keys_and_effects_and_receipts_are_found_across_many_slices() {
 }
 
 #[test]
+fn an_effect_is_found_behind_rows_of_requests_that_came_in_before_it() {
+    // A request keeps the time at which it came in while a provider names its price: five minutes are allowed for that.
+    const MOST_MS: i64 = 300_000;
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = sqlite(directory.path());
+    let with_effect = |key: &str, at_ms: i64| {
+        let mut admission = Admission { effect: effect(9), ..admission(key) };
+        admission.intent.at_ms = at_ms;
+        admission
+    };
+    let first = admitted(&ledger, with_effect("first", NOW));
+    // So many that the first is in another slice of the index.
+    let slow = (0..9000).map(|number| {
+        let mut slow = admission(&format!("slow{number}"));
+        slow.intent.at_ms = NOW - MOST_MS + 1;
+        ledger.admit(slow)
+    });
+    assert!(wait(join_all(slow)).iter().all(Result::is_ok));
+    let Obstacle::Duplicate(earlier) = obstacle(&ledger, with_effect("again", NOW + 599_999)) else {
+        panic!("it was done less than ten minutes ago")
+    };
+    assert_eq!(earlier.id, first);
+}
+
+#[test]
 fn an_address_never_given_out_is_answered_without_a_search_and_a_fresh_one_is_found() {
     // Searches are spared once the index was read in the background; before, they are not, and prove nothing.
     let spared = (0..20).any(|attempt| addresses_are_told_apart(Duration::from_millis(attempt * 20)));
@@ -185,15 +213,11 @@ fn addresses_are_told_apart(pause: Duration) -> bool {
 #[test]
 fn a_history_that_a_crash_kept_from_its_row_is_made_good() {
     let directory = tempfile::tempdir().unwrap();
-    let copy = tempfile::tempdir().unwrap();
     let ledger = sqlite(directory.path());
     for minor in [10, 20, 30] {
         admitted(&ledger, payment(&format!("k{minor}"), minor, &["m"]));
     }
-    // What a killed process leaves behind: the file and its log as they are now.
-    for name in ["ledger.db", "ledger.db-wal"] {
-        std::fs::copy(directory.path().join(name), copy.path().join(name)).unwrap();
-    }
+    let copy = left_by_a_kill(directory.path());
     drop(ledger);
     for path in [copy.path(), directory.path()] {
         let reopened = open(path, Options::new("chain-2", NOW));
@@ -208,7 +232,6 @@ fn a_history_that_a_crash_kept_from_its_row_is_made_good() {
 #[test]
 fn a_history_that_a_resumed_action_joined_survives_a_crash_once() {
     let directory = tempfile::tempdir().unwrap();
-    let copy = tempfile::tempdir().unwrap();
     let ledger = sqlite(directory.path());
     let waited = held(&ledger, payment("waited", 40, &["m"]), 1);
     for minor in [10, 20] {
@@ -217,9 +240,7 @@ fn a_history_that_a_resumed_action_joined_survives_a_crash_once() {
     wait(ledger.approve(approval(waited, "anna"))).unwrap();
     assert!(matches!(resume(&ledger, waited, payment("waited", 40, &["m"])), Admitted::New { .. }));
     admitted(&ledger, payment("k30", 30, &["m"]));
-    for name in ["ledger.db", "ledger.db-wal"] {
-        std::fs::copy(directory.path().join(name), copy.path().join(name)).unwrap();
-    }
+    let copy = left_by_a_kill(directory.path());
     drop(ledger);
     for path in [copy.path(), directory.path()] {
         let reopened = open(path, Options::new("chain-2", NOW));
@@ -239,15 +260,7 @@ fn a_store_of_the_first_version_opens_and_what_it_held_only_expires() {
     let held = held(&ledger, payment("held", 40, &["m"]), 1);
     let sent = admitted(&ledger, payment("sent", 10, &["m"]));
     drop(ledger);
-    // Back to the shape of then.
-    db(directory.path())
-        .execute_batch(
-            "DROP TABLE approval; ALTER TABLE api_key DROP COLUMN created_by;
-             ALTER TABLE action DROP COLUMN resumed_row; ALTER TABLE action DROP COLUMN resumed;
-             ALTER TABLE action DROP COLUMN needed; ALTER TABLE action DROP COLUMN round;
-             DELETE FROM refinery_schema_history WHERE version = 2;",
-        )
-        .unwrap();
+    db(directory.path()).execute_batch(BACK_TO_VERSION_1).unwrap();
     let reopened = open(directory.path(), Options::new("chain-2", NOW));
     let stored = wait(reopened.action(&Tenant::default(), held)).unwrap().unwrap();
     assert_eq!((stored.state, stored.round, stored.needed), (State::Held, 0, 0));
@@ -258,6 +271,28 @@ fn a_store_of_the_first_version_opens_and_what_it_held_only_expires() {
     wait(reopened.settle(settlement(sent, State::Executed, "sent"))).unwrap();
     wait(reopened.settle(settlement(held, State::Refused, "expired"))).unwrap();
     wait(reopened.verify()).unwrap();
+}
+
+/// The shape of then.
+const BACK_TO_VERSION_1: &str = "
+    DROP TABLE approval; ALTER TABLE api_key DROP COLUMN created_by;
+    ALTER TABLE action DROP COLUMN resumed_row; ALTER TABLE action DROP COLUMN resumed;
+    ALTER TABLE action DROP COLUMN needed; ALTER TABLE action DROP COLUMN round;
+    DELETE FROM refinery_schema_history WHERE version = 2;";
+
+/// A migration that is cut off between its last statement and the note that it was made leaves nothing behind.
+#[test]
+fn a_migration_and_the_note_of_it_are_one_commit() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(sqlite(directory.path()));
+    let refuse =
+        "CREATE TRIGGER cut BEFORE INSERT ON refinery_schema_history BEGIN SELECT raise(ABORT, 'cut'); END;";
+    db(directory.path()).execute_batch(&format!("{BACK_TO_VERSION_1}{refuse}")).unwrap();
+    let cut = Sqlite::open(&directory.path().join("ledger.db"), Options::new("chain-2", NOW));
+    assert!(matches!(cut.map(drop), Err(Error::Open(_))));
+    db(directory.path()).execute_batch("DROP TRIGGER cut").unwrap();
+    let whole = open(directory.path(), Options::new("chain-3", NOW));
+    assert_eq!(wait(whole.approvals(&Tenant::default(), id())).unwrap(), []);
 }
 
 #[test]
@@ -814,11 +849,7 @@ fn pruning_leaves_no_row_behind_and_its_numbers_and_histories_outlive_a_restart(
         let left: i64 = db(directory.path()).query_row(&count, [], |row| row.get(0)).unwrap();
         assert_eq!(left, 0, "{table}");
     }
-    // What a killed process leaves behind.
-    let copy = tempfile::tempdir().unwrap();
-    for name in ["ledger.db", "ledger.db-wal"] {
-        std::fs::copy(directory.path().join(name), copy.path().join(name)).unwrap();
-    }
+    let copy = left_by_a_kill(directory.path());
     drop(ledger);
     for path in [copy.path(), directory.path()] {
         let reopened = open(path, Options::new("chain-2", NOW));

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use aws_lc_rs::hmac;
@@ -150,9 +150,11 @@ impl Disclosure {
 
 /// Disclosures by receipt.
 #[derive(Debug, Clone, Default)]
-pub struct Disclosures(HashMap<String, Vec<Disclosure>>);
+pub struct Disclosures(BTreeMap<String, Vec<Disclosure>>);
 
 impl Disclosures {
+    pub(crate) const NONE: Self = Self(BTreeMap::new());
+
     /// Reads a JSON array of disclosures, or one disclosure per line.
     ///
     /// # Errors

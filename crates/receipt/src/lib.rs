@@ -25,8 +25,7 @@
 //!
 //! ```
 //! use countersign_receipt as receipt;
-//! use receipt::{Chain, Disclosures, Draft, Jwk, Jwks, NewEntry, Pin, SigningKey, Stage, Timestamp, Trust, Verdict};
-//! use receipt::approval::Approvers;
+//! use receipt::{Chain, Draft, Jwk, Jwks, NewEntry, Pin, SigningKey, Stage, Timestamp, Trust, Verdict};
 //! # use receipt::{Environment, Event, Kind, Metadata, MoneyFields, PaymentStatus};
 //! # fn draft() -> Draft<'static> {
 //! #     Draft {
@@ -69,10 +68,7 @@
 //!
 //! let jwks = Jwks::new(vec![Jwk::active(key.public().clone(), at)])?;
 //! let pin = Pin::new("https://gateway.example", &jwks);
-//! let disclosures = Disclosures::default();
-//! let approvers = Approvers::default();
-//! let trust = Trust { pin: &pin, jwks: &jwks, allow_sandbox: false, disclosures: &disclosures, approvers: &approvers };
-//! assert_eq!(receipt::verify(receipt.as_bytes(), &trust).verdict, Verdict::Valid);
+//! assert_eq!(receipt::verify(receipt.as_bytes(), &Trust::new(&pin, &jwks)).verdict, Verdict::Valid);
 //! # Ok(())
 //! # }
 //! ```

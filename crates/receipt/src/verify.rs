@@ -26,6 +26,16 @@ pub struct Trust<'a> {
     pub approvers: &'a Approvers,
 }
 
+impl<'a> Trust<'a> {
+    /// Belief in an issuer and nothing else: no receipts of the sandbox, no disclosures, nobody's approvals.
+    #[must_use]
+    pub fn new(pin: &'a Pin, jwks: &'a Jwks) -> Self {
+        static NOTHING: Disclosures = Disclosures::NONE;
+        static NOBODY: Approvers = Approvers::NOBODY;
+        Self { pin, jwks, allow_sandbox: false, disclosures: &NOTHING, approvers: &NOBODY }
+    }
+}
+
 /// Verifies a document as received.
 ///
 /// Canonical text is recognised while it is read and checked where it lies; any other text is read strictly, made

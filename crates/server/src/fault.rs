@@ -1,5 +1,7 @@
 //! Errors on the wire, in their two shapes: tight in production, helpful in the sandbox.
 
+use std::borrow::Cow;
+
 use action::Environment;
 use gateway::{Code, Error};
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -17,7 +19,7 @@ pub(crate) struct Production<'a> {
     code: &'static str,
     /// Names the request in logs.
     request_id: &'a str,
-    /// One fixed line.
+    /// What happened: to agents one fixed line, to whoever governs also what to do about it.
     message: &'a str,
     /// The same as `request_id`, unless something earlier is meant.
     correlation_id: &'a str,
@@ -75,9 +77,10 @@ pub(crate) fn respond(
     let entry = errors::entry(error.code);
     let body = match environment {
         Environment::Production => {
+            let whole = whole(error);
             let message = match audience {
                 Audience::Agents => line(error),
-                Audience::Operators => capped(&error.message, LONGEST_FOR_OPERATORS),
+                Audience::Operators => capped(&whole, LONGEST_FOR_OPERATORS),
             };
             written(&Production {
                 code: entry.code.as_str(),
@@ -89,10 +92,6 @@ pub(crate) fn respond(
         Environment::Sandbox => {
             let message = line(error);
             let told = message == error.message && error.hint.is_none();
-            let more = || match &error.hint {
-                Some(hint) => format!("{}; {hint}", error.message),
-                None => error.message.clone(),
-            };
             written(&Sandbox {
                 sandbox: true,
                 error: SandboxError {
@@ -103,7 +102,7 @@ pub(crate) fn respond(
                     remediation: entry.remediation,
                     request_id,
                     docs: format!("{public_url}{}", entry.anchor()),
-                    untrusted_text: (!told).then(|| capped(&more(), LONGEST_UNTRUSTED).to_owned()),
+                    untrusted_text: (!told).then(|| capped(&whole(error), LONGEST_UNTRUSTED).to_owned()),
                 },
             })
         }
@@ -137,6 +136,14 @@ fn line(error: &Error) -> &str {
         errors::entry(error.code).message
     } else {
         &error.message
+    }
+}
+
+/// What happened in this case, and what to do about it.
+fn whole(error: &Error) -> Cow<'_, str> {
+    match &error.hint {
+        Some(hint) => Cow::Owned(format!("{}; {hint}", error.message)),
+        None => Cow::Borrowed(&error.message),
     }
 }
 
@@ -176,6 +183,13 @@ mod tests {
         let error = Error::new(Code::NotFound, "there is no such action").field("/id");
         let said = said(&error, Environment::Production, Audience::Agents).await;
         insta::assert_snapshot!(said, @r#"{"code":"EP_NOT_FOUND","request_id":"req-1","message":"there is no such action","correlation_id":"req-1"}"#);
+    }
+
+    #[tokio::test]
+    async fn who_governs_is_told_what_to_do_about_it() {
+        let error = Error::new(Code::NotFound, "there is no `agent:x` to freeze").hint("look at its name");
+        let said = said(&error, Environment::Production, Audience::Operators).await;
+        insta::assert_snapshot!(said, @r#"{"code":"EP_NOT_FOUND","request_id":"req-1","message":"there is no `agent:x` to freeze; look at its name","correlation_id":"req-1"}"#);
     }
 
     #[tokio::test]

@@ -457,6 +457,18 @@ pub static ROUTES: &[Route] = &[
     },
     Route {
         method: Method::GET,
+        path: "/",
+        place: Place::Root,
+        who: Who::Anyone,
+        summary: "Leads whoever comes with a browser to this description",
+        body: None,
+        answers: &[Answer::page(303, "It is at `/docs`")],
+        query: &[],
+        codes: &[],
+        handler: by!(discovery::front),
+    },
+    Route {
+        method: Method::GET,
         path: "/docs",
         place: Place::Root,
         who: Who::Anyone,
@@ -644,8 +656,8 @@ mod tests {
     #[test]
     fn what_is_not_in_the_table_is_not_found() {
         for path in [
-            "/",
             "",
+            "/sandbox/",
             "/v1",
             "/v1/actions/",
             "/v1/actions/a/b",

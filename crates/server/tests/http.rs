@@ -46,15 +46,7 @@ async fn an_action_in_the_sandbox_is_answered_recorded_and_shown() {
     let jwks = served.get("/sandbox/.well-known/jwks.json").send().await.unwrap().bytes().await.unwrap();
     let jwks = receipt::Jwks::parse(&jwks).unwrap();
     let pin = receipt::Pin::new(&format!("{}/sandbox", served.url), &jwks);
-    let disclosures = receipt::Disclosures::default();
-    let approvers = receipt::approval::Approvers::default();
-    let trust = receipt::Trust {
-        pin: &pin,
-        jwks: &jwks,
-        allow_sandbox: true,
-        disclosures: &disclosures,
-        approvers: &approvers,
-    };
+    let trust = receipt::Trust { allow_sandbox: true, ..receipt::Trust::new(&pin, &jwks) };
     let report = receipt::verify(receipt.as_bytes(), &trust);
     assert_eq!(report.verdict, receipt::Verdict::Valid, "{:?}", report.checks);
 }
@@ -83,6 +75,16 @@ async fn the_receipt_page_holds_the_document_and_may_load_nothing() {
     for outside in ["http-equiv", "src=", "@import", "https://cdn"] {
         assert!(!page.contains(outside), "{outside}");
     }
+}
+
+#[tokio::test]
+async fn the_bare_address_leads_to_the_documentation() {
+    let served = Served::start().await;
+    let once = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    let answer = once.get(format!("{}/", served.url)).send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), &answer.headers()["location"]), (303, &"/docs".parse().unwrap()));
+    let page = served.get("/").send().await.unwrap();
+    assert_eq!((page.status().as_u16(), page.url().path()), (200, "/docs"));
 }
 
 #[tokio::test]

@@ -6,10 +6,10 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use receipt::approval::{Approval, Approvers, Assertion, Commitment, Decision, Envelope, Quote, Signer, V1};
+use receipt::approval::{Approval, Assertion, Commitment, Decision, Envelope, Quote, Signer, V1};
 use receipt::{
-    Chain, Disclosures, Draft, Environment, Event, Json, Jwk, Jwks, Kind, Metadata, MoneyFields, NewEntry,
-    PaymentStatus, Pin, SigningKey, Stage, Timestamp, Trust, Verdict,
+    Chain, Draft, Environment, Event, Json, Jwk, Jwks, Kind, Metadata, MoneyFields, NewEntry, PaymentStatus,
+    Pin, SigningKey, Stage, Timestamp, Trust, Verdict,
 };
 use serde_json::{Value, json};
 
@@ -86,10 +86,7 @@ fn draft(environment: Environment) -> Draft<'static> {
 /// What the crate says of the same documents.
 fn expected(document: &str, jwks: &Jwks) -> (String, Option<u64>) {
     let pin = Pin::new(ISSUER, jwks);
-    let (disclosures, pinned) = (Disclosures::default(), Approvers::default());
-    let trust =
-        Trust { pin: &pin, jwks, allow_sandbox: false, disclosures: &disclosures, approvers: &pinned };
-    let verdict = receipt::verify(document.as_bytes(), &trust).verdict;
+    let verdict = receipt::verify(document.as_bytes(), &Trust::new(&pin, jwks)).verdict;
     let entry = match &verdict {
         Verdict::Invalid(failure) => failure.entry_index().map(|index| index as u64),
         _ => None,
@@ -296,10 +293,7 @@ fn an_approval_of_another_form_is_refused_by_both() {
     for ((document, jwks), report) in cases.iter().zip(agree(&cases)) {
         let structure = &report["checks"][0];
         let pin = Pin::new(ISSUER, jwks);
-        let (disclosures, approvers) = (Disclosures::default(), Approvers::default());
-        let trust =
-            Trust { pin: &pin, jwks, allow_sandbox: false, disclosures: &disclosures, approvers: &approvers };
-        let ours = &receipt::verify(document.as_bytes(), &trust).checks[0];
+        let ours = &receipt::verify(document.as_bytes(), &Trust::new(&pin, jwks)).checks[0];
         let passed = ours.outcome == receipt::Outcome::Passed;
         assert_eq!(structure["outcome"] == "passed", passed, "{structure}\n{}", ours.detail);
         misshapen += u32::from(!passed);

@@ -53,8 +53,8 @@ pub(crate) struct Args {
     /// Short runs: to see that everything works, not to quote
     #[arg(long)]
     quick: bool,
-    /// Only the runs of the gateway whose name contains this, and no floors: for profiling
-    #[arg(long, value_name = "TEXT", hide = true)]
+    /// Of the runs of the gateway only those whose name contains this: for profiling
+    #[arg(long, value_name = "TEXT", hide = true, conflicts_with = "floors")]
     only: Option<String>,
     /// How long each run lasts, after its warm-up
     #[arg(long, value_name = "SECONDS", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=3600))]
@@ -65,7 +65,7 @@ pub(crate) struct Args {
     /// At the end, put so many actions through one gateway and watch its memory
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     soak: Option<u64>,
-    /// Only the floors: no gateway is started
+    /// Only what needs no gateway: floors, disk, echo and `verify --jsonl`
     #[arg(long, conflicts_with_all = ["actions", "soak"])]
     floors: bool,
     /// Where temporary stores are made: put it on the disk that is to be measured

@@ -134,7 +134,7 @@ const PIN: &str = "pin.json";
 
 #[cfg(test)]
 mod tests {
-    use receipt::{Disclosures, Trust, Verdict};
+    use receipt::{Trust, Verdict};
 
     use super::*;
 
@@ -146,14 +146,7 @@ mod tests {
         let read = |name: &str| std::fs::read(folder.path().join(name)).expect("it was written");
         let jwks = Jwks::parse(&read(JWKS)).expect("a key set");
         let pin = Pin::parse(&String::from_utf8(read(PIN)).expect("text")).expect("a pin");
-        let (disclosures, approvers) = (Disclosures::default(), receipt::approval::Approvers::default());
-        let trust = Trust {
-            pin: &pin,
-            jwks: &jwks,
-            allow_sandbox: false,
-            disclosures: &disclosures,
-            approvers: &approvers,
-        };
+        let trust = Trust::new(&pin, &jwks);
         let text = read("receipts.jsonl");
         let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect();
         assert_eq!(lines.len(), 2);

@@ -9,7 +9,7 @@ use super::narrator::{Narrator, promise};
 use super::story::Told;
 use super::world::World;
 use crate::error::{Context, Error, Result};
-use crate::verify::Belief;
+use crate::verify::{Belief, Named};
 
 /// `receipts/`, `tampered/`, `jwks.json`, `issuer.pin`.
 pub(super) struct Folder(PathBuf);
@@ -73,7 +73,11 @@ impl Folder {
 
 /// Verifies every receipt from the files alone, then one that was tampered with.
 pub(super) fn tell(folder: &Folder, receipts: &[Told], narrator: &mut Narrator) -> Result<()> {
-    let belief = Belief::gather(&folder.pin().display().to_string(), None, None, None, &[folder.receipts()])?;
+    let belief = Belief::gather(Named {
+        issuer: &folder.pin().display().to_string(),
+        receipts: &[folder.receipts()],
+        ..Named::default()
+    })?;
     let verify = |document: &[u8]| receipt::verify(document, &belief.trust(false));
     genuine(folder, receipts, narrator, &verify)?;
     tampered(folder, receipts, narrator, &verify)

@@ -206,8 +206,7 @@ const BLOCK: usize = 256 << 10;
 
 #[cfg(test)]
 mod tests {
-    use receipt::approval::Approvers;
-    use receipt::{Disclosures, Jwks, Pin};
+    use receipt::{Jwks, Pin};
 
     use super::*;
 
@@ -226,17 +225,9 @@ mod tests {
     /// Numbers of the lines that are refused, which is all that are not blank, and how it ended.
     fn refused(input: impl Read + Send) -> (Vec<u64>, Result<()>) {
         let jwks = Jwks::new(Vec::new()).expect("an empty key set");
-        let (pin, disclosures) = (Pin::new("https://gateway.example", &jwks), Disclosures::default());
-        let approvers = Approvers::default();
-        let trust = Trust {
-            pin: &pin,
-            jwks: &jwks,
-            allow_sandbox: false,
-            disclosures: &disclosures,
-            approvers: &approvers,
-        };
+        let pin = Pin::new("https://gateway.example", &jwks);
         let mut numbers = Vec::new();
-        let ended = verify(input, &trust, |batch| {
+        let ended = verify(input, &Trust::new(&pin, &jwks), |batch| {
             assert_eq!(batch.tally.total(), batch.failed.len() as u64);
             numbers.extend(batch.failed.iter().map(|(number, _)| *number));
             Ok(())

@@ -9,6 +9,19 @@ use receipt::{Disclosures, Jwks, Pin, Trust};
 
 use crate::error::{Context, Error, Result};
 
+/// What is named to be read.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Named<'a> {
+    /// A pin, or a file that holds one.
+    pub(crate) issuer: &'a str,
+    /// A file or an address; without it a key set is looked for beside pin and receipts.
+    pub(crate) jwks: Option<&'a str>,
+    pub(crate) disclosures: Option<&'a Path>,
+    pub(crate) approvers: Option<&'a Path>,
+    /// The receipts.
+    pub(crate) receipts: &'a [PathBuf],
+}
+
 /// Pin, key set, disclosures and approvers, read and understood.
 pub(crate) struct Belief {
     pin: Pin,
@@ -20,17 +33,12 @@ pub(crate) struct Belief {
 impl Belief {
     /// # Errors
     /// Something cannot be read, or no key set is found that the pin bears out.
-    pub(crate) fn gather(
-        issuer: &str,
-        jwks: Option<&str>,
-        disclosures: Option<&Path>,
-        approvers: Option<&Path>,
-        paths: &[PathBuf],
-    ) -> Result<Belief> {
+    pub(crate) fn gather(from: Named<'_>) -> Result<Belief> {
+        let Named { issuer, jwks, disclosures, approvers, receipts } = from;
         let (pin, pin_file) = read_pin(issuer)?;
         let jwks = match jwks {
             Some(place) => named_key_set(place)?,
-            None => found_key_set(&pin, pin_file.as_deref(), paths)?,
+            None => found_key_set(&pin, pin_file.as_deref(), receipts)?,
         };
         let disclosures = read(disclosures, "disclosures", Disclosures::parse)?;
         let approvers = read(approvers, "approvers", Approvers::parse)?;

@@ -2,6 +2,7 @@
 //! linking costs more than running.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod approvals;
 mod common;
 mod files;
 mod running;

@@ -110,14 +110,8 @@ fn commands_change_the_running_gateway_as_far_as_their_key_may() {
 fn an_action_of_the_sandbox_is_proved_and_replayed() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    let data = data.to_str().unwrap();
-    let key = |role: &str| {
-        let made = run(["keys", "--data-dir", data, "api", "create", "--subject", "someone", "--role", role]);
-        made.stdout.trim().to_owned()
-    };
-    let (admin, agent) = (key("admin"), key("agent"));
-    let mut served = Served::start(Path::new(data));
-    served.url.push_str("/sandbox");
+    let (admin, agent) = (api_key(&data, "someone", "admin"), api_key(&data, "someone", "agent"));
+    let served = Served::sandbox(&data);
     let issue = ["mandate", "issue", "--subject", "someone", "--scope", "Travel", "--cap", "900.00 USD"];
     let issued = served.call(&admin, &issue);
     assert_eq!(issued.code, 0, "{}", issued.stderr);
@@ -129,18 +123,14 @@ fn an_action_of_the_sandbox_is_proved_and_replayed() {
             "room_type": "double", "guests": 2, "max_total_usd": "480.00",
         },
     });
-    let client = reqwest::blocking::Client::builder().no_proxy().build().unwrap();
-    let execute = served.url.replace("/sandbox", "/api/sandbox/execute");
-    let answer = client.post(execute).bearer_auth(&agent).header("content-type", "application/json");
-    let answer = answer.body(body.to_string()).send().unwrap();
-    let answer: Value = serde_json::from_slice(&answer.bytes().unwrap()).unwrap();
+    let answer = served.execute(&agent, "k1", &body);
     assert_eq!(answer["kind"], "executed", "{answer}");
 
     let id = answer["transaction_id"].as_str().unwrap();
     let replayed = served.call(&admin, &["replay", id]);
     assert_eq!((replayed.code, &replayed.json()["result"]), (0, &Value::from("same")), "{}", replayed.stderr);
 
-    let get = |path: String| client.get(path).bearer_auth(&admin).send().unwrap().bytes().unwrap();
+    let get = |path: String| client().get(path).bearer_auth(&admin).send().unwrap().bytes().unwrap();
     let receipt = folder.path().join("receipt.json");
     fs::write(
         &receipt,
@@ -240,8 +230,20 @@ fn the_demo_comes_out_as_said() {
     assert_eq!(run(["demo", "--json", "--dir", folder.path().to_str().unwrap()]).code, 1);
 }
 
+/// A key made while no gateway runs.
+pub(crate) fn api_key(data: &Path, subject: &str, role: &str) -> String {
+    let data = data.to_str().unwrap();
+    let made = run(["keys", "--data-dir", data, "api", "create", "--subject", subject, "--role", role]);
+    assert_eq!(made.code, 0, "{}", made.stderr);
+    made.stdout.trim().to_owned()
+}
+
+fn client() -> reqwest::blocking::Client {
+    reqwest::blocking::Client::builder().no_proxy().build().unwrap()
+}
+
 /// A gateway at work.
-struct Served {
+pub(crate) struct Served {
     child: Child,
     url: String,
 }
@@ -250,6 +252,21 @@ impl Served {
     /// On a port of its own choosing, over a data directory.
     fn start(data: &Path) -> Served {
         Served::spawn(countersign().args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data))
+    }
+
+    /// The same, spoken to where it only pretends.
+    pub(crate) fn sandbox(data: &Path) -> Served {
+        let mut served = Served::start(data);
+        served.url.push_str("/sandbox");
+        served
+    }
+
+    /// One action in the sandbox.
+    pub(crate) fn execute(&self, key: &str, idempotency_key: &str, body: &Value) -> Value {
+        let url = self.url.replace("/sandbox", "/api/sandbox/execute");
+        let request = client().post(url).bearer_auth(key).header("idempotency-key", idempotency_key);
+        let request = request.header("content-type", "application/json").body(body.to_string());
+        serde_json::from_slice(&request.send().unwrap().bytes().unwrap()).unwrap()
     }
 
     fn spawn(command: &mut Command) -> Served {
@@ -273,7 +290,7 @@ impl Served {
     }
 
     /// Ends it as a service manager would; returns what it said on stderr.
-    fn stop(mut self) -> String {
+    pub(crate) fn stop(mut self) -> String {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         assert!(self.child.wait().unwrap().success(), "it ends in good order");
@@ -283,7 +300,7 @@ impl Served {
         said(&mut self.child)
     }
 
-    fn call(&self, key: &str, args: &[&str]) -> Run {
+    pub(crate) fn call(&self, key: &str, args: &[&str]) -> Run {
         let mut command = countersign();
         command.args(args).env("COUNTERSIGN_URL", &self.url);
         if !key.is_empty() {

@@ -55,6 +55,7 @@ const TABLE: &str = "
     GET  /.well-known/jwks.json                         200 200 200 200 200 200 200 200 own
     GET  /sandbox/.well-known/jwks.json                 200 200 200 200 200 200 200 200 own
     GET  /openapi.json                                  200 200 200 200 200 200 200 200 own
+    GET  /                                              200 200 200 200 200 200 200 200 own
     GET  /docs                                          200 200 200 200 200 200 200 200 own
     GET  /docs/errors                                   200 200 200 200 200 200 200 200 own
     GET  /healthz                                       200 200 200 200 200 200 200 200 own
@@ -238,11 +239,14 @@ impl World<'_> {
             "/api/execute" => payment(&format!("row-{n}"), "1.00", self.house.token(tenant)),
             "/api/sandbox/execute" => payment(&format!("row-{n}"), "1.00", "tok-sandbox-public"),
             "/v1/mandates" => mandate(tenant),
-            "/v1/freeze" => json!({"scope": format!("agent:{tenant}-x{n}"), "reason": "drill"}),
+            "/v1/freeze" => {
+                json!({"scope": format!("agent:{tenant}-x{n}"), "reason": "drill", "even_if_unknown": true})
+            }
             "/v1/thaw" => {
-                let scope = json!({"scope": format!("agent:x{n}")});
-                assert_eq!(self.house.admin().post(&format!("{base}/v1/freeze"), &scope).await.status, 200);
-                scope
+                let scope = format!("agent:x{n}");
+                let freeze = json!({"scope": &scope, "even_if_unknown": true});
+                assert_eq!(self.house.admin().post(&format!("{base}/v1/freeze"), &freeze).await.status, 200);
+                json!({"scope": scope})
             }
             "/v1/keys" => json!({"subject": format!("{tenant}-new{n}"), "role": "auditor"}),
             "/v1/observe" => json!({"until": null}),

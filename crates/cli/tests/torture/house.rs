@@ -10,8 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use ledger::{Options, Sqlite};
-use receipt::approval::Approvers;
-use receipt::{Disclosures, Jwks, Pin, Trust, Verdict};
+use receipt::{Jwks, Pin, Trust, Verdict};
 use reqwest::header::HeaderMap;
 use reqwest::{Certificate, Client, ClientBuilder, RequestBuilder};
 use serde_json::{Value, json};
@@ -184,11 +183,7 @@ pub(crate) fn client(plan: &Plan) -> ClientBuilder {
 
 /// Says whether a receipt verifies, as a stranger would.
 pub(crate) fn verdict(document: &[u8], jwks: &Jwks) -> Verdict {
-    let (pin, disclosures, approvers) =
-        (Pin::new(ISSUER, jwks), Disclosures::default(), Approvers::default());
-    let trust =
-        Trust { pin: &pin, jwks, allow_sandbox: false, disclosures: &disclosures, approvers: &approvers };
-    receipt::verify(document, &trust).verdict
+    receipt::verify(document, &Trust::new(&Pin::new(ISSUER, jwks), jwks)).verdict
 }
 
 pub(crate) fn payment(recipient: &str, amount: &str, token: &str) -> Value {

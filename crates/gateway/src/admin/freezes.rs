@@ -1,6 +1,6 @@
 //! Freezes: what is stopped at once, by whom, and let go again.
 
-use action::{Subject, Tenant};
+use action::{Environment, Subject, Tenant};
 use ledger::Scope;
 use serde_json::json;
 
@@ -27,6 +27,23 @@ pub enum FreezeScope {
     Provider(String),
 }
 
+/// What is to be stopped.
+#[derive(Clone, Debug)]
+pub struct FreezeAsk {
+    /// What it stops.
+    pub scope: FreezeScope,
+    /// Why.
+    pub reason: Option<String>,
+    /// Also an agent that nothing here names: one that is still to come.
+    pub even_if_unknown: bool,
+}
+
+impl From<FreezeScope> for FreezeAsk {
+    fn from(scope: FreezeScope) -> FreezeAsk {
+        FreezeAsk { scope, reason: None, even_if_unknown: false }
+    }
+}
+
 /// A freeze as it stands.
 #[derive(Clone, Debug)]
 pub struct FreezeView {
@@ -47,17 +64,15 @@ impl Gateway {
     ///
     /// # Errors
     /// `EP_FORBIDDEN`: a tenant's operator stops what is the tenant's; everything and providers are for an admin of the
-    /// first tenant. `EP_NOT_FOUND` for an archetype or provider that there is not: a stop
-    /// that stops nothing must not be acknowledged.
-    pub async fn freeze(
-        &self,
-        caller: &Caller,
-        scope: FreezeScope,
-        reason: Option<String>,
-    ) -> Result<FreezeView, Error> {
+    /// first tenant. `EP_NOT_FOUND` for an agent, archetype or provider that there is not: a stop that stops nothing
+    /// must not be acknowledged.
+    pub async fn freeze(&self, caller: &Caller, ask: FreezeAsk) -> Result<FreezeView, Error> {
+        let FreezeAsk { scope, reason, even_if_unknown } = ask;
         self.may_reach(caller, &scope)?;
         let tenant = self.tenant(&caller.tenant)?;
-        self.must_name_something(tenant, &scope)?;
+        if !even_if_unknown || !matches!(scope, FreezeScope::Agent(_)) {
+            self.must_name_something(tenant, &scope).await?;
+        }
         let freeze = ledger::Freeze {
             scope: scope.within(&caller.tenant),
             include_rollback: false,
@@ -86,10 +101,13 @@ impl Gateway {
         Ok(freeze_view(&freeze))
     }
 
-    /// An agent may be stopped before it has a key; archetypes and providers are known.
-    fn must_name_something(&self, tenant: &TenantState, scope: &FreezeScope) -> Result<(), Error> {
+    async fn must_name_something(&self, tenant: &TenantState, scope: &FreezeScope) -> Result<(), Error> {
         let (known, hint) = match scope {
-            FreezeScope::All | FreezeScope::Tenant | FreezeScope::Agent(_) => return Ok(()),
+            FreezeScope::All | FreezeScope::Tenant => return Ok(()),
+            FreezeScope::Agent(agent) => (
+                self.knows_agent(&tenant.tenant, agent).await?,
+                "no API key, mandate or action names it; send `\"even_if_unknown\": true` for one that is to come",
+            ),
             FreezeScope::Archetype(name) => (
                 tenant.rules().catalogue.get(name).is_some(),
                 "names are those of the catalogue, to the letter",
@@ -103,6 +121,34 @@ impl Gateway {
             return Ok(());
         }
         Err(Error::new(Code::NotFound, format!("there is no `{scope}` to freeze")).field("/scope").hint(hint))
+    }
+
+    /// Whether any key, action or mandate names the agent. The sandbox takes anybody: it has no keys of its own.
+    async fn knows_agent(&self, tenant: &Tenant, agent: &Subject) -> Result<bool, Error> {
+        if self.environment == Environment::Sandbox {
+            return Ok(true);
+        }
+        let keys = self.ledger.keys(tenant).await.map_err(unavailable)?;
+        if keys.iter().any(|key| key.subject == *agent) {
+            return Ok(true);
+        }
+        let of_it = ledger::Filter { subject: Some(agent.clone()), ..ledger::Filter::default() };
+        let actions = self.ledger.actions(tenant, of_it, None, 1).await.map_err(unavailable)?;
+        Ok(!actions.rows.is_empty() || self.has_mandate(tenant, agent).await?)
+    }
+
+    async fn has_mandate(&self, tenant: &Tenant, agent: &Subject) -> Result<bool, Error> {
+        let mut after = None;
+        loop {
+            let page = self.ledger.mandates(tenant, after, MANDATES_AT_ONCE).await.map_err(unavailable)?;
+            if page.rows.iter().any(|held| held.mandate.subject == *agent) {
+                return Ok(true);
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(false),
+            }
+        }
     }
 
     fn may_reach(&self, caller: &Caller, scope: &FreezeScope) -> Result<(), Error> {
@@ -190,3 +236,6 @@ fn freeze_view(freeze: &ledger::Freeze) -> FreezeView {
         include_rollback: freeze.include_rollback,
     }
 }
+
+/// Mandates looked at in one go.
+const MANDATES_AT_ONCE: u32 = 200;

@@ -9,7 +9,7 @@ use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
 use crate::row::internal;
-use crate::views::{Page, not_found};
+use crate::views::{Page, after, not_found};
 use crate::{Code, Error, clock};
 
 /// What a new mandate is to allow.
@@ -115,8 +115,8 @@ impl Gateway {
         };
         let record = json!({ "by": caller.subject.as_str(), "jti": &claims.jti, "sub": &claims.sub, "scope": &claims.mandate_scope });
         self.ledger.issue(stored.clone(), event(tenant, "mandate_issued", &record)).await.map_err(named)?;
-        let account = ledger_account(&claims.jti);
-        Ok(IssuedMandate { token, mandate: mandate_view(&stored, &account)? })
+        let unused = mandate::Account::new(&claims.jti);
+        Ok(IssuedMandate { token, mandate: mandate_view(&stored, &unused)? })
     }
 
     fn claims(&self, caller: &Caller, ask: MandateAsk, now_ms: i64) -> Result<Claims, Error> {
@@ -152,10 +152,7 @@ impl Gateway {
         limit: u32,
     ) -> Result<Page<MandateView>, Error> {
         caller.must(Deed::ReadTenant)?;
-        let after = cursor.map(|cursor| cursor.parse()).transpose();
-        let after = after.map_err(|_| {
-            Error::new(Code::ValidationFailed, "this cursor was not given out").field("cursor")
-        })?;
+        let after = after(cursor)?;
         let page =
             self.ledger.mandates(&caller.tenant, after, limit.clamp(1, 200)).await.map_err(unavailable)?;
         let items = page
@@ -217,8 +214,4 @@ fn mandate_view(mandate: &ledger::Mandate, account: &mandate::Account) -> Result
         expires_at: clock::text(claims.exp.saturating_mul(1000)),
         revoked_at: account.revoked_at.map(clock::text),
     })
-}
-
-fn ledger_account(jti: &str) -> mandate::Account {
-    mandate::Account::new(jti)
 }

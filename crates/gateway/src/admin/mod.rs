@@ -7,7 +7,7 @@ mod mandates;
 mod rules;
 mod signing;
 
-pub use self::freezes::{FreezeScope, FreezeView};
+pub use self::freezes::{FreezeAsk, FreezeScope, FreezeView};
 pub use self::keys::{CreatedKey, KeyAsk, KeyView};
 pub use self::mandates::{IssuedMandate, MandateAsk, MandateView, Revocation};
 pub use self::rules::{ObserveView, ReloadReport};

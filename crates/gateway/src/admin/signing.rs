@@ -39,7 +39,8 @@ impl Gateway {
     /// Puts a new signing key in the place of the active one. What the old one signed stays valid.
     ///
     /// # Errors
-    /// `EP_FORBIDDEN` for another tenant than the first, since all of them sign with it; `EP_UNAVAILABLE` if the files cannot be written.
+    /// `EP_FORBIDDEN` for another tenant than the first, since all of them sign with it; `EP_UNAVAILABLE` if the files
+    /// cannot be written.
     pub async fn rotate_signing_key(&self, caller: &Caller) -> Result<SigningKeyView, Error> {
         self.must_run_the_house(caller)?;
         let tenant = self.tenant(&caller.tenant)?;

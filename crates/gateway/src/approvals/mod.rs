@@ -193,13 +193,9 @@ impl Gateway {
         if form != Some(ApprovalForm::Passkey) {
             return Ok(());
         }
-        // The advice stands in the message, because production says no more than that.
-        let why = format!(
-            "an API key is not enough to approve `{}`; its file in the catalogue would have to say `approval = \"key\"`",
-            stored.archetype
-        );
+        let why = format!("an API key is not enough to approve `{}`", stored.archetype);
         Err(Error::new(Code::Forbidden, why)
-            .hint("set `approval = \"key\"` in the archetype's file and reload"))
+            .hint("set `approval = \"key\"` in the archetype's file of the catalogue and reload"))
     }
 
     pub(crate) fn form(&self, archetype: &action::Archetype, row: &IntentRow) -> ApprovalForm {
@@ -257,7 +253,7 @@ fn may_decide(caller: &Caller, stored: &Stored) -> Result<(IntentRow, Escalation
         let why = "whoever asks for an action, or gave the right to ask, does not decide on it";
         return Err(Error::new(Code::Forbidden, why).hint("let another person decide"));
     }
-    let expired = stored.expires_ms.is_none_or(|until_ms| until_ms <= clock::now_ms());
+    let expired = stored.has_expired(clock::now_ms());
     let now = match (stored.state, &asked) {
         (State::Held, Some(_)) if !expired => None,
         (State::Held, Some(_)) => Some("has expired"),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use action::{Action, ActionId, IdempotencyKey, Request, Tenant};
+use action::{Action, ActionId, HmacKey, IdempotencyKey, Request, Tenant};
 use boundary::{Approved, Trigger};
 use ledger::{State, Stored};
 use provider::Provider;
@@ -17,7 +17,7 @@ use crate::decide::{Asked, Resumed};
 use crate::gateway::Gateway;
 use crate::pending::Pending;
 use crate::remember::unavailable;
-use crate::request::{Arrival, Ask, Next, able, refused};
+use crate::request::{Arrival, Ask, Next, refused};
 use crate::row::{IntentRow, internal};
 use crate::tenants::{Rules, TenantState};
 use crate::{Code, Error, clock};
@@ -48,10 +48,13 @@ impl Gateway {
     ) -> Result<(), Error> {
         let tenant = self.tenant(tenant)?;
         let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
-        let Some(stored) = stored.filter(|stored| stored.state == State::Approved) else { return Ok(()) };
+        // What expired meanwhile is not carried out; it is ended where everything is that expires.
+        let goes_on =
+            |stored: &Stored| stored.state == State::Approved && !stored.has_expired(clock::now_ms());
+        let Some(stored) = stored.filter(goes_on) else { return Ok(()) };
         let pending = Pending::restore(&stored, None)?;
         let rules = tenant.rules();
-        let (action, provider) = match self.as_asked(&stored, &pending.row, &rules) {
+        let (action, provider) = match self.as_asked(tenant, &stored, &pending.row, &rules) {
             Ok(found) => found,
             Err(error) if error.code == Code::Unavailable => return Err(error),
             Err(error) => {
@@ -71,6 +74,7 @@ impl Gateway {
     /// The request as it came in, under the rules of now.
     fn as_asked(
         &self,
+        tenant: &TenantState,
         stored: &Stored,
         row: &IntentRow,
         rules: &Rules,
@@ -100,15 +104,12 @@ impl Gateway {
             }
         }
         let request = Request::from_value(body).map_err(refused)?;
+        if !was_asked(&request, stored, &tenant.hmac) {
+            return Err(internal("an approved action is not the one that was asked for"));
+        }
         let action = Action::of(request, archetype).map_err(refused)?;
-        let provider = rules.providers.get(&archetype.name).ok_or_else(|| {
-            Error::new(
-                Code::ProviderCannot,
-                format!("archetype `{}` is bound to no provider", archetype.name),
-            )
-        })?;
-        able(&action, provider.capabilities())?;
-        Ok((action, Arc::clone(provider)))
+        let provider = self.able_provider(rules, &action)?;
+        Ok((action, provider))
     }
 
     /// What people said, held against what they were shown.
@@ -189,9 +190,76 @@ impl Gateway {
     }
 }
 
+/// Is this what the action's request hash is of? Its key is not in the store, so whoever alters the row cannot alter the
+/// hash with it. The row does not say whether mode and level were asked for or are those of the archetype.
+fn was_asked(request: &Request, stored: &Stored, key: &HmacKey) -> bool {
+    let (mode, level) = (request.payment_mode, request.guarantee_level);
+    [(None, None), (mode, None), (None, level), (mode, level)].into_iter().any(
+        |(payment_mode, guarantee_level)| {
+            let asked = Request { payment_mode, guarantee_level, ..request.clone() };
+            asked.hash(key) == stored.request_hash
+        },
+    )
+}
+
 /// When it came in, by both clocks; a deadline that was over while it waited is over.
 fn arrived(at_ms: i64) -> Arrival {
     let now = Instant::now();
     let waited = Duration::from_millis(u64::try_from(clock::now_ms() - at_ms).unwrap_or(0));
     Arrival { at_ms, instant: now.checked_sub(waited).unwrap_or(now) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use action::Subject;
+
+    use super::*;
+    use crate::outcome::{Outcome, Reply};
+    use crate::{Config, Installation};
+
+    fn render(outcome: &Outcome, _: &str) -> Reply {
+        Reply { status: 200, body: outcome.kind.as_str().into() }
+    }
+
+    /// A large payment in the sandbox that a person agreed to and nobody went on with.
+    async fn left_approved(gateway: &Arc<Gateway>) -> Stored {
+        let constraints =
+            json!({ "recipient": "acct-1", "amount_usd": "6000.00", "max_total_usd": "6000.00" });
+        let body = json!({ "archetype": "PAYMENT_TRANSFER", "constraints": constraints });
+        let ask = Ask {
+            idempotency_key: None,
+            request_id: "req-1".to_owned(),
+            dry_run: false,
+            body: body.to_string().into_bytes(),
+        };
+        let agent = Gateway::anonymous();
+        let answer = gateway.execute(&agent, ask).await.unwrap();
+        assert_eq!(answer.reply.body, b"held");
+        let id = answer.action_id.unwrap();
+        let stored = gateway.ledger.action(&agent.tenant, id).await.unwrap().unwrap();
+        let row = IntentRow::from_bytes(&stored.payload).unwrap();
+        let escalation = row.escalation.clone().unwrap();
+        let anna = Caller { subject: Subject::parse("anna").unwrap(), role: Role::Approver, ..agent };
+        let approval = gateway.approval(&anna, &stored, &row, &escalation, None, true).unwrap();
+        assert!(gateway.ledger.approve(approval).await.unwrap().is_enough());
+        stored
+    }
+
+    #[tokio::test]
+    async fn what_expired_since_it_was_approved_is_not_carried_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { data_dir: folder.path().join("data"), ..Config::default() };
+        let installation = Installation::open(config, render).await.unwrap();
+        let gateway = installation.sandbox.as_ref().unwrap();
+        let held = left_approved(gateway).await;
+        let store = rusqlite::Connection::open(folder.path().join("data/sandbox.db")).unwrap();
+        for (until_ms, state) in [(1, State::Approved), (held.expires_ms.unwrap(), State::Executed)] {
+            assert_eq!(store.execute("UPDATE action SET expires = ?", [until_ms]).unwrap(), 1);
+            let mark = gateway.look_after_alone(held.id).unwrap();
+            gateway.resume_one(&held.tenant, held.id, mark).await.unwrap();
+            let now = gateway.ledger.action(&held.tenant, held.id).await.unwrap().unwrap();
+            assert_eq!(now.state, state, "with {until_ms}");
+        }
+    }
 }

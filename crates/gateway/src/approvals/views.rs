@@ -8,8 +8,8 @@ use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::remember::{outward, unavailable};
 use crate::row::{IntentRow, internal};
-use crate::views::{Page, not_found};
-use crate::{Code, Error, clock};
+use crate::views::{Page, after, not_found};
+use crate::{Error, clock};
 
 /// An action that waits for people, or did: everything they say yes or no to.
 #[derive(Clone, Debug)]
@@ -92,13 +92,9 @@ impl Gateway {
         limit: u32,
     ) -> Result<Page<HeldView>, Error> {
         caller.must(Deed::ReadTenant)?;
-        let after = cursor.map(|cursor| cursor.parse()).transpose();
-        let after = after.map_err(|_| {
-            Error::new(Code::ValidationFailed, "this cursor was not given out").field("cursor")
-        })?;
-        let limit = limit.clamp(1, 200);
-        let page =
-            self.ledger.held(&caller.tenant, clock::now_ms(), after, limit).await.map_err(unavailable)?;
+        let (after, now_ms) = (after(cursor)?, clock::now_ms());
+        let page = self.ledger.held(&caller.tenant, now_ms, after, limit.clamp(1, 200)).await;
+        let page = page.map_err(unavailable)?;
         let mut items = Vec::with_capacity(page.rows.len());
         for stored in &page.rows {
             // What an earlier version held cannot be decided on, so it is not asked about.

@@ -15,6 +15,7 @@ use super::describe::{Judged, judged_again};
 use crate::act::{Errand, SEND_WINDOW};
 use crate::gateway::Gateway;
 use crate::metrics::Step;
+use crate::pending::Pending;
 use crate::request::Next;
 use crate::row::{CallRow, internal};
 use crate::{Error, clock};
@@ -32,22 +33,7 @@ impl Gateway {
         let quote_only = case.action.payment_mode == action::PaymentMode::QuoteOnly;
         judged.row.call = Some(self.call_row(case)?);
         let pending = self.pending(case, judged);
-        let intent = self.intent(&self.row_of(case, &pending, "admitted", State::Sent), &pending.row)?;
-        let admission = ledger::Admission {
-            intent: ledger::Intent { amount: intent.amount.filter(|_| !quote_only), ..intent },
-            hold: None,
-            debits: debits(case.standing.mandate.as_deref(), facts),
-            effect: case.effect.filter(|_| !quote_only).map(|effect| Effect {
-                // The judge has seen this one and let it pass: it is repeated on purpose, or people agreed.
-                tolerate: match (effect.tolerate, facts.earlier) {
-                    (Tolerance::Nothing, Some(earlier)) => Tolerance::This(earlier.id),
-                    (tolerance, _) => tolerance,
-                },
-                ..effect
-            }),
-            // Nothing went there if only the price was asked.
-            destination: case.action.destination.as_deref().filter(|_| !quote_only).map(Into::into),
-        };
+        let admission = self.admission(case, &pending, facts, quote_only)?;
         // Before it can be found as sent: recovery must not take it for an orphan.
         let under_way = match &case.resumed {
             Some(resumed) => resumed.under_way.clone(),
@@ -86,6 +72,31 @@ impl Gateway {
                 self.block_at_admission(case, pending, &obstacle).await.map(Next::Said).map(Some)
             }
         }
+    }
+
+    /// What is claimed and debited; a price that was only asked for claims nothing, costs nothing and went nowhere.
+    fn admission(
+        &self,
+        case: &Case<'_>,
+        pending: &Pending,
+        facts: &ledger::Facts,
+        quote_only: bool,
+    ) -> Result<ledger::Admission, Error> {
+        let intent = self.intent(&self.row_of(case, pending, "admitted", State::Sent), &pending.row)?;
+        Ok(ledger::Admission {
+            intent: ledger::Intent { amount: intent.amount.filter(|_| !quote_only), ..intent },
+            hold: None,
+            debits: debits(case.standing.mandate.as_deref(), facts),
+            effect: case.effect.filter(|_| !quote_only).map(|effect| Effect {
+                // The judge has seen this one and let it pass: it is repeated on purpose, or people agreed.
+                tolerate: match (effect.tolerate, facts.earlier) {
+                    (Tolerance::Nothing, Some(earlier)) => Tolerance::This(earlier.id),
+                    (tolerance, _) => tolerance,
+                },
+                ..effect
+            }),
+            destination: case.action.destination.as_deref().filter(|_| !quote_only).map(Into::into),
+        })
     }
 
     pub(super) fn call_row(&self, case: &Case<'_>) -> Result<CallRow, Error> {

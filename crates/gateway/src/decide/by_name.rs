@@ -45,46 +45,15 @@ impl Gateway {
         let (archetype, principal): (Arc<str>, Arc<str>) =
             (request.archetype.as_str().into(), asked.caller.subject.as_str().into());
         let chain = chain_of(&asked.arrival, &request_hash, stages, &Json::NULL)?;
-        let salt: [u8; 32] = clock::random()?;
         let action_hash: [u8; 32] = Sha256::digest([&request_hash[..], archetype.as_bytes()].concat()).into();
         let row = IntentRow {
-            v: VERSION,
             mandate_id: standing.mandate.as_ref().map(|mandate| mandate.jti.clone()),
-            constraints: raw(action::json::canonical(&request.constraints))?,
-            salt: hex::encode(salt),
-            amount: None,
-            currency: None,
-            payment_mode: request
-                .payment_mode
-                .unwrap_or(action::PaymentMode::ImmediateCharge)
-                .as_str()
-                .to_owned(),
-            guarantee_level: request
-                .guarantee_level
-                .unwrap_or(action::GuaranteeLevel::Atp1)
-                .as_str()
-                .to_owned(),
-            reversible: false,
-            deadline_ms: request.deadline_ms,
-            session_id: request.session_id.clone(),
-            human_approver: request.human_approver.as_ref().map(ToString::to_string),
-            client: request.client.clone(),
-            policy_digest: Some(asked.rules.policies.policy_digest().to_string()),
-            catalog_digest: Some(asked.rules.catalogue.digest().to_owned()),
-            entity_digest: Some(asked.rules.policies.entity_digest().to_string()),
-            observed: None,
-            correlation_id: asked.ask.request_id.clone(),
             action_hash: hex::encode(action_hash),
             entries: entries(&chain)?,
-            call: None,
-            held_for: Vec::new(),
-            repeat_of: None,
-            escalation: None,
-            approvals: Vec::new(),
-            earlier_transaction: None,
             record: Some(raw(
                 String::from_utf8(record.to_bytes()).map_err(|_| internal("a record is not text"))?
             )?),
+            ..as_asked(asked, request)?
         };
         let pending = Pending {
             id: clock::new_id(asked.arrival.at_ms)?,
@@ -152,4 +121,40 @@ impl Gateway {
             None => Ok(None),
         }
     }
+}
+
+/// The payload of a request that met no archetype: what it asks for, and nothing about a decision.
+fn as_asked(asked: &Asked<'_>, request: &Request) -> Result<IntentRow, Error> {
+    let salt: [u8; 32] = clock::random()?;
+    let payment_mode = request.payment_mode.unwrap_or(action::PaymentMode::ImmediateCharge);
+    let guarantee_level = request.guarantee_level.unwrap_or(action::GuaranteeLevel::Atp1);
+    Ok(IntentRow {
+        v: VERSION,
+        mandate_id: None,
+        constraints: raw(action::json::canonical(&request.constraints))?,
+        salt: hex::encode(salt),
+        amount: None,
+        currency: None,
+        payment_mode: payment_mode.as_str().to_owned(),
+        guarantee_level: guarantee_level.as_str().to_owned(),
+        reversible: false,
+        deadline_ms: request.deadline_ms,
+        session_id: request.session_id.clone(),
+        human_approver: request.human_approver.as_ref().map(ToString::to_string),
+        client: request.client.clone(),
+        policy_digest: Some(asked.rules.policies.policy_digest().to_string()),
+        catalog_digest: Some(asked.rules.catalogue.digest().to_owned()),
+        entity_digest: Some(asked.rules.policies.entity_digest().to_string()),
+        observed: None,
+        correlation_id: asked.ask.request_id.clone(),
+        action_hash: String::new(),
+        entries: raw("[]".to_owned())?,
+        call: None,
+        held_for: Vec::new(),
+        repeat_of: None,
+        escalation: None,
+        approvals: Vec::new(),
+        earlier_transaction: None,
+        record: None,
+    })
 }

@@ -65,10 +65,10 @@ impl Gateway {
             // A provider may take its time to name a price; a mandate that ended meanwhile has ended.
             case.now_ms = clock::now_ms();
             let started = Instant::now();
-            let facts = self.facts(&case).await?;
+            let mut facts = self.facts(&case).await?;
             self.metrics.step(Step::Facts, started.elapsed());
-            if let (Some(existing), false) = (&facts.existing, asked.ask.dry_run) {
-                return self.answer_again(asked.tenant, existing.clone()).await.map(Next::Said);
+            if let Some(existing) = facts.existing.take().filter(|_| !asked.ask.dry_run) {
+                return self.answer_again(asked.tenant, existing).await.map(Next::Said);
             }
             let mut decision = self.decide(&case, &facts);
             if quote.is_none() && matches!(decision.verdict, Verdict::Quote) {

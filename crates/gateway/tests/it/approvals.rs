@@ -21,7 +21,7 @@ fn binding(needed: u32) -> String {
     BINDING.replace("\n[binding]\n", &format!("approval = \"key\"\napprovals = {needed}\n\n[binding]\n"))
 }
 
-fn approver(house: &House, name: &str) -> Caller {
+pub(crate) fn approver(house: &House, name: &str) -> Caller {
     Caller {
         subject: Subject::parse(name).unwrap(),
         role: Role::Approver,
@@ -42,15 +42,19 @@ async fn held(house: &House, recipient: &str) -> Said {
 
 /// What the same key is answered once it no longer waits.
 async fn outcome(house: &House, recipient: &str) -> Said {
-    for _ in 0..300 {
-        let said = house.said(&format!("second-{recipient}"), &house.payment(recipient, "25.00")).await;
+    ended(house, &format!("second-{recipient}"), &house.payment(recipient, "25.00")).await
+}
+
+async fn ended(house: &House, key: &str, body: &Value) -> Said {
+    for _ in 0..1000 {
+        let said = house.said(key, body).await;
         assert!(said.replayed);
         if !matches!(said.kind(), "held" | "pending_settlement") {
             return said;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("it never ended");
+    panic!("`{key}` never ended");
 }
 
 async fn receipt(house: &House, said: &Said) -> Value {
@@ -229,23 +233,10 @@ async fn policies_that_changed_meanwhile_hold_it_again_or_block_it() {
         }
     };
     let anna = approver(&house, "anna");
-    let ended = |key: &'static str, body: Value| {
-        let house = &house;
-        async move {
-            for _ in 0..300 {
-                let said = house.said(key, &body).await;
-                if !matches!(said.kind(), "held" | "pending_settlement") {
-                    return said;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-            panic!("{key} never ended")
-        }
-    };
 
     let (unchanged, body) = hold("k1", "acct-1").await;
     house.gateway().approve(&anna, &unchanged, None).await.unwrap();
-    assert_eq!(ended("k1", body).await.kind(), "executed");
+    assert_eq!(ended(&house, "k1", &body).await.kind(), "executed");
 
     // The same id, another text: everybody once more, and then it passes.
     let (reworded, body) = hold("k2", "acct-2").await;
@@ -261,7 +252,7 @@ async fn policies_that_changed_meanwhile_hold_it_again_or_block_it() {
     assert_ne!(again.policies[0].digest, before.policies[0].digest);
     assert_eq!(again.expires_at, before.expires_at, "it does not wait longer for that");
     house.gateway().approve(&anna, &reworded, None).await.unwrap();
-    let done = ended("k2", body).await;
+    let done = ended(&house, "k2", &body).await;
     assert_eq!(done.kind(), "executed", "{}", done.body);
     assert_eq!(
         receipt(&house, &done).await["metadata"]["approvals"].as_array().unwrap().len(),
@@ -273,18 +264,18 @@ async fn policies_that_changed_meanwhile_hold_it_again_or_block_it() {
     rules(&format!("{allow}{ask} @id(\"no\") forbid (principal, action, resource);"));
     house.gateway().reload(&house.admin).await.unwrap();
     house.gateway().approve(&anna, &forbidden, None).await.unwrap();
-    let blocked = ended("k3", body).await;
+    let blocked = ended(&house, "k3", &body).await;
     assert_eq!((blocked.kind(), blocked.code()), ("blocked", "EP_BOUNDARY_BLOCK"), "{}", blocked.body);
     let receipt = receipt(&house, &blocked).await;
     assert_eq!(receipt["metadata"]["approvals"], json!([]), "what was agreed to was of other rules");
 }
 
-async fn wait_for(
+pub(crate) async fn wait_for(
     house: &House,
     id: &str,
     is: impl Fn(&countersign_gateway::HeldView) -> bool,
 ) -> countersign_gateway::HeldView {
-    for _ in 0..300 {
+    for _ in 0..1000 {
         let view = house.gateway().held_one(&approver(house, "reader"), id).await.unwrap();
         if is(&view) {
             return view;
@@ -292,6 +283,26 @@ async fn wait_for(
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("it never came to that")
+}
+
+#[tokio::test]
+async fn with_what_is_new_all_the_rest_is_shown_again_and_to_the_same_people() {
+    let house = house(1).await;
+    let waits = held(&house, "acct-1").await;
+    let ask = "@id(\"ask\") @escalate forbid (principal, action, resource);";
+    house.write("policies/default/payments.cedar", &format!("{}{ask}", crate::house::POLICY));
+    house.gateway().reload(&house.admin).await.unwrap();
+    let anna = approver(&house, "anna");
+    house.gateway().approve(&anna, waits.id(), None).await.unwrap();
+    let again = wait_for(&house, waits.id(), |view| view.escalation_id.ends_with("-2")).await;
+    assert_eq!(again.reasons, ["policy", "probable_duplicate"]);
+    // Who made the key that it came with is known from the first time.
+    for name in ["agent-7", "olga", "ada"] {
+        let error = house.gateway().approve(&approver(&house, name), waits.id(), None).await.unwrap_err();
+        assert_eq!(error.code, Code::Forbidden, "{name}");
+    }
+    house.gateway().approve(&anna, waits.id(), None).await.unwrap();
+    assert_eq!(outcome(&house, "acct-1").await.kind(), "executed");
 }
 
 #[tokio::test]
@@ -317,7 +328,7 @@ async fn freeze_revocation_and_a_spent_mandate_win_over_an_approval() {
         let waits = held(&house, "acct-1").await;
         let (code, reason) = match stop {
             "freeze" => {
-                gateway.freeze(&house.admin, FreezeScope::Tenant, None).await.unwrap();
+                gateway.freeze(&house.admin, FreezeScope::Tenant.into()).await.unwrap();
                 ("EP_FROZEN", "frozen")
             }
             "revoke" => {
@@ -369,32 +380,138 @@ async fn a_deadline_that_passed_while_it_waited_is_over() {
     assert_eq!(waits.kind(), "held");
     tokio::time::sleep(Duration::from_millis(60)).await;
     house.gateway().approve(&approver(&house, "anna"), waits.id(), None).await.unwrap();
-    for _ in 0..300 {
-        let said = house.said("k2", &body).await;
-        if said.kind() == "failed" {
-            assert_eq!(said.code(), "EP_DEADLINE_EXCEEDED");
-            assert_eq!(spent(&house).await, "25.00");
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("it was not failed");
+    let failed = ended(&house, "k2", &body).await;
+    assert_eq!((failed.kind(), failed.code()), ("failed", "EP_DEADLINE_EXCEEDED"));
+    assert_eq!(spent(&house).await, "25.00");
 }
 
 #[tokio::test]
 async fn what_expires_expires_and_takes_no_more_decisions() {
-    let mut house = House::with(|config| {
+    let mut house = House::bound(&binding(1), |config| {
         config.limits.held_seconds = 0;
         config.limits.recovery_interval_ms = 20;
     })
     .await;
     let waits = held(&house, "acct-1").await;
-    let late = house.gateway().approve(&approver(&house, "anna"), waits.id(), None).await.unwrap_err();
-    assert!(matches!(late.code, Code::StateConflict | Code::Forbidden), "{late}");
-    let late = house.gateway().reject(&approver(&house, "anna"), waits.id(), None).await.unwrap_err();
-    assert_eq!(late.code, Code::StateConflict);
+    let anna = approver(&house, "anna");
+    for late in [
+        house.gateway().approve(&anna, waits.id(), None).await.unwrap_err(),
+        house.gateway().reject(&anna, waits.id(), None).await.unwrap_err(),
+    ] {
+        assert_eq!((late.code, late.message.as_str()), (Code::StateConflict, "the action has expired"));
+    }
     house.installation.start();
     assert_eq!(outcome(&house, "acct-1").await.code(), "EP_APPROVAL_EXPIRED");
+}
+
+/// As a process leaves it that dies between the last approval and sending: two were needed, one has agreed, and now
+/// one is enough.
+async fn left_approved(house: &House) -> Said {
+    let waits = held(house, "acct-1").await;
+    house.gateway().approve(&approver(house, "anna"), waits.id(), None).await.unwrap();
+    let approve = "UPDATE action SET needed = 1 WHERE round = 1; UPDATE fate SET state = 0 WHERE state = 1;";
+    house.store().execute_batch(approve).unwrap();
+    waits
+}
+
+/// The time for which it waits was over right after the last approval.
+fn over(house: &House) {
+    let expire = "UPDATE action SET expires = (SELECT max(at) + 1 FROM approval) WHERE round = 1";
+    assert_eq!(house.store().execute(expire, []).unwrap(), 1);
+}
+
+async fn house_of_two() -> House {
+    House::bound(&binding(2), |config| config.limits.recovery_interval_ms = 20).await
+}
+
+#[tokio::test]
+async fn what_is_approved_and_did_not_go_on_in_time_expires_and_names_who_agreed() {
+    let mut house = house_of_two().await;
+    let waits = left_approved(&house).await;
+    house.rebind(&binding(1)).await;
+    over(&house);
+    house.installation.start();
+    let ended = outcome(&house, "acct-1").await;
+    assert_eq!((ended.kind(), ended.code()), ("blocked", "EP_APPROVAL_EXPIRED"), "{}", ended.body);
+    assert_eq!(ended.id(), waits.id());
+    assert_eq!(receipt(&house, &ended).await["metadata"]["approvals"].as_array().unwrap().len(), 1);
+    crate::stages(&house, &ended).await;
+    assert_eq!(spent(&house).await, "25.00", "only the first was paid");
+}
+
+#[tokio::test]
+async fn what_the_store_says_otherwise_than_people_were_shown_is_not_carried_out() {
+    for altered in [
+        "json_set(payload, '$.constraints.recipient', 'acct-9')",
+        "json_set(payload, '$.amount', '24.00')",
+        "json_set(payload, '$.escalation.parties', json('[]'))",
+    ] {
+        let mut house = house_of_two().await;
+        let waits = held(&house, "acct-1").await;
+        house.gateway().approve(&approver(&house, "anna"), waits.id(), None).await.unwrap();
+        let update = format!("UPDATE action SET payload = CAST({altered} AS BLOB) WHERE round = 1");
+        assert_eq!(house.store().execute(&update, []).unwrap(), 1);
+        house.gateway().approve(&approver(&house, "ben"), waits.id(), None).await.unwrap();
+        house.installation.start();
+        // Time enough to go on, were it as it was.
+        let next = house.said("next", &house.payment("acct-2", "1.00")).await;
+        assert_eq!(next.kind(), "executed");
+        let view = house.gateway().held_one(&approver(&house, "reader"), waits.id()).await.unwrap();
+        assert_eq!(view.state, "APPROVED", "{altered}");
+        over(&house);
+        assert_eq!(outcome(&house, "acct-1").await.code(), "EP_APPROVAL_EXPIRED", "{altered}");
+        assert_eq!(spent(&house).await, "26.00", "{altered}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_is_no_longer_enough_holds_it_again() {
+    let mut house = house_of_two().await;
+    let waits = left_approved(&house).await;
+    house.rebind(BINDING).await;
+    house.installation.start();
+    let again = wait_for(&house, waits.id(), |view| view.escalation_id.ends_with("-2")).await;
+    assert_eq!((again.form, again.state.as_str()), ("passkey", "INTENDED"));
+    assert_eq!(spent(&house).await, "25.00");
+}
+
+#[tokio::test]
+async fn what_is_no_longer_offered_ends() {
+    let house = house(1).await;
+    let waits = held(&house, "acct-1").await;
+    let (unbound, _) = BINDING.split_once("[binding]").unwrap();
+    house.rebind(&format!("{unbound}approval = \"key\"\n")).await;
+    house.gateway().approve(&approver(&house, "anna"), waits.id(), None).await.unwrap();
+    let ended = wait_for(&house, waits.id(), |view| view.state == "FAILED").await;
+    let view = house.gateway().action(&house.agent, &ended.action_id).await.unwrap();
+    assert_eq!((view.error, view.receipts.len()), (Some(Code::BoundaryBlock), 1));
+}
+
+/// Whoever says no while others say yes is heard, and the receipt names everybody who had spoken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_no_among_many_who_agree_ends_it_and_names_all_of_them() {
+    for _ in 0..5 {
+        let house = Arc::new(house(5).await);
+        let waits = held(&house, "acct-1").await;
+        let agree = |name: &'static str| {
+            let (house, id) = (house.clone(), waits.id().to_owned());
+            tokio::spawn(async move {
+                let person = approver(&house, name);
+                let _ = house.gateway().approve(&person, &id, None).await;
+            })
+        };
+        let others = ["ben", "carl", "dora", "emil"].map(agree);
+        house.gateway().reject(&approver(&house, "anna"), waits.id(), None).await.unwrap();
+        for other in others {
+            other.await.unwrap();
+        }
+        let ended = outcome(&house, "acct-1").await;
+        assert_eq!(ended.code(), "EP_APPROVAL_DENIED");
+        let told = receipt(&house, &ended).await["metadata"]["approvals"].as_array().unwrap().len();
+        let view = house.gateway().action(&house.agent, waits.id()).await.unwrap();
+        let decisions: Vec<&str> = view.approvals.iter().map(|given| given.decision.as_str()).collect();
+        assert_eq!((decisions.last(), decisions.len()), (Some(&"reject"), told), "{decisions:?}");
+    }
 }
 
 #[tokio::test]

@@ -6,8 +6,7 @@ use action::{Currency, IdempotencyKey, Money, Subject};
 use countersign_gateway::{
     Answer, Ask, Caller, Config, Error, Gateway, Installation, MandateAsk, Outcome, Reply, Role,
 };
-use receipt::approval::Approvers;
-use receipt::{Disclosures, Jwks, Pin, Trust};
+use receipt::{Jwks, Pin, Trust};
 use serde_json::{Value, json};
 
 pub(crate) struct House {
@@ -154,16 +153,8 @@ impl House {
         let gateway = self.gateway();
         let document = gateway.receipt(&self.agent, receipt_id).await.unwrap();
         let jwks = Jwks::parse(gateway.jwks().as_bytes()).unwrap();
-        let (pin, disclosures) = (Pin::new(gateway.issuer(), &jwks), Disclosures::default());
-        let approvers = Approvers::default();
-        let trust = Trust {
-            pin: &pin,
-            jwks: &jwks,
-            allow_sandbox: false,
-            disclosures: &disclosures,
-            approvers: &approvers,
-        };
-        let report = receipt::verify(&document, &trust);
+        let pin = Pin::new(gateway.issuer(), &jwks);
+        let report = receipt::verify(&document, &Trust::new(&pin, &jwks));
         assert_eq!(report.verdict.exit_code(), 0, "{}", report.verdict);
         serde_json::from_slice(&document).unwrap()
     }

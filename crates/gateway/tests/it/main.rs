@@ -9,5 +9,6 @@ mod outcomes;
 mod overage;
 mod quotes;
 mod recovery;
+mod rides;
 
 use outcomes::stages;

@@ -1,7 +1,9 @@
-use countersign_gateway::{Code, FreezeScope};
+use action::Subject;
+use countersign_gateway::{Ask, Caller, Code, FreezeAsk, FreezeScope, KeyAsk, Role};
 use serde_json::json;
 
 use crate::house::{House, Said};
+use crate::rides::{Rides, Slow, ride};
 
 /// The stages of the entries of an answer's receipt, which verifies.
 pub(crate) async fn stages(house: &House, said: &Said) -> Vec<String> {
@@ -43,6 +45,31 @@ async fn a_slow_provider_costs_time_and_nothing_else() {
     assert_eq!(parts(&slow).await, parts(&quick).await);
     let view = house.gateway().action(&house.agent, slow.id()).await.unwrap();
     assert_eq!((view.state.as_str(), view.receipts.len()), ("COMPLETED", 1));
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_back_while_its_provider_works_stays_as_sent() {
+    let mut provider = Rides::start(Slow::Ride).await;
+    let mut house = provider.house(100, "").await;
+    let body = ride(&house, "station");
+    let breaking = async {
+        provider.is_asked().await;
+        let (store, read) = (house.store(), "SELECT payload FROM action WHERE key = 'k1'");
+        let payload: Vec<u8> = store.query_row(read, [], |row| row.get(0)).unwrap();
+        store.execute("UPDATE action SET payload = x'7b' WHERE key = 'k1'", []).unwrap();
+        // Longer than it stays in memory.
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        provider.let_answer();
+        payload
+    };
+    let (answer, payload) = tokio::join!(house.send("k1", &body), breaking);
+    assert_eq!(answer.unwrap_err().code, Code::Unavailable);
+    let mend = "UPDATE action SET payload = ? WHERE key = 'k1'";
+    assert_eq!(house.store().execute(mend, [payload]).unwrap(), 1);
+    house.installation.start();
+    let said = house.until_answered("k1", &body).await;
+    assert_eq!(said.kind(), "pending_settlement", "nobody can say what became of it: {}", said.body);
+    assert_eq!(provider.count(), (1, 1), "and it was not sent again");
 }
 
 #[tokio::test]
@@ -107,7 +134,7 @@ async fn a_replanned_duplicate_under_a_new_key_is_held() {
 async fn a_freeze_stops_and_a_thaw_lets_go() {
     let house = House::new().await;
     let gateway = house.gateway();
-    gateway.freeze(&house.admin, FreezeScope::All, Some("drill".into())).await.unwrap();
+    gateway.freeze(&house.admin, FreezeScope::All.into()).await.unwrap();
     let frozen = house.said("k1", &house.payment("acct-1", "25.00")).await;
     assert_eq!((frozen.kind(), frozen.code()), ("blocked", "EP_FROZEN"));
     gateway.thaw(&house.admin, FreezeScope::All).await.unwrap();
@@ -294,14 +321,42 @@ async fn a_dry_run_with_a_used_key_is_judged_like_any_other() {
 #[tokio::test]
 async fn a_freeze_that_would_stop_nothing_is_refused() {
     let house = House::new().await;
-    for name in ["archetype:payment_transfer", "provider:no-such-bank"] {
-        let scope = countersign_gateway::FreezeScope::parse(name).unwrap();
-        let error = house.gateway().freeze(&house.admin, scope, None).await.unwrap_err();
-        assert_eq!(error.code, countersign_gateway::Code::NotFound, "{name}");
+    let (gateway, admin) = (house.gateway(), &house.admin);
+    let scope = |name: &str| FreezeScope::parse(name).unwrap();
+    for name in ["archetype:payment_transfer", "provider:no-such-bank", "agent:Agent-7"] {
+        let error = gateway.freeze(admin, scope(name).into()).await.unwrap_err();
+        assert_eq!(error.code, Code::NotFound, "{name}");
         assert!(error.hint.is_some(), "{name}");
     }
-    for name in ["archetype:PAYMENT_TRANSFER", "provider:sandbox", "agent:not-yet", "tenant", "all"] {
-        let scope = countersign_gateway::FreezeScope::parse(name).unwrap();
-        house.gateway().freeze(&house.admin, scope, None).await.unwrap();
+    for name in ["archetype:payment_transfer", "provider:no-such-bank"] {
+        let ask = FreezeAsk { even_if_unknown: true, ..scope(name).into() };
+        assert_eq!(
+            gateway.freeze(admin, ask).await.unwrap_err().code,
+            Code::NotFound,
+            "they are known or not"
+        );
+    }
+    // Named by a mandate, by a key, by an action under a key that is gone, and by nothing yet.
+    let ask = KeyAsk {
+        subject: Subject::parse("keyed").unwrap(),
+        role: Role::Agent,
+        tenant: None,
+        default_mandate: None,
+    };
+    gateway.create_key(admin, ask).await.unwrap();
+    let acting = Caller { subject: Subject::parse("acting").unwrap(), ..house.agent.clone() };
+    let body = json!({ "archetype": "delete_audit_log", "constraints": {} }).to_string().into_bytes();
+    let key = Some(action::IdempotencyKey::parse("k1").unwrap());
+    let ask = Ask { idempotency_key: key, request_id: "req-1".to_owned(), dry_run: false, body };
+    gateway.execute(&acting, ask).await.unwrap();
+    for name in
+        ["archetype:PAYMENT_TRANSFER", "provider:sandbox", "agent:agent-7", "agent:keyed", "agent:acting"]
+    {
+        gateway.freeze(admin, scope(name).into()).await.unwrap();
+    }
+    let ask = FreezeAsk { even_if_unknown: true, ..scope("agent:not-yet").into() };
+    gateway.freeze(admin, ask).await.unwrap();
+    for name in ["tenant", "all"] {
+        gateway.freeze(admin, scope(name).into()).await.unwrap();
     }
 }

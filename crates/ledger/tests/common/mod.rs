@@ -10,8 +10,9 @@ use std::thread::Thread;
 
 use action::{ActionId, Currency, Environment, Money, Subject, Tenant};
 use ledger::{
-    Admission, Admitted, Approval, Debit, Draft, Effect, Event, FactsQuery, Hold, Intent, Ledger, Memory,
-    Obstacle, Options, Outcome, Receipt, Refusal, Reply, Resumption, Settlement, Sqlite, State, Tolerance,
+    Admission, Admitted, Approval, Debit, Draft, Effect, Event, FactsQuery, Freeze, Hold, Intent, Ledger,
+    Memory, Obstacle, Options, Outcome, Receipt, Refusal, Reply, Resumption, Scope, Settlement, Sqlite,
+    State, Tolerance,
 };
 use mandate::Limits;
 
@@ -155,6 +156,10 @@ pub fn settlement(action: ActionId, state: State, name: &str) -> Settlement {
 
 pub fn refusal(key: &str, name: &str) -> Refusal {
     Refusal { intent: intent(key), code: "EP_BOUNDARY_BLOCK", outcome: outcome(State::Refused, name) }
+}
+
+pub fn freeze(scope: Scope) -> Freeze {
+    Freeze { scope, include_rollback: false, at_ms: NOW, by: "ops".into(), reason: "drill".into() }
 }
 
 pub fn event(event: &'static str) -> Event {

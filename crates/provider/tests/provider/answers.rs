@@ -84,6 +84,9 @@ async fn a_confirmation_says_what_the_answer_says() {
     assert_eq!(word(&pair.call(to("acct-1")).await), "lost", "the charge cannot be read");
 }
 
+/// The most that an amount may be, in minor units.
+const MOST_MINOR: i64 = 999_999_999_999_999_999;
+
 #[tokio::test]
 async fn charges_are_read_in_either_unit() {
     let table = [
@@ -96,6 +99,15 @@ async fn charges_are_read_in_either_unit() {
         (r#"{ amount = "/n" }"#, r#"{"id":"p","n":"-1"}"#, None),
         (r#"{ amount = "/n" }"#, r#"{"id":"p","n":null}"#, None),
         (r#"{ amount = "/n", currency = "/c" }"#, r#"{"id":"p","n":"7.25","c":"DOUBLOON"}"#, None),
+        // Eighteen digits, two of them cents, are as many as can be written into a receipt.
+        (r#"{ amount = "/n" }"#, r#"{"id":"p","n":"9999999999999999.99"}"#, Some(MOST_MINOR)),
+        (r#"{ amount = "/n" }"#, r#"{"id":"p","n":"10000000000000000.00"}"#, None),
+        (r#"{ amount = "/n" }"#, r#"{"id":"p","n":1e300}"#, None),
+        (r#"{ amount = "/n", unit = "minor" }"#, r#"{"id":"p","n":999999999999999999}"#, Some(MOST_MINOR)),
+        (r#"{ amount = "/n", unit = "minor" }"#, r#"{"id":"p","n":1000000000000000000}"#, None),
+        (r#"{ amount = "/n", unit = "minor" }"#, r#"{"id":"p","n":"1000000000000000000"}"#, None),
+        (r#"{ amount = "/n", unit = "minor" }"#, r#"{"id":"p","n":"99999999999999999999999999"}"#, None),
+        (r#"{ amount = "/n", unit = "minor" }"#, r#"{"id":"p","n":-725}"#, None),
     ];
     for (charged, body, minor) in table {
         let line = format!("reference = \"/id\"\ncharged = {charged}");

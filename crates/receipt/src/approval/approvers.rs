@@ -29,6 +29,8 @@ pub struct Approver {
 pub struct Approvers(Vec<Approver>);
 
 impl Approvers {
+    pub(crate) const NOBODY: Self = Self(Vec::new());
+
     /// These people.
     ///
     /// # Errors

@@ -99,9 +99,9 @@ fn is_new(earlier: &[Approval], approval: &Approval, trust: &Trust<'_>) -> Resul
     let nonce = |approval: &Approval| approval.envelope().nonce;
     let again = |other: &Approval| of(other) == of(approval) || nonce(other) == nonce(approval);
     match earlier.iter().position(again) {
-        Some(index) => {
-            Err(format!("it counts no more than `metadata.approvals[{index}]`, by the same person"))
-        }
+        Some(index) => Err(format!(
+            "it counts no more than `metadata.approvals[{index}]`: the same person, or the same nonce"
+        )),
         None => Ok(()),
     }
 }

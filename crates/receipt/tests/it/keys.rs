@@ -1,7 +1,6 @@
 //! Which key may have signed what, and whose keys they are.
 
 use countersign_receipt as receipt;
-use receipt::approval::Approvers;
 use receipt::{
     CheckName, Disclosures, Error, Jwk, Jwks, KeyStatus, Outcome, Pin, Place, Quarantine, SigningKey, Trust,
     Verdict,
@@ -80,15 +79,7 @@ fn old_receipts_verify_against_the_set_after_rotation() {
 }
 
 fn judged_under(pin: &Pin, jwks: &Jwks) -> receipt::Report {
-    let disclosures = Disclosures::default();
-    let trust = Trust {
-        pin,
-        jwks,
-        allow_sandbox: false,
-        disclosures: &disclosures,
-        approvers: &Approvers::default(),
-    };
-    receipt::verify(executed().as_bytes(), &trust)
+    receipt::verify(executed().as_bytes(), &Trust::new(pin, jwks))
 }
 
 #[test]

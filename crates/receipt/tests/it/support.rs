@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use countersign_receipt as receipt;
-use receipt::approval::{Approvers, Commitment, Decision, Envelope, Quote, V1};
+use receipt::approval::{Commitment, Decision, Envelope, Quote, V1};
 use receipt::{
     Chain, Checkpoint, Disclosures, Draft, Environment, Event, Json, Jwk, Jwks, Kind, Metadata, MoneyFields,
     NewEntry, Observed, PaymentStatus, Pin, Receipt, Report, Salts, SigningKey, Stage, Timestamp, Trust,
+    VerifyingKey,
 };
 use serde_json::{Map, Value, json};
 
@@ -42,8 +43,7 @@ pub(crate) fn verify_with(
     disclosures: &Disclosures,
 ) -> Report {
     let pin = Pin::new(ISSUER, jwks);
-    let approvers = &Approvers::default();
-    receipt::verify(document, &Trust { pin: &pin, jwks, allow_sandbox, disclosures, approvers })
+    receipt::verify(document, &Trust { allow_sandbox, disclosures, ..Trust::new(&pin, jwks) })
 }
 
 /// What the golden payment asked for; `note` is public, the rest is committed.
@@ -228,6 +228,27 @@ pub(crate) fn blocked_draft() -> Draft<'static> {
 
 pub(crate) fn executed() -> Receipt {
     receipt::sign(&executed_draft(), &executed_chain(), &key()).unwrap()
+}
+
+/// Holds a way to check signatures against every one of a file of Wycheproof's, as far as it can be asked; says how many.
+pub(crate) fn wycheproof(
+    file: &str,
+    verifies: impl Fn(&VerifyingKey, &[u8], &[u8]) -> Option<bool>,
+) -> Option<usize> {
+    let text = std::fs::read(vectors(&format!("wycheproof/{file}"))?).unwrap();
+    let suite: Value = serde_json::from_slice(&text).unwrap();
+    let bytes = |value: &Value| hex::decode(value.as_str().unwrap()).unwrap();
+    let mut seen = 0;
+    for group in suite["testGroups"].as_array().unwrap() {
+        let key = VerifyingKey::from_point(&bytes(&group["publicKey"]["uncompressed"])).unwrap();
+        for test in group["tests"].as_array().unwrap() {
+            if let Some(found) = verifies(&key, &bytes(&test["msg"]), &bytes(&test["sig"])) {
+                assert_eq!(found, test["result"] == "valid", "{test}");
+                seen += 1;
+            }
+        }
+    }
+    Some(seen)
 }
 
 /// Vectors stand beside the workspace; without them a test says so and passes.

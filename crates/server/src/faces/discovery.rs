@@ -2,7 +2,7 @@
 
 use gateway::Error;
 use http::StatusCode;
-use http::header::{CACHE_CONTROL, HeaderValue};
+use http::header::{CACHE_CONTROL, HeaderValue, LOCATION};
 
 use crate::openapi;
 use crate::pages::docs_page;
@@ -21,6 +21,13 @@ pub(crate) async fn jwks(request: Request) -> Result<Response, Error> {
 /// The OpenAPI document.
 pub(crate) async fn openapi(_: Request) -> Result<Response, Error> {
     Ok(reply::bytes_of(StatusCode::OK, "application/json", openapi::text()))
+}
+
+/// The way from the bare address to the page that says what is here.
+pub(crate) async fn front(_: Request) -> Result<Response, Error> {
+    let mut response = reply::bytes_of(StatusCode::SEE_OTHER, "text/html; charset=utf-8", "");
+    response.headers_mut().insert(LOCATION, HeaderValue::from_static("/docs"));
+    Ok(response)
 }
 
 /// The OpenAPI document as a page.

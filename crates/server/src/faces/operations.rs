@@ -1,6 +1,6 @@
 //! What operators need: freezes, observe mode, reload, and whether all is well.
 
-use gateway::{Code, Error, FreezeScope, FreezeView};
+use gateway::{Code, Error, FreezeAsk, FreezeScope, FreezeView};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -14,8 +14,9 @@ use crate::who;
 pub(crate) async fn freeze(mut request: Request) -> Result<Response, Error> {
     let gateway = request.gateway()?;
     let caller = who::caller(&request).await?;
-    let ask: FreezeRequest = request.json().await?;
-    let freeze = gateway.freeze(&caller, scope(&ask.scope)?, ask.reason).await?;
+    let FreezeRequest { scope: what, reason, even_if_unknown } = request.json().await?;
+    let ask = FreezeAsk { scope: scope(&what)?, reason, even_if_unknown };
+    let freeze = gateway.freeze(&caller, ask).await?;
     Ok(reply::json(StatusCode::OK, &Freeze::of(freeze)))
 }
 
@@ -106,6 +107,9 @@ pub(crate) struct FreezeRequest {
     scope: String,
     /// In a few words, for the record.
     reason: Option<String>,
+    /// Freeze an agent too that no API key, mandate or action names yet.
+    #[serde(default)]
+    even_if_unknown: bool,
 }
 
 /// What to let go on.

@@ -177,7 +177,7 @@ function approvalFits(receipt, index) {
     (other.envelope.escalation_id === envelope.escalation_id &&
       other.credential_id === approvals[index].credential_id);
   const twin = approvals.slice(0, index).findIndex(again);
-  must(twin < 0, `it counts no more than \`metadata.approvals[${twin}]\`, by the same person`);
+  must(twin < 0, `it counts no more than \`metadata.approvals[${twin}]\`: the same person, or the same nonce`);
 }
 
 // ---- The report ----

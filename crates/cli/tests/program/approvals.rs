@@ -1,0 +1,80 @@
+//! `countersign approvals`, as a person uses it.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::running::{Served, api_key};
+
+/// A large payment, which waits for a person.
+fn ask(served: &Served, agent: &str, recipient: &str) -> Value {
+    let constraints = json!({"recipient": recipient, "amount_usd": "6000.00", "max_total_usd": "6000.00"});
+    let body = json!({
+        "archetype": "PAYMENT_TRANSFER",
+        "delegation_token": "tok-sandbox-public",
+        "constraints": constraints,
+    });
+    served.execute(agent, recipient, &body)
+}
+
+/// The last word about it.
+fn ended(served: &Served, agent: &str, recipient: &str) -> Value {
+    for _ in 0..400 {
+        let said = ask(served, agent, recipient);
+        if !matches!(said["kind"].as_str(), Some("held" | "pending_settlement")) {
+            return said;
+        }
+        sleep(Duration::from_millis(25));
+    }
+    panic!("the payment to {recipient} never ended");
+}
+
+#[test]
+fn a_person_sees_what_waits_and_says_yes_or_no() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let (agent, anna) = (api_key(&data, "a1", "agent"), api_key(&data, "anna", "approver"));
+    let served = Served::sandbox(&data);
+    let [yes, no] = ["acct-1", "acct-2"].map(|recipient| {
+        let said = ask(&served, &agent, recipient);
+        assert_eq!(said["kind"], "held", "{said}");
+        said["transaction_id"].as_str().unwrap().to_owned()
+    });
+    let approvals = |args: &[&str]| served.call(&anna, &[&["approvals"], args].concat());
+
+    let list = approvals(&["list"]);
+    let rows: Vec<&str> = list.stdout.lines().collect();
+    assert_eq!(rows.len(), 3, "a heading and two rows: {}{}", list.stdout, list.stderr);
+    assert!(rows[1].starts_with(&no) && rows[2].starts_with(&yes), "newest first: {}", list.stdout);
+    for told in ["PAYMENT_TRANSFER", "a1", "6000.00 USD", "irreversible", "0 of 1"] {
+        assert!(rows[1].contains(told), "no word of {told}: {}", rows[1]);
+    }
+    let listed = approvals(&["list", "--json"]).json();
+    assert_eq!((&listed[0]["action_id"], &listed[1]["action_id"]), (&json!(no), &json!(yes)));
+    let shown = approvals(&["show", &yes]).json();
+    assert_eq!((&shown["action_id"], &shown["parameters"]["recipient"]), (&json!(yes), &json!("acct-1")));
+    let refused = served.call(&agent, &["approvals", "list"]);
+    assert_eq!(refused.code, 1);
+    assert!(refused.says("EP_FORBIDDEN"), "{}", refused.stderr);
+
+    let agreed = approvals(&["approve", &yes, "--comment", "checked"]);
+    assert_eq!(agreed.code, 0, "{}", agreed.stderr);
+    let given = &agreed.json()["approvals"][0];
+    assert_eq!((&given["decision"], &given["comment"]), (&json!("approve"), &json!("checked")));
+    let denied = approvals(&["reject", &no, "--comment", "wrong account"]);
+    assert_eq!(denied.code, 0, "{}", denied.stderr);
+    assert_eq!(denied.json()["approvals"][0]["decision"], "reject");
+    assert_eq!(ended(&served, &agent, "acct-1")["kind"], "executed");
+    assert_eq!(ended(&served, &agent, "acct-2")["code"], "EP_APPROVAL_DENIED");
+
+    assert_eq!(approvals(&["list", "--json"]).json(), json!([]));
+    assert_eq!(approvals(&["list"]).stdout.lines().count(), 1);
+    for word in ["approve", "reject"] {
+        let late = approvals(&[word, &yes]);
+        assert_eq!(late.code, 1);
+        assert!(late.says("EP_STATE_CONFLICT"), "{}", late.stderr);
+    }
+    assert!(approvals(&["show", "01963e5a-0000-7000-8000-000000000002"]).says("EP_NOT_FOUND"));
+    served.stop();
+}
