@@ -19,7 +19,7 @@ fn payments(approvals: u32, form: &str) -> String {
 
 const POLICY: &str = "@id(\"payments\")\npermit (principal, action in Action::\"Payments\", resource);\n";
 const CAREFUL: &str = "@id(\"payments\")\npermit (principal, action in Action::\"Payments\", resource);\n\
-    @id(\"quarter-end\")\n@escalate(\"true\")\npermit (principal, action in Action::\"Payments\", resource);\n";
+    @id(\"quarter-end\")\n@tier(\"1\")\n@escalate\nforbid (principal, action, resource);\n";
 
 /// A gateway, people who may approve, and a browser that has a passkey for whoever asks.
 struct World {
@@ -172,7 +172,7 @@ fn a_person_enrols_a_passkey_approves_with_it_and_strangers_can_check_it() {
         "6000.00 USD",
         "acct-4711",
         "This cannot be undone.",
-        "large and final",
+        "large, and no way back",
         "Untrusted",
         "Invoice 2026-118",
     ] {
@@ -318,7 +318,7 @@ fn what_an_agent_writes_stays_text_and_nothing_leaves() {
     let key = world.gateway.key("anna", "approver");
     world.log_in(&key);
     world.open(&format!("/approvals/{id}"));
-    assert_eq!(world.page.value("document.querySelector('.words q').innerText.slice(1, -1)"), hostile);
+    assert_eq!(world.page.value("document.querySelector('.words q').textContent"), hostile);
     assert_eq!(world.page.value("document.images.length + document.scripts.length"), 1, "our script alone");
     let asked = world.page.events("Network.requestWillBeSent");
     let foreign: Vec<&Value> = asked

@@ -236,12 +236,8 @@ impl Gateway {
     /// `EP_FORBIDDEN` for all but admins and whose it is.
     pub async fn revoke_passkey(&self, caller: &Caller, id: &str) -> Result<PasskeyView, Error> {
         let tenant = self.tenant(&caller.tenant)?;
-        let own = caller.role.may(Deed::Approve);
-        let passkey = match own {
-            true => self.passkey_named(&caller.tenant, id).await.ok().filter(|it| it.is_of(&caller.subject)),
-            false => None,
-        };
-        if passkey.is_none() {
+        let passkey = self.passkey_named(&caller.tenant, id).await?;
+        if !(caller.role.may(Deed::Approve) && passkey.is_of(&caller.subject)) {
             caller.must(Deed::Administer)?;
         }
         let record = json!({ "at": clock::text(clock::now_ms()), "by": caller.subject.as_str(), "id": id });

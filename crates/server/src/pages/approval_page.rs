@@ -171,7 +171,13 @@ pub(crate) fn detail(
              nobody</p>\n<dl>\n",
         );
         for asked in &summary.words {
-            let _ = writeln!(body, "<dt>{}</dt><dd><q>{}</q></dd>", name(asked), Text(&asked.value));
+            let _ = writeln!(
+                body,
+                "<dt>{}</dt><dd><q>{}</q>{}</dd>",
+                name(asked),
+                Text(&asked.value),
+                meaning(asked),
+            );
         }
         body.push_str("</dl></div>\n");
     }
@@ -325,7 +331,7 @@ impl Frame<'_> {
         let agreed = view.approvals.iter().filter(|it| it.escalation_id == view.escalation_id).count();
         let _ = write!(
             body,
-            "<li class=\"card\"><a class=\"what\" href=\"{}/{}\">{}</a>{}\n<p class=\"soft\">{}",
+            "<li class=\"card\"><a class=\"what\" href=\"{}/{}\"><b>{}</b>{}</a>\n<p class=\"soft\">{}",
             Text(self.base),
             Text(&view.action_id),
             Text(&view.summary.what),
@@ -398,10 +404,16 @@ fn terms(body: &mut String, held: &HeldView) {
         let _ = writeln!(body, "<dt>To</dt><dd class=\"big mono\">{}</dd>", Text(to));
     }
     for asked in &summary.facts {
-        let _ = writeln!(body, "<dt>{}</dt><dd class=\"mono\">{}</dd>", name(asked), Text(&asked.value));
+        let _ = writeln!(
+            body,
+            "<dt>{}</dt><dd><span class=\"mono\">{}</span>{}</dd>",
+            name(asked),
+            Text(&asked.value),
+            meaning(asked),
+        );
     }
     let mood = if held.reversible { "" } else { " class=\"no\"" };
-    let _ = writeln!(body, "<dt>Way back</dt><dd{mood}>{}</dd>", Text(summary.undo));
+    let _ = writeln!(body, "<dt>Undo</dt><dd{mood}>{}</dd>", Text(summary.undo));
     let _ = writeln!(body, "<dt>Kind</dt><dd class=\"mono\">{}</dd>", Text(&held.archetype));
     if let Some(mandate) = &held.mandate_id {
         let _ = writeln!(body, "<dt>Under mandate</dt><dd class=\"mono\">{}</dd>", Text(mandate));
@@ -483,7 +495,7 @@ fn decide(body: &mut String, frame: &Frame<'_>, held: &HeldView, decision: Decis
          autocomplete=\"off\">{}<input type=\"hidden\" name=\"assertion\" value=\"\"><button type=\"submit\" disabled hidden></button>\n\
          <label for=\"comment\">Comment for other people <span class=\"soft\">(optional)</span></label>\n\
          <input id=\"comment\" name=\"comment\" type=\"text\" maxlength=\"1000\" aria-describedby=\"kept\">\n\
-         <p id=\"kept\" class=\"soft\">One line, kept with your decision. The agent is not shown it.</p>\n<div class=\"tools\">",
+         <p id=\"kept\" class=\"soft\">One line, shown to whoever may see the action.</p>\n<div class=\"tools\">",
         frame.hidden(),
     );
     if signs {
@@ -499,6 +511,12 @@ fn decide(body: &mut String, frame: &Frame<'_>, held: &HeldView, decision: Decis
         );
     }
     body.push_str("<button class=\"danger\" type=\"submit\">Reject</button></div>\n");
+    if signs {
+        body.push_str(
+            "<p class=\"soft\">You sign exactly what stands above. If any of it changes first, your signature counts for \
+             nothing.</p>\n",
+        );
+    }
     match (signs, key) {
         (true, false) => frame.elsewhere(body, &format!("/{}", held.action_id)),
         (false, false) => {
@@ -556,7 +574,7 @@ fn state(held: &HeldView, record: &ActionView, decision: Decision) -> (&'static 
 fn why(reason: &str) -> (&str, &'static str) {
     match reason {
         "irreversible" => {
-            ("large and final", "the amount is above what may go unasked, and it cannot be undone.")
+            ("large, and no way back", "the amount is above what may go unasked, and it cannot be undone.")
         }
         "cold_start" => ("little is known", "there are too few earlier actions to compare the amount with."),
         "first_seen_destination" => ("new destination", "nothing was ever sent there."),
@@ -602,12 +620,16 @@ fn stake(summary: &Summary) -> String {
     stake
 }
 
-/// A member's name; what it means is told to whoever points at it.
+/// A member's name, as words.
 fn name(asked: &Asked) -> String {
-    let words = asked.name.replace('_', " ");
+    Text(&asked.name.replace('_', " ")).to_string()
+}
+
+/// What the catalogue says that a member means.
+fn meaning(asked: &Asked) -> String {
     match asked.meaning.is_empty() {
-        true => Text(&words).to_string(),
-        false => format!("<span title=\"{}\">{}</span>", Text(&asked.meaning), Text(&words)),
+        true => String::new(),
+        false => format!("<small>{}</small>", Text(&asked.meaning)),
     }
 }
 
