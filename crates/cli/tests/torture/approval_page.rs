@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use serde_json::{Value, json};
+use testkit::bank::{Fault, Injection};
 use tokio::time::sleep;
 
 use crate::house::{House, ISSUER, Plan, Said, Voice, countersign};
-use crate::passkey::{ORIGIN, Passkey, Saying, text};
+use crate::passkey::{Change, ORIGIN, Passkey, text};
 use crate::visitor::{Visitor, enrolled};
 
 async fn house(needed: u32) -> House {
@@ -187,6 +188,22 @@ async fn every_form_needs_its_word_and_looking_decides_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_in_doubt_is_shown_with_what_the_provider_knows_it_by() {
+    let house = house(1).await;
+    house.bank.inject(Injection::payments(Fault::LostAfterEffect, 1));
+    house.bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 10_000));
+    let said = house.agent().execute("acct-7", &house.payment("acct-7", "10.00")).await;
+    assert_eq!(said.kind(), "pending_settlement", "{}", said.text());
+    let mut visitor = Visitor::logged_in(&house, &house.voice("default", "approver")).await;
+    let page = visitor.look("/approvals").await.text();
+    for told in ["In doubt", "10.00 USD", "acct-7", "bank", "Our reference", said.id()] {
+        assert!(page.contains(told), "no {told} in {page}");
+    }
+    let mut theirs = Visitor::logged_in(&house, &house.voice("other", "approver")).await;
+    assert!(!theirs.look("/approvals").await.text().contains("In doubt"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_sandbox_needs_a_login_too_and_no_passkey() {
     let house = house(1).await;
     let body = crate::house::payment("acct-1", "6000.00", "tok-sandbox-public");
@@ -209,7 +226,7 @@ async fn a_passkey_is_registered_by_its_holder_and_counts_once_another_says_so()
     visitor.look("/approvals/passkeys").await;
     ben.look("/approvals/passkeys").await;
     // Made for somebody else, elsewhere, without the person, in another ceremony, or twice: nothing comes of it.
-    let wrong: [(&str, fn(&mut Saying)); 5] = [
+    let wrong: [(&str, Change); 5] = [
         ("origin", |saying| saying.client["origin"] = json!("https://evil.example")),
         ("relying party", |saying| saying.rp_id = "evil.example"),
         ("not present", |saying| saying.flags &= !1),
@@ -290,7 +307,7 @@ async fn a_signature_counts_once_for_its_question_and_its_person() {
     assert_eq!(envelope["quote"], json!({"amount": "6000.00", "currency": "USD"}));
     assert!(envelope["approver"].as_str().unwrap().starts_with("c:") && !asked.text().contains("checked"));
     assert_eq!(asked.body["credentials"], json!([text("anna's")]));
-    let wrong: [(&str, u16, fn(&mut Saying)); 5] = [
+    let wrong: [(&str, u16, Change); 5] = [
         ("origin", 422, |saying| saying.client["origin"] = json!("https://evil.example")),
         ("relying party", 422, |saying| saying.rp_id = "evil.example"),
         ("not verified", 422, |saying| saying.flags &= !4),

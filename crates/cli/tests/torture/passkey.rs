@@ -25,6 +25,9 @@ pub(crate) struct Saying {
     pub(crate) flags: u8,
 }
 
+/// What a dishonest one does to it.
+pub(crate) type Change = fn(&mut Saying);
+
 impl Passkey {
     pub(crate) fn new(id: &str) -> Passkey {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();

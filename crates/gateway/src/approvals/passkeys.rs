@@ -454,3 +454,54 @@ fn ended(error: ledger::Error) -> Error {
         other => named(other),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Registered, enrolled, revoked.
+    const RECORDS: &str = include_str!("../../tests/golden/passkey.json");
+
+    fn stored(change: impl FnOnce(&mut ledger::Passkey)) -> Option<Passkey> {
+        let records: Vec<Vec<u8>> = RECORDS.lines().map(|line| line.as_bytes().to_vec()).collect();
+        let registered: Recorded = serde_json::from_slice(&records[0]).unwrap();
+        let mut stored = ledger::Passkey {
+            id: registered.id.as_str().into(),
+            tenant: Tenant::default(),
+            credential_id: BASE64_URL_SAFE_NO_PAD.decode(&registered.credential_id).unwrap(),
+            registered: records[0].clone(),
+            enrolled: Some(records[1].clone()),
+            revoked: None,
+        };
+        change(&mut stored);
+        Passkey::read_from(&stored)
+    }
+
+    #[test]
+    fn records_of_the_first_form_are_read_and_written_without_a_change() {
+        let mut lines = RECORDS.lines();
+        let first = lines.next().unwrap();
+        let registered: Recorded = serde_json::from_str(first).unwrap();
+        assert_eq!(action::json::canonical(&written(&registered).unwrap()), first);
+        let passkey = stored(|_| {}).unwrap();
+        assert!(passkey.counts() && passkey.is_of(&Subject::parse("alice").unwrap()));
+        assert_eq!(passkey.enrolled.unwrap().by, "ada");
+        let ended = stored(|stored| stored.revoked = RECORDS.lines().nth(2).map(|it| it.as_bytes().to_vec()));
+        assert!(ended.is_some_and(|it| !it.counts() && it.counted_once()));
+    }
+
+    #[test]
+    fn a_row_that_its_records_do_not_bear_out_is_no_passkey() {
+        let forged = |from: &'static str, to: &'static str| {
+            move |record: &[u8]| String::from_utf8(record.to_vec()).unwrap().replace(from, to).into_bytes()
+        };
+        let ben = forged("\"alice\"", "\"ben\"");
+        assert!(stored(|it| it.id = "pk_00".into()).is_none());
+        assert!(stored(|it| it.tenant = Tenant::parse("other").unwrap()).is_none());
+        assert!(stored(|it| it.credential_id.push(0)).is_none());
+        assert!(stored(|it| it.registered = ben(&it.registered)).is_none(), "enrolled was somebody else's");
+        assert!(stored(|it| it.enrolled = Some(ben(it.enrolled.as_ref().unwrap()))).is_none());
+        assert!(stored(|it| it.enrolled = Some(b"{}".to_vec())).is_none());
+    }
+}

@@ -257,7 +257,7 @@ pub(crate) fn refusal(frame: &Frame<'_>, error: &Error) -> Response {
     let title = match error.code {
         Code::NotFound => "There is nothing here",
         Code::StateConflict => "Too late, or twice",
-        Code::Forbidden => "Not yours to decide",
+        Code::Forbidden => "That is not allowed",
         _ => "That did not work",
     };
     let _ = writeln!(body, "<h1>{title}</h1>");
