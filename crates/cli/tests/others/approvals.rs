@@ -227,6 +227,9 @@ fn two_people_agree_and_whoever_clicks_twice_counts_once() {
     let twice =
         "const button = document.querySelector('[data-passkey=approve]'); button.click(); button.click();";
     world.page.follow(twice);
+    let asked = world.page.events("Network.requestWillBeSent");
+    let asked = asked.iter().filter(|event| event["request"]["url"].as_str().unwrap().ends_with("/envelope"));
+    assert_eq!(asked.count(), 1, "the second click does nothing");
     assert!(world.sees("You have decided") && world.sees("1 of 2 people have agreed."), "{}", world.text());
     assert_eq!(world.page.value("document.getElementById('decision')"), Value::Null);
     world.log_out();

@@ -256,6 +256,10 @@ async fn a_passkey_is_registered_by_its_holder_and_counts_once_another_says_so()
     assert_eq!(house.admin().get("/v1/approvers").await.body, json!([]), "not enrolled yet");
     let action = held(&house, "acct-1").await;
     assert_eq!(ask(&approver, &action, Value::Null).await.status, 403);
+    let own = json!({"subject": "default-approver", "role": "admin"});
+    let own = house.admin().post("/v1/keys", &own).await.body["secret"].as_str().unwrap().to_owned();
+    let own = Voice { key: Some(own), ..house.nobody() };
+    assert_eq!(own.post(&format!("/v1/passkeys/{id}/enrol"), &json!({})).await.status, 403, "her own");
     assert_eq!(house.admin().post(&format!("/v1/passkeys/{id}/enrol"), &json!({})).await.status, 200);
     assert_eq!(house.admin().post(&format!("/v1/passkeys/{id}/enrol"), &json!({})).await.status, 409);
     let [x, y] = passkey.point();
