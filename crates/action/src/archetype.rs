@@ -186,7 +186,7 @@ pub enum ApprovalForm {
 
 impl ApprovalForm {
     /// The word in the catalogue and in records.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             ApprovalForm::Key => "key",
             ApprovalForm::Passkey => "passkey",

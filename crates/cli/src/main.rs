@@ -9,7 +9,7 @@
 //!   verify                            check receipts, offline
 //!   catalog, policy                   check files before a gateway reads them
 //!   keys, mandate, approvals,         change a running gateway, as clients of its API
-//!   freeze, thaw, observe, reload,
+//!   approvers, freeze, thaw, observe, reload,
 //!   replay
 //!   bench                             measure this machine and a gateway on it
 //! ```
@@ -19,6 +19,7 @@
 
 mod api;
 mod approvals;
+mod approvers;
 mod bench;
 mod bindings;
 mod catalog;
@@ -59,6 +60,7 @@ enum Command {
     Keys(keys::Args),
     Mandate(mandate::Args),
     Approvals(approvals::Args),
+    Approvers(approvers::Args),
     Freeze(freeze::FreezeArgs),
     Thaw(freeze::ThawArgs),
     Observe(freeze::ObserveArgs),
@@ -90,6 +92,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Keys(args) => keys::run(&args),
         Command::Mandate(args) => mandate::run(&args),
         Command::Approvals(args) => approvals::run(&args),
+        Command::Approvers(args) => approvers::run(&args),
         Command::Freeze(args) => freeze::freeze(&args),
         Command::Thaw(args) => freeze::thaw(&args),
         Command::Observe(args) => freeze::observe(&args),

@@ -11,6 +11,7 @@ use ledger::Ledger;
 use provider::{Egress, Secrets};
 use tokio::sync::Semaphore;
 
+use crate::approvals::{Challenges, Questions};
 use crate::authority::Authority;
 use crate::buckets::Buckets;
 use crate::caller::Caller;
@@ -46,6 +47,9 @@ pub struct Gateway {
     /// Places for requests that are judged and admitted, and for actions that are proven and settled.
     pub(crate) judging: Semaphore,
     pub(crate) concluding: Semaphore,
+    /// What passkeys are asked to sign.
+    pub(crate) challenges: Challenges,
+    pub(crate) questions: Questions,
     /// When an action in doubt is to be asked after next.
     pub(crate) inquiries: Mutex<HashMap<ActionId, Inquiry>>,
 }
@@ -128,6 +132,8 @@ impl Gateway {
             under_way: Mutex::default(),
             judging: Semaphore::new(AT_ONCE),
             concluding: Semaphore::new(AT_ONCE),
+            challenges: Challenges::new().map_err(|error| error.to_string())?,
+            questions: Questions::default(),
             inquiries: Mutex::default(),
         };
         for tenant in gateway.tenants.values() {

@@ -52,7 +52,10 @@ pub use admin::{
     CreatedKey, FreezeAsk, FreezeScope, FreezeView, IssuedMandate, KeyAsk, KeyView, MandateAsk, MandateView,
     ObserveView, ReloadReport, Revocation, SigningKeyView,
 };
-pub use approvals::{GivenView, HeldView, PolicyView};
+pub use approvals::{
+    Asked, Creation, Credential, DoubtView, GivenView, Greeting, HeldView, PasskeyView, PolicyView, Question,
+    Summary,
+};
 pub use caller::{Caller, Deed, Role};
 pub use code::Code;
 pub use config::Config;

@@ -108,6 +108,24 @@ pub struct ApiKey {
     pub revoked_ms: Option<i64>,
 }
 
+/// A passkey that a person wants to approve with. Whose it is and what it signs with stands in the records of its
+/// entries and nowhere else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Passkey {
+    /// Its public name.
+    pub id: Box<str>,
+    /// Whose.
+    pub tenant: Tenant,
+    /// The credential's id, as its authenticator chose it.
+    pub credential_id: Vec<u8>,
+    /// What was recorded when it was registered.
+    pub registered: Vec<u8>,
+    /// What was recorded when it was said to be that person's; until then it counts for nothing.
+    pub enrolled: Option<Vec<u8>>,
+    /// What was recorded when it ceased to count.
+    pub revoked: Option<Vec<u8>>,
+}
+
 impl Scope {
     /// Does it cover this action?
     #[must_use]

@@ -176,6 +176,9 @@ pub enum Broken {
     /// The stored approval or rejection is not the one it names.
     #[error("the stored approval is not the one it names")]
     Approval,
+    /// A passkey's row does not say what the entries do.
+    #[error("the stored passkey is not as the entries have it")]
+    Passkey,
     /// A row is gone.
     #[error("an entry before it is missing")]
     Missing,
@@ -329,6 +332,12 @@ impl Hex {
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 const OPENED: &str = "chain_opened";
+/// Event of a passkey that a person registered.
+pub const PASSKEY_REGISTERED: &str = "passkey_registered";
+/// Event of a passkey that an admin says is that person's.
+pub const PASSKEY_ENROLLED: &str = "passkey_enrolled";
+/// Event of a passkey that counts no more.
+pub const PASSKEY_REVOKED: &str = "passkey_revoked";
 /// Events of a person's word on a held action: for it, and against it.
 pub(crate) const APPROVED: &str = "approved";
 pub(crate) const REJECTED: &str = "rejected";

@@ -47,8 +47,10 @@ use action::{ActionId, Subject, Tenant};
 use futures_util::future::BoxFuture;
 
 pub use admit::{Cell, Claimed, Item, Rows, admit};
-pub use authority::{ApiKey, Freeze, Held, Mandate, Revocation, Scope};
-pub use entry::{Broken, Draft, Event, Said, Session, Walk};
+pub use authority::{ApiKey, Freeze, Held, Mandate, Passkey, Revocation, Scope};
+pub use entry::{
+    Broken, Draft, Event, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, Said, Session, Walk,
+};
 pub use error::Error;
 pub use facts::{Facts, FactsQuery, Figures, Filter, Repeat, Verified};
 pub use fail::FailPoints;
@@ -205,6 +207,36 @@ pub trait Ledger: Send + Sync {
     /// # Errors
     /// [`Error::Absent`] if the tenant has none of this id.
     fn revoke_key<'a>(&'a self, tenant: &'a Tenant, id: &'a str, event: Event) -> Answer<'a, i64>;
+
+    /// Stores a passkey that was just registered. The event's name is [`PASSKEY_REGISTERED`].
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if the id or the credential is taken.
+    fn register_passkey<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        id: &'a str,
+        credential_id: &'a [u8],
+        event: Event,
+    ) -> Answer<'a, i64>;
+
+    /// Lets a registered passkey count from now on. The event's name is [`PASSKEY_ENROLLED`].
+    ///
+    /// # Errors
+    /// [`Error::Absent`] if the tenant has none of this id that waits for it.
+    fn enrol_passkey<'a>(&'a self, tenant: &'a Tenant, id: &'a str, event: Event) -> Answer<'a, i64>;
+
+    /// Ends a passkey. The event's name is [`PASSKEY_REVOKED`].
+    ///
+    /// # Errors
+    /// [`Error::Absent`] if the tenant has none of this id, or it has ended.
+    fn revoke_passkey<'a>(&'a self, tenant: &'a Tenant, id: &'a str, event: Event) -> Answer<'a, i64>;
+
+    /// The passkey with this credential, whoever's it is.
+    fn passkey<'a>(&'a self, credential_id: &'a [u8]) -> Answer<'a, Option<Passkey>>;
+
+    /// Every passkey of a tenant, oldest first, the revoked ones included.
+    fn passkeys<'a>(&'a self, tenant: &'a Tenant) -> Answer<'a, Vec<Passkey>>;
 
     /// Appends an entry for something that changes no row here, such as the rotation of a signing key.
     fn record(&self, event: Event) -> Answer<'_, i64>;

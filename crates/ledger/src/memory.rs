@@ -14,8 +14,8 @@ use crate::pruned::Pruned;
 use crate::stored::page;
 use crate::{
     Admission, Admitted, Answer, ApiKey, Approval, Counted, Draft, Earlier, Error, Event, Existing, Facts,
-    FactsQuery, Figures, Filter, Freeze, Given, Held, Ledger, Mandate, Outcome, Page, Recorded, Refusal,
-    Repeat, Resumption, Revocation, Scope, Settled, Settlement, State, Stored, Verified, Walk,
+    FactsQuery, Figures, Filter, Freeze, Given, Held, Ledger, Mandate, Outcome, Page, Passkey, Recorded,
+    Refusal, Repeat, Resumption, Revocation, Scope, Settled, Settlement, State, Stored, Verified, Walk,
 };
 
 /// Everything in memory, behind one lock.
@@ -35,6 +35,7 @@ struct World {
     rows: Rows,
     mandates: Vec<Mandate>,
     keys: Vec<ApiKey>,
+    passkeys: Vec<Passkey>,
     tenant_keys: HashMap<Tenant, Vec<u8>>,
     kept: HashMap<Box<str>, Vec<u8>>,
     refusals: HashMap<[u8; 32], (Repeat, i64)>,
@@ -67,6 +68,7 @@ impl Memory {
             rows: Rows::default(),
             mandates: Vec::new(),
             keys: Vec::new(),
+            passkeys: Vec::new(),
             tenant_keys: HashMap::new(),
             kept: HashMap::new(),
             refusals: HashMap::new(),
@@ -347,6 +349,13 @@ impl World {
             self.event(event)?;
         }
         Ok(pruned.actions)
+    }
+
+    /// A passkey that has not ended.
+    fn passkey(&mut self, tenant: &Tenant, id: &str) -> Result<&mut Passkey, Error> {
+        let mut passkeys = self.passkeys.iter_mut();
+        let found = passkeys.find(|it| *it.id == *id && it.tenant == *tenant && it.revoked.is_none());
+        found.ok_or_else(|| Error::Absent(id.into()))
     }
 
     fn row(&self, id: ActionId) -> Option<&Row> {
@@ -671,6 +680,55 @@ impl Ledger for Memory {
             key.revoked_ms = Some(event.at_ms);
             world.event(event)
         })
+    }
+
+    fn register_passkey<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        id: &'a str,
+        credential_id: &'a [u8],
+        event: Event,
+    ) -> Answer<'a, i64> {
+        self.now(move |world| {
+            if world.passkeys.iter().any(|it| *it.id == *id || it.credential_id == credential_id) {
+                return Err(Error::Exists(id.into()));
+            }
+            world.passkeys.push(Passkey {
+                id: id.into(),
+                tenant: tenant.clone(),
+                credential_id: credential_id.to_vec(),
+                registered: event.record.clone(),
+                enrolled: None,
+                revoked: None,
+            });
+            world.event(event)
+        })
+    }
+
+    fn enrol_passkey<'a>(&'a self, tenant: &'a Tenant, id: &'a str, event: Event) -> Answer<'a, i64> {
+        self.now(move |world| {
+            let passkey = world.passkey(tenant, id)?;
+            if passkey.enrolled.is_some() {
+                return Err(Error::Absent(id.into()));
+            }
+            passkey.enrolled = Some(event.record.clone());
+            world.event(event)
+        })
+    }
+
+    fn revoke_passkey<'a>(&'a self, tenant: &'a Tenant, id: &'a str, event: Event) -> Answer<'a, i64> {
+        self.now(move |world| {
+            world.passkey(tenant, id)?.revoked = Some(event.record.clone());
+            world.event(event)
+        })
+    }
+
+    fn passkey<'a>(&'a self, credential_id: &'a [u8]) -> Answer<'a, Option<Passkey>> {
+        self.now(move |world| Ok(world.passkeys.iter().find(|it| it.credential_id == credential_id).cloned()))
+    }
+
+    fn passkeys<'a>(&'a self, tenant: &'a Tenant) -> Answer<'a, Vec<Passkey>> {
+        self.now(move |world| Ok(world.passkeys.iter().filter(|it| it.tenant == *tenant).cloned().collect()))
     }
 
     fn record(&self, event: Event) -> Answer<'_, i64> {

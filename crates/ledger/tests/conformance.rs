@@ -12,7 +12,8 @@ use action::{Subject, Tenant};
 use common::*;
 use ledger::{
     Admission, Admitted, ApiKey, Approval, Effect, Error, FactsQuery, Filter, Hold, Ledger, Mandate,
-    Obstacle, Outcome, Recorded, Scope, Settlement, State, Tolerance,
+    Obstacle, Outcome, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, Recorded, Scope, Settlement,
+    State, Tolerance,
 };
 
 // Keys.
@@ -906,6 +907,39 @@ fn a_credential_is_known_until_it_is_revoked() {
         assert_eq!(wait(ledger.key(&[3; 32])).unwrap(), None);
         assert_eq!(wait(ledger.keys(&tenant)).unwrap(), [ApiKey { revoked_ms: Some(NOW + 5), ..key }]);
         assert_eq!(wait(ledger.keys(&other)).unwrap(), []);
+    });
+}
+
+#[test]
+fn a_passkey_counts_from_its_enrolment_to_its_end() {
+    on_every_ledger(|ledger| {
+        let (tenant, other) = (Tenant::default(), Tenant::parse("other").unwrap());
+        let register = |id: &str, credential: &[u8]| {
+            wait(ledger.register_passkey(&tenant, id, credential, event(PASSKEY_REGISTERED)))
+        };
+        register("pk-1", b"credential").unwrap();
+        assert!(matches!(register("pk-1", b"another"), Err(Error::Exists(_))));
+        assert!(matches!(register("pk-2", b"credential"), Err(Error::Exists(_))));
+        let enrol = |tenant, id| wait(ledger.enrol_passkey(tenant, id, event(PASSKEY_ENROLLED)));
+        let revoke = |tenant, id| wait(ledger.revoke_passkey(tenant, id, event(PASSKEY_REVOKED)));
+        assert!(matches!(enrol(&other, "pk-1"), Err(Error::Absent(_))));
+        assert!(matches!(revoke(&other, "pk-1"), Err(Error::Absent(_))));
+        let found = || wait(ledger.passkey(b"credential")).unwrap().unwrap();
+        assert_eq!((found().tenant, found().enrolled, found().revoked), (tenant.clone(), None, None));
+        enrol(&tenant, "pk-1").unwrap();
+        assert!(matches!(enrol(&tenant, "pk-1"), Err(Error::Absent(_))));
+        assert_eq!(found().enrolled, Some(event(PASSKEY_ENROLLED).record));
+        revoke(&tenant, "pk-1").unwrap();
+        assert!(matches!(revoke(&tenant, "pk-1"), Err(Error::Absent(_))));
+        assert_eq!(found().revoked, Some(event(PASSKEY_REVOKED).record));
+        assert!(matches!(register("pk-3", b"credential"), Err(Error::Exists(_))), "it does not come back");
+        register("pk-4", b"fourth").unwrap();
+        revoke(&tenant, "pk-4").unwrap();
+        assert!(matches!(enrol(&tenant, "pk-4"), Err(Error::Absent(_))), "what has ended is not enrolled");
+        assert_eq!(wait(ledger.passkeys(&tenant)).unwrap().len(), 2);
+        assert_eq!(wait(ledger.passkeys(&other)).unwrap(), []);
+        assert_eq!(wait(ledger.passkey(b"nobody's")).unwrap(), None);
+        wait(ledger.verify()).unwrap();
     });
 }
 

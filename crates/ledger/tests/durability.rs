@@ -18,7 +18,7 @@ use common::*;
 use futures_util::future::join_all;
 use ledger::{
     Admission, Admitted, Approval, Broken, Effect, Error, FactsQuery, FailPoints, Freeze, Ledger, Obstacle,
-    Options, Scope, Sqlite, State, Tolerance,
+    Options, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, Scope, Sqlite, State, Tolerance,
 };
 use rusqlite::Connection;
 
@@ -275,10 +275,10 @@ fn a_store_of_the_first_version_opens_and_what_it_held_only_expires() {
 
 /// The shape of then.
 const BACK_TO_VERSION_1: &str = "
-    DROP TABLE approval; ALTER TABLE api_key DROP COLUMN created_by;
+    DROP TABLE passkey; DROP TABLE approval; ALTER TABLE api_key DROP COLUMN created_by;
     ALTER TABLE action DROP COLUMN resumed_row; ALTER TABLE action DROP COLUMN resumed;
     ALTER TABLE action DROP COLUMN needed; ALTER TABLE action DROP COLUMN round;
-    DELETE FROM refinery_schema_history WHERE version = 2;";
+    DELETE FROM refinery_schema_history WHERE version > 1;";
 
 /// A migration that is cut off between its last statement and the note that it was made leaves nothing behind.
 #[test]
@@ -735,6 +735,35 @@ fn a_forged_or_missing_approval_is_found_and_named() {
         match wait(ledger.verify()) {
             Err(Error::Chain { row: found, broken }) => {
                 assert_eq!((found, broken), (row, Broken::Approval), "{sql}");
+            }
+            other => panic!("{sql}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_passkey_that_no_entry_tells_of_is_found_and_named() {
+    let forgeries = [
+        ("UPDATE passkey SET revoked = NULL WHERE id = 'pk-2'", 5),
+        ("UPDATE passkey SET enrolled = 2 WHERE id = 'pk-2'", 2),
+        ("DELETE FROM passkey WHERE id = 'pk-1'", 3),
+        (
+            "INSERT INTO passkey SELECT row + 9, 'pk-3', tenant, x'03', registered, enrolled, NULL FROM passkey LIMIT 1",
+            2,
+        ),
+    ];
+    for (sql, row) in forgeries {
+        let directory = tempfile::tempdir().unwrap();
+        let (ledger, tenant) = (sqlite(directory.path()), Tenant::default());
+        wait(ledger.register_passkey(&tenant, "pk-1", &[1], event(PASSKEY_REGISTERED))).unwrap();
+        wait(ledger.enrol_passkey(&tenant, "pk-1", event(PASSKEY_ENROLLED))).unwrap();
+        wait(ledger.register_passkey(&tenant, "pk-2", &[2], event(PASSKEY_REGISTERED))).unwrap();
+        wait(ledger.revoke_passkey(&tenant, "pk-2", event(PASSKEY_REVOKED))).unwrap();
+        wait(ledger.verify()).unwrap();
+        assert_eq!(db(directory.path()).execute(sql, []).unwrap(), 1, "{sql}");
+        match wait(ledger.verify()) {
+            Err(Error::Chain { row: found, broken }) => {
+                assert_eq!((found, broken), (row, Broken::Passkey), "{sql}");
             }
             other => panic!("{sql}: {other:?}"),
         }

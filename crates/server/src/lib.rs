@@ -21,9 +21,14 @@
 //! **Messages.** What an agent reads is a fixed text or stands in a member named `untrusted_text`. Operators, whose
 //! own words it quotes, are told in full.
 //!
+//! **People.** `/approvals` is for browsers: pages without a framework, forms that work without scripts, and a script
+//! only where a passkey has to be asked. Whoever is logged in has a session, and every form that changes something
+//! carries a word of it; an API key in a header is not looked at there, nor a cookie anywhere else.
+//!
 //! Absent on purpose: a framework of layers. A request is one function call from the connection to its face, so that
-//! the busiest path allocates little and can be read from top to bottom. No cross-origin access is granted, no cookie is
-//! set, nothing is compressed (mandates and keys travel here), and no page loads anything from anywhere.
+//! the busiest path allocates little and can be read from top to bottom. No cross-origin access is granted, only the
+//! approval page sets a cookie, nothing is compressed (mandates and keys travel here), and no page loads anything from
+//! anywhere.
 
 pub mod errors;
 mod faces;
@@ -39,6 +44,7 @@ mod reply;
 mod request;
 mod routes;
 mod serve;
+mod session;
 mod site;
 mod talk;
 mod who;

@@ -54,6 +54,10 @@ impl Answer {
         Answer { status, when, content_type: "text/html", schema: Schema::Text }
     }
 
+    pub(crate) const fn events(status: u16, when: &'static str) -> Answer {
+        Answer { status, when, content_type: "text/event-stream", schema: Schema::Text }
+    }
+
     pub(crate) const fn text(status: u16, when: &'static str) -> Answer {
         Answer { status, when, content_type: "application/openmetrics-text", schema: Schema::Text }
     }
@@ -69,6 +73,11 @@ pub enum Schema {
     HeldPage,
     Held,
     CommentRequest,
+    ApproveRequest,
+    Question,
+    PasskeyList,
+    Passkey,
+    Approvers,
     Replay,
     Receipt,
     MandateRequest,
@@ -118,6 +127,14 @@ impl Schema {
             Schema::HeldPage => of::<approvals::HeldPage>(components),
             Schema::Held => of::<approvals::Held>(components),
             Schema::CommentRequest => of::<approvals::CommentRequest>(components),
+            Schema::ApproveRequest => of::<approvals::ApproveRequest>(components),
+            Schema::Question => of::<approvals::Question>(components),
+            Schema::PasskeyList => of::<approvals::PasskeyList>(components),
+            Schema::Passkey => of::<approvals::Passkey>(components),
+            Schema::Approvers => utoipa::openapi::ArrayBuilder::new()
+                .items(of::<approvals::ApproverFile>(components))
+                .build()
+                .into(),
             Schema::Replay => of::<actions::Replay>(components),
             Schema::Receipt => of::<Receipt>(components),
             Schema::MandateRequest => of::<mandates::MandateRequest>(components),
@@ -432,7 +449,7 @@ fn responses(route: &Route, sandbox: bool, components: &mut Named) -> BTreeMap<u
 /// The codes of a route: its own, and those that any route of its kind may answer.
 pub fn codes(route: &Route) -> Vec<Code> {
     let mut codes = route.codes.to_vec();
-    if let Who::May(_) | Who::Figures = route.who {
+    if let Who::May(_) | Who::Figures | Who::Session = route.who {
         codes.push(Code::Unauthenticated);
         codes.push(Code::ValidationFailed);
     }
@@ -464,6 +481,7 @@ fn who(route: &Route, sandbox: bool) -> String {
     let anonymous = matches!(route.who, Who::May(gateway::Deed::Execute | gateway::Deed::ReadOwn));
     match route.who {
         Who::Anyone => "For anybody.".to_owned(),
+        Who::Session => "For browsers that are logged in at `/approvals`.".to_owned(),
         Who::Figures => format!("On loopback for anybody, else for keys of role {}.", roles.join(", ")),
         Who::May(_) if sandbox && anonymous => {
             format!("For anybody, and for keys of role {}.", roles.join(", "))
@@ -476,8 +494,13 @@ fn tag(path: &str) -> &'static str {
     let path = path.strip_prefix("/sandbox").unwrap_or(path);
     match path.split('/').nth(1) {
         Some("api") => "Execution Protocol",
+        Some("approvals") => "Approval page",
         Some("r" | ".well-known") => "Receipts and keys",
-        Some("v1") if ["/v1/approvals", "/approve", "/reject"].iter().any(|part| path.contains(part)) => {
+        Some("v1")
+            if ["/v1/approv", "/v1/passkeys", "/approve", "/reject", "/envelope"]
+                .iter()
+                .any(|part| path.contains(part)) =>
+        {
             "Approvals"
         }
         Some("v1") if path.starts_with("/v1/actions") || path.starts_with("/v1/receipts") => "Records",

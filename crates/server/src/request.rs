@@ -50,7 +50,11 @@ impl Request {
 
     /// The whole body, if it is said to be JSON and not too long.
     pub(crate) async fn take_body(&mut self) -> Result<Vec<u8>, Error> {
-        must_be_json(&self.head.headers)?;
+        must_be(&self.head.headers, JSON)?;
+        self.read_body().await
+    }
+
+    async fn read_body(&mut self) -> Result<Vec<u8>, Error> {
         let limits = &self.site.limits;
         let declared =
             self.head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
@@ -79,6 +83,24 @@ impl Request {
     /// The same where a body may be left out.
     pub(crate) async fn json_if_any<T: DeserializeOwned + Default>(&mut self) -> Result<T, Error> {
         if self.body.is_absent() { Ok(T::default()) } else { self.json().await }
+    }
+
+    /// The fields of a form that a page of ours sent, if all of them are among `known` and none stands twice.
+    pub(crate) async fn form<const N: usize>(
+        &mut self,
+        known: [&'static str; N],
+    ) -> Result<[Option<String>; N], Error> {
+        must_be(&self.head.headers, FORM)?;
+        let body = self.read_body().await?;
+        let mut found = [const { None }; N];
+        for (name, value) in url::form_urlencoded::parse(&body) {
+            let place = known.iter().position(|known| *known == name);
+            let wrong = || Error::new(Code::ValidationFailed, "this is not a form of this page");
+            if found[place.ok_or_else(wrong)?].replace(value.into_owned()).is_some() {
+                return Err(wrong());
+            }
+        }
+        Ok(found)
     }
 
     /// The query's parameters, if all of them are among `known` and none stands twice. A misspelled parameter is an
@@ -205,18 +227,21 @@ fn errors_message(code: Code) -> &'static str {
     crate::errors::entry(code).message
 }
 
-/// `application/json`, in UTF-8 if a charset is named.
-fn must_be_json(headers: &HeaderMap) -> Result<(), Error> {
+const JSON: &str = "application/json";
+const FORM: &str = "application/x-www-form-urlencoded";
+
+/// Of this type, in UTF-8 if a charset is named.
+fn must_be(headers: &HeaderMap, expected: &str) -> Result<(), Error> {
     let value = single(headers, &CONTENT_TYPE).ok().flatten().unwrap_or_default();
     let mut parts = value.split(';').map(str::trim);
-    let json = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
+    let right = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case(expected));
     let utf8 = parts.filter(|part| !part.is_empty()).all(|part| match part.split_once('=') {
         Some((name, charset)) if name.trim().eq_ignore_ascii_case("charset") => {
             charset.trim().trim_matches('"').eq_ignore_ascii_case("utf-8")
         }
         _ => true,
     });
-    if json && utf8 {
+    if right && utf8 {
         return Ok(());
     }
     let code = Code::UnsupportedMediaType;
@@ -353,14 +378,14 @@ mod tests {
 
     #[test]
     fn only_json_in_utf8_is_a_body() {
-        let json = |value| must_be_json(&headers(&[("content-type", value)])).is_ok();
+        let json = |value| must_be(&headers(&[("content-type", value)]), JSON).is_ok();
         assert!(json("application/json"));
         assert!(json("Application/JSON; charset=\"UTF-8\""));
         for wrong in ["text/json", "application/json; charset=latin1", "application/jsonp", "", "text/plain"]
         {
             assert!(!json(wrong), "{wrong}");
         }
-        assert!(must_be_json(&headers(&[])).is_err());
+        assert!(must_be(&headers(&[]), JSON).is_err());
     }
 
     #[test]

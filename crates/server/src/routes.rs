@@ -6,7 +6,9 @@ use futures_util::future::BoxFuture;
 use gateway::{Code, Deed, Error, Role};
 use http::{HeaderMap, Method};
 
-use crate::faces::{actions, approvals, discovery, execution_protocol, keys, mandates, operations, receipts};
+use crate::faces::{
+    actions, approval_page, approvals, discovery, execution_protocol, keys, mandates, operations, receipts,
+};
 use crate::fault::Audience;
 use crate::openapi::{Answer, Schema};
 use crate::request::{self, Request, Response};
@@ -54,6 +56,8 @@ pub enum Who {
     Anyone,
     /// Anybody on a loopback listener, else whoever may read the tenant.
     Figures,
+    /// Whoever is logged in to the approval page.
+    Session,
     /// A caller whose role allows this. In the sandbox a caller without a key is an agent.
     May(Deed),
 }
@@ -62,7 +66,7 @@ impl Who {
     /// The roles that are let in; none for what anybody may use.
     pub fn roles(self) -> impl Iterator<Item = Role> {
         let deed = match self {
-            Who::Anyone => None,
+            Who::Anyone | Who::Session => None,
             Who::Figures => Some(Deed::ReadTenant),
             Who::May(deed) => Some(deed),
         };
@@ -130,6 +134,9 @@ const DECIDING: &[Code] = &[
     Code::StateConflict,
     Code::Erased,
 ];
+/// Of forms.
+const SENDING: &[Code] =
+    &[Code::BodyTooLarge, Code::MalformedBody, Code::UnsupportedMediaType, Code::ValidationFailed];
 const DRY_RUN: &[(&str, &str)] = &[("dry_run", "`true`: decide only; nothing is recorded or sent")];
 const PAGE: &[(&str, &str)] =
     &[("cursor", "`next_cursor` of the page before"), ("limit", "rows of a page, 1 to 200; default 50")];
@@ -210,11 +217,23 @@ pub static ROUTES: &[Route] = &[
     },
     Route {
         method: Method::POST,
+        path: "/v1/actions/{id}/envelope",
+        place: Place::Root,
+        who: Who::May(Deed::Approve),
+        summary: "What a passkey has to sign to agree to a held action; good for one answer",
+        body: Some(Schema::CommentRequest),
+        answers: &[Answer::json(200, "The envelope and its challenge", Schema::Question)],
+        query: &[],
+        codes: DECIDING,
+        handler: by!(approvals::envelope),
+    },
+    Route {
+        method: Method::POST,
         path: "/v1/actions/{id}/approve",
         place: Place::Both,
         who: Who::May(Deed::Approve),
         summary: "Agree to a held action; after the last approval needed it is judged again and carried out",
-        body: Some(Schema::CommentRequest),
+        body: Some(Schema::ApproveRequest),
         answers: &[Answer::json(200, "The action, as it waits or no longer does", Schema::Held)],
         query: &[],
         codes: DECIDING,
@@ -231,6 +250,58 @@ pub static ROUTES: &[Route] = &[
         query: &[],
         codes: DECIDING,
         handler: by!(approvals::reject),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/approvers",
+        place: Place::Root,
+        who: Who::May(Deed::ReadTenant),
+        summary: "The approvers file, as `countersign verify --approvers` reads it",
+        body: None,
+        answers: &[Answer::json(
+            200,
+            "An array, one item for each passkey that was ever enrolled",
+            Schema::Approvers,
+        )],
+        query: &[],
+        codes: &[],
+        handler: by!(approvals::approvers),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/passkeys",
+        place: Place::Root,
+        who: Who::May(Deed::ReadTenant),
+        summary: "The passkeys of the tenant's approvers, oldest first",
+        body: None,
+        answers: &[Answer::json(200, "The passkeys", Schema::PasskeyList)],
+        query: &[],
+        codes: &[],
+        handler: by!(approvals::passkeys),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/passkeys/{id}/enrol",
+        place: Place::Root,
+        who: Who::May(Deed::Administer),
+        summary: "Say that a registered passkey is its person's; from then on it counts",
+        body: None,
+        answers: &[Answer::json(200, "The passkey", Schema::Passkey)],
+        query: &[],
+        codes: &[Code::NotFound, Code::StateConflict],
+        handler: by!(approvals::enrol),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/passkeys/{id}/revoke",
+        place: Place::Root,
+        who: Who::May(Deed::Administer),
+        summary: "End a passkey; nothing that is still to be carried out counts on it",
+        body: None,
+        answers: &[Answer::json(200, "The passkey", Schema::Passkey)],
+        query: &[],
+        codes: &[Code::NotFound, Code::StateConflict],
+        handler: by!(approvals::revoke),
     },
     Route {
         method: Method::GET,
@@ -418,6 +489,162 @@ pub static ROUTES: &[Route] = &[
     },
     Route {
         method: Method::GET,
+        path: "/approvals",
+        place: Place::Both,
+        who: Who::Anyone,
+        summary: "The page where people decide; without a session the form by which one logs in",
+        body: None,
+        answers: &[Answer::page(200, "The page")],
+        query: &[("cursor", "of the page before")],
+        codes: &[],
+        handler: by!(approval_page::inbox),
+    },
+    Route {
+        method: Method::POST,
+        path: "/approvals/login",
+        place: Place::Both,
+        who: Who::Anyone,
+        summary: "Log in by a key of role approver or a passkey",
+        body: None,
+        answers: &[Answer::page(303, "On to the next page")],
+        query: &[],
+        codes: SENDING,
+        handler: by!(approval_page::log_in),
+    },
+    Route {
+        method: Method::POST,
+        path: "/approvals/greeting",
+        place: Place::Both,
+        who: Who::Anyone,
+        summary: "What a passkey signs to log in",
+        body: None,
+        answers: &[Answer::json(200, "The challenge", Schema::Anything)],
+        query: &[],
+        codes: SENDING,
+        handler: by!(approval_page::greet),
+    },
+    Route {
+        method: Method::POST,
+        path: "/approvals/logout",
+        place: Place::Both,
+        who: Who::Session,
+        summary: "Log out",
+        body: None,
+        answers: &[Answer::page(303, "On to the next page")],
+        query: &[],
+        codes: SENDING,
+        handler: by!(approval_page::log_out),
+    },
+    Route {
+        method: Method::GET,
+        path: "/approvals/events",
+        place: Place::Both,
+        who: Who::Session,
+        summary: "Says when what a page shows has changed",
+        body: None,
+        answers: &[Answer::events(200, "At most one event; the browser then asks again")],
+        query: &[("of", "one action; absent: all that waits"), ("seen", "the version that is shown")],
+        codes: &[Code::NotFound],
+        handler: by!(approval_page::watch),
+    },
+    Route {
+        method: Method::GET,
+        path: "/approvals/passkeys",
+        place: Place::Root,
+        who: Who::Session,
+        summary: "The visitor's passkeys",
+        body: None,
+        answers: &[Answer::page(200, "The page")],
+        query: &[],
+        codes: &[],
+        handler: by!(approval_page::passkeys),
+    },
+    Route {
+        method: Method::POST,
+        path: "/approvals/passkeys",
+        place: Place::Root,
+        who: Who::Session,
+        summary: "Register a passkey that the browser made",
+        body: None,
+        answers: &[Answer::page(303, "On to the next page")],
+        query: &[],
+        codes: DECIDING,
+        handler: by!(approval_page::register_passkey),
+    },
+    Route {
+        method: Method::POST,
+        path: "/approvals/passkeys/new",
+        place: Place::Root,
+        who: Who::Session,
+        summary: "What a browser makes a passkey of",
+        body: None,
+        answers: &[Answer::json(200, "The options", Schema::Anything)],
+        query: &[],
+        codes: SENDING,
+        handler: by!(approval_page::begin_passkey),
+    },
+    Route {
+        method: Method::POST,
+        path: "/approvals/passkeys/{id}/revoke",
+        place: Place::Root,
+        who: Who::Session,
+        summary: "End one of the visitor's passkeys",
+        body: None,
+        answers: &[Answer::page(303, "On to the next page")],
+        query: &[],
+        codes: DECIDING,
+        handler: by!(approval_page::revoke_passkey),
+    },
+    Route {
+        method: Method::GET,
+        path: "/approvals/{id}",
+        place: Place::Both,
+        who: Who::Session,
+        summary: "One action in full, and the form by which one decides on it",
+        body: None,
+        answers: &[Answer::page(200, "The page")],
+        query: &[],
+        codes: READING,
+        handler: by!(approval_page::show),
+    },
+    Route {
+        method: Method::POST,
+        path: "/approvals/{id}/envelope",
+        place: Place::Root,
+        who: Who::Session,
+        summary: "What a passkey has to sign to agree",
+        body: None,
+        answers: &[Answer::json(200, "The challenge", Schema::Anything)],
+        query: &[],
+        codes: DECIDING,
+        handler: by!(approval_page::ask),
+    },
+    Route {
+        method: Method::POST,
+        path: "/approvals/{id}/approve",
+        place: Place::Both,
+        who: Who::Session,
+        summary: "Agree",
+        body: None,
+        answers: &[Answer::page(303, "On to the next page")],
+        query: &[],
+        codes: DECIDING,
+        handler: by!(approval_page::approve),
+    },
+    Route {
+        method: Method::POST,
+        path: "/approvals/{id}/reject",
+        place: Place::Both,
+        who: Who::Session,
+        summary: "Say no",
+        body: None,
+        answers: &[Answer::page(303, "On to the next page")],
+        query: &[],
+        codes: DECIDING,
+        handler: by!(approval_page::reject),
+    },
+    Route {
+        method: Method::GET,
         path: "/r/{address}",
         place: Place::Root,
         who: Who::Anyone,
@@ -541,7 +768,7 @@ impl Route {
 
     pub(crate) fn audience(&self) -> Audience {
         match self.who {
-            Who::May(Deed::Approve | Deed::Govern | Deed::Administer) => Audience::Operators,
+            Who::Session | Who::May(Deed::Approve | Deed::Govern | Deed::Administer) => Audience::Operators,
             Who::May(Deed::Execute | Deed::ReadOwn | Deed::ReadTenant) | Who::Anyone | Who::Figures => {
                 Audience::Agents
             }
@@ -552,7 +779,7 @@ impl Route {
     pub(crate) fn environment(&self, headers: &HeaderMap, path: Environment) -> Result<Environment, Error> {
         match self.who {
             Who::May(_) => request::mode(headers, path, self.place == Place::Chosen),
-            Who::Anyone | Who::Figures => Ok(path),
+            Who::Anyone | Who::Figures | Who::Session => Ok(path),
         }
     }
 }

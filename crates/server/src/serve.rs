@@ -16,6 +16,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::host::Hosts;
 use crate::request::{Limits, RequestIds};
+use crate::session::Sessions;
 use crate::site::{Faces, Site};
 use crate::talk::{Protocols, Stop, Talk};
 
@@ -141,6 +142,7 @@ pub async fn serve(listener: TcpListener, faces: Faces, config: ServerConfig) ->
     // Behind a proxy every connection comes from near by, whoever is at its other end.
     let near = address.ip().is_loopback() && !config.behind_tls_proxy && !is_far(&config.public_url);
     let sandbox = faces.sandbox.filter(|_| near || config.sandbox_public);
+    let (stop, told) = watch::channel(None);
     let site = Arc::new(Site {
         faces: Faces { production: faces.production, sandbox },
         hosts: Hosts::new(
@@ -152,11 +154,12 @@ pub async fn serve(listener: TcpListener, faces: Faces, config: ServerConfig) ->
         ),
         limits: config.limits,
         open_metrics: near,
+        sessions: Sessions::new(&config.public_url),
+        stop: told.clone(),
         public_url: config.public_url,
         ids: RequestIds::new(),
         busy: AtomicUsize::new(0),
     });
-    let (stop, told) = watch::channel(None);
     let task = tokio::spawn(accept(listener, tls, site, told));
     Ok(Running { address, stop, task })
 }

@@ -15,6 +15,8 @@ use crate::fault::{self, Audience};
 use crate::host::Hosts;
 use crate::request::{Body, Limits, Request, RequestIds, Response, X_REQUEST_ID};
 use crate::routes::{self, Route};
+use crate::session::Sessions;
+use crate::talk::Stop;
 
 /// The gateways that are served: production, and the sandbox where there is one.
 #[derive(Clone)]
@@ -34,6 +36,10 @@ pub(crate) struct Site {
     pub open_metrics: bool,
     pub public_url: String,
     pub ids: RequestIds,
+    /// Who is logged in to the approval page.
+    pub sessions: Sessions,
+    /// Says when to stop, to whoever would wait.
+    pub stop: Stop,
     pub busy: AtomicUsize,
 }
 

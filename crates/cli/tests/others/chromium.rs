@@ -2,10 +2,13 @@
 //! zero byte. No port is opened and no client library is needed.
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -85,6 +88,24 @@ impl Chromium {
             let event = self.next();
             self.events.push(event);
         }
+    }
+
+    /// Does what leads to another page, and waits until that is loaded.
+    pub(crate) fn follow(&mut self, expression: &str) {
+        self.events.clear();
+        self.value(expression);
+        while !self.events.iter().any(|event| event["method"] == "Page.loadEventFired") {
+            let event = self.next();
+            self.events.push(event);
+        }
+    }
+
+    /// A picture of the whole page, for whoever set `COUNTERSIGN_TEST_PICTURES` to a folder.
+    pub(crate) fn picture(&mut self, name: &str) {
+        let Some(folder) = std::env::var_os("COUNTERSIGN_TEST_PICTURES") else { return };
+        let picture = self.call("Page.captureScreenshot", json!({"captureBeyondViewport": true}));
+        let bytes = BASE64_STANDARD.decode(picture["data"].as_str().unwrap()).unwrap();
+        std::fs::write(Path::new(&folder).join(format!("{name}.png")), bytes).unwrap();
     }
 
     /// The value of an expression in the page; a promise is waited for.

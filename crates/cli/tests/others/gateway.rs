@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use reqwest::blocking::{Client, RequestBuilder, Response};
@@ -16,13 +16,32 @@ pub(crate) struct Gateway {
     agent_key: String,
     admin_key: String,
     child: Child,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Gateway {
     pub(crate) fn start() -> Gateway {
+        Gateway::of(&[])
+    }
+
+    /// The same with files of an operator's: below `catalogue` and `policies`, and more configuration.
+    pub(crate) fn of(files: &[(&str, &str)]) -> Gateway {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
+        let mut config = String::new();
+        for (name, text) in files {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        for kind in ["catalogue", "policy"] {
+            let place = folder.path().join(if kind == "policy" { "policies" } else { kind });
+            if place.is_dir() {
+                config.push_str(&format!("{kind}_dir = '{}'\n", place.display()));
+            }
+        }
+        let more = files.iter().find(|(name, _)| *name == "more.toml").map_or("", |(_, text)| text);
+        std::fs::write(folder.path().join("countersign.toml"), config + more).unwrap();
         let made = |subject: &str, role: &str| {
             let create = ["api", "create", "--subject", subject, "--role", role].map(OsStr::new);
             said([OsStr::new("keys"), OsStr::new("--data-dir"), data.as_os_str()].iter().chain(&create))
@@ -31,13 +50,14 @@ impl Gateway {
 
         let mut command = countersign();
         command.args(["serve", "--until-stdin-closes", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&data);
+        command.arg("--config").arg(folder.path().join("countersign.toml"));
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         let url = line.trim().strip_prefix("listening on ").expect("it says where it listens").to_owned();
         let http = Client::builder().no_proxy().build().unwrap();
-        Gateway { url, http, agent_key, admin_key, child, _folder: folder }
+        Gateway { url, http, agent_key, admin_key, child, folder }
     }
 
     /// A payment in the sandbox: an executed receipt with all nine entries.
@@ -68,6 +88,43 @@ impl Gateway {
             answer["receipt_url_short"].as_str().unwrap_or_else(|| panic!("no receipt: {answer}")).to_owned();
         let document = self.get(&url, "application/json").text().unwrap();
         Receipt { url, document }
+    }
+
+    /// Puts another text in the place of a file and has it read.
+    pub(crate) fn rewrite(&self, file: &str, text: &str) {
+        std::fs::write(self.folder.path().join(file), text).unwrap();
+        self.post(&self.admin_key, "/v1/reload", &json!({}));
+    }
+
+    /// The folder of the installation.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn admin_key(&self) -> &str {
+        &self.admin_key
+    }
+
+    pub(crate) fn agent_key(&self) -> &str {
+        &self.agent_key
+    }
+
+    /// An API key for somebody.
+    pub(crate) fn key(&self, subject: &str, role: &str) -> String {
+        let made = self.post(&self.admin_key, "/v1/keys", &json!({"subject": subject, "role": role}));
+        made["secret"].as_str().unwrap_or_else(|| panic!("{made}")).to_owned()
+    }
+
+    /// What is answered to somebody who sends this.
+    pub(crate) fn post(&self, key: &str, path: &str, body: &Value) -> Value {
+        let request = self.http.post(format!("{}{path}", self.url)).bearer_auth(key);
+        let request = request.header("content-type", "application/json").body(body.to_string());
+        request.send().unwrap().json().unwrap()
+    }
+
+    /// What somebody is shown.
+    pub(crate) fn read(&self, key: &str, path: &str) -> Value {
+        self.http.get(format!("{}{path}", self.url)).bearer_auth(key).send().unwrap().json().unwrap()
     }
 
     /// The production key set, as published.
@@ -156,7 +213,7 @@ fn said(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> String {
 }
 
 /// The program, with no configuration from outside.
-fn countersign() -> Command {
+pub(crate) fn countersign() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_countersign"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("COUNTERSIGN_") {

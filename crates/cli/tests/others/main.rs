@@ -1,10 +1,11 @@
-//! What we publish, in the hands of other people's programs: key sets and receipts in Python, the receipt page and
-//! passkeys in Chromium. Neither shares a line of code with us, so what they make of it is what strangers will.
+//! What we publish, in the hands of other people's programs: key sets and receipts in Python, the receipt page,
+//! the approval page and passkeys in Chromium. Neither shares a line of code with us, so what they make of it is what strangers will.
 //!
 //! Where Python's packages or Chromium are missing a test says so and passes; with `COUNTERSIGN_TEST_MUST_RUN` set it
 //! fails instead.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+mod approvals;
 mod browser;
 mod chromium;
 mod gateway;

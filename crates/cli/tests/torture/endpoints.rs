@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 
 use crate::approvals::ask_for;
 use crate::house::{House, ROLES, Said, VERSION, Voice, payment};
+use crate::passkey::Passkey;
+use crate::visitor::{Visitor, enrolled};
 
 /// Own tenant: without a key, with a wrong one, as the agent whose it is, as another agent, and as each person. Last
 /// column: what the other tenant's people hear where ours hear 2xx; `own` is the same, about what is theirs.
@@ -18,6 +20,11 @@ const TABLE: &str = "
     GET  /v1/approvals/{id}                             401 401 403 403 200 200 200 200 404
     POST /v1/actions/{id}/approve                       401 401 403 403 200 403 403 403 404
     POST /v1/actions/{id}/reject                        401 401 403 403 200 403 403 403 404
+    POST /v1/actions/{id}/envelope                      401 401 403 403 200 403 403 403 404
+    GET  /v1/approvers                                  401 401 403 403 200 200 200 200 own
+    GET  /v1/passkeys                                   401 401 403 403 200 200 200 200 own
+    POST /v1/passkeys/{id}/enrol                        401 401 403 403 403 403 403 200 404
+    POST /v1/passkeys/{id}/revoke                       401 401 403 403 403 403 403 200 404
     GET  /v1/receipts/{id}                              401 401 200 404 200 200 200 200 404
     POST /v1/mandates                                   401 401 403 403 403 201 403 201 own
     GET  /v1/mandates                                   401 401 403 403 200 200 200 200 own
@@ -51,6 +58,27 @@ const TABLE: &str = "
     POST /sandbox/v1/signing-keys/{kid}/compromise      401 401 403 403 403 403 403 200 403
     POST /sandbox/v1/observe                            401 401 403 403 403 403 403 200 own
     POST /sandbox/v1/reload                             401 401 403 403 403 403 403 200 own
+    GET  /approvals                                     200 200 200 200 200 200 200 200 own
+    POST /approvals/login                               403 403 403 403 403 403 403 403 own
+    POST /approvals/greeting                            403 403 403 403 403 403 403 403 own
+    POST /approvals/logout                              401 401 401 401 401 401 401 401 own
+    GET  /approvals/events                              401 401 401 401 401 401 401 401 own
+    GET  /approvals/passkeys                            401 401 401 401 401 401 401 401 own
+    POST /approvals/passkeys                            401 401 401 401 401 401 401 401 own
+    POST /approvals/passkeys/new                        401 401 401 401 401 401 401 401 own
+    POST /approvals/passkeys/{id}/revoke                401 401 401 401 401 401 401 401 own
+    GET  /approvals/{id}                                401 401 401 401 401 401 401 401 own
+    POST /approvals/{id}/envelope                       401 401 401 401 401 401 401 401 own
+    POST /approvals/{id}/approve                        401 401 401 401 401 401 401 401 own
+    POST /approvals/{id}/reject                         401 401 401 401 401 401 401 401 own
+    GET  /sandbox/approvals                             200 200 200 200 200 200 200 200 own
+    POST /sandbox/approvals/login                       403 403 403 403 403 403 403 403 own
+    POST /sandbox/approvals/greeting                    403 403 403 403 403 403 403 403 own
+    POST /sandbox/approvals/logout                      401 401 401 401 401 401 401 401 own
+    GET  /sandbox/approvals/events                      401 401 401 401 401 401 401 401 own
+    GET  /sandbox/approvals/{id}                        401 401 401 401 401 401 401 401 own
+    POST /sandbox/approvals/{id}/approve                401 401 401 401 401 401 401 401 own
+    POST /sandbox/approvals/{id}/reject                 401 401 401 401 401 401 401 401 own
     GET  /r/{address}                                   200 200 200 200 200 200 200 200 own
     GET  /.well-known/jwks.json                         200 200 200 200 200 200 200 200 own
     GET  /sandbox/.well-known/jwks.json                 200 200 200 200 200 200 200 200 own
@@ -80,6 +108,7 @@ async fn every_endpoint_lets_in_whom_the_table_names_and_nobody_else() {
     let world = World::new(&house).await;
     let mut wrong = Vec::new();
     for ((method, path), (ours, theirs)) in &table {
+        // A page takes no key in a header: to it everybody is a stranger until they have logged in.
         let restricted = ours[1] == 401;
         let mut hear = Vec::new();
         for (who, expected) in COLUMNS.iter().zip(ours) {
@@ -163,6 +192,8 @@ impl World<'_> {
         let agent = house.agent();
         ask_for(house, 1);
         assert_eq!(house.admin().post("/v1/reload", &json!({})).await.status, 200);
+        let approver = house.voice("default", "approver");
+        enrolled(house, &approver, &Passkey::new("the-approver's")).await;
         let production = agent.execute("the-one", &house.payment("acct-1", "25.00")).await;
         let sandbox =
             agent.post("/api/sandbox/execute", &payment("acct-1", "25.00", "tok-sandbox-public")).await;
@@ -186,7 +217,14 @@ impl World<'_> {
         let after = after.split_once('}').map_or("", |(_, after)| after);
         let request = voice.request(method, &format!("{before}{argument}{after}"));
         let request = request.header("ep-version", VERSION).header("idempotency-key", format!("row-{n}"));
-        Said::of(if method == "POST" { request.json(&body) } else { request }).await.unwrap()
+        let request = match (method, is_page(path)) {
+            ("POST", true) => {
+                request.header("content-type", "application/x-www-form-urlencoded").body("form=guessed")
+            }
+            ("POST", false) => request.json(&body),
+            _ => request,
+        };
+        Said::of(request).await.unwrap()
     }
 
     async fn argument(&self, base: &str, plain: &str) -> String {
@@ -194,9 +232,15 @@ impl World<'_> {
         let admin = self.house.admin();
         match plain {
             "/v1/actions/{id}" | "/v1/actions/{id}/replay" => action.clone(),
-            "/v1/approvals/{id}" | "/v1/actions/{id}/approve" | "/v1/actions/{id}/reject" => {
-                self.held(base).await
+            "/v1/approvals/{id}"
+            | "/v1/actions/{id}/envelope"
+            | "/v1/actions/{id}/approve"
+            | "/v1/actions/{id}/reject" => self.held(base).await,
+            page if is_page(page) && page.contains('{') => {
+                self.done[usize::from(base == "/sandbox")].0.clone()
             }
+            "/v1/passkeys/{id}/enrol" => self.registered().await,
+            "/v1/passkeys/{id}/revoke" => self.registered().await,
             "/v1/receipts/{id}" => receipt.clone(),
             "/r/{address}" => address.clone(),
             "/v1/mandates/{jti}/revoke" => {
@@ -219,6 +263,17 @@ impl World<'_> {
                 String::new()
             }
         }
+    }
+
+    /// A passkey that its holder has just registered.
+    async fn registered(&self) -> String {
+        let n = self.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let ask = json!({"subject": format!("default-holder-{n}"), "role": "approver"});
+        let made = self.house.admin().post("/v1/keys", &ask).await;
+        let key = made.body["secret"].as_str().unwrap().to_owned();
+        let holder = Voice { key: Some(key), ..self.house.nobody() };
+        let mut visitor = Visitor::logged_in(self.house, &holder).await;
+        visitor.register(&Passkey::new(&format!("credential-{n}"))).await
     }
 
     /// A fresh action that waits for a person.
@@ -254,6 +309,10 @@ impl World<'_> {
             _ => json!({}),
         }
     }
+}
+
+fn is_page(path: &str) -> bool {
+    path.strip_prefix("/sandbox").unwrap_or(path).starts_with("/approvals")
 }
 
 fn mandate(tenant: &str) -> Value {

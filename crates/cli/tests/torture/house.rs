@@ -172,6 +172,11 @@ impl House {
     }
 }
 
+/// A client that is shown where it is sent on to, as a test of that wants.
+pub(crate) fn client_without_redirects() -> Client {
+    client(&Plan::default()).redirect(reqwest::redirect::Policy::none()).build().unwrap()
+}
+
 /// A client that reaches a house of this plan.
 pub(crate) fn client(plan: &Plan) -> ClientBuilder {
     let builder = Client::builder().no_proxy().timeout(Duration::from_secs(60));

@@ -2,6 +2,7 @@
 //! go wrong between the two. One test program for all of it, since linking costs more than running.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+mod approval_page;
 mod approvals;
 mod codes;
 mod endpoints;
@@ -10,7 +11,9 @@ mod house;
 mod json_suite;
 mod kill;
 mod lifecycle;
+mod passkey;
 mod races;
 mod secrets;
 mod tricks;
+mod visitor;
 mod wire;

@@ -7,6 +7,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::{event, named};
+use crate::approvals::Credential;
 use crate::caller::{Caller, Deed, Role};
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
@@ -130,16 +131,29 @@ impl Gateway {
     /// `EP_UNAUTHENTICATED` for what is no key, or no longer one.
     pub async fn authenticate(&self, bearer: &str) -> Result<Caller, Error> {
         let hash: [u8; 32] = Sha256::digest(bearer).into();
-        let key = self.ledger.key(&hash).await.map_err(unavailable)?;
-        let key = key.ok_or_else(|| Error::new(Code::Unauthenticated, "this is not a valid API key"))?;
-        Ok(Caller {
+        let caller = self.caller_of(&hash).await?;
+        caller.ok_or_else(|| Error::new(Code::Unauthenticated, "this is not a valid API key"))
+    }
+
+    /// The same for a person who logs in and does not send the key again.
+    ///
+    /// # Errors
+    /// As [`Gateway::authenticate`].
+    pub async fn log_in_by_key(&self, key: &str) -> Result<(Credential, Caller), Error> {
+        Ok((Credential::Key(Sha256::digest(key).into()), self.authenticate(key).await?))
+    }
+
+    /// The caller behind the hash of a key that was not revoked.
+    pub(crate) async fn caller_of(&self, hash: &[u8; 32]) -> Result<Option<Caller>, Error> {
+        let Some(key) = self.ledger.key(hash).await.map_err(unavailable)? else { return Ok(None) };
+        Ok(Some(Caller {
             tenant: key.tenant.clone(),
             subject: key.subject.clone(),
             role: Role::parse(&key.role).ok_or_else(|| internal("a stored role is not one"))?,
             key_id: key.id.to_string(),
             key_issuer: key.created_by.as_deref().map(str::to_owned),
             default_mandate: key.default_mandate.as_deref().map(str::to_owned),
-        })
+        }))
     }
 }
 

@@ -45,7 +45,7 @@ pub(crate) fn event(tenant: &TenantState, event: &'static str, record: &Value) -
 }
 
 /// Errors about something that has a name; the rest as usual.
-pub(super) fn named(error: ledger::Error) -> Error {
+pub(crate) fn named(error: ledger::Error) -> Error {
     match error {
         ledger::Error::Absent(_) => not_found("thing, or it has ended"),
         ledger::Error::Exists(name) => Error::new(Code::StateConflict, format!("`{name}` exists already")),

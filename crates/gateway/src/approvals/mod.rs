@@ -9,21 +9,32 @@
 //! yes or no to exactly what is shown. Their yes is remembered with a digest of that, and counts only as long as it is
 //! true: the action is judged again, and whatever is new about it waits again or is blocked.
 //!
-//! `said` is what a person said, as it is kept and as receipts show it; `resume` goes on once enough agreed; `views` is
-//! what is shown.
+//! `summary` is what is put before a person and `views` where it is found; `signed` has it signed by one of the
+//! `passkeys`, whose other `challenges` are for registering and logging in. `said` is what a person said, as it is kept
+//! and as receipts show it; `resume` goes on once enough agreed.
 
+mod challenges;
+mod passkeys;
 mod resume;
 mod said;
+mod signed;
+mod summary;
 mod views;
 
 use std::sync::Arc;
 
 use action::{ApprovalForm, Environment};
 use ledger::{Approval, State, Stored};
+use receipt::approval::Assertion;
 
+pub(crate) use self::challenges::Challenges;
+pub use self::passkeys::{Creation, Credential, Greeting, PasskeyView};
 pub(crate) use self::said::fitting;
 use self::said::{Said, Shown};
-pub use self::views::{GivenView, HeldView, PolicyView};
+pub use self::signed::Question;
+pub(crate) use self::signed::Questions;
+pub use self::summary::{Asked, Summary};
+pub use self::views::{DoubtView, GivenView, HeldView, PolicyView};
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::outcome::Kind;
@@ -39,6 +50,16 @@ const MOST_REJECTIONS: u32 = 5;
 /// The longest comment, in bytes.
 const LONGEST_COMMENT: usize = 1000;
 
+/// What a person says, and by what.
+enum Word {
+    /// Yes, by whatever they are logged in with.
+    Yes(Option<String>),
+    /// Yes, by a passkey's signature over an envelope that was given out for it.
+    Signed(Assertion),
+    /// No.
+    No(Option<String>),
+}
+
 impl Gateway {
     /// Agrees to a held action. With the last approval that is needed it is judged again and carried out, in a task of
     /// its own.
@@ -52,7 +73,7 @@ impl Gateway {
         id: &str,
         comment: Option<String>,
     ) -> Result<HeldView, Error> {
-        self.say(caller, id, comment, true).await
+        self.say(caller, id, Word::Yes(comment)).await
     }
 
     /// Says no to a held action, which ends it.
@@ -65,40 +86,39 @@ impl Gateway {
         id: &str,
         comment: Option<String>,
     ) -> Result<HeldView, Error> {
-        self.say(caller, id, comment, false).await
+        self.say(caller, id, Word::No(comment)).await
     }
 
     /// In a task of its own: who hangs up has decided all the same.
-    async fn say(
-        self: &Arc<Self>,
-        caller: &Caller,
-        id: &str,
-        comment: Option<String>,
-        agrees: bool,
-    ) -> Result<HeldView, Error> {
+    async fn say(self: &Arc<Self>, caller: &Caller, id: &str, word: Word) -> Result<HeldView, Error> {
         caller.must(Deed::Approve)?;
-        let comment = readable(comment)?;
+        let word = match word {
+            Word::Yes(comment) => Word::Yes(readable(comment)?),
+            Word::No(comment) => Word::No(readable(comment)?),
+            signed => signed,
+        };
         let stored = self.visible(caller, id).await?;
         let (gateway, caller) = (Arc::clone(self), caller.clone());
         let task = tokio::spawn(async move {
-            match agrees {
-                true => gateway.agree(&caller, &stored, comment).await?,
-                false => gateway.refuse_held(&caller, stored.clone(), comment).await?,
+            match word {
+                Word::No(comment) => gateway.refuse_held(&caller, stored.clone(), comment).await?,
+                yes => gateway.agree(&caller, &stored, yes).await?,
             }
             gateway.held_one(&caller, &stored.id.to_string()).await
         });
         task.await.unwrap_or_else(|_| Err(internal("a decision ended without a word")))
     }
 
-    async fn agree(
-        self: &Arc<Self>,
-        caller: &Caller,
-        stored: &Stored,
-        comment: Option<String>,
-    ) -> Result<(), Error> {
+    async fn agree(self: &Arc<Self>, caller: &Caller, stored: &Stored, yes: Word) -> Result<(), Error> {
         let (row, escalation) = may_decide(caller, stored)?;
-        self.key_must_do(stored, &row)?;
-        let approval = self.approval(caller, stored, &row, &escalation, comment, true)?;
+        let said = match yes {
+            Word::Signed(assertion) => self.signed(caller, stored, &escalation, assertion).await?,
+            Word::Yes(comment) | Word::No(comment) => {
+                self.key_must_do(stored, &row)?;
+                self.word(caller, stored, &row, &escalation, comment, said::APPROVE)?
+            }
+        };
+        let approval = self.approval(caller, stored, &row, &said)?;
         let counted = self.ledger.approve(approval).await.map_err(conflict)?;
         if counted.is_enough() {
             self.resume(&stored.tenant, stored.id);
@@ -115,7 +135,8 @@ impl Gateway {
         let tenant = self.tenant(&stored.tenant)?;
         for _ in 0..MOST_REJECTIONS {
             let (row, escalation) = may_decide(caller, &stored)?;
-            let rejection = self.approval(caller, &stored, &row, &escalation, comment.clone(), false)?;
+            let said = self.word(caller, &stored, &row, &escalation, comment.clone(), said::REJECT)?;
+            let rejection = self.approval(caller, &stored, &row, &said)?;
             let given = self.ledger.approvals(&stored.tenant, stored.id).await.map_err(unavailable)?;
             let agreed = given.iter().map(|given| u32::from(given.round == stored.round)).sum();
             let mut records: Vec<Vec<u8>> = given.into_iter().map(|given| given.record).collect();
@@ -139,31 +160,41 @@ impl Gateway {
         Err(Error::new(Code::Unavailable, "others kept deciding meanwhile").retry_after(1))
     }
 
-    /// A person's word, as the ledger takes it.
-    fn approval(
+    /// What a person said by whatever they are logged in with.
+    fn word(
         &self,
         caller: &Caller,
         stored: &Stored,
         row: &IntentRow,
         escalation: &EscalationRow,
         comment: Option<String>,
-        agrees: bool,
-    ) -> Result<Approval, Error> {
-        let at_ms = clock::now_ms();
+        decision: &str,
+    ) -> Result<Said, Error> {
         let salt: [u8; 32] = clock::random()?;
-        let said = Said {
+        Ok(Said {
             action_id: stored.id.to_string(),
             approver: caller.subject.to_string(),
-            at: clock::text(at_ms),
+            at: clock::text(clock::now_ms()),
             comment,
-            decision: if agrees { said::APPROVE } else { said::REJECT }.to_owned(),
+            decision: decision.to_owned(),
             escalation_id: said::escalation_id(stored.id, stored.round),
             form: ApprovalForm::Key.as_str().to_owned(),
             key_id: caller.key_id.clone(),
             salt: hex::encode(salt),
             shown: Shown::of(stored, row, escalation).digest()?,
+            signed: None,
             v: said::VERSION,
-        };
+        })
+    }
+
+    /// A person's word, as the ledger takes it.
+    fn approval(
+        &self,
+        caller: &Caller,
+        stored: &Stored,
+        row: &IntentRow,
+        said: &Said,
+    ) -> Result<Approval, Error> {
         let mut action_hash = [0; 32];
         hex::decode_to_slice(&row.action_hash, &mut action_hash)
             .map_err(|_| internal("a stored hash is not one"))?;
@@ -171,7 +202,7 @@ impl Gateway {
             action: stored.id,
             round: stored.round,
             approver: caller.subject.clone(),
-            at_ms,
+            at_ms: clock::parse_ms(&said.at).ok_or_else(|| internal("a time is not one"))?,
             record: said.to_bytes()?,
             entry: draft(
                 self.tenant(&stored.tenant)?,
@@ -195,7 +226,7 @@ impl Gateway {
         }
         let why = format!("an API key is not enough to approve `{}`", stored.archetype);
         Err(Error::new(Code::Forbidden, why)
-            .hint("set `approval = \"key\"` in the archetype's file of the catalogue and reload"))
+            .hint("sign it with a passkey at /approvals, or set `approval = \"key\"` in the archetype's file and reload"))
     }
 
     pub(crate) fn form(&self, archetype: &action::Archetype, row: &IntentRow) -> ApprovalForm {

@@ -10,7 +10,8 @@ use provider::Provider;
 use serde_json::json;
 use tokio::sync::oneshot;
 
-use super::said::{self, Said, Shown};
+use super::said::{self, KEY, Said, Shown};
+use super::signed;
 use crate::act::{UnderWay, lock};
 use crate::caller::{Caller, Role};
 use crate::decide::{Asked, Resumed};
@@ -62,7 +63,7 @@ impl Gateway {
                 return self.end_waiting(&stored, Code::BoundaryBlock, "no_longer_offered").await;
             }
         };
-        let resumed = self.resumed(&stored, &pending, &action, under_way).await?;
+        let resumed = self.resumed(&stored, &pending, &action, &rules, under_way).await?;
         match self.judge_as_asked(tenant, &rules, (&stored, &pending.row), action, provider, resumed).await? {
             Next::Said(_) => {}
             // Nobody waits for the answer: it is stored, and found under the action's key.
@@ -118,6 +119,7 @@ impl Gateway {
         stored: &Stored,
         pending: &Pending,
         action: &Action,
+        rules: &Rules,
         under_way: UnderWay,
     ) -> Result<Resumed, Error> {
         let row = &pending.row;
@@ -127,15 +129,19 @@ impl Gateway {
         let records: Vec<Vec<u8>> = given.into_iter().map(|given| given.record).collect();
         let said: Vec<Said> = records.iter().map(|it| Said::from_bytes(it)).collect::<Result<_, _>>()?;
         let seen = Shown::of(stored, row, &escalation);
+        let passkeys = self.passkeys_of(&stored.tenant).await?;
+        let signed = |said: &Said| signed::holds(said, stored, pending, &escalation, &passkeys);
         // Whoever altered the store can pretend a state, but not what people said.
-        if said::agreed(&said, &seen, &["key", "passkey"])? < stored.needed.max(1) {
+        let agreed = said::agreed(&said, &seen, |said| said.form == KEY || signed(said).is_some())?;
+        if agreed < stored.needed.max(1) {
             return Err(internal("an action is approved, but people did not agree to it"));
         }
-        let forms: &[&str] = match self.form(&action.archetype, row) {
-            action::ApprovalForm::Key => &["key", "passkey"],
-            action::ApprovalForm::Passkey => &["passkey"],
+        let key_will_do = self.form(&action.archetype, row) == action::ApprovalForm::Key;
+        let counts = |said: &Said| match said.form == KEY {
+            true => key_will_do,
+            false => signed(said).is_some_and(|it| signed::still_fits(&it, stored, rules)),
         };
-        let enough = said::agreed(&said, &seen, forms)? >= action.archetype.approvals;
+        let enough = said::agreed(&said, &seen, counts)? >= action.archetype.approvals;
         let triggers: Option<Vec<Trigger>> = escalation.triggers.iter().map(|row| row.read()).collect();
         let triggers = triggers.ok_or_else(|| internal("a stored reason cannot be read"))?;
         Ok(Resumed {
@@ -241,7 +247,8 @@ mod tests {
         let row = IntentRow::from_bytes(&stored.payload).unwrap();
         let escalation = row.escalation.clone().unwrap();
         let anna = Caller { subject: Subject::parse("anna").unwrap(), role: Role::Approver, ..agent };
-        let approval = gateway.approval(&anna, &stored, &row, &escalation, None, true).unwrap();
+        let said = gateway.word(&anna, &stored, &row, &escalation, None, said::APPROVE).unwrap();
+        let approval = gateway.approval(&anna, &stored, &row, &said).unwrap();
         assert!(gateway.ledger.approve(approval).await.unwrap().is_enough());
         stored
     }

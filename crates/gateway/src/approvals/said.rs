@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use action::ActionId;
+use action::{ActionId, ApprovalForm};
 use ledger::Stored;
 use receipt::Json;
 use receipt::approval::{Approval, Commitment, Decision, Envelope, Signer, V1};
@@ -16,7 +16,7 @@ use crate::{Error, clock};
 
 /// The record of one person's word; members in JCS order. Its SHA-256 stands in the ledger's chain, and the salt in it
 /// keeps that from telling anything once the record is gone. A format that outlives a release.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Said {
     pub action_id: String,
@@ -27,19 +27,23 @@ pub(crate) struct Said {
     /// [`APPROVE`] or [`REJECT`].
     pub decision: String,
     pub escalation_id: String,
-    /// `key`.
+    /// `key` or `passkey`.
     pub form: String,
-    /// The API key it was said with.
+    /// The API key or passkey it was said with.
     pub key_id: String,
     /// 32 random bytes in hex.
     pub salt: String,
     /// SHA-256 of what was shown, see [`Shown`].
     pub shown: String,
+    /// What was signed and by what, as receipts show it; of `passkey` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed: Option<Box<RawValue>>,
     pub v: u8,
 }
 
 pub(crate) const APPROVE: &str = "approve";
 pub(crate) const REJECT: &str = "reject";
+pub(crate) const KEY: &str = ApprovalForm::Key.as_str();
 pub(crate) const VERSION: u8 = 1;
 
 /// Everything a person says yes or no to. A yes counts for exactly this.
@@ -100,14 +104,14 @@ pub(crate) fn escalation_id(id: ActionId, round: u32) -> String {
     format!("{id}-{round}")
 }
 
-/// How many people agreed to exactly this, in one of these forms.
-pub(crate) fn agreed(said: &[Said], shown: &Shown<'_>, forms: &[&str]) -> Result<u32, Error> {
+/// How many people agreed to exactly this, as far as their word `counts`.
+pub(crate) fn agreed(said: &[Said], shown: &Shown<'_>, counts: impl Fn(&Said) -> bool) -> Result<u32, Error> {
     let digest = shown.digest()?;
     let agrees = |said: &&Said| {
         said.escalation_id == shown.escalation_id
             && said.decision == APPROVE
             && said.shown == digest
-            && forms.contains(&said.form.as_str())
+            && counts(said)
             && !shown.parties.contains(&said.approver)
     };
     let people: BTreeSet<&str> = said.iter().filter(agrees).map(|said| said.approver.as_str()).collect();
@@ -125,7 +129,10 @@ pub(crate) fn shown(
     for (index, record) in records.iter().enumerate() {
         let said = Said::from_bytes(record)?;
         if said.escalation_id == hold {
-            shown.push(raw_json(said.as_shown(stored, pending, index)?.json())?);
+            shown.push(match said.signed {
+                Some(signed) => signed,
+                None => raw_json(said.as_shown(stored, pending, index)?.json())?,
+            });
         }
     }
     Ok(shown)
@@ -179,9 +186,12 @@ pub(crate) fn fitting(row: &IntentRow, chain: &receipt::Chain) -> Result<Vec<App
     let read: Result<Vec<Approval>, _> = texts.map(Approval::parse).collect();
     let mut read = read.map_err(|_| internal("stored approvals cannot be read"))?;
     let digests = (row.policy_digest.as_deref(), row.catalog_digest.as_deref());
+    let price = row.amount.as_deref().zip(row.currency.as_deref());
     read.retain(|approval| {
         let envelope = approval.envelope();
-        chain.stage() > receipt::Stage::Boundary
+        let quoted = envelope.quote.as_ref().map(|quote| (&*quote.amount, &*quote.currency));
+        quoted.is_none_or(|quoted| Some(quoted) == price)
+            && chain.stage() > receipt::Stage::Boundary
             && envelope.constraints == constraints
             && (Some(&*envelope.policy_digest), Some(&*envelope.catalog_digest)) == digests
     });
@@ -189,7 +199,7 @@ pub(crate) fn fitting(row: &IntentRow, chain: &receipt::Chain) -> Result<Vec<App
 }
 
 /// The constraints as the entry `schema` shows them.
-fn constraints_of(entries: &str) -> Result<Json, Error> {
+pub(super) fn constraints_of(entries: &str) -> Result<Json, Error> {
     let entries: Vec<serde_json::Value> =
         serde_json::from_str(entries).map_err(|_| internal("stored entries cannot be read"))?;
     let schema = entries.iter().find(|entry| entry["stage"] == "schema");
@@ -199,19 +209,22 @@ fn constraints_of(entries: &str) -> Result<Json, Error> {
 }
 
 /// Label under which persons and comments are committed to.
-const APPROVALS: &str = "approvals";
+pub(super) const APPROVALS: &str = "approvals";
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    /// A line for each form that was ever written.
     const RECORD: &str = include_str!("../../tests/golden/said.json");
 
     #[test]
     fn a_record_of_version_1_is_read_and_written_without_a_change() {
-        let said = Said::from_bytes(RECORD.trim().as_bytes()).unwrap();
-        assert_eq!(said.v, VERSION);
-        assert_eq!(String::from_utf8(said.to_bytes().unwrap()).unwrap(), RECORD.trim());
+        for line in RECORD.lines() {
+            let said = Said::from_bytes(line.as_bytes()).unwrap();
+            assert_eq!(said.v, VERSION);
+            assert_eq!(String::from_utf8(said.to_bytes().unwrap()).unwrap(), line);
+        }
     }
 }

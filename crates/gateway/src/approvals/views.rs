@@ -1,9 +1,11 @@
 //! What is shown of what waits for people.
 
-use ledger::{Given, Stored};
+use ledger::{Filter, Given, State, Stored};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::said::{self, Said};
+use super::summary::Summary;
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::remember::{outward, unavailable};
@@ -28,6 +30,10 @@ pub struct HeldView {
     pub agent_id: String,
     /// The constraints, canonical.
     pub parameters: Value,
+    /// The same in the order in which a person reads it.
+    pub summary: Summary,
+    /// Who may not decide: who asks, and who gave the right to ask.
+    pub parties: Vec<String>,
     /// What is at stake, a decimal string.
     pub amount: Option<String>,
     /// ISO 4217.
@@ -54,6 +60,25 @@ pub struct HeldView {
     pub expires_at: Option<String>,
 }
 
+/// An action that was sent and of which nobody knows what became.
+#[derive(Clone, Debug)]
+pub struct DoubtView {
+    /// The action's id.
+    pub action_id: String,
+    /// The kind of action.
+    pub archetype: String,
+    /// Who asked.
+    pub agent_id: String,
+    /// The same in the order in which a person reads it.
+    pub summary: Summary,
+    /// Where it was sent to.
+    pub provider: Option<String>,
+    /// By which the provider may know it.
+    pub reference: Option<String>,
+    /// When it came in, RFC 3339.
+    pub created_at: String,
+}
+
 /// A policy that asks for a person.
 #[derive(Clone, Debug)]
 pub struct PolicyView {
@@ -70,7 +95,7 @@ pub struct GivenView {
     pub approver: String,
     /// `approve` or `reject`.
     pub decision: String,
-    /// `key`.
+    /// `key` or `passkey`.
     pub form: String,
     /// RFC 3339.
     pub at: String,
@@ -79,6 +104,11 @@ pub struct GivenView {
     /// Which hold it was about.
     pub escalation_id: String,
 }
+
+/// Rows of which a person sees at once whether something has changed.
+const MOST_HELD: u32 = 200;
+/// Doubts that a person is shown.
+const MOST_DOUBTFUL: u32 = 50;
 
 impl Gateway {
     /// What waits for people in the caller's tenant, newest first.
@@ -113,6 +143,67 @@ impl Gateway {
         self.held_view(&stored).await?.ok_or_else(|| not_found("action that waits"))
     }
 
+    /// Actions of the caller's tenant whose fate is not known, newest first, as many as a person can look after.
+    ///
+    /// # Errors
+    /// `EP_FORBIDDEN` for agents.
+    pub async fn doubtful(&self, caller: &Caller) -> Result<Vec<DoubtView>, Error> {
+        self.in_doubt_of(caller).await?.iter().map(|stored| self.doubt_view(stored)).collect()
+    }
+
+    /// Changes whenever what a person sees does: of all that waits, or of one action.
+    ///
+    /// # Errors
+    /// As for looking at it.
+    pub async fn version(&self, caller: &Caller, id: Option<&str>) -> Result<String, Error> {
+        caller.must(Deed::ReadTenant)?;
+        let seen = match id {
+            Some(id) => vec![self.visible(caller, id).await?],
+            None => {
+                let held = self.ledger.held(&caller.tenant, clock::now_ms(), None, MOST_HELD).await;
+                [held.map_err(unavailable)?.rows, self.in_doubt_of(caller).await?].concat()
+            }
+        };
+        let mut digest = Sha256::new();
+        for stored in &seen {
+            let given = self.ledger.approvals(&stored.tenant, stored.id).await.map_err(unavailable)?;
+            digest.update(format!("{} {} {} {}\n", stored.id, stored.state, stored.round, given.len()));
+        }
+        Ok(hex::encode(&digest.finalize()[..8]))
+    }
+
+    /// How often something was committed so far: as long as it stays, nothing has happened.
+    pub fn commits(&self) -> u64 {
+        self.ledger.figures().commits
+    }
+
+    async fn in_doubt_of(&self, caller: &Caller) -> Result<Vec<Stored>, Error> {
+        caller.must(Deed::ReadTenant)?;
+        let filter = Filter { state: Some(State::InDoubt), ..Filter::default() };
+        let page = self.ledger.actions(&caller.tenant, filter, None, MOST_DOUBTFUL).await;
+        Ok(page.map_err(unavailable)?.rows)
+    }
+
+    fn doubt_view(&self, stored: &Stored) -> Result<DoubtView, Error> {
+        let row = IntentRow::from_bytes(&stored.payload)?;
+        let (provider, reference) = row.call.clone().map(|call| (call.provider, call.reference)).unzip();
+        Ok(DoubtView {
+            action_id: stored.id.to_string(),
+            archetype: stored.archetype.to_string(),
+            agent_id: stored.subject.to_string(),
+            summary: self.summary(stored, &row)?,
+            provider,
+            reference,
+            created_at: clock::text(stored.at_ms),
+        })
+    }
+
+    fn summary(&self, stored: &Stored, row: &IntentRow) -> Result<Summary, Error> {
+        let rules = self.tenant(&stored.tenant)?.rules();
+        let archetype = rules.catalogue.get(&stored.archetype).map(|it| &**it);
+        Ok(Summary::of(&stored.archetype, archetype, row, &constraints(row)?))
+    }
+
     async fn held_view(&self, stored: &Stored) -> Result<Option<HeldView>, Error> {
         let row = IntentRow::from_bytes(&stored.payload)?;
         let Some(escalation) = &row.escalation else { return Ok(None) };
@@ -127,8 +218,9 @@ impl Gateway {
             archetype: stored.archetype.to_string(),
             description: archetype.map(|archetype| archetype.description.clone()).unwrap_or_default(),
             agent_id: stored.subject.to_string(),
-            parameters: serde_json::from_str(row.constraints.get())
-                .map_err(|_| internal("stored constraints cannot be read"))?,
+            parameters: constraints(&row)?,
+            summary: self.summary(stored, &row)?,
+            parties: escalation.parties.clone(),
             form: archetype.map_or("key", |archetype| self.form(archetype, &row).as_str()),
             amount: row.amount.clone(),
             currency: row.currency.clone(),
@@ -145,6 +237,10 @@ impl Gateway {
             expires_at: stored.expires_ms.map(clock::text),
         }))
     }
+}
+
+fn constraints(row: &IntentRow) -> Result<Value, Error> {
+    serde_json::from_str(row.constraints.get()).map_err(|_| internal("stored constraints cannot be read"))
 }
 
 impl GivenView {

@@ -323,6 +323,11 @@ impl<'a> Batch<'a> {
         Ok(row)
     }
 
+    /// The row number of the entry that is appended next.
+    pub(crate) fn next_entry(&self) -> i64 {
+        self.tail.entry
+    }
+
     /// Appends an entry for something that is no action.
     pub(crate) fn event(&mut self, event: &Event) -> Sql<i64> {
         self.append(event.at_ms, None, &event.draft(), None, Some(&event.record))

@@ -14,9 +14,30 @@ use super::{Counts, PAGE_BYTES, Sqlite, gone, open, read, verify};
 use crate::stored::page;
 use crate::{
     Admission, Admitted, Answer, ApiKey, Approval, Counted, Error, Event, Facts, FactsQuery, Figures, Filter,
-    Freeze, Given, Held, Ledger, Mandate, Page, Recorded, Refusal, Repeat, Resumption, Revocation, Scope,
-    Settled, Settlement, Stored, Verified, identity,
+    Freeze, Given, Held, Ledger, Mandate, Page, Passkey, Recorded, Refusal, Repeat, Resumption, Revocation,
+    Scope, Settled, Settlement, Stored, Verified, identity,
 };
+
+impl Sqlite {
+    /// Points a passkey's row to the entry that is written with it.
+    fn mark_passkey<'a>(
+        &'a self,
+        sql: &'static str,
+        tenant: &Tenant,
+        id: &str,
+        event: Event,
+    ) -> Answer<'a, i64> {
+        let (tenant, id): (Tenant, Box<str>) = (tenant.clone(), id.into());
+        self.perform(move |batch| {
+            // The entry is the next one, if this passkey is there to be marked.
+            let values = params![tenant.as_str(), id, batch.next_entry()];
+            match batch.db.prepare_cached(sql)?.execute(values)? {
+                0 => Ok(Err(Error::Absent(id.clone()))),
+                _ => batch.event(&event).map(Ok),
+            }
+        })
+    }
+}
 
 impl Ledger for Sqlite {
     fn facts<'a>(&'a self, query: FactsQuery<'a>) -> Answer<'a, Facts> {
@@ -255,6 +276,47 @@ impl Ledger for Sqlite {
             revoked.into_iter().for_each(|key| batch.put_key(key));
             batch.event(&event).map(Ok)
         })
+    }
+
+    fn register_passkey<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        id: &'a str,
+        credential_id: &'a [u8],
+        event: Event,
+    ) -> Answer<'a, i64> {
+        let (tenant, id, credential_id): (Tenant, Box<str>, Vec<u8>) =
+            (tenant.clone(), id.into(), credential_id.into());
+        self.perform(move |batch| {
+            let sql = "SELECT 1 FROM passkey WHERE id = ?1 OR credential = ?2";
+            if read::one(batch.db, sql, params![id, credential_id], |_| Ok(()))?.is_some() {
+                return Ok(Err(Error::Exists(id.clone())));
+            }
+            let entry = batch.event(&event)?;
+            let sql = "INSERT INTO passkey (id, tenant, credential, registered) VALUES (?1, ?2, ?3, ?4)";
+            let values = params![id, tenant.as_str(), credential_id, entry];
+            batch.db.prepare_cached(sql)?.execute(values)?;
+            Ok(Ok(entry))
+        })
+    }
+
+    fn enrol_passkey<'a>(&'a self, tenant: &'a Tenant, id: &'a str, event: Event) -> Answer<'a, i64> {
+        let sql = "UPDATE passkey SET enrolled = ?3 WHERE tenant = ?1 AND id = ?2 AND enrolled IS NULL
+                   AND revoked IS NULL";
+        self.mark_passkey(sql, tenant, id, event)
+    }
+
+    fn revoke_passkey<'a>(&'a self, tenant: &'a Tenant, id: &'a str, event: Event) -> Answer<'a, i64> {
+        let sql = "UPDATE passkey SET revoked = ?3 WHERE tenant = ?1 AND id = ?2 AND revoked IS NULL";
+        self.mark_passkey(sql, tenant, id, event)
+    }
+
+    fn passkey<'a>(&'a self, credential_id: &'a [u8]) -> Answer<'a, Option<Passkey>> {
+        self.look(move |db| Ok(read::passkeys(db, None, Some(credential_id))?.pop()))
+    }
+
+    fn passkeys<'a>(&'a self, tenant: &'a Tenant) -> Answer<'a, Vec<Passkey>> {
+        self.look(move |db| read::passkeys(db, Some(tenant), None))
     }
 
     fn record(&self, event: Event) -> Answer<'_, i64> {

@@ -8,7 +8,8 @@ use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use crate::admit::Claimed;
 use crate::identity::{self, Claim};
 use crate::{
-    ApiKey, Earlier, Filter, Freeze, Given, Held, Mandate, Receipt, Reply, Scope, Settled, State, Stored,
+    ApiKey, Earlier, Filter, Freeze, Given, Held, Mandate, Passkey, Receipt, Reply, Scope, Settled, State,
+    Stored,
 };
 
 pub(crate) type Sql<T> = rusqlite::Result<T>;
@@ -453,6 +454,28 @@ pub(crate) fn keys(db: &Connection, of: Option<&Tenant>) -> Sql<Vec<ApiKey>> {
             created_ms: row.get(6)?,
             revoked_ms: row.get(7)?,
             created_by: row.get(8)?,
+        })
+    })
+}
+
+/// Passkeys of one tenant, or with one credential.
+pub(crate) fn passkeys(
+    db: &Connection,
+    of: Option<&Tenant>,
+    credential_id: Option<&[u8]>,
+) -> Sql<Vec<Passkey>> {
+    let sql = "SELECT p.id, p.tenant, p.credential, r.record, e.record, v.record FROM passkey p
+               JOIN entry r ON r.row = p.registered
+               LEFT JOIN entry e ON e.row = p.enrolled LEFT JOIN entry v ON v.row = p.revoked
+               WHERE (?1 IS NULL OR p.tenant = ?1) AND (?2 IS NULL OR p.credential = ?2) ORDER BY p.row";
+    many(db, sql, params![of.map(Tenant::as_str), credential_id], |row| {
+        Ok(Passkey {
+            id: row.get(0)?,
+            tenant: tenant(row, 1)?,
+            credential_id: row.get(2)?,
+            registered: row.get(3)?,
+            enrolled: row.get(4)?,
+            revoked: row.get(5)?,
         })
     })
 }

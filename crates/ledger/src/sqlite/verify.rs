@@ -1,11 +1,12 @@
 //! Walking the whole store: is every entry there, in order, and is what it names what is stored?
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use rusqlite::Connection;
 use sha2::{Digest, Sha256};
 
 use super::read::Sql;
+use crate::entry::{PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED};
 use crate::pruned::Pruned;
 use crate::{Broken, Error, Verified, Walk};
 
@@ -25,6 +26,7 @@ fn walk(db: &Connection) -> Sql<Result<Verified, (i64, Broken)>> {
     let mut approvals = approvals.query([])?;
     let mut approval = next_approval(&mut approvals)?;
     let (mut gone, mut unsaid) = (Gone::default(), Gone::default());
+    let mut passkeys = Passkeys::default();
     let (mut walk, mut found, mut heard, mut expected) = (Walk::default(), 0, 0, 1);
     while let Some(entry) = entries.next()? {
         let row = entry.get(0)?;
@@ -36,6 +38,7 @@ fn walk(db: &Connection) -> Sql<Result<Verified, (i64, Broken)>> {
             Ok(said) => said,
             Err(broken) => return Ok(Err((row, broken))),
         };
+        passkeys.told(row, said.event);
         if let Some(record) = entry.get_ref(2)?.as_blob_or_null()? {
             let right = said.action_hash == Some(Sha256::digest(record).into());
             let pruned = Pruned::read(said.event, record).transpose();
@@ -75,10 +78,44 @@ fn walk(db: &Connection) -> Sql<Result<Verified, (i64, Broken)>> {
     if let Some((entry, _)) = approval {
         return Ok(Err((entry, Broken::Approval)));
     }
+    if let Some(entry) = passkeys.unlike(db)? {
+        return Ok(Err((entry, Broken::Passkey)));
+    }
     if let Some(broken) = gone.untold(Broken::Receipt).or_else(|| unsaid.untold(Broken::Approval)) {
         return Ok(Err(broken));
     }
     Ok(Ok(Verified { entries: walk.entries(), receipts: found, approvals: heard, head: walk.head() }))
+}
+
+/// What the entries say of passkeys: which events there are, each of which exactly one row names. So none can be added,
+/// given out as enrolled or kept from its end without an entry.
+#[derive(Default)]
+struct Passkeys {
+    told: BTreeSet<(&'static str, i64)>,
+}
+
+impl Passkeys {
+    fn told(&mut self, entry: i64, event: &str) {
+        let kinds = [PASSKEY_REGISTERED, PASSKEY_ENROLLED, PASSKEY_REVOKED];
+        self.told.extend(kinds.into_iter().find(|kind| *kind == event).map(|kind| (kind, entry)));
+    }
+
+    /// The first entry that rows and chain do not agree on.
+    fn unlike(mut self, db: &Connection) -> Sql<Option<i64>> {
+        let mut rows = db.prepare("SELECT registered, enrolled, revoked FROM passkey ORDER BY row")?;
+        let mut rows = rows.query([])?;
+        while let Some(row) = rows.next()? {
+            for (column, kind) in
+                [PASSKEY_REGISTERED, PASSKEY_ENROLLED, PASSKEY_REVOKED].into_iter().enumerate()
+            {
+                let named: Option<i64> = row.get(column)?;
+                if let Some(entry) = named.filter(|entry| !self.told.remove(&(kind, *entry))) {
+                    return Ok(Some(entry));
+                }
+            }
+        }
+        Ok(self.told.first().map(|(_, entry)| *entry))
+    }
 }
 
 /// Receipts, or approvals, that are gone. Only entries of the chain can say that they may be, and those come later.

@@ -136,3 +136,12 @@ CREATE TABLE approval (
     record BLOB NOT NULL,
     UNIQUE (action, round, approver)
 ) STRICT;
+CREATE TABLE passkey (
+    row INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    tenant TEXT NOT NULL,
+    credential BLOB NOT NULL UNIQUE,
+    registered INTEGER NOT NULL,    -- entries
+    enrolled INTEGER,
+    revoked INTEGER
+) STRICT;

@@ -1,7 +1,10 @@
 //! What waits for people, and what they say about it.
 
-use gateway::{Error, GivenView, HeldView};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use gateway::{Code, Deed, Error, GivenView, HeldView, PasskeyView};
 use http::StatusCode;
+use receipt::approval;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -29,12 +32,37 @@ pub(crate) async fn get(request: Request) -> Result<Response, Error> {
     Ok(reply::json(StatusCode::OK, &Held::of(view)))
 }
 
+/// What a person would have to sign.
+pub(crate) async fn envelope(mut request: Request) -> Result<Response, Error> {
+    let gateway = request.gateway()?;
+    let caller = who::caller(&request).await?;
+    let ask: CommentRequest = request.json_if_any().await?;
+    let question = gateway.ask_to_sign(&caller, &request.argument, ask.comment).await?;
+    let body = Question {
+        challenge: text(&question.challenge),
+        credentials: question.credentials.iter().map(|id| text(id)).collect(),
+        envelope: question.envelope,
+        expires_at: question.expires_at,
+        rp_id: question.rp_id,
+    };
+    Ok(reply::json(StatusCode::OK, &body))
+}
+
 /// A person agrees.
 pub(crate) async fn approve(mut request: Request) -> Result<Response, Error> {
     let gateway = request.gateway()?;
     let caller = who::caller(&request).await?;
-    let ask: CommentRequest = request.json_if_any().await?;
-    let view = gateway.approve(&caller, &request.argument, ask.comment).await?;
+    let ask: ApproveRequest = request.json_if_any().await?;
+    let view = match ask.assertion {
+        None => gateway.approve(&caller, &request.argument, ask.comment).await?,
+        Some(_) if ask.comment.is_some() => {
+            let why = "the comment of a signed approval stands in what was signed";
+            return Err(Error::new(Code::ValidationFailed, why).field("/comment"));
+        }
+        Some(assertion) => {
+            gateway.approve_signed(&caller, &request.argument, assertion.understood()?).await?
+        }
+    };
     Ok(reply::json(StatusCode::OK, &Held::of(view)))
 }
 
@@ -45,6 +73,113 @@ pub(crate) async fn reject(mut request: Request) -> Result<Response, Error> {
     let ask: CommentRequest = request.json_if_any().await?;
     let view = gateway.reject(&caller, &request.argument, ask.comment).await?;
     Ok(reply::json(StatusCode::OK, &Held::of(view)))
+}
+
+/// The tenant's passkeys.
+pub(crate) async fn passkeys(request: Request) -> Result<Response, Error> {
+    let gateway = request.gateway()?;
+    let caller = who::caller(&request).await?;
+    let passkeys = gateway.passkeys(&caller).await?;
+    Ok(reply::list(passkeys.into_iter().map(Passkey::of).collect()))
+}
+
+/// An admin says whose passkey it is.
+pub(crate) async fn enrol(request: Request) -> Result<Response, Error> {
+    let gateway = request.gateway()?;
+    let caller = who::caller(&request).await?;
+    let passkey = gateway.enrol_passkey(&caller, &request.argument).await?;
+    Ok(reply::json(StatusCode::OK, &Passkey::of(passkey)))
+}
+
+/// A passkey ends.
+pub(crate) async fn revoke(request: Request) -> Result<Response, Error> {
+    let gateway = request.gateway()?;
+    let caller = who::caller(&request).await?;
+    caller.must(Deed::Administer)?;
+    let passkey = gateway.revoke_passkey(&caller, &request.argument).await?;
+    Ok(reply::json(StatusCode::OK, &Passkey::of(passkey)))
+}
+
+/// The file that verifiers pin.
+pub(crate) async fn approvers(request: Request) -> Result<Response, Error> {
+    let gateway = request.gateway()?;
+    let caller = who::caller(&request).await?;
+    let file = gateway.approvers(&caller).await?;
+    Ok(reply::bytes_of(StatusCode::OK, "application/json", file.as_str().as_bytes().to_vec()))
+}
+
+/// A person's yes. It cannot change the action.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ApproveRequest {
+    /// One line for other people, at most 1000 bytes; of a signed approval it stands in the envelope.
+    comment: Option<String>,
+    /// A passkey's signature over the envelope that `/envelope` gave out.
+    assertion: Option<Assertion>,
+}
+
+/// What WebAuthn's `get` returned, each in unpadded base64url.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = PasskeyAssertion)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Assertion {
+    credential_id: String,
+    authenticator_data: String,
+    client_data_json: String,
+    signature: String,
+}
+
+/// What a passkey is asked to sign.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ApprovalQuestion)]
+pub(crate) struct Question {
+    /// SHA-256 of the envelope's canonical bytes, unpadded base64url: the challenge for WebAuthn's `get`.
+    challenge: String,
+    /// The caller's credentials, unpadded base64url.
+    credentials: Vec<String>,
+    /// Everything that is agreed to; see `docs/approvals-format.md`.
+    #[schema(value_type = Object)]
+    envelope: receipt::Json,
+    /// When the answer lapses.
+    expires_at: String,
+    /// The domain that the credentials are for.
+    rp_id: String,
+}
+
+/// Passkeys.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what `reply::list` writes")]
+pub(crate) struct PasskeyList {
+    items: Vec<Passkey>,
+}
+
+/// A passkey that somebody approves with.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Passkey {
+    /// A digest of credential and key; its holder reads it out to the admin who enrols it.
+    id: String,
+    approver: String,
+    /// `registered`, `enrolled` or `revoked`; only what is enrolled counts.
+    state: &'static str,
+    registered_at: String,
+    /// The admin who says whose it is.
+    enrolled_by: Option<String>,
+    enrolled_at: Option<String>,
+    revoked_by: Option<String>,
+    revoked_at: Option<String>,
+}
+
+/// What `countersign verify --approvers` reads: an array of these.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what the crate `receipt` writes")]
+pub(crate) struct ApproverFile {
+    approver: String,
+    credential_id: String,
+    origins: Vec<String>,
+    /// A JWK of `crv`, `kty`, `x` and `y`.
+    #[schema(value_type = Object)]
+    public_key: (),
+    rp_id: String,
 }
 
 /// What goes with a decision. It cannot change the action.
@@ -118,13 +253,58 @@ pub(crate) struct Approval {
     approver: String,
     /// `approve` or `reject`.
     decision: String,
-    /// `key`: by an API key of role approver.
+    /// `passkey`: signed by the person; `key`: by an API key of role approver.
     form: String,
     at: String,
     /// A line for other people.
     comment: Option<String>,
     /// The hold it was about.
     escalation_id: String,
+}
+
+impl Assertion {
+    /// Reads it as the page's script writes it.
+    pub(crate) fn parse(json: &str) -> Result<approval::Assertion, Error> {
+        let read: Result<Assertion, _> = serde_json::from_str(json);
+        let wrong = |_| Error::new(Code::ValidationFailed, "this is not a passkey's signature");
+        read.map_err(wrong)?.understood()
+    }
+
+    fn understood(self) -> Result<approval::Assertion, Error> {
+        Ok(approval::Assertion {
+            credential_id: bytes(&self.credential_id, "/assertion/credential_id")?,
+            authenticator_data: bytes(&self.authenticator_data, "/assertion/authenticator_data")?,
+            client_data_json: bytes(&self.client_data_json, "/assertion/client_data_json")?,
+            signature: bytes(&self.signature, "/assertion/signature")?,
+        })
+    }
+}
+
+/// Bytes as WebAuthn's are written here.
+pub(super) fn text(bytes: &[u8]) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(bytes)
+}
+
+pub(super) fn bytes(text: &str, field: &str) -> Result<Vec<u8>, Error> {
+    BASE64_URL_SAFE_NO_PAD
+        .decode(text)
+        .map_err(|_| Error::new(Code::ValidationFailed, "this is not unpadded base64url").field(field))
+}
+
+impl Passkey {
+    fn of(view: PasskeyView) -> Passkey {
+        let PasskeyView {
+            id,
+            approver,
+            state,
+            registered_at,
+            enrolled_by,
+            enrolled_at,
+            revoked_by,
+            revoked_at,
+        } = view;
+        Passkey { id, approver, state, registered_at, enrolled_by, enrolled_at, revoked_by, revoked_at }
+    }
 }
 
 impl Held {

@@ -1,6 +1,7 @@
 //! The faces: each translates between its wire and the gateway, and decides nothing.
 
 pub(crate) mod actions;
+pub(crate) mod approval_page;
 pub(crate) mod approvals;
 pub(crate) mod discovery;
 pub(crate) mod execution_protocol;

@@ -60,13 +60,22 @@ pub(crate) fn page(title: &str, attributes: &str, body: &str, script: &str) -> S
 
 /// The content security policy of a page: our style sheet, at most one script, and questions to ourselves.
 pub(crate) fn policy(script: Option<&str>) -> String {
+    policy_for(script, "'none'")
+}
+
+/// The same of a page whose forms are sent to us.
+pub(crate) fn policy_with_forms(script: &str) -> String {
+    policy_for(Some(script), "'self'")
+}
+
+fn policy_for(script: Option<&str>, forms: &str) -> String {
     let style = hash(CSS);
     let script = match script {
         Some(script) => format!("script-src {}; connect-src 'self'; ", hash(script)),
         None => String::new(),
     };
     format!(
-        "default-src 'none'; {script}style-src {style}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "default-src 'none'; {script}style-src {style}; base-uri 'none'; form-action {forms}; frame-ancestors 'none'"
     )
 }
 

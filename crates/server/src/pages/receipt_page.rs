@@ -120,7 +120,7 @@ fn amount(status: PaymentStatus, money: &MoneyFields<'_>) -> String {
 }
 
 /// `2026-04-27T12:00:00.000Z` as people write it.
-fn readable(time: &str) -> String {
+pub(super) fn readable(time: &str) -> String {
     let (day, rest) = time.split_once('T').unwrap_or((time, ""));
     let clock = rest.split('.').next().unwrap_or_default();
     format!("{} at {} UTC", Text(day), Text(clock))

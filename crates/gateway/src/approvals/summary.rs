@@ -1,0 +1,144 @@
+//! What is put before a person: first what we know, then what the agent says.
+
+use std::fmt::Write;
+
+use action::{Archetype, Kind, Member};
+use serde_json::Value;
+
+use crate::row::IntentRow;
+
+/// An action in the order in which a person reads it. It is made of the catalogue's words and of canonical values; what
+/// an agent wrote for people stands apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// The catalogue's sentence.
+    pub what: String,
+    /// How much is at stake, with its currency.
+    pub amount: Option<String>,
+    /// Where it goes.
+    pub to: Option<String>,
+    /// Values of fixed grammar: names, numbers, amounts.
+    pub facts: Vec<Asked>,
+    /// Text that the agent wrote; to be quoted, never believed.
+    pub words: Vec<Asked>,
+    /// Whether it can be undone, in one sentence.
+    pub undo: &'static str,
+}
+
+/// A member of what was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Its name.
+    pub name: String,
+    /// What the catalogue says that it means.
+    pub meaning: String,
+    /// Its value; JSON, if it is no text.
+    pub value: String,
+}
+
+impl Summary {
+    pub(crate) fn of(
+        name: &str,
+        archetype: Option<&Archetype>,
+        row: &IntentRow,
+        constraints: &Value,
+    ) -> Summary {
+        let pointed = |pointer: Option<&action::Pointer>| {
+            pointer.and_then(|pointer| pointer.get(constraints)).map(shown)
+        };
+        let destination = archetype.and_then(|it| it.destination.as_ref());
+        let amount = archetype.and_then(|it| it.money.as_ref()).and_then(|money| money.amount.as_ref());
+        let known = archetype.map(|it| it.members.as_slice()).unwrap_or_default();
+        let said_above = |member: &str| {
+            [destination, amount]
+                .into_iter()
+                .flatten()
+                .any(|pointer| *pointer.segments() == [member.to_owned()])
+        };
+        let (mut facts, mut words) = (Vec::new(), Vec::new());
+        for (member, value) in members(known, constraints) {
+            let (meaning, plain) = match member.1 {
+                Some(declared) => (declared.description.clone(), is_plain(&declared.kind)),
+                None => (String::new(), false),
+            };
+            let asked = Asked { name: member.0.to_owned(), meaning, value: shown(value) };
+            match plain {
+                true if said_above(member.0) => {}
+                true => facts.push(asked),
+                false => words.push(asked),
+            }
+        }
+        let what = archetype.map(|it| it.description.clone()).filter(|it| !it.is_empty());
+        Summary {
+            what: what.unwrap_or_else(|| name.to_owned()),
+            amount: row
+                .amount
+                .as_ref()
+                .zip(row.currency.as_ref())
+                .map(|(amount, currency)| format!("{amount} {currency}")),
+            to: pointed(destination),
+            facts,
+            words,
+            undo: undo(row.reversible),
+        }
+    }
+
+    /// All of it as one text, which a signature commits to.
+    pub(crate) fn text(&self) -> String {
+        let mut text = format!("{}\n", self.what);
+        for (name, value) in [("amount", &self.amount), ("to", &self.to)] {
+            if let Some(value) = value {
+                let _ = writeln!(text, "{name}: {value}");
+            }
+        }
+        for (kind, asked) in [("", &self.facts), ("untrusted ", &self.words)] {
+            for Asked { name, meaning, value } in asked {
+                let _ = writeln!(text, "{kind}{name} ({meaning}): {value}");
+            }
+        }
+        text.push_str(self.undo);
+        text
+    }
+}
+
+/// Whether it can be undone, in words for people.
+pub(crate) fn undo(reversible: bool) -> &'static str {
+    match reversible {
+        true => "The catalogue says that this can be undone.",
+        false => "This cannot be undone.",
+    }
+}
+
+/// What was asked, in the order of its declaration, what is displayed first; what is declared nowhere comes last.
+fn members<'a>(
+    known: &'a [Member],
+    constraints: &'a Value,
+) -> Vec<((&'a str, Option<&'a Member>), &'a Value)> {
+    let Some(object) = constraints.as_object() else { return Vec::new() };
+    let mut found: Vec<_> = object
+        .iter()
+        .map(|(name, value)| ((name.as_str(), known.iter().find(|member| member.name == *name)), value))
+        .collect();
+    found.sort_by_key(|((name, declared), _)| {
+        let place = known.iter().position(|member| member.name == *name).unwrap_or(usize::MAX);
+        (!declared.is_some_and(|member| member.display), place)
+    });
+    found
+}
+
+/// Does a grammar of ours hold what it may say?
+fn is_plain(kind: &Kind) -> bool {
+    match kind {
+        Kind::Identifier { .. } | Kind::Money | Kind::Long | Kind::Bool => true,
+        Kind::Set(item) => is_plain(item),
+        Kind::Record(members) => members.iter().all(|member| is_plain(&member.kind)),
+        Kind::Text | Kind::Opaque => false,
+    }
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => action::json::canonical(other),
+    }
+}

@@ -1,0 +1,668 @@
+//! The page where people decide: what waits, one action in full, logging in, and a person's passkeys.
+//!
+//! What we know stands first, in the operator's words over canonical values; what an agent wrote stands below, quoted.
+
+use std::fmt::Write;
+use std::sync::LazyLock;
+
+use action::Environment;
+use gateway::{ActionView, Asked, Code, DoubtView, Error, GivenView, HeldView, Page, PasskeyView, Summary};
+use http::header::{HeaderValue, REFERRER_POLICY};
+use receipt::approval::RelyingParty;
+
+use super::html::{self, Prose, Text};
+use super::receipt_page::readable;
+use crate::reply;
+use crate::request::Response;
+
+/// Where a page stands, and who looks at it.
+pub(crate) struct Frame<'a> {
+    /// Path of this environment's inbox.
+    pub base: &'a str,
+    /// Path of production's, where passkeys are kept.
+    pub root: String,
+    /// Path of the sandbox's, if there is one.
+    pub sandbox: Option<String>,
+    pub environment: Environment,
+    /// The person's name and the word that forms carry.
+    pub visitor: Option<(&'a str, &'a str)>,
+    /// The site that passkeys are for.
+    pub party: Option<RelyingParty>,
+}
+
+/// The form by which one logs in.
+pub(crate) struct Login<'a> {
+    pub form: &'a str,
+    /// Where to go afterwards.
+    pub next: &'a str,
+    pub error: Option<&'a Error>,
+}
+
+/// What a person may still say about an action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// Yes or no: by passkey if this person has one, by what they are logged in with if that is enough.
+    Open { signs: bool, key: bool },
+    /// They have decided.
+    Given,
+    /// They asked for it, or gave the right to ask.
+    Party,
+    /// Nobody decided in time.
+    Expired,
+    /// It does not wait any more.
+    Over,
+}
+
+/// The form by which one logs in.
+pub(crate) fn login(frame: &Frame<'_>, login: &Login<'_>) -> Response {
+    let mut body = frame.mast();
+    body.push_str("<h1>Approvals</h1>\n<p class=\"lead\">Log in to decide on what agents ask for.</p>\n");
+    if let Some(error) = login.error {
+        alert(&mut body, error);
+    }
+    let (form, next) = (Text(login.form), Text(login.next));
+    let hidden = format!(
+        "<input type=\"hidden\" name=\"form\" value=\"{form}\"><input type=\"hidden\" name=\"next\" value=\"{next}\">"
+    );
+    let _ = write!(
+        body,
+        "<form class=\"card fields\" method=\"post\" action=\"{base}/login\">{hidden}\n\
+         <label for=\"key\">API key of role <b>approver</b></label>\n\
+         <input id=\"key\" name=\"key\" type=\"password\" autocomplete=\"current-password\" spellcheck=\"false\" required>\n\
+         <div class=\"tools\"><button class=\"main\" type=\"submit\">Log in</button></div></form>\n",
+        base = Text(frame.base),
+    );
+    let _ = write!(
+        body,
+        "<form class=\"fields\" method=\"post\" action=\"{base}/login\">{hidden}\
+         <input type=\"hidden\" name=\"assertion\" value=\"\">\n\
+         <div class=\"tools\"><button type=\"button\" data-passkey=\"login\" hidden>Log in with a passkey</button></div></form>\n",
+        base = Text(frame.base),
+    );
+    frame.elsewhere(&mut body, "");
+    body.push_str(LIVE);
+    frame.page("Log in", &format!(" data-form=\"{form}\""), &body)
+}
+
+/// Everything that waits, by agent, and what is in doubt.
+pub(crate) fn inbox(
+    frame: &Frame<'_>,
+    held: &Page<HeldView>,
+    doubtful: &[DoubtView],
+    version: &str,
+) -> Response {
+    let said = waiting(held);
+    let mut body = frame.mast();
+    let _ = write!(
+        body,
+        "<div id=\"content\" data-said=\"{said}\">\n<h1>Approvals</h1>\n<p class=\"lead\">{said}</p>\n"
+    );
+    let mut agents: Vec<(&str, Vec<&HeldView>)> = Vec::new();
+    for view in &held.items {
+        match agents.iter_mut().find(|(agent, _)| *agent == view.agent_id) {
+            Some((_, of_agent)) => of_agent.push(view),
+            None => agents.push((&view.agent_id, vec![view])),
+        }
+    }
+    for (agent, of_agent) in agents {
+        let _ = write!(
+            body,
+            "<h2>{} <span class=\"soft\">{}</span></h2>\n<ul class=\"inbox\">\n",
+            Text(agent),
+            actions(of_agent.len())
+        );
+        of_agent.into_iter().for_each(|view| frame.waits(&mut body, view));
+        body.push_str("</ul>\n");
+    }
+    if let Some(next) = &held.next {
+        let _ =
+            writeln!(body, "<p><a href=\"{}?cursor={}\">Older actions</a></p>", Text(frame.base), Text(next));
+    }
+    if !doubtful.is_empty() {
+        body.push_str(
+            "<h2>In doubt</h2>\n<p class=\"soft\">Sent, and the answer was lost. The provider is asked again and again, nothing is \
+             sent twice, and the money stays reserved. Nobody can decide it here: if it takes long, look it up with the \
+             provider under our reference.</p>\n<ul class=\"inbox\">\n",
+        );
+        doubtful.iter().for_each(|view| doubt(&mut body, view));
+        body.push_str("</ul>\n");
+    }
+    body.push_str("</div>\n");
+    body.push_str(LIVE);
+    frame.page("Inbox", &frame.watching("", version), &body)
+}
+
+/// One action, and the form by which one decides on it.
+pub(crate) fn detail(
+    frame: &Frame<'_>,
+    held: &HeldView,
+    record: &ActionView,
+    decision: &Decision,
+    version: &str,
+) -> Response {
+    let summary = &held.summary;
+    let mut body = frame.mast();
+    let state = state(held, record, *decision);
+    let _ = write!(
+        body,
+        "<div id=\"content\" data-said=\"{}\">\n<p class=\"eyebrow\"><a href=\"{}\">All approvals</a> · asked for by <b>{}</b> \
+         on {}</p>\n<h1>{}</h1>\n<p id=\"changed\" class=\"verdict warn\" hidden><strong>This action has changed</strong> \
+         since you opened it. <a href=\"{base}/{id}\">Look again</a> before you decide.</p>\n",
+        Text(&state.1),
+        Text(frame.base),
+        Text(&held.agent_id),
+        readable(&held.created_at),
+        Text(&summary.what),
+        base = Text(frame.base),
+        id = Text(&held.action_id),
+    );
+    let _ = writeln!(
+        body,
+        "<p class=\"verdict {}\"><strong>{}</strong> {}</p>",
+        state.0,
+        Text(&state.1),
+        Text(&state.2)
+    );
+    terms(&mut body, held);
+    reasons(&mut body, frame, held);
+    if !summary.words.is_empty() {
+        body.push_str(
+            "<h2>In the agent’s own words</h2>\n<div class=\"words\"><p class=\"mark\">Untrusted: written by the agent, checked by \
+             nobody</p>\n<dl>\n",
+        );
+        for asked in &summary.words {
+            let _ = writeln!(
+                body,
+                "<dt>{}</dt><dd><q>{}</q>{}</dd>",
+                name(asked),
+                Text(&asked.value),
+                meaning(asked),
+            );
+        }
+        body.push_str("</dl></div>\n");
+    }
+    given(&mut body, held);
+    decide(&mut body, frame, held, *decision);
+    let parameters = serde_json::to_string_pretty(&held.parameters).unwrap_or_default();
+    let _ = write!(
+        body,
+        "<h2>The record</h2>\n<dl class=\"card\">\n<dt>Transaction</dt><dd class=\"mono\">{}</dd>\n<dt>Question</dt>\
+         <dd class=\"mono\">{}</dd>\n",
+        Text(&held.action_id),
+        Text(&held.escalation_id),
+    );
+    let root = frame.root.strip_suffix("/approvals").unwrap_or_default();
+    for receipt in &record.receipts {
+        let short = Text(&receipt.receipt.short);
+        let _ = writeln!(
+            body,
+            "<dt>Receipt</dt><dd class=\"mono\"><a href=\"{}/r/{short}\">{short}</a></dd>",
+            Text(root)
+        );
+    }
+    let _ = write!(
+        body,
+        "</dl>\n<details><summary>Everything that was asked, as JSON</summary><pre>{}</pre></details>\n</div>\n",
+        Text(&parameters),
+    );
+    body.push_str(LIVE);
+    let of = format!("of={}&", held.action_id);
+    let mut attributes = frame.watching(&of, version);
+    let _ = write!(attributes, " data-action=\"{}\"", Text(&held.action_id));
+    frame.page(&summary.what, &attributes, &body)
+}
+
+/// A person's passkeys.
+pub(crate) fn passkeys(frame: &Frame<'_>, mine: &[PasskeyView]) -> Response {
+    let mut body = frame.mast();
+    let _ = write!(
+        body,
+        "<p class=\"eyebrow\"><a href=\"{}\">All approvals</a></p>\n<h1>Your passkeys</h1>\n<p class=\"lead\">A passkey signs \
+         exactly what you approve, so nobody can approve in your name.</p>\n",
+        Text(frame.base),
+    );
+    if mine.is_empty() {
+        body.push_str("<p>You have none yet.</p>\n");
+    } else {
+        body.push_str("<ul class=\"inbox\">\n");
+        mine.iter().for_each(|passkey| frame.passkey(&mut body, passkey));
+        body.push_str("</ul>\n");
+    }
+    body.push_str("<h2>Register a passkey</h2>\n");
+    match &frame.party {
+        Some(_) => {
+            let _ = write!(
+                body,
+                "<p>Your device makes it and keeps it. It counts once an admin has enrolled it: read its id to them.</p>\n\
+                 <form class=\"fields\" method=\"post\" action=\"{}/passkeys\">{}<input type=\"hidden\" name=\"enrolment\" \
+                 value=\"\">\n<div class=\"tools\"><button class=\"main\" type=\"button\" data-passkey=\"register\" \
+                 hidden>Register a passkey</button></div></form>\n",
+                Text(&frame.root),
+                frame.hidden(),
+            );
+            frame.elsewhere(&mut body, "/passkeys");
+        }
+        None => body.push_str(
+            "<p>Passkeys are for names, and this gateway is known by a bare address: its operator has to set \
+             <code>public_url</code> to a name.</p>\n",
+        ),
+    }
+    body.push_str(LIVE);
+    frame.page("Your passkeys", &frame.form(), &body)
+}
+
+/// Says why there is no page.
+pub(crate) fn refusal(frame: &Frame<'_>, error: &Error) -> Response {
+    let mut body = frame.mast();
+    let title = match error.code {
+        Code::NotFound => "There is nothing here",
+        Code::StateConflict => "Too late, or twice",
+        Code::Forbidden => "That is not allowed",
+        _ => "That did not work",
+    };
+    let _ = writeln!(body, "<h1>{title}</h1>");
+    alert(&mut body, error);
+    let _ = writeln!(body, "<p><a href=\"{}\">All approvals</a></p>", Text(frame.base));
+    frame.page(title, "", &body)
+}
+
+impl Frame<'_> {
+    fn page(&self, title: &str, attributes: &str, body: &str) -> Response {
+        let base = Text(self.base);
+        let origin = self.party.as_ref().and_then(|party| party.origins.first());
+        let attributes = format!(
+            " data-base=\"{base}\" data-origin=\"{}\"{attributes}",
+            Text(origin.map(String::as_str).unwrap_or_default())
+        );
+        let title = format!("{title} · Countersign approvals");
+        let html = html::page(&title, &attributes, &format!("{body}</main>\n"), SCRIPT);
+        let mut response = reply::page(html, &POLICY);
+        // Told not to say where a form comes from, browsers say that it comes from nowhere, and nowhere is not ours.
+        response.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+        response
+    }
+
+    /// What stands above every page.
+    fn mast(&self) -> String {
+        let mut mast = format!(
+            "<header class=\"mast\"><span><b>Countersign</b> approvals{}</span>",
+            if self.environment == Environment::Sandbox { " · <b>sandbox</b>" } else { "" }
+        );
+        if let Some((name, _)) = self.visitor {
+            let other = match (self.environment, &self.sandbox) {
+                (Environment::Production, Some(sandbox)) => {
+                    format!("<a href=\"{}\">Sandbox</a>", Text(sandbox))
+                }
+                (Environment::Production, None) => String::new(),
+                (Environment::Sandbox, _) => format!("<a href=\"{}\">Production</a>", Text(&self.root)),
+            };
+            let _ = write!(
+                mast,
+                "<nav class=\"menu\" aria-label=\"You\"><span>{}</span>{other}<a href=\"{}/passkeys\">Passkeys</a>\
+                 <form method=\"post\" action=\"{}/logout\">{}<button class=\"quiet\" type=\"submit\">Log out</button></form></nav>",
+                Text(name),
+                Text(&self.root),
+                Text(self.base),
+                self.hidden(),
+            );
+        }
+        mast.push_str("</header>\n<main>\n");
+        mast
+    }
+
+    /// The word that every form carries.
+    fn hidden(&self) -> String {
+        let form = self.visitor.map(|(_, form)| form).unwrap_or_default();
+        format!("<input type=\"hidden\" name=\"form\" value=\"{}\">", Text(form))
+    }
+
+    fn form(&self) -> String {
+        let form = self.visitor.map(|(_, form)| form).unwrap_or_default();
+        format!(" data-form=\"{}\"", Text(form))
+    }
+
+    fn watching(&self, of: &str, version: &str) -> String {
+        let (base, version) = (Text(self.base), Text(version));
+        format!("{} data-watch=\"{base}/events?{}seen={version}\"", self.form(), Text(of))
+    }
+
+    /// One line of the inbox.
+    fn waits(&self, body: &mut String, view: &HeldView) {
+        let agreed = view.approvals.iter().filter(|it| it.escalation_id == view.escalation_id).count();
+        let _ = write!(
+            body,
+            "<li class=\"card\"><a class=\"what\" href=\"{}/{}\"><b>{}</b>{}</a>\n<p class=\"soft\">{}",
+            Text(self.base),
+            Text(&view.action_id),
+            Text(&view.summary.what),
+            stake(&view.summary),
+            Text(&view.reasons.iter().map(|reason| why(reason).0).collect::<Vec<_>>().join(" · ")),
+        );
+        if view.needed > 1 {
+            let _ = write!(body, " · {agreed} of {} agreed", view.needed);
+        }
+        if let Some(until) = &view.expires_at {
+            let _ = write!(body, " · until <time datetime=\"{}\">{}</time>", Text(until), readable(until));
+        }
+        body.push_str("</p></li>\n");
+    }
+
+    fn passkey(&self, body: &mut String, passkey: &PasskeyView) {
+        let (mood, told) = match (passkey.state, &passkey.enrolled_by, &passkey.revoked_by) {
+            ("enrolled", Some(by), _) => ("good", format!("enrolled by {by}: your signature counts")),
+            ("revoked", _, Some(by)) => ("soft", format!("revoked by {by}")),
+            _ => ("warn", "waits for an admin: read this id to them".to_owned()),
+        };
+        let _ = write!(
+            body,
+            "<li class=\"card\"><p><b class=\"mono\">{}</b> <span class=\"{mood}\">{}</span></p>\n<p class=\"soft\">registered on {}</p>",
+            Text(&passkey.id),
+            Text(&told),
+            readable(&passkey.registered_at),
+        );
+        if passkey.state == "registered" {
+            let _ = write!(
+                body,
+                "\n<p class=\"soft\">An admin enrols it with <code>countersign approvers enrol {}</code></p>",
+                Text(&passkey.id)
+            );
+        }
+        if passkey.state != "revoked" {
+            let _ = write!(
+                body,
+                "\n<form method=\"post\" action=\"{}/passkeys/{id}/revoke\">{}<button class=\"danger\" type=\"submit\" \
+                 aria-label=\"Revoke {id}\">Revoke</button></form>",
+                Text(&self.root),
+                self.hidden(),
+                id = Text(&passkey.id),
+            );
+        }
+        body.push_str("</li>\n");
+    }
+
+    /// Where passkeys can be asked for, for whoever is not there.
+    fn elsewhere(&self, body: &mut String, path: &str) {
+        if let Some(origin) = self.party.as_ref().and_then(|party| party.origins.first()) {
+            let place = format!("{origin}{}{path}", self.base);
+            let _ = writeln!(
+                body,
+                "<p class=\"soft\" data-elsewhere>Passkeys need JavaScript, and this address: <a href=\"{0}\">{0}</a></p>",
+                Text(&place)
+            );
+        }
+    }
+}
+
+/// What is asked of the person: how much, to whom, under which grant, and whether there is a way back.
+fn terms(body: &mut String, held: &HeldView) {
+    let summary = &held.summary;
+    body.push_str("<dl class=\"card terms\">\n");
+    if let Some(amount) = &summary.amount {
+        let _ = writeln!(body, "<dt>How much</dt><dd class=\"amount big\">{}</dd>", Text(amount));
+    }
+    if let Some(to) = &summary.to {
+        let _ = writeln!(body, "<dt>To</dt><dd class=\"big mono\">{}</dd>", Text(to));
+    }
+    for asked in &summary.facts {
+        let _ = writeln!(
+            body,
+            "<dt>{}</dt><dd><span class=\"mono\">{}</span>{}</dd>",
+            name(asked),
+            Text(&asked.value),
+            meaning(asked),
+        );
+    }
+    let mood = if held.reversible { "" } else { " class=\"no\"" };
+    let _ = writeln!(body, "<dt>Undo</dt><dd{mood}>{}</dd>", Text(summary.undo));
+    let _ = writeln!(body, "<dt>Kind</dt><dd class=\"mono\">{}</dd>", Text(&held.archetype));
+    if let Some(mandate) = &held.mandate_id {
+        let _ = writeln!(body, "<dt>Under mandate</dt><dd class=\"mono\">{}</dd>", Text(mandate));
+    }
+    if let Some(until) = &held.expires_at {
+        let _ = writeln!(
+            body,
+            "<dt>Expires</dt><dd><time datetime=\"{}\">{}</time></dd>",
+            Text(until),
+            readable(until)
+        );
+    }
+    body.push_str("</dl>\n");
+}
+
+fn reasons(body: &mut String, frame: &Frame<'_>, held: &HeldView) {
+    body.push_str("<h2>Why a person is asked</h2>\n<ul>\n");
+    for reason in &held.reasons {
+        let (short, long) = why(reason);
+        let _ = write!(body, "<li><b>{}</b>: {}", Text(short), Prose(long));
+        match reason.as_str() {
+            "policy" => {
+                for policy in &held.policies {
+                    let _ = write!(body, " <code>{}</code>", Text(&policy.id));
+                }
+            }
+            "probable_duplicate" => {
+                if let Some(earlier) = &held.earlier_transaction {
+                    let earlier = Text(earlier);
+                    let _ = write!(
+                        body,
+                        " <a class=\"mono\" href=\"{}/{earlier}\">{earlier}</a>",
+                        Text(frame.base)
+                    );
+                }
+            }
+            _ => {}
+        }
+        body.push_str("</li>\n");
+    }
+    body.push_str("</ul>\n");
+}
+
+/// What people said of this hold and of earlier ones.
+fn given(body: &mut String, held: &HeldView) {
+    if held.approvals.is_empty() {
+        return;
+    }
+    body.push_str(
+        "<h2>What people said</h2>\n<div class=\"card scroll\"><table>\n<thead><tr><th scope=\"col\">Who</th>\
+         <th scope=\"col\">Said</th><th scope=\"col\">By</th><th scope=\"col\">When</th><th scope=\"col\">Comment</th></tr></thead>\n<tbody>\n",
+    );
+    for GivenView { approver, decision, form, at, comment, escalation_id } in &held.approvals {
+        let earlier = if *escalation_id == held.escalation_id {
+            ""
+        } else {
+            " <span class=\"soft\">(an earlier question)</span>"
+        };
+        let said = if decision == "approve" { "yes" } else { "no" };
+        let _ = writeln!(
+            body,
+            "<tr><td><b>{}</b></td><td>{said}{earlier}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            Text(approver),
+            Text(form),
+            readable(at),
+            Text(comment.as_deref().unwrap_or("–")),
+        );
+    }
+    body.push_str("</tbody></table></div>\n");
+}
+
+fn decide(body: &mut String, frame: &Frame<'_>, held: &HeldView, decision: Decision) {
+    let Decision::Open { signs, key } = decision else { return };
+    let (base, id) = (Text(frame.base), Text(&held.action_id));
+    // The first button is what Enter in the comment would press: none, so that nobody decides by accident.
+    let _ = write!(
+        body,
+        "<h2>Your decision</h2>\n<form id=\"decision\" class=\"card fields\" method=\"post\" action=\"{base}/{id}/reject\" \
+         autocomplete=\"off\">{}<input type=\"hidden\" name=\"assertion\" value=\"\"><button type=\"submit\" disabled hidden></button>\n\
+         <label for=\"comment\">Comment for other people <span class=\"soft\">(optional)</span></label>\n\
+         <input id=\"comment\" name=\"comment\" type=\"text\" maxlength=\"1000\" aria-describedby=\"kept\">\n\
+         <p id=\"kept\" class=\"soft\">One line, shown to whoever may see the action.</p>\n<div class=\"tools\">",
+        frame.hidden(),
+    );
+    if signs {
+        body.push_str(
+            "<button class=\"main\" type=\"button\" data-passkey=\"approve\" data-approves hidden>Approve with passkey</button>",
+        );
+    }
+    if key {
+        let class = if signs { "" } else { " class=\"main\"" };
+        let _ = write!(
+            body,
+            "<button{class} type=\"submit\" data-approves formaction=\"{base}/{id}/approve\">Approve</button>"
+        );
+    }
+    body.push_str("<button class=\"danger\" type=\"submit\">Reject</button></div>\n");
+    if signs {
+        body.push_str(
+            "<p class=\"soft\">You sign exactly what stands above. If any of it changes first, your signature counts for \
+             nothing.</p>\n",
+        );
+    }
+    match (signs, key) {
+        (true, false) => frame.elsewhere(body, &format!("/{}", held.action_id)),
+        (false, false) => {
+            let _ = writeln!(
+                body,
+                "<p>Approving this takes a passkey, and you have none that is enrolled. <a href=\"{}/passkeys\">Register \
+                 one</a>. Rejecting takes none.</p>",
+                Text(&frame.root)
+            );
+        }
+        (_, true) => {}
+    }
+    body.push_str("</form>\n");
+}
+
+/// Mood, headline and sentence about where an action stands.
+fn state(held: &HeldView, record: &ActionView, decision: Decision) -> (&'static str, String, String) {
+    let counted = |it: &&GivenView| it.escalation_id == held.escalation_id && it.decision == "approve";
+    let agreed = held.approvals.iter().filter(counted).count();
+    let people = match held.needed {
+        1 => "One person has to agree.".to_owned(),
+        needed => format!("{agreed} of {needed} people have agreed."),
+    };
+    let (mood, headline, sentence) = match (decision, held.state.as_str()) {
+        (Decision::Expired, _) => ("bad", "Expired", "Nobody decided in time.".to_owned()),
+        (Decision::Party, _) => (
+            "warn",
+            "Somebody else has to decide",
+            format!("You asked for this, or gave the right to ask. {people}"),
+        ),
+        (Decision::Given, _) => ("", "You have decided", people),
+        (Decision::Open { .. }, _) => ("", "Waits for a person", people),
+        (Decision::Over, "APPROVED") => ("", "Approved", "It is judged again, then carried out.".to_owned()),
+        (Decision::Over, "EXECUTING") => ("", "Sent", "What became of it is not known yet.".to_owned()),
+        (Decision::Over, "COMPLETED") => {
+            ("good", "Carried out", "It was approved, and the provider confirmed it.".to_owned())
+        }
+        (Decision::Over, _) => match record.error {
+            Some(Code::ApprovalDenied) => {
+                ("bad", "Rejected", "A person said no. Nothing was sent.".to_owned())
+            }
+            Some(Code::ApprovalExpired) => {
+                ("bad", "Expired", "Nobody decided in time. Nothing was sent.".to_owned())
+            }
+            Some(code) => {
+                ("bad", "Not carried out", format!("{code}: {}.", crate::errors::entry(code).message))
+            }
+            None => ("bad", "Not carried out", "It had no effect.".to_owned()),
+        },
+    };
+    (mood, headline.to_owned(), sentence)
+}
+
+/// A reason to ask a person, in a few words and in a sentence.
+fn why(reason: &str) -> (&str, &'static str) {
+    match reason {
+        "irreversible" => {
+            ("large, and no way back", "the amount is above what may go unasked, and it cannot be undone.")
+        }
+        "cold_start" => ("little is known", "there are too few earlier actions to compare the amount with."),
+        "first_seen_destination" => ("new destination", "nothing was ever sent there."),
+        "policy" => ("policy", "the operator’s policies ask for a person:"),
+        "archetype_requires_approval" => ("kind of action", "the catalogue asks for a person each time."),
+        "mandate_requires_approval" => ("mandate", "the mandate asks for a person each time."),
+        "guarantee_level" => ("guarantee level", "exactly-once always asks for a person."),
+        "probable_duplicate" => ("looks like a repetition", "an earlier action had the same effect:"),
+        other => (other, "see the record."),
+    }
+}
+
+fn doubt(body: &mut String, view: &DoubtView) {
+    let _ = write!(
+        body,
+        "<li class=\"card\"><p class=\"what\">{}</p>{}\n<dl><dt>Agent</dt><dd>{}</dd><dt>Since</dt><dd>{}</dd>",
+        Text(&view.summary.what),
+        stake(&view.summary),
+        Text(&view.agent_id),
+        readable(&view.created_at),
+    );
+    for (term, value) in [
+        ("Provider", view.provider.as_deref()),
+        ("Our reference", view.reference.as_deref()),
+        ("Transaction", Some(&*view.action_id)),
+    ] {
+        if let Some(value) = value {
+            let _ = write!(body, "<dt>{term}</dt><dd class=\"mono\">{}</dd>", Text(value));
+        }
+    }
+    body.push_str("</dl></li>\n");
+}
+
+/// How much, and to whom.
+fn stake(summary: &Summary) -> String {
+    let mut stake = String::new();
+    if let Some(amount) = &summary.amount {
+        let _ = write!(stake, " <span class=\"amount\">{}</span>", Text(amount));
+    }
+    if let Some(to) = &summary.to {
+        let _ = write!(stake, " <span class=\"soft\">to</span> <span class=\"mono\">{}</span>", Text(to));
+    }
+    stake
+}
+
+/// A member's name, as words.
+fn name(asked: &Asked) -> String {
+    Text(&asked.name.replace('_', " ")).to_string()
+}
+
+/// What the catalogue says that a member means.
+fn meaning(asked: &Asked) -> String {
+    match asked.meaning.is_empty() {
+        true => String::new(),
+        false => format!("<small>{}</small>", Text(&asked.meaning)),
+    }
+}
+
+fn alert(body: &mut String, error: &Error) {
+    let _ = write!(body, "<p class=\"verdict bad\" role=\"alert\">{}.", Prose(&capital(&error.message)));
+    if let Some(hint) = &error.hint {
+        let _ = write!(body, " {}.", Prose(&capital(hint)));
+    }
+    body.push_str("</p>\n");
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters
+        .next()
+        .map(|first| first.to_uppercase().collect::<String>() + letters.as_str())
+        .unwrap_or_default()
+}
+
+fn waiting(held: &Page<HeldView>) -> String {
+    match (held.items.len(), &held.next) {
+        (0, _) => "Nothing waits for a person.".to_owned(),
+        (1, None) => "One action waits for a person.".to_owned(),
+        (count, None) => format!("{count} actions wait for a person."),
+        (count, Some(_)) => format!("More than {count} actions wait for a person."),
+    }
+}
+
+fn actions(count: usize) -> String {
+    if count == 1 { "one action".to_owned() } else { format!("{count} actions") }
+}
+
+/// Where scripts tell what happens, for those who see and those who hear.
+const LIVE: &str = "<p id=\"live\" role=\"status\" aria-live=\"polite\"></p>\n";
+const SCRIPT: &str = include_str!("approvals.js");
+static POLICY: LazyLock<String> = LazyLock::new(|| html::policy_with_forms(SCRIPT));
