@@ -8,6 +8,7 @@ use rusqlite::Connection;
 
 use super::Shared;
 use super::filter::Kind;
+use super::packed;
 use super::read::{self, Slot, Sql};
 use super::write::{Fate, Statements};
 use crate::admit::{Cell, Gate, Item, Rows, admit, corrected};
@@ -26,9 +27,11 @@ pub(crate) struct Close {
 }
 
 impl Close {
-    pub(crate) fn new(settlement: Settlement, amends: bool) -> Close {
+    pub(crate) fn new(mut settlement: Settlement, amends: bool) -> Close {
         let digests = settlement.outcome.digests();
         let overage = settlement.overage.as_ref().map(Outcome::digests);
+        packed::outcome(&mut settlement.outcome);
+        settlement.overage.iter_mut().for_each(packed::outcome);
         Close { settlement, digests, overage, amends }
     }
 }

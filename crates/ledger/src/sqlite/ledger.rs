@@ -45,8 +45,7 @@ impl Ledger for Sqlite {
     }
 
     fn admit(&self, admission: Admission) -> Answer<'_, Admitted> {
-        let item = admission.into();
-        Box::pin(async move { self.shared.queue.enter(item)?.await.map_err(|_| gone())? })
+        self.enter(admission.into())
     }
 
     fn approve(&self, approval: Approval) -> Answer<'_, Counted> {
@@ -59,8 +58,7 @@ impl Ledger for Sqlite {
     }
 
     fn resume(&self, resumption: Resumption) -> Answer<'_, Admitted> {
-        let item = resumption.into();
-        Box::pin(async move { self.shared.queue.enter(item)?.await.map_err(|_| gone())? })
+        self.enter(resumption.into())
     }
 
     fn approvals<'a>(&'a self, tenant: &'a Tenant, id: ActionId) -> Answer<'a, Vec<Given>> {
@@ -86,9 +84,9 @@ impl Ledger for Sqlite {
     }
 
     fn refuse(&self, refusal: Refusal) -> Answer<'_, Recorded> {
-        let item = refusal.into();
+        let entered = self.enter(refusal.into());
         Box::pin(async move {
-            match self.shared.queue.enter(item)?.await.map_err(|_| gone())?? {
+            match entered.await? {
                 Admitted::New { entry } => Ok(Recorded::New { entry }),
                 Admitted::Existing(existing) => Ok(Recorded::Existing(existing)),
                 Admitted::Refused(_) => Err(Error::Rejected("a refusal met an obstacle".into())),

@@ -5,6 +5,7 @@ use mandate::Account;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 
+use super::packed;
 use crate::admit::Claimed;
 use crate::identity::{self, Claim};
 use crate::{
@@ -210,7 +211,7 @@ pub(crate) fn last_reply(db: &Connection, id: ActionId) -> Sql<Option<Reply>> {
 
 fn reply_at(row: &Row<'_>, first: usize) -> Sql<Option<Reply>> {
     let Some(status) = row.get(first)? else { return Ok(None) };
-    Ok(Some(Reply { status, body: row.get(first + 1)? }))
+    Ok(Some(Reply { status, body: packed::get(row, first + 1)? }))
 }
 
 pub(crate) fn action(db: &Connection, tenant: &Tenant, id: ActionId) -> Sql<Option<Stored>> {
@@ -307,7 +308,7 @@ fn stored_at(row: &Row<'_>) -> Sql<Stored> {
         expires_ms: row.get(12)?,
         debit: row.get(13)?,
         currency: row.get(14)?,
-        payload: row.get(15)?,
+        payload: packed::get(row, 15)?,
         reply: reply_at(row, 16)?,
         round: row.get::<_, Option<u32>>(18)?.unwrap_or(0),
         needed: row.get::<_, Option<u32>>(19)?.unwrap_or(0),
@@ -352,7 +353,7 @@ fn settled_at(row: &Row<'_>) -> Sql<Settled> {
     let receipt_id: Option<Box<str>> = row.get(6)?;
     let receipt = match receipt_id {
         None => None,
-        Some(id) => Some(Receipt { id, short: row.get(7)?, signature: row.get(8)?, document: row.get(9)? }),
+        Some(id) => Some(Receipt { id, short: row.get(7)?, signature: row.get(8)?, document: packed::get(row, 9)? }),
     };
     Ok(Settled {
         action: id(row, 0)?,
@@ -361,7 +362,7 @@ fn settled_at(row: &Row<'_>) -> Sql<Settled> {
         at_ms: row.get(3)?,
         reply: reply_at(row, 4)?,
         receipt,
-        payload: row.get(10)?,
+        payload: packed::get(row, 10)?,
         entry: row.get(11)?,
     })
 }

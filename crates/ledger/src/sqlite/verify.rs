@@ -3,8 +3,10 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use rusqlite::Connection;
+use rusqlite::types::ValueRef;
 use sha2::{Digest, Sha256};
 
+use super::packed;
 use super::read::Sql;
 use crate::entry::{PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED};
 use crate::pruned::Pruned;
@@ -156,7 +158,11 @@ impl Gone {
 /// The entry of the next outcome, and the hash of its receipt if it has one.
 fn next_outcome(rows: &mut rusqlite::Rows<'_>) -> Sql<Option<(i64, Option<[u8; 32]>)>> {
     let Some(row) = rows.next()? else { return Ok(None) };
-    let receipt = row.get_ref(1)?.as_blob_or_null()?.map(|document| Sha256::digest(document).into());
+    let receipt = match row.get_ref(1)? {
+        ValueRef::Null => None,
+        // One that cannot be unpacked has no hash that an entry names.
+        _ => Some(packed::get(row, 1).map_or([0; 32], |document| Sha256::digest(document).into())),
+    };
     Ok(Some((row.get(0)?, receipt)))
 }
 
