@@ -20,7 +20,7 @@ use ledger::{
     Admission, Admitted, Approval, Broken, Effect, Error, FactsQuery, FailPoints, Freeze, Ledger, Obstacle,
     Options, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, Scope, Sqlite, State, Tolerance,
 };
-use rusqlite::Connection;
+use rusqlite::{Connection, params};
 
 fn open(directory: &Path, options: Options) -> Sqlite {
     Sqlite::open(&directory.join("ledger.db"), options).unwrap()
@@ -254,13 +254,24 @@ fn a_history_that_a_resumed_action_joined_survives_a_crash_once() {
 }
 
 #[test]
-fn a_store_of_the_first_version_opens_and_what_it_held_only_expires() {
+fn a_store_of_the_first_version_opens_with_all_it_has_and_what_it_held_only_expires() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = sqlite(directory.path());
     let held = held(&ledger, payment("held", 40, &["m"]), 1);
     let sent = admitted(&ledger, payment("sent", 10, &["m"]));
+    let done = admitted(&ledger, Admission { effect: effect(4), ..payment("done", 10, &["m"]) });
+    wait(ledger.settle(settlement(done, State::Executed, "done"))).unwrap();
+    let said = wait(ledger.outcomes(&Tenant::default(), done)).unwrap().remove(0);
     drop(ledger);
-    db(directory.path()).execute_batch(BACK_TO_VERSION_1).unwrap();
+    let plain = said.receipt.clone().unwrap().document;
+    let then = db(directory.path());
+    then.execute(
+        "UPDATE outcome SET document = ?1, payload = ?2, body = ?3",
+        params![plain, said.payload, said.reply.as_ref().unwrap().body],
+    )
+    .unwrap();
+    then.execute_batch(BACK_TO_VERSION_1).unwrap();
+    drop(then);
     let reopened = open(directory.path(), Options::new("chain-2", NOW));
     let stored = wait(reopened.action(&Tenant::default(), held)).unwrap().unwrap();
     assert_eq!((stored.state, stored.round, stored.needed), (State::Held, 0, 0));
@@ -268,6 +279,12 @@ fn a_store_of_the_first_version_opens_and_what_it_held_only_expires() {
         let approval = Approval { round, ..approval(held, "anna") };
         assert!(matches!(wait(reopened.approve(approval)), Err(Error::Illegal { .. })));
     }
+    let receipt = said.receipt.clone().unwrap();
+    for address in [&receipt.short, &receipt.signature] {
+        assert_eq!(wait(reopened.address(address)).unwrap().unwrap(), said);
+    }
+    let again = Admission { effect: effect(4), ..payment("again", 10, &["m"]) };
+    assert!(!matches!(wait(reopened.admit(again)).unwrap(), Admitted::New { .. }), "its effect is claimed");
     wait(reopened.settle(settlement(sent, State::Executed, "sent"))).unwrap();
     wait(reopened.settle(settlement(held, State::Refused, "expired"))).unwrap();
     wait(reopened.verify()).unwrap();
@@ -278,6 +295,7 @@ const BACK_TO_VERSION_1: &str = "
     DROP TABLE passkey; DROP TABLE approval; ALTER TABLE api_key DROP COLUMN created_by;
     ALTER TABLE action DROP COLUMN resumed_row; ALTER TABLE action DROP COLUMN resumed;
     ALTER TABLE action DROP COLUMN needed; ALTER TABLE action DROP COLUMN round;
+    ALTER TABLE effect RENAME COLUMN row TO action; ALTER TABLE address RENAME COLUMN row TO outcome;
     DELETE FROM refinery_schema_history WHERE version > 1;";
 
 /// A migration that is cut off between its last statement and the note that it was made leaves nothing behind.

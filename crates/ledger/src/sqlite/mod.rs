@@ -18,6 +18,7 @@ mod packed;
 mod prune;
 mod queue;
 mod read;
+mod sliced;
 mod spread;
 mod verify;
 mod write;

@@ -4,7 +4,8 @@
 use rusqlite::params;
 
 use super::batch::Batch;
-use super::read::{self, ADDRESS_SLICE, EFFECT_SLICE, Sql};
+use super::read::{self, Sql};
+use super::sliced::{ADDRESSES, EFFECTS};
 use crate::identity;
 use crate::pruned::Pruned;
 
@@ -65,9 +66,7 @@ impl Batch<'_> {
             next = self.forget_outcome(outcome, pruned)?;
         }
         if let Some(effect) = &old.effect {
-            let sql = "DELETE FROM effect WHERE slice = ?1 AND tag = ?2 AND action = ?3";
-            let values = [old.place >> EFFECT_SLICE, identity::tag(effect), old.row];
-            self.db.prepare_cached(sql)?.execute(values)?;
+            EFFECTS.forget(self.db, identity::tag(effect), old.place, old.row)?;
         }
         let sql = "DELETE FROM approval WHERE action = ?1 RETURNING entry";
         for entry in read::many(self.db, sql, [old.row], |row| row.get(0))? {
@@ -90,9 +89,7 @@ impl Batch<'_> {
                 Ok((row.get(0)?, row.get(1)?, row.get(2)?, addresses))
             })?;
         for address in addresses.iter().flatten() {
-            let sql = "DELETE FROM address WHERE slice = ?1 AND tag = ?2 AND outcome = ?3";
-            let values = [outcome >> ADDRESS_SLICE, identity::address(address), outcome];
-            self.db.prepare_cached(sql)?.execute(values)?;
+            ADDRESSES.forget(self.db, identity::address(address), outcome, outcome)?;
         }
         pruned.outcome(outcome, entry, receipt);
         Ok(previous)

@@ -48,14 +48,14 @@ CREATE UNIQUE INDEX outcome_receipt ON outcome (receipt_id) WHERE receipt_id IS 
 CREATE TABLE address (
     slice INTEGER NOT NULL,
     tag INTEGER NOT NULL,
-    outcome INTEGER NOT NULL,
-    PRIMARY KEY (slice, tag, outcome)
+    row INTEGER NOT NULL,
+    PRIMARY KEY (slice, tag, row)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE effect (
     slice INTEGER NOT NULL,
     tag INTEGER NOT NULL,
-    action INTEGER NOT NULL,
-    PRIMARY KEY (slice, tag, action)
+    row INTEGER NOT NULL,
+    PRIMARY KEY (slice, tag, row)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE entry (
     row INTEGER PRIMARY KEY,
