@@ -23,6 +23,7 @@ mod act;
 mod admin;
 mod alert;
 mod approvals;
+mod audit;
 mod authority;
 mod buckets;
 mod caller;
@@ -53,6 +54,7 @@ pub use admin::{
     ObserveView, ReloadReport, Revocation, SigningKeyView,
 };
 pub use approvals::{GivenView, HeldView, PolicyView};
+pub use audit::{AuditAsk, AuditView, TrailCheck, TrailFinding};
 pub use caller::{Caller, Deed, Role};
 pub use code::Code;
 pub use config::Config;

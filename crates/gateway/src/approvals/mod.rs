@@ -21,8 +21,8 @@ use std::sync::Arc;
 use action::{ApprovalForm, Environment};
 use ledger::{Approval, State, Stored};
 
-pub(crate) use self::said::fitting;
-use self::said::{Said, Shown};
+use self::said::Shown;
+pub(crate) use self::said::{APPROVE, REJECT, Said, constraints_of, escalation_id, fitting};
 pub use self::views::{GivenView, HeldView, PolicyView};
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
