@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 mod approvals;
+mod audit;
 mod codes;
 mod endpoints;
 mod fsync;
