@@ -91,7 +91,24 @@ impl Client {
         }
     }
 
+    /// A page in whatever form the path asks for, and the cursor of the next.
+    pub(crate) fn page(&self, path: &str) -> Result<(String, Option<String>)> {
+        let response = self.send(Method::GET, path, None)?;
+        if !response.status().is_success() {
+            return answer(response).map(|_| Default::default());
+        }
+        let link = response.headers().get("link").and_then(|link| link.to_str().ok()).unwrap_or_default();
+        let next =
+            link.split_once("cursor=").map(|(_, rest)| rest.split(['&', '>']).next().unwrap_or_default());
+        let next = next.map(str::to_owned);
+        Ok((response.text().while_we(|| "the gateway's answer broke off".to_owned())?, next))
+    }
+
     fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
+        answer(self.send(method, path, body)?)
+    }
+
+    fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Response> {
         let url = format!("{}{path}", self.base);
         let mut request = self.http.request(method, url);
         if let Some(key) = &self.key {
@@ -100,12 +117,11 @@ impl Client {
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body.to_string());
         }
-        let response = request.send().map_err(|error| {
+        request.send().map_err(|error| {
             Error::new(format!("no gateway answers at `{}`", self.base))
                 .because(error)
                 .hint("start one with `countersign serve`, or name another with --url")
-        })?;
-        answer(response)
+        })
     }
 }
 

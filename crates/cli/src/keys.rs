@@ -5,15 +5,15 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use action::{Subject, Tenant};
-use gateway::{Caller, Config, Gateway, Installation, KeyAsk, KeyView, Role, SigningKeyView};
+use action::Subject;
+use gateway::{Caller, Gateway, KeyAsk, KeyView, Role, SigningKeyView};
 use receipt::{Jwks, Pin, Timestamp};
 use serde_json::{Value, json};
-use tokio::runtime::{Builder, Runtime};
 
 use crate::api::{Api, Client, encoded};
 use crate::error::{Context, Error, Result};
 use crate::out;
+use crate::resting::Resting;
 
 /// Manage API keys and signing keys
 #[derive(clap::Args)]
@@ -124,7 +124,7 @@ pub(crate) fn bootstrap(config: &Path, who: &[(&str, &str)]) -> Result<Vec<Strin
 /// Whoever holds the keys: a running gateway, or its data directory.
 enum Keeper {
     Running(Client),
-    Resting { installation: Box<Installation>, runtime: Runtime, tenant: Tenant },
+    Resting(Resting),
 }
 
 impl Keeper {
@@ -138,34 +138,18 @@ impl Keeper {
         }
     }
 
-    /// Opens a data directory for its keys alone: neither rules nor providers' secrets are needed for them.
     fn open(config: Option<&Path>, data_dir: Option<&Path>) -> Result<Keeper> {
-        let mut config = Config::read(config).map_err(Error::new)?;
-        if let Some(data_dir) = data_dir {
-            config.data_dir = data_dir.to_owned();
-        }
-        (config.catalogue_dir, config.policy_dir) = (None, None);
-        config.secrets.retain(|name, _| name == "master");
-        config.sandbox.enabled = false;
-        let tenant = config.tenants.first().and_then(|name| Tenant::parse(name).ok()).unwrap_or_default();
-        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        let runtime = runtime.while_we(|| "cannot start".to_owned())?;
-        let installation = runtime.block_on(Installation::open(config, server::render)).map_err(|why| {
-            let held = why.contains(&ledger::Error::Locked.to_string());
-            Error::new(why).maybe_hint(held.then_some(
-                "a gateway runs on it: leave --data-dir and --config out, and pass --url and a key",
-            ))
-        })?;
-        Ok(Keeper::Resting { installation: Box::new(installation), runtime, tenant })
+        Resting::open(config, data_dir, false).map(Keeper::Resting)
     }
 
     fn signing(&self) -> Result<Vec<Value>> {
         match self {
             Keeper::Running(client) => client.list("/v1/signing-keys"),
-            Keeper::Resting { .. } => {
-                let keys = self.locally(
-                    async |gateway: &Gateway, caller: &Caller| gateway.signing_keys(caller).await,
+            Keeper::Resting(resting) => {
+                let keys = resting.as_admin(
+                    resting.production(),
                     None,
+                    async |gateway: &Gateway, caller: &Caller| gateway.signing_keys(caller).await,
                 )?;
                 Ok(keys.iter().map(signing_key).collect())
             }
@@ -175,10 +159,11 @@ impl Keeper {
     fn rotate(&self) -> Result<Value> {
         match self {
             Keeper::Running(client) => client.post("/v1/signing-keys/rotate", &json!({})),
-            Keeper::Resting { .. } => {
-                let key = self.locally(
-                    async |gateway: &Gateway, caller: &Caller| gateway.rotate_signing_key(caller).await,
+            Keeper::Resting(resting) => {
+                let key = resting.as_admin(
+                    resting.production(),
                     None,
+                    async |gateway: &Gateway, caller: &Caller| gateway.rotate_signing_key(caller).await,
                 )?;
                 Ok(signing_key(&key))
             }
@@ -189,11 +174,11 @@ impl Keeper {
         match self {
             Keeper::Running(client) => client
                 .post(&format!("/v1/signing-keys/{}/compromise", encoded(kid)), &json!({"at": at.as_str()})),
-            Keeper::Resting { .. } => {
+            Keeper::Resting(resting) => {
                 let mark = async |gateway: &Gateway, caller: &Caller| {
                     gateway.compromise_signing_key(caller, kid, at.as_str().to_owned()).await
                 };
-                Ok(signing_key(&self.locally(mark, None)?))
+                Ok(signing_key(&resting.as_admin(resting.production(), None, mark)?))
             }
         }
     }
@@ -201,7 +186,7 @@ impl Keeper {
     fn key_set(&self) -> Result<Vec<u8>> {
         match self {
             Keeper::Running(client) => Ok(client.get("/.well-known/jwks.json")?.to_string().into_bytes()),
-            Keeper::Resting { installation, .. } => Ok(installation.production.jwks().as_bytes().to_vec()),
+            Keeper::Resting(resting) => Ok(resting.production().jwks().as_bytes().to_vec()),
         }
     }
 
@@ -222,7 +207,7 @@ impl Keeper {
                 }
                 client.post("/v1/keys", &body)
             }
-            Keeper::Resting { .. } => {
+            Keeper::Resting(resting) => {
                 let ask = KeyAsk {
                     tenant: None,
                     subject: Subject::parse(subject)
@@ -231,9 +216,10 @@ impl Keeper {
                         .ok_or_else(|| Error::new(format!("there is no role `{role}`")))?,
                     default_mandate: default_mandate.map(str::to_owned),
                 };
-                let made = self.locally(
-                    async |gateway: &Gateway, caller: &Caller| gateway.create_key(caller, ask).await,
+                let made = resting.as_admin(
+                    resting.production(),
                     tenant,
+                    async |gateway: &Gateway, caller: &Caller| gateway.create_key(caller, ask).await,
                 )?;
                 Ok(json!({"secret": made.secret, "key": api_key(&made.key)}))
             }
@@ -243,9 +229,12 @@ impl Keeper {
     fn api_keys(&self) -> Result<Vec<Value>> {
         match self {
             Keeper::Running(client) => client.list("/v1/keys"),
-            Keeper::Resting { .. } => {
-                let keys = self
-                    .locally(async |gateway: &Gateway, caller: &Caller| gateway.keys(caller).await, None)?;
+            Keeper::Resting(resting) => {
+                let keys = resting.as_admin(
+                    resting.production(),
+                    None,
+                    async |gateway: &Gateway, caller: &Caller| gateway.keys(caller).await,
+                )?;
                 Ok(keys.iter().map(api_key).collect())
             }
         }
@@ -254,39 +243,15 @@ impl Keeper {
     fn revoke(&self, id: &str) -> Result<Value> {
         match self {
             Keeper::Running(client) => client.post(&format!("/v1/keys/{}/revoke", encoded(id)), &json!({})),
-            Keeper::Resting { .. } => {
-                let key = self.locally(
-                    async |gateway: &Gateway, caller: &Caller| gateway.revoke_key(caller, id).await,
+            Keeper::Resting(resting) => {
+                let key = resting.as_admin(
+                    resting.production(),
                     None,
+                    async |gateway: &Gateway, caller: &Caller| gateway.revoke_key(caller, id).await,
                 )?;
                 Ok(api_key(&key))
             }
         }
-    }
-
-    /// Does something as the administrator that whoever holds the data directory is.
-    fn locally<T>(
-        &self,
-        deed: impl AsyncFnOnce(&Gateway, &Caller) -> std::result::Result<T, gateway::Error>,
-        tenant: Option<&str>,
-    ) -> Result<T> {
-        let Keeper::Resting { installation, runtime, tenant: first } = self else {
-            return Err(Error::new("a gateway runs; ask it instead"));
-        };
-        let parsed = tenant.map_or_else(|| Ok(first.clone()), Tenant::parse);
-        let tenant = parsed.map_err(|why| Error::new("`--tenant` names no tenant").because(why))?;
-        let subject =
-            Subject::parse("data-directory").map_err(|why| Error::new("no subject").because(why))?;
-        let caller = Caller {
-            tenant,
-            subject,
-            role: Role::Admin,
-            key_id: "data directory".to_owned(),
-            key_issuer: None,
-            default_mandate: None,
-        };
-        let done = runtime.block_on(deed(&installation.production, &caller));
-        done.map_err(|refusal| Error::new(refusal.to_string()).maybe_hint(refusal.hint))
     }
 }
 

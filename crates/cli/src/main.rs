@@ -11,6 +11,7 @@
 //!   keys, mandate, approvals,         change a running gateway, as clients of its API
 //!   approvers, freeze, thaw, observe, reload,
 //!   replay
+//!   audit                             read the trail of a running gateway, and prove it whole
 //!   bench                             measure this machine and a gateway on it
 //! ```
 //!
@@ -20,6 +21,7 @@
 mod api;
 mod approvals;
 mod approvers;
+mod audit;
 mod bench;
 mod bindings;
 mod catalog;
@@ -32,6 +34,7 @@ mod mistakes;
 mod out;
 mod policy;
 mod replay;
+mod resting;
 mod serve;
 mod verify;
 
@@ -68,6 +71,7 @@ enum Command {
     Policy(policy::Args),
     Reload(replay::ReloadArgs),
     Replay(replay::Args),
+    Audit(audit::Args),
     Bench(bench::Args),
     #[command(hide = true)]
     DemoBank(demo::BankArgs),
@@ -100,6 +104,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Policy(args) => policy::run(&args),
         Command::Reload(args) => replay::reload(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Audit(args) => audit::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::DemoBank(args) => demo::bank(&args),
     }

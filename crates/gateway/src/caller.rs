@@ -47,6 +47,7 @@ impl Role {
             Deed::Approve => matches!(self, Approver),
             Deed::ReadOwn => true,
             Deed::ReadTenant => matches!(self, Approver | Operator | Auditor | Admin),
+            Deed::Audit => matches!(self, Operator | Auditor | Admin),
             Deed::Govern => matches!(self, Operator | Admin),
             Deed::Administer => matches!(self, Admin),
         }
@@ -64,6 +65,8 @@ pub enum Deed {
     ReadOwn,
     /// Read everything of the tenant.
     ReadTenant,
+    /// Read the audit trail and have it checked.
+    Audit,
     /// Issue and revoke mandates, freeze and thaw.
     Govern,
     /// Manage API keys, signing keys, policies, observe mode.
@@ -114,6 +117,7 @@ mod tests {
         assert_eq!(who(Deed::Approve), [Role::Approver]);
         assert_eq!(who(Deed::Administer), [Role::Admin]);
         assert_eq!(who(Deed::Govern), [Role::Operator, Role::Admin]);
+        assert_eq!(who(Deed::Audit), [Role::Operator, Role::Auditor, Role::Admin]);
         assert!(!Role::Auditor.may(Deed::Govern));
     }
 }

@@ -23,6 +23,7 @@ mod act;
 mod admin;
 mod alert;
 mod approvals;
+mod audit;
 mod authority;
 mod buckets;
 mod caller;
@@ -56,6 +57,7 @@ pub use approvals::{
     Asked, Creation, Credential, DoubtView, GivenView, Greeting, HeldView, PasskeyView, PolicyView, Question,
     Summary,
 };
+pub use audit::{AuditAsk, AuditView, TrailCheck, TrailFinding};
 pub use caller::{Caller, Deed, Role};
 pub use code::Code;
 pub use config::Config;

@@ -6,6 +6,7 @@ use action::{ActionId, Money};
 use ledger::{Draft, Existing, Intent, Settlement, State};
 
 use crate::alert::Alert;
+use crate::audit::labels;
 use crate::caller::Caller;
 use crate::gateway::Gateway;
 use crate::outcome::Reply;
@@ -31,6 +32,7 @@ impl Gateway {
             principal: Arc::clone(row.principal),
             at_ms: row.at_ms,
             amount: row.amount,
+            labels: labels(payload),
             payload: payload.to_bytes()?,
             entry: draft(row.tenant, row.event, row.state, row.action_hash, 1),
         })

@@ -170,11 +170,29 @@ pub enum Broken {
     /// The receipt that is stored is not the one it names.
     #[error("the stored receipt is not the one it names")]
     Receipt,
+    /// No receipt is stored where it names one.
+    #[error("the receipt it names is missing")]
+    NoReceipt,
+    /// Its action's row is gone, and was not pruned.
+    #[error("the action it belongs to is missing")]
+    NoAction,
+    /// An action's row says that it began with this entry, which is not its own.
+    #[error("the action stored with it is not the one it belongs to")]
+    Action,
+    /// The outcome that came with it belongs to another action, or none.
+    #[error("the outcome stored with it is not that of its action")]
+    Outcome,
+    /// The action's row says another state than its last outcome.
+    #[error("the stored state of its action is not the one its last outcome reached")]
+    Fate,
+    /// The index of the audit trail does not lead to what is there.
+    #[error("the index of the audit trail does not fit the entries from here on")]
+    Index,
     /// The record that is stored is not the one it names.
     #[error("the stored record is not the one it names")]
     Record,
     /// The stored approval or rejection is not the one it names.
-    #[error("the stored approval is not the one it names")]
+    #[error("the approval stored with it is missing, or not the one it names")]
     Approval,
     /// A passkey's row does not say what the entries do.
     #[error("the stored passkey is not as the entries have it")]
@@ -183,7 +201,7 @@ pub enum Broken {
     #[error("an entry before it is missing")]
     Missing,
     /// It is the last that tells of pruning, and more is gone than all of them say.
-    #[error("more receipts are gone than were pruned")]
+    #[error("more is gone than was pruned")]
     Pruned,
 }
 
@@ -195,6 +213,8 @@ pub struct Walk {
     head: Option<[u8; 32]>,
     at: Box<str>,
     entries: u64,
+    /// The entry before could not be read: whatever comes next follows.
+    lost: bool,
 }
 
 /// What an entry says of itself that others can be compared with.
@@ -202,6 +222,10 @@ pub struct Walk {
 pub struct Said<'a> {
     /// What happened.
     pub event: &'a str,
+    /// The action it belongs to.
+    pub action: Option<ActionId>,
+    /// The state it says, by the words of the outside.
+    pub state: Option<&'a str>,
     /// SHA-256 of the action record or event record.
     pub action_hash: Option<[u8; 32]>,
     /// SHA-256 of the receipt document.
@@ -231,31 +255,61 @@ impl Walk {
         if entry.hash != Some(Hex::of(hash).as_str()) {
             return Err(Broken::Hash);
         }
-        if entry.previous_hash != self.head.map(Hex::of).as_ref().map(Hex::as_str) {
-            return Err(Broken::Previous);
+        if !self.lost {
+            self.follows(&entry)?;
         }
-        let opens = entry.event == OPENED && entry.seq == 0;
-        if opens {
-            self.at = "".into();
-        } else if self.chain.as_deref() != Some(entry.chain_id) || entry.seq != self.seq + 1 {
-            return Err(Broken::Sequence);
-        }
-        if *entry.at < *self.at {
-            return Err(Broken::Time);
-        }
+        let action = entry.action_id.map(str::parse).transpose().map_err(|_| Broken::Form)?;
         let said = Said {
             event: entry.event,
+            action,
+            state: entry.state,
             action_hash: read(entry.action_hash)?,
             receipt_hash: read(entry.receipt_hash)?,
         };
+        self.stand_at(&entry, Some(hash));
+        Ok(said)
+    }
+
+    fn follows(&self, entry: &Entry<'_>) -> Result<(), Broken> {
+        if entry.previous_hash != self.head.map(Hex::of).as_ref().map(Hex::as_str) {
+            return Err(Broken::Previous);
+        }
+        if entry.event == OPENED && entry.seq == 0 {
+            return Ok(());
+        }
+        if self.chain.as_deref() != Some(entry.chain_id) || entry.seq != self.seq + 1 {
+            return Err(Broken::Sequence);
+        }
+        if *entry.at < *self.at { Err(Broken::Time) } else { Ok(()) }
+    }
+
+    /// Goes on behind an entry that was wrong, believing what it says of itself, so that one mistake is told once.
+    pub(crate) fn pass_over(&mut self, bytes: &[u8]) {
+        match serde_json::from_slice::<Entry<'_>>(bytes) {
+            Ok(entry) => self.stand_at(&entry, read(entry.hash).ok().flatten()),
+            Err(_) => (self.lost, self.entries) = (true, self.entries + 1),
+        }
+    }
+
+    /// Begins behind an entry that was looked at before, or where one is missing.
+    pub(crate) fn resume(&mut self, bytes: Option<&[u8]>) {
+        let entries = self.entries;
+        match bytes {
+            Some(bytes) => self.pass_over(bytes),
+            None => self.lost = true,
+        }
+        self.entries = entries;
+    }
+
+    fn stand_at(&mut self, entry: &Entry<'_>, hash: Option<[u8; 32]>) {
         *self = Walk {
             chain: Some(entry.chain_id.into()),
             seq: entry.seq,
-            head: Some(hash),
+            head: hash,
             at: entry.at.into(),
             entries: self.entries + 1,
+            lost: false,
         };
-        Ok(said)
     }
 
     /// How many entries were walked.
@@ -268,6 +322,40 @@ impl Walk {
     #[must_use]
     pub fn head(&self) -> Option<[u8; 32]> {
         self.head
+    }
+}
+
+/// An entry as it reads, unchecked.
+#[derive(Clone, Debug)]
+pub(crate) struct Reading<'a> {
+    pub(crate) action: Option<ActionId>,
+    pub(crate) chain: &'a str,
+    pub(crate) seq: u64,
+    pub(crate) at_ms: i64,
+    pub(crate) event: &'a str,
+    pub(crate) state: Option<&'a str>,
+    pub(crate) hash: &'a str,
+    pub(crate) previous: Option<&'a str>,
+    pub(crate) receipt: Option<&'a str>,
+    pub(crate) tenant: Option<&'a str>,
+}
+
+impl<'a> Reading<'a> {
+    /// `None` if it cannot be read.
+    pub(crate) fn of(bytes: &'a [u8]) -> Option<Reading<'a>> {
+        let entry: Entry<'a> = serde_json::from_slice(bytes).ok()?;
+        Some(Reading {
+            action: entry.action_id.and_then(|id| id.parse().ok()),
+            chain: entry.chain_id,
+            seq: entry.seq,
+            at_ms: i64::try_from(Timestamp::parse(entry.at).ok()?.unix_millis()).ok()?,
+            event: entry.event,
+            state: entry.state,
+            hash: entry.hash?,
+            previous: entry.previous_hash,
+            receipt: entry.receipt_hash,
+            tenant: entry.tenant_ref,
+        })
     }
 }
 

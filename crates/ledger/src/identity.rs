@@ -54,6 +54,11 @@ pub(crate) fn address(text: &str) -> i64 {
     tag(&digest("address", &[text]))
 }
 
+/// A value that entries of the audit trail are found by. Whoever finds one reads the entry itself.
+pub(crate) fn term(whose: &str, by: u8, value: &str) -> i64 {
+    tag(&digest("term", &[whose, &char::from(b'0' + by).to_string(), value]))
+}
+
 /// Equal refusals of one subject.
 pub(crate) fn refusal(tenant: &Tenant, subject: &Subject, code: &str, request_hash: &[u8; 32]) -> [u8; 32] {
     let mut hasher = Sha256::new();

@@ -6,7 +6,7 @@ use action::{ActionId, Environment, Money, Subject, Tenant};
 use mandate::Limits;
 use sha2::{Digest, Sha256};
 
-use crate::{Draft, Error, State, identity};
+use crate::{Draft, Error, Labels, State, identity};
 
 /// What every action's row says, whatever becomes of it.
 #[derive(Clone, Debug)]
@@ -33,6 +33,8 @@ pub struct Intent {
     pub at_ms: i64,
     /// What is at stake and is debited from each mandate; `None` where there is no money.
     pub amount: Option<Money>,
+    /// What its entries are found by. It outlives the payload.
+    pub labels: Labels,
     /// Whatever is needed to resume, show or replay the action. Erasable.
     pub payload: Vec<u8>,
     /// The ledger entry that goes with this row.

@@ -26,6 +26,7 @@
 //! write brings its time. After a failed write it writes nothing more until it is opened again.
 
 mod admit;
+mod audit;
 mod authority;
 mod entry;
 mod error;
@@ -33,6 +34,7 @@ mod facts;
 mod fail;
 mod generations;
 mod identity;
+mod inspect;
 mod intake;
 mod lock;
 mod memory;
@@ -47,6 +49,7 @@ use action::{ActionId, Subject, Tenant};
 use futures_util::future::BoxFuture;
 
 pub use admit::{Cell, Claimed, Item, Rows, admit};
+pub use audit::{About, Audited, Labels, Order, Owner, Search};
 pub use authority::{ApiKey, Freeze, Held, Mandate, Passkey, Revocation, Scope};
 pub use entry::{
     Broken, Draft, Event, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, Said, Session, Walk,
@@ -55,13 +58,14 @@ pub use error::Error;
 pub use facts::{Facts, FactsQuery, Figures, Filter, Repeat, Verified};
 pub use fail::FailPoints;
 pub use identity::Claim;
+pub use inspect::{Finding, Inspected, Place, Testimony, Witness};
 pub use intake::{
     Admission, Approval, Debit, Effect, Hold, Intent, Outcome, Receipt, Refusal, Reply, Resumption,
     Settlement, Tolerance,
 };
 pub use lock::Lock;
 pub use memory::Memory;
-pub use sqlite::{Options, Sqlite};
+pub use sqlite::{Options, Sqlite, unpack};
 pub use state::State;
 pub use stored::{Admitted, Counted, Earlier, Existing, Given, Obstacle, Page, Recorded, Settled, Stored};
 
@@ -260,7 +264,24 @@ pub trait Ledger: Send + Sync {
     /// Ledger entries in order, each with its row number.
     fn entries(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<(i64, Vec<u8>)>>;
 
-    /// Walks all entries and compares receipts and records with them.
+    /// A tenant's entries, found by what they are about, in the order asked for; `after` is the row of the last one
+    /// looked at.
+    ///
+    /// There is a bound on what one call looks at: a part may hold fewer rows than asked for, even none, and still be
+    /// followed by another. An entry whose action was pruned is not listed any more.
+    fn audit<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        search: Search,
+        order: Order,
+        after: Option<i64>,
+        limit: u32,
+    ) -> Answer<'a, Page<Audited>>;
+
+    /// Looks closely at the next stretch of the chain: every entry, and the rows and receipts that belong to it.
+    fn inspect(&self, after: Option<Place>) -> Answer<'_, Inspected>;
+
+    /// Walks all entries and compares receipts, records and rows with them.
     ///
     /// # Errors
     /// [`Error::Chain`] naming the first that is wrong.

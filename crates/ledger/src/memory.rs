@@ -8,14 +8,15 @@ use mandate::Account;
 use sha2::{Digest, Sha256};
 
 use crate::admit::{Claimed, Gate, Item, Rows, admit, corrected};
-use crate::entry::{self, APPROVED, Chain, REJECTED};
+use crate::entry::{self, APPROVED, Chain, REJECTED, Reading};
 use crate::identity::{self, Claim};
 use crate::pruned::Pruned;
 use crate::stored::page;
 use crate::{
-    Admission, Admitted, Answer, ApiKey, Approval, Counted, Draft, Earlier, Error, Event, Existing, Facts,
-    FactsQuery, Figures, Filter, Freeze, Given, Held, Ledger, Mandate, Outcome, Page, Passkey, Recorded,
-    Refusal, Repeat, Resumption, Revocation, Scope, Settled, Settlement, State, Stored, Verified, Walk,
+    About, Admission, Admitted, Answer, ApiKey, Approval, Audited, Broken, Counted, Draft, Earlier, Error,
+    Event, Existing, Facts, FactsQuery, Figures, Filter, Finding, Freeze, Given, Held, Inspected, Labels,
+    Ledger, Mandate, Order, Outcome, Owner, Page, Passkey, Place, Recorded, Refusal, Repeat, Resumption,
+    Revocation, Scope, Search, Settled, Settlement, State, Stored, Testimony, Verified, Walk, Witness,
 };
 
 /// Everything in memory, behind one lock.
@@ -44,6 +45,7 @@ struct World {
 
 struct Row {
     stored: Stored,
+    labels: Labels,
     claim: Option<Claim>,
     effect: Option<[u8; 32]>,
     /// Since when it claims its effect.
@@ -180,8 +182,8 @@ impl World {
         self.last = row;
         let claimed_ms = intent.at_ms;
         let (outcomes, approvals) = (Vec::new(), Vec::new());
-        let claim = item.claim;
-        self.actions.insert(row, Row { stored, claim, effect, claimed_ms, outcomes, approvals });
+        let (claim, labels) = (item.claim, intent.labels.clone());
+        self.actions.insert(row, Row { stored, labels, claim, effect, claimed_ms, outcomes, approvals });
         self.ids.insert(intent.id, row);
         match &item.gate {
             Gate::Admit { .. } => self.append(intent.at_ms, Some(intent.id), &intent.entry, None, None),
@@ -402,26 +404,94 @@ impl World {
         }
     }
 
-    fn verify(&self) -> Result<Verified, Error> {
+    /// The entries in the order of the chain, but for those of actions that were pruned.
+    fn audited(&self) -> Vec<Audited> {
+        let about = |entry: &Reading<'_>, record: &Option<Vec<u8>>| match entry.action {
+            None => Some(About::Event(record.clone())),
+            Some(id) => {
+                let Row { stored, labels, .. } = self.row(id)?;
+                let Stored { tenant, subject, archetype, at_ms, payload, .. } = stored.clone();
+                let labels = labels.clone();
+                Some(About::Action(Box::new(Owner {
+                    id,
+                    tenant,
+                    subject,
+                    archetype,
+                    at_ms,
+                    labels,
+                    payload,
+                })))
+            }
+        };
+        let entries = (1..).zip(&self.entries).filter_map(|(row, (bytes, record))| {
+            let entry = Reading::of(bytes)?;
+            Some(Audited::new(row, &entry, about(&entry, record)?))
+        });
+        entries.collect()
+    }
+
+    fn inspect(&self) -> Inspected {
         let mut walk = Walk::default();
-        for (row, (bytes, record)) in (1..).zip(&self.entries) {
-            let said = walk.step(bytes).map_err(|broken| Error::Chain { row, broken })?;
-            let hash = record.as_ref().map(|record| Sha256::digest(record).into());
-            if record.is_some() && said.action_hash != hash {
-                return Err(Error::Chain { row, broken: crate::Broken::Record });
+        let mut found = Inspected { last: self.last_entry(), ..Inspected::default() };
+        for (entry, (bytes, record)) in (1..).zip(&self.entries) {
+            let broken = match walk.step(bytes) {
+                Err(broken) => Some(broken),
+                Ok(said) => {
+                    let hash = record.as_ref().map(|record| Sha256::digest(record).into());
+                    (record.is_some() && said.action_hash != hash).then_some(Broken::Record)
+                }
+            };
+            found.findings.extend(broken.map(|broken| Finding { entry, action: None, tenant: None, broken }));
+        }
+        for row in self.actions.values() {
+            let Stored { id, tenant, .. } = &row.stored;
+            for (approver, given) in &row.approvals {
+                let bytes = self.entries.get(usize::try_from(given.entry - 1).unwrap_or(usize::MAX));
+                let named = bytes.and_then(|(bytes, _)| entry::action_hash_of(bytes));
+                let fits = named == Some(Sha256::digest(&given.record).into());
+                found.approvals += 1;
+                found.findings.extend((!fits).then(|| Finding {
+                    entry: given.entry,
+                    action: Some(*id),
+                    tenant: Some(tenant.clone()),
+                    broken: Broken::Approval,
+                }));
+                let agrees =
+                    bytes.and_then(|(bytes, _)| Reading::of(bytes)).is_some_and(|it| it.event == APPROVED);
+                let (round, approver, record) = (given.round, approver.as_str().into(), given.record.clone());
+                let testimony = Testimony::Approval { round, approver, agrees, record };
+                found.witnesses.push(Witness {
+                    entry: given.entry,
+                    action: *id,
+                    tenant: tenant.clone(),
+                    testimony,
+                });
             }
         }
-        let mut heard = 0;
-        for (_, given) in self.actions.values().flat_map(|row| &row.approvals) {
-            let bytes = self.entries.get(usize::try_from(given.entry - 1).unwrap_or(usize::MAX));
-            let named = bytes.and_then(|(bytes, _)| entry::action_hash_of(bytes));
-            if named != Some(Sha256::digest(&given.record).into()) {
-                return Err(Error::Chain { row: given.entry, broken: crate::Broken::Approval });
-            }
-            heard += 1;
+        let receipts = self.outcomes.values().filter_map(|settled| {
+            let Stored { subject, archetype, key, .. } = self.row(settled.action)?.stored.clone();
+            let (state, receipt) = (settled.state, settled.receipt.clone()?);
+            let testimony = Testimony::Receipt { subject, archetype, key, state, said: None, receipt };
+            let (action, tenant) = (settled.action, settled.tenant.clone());
+            Some(Witness { entry: settled.entry, action, tenant, testimony })
+        });
+        let receipts: Vec<Witness> = receipts.collect();
+        found.receipts = receipts.len() as u64;
+        found.witnesses.extend(receipts);
+        (found.entries, found.head) = (walk.entries(), walk.head());
+        found
+    }
+
+    fn last_entry(&self) -> i64 {
+        i64::try_from(self.entries.len()).unwrap_or(i64::MAX)
+    }
+
+    fn verify(&self) -> Result<Verified, Error> {
+        let Inspected { findings, entries, receipts, approvals, head, .. } = self.inspect();
+        match findings.into_iter().next() {
+            Some(Finding { entry: row, broken, .. }) => Err(Error::Chain { row, broken }),
+            None => Ok(Verified { entries, receipts, approvals, head }),
         }
-        let receipts = self.outcomes.values().filter(|outcome| outcome.receipt.is_some()).count() as u64;
-        Ok(Verified { entries: walk.entries(), receipts, approvals: heard, head: walk.head() })
     }
 }
 
@@ -765,6 +835,35 @@ impl Ledger for Memory {
             let rows = rows.take(limit as usize).map(|(row, (bytes, _))| (row, bytes.clone()));
             Ok(page(rows.collect(), limit, |(row, _)| *row))
         })
+    }
+
+    fn audit<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        search: Search,
+        order: Order,
+        after: Option<i64>,
+        limit: u32,
+    ) -> Answer<'a, Page<Audited>> {
+        self.now(move |world| {
+            let wanted = |found: &Audited| {
+                let due = after.is_none_or(|after| match order {
+                    Order::NewestFirst => found.row < after,
+                    Order::OldestFirst => found.row > after,
+                });
+                due && search.lets_pass(tenant, found)
+            };
+            let all = world.audited().into_iter().filter(wanted);
+            let rows: Vec<Audited> = match order {
+                Order::NewestFirst => all.rev().take(limit as usize).collect(),
+                Order::OldestFirst => all.take(limit as usize).collect(),
+            };
+            Ok(page(rows, limit, |found| found.row))
+        })
+    }
+
+    fn inspect(&self, _: Option<Place>) -> Answer<'_, Inspected> {
+        self.now(|world| Ok(world.inspect()))
     }
 
     fn verify(&self) -> Answer<'_, Verified> {

@@ -17,10 +17,12 @@ use action::Tenant;
 use common::*;
 use futures_util::future::join_all;
 use ledger::{
-    Admission, Admitted, Approval, Broken, Effect, Error, FactsQuery, FailPoints, Freeze, Ledger, Obstacle,
-    Options, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, Scope, Sqlite, State, Tolerance,
+    Admission, Admitted, Approval, Broken, Effect, Error, FactsQuery, FailPoints, Freeze, Labels, Ledger,
+    Obstacle, Options, Order, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, Scope, Search, Sqlite,
+    State, Tolerance,
 };
 use rusqlite::{Connection, params};
+use sha2::{Digest, Sha256};
 
 fn open(directory: &Path, options: Options) -> Sqlite {
     Sqlite::open(&directory.join("ledger.db"), options).unwrap()
@@ -263,15 +265,7 @@ fn a_store_of_the_first_version_opens_with_all_it_has_and_what_it_held_only_expi
     wait(ledger.settle(settlement(done, State::Executed, "done"))).unwrap();
     let said = wait(ledger.outcomes(&Tenant::default(), done)).unwrap().remove(0);
     drop(ledger);
-    let plain = said.receipt.clone().unwrap().document;
-    let then = db(directory.path());
-    then.execute(
-        "UPDATE outcome SET document = ?1, payload = ?2, body = ?3",
-        params![plain, said.payload, said.reply.as_ref().unwrap().body],
-    )
-    .unwrap();
-    then.execute_batch(BACK_TO_VERSION_1).unwrap();
-    drop(then);
+    back_to(1, directory.path());
     let reopened = open(directory.path(), Options::new("chain-2", NOW));
     let stored = wait(reopened.action(&Tenant::default(), held)).unwrap().unwrap();
     assert_eq!((stored.state, stored.round, stored.needed), (State::Held, 0, 0));
@@ -290,13 +284,48 @@ fn a_store_of_the_first_version_opens_with_all_it_has_and_what_it_held_only_expi
     wait(reopened.verify()).unwrap();
 }
 
-/// The shape of then.
-const BACK_TO_VERSION_1: &str = "
-    DROP TABLE passkey; DROP TABLE approval; ALTER TABLE api_key DROP COLUMN created_by;
-    ALTER TABLE action DROP COLUMN resumed_row; ALTER TABLE action DROP COLUMN resumed;
-    ALTER TABLE action DROP COLUMN needed; ALTER TABLE action DROP COLUMN round;
-    ALTER TABLE effect RENAME COLUMN row TO action; ALTER TABLE address RENAME COLUMN row TO outcome;
-    DELETE FROM refinery_schema_history WHERE version > 1;";
+/// Gives the store the shape it had after this migration, and its rows the form of then.
+fn back_to(version: i64, directory: &Path) {
+    let db = db(directory);
+    for (table, column) in
+        [("action", "payload"), ("outcome", "payload"), ("outcome", "body"), ("outcome", "document")]
+    {
+        let sql = format!("SELECT row, {column} FROM {table} WHERE {column} IS NOT NULL");
+        let rows: Vec<(i64, Vec<u8>)> = db
+            .prepare(&sql)
+            .unwrap()
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
+        for (row, packed) in rows {
+            let sql = format!("UPDATE {table} SET {column} = ?2 WHERE row = ?1");
+            db.execute(&sql, params![row, ledger::unpack(&packed).unwrap()]).unwrap();
+        }
+    }
+    for (_, undo) in UNDONE.iter().filter(|(made, _)| *made > version) {
+        db.execute_batch(undo).unwrap();
+    }
+    db.execute("DELETE FROM refinery_schema_history WHERE version > ?1", [version]).unwrap();
+}
+
+const UNDONE: &[(i64, &str)] = &[
+    (7, "ALTER TABLE effect RENAME COLUMN row TO action; ALTER TABLE address RENAME COLUMN row TO outcome"),
+    (5, "DROP TABLE passkey"),
+    (
+        3,
+        "DROP TABLE audit_slice; DROP TABLE audit_term; DROP TABLE pruning;
+         ALTER TABLE action DROP COLUMN session; ALTER TABLE action DROP COLUMN verb;
+         ALTER TABLE action DROP COLUMN target; ALTER TABLE action DROP COLUMN level;
+         ALTER TABLE action DROP COLUMN regulations",
+    ),
+    (
+        2,
+        "DROP TABLE approval; ALTER TABLE api_key DROP COLUMN created_by;
+         ALTER TABLE action DROP COLUMN resumed_row; ALTER TABLE action DROP COLUMN resumed;
+         ALTER TABLE action DROP COLUMN needed; ALTER TABLE action DROP COLUMN round",
+    ),
+];
 
 /// A migration that is cut off between its last statement and the note that it was made leaves nothing behind.
 #[test]
@@ -305,7 +334,8 @@ fn a_migration_and_the_note_of_it_are_one_commit() {
     drop(sqlite(directory.path()));
     let refuse =
         "CREATE TRIGGER cut BEFORE INSERT ON refinery_schema_history BEGIN SELECT raise(ABORT, 'cut'); END;";
-    db(directory.path()).execute_batch(&format!("{BACK_TO_VERSION_1}{refuse}")).unwrap();
+    back_to(1, directory.path());
+    db(directory.path()).execute_batch(refuse).unwrap();
     let cut = Sqlite::open(&directory.path().join("ledger.db"), Options::new("chain-2", NOW));
     assert!(matches!(cut.map(drop), Err(Error::Open(_))));
     db(directory.path()).execute_batch("DROP TRIGGER cut").unwrap();
@@ -339,6 +369,29 @@ fn all_migrations_make_the_golden_shape_and_run_once() {
     golden("schema.sql", &(found.join(";\n") + ";\n"));
 }
 
+#[test]
+fn an_action_from_before_the_audit_trail_is_found_by_what_its_payload_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = sqlite(directory.path());
+    let mut first = admission("a");
+    first.intent.payload = br#"{"guarantee_level":"atp-1","session_id":"trip-1","v":1}"#.to_vec();
+    admitted(&ledger, first);
+    let mut erased = admission("b");
+    erased.intent.payload = Vec::new();
+    admitted(&ledger, erased);
+    drop(ledger);
+    back_to(2, directory.path());
+    let ledger = open(directory.path(), Options::new("chain-2", NOW + 1000));
+    let find = |search| {
+        let tenant = Tenant::default();
+        let page = ledger.audit(&tenant, search, Order::NewestFirst, None, 10);
+        wait(page).unwrap().rows.len()
+    };
+    assert_eq!(find(Search::default()), 2);
+    assert_eq!(find(Search { session: Some("trip-1".into()), ..Search::default() }), 1);
+    assert_eq!(find(Search { level: Some("atp-1".into()), ..Search::default() }), 1);
+}
+
 // Formats that outlive a release.
 
 #[test]
@@ -351,6 +404,13 @@ fn entries_and_rows_have_their_golden_form() {
         ..payment("k-1", 250, &["mandate-1", "mandate-0"])
     };
     admission.intent.id = action::ActionId::new(NOW as u64, [9; 10]);
+    admission.intent.labels = Labels {
+        session: Some("trip-1".into()),
+        verb: Some("deploy".into()),
+        target: Some("catalog".into()),
+        level: Some("atp-2".into()),
+        regulations: vec!["GDPR-Art-17".into(), "DORA".into()],
+    };
     let mut settled = settlement(admission.intent.id, State::Executed, "a");
     settled.outcome.entry.state = Some("COMPLETED");
     settled.outcome.entry.session = Some(ledger::Session {
@@ -370,11 +430,25 @@ fn entries_and_rows_have_their_golden_form() {
         let value: serde_json::Value = serde_json::from_slice(bytes).unwrap();
         assert_eq!(serde_json_canonicalizer::to_vec(&value).unwrap(), *bytes, "an entry is canonical JSON");
     }
+    // The first slice of the audit trail ends.
+    wait(join_all((0..1020).map(|_| ledger.record(event("key_rotated")))));
     drop(ledger);
 
     let db = db(directory.path());
     let mut rows = String::new();
-    for table in ["action", "fate", "outcome", "address", "effect", "account", "series", "seen", "meta"] {
+    for table in [
+        "action",
+        "fate",
+        "outcome",
+        "address",
+        "effect",
+        "account",
+        "series",
+        "seen",
+        "meta",
+        "audit_slice",
+        "audit_term",
+    ] {
         let mut select = db.prepare(&format!("SELECT * FROM {table}")).unwrap();
         let names: Vec<String> = select.column_names().into_iter().map(String::from).collect();
         let mut found = select.query([]).unwrap();
@@ -395,6 +469,9 @@ fn shown(value: rusqlite::types::ValueRef<'_>) -> String {
         ValueRef::Integer(number) => number.to_string(),
         ValueRef::Real(number) => number.to_string(),
         ValueRef::Text(text) => format!("{:?}", String::from_utf8_lossy(text)),
+        ValueRef::Blob(bytes) if bytes.len() > 1024 => {
+            format!("{} bytes of sha256 {}", bytes.len(), hex::encode(Sha256::digest(bytes)))
+        }
         ValueRef::Blob(bytes) => format!("x'{}'", hex::encode(bytes)),
     }
 }
@@ -712,7 +789,7 @@ fn what_was_altered_is_found_and_named() {
         ("DELETE FROM entry WHERE row = 3", 4, Broken::Missing),
         ("DELETE FROM entry WHERE row = 1", 2, Broken::Missing),
         ("UPDATE outcome SET document = x'00'", 3, Broken::Receipt),
-        ("UPDATE outcome SET document = NULL", 3, Broken::Receipt),
+        ("UPDATE outcome SET document = NULL", 3, Broken::NoReceipt),
         ("UPDATE entry SET record = x'00' WHERE row = 4", 4, Broken::Record),
     ];
     for (sql, row, broken) in alterations {
@@ -764,7 +841,7 @@ fn a_passkey_that_no_entry_tells_of_is_found_and_named() {
     let forgeries = [
         ("UPDATE passkey SET revoked = NULL WHERE id = 'pk-2'", 5),
         ("UPDATE passkey SET enrolled = 2 WHERE id = 'pk-2'", 2),
-        ("DELETE FROM passkey WHERE id = 'pk-1'", 3),
+        ("DELETE FROM passkey WHERE id = 'pk-1'", 2),
         (
             "INSERT INTO passkey SELECT row + 9, 'pk-3', tenant, x'03', registered, enrolled, NULL FROM passkey LIMIT 1",
             2,
@@ -810,21 +887,25 @@ fn entries_swapped_or_from_another_chain_do_not_follow() {
 
 #[test]
 fn a_pruned_store_verifies_and_what_was_altered_in_it_is_still_found() {
-    let alterations: [(&str, i64, Broken); 8] = [
+    let alterations: [(&str, i64, Broken); 10] = [
         ("UPDATE outcome SET document = x'00' WHERE entry = 4", 4, Broken::Receipt),
-        ("UPDATE outcome SET document = NULL WHERE entry = 4", 4, Broken::Receipt),
+        ("UPDATE outcome SET document = NULL WHERE entry = 4", 4, Broken::NoReceipt),
         ("UPDATE outcome SET document = x'00' WHERE entry = 7", 7, Broken::Receipt),
-        ("DELETE FROM outcome WHERE entry = 7", 7, Broken::Receipt),
+        ("DELETE FROM outcome WHERE entry = 7", 7, Broken::NoReceipt),
         ("DELETE FROM entry WHERE row = 3", 4, Broken::Missing),
         // What was not pruned, although it is older than what was.
         ("DELETE FROM outcome WHERE entry = 4", 8, Broken::Pruned),
         // Nothing but the record in the chain says what may be gone.
-        ("UPDATE entry SET record = NULL WHERE row = 8", 5, Broken::Receipt),
+        ("UPDATE entry SET record = NULL WHERE row = 8", 2, Broken::NoAction),
         (
             "UPDATE entry SET record = cast(replace(cast(record AS text), '5', '9') AS blob) WHERE row = 8",
-            8,
-            Broken::Record,
+            2,
+            Broken::NoAction,
         ),
+        // Nor does a place to look, once it is gone.
+        ("DELETE FROM pruning", 2, Broken::NoAction),
+        // An action that was not pruned, between those that were and those that come after.
+        ("DELETE FROM action WHERE row = 2", 4, Broken::NoAction),
     ];
     for (sql, row, broken) in alterations {
         let directory = tempfile::tempdir().unwrap();
@@ -852,6 +933,24 @@ fn a_pruned_store_verifies_and_what_was_altered_in_it_is_still_found() {
 }
 
 #[test]
+fn an_action_that_is_gone_beside_those_that_were_pruned_is_missed() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = sqlite(directory.path());
+    let older = admitted(&ledger, admission("a"));
+    wait(ledger.settle(settlement(older, State::Executed, "a"))).unwrap();
+    admitted(&ledger, admission("b"));
+    admitted(&ledger, admission("c"));
+    assert_eq!(wait(ledger.prune(NOW + 1, 10, NOW + 20)).unwrap(), 1);
+    wait(ledger.verify()).unwrap();
+    // It left nothing else behind, and the entry that tells of the pruning comes after its own.
+    db(directory.path())
+        .execute_batch("DELETE FROM action WHERE row = 2; DELETE FROM fate WHERE row = 2")
+        .unwrap();
+    let found = wait(ledger.verify());
+    assert!(matches!(found, Err(Error::Chain { row: 6, broken: Broken::Pruned })), "{found:?}");
+}
+
+#[test]
 fn a_mark_that_was_raised_by_hand_hides_nothing() {
     for prunes in [false, true] {
         let directory = tempfile::tempdir().unwrap();
@@ -875,7 +974,7 @@ fn a_mark_that_was_raised_by_hand_hides_nothing() {
             )
             .unwrap();
         let found = wait(ledger.verify());
-        assert!(matches!(found, Err(Error::Chain { row: 5, broken: Broken::Receipt })), "{found:?}");
+        assert!(matches!(found, Err(Error::Chain { row: 5, broken: Broken::NoReceipt })), "{found:?}");
     }
 }
 

@@ -41,6 +41,17 @@ impl Timestamp {
         Self(text)
     }
 
+    /// Milliseconds after the Unix epoch; a moment before it becomes the epoch.
+    #[must_use]
+    pub fn unix_millis(&self) -> u64 {
+        let number = |from: usize, to: usize| {
+            self.0[from..to].iter().fold(0, |sum, byte| sum * 10 + u64::from(byte.wrapping_sub(b'0')))
+        };
+        let in_day =
+            number(11, 13) * 3_600_000 + number(14, 16) * 60_000 + number(17, 19) * 1000 + number(20, 23);
+        days_from_civil(number(0, 4), number(5, 7), number(8, 10)) * MILLIS_PER_DAY + in_day
+    }
+
     /// The text, as it stands in receipts.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -121,6 +132,16 @@ fn civil_from_days(days: u64) -> (u64, u64, u64) {
     (year, month, day)
 }
 
+/// The inverse: days after 1970-01-01, none for a day before.
+fn days_from_civil(year: u64, month: u64, day: u64) -> u64 {
+    let year = if month <= 2 { year.saturating_sub(1) } else { year };
+    let (era, year_of_era) = (year / 400, year % 400);
+    let shifted = if month > 2 { month - 3 } else { month + 9 };
+    let day_of_year = (153 * shifted + 2) / 5 + day - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    (era * 146_097 + day_of_era).saturating_sub(719_468)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -136,6 +157,7 @@ mod tests {
             (u64::MAX, "9999-12-31T23:59:59.999Z"),
         ] {
             assert_eq!(Timestamp::from_unix_millis(millis).as_str(), text);
+            assert_eq!(Timestamp::parse(text).unwrap().unix_millis(), millis.min(LAST_MILLI));
         }
     }
 
@@ -145,6 +167,7 @@ mod tests {
         for day in 0..=LAST_MILLI / MILLIS_PER_DAY {
             let at = Timestamp::from_unix_millis(day * MILLIS_PER_DAY + day % MILLIS_PER_DAY);
             assert_eq!(Timestamp::parse(at.as_str()), Ok(at));
+            assert_eq!(at.unix_millis(), day * MILLIS_PER_DAY + day % MILLIS_PER_DAY, "{at}");
             assert!(last < Some(at), "{at}");
             last = Some(at);
         }

@@ -21,7 +21,7 @@ use utoipa::openapi::{
 };
 
 use crate::errors;
-use crate::faces::{actions, approvals, keys, mandates, operations};
+use crate::faces::{actions, approvals, audit, keys, mandates, operations};
 use crate::fault;
 use crate::routes::{Place, ROUTES, Route, Who};
 
@@ -78,6 +78,9 @@ pub enum Schema {
     PasskeyList,
     Passkey,
     Approvers,
+    AuditCheck,
+    AuditEntry,
+    AuditPage,
     Replay,
     Receipt,
     MandateRequest,
@@ -135,6 +138,9 @@ impl Schema {
                 .items(of::<approvals::ApproverFile>(components))
                 .build()
                 .into(),
+            Schema::AuditCheck => of::<audit::Check>(components),
+            Schema::AuditEntry => of::<audit::Entry>(components),
+            Schema::AuditPage => of::<audit::Page>(components),
             Schema::Replay => of::<actions::Replay>(components),
             Schema::Receipt => of::<Receipt>(components),
             Schema::MandateRequest => of::<mandates::MandateRequest>(components),
@@ -503,7 +509,13 @@ fn tag(path: &str) -> &'static str {
         {
             "Approvals"
         }
-        Some("v1") if path.starts_with("/v1/actions") || path.starts_with("/v1/receipts") => "Records",
+        Some("v1")
+            if ["/v1/actions", "/v1/audit", "/v1/receipts"]
+                .iter()
+                .any(|records| path.starts_with(records)) =>
+        {
+            "Records"
+        }
         Some("v1") => "Operation",
         _ => "Service",
     }

@@ -1,11 +1,27 @@
 //! Ways to answer.
 
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
 use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use gateway::{Code, Error};
 use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY};
 use http::{HeaderValue, StatusCode};
+use http_body_util::Full;
+use hyper::body::{Body, Frame, SizeHint};
 use serde::Serialize;
 
 use crate::request::Response;
+
+/// What is said: nearly always one piece that is known whole before a word of it is sent.
+pub(crate) enum Said {
+    /// All of it.
+    Whole(Full<Bytes>),
+    /// Made while it is taken. An error breaks the connection off.
+    Parts(BoxStream<'static, std::io::Result<Bytes>>),
+}
 
 /// A JSON body of one of our own types.
 pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Response {
@@ -22,6 +38,23 @@ pub(crate) fn list<T: Serialize>(items: Vec<T>) -> Response {
 #[derive(Serialize)]
 struct Items<T> {
     items: Vec<T>,
+}
+
+/// Parts of some type, made while they are taken.
+pub(crate) fn parts(
+    content_type: &'static str,
+    parts: BoxStream<'static, std::io::Result<Bytes>>,
+) -> Response {
+    let mut response = Response::new(Said::Parts(parts));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// How many rows a page is to have.
+pub(crate) fn rows(limit: Option<&str>) -> Result<u32, Error> {
+    let Some(limit) = limit else { return Ok(50) };
+    let rows = limit.parse().ok().filter(|rows| (1..=200).contains(rows));
+    rows.ok_or_else(|| Error::new(Code::ValidationFailed, "limit is not between 1 and 200").field("?limit"))
 }
 
 /// Bytes of some type.
@@ -42,4 +75,44 @@ pub(crate) fn page(html: String, policy: &'static str) -> Response {
     headers.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
     headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
     response
+}
+
+impl<T: Into<Bytes>> From<T> for Said {
+    fn from(bytes: T) -> Said {
+        Said::Whole(Full::new(bytes.into()))
+    }
+}
+
+impl Body for Said {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
+        match &mut *self {
+            Said::Whole(whole) => {
+                Pin::new(whole).poll_frame(context).map_err(|never: Infallible| match never {})
+            }
+            Said::Parts(parts) => loop {
+                // A part may be empty, and an empty frame is nothing to send.
+                match ready!(parts.as_mut().poll_next(context)) {
+                    Some(Ok(part)) if part.is_empty() => {}
+                    part => return Poll::Ready(part.map(|part| part.map(Frame::data))),
+                }
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Said::Whole(whole) if whole.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Said::Whole(whole) => whole.size_hint(),
+            Said::Parts(_) => SizeHint::default(),
+        }
+    }
 }

@@ -10,10 +10,11 @@ use gateway::{Code, Error, Gateway};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use serde::de::DeserializeOwned;
 
+use crate::reply::Said;
 use crate::site::Site;
 
 /// A request that has found its route.
@@ -161,8 +162,8 @@ impl From<Vec<u8>> for Body {
     }
 }
 
-/// What every face answers with: one piece, known whole before it is said.
-pub(crate) type Response = http::Response<Full<Bytes>>;
+/// What every face answers with.
+pub(crate) type Response = http::Response<Said>;
 
 pub(crate) const EP_VERSION: HeaderName = HeaderName::from_static("ep-version");
 pub(crate) const EP_MODE: HeaderName = HeaderName::from_static("ep-mode");

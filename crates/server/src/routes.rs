@@ -7,7 +7,8 @@ use gateway::{Code, Deed, Error, Role};
 use http::{HeaderMap, Method};
 
 use crate::faces::{
-    actions, approval_page, approvals, discovery, execution_protocol, keys, mandates, operations, receipts,
+    actions, approval_page, approvals, audit, discovery, execution_protocol, keys, mandates, operations,
+    receipts,
 };
 use crate::fault::Audience;
 use crate::openapi::{Answer, Schema};
@@ -140,6 +141,23 @@ const SENDING: &[Code] =
 const DRY_RUN: &[(&str, &str)] = &[("dry_run", "`true`: decide only; nothing is recorded or sent")];
 const PAGE: &[(&str, &str)] =
     &[("cursor", "`next_cursor` of the page before"), ("limit", "rows of a page, 1 to 200; default 50")];
+
+const TRAIL: &[(&str, &str)] = &[
+    ("agent_id", "of actions this agent asked for"),
+    ("session_id", "of the session the client named"),
+    ("time_from", "at or after this RFC 3339 time"),
+    ("time_to", "before this RFC 3339 time"),
+    ("verb", "with this verb, which is the archetype where the action came with none"),
+    ("archetype", "of this archetype"),
+    ("regulation_ref", "under this regulation"),
+    ("guarantee_level", "`atp-1`, `atp-2` or `atp-3`"),
+    ("result_state", "that reached this state"),
+    ("order", "`newest` first, the default, or `oldest`"),
+    ("format", "`json`, `jsonl`, `csv` or `prov`; absent: by `Accept`"),
+    ("cursor", "`next_cursor` of the page before"),
+    ("limit", "entries of a page, 1 to 200; default 50, and no end for `jsonl` and `csv`"),
+];
+const STRETCH: &[(&str, &str)] = &[("cursor", "`next_cursor` of the stretch before")];
 
 /// The table. The first route is the busiest.
 pub static ROUTES: &[Route] = &[
@@ -302,6 +320,30 @@ pub static ROUTES: &[Route] = &[
         query: &[],
         codes: &[Code::NotFound, Code::StateConflict],
         handler: by!(approvals::revoke),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/audit",
+        place: Place::Both,
+        who: Who::May(Deed::Audit),
+        summary: "The audit trail: an entry for each thing that happened to an action, and for each act of those who govern",
+        body: None,
+        answers: audit::ANSWERS,
+        query: TRAIL,
+        codes: &[],
+        handler: by!(audit::list),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/audit/verify",
+        place: Place::Both,
+        who: Who::May(Deed::Audit),
+        summary: "Check a stretch of the ledger's chain, and the rows and receipts that belong to it",
+        body: None,
+        answers: &[Answer::json(200, "What is missing or altered in it", Schema::AuditCheck)],
+        query: STRETCH,
+        codes: &[],
+        handler: by!(audit::verify),
     },
     Route {
         method: Method::GET,
@@ -769,9 +811,9 @@ impl Route {
     pub(crate) fn audience(&self) -> Audience {
         match self.who {
             Who::Session | Who::May(Deed::Approve | Deed::Govern | Deed::Administer) => Audience::Operators,
-            Who::May(Deed::Execute | Deed::ReadOwn | Deed::ReadTenant) | Who::Anyone | Who::Figures => {
-                Audience::Agents
-            }
+            Who::May(Deed::Execute | Deed::ReadOwn | Deed::ReadTenant | Deed::Audit)
+            | Who::Anyone
+            | Who::Figures => Audience::Agents,
         }
     }
 

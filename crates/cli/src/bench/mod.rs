@@ -6,6 +6,7 @@
 //!   echo      bare axum, same client, same bytes in and out            ─┐ each a process of its own,
 //!   gateway   `countersign serve`, production, mandates, ten policies  ─┤ driven by a third:
 //!   proof     `countersign verify --jsonl`                              │ `bench client`
+//!   trail     `GET /v1/audit` over a store filled in this process       (if asked for)
 //! ```
 //!
 //! **Floors call the libraries themselves**, never our crates: what is slow in our code has to lower the ratio, not
@@ -33,6 +34,7 @@ mod runs;
 mod sample;
 mod served;
 mod tell;
+mod trail;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -65,8 +67,11 @@ pub(crate) struct Args {
     /// At the end, put so many actions through one gateway and watch its memory
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     soak: Option<u64>,
+    /// At the end, fill a store with so many ledger entries and time the audit trail's first page by every filter
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(100..))]
+    audit: Option<u64>,
     /// Only what needs no gateway: floors, disk, echo and `verify --jsonl`
-    #[arg(long, conflicts_with_all = ["actions", "soak"])]
+    #[arg(long, conflicts_with_all = ["actions", "soak", "audit"])]
     floors: bool,
     /// Where temporary stores are made: put it on the disk that is to be measured
     #[arg(long, value_name = "DIR", default_value = ".")]

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::floors::Timed;
 use super::runs::{ALONE, Figures, Gateway, HOT, MAIN, Run};
+use super::trail::Trail;
 use crate::error::{Context, Result};
 
 /// A promise about speed, and what was measured.
@@ -138,6 +139,15 @@ impl Figures {
                 met: growth <= 1.1,
             });
         }
+        if let Some(trail) = &gateway.trail {
+            let slowest = trail.slowest_ms();
+            targets.push(Target {
+                what: "first page of the audit trail, the slowest filter",
+                asked: "≤ 50 ms".to_owned(),
+                measured: format!("{} ms over {} entries", millis(slowest), thousands(trail.entries as f64)),
+                met: slowest <= 50.0,
+            });
+        }
         targets
     }
 
@@ -149,6 +159,7 @@ impl Figures {
         if let Some(gateway) = &self.gateway {
             stage_table(gateway, &mut out);
             ends(gateway, &mut out);
+            gateway.trail.iter().for_each(|trail| trail_table(trail, &mut out));
         }
         self.target_table(&mut out);
         out
@@ -266,6 +277,24 @@ fn stage_table(gateway: &Gateway, out: &mut String) {
         line(out, &[step, &format!("{micros:.0}"), &loaded]);
     }
     out.push('\n');
+}
+
+/// How soon the trail's first page is there.
+fn trail_table(trail: &Trail, out: &mut String) {
+    line(out, &["audit trail, filter", "entries on the page", "p50 ms", "most ms"]);
+    line(out, &["---", "---:", "---:", "---:"]);
+    for page in &trail.pages {
+        line(out, &[page.filter, &page.entries.to_string(), &millis(page.p50_ms), &millis(page.most_ms)]);
+    }
+    let _ = writeln!(
+        out,
+        "\nOver {} ledger entries, written in process at {} a second. The index takes {:.3} rows and {:.0} bytes for an \
+         action of two entries.\n",
+        thousands(trail.entries as f64),
+        thousands(trail.filled_per_second),
+        trail.index_rows_per_action,
+        trail.index_bytes_per_action
+    );
 }
 
 fn stages(alone: &Run, main: &Run) -> Vec<(String, f64)> {
@@ -408,6 +437,7 @@ mod tests {
                 ready: Ready { again_ms: 50.0, first_ms: 80.0 },
                 runs: vec![run(ALONE, 1, 1000.0), run(MAIN, 64, 10_000.0), run(HOT, 64, 4_000.0)],
                 soak: None,
+                trail: None,
             }),
         }
     }

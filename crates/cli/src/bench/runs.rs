@@ -11,6 +11,7 @@ use super::load::{self, Load, Plan, Until};
 use super::machine::Machine;
 use super::proof::Proof;
 use super::served::Site;
+use super::trail::Trail;
 use super::{Args, Effort, echo, sample, tell};
 use crate::error::{Context, Result};
 
@@ -32,6 +33,7 @@ pub(crate) struct Gateway {
     pub(crate) ready: Ready,
     pub(crate) runs: Vec<Run>,
     pub(crate) soak: Option<Soak>,
+    pub(crate) trail: Option<Trail>,
 }
 
 /// From the start of the process to `listening on`, milliseconds.
@@ -102,7 +104,8 @@ pub(crate) fn all(args: &Args, effort: Effort) -> Result<Figures> {
     let runs = SCENARIOS.iter().filter(wanted);
     let runs = runs.map(|scenario| scenario.run(folder.path(), &effort)).collect::<Result<_>>()?;
     let soak = args.soak.map(|count| soak(folder.path(), count, &effort)).transpose()?;
-    Ok(figures(echo, Some(Gateway { ready, runs, soak })))
+    let trail = args.audit.map(|entries| Trail::measure(folder.path(), entries)).transpose()?;
+    Ok(figures(echo, Some(Gateway { ready, runs, soak, trail })))
 }
 
 /// How soon it is ready, what is sent to it, and how long its answers are.

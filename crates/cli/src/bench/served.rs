@@ -65,6 +65,11 @@ impl Site {
         Left::of(&self.folder.path().join(DATA))
     }
 
+    /// The production store, for when nothing runs on it.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.folder.path().join(DATA).join("production.db")
+    }
+
     fn config(&self) -> PathBuf {
         self.folder.path().join("countersign.toml")
     }
@@ -86,7 +91,7 @@ pub(crate) struct Gateway<'a> {
 impl Gateway<'_> {
     /// Requests for the archetype under so many mandates, each to another recipient.
     pub(crate) fn requests(&self, archetype: &str, mandates: usize) -> Result<Vec<String>> {
-        let client = api::Client::new(&self.url(), Some(&self.site.operator_key))?;
+        let client = self.operator()?;
         let host = self.server.address.to_string();
         let request = |number| {
             let granted = client.post("/v1/mandates", &mandate())?;
@@ -107,6 +112,11 @@ impl Gateway<'_> {
             .bearer_auth(&self.site.operator_key);
         let text = request.send().and_then(reqwest::blocking::Response::text).while_we(cannot)?;
         Ok(mean_steps(&text))
+    }
+
+    /// A client with the operator's key.
+    pub(crate) fn operator(&self) -> Result<api::Client> {
+        api::Client::new(&self.url(), Some(&self.site.operator_key))
     }
 
     fn url(&self) -> String {

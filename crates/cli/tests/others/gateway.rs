@@ -62,11 +62,23 @@ impl Gateway {
 
     /// A payment in the sandbox: an executed receipt with all nine entries.
     pub(crate) fn executed(&self, key: &str) -> Receipt {
+        self.pay(self.http.post(format!("{}/api/sandbox/execute", self.url)), key)
+    }
+
+    /// The same, asked for by an agent that is known.
+    pub(crate) fn executed_for_agent(&self, key: &str) -> Receipt {
         let request = self.http.post(format!("{}/api/sandbox/execute", self.url));
+        self.pay(request.bearer_auth(&self.agent_key), key)
+    }
+
+    fn pay(&self, request: RequestBuilder, key: &str) -> Receipt {
         // Another amount each time, or it would be a duplicate.
         let amount = format!("1.{:02}", key.len());
         let constraints = json!({"recipient": "acct-1", "amount_usd": amount, "max_total_usd": amount});
-        self.ask(request, key, &json!({"archetype": "PAYMENT_TRANSFER", "constraints": constraints}))
+        let body = json!({
+            "archetype": "PAYMENT_TRANSFER", "constraints": constraints, "delegation_token": "tok-sandbox-public",
+        });
+        self.ask(request, key, &body)
     }
 
     /// What no agent may do, asked for in production: a receipt that says it was blocked.
@@ -138,6 +150,13 @@ impl Gateway {
         command.args(["keys", "rotate"]).env("COUNTERSIGN_URL", &self.url);
         let rotated = command.env("COUNTERSIGN_API_KEY", &self.admin_key).output().unwrap();
         assert!(rotated.status.success(), "{}", String::from_utf8_lossy(&rotated.stderr));
+    }
+
+    /// The sandbox's audit trail, as its administrator reads it.
+    pub(crate) fn trail(&self, form: &str) -> String {
+        let url = format!("{}/sandbox/v1/audit?order=oldest&format={form}", self.url);
+        let asked = self.http.get(url).bearer_auth(&self.admin_key).send().unwrap();
+        asked.error_for_status().unwrap().text().unwrap()
     }
 
     pub(crate) fn get(&self, url: &str, accept: &str) -> Response {

@@ -142,6 +142,39 @@ fn approvals_verify_in_a_few_lines_of_python() {
     assert_eq!(said(&counted), "InvalidSignature");
 }
 
+#[test]
+fn the_audit_trail_reads_the_same_in_pythons_csv() {
+    let Some(python) = Python::with(&["csv"]) else { return };
+    let gateway = Gateway::start();
+    for key in ["a", "bb", "ccc"] {
+        gateway.executed_for_agent(key);
+    }
+    let read = python.fed(READ_CSV, &gateway.trail("csv"));
+    let read: Vec<Value> = read.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told: Vec<Value> =
+        gateway.trail("jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(told.iter().filter(|entry| entry["action_id"].is_string()).count(), 6);
+    assert_eq!(read.len(), told.len());
+    for (cells, entry) in read.iter().zip(&told) {
+        for (name, value) in entry.as_object().unwrap() {
+            let expected = match value {
+                Value::Null => String::new(),
+                Value::String(text) => text.clone(),
+                Value::Array(list) => list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
+                other => other.to_string(),
+            };
+            assert_eq!(cells[name].as_str(), Some(&*expected), "{name} of {entry}");
+        }
+    }
+}
+
+/// Each row as a JSON object a line; strict, so that what is not CSV is an error.
+const READ_CSV: &str = "import csv, io, json, sys
+text = io.TextIOWrapper(sys.stdin.buffer, encoding='utf-8', newline='')
+for row in csv.DictReader(text, strict=True):
+    print(json.dumps(row))
+";
+
 /// The same signature with its S made high: its highest bit set, and so above half the order.
 fn high(signature: &str) -> String {
     // The 43rd character holds the last four bits of R and the first two of S.

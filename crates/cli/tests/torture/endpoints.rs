@@ -25,6 +25,8 @@ const TABLE: &str = "
     GET  /v1/passkeys                                   401 401 403 403 200 200 200 200 own
     POST /v1/passkeys/{id}/enrol                        401 401 403 403 403 403 403 200 404
     POST /v1/passkeys/{id}/revoke                       401 401 403 403 403 403 403 200 404
+    GET  /v1/audit                                      401 401 403 403 403 200 200 200 own
+    GET  /v1/audit/verify                               401 401 403 403 403 200 200 200 own
     GET  /v1/receipts/{id}                              401 401 200 404 200 200 200 200 404
     POST /v1/mandates                                   401 401 403 403 403 201 403 201 own
     GET  /v1/mandates                                   401 401 403 403 200 200 200 200 own
@@ -46,6 +48,8 @@ const TABLE: &str = "
     GET  /sandbox/v1/approvals/{id}                     401 401 403 403 200 200 200 200 404
     POST /sandbox/v1/actions/{id}/approve               401 401 403 403 200 403 403 403 404
     POST /sandbox/v1/actions/{id}/reject                401 401 403 403 200 403 403 403 404
+    GET  /sandbox/v1/audit                              401 401 403 403 403 200 200 200 own
+    GET  /sandbox/v1/audit/verify                       401 401 403 403 403 200 200 200 own
     GET  /sandbox/v1/receipts/{id}                      404 401 200 404 200 200 200 200 404
     POST /sandbox/v1/mandates                           401 401 403 403 403 201 403 201 own
     GET  /sandbox/v1/mandates                           401 401 403 403 200 200 200 200 own

@@ -4,6 +4,7 @@
 
 mod approval_page;
 mod approvals;
+mod audit;
 mod codes;
 mod endpoints;
 mod fsync;

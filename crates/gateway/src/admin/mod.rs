@@ -23,10 +23,15 @@ use crate::views::not_found;
 use crate::{Code, Error, clock};
 
 impl Gateway {
+    /// Is the caller of the first tenant?
+    pub(crate) fn runs_the_house(&self, caller: &Caller) -> bool {
+        self.config.tenants.first().map(String::as_str) == Some(caller.tenant.as_str())
+    }
+
     /// What reaches beyond a tenant is for an admin of the first tenant, whose operators run the installation.
     pub(super) fn must_run_the_house(&self, caller: &Caller) -> Result<(), Error> {
         caller.must(Deed::Administer)?;
-        if self.config.tenants.first().map(String::as_str) == Some(caller.tenant.as_str()) {
+        if self.runs_the_house(caller) {
             return Ok(());
         }
         Err(Error::new(Code::Forbidden, "this reaches beyond the caller's tenant")

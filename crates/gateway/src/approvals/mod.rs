@@ -29,8 +29,8 @@ use receipt::approval::Assertion;
 
 pub(crate) use self::challenges::Challenges;
 pub use self::passkeys::{Creation, Credential, Greeting, PasskeyView};
-pub(crate) use self::said::fitting;
-use self::said::{Said, Shown};
+use self::said::Shown;
+pub(crate) use self::said::{APPROVE, REJECT, Said, constraints_of, escalation_id, fitting};
 pub use self::signed::Question;
 pub(crate) use self::signed::Questions;
 pub use self::summary::{Asked, Summary};

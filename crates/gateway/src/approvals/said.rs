@@ -199,7 +199,7 @@ pub(crate) fn fitting(row: &IntentRow, chain: &receipt::Chain) -> Result<Vec<App
 }
 
 /// The constraints as the entry `schema` shows them.
-pub(super) fn constraints_of(entries: &str) -> Result<Json, Error> {
+pub(crate) fn constraints_of(entries: &str) -> Result<Json, Error> {
     let entries: Vec<serde_json::Value> =
         serde_json::from_str(entries).map_err(|_| internal("stored entries cannot be read"))?;
     let schema = entries.iter().find(|entry| entry["stage"] == "schema");

@@ -1,12 +1,17 @@
 //! What was decided, as it will stand in the receipt and in the ledger.
 
+use std::collections::BTreeMap;
+
+use ledger::Stored;
 use receipt::{Chain, Json, NewEntry, Salts, Stage};
 use serde::Serialize;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::case::Case;
+use crate::approvals::constraints_of;
 use crate::gateway::Gateway;
-use crate::pending::{Described, Pending, conceal, describe};
+use crate::pending::{CONSTRAINTS, Described, Pending, conceal, describe};
 use crate::prove::push;
 use crate::request::Arrival;
 use crate::row::{IntentRow, ObservedRow, internal, raw};
@@ -65,10 +70,41 @@ impl Gateway {
             request_hash: hex::encode(case.request_hash),
             tenant: case.asked.caller.tenant.as_str(),
         };
-        let bytes =
-            serde_json::to_vec(&record).map_err(|_| internal("an action record cannot be written"))?;
-        Ok(Sha256::digest(bytes).into())
+        record.hash()
     }
+}
+
+/// The hash that the ledger's entries must name for this row, made anew from all that goes into it: what was asked is
+/// also compared with its commitments. `None` where the action was refused before anything was committed to.
+pub(crate) fn action_hash_of(stored: &Stored, row: &IntentRow) -> Option<Option<[u8; 32]>> {
+    let Ok(constraints) = constraints_of(row.entries.get()) else { return None };
+    let record = ActionRecord {
+        action_id: stored.id.to_string(),
+        agent_id: stored.subject.as_str(),
+        archetype: &stored.archetype,
+        constraints: &constraints,
+        guarantee_level: &row.guarantee_level,
+        mandate_id: row.mandate_id.as_deref(),
+        payment_mode: &row.payment_mode,
+        request_hash: hex::encode(stored.request_hash),
+        tenant: stored.tenant.as_str(),
+    };
+    Some(record.hash().ok().filter(|_| commits_to(&constraints, row).unwrap_or(false)))
+}
+
+/// Does each member shown, or committed to, stand for the one that is kept?
+fn commits_to(shown: &Json, row: &IntentRow) -> Option<bool> {
+    let mut salt = [0; 32];
+    hex::decode_to_slice(&row.salt, &mut salt).ok()?;
+    let salts = Salts::new(&salt);
+    let shown: BTreeMap<String, Value> = serde_json::from_str(shown.as_str()).ok()?;
+    let kept: BTreeMap<String, Value> = serde_json::from_str(row.constraints.get()).ok()?;
+    let fits = kept.iter().all(|(name, value)| {
+        let committed =
+            || Some(salts.commit(&receipt::label(CONSTRAINTS, name), &Json::canonical(value).ok()?));
+        shown.get(name).is_some_and(|it| it == value || it.as_str() == committed().as_deref())
+    });
+    Some(fits && shown.len() == kept.len())
 }
 
 /// Takes a case back from the way to the ledger.
@@ -86,11 +122,18 @@ struct ActionRecord<'a> {
     agent_id: &'a str,
     archetype: &'a str,
     constraints: &'a Json,
-    guarantee_level: &'static str,
+    guarantee_level: &'a str,
     mandate_id: Option<&'a str>,
-    payment_mode: &'static str,
+    payment_mode: &'a str,
     request_hash: String,
     tenant: &'a str,
+}
+
+impl ActionRecord<'_> {
+    fn hash(&self) -> Result<[u8; 32], Error> {
+        let bytes = serde_json::to_vec(self).map_err(|_| internal("an action record cannot be written"))?;
+        Ok(Sha256::digest(bytes).into())
+    }
 }
 
 /// Genesis and one entry for each stage that ran. The schema stage shows what was asked, with what is private hidden.

@@ -21,6 +21,7 @@ use provider::Provider;
 
 pub(crate) use self::again::Resumed;
 use self::case::Case;
+pub(crate) use self::describe::action_hash_of;
 use self::reasons::{code_of, details_of, held_details};
 use crate::caller::Caller;
 use crate::gateway::Gateway;

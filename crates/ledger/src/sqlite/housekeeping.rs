@@ -1,29 +1,38 @@
-//! Moving committed pages from the write-ahead log into the database file, beside the commits and not in them.
+//! What is done beside the commits and not in them: moving committed pages from the write-ahead log into the database
+//! file, and keeping the index of the audit trail.
 //!
 //! A checkpoint that runs while the writer appends never reaches the end of the log, and only a log that was
 //! emptied to its end is begun anew. So pages are moved while commits go on, again until only a few are left, and
 //! those are moved behind the gate, between two commits.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use rusqlite::Connection;
 
+use super::batch::Batch;
 use super::filter::Kind;
+use super::index::{self, SLICE, Slice};
+use super::queue::Job;
 use super::read::Sql;
-use super::{PAGE_BYTES, Shared};
+use super::{Known, PAGE_BYTES, Shared};
+use crate::Error;
 
 #[derive(Default)]
 pub(crate) struct Housekeeping {
     state: Mutex<State>,
     bell: Condvar,
     pub(crate) log_pages: AtomicU64,
+    /// The row that the next entry gets, and the first that is not in the index.
+    entries: AtomicI64,
+    indexed: AtomicI64,
 }
 
 #[derive(Default)]
 struct State {
-    due: bool,
+    log_due: bool,
+    index_due: bool,
     commits: u64,
     ending: bool,
 }
@@ -38,20 +47,39 @@ const FEW_PAGES: u64 = 128;
 /// How often the move beside the commits is tried to get there.
 const MOVES: usize = 4;
 
+/// So many entries outside the index are read by a search within a few tens of milliseconds. Whole slices are taken in
+/// when there are as many, or when nothing else goes on.
+const DUE_ENTRIES: i64 = 8 << SLICE;
+
+/// Slices handed to the writer at once.
+const SLICES: i64 = 8;
+
 /// With no commit for this long the log is emptied and cut to nothing.
 const IDLE: Duration = Duration::from_secs(2);
 
 impl Housekeeping {
+    /// The writer tells which row the next entry gets, before anybody hears of the commit.
+    pub(crate) fn grown(&self, entries: i64) {
+        self.entries.store(entries, Ordering::Release);
+    }
+
     /// The writer tells how long the log is after a commit.
     pub(crate) fn look(&self, log_pages: u64) {
         self.log_pages.store(log_pages, Ordering::Relaxed);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.commits += 1;
-        if log_pages >= DUE_PAGES && !state.due {
-            state.due = true;
+        let before = (state.log_due, state.index_due);
+        state.log_due |= log_pages >= DUE_PAGES;
+        state.index_due |= self.outside() >= DUE_ENTRIES;
+        if before != (state.log_due, state.index_due) {
             drop(state);
             self.bell.notify_one();
         }
+    }
+
+    /// Entries that are not in the index.
+    fn outside(&self) -> i64 {
+        self.entries.load(Ordering::Acquire) - self.indexed.load(Ordering::Relaxed)
     }
 
     pub(crate) fn end(&self) {
@@ -66,14 +94,20 @@ impl Housekeeping {
             if state.ending {
                 return Chore::End;
             }
-            if std::mem::take(&mut state.due) {
+            if std::mem::take(&mut state.log_due) {
                 return Chore::Checkpoint;
+            }
+            if std::mem::take(&mut state.index_due) {
+                return Chore::Index;
             }
             let (woken, timeout) =
                 self.bell.wait_timeout(state, IDLE).unwrap_or_else(PoisonError::into_inner);
             state = woken;
             let idle = timeout.timed_out() && state.commits == *commits_before;
             *commits_before = state.commits;
+            if idle && self.outside() >= 1 << SLICE {
+                return Chore::Index;
+            }
             if idle && self.log_pages.load(Ordering::Relaxed) > 0 {
                 return Chore::Truncate;
             }
@@ -83,6 +117,7 @@ impl Housekeeping {
 
 enum Chore {
     Checkpoint,
+    Index,
     Truncate,
     End,
 }
@@ -90,6 +125,10 @@ enum Chore {
 pub(crate) fn run(db: &Connection, shared: &Arc<Shared>) {
     if let Err(error) = fill_filter(db, shared) {
         tracing::warn!(%error, "the index filter could not be filled; every look-up asks the index");
+    }
+    let mut indexer = Indexer { db, shared, known: Known::new(index::KNOWN) };
+    if let Err(error) = indexer.begin().and_then(|()| indexer.run()) {
+        tracing::warn!(%error, "the audit trail's index could not be brought up to date; searches read more");
     }
     let mut commits = 0;
     loop {
@@ -99,7 +138,9 @@ pub(crate) fn run(db: &Connection, shared: &Arc<Shared>) {
             return;
         }
         let done = match chore {
-            Chore::End => return,
+            // What is closed is whole: the next start finds all but the last slice in the index.
+            Chore::End => return drop(indexer.finish()),
+            Chore::Index => indexer.run(),
             Chore::Checkpoint => empty_log(db, shared),
             Chore::Truncate => {
                 let _gate = shared.gate();
@@ -108,8 +149,8 @@ pub(crate) fn run(db: &Connection, shared: &Arc<Shared>) {
             }
         };
         if let Err(error) = done {
-            // The log grows until it works again; the writer meets the same disk and decides.
-            tracing::warn!(%error, "moving the write-ahead log failed");
+            // Log or unindexed rest grow until it works again; the writer meets the same disk and decides.
+            tracing::warn!(%error, "housekeeping of the ledger failed");
         }
     }
 }
@@ -128,6 +169,87 @@ fn empty_log(db: &Connection, shared: &Shared) -> Sql<()> {
 /// Answers with how many pages of the log are in the database file now.
 fn checkpoint(db: &Connection, pragma: &str) -> Sql<u64> {
     db.query_row(pragma, [], |row| Ok(u64::try_from(row.get::<_, i64>(2)?).unwrap_or(0)))
+}
+
+/// Takes slices into the index.
+struct Indexer<'a> {
+    db: &'a Connection,
+    shared: &'a Shared,
+    known: Known,
+}
+
+impl Indexer<'_> {
+    fn begin(&self) -> Sql<()> {
+        let first = index::end(self.db)? << SLICE;
+        self.shared.housekeeping.indexed.store(first, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// All whole slices that are outside, unless something more urgent comes up.
+    fn run(&mut self) -> Sql<()> {
+        while !self.shared.housekeeping.is_wanted_elsewhere() && self.some()? {}
+        Ok(())
+    }
+
+    /// What is outside when all goes well; more would keep a closing process waiting.
+    fn finish(&mut self) -> Sql<()> {
+        let most = DUE_ENTRIES / (SLICES << SLICE) + 1;
+        for _ in 0..most {
+            self.some()?;
+        }
+        Ok(())
+    }
+
+    /// A few slices; false when there is none left, or they could not be written.
+    fn some(&mut self) -> Sql<bool> {
+        let housekeeping = &self.shared.housekeeping;
+        let first = housekeeping.indexed.load(Ordering::Relaxed) >> SLICE;
+        let end = (housekeeping.entries.load(Ordering::Acquire) >> SLICE).min(first + SLICES);
+        let transaction = self.db.unchecked_transaction()?;
+        let slices = (first..end).map(|slice| Slice::read(&transaction, &mut self.known, slice));
+        let slices = slices.collect::<Sql<Vec<_>>>()?;
+        drop(transaction);
+        if slices.is_empty() || !self.shared.write(slices) {
+            return Ok(false);
+        }
+        housekeeping.indexed.store(end << SLICE, Ordering::Relaxed);
+        Ok(true)
+    }
+}
+
+impl Housekeeping {
+    fn is_wanted_elsewhere(&self) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = state.ending || state.log_due;
+        // What is left undone is taken up again.
+        state.index_due |= wanted;
+        wanted
+    }
+}
+
+impl Shared {
+    /// Waits until the writer has committed them.
+    fn write(&self, slices: Vec<Slice>) -> bool {
+        let (done, written) = mpsc::channel();
+        self.queue.job(Box::new(Slices { slices, done })).is_ok() && written.recv().unwrap_or(false)
+    }
+}
+
+/// Finished slices on their way into a commit.
+struct Slices {
+    slices: Vec<Slice>,
+    done: mpsc::Sender<bool>,
+}
+
+impl Job for Slices {
+    fn run(&mut self, batch: &mut Batch<'_>) -> Sql<()> {
+        self.slices.iter().try_for_each(|slice| slice.write(batch.db))
+    }
+
+    fn finish(self: Box<Self>, outcome: Result<(), Error>) {
+        // Nobody may wait any more.
+        let _ = self.done.send(outcome.is_ok());
+    }
 }
 
 /// Everything that was stored before; what is written meanwhile is added by the writer.

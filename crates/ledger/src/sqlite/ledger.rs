@@ -8,14 +8,15 @@ use action::{ActionId, Subject, Tenant};
 use rusqlite::params;
 use tokio::sync::oneshot;
 
+use super::audit::{self, Query};
 use super::batch::Close;
 use super::filter::Kind;
 use super::{Counts, PAGE_BYTES, Sqlite, gone, open, read, verify};
 use crate::stored::page;
 use crate::{
-    Admission, Admitted, Answer, ApiKey, Approval, Counted, Error, Event, Facts, FactsQuery, Figures, Filter,
-    Freeze, Given, Held, Ledger, Mandate, Page, Passkey, Recorded, Refusal, Repeat, Resumption, Revocation,
-    Scope, Settled, Settlement, Stored, Verified, identity,
+    Admission, Admitted, Answer, ApiKey, Approval, Audited, Counted, Error, Event, Facts, FactsQuery,
+    Figures, Filter, Freeze, Given, Held, Inspected, Ledger, Mandate, Order, Page, Passkey, Place, Recorded,
+    Refusal, Repeat, Resumption, Revocation, Scope, Search, Settled, Settlement, Stored, Verified, identity,
 };
 
 impl Sqlite {
@@ -350,6 +351,25 @@ impl Ledger for Sqlite {
 
     fn entries(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<(i64, Vec<u8>)>> {
         self.look(move |db| Ok(page(read::entries(db, after.unwrap_or(0), limit)?, limit, |(row, _)| *row)))
+    }
+
+    fn audit<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        search: Search,
+        order: Order,
+        after: Option<i64>,
+        limit: u32,
+    ) -> Answer<'a, Page<Audited>> {
+        Box::pin(async move {
+            let wanted = search.terms(tenant);
+            let query = Query { tenant, search: &search, wanted: &wanted, order, after, limit };
+            self.shared.read(|db| audit::search(db, &self.shared.terms, &query))
+        })
+    }
+
+    fn inspect(&self, after: Option<Place>) -> Answer<'_, Inspected> {
+        self.look(move |db| verify::stretch(db, after.unwrap_or_default()))
     }
 
     fn verify(&self) -> Answer<'_, Verified> {

@@ -4,14 +4,17 @@
 //!   callers ──▶ Queue ──▶ Writer ── one transaction ──▶ Batch ── COMMIT ──▶ Hot, promises
 //!      │                                                   ▲
 //!      └── reads: Hot, else Filter ("certainly not"), else a reader's connection
-//!                                         Housekeeping: log ──▶ database file, between two commits
+//!                                         Housekeeping: log ──▶ database file, between two commits;
+//!                                                       entries ──▶ index of the audit trail, as a Job
 //! ```
 
+mod audit;
 mod batch;
 mod facts;
 mod filter;
 mod hot;
 mod housekeeping;
+mod index;
 mod ledger;
 mod open;
 mod packed;
@@ -29,6 +32,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle};
 
+use action::ActionId;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
@@ -36,10 +40,13 @@ use self::batch::{Batch, Close};
 use self::filter::{Filter as Bloom, Kind};
 use self::hot::Hot;
 use self::housekeeping::Housekeeping;
+pub use self::packed::unpack;
 use self::queue::{Job, Promise, Queue};
 use self::read::Sql;
 use self::writer::Writer;
 use crate::admit::Item;
+use crate::audit::Terms;
+use crate::generations::Generations;
 use crate::{Admitted, Answer, Error, FailPoints, Settlement};
 
 /// A commit writes every page it touches, so small pages favour a commit of one action and big ones a commit of many.
@@ -97,9 +104,14 @@ pub(crate) struct Shared {
     /// Held by whoever commits or moves the end of the log.
     gate: Mutex<()>,
     housekeeping: Housekeeping,
+    /// Terms of actions of late, for searching what is not in the index yet.
+    terms: Mutex<Known>,
     counts: Counts,
     path: PathBuf,
 }
+
+/// Terms of the audit trail by action.
+type Known = Generations<ActionId, Arc<Terms>>;
 
 #[derive(Default)]
 struct Counts {
@@ -130,6 +142,7 @@ impl Sqlite {
             next_reader: AtomicUsize::new(0),
             gate: Mutex::new(()),
             housekeeping: Housekeeping::default(),
+            terms: Mutex::new(Known::new(index::KNOWN)),
             counts: Counts::default(),
             path: path.to_owned(),
         });
@@ -195,10 +208,13 @@ impl Sqlite {
 }
 
 impl Drop for Sqlite {
+    /// The writer ends last: housekeeping has something for it to write.
     fn drop(&mut self) {
-        self.shared.queue.end();
         self.shared.housekeeping.end();
-        for thread in self.threads.drain(..) {
+        while let Some(thread) = self.threads.pop() {
+            if self.threads.is_empty() {
+                self.shared.queue.end();
+            }
             drop(thread.join());
         }
     }

@@ -87,7 +87,9 @@ fn compressed(value: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-fn unpack(stored: &[u8]) -> Option<Vec<u8>> {
+/// What a payload, reply or receipt in the file was before it was packed, for whoever looks into the file beside us;
+/// `None` if it is damaged.
+pub fn unpack(stored: &[u8]) -> Option<Vec<u8>> {
     match stored.split_first() {
         Some((&PLAIN, value)) => Some(value.to_vec()),
         Some((&ROWS_1, frame)) => {

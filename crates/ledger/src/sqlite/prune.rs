@@ -35,7 +35,8 @@ impl Batch<'_> {
             self.due = true;
             self.mark(ACTION, pruned.highest_action)?;
             self.mark(OUTCOME, pruned.highest_outcome)?;
-            self.event(&pruned.event(now_ms).map_err(super::batch::unwritable)?)?;
+            let entry = self.event(&pruned.event(now_ms).map_err(super::batch::unwritable)?)?;
+            self.db.prepare_cached("INSERT INTO pruning VALUES (?1)")?.execute([entry])?;
         }
         Ok(pruned.actions)
     }

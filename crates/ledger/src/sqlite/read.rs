@@ -1,17 +1,24 @@
 //! Reading rows: the same functions for the writer inside its transaction and for readers in theirs.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use action::{ActionId, Environment, Subject, Tenant};
 use mandate::Account;
-use rusqlite::types::Type;
+use rusqlite::types::{Type, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
+use sha2::{Digest, Sha256};
 
 use super::packed;
 use super::sliced::{ADDRESSES, EFFECTS};
 use crate::admit::Claimed;
+use crate::audit::Terms;
+use crate::entry::{self, Reading};
 use crate::identity::{self, Claim};
+use crate::pruned::Pruned;
 use crate::{
-    ApiKey, Earlier, Filter, Freeze, Given, Held, Mandate, Passkey, Receipt, Reply, Scope, Settled, State,
-    Stored,
+    ApiKey, Earlier, Filter, Freeze, Given, Held, Labels, Mandate, Owner, Passkey, Receipt, Reply, Scope,
+    Settled, State, Stored,
 };
 
 pub(crate) type Sql<T> = rusqlite::Result<T>;
@@ -158,6 +165,7 @@ pub(crate) fn first_row_since(db: &Connection, newest: i64, since_ms: i64) -> Sq
 pub(crate) fn last_row(db: &Connection, table: &'static str) -> Sql<Option<i64>> {
     let sql = match table {
         "action" => "SELECT max(row) FROM action",
+        "entry" => "SELECT max(row) FROM entry",
         _ => "SELECT max(row) FROM outcome",
     };
     db.prepare_cached(sql)?.query_row([], |row| row.get(0))
@@ -485,6 +493,194 @@ pub(crate) fn tenant_key(db: &Connection, tenant: &Tenant) -> Sql<Option<Vec<u8>
 
 pub(crate) fn kept(db: &Connection, digest: &str) -> Sql<Option<Vec<u8>>> {
     one(db, "SELECT text FROM kept WHERE digest = ?1", [digest], |row| row.get(0))
+}
+
+/// What an action's entries are found by and shown with.
+pub(crate) fn owner(db: &Connection, id: ActionId) -> Sql<Option<Owner>> {
+    let sql = "SELECT tenant, subject, archetype, session, verb, target, level, regulations, at, payload FROM action
+               WHERE id = ?1";
+    one(db, sql, [id.as_bytes()], |row| {
+        let (tenant, subject) = (tenant(row, 0)?, subject(row, 1)?);
+        let (archetype, labels) = (row.get(2)?, labels(row, 3)?);
+        Ok(Owner { id, tenant, subject, archetype, labels, at_ms: row.get(8)?, payload: packed::get(row, 9)? })
+    })
+}
+
+/// What an action's entries are found by.
+pub(crate) fn terms(db: &Connection, id: ActionId) -> Sql<Option<Arc<Terms>>> {
+    let sql = "SELECT tenant, subject, archetype, session, verb, target, level, regulations FROM action WHERE id = ?1";
+    one(db, sql, [id.as_bytes()], |row| {
+        let archetype: Box<str> = row.get(2)?;
+        Ok(labels(row, 3)?.terms(&tenant(row, 0)?, &subject(row, 1)?, &archetype))
+    })
+}
+
+fn labels(row: &Row<'_>, first: usize) -> Sql<Labels> {
+    let regulations: Option<String> = row.get(first + 4)?;
+    let regulations =
+        regulations.iter().flat_map(|list| list.split_terminator('\n')).map(Box::from).collect();
+    Ok(Labels {
+        session: row.get(first)?,
+        verb: row.get(first + 1)?,
+        target: row.get(first + 2)?,
+        level: row.get(first + 3)?,
+        regulations,
+    })
+}
+
+/// An action as its rows say it stands.
+pub(crate) struct Standing {
+    pub(crate) row: i64,
+    pub(crate) tenant: Tenant,
+    pub(crate) subject: Subject,
+    pub(crate) archetype: Box<str>,
+    pub(crate) key: Option<Box<str>>,
+    pub(crate) state: State,
+    /// The entry it began with.
+    pub(crate) entry: i64,
+    /// Was it judged again?
+    pub(crate) resumed: bool,
+    /// Did as many people agree to its latest hold as have to?
+    pub(crate) agreed: bool,
+    /// The row of its last outcome.
+    pub(crate) outcome: Option<i64>,
+    /// The entry and state of that outcome, if it is there.
+    pub(crate) last: Option<(i64, State)>,
+}
+
+pub(crate) fn standing(db: &Connection, id: ActionId) -> Sql<Option<Standing>> {
+    let sql = "SELECT a.row, a.tenant, a.subject, a.archetype, a.key, f.state, a.entry, a.resumed IS NOT NULL, f.outcome,
+               o.entry, o.state, coalesce((SELECT count(*) FROM approval p WHERE p.action = a.row
+               AND p.round = a.round), 0) >= coalesce(a.needed, 0) FROM action a
+               JOIN fate f ON f.row = a.row LEFT JOIN outcome o ON o.row = f.outcome WHERE a.id = ?1";
+    one(db, sql, [id.as_bytes()], |row| {
+        let entry: Option<i64> = row.get(9)?;
+        Ok(Standing {
+            row: row.get(0)?,
+            tenant: tenant(row, 1)?,
+            subject: subject(row, 2)?,
+            archetype: row.get(3)?,
+            key: row.get(4)?,
+            state: state(row, 5)?,
+            entry: row.get(6)?,
+            resumed: row.get(7)?,
+            outcome: row.get(8)?,
+            last: entry.map(|entry| Ok::<_, rusqlite::Error>((entry, state(row, 10)?))).transpose()?,
+            agreed: row.get(11)?,
+        })
+    })
+}
+
+/// An action by its row.
+pub(crate) fn action_at(db: &Connection, row: i64) -> Sql<Option<Stored>> {
+    one(db, concat!(stored!(), "WHERE a.row = ?1"), [row], stored_at)
+}
+
+/// Rows that are numbered in the order of the entries they name: those of entries from this one up to that one. Whatever
+/// such rows say, each is in the answer for one pair of neighbouring stretches, and in no other.
+pub(crate) fn rows_of(db: &Connection, table: &'static str, first: i64, end: Option<i64>) -> Sql<Range<i64>> {
+    let low = first_of(db, table, first)?;
+    Ok(low..end.map_or(Ok(i64::MAX), |end| first_of(db, table, end))?.max(low))
+}
+
+fn first_of(db: &Connection, table: &'static str, entry: i64) -> Sql<i64> {
+    let (last, at) = match table {
+        "action" => {
+            ("SELECT max(row) FROM action", "SELECT entry FROM action WHERE row >= ?1 ORDER BY row LIMIT 1")
+        }
+        "approval" => (
+            "SELECT max(row) FROM approval",
+            "SELECT entry FROM approval WHERE row >= ?1 ORDER BY row LIMIT 1",
+        ),
+        _ => {
+            ("SELECT max(row) FROM outcome", "SELECT entry FROM outcome WHERE row >= ?1 ORDER BY row LIMIT 1")
+        }
+    };
+    let last: Option<i64> = one(db, last, [], |row| row.get(0))?.flatten();
+    let mut at = db.prepare_cached(at)?;
+    let (mut low, mut high) = (0, last.map_or(0, |last| last + 1));
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match at.query_row([middle], |row| row.get::<_, i64>(0)).optional()? {
+            Some(found) if found < entry => low = middle + 1,
+            _ => high = middle,
+        }
+    }
+    Ok(low)
+}
+
+/// An outcome's entry, and what it says.
+pub(crate) struct Kept {
+    pub(crate) entry: i64,
+    pub(crate) action: Option<ActionId>,
+    pub(crate) state: State,
+    pub(crate) receipt: Option<Receipt>,
+}
+
+/// Outcomes as they are stored, whether or not their actions are.
+pub(crate) fn kept_outcomes(db: &Connection, rows: &Range<i64>) -> Sql<Vec<Kept>> {
+    let sql = "SELECT o.entry, a.id, o.state, o.receipt_id, o.short, o.signature, o.document FROM outcome o
+               LEFT JOIN action a ON a.row = o.action WHERE o.row >= ?1 AND o.row < ?2 ORDER BY o.row";
+    many(db, sql, [rows.start, rows.end], |row| {
+        let receipt = match row.get_ref(6)? {
+            ValueRef::Null => None,
+            _ => {
+                // One that cannot be unpacked has no hash that an entry names.
+                let document = packed::get(row, 6).unwrap_or_default();
+                let text = |column| row.get::<_, Option<Box<str>>>(column).map(Option::unwrap_or_default);
+                Some(Receipt { id: text(3)?, short: text(4)?, signature: text(5)?, document })
+            }
+        };
+        let action = owner_at(row, 1)?;
+        Ok(Kept { entry: row.get(0)?, action, state: state(row, 2)?, receipt })
+    })
+}
+
+/// An approval or rejection as it is stored.
+pub(crate) struct Heard {
+    pub(crate) entry: i64,
+    pub(crate) action: Option<ActionId>,
+    pub(crate) round: u32,
+    pub(crate) approver: Box<str>,
+    pub(crate) record: Vec<u8>,
+}
+
+pub(crate) fn heard(db: &Connection, rows: &Range<i64>) -> Sql<Vec<Heard>> {
+    let sql = "SELECT p.entry, a.id, p.round, p.approver, p.record FROM approval p
+               LEFT JOIN action a ON a.row = p.action WHERE p.row >= ?1 AND p.row < ?2 ORDER BY p.row";
+    many(db, sql, [rows.start, rows.end], |row| {
+        let (round, approver) = (row.get(2)?, row.get(3)?);
+        Ok(Heard { entry: row.get(0)?, action: owner_at(row, 1)?, round, approver, record: row.get(4)? })
+    })
+}
+
+/// The entries that actions say they began with.
+pub(crate) fn beginnings(db: &Connection, rows: &Range<i64>) -> Sql<Vec<(i64, Option<ActionId>)>> {
+    let sql = "SELECT entry, id FROM action WHERE row >= ?1 AND row < ?2 ORDER BY row";
+    many(db, sql, [rows.start, rows.end], |row| Ok((row.get(0)?, owner_at(row, 1)?)))
+}
+
+fn owner_at(row: &Row<'_>, column: usize) -> Sql<Option<ActionId>> {
+    let id: Option<[u8; 16]> = row.get(column)?;
+    Ok(id.and_then(ActionId::from_bytes))
+}
+
+/// What the chain says was pruned, oldest first, each with its entry; what does not fit its entry is not believed.
+pub(crate) fn prunings(db: &Connection) -> Sql<Vec<(i64, Pruned)>> {
+    let sql = "SELECT e.row, e.bytes, e.record FROM pruning p JOIN entry e ON e.row = p.entry ORDER BY e.row";
+    let told = many(db, sql, [], |row| {
+        let bytes = row.get_ref(1)?.as_blob()?;
+        let record = row.get_ref(2)?.as_blob_or_null()?.unwrap_or_default();
+        let fits = entry::action_hash_of(bytes) == Some(Sha256::digest(record).into());
+        let pruned = Reading::of(bytes).filter(|_| fits).and_then(|it| Pruned::read(it.event, record)?.ok());
+        pruned.map(|pruned| Ok((row.get(0)?, pruned))).transpose()
+    })?;
+    Ok(told.into_iter().flatten().collect())
+}
+
+/// How many actions there are.
+pub(crate) fn count_actions(db: &Connection) -> Sql<i64> {
+    db.prepare_cached("SELECT count(*) FROM action")?.query_row([], |row| row.get(0))
 }
 
 pub(crate) fn entries(db: &Connection, after: i64, limit: u32) -> Sql<Vec<(i64, Vec<u8>)>> {

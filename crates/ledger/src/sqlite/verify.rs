@@ -1,173 +1,400 @@
-//! Walking the whole store: is every entry there, in order, and is what it names what is stored?
+//! Walking the store: is every entry there, in order, and is what it names what is stored?
+//!
+//! One stretch of the chain at a time, so that whoever walks it can be told how far they are, and nobody waits for a
+//! reader's connection for long. What is wrong is told where it is, and the walk goes on behind it.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
+use action::ActionId;
 use rusqlite::Connection;
-use rusqlite::types::ValueRef;
 use sha2::{Digest, Sha256};
 
-use super::packed;
-use super::read::Sql;
-use crate::entry::{PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED};
+use super::Known;
+use super::index::{self, SLICE, Slice};
+use super::read::{self, Heard, Kept, Sql, Standing};
+use crate::entry::{APPROVED, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, Reading, Said};
 use crate::pruned::Pruned;
-use crate::{Broken, Error, Verified, Walk};
+use crate::{Broken, Error, Finding, Inspected, Place, State, Testimony, Verified, Walk, Witness};
 
+/// The whole chain, up to the first thing that is wrong.
 pub(crate) fn all(db: &Connection) -> Result<Verified, Error> {
     let transaction = db.unchecked_transaction().map_err(super::unreadable)?;
-    walk(&transaction).map_err(super::unreadable)?.map_err(|(row, broken)| Error::Chain { row, broken })
+    let mut verified = Verified { entries: 0, receipts: 0, approvals: 0, head: None };
+    let mut place = Place::default();
+    loop {
+        let stretch = stretch(&transaction, place).map_err(super::unreadable)?;
+        if let Some(finding) = stretch.findings.into_iter().next() {
+            return Err(Error::Chain { row: finding.entry, broken: finding.broken });
+        }
+        verified.entries += stretch.entries;
+        verified.receipts += stretch.receipts;
+        verified.approvals += stretch.approvals;
+        verified.head = stretch.head.or(verified.head);
+        match stretch.next {
+            Some(next) => place = next,
+            None => return Ok(verified),
+        }
+    }
 }
 
-fn walk(db: &Connection) -> Sql<Result<Verified, (i64, Broken)>> {
-    let mut entries = db.prepare("SELECT row, bytes, record FROM entry ORDER BY row")?;
-    let mut entries = entries.query([])?;
-    // Outcomes are numbered in the order of their entries, so both are walked side by side.
-    let mut outcomes = db.prepare("SELECT entry, document FROM outcome ORDER BY row")?;
-    let mut outcomes = outcomes.query([])?;
-    let mut outcome = next_outcome(&mut outcomes)?;
-    let mut approvals = db.prepare("SELECT entry, record FROM approval ORDER BY row")?;
-    let mut approvals = approvals.query([])?;
-    let mut approval = next_approval(&mut approvals)?;
-    let (mut gone, mut unsaid) = (Gone::default(), Gone::default());
-    let mut passkeys = Passkeys::default();
-    let (mut walk, mut found, mut heard, mut expected) = (Walk::default(), 0, 0, 1);
+/// The entries of the slice that follows on `after`.
+pub(crate) fn stretch(db: &Connection, after: Place) -> Sql<Inspected> {
+    let slice = if after.row > 0 { (after.row + 1) >> SLICE } else { 0 };
+    let mut look = Look::begin(db, after, slice)?;
+    let sql = "SELECT row, bytes, record FROM entry WHERE row >= ?1 AND row < ?2 ORDER BY row";
+    let mut select = db.prepare_cached(sql)?;
+    let mut entries = select.query([slice << SLICE, (slice + 1) << SLICE])?;
     while let Some(entry) = entries.next()? {
-        let row = entry.get(0)?;
-        if row != expected {
-            return Ok(Err((row, Broken::Missing)));
-        }
-        expected += 1;
-        let said = match walk.step(entry.get_ref(1)?.as_blob()?) {
-            Ok(said) => said,
-            Err(broken) => return Ok(Err((row, broken))),
-        };
-        passkeys.told(row, said.event);
-        if let Some(record) = entry.get_ref(2)?.as_blob_or_null()? {
-            let right = said.action_hash == Some(Sha256::digest(record).into());
-            let pruned = Pruned::read(said.event, record).transpose();
-            match pruned.ok().filter(|_| right) {
-                Some(pruned) => pruned.into_iter().for_each(|it| {
-                    gone.told(row, it.highest_entry, it.receipts);
-                    unsaid.told(row, it.highest_entry, it.approvals);
-                }),
-                None => return Ok(Err((row, Broken::Record))),
-            }
-        }
-        match outcome.filter(|(entry, _)| *entry == row) {
-            // One that is there must be right.
-            Some((_, receipt)) if receipt != said.receipt_hash => return Ok(Err((row, Broken::Receipt))),
-            Some((_, receipt)) => {
-                found += u64::from(receipt.is_some());
-                outcome = next_outcome(&mut outcomes)?;
-            }
-            None if said.receipt_hash.is_some() => gone.missed(row),
-            None => {}
-        }
-        match approval.filter(|(entry, _)| *entry == row) {
-            Some((_, record)) if !said.decides() || Some(record) != said.action_hash => {
-                return Ok(Err((row, Broken::Approval)));
-            }
-            Some(_) => {
-                heard += 1;
-                approval = next_approval(&mut approvals)?;
-            }
-            None if said.decides() => unsaid.missed(row),
-            None => {}
-        }
+        look.entry(entry.get(0)?, entry.get_ref(1)?.as_blob()?, entry.get_ref(2)?.as_blob_or_null()?)?;
     }
-    if let Some((entry, _)) = outcome {
-        return Ok(Err((entry, Broken::Missing)));
-    }
-    if let Some((entry, _)) = approval {
-        return Ok(Err((entry, Broken::Approval)));
-    }
-    if let Some(entry) = passkeys.unlike(db)? {
-        return Ok(Err((entry, Broken::Passkey)));
-    }
-    if let Some(broken) = gone.untold(Broken::Receipt).or_else(|| unsaid.untold(Broken::Approval)) {
-        return Ok(Err(broken));
-    }
-    Ok(Ok(Verified { entries: walk.entries(), receipts: found, approvals: heard, head: walk.head() }))
+    look.end()
 }
 
-/// What the entries say of passkeys: which events there are, each of which exactly one row names. So none can be added,
-/// given out as enrolled or kept from its end without an entry.
+/// One stretch, looked at.
+struct Look<'a> {
+    db: &'a Connection,
+    slice: i64,
+    walk: Walk,
+    /// The row that comes next.
+    expected: i64,
+    /// What is stored with the entries of the stretch, by entry.
+    actions: BTreeMap<i64, Vec<Option<ActionId>>>,
+    outcomes: BTreeMap<i64, Vec<Kept>>,
+    approvals: BTreeMap<i64, Vec<Heard>>,
+    passkeys: Passkeys,
+    gone: Gone,
+    /// Are all actions of the stretch there? Then the index can be made anew and compared.
+    whole: bool,
+    found: Inspected,
+}
+
+impl<'a> Look<'a> {
+    fn begin(db: &'a Connection, after: Place, slice: i64) -> Sql<Look<'a>> {
+        let (first, end) = (slice << SLICE, (slice + 1) << SLICE);
+        let last = read::last_row(db, "entry")?.unwrap_or(0);
+        let mut walk = Walk::default();
+        if first > 0 {
+            let before = "SELECT bytes FROM entry WHERE row = ?1";
+            let before: Option<Vec<u8>> = read::one(db, before, [first - 1], |row| row.get(0))?;
+            walk.resume(before.as_deref());
+        }
+        let end = (end <= last).then_some(end);
+        let rows = |table| read::rows_of(db, table, first, end);
+        let (actions, outcomes) = (rows("action")?, rows("outcome")?);
+        Ok(Look {
+            db,
+            slice,
+            walk,
+            expected: first.max(1),
+            actions: by_entry(read::beginnings(db, &actions)?),
+            outcomes: by_entry(
+                read::kept_outcomes(db, &outcomes)?.into_iter().map(|kept| (kept.entry, kept)),
+            ),
+            approvals: by_entry(
+                read::heard(db, &rows("approval")?)?.into_iter().map(|heard| (heard.entry, heard)),
+            ),
+            passkeys: Passkeys::default(),
+            gone: Gone { told: read::prunings(db)?, by_now: Place { row: last, ..after } },
+            whole: true,
+            found: Inspected { last, ..Inspected::default() },
+        })
+    }
+
+    fn entry(&mut self, row: i64, bytes: &[u8], record: Option<&[u8]>) -> Sql<()> {
+        if row != self.expected {
+            self.report(row, None, None, Broken::Missing);
+            self.walk.resume(None);
+            self.pass_over(self.expected..row);
+        }
+        self.expected = row + 1;
+        let said = match self.walk.step(bytes) {
+            Ok(said) => said,
+            Err(broken) => {
+                let action = Reading::of(bytes).and_then(|entry| entry.action);
+                self.report(row, action, None, broken);
+                self.walk.pass_over(bytes);
+                self.pass_over(row..row + 1);
+                return Ok(());
+            }
+        };
+        self.passkeys.told(row, said.event);
+        if let Some(record) = record
+            && said.action_hash != Some(Sha256::digest(record).into())
+        {
+            self.report(row, None, None, Broken::Record);
+        }
+        match said.action {
+            Some(action) => self.rows(row, action, &said),
+            None => Ok(()),
+        }
+    }
+
+    /// What is stored with entries that are missing, or cannot be believed, is not compared with them.
+    fn pass_over(&mut self, rows: Range<i64>) {
+        self.whole = false;
+        self.passkeys.unknown.push(rows.clone());
+        self.actions.retain(|row, _| !rows.contains(row));
+        self.outcomes.retain(|row, _| !rows.contains(row));
+        self.approvals.retain(|row, _| !rows.contains(row));
+    }
+
+    /// What is stored with an entry of an action.
+    fn rows(&mut self, row: i64, action: ActionId, said: &Said<'_>) -> Sql<()> {
+        let actions = self.actions.remove(&row).unwrap_or_default();
+        let outcomes = self.outcomes.remove(&row).unwrap_or_default();
+        let approvals = self.approvals.remove(&row).unwrap_or_default();
+        let standing = read::standing(self.db, action)?;
+        let broken = [
+            actions.iter().any(|id| *id != Some(action)).then_some(Broken::Action),
+            self.action(row, standing.as_ref(), !outcomes.is_empty() || !approvals.is_empty()),
+            self.outcome(row, action, said, &outcomes),
+            self.approval(row, action, said, &approvals),
+            standing.as_ref().and_then(|standing| fate(row, standing)),
+        ];
+        // What follows from one thing being gone is not told as if it were another.
+        if let Some(broken) = broken.into_iter().flatten().next() {
+            self.report(row, Some(action), standing.as_ref(), broken);
+        } else if let Some(standing) = standing {
+            self.witness(row, action, said, standing, outcomes, approvals)?;
+        }
+        Ok(())
+    }
+
+    fn action(&mut self, row: i64, standing: Option<&Standing>, others: bool) -> Option<Broken> {
+        if standing.is_some() {
+            return None;
+        }
+        self.whole = false;
+        (others || !self.gone.may_lack_action(row)).then_some(Broken::NoAction)
+    }
+
+    /// Is the receipt that is stored the one that the entry names?
+    fn outcome(&mut self, row: i64, action: ActionId, said: &Said<'_>, outcomes: &[Kept]) -> Option<Broken> {
+        if outcomes.len() > 1 || outcomes.iter().any(|kept| kept.action != Some(action)) {
+            return Some(Broken::Outcome);
+        }
+        let receipt = outcomes.first().and_then(|kept| kept.receipt.as_ref());
+        match receipt.map(|receipt| <[u8; 32]>::from(Sha256::digest(&receipt.document))) {
+            hash if hash == said.receipt_hash => {
+                self.found.receipts += u64::from(hash.is_some());
+                None
+            }
+            Some(_) => Some(Broken::Receipt),
+            None if outcomes.is_empty() && self.gone.may_lack(row) => {
+                self.gone.by_now.receipts += 1;
+                None
+            }
+            None => Some(Broken::NoReceipt),
+        }
+    }
+
+    /// Is there one person's word where the entry says so, and the one that it names?
+    fn approval(
+        &mut self,
+        row: i64,
+        action: ActionId,
+        said: &Said<'_>,
+        approvals: &[Heard],
+    ) -> Option<Broken> {
+        let fits = match (said.decides(), approvals) {
+            (false, approvals) => approvals.is_empty(),
+            (true, []) if self.gone.may_lack(row) => {
+                self.gone.by_now.approvals += 1;
+                true
+            }
+            (true, [heard]) => {
+                self.found.approvals += 1;
+                heard.action == Some(action) && said.action_hash == Some(Sha256::digest(&heard.record).into())
+            }
+            (true, _) => false,
+        };
+        (!fits).then_some(Broken::Approval)
+    }
+
+    /// Hands on what others have to compare.
+    fn witness(
+        &mut self,
+        entry: i64,
+        action: ActionId,
+        said: &Said<'_>,
+        standing: Standing,
+        outcomes: Vec<Kept>,
+        approvals: Vec<Heard>,
+    ) -> Sql<()> {
+        let mut testimonies = Vec::new();
+        // The row of one that was judged again tells of that, as do the entries of its outcomes.
+        let telling =
+            if standing.resumed { standing.last.map(|(entry, _)| entry) } else { Some(standing.entry) };
+        if telling == Some(entry)
+            && let Some(stored) = read::action_at(self.db, standing.row)?
+        {
+            let action_hash = said.action_hash;
+            testimonies.push(Testimony::Action { stored: Box::new(stored), action_hash });
+        }
+        let Standing { tenant, subject, archetype, key, .. } = standing;
+        testimonies.extend(approvals.into_iter().map(|heard| Testimony::Approval {
+            round: heard.round,
+            approver: heard.approver,
+            agrees: said.event == APPROVED,
+            record: heard.record,
+        }));
+        if let Some(Kept { receipt: Some(receipt), state, .. }) = outcomes.into_iter().next() {
+            let said = said.state.map(Box::from);
+            testimonies.push(Testimony::Receipt { subject, archetype, key, state, said, receipt });
+        }
+        let witness = |testimony| Witness { entry, action, tenant: tenant.clone(), testimony };
+        self.found.witnesses.extend(testimonies.into_iter().map(witness));
+        Ok(())
+    }
+
+    fn end(mut self) -> Sql<Inspected> {
+        let (last, end) = (self.found.last, (self.slice + 1) << SLICE);
+        let is_last = end > last;
+        if !is_last && self.expected < end {
+            self.report(end, None, None, Broken::Missing);
+            self.pass_over(self.expected..end);
+        }
+        self.strays();
+        let first = self.slice << SLICE;
+        for row in
+            std::mem::take(&mut self.passkeys).unlike(self.db, first..if is_last { i64::MAX } else { end })?
+        {
+            self.report(row, None, None, Broken::Passkey);
+        }
+        if self.whole
+            && !is_last
+            && self.found.findings.is_empty()
+            && self.slice < index::end(self.db)?
+            && !Slice::read(self.db, &mut Known::new(1 << SLICE), self.slice)?.is_stored(self.db)?
+        {
+            self.report((self.slice << SLICE).max(1), None, None, Broken::Index);
+        }
+        if is_last && let Some(row) = self.gone.too_much(self.db)? {
+            self.report(row, None, None, Broken::Pruned);
+        }
+        self.found.findings.sort_by_key(|finding| finding.entry);
+        self.found.entries = self.walk.entries();
+        self.found.head = self.walk.head();
+        self.found.next = (!is_last).then_some(Place { row: end - 1, ..self.gone.by_now });
+        Ok(self.found)
+    }
+
+    /// What names entries that are not there, or are not those of an action, or elsewhere: cut off at the end, or forged.
+    fn strays(&mut self) {
+        let last = self.found.last;
+        let of = |entry: i64, broken| (entry, if entry > last { Broken::Missing } else { broken });
+        let actions = std::mem::take(&mut self.actions).into_keys().map(|entry| of(entry, Broken::Action));
+        let outcomes = std::mem::take(&mut self.outcomes).into_keys().map(|entry| of(entry, Broken::Outcome));
+        let approvals =
+            std::mem::take(&mut self.approvals).into_keys().map(|entry| (entry, Broken::Approval));
+        let mut strays: BTreeMap<i64, Broken> = actions.chain(outcomes).collect();
+        for (entry, broken) in approvals {
+            strays.entry(entry).or_insert(broken);
+        }
+        // Of what was cut off the first is enough.
+        let beyond = strays.split_off(&(last + 1)).into_iter().next();
+        for (entry, broken) in strays.into_iter().chain(beyond) {
+            self.report(entry, None, None, broken);
+        }
+    }
+
+    fn report(&mut self, entry: i64, action: Option<ActionId>, standing: Option<&Standing>, broken: Broken) {
+        let tenant = standing.map(|standing| standing.tenant.clone());
+        self.found.findings.push(Finding { entry, action, tenant, broken });
+    }
+}
+
+/// Does the action stand where its last outcome, which came with this entry, left it? One without an outcome may only
+/// wait, or be under way; and it is no longer held only if enough people agreed.
+fn fate(row: i64, standing: &Standing) -> Option<Broken> {
+    let fits = match standing.last {
+        Some((entry, state)) => entry != row || state == standing.state,
+        // Where its last outcome is missing, that one's own entry tells.
+        None if standing.outcome.is_some() => true,
+        None => match standing.state {
+            State::Held => true,
+            State::Approved | State::Sent => standing.agreed,
+            _ => false,
+        },
+    };
+    (!fits).then_some(Broken::Fate)
+}
+
+/// What the entries of a stretch say of passkeys: which events there are, each of which exactly one row names. So none
+/// can be added, given out as enrolled or kept from its end without an entry.
 #[derive(Default)]
 struct Passkeys {
-    told: BTreeSet<(&'static str, i64)>,
+    told: BTreeSet<(i64, &'static str)>,
+    /// Entries that cannot be believed, or are missing.
+    unknown: Vec<Range<i64>>,
 }
 
 impl Passkeys {
     fn told(&mut self, entry: i64, event: &str) {
         let kinds = [PASSKEY_REGISTERED, PASSKEY_ENROLLED, PASSKEY_REVOKED];
-        self.told.extend(kinds.into_iter().find(|kind| *kind == event).map(|kind| (kind, entry)));
+        self.told.extend(kinds.into_iter().find(|kind| *kind == event).map(|kind| (entry, kind)));
     }
 
-    /// The first entry that rows and chain do not agree on.
-    fn unlike(mut self, db: &Connection) -> Sql<Option<i64>> {
-        let mut rows = db.prepare("SELECT registered, enrolled, revoked FROM passkey ORDER BY row")?;
+    /// The entries of the stretch that rows and chain do not agree on.
+    fn unlike(mut self, db: &Connection, stretch: Range<i64>) -> Sql<BTreeSet<i64>> {
+        let mut rows = db.prepare_cached("SELECT registered, enrolled, revoked FROM passkey ORDER BY row")?;
         let mut rows = rows.query([])?;
+        let mut unlike = BTreeSet::new();
         while let Some(row) = rows.next()? {
             for (column, kind) in
                 [PASSKEY_REGISTERED, PASSKEY_ENROLLED, PASSKEY_REVOKED].into_iter().enumerate()
             {
                 let named: Option<i64> = row.get(column)?;
-                if let Some(entry) = named.filter(|entry| !self.told.remove(&(kind, *entry))) {
-                    return Ok(Some(entry));
-                }
+                unlike.extend(
+                    named.filter(|entry| stretch.contains(entry) && !self.told.remove(&(*entry, kind))),
+                );
             }
         }
-        Ok(self.told.first().map(|(_, entry)| *entry))
+        unlike.extend(self.told.iter().map(|(entry, _)| *entry));
+        unlike.retain(|entry| !self.unknown.iter().any(|rows| rows.contains(entry)));
+        Ok(unlike)
     }
 }
 
-/// Receipts, or approvals, that are gone. Only entries of the chain can say that they may be, and those come later.
-#[derive(Default)]
+/// What is not there any more. Only entries of the chain can say that it may be, and those come later.
 struct Gone {
-    /// Entries of which it is missing and that no pruning has told of yet.
-    entries: VecDeque<i64>,
-    missed: u64,
-    told: u64,
-    /// The last entry that told of pruning.
-    last: i64,
+    /// Every pruning that the chain tells of, with its entry.
+    told: Vec<(i64, Pruned)>,
+    by_now: Place,
 }
 
 impl Gone {
-    fn missed(&mut self, entry: i64) {
-        self.entries.push_back(entry);
-        self.missed += 1;
+    /// May the receipt or approval of this entry be gone?
+    fn may_lack(&self, entry: i64) -> bool {
+        self.told.iter().any(|(row, pruned)| *row > entry && pruned.highest_entry >= entry)
     }
 
-    fn told(&mut self, entry: i64, highest: i64, count: u64) {
-        while self.entries.front().is_some_and(|missing| *missing <= highest) {
-            self.entries.pop_front();
-        }
-        self.told = self.told.saturating_add(count);
-        self.last = entry;
+    /// May the action of this entry be gone?
+    fn may_lack_action(&self, entry: i64) -> bool {
+        self.told.last().is_some_and(|(row, _)| *row > entry)
     }
 
-    /// What is gone and was not pruned.
-    fn untold(&self, missing: Broken) -> Option<(i64, Broken)> {
-        match self.entries.front() {
-            Some(entry) => Some((*entry, missing)),
-            None if self.missed > self.told => Some((self.last, Broken::Pruned)),
-            None => None,
-        }
+    /// The last entry that tells of pruning, if more is gone than all of them say.
+    fn too_much(&self, db: &Connection) -> Sql<Option<i64>> {
+        let Some((row, _)) = self.told.last() else { return Ok(None) };
+        let sum =
+            |of: fn(&Pruned) -> u64| self.told.iter().fold(0_u64, |sum, (_, it)| sum.saturating_add(of(it)));
+        let highest = self.told.iter().map(|(_, it)| it.highest_action).max();
+        let highest = highest.max(read::last_row(db, "action")?).unwrap_or(0);
+        // Actions are numbered without a gap.
+        let actions = highest.saturating_sub(read::count_actions(db)?);
+        let too_much = self.by_now.receipts > sum(|it| it.receipts)
+            || self.by_now.approvals > sum(|it| it.approvals)
+            || u64::try_from(actions).unwrap_or(0) > sum(|it| it.actions);
+        Ok(too_much.then_some(*row))
     }
 }
 
-/// The entry of the next outcome, and the hash of its receipt if it has one.
-fn next_outcome(rows: &mut rusqlite::Rows<'_>) -> Sql<Option<(i64, Option<[u8; 32]>)>> {
-    let Some(row) = rows.next()? else { return Ok(None) };
-    let receipt = match row.get_ref(1)? {
-        ValueRef::Null => None,
-        // One that cannot be unpacked has no hash that an entry names.
-        _ => Some(packed::get(row, 1).map_or([0; 32], |document| Sha256::digest(document).into())),
-    };
-    Ok(Some((row.get(0)?, receipt)))
-}
-
-/// The entry of the next approval or rejection, and the hash of its record.
-fn next_approval(rows: &mut rusqlite::Rows<'_>) -> Sql<Option<(i64, [u8; 32])>> {
-    let Some(row) = rows.next()? else { return Ok(None) };
-    Ok(Some((row.get(0)?, Sha256::digest(row.get_ref(1)?.as_blob()?).into())))
+fn by_entry<T>(all: impl IntoIterator<Item = (i64, T)>) -> BTreeMap<i64, Vec<T>> {
+    let mut found: BTreeMap<i64, Vec<T>> = BTreeMap::new();
+    for (entry, one) in all {
+        found.entry(entry).or_default().push(one);
+    }
+    found
 }

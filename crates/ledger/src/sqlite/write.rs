@@ -33,7 +33,7 @@ impl<'a> Statements<'a> {
         Ok(Statements {
             action: db.prepare_cached(
                 "INSERT INTO action VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
-                 ?17, ?18, ?19, ?20, ?21, NULL, NULL)",
+                 ?17, ?18, ?19, ?20, ?21, NULL, NULL, ?22, ?23, ?24, ?25, ?26)",
             )?,
             fate: db.prepare_cached("INSERT INTO fate VALUES (?1, ?2, ?3, ?4, ?5)")?,
             outcome: db.prepare_cached(
@@ -56,6 +56,8 @@ impl<'a> Statements<'a> {
         let intent = &item.intent;
         let hold = item.hold();
         let currency = intent.amount.map(|amount| amount.currency());
+        let labels = &intent.labels;
+        let regulations = (!labels.regulations.is_empty()).then(|| labels.regulations.join("\n"));
         let written = self.action.execute(params![
             row,
             intent.id.as_bytes(),
@@ -78,6 +80,11 @@ impl<'a> Statements<'a> {
             intent.payload,
             hold.map(|_| FIRST_ROUND),
             hold.map(|hold| hold.needed),
+            labels.session,
+            labels.verb,
+            labels.target,
+            labels.level,
+            regulations,
         ]);
         written.map(drop)
     }

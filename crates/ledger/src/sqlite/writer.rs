@@ -119,6 +119,7 @@ impl Writer {
             Ok((batch, done)) => {
                 self.step("committed")?;
                 self.tail = batch.publish();
+                self.shared.housekeeping.grown(self.tail.entry);
                 Ok(done)
             }
             Err(failure) => {

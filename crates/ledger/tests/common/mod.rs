@@ -87,6 +87,7 @@ pub fn intent(key: &str) -> Intent {
         principal: "alice".into(),
         at_ms: NOW,
         amount: None,
+        labels: Default::default(),
         payload: b"{}".to_vec(),
         entry: draft("admitted"),
     }

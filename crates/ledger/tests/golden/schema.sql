@@ -18,7 +18,7 @@ CREATE TABLE action (
     currency TEXT,
     entry INTEGER NOT NULL,
     payload BLOB NOT NULL
-, round INTEGER, needed INTEGER, resumed INTEGER, resumed_row INTEGER) STRICT;
+, round INTEGER, needed INTEGER, resumed INTEGER, resumed_row INTEGER, session TEXT, verb TEXT, target TEXT, level TEXT, regulations TEXT) STRICT;
 CREATE UNIQUE INDEX action_id ON action (id);
 CREATE UNIQUE INDEX action_slot ON action (slot) WHERE slot IS NOT NULL;
 CREATE TABLE fate (
@@ -135,6 +135,18 @@ CREATE TABLE approval (
     entry INTEGER NOT NULL,
     record BLOB NOT NULL,
     UNIQUE (action, round, approver)
+) STRICT;
+CREATE TABLE pruning (
+    entry INTEGER PRIMARY KEY
+) STRICT;
+CREATE TABLE audit_slice (
+    slice INTEGER PRIMARY KEY,  -- row of its entries >> 10
+    first INTEGER NOT NULL,     -- time of the earliest and latest entry in it; where there is none, no time is between
+    last INTEGER NOT NULL       -- them
+) STRICT;
+CREATE TABLE audit_term (
+    key INTEGER PRIMARY KEY,    -- slice << 4 | what is looked by
+    postings BLOB NOT NULL
 ) STRICT;
 CREATE TABLE passkey (
     row INTEGER PRIMARY KEY,

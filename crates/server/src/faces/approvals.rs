@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::mandates::rows;
 use crate::reply;
 use crate::request::{Request, Response};
 use crate::who;
@@ -19,7 +18,7 @@ pub(crate) async fn list(request: Request) -> Result<Response, Error> {
     let gateway = request.gateway()?;
     let caller = who::caller(&request).await?;
     let [cursor, limit] = request.query(["cursor", "limit"])?;
-    let page = gateway.held(&caller, cursor, rows(limit.as_deref())?).await?;
+    let page = gateway.held(&caller, cursor, reply::rows(limit.as_deref())?).await?;
     let body = HeldPage { items: page.items.into_iter().map(Held::of).collect(), next_cursor: page.next };
     Ok(reply::json(StatusCode::OK, &body))
 }

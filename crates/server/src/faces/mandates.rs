@@ -25,7 +25,7 @@ pub(crate) async fn list(request: Request) -> Result<Response, Error> {
     let gateway = request.gateway()?;
     let caller = who::caller(&request).await?;
     let [cursor, limit] = request.query(["cursor", "limit"])?;
-    let page = gateway.mandates(&caller, cursor, rows(limit.as_deref())?).await?;
+    let page = gateway.mandates(&caller, cursor, reply::rows(limit.as_deref())?).await?;
     let body = MandatePage { items: page.items.iter().map(Mandate::of).collect(), next_cursor: page.next };
     Ok(reply::json(StatusCode::OK, &body))
 }
@@ -39,13 +39,6 @@ pub(crate) async fn revoke(mut request: Request) -> Result<Response, Error> {
     let unsettled = revoked.unsettled.iter().map(ToString::to_string).collect();
     let body = Revocation { jti: revoked.jti, revoked_at: revoked.revoked_at, unsettled };
     Ok(reply::json(StatusCode::OK, &body))
-}
-
-/// How many rows a page is to have.
-pub(super) fn rows(limit: Option<&str>) -> Result<u32, Error> {
-    let Some(limit) = limit else { return Ok(50) };
-    let rows = limit.parse().ok().filter(|rows| (1..=200).contains(rows));
-    rows.ok_or_else(|| Error::new(Code::ValidationFailed, "limit is not between 1 and 200").field("?limit"))
 }
 
 /// What a new mandate is to allow.

@@ -3,9 +3,11 @@
 pub(crate) mod actions;
 pub(crate) mod approval_page;
 pub(crate) mod approvals;
+pub(crate) mod audit;
 pub(crate) mod discovery;
 pub(crate) mod execution_protocol;
 pub(crate) mod keys;
 pub(crate) mod mandates;
 pub(crate) mod operations;
+mod provenance;
 pub(crate) mod receipts;

@@ -1,0 +1,72 @@
+//! An installation that no gateway runs on: opened under its exclusive lock, for what needs neither rules nor providers'
+//! secrets.
+
+use std::path::Path;
+
+use action::{Subject, Tenant};
+use gateway::{Caller, Config, Gateway, Installation, Role};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::error::{Context, Error, Result};
+
+/// A data directory, held.
+pub(crate) struct Resting {
+    installation: Box<Installation>,
+    runtime: Runtime,
+    tenant: Tenant,
+}
+
+impl Resting {
+    pub(crate) fn open(config: Option<&Path>, data_dir: Option<&Path>, sandbox: bool) -> Result<Resting> {
+        let mut config = Config::read(config).map_err(Error::new)?;
+        if let Some(data_dir) = data_dir {
+            config.data_dir = data_dir.to_owned();
+        }
+        (config.catalogue_dir, config.policy_dir) = (None, None);
+        config.secrets.retain(|name, _| name == "master");
+        config.sandbox.enabled = sandbox;
+        let tenant = config.tenants.first().and_then(|name| Tenant::parse(name).ok()).unwrap_or_default();
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.while_we(|| "cannot start".to_owned())?;
+        let installation = runtime.block_on(Installation::open(config, server::render)).map_err(|why| {
+            let held = why.contains(&ledger::Error::Locked.to_string());
+            Error::new(why).maybe_hint(held.then_some(
+                "a gateway runs on it: leave --data-dir and --config out, and pass --url and a key",
+            ))
+        })?;
+        Ok(Resting { installation: Box::new(installation), runtime, tenant })
+    }
+
+    pub(crate) fn production(&self) -> &Gateway {
+        &self.installation.production
+    }
+
+    /// The sandbox, if it was opened with it.
+    pub(crate) fn sandbox(&self) -> Option<&Gateway> {
+        self.installation.sandbox.as_deref()
+    }
+
+    /// Does something as the administrator that whoever holds the data directory is; of the first tenant, unless
+    /// another is named.
+    pub(crate) fn as_admin<T>(
+        &self,
+        gateway: &Gateway,
+        tenant: Option<&str>,
+        deed: impl AsyncFnOnce(&Gateway, &Caller) -> std::result::Result<T, gateway::Error>,
+    ) -> Result<T> {
+        let parsed = tenant.map_or_else(|| Ok(self.tenant.clone()), Tenant::parse);
+        let tenant = parsed.map_err(|why| Error::new("`--tenant` names no tenant").because(why))?;
+        let subject =
+            Subject::parse("data-directory").map_err(|why| Error::new("no subject").because(why))?;
+        let caller = Caller {
+            tenant,
+            subject,
+            role: Role::Admin,
+            key_id: "data directory".to_owned(),
+            key_issuer: None,
+            default_mandate: None,
+        };
+        let done = self.runtime.block_on(deed(gateway, &caller));
+        done.map_err(|refusal| Error::new(refusal.to_string()).maybe_hint(refusal.hint))
+    }
+}

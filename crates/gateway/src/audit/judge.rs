@@ -1,0 +1,145 @@
+//! Does what is stored beside the chain agree with it, and with each other?
+//!
+//! The ledger compares hashes. What stands behind them (that a receipt is signed and is of this action, that a row
+//! says what was hashed, that a person's word is about this hold) is read here.
+
+use ledger::{State, Stored, Testimony, Witness};
+use receipt::approval::Approvers;
+use receipt::{Disclosures, Jwks, Kind, Pin, Trust, Verdict};
+use serde::Deserialize;
+
+use super::TrailFinding;
+use crate::approvals::{APPROVE, REJECT, Said, escalation_id};
+use crate::caller::Caller;
+use crate::decide::action_hash_of;
+use crate::remember::outward;
+use crate::row::IntentRow;
+
+/// By what this gateway's receipts are judged.
+pub(super) struct Judge<'a> {
+    issuer: &'a str,
+    jwks: &'a Jwks,
+    pin: Pin,
+}
+
+/// What a receipt must have in common with the rows beside it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown {
+    agent_id: String,
+    idempotency_key: Option<String>,
+    metadata: ShownMetadata,
+}
+
+#[derive(Deserialize)]
+struct ShownMetadata {
+    tenant: String,
+    archetype: Option<String>,
+}
+
+impl<'a> Judge<'a> {
+    pub(super) fn new(issuer: &'a str, jwks: &'a Jwks) -> Judge<'a> {
+        Judge { issuer, jwks, pin: Pin::new(issuer, jwks) }
+    }
+
+    /// What is wrong with what is stored, named to those whose it is.
+    pub(super) fn finding(&self, caller: &Caller, witness: &Witness) -> Option<TrailFinding> {
+        let what = match &witness.testimony {
+            Testimony::Action { stored, action_hash } => altered_action(stored, *action_hash)?,
+            Testimony::Receipt { .. } => self.altered_receipt(witness)?,
+            Testimony::Approval { round, approver, agrees, record } => {
+                altered_approval(witness, *round, approver, *agrees, record)?
+            }
+        };
+        let ours = witness.tenant == caller.tenant;
+        let receipt_id = match &witness.testimony {
+            Testimony::Receipt { receipt, .. } => Some(receipt.id.to_string()),
+            _ => None,
+        };
+        Some(TrailFinding {
+            entry: witness.entry,
+            action_id: ours.then(|| witness.action.to_string()),
+            receipt_id: receipt_id.filter(|_| ours),
+            what,
+        })
+    }
+
+    fn altered_receipt(&self, witness: &Witness) -> Option<String> {
+        let Testimony::Receipt { subject, archetype, key, state, said, receipt } = &witness.testimony else {
+            return None;
+        };
+        let (disclosures, approvers) = (Disclosures::default(), Approvers::default());
+        let trust = Trust {
+            pin: &self.pin,
+            jwks: self.jwks,
+            allow_sandbox: true,
+            disclosures: &disclosures,
+            approvers: &approvers,
+        };
+        let report = receipt::verify(&receipt.document, &trust);
+        if let Verdict::Invalid(failure) = &report.verdict {
+            return Some(format!("the stored receipt is invalid: {failure}"));
+        }
+        let (Some(facts), Ok(shown)) = (report.facts, serde_json::from_slice::<Shown>(&receipt.document))
+        else {
+            return Some("the stored receipt cannot be read".to_owned());
+        };
+        let rows = [
+            ("issuer", facts.issuer == self.issuer),
+            ("receipt id", *facts.receipt_id == *receipt.id),
+            ("action", facts.transaction_id == witness.action.to_string()),
+            ("agent", shown.agent_id == subject.as_str()),
+            ("tenant", shown.metadata.tenant == witness.tenant.as_str()),
+            ("archetype", shown.metadata.archetype.is_none_or(|name| *name == **archetype)),
+            ("idempotency key", shown.idempotency_key.as_deref() == key.as_deref()),
+            ("state", agrees(facts.kind, *state) && says(said.as_deref(), *state)),
+        ];
+        let (name, _) = rows.iter().find(|(_, fits)| !fits)?;
+        Some(format!("the stored receipt and the rows beside it name another {name}"))
+    }
+}
+
+/// Is the row of an action what its entry was made from? An erased payload leaves nothing to compare.
+fn altered_action(stored: &Stored, action_hash: Option<[u8; 32]>) -> Option<String> {
+    if stored.payload.is_empty() {
+        return None;
+    }
+    let Ok(row) = IntentRow::from_bytes(&stored.payload) else {
+        return Some("the stored action cannot be read".to_owned());
+    };
+    let named = action_hash.map(hex::encode).unwrap_or_default();
+    let fits =
+        row.action_hash == named && action_hash_of(stored, &row).is_none_or(|hash| hash == action_hash);
+    (!fits).then(|| "the stored action is not the one it names".to_owned())
+}
+
+/// Is a person's word about this hold of this action, by the person that the row names?
+fn altered_approval(
+    witness: &Witness,
+    round: u32,
+    approver: &str,
+    agrees: bool,
+    record: &[u8],
+) -> Option<String> {
+    let Ok(said) = Said::from_bytes(record) else {
+        return Some("the stored approval cannot be read".to_owned());
+    };
+    let fits = said.action_id == witness.action.to_string()
+        && said.escalation_id == escalation_id(witness.action, round)
+        && said.approver == approver
+        && said.decision == if agrees { APPROVE } else { REJECT };
+    (!fits).then(|| "the stored approval says another person, hold or decision than its row".to_owned())
+}
+
+/// May a receipt of this kind come with this state?
+fn agrees(kind: Kind, state: State) -> bool {
+    match kind {
+        Kind::Executed => state == State::Executed,
+        Kind::Blocked => state == State::Refused,
+        _ => state != State::Refused,
+    }
+}
+
+fn says(said: Option<&str>, state: State) -> bool {
+    said.is_none_or(|said| said == outward(state))
+}

@@ -1,0 +1,101 @@
+//! What looking closely at the store finds: everything that is missing or altered, and where.
+
+use action::{ActionId, Subject, Tenant};
+
+use crate::{Broken, Receipt, State, Stored};
+
+/// Something that is not as the chain says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Row number of the entry.
+    pub entry: i64,
+    /// The action the entry belongs to.
+    pub action: Option<ActionId>,
+    /// Whose action it is, where its row still says so.
+    pub tenant: Option<Tenant>,
+    /// What is wrong.
+    pub broken: Broken,
+}
+
+/// Something stored that must agree with more than its hash. Whether it does is for those to say who can read it.
+#[derive(Clone, Debug)]
+pub struct Witness {
+    /// Row number of the entry.
+    pub entry: i64,
+    /// Which action.
+    pub action: ActionId,
+    /// Whose.
+    pub tenant: Tenant,
+    /// What is stored.
+    pub testimony: Testimony,
+}
+
+/// What is stored beside an entry.
+#[derive(Clone, Debug)]
+pub enum Testimony {
+    /// The row of an action, with the entry it began with; or, if it was judged again since, with a later one.
+    Action {
+        /// The row.
+        stored: Box<Stored>,
+        /// What the entry says of the action.
+        action_hash: Option<[u8; 32]>,
+    },
+    /// A receipt, and what it must agree with.
+    Receipt {
+        /// Who asked.
+        subject: Subject,
+        /// What kind.
+        archetype: Box<str>,
+        /// The client's key.
+        key: Option<Box<str>>,
+        /// The state that its outcome reached.
+        state: State,
+        /// The state that its entry says, by the words of the outside.
+        said: Option<Box<str>>,
+        /// The receipt.
+        receipt: Receipt,
+    },
+    /// A person's word.
+    Approval {
+        /// Which of the action's holds.
+        round: u32,
+        /// Who, by the row.
+        approver: Box<str>,
+        /// By its entry: for it, or against it.
+        agrees: bool,
+        /// The record, which is the one that the entry names.
+        record: Vec<u8>,
+    },
+}
+
+/// How far a walk along the chain is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Row number of the last entry looked at.
+    pub row: i64,
+    /// Receipts that are gone by here, as far as prunings account for them.
+    pub receipts: u64,
+    /// Approvals likewise.
+    pub approvals: u64,
+}
+
+/// A stretch of the chain, looked at.
+#[derive(Clone, Debug, Default)]
+pub struct Inspected {
+    /// What is wrong, in the order of the chain. After a wrong entry the walk goes on behind it.
+    pub findings: Vec<Finding>,
+    /// Receipts to be compared further.
+    pub witnesses: Vec<Witness>,
+    /// How many entries were looked at.
+    pub entries: u64,
+    /// How many receipts were compared with the entry that names them.
+    pub receipts: u64,
+    /// How many approvals and rejections.
+    pub approvals: u64,
+    /// The hash of the last entry looked at.
+    pub head: Option<[u8; 32]>,
+    /// Row number of the newest entry there is.
+    pub last: i64,
+    /// Hand this in as `after` for the next stretch; `None` at the end.
+    pub next: Option<Place>,
+}
