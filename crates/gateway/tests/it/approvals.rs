@@ -449,12 +449,7 @@ async fn what_the_store_says_otherwise_than_people_were_shown_is_not_carried_out
         let mut house = house_of_two().await;
         let waits = held(&house, "acct-1").await;
         house.gateway().approve(&approver(&house, "anna"), waits.id(), None).await.unwrap();
-        let store = house.store();
-        let select = "SELECT payload FROM action WHERE round = 1";
-        let packed: Vec<u8> = store.query_row(select, [], |row| row.get(0)).unwrap();
-        let update = format!("UPDATE action SET payload = CAST({altered} AS BLOB) WHERE round = 1")
-            .replace("payload,", "?1,");
-        assert_eq!(store.execute(&update, [ledger::unpack(&packed).unwrap()]).unwrap(), 1);
+        house.rewrite("second-acct-1", altered);
         house.gateway().approve(&approver(&house, "ben"), waits.id(), None).await.unwrap();
         house.installation.start();
         // Time enough to go on, were it as it was.

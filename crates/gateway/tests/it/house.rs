@@ -209,6 +209,18 @@ impl House {
         rusqlite::Connection::open(self.folder.path().join("data/production.db")).unwrap()
     }
 
+    /// Changes the row of the action under this idempotency key; `to` is SQL over `payload`.
+    pub(crate) fn rewrite(&self, key: &str, to: &str) {
+        let store = self.store();
+        let select = "SELECT row, payload FROM action WHERE key = ?";
+        let (row, packed): (i64, Vec<u8>) =
+            store.query_row(select, [key], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        let plain = ledger::unpack(&packed).unwrap();
+        store.execute("UPDATE action SET payload = ?2 WHERE row = ?1", (row, plain)).unwrap();
+        let update = format!("UPDATE action SET payload = CAST({to} AS BLOB) WHERE row = ?1");
+        store.execute(&update, [row]).unwrap();
+    }
+
     pub(crate) async fn said(&self, key: &str, body: &Value) -> Said {
         self.send(key, body).await.unwrap()
     }

@@ -15,12 +15,6 @@ async fn doubted(house: &House, bank: &testkit::bank::Bank, key: &str) -> (Value
     (body, said)
 }
 
-/// Changes what the row of a key says of its call.
-fn rewrite(house: &House, key: &str, payload: &str) {
-    let update = format!("UPDATE action SET payload = CAST({payload} AS BLOB) WHERE key = ?");
-    assert_eq!(house.store().execute(&update, [key]).unwrap(), 1);
-}
-
 #[tokio::test]
 async fn a_doubt_is_asked_only_of_the_provider_it_was_sent_to() {
     let (mut house, bank) = banked::house("USD", &RIGHT).await;
@@ -47,7 +41,7 @@ async fn another_bank_under_the_same_name_is_not_asked() {
     .await;
     let (body, _) = doubted(&house, &first, "first").await;
     // So long ago that an absence is final.
-    rewrite(&house, "first", "json_set(payload, '$.call.send_by_ms', 1)");
+    house.rewrite("first", "json_set(payload, '$.call.send_by_ms', 1)");
     house.rebind(&banked::binding(&second, "bank", &RIGHT)).await;
     house.installation.start();
     for key in ["second", "third"] {
@@ -67,7 +61,7 @@ async fn another_bank_under_the_same_name_is_not_asked() {
 async fn a_row_without_an_identity_is_asked_after_by_name() {
     let (mut house, bank) = banked::house("USD", &RIGHT).await;
     let (body, _) = doubted(&house, &bank, "old").await;
-    rewrite(&house, "old", "json_remove(payload, '$.call.identity')");
+    house.rewrite("old", "json_remove(payload, '$.call.identity')");
     house.rebind(&banked::binding(&bank, "bank", &RIGHT).replace("86400", "86401")).await;
     house.installation.start();
     assert_eq!(house.settled("old", &body).await.kind(), "executed");

@@ -502,7 +502,15 @@ pub(crate) fn owner(db: &Connection, id: ActionId) -> Sql<Option<Owner>> {
     one(db, sql, [id.as_bytes()], |row| {
         let (tenant, subject) = (tenant(row, 0)?, subject(row, 1)?);
         let (archetype, labels) = (row.get(2)?, labels(row, 3)?);
-        Ok(Owner { id, tenant, subject, archetype, labels, at_ms: row.get(8)?, payload: packed::get(row, 9)? })
+        Ok(Owner {
+            id,
+            tenant,
+            subject,
+            archetype,
+            labels,
+            at_ms: row.get(8)?,
+            payload: packed::get(row, 9)?,
+        })
     })
 }
 
