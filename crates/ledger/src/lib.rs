@@ -36,6 +36,7 @@ mod identity;
 mod intake;
 mod lock;
 mod memory;
+mod outbox;
 mod pruned;
 mod sqlite;
 mod state;
@@ -48,7 +49,7 @@ use futures_util::future::BoxFuture;
 
 pub use admit::{Cell, Claimed, Item, Rows, admit};
 pub use authority::{ApiKey, Freeze, Held, Mandate, Revocation, Scope};
-pub use entry::{Broken, Draft, Event, Said, Session, Walk};
+pub use entry::{Broken, Draft, Event, Heading, Said, Session, Walk, event_of};
 pub use error::Error;
 pub use facts::{Facts, FactsQuery, Figures, Filter, Repeat, Verified};
 pub use fail::FailPoints;
@@ -59,6 +60,7 @@ pub use intake::{
 };
 pub use lock::Lock;
 pub use memory::Memory;
+pub use outbox::{Notice, Outbox, Standing, Tried, Waiting};
 pub use sqlite::{Options, Sqlite};
 pub use state::State;
 pub use stored::{Admitted, Counted, Earlier, Existing, Given, Obstacle, Page, Recorded, Settled, Stored};
@@ -70,7 +72,7 @@ pub type Answer<'a, T> = BoxFuture<'a, Result<T, Error>>;
 ///
 /// Every write is durable when its future resolves with `Ok`, and linearised with every other. A write whose future
 /// is dropped may still happen.
-pub trait Ledger: Send + Sync {
+pub trait Ledger: Outbox {
     /// What the judge is told of the past.
     fn facts<'a>(&'a self, query: FactsQuery<'a>) -> Answer<'a, Facts>;
 

@@ -242,10 +242,11 @@ fn a_store_of_the_first_version_opens_and_what_it_held_only_expires() {
     // Back to the shape of then.
     db(directory.path())
         .execute_batch(
-            "DROP TABLE approval; ALTER TABLE api_key DROP COLUMN created_by;
+            "DROP TABLE notice; DROP TABLE destination; DROP TABLE approval;
+             ALTER TABLE api_key DROP COLUMN created_by;
              ALTER TABLE action DROP COLUMN resumed_row; ALTER TABLE action DROP COLUMN resumed;
              ALTER TABLE action DROP COLUMN needed; ALTER TABLE action DROP COLUMN round;
-             DELETE FROM refinery_schema_history WHERE version = 2;",
+             DELETE FROM refinery_schema_history WHERE version >= 2;",
         )
         .unwrap();
     let reopened = open(directory.path(), Options::new("chain-2", NOW));

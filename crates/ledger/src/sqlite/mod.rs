@@ -14,6 +14,7 @@ mod hot;
 mod housekeeping;
 mod ledger;
 mod open;
+mod outbox;
 mod prune;
 mod queue;
 mod read;
