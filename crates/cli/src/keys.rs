@@ -138,7 +138,7 @@ impl Keeper {
         }
     }
 
-    /// Opens a data directory for its keys alone: neither rules nor providers' secrets are needed for them.
+    /// Opens a data directory for its keys alone: neither rules nor secrets of those outside are needed for them.
     fn open(config: Option<&Path>, data_dir: Option<&Path>) -> Result<Keeper> {
         let mut config = Config::read(config).map_err(Error::new)?;
         if let Some(data_dir) = data_dir {
@@ -146,6 +146,7 @@ impl Keeper {
         }
         (config.catalogue_dir, config.policy_dir) = (None, None);
         config.secrets.retain(|name, _| name == "master");
+        config.alerts.clear();
         config.sandbox.enabled = false;
         let tenant = config.tenants.first().and_then(|name| Tenant::parse(name).ok()).unwrap_or_default();
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();

@@ -5,9 +5,12 @@
 mod approvals;
 mod banked;
 mod house;
+mod notices;
 mod outcomes;
 mod overage;
 mod quotes;
 mod recovery;
+#[path = "../../../provider/tests/provider/smtp.rs"]
+mod smtp;
 
 use outcomes::stages;
