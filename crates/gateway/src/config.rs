@@ -1,5 +1,7 @@
 //! What the operator may set: one file, `countersign.toml`, and the same keys as `COUNTERSIGN_…` variables.
 
+mod alerts;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,6 +13,8 @@ use figment::value::{Dict, Value};
 use provider::secrets::{AwsKeys, ClientAuth, Declared, Kind, OAuth2Client, Source};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
+
+pub use self::alerts::{Alerts, Means, Smtp, SmtpTls, Webhook};
 
 /// Everything that can be configured. Each key is also an environment variable: `listen` is
 /// `COUNTERSIGN_LISTEN`, `limits.in_flight` is `COUNTERSIGN_LIMITS__IN_FLIGHT`.
@@ -40,8 +44,11 @@ pub struct Config {
     /// Named secrets. `master` wraps the tenants' keys and is made in the data directory when absent.
     #[serde(deserialize_with = "by_kind")]
     pub secrets: BTreeMap<String, Secret>,
-    /// Where providers may connect to.
+    /// Where providers and receivers of alerts may be.
     pub egress: Egress,
+    /// Who is told of what happens in production.
+    #[serde(deserialize_with = "alerts::by_kind")]
+    pub alerts: Vec<Alerts>,
     /// Bounds.
     pub limits: Limits,
     /// The sandbox.
@@ -227,6 +234,7 @@ impl Default for Config {
             tenants: vec!["default".to_owned()],
             secrets: BTreeMap::new(),
             egress: Egress::default(),
+            alerts: Vec::new(),
             limits: Limits::default(),
             sandbox: Sandbox::default(),
         }

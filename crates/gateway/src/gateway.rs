@@ -18,6 +18,7 @@ use crate::caller::Caller;
 use crate::config::Config;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
+use crate::notices::Destination;
 use crate::outcome::Render;
 use crate::remember::unavailable;
 use crate::tenants::{Rules, TenantState};
@@ -37,6 +38,8 @@ pub struct Gateway {
     pub(crate) authority: Authority,
     pub(crate) tenants: HashMap<Tenant, Arc<TenantState>>,
     pub(crate) outside: Doors,
+    /// Who is told of what happens.
+    pub(crate) destinations: Vec<Destination>,
     pub(crate) render: Render,
     pub(crate) limits: Rates,
     pub(crate) metrics: Metrics,
@@ -85,6 +88,7 @@ pub(crate) struct Opening<'a> {
     pub render: Render,
     pub vault: &'a Vault,
     pub doors: Doors,
+    pub destinations: Vec<Destination>,
     pub ledger: Arc<dyn Ledger>,
     pub chain_id: String,
     pub keys_folder: &'a Path,
@@ -94,8 +98,18 @@ pub(crate) struct Opening<'a> {
 
 impl Gateway {
     pub(crate) async fn open(opening: Opening<'_>) -> Result<Arc<Gateway>, String> {
-        let Opening { config, environment, render, vault, doors, ledger, chain_id, keys_folder, rules } =
-            opening;
+        let Opening {
+            config,
+            environment,
+            render,
+            vault,
+            doors,
+            destinations,
+            ledger,
+            chain_id,
+            keys_folder,
+            rules,
+        } = opening;
         let public_url = config.public_url();
         let issuer = match environment {
             Environment::Production => public_url.clone(),
@@ -126,6 +140,7 @@ impl Gateway {
             authority,
             tenants: states,
             outside: doors,
+            destinations,
             render,
             metrics: Metrics::new(environment.as_str()),
             places_taken: AtomicUsize::new(0),
@@ -139,6 +154,7 @@ impl Gateway {
         for tenant in gateway.tenants.values() {
             gateway.keep_rules(&tenant.rules()).await.map_err(|error| error.to_string())?;
         }
+        gateway.give_places().await.map_err(|error| error.to_string())?;
         Ok(Arc::new(gateway))
     }
 

@@ -14,6 +14,7 @@ use crate::config::{Config, MASTER};
 use crate::files;
 use crate::gateway::{Doors, Gateway, Opening, listed};
 use crate::keys::open_private;
+use crate::notices::Destination;
 use crate::outcome::Render;
 use crate::tenants::{self, Rules};
 use crate::vault::Vault;
@@ -65,7 +66,7 @@ impl Installation {
         Ok(Installation { production, sandbox, tasks: Vec::new(), _lock: lock })
     }
 
-    /// Begins to look after unsettled actions.
+    /// Begins to look after unsettled actions and to tell people of what happened.
     pub fn start(&mut self) {
         for gateway in std::iter::once(&self.production).chain(&self.sandbox) {
             self.tasks.push(gateway.look_after());
@@ -147,9 +148,10 @@ fn unreachable_subject() -> Subject {
     panic!("`anonymous` is a subject")
 }
 
-/// What a gateway stands on before it has a store: the way out, and each tenant's rules.
+/// What a gateway stands on before it has a store: the way out, who is told of things, and each tenant's rules.
 struct Ground {
     doors: Doors,
+    destinations: Vec<Destination>,
     rules: Vec<(Tenant, Rules)>,
 }
 
@@ -162,12 +164,16 @@ impl Ground {
             }
         };
         let outside = Outside { egress: &doors.egress, secrets: &doors.secrets };
+        let destinations = match environment {
+            Environment::Production => Destination::all(config, tenants, outside)?,
+            Environment::Sandbox => Vec::new(),
+        };
         let rules = |tenant: &Tenant| {
             let rules = tenants::load(config, tenant, environment, outside);
             rules.map(|rules| (tenant.clone(), rules)).map_err(|found| listed(&found))
         };
         let rules = tenants.iter().map(rules).collect::<Result<_, _>>()?;
-        Ok(Ground { doors, rules })
+        Ok(Ground { doors, destinations, rules })
     }
 }
 
@@ -189,6 +195,7 @@ async fn open_one(
         render,
         vault,
         doors: ground.doors,
+        destinations: ground.destinations,
         ledger,
         chain_id,
         keys_folder: &keys_folder,

@@ -15,6 +15,8 @@
 //! task of its own. An answer that does not come is doubt, never failure, and nothing whose fate is unknown is sent
 //! again.
 //!
+//! Beside the loop, `notices/` reads the chain and tells people outside of what happened.
+//!
 //! What is deliberately not here: sockets and status codes (`server`), SQL (`ledger`), Cedar (`boundary`), JWS forms
 //! (`mandate`). Replies are rendered by a function that the face hands in, because they must be durable before they
 //! are said.
@@ -37,6 +39,7 @@ mod gateway;
 mod installation;
 mod keys;
 mod metrics;
+mod notices;
 mod outcome;
 mod overage;
 mod pending;
@@ -64,6 +67,7 @@ pub use config::Config;
 pub use error::Error;
 pub use gateway::{Gateway, listed};
 pub use installation::{Installation, Keyring};
+pub use notices::Topic;
 pub use outcome::{Details, Kind, Missing, Outcome, ReceiptRef, Render, Reply, WOULD_EXECUTE};
 pub use request::{Answer, Ask};
 pub use views::{ActionView, Page, PublicReceipt, ReceiptView, ReplayView};

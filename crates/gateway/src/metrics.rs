@@ -21,6 +21,8 @@ pub(crate) struct Metrics {
     errors: Family<CodeLabel, Counter<u64, AtomicU64>>,
     replays: Counter<u64, AtomicU64>,
     alerts: Family<AlertLabel, Counter<u64, AtomicU64>>,
+    notices: Family<NoticeLabel, Counter<u64, AtomicU64>>,
+    notices_waiting: Family<DestinationLabel, Gauge<i64, AtomicI64>>,
     stages: Family<StageLabel, Histogram, fn() -> Histogram>,
     /// Actions between admission and settlement.
     pub in_flight: Gauge<i64, AtomicI64>,
@@ -61,6 +63,17 @@ struct AlertLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NoticeLabel {
+    destination: String,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DestinationLabel {
+    destination: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StageLabel {
     step: &'static str,
 }
@@ -77,11 +90,15 @@ impl Metrics {
         registry.register("replays", "Requests answered from a stored reply", replays.clone());
         let alerts = Family::default();
         registry.register("alerts", "What a person should look at, by kind", alerts.clone());
+        let notices = Family::default();
+        registry.register("notices", "Tries to tell a destination, by what came of them", notices.clone());
+        let notices_waiting = Family::default();
+        registry.register("notices_waiting", "Notices that wait to be told", notices_waiting.clone());
         let stages = Family::new_with_constructor(histogram as fn() -> Histogram);
         registry.register_with_unit("step", "Time of each step of an action", Unit::Seconds, stages.clone());
         let in_flight = Gauge::default();
         registry.register("in_flight", "Actions between admission and settlement", in_flight.clone());
-        Metrics { registry, outcomes, errors, replays, alerts, stages, in_flight }
+        Metrics { registry, outcomes, errors, replays, alerts, notices, notices_waiting, stages, in_flight }
     }
 
     pub(crate) fn outcome(&self, kind: Kind) {
@@ -98,6 +115,16 @@ impl Metrics {
 
     pub(crate) fn alert(&self, alert: Alert) {
         self.alerts.get_or_create(&AlertLabel { alert: alert.as_str() }).inc();
+    }
+
+    pub(crate) fn notice(&self, destination: &str, outcome: &'static str) {
+        let destination = destination.to_owned();
+        self.notices.get_or_create(&NoticeLabel { destination, outcome }).inc();
+    }
+
+    pub(crate) fn notices_waiting(&self, destination: &str, waiting: u64) {
+        let label = DestinationLabel { destination: destination.to_owned() };
+        self.notices_waiting.get_or_create(&label).set(i64::try_from(waiting).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn step(&self, step: Step, took: Duration) {

@@ -36,11 +36,11 @@ type Lane = (Tenant, Box<str>);
 type Askers = HashMap<Lane, JoinSet<()>>;
 
 impl Gateway {
-    /// Looks after unsettled actions now and on a timer, until the task is aborted.
+    /// Looks after unsettled actions and untold notices now and on a timer, until the task is aborted.
     pub(crate) fn look_after(self: &Arc<Self>) -> JoinHandle<()> {
         let gateway = Arc::clone(self);
         tokio::spawn(async move {
-            tokio::join!(gateway.keep_asking(), gateway.keep_clearing());
+            tokio::join!(gateway.keep_asking(), gateway.keep_clearing(), gateway.keep_telling());
         })
     }
 
@@ -207,7 +207,7 @@ impl Gateway {
         inquiries.insert(id, Inquiry { tries: tries.saturating_add(1), next: Instant::now() + pause });
     }
 
-    fn interval(&self) -> Duration {
+    pub(crate) fn interval(&self) -> Duration {
         Duration::from_millis(self.config.limits.recovery_interval_ms.max(10))
     }
 

@@ -128,7 +128,7 @@ pub(crate) fn settlement(
     proven: Proven,
     overage: Option<Overage>,
 ) -> Settlement {
-    let Proven { state, charged, receipt, receipt_id, reply, payload, at_ms, .. } = proven;
+    let Proven { outcome, state, charged, receipt, receipt_id, reply, payload, at_ms } = proven;
     let entry = |event| draft(tenant, event, Some(outward(state)), &pending.action_hash, pending.attempt());
     Settlement {
         action: pending.id,
@@ -138,7 +138,7 @@ pub(crate) fn settlement(
             reply: Some(ledger::Reply { status: reply.status, body: reply.body }),
             receipt: receipt.zip(receipt_id).map(|(receipt, id)| stored(receipt, &id)),
             payload,
-            entry: entry(event(state)),
+            entry: entry(event(state, outcome.code)),
         },
         charged: correction(state, pending.money, charged),
         overage: overage.map(|overage| ledger::Outcome {
@@ -220,8 +220,9 @@ pub(crate) fn unavailable(error: ledger::Error) -> Error {
     }
 }
 
-fn event(state: State) -> &'static str {
+fn event(state: State, code: Option<Code>) -> &'static str {
     match state {
+        State::Refused if code == Some(Code::ApprovalExpired) => "expired",
         State::Held => "held",
         State::Approved => "approved",
         State::Sent => "admitted",

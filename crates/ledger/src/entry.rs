@@ -359,6 +359,43 @@ impl<'a> Reading<'a> {
     }
 }
 
+/// What an entry is about, without checking it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heading<'a> {
+    /// What happened.
+    pub event: &'a str,
+    /// When, RFC 3339.
+    pub at: &'a str,
+    /// To which action.
+    pub action: Option<ActionId>,
+    /// Its state by the words of the outside.
+    pub state: Option<&'a str>,
+    /// How the chain names the tenant.
+    pub tenant_ref: Option<&'a str>,
+    /// The entry's hash, lower-case hex.
+    pub hash: &'a str,
+}
+
+impl<'a> Heading<'a> {
+    /// Reads it; nothing if these are not the bytes of an entry.
+    #[must_use]
+    pub fn of(bytes: &'a [u8]) -> Option<Heading<'a>> {
+        let Entry { event, at, action_id, state, tenant_ref, hash, .. } =
+            serde_json::from_slice::<Entry<'a>>(bytes).ok()?;
+        let action = action_id.map(|id| id.parse().ok());
+        Some(Heading { event, at, action: action.flatten(), state, tenant_ref, hash: hash? })
+    }
+}
+
+/// The event of an entry, found without reading the rest. Inside a string a quote is escaped, so the member's name
+/// stands nowhere else.
+#[must_use]
+pub fn event_of(bytes: &[u8]) -> Option<&str> {
+    let begin = bytes.windows(EVENT.len()).position(|window| window == EVENT)? + EVENT.len();
+    let length = bytes[begin..].iter().position(|byte| *byte == b'"')?;
+    std::str::from_utf8(&bytes[begin..begin + length]).ok()
+}
+
 /// The hash an entry carries, without checking it.
 pub(crate) fn hash_of(bytes: &[u8]) -> Option<[u8; 32]> {
     read(serde_json::from_slice::<Entry<'_>>(bytes).ok()?.hash).ok()?
@@ -419,6 +456,7 @@ impl Hex {
 }
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
+const EVENT: &[u8] = b",\"event\":\"";
 const OPENED: &str = "chain_opened";
 /// Event of a passkey that a person registered.
 pub const PASSKEY_REGISTERED: &str = "passkey_registered";

@@ -38,6 +38,7 @@ mod inspect;
 mod intake;
 mod lock;
 mod memory;
+mod outbox;
 mod pruned;
 mod sqlite;
 mod state;
@@ -52,7 +53,8 @@ pub use admit::{Cell, Claimed, Item, Rows, admit};
 pub use audit::{About, Audited, Labels, Order, Owner, Search};
 pub use authority::{ApiKey, Freeze, Held, Mandate, Passkey, Revocation, Scope};
 pub use entry::{
-    Broken, Draft, Event, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, Said, Session, Walk,
+    Broken, Draft, Event, Heading, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, Said, Session,
+    Walk, event_of,
 };
 pub use error::Error;
 pub use facts::{Facts, FactsQuery, Figures, Filter, Repeat, Verified};
@@ -65,6 +67,7 @@ pub use intake::{
 };
 pub use lock::Lock;
 pub use memory::Memory;
+pub use outbox::{Notice, Outbox, Standing, Tried, Waiting};
 pub use sqlite::{Options, Sqlite, unpack};
 pub use state::State;
 pub use stored::{Admitted, Counted, Earlier, Existing, Given, Obstacle, Page, Recorded, Settled, Stored};
@@ -76,7 +79,7 @@ pub type Answer<'a, T> = BoxFuture<'a, Result<T, Error>>;
 ///
 /// Every write is durable when its future resolves with `Ok`, and linearised with every other. A write whose future
 /// is dropped may still happen.
-pub trait Ledger: Send + Sync {
+pub trait Ledger: Outbox {
     /// What the judge is told of the past.
     fn facts<'a>(&'a self, query: FactsQuery<'a>) -> Answer<'a, Facts>;
 

@@ -10,13 +10,15 @@ use sha2::{Digest, Sha256};
 use crate::admit::{Claimed, Gate, Item, Rows, admit, corrected};
 use crate::entry::{self, APPROVED, Chain, REJECTED, Reading};
 use crate::identity::{self, Claim};
+use crate::outbox;
 use crate::pruned::Pruned;
 use crate::stored::page;
 use crate::{
     About, Admission, Admitted, Answer, ApiKey, Approval, Audited, Broken, Counted, Draft, Earlier, Error,
     Event, Existing, Facts, FactsQuery, Figures, Filter, Finding, Freeze, Given, Held, Inspected, Labels,
-    Ledger, Mandate, Order, Outcome, Owner, Page, Passkey, Place, Recorded, Refusal, Repeat, Resumption,
-    Revocation, Scope, Search, Settled, Settlement, State, Stored, Testimony, Verified, Walk, Witness,
+    Ledger, Mandate, Notice, Order, Outbox, Outcome, Owner, Page, Passkey, Place, Recorded, Refusal, Repeat,
+    Resumption, Revocation, Scope, Search, Settled, Settlement, Standing, State, Stored, Testimony, Tried,
+    Verified, Waiting, Walk, Witness,
 };
 
 /// Everything in memory, behind one lock.
@@ -40,6 +42,7 @@ struct World {
     tenant_keys: HashMap<Tenant, Vec<u8>>,
     kept: HashMap<Box<str>, Vec<u8>>,
     refusals: HashMap<[u8; 32], (Repeat, i64)>,
+    outbox: outbox::InMemory,
     writes: u64,
 }
 
@@ -74,6 +77,7 @@ impl Memory {
             tenant_keys: HashMap::new(),
             kept: HashMap::new(),
             refusals: HashMap::new(),
+            outbox: outbox::InMemory::default(),
             writes: 0,
         };
         world.append(now_ms, None, &entry::opening(), None, None)?;
@@ -492,6 +496,43 @@ impl World {
             Some(Finding { entry: row, broken, .. }) => Err(Error::Chain { row, broken }),
             None => Ok(Verified { entries, receipts, approvals, head }),
         }
+    }
+}
+
+impl Outbox for Memory {
+    fn give_places(&self, names: Vec<Box<str>>) -> Answer<'_, ()> {
+        self.now(move |world| {
+            world.outbox.give_places(names, world.entries.len() as i64);
+            Ok(())
+        })
+    }
+
+    fn forget_others(&self, names: Vec<Box<str>>) -> Answer<'_, u64> {
+        self.now(move |world| Ok(world.outbox.forget_others(&names)))
+    }
+
+    fn standing<'a>(&'a self, destination: &'a str) -> Answer<'a, Standing> {
+        self.now(move |world| {
+            world.outbox.standing(destination).ok_or_else(|| Error::Absent(destination.into()))
+        })
+    }
+
+    fn put<'a>(&'a self, destination: &'a str, upto: i64, notices: Vec<Notice>) -> Answer<'a, ()> {
+        self.now(move |world| {
+            world.outbox.put(destination, upto, notices);
+            Ok(())
+        })
+    }
+
+    fn due<'a>(&'a self, destination: &'a str, now_ms: i64, limit: u32) -> Answer<'a, Vec<Waiting>> {
+        self.now(move |world| Ok(world.outbox.due(destination, now_ms, limit)))
+    }
+
+    fn tried<'a>(&'a self, destination: &'a str, tries: Vec<Tried>) -> Answer<'a, ()> {
+        self.now(move |world| {
+            world.outbox.tried(destination, &tries);
+            Ok(())
+        })
     }
 }
 

@@ -18,6 +18,8 @@
 //! answer is read. It cannot say which hosts are allowed or where a secret may go; that is the operator's
 //! configuration, [`egress::Rules`] and [`Secrets`]. All of a binding's mistakes are found when it is compiled.
 //!
+//! Beside providers there are [`receivers`]: who is told of what happened. They go out by the same rules.
+//!
 //! Absent here: retries of what has an effect (what may be sent again is for `execution` to say), redirects, proxies, text templates, and any
 //! way for a value of an action to choose the host it goes to.
 
@@ -25,6 +27,7 @@ mod binding;
 pub mod egress;
 mod http;
 mod reader;
+pub mod receivers;
 pub mod sandbox;
 pub mod secrets;
 mod template;

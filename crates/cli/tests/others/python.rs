@@ -1,5 +1,5 @@
 //! Python: the key set in the two libraries most people load one with, and receipts and approvals in the few lines of
-//! `docs/verify-in-python.md` and `docs/approvals-format.md`, which are run from those pages, so that they cannot go
+//! `docs/verify-in-python.md`, `docs/approvals-format.md` and `docs/alerts.md`, which are run from those pages, so that they cannot go
 //! stale.
 
 use std::ffi::OsStr;
@@ -115,6 +115,28 @@ fn every_kind_of_change_fails_in_python_and_is_named() {
     for (line, (_, why)) in report.lines.iter().zip(&cases) {
         assert!(line.ends_with(&format!(": invalid: {why}")), "expected {why}, not {line}");
     }
+}
+
+#[test]
+fn webhooks_verify_in_a_few_lines_of_python() {
+    let Some(python) = Python::with(&["hmac"]) else { return };
+    let code = code_of(include_str!("../../../../docs/alerts.md"));
+    // The example that the specification's own libraries are tested with.
+    let said = |id: &str, signature: &str, now: u64| {
+        let headers = format!(
+            "{{'webhook-id': '{id}', 'webhook-timestamp': '1614265330', 'webhook-signature': '{signature}'}}"
+        );
+        let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+        let call =
+            format!("import sys\nprint(verify('{secret}', {headers}, sys.stdin.buffer.read(), {now}))\n");
+        python.fed(&format!("{code}\n{call}"), r#"{"test": 2432232314}"#).trim().to_owned()
+    };
+    let (id, signature) = ("msg_p5jXN8AQM9LWM0D4loKWxJek", "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+    assert_eq!(said(id, signature, 1_614_265_330), "True");
+    assert_eq!(said(id, &format!("v1,other {signature}"), 1_614_265_330), "True", "one of several is enough");
+    assert_eq!(said(id, &signature.replace('g', "h"), 1_614_265_330), "False");
+    assert_eq!(said("msg_another", signature, 1_614_265_330), "False");
+    assert_eq!(said(id, signature, 1_614_265_631), "False", "too old");
 }
 
 #[test]

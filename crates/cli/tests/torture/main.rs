@@ -2,6 +2,7 @@
 //! go wrong between the two. One test program for all of it, since linking costs more than running.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+mod alerts;
 mod approval_page;
 mod approvals;
 mod audit;

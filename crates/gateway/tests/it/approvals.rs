@@ -4,17 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use action::Subject;
-use countersign_gateway::{Caller, Code, FreezeScope, Role};
+use countersign_gateway::{Caller, Code, Config, FreezeScope, Role};
 use serde_json::{Value, json};
 
 use crate::house::{BINDING, House, Said};
 
 /// A house in which a key is enough, and so many people have to agree.
 async fn house(needed: u32) -> House {
-    let house = House::new().await;
-    house.write("catalogue/default/payment.toml", &binding(needed));
-    house.gateway().reload(&house.admin).await.unwrap();
-    house
+    house_with(needed, |_| {}).await
+}
+
+pub(crate) async fn house_with(needed: u32, change: impl FnOnce(&mut Config)) -> House {
+    House::bound(&binding(needed), change).await
 }
 
 fn binding(needed: u32) -> String {
@@ -32,7 +33,7 @@ pub(crate) fn approver(house: &House, name: &str) -> Caller {
 }
 
 /// Held, because it is a repetition of an action a moment ago.
-async fn held(house: &House, recipient: &str) -> Said {
+pub(crate) async fn held(house: &House, recipient: &str) -> Said {
     let first = house.said(&format!("first-{recipient}"), &house.payment(recipient, "25.00")).await;
     assert_eq!(first.kind(), "executed", "{}", first.body);
     let second = house.said(&format!("second-{recipient}"), &house.payment(recipient, "25.00")).await;

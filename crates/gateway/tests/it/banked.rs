@@ -67,8 +67,8 @@ pub(crate) fn reaching(config: &mut Config, banks: &[&Bank]) {
     std::fs::write(&token, banks[0].token()).unwrap();
     let bank = StaticSecret { env: None, file: Some(token), hosts: addresses.clone() };
     config.secrets.insert("bank".to_owned(), Secret::Static(bank));
-    config.egress.allow = addresses.clone();
-    config.egress.plain_http = addresses;
+    config.egress.allow.extend(addresses.clone());
+    config.egress.plain_http.extend(addresses);
     config.limits.recovery_interval_ms = 20;
 }
 

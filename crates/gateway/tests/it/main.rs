@@ -5,10 +5,13 @@
 mod approvals;
 mod banked;
 mod house;
+mod notices;
 mod outcomes;
 mod overage;
 mod quotes;
 mod recovery;
 mod rides;
+#[path = "../../../provider/tests/provider/smtp.rs"]
+mod smtp;
 
 use outcomes::stages;

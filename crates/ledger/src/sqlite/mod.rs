@@ -17,6 +17,7 @@ mod housekeeping;
 mod index;
 mod ledger;
 mod open;
+mod outbox;
 mod packed;
 mod prune;
 mod queue;

@@ -733,7 +733,7 @@ fn environment(row: &Row<'_>, column: usize) -> Sql<Environment> {
     }
 }
 
-fn id(row: &Row<'_>, column: usize) -> Sql<ActionId> {
+pub(crate) fn id(row: &Row<'_>, column: usize) -> Sql<ActionId> {
     ActionId::from_bytes(row.get(column)?).ok_or_else(|| unreadable(column, Type::Blob))
 }
 

@@ -157,3 +157,17 @@ CREATE TABLE passkey (
     enrolled INTEGER,
     revoked INTEGER
 ) STRICT;
+CREATE TABLE destination (
+    name TEXT PRIMARY KEY,
+    entry INTEGER NOT NULL      -- everything up to here is told, waits below, or is nothing to tell
+) STRICT, WITHOUT ROWID;
+CREATE TABLE notice (
+    destination TEXT NOT NULL,
+    entry INTEGER NOT NULL,     -- what is told
+    action BLOB NOT NULL,
+    taken INTEGER NOT NULL,     -- when it was put here
+    tries INTEGER NOT NULL,
+    next INTEGER NOT NULL,      -- not tried before
+    PRIMARY KEY (destination, entry)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX notice_action ON notice (destination, action, entry);

@@ -10,9 +10,12 @@ use std::time::Duration;
 
 use reqwest::header::HeaderMap;
 use reqwest::{Certificate, Client, Method, redirect, retry};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use url::Url;
 
 use super::identity::Identity;
+use super::line::Line;
 use super::resolver::{Guard, Lookup, SystemLookup};
 use super::rules::{Gate, Origin, Refused, Rules};
 
@@ -20,7 +23,7 @@ use super::rules::{Gate, Origin, Refused, Rules};
 pub struct Egress {
     gate: Arc<Gate>,
     lookup: Arc<dyn Lookup>,
-    roots: Vec<Certificate>,
+    roots: Vec<CertificateDer<'static>>,
     clients: Mutex<HashMap<Key, Client>>,
 }
 
@@ -99,7 +102,8 @@ impl Egress {
     /// # Errors
     /// When the text holds no readable certificate.
     pub fn trust(&mut self, pem: &[u8]) -> Result<(), NoCertificate> {
-        let found = Certificate::from_pem_bundle(pem).map_err(|_| NoCertificate)?;
+        let found: Vec<_> =
+            CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|_| NoCertificate)?;
         if found.is_empty() {
             return Err(NoCertificate);
         }
@@ -150,12 +154,23 @@ impl Egress {
         Ok(Destination { origin, timeout, gate: Arc::clone(&self.gate), client })
     }
 
+    /// A way for what is not HTTP.
+    ///
+    /// # Errors
+    /// Why the place may not be spoken to.
+    pub(crate) fn line(&self, origin: Origin) -> Result<Line, Refused> {
+        self.gate.admit(&origin)?;
+        Ok(Line { guard: self.guard(origin), roots: self.roots.clone() })
+    }
+
+    fn guard(&self, origin: Origin) -> Guard {
+        Guard { origin, gate: Arc::clone(&self.gate), lookup: Arc::clone(&self.lookup) }
+    }
+
     fn client(&self, key: &Key) -> reqwest::Result<Client> {
-        let guard = Guard {
-            origin: key.origin.clone(),
-            gate: Arc::clone(&self.gate),
-            lookup: Arc::clone(&self.lookup),
-        };
+        let guard = self.guard(key.origin.clone());
+        let roots: Vec<_> =
+            self.roots.iter().map(|root| Certificate::from_der(root)).collect::<Result<_, _>>()?;
         let mut builder = Client::builder();
         if let Some(identity) = &key.identity {
             builder = builder.identity(identity.shown());
@@ -171,7 +186,7 @@ impl Egress {
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(MOST_IDLE)
             .tls_version_min(reqwest::tls::Version::TLS_1_2)
-            .tls_certs_merge(self.roots.iter().cloned())
+            .tls_certs_merge(roots)
             .build()
     }
 }

@@ -1,6 +1,6 @@
 //! The one client for the outside.
 //!
-//! Whoever talks to the world (providers today) does it through [`Egress`]. It holds what must be true of every
+//! Whoever talks to the world (providers and receivers) does it through [`Egress`]. It holds what must be true of every
 //! connection, whatever asked for it:
 //!
 //! * The address is checked when the connection is opened, by the resolver that hands it to the connector; there is
@@ -17,10 +17,12 @@
 mod address;
 mod client;
 mod identity;
+mod line;
 mod resolver;
 mod rules;
 
 pub use client::{BodyFault, Destination, Egress, Exchange, NoCertificate, Request};
 pub use identity::{BadIdentity, Identity};
+pub(crate) use line::Line;
 pub use resolver::{Lookup, Lookups, SystemLookup};
 pub use rules::{HostPort, Origin, Refused, Rules};

@@ -1,6 +1,5 @@
 //! Names become addresses here, and every address is checked.
 
-use std::error::Error as StdError;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -24,6 +23,7 @@ pub type Lookups = BoxFuture<'static, io::Result<Vec<IpAddr>>>;
 pub struct SystemLookup;
 
 /// The resolver that the connector asks: it hands out checked addresses only.
+#[derive(Clone)]
 pub(super) struct Guard {
     pub(super) origin: Origin,
     pub(super) gate: Arc<Gate>,
@@ -32,18 +32,44 @@ pub(super) struct Guard {
 
 impl Resolve for Guard {
     fn resolve(&self, name: Name) -> Resolving {
-        let found = self.lookup.lookup(name.as_str());
-        let (gate, origin) = (Arc::clone(&self.gate), self.origin.clone());
+        let guard = self.clone();
         Box::pin(async move {
-            let addresses = found.await?;
-            let (allowed, refused) = sift(&gate, &origin, addresses);
-            if allowed.is_empty() {
-                let why = refused.unwrap_or_else(|| Refused::NoAddress(origin.at().clone()));
-                return Err(Box::new(why) as Box<dyn StdError + Send + Sync>);
-            }
+            let found = guard.lookup.lookup(name.as_str()).await?;
+            let allowed = guard.checked(found)?;
             Ok(Box::new(allowed.into_iter()) as Addrs)
         })
     }
+}
+
+impl Guard {
+    /// Where the origin is now, if it may be connected to.
+    pub(super) async fn addresses(&self) -> Result<Vec<SocketAddr>, NoAddresses> {
+        let found = match self.origin.literal() {
+            Some(address) => vec![address],
+            None => {
+                self.lookup.lookup(&self.origin.at().name()).await.map_err(|_| NoAddresses::Unresolved)?
+            }
+        };
+        self.checked(found).map_err(NoAddresses::Refused)
+    }
+
+    /// The addresses that may be connected to.
+    fn checked(&self, found: Vec<IpAddr>) -> Result<Vec<SocketAddr>, Refused> {
+        let (allowed, refused) = sift(&self.gate, &self.origin, found);
+        if allowed.is_empty() {
+            return Err(refused.unwrap_or_else(|| Refused::NoAddress(self.origin.at().clone())));
+        }
+        Ok(allowed)
+    }
+}
+
+/// Why there is nothing to connect to.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoAddresses {
+    #[error("the name could not be resolved")]
+    Unresolved,
+    #[error("{0}")]
+    Refused(Refused),
 }
 
 /// The addresses that may be connected to, and why the first other one may not.

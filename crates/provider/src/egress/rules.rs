@@ -110,6 +110,17 @@ impl HostPort {
     }
 }
 
+impl HostPort {
+    /// The host alone; an address without brackets.
+    pub(crate) fn name(&self) -> String {
+        match &self.host {
+            Host::Domain(name) => name.clone(),
+            Host::Ipv4(address) => address.to_string(),
+            Host::Ipv6(address) => address.to_string(),
+        }
+    }
+}
+
 impl fmt::Display for HostPort {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}:{}", self.host, self.port)
@@ -136,6 +147,11 @@ impl Origin {
         }
         let port = url.port_or_known_default().ok_or_else(|| Refused::Url(url.to_string()))?;
         Ok(Origin { tls, at: HostPort { host, port } })
+    }
+
+    /// A place that is no web server.
+    pub(crate) fn new(tls: bool, at: HostPort) -> Origin {
+        Origin { tls, at }
     }
 
     /// The host and port.

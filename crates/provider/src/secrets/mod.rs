@@ -290,6 +290,15 @@ impl Secret {
         self.hosts.admit(origin)
     }
 
+    /// The value, for what is made of it to be sent to one origin.
+    ///
+    /// # Errors
+    /// [`Error::NotThere`].
+    pub(crate) fn value_for(&self, origin: &Origin) -> Result<&str, Error> {
+        self.may_go_to(origin)?;
+        Ok(&self.value)
+    }
+
     /// A header with the value in it, made for one origin.
     pub(crate) fn header_for(&self, origin: &Origin, prefix: &str) -> Result<HeaderValue, Error> {
         self.may_go_to(origin)?;

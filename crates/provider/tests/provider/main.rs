@@ -13,6 +13,8 @@ mod egress;
 mod faults;
 mod mtls;
 mod oauth2;
+mod receivers;
 mod sandbox;
 mod secrets;
+mod smtp;
 mod templates;

@@ -1,0 +1,89 @@
+//! What people are told of. Every text is fixed.
+
+use serde::{Serialize, Serializer};
+
+/// What a notice is about: an entry of the chain with a certain event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Topic {
+    /// An action waits for people.
+    Held,
+    /// A person agreed to it.
+    Approved,
+    /// A person said no to it.
+    Rejected,
+    /// Nobody decided in time.
+    Expired,
+    /// An answer was lost.
+    InDoubt,
+    /// More was charged than was reserved.
+    Overage,
+    /// What was done could not be undone.
+    RollbackFailed,
+    /// An effect was there after all.
+    LateEffect,
+}
+
+impl Topic {
+    /// All of them, as the documentation lists them.
+    pub const ALL: [Topic; 8] = [
+        Topic::Held,
+        Topic::Approved,
+        Topic::Rejected,
+        Topic::Expired,
+        Topic::InDoubt,
+        Topic::Overage,
+        Topic::RollbackFailed,
+        Topic::LateEffect,
+    ];
+
+    /// The word in configuration and notices, which is that of the entry's event.
+    pub fn word(self) -> &'static str {
+        match self {
+            Topic::Held => "held",
+            Topic::Approved => "approved",
+            Topic::Rejected => "rejected",
+            Topic::Expired => "expired",
+            Topic::InDoubt => "in_doubt",
+            Topic::Overage => "overage",
+            Topic::RollbackFailed => "rollback_failed",
+            Topic::LateEffect => "late_effect",
+        }
+    }
+
+    /// The topic of entries with this event.
+    pub(crate) fn of_event(event: &str) -> Option<Topic> {
+        Topic::ALL.into_iter().find(|topic| topic.word() == event)
+    }
+
+    /// What it means, in a sentence.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Topic::Held => "An action waits for people to decide.",
+            Topic::Approved => "A person agreed to an action.",
+            Topic::Rejected => "A person said no to an action; it will not be carried out.",
+            Topic::Expired => "An action waited until its time was over; it will not be carried out.",
+            Topic::InDoubt => {
+                "An action was sent and its answer was lost; nobody knows yet whether it had its effect."
+            }
+            Topic::Overage => "More was charged than was reserved, or in another currency.",
+            Topic::RollbackFailed => "An action could not be undone; a person has to settle it.",
+            Topic::LateEffect => {
+                "An action that had been settled as without effect had its effect after all."
+            }
+        }
+    }
+
+    /// The path under which people look at the action.
+    pub(crate) fn page(self) -> &'static str {
+        match self {
+            Topic::Held => "/approvals/",
+            _ => "/v1/actions/",
+        }
+    }
+}
+
+impl Serialize for Topic {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(self.word())
+    }
+}

@@ -1,0 +1,379 @@
+//! People outside: a webhook and a mail server that are told what happened, in order, and until they take it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use countersign_gateway::config::{Alerts, Means, Secret, Smtp, SmtpTls, StaticSecret, Webhook};
+use countersign_gateway::{Config, Topic};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::approvals::{approver, held, house_with};
+use crate::banked::{RIGHT, bank, binding, reaching};
+use crate::house::House;
+use crate::smtp::{MailServer, Manner};
+
+const KEY: &[u8; 24] = b"a key for the tests only";
+
+/// A request that the hook was sent, in the order in which it was answered.
+#[derive(Clone, Debug)]
+struct Told {
+    id: String,
+    body: Value,
+    status: u16,
+}
+
+impl Told {
+    fn topic(&self) -> &str {
+        self.body["type"].as_str().unwrap().strip_prefix("action.").unwrap()
+    }
+
+    fn action(&self) -> &str {
+        self.body["data"]["action_id"].as_str().unwrap()
+    }
+}
+
+/// A receiver of webhooks that believes nothing without a signature.
+struct Hook {
+    address: SocketAddr,
+    told: Arc<Mutex<Vec<Told>>>,
+}
+
+/// What to answer to a notice that was tried so often before, and has this body. 0: nothing; the connection breaks.
+type Manners = Box<dyn Fn(usize, &Value) -> u16 + Send + Sync>;
+
+impl Hook {
+    async fn start(answer: impl Fn(usize, &Value) -> u16 + Send + Sync + 'static) -> Hook {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (told, answer) = (Arc::<Mutex<Vec<Told>>>::default(), Arc::new(Box::new(answer) as Manners));
+        let hook = Hook { address, told: Arc::clone(&told) };
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(BufReader::new(stream), Arc::clone(&told), Arc::clone(&answer)));
+            }
+        });
+        hook
+    }
+
+    fn told(&self) -> Vec<Told> {
+        self.told.lock().unwrap().clone()
+    }
+
+    /// What was taken, once there is so much of it.
+    async fn taken(&self, count: usize) -> Vec<Told> {
+        for _ in 0..3000 {
+            let mut told = self.told();
+            told.retain(|told| told.status < 300 && told.status > 0);
+            if told.len() >= count {
+                return told;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("it was never told so much: {:#?}", self.told());
+    }
+}
+
+async fn serve(mut stream: BufReader<TcpStream>, told: Arc<Mutex<Vec<Told>>>, answer: Arc<Manners>) {
+    loop {
+        let (mut head, mut line) = (BTreeMap::new(), String::new());
+        while stream.read_line(&mut line).await.is_ok_and(|read| read > 2) {
+            if let Some((name, value)) = line.trim_end().split_once(": ") {
+                head.insert(name.to_ascii_lowercase(), value.to_owned());
+            }
+            line.clear();
+        }
+        let Some(length) = head.get("content-length") else { return };
+        let mut body = vec![0; length.parse().unwrap()];
+        stream.read_exact(&mut body).await.unwrap();
+        let signed =
+            [format!("{}.{}.", head["webhook-id"], head["webhook-timestamp"]).as_bytes(), &body].concat();
+        let signature = format!("v1,{}", STANDARD.encode(hmac_sha256(KEY, &signed)));
+        assert_eq!(head["webhook-signature"], signature);
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        let status = {
+            let mut told = told.lock().unwrap();
+            let id = head["webhook-id"].clone();
+            let status = answer(told.iter().filter(|told| told.id == id).count(), &body);
+            told.push(Told { id, body, status });
+            status
+        };
+        if status == 0 {
+            return;
+        }
+        let reply = format!("HTTP/1.1 {status} Said\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n");
+        stream.write_all(reply.as_bytes()).await.unwrap();
+    }
+}
+
+/// As RFC 2104 writes it, apart from the library that signs.
+fn hmac_sha256(key: &[u8], message: &[u8]) -> Vec<u8> {
+    let pad = |with: u8| {
+        let mut block = [with; 64];
+        block.iter_mut().zip(key).for_each(|(block, key)| *block ^= key);
+        block
+    };
+    let inner = Sha256::digest([&pad(0x36)[..], message].concat());
+    Sha256::digest([&pad(0x5c)[..], &inner].concat()).to_vec()
+}
+
+/// Lets the gateway tell this hook of these topics, under this name.
+fn telling(config: &mut Config, name: &str, hook: &Hook, topics: &[Topic]) {
+    let at = hook.address.to_string();
+    let file = config.data_dir.with_file_name(format!("{name}.key"));
+    std::fs::write(&file, format!("whsec_{}", STANDARD.encode(KEY))).unwrap();
+    let secret = StaticSecret { env: None, file: Some(file), hosts: vec![at.clone()] };
+    config.secrets.insert(name.to_owned(), Secret::Static(secret));
+    config.egress.allow.push(at.clone());
+    config.egress.plain_http.push(at.clone());
+    config.limits.recovery_interval_ms = 20;
+    config.alerts.push(Alerts {
+        name: name.to_owned(),
+        events: topics.to_vec(),
+        tenants: None,
+        by: Means::Webhook(Webhook { url: format!("http://{at}/alerts"), secret: name.to_owned() }),
+    });
+}
+
+/// What was told of each action, in order.
+fn by_action(taken: &[Told]) -> BTreeMap<String, Vec<String>> {
+    let mut by_action = BTreeMap::<String, Vec<String>>::new();
+    for told in taken {
+        by_action.entry(told.action().to_owned()).or_default().push(told.topic().to_owned());
+    }
+    by_action
+}
+
+#[tokio::test]
+async fn what_waits_for_people_is_told_with_ids_and_fixed_words_only() {
+    let hook = Hook::start(|_, _| 204).await;
+    let mut house = house_with(1, |config| telling(config, "ops", &hook, &Topic::ALL)).await;
+    house.installation.start();
+    let waits = held(&house, "acct-secretive").await;
+    let comment = Some("a comment of a person".to_owned());
+    house.gateway().reject(&approver(&house, "anna"), waits.id(), comment).await.unwrap();
+    let taken = hook.taken(2).await;
+    assert_eq!(
+        by_action(&taken),
+        BTreeMap::from([(waits.id().to_owned(), vec!["held".to_owned(), "rejected".to_owned()])])
+    );
+
+    let mut body = taken[0].body.clone();
+    let (entry, at) = (body["data"]["entry"].take(), body["timestamp"].take());
+    assert_eq!(taken[0].id, format!("msg_{}", &entry.as_str().unwrap()[..32]));
+    assert!(at.as_str().unwrap().ends_with('Z'));
+    let id = waits.id();
+    let url = format!("{}/approvals/{id}", house.gateway().public_url());
+    let expected = serde_json::json!({
+        "type": "action.held",
+        "timestamp": null,
+        "data": {
+            "action_id": id, "archetype": "PAYMENT_TRANSFER", "state": "INTENDED", "tenant": "default",
+            "environment": "production", "entry": null, "text": "An action waits for people to decide.", "url": url,
+        },
+    });
+    assert_eq!(body, expected);
+    let all = taken.iter().map(|told| told.body.to_string()).collect::<String>();
+    for foreign in ["secretive", "25.00", "comment", "anna", "agent-7", "probable"] {
+        assert!(!all.contains(foreign), "{foreign}");
+    }
+    let metrics = house.gateway().metrics().unwrap();
+    let told = metrics.lines().find(|line| line.starts_with("countersign_notices_total")).unwrap();
+    assert!(told.contains(r#"destination="ops""#) && told.contains(r#"outcome="told""#), "{told}");
+}
+
+#[tokio::test]
+async fn each_action_is_told_in_order_however_the_receiver_behaves() {
+    let hook = Hook::start(|tries, _| [503, 0, 302, 429, 204][tries]).await;
+    let mut house = house_with(1, |config| telling(config, "ops", &hook, &Topic::ALL)).await;
+    house.installation.start();
+    let mut expected = BTreeMap::new();
+    for number in 0..6 {
+        let waits = held(&house, &format!("acct-{number}")).await;
+        house.gateway().reject(&approver(&house, "anna"), waits.id(), None).await.unwrap();
+        expected.insert(waits.id().to_owned(), vec!["held".to_owned(), "rejected".to_owned()]);
+    }
+    let taken = hook.taken(12).await;
+    assert_eq!(by_action(&taken), expected);
+    let all = hook.told();
+    let ids: BTreeSet<(&str, &str, &str)> =
+        all.iter().map(|told| (told.action(), told.topic(), told.id.as_str())).collect();
+    assert_eq!(ids.len(), 12, "a notice keeps its id however often it is tried");
+    for action in expected.keys() {
+        let done = all.iter().position(|told| told.action() == action && told.status == 204).unwrap();
+        let later =
+            all.iter().position(|told| told.action() == action && told.topic() == "rejected").unwrap();
+        assert!(done < later, "the second is not even tried before the first is taken");
+    }
+}
+
+#[tokio::test]
+async fn one_action_that_cannot_be_told_holds_up_no_other() {
+    let refused = Arc::new(Mutex::new(String::new()));
+    let unlucky = Arc::clone(&refused);
+    let hook = Hook::start(move |_, body| {
+        let mut unlucky = unlucky.lock().unwrap();
+        if unlucky.is_empty() {
+            *unlucky = body["data"]["action_id"].as_str().unwrap().to_owned();
+        }
+        if body["data"]["action_id"] == **unlucky { 500 } else { 200 }
+    })
+    .await;
+    let mut house = house_with(1, |config| telling(config, "ops", &hook, &Topic::ALL)).await;
+    house.installation.start();
+    let first = held(&house, "acct-first").await;
+    house.gateway().reject(&approver(&house, "anna"), first.id(), None).await.unwrap();
+    for number in 0..3 {
+        held(&house, &format!("acct-{number}")).await;
+    }
+    let taken = hook.taken(3).await;
+    assert!(taken.iter().all(|told| told.action() != *refused.lock().unwrap()));
+    assert!(
+        hook.told().iter().all(|told| told.action() != *refused.lock().unwrap() || told.topic() == "held")
+    );
+}
+
+#[tokio::test]
+async fn a_receiver_that_is_gone_is_told_each_thing_once() {
+    let hook = Hook::start(|_, _| 410).await;
+    let mut house = house_with(1, |config| telling(config, "ops", &hook, &Topic::ALL)).await;
+    house.installation.start();
+    let waits = held(&house, "acct-1").await;
+    house.gateway().reject(&approver(&house, "anna"), waits.id(), None).await.unwrap();
+    for _ in 0..3000 {
+        let metrics = house.gateway().metrics().unwrap();
+        let given_up = metrics.lines().find(|line| line.contains(r#"outcome="given_up""#));
+        if given_up.is_some_and(|line| line.ends_with(" 2")) {
+            let topics: Vec<String> = hook.told().iter().map(|told| told.topic().to_owned()).collect();
+            assert_eq!(topics, ["held", "rejected"]);
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it was never given up: {:?}", hook.told());
+}
+
+#[tokio::test]
+async fn every_destination_hears_of_what_it_asked_for() {
+    let (desk, ops) = (Hook::start(|_, _| 200).await, Hook::start(|_, _| 200).await);
+    let mut house = house_with(1, |config| {
+        telling(config, "desk", &desk, &[Topic::Held]);
+        telling(config, "ops", &ops, &[Topic::Approved, Topic::Rejected]);
+    })
+    .await;
+    house.installation.start();
+    let (yes, no) = (held(&house, "acct-1").await, held(&house, "acct-2").await);
+    house.gateway().approve(&approver(&house, "anna"), yes.id(), None).await.unwrap();
+    house.gateway().reject(&approver(&house, "anna"), no.id(), None).await.unwrap();
+    let both = BTreeSet::from([yes.id().to_owned(), no.id().to_owned()]);
+    let heard = desk.taken(2).await;
+    assert!(heard.iter().all(|told| told.topic() == "held"));
+    assert_eq!(heard.iter().map(|told| told.action().to_owned()).collect::<BTreeSet<_>>(), both);
+    let heard = by_action(&ops.taken(2).await);
+    assert_eq!(
+        (&heard[yes.id()][..], &heard[no.id()][..]),
+        (&["approved".to_owned()][..], &["rejected".to_owned()][..])
+    );
+}
+
+#[tokio::test]
+async fn what_expires_is_told() {
+    let hook = Hook::start(|_, _| 200).await;
+    let mut house = house_with(1, |config| {
+        telling(config, "ops", &hook, &Topic::ALL);
+        config.limits.held_seconds = 1;
+    })
+    .await;
+    house.installation.start();
+    let waits = held(&house, "acct-1").await;
+    let heard = by_action(&hook.taken(2).await);
+    assert_eq!(heard[waits.id()], ["held", "expired"]);
+}
+
+#[tokio::test]
+async fn an_overage_is_told_and_an_action_without_trouble_is_not() {
+    let hook = Hook::start(|_, _| 200).await;
+    let bank = bank("USD").await;
+    let over = crate::banked::Order { amount: r#""30.00""#, currency: RIGHT.currency };
+    let mut house = House::bound(&binding(&bank, "bank", &RIGHT), |config| {
+        reaching(config, &[&bank]);
+        telling(config, "ops", &hook, &Topic::ALL);
+    })
+    .await;
+    house.installation.start();
+    for number in 0..5 {
+        let fine = house.payment(&format!("acct-{number}"), "25.00");
+        assert_eq!(house.said(&format!("fine-{number}"), &fine).await.kind(), "executed");
+    }
+    house.rebind(&binding(&bank, "bank", &over)).await;
+    let said = house.said("over", &house.payment("acct-9", "25.00")).await;
+    assert_eq!(said.kind(), "executed", "{}", said.body);
+    let taken = hook.taken(1).await;
+    assert_eq!(by_action(&taken), BTreeMap::from([(said.id().to_owned(), vec!["overage".to_owned()])]));
+    assert!(!taken[0].body.to_string().contains("30.00"));
+}
+
+#[tokio::test]
+async fn doubt_is_told() {
+    let hook = Hook::start(|_, _| 200).await;
+    let mut house = House::with(|config| telling(config, "ops", &hook, &Topic::ALL)).await;
+    house.installation.start();
+    let said = house.said("lost", &house.payment("sandbox:lose", "5.00")).await;
+    assert_eq!(said.kind(), "pending_settlement", "{}", said.body);
+    let taken = hook.taken(1).await;
+    assert_eq!((taken[0].topic(), taken[0].action()), ("in_doubt", said.id()));
+    assert_eq!(taken[0].body["data"]["state"], "EXECUTING");
+}
+
+#[tokio::test]
+async fn mail_says_the_same_and_is_sent_again_until_it_is_taken() {
+    let server = MailServer::start(Manner { busy: 2, mute: 1, ..Manner::default() }).await;
+    let mut house = house_with(1, |config| {
+        let at = server.address.to_string();
+        config.egress.allow.push(at.clone());
+        config.egress.plain_http.push(at);
+        config.limits.recovery_interval_ms = 20;
+        config.alerts.push(Alerts {
+            name: "desk".to_owned(),
+            events: vec![Topic::Held],
+            tenants: Some(vec!["default".to_owned()]),
+            by: Means::Smtp(Smtp {
+                host: "127.0.0.1".to_owned(),
+                port: server.address.port(),
+                tls: SmtpTls::None,
+                user: None,
+                password: None,
+                from: "gateway@example.com".to_owned(),
+                to: vec!["desk@example.com".to_owned()],
+            }),
+        });
+    })
+    .await;
+    house.installation.start();
+    let waits = held(&house, "acct-secretive").await;
+    let mails = loop {
+        let mails = server.taken();
+        if mails.iter().any(|mail| mail.said) {
+            break mails;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert_eq!(mails.len(), 2, "the first was taken, but the gateway did not hear of it");
+    assert_eq!(mails[0].header("Message-ID"), mails[1].header("Message-ID"));
+    let mail = &mails[1];
+    assert_eq!(mail.header("Subject"), Some("Countersign: held (PAYMENT_TRANSFER)"));
+    let body = mail.text.split_once("\r\n\r\n").unwrap().1;
+    let lines: Vec<&str> = body.lines().collect();
+    assert_eq!(lines[..2], ["An action waits for people to decide.", ""]);
+    let shown = |name: &str| lines.iter().find_map(|line| line.strip_prefix(name)).unwrap().to_owned();
+    assert_eq!(shown("Action: "), waits.id());
+    assert_eq!(shown("State: "), "INTENDED");
+    assert_eq!(shown("Look: "), format!("{}/approvals/{}", house.gateway().public_url(), waits.id()));
+    assert!(!mail.text.contains("secretive") && !mail.text.contains("25.00"));
+}
