@@ -94,7 +94,7 @@ async fn the_trail_tells_all_that_happened_to_whom_it_may_be_told() {
     found.sort_unstable();
     assert_eq!(
         found,
-        ["admitted", "admitted", "executed", "executed", "held", "in_doubt", "refused", "refused"]
+        ["admitted", "admitted", "executed", "executed", "expired", "held", "in_doubt", "refused"]
     );
     for entry in &all {
         let names: Vec<&str> = entry.as_object().unwrap().keys().map(String::as_str).collect();
