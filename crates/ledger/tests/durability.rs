@@ -17,8 +17,8 @@ use action::Tenant;
 use common::*;
 use futures_util::future::join_all;
 use ledger::{
-    Admission, Admitted, Approval, Broken, Effect, Error, FactsQuery, FailPoints, Freeze, Ledger, Obstacle,
-    Options, Scope, Sqlite, State, Tolerance,
+    Admission, Admitted, Approval, Broken, By, Effect, Error, FactsQuery, FailPoints, Freeze, Ledger,
+    Obstacle, Options, Scope, Settlement, Sqlite, State, Tolerance,
 };
 use rusqlite::Connection;
 
@@ -245,7 +245,8 @@ fn a_store_of_the_first_version_opens_and_what_it_held_only_expires() {
             "DROP TABLE approval; ALTER TABLE api_key DROP COLUMN created_by;
              ALTER TABLE action DROP COLUMN resumed_row; ALTER TABLE action DROP COLUMN resumed;
              ALTER TABLE action DROP COLUMN needed; ALTER TABLE action DROP COLUMN round;
-             DELETE FROM refinery_schema_history WHERE version = 2;",
+             ALTER TABLE fate DROP COLUMN token; ALTER TABLE fate DROP COLUMN owner; ALTER TABLE fate DROP COLUMN until;
+             DELETE FROM refinery_schema_history WHERE version > 1;",
         )
         .unwrap();
     let reopened = open(directory.path(), Options::new("chain-2", NOW));
@@ -585,7 +586,9 @@ fn child_of_people() {
         note("approved", id);
         assert!(matches!(resume(&ledger, id, payment("any", 1, &["m"])), Admitted::New { .. }));
         note("sent", id);
-        wait(ledger.settle(settlement(id, State::Executed, &number.to_string()))).unwrap();
+        let by = By::Holder(2);
+        let executed = Settlement { by, ..settlement(id, State::Executed, &number.to_string()) };
+        wait(ledger.settle(executed)).unwrap();
         note("executed", id);
     }
 }

@@ -11,6 +11,7 @@ mod json_suite;
 mod kill;
 mod lifecycle;
 mod races;
+mod retries;
 mod secrets;
 mod tricks;
 mod wire;

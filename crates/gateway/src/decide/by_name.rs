@@ -77,6 +77,8 @@ impl Gateway {
             action_hash: hex::encode(action_hash),
             entries: entries(&chain)?,
             call: None,
+            attempts: Vec::new(),
+            retry: None,
             held_for: Vec::new(),
             repeat_of: None,
             escalation: None,
@@ -97,7 +99,9 @@ impl Gateway {
             action_hash,
             row,
             chain,
-            original: None,
+            told: None,
+            by: ledger::By::Holder(1),
+            settled: false,
         };
         let row = Row {
             id: pending.id,

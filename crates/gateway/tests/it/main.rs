@@ -9,5 +9,7 @@ mod outcomes;
 mod overage;
 mod quotes;
 mod recovery;
+mod retries;
+mod steering;
 
 use outcomes::stages;

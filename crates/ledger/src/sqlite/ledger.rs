@@ -13,9 +13,9 @@ use super::filter::Kind;
 use super::{Counts, PAGE_BYTES, Sqlite, gone, open, read, verify};
 use crate::stored::page;
 use crate::{
-    Admission, Admitted, Answer, ApiKey, Approval, Counted, Error, Event, Facts, FactsQuery, Figures, Filter,
-    Freeze, Given, Held, Ledger, Mandate, Page, Recorded, Refusal, Repeat, Resumption, Revocation, Scope,
-    Settled, Settlement, Stored, Verified, identity,
+    Admission, Admitted, Answer, ApiKey, Approval, Counted, Deferral, Error, Event, Facts, FactsQuery,
+    Figures, Filter, Freeze, Given, Held, Ledger, Mandate, Page, Recorded, Refusal, Repeat, Resumption,
+    Revocation, Scope, Settled, Settlement, Stored, Verified, identity,
 };
 
 impl Ledger for Sqlite {
@@ -40,6 +40,16 @@ impl Ledger for Sqlite {
     fn resume(&self, resumption: Resumption) -> Answer<'_, Admitted> {
         let item = resumption.into();
         Box::pin(async move { self.shared.queue.enter(item)?.await.map_err(|_| gone())? })
+    }
+
+    fn defer(&self, deferral: Deferral) -> Answer<'_, i64> {
+        self.perform(move |batch| batch.defer(&deferral))
+    }
+
+    fn due(&self, now_ms: i64, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>> {
+        self.look(move |db| {
+            Ok(page(read::due(db, now_ms, after.unwrap_or(0), limit)?, limit, |stored| stored.row))
+        })
     }
 
     fn approvals<'a>(&'a self, tenant: &'a Tenant, id: ActionId) -> Answer<'a, Vec<Given>> {

@@ -5,6 +5,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
 use super::read::{self, ADDRESS_SLICE, EFFECT_SLICE, Sql};
 use crate::admit::Item;
+use crate::intake::Lease;
 use crate::{Approval, Outcome, State};
 
 /// What became of an action: the one row of it that changes.
@@ -14,6 +15,7 @@ pub(crate) struct Fate {
     pub(crate) debit: i64,
     pub(crate) outcome: Option<i64>,
     pub(crate) reply: Option<i64>,
+    pub(crate) lease: Lease,
 }
 
 pub(crate) struct Statements<'a> {
@@ -36,7 +38,7 @@ impl<'a> Statements<'a> {
                 "INSERT INTO action VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
                  ?17, ?18, ?19, ?20, ?21, NULL, NULL)",
             )?,
-            fate: db.prepare_cached("INSERT INTO fate VALUES (?1, ?2, ?3, ?4, ?5)")?,
+            fate: db.prepare_cached("INSERT INTO fate VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?,
             effect: db.prepare_cached("INSERT INTO effect VALUES (?1, ?2, ?3)")?,
             outcome: db.prepare_cached(
                 "INSERT INTO outcome VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
@@ -45,11 +47,12 @@ impl<'a> Statements<'a> {
             entry: db.prepare_cached("INSERT INTO entry VALUES (?1, ?2, ?3)")?,
             // Of the action only its index is read.
             find: db.prepare_cached(
-                "SELECT f.row, f.state, f.debit, f.outcome, f.reply FROM action a JOIN fate f ON f.row = a.row
-                 WHERE a.id = ?1",
+                "SELECT f.row, f.state, f.debit, f.outcome, f.reply, f.token, f.owner, f.until
+                 FROM action a JOIN fate f ON f.row = a.row WHERE a.id = ?1",
             )?,
             change: db.prepare_cached(
-                "UPDATE fate SET state = ?2, debit = ?3, outcome = ?4, reply = ?5 WHERE row = ?1",
+                "UPDATE fate SET state = ?2, debit = ?3, outcome = ?4, reply = ?5, token = ?6, owner = ?7, until = ?8
+                 WHERE row = ?1",
             )?,
             db,
         })
@@ -86,9 +89,9 @@ impl<'a> Statements<'a> {
     }
 
     /// What changes in the row of an action that is judged again; `newest` is the last row there is.
-    pub(crate) fn resume(&mut self, row: i64, item: &Item, round: u32, newest: i64) -> Sql<()> {
+    pub(crate) fn resume(&mut self, row: i64, item: &Item, newest: i64) -> Sql<()> {
         let sql = "UPDATE action SET principal = ?2, mandates = ?3, effect = ?4, series = ?5, amount = ?6,
-                   currency = ?7, payload = ?8, round = ?9, needed = coalesce(?10, needed),
+                   currency = ?7, payload = ?8, round = nullif(coalesce(round, 0) + ?9, 0), needed = coalesce(?10, needed),
                    expires = coalesce(?11, expires), resumed = ?12, resumed_row = ?13 WHERE row = ?1";
         let (intent, hold) = (&item.intent, item.hold());
         let currency = intent.amount.map(|amount| amount.currency());
@@ -101,7 +104,7 @@ impl<'a> Statements<'a> {
             intent.amount.map_or(0, |amount| amount.minor()),
             currency.as_ref().map(|currency| currency.code()),
             intent.payload,
-            round + u32::from(hold.is_some()),
+            u32::from(hold.is_some()),
             hold.map(|hold| hold.needed),
             hold.map(|hold| hold.until_ms),
             intent.at_ms,
@@ -118,13 +121,17 @@ impl<'a> Statements<'a> {
     }
 
     pub(crate) fn fate(&mut self, fate: &Fate) -> Sql<()> {
-        let Fate { row, state, debit, outcome, reply } = fate;
-        self.fate.execute(params![row, state.code(), debit, outcome, reply]).map(drop)
+        write_fate(&mut self.fate, fate)
     }
 
     pub(crate) fn change(&mut self, fate: &Fate) -> Sql<()> {
-        let Fate { row, state, debit, outcome, reply } = fate;
-        self.change.execute(params![row, state.code(), debit, outcome, reply]).map(drop)
+        write_fate(&mut self.change, fate)
+    }
+
+    /// The payload of an intent, from now on.
+    pub(crate) fn payload(&mut self, row: i64, payload: &[u8]) -> Sql<()> {
+        let sql = "UPDATE action SET payload = ?2 WHERE row = ?1";
+        self.db.prepare_cached(sql)?.execute(params![row, payload]).map(drop)
     }
 
     pub(crate) fn find(&mut self, id: ActionId) -> Sql<Option<Fate>> {
@@ -135,6 +142,7 @@ impl<'a> Statements<'a> {
                 debit: row.get(2)?,
                 outcome: row.get(3)?,
                 reply: row.get(4)?,
+                lease: Lease { token: row.get(5)?, owner: row.get(6)?, until_ms: row.get(7)? },
             })
         });
         found.optional()
@@ -188,6 +196,12 @@ impl<'a> Statements<'a> {
     pub(crate) fn entry(&mut self, row: i64, bytes: &[u8], record: Option<&[u8]>) -> Sql<()> {
         self.entry.execute(params![row, bytes, record]).map(drop)
     }
+}
+
+fn write_fate(statement: &mut CachedStatement<'_>, fate: &Fate) -> Sql<()> {
+    let Fate { row, state, debit, outcome, reply, lease } = fate;
+    let Lease { token, owner, until_ms } = lease;
+    statement.execute(params![row, state.code(), debit, outcome, reply, token, owner, until_ms]).map(drop)
 }
 
 /// One jti per line, leaf first.

@@ -157,8 +157,8 @@ impl MoneyAt {
     }
 }
 
-pub(super) fn read_refused(table: &Table<'_>) -> Result<Vec<Rule>, Mistake> {
-    match table.get("refused") {
+pub(super) fn read_refused(table: &Table<'_>, member: &'static str) -> Result<Vec<Rule>, Mistake> {
+    match table.get(member) {
         None => Ok(Vec::new()),
         Some(node) if node.value.is_array() => {
             node.items()?.iter().map(|item| Rule::read(item, Side::Refused)).collect()
