@@ -41,7 +41,7 @@ pub enum State {
 #[derive(Debug)]
 pub enum Event {
     /// It was judged and may go: this call, on this permit.
-    Go(Permit, Call),
+    Go(Permit, Arc<Call>),
     /// It was judged, or nobody wants it any more: it must not go.
     Stopped(Stop),
     /// It was marked sent, and its time was over before it left.
@@ -130,9 +130,9 @@ pub enum Stood {
 
 impl Execution {
     /// An action that was judged and is to be sent for the first time.
-    pub fn intended(call: Call, terms: Terms) -> Execution {
+    pub fn intended(call: Arc<Call>, terms: Terms) -> Execution {
         let course = Course { sends: 0, retries: 0, first_ms: call.send_by_ms };
-        Execution { run: Run { call: Arc::new(call), terms, course }, state: State::Intended }
+        Execution { run: Run { call, terms, course }, state: State::Intended }
     }
 
     /// An action as it is on record: live and recovered ones go on alike.
@@ -221,14 +221,13 @@ type Step = (Execution, Vec<Effect>);
 
 impl Run {
     /// Marked sent; only once that is written may it leave.
-    fn send(self, permit: Permit, call: Call, retries: u32, now: Now) -> Step {
+    fn send(self, permit: Permit, call: Arc<Call>, retries: u32, now: Now) -> Step {
         let again = call.attempt == self.call.attempt && self.course.sends > 0;
         let course = Course {
             sends: if again { self.course.sends.saturating_add(1) } else { 1 },
             retries: self.course.retries.saturating_add(retries),
             first_ms: if again { self.course.first_ms } else { now.ms },
         };
-        let call = Arc::new(call);
         let run = Run { call: Arc::clone(&call), course, ..self };
         (Execution { run, state: State::Sent(permit) }, vec![Effect::Invoke(call)])
     }

@@ -171,11 +171,11 @@ fn only_an_absence_that_may_pass_is_followed_by_another_attempt() {
 
 #[test]
 fn retries_are_counted_over_all_attempts_and_anew_when_somebody_asks() {
-    let mut execution = Execution::intended(call(1), terms());
+    let mut execution = Execution::intended(call(1).into(), terms());
     let mut sends = 0;
     loop {
         let attempt = if sends == 0 { 1 } else { execution.call().attempt + 1 };
-        execution = execution.step(Event::Go(permit(), call(attempt)), now(0)).unwrap().0;
+        execution = execution.step(Event::Go(permit(), call(attempt).into()), now(0)).unwrap().0;
         sends += 1;
         execution = execution.step(make("replied: busy"), now(0)).unwrap().0;
         if execution.state().is_settled() {
@@ -183,7 +183,7 @@ fn retries_are_counted_over_all_attempts_and_anew_when_somebody_asks() {
         }
     }
     assert_eq!((sends, execution.course().retries), (1 + MOST_RETRIES, MOST_RETRIES));
-    let execution = execution.step(Event::Go(permit(), call(sends + 1)), now(0)).unwrap().0;
+    let execution = execution.step(Event::Go(permit(), call(sends + 1).into()), now(0)).unwrap().0;
     assert_eq!(execution.course(), Course { sends: 1, retries: 0, first_ms: NOW });
 }
 
@@ -199,7 +199,7 @@ fn nothing_is_sent_again_once_its_provider_may_have_forgotten_it() {
         let (_, effects) = doubt().step(Event::Woken, now(after_ms)).unwrap();
         assert_eq!(matches!(effects[0], Effect::Clear), may, "{after_ms}");
         let again = Call { send_by_ms: NOW + after_ms + 12_000, ..call(1) };
-        assert_eq!(doubt().step(Event::Go(permit(), again), now(after_ms)).is_ok(), may, "{after_ms}");
+        assert_eq!(doubt().step(Event::Go(permit(), again.into()), now(after_ms)).is_ok(), may, "{after_ms}");
     }
 }
 
@@ -211,12 +211,12 @@ fn what_is_safe_to_repeat_is_repeated_only_as_often_as_it_is_retried() {
     for _ in 0..MOST_RETRIES {
         let (next, effects) = execution.step(Event::Woken, now(1_000_000)).unwrap();
         assert!(matches!(effects[..], [Effect::Clear]));
-        execution = next.step(Event::Go(permit(), call(1)), now(1_000_000)).unwrap().0;
+        execution = next.step(Event::Go(permit(), call(1).into()), now(1_000_000)).unwrap().0;
         execution = execution.step(make("replied: lost"), now(1_000_000)).unwrap().0;
     }
     let (next, effects) = execution.step(Event::Woken, now(1_000_000)).unwrap();
     assert!(matches!(effects[..], [Effect::Wait { .. }]), "a person decides now");
-    assert!(next.step(Event::Go(permit(), call(1)), now(1_000_000)).is_err());
+    assert!(next.step(Event::Go(permit(), call(1).into()), now(1_000_000)).is_err());
 }
 
 #[test]
@@ -243,7 +243,7 @@ proptest! {
     ) {
         let terms = Terms { capabilities: abilities(able), flight_ms: 12_000, ..terms() };
         let recognises = |first_ms: i64, at_ms: i64| terms.capabilities.may_repeat(first_ms, at_ms + 12_000);
-        let mut execution = Execution::intended(call(1), terms.clone());
+        let mut execution = Execution::intended(call(1).into(), terms.clone());
         let (mut at_ms, mut under_way, mut permits, mut sent) = (0, false, 0, 0);
         // Attempts whose absence is certain; those that were sent, and when first.
         let (mut absent, mut first) = (0, None);
@@ -251,8 +251,8 @@ proptest! {
             at_ms += pause;
             let before = (execution.state().name(), execution.course(), execution.call().attempt);
             let event = match EVENTS[pick] {
-                "go: attempt 2" => Event::Go(permit(), at(call(before.2 + 1), at_ms)),
-                "go: attempt 1" => Event::Go(permit(), at(call(before.2), at_ms)),
+                "go: attempt 2" => Event::Go(permit(), at(call(before.2 + 1), at_ms).into()),
+                "go: attempt 1" => Event::Go(permit(), at(call(before.2), at_ms).into()),
                 other => make(other),
             };
             // A reply comes only to what is under way, or late to a doubt that it can end.
@@ -456,10 +456,10 @@ const EVENTS: [&str; 15] = [
 ];
 
 fn stand(state: &str, terms: Terms) -> Execution {
-    let intended = Execution::intended(call(1), terms.clone());
+    let intended = Execution::intended(call(1).into(), terms.clone());
     let course = Course { sends: 1, retries: 0, first_ms: NOW };
     let recovered = |stood| Execution::recover(call(1), terms.clone(), course, stood);
-    let go = |execution: Execution| execution.step(Event::Go(permit(), call(1)), now(0)).unwrap().0;
+    let go = |execution: Execution| execution.step(Event::Go(permit(), call(1).into()), now(0)).unwrap().0;
     match state {
         "intended" => intended,
         "sent" => go(intended),
@@ -479,8 +479,8 @@ fn stand(state: &str, terms: Terms) -> Execution {
 fn make(event: &str) -> Event {
     let why = || "a test".to_owned();
     match event {
-        "go: attempt 1" => Event::Go(permit(), call(1)),
-        "go: attempt 2" => Event::Go(permit(), call(2)),
+        "go: attempt 1" => Event::Go(permit(), call(1).into()),
+        "go: attempt 2" => Event::Go(permit(), call(2).into()),
         "stopped" => Event::Stopped(Stop { code: "EP_FROZEN", reasons: Vec::new() }),
         "withheld: deadline" => Event::Withheld(Withheld::Deadline),
         "withheld: window" => Event::Withheld(Withheld::Window),

@@ -117,9 +117,9 @@ impl Gateway {
             Stood::InDoubt => before.call.attempt,
             Stood::Waiting { .. } | Stood::Failed => before.call.attempt.saturating_add(1),
         });
-        let call = self.call(case, attempt)?;
+        let call = Arc::new(self.call(case, attempt)?);
         let execution = match case.before() {
-            None => Execution::intended(call.clone(), terms),
+            None => Execution::intended(Arc::clone(&call), terms),
             Some(before) => {
                 let CallRow { attempt, provider_key, reference, .. } = before.call.clone();
                 let sent = Call { provider_key, reference, ..self.call(case, attempt)? };
