@@ -220,6 +220,24 @@ fn what_is_safe_to_repeat_is_repeated_only_as_often_as_it_is_retried() {
 }
 
 #[test]
+fn an_attempt_is_known_by_its_number_and_its_provider_key() {
+    let with = |attempt, key: &str| Arc::new(Call { provider_key: key.to_owned(), ..call(attempt) });
+    for (state, attempt, key, may) in [
+        ("intended", 1, "key 1", true),
+        ("intended", 1, "key 9", false),
+        ("waiting", 2, "key 2", true),
+        ("waiting", 2, "key 1", false),
+        ("waiting", 3, "key 3", false),
+        ("in doubt", 1, "key 1", true),
+        ("in doubt", 1, "key 9", false),
+        ("failed", 2, "key 1", false),
+    ] {
+        let stepped = stand(state, terms()).step(Event::Go(permit(), with(attempt, key)), now(0));
+        assert_eq!(stepped.is_ok(), may, "{state}: attempt {attempt} with {key}");
+    }
+}
+
+#[test]
 fn nothing_is_sent_after_the_deadline() {
     let ends = Terms { deadline_ms: Some(NOW + 1000), ..terms() };
     let (execution, _) = stand("waiting", ends.clone()).step(Event::Woken, now(1000)).unwrap();
