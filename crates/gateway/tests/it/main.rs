@@ -9,6 +9,8 @@ mod outcomes;
 mod overage;
 mod quotes;
 mod recovery;
+mod retries;
 mod rides;
+mod steering;
 
 use outcomes::stages;
