@@ -7,6 +7,7 @@ use crate::level::{GuaranteeLevel, PaymentMode, Retention};
 use crate::money::{Currency, Money};
 use crate::refusal::Refusal;
 use crate::request::{self, Request};
+use crate::retry::RetryPolicy;
 use crate::{card, json, shape};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -27,6 +28,8 @@ pub struct Action {
     pub payment_mode: PaymentMode,
     /// The stricter of what was asked and what the catalogue wants.
     pub guarantee_level: GuaranteeLevel,
+    /// How it is tried again, if its level has it tried again: the stricter of both.
+    pub retry: Option<RetryPolicy>,
     /// Whether the effect can be undone, by both the catalogue's word and the caller's.
     pub reversible: bool,
     /// The longer of what was asked and what the catalogue wants.
@@ -124,11 +127,13 @@ impl Action {
         };
         let (canonical, spans) = canonical(constraints);
         let text = |pointer: &Option<Pointer>| pointer.as_ref().and_then(|p| scalar(p.get(constraints)?));
+        let guarantee_level = request.guarantee_level.max(Some(archetype.guarantee_level));
+        let guarantee_level = guarantee_level.unwrap_or(archetype.guarantee_level);
+        let retries = guarantee_level > GuaranteeLevel::Atp1;
         Ok(Action {
             payment_mode: request.payment_mode.unwrap_or(archetype.default_payment_mode),
-            guarantee_level: request
-                .guarantee_level
-                .map_or(archetype.guarantee_level, |asked| asked.max(archetype.guarantee_level)),
+            guarantee_level,
+            retry: retries.then(|| archetype.retry.tightened(request.retry_policy)),
             reversible: archetype.reversible && request.reversible != Some(false),
             retention: request.retention.max(archetype.retention),
             money,

@@ -3,6 +3,7 @@
 use crate::json;
 use crate::level::{GuaranteeLevel, PaymentMode, Retention};
 use crate::money::Currency;
+use crate::retry::RetryPolicy;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,6 +29,8 @@ pub struct Archetype {
     pub reversible: bool,
     /// The least that is promised; a request can only ask for more.
     pub guarantee_level: GuaranteeLevel,
+    /// How it is tried again above `atp-1`; a request can only ask for fewer retries and longer pauses.
+    pub retry: RetryPolicy,
     /// What applies when the request names no payment mode.
     pub default_payment_mode: PaymentMode,
     /// Where the money stands, when there is any.

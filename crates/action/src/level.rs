@@ -15,7 +15,7 @@ pub enum GuaranteeLevel {
 
 impl GuaranteeLevel {
     /// The strictest that this version carries out.
-    pub const STRICTEST: GuaranteeLevel = GuaranteeLevel::Atp1;
+    pub const STRICTEST: GuaranteeLevel = GuaranteeLevel::Atp2;
 
     /// The word used on the wire and in receipts.
     pub fn as_str(self) -> &'static str {

@@ -32,6 +32,7 @@ pub mod money;
 mod name;
 mod refusal;
 mod request;
+mod retry;
 mod shape;
 mod text;
 
@@ -48,4 +49,5 @@ pub use money::{Currency, Money};
 pub use name::{names, normalised};
 pub use refusal::{Refusal, RefusalKind};
 pub use request::Request;
+pub use retry::{AskedRetry, Backoff, RetryPolicy};
 pub use text::refuse_tricks;

@@ -4,6 +4,7 @@ use crate::hash::HmacKey;
 use crate::id::{ActionId, IdempotencyKey, Subject};
 use crate::level::{GuaranteeLevel, PaymentMode, Retention};
 use crate::refusal::{Refusal, RefusalKind};
+use crate::retry::AskedRetry;
 use crate::{card, json, text};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -25,6 +26,8 @@ pub struct Request {
     pub idempotency_key: Option<IdempotencyKey>,
     /// What the caller wants promised; less than the catalogue's level does not count.
     pub guarantee_level: Option<GuaranteeLevel>,
+    /// How the caller wants it to be tried again; more retries or shorter pauses than the catalogue's do not count.
+    pub retry_policy: Option<AskedRetry>,
     /// The earlier action that this one repeats on purpose.
     pub repeat_of: Option<ActionId>,
     /// `false` asks that the effect be treated as one that cannot be undone.
@@ -108,6 +111,7 @@ impl Request {
             deadline_ms: None,
             idempotency_key: None,
             guarantee_level: None,
+            retry_policy: None,
             repeat_of: None,
             reversible: None,
             retention: None,
@@ -132,6 +136,9 @@ impl Request {
             "guarantee_level" => {
                 self.guarantee_level =
                     Some(word(name, &value, GuaranteeLevel::parse, "`atp-1`, `atp-2` or `atp-3`")?);
+            }
+            "retry_policy" => {
+                self.retry_policy = Some(AskedRetry::read(value).map_err(|it| it.within("retry_policy"))?);
             }
             "repeat_of" => {
                 let read = |text: &str| text.parse().ok();

@@ -54,6 +54,21 @@ impl Series {
         self.hours.retain(|bucket| bucket.hour > hour - HOURS as i64);
     }
 
+    /// The series without an action that was pushed with just these: what is judged again is not held against itself.
+    #[must_use]
+    pub fn without(&self, at_ms: i64, minor: i64) -> Series {
+        let mut series = self.clone();
+        if let Some(at) = series.recent.iter().rposition(|it| *it == (at_ms, minor)) {
+            series.recent.remove(at);
+        }
+        let hour = at_ms.div_euclid(HOUR_MS);
+        if let Some(bucket) = series.hours.iter_mut().find(|bucket| bucket.hour == hour && bucket.count > 0) {
+            bucket.sum = bucket.sum.saturating_sub(minor);
+            bucket.count -= 1;
+        }
+        series
+    }
+
     /// Recent amounts in minor units, oldest first.
     pub fn amounts(&self) -> impl ExactSizeIterator<Item = i64> + '_ {
         self.recent.iter().map(|(_, minor)| *minor)
@@ -196,6 +211,19 @@ mod tests {
         assert_eq!(series.day(29 * HOUR_MS), (240, 24));
         assert_eq!(series.hour(30 * HOUR_MS), (0, 0));
         assert_eq!(series.amounts().len(), 30);
+    }
+
+    #[test]
+    fn what_is_taken_out_leaves_the_series_as_if_it_had_never_been_in() {
+        let mut series = Series::default();
+        series.push(100 * HOUR_MS, 7);
+        let before = series.clone();
+        series.push(100 * HOUR_MS + 1, 5);
+        let mut later = series.clone();
+        later.push(101 * HOUR_MS, 9);
+        assert_eq!(series.without(100 * HOUR_MS + 1, 5), before);
+        assert_eq!(later.without(100 * HOUR_MS + 1, 5).day(101 * HOUR_MS), (16, 2));
+        assert_eq!(later.without(100 * HOUR_MS + 1, 5).amounts().collect::<Vec<_>>(), [7, 9]);
     }
 
     #[test]

@@ -47,10 +47,32 @@ impl Capabilities {
         }
     }
 
+    /// Whether what was first sent at `first_ms` may be sent once more, to arrive by `arrives_ms` at the latest (Unix
+    /// milliseconds): where twice does no harm, or the provider still recognises it as the same.
+    pub fn may_repeat(&self, first_ms: i64, arrives_ms: i64) -> bool {
+        let recognised = self.idempotent.as_ref().is_some_and(|idempotent| {
+            let remembered = idempotent.retention.saturating_sub(margin(idempotent.retention));
+            let until =
+                i64::try_from(remembered.as_millis()).map_or(i64::MAX, |ms| first_ms.saturating_add(ms));
+            arrives_ms < until
+        });
+        self.repeat_safe || recognised
+    }
+
+    /// Whether the provider can be asked about a call to which it gave no answer.
+    pub fn can_be_asked(&self) -> bool {
+        self.queryable.as_ref().is_some_and(|queryable| queryable.by_our_reference)
+    }
+
     /// Whether "no such call", said at `now_ms` (Unix milliseconds), will stay true.
     pub fn absence_is_final(&self, call: &Call, now_ms: i64) -> bool {
         let Some(queryable) = &self.queryable else { return false };
         let Ok(wait_ms) = i64::try_from(queryable.final_after.as_millis()) else { return false };
         now_ms >= call.send_by_ms.saturating_add(wait_ms)
     }
+}
+
+/// A provider's clock is not ours: a tenth of its memory, and a minute at most, is not relied upon.
+fn margin(retention: Duration) -> Duration {
+    (retention / 10).min(Duration::from_secs(60))
 }

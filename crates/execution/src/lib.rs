@@ -1,35 +1,41 @@
 //! Act: the state machine of one permitted action.
 //!
 //! ```text
-//!  begin(call, permit)              recover(call)
-//!        │ Invoke                        │ Inquire
-//!        ▼        lost, overdue          ▼
-//!      Sent ───────────────────────▶ InDoubt ⟲ not known yet
-//!        │ confirmed, refused, not sent  │ … and what a query found
-//!        └───────────▶ Settled ◀─────────┘
+//!              Go            confirmed                          ┌─▶ Completed
+//!  Intended ───────▶ Sent ──────────────────────────────────────┤
+//!                    ▲ ▲ │  refused, not sent, and no more tries └─▶ Failed ── Go, asked for ─▶ Sent
+//!                 Go │ │ │                                            ▲
+//!                    │ │ ├──── the same, and another try ─▶ Waiting ──┤ stopped, deadline
+//!                    │ └─┼──────────── Go: next attempt ────┘  ▲      │
+//!                    │   └── lost ─▶ InDoubt ── absent for good ┴──────┘
+//!                    └── Go: the same attempt ──┘ ⟲ asked, not known yet
 //! ```
 //!
 //! An [`Execution`] is a value: [`Execution::step`] consumes one with an [`Event`] and returns the next, with
 //! the [`Effect`]s that somebody else performs after the write. A live action and one recovered after a crash
 //! take the same path, so recovery is not a second implementation.
 //!
-//! Three rules carry everything:
+//! Four rules carry everything:
 //!
-//! * **No permit, no call.** [`begin`] wants a [`boundary::Permit`], and only [`begin`] asks for an
-//!   [`Effect::Invoke`]. "Acted without a verdict" does not compile.
+//! * **No permit, no call.** Only [`Event::Go`] leads to an [`Effect::Invoke`], and it carries a
+//!   [`boundary::Permit`], a fresh one each time. "Acted without a verdict" does not compile.
 //! * **A lost answer is not a failure.** [`Reply::Lost`] leads to doubt, and doubt ends only when the provider
 //!   says what became of the call.
-//! * **Doubt never sends.** The only way on from [`Execution::InDoubt`] is to ask.
+//! * **Another attempt needs a final absence**, and bears another provider key.
+//! * **Doubt asks first.** What may have had its effect is sent again only as the same attempt, to a provider that
+//!   recognises it, or to whom twice does no harm ([`Capabilities::may_repeat`]).
 //!
-//! Absent here: time, randomness, sockets, storage. Which archetype goes where belongs to `provider`; when to ask
-//! again belongs to `gateway`.
+//! Absent here: time, randomness, sockets, storage. Which archetype goes where belongs to `provider`; who wakes what
+//! waits belongs to `gateway`.
 
 mod call;
 mod capabilities;
 mod machine;
 mod reply;
+mod retry;
 
 pub use call::{Call, provider_key, reference};
 pub use capabilities::{Capabilities, Idempotent, Queryable};
-pub use machine::{Effect, Event, Execution, Illegal, begin, recover};
-pub use reply::{Absence, Confirmation, Fate, Found, Refusal, Reply};
+pub use machine::{Course, Effect, Event, Execution, Illegal, Now, State, Stood, Terms, Withheld};
+pub use reply::{Absence, Confirmation, Found, Refusal, Reply, Stop};
+pub use retry::{delay, longest_delay};

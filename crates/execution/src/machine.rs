@@ -1,32 +1,66 @@
-//! The machine: three states, three events, two effects.
+//! The machine: where an action can stand, what can happen to it there, and what is to be done then.
 
 use std::sync::Arc;
 
+use action::RetryPolicy;
 use boundary::Permit;
 
-use crate::{Absence, Call, Confirmation, Fate, Found, Refusal, Reply};
+use crate::{Absence, Call, Capabilities, Confirmation, Found, Reply, Stop, delay};
 
 /// One permitted action, on its way to exactly one fate.
 #[derive(Debug)]
-pub enum Execution {
-    /// Recorded as sent before it left; the answer may never come.
-    Sent(Arc<Call>, Permit),
-    /// We do not know. Ask the provider; never send again on a guess. Asking causes no effect, so no permit is
-    /// needed, and an action found after a crash can stand here without one.
-    InDoubt(Arc<Call>),
-    /// Terminal. Carries what the receipt will say.
-    Settled(Arc<Call>, Fate),
+pub struct Execution {
+    run: Run,
+    state: State,
+}
+
+/// Where it stands.
+#[derive(Debug)]
+pub enum State {
+    /// Judged, and not sent yet.
+    Intended,
+    /// Marked sent before it left; the answer may never come.
+    Sent(Permit),
+    /// The attempt is known to have had no effect, and the next one is due then.
+    Waiting {
+        /// Unix milliseconds.
+        due_ms: i64,
+        /// How that is known.
+        after: Absence,
+    },
+    /// Nothing is under way, and we do not know. Asking causes no effect, so no permit is needed, and an action found
+    /// after a crash stands here.
+    InDoubt,
+    /// The effect took place.
+    Completed(Confirmation),
+    /// There is no effect.
+    Failed(Absence),
 }
 
 /// What can happen to an execution.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub enum Event {
+    /// It was judged and may go: this call, on this permit.
+    Go(Permit, Arc<Call>),
+    /// It was judged, or nobody wants it any more: it must not go.
+    Stopped(Stop),
+    /// It was marked sent, and its time was over before it left.
+    Withheld(Withheld),
     /// The provider's reply to the call arrived, however late.
     Replied(Reply),
-    /// The time to answer the agent is over and no reply is there yet.
-    Overdue,
     /// The provider was asked what became of the call.
     Asked(Found),
+    /// The time has come to look after it.
+    Woken,
+}
+
+/// Why a call that was marked sent never left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Withheld {
+    /// The caller's deadline was over.
+    Deadline,
+    /// It would have left later than its row says.
+    Window,
 }
 
 /// What is to be done, after the state has been written.
@@ -34,73 +68,297 @@ pub enum Event {
 pub enum Effect {
     /// Send the call; its reply comes back as [`Event::Replied`].
     Invoke(Arc<Call>),
-    /// Ask what became of the call, now or later; the answer comes back as [`Event::Asked`].
+    /// Ask what became of the call; the answer comes back as [`Event::Asked`].
     Inquire(Arc<Call>),
+    /// Have it judged whether it may be sent (again); [`Event::Go`] or [`Event::Stopped`] comes back.
+    Clear,
+    /// Wake it then or later, in Unix milliseconds, with [`Event::Woken`].
+    Wait {
+        /// Not before.
+        until_ms: i64,
+    },
+    /// Somebody should know: an effect was there after all that was said to be absent for good.
+    LateEffect,
 }
 
-/// Admission has committed the call as sent; only now may it leave.
-pub fn begin(call: Call, permit: Permit) -> (Execution, Vec<Effect>) {
-    let call = Arc::new(call);
-    (Execution::Sent(Arc::clone(&call), permit), vec![Effect::Invoke(call)])
+/// What was promised, and what the provider can.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// What is true of the provider.
+    pub capabilities: Capabilities,
+    /// How it is tried again; `None` if it is not.
+    pub retry: Option<RetryPolicy>,
+    /// When the caller stops caring, in Unix milliseconds: nothing is sent any more then.
+    pub deadline_ms: Option<i64>,
+    /// How long after it is marked sent a call can still leave, in milliseconds.
+    pub flight_ms: i64,
 }
 
-/// A call that was recorded as sent by a process that is gone: whether it left, nobody here knows.
-pub fn recover(call: Call) -> (Execution, Vec<Effect>) {
-    let call = Arc::new(call);
-    (Execution::InDoubt(Arc::clone(&call)), vec![Effect::Inquire(call)])
+/// How far it has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Course {
+    /// How often this attempt was sent; all of them bear one provider key.
+    pub sends: u32,
+    /// How often it was sent after the first time, over all attempts since somebody last asked for one.
+    pub retries: u32,
+    /// When this attempt was first marked sent, in Unix milliseconds.
+    pub first_ms: i64,
+}
+
+/// Time and chance, which come in as arguments.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Unix milliseconds.
+    pub ms: i64,
+    /// Any number; delays are drawn from it.
+    pub chance: u64,
+}
+
+/// What an execution on record stood at. What was marked sent by somebody who is gone is in doubt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stood {
+    /// See [`State::Waiting`].
+    Waiting {
+        /// Unix milliseconds.
+        due_ms: i64,
+    },
+    /// See [`State::InDoubt`].
+    InDoubt,
+    /// See [`State::Failed`].
+    Failed,
 }
 
 impl Execution {
+    /// An action that was judged and is to be sent for the first time.
+    pub fn intended(call: Arc<Call>, terms: Terms) -> Execution {
+        let course = Course { sends: 0, retries: 0, first_ms: call.send_by_ms };
+        Execution { run: Run { call, terms, course }, state: State::Intended }
+    }
+
+    /// An action as it is on record: live and recovered ones go on alike.
+    pub fn recover(call: Call, terms: Terms, course: Course, stood: Stood) -> Execution {
+        let state = match stood {
+            Stood::Waiting { due_ms } => State::Waiting { due_ms, after: Absence::OnRecord },
+            Stood::InDoubt => State::InDoubt,
+            Stood::Failed => State::Failed(Absence::OnRecord),
+        };
+        Execution { run: Run { call: Arc::new(call), terms, course }, state }
+    }
+
     /// The next state, and what is to be done once it is written.
     ///
     /// # Errors
     /// [`Illegal`] names the state and the event that do not go together; the execution is consumed, what the
     /// ledger holds stands.
-    pub fn step(self, event: Event) -> Result<(Execution, Vec<Effect>), Illegal> {
-        use Event::{Asked, Overdue, Replied};
-        use Execution::{InDoubt, Sent, Settled};
-        let none = Vec::new;
-        let ask = |call: &Arc<Call>| vec![Effect::Inquire(Arc::clone(call))];
-        Ok(match (self, event) {
-            (Sent(c, _) | InDoubt(c), Replied(Reply::Confirmed(it))) => (Settled(c, confirmed(it)), none()),
-            (Sent(c, _) | InDoubt(c), Replied(Reply::Refused(it))) => (Settled(c, refused(it)), none()),
-            (Sent(c, _) | InDoubt(c), Replied(Reply::NotSent { why })) => (Settled(c, not_sent(why)), none()),
-            (Sent(c, _), Replied(Reply::Lost { .. }) | Overdue) => (InDoubt(Arc::clone(&c)), ask(&c)),
-            // It was overdue, so the question is already under way.
-            (InDoubt(c), Replied(Reply::Lost { .. })) => (InDoubt(c), none()),
-            (InDoubt(c), Asked(Found::Confirmed(it))) => (Settled(c, confirmed(it)), none()),
-            (InDoubt(c), Asked(Found::Absent { final_: true })) => (Settled(c, absent()), none()),
-            (InDoubt(c), Asked(Found::Absent { final_: false } | Found::Unknown)) => {
-                (InDoubt(Arc::clone(&c)), ask(&c))
+    pub fn step(self, event: Event, now: Now) -> Result<(Execution, Vec<Effect>), Illegal> {
+        use Event::{Asked, Go, Replied, Stopped, Withheld, Woken};
+        use Reply::{Confirmed, NotSent, Refused};
+        use State::{Failed, InDoubt, Intended, Sent, Waiting};
+        let Execution { run, state } = self;
+        Ok(match (state, event) {
+            (Intended, Go(permit, call)) if run.is_first(&call) => run.send(permit, call, 0, now),
+            (Waiting { .. }, Go(permit, call)) if run.is_next(&call) => run.send(permit, call, 1, now),
+            (Failed(_), Go(permit, call)) if run.is_next(&call) => run.afresh().send(permit, call, 0, now),
+            (InDoubt, Go(permit, call)) if run.is_again(&call, now) => run.send(permit, call, 1, now),
+
+            (Sent(_) | InDoubt, Replied(Confirmed(it))) => run.completed(it),
+            (InDoubt, Asked(Found::Confirmed(it))) => run.completed(it),
+            (Waiting { .. } | Failed(_), Replied(Confirmed(it)) | Asked(Found::Confirmed(it))) => {
+                run.late(it)
             }
-            (state @ Sent(..), event @ Asked(_))
-            | (state @ InDoubt(_), event @ Overdue)
-            | (state @ Settled(..), event) => return Err(Illegal::new(&state, &event)),
+
+            // It speaks for the attempt only if that went out once: of two sends one may still be on its way.
+            (Sent(_) | InDoubt, Replied(Refused(it))) if run.went_once() => {
+                run.absent(Absence::Refused(it), now)
+            }
+            (Sent(_) | InDoubt, Replied(NotSent { why })) if run.went_once() => {
+                run.absent(Absence::NotSent { why }, now)
+            }
+            (Sent(_), Withheld(why)) if run.went_once() => run.withheld(why, now),
+            (InDoubt, Asked(Found::Absent { final_: true })) => run.absent(Absence::Final, now),
+
+            (Sent(_) | InDoubt, Replied(_)) | (Sent(_), Withheld(_)) => run.doubted(now),
+            (InDoubt, Asked(_)) => run.asked_in_vain(now),
+            (InDoubt, Woken) => run.look(now),
+            (Waiting { after, .. }, Woken) => run.due(after, now),
+            (InDoubt, Stopped(_)) => run.stays(InDoubt),
+            (Intended | Waiting { .. }, Stopped(stop)) => run.stays(Failed(Absence::Stopped(stop))),
+            (state @ (Waiting { .. } | Failed(_)), Asked(_) | Replied(_)) => run.stays(state),
+            (state, event) => return Err(Illegal { state: state.name(), event: event.name() }),
         })
     }
 
-    /// The call this is about.
+    /// Where it stands.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The call this is about, the latest.
     pub fn call(&self) -> &Arc<Call> {
-        match self {
-            Execution::Sent(call, _) | Execution::InDoubt(call) | Execution::Settled(call, _) => call,
+        &self.run.call
+    }
+
+    /// How far it has come.
+    pub fn course(&self) -> Course {
+        self.run.course
+    }
+
+    /// How it is tried again.
+    pub fn retry(&self) -> Option<&RetryPolicy> {
+        self.run.terms.retry.as_ref()
+    }
+}
+
+/// What stays the same through most steps.
+#[derive(Debug)]
+struct Run {
+    call: Arc<Call>,
+    terms: Terms,
+    course: Course,
+}
+
+type Step = (Execution, Vec<Effect>);
+
+impl Run {
+    /// Marked sent; only once that is written may it leave.
+    fn send(self, permit: Permit, call: Arc<Call>, retries: u32, now: Now) -> Step {
+        let again = call.attempt == self.call.attempt && self.course.sends > 0;
+        let course = Course {
+            sends: if again { self.course.sends.saturating_add(1) } else { 1 },
+            retries: self.course.retries.saturating_add(retries),
+            first_ms: if again { self.course.first_ms } else { now.ms },
+        };
+        let run = Run { call: Arc::clone(&call), course, ..self };
+        (Execution { run, state: State::Sent(permit) }, vec![Effect::Invoke(call)])
+    }
+
+    /// Somebody asked for another attempt: what was tried before does not count against it.
+    fn afresh(self) -> Run {
+        Run { course: Course { retries: 0, ..self.course }, ..self }
+    }
+
+    fn stays(self, state: State) -> Step {
+        (Execution { run: self, state }, Vec::new())
+    }
+
+    fn then(self, state: State, effect: Effect) -> Step {
+        (Execution { run: self, state }, vec![effect])
+    }
+
+    fn completed(self, it: Confirmation) -> Step {
+        self.stays(State::Completed(it))
+    }
+
+    fn late(self, it: Confirmation) -> Step {
+        self.then(State::Completed(it), Effect::LateEffect)
+    }
+
+    /// The attempt had no effect: another one, or the end.
+    fn absent(self, absence: Absence, now: Now) -> Step {
+        let Some(pause_ms) = self.pause_ms(now).filter(|_| absence.may_pass()) else {
+            return self.stays(State::Failed(absence));
+        };
+        let due_ms = now.ms.saturating_add(pause_ms);
+        match self.is_over_at(due_ms) {
+            true => self.stays(State::Failed(Absence::Deadline)),
+            false => self.then(State::Waiting { due_ms, after: absence }, Effect::Wait { until_ms: due_ms }),
         }
     }
 
-    /// What became of the call, when that is known.
-    pub fn fate(&self) -> Option<&Fate> {
-        match self {
-            Execution::Sent(..) | Execution::InDoubt(_) => None,
-            Execution::Settled(_, fate) => Some(fate),
+    fn withheld(self, why: Withheld, now: Now) -> Step {
+        match why {
+            Withheld::Deadline => self.stays(State::Failed(Absence::Deadline)),
+            Withheld::Window => self.absent(Absence::Withheld, now),
         }
     }
 
-    /// The state in one word.
+    fn doubted(self, now: Now) -> Step {
+        let pause_ms = self.pause_ms(now).filter(|_| self.may_send_again(now.ms)).unwrap_or(0);
+        self.then(State::InDoubt, Effect::Wait { until_ms: now.ms.saturating_add(pause_ms) })
+    }
+
+    /// In doubt, and its turn: ask who can be asked, and send again only where nobody can.
+    fn look(self, now: Now) -> Step {
+        if self.terms.capabilities.can_be_asked() {
+            let call = Arc::clone(&self.call);
+            return self.then(State::InDoubt, Effect::Inquire(call));
+        }
+        self.asked_in_vain(now)
+    }
+
+    fn asked_in_vain(self, now: Now) -> Step {
+        let effect = match self.may_send_again(now.ms) {
+            true => Effect::Clear,
+            false => Effect::Wait { until_ms: now.ms },
+        };
+        self.then(State::InDoubt, effect)
+    }
+
+    fn due(self, after: Absence, now: Now) -> Step {
+        match self.is_over_at(now.ms) {
+            true => self.stays(State::Failed(Absence::Deadline)),
+            false => self.then(State::Waiting { due_ms: now.ms, after }, Effect::Clear),
+        }
+    }
+
+    fn went_once(&self) -> bool {
+        self.course.sends == 1
+    }
+
+    fn is_first(&self, call: &Call) -> bool {
+        call.attempt == self.call.attempt && call.provider_key == self.call.provider_key
+    }
+
+    /// INVARIANT (attempt): another attempt has another provider key, and follows on an absence that is final.
+    fn is_next(&self, call: &Call) -> bool {
+        Some(call.attempt) == self.call.attempt.checked_add(1) && call.provider_key != self.call.provider_key
+    }
+
+    /// INVARIANT (again): what may have had its effect is sent again only as the same attempt, to a provider that
+    /// recognises it as long as it can arrive, or to whom twice does no harm.
+    fn is_again(&self, call: &Call, now: Now) -> bool {
+        let leaves_ms = now.ms.max(call.send_by_ms.saturating_sub(self.terms.flight_ms));
+        self.is_first(call) && self.may_send_again(leaves_ms)
+    }
+
+    fn may_send_again(&self, now_ms: i64) -> bool {
+        let arrives_ms = now_ms.saturating_add(self.terms.flight_ms);
+        self.has_retries_left()
+            && !self.is_over_at(now_ms)
+            && self.terms.capabilities.may_repeat(self.course.first_ms, arrives_ms)
+    }
+
+    fn has_retries_left(&self) -> bool {
+        self.terms.retry.as_ref().is_some_and(|policy| self.course.retries < policy.max_retries)
+    }
+
+    /// How long to wait before the next retry, if there is one left.
+    fn pause_ms(&self, now: Now) -> Option<i64> {
+        let policy = self.terms.retry.as_ref().filter(|_| self.has_retries_left())?;
+        i64::try_from(delay(policy, self.course.retries, now.chance).as_millis()).ok()
+    }
+
+    fn is_over_at(&self, ms: i64) -> bool {
+        self.terms.deadline_ms.is_some_and(|deadline_ms| ms >= deadline_ms)
+    }
+}
+
+impl State {
+    /// The state in a word or two.
     pub fn name(&self) -> &'static str {
         match self {
-            Execution::Sent(..) => "sent",
-            Execution::InDoubt(_) => "in doubt",
-            Execution::Settled(..) => "settled",
+            State::Intended => "intended",
+            State::Sent(_) => "sent",
+            State::Waiting { .. } => "waiting",
+            State::InDoubt => "in doubt",
+            State::Completed(_) => "completed",
+            State::Failed(_) => "failed",
         }
+    }
+
+    /// Is its fate known, and the last word said by the machine?
+    pub fn is_settled(&self) -> bool {
+        matches!(self, State::Completed(_) | State::Failed(_))
     }
 }
 
@@ -108,15 +366,19 @@ impl Event {
     /// The event in a few words.
     pub fn name(&self) -> &'static str {
         match self {
+            Event::Go(..) => "go",
+            Event::Stopped(_) => "stopped",
+            Event::Withheld(Withheld::Deadline) => "withheld: deadline",
+            Event::Withheld(Withheld::Window) => "withheld: window",
             Event::Replied(Reply::Confirmed(_)) => "replied: confirmed",
             Event::Replied(Reply::Refused(_)) => "replied: refused",
             Event::Replied(Reply::NotSent { .. }) => "replied: not sent",
             Event::Replied(Reply::Lost { .. }) => "replied: lost",
-            Event::Overdue => "overdue",
             Event::Asked(Found::Confirmed(_)) => "asked: confirmed",
             Event::Asked(Found::Absent { final_: true }) => "asked: absent for good",
             Event::Asked(Found::Absent { final_: false }) => "asked: absent so far",
             Event::Asked(Found::Unknown) => "asked: unknown",
+            Event::Woken => "woken",
         }
     }
 }
@@ -125,30 +387,8 @@ impl Event {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an execution that is {state} cannot take the event `{event}`")]
 pub struct Illegal {
-    /// See [`Execution::name`].
+    /// See [`State::name`].
     pub state: &'static str,
     /// See [`Event::name`].
     pub event: &'static str,
-}
-
-impl Illegal {
-    fn new(state: &Execution, event: &Event) -> Illegal {
-        Illegal { state: state.name(), event: event.name() }
-    }
-}
-
-fn confirmed(confirmation: Confirmation) -> Fate {
-    Fate::Confirmed(confirmation)
-}
-
-fn refused(refusal: Refusal) -> Fate {
-    Fate::Absent(Absence::Refused(refusal))
-}
-
-fn not_sent(why: String) -> Fate {
-    Fate::Absent(Absence::NotSent { why })
-}
-
-fn absent() -> Fate {
-    Fate::Absent(Absence::Final)
 }

@@ -1,4 +1,4 @@
-//! What comes back from a provider, and what it settles.
+//! What comes back from a provider, and how an absence is known.
 
 use action::Money;
 use serde_json::Value;
@@ -56,15 +56,8 @@ pub struct Refusal {
     pub code: Option<String>,
     /// The provider's answer; foreign text.
     pub answer: Value,
-}
-
-/// What became of a call, once that is known.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Fate {
-    /// The effect took place.
-    Confirmed(Confirmation),
-    /// There is no effect and there will be none.
-    Absent(Absence),
+    /// Whether the binding says that it may pass: another attempt may fare better.
+    pub transient: bool,
 }
 
 /// How the absence of an effect is known.
@@ -77,6 +70,34 @@ pub enum Absence {
         /// What kept it here, in words of our own.
         why: String,
     },
+    /// The call was marked sent, and did not leave because it would have been later than its row says.
+    Withheld,
     /// The provider was asked and the time in which the call could arrive is over.
     Final,
+    /// No attempt had an effect, and the caller's time is over.
+    Deadline,
+    /// No attempt had an effect, and there must not be another one.
+    Stopped(Stop),
+    /// It was found out before, and stands in the ledger.
+    OnRecord,
+}
+
+/// Why an action must not be sent (again), in the words of whoever judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stop {
+    /// The published code.
+    pub code: &'static str,
+    /// One stable word each.
+    pub reasons: Vec<String>,
+}
+
+impl Absence {
+    /// May another attempt fare better?
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Absence::Refused(refusal) => refusal.transient,
+            Absence::NotSent { .. } | Absence::Withheld | Absence::Final => true,
+            Absence::Deadline | Absence::Stopped(_) | Absence::OnRecord => false,
+        }
+    }
 }

@@ -3,116 +3,367 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use action::{
-    Action, ActionId, Archetype, Catalogue, Environment, GuaranteeLevel, HmacKey, IdempotencyKey, Request,
-    Source, Subject, Tenant,
+    Action, ActionId, Archetype, Backoff, Catalogue, Environment, GuaranteeLevel, HmacKey, IdempotencyKey,
+    Request, RetryPolicy, Source, Subject, Tenant,
 };
 use boundary::{Caller, Facts, Permit, Policies, Series, Verdict};
 use countersign_execution::{
-    Absence, Call, Capabilities, Confirmation, Effect, Event, Execution, Fate, Found, Idempotent, Queryable,
-    Refusal, Reply, begin, provider_key, recover, reference,
+    Absence, Call, Capabilities, Confirmation, Course, Effect, Event, Execution, Found, Idempotent, Now,
+    Queryable, Refusal, Reply, State, Stood, Stop, Terms, Withheld, delay, longest_delay, provider_key,
+    reference,
 };
 use proptest::prelude::*;
-use std::time::Duration;
 
 #[test]
 fn every_state_meets_every_event() {
     let table = "
-        sent      replied: confirmed      -> settled confirmed
-        sent      replied: refused        -> settled refused
-        sent      replied: not sent       -> settled not sent
-        sent      replied: lost           -> in doubt + inquire
-        sent      overdue                 -> in doubt + inquire
-        sent      asked: confirmed        -> illegal
-        sent      asked: absent for good  -> illegal
-        sent      asked: absent so far    -> illegal
-        sent      asked: unknown          -> illegal
-        in doubt  replied: confirmed      -> settled confirmed
-        in doubt  replied: refused        -> settled refused
-        in doubt  replied: not sent       -> settled not sent
-        in doubt  replied: lost           -> in doubt
-        in doubt  overdue                 -> illegal
-        in doubt  asked: confirmed        -> settled confirmed
-        in doubt  asked: absent for good  -> settled absent
-        in doubt  asked: absent so far    -> in doubt + inquire
-        in doubt  asked: unknown          -> in doubt + inquire
-        settled   replied: confirmed      -> illegal
-        settled   replied: refused        -> illegal
-        settled   replied: not sent       -> illegal
-        settled   replied: lost           -> illegal
-        settled   overdue                 -> illegal
-        settled   asked: confirmed        -> illegal
-        settled   asked: absent for good  -> illegal
-        settled   asked: absent so far    -> illegal
-        settled   asked: unknown          -> illegal
+        intended    go: attempt 1         -> sent + invoke
+        intended    go: attempt 2         -> illegal
+        intended    stopped               -> failed stopped
+        intended    withheld: deadline    -> illegal
+        intended    withheld: window      -> illegal
+        intended    replied: confirmed    -> illegal
+        intended    replied: refused      -> illegal
+        intended    replied: busy         -> illegal
+        intended    replied: not sent     -> illegal
+        intended    replied: lost         -> illegal
+        intended    asked: confirmed      -> illegal
+        intended    asked: absent for good -> illegal
+        intended    asked: absent so far  -> illegal
+        intended    asked: unknown        -> illegal
+        intended    woken                 -> illegal
+        sent        go: attempt 1         -> illegal
+        sent        go: attempt 2         -> illegal
+        sent        stopped               -> illegal
+        sent        withheld: deadline    -> failed deadline
+        sent        withheld: window      -> waiting + wait
+        sent        replied: confirmed    -> completed
+        sent        replied: refused      -> failed refused
+        sent        replied: busy         -> waiting + wait
+        sent        replied: not sent     -> waiting + wait
+        sent        replied: lost         -> in doubt + wait
+        sent        asked: confirmed      -> illegal
+        sent        asked: absent for good -> illegal
+        sent        asked: absent so far  -> illegal
+        sent        asked: unknown        -> illegal
+        sent        woken                 -> illegal
+        sent again  go: attempt 1         -> illegal
+        sent again  go: attempt 2         -> illegal
+        sent again  stopped               -> illegal
+        sent again  withheld: deadline    -> in doubt + wait
+        sent again  withheld: window      -> in doubt + wait
+        sent again  replied: confirmed    -> completed
+        sent again  replied: refused      -> in doubt + wait
+        sent again  replied: busy         -> in doubt + wait
+        sent again  replied: not sent     -> in doubt + wait
+        sent again  replied: lost         -> in doubt + wait
+        sent again  asked: confirmed      -> illegal
+        sent again  asked: absent for good -> illegal
+        sent again  asked: absent so far  -> illegal
+        sent again  asked: unknown        -> illegal
+        sent again  woken                 -> illegal
+        waiting     go: attempt 1         -> illegal
+        waiting     go: attempt 2         -> sent + invoke
+        waiting     stopped               -> failed stopped
+        waiting     withheld: deadline    -> illegal
+        waiting     withheld: window      -> illegal
+        waiting     replied: confirmed    -> completed + late effect
+        waiting     replied: refused      -> waiting
+        waiting     replied: busy         -> waiting
+        waiting     replied: not sent     -> waiting
+        waiting     replied: lost         -> waiting
+        waiting     asked: confirmed      -> completed + late effect
+        waiting     asked: absent for good -> waiting
+        waiting     asked: absent so far  -> waiting
+        waiting     asked: unknown        -> waiting
+        waiting     woken                 -> waiting + clear
+        in doubt    go: attempt 1         -> sent + invoke
+        in doubt    go: attempt 2         -> illegal
+        in doubt    stopped               -> in doubt
+        in doubt    withheld: deadline    -> illegal
+        in doubt    withheld: window      -> illegal
+        in doubt    replied: confirmed    -> completed
+        in doubt    replied: refused      -> failed refused
+        in doubt    replied: busy         -> waiting + wait
+        in doubt    replied: not sent     -> waiting + wait
+        in doubt    replied: lost         -> in doubt + wait
+        in doubt    asked: confirmed      -> completed
+        in doubt    asked: absent for good -> waiting + wait
+        in doubt    asked: absent so far  -> in doubt + clear
+        in doubt    asked: unknown        -> in doubt + clear
+        in doubt    woken                 -> in doubt + inquire
+        completed   go: attempt 1         -> illegal
+        completed   go: attempt 2         -> illegal
+        completed   stopped               -> illegal
+        completed   withheld: deadline    -> illegal
+        completed   withheld: window      -> illegal
+        completed   replied: confirmed    -> illegal
+        completed   replied: refused      -> illegal
+        completed   replied: busy         -> illegal
+        completed   replied: not sent     -> illegal
+        completed   replied: lost         -> illegal
+        completed   asked: confirmed      -> illegal
+        completed   asked: absent for good -> illegal
+        completed   asked: absent so far  -> illegal
+        completed   asked: unknown        -> illegal
+        completed   woken                 -> illegal
+        failed      go: attempt 1         -> illegal
+        failed      go: attempt 2         -> sent + invoke
+        failed      stopped               -> illegal
+        failed      withheld: deadline    -> illegal
+        failed      withheld: window      -> illegal
+        failed      replied: confirmed    -> completed + late effect
+        failed      replied: refused      -> failed on record
+        failed      replied: busy         -> failed on record
+        failed      replied: not sent     -> failed on record
+        failed      replied: lost         -> failed on record
+        failed      asked: confirmed      -> completed + late effect
+        failed      asked: absent for good -> failed on record
+        failed      asked: absent so far  -> failed on record
+        failed      asked: unknown        -> failed on record
+        failed      woken                 -> illegal
     ";
     let squeeze = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
     let expected: Vec<String> = table.lines().map(squeeze).filter(|line| !line.is_empty()).collect();
     let mut found = Vec::new();
-    for state in ["sent", "in doubt", "settled"] {
-        for event in events() {
-            let name = event.name();
-            let outcome = match stand(state).step(event) {
+    for state in STATES {
+        for event in EVENTS {
+            let (execution, happens) = (stand(state, terms()), make(event));
+            let names = (execution.state().name(), happens.name());
+            let outcome = match execution.step(happens, now(0)) {
                 Ok((next, effects)) => {
                     format!("{}{}", told(&next), effects.iter().map(word).collect::<String>())
                 }
                 Err(illegal) => {
-                    assert_eq!((illegal.state, illegal.event), (state, name));
-                    assert!(illegal.to_string().contains(state) && illegal.to_string().contains(name));
+                    assert_eq!((illegal.state, illegal.event), names);
+                    assert!(illegal.to_string().contains(names.0) && illegal.to_string().contains(names.1));
                     "illegal".to_owned()
                 }
             };
-            found.push(format!("{state} {name} -> {outcome}"));
+            found.push(format!("{state} {event} -> {outcome}"));
         }
     }
     assert_eq!(found, expected);
 }
 
 #[test]
-fn it_begins_with_a_permit_and_one_call_and_recovers_with_a_question() {
-    let (execution, effects) = begin(call(), permit());
-    assert_eq!((execution.name(), effects.len()), ("sent", 1));
-    assert!(matches!(&effects[0], Effect::Invoke(call) if Arc::ptr_eq(call, execution.call())));
-    let (execution, effects) = recover(call());
-    assert_eq!((execution.name(), effects.len()), ("in doubt", 1));
-    assert!(matches!(&effects[0], Effect::Inquire(call) if Arc::ptr_eq(call, execution.call())));
+fn without_retries_an_absence_is_the_end_and_doubt_only_asks() {
+    let never = Terms { retry: None, ..terms() };
+    for event in ["replied: busy", "replied: not sent", "withheld: window"] {
+        let (execution, effects) = stand("sent", never.clone()).step(make(event), now(0)).unwrap();
+        assert_eq!((execution.state().name(), effects.len()), ("failed", 0), "{event}");
+    }
+    let (execution, effects) = stand("in doubt", never.clone()).step(make("asked: unknown"), now(0)).unwrap();
+    assert_eq!(told(&execution) + word(&effects[0]), "in doubt + wait");
+    assert!(stand("in doubt", never).step(make("go: attempt 1"), now(0)).is_err());
+}
+
+#[test]
+fn only_an_absence_that_may_pass_is_followed_by_another_attempt() {
+    for (event, next) in [("replied: refused", "failed"), ("replied: busy", "waiting")] {
+        let (execution, _) = stand("sent", terms()).step(make(event), now(0)).unwrap();
+        assert_eq!(execution.state().name(), next);
+    }
+}
+
+#[test]
+fn retries_are_counted_over_all_attempts_and_anew_when_somebody_asks() {
+    let mut execution = Execution::intended(call(1).into(), terms());
+    let mut sends = 0;
+    loop {
+        let attempt = if sends == 0 { 1 } else { execution.call().attempt + 1 };
+        execution = execution.step(Event::Go(permit(), call(attempt).into()), now(0)).unwrap().0;
+        sends += 1;
+        execution = execution.step(make("replied: busy"), now(0)).unwrap().0;
+        if execution.state().is_settled() {
+            break;
+        }
+    }
+    assert_eq!((sends, execution.course().retries), (1 + MOST_RETRIES, MOST_RETRIES));
+    let execution = execution.step(Event::Go(permit(), call(sends + 1).into()), now(0)).unwrap().0;
+    assert_eq!(execution.course(), Course { sends: 1, retries: 0, first_ms: NOW });
+}
+
+#[test]
+fn nothing_is_sent_again_once_its_provider_may_have_forgotten_it() {
+    let idempotent = Some(Idempotent { retention: Duration::from_secs(100) });
+    let capabilities = Capabilities { idempotent, ..Capabilities::default() };
+    let forgetful = Terms { capabilities, flight_ms: 12_000, ..terms() };
+    // A tenth of the retention is not relied upon, and a call may be twelve seconds on its way.
+    let last = 100_000 - 10_000 - 12_000 - 1;
+    for (after_ms, may) in [(0, true), (last, true), (last + 1, false), (1_000_000, false)] {
+        let doubt = || stand("in doubt", forgetful.clone());
+        let (_, effects) = doubt().step(Event::Woken, now(after_ms)).unwrap();
+        assert_eq!(matches!(effects[0], Effect::Clear), may, "{after_ms}");
+        let again = Call { send_by_ms: NOW + after_ms + 12_000, ..call(1) };
+        assert_eq!(doubt().step(Event::Go(permit(), again.into()), now(after_ms)).is_ok(), may, "{after_ms}");
+    }
+}
+
+#[test]
+fn what_is_safe_to_repeat_is_repeated_only_as_often_as_it_is_retried() {
+    let safe = Capabilities { repeat_safe: true, ..Capabilities::default() };
+    let terms = Terms { capabilities: safe, ..terms() };
+    let mut execution = stand("in doubt", terms);
+    for _ in 0..MOST_RETRIES {
+        let (next, effects) = execution.step(Event::Woken, now(1_000_000)).unwrap();
+        assert!(matches!(effects[..], [Effect::Clear]));
+        execution = next.step(Event::Go(permit(), call(1).into()), now(1_000_000)).unwrap().0;
+        execution = execution.step(make("replied: lost"), now(1_000_000)).unwrap().0;
+    }
+    let (next, effects) = execution.step(Event::Woken, now(1_000_000)).unwrap();
+    assert!(matches!(effects[..], [Effect::Wait { .. }]), "a person decides now");
+    assert!(next.step(Event::Go(permit(), call(1).into()), now(1_000_000)).is_err());
+}
+
+#[test]
+fn an_attempt_is_known_by_its_number_and_its_provider_key() {
+    let with = |attempt, key: &str| Arc::new(Call { provider_key: key.to_owned(), ..call(attempt) });
+    for (state, attempt, key, may) in [
+        ("intended", 1, "key 1", true),
+        ("intended", 1, "key 9", false),
+        ("waiting", 2, "key 2", true),
+        ("waiting", 2, "key 1", false),
+        ("waiting", 3, "key 3", false),
+        ("in doubt", 1, "key 1", true),
+        ("in doubt", 1, "key 9", false),
+        ("failed", 2, "key 1", false),
+    ] {
+        let stepped = stand(state, terms()).step(Event::Go(permit(), with(attempt, key)), now(0));
+        assert_eq!(stepped.is_ok(), may, "{state}: attempt {attempt} with {key}");
+    }
+}
+
+#[test]
+fn nothing_is_sent_after_the_deadline() {
+    let ends = Terms { deadline_ms: Some(NOW + 1000), ..terms() };
+    let (execution, _) = stand("waiting", ends.clone()).step(Event::Woken, now(1000)).unwrap();
+    assert_eq!(told(&execution), "failed deadline");
+    assert!(stand("in doubt", ends.clone()).step(make("go: attempt 1"), now(1000)).is_err());
+    // And whatever would only be due then is not waited for.
+    let slow = RetryPolicy { initial_delay: Duration::from_secs(9), ..policy() };
+    let ends = Terms { retry: Some(slow), ..ends };
+    let (execution, _) =
+        stand("sent", ends).step(make("replied: busy"), Now { ms: NOW, chance: 1000 }).unwrap();
+    assert_eq!(told(&execution), "failed deadline");
 }
 
 proptest! {
-    /// Whatever happens in whatever order: nothing is sent again, a lost answer alone never settles anything, and what
-    /// is settled stays as it is.
+    /// Whatever happens in whatever order: one call is under way at most, each on a permit of its own; another attempt
+    /// follows on a certain absence, and the same one only where its provider recognises it; nothing else settles doubt.
     #[test]
-    fn no_sequence_of_events_sends_twice_or_turns_doubt_into_failure(
-        picks in prop::collection::vec(0..9_usize, 0..40),
-        recovered in any::<bool>(),
+    fn no_sequence_of_events_has_two_effects(
+        picks in prop::collection::vec((0..EVENTS.len(), 0..40_000_i64), 0..60),
+        able in 0..4_usize,
     ) {
-        let (mut execution, first) = if recovered { recover(call()) } else { begin(call(), permit()) };
-        let mut sent = first.iter().filter(|effect| matches!(effect, Effect::Invoke(_))).count();
-        for pick in picks {
-            let event = events().swap_remove(pick);
-            let inconclusive = matches!(
-                event,
-                Event::Overdue
-                    | Event::Replied(Reply::Lost { .. })
-                    | Event::Asked(Found::Unknown | Found::Absent { final_: false })
-            );
-            if execution.fate().is_some() {
-                prop_assert!(execution.step(event).is_err());
-                return Ok(());
+        let terms = Terms { capabilities: abilities(able), flight_ms: 12_000, ..terms() };
+        let recognises = |first_ms: i64, at_ms: i64| terms.capabilities.may_repeat(first_ms, at_ms + 12_000);
+        let mut execution = Execution::intended(call(1).into(), terms.clone());
+        let (mut at_ms, mut under_way, mut permits, mut sent) = (0, false, 0, 0);
+        // Attempts whose absence is certain; those that were sent, and when first.
+        let (mut absent, mut first) = (0, None);
+        for (pick, pause) in picks {
+            at_ms += pause;
+            let before = (execution.state().name(), execution.course(), execution.call().attempt);
+            let event = match EVENTS[pick] {
+                "go: attempt 2" => Event::Go(permit(), at(call(before.2 + 1), at_ms).into()),
+                "go: attempt 1" => Event::Go(permit(), at(call(before.2), at_ms).into()),
+                other => make(other),
+            };
+            // A reply comes only to what is under way, or late to a doubt that it can end.
+            let (name, replied) = (event.name(), matches!(event, Event::Replied(_) | Event::Withheld(_)));
+            if matches!(event, Event::Go(..)) {
+                permits += 1;
             }
-            match execution.step(event) {
-                Ok((next, effects)) => {
-                    sent += effects.iter().filter(|effect| matches!(effect, Effect::Invoke(_))).count();
-                    prop_assert_eq!(next.fate().is_some(), !inconclusive);
-                    prop_assert!(next.fate().is_none() || effects.is_empty());
-                    execution = next;
+            let Ok((next, effects)) = execution.step(event, now(at_ms)) else {
+                // What the ledger holds stands: whoever comes next recovers.
+                let stood = match before.0 {
+                    "sent" | "in doubt" => Stood::InDoubt,
+                    "waiting" => Stood::Waiting { due_ms: NOW },
+                    "failed" => Stood::Failed,
+                    _ => return Ok(()),
+                };
+                under_way = false;
+                execution = Execution::recover(at(call(before.2), at_ms), terms.clone(), before.1, stood);
+                continue;
+            };
+            under_way &= !replied;
+            for effect in effects {
+                if let Effect::Invoke(call) = effect {
+                    prop_assert!(!under_way, "two calls under way");
+                    match call.attempt == before.2 && before.0 != "intended" {
+                        true => prop_assert!(recognises(first.unwrap(), at_ms), "{name} at {at_ms}"),
+                        false => {
+                            prop_assert_eq!(call.attempt, absent + 1);
+                            first = Some(NOW + at_ms);
+                        }
+                    }
+                    (under_way, sent) = (true, sent + 1);
                 }
-                // The ledger's record stands; a process that starts here recovers.
-                Err(_) => execution = recover(call()).0,
+            }
+            if matches!(next.state().name(), "waiting" | "failed") && before.0 != "waiting" && before.0 != "failed" {
+                let certain = matches!(name, "asked: absent for good" | "stopped")
+                    || (before.1.sends == 1 && name != "asked: unknown" && name != "asked: absent so far");
+                prop_assert!(certain, "{name} in {before:?}");
+                absent = next.call().attempt;
+            }
+            execution = next;
+            if execution.state().name() == "completed" {
+                break;
             }
         }
-        prop_assert_eq!(sent, usize::from(!recovered));
+        prop_assert!(sent <= permits);
+    }
+
+    #[test]
+    fn no_pause_is_longer_than_the_policy_allows(
+        initial in 0..4000_u64, most in 0..90_000_u64, retries in 0..200_u32, chance: u64,
+        backoff in prop_oneof![Just(Backoff::Fixed), Just(Backoff::Linear), Just(Backoff::Exponential)],
+    ) {
+        let (initial_delay, max_delay) = (Duration::from_secs(initial), Duration::from_secs(most.max(initial)));
+        let policy = RetryPolicy { max_retries: 9, backoff, initial_delay, max_delay };
+        let longest = longest_delay(&policy, retries);
+        prop_assert!(delay(&policy, retries, chance) <= longest && longest <= max_delay);
+        prop_assert!(longest >= initial_delay);
+        prop_assert!(longest <= longest_delay(&policy, retries + 1));
+        // Full jitter: from nothing to the longest.
+        prop_assert_eq!(delay(&policy, retries, 0), Duration::ZERO);
+        prop_assert_eq!(delay(&policy, retries, longest.as_millis() as u64), longest);
+    }
+}
+
+#[test]
+fn pauses_grow_as_their_word_says() {
+    let grow = |backoff| {
+        let policy = RetryPolicy {
+            max_retries: 9,
+            backoff,
+            initial_delay: Duration::from_secs(2),
+            max_delay: Duration::from_secs(60),
+        };
+        (0..6).map(|retries| longest_delay(&policy, retries).as_secs()).collect::<Vec<_>>()
+    };
+    assert_eq!(grow(Backoff::Fixed), [2, 2, 2, 2, 2, 2]);
+    assert_eq!(grow(Backoff::Linear), [2, 4, 6, 8, 10, 12]);
+    assert_eq!(grow(Backoff::Exponential), [2, 4, 8, 16, 32, 60]);
+}
+
+#[test]
+fn every_open_state_has_a_way_out() {
+    for able in 0..4 {
+        for retry in [None, Some(policy())] {
+            let terms = Terms { capabilities: abilities(able), retry, ..terms() };
+            for state in ["intended", "sent", "sent again", "waiting", "in doubt"] {
+                let leaves = |event: &&str| {
+                    let stepped = stand(state, terms.clone()).step(make(event), now(0));
+                    stepped.is_ok_and(|(next, _)| next.state().is_settled())
+                };
+                assert!(EVENTS.iter().any(leaves), "{state} with {terms:?}");
+            }
+        }
     }
 }
 
@@ -153,7 +404,7 @@ fn the_provider_key_depends_on_each_of_its_parts() {
 
 #[test]
 fn a_reference_names_one_attempt() {
-    let id = call().action_id;
+    let id = call(1).action_id;
     assert_eq!(reference(&id, 1), format!("{id}-1"));
     assert_ne!(reference(&id, 1), reference(&id, 2));
 }
@@ -187,7 +438,7 @@ fn levels_need_what_the_provider_declares() {
 
 #[test]
 fn absence_is_final_only_after_the_last_moment_of_sending_and_the_declared_wait() {
-    let call = call();
+    let call = call(1);
     let queryable = Queryable { by_our_reference: true, final_after: Duration::from_millis(1500) };
     let able = Capabilities { queryable: Some(queryable), ..Capabilities::default() };
     assert!(!able.absence_is_final(&call, call.send_by_ms));
@@ -199,48 +450,125 @@ fn absence_is_final_only_after_the_last_moment_of_sending_and_the_declared_wait(
     assert!(!able.absence_is_final(&call, i64::MAX));
 }
 
-fn stand(state: &str) -> Execution {
+const NOW: i64 = 1_760_000_000_000;
+const MOST_RETRIES: u32 = 2;
+
+const STATES: [&str; 7] = ["intended", "sent", "sent again", "waiting", "in doubt", "completed", "failed"];
+
+const EVENTS: [&str; 15] = [
+    "go: attempt 1",
+    "go: attempt 2",
+    "stopped",
+    "withheld: deadline",
+    "withheld: window",
+    "replied: confirmed",
+    "replied: refused",
+    "replied: busy",
+    "replied: not sent",
+    "replied: lost",
+    "asked: confirmed",
+    "asked: absent for good",
+    "asked: absent so far",
+    "asked: unknown",
+    "woken",
+];
+
+fn stand(state: &str, terms: Terms) -> Execution {
+    let intended = Execution::intended(call(1).into(), terms.clone());
+    let course = Course { sends: 1, retries: 0, first_ms: NOW };
+    let recovered = |stood| Execution::recover(call(1), terms.clone(), course, stood);
+    let go = |execution: Execution| execution.step(Event::Go(permit(), call(1).into()), now(0)).unwrap().0;
     match state {
-        "sent" => begin(call(), permit()).0,
-        "in doubt" => recover(call()).0,
-        _ => recover(call()).0.step(Event::Replied(Reply::Confirmed(Confirmation::default()))).unwrap().0,
+        "intended" => intended,
+        "sent" => go(intended),
+        "sent again" => {
+            // As it is on record: whether this provider would let it be sent again is not asked here.
+            let safe = Capabilities { repeat_safe: true, ..Capabilities::default() };
+            let once = Terms { capabilities: safe, retry: Some(policy()), ..terms.clone() };
+            go(Execution::recover(call(1), once, course, Stood::InDoubt))
+        }
+        "waiting" => recovered(Stood::Waiting { due_ms: NOW }),
+        "in doubt" => recovered(Stood::InDoubt),
+        "completed" => recovered(Stood::InDoubt).step(make("replied: confirmed"), now(0)).unwrap().0,
+        _ => recovered(Stood::Failed),
     }
 }
 
-fn events() -> Vec<Event> {
+fn make(event: &str) -> Event {
     let why = || "a test".to_owned();
-    vec![
-        Event::Replied(Reply::Confirmed(Confirmation::default())),
-        Event::Replied(Reply::Refused(Refusal::default())),
-        Event::Replied(Reply::NotSent { why: why() }),
-        Event::Replied(Reply::Lost { why: why() }),
-        Event::Overdue,
-        Event::Asked(Found::Confirmed(Confirmation::default())),
-        Event::Asked(Found::Absent { final_: true }),
-        Event::Asked(Found::Absent { final_: false }),
-        Event::Asked(Found::Unknown),
-    ]
+    match event {
+        "go: attempt 1" => Event::Go(permit(), call(1).into()),
+        "go: attempt 2" => Event::Go(permit(), call(2).into()),
+        "stopped" => Event::Stopped(Stop { code: "EP_FROZEN", reasons: Vec::new() }),
+        "withheld: deadline" => Event::Withheld(Withheld::Deadline),
+        "withheld: window" => Event::Withheld(Withheld::Window),
+        "replied: confirmed" => Event::Replied(Reply::Confirmed(Confirmation::default())),
+        "replied: refused" => Event::Replied(Reply::Refused(Refusal::default())),
+        "replied: busy" => Event::Replied(Reply::Refused(Refusal { transient: true, ..Refusal::default() })),
+        "replied: not sent" => Event::Replied(Reply::NotSent { why: why() }),
+        "replied: lost" => Event::Replied(Reply::Lost { why: why() }),
+        "asked: confirmed" => Event::Asked(Found::Confirmed(Confirmation::default())),
+        "asked: absent for good" => Event::Asked(Found::Absent { final_: true }),
+        "asked: absent so far" => Event::Asked(Found::Absent { final_: false }),
+        "asked: unknown" => Event::Asked(Found::Unknown),
+        _ => Event::Woken,
+    }
 }
 
 fn told(execution: &Execution) -> String {
-    let fate = match execution.fate() {
-        None => "",
-        Some(Fate::Confirmed(_)) => " confirmed",
-        Some(Fate::Absent(Absence::Refused(_))) => " refused",
-        Some(Fate::Absent(Absence::NotSent { .. })) => " not sent",
-        Some(Fate::Absent(Absence::Final)) => " absent",
+    let how = match execution.state() {
+        State::Failed(Absence::Refused(_)) => " refused",
+        State::Failed(Absence::NotSent { .. }) => " not sent",
+        State::Failed(Absence::Withheld) => " withheld",
+        State::Failed(Absence::Final) => " absent",
+        State::Failed(Absence::Deadline) => " deadline",
+        State::Failed(Absence::Stopped(_)) => " stopped",
+        State::Failed(Absence::OnRecord) => " on record",
+        _ => "",
     };
-    format!("{}{fate}", execution.name())
+    format!("{}{how}", execution.state().name())
 }
 
 fn word(effect: &Effect) -> &'static str {
     match effect {
         Effect::Invoke(_) => " + invoke",
         Effect::Inquire(_) => " + inquire",
+        Effect::Clear => " + clear",
+        Effect::Wait { .. } => " + wait",
+        Effect::LateEffect => " + late effect",
     }
 }
 
-fn call() -> Call {
+fn now(after_ms: i64) -> Now {
+    Now { ms: NOW + after_ms, chance: 0 }
+}
+
+fn at(call: Call, after_ms: i64) -> Call {
+    Call { send_by_ms: NOW + after_ms + 12_000, ..call }
+}
+
+fn policy() -> RetryPolicy {
+    RetryPolicy { max_retries: MOST_RETRIES, ..RetryPolicy::USUAL }
+}
+
+fn terms() -> Terms {
+    Terms { capabilities: abilities(3), retry: Some(policy()), deadline_ms: None, flight_ms: 0 }
+}
+
+/// Safe to repeat; recognises repeats for a while; can be asked; the last two.
+fn abilities(which: usize) -> Capabilities {
+    let idempotent = Some(Idempotent { retention: Duration::from_secs(100) });
+    let queryable = Some(Queryable { by_our_reference: true, final_after: Duration::from_secs(30) });
+    let none = Capabilities::default();
+    match which {
+        0 => Capabilities { repeat_safe: true, ..none },
+        1 => Capabilities { idempotent, ..none },
+        2 => Capabilities { queryable, ..none },
+        _ => Capabilities { idempotent, queryable, ..none },
+    }
+}
+
+fn call(attempt: u32) -> Call {
     let action_id = ActionId::new(1_760_000_000_000, *b"0123456789");
     Call {
         action_id,
@@ -249,10 +577,10 @@ fn call() -> Call {
         archetype: archetype(),
         constraints: serde_json::json!({ "topic": "x" }),
         money: None,
-        attempt: 1,
-        provider_key: String::new(),
-        reference: reference(&action_id, 1),
-        send_by_ms: 1_760_000_010_000,
+        attempt,
+        provider_key: format!("key {attempt}"),
+        reference: reference(&action_id, attempt),
+        send_by_ms: NOW,
     }
 }
 
@@ -280,8 +608,12 @@ type = "string"
 
 /// There is one way to a permit, in tests too.
 fn permit() -> Permit {
-    let catalogue = catalogue();
-    let policies = Policies::load(&[Policies::sandbox()], &[], &[], &catalogue).unwrap();
+    static LOADED: std::sync::OnceLock<(Catalogue, Policies)> = std::sync::OnceLock::new();
+    let (catalogue, policies) = LOADED.get_or_init(|| {
+        let catalogue = catalogue();
+        let policies = Policies::load(&[Policies::sandbox()], &[], &[], &catalogue).unwrap();
+        (catalogue, policies)
+    });
     let body = br#"{"archetype":"NOTE","constraints":{"topic":"x"}}"#;
     let action = Action::of(Request::parse(body).unwrap(), catalogue.get("NOTE").unwrap()).unwrap();
     let caller =
@@ -304,7 +636,7 @@ fn permit() -> Permit {
         request_hash: [1; 32],
         salt: [2; 32],
     };
-    match boundary::decide(&policies, &facts).verdict {
+    match boundary::decide(policies, &facts).verdict {
         Verdict::Pass(permit) => permit,
         other => panic!("not passed: {other:?}"),
     }

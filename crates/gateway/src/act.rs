@@ -1,4 +1,4 @@
-//! Act: one permitted call, from the moment its intent is durable until something about it can be said.
+//! Act: one action on its way, from the moment its intent is durable until something about it can be said.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -6,17 +6,18 @@ use std::time::{Duration, Instant};
 
 use action::ActionId;
 use boundary::Permit;
-use execution::{Call, Confirmation, Event, Execution, Fate, Reply};
+use execution::{Confirmation, Effect, Event, Execution, Now, Reply, State, Withheld};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use provider::Provider;
 use tokio::sync::oneshot;
 
+use crate::alert::Alert;
 use crate::gateway::Gateway;
 use crate::metrics::Step;
-use crate::outcome::ReceiptRef;
-use crate::pending::Pending;
+use crate::pending::{Pending, Told};
 use crate::prove::Ending;
+use crate::pursue::Pursued;
 use crate::remember::unavailable;
 use crate::row::internal;
 use crate::tenants::TenantState;
@@ -25,57 +26,97 @@ use crate::{Answer, Code, Error, clock};
 /// A permitted action and all that is needed to carry it out.
 pub(crate) struct Errand {
     /// Marks the action as looked after, since before it is admitted.
-    #[expect(dead_code, reason = "held until the errand is over")]
     pub under_way: UnderWay,
     pub tenant: Arc<TenantState>,
     pub pending: Box<Pending>,
-    pub call: Call,
-    pub permit: Permit,
+    /// Marked sent; the call may leave.
+    pub execution: Execution,
     pub provider: Arc<dyn Provider>,
     /// When commit 1 was acknowledged.
     pub admitted: Instant,
-    /// Until when the caller wants to know.
-    pub deadline: Option<Instant>,
+    pub patience: Patience,
     /// The price, for an action that only asked for it: nothing is sent then.
     pub quoted: Option<Confirmation>,
 }
 
-/// Admission is the check of a first send that starts within this time; later ones are not made.
+/// How long the caller waits.
+#[derive(Clone, Copy)]
+pub(crate) struct Patience {
+    /// Until when the caller wants to know, if it says so: nothing is sent any more then.
+    pub deadline: Option<Instant>,
+    /// Until when it is kept waiting for another attempt.
+    pub until: Instant,
+}
+
+/// Who hears the first thing there is to say, if anybody does.
+pub(crate) struct Said(Option<oneshot::Sender<Result<Answer, Error>>>);
+
+/// Admission is the check of a send that starts within this time; later ones are not made.
 pub(crate) const SEND_WINDOW: Duration = Duration::from_secs(2);
 
 /// So long an action stays in memory while its provider works. Most are done by then; for the others reading it back
 /// from the ledger is little beside the wait.
 const A_MOMENT: Duration = Duration::from_millis(100);
 
+/// What a step came to, once it is written down.
+pub(crate) enum Followed {
+    /// The last word.
+    Said(Answer),
+    /// It waits, or is in doubt, and is to be looked after then; Unix milliseconds.
+    Rests(i64),
+}
+
 impl Gateway {
-    /// Carries an errand out: says the first thing there is to say, and sees to what comes later.
+    /// Carries an errand out: says the first thing there is to say, and goes on as long as somebody waits to hear it. What
+    /// comes later is seen to by the timer.
     ///
     /// Ten thousand of these may wait for slow providers. So what is given stays in its box, what telling needs is in
     /// another, made when it is needed, and who waits for longer than a moment keeps nothing that the ledger has.
-    pub(crate) async fn carry_out(&self, errand: Box<Errand>, said: oneshot::Sender<Result<Answer, Error>>) {
-        let (id, deadline) = (errand.pending.id, errand.deadline);
-        let patience_ms = i64::try_from(errand.provider.patience().as_millis()).unwrap_or(i64::MAX / 2);
-        let leave_by_ms = errand.call.send_by_ms.saturating_sub(patience_ms);
-        if let Some((code, reason)) = too_late(&errand.permit, errand.admitted, deadline, leave_by_ms) {
+    pub(crate) async fn carry_out(self: &Arc<Self>, errand: Box<Errand>, mut said: Said) {
+        let mut next = Some(errand);
+        while let Some(errand) = next.take() {
+            let (id, mut patience) = (errand.pending.id, errand.patience);
+            if errand.execution.retry().is_none() {
+                // What is not tried again is only asked after, and nobody is kept waiting for that.
+                patience = Patience { deadline: None, until: Instant::now() };
+            }
+            let (tenant, under_way) = (Arc::clone(&errand.tenant), errand.under_way.clone());
+            match self.attempt(errand, &mut said).await {
+                Ok(Followed::Said(answer)) => said.say(Ok(answer)),
+                Ok(Followed::Rests(until_ms)) => {
+                    next = Box::pin(self.rest(&tenant, (id, under_way), until_ms, patience, &mut said)).await;
+                }
+                // Recovery will find it as sent.
+                Err(error) => said.say(Err(error)),
+            }
+        }
+    }
+
+    /// One call, and what came of it.
+    async fn attempt(self: &Arc<Self>, errand: Box<Errand>, said: &mut Said) -> Result<Followed, Error> {
+        let Errand { under_way: _mark, tenant, pending, execution, provider, admitted, patience, quoted } =
+            *errand;
+        let id = pending.id;
+        let patience_ms = i64::try_from(provider.patience().as_millis()).unwrap_or(i64::MAX / 2);
+        let leave_by_ms = execution.call().send_by_ms.saturating_sub(patience_ms);
+        if let Some(why) = too_late(&execution, admitted, patience.deadline, leave_by_ms) {
             let _place = self.concluding.acquire().await;
-            let ending = self.failed(&errand.pending, code, reason, None);
-            let _ = said.send(Box::pin(self.conclude(&errand.tenant, &errand.pending, ending)).await);
-            return;
+            let (execution, effects) = self.step(execution, Event::Withheld(why))?;
+            return Box::pin(self.follow(&tenant, &pending, &execution, &effects)).await;
         }
         let started = Instant::now();
-        let (execution, _) = execution::begin(errand.call, errand.permit);
         let call = Arc::clone(execution.call());
-        let name = errand.provider.name();
-        let mut reply = match errand.quoted {
+        let name = provider.name();
+        let mut reply = match quoted {
             Some(confirmation) => std::future::ready(Reply::Confirmed(confirmation)).boxed(),
             None => {
-                let reply = errand.provider.call(&call, clock::now_ms());
+                let reply = provider.call(&call, clock::now_ms());
                 reply.inspect(move |reply| log_unanswered(id, name, reply)).boxed()
             }
         };
-        let mut kept = Some(errand.pending);
-        let (first, late) = {
-            let mut first = pin!(first(&mut reply, deadline));
+        let mut kept = Some(pending);
+        let first = {
+            let mut first = pin!(first(&mut reply, patience.deadline));
             match tokio::time::timeout(A_MOMENT, &mut first).await {
                 Ok(first) => first,
                 Err(_) => {
@@ -85,69 +126,136 @@ impl Gateway {
             }
         };
         self.metrics.step(Step::Act, started.elapsed());
-        let Some(execution) = self.stepped(execution, first) else { return };
         // As with judging: what is proven and not yet written is large.
-        let place = self.concluding.acquire().await;
-        let recalled = match kept {
-            Some(pending) => Ok(pending),
-            None => self.recall(&errand.tenant, id).await,
+        let mut place = self.concluding.acquire().await;
+        let mut pending = match kept {
+            Some(pending) => pending,
+            None => self.recall(&tenant, id).await?,
         };
-        let mut pending = match recalled {
-            Ok(pending) => pending,
-            // Recovery will find it as sent.
-            Err(error) => return drop(said.send(Err(error))),
+        let reply = match first {
+            Some(reply) => reply,
+            None => {
+                // The caller goes on; the answer still counts.
+                said.say(Box::pin(self.say_unsettled(&tenant, &mut pending, ledger::State::InDoubt)).await);
+                drop(place);
+                let reply = reply.await;
+                place = self.concluding.acquire().await;
+                reply
+            }
         };
-        let _ = said.send(Box::pin(self.tell(&errand.tenant, &mut pending, &execution)).await);
+        let confirmed = match &reply {
+            Reply::Confirmed(confirmation) => Some(confirmation.clone()),
+            _ => None,
+        };
+        let (execution, effects) = self.step(execution, Event::Replied(reply))?;
+        let followed = Box::pin(self.follow(&tenant, &pending, &execution, &effects)).await;
         drop(place);
-        if late {
-            // The caller has gone on; the answer still counts.
-            let reply = reply.await;
-            if !matches!(reply, Reply::Lost { .. })
-                && let Some(execution) = self.stepped(execution, Event::Replied(reply))
-            {
-                let _place = self.concluding.acquire().await;
-                let _ = Box::pin(self.tell(&errand.tenant, &mut pending, &execution)).await;
+        match (followed, confirmed) {
+            // Somebody else took it in hand and has said otherwise: the effect is there all the same.
+            (Err(error), Some(confirmation)) if error.code == Code::StateConflict => {
+                Box::pin(self.answered_late(&tenant, id, confirmation)).await.map(Followed::Said)
+            }
+            (followed, _) => followed,
+        }
+    }
+
+    /// Waits for the next attempt, or for the turn to ask, as long as somebody waits to hear of it.
+    async fn rest(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        (id, under_way): (ActionId, UnderWay),
+        mut until_ms: i64,
+        patience: Patience,
+        said: &mut Said,
+    ) -> Option<Box<Errand>> {
+        let until = patience.deadline.unwrap_or(patience.until);
+        loop {
+            let wake = instant_of(until_ms);
+            if !said.is_awaited() || wake > until {
+                break;
+            }
+            tokio::time::sleep_until(wake.into()).await;
+            match Box::pin(self.pursue(tenant, id, under_way.clone(), true)).await {
+                Ok(Pursued::Go(errand)) => return Some(Box::new(Errand { patience, ..*errand })),
+                Ok(Pursued::Over(answer)) => {
+                    said.say(Ok(answer));
+                    return None;
+                }
+                Ok(Pursued::Rests(later_ms)) => until_ms = later_ms.max(self.soon_ms()),
+                Err(error) => {
+                    tracing::warn!(action = %id, %error, "an action could not be gone on with");
+                    until_ms = self.soon_ms();
+                }
             }
         }
+        if said.is_awaited() {
+            said.say(Box::pin(self.say_so_far(tenant, id)).await);
+        }
+        None
     }
 
     /// Reads back what admission wrote.
     async fn recall(&self, tenant: &TenantState, id: ActionId) -> Result<Box<Pending>, Error> {
         let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
         let stored = stored.ok_or_else(|| internal("an admitted action is not in the ledger"))?;
-        Pending::restore(&stored, None).map(Box::new)
+        let told = self.told(&stored).await?;
+        Pending::restore(&stored, told).map(Box::new)
     }
 
     /// One transition; an illegal one is logged and changes nothing.
-    pub(crate) fn stepped(&self, execution: Execution, event: Event) -> Option<Execution> {
-        match execution.step(event) {
-            Ok((next, _)) => Some(next),
-            Err(illegal) => {
-                tracing::error!(%illegal, "an execution was asked the impossible");
-                None
-            }
-        }
+    pub(crate) fn step(&self, execution: Execution, event: Event) -> Result<(Execution, Vec<Effect>), Error> {
+        let chance = u64::from_be_bytes(clock::random()?);
+        execution.step(event, Now { ms: clock::now_ms(), chance }).map_err(|illegal| {
+            tracing::error!(%illegal, "an execution was asked the impossible");
+            internal("an action does not stand where it should")
+        })
     }
 
-    /// Records what is known of an execution now, and says it.
-    pub(crate) async fn tell(
+    /// Writes down what a step led to. What is said when it is still open is for whoever waits.
+    pub(crate) async fn follow(
+        &self,
+        tenant: &TenantState,
+        pending: &Pending,
+        execution: &Execution,
+        effects: &[Effect],
+    ) -> Result<Followed, Error> {
+        let ending = match execution.state() {
+            State::Completed(confirmation) => self.confirmed(pending, confirmation)?,
+            State::Failed(absence) => self.absent(pending, absence)?,
+            State::Waiting { due_ms, after } => {
+                self.defer(tenant, pending, *due_ms, after).await?;
+                return Ok(Followed::Rests(*due_ms));
+            }
+            State::InDoubt => {
+                let until = effects.iter().find_map(|effect| match effect {
+                    Effect::Wait { until_ms } => Some(*until_ms),
+                    _ => None,
+                });
+                let until_ms = until.unwrap_or_else(clock::now_ms);
+                self.wake_at(pending.id, until_ms);
+                return Ok(Followed::Rests(until_ms));
+            }
+            State::Intended | State::Sent(_) => return Err(internal("an action stopped half way")),
+        };
+        let (answer, told) = self.conclude_with_receipt(tenant, pending, ending).await?;
+        if effects.iter().any(|effect| matches!(effect, Effect::LateEffect)) {
+            let receipt = told.map(|told| told.receipt.receipt_id).unwrap_or_default();
+            self.alert(Alert::LateEffect, pending, &receipt);
+        }
+        Ok(Followed::Said(answer))
+    }
+
+    /// The first answer to an action that is still open.
+    pub(crate) async fn say_unsettled(
         &self,
         tenant: &TenantState,
         pending: &mut Pending,
-        execution: &Execution,
+        state: ledger::State,
     ) -> Result<Answer, Error> {
-        let Some(fate) = execution.fate() else {
-            let ending = self.in_doubt(pending)?;
-            let (answer, original) = self.conclude_with_receipt(tenant, pending, ending).await?;
-            pending.original = original;
-            return Ok(answer);
-        };
-        let ending = self.ending(pending, fate);
-        self.conclude(tenant, pending, ending).await
-    }
-
-    fn ending<'a>(&self, pending: &Pending, fate: &'a Fate) -> Result<Ending<'a>, Error> {
-        self.settled(pending, fate)
+        let ending = self.unsettled(pending, state)?;
+        let (answer, told) = self.conclude_with_receipt(tenant, pending, ending).await?;
+        pending.told = told;
+        Ok(answer)
     }
 
     /// Proves and settles one ending.
@@ -165,16 +273,17 @@ impl Gateway {
         tenant: &TenantState,
         pending: &Pending,
         ending: Ending<'_>,
-    ) -> Result<(Answer, Option<ReceiptRef>), Error> {
+    ) -> Result<(Answer, Option<Told>), Error> {
         let started = Instant::now();
         let proven = self.prove(pending, ending, &pending.row.correlation_id)?;
         let overage = self.overage(pending, &proven)?;
         self.metrics.step(Step::Prove, started.elapsed());
         let started = Instant::now();
-        let receipt = proven.outcome.receipt.clone();
+        let at_ms = proven.at_ms;
+        let told = proven.outcome.receipt.clone().map(|receipt| Told { receipt, at_ms });
         let reply = self.settle(tenant, pending, proven, overage).await?;
         self.metrics.step(Step::Settle, started.elapsed());
-        Ok((Answer { reply, replayed: false, action_id: Some(pending.id) }, receipt))
+        Ok((Answer { reply, replayed: false, action_id: Some(pending.id) }, told))
     }
 
     /// Marks an action as one that a task of this process looks after, until the mark and its copies are dropped.
@@ -194,8 +303,30 @@ impl Gateway {
     }
 }
 
-/// What comes first: the reply, or the end of the caller's patience; and whether it was that.
-async fn first(reply: &mut BoxFuture<'_, Reply>, deadline: Option<Instant>) -> (Event, bool) {
+impl Said {
+    pub(crate) fn to(sender: oneshot::Sender<Result<Answer, Error>>) -> Said {
+        Said(Some(sender))
+    }
+
+    /// Nobody waits: what there is to say is stored, and found under the action's key.
+    pub(crate) fn nobody() -> Said {
+        Said(None)
+    }
+
+    /// Only the first thing is said.
+    pub(crate) fn say(&mut self, what: Result<Answer, Error>) {
+        if let Some(sender) = self.0.take() {
+            let _ = sender.send(what);
+        }
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.0.as_ref().is_some_and(|sender| !sender.is_closed())
+    }
+}
+
+/// What comes first: the reply, or, as nothing, the end of the caller's patience.
+async fn first(reply: &mut BoxFuture<'_, Reply>, deadline: Option<Instant>) -> Option<Reply> {
     let overdue = async {
         match deadline {
             Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
@@ -203,9 +334,13 @@ async fn first(reply: &mut BoxFuture<'_, Reply>, deadline: Option<Instant>) -> (
         }
     };
     tokio::select! {
-        reply = reply => (Event::Replied(reply), false),
-        () = overdue => (Event::Overdue, true),
+        reply = reply => Some(reply),
+        () = overdue => None,
     }
+}
+
+fn instant_of(ms: i64) -> Instant {
+    Instant::now() + Duration::from_millis(u64::try_from(ms - clock::now_ms()).unwrap_or(0))
 }
 
 /// See [`Gateway::under_way`].
@@ -235,22 +370,21 @@ fn log_unanswered(action: ActionId, provider: &str, reply: &Reply) {
     }
 }
 
-/// Why a call must not leave any more, if so. Nothing has left yet, so the absence of an effect is certain.
+/// Why a call must not leave any more, if so.
 fn too_late(
-    permit: &Permit,
+    execution: &Execution,
     admitted: Instant,
     deadline: Option<Instant>,
     leave_by_ms: i64,
-) -> Option<(Code, &'static str)> {
+) -> Option<Withheld> {
     if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-        return Some((Code::DeadlineExceeded, "deadline_before_sending"));
+        return Some(Withheld::Deadline);
     }
     // What leaves later than its row says could still arrive when its absence is taken to be final.
     let now_ms = clock::now_ms();
-    if admitted.elapsed() > SEND_WINDOW || now_ms > leave_by_ms || !permit.is_valid_at(now_ms) {
-        return Some((Code::ProviderFailed, "send_window_missed"));
-    }
-    None
+    let permitted = matches!(execution.state(), State::Sent(permit) if Permit::is_valid_at(permit, now_ms));
+    let late = admitted.elapsed() > SEND_WINDOW || now_ms > leave_by_ms || !permitted;
+    late.then_some(Withheld::Window)
 }
 
 pub(crate) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -273,6 +407,43 @@ mod tests {
         Reply { status: 200, body: said.to_string().into_bytes() }
     }
 
+    /// A provider that takes longer.
+    #[derive(Debug)]
+    struct Slower(Arc<dyn Provider>, Duration);
+
+    impl Provider for Slower {
+        fn name(&self) -> &str {
+            self.0.name()
+        }
+
+        fn identity(&self) -> &str {
+            self.0.identity()
+        }
+
+        fn capabilities(&self) -> &execution::Capabilities {
+            self.0.capabilities()
+        }
+
+        fn patience(&self) -> Duration {
+            self.1
+        }
+
+        fn call<'a>(&'a self, call: &'a execution::Call, now_ms: i64) -> BoxFuture<'a, execution::Reply> {
+            self.0.call(call, now_ms)
+        }
+
+        fn query<'a>(&'a self, call: &'a execution::Call, now_ms: i64) -> BoxFuture<'a, Found> {
+            self.0.query(call, now_ms)
+        }
+
+        fn quote<'a>(
+            &'a self,
+            ask: provider::Ask<'a>,
+        ) -> BoxFuture<'a, Result<action::Money, provider::Unquoted>> {
+            self.0.quote(ask)
+        }
+    }
+
     /// A payment in the sandbox, admitted and not yet sent.
     async fn admitted(gateway: &Arc<Gateway>, recipient: &str) -> Box<Errand> {
         let constraints = json!({ "recipient": recipient, "amount_usd": "5.00", "max_total_usd": "9.00" });
@@ -286,6 +457,7 @@ mod tests {
         match gateway.decide_on(Gateway::anonymous(), ask, Instant::now(), None).await.unwrap() {
             Next::Admitted(errand) => errand,
             Next::Said(answer) => panic!("{}", String::from_utf8_lossy(&answer.reply.body)),
+            Next::NotNow(stop) => panic!("{stop:?}"),
         }
     }
 
@@ -299,14 +471,15 @@ mod tests {
             [(0, "executed", json!([])), (1, "failed", json!(["send_window_missed"]))]
         {
             let mut errand = admitted(gateway, kind).await;
-            let (provider, patience) = (Arc::clone(&errand.provider), errand.provider.patience());
+            let provider = Arc::clone(&errand.provider);
             // As if admission had taken so long that the provider's time would end after `send_by_ms`.
             if late_ms > 0 {
-                errand.call.send_by_ms = clock::now_ms() + patience.as_millis() as i64 - late_ms;
+                let patience = provider.patience() + SEND_WINDOW + Duration::from_millis(late_ms);
+                errand.provider = Arc::new(Slower(Arc::clone(&provider), patience));
             }
-            let call = errand.call.clone();
+            let call = Arc::clone(errand.execution.call());
             let (said, hears) = oneshot::channel();
-            gateway.carry_out(errand, said).await;
+            gateway.carry_out(errand, Said::to(said)).await;
             let answer: serde_json::Value =
                 serde_json::from_slice(&hears.await.unwrap().unwrap().reply.body).unwrap();
             assert_eq!((&answer["kind"], &answer["reasons"]), (&kind.into(), &reasons));

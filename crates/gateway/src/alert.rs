@@ -8,6 +8,8 @@ use crate::pending::Pending;
 pub(crate) enum Alert {
     /// More was charged than was reserved; the mandate is frozen.
     Overage,
+    /// An effect was there after all that was said to be absent for good.
+    LateEffect,
 }
 
 impl Alert {
@@ -15,6 +17,7 @@ impl Alert {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Alert::Overage => "overage",
+            Alert::LateEffect => "late_effect",
         }
     }
 }

@@ -45,6 +45,7 @@ impl Role {
         match deed {
             Deed::Execute => matches!(self, Agent),
             Deed::Approve => matches!(self, Approver),
+            Deed::Steer => matches!(self, Agent | Operator | Admin),
             Deed::ReadOwn => true,
             Deed::ReadTenant => matches!(self, Approver | Operator | Auditor | Admin),
             Deed::Audit => matches!(self, Operator | Auditor | Admin),
@@ -61,6 +62,8 @@ pub enum Deed {
     Execute,
     /// Agree to what is held, or say no.
     Approve,
+    /// Have an action tried again, or call it off: an agent its own, an operator any of the tenant.
+    Steer,
     /// Read actions and receipts of one's own.
     ReadOwn,
     /// Read everything of the tenant.
@@ -117,6 +120,7 @@ mod tests {
         assert_eq!(who(Deed::Approve), [Role::Approver]);
         assert_eq!(who(Deed::Administer), [Role::Admin]);
         assert_eq!(who(Deed::Govern), [Role::Operator, Role::Admin]);
+        assert_eq!(who(Deed::Steer), [Role::Agent, Role::Operator, Role::Admin]);
         assert_eq!(who(Deed::Audit), [Role::Operator, Role::Auditor, Role::Admin]);
         assert!(!Role::Auditor.may(Deed::Govern));
     }

@@ -195,6 +195,8 @@ pub struct Limits {
     pub held_seconds: u64,
     /// How often unsettled actions are asked after, milliseconds.
     pub recovery_interval_ms: u64,
+    /// How long a caller who names no deadline is kept waiting while an action is tried again, milliseconds.
+    pub patience_ms: u64,
 }
 
 /// A token bucket.
@@ -254,6 +256,7 @@ impl Default for Limits {
             queue: 20_000,
             held_seconds: 24 * 3600,
             recovery_interval_ms: 2_000,
+            patience_ms: 30_000,
         }
     }
 }

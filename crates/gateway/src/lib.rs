@@ -7,13 +7,14 @@
 //! ```
 //!
 //! A [`Gateway`] is one environment: its issuer, keys, store, tenants and providers. Each file or folder of the loop is
-//! one station; `recovery.rs` picks up what a crash or a lost answer left behind and takes the same way. What waits for
+//! one station; `pursue.rs` takes what is open one step further, live or after a crash, and `recovery.rs` says whose turn
+//! it is. What waits for
 //! people stands in `approvals/`; once they agree it goes through the same stations again. An
 //! [`Installation`] is what one process runs: production and, unless switched off, the sandbox.
 //!
 //! Nothing is said before it is durable. A caller who hangs up changes nothing: an admitted action is carried out in a
-//! task of its own. An answer that does not come is doubt, never failure, and nothing whose fate is unknown is sent
-//! again.
+//! task of its own. An answer that does not come is doubt, never failure, and what is in doubt is sent again only to a
+//! provider that recognises it, or to whom twice does no harm.
 //!
 //! Beside the loop, `notices/` reads the chain and tells people outside of what happened.
 //!
@@ -44,10 +45,12 @@ mod outcome;
 mod overage;
 mod pending;
 mod prove;
+mod pursue;
 mod recovery;
 mod remember;
 mod request;
 mod row;
+mod steer;
 mod tenants;
 mod vault;
 mod views;
@@ -70,4 +73,4 @@ pub use installation::{Installation, Keyring};
 pub use notices::Topic;
 pub use outcome::{Details, Kind, Missing, Outcome, ReceiptRef, Render, Reply, WOULD_EXECUTE};
 pub use request::{Answer, Ask};
-pub use views::{ActionView, Page, PublicReceipt, ReceiptView, ReplayView};
+pub use views::{ActionView, AttemptView, Page, PublicReceipt, ReceiptView, ReplayView, RetryView};

@@ -4,10 +4,13 @@
 use std::sync::Arc;
 
 use action::{ActionId, Environment, Money, Subject, Tenant};
-use execution::Call;
+use execution::{Call, Execution, Stood, Terms};
+use ledger::By;
+use provider::Provider;
 use receipt::{Chain, Json, Salts};
 use serde_json::value::RawValue;
 
+use crate::act::SEND_WINDOW;
 use crate::outcome::ReceiptRef;
 use crate::row::{CallRow, IntentRow, VERSION, internal, raw};
 use crate::tenants::Rules;
@@ -27,13 +30,24 @@ pub(crate) struct Pending {
     pub row: IntentRow,
     /// The entries so far.
     pub chain: Chain,
-    /// The receipt already given, if the action was in doubt when it was first answered.
-    pub original: Option<ReceiptRef>,
+    /// What the caller was told first, if that was not the last word.
+    pub told: Option<Told>,
+    /// Whose word it is.
+    pub by: By,
+    /// Was the last word said? What comes now amends it.
+    pub settled: bool,
+}
+
+/// The first answer to an action that has a receipt.
+#[derive(Clone)]
+pub(crate) struct Told {
+    pub receipt: ReceiptRef,
+    pub at_ms: i64,
 }
 
 impl Pending {
     /// Reads back what admission wrote.
-    pub(crate) fn restore(stored: &ledger::Stored, original: Option<ReceiptRef>) -> Result<Pending, Error> {
+    pub(crate) fn restore(stored: &ledger::Stored, told: Option<Told>) -> Result<Pending, Error> {
         let row = IntentRow::from_bytes(&stored.payload)?;
         let chain = Chain::from_bytes(row.entries.get().as_bytes())
             .map_err(|_| internal("stored entries do not hold"))?;
@@ -51,7 +65,9 @@ impl Pending {
             action_hash,
             row,
             chain,
-            original,
+            told,
+            by: By::Holder(stored.token),
+            settled: stored.state.is_final(),
         })
     }
 
@@ -92,22 +108,22 @@ impl Pending {
         Ok(Box::new(self))
     }
 
-    /// The call of an action that is still in hand.
-    pub(crate) fn call_of(&self, environment: Environment, action: &action::Action) -> Result<Call, Error> {
-        let row =
-            self.row.call.as_ref().ok_or_else(|| internal("an action without a call cannot be sent"))?;
-        Ok(Call {
-            action_id: self.id,
-            tenant: self.tenant.clone(),
-            environment,
-            archetype: Arc::clone(&action.archetype),
-            constraints: action.constraints.clone(),
-            money: self.money,
-            attempt: row.attempt,
-            provider_key: row.provider_key.clone(),
-            reference: row.reference.clone(),
-            send_by_ms: row.send_by_ms,
-        })
+    /// The execution as it stands on record.
+    pub(crate) fn execution(&self, call: Call, provider: &dyn Provider, stood: Stood) -> Execution {
+        let course = self.row.call.as_ref().map(CallRow::course);
+        let course = course.unwrap_or(execution::Course { sends: 1, retries: 0, first_ms: 0 });
+        Execution::recover(call, self.terms(provider), course, stood)
+    }
+
+    fn terms(&self, provider: &dyn Provider) -> Terms {
+        let deadline = self.row.deadline_ms.and_then(|ms| i64::try_from(ms).ok());
+        terms(provider, self.row.retry.map(Into::into), deadline.map(|ms| self.at_ms.saturating_add(ms)))
+    }
+
+    /// Was its last attempt first sent after the caller was told something?
+    pub(crate) fn tried_since(&self, told: &Told) -> bool {
+        let first_ms = self.row.call.as_ref().and_then(|call| call.first_ms);
+        first_ms.is_some_and(|first_ms| first_ms > told.at_ms)
     }
 
     /// The salts of everything this action commits to.
@@ -121,6 +137,17 @@ impl Pending {
     pub(crate) fn attempt(&self) -> u32 {
         self.row.call.as_ref().map_or(1, |call| call.attempt)
     }
+}
+
+/// What was promised, and what the provider can.
+pub(crate) fn terms(
+    provider: &dyn Provider,
+    retry: Option<action::RetryPolicy>,
+    deadline_ms: Option<i64>,
+) -> Terms {
+    let flight = SEND_WINDOW + provider.patience();
+    let flight_ms = i64::try_from(flight.as_millis()).unwrap_or(i64::MAX / 2);
+    Terms { capabilities: provider.capabilities().clone(), retry, deadline_ms, flight_ms }
 }
 
 /// The parts of a payload that no decision is needed for.
@@ -159,6 +186,8 @@ pub(crate) fn describe(of: &Described<'_>, chain: &Chain, call: Option<CallRow>)
         action_hash: hex::encode(of.action_hash),
         entries: entries(chain)?,
         call,
+        attempts: Vec::new(),
+        retry: action.retry.map(Into::into),
         held_for: Vec::new(),
         repeat_of: action.repeat_of.map(|id| id.to_string()),
         escalation: None,

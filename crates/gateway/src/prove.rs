@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use execution::{Absence, Confirmation, Fate};
+use execution::{Absence, Confirmation};
 use ledger::State;
 use receipt::{
     Amendment, Chain, Draft, Event, Json, Metadata, MoneyFields, NewEntry, PaymentStatus, Salts, Stage,
@@ -88,28 +88,31 @@ pub(crate) struct Refused<'a> {
 }
 
 impl Gateway {
-    /// The ending of an action whose fate is known.
-    pub(crate) fn settled<'a>(&self, pending: &Pending, fate: &'a Fate) -> Result<Ending<'a>, Error> {
-        match fate {
-            Fate::Confirmed(confirmation) => self.confirmed(pending, confirmation),
-            Fate::Absent(absence) => {
-                let (reason, untrusted) = match absence {
-                    Absence::Refused(refusal) => ("provider_refused", untrusted_text(&refusal.answer)),
-                    Absence::NotSent { .. } => ("not_sent", None),
-                    Absence::Final => ("absent", None),
-                };
-                let answer = match absence {
-                    Absence::Refused(refusal) => Some(&refusal.answer),
-                    Absence::NotSent { .. } | Absence::Final => None,
-                };
-                let mut ending = self.failed(pending, Code::ProviderFailed, reason, answer)?;
-                ending.details.untrusted_text = untrusted;
-                Ok(ending)
+    /// The ending of an action that is known to have no effect.
+    pub(crate) fn absent<'a>(&self, pending: &Pending, absence: &'a Absence) -> Result<Ending<'a>, Error> {
+        let answer = match absence {
+            Absence::Refused(refusal) => Some(&refusal.answer),
+            _ => None,
+        };
+        let (code, reasons) = match absence {
+            Absence::Deadline => (Code::DeadlineExceeded, vec![absence_word(absence).to_owned()]),
+            Absence::Stopped(stop) => {
+                (Code::parse(stop.code).unwrap_or(Code::BoundaryBlock), stop.reasons.clone())
             }
-        }
+            _ => (Code::ProviderFailed, vec![absence_word(absence).to_owned()]),
+        };
+        let reason = reasons.first().map_or("stopped", String::as_str);
+        let mut ending = self.failed(pending, code, reason, answer)?;
+        ending.details.reasons = reasons;
+        ending.details.untrusted_text = answer.and_then(untrusted_text);
+        Ok(ending)
     }
 
-    fn confirmed<'a>(&self, pending: &Pending, confirmation: &'a Confirmation) -> Result<Ending<'a>, Error> {
+    pub(crate) fn confirmed<'a>(
+        &self,
+        pending: &Pending,
+        confirmation: &'a Confirmation,
+    ) -> Result<Ending<'a>, Error> {
         let quote_only = pending.row.payment_mode == action::PaymentMode::QuoteOnly.as_str();
         let charged = match (pending.money, quote_only) {
             (Some(money), false) => Some(confirmation.charged.unwrap_or(money)),
@@ -152,7 +155,7 @@ impl Gateway {
         &self,
         pending: &Pending,
         code: Code,
-        reason: &'static str,
+        reason: &str,
         answer: Option<&Value>,
     ) -> Result<Ending<'a>, Error> {
         let mut chain = self.begin_ending(pending)?;
@@ -171,14 +174,15 @@ impl Gateway {
         })
     }
 
-    /// The first answer for an action whose fate is not known yet.
-    pub(crate) fn in_doubt<'a>(&self, pending: &Pending) -> Result<Ending<'a>, Error> {
+    /// The first answer for an action whose fate is not known yet: it is in doubt, or waits for another attempt.
+    pub(crate) fn unsettled<'a>(&self, pending: &Pending, state: State) -> Result<Ending<'a>, Error> {
         let mut chain = pending.chain.clone();
-        self.push_execute(&mut chain, pending, "unknown", None, None, Json::NULL)?;
+        let result = if state == State::Waiting { "waiting" } else { "unknown" };
+        self.push_execute(&mut chain, pending, result, None, None, Json::NULL)?;
         push_split(&mut chain, pending, None, PaymentStatus::Pending)?;
         Ok(Ending {
             kind: Kind::PendingSettlement,
-            state: State::InDoubt,
+            state,
             code: None,
             details: Details { status_url: Some(self.status_url(pending.id)), ..Details::default() },
             chain,
@@ -210,11 +214,12 @@ impl Gateway {
         correlation_id: &str,
     ) -> Result<Proven, Error> {
         let receipt_id = clock::new_id(clock::now_ms())?.to_string();
-        let event = match &pending.original {
+        let event = match &pending.told {
             None => Event::Original,
-            Some(original) => {
-                Event::Amendment { reason: Amendment::Settlement, of: Cow::Borrowed(&original.receipt_id) }
-            }
+            Some(told) => Event::Amendment {
+                reason: if pending.tried_since(told) { Amendment::Retry } else { Amendment::Settlement },
+                of: Cow::Borrowed(&told.receipt.receipt_id),
+            },
         };
         let receipt = self.sign(pending, &mut ending, &receipt_id, event)?;
         let reference = ReceiptRef {
@@ -326,9 +331,9 @@ impl Gateway {
 
     /// The chain that an ending continues: the entries of admission, or a new one once a receipt has been given.
     fn begin_ending(&self, pending: &Pending) -> Result<Chain, Error> {
-        match &pending.original {
+        match &pending.told {
             None => Ok(pending.chain.clone()),
-            Some(original) => amending(&original.receipt_id),
+            Some(told) => amending(&told.receipt.receipt_id),
         }
     }
 
@@ -370,6 +375,19 @@ impl Gateway {
 
     pub(crate) fn status_url(&self, id: action::ActionId) -> String {
         format!("{}/v1/actions/{id}", self.issuer)
+    }
+}
+
+/// How an absence is known, in one stable word.
+pub(crate) fn absence_word(absence: &Absence) -> &'static str {
+    match absence {
+        Absence::Refused(_) => "provider_refused",
+        Absence::NotSent { .. } => "not_sent",
+        Absence::Withheld => "send_window_missed",
+        Absence::Final => "absent",
+        Absence::Deadline => "deadline_before_sending",
+        Absence::Stopped(_) => "stopped",
+        Absence::OnRecord => "failed",
     }
 }
 

@@ -1,20 +1,19 @@
-//! Recovery: whatever was admitted and is not settled, because a process died, an answer was lost or a person never
-//! came. The same transitions as the live path; nothing is ever sent from here.
+//! Recovery: whatever was admitted and is not settled, because a process died, an answer was lost, an attempt failed or a
+//! person never came. It goes the way of the live path, see `pursue`; here is only whose turn it is.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use action::{ActionId, Environment, Tenant};
-use execution::Event;
 use futures_util::StreamExt;
-use ledger::{State, Stored};
+use ledger::Stored;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::act::lock;
+use crate::act::{Said, lock};
 use crate::gateway::{Gateway, Inquiry};
 use crate::outcome::ReceiptRef;
-use crate::pending::Pending;
+use crate::pursue::Pursued;
 use crate::remember::unavailable;
 use crate::{Code, Error, clock};
 
@@ -86,24 +85,34 @@ impl Gateway {
         Ok(())
     }
 
-    /// The unsettled actions whose turn it is, oldest first. What is settled is forgotten.
+    /// The actions whose turn it is, oldest first: those to be asked after, and those to be sent again. What is settled
+    /// is forgotten.
     async fn due(&self) -> Result<HashMap<Lane, Vec<ActionId>>, Error> {
-        let (mut unsettled, mut due) = (HashSet::new(), HashMap::<Lane, Vec<ActionId>>::new());
-        let mut after = None;
+        let (mut open, mut due) = (HashSet::new(), HashMap::<Lane, Vec<ActionId>>::new());
+        let mut take = |stored: Stored| {
+            open.insert(stored.id);
+            if self.is_due(stored.id) {
+                due.entry((stored.tenant, stored.archetype)).or_default().push(stored.id);
+            }
+        };
+        let (mut after, now_ms) = (None, clock::now_ms());
         loop {
             let page = self.ledger.unsettled(after, PAGE).await.map_err(unavailable)?;
-            for stored in page.rows {
-                unsettled.insert(stored.id);
-                if self.is_due(stored.id) {
-                    due.entry((stored.tenant, stored.archetype)).or_default().push(stored.id);
-                }
-            }
-            match page.next {
-                Some(next) => after = Some(next),
-                None => break,
+            page.rows.into_iter().for_each(&mut take);
+            after = page.next;
+            if after.is_none() {
+                break;
             }
         }
-        lock(&self.inquiries).retain(|id, _| unsettled.contains(id));
+        loop {
+            let page = self.ledger.due(now_ms, after, PAGE).await.map_err(unavailable)?;
+            page.rows.into_iter().for_each(&mut take);
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        lock(&self.inquiries).retain(|id, _| open.contains(id));
         Ok(due)
     }
 
@@ -119,62 +128,15 @@ impl Gateway {
             .await;
     }
 
-    /// Reads the action only once it is marked: before, whoever had it in hand may have settled it.
+    /// One step for one open action, unless somebody is at it; what may be sent again is carried out.
     async fn look_into(self: &Arc<Self>, tenant: &Tenant, id: ActionId) -> Result<(), Error> {
-        let _under_way = self.under_way(id);
-        let stored = self.ledger.action(tenant, id).await.map_err(unavailable)?;
-        match stored.filter(|stored| matches!(stored.state, State::Sent | State::InDoubt)) {
-            Some(stored) => self.resolve(stored).await,
-            None => Ok(()),
-        }
-    }
-
-    /// One step for one unsettled action: what was sent and never heard of is in doubt; what is in doubt is asked after.
-    async fn resolve(&self, stored: Stored) -> Result<(), Error> {
-        let tenant = self.tenant(&stored.tenant)?;
-        let original = self.original(&stored).await?;
-        let mut pending = Pending::restore(&stored, original)?;
-        let rules = tenant.rules();
-        let call = pending.call(self.environment, &rules);
-        if stored.state == State::Sent {
-            // Whether it left, nobody here knows: the caller is told so before anybody is asked.
-            let ending = self.in_doubt(&pending);
-            self.conclude(tenant, &pending, ending).await?;
-            let settled = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
-            pending.original = settled.into_iter().next().and_then(|it| it.receipt).map(reference);
-        }
-        let provider = rules.providers.get(&*pending.archetype).ok_or_else(|| {
-            Error::new(Code::ProviderCannot, format!("archetype `{}` is no longer bound", pending.archetype))
-        })?;
-        if let Some(sent) = pending.row.call.as_ref().filter(|sent| !sent.was_for(provider.as_ref())) {
-            // Another provider's "no such payment" says nothing about this one.
-            return Err(Error::new(
-                Code::ProviderCannot,
-                format!(
-                    "archetype `{}` was sent to `{}` and is bound otherwise now: until it is settled, bind it as it was \
-                     (name, base, headers, capabilities, query)",
-                    pending.archetype, sent.provider
-                ),
-            ));
-        }
-        let (execution, _) = execution::recover(call?);
-        let found = provider.query(execution.call(), clock::now_ms()).await;
-        match self.stepped(execution, Event::Asked(found)) {
-            Some(execution) if execution.fate().is_some() => {
-                self.tell(tenant, &mut pending, &execution).await?;
-                lock(&self.inquiries).remove(&stored.id);
-            }
-            _ => self.ask_later(stored.id),
+        let Some(under_way) = self.look_after_alone(id) else { return Ok(()) };
+        match Box::pin(self.pursue_of(tenant, id, under_way)).await? {
+            Pursued::Go(errand) => Box::pin(self.carry_out(errand, Said::nobody())).await,
+            Pursued::Over(_) => drop(lock(&self.inquiries).remove(&id)),
+            Pursued::Rests(_) => self.ask_later(id),
         }
         Ok(())
-    }
-
-    async fn original(&self, stored: &Stored) -> Result<Option<ReceiptRef>, Error> {
-        if stored.state == State::Sent {
-            return Ok(None);
-        }
-        let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
-        Ok(outcomes.into_iter().find_map(|outcome| outcome.receipt).map(reference))
     }
 
     /// Approved actions whose task is gone, or that could not be judged a moment ago.
@@ -205,6 +167,14 @@ impl Gateway {
         let tries = inquiries.get(&id).map_or(0, |inquiry| inquiry.tries);
         let pause = self.interval().saturating_mul(1 << tries.min(16)).min(LONGEST_PAUSE);
         inquiries.insert(id, Inquiry { tries: tries.saturating_add(1), next: Instant::now() + pause });
+    }
+
+    /// Not before then.
+    pub(crate) fn wake_at(&self, id: ActionId, until_ms: i64) {
+        let pause = Duration::from_millis(u64::try_from(until_ms - clock::now_ms()).unwrap_or(0));
+        let mut inquiries = lock(&self.inquiries);
+        let inquiry = inquiries.entry(id).or_insert(Inquiry { tries: 0, next: Instant::now() });
+        inquiry.next = inquiry.next.max(Instant::now() + pause);
     }
 
     pub(crate) fn interval(&self) -> Duration {
@@ -247,6 +217,7 @@ pub(crate) fn reference(receipt: ledger::Receipt) -> ReceiptRef {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use ledger::State;
     use serde_json::json;
 
     use super::*;

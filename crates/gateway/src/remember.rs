@@ -48,7 +48,12 @@ impl Gateway {
     ) -> Result<Reply, Error> {
         let alert = overage.as_ref().map(|overage| overage.receipt_id.clone());
         let (kind, reply) = (proven.outcome.kind, proven.reply.clone());
-        self.ledger.settle(settlement(tenant, pending, proven, overage)).await.map_err(unavailable)?;
+        let settlement = settlement(tenant, pending, proven, overage);
+        let settled = match pending.settled {
+            true => self.ledger.amend(settlement).await,
+            false => self.ledger.settle(settlement).await,
+        };
+        settled.map_err(unavailable)?;
         self.metrics.outcome(kind);
         if let Some(receipt_id) = alert {
             self.alert(Alert::Overage, pending, &receipt_id);
@@ -132,6 +137,7 @@ pub(crate) fn settlement(
     let entry = |event| draft(tenant, event, Some(outward(state)), &pending.action_hash, pending.attempt());
     Settlement {
         action: pending.id,
+        by: pending.by,
         outcome: ledger::Outcome {
             at_ms,
             state,
@@ -140,7 +146,10 @@ pub(crate) fn settlement(
             payload,
             entry: entry(event(state, outcome.code)),
         },
-        charged: correction(state, pending.money, charged),
+        charged: match pending.settled {
+            true => charged_late(state, pending.money, charged),
+            false => correction(state, pending.money, charged),
+        },
         overage: overage.map(|overage| ledger::Outcome {
             at_ms: overage.at_ms,
             state,
@@ -203,7 +212,7 @@ pub(crate) fn outward(state: State) -> &'static str {
     match state {
         State::Held => "INTENDED",
         State::Approved => "APPROVED",
-        State::Sent | State::InDoubt => "EXECUTING",
+        State::Sent | State::InDoubt | State::Waiting => "EXECUTING",
         State::Executed => "COMPLETED",
         State::Failed | State::Refused => "FAILED",
     }
@@ -212,6 +221,10 @@ pub(crate) fn outward(state: State) -> &'static str {
 /// What a ledger error means to a caller. The cause goes to the log.
 pub(crate) fn unavailable(error: ledger::Error) -> Error {
     match error {
+        // Whoever went on with it says what there is to say.
+        ledger::Error::Illegal { .. } | ledger::Error::Fenced(_) | ledger::Error::Leased(_) => {
+            Error::new(Code::StateConflict, "somebody else went on with the action meanwhile")
+        }
         ledger::Error::Busy => Error::new(Code::Unavailable, "too many requests are waiting").retry_after(1),
         other => {
             tracing::error!(error = %other, "the ledger did not answer");
@@ -227,6 +240,7 @@ fn event(state: State, code: Option<Code>) -> &'static str {
         State::Approved => "approved",
         State::Sent => "admitted",
         State::InDoubt => "in_doubt",
+        State::Waiting => ledger::WAITING,
         State::Executed => "executed",
         State::Failed => "failed",
         State::Refused => "refused",
@@ -236,7 +250,7 @@ fn event(state: State, code: Option<Code>) -> &'static str {
 /// What the mandates are really charged, in minor units. `None` keeps what was debited, as doubt does.
 fn correction(state: State, reserved: Option<Money>, charged: Option<Money>) -> Option<i64> {
     match (state, reserved, charged) {
-        (State::Held | State::Approved | State::Sent | State::InDoubt, ..) => None,
+        (State::Held | State::Approved | State::Sent | State::InDoubt | State::Waiting, ..) => None,
         (State::Failed | State::Refused, ..) => Some(0),
         (State::Executed, None, _) => None,
         // It was done, and cost nothing: a quote.
@@ -245,6 +259,15 @@ fn correction(state: State, reserved: Option<Money>, charged: Option<Money>) -> 
         (State::Executed, Some(reserved), Some(charged)) => {
             (charged.currency() == reserved.currency() && charged != reserved).then_some(charged.minor())
         }
+    }
+}
+
+/// The same where what was debited had been given back: all of it is charged anew.
+fn charged_late(state: State, reserved: Option<Money>, charged: Option<Money>) -> Option<i64> {
+    let known = charged.filter(|charged| reserved.is_some_and(|it| it.currency() == charged.currency()));
+    match (state, charged) {
+        (State::Executed, Some(_)) => known.or(reserved).map(Money::minor),
+        _ => None,
     }
 }
 
@@ -268,5 +291,10 @@ mod tests {
         assert_eq!(correction(State::Executed, None, None), None);
         assert_eq!(correction(State::InDoubt, usd(10_000), None), None, "doubt keeps the debit");
         assert_eq!(correction(State::Failed, usd(10_000), None), Some(0));
+        let late = |charged| charged_late(State::Executed, usd(10_000), charged);
+        assert_eq!(late(usd(10_000)), Some(10_000), "what was given back is taken again");
+        assert_eq!(late(usd(9_000)), Some(9_000));
+        assert_eq!(late(jpy), Some(10_000));
+        assert_eq!(late(None), None);
     }
 }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use action::{Action, IdempotencyKey, PaymentMode, Refusal, RefusalKind, Request};
-use execution::Capabilities;
+use action::{Action, GuaranteeLevel, IdempotencyKey, PaymentMode, Refusal, RefusalKind, Request};
+use execution::{Capabilities, Stop};
 use provider::Provider;
 use tokio::sync::{SemaphorePermit, oneshot};
 
-use crate::act::Errand;
+use crate::act::{Errand, Patience, Said};
 use crate::caller::{Caller, Deed};
 use crate::decide::Asked;
 use crate::gateway::Gateway;
@@ -49,6 +49,8 @@ pub(crate) enum Next {
     Said(Answer),
     /// It is written down as sent, and is to be carried out.
     Admitted(Box<Errand>),
+    /// It was sent before, and is not to be sent again as things are. Nothing was written.
+    NotNow(Stop),
 }
 
 /// When a request came in, by both clocks.
@@ -87,8 +89,9 @@ impl Gateway {
             // Boxed, so that what judging needs is gone while the provider takes its time.
             let next = Box::pin(gateway.decide_on(caller, ask, came, room)).await;
             match next {
-                Ok(Next::Admitted(errand)) => gateway.carry_out(errand, said).await,
+                Ok(Next::Admitted(errand)) => gateway.carry_out(errand, Said::to(said)).await,
                 Ok(Next::Said(answer)) => drop(said.send(Ok(answer))),
+                Ok(Next::NotNow(_)) => drop(said.send(Err(internal("a request was taken for a repetition")))),
                 Err(error) => drop(said.send(Err(error))),
             }
         });
@@ -119,6 +122,7 @@ impl Gateway {
         };
         self.limits.of_archetype(&caller.tenant, &archetype.name)?;
         let action = Action::of(request, archetype).map_err(refused)?;
+        self.keyed(&asked, &action)?;
         let provider = self.able_provider(&rules, &action)?;
         // A price is asked for in the midst of judging, and who is asked may take long: no room is kept for that.
         let _room = room.filter(|_| !quotes(&action));
@@ -145,6 +149,18 @@ impl Gateway {
                 .field("Idempotency-Key")
                 .hint("send a fresh UUID for each new request, and the same one when you repeat it")),
         }
+    }
+
+    /// Above `atp-1` a key is the caller's own also where one would be made for it.
+    fn keyed(&self, asked: &Asked<'_>, action: &Action) -> Result<(), Error> {
+        let own = asked.ask.idempotency_key.is_some() || action.idempotency_key.is_some();
+        if own || asked.ask.dry_run || action.guarantee_level == GuaranteeLevel::Atp1 {
+            return Ok(());
+        }
+        let why = format!("guarantee level `{}` needs an idempotency key", action.guarantee_level);
+        Err(Error::new(Code::KeyRequired, why)
+            .field("Idempotency-Key")
+            .hint("send a fresh UUID for each new request, and the same one when you repeat it"))
     }
 
     /// The provider that will carry the action out, if it can keep what is asked of it.
@@ -197,7 +213,7 @@ fn able(action: &Action, capabilities: &Capabilities) -> Result<(), Error> {
         }
     }
     let level = action.guarantee_level;
-    let strictest = action::GuaranteeLevel::STRICTEST;
+    let strictest = GuaranteeLevel::STRICTEST;
     let refused = |why: String| {
         let hint = format!("leave `guarantee_level` out or send `{strictest}`");
         Error::new(Code::ProviderCannot, why).field("/guarantee_level").hint(hint)
@@ -239,8 +255,9 @@ pub(crate) fn refused(refusal: Refusal) -> Error {
 }
 
 impl Arrival {
-    /// When a caller who waits so long stops waiting.
-    pub(crate) fn deadline(&self, deadline_ms: Option<u64>) -> Option<Instant> {
-        deadline_ms.map(|ms| self.instant + Duration::from_millis(ms))
+    /// How long a caller who names this deadline, or none, is kept waiting.
+    pub(crate) fn patience(&self, deadline_ms: Option<u64>, usual_ms: u64) -> Patience {
+        let after = |ms| self.instant + Duration::from_millis(ms);
+        Patience { deadline: deadline_ms.map(after), until: after(usual_ms) }
     }
 }

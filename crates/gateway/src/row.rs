@@ -2,8 +2,11 @@
 //! it, and to open its commitments. A format that outlives a release: golden files guard it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use action::{Backoff, RetryPolicy};
 use boundary::{PolicyRef, Trigger};
+use execution::{Call, Course};
 use provider::Provider;
 use receipt::Json;
 use serde::{Deserialize, Serialize};
@@ -45,8 +48,14 @@ pub(crate) struct IntentRow {
     pub action_hash: String,
     /// The entries so far, canonical.
     pub entries: Box<RawValue>,
-    /// How it was sent, if it was to be.
+    /// How it was sent, if it was to be: the latest attempt.
     pub call: Option<CallRow>,
+    /// The attempts before that, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attempts: Vec<AttemptRow>,
+    /// How it is tried again, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RetryRow>,
     /// Why it waits, in stable words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held_for: Vec<String>,
@@ -74,6 +83,18 @@ pub(crate) struct EscalationRow {
     pub triggers: Vec<TriggerRow>,
     /// Who may not decide: who asks, and who gave the right to ask.
     pub parties: Vec<String>,
+    /// The rules that people saw it judged by, once it was judged again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<SeenRow>,
+}
+
+/// The rules by which an action was judged when people were asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SeenRow {
+    pub policy_digest: Option<String>,
+    pub catalog_digest: Option<String>,
+    pub entity_digest: Option<String>,
 }
 
 /// One reason to ask a person.
@@ -116,6 +137,77 @@ pub(crate) struct CallRow {
     pub reference: String,
     /// Unix milliseconds.
     pub send_by_ms: i64,
+    /// How often it was sent; all of them bear the same key.
+    #[serde(default = "once", skip_serializing_if = "is_once")]
+    pub sends: u32,
+    /// How often anything was sent after the first time, since somebody last asked for an attempt.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub retries: u32,
+    /// When it was first marked sent, Unix milliseconds; for what is tried again only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_ms: Option<i64>,
+}
+
+/// An attempt that is over and had no effect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AttemptRow {
+    pub attempt: u32,
+    pub provider: String,
+    pub provider_key: String,
+    pub reference: String,
+    pub sends: u32,
+    /// Unix milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_ms: Option<i64>,
+    pub ended_ms: i64,
+    /// How its absence is known: a stable word.
+    pub result: String,
+    /// The provider's own code; foreign text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider_code: Option<String>,
+    /// Whether the caller was told that the action had failed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub last_word: bool,
+}
+
+/// How an action is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RetryRow {
+    pub max_retries: u32,
+    #[serde(with = "backoff")]
+    pub backoff: Backoff,
+    pub initial_delay_seconds: u64,
+    pub max_delay_seconds: u64,
+}
+
+mod backoff {
+    use action::Backoff;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(it: &Backoff, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(it.as_str())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Backoff, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Backoff::parse(&text).ok_or_else(|| D::Error::custom("no such backoff"))
+    }
+}
+
+fn once() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands in a reference")]
+fn is_once(sends: &u32) -> bool {
+    *sends == 1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands in a reference")]
+fn is_none(count: &u32) -> bool {
+    *count == 0
 }
 
 /// The payload of a settlement.
@@ -137,6 +229,20 @@ pub(crate) struct OutcomeRow {
 pub(crate) const VERSION: u8 = 1;
 
 impl IntentRow {
+    /// Was its caller told that it had failed, before somebody asked for another attempt?
+    pub(crate) fn was_settled(&self) -> bool {
+        self.attempts.iter().any(|attempt| attempt.last_word)
+    }
+
+    /// Digests of the rules that people saw it judged by when they were asked: policies, catalogue, entities.
+    pub(crate) fn seen_under<'a>(&'a self, escalation: Option<&'a EscalationRow>) -> [Option<&'a str>; 3] {
+        let digests = match escalation.and_then(|escalation| escalation.seen.as_ref()) {
+            Some(seen) => [&seen.policy_digest, &seen.catalog_digest, &seen.entity_digest],
+            None => [&self.policy_digest, &self.catalog_digest, &self.entity_digest],
+        };
+        digests.map(Option::as_deref)
+    }
+
     pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, Error> {
         to_bytes(self)
     }
@@ -165,7 +271,61 @@ impl TriggerRow {
     }
 }
 
+impl From<RetryPolicy> for RetryRow {
+    fn from(policy: RetryPolicy) -> RetryRow {
+        let RetryPolicy { max_retries, backoff, initial_delay, max_delay } = policy;
+        let (initial_delay_seconds, max_delay_seconds) = (initial_delay.as_secs(), max_delay.as_secs());
+        RetryRow { max_retries, backoff, initial_delay_seconds, max_delay_seconds }
+    }
+}
+
+impl From<RetryRow> for RetryPolicy {
+    fn from(row: RetryRow) -> RetryPolicy {
+        RetryPolicy {
+            max_retries: row.max_retries,
+            backoff: row.backoff,
+            initial_delay: Duration::from_secs(row.initial_delay_seconds),
+            max_delay: Duration::from_secs(row.max_delay_seconds),
+        }
+    }
+}
+
 impl CallRow {
+    /// How this call is kept. What is sent once and never again needs no course.
+    pub(crate) fn new(call: &Call, provider: &dyn Provider, course: Option<Course>) -> CallRow {
+        CallRow {
+            attempt: call.attempt,
+            provider: provider.name().to_owned(),
+            identity: Some(provider.identity().to_owned()),
+            provider_key: call.provider_key.clone(),
+            reference: call.reference.clone(),
+            send_by_ms: call.send_by_ms,
+            sends: course.map_or(1, |course| course.sends),
+            retries: course.map_or(0, |course| course.retries),
+            first_ms: course.map(|course| course.first_ms),
+        }
+    }
+
+    pub(crate) fn course(&self) -> Course {
+        Course { sends: self.sends, retries: self.retries, first_ms: self.first_ms.unwrap_or(0) }
+    }
+
+    /// The attempt, now that it is over.
+    pub(crate) fn over(&self, ended_ms: i64, result: &str, provider_code: Option<String>) -> AttemptRow {
+        AttemptRow {
+            attempt: self.attempt,
+            provider: self.provider.clone(),
+            provider_key: self.provider_key.clone(),
+            reference: self.reference.clone(),
+            sends: self.sends,
+            first_ms: self.first_ms,
+            ended_ms,
+            result: result.to_owned(),
+            provider_code,
+            last_word: false,
+        }
+    }
+
     /// Whether this is the provider that it was sent to, as it was bound then.
     pub(crate) fn was_for(&self, provider: &dyn Provider) -> bool {
         match &self.identity {
@@ -230,10 +390,12 @@ mod tests {
             assert_eq!(intent.v, VERSION);
             assert_eq!(String::from_utf8(intent.to_bytes().unwrap()).unwrap(), line);
         }
-        let held = IntentRow::from_bytes(HELD.trim().as_bytes()).unwrap();
-        assert_eq!(String::from_utf8(held.to_bytes().unwrap()).unwrap(), HELD.trim());
-        for row in held.escalation.unwrap().triggers {
-            assert_eq!(TriggerRow::of(&row.read().unwrap()), row);
+        for line in HELD.lines() {
+            let held = IntentRow::from_bytes(line.as_bytes()).unwrap();
+            assert_eq!(String::from_utf8(held.to_bytes().unwrap()).unwrap(), line);
+            for row in held.escalation.unwrap().triggers {
+                assert_eq!(TriggerRow::of(&row.read().unwrap()), row);
+            }
         }
         let outcome = OutcomeRow::from_bytes(OUTCOME.trim().as_bytes()).unwrap();
         assert_eq!(String::from_utf8(outcome.to_bytes().unwrap()).unwrap(), OUTCOME.trim());

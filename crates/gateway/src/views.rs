@@ -13,7 +13,7 @@ use crate::gateway::Gateway;
 use crate::outcome::{ReceiptRef, Reply};
 use crate::recovery::reference;
 use crate::remember::{outward, unavailable};
-use crate::row::{IntentRow, OutcomeRow, internal};
+use crate::row::{AttemptRow, CallRow, IntentRow, OutcomeRow, RetryRow, internal};
 use crate::{Code, Error, clock};
 
 /// An action as its record shows it (ATP, section 6).
@@ -55,6 +55,10 @@ pub struct ActionView {
     pub duration_ms: Option<u64>,
     /// How often it was sent again.
     pub retry_count: u32,
+    /// How it is tried again, if it is.
+    pub retry: Option<RetryView>,
+    /// Its attempts, oldest first, the one under way included.
+    pub attempts: Vec<AttemptView>,
     /// What the provider confirmed.
     pub confirmation: Option<Value>,
     /// The published code, if it was blocked or failed.
@@ -67,6 +71,42 @@ pub struct ActionView {
     pub receipts: Vec<ReceiptView>,
     /// What the caller was last answered.
     pub reply: Option<Reply>,
+}
+
+/// How an action is tried again.
+#[derive(Clone, Copy, Debug)]
+pub struct RetryView {
+    /// How often it is sent after the first time, at most.
+    pub max_retries: u32,
+    /// `exponential`, `linear` or `fixed`.
+    pub backoff: &'static str,
+    /// The first pause.
+    pub initial_delay_seconds: u64,
+    /// No pause is longer.
+    pub max_delay_seconds: u64,
+}
+
+/// One attempt to have an action's effect.
+#[derive(Clone, Debug)]
+pub struct AttemptView {
+    /// Counted from 1; each has a provider key of its own.
+    pub attempt: u32,
+    /// What the provider was called.
+    pub provider: String,
+    /// The idempotency key that the provider saw.
+    pub provider_key: String,
+    /// Our name for it.
+    pub reference: String,
+    /// How often it was sent under this key.
+    pub sends: u32,
+    /// When it was first marked sent, RFC 3339.
+    pub first_sent_at: Option<String>,
+    /// When its absence was known, RFC 3339; null for the latest.
+    pub ended_at: Option<String>,
+    /// How its absence is known, in one stable word; null for the latest, whose result is the action's.
+    pub result: Option<String>,
+    /// The provider's own code; foreign text.
+    pub provider_code: Option<String>,
 }
 
 /// One receipt of an action.
@@ -204,13 +244,15 @@ fn view(
 ) -> Result<ActionView, Error> {
     let row = IntentRow::from_bytes(&stored.payload)?;
     // What only adds to it, an overage, says neither when it was done nor what the provider confirmed.
-    let said = outcomes.iter().rfind(|it| it.reply.is_some());
+    // And while somebody has had it tried again, what was said of it before does not hold.
+    let said = outcomes.iter().rfind(|it| it.reply.is_some() && stored.reply.is_some());
     let completed = said.filter(|_| stored.state.is_final()).map(|it| it.at_ms);
     let said = said.map(|it| OutcomeRow::from_bytes(&it.payload)).transpose()?;
     let reply = match &stored.reply {
         Some(reply) => Some(Reply { status: reply.status, body: reply.body.clone() }),
         None => gateway.say_meanwhile(&stored, &row).map(|answer| answer.reply),
     };
+    let attempts = attempts(&row);
     Ok(ActionView {
         action_id: stored.id,
         idempotency_key: stored.key.map(Into::into),
@@ -233,7 +275,9 @@ fn view(
         state: outward(stored.state).to_owned(),
         completed_at: completed.map(clock::text),
         duration_ms: completed.and_then(|at_ms| u64::try_from(at_ms - stored.at_ms).ok()),
-        retry_count: row.call.map_or(0, |call| call.attempt.saturating_sub(1)),
+        retry_count: attempts.iter().map(|it| it.sends).sum::<u32>().saturating_sub(1),
+        retry: row.retry.map(RetryView::of),
+        attempts,
         confirmation: said.as_ref().and_then(confirmation),
         error: said.and_then(|it| it.code).and_then(|code| Code::parse(&code)),
         client: row.client,
@@ -241,6 +285,55 @@ fn view(
         receipts: receipts(outcomes)?,
         reply,
     })
+}
+
+/// Those that are over, and the latest unless it is one of them.
+fn attempts(row: &IntentRow) -> Vec<AttemptView> {
+    let mut attempts: Vec<AttemptView> = row.attempts.iter().map(AttemptView::over).collect();
+    let latest = row.call.as_ref();
+    attempts.extend(
+        latest
+            .filter(|call| row.attempts.last().is_none_or(|last| last.attempt < call.attempt))
+            .map(AttemptView::latest),
+    );
+    attempts
+}
+
+impl AttemptView {
+    fn over(row: &AttemptRow) -> AttemptView {
+        AttemptView {
+            attempt: row.attempt,
+            provider: row.provider.clone(),
+            provider_key: row.provider_key.clone(),
+            reference: row.reference.clone(),
+            sends: row.sends,
+            first_sent_at: row.first_ms.map(clock::text),
+            ended_at: Some(clock::text(row.ended_ms)),
+            result: Some(row.result.clone()),
+            provider_code: row.provider_code.clone(),
+        }
+    }
+
+    fn latest(row: &CallRow) -> AttemptView {
+        AttemptView {
+            attempt: row.attempt,
+            provider: row.provider.clone(),
+            provider_key: row.provider_key.clone(),
+            reference: row.reference.clone(),
+            sends: row.sends,
+            first_sent_at: row.first_ms.map(clock::text),
+            ended_at: None,
+            result: None,
+            provider_code: None,
+        }
+    }
+}
+
+impl RetryView {
+    fn of(row: RetryRow) -> RetryView {
+        let RetryRow { max_retries, backoff, initial_delay_seconds, max_delay_seconds } = row;
+        RetryView { max_retries, backoff: backoff.as_str(), initial_delay_seconds, max_delay_seconds }
+    }
 }
 
 fn confirmation(outcome: &OutcomeRow) -> Option<Value> {

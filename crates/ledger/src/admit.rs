@@ -17,7 +17,7 @@ use mandate::{Account, Refusal as Limit};
 use crate::identity::{self, Claim};
 use crate::intake::Digests;
 use crate::{
-    Admission, Admitted, Earlier, Effect, Existing, Freeze, Hold, Intent, Obstacle, Outcome, Refusal,
+    Admission, Admitted, Basis, Earlier, Effect, Existing, Freeze, Hold, Intent, Obstacle, Outcome, Refusal,
     Resumption, State, Tolerance,
 };
 
@@ -26,8 +26,8 @@ use crate::{
 pub struct Item {
     pub(crate) intent: Intent,
     pub(crate) gate: Gate,
-    /// The hold it resumes from, if its row is there already.
-    pub(crate) resumes: Option<u32>,
+    /// What it goes on from, if its row is there already.
+    pub(crate) resumes: Option<Basis>,
     pub(crate) claim: Option<Claim>,
     /// Keys of the accounts it debits, in the order of its debits.
     pub(crate) accounts: Vec<i64>,
@@ -37,13 +37,13 @@ pub struct Item {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Gate {
-    Admit { hold: Option<Hold>, debits: Vec<crate::Debit>, effect: Option<Effect> },
+    Admit { hold: Option<Hold>, debits: Vec<crate::Debit>, effect: Option<Effect>, lease_ms: i64 },
     Refuse { code: &'static str, outcome: Box<Outcome>, digests: Digests },
 }
 
 impl From<Admission> for Item {
     fn from(admission: Admission) -> Item {
-        let Admission { intent, hold, debits, effect, destination } = admission;
+        let Admission { intent, hold, debits, effect, destination, lease_ms } = admission;
         let Intent { tenant, principal, archetype, amount, .. } = &intent;
         let currency = amount.map(|amount| amount.currency());
         let currency = currency.as_ref().map_or("", |currency| currency.code());
@@ -53,15 +53,15 @@ impl From<Admission> for Item {
             accounts: debits.iter().map(|debit| identity::account(tenant, &debit.jti)).collect(),
             series: identity::series(tenant, principal, archetype, currency),
             seen: destination.map(|to| identity::seen(tenant, principal, archetype, &to)),
-            gate: Gate::Admit { hold, debits, effect },
+            gate: Gate::Admit { hold, debits, effect, lease_ms },
             intent,
         }
     }
 }
 
 impl From<Resumption> for Item {
-    fn from(Resumption { admission, round }: Resumption) -> Item {
-        Item { resumes: Some(round), ..admission.into() }
+    fn from(Resumption { admission, from }: Resumption) -> Item {
+        Item { resumes: Some(from), ..admission.into() }
     }
 }
 
@@ -82,7 +82,7 @@ impl From<Refusal> for Item {
 }
 
 impl Item {
-    /// The state its row begins in.
+    /// The state its row begins in, or goes on in if nothing of it is in doubt.
     pub(crate) fn state(&self) -> State {
         match &self.gate {
             Gate::Admit { hold: Some(_), .. } => State::Held,
@@ -91,9 +91,22 @@ impl Item {
         }
     }
 
-    /// Does it debit, count and become part of the history?
+    /// Is it sent?
     pub(crate) fn sends(&self) -> bool {
         matches!(self.gate, Gate::Admit { hold: None, .. })
+    }
+
+    /// Does it debit, count and become part of the history? What was sent before has done so.
+    pub(crate) fn counts(&self) -> bool {
+        self.sends() && !matches!(self.resumes, Some(Basis::Sent { .. }))
+    }
+
+    /// Until when whoever sends it is at it.
+    pub(crate) fn lease_ms(&self) -> i64 {
+        match self.gate {
+            Gate::Admit { lease_ms, .. } => lease_ms,
+            Gate::Refuse { .. } => 0,
+        }
     }
 
     pub(crate) fn hold(&self) -> Option<Hold> {
@@ -151,8 +164,8 @@ pub struct Rows {
     /// The newest actions that stand in the way of each effect, newest first: as many as tell whether another one than
     /// the one that asks is among them.
     pub effects: HashMap<[u8; 32], Vec<Earlier>>,
-    /// Approved actions that are to resume, and the hold that people agreed to.
-    pub approved: HashMap<ActionId, u32>,
+    /// Where actions stand that are to go on.
+    pub footings: HashMap<ActionId, Footing>,
     /// Anomaly histories.
     pub series: HashMap<i64, Cell<Arc<Series>>>,
     /// Destinations had before; `changed` for those of this batch.
@@ -172,6 +185,17 @@ pub struct Claimed {
     pub at_ms: i64,
 }
 
+/// Where an action stands that is to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footing {
+    /// Its state.
+    pub state: State,
+    /// How often it was held.
+    pub round: u32,
+    /// How often it changed hands.
+    pub token: u32,
+}
+
 /// Decides the items in order. Replies of existing actions and numbers of new entries are filled in by the store.
 pub fn admit(rows: &mut Rows, items: &[Item]) -> Vec<Admitted> {
     items.iter().map(|item| one(rows, item)).collect()
@@ -179,8 +203,8 @@ pub fn admit(rows: &mut Rows, items: &[Item]) -> Vec<Admitted> {
 
 fn one(rows: &mut Rows, item: &Item) -> Admitted {
     match item.resumes {
-        Some(round) if rows.approved.get(&item.intent.id) != Some(&round) => {
-            return Admitted::Refused(Obstacle::NotApproved);
+        Some(basis) if !rows.footings.get(&item.intent.id).is_some_and(|at| at.bears(basis)) => {
+            return Admitted::Refused(Obstacle::Overtaken);
         }
         Some(_) => {}
         None => {
@@ -220,7 +244,7 @@ fn check(rows: &mut Rows, item: &Item) -> Result<Vec<Account>, Obstacle> {
         }
     }
     let mut debited = Vec::new();
-    for (key, debit) in item.accounts.iter().zip(item.debits()).filter(|_| item.sends()) {
+    for (key, debit) in item.accounts.iter().zip(item.debits()).filter(|_| item.counts()) {
         let account = &rows.account(*key, &debit.jti).value;
         debited.push(account.debit(&debit.limits, *amount).map_err(|limit| obstacle(&debit.jti, limit))?);
     }
@@ -253,13 +277,13 @@ fn remember(rows: &mut Rows, item: &Item) {
     if let Some(claim) = item.claim {
         rows.claims.insert(claim, Claimed { id, request_hash, state: item.state(), at_ms });
     }
-    rows.approved.remove(&id);
+    rows.footings.remove(&id);
     if let Some(effect) = item.effect() {
         let standing = rows.effects.entry(effect.hash).or_default();
         standing.retain(|earlier| earlier.id != id);
         standing.insert(0, Earlier { id, at_ms });
     }
-    if item.sends() {
+    if item.counts() {
         let series = rows.series.entry(item.series).or_insert_with(|| Cell::stored(Arc::default()));
         Arc::make_mut(&mut series.value).push(at_ms, amount.map_or(0, |amount| amount.minor()));
         series.changed = true;
@@ -282,6 +306,17 @@ impl Rows {
     /// The account of a mandate; zeros if it was never used.
     pub(crate) fn account(&mut self, key: i64, jti: &str) -> &mut Cell<Account> {
         self.accounts.entry(key).or_insert_with(|| Cell::stored(Account::new(jti)))
+    }
+}
+
+impl Footing {
+    /// Does it stand where it was to go on from?
+    fn bears(self, basis: Basis) -> bool {
+        match basis {
+            Basis::Approved { round } => self.state == State::Approved && self.round == round,
+            Basis::Sent { token } => self.state.may_be_sent_again() && self.token == token,
+            Basis::Failed { token } => self.state == State::Failed && self.token == token,
+        }
     }
 }
 

@@ -464,6 +464,10 @@ pub const PASSKEY_REGISTERED: &str = "passkey_registered";
 pub const PASSKEY_ENROLLED: &str = "passkey_enrolled";
 /// Event of a passkey that counts no more.
 pub const PASSKEY_REVOKED: &str = "passkey_revoked";
+/// Event of an action that waits for its next attempt.
+pub const WAITING: &str = "waiting";
+/// Event of an action that is marked sent once more.
+pub const SENT_AGAIN: &str = "sent_again";
 /// Events of a person's word on a held action: for it, and against it.
 pub(crate) const APPROVED: &str = "approved";
 pub(crate) const REJECTED: &str = "rejected";

@@ -29,6 +29,12 @@ pub enum Error {
         /// Where it was to go.
         to: State,
     },
+    /// Somebody else has taken the action in hand since.
+    #[error("action `{0}` is in other hands by now")]
+    Fenced(ActionId),
+    /// Whoever has the action in hand still may be at it.
+    #[error("action `{0}` is in hands that may still be at it")]
+    Leased(ActionId),
     /// Something of this name is there already.
     #[error("`{0}` exists already")]
     Exists(Box<str>),

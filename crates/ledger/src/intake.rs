@@ -55,6 +55,8 @@ pub struct Admission {
     pub effect: Option<Effect>,
     /// Remembered, so that the next action to it is not the first.
     pub destination: Option<Box<str>>,
+    /// Until when whoever sends it is at it, milliseconds since 1970, UTC: before that nobody takes it over.
+    pub lease_ms: i64,
 }
 
 /// How an action waits.
@@ -66,14 +68,63 @@ pub struct Hold {
     pub needed: u32,
 }
 
-/// The admission of an action that waited and was approved: its row is there already. What the admission says of key,
-/// request and tenant is not read; a hold in it makes the action wait once more, for other reasons than before.
+/// The admission of an action whose row is there already. What the admission says of key, request and tenant is not
+/// read.
 #[derive(Clone, Debug)]
 pub struct Resumption {
     /// The row as it is to be from now on, and everything that must not race.
     pub admission: Admission,
-    /// The hold that people agreed to.
-    pub round: u32,
+    /// What it goes on from.
+    pub from: Basis,
+}
+
+/// What an action goes on from. The token says that nobody else went on with it meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Basis {
+    /// People agreed to this hold: nothing was sent and nothing debited. A hold in the admission makes it wait once
+    /// more, for other reasons than before.
+    Approved {
+        /// Which of its holds.
+        round: u32,
+    },
+    /// It was sent before, and its debits and claims stand: only freezes and mandates are looked at again. What waits
+    /// is sent from now on; what is in doubt stays so.
+    Sent {
+        /// See [`Stored::token`](crate::Stored).
+        token: u32,
+    },
+    /// It had failed, and its debits and claims were given up: all of it is claimed and debited anew.
+    Failed {
+        /// See [`Stored::token`](crate::Stored).
+        token: u32,
+    },
+}
+
+/// An attempt that is known to have had no effect, and the time of the next one.
+#[derive(Clone, Debug)]
+pub struct Deferral {
+    /// Which action.
+    pub action: ActionId,
+    /// Who says so.
+    pub by: By,
+    /// Milliseconds since 1970, UTC.
+    pub at_ms: i64,
+    /// When it is due.
+    pub due_ms: i64,
+    /// The payload of its intent from now on: the attempt is told of in it.
+    pub payload: Vec<u8>,
+    /// The ledger entry.
+    pub entry: Draft,
+}
+
+/// Whose word on an action it is. Fencing: each time somebody else takes an action in hand its token rises, and the word
+/// of whoever had it before is refused from then on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// Whoever holds this token.
+    Holder(u32),
+    /// Whoever takes over what was marked sent with this token, once its lease is over: it becomes in doubt.
+    Heir(u32),
 }
 
 /// A person's word on a held action.
@@ -145,6 +196,8 @@ pub struct Refusal {
 pub struct Settlement {
     /// Which action.
     pub action: ActionId,
+    /// Who says so.
+    pub by: By,
     /// What became of it.
     pub outcome: Outcome,
     /// What was really spent, in minor units: every mandate of the chain is corrected by the difference. `None`
@@ -204,9 +257,13 @@ pub(crate) struct Digests {
 }
 
 impl Settlement {
-    /// May it be written about an action that is in this state?
-    pub(crate) fn check(&self, from: State, amends: bool) -> Result<(), Error> {
+    /// May it be written about an action that is in this state, and by them?
+    pub(crate) fn check(&self, from: State, lease: &Lease, now: Process, amends: bool) -> Result<(), Error> {
         let (id, to) = (self.action, self.outcome.state);
+        if matches!(self.by, By::Heir(_)) && (from, to) != (State::Sent, State::InDoubt) {
+            return Err(Error::Illegal { id, from, to });
+        }
+        self.by.check(id, lease, now, self.outcome.at_ms)?;
         if !(if amends { from.may_amend(to) } else { from.may_settle(to) }) {
             return Err(Error::Illegal { id, from, to });
         }
@@ -216,6 +273,70 @@ impl Settlement {
                 Err(Error::Illegal { id, from: to, to: overage.state })
             }
             _ => Ok(()),
+        }
+    }
+}
+
+/// Which process of a store: numbers rise.
+pub(crate) type Process = i64;
+
+/// Who is at an action that is marked sent, and how often it changed hands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lease {
+    pub(crate) token: u32,
+    pub(crate) owner: Option<Process>,
+    /// The end of the lease, or the time at which what waits is due.
+    pub(crate) until_ms: Option<i64>,
+}
+
+impl Lease {
+    /// The lease of whoever admits an action.
+    pub(crate) fn first(sent: bool, owner: Process, until_ms: i64) -> Lease {
+        Lease { token: 0, owner: None, until_ms: None }.taken(sent, owner, until_ms)
+    }
+
+    /// The lease of whoever takes it in hand now; nobody's, if it is not sent.
+    pub(crate) fn taken(self, sent: bool, owner: Process, until_ms: i64) -> Lease {
+        let token = self.token.saturating_add(1);
+        Lease { token, owner: sent.then_some(owner), until_ms: sent.then_some(until_ms) }
+    }
+
+    /// What is left of it once this was said.
+    pub(crate) fn after(self, by: By, state: State) -> Lease {
+        let token = self.token.saturating_add(u32::from(matches!(by, By::Heir(_))));
+        let until_ms = self.until_ms.filter(|_| state == State::Waiting);
+        Lease { token, owner: None, until_ms }
+    }
+
+    /// What is left of it while the action waits to be sent again.
+    pub(crate) fn deferred(self, due_ms: i64) -> Lease {
+        Lease { owner: None, until_ms: Some(due_ms), ..self }
+    }
+}
+
+impl By {
+    /// INVARIANT (fencing): nobody's word is taken on what somebody else has in hand.
+    pub(crate) fn check(self, id: ActionId, lease: &Lease, now: Process, at_ms: i64) -> Result<(), Error> {
+        match self {
+            By::Holder(token) | By::Heir(token) if token != lease.token => Err(Error::Fenced(id)),
+            By::Holder(_) => Ok(()),
+            // Of a store of one process every earlier owner is gone.
+            By::Heir(_) if lease.owner == Some(now) && lease.until_ms.is_some_and(|until| until > at_ms) => {
+                Err(Error::Leased(id))
+            }
+            By::Heir(_) => Ok(()),
+        }
+    }
+}
+
+impl Deferral {
+    /// May it be written about an action that is in this state, and by them?
+    pub(crate) fn check(&self, from: State, lease: &Lease) -> Result<(), Error> {
+        let (id, to) = (self.action, State::Waiting);
+        match self.by {
+            By::Holder(token) if token != lease.token => Err(Error::Fenced(id)),
+            By::Holder(_) if from.may_defer() => Ok(()),
+            By::Holder(_) | By::Heir(_) => Err(Error::Illegal { id, from, to }),
         }
     }
 }

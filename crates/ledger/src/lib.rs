@@ -12,7 +12,8 @@
 //! ```
 //!
 //! An action that waits for people is admitted as held; [`Ledger::approve`] counts them, and [`Ledger::resume`] is its
-//! commit 1, by the same rules and over the same row. A refused action is one commit, [`Ledger::refuse`]. Whatever must not race (keys, effects, caps, revocations,
+//! commit 1, by the same rules and over the same row. It is also that of every further send of an action that was sent
+//! before; in between, [`Ledger::defer`] has it wait. A refused action is one commit, [`Ledger::refuse`]. Whatever must not race (keys, effects, caps, revocations,
 //! freezes) is decided by one pure function, [`admit`], over rows read for a whole batch; what it refuses is a value,
 //! and unique indexes stand behind it as the last guard. [`Ledger::facts`] tells the judge of the past beforehand and
 //! claims nothing.
@@ -20,6 +21,9 @@
 //! [`Sqlite`] is the store of one machine: one writer thread commits everything that waits in one transaction, with
 //! `synchronous=FULL`, and wakes the waiting only then. [`Memory`] keeps nothing and is for tests. A store that many
 //! gateways share will stand beside them and pass the same conformance suite.
+//!
+//! Whatever is marked sent is leased: to whom, until when, and with which fencing token. The token protects the record
+//! and not the world outside, so what is taken over becomes in doubt and is never simply sent again.
 //!
 //! What the ledger deliberately does not do: it makes no decision about policy, calls nobody, signs nothing, and
 //! knows neither wire nor receipt format: receipts, replies and payloads are bytes to it. It reads no clock; every
@@ -49,12 +53,12 @@ use std::sync::Arc;
 use action::{ActionId, Subject, Tenant};
 use futures_util::future::BoxFuture;
 
-pub use admit::{Cell, Claimed, Item, Rows, admit};
+pub use admit::{Cell, Claimed, Footing, Item, Rows, admit};
 pub use audit::{About, Audited, Labels, Order, Owner, Search};
 pub use authority::{ApiKey, Freeze, Held, Mandate, Passkey, Revocation, Scope};
 pub use entry::{
-    Broken, Draft, Event, Heading, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, Said, Session,
-    Walk, event_of,
+    Broken, Draft, Event, Heading, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, SENT_AGAIN, Said,
+    Session, WAITING, Walk, event_of,
 };
 pub use error::Error;
 pub use facts::{Facts, FactsQuery, Figures, Filter, Repeat, Verified};
@@ -62,8 +66,8 @@ pub use fail::FailPoints;
 pub use identity::Claim;
 pub use inspect::{Finding, Inspected, Place, Testimony, Witness};
 pub use intake::{
-    Admission, Approval, Debit, Effect, Hold, Intent, Outcome, Receipt, Refusal, Reply, Resumption,
-    Settlement, Tolerance,
+    Admission, Approval, Basis, By, Debit, Deferral, Effect, Hold, Intent, Outcome, Receipt, Refusal, Reply,
+    Resumption, Settlement, Tolerance,
 };
 pub use lock::Lock;
 pub use memory::Memory;
@@ -101,9 +105,19 @@ pub trait Ledger: Outbox {
     /// As [`Ledger::approve`], and [`Error::Illegal`] too if more have agreed meanwhile.
     fn reject(&self, rejection: Approval, given: u32, settlement: Settlement) -> Answer<'_, i64>;
 
-    /// Commit 1 of an action that waited and was approved: everything that [`Ledger::admit`] checks is checked, and the
-    /// row becomes what the judge made of it now. Sent, or held once more.
+    /// Commit 1 of an action whose row is there already, because it waited for people or is sent once more: what must
+    /// not race is checked, and the row becomes what the judge made of it now. Nothing is debited twice.
     fn resume(&self, resumption: Resumption) -> Answer<'_, Admitted>;
+
+    /// An attempt had no effect, and another one is due: the action waits with all it has debited and claimed. Answers
+    /// with the row number of the entry.
+    ///
+    /// # Errors
+    /// [`Error::Illegal`] if it is neither sent nor in doubt, [`Error::Fenced`] if somebody else has it in hand by now.
+    fn defer(&self, deferral: Deferral) -> Answer<'_, i64>;
+
+    /// Actions of every tenant that wait to be sent again and are due by then, oldest first.
+    fn due(&self, now_ms: i64, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>>;
 
     /// Everything that people said about an action, oldest first.
     fn approvals<'a>(&'a self, tenant: &'a Tenant, id: ActionId) -> Answer<'a, Vec<Given>>;
@@ -127,7 +141,8 @@ pub trait Ledger: Outbox {
     ///
     /// # Errors
     /// [`Error::Illegal`] if the action is not in a state that may settle so, which also tells the second of two that
-    /// settle at once that it came late.
+    /// settle at once that it came late. [`Error::Fenced`] if somebody else has it in hand by now, and [`Error::Leased`]
+    /// if somebody who may still be at it has, and it was to be taken over.
     fn settle(&self, settlement: Settlement) -> Answer<'_, i64>;
 
     /// Adds to what was settled: a late answer, an overage, a rollback.

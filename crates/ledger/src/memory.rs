@@ -7,18 +7,19 @@ use action::{ActionId, Subject, Tenant};
 use mandate::Account;
 use sha2::{Digest, Sha256};
 
-use crate::admit::{Claimed, Gate, Item, Rows, admit, corrected};
+use crate::admit::{Claimed, Footing, Gate, Item, Rows, admit, corrected};
 use crate::entry::{self, APPROVED, Chain, REJECTED, Reading};
 use crate::identity::{self, Claim};
+use crate::intake::{Lease, Process};
 use crate::outbox;
 use crate::pruned::Pruned;
 use crate::stored::page;
 use crate::{
-    About, Admission, Admitted, Answer, ApiKey, Approval, Audited, Broken, Counted, Draft, Earlier, Error,
-    Event, Existing, Facts, FactsQuery, Figures, Filter, Finding, Freeze, Given, Held, Inspected, Labels,
-    Ledger, Mandate, Notice, Order, Outbox, Outcome, Owner, Page, Passkey, Place, Recorded, Refusal, Repeat,
-    Resumption, Revocation, Scope, Search, Settled, Settlement, Standing, State, Stored, Testimony, Tried,
-    Verified, Waiting, Walk, Witness,
+    About, Admission, Admitted, Answer, ApiKey, Approval, Audited, Basis, Broken, Counted, Deferral, Draft,
+    Earlier, Error, Event, Existing, Facts, FactsQuery, Figures, Filter, Finding, Freeze, Given, Held,
+    Inspected, Labels, Ledger, Mandate, Notice, Order, Outbox, Outcome, Owner, Page, Passkey, Place,
+    Recorded, Refusal, Repeat, Resumption, Revocation, Scope, Search, Settled, Settlement, Standing, State,
+    Stored, Testimony, Tried, Verified, Waiting, Walk, Witness,
 };
 
 /// Everything in memory, behind one lock.
@@ -53,6 +54,7 @@ struct Row {
     effect: Option<[u8; 32]>,
     /// Since when it claims its effect.
     claimed_ms: i64,
+    lease: Lease,
     outcomes: Vec<i64>,
     approvals: Vec<(Subject, Given)>,
 }
@@ -118,16 +120,22 @@ impl World {
     fn enter(&mut self, item: &Item) -> Result<Admitted, Error> {
         self.read_effect(item);
         if item.resumes.is_some() {
-            let row = self.row(item.intent.id).filter(|row| row.stored.state == State::Approved);
-            let approved = row.map(|row| (row.stored.id, row.stored.round));
-            self.rows.approved = approved.into_iter().collect();
+            let at = |row: &Row| {
+                let Stored { state, round, .. } = row.stored;
+                (row.stored.id, Footing { state, round, token: row.lease.token })
+            };
+            self.rows.footings = self.row(item.intent.id).map(at).into_iter().collect();
         }
         let result = admit(&mut self.rows, std::slice::from_ref(item)).remove(0);
         match result {
-            Admitted::New { .. } if item.resumes.is_some() => {
-                Ok(Admitted::New { entry: self.resume_row(item)? })
+            Admitted::New { .. } => {
+                let entry = match item.resumes {
+                    Some(Basis::Sent { .. }) => self.send_again(item)?,
+                    Some(Basis::Approved { .. } | Basis::Failed { .. }) => self.resume_row(item)?,
+                    None => self.insert(item)?,
+                };
+                Ok(Admitted::New { entry })
             }
-            Admitted::New { .. } => Ok(Admitted::New { entry: self.insert(item)? }),
             Admitted::Existing(mut existing) => {
                 existing.reply = self.row(existing.id).and_then(|row| row.stored.reply.clone());
                 Ok(Admitted::Existing(existing))
@@ -177,6 +185,9 @@ impl World {
             expires_ms: hold.map(|hold| hold.until_ms),
             round: hold.map_or(0, |_| 1),
             needed: hold.map_or(0, |hold| hold.needed),
+            token: 1,
+            due_ms: None,
+            counted_ms: intent.at_ms,
             debit,
             currency: intent.amount.map(|amount| amount.currency().code().into()),
             payload: intent.payload.clone(),
@@ -187,7 +198,9 @@ impl World {
         let claimed_ms = intent.at_ms;
         let (outcomes, approvals) = (Vec::new(), Vec::new());
         let (claim, labels) = (item.claim, intent.labels.clone());
-        self.actions.insert(row, Row { stored, labels, claim, effect, claimed_ms, outcomes, approvals });
+        let lease = Lease::first(item.sends(), PROCESS, item.lease_ms());
+        self.actions
+            .insert(row, Row { stored, labels, claim, effect, claimed_ms, lease, outcomes, approvals });
         self.ids.insert(intent.id, row);
         match &item.gate {
             Gate::Admit { .. } => self.append(intent.at_ms, Some(intent.id), &intent.entry, None, None),
@@ -200,7 +213,7 @@ impl World {
         }
     }
 
-    /// Makes the row of an action that waited what it is from now on.
+    /// Makes the row of an action that waited, or had failed, what it is from now on.
     fn resume_row(&mut self, item: &Item) -> Result<i64, Error> {
         let (intent, hold) = (&item.intent, item.hold());
         let entry = self.append(intent.at_ms, Some(intent.id), &intent.entry, None, None)?;
@@ -208,8 +221,11 @@ impl World {
         let Some(row) = self.actions.get_mut(&number) else { return Ok(entry) };
         row.effect = item.effect().map(|effect| effect.hash);
         row.claimed_ms = intent.at_ms;
+        row.lease = row.lease.taken(item.sends(), PROCESS, item.lease_ms());
         let stored = &mut row.stored;
-        stored.state = item.state();
+        stored.counted_ms = intent.at_ms;
+        // What was last said of it is no longer so.
+        (stored.state, stored.token, stored.reply) = (item.state(), row.lease.token, None);
         stored.principal = (&*intent.principal).into();
         stored.mandates = item.debits().iter().map(|debit| (&*debit.jti).into()).collect();
         stored.debit = intent.amount.filter(|_| item.sends()).map_or(0, |amount| amount.minor());
@@ -219,7 +235,45 @@ impl World {
             stored.round += 1;
             (stored.needed, stored.expires_ms) = (hold.needed, Some(hold.until_ms));
         }
+        let claim = row.claim;
+        self.claimed_in(claim, item.state());
         Ok(entry)
+    }
+
+    /// Marks an action sent that was sent before.
+    fn send_again(&mut self, item: &Item) -> Result<i64, Error> {
+        let intent = &item.intent;
+        let entry = self.append(intent.at_ms, Some(intent.id), &intent.entry, None, None)?;
+        let row = self.row_mut(intent.id)?;
+        row.lease = row.lease.taken(true, PROCESS, item.lease_ms());
+        if row.stored.state == State::Waiting {
+            row.stored.state = State::Sent;
+        }
+        (row.stored.token, row.stored.due_ms) = (row.lease.token, None);
+        row.stored.payload = intent.payload.clone();
+        let (claim, state) = (row.claim, row.stored.state);
+        self.claimed_in(claim, state);
+        Ok(entry)
+    }
+
+    /// Has an action wait until its next attempt is due.
+    fn defer(&mut self, deferral: &Deferral) -> Result<i64, Error> {
+        let id = deferral.action;
+        let row = self.row_mut(id)?;
+        deferral.check(row.stored.state, &row.lease)?;
+        row.lease = row.lease.deferred(deferral.due_ms);
+        (row.stored.state, row.stored.due_ms) = (State::Waiting, Some(deferral.due_ms));
+        row.stored.payload = deferral.payload.clone();
+        let claim = row.claim;
+        self.claimed_in(claim, State::Waiting);
+        self.append(deferral.at_ms, Some(id), &deferral.entry, None, None)
+    }
+
+    /// The key of an action tells where it stands.
+    fn claimed_in(&mut self, claim: Option<Claim>, state: State) {
+        if let Some(claimed) = claim.and_then(|claim| self.rows.claims.get_mut(&claim)) {
+            claimed.state = state;
+        }
     }
 
     /// The row of the action that waits for exactly this person's word.
@@ -249,12 +303,10 @@ impl World {
         let last = given >= needed;
         let entry = self.say(approval, APPROVED, last)?;
         if last {
-            let row = self.awaited_row(approval.action)?;
+            let row = self.row_mut(approval.action)?;
             row.stored.state = State::Approved;
-            let claimed = row.claim.and_then(|claim| self.rows.claims.get_mut(&claim));
-            if let Some(claimed) = claimed {
-                claimed.state = State::Approved;
-            }
+            let claim = row.claim;
+            self.claimed_in(claim, State::Approved);
         }
         Ok(Counted { entry, given, needed })
     }
@@ -274,21 +326,22 @@ impl World {
         let entry = self.append(approval.at_ms, Some(approval.action), &draft, None, None)?;
         let (round, at_ms, record) = (approval.round, approval.at_ms, approval.record.clone());
         let given = Given { round, at_ms, record, entry };
-        self.awaited_row(approval.action)?.approvals.push((approval.approver.clone(), given));
+        self.row_mut(approval.action)?.approvals.push((approval.approver.clone(), given));
         Ok(entry)
     }
 
-    fn awaited_row(&mut self, id: ActionId) -> Result<&mut Row, Error> {
+    fn row_mut(&mut self, id: ActionId) -> Result<&mut Row, Error> {
         let number = self.ids.get(&id).copied().ok_or(Error::NoSuchAction(id))?;
         self.actions.get_mut(&number).ok_or(Error::NoSuchAction(id))
     }
 
     fn close(&mut self, settlement: &Settlement, amends: bool) -> Result<i64, Error> {
-        let Settlement { action: id, outcome, charged, overage } = settlement;
-        let stored = &self.row(*id).ok_or(Error::NoSuchAction(*id))?.stored;
+        let Settlement { action: id, by, outcome, charged, overage } = settlement;
+        let Row { stored, lease, .. } = self.row(*id).ok_or(Error::NoSuchAction(*id))?;
+        let lease = *lease;
         let (number, from, debit) = (stored.row, stored.state, stored.debit);
         let (tenant, mandates) = (stored.tenant.clone(), stored.mandates.clone());
-        settlement.check(from, amends)?;
+        settlement.check(from, &lease, PROCESS, amends)?;
         let entry = self.outcome(number, outcome)?;
         if let Some(overage) = overage {
             self.outcome(number, overage)?;
@@ -296,11 +349,12 @@ impl World {
         let to = outcome.state;
         let charged = charged.filter(|_| !from.waits()).unwrap_or(debit);
         if let Some(row) = self.actions.get_mut(&number) {
+            row.lease = lease.after(*by, to);
             (row.stored.state, row.stored.debit) = (to, charged);
-            let claimed = row.claim.and_then(|claim| self.rows.claims.get_mut(&claim));
-            if let Some(claimed) = claimed {
-                claimed.state = to;
-            }
+            row.stored.token = row.lease.token;
+            row.stored.due_ms = row.lease.until_ms;
+            let claim = row.claim;
+            self.claimed_in(claim, to);
         }
         if charged != debit || overage.is_some() {
             for jti in mandates {
@@ -524,8 +578,8 @@ impl Outbox for Memory {
         })
     }
 
-    fn due<'a>(&'a self, destination: &'a str, now_ms: i64, limit: u32) -> Answer<'a, Vec<Waiting>> {
-        self.now(move |world| Ok(world.outbox.due(destination, now_ms, limit)))
+    fn untold<'a>(&'a self, destination: &'a str, now_ms: i64, limit: u32) -> Answer<'a, Vec<Waiting>> {
+        self.now(move |world| Ok(world.outbox.untold(destination, now_ms, limit)))
     }
 
     fn tried<'a>(&'a self, destination: &'a str, tries: Vec<Tried>) -> Answer<'a, ()> {
@@ -555,6 +609,18 @@ impl Ledger for Memory {
 
     fn resume(&self, resumption: Resumption) -> Answer<'_, Admitted> {
         self.now(move |world| world.enter(&resumption.into()))
+    }
+
+    fn defer(&self, deferral: Deferral) -> Answer<'_, i64> {
+        self.now(move |world| world.defer(&deferral))
+    }
+
+    fn due(&self, now_ms: i64, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>> {
+        self.now(move |world| {
+            let rows = world.actions.range(after.unwrap_or(0) + 1..).map(|(_, row)| &row.stored);
+            let rows = rows.filter(|stored| stored.due_ms.is_some_and(|due_ms| due_ms <= now_ms));
+            Ok(page(rows.take(limit as usize).cloned().collect(), limit, |stored| stored.row))
+        })
     }
 
     fn approvals<'a>(&'a self, tenant: &'a Tenant, id: ActionId) -> Answer<'a, Vec<Given>> {
@@ -728,7 +794,7 @@ impl Ledger for Memory {
                 world.event(event)?;
             }
             let open = |stored: &&Stored| {
-                matches!(stored.state, State::Sent | State::InDoubt)
+                matches!(stored.state, State::Sent | State::InDoubt | State::Waiting)
                     && stored.tenant == *tenant
                     && stored.mandates.iter().any(|mandate| **mandate == *jti)
             };
@@ -920,6 +986,9 @@ impl Ledger for Memory {
         Figures { commits: writes, writes, ..Figures::default() }
     }
 }
+
+/// The one process there is.
+const PROCESS: Process = 1;
 
 /// How many have spoken about this hold.
 fn given_in(row: &Row, round: u32) -> u32 {

@@ -34,7 +34,7 @@ pub trait Outbox: Send + Sync {
     fn put<'a>(&'a self, destination: &'a str, upto: i64, notices: Vec<Notice>) -> Answer<'a, ()>;
 
     /// Notices to be tried now, oldest entry first. Of each action the oldest only, so that it is told in order.
-    fn due<'a>(&'a self, destination: &'a str, now_ms: i64, limit: u32) -> Answer<'a, Vec<Waiting>>;
+    fn untold<'a>(&'a self, destination: &'a str, now_ms: i64, limit: u32) -> Answer<'a, Vec<Waiting>>;
 
     /// Writes down what became of tries.
     fn tried<'a>(&'a self, destination: &'a str, tries: Vec<Tried>) -> Answer<'a, ()>;
@@ -118,7 +118,7 @@ impl InMemory {
         }
     }
 
-    pub(crate) fn due(&self, name: &str, now_ms: i64, limit: u32) -> Vec<Waiting> {
+    pub(crate) fn untold(&self, name: &str, now_ms: i64, limit: u32) -> Vec<Waiting> {
         let mut seen = HashSet::new();
         let waiting = self.0.get(name).into_iter().flat_map(|place| place.notices.values());
         let heads = waiting.filter(|(waiting, _)| seen.insert(waiting.notice.action));

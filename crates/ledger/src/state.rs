@@ -14,6 +14,9 @@ pub enum State {
     Sent = 2,
     /// Sent, and the answer was lost. Only the provider knows.
     InDoubt = 3,
+    /// What was sent is known to have had no effect, and is due to be sent once more, as another attempt. Debits and
+    /// claims stand. Its number puts it among the open ones, as with [`State::Approved`].
+    Waiting = -1,
     /// The effect is confirmed.
     Executed = 4,
     /// The effect is known to be absent.
@@ -24,26 +27,42 @@ pub enum State {
 
 impl State {
     /// Every state, in the order of an action's life.
-    pub const ALL: [State; 7] = [
+    pub const ALL: [State; 8] = [
         State::Held,
         State::Approved,
         State::Sent,
         State::InDoubt,
+        State::Waiting,
         State::Executed,
         State::Failed,
         State::Refused,
     ];
 
     /// May a settlement take an action from here to `to`?
+    ///
+    /// What waits to be sent again may be told of, and goes on waiting.
     #[must_use]
     pub fn may_settle(self, to: State) -> bool {
-        use State::{Approved, Executed, Failed, Held, InDoubt, Refused, Sent};
+        use State::{Approved, Executed, Failed, Held, InDoubt, Refused, Sent, Waiting};
         matches!(
             (self, to),
             (Held | Approved, Failed | Refused)
                 | (Sent, InDoubt | Executed | Failed)
                 | (InDoubt, Executed | Failed)
+                | (Waiting, Waiting | Executed | Failed)
         )
+    }
+
+    /// May a deferral take an action from here to [`State::Waiting`]?
+    #[must_use]
+    pub fn may_defer(self) -> bool {
+        matches!(self, State::Sent | State::InDoubt)
+    }
+
+    /// May an action that is here be marked sent once more?
+    #[must_use]
+    pub fn may_be_sent_again(self) -> bool {
+        matches!(self, State::Sent | State::InDoubt | State::Waiting)
     }
 
     /// May an amendment, which only adds to what was settled, leave an action that is here in `to`?
@@ -81,6 +100,7 @@ impl State {
             State::Approved => "approved",
             State::Sent => "sent",
             State::InDoubt => "in doubt",
+            State::Waiting => "waiting",
             State::Executed => "executed",
             State::Failed => "failed",
             State::Refused => "refused",
@@ -111,7 +131,7 @@ mod tests {
     #[test]
     fn every_open_state_has_a_way_out_and_no_final_one_is_settled_again() {
         for from in State::ALL {
-            let ways_out = State::ALL.into_iter().filter(|to| from.may_settle(*to)).count();
+            let ways_out = State::ALL.into_iter().filter(|to| *to != from && from.may_settle(*to)).count();
             assert_eq!(ways_out == 0, from.is_final(), "{from}");
         }
     }
@@ -128,7 +148,7 @@ mod tests {
     #[test]
     fn the_row_numbers_are_fixed() {
         let numbers: Vec<_> = State::ALL.into_iter().map(State::code).collect();
-        assert_eq!(numbers, [1, 0, 2, 3, 4, 5, 6]);
+        assert_eq!(numbers, [1, 0, 2, 3, -1, 4, 5, 6]);
         assert_eq!(State::from_code(7), None);
     }
 }

@@ -83,8 +83,9 @@ pub enum Obstacle {
     },
     /// Another action of late has the same effect.
     Duplicate(Earlier),
-    /// An action that was to resume is not approved, or no longer: somebody was faster. Checked before all others.
-    NotApproved,
+    /// An action that was to go on does not stand where it was to go on from, or no longer: somebody was faster. Checked
+    /// before all others.
+    Overtaken,
 }
 
 /// An earlier action with the same effect.
@@ -161,6 +162,12 @@ pub struct Stored {
     pub round: u32,
     /// How many people have to agree to the latest hold.
     pub needed: u32,
+    /// Rises each time somebody takes the action in hand after whoever admitted it; 1 until then.
+    pub token: u32,
+    /// When it is due, if it waits to be sent again; milliseconds since 1970, UTC.
+    pub due_ms: Option<i64>,
+    /// When it was judged the last time and counted in the history of its principal, milliseconds since 1970, UTC.
+    pub counted_ms: i64,
     /// Minor units debited by now.
     pub debit: i64,
     /// ISO 4217.

@@ -12,7 +12,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use action::{ActionId, Subject, Tenant};
 use common::*;
 use futures_util::future::join_all;
-use ledger::{Audited, Broken, Labels, Ledger, Options, Order, Page, Search, Sqlite, State};
+use ledger::{
+    Admitted, Audited, Basis, Broken, Labels, Ledger, Options, Order, Page, SENT_AGAIN, Search, Sqlite,
+    State, WAITING,
+};
 use rusqlite::Connection;
 
 /// An action of one kind among four, told apart by everything that can be searched for.
@@ -415,6 +418,75 @@ fn each_kind_of_row_that_was_forged_is_found_where_it_is() {
         let found = inspect(&open(directory.path()));
         assert_eq!(found.first(), Some(&(entry, broken)), "{sql}: {found:?}");
     }
+}
+
+#[test]
+fn where_an_action_went_on_to_is_held_against_the_entries_that_say_so() {
+    let fate = |change: &str, of: u8| format!("UPDATE fate SET {change} WHERE row = {of}");
+    // Entry 4 has the first wait, 6 sends the second once more, 9 sends again what is in doubt, 12 what had failed.
+    let forgeries = [
+        (fate("state = 2", 1), 4),
+        (fate("state = 3", 1), 4),
+        (fate("state = 5", 1), 4),
+        (fate("state = 2, moved = NULL", 1), 4),
+        (fate("state = -1", 2), 6),
+        (fate("state = 3", 2), 6),
+        (fate("state = -1, moved = 5", 2), 5),
+        (fate("moved = NULL", 3), 9),
+        (fate("state = -1", 4), 12),
+        (fate("state = 5, moved = NULL", 4), 12),
+        // Where another action went on to says nothing of this one.
+        (fate("state = 4, moved = 6", 1), 3),
+    ];
+    for (sql, entry) in [(String::new(), 0)].into_iter().chain(forgeries) {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = sqlite(directory.path());
+        wait(ledger.record(event("frozen"))).unwrap();
+        let waits = admitted(&ledger, admission("a"));
+        wait(ledger.defer(deferral(waits, 1, NOW))).unwrap();
+        let again = admitted(&ledger, admission("b"));
+        assert_eq!(again_from(&ledger, again, Basis::Sent { token: 1 }), 6);
+        let doubted = admitted(&ledger, admission("c"));
+        wait(ledger.settle(settlement(doubted, State::InDoubt, "c"))).unwrap();
+        assert_eq!(again_from(&ledger, doubted, Basis::Sent { token: 1 }), 9);
+        let failed = admitted(&ledger, admission("d"));
+        wait(ledger.settle(settlement(failed, State::Failed, "d"))).unwrap();
+        assert_eq!(again_from(&ledger, failed, Basis::Failed { token: 1 }), 12);
+        assert_eq!(inspect(&ledger), []);
+        drop(ledger);
+        if !sql.is_empty() {
+            assert_eq!(db(directory.path()).execute(&sql, []).unwrap(), 1, "{sql}");
+            let found = inspect(&open(directory.path()));
+            assert_eq!(found.first(), Some(&(entry, Broken::Fate)), "{sql}: {found:?}");
+        }
+    }
+}
+
+/// Sends an action once more, and answers with the entry.
+fn again_from(ledger: &dyn Ledger, id: ActionId, from: Basis) -> i64 {
+    match send_again(ledger, id, from, admission("again")) {
+        Admitted::New { entry } => entry,
+        other => panic!("not sent again: {other:?}"),
+    }
+}
+
+#[test]
+fn attempts_are_found_in_the_trail_by_what_their_action_is_found_by() {
+    on_every_ledger(|ledger| {
+        let asked = varied(1);
+        let id = admitted(&*ledger, asked.clone());
+        wait(ledger.defer(deferral(id, 1, NOW))).unwrap();
+        send_again(&*ledger, id, Basis::Sent { token: 1 }, asked);
+        for search in [
+            Search { verb: Some("deploy".into()), ..Search::default() },
+            Search { state: Some("EXECUTING".into()), ..Search::default() },
+        ] {
+            let found = all(&*ledger, &search, Order::OldestFirst, 200);
+            let events: Vec<&str> = found.iter().map(|it| &*it.event).collect();
+            assert_eq!(events, ["admitted", WAITING, SENT_AGAIN]);
+            assert!(found.iter().all(|it| owner(it).id == id && owner(it).payload == b"{}"));
+        }
+    });
 }
 
 #[test]

@@ -11,9 +11,9 @@ use std::thread;
 use action::{Subject, Tenant};
 use common::*;
 use ledger::{
-    Admission, Admitted, ApiKey, Approval, Effect, Error, FactsQuery, Filter, Hold, Ledger, Mandate,
-    Obstacle, Outcome, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, Recorded, Scope, Settlement,
-    State, Tolerance,
+    Admission, Admitted, ApiKey, Approval, Basis, By, Effect, Error, FactsQuery, Filter, Hold, Ledger,
+    Mandate, Obstacle, Outcome, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, Recorded, Scope,
+    Settlement, State, Tolerance,
 };
 
 // Keys.
@@ -408,17 +408,17 @@ fn only_what_is_approved_resumes_and_only_once() {
             again
         };
         let early = resume(&*ledger, id, again(300));
-        assert_eq!(early, Admitted::Refused(Obstacle::NotApproved), "nobody agreed");
+        assert_eq!(early, Admitted::Refused(Obstacle::Overtaken), "nobody agreed");
         wait(ledger.approve(approval(id, "anna"))).unwrap();
         assert_eq!(wait(ledger.approved(None, 10)).unwrap().rows.len(), 1);
         assert_eq!(
             resume_of(&*ledger, id, 2, again(300)),
-            Admitted::Refused(Obstacle::NotApproved),
+            Admitted::Refused(Obstacle::Overtaken),
             "they agreed to another hold"
         );
         let results = at_once(20, |_| resume(&*ledger, id, again(300)));
         assert_eq!(results.iter().filter(|result| matches!(result, Admitted::New { .. })).count(), 1);
-        let late = |result: &&Admitted| **result == Admitted::Refused(Obstacle::NotApproved);
+        let late = |result: &&Admitted| **result == Admitted::Refused(Obstacle::Overtaken);
         assert_eq!(results.iter().filter(late).count(), 19);
 
         assert_eq!((spent(&*ledger, "leaf"), spent(&*ledger, "root")), (300, 300));
@@ -432,7 +432,8 @@ fn only_what_is_approved_resumes_and_only_once() {
         let open = wait(ledger.unsettled(None, 10)).unwrap().rows;
         assert_eq!(open.iter().map(|stored| stored.id).collect::<Vec<_>>(), [id]);
         assert_eq!(wait(ledger.revoke(&tenant, "root", event("revoked"))).unwrap().unsettled, [id]);
-        let less = Settlement { charged: Some(120), ..settlement(id, State::Executed, "a") };
+        let by = By::Holder(2);
+        let less = Settlement { charged: Some(120), by, ..settlement(id, State::Executed, "a") };
         wait(ledger.settle(less)).unwrap();
         assert_eq!((spent(&*ledger, "leaf"), spent(&*ledger, "root")), (120, 120));
         wait(ledger.verify()).unwrap();
@@ -483,7 +484,7 @@ fn whatever_stops_an_admission_stops_a_resumption_and_changes_nothing() {
         refused(Obstacle::Revoked { jti: "m".into(), at_ms: NOW + 5 });
 
         wait(ledger.settle(settlement(id, State::Refused, "stopped"))).unwrap();
-        assert_eq!(resume(&*ledger, id, asked()), Admitted::Refused(Obstacle::NotApproved));
+        assert_eq!(resume(&*ledger, id, asked()), Admitted::Refused(Obstacle::Overtaken));
         assert_eq!(spent(&*ledger, "m"), 0);
     });
 }
@@ -504,7 +505,7 @@ fn held_once_more_it_needs_everybody_once_more() {
             let second = Approval { round: 2, ..approval(id, name) };
             assert_eq!(wait(ledger.approve(second)).unwrap().is_enough(), enough);
         }
-        assert_eq!(resume(&*ledger, id, admission("a")), Admitted::Refused(Obstacle::NotApproved));
+        assert_eq!(resume(&*ledger, id, admission("a")), Admitted::Refused(Obstacle::Overtaken));
         assert!(matches!(resume_of(&*ledger, id, 2, payment("a", 900, &["m"])), Admitted::New { .. }));
         assert_eq!(wait(ledger.approvals(&Tenant::default(), id)).unwrap().len(), 3);
         wait(ledger.verify()).unwrap();
@@ -529,7 +530,8 @@ fn a_resumed_action_claims_its_effect_from_then_on() {
         assert_eq!((earlier.id, earlier.at_ms), (id, LATER));
         admitted(&*ledger, at("c", LATER + 600_000));
         // Nothing is left of it when it is gone.
-        wait(ledger.settle(settlement(id, State::Executed, "a"))).unwrap();
+        let by = By::Holder(2);
+        wait(ledger.settle(Settlement { by, ..settlement(id, State::Executed, "a") })).unwrap();
         assert_eq!(wait(ledger.prune(NOW + 1, 10, NOW)).unwrap(), 1);
         wait(ledger.verify()).unwrap();
     });
@@ -1078,4 +1080,151 @@ fn at_once<T: Send>(count: usize, deed: impl Fn(usize) -> T + Sync) -> Vec<T> {
 fn a_ledger_can_be_shared() {
     fn shared<T: Send + Sync>(_: T) {}
     on_every_ledger(shared::<Arc<dyn Ledger>>);
+}
+
+#[test]
+fn what_waits_for_its_next_attempt_keeps_its_debits_and_claims_and_is_sent_when_due() {
+    on_every_ledger(|ledger| {
+        let tenant = Tenant::default();
+        let asked = || Admission { effect: effect(5), ..payment("a", 300, &["leaf", "root"]) };
+        let id = admitted(&*ledger, asked());
+        wait(ledger.defer(deferral(id, 1, NOW + 500))).unwrap();
+        let stored = wait(ledger.action(&tenant, id)).unwrap().unwrap();
+        assert_eq!((stored.state, stored.due_ms, stored.token), (State::Waiting, Some(NOW + 500), 1));
+        assert_eq!((stored.debit, &*stored.payload), (300, &b"deferred"[..]));
+        assert_eq!((spent(&*ledger, "leaf"), spent(&*ledger, "root")), (300, 300));
+        let same = Admission { effect: effect(5), ..payment("b", 1, &["leaf"]) };
+        assert!(matches!(obstacle(&*ledger, same), Obstacle::Duplicate(_)), "it claims its effect");
+        assert!(wait(ledger.unsettled(None, 10)).unwrap().rows.is_empty(), "nothing of it is in doubt");
+        assert!(wait(ledger.due(NOW + 499, None, 10)).unwrap().rows.is_empty());
+        let due = wait(ledger.due(NOW + 500, None, 10)).unwrap().rows;
+        assert_eq!(due.iter().map(|stored| stored.id).collect::<Vec<_>>(), [id]);
+        assert_eq!(wait(ledger.revoke(&tenant, "other", event("revoked"))).unwrap().unsettled, []);
+
+        let mut anew = Admission { effect: None, ..asked() };
+        anew.intent.payload = b"attempt 2".to_vec();
+        let sent = send_again(&*ledger, id, Basis::Sent { token: 1 }, anew.clone());
+        assert!(matches!(sent, Admitted::New { .. }), "{sent:?}");
+        let stored = wait(ledger.action(&tenant, id)).unwrap().unwrap();
+        assert_eq!((stored.state, stored.due_ms, stored.token), (State::Sent, None, 2));
+        assert_eq!((stored.debit, &*stored.payload), (300, &b"attempt 2"[..]));
+        assert_eq!(
+            (spent(&*ledger, "leaf"), spent(&*ledger, "root")),
+            (300, 300),
+            "nothing is debited twice"
+        );
+        let agent = subject();
+        let facts = wait(ledger.facts(query(&tenant, &agent))).unwrap();
+        assert_eq!(facts.series.amounts().collect::<Vec<_>>(), [300], "nor counted twice");
+        let twice = send_again(&*ledger, id, Basis::Sent { token: 1 }, anew);
+        assert_eq!(twice, Admitted::Refused(Obstacle::Overtaken));
+        let by = By::Holder(2);
+        let none = Settlement { charged: Some(0), by, ..settlement(id, State::Failed, "a") };
+        wait(ledger.settle(none)).unwrap();
+        assert_eq!((spent(&*ledger, "leaf"), spent(&*ledger, "root")), (0, 0));
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
+fn freezes_and_revocations_stop_what_is_sent_again_and_change_nothing() {
+    on_every_ledger(|ledger| {
+        let tenant = Tenant::default();
+        let id = admitted(&*ledger, payment("a", 300, &["m"]));
+        wait(ledger.defer(deferral(id, 1, NOW))).unwrap();
+        let again = || send_again(&*ledger, id, Basis::Sent { token: 1 }, payment("a", 300, &["m"]));
+        let freeze = freeze(Scope::Tenant(tenant.clone()));
+        wait(ledger.freeze(freeze.clone(), event("frozen"))).unwrap();
+        assert!(matches!(again(), Admitted::Refused(Obstacle::Frozen(_))));
+        wait(ledger.thaw(freeze.scope, event("thawed"))).unwrap();
+        wait(ledger.revoke(&tenant, "m", event("revoked"))).unwrap();
+        assert!(matches!(again(), Admitted::Refused(Obstacle::Revoked { .. })));
+        let stored = wait(ledger.action(&tenant, id)).unwrap().unwrap();
+        assert_eq!((stored.state, stored.token, &*stored.payload), (State::Waiting, 1, &b"deferred"[..]));
+    });
+}
+
+#[test]
+fn what_is_in_doubt_and_sent_again_stays_in_doubt_in_new_hands() {
+    on_every_ledger(|ledger| {
+        let id = admitted(&*ledger, admission("a"));
+        wait(ledger.settle(settlement(id, State::InDoubt, "a"))).unwrap();
+        let again = send_again(&*ledger, id, Basis::Sent { token: 1 }, admission("a"));
+        assert!(matches!(again, Admitted::New { .. }), "{again:?}");
+        let stored = wait(ledger.action(&Tenant::default(), id)).unwrap().unwrap();
+        assert_eq!((stored.state, stored.token), (State::InDoubt, 2));
+        assert!(stored.reply.is_some(), "what was said still holds");
+        // Whoever asked before it was sent again has an old token.
+        let old = wait(ledger.settle(settlement(id, State::Failed, "old")));
+        assert!(matches!(old, Err(Error::Fenced(it)) if it == id), "{old:?}");
+        assert!(matches!(wait(ledger.defer(deferral(id, 1, NOW))), Err(Error::Fenced(_))));
+        let by = By::Holder(2);
+        wait(ledger.settle(Settlement { by, ..settlement(id, State::Executed, "new") })).unwrap();
+        assert_eq!(state_of(&*ledger, id), State::Executed);
+    });
+}
+
+#[test]
+fn what_is_marked_sent_is_taken_over_only_after_its_lease_and_is_in_doubt_then() {
+    on_every_ledger(|ledger| {
+        let id = admitted(&*ledger, Admission { lease_ms: NOW + 1000, ..admission("a") });
+        let heir = |at_ms: i64, token: u32, state: State, name: &str| {
+            let mut settlement = Settlement { by: By::Heir(token), ..settlement(id, state, name) };
+            settlement.outcome.at_ms = at_ms;
+            wait(ledger.settle(settlement))
+        };
+        assert!(matches!(heir(NOW + 999, 1, State::InDoubt, "a"), Err(Error::Leased(it)) if it == id));
+        for to in [State::Executed, State::Failed] {
+            assert!(matches!(heir(NOW + 1000, 1, to, "a"), Err(Error::Illegal { .. })), "{to}");
+        }
+        assert!(matches!(heir(NOW + 1000, 7, State::InDoubt, "a"), Err(Error::Fenced(_))));
+        heir(NOW + 1000, 1, State::InDoubt, "b").unwrap();
+        let stored = wait(ledger.action(&Tenant::default(), id)).unwrap().unwrap();
+        assert_eq!((stored.state, stored.token), (State::InDoubt, 2));
+        let late = wait(ledger.settle(settlement(id, State::Executed, "late")));
+        assert!(matches!(late, Err(Error::Fenced(_))), "whoever had it before has no say");
+        assert!(matches!(heir(NOW + 2000, 2, State::InDoubt, "c"), Err(Error::Illegal { .. })));
+    });
+}
+
+#[test]
+fn what_failed_is_tried_again_as_if_it_were_new() {
+    on_every_ledger(|ledger| {
+        let tenant = Tenant::default();
+        let asked = || Admission { effect: effect(5), ..payment("a", 600, &["m"]) };
+        let id = admitted(&*ledger, asked());
+        let failed = Settlement { charged: Some(0), ..settlement(id, State::Failed, "a") };
+        wait(ledger.settle(failed)).unwrap();
+        // Meanwhile somebody else has used up what was set free.
+        let other = admitted(&*ledger, payment("b", 600, &["m"]));
+        let again = || send_again(&*ledger, id, Basis::Failed { token: 1 }, asked());
+        assert!(matches!(again(), Admitted::Refused(Obstacle::CapExceeded { .. })));
+        let free = Settlement { charged: Some(0), ..settlement(other, State::Failed, "b") };
+        wait(ledger.settle(free)).unwrap();
+        assert!(matches!(again(), Admitted::New { .. }));
+        let stored = wait(ledger.action(&tenant, id)).unwrap().unwrap();
+        assert_eq!((stored.state, stored.token, stored.reply), (State::Sent, 2, None));
+        assert_eq!((stored.round, spent(&*ledger, "m")), (0, 600));
+        let same = Admission { effect: effect(5), ..admission("c") };
+        assert!(matches!(obstacle(&*ledger, same), Obstacle::Duplicate(_)), "it claims its effect anew");
+        assert_eq!(again(), Admitted::Refused(Obstacle::Overtaken));
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
+fn what_waits_may_be_told_of_and_called_off() {
+    on_every_ledger(|ledger| {
+        let id = admitted(&*ledger, payment("a", 300, &["m"]));
+        wait(ledger.defer(deferral(id, 1, NOW + 500))).unwrap();
+        wait(ledger.settle(settlement(id, State::Waiting, "told"))).unwrap();
+        let stored = wait(ledger.action(&Tenant::default(), id)).unwrap().unwrap();
+        assert_eq!((stored.state, stored.due_ms), (State::Waiting, Some(NOW + 500)), "it goes on waiting");
+        let off = Settlement { charged: Some(0), ..settlement(id, State::Failed, "off") };
+        wait(ledger.settle(off)).unwrap();
+        assert_eq!((state_of(&*ledger, id), spent(&*ledger, "m")), (State::Failed, 0));
+        assert!(wait(ledger.due(NOW + 1000, None, 10)).unwrap().rows.is_empty());
+        let late = wait(ledger.defer(deferral(id, 1, NOW)));
+        assert!(matches!(late, Err(Error::Illegal { from: State::Failed, .. })), "{late:?}");
+    });
 }

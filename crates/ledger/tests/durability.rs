@@ -17,9 +17,9 @@ use action::Tenant;
 use common::*;
 use futures_util::future::join_all;
 use ledger::{
-    Admission, Admitted, Approval, Broken, Effect, Error, FactsQuery, FailPoints, Freeze, Labels, Ledger,
-    Obstacle, Options, Order, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, Scope, Search, Sqlite,
-    State, Tolerance,
+    Admission, Admitted, Approval, Broken, By, Effect, Error, FactsQuery, FailPoints, Freeze, Labels, Ledger,
+    Obstacle, Options, Order, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, Scope, Search,
+    Settlement, Sqlite, State, Tolerance,
 };
 use rusqlite::{Connection, params};
 use sha2::{Digest, Sha256};
@@ -313,6 +313,11 @@ const UNDONE: &[(i64, &str)] = &[
     (7, "ALTER TABLE effect RENAME COLUMN row TO action; ALTER TABLE address RENAME COLUMN row TO outcome"),
     (6, "DROP TABLE notice; DROP TABLE destination"),
     (5, "DROP TABLE passkey"),
+    (
+        4,
+        "ALTER TABLE fate DROP COLUMN token; ALTER TABLE fate DROP COLUMN owner; ALTER TABLE fate DROP COLUMN until;
+         ALTER TABLE fate DROP COLUMN moved",
+    ),
     (
         3,
         "DROP TABLE audit_slice; DROP TABLE audit_term; DROP TABLE pruning;
@@ -716,7 +721,9 @@ fn child_of_people() {
         note("approved", id);
         assert!(matches!(resume(&ledger, id, payment("any", 1, &["m"])), Admitted::New { .. }));
         note("sent", id);
-        wait(ledger.settle(settlement(id, State::Executed, &number.to_string()))).unwrap();
+        let by = By::Holder(2);
+        let executed = Settlement { by, ..settlement(id, State::Executed, &number.to_string()) };
+        wait(ledger.settle(executed)).unwrap();
         note("executed", id);
     }
 }

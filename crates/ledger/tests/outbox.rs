@@ -18,7 +18,7 @@ fn open(ledger: &dyn Ledger, names: &[&str]) {
 }
 
 fn due(ledger: &dyn Ledger, name: &str, now_ms: i64) -> Vec<(i64, u32)> {
-    let due = wait(ledger.due(name, now_ms, 10)).unwrap();
+    let due = wait(ledger.untold(name, now_ms, 10)).unwrap();
     due.into_iter().map(|waiting| (waiting.notice.entry, waiting.tries)).collect()
 }
 
@@ -108,7 +108,7 @@ fn the_outbox_outlives_the_process() {
     let ledger = sqlite(directory.path());
     open(&ledger, &["ops"]);
     assert_eq!(standing(&ledger, "ops"), (7, 2));
-    let waiting = wait(ledger.due("ops", NOW + 50, 10)).unwrap();
+    let waiting = wait(ledger.untold("ops", NOW + 50, 10)).unwrap();
     assert_eq!(waiting.len(), 1);
     assert_eq!((waiting[0].notice, waiting[0].tries), (notice(5, a), 1));
 }

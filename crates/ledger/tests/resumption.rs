@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use action::{ActionId, Tenant};
 use common::*;
 use ledger::{
-    Admission, Admitted, Approval, Error, Hold, Ledger, Memory, Obstacle, Scope, Settlement, State,
+    Admission, Admitted, Approval, By, Error, Hold, Ledger, Memory, Obstacle, Scope, Settlement, State,
 };
 use proptest::prelude::*;
 
@@ -74,6 +74,8 @@ struct Known {
     state: Option<State>,
     round: u32,
     needed: u32,
+    /// How often it changed hands.
+    token: u32,
     agreed: BTreeSet<u8>,
     spent: i64,
     /// Of those with the same effect that did not wait: whether one stands.
@@ -143,6 +145,7 @@ impl World<'_> {
         if expected == "new" {
             let known = &mut self.known[number];
             (known.id, known.state, known.round, known.needed) = (Some(id), Some(State::Held), 1, needed);
+            known.token = 1;
         }
     }
 
@@ -190,6 +193,7 @@ impl World<'_> {
             self.spent[mandate] += minor;
             let known = &mut self.known[number];
             (known.state, known.spent) = (Some(State::Sent), minor);
+            known.token += 1;
         }
     }
 
@@ -201,6 +205,7 @@ impl World<'_> {
             let known = &mut self.known[number];
             (known.state, known.needed) = (Some(State::Held), needed);
             known.round += 1;
+            known.token += 1;
             known.agreed.clear();
         }
     }
@@ -209,7 +214,9 @@ impl World<'_> {
         let known = &mut self.known[number];
         let (Some(id), Some(from)) = (known.id, known.state) else { return };
         let charged = (to != State::Executed).then_some(0);
-        let settled = wait(self.ledger.settle(Settlement { charged, ..settlement(id, to, &id.to_string()) }));
+        let by = By::Holder(known.token);
+        let settlement = Settlement { charged, by, ..settlement(id, to, &id.to_string()) };
+        let settled = wait(self.ledger.settle(settlement));
         assert_eq!(settled.is_ok(), from.may_settle(to), "{from} to {to}");
         if settled.is_ok() {
             known.state = Some(to);
@@ -250,7 +257,7 @@ fn word(admitted: &Admitted) -> &'static str {
     match admitted {
         Admitted::New { .. } => "new",
         Admitted::Existing(_) => "existing",
-        Admitted::Refused(Obstacle::NotApproved) => "not approved",
+        Admitted::Refused(Obstacle::Overtaken) => "not approved",
         Admitted::Refused(Obstacle::Frozen(_)) => "frozen",
         Admitted::Refused(Obstacle::Revoked { .. }) => "revoked",
         Admitted::Refused(Obstacle::CapExceeded { .. }) => "cap exceeded",

@@ -7,6 +7,7 @@
 //! |---|---|---|---|
 //! | `sandbox:ok` | confirmed | yes | confirmed |
 //! | `sandbox:fail` | refused, code `declined` | no | absent |
+//! | `sandbox:busy-N` | refused N times, code `busy`, which may pass; then confirmed | at last | absent, then confirmed |
 //! | `sandbox:unreachable` | not sent | no | absent |
 //! | `sandbox:lose` | answer lost | yes | confirmed |
 //! | `sandbox:vanish` | answer lost | no | absent |
@@ -70,6 +71,8 @@ struct Options {
 enum Behaviour {
     Confirm,
     Decline,
+    /// Refused as long as the attempt is one of the first so many.
+    Busy(u32),
     Misunderstand,
     Unreachable,
     Lose,
@@ -120,11 +123,14 @@ impl Sandbox {
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
-        if behaviour.has_effect() {
+        if behaviour.has_effect(call.attempt) {
             self.effects.lock().unwrap_or_else(PoisonError::into_inner).remember(fingerprint(call));
         }
         match behaviour {
-            Behaviour::Confirm => Reply::Confirmed(confirmation(call)),
+            Behaviour::Busy(times) if call.attempt <= times => {
+                Reply::Refused(Refusal { transient: true, ..refusal("busy") })
+            }
+            Behaviour::Confirm | Behaviour::Busy(_) => Reply::Confirmed(confirmation(call)),
             Behaviour::Decline => Reply::Refused(refusal("declined")),
             Behaviour::Misunderstand => Reply::Refused(refusal("unknown_trigger")),
             Behaviour::Unreachable => {
@@ -238,8 +244,14 @@ impl Options {
 }
 
 impl Behaviour {
-    fn has_effect(self) -> bool {
-        matches!(self, Behaviour::Confirm | Behaviour::Lose | Behaviour::Silent)
+    fn has_effect(self, attempt: u32) -> bool {
+        match self {
+            Behaviour::Confirm | Behaviour::Lose | Behaviour::Silent => true,
+            Behaviour::Busy(times) => attempt > times,
+            Behaviour::Decline | Behaviour::Misunderstand | Behaviour::Unreachable | Behaviour::Vanish => {
+                false
+            }
+        }
     }
 }
 
@@ -288,6 +300,9 @@ fn obey(trigger: &str) -> (Behaviour, Duration) {
 }
 
 fn delayed(trigger: &str) -> Option<(Behaviour, Duration)> {
+    if let Some(times) = trigger.strip_prefix("busy-") {
+        return Some((Behaviour::Busy(times.parse().ok()?), Duration::ZERO));
+    }
     let millis: u64 = trigger.strip_prefix("delay-")?.parse().ok()?;
     (millis <= MOST_DELAY_MS).then(|| (Behaviour::Confirm, Duration::from_millis(millis)))
 }
@@ -300,7 +315,7 @@ fn confirmation(call: &Call) -> Confirmation {
 
 fn refusal(code: &str) -> Refusal {
     let answer = json!({ "code": code, "sandbox": true, "status": "refused" });
-    Refusal { status: None, code: Some(code.to_owned()), answer }
+    Refusal { status: None, code: Some(code.to_owned()), answer, transient: false }
 }
 
 fn able() -> Capabilities {

@@ -193,6 +193,9 @@ pub(crate) struct ExecuteRequest {
     idempotency_key: Option<String>,
     /// `atp-1`, `atp-2` or `atp-3`; can only make the catalogue's level stricter.
     guarantee_level: Option<String>,
+    /// How to try it again above `atp-1`: fewer retries and longer pauses than the catalogue's, more or shorter ones do
+    /// not count.
+    retry_policy: Option<AskedRetryPolicy>,
     /// `false` can only make the catalogue's answer stricter.
     reversible: Option<bool>,
     /// How long to keep the record, such as `7_years`; can only make the catalogue's answer longer.
@@ -208,6 +211,20 @@ pub(crate) struct ExecuteRequest {
     /// Ids of the client's own, kept and searchable.
     #[schema(value_type = Option<Object>)]
     client: Option<serde_json::Value>,
+}
+
+/// How an action is to be tried again; what is left out is the catalogue's.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what `action::AskedRetry` reads")]
+struct AskedRetryPolicy {
+    /// At most 100.
+    max_retries: Option<u32>,
+    /// `exponential`, `linear` or `fixed`.
+    backoff: Option<String>,
+    /// At most 86400.
+    initial_delay_seconds: Option<u32>,
+    /// At most 86400.
+    max_delay_seconds: Option<u32>,
 }
 
 /// One outcome, or word that there is none yet.

@@ -135,6 +135,7 @@ const DECIDING: &[Code] = &[
     Code::StateConflict,
     Code::Erased,
 ];
+const STEERING: &[Code] = &[Code::NotFound, Code::StateConflict, Code::Erased];
 /// Of forms.
 const SENDING: &[Code] =
     &[Code::BodyTooLarge, Code::MalformedBody, Code::UnsupportedMediaType, Code::ValidationFailed];
@@ -268,6 +269,30 @@ pub static ROUTES: &[Route] = &[
         query: &[],
         codes: DECIDING,
         handler: by!(approvals::reject),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/actions/{id}/retry",
+        place: Place::Both,
+        who: Who::May(Deed::Steer),
+        summary: "Try an action that failed once more: judged anew, as the next attempt of the same action",
+        body: None,
+        answers: &[Answer::json(200, "The record, once there is something to say", Schema::ActionRecord)],
+        query: &[],
+        codes: STEERING,
+        handler: by!(actions::retry),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/actions/{id}/cancel",
+        place: Place::Both,
+        who: Who::May(Deed::Steer),
+        summary: "Call off an action that is not sent; what is out there cannot be called back",
+        body: None,
+        answers: &[Answer::json(200, "The record, which has failed with EP_CANCELLED", Schema::ActionRecord)],
+        query: &[],
+        codes: STEERING,
+        handler: by!(actions::cancel),
     },
     Route {
         method: Method::GET,
@@ -811,7 +836,7 @@ impl Route {
     pub(crate) fn audience(&self) -> Audience {
         match self.who {
             Who::Session | Who::May(Deed::Approve | Deed::Govern | Deed::Administer) => Audience::Operators,
-            Who::May(Deed::Execute | Deed::ReadOwn | Deed::ReadTenant | Deed::Audit)
+            Who::May(Deed::Execute | Deed::Steer | Deed::ReadOwn | Deed::ReadTenant | Deed::Audit)
             | Who::Anyone
             | Who::Figures => Audience::Agents,
         }

@@ -43,6 +43,7 @@ pub(crate) fn read(table: &Table<'_>) -> Option<Archetype> {
         identity: paths::identity(table, &schema, grave && duplicate.on != OnDuplicate::Allow),
         reversible,
         guarantee_level: guarantee_level(table).unwrap_or(GuaranteeLevel::Atp1),
+        retry: limits::retry_policy(table),
         default_payment_mode: word(table, "default_payment_mode", &PAYMENT_MODES, PaymentMode::parse)
             .unwrap_or(PaymentMode::ImmediateCharge),
         duplicate,
@@ -66,7 +67,7 @@ pub(crate) fn read(table: &Table<'_>) -> Option<Archetype> {
     })
 }
 
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 21] = [
     "extends",
     "name",
     "description",
@@ -75,6 +76,7 @@ const KEYS: [&str; 20] = [
     "identity",
     "reversible",
     "guarantee_level",
+    "retry",
     "default_payment_mode",
     "irreversible_threshold",
     "requires_approval",

@@ -1,9 +1,10 @@
-//! The `[duplicate]` and `[anomaly]` rules of an archetype.
+//! The `[duplicate]`, `[anomaly]` and `[retry]` rules of an archetype.
 
 use super::amounts::Thresholds;
 use super::declare::word;
 use super::reader::{Node, Table};
 use crate::archetype::{AnomalyRule, DuplicateRule, FirstSeen, OnDuplicate};
+use crate::retry::{Backoff, RetryPolicy};
 use std::time::Duration;
 
 /// As many scaled deviations from the median are no longer the same kind of payment.
@@ -52,6 +53,44 @@ fn duration(node: Node<'_>) -> Option<Duration> {
         );
     }
     window
+}
+
+/// How the archetype is tried again; what the file leaves out is as usual.
+pub(crate) fn retry_policy(table: &Table<'_>) -> RetryPolicy {
+    let usual = RetryPolicy::USUAL;
+    let Some(retry) = table.get("retry").and_then(|node| node.table()) else { return usual };
+    let seconds = |key| {
+        let seconds = retry.get(key).and_then(|node| whole(node, RetryPolicy::MOST_SECONDS));
+        seconds.map(|seconds| Duration::from_secs(u64::from(seconds)))
+    };
+    let initial_delay = seconds("initial_delay_seconds").unwrap_or(usual.initial_delay);
+    let max_delay = seconds("max_delay_seconds").unwrap_or(usual.max_delay.max(initial_delay));
+    if max_delay < initial_delay {
+        retry.key_mistake(
+            "max_delay_seconds",
+            "the longest pause is shorter than the first",
+            "raise `max_delay_seconds` or lower `initial_delay_seconds`",
+        );
+    }
+    let policy = RetryPolicy {
+        max_retries: retry
+            .get("max_retries")
+            .and_then(|node| whole(node, RetryPolicy::MOST_RETRIES))
+            .unwrap_or(usual.max_retries),
+        backoff: word(&retry, "backoff", &Backoff::WORDS, Backoff::parse).unwrap_or(usual.backoff),
+        initial_delay,
+        max_delay,
+    };
+    retry.finish();
+    policy
+}
+
+/// Zero is a number of seconds and of retries, too.
+fn whole(node: Node<'_>, most: u32) -> Option<u32> {
+    match node.json().as_u64() {
+        Some(0) => Some(0),
+        _ => node.count(most),
+    }
 }
 
 pub(crate) fn anomaly_rule(table: &Table<'_>, thresholds: &Thresholds) -> AnomalyRule {

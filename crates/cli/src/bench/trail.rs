@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use action::{ActionId, Environment, Subject, Tenant};
-use ledger::{Admission, Draft, Intent, Labels, Ledger, Options, Outcome, Settlement, Sqlite, State};
+use ledger::{Admission, By, Draft, Intent, Labels, Ledger, Options, Outcome, Settlement, Sqlite, State};
 use rusqlite::{Connection, OpenFlags};
 use serde::Serialize;
 use tokio::runtime::Builder;
@@ -147,7 +147,9 @@ async fn one(ledger: &Sqlite, number: u64) -> Result<()> {
         payload: vec![b' '; 256],
         entry: draft("admitted", "EXECUTING"),
     };
-    let admission = Admission { intent, hold: None, debits: Vec::new(), effect: None, destination: None };
+    let lease_ms = at_ms + 60_000;
+    let (debits, effect, destination) = (Vec::new(), None, None);
+    let admission = Admission { intent, hold: None, debits, effect, destination, lease_ms };
     ledger.admit(admission).await.while_we(cannot)?;
     let (state, word) =
         if number.is_multiple_of(16) { (State::Failed, "FAILED") } else { (State::Executed, "COMPLETED") };
@@ -159,7 +161,7 @@ async fn one(ledger: &Sqlite, number: u64) -> Result<()> {
         payload: Vec::new(),
         entry: draft("executed", word),
     };
-    let settlement = Settlement { action: id, outcome, charged: None, overage: None };
+    let settlement = Settlement { action: id, by: By::Holder(1), outcome, charged: None, overage: None };
     ledger.settle(settlement).await.map(drop).while_we(cannot)
 }
 

@@ -245,7 +245,11 @@ async fn in_the_sandbox(found: &mut Found) {
     found.sandbox(&obey, Code::ValidationFailed);
     assert!(!obey.body["error"]["message"].as_str().unwrap().contains("Ignore"), "{}", obey.text());
     found.sandbox(&with("archetype", json!("TELEPORT")).await.unwrap(), Code::UnknownArchetype);
-    found.sandbox(&with("guarantee_level", json!("atp-3")).await.unwrap(), Code::ProviderCannot);
+    found.sandbox(&with("guarantee_level", json!("atp-2")).await.unwrap(), Code::KeyRequired);
+    let mut strict = body.clone();
+    strict["guarantee_level"] = json!("atp-3");
+    let strict = at().header("idempotency-key", "strict").json(&strict);
+    found.sandbox(&Said::of(strict).await.unwrap(), Code::ProviderCannot);
     let mut card = body["constraints"].clone();
     card["note"] = json!("4111111111111111");
     let said = with("constraints", card).await.unwrap();
@@ -349,6 +353,14 @@ async fn decisions(found: &mut Found) {
         .outcome(&agent, &house.jwks().await, &agent.execute("held", &body).await, Code::ApprovalDenied)
         .await;
     found.error(&approver.post(&decide("reject"), &json!({})).await, Code::StateConflict);
+    let body = house.payment("acct-2", "6000.00");
+    let held = agent.execute("unwanted", &body).await;
+    let path = format!("/v1/actions/{}/cancel", held.id());
+    assert_eq!(agent.post(&path, &json!({})).await.status, 200);
+    let cancelled = agent.execute("unwanted", &body).await;
+    assert_eq!(cancelled.status, 409);
+    found.outcome(&agent, &house.jwks().await, &cancelled, Code::Cancelled).await;
+    found.error(&agent.post(&path, &json!({})).await, Code::StateConflict);
 }
 
 /// Too often, and too much at once.

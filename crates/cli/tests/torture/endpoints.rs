@@ -20,6 +20,8 @@ const TABLE: &str = "
     GET  /v1/approvals/{id}                             401 401 403 403 200 200 200 200 404
     POST /v1/actions/{id}/approve                       401 401 403 403 200 403 403 403 404
     POST /v1/actions/{id}/reject                        401 401 403 403 200 403 403 403 404
+    POST /v1/actions/{id}/retry                         401 401 200 404 403 200 403 200 404
+    POST /v1/actions/{id}/cancel                        401 401 200 404 403 200 403 200 404
     POST /v1/actions/{id}/envelope                      401 401 403 403 200 403 403 403 404
     GET  /v1/approvers                                  401 401 403 403 200 200 200 200 own
     GET  /v1/passkeys                                   401 401 403 403 200 200 200 200 own
@@ -50,6 +52,8 @@ const TABLE: &str = "
     POST /sandbox/v1/actions/{id}/reject                401 401 403 403 200 403 403 403 404
     GET  /sandbox/v1/audit                              401 401 403 403 403 200 200 200 own
     GET  /sandbox/v1/audit/verify                       401 401 403 403 403 200 200 200 own
+    POST /sandbox/v1/actions/{id}/retry                 401 401 200 404 403 200 403 200 404
+    POST /sandbox/v1/actions/{id}/cancel                401 401 200 404 403 200 403 200 404
     GET  /sandbox/v1/receipts/{id}                      404 401 200 404 200 200 200 200 404
     POST /sandbox/v1/mandates                           401 401 403 403 403 201 403 201 own
     GET  /sandbox/v1/mandates                           401 401 403 403 200 200 200 200 own
@@ -239,7 +243,9 @@ impl World<'_> {
             "/v1/approvals/{id}"
             | "/v1/actions/{id}/envelope"
             | "/v1/actions/{id}/approve"
-            | "/v1/actions/{id}/reject" => self.held(base).await,
+            | "/v1/actions/{id}/reject"
+            | "/v1/actions/{id}/cancel" => self.held(base).await,
+            "/v1/actions/{id}/retry" => self.failed(base).await,
             page if is_page(page) && page.contains('{') => {
                 self.done[usize::from(base == "/sandbox")].0.clone()
             }
@@ -290,6 +296,23 @@ impl World<'_> {
             _ => agent.post("/api/sandbox/execute", &payment(&name, "6000.00", "tok-sandbox-public")).await,
         };
         assert_eq!(said.kind(), "held", "{}", said.text());
+        said.id().to_owned()
+    }
+
+    /// A fresh action that the provider refuses.
+    async fn failed(&self, base: &str) -> String {
+        let n = self.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let agent = self.house.agent();
+        let amount = format!("{}.{:02}", 1 + n / 100, n % 100);
+        let said = match base {
+            // A bank moves nothing from its paying account to itself.
+            "" => agent.execute(&format!("failed-{n}"), &self.house.payment("operating", &amount)).await,
+            _ => {
+                let body = payment("sandbox:fail", &amount, "tok-sandbox-public");
+                agent.post("/api/sandbox/execute", &body).await
+            }
+        };
+        assert_eq!(said.kind(), "failed", "{}", said.text());
         said.id().to_owned()
     }
 

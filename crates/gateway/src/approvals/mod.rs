@@ -237,14 +237,14 @@ impl Gateway {
     }
 
     /// An action that waited, with what people said in what its receipt will show.
-    fn with_approvals(&self, stored: &Stored, records: &[Vec<u8>]) -> Result<Pending, Error> {
+    pub(crate) fn with_approvals(&self, stored: &Stored, records: &[Vec<u8>]) -> Result<Pending, Error> {
         let mut pending = Pending::restore(stored, None)?;
         pending.row.approvals = said::shown(stored, &pending, records)?;
         Ok(pending)
     }
 
     /// The ending of an action that waited in vain.
-    fn ended_waiting<'a>(
+    pub(crate) fn ended_waiting<'a>(
         &self,
         pending: &Pending,
         code: Code,

@@ -1,25 +1,27 @@
-//! Going on with what was approved: judged again, admitted, carried out and proved by the same path as every action.
+//! Going on with what was approved, or is to be sent once more: judged again, admitted, carried out and proved by the same
+//! path as every action.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use action::{Action, ActionId, HmacKey, IdempotencyKey, Request, Tenant};
 use boundary::{Approved, Trigger};
-use ledger::{State, Stored};
+use execution::Stood;
+use ledger::{Basis, By, State, Stored};
 use provider::Provider;
 use serde_json::json;
-use tokio::sync::oneshot;
 
 use super::said::{self, KEY, Said, Shown};
 use super::signed;
-use crate::act::{UnderWay, lock};
+use crate::act::{Said as Heard, UnderWay, lock};
 use crate::caller::{Caller, Role};
-use crate::decide::{Asked, Resumed};
+use crate::decide::{Asked, Before, Own, Resumed};
 use crate::gateway::Gateway;
 use crate::pending::Pending;
+use crate::pursue::not_offered;
 use crate::remember::unavailable;
 use crate::request::{Arrival, Ask, Next, refused};
-use crate::row::{IntentRow, internal};
+use crate::row::{IntentRow, SeenRow, internal};
 use crate::tenants::{Rules, TenantState};
 use crate::{Code, Error, clock};
 
@@ -65,11 +67,62 @@ impl Gateway {
         };
         let resumed = self.resumed(&stored, &pending, &action, &rules, under_way).await?;
         match self.judge_as_asked(tenant, &rules, (&stored, &pending.row), action, provider, resumed).await? {
-            Next::Said(_) => {}
-            // Nobody waits for the answer: it is stored, and found under the action's key.
-            Next::Admitted(errand) => self.carry_out(errand, oneshot::channel().0).await,
+            Next::Said(_) | Next::NotNow(_) => {}
+            Next::Admitted(errand) => self.carry_out(errand, Heard::nobody()).await,
         }
         Ok(())
+    }
+
+    /// Judges an action anew that was sent before: it may be sent again, or not now. What people agreed to still counts.
+    pub(crate) async fn judge_once_more(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        rules: &Rules,
+        stored: &Stored,
+        pending: &Pending,
+        under_way: UnderWay,
+    ) -> Result<Next, Error> {
+        let (action, provider) = match self.as_asked(tenant, stored, &pending.row, rules) {
+            Ok(found) => found,
+            Err(error) if error.code == Code::Unavailable => return Err(error),
+            Err(error) => {
+                tracing::info!(action = %stored.id, %error, "an action that was sent before is no longer offered");
+                return Ok(Next::NotNow(not_offered()));
+            }
+        };
+        // What it was authorised at is what it may be sent at; no price is asked for again.
+        let action = match (action.money, pending.money) {
+            (None, Some(money)) => action.with_quote(money),
+            _ => action,
+        };
+        let call = pending.row.call.clone();
+        let call = call.ok_or_else(|| internal("an action without a call cannot be sent again"))?;
+        let (token, failed) = (stored.token, stored.state == State::Failed);
+        let own = Own { counted_ms: stored.counted_ms, minor: stored.debit };
+        let mut attempts = pending.row.attempts.clone();
+        if failed {
+            let mut over = call.over(clock::now_ms(), "failed", None);
+            over.last_word = true;
+            attempts.push(over);
+        }
+        let before = Before {
+            stood: match (stored.state, stored.due_ms) {
+                (State::Failed, _) => Stood::Failed,
+                (State::Waiting, due_ms) => Stood::Waiting { due_ms: due_ms.unwrap_or(0) },
+                _ => Stood::InDoubt,
+            },
+            call,
+            attempts,
+            told: pending.told.clone(),
+            own: (!failed).then_some(own),
+        };
+        let basis = if failed { Basis::Failed { token } } else { Basis::Sent { token } };
+        let asked = match pending.row.escalation {
+            Some(_) => self.resumed(stored, pending, &action, rules, under_way.clone()).await?,
+            None => not_asked(stored, under_way),
+        };
+        let resumed = Resumed { basis, before: Some(before), ..asked };
+        self.judge_as_asked(tenant, rules, (stored, &pending.row), action, provider, resumed).await
     }
 
     /// The request as it came in, under the rules of now.
@@ -94,6 +147,7 @@ impl Gateway {
         });
         let optional = [
             ("deadline_ms", row.deadline_ms.map(Into::into)),
+            ("retry_policy", row.retry.and_then(|retry| serde_json::to_value(retry).ok())),
             ("repeat_of", row.repeat_of.clone().map(Into::into)),
             ("session_id", row.session_id.clone().map(Into::into)),
             ("human_approver", row.human_approver.clone().map(Into::into)),
@@ -106,7 +160,7 @@ impl Gateway {
         }
         let request = Request::from_value(body).map_err(refused)?;
         if !was_asked(&request, stored, &tenant.hmac) {
-            return Err(internal("an approved action is not the one that was asked for"));
+            return Err(internal("a stored action is not the one that was asked for"));
         }
         let action = Action::of(request, archetype).map_err(refused)?;
         let provider = self.able_provider(rules, &action)?;
@@ -123,7 +177,7 @@ impl Gateway {
         under_way: UnderWay,
     ) -> Result<Resumed, Error> {
         let row = &pending.row;
-        let escalation =
+        let mut escalation =
             row.escalation.clone().ok_or_else(|| internal("an approved action was not escalated"))?;
         let given = self.ledger.approvals(&stored.tenant, stored.id).await.map_err(unavailable)?;
         let records: Vec<Vec<u8>> = given.into_iter().map(|given| given.record).collect();
@@ -144,6 +198,12 @@ impl Gateway {
         let enough = said::agreed(&said, &seen, counts)? >= action.archetype.approvals;
         let triggers: Option<Vec<Trigger>> = escalation.triggers.iter().map(|row| row.read()).collect();
         let triggers = triggers.ok_or_else(|| internal("a stored reason cannot be read"))?;
+        // From now on the row tells of the rules of now.
+        escalation.seen.get_or_insert_with(|| SeenRow {
+            policy_digest: row.policy_digest.clone(),
+            catalog_digest: row.catalog_digest.clone(),
+            entity_digest: row.entity_digest.clone(),
+        });
         Ok(Resumed {
             under_way,
             approved: enough.then(|| Approved {
@@ -151,10 +211,12 @@ impl Gateway {
                 mandate: row.mandate_id.clone(),
                 amount: pending.money,
             }),
-            round: stored.round,
+            basis: Basis::Approved { round: stored.round },
+            by: By::Holder(stored.token),
             until_ms: stored.expires_ms.unwrap_or(stored.at_ms),
             shown: said::shown(stored, pending, &records)?,
-            escalation,
+            escalation: Some(escalation),
+            before: None,
         })
     }
 
@@ -193,6 +255,20 @@ impl Gateway {
     fn public_token(&self, row: &IntentRow) -> Option<&'static str> {
         let public = row.mandate_id.as_deref() == Some(crate::authority::PUBLIC_TOKEN);
         (public && self.environment == action::Environment::Sandbox).then_some(crate::authority::PUBLIC_TOKEN)
+    }
+}
+
+/// Nobody was asked about it.
+fn not_asked(stored: &Stored, under_way: UnderWay) -> Resumed {
+    Resumed {
+        under_way,
+        basis: Basis::Sent { token: stored.token },
+        by: By::Holder(stored.token),
+        approved: None,
+        until_ms: stored.at_ms,
+        escalation: None,
+        shown: Vec::new(),
+        before: None,
     }
 }
 

@@ -77,16 +77,17 @@ impl Said {
 
 impl<'a> Shown<'a> {
     pub(crate) fn of(stored: &Stored, row: &'a IntentRow, escalation: &'a EscalationRow) -> Shown<'a> {
+        let [policy_digest, catalog_digest, entity_digest] = row.seen_under(Some(escalation));
         Shown {
             action_hash: &row.action_hash,
             amount: row.amount.as_deref(),
-            catalog_digest: row.catalog_digest.as_deref(),
+            catalog_digest,
             currency: row.currency.as_deref(),
-            entity_digest: row.entity_digest.as_deref(),
+            entity_digest,
             escalation_id: escalation_id(stored.id, stored.round),
             mandate_id: row.mandate_id.as_deref(),
             parties: &escalation.parties,
-            policy_digest: row.policy_digest.as_deref(),
+            policy_digest,
             request_hash: hex::encode(stored.request_hash),
             triggers: &escalation.triggers,
         }
@@ -142,6 +143,7 @@ impl Said {
     fn as_shown(&self, stored: &Stored, pending: &Pending, index: usize) -> Result<Approval, Error> {
         let unfit = |_: receipt::Error| internal("a decision cannot be shown");
         let (row, salts) = (&pending.row, pending.salts()?);
+        let [policy_digest, catalog_digest, _] = row.seen_under(row.escalation.as_ref());
         let hidden = |member: &str, value: &str| {
             let label = receipt::label(&receipt::label(APPROVALS, &index.to_string()), member);
             Commitment::parse(&salts.commit(&label, &Json::string(value)))
@@ -150,7 +152,7 @@ impl Said {
             action_id: self.action_id.clone(),
             approver: hidden("approver", &self.approver).map_err(unfit)?,
             binding_digests: BTreeMap::new(),
-            catalog_digest: row.catalog_digest.clone().unwrap_or_default(),
+            catalog_digest: catalog_digest.map(str::to_owned).unwrap_or_default(),
             comment: self.comment.as_deref().map(|it| hidden("comment", it)).transpose().map_err(unfit)?,
             constraints: constraints_of(row.entries.get())?,
             decision: if self.decision == APPROVE { Decision::Approve } else { Decision::Reject },
@@ -161,7 +163,7 @@ impl Said {
                 .chain_update(&self.salt)
                 .finalize()
                 .into(),
-            policy_digest: row.policy_digest.clone().unwrap_or_default(),
+            policy_digest: policy_digest.map(str::to_owned).unwrap_or_default(),
             quote: None,
             reasons: row.held_for.clone(),
             request_hash: hex::encode(stored.request_hash),

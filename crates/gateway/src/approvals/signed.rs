@@ -242,18 +242,19 @@ fn envelope(
     terms: Terms<'_>,
 ) -> Result<Envelope, Error> {
     let row = &pending.row;
+    let [policy_digest, catalog_digest, _] = row.seen_under(Some(escalation));
     let policies = escalation.triggers.iter().flat_map(|trigger| &trigger.policies);
     let policies = policies.map(|policy| format!("policy:{}", policy.id));
     let hidden = |member: &str, value: &str| hide(pending, &terms.nonce, member, value);
     Ok(Envelope {
         action_id: stored.id.to_string(),
         approver: hidden("approver", terms.approver)?,
-        catalog_digest: row.catalog_digest.clone().unwrap_or_default(),
+        catalog_digest: catalog_digest.unwrap_or_default().to_owned(),
         comment: terms.comment.map(|comment| hidden("comment", comment)).transpose()?,
         constraints: constraints_of(row.entries.get())?,
         decision: Decision::Approve,
         escalation_id: said::escalation_id(stored.id, stored.round),
-        policy_digest: row.policy_digest.clone().unwrap_or_default(),
+        policy_digest: policy_digest.unwrap_or_default().to_owned(),
         quote: row
             .amount
             .clone()

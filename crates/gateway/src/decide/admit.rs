@@ -5,17 +5,18 @@ use std::time::Instant;
 
 use action::{Money, OnDuplicate};
 use boundary::{Permit, Trigger};
-use execution::Confirmation;
-use ledger::{Admitted, Debit, Effect, Obstacle, State, Tolerance};
+use execution::{Call, Confirmation, Event, Execution, Stood};
+use ledger::{Admitted, Basis, By, Debit, Effect, Obstacle, State, Tolerance};
 use mandate::Mandate;
 
 use super::again::overtaken;
 use super::case::Case;
 use super::describe::{Judged, judged_again};
+use super::reasons::{obstacle_of, stop};
 use crate::act::{Errand, SEND_WINDOW};
 use crate::gateway::Gateway;
 use crate::metrics::Step;
-use crate::pending::Pending;
+use crate::pending::{Pending, terms};
 use crate::request::Next;
 use crate::row::{CallRow, internal};
 use crate::{Error, clock};
@@ -31,9 +32,13 @@ impl Gateway {
         quote: Option<Money>,
     ) -> Result<Option<Next>, Error> {
         let quote_only = case.action.payment_mode == action::PaymentMode::QuoteOnly;
-        judged.row.call = Some(self.call_row(case)?);
-        let pending = self.pending(case, judged);
-        let admission = self.admission(case, &pending, facts, quote_only)?;
+        let execution = self.go(case, permit)?;
+        let (call, tried_again) = (execution.call(), execution.retry().is_some() || case.before().is_some());
+        let course = tried_again.then(|| execution.course());
+        let lease_ms = call.send_by_ms.saturating_add(LEASE_AFTER_MS);
+        judged.row.call = Some(CallRow::new(call, case.provider.as_ref(), course));
+        let mut pending = self.pending(case, judged);
+        let admission = self.admission(case, &pending, facts, quote_only, lease_ms)?;
         // Before it can be found as sent: recovery must not take it for an orphan.
         let under_way = match &case.resumed {
             Some(resumed) => resumed.under_way.clone(),
@@ -43,22 +48,31 @@ impl Gateway {
         let admitted = self.enter(case, admission).await?;
         self.metrics.step(Step::Admit, started.elapsed());
         match admitted {
-            Admitted::New { .. } => Ok(Some(Next::Admitted(Box::new(Errand {
-                under_way,
-                tenant: Arc::clone(case.asked.tenant),
-                call: pending.call_of(self.environment, &case.action)?,
-                pending: pending.remembered()?,
-                permit,
-                provider: Arc::clone(&case.provider),
-                admitted: Instant::now(),
-                deadline: case.asked.arrival.deadline(case.action.deadline_ms),
-                quoted: quote.filter(|_| quote_only).map(quoted),
-            })))),
+            Admitted::New { .. } => {
+                if let (Some(_), By::Holder(token)) = (&case.resumed, pending.by) {
+                    pending.by = By::Holder(token.saturating_add(1));
+                }
+                let usual_ms = self.config.limits.patience_ms;
+                Ok(Some(Next::Admitted(Box::new(Errand {
+                    under_way,
+                    tenant: Arc::clone(case.asked.tenant),
+                    pending: pending.remembered()?,
+                    execution,
+                    provider: Arc::clone(&case.provider),
+                    admitted: Instant::now(),
+                    patience: case.asked.arrival.patience(case.action.deadline_ms, usual_ms),
+                    quoted: quote.filter(|_| quote_only).map(quoted),
+                }))))
+            }
             Admitted::Existing(existing) => {
                 self.answer_again(case.asked.tenant, existing).await.map(Next::Said).map(Some)
             }
             Admitted::Refused(Obstacle::MandateChanged { .. }) => Ok(None),
-            Admitted::Refused(Obstacle::NotApproved) => Err(overtaken()),
+            Admitted::Refused(Obstacle::Overtaken) => Err(overtaken()),
+            Admitted::Refused(obstacle) if case.before().is_some() => {
+                let (code, _, details) = obstacle_of(&obstacle);
+                Ok(Some(Next::NotNow(stop(code, details))))
+            }
             // Somebody did the same a moment ago: whether people agreed to that too is for the judge.
             Admitted::Refused(Obstacle::Duplicate(_)) if case.resumed.is_some() => Ok(None),
             Admitted::Refused(Obstacle::Duplicate(earlier))
@@ -81,13 +95,17 @@ impl Gateway {
         pending: &Pending,
         facts: &ledger::Facts,
         quote_only: bool,
+        lease_ms: i64,
     ) -> Result<ledger::Admission, Error> {
-        let intent = self.intent(&self.row_of(case, pending, "admitted", State::Sent), &pending.row)?;
+        let event = if case.before().is_some() { ledger::SENT_AGAIN } else { "admitted" };
+        let intent = self.intent(&self.row_of(case, pending, event, State::Sent), &pending.row)?;
+        // What it has debited and claimed stands.
+        let stands = matches!(case.resumed.as_ref().map(|it| it.basis), Some(Basis::Sent { .. }));
         Ok(ledger::Admission {
             intent: ledger::Intent { amount: intent.amount.filter(|_| !quote_only), ..intent },
             hold: None,
             debits: debits(case.standing.mandate.as_deref(), facts),
-            effect: case.effect.filter(|_| !quote_only).map(|effect| Effect {
+            effect: case.effect.filter(|_| !quote_only && !stands).map(|effect| Effect {
                 // The judge has seen this one and let it pass: it is repeated on purpose, or people agreed.
                 tolerate: match (effect.tolerate, facts.earlier) {
                     (Tolerance::Nothing, Some(earlier)) => Tolerance::This(earlier.id),
@@ -96,35 +114,66 @@ impl Gateway {
                 ..effect
             }),
             destination: case.action.destination.as_deref().filter(|_| !quote_only).map(Into::into),
+            lease_ms,
         })
     }
 
-    pub(super) fn call_row(&self, case: &Case<'_>) -> Result<CallRow, Error> {
-        const FIRST: u32 = 1;
+    /// It may go: the next attempt, or the same once more where its fate is not known.
+    fn go(&self, case: &Case<'_>, permit: Permit) -> Result<Execution, Error> {
+        let (action, provider) = (&case.action, case.provider.as_ref());
+        let deadline_ms = action.deadline_ms.and_then(|ms| i64::try_from(ms).ok());
+        let deadline_ms = deadline_ms.map(|ms| case.asked.arrival.at_ms.saturating_add(ms));
+        let terms = terms(provider, action.retry, deadline_ms);
+        let attempt = case.before().map_or(FIRST, |before| match before.stood {
+            Stood::InDoubt => before.call.attempt,
+            Stood::Waiting { .. } | Stood::Failed => before.call.attempt.saturating_add(1),
+        });
+        let call = Arc::new(self.call(case, attempt)?);
+        let execution = match case.before() {
+            None => Execution::intended(Arc::clone(&call), terms),
+            Some(before) => {
+                let CallRow { attempt, provider_key, reference, .. } = before.call.clone();
+                let sent = Call { provider_key, reference, ..self.call(case, attempt)? };
+                Execution::recover(sent, terms, before.call.course(), before.stood)
+            }
+        };
+        self.step(execution, Event::Go(permit, call)).map(|(execution, _)| execution)
+    }
+
+    pub(super) fn call(&self, case: &Case<'_>, attempt: u32) -> Result<Call, Error> {
         let Some(key) = case.asked.key else {
             return Err(internal("an action without a key was to be sent"));
         };
         let caller = case.asked.caller;
         let patience = SEND_WINDOW + case.provider.patience();
-        let archetype = &case.action.archetype.name;
+        let archetype = &case.action.archetype;
         let hmac = &case.asked.tenant.hmac;
-        Ok(CallRow {
-            attempt: FIRST,
-            provider: case.provider.name().to_owned(),
-            identity: Some(case.provider.identity().to_owned()),
+        Ok(Call {
+            action_id: case.id,
+            tenant: caller.tenant.clone(),
+            environment: self.environment,
+            archetype: Arc::clone(archetype),
+            constraints: case.action.constraints.clone(),
+            money: mandate::exposure(&case.action),
+            attempt,
             provider_key: execution::provider_key(
                 hmac,
                 self.environment,
                 &caller.subject,
                 key,
-                archetype,
-                FIRST,
+                &archetype.name,
+                attempt,
             ),
-            reference: execution::reference(&case.id, FIRST),
+            reference: execution::reference(&case.id, attempt),
             send_by_ms: clock::now_ms() + i64::try_from(patience.as_millis()).unwrap_or(i64::MAX / 2),
         })
     }
 }
+
+pub(super) const FIRST: u32 = 1;
+
+/// So long whoever sent a call may take to write down what came of it, after its provider's time is over.
+const LEASE_AFTER_MS: i64 = 5_000;
 
 fn debits(mandate: Option<&Mandate>, facts: &ledger::Facts) -> Vec<Debit> {
     mandate

@@ -1,10 +1,12 @@
-//! Again: an action that waited and was approved comes before the same judge once more, and takes the same way from there.
+//! Again: an action that waited for people, or is to be sent once more, comes before the same judge, and takes the same
+//! way from there.
 
 use std::sync::Arc;
 
 use action::Action;
 use boundary::Approved;
-use ledger::{Admission, Admitted, Resumption, Stored};
+use execution::Stood;
+use ledger::{Admission, Admitted, Basis, By, Resumption, Stored};
 use provider::Provider;
 use serde_json::value::RawValue;
 
@@ -12,25 +14,60 @@ use super::Asked;
 use super::case::Case;
 use crate::act::UnderWay;
 use crate::gateway::Gateway;
+use crate::pending::Told;
 use crate::remember::unavailable;
 use crate::request::Next;
-use crate::row::{EscalationRow, IntentRow, internal};
+use crate::row::{AttemptRow, CallRow, EscalationRow, IntentRow, internal};
 use crate::{Code, Error, clock};
 
-/// What an action that waited brings along.
+/// What an action brings along whose row is there already.
 pub(crate) struct Resumed {
     /// Marks it as looked after.
     pub under_way: UnderWay,
-    /// What people agreed to; `None` if they are no longer enough.
+    /// What it goes on from.
+    pub basis: Basis,
+    /// Whose word it is until it is admitted.
+    pub by: By,
+    /// What people agreed to; `None` if they were not asked or are no longer enough.
     pub approved: Option<Approved>,
-    /// The hold they agreed to.
-    pub round: u32,
-    /// When it expires.
+    /// When the hold they agreed to expires.
     pub until_ms: i64,
-    /// What they were asked.
-    pub escalation: EscalationRow,
+    /// What they were asked, if they were.
+    pub escalation: Option<EscalationRow>,
     /// What they said, as the receipt shows it.
     pub shown: Vec<Box<RawValue>>,
+    /// What was sent before, if it was.
+    pub before: Option<Before>,
+}
+
+/// What an action that was sent before has behind it.
+pub(crate) struct Before {
+    pub call: CallRow,
+    pub stood: Stood,
+    pub attempts: Vec<AttemptRow>,
+    /// What its caller was told first.
+    pub told: Option<Told>,
+    /// What stands against its mandate and its principal's history because of itself.
+    pub own: Option<Own>,
+}
+
+/// What an action has debited and counted already.
+#[derive(Clone, Copy)]
+pub(crate) struct Own {
+    pub counted_ms: i64,
+    /// Minor units; 0 where there is no money.
+    pub minor: i64,
+}
+
+impl Own {
+    /// The facts as they would be without it: it is not held against itself.
+    pub(crate) fn taken_out_of(self, facts: &mut ledger::Facts) {
+        for account in &mut facts.accounts {
+            *account = account.credit(self.minor);
+            account.actions = account.actions.saturating_sub(1);
+        }
+        facts.series = Arc::new(facts.series.without(self.counted_ms, self.minor));
+    }
 }
 
 impl Gateway {
@@ -54,7 +91,7 @@ impl Gateway {
     pub(super) async fn enter(&self, case: &Case<'_>, admission: Admission) -> Result<Admitted, Error> {
         let entered = match &case.resumed {
             None => self.ledger.admit(admission).await,
-            Some(resumed) => self.ledger.resume(Resumption { admission, round: resumed.round }).await,
+            Some(resumed) => self.ledger.resume(Resumption { admission, from: resumed.basis }).await,
         };
         entered.map_err(unavailable)
     }
@@ -62,5 +99,5 @@ impl Gateway {
 
 /// The action went on or ended while it was judged again; whoever did that has said what there is to say.
 pub(super) fn overtaken() -> Error {
-    Error::new(Code::StateConflict, "the action is no longer approved and waiting")
+    Error::new(Code::StateConflict, "somebody else went on with the action meanwhile")
 }

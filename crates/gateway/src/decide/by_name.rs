@@ -66,7 +66,9 @@ impl Gateway {
             action_hash,
             row,
             chain,
-            original: None,
+            told: None,
+            by: ledger::By::Holder(1),
+            settled: false,
         };
         let row = Row {
             id: pending.id,
@@ -150,6 +152,8 @@ fn as_asked(asked: &Asked<'_>, request: &Request) -> Result<IntentRow, Error> {
         action_hash: String::new(),
         entries: raw("[]".to_owned())?,
         call: None,
+        attempts: Vec::new(),
+        retry: None,
         held_for: Vec::new(),
         repeat_of: None,
         escalation: None,

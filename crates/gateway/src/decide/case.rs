@@ -9,7 +9,7 @@ use ledger::{Effect, FactsQuery, State, Tolerance};
 use provider::Provider;
 
 use super::Asked;
-use super::again::Resumed;
+use super::again::{Before, Resumed};
 use super::describe::Judged;
 use crate::authority::Standing;
 use crate::caller::Caller;
@@ -35,6 +35,13 @@ pub(super) struct Case<'a> {
     pub now_ms: i64,
     /// Set where the action waited for people and its row is there already.
     pub resumed: Option<Resumed>,
+}
+
+impl Case<'_> {
+    /// What it has behind it, if it was sent before.
+    pub(super) fn before(&self) -> Option<&Before> {
+        self.resumed.as_ref()?.before.as_ref()
+    }
 }
 
 impl Gateway {
@@ -106,7 +113,11 @@ impl Gateway {
             apart_from: case.resumed.as_ref().map(|_| case.id),
             now_ms: case.now_ms,
         };
-        self.ledger.facts(query).await.map_err(unavailable)
+        let mut facts = self.ledger.facts(query).await.map_err(unavailable)?;
+        if let Some(own) = case.before().and_then(|before| before.own) {
+            own.taken_out_of(&mut facts);
+        }
+        Ok(facts)
     }
 
     /// Decides, with what people agreed to.
@@ -178,7 +189,9 @@ impl Gateway {
             action_hash: judged.action_hash,
             row: judged.row,
             chain: judged.chain,
-            original: None,
+            told: case.before().and_then(|before| before.told.clone()),
+            by: case.resumed.as_ref().map_or(ledger::By::Holder(1), |resumed| resumed.by),
+            settled: false,
         }
     }
 

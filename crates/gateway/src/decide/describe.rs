@@ -50,9 +50,11 @@ impl Gateway {
         row.observed =
             observed.map(|it| ObservedRow { would_be: it.would_be.to_owned(), code: it.code.to_owned() });
         if let Some(resumed) = &case.resumed {
-            row.held_for = resumed.escalation.triggers.iter().map(|trigger| trigger.word.clone()).collect();
-            row.escalation = Some(resumed.escalation.clone());
+            let triggers = resumed.escalation.iter().flat_map(|escalation| &escalation.triggers);
+            row.held_for = triggers.map(|trigger| trigger.word.clone()).collect();
+            row.escalation = resumed.escalation.clone();
             row.approvals = resumed.shown.clone();
+            row.attempts = resumed.before.iter().flat_map(|before| before.attempts.clone()).collect();
         }
         row.record = Some(raw(String::from_utf8(record).map_err(|_| internal("a record is not text"))?)?);
         Ok(Judged { chain, row, action_hash })

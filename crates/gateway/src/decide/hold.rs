@@ -28,6 +28,7 @@ impl Gateway {
         judged.row.escalation = Some(EscalationRow {
             triggers: triggers.iter().map(TriggerRow::of).collect(),
             parties: parties(case),
+            seen: None,
         });
         let pending = self.pending(case, judged);
         let wait_ms =
@@ -43,6 +44,7 @@ impl Gateway {
             debits: Vec::new(),
             effect: case.effect.map(|effect| Effect { tolerate: Tolerance::Anything, ..effect }),
             destination: None,
+            lease_ms: 0,
         };
         match self.enter(case, admission).await? {
             Admitted::New { .. } => {
@@ -50,24 +52,27 @@ impl Gateway {
                 Ok(self.say_held(pending.id, &pending.row, until_ms, "approval", false))
             }
             Admitted::Existing(existing) => self.answer_again(case.asked.tenant, existing).await,
-            Admitted::Refused(Obstacle::NotApproved) => Err(overtaken()),
+            Admitted::Refused(Obstacle::Overtaken) => Err(overtaken()),
             Admitted::Refused(obstacle) => self.block_at_admission(case, pending, &obstacle).await,
         }
     }
 
     /// What is answered about an action that was answered before and has no final reply: that it waits, or that it was
-    /// sent after it had waited. `None`: the first answer is still to come.
+    /// sent after it had waited or failed. `None`: the first answer is still to come.
     pub(crate) fn say_meanwhile(&self, stored: &Stored, row: &IntentRow) -> Option<Answer> {
         let until_ms = stored.expires_ms.unwrap_or(stored.at_ms);
         match stored.state {
             State::Held => Some(self.say_held(stored.id, row, until_ms, "approval", true)),
             State::Approved => Some(self.say_held(stored.id, row, until_ms, "approved", true)),
-            State::Sent if stored.round > 0 => Some(self.say_sent(stored.id, row)),
-            State::Sent | State::InDoubt | State::Executed | State::Failed | State::Refused => None,
+            State::Sent | State::InDoubt | State::Waiting if stored.round > 0 || row.was_settled() => {
+                Some(self.say_sent(stored.id, row))
+            }
+            State::Sent | State::InDoubt | State::Waiting => None,
+            State::Executed | State::Failed | State::Refused => None,
         }
     }
 
-    fn say_sent(&self, id: ActionId, row: &IntentRow) -> Answer {
+    pub(crate) fn say_sent(&self, id: ActionId, row: &IntentRow) -> Answer {
         let outcome = Outcome {
             action_id: Some(id),
             kind: Kind::PendingSettlement,
@@ -115,7 +120,8 @@ fn parties(case: &Case<'_>) -> Vec<String> {
     parties.extend(case.standing.mandate.iter().flat_map(|mandate| {
         [mandate.subject.to_string(), mandate.issuer.to_string(), mandate.root_principal().to_owned()]
     }));
-    parties.extend(case.resumed.iter().flat_map(|resumed| resumed.escalation.parties.iter().cloned()));
+    let asked = case.resumed.iter().flat_map(|resumed| &resumed.escalation);
+    parties.extend(asked.flat_map(|escalation| escalation.parties.iter().cloned()));
     parties.sort();
     parties.dedup();
     parties

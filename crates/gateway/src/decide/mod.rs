@@ -19,10 +19,10 @@ use action::{Action, IdempotencyKey};
 use boundary::{Decision, Verdict};
 use provider::Provider;
 
-pub(crate) use self::again::Resumed;
+pub(crate) use self::again::{Before, Own, Resumed};
 use self::case::Case;
 pub(crate) use self::describe::action_hash_of;
-use self::reasons::{code_of, details_of, held_details};
+use self::reasons::{code_of, details_of, held_details, stop};
 use crate::caller::Caller;
 use crate::gateway::Gateway;
 use crate::metrics::Step;
@@ -85,7 +85,10 @@ impl Gateway {
             if asked.ask.dry_run {
                 return Ok(Next::Said(self.say_dry(&asked, &decision)));
             }
-            if matches!(decision.verdict, Verdict::Escalate(_)) && case.resumed.is_some() {
+            if matches!(decision.verdict, Verdict::Escalate(_))
+                && case.resumed.is_some()
+                && case.before().is_none()
+            {
                 // Something is new: people are shown all of it once more, and not only what is new.
                 decision = self.decide_with(&case, &facts, None);
             }
@@ -96,6 +99,13 @@ impl Gateway {
                     Some(next) => return Ok(next),
                     None => continue,
                 },
+                Verdict::Block(reason) if case.before().is_some() => {
+                    return Ok(Next::NotNow(stop(code_of(&reason), details_of(&reason))));
+                }
+                Verdict::Escalate(escalation) if case.before().is_some() => {
+                    // Nobody was asked about what is new, and an attempt does not wait for people.
+                    return Ok(Next::NotNow(stop(Code::BoundaryBlock, held_details(&escalation.triggers))));
+                }
                 Verdict::Block(reason) => {
                     let details = details_of(&reason);
                     return self.block(&case, judged, code_of(&reason), details).await.map(Next::Said);

@@ -1,6 +1,7 @@
 //! What a verdict or an obstacle means to the caller: published codes and words.
 
 use boundary::{Reason, Trigger};
+use execution::Stop;
 use ledger::Obstacle;
 
 use crate::Code;
@@ -65,6 +66,11 @@ fn missing_of(missing: &action::Missing) -> Missing {
     }
 }
 
+/// Why what was sent before must not be sent again, in published words.
+pub(super) fn stop(code: Code, details: Details) -> Stop {
+    Stop { code: code.as_str(), reasons: details.reasons }
+}
+
 /// What an obstacle at admission means to the caller.
 pub(super) fn obstacle_of(obstacle: &Obstacle) -> (Code, &'static str, Details) {
     let (code, word) = match obstacle {
@@ -76,7 +82,7 @@ pub(super) fn obstacle_of(obstacle: &Obstacle) -> (Code, &'static str, Details) 
         Obstacle::CurrencyMismatch { .. } => (Code::DelegationBlock, "currency_mismatch"),
         Obstacle::Duplicate(_) => (Code::ProbableDuplicate, "probable_duplicate"),
         // Who meets it ends there; it is told to nobody.
-        Obstacle::NotApproved => (Code::StateConflict, "not_approved"),
+        Obstacle::Overtaken => (Code::StateConflict, "overtaken"),
     };
     let earlier_transaction = match obstacle {
         Obstacle::Duplicate(earlier) => Some(earlier.id.to_string()),

@@ -6,6 +6,7 @@ use boundary::Decision;
 use ledger::{Obstacle, Recorded, State};
 use receipt::{NewEntry, Stage};
 
+use super::admit::FIRST;
 use super::case::Case;
 use super::describe::{Judged, judged_again};
 use super::reasons::obstacle_of;
@@ -16,7 +17,7 @@ use crate::pending::Pending;
 use crate::prove::{Ending, push, refused};
 use crate::remember::{Row, draft, stored, unavailable};
 use crate::request::Answer;
-use crate::row::OutcomeRow;
+use crate::row::{CallRow, OutcomeRow};
 use crate::{Code, Error, clock};
 
 impl Gateway {
@@ -62,7 +63,8 @@ impl Gateway {
         }
         let Decision { stages, observed, record, .. } = decision;
         let mut judged = self.describe_case(case, stages, observed, record.to_bytes())?;
-        judged.row.call = Some(self.call_row(case)?);
+        let call = self.call(case, FIRST)?;
+        judged.row.call = Some(CallRow::new(&call, case.provider.as_ref(), None));
         let pending = self.pending(case, judged);
         let ending = self.failed(&pending, Code::ProviderFailed, "no_quote", None)?;
         if case.resumed.is_some() {

@@ -128,7 +128,7 @@ impl Gateway {
     /// One round; whether there is more to do at once.
     async fn tell_round(&self, to: &Destination, seen: &mut i64) -> Result<bool, Error> {
         let more = self.take_up(to, seen).await?;
-        let due = self.ledger.due(&to.name, clock::now_ms(), AT_ONCE as u32).await.map_err(unavailable)?;
+        let due = self.ledger.untold(&to.name, clock::now_ms(), AT_ONCE as u32).await.map_err(unavailable)?;
         if due.is_empty() {
             return Ok(more);
         }

@@ -55,6 +55,36 @@ charged = {{ amount = "/payments/0/amount", currency = "/payments/0/currency" }}
     )
 }
 
+/// What a bank promises.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Promise {
+    Idempotent,
+    Queryable,
+    Both,
+}
+
+/// A binding whose actions are tried again, by this policy.
+pub(crate) fn retrying(bank: &Bank, promise: Promise, retry: &str) -> String {
+    let whole = binding(bank, "bank", &RIGHT)
+        .replace("extends = \"builtin\"\n", "extends = \"builtin\"\nguarantee_level = \"atp-2\"\n")
+        .replace(
+            "refused = [{ status = [402, 422] }]\n",
+            "refused = [{ status = [402, 422] }]\ntransient = { status = [429] }\n",
+        )
+        .replace("timeout_ms = 5000", "timeout_ms = 200");
+    let (mut text, query) =
+        whole.split_once("\n[binding.query]").map(|(text, query)| (text.to_owned(), query)).unwrap();
+    if promise == Promise::Idempotent {
+        text = text.replace("queryable = { by_our_reference = true, final_after_seconds = 0 }\n", "");
+    } else {
+        text = format!("{text}\n[binding.query]{query}");
+    }
+    if promise == Promise::Queryable {
+        text = text.replace("idempotent = { retention_seconds = 86400 }\n", "");
+    }
+    format!("{text}\n[retry]\n{retry}\n")
+}
+
 /// A bank that keeps this currency.
 pub(crate) async fn bank(currency: &str) -> Bank {
     Bank::start(Options { currency: currency.to_owned(), ..Options::default() }).await.unwrap()

@@ -15,6 +15,7 @@ pub(crate) struct House {
     pub(crate) operator: Caller,
     pub(crate) admin: Caller,
     folder: tempfile::TempDir,
+    config: Config,
     pub(crate) token: String,
 }
 
@@ -80,7 +81,7 @@ impl House {
     }
 
     async fn open(folder: tempfile::TempDir, config: Config) -> House {
-        let installation = Installation::open(config, render).await.unwrap();
+        let installation = Installation::open(config.clone(), render).await.unwrap();
         let caller = |name: &str, role| Caller {
             tenant: action::Tenant::default(),
             subject: Subject::parse(name).unwrap(),
@@ -95,10 +96,29 @@ impl House {
             operator: caller("olga", Role::Operator),
             admin: caller("ada", Role::Admin),
             folder,
+            config,
             token: String::new(),
         };
         house.token = house.mandate("500.00").await;
         house
+    }
+
+    /// As after the end of its process, however that came.
+    pub(crate) async fn restart(self) -> House {
+        let House { installation, config, .. } = self;
+        drop(installation);
+        let installation = Installation::open(config.clone(), render).await.unwrap();
+        House { installation, config, ..self }
+    }
+
+    /// The record of the action of a key.
+    pub(crate) async fn record(&self, id: &str) -> countersign_gateway::ActionView {
+        self.gateway().action(&self.agent, id).await.unwrap()
+    }
+
+    /// What the mandate has spent or reserved, as the store has it.
+    pub(crate) fn spent(&self) -> i64 {
+        self.store().query_row("SELECT coalesce(max(spent), 0) FROM account", [], |row| row.get(0)).unwrap()
     }
 
     /// Puts another text in the place of a file.

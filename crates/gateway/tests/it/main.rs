@@ -10,8 +10,10 @@ mod outcomes;
 mod overage;
 mod quotes;
 mod recovery;
+mod retries;
 mod rides;
 #[path = "../../../provider/tests/provider/smtp.rs"]
 mod smtp;
+mod steering;
 
 use outcomes::stages;

@@ -16,8 +16,11 @@ use crate::admit::{Cell, Gate, Item, Rows, admit, corrected};
 use crate::entry::Chain;
 use crate::entry::{APPROVED, REJECTED};
 use crate::identity;
-use crate::intake::Digests;
-use crate::{Admitted, ApiKey, Approval, Counted, Draft, Error, Event, Freeze, Outcome, Settlement, State};
+use crate::intake::{Digests, Lease, Process};
+use crate::{
+    Admitted, ApiKey, Approval, Basis, Counted, Deferral, Draft, Error, Event, Freeze, Outcome, Settlement,
+    State,
+};
 
 /// A settlement or amendment, with what was computed before it came to the writer.
 pub(crate) struct Close {
@@ -46,6 +49,8 @@ pub(crate) struct Tail {
     pub(crate) entry: i64,
     /// The last action whose history is in its row of `series`.
     pub(crate) saved: i64,
+    /// Names this process: the entry that opens its chain.
+    pub(crate) owner: Process,
 }
 
 pub(crate) struct Batch<'a> {
@@ -76,7 +81,8 @@ impl<'a> Batch<'a> {
         for ((item, slot), result) in items.iter().zip(slots).zip(&mut results) {
             if let Admitted::New { entry } = result {
                 *entry = match item.resumes {
-                    Some(round) => self.resume(item, round)?,
+                    Some(Basis::Sent { .. }) => self.send_again(item)?,
+                    Some(Basis::Approved { .. } | Basis::Failed { .. }) => self.resume(item)?,
                     None => self.insert(item, slot)?,
                 };
             }
@@ -95,7 +101,7 @@ impl<'a> Batch<'a> {
         for (key, debit) in item.accounts.iter().zip(item.debits()) {
             self.account(*key, &debit.jti)?;
         }
-        if item.sends() {
+        if item.counts() {
             self.read_history(item)?;
         }
         if let Some(effect) = item.effect()
@@ -106,8 +112,8 @@ impl<'a> Batch<'a> {
             self.rows.effects.insert(effect.hash, standing);
         }
         if item.resumes.is_some() {
-            let approved = read::approved_round(self.db, intent.id)?;
-            self.rows.approved.extend(approved.map(|round| (intent.id, round)));
+            let footing = read::footing(self.db, intent.id)?;
+            self.rows.footings.extend(footing.map(|footing| (intent.id, footing)));
             return Ok(None);
         }
         let (Some(claim), Some(key)) = (&item.claim, &intent.key) else { return Ok(None) };
@@ -173,7 +179,8 @@ impl<'a> Batch<'a> {
         let debit = intent.amount.filter(|_| item.sends()).map_or(0, |amount| amount.minor());
         let reply = outcome.filter(|(_, replies)| *replies).map(|(outcome, _)| outcome);
         let outcome = outcome.map(|(outcome, _)| outcome);
-        self.write.fate(&Fate { row, state: item.state(), debit, outcome, reply })?;
+        let lease = Lease::first(item.sends(), self.tail.owner, item.lease_ms());
+        self.write.fate(&Fate { row, state: item.state(), debit, outcome, reply, lease, moved: None })?;
         if let Some(slot) = slot {
             // A search begins at the claim's own number, which another key holds if this is a later one.
             self.shared.filter.add(Kind::Slot, slot);
@@ -188,8 +195,8 @@ impl<'a> Batch<'a> {
         Ok(entry)
     }
 
-    /// Makes the row of an action that waited what it is from now on.
-    fn resume(&mut self, item: &Item, round: u32) -> Sql<i64> {
+    /// Makes the row of an action that waited, or had failed, what it is from now on.
+    fn resume(&mut self, item: &Item) -> Sql<i64> {
         let intent = &item.intent;
         let entry = self.entry(intent.at_ms, Some(intent.id), &intent.entry, None)?;
         let Some(fate) = self.write.find(intent.id)? else { return Ok(entry) };
@@ -197,17 +204,46 @@ impl<'a> Batch<'a> {
             EFFECTS.forget(self.db, identity::tag(&hash), place, fate.row)?;
         }
         let newest = self.tail.action - 1;
-        self.write.resume(fate.row, item, round, newest)?;
+        self.write.resume(fate.row, item, newest)?;
         if let Some(effect) = item.effect() {
             let tag = identity::tag(&effect.hash);
             EFFECTS.insert(self.db, tag, newest, fate.row)?;
             self.shared.filter.add(Kind::Effect, tag);
         }
         let debit = intent.amount.filter(|_| item.sends()).map_or(0, |amount| amount.minor());
-        self.write.change(&Fate { state: item.state(), debit, ..fate })?;
+        let lease = fate.lease.taken(item.sends(), self.tail.owner, item.lease_ms());
+        // What was last said of it is no longer so.
+        let moved = Some(entry);
+        self.write.change(&Fate { state: item.state(), debit, reply: None, lease, moved, ..fate })?;
         // After a crash histories are made good from the newest rows only, and this is an old one.
         self.due |= item.sends();
         Ok(entry)
+    }
+
+    /// Marks an action sent that was sent before.
+    fn send_again(&mut self, item: &Item) -> Sql<i64> {
+        let intent = &item.intent;
+        let entry = self.entry(intent.at_ms, Some(intent.id), &intent.entry, None)?;
+        let Some(fate) = self.write.find(intent.id)? else { return Ok(entry) };
+        self.write.payload(fate.row, &intent.payload)?;
+        let state = if fate.state == State::Waiting { State::Sent } else { fate.state };
+        let lease = fate.lease.taken(true, self.tail.owner, item.lease_ms());
+        self.write.change(&Fate { state, lease, moved: Some(entry), ..fate })?;
+        Ok(entry)
+    }
+
+    /// Has an action wait until its next attempt is due.
+    pub(crate) fn defer(&mut self, deferral: &Deferral) -> Sql<Result<i64, Error>> {
+        let id = deferral.action;
+        let Some(fate) = self.write.find(id)? else { return Ok(Err(Error::NoSuchAction(id))) };
+        if let Err(refused) = deferral.check(fate.state, &fate.lease) {
+            return Ok(Err(refused));
+        }
+        let entry = self.entry(deferral.at_ms, Some(id), &deferral.entry, None)?;
+        self.write.payload(fate.row, &deferral.payload)?;
+        let lease = fate.lease.deferred(deferral.due_ms);
+        self.write.change(&Fate { state: State::Waiting, lease, moved: Some(entry), ..fate })?;
+        Ok(Ok(entry))
     }
 
     /// Counts one person's approval of a held action.
@@ -268,14 +304,15 @@ impl<'a> Batch<'a> {
 
     /// Settles or amends one action. What is not allowed is an answer and writes nothing.
     pub(crate) fn close(&mut self, close: &Close) -> Sql<Result<i64, Error>> {
-        let Settlement { action: id, outcome, charged, overage } = &close.settlement;
+        let Settlement { action: id, by, outcome, charged, overage } = &close.settlement;
         let Some(mut fate) = self.write.find(*id)? else { return Ok(Err(Error::NoSuchAction(*id))) };
-        if let Err(illegal) = close.settlement.check(fate.state, close.amends) {
+        if let Err(illegal) = close.settlement.check(fate.state, &fate.lease, self.tail.owner, close.amends) {
             return Ok(Err(illegal));
         }
         let debit = charged.filter(|_| !fate.state.waits()).unwrap_or(fate.debit);
         let difference = debit.saturating_sub(fate.debit);
         (fate.state, fate.debit) = (outcome.state, debit);
+        fate.lease = fate.lease.after(*by, outcome.state);
         let entry = self.reach(*id, &mut fate, outcome, &close.digests)?;
         if let Some((overage, digests)) = overage.as_ref().zip(close.overage.as_ref()) {
             self.reach(*id, &mut fate, overage, digests)?;

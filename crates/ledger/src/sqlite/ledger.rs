@@ -11,12 +11,13 @@ use tokio::sync::oneshot;
 use super::audit::{self, Query};
 use super::batch::Close;
 use super::filter::Kind;
-use super::{Counts, PAGE_BYTES, Sqlite, gone, open, read, verify};
+use super::{Counts, PAGE_BYTES, Sqlite, gone, open, packed, read, verify};
 use crate::stored::page;
 use crate::{
-    Admission, Admitted, Answer, ApiKey, Approval, Audited, Counted, Error, Event, Facts, FactsQuery,
-    Figures, Filter, Freeze, Given, Held, Inspected, Ledger, Mandate, Order, Page, Passkey, Place, Recorded,
-    Refusal, Repeat, Resumption, Revocation, Scope, Search, Settled, Settlement, Stored, Verified, identity,
+    Admission, Admitted, Answer, ApiKey, Approval, Audited, Counted, Deferral, Error, Event, Facts,
+    FactsQuery, Figures, Filter, Freeze, Given, Held, Inspected, Ledger, Mandate, Order, Page, Passkey,
+    Place, Recorded, Refusal, Repeat, Resumption, Revocation, Scope, Search, Settled, Settlement, Stored,
+    Verified, identity,
 };
 
 impl Sqlite {
@@ -60,6 +61,17 @@ impl Ledger for Sqlite {
 
     fn resume(&self, resumption: Resumption) -> Answer<'_, Admitted> {
         self.enter(resumption.into())
+    }
+
+    fn defer(&self, mut deferral: Deferral) -> Answer<'_, i64> {
+        packed::payload(&mut deferral.payload);
+        self.perform(move |batch| batch.defer(&deferral))
+    }
+
+    fn due(&self, now_ms: i64, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>> {
+        self.look(move |db| {
+            Ok(page(read::due(db, now_ms, after.unwrap_or(0), limit)?, limit, |stored| stored.row))
+        })
     }
 
     fn approvals<'a>(&'a self, tenant: &'a Tenant, id: ActionId) -> Answer<'a, Vec<Given>> {

@@ -80,6 +80,7 @@ pub(crate) fn tail(db: &Connection, options: &Options) -> Result<Tail, Error> {
         action: next("action", prune::ACTION)?,
         outcome: next("outcome", prune::OUTCOME)?,
         entry: head_row + 1,
+        owner: head_row + 1,
         saved: read::meta(db, "series").map_err(cannot)?.unwrap_or(0),
     })
 }

@@ -41,7 +41,7 @@ impl Outbox for Sqlite {
         })
     }
 
-    fn due<'a>(&'a self, destination: &'a str, now_ms: i64, limit: u32) -> Answer<'a, Vec<Waiting>> {
+    fn untold<'a>(&'a self, destination: &'a str, now_ms: i64, limit: u32) -> Answer<'a, Vec<Waiting>> {
         self.look(move |db| {
             let sql = "SELECT entry, action, taken, tries FROM notice n
                        WHERE destination = ?1 AND next <= ?2 AND NOT EXISTS

@@ -58,6 +58,11 @@ pub(crate) fn outcome(outcome: &mut Outcome) {
     }
 }
 
+/// The same for a payload that replaces the one of an intent.
+pub(crate) fn payload(payload: &mut Vec<u8>) {
+    pack(payload);
+}
+
 /// What was packed into this column.
 pub(crate) fn get(row: &Row<'_>, column: usize) -> Sql<Vec<u8>> {
     let stored = row.get_ref(column)?.as_blob()?;

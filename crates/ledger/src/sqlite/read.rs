@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::packed;
 use super::sliced::{ADDRESSES, EFFECTS};
-use crate::admit::Claimed;
+use crate::admit::{Claimed, Footing};
 use crate::audit::Terms;
 use crate::entry::{self, Reading};
 use crate::identity::{self, Claim};
@@ -31,7 +31,8 @@ const SKEW_MS: i64 = 300_000;
 macro_rules! stored {
     () => {
         "SELECT a.row, a.id, a.tenant, a.environment, a.subject, a.key, a.request_hash, a.archetype, a.principal,
-         a.mandates, f.state, a.at, a.expires, f.debit, a.currency, a.payload, o.status, o.body, a.round, a.needed
+         a.mandates, f.state, a.at, a.expires, f.debit, a.currency, a.payload, o.status, o.body, a.round, a.needed,
+         f.token, f.until, coalesce(a.resumed, a.at)
          FROM action a JOIN fate f ON f.row = a.row LEFT JOIN outcome o ON o.row = f.reply "
     };
 }
@@ -122,10 +123,12 @@ pub(crate) fn hold(db: &Connection, action: i64) -> Sql<Option<Waits>> {
     one(db, sql, [action], |row| Ok(Waits { round: row.get(0)?, needed: row.get(1)?, until_ms: row.get(2)? }))
 }
 
-/// The hold that people agreed to, if the action is approved.
-pub(crate) fn approved_round(db: &Connection, id: ActionId) -> Sql<Option<u32>> {
-    let sql = "SELECT a.round FROM action a JOIN fate f ON f.row = a.row WHERE a.id = ?1 AND f.state = 0";
-    one(db, sql, [id.as_bytes()], |row| row.get(0))
+/// Where an action stands that is to go on.
+pub(crate) fn footing(db: &Connection, id: ActionId) -> Sql<Option<Footing>> {
+    let sql = "SELECT f.state, coalesce(a.round, 0), f.token FROM action a JOIN fate f ON f.row = a.row WHERE a.id = ?1";
+    one(db, sql, [id.as_bytes()], |row| {
+        Ok(Footing { state: state(row, 0)?, round: row.get(1)?, token: row.get(2)? })
+    })
 }
 
 /// How many people have spoken about this hold; while it is open, all of them have agreed.
@@ -262,6 +265,15 @@ pub(crate) fn approved(db: &Connection, after: i64, limit: u32) -> Sql<Vec<Store
     many(db, sql, params![after, limit], stored_at)
 }
 
+pub(crate) fn due(db: &Connection, now_ms: i64, after: i64, limit: u32) -> Sql<Vec<Stored>> {
+    let sql = concat!(
+        stored!(),
+        "WHERE a.row IN (SELECT row FROM fate WHERE state = -1 AND state <= 3 AND until <= ?1 AND row > ?2
+         ORDER BY row LIMIT ?3) ORDER BY a.row"
+    );
+    many(db, sql, params![now_ms, after, limit], stored_at)
+}
+
 pub(crate) fn held(
     db: &Connection,
     tenant: &Tenant,
@@ -288,7 +300,7 @@ pub(crate) fn expired(db: &Connection, now_ms: i64, limit: u32) -> Sql<Vec<Store
 /// Actions admitted under a mandate whose fate is open.
 pub(crate) fn open_under(db: &Connection, tenant: &Tenant, jti: &str) -> Sql<Vec<ActionId>> {
     let sql =
-        "SELECT a.id FROM fate f JOIN action a ON a.row = f.row WHERE f.state IN (2, 3) AND f.state <= 3
+        "SELECT a.id FROM fate f JOIN action a ON a.row = f.row WHERE f.state IN (-1, 2, 3) AND f.state <= 3
                AND a.tenant = ?1 AND instr(char(10) || a.mandates || char(10), char(10) || ?2 || char(10))
                ORDER BY a.row";
     many(db, sql, [tenant.as_str(), jti], |row| id(row, 0))
@@ -316,6 +328,9 @@ fn stored_at(row: &Row<'_>) -> Sql<Stored> {
         reply: reply_at(row, 16)?,
         round: row.get::<_, Option<u32>>(18)?.unwrap_or(0),
         needed: row.get::<_, Option<u32>>(19)?.unwrap_or(0),
+        token: row.get(20)?,
+        due_ms: row.get::<_, Option<i64>>(21)?.filter(|_| state(row, 10) == Ok(State::Waiting)),
+        counted_ms: row.get(22)?,
     })
 }
 
@@ -554,12 +569,14 @@ pub(crate) struct Standing {
     pub(crate) outcome: Option<i64>,
     /// The entry and state of that outcome, if it is there.
     pub(crate) last: Option<(i64, State)>,
+    /// The entry with which it last went on after it was admitted.
+    pub(crate) moved: Option<i64>,
 }
 
 pub(crate) fn standing(db: &Connection, id: ActionId) -> Sql<Option<Standing>> {
     let sql = "SELECT a.row, a.tenant, a.subject, a.archetype, a.key, f.state, a.entry, a.resumed IS NOT NULL, f.outcome,
                o.entry, o.state, coalesce((SELECT count(*) FROM approval p WHERE p.action = a.row
-               AND p.round = a.round), 0) >= coalesce(a.needed, 0) FROM action a
+               AND p.round = a.round), 0) >= coalesce(a.needed, 0), f.moved FROM action a
                JOIN fate f ON f.row = a.row LEFT JOIN outcome o ON o.row = f.outcome WHERE a.id = ?1";
     one(db, sql, [id.as_bytes()], |row| {
         let entry: Option<i64> = row.get(9)?;
@@ -575,6 +592,7 @@ pub(crate) fn standing(db: &Connection, id: ActionId) -> Sql<Option<Standing>> {
             outcome: row.get(8)?,
             last: entry.map(|entry| Ok::<_, rusqlite::Error>((entry, state(row, 10)?))).transpose()?,
             agreed: row.get(11)?,
+            moved: row.get(12)?,
         })
     })
 }

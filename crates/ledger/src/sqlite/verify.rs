@@ -13,7 +13,9 @@ use sha2::{Digest, Sha256};
 use super::Known;
 use super::index::{self, SLICE, Slice};
 use super::read::{self, Heard, Kept, Sql, Standing};
-use crate::entry::{APPROVED, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, Reading, Said};
+use crate::entry::{
+    APPROVED, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, Reading, SENT_AGAIN, Said, WAITING,
+};
 use crate::pruned::Pruned;
 use crate::{Broken, Error, Finding, Inspected, Place, State, Testimony, Verified, Walk, Witness};
 
@@ -150,7 +152,8 @@ impl<'a> Look<'a> {
             self.action(row, standing.as_ref(), !outcomes.is_empty() || !approvals.is_empty()),
             self.outcome(row, action, said, &outcomes),
             self.approval(row, action, said, &approvals),
-            standing.as_ref().and_then(|standing| fate(row, standing)),
+            standing.as_ref().and_then(|standing| fate(row, said, standing)),
+            self.way(row, action, standing.as_ref())?,
         ];
         // What follows from one thing being gone is not told as if it were another.
         if let Some(broken) = broken.into_iter().flatten().next() {
@@ -167,6 +170,17 @@ impl<'a> Look<'a> {
         }
         self.whole = false;
         (others || !self.gone.may_lack_action(row)).then_some(Broken::NoAction)
+    }
+
+    /// Does the row name an entry of the action where it says with which one it went on? Looked at once, where it began.
+    fn way(&self, row: i64, action: ActionId, standing: Option<&Standing>) -> Sql<Option<Broken>> {
+        let named = standing.filter(|standing| standing.entry == row).and_then(|standing| standing.moved);
+        let Some(named) = named else { return Ok(None) };
+        let sql = "SELECT bytes FROM entry WHERE row = ?1";
+        let bytes: Option<Vec<u8>> = read::one(self.db, sql, [named], |row| row.get(0))?;
+        // One that is missing, or cannot be read, is told of at its place.
+        let other = bytes.as_deref().and_then(Reading::of).is_some_and(|entry| entry.action != Some(action));
+        Ok(other.then_some(Broken::Fate))
     }
 
     /// Is the receipt that is stored the one that the entry names?
@@ -224,8 +238,9 @@ impl<'a> Look<'a> {
     ) -> Sql<()> {
         let mut testimonies = Vec::new();
         // The row of one that was judged again tells of that, as do the entries of its outcomes.
-        let telling =
-            if standing.resumed { standing.last.map(|(entry, _)| entry) } else { Some(standing.entry) };
+        let later =
+            || if standing.resumed { standing.last.map(|(entry, _)| entry) } else { Some(standing.entry) };
+        let telling = standing.moved.or_else(later);
         if telling == Some(entry)
             && let Some(stored) = read::action_at(self.db, standing.row)?
         {
@@ -305,20 +320,39 @@ impl<'a> Look<'a> {
     }
 }
 
-/// Does the action stand where its last outcome, which came with this entry, left it? One without an outcome may only
-/// wait, or be under way; and it is no longer held only if enough people agreed.
-fn fate(row: i64, standing: &Standing) -> Option<Broken> {
-    let fits = match standing.last {
-        Some((entry, state)) => entry != row || state == standing.state,
+/// Does the action stand where its last outcome left it, or where it went on to since? One without either may only wait
+/// for people, or be under way; and it is no longer held only if enough people agreed.
+fn fate(row: i64, said: &Said<'_>, standing: &Standing) -> Option<Broken> {
+    let Standing { state, last, moved, .. } = *standing;
+    let outcome = last.map(|(entry, _)| entry);
+    let fits = match (last, moved) {
         // Where its last outcome is missing, that one's own entry tells.
-        None if standing.outcome.is_some() => true,
-        None => match standing.state {
+        (None, _) if standing.outcome.is_some() => true,
+        // Whatever goes on with it is the newest thing there is, until something came of it.
+        _ if matches!(said.event, WAITING | SENT_AGAIN) && Some(row) > moved.max(outcome) => false,
+        (_, Some(entry)) if moved > outcome => entry != row || went_on(said.event, standing),
+        (Some((entry, left)), _) => entry != row || left == state,
+        (None, _) => match state {
             State::Held => true,
             State::Approved | State::Sent => standing.agreed,
             _ => false,
         },
     };
     (!fits).then_some(Broken::Fate)
+}
+
+/// May it stand where it does after it went on so?
+fn went_on(event: &str, standing: &Standing) -> bool {
+    // One that had been in doubt may be sent after all, as the attempt after it; recovery takes both for in doubt.
+    let doubted = matches!(standing.last, Some((_, State::InDoubt)));
+    match (event, standing.state) {
+        (WAITING, state) => state == State::Waiting,
+        (SENT_AGAIN, State::Sent) => true,
+        (SENT_AGAIN, state) => doubted && state == State::InDoubt,
+        (_, State::Held) => true,
+        (_, State::Approved | State::Sent) => standing.agreed,
+        _ => false,
+    }
 }
 
 /// What the entries of a stretch say of passkeys: which events there are, each of which exactly one row names. So none

@@ -6,6 +6,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 use super::read::{self, Sql};
 
 use crate::admit::Item;
+use crate::intake::Lease;
 use crate::{Approval, Outcome, State};
 
 /// What became of an action: the one row of it that changes.
@@ -15,6 +16,9 @@ pub(crate) struct Fate {
     pub(crate) debit: i64,
     pub(crate) outcome: Option<i64>,
     pub(crate) reply: Option<i64>,
+    pub(crate) lease: Lease,
+    /// The entry with which it last went on after it was admitted.
+    pub(crate) moved: Option<i64>,
 }
 
 pub(crate) struct Statements<'a> {
@@ -35,18 +39,19 @@ impl<'a> Statements<'a> {
                 "INSERT INTO action VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
                  ?17, ?18, ?19, ?20, ?21, NULL, NULL, ?22, ?23, ?24, ?25, ?26)",
             )?,
-            fate: db.prepare_cached("INSERT INTO fate VALUES (?1, ?2, ?3, ?4, ?5)")?,
+            fate: db.prepare_cached("INSERT INTO fate VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?,
             outcome: db.prepare_cached(
                 "INSERT INTO outcome VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
             )?,
             entry: db.prepare_cached("INSERT INTO entry VALUES (?1, ?2, ?3)")?,
             // Of the action only its index is read.
             find: db.prepare_cached(
-                "SELECT f.row, f.state, f.debit, f.outcome, f.reply FROM action a JOIN fate f ON f.row = a.row
-                 WHERE a.id = ?1",
+                "SELECT f.row, f.state, f.debit, f.outcome, f.reply, f.token, f.owner, f.until, f.moved
+                 FROM action a JOIN fate f ON f.row = a.row WHERE a.id = ?1",
             )?,
             change: db.prepare_cached(
-                "UPDATE fate SET state = ?2, debit = ?3, outcome = ?4, reply = ?5 WHERE row = ?1",
+                "UPDATE fate SET state = ?2, debit = ?3, outcome = ?4, reply = ?5, token = ?6, owner = ?7, until = ?8,
+                 moved = ?9 WHERE row = ?1",
             )?,
             db,
         })
@@ -90,9 +95,9 @@ impl<'a> Statements<'a> {
     }
 
     /// What changes in the row of an action that is judged again; `newest` is the last row there is.
-    pub(crate) fn resume(&mut self, row: i64, item: &Item, round: u32, newest: i64) -> Sql<()> {
+    pub(crate) fn resume(&mut self, row: i64, item: &Item, newest: i64) -> Sql<()> {
         let sql = "UPDATE action SET principal = ?2, mandates = ?3, effect = ?4, series = ?5, amount = ?6,
-                   currency = ?7, payload = ?8, round = ?9, needed = coalesce(?10, needed),
+                   currency = ?7, payload = ?8, round = nullif(coalesce(round, 0) + ?9, 0), needed = coalesce(?10, needed),
                    expires = coalesce(?11, expires), resumed = ?12, resumed_row = ?13 WHERE row = ?1";
         let (intent, hold) = (&item.intent, item.hold());
         let currency = intent.amount.map(|amount| amount.currency());
@@ -105,7 +110,7 @@ impl<'a> Statements<'a> {
             intent.amount.map_or(0, |amount| amount.minor()),
             currency.as_ref().map(|currency| currency.code()),
             intent.payload,
-            round + u32::from(hold.is_some()),
+            u32::from(hold.is_some()),
             hold.map(|hold| hold.needed),
             hold.map(|hold| hold.until_ms),
             intent.at_ms,
@@ -122,13 +127,17 @@ impl<'a> Statements<'a> {
     }
 
     pub(crate) fn fate(&mut self, fate: &Fate) -> Sql<()> {
-        let Fate { row, state, debit, outcome, reply } = fate;
-        self.fate.execute(params![row, state.code(), debit, outcome, reply]).map(drop)
+        write_fate(&mut self.fate, fate)
     }
 
     pub(crate) fn change(&mut self, fate: &Fate) -> Sql<()> {
-        let Fate { row, state, debit, outcome, reply } = fate;
-        self.change.execute(params![row, state.code(), debit, outcome, reply]).map(drop)
+        write_fate(&mut self.change, fate)
+    }
+
+    /// The payload of an intent, from now on.
+    pub(crate) fn payload(&mut self, row: i64, payload: &[u8]) -> Sql<()> {
+        let sql = "UPDATE action SET payload = ?2 WHERE row = ?1";
+        self.db.prepare_cached(sql)?.execute(params![row, payload]).map(drop)
     }
 
     pub(crate) fn find(&mut self, id: ActionId) -> Sql<Option<Fate>> {
@@ -139,6 +148,8 @@ impl<'a> Statements<'a> {
                 debit: row.get(2)?,
                 outcome: row.get(3)?,
                 reply: row.get(4)?,
+                lease: Lease { token: row.get(5)?, owner: row.get(6)?, until_ms: row.get(7)? },
+                moved: row.get(8)?,
             })
         });
         found.optional()
@@ -175,6 +186,14 @@ impl<'a> Statements<'a> {
     pub(crate) fn entry(&mut self, row: i64, bytes: &[u8], record: Option<&[u8]>) -> Sql<()> {
         self.entry.execute(params![row, bytes, record]).map(drop)
     }
+}
+
+fn write_fate(statement: &mut CachedStatement<'_>, fate: &Fate) -> Sql<()> {
+    let Fate { row, state, debit, outcome, reply, lease, moved } = fate;
+    let Lease { token, owner, until_ms } = lease;
+    statement
+        .execute(params![row, state.code(), debit, outcome, reply, token, owner, until_ms, moved])
+        .map(drop)
 }
 
 /// One jti per line, leaf first.

@@ -10,9 +10,9 @@ use std::thread::Thread;
 
 use action::{ActionId, Currency, Environment, Money, Subject, Tenant};
 use ledger::{
-    Admission, Admitted, Approval, Debit, Draft, Effect, Event, FactsQuery, Freeze, Hold, Intent, Ledger,
-    Memory, Obstacle, Options, Outcome, Receipt, Refusal, Reply, Resumption, Scope, Settlement, Sqlite,
-    State, Tolerance,
+    Admission, Admitted, Approval, Basis, By, Debit, Deferral, Draft, Effect, Event, FactsQuery, Freeze,
+    Hold, Intent, Ledger, Memory, Obstacle, Options, Outcome, Receipt, Refusal, Reply, Resumption, Scope,
+    Settlement, Sqlite, State, Tolerance,
 };
 use mandate::Limits;
 
@@ -94,7 +94,14 @@ pub fn intent(key: &str) -> Intent {
 }
 
 pub fn admission(key: &str) -> Admission {
-    Admission { intent: intent(key), hold: None, debits: Vec::new(), effect: None, destination: None }
+    Admission {
+        intent: intent(key),
+        hold: None,
+        debits: Vec::new(),
+        effect: None,
+        destination: None,
+        lease_ms: NOW + 60_000,
+    }
 }
 
 /// An admission that draws `minor` from each mandate, of a cap of 1000.
@@ -152,7 +159,21 @@ pub fn receipt(name: &str) -> Receipt {
 }
 
 pub fn settlement(action: ActionId, state: State, name: &str) -> Settlement {
-    Settlement { action, outcome: outcome(state, name), charged: None, overage: None }
+    let by = By::Holder(1);
+    Settlement { action, by, outcome: outcome(state, name), charged: None, overage: None }
+}
+
+/// An attempt came to nothing, and the next one is due then.
+pub fn deferral(action: ActionId, token: u32, due_ms: i64) -> Deferral {
+    let (payload, entry) = (b"deferred".to_vec(), Draft { state: Some("EXECUTING"), ..draft("waiting") });
+    Deferral { action, by: By::Holder(token), at_ms: NOW + 20, due_ms, payload, entry }
+}
+
+/// Sends an action once more that was sent before, or has failed.
+pub fn send_again(ledger: &dyn Ledger, id: ActionId, from: Basis, mut admission: Admission) -> Admitted {
+    admission.intent.id = id;
+    admission.intent.entry = draft("sent_again");
+    wait(ledger.resume(Resumption { admission, from })).unwrap()
 }
 
 pub fn refusal(key: &str, name: &str) -> Refusal {
@@ -224,7 +245,7 @@ pub fn resume(ledger: &dyn Ledger, id: ActionId, admission: Admission) -> Admitt
 
 pub fn resume_of(ledger: &dyn Ledger, id: ActionId, round: u32, mut admission: Admission) -> Admitted {
     admission.intent.id = id;
-    wait(ledger.resume(Resumption { admission, round })).unwrap()
+    wait(ledger.resume(Resumption { admission, from: Basis::Approved { round } })).unwrap()
 }
 
 pub fn state_of(ledger: &dyn Ledger, id: ActionId) -> State {

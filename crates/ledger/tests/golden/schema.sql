@@ -27,7 +27,7 @@ CREATE TABLE fate (
     debit INTEGER NOT NULL,     -- minor units debited by now
     outcome INTEGER,            -- the latest
     reply INTEGER               -- the latest outcome that has a reply
-) STRICT;
+, token INTEGER NOT NULL DEFAULT 1, owner INTEGER, until INTEGER, moved INTEGER) STRICT;
 CREATE INDEX fate_open ON fate (state) WHERE state <= 3;
 CREATE TABLE outcome (
     row INTEGER PRIMARY KEY,

@@ -21,6 +21,8 @@ use crate::secrets::Secret;
 pub(super) struct CallReading {
     success: Rule,
     refused: Vec<Rule>,
+    /// Refusals that may pass.
+    transient: Vec<Rule>,
     record: Record,
     code: Option<String>,
 }
@@ -97,32 +99,40 @@ impl Answer {
 }
 
 impl CallReading {
-    pub(super) const MEMBERS: [&str; 5] = ["success", "refused", "reference", "charged", "code"];
+    pub(super) const MEMBERS: [&str; 6] = ["success", "refused", "transient", "reference", "charged", "code"];
 
     pub(super) fn read(table: &Table<'_>, archetype: &Archetype) -> Result<CallReading, Mistake> {
         let success = Rule::read(&table.need("success")?, Side::Success)?;
-        let refused = read_refused(table, Side::Refused)?;
-        if let Some(both) = refused.iter().find_map(|rule| rule.takes_all_of(&success)) {
-            let message = format!("{both} is listed as success and, without a condition, as refused");
-            return Err(table
-                .need("refused")?
-                .mistake(message)
-                .hint("add a `pointer` and `equals` to the refusal"));
+        let refused = read_refused(table, "refused", Side::Refused)?;
+        let transient = read_refused(table, "transient", Side::Refused)?;
+        for (member, rules) in [("refused", &refused), ("transient", &transient)] {
+            if let Some(both) = rules.iter().find_map(|rule| rule.takes_all_of(&success)) {
+                let message = format!("{both} is listed as success and, without a condition, as {member}");
+                return Err(table
+                    .need(member)?
+                    .mistake(message)
+                    .hint("add a `pointer` and `equals` to the refusal"));
+            }
         }
         Ok(CallReading {
             success,
             refused,
+            transient,
             record: Record::read(table, archetype)?,
             code: table.get("code").map(|node| node.pointer()).transpose()?,
         })
     }
 
     pub(super) fn judge(&self, answer: Answer) -> Reply {
-        if self.refused.iter().any(|rule| answer.matches(rule)) {
-            return Reply::Refused(self.refusal(answer));
+        let is = |rules: &[Rule]| rules.iter().any(|rule| answer.matches(rule));
+        // What is refused for good under one rule is not tried again for the sake of another.
+        let (refused, transient) = (is(&self.refused), is(&self.transient));
+        if refused || transient {
+            return Reply::Refused(self.refusal(answer, !refused));
         }
-        let listed = self.success.statuses.contains(&answer.status)
-            || self.refused.iter().any(|rule| rule.statuses.contains(&answer.status));
+        let lists = |rules: &[Rule]| rules.iter().any(|rule| rule.statuses.contains(&answer.status));
+        let listed =
+            self.success.statuses.contains(&answer.status) || lists(&self.refused) || lists(&self.transient);
         if !answer.matches(&self.success) {
             return Reply::Lost { why: answer.why_undecided(listed) };
         }
@@ -135,10 +145,10 @@ impl CallReading {
         }
     }
 
-    fn refusal(&self, answer: Answer) -> Refusal {
+    fn refusal(&self, answer: Answer, transient: bool) -> Refusal {
         let body = answer.body.unwrap_or(Value::Null);
         let code = self.code.as_ref().and_then(|pointer| short_code(body.pointer(pointer)?));
-        Refusal { status: Some(answer.status), code, answer: body }
+        Refusal { status: Some(answer.status), code, answer: body, transient }
     }
 }
 
@@ -161,7 +171,7 @@ impl QueryReading {
         Ok(QueryReading {
             found,
             absent,
-            refused: read_refused(table, Side::Declined)?,
+            refused: read_refused(table, "refused", Side::Declined)?,
             record: Record::read(table, archetype)?,
         })
     }

@@ -160,8 +160,12 @@ impl MoneyAt {
 }
 
 /// `side` is that of the operation: what refuses an `act` says more than what refuses a question.
-pub(super) fn read_refused(table: &Table<'_>, side: Side) -> Result<Vec<Rule>, Mistake> {
-    match table.get("refused") {
+pub(super) fn read_refused(
+    table: &Table<'_>,
+    member: &'static str,
+    side: Side,
+) -> Result<Vec<Rule>, Mistake> {
+    match table.get(member) {
         None => Ok(Vec::new()),
         Some(node) if node.value.is_array() => {
             node.items()?.iter().map(|item| Rule::read(item, side)).collect()

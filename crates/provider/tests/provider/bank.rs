@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use action::{Archetype, Money};
-use execution::{Call, Event, Execution, Fate, Found, Reply, recover};
+use execution::{Call, Confirmation, Found, Reply};
 use provider::{Outside, Provider};
 use testkit::bank::{Bank, Fault, Injection, Options};
 
@@ -58,13 +58,12 @@ async fn open(options: Options) -> (Bank, Arc<Archetype>, Arc<dyn Provider>) {
 }
 
 /// Asks until the fate is known, as recovery does; `now_ms` is long after the call could leave.
-async fn resolve(provider: &dyn Provider, call: Call) -> Fate {
-    let (mut execution, _) = recover(call);
+async fn resolve(provider: &dyn Provider, call: &Call) -> Option<Confirmation> {
     for _ in 0..20 {
-        let found = provider.query(execution.call(), i64::MAX).await;
-        execution = execution.step(Event::Asked(found)).unwrap().0;
-        if let Execution::Settled(_, fate) = execution {
-            return fate;
+        match provider.query(call, i64::MAX).await {
+            Found::Confirmed(confirmation) => return Some(confirmation),
+            Found::Absent { final_: true } => return None,
+            Found::Absent { final_: false } | Found::Unknown => {}
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -95,12 +94,11 @@ async fn whatever_goes_wrong_the_record_and_the_bank_agree() {
         let call = call(&archetype, to("acct-1"));
         let reply = provider.call(&call, NOW_MS).await;
         assert_eq!(!matches!(reply, Reply::Lost { .. }), known, "{fault:?}: {reply:?}");
-        let fate = resolve(&*provider, call.clone()).await;
-        let Fate::Confirmed(it) = &fate else {
-            assert!(!moved && bank.effects().count == 0, "{fault:?}: {fate:?}");
+        let Some(it) = resolve(&*provider, &call).await else {
+            assert!(!moved && bank.effects().count == 0, "{fault:?}");
             continue;
         };
-        assert!(moved && bank.effects().count == 1, "{fault:?}: {fate:?}");
+        assert!(moved && bank.effects().count == 1, "{fault:?}: {it:?}");
         assert_eq!(it.charged, Money::new(1250, usd()));
         if let Reply::Confirmed(replied) = reply {
             assert_eq!(replied.reference, it.reference);
@@ -122,6 +120,27 @@ async fn a_payment_that_arrives_late_is_not_called_absent_too_early() {
     tokio::time::sleep(Duration::from_millis(400)).await;
     assert!(matches!(provider.query(&call, call.send_by_ms + 1000).await, Found::Confirmed(_)));
     assert_eq!(bank.effects().count, 1);
+}
+
+#[tokio::test]
+async fn a_refusal_that_may_pass_is_told_from_one_for_good() {
+    let text = binding("http://bank.example").replace(
+        "\nreference = \"/payment_id\"",
+        "\ntransient = { status = [429] }\nreference = \"/payment_id\"",
+    );
+    let bank = Bank::start(Options { opening_minor: 100, ..Options::default() }).await.unwrap();
+    let archetype = archetype(&text.replace("http://bank.example", &bank.url()));
+    let place = bank.address().to_string();
+    let secrets = secret("bank", bank.token(), &[&place]).unwrap();
+    let egress = open_to(&[place]);
+    let provider = provider::compile(&archetype, Outside { egress: &egress, secrets: &secrets }).unwrap();
+    bank.inject(Injection::payments(Fault::RateLimited { retry_after: 1 }, 1));
+    for transient in [true, false] {
+        let Reply::Refused(refusal) = provider.call(&call(&archetype, to("acct-1")), NOW_MS).await else {
+            panic!("not refused")
+        };
+        assert_eq!(refusal.transient, transient, "{refusal:?}");
+    }
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gateway::{ActionView, Code, Error, ReceiptView};
+use gateway::{ActionView, AttemptView, Code, Error, ReceiptView, RetryView};
 use http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
@@ -21,6 +21,22 @@ pub(crate) async fn get(request: Request) -> Result<Response, Error> {
     let gateway = request.gateway()?;
     let caller = who::caller_or_anonymous(&request).await?;
     let view = gateway.action(&caller, &request.argument).await?;
+    Ok(reply::json(StatusCode::OK, &Record::of(&view, gateway.public_url())))
+}
+
+/// Has an action that failed tried once more.
+pub(crate) async fn retry(request: Request) -> Result<Response, Error> {
+    let gateway = request.gateway()?;
+    let caller = who::caller(&request).await?;
+    let view = gateway.retry(&caller, &request.argument).await?;
+    Ok(reply::json(StatusCode::OK, &Record::of(&view, gateway.public_url())))
+}
+
+/// Calls an action off that is not sent.
+pub(crate) async fn cancel(request: Request) -> Result<Response, Error> {
+    let gateway = request.gateway()?;
+    let caller = who::caller(&request).await?;
+    let view = gateway.cancel(&caller, &request.argument).await?;
     Ok(reply::json(StatusCode::OK, &Record::of(&view, gateway.public_url())))
 }
 
@@ -58,6 +74,8 @@ pub(crate) struct Record<'a> {
     reversible: bool,
     created_at: &'a str,
     deadline: Option<&'a str>,
+    /// How it is tried again; null if it is not.
+    retry_policy: Option<RetryPolicy>,
     result: Outcome<'a>,
     /// The kind of action, as the catalogue names it.
     archetype: &'a str,
@@ -66,6 +84,8 @@ pub(crate) struct Record<'a> {
     client: &'a BTreeMap<String, Value>,
     /// What people said about it, if it waited for them; oldest first.
     approvals: Vec<Approval>,
+    /// Oldest first, the latest included; empty if it was never to be sent.
+    attempts: Vec<Attempt<'a>>,
     /// Oldest first.
     receipts: Vec<Receipt<'a>>,
     /// What the caller was last answered, as `/api/execute` answers it; null while there is no answer.
@@ -98,6 +118,37 @@ struct Outcome<'a> {
     #[schema(value_type = Option<Object>)]
     confirmation: Option<&'a Value>,
     error: Option<Failure>,
+}
+
+/// How an action is tried again: the stricter of catalogue and request.
+#[derive(Serialize, ToSchema)]
+struct RetryPolicy {
+    /// How often it is sent after the first time, at most.
+    max_retries: u32,
+    /// `exponential`, `linear` or `fixed`.
+    backoff: &'static str,
+    initial_delay_seconds: u64,
+    max_delay_seconds: u64,
+}
+
+/// One attempt to have the effect. Another one follows only when it is certain that this one had none.
+#[derive(Serialize, ToSchema)]
+struct Attempt<'a> {
+    attempt: u32,
+    provider: &'a str,
+    /// The idempotency key that the provider saw.
+    provider_key: &'a str,
+    reference: &'a str,
+    /// How often it was sent under this key.
+    sends: u32,
+    first_sent_at: Option<&'a str>,
+    /// When it was certain that it had no effect; null for the latest.
+    ended_at: Option<&'a str>,
+    /// `provider_refused`, `not_sent`, `send_window_missed`, `absent` or `failed`; null for the latest, whose result is
+    /// the action's.
+    result: Option<&'a str>,
+    /// The provider's own code: foreign text.
+    provider_code: Option<&'a str>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -139,6 +190,7 @@ impl<'a> Record<'a> {
             reversible: view.reversible,
             created_at: &view.created_at,
             deadline: view.deadline.as_deref(),
+            retry_policy: view.retry.map(RetryPolicy::of),
             result: Outcome {
                 state: &view.state,
                 completed_at: view.completed_at.as_deref(),
@@ -150,8 +202,32 @@ impl<'a> Record<'a> {
             archetype: &view.archetype,
             client: &view.client,
             approvals: view.approvals.iter().map(Approval::of).collect(),
+            attempts: view.attempts.iter().map(Attempt::of).collect(),
             receipts: view.receipts.iter().map(|receipt| found(receipt, public_url)).collect(),
             response: view.reply.as_ref().and_then(|reply| serde_json::from_slice(&reply.body).ok()),
+        }
+    }
+}
+
+impl RetryPolicy {
+    fn of(view: RetryView) -> RetryPolicy {
+        let RetryView { max_retries, backoff, initial_delay_seconds, max_delay_seconds } = view;
+        RetryPolicy { max_retries, backoff, initial_delay_seconds, max_delay_seconds }
+    }
+}
+
+impl<'a> Attempt<'a> {
+    fn of(view: &'a AttemptView) -> Attempt<'a> {
+        Attempt {
+            attempt: view.attempt,
+            provider: &view.provider,
+            provider_key: &view.provider_key,
+            reference: &view.reference,
+            sends: view.sends,
+            first_sent_at: view.first_sent_at.as_deref(),
+            ended_at: view.ended_at.as_deref(),
+            result: view.result.as_deref(),
+            provider_code: view.provider_code.as_deref(),
         }
     }
 }

@@ -1,0 +1,319 @@
+//! Pursue: one step further with an action that is open and not under way: ask what became of it, or send it (again) if
+//! it may be. Live and recovered actions go this way alike, and so does what somebody asks to be tried again.
+
+use std::sync::Arc;
+
+use action::{ActionId, Tenant};
+use execution::{Absence, Confirmation, Effect, Event, Execution, Found, Reply, Stood, Stop};
+use ledger::{By, Deferral, State, Stored};
+use provider::Provider;
+
+use crate::act::{Errand, Followed, UnderWay};
+use crate::gateway::Gateway;
+use crate::pending::{Pending, Told};
+use crate::prove::absence_word;
+use crate::recovery::reference;
+use crate::remember::{draft, outward, unavailable};
+use crate::request::Next;
+use crate::row::{IntentRow, OutcomeRow, VERSION, internal};
+use crate::tenants::{Rules, TenantState};
+use crate::{Answer, Code, Error, clock};
+
+/// How far it came.
+pub(crate) enum Pursued {
+    /// It is marked sent, and is to be carried out.
+    Go(Box<Errand>),
+    /// The last word is said.
+    Over(Answer),
+    /// Nothing more can be done now; Unix milliseconds.
+    Rests(i64),
+}
+
+impl Gateway {
+    /// Takes an open action one step further. `holds`: whoever calls has marked it sent and has had its answer, which did
+    /// not tell.
+    pub(crate) async fn pursue(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        id: ActionId,
+        under_way: UnderWay,
+        holds: bool,
+    ) -> Result<Pursued, Error> {
+        let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
+        let stored = stored.ok_or_else(|| internal("an admitted action is not in the ledger"))?;
+        let stood = match (stored.state, stored.due_ms) {
+            (State::Sent | State::InDoubt, _) => Stood::InDoubt,
+            (State::Waiting, due_ms) => Stood::Waiting { due_ms: due_ms.unwrap_or(0) },
+            _ => return self.over(&stored),
+        };
+        let told = self.told(&stored).await?;
+        let mut pending = Pending::restore(&stored, told)?;
+        if stored.state == State::Sent && !holds {
+            self.take_over(tenant, &mut pending).await?;
+        }
+        let rules = tenant.rules();
+        let (provider, call) = match self.bound(&pending, &rules, stood) {
+            Ok(found) => found,
+            Err(error) if matches!(stood, Stood::Waiting { .. }) => {
+                tracing::info!(action = %id, %error, "an action that waits is no longer offered");
+                return self.give_up(tenant, &pending).await;
+            }
+            Err(error) => return Err(error),
+        };
+        let execution = pending.execution(call, provider.as_ref(), stood);
+        let (mut execution, mut effects) = self.step(execution, Event::Woken)?;
+        if let Some(Effect::Inquire(call)) = effects.first() {
+            let found = provider.query(call, clock::now_ms()).await;
+            (execution, effects) = self.step(execution, Event::Asked(found))?;
+        }
+        match effects.first() {
+            Some(Effect::Clear) => {
+                // What was just written down is part of what is judged.
+                let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
+                let stored = stored.ok_or_else(|| internal("an admitted action is not in the ledger"))?;
+                self.clear(tenant, &rules, &stored, pending, execution, under_way).await
+            }
+            _ => self.followed(tenant, &pending, &execution, &effects).await,
+        }
+    }
+
+    async fn followed(
+        &self,
+        tenant: &TenantState,
+        pending: &Pending,
+        execution: &Execution,
+        effects: &[Effect],
+    ) -> Result<Pursued, Error> {
+        Ok(match self.follow(tenant, pending, execution, effects).await? {
+            Followed::Said(answer) => Pursued::Over(answer),
+            Followed::Rests(until_ms) => Pursued::Rests(until_ms),
+        })
+    }
+
+    /// Has it judged anew whether it may be sent (again).
+    async fn clear(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        rules: &Rules,
+        stored: &Stored,
+        pending: Pending,
+        execution: Execution,
+        under_way: UnderWay,
+    ) -> Result<Pursued, Error> {
+        let stop = match self.judge_once_more(tenant, rules, stored, &pending, under_way).await? {
+            Next::Admitted(errand) => return Ok(Pursued::Go(errand)),
+            Next::Said(answer) => return Ok(Pursued::Over(answer)),
+            Next::NotNow(stop) => stop,
+        };
+        if stop.code == Code::Frozen.as_str() {
+            // A freeze ends, or the deadline comes.
+            return Ok(Pursued::Rests(self.soon_ms()));
+        }
+        let (execution, effects) = self.step(execution, Event::Stopped(stop))?;
+        self.followed(tenant, &pending, &execution, &effects).await
+    }
+
+    async fn give_up(&self, tenant: &TenantState, pending: &Pending) -> Result<Pursued, Error> {
+        let absence = Absence::Stopped(not_offered());
+        let ending = self.absent(pending, &absence);
+        self.conclude(tenant, pending, ending).await.map(Pursued::Over)
+    }
+
+    /// What was marked sent by somebody who is gone: whether it left, nobody here knows. The caller is told so before
+    /// anybody is asked.
+    async fn take_over(&self, tenant: &TenantState, pending: &mut Pending) -> Result<(), Error> {
+        let By::Holder(token) = pending.by else { return Ok(()) };
+        pending.by = By::Heir(token);
+        match &pending.told {
+            None => drop(self.say_unsettled(tenant, pending, State::InDoubt).await?),
+            Some(_) => self.note_doubt(tenant, pending).await?,
+        }
+        pending.by = By::Holder(token.saturating_add(1));
+        Ok(())
+    }
+
+    /// The caller was told before that it is open; only the record says now that this attempt is in doubt.
+    async fn note_doubt(&self, tenant: &TenantState, pending: &Pending) -> Result<(), Error> {
+        let state = Some(outward(State::InDoubt));
+        let outcome = ledger::Outcome {
+            at_ms: clock::now_ms(),
+            state: State::InDoubt,
+            reply: None,
+            receipt: None,
+            payload: OutcomeRow { v: VERSION, ..OutcomeRow::default() }.to_bytes()?,
+            entry: draft(tenant, "in_doubt", state, &pending.action_hash, pending.attempt()),
+        };
+        let (action, by) = (pending.id, pending.by);
+        let settlement = ledger::Settlement { action, by, outcome, charged: None, overage: None };
+        self.ledger.settle(settlement).await.map_err(unavailable).map(drop)
+    }
+
+    /// The provider to ask or to send to, and the call as it left.
+    fn bound(
+        &self,
+        pending: &Pending,
+        rules: &Rules,
+        stood: Stood,
+    ) -> Result<(Arc<dyn Provider>, execution::Call), Error> {
+        let call = pending.call(self.environment, rules)?;
+        let provider = rules.providers.get(&*pending.archetype).ok_or_else(|| {
+            Error::new(Code::ProviderCannot, format!("archetype `{}` is no longer bound", pending.archetype))
+        })?;
+        let sent = pending.row.call.as_ref().filter(|sent| !sent.was_for(provider.as_ref()));
+        if let (Some(sent), Stood::InDoubt) = (sent, stood) {
+            // Another provider's "no such payment" says nothing about this one.
+            return Err(Error::new(
+                Code::ProviderCannot,
+                format!(
+                    "archetype `{}` was sent to `{}` and is bound otherwise now: until it is settled, bind it as it was \
+                     (name, base, headers, capabilities, query)",
+                    pending.archetype, sent.provider
+                ),
+            ));
+        }
+        Ok((Arc::clone(provider), call))
+    }
+
+    /// Asks after the last attempt of an action that failed, because its effect may have come late.
+    pub(crate) async fn ask_once_more(
+        &self,
+        tenant: &TenantState,
+        pending: &Pending,
+        rules: &Rules,
+    ) -> Result<Option<Answer>, Error> {
+        let (provider, call) = self.bound(pending, rules, Stood::Failed)?;
+        let same = pending.row.call.as_ref().is_some_and(|sent| sent.was_for(provider.as_ref()));
+        if !same || !provider.capabilities().can_be_asked() {
+            return Ok(None);
+        }
+        let found = provider.query(&call, clock::now_ms()).await;
+        if found == Found::Unknown {
+            let why = "the provider does not say what became of the attempt before";
+            return Err(Error::new(Code::Unavailable, why).retry_after(5));
+        }
+        let execution = pending.execution(call, provider.as_ref(), Stood::Failed);
+        let (execution, effects) = self.step(execution, Event::Asked(found))?;
+        if effects.is_empty() {
+            return Ok(None);
+        }
+        match self.follow(tenant, pending, &execution, &effects).await? {
+            Followed::Said(answer) => Ok(Some(answer)),
+            Followed::Rests(_) => Ok(None),
+        }
+    }
+
+    /// An effect is confirmed after somebody else had the last word.
+    pub(crate) async fn answered_late(
+        &self,
+        tenant: &TenantState,
+        id: ActionId,
+        confirmation: Confirmation,
+    ) -> Result<Answer, Error> {
+        let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
+        let stored = stored.ok_or_else(|| internal("an admitted action is not in the ledger"))?;
+        let stood = match stored.state {
+            State::Failed => Stood::Failed,
+            State::Waiting => Stood::Waiting { due_ms: stored.due_ms.unwrap_or(0) },
+            State::InDoubt => Stood::InDoubt,
+            _ => return Err(Error::new(Code::StateConflict, "somebody else went on with the action")),
+        };
+        let told = self.told(&stored).await?;
+        let pending = Pending::restore(&stored, told)?;
+        let rules = tenant.rules();
+        let (provider, call) = self.bound(&pending, &rules, Stood::Failed)?;
+        let execution = pending.execution(call, provider.as_ref(), stood);
+        let (execution, effects) = self.step(execution, Event::Replied(Reply::Confirmed(confirmation)))?;
+        match self.follow(tenant, &pending, &execution, &effects).await? {
+            Followed::Said(answer) => Ok(answer),
+            Followed::Rests(_) => Err(internal("a confirmed effect settled nothing")),
+        }
+    }
+
+    /// Has it wait for its next attempt. What the row says of it is read anew: what is in hand may lack the most of it.
+    pub(crate) async fn defer(
+        &self,
+        tenant: &TenantState,
+        pending: &Pending,
+        due_ms: i64,
+        after: &Absence,
+    ) -> Result<(), Error> {
+        let stored = self.ledger.action(&pending.tenant, pending.id).await.map_err(unavailable)?;
+        let stored = stored.ok_or_else(|| internal("an admitted action is not in the ledger"))?;
+        let mut row = IntentRow::from_bytes(&stored.payload)?;
+        let now_ms = clock::now_ms();
+        let code = match after {
+            Absence::Refused(refusal) => refusal.code.clone(),
+            _ => None,
+        };
+        let call = row.call.as_ref().ok_or_else(|| internal("an action without a call was sent"))?;
+        let over = call.over(now_ms, absence_word(after), code);
+        row.attempts.push(over);
+        let state = Some(outward(State::Waiting));
+        let entry = draft(tenant, ledger::WAITING, state, &pending.action_hash, pending.attempt());
+        let payload = row.to_bytes()?;
+        let (action, by) = (pending.id, pending.by);
+        let deferral = Deferral { action, by, at_ms: now_ms, due_ms, payload, entry };
+        self.ledger.defer(deferral).await.map_err(unavailable).map(drop)
+    }
+
+    /// What is answered when the caller's patience ends while the action is open.
+    pub(crate) async fn say_so_far(&self, tenant: &TenantState, id: ActionId) -> Result<Answer, Error> {
+        let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
+        let stored = stored.ok_or_else(|| internal("an admitted action is not in the ledger"))?;
+        if stored.reply.is_some() {
+            return self.last_said(&stored);
+        }
+        let told = self.told(&stored).await?;
+        let mut pending = Pending::restore(&stored, told)?;
+        if pending.told.is_some() {
+            let row = IntentRow::from_bytes(&stored.payload)?;
+            return Ok(self.say_sent(stored.id, &row));
+        }
+        let state = if stored.state == State::Waiting { State::Waiting } else { State::InDoubt };
+        self.say_unsettled(tenant, &mut pending, state).await
+    }
+
+    fn over(&self, stored: &Stored) -> Result<Pursued, Error> {
+        self.last_said(stored).map(Pursued::Over)
+    }
+
+    fn last_said(&self, stored: &Stored) -> Result<Answer, Error> {
+        let reply = stored.reply.clone().ok_or_else(|| internal("an action ended without a word"))?;
+        let reply = crate::Reply { status: reply.status, body: reply.body };
+        Ok(Answer { reply, replayed: false, action_id: Some(stored.id) })
+    }
+
+    /// What the caller was told first.
+    pub(crate) async fn told(&self, stored: &Stored) -> Result<Option<Told>, Error> {
+        if stored.state == State::Sent && stored.token == FIRST_TOKEN {
+            return Ok(None);
+        }
+        let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        Ok(outcomes
+            .into_iter()
+            .find_map(|outcome| Some(Told { at_ms: outcome.at_ms, receipt: reference(outcome.receipt?) })))
+    }
+
+    /// In a moment, in Unix milliseconds.
+    pub(crate) fn soon_ms(&self) -> i64 {
+        clock::now_ms().saturating_add(i64::try_from(self.interval().as_millis()).unwrap_or(i64::MAX / 2))
+    }
+
+    /// For lanes and tasks that know the tenant only by name.
+    pub(crate) async fn pursue_of(
+        self: &Arc<Self>,
+        tenant: &Tenant,
+        id: ActionId,
+        under_way: UnderWay,
+    ) -> Result<Pursued, Error> {
+        let tenant = Arc::clone(self.tenant(tenant)?);
+        self.pursue(&tenant, id, under_way, false).await
+    }
+}
+
+/// The token of whoever admitted an action.
+const FIRST_TOKEN: u32 = 1;
+
+pub(crate) fn not_offered() -> Stop {
+    Stop { code: Code::BoundaryBlock.as_str(), reasons: vec!["no_longer_offered".to_owned()] }
+}

@@ -1,0 +1,125 @@
+//! Steer: what somebody may do about an action of theirs that is not under way: have it tried again, or call it off.
+
+use std::sync::Arc;
+
+use action::ActionId;
+use execution::{Absence, Stop};
+use ledger::{State, Stored};
+use tokio::sync::oneshot;
+
+use crate::act::{Said, UnderWay};
+use crate::caller::{Caller, Deed};
+use crate::gateway::Gateway;
+use crate::outcome::Kind;
+use crate::pending::Pending;
+use crate::prove::Ending;
+use crate::remember::unavailable;
+use crate::request::Next;
+use crate::row::internal;
+use crate::tenants::TenantState;
+use crate::views::ActionView;
+use crate::{Answer, Code, Error};
+
+impl Gateway {
+    /// Has an action that failed tried once more: another attempt of the same action, judged anew, with all its claims and
+    /// debits made anew. Answers once there is something to say of it.
+    ///
+    /// # Errors
+    /// `EP_STATE_CONFLICT` unless it failed after it was sent, and, naming the code of the refusal, if it is judged
+    /// otherwise now, which changes nothing; `EP_UNAVAILABLE` if the provider does not say what became of the attempt before.
+    pub async fn retry(self: &Arc<Self>, caller: &Caller, id: &str) -> Result<ActionView, Error> {
+        caller.must(Deed::Steer)?;
+        let stored = self.visible(caller, id).await?;
+        let Some(under_way) = self.look_after_alone(stored.id) else { return Err(busy()) };
+        let (said, hears) = oneshot::channel();
+        let (gateway, tenant) = (Arc::clone(self), Arc::clone(self.tenant(&stored.tenant)?));
+        let id_there = stored.id;
+        // In a task of its own: who hangs up has asked for it all the same.
+        tokio::spawn(async move {
+            match Box::pin(gateway.once_more(&tenant, id_there, under_way)).await {
+                Ok(Next::Admitted(errand)) => gateway.carry_out(errand, Said::to(said)).await,
+                Ok(Next::Said(answer)) => Said::to(said).say(Ok(answer)),
+                Ok(Next::NotNow(stop)) => Said::to(said).say(Err(refusal(&stop))),
+                Err(error) => Said::to(said).say(Err(error)),
+            }
+        });
+        hears.await.unwrap_or_else(|_| Err(internal("an attempt ended without a word")))?;
+        self.action(caller, id).await
+    }
+
+    async fn once_more(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        id: ActionId,
+        under_way: UnderWay,
+    ) -> Result<Next, Error> {
+        // Read once it is marked: before, whoever had it in hand may have gone on with it.
+        let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
+        let stored = stored.ok_or_else(|| internal("an action is gone"))?;
+        let told = self.told(&stored).await?;
+        let pending = Pending::restore(&stored, told)?;
+        if stored.state != State::Failed || pending.row.call.is_none() {
+            let why = "only an action that was sent and failed can be tried again";
+            return Err(Error::new(Code::StateConflict, why));
+        }
+        let rules = tenant.rules();
+        if let Some(answer) = self.ask_once_more(tenant, &pending, &rules).await? {
+            return Ok(Next::Said(answer));
+        }
+        self.judge_once_more(tenant, &rules, &stored, &pending, under_way).await
+    }
+
+    /// Calls an action off that is not sent, or waits to be sent again after nothing came of what was sent.
+    ///
+    /// # Errors
+    /// `EP_STATE_CONFLICT` if it is sent, in doubt or over.
+    pub async fn cancel(self: &Arc<Self>, caller: &Caller, id: &str) -> Result<ActionView, Error> {
+        caller.must(Deed::Steer)?;
+        let stored = self.visible(caller, id).await?;
+        if !matches!(stored.state, State::Held | State::Approved | State::Waiting) {
+            let why = match stored.state {
+                State::Sent | State::InDoubt => {
+                    "the action was sent: what is out there cannot be called back"
+                }
+                _ => "the action is over",
+            };
+            return Err(Error::new(Code::StateConflict, why));
+        }
+        let gateway = Arc::clone(self);
+        let task = tokio::spawn(async move { gateway.call_off(&stored).await });
+        task.await.unwrap_or_else(|_| Err(internal("a cancellation ended without a word")))?;
+        self.action(caller, id).await
+    }
+
+    async fn call_off(&self, stored: &Stored) -> Result<Answer, Error> {
+        let tenant = self.tenant(&stored.tenant)?;
+        if stored.state == State::Waiting {
+            let pending = Pending::restore(stored, self.told(stored).await?)?;
+            let absence = Absence::Stopped(cancelled());
+            let ending = self.absent(&pending, &absence);
+            return self.conclude(tenant, &pending, ending).await;
+        }
+        let given = self.ledger.approvals(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        let records: Vec<Vec<u8>> = given.into_iter().map(|given| given.record).collect();
+        let pending = self.with_approvals(stored, &records)?;
+        let ending = self.ended_waiting(&pending, Code::Cancelled, CANCELLED)?;
+        let ending = Ending { kind: Kind::Failed, state: State::Failed, ..ending };
+        self.conclude(tenant, &pending, Ok(ending)).await
+    }
+}
+
+const CANCELLED: &str = "cancelled";
+
+fn cancelled() -> Stop {
+    Stop { code: Code::Cancelled.as_str(), reasons: vec![CANCELLED.to_owned()] }
+}
+
+fn busy() -> Error {
+    Error::new(Code::StateConflict, "somebody is at the action just now")
+}
+
+/// Judged anew, it is refused: an error and no outcome, because the action stays as it was.
+fn refusal(stop: &Stop) -> Error {
+    let why = format!("judged anew, it may not be sent: {} {}", stop.code, stop.reasons.join(", "));
+    Error::new(Code::StateConflict, why.trim_end())
+}
