@@ -232,7 +232,12 @@ impl Gateway {
                 self.wake_at(pending.id, until_ms);
                 return Ok(Followed::Rests(until_ms));
             }
-            State::Intended | State::Sent(_) => return Err(internal("an action stopped half way")),
+            State::Intended
+            | State::Sent(_)
+            | State::RollingBack
+            | State::Undoing
+            | State::RolledBack(_)
+            | State::RollbackFailed => return Err(internal("an action stopped half way")),
         };
         let (answer, told) = self.conclude_with_receipt(tenant, pending, ending).await?;
         if effects.iter().any(|effect| matches!(effect, Effect::LateEffect)) {
@@ -431,6 +436,18 @@ mod tests {
 
         fn query<'a>(&'a self, call: &'a execution::Call, now_ms: i64) -> BoxFuture<'a, Found> {
             self.0.query(call, now_ms)
+        }
+
+        fn rollback_window(&self) -> Option<Duration> {
+            self.0.rollback_window()
+        }
+
+        fn undo<'a>(
+            &'a self,
+            call: &'a execution::Call,
+            confirmed: Option<&'a str>,
+        ) -> BoxFuture<'a, execution::Reply> {
+            self.0.undo(call, confirmed)
         }
 
         fn quote<'a>(

@@ -45,6 +45,7 @@ mod pursue;
 mod recovery;
 mod remember;
 mod request;
+mod rollback;
 mod row;
 mod steer;
 mod tenants;
@@ -64,4 +65,6 @@ pub use gateway::{Gateway, listed};
 pub use installation::{Installation, Keyring};
 pub use outcome::{Details, Kind, Missing, Outcome, ReceiptRef, Render, Reply, WOULD_EXECUTE};
 pub use request::{Answer, Ask};
-pub use views::{ActionView, AttemptView, Page, PublicReceipt, ReceiptView, ReplayView, RetryView};
+pub use views::{
+    ActionView, AttemptView, Page, PublicReceipt, ReceiptView, ReplayView, RetryView, RollbackView,
+};

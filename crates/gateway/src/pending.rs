@@ -67,7 +67,7 @@ impl Pending {
             chain,
             told,
             by: By::Holder(stored.token),
-            settled: stored.state.is_final(),
+            settled: stored.state.is_amended(),
         })
     }
 
@@ -115,7 +115,7 @@ impl Pending {
         Execution::recover(call, self.terms(provider), course, stood)
     }
 
-    fn terms(&self, provider: &dyn Provider) -> Terms {
+    pub(crate) fn terms(&self, provider: &dyn Provider) -> Terms {
         let deadline = self.row.deadline_ms.and_then(|ms| i64::try_from(ms).ok());
         terms(provider, self.row.retry.map(Into::into), deadline.map(|ms| self.at_ms.saturating_add(ms)))
     }
@@ -188,6 +188,7 @@ pub(crate) fn describe(of: &Described<'_>, chain: &Chain, call: Option<CallRow>)
         call,
         attempts: Vec::new(),
         retry: action.retry.map(Into::into),
+        rollback: None,
         held_for: Vec::new(),
         repeat_of: action.repeat_of.map(|id| id.to_string()),
         escalation: None,

@@ -337,7 +337,7 @@ impl Gateway {
         }
     }
 
-    fn push_execute(
+    pub(crate) fn push_execute(
         &self,
         chain: &mut Chain,
         pending: &Pending,

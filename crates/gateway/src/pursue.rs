@@ -44,6 +44,7 @@ impl Gateway {
         let stood = match (stored.state, stored.due_ms) {
             (State::Sent | State::InDoubt, _) => Stood::InDoubt,
             (State::Waiting, due_ms) => Stood::Waiting { due_ms: due_ms.unwrap_or(0) },
+            (State::RollingBack, _) => return self.undo_further(tenant, &stored).await.map(Pursued::Rests),
             _ => return self.over(&stored),
         };
         let told = self.told(&stored).await?;
@@ -149,7 +150,7 @@ impl Gateway {
     }
 
     /// The provider to ask or to send to, and the call as it left.
-    fn bound(
+    pub(crate) fn bound(
         &self,
         pending: &Pending,
         rules: &Rules,
@@ -160,7 +161,7 @@ impl Gateway {
             Error::new(Code::ProviderCannot, format!("archetype `{}` is no longer bound", pending.archetype))
         })?;
         let sent = pending.row.call.as_ref().filter(|sent| !sent.was_for(provider.as_ref()));
-        if let (Some(sent), Stood::InDoubt) = (sent, stood) {
+        if let (Some(sent), Stood::InDoubt | Stood::RollingBack | Stood::Completed) = (sent, stood) {
             // Another provider's "no such payment" says nothing about this one.
             return Err(Error::new(
                 Code::ProviderCannot,
@@ -252,7 +253,7 @@ impl Gateway {
         let entry = draft(tenant, "waiting", state, &pending.action_hash, pending.attempt());
         let payload = row.to_bytes()?;
         let (action, by) = (pending.id, pending.by);
-        let deferral = Deferral { action, by, at_ms: now_ms, due_ms, payload, entry };
+        let deferral = Deferral { action, state: State::Waiting, by, at_ms: now_ms, due_ms, payload, entry };
         self.ledger.defer(deferral).await.map_err(unavailable).map(drop)
     }
 

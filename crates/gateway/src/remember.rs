@@ -213,6 +213,8 @@ pub(crate) fn outward(state: State) -> &'static str {
         State::Sent | State::InDoubt | State::Waiting => "EXECUTING",
         State::Executed => "COMPLETED",
         State::Failed | State::Refused => "FAILED",
+        State::RollingBack | State::RollbackFailed => "ROLLING_BACK",
+        State::RolledBack => "ROLLED_BACK",
     }
 }
 
@@ -231,7 +233,7 @@ pub(crate) fn unavailable(error: ledger::Error) -> Error {
     }
 }
 
-fn event(state: State) -> &'static str {
+pub(crate) fn event(state: State) -> &'static str {
     match state {
         State::Held => "held",
         State::Approved => "approved",
@@ -241,6 +243,9 @@ fn event(state: State) -> &'static str {
         State::Executed => "executed",
         State::Failed => "failed",
         State::Refused => "refused",
+        State::RollingBack => "rolling_back",
+        State::RollbackFailed => "rollback_failed",
+        State::RolledBack => "rolled_back",
     }
 }
 
@@ -248,6 +253,8 @@ fn event(state: State) -> &'static str {
 fn correction(state: State, reserved: Option<Money>, charged: Option<Money>) -> Option<i64> {
     match (state, reserved, charged) {
         (State::Held | State::Approved | State::Sent | State::InDoubt | State::Waiting, ..) => None,
+        // What is given back refills nothing.
+        (State::RollingBack | State::RollbackFailed | State::RolledBack, ..) => None,
         (State::Failed | State::Refused, ..) => Some(0),
         (State::Executed, None, _) => None,
         // It was done, and cost nothing: a quote.

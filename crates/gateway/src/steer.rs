@@ -114,7 +114,7 @@ fn cancelled() -> Stop {
     Stop { code: Code::Cancelled.as_str(), reasons: vec![CANCELLED.to_owned()] }
 }
 
-fn busy() -> Error {
+pub(crate) fn busy() -> Error {
     Error::new(Code::StateConflict, "somebody is at the action just now")
 }
 

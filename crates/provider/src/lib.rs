@@ -64,6 +64,13 @@ pub trait Provider: Send + Sync + fmt::Debug {
     /// absence is final depends on it. Causes no effect.
     fn query<'a>(&'a self, call: &'a Call, now_ms: i64) -> BoxFuture<'a, Found>;
 
+    /// For how long after it was confirmed an effect can be undone; `None` if it cannot.
+    fn rollback_window(&self) -> Option<Duration>;
+
+    /// Undoes a confirmed effect, which the provider knows by `confirmed` if it gave a reference. `call` is a call of its
+    /// own, with its own provider key and reference; the same key twice undoes once.
+    fn undo<'a>(&'a self, call: &'a Call, confirmed: Option<&'a str>) -> BoxFuture<'a, Reply>;
+
     /// What an action would cost. Causes no effect.
     fn quote<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<Money, Unquoted>>;
 }

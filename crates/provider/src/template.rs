@@ -54,6 +54,8 @@ pub(crate) enum ActionPart {
     Id,
     Reference,
     ProviderKey,
+    /// The provider's own reference for a confirmed effect.
+    Confirmed,
 }
 
 /// What the slots are filled from.
@@ -66,6 +68,8 @@ pub(crate) struct Values<'a> {
     pub(crate) reference: Option<&'a str>,
     /// Absent when there is no attempt yet.
     pub(crate) provider_key: Option<&'a str>,
+    /// There only when a confirmed effect is to be undone.
+    pub(crate) confirmed: Option<&'a str>,
 }
 
 /// A request that cannot be made from these values. Says where, never what.
@@ -87,8 +91,18 @@ pub(crate) enum Unfilled {
 #[derive(Clone, Copy)]
 pub(crate) struct Scope<'a> {
     pub(crate) archetype: &'a Archetype,
-    /// Whether there is an attempt, with a reference and a provider key.
-    pub(crate) attempt: bool,
+    pub(crate) knows: Knows,
+}
+
+/// How much there is to be known of an action when a request is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Knows {
+    /// There is no attempt yet.
+    Action,
+    /// There is an attempt, with a reference and a provider key.
+    Attempt,
+    /// There is an effect, confirmed by the provider, and a call that undoes it.
+    Effect,
 }
 
 impl Tree {
@@ -250,6 +264,7 @@ impl Slot {
             Slot::Action(ActionPart::Id) => Some(Value::String(values.action_id.to_string())),
             Slot::Action(ActionPart::Reference) => values.reference.map(Value::from),
             Slot::Action(ActionPart::ProviderKey) => values.provider_key.map(Value::from),
+            Slot::Action(ActionPart::Confirmed) => values.confirmed.map(Value::from),
         };
         filled.map(Some).ok_or_else(|| Unfilled::Missing(self.place()))
     }
@@ -291,11 +306,15 @@ impl ActionPart {
     fn read(node: &Node<'_>, scope: Scope<'_>) -> Result<ActionPart, Mistake> {
         match node.text()? {
             "id" => Ok(ActionPart::Id),
-            "reference" | "provider_key" if !scope.attempt => {
+            "reference" | "provider_key" if scope.knows < Knows::Attempt => {
                 Err(node.mistake("a quote belongs to no attempt yet").hint("only `id` is known here"))
             }
             "reference" => Ok(ActionPart::Reference),
             "provider_key" => Ok(ActionPart::ProviderKey),
+            "provider_reference" if scope.knows == Knows::Effect => Ok(ActionPart::Confirmed),
+            "provider_reference" => Err(node
+                .mistake("there is a provider's reference only in `rollback`")
+                .hint("use `reference`")),
             other => Err(node
                 .mistake(format!("`{other}` is no part of an action"))
                 .hint("id, reference or provider_key")),

@@ -197,6 +197,9 @@ async fn at_the_door(found: &mut Found) {
     sleep(Duration::from_millis(250)).await;
     found.production(&agent.execute("slow", &body).await, Code::IdempotencyInFlight);
     assert_eq!(first.await.unwrap().kind(), "executed");
+    let done = agent.execute("slow", &body).await;
+    let undo = agent.post(&format!("/v1/actions/{}/rollback", done.id()), &json!({})).await;
+    found.production(&undo, Code::RollbackRequired);
     let other = house.payment("acct-1", "1.01");
     found.production(&agent.execute("slow", &other).await, Code::IdempotencyMismatch);
 }

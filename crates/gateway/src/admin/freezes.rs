@@ -43,7 +43,7 @@ pub struct FreezeView {
 }
 
 impl Gateway {
-    /// Stops what the scope covers, at once.
+    /// Stops what the scope covers, at once; compensation only if it is included.
     ///
     /// # Errors
     /// `EP_FORBIDDEN`: a tenant's operator stops what is the tenant's; everything and providers are for an admin of the
@@ -54,18 +54,23 @@ impl Gateway {
         caller: &Caller,
         scope: FreezeScope,
         reason: Option<String>,
+        include_rollback: bool,
     ) -> Result<FreezeView, Error> {
         self.may_reach(caller, &scope)?;
         let tenant = self.tenant(&caller.tenant)?;
         self.must_name_something(tenant, &scope)?;
         let freeze = ledger::Freeze {
             scope: scope.within(&caller.tenant),
-            include_rollback: false,
+            include_rollback,
             at_ms: clock::now_ms(),
             by: caller.subject.as_str().into(),
             reason: reason.clone().unwrap_or_default().into(),
         };
-        let record = json!({ "by": caller.subject.as_str(), "reason": reason, "scope": scope.to_string() });
+        let mut record =
+            json!({ "by": caller.subject.as_str(), "reason": reason, "scope": scope.to_string() });
+        if include_rollback {
+            record["includeRollback"] = true.into();
+        }
         self.ledger.freeze(freeze.clone(), event(tenant, "frozen", &record)).await.map_err(unavailable)?;
         Ok(freeze_view(&freeze))
     }

@@ -114,8 +114,8 @@ impl Gateway {
         let deadline_ms = deadline_ms.map(|ms| case.asked.arrival.at_ms.saturating_add(ms));
         let terms = terms(provider, action.retry, deadline_ms);
         let attempt = case.before().map_or(FIRST, |before| match before.stood {
-            Stood::InDoubt => before.call.attempt,
             Stood::Waiting { .. } | Stood::Failed => before.call.attempt.saturating_add(1),
+            _ => before.call.attempt,
         });
         let call = Arc::new(self.call(case, attempt)?);
         let execution = match case.before() {

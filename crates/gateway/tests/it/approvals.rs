@@ -317,7 +317,7 @@ async fn freeze_revocation_and_a_spent_mandate_win_over_an_approval() {
         let waits = held(&house, "acct-1").await;
         let (code, reason) = match stop {
             "freeze" => {
-                gateway.freeze(&house.admin, FreezeScope::Tenant, None).await.unwrap();
+                gateway.freeze(&house.admin, FreezeScope::Tenant, None, false).await.unwrap();
                 ("EP_FROZEN", "frozen")
             }
             "revoke" => {

@@ -10,6 +10,7 @@ mod overage;
 mod quotes;
 mod recovery;
 mod retries;
+mod rollbacks;
 mod steering;
 
 use outcomes::stages;

@@ -107,7 +107,7 @@ async fn a_replanned_duplicate_under_a_new_key_is_held() {
 async fn a_freeze_stops_and_a_thaw_lets_go() {
     let house = House::new().await;
     let gateway = house.gateway();
-    gateway.freeze(&house.admin, FreezeScope::All, Some("drill".into())).await.unwrap();
+    gateway.freeze(&house.admin, FreezeScope::All, Some("drill".into()), false).await.unwrap();
     let frozen = house.said("k1", &house.payment("acct-1", "25.00")).await;
     assert_eq!((frozen.kind(), frozen.code()), ("blocked", "EP_FROZEN"));
     gateway.thaw(&house.admin, FreezeScope::All).await.unwrap();
@@ -296,12 +296,12 @@ async fn a_freeze_that_would_stop_nothing_is_refused() {
     let house = House::new().await;
     for name in ["archetype:payment_transfer", "provider:no-such-bank"] {
         let scope = countersign_gateway::FreezeScope::parse(name).unwrap();
-        let error = house.gateway().freeze(&house.admin, scope, None).await.unwrap_err();
+        let error = house.gateway().freeze(&house.admin, scope, None, false).await.unwrap_err();
         assert_eq!(error.code, countersign_gateway::Code::NotFound, "{name}");
         assert!(error.hint.is_some(), "{name}");
     }
     for name in ["archetype:PAYMENT_TRANSFER", "provider:sandbox", "agent:not-yet", "tenant", "all"] {
         let scope = countersign_gateway::FreezeScope::parse(name).unwrap();
-        house.gateway().freeze(&house.admin, scope, None).await.unwrap();
+        house.gateway().freeze(&house.admin, scope, None, false).await.unwrap();
     }
 }

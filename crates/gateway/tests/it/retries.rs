@@ -214,7 +214,7 @@ async fn what_is_frozen_when_it_is_due_waits_until_it_is_thawed() {
     assert_eq!(house.said("k", &body).await.kind(), "pending_settlement");
     let gateway = house.gateway();
     let scope = FreezeScope::parse("tenant").unwrap();
-    gateway.freeze(&house.operator, scope.clone(), None).await.unwrap();
+    gateway.freeze(&house.operator, scope.clone(), None, false).await.unwrap();
     make_due(&house);
     house.installation.start();
     a_while().await;

@@ -56,7 +56,7 @@ async fn only_whose_it_is_and_operators_have_an_action_tried_again() {
 async fn what_is_judged_otherwise_now_is_not_tried_again_and_stays_as_it_was() {
     let (house, bank, said) = failed().await;
     let scope = FreezeScope::parse("tenant").unwrap();
-    house.gateway().freeze(&house.operator, scope, None).await.unwrap();
+    house.gateway().freeze(&house.operator, scope, None, false).await.unwrap();
     let refused = house.gateway().retry(&house.agent, said.id()).await.unwrap_err();
     assert!(
         refused.code == Code::StateConflict && refused.message.contains("EP_FROZEN"),

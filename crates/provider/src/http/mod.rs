@@ -48,7 +48,7 @@ use self::request::{Common, Template};
 use crate::binding::{identity, read_capabilities};
 use crate::egress::{Destination, Exchange};
 use crate::reader::{Mistake, Node, Table};
-use crate::template::{ActionPart, Values};
+use crate::template::{ActionPart, Knows, Values};
 use crate::{Ask, Outside, Provider, Unquoted};
 
 /// One archetype's HTTP binding.
@@ -62,6 +62,16 @@ pub(crate) struct Http {
     act: (Template, CallReading),
     query: Option<(Template, QueryReading)>,
     quote: Option<(Template, QuoteReading)>,
+    rollback: Option<Rollback>,
+}
+
+/// How an effect is undone.
+#[derive(Debug)]
+struct Rollback {
+    template: Template,
+    reading: CallReading,
+    /// For how long after it was confirmed.
+    within: Duration,
 }
 
 impl Http {
@@ -86,13 +96,23 @@ impl Http {
         let act = read_act(&table, &common).map_err(&mut keep).ok();
         let query = read_query(&table, &common).map_err(&mut keep).ok();
         let quote = read_quote(&table, &common).map_err(&mut keep).ok();
+        let rollback = read_rollback(&table, &common).map_err(&mut keep).ok();
         let name = read_name(&table, &destination).map_err(&mut keep).ok();
-        if let (Some(name), Some(capabilities), Some(most_bytes), Some(act), Some(query), Some(quote)) =
-            (name, capabilities, most_bytes, act, query, quote)
+        let parts = (name, capabilities, most_bytes, act, query, quote, rollback);
+        if let (
+            Some(name),
+            Some(capabilities),
+            Some(most_bytes),
+            Some(act),
+            Some(query),
+            Some(quote),
+            Some(rollback),
+        ) = parts
         {
             let identity = identity_of(&name, &common, &table);
             let destination = destination.clone();
-            let http = Http { name, identity, destination, capabilities, most_bytes, act, query, quote };
+            let http =
+                Http { name, identity, destination, capabilities, most_bytes, act, query, quote, rollback };
             mistakes.extend(http.broken_promises());
             if mistakes.is_empty() {
                 return Ok(http);
@@ -114,6 +134,13 @@ impl Http {
             let hint = "add a header such as Idempotency-Key = { \"$action\" = \"provider_key\" } to `act`";
             let message = "a provider is idempotent only if it is sent the provider key";
             mistakes.push(Mistake::new("/capabilities/idempotent", message).hint(hint));
+        }
+        if let Some(rollback) = &self.rollback
+            && (self.capabilities.idempotent.is_none() || !rollback.template.carries(ActionPart::ProviderKey))
+        {
+            let hint = "declare `idempotent`, and send { \"$action\" = \"provider_key\" } in `rollback` too";
+            let message = "a rollback that is repeated must be recognised by its provider key";
+            mistakes.push(Mistake::new("/rollback", message).hint(hint));
         }
         match (&self.capabilities.queryable, &self.query) {
             (Some(_), None) => mistakes.push(
@@ -140,7 +167,18 @@ impl Http {
 
     async fn act(&self, call: &Call) -> Reply {
         let (template, reading) = &self.act;
-        let request = match template.fill(&values_of(call), self.destination.origin(), self.most_bytes) {
+        self.send(template, reading, &values_of(call)).await
+    }
+
+    async fn take_back(&self, call: &Call, confirmed: Option<&str>) -> Reply {
+        let Some(Rollback { template, reading, .. }) = &self.rollback else {
+            return Reply::NotSent { why: "the binding has no rollback".to_owned() };
+        };
+        self.send(template, reading, &Values { confirmed, ..values_of(call) }).await
+    }
+
+    async fn send(&self, template: &Template, reading: &CallReading, values: &Values<'_>) -> Reply {
+        let request = match template.fill(values, self.destination.origin(), self.most_bytes) {
             Ok(request) => request,
             Err(unmade) => return Reply::NotSent { why: unmade.to_string() },
         };
@@ -180,6 +218,7 @@ impl Http {
             action_id: ask.action_id,
             reference: None,
             provider_key: None,
+            confirmed: None,
         };
         let request = template
             .fill(&values, self.destination.origin(), self.most_bytes)
@@ -218,6 +257,14 @@ impl Provider for Http {
         Box::pin(self.ask(call, now_ms))
     }
 
+    fn rollback_window(&self) -> Option<Duration> {
+        self.rollback.as_ref().map(|rollback| rollback.within)
+    }
+
+    fn undo<'a>(&'a self, call: &'a Call, confirmed: Option<&'a str>) -> BoxFuture<'a, Reply> {
+        Box::pin(self.take_back(call, confirmed))
+    }
+
     fn quote<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<Money, Unquoted>> {
         Box::pin(async move { self.price(&ask).await })
     }
@@ -230,6 +277,7 @@ fn values_of(call: &Call) -> Values<'_> {
         action_id: call.action_id,
         reference: Some(&call.reference),
         provider_key: Some(&call.provider_key),
+        confirmed: None,
     }
 }
 
@@ -275,14 +323,17 @@ fn read_most_bytes(table: &Table<'_>) -> Result<usize, Mistake> {
 
 fn read_act(table: &Table<'_>, common: &Common<'_>) -> Result<(Template, CallReading), Mistake> {
     let act = table.need("act")?.table(&[&Template::MEMBERS[..], &CallReading::MEMBERS].concat())?;
-    Ok((Template::read(&act, common, true, Method::POST)?, CallReading::read(&act, common.archetype)?))
+    Ok((
+        Template::read(&act, common, Knows::Attempt, Method::POST)?,
+        CallReading::read(&act, common.archetype)?,
+    ))
 }
 
 fn read_query(table: &Table<'_>, common: &Common<'_>) -> Result<Option<(Template, QueryReading)>, Mistake> {
     let Some(node) = table.get("query") else { return Ok(None) };
     let query = node.table(&[&Template::MEMBERS[..], &QueryReading::MEMBERS].concat())?;
     Ok(Some((
-        Template::read(&query, common, true, Method::GET)?,
+        Template::read(&query, common, Knows::Attempt, Method::GET)?,
         QueryReading::read(&query, common.archetype)?,
     )))
 }
@@ -291,12 +342,26 @@ fn read_quote(table: &Table<'_>, common: &Common<'_>) -> Result<Option<(Template
     let Some(node) = table.get("quote") else { return Ok(None) };
     let quote = node.table(&[&Template::MEMBERS[..], &QuoteReading::MEMBERS].concat())?;
     Ok(Some((
-        Template::read(&quote, common, false, Method::GET)?,
+        Template::read(&quote, common, Knows::Action, Method::GET)?,
         QuoteReading::read(&quote, common.archetype)?,
     )))
 }
 
-const MEMBERS: [&str; 10] = [
+fn read_rollback(table: &Table<'_>, common: &Common<'_>) -> Result<Option<Rollback>, Mistake> {
+    let Some(node) = table.get("rollback") else { return Ok(None) };
+    let own = ["within_seconds"];
+    let rollback = node.table(&[&Template::MEMBERS[..], &CallReading::MEMBERS, &own].concat())?;
+    Ok(Some(Rollback {
+        template: Template::read(&rollback, common, Knows::Effect, Method::POST)?,
+        reading: CallReading::read(&rollback, common.archetype)?,
+        within: rollback.seconds("within_seconds", MOST_WINDOW_SECONDS)?,
+    }))
+}
+
+/// A hundred years.
+const MOST_WINDOW_SECONDS: u64 = 100 * 366 * 86_400;
+
+const MEMBERS: [&str; 11] = [
     "provider",
     "name",
     "base",
@@ -307,4 +372,5 @@ const MEMBERS: [&str; 10] = [
     "act",
     "query",
     "quote",
+    "rollback",
 ];

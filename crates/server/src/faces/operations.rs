@@ -15,7 +15,7 @@ pub(crate) async fn freeze(mut request: Request) -> Result<Response, Error> {
     let gateway = request.gateway()?;
     let caller = who::caller(&request).await?;
     let ask: FreezeRequest = request.json().await?;
-    let freeze = gateway.freeze(&caller, scope(&ask.scope)?, ask.reason).await?;
+    let freeze = gateway.freeze(&caller, scope(&ask.scope)?, ask.reason, ask.include_rollback).await?;
     Ok(reply::json(StatusCode::OK, &Freeze::of(freeze)))
 }
 
@@ -106,6 +106,9 @@ pub(crate) struct FreezeRequest {
     scope: String,
     /// In a few words, for the record.
     reason: Option<String>,
+    /// Whether rollbacks are stopped too; they go on unless this says so.
+    #[serde(default)]
+    include_rollback: bool,
 }
 
 /// What to let go on.
