@@ -185,8 +185,10 @@ impl Gateway {
                 }
             }
         }
-        if said.is_awaited() {
-            said.say(Box::pin(self.say_so_far(tenant, id)).await);
+        match Box::pin(self.leave(tenant, id, said.is_awaited())).await {
+            Ok(Some(answer)) => said.say(Ok(answer)),
+            Ok(None) => {}
+            Err(error) => said.say(Err(error)),
         }
         None
     }

@@ -257,16 +257,32 @@ impl Gateway {
         self.ledger.defer(deferral).await.map_err(unavailable).map(drop)
     }
 
-    /// What is answered when the caller's patience ends while the action is open.
-    pub(crate) async fn say_so_far(&self, tenant: &TenantState, id: ActionId) -> Result<Answer, Error> {
+    /// Leaves an open action to the timer: a doubt is said whether anybody hears it or not, which ends the lease; that it
+    /// waits for another attempt, only to whoever waits.
+    pub(crate) async fn leave(
+        &self,
+        tenant: &TenantState,
+        id: ActionId,
+        awaited: bool,
+    ) -> Result<Option<Answer>, Error> {
         let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
         let stored = stored.ok_or_else(|| internal("an admitted action is not in the ledger"))?;
-        if stored.reply.is_some() {
-            return self.last_said(&stored);
+        if !awaited && stored.state != State::Sent {
+            return Ok(None);
         }
-        let told = self.told(&stored).await?;
-        let mut pending = Pending::restore(&stored, told)?;
+        self.say_so_far(tenant, &stored).await.map(Some)
+    }
+
+    async fn say_so_far(&self, tenant: &TenantState, stored: &Stored) -> Result<Answer, Error> {
+        if stored.reply.is_some() {
+            return self.last_said(stored);
+        }
+        let told = self.told(stored).await?;
+        let mut pending = Pending::restore(stored, told)?;
         if pending.told.is_some() {
+            if stored.state == State::Sent {
+                self.note_doubt(tenant, &pending).await?;
+            }
             let row = IntentRow::from_bytes(&stored.payload)?;
             return Ok(self.say_sent(stored.id, &row));
         }
