@@ -94,8 +94,7 @@ impl Gateway {
 
     /// One call, and what came of it.
     async fn attempt(self: &Arc<Self>, errand: Box<Errand>, said: &mut Said) -> Result<Followed, Error> {
-        let Errand { under_way: _mark, tenant, pending, execution, provider, admitted, patience, quoted } =
-            *errand;
+        let Errand { under_way, tenant, pending, execution, provider, admitted, patience, quoted } = *errand;
         let id = pending.id;
         let patience_ms = i64::try_from(provider.patience().as_millis()).unwrap_or(i64::MAX / 2);
         let leave_by_ms = execution.call().send_by_ms.saturating_sub(patience_ms);
@@ -150,7 +149,7 @@ impl Gateway {
         match (followed, confirmed) {
             // Somebody else took it in hand and has said otherwise: the effect is there all the same.
             (Err(error), Some(confirmation)) if error.code == Code::StateConflict => {
-                Box::pin(self.answered_late(&tenant, id, confirmation)).await.map(Followed::Said)
+                Box::pin(self.answered_late(&tenant, id, confirmation, under_way)).await.map(Followed::Said)
             }
             (followed, _) => followed,
         }
@@ -440,16 +439,23 @@ mod tests {
             self.0.query(call, now_ms)
         }
 
-        fn rollback_window(&self) -> Option<Duration> {
-            self.0.rollback_window()
+        fn rollback(&self) -> Option<provider::Rollback> {
+            self.0.rollback()
+        }
+
+        fn snapshot<'a>(
+            &'a self,
+            ask: provider::Ask<'a>,
+        ) -> BoxFuture<'a, Result<Option<serde_json::Value>, provider::Unquoted>> {
+            self.0.snapshot(ask)
         }
 
         fn undo<'a>(
             &'a self,
             call: &'a execution::Call,
-            confirmed: Option<&'a str>,
+            done: provider::Done<'a>,
         ) -> BoxFuture<'a, execution::Reply> {
-            self.0.undo(call, confirmed)
+            self.0.undo(call, done)
         }
 
         fn quote<'a>(

@@ -177,10 +177,11 @@ impl Gateway {
 
     /// Asks after the last attempt of an action that failed, because its effect may have come late.
     pub(crate) async fn ask_once_more(
-        &self,
-        tenant: &TenantState,
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
         pending: &Pending,
         rules: &Rules,
+        under_way: UnderWay,
     ) -> Result<Option<Answer>, Error> {
         let (provider, call) = self.bound(pending, rules, Stood::Failed)?;
         let same = pending.row.call.as_ref().is_some_and(|sent| sent.was_for(provider.as_ref()));
@@ -198,17 +199,21 @@ impl Gateway {
             return Ok(None);
         }
         match self.follow(tenant, pending, &execution, &effects).await? {
-            Followed::Said(answer) => Ok(Some(answer)),
+            Followed::Said(answer) => {
+                self.compensate(tenant, pending, under_way).await;
+                Ok(Some(answer))
+            }
             Followed::Rests(_) => Ok(None),
         }
     }
 
     /// An effect is confirmed after somebody else had the last word.
     pub(crate) async fn answered_late(
-        &self,
-        tenant: &TenantState,
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
         id: ActionId,
         confirmation: Confirmation,
+        under_way: UnderWay,
     ) -> Result<Answer, Error> {
         let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
         let stored = stored.ok_or_else(|| internal("an admitted action is not in the ledger"))?;
@@ -225,7 +230,12 @@ impl Gateway {
         let execution = pending.execution(call, provider.as_ref(), stood);
         let (execution, effects) = self.step(execution, Event::Replied(Reply::Confirmed(confirmation)))?;
         match self.follow(tenant, &pending, &execution, &effects).await? {
-            Followed::Said(answer) => Ok(answer),
+            Followed::Said(answer) => {
+                if stored.state == State::Failed {
+                    self.compensate(tenant, &pending, under_way).await;
+                }
+                Ok(answer)
+            }
             Followed::Rests(_) => Err(internal("a confirmed effect settled nothing")),
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use action::ActionId;
 use execution::{Call, Confirmation, Effect, Event, Stood, Undo};
 use ledger::{By, Deferral, Settlement, State, Stored};
-use provider::Provider;
+use provider::{Done, Provider};
 use receipt::{Amendment, Json, PaymentStatus};
 
 use crate::act::{SEND_WINDOW, UnderWay};
@@ -48,6 +48,23 @@ impl Gateway {
             task.await.unwrap_or_else(|_| Err(internal("a rollback ended without a word")))?;
         }
         self.action(caller, id).await
+    }
+
+    /// An effect that came after the last word, and was promised to be there once or not at all, is undone.
+    pub(crate) async fn compensate(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        pending: &Pending,
+        under_way: UnderWay,
+    ) {
+        if pending.row.guarantee_level != action::GuaranteeLevel::Atp3.as_str() {
+            return;
+        }
+        let by = "countersign".to_owned();
+        if let Err(error) = Box::pin(self.begin_rollback(tenant, pending.id, by, under_way)).await {
+            // The alert of the late effect was raised; a person can ask for the rollback.
+            tracing::error!(action = %pending.id, %error, "a late effect could not be undone");
+        }
     }
 
     async fn begin_rollback(
@@ -107,7 +124,7 @@ impl Gateway {
         if !pending.row.reversible {
             return cannot("the action cannot be undone: it was declared irreversible");
         }
-        let Some(window) = provider.rollback_window() else {
+        let Some(rollback) = provider.rollback() else {
             return cannot("the action cannot be undone: its binding has no rollback");
         };
         if pending.row.payment_mode == action::PaymentMode::QuoteOnly.as_str() {
@@ -116,7 +133,7 @@ impl Gateway {
         let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
         let done = outcomes.into_iter().rfind(|it| it.state == State::Executed && it.reply.is_some());
         let done = done.ok_or_else(|| internal("an executed action has no outcome"))?;
-        if clock::now_ms() > done.at_ms.saturating_add(millis(window)) {
+        if clock::now_ms() > done.at_ms.saturating_add(millis(rollback.within)) {
             return Err(conflict("the time in which the action could be undone is over"));
         }
         if self.stops_rollback(stored, provider).await? {
@@ -154,11 +171,17 @@ impl Gateway {
         let row = RollbackRow { sends, ..row };
         let lease_ms = clock::now_ms() + millis(flight(provider.as_ref()) + LEASE_AFTER);
         self.rest_until(tenant, &mut pending, row.clone(), lease_ms).await?;
-        let reply = provider.undo(&call, row.confirmed.as_deref()).await;
+        let snapshot = pending.row.snapshot.as_ref().map(|it| serde_json::from_str(it.get())).transpose();
+        let snapshot: Option<serde_json::Value> =
+            snapshot.map_err(|_| internal("a snapshot cannot be read"))?;
+        let done = Done { reference: row.confirmed.as_deref(), snapshot: snapshot.as_ref() };
+        let reply = provider.undo(&call, done).await;
         let (execution, effects) = self.step(execution, Event::Undone(reply))?;
         match (execution.state(), effects.first()) {
             (execution::State::RolledBack(confirmation), _) => {
-                self.undone(tenant, &mut pending, &row, confirmation).await?;
+                let restores = provider.rollback().is_some_and(|rollback| rollback.restores);
+                let word = if restores { "restored" } else { "compensated" };
+                self.undone(tenant, &mut pending, &row, (word, confirmation)).await?;
                 Ok(clock::now_ms())
             }
             (_, Some(Effect::Wait { until_ms })) => {
@@ -196,7 +219,7 @@ impl Gateway {
         tenant: &TenantState,
         pending: &mut Pending,
         row: &RollbackRow,
-        confirmation: &Confirmation,
+        (word, confirmation): (&'static str, &Confirmation),
     ) -> Result<(), Error> {
         let of = pending.told.as_ref().map(|told| told.receipt.receipt_id.clone());
         let of = of.ok_or_else(|| internal("an executed action has no receipt"))?;
@@ -205,13 +228,13 @@ impl Gateway {
         }
         let mut chain = amending(&of)?;
         let (reference, answer) = (confirmation.reference.as_deref(), Some(&confirmation.answer));
-        self.push_execute(&mut chain, pending, COMPENSATED, reference, answer, Json::NULL)?;
+        self.push_execute(&mut chain, pending, word, reference, answer, Json::NULL)?;
         push_split(&mut chain, pending, None, PaymentStatus::NotCharged)?;
         let mut ending = Ending {
             kind: Kind::Executed,
             state: State::RolledBack,
             code: None,
-            details: Details { reasons: vec![COMPENSATED.to_owned()], ..Details::default() },
+            details: Details { reasons: vec![word.to_owned()], ..Details::default() },
             chain,
             confirmation: Some(confirmation),
             payment: PaymentStatus::NotCharged,
@@ -269,9 +292,6 @@ impl Gateway {
         stored.ok_or_else(|| internal("an action is gone"))
     }
 }
-
-/// The word for an effect that another one makes good.
-const COMPENSATED: &str = "compensated";
 
 fn undo_call(tenant: &TenantState, call: &Call, provider: &dyn Provider) -> Call {
     Call {

@@ -56,6 +56,9 @@ pub(crate) struct IntentRow {
     /// How it is tried again, if it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<RetryRow>,
+    /// What there was before it changed it, canonical; the provider's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Box<RawValue>>,
     /// How its effect is undone, if somebody asked for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<RollbackRow>,

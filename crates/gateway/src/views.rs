@@ -59,6 +59,8 @@ pub struct ActionView {
     pub retry: Option<RetryView>,
     /// Its attempts, oldest first, the one under way included.
     pub attempts: Vec<AttemptView>,
+    /// What there was before it changed it, where that is promised and the provider could say; the provider's words.
+    pub snapshot: Option<Value>,
     /// How its effect is undone, if somebody asked for that.
     pub rollback: Option<RollbackView>,
     /// What the provider confirmed.
@@ -296,6 +298,7 @@ fn view(
         duration_ms: completed.and_then(|at_ms| u64::try_from(at_ms - stored.at_ms).ok()),
         retry_count: attempts.iter().map(|it| it.sends).sum::<u32>().saturating_sub(1),
         retry: row.retry.map(RetryView::of),
+        snapshot: row.snapshot.and_then(|it| serde_json::from_str(it.get()).ok()),
         rollback: row.rollback.map(|rollback| RollbackView::of(rollback, stored.state)),
         attempts,
         confirmation: said.as_ref().and_then(confirmation),

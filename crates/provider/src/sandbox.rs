@@ -39,7 +39,7 @@ use serde_json::{Value, json};
 
 use crate::binding::{identity, read_capabilities};
 use crate::reader::{Mistake, Node};
-use crate::{Ask, Provider, Unquoted};
+use crate::{Ask, Done, Provider, Rollback, Unquoted};
 
 /// How many effects are remembered; the oldest is forgotten first.
 pub const MOST_EFFECTS: usize = 65_536;
@@ -225,17 +225,21 @@ impl Provider for Sandbox {
         Box::pin(async move { self.ask(call, now_ms) })
     }
 
-    fn rollback_window(&self) -> Option<Duration> {
-        Some(Duration::from_secs(86_400))
+    fn rollback(&self) -> Option<Rollback> {
+        Some(Rollback { within: Duration::from_secs(86_400), restores: false })
     }
 
-    fn undo<'a>(&'a self, call: &'a Call, confirmed: Option<&'a str>) -> BoxFuture<'a, Reply> {
+    fn snapshot<'a>(&'a self, _: Ask<'a>) -> BoxFuture<'a, Result<Option<Value>, Unquoted>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    fn undo<'a>(&'a self, call: &'a Call, done: Done<'a>) -> BoxFuture<'a, Reply> {
         let (behaviour, _) = self.told(&call.constraints, call.action_id);
         let reply = match behaviour {
             Behaviour::Keep => Reply::Refused(refusal("kept")),
             _ => Reply::Confirmed(Confirmation {
                 reference: Some(format!("sandbox-{}", call.reference)),
-                answer: json!({ "sandbox": true, "status": "undone", "undone": confirmed }),
+                answer: json!({ "sandbox": true, "status": "undone", "undone": done.reference }),
                 charged: None,
             }),
         };

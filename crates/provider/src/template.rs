@@ -34,9 +34,14 @@ pub(crate) enum Scalar {
 /// A place that a value of the action takes.
 #[derive(Clone, Debug)]
 pub(crate) enum Slot {
-    Value { pointer: Pointer, optional: bool },
+    Value {
+        pointer: Pointer,
+        optional: bool,
+    },
     Money(MoneyPart),
     Action(ActionPart),
+    /// A part of what there was before the effect, by JSON pointer.
+    Snapshot(String),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +75,8 @@ pub(crate) struct Values<'a> {
     pub(crate) provider_key: Option<&'a str>,
     /// There only when a confirmed effect is to be undone.
     pub(crate) confirmed: Option<&'a str>,
+    /// Likewise, where there is one.
+    pub(crate) snapshot: Option<&'a Value>,
 }
 
 /// A request that cannot be made from these values. Says where, never what.
@@ -210,6 +217,10 @@ impl Slot {
             "$value" => Slot::value(&node.table(&["$value", "optional"])?, scope)?,
             "$money" => Slot::Money(MoneyPart::read(&node.table(&["$money"])?.need("$money")?, scope)?),
             "$action" => Slot::Action(ActionPart::read(&node.table(&["$action"])?.need("$action")?, scope)?),
+            "$snapshot" if scope.knows == Knows::Effect => {
+                Slot::Snapshot(node.table(&["$snapshot"])?.need("$snapshot")?.pointer()?)
+            }
+            "$snapshot" => return Err(node.mistake("there is a snapshot only in `rollback`")),
             "$secret" => {
                 return Err(node.mistake("a secret may stand in a header only").hint("move it to `headers`"));
             }
@@ -218,7 +229,7 @@ impl Slot {
                 return Err(node.mistake("`$text` is not supported").hint(hint));
             }
             other => {
-                let hint = "the slots are $value, $money and $action";
+                let hint = "the slots are $value, $money, $action and, in a rollback, $snapshot";
                 return Err(node.mistake(format!("`{other}` is not a slot")).hint(hint));
             }
         };
@@ -265,6 +276,7 @@ impl Slot {
             Slot::Action(ActionPart::Reference) => values.reference.map(Value::from),
             Slot::Action(ActionPart::ProviderKey) => values.provider_key.map(Value::from),
             Slot::Action(ActionPart::Confirmed) => values.confirmed.map(Value::from),
+            Slot::Snapshot(pointer) => values.snapshot.and_then(|it| it.pointer(pointer)).cloned(),
         };
         filled.map(Some).ok_or_else(|| Unfilled::Missing(self.place()))
     }
@@ -274,6 +286,7 @@ impl Slot {
             Slot::Value { pointer, .. } => pointer.to_string(),
             Slot::Money(_) => "$money".to_owned(),
             Slot::Action(_) => "$action".to_owned(),
+            Slot::Snapshot(pointer) => format!("$snapshot {pointer}"),
         }
     }
 }

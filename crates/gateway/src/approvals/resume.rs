@@ -109,6 +109,7 @@ impl Gateway {
             },
             call,
             attempts,
+            snapshot: pending.row.snapshot.clone(),
             told: pending.told.clone(),
             own: (!failed).then_some(own),
         };
@@ -161,7 +162,7 @@ impl Gateway {
                 format!("archetype `{}` is bound to no provider", archetype.name),
             )
         })?;
-        able(&action, provider.capabilities())?;
+        able(&action, provider.as_ref())?;
         Ok((action, Arc::clone(provider)))
     }
 

@@ -79,6 +79,7 @@ impl Gateway {
             call: None,
             attempts: Vec::new(),
             retry: None,
+            snapshot: None,
             rollback: None,
             held_for: Vec::new(),
             repeat_of: None,

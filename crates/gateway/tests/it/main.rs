@@ -4,6 +4,7 @@
 
 mod approvals;
 mod banked;
+mod exactly_once;
 mod house;
 mod outcomes;
 mod overage;

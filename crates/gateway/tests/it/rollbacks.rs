@@ -9,7 +9,7 @@ use crate::house::{BINDING, House, Said};
 use crate::retries::{AT_ONCE, LATER, a_while};
 
 /// Payments that can be given back for an hour.
-fn binding(bank: &Bank, retry: &str) -> String {
+pub(crate) fn binding(bank: &Bank, retry: &str) -> String {
     let text = banked::binding(bank, "bank", &RIGHT)
         .replace("extends = \"builtin\"\n", "extends = \"builtin\"\nreversible = true\n");
     format!(

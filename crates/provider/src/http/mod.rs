@@ -40,16 +40,16 @@ use action::{Archetype, Money};
 use execution::{Call, Capabilities, Found, Reply};
 use futures_util::future::BoxFuture;
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use url::Url;
 
-use self::answer::{Answer, CallReading, QueryReading, QuoteReading};
+use self::answer::{Answer, CallReading, QueryReading, QuoteReading, SnapshotReading};
 use self::request::{Common, Template};
 use crate::binding::{identity, read_capabilities};
 use crate::egress::{Destination, Exchange};
 use crate::reader::{Mistake, Node, Table};
 use crate::template::{ActionPart, Knows, Values};
-use crate::{Ask, Outside, Provider, Unquoted};
+use crate::{Ask, Done, Outside, Provider, Rollback, Unquoted};
 
 /// One archetype's HTTP binding.
 #[derive(Debug)]
@@ -62,16 +62,8 @@ pub(crate) struct Http {
     act: (Template, CallReading),
     query: Option<(Template, QueryReading)>,
     quote: Option<(Template, QuoteReading)>,
-    rollback: Option<Rollback>,
-}
-
-/// How an effect is undone.
-#[derive(Debug)]
-struct Rollback {
-    template: Template,
-    reading: CallReading,
-    /// For how long after it was confirmed.
-    within: Duration,
+    snapshot: Option<(Template, SnapshotReading)>,
+    rollback: Option<(Template, CallReading, Rollback)>,
 }
 
 impl Http {
@@ -96,9 +88,10 @@ impl Http {
         let act = read_act(&table, &common).map_err(&mut keep).ok();
         let query = read_query(&table, &common).map_err(&mut keep).ok();
         let quote = read_quote(&table, &common).map_err(&mut keep).ok();
+        let snapshot = read_snapshot(&table, &common).map_err(&mut keep).ok();
         let rollback = read_rollback(&table, &common).map_err(&mut keep).ok();
         let name = read_name(&table, &destination).map_err(&mut keep).ok();
-        let parts = (name, capabilities, most_bytes, act, query, quote, rollback);
+        let parts = (name, capabilities, most_bytes, act, query, quote, snapshot, rollback);
         if let (
             Some(name),
             Some(capabilities),
@@ -106,13 +99,24 @@ impl Http {
             Some(act),
             Some(query),
             Some(quote),
+            Some(snapshot),
             Some(rollback),
         ) = parts
         {
             let identity = identity_of(&name, &common, &table);
             let destination = destination.clone();
-            let http =
-                Http { name, identity, destination, capabilities, most_bytes, act, query, quote, rollback };
+            let http = Http {
+                name,
+                identity,
+                destination,
+                capabilities,
+                most_bytes,
+                act,
+                query,
+                quote,
+                snapshot,
+                rollback,
+            };
             mistakes.extend(http.broken_promises());
             if mistakes.is_empty() {
                 return Ok(http);
@@ -135,8 +139,8 @@ impl Http {
             let message = "a provider is idempotent only if it is sent the provider key";
             mistakes.push(Mistake::new("/capabilities/idempotent", message).hint(hint));
         }
-        if let Some(rollback) = &self.rollback
-            && (self.capabilities.idempotent.is_none() || !rollback.template.carries(ActionPart::ProviderKey))
+        if let Some((rollback, ..)) = &self.rollback
+            && (self.capabilities.idempotent.is_none() || !rollback.carries(ActionPart::ProviderKey))
         {
             let hint = "declare `idempotent`, and send { \"$action\" = \"provider_key\" } in `rollback` too";
             let message = "a rollback that is repeated must be recognised by its provider key";
@@ -170,11 +174,25 @@ impl Http {
         self.send(template, reading, &values_of(call)).await
     }
 
-    async fn take_back(&self, call: &Call, confirmed: Option<&str>) -> Reply {
-        let Some(Rollback { template, reading, .. }) = &self.rollback else {
+    async fn take_back(&self, call: &Call, done: Done<'_>) -> Reply {
+        let Some((template, reading, _)) = &self.rollback else {
             return Reply::NotSent { why: "the binding has no rollback".to_owned() };
         };
-        self.send(template, reading, &Values { confirmed, ..values_of(call) }).await
+        let Done { reference: confirmed, snapshot } = done;
+        self.send(template, reading, &Values { confirmed, snapshot, ..values_of(call) }).await
+    }
+
+    async fn look(&self, ask: &Ask<'_>) -> Result<Option<Value>, Unquoted> {
+        let Some((template, reading)) = &self.snapshot else { return Ok(None) };
+        let request = template
+            .fill(&values_before(ask), self.destination.origin(), self.most_bytes)
+            .map_err(|unmade| Unquoted { why: unmade.to_string() })?;
+        match self.destination.exchange(request).await {
+            Exchange::NotSent(why) | Exchange::Lost(why) => Err(Unquoted { why }),
+            Exchange::Answered { status, body } => {
+                reading.judge(Answer::parse(status, body, &template.secrets)).map(Some)
+            }
+        }
     }
 
     async fn send(&self, template: &Template, reading: &CallReading, values: &Values<'_>) -> Reply {
@@ -212,16 +230,8 @@ impl Http {
         let Some((template, reading)) = &self.quote else {
             return Err(Unquoted { why: "the binding has no quote".to_owned() });
         };
-        let values = Values {
-            constraints: ask.constraints,
-            money: ask.bound,
-            action_id: ask.action_id,
-            reference: None,
-            provider_key: None,
-            confirmed: None,
-        };
         let request = template
-            .fill(&values, self.destination.origin(), self.most_bytes)
+            .fill(&values_before(ask), self.destination.origin(), self.most_bytes)
             .map_err(|unmade| Unquoted { why: unmade.to_string() })?;
         match self.destination.exchange(request).await {
             Exchange::NotSent(why) | Exchange::Lost(why) => Err(Unquoted { why }),
@@ -257,16 +267,33 @@ impl Provider for Http {
         Box::pin(self.ask(call, now_ms))
     }
 
-    fn rollback_window(&self) -> Option<Duration> {
-        self.rollback.as_ref().map(|rollback| rollback.within)
+    fn rollback(&self) -> Option<Rollback> {
+        self.rollback.as_ref().map(|(_, _, rollback)| *rollback)
     }
 
-    fn undo<'a>(&'a self, call: &'a Call, confirmed: Option<&'a str>) -> BoxFuture<'a, Reply> {
-        Box::pin(self.take_back(call, confirmed))
+    fn undo<'a>(&'a self, call: &'a Call, done: Done<'a>) -> BoxFuture<'a, Reply> {
+        Box::pin(self.take_back(call, done))
+    }
+
+    fn snapshot<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<Option<Value>, Unquoted>> {
+        Box::pin(async move { self.look(&ask).await })
     }
 
     fn quote<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<Money, Unquoted>> {
         Box::pin(async move { self.price(&ask).await })
+    }
+}
+
+/// Before there is an attempt.
+fn values_before<'a>(ask: &Ask<'a>) -> Values<'a> {
+    Values {
+        constraints: ask.constraints,
+        money: ask.bound,
+        action_id: ask.action_id,
+        reference: None,
+        provider_key: None,
+        confirmed: None,
+        snapshot: None,
     }
 }
 
@@ -278,6 +305,7 @@ fn values_of(call: &Call) -> Values<'_> {
         reference: Some(&call.reference),
         provider_key: Some(&call.provider_key),
         confirmed: None,
+        snapshot: None,
     }
 }
 
@@ -347,21 +375,33 @@ fn read_quote(table: &Table<'_>, common: &Common<'_>) -> Result<Option<(Template
     )))
 }
 
-fn read_rollback(table: &Table<'_>, common: &Common<'_>) -> Result<Option<Rollback>, Mistake> {
+fn read_snapshot(
+    table: &Table<'_>,
+    common: &Common<'_>,
+) -> Result<Option<(Template, SnapshotReading)>, Mistake> {
+    let Some(node) = table.get("snapshot") else { return Ok(None) };
+    let snapshot = node.table(&[&Template::MEMBERS[..], &SnapshotReading::MEMBERS].concat())?;
+    let template = Template::read(&snapshot, common, Knows::Action, Method::GET)?;
+    Ok(Some((template, SnapshotReading::read(&snapshot)?)))
+}
+
+fn read_rollback(
+    table: &Table<'_>,
+    common: &Common<'_>,
+) -> Result<Option<(Template, CallReading, Rollback)>, Mistake> {
     let Some(node) = table.get("rollback") else { return Ok(None) };
-    let own = ["within_seconds"];
+    let own = ["within_seconds", "restores"];
     let rollback = node.table(&[&Template::MEMBERS[..], &CallReading::MEMBERS, &own].concat())?;
-    Ok(Some(Rollback {
-        template: Template::read(&rollback, common, Knows::Effect, Method::POST)?,
-        reading: CallReading::read(&rollback, common.archetype)?,
-        within: rollback.seconds("within_seconds", MOST_WINDOW_SECONDS)?,
-    }))
+    let template = Template::read(&rollback, common, Knows::Effect, Method::POST)?;
+    let reading = CallReading::read(&rollback, common.archetype)?;
+    let within = rollback.seconds("within_seconds", MOST_WINDOW_SECONDS)?;
+    Ok(Some((template, reading, Rollback { within, restores: rollback.flag("restores")? })))
 }
 
 /// A hundred years.
 const MOST_WINDOW_SECONDS: u64 = 100 * 366 * 86_400;
 
-const MEMBERS: [&str; 11] = [
+const MEMBERS: [&str; 12] = [
     "provider",
     "name",
     "base",
@@ -372,5 +412,6 @@ const MEMBERS: [&str; 11] = [
     "act",
     "query",
     "quote",
+    "snapshot",
     "rollback",
 ];

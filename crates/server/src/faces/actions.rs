@@ -94,6 +94,9 @@ pub(crate) struct Record<'a> {
     approvals: Vec<Approval>,
     /// Oldest first, the latest included; empty if it was never to be sent.
     attempts: Vec<Attempt<'a>>,
+    /// What there was before it changed it, where that is promised and the provider could say; in the provider's words.
+    #[schema(value_type = Option<Object>)]
+    snapshot: Option<&'a Value>,
     /// How its effect is undone; null unless somebody asked for that.
     rollback: Option<Rollback<'a>>,
     /// Oldest first.
@@ -228,6 +231,7 @@ impl<'a> Record<'a> {
             client: &view.client,
             approvals: view.approvals.iter().map(Approval::of).collect(),
             attempts: view.attempts.iter().map(Attempt::of).collect(),
+            snapshot: view.snapshot.as_ref(),
             rollback: view.rollback.as_ref().map(Rollback::of),
             receipts: view.receipts.iter().map(|receipt| found(receipt, public_url)).collect(),
             response: view.reply.as_ref().and_then(|reply| serde_json::from_slice(&reply.body).ok()),
