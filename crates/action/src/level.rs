@@ -14,9 +14,6 @@ pub enum GuaranteeLevel {
 }
 
 impl GuaranteeLevel {
-    /// The strictest that this version carries out.
-    pub const STRICTEST: GuaranteeLevel = GuaranteeLevel::Atp2;
-
     /// The word used on the wire and in receipts.
     pub fn as_str(self) -> &'static str {
         match self {

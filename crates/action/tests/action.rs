@@ -282,7 +282,7 @@ proptest! {
 
     #[test]
     fn a_requester_can_only_tighten(
-        declared in Just(GuaranteeLevel::STRICTEST), reversible: bool,
+        declared in levels(), reversible: bool,
         level in prop::option::of(levels()), undo in prop::option::of(any::<bool>()), days in prop::option::of(1u32..3000),
     ) {
         let catalogue = catalogue(&book(declared, reversible));

@@ -161,7 +161,6 @@ fn every_mistake_is_found_with_its_place_and_a_hint() {
             "8:12: unknown approval `kee` | did you mean \"key\"?",
         ),
         ("\"atp-1\"", "\"atp-4\"", "7:19: unknown guarantee level `atp-4`"),
-        ("\"atp-1\"", "\"atp-3\"", "7:19: guarantee level `atp-3` is not in this version | write \"atp-2\""),
         (
             "name = \"REFUND\"",
             "extends = \"builtin\"\nname = \"REFUND\"",

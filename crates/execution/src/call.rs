@@ -37,6 +37,18 @@ pub fn reference(action_id: &ActionId, attempt: u32) -> String {
     format!("{action_id}-{attempt}")
 }
 
+/// Our own name for what undoes the effect of an attempt.
+pub fn rollback_reference(action_id: &ActionId, attempt: u32) -> String {
+    format!("{action_id}-{attempt}-rollback")
+}
+
+/// The idempotency key of what undoes the effect that was had under this provider key, 64 lower-case hexadecimal digits.
+pub fn rollback_key(key: &HmacKey, provider_key: &str) -> String {
+    let parts = ("countersign/rollback-key/1", provider_key);
+    let bytes = serde_json::to_vec(&parts).unwrap_or_default();
+    hex::encode(key.sign(&bytes))
+}
+
 /// The idempotency key that a provider sees, 64 lower-case hexadecimal digits.
 ///
 /// The same request under the same key yields the same value, whoever recomputes it; without the tenant's key

@@ -11,6 +11,9 @@
 //!                    └── Go: the same attempt ──┘ ⟲ asked, not known yet
 //! ```
 //!
+//! An effect that is there can be undone: `Completed ─▶ RollingBack ⇄ Undoing ─▶ RolledBack`, or `RollbackFailed`, which
+//! needs a person.
+//!
 //! An [`Execution`] is a value: [`Execution::step`] consumes one with an [`Event`] and returns the next, with
 //! the [`Effect`]s that somebody else performs after the write. A live action and one recovered after a crash
 //! take the same path, so recovery is not a second implementation.
@@ -34,8 +37,8 @@ mod machine;
 mod reply;
 mod retry;
 
-pub use call::{Call, provider_key, reference};
+pub use call::{Call, provider_key, reference, rollback_key, rollback_reference};
 pub use capabilities::{Capabilities, Idempotent, Queryable};
-pub use machine::{Course, Effect, Event, Execution, Illegal, Now, State, Stood, Terms, Withheld};
+pub use machine::{Course, Effect, Event, Execution, Illegal, Now, State, Stood, Terms, Undo, Withheld};
 pub use reply::{Absence, Confirmation, Found, Refusal, Reply, Stop};
 pub use retry::{delay, longest_delay};

@@ -35,6 +35,14 @@ pub enum State {
     Completed(Confirmation),
     /// There is no effect.
     Failed(Absence),
+    /// The effect is there and is to be undone; nothing of that is under way.
+    RollingBack,
+    /// What undoes it is marked sent; the answer may never come.
+    Undoing,
+    /// The effect was there and is undone.
+    RolledBack(Confirmation),
+    /// The effect is there and could not be undone: a person decides.
+    RollbackFailed,
 }
 
 /// What can happen to an execution.
@@ -52,6 +60,11 @@ pub enum Event {
     Asked(Found),
     /// The time has come to look after it.
     Woken,
+    /// Its effect is to be undone by this call, which has a provider key of its own. Compensation causes no new effect, so
+    /// it takes no permit.
+    Undo(Arc<Call>),
+    /// The provider's reply to what undoes it arrived.
+    Undone(Reply),
 }
 
 /// Why a call that was marked sent never left.
@@ -79,6 +92,10 @@ pub enum Effect {
     },
     /// Somebody should know: an effect was there after all that was said to be absent for good.
     LateEffect,
+    /// Undo the effect by this call; the reply comes back as [`Event::Undone`].
+    Retract(Arc<Call>),
+    /// Somebody should know: an effect could not be undone.
+    Alarm,
 }
 
 /// What was promised, and what the provider can.
@@ -126,23 +143,54 @@ pub enum Stood {
     InDoubt,
     /// See [`State::Failed`].
     Failed,
+    /// See [`State::Completed`].
+    Completed,
+    /// See [`State::RollingBack`]; also what was marked sent to undo it, since that is recognised when it is repeated.
+    RollingBack,
+    /// See [`State::RollbackFailed`].
+    RollbackFailed,
+}
+
+/// How an effect is being undone.
+#[derive(Clone, Debug)]
+pub struct Undo {
+    /// What undoes it.
+    pub call: Arc<Call>,
+    /// How often it was sent, each time under the same provider key.
+    pub sends: u32,
+    /// When it was first sent, in Unix milliseconds.
+    pub first_ms: i64,
 }
 
 impl Execution {
     /// An action that was judged and is to be sent for the first time.
     pub fn intended(call: Arc<Call>, terms: Terms) -> Execution {
         let course = Course { sends: 0, retries: 0, first_ms: call.send_by_ms };
-        Execution { run: Run { call, terms, course }, state: State::Intended }
+        Execution { run: Run { call, terms, course, undo: None }, state: State::Intended }
     }
 
     /// An action as it is on record: live and recovered ones go on alike.
     pub fn recover(call: Call, terms: Terms, course: Course, stood: Stood) -> Execution {
+        Execution::recover_undone(call, terms, course, stood, None)
+    }
+
+    /// The same for one whose effect is being undone, or was to be.
+    pub fn recover_undone(
+        call: Call,
+        terms: Terms,
+        course: Course,
+        stood: Stood,
+        undo: Option<Undo>,
+    ) -> Execution {
         let state = match stood {
             Stood::Waiting { due_ms } => State::Waiting { due_ms, after: Absence::OnRecord },
             Stood::InDoubt => State::InDoubt,
             Stood::Failed => State::Failed(Absence::OnRecord),
+            Stood::Completed => State::Completed(Confirmation::default()),
+            Stood::RollingBack => State::RollingBack,
+            Stood::RollbackFailed => State::RollbackFailed,
         };
-        Execution { run: Run { call: Arc::new(call), terms, course }, state }
+        Execution { run: Run { call: Arc::new(call), terms, course, undo }, state }
     }
 
     /// The next state, and what is to be done once it is written.
@@ -151,9 +199,10 @@ impl Execution {
     /// [`Illegal`] names the state and the event that do not go together; the execution is consumed, what the
     /// ledger holds stands.
     pub fn step(self, event: Event, now: Now) -> Result<(Execution, Vec<Effect>), Illegal> {
-        use Event::{Asked, Go, Replied, Stopped, Withheld, Woken};
+        use Event::{Asked, Go, Replied, Stopped, Undo, Undone, Withheld, Woken};
         use Reply::{Confirmed, NotSent, Refused};
-        use State::{Failed, InDoubt, Intended, Sent, Waiting};
+        use State::{Completed, Failed, InDoubt, Intended, RollbackFailed, RolledBack, RollingBack, Sent};
+        use State::{Undoing, Waiting};
         let Execution { run, state } = self;
         Ok(match (state, event) {
             (Intended, Go(permit, call)) if run.is_first(&call) => run.send(permit, call, 0, now),
@@ -184,6 +233,12 @@ impl Execution {
             (InDoubt, Stopped(_)) => run.stays(InDoubt),
             (Intended | Waiting { .. }, Stopped(stop)) => run.stays(Failed(Absence::Stopped(stop))),
             (state @ (Waiting { .. } | Failed(_)), Asked(_) | Replied(_)) => run.stays(state),
+
+            (Completed(_) | RollbackFailed, Undo(call)) if run.is_undone_by(&call) => run.undo_by(call, now),
+            (RollingBack, Woken) => run.retract(now),
+            (RollingBack | Undoing | RollbackFailed, Undone(Confirmed(it))) => run.stays(RolledBack(it)),
+            (Undoing, Undone(Refused(it))) if !it.transient => run.then(RollbackFailed, Effect::Alarm),
+            (Undoing, Undone(_)) => run.not_undone(now),
             (state, event) => return Err(Illegal { state: state.name(), event: event.name() }),
         })
     }
@@ -203,6 +258,11 @@ impl Execution {
         self.run.course
     }
 
+    /// How its effect is being undone, if it is.
+    pub fn undo(&self) -> Option<&Undo> {
+        self.run.undo.as_ref()
+    }
+
     /// How it is tried again.
     pub fn retry(&self) -> Option<&RetryPolicy> {
         self.run.terms.retry.as_ref()
@@ -215,6 +275,7 @@ struct Run {
     call: Arc<Call>,
     terms: Terms,
     course: Course,
+    undo: Option<Undo>,
 }
 
 type Step = (Execution, Vec<Effect>);
@@ -301,6 +362,44 @@ impl Run {
         }
     }
 
+    fn undo_by(self, call: Arc<Call>, now: Now) -> Step {
+        let undo = Some(Undo { call, sends: 0, first_ms: now.ms });
+        Run { undo, ..self }.then(State::RollingBack, Effect::Wait { until_ms: now.ms })
+    }
+
+    fn retract(self, now: Now) -> Step {
+        let arrives_ms = now.ms.saturating_add(self.terms.flight_ms);
+        match &self.undo {
+            Some(undo) if undo.sends == 0 || self.may_retract_again(undo, arrives_ms) => {
+                let (sends, call) = (undo.sends.saturating_add(1), Arc::clone(&undo.call));
+                let undo = Some(Undo { sends, ..undo.clone() });
+                Run { undo, ..self }.then(State::Undoing, Effect::Retract(call))
+            }
+            _ => self.then(State::RollbackFailed, Effect::Alarm),
+        }
+    }
+
+    /// INVARIANT (undo): what undoes an effect is sent again only under the key by which the provider recognises it.
+    fn may_retract_again(&self, undo: &Undo, arrives_ms: i64) -> bool {
+        let recognised = Capabilities { repeat_safe: false, ..self.terms.capabilities.clone() };
+        undo.sends <= self.call.archetype.retry.max_retries
+            && recognised.may_repeat(undo.first_ms, arrives_ms)
+    }
+
+    fn not_undone(self, now: Now) -> Step {
+        let policy = &self.call.archetype.retry;
+        let Some(undo) = self.undo.as_ref().filter(|undo| undo.sends <= policy.max_retries) else {
+            return self.then(State::RollbackFailed, Effect::Alarm);
+        };
+        let pause = delay(policy, undo.sends.saturating_sub(1), now.chance).as_millis();
+        let until_ms = now.ms.saturating_add(i64::try_from(pause).unwrap_or(i64::MAX));
+        self.then(State::RollingBack, Effect::Wait { until_ms })
+    }
+
+    fn is_undone_by(&self, call: &Call) -> bool {
+        call.action_id == self.call.action_id && call.provider_key != self.call.provider_key
+    }
+
     fn went_once(&self) -> bool {
         self.course.sends == 1
     }
@@ -353,12 +452,16 @@ impl State {
             State::InDoubt => "in doubt",
             State::Completed(_) => "completed",
             State::Failed(_) => "failed",
+            State::RollingBack => "rolling back",
+            State::Undoing => "undoing",
+            State::RolledBack(_) => "rolled back",
+            State::RollbackFailed => "rollback failed",
         }
     }
 
     /// Is its fate known, and the last word said by the machine?
     pub fn is_settled(&self) -> bool {
-        matches!(self, State::Completed(_) | State::Failed(_))
+        matches!(self, State::Completed(_) | State::Failed(_) | State::RolledBack(_))
     }
 }
 
@@ -379,6 +482,11 @@ impl Event {
             Event::Asked(Found::Absent { final_: false }) => "asked: absent so far",
             Event::Asked(Found::Unknown) => "asked: unknown",
             Event::Woken => "woken",
+            Event::Undo(_) => "undo",
+            Event::Undone(Reply::Confirmed(_)) => "undone: confirmed",
+            Event::Undone(Reply::Refused(_)) => "undone: refused",
+            Event::Undone(Reply::NotSent { .. }) => "undone: not sent",
+            Event::Undone(Reply::Lost { .. }) => "undone: lost",
         }
     }
 }

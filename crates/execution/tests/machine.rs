@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,32 +13,17 @@ use action::{
 use boundary::{Caller, Facts, Permit, Policies, Series, Verdict};
 use countersign_execution::{
     Absence, Call, Capabilities, Confirmation, Course, Effect, Event, Execution, Found, Idempotent, Now,
-    Queryable, Refusal, Reply, State, Stood, Stop, Terms, Withheld, delay, longest_delay, provider_key,
+    Queryable, Refusal, Reply, State, Stood, Stop, Terms, Undo, Withheld, delay, longest_delay, provider_key,
     reference,
 };
 use proptest::prelude::*;
 
 #[test]
 fn every_state_meets_every_event() {
+    // Whatever is not in here is illegal.
     let table = "
         intended    go: attempt 1         -> sent + invoke
-        intended    go: attempt 2         -> illegal
         intended    stopped               -> failed stopped
-        intended    withheld: deadline    -> illegal
-        intended    withheld: window      -> illegal
-        intended    replied: confirmed    -> illegal
-        intended    replied: refused      -> illegal
-        intended    replied: busy         -> illegal
-        intended    replied: not sent     -> illegal
-        intended    replied: lost         -> illegal
-        intended    asked: confirmed      -> illegal
-        intended    asked: absent for good -> illegal
-        intended    asked: absent so far  -> illegal
-        intended    asked: unknown        -> illegal
-        intended    woken                 -> illegal
-        sent        go: attempt 1         -> illegal
-        sent        go: attempt 2         -> illegal
-        sent        stopped               -> illegal
         sent        withheld: deadline    -> failed deadline
         sent        withheld: window      -> waiting + wait
         sent        replied: confirmed    -> completed
@@ -45,14 +31,6 @@ fn every_state_meets_every_event() {
         sent        replied: busy         -> waiting + wait
         sent        replied: not sent     -> waiting + wait
         sent        replied: lost         -> in doubt + wait
-        sent        asked: confirmed      -> illegal
-        sent        asked: absent for good -> illegal
-        sent        asked: absent so far  -> illegal
-        sent        asked: unknown        -> illegal
-        sent        woken                 -> illegal
-        sent again  go: attempt 1         -> illegal
-        sent again  go: attempt 2         -> illegal
-        sent again  stopped               -> illegal
         sent again  withheld: deadline    -> in doubt + wait
         sent again  withheld: window      -> in doubt + wait
         sent again  replied: confirmed    -> completed
@@ -60,16 +38,8 @@ fn every_state_meets_every_event() {
         sent again  replied: busy         -> in doubt + wait
         sent again  replied: not sent     -> in doubt + wait
         sent again  replied: lost         -> in doubt + wait
-        sent again  asked: confirmed      -> illegal
-        sent again  asked: absent for good -> illegal
-        sent again  asked: absent so far  -> illegal
-        sent again  asked: unknown        -> illegal
-        sent again  woken                 -> illegal
-        waiting     go: attempt 1         -> illegal
         waiting     go: attempt 2         -> sent + invoke
         waiting     stopped               -> failed stopped
-        waiting     withheld: deadline    -> illegal
-        waiting     withheld: window      -> illegal
         waiting     replied: confirmed    -> completed + late effect
         waiting     replied: refused      -> waiting
         waiting     replied: busy         -> waiting
@@ -81,10 +51,7 @@ fn every_state_meets_every_event() {
         waiting     asked: unknown        -> waiting
         waiting     woken                 -> waiting + clear
         in doubt    go: attempt 1         -> sent + invoke
-        in doubt    go: attempt 2         -> illegal
         in doubt    stopped               -> in doubt
-        in doubt    withheld: deadline    -> illegal
-        in doubt    withheld: window      -> illegal
         in doubt    replied: confirmed    -> completed
         in doubt    replied: refused      -> failed refused
         in doubt    replied: busy         -> waiting + wait
@@ -95,26 +62,7 @@ fn every_state_meets_every_event() {
         in doubt    asked: absent so far  -> in doubt + clear
         in doubt    asked: unknown        -> in doubt + clear
         in doubt    woken                 -> in doubt + inquire
-        completed   go: attempt 1         -> illegal
-        completed   go: attempt 2         -> illegal
-        completed   stopped               -> illegal
-        completed   withheld: deadline    -> illegal
-        completed   withheld: window      -> illegal
-        completed   replied: confirmed    -> illegal
-        completed   replied: refused      -> illegal
-        completed   replied: busy         -> illegal
-        completed   replied: not sent     -> illegal
-        completed   replied: lost         -> illegal
-        completed   asked: confirmed      -> illegal
-        completed   asked: absent for good -> illegal
-        completed   asked: absent so far  -> illegal
-        completed   asked: unknown        -> illegal
-        completed   woken                 -> illegal
-        failed      go: attempt 1         -> illegal
         failed      go: attempt 2         -> sent + invoke
-        failed      stopped               -> illegal
-        failed      withheld: deadline    -> illegal
-        failed      withheld: window      -> illegal
         failed      replied: confirmed    -> completed + late effect
         failed      replied: refused      -> failed on record
         failed      replied: busy         -> failed on record
@@ -124,7 +72,16 @@ fn every_state_meets_every_event() {
         failed      asked: absent for good -> failed on record
         failed      asked: absent so far  -> failed on record
         failed      asked: unknown        -> failed on record
-        failed      woken                 -> illegal
+        completed   undo                  -> rolling back + wait
+        rolling back woken                -> undoing + retract
+        rolling back undone: confirmed    -> rolled back
+        undoing     undone: confirmed     -> rolled back
+        undoing     undone: refused       -> rollback failed + alarm
+        undoing     undone: busy          -> rolling back + wait
+        undoing     undone: not sent      -> rolling back + wait
+        undoing     undone: lost          -> rolling back + wait
+        rollback failed undo              -> rolling back + wait
+        rollback failed undone: confirmed -> rolled back
     ";
     let squeeze = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
     let expected: Vec<String> = table.lines().map(squeeze).filter(|line| !line.is_empty()).collect();
@@ -140,13 +97,42 @@ fn every_state_meets_every_event() {
                 Err(illegal) => {
                     assert_eq!((illegal.state, illegal.event), names);
                     assert!(illegal.to_string().contains(names.0) && illegal.to_string().contains(names.1));
-                    "illegal".to_owned()
+                    continue;
                 }
             };
             found.push(format!("{state} {event} -> {outcome}"));
         }
     }
-    assert_eq!(found, expected);
+    assert_eq!(found.iter().collect::<BTreeSet<_>>(), expected.iter().collect::<BTreeSet<_>>());
+}
+
+#[test]
+fn what_undoes_an_effect_is_repeated_as_often_as_the_archetype_is_retried_and_then_a_person_decides() {
+    let mut execution = stand("rolling back", terms());
+    let most = archetype().retry.max_retries;
+    for sent in 0..=most {
+        let (undoing, effects) = execution.step(Event::Woken, now(0)).unwrap();
+        let Effect::Retract(call) = &effects[0] else { panic!("{effects:?}") };
+        assert_eq!(call.provider_key, "undo", "always under the same key");
+        let (next, effects) = undoing.step(make("undone: lost"), now(0)).unwrap();
+        let last = sent == most;
+        assert_eq!(matches!(effects[..], [Effect::Alarm]), last);
+        assert_eq!(next.state().name(), if last { "rollback failed" } else { "rolling back" });
+        execution = next;
+    }
+}
+
+#[test]
+fn what_undoes_an_effect_is_not_repeated_once_its_provider_may_have_forgotten_it() {
+    for (sends, after_ms, state) in
+        [(0, 1_000_000, "undoing"), (1, 89_999, "undoing"), (1, 90_000, "rollback failed")]
+    {
+        let undo = Undo { sends, ..undo() };
+        let course = Course { sends: 1, retries: 0, first_ms: NOW };
+        let execution = Execution::recover_undone(call(1), terms(), course, Stood::RollingBack, Some(undo));
+        let (next, _) = execution.step(Event::Woken, now(after_ms)).unwrap();
+        assert_eq!(next.state().name(), state, "{sends} {after_ms}");
+    }
 }
 
 #[test]
@@ -356,7 +342,9 @@ fn every_open_state_has_a_way_out() {
     for able in 0..4 {
         for retry in [None, Some(policy())] {
             let terms = Terms { capabilities: abilities(able), retry, ..terms() };
-            for state in ["intended", "sent", "sent again", "waiting", "in doubt"] {
+            for state in
+                STATES.into_iter().filter(|state| !["completed", "failed", "rolled back"].contains(state))
+            {
                 let leaves = |event: &&str| {
                     let stepped = stand(state, terms.clone()).step(make(event), now(0));
                     stepped.is_ok_and(|(next, _)| next.state().is_settled())
@@ -453,9 +441,21 @@ fn absence_is_final_only_after_the_last_moment_of_sending_and_the_declared_wait(
 const NOW: i64 = 1_760_000_000_000;
 const MOST_RETRIES: u32 = 2;
 
-const STATES: [&str; 7] = ["intended", "sent", "sent again", "waiting", "in doubt", "completed", "failed"];
+const STATES: [&str; 11] = [
+    "intended",
+    "sent",
+    "sent again",
+    "waiting",
+    "in doubt",
+    "completed",
+    "failed",
+    "rolling back",
+    "undoing",
+    "rolled back",
+    "rollback failed",
+];
 
-const EVENTS: [&str; 15] = [
+const EVENTS: [&str; 21] = [
     "go: attempt 1",
     "go: attempt 2",
     "stopped",
@@ -471,6 +471,12 @@ const EVENTS: [&str; 15] = [
     "asked: absent so far",
     "asked: unknown",
     "woken",
+    "undo",
+    "undone: confirmed",
+    "undone: refused",
+    "undone: busy",
+    "undone: not sent",
+    "undone: lost",
 ];
 
 fn stand(state: &str, terms: Terms) -> Execution {
@@ -489,6 +495,15 @@ fn stand(state: &str, terms: Terms) -> Execution {
         }
         "waiting" => recovered(Stood::Waiting { due_ms: NOW }),
         "in doubt" => recovered(Stood::InDoubt),
+        "rolling back" | "undoing" | "rolled back" | "rollback failed" => {
+            let stood = if state == "rollback failed" { Stood::RollbackFailed } else { Stood::RollingBack };
+            let resting = Execution::recover_undone(call(1), terms.clone(), course, stood, Some(undo()));
+            match state {
+                "undoing" => resting.step(Event::Woken, now(0)).unwrap().0,
+                "rolled back" => resting.step(make("undone: confirmed"), now(0)).unwrap().0,
+                _ => resting,
+            }
+        }
         "completed" => recovered(Stood::InDoubt).step(make("replied: confirmed"), now(0)).unwrap().0,
         _ => recovered(Stood::Failed),
     }
@@ -511,8 +526,20 @@ fn make(event: &str) -> Event {
         "asked: absent for good" => Event::Asked(Found::Absent { final_: true }),
         "asked: absent so far" => Event::Asked(Found::Absent { final_: false }),
         "asked: unknown" => Event::Asked(Found::Unknown),
+        "undo" => Event::Undo(undo().call),
+        "undone: confirmed" => Event::Undone(Reply::Confirmed(Confirmation::default())),
+        "undone: refused" => Event::Undone(Reply::Refused(Refusal::default())),
+        "undone: busy" => Event::Undone(Reply::Refused(Refusal { transient: true, ..Refusal::default() })),
+        "undone: not sent" => Event::Undone(Reply::NotSent { why: why() }),
+        "undone: lost" => Event::Undone(Reply::Lost { why: why() }),
         _ => Event::Woken,
     }
+}
+
+/// What undoes the effect, and was not sent yet.
+fn undo() -> Undo {
+    let call = Call { provider_key: "undo".to_owned(), ..call(1) };
+    Undo { call: call.into(), sends: 0, first_ms: NOW }
 }
 
 fn told(execution: &Execution) -> String {
@@ -536,6 +563,8 @@ fn word(effect: &Effect) -> &'static str {
         Effect::Clear => " + clear",
         Effect::Wait { .. } => " + wait",
         Effect::LateEffect => " + late effect",
+        Effect::Retract(_) => " + retract",
+        Effect::Alarm => " + alarm",
     }
 }
 

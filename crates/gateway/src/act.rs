@@ -94,8 +94,7 @@ impl Gateway {
 
     /// One call, and what came of it.
     async fn attempt(self: &Arc<Self>, errand: Box<Errand>, said: &mut Said) -> Result<Followed, Error> {
-        let Errand { under_way: _mark, tenant, pending, execution, provider, admitted, patience, quoted } =
-            *errand;
+        let Errand { under_way, tenant, pending, execution, provider, admitted, patience, quoted } = *errand;
         let id = pending.id;
         let patience_ms = i64::try_from(provider.patience().as_millis()).unwrap_or(i64::MAX / 2);
         let leave_by_ms = execution.call().send_by_ms.saturating_sub(patience_ms);
@@ -153,7 +152,7 @@ impl Gateway {
         match (followed, confirmed) {
             // Somebody else took it in hand and has said otherwise: the effect is there all the same.
             (Err(error), Some(confirmation)) if error.code == Code::StateConflict => {
-                Box::pin(self.answered_late(&tenant, id, confirmation)).await.map(Followed::Said)
+                Box::pin(self.answered_late(&tenant, id, confirmation, under_way)).await.map(Followed::Said)
             }
             (followed, _) => followed,
         }
@@ -188,8 +187,10 @@ impl Gateway {
                 }
             }
         }
-        if said.is_awaited() {
-            said.say(Box::pin(self.say_so_far(tenant, id)).await);
+        match Box::pin(self.leave(tenant, id, said.is_awaited())).await {
+            Ok(Some(answer)) => said.say(Ok(answer)),
+            Ok(None) => {}
+            Err(error) => said.say(Err(error)),
         }
         None
     }
@@ -235,7 +236,12 @@ impl Gateway {
                 self.wake_at(pending.id, until_ms);
                 return Ok(Followed::Rests(until_ms));
             }
-            State::Intended | State::Sent(_) => return Err(internal("an action stopped half way")),
+            State::Intended
+            | State::Sent(_)
+            | State::RollingBack
+            | State::Undoing
+            | State::RolledBack(_)
+            | State::RollbackFailed => return Err(internal("an action stopped half way")),
         };
         let (answer, told) = self.conclude_with_receipt(tenant, pending, ending).await?;
         if effects.iter().any(|effect| matches!(effect, Effect::LateEffect)) {
@@ -434,6 +440,26 @@ mod tests {
 
         fn query<'a>(&'a self, call: &'a execution::Call, now_ms: i64) -> BoxFuture<'a, Found> {
             self.0.query(call, now_ms)
+        }
+
+        fn rollback(&self) -> Option<provider::Rollback> {
+            self.0.rollback()
+        }
+
+        fn snapshot<'a>(
+            &'a self,
+            ask: provider::Ask<'a>,
+        ) -> BoxFuture<'a, Result<Option<serde_json::Value>, provider::Unquoted>> {
+            self.0.snapshot(ask)
+        }
+
+        fn undo<'a>(
+            &'a self,
+            call: &'a execution::Call,
+            done: provider::Done<'a>,
+            now_ms: i64,
+        ) -> BoxFuture<'a, execution::Reply> {
+            self.0.undo(call, done, now_ms)
         }
 
         fn quote<'a>(

@@ -10,6 +10,8 @@ pub(crate) enum Alert {
     Overage,
     /// An effect was there after all that was said to be absent for good.
     LateEffect,
+    /// An effect could not be undone.
+    RollbackFailed,
 }
 
 impl Alert {
@@ -18,6 +20,7 @@ impl Alert {
         match self {
             Alert::Overage => "overage",
             Alert::LateEffect => "late_effect",
+            Alert::RollbackFailed => "rollback_failed",
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use action::{ActionId, Environment, Money, Subject, Tenant};
+use action::{ActionId, Environment, GuaranteeLevel, Money, Subject, Tenant};
 use execution::{Call, Execution, Stood, Terms};
 use ledger::By;
 use provider::Provider;
@@ -67,7 +67,7 @@ impl Pending {
             chain,
             told,
             by: By::Holder(stored.token),
-            settled: stored.state.is_final(),
+            settled: stored.state.is_amended(),
         })
     }
 
@@ -115,9 +115,15 @@ impl Pending {
         Execution::recover(call, self.terms(provider), course, stood)
     }
 
-    fn terms(&self, provider: &dyn Provider) -> Terms {
+    pub(crate) fn terms(&self, provider: &dyn Provider) -> Terms {
         let deadline = self.row.deadline_ms.and_then(|ms| i64::try_from(ms).ok());
-        terms(provider, self.row.retry.map(Into::into), deadline.map(|ms| self.at_ms.saturating_add(ms)))
+        let level = GuaranteeLevel::parse(&self.row.guarantee_level).unwrap_or(GuaranteeLevel::Atp3);
+        terms(
+            provider,
+            level,
+            self.row.retry.map(Into::into),
+            deadline.map(|ms| self.at_ms.saturating_add(ms)),
+        )
     }
 
     /// Was its last attempt first sent after the caller was told something?
@@ -142,12 +148,16 @@ impl Pending {
 /// What was promised, and what the provider can.
 pub(crate) fn terms(
     provider: &dyn Provider,
+    level: GuaranteeLevel,
     retry: Option<action::RetryPolicy>,
     deadline_ms: Option<i64>,
 ) -> Terms {
     let flight = SEND_WINDOW + provider.patience();
     let flight_ms = i64::try_from(flight.as_millis()).unwrap_or(i64::MAX / 2);
-    Terms { capabilities: provider.capabilities().clone(), retry, deadline_ms, flight_ms }
+    let mut capabilities = provider.capabilities().clone();
+    // What is promised exactly once is not repeated for being harmless.
+    capabilities.repeat_safe &= level != GuaranteeLevel::Atp3;
+    Terms { capabilities, retry, deadline_ms, flight_ms }
 }
 
 /// The parts of a payload that no decision is needed for.
@@ -188,6 +198,8 @@ pub(crate) fn describe(of: &Described<'_>, chain: &Chain, call: Option<CallRow>)
         call,
         attempts: Vec::new(),
         retry: action.retry.map(Into::into),
+        snapshot: None,
+        rollback: None,
         held_for: Vec::new(),
         repeat_of: action.repeat_of.map(|id| id.to_string()),
         escalation: None,
@@ -220,6 +232,8 @@ pub(crate) fn conceal(action: &action::Action, salts: &Salts) -> Result<Json, Er
 
 /// Label under which members of the constraints are committed to.
 pub(crate) const CONSTRAINTS: &str = "constraints";
+/// Label under which a snapshot is committed to.
+pub(crate) const SNAPSHOT: &str = "snapshot";
 /// Label under which members of the provider's answer are committed to.
 pub(crate) const ANSWER: &str = "answer";
 

@@ -14,7 +14,7 @@ use crate::approvals::fitting;
 use crate::clock;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind, Outcome, ReceiptRef, Reply};
-use crate::pending::{ANSWER, Pending};
+use crate::pending::{ANSWER, Pending, SNAPSHOT};
 use crate::row::{OutcomeRow, VERSION, internal, raw_json};
 use crate::{Code, Error};
 
@@ -63,6 +63,9 @@ struct Sent<'a> {
     #[serde(rename = "providerKey")]
     provider_key: &'a str,
     reference: &'a str,
+    /// A commitment to what there was before, where that is promised.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snapshot: Option<String>,
 }
 
 /// Output of the stage `commit_auth_split`, members in JCS order.
@@ -337,7 +340,7 @@ impl Gateway {
         }
     }
 
-    fn push_execute(
+    pub(crate) fn push_execute(
         &self,
         chain: &mut Chain,
         pending: &Pending,
@@ -358,6 +361,7 @@ impl Gateway {
             provider: &call.provider,
             provider_key: &call.provider_key,
             reference: &call.reference,
+            snapshot: snapshot_of(pending)?,
         };
         let output = Executed { answer, provider: &call.provider, reference, result };
         let now_ms = clock::now_ms();
@@ -376,6 +380,13 @@ impl Gateway {
     pub(crate) fn status_url(&self, id: action::ActionId) -> String {
         format!("{}/v1/actions/{id}", self.issuer)
     }
+}
+
+fn snapshot_of(pending: &Pending) -> Result<Option<String>, Error> {
+    let Some(snapshot) = &pending.row.snapshot else { return Ok(None) };
+    let json =
+        Json::parse(snapshot.get().as_bytes()).map_err(|_| internal("a stored snapshot is not JSON"))?;
+    Ok(Some(pending.salts()?.commit(SNAPSHOT, &json)))
 }
 
 /// How an absence is known, in one stable word.

@@ -44,6 +44,7 @@ impl Gateway {
         let stood = match (stored.state, stored.due_ms) {
             (State::Sent | State::InDoubt, _) => Stood::InDoubt,
             (State::Waiting, due_ms) => Stood::Waiting { due_ms: due_ms.unwrap_or(0) },
+            (State::RollingBack, _) => return self.undo_further(tenant, &stored).await.map(Pursued::Rests),
             _ => return self.over(&stored),
         };
         let told = self.told(&stored).await?;
@@ -149,7 +150,7 @@ impl Gateway {
     }
 
     /// The provider to ask or to send to, and the call as it left.
-    fn bound(
+    pub(crate) fn bound(
         &self,
         pending: &Pending,
         rules: &Rules,
@@ -160,7 +161,7 @@ impl Gateway {
             Error::new(Code::ProviderCannot, format!("archetype `{}` is no longer bound", pending.archetype))
         })?;
         let sent = pending.row.call.as_ref().filter(|sent| !sent.was_for(provider.as_ref()));
-        if let (Some(sent), Stood::InDoubt) = (sent, stood) {
+        if let (Some(sent), Stood::InDoubt | Stood::RollingBack | Stood::Completed) = (sent, stood) {
             // Another provider's "no such payment" says nothing about this one.
             return Err(Error::new(
                 Code::ProviderCannot,
@@ -176,10 +177,11 @@ impl Gateway {
 
     /// Asks after the last attempt of an action that failed, because its effect may have come late.
     pub(crate) async fn ask_once_more(
-        &self,
-        tenant: &TenantState,
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
         pending: &Pending,
         rules: &Rules,
+        under_way: UnderWay,
     ) -> Result<Option<Answer>, Error> {
         let (provider, call) = self.bound(pending, rules, Stood::Failed)?;
         let same = pending.row.call.as_ref().is_some_and(|sent| sent.was_for(provider.as_ref()));
@@ -197,17 +199,21 @@ impl Gateway {
             return Ok(None);
         }
         match self.follow(tenant, pending, &execution, &effects).await? {
-            Followed::Said(answer) => Ok(Some(answer)),
+            Followed::Said(answer) => {
+                self.compensate(tenant, pending, under_way).await;
+                Ok(Some(answer))
+            }
             Followed::Rests(_) => Ok(None),
         }
     }
 
     /// An effect is confirmed after somebody else had the last word.
     pub(crate) async fn answered_late(
-        &self,
-        tenant: &TenantState,
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
         id: ActionId,
         confirmation: Confirmation,
+        under_way: UnderWay,
     ) -> Result<Answer, Error> {
         let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
         let stored = stored.ok_or_else(|| internal("an admitted action is not in the ledger"))?;
@@ -224,7 +230,12 @@ impl Gateway {
         let execution = pending.execution(call, provider.as_ref(), stood);
         let (execution, effects) = self.step(execution, Event::Replied(Reply::Confirmed(confirmation)))?;
         match self.follow(tenant, &pending, &execution, &effects).await? {
-            Followed::Said(answer) => Ok(answer),
+            Followed::Said(answer) => {
+                if stored.state == State::Failed {
+                    self.compensate(tenant, &pending, under_way).await;
+                }
+                Ok(answer)
+            }
             Followed::Rests(_) => Err(internal("a confirmed effect settled nothing")),
         }
     }
@@ -252,20 +263,36 @@ impl Gateway {
         let entry = draft(tenant, ledger::WAITING, state, &pending.action_hash, pending.attempt());
         let payload = row.to_bytes()?;
         let (action, by) = (pending.id, pending.by);
-        let deferral = Deferral { action, by, at_ms: now_ms, due_ms, payload, entry };
+        let deferral = Deferral { action, state: State::Waiting, by, at_ms: now_ms, due_ms, payload, entry };
         self.ledger.defer(deferral).await.map_err(unavailable).map(drop)
     }
 
-    /// What is answered when the caller's patience ends while the action is open.
-    pub(crate) async fn say_so_far(&self, tenant: &TenantState, id: ActionId) -> Result<Answer, Error> {
+    /// Leaves an open action to the timer: a doubt is said whether anybody hears it or not, which ends the lease; that it
+    /// waits for another attempt, only to whoever waits.
+    pub(crate) async fn leave(
+        &self,
+        tenant: &TenantState,
+        id: ActionId,
+        awaited: bool,
+    ) -> Result<Option<Answer>, Error> {
         let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
         let stored = stored.ok_or_else(|| internal("an admitted action is not in the ledger"))?;
-        if stored.reply.is_some() {
-            return self.last_said(&stored);
+        if !awaited && stored.state != State::Sent {
+            return Ok(None);
         }
-        let told = self.told(&stored).await?;
-        let mut pending = Pending::restore(&stored, told)?;
+        self.say_so_far(tenant, &stored).await.map(Some)
+    }
+
+    async fn say_so_far(&self, tenant: &TenantState, stored: &Stored) -> Result<Answer, Error> {
+        if stored.reply.is_some() {
+            return self.last_said(stored);
+        }
+        let told = self.told(stored).await?;
+        let mut pending = Pending::restore(stored, told)?;
         if pending.told.is_some() {
+            if stored.state == State::Sent {
+                self.note_doubt(tenant, &pending).await?;
+            }
             let row = IntentRow::from_bytes(&stored.payload)?;
             return Ok(self.say_sent(stored.id, &row));
         }

@@ -215,6 +215,8 @@ pub(crate) fn outward(state: State) -> &'static str {
         State::Sent | State::InDoubt | State::Waiting => "EXECUTING",
         State::Executed => "COMPLETED",
         State::Failed | State::Refused => "FAILED",
+        State::RollingBack | State::RollbackFailed => "ROLLING_BACK",
+        State::RolledBack => "ROLLED_BACK",
     }
 }
 
@@ -233,7 +235,7 @@ pub(crate) fn unavailable(error: ledger::Error) -> Error {
     }
 }
 
-fn event(state: State, code: Option<Code>) -> &'static str {
+pub(crate) fn event(state: State, code: Option<Code>) -> &'static str {
     match state {
         State::Refused if code == Some(Code::ApprovalExpired) => "expired",
         State::Held => "held",
@@ -244,6 +246,9 @@ fn event(state: State, code: Option<Code>) -> &'static str {
         State::Executed => "executed",
         State::Failed => "failed",
         State::Refused => "refused",
+        State::RollingBack => "rolling_back",
+        State::RollbackFailed => "rollback_failed",
+        State::RolledBack => "rolled_back",
     }
 }
 
@@ -251,6 +256,8 @@ fn event(state: State, code: Option<Code>) -> &'static str {
 fn correction(state: State, reserved: Option<Money>, charged: Option<Money>) -> Option<i64> {
     match (state, reserved, charged) {
         (State::Held | State::Approved | State::Sent | State::InDoubt | State::Waiting, ..) => None,
+        // What is given back refills nothing.
+        (State::RollingBack | State::RollbackFailed | State::RolledBack, ..) => None,
         (State::Failed | State::Refused, ..) => Some(0),
         (State::Executed, None, _) => None,
         // It was done, and cost nothing: a quote.

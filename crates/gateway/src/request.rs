@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use action::{Action, GuaranteeLevel, IdempotencyKey, PaymentMode, Refusal, RefusalKind, Request};
-use execution::{Capabilities, Stop};
+use execution::Stop;
 use provider::Provider;
 use tokio::sync::{SemaphorePermit, oneshot};
 
@@ -174,7 +174,7 @@ impl Gateway {
             .field("/archetype")
             .hint("the operator adds a [binding] to the archetype's file in the catalogue"));
         };
-        able(action, provider.capabilities())?;
+        able(action, provider.as_ref())?;
         Ok(Arc::clone(provider))
     }
 
@@ -199,7 +199,7 @@ impl Drop for Place {
 }
 
 /// What the request asks for must be what this version and the binding can do.
-fn able(action: &Action, capabilities: &Capabilities) -> Result<(), Error> {
+fn able(action: &Action, provider: &dyn Provider) -> Result<(), Error> {
     match action.payment_mode {
         PaymentMode::ImmediateCharge => {}
         PaymentMode::QuoteOnly if quotes(action) => {}
@@ -213,16 +213,14 @@ fn able(action: &Action, capabilities: &Capabilities) -> Result<(), Error> {
         }
     }
     let level = action.guarantee_level;
-    let strictest = GuaranteeLevel::STRICTEST;
-    let refused = |why: String| {
-        let hint = format!("leave `guarantee_level` out or send `{strictest}`");
-        Error::new(Code::ProviderCannot, why).field("/guarantee_level").hint(hint)
-    };
-    if level > strictest {
-        return Err(refused(format!("guarantee level `{level}` is not in this version")));
+    let lower = "leave `guarantee_level` out or ask for a lower one where the catalogue allows it";
+    if !provider.capabilities().can_keep(level) {
+        let why = format!("guarantee level `{level}` cannot be kept for this archetype");
+        return Err(Error::new(Code::ProviderCannot, why).field("/guarantee_level").hint(lower));
     }
-    if !capabilities.can_keep(level) {
-        return Err(refused(format!("guarantee level `{level}` cannot be kept for this archetype")));
+    if level == GuaranteeLevel::Atp3 && (provider.rollback().is_none() || !action.reversible) {
+        let why = format!("guarantee level `{level}` needs a way to undo the action");
+        return Err(Error::new(Code::RollbackRequired, why).field("/guarantee_level").hint(lower));
     }
     Ok(())
 }

@@ -56,6 +56,12 @@ pub(crate) struct IntentRow {
     /// How it is tried again, if it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<RetryRow>,
+    /// What there was before it changed it, canonical; the provider's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Box<RawValue>>,
+    /// How its effect is undone, if somebody asked for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<RollbackRow>,
     /// Why it waits, in stable words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held_for: Vec<String>,
@@ -169,6 +175,24 @@ pub(crate) struct AttemptRow {
     /// Whether the caller was told that the action had failed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub last_word: bool,
+}
+
+/// How an effect is undone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RollbackRow {
+    /// Who asked for it.
+    pub by: String,
+    /// When, Unix milliseconds.
+    pub asked_ms: i64,
+    pub provider_key: String,
+    pub reference: String,
+    /// The provider's reference for the effect.
+    pub confirmed: Option<String>,
+    /// How often it was sent, each time under the same key.
+    pub sends: u32,
+    /// When it was first marked sent, Unix milliseconds.
+    pub first_ms: i64,
 }
 
 /// How an action is tried again.

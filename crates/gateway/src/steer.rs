@@ -63,7 +63,7 @@ impl Gateway {
             return Err(Error::new(Code::StateConflict, why));
         }
         let rules = tenant.rules();
-        if let Some(answer) = self.ask_once_more(tenant, &pending, &rules).await? {
+        if let Some(answer) = self.ask_once_more(tenant, &pending, &rules, under_way.clone()).await? {
             return Ok(Next::Said(answer));
         }
         self.judge_once_more(tenant, &rules, &stored, &pending, under_way).await
@@ -114,7 +114,7 @@ fn cancelled() -> Stop {
     Stop { code: Code::Cancelled.as_str(), reasons: vec![CANCELLED.to_owned()] }
 }
 
-fn busy() -> Error {
+pub(crate) fn busy() -> Error {
     Error::new(Code::StateConflict, "somebody is at the action just now")
 }
 

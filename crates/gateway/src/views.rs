@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use action::{ActionId, Environment};
-use ledger::{Settled, Stored};
+use ledger::{Settled, State, Stored};
 use serde_json::Value;
 
 use crate::approvals::GivenView;
@@ -13,7 +13,7 @@ use crate::gateway::Gateway;
 use crate::outcome::{ReceiptRef, Reply};
 use crate::recovery::reference;
 use crate::remember::{outward, unavailable};
-use crate::row::{AttemptRow, CallRow, IntentRow, OutcomeRow, RetryRow, internal};
+use crate::row::{AttemptRow, CallRow, IntentRow, OutcomeRow, RetryRow, RollbackRow, internal};
 use crate::{Code, Error, clock};
 
 /// An action as its record shows it (ATP, section 6).
@@ -59,6 +59,10 @@ pub struct ActionView {
     pub retry: Option<RetryView>,
     /// Its attempts, oldest first, the one under way included.
     pub attempts: Vec<AttemptView>,
+    /// What there was before it changed it, where that is promised and the provider could say; the provider's words.
+    pub snapshot: Option<Value>,
+    /// How its effect is undone, if somebody asked for that.
+    pub rollback: Option<RollbackView>,
     /// What the provider confirmed.
     pub confirmation: Option<Value>,
     /// The published code, if it was blocked or failed.
@@ -84,6 +88,23 @@ pub struct RetryView {
     pub initial_delay_seconds: u64,
     /// No pause is longer.
     pub max_delay_seconds: u64,
+}
+
+/// How an effect is undone.
+#[derive(Clone, Debug)]
+pub struct RollbackView {
+    /// Who asked for it.
+    pub by: String,
+    /// When, RFC 3339.
+    pub asked_at: String,
+    /// The idempotency key that the provider saw.
+    pub provider_key: String,
+    /// Our name for it.
+    pub reference: String,
+    /// How often it was sent under this key.
+    pub sends: u32,
+    /// Whether it could not be undone and a person decides.
+    pub failed: bool,
 }
 
 /// One attempt to have an action's effect.
@@ -246,7 +267,7 @@ fn view(
     // What only adds to it, an overage, says neither when it was done nor what the provider confirmed.
     // And while somebody has had it tried again, what was said of it before does not hold.
     let said = outcomes.iter().rfind(|it| it.reply.is_some() && stored.reply.is_some());
-    let completed = said.filter(|_| stored.state.is_final()).map(|it| it.at_ms);
+    let completed = said.filter(|_| stored.state.is_amended()).map(|it| it.at_ms);
     let said = said.map(|it| OutcomeRow::from_bytes(&it.payload)).transpose()?;
     let reply = match &stored.reply {
         Some(reply) => Some(Reply { status: reply.status, body: reply.body.clone() }),
@@ -277,6 +298,8 @@ fn view(
         duration_ms: completed.and_then(|at_ms| u64::try_from(at_ms - stored.at_ms).ok()),
         retry_count: attempts.iter().map(|it| it.sends).sum::<u32>().saturating_sub(1),
         retry: row.retry.map(RetryView::of),
+        snapshot: row.snapshot.and_then(|it| serde_json::from_str(it.get()).ok()),
+        rollback: row.rollback.map(|rollback| RollbackView::of(rollback, stored.state)),
         attempts,
         confirmation: said.as_ref().and_then(confirmation),
         error: said.and_then(|it| it.code).and_then(|code| Code::parse(&code)),
@@ -326,6 +349,14 @@ impl AttemptView {
             result: None,
             provider_code: None,
         }
+    }
+}
+
+impl RollbackView {
+    fn of(row: RollbackRow, state: State) -> RollbackView {
+        let RollbackRow { by, asked_ms, provider_key, reference, sends, .. } = row;
+        let failed = state == State::RollbackFailed;
+        RollbackView { by, asked_at: clock::text(asked_ms), provider_key, reference, sends, failed }
     }
 }
 

@@ -100,18 +100,21 @@ pub enum Basis {
     },
 }
 
-/// An attempt that is known to have had no effect, and the time of the next one.
+/// An action rests until it is due: for its next attempt, because the one before is known to have had no effect, or for
+/// the next step of undoing its effect.
 #[derive(Clone, Debug)]
 pub struct Deferral {
     /// Which action.
     pub action: ActionId,
+    /// [`State::Waiting`] or [`State::RollingBack`].
+    pub state: State,
     /// Who says so.
     pub by: By,
     /// Milliseconds since 1970, UTC.
     pub at_ms: i64,
     /// When it is due.
     pub due_ms: i64,
-    /// The payload of its intent from now on: the attempt is told of in it.
+    /// The payload of its intent from now on: what was done is told of in it.
     pub payload: Vec<u8>,
     /// The ledger entry.
     pub entry: Draft,
@@ -308,9 +311,10 @@ impl Lease {
         Lease { token, owner: None, until_ms }
     }
 
-    /// What is left of it while the action waits to be sent again.
-    pub(crate) fn deferred(self, due_ms: i64) -> Lease {
-        Lease { owner: None, until_ms: Some(due_ms), ..self }
+    /// What is left of it while the action rests. Each step of undoing it is taken in hand anew.
+    pub(crate) fn deferred(self, state: State, due_ms: i64) -> Lease {
+        let token = self.token.saturating_add(u32::from(state == State::RollingBack));
+        Lease { token, owner: None, until_ms: Some(due_ms) }
     }
 }
 
@@ -332,10 +336,10 @@ impl By {
 impl Deferral {
     /// May it be written about an action that is in this state, and by them?
     pub(crate) fn check(&self, from: State, lease: &Lease) -> Result<(), Error> {
-        let (id, to) = (self.action, State::Waiting);
+        let (id, to) = (self.action, self.state);
         match self.by {
             By::Holder(token) if token != lease.token => Err(Error::Fenced(id)),
-            By::Holder(_) if from.may_defer() => Ok(()),
+            By::Holder(_) if from.may_defer(to) => Ok(()),
             By::Holder(_) | By::Heir(_) => Err(Error::Illegal { id, from, to }),
         }
     }

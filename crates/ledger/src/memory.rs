@@ -261,11 +261,12 @@ impl World {
         let id = deferral.action;
         let row = self.row_mut(id)?;
         deferral.check(row.stored.state, &row.lease)?;
-        row.lease = row.lease.deferred(deferral.due_ms);
-        (row.stored.state, row.stored.due_ms) = (State::Waiting, Some(deferral.due_ms));
+        row.lease = row.lease.deferred(deferral.state, deferral.due_ms);
+        (row.stored.state, row.stored.due_ms) = (deferral.state, Some(deferral.due_ms));
+        row.stored.token = row.lease.token;
         row.stored.payload = deferral.payload.clone();
         let claim = row.claim;
-        self.claimed_in(claim, State::Waiting);
+        self.claimed_in(claim, deferral.state);
         self.append(deferral.at_ms, Some(id), &deferral.entry, None, None)
     }
 

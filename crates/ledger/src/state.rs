@@ -17,6 +17,12 @@ pub enum State {
     /// What was sent is known to have had no effect, and is due to be sent once more, as another attempt. Debits and
     /// claims stand. Its number puts it among the open ones, as with [`State::Approved`].
     Waiting = -1,
+    /// The effect is confirmed and is being undone.
+    RollingBack = -2,
+    /// The effect is confirmed and could not be undone: a person decides.
+    RollbackFailed = -3,
+    /// The effect was confirmed and is undone.
+    RolledBack = 7,
     /// The effect is confirmed.
     Executed = 4,
     /// The effect is known to be absent.
@@ -27,7 +33,7 @@ pub enum State {
 
 impl State {
     /// Every state, in the order of an action's life.
-    pub const ALL: [State; 8] = [
+    pub const ALL: [State; 11] = [
         State::Held,
         State::Approved,
         State::Sent,
@@ -36,6 +42,9 @@ impl State {
         State::Executed,
         State::Failed,
         State::Refused,
+        State::RollingBack,
+        State::RollbackFailed,
+        State::RolledBack,
     ];
 
     /// May a settlement take an action from here to `to`?
@@ -53,10 +62,14 @@ impl State {
         )
     }
 
-    /// May a deferral take an action from here to [`State::Waiting`]?
+    /// May a deferral take an action from here to `to`, where it rests until it is due?
     #[must_use]
-    pub fn may_defer(self) -> bool {
-        matches!(self, State::Sent | State::InDoubt)
+    pub fn may_defer(self, to: State) -> bool {
+        use State::{Executed, InDoubt, RollbackFailed, RollingBack, Sent, Waiting};
+        matches!(
+            (self, to),
+            (Sent | InDoubt, Waiting) | (Executed | RollingBack | RollbackFailed, RollingBack)
+        )
     }
 
     /// May an action that is here be marked sent once more?
@@ -70,8 +83,14 @@ impl State {
     /// A failed action becomes executed when a late answer contradicts the record.
     #[must_use]
     pub fn may_amend(self, to: State) -> bool {
-        use State::{Executed, Failed, InDoubt};
-        matches!((self, to), (Executed, Executed) | (Failed, Failed | Executed) | (InDoubt, InDoubt))
+        use State::{Executed, Failed, InDoubt, RollbackFailed, RolledBack, RollingBack};
+        matches!(
+            (self, to),
+            (Executed, Executed)
+                | (Failed, Failed | Executed)
+                | (InDoubt, InDoubt)
+                | (RollingBack, RolledBack | RollbackFailed)
+        )
     }
 
     /// Is nothing sent and nothing debited yet, because people have to agree first?
@@ -83,13 +102,19 @@ impl State {
     /// Has the caller been given the last word? Amendments may still follow.
     #[must_use]
     pub fn is_final(self) -> bool {
-        matches!(self, State::Executed | State::Failed | State::Refused)
+        matches!(self, State::Executed | State::Failed | State::Refused | State::RolledBack)
+    }
+
+    /// Was the last word on the effect itself said, so that what comes now amends it?
+    #[must_use]
+    pub fn is_amended(self) -> bool {
+        self.is_final() || matches!(self, State::RollingBack | State::RollbackFailed)
     }
 
     /// Does an action in this state stand in the way of another one with the same effect?
     #[must_use]
     pub fn claims_effect(self) -> bool {
-        !matches!(self, State::Failed | State::Refused)
+        !matches!(self, State::Failed | State::Refused | State::RolledBack)
     }
 
     /// The word used in logs and errors.
@@ -101,6 +126,9 @@ impl State {
             State::Sent => "sent",
             State::InDoubt => "in doubt",
             State::Waiting => "waiting",
+            State::RollingBack => "rolling back",
+            State::RollbackFailed => "rollback failed",
+            State::RolledBack => "rolled back",
             State::Executed => "executed",
             State::Failed => "failed",
             State::Refused => "refused",
@@ -132,7 +160,10 @@ mod tests {
     fn every_open_state_has_a_way_out_and_no_final_one_is_settled_again() {
         for from in State::ALL {
             let ways_out = State::ALL.into_iter().filter(|to| *to != from && from.may_settle(*to)).count();
-            assert_eq!(ways_out == 0, from.is_final(), "{from}");
+            assert_eq!(ways_out == 0, from.is_amended(), "{from}");
+            let undone = [State::RollingBack, State::RolledBack, State::RollbackFailed];
+            let goes_on = undone.into_iter().any(|to| from.may_amend(to) || from.may_defer(to));
+            assert!(from.is_final() || ways_out > 0 || goes_on, "{from}");
         }
     }
 
@@ -148,7 +179,7 @@ mod tests {
     #[test]
     fn the_row_numbers_are_fixed() {
         let numbers: Vec<_> = State::ALL.into_iter().map(State::code).collect();
-        assert_eq!(numbers, [1, 0, 2, 3, -1, 4, 5, 6]);
-        assert_eq!(State::from_code(7), None);
+        assert_eq!(numbers, [1, 0, 2, 3, -1, 4, 5, 6, -2, -3, 7]);
+        assert_eq!(State::from_code(8), None);
     }
 }

@@ -164,7 +164,7 @@ pub struct Stored {
     pub needed: u32,
     /// Rises each time somebody takes the action in hand after whoever admitted it; 1 until then.
     pub token: u32,
-    /// When it is due, if it waits to be sent again; milliseconds since 1970, UTC.
+    /// When it is due, if it rests until it is sent again or undone; milliseconds since 1970, UTC.
     pub due_ms: Option<i64>,
     /// When it was judged the last time and counted in the history of its principal, milliseconds since 1970, UTC.
     pub counted_ms: i64,

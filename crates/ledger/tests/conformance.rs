@@ -11,9 +11,9 @@ use std::thread;
 use action::{Subject, Tenant};
 use common::*;
 use ledger::{
-    Admission, Admitted, ApiKey, Approval, Basis, By, Effect, Error, FactsQuery, Filter, Hold, Ledger,
-    Mandate, Obstacle, Outcome, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, Recorded, Scope,
-    Settlement, State, Tolerance,
+    Admission, Admitted, ApiKey, Approval, Basis, By, Deferral, Effect, Error, FactsQuery, Filter, Hold,
+    Ledger, Mandate, Obstacle, Outcome, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, Recorded,
+    Scope, Settlement, State, Tolerance,
 };
 
 // Keys.
@@ -1226,5 +1226,46 @@ fn what_waits_may_be_told_of_and_called_off() {
         assert!(wait(ledger.due(NOW + 1000, None, 10)).unwrap().rows.is_empty());
         let late = wait(ledger.defer(deferral(id, 1, NOW)));
         assert!(matches!(late, Err(Error::Illegal { from: State::Failed, .. })), "{late:?}");
+    });
+}
+
+#[test]
+fn an_effect_is_undone_step_by_step_and_each_step_is_somebodys() {
+    on_every_ledger(|ledger| {
+        let tenant = Tenant::default();
+        let asked = || Admission { effect: effect(5), ..payment("a", 300, &["m"]) };
+        let id = admitted(&*ledger, asked());
+        let rests = |token, due_ms| Deferral { state: State::RollingBack, ..deferral(id, token, due_ms) };
+        assert!(
+            matches!(wait(ledger.defer(rests(1, NOW))), Err(Error::Illegal { .. })),
+            "nothing is there yet"
+        );
+        wait(ledger.settle(settlement(id, State::Executed, "a"))).unwrap();
+        wait(ledger.defer(rests(1, NOW + 100))).unwrap();
+        let stored = wait(ledger.action(&tenant, id)).unwrap().unwrap();
+        assert_eq!((stored.state, stored.token, stored.due_ms), (State::RollingBack, 2, Some(NOW + 100)));
+        assert!(stored.reply.is_some(), "what was said stands");
+        assert!(matches!(wait(ledger.defer(rests(1, NOW))), Err(Error::Fenced(_))), "it is undone once");
+        let due = wait(ledger.due(NOW + 100, None, 10)).unwrap().rows;
+        assert_eq!(due.iter().map(|stored| stored.id).collect::<Vec<_>>(), [id]);
+        wait(ledger.defer(rests(2, NOW + 500))).unwrap();
+        let amend = |token, state, name| {
+            let none = Settlement { by: By::Holder(token), ..settlement(id, state, name) };
+            wait(ledger.amend(none))
+        };
+        assert!(matches!(amend(2, State::RolledBack, "old"), Err(Error::Fenced(_))));
+        amend(3, State::RollbackFailed, "stuck").unwrap();
+        assert!(wait(ledger.due(NOW + 9000, None, 10)).unwrap().rows.is_empty(), "a person decides");
+        assert_eq!(wait(ledger.prune(NOW + 9000, 10, NOW)).unwrap(), 0, "and until then it is kept");
+        wait(ledger.defer(rests(3, NOW + 600))).unwrap();
+        amend(4, State::RolledBack, "undone").unwrap();
+        assert_eq!(
+            (state_of(&*ledger, id), spent(&*ledger, "m")),
+            (State::RolledBack, 300),
+            "a refund refills nothing"
+        );
+        let again = Admission { effect: effect(5), ..admission("b") };
+        assert!(matches!(admit(&*ledger, again), Admitted::New { .. }), "what is undone may be done again");
+        wait(ledger.verify()).unwrap();
     });
 }

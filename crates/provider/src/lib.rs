@@ -67,6 +67,16 @@ pub trait Provider: Send + Sync + fmt::Debug {
     /// What became of a call, asked at `now_ms`; whether an absence is final depends on it. Causes no effect.
     fn query<'a>(&'a self, call: &'a Call, now_ms: i64) -> BoxFuture<'a, Found>;
 
+    /// How an effect can be undone; `None` if it cannot.
+    fn rollback(&self) -> Option<Rollback>;
+
+    /// Undoes a confirmed effect. `call` is a call of its own, with its own provider key and reference; the same key twice
+    /// undoes once. `now_ms` as in [`Provider::call`].
+    fn undo<'a>(&'a self, call: &'a Call, done: Done<'a>, now_ms: i64) -> BoxFuture<'a, Reply>;
+
+    /// What there is before an action changes it; `None` where the provider cannot say. Causes no effect.
+    fn snapshot<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<Option<Value>, Unquoted>>;
+
     /// What an action would cost. Causes no effect.
     fn quote<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<Money, Unquoted>>;
 }
@@ -84,7 +94,25 @@ pub struct Ask<'a> {
     pub now_ms: i64,
 }
 
-/// There is no quote.
+/// How an effect can be undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rollback {
+    /// For how long after it was confirmed.
+    pub within: Duration,
+    /// Whether all is then as it was before; if not, another effect makes good for it.
+    pub restores: bool,
+}
+
+/// What is known of an effect that is to be undone.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Done<'a> {
+    /// The provider's own reference for it.
+    pub reference: Option<&'a str>,
+    /// What there was before.
+    pub snapshot: Option<&'a Value>,
+}
+
+/// There is no quote, or no snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
 pub struct Unquoted {

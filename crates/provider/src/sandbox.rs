@@ -12,6 +12,7 @@
 //! | `sandbox:lose` | answer lost | yes | confirmed |
 //! | `sandbox:vanish` | answer lost | no | absent |
 //! | `sandbox:silent` | answer lost | yes | unknown, for ever |
+//! | `sandbox:keep` | confirmed, and its rollback is refused | yes | confirmed |
 //! | `sandbox:delay-N` | confirmed after N ms, at most 60000 | yes | confirmed |
 //!
 //! Any other value that begins with `sandbox:` is refused with the code `unknown_trigger`.
@@ -38,7 +39,7 @@ use serde_json::{Value, json};
 
 use crate::binding::{identity, read_capabilities};
 use crate::reader::{Mistake, Node};
-use crate::{Ask, Provider, Unquoted};
+use crate::{Ask, Done, Provider, Rollback, Unquoted};
 
 /// How many effects are remembered; the oldest is forgotten first.
 pub const MOST_EFFECTS: usize = 65_536;
@@ -78,6 +79,8 @@ enum Behaviour {
     Lose,
     Vanish,
     Silent,
+    /// What it did stays.
+    Keep,
 }
 
 impl Sandbox {
@@ -130,7 +133,7 @@ impl Sandbox {
             Behaviour::Busy(times) if call.attempt <= times => {
                 Reply::Refused(Refusal { transient: true, ..refusal("busy") })
             }
-            Behaviour::Confirm | Behaviour::Busy(_) => Reply::Confirmed(confirmation(call)),
+            Behaviour::Confirm | Behaviour::Busy(_) | Behaviour::Keep => Reply::Confirmed(confirmation(call)),
             Behaviour::Decline => Reply::Refused(refusal("declined")),
             Behaviour::Misunderstand => Reply::Refused(refusal("unknown_trigger")),
             Behaviour::Unreachable => {
@@ -222,6 +225,27 @@ impl Provider for Sandbox {
         Box::pin(async move { self.ask(call, now_ms) })
     }
 
+    fn rollback(&self) -> Option<Rollback> {
+        Some(Rollback { within: Duration::from_secs(86_400), restores: false })
+    }
+
+    fn snapshot<'a>(&'a self, _: Ask<'a>) -> BoxFuture<'a, Result<Option<Value>, Unquoted>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    fn undo<'a>(&'a self, call: &'a Call, done: Done<'a>, _now_ms: i64) -> BoxFuture<'a, Reply> {
+        let (behaviour, _) = self.told(&call.constraints, call.action_id);
+        let reply = match behaviour {
+            Behaviour::Keep => Reply::Refused(refusal("kept")),
+            _ => Reply::Confirmed(Confirmation {
+                reference: Some(format!("sandbox-{}", call.reference)),
+                answer: json!({ "sandbox": true, "status": "undone", "undone": done.reference }),
+                charged: None,
+            }),
+        };
+        Box::pin(std::future::ready(reply))
+    }
+
     fn quote<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<Money, Unquoted>> {
         Box::pin(async move { self.price(&ask) })
     }
@@ -246,7 +270,7 @@ impl Options {
 impl Behaviour {
     fn has_effect(self, attempt: u32) -> bool {
         match self {
-            Behaviour::Confirm | Behaviour::Lose | Behaviour::Silent => true,
+            Behaviour::Confirm | Behaviour::Lose | Behaviour::Silent | Behaviour::Keep => true,
             Behaviour::Busy(times) => attempt > times,
             Behaviour::Decline | Behaviour::Misunderstand | Behaviour::Unreachable | Behaviour::Vanish => {
                 false
@@ -294,6 +318,7 @@ fn obey(trigger: &str) -> (Behaviour, Duration) {
         "lose" => Behaviour::Lose,
         "vanish" => Behaviour::Vanish,
         "silent" => Behaviour::Silent,
+        "keep" => Behaviour::Keep,
         other => return delayed(other).unwrap_or((Behaviour::Misunderstand, Duration::ZERO)),
     };
     (behaviour, Duration::ZERO)

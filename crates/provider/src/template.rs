@@ -34,9 +34,14 @@ pub(crate) enum Scalar {
 /// A place that a value of the action takes.
 #[derive(Clone, Debug)]
 pub(crate) enum Slot {
-    Value { pointer: Pointer, optional: bool },
+    Value {
+        pointer: Pointer,
+        optional: bool,
+    },
     Money(MoneyPart),
     Action(ActionPart),
+    /// A part of what there was before the effect, by JSON pointer.
+    Snapshot(String),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +59,8 @@ pub(crate) enum ActionPart {
     Id,
     Reference,
     ProviderKey,
+    /// The provider's own reference for a confirmed effect.
+    Confirmed,
 }
 
 /// What the slots are filled from.
@@ -66,6 +73,10 @@ pub(crate) struct Values<'a> {
     pub(crate) reference: Option<&'a str>,
     /// Absent when there is no attempt yet.
     pub(crate) provider_key: Option<&'a str>,
+    /// There only when a confirmed effect is to be undone.
+    pub(crate) confirmed: Option<&'a str>,
+    /// Likewise, where there is one.
+    pub(crate) snapshot: Option<&'a Value>,
 }
 
 /// A request that cannot be made from these values. Says where, never what.
@@ -87,8 +98,18 @@ pub(crate) enum Unfilled {
 #[derive(Clone, Copy)]
 pub(crate) struct Scope<'a> {
     pub(crate) archetype: &'a Archetype,
-    /// Whether there is an attempt, with a reference and a provider key.
-    pub(crate) attempt: bool,
+    pub(crate) knows: Knows,
+}
+
+/// How much there is to be known of an action when a request is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Knows {
+    /// There is no attempt yet.
+    Action,
+    /// There is an attempt, with a reference and a provider key.
+    Attempt,
+    /// There is an effect, confirmed by the provider, and a call that undoes it.
+    Effect,
 }
 
 impl Tree {
@@ -196,6 +217,10 @@ impl Slot {
             "$value" => Slot::value(&node.table(&["$value", "optional"])?, scope)?,
             "$money" => Slot::Money(MoneyPart::read(&node.table(&["$money"])?.need("$money")?, scope)?),
             "$action" => Slot::Action(ActionPart::read(&node.table(&["$action"])?.need("$action")?, scope)?),
+            "$snapshot" if scope.knows == Knows::Effect => {
+                Slot::Snapshot(node.table(&["$snapshot"])?.need("$snapshot")?.pointer()?)
+            }
+            "$snapshot" => return Err(node.mistake("there is a snapshot only in `rollback`")),
             "$secret" => {
                 return Err(node.mistake("a secret may stand in a header only").hint("move it to `headers`"));
             }
@@ -204,7 +229,7 @@ impl Slot {
                 return Err(node.mistake("`$text` is not supported").hint(hint));
             }
             other => {
-                let hint = "the slots are $value, $money and $action";
+                let hint = "the slots are $value, $money, $action and, in a rollback, $snapshot";
                 return Err(node.mistake(format!("`{other}` is not a slot")).hint(hint));
             }
         };
@@ -250,6 +275,8 @@ impl Slot {
             Slot::Action(ActionPart::Id) => Some(Value::String(values.action_id.to_string())),
             Slot::Action(ActionPart::Reference) => values.reference.map(Value::from),
             Slot::Action(ActionPart::ProviderKey) => values.provider_key.map(Value::from),
+            Slot::Action(ActionPart::Confirmed) => values.confirmed.map(Value::from),
+            Slot::Snapshot(pointer) => values.snapshot.and_then(|it| it.pointer(pointer)).cloned(),
         };
         filled.map(Some).ok_or_else(|| Unfilled::Missing(self.place()))
     }
@@ -259,6 +286,7 @@ impl Slot {
             Slot::Value { pointer, .. } => pointer.to_string(),
             Slot::Money(_) => "$money".to_owned(),
             Slot::Action(_) => "$action".to_owned(),
+            Slot::Snapshot(pointer) => format!("$snapshot {pointer}"),
         }
     }
 }
@@ -291,11 +319,15 @@ impl ActionPart {
     fn read(node: &Node<'_>, scope: Scope<'_>) -> Result<ActionPart, Mistake> {
         match node.text()? {
             "id" => Ok(ActionPart::Id),
-            "reference" | "provider_key" if !scope.attempt => {
+            "reference" | "provider_key" if scope.knows < Knows::Attempt => {
                 Err(node.mistake("a quote belongs to no attempt yet").hint("only `id` is known here"))
             }
             "reference" => Ok(ActionPart::Reference),
             "provider_key" => Ok(ActionPart::ProviderKey),
+            "provider_reference" if scope.knows == Knows::Effect => Ok(ActionPart::Confirmed),
+            "provider_reference" => Err(node
+                .mistake("there is a provider's reference only in `rollback`")
+                .hint("use `reference`")),
             other => Err(node
                 .mistake(format!("`{other}` is no part of an action"))
                 .hint("id, reference or provider_key")),

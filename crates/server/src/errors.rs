@@ -354,11 +354,11 @@ const fn words(code: Code) -> Words {
         RollbackRequired => (
             422,
             "invalid_request",
-            "this guarantee level needs a way to roll back",
-            "Exactly-once needs a rollback binding, and the catalogue has none for this archetype.",
+            "there is no way to roll this back",
+            "The action was declared irreversible, or the catalogue has no rollback binding for its archetype.",
             &[
                 "ask the operator to add a rollback binding",
-                "or ask for a lower guarantee level where allowed",
+                "make good by another action what cannot be undone",
             ],
         ),
         ProviderCannot => (

@@ -135,6 +135,8 @@ const DECIDING: &[Code] = &[
     Code::StateConflict,
     Code::Erased,
 ];
+const UNDOING: &[Code] =
+    &[Code::NotFound, Code::StateConflict, Code::Erased, Code::RollbackRequired, Code::ProviderCannot];
 const STEERING: &[Code] = &[Code::NotFound, Code::StateConflict, Code::Erased];
 /// Of forms.
 const SENDING: &[Code] =
@@ -293,6 +295,18 @@ pub static ROUTES: &[Route] = &[
         query: &[],
         codes: STEERING,
         handler: by!(actions::cancel),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/actions/{id}/rollback",
+        place: Place::Both,
+        who: Who::May(Deed::Steer),
+        summary: "Undo the effect of an action that was carried out; however often it is asked for, once",
+        body: None,
+        answers: &[Answer::json(200, "The record, after the first step", Schema::ActionRecord)],
+        query: &[],
+        codes: UNDOING,
+        handler: by!(actions::rollback),
     },
     Route {
         method: Method::GET,

@@ -2,7 +2,8 @@
 //! on demand.
 //!
 //! Run it inside a test with [`Bank::start`], or as a process of its own with [`serve`]. Both
-//! speak the same HTTP: `/oauth/token`, `/v1/payments`, `/v1/accounts/{name}`, `/v1/effects`, `/v1/faults`.
+//! speak the same HTTP: `/oauth/token`, `/v1/payments`, `/v1/payments/{id}/refunds`, `/v1/accounts/{name}`, `/v1/effects`,
+//! `/v1/faults`.
 
 mod amount;
 mod books;
@@ -146,6 +147,11 @@ impl Bank {
     /// Every effect so far, counted.
     pub fn effects(&self) -> Effects {
         self.counter.books().effects()
+    }
+
+    /// How many payments were given back.
+    pub fn refunds(&self) -> u64 {
+        self.counter.books().refunds()
     }
 
     /// Queues faults for the next requests, behind those already queued.

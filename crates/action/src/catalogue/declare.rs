@@ -42,7 +42,8 @@ pub(crate) fn read(table: &Table<'_>) -> Option<Archetype> {
         description: table.get("description").and_then(|node| node.text()).unwrap_or_default().to_owned(),
         identity: paths::identity(table, &schema, grave && duplicate.on != OnDuplicate::Allow),
         reversible,
-        guarantee_level: guarantee_level(table).unwrap_or(GuaranteeLevel::Atp1),
+        guarantee_level: word(table, "guarantee_level", &LEVELS, GuaranteeLevel::parse)
+            .unwrap_or(GuaranteeLevel::Atp1),
         retry: limits::retry_policy(table),
         default_payment_mode: word(table, "default_payment_mode", &PAYMENT_MODES, PaymentMode::parse)
             .unwrap_or(PaymentMode::ImmediateCharge),
@@ -92,6 +93,7 @@ const KEYS: [&str; 21] = [
 ];
 /// More people than this are no way to let an action through.
 const MOST_APPROVALS: u32 = 16;
+const LEVELS: [&str; 3] = ["atp-1", "atp-2", "atp-3"];
 const PAYMENT_MODES: [&str; 4] =
     ["QUOTE_ONLY", "RESERVE_IF_AVAILABLE", "IMMEDIATE_CHARGE", "IMMEDIATE_CHARGE_WITH_CHALLENGE"];
 
@@ -166,18 +168,6 @@ pub(crate) fn word<T>(
         node.mistake_with_hint(format!("unknown {} `{text}`", key.replace('_', " ")), hint);
     }
     value
-}
-
-/// A level that is known and not carried out would refuse every action, and is a mistake before there is one.
-fn guarantee_level(table: &Table<'_>) -> Option<GuaranteeLevel> {
-    let level = word(table, "guarantee_level", &["atp-1", "atp-2", "atp-3"], GuaranteeLevel::parse)?;
-    if level > GuaranteeLevel::STRICTEST {
-        let hint = format!("write \"{}\"", GuaranteeLevel::STRICTEST);
-        table
-            .get("guarantee_level")?
-            .mistake_with_hint(format!("guarantee level `{level}` is not in this version"), hint);
-    }
-    Some(level)
 }
 
 fn retention(node: Node<'_>) -> Option<Retention> {

@@ -185,7 +185,7 @@ async fn at_the_door(found: &mut Found) {
     let mut card = body["constraints"].clone();
     card["note"] = json!("card 4111 1111 1111 1111");
     found.production(&with("card", json!({"constraints": card})).await, Code::CardDataRefused);
-    found.production(&with("level", json!({"guarantee_level": "atp-3"})).await, Code::ProviderCannot);
+    found.production(&with("level", json!({"guarantee_level": "atp-3"})).await, Code::RollbackRequired);
     found.production(
         &with("unbound", json!({"archetype": "DATA_EXPORT", "constraints": {}})).await,
         Code::ProviderCannot,
@@ -197,6 +197,9 @@ async fn at_the_door(found: &mut Found) {
     sleep(Duration::from_millis(250)).await;
     found.production(&agent.execute("slow", &body).await, Code::IdempotencyInFlight);
     assert_eq!(first.await.unwrap().kind(), "executed");
+    let done = agent.execute("slow", &body).await;
+    let undo = agent.post(&format!("/v1/actions/{}/rollback", done.id()), &json!({})).await;
+    found.production(&undo, Code::RollbackRequired);
     let other = house.payment("acct-1", "1.01");
     found.production(&agent.execute("slow", &other).await, Code::IdempotencyMismatch);
 }
@@ -249,7 +252,7 @@ async fn in_the_sandbox(found: &mut Found) {
     let mut strict = body.clone();
     strict["guarantee_level"] = json!("atp-3");
     let strict = at().header("idempotency-key", "strict").json(&strict);
-    found.sandbox(&Said::of(strict).await.unwrap(), Code::ProviderCannot);
+    found.sandbox(&Said::of(strict).await.unwrap(), Code::RollbackRequired);
     let mut card = body["constraints"].clone();
     card["note"] = json!("4111111111111111");
     let said = with("constraints", card).await.unwrap();

@@ -36,11 +36,13 @@ pub struct FreezeAsk {
     pub reason: Option<String>,
     /// Also an agent that nothing here names: one that is still to come.
     pub even_if_unknown: bool,
+    /// Whether rollbacks are stopped too.
+    pub include_rollback: bool,
 }
 
 impl From<FreezeScope> for FreezeAsk {
     fn from(scope: FreezeScope) -> FreezeAsk {
-        FreezeAsk { scope, reason: None, even_if_unknown: false }
+        FreezeAsk { scope, reason: None, even_if_unknown: false, include_rollback: false }
     }
 }
 
@@ -60,14 +62,14 @@ pub struct FreezeView {
 }
 
 impl Gateway {
-    /// Stops what the scope covers, at once.
+    /// Stops what the scope covers, at once; compensation only if it is included.
     ///
     /// # Errors
     /// `EP_FORBIDDEN`: a tenant's operator stops what is the tenant's; everything and providers are for an admin of the
     /// first tenant. `EP_NOT_FOUND` for an agent, archetype or provider that there is not: a stop that stops nothing
     /// must not be acknowledged.
     pub async fn freeze(&self, caller: &Caller, ask: FreezeAsk) -> Result<FreezeView, Error> {
-        let FreezeAsk { scope, reason, even_if_unknown } = ask;
+        let FreezeAsk { scope, reason, even_if_unknown, include_rollback } = ask;
         self.may_reach(caller, &scope)?;
         let tenant = self.tenant(&caller.tenant)?;
         if !even_if_unknown || !matches!(scope, FreezeScope::Agent(_)) {
@@ -75,12 +77,16 @@ impl Gateway {
         }
         let freeze = ledger::Freeze {
             scope: scope.within(&caller.tenant),
-            include_rollback: false,
+            include_rollback,
             at_ms: clock::now_ms(),
             by: caller.subject.as_str().into(),
             reason: reason.clone().unwrap_or_default().into(),
         };
-        let record = json!({ "by": caller.subject.as_str(), "reason": reason, "scope": scope.to_string() });
+        let mut record =
+            json!({ "by": caller.subject.as_str(), "reason": reason, "scope": scope.to_string() });
+        if include_rollback {
+            record["includeRollback"] = true.into();
+        }
         self.ledger.freeze(freeze.clone(), event(tenant, "frozen", &record)).await.map_err(unavailable)?;
         Ok(freeze_view(&freeze))
     }

@@ -113,6 +113,7 @@ impl Gateway {
             },
             call,
             attempts,
+            snapshot: pending.row.snapshot.clone(),
             told: pending.told.clone(),
             own: (!failed).then_some(own),
         };

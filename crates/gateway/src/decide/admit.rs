@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use action::{Money, OnDuplicate};
+use action::{GuaranteeLevel, Money, OnDuplicate};
 use boundary::{Permit, Trigger};
 use execution::{Call, Confirmation, Event, Execution, Stood};
 use ledger::{Admitted, Basis, By, Debit, Effect, Obstacle, State, Tolerance};
 use mandate::Mandate;
+use serde_json::value::RawValue;
 
 use super::again::overtaken;
 use super::case::Case;
@@ -18,7 +19,7 @@ use crate::gateway::Gateway;
 use crate::metrics::Step;
 use crate::pending::{Pending, terms};
 use crate::request::Next;
-use crate::row::{CallRow, internal};
+use crate::row::{CallRow, internal, raw};
 use crate::{Error, clock};
 
 impl Gateway {
@@ -32,6 +33,10 @@ impl Gateway {
         quote: Option<Money>,
     ) -> Result<Option<Next>, Error> {
         let quote_only = case.action.payment_mode == action::PaymentMode::QuoteOnly;
+        match self.snapshot(case).await {
+            Ok(snapshot) => judged.row.snapshot = snapshot,
+            Err(()) => return self.without_snapshot(case, judged).await.map(Next::Said).map(Some),
+        }
         let execution = self.go(case, permit)?;
         let (call, tried_again) = (execution.call(), execution.retry().is_some() || case.before().is_some());
         let course = tried_again.then(|| execution.course());
@@ -118,15 +123,36 @@ impl Gateway {
         })
     }
 
+    /// What there is before the action changes it, where that is promised and the provider can say; as it was before the
+    /// first attempt.
+    async fn snapshot(&self, case: &Case<'_>) -> Result<Option<Box<RawValue>>, ()> {
+        if let Some(before) = case.before() {
+            return Ok(before.snapshot.clone());
+        }
+        if case.action.guarantee_level != GuaranteeLevel::Atp3 {
+            return Ok(None);
+        }
+        let ask = provider::Ask {
+            action_id: case.id,
+            constraints: &case.action.constraints,
+            bound: case.action.bound,
+            now_ms: clock::now_ms(),
+        };
+        let snapshot = case.provider.snapshot(ask).await.map_err(|unseen| {
+            tracing::warn!(action = %case.id, why = %unseen, "no snapshot");
+        })?;
+        snapshot.map(|it| raw(action::json::canonical(&it)).map_err(drop)).transpose()
+    }
+
     /// It may go: the next attempt, or the same once more where its fate is not known.
     fn go(&self, case: &Case<'_>, permit: Permit) -> Result<Execution, Error> {
         let (action, provider) = (&case.action, case.provider.as_ref());
         let deadline_ms = action.deadline_ms.and_then(|ms| i64::try_from(ms).ok());
         let deadline_ms = deadline_ms.map(|ms| case.asked.arrival.at_ms.saturating_add(ms));
-        let terms = terms(provider, action.retry, deadline_ms);
+        let terms = terms(provider, action.guarantee_level, action.retry, deadline_ms);
         let attempt = case.before().map_or(FIRST, |before| match before.stood {
-            Stood::InDoubt => before.call.attempt,
             Stood::Waiting { .. } | Stood::Failed => before.call.attempt.saturating_add(1),
+            _ => before.call.attempt,
         });
         let call = Arc::new(self.call(case, attempt)?);
         let execution = match case.before() {

@@ -45,6 +45,8 @@ pub(crate) struct Before {
     pub call: CallRow,
     pub stood: Stood,
     pub attempts: Vec<AttemptRow>,
+    /// What there was before its first attempt.
+    pub snapshot: Option<Box<RawValue>>,
     /// What its caller was told first.
     pub told: Option<Told>,
     /// What stands against its mandate and its principal's history because of itself.

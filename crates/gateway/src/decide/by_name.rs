@@ -154,6 +154,8 @@ fn as_asked(asked: &Asked<'_>, request: &Request) -> Result<IntentRow, Error> {
         call: None,
         attempts: Vec::new(),
         retry: None,
+        snapshot: None,
+        rollback: None,
         held_for: Vec::new(),
         repeat_of: None,
         escalation: None,

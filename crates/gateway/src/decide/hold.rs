@@ -69,6 +69,7 @@ impl Gateway {
             }
             State::Sent | State::InDoubt | State::Waiting => None,
             State::Executed | State::Failed | State::Refused => None,
+            State::RollingBack | State::RollbackFailed | State::RolledBack => None,
         }
     }
 

@@ -74,6 +74,23 @@ impl Gateway {
         self.refuse(&row, &pending, Code::ProviderFailed, ending).await
     }
 
+    /// A provider that must say what there is before does not: nothing is sent.
+    pub(super) async fn without_snapshot(
+        &self,
+        case: &Case<'_>,
+        mut judged: Judged,
+    ) -> Result<Answer, Error> {
+        let call = self.call(case, FIRST)?;
+        judged.row.call = Some(CallRow::new(&call, case.provider.as_ref(), None));
+        let pending = self.pending(case, judged);
+        let ending = self.failed(&pending, Code::ProviderFailed, "no_snapshot", None)?;
+        if case.resumed.is_some() {
+            return self.conclude(case.asked.tenant, &pending, Ok(ending)).await;
+        }
+        let row = self.row_of(case, &pending, "failed", State::Failed);
+        self.refuse(&row, &pending, Code::ProviderFailed, ending).await
+    }
+
     pub(super) async fn refuse(
         &self,
         row: &Row<'_>,

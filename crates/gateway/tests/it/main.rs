@@ -4,6 +4,7 @@
 
 mod approvals;
 mod banked;
+mod exactly_once;
 mod house;
 mod notices;
 mod outcomes;
@@ -12,6 +13,7 @@ mod quotes;
 mod recovery;
 mod retries;
 mod rides;
+mod rollbacks;
 #[path = "../../../provider/tests/provider/smtp.rs"]
 mod smtp;
 mod steering;

@@ -241,8 +241,8 @@ impl<'a> Batch<'a> {
         }
         let entry = self.entry(deferral.at_ms, Some(id), &deferral.entry, None)?;
         self.write.payload(fate.row, &deferral.payload)?;
-        let lease = fate.lease.deferred(deferral.due_ms);
-        self.write.change(&Fate { state: State::Waiting, lease, moved: Some(entry), ..fate })?;
+        let lease = fate.lease.deferred(deferral.state, deferral.due_ms);
+        self.write.change(&Fate { state: deferral.state, lease, moved: Some(entry), ..fate })?;
         Ok(Ok(entry))
     }
 

@@ -268,7 +268,7 @@ pub(crate) fn approved(db: &Connection, after: i64, limit: u32) -> Sql<Vec<Store
 pub(crate) fn due(db: &Connection, now_ms: i64, after: i64, limit: u32) -> Sql<Vec<Stored>> {
     let sql = concat!(
         stored!(),
-        "WHERE a.row IN (SELECT row FROM fate WHERE state = -1 AND state <= 3 AND until <= ?1 AND row > ?2
+        "WHERE a.row IN (SELECT row FROM fate WHERE state IN (-1, -2) AND state <= 3 AND until <= ?1 AND row > ?2
          ORDER BY row LIMIT ?3) ORDER BY a.row"
     );
     many(db, sql, params![now_ms, after, limit], stored_at)
@@ -329,7 +329,9 @@ fn stored_at(row: &Row<'_>) -> Sql<Stored> {
         round: row.get::<_, Option<u32>>(18)?.unwrap_or(0),
         needed: row.get::<_, Option<u32>>(19)?.unwrap_or(0),
         token: row.get(20)?,
-        due_ms: row.get::<_, Option<i64>>(21)?.filter(|_| state(row, 10) == Ok(State::Waiting)),
+        due_ms: row
+            .get::<_, Option<i64>>(21)?
+            .filter(|_| matches!(state(row, 10), Ok(State::Waiting | State::RollingBack))),
         counted_ms: row.get(22)?,
     })
 }

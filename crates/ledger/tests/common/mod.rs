@@ -166,7 +166,7 @@ pub fn settlement(action: ActionId, state: State, name: &str) -> Settlement {
 /// An attempt came to nothing, and the next one is due then.
 pub fn deferral(action: ActionId, token: u32, due_ms: i64) -> Deferral {
     let (payload, entry) = (b"deferred".to_vec(), Draft { state: Some("EXECUTING"), ..draft("waiting") });
-    Deferral { action, by: By::Holder(token), at_ms: NOW + 20, due_ms, payload, entry }
+    Deferral { action, state: State::Waiting, by: By::Holder(token), at_ms: NOW + 20, due_ms, payload, entry }
 }
 
 /// Sends an action once more that was sent before, or has failed.

@@ -43,6 +43,12 @@ pub(super) struct QuoteReading {
     price: MoneyAt,
 }
 
+/// How what there is before an action is read.
+#[derive(Debug)]
+pub(super) struct SnapshotReading {
+    success: Rule,
+}
+
 /// What an answer says about an effect that took place.
 #[derive(Debug)]
 struct Record {
@@ -190,6 +196,22 @@ impl QueryReading {
             (false, true) => Found::Absent { final_ },
             _ => Found::Unknown,
         }
+    }
+}
+
+impl SnapshotReading {
+    pub(super) const MEMBERS: [&str; 1] = ["success"];
+
+    pub(super) fn read(table: &Table<'_>) -> Result<SnapshotReading, Mistake> {
+        Ok(SnapshotReading { success: Rule::read(&table.need("success")?, Side::Success)? })
+    }
+
+    pub(super) fn judge(&self, answer: Answer) -> Result<Value, Unquoted> {
+        if !answer.matches(&self.success) {
+            let listed = self.success.statuses.contains(&answer.status);
+            return Err(Unquoted { why: answer.why_undecided(listed) });
+        }
+        answer.body.map_err(|why| Unquoted { why })
     }
 }
 

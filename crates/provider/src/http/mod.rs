@@ -43,17 +43,17 @@ use action::{Archetype, Money};
 use execution::{Call, Capabilities, Found, Reply};
 use futures_util::future::BoxFuture;
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use url::Url;
 
-use self::answer::{Answer, CallReading, QueryReading, QuoteReading};
+use self::answer::{Answer, CallReading, QueryReading, QuoteReading, SnapshotReading};
 use self::auth::Auth;
 use self::request::{Common, Template};
 use crate::binding::{identity, read_capabilities};
 use crate::egress::{Destination, Exchange, Origin, Refused};
 use crate::reader::{Mistake, Node, Table};
-use crate::template::{ActionPart, Values};
-use crate::{Ask, Outside, Provider, Unquoted};
+use crate::template::{ActionPart, Knows, Values};
+use crate::{Ask, Done, Outside, Provider, Rollback, Unquoted};
 
 /// One archetype's HTTP binding.
 #[derive(Debug)]
@@ -67,6 +67,8 @@ pub(crate) struct Http {
     act: (Template, CallReading),
     query: Option<(Template, QueryReading)>,
     quote: Option<(Template, QuoteReading)>,
+    snapshot: Option<(Template, SnapshotReading)>,
+    rollback: Option<(Template, CallReading, Rollback)>,
 }
 
 impl Http {
@@ -103,13 +105,35 @@ impl Http {
         let act = read_act(&table, &common).map_err(&mut keep).ok();
         let query = read_query(&table, &common).map_err(&mut keep).ok();
         let quote = read_quote(&table, &common).map_err(&mut keep).ok();
+        let snapshot = read_snapshot(&table, &common).map_err(&mut keep).ok();
+        let rollback = read_rollback(&table, &common).map_err(&mut keep).ok();
         let name = read_name(&table, &destination).map_err(&mut keep).ok();
-        if let (Some(name), Some(capabilities), Some(most_bytes), Some(act), Some(query), Some(quote)) =
-            (name, capabilities, most_bytes, act, query, quote)
+        let parts = (name, capabilities, most_bytes, act, query, quote, snapshot, rollback);
+        if let (
+            Some(name),
+            Some(capabilities),
+            Some(most_bytes),
+            Some(act),
+            Some(query),
+            Some(quote),
+            Some(snapshot),
+            Some(rollback),
+        ) = parts
         {
             let identity = identity_of(&name, &common, &auth, &table);
-            let http =
-                Http { name, identity, destination, auth, capabilities, most_bytes, act, query, quote };
+            let http = Http {
+                name,
+                identity,
+                destination,
+                auth,
+                capabilities,
+                most_bytes,
+                act,
+                query,
+                quote,
+                snapshot,
+                rollback,
+            };
             mistakes.extend(http.broken_promises());
             if mistakes.is_empty() {
                 return Ok(http);
@@ -131,6 +155,13 @@ impl Http {
             let hint = "add a header such as Idempotency-Key = { \"$action\" = \"provider_key\" } to `act`";
             let message = "a provider is idempotent only if it is sent the provider key";
             mistakes.push(Mistake::new("/capabilities/idempotent", message).hint(hint));
+        }
+        if let Some((rollback, ..)) = &self.rollback
+            && (self.capabilities.idempotent.is_none() || !rollback.carries(ActionPart::ProviderKey))
+        {
+            let hint = "declare `idempotent`, and send { \"$action\" = \"provider_key\" } in `rollback` too";
+            let message = "a rollback that is repeated must be recognised by its provider key";
+            mistakes.push(Mistake::new("/rollback", message).hint(hint));
         }
         match (&self.capabilities.queryable, &self.query) {
             (Some(_), None) => mistakes.push(
@@ -157,10 +188,37 @@ impl Http {
 
     async fn act(&self, call: &Call, now_ms: i64) -> Reply {
         let (template, reading) = &self.act;
-        match self.send(template, &values_of(call), now_ms).await {
+        self.have(template, reading, &values_of(call), now_ms).await
+    }
+
+    async fn take_back(&self, call: &Call, done: Done<'_>, now_ms: i64) -> Reply {
+        let Some((template, reading, _)) = &self.rollback else {
+            return Reply::NotSent { why: "the binding has no rollback".to_owned() };
+        };
+        let Done { reference: confirmed, snapshot } = done;
+        self.have(template, reading, &Values { confirmed, snapshot, ..values_of(call) }, now_ms).await
+    }
+
+    /// Has an effect, by either of the two requests that have one.
+    async fn have(
+        &self,
+        template: &Template,
+        reading: &CallReading,
+        values: &Values<'_>,
+        now_ms: i64,
+    ) -> Reply {
+        match self.send(template, values, now_ms).await {
             Heard::NotSent(why) => Reply::NotSent { why },
             Heard::Lost(why) => Reply::Lost { why },
             Heard::Answer(answer) => reading.judge(answer),
+        }
+    }
+
+    async fn look(&self, ask: &Ask<'_>) -> Result<Option<Value>, Unquoted> {
+        let Some((template, reading)) = &self.snapshot else { return Ok(None) };
+        match self.inquire(template, &values_before(ask), ask.now_ms).await {
+            Heard::NotSent(why) | Heard::Lost(why) => Err(Unquoted { why }),
+            Heard::Answer(answer) => reading.judge(answer).map(Some),
         }
     }
 
@@ -179,14 +237,7 @@ impl Http {
         let Some((template, reading)) = &self.quote else {
             return Err(Unquoted { why: "the binding has no quote".to_owned() });
         };
-        let values = Values {
-            constraints: ask.constraints,
-            money: ask.bound,
-            action_id: ask.action_id,
-            reference: None,
-            provider_key: None,
-        };
-        match self.inquire(template, &values, ask.now_ms).await {
+        match self.inquire(template, &values_before(ask), ask.now_ms).await {
             Heard::NotSent(why) | Heard::Lost(why) => Err(Unquoted { why }),
             Heard::Answer(answer) => reading.judge(answer),
         }
@@ -258,8 +309,33 @@ impl Provider for Http {
         Box::pin(self.ask(call, now_ms))
     }
 
+    fn rollback(&self) -> Option<Rollback> {
+        self.rollback.as_ref().map(|(_, _, rollback)| *rollback)
+    }
+
+    fn undo<'a>(&'a self, call: &'a Call, done: Done<'a>, now_ms: i64) -> BoxFuture<'a, Reply> {
+        Box::pin(self.take_back(call, done, now_ms))
+    }
+
+    fn snapshot<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<Option<Value>, Unquoted>> {
+        Box::pin(async move { self.look(&ask).await })
+    }
+
     fn quote<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<Money, Unquoted>> {
         Box::pin(async move { self.price(&ask).await })
+    }
+}
+
+/// Before there is an attempt.
+fn values_before<'a>(ask: &Ask<'a>) -> Values<'a> {
+    Values {
+        constraints: ask.constraints,
+        money: ask.bound,
+        action_id: ask.action_id,
+        reference: None,
+        provider_key: None,
+        confirmed: None,
+        snapshot: None,
     }
 }
 
@@ -270,6 +346,8 @@ fn values_of(call: &Call) -> Values<'_> {
         action_id: call.action_id,
         reference: Some(&call.reference),
         provider_key: Some(&call.provider_key),
+        confirmed: None,
+        snapshot: None,
     }
 }
 
@@ -347,14 +425,17 @@ fn read_most_bytes(table: &Table<'_>) -> Result<usize, Mistake> {
 
 fn read_act(table: &Table<'_>, common: &Common<'_>) -> Result<(Template, CallReading), Mistake> {
     let act = table.need("act")?.table(&[&Template::MEMBERS[..], &CallReading::MEMBERS].concat())?;
-    Ok((Template::read(&act, common, true, Method::POST)?, CallReading::read(&act, common.archetype)?))
+    Ok((
+        Template::read(&act, common, Knows::Attempt, Method::POST)?,
+        CallReading::read(&act, common.archetype)?,
+    ))
 }
 
 fn read_query(table: &Table<'_>, common: &Common<'_>) -> Result<Option<(Template, QueryReading)>, Mistake> {
     let Some(node) = table.get("query") else { return Ok(None) };
     let query = node.table(&[&Template::MEMBERS[..], &QueryReading::MEMBERS].concat())?;
     Ok(Some((
-        Template::read(&query, common, true, Method::GET)?,
+        Template::read(&query, common, Knows::Attempt, Method::GET)?,
         QueryReading::read(&query, common.archetype)?,
     )))
 }
@@ -363,14 +444,40 @@ fn read_quote(table: &Table<'_>, common: &Common<'_>) -> Result<Option<(Template
     let Some(node) = table.get("quote") else { return Ok(None) };
     let quote = node.table(&[&Template::MEMBERS[..], &QuoteReading::MEMBERS].concat())?;
     Ok(Some((
-        Template::read(&quote, common, false, Method::GET)?,
+        Template::read(&quote, common, Knows::Action, Method::GET)?,
         QuoteReading::read(&quote, common.archetype)?,
     )))
 }
 
 const UNAUTHORIZED: u16 = 401;
 
-const MEMBERS: [&str; 11] = [
+fn read_snapshot(
+    table: &Table<'_>,
+    common: &Common<'_>,
+) -> Result<Option<(Template, SnapshotReading)>, Mistake> {
+    let Some(node) = table.get("snapshot") else { return Ok(None) };
+    let snapshot = node.table(&[&Template::MEMBERS[..], &SnapshotReading::MEMBERS].concat())?;
+    let template = Template::read(&snapshot, common, Knows::Action, Method::GET)?;
+    Ok(Some((template, SnapshotReading::read(&snapshot)?)))
+}
+
+fn read_rollback(
+    table: &Table<'_>,
+    common: &Common<'_>,
+) -> Result<Option<(Template, CallReading, Rollback)>, Mistake> {
+    let Some(node) = table.get("rollback") else { return Ok(None) };
+    let own = ["within_seconds", "restores"];
+    let rollback = node.table(&[&Template::MEMBERS[..], &CallReading::MEMBERS, &own].concat())?;
+    let template = Template::read(&rollback, common, Knows::Effect, Method::POST)?;
+    let reading = CallReading::read(&rollback, common.archetype)?;
+    let within = rollback.seconds("within_seconds", MOST_WINDOW_SECONDS)?;
+    Ok(Some((template, reading, Rollback { within, restores: rollback.flag("restores")? })))
+}
+
+/// A hundred years.
+const MOST_WINDOW_SECONDS: u64 = 100 * 366 * 86_400;
+
+const MEMBERS: [&str; 13] = [
     "provider",
     "name",
     "base",
@@ -382,4 +489,6 @@ const MEMBERS: [&str; 11] = [
     "act",
     "query",
     "quote",
+    "snapshot",
+    "rollback",
 ];

@@ -12,7 +12,7 @@ use crate::Secrets;
 use crate::egress::{self, Origin};
 use crate::reader::{Mistake, Node, Table, below};
 use crate::secrets::{self, Secret};
-use crate::template::{ActionPart, Scalar, Scope, Slot, Tree, Unfilled, Values};
+use crate::template::{ActionPart, Knows, Scalar, Scope, Slot, Tree, Unfilled, Values};
 
 /// One request, waiting for its values.
 #[derive(Debug)]
@@ -61,10 +61,10 @@ impl Template {
     pub(super) fn read(
         table: &Table<'_>,
         common: &Common<'_>,
-        attempt: bool,
+        knows: Knows,
         otherwise: Method,
     ) -> Result<Template, Mistake> {
-        let scope = Scope { archetype: common.archetype, attempt };
+        let scope = Scope { archetype: common.archetype, knows };
         let body = table.get("body").map(|node| Tree::read(&node, scope)).transpose()?;
         if matches!(&body, Some(Tree::Slot(Slot::Value { optional: true, .. }))) {
             return Err(Mistake::new(&below(&table.at, "body"), "a whole body cannot be optional"));

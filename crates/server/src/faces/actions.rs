@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gateway::{ActionView, AttemptView, Code, Error, ReceiptView, RetryView};
+use gateway::{ActionView, AttemptView, Code, Error, ReceiptView, RetryView, RollbackView};
 use http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
@@ -37,6 +37,14 @@ pub(crate) async fn cancel(request: Request) -> Result<Response, Error> {
     let gateway = request.gateway()?;
     let caller = who::caller(&request).await?;
     let view = gateway.cancel(&caller, &request.argument).await?;
+    Ok(reply::json(StatusCode::OK, &Record::of(&view, gateway.public_url())))
+}
+
+/// Has the effect of an action undone.
+pub(crate) async fn rollback(request: Request) -> Result<Response, Error> {
+    let gateway = request.gateway()?;
+    let caller = who::caller(&request).await?;
+    let view = gateway.rollback(&caller, &request.argument).await?;
     Ok(reply::json(StatusCode::OK, &Record::of(&view, gateway.public_url())))
 }
 
@@ -86,6 +94,11 @@ pub(crate) struct Record<'a> {
     approvals: Vec<Approval>,
     /// Oldest first, the latest included; empty if it was never to be sent.
     attempts: Vec<Attempt<'a>>,
+    /// What there was before it changed it, where that is promised and the provider could say; in the provider's words.
+    #[schema(value_type = Option<Object>)]
+    snapshot: Option<&'a Value>,
+    /// How its effect is undone; null unless somebody asked for that.
+    rollback: Option<Rollback<'a>>,
     /// Oldest first.
     receipts: Vec<Receipt<'a>>,
     /// What the caller was last answered, as `/api/execute` answers it; null while there is no answer.
@@ -151,6 +164,21 @@ struct Attempt<'a> {
     provider_code: Option<&'a str>,
 }
 
+/// How an effect is undone. While it is not, or cannot be, the state is `ROLLING_BACK`.
+#[derive(Serialize, ToSchema)]
+struct Rollback<'a> {
+    /// Who asked for it.
+    by: &'a str,
+    asked_at: &'a str,
+    /// The idempotency key that the provider saw.
+    provider_key: &'a str,
+    reference: &'a str,
+    /// How often it was sent under this key.
+    sends: u32,
+    /// `ATP_ROLLBACK_FAILED` if it could not be undone and a person has to decide.
+    error: Option<&'static str>,
+}
+
 #[derive(Serialize, ToSchema)]
 struct Failure {
     /// The published code.
@@ -203,6 +231,8 @@ impl<'a> Record<'a> {
             client: &view.client,
             approvals: view.approvals.iter().map(Approval::of).collect(),
             attempts: view.attempts.iter().map(Attempt::of).collect(),
+            snapshot: view.snapshot.as_ref(),
+            rollback: view.rollback.as_ref().map(Rollback::of),
             receipts: view.receipts.iter().map(|receipt| found(receipt, public_url)).collect(),
             response: view.reply.as_ref().and_then(|reply| serde_json::from_slice(&reply.body).ok()),
         }
@@ -213,6 +243,19 @@ impl RetryPolicy {
     fn of(view: RetryView) -> RetryPolicy {
         let RetryView { max_retries, backoff, initial_delay_seconds, max_delay_seconds } = view;
         RetryPolicy { max_retries, backoff, initial_delay_seconds, max_delay_seconds }
+    }
+}
+
+impl<'a> Rollback<'a> {
+    fn of(view: &'a RollbackView) -> Rollback<'a> {
+        Rollback {
+            by: &view.by,
+            asked_at: &view.asked_at,
+            provider_key: &view.provider_key,
+            reference: &view.reference,
+            sends: view.sends,
+            error: view.failed.then_some("ATP_ROLLBACK_FAILED"),
+        }
     }
 }
 

@@ -14,8 +14,8 @@ use crate::who;
 pub(crate) async fn freeze(mut request: Request) -> Result<Response, Error> {
     let gateway = request.gateway()?;
     let caller = who::caller(&request).await?;
-    let FreezeRequest { scope: what, reason, even_if_unknown } = request.json().await?;
-    let ask = FreezeAsk { scope: scope(&what)?, reason, even_if_unknown };
+    let FreezeRequest { scope: what, reason, even_if_unknown, include_rollback } = request.json().await?;
+    let ask = FreezeAsk { scope: scope(&what)?, reason, even_if_unknown, include_rollback };
     let freeze = gateway.freeze(&caller, ask).await?;
     Ok(reply::json(StatusCode::OK, &Freeze::of(freeze)))
 }
@@ -110,6 +110,9 @@ pub(crate) struct FreezeRequest {
     /// Freeze an agent too that no API key, mandate or action names yet.
     #[serde(default)]
     even_if_unknown: bool,
+    /// Whether rollbacks are stopped too; they go on unless this says so.
+    #[serde(default)]
+    include_rollback: bool,
 }
 
 /// What to let go on.

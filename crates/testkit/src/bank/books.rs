@@ -65,6 +65,26 @@ pub(super) struct Books {
     by_reference: HashMap<String, Vec<usize>>,
     by_key: HashMap<String, u64>,
     remembered: HashMap<String, Remembered>,
+    refunds: HashMap<usize, Refund>,
+}
+
+/// What gave a payment back.
+#[derive(Clone)]
+pub(super) struct Refund {
+    pub(super) id: String,
+    pub(super) key: Option<String>,
+}
+
+/// What came of a wish to have a payment given back.
+pub(super) enum Refunded {
+    /// Money moved back now.
+    Settled(Refund),
+    /// The same key did so before.
+    Replayed(Refund),
+    /// Another one did.
+    Already,
+    /// There is no such payment.
+    NoSuchPayment,
 }
 
 struct Remembered {
@@ -90,7 +110,28 @@ impl Books {
             by_reference: HashMap::new(),
             by_key: HashMap::new(),
             remembered: HashMap::new(),
+            refunds: HashMap::new(),
         }
+    }
+
+    /// Moves the money of a payment back, once.
+    pub(super) fn refund(&mut self, payment: &str, key: Option<&str>) -> Refunded {
+        let Some(&at) = self.by_id.get(payment) else { return Refunded::NoSuchPayment };
+        if let Some(earlier) = self.refunds.get(&at) {
+            let same = key.is_some() && earlier.key.as_deref() == key;
+            return if same { Refunded::Replayed(earlier.clone()) } else { Refunded::Already };
+        }
+        let order = self.payments[at].order.clone();
+        *self.balances.entry(OPERATING.to_owned()).or_default() += order.minor;
+        *self.balances.entry(order.recipient).or_default() -= order.minor;
+        let refund = Refund { id: format!("ref_{}", Uuid::now_v7().simple()), key: key.map(str::to_owned) };
+        self.refunds.insert(at, refund.clone());
+        Refunded::Settled(refund)
+    }
+
+    /// How many payments were given back.
+    pub(super) fn refunds(&self) -> u64 {
+        self.refunds.len() as u64
     }
 
     /// Moves the money, unless the key already did or there is not enough of it.

@@ -81,6 +81,8 @@ pub enum Target {
     Payments,
     /// Reads of payments, by reference or by id.
     Queries,
+    /// Refunds of payments.
+    Refunds,
 }
 
 /// A fault for the next `count` requests of a kind.
@@ -103,6 +105,11 @@ impl Injection {
         Injection { fault, count, on: Target::Payments }
     }
 
+    /// The fault for the next `count` refunds.
+    pub fn refunds(fault: Fault, count: u64) -> Injection {
+        Injection { fault, count, on: Target::Refunds }
+    }
+
     /// The fault for the next `count` queries.
     pub fn queries(fault: Fault, count: u64) -> Injection {
         Injection { fault, count, on: Target::Queries }
@@ -114,6 +121,7 @@ impl Injection {
 pub(super) struct Faults {
     payments: Mutex<VecDeque<Injection>>,
     queries: Mutex<VecDeque<Injection>>,
+    refunds: Mutex<VecDeque<Injection>>,
 }
 
 impl Faults {
@@ -127,11 +135,13 @@ impl Faults {
     pub(super) fn clear(&self) {
         self.queue(Target::Payments).clear();
         self.queue(Target::Queries).clear();
+        self.queue(Target::Refunds).clear();
     }
 
     pub(super) fn waiting(&self) -> Vec<Injection> {
         let mut all: Vec<_> = self.queue(Target::Payments).iter().cloned().collect();
         all.extend(self.queue(Target::Queries).iter().cloned());
+        all.extend(self.queue(Target::Refunds).iter().cloned());
         all
     }
 
@@ -151,6 +161,7 @@ impl Faults {
         let queue = match target {
             Target::Payments => &self.payments,
             Target::Queries => &self.queries,
+            Target::Refunds => &self.refunds,
         };
         queue.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::books::{Books, Effects, OPERATING, Order, Paid, Payment};
+use super::books::{Books, Effects, OPERATING, Order, Paid, Payment, Refunded};
 use super::fault::{Fault, Faults, Injection, Target};
 use super::journal::Journal;
 use super::line::{Line, Lines};
@@ -39,6 +39,7 @@ fn routes(counter: Arc<Counter>) -> Router {
         .route("/oauth/token", post(tokens::grant))
         .route("/v1/payments", post(pay).get(find_payments))
         .route("/v1/payments/{id}", get(show_payment))
+        .route("/v1/payments/{id}/refunds", post(refund))
         .route("/v1/accounts/{name}", get(show_account))
         .route("/v1/effects", get(count_effects))
         .route("/v1/faults", post(inject).get(list_faults).delete(clear_faults))
@@ -159,6 +160,34 @@ fn say(paid: Paid, currency: &str) -> Response {
             refusal(StatusCode::INTERNAL_SERVER_ERROR, "journal_failed", "the journal cannot be written")
         }
     }
+}
+
+async fn refund(
+    _: Holder,
+    State(counter): State<Arc<Counter>>,
+    ConnectInfo(line): ConnectInfo<Line>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let key = match read_key(&headers, counter.keys_matter) {
+        Ok(key) => key,
+        Err(refused) => return refused.into_response(),
+    };
+    let at_work = Arc::clone(&counter);
+    let work = async move {
+        let refunded = at_work.books().refund(&id, key.as_deref());
+        match refunded {
+            Refunded::Settled(refund) | Refunded::Replayed(refund) => {
+                let shown = json!({ "refund_id": refund.id, "payment_id": id, "status": "refunded" });
+                (StatusCode::CREATED, Json(shown)).into_response()
+            }
+            Refunded::Already => {
+                refusal(StatusCode::CONFLICT, "already_refunded", "this payment was given back before")
+            }
+            Refunded::NoSuchPayment => not_found("payment"),
+        }
+    };
+    counter.answer(Target::Refunds, line, work).await
 }
 
 async fn find_payments(

@@ -1,0 +1,316 @@
+//! Rollback: a confirmed effect is undone by a call of its own, under a provider key of its own, as often as it takes and
+//! with one effect. It causes nothing new, so it needs no permit, no mandate and no deadline, and only a freeze that
+//! includes it stops it.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use action::ActionId;
+use execution::{Call, Confirmation, Effect, Event, Stood, Undo};
+use ledger::{By, Deferral, Settlement, State, Stored};
+use provider::{Done, Provider};
+use receipt::{Amendment, Json, PaymentStatus};
+
+use crate::act::{SEND_WINDOW, UnderWay};
+use crate::alert::Alert;
+use crate::caller::{Caller, Deed};
+use crate::gateway::Gateway;
+use crate::outcome::{Details, Kind};
+use crate::pending::Pending;
+use crate::prove::{Ending, amending, push_split};
+use crate::remember::{draft, event, outward, stored as kept, unavailable};
+use crate::row::{OutcomeRow, RollbackRow, VERSION, internal};
+use crate::steer::busy;
+use crate::tenants::TenantState;
+use crate::views::ActionView;
+use crate::{Code, Error, clock};
+
+/// So long whoever sent it may take to write down what came of it, after its provider's time is over.
+const LEASE_AFTER: Duration = Duration::from_secs(5);
+
+impl Gateway {
+    /// Has the effect of an action undone that was carried out, within the window that its binding gives. However often it
+    /// is asked for, it is undone once; answers with how it stands after the first step.
+    ///
+    /// # Errors
+    /// `ATP_ROLLBACK_REQUIRED` if it cannot be undone, `EP_STATE_CONFLICT` if there is nothing to undo, not any more, or
+    /// not while it is frozen.
+    pub async fn rollback(self: &Arc<Self>, caller: &Caller, id: &str) -> Result<ActionView, Error> {
+        caller.must(Deed::Steer)?;
+        let stored = self.visible(caller, id).await?;
+        if !matches!(stored.state, State::RollingBack | State::RolledBack) {
+            let Some(under_way) = self.look_after_alone(stored.id) else { return Err(busy()) };
+            let (gateway, tenant) = (Arc::clone(self), Arc::clone(self.tenant(&stored.tenant)?));
+            let (by, id) = (caller.subject.to_string(), stored.id);
+            // In a task of its own: who hangs up has asked for it all the same.
+            let task = tokio::spawn(async move { gateway.begin_rollback(&tenant, id, by, under_way).await });
+            task.await.unwrap_or_else(|_| Err(internal("a rollback ended without a word")))?;
+        }
+        self.action(caller, id).await
+    }
+
+    /// An effect that came after the last word, and was promised to be there once or not at all, is undone.
+    pub(crate) async fn compensate(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        pending: &Pending,
+        under_way: UnderWay,
+    ) {
+        if pending.row.guarantee_level != action::GuaranteeLevel::Atp3.as_str() {
+            return;
+        }
+        let by = "countersign".to_owned();
+        if let Err(error) = Box::pin(self.begin_rollback(tenant, pending.id, by, under_way)).await {
+            // The alert of the late effect was raised; a person can ask for the rollback.
+            tracing::error!(action = %pending.id, %error, "a late effect could not be undone");
+        }
+    }
+
+    async fn begin_rollback(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        id: ActionId,
+        by: String,
+        _under_way: UnderWay,
+    ) -> Result<(), Error> {
+        // Read once it is marked: before, whoever had it in hand may have gone on with it.
+        let stored = self.stored(tenant, id).await?;
+        let stood = match stored.state {
+            State::Executed => Stood::Completed,
+            State::RollbackFailed => Stood::RollbackFailed,
+            State::RollingBack | State::RolledBack => return Ok(()),
+            _ => return Err(conflict("only what was carried out can be undone")),
+        };
+        let told = self.told(&stored).await?;
+        let mut pending = Pending::restore(&stored, told)?;
+        let rules = tenant.rules();
+        let (provider, call) = self.bound(&pending, &rules, Stood::Completed)?;
+        let confirmed = self.may_be_undone(&stored, &pending, provider.as_ref()).await?;
+        let before = pending.row.rollback.take();
+        if let Some(before) = &before {
+            let arrives_ms = clock::now_ms() + millis(flight(provider.as_ref()));
+            if !provider.capabilities().may_repeat(before.first_ms, arrives_ms) {
+                return Err(conflict("the provider may have forgotten the rollback that was sent before"));
+            }
+        }
+        let undo = undo_call(tenant, &call, provider.as_ref());
+        let execution = pending.execution(call, provider.as_ref(), stood);
+        let (execution, _) = self.step(execution, Event::Undo(Arc::new(undo)))?;
+        let Some(undo) = execution.undo() else { return Err(internal("nothing undoes it")) };
+        let row = RollbackRow {
+            by,
+            asked_ms: clock::now_ms(),
+            provider_key: undo.call.provider_key.clone(),
+            reference: undo.call.reference.clone(),
+            confirmed,
+            sends: undo.sends,
+            // What the provider recognises was first sent then.
+            first_ms: before.map_or(undo.first_ms, |before| before.first_ms),
+        };
+        self.rest_until(tenant, &mut pending, row, clock::now_ms()).await?;
+        let stored = self.stored(tenant, id).await?;
+        self.undo_further(tenant, &stored).await.map(drop)
+    }
+
+    /// The provider's reference for the effect, if that may be undone now.
+    async fn may_be_undone(
+        &self,
+        stored: &Stored,
+        pending: &Pending,
+        provider: &dyn Provider,
+    ) -> Result<Option<String>, Error> {
+        let cannot = |why: &str| Err(Error::new(Code::RollbackRequired, why));
+        if !pending.row.reversible {
+            return cannot("the action cannot be undone: it was declared irreversible");
+        }
+        let Some(rollback) = provider.rollback() else {
+            return cannot("the action cannot be undone: its binding has no rollback");
+        };
+        if pending.row.payment_mode == action::PaymentMode::QuoteOnly.as_str() {
+            return Err(conflict("only a price was asked for: there is nothing to undo"));
+        }
+        let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        let done = outcomes.into_iter().rfind(|it| it.state == State::Executed && it.reply.is_some());
+        let done = done.ok_or_else(|| internal("an executed action has no outcome"))?;
+        if clock::now_ms() > done.at_ms.saturating_add(millis(rollback.within)) {
+            return Err(conflict("the time in which the action could be undone is over"));
+        }
+        if self.stops_rollback(stored, provider).await? {
+            return Err(conflict("a freeze that includes rollbacks stops it: EP_FROZEN"));
+        }
+        Ok(OutcomeRow::from_bytes(&done.payload)?.reference)
+    }
+
+    /// One step of undoing: it is on record before it leaves. Answers with when the next one is due, in Unix milliseconds.
+    pub(crate) async fn undo_further(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        stored: &Stored,
+    ) -> Result<i64, Error> {
+        let told = self.told(stored).await?;
+        let mut pending = Pending::restore(stored, told)?;
+        let rules = tenant.rules();
+        let (provider, call) = self.bound(&pending, &rules, Stood::RollingBack)?;
+        if self.stops_rollback(stored, provider.as_ref()).await? {
+            return Ok(self.soon_ms());
+        }
+        let row = pending.row.rollback.clone().ok_or_else(|| internal("nothing undoes it"))?;
+        let RollbackRow { sends, first_ms, .. } = row;
+        let undo = Undo { call: Arc::new(undo_call(tenant, &call, provider.as_ref())), sends, first_ms };
+        let course = pending.row.call.as_ref().map(crate::row::CallRow::course);
+        let course = course.ok_or_else(|| internal("an action without a call was carried out"))?;
+        let (terms, stood) = (pending.terms(provider.as_ref()), Stood::RollingBack);
+        let execution = execution::Execution::recover_undone(call, terms, course, stood, Some(undo));
+        let (execution, effects) = self.step(execution, Event::Woken)?;
+        let Some(Effect::Retract(call)) = effects.first() else {
+            return self.not_undone(tenant, &pending).await;
+        };
+        let call = Arc::clone(call);
+        let sends = execution.undo().map_or(sends, |undo| undo.sends);
+        let row = RollbackRow { sends, ..row };
+        let lease_ms = clock::now_ms() + millis(flight(provider.as_ref()) + LEASE_AFTER);
+        self.rest_until(tenant, &mut pending, row.clone(), lease_ms).await?;
+        let snapshot = pending.row.snapshot.as_ref().map(|it| serde_json::from_str(it.get())).transpose();
+        let snapshot: Option<serde_json::Value> =
+            snapshot.map_err(|_| internal("a snapshot cannot be read"))?;
+        let done = Done { reference: row.confirmed.as_deref(), snapshot: snapshot.as_ref() };
+        let reply = provider.undo(&call, done, clock::now_ms()).await;
+        let (execution, effects) = self.step(execution, Event::Undone(reply))?;
+        match (execution.state(), effects.first()) {
+            (execution::State::RolledBack(confirmation), _) => {
+                let restores = provider.rollback().is_some_and(|rollback| rollback.restores);
+                let word = if restores { "restored" } else { "compensated" };
+                self.undone(tenant, &mut pending, &row, (word, confirmation)).await?;
+                Ok(clock::now_ms())
+            }
+            (_, Some(Effect::Wait { until_ms })) => {
+                self.rest_until(tenant, &mut pending, row, *until_ms).await?;
+                Ok(*until_ms)
+            }
+            _ => self.not_undone(tenant, &pending).await,
+        }
+    }
+
+    /// Writes down how it is undone so far, and when to go on with it.
+    async fn rest_until(
+        &self,
+        tenant: &TenantState,
+        pending: &mut Pending,
+        row: RollbackRow,
+        due_ms: i64,
+    ) -> Result<(), Error> {
+        pending.row.rollback = Some(row);
+        let state = State::RollingBack;
+        let entry =
+            draft(tenant, event(state, None), Some(outward(state)), &pending.action_hash, pending.attempt());
+        let (payload, at_ms) = (pending.row.to_bytes()?, clock::now_ms());
+        let deferral = Deferral { action: pending.id, state, by: pending.by, at_ms, due_ms, payload, entry };
+        self.ledger.defer(deferral).await.map_err(unavailable)?;
+        if let By::Holder(token) = pending.by {
+            pending.by = By::Holder(token.saturating_add(1));
+        }
+        Ok(())
+    }
+
+    /// It is undone: the original stands, and a receipt of its own tells of it.
+    async fn undone(
+        &self,
+        tenant: &TenantState,
+        pending: &mut Pending,
+        row: &RollbackRow,
+        (word, confirmation): (&'static str, &Confirmation),
+    ) -> Result<(), Error> {
+        let of = pending.told.as_ref().map(|told| told.receipt.receipt_id.clone());
+        let of = of.ok_or_else(|| internal("an executed action has no receipt"))?;
+        if let Some(call) = &mut pending.row.call {
+            (call.provider_key, call.reference) = (row.provider_key.clone(), row.reference.clone());
+        }
+        let mut chain = amending(&of)?;
+        let (reference, answer) = (confirmation.reference.as_deref(), Some(&confirmation.answer));
+        self.push_execute(&mut chain, pending, word, reference, answer, Json::NULL)?;
+        push_split(&mut chain, pending, None, PaymentStatus::NotCharged)?;
+        let mut ending = Ending {
+            kind: Kind::Executed,
+            state: State::RolledBack,
+            code: None,
+            details: Details { reasons: vec![word.to_owned()], ..Details::default() },
+            chain,
+            confirmation: Some(confirmation),
+            payment: PaymentStatus::NotCharged,
+            charged: None,
+        };
+        let receipt_id = clock::new_id(clock::now_ms())?.to_string();
+        let amends = receipt::Event::Amendment { reason: Amendment::Rollback, of: Cow::Borrowed(&of) };
+        let receipt = self.sign(pending, &mut ending, &receipt_id, amends)?;
+        let payload = OutcomeRow {
+            v: VERSION,
+            reference: confirmation.reference.clone(),
+            details: ending.details,
+            ..OutcomeRow::default()
+        };
+        let receipt = Some(kept(receipt, &receipt_id));
+        self.amend_undone(tenant, pending, State::RolledBack, receipt, &payload).await
+    }
+
+    /// It cannot be undone: the original stands, and a person decides.
+    async fn not_undone(&self, tenant: &TenantState, pending: &Pending) -> Result<i64, Error> {
+        let payload = OutcomeRow { v: VERSION, ..OutcomeRow::default() };
+        self.amend_undone(tenant, pending, State::RollbackFailed, None, &payload).await?;
+        let receipt = pending.told.as_ref().map(|told| told.receipt.receipt_id.as_str());
+        self.alert(Alert::RollbackFailed, pending, receipt.unwrap_or_default());
+        Ok(clock::now_ms())
+    }
+
+    async fn amend_undone(
+        &self,
+        tenant: &TenantState,
+        pending: &Pending,
+        state: State,
+        receipt: Option<ledger::Receipt>,
+        payload: &OutcomeRow,
+    ) -> Result<(), Error> {
+        let entry =
+            draft(tenant, event(state, None), Some(outward(state)), &pending.action_hash, pending.attempt());
+        let (at_ms, payload) = (clock::now_ms(), payload.to_bytes()?);
+        let outcome = ledger::Outcome { at_ms, state, reply: None, receipt, payload, entry };
+        let (action, by) = (pending.id, pending.by);
+        let settlement = Settlement { action, by, outcome, charged: None, overage: None };
+        self.ledger.amend(settlement).await.map_err(unavailable).map(drop)
+    }
+
+    /// Does a freeze cover it that includes what undoes effects?
+    async fn stops_rollback(&self, stored: &Stored, provider: &dyn Provider) -> Result<bool, Error> {
+        let freezes = self.ledger.freezes().await.map_err(unavailable)?;
+        Ok(freezes.iter().filter(|freeze| freeze.include_rollback).any(|freeze| {
+            freeze.scope.covers(&stored.tenant, &stored.subject, &stored.archetype, Some(provider.name()))
+        }))
+    }
+
+    async fn stored(&self, tenant: &TenantState, id: ActionId) -> Result<Stored, Error> {
+        let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
+        stored.ok_or_else(|| internal("an action is gone"))
+    }
+}
+
+fn undo_call(tenant: &TenantState, call: &Call, provider: &dyn Provider) -> Call {
+    Call {
+        provider_key: execution::rollback_key(&tenant.hmac, &call.provider_key),
+        reference: execution::rollback_reference(&call.action_id, call.attempt),
+        send_by_ms: clock::now_ms() + millis(flight(provider)),
+        ..call.clone()
+    }
+}
+
+/// How long after it is marked sent it can still leave.
+fn flight(provider: &dyn Provider) -> Duration {
+    SEND_WINDOW + provider.patience()
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 2)
+}
+
+fn conflict(why: &str) -> Error {
+    Error::new(Code::StateConflict, why)
+}

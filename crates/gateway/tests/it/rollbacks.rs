@@ -1,0 +1,178 @@
+//! Undoing what was done: once, however often it is asked for and whatever gets lost; a real bank counts.
+
+use countersign_gateway::{Code, FreezeAsk, FreezeScope};
+use serde_json::json;
+use testkit::bank::{Bank, Fault, Injection};
+
+use crate::banked::{self, RIGHT};
+use crate::house::{BINDING, House, Said};
+use crate::retries::{AT_ONCE, LATER, a_while};
+
+/// Payments that can be given back for an hour.
+pub(crate) fn binding(bank: &Bank, retry: &str) -> String {
+    let text = banked::binding(bank, "bank", &RIGHT)
+        .replace("extends = \"builtin\"\n", "extends = \"builtin\"\nreversible = true\n");
+    format!(
+        r#"{text}
+[binding.rollback]
+within_seconds = 3600
+path = ["payments", {{ "$action" = "provider_reference" }}, "refunds"]
+headers = {{ Idempotency-Key = {{ "$action" = "provider_key" }} }}
+success = {{ status = [201], pointer = "/status", equals = ["refunded"] }}
+refused = [{{ status = [404, 409, 422] }}]
+transient = [{{ status = [429] }}]
+reference = "/refund_id"
+
+[retry]
+{retry}
+"#
+    )
+}
+
+/// A payment that was carried out.
+async fn paid(retry: &str) -> (House, Bank, Said) {
+    let bank = banked::bank("USD").await;
+    let house = House::bound(&binding(&bank, retry), |config| banked::reaching(config, &[&bank])).await;
+    let said = house.said("k", &house.payment("acct-1", "25.00")).await;
+    assert_eq!((said.kind(), bank.balance("acct-1")), ("executed", Some(2500)), "{}", said.body);
+    (house, bank, said)
+}
+
+/// The state of an action once it is this, which the gateway sees to in the background.
+async fn until(house: &House, id: &str, state: &str) {
+    for _ in 0..2000 {
+        if house.record(id).await.state == state {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("it never became {state}");
+}
+
+#[tokio::test]
+async fn a_payment_is_given_back_once_however_often_it_is_asked_for() {
+    let (house, bank, said) = paid(AT_ONCE).await;
+    let undo = || house.gateway().rollback(&house.agent, said.id());
+    let asked = tokio::join!(undo(), undo(), undo());
+    assert!([&asked.0, &asked.1, &asked.2].iter().any(|it| it.is_ok()));
+    let record = undo().await.unwrap();
+    assert_eq!(record.state, "ROLLED_BACK");
+    assert_eq!((bank.refunds(), bank.balance("acct-1"), bank.effects().count), (1, Some(0), 1));
+    let rollback = record.rollback.unwrap();
+    assert_eq!((rollback.sends, rollback.failed, rollback.by.as_str()), (1, false, "agent-7"));
+    assert_ne!(rollback.provider_key, record.attempts[0].provider_key);
+    let kinds: Vec<_> = record.receipts.iter().map(|it| it.event_type.as_str()).collect();
+    assert_eq!(kinds, ["ORIGINAL", "AMENDMENT_ROLLBACK"]);
+    let amendment = house.verified(&record.receipts[1].receipt.receipt_id).await;
+    assert_eq!(amendment["amendmentOf"], record.receipts[0].receipt.receipt_id.as_str());
+    assert_eq!(amendment["paymentStatus"], "not_charged");
+    let entries = amendment["entries"].as_array().unwrap();
+    let done = entries.iter().find(|entry| entry["stage"] == "execute").unwrap();
+    assert_eq!(done["output"]["result"], "compensated");
+    assert_eq!(done["input"]["providerKey"], rollback.provider_key.as_str());
+    assert_eq!(house.spent(), 2500, "what is given back refills nothing");
+    let again = house.said("k", &house.payment("acct-1", "25.00")).await;
+    assert_eq!(again.bytes, said.bytes, "the original stands");
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_asked_for_by_sending_the_same_rollback_again() {
+    let (mut house, bank, said) = paid(AT_ONCE).await;
+    for fault in [Fault::LostAfterEffect, Fault::RateLimited { retry_after: 1 }] {
+        bank.inject(Injection::refunds(fault, 1));
+    }
+    let record = house.gateway().rollback(&house.operator, said.id()).await.unwrap();
+    assert_eq!(record.state, "ROLLING_BACK");
+    house.installation.start();
+    until(&house, said.id(), "ROLLED_BACK").await;
+    assert_eq!(house.record(said.id()).await.rollback.unwrap().sends, 3);
+    assert_eq!((bank.refunds(), bank.balance("acct-1")), (1, Some(0)));
+}
+
+#[tokio::test]
+async fn what_is_being_undone_outlives_a_restart() {
+    let (house, bank, said) = paid(LATER).await;
+    bank.inject(Injection::refunds(Fault::LostBeforeEffect, 1));
+    let record = house.gateway().rollback(&house.agent, said.id()).await.unwrap();
+    assert_eq!((record.state.as_str(), bank.refunds()), ("ROLLING_BACK", 0));
+    let mut house = house.restart().await;
+    house.installation.start();
+    a_while().await;
+    assert_eq!(bank.refunds(), 0, "it is not due");
+    assert_eq!(house.store().execute("UPDATE fate SET until = 1 WHERE state = -2", []).unwrap(), 1);
+    until(&house, said.id(), "ROLLED_BACK").await;
+    assert_eq!(bank.refunds(), 1);
+}
+
+#[tokio::test]
+async fn only_a_freeze_that_includes_rollbacks_stops_them() {
+    let (mut house, bank, said) = paid(LATER).await;
+    let scope = FreezeScope::parse("tenant").unwrap();
+    let everything = FreezeAsk { include_rollback: true, ..scope.clone().into() };
+    house.gateway().freeze(&house.operator, everything.clone()).await.unwrap();
+    let refused = house.gateway().rollback(&house.agent, said.id()).await.unwrap_err();
+    assert!(
+        refused.code == Code::StateConflict && refused.message.contains("EP_FROZEN"),
+        "{}",
+        refused.message
+    );
+    assert_eq!(house.record(said.id()).await.state, "COMPLETED");
+    house.gateway().freeze(&house.operator, scope.clone().into()).await.unwrap();
+    bank.inject(Injection::refunds(Fault::LostBeforeEffect, 1));
+    let record = house.gateway().rollback(&house.agent, said.id()).await.unwrap();
+    assert_eq!(record.state, "ROLLING_BACK");
+    house.gateway().freeze(&house.operator, everything.clone()).await.unwrap();
+    assert_eq!(house.store().execute("UPDATE fate SET until = 1 WHERE state = -2", []).unwrap(), 1);
+    house.installation.start();
+    a_while().await;
+    assert_eq!(bank.refunds(), 0, "what was begun waits, too");
+    house.gateway().thaw(&house.operator, scope).await.unwrap();
+    until(&house, said.id(), "ROLLED_BACK").await;
+    assert_eq!(bank.refunds(), 1);
+}
+
+#[tokio::test]
+async fn a_revoked_mandate_does_not_keep_what_was_done_under_it_from_being_undone() {
+    let (house, bank, said) = paid(AT_ONCE).await;
+    let jti = house.gateway().mandates(&house.operator, None, 10).await.unwrap().items[0].jti.clone();
+    house.gateway().revoke_mandate(&house.operator, &jti, None).await.unwrap();
+    let record = house.gateway().rollback(&house.agent, said.id()).await.unwrap();
+    assert_eq!((record.state.as_str(), bank.refunds()), ("ROLLED_BACK", 1));
+}
+
+#[tokio::test]
+async fn what_cannot_be_undone_waits_for_a_person_and_raises_an_alert() {
+    let text = BINDING.replace("extends = \"builtin\"\n", "extends = \"builtin\"\nreversible = true\n");
+    let house = House::bound(&text, |_| {}).await;
+    let said = house.said("k", &house.payment("sandbox:keep", "25.00")).await;
+    assert_eq!(said.kind(), "executed", "{}", said.body);
+    for times in 1..=2 {
+        // A person may have it tried again.
+        let record = house.gateway().rollback(&house.operator, said.id()).await.unwrap();
+        assert_eq!((record.state.as_str(), record.rollback.unwrap().failed), ("ROLLING_BACK", true));
+        assert_eq!(record.receipts.len(), 1, "the original stands");
+        let metrics = house.gateway().metrics().unwrap();
+        let alert = metrics.lines().find(|line| line.contains("rollback_failed")).unwrap();
+        assert!(alert.ends_with(&format!(" {times}")), "{alert}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_not_done_or_is_not_to_be_undone_is_refused_without_a_trace() {
+    let (house, bank, said) = paid(AT_ONCE).await;
+    let mut body = house.payment("acct-2", "25.00");
+    body["reversible"] = json!(false);
+    let grave = house.said("grave", &body).await;
+    let failed = house.said("failed", &house.payment("operating", "25.00")).await;
+    for (id, code) in [(grave.id(), Code::RollbackRequired), (failed.id(), Code::StateConflict)] {
+        assert_eq!(house.gateway().rollback(&house.agent, id).await.unwrap_err().code, code);
+    }
+    house.rebind(&binding(&bank, AT_ONCE).replace("within_seconds = 3600", "within_seconds = 0")).await;
+    let late = house.gateway().rollback(&house.agent, said.id()).await.unwrap_err();
+    assert_eq!(late.code, Code::StateConflict, "its window is over");
+    house.rebind(&banked::binding(&bank, "bank", &RIGHT)).await;
+    let unbound = house.gateway().rollback(&house.agent, said.id()).await.unwrap_err();
+    assert_eq!(unbound.code, Code::RollbackRequired);
+    let record = house.record(said.id()).await;
+    assert_eq!((record.state.as_str(), record.rollback.is_none(), bank.refunds()), ("COMPLETED", true, 0));
+}
