@@ -1,5 +1,6 @@
 //! Going on with what was approved: judged again, admitted, carried out and proved by the same path as every action.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use provider::Provider;
 use serde_json::json;
 use tokio::sync::oneshot;
 
+use super::passkeys::Passkey;
 use super::said::{self, KEY, Said, Shown};
 use super::signed;
 use crate::act::{UnderWay, lock};
@@ -137,8 +139,9 @@ impl Gateway {
             return Err(internal("an action is approved, but people did not agree to it"));
         }
         let key_will_do = self.form(&action.archetype, row) == action::ApprovalForm::Key;
+        let ended = self.ended(&stored.tenant, &passkeys).await?;
         let counts = |said: &Said| match said.form == KEY {
-            true => key_will_do,
+            true => key_will_do && !ended.contains(&said.key_id),
             false => signed(said).is_some_and(|it| signed::still_fits(&it, stored, rules)),
         };
         let enough = said::agreed(&said, &seen, counts)? >= action.archetype.approvals;
@@ -156,6 +159,14 @@ impl Gateway {
             shown: said::shown(stored, pending, &records)?,
             escalation,
         })
+    }
+
+    /// What nobody is logged in with any more: API keys and passkeys that were revoked. The sandbox keeps neither.
+    async fn ended(&self, tenant: &Tenant, passkeys: &[Passkey]) -> Result<HashSet<String>, Error> {
+        let keys = self.ledger.keys(tenant).await.map_err(unavailable)?;
+        let keys = keys.into_iter().filter(|key| key.revoked_ms.is_some()).map(|key| key.id.into_string());
+        let passkeys = passkeys.iter().filter(|it| !it.counts()).map(|it| it.id.to_string());
+        Ok(keys.chain(passkeys).collect())
     }
 
     async fn judge_as_asked(
