@@ -10,5 +10,6 @@ mod overage;
 mod quotes;
 mod recovery;
 mod rides;
+mod trail;
 
 use outcomes::stages;
