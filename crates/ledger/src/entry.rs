@@ -188,8 +188,8 @@ pub enum Broken {
     /// The index of the audit trail does not lead to what is there.
     #[error("the index of the audit trail does not fit the entries from here on")]
     Index,
-    /// The record that is stored is not the one it names.
-    #[error("the stored record is not the one it names")]
+    /// The record that it names is missing, or another one.
+    #[error("the record stored with it is missing, or not the one it names")]
     Record,
     /// The stored approval or rejection is not the one it names.
     #[error("the approval stored with it is missing, or not the one it names")]

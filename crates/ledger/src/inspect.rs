@@ -2,7 +2,7 @@
 
 use action::{ActionId, Subject, Tenant};
 
-use crate::{Broken, Receipt, State, Stored};
+use crate::{Broken, Labels, Receipt, State, Stored};
 
 /// Something that is not as the chain says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub enum Testimony {
     Action {
         /// The row.
         stored: Box<Stored>,
+        /// What the trail lists it by.
+        labels: Box<Labels>,
         /// What the entry says of the action.
         action_hash: Option<[u8; 32]>,
     },

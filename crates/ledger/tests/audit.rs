@@ -364,6 +364,17 @@ fn everything_that_was_altered_is_found_each_once() {
 }
 
 #[test]
+fn a_record_that_was_taken_away_is_found() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = sqlite(directory.path());
+    wait(ledger.record(event("rules_reloaded"))).unwrap();
+    assert_eq!(inspect(&ledger), []);
+    let taken = "UPDATE entry SET record = NULL WHERE record IS NOT NULL";
+    assert_eq!(db(directory.path()).execute(taken, []).unwrap(), 1);
+    assert_eq!(inspect(&ledger), [(2, Broken::Record)]);
+}
+
+#[test]
 fn each_kind_of_row_that_was_forged_is_found_where_it_is() {
     let held = |state: &str| format!("UPDATE fate SET state = {state} WHERE row = 2");
     let forgeries: [(String, i64, Broken); 15] = [

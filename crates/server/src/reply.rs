@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -19,8 +20,8 @@ use crate::request::Response;
 pub(crate) enum Said {
     /// All of it.
     Whole(Full<Bytes>),
-    /// Made while it is taken. An error breaks the connection off.
-    Parts(BoxStream<'static, std::io::Result<Bytes>>),
+    /// Made while it is taken, and alive until all of it was. An error breaks the connection off.
+    Parts(BoxStream<'static, std::io::Result<Bytes>>, Arc<()>),
 }
 
 /// A JSON body of one of our own types.
@@ -45,7 +46,7 @@ pub(crate) fn parts(
     content_type: &'static str,
     parts: BoxStream<'static, std::io::Result<Bytes>>,
 ) -> Response {
-    let mut response = Response::new(Said::Parts(parts));
+    let mut response = Response::new(Said::Parts(parts, Arc::default()));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
@@ -83,6 +84,16 @@ impl<T: Into<Bytes>> From<T> for Said {
     }
 }
 
+impl Said {
+    /// What is alive while more of it is to come than is there already.
+    pub(crate) fn to_come(&self) -> Weak<()> {
+        match self {
+            Said::Whole(_) => Weak::new(),
+            Said::Parts(_, alive) => Arc::downgrade(alive),
+        }
+    }
+}
+
 impl Body for Said {
     type Data = Bytes;
     type Error = std::io::Error;
@@ -95,7 +106,7 @@ impl Body for Said {
             Said::Whole(whole) => {
                 Pin::new(whole).poll_frame(context).map_err(|never: Infallible| match never {})
             }
-            Said::Parts(parts) => loop {
+            Said::Parts(parts, _) => loop {
                 // A part may be empty, and an empty frame is nothing to send.
                 match ready!(parts.as_mut().poll_next(context)) {
                     Some(Ok(part)) if part.is_empty() => {}
@@ -112,7 +123,7 @@ impl Body for Said {
     fn size_hint(&self) -> SizeHint {
         match self {
             Said::Whole(whole) => whole.size_hint(),
-            Said::Parts(_) => SizeHint::default(),
+            Said::Parts(..) => SizeHint::default(),
         }
     }
 }

@@ -151,6 +151,7 @@ impl Talk {
     {
         let unsent = line.unsent();
         let mut said = answer.is_some();
+        let mut to_come = answer.as_ref().map(|answer| answer.body().to_come()).unwrap_or_default();
         let desk = Arc::new(Mutex::new(Desk { asked: None, answer }));
         let service = service_fn(|request| {
             let mut open = lock(&desk);
@@ -184,6 +185,7 @@ impl Talk {
                 return match &mut asked {
                     Some(Asked { answer, read, .. }) => match answer.poll_unpin(cx) {
                         Poll::Ready(answer) => {
+                            to_come = answer.body().to_come();
                             lock(&desk).answer = Some(answer);
                             (asked, said) = (None, true);
                             continue;
@@ -191,7 +193,8 @@ impl Talk {
                         Poll::Pending if sent && read.load(Ordering::Relaxed) => Poll::Ready(End::Waits),
                         Poll::Pending => Poll::Pending,
                     },
-                    None if said && sent => Poll::Ready(End::Quiet),
+                    // Keeps (whole): an answer that is made while it is taken may pause before its end.
+                    None if said && sent && to_come.strong_count() == 0 => Poll::Ready(End::Quiet),
                     None if said => Poll::Pending,
                     None => patience.as_mut().poll(cx).map(|()| End::Over),
                 };

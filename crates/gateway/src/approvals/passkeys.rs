@@ -183,7 +183,8 @@ impl Gateway {
         caller.must(Deed::Approve)?;
         let party = self.party()?;
         let tenant = self.tenant(&caller.tenant)?;
-        let challenge = self.challenges.take(&registering(caller), &enrolment.client_data_json)?;
+        let given = self.challenges.given(&registering(caller), &enrolment.client_data_json)?;
+        let challenge = self.challenges.answered(given)?;
         let credential = enrolment.verify(&challenge, &party).map_err(refused)?;
         let mine = self.passkeys_of(&caller.tenant).await?;
         if mine.iter().filter(|it| it.is_of(&caller.subject) && it.revoked.is_none()).count() >= MOST {
@@ -281,14 +282,16 @@ impl Gateway {
     /// `EP_UNAUTHENTICATED` if it is nobody we know.
     pub async fn log_in(&self, assertion: &Assertion) -> Result<(Credential, Caller), Error> {
         let unknown = || Error::new(Code::Unauthenticated, "this passkey is not enrolled here");
-        let challenge = self.challenges.take(LOGIN, &assertion.client_data_json)?;
+        let given = self.challenges.given(LOGIN, &assertion.client_data_json)?;
         let credential = Credential::Passkey(assertion.credential_id.clone());
         let passkey = self.passkey_of(&assertion.credential_id).await?.ok_or_else(unknown)?;
-        let signed = assertion.verify(&challenge, &passkey.holder.party, &passkey.holder.public_key);
+        let signed = assertion.verify(&given.challenge, &passkey.holder.party, &passkey.holder.public_key);
         signed.map_err(|refusal| {
             tracing::info!(passkey = &*passkey.id, %refusal, "a login by passkey was refused");
             unknown()
         })?;
+        // Not before: anybody can answer.
+        self.challenges.answered(given)?;
         let caller = passkey.caller().ok_or_else(unknown)?;
         Ok((credential, caller))
     }
@@ -489,6 +492,26 @@ mod tests {
         assert_eq!(passkey.enrolled.unwrap().by, "ada");
         let ended = stored(|stored| stored.revoked = RECORDS.lines().nth(2).map(|it| it.as_bytes().to_vec()));
         assert!(ended.is_some_and(|it| !it.counts() && it.counted_once()));
+    }
+
+    #[tokio::test]
+    async fn whoever_holds_no_passkey_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = crate::Config { data_dir: folder.path().join("data"), ..crate::Config::default() };
+        let render = |_: &crate::Outcome, _: &str| crate::Reply { status: 200, body: Vec::new() };
+        let installation = crate::Installation::open(config, render).await.unwrap();
+        let gateway = &installation.production;
+        for _ in 0..3 {
+            let challenge = BASE64_URL_SAFE_NO_PAD.encode(gateway.greet().unwrap().challenge);
+            let assertion = Assertion {
+                credential_id: b"nobody's".to_vec(),
+                authenticator_data: Vec::new(),
+                client_data_json: json!({ "challenge": challenge }).to_string().into_bytes(),
+                signature: Vec::new(),
+            };
+            assert_eq!(gateway.log_in(&assertion).await.unwrap_err().code, Code::Unauthenticated);
+        }
+        assert_eq!(gateway.challenges.remembered(), 0);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Going on with what was approved, or is to be sent once more: judged again, admitted, carried out and proved by the same
 //! path as every action.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use ledger::{Basis, By, State, Stored};
 use provider::Provider;
 use serde_json::json;
 
+use super::passkeys::Passkey;
 use super::said::{self, KEY, Said, Shown};
 use super::signed;
 use crate::act::{Said as Heard, UnderWay, lock};
@@ -192,8 +194,9 @@ impl Gateway {
             return Err(internal("an action is approved, but people did not agree to it"));
         }
         let key_will_do = self.form(&action.archetype, row) == action::ApprovalForm::Key;
+        let ended = self.ended(&stored.tenant, &passkeys).await?;
         let counts = |said: &Said| match said.form == KEY {
-            true => key_will_do,
+            true => key_will_do && !ended.contains(&said.key_id),
             false => signed(said).is_some_and(|it| signed::still_fits(&it, stored, rules)),
         };
         let enough = said::agreed(&said, &seen, counts)? >= action.archetype.approvals;
@@ -219,6 +222,14 @@ impl Gateway {
             escalation: Some(escalation),
             before: None,
         })
+    }
+
+    /// What nobody is logged in with any more: API keys and passkeys that were revoked. The sandbox keeps neither.
+    async fn ended(&self, tenant: &Tenant, passkeys: &[Passkey]) -> Result<HashSet<String>, Error> {
+        let keys = self.ledger.keys(tenant).await.map_err(unavailable)?;
+        let keys = keys.into_iter().filter(|key| key.revoked_ms.is_some()).map(|key| key.id.into_string());
+        let passkeys = passkeys.iter().filter(|it| !it.counts()).map(|it| it.id.to_string());
+        Ok(keys.chain(passkeys).collect())
     }
 
     async fn judge_as_asked(

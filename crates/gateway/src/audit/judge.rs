@@ -3,7 +3,7 @@
 //! The ledger compares hashes. What stands behind them (that a receipt is signed and is of this action, that a row
 //! says what was hashed, that a person's word is about this hold) is read here.
 
-use ledger::{State, Stored, Testimony, Witness};
+use ledger::{Labels, State, Stored, Testimony, Witness};
 use receipt::approval::Approvers;
 use receipt::{Disclosures, Jwks, Kind, Pin, Trust, Verdict};
 use serde::Deserialize;
@@ -45,7 +45,9 @@ impl<'a> Judge<'a> {
     /// What is wrong with what is stored, named to those whose it is.
     pub(super) fn finding(&self, caller: &Caller, witness: &Witness) -> Option<TrailFinding> {
         let what = match &witness.testimony {
-            Testimony::Action { stored, action_hash } => altered_action(stored, *action_hash)?,
+            Testimony::Action { stored, labels, action_hash } => {
+                altered_action(stored, labels, *action_hash)?
+            }
             Testimony::Receipt { .. } => self.altered_receipt(witness)?,
             Testimony::Approval { round, approver, agrees, record } => {
                 altered_approval(witness, *round, approver, *agrees, record)?
@@ -99,8 +101,9 @@ impl<'a> Judge<'a> {
     }
 }
 
-/// Is the row of an action what its entry was made from? An erased payload leaves nothing to compare.
-fn altered_action(stored: &Stored, action_hash: Option<[u8; 32]>) -> Option<String> {
+/// Is the row of an action what its entry was made from, and listed by what it says? An erased payload leaves nothing to
+/// compare.
+fn altered_action(stored: &Stored, labels: &Labels, action_hash: Option<[u8; 32]>) -> Option<String> {
     if stored.payload.is_empty() {
         return None;
     }
@@ -110,7 +113,11 @@ fn altered_action(stored: &Stored, action_hash: Option<[u8; 32]>) -> Option<Stri
     let named = action_hash.map(hex::encode).unwrap_or_default();
     let fits =
         row.action_hash == named && action_hash_of(stored, &row).is_none_or(|hash| hash == action_hash);
-    (!fits).then(|| "the stored action is not the one it names".to_owned())
+    if !fits {
+        return Some("the stored action is not the one it names".to_owned());
+    }
+    let listed = super::labels(&row) == *labels;
+    (!listed).then(|| "the stored action is listed by something else than it says".to_owned())
 }
 
 /// Is a person's word about this hold of this action, by the person that the row names?

@@ -332,7 +332,7 @@ fn place_of(cursor: &str) -> Result<Place, Error> {
     let (numbers, rest) = numbers.as_chunks::<8>();
     let ([row, receipts, approvals], []) = (numbers, rest) else { return Err(wrong()) };
     let row = i64::from_be_bytes(*row);
-    if row < 0 {
+    if !(0..FURTHEST).contains(&row) {
         return Err(wrong());
     }
     Ok(Place { row, receipts: u64::from_be_bytes(*receipts), approvals: u64::from_be_bytes(*approvals) })
@@ -347,6 +347,8 @@ fn mark_of(order: Order) -> u8 {
 
 /// Entries of a page, at most.
 const LONGEST_PAGE: u32 = 200;
+/// No walk comes this far, and from before it there is room to count on.
+const FURTHEST: i64 = 1 << 62;
 /// Marks the cursor of a walk.
 const WALK: u8 = b'v';
 /// States in which nothing more is to come.
@@ -362,7 +364,8 @@ mod tests {
         let place = Place { row: 1023, receipts: 5, approvals: 7 };
         assert_eq!(place_of(&cursor_at(place)), Ok(place));
         let negative = cursor_at(Place { row: -1, ..place });
-        for wrong in ["", "dg", "!", &cursor_of(42, Order::OldestFirst), &negative] {
+        let beyond = cursor_at(Place { row: i64::MAX, ..place });
+        for wrong in ["", "dg", "!", &cursor_of(42, Order::OldestFirst), &negative, &beyond] {
             assert_eq!(place_of(wrong).unwrap_err().field.as_deref(), Some("?cursor"), "{wrong}");
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use action::Subject;
-use countersign_gateway::{Caller, Code, Config, FreezeScope, Role};
+use countersign_gateway::{Caller, Code, Config, FreezeScope, KeyAsk, Role};
 use serde_json::{Value, json};
 
 use crate::house::{BINDING, House, Said};
@@ -472,6 +472,26 @@ async fn a_key_that_is_no_longer_enough_holds_it_again() {
     house.installation.start();
     let again = wait_for(&house, waits.id(), |view| view.escalation_id.ends_with("-2")).await;
     assert_eq!((again.form, again.state.as_str()), ("passkey", "INTENDED"));
+    assert_eq!(spent(&house).await, "25.00");
+}
+
+#[tokio::test]
+async fn a_yes_by_a_key_that_was_revoked_since_counts_no_more() {
+    let house = house(2).await;
+    let waits = held(&house, "acct-1").await;
+    let ask = KeyAsk {
+        subject: Subject::parse("anna").unwrap(),
+        role: Role::Approver,
+        tenant: None,
+        default_mandate: None,
+    };
+    let made = house.gateway().create_key(&house.admin, ask).await.unwrap();
+    let anna = house.gateway().authenticate(&made.secret).await.unwrap();
+    house.gateway().approve(&anna, waits.id(), None).await.unwrap();
+    house.gateway().revoke_key(&house.admin, &made.key.id).await.unwrap();
+    house.gateway().approve(&approver(&house, "ben"), waits.id(), None).await.unwrap();
+    let again = wait_for(&house, waits.id(), |view| view.state != "APPROVED").await;
+    assert_eq!((again.state.as_str(), again.escalation_id.ends_with("-2")), ("INTENDED", true));
     assert_eq!(spent(&house).await, "25.00");
 }
 

@@ -17,5 +17,6 @@ mod rollbacks;
 #[path = "../../../provider/tests/provider/smtp.rs"]
 mod smtp;
 mod steering;
+mod trail;
 
 use outcomes::stages;

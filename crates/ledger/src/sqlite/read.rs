@@ -540,6 +540,12 @@ pub(crate) fn terms(db: &Connection, id: ActionId) -> Sql<Option<Arc<Terms>>> {
     })
 }
 
+/// What the action in this row is listed by.
+pub(crate) fn labels_at(db: &Connection, row: i64) -> Sql<Option<Labels>> {
+    let sql = "SELECT session, verb, target, level, regulations FROM action WHERE row = ?1";
+    one(db, sql, [row], |row| labels(row, 0))
+}
+
 fn labels(row: &Row<'_>, first: usize) -> Sql<Labels> {
     let regulations: Option<String> = row.get(first + 4)?;
     let regulations =

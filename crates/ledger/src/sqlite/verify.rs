@@ -121,8 +121,9 @@ impl<'a> Look<'a> {
             }
         };
         self.passkeys.told(row, said.event);
-        if let Some(record) = record
-            && said.action_hash != Some(Sha256::digest(record).into())
+        // What an entry of an action names is looked at with its rows.
+        if (record.is_some() || said.action.is_none())
+            && record.map(|record| Sha256::digest(record).into()) != said.action_hash
         {
             self.report(row, None, None, Broken::Record);
         }
@@ -243,9 +244,10 @@ impl<'a> Look<'a> {
         let telling = standing.moved.or_else(later);
         if telling == Some(entry)
             && let Some(stored) = read::action_at(self.db, standing.row)?
+            && let Some(labels) = read::labels_at(self.db, standing.row)?
         {
-            let action_hash = said.action_hash;
-            testimonies.push(Testimony::Action { stored: Box::new(stored), action_hash });
+            let (stored, labels) = (Box::new(stored), Box::new(labels));
+            testimonies.push(Testimony::Action { stored, labels, action_hash: said.action_hash });
         }
         let Standing { tenant, subject, archetype, key, .. } = standing;
         testimonies.extend(approvals.into_iter().map(|heard| Testimony::Approval {

@@ -152,6 +152,8 @@ impl Rest {
     /// The next page. What cannot be read breaks the answer off, so that nobody takes a part for the whole.
     async fn step(mut self) -> Option<(std::io::Result<Bytes>, Rest)> {
         self.ask.cursor = Some(self.next.take()?);
+        // Reading waits for nobody, so without this a quick reader of a long trail would keep all others waiting.
+        tokio::task::yield_now().await;
         match self.gateway.audit(&self.caller, &self.ask).await {
             Ok(page) => {
                 self.next = page.next;
