@@ -31,7 +31,7 @@ impl Api {
     pub(crate) fn client(&self) -> Result<Client> {
         let key = self.key.as_deref().ok_or_else(|| {
             Error::new("no API key given")
-                .hint("set COUNTERSIGN_API_KEY, or pass --key; `countersign keys api create` makes one")
+                .hint("set COUNTERSIGN_API_KEY, or pass --key; a gateway's first start prints an admin key, which makes others")
         })?;
         Client::new(&self.url, Some(key))
     }

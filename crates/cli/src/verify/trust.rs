@@ -70,12 +70,12 @@ fn read_pin(issuer: &str) -> Result<(Pin, Option<PathBuf>)> {
         let text = std::fs::read_to_string(issuer).map_err(|error| {
             Error::new(format!("`{issuer}` is neither a pin nor a file that holds one"))
                 .because(error)
-                .hint("a pin is `sha256:` and 64 hex digits, or a file `{\"issuer\":\"https://…\",\"jwks\":[\"sha256:…\"]}`")
+                .hint(FORMS)
         })?;
         (text, Some(PathBuf::from(issuer)))
     };
     let pin = Pin::parse(&text)
-        .map_err(|error| Error::new(format!("cannot use `--issuer {issuer}`")).because(error))?;
+        .map_err(|error| Error::new(format!("cannot use `--issuer {issuer}`")).because(error).hint(FORMS))?;
     Ok((pin, file))
 }
 
@@ -127,3 +127,5 @@ fn found_key_set(pin: &Pin, pin_file: Option<&Path>, paths: &[PathBuf]) -> Resul
 
 const KEY_SET: &str = super::sources::KEY_SET;
 const LONGEST_KEY_SET: u64 = 1 << 20;
+const FORMS: &str = "a pin is `sha256:` and 64 hex digits, or a file that may list several: \
+                     `{\"issuer\":\"https://…\",\"jwks\":[\"sha256:…\"]}`";

@@ -112,7 +112,7 @@ impl Gateway {
             FreezeScope::All | FreezeScope::Tenant => return Ok(()),
             FreezeScope::Agent(agent) => (
                 self.knows_agent(&tenant.tenant, agent).await?,
-                "no API key, mandate or action names it; send `\"even_if_unknown\": true` for one that is to come",
+                "no API key, mandate or action names it; send `\"even_if_unknown\": true` (`--even-if-unknown`) for one that is to come",
             ),
             FreezeScope::Archetype(name) => (
                 tenant.rules().catalogue.get(name).is_some(),
