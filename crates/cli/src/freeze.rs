@@ -22,6 +22,9 @@ pub(crate) struct FreezeArgs {
     /// Freeze an agent too that no API key, mandate or action names yet
     #[arg(long)]
     even_if_unknown: bool,
+    /// Stop rollbacks too: without it, what was carried out can still be undone
+    #[arg(long)]
+    include_rollback: bool,
     #[command(flatten)]
     api: Api,
 }
@@ -55,8 +58,13 @@ pub(crate) fn freeze(args: &FreezeArgs) -> Result<ExitCode> {
     let client = args.api.client()?;
     let answer = match &args.scope {
         Some(scope) => {
-            let FreezeArgs { reason, even_if_unknown, .. } = args;
-            let ask = json!({"scope": scope, "reason": reason, "even_if_unknown": even_if_unknown});
+            let FreezeArgs { reason, even_if_unknown, include_rollback, .. } = args;
+            let ask = json!({
+                "scope": scope,
+                "reason": reason,
+                "even_if_unknown": even_if_unknown,
+                "include_rollback": include_rollback,
+            });
             client.post("/v1/freeze", &ask)?
         }
         None => Value::from(client.list("/v1/freezes")?),

@@ -95,7 +95,10 @@ fn commands_change_the_running_gateway_as_far_as_their_key_may() {
     assert_eq!(served.call(&operator, &["mandate", "revoke", &jti]).json()["jti"], jti.as_str());
 
     assert_eq!(served.call(&operator, &["freeze", "agent:a1", "--reason", "test"]).code, 0);
-    assert_eq!(served.call(&operator, &["freeze"]).json()[0]["scope"], "agent:a1");
+    let frozen = served.call(&operator, &["freeze"]).json();
+    assert_eq!((&frozen[0]["scope"], &frozen[0]["include_rollback"]), (&"agent:a1".into(), &false.into()));
+    assert_eq!(served.call(&operator, &["freeze", "agent:a1", "--include-rollback"]).code, 0);
+    assert_eq!(served.call(&operator, &["freeze"]).json()[0]["include_rollback"], true);
     assert_eq!(served.call(&operator, &["thaw", "agent:a1"]).code, 0);
     assert_eq!(served.call(&operator, &["freeze"]).json(), Value::Array(vec![]));
     assert_eq!(served.call(&admin, &["reload"]).json()["archetypes"], 4);
