@@ -104,20 +104,24 @@ impl Question {
         match response.decision() {
             Decision::Allow => Answer::Allow(sorted(matched)),
             Decision::Deny if matched.is_empty() => Answer::NotPermitted,
+            Decision::Deny if matched.iter().all(|rule| rule.escalates) => {
+                match self.permitted(policies, slice) {
+                    true => Answer::Escalate(sorted(matched)),
+                    // No person could agree to it: to name the policies that ask for one would mislead.
+                    false => Answer::NotPermitted,
+                }
+            }
             Decision::Deny => {
                 let zero_b = matched.iter().any(|rule| rule.tier == Tier::ZeroB);
-                let a_person_may_agree = matched.iter().all(|rule| rule.escalates)
-                    && slice.without_escalations.as_ref().is_some_and(|rest| self.allows(policies, rest));
-                match a_person_may_agree {
-                    true => Answer::Escalate(sorted(matched)),
-                    false => Answer::Forbidden { policies: sorted(matched), zero_b },
-                }
+                Answer::Forbidden { policies: sorted(matched), zero_b }
             }
         }
     }
 
-    fn allows(&self, policies: &Policies, set: &PolicySet) -> bool {
-        let response = self.put(policies, set);
+    /// Whether something permits it, once nothing asks for a person.
+    fn permitted(&self, policies: &Policies, slice: &Slice) -> bool {
+        let Some(rest) = &slice.without_escalations else { return false };
+        let response = self.put(policies, rest);
         response.decision() == Decision::Allow && error(&response).is_none()
     }
 

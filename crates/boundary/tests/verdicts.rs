@@ -168,13 +168,27 @@ fn every_reason_to_ask_a_person_is_told() {
 
 #[test]
 fn a_block_is_stronger_than_any_reason_to_ask() {
-    let ask = r#"@escalate forbid (principal, action, resource);"#;
-    // Nothing permits it even without the policy that asks.
-    World::with(ask).check(&pay("100.00"), "block forbidden");
     let both = r#"permit (principal, action, resource);
         @escalate forbid (principal, action, resource);
         @id("no") forbid (principal, action, resource) when { context.environment == "production" };"#;
     World::with(both).check(&pay("100.00"), "block forbidden");
+}
+
+#[test]
+fn who_could_not_agree_to_it_is_not_asked() {
+    let ask = r#"@id("ask") @escalate forbid (principal, action, resource);"#;
+    let decision = World::with(ask).decide(&pay("100.00"));
+    assert_eq!(common::told(&decision), "block not_permitted");
+    let boundary = serde_json::to_value(&decision.stages[2].output).unwrap();
+    assert_eq!(boundary["cedar"]["policies"], json!([]), "the policy that asks is not what stops it");
+    // What is permitted below a price may be, once the price is known.
+    let cheap = format!(
+        "{ask} permit (principal, action, resource) when {{ context has amount && context.amount.minor <= 50000 }};"
+    );
+    let world = World { series: series(20, 40_000), ..World::with(&cheap) };
+    world.check(&fly(), "quote");
+    world.check(&fly().with_quote(usd(50_000)), "escalate policy");
+    world.check(&fly().with_quote(usd(50_001)), "block not_permitted");
 }
 
 #[test]

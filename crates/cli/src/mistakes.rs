@@ -66,6 +66,13 @@ pub(crate) fn warn(warnings: &[Mistake], sources: &[Source]) {
     tell_as(Severity::Warning, &own, sources);
 }
 
+/// What is odd about all that a folder holds together.
+pub(crate) fn warn_of(folder: &Folder, message: &str, hint: &str) {
+    let file = folder.path.display().to_string();
+    let warning = Mistake { file, line: 0, column: 0, message: message.into(), hint: Some(hint.into()) };
+    tell_as(Severity::Warning, &[warning], &[]);
+}
+
 fn tell_as(severity: Severity, mistakes: &[Mistake], sources: &[Source]) {
     let texts: BTreeMap<&str, &str> =
         sources.iter().map(|source| (source.name.as_str(), source.text.as_str())).collect();

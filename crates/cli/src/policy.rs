@@ -73,6 +73,9 @@ fn check(dir: &Path, catalogues: Option<&Path>) -> Result<()> {
         match Policies::load(&policies, &entities, &[], &catalogue) {
             Ok(loaded) => {
                 mistakes::warn(loaded.warnings(), &sources);
+                if loaded.rules().iter().all(|rule| rule.forbids) {
+                    mistakes::warn_of(&folder, NOTHING_PERMITTED, BEGIN_WITH_A_PERMIT);
+                }
                 show(&folder.name, &loaded)?;
             }
             Err(found) => {
@@ -155,5 +158,9 @@ fn template(name: &str) -> Result<Template> {
         Error::new(format!("there is no template `{name}`")).hint("`countersign policy templates` lists them")
     })
 }
+
+const NOTHING_PERMITTED: &str = "no policy permits anything, so every action would be blocked";
+const BEGIN_WITH_A_PERMIT: &str =
+    "write a `permit`, or begin with `countersign policy templates payments-under-amount`";
 
 const KINDS: [&str; 2] = ["cedar", "json"];

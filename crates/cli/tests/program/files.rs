@@ -25,6 +25,21 @@ fn every_mistake_in_a_policy_is_shown_where_it_stands() {
 }
 
 #[test]
+fn policies_that_permit_nothing_are_warned_about() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |policies: &str| {
+        std::fs::write(folder.path().join("some.cedar"), policies).unwrap();
+        run(["policy", "check", folder.path().to_str().unwrap()])
+    };
+    let ask = r#"@id("ask") @escalate forbid (principal, action, resource);"#;
+    let told = check(ask);
+    assert_eq!(told.code, 0, "odd is not wrong: {}", told.stderr);
+    assert!(told.says("no policy permits anything"), "{}", told.stderr);
+    let told = check(&format!("{ask} @id(\"all\") permit (principal, action, resource);"));
+    assert!(told.code == 0 && !told.says("permits anything"), "{}", told.stderr);
+}
+
+#[test]
 fn a_binding_is_checked_as_the_gateway_would_read_it() {
     let folder = tempfile::tempdir().unwrap();
     let tenant = folder.path().join("catalogue/default");
