@@ -43,6 +43,9 @@ struct Issue {
     /// The agent that may act: the subject of its API key
     #[arg(long, value_name = "AGENT")]
     subject: String,
+    /// Grant it also to an agent that no API key, mandate or action names yet
+    #[arg(long)]
+    even_if_unknown: bool,
     /// An archetype or a group of them; may be repeated
     #[arg(long, required = true, value_name = "NAME")]
     scope: Vec<String>,
@@ -90,6 +93,7 @@ impl Issue {
     fn body(&self) -> Result<Value> {
         let mut body = Map::new();
         body.insert("subject".into(), self.subject.as_str().into());
+        body.insert("even_if_unknown".into(), self.even_if_unknown.into());
         body.insert("scope".into(), self.scope.clone().into());
         body.insert("expires_in_seconds".into(), self.ttl.into());
         if !self.resource.is_empty() {

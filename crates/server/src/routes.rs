@@ -405,7 +405,7 @@ pub static ROUTES: &[Route] = &[
         body: Some(Schema::MandateRequest),
         answers: &[Answer::json(201, "The mandate and its token", Schema::IssuedMandate)],
         query: &[],
-        codes: WRITING,
+        codes: CHANGING,
         handler: by!(mandates::issue),
     },
     Route {

@@ -244,10 +244,34 @@ async fn operators_are_told_in_full_what_is_wrong() {
 }
 
 #[tokio::test]
+async fn a_mandate_that_speaks_of_nothing_is_refused() {
+    let served = Served::start().await;
+    let issue = async |change: Value| {
+        let mut ask =
+            json!({"subject": "nobody-yet", "scope": ["PAYMENT_TRANSFER"], "expires_in_seconds": 60});
+        ask.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let response = served.as_admin(served.post("/v1/mandates", &ask)).send().await.unwrap();
+        (response.status().as_u16(), body_of(response).await["message"].as_str().unwrap_or("").to_owned())
+    };
+    let (status, message) = issue(json!({})).await;
+    assert!(status == 404 && message.contains("no agent `nobody-yet`"), "{status} {message}");
+    let misspelt = [
+        json!({"even_if_unknown": true, "scope": ["Payments", "NOPE"]}),
+        json!({"even_if_unknown": true, "requires_approval": ["NOPE"]}),
+    ];
+    for misspelt in misspelt {
+        let (status, message) = issue(misspelt).await;
+        assert!(status == 404 && message.contains("no archetype or group `NOPE`"), "{status} {message}");
+    }
+    assert_eq!(issue(json!({"even_if_unknown": true, "scope": ["Payments"]})).await.0, 201);
+    assert_eq!(issue(json!({})).await.0, 201, "now a mandate names it");
+}
+
+#[tokio::test]
 async fn mandates_freezes_and_keys_can_be_governed() {
     let served = Served::start().await;
     let ask = json!({
-        "subject": "agent-1", "scope": ["PAYMENT_TRANSFER"], "expires_in_seconds": 3600,
+        "subject": "agent-1", "even_if_unknown": true, "scope": ["PAYMENT_TRANSFER"], "expires_in_seconds": 3600,
         "spend_cap": {"amount": "500.00", "currency": "USD"},
     });
     let response = served.as_admin(served.post("/v1/mandates", &ask)).send().await.unwrap();

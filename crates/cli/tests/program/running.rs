@@ -88,7 +88,9 @@ fn commands_change_the_running_gateway_as_far_as_their_key_may() {
         "--ttl",
         "1h",
     ];
-    let issued = served.call(&operator, &issue);
+    let refused = served.call(&operator, &issue);
+    assert!(refused.code == 1 && refused.says("--even-if-unknown"), "{}", refused.stderr);
+    let issued = served.call(&operator, &[&issue[..], &["--even-if-unknown"]].concat());
     assert_eq!(issued.code, 0, "{}", issued.stderr);
     let jti = issued.json()["mandate"]["jti"].as_str().unwrap().to_owned();
     assert!(served.call(&operator, &["mandate", "list"]).stdout.contains("5.00 USD"));

@@ -1,16 +1,17 @@
 //! Freezes: what is stopped at once, by whom, and let go again.
 
-use action::{Environment, Subject, Tenant};
+use action::{Subject, Tenant};
 use ledger::Scope;
 use serde_json::json;
 
+use super::known::{UNKNOWN_AGENT, UNKNOWN_ARCHETYPE, must_be};
 use super::{event, named};
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
 use crate::tenants::TenantState;
 use crate::views::not_found;
-use crate::{Code, Error, clock};
+use crate::{Error, clock};
 
 /// What a freeze stops, within the caller's tenant; `all` and `provider:` reach beyond it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,51 +111,14 @@ impl Gateway {
     async fn must_name_something(&self, tenant: &TenantState, scope: &FreezeScope) -> Result<(), Error> {
         let (known, hint) = match scope {
             FreezeScope::All | FreezeScope::Tenant => return Ok(()),
-            FreezeScope::Agent(agent) => (
-                self.knows_agent(&tenant.tenant, agent).await?,
-                "no API key, mandate or action names it; send `\"even_if_unknown\": true` (`--even-if-unknown`) for one that is to come",
-            ),
-            FreezeScope::Archetype(name) => (
-                tenant.rules().catalogue.get(name).is_some(),
-                "names are those of the catalogue, to the letter",
-            ),
+            FreezeScope::Agent(agent) => (self.knows_agent(&tenant.tenant, agent).await?, UNKNOWN_AGENT),
+            FreezeScope::Archetype(name) => (tenant.rules().catalogue.get(name).is_some(), UNKNOWN_ARCHETYPE),
             FreezeScope::Provider(name) => (
                 self.tenants.values().any(|it| it.rules().providers.values().any(|it| it.name() == name)),
                 "a provider's name is `name` of its binding, or else host and port of its `base`",
             ),
         };
-        if known {
-            return Ok(());
-        }
-        Err(Error::new(Code::NotFound, format!("there is no `{scope}` to freeze")).field("/scope").hint(hint))
-    }
-
-    /// Whether any key, action or mandate names the agent. The sandbox takes anybody: it has no keys of its own.
-    async fn knows_agent(&self, tenant: &Tenant, agent: &Subject) -> Result<bool, Error> {
-        if self.environment == Environment::Sandbox {
-            return Ok(true);
-        }
-        let keys = self.ledger.keys(tenant).await.map_err(unavailable)?;
-        if keys.iter().any(|key| key.subject == *agent) {
-            return Ok(true);
-        }
-        let of_it = ledger::Filter { subject: Some(agent.clone()), ..ledger::Filter::default() };
-        let actions = self.ledger.actions(tenant, of_it, None, 1).await.map_err(unavailable)?;
-        Ok(!actions.rows.is_empty() || self.has_mandate(tenant, agent).await?)
-    }
-
-    async fn has_mandate(&self, tenant: &Tenant, agent: &Subject) -> Result<bool, Error> {
-        let mut after = None;
-        loop {
-            let page = self.ledger.mandates(tenant, after, MANDATES_AT_ONCE).await.map_err(unavailable)?;
-            if page.rows.iter().any(|held| held.mandate.subject == *agent) {
-                return Ok(true);
-            }
-            match page.next {
-                Some(next) => after = Some(next),
-                None => return Ok(false),
-            }
-        }
+        must_be(known, || format!("there is no `{scope}` to freeze"), "/scope", hint)
     }
 
     fn may_reach(&self, caller: &Caller, scope: &FreezeScope) -> Result<(), Error> {
@@ -242,6 +206,3 @@ fn freeze_view(freeze: &ledger::Freeze) -> FreezeView {
         include_rollback: freeze.include_rollback,
     }
 }
-
-/// Mandates looked at in one go.
-const MANDATES_AT_ONCE: u32 = 200;

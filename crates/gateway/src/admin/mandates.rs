@@ -1,14 +1,18 @@
 //! Mandates: issued, listed, revoked.
 
+use std::slice;
+
 use action::{ActionId, Money, Subject};
-use mandate::{Claims, SpendCap};
+use mandate::{Claims, Mandate, SpendCap};
 use serde_json::json;
 
+use super::known::{UNKNOWN_AGENT, UNKNOWN_ARCHETYPE, must_be};
 use super::{event, named};
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
 use crate::row::internal;
+use crate::tenants::TenantState;
 use crate::views::{Page, after, not_found};
 use crate::{Code, Error, clock};
 
@@ -17,6 +21,8 @@ use crate::{Code, Error, clock};
 pub struct MandateAsk {
     /// The agent who may act.
     pub subject: Subject,
+    /// Also an agent that nothing here names: one that is still to come.
+    pub even_if_unknown: bool,
     /// Archetypes or groups of archetypes.
     pub scope: Vec<String>,
     /// Resource patterns; `None` means any.
@@ -88,7 +94,9 @@ impl Gateway {
     /// Issues a mandate, signed by the tenant's key.
     ///
     /// # Errors
-    /// `EP_VALIDATION_FAILED` naming the member that makes it none.
+    /// `EP_VALIDATION_FAILED` naming the member that makes it none. `EP_NOT_FOUND` for an agent, archetype or group that
+    /// there is not: a mandate that allows nothing must not be acknowledged, nor one that misnames what a person must
+    /// approve.
     pub async fn issue_mandate(&self, caller: &Caller, ask: MandateAsk) -> Result<IssuedMandate, Error> {
         caller.must(Deed::Govern)?;
         let tenant = self.tenant(&caller.tenant)?;
@@ -98,6 +106,7 @@ impl Gateway {
                 Error::new(Code::ValidationFailed, "the mandate would be over already").field("/expires_at")
             );
         }
+        self.must_speak_of_something(tenant, &ask).await?;
         let claims = self.claims(caller, ask, now_ms)?;
         let key =
             self.authority.key(&caller.tenant).ok_or_else(|| internal("a tenant has no mandate key"))?;
@@ -117,6 +126,22 @@ impl Gateway {
         self.ledger.issue(stored.clone(), event(tenant, "mandate_issued", &record)).await.map_err(named)?;
         let unused = mandate::Account::new(&claims.jti);
         Ok(IssuedMandate { token, mandate: mandate_view(&stored, &unused)? })
+    }
+
+    async fn must_speak_of_something(&self, tenant: &TenantState, ask: &MandateAsk) -> Result<(), Error> {
+        let known = ask.even_if_unknown || self.knows_agent(&tenant.tenant, &ask.subject).await?;
+        must_be(known, || format!("there is no agent `{}`", ask.subject), "/subject", UNKNOWN_AGENT)?;
+        let rules = tenant.rules();
+        let designated = |name: &String| {
+            rules.catalogue.iter().any(|archetype| Mandate::designates(slice::from_ref(name), archetype))
+        };
+        for (member, names) in [("scope", &ask.scope), ("requires_approval", &ask.requires_approval)] {
+            for (n, name) in names.iter().enumerate() {
+                let what = || format!("there is no archetype or group `{name}`");
+                must_be(designated(name), what, format!("/{member}/{n}"), UNKNOWN_ARCHETYPE)?;
+            }
+        }
+        Ok(())
     }
 
     fn claims(&self, caller: &Caller, ask: MandateAsk, now_ms: i64) -> Result<Claims, Error> {

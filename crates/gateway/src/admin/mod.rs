@@ -3,6 +3,7 @@
 
 mod freezes;
 mod keys;
+mod known;
 mod mandates;
 mod rules;
 mod signing;

@@ -138,6 +138,7 @@ impl House {
         let usd = Currency::of("USD").unwrap();
         let ask = MandateAsk {
             subject: self.agent.subject.clone(),
+            even_if_unknown: true,
             scope: vec!["Payments".to_owned()],
             resources: None,
             spend_cap: Some(Money::parse(cap, usd).unwrap()),

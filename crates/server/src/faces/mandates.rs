@@ -47,6 +47,9 @@ pub(crate) async fn revoke(mut request: Request) -> Result<Response, Error> {
 pub(crate) struct MandateRequest {
     /// The agent who may act.
     subject: String,
+    /// Also for an agent that no API key, mandate or action names yet.
+    #[serde(default)]
+    even_if_unknown: bool,
     /// Archetypes or groups of archetypes.
     #[schema(min_items = 1)]
     scope: Vec<String>,
@@ -150,6 +153,7 @@ impl MandateRequest {
         };
         Ok(MandateAsk {
             subject,
+            even_if_unknown: self.even_if_unknown,
             scope: self.scope,
             resources: self.resources,
             spend_cap: self.spend_cap.map(Sum::understood).transpose()?,
