@@ -75,6 +75,8 @@ pub(crate) fn respond(
     public_url: &str,
 ) -> Response {
     let entry = errors::entry(error.code);
+    // In production only the log says which member it was.
+    let field = error.field.as_deref().map(|field| capped(field, LONGEST_FIELD));
     let body = match environment {
         Environment::Production => {
             let whole = whole(error);
@@ -98,7 +100,7 @@ pub(crate) fn respond(
                     family: entry.family,
                     code: entry.code.as_str(),
                     message,
-                    field: error.field.as_deref().map(|field| capped(field, LONGEST_FIELD)),
+                    field,
                     remediation: entry.remediation,
                     request_id,
                     docs: format!("{public_url}{}", entry.anchor()),
@@ -108,9 +110,9 @@ pub(crate) fn respond(
         }
     };
     if entry.status >= 500 {
-        tracing::warn!(request_id, code = %error.code, message = %error.message, "request not answered");
+        tracing::warn!(request_id, code = %error.code, field, message = %error.message, "request not answered");
     } else {
-        tracing::debug!(request_id, code = %error.code, message = %error.message, "request refused");
+        tracing::debug!(request_id, code = %error.code, field, message = %error.message, "request refused");
     }
     let mut response = Response::new(body.into());
     *response.status_mut() = StatusCode::from_u16(entry.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

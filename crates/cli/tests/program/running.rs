@@ -151,6 +151,27 @@ fn an_action_of_the_sandbox_is_proved_and_replayed() {
 }
 
 #[test]
+fn the_log_says_which_member_production_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let agent = api_key(&data, "someone", "agent");
+    let mut serve = countersign();
+    serve.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&data).env("COUNTERSIGN_LOG", "debug");
+    let served = Served::spawn(&mut serve);
+    let request = client().post(format!("{}/api/execute", served.url)).bearer_auth(&agent);
+    let request = request.header("ep-version", "2026-04-27").header("idempotency-key", "k1");
+    let request = request.header("content-type", "application/json");
+    let answer = request.body(r#"{"archetype": "PAYMENT_TRANSFER", "colour": "red"}"#).send().unwrap();
+    let answer: Value = serde_json::from_slice(&answer.bytes().unwrap()).unwrap();
+    assert!(answer.get("field").is_none(), "{answer}");
+    let log = served.stop();
+    let refused = log.lines().find(|line| line.contains(answer["request_id"].as_str().unwrap()));
+    let refused = refused.unwrap_or_else(|| panic!("{answer}: {log}"));
+    assert!(refused.contains(answer["code"].as_str().unwrap()), "{refused}");
+    assert!(refused.contains("field") && refused.contains("/colour"), "{refused}");
+}
+
+#[test]
 fn other_machines_are_not_listened_to_in_the_clear() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
