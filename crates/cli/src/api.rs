@@ -151,9 +151,9 @@ fn refusal(said: &Value, status: StatusCode) -> Error {
         }
         (advice, _) => Some(advice).filter(|advice| !advice.is_empty()),
     };
-    // Where it repeats words of the request it says so apart from its own.
+    // Where it repeats words of the request it says so apart from its own; where it lists mistakes, each on its line.
     let message = said["untrusted_text"].as_str().unwrap_or(text("message"));
-    Error::new(format!("{}: {}", text("code"), out::shown(message))).maybe_hint(hint)
+    Error::new(format!("{}: {}", text("code"), out::shown_lines(message))).maybe_hint(hint)
 }
 
 fn is_loopback(url: &reqwest::Url) -> bool {
@@ -169,4 +169,17 @@ pub(crate) fn encoded(text: &str) -> String {
         if plain(byte) { out.push(char::from(byte)) } else { out.push_str(&format!("%{byte:02X}")) }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mistakes_stay_on_lines_of_their_own() {
+        let said =
+            serde_json::json!({"code": "EP_VALIDATION_FAILED", "message": "a:1: one\nb:2: two\u{1b}[2J"});
+        let told = refusal(&said, StatusCode::UNPROCESSABLE_ENTITY).to_string();
+        assert_eq!(told, "EP_VALIDATION_FAILED: a:1: one\nb:2: two\\u{1b}[2J");
+    }
 }

@@ -81,6 +81,11 @@ pub(crate) fn shown(text: &str) -> String {
     text.chars().map(|c| if hidden(c) { c.escape_unicode().to_string() } else { c.to_string() }).collect()
 }
 
+/// The same for a text of several lines, which stay lines.
+pub(crate) fn shown_lines(text: &str) -> String {
+    text.split('\n').map(shown).collect::<Vec<_>>().join("\n")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,5 +94,6 @@ mod tests {
     fn nothing_shown_can_move_the_cursor() {
         assert_eq!(shown("a\x1b[2Jb\u{202e}"), "a\\u{1b}[2Jb\\u{202e}");
         assert_eq!(shown("für"), "für");
+        assert_eq!(shown_lines("a\nb\x1b[2J"), "a\nb\\u{1b}[2J");
     }
 }

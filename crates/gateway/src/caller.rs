@@ -97,15 +97,24 @@ impl Caller {
     /// Lets the deed through or says who could do it.
     ///
     /// # Errors
-    /// `EP_FORBIDDEN`, naming the role at hand.
+    /// `EP_FORBIDDEN`, naming the roles. Without quotation marks, which would keep it from agents.
     pub fn must(&self, deed: Deed) -> Result<(), Error> {
         if self.role.may(deed) {
             return Ok(());
         }
         let able: Vec<&str> =
             Role::ALL.iter().filter(|role| role.may(deed)).map(|role| role.as_str()).collect();
-        Err(Error::new(Code::Forbidden, format!("a key of role `{}` may not do this", self.role.as_str()))
-            .hint(format!("use a key of role {}", able.join(" or "))))
+        let why = format!("this takes a key of role {}, not {}", one_of(&able), self.role.as_str());
+        Err(Error::new(Code::Forbidden, why))
+    }
+}
+
+/// `a`, `a or b`, `a, b or c`.
+fn one_of(names: &[&str]) -> String {
+    match names {
+        [] => String::new(),
+        [name] => (*name).to_owned(),
+        [first @ .., last] => format!("{} or {last}", first.join(", ")),
     }
 }
 

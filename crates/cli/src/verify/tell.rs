@@ -124,7 +124,7 @@ fn summary(facts: &Facts) -> String {
     let text = format!(
         "{event_type} · {kind}, {payment_status} · {created} · {issuer}\n  receipt {receipt_id} · transaction {transaction_id}"
     );
-    text.split('\n').map(shown).collect::<Vec<_>>().join("\n")
+    out::shown_lines(&text)
 }
 
 fn check_line(paint: Paint, check: &Check) -> String {

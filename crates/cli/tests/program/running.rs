@@ -172,6 +172,19 @@ fn the_log_says_which_member_production_does_not() {
 }
 
 #[test]
+fn an_approver_and_an_agent_hear_whose_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let (approver, agent) = (api_key(&data, "alice", "approver"), api_key(&data, "someone", "agent"));
+    let served = Served::start(&data);
+    let refused = served.call(&approver, &["audit", "verify"]);
+    assert!(refused.says("role operator, auditor or admin, not approver"), "{}", refused.stderr);
+    let refused = served.call(&agent, &["approvals", "list"]);
+    assert!(refused.says("role approver, operator, auditor or admin, not agent"), "{}", refused.stderr);
+    served.stop();
+}
+
+#[test]
 fn other_machines_are_not_listened_to_in_the_clear() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");

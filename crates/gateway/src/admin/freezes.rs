@@ -104,7 +104,10 @@ impl Gateway {
         let freeze = freezes.iter().find(|freeze| freeze.scope == within).cloned();
         let freeze = freeze.ok_or_else(|| not_found("freeze"))?;
         let record = json!({ "by": caller.subject.as_str(), "scope": scope.to_string() });
-        self.ledger.thaw(within, event(tenant, "thawed", &record)).await.map_err(named)?;
+        self.ledger
+            .thaw(within, event(tenant, "thawed", &record))
+            .await
+            .map_err(|error| named(error, "freeze"))?;
         Ok(freeze_view(&freeze))
     }
 

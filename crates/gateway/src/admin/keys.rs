@@ -95,7 +95,10 @@ impl Gateway {
             revoked_ms: None,
         };
         let record = json!({ "by": by, "id": &*key.id, "role": &*key.role, "subject": key.subject.as_str() });
-        self.ledger.add_key(key.clone(), event(tenant, "key_created", &record)).await.map_err(named)?;
+        self.ledger
+            .add_key(key.clone(), event(tenant, "key_created", &record))
+            .await
+            .map_err(|error| named(error, "API key"))?;
         Ok(CreatedKey { secret, key: key_view(&key)? })
     }
 
@@ -120,9 +123,9 @@ impl Gateway {
         self.ledger
             .revoke_key(&caller.tenant, id, event(tenant, "key_revoked", &record))
             .await
-            .map_err(named)?;
+            .map_err(|error| named(error, "API key"))?;
         let keys = self.ledger.keys(&caller.tenant).await.map_err(unavailable)?;
-        keys.iter().find(|key| *key.id == *id).map(key_view).unwrap_or_else(|| Err(not_found("key")))
+        keys.iter().find(|key| *key.id == *id).map(key_view).unwrap_or_else(|| Err(not_found("API key")))
     }
 
     /// The caller behind a bearer token.

@@ -123,7 +123,10 @@ impl Gateway {
             claims: serde_json::to_vec(&claims).map_err(|_| internal("claims cannot be written"))?,
         };
         let record = json!({ "by": caller.subject.as_str(), "jti": &claims.jti, "sub": &claims.sub, "scope": &claims.mandate_scope });
-        self.ledger.issue(stored.clone(), event(tenant, "mandate_issued", &record)).await.map_err(named)?;
+        self.ledger
+            .issue(stored.clone(), event(tenant, "mandate_issued", &record))
+            .await
+            .map_err(|error| named(error, "mandate"))?;
         let unused = mandate::Account::new(&claims.jti);
         Ok(IssuedMandate { token, mandate: mandate_view(&stored, &unused)? })
     }

@@ -50,10 +50,10 @@ pub(crate) fn event(tenant: &TenantState, event: &'static str, record: &Value) -
     }
 }
 
-/// Errors about something that has a name; the rest as usual.
-pub(crate) fn named(error: ledger::Error) -> Error {
+/// Errors about something that has a name, such as a key; the rest as usual.
+pub(crate) fn named(error: ledger::Error, kind: &str) -> Error {
     match error {
-        ledger::Error::Absent(_) => not_found("thing, or it has ended"),
+        ledger::Error::Absent(_) => not_found(&format!("{kind}, or it has ended")),
         ledger::Error::Exists(name) => Error::new(Code::StateConflict, format!("`{name}` exists already")),
         other => unavailable(other),
     }

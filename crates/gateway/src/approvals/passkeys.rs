@@ -207,7 +207,10 @@ impl Gateway {
         };
         let event = event(tenant, PASSKEY_REGISTERED, &written(&recorded)?);
         let id = recorded.id.clone();
-        self.ledger.register_passkey(&caller.tenant, &id, &credential.id, event).await.map_err(named)?;
+        self.ledger
+            .register_passkey(&caller.tenant, &id, &credential.id, event)
+            .await
+            .map_err(|error| named(error, "passkey"))?;
         self.passkey_view(&caller.tenant, &id).await
     }
 
@@ -454,7 +457,7 @@ fn ended(error: ledger::Error) -> Error {
         ledger::Error::Absent(_) => {
             Error::new(Code::StateConflict, "the passkey does not wait for this, or has ended")
         }
-        other => named(other),
+        other => named(other, "passkey"),
     }
 }
 
