@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::floors::Timed;
+use super::machine::DEBUG;
 use super::runs::{ALONE, Figures, Gateway, HOT, MAIN, Run};
 use super::trail::Trail;
 use crate::error::{Context, Result};
@@ -161,7 +162,10 @@ impl Figures {
             ends(gateway, &mut out);
             gateway.trail.iter().for_each(|trail| trail_table(trail, &mut out));
         }
-        self.target_table(&mut out);
+        // What a debug build takes says nothing about a target.
+        if self.machine.build != DEBUG {
+            self.target_table(&mut out);
+        }
         out
     }
 
@@ -459,6 +463,15 @@ mod tests {
             ["one hot mandate ÷ many", "p50 at one connection"],
             "0.4 of 0.5, and 1 ms of 0.6 ms"
         );
+    }
+
+    #[test]
+    fn a_debug_build_is_held_to_no_target() {
+        let mut figures = figures();
+        assert!(figures.to_markdown().contains("**missed**"));
+        figures.machine.build = DEBUG;
+        let text = figures.to_markdown();
+        assert!(!text.contains("target") && !text.contains("missed"), "{text}");
     }
 
     #[test]
