@@ -106,7 +106,8 @@ const fn words(code: Code) -> Words {
             "invalid_request",
             "the body is not a JSON document this gateway can read",
             "The body is not strict JSON: broken syntax, a member that stands twice, an integer outside ±(2^53-1), \
-             nesting deeper than 64, text that is not UTF-8, or something after the document.",
+             nesting deeper than 64, text that is not UTF-8, or something after the document. Or it came in another \
+             transfer coding than `chunked`.",
             &[
                 "send one JSON object, UTF-8, without a byte order mark",
                 "write amounts and large integers as strings",

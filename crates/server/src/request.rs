@@ -7,7 +7,7 @@ use std::time::Duration;
 use action::{Environment, IdempotencyKey};
 use bytes::Bytes;
 use gateway::{Code, Error, Gateway};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
 use http_body_util::BodyExt;
@@ -197,6 +197,17 @@ pub(crate) fn mode(headers: &HeaderMap, path: Environment, may_choose: bool) -> 
     };
     let moved = path == Environment::Production && may_choose;
     if asked == path || moved { Ok(asked) } else { Err(wrong("EP-Mode contradicts the path")) }
+}
+
+/// Where a proxy in front may have found another end of the body than we did, nobody knows what the next request is.
+pub(crate) fn transfer_coding(headers: &HeaderMap) -> Result<(), Error> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err(Error::new(Code::MalformedBody, "the only transfer coding understood here is chunked")
+            .field("Transfer-Encoding")),
+    }
 }
 
 /// `EP-Version` is required in production and understood in the sandbox.

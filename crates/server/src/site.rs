@@ -13,7 +13,7 @@ use http::request::Parts;
 
 use crate::fault::{self, Audience};
 use crate::host::Hosts;
-use crate::request::{Body, Limits, Request, RequestIds, Response, X_REQUEST_ID};
+use crate::request::{self, Body, Limits, Request, RequestIds, Response, X_REQUEST_ID};
 use crate::routes::{self, Route};
 use crate::session::Sessions;
 use crate::talk::Stop;
@@ -108,6 +108,7 @@ impl Site {
         audience: &mut Audience,
     ) -> Result<(&'static Route, String), Error> {
         self.hosts.check(head)?;
+        request::transfer_coding(&head.headers)?;
         if !room {
             return Err(Error::new(Code::Unavailable, "too many requests at once"));
         }

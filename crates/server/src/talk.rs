@@ -22,7 +22,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
-use http::header::CONNECTION;
+use http::header::{CONNECTION, TRANSFER_ENCODING};
 use http::{HeaderValue, Request, Version};
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::{http1, http2};
@@ -183,14 +183,16 @@ impl Talk {
                 // Keeps (whole): hyper is only taken away when it has read all of a request and sent all it wrote.
                 let sent = !unsent.load(Ordering::Relaxed);
                 return match &mut asked {
-                    Some(Asked { answer, read, .. }) => match answer.poll_unpin(cx) {
+                    Some(Asked { answer, read, stays, .. }) => match answer.poll_unpin(cx) {
                         Poll::Ready(answer) => {
                             to_come = answer.body().to_come();
                             lock(&desk).answer = Some(answer);
                             (asked, said) = (None, true);
                             continue;
                         }
-                        Poll::Pending if sent && read.load(Ordering::Relaxed) => Poll::Ready(End::Waits),
+                        Poll::Pending if sent && !*stays && read.load(Ordering::Relaxed) => {
+                            Poll::Ready(End::Waits)
+                        }
                         Poll::Pending => Poll::Pending,
                     },
                     // Keeps (whole): an answer that is made while it is taken may pause before its end.
@@ -274,14 +276,18 @@ struct Asked {
     read: Arc<AtomicBool>,
     /// The beginning of its echo.
     echo: Vec<u8>,
+    /// Whether the form of the answer depends on what only the hyper knows that read the request: one with a length and
+    /// chunks is its connection's last, and hyper shows no length then.
+    stays: bool,
 }
 
 impl Asked {
     fn new(site: &Arc<Site>, request: Request<Incoming>) -> Asked {
         let echo = begin_echo(&request);
         let read = Arc::new(AtomicBool::new(request.body().is_end_stream()));
+        let stays = request.headers().contains_key(TRANSFER_ENCODING);
         let answer = answer(site, request, Arc::clone(&read)).boxed();
-        Asked { answer, read, echo }
+        Asked { answer, read, echo, stays }
     }
 
     /// What hyper is given to read before it writes the answer.

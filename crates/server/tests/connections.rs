@@ -160,6 +160,44 @@ async fn a_long_body_and_a_long_answer_arrive_whole() {
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\n\r\n"), "{head}");
 }
 
+/// Who finds the end of a body elsewhere than a proxy in front of it takes somebody's body for the next request.
+#[tokio::test]
+async fn a_body_whose_end_is_doubtful_is_the_last_or_refused() {
+    let served = Served::start().await;
+    let chunked = |length: &str, coding: &str, delay_ms| {
+        let body = action(delay_ms);
+        format!(
+            "POST /api/sandbox/execute HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+             {length}transfer-encoding: {coding}\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+            body.len()
+        )
+    };
+    for delay_ms in [0, 30] {
+        for (length, said) in [("", None), ("content-length: 4\r\n", Some("close"))] {
+            let mut wire = Wire::to(&served).await;
+            wire.say(&chunked(length, "chunked", delay_ms)).await;
+            let heard = wire.hear().await;
+            assert_eq!((heard.status.as_str(), heard.header("connection")), ("http/1.1 200 ok", said));
+            if said.is_none() {
+                wire.say(&health("HTTP/1.1", "")).await;
+                assert_eq!(wire.hear().await.status, "http/1.1 200 ok");
+            } else {
+                assert!(wire.is_over().await);
+            }
+        }
+    }
+    for coding in ["x, chunked", "gzip\r\ntransfer-encoding: chunked", "chunked, x", "identity"] {
+        let mut wire = Wire::to(&served).await;
+        wire.say(&chunked("", coding, 0)).await;
+        let heard = wire.hear().await;
+        assert_eq!(
+            (heard.status.as_str(), heard.header("connection")),
+            ("http/1.1 400 bad request", Some("close")),
+            "{coding}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn who_asks_before_sending_a_body_is_told_to_go_on() {
     let served = Served::start().await;
