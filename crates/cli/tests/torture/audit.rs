@@ -444,6 +444,20 @@ async fn who_was_at_the_store_is_found_out_and_where() {
     let config = house.path().join("countersign.toml");
     let verify = || countersign().args(["audit", "verify", "--config"]).arg(&config).output().unwrap();
     assert!(verify().status.success(), "{}", text(&verify()));
+
+    // The directory alone says whose receipts these have to be, and nobody else's pass.
+    let data = house.path().join("data");
+    let alone = || {
+        let mut command = countersign();
+        command.args(["audit", "verify", "--data-dir"]).arg(&data);
+        command
+    };
+    let sound = alone().output().unwrap();
+    assert!(sound.status.success() && text(&sound).contains("6 receipts"), "{}", text(&sound));
+    let others = alone().env("COUNTERSIGN_PUBLIC_URL", "https://else.example").output().unwrap();
+    assert_eq!(others.status.code(), Some(1));
+    assert_eq!(text(&others).matches("the stored receipt").count(), 6, "{}", text(&others));
+
     let db = Connection::open(&store).unwrap();
     db.execute("DELETE FROM entry WHERE row = ?1", [entry]).unwrap();
     drop(db);
