@@ -3,6 +3,7 @@
 use action::{ActionId, Money, Subject};
 use mandate::{Claims, SpendCap};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use super::{event, named};
 use crate::caller::{Caller, Deed};
@@ -113,7 +114,11 @@ impl Gateway {
             expires_ms: claims.exp.saturating_mul(1000),
             claims: serde_json::to_vec(&claims).map_err(|_| internal("claims cannot be written"))?,
         };
-        let record = json!({ "by": caller.subject.as_str(), "jti": &claims.jti, "sub": &claims.sub, "scope": &claims.mandate_scope });
+        let record = json!({
+            "by": caller.subject.as_str(), "claimsHash": hex::encode(Sha256::digest(&stored.claims)),
+            "expiresAt": claims.exp, "jti": &claims.jti, "scope": &claims.mandate_scope, "sub": &claims.sub,
+            "tenant": caller.tenant.as_str(),
+        });
         self.ledger.issue(stored.clone(), event(tenant, "mandate_issued", &record)).await.map_err(named)?;
         let unused = mandate::Account::new(&claims.jti);
         Ok(IssuedMandate { token, mandate: mandate_view(&stored, &unused)? })
