@@ -22,6 +22,10 @@ impl Resting {
         if let Some(data_dir) = data_dir {
             config.data_dir = data_dir.to_owned();
         }
+        if config.public_url.is_none() {
+            // What the last gateway signed as says more than a default made of an address nobody listens on.
+            config.public_url = Installation::kept_public_url(&config.data_dir).map_err(Error::new)?;
+        }
         (config.catalogue_dir, config.policy_dir) = (None, None);
         config.secrets.retain(|name, _| name == "master");
         config.alerts.clear();

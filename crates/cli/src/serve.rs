@@ -95,6 +95,7 @@ async fn serve(mut config: Config, args: &Args) -> Result<()> {
         let held = held.then_some("a gateway runs on this data directory already; --data-dir names another");
         Error::new("cannot open the gateway").because(why).maybe_hint(held)
     })?;
+    installation.keep_public_url().map_err(Error::new)?;
     installation.listens_on(config.listen);
     installation.start();
     let first_key = installation.first_key().await.map_err(|error| Error::new(error.to_string()))?;

@@ -35,6 +35,8 @@ pub struct Keyring<'a>(&'a Installation);
 
 /// The tenant of callers without a key.
 const SANDBOX_TENANT: &str = "sandbox";
+/// In the data directory: the address that the last gateway was reached by.
+const PUBLIC_URL: &str = "public-url";
 
 impl Installation {
     /// Opens everything: store, keys, catalogue, policies, providers.
@@ -70,6 +72,30 @@ impl Installation {
     pub fn start(&mut self) {
         for gateway in std::iter::once(&self.production).chain(&self.sandbox) {
             self.tasks.push(gateway.look_after());
+        }
+    }
+
+    /// Keeps the address that callers use, for whoever opens the data directory without the configuration: receipts name
+    /// it as their issuer, and mandates as whom they are for.
+    ///
+    /// # Errors
+    /// Why it cannot be written.
+    pub fn keep_public_url(&self) -> Result<(), String> {
+        let path = self.production.config.data_dir.join(PUBLIC_URL);
+        let cannot = |error| format!("cannot write `{}`: {error}", path.display());
+        files::write_private(&path, self.production.public_url.as_bytes()).map_err(cannot)
+    }
+
+    /// The address that the last gateway on this data directory was reached by, if one ran there.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub fn kept_public_url(data_dir: &Path) -> Result<Option<String>, String> {
+        let path = data_dir.join(PUBLIC_URL);
+        match std::fs::read_to_string(&path) {
+            Ok(url) => Ok(Some(url)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(format!("cannot read `{}`: {error}", path.display())),
         }
     }
 

@@ -65,16 +65,34 @@ impl Gateway {
         let (mut execution, mut effects) = self.step(execution, Event::Woken)?;
         if let Some(Effect::Inquire(call)) = effects.first() {
             let found = provider.query(call, clock::now_ms()).await;
+            if found == Found::Unknown && !holds {
+                self.log_untold(&tenant.tenant, id, provider.name());
+            }
             (execution, effects) = self.step(execution, Event::Asked(found))?;
         }
-        match effects.first() {
+        let pursued = match effects.first() {
             Some(Effect::Clear) => {
                 // What was just written down is part of what is judged.
                 let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
                 let stored = stored.ok_or_else(|| internal("an admitted action is not in the ledger"))?;
-                self.clear(tenant, &rules, &stored, pending, execution, under_way).await
+                self.clear(tenant, &rules, &stored, pending, execution, under_way).await?
             }
-            _ => self.followed(tenant, &pending, &execution, &effects).await,
+            _ => self.followed(tenant, &pending, &execution, &effects).await?,
+        };
+        if matches!(stood, Stood::InDoubt) {
+            self.log_resolved(&tenant.tenant, id).await;
+        }
+        Ok(pursued)
+    }
+
+    /// For whoever reads the log after a crash: that it is known now what became of an action.
+    async fn log_resolved(&self, tenant: &Tenant, id: ActionId) {
+        match self.ledger.action(tenant, id).await {
+            Ok(Some(Stored { state: State::InDoubt, .. }) | None) => {}
+            Ok(Some(Stored { state, .. })) => {
+                tracing::info!(action = %id, %tenant, outcome = state.as_str(), "an action is in doubt no more");
+            }
+            Err(error) => tracing::warn!(action = %id, %tenant, %error, "what became of it cannot be read"),
         }
     }
 

@@ -45,6 +45,9 @@ impl Gateway {
 
     async fn keep_asking(self: &Arc<Self>) {
         let mut askers = Askers::new();
+        if let Err(error) = self.log_doubts().await {
+            tracing::warn!(%error, "unsettled actions could not be counted");
+        }
         loop {
             if let Err(error) = self.ask_around(&mut askers).await {
                 tracing::warn!(%error, "unsettled actions could not be looked after");
@@ -53,6 +56,34 @@ impl Gateway {
                 tracing::warn!(%error, "approved actions could not be looked after");
             }
             tokio::time::sleep(self.interval()).await;
+        }
+    }
+
+    /// What a process before this one left behind.
+    async fn log_doubts(&self) -> Result<(), Error> {
+        let (mut count, mut after) = (0, None);
+        loop {
+            let page = self.ledger.unsettled(after, PAGE).await.map_err(unavailable)?;
+            count += page.rows.len();
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        if count > 0 {
+            tracing::info!(environment = %self.environment, "{count} actions in doubt are being asked after");
+        }
+        Ok(())
+    }
+
+    /// A provider does not tell what became of an action. Said the first time, and once more when it is asked only every
+    /// minute from now on.
+    pub(crate) fn log_untold(&self, tenant: &Tenant, id: ActionId, provider: &str) {
+        let tries = lock(&self.inquiries).get(&id).map_or(0, |inquiry| inquiry.tries);
+        let slowest = |tries| self.pause_after(tries) == LONGEST_PAUSE;
+        if tries == 0 || (slowest(tries) && !slowest(tries - 1)) {
+            let next_seconds = self.pause_after(tries).as_secs();
+            tracing::warn!(action = %id, %tenant, provider, next_seconds, "the provider does not tell what became of it");
         }
     }
 
@@ -161,12 +192,16 @@ impl Gateway {
         lock(&self.inquiries).get(&id).is_none_or(|inquiry| inquiry.next <= Instant::now())
     }
 
-    /// Twice as long each time, up to a minute.
     pub(crate) fn ask_later(&self, id: ActionId) {
         let mut inquiries = lock(&self.inquiries);
         let tries = inquiries.get(&id).map_or(0, |inquiry| inquiry.tries);
-        let pause = self.interval().saturating_mul(1 << tries.min(16)).min(LONGEST_PAUSE);
-        inquiries.insert(id, Inquiry { tries: tries.saturating_add(1), next: Instant::now() + pause });
+        let next = Instant::now() + self.pause_after(tries);
+        inquiries.insert(id, Inquiry { tries: tries.saturating_add(1), next });
+    }
+
+    /// Twice as long each time, up to a minute.
+    fn pause_after(&self, tries: u32) -> Duration {
+        self.interval().saturating_mul(1 << tries.min(16)).min(LONGEST_PAUSE)
     }
 
     /// Not before then.

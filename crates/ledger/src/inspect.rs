@@ -2,7 +2,7 @@
 
 use action::{ActionId, Subject, Tenant};
 
-use crate::{Broken, Labels, Receipt, State, Stored};
+use crate::{ApiKey, Broken, Freeze, Labels, Mandate, Receipt, State, Stored};
 
 /// Something that is not as the chain says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +70,32 @@ pub enum Testimony {
     },
 }
 
+/// Who may do what, and what is stopped: what the chain tells of it, and the rows that are asked.
+#[derive(Clone, Debug, Default)]
+pub struct Authority {
+    /// What happened and is no action, in the order of the chain.
+    pub enacted: Vec<Enacted>,
+    /// Of every tenant.
+    pub keys: Vec<ApiKey>,
+    /// Of every tenant, and whether it is revoked.
+    pub mandates: Vec<(Mandate, bool)>,
+    /// Of every tenant.
+    pub freezes: Vec<Freeze>,
+}
+
+/// Something that happened and is no action, as it is stored.
+#[derive(Clone, Debug)]
+pub struct Enacted {
+    /// Row number of the entry.
+    pub entry: i64,
+    /// How the chain names the tenant.
+    pub tenant_ref: Option<Box<str>>,
+    /// What happened.
+    pub event: Box<str>,
+    /// The record, which is the one that the entry names unless a finding says otherwise.
+    pub record: Vec<u8>,
+}
+
 /// How far a walk along the chain is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
@@ -88,6 +114,8 @@ pub struct Inspected {
     pub findings: Vec<Finding>,
     /// Receipts to be compared further.
     pub witnesses: Vec<Witness>,
+    /// With the last stretch: what has to be compared over the whole chain.
+    pub authority: Option<Box<Authority>>,
     /// How many entries were looked at.
     pub entries: u64,
     /// How many receipts were compared with the entry that names them.

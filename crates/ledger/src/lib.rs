@@ -64,7 +64,7 @@ pub use error::Error;
 pub use facts::{Facts, FactsQuery, Figures, Filter, Repeat, Verified};
 pub use fail::FailPoints;
 pub use identity::Claim;
-pub use inspect::{Finding, Inspected, Place, Testimony, Witness};
+pub use inspect::{Authority, Enacted, Finding, Inspected, Place, Testimony, Witness};
 pub use intake::{
     Admission, Approval, Basis, By, Debit, Deferral, Effect, Hold, Intent, Outcome, Receipt, Refusal, Reply,
     Resumption, Settlement, Tolerance,

@@ -444,6 +444,20 @@ async fn who_was_at_the_store_is_found_out_and_where() {
     let config = house.path().join("countersign.toml");
     let verify = || countersign().args(["audit", "verify", "--config"]).arg(&config).output().unwrap();
     assert!(verify().status.success(), "{}", text(&verify()));
+
+    // The directory alone says whose receipts these have to be, and nobody else's pass.
+    let data = house.path().join("data");
+    let alone = || {
+        let mut command = countersign();
+        command.args(["audit", "verify", "--data-dir"]).arg(&data);
+        command
+    };
+    let sound = alone().output().unwrap();
+    assert!(sound.status.success() && text(&sound).contains("6 receipts"), "{}", text(&sound));
+    let others = alone().env("COUNTERSIGN_PUBLIC_URL", "https://else.example").output().unwrap();
+    assert_eq!(others.status.code(), Some(1));
+    assert_eq!(text(&others).matches("the stored receipt").count(), 6, "{}", text(&others));
+
     let db = Connection::open(&store).unwrap();
     db.execute("DELETE FROM entry WHERE row = ?1", [entry]).unwrap();
     drop(db);
@@ -519,7 +533,7 @@ async fn people_and_those_who_govern_stand_in_the_trail() {
     assert_eq!(frozen.len(), 1);
     assert_eq!(
         frozen[0]["record"],
-        json!({"by": "default-admin", "reason": "=drill", "scope": "agent:default-rival"})
+        json!({"by": "default-admin", "reason": "=drill", "scope": "agent:default-rival", "tenant": "default"})
     );
     assert!(happened.iter().any(|it| it["event"] == "chain_opened"));
     assert!(happened.iter().any(|it| it["event"] == "mandate_issued"));
@@ -548,4 +562,138 @@ async fn people_and_those_who_govern_stand_in_the_trail() {
             "UPDATE approval SET approver = 'default-approver', round = 1, record = ?2 WHERE entry = ?1";
         db.execute(restore, (entry, &kept)).unwrap();
     }
+}
+
+/// A key, a mandate or a freeze that was changed in the store is found, and named with the entry that says otherwise.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn authority_that_nobody_gave_is_found_out() {
+    let house = House::new().await;
+    let admin = house.admin();
+    let post = async |path: &str, body: Value| {
+        let said = admin.post(path, &body).await;
+        assert!(matches!(said.status, 200 | 201), "{path}: {}", said.text());
+        said.body
+    };
+    let key = post("/v1/keys", json!({"subject": "default-late", "role": "agent"})).await;
+    let key = key["key"]["id"].as_str().unwrap().to_owned();
+    post(&format!("/v1/keys/{key}/revoke"), json!({})).await;
+    let body = json!({"subject": "default-agent", "scope": ["Payments"], "expires_in_seconds": 600});
+    let mandate = post("/v1/mandates", body).await["mandate"]["jti"].as_str().unwrap().to_owned();
+    post(&format!("/v1/mandates/{mandate}/revoke"), json!({"reason": "lost"})).await;
+    // Frozen, let go and frozen again; and one that was let go for good.
+    for (path, scope) in [
+        ("freeze", "agent:default-rival"),
+        ("thaw", "agent:default-rival"),
+        ("freeze", "agent:default-rival"),
+        ("freeze", "provider:bank"),
+        ("thaw", "provider:bank"),
+    ] {
+        post(&format!("/v1/{path}"), json!({"scope": scope})).await;
+    }
+    let verify = || call(&house, "auditor", &["audit", "verify"]);
+    assert!(verify().status.success(), "{}", text(&verify()));
+
+    let db = Connection::open(house.path().join("data/production.db")).unwrap();
+    let entry = |event: &str| -> i64 {
+        let sql = "SELECT max(row) FROM entry WHERE instr(CAST(bytes AS TEXT), ?1)";
+        db.query_row(sql, [format!("\"event\":\"{event}\"")], |row| row.get(0)).unwrap()
+    };
+    let last: i64 = db.query_row("SELECT max(row) FROM entry", [], |row| row.get(0)).unwrap();
+    let altered = |what: &str| format!("the stored {what} is not as the entries have it");
+    let (the_key, the_mandate) = (format!("API key `{key}`"), format!("mandate `{mandate}`"));
+    let cases = [
+        ("UPDATE api_key SET revoked = NULL WHERE id = ?1", &*key, entry("key_revoked"), altered(&the_key)),
+        ("UPDATE api_key SET role = 'admin' WHERE id = ?1", &key, entry("key_revoked"), altered(&the_key)),
+        ("UPDATE api_key SET tenant = 'other' WHERE id = ?1", &key, entry("key_revoked"), altered("API key")),
+        ("UPDATE api_key SET subject = 'x' WHERE id = ?1", &key, entry("key_revoked"), altered(&the_key)),
+        (
+            "UPDATE api_key SET hash = zeroblob(32) WHERE id = ?1",
+            &key,
+            entry("key_revoked"),
+            altered(&the_key),
+        ),
+        (
+            "UPDATE api_key SET default_mandate = 'x' WHERE id = ?1",
+            &key,
+            entry("key_revoked"),
+            altered(&the_key),
+        ),
+        (
+            "DELETE FROM api_key WHERE id = ?1",
+            &key,
+            entry("key_revoked"),
+            "the API key that it tells of is not stored".to_owned(),
+        ),
+        (
+            "INSERT INTO api_key (hash, id, tenant, subject, role, created)
+             SELECT zeroblob(32), 'key_forged', tenant, subject, 'admin', created FROM api_key WHERE id = ?1",
+            &key,
+            last,
+            "the stored API key `key_forged` is one that no entry tells of".to_owned(),
+        ),
+        (
+            "UPDATE account SET revoked = NULL WHERE key = (SELECT account FROM mandate WHERE jti = ?1)",
+            &mandate,
+            entry("mandate_revoked"),
+            altered(&the_mandate),
+        ),
+        (
+            "UPDATE mandate SET claims = CAST(replace(CAST(claims AS TEXT), 'Payments', 'Anything') AS BLOB)
+             WHERE jti = ?1",
+            &mandate,
+            entry("mandate_revoked"),
+            altered(&the_mandate),
+        ),
+        (
+            "UPDATE mandate SET expires = expires + 1000 WHERE jti = ?1",
+            &mandate,
+            entry("mandate_revoked"),
+            altered(&the_mandate),
+        ),
+        (
+            "UPDATE mandate SET subject = 'x' WHERE jti = ?1",
+            &mandate,
+            entry("mandate_revoked"),
+            altered(&the_mandate),
+        ),
+        (
+            "DELETE FROM freeze WHERE name = ?1",
+            "default-rival",
+            last - 2,
+            "the freeze that it tells of is not stored".to_owned(),
+        ),
+        (
+            "UPDATE freeze SET include_rollback = 1 WHERE name = ?1",
+            "default-rival",
+            last - 2,
+            altered("freeze `agent:default-rival`"),
+        ),
+        (
+            "INSERT INTO freeze SELECT kind, 'other', name, 0, at, by, reason FROM freeze WHERE name = ?1",
+            "default-rival",
+            last,
+            "the stored freeze is one that no entry tells of".to_owned(),
+        ),
+    ];
+    let tables = ["api_key", "account", "mandate", "freeze"];
+    for table in tables {
+        db.execute_batch(&format!("CREATE TEMP TABLE kept_{table} AS SELECT * FROM main.{table}")).unwrap();
+    }
+    for (sql, name, entry, what) in cases {
+        assert_eq!(db.execute(sql, [name]).unwrap(), 1, "{sql}");
+        let found = verify();
+        assert_eq!(found.status.code(), Some(1), "{sql}: {}", text(&found));
+        let line = format!("ledger entry {entry}: {what}\n");
+        assert!(
+            text(&found).contains(&line) && text(&found).contains(": 1 wrong"),
+            "{sql}: {}",
+            text(&found)
+        );
+        for table in tables {
+            let restore =
+                format!("DELETE FROM main.{table}; INSERT INTO main.{table} SELECT * FROM kept_{table}");
+            db.execute_batch(&format!("BEGIN; {restore}; COMMIT")).unwrap();
+        }
+    }
+    assert!(verify().status.success(), "{}", text(&verify()));
 }

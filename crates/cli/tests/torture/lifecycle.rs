@@ -77,6 +77,40 @@ async fn what_operators_were_told_survives_a_kill() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_after_a_kill_tells_of_doubts_and_what_became_of_them() {
+    let config = "[limits]\nrecovery_interval_ms = 50\n".to_owned();
+    let mut house = House::with(Plan { config, ..Plan::default() }).await;
+    house.bank.inject(Injection::payments(Fault::DelayAnswer { ms: 60_000 }, 1));
+    house.bank.inject(Injection::queries(Fault::LostBeforeEffect, 2));
+    let (agent, body) = (house.agent(), house.payment("acct-1", "1.00"));
+    let asked = tokio::spawn(async move { drop(agent.try_execute("k", &body).await) });
+    while house.bank.effects().count == 0 {
+        sleep(Duration::from_millis(10)).await;
+    }
+    house.gateway.kill();
+    asked.await.unwrap();
+    assert!(!house.log().contains("in doubt"), "{}", house.log());
+    house.start();
+    let said = loop {
+        let said = house.agent().execute("k", &house.payment("acct-1", "1.00")).await;
+        if said.kind() == "executed" {
+            break said;
+        }
+        sleep(Duration::from_millis(20)).await;
+    };
+    house.gateway.stop();
+    let log = house.log();
+    let about = |what: &str| log.lines().filter(|line| line.contains(what)).collect::<Vec<_>>();
+    assert_eq!(about("1 actions in doubt are being asked after").len(), 1, "{log}");
+    let told = format!("action={} tenant=default", said.id());
+    let untold = about("the provider does not tell what became of it");
+    assert!(untold.len() == 1 && untold[0].contains("WARN") && untold[0].contains(&told), "{log}");
+    let resolved = about("in doubt no more");
+    assert!(resolved.len() == 1 && resolved[0].contains(&told), "{log}");
+    assert!(resolved[0].contains("outcome=\"executed\""), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_while_keys_change_every_receipt_still_verifies() {
     let mut house =
         House::with(Plan { config: "[sandbox]\nenabled = false\n".into(), ..Plan::default() }).await;

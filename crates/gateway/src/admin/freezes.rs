@@ -83,8 +83,10 @@ impl Gateway {
             by: caller.subject.as_str().into(),
             reason: reason.clone().unwrap_or_default().into(),
         };
-        let mut record =
-            json!({ "by": caller.subject.as_str(), "reason": reason, "scope": scope.to_string() });
+        let mut record = json!({
+            "by": caller.subject.as_str(), "reason": reason, "scope": scope.to_string(),
+            "tenant": caller.tenant.as_str(),
+        });
         if include_rollback {
             record["includeRollback"] = true.into();
         }
@@ -159,6 +161,17 @@ impl FreezeScope {
         }
     }
 
+    /// As it reads within its tenant.
+    pub(crate) fn of(scope: &Scope) -> FreezeScope {
+        match scope {
+            Scope::All => FreezeScope::All,
+            Scope::Tenant(_) => FreezeScope::Tenant,
+            Scope::Agent(_, agent) => FreezeScope::Agent(agent.clone()),
+            Scope::Archetype(_, name) => FreezeScope::Archetype(name.to_string()),
+            Scope::Provider(name) => FreezeScope::Provider(name.to_string()),
+        }
+    }
+
     fn within(&self, tenant: &Tenant) -> Scope {
         match self {
             FreezeScope::All => Scope::All,
@@ -194,15 +207,8 @@ fn touches(scope: &Scope, tenant: &Tenant) -> bool {
 }
 
 fn freeze_view(freeze: &ledger::Freeze) -> FreezeView {
-    let scope = match &freeze.scope {
-        Scope::All => FreezeScope::All,
-        Scope::Tenant(_) => FreezeScope::Tenant,
-        Scope::Agent(_, agent) => FreezeScope::Agent(agent.clone()),
-        Scope::Archetype(_, name) => FreezeScope::Archetype(name.to_string()),
-        Scope::Provider(name) => FreezeScope::Provider(name.to_string()),
-    };
     FreezeView {
-        scope,
+        scope: FreezeScope::of(&freeze.scope),
         at: clock::text(freeze.at_ms),
         by: freeze.by.to_string(),
         reason: Some(freeze.reason.to_string()).filter(|reason| !reason.is_empty()),

@@ -94,7 +94,10 @@ impl Gateway {
             created_by: Some(by.into()),
             revoked_ms: None,
         };
-        let record = json!({ "by": by, "id": &*key.id, "role": &*key.role, "subject": key.subject.as_str() });
+        let record = json!({
+            "by": by, "defaultMandate": &key.default_mandate, "hash": hex::encode(hash), "id": &*key.id,
+            "role": &*key.role, "subject": key.subject.as_str(), "tenant": key.tenant.as_str(),
+        });
         self.ledger
             .add_key(key.clone(), event(tenant, "key_created", &record))
             .await

@@ -5,6 +5,7 @@ use std::slice;
 use action::{ActionId, Money, Subject};
 use mandate::{Claims, Mandate, SpendCap};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use super::known::{UNKNOWN_AGENT, UNKNOWN_ARCHETYPE, must_be};
 use super::{event, named};
@@ -122,7 +123,11 @@ impl Gateway {
             expires_ms: claims.exp.saturating_mul(1000),
             claims: serde_json::to_vec(&claims).map_err(|_| internal("claims cannot be written"))?,
         };
-        let record = json!({ "by": caller.subject.as_str(), "jti": &claims.jti, "sub": &claims.sub, "scope": &claims.mandate_scope });
+        let record = json!({
+            "by": caller.subject.as_str(), "claimsHash": hex::encode(Sha256::digest(&stored.claims)),
+            "expiresAt": claims.exp, "jti": &claims.jti, "scope": &claims.mandate_scope, "sub": &claims.sub,
+            "tenant": caller.tenant.as_str(),
+        });
         self.ledger
             .issue(stored.clone(), event(tenant, "mandate_issued", &record))
             .await

@@ -9,6 +9,7 @@
 //! And the proof that it can be believed: [`Gateway::check_trail`] walks the chain and compares it with rows, receipts
 //! and what people said.
 
+mod authority;
 mod judge;
 
 use action::Subject;
@@ -182,6 +183,8 @@ impl Gateway {
         let mut findings: Vec<TrailFinding> =
             stretch.findings.iter().map(|found| found_by_chain(caller, found)).collect();
         findings.extend(stretch.witnesses.iter().filter_map(|witness| judge.finding(caller, witness)));
+        let authority = stretch.authority.iter();
+        findings.extend(authority.flat_map(|all| authority::findings(caller, all, stretch.last)));
         findings.sort_by_key(|finding| finding.entry);
         let Inspected { entries, receipts, approvals, last, head, next, .. } = stretch;
         Ok(TrailCheck {

@@ -17,8 +17,8 @@ use crate::entry::{self, Reading};
 use crate::identity::{self, Claim};
 use crate::pruned::Pruned;
 use crate::{
-    ApiKey, Earlier, Filter, Freeze, Given, Held, Labels, Mandate, Owner, Passkey, Receipt, Reply, Scope,
-    Settled, State, Stored,
+    ApiKey, Earlier, Enacted, Filter, Freeze, Given, Held, Labels, Mandate, Owner, Passkey, Receipt, Reply,
+    Scope, Settled, State, Stored,
 };
 
 pub(crate) type Sql<T> = rusqlite::Result<T>;
@@ -426,6 +426,26 @@ fn held_at(row: &Row<'_>) -> Sql<(i64, Held)> {
         claims: row.get(7)?,
     };
     Ok((row.get(0)?, Held { mandate, account }))
+}
+
+/// The mandates of all tenants, each with whether it is revoked.
+pub(crate) fn all_mandates(db: &Connection) -> Sql<Vec<(Mandate, bool)>> {
+    let held = many(db, concat!(mandates!(), "ORDER BY m.row"), [], held_at)?;
+    Ok(held.into_iter().map(|(_, held)| (held.mandate, held.account.revoked_at.is_some())).collect())
+}
+
+/// All that happened and is no action, along the chain. What cannot be read is told of at its place.
+pub(crate) fn enacted(db: &Connection) -> Sql<Vec<Enacted>> {
+    let sql = "SELECT row, bytes, record FROM entry WHERE record IS NOT NULL ORDER BY row";
+    let enacted = many(db, sql, [], |row| {
+        let (entry, record) = (row.get(0)?, row.get(2)?);
+        let act = |said: Reading<'_>| {
+            let (tenant_ref, event) = (said.tenant.map(Box::from), said.event.into());
+            Enacted { entry, tenant_ref, event, record }
+        };
+        Ok(Reading::of(row.get_ref(1)?.as_blob()?).map(act))
+    })?;
+    Ok(enacted.into_iter().flatten().collect())
 }
 
 pub(crate) fn freezes(db: &Connection) -> Sql<Vec<Freeze>> {

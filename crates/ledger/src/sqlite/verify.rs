@@ -17,7 +17,7 @@ use crate::entry::{
     APPROVED, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, Reading, SENT_AGAIN, Said, WAITING,
 };
 use crate::pruned::Pruned;
-use crate::{Broken, Error, Finding, Inspected, Place, State, Testimony, Verified, Walk, Witness};
+use crate::{Authority, Broken, Error, Finding, Inspected, Place, State, Testimony, Verified, Walk, Witness};
 
 /// The whole chain, up to the first thing that is wrong.
 pub(crate) fn all(db: &Connection) -> Result<Verified, Error> {
@@ -293,6 +293,9 @@ impl<'a> Look<'a> {
         self.found.findings.sort_by_key(|finding| finding.entry);
         self.found.entries = self.walk.entries();
         self.found.head = self.walk.head();
+        if is_last {
+            self.found.authority = Some(Box::new(authority(self.db)?));
+        }
         self.found.next = (!is_last).then_some(Place { row: end - 1, ..self.gone.by_now });
         Ok(self.found)
     }
@@ -425,6 +428,15 @@ impl Gone {
             || u64::try_from(actions).unwrap_or(0) > sum(|it| it.actions);
         Ok(too_much.then_some(*row))
     }
+}
+
+fn authority(db: &Connection) -> Sql<Authority> {
+    Ok(Authority {
+        enacted: read::enacted(db)?,
+        keys: read::keys(db, None)?,
+        mandates: read::all_mandates(db)?,
+        freezes: read::freezes(db)?,
+    })
 }
 
 fn by_entry<T>(all: impl IntoIterator<Item = (i64, T)>) -> BTreeMap<i64, Vec<T>> {
