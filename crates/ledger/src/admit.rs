@@ -203,7 +203,9 @@ pub fn admit(rows: &mut Rows, items: &[Item]) -> Vec<Admitted> {
 
 fn one(rows: &mut Rows, item: &Item) -> Admitted {
     match item.resumes {
-        Some(basis) if !rows.footings.get(&item.intent.id).is_some_and(|at| at.bears(basis)) => {
+        Some(basis)
+            if !rows.footings.get(&item.intent.id).is_some_and(|at| at.bears(basis, item.sends())) =>
+        {
             return Admitted::Refused(Obstacle::Overtaken);
         }
         Some(_) => {}
@@ -311,8 +313,10 @@ impl Rows {
 
 impl Footing {
     /// Does it stand where it was to go on from?
-    fn bears(self, basis: Basis) -> bool {
+    fn bears(self, basis: Basis, to_send: bool) -> bool {
         match basis {
+            // Nobody agreed to it, so it is not sent.
+            Basis::Held { round } => !to_send && self.state == State::Held && self.round == round,
             Basis::Approved { round } => self.state == State::Approved && self.round == round,
             Basis::Sent { token } => self.state.may_be_sent_again() && self.token == token,
             Basis::Failed { token } => self.state == State::Failed && self.token == token,

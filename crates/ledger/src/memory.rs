@@ -131,7 +131,9 @@ impl World {
             Admitted::New { .. } => {
                 let entry = match item.resumes {
                     Some(Basis::Sent { .. }) => self.send_again(item)?,
-                    Some(Basis::Approved { .. } | Basis::Failed { .. }) => self.resume_row(item)?,
+                    Some(Basis::Held { .. } | Basis::Approved { .. } | Basis::Failed { .. }) => {
+                        self.resume_row(item)?
+                    }
                     None => self.insert(item)?,
                 };
                 Ok(Admitted::New { entry })

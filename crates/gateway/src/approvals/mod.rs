@@ -112,7 +112,10 @@ impl Gateway {
     async fn agree(self: &Arc<Self>, caller: &Caller, stored: &Stored, yes: Word) -> Result<(), Error> {
         let (row, escalation) = may_decide(caller, stored)?;
         let said = match yes {
-            Word::Signed(assertion) => self.signed(caller, stored, &escalation, assertion).await?,
+            Word::Signed(assertion) => {
+                self.under_rules_of_now(stored, &row, &escalation).await?;
+                self.signed(caller, stored, &escalation, assertion).await?
+            }
             Word::Yes(comment) | Word::No(comment) => {
                 self.key_must_do(stored, &row)?;
                 self.word(caller, stored, &row, &escalation, comment, said::APPROVE)?

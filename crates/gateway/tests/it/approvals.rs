@@ -271,6 +271,57 @@ async fn policies_that_changed_meanwhile_hold_it_again_or_block_it() {
     assert_eq!(receipt["metadata"]["approvals"], json!([]), "what was agreed to was of other rules");
 }
 
+#[tokio::test]
+async fn rules_that_changed_are_asked_about_before_anybody_signs() {
+    let house = house_with(1, |config| config.public_url = Some("http://localhost:8787".into())).await;
+    let anna = approver(&house, "anna");
+    let reload = async |text: &str| {
+        let text = format!("{}{text}", crate::house::POLICY);
+        house.write("policies/default/payments.cedar", &text);
+        house.gateway().reload(&house.admin).await.unwrap();
+    };
+    let ask = async |id: &str| house.gateway().ask_to_sign(&anna, id, None).await.unwrap_err();
+    let shown = async |id: &str| house.gateway().held_one(&anna, id).await.unwrap();
+    let changed = held(&house, "acct-1").await;
+    assert_eq!(ask(changed.id()).await.code, Code::Forbidden, "she has no passkey; nothing has changed");
+
+    // What is new is asked about at once, and one yes is enough for it.
+    reload("@id(\"ask\") @escalate forbid (principal, action, resource);").await;
+    let before = shown(changed.id()).await;
+    let outdated = ask(changed.id()).await;
+    let why = "the policies changed since this was asked; look again";
+    assert_eq!((outdated.code, outdated.message.as_str()), (Code::StateConflict, why));
+    let after = shown(changed.id()).await;
+    assert_eq!(after.escalation_id, format!("{}-2", changed.id()));
+    assert_eq!(after.reasons, ["policy", "probable_duplicate"]);
+    assert_eq!((after.parties, after.expires_at), (before.parties, before.expires_at));
+    assert_eq!(ask(changed.id()).await.code, Code::Forbidden, "it asks by the rules of now");
+    house.gateway().approve(&anna, changed.id(), None).await.unwrap();
+    assert_eq!(outcome(&house, "acct-1").await.kind(), "executed");
+
+    // Rules that no longer ask anybody send nothing that nobody agreed to.
+    let body = house.payment("acct-2", "25.00");
+    let gone = house.said("k2", &body).await;
+    reload("").await;
+    assert_eq!(ask(gone.id()).await.message, why);
+    let after = shown(gone.id()).await;
+    assert_eq!((after.state.as_str(), after.reasons), ("INTENDED", vec!["policy".to_owned()]));
+    assert_eq!(after.escalation_id, format!("{}-2", gone.id()));
+    house.gateway().approve(&anna, gone.id(), None).await.unwrap();
+    assert_eq!(ended(&house, "k2", &body).await.kind(), "executed");
+
+    // What they forbid is not asked about any more.
+    let forbidden = held(&house, "acct-3").await;
+    house.write("catalogue/default/payment.toml", &binding(2));
+    reload("@id(\"no\") forbid (principal, action, resource);").await;
+    let outdated = ask(forbidden.id()).await;
+    assert_eq!(outdated.message, "policies and catalogue changed since this was asked; look again");
+    let blocked = outcome(&house, "acct-3").await;
+    assert_eq!((blocked.kind(), blocked.code()), ("blocked", "EP_BOUNDARY_BLOCK"), "{}", blocked.body);
+    receipt(&house, &blocked).await;
+    assert_eq!(ask(forbidden.id()).await.message, "the action does not wait for approval");
+}
+
 pub(crate) async fn wait_for(
     house: &House,
     id: &str,

@@ -82,7 +82,9 @@ impl<'a> Batch<'a> {
             if let Admitted::New { entry } = result {
                 *entry = match item.resumes {
                     Some(Basis::Sent { .. }) => self.send_again(item)?,
-                    Some(Basis::Approved { .. } | Basis::Failed { .. }) => self.resume(item)?,
+                    Some(Basis::Held { .. } | Basis::Approved { .. } | Basis::Failed { .. }) => {
+                        self.resume(item)?
+                    }
                     None => self.insert(item, slot)?,
                 };
             }

@@ -243,9 +243,13 @@ pub fn resume(ledger: &dyn Ledger, id: ActionId, admission: Admission) -> Admitt
     resume_of(ledger, id, 1, admission)
 }
 
-pub fn resume_of(ledger: &dyn Ledger, id: ActionId, round: u32, mut admission: Admission) -> Admitted {
+pub fn resume_of(ledger: &dyn Ledger, id: ActionId, round: u32, admission: Admission) -> Admitted {
+    resume_from(ledger, id, Basis::Approved { round }, admission)
+}
+
+pub fn resume_from(ledger: &dyn Ledger, id: ActionId, from: Basis, mut admission: Admission) -> Admitted {
     admission.intent.id = id;
-    wait(ledger.resume(Resumption { admission, from: Basis::Approved { round } })).unwrap()
+    wait(ledger.resume(Resumption { admission, from })).unwrap()
 }
 
 pub fn state_of(ledger: &dyn Ledger, id: ActionId) -> State {
