@@ -66,6 +66,8 @@ pub struct Hold {
     pub until_ms: i64,
     /// How many people have to agree.
     pub needed: u32,
+    /// So many actions of one agent may wait at once. What waited already and is held once more does not ask.
+    pub most: u32,
 }
 
 /// The admission of an action whose row is there already. What the admission says of key, request and tenant is not

@@ -149,7 +149,11 @@ impl World<'_> {
     fn held(number: usize, needed: u32) -> Admission {
         let mut asked = World::asked(number, 1);
         asked.effect.as_mut().unwrap().tolerate = ledger::Tolerance::Anything;
-        Admission { hold: Some(Hold { until_ms: NOW + 1000, needed }), debits: Vec::new(), ..asked }
+        Admission {
+            hold: Some(Hold { until_ms: NOW + 1000, needed, most: MOST_HELD }),
+            debits: Vec::new(),
+            ..asked
+        }
     }
 
     fn hold(&mut self, number: usize, needed: u32) {

@@ -272,6 +272,26 @@ async fn policies_that_changed_meanwhile_hold_it_again_or_block_it() {
 }
 
 #[tokio::test]
+async fn an_agent_cannot_have_people_asked_without_end() {
+    let house = house_with(1, |config| config.limits.held_per_agent = 2).await;
+    let waits = held(&house, "acct-1").await;
+    held(&house, "acct-2").await;
+    let repeated = |recipient: &'static str| {
+        let (house, body) = (&house, house.payment(recipient, "25.00"));
+        async move {
+            assert_eq!(house.said(&format!("first-{recipient}"), &body).await.kind(), "executed");
+            house.said(&format!("second-{recipient}"), &body).await
+        }
+    };
+    let one_more = repeated("acct-3").await;
+    assert_eq!((one_more.kind(), one_more.code()), ("blocked", "EP_BOUNDARY_BLOCK"), "{}", one_more.body);
+    assert_eq!(one_more.reasons(), ["too_many_held"]);
+    receipt(&house, &one_more).await;
+    house.gateway().reject(&approver(&house, "anna"), waits.id(), None).await.unwrap();
+    assert_eq!(repeated("acct-4").await.kind(), "held", "one was decided");
+}
+
+#[tokio::test]
 async fn rules_that_changed_are_asked_about_before_anybody_signs() {
     let house = house_with(1, |config| config.public_url = Some("http://localhost:8787".into())).await;
     let anna = approver(&house, "anna");

@@ -171,3 +171,4 @@ CREATE TABLE notice (
     PRIMARY KEY (destination, entry)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX notice_action ON notice (destination, action, entry);
+CREATE INDEX action_held ON action (tenant, subject, expires) WHERE expires IS NOT NULL;
