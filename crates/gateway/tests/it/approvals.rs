@@ -104,6 +104,7 @@ async fn what_was_approved_is_carried_out_once_and_the_receipt_says_who_agreed()
 
     let view = gateway.action(&house.agent, waits.id()).await.unwrap();
     assert_eq!((view.state.as_str(), view.approvals.len()), ("COMPLETED", 1));
+    assert_eq!(view.human_approver.as_deref(), Some("anna"));
     let replay = gateway.replay(&house.operator, waits.id()).await.unwrap();
     assert_eq!((replay.result.as_str(), replay.recorded.as_str()), ("same", "pass"));
     let late = gateway.approve(&approver(&house, "ben"), waits.id(), None).await.unwrap_err();
@@ -194,6 +195,8 @@ async fn two_have_to_agree_and_one_who_clicks_twice_is_one() {
     let done = outcome(&house, "acct-1").await;
     assert_eq!(done.kind(), "executed");
     assert_eq!(receipt(&house, &done).await["metadata"]["approvals"].as_array().unwrap().len(), 2);
+    let view = house.gateway().action(&house.agent, waits.id()).await.unwrap();
+    assert_eq!((view.human_approver, view.approvals.len()), (None, 2), "neither of them alone");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
