@@ -34,6 +34,7 @@ pub(crate) use self::said::{APPROVE, REJECT, Said, constraints_of, escalation_id
 pub use self::signed::Question;
 pub(crate) use self::signed::Questions;
 pub use self::summary::{Asked, Summary};
+pub(crate) use self::views::Version;
 pub use self::views::{DoubtView, GivenView, HeldView, PolicyView};
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;

@@ -199,6 +199,24 @@ async fn two_have_to_agree_and_one_who_clicks_twice_is_one() {
     assert_eq!((view.human_approver, view.approvals.len()), (None, 2), "neither of them alone");
 }
 
+#[tokio::test]
+async fn whoever_watches_what_waits_reads_it_once_for_each_commit() {
+    let house = house(1).await;
+    let version = async |name: &str| house.gateway().version(&approver(&house, name), None).await.unwrap();
+    let waits = held(&house, "acct-1").await;
+    let first = version("anna").await;
+    // What changes without a commit of ours tells who reads anew.
+    let set = |round: u32| house.store().execute("UPDATE action SET round = ? WHERE round > 0", [round]);
+    set(7).unwrap();
+    assert_eq!(version("ben").await, first, "nothing was committed");
+    set(1).unwrap();
+    house.gateway().reject(&approver(&house, "anna"), waits.id(), None).await.unwrap();
+    let second = version("ben").await;
+    assert_ne!(second, first);
+    held(&house, "acct-2").await;
+    assert_ne!(version("anna").await, second);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_who_approve_at_once_are_one_effect() {
     let house = Arc::new(house(1).await);
