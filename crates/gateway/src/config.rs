@@ -193,6 +193,8 @@ pub struct Limits {
     pub queue: usize,
     /// How long an escalated action waits for a person, seconds.
     pub held_seconds: u64,
+    /// How many actions of one agent wait for people at once; what would wait beyond that is blocked.
+    pub held_per_agent: u32,
     /// How often unsettled actions are asked after, milliseconds.
     pub recovery_interval_ms: u64,
     /// How long a caller who names no deadline is kept waiting while an action is tried again, milliseconds.
@@ -255,6 +257,7 @@ impl Default for Limits {
             anonymous: Rate { per_second: 20, burst: 1000 },
             queue: 20_000,
             held_seconds: 24 * 3600,
+            held_per_agent: 100,
             recovery_interval_ms: 2_000,
             patience_ms: 30_000,
         }
@@ -287,6 +290,11 @@ impl Config {
         };
         let environment = Env::prefixed("COUNTERSIGN_").filter(ours).split("__");
         let config: Config = figment.merge(environment).extract().map_err(|error| explain(&error))?;
+        if config.limits.held_per_agent == 0 {
+            return Err(
+                "`limits.held_per_agent`: at least 1; to let nothing wait, forbid it by policy".to_owned()
+            );
+        }
         match config.sandbox.retention_hours {
             // Keys are kept for a day at least, in the sandbox too.
             0..24 => Err("`sandbox.retention_hours`: at least 24".to_owned()),

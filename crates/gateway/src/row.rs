@@ -276,6 +276,13 @@ impl IntentRow {
     }
 }
 
+impl EscalationRow {
+    pub(crate) fn read(&self) -> Result<Vec<Trigger>, Error> {
+        let triggers: Option<Vec<Trigger>> = self.triggers.iter().map(TriggerRow::read).collect();
+        triggers.ok_or_else(|| internal("a stored reason cannot be read"))
+    }
+}
+
 impl TriggerRow {
     pub(crate) fn of(trigger: &Trigger) -> TriggerRow {
         let policy =

@@ -11,6 +11,7 @@ use action::{Catalogue, Environment, HmacKey, Mistake, Source, Tenant};
 use boundary::Policies;
 use provider::Provider;
 
+use crate::approvals::Version;
 use crate::config::Config;
 
 /// What a tenant's actions are judged by and sent with.
@@ -37,6 +38,8 @@ pub(crate) struct TenantState {
     pub hmac: HmacKey,
     /// How ledger entries name the tenant to strangers.
     pub reference: Arc<str>,
+    /// Of what people see that waits; whoever reads it anew keeps the others waiting for that.
+    pub version: tokio::sync::Mutex<Option<Version>>,
     rules: RwLock<Arc<Rules>>,
     /// Until when observe mode is on, Unix milliseconds; zero when it is off.
     observe_until_ms: AtomicI64,
@@ -49,6 +52,7 @@ impl TenantState {
             tenant,
             hmac,
             reference,
+            version: tokio::sync::Mutex::new(None),
             rules: RwLock::new(Arc::new(rules)),
             observe_until_ms: AtomicI64::new(0),
         }

@@ -7,7 +7,7 @@ use action::{ActionId, Environment};
 use ledger::{Settled, State, Stored};
 use serde_json::Value;
 
-use crate::approvals::GivenView;
+use crate::approvals::{GivenView, escalation_id};
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::outcome::{ReceiptRef, Reply};
@@ -29,7 +29,7 @@ pub struct ActionView {
     pub agent_id: String,
     /// The session that the client named.
     pub session_id: Option<String>,
-    /// Who was to be asked; never who approved.
+    /// Who decided, if one person did; who was to be asked, if nobody has; see [`ActionView::approvals`].
     pub human_approver: Option<String>,
     /// The kind of action.
     pub archetype: String,
@@ -274,13 +274,14 @@ fn view(
         None => gateway.say_meanwhile(&stored, &row).map(|answer| answer.reply),
     };
     let attempts = attempts(&row);
+    let human_approver = decided_by(&stored, &approvals).unwrap_or(row.human_approver);
     Ok(ActionView {
         action_id: stored.id,
         idempotency_key: stored.key.map(Into::into),
         guarantee_level: row.guarantee_level,
         agent_id: stored.subject.to_string(),
         session_id: row.session_id,
-        human_approver: row.human_approver,
+        human_approver,
         archetype: stored.archetype.into(),
         verb: None,
         target: None,
@@ -308,6 +309,14 @@ fn view(
         receipts: receipts(outcomes)?,
         reply,
     })
+}
+
+/// Who decided on the hold that it is or was in last: a name only if one person did. `None` if nobody has.
+fn decided_by(stored: &Stored, said: &[GivenView]) -> Option<Option<String>> {
+    let hold = escalation_id(stored.id, stored.round);
+    let mut people = said.iter().filter(|it| it.escalation_id == hold).map(|it| &it.approver);
+    let first = people.next()?;
+    Some(people.next().is_none().then(|| first.clone()))
 }
 
 /// Those that are over, and the latest unless it is one of them.

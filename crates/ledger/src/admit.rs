@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use action::ActionId;
+use action::{ActionId, Subject, Tenant};
 use boundary::Series;
 use mandate::{Account, Refusal as Limit};
 
@@ -109,6 +109,11 @@ impl Item {
         }
     }
 
+    /// Whose action it is.
+    pub(crate) fn agent(&self) -> (Tenant, Subject) {
+        (self.intent.tenant.clone(), self.intent.subject.clone())
+    }
+
     pub(crate) fn hold(&self) -> Option<Hold> {
         match self.gate {
             Gate::Admit { hold, .. } => hold,
@@ -164,6 +169,8 @@ pub struct Rows {
     /// The newest actions that stand in the way of each effect, newest first: as many as tell whether another one than
     /// the one that asks is among them.
     pub effects: HashMap<[u8; 32], Vec<Earlier>>,
+    /// How many actions of each agent wait for people; read for those that are to be held.
+    pub held: HashMap<(Tenant, Subject), u32>,
     /// Where actions stand that are to go on.
     pub footings: HashMap<ActionId, Footing>,
     /// Anomaly histories.
@@ -203,7 +210,9 @@ pub fn admit(rows: &mut Rows, items: &[Item]) -> Vec<Admitted> {
 
 fn one(rows: &mut Rows, item: &Item) -> Admitted {
     match item.resumes {
-        Some(basis) if !rows.footings.get(&item.intent.id).is_some_and(|at| at.bears(basis)) => {
+        Some(basis)
+            if !rows.footings.get(&item.intent.id).is_some_and(|at| at.bears(basis, item.sends())) =>
+        {
             return Admitted::Refused(Obstacle::Overtaken);
         }
         Some(_) => {}
@@ -248,6 +257,11 @@ fn check(rows: &mut Rows, item: &Item) -> Result<Vec<Account>, Obstacle> {
         let account = &rows.account(*key, &debit.jti).value;
         debited.push(account.debit(&debit.limits, *amount).map_err(|limit| obstacle(&debit.jti, limit))?);
     }
+    if let (Some(hold), None) = (item.hold(), item.resumes)
+        && rows.held.get(&item.agent()).is_some_and(|held| *held >= hold.most)
+    {
+        return Err(Obstacle::TooManyHeld);
+    }
     let earlier = item.effect().and_then(|effect| {
         // Its own claim is no obstacle to an action that resumes.
         let earlier = rows.effects.get(&effect.hash)?.iter().find(|earlier| earlier.id != item.intent.id)?;
@@ -278,6 +292,9 @@ fn remember(rows: &mut Rows, item: &Item) {
         rows.claims.insert(claim, Claimed { id, request_hash, state: item.state(), at_ms });
     }
     rows.footings.remove(&id);
+    if item.hold().is_some() && !matches!(item.resumes, Some(Basis::Held { .. })) {
+        *rows.held.entry(item.agent()).or_default() += 1;
+    }
     if let Some(effect) = item.effect() {
         let standing = rows.effects.entry(effect.hash).or_default();
         standing.retain(|earlier| earlier.id != id);
@@ -311,8 +328,10 @@ impl Rows {
 
 impl Footing {
     /// Does it stand where it was to go on from?
-    fn bears(self, basis: Basis) -> bool {
+    fn bears(self, basis: Basis, to_send: bool) -> bool {
         match basis {
+            // Nobody agreed to it, so it is not sent.
+            Basis::Held { round } => !to_send && self.state == State::Held && self.round == round,
             Basis::Approved { round } => self.state == State::Approved && self.round == round,
             Basis::Sent { token } => self.state.may_be_sent_again() && self.token == token,
             Basis::Failed { token } => self.state == State::Failed && self.token == token,

@@ -66,6 +66,8 @@ pub struct Hold {
     pub until_ms: i64,
     /// How many people have to agree.
     pub needed: u32,
+    /// So many actions of one agent may wait at once. What waited already and is held once more does not ask.
+    pub most: u32,
 }
 
 /// The admission of an action whose row is there already. What the admission says of key, request and tenant is not
@@ -81,6 +83,12 @@ pub struct Resumption {
 /// What an action goes on from. The token says that nobody else went on with it meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Basis {
+    /// It waits in this hold and nobody else has decided: it may only be made to wait once more, under other rules than
+    /// before. What people said so far is of the hold before.
+    Held {
+        /// Which of its holds.
+        round: u32,
+    },
     /// People agreed to this hold: nothing was sent and nothing debited. A hold in the admission makes it wait once
     /// more, for other reasons than before.
     Approved {

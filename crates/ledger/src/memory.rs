@@ -119,6 +119,16 @@ impl World {
 
     fn enter(&mut self, item: &Item) -> Result<Admitted, Error> {
         self.read_effect(item);
+        if item.hold().is_some() {
+            let crate::Intent { tenant, subject, at_ms, .. } = &item.intent;
+            let waits = |row: &&Row| {
+                let Stored { state, expires_ms, .. } = row.stored;
+                state == State::Held && expires_ms > Some(*at_ms)
+            };
+            let of_agent = |row: &&Row| (&row.stored.tenant, &row.stored.subject) == (tenant, subject);
+            let held = self.actions.values().filter(of_agent).filter(waits).count();
+            self.rows.held.insert(item.agent(), u32::try_from(held).unwrap_or(u32::MAX));
+        }
         if item.resumes.is_some() {
             let at = |row: &Row| {
                 let Stored { state, round, .. } = row.stored;
@@ -131,7 +141,9 @@ impl World {
             Admitted::New { .. } => {
                 let entry = match item.resumes {
                     Some(Basis::Sent { .. }) => self.send_again(item)?,
-                    Some(Basis::Approved { .. } | Basis::Failed { .. }) => self.resume_row(item)?,
+                    Some(Basis::Held { .. } | Basis::Approved { .. } | Basis::Failed { .. }) => {
+                        self.resume_row(item)?
+                    }
                     None => self.insert(item)?,
                 };
                 Ok(Admitted::New { entry })

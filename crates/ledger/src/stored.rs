@@ -81,6 +81,8 @@ pub enum Obstacle {
         /// Which.
         jti: Arc<str>,
     },
+    /// As many actions of the agent wait for people as may.
+    TooManyHeld,
     /// Another action of late has the same effect.
     Duplicate(Earlier),
     /// An action that was to go on does not stand where it was to go on from, or no longer: somebody was faster. Checked

@@ -8,8 +8,11 @@ mod common;
 use std::collections::HashMap;
 
 use common::*;
-use ledger::{Admission, Admitted, Effect, Item, Obstacle, Rows, Tolerance, admit};
+use ledger::{Admission, Admitted, Effect, Hold, Item, Obstacle, Rows, Tolerance, admit};
 use proptest::prelude::*;
+
+/// So many may wait.
+const MOST: u32 = 4;
 
 #[derive(Clone, Debug)]
 struct Ask {
@@ -51,7 +54,7 @@ impl Ask {
         let mut admission: Admission = payment(&format!("k{}", self.key), self.minor, &names);
         admission.intent.request_hash = [self.request; 32];
         admission.intent.at_ms = NOW + self.minute * 60_000;
-        admission.hold = self.hold.then_some(NOW).and_then(hold);
+        admission.hold = self.hold.then_some(Hold { until_ms: NOW, needed: 1, most: MOST });
         admission.effect = self.effect.map(|(hash, tolerate)| Effect {
             hash: [hash; 32],
             window_ms: 600_000,
@@ -67,6 +70,7 @@ struct Model {
     keys: HashMap<u8, u8>,
     spent: HashMap<u8, i64>,
     effects: HashMap<u8, i64>,
+    held: u32,
 }
 
 #[derive(Debug, PartialEq)]
@@ -74,6 +78,7 @@ enum Says {
     New,
     Existing(bool),
     Capped(i64),
+    TooManyHeld,
     Duplicate,
 }
 
@@ -91,6 +96,9 @@ impl Model {
                     }
                 }
             }
+            if ask.hold && self.held == MOST {
+                return Says::TooManyHeld;
+            }
             if let Some((hash, tolerate)) = ask.effect {
                 let stands = self.effects.get(&hash).is_some_and(|minute| *minute > ask.minute - 10);
                 if stands && !tolerate {
@@ -98,6 +106,7 @@ impl Model {
                 }
                 self.effects.insert(hash, ask.minute);
             }
+            self.held += u32::from(ask.hold);
             for mandate in ask.mandates.iter().filter(|_| !ask.hold) {
                 *self.spent.entry(*mandate).or_default() += ask.minor;
             }
@@ -112,6 +121,7 @@ fn says(admitted: &Admitted) -> Says {
         Admitted::New { .. } => Says::New,
         Admitted::Existing(existing) => Says::Existing(existing.same_request),
         Admitted::Refused(Obstacle::CapExceeded { left, .. }) => Says::Capped(left.minor()),
+        Admitted::Refused(Obstacle::TooManyHeld) => Says::TooManyHeld,
         Admitted::Refused(Obstacle::Duplicate(_)) => Says::Duplicate,
         other => panic!("{other:?}"),
     }

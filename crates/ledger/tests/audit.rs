@@ -416,7 +416,7 @@ fn each_kind_of_row_that_was_forged_is_found_where_it_is() {
             id
         };
         admitted("a", None);
-        let waits = admitted("b", Some(ledger::Hold { until_ms: NOW + 1000, needed: 2 }));
+        let waits = admitted("b", Some(ledger::Hold { until_ms: NOW + 1000, needed: 2, most: MOST_HELD }));
         wait(ledger.approve(approval(waits, "anna"))).unwrap();
         wait(ledger.record(event("frozen"))).unwrap();
         wait(ledger.record(event("thawed"))).unwrap();

@@ -396,6 +396,53 @@ fn what_expired_or_is_about_another_hold_is_not_decided() {
 }
 
 #[test]
+fn so_many_actions_of_an_agent_wait_at_once_and_no_more() {
+    on_every_ledger(|ledger| {
+        let asked = |key: &str| {
+            let hold = Some(Hold { until_ms: NOW + 1000, needed: 1, most: 3 });
+            Admission { hold, ..admission(key) }
+        };
+        admitted(&*ledger, admission("sent"));
+        let results = at_once(20, |number| admit(&*ledger, asked(&format!("k{number}"))));
+        let count = |is: fn(&Admitted) -> bool| results.iter().filter(|result| is(result)).count();
+        assert_eq!(count(|result| matches!(result, Admitted::New { .. })), 3);
+        assert_eq!(count(|result| *result == Admitted::Refused(Obstacle::TooManyHeld)), 17);
+
+        // Others, and what does not wait, are not concerned.
+        let mut of_another = asked("a");
+        of_another.intent.subject = Subject::parse("agent-2").unwrap();
+        admitted(&*ledger, of_another);
+        let mut elsewhere = asked("a");
+        elsewhere.intent.tenant = Tenant::parse("other").unwrap();
+        admitted(&*ledger, elsewhere);
+        admitted(&*ledger, admission("a"));
+
+        // What is decided, one way or the other, makes room; and what waits again takes its own.
+        let waits: Vec<_> = wait(ledger.held(&Tenant::default(), NOW, None, 10)).unwrap().rows;
+        let mine: Vec<_> = waits.iter().filter(|stored| stored.subject == subject()).collect();
+        assert_eq!(mine.len(), 3);
+        assert_eq!(obstacle(&*ledger, asked("b")), Obstacle::TooManyHeld);
+        wait(ledger.approve(approval(mine[0].id, "anna"))).unwrap();
+        admitted(&*ledger, asked("b"));
+        assert!(matches!(resume(&*ledger, mine[0].id, asked("again")), Admitted::New { .. }));
+        let anew = resume_from(&*ledger, mine[1].id, Basis::Held { round: 1 }, asked("anew"));
+        assert!(matches!(anew, Admitted::New { .. }));
+        for ended in &mine[1..] {
+            let by = By::Holder(wait(ledger.action(&Tenant::default(), ended.id)).unwrap().unwrap().token);
+            let refused = settlement(ended.id, State::Refused, &ended.id.to_string());
+            wait(ledger.settle(Settlement { by, ..refused })).unwrap();
+        }
+        admitted(&*ledger, asked("c"));
+        assert_eq!(obstacle(&*ledger, asked("d")), Obstacle::TooManyHeld);
+        // What has expired waits no more, although nobody has ended it yet.
+        let mut late = asked("d");
+        (late.intent.at_ms, late.hold) =
+            (NOW + 1000, Some(Hold { until_ms: NOW + 2000, needed: 1, most: 3 }));
+        admitted(&*ledger, late);
+    });
+}
+
+#[test]
 fn only_what_is_approved_resumes_and_only_once() {
     on_every_ledger(|ledger| {
         let asked = Admission { effect: effect(5), ..payment("a", 300, &["leaf", "root"]) };
@@ -494,8 +541,10 @@ fn held_once_more_it_needs_everybody_once_more() {
     on_every_ledger(|ledger| {
         let id = held(&*ledger, payment("a", 900, &["m"]), 1);
         wait(ledger.approve(approval(id, "anna"))).unwrap();
-        let more =
-            Admission { hold: Some(Hold { until_ms: NOW + 2000, needed: 2 }), ..payment("a", 900, &["m"]) };
+        let more = Admission {
+            hold: Some(Hold { until_ms: NOW + 2000, needed: 2, most: MOST_HELD }),
+            ..payment("a", 900, &["m"])
+        };
         assert!(matches!(resume(&*ledger, id, more), Admitted::New { .. }));
         let stored = wait(ledger.action(&Tenant::default(), id)).unwrap().unwrap();
         assert_eq!((stored.state, stored.round, stored.needed), (State::Held, 2, 2));

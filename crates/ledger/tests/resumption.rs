@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use action::{ActionId, Tenant};
 use common::*;
 use ledger::{
-    Admission, Admitted, Approval, By, Error, Hold, Ledger, Memory, Obstacle, Scope, Settlement, State,
+    Admission, Admitted, Approval, Basis, By, Error, Hold, Ledger, Memory, Obstacle, Scope, Settlement, State,
 };
 use proptest::prelude::*;
 
@@ -37,6 +37,13 @@ enum Step {
         needed: u32,
         round: u32,
     },
+    /// Nobody has decided; it is asked about anew.
+    AskAnew {
+        needed: u32,
+        round: u32,
+        /// Somebody tries to send it by that.
+        sends: bool,
+    },
     Expire,
     Settle {
         executed: bool,
@@ -56,7 +63,9 @@ fn step() -> impl Strategy<Value = (usize, Step)> {
         6 => needed.clone().prop_map(|needed| Step::Hold { needed }),
         12 => (0..3_u8, round.clone()).prop_map(|(person, round)| Step::Approve { person, round }),
         10 => (minor.clone(), round.clone()).prop_map(|(minor, round)| Step::Resume { minor, round }),
-        3 => (needed, round).prop_map(|(needed, round)| Step::HoldAgain { needed, round }),
+        3 => (needed.clone(), round.clone()).prop_map(|(needed, round)| Step::HoldAgain { needed, round }),
+        3 => (needed, round, any::<bool>())
+            .prop_map(|(needed, round, sends)| Step::AskAnew { needed, round, sends }),
         2 => Just(Step::Expire),
         3 => any::<bool>().prop_map(|executed| Step::Settle { executed }),
         2 => minor.prop_map(|minor| Step::Overtake { minor }),
@@ -82,6 +91,15 @@ struct Known {
     overtaken: bool,
 }
 
+impl Known {
+    fn is_held_again(&mut self, needed: u32) {
+        (self.state, self.needed) = (Some(State::Held), needed);
+        self.round += 1;
+        self.token += 1;
+        self.agreed.clear();
+    }
+}
+
 struct World<'a> {
     ledger: &'a dyn Ledger,
     known: [Known; 4],
@@ -103,6 +121,7 @@ impl World<'_> {
             Step::Approve { person, round } => self.approve(number, person, round),
             Step::Resume { minor, round } => self.resume(number, minor, round),
             Step::HoldAgain { needed, round } => self.hold_again(number, needed, round),
+            Step::AskAnew { needed, round, sends } => self.ask_anew(number, needed, round, sends),
             Step::Expire => self.settle(number, State::Refused),
             Step::Settle { executed: true } => self.settle(number, State::Executed),
             Step::Settle { executed: false } => self.settle(number, State::Failed),
@@ -130,7 +149,11 @@ impl World<'_> {
     fn held(number: usize, needed: u32) -> Admission {
         let mut asked = World::asked(number, 1);
         asked.effect.as_mut().unwrap().tolerate = ledger::Tolerance::Anything;
-        Admission { hold: Some(Hold { until_ms: NOW + 1000, needed }), debits: Vec::new(), ..asked }
+        Admission {
+            hold: Some(Hold { until_ms: NOW + 1000, needed, most: MOST_HELD }),
+            debits: Vec::new(),
+            ..asked
+        }
     }
 
     fn hold(&mut self, number: usize, needed: u32) {
@@ -202,11 +225,23 @@ impl World<'_> {
         let expected = self.way(number, round);
         assert_eq!(word(&resume_of(self.ledger, id, round, World::held(number, needed))), expected);
         if expected == "new" {
-            let known = &mut self.known[number];
-            (known.state, known.needed) = (Some(State::Held), needed);
-            known.round += 1;
-            known.token += 1;
-            known.agreed.clear();
+            self.known[number].is_held_again(needed);
+        }
+    }
+
+    fn ask_anew(&mut self, number: usize, needed: u32, round: u32, sends: bool) {
+        let known = &self.known[number];
+        let Some(id) = known.id else { return };
+        let waits = known.state == Some(State::Held) && known.round == round;
+        let expected = match (waits && !sends, self.frozen) {
+            (false, _) => "not approved",
+            (true, true) => "frozen",
+            (true, false) => "new",
+        };
+        let admission = if sends { World::asked(number, 1) } else { World::held(number, needed) };
+        assert_eq!(word(&resume_from(self.ledger, id, Basis::Held { round }, admission)), expected);
+        if expected == "new" {
+            self.known[number].is_held_again(needed);
         }
     }
 

@@ -154,10 +154,10 @@ const fn words(code: Code) -> Words {
             403,
             "blocked",
             "policy does not allow this action",
-            "The action is on the hard-deny list, or no policy permits it, or one forbids it. The receipt records \
-             the verdict.",
+            "The action is on the hard-deny list, or no policy permits it, or one forbids it; or it would have to wait for a \
+             person, and too many of the agent's do (reason too_many_held). The receipt records the verdict.",
             &[
-                "do not repeat it: the same action will be judged the same way",
+                "do not repeat it: the same action will be judged the same way, unless too many waited",
                 "ask the operator which policy would have to allow it",
             ],
         ),

@@ -364,7 +364,7 @@ async fn a_passkey_revoked_or_rules_changed_before_it_is_sent_ask_once_more() {
     let (anna, ben) = (house.voice("default", "approver"), person(&house, "ben").await);
     let (hers, his) = (Passkey::new("anna's"), Passkey::new("ben's"));
     let (_, id) = enrolled(&house, &anna, &hers).await;
-    enrolled(&house, &ben, &his).await;
+    let (mut bens, _) = enrolled(&house, &ben, &his).await;
     let sign = async |voice: &Voice, passkey: &Passkey, action: &str| {
         let challenge = ask(voice, action, Value::Null).await.body["challenge"].clone();
         approve(voice, action, &passkey.get(&challenge)).await
@@ -382,12 +382,20 @@ async fn a_passkey_revoked_or_rules_changed_before_it_is_sent_ask_once_more() {
     // Other rules: what was signed names those of before.
     let first = held(&house, "acct-1").await;
     assert_eq!(sign(&anna, &hers, &first).await.status, 200);
+    let early = ask(&ben, &first, Value::Null).await.body["challenge"].clone();
     let policy = house.path().join("policies/default/all.cedar");
     let other = fs::read_to_string(&policy).unwrap().replace("\"payments\"", "\"payments-2\"");
     fs::write(&policy, other).unwrap();
     assert_eq!(house.admin().post("/v1/reload", &json!({})).await.status, 200);
-    assert_eq!(sign(&ben, &his, &first).await.status, 200);
+    let page = format!("/approvals/{first}");
+    bens.look(&page).await;
+    let outdated = bens.send(&format!("{page}/envelope"), &[]).await;
+    assert_eq!(outdated.status, 409, "nobody is asked to sign in vain: {}", outdated.text());
+    let why = outdated.body["message"].as_str().unwrap();
+    assert!(why.contains("the policies changed since this was asked; look again"), "{why}");
     assert_eq!(again(&first).await["state"], "INTENDED");
+    let overtaken = approve(&ben, &first, &his.get(&early)).await;
+    assert_eq!(overtaken.status, 409, "it was of other rules: {}", overtaken.text());
     for (voice, passkey) in [(&anna, &hers), (&ben, &his)] {
         assert_eq!(sign(voice, passkey, &first).await.status, 200);
     }

@@ -34,6 +34,7 @@ pub(crate) use self::said::{APPROVE, REJECT, Said, constraints_of, escalation_id
 pub use self::signed::Question;
 pub(crate) use self::signed::Questions;
 pub use self::summary::{Asked, Summary};
+pub(crate) use self::views::Version;
 pub use self::views::{DoubtView, GivenView, HeldView, PolicyView};
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
@@ -112,7 +113,10 @@ impl Gateway {
     async fn agree(self: &Arc<Self>, caller: &Caller, stored: &Stored, yes: Word) -> Result<(), Error> {
         let (row, escalation) = may_decide(caller, stored)?;
         let said = match yes {
-            Word::Signed(assertion) => self.signed(caller, stored, &escalation, assertion).await?,
+            Word::Signed(assertion) => {
+                self.under_rules_of_now(stored, &row, &escalation).await?;
+                self.signed(caller, stored, &escalation, assertion).await?
+            }
             Word::Yes(comment) | Word::No(comment) => {
                 self.key_must_do(stored, &row)?;
                 self.word(caller, stored, &row, &escalation, comment, said::APPROVE)?

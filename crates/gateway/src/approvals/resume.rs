@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use action::{Action, ActionId, HmacKey, IdempotencyKey, Request, Tenant};
-use boundary::{Approved, Trigger};
+use boundary::Approved;
 use execution::Stood;
 use ledger::{Basis, By, State, Stored};
 use provider::Provider;
@@ -23,7 +23,7 @@ use crate::pending::Pending;
 use crate::pursue::not_offered;
 use crate::remember::unavailable;
 use crate::request::{Arrival, Ask, Next, refused};
-use crate::row::{IntentRow, SeenRow, internal};
+use crate::row::{EscalationRow, IntentRow, SeenRow, internal};
 use crate::tenants::{Rules, TenantState};
 use crate::{Code, Error, clock};
 
@@ -59,20 +59,58 @@ impl Gateway {
         let Some(stored) = stored.filter(goes_on) else { return Ok(()) };
         let pending = Pending::restore(&stored, None)?;
         let rules = tenant.rules();
-        let (action, provider) = match self.as_asked(tenant, &stored, &pending.row, &rules) {
-            Ok(found) => found,
-            Err(error) if error.code == Code::Unavailable => return Err(error),
-            Err(error) => {
-                tracing::info!(action = %id, %error, "an approved action is no longer offered");
-                return self.end_waiting(&stored, Code::BoundaryBlock, "no_longer_offered").await;
-            }
-        };
+        let offered = self.as_offered(tenant, &stored, &pending.row, &rules).await?;
+        let Some((action, provider)) = offered else { return Ok(()) };
         let resumed = self.resumed(&stored, &pending, &action, &rules, under_way).await?;
         match self.judge_as_asked(tenant, &rules, (&stored, &pending.row), action, provider, resumed).await? {
             Next::Said(_) | Next::NotNow(_) => {}
             Next::Admitted(errand) => self.carry_out(errand, Heard::nobody()).await,
         }
         Ok(())
+    }
+
+    /// Judges anew what waits for people, under the rules of now, and has it wait once more for what they ask about it.
+    /// Nothing is sent, whatever they say; what they forbid ends.
+    pub(super) async fn hold_anew(
+        self: &Arc<Self>,
+        stored: &Stored,
+        row: &IntentRow,
+        escalation: EscalationRow,
+    ) -> Result<(), Error> {
+        // Whoever is at it does the same.
+        let Some(under_way) = self.look_after_alone(stored.id) else { return Ok(()) };
+        let tenant = self.tenant(&stored.tenant)?;
+        let rules = tenant.rules();
+        let offered = self.as_offered(tenant, stored, row, &rules).await?;
+        let Some((action, provider)) = offered else { return Ok(()) };
+        let resumed = Resumed {
+            basis: Basis::Held { round: stored.round },
+            until_ms: stored.expires_ms.unwrap_or(stored.at_ms),
+            escalation: Some(escalation),
+            ..not_asked(stored, under_way)
+        };
+        match self.judge_as_asked(tenant, &rules, (stored, row), action, provider, resumed).await? {
+            Next::Said(_) | Next::NotNow(_) => Ok(()),
+            Next::Admitted(_) => Err(internal("an action that nobody agreed to was admitted")),
+        }
+    }
+
+    /// The request as it came in, under the rules of now. What waits and is no longer offered ends.
+    async fn as_offered(
+        &self,
+        tenant: &TenantState,
+        stored: &Stored,
+        row: &IntentRow,
+        rules: &Rules,
+    ) -> Result<Option<(Action, Arc<dyn Provider>)>, Error> {
+        match self.as_asked(tenant, stored, row, rules) {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if error.code == Code::Unavailable => Err(error),
+            Err(error) => {
+                tracing::info!(action = %stored.id, %error, "an action that waits is no longer offered");
+                self.end_waiting(stored, Code::BoundaryBlock, "no_longer_offered").await.map(|()| None)
+            }
+        }
     }
 
     /// Judges an action anew that was sent before: it may be sent again, or not now. What people agreed to still counts.
@@ -200,8 +238,7 @@ impl Gateway {
             false => signed(said).is_some_and(|it| signed::still_fits(&it, stored, rules)),
         };
         let enough = said::agreed(&said, &seen, counts)? >= action.archetype.approvals;
-        let triggers: Option<Vec<Trigger>> = escalation.triggers.iter().map(|row| row.read()).collect();
-        let triggers = triggers.ok_or_else(|| internal("a stored reason cannot be read"))?;
+        let triggers = escalation.read()?;
         // From now on the row tells of the rules of now.
         escalation.seen.get_or_insert_with(|| SeenRow {
             policy_digest: row.policy_digest.clone(),

@@ -25,7 +25,7 @@ use super::{HeldView, Word, may_decide, readable};
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::pending::Pending;
-use crate::row::{EscalationRow, internal};
+use crate::row::{EscalationRow, IntentRow, internal};
 use crate::tenants::Rules;
 use crate::{Code, Error, clock};
 
@@ -77,9 +77,10 @@ impl Gateway {
     /// What a person has to sign to agree to a held action.
     ///
     /// # Errors
-    /// As [`Gateway::approve`]; `EP_FORBIDDEN` if the person has no passkey that counts.
+    /// As [`Gateway::approve`]; `EP_FORBIDDEN` if the person has no passkey that counts; `EP_STATE_CONFLICT` too if the
+    /// rules changed since it was asked: then it was judged again, and is asked anew.
     pub async fn ask_to_sign(
-        &self,
+        self: &Arc<Self>,
         caller: &Caller,
         id: &str,
         comment: Option<String>,
@@ -89,6 +90,7 @@ impl Gateway {
         let party = self.party()?;
         let stored = self.visible(caller, id).await?;
         let (row, escalation) = may_decide(caller, &stored)?;
+        self.under_rules_of_now(&stored, &row, &escalation).await?;
         let mine = self.passkeys_of(&caller.tenant).await?;
         let mine = mine.into_iter().filter(|it| it.counts() && it.is_of(&caller.subject));
         let credentials: Vec<Vec<u8>> = mine.map(|it| it.holder.credential_id).collect();
@@ -142,6 +144,28 @@ impl Gateway {
         assertion: Assertion,
     ) -> Result<HeldView, Error> {
         self.say(caller, id, Word::Signed(assertion)).await
+    }
+
+    /// A signature names the rules by which people were asked. Where those are no longer the rules it would be given in
+    /// vain, so the action is judged again first and people look again.
+    pub(super) async fn under_rules_of_now(
+        self: &Arc<Self>,
+        stored: &Stored,
+        row: &IntentRow,
+        escalation: &EscalationRow,
+    ) -> Result<(), Error> {
+        let rules = self.tenant(&stored.tenant)?.rules();
+        let [policies, catalogue, _] = row.seen_under(Some(escalation));
+        let same_policies = policies == Some(&*rules.policies.policy_digest().to_string());
+        let what = match (same_policies, catalogue == Some(rules.catalogue.digest())) {
+            (true, true) => return Ok(()),
+            (false, true) => "the policies",
+            (true, false) => "the catalogue",
+            (false, false) => "policies and catalogue",
+        };
+        self.hold_anew(stored, row, escalation.clone()).await?;
+        Err(Error::new(Code::StateConflict, format!("{what} changed since this was asked; look again"))
+            .hint("it was judged by the rules of now: what is asked now takes one signature"))
     }
 
     /// What a person said by their signature.

@@ -105,6 +105,14 @@ pub struct GivenView {
     pub escalation_id: String,
 }
 
+/// The version of all that waits in a tenant, as it was last read.
+pub(crate) struct Version {
+    commits: u64,
+    /// Until when it holds unless something is committed: then the first of it expires.
+    until_ms: i64,
+    text: String,
+}
+
 /// Rows of which a person sees at once whether something has changed.
 const MOST_HELD: u32 = 200;
 /// Doubts that a person is shown.
@@ -157,15 +165,31 @@ impl Gateway {
     /// As for looking at it.
     pub async fn version(&self, caller: &Caller, id: Option<&str>) -> Result<String, Error> {
         caller.must(Deed::ReadTenant)?;
-        let seen = match id {
-            Some(id) => vec![self.visible(caller, id).await?],
-            None => {
-                let held = self.ledger.held(&caller.tenant, clock::now_ms(), None, MOST_HELD).await;
-                [held.map_err(unavailable)?.rows, self.in_doubt_of(caller).await?].concat()
-            }
-        };
+        match id {
+            Some(id) => self.digest(&[self.visible(caller, id).await?]).await,
+            None => self.version_of_all(caller).await,
+        }
+    }
+
+    /// Whoever watches what waits sees the same, so it is read once for each commit, however many they are.
+    async fn version_of_all(&self, caller: &Caller) -> Result<String, Error> {
+        let mut kept = self.tenant(&caller.tenant)?.version.lock().await;
+        // Before reading: what is committed meanwhile has it read again.
+        let (commits, now_ms) = (self.commits(), clock::now_ms());
+        if let Some(kept) = kept.as_ref().filter(|it| it.commits == commits && now_ms < it.until_ms) {
+            return Ok(kept.text.clone());
+        }
+        let held = self.ledger.held(&caller.tenant, now_ms, None, MOST_HELD).await;
+        let held = held.map_err(unavailable)?.rows;
+        let until_ms = held.iter().filter_map(|stored| stored.expires_ms).min().unwrap_or(i64::MAX);
+        let text = self.digest(&[held, self.in_doubt_of(caller).await?].concat()).await?;
+        *kept = Some(Version { commits, until_ms, text: text.clone() });
+        Ok(text)
+    }
+
+    async fn digest(&self, seen: &[Stored]) -> Result<String, Error> {
         let mut digest = Sha256::new();
-        for stored in &seen {
+        for stored in seen {
             let given = self.ledger.approvals(&stored.tenant, stored.id).await.map_err(unavailable)?;
             digest.update(format!("{} {} {} {}\n", stored.id, stored.state, stored.round, given.len()));
         }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use action::{Action, ActionId, IdempotencyKey, Money, OnDuplicate};
 use boundary::{Approved, Decision, Facts};
-use ledger::{Effect, FactsQuery, State, Tolerance};
+use ledger::{Basis, Effect, FactsQuery, State, Tolerance};
 use provider::Provider;
 
 use super::Asked;
@@ -17,6 +17,7 @@ use crate::gateway::Gateway;
 use crate::metrics::Step;
 use crate::pending::Pending;
 use crate::remember::{Row, outward, unavailable};
+use crate::row::EscalationRow;
 use crate::{Error, clock};
 
 /// An action before the judge.
@@ -41,6 +42,12 @@ impl Case<'_> {
     /// What it has behind it, if it was sent before.
     pub(super) fn before(&self) -> Option<&Before> {
         self.resumed.as_ref()?.before.as_ref()
+    }
+
+    /// What people are asked about it, if they have not answered and it is judged only to ask them by other rules.
+    pub(super) fn asked_anew(&self) -> Option<&EscalationRow> {
+        let resumed = self.resumed.as_ref().filter(|it| matches!(it.basis, Basis::Held { .. }));
+        resumed?.escalation.as_ref()
     }
 }
 

@@ -38,9 +38,14 @@ impl Gateway {
             Some(resumed) => resumed.until_ms,
             None => case.asked.arrival.at_ms.saturating_add(wait_ms),
         };
+        // What waits without a key asks nobody: people of that tenant do not exist.
+        let most = match case.asked.caller.is_anonymous() {
+            true => u32::MAX,
+            false => self.config.limits.held_per_agent,
+        };
         let admission = ledger::Admission {
             intent: self.intent(&self.row_of(case, &pending, "held", State::Held), &pending.row)?,
-            hold: Some(Hold { until_ms, needed: case.action.archetype.approvals }),
+            hold: Some(Hold { until_ms, needed: case.action.archetype.approvals, most }),
             debits: Vec::new(),
             effect: case.effect.map(|effect| Effect { tolerate: Tolerance::Anything, ..effect }),
             destination: None,

@@ -94,6 +94,11 @@ impl Gateway {
             }
             let Decision { verdict, stages, observed, record, .. } = decision;
             let judged = self.describe_case(&case, stages, observed, record.to_bytes())?;
+            if let (Verdict::Pass(_), Some(asked_before)) = (&verdict, case.asked_anew()) {
+                // The rules of now ask nobody, but it waits for a yes and nobody has said so: the question stays.
+                let triggers = asked_before.read()?;
+                return self.hold(&case, judged, &triggers).await.map(Next::Said);
+            }
             match verdict {
                 Verdict::Pass(permit) => match self.admit(&case, judged, permit, &facts, quote).await? {
                     Some(next) => return Ok(next),

@@ -58,7 +58,8 @@ impl Gateway {
 
     /// A provider that must name its price does not: nothing can be authorised and nothing was sent.
     pub(super) async fn without_quote(&self, case: &Case<'_>, decision: Decision) -> Result<Answer, Error> {
-        if case.asked.ask.dry_run {
+        // What is only asked about, once more or for the first time, does not end by it.
+        if case.asked.ask.dry_run || case.asked_anew().is_some() {
             return Err(Error::new(Code::ProviderFailed, "the provider named no price").retry_after(5));
         }
         let Decision { stages, observed, record, .. } = decision;

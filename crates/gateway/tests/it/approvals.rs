@@ -104,6 +104,7 @@ async fn what_was_approved_is_carried_out_once_and_the_receipt_says_who_agreed()
 
     let view = gateway.action(&house.agent, waits.id()).await.unwrap();
     assert_eq!((view.state.as_str(), view.approvals.len()), ("COMPLETED", 1));
+    assert_eq!(view.human_approver.as_deref(), Some("anna"));
     let replay = gateway.replay(&house.operator, waits.id()).await.unwrap();
     assert_eq!((replay.result.as_str(), replay.recorded.as_str()), ("same", "pass"));
     let late = gateway.approve(&approver(&house, "ben"), waits.id(), None).await.unwrap_err();
@@ -194,6 +195,26 @@ async fn two_have_to_agree_and_one_who_clicks_twice_is_one() {
     let done = outcome(&house, "acct-1").await;
     assert_eq!(done.kind(), "executed");
     assert_eq!(receipt(&house, &done).await["metadata"]["approvals"].as_array().unwrap().len(), 2);
+    let view = house.gateway().action(&house.agent, waits.id()).await.unwrap();
+    assert_eq!((view.human_approver, view.approvals.len()), (None, 2), "neither of them alone");
+}
+
+#[tokio::test]
+async fn whoever_watches_what_waits_reads_it_once_for_each_commit() {
+    let house = house(1).await;
+    let version = async |name: &str| house.gateway().version(&approver(&house, name), None).await.unwrap();
+    let waits = held(&house, "acct-1").await;
+    let first = version("anna").await;
+    // What changes without a commit of ours tells who reads anew.
+    let set = |round: u32| house.store().execute("UPDATE action SET round = ? WHERE round > 0", [round]);
+    set(7).unwrap();
+    assert_eq!(version("ben").await, first, "nothing was committed");
+    set(1).unwrap();
+    house.gateway().reject(&approver(&house, "anna"), waits.id(), None).await.unwrap();
+    let second = version("ben").await;
+    assert_ne!(second, first);
+    held(&house, "acct-2").await;
+    assert_ne!(version("anna").await, second);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -269,6 +290,77 @@ async fn policies_that_changed_meanwhile_hold_it_again_or_block_it() {
     assert_eq!((blocked.kind(), blocked.code()), ("blocked", "EP_BOUNDARY_BLOCK"), "{}", blocked.body);
     let receipt = receipt(&house, &blocked).await;
     assert_eq!(receipt["metadata"]["approvals"], json!([]), "what was agreed to was of other rules");
+}
+
+#[tokio::test]
+async fn an_agent_cannot_have_people_asked_without_end() {
+    let house = house_with(1, |config| config.limits.held_per_agent = 2).await;
+    let waits = held(&house, "acct-1").await;
+    held(&house, "acct-2").await;
+    let repeated = |recipient: &'static str| {
+        let (house, body) = (&house, house.payment(recipient, "25.00"));
+        async move {
+            assert_eq!(house.said(&format!("first-{recipient}"), &body).await.kind(), "executed");
+            house.said(&format!("second-{recipient}"), &body).await
+        }
+    };
+    let one_more = repeated("acct-3").await;
+    assert_eq!((one_more.kind(), one_more.code()), ("blocked", "EP_BOUNDARY_BLOCK"), "{}", one_more.body);
+    assert_eq!(one_more.reasons(), ["too_many_held"]);
+    receipt(&house, &one_more).await;
+    house.gateway().reject(&approver(&house, "anna"), waits.id(), None).await.unwrap();
+    assert_eq!(repeated("acct-4").await.kind(), "held", "one was decided");
+}
+
+#[tokio::test]
+async fn rules_that_changed_are_asked_about_before_anybody_signs() {
+    let house = house_with(1, |config| config.public_url = Some("http://localhost:8787".into())).await;
+    let anna = approver(&house, "anna");
+    let reload = async |text: &str| {
+        let text = format!("{}{text}", crate::house::POLICY);
+        house.write("policies/default/payments.cedar", &text);
+        house.gateway().reload(&house.admin).await.unwrap();
+    };
+    let ask = async |id: &str| house.gateway().ask_to_sign(&anna, id, None).await.unwrap_err();
+    let shown = async |id: &str| house.gateway().held_one(&anna, id).await.unwrap();
+    let changed = held(&house, "acct-1").await;
+    assert_eq!(ask(changed.id()).await.code, Code::Forbidden, "she has no passkey; nothing has changed");
+
+    // What is new is asked about at once, and one yes is enough for it.
+    reload("@id(\"ask\") @escalate forbid (principal, action, resource);").await;
+    let before = shown(changed.id()).await;
+    let outdated = ask(changed.id()).await;
+    let why = "the policies changed since this was asked; look again";
+    assert_eq!((outdated.code, outdated.message.as_str()), (Code::StateConflict, why));
+    let after = shown(changed.id()).await;
+    assert_eq!(after.escalation_id, format!("{}-2", changed.id()));
+    assert_eq!(after.reasons, ["policy", "probable_duplicate"]);
+    assert_eq!((after.parties, after.expires_at), (before.parties, before.expires_at));
+    assert_eq!(ask(changed.id()).await.code, Code::Forbidden, "it asks by the rules of now");
+    house.gateway().approve(&anna, changed.id(), None).await.unwrap();
+    assert_eq!(outcome(&house, "acct-1").await.kind(), "executed");
+
+    // Rules that no longer ask anybody send nothing that nobody agreed to.
+    let body = house.payment("acct-2", "25.00");
+    let gone = house.said("k2", &body).await;
+    reload("").await;
+    assert_eq!(ask(gone.id()).await.message, why);
+    let after = shown(gone.id()).await;
+    assert_eq!((after.state.as_str(), after.reasons), ("INTENDED", vec!["policy".to_owned()]));
+    assert_eq!(after.escalation_id, format!("{}-2", gone.id()));
+    house.gateway().approve(&anna, gone.id(), None).await.unwrap();
+    assert_eq!(ended(&house, "k2", &body).await.kind(), "executed");
+
+    // What they forbid is not asked about any more.
+    let forbidden = held(&house, "acct-3").await;
+    house.write("catalogue/default/payment.toml", &binding(2));
+    reload("@id(\"no\") forbid (principal, action, resource);").await;
+    let outdated = ask(forbidden.id()).await;
+    assert_eq!(outdated.message, "policies and catalogue changed since this was asked; look again");
+    let blocked = outcome(&house, "acct-3").await;
+    assert_eq!((blocked.kind(), blocked.code()), ("blocked", "EP_BOUNDARY_BLOCK"), "{}", blocked.body);
+    receipt(&house, &blocked).await;
+    assert_eq!(ask(forbidden.id()).await.message, "the action does not wait for approval");
 }
 
 pub(crate) async fn wait_for(

@@ -76,13 +76,17 @@ impl<'a> Batch<'a> {
 
     /// Decides items and writes those that pass.
     pub(crate) fn enter(&mut self, items: &[Item]) -> Sql<Vec<Admitted>> {
+        // What people decide in the same batch changes it.
+        self.rows.held.clear();
         let slots = items.iter().map(|item| self.read(item)).collect::<Sql<Vec<_>>>()?;
         let mut results = admit(&mut self.rows, items);
         for ((item, slot), result) in items.iter().zip(slots).zip(&mut results) {
             if let Admitted::New { entry } = result {
                 *entry = match item.resumes {
                     Some(Basis::Sent { .. }) => self.send_again(item)?,
-                    Some(Basis::Approved { .. } | Basis::Failed { .. }) => self.resume(item)?,
+                    Some(Basis::Held { .. } | Basis::Approved { .. } | Basis::Failed { .. }) => {
+                        self.resume(item)?
+                    }
                     None => self.insert(item, slot)?,
                 };
             }
@@ -110,6 +114,10 @@ impl<'a> Batch<'a> {
         {
             let standing = read::effect(self.db, &effect.hash, intent.at_ms - effect.window_ms)?;
             self.rows.effects.insert(effect.hash, standing);
+        }
+        if item.hold().is_some() && item.resumes.is_none() && !self.rows.held.contains_key(&item.agent()) {
+            let held = read::held_of(self.db, &intent.tenant, &intent.subject, intent.at_ms)?;
+            self.rows.held.insert(item.agent(), held);
         }
         if item.resumes.is_some() {
             let footing = read::footing(self.db, intent.id)?;

@@ -289,6 +289,13 @@ pub(crate) fn held(
     many(db, sql, params![tenant.as_str(), now_ms, after.unwrap_or(i64::MAX), limit], stored_at)
 }
 
+/// How many actions of an agent wait for people. Whatever was held lately is looked at, and nothing else.
+pub(crate) fn held_of(db: &Connection, tenant: &Tenant, subject: &Subject, now_ms: i64) -> Sql<u32> {
+    let sql = "SELECT count(*) FROM action a INDEXED BY action_held CROSS JOIN fate f ON f.row = a.row
+               WHERE a.tenant = ?1 AND a.subject = ?2 AND a.expires > ?3 AND f.state = 1";
+    db.prepare_cached(sql)?.query_row(params![tenant.as_str(), subject.as_str(), now_ms], |row| row.get(0))
+}
+
 pub(crate) fn expired(db: &Connection, now_ms: i64, limit: u32) -> Sql<Vec<Stored>> {
     let sql = concat!(
         stored!(),

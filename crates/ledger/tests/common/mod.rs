@@ -120,9 +120,12 @@ pub fn effect(hash: u8) -> Option<Effect> {
     Some(Effect { hash: [hash; 32], window_ms: 600_000, tolerate: Tolerance::Nothing })
 }
 
+/// More than any test holds, unless it is about that.
+pub const MOST_HELD: u32 = 1000;
+
 /// A hold that one person can end.
 pub fn hold(until_ms: i64) -> Option<Hold> {
-    Some(Hold { until_ms, needed: 1 })
+    Some(Hold { until_ms, needed: 1, most: MOST_HELD })
 }
 
 /// What a person says about the first hold of an action.
@@ -236,16 +239,23 @@ pub fn obstacle(ledger: &dyn Ledger, admission: Admission) -> Obstacle {
 
 /// Holds an action until that many agree.
 pub fn held(ledger: &dyn Ledger, admission: Admission, needed: u32) -> ActionId {
-    admitted(ledger, Admission { hold: Some(Hold { until_ms: NOW + 1000, needed }), ..admission })
+    admitted(
+        ledger,
+        Admission { hold: Some(Hold { until_ms: NOW + 1000, needed, most: MOST_HELD }), ..admission },
+    )
 }
 
 pub fn resume(ledger: &dyn Ledger, id: ActionId, admission: Admission) -> Admitted {
     resume_of(ledger, id, 1, admission)
 }
 
-pub fn resume_of(ledger: &dyn Ledger, id: ActionId, round: u32, mut admission: Admission) -> Admitted {
+pub fn resume_of(ledger: &dyn Ledger, id: ActionId, round: u32, admission: Admission) -> Admitted {
+    resume_from(ledger, id, Basis::Approved { round }, admission)
+}
+
+pub fn resume_from(ledger: &dyn Ledger, id: ActionId, from: Basis, mut admission: Admission) -> Admitted {
     admission.intent.id = id;
-    wait(ledger.resume(Resumption { admission, from: Basis::Approved { round } })).unwrap()
+    wait(ledger.resume(Resumption { admission, from })).unwrap()
 }
 
 pub fn state_of(ledger: &dyn Ledger, id: ActionId) -> State {

@@ -172,3 +172,4 @@ CREATE TABLE notice (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX notice_action ON notice (destination, action, entry);
 CREATE INDEX entry_record ON entry (row) WHERE record IS NOT NULL;
+CREATE INDEX action_held ON action (tenant, subject, expires) WHERE expires IS NOT NULL;

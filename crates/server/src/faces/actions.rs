@@ -76,7 +76,7 @@ pub(crate) struct Record<'a> {
     agent_id: &'a str,
     session_id: Option<&'a str>,
     fleet_id: Option<&'a str>,
-    /// Who was to be asked, not who approved.
+    /// Who decided, if one person did; several stand in `approvals`. Who was to be asked, if nobody has.
     human_approver: Option<&'a str>,
     action: What<'a>,
     reversible: bool,

@@ -18,7 +18,10 @@ async function ask(path, fields) {
   const body = new URLSearchParams({ form: page.form, ...fields });
   const answer = await fetch(`${page.base}/${path}`, { method: "POST", body, credentials: "same-origin" });
   const told = await answer.json();
-  if (!answer.ok) throw new Error(told.message ?? told.error?.untrusted_text ?? told.error?.message);
+  if (!answer.ok) {
+    const error = new Error(told.message ?? told.error?.untrusted_text ?? told.error?.message);
+    throw Object.assign(error, { outdated: answer.status === 409 });
+  }
   return told;
 }
 
@@ -78,7 +81,8 @@ async function act(button) {
   } catch (error) {
     delete form.dataset.sent;
     say(error.name === "NotAllowedError" ? "Nothing was signed." : error.message);
-    button.focus();
+    if (error.outdated && byId("decision")) outdate();
+    else button.focus();
   }
 }
 
@@ -105,12 +109,18 @@ function reveal() {
   for (const note of document.querySelectorAll("[data-elsewhere]")) note.hidden = here;
 }
 
+// What was shown is not what would be agreed to any more.
+function outdate() {
+  byId("changed").hidden = false;
+  for (const button of byId("decision").querySelectorAll("[data-approves]")) button.disabled = true;
+}
+
 // What is shown is read anew. Whoever is about to decide is told, and nothing is moved under their hands.
 async function changed(version) {
   if (byId("decision")) {
-    byId("changed").hidden = false;
-    say("This action has changed since you opened it. Look again before you decide.");
-    for (const button of byId("decision").querySelectorAll("[data-approves]")) button.disabled = true;
+    // Who was told already why does not hear it in fewer words.
+    if (byId("changed").hidden) say("This action has changed since you opened it. Look again before you decide.");
+    outdate();
     return;
   }
   const answer = await fetch(location.href, { credentials: "same-origin" });
