@@ -312,7 +312,6 @@ fn back_to(version: i64, directory: &Path) {
 const UNDONE: &[(i64, &str)] = &[
     (8, "DROP INDEX action_held"),
     (7, "DROP INDEX entry_record"),
-    (7, "ALTER TABLE effect RENAME COLUMN row TO action; ALTER TABLE address RENAME COLUMN row TO outcome"),
     (6, "DROP TABLE notice; DROP TABLE destination"),
     (5, "DROP TABLE passkey"),
     (

@@ -10,7 +10,6 @@ use super::Shared;
 use super::filter::Kind;
 use super::packed;
 use super::read::{self, Slot, Sql};
-use super::sliced::{ADDRESSES, EFFECTS};
 use super::write::{Fate, Statements};
 use crate::admit::{Cell, Gate, Item, Rows, admit, corrected};
 use crate::entry::Chain;
@@ -195,10 +194,9 @@ impl<'a> Batch<'a> {
         }
         if let Some(effect) = item.effect() {
             let tag = identity::tag(&effect.hash);
-            EFFECTS.insert(self.db, tag, row, row)?;
+            self.write.effect(tag, row, row)?;
             self.shared.filter.add(Kind::Effect, tag);
         }
-        EFFECTS.join(self.db, row)?;
         self.tail.action += 1;
         Ok(entry)
     }
@@ -209,13 +207,13 @@ impl<'a> Batch<'a> {
         let entry = self.entry(intent.at_ms, Some(intent.id), &intent.entry, None)?;
         let Some(fate) = self.write.find(intent.id)? else { return Ok(entry) };
         if let Some((hash, place)) = read::effect_place(self.db, fate.row)? {
-            EFFECTS.forget(self.db, identity::tag(&hash), place, fate.row)?;
+            self.write.forget_effect(identity::tag(&hash), place, fate.row)?;
         }
         let newest = self.tail.action - 1;
         self.write.resume(fate.row, item, newest)?;
         if let Some(effect) = item.effect() {
             let tag = identity::tag(&effect.hash);
-            EFFECTS.insert(self.db, tag, newest, fate.row)?;
+            self.write.effect(tag, newest, fate.row)?;
             self.shared.filter.add(Kind::Effect, tag);
         }
         let debit = intent.amount.filter(|_| item.sends()).map_or(0, |amount| amount.minor());
@@ -364,12 +362,11 @@ impl<'a> Batch<'a> {
         let row = self.tail.outcome;
         self.write.outcome(row, action, previous, outcome, entry)?;
         if outcome.receipt.is_some() {
+            self.write.addresses(digests.addresses, row)?;
             for tag in digests.addresses {
-                ADDRESSES.insert(self.db, tag, row, row)?;
                 self.shared.filter.add(Kind::Address, tag);
             }
         }
-        ADDRESSES.join(self.db, row)?;
         self.tail.outcome += 1;
         Ok(row)
     }

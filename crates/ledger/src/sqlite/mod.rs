@@ -22,7 +22,6 @@ mod packed;
 mod prune;
 mod queue;
 mod read;
-mod sliced;
 mod spread;
 mod verify;
 mod write;

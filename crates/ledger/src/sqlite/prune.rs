@@ -4,8 +4,7 @@
 use rusqlite::params;
 
 use super::batch::Batch;
-use super::read::{self, Sql};
-use super::sliced::{ADDRESSES, EFFECTS};
+use super::read::{self, ADDRESS_SLICE, EFFECT_SLICE, Sql};
 use crate::identity;
 use crate::pruned::Pruned;
 
@@ -67,7 +66,9 @@ impl Batch<'_> {
             next = self.forget_outcome(outcome, pruned)?;
         }
         if let Some(effect) = &old.effect {
-            EFFECTS.forget(self.db, identity::tag(effect), old.place, old.row)?;
+            let sql = "DELETE FROM effect WHERE slice = ?1 AND tag = ?2 AND action = ?3";
+            let values = [old.place >> EFFECT_SLICE, identity::tag(effect), old.row];
+            self.db.prepare_cached(sql)?.execute(values)?;
         }
         let sql = "DELETE FROM approval WHERE action = ?1 RETURNING entry";
         for entry in read::many(self.db, sql, [old.row], |row| row.get(0))? {
@@ -90,7 +91,9 @@ impl Batch<'_> {
                 Ok((row.get(0)?, row.get(1)?, row.get(2)?, addresses))
             })?;
         for address in addresses.iter().flatten() {
-            ADDRESSES.forget(self.db, identity::address(address), outcome, outcome)?;
+            let sql = "DELETE FROM address WHERE slice = ?1 AND tag = ?2 AND outcome = ?3";
+            let values = [outcome >> ADDRESS_SLICE, identity::address(address), outcome];
+            self.db.prepare_cached(sql)?.execute(values)?;
         }
         pruned.outcome(outcome, entry, receipt);
         Ok(previous)

@@ -10,7 +10,6 @@ use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use sha2::{Digest, Sha256};
 
 use super::packed;
-use super::sliced::{ADDRESSES, EFFECTS};
 use crate::admit::{Claimed, Footing};
 use crate::audit::Terms;
 use crate::entry::{self, Reading};
@@ -22,6 +21,11 @@ use crate::{
 };
 
 pub(crate) type Sql<T> = rusqlite::Result<T>;
+
+/// How many neighbouring rows share a slice of an index cut into slices: few enough that a slice stays in a handful
+/// of pages, and many enough that a search through all slices stays short. Effects are looked for more often.
+pub(crate) const EFFECT_SLICE: u32 = 12;
+pub(crate) const ADDRESS_SLICE: u32 = 10;
 
 /// Clocks of requests may run this far apart from the order of their rows, in milliseconds: a request keeps the time at
 /// which it came in while a provider names its price, which may take two minutes.
@@ -87,11 +91,11 @@ pub(crate) fn effect(db: &Connection, hash: &[u8; 32], since_ms: i64) -> Sql<Vec
     let Some(newest) = last_row(db, "action")? else { return Ok(standing) };
     let oldest = first_row_since(db, newest, since_ms.saturating_sub(SKEW_MS))?;
     let mut select = db.prepare_cached(
-        "SELECT a.id, coalesce(a.resumed, a.at) claimed, f.state FROM effect e JOIN action a ON a.row = e.row
-         JOIN fate f ON f.row = e.row WHERE e.slice = ?1 AND e.tag = ?2 AND a.effect = ?3 AND claimed > ?4
-         ORDER BY claimed DESC, e.row DESC",
+        "SELECT a.id, coalesce(a.resumed, a.at) claimed, f.state FROM effect e JOIN action a ON a.row = e.action
+         JOIN fate f ON f.row = e.action WHERE e.slice = ?1 AND e.tag = ?2 AND a.effect = ?3 AND claimed > ?4
+         ORDER BY claimed DESC, e.action DESC",
     )?;
-    for slice in EFFECTS.slices(db, oldest, newest)? {
+    for slice in (oldest >> EFFECT_SLICE..=newest >> EFFECT_SLICE).rev() {
         let mut rows = select.query(params![slice, identity::tag(hash), hash, since_ms])?;
         while let Some(row) = rows.next()? {
             if state(row, 2)?.claims_effect() {
@@ -364,8 +368,8 @@ pub(crate) fn receipt(db: &Connection, tenant: &Tenant, id: &str) -> Sql<Option<
 
 pub(crate) fn address(db: &Connection, text: &str) -> Sql<Option<Settled>> {
     let Some(newest) = last_row(db, "outcome")? else { return Ok(None) };
-    let mut select = db.prepare_cached("SELECT row FROM address WHERE slice = ?1 AND tag = ?2")?;
-    for slice in ADDRESSES.slices(db, 0, newest)? {
+    let mut select = db.prepare_cached("SELECT outcome FROM address WHERE slice = ?1 AND tag = ?2")?;
+    for slice in (0..=newest >> ADDRESS_SLICE).rev() {
         let mut rows = select.query([slice, identity::address(text)])?;
         while let Some(row) = rows.next()? {
             let sql = concat!(settled!(), "WHERE o.row = ?1 AND (o.short = ?2 OR o.signature = ?2)");

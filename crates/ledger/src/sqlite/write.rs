@@ -3,8 +3,7 @@
 use action::ActionId;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
-use super::read::{self, Sql};
-
+use super::read::{self, ADDRESS_SLICE, EFFECT_SLICE, Sql};
 use crate::admit::Item;
 use crate::intake::Lease;
 use crate::{Approval, Outcome, State};
@@ -24,7 +23,9 @@ pub(crate) struct Fate {
 pub(crate) struct Statements<'a> {
     action: CachedStatement<'a>,
     fate: CachedStatement<'a>,
+    effect: CachedStatement<'a>,
     outcome: CachedStatement<'a>,
+    address: CachedStatement<'a>,
     entry: CachedStatement<'a>,
     find: CachedStatement<'a>,
     change: CachedStatement<'a>,
@@ -40,9 +41,11 @@ impl<'a> Statements<'a> {
                  ?17, ?18, ?19, ?20, ?21, NULL, NULL, ?22, ?23, ?24, ?25, ?26)",
             )?,
             fate: db.prepare_cached("INSERT INTO fate VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?,
+            effect: db.prepare_cached("INSERT INTO effect VALUES (?1, ?2, ?3)")?,
             outcome: db.prepare_cached(
                 "INSERT INTO outcome VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
             )?,
+            address: db.prepare_cached("INSERT OR IGNORE INTO address VALUES (?1, ?2, ?3)")?,
             entry: db.prepare_cached("INSERT INTO entry VALUES (?1, ?2, ?3)")?,
             // Of the action only its index is read.
             find: db.prepare_cached(
@@ -155,6 +158,16 @@ impl<'a> Statements<'a> {
         found.optional()
     }
 
+    /// An action's effect is found in the slice of `place`.
+    pub(crate) fn effect(&mut self, tag: i64, place: i64, action: i64) -> Sql<()> {
+        self.effect.execute([place >> EFFECT_SLICE, tag, action]).map(drop)
+    }
+
+    pub(crate) fn forget_effect(&mut self, tag: i64, place: i64, action: i64) -> Sql<()> {
+        let sql = "DELETE FROM effect WHERE slice = ?1 AND tag = ?2 AND action = ?3";
+        self.db.prepare_cached(sql)?.execute([place >> EFFECT_SLICE, tag, action]).map(drop)
+    }
+
     pub(crate) fn outcome(
         &mut self,
         row: i64,
@@ -181,6 +194,13 @@ impl<'a> Statements<'a> {
             payload,
         ]);
         written.map(drop)
+    }
+
+    pub(crate) fn addresses(&mut self, tags: [i64; 2], outcome: i64) -> Sql<()> {
+        for tag in tags {
+            self.address.execute([outcome >> ADDRESS_SLICE, tag, outcome])?;
+        }
+        Ok(())
     }
 
     pub(crate) fn entry(&mut self, row: i64, bytes: &[u8], record: Option<&[u8]>) -> Sql<()> {

@@ -48,14 +48,14 @@ CREATE UNIQUE INDEX outcome_receipt ON outcome (receipt_id) WHERE receipt_id IS 
 CREATE TABLE address (
     slice INTEGER NOT NULL,
     tag INTEGER NOT NULL,
-    row INTEGER NOT NULL,
-    PRIMARY KEY (slice, tag, row)
+    outcome INTEGER NOT NULL,
+    PRIMARY KEY (slice, tag, outcome)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE effect (
     slice INTEGER NOT NULL,
     tag INTEGER NOT NULL,
-    row INTEGER NOT NULL,
-    PRIMARY KEY (slice, tag, row)
+    action INTEGER NOT NULL,
+    PRIMARY KEY (slice, tag, action)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE entry (
     row INTEGER PRIMARY KEY,
