@@ -20,7 +20,7 @@ mod migrations {
 }
 
 /// Connection caches, in KiB. The writer's holds the inner pages of every index.
-const WRITER_CACHE: i64 = 24 * 1024;
+const WRITER_CACHE: i64 = 8 * 1024;
 const READER_CACHE: i64 = 2 * 1024;
 
 pub(crate) fn writer(path: &Path) -> Result<Connection, Error> {
