@@ -144,7 +144,11 @@ pub(crate) fn settlement(
             reply: Some(ledger::Reply { status: reply.status, body: reply.body }),
             receipt: receipt.zip(receipt_id).map(|(receipt, id)| stored(receipt, &id)),
             payload,
-            entry: entry(event(state, outcome.code)),
+            entry: entry(match (pending.settled, state) {
+                // An effect after the last word: people are told of this event.
+                (true, State::Executed) => Alert::LateEffect.as_str(),
+                _ => event(state, outcome.code),
+            }),
         },
         charged: match pending.settled {
             true => charged_late(state, pending.money, charged),

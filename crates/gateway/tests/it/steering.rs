@@ -98,6 +98,9 @@ async fn an_effect_after_the_last_word_amends_it_and_is_not_had_twice() {
     assert_eq!((record.state.as_str(), record.attempts.len()), ("COMPLETED", 1));
     let kinds: Vec<_> = record.receipts.iter().map(|it| it.event_type.as_str()).collect();
     assert_eq!(kinds, ["ORIGINAL", "AMENDMENT_SETTLEMENT", "AMENDMENT_SETTLEMENT"]);
+    let told = "SELECT count(*) FROM entry WHERE instr(CAST(bytes AS TEXT), '\"event\":\"late_effect\"')";
+    let told: i64 = house.store().query_row(told, [], |row| row.get(0)).unwrap();
+    assert_eq!(told, 1, "notices go by the event");
     assert_eq!((bank.effects().count, house.spent()), (1, 2500));
     let metrics = house.gateway().metrics().unwrap();
     let alerts = metrics
