@@ -24,11 +24,14 @@ pub(super) enum Values {
     StandIn,
 }
 
+/// What `catalog check` compiles bindings with, where there are no secrets. It goes nowhere: a check sends nothing.
+const NO_VALUE: &str = "no-value-is-read-for-a-check";
+
 impl Values {
     /// The value of a secret, or of one member of it.
     pub(super) fn read(self, name: &str, source: &Source) -> Result<Zeroizing<String>, Error> {
         if self == Values::StandIn {
-            return Ok(Zeroizing::new("placeholder".to_owned()));
+            return Ok(Zeroizing::new(NO_VALUE.to_owned()));
         }
         let mut value = read(name, source)?;
         if value.ends_with('\n') {
