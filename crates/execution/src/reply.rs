@@ -10,6 +10,8 @@ pub enum Reply {
     Confirmed(Confirmation),
     /// The provider declined: the effect is known to be absent.
     Refused(Refusal),
+    /// There is no effect yet: the payer has to confirm it to the provider first.
+    Challenged(Challenge),
     /// Nothing left us: the effect is known to be absent. `why` is our own text.
     NotSent {
         /// What kept it here, in words of our own.
@@ -58,6 +60,15 @@ pub struct Refusal {
     pub answer: Value,
     /// Whether the binding says that it may pass: another attempt may fare better.
     pub transient: bool,
+}
+
+/// What a payer has to answer before there is an effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Challenge {
+    /// Where: HTTPS, at a host that the operator lists. Foreign, and not for us to open.
+    pub url: String,
+    /// Until when, Unix milliseconds.
+    pub until_ms: i64,
 }
 
 /// How the absence of an effect is known.

@@ -277,6 +277,7 @@ fn master(config: &Config, folder: &Path) -> Result<zeroize::Zeroizing<Vec<u8>>,
 
 fn doors(config: &Config) -> Result<Doors, String> {
     let rules = egress::Rules::parse(&config.egress.allow, &config.egress.plain_http)
+        .and_then(|rules| rules.and_challenges(&config.egress.challenge_hosts))
         .map_err(|error| format!("`egress`: {error}"))?;
     let secrets = Secrets::load(config.provider_secrets()?).map_err(|errors| joined(&errors))?;
     Ok(Doors { egress: Egress::new(rules), secrets })

@@ -29,7 +29,9 @@ mod approvals;
 mod audit;
 mod authority;
 mod buckets;
+mod callbacks;
 mod caller;
+mod challenge;
 mod clock;
 mod code;
 pub mod config;
@@ -73,6 +75,7 @@ pub use gateway::{Gateway, listed};
 pub use installation::{Installation, Keyring};
 pub use notices::Topic;
 pub use outcome::{Details, Kind, Missing, Outcome, ReceiptRef, Render, Reply, WOULD_EXECUTE};
+pub use provider::Signed;
 pub use request::{Answer, Ask};
 pub use views::{
     ActionView, AttemptView, Page, PublicReceipt, ReceiptView, ReplayView, RetryView, RollbackView,

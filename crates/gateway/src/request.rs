@@ -203,6 +203,7 @@ fn able(action: &Action, provider: &dyn Provider) -> Result<(), Error> {
     match action.payment_mode {
         PaymentMode::ImmediateCharge => {}
         PaymentMode::QuoteOnly if quotes(action) => {}
+        PaymentMode::ImmediateChargeWithChallenge if provider.capabilities().challenge.is_some() => {}
         mode => {
             return Err(Error::new(
                 Code::ProviderCannot,

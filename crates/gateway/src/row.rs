@@ -152,6 +152,19 @@ pub(crate) struct CallRow {
     /// When it was first marked sent, Unix milliseconds; for what is tried again only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_ms: Option<i64>,
+    /// What its payer was asked, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub challenge: Option<ChallengeRow>,
+}
+
+/// What a payer has to confirm to the provider.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ChallengeRow {
+    /// Where; the provider's word, at a host that the operator lists.
+    pub url: String,
+    /// Until when, Unix milliseconds.
+    pub until_ms: i64,
 }
 
 /// An attempt that is over and had no effect.
@@ -258,6 +271,11 @@ impl IntentRow {
         self.attempts.iter().any(|attempt| attempt.last_word)
     }
 
+    /// Was its payer asked to confirm the latest attempt?
+    pub(crate) fn was_challenged(&self) -> bool {
+        self.call.as_ref().is_some_and(|call| call.challenge.is_some())
+    }
+
     /// Digests of the rules that people saw it judged by when they were asked: policies, catalogue, entities.
     pub(crate) fn seen_under<'a>(&'a self, escalation: Option<&'a EscalationRow>) -> [Option<&'a str>; 3] {
         let digests = match escalation.and_then(|escalation| escalation.seen.as_ref()) {
@@ -334,6 +352,7 @@ impl CallRow {
             sends: course.map_or(1, |course| course.sends),
             retries: course.map_or(0, |course| course.retries),
             first_ms: course.map(|course| course.first_ms),
+            challenge: None,
         }
     }
 

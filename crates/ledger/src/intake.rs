@@ -108,13 +108,13 @@ pub enum Basis {
     },
 }
 
-/// An action rests until it is due: for its next attempt, because the one before is known to have had no effect, or for
-/// the next step of undoing its effect.
+/// An action rests until it is due: for its next attempt, because the one before is known to have had no effect, for
+/// the next step of undoing its effect, or for its payer's answer, and then what its caller was told before is void.
 #[derive(Clone, Debug)]
 pub struct Deferral {
     /// Which action.
     pub action: ActionId,
-    /// [`State::Waiting`] or [`State::RollingBack`].
+    /// [`State::Waiting`], [`State::RollingBack`] or [`State::Challenged`].
     pub state: State,
     /// Who says so.
     pub by: By,

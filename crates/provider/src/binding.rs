@@ -65,6 +65,7 @@ pub(crate) fn read_capabilities(
         queryable: table.get("queryable").map(|node| read_queryable(&node)).transpose()?,
         cancellable: table.flag("cancellable")?,
         repeat_safe,
+        challenge: None,
     })
 }
 

@@ -31,6 +31,7 @@ pub mod receivers;
 pub mod sandbox;
 pub mod secrets;
 mod template;
+mod webhooks;
 
 use std::fmt;
 use std::time::Duration;
@@ -42,8 +43,10 @@ use serde_json::Value;
 
 pub use binding::{compile, sandboxed};
 pub use egress::Egress;
+pub use http::{Callback, Told};
 pub use reader::Mistake;
 pub use secrets::Secrets;
+pub use webhooks::Signed;
 
 /// Somebody outside who has effects.
 pub trait Provider: Send + Sync + fmt::Debug {
@@ -76,6 +79,11 @@ pub trait Provider: Send + Sync + fmt::Debug {
 
     /// What there is before an action changes it; `None` where the provider cannot say. Causes no effect.
     fn snapshot<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<Option<Value>, Unquoted>>;
+
+    /// How its own word is known and read; `None` if it has none.
+    fn callback(&self) -> Option<&Callback> {
+        None
+    }
 
     /// What an action would cost. Causes no effect.
     fn quote<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<Money, Unquoted>>;

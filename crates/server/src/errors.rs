@@ -136,10 +136,13 @@ const fn words(code: Code) -> Words {
             401,
             "authentication",
             "no valid API key was presented",
-            "The header `Authorization: Bearer …` is missing, malformed, or its key is unknown or revoked.",
+            "The header `Authorization: Bearer …` is missing, malformed, or its key is unknown or revoked. Of a provider's \
+             callback: its signature is missing, wrong, made with a secret that no binding of this name has, or older than \
+             five minutes.",
             &[
                 "send Authorization: Bearer followed by your API key",
                 "ask an admin for a key if yours was revoked",
+                "of a callback: sign it with the secret that the binding's `callback` names, and set the clock right",
             ],
         ),
         Forbidden => (

@@ -7,8 +7,8 @@ use gateway::{Code, Deed, Error, Role};
 use http::{HeaderMap, Method};
 
 use crate::faces::{
-    actions, approval_page, approvals, audit, discovery, execution_protocol, keys, mandates, operations,
-    receipts,
+    actions, approval_page, approvals, audit, callbacks, discovery, execution_protocol, keys, mandates,
+    operations, receipts,
 };
 use crate::fault::Audience;
 use crate::openapi::{Answer, Schema};
@@ -59,6 +59,8 @@ pub enum Who {
     Figures,
     /// Whoever is logged in to the approval page.
     Session,
+    /// A provider whose binding shares a secret with it: its signature is the key.
+    Provider,
     /// A caller whose role allows this. In the sandbox a caller without a key is an agent.
     May(Deed),
 }
@@ -67,7 +69,7 @@ impl Who {
     /// The roles that are let in; none for what anybody may use.
     pub fn roles(self) -> impl Iterator<Item = Role> {
         let deed = match self {
-            Who::Anyone | Who::Session => None,
+            Who::Anyone | Who::Session | Who::Provider => None,
             Who::Figures => Some(Deed::ReadTenant),
             Who::May(deed) => Some(deed),
         };
@@ -138,6 +140,13 @@ const DECIDING: &[Code] = &[
 const UNDOING: &[Code] =
     &[Code::NotFound, Code::StateConflict, Code::Erased, Code::RollbackRequired, Code::ProviderCannot];
 const STEERING: &[Code] = &[Code::NotFound, Code::StateConflict, Code::Erased];
+const HEARING: &[Code] = &[
+    Code::Unauthenticated,
+    Code::MalformedBody,
+    Code::BodyTooLarge,
+    Code::UnsupportedMediaType,
+    Code::StateConflict,
+];
 /// Of forms.
 const SENDING: &[Code] =
     &[Code::BodyTooLarge, Code::MalformedBody, Code::UnsupportedMediaType, Code::ValidationFailed];
@@ -307,6 +316,18 @@ pub static ROUTES: &[Route] = &[
         query: &[],
         codes: UNDOING,
         handler: by!(actions::rollback),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/callbacks/{binding}",
+        place: Place::Root,
+        who: Who::Provider,
+        summary: "What a provider says of its own accord about an action that was sent to it",
+        body: Some(Schema::Anything),
+        answers: &[Answer::json(200, "It need not be said again", Schema::Received)],
+        query: &[],
+        codes: HEARING,
+        handler: by!(callbacks::receive),
     },
     Route {
         method: Method::GET,
@@ -852,6 +873,7 @@ impl Route {
             Who::Session | Who::May(Deed::Approve | Deed::Govern | Deed::Administer) => Audience::Operators,
             Who::May(Deed::Execute | Deed::Steer | Deed::ReadOwn | Deed::ReadTenant | Deed::Audit)
             | Who::Anyone
+            | Who::Provider
             | Who::Figures => Audience::Agents,
         }
     }
@@ -860,7 +882,7 @@ impl Route {
     pub(crate) fn environment(&self, headers: &HeaderMap, path: Environment) -> Result<Environment, Error> {
         match self.who {
             Who::May(_) => request::mode(headers, path, self.place == Place::Chosen),
-            Who::Anyone | Who::Figures | Who::Session => Ok(path),
+            Who::Anyone | Who::Figures | Who::Session | Who::Provider => Ok(path),
         }
     }
 }

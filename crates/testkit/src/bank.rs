@@ -3,7 +3,7 @@
 //!
 //! Run it inside a test with [`Bank::start`], or as a process of its own with [`serve`]. Both
 //! speak the same HTTP: `/oauth/token`, `/v1/payments`, `/v1/payments/{id}/refunds`, `/v1/accounts/{name}`, `/v1/effects`,
-//! `/v1/faults`.
+//! `/v1/faults`, and for payers `/challenges/{id}`.
 
 mod amount;
 mod books;
@@ -11,6 +11,7 @@ mod fault;
 mod http;
 mod journal;
 mod line;
+mod payer;
 mod tokens;
 
 use std::io;
@@ -26,6 +27,7 @@ use tokio::task::JoinHandle;
 pub use books::{Effects, OPERATING};
 pub use fault::{Fault, Injection, Target};
 pub use journal::{Effect, read_journal};
+pub use payer::{Callback, Misdelivery, Payers, sign};
 
 /// What a bank is opened with.
 #[derive(Clone)]
@@ -40,6 +42,10 @@ pub struct Options {
     pub currency: String,
     /// How long an idempotency key is remembered after its payment; `None` ignores keys.
     pub idempotency: Option<Duration>,
+    /// Which payments their payer has to confirm first; `None` for none.
+    pub payers: Option<Payers>,
+    /// Who is told what a payer said.
+    pub callback: Option<Callback>,
     /// A file to which each effect is appended and synced before the payment is answered.
     pub journal: Option<PathBuf>,
 }
@@ -64,6 +70,8 @@ impl Default for Options {
             opening_minor: 100_000_000,
             currency: "USD".into(),
             idempotency: Some(Duration::from_secs(24 * 60 * 60)),
+            payers: None,
+            callback: None,
             journal: None,
         }
     }
@@ -152,6 +160,26 @@ impl Bank {
     /// How many payments were given back.
     pub fn refunds(&self) -> u64 {
         self.counter.books().refunds()
+    }
+
+    /// Tells from now on there what payers say.
+    pub fn call_back(&self, to: Callback) {
+        self.counter.caller().call_at(to);
+    }
+
+    /// Has the next callback go wrong, behind those already queued.
+    pub fn misdeliver(&self, how: Misdelivery) {
+        self.counter.caller().misdeliver(how);
+    }
+
+    /// What was answered to callbacks, in order; 0 where nothing was.
+    pub fn callbacks(&self) -> Vec<u16> {
+        self.counter.caller().answers()
+    }
+
+    /// The payments that wait for their payer, by id.
+    pub fn awaited(&self) -> Vec<String> {
+        self.counter.books().all_awaited()
     }
 
     /// Queues faults for the next requests, behind those already queued.

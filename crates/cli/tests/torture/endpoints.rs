@@ -68,6 +68,7 @@ const TABLE: &str = "
     POST /sandbox/v1/signing-keys/{kid}/compromise      401 401 403 403 403 403 403 200 403
     POST /sandbox/v1/observe                            401 401 403 403 403 403 403 200 own
     POST /sandbox/v1/reload                             401 401 403 403 403 403 403 200 own
+    POST /v1/callbacks/{binding}                        401 401 401 401 401 401 401 401 own
     GET  /approvals                                     200 200 200 200 200 200 200 200 own
     POST /approvals/login                               403 403 403 403 403 403 403 403 own
     POST /approvals/greeting                            403 403 403 403 403 403 403 403 own
@@ -255,6 +256,7 @@ impl World<'_> {
             "/v1/passkeys/{id}/enrol" => self.registered().await,
             "/v1/passkeys/{id}/revoke" => self.registered().await,
             "/v1/receipts/{id}" => receipt.clone(),
+            "/v1/callbacks/{binding}" => "bank".to_owned(),
             "/r/{address}" => address.clone(),
             "/v1/mandates/{jti}/revoke" => {
                 let issued = admin.post(&format!("{base}/v1/mandates"), &mandate("default")).await;

@@ -4,6 +4,7 @@ pub(crate) mod actions;
 pub(crate) mod approval_page;
 pub(crate) mod approvals;
 pub(crate) mod audit;
+pub(crate) mod callbacks;
 pub(crate) mod discovery;
 pub(crate) mod execution_protocol;
 pub(crate) mod keys;
