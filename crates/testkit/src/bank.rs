@@ -177,6 +177,11 @@ impl Bank {
         self.counter.caller().answers()
     }
 
+    /// A payer confirms a payment, or declines it; false if it is too late for that.
+    pub fn payer_says(&self, payment: &str, yes: bool) -> bool {
+        payer::says(&self.counter, payment, yes)
+    }
+
     /// The payments that wait for their payer, by id.
     pub fn awaited(&self) -> Vec<String> {
         self.counter.books().all_awaited()

@@ -4,6 +4,7 @@
 
 mod approvals;
 mod banked;
+mod challenges;
 mod exactly_once;
 mod house;
 mod notices;

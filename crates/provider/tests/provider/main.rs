@@ -8,6 +8,7 @@ mod answers;
 mod aws;
 mod bank;
 mod bindings;
+mod challenges;
 mod common;
 mod egress;
 mod faults;

@@ -163,33 +163,33 @@ pub(super) async fn page(State(counter): State<Arc<Counter>>, Path(id): Path<Str
     .into_response()
 }
 
-/// What a payer said.
+/// What a payer said on the page.
 pub(super) async fn answer(
     State(counter): State<Arc<Counter>>,
     Path((id, word)): Path<(String, String)>,
 ) -> Response {
-    let now = Instant::now();
-    let settled = match word.as_str() {
-        "confirm" => counter.books().confirm(&id, now),
-        "decline" => counter.books().decline(&id, now),
+    let yes = match word.as_str() {
+        "confirm" => true,
+        "decline" => false,
         _ => return refusal(StatusCode::NOT_FOUND, "not_found", "no such page"),
     };
-    match settled {
-        Settled::Paid(payment) => {
-            counter.caller().tell(word_on(
-                "payment.settled",
-                &payment.id,
-                &payment.order,
-                counter.currency(),
-            ));
-            Json(json!({ "status": "settled" })).into_response()
-        }
-        Settled::Declined(order) => {
-            counter.caller().tell(word_on("payment.declined", &id, &order, counter.currency()));
-            Json(json!({ "status": "declined" })).into_response()
-        }
-        Settled::Over => refusal(StatusCode::CONFLICT, "over", "this challenge is over"),
+    match says(&counter, &id, yes) {
+        true => Json(json!({ "status": if yes { "settled" } else { "declined" } })).into_response(),
+        false => refusal(StatusCode::CONFLICT, "over", "this challenge is over"),
     }
+}
+
+/// A payer answers; false if it is too late for that.
+pub(super) fn says(counter: &Counter, id: &str, yes: bool) -> bool {
+    let now = Instant::now();
+    let settled = if yes { counter.books().confirm(id, now) } else { counter.books().decline(id, now) };
+    let (what, order) = match &settled {
+        Settled::Paid(payment) => ("payment.settled", &payment.order),
+        Settled::Declined(order) => ("payment.declined", order),
+        Settled::Over => return false,
+    };
+    counter.caller().tell(word_on(what, id, order, counter.currency()));
+    true
 }
 
 fn word_on(what: &str, id: &str, order: &Order, currency: &str) -> Value {
