@@ -6,6 +6,7 @@ mod alerts;
 mod approval_page;
 mod approvals;
 mod audit;
+mod challenges;
 mod codes;
 mod endpoints;
 mod fsync;

@@ -107,23 +107,24 @@ impl Caller {
                 let secret = format!("whsec_{}", STANDARD.encode([7; 32]));
                 self.send(&Callback { secret, ..to.clone() }, &id, seconds(), body).await;
             }
-            Some(Misdelivery::Old) => self.send(to, &id, seconds() - 3600, body).await,
+            Some(Misdelivery::Old) => drop(self.send(to, &id, seconds() - 3600, body).await),
             Some(Misdelivery::Late { ms }) => {
                 sleep(Duration::from_millis(ms)).await;
-                self.insist(to, &id, body).await;
+                self.insist(&id, body).await;
             }
             Some(Misdelivery::Twice) => {
-                self.insist(to, &id, body).await;
-                self.insist(to, &id, body).await;
+                self.insist(&id, body).await;
+                self.insist(&id, body).await;
             }
-            None => self.insist(to, &id, body).await,
+            None => self.insist(&id, body).await,
         }
     }
 
-    async fn insist(&self, to: &Callback, id: &str, body: &str) {
+    /// Each time where it is to be told then.
+    async fn insist(&self, id: &str, body: &str) {
         for _ in 0..TRIES {
-            self.send(to, id, seconds(), body).await;
-            if lock(&self.answers).last().is_some_and(|status| (200..300).contains(status)) {
+            let Some(to) = lock(&self.to).clone() else { return };
+            if (200..300).contains(&self.send(&to, id, seconds(), body).await) {
                 return;
             }
             sleep(PAUSE).await;
@@ -131,15 +132,16 @@ impl Caller {
     }
 
     /// What cannot be delivered at all is answered 0.
-    async fn send(&self, to: &Callback, id: &str, seconds: u64, body: &str) {
+    async fn send(&self, to: &Callback, id: &str, seconds: u64, body: &str) -> u16 {
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).build();
-        let Ok(client) = client else { return };
+        let Ok(client) = client else { return 0 };
         let request = client.post(&to.url).header(header::CONTENT_TYPE, "application/json");
         let request = request.header("webhook-id", id).header("webhook-timestamp", seconds);
         let request = request.header("webhook-signature", sign(&to.secret, id, seconds, body));
         let answer = request.body(body.to_owned()).send().await;
         let status = answer.map_or(0, |answer| answer.status().as_u16());
         lock(&self.answers).push(status);
+        status
     }
 }
 
