@@ -434,6 +434,19 @@ async fn what_waits_for_its_payer_outlives_a_restart_and_cannot_be_called_off_or
 }
 
 #[tokio::test]
+async fn the_sandbox_has_payers_who_confirm_and_who_decline() {
+    let mut house = House::with(|config| config.limits.recovery_interval_ms = 20).await;
+    house.installation.start();
+    for (recipient, kind) in [("sandbox:challenge", "executed"), ("sandbox:challenge-declined", "failed")] {
+        let body = payment(&house, recipient);
+        let said = house.said(recipient, &body).await;
+        assert_eq!(said.kind(), "needs_challenge", "{}", said.body);
+        assert!(said.body["details"]["challenge_url"].as_str().unwrap().contains(".invalid/"));
+        house.until(recipient, &body, kind).await;
+    }
+}
+
+#[tokio::test]
 async fn a_callback_of_another_attempt_ends_nothing() {
     let (house, _bank) = house(By::Word).await;
     let said = challenged(&house, "k").await;
