@@ -143,6 +143,10 @@ impl Gateway {
                     self.believe(word).await
                 }
             }
+            State::Executed if matches!(word.reply, Reply::Refused(_)) => {
+                tracing::warn!(action = %word.id, "a callback denies an effect that was confirmed");
+                Ok(())
+            }
             _ => Ok(()),
         }
     }

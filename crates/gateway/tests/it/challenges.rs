@@ -257,6 +257,75 @@ async fn many_callbacks_at_once_are_one_settlement() {
     whole(&house).await;
 }
 
+/// Whoever asked had gone on before the bank answered.
+#[tokio::test]
+async fn a_challenge_after_the_callers_deadline_is_shown_under_the_key() {
+    let (house, bank) = house(By::Word).await;
+    bank.inject(Injection::payments(Fault::DelayAnswer { ms: 400 }, 1));
+    let mut body = payment(&house, "k");
+    body["deadline_ms"] = json!(100);
+    let pending = house.said("k", &body).await;
+    assert_eq!(pending.kind(), "pending_settlement", "{}", pending.body);
+    let said = house.until("k", &body, "needs_challenge").await;
+    assert_eq!(said.body["receipt"], Value::Null);
+    answers(&bank, &said, true);
+    call_back(&house, SECRET, &word(said.id(), "payment.settled")).await.unwrap();
+    let done = house.said("k", &body).await;
+    let amendment = receipt(&house, &done).await;
+    assert_eq!(amendment["eventType"], "AMENDMENT_SETTLEMENT");
+    assert_eq!(amendment["amendmentOf"], pending.body["receipt"]);
+    whole(&house).await;
+}
+
+/// The same, and then the payer did not answer.
+#[tokio::test]
+async fn a_challenge_that_was_shown_late_and_not_answered_is_in_doubt_again() {
+    let short = |text: String| text.replace("within_seconds = 900", "within_seconds = 1");
+    let (mut house, bank) = house_with(By::Word, Payers::default(), short).await;
+    bank.inject(Injection::payments(Fault::DelayAnswer { ms: 400 }, 1));
+    let mut body = payment(&house, "k");
+    body["deadline_ms"] = json!(100);
+    let pending = house.said("k", &body).await;
+    let said = house.until("k", &body, "needs_challenge").await;
+    // Nobody looks after it before this.
+    house.installation.start();
+    let doubted = house.until("k", &body, "pending_settlement").await;
+    assert_eq!(house.record(said.id()).await.receipts.len(), 1, "that it is open was told before");
+    call_back(&house, SECRET, &word(said.id(), "payment.declined")).await.unwrap();
+    let done = house.said("k", &body).await;
+    let amendment = receipt(&house, &done).await;
+    assert_eq!((done.kind(), &amendment["eventType"]), ("failed", &json!("AMENDMENT_SETTLEMENT")));
+    assert_eq!(amendment["amendmentOf"], pending.body["receipt"]);
+    assert_eq!((doubted.replayed, bank.effects().count, house.spent()), (true, 0, 0));
+    whole(&house).await;
+}
+
+#[tokio::test]
+async fn who_asks_for_another_attempt_has_the_payer_asked_once_more() {
+    for by in [By::Asking, By::Word] {
+        let (house, bank) = house(by).await;
+        let said = challenged(&house, "k").await;
+        answers(&bank, &said, false);
+        let declined = word(said.id(), "payment.declined");
+        call_back(&house, SECRET, &declined).await.unwrap();
+        assert_eq!(house.said("k", &payment(&house, "k")).await.kind(), "failed");
+        let record = house.gateway().retry(&house.agent, said.id()).await.unwrap();
+        assert_eq!((record.state.as_str(), record.attempts.len()), ("EXECUTING", 2), "{by:?}");
+        let again = house.said("k", &payment(&house, "k")).await;
+        assert_eq!(again.kind(), "needs_challenge", "{by:?}: {}", again.body);
+        assert_ne!(again.body["details"]["challenge_url"], said.body["details"]["challenge_url"]);
+        call_back(&house, SECRET, &declined).await.unwrap();
+        assert_eq!(house.said("k", &payment(&house, "k")).await.bytes, again.bytes, "that was of the first");
+        answers(&bank, &again, true);
+        let settled = word(said.id(), "payment.settled").replace("-1\"", "-2\"");
+        call_back(&house, SECRET, &settled).await.unwrap();
+        let done = house.said("k", &payment(&house, "k")).await;
+        assert_eq!(receipt(&house, &done).await["eventType"], "AMENDMENT_RETRY", "{by:?}");
+        assert_eq!((bank.effects().count, house.spent()), (1, 2500));
+        whole(&house).await;
+    }
+}
+
 /// The payer was quicker than the bank's own answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_callback_before_the_answer_ends_it_and_the_caller_is_told_the_end() {

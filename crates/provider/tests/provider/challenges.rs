@@ -2,6 +2,7 @@
 
 use execution::{Challenge, Reply};
 use provider::egress::{Egress, Rules};
+use provider::secrets::{Declared, Kind, Source};
 use provider::{Mistake, Outside, Provider, Secrets, Signed};
 use serde_json::json;
 use std::sync::Arc;
@@ -200,6 +201,15 @@ fn a_providers_own_word_is_read_as_its_binding_says() {
     assert_eq!(callback.told(b"no json"), None);
     let letter = Signed { id: "1", timestamp: "1760000000", signature: "v1,", body: b"{}" };
     assert!(!callback.is_from(&letter, NOW_MS));
+    // A check of the catalogue reads no secret, and what it compiles hears nobody.
+    let declared = Declared {
+        name: "hook".to_owned(),
+        kind: Kind::Static(Source::Env("NO_SUCH_VARIABLE".to_owned())),
+        hosts: Vec::new(),
+    };
+    let checked =
+        compile(&challenging("https://bank.example"), &[], &Secrets::stand_ins([declared]).unwrap()).unwrap();
+    assert!(!checked.callback().unwrap().is_from(&letter, NOW_MS));
     let none = compile(&binding("https://bank.example"), &[], &no_secrets()).unwrap();
     assert!(none.callback().is_none() && none.capabilities().challenge.is_none());
 }
