@@ -39,6 +39,8 @@ mod retry;
 
 pub use call::{Call, provider_key, reference, rollback_key, rollback_reference};
 pub use capabilities::{Capabilities, Idempotent, Queryable};
-pub use machine::{Course, Effect, Event, Execution, Illegal, Now, State, Stood, Terms, Undo, Withheld};
+pub use machine::{
+    Course, Effect, Event, Execution, Illegal, Now, Resolution, State, Stood, Terms, Undo, Withheld,
+};
 pub use reply::{Absence, Confirmation, Found, Refusal, Reply, Stop};
 pub use retry::{delay, longest_delay};
