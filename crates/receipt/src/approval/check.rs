@@ -70,8 +70,12 @@ pub(crate) enum Consent {
 /// A [`Failure`] if one was needed and none is proven.
 pub(crate) fn consent(document: &Document<'_>, proven: bool) -> Result<Consent, Failure> {
     let content = &document.content;
-    let sent = said(document, Stage::Execute, "providerKey").is_some();
-    if content.event.amendment_of().is_some() || !sent {
+    let acted = match content.metadata.kind {
+        Kind::Executed | Kind::PendingSettlement => true,
+        Kind::Failed => said(document, Stage::Execute, "providerKey").is_some(),
+        Kind::Blocked => false,
+    };
+    if content.event.amendment_of().is_some() || !acted {
         return Ok(Consent::NotNeeded);
     }
     let found = |member: &str| {
@@ -80,7 +84,8 @@ pub(crate) fn consent(document: &Document<'_>, proven: bool) -> Result<Consent, 
     };
     let asked =
         found("approved").is_some_and(|reasons| reasons != "[]") || found("verdict") == Some("\"escalate\"");
-    let level = content.metadata.guarantee_level.as_deref() == Some(ALWAYS_APPROVED);
+    let level = content.metadata.guarantee_level.as_deref();
+    let level = level.is_some_and(|level| level.eq_ignore_ascii_case(ALWAYS_APPROVED));
     match (level || asked, proven) {
         (false, _) => Ok(Consent::NotNeeded),
         (true, true) => Ok(Consent::Proven),
