@@ -189,9 +189,10 @@ impl Gateway {
         if !Decision::of(stored.state).contains(&decision) {
             return Err(needs_no_word(stored.state, decision));
         }
-        let given = [("/charged", word.charged.is_some()), ("/reference", word.reference.is_some())];
-        if let Some((field, _)) = given.iter().find(|(_, given)| *given && stored.state != State::InDoubt) {
-            return Err(wrong(field, "what the provider confirmed is on record").hint("leave it out"));
+        let given = [("charged", word.charged.is_some()), ("reference", word.reference.is_some())];
+        if let Some((name, _)) = given.iter().find(|(_, given)| *given && stored.state != State::InDoubt) {
+            let why = format!("`{name}` is what the provider confirmed, and on record");
+            return Err(wrong(&format!("/{name}"), &why).hint("leave it out"));
         }
         pending.by = By::Person(stored.token);
         if stored.state == State::InDoubt {
@@ -468,18 +469,18 @@ fn understood(
     let comment = readable(comment)?.ok_or_else(|| {
         wrong("/comment", "a person's word needs a comment").hint("say in one line how you know")
     })?;
-    let only_executed = |field: &'static str, given: bool| match given && decision != Decision::Executed {
-        true => Err(wrong(field, "this goes with `executed` only").hint("leave it out")),
-        false => Ok(()),
-    };
-    only_executed("/charged", charged.is_some())?;
-    only_executed("/reference", reference.is_some())?;
+    for (name, given) in [("charged", charged.is_some()), ("reference", reference.is_some())] {
+        if given && decision != Decision::Executed {
+            let why = format!("`{name}` goes with `executed` only");
+            return Err(wrong(&format!("/{name}"), &why).hint("leave it out"));
+        }
+    }
     let unfit = |reference: &String| {
         let graphic = reference.bytes().all(|byte| byte.is_ascii_graphic());
         reference.is_empty() || reference.len() > LONGEST_REFERENCE || !graphic
     };
     if reference.as_ref().is_some_and(unfit) {
-        let why = format!("a reference has 1 to {LONGEST_REFERENCE} visible ASCII characters");
+        let why = format!("`reference` has 1 to {LONGEST_REFERENCE} visible ASCII characters");
         return Err(wrong("/reference", &why));
     }
     Ok(ResolutionRow {
@@ -499,11 +500,12 @@ fn within_reserved(charged: &str, pending: &Pending) -> Result<String, Error> {
     let field = "/charged/amount";
     let quoted = pending.row.payment_mode == PaymentMode::QuoteOnly.as_str();
     let reserved = pending.money.filter(|_| !quoted);
-    let reserved = reserved.ok_or_else(|| wrong("/charged", "nothing was reserved for this action"))?;
-    let charged =
-        Money::parse(charged, reserved.currency()).map_err(|error| wrong(field, &error.to_string()))?;
+    let reserved = reserved
+        .ok_or_else(|| wrong("/charged", "`charged` does not fit: nothing was reserved for this action"))?;
+    let charged = Money::parse(charged, reserved.currency())
+        .map_err(|error| wrong(field, &format!("`amount`: {error}")))?;
     if charged.minor() > reserved.minor() {
-        return Err(wrong(field, &format!("more than the {reserved} that were reserved")));
+        return Err(wrong(field, &format!("`amount` is more than the {reserved} that were reserved")));
     }
     Ok(charged.to_string())
 }

@@ -324,8 +324,8 @@ pub(crate) fn readable(comment: Option<String>) -> Result<Option<String>, Error>
     let Some(comment) = comment.filter(|comment| !comment.is_empty()) else { return Ok(None) };
     let wrong = |why: String| Error::new(Code::ValidationFailed, why).field("/comment");
     if comment.len() > LONGEST_COMMENT {
-        return Err(wrong(format!("a comment has at most {LONGEST_COMMENT} bytes")));
+        return Err(wrong(format!("`comment` has at most {LONGEST_COMMENT} bytes")));
     }
-    action::refuse_tricks(&comment).map_err(|refusal| wrong(refusal.message))?;
+    action::refuse_tricks(&comment).map_err(|refusal| wrong(format!("`comment`: {}", refusal.message)))?;
     Ok(Some(comment))
 }

@@ -369,34 +369,39 @@ pub(super) fn bytes(text: &str, field: &str) -> Result<Vec<u8>, Error> {
 
 impl ResolveRequest {
     fn understood(self) -> Result<ResolveAsk, Error> {
-        let wrong = |field: &str, why: &str| Error::new(Code::ValidationFailed, why).field(field);
-        let text = |value: Value, field: &str| match value {
-            Value::Null => Ok(None),
-            Value::String(text) => Ok(Some(text)),
-            _ => Err(wrong(field, "this is not a string")),
-        };
-        let decision = text(self.decision, "/as")?;
-        let decision = decision.and_then(|word| Decision::parse(&word));
         let words: Vec<&str> = Decision::ALL.iter().map(|decision| decision.as_str()).collect();
+        let decision = string(self.decision, "as")?.and_then(|word| Decision::parse(&word));
+        let unsaid = || wrong("as", &format!("says what became of it: {}", words.join(", ")));
         let charged = match self.charged {
             Value::Null => None,
             Value::Object(mut members) => {
-                let amount = text(members.remove("amount").unwrap_or_default(), "/charged/amount")?;
-                if let Some(name) = members.keys().next() {
-                    return Err(wrong(&format!("/charged/{name}"), "`charged` has no such member"));
+                let amount = string(members.remove("amount").unwrap_or_default(), "charged/amount")?;
+                if !members.is_empty() {
+                    return Err(wrong("charged", "has no member but `amount`"));
                 }
-                Some(amount.ok_or_else(|| wrong("/charged/amount", "this is missing"))?)
+                Some(amount.ok_or_else(|| wrong("charged/amount", "is missing"))?)
             }
-            _ => return Err(wrong("/charged", "this is not an object with the member `amount`")),
+            _ => return Err(wrong("charged", "is not an object with the member `amount`")),
         };
         Ok(ResolveAsk {
-            decision: decision
-                .ok_or_else(|| wrong("/as", &format!("say what became of it: {}", words.join(", "))))?,
-            comment: text(self.comment, "/comment")?,
+            decision: decision.ok_or_else(unsaid)?,
+            comment: string(self.comment, "comment")?,
             charged,
-            reference: text(self.reference, "/reference")?,
+            reference: string(self.reference, "reference")?,
         })
     }
+}
+
+fn string(value: Value, name: &str) -> Result<Option<String>, Error> {
+    match value {
+        Value::Null => Ok(None),
+        Value::String(text) => Ok(Some(text)),
+        _ => Err(wrong(name, "is not a string")),
+    }
+}
+
+fn wrong(name: &str, why: &str) -> Error {
+    Error::new(Code::ValidationFailed, format!("`{name}` {why}")).field(format!("/{name}"))
 }
 
 impl Resolution {
