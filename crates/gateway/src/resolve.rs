@@ -194,16 +194,14 @@ impl Gateway {
             let why = format!("`{name}` is what the provider confirmed, and on record");
             return Err(wrong(&format!("/{name}"), &why).hint("leave it out"));
         }
-        pending.by = By::Person(stored.token);
-        if stored.state == State::InDoubt {
-            if self.provider_tells(tenant, &stored, &mut pending, decision).await? {
-                return Ok(());
-            }
-            pending.word = Some(word);
-            self.settle_doubt(tenant, &pending, decision).await?;
-        } else {
-            pending.word = Some(word);
-            self.settle_rollback(tenant, &mut pending, &outcomes, decision).await?;
+        let doubt = stored.state == State::InDoubt;
+        if doubt && self.provider_tells(tenant, &stored, &pending, decision).await? {
+            return Ok(());
+        }
+        (pending.by, pending.word) = (By::Person(stored.token), Some(word));
+        match doubt {
+            true => self.settle_doubt(tenant, &pending, decision).await?,
+            false => self.settle_rollback(tenant, &mut pending, &outcomes, decision).await?,
         }
         tracing::warn!(action = %id, tenant = %tenant.tenant, decision = decision.as_str(), "a person has resolved it");
         drop(under_way);
@@ -229,7 +227,7 @@ impl Gateway {
         &self,
         tenant: &TenantState,
         stored: &Stored,
-        pending: &mut Pending,
+        pending: &Pending,
         decision: Decision,
     ) -> Result<bool, Error> {
         // Who cannot be asked any more does not tell.

@@ -33,7 +33,7 @@ pub struct HeldView {
     pub parameters: Value,
     /// The same in the order in which a person reads it.
     pub summary: Summary,
-    /// Who may not decide: who asks, and who gave the right to ask.
+    /// Who may not decide: who asks, and who gave the right to ask. Of what is unresolved only where it is shown alone.
     pub parties: Vec<String>,
     /// What is at stake, a decimal string.
     pub amount: Option<String>,
@@ -142,7 +142,12 @@ impl Gateway {
     pub async fn held_one(&self, caller: &Caller, id: &str) -> Result<HeldView, Error> {
         caller.must(Deed::ReadTenant)?;
         let stored = self.visible(caller, id).await?;
-        self.held_view(&stored).await?.ok_or_else(|| not_found("action that waits"))
+        let view = self.held_view(&stored).await?.ok_or_else(|| not_found("action that waits"))?;
+        if view.unresolved.is_none() {
+            return Ok(view);
+        }
+        let parties = self.parties(&stored, &IntentRow::from_bytes(&stored.payload)?).await?;
+        Ok(HeldView { parties, ..view })
     }
 
     /// Actions of the caller's tenant whose fate is not known, or whose effect could not be undone, newest first of each
@@ -221,11 +226,9 @@ impl Gateway {
     async fn held_view(&self, stored: &Stored) -> Result<Option<HeldView>, Error> {
         let row = IntentRow::from_bytes(&stored.payload)?;
         let (unresolved, resolutions) = (unresolved(stored.state), self.words_about(stored).await?);
-        let parties = match &row.escalation {
-            Some(escalation) if unresolved.is_none() => escalation.parties.clone(),
-            None if unresolved.is_none() && resolutions.is_empty() => return Ok(None),
-            _ => self.parties(stored, &row).await?,
-        };
+        if row.escalation.is_none() && unresolved.is_none() && resolutions.is_empty() {
+            return Ok(None);
+        }
         let given = self.ledger.approvals(&stored.tenant, stored.id).await.map_err(unavailable)?;
         let rules = self.tenant(&stored.tenant)?.rules();
         let archetype = rules.catalogue.get(&stored.archetype);
@@ -241,7 +244,7 @@ impl Gateway {
             agent_id: stored.subject.to_string(),
             parameters: constraints(&row)?,
             summary: self.summary(stored, &row)?,
-            parties,
+            parties: row.escalation.iter().flat_map(|escalation| escalation.parties.clone()).collect(),
             form: archetype.map_or("key", |archetype| self.form(archetype, &row).as_str()),
             amount: row.amount.clone(),
             currency: row.currency.clone(),

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use testkit::bank::{Bank, Fault, Injection};
 
 use crate::approvals::approver;
-use crate::banked::{self, RIGHT};
+use crate::banked::{self, Promise, RIGHT};
 use crate::house::{BINDING, House, Said};
-use crate::retries::AT_ONCE;
+use crate::retries::{AT_ONCE, LATER};
 use crate::rollbacks;
 
 pub(crate) fn word(decision: Decision) -> ResolveAsk {
@@ -93,7 +93,8 @@ async fn a_doubt_ends_by_a_persons_word_and_the_receipt_says_whose_it_was() {
     let shown = &listed[0];
     assert_eq!((shown.action_id.as_str(), shown.unresolved), (said.id(), Some("in_doubt")));
     assert_eq!(shown.decisions, [Decision::Executed, Decision::Failed]);
-    assert!(shown.parties.contains(&"olga".to_owned()) && shown.parties.contains(&"agent-7".to_owned()));
+    let parties = house.gateway().held_one(&anna, said.id()).await.unwrap().parties;
+    assert_eq!(parties, ["agent-7", "olga"]);
 
     let ask = ResolveAsk {
         charged: Some("24.5".to_owned()),
@@ -197,6 +198,27 @@ async fn while_the_provider_may_still_tell_for_certain_it_is_waited_for() {
     assert!(wrong.message.contains("its word counts: it had no effect"), "{}", wrong.message);
     let record = house.record(said.id()).await;
     assert_eq!((record.state.as_str(), house.spent(), bank.effects().count), ("FAILED", 0, 0));
+}
+
+#[tokio::test]
+async fn a_provider_that_says_no_has_it_tried_again_whatever_a_person_says() {
+    let bank = banked::bank("USD").await;
+    let binding = banked::retrying(&bank, Promise::Queryable, LATER);
+    let house = House::bound(&binding, |config| {
+        banked::reaching(config, &[&bank]);
+        config.limits.patience_ms = 0;
+    })
+    .await;
+    bank.inject(Injection::payments(Fault::LostBeforeEffect, 1));
+    let said = house.said("k", &house.payment("acct-1", "25.00")).await;
+    assert_eq!(said.kind(), "pending_settlement", "{}", said.body);
+    house.rewrite("k", "json_set(payload, '$.call.send_by_ms', 1)");
+    let error = resolve(&house, "anna", said.id(), Decision::Failed).await.unwrap_err();
+    assert!(error.message.contains("it had no effect, and it is tried again"), "{}", error.message);
+    let record = house.record(said.id()).await;
+    assert_eq!((record.state.as_str(), record.resolutions.len(), house.spent()), ("EXECUTING", 0, 2500));
+    let waits = resolve(&house, "anna", said.id(), Decision::Failed).await.unwrap_err();
+    assert!(waits.message.contains("waits for its next attempt"), "{}", waits.message);
 }
 
 #[tokio::test]
