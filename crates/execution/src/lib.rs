@@ -42,6 +42,8 @@ mod retry;
 
 pub use call::{Call, attempt_of, provider_key, reference, rollback_key, rollback_reference};
 pub use capabilities::{Capabilities, Idempotent, Queryable};
-pub use machine::{Course, Effect, Event, Execution, Illegal, Now, State, Stood, Terms, Undo, Withheld};
+pub use machine::{
+    Course, Effect, Event, Execution, Illegal, Now, Resolution, State, Stood, Terms, Undo, Withheld,
+};
 pub use reply::{Absence, Challenge, Confirmation, Found, Refusal, Reply, Stop};
 pub use retry::{delay, longest_delay};

@@ -71,6 +71,19 @@ pub enum Event {
     Undo(Arc<Call>),
     /// The provider's reply to what undoes it arrived.
     Undone(Reply),
+    /// Nobody outside tells what became of it, and a person says so.
+    Resolved(Resolution),
+}
+
+/// What a person says became of an action.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Resolution {
+    /// The effect took place; or, of one that could not be undone: it stays.
+    Executed(Confirmation),
+    /// There is no effect, and there will be none.
+    Failed,
+    /// The effect was undone by other means than ours.
+    RolledBack(Confirmation),
 }
 
 /// Why a call that was marked sent never left.
@@ -213,7 +226,7 @@ impl Execution {
     /// [`Illegal`] names the state and the event that do not go together; the execution is consumed, what the
     /// ledger holds stands.
     pub fn step(self, event: Event, now: Now) -> Result<(Execution, Vec<Effect>), Illegal> {
-        use Event::{Asked, Go, Replied, Stopped, Undo, Undone, Withheld, Woken};
+        use Event::{Asked, Go, Replied, Resolved, Stopped, Undo, Undone, Withheld, Woken};
         use Reply::{Confirmed, NotSent, Refused};
         use State::{
             Challenged, Completed, Failed, InDoubt, Intended, RollbackFailed, RolledBack, RollingBack, Sent,
@@ -267,6 +280,11 @@ impl Execution {
             (RollingBack | Undoing | RollbackFailed, Undone(Confirmed(it))) => run.stays(RolledBack(it)),
             (Undoing, Undone(Refused(it))) if !it.transient => run.then(RollbackFailed, Effect::Alarm),
             (Undoing, Undone(_)) => run.not_undone(now),
+
+            // A person's word is the last one: it is followed by no other attempt unless somebody asks for it.
+            (InDoubt | RollbackFailed, Resolved(Resolution::Executed(it))) => run.completed(it),
+            (InDoubt, Resolved(Resolution::Failed)) => run.stays(Failed(Absence::Resolved)),
+            (RollbackFailed, Resolved(Resolution::RolledBack(it))) => run.stays(RolledBack(it)),
             (state, event) => return Err(Illegal { state: state.name(), event: event.name() }),
         })
     }
@@ -551,6 +569,9 @@ impl Event {
             Event::Undone(Reply::NotSent { .. }) => "undone: not sent",
             Event::Undone(Reply::Lost { .. }) => "undone: lost",
             Event::Undone(Reply::Challenged(_)) => "undone: challenged",
+            Event::Resolved(Resolution::Executed(_)) => "resolved: executed",
+            Event::Resolved(Resolution::Failed) => "resolved: failed",
+            Event::Resolved(Resolution::RolledBack(_)) => "resolved: rolled back",
         }
     }
 }

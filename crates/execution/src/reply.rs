@@ -89,6 +89,8 @@ pub enum Absence {
     Deadline,
     /// No attempt had an effect, and there must not be another one.
     Stopped(Stop),
+    /// A person says so, because nobody else does.
+    Resolved,
     /// It was found out before, and stands in the ledger.
     OnRecord,
 }
@@ -108,7 +110,7 @@ impl Absence {
         match self {
             Absence::Refused(refusal) => refusal.transient,
             Absence::NotSent { .. } | Absence::Withheld | Absence::Final => true,
-            Absence::Deadline | Absence::Stopped(_) | Absence::OnRecord => false,
+            Absence::Deadline | Absence::Stopped(_) | Absence::Resolved | Absence::OnRecord => false,
         }
     }
 }

@@ -13,8 +13,8 @@ use action::{
 use boundary::{Caller, Facts, Permit, Policies, Series, Verdict};
 use countersign_execution::{
     Absence, Call, Capabilities, Challenge, Confirmation, Course, Effect, Event, Execution, Found,
-    Idempotent, Now, Queryable, Refusal, Reply, State, Stood, Stop, Terms, Undo, Withheld, attempt_of, delay,
-    longest_delay, provider_key, reference,
+    Idempotent, Now, Queryable, Refusal, Reply, Resolution, State, Stood, Stop, Terms, Undo, Withheld,
+    attempt_of, delay, longest_delay, provider_key, reference,
 };
 use proptest::prelude::*;
 
@@ -99,6 +99,10 @@ fn every_state_meets_every_event() {
         undoing     undone: challenged    -> rolling back + wait
         rollback failed undo              -> rolling back + wait
         rollback failed undone: confirmed -> rolled back
+        in doubt    resolved: executed    -> completed
+        in doubt    resolved: failed      -> failed resolved
+        rollback failed resolved: executed -> completed
+        rollback failed resolved: rolled back -> rolled back
     ";
     let squeeze = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
     let expected: Vec<String> = table.lines().map(squeeze).filter(|line| !line.is_empty()).collect();
@@ -269,6 +273,16 @@ fn what_is_safe_to_repeat_is_repeated_only_as_often_as_it_is_retried() {
 }
 
 #[test]
+fn a_persons_word_is_the_last_one_whatever_retries_are_left() {
+    let certain = Terms { retry: Some(policy()), ..terms() };
+    let (execution, effects) = stand("in doubt", certain).step(make("resolved: failed"), now(0)).unwrap();
+    assert_eq!((told(&execution).as_str(), effects.len()), ("failed resolved", 0));
+    // What turns up after it is late, as after any last word.
+    let (execution, effects) = execution.step(make("asked: confirmed"), now(0)).unwrap();
+    assert_eq!(told(&execution) + word(&effects[0]), "completed + late effect");
+}
+
+#[test]
 fn an_attempt_is_known_by_its_number_and_its_provider_key() {
     let with = |attempt, key: &str| Arc::new(Call { provider_key: key.to_owned(), ..call(attempt) });
     for (state, attempt, key, may) in [
@@ -355,7 +369,7 @@ proptest! {
                 }
             }
             if matches!(next.state().name(), "waiting" | "failed") && before.0 != "waiting" && before.0 != "failed" {
-                let certain = matches!(name, "asked: absent for good" | "stopped")
+                let certain = matches!(name, "asked: absent for good" | "stopped" | "resolved: failed")
                     || (before.1.sends == 1 && name != "asked: unknown" && name != "asked: absent so far");
                 prop_assert!(certain, "{name} in {before:?}");
                 absent = next.call().attempt;
@@ -532,7 +546,7 @@ const STATES: [&str; 12] = [
     "rollback failed",
 ];
 
-const EVENTS: [&str; 23] = [
+const EVENTS: [&str; 26] = [
     "go: attempt 1",
     "go: attempt 2",
     "stopped",
@@ -556,6 +570,9 @@ const EVENTS: [&str; 23] = [
     "undone: not sent",
     "undone: lost",
     "undone: challenged",
+    "resolved: executed",
+    "resolved: failed",
+    "resolved: rolled back",
 ];
 
 fn stand(state: &str, terms: Terms) -> Execution {
@@ -615,6 +632,9 @@ fn make(event: &str) -> Event {
         "undone: not sent" => Event::Undone(Reply::NotSent { why: why() }),
         "undone: lost" => Event::Undone(Reply::Lost { why: why() }),
         "undone: challenged" => Event::Undone(Reply::Challenged(challenge())),
+        "resolved: executed" => Event::Resolved(Resolution::Executed(Confirmation::default())),
+        "resolved: failed" => Event::Resolved(Resolution::Failed),
+        "resolved: rolled back" => Event::Resolved(Resolution::RolledBack(Confirmation::default())),
         _ => Event::Woken,
     }
 }
@@ -637,6 +657,7 @@ fn told(execution: &Execution) -> String {
         State::Failed(Absence::Final) => " absent",
         State::Failed(Absence::Deadline) => " deadline",
         State::Failed(Absence::Stopped(_)) => " stopped",
+        State::Failed(Absence::Resolved) => " resolved",
         State::Failed(Absence::OnRecord) => " on record",
         _ => "",
     };

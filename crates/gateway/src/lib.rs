@@ -51,6 +51,7 @@ mod pursue;
 mod recovery;
 mod remember;
 mod request;
+mod resolve;
 mod rollback;
 mod row;
 mod steer;
@@ -63,8 +64,7 @@ pub use admin::{
     ObserveView, ReloadReport, Revocation, SigningKeyView,
 };
 pub use approvals::{
-    Asked, Creation, Credential, DoubtView, GivenView, Greeting, HeldView, PasskeyView, PolicyView, Question,
-    Summary,
+    Asked, Creation, Credential, GivenView, Greeting, HeldView, PasskeyView, PolicyView, Question, Summary,
 };
 pub use audit::{AuditAsk, AuditView, TrailCheck, TrailFinding};
 pub use caller::{Caller, Deed, Role};
@@ -77,6 +77,7 @@ pub use notices::Topic;
 pub use outcome::{Details, Kind, Missing, Outcome, ReceiptRef, Render, Reply, WOULD_EXECUTE};
 pub use provider::Signed;
 pub use request::{Answer, Ask};
+pub use resolve::{Decision, ResolutionView, ResolveAsk};
 pub use views::{
     ActionView, AttemptView, Page, PublicReceipt, ReceiptView, ReplayView, RetryView, RollbackView,
 };

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::act::SEND_WINDOW;
 use crate::outcome::ReceiptRef;
-use crate::row::{CallRow, IntentRow, VERSION, internal, raw};
+use crate::row::{CallRow, IntentRow, ResolutionRow, VERSION, internal, raw};
 use crate::tenants::Rules;
 use crate::{Code, Error};
 
@@ -36,6 +36,8 @@ pub(crate) struct Pending {
     pub by: By,
     /// Was the last word said? What comes now amends it.
     pub settled: bool,
+    /// A person's word, where that is what settles it.
+    pub word: Option<ResolutionRow>,
 }
 
 /// The first answer to an action that has a receipt.
@@ -68,6 +70,7 @@ impl Pending {
             told,
             by: By::Holder(stored.token),
             settled: stored.state.is_amended(),
+            word: None,
         })
     }
 

@@ -147,6 +147,7 @@ pub(crate) fn settlement(
             entry: entry(match (pending.settled, state) {
                 // An effect after the last word: people are told of this event.
                 (true, State::Executed) => Alert::LateEffect.as_str(),
+                _ if pending.word.is_some() => crate::resolve::EVENT,
                 _ => event(state, outcome.code),
             }),
         },

@@ -260,6 +260,34 @@ pub(crate) struct OutcomeRow {
     pub details: Details,
     /// The published code, if it was blocked or failed.
     pub code: Option<String>,
+    /// Who said so, where it was a person and not the provider.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolution: Option<ResolutionRow>,
+}
+
+/// A person's word on what became of an action.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ResolutionRow {
+    /// `executed`, `failed` or `rolled_back`.
+    #[serde(rename = "as")]
+    pub decision: String,
+    /// Who.
+    pub by: String,
+    /// The API key or passkey they were logged in with.
+    pub key_id: String,
+    /// Unix milliseconds.
+    pub at_ms: i64,
+    /// How they know.
+    pub comment: String,
+    /// What they say was charged, canonical decimal; absent: what was reserved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub charged: Option<String>,
+    /// What they say the provider calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// How often a person had said so of this action before; every commitment to it differs.
+    pub number: u32,
 }
 
 /// Version of both payloads.
@@ -447,8 +475,10 @@ mod tests {
                 assert_eq!(TriggerRow::of(&row.read().unwrap()), row);
             }
         }
-        let outcome = OutcomeRow::from_bytes(OUTCOME.trim().as_bytes()).unwrap();
-        assert_eq!(String::from_utf8(outcome.to_bytes().unwrap()).unwrap(), OUTCOME.trim());
+        for line in OUTCOME.lines() {
+            let outcome = OutcomeRow::from_bytes(line.as_bytes()).unwrap();
+            assert_eq!(String::from_utf8(outcome.to_bytes().unwrap()).unwrap(), line);
+        }
     }
 
     #[test]

@@ -136,6 +136,8 @@ pub enum By {
     Holder(u32),
     /// Whoever takes over what was marked sent with this token, once its lease is over: it becomes in doubt.
     Heir(u32),
+    /// A person who says what became of it, having seen it with this token. Nothing that is in flight is overtaken.
+    Person(u32),
 }
 
 /// A person's word on a held action.
@@ -330,13 +332,17 @@ impl By {
     /// INVARIANT (fencing): nobody's word is taken on what somebody else has in hand.
     pub(crate) fn check(self, id: ActionId, lease: &Lease, now: Process, at_ms: i64) -> Result<(), Error> {
         match self {
-            By::Holder(token) | By::Heir(token) if token != lease.token => Err(Error::Fenced(id)),
+            By::Holder(token) | By::Heir(token) | By::Person(token) if token != lease.token => {
+                Err(Error::Fenced(id))
+            }
             By::Holder(_) => Ok(()),
             // Of a store of one process every earlier owner is gone.
-            By::Heir(_) if lease.owner == Some(now) && lease.until_ms.is_some_and(|until| until > at_ms) => {
+            By::Heir(_) | By::Person(_)
+                if lease.owner == Some(now) && lease.until_ms.is_some_and(|until| until > at_ms) =>
+            {
                 Err(Error::Leased(id))
             }
-            By::Heir(_) => Ok(()),
+            By::Heir(_) | By::Person(_) => Ok(()),
         }
     }
 }
@@ -348,7 +354,7 @@ impl Deferral {
         match self.by {
             By::Holder(token) if token != lease.token => Err(Error::Fenced(id)),
             By::Holder(_) if from.may_defer(to) => Ok(()),
-            By::Holder(_) | By::Heir(_) => Err(Error::Illegal { id, from, to }),
+            By::Holder(_) | By::Heir(_) | By::Person(_) => Err(Error::Illegal { id, from, to }),
         }
     }
 }

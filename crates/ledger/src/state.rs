@@ -85,7 +85,8 @@ impl State {
 
     /// May an amendment, which only adds to what was settled, leave an action that is here in `to`?
     ///
-    /// A failed action becomes executed when a late answer contradicts the record.
+    /// A failed action becomes executed when a late answer contradicts the record, and what could not be undone ends by a
+    /// person's word.
     #[must_use]
     pub fn may_amend(self, to: State) -> bool {
         use State::{Executed, Failed, InDoubt, RollbackFailed, RolledBack, RollingBack};
@@ -95,6 +96,7 @@ impl State {
                 | (Failed, Failed | Executed)
                 | (InDoubt, InDoubt)
                 | (RollingBack, RolledBack | RollbackFailed)
+                | (RollbackFailed, RolledBack | Executed)
         )
     }
 

@@ -1214,6 +1214,50 @@ fn what_is_in_doubt_and_sent_again_stays_in_doubt_in_new_hands() {
 }
 
 #[test]
+fn a_persons_word_overtakes_nothing_that_is_in_flight() {
+    on_every_ledger(|ledger| {
+        let id = admitted(&*ledger, admission("a"));
+        wait(ledger.settle(settlement(id, State::InDoubt, "a"))).unwrap();
+        let again = Admission { lease_ms: NOW + 1000, ..admission("a") };
+        assert!(matches!(send_again(&*ledger, id, Basis::Sent { token: 1 }, again), Admitted::New { .. }));
+        let says = |at_ms: i64, token: u32, state: State| {
+            let mut settlement = Settlement { by: By::Person(token), ..settlement(id, state, "word") };
+            settlement.outcome.at_ms = at_ms;
+            wait(ledger.settle(settlement))
+        };
+        // In doubt, and sent once more under the same key: whoever sends is at it until its lease is over.
+        assert!(matches!(says(NOW + 999, 2, State::Failed), Err(Error::Leased(it)) if it == id));
+        assert!(matches!(says(NOW + 1000, 1, State::Failed), Err(Error::Fenced(_))), "seen before that");
+        assert_eq!(state_of(&*ledger, id), State::InDoubt);
+        says(NOW + 1000, 2, State::Failed).unwrap();
+        assert!(matches!(says(NOW + 1001, 2, State::Executed), Err(Error::Illegal { .. })));
+        let rests = Deferral { by: By::Person(2), ..deferral(id, 2, NOW) };
+        assert!(matches!(wait(ledger.defer(rests)), Err(Error::Illegal { .. })), "it has nothing sent");
+    });
+}
+
+#[test]
+fn what_could_not_be_undone_ends_by_a_persons_word() {
+    on_every_ledger(|ledger| {
+        for (key, to) in [("a", State::RolledBack), ("b", State::Executed)] {
+            let id = admitted(&*ledger, payment(key, 100, &["m"]));
+            wait(ledger.settle(settlement(id, State::Executed, key))).unwrap();
+            let undo = Deferral { state: State::RollingBack, ..deferral(id, 1, NOW) };
+            wait(ledger.defer(undo)).unwrap();
+            let by = By::Holder(wait(ledger.action(&Tenant::default(), id)).unwrap().unwrap().token);
+            let failed = Settlement { by, ..settlement(id, State::RollbackFailed, &format!("{key}-failed")) };
+            wait(ledger.amend(failed)).unwrap();
+            let token = wait(ledger.action(&Tenant::default(), id)).unwrap().unwrap().token;
+            let word = Settlement { by: By::Person(token), ..settlement(id, to, &format!("{key}-word")) };
+            wait(ledger.amend(word)).unwrap();
+            assert_eq!(state_of(&*ledger, id), to);
+        }
+        assert_eq!(spent(&*ledger, "m"), 200, "what was done stays charged");
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
 fn what_is_marked_sent_is_taken_over_only_after_its_lease_and_is_in_doubt_then() {
     on_every_ledger(|ledger| {
         let id = admitted(&*ledger, Admission { lease_ms: NOW + 1000, ..admission("a") });

@@ -72,6 +72,9 @@ fn commands_change_the_running_gateway_as_far_as_their_key_may() {
     let kid = keys[0]["kid"].as_str().unwrap();
     assert_eq!(served.call(&operator, &["keys", "rotate"]).code, 1, "an operator manages no keys");
     assert_eq!(served.call(&admin, &["keys", "rotate"]).code, 0);
+    // One key id in sixty-four begins like an option.
+    let hyphen = served.call(&admin, &["keys", "compromise", "-Q", "--at", "2026-01-01T00:00:00Z"]);
+    assert!(hyphen.says("EP_NOT_FOUND"), "{}", hyphen.stderr);
     let lost = served.call(&admin, &["keys", "compromise", kid, "--at", "2026-01-01T00:00:00+01:00"]);
     assert!(lost.stdout.contains("2025-12-31T23:00:00.000Z"), "{}{}", lost.stdout, lost.stderr);
     assert!(served.call("", &["keys", "pin"]).stdout.starts_with("sha256:"), "a pin is public");

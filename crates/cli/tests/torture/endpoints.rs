@@ -20,6 +20,7 @@ const TABLE: &str = "
     GET  /v1/approvals/{id}                             401 401 403 403 200 200 200 200 404
     POST /v1/actions/{id}/approve                       401 401 403 403 200 403 403 403 404
     POST /v1/actions/{id}/reject                        401 401 403 403 200 403 403 403 404
+    POST /v1/actions/{id}/resolve                       401 401 403 403 409 403 403 403 404
     POST /v1/actions/{id}/retry                         401 401 200 404 403 200 403 200 404
     POST /v1/actions/{id}/cancel                        401 401 200 404 403 200 403 200 404
     POST /v1/actions/{id}/envelope                      401 401 403 403 200 403 403 403 404
@@ -51,6 +52,7 @@ const TABLE: &str = "
     GET  /sandbox/v1/approvals/{id}                     401 401 403 403 200 200 200 200 404
     POST /sandbox/v1/actions/{id}/approve               401 401 403 403 200 403 403 403 404
     POST /sandbox/v1/actions/{id}/reject                401 401 403 403 200 403 403 403 404
+    POST /sandbox/v1/actions/{id}/resolve               401 401 403 403 409 403 403 403 404
     GET  /sandbox/v1/audit                              401 401 403 403 403 200 200 200 own
     GET  /sandbox/v1/audit/verify                       401 401 403 403 403 200 200 200 own
     POST /sandbox/v1/actions/{id}/retry                 401 401 200 404 403 200 403 200 404
@@ -82,6 +84,7 @@ const TABLE: &str = "
     POST /approvals/{id}/envelope                       401 401 401 401 401 401 401 401 own
     POST /approvals/{id}/approve                        401 401 401 401 401 401 401 401 own
     POST /approvals/{id}/reject                         401 401 401 401 401 401 401 401 own
+    POST /approvals/{id}/resolve                        401 401 401 401 401 401 401 401 own
     GET  /sandbox/approvals                             200 200 200 200 200 200 200 200 own
     POST /sandbox/approvals/login                       403 403 403 403 403 403 403 403 own
     POST /sandbox/approvals/greeting                    403 403 403 403 403 403 403 403 own
@@ -90,6 +93,7 @@ const TABLE: &str = "
     GET  /sandbox/approvals/{id}                        401 401 401 401 401 401 401 401 own
     POST /sandbox/approvals/{id}/approve                401 401 401 401 401 401 401 401 own
     POST /sandbox/approvals/{id}/reject                 401 401 401 401 401 401 401 401 own
+    POST /sandbox/approvals/{id}/resolve                401 401 401 401 401 401 401 401 own
     GET  /r/{address}                                   200 200 200 200 200 200 200 200 own
     GET  /.well-known/jwks.json                         200 200 200 200 200 200 200 200 own
     GET  /sandbox/.well-known/jwks.json                 200 200 200 200 200 200 200 200 own
@@ -243,7 +247,10 @@ impl World<'_> {
         let (action, receipt, address) = &self.done[usize::from(base == "/sandbox")];
         let admin = self.house.admin();
         match plain {
-            "/v1/actions/{id}" | "/v1/actions/{id}/replay" | "/v1/actions/{id}/rollback" => action.clone(),
+            "/v1/actions/{id}"
+            | "/v1/actions/{id}/replay"
+            | "/v1/actions/{id}/resolve"
+            | "/v1/actions/{id}/rollback" => action.clone(),
             "/v1/approvals/{id}"
             | "/v1/actions/{id}/envelope"
             | "/v1/actions/{id}/approve"
@@ -336,6 +343,7 @@ impl World<'_> {
                 json!({"scope": scope})
             }
             "/v1/keys" => json!({"subject": format!("{tenant}-new{n}"), "role": "auditor"}),
+            "/v1/actions/{id}/resolve" => json!({"as": "executed", "comment": "it is over"}),
             "/v1/observe" => json!({"until": null}),
             "/v1/signing-keys/{kid}/compromise" => json!({"at": jiff::Timestamp::now().to_string()}),
             _ => json!({}),

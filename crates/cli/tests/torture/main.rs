@@ -16,6 +16,7 @@ mod kill;
 mod lifecycle;
 mod passkey;
 mod races;
+mod resolve;
 mod retries;
 mod secrets;
 mod tricks;

@@ -77,6 +77,7 @@ impl<'a> Judge<'a> {
             allow_sandbox: true,
             disclosures: &disclosures,
             approvers: &approvers,
+            require_approvals: false,
         };
         let report = receipt::verify(&receipt.document, &trust);
         if let Verdict::Invalid(failure) = &report.verdict {
@@ -141,7 +142,8 @@ fn altered_approval(
 /// May a receipt of this kind come with this state?
 fn agrees(kind: Kind, state: State) -> bool {
     match kind {
-        Kind::Executed => state == State::Executed,
+        // What undoes an effect, or was to, is told of in a receipt of what was executed.
+        Kind::Executed => matches!(state, State::Executed | State::RolledBack),
         Kind::Blocked => state == State::Refused,
         _ => state != State::Refused,
     }

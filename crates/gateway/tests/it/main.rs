@@ -12,6 +12,7 @@ mod outcomes;
 mod overage;
 mod quotes;
 mod recovery;
+mod resolutions;
 mod retries;
 mod rides;
 mod rollbacks;
