@@ -16,6 +16,7 @@ mod lifecycle;
 mod passkey;
 mod races;
 mod retries;
+mod runs;
 mod secrets;
 mod tricks;
 mod visitor;
