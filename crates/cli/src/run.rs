@@ -132,14 +132,11 @@ impl Errand<'_> {
         match self.desk.begin(key, body) {
             Ok(Begun::Admitted(id)) => self.see_through(&id),
             Ok(Begun::Said(said)) => self.go_on_from(&said),
-            Err(Trouble::Away(error)) => {
-                tell(error);
-                out::note(format_args!("countersign: nothing was started"));
-                Ok(NO_GATEWAY)
-            }
-            Err(Trouble::Refused { code, error }) => {
-                tell(error);
-                Ok(if code == "EP_IDEMPOTENCY_IN_FLIGHT" { NOT_OVER } else { REFUSED })
+            Err(trouble) => {
+                if matches!(trouble, Trouble::Away(_)) {
+                    out::note(format_args!("countersign: nothing was started"));
+                }
+                Ok(give_up(trouble))
             }
         }
     }
@@ -166,15 +163,11 @@ impl Errand<'_> {
         loop {
             let turn = match self.desk.take(id) {
                 Ok(turn) => turn,
-                Err(Trouble::Away(error)) => {
-                    if away.get_or_insert_with(Instant::now).elapsed() > GONE_FOR {
-                        tell(error);
-                        return Ok(NO_GATEWAY);
-                    }
+                Err(Trouble::Away(_)) if away.get_or_insert_with(Instant::now).elapsed() < GONE_FOR => {
                     std::thread::sleep(Duration::from_millis(500));
                     continue;
                 }
-                Err(Trouble::Refused { error, .. }) => return Err(error),
+                Err(trouble) => return Ok(give_up(trouble)),
             };
             away = None;
             match turn {
@@ -238,7 +231,7 @@ impl Errand<'_> {
     fn conclude(&self, id: &str) -> Result<u8> {
         match self.desk.record(id) {
             Ok(record) => self.say(&record),
-            Err(Trouble::Away(error) | Trouble::Refused { error, .. }) => Err(error),
+            Err(trouble) => Ok(give_up(trouble)),
         }
     }
 
@@ -355,6 +348,17 @@ fn read_constraint(text: &str) -> Result<(String, Value)> {
         }
         None => Ok((name.to_owned(), value.into())),
     }
+}
+
+/// Says why we cannot go on, and what to exit with.
+fn give_up(trouble: Trouble) -> u8 {
+    let (code, error) = match trouble {
+        Trouble::Away(error) => (NO_GATEWAY, error),
+        Trouble::Refused { code, error } if code == "EP_IDEMPOTENCY_IN_FLIGHT" => (NOT_OVER, error),
+        Trouble::Refused { error, .. } => (REFUSED, error),
+    };
+    tell(error);
+    code
 }
 
 fn tell(error: Error) {

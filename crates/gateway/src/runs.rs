@@ -69,7 +69,7 @@ pub enum Next {
 }
 
 /// So long a runner's question stays open.
-const LONGEST_QUESTION: Duration = Duration::from_secs(20);
+const LONGEST_QUESTION: Duration = Duration::from_secs(10);
 /// So often the ledger is looked at meanwhile.
 const GLANCE: Duration = Duration::from_millis(250);
 /// A report that is not written down by then is to be brought again.

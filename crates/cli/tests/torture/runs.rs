@@ -26,6 +26,12 @@ fn once() -> String {
     JOB.replace("LEVEL", "atp-1").replace("\"JOB\"", "\"ONCE\"")
 }
 
+/// Recognises its key.
+fn keyed() -> String {
+    let text = JOB.replace("LEVEL", "atp-2").replace("\"JOB\"", "\"KEYED\"");
+    text + "\n[binding.capabilities]\nidempotent = { retention_seconds = 86400 }\n"
+}
+
 /// Held for a person.
 fn asked() -> String {
     let text = JOB.replace("LEVEL", "atp-1").replace("\"JOB\"", "\"ASKED\"");
@@ -39,7 +45,12 @@ async fn house() -> House {
 async fn house_at(listen: Option<SocketAddr>) -> House {
     let plan = Plan {
         config: "[limits]\nrecovery_interval_ms = 20\n[sandbox]\nenabled = false\n".into(),
-        catalogue: vec![("job.toml", again()), ("once.toml", once()), ("asked.toml", asked())],
+        catalogue: vec![
+            ("job.toml", again()),
+            ("once.toml", once()),
+            ("keyed.toml", keyed()),
+            ("asked.toml", asked()),
+        ],
         listen,
         ..Plan::default()
     };
@@ -307,6 +318,17 @@ async fn at_the_second_level_it_runs_again_until_it_succeeds() {
     assert_eq!(record["result"]["retry_count"], 2);
     assert_eq!(record["receipts"][0]["event_type"], "ORIGINAL");
 
+    // One that recognises its key is run again under the same, because it may have got half way.
+    let script =
+        "echo $COUNTERSIGN_ATTEMPT $COUNTERSIGN_PROVIDER_KEY >> keys; [ $(wc -l < keys) -ge 2 ] || exit 5";
+    let ran = house.ran(&["--archetype", "KEYED", "--json"], script).await;
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let record = house.record("KEYED", &ran.id()).await;
+    let attempts = record["attempts"].as_array().unwrap();
+    assert_eq!((attempts.len(), &attempts[0]["sends"]), (1, &json!(2)), "{record}");
+    let one = format!("1 {}\n", attempts[0]["provider_key"].as_str().unwrap());
+    assert_eq!(house.mark("keys").await, one.repeat(2));
+
     // And no longer than the policy says.
     let failed = house.ran(&["--archetype", "JOB", "--json"], "echo x >> vain; exit 5").await;
     assert_eq!(
@@ -378,7 +400,7 @@ async fn a_gateway_that_dies_meanwhile_hears_of_it_when_it_is_back() {
         house.start();
         // It is in doubt, and says so, and nobody runs it a second time while its runner is at it.
         house.until(&id, "EXECUTING", true).await;
-        sleep(Duration::from_millis(1500)).await;
+        sleep(Duration::from_millis(3500)).await;
         let other = house.ran(&args, &script).await;
         assert_eq!(other.code, 75, "another runner is at it: {}", other.stderr);
         house.gateway.kill();
@@ -460,6 +482,9 @@ async fn a_call_is_the_agents_own_and_one_runners_and_reported_once() {
     odd = report(key, 0);
     odd["stdout"]["sha256"] = "zz".into();
     assert_eq!(run.post(&agent, "report", &odd).await.0, 422);
+    // Whoever has it has it after a reload, too.
+    assert_eq!(house.admin().post("/v1/reload", &json!({})).await.status, 200);
+    assert_eq!(run.post(&agent, "take", &take("b")).await.1["next"], "elsewhere");
     let (status, record) = run.post(&agent, "report", &report(key, 0)).await;
     assert_eq!((status, &record["result"]["state"]), (200, &json!("COMPLETED")), "{record}");
     let (status, said) = run.post(&agent, "report", &report(key, 4)).await;
