@@ -416,6 +416,7 @@ async fn a_gateway_that_dies_meanwhile_hears_of_it_when_it_is_back() {
             "the doubt, and what came of it: {record}"
         );
         assert_eq!(record["receipts"][1]["event_type"], "AMENDMENT_SETTLEMENT");
+        assert_eq!(record["attempts"][0]["sends"], 1, "it was not even offered again: {record}");
         assert_eq!(house.mark(&mark).await, format!("{id}\n"), "it ran once");
     }
     house.gateway.kill();
