@@ -16,6 +16,8 @@
 //! task of its own. An answer that does not come is doubt, never failure, and what is in doubt is sent again only to a
 //! provider that recognises it, or to whom twice does no harm.
 //!
+//! What callers carry out themselves is offered, looked after and reported in `runs.rs`; to the loop it is one more provider.
+//!
 //! Beside the loop, `notices/` reads the chain and tells people outside of what happened.
 //!
 //! What is deliberately not here: sockets and status codes (`server`), SQL (`ledger`), Cedar (`boundary`), JWS forms
@@ -54,6 +56,7 @@ mod request;
 mod resolve;
 mod rollback;
 mod row;
+mod runs;
 mod steer;
 mod tenants;
 mod vault;
@@ -76,8 +79,10 @@ pub use installation::{Installation, Keyring};
 pub use notices::Topic;
 pub use outcome::{Details, Kind, Missing, Outcome, ReceiptRef, Render, Reply, WOULD_EXECUTE};
 pub use provider::Signed;
+pub use provider::runner::{End, Output, Report};
 pub use request::{Answer, Ask};
 pub use resolve::{Decision, ResolutionView, ResolveAsk};
+pub use runs::{Begun, Next as NextRun, RunView};
 pub use views::{
     ActionView, AttemptView, Page, PublicReceipt, ReceiptView, ReplayView, RetryView, RollbackView,
 };

@@ -62,6 +62,10 @@ impl Gateway {
             }
             Err(error) => return Err(error),
         };
+        if stood == Stood::InDoubt && provider.runner().is_some_and(|runner| runner.is_at(&call)) {
+            // Its report is on its way, and whoever has it made once more would have it made twice at once.
+            return Ok(Pursued::Rests(self.soon_ms()));
+        }
         let execution = pending.execution(call, provider.as_ref(), stood);
         let (mut execution, mut effects) = self.step(execution, Event::Woken)?;
         if let Some(Effect::Inquire(call)) = effects.first() {

@@ -18,6 +18,8 @@
 //! answer is read. It cannot say which hosts are allowed or where a secret may go; that is the operator's
 //! configuration, [`egress::Rules`] and [`Secrets`]. All of a binding's mistakes are found when it is compiled.
 //!
+//! A [`runner::Runner`] carries nothing out itself: it offers its calls to the agent that asked for them.
+//!
 //! Beside providers there are [`receivers`]: who is told of what happened. They go out by the same rules.
 //!
 //! Absent here: retries of what has an effect (what may be sent again is for `execution` to say), redirects, proxies, text templates, and any
@@ -28,6 +30,8 @@ pub mod egress;
 mod http;
 mod reader;
 pub mod receivers;
+pub mod runner;
+mod runs;
 pub mod sandbox;
 pub mod secrets;
 mod template;
@@ -41,10 +45,11 @@ use execution::{Call, Capabilities, Found, Reply};
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 
-pub use binding::{compile, sandboxed};
+pub use binding::{compile, compile_for, sandboxed};
 pub use egress::Egress;
 pub use http::{Callback, Told};
 pub use reader::Mistake;
+pub use runs::{Offer, Runs, Turn};
 pub use secrets::Secrets;
 pub use webhooks::Signed;
 
@@ -62,6 +67,11 @@ pub trait Provider: Send + Sync + fmt::Debug {
 
     /// The longest that a call takes before it ends by itself, so that nothing leaves later than that.
     fn patience(&self) -> Duration;
+
+    /// The provider as one whose calls are carried out by whoever asked for them; `None` for those that act themselves.
+    fn runner(&self) -> Option<&runner::Runner> {
+        None
+    }
 
     /// Has the effect. `now_ms` is the Unix time in milliseconds at which it begins: it dates what is signed and says
     /// whether a token still holds. Whoever drops the future before it ends must take the reply to be [`Reply::Lost`].

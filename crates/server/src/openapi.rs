@@ -21,7 +21,7 @@ use utoipa::openapi::{
 };
 
 use crate::errors;
-use crate::faces::{actions, approvals, audit, callbacks, keys, mandates, operations};
+use crate::faces::{actions, approvals, audit, callbacks, keys, mandates, operations, runs};
 use crate::fault;
 use crate::routes::{Place, ROUTES, Route, Who};
 
@@ -70,6 +70,12 @@ pub enum Schema {
     ExecuteRequest,
     ExecuteResponse,
     ActionRecord,
+    BegunRun,
+    TakeRequest,
+    Run,
+    BeatRequest,
+    Heard,
+    ReportRequest,
     HeldPage,
     Held,
     CommentRequest,
@@ -129,6 +135,12 @@ impl Schema {
             Schema::ExecuteRequest => of::<ExecuteRequest>(components),
             Schema::ExecuteResponse => of::<ExecuteResponse>(components),
             Schema::ActionRecord => of::<actions::Record>(components),
+            Schema::BegunRun => of::<runs::Admitted>(components),
+            Schema::TakeRequest => of::<runs::TakeRequest>(components),
+            Schema::Run => of::<runs::Run>(components),
+            Schema::BeatRequest => of::<runs::BeatRequest>(components),
+            Schema::Heard => of::<runs::Heard>(components),
+            Schema::ReportRequest => of::<runs::ReportRequest>(components),
             Schema::HeldPage => of::<approvals::HeldPage>(components),
             Schema::Held => of::<approvals::Held>(components),
             Schema::CommentRequest => of::<approvals::CommentRequest>(components),

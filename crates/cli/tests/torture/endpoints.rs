@@ -24,6 +24,10 @@ const TABLE: &str = "
     POST /v1/actions/{id}/retry                         401 401 200 404 403 200 403 200 404
     POST /v1/actions/{id}/cancel                        401 401 200 404 403 200 403 200 404
     POST /v1/actions/{id}/envelope                      401 401 403 403 200 403 403 403 404
+    POST /v1/runs                                       401 401 422 422 403 403 403 403 own
+    POST /v1/runs/{id}/take                             401 401 200 404 403 403 403 403 404
+    POST /v1/runs/{id}/beat                             401 401 409 404 403 403 403 403 404
+    POST /v1/runs/{id}/report                           401 401 409 404 403 403 403 403 404
     GET  /v1/approvers                                  401 401 403 403 200 200 200 200 own
     GET  /v1/passkeys                                   401 401 403 403 200 200 200 200 own
     POST /v1/passkeys/{id}/enrol                        401 401 403 403 403 403 403 200 404
@@ -251,6 +255,7 @@ impl World<'_> {
             | "/v1/actions/{id}/replay"
             | "/v1/actions/{id}/resolve"
             | "/v1/actions/{id}/rollback" => action.clone(),
+            "/v1/runs/{id}/take" | "/v1/runs/{id}/beat" | "/v1/runs/{id}/report" => action.clone(),
             "/v1/approvals/{id}"
             | "/v1/actions/{id}/envelope"
             | "/v1/actions/{id}/approve"
@@ -330,6 +335,14 @@ impl World<'_> {
 
     async fn body(&self, tenant: &str, base: &str, plain: &str, n: u32) -> Value {
         match plain {
+            // A payment is carried out by the bank, and not by whoever asks for it.
+            "/v1/runs" => payment(&format!("row-{n}"), "1.00", self.house.token(tenant)),
+            "/v1/runs/{id}/take" => json!({"runner": "row"}),
+            "/v1/runs/{id}/beat" => json!({"runner": "row", "provider_key": "row"}),
+            "/v1/runs/{id}/report" => {
+                let output = json!({"sha256": "0".repeat(64), "bytes": 0});
+                json!({"provider_key": "row", "exit_code": 0, "duration_ms": 1, "stdout": &output, "stderr": &output})
+            }
             "/api/execute" => payment(&format!("row-{n}"), "1.00", self.house.token(tenant)),
             "/api/sandbox/execute" => payment(&format!("row-{n}"), "1.00", "tok-sandbox-public"),
             "/v1/mandates" => mandate(tenant),

@@ -18,6 +18,7 @@ mod passkey;
 mod races;
 mod resolve;
 mod retries;
+mod runs;
 mod secrets;
 mod tricks;
 mod visitor;

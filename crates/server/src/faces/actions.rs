@@ -201,7 +201,7 @@ struct Receipt<'a> {
 }
 
 impl<'a> Record<'a> {
-    pub(super) fn of(view: &'a ActionView, public_url: &str) -> Record<'a> {
+    pub(crate) fn of(view: &'a ActionView, public_url: &str) -> Record<'a> {
         Record {
             atp_version: "1.0.0",
             action_id: view.action_id.to_string(),

@@ -12,3 +12,4 @@ pub(crate) mod mandates;
 pub(crate) mod operations;
 mod provenance;
 pub(crate) mod receipts;
+pub(crate) mod runs;
