@@ -73,7 +73,10 @@ act = { url = "https://bank.example/refunds", body = { to = { "$value" = "/accou
 fn the_built_in_catalogue_has_no_mistakes() {
     let catalogue = Catalogue::load(true, &[]).unwrap_or_else(|mistakes| panic!("{}", shown(&mistakes)));
     let names: Vec<&str> = catalogue.iter().map(|archetype| archetype.name.as_str()).collect();
-    assert_eq!(names, ["DATA_EXPORT", "FLIGHT_BOOKING", "HOTEL_RESERVATION", "PAYMENT_TRANSFER"]);
+    assert_eq!(
+        names,
+        ["DATA_DELETE", "DATA_EXPORT", "FLIGHT_BOOKING", "HOTEL_RESERVATION", "PAYMENT_TRANSFER"]
+    );
     for archetype in catalogue.iter() {
         assert!(archetype.bindings.is_empty() && !archetype.identity.is_empty(), "{}", archetype.name);
         assert!(
@@ -206,6 +209,8 @@ fn every_mistake_is_found_with_its_place_and_a_hint() {
         ("\"1h\"", "\"1 hour\"", "19:10: not a duration"),
         ("\"1h\"", "\"31d\"", "19:10: not a duration"),
         ("\"1h\"", "\"0m\"", "19:10: not a duration"),
+        ("description", "recovery_window = \"1h\"\ndescription", "3:1: what cannot be undone has no time"),
+        ("description", "reversible = true\nrecovery_window = \"1\"\ndescription", "4:19: not a duration"),
         ("\"block\"", "\"blok\"", "20:6: unknown on `blok` | did you mean \"block\"?"),
         ("\"250.00\"", "\"250.001\"", "25:24: not an amount in EUR: EUR has 2 fraction digits"),
         ("\"250.00\"", "250", "25:24: this has to be a string, not a number"),
@@ -348,7 +353,7 @@ fn an_operator_binds_a_built_in_archetype_in_a_few_lines() {
     let bound = catalogue.get("PAYMENT_TRANSFER").unwrap();
     let builtin = Catalogue::builtin();
     let plain = builtin.get("PAYMENT_TRANSFER").unwrap();
-    assert_eq!(catalogue.iter().count(), 4);
+    assert_eq!(catalogue.iter().count(), 5);
     assert_eq!(bound.bindings["provider"], "http");
     assert!(bound.requires_approval && !plain.requires_approval);
     assert_eq!(bound.members, plain.members);
@@ -364,7 +369,7 @@ fn an_operator_binds_a_built_in_archetype_in_a_few_lines() {
 fn a_file_of_a_built_in_name_replaces_it_whole() {
     let text = GOOD.replace("REFUND", "PAYMENT_TRANSFER");
     let catalogue = Catalogue::load(true, &[source("pay.toml", &text)]).unwrap();
-    assert_eq!(catalogue.iter().count(), 4);
+    assert_eq!(catalogue.iter().count(), 5);
     assert!(catalogue.get("PAYMENT_TRANSFER").unwrap().member("recipient").is_none());
 }
 

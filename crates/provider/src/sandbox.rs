@@ -52,6 +52,8 @@ pub struct Sandbox {
     capabilities: Capabilities,
     options: Options,
     currency: Option<Currency>,
+    /// For how long what was done can be undone.
+    window: Duration,
     effects: Mutex<Effects>,
 }
 
@@ -93,6 +95,7 @@ impl Sandbox {
             capabilities: able(),
             options,
             currency: currency_of(archetype),
+            window: archetype.recovery_window.unwrap_or(A_DAY),
             effects: Mutex::default(),
         }
     }
@@ -117,6 +120,7 @@ impl Sandbox {
             capabilities,
             options: Options::read(table.get("options")).map_err(one)?,
             currency: currency_of(archetype),
+            window: archetype.recovery_window.unwrap_or(A_DAY),
             effects: Mutex::default(),
         })
     }
@@ -226,7 +230,7 @@ impl Provider for Sandbox {
     }
 
     fn rollback(&self) -> Option<Rollback> {
-        Some(Rollback { within: Duration::from_secs(86_400), restores: false })
+        Some(Rollback { within: self.window, restores: false })
     }
 
     fn snapshot<'a>(&'a self, _: Ask<'a>) -> BoxFuture<'a, Result<Option<Value>, Unquoted>> {
@@ -390,3 +394,4 @@ fn draw(action_id: ActionId, salt: u64) -> u64 {
 }
 
 const MOST_DELAY_MS: u64 = 60_000;
+const A_DAY: Duration = Duration::from_secs(86_400);

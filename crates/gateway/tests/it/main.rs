@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod approvals;
+mod archived;
 mod banked;
 mod exactly_once;
 mod house;
@@ -16,6 +17,7 @@ mod rides;
 mod rollbacks;
 #[path = "../../../provider/tests/provider/smtp.rs"]
 mod smtp;
+mod soft_delete;
 mod steering;
 mod trail;
 

@@ -39,7 +39,7 @@ async fn paid(retry: &str) -> (House, Bank, Said) {
 }
 
 /// The state of an action once it is this, which the gateway sees to in the background.
-async fn until(house: &House, id: &str, state: &str) {
+pub(crate) async fn until(house: &House, id: &str, state: &str) {
     for _ in 0..2000 {
         if house.record(id).await.state == state {
             return;

@@ -470,8 +470,23 @@ fn read_rollback(
     let rollback = node.table(&[&Template::MEMBERS[..], &CallReading::MEMBERS, &own].concat())?;
     let template = Template::read(&rollback, common, Knows::Effect, Method::POST)?;
     let reading = CallReading::read(&rollback, common.archetype)?;
-    let within = rollback.seconds("within_seconds", MOST_WINDOW_SECONDS)?;
+    let within = read_window(&rollback, common.archetype)?;
     Ok(Some((template, reading, Rollback { within, restores: rollback.flag("restores")? })))
+}
+
+/// For how long: what the archetype says, unless the provider has less.
+fn read_window(rollback: &Table<'_>, archetype: &Archetype) -> Result<Duration, Mistake> {
+    let (said, most) = (rollback.get("within_seconds"), archetype.recovery_window);
+    if let (None, Some(most)) = (&said, most) {
+        return Ok(most);
+    }
+    let within = rollback.seconds("within_seconds", MOST_WINDOW_SECONDS)?;
+    match said.filter(|_| most.is_some_and(|most| within > most)) {
+        Some(node) => Err(node
+            .mistake("this is longer than the archetype's `recovery_window`")
+            .hint("leave it out, or say how much less the provider has")),
+        None => Ok(within),
+    }
 }
 
 /// A hundred years.
