@@ -11,6 +11,9 @@
 //!                    └── Go: the same attempt ──┘ ⟲ asked, not known yet
 //! ```
 //!
+//! Where that is asked for, a confirmed effect is looked after before anything is said of it: `Checking ─▶ Completed`, or
+//! `Checking ─▶ RollingBack` if all is not as it should be.
+//!
 //! An effect that is there can be undone: `Completed ─▶ RollingBack ⇄ Undoing ─▶ RolledBack`, or `RollbackFailed`, which
 //! needs a person.
 //!
@@ -40,5 +43,5 @@ mod retry;
 pub use call::{Call, provider_key, reference, rollback_key, rollback_reference};
 pub use capabilities::{Capabilities, Idempotent, Queryable};
 pub use machine::{Course, Effect, Event, Execution, Illegal, Now, State, Stood, Terms, Undo, Withheld};
-pub use reply::{Absence, Confirmation, Found, Refusal, Reply, Stop};
+pub use reply::{Absence, Check, Confirmation, Found, Refusal, Reply, Stop};
 pub use retry::{delay, longest_delay};

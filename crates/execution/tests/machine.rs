@@ -72,6 +72,10 @@ fn every_state_meets_every_event() {
         failed      asked: absent for good -> failed on record
         failed      asked: absent so far  -> failed on record
         failed      asked: unknown        -> failed on record
+        checking    woken                 -> checking + check
+        checking    held                  -> completed
+        checking    untold                -> checking + wait
+        checking    undo                  -> rolling back + wait
         completed   undo                  -> rolling back + wait
         rolling back woken                -> undoing + retract
         rolling back undone: confirmed    -> rolled back
@@ -104,6 +108,44 @@ fn every_state_meets_every_event() {
         }
     }
     assert_eq!(found.iter().collect::<BTreeSet<_>>(), expected.iter().collect::<BTreeSet<_>>());
+}
+
+#[test]
+fn a_confirmed_effect_is_looked_after_before_it_is_complete_where_that_is_asked_for() {
+    let checked = || Terms { checked: true, ..terms() };
+    for (state, event, outcome) in [
+        ("sent", "replied: confirmed", "checking + wait"),
+        ("sent again", "replied: confirmed", "checking + wait"),
+        ("in doubt", "replied: confirmed", "checking + wait"),
+        ("in doubt", "asked: confirmed", "checking + wait"),
+        ("waiting", "replied: confirmed", "checking + wait + late effect"),
+        ("waiting", "asked: confirmed", "checking + wait + late effect"),
+        // Whoever was told that it failed waits for nothing any more.
+        ("failed", "replied: confirmed", "completed + late effect"),
+        ("failed", "asked: confirmed", "completed + late effect"),
+    ] {
+        let (next, effects) = stand(state, checked()).step(make(event), now(0)).unwrap();
+        assert_eq!(told(&next) + &effects.iter().map(word).collect::<String>(), outcome, "{state} {event}");
+    }
+}
+
+#[test]
+fn it_is_asked_for_as_long_as_nobody_can_tell_after_pauses_that_grow() {
+    let mut execution = stand("checking", terms());
+    let mut pauses = Vec::new();
+    for asks in 1..=8 {
+        let (next, effects) = execution.step(make("untold"), now(0)).unwrap();
+        let [Effect::Wait { until_ms }] = effects[..] else { panic!("{effects:?}") };
+        assert!(matches!(next.state(), State::Checking { asks: so_often, .. } if *so_often == asks));
+        pauses.push((until_ms - NOW) / 1000);
+        execution = next;
+    }
+    assert_eq!(pauses, [2, 4, 8, 16, 32, 60, 60, 60]);
+    let confirmed = Confirmation { reference: Some("its own".to_owned()), ..Confirmation::default() };
+    let course = Course { sends: 1, retries: 0, first_ms: NOW };
+    let execution = Execution::recover_checking(call(1), terms(), course, confirmed.clone(), 8);
+    let (next, _) = execution.step(Event::Held, now(0)).unwrap();
+    assert!(matches!(next.state(), State::Completed(it) if *it == confirmed), "what was confirmed is kept");
 }
 
 #[test]
@@ -244,8 +286,9 @@ proptest! {
     fn no_sequence_of_events_has_two_effects(
         picks in prop::collection::vec((0..EVENTS.len(), 0..40_000_i64), 0..60),
         able in 0..4_usize,
+        checked: bool,
     ) {
-        let terms = Terms { capabilities: abilities(able), flight_ms: 12_000, ..terms() };
+        let terms = Terms { capabilities: abilities(able), flight_ms: 12_000, checked, ..terms() };
         let recognises = |first_ms: i64, at_ms: i64| terms.capabilities.may_repeat(first_ms, at_ms + 12_000);
         let mut execution = Execution::intended(call(1).into(), terms.clone());
         let (mut at_ms, mut under_way, mut permits, mut sent) = (0, false, 0, 0);
@@ -280,6 +323,7 @@ proptest! {
             for effect in effects {
                 if let Effect::Invoke(call) = effect {
                     prop_assert!(!under_way, "two calls under way");
+                    prop_assert!(before.0 != "checking", "what is confirmed is not sent again");
                     match call.attempt == before.2 && before.0 != "intended" {
                         true => prop_assert!(recognises(first.unwrap(), at_ms), "{name} at {at_ms}"),
                         false => {
@@ -441,12 +485,13 @@ fn absence_is_final_only_after_the_last_moment_of_sending_and_the_declared_wait(
 const NOW: i64 = 1_760_000_000_000;
 const MOST_RETRIES: u32 = 2;
 
-const STATES: [&str; 11] = [
+const STATES: [&str; 12] = [
     "intended",
     "sent",
     "sent again",
     "waiting",
     "in doubt",
+    "checking",
     "completed",
     "failed",
     "rolling back",
@@ -455,7 +500,7 @@ const STATES: [&str; 11] = [
     "rollback failed",
 ];
 
-const EVENTS: [&str; 21] = [
+const EVENTS: [&str; 23] = [
     "go: attempt 1",
     "go: attempt 2",
     "stopped",
@@ -471,6 +516,8 @@ const EVENTS: [&str; 21] = [
     "asked: absent so far",
     "asked: unknown",
     "woken",
+    "held",
+    "untold",
     "undo",
     "undone: confirmed",
     "undone: refused",
@@ -494,6 +541,7 @@ fn stand(state: &str, terms: Terms) -> Execution {
             go(Execution::recover(call(1), once, course, Stood::InDoubt))
         }
         "waiting" => recovered(Stood::Waiting { due_ms: NOW }),
+        "checking" => Execution::recover_checking(call(1), terms, course, Confirmation::default(), 0),
         "in doubt" => recovered(Stood::InDoubt),
         "rolling back" | "undoing" | "rolled back" | "rollback failed" => {
             let stood = if state == "rollback failed" { Stood::RollbackFailed } else { Stood::RollingBack };
@@ -526,6 +574,8 @@ fn make(event: &str) -> Event {
         "asked: absent for good" => Event::Asked(Found::Absent { final_: true }),
         "asked: absent so far" => Event::Asked(Found::Absent { final_: false }),
         "asked: unknown" => Event::Asked(Found::Unknown),
+        "held" => Event::Held,
+        "untold" => Event::Untold,
         "undo" => Event::Undo(undo().call),
         "undone: confirmed" => Event::Undone(Reply::Confirmed(Confirmation::default())),
         "undone: refused" => Event::Undone(Reply::Refused(Refusal::default())),
@@ -563,6 +613,7 @@ fn word(effect: &Effect) -> &'static str {
         Effect::Clear => " + clear",
         Effect::Wait { .. } => " + wait",
         Effect::LateEffect => " + late effect",
+        Effect::Check(_) => " + check",
         Effect::Retract(_) => " + retract",
         Effect::Alarm => " + alarm",
     }
@@ -581,7 +632,13 @@ fn policy() -> RetryPolicy {
 }
 
 fn terms() -> Terms {
-    Terms { capabilities: abilities(3), retry: Some(policy()), deadline_ms: None, flight_ms: 0 }
+    Terms {
+        capabilities: abilities(3),
+        retry: Some(policy()),
+        deadline_ms: None,
+        flight_ms: 0,
+        checked: false,
+    }
 }
 
 /// Safe to repeat; recognises repeats for a while; can be asked; the last two.

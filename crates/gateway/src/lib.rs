@@ -30,6 +30,7 @@ mod audit;
 mod authority;
 mod buckets;
 mod caller;
+mod check;
 mod clock;
 mod code;
 pub mod config;

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::act::SEND_WINDOW;
 use crate::outcome::ReceiptRef;
-use crate::row::{CallRow, IntentRow, VERSION, internal, raw};
+use crate::row::{CallRow, IntentRow, VERSION, internal, money_of, raw};
 use crate::tenants::Rules;
 use crate::{Code, Error};
 
@@ -61,7 +61,7 @@ impl Pending {
             key: stored.key.clone(),
             archetype: stored.archetype.as_ref().into(),
             at_ms: stored.at_ms,
-            money: money_of(&row)?,
+            money: money_of(row.amount.as_deref(), row.currency.as_deref())?,
             action_hash,
             row,
             chain,
@@ -118,12 +118,9 @@ impl Pending {
     pub(crate) fn terms(&self, provider: &dyn Provider) -> Terms {
         let deadline = self.row.deadline_ms.and_then(|ms| i64::try_from(ms).ok());
         let level = GuaranteeLevel::parse(&self.row.guarantee_level).unwrap_or(GuaranteeLevel::Atp3);
-        terms(
-            provider,
-            level,
-            self.row.retry.map(Into::into),
-            deadline.map(|ms| self.at_ms.saturating_add(ms)),
-        )
+        let deadline_ms = deadline.map(|ms| self.at_ms.saturating_add(ms));
+        let quote_only = self.row.payment_mode == action::PaymentMode::QuoteOnly.as_str();
+        terms(provider, level, self.row.retry.map(Into::into), deadline_ms, quote_only)
     }
 
     /// Was its last attempt first sent after the caller was told something?
@@ -151,13 +148,16 @@ pub(crate) fn terms(
     level: GuaranteeLevel,
     retry: Option<action::RetryPolicy>,
     deadline_ms: Option<i64>,
+    quote_only: bool,
 ) -> Terms {
     let flight = SEND_WINDOW + provider.patience();
     let flight_ms = i64::try_from(flight.as_millis()).unwrap_or(i64::MAX / 2);
     let mut capabilities = provider.capabilities().clone();
     // What is promised exactly once is not repeated for being harmless.
     capabilities.repeat_safe &= level != GuaranteeLevel::Atp3;
-    Terms { capabilities, retry, deadline_ms, flight_ms }
+    // A price that was asked for is no effect.
+    let checked = provider.checks() && !quote_only;
+    Terms { capabilities, retry, deadline_ms, flight_ms, checked }
 }
 
 /// The parts of a payload that no decision is needed for.
@@ -199,6 +199,7 @@ pub(crate) fn describe(of: &Described<'_>, chain: &Chain, call: Option<CallRow>)
         attempts: Vec::new(),
         retry: action.retry.map(Into::into),
         snapshot: None,
+        check: None,
         rollback: None,
         held_for: Vec::new(),
         repeat_of: action.repeat_of.map(|id| id.to_string()),
@@ -236,10 +237,3 @@ pub(crate) const CONSTRAINTS: &str = "constraints";
 pub(crate) const SNAPSHOT: &str = "snapshot";
 /// Label under which members of the provider's answer are committed to.
 pub(crate) const ANSWER: &str = "answer";
-
-fn money_of(row: &IntentRow) -> Result<Option<Money>, Error> {
-    let (Some(amount), Some(currency)) = (&row.amount, &row.currency) else { return Ok(None) };
-    let currency = action::Currency::of(currency).ok_or_else(|| internal("a stored currency is not one"))?;
-    let money = Money::parse(amount, currency).map_err(|_| internal("a stored amount is not one"))?;
-    Ok(Some(money))
-}

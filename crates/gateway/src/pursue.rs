@@ -44,7 +44,8 @@ impl Gateway {
         let stood = match (stored.state, stored.due_ms) {
             (State::Sent | State::InDoubt, _) => Stood::InDoubt,
             (State::Waiting, due_ms) => Stood::Waiting { due_ms: due_ms.unwrap_or(0) },
-            (State::RollingBack, _) => return self.undo_further(tenant, &stored).await.map(Pursued::Rests),
+            (State::Checking, _) => return self.check_further(tenant, &stored).await,
+            (State::RollingBack | State::Retracting, _) => return self.undo_on(tenant, &stored).await,
             _ => return self.over(&stored),
         };
         let told = self.told(&stored).await?;
@@ -96,7 +97,7 @@ impl Gateway {
         }
     }
 
-    async fn followed(
+    pub(crate) async fn followed(
         &self,
         tenant: &TenantState,
         pending: &Pending,
@@ -232,7 +233,7 @@ impl Gateway {
         id: ActionId,
         confirmation: Confirmation,
         under_way: UnderWay,
-    ) -> Result<Answer, Error> {
+    ) -> Result<Followed, Error> {
         let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
         let stored = stored.ok_or_else(|| internal("an admitted action is not in the ledger"))?;
         let stood = match stored.state {
@@ -247,15 +248,11 @@ impl Gateway {
         let (provider, call) = self.bound(&pending, &rules, Stood::Failed)?;
         let execution = pending.execution(call, provider.as_ref(), stood);
         let (execution, effects) = self.step(execution, Event::Replied(Reply::Confirmed(confirmation)))?;
-        match self.follow(tenant, &pending, &execution, &effects).await? {
-            Followed::Said(answer) => {
-                if stored.state == State::Failed {
-                    self.compensate(tenant, &pending, under_way).await;
-                }
-                Ok(answer)
-            }
-            Followed::Rests(_) => Err(internal("a confirmed effect settled nothing")),
+        let followed = self.follow(tenant, &pending, &execution, &effects).await?;
+        if stored.state == State::Failed {
+            self.compensate(tenant, &pending, under_way).await;
         }
+        Ok(followed)
     }
 
     /// Has it wait for its next attempt. What the row says of it is read anew: what is in hand may lack the most of it.
@@ -314,11 +311,11 @@ impl Gateway {
             let row = IntentRow::from_bytes(&stored.payload)?;
             return Ok(self.say_sent(stored.id, &row));
         }
-        let state = if stored.state == State::Waiting { State::Waiting } else { State::InDoubt };
+        let state = if stored.state.rests() { stored.state } else { State::InDoubt };
         self.say_unsettled(tenant, &mut pending, state).await
     }
 
-    fn over(&self, stored: &Stored) -> Result<Pursued, Error> {
+    pub(crate) fn over(&self, stored: &Stored) -> Result<Pursued, Error> {
         self.last_said(stored).map(Pursued::Over)
     }
 

@@ -13,6 +13,7 @@
 //! | `sandbox:vanish` | answer lost | no | absent |
 //! | `sandbox:silent` | answer lost | yes | unknown, for ever |
 //! | `sandbox:keep` | confirmed, and its rollback is refused | yes | confirmed |
+//! | `sandbox:amiss` | confirmed, and fails the check that its binding has | yes | confirmed |
 //! | `sandbox:delay-N` | confirmed after N ms, at most 60000 | yes | confirmed |
 //!
 //! Any other value that begins with `sandbox:` is refused with the code `unknown_trigger`.
@@ -33,7 +34,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use action::{ActionId, Archetype, Currency, CurrencyRule, Money};
-use execution::{Call, Capabilities, Confirmation, Found, Idempotent, Queryable, Refusal, Reply};
+use execution::{Call, Capabilities, Check, Confirmation, Found, Idempotent, Queryable, Refusal, Reply};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
@@ -52,6 +53,8 @@ pub struct Sandbox {
     capabilities: Capabilities,
     options: Options,
     currency: Option<Currency>,
+    /// Whether what it did is looked after, as its binding says.
+    checks: bool,
     /// For how long what was done can be undone.
     window: Duration,
     effects: Mutex<Effects>,
@@ -83,6 +86,8 @@ enum Behaviour {
     Silent,
     /// What it did stays.
     Keep,
+    /// What it did is not as it should be.
+    Amiss,
 }
 
 impl Sandbox {
@@ -95,6 +100,7 @@ impl Sandbox {
             capabilities: able(),
             options,
             currency: currency_of(archetype),
+            checks: archetype.bindings.contains_key("check"),
             window: archetype.recovery_window.unwrap_or(A_DAY),
             effects: Mutex::default(),
         }
@@ -120,6 +126,7 @@ impl Sandbox {
             capabilities,
             options: Options::read(table.get("options")).map_err(one)?,
             currency: currency_of(archetype),
+            checks: false,
             window: archetype.recovery_window.unwrap_or(A_DAY),
             effects: Mutex::default(),
         })
@@ -137,7 +144,9 @@ impl Sandbox {
             Behaviour::Busy(times) if call.attempt <= times => {
                 Reply::Refused(Refusal { transient: true, ..refusal("busy") })
             }
-            Behaviour::Confirm | Behaviour::Busy(_) | Behaviour::Keep => Reply::Confirmed(confirmation(call)),
+            Behaviour::Confirm | Behaviour::Busy(_) | Behaviour::Keep | Behaviour::Amiss => {
+                Reply::Confirmed(confirmation(call))
+            }
             Behaviour::Decline => Reply::Refused(refusal("declined")),
             Behaviour::Misunderstand => Reply::Refused(refusal("unknown_trigger")),
             Behaviour::Unreachable => {
@@ -164,7 +173,7 @@ impl Sandbox {
     /// Between 40 % and 90 % of the bound, or 100 units of the currency when there is none.
     fn price(&self, ask: &Ask<'_>) -> Result<Money, Unquoted> {
         let (behaviour, _) = self.told(ask.constraints, ask.action_id);
-        if behaviour != Behaviour::Confirm {
+        if !matches!(behaviour, Behaviour::Confirm | Behaviour::Keep | Behaviour::Amiss) {
             return Err(Unquoted { why: "the sandbox was told not to answer".to_owned() });
         }
         let unknown = || Unquoted { why: "the currency is not known".to_owned() };
@@ -229,6 +238,16 @@ impl Provider for Sandbox {
         Box::pin(async move { self.ask(call, now_ms) })
     }
 
+    fn checks(&self) -> bool {
+        self.checks
+    }
+
+    fn check<'a>(&'a self, call: &'a Call, _: Done<'a>, _now_ms: i64) -> BoxFuture<'a, Check> {
+        let (behaviour, _) = self.told(&call.constraints, call.action_id);
+        let amiss = behaviour == Behaviour::Amiss;
+        Box::pin(std::future::ready(if amiss { Check::Fails } else { Check::Holds }))
+    }
+
     fn rollback(&self) -> Option<Rollback> {
         Some(Rollback { within: self.window, restores: false })
     }
@@ -274,7 +293,9 @@ impl Options {
 impl Behaviour {
     fn has_effect(self, attempt: u32) -> bool {
         match self {
-            Behaviour::Confirm | Behaviour::Lose | Behaviour::Silent | Behaviour::Keep => true,
+            Behaviour::Confirm | Behaviour::Lose | Behaviour::Silent | Behaviour::Keep | Behaviour::Amiss => {
+                true
+            }
             Behaviour::Busy(times) => attempt > times,
             Behaviour::Decline | Behaviour::Misunderstand | Behaviour::Unreachable | Behaviour::Vanish => {
                 false
@@ -323,6 +344,7 @@ fn obey(trigger: &str) -> (Behaviour, Duration) {
         "vanish" => Behaviour::Vanish,
         "silent" => Behaviour::Silent,
         "keep" => Behaviour::Keep,
+        "amiss" => Behaviour::Amiss,
         other => return delayed(other).unwrap_or((Behaviour::Misunderstand, Duration::ZERO)),
     };
     (behaviour, Duration::ZERO)

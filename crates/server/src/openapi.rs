@@ -273,6 +273,8 @@ struct OutcomeDetails {
     amount: Option<String>,
     /// ISO 4217.
     currency: Option<String>,
+    /// True if the effect was there, was not as it should be, and is undone.
+    rolled_back: Option<bool>,
     /// How often this same refusal was repeated within the last minute.
     repeats: Option<u64>,
     /// What would have happened, had observe mode not let it through.

@@ -112,9 +112,19 @@ impl Archive {
         self.desk.shelf().purge();
     }
 
+    /// Every change that a request made, oldest first, as it was answered.
+    pub fn changes(&self) -> Vec<Value> {
+        self.desk.shelf().changes()
+    }
+
     /// Every effect so far, counted.
     pub fn effects(&self) -> Effects {
         self.desk.shelf().effects()
+    }
+
+    /// No fault waits any more.
+    pub fn clear(&self) {
+        self.desk.faults().clear();
     }
 
     /// Queues faults for the next requests of their kind, behind those already queued.

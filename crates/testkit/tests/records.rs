@@ -31,9 +31,9 @@ async fn what_changed_since_is_neither_restored_nor_reverted() {
     for n in 1..=3 {
         desk.heard("PUT", "/r1", &format!("k{n}"), None, json!({"content": n}), 200).await;
     }
-    desk.heard("POST", "/r1/revert", "k4", Some("2"), json!({"to": 1}), 412).await;
-    desk.heard("POST", "/r1/revert", "k4", Some("3"), json!({"to": 2}), 200).await;
-    desk.heard("POST", "/r1/revert", "k5", Some("2"), json!({"to": 1}), 200).await;
+    desk.heard("POST", "/r1/revert", "k4", Some("2"), json!({}), 412).await;
+    desk.heard("POST", "/r1/revert", "k4", Some("3"), json!({}), 200).await;
+    desk.heard("POST", "/r1/revert", "k5", Some("2"), json!({}), 200).await;
     assert_eq!(desk.archive.standing("r1"), Some(Standing { version: 1, content: Some(json!(1)) }));
     desk.heard("DELETE", "/r1", "k6", None, json!({}), 200).await;
     assert_eq!(desk.archive.put("r1", json!("anew")), 4, "no version is given twice");

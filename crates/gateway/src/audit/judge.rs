@@ -141,7 +141,8 @@ fn altered_approval(
 /// May a receipt of this kind come with this state?
 fn agrees(kind: Kind, state: State) -> bool {
     match kind {
-        Kind::Executed => state == State::Executed,
+        // What is undone was done, and its undoing was carried out.
+        Kind::Executed => matches!(state, State::Executed | State::RollingBack | State::RolledBack),
         Kind::Blocked => state == State::Refused,
         _ => state != State::Refused,
     }

@@ -77,7 +77,16 @@ pub(crate) async fn archive() -> Archive {
 
 /// A house with this archetype, and whoever may use it.
 pub(crate) async fn house(archive: &Archive, text: &str) -> House {
-    let house = House::bound(BINDING, |config| reaching(config, archive)).await;
+    patient(archive, text, 60_000).await
+}
+
+/// One that keeps its callers waiting so long.
+pub(crate) async fn patient(archive: &Archive, text: &str, patience_ms: u64) -> House {
+    let house = House::bound(BINDING, |config| {
+        reaching(config, archive);
+        config.limits.patience_ms = patience_ms;
+    })
+    .await;
     bind(&house, text).await;
     house
 }

@@ -5,6 +5,7 @@
 mod approvals;
 mod archived;
 mod banked;
+mod checks;
 mod exactly_once;
 mod house;
 mod notices;

@@ -95,6 +95,7 @@ async fn what_is_being_undone_outlives_a_restart() {
     bank.inject(Injection::refunds(Fault::LostBeforeEffect, 1));
     let record = house.gateway().rollback(&house.agent, said.id()).await.unwrap();
     assert_eq!((record.state.as_str(), bank.refunds()), ("ROLLING_BACK", 0));
+    assert_eq!(house.gateway().check_trail(&house.admin, None).await.unwrap().findings, []);
     let mut house = house.restart().await;
     house.installation.start();
     a_while().await;

@@ -326,6 +326,62 @@ fn only_a_rollback_takes_from_the_snapshot_and_it_does_so_in_headers_too() {
 }
 
 #[test]
+fn a_check_is_only_where_what_fails_it_can_be_undone() {
+    let check = "[binding.check]\npath = [\"payments\", { \"$action\" = \"provider_reference\" }]\n";
+    let rules = "holds = { status = [200], pointer = \"/ok\", equals = [true] }\nfails = { status = [200, 404], pointer = \"/ok\", equals = [false] }\n";
+    let keyed = undone("headers = { Idempotency-Key = { \"$action\" = \"provider_key\" } }");
+    let found = |text: &str| with_window("", text).map(|provider| provider.checks());
+    assert_eq!(found(&format!("{keyed}{check}{rules}")).ok(), Some(true));
+    assert_eq!(found(&keyed).ok(), Some(false));
+    let wrong = |text: &str| {
+        let first = found(text).unwrap_err().remove(0);
+        (first.pointer, first.message)
+    };
+    let (usual, _) = keyed.split_once("[binding.rollback]").unwrap();
+    let (place, said) = wrong(&format!("{usual}{check}{rules}"));
+    assert!(place == "/check" && said.contains("no `rollback`"), "{place}: {said}");
+    let (place, said) = {
+        let first = mistakes(&format!("{keyed}{check}{rules}")).remove(0);
+        (first.pointer, first.message)
+    };
+    assert!(place == "/check" && said.contains("not `reversible`"), "{place}: {said}");
+    for (rules, place, message) in [
+        ("holds = { status = [200] }\n", "/check", "`fails` is missing"),
+        ("fails = { status = [404] }\n", "/check", "`holds` is missing"),
+        (
+            "holds = { status = [200] }\nfails = { status = [200], pointer = \"/bad\" }\n",
+            "/check/holds",
+            "listed as fails",
+        ),
+        (
+            "holds = { status = [200], pointer = \"/ok\" }\nfails = { status = [200] }\n",
+            "/check/fails",
+            "listed as holds",
+        ),
+        ("holds = { status = [404] }\nfails = { status = [409] }\n", "/check/holds/status/0", "cannot mean"),
+        ("holds = { status = [200] }\nfails = { status = [500] }\n", "/check/fails/status/0", "cannot mean"),
+        (
+            "holds = { status = [200] }\nfails = { status = [401] }\n",
+            "/check/fails/status/0",
+            "about who asks",
+        ),
+        (
+            "method = \"POST\"\nholds = { status = [200] }\nfails = { status = [404] }\n",
+            "/check/method",
+            "not known here",
+        ),
+        (
+            "params = { v = { \"$snapshot\" = \"/v\" } }\nholds = { status = [200] }\nfails = { status = [404] }\n",
+            "/check/params/v",
+            "only in `rollback`",
+        ),
+    ] {
+        let (found_at, said) = wrong(&format!("{keyed}{check}{rules}"));
+        assert!(found_at == place && said.contains(message), "{rules}: at {found_at}: {said}");
+    }
+}
+
+#[test]
 fn the_time_in_which_it_is_undone_is_the_archetypes_unless_the_provider_has_less() {
     let compiled = |window: &str, within: &str| {
         let text = undone("headers = { Idempotency-Key = { \"$action\" = \"provider_key\" } }").replacen(

@@ -163,10 +163,8 @@ async fn revert(
     ConnectInfo(line): ConnectInfo<Line>,
     Path(record): Path<String>,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    let wish = parsed::<Back>(body)
-        .and_then(|Back { to }| wish(record, Deed::Revert(to), needed_match(&headers)?, None));
+    let wish = needed_match(&headers).and_then(|version| wish(record, Deed::Revert, version, None));
     desk.grant(Target::Undoings, line, &headers, wish).await
 }
 
@@ -196,12 +194,6 @@ struct Content {
 #[serde(deny_unknown_fields)]
 struct Named {
     reference: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Back {
-    to: u64,
 }
 
 #[derive(Deserialize)]
@@ -275,7 +267,7 @@ fn say(why: Refusal) -> Refused {
         Refusal::Absent => (StatusCode::NOT_FOUND, "not_found", "no such record"),
         Refusal::Deleted => (StatusCode::CONFLICT, "deleted", "the record is deleted"),
         Refusal::NotDeleted => (StatusCode::CONFLICT, "not_deleted", "the record is not deleted"),
-        Refusal::NoSuchVersion => (StatusCode::CONFLICT, "no_such_version", "the record never was that"),
+        Refusal::NoneBefore => (StatusCode::CONFLICT, "none_before", "there is no version before this one"),
         Refusal::Changed => (StatusCode::PRECONDITION_FAILED, "changed", "the record has another version"),
         Refusal::KeyReused => {
             let message = "this idempotency key came with another request";

@@ -40,8 +40,8 @@ pub(super) enum Deed {
     Delete,
     /// What was deleted is as before.
     Restore,
-    /// The record is again what it was in this version.
-    Revert(u64),
+    /// The record is again what it was before its version.
+    Revert,
 }
 
 /// A well-formed request to do it.
@@ -63,8 +63,8 @@ pub(super) enum Refusal {
     Deleted,
     /// It is not deleted.
     NotDeleted,
-    /// It never was in that version.
-    NoSuchVersion,
+    /// There is no version before this one.
+    NoneBefore,
     /// It has another version by now.
     Changed,
     /// The key is remembered for another wish.
@@ -111,16 +111,21 @@ impl Shelf {
             Deed::Write(_) => count(&mut self.effects.written, "written"),
             Deed::Delete => count(&mut self.effects.deleted, "deleted"),
             Deed::Restore => count(&mut self.effects.restored, "restored"),
-            Deed::Revert(_) => count(&mut self.effects.reverted, "reverted"),
+            Deed::Revert => count(&mut self.effects.reverted, "reverted"),
         };
         *self.effects.by_key.entry(key.to_owned()).or_default() += 1;
         let change = json!({
             "change_id": format!("chg_{}", Uuid::now_v7().simple()),
             "record": wish.record, "status": word, "version": version, "reference": wish.reference,
+            "if_match": wish.if_match,
         });
         self.remembered.insert(key.to_owned(), (wish, self.changes.len()));
         self.changes.push(change.clone());
         Ok(change)
+    }
+
+    pub(super) fn changes(&self) -> Vec<Value> {
+        self.changes.clone()
     }
 
     /// The changes that carried a reference, oldest first.
@@ -174,10 +179,7 @@ impl Shelf {
                 self.newest = next;
             }
             (Deed::Delete, None) => record.deleted = Some(now),
-            (Deed::Revert(version), None) => {
-                record.content = record.past.get(version).ok_or(Refusal::NoSuchVersion)?.clone();
-                record.version = *version;
-            }
+            (Deed::Revert, None) => record.take_back()?,
         }
         Ok(record.version)
     }
@@ -191,6 +193,15 @@ impl Record {
     fn write(&mut self, version: u64, content: Value) {
         self.past.insert(version, content.clone());
         (self.version, self.content, self.deleted) = (version, content, None);
+    }
+
+    /// The version that is taken back never was.
+    fn take_back(&mut self) -> Result<(), Refusal> {
+        let before = self.past.range(..self.version).next_back();
+        let (version, content) = before.map(|(at, it)| (*at, it.clone())).ok_or(Refusal::NoneBefore)?;
+        self.past.remove(&self.version);
+        (self.version, self.content) = (version, content);
+        Ok(())
     }
 }
 
