@@ -51,6 +51,7 @@ mod recovery;
 mod remember;
 mod request;
 mod rollback;
+mod rollbacks;
 mod row;
 mod steer;
 mod tenants;
@@ -75,6 +76,7 @@ pub use installation::{Installation, Keyring};
 pub use notices::Topic;
 pub use outcome::{Details, Kind, Missing, Outcome, ReceiptRef, Render, Reply, WOULD_EXECUTE};
 pub use request::{Answer, Ask};
+pub use rollbacks::{Fate, ROLLBACK_FAILED, UndoneView};
 pub use views::{
     ActionView, AttemptView, Page, PublicReceipt, ReceiptView, ReplayView, RetryView, RollbackView,
 };

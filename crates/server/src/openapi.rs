@@ -21,7 +21,7 @@ use utoipa::openapi::{
 };
 
 use crate::errors;
-use crate::faces::{actions, approvals, audit, keys, mandates, operations};
+use crate::faces::{actions, approvals, audit, keys, mandates, operations, rollbacks};
 use crate::fault;
 use crate::routes::{Place, ROUTES, Route, Who};
 
@@ -83,6 +83,8 @@ pub enum Schema {
     AuditPage,
     Replay,
     Receipt,
+    RollbackRequest,
+    Rollbacks,
     MandateRequest,
     IssuedMandate,
     MandatePage,
@@ -127,6 +129,8 @@ impl Schema {
             Schema::ExecuteRequest => of::<ExecuteRequest>(components),
             Schema::ExecuteResponse => of::<ExecuteResponse>(components),
             Schema::ActionRecord => of::<actions::Record>(components),
+            Schema::RollbackRequest => of::<rollbacks::RollbackRequest>(components),
+            Schema::Rollbacks => of::<rollbacks::Rollbacks>(components),
             Schema::HeldPage => of::<approvals::HeldPage>(components),
             Schema::Held => of::<approvals::Held>(components),
             Schema::CommentRequest => of::<approvals::CommentRequest>(components),

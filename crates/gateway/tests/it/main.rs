@@ -16,6 +16,7 @@ mod recovery;
 mod retries;
 mod rides;
 mod rollbacks;
+mod several;
 #[path = "../../../provider/tests/provider/smtp.rs"]
 mod smtp;
 mod soft_delete;

@@ -11,3 +11,4 @@ pub(crate) mod mandates;
 pub(crate) mod operations;
 mod provenance;
 pub(crate) mod receipts;
+pub(crate) mod rollbacks;
