@@ -19,11 +19,11 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// The switch of one connection.
 #[derive(Clone, Default)]
-pub(super) struct Line(Arc<AtomicBool>);
+pub(crate) struct Line(Arc<AtomicBool>);
 
 impl Line {
     /// Cuts the connection. The response returned satisfies the handler's type and is never sent.
-    pub(super) fn cut(&self) -> Response {
+    pub(crate) fn cut(&self) -> Response {
         self.0.store(true, Ordering::Release);
         ().into_response()
     }
@@ -34,7 +34,7 @@ impl Line {
 }
 
 /// A listener whose connections are [`Wire`]s.
-pub(super) struct Lines(pub(super) TcpListener);
+pub(crate) struct Lines(pub(crate) TcpListener);
 
 impl Listener for Lines {
     type Io = Wire;
@@ -60,7 +60,7 @@ impl Connected<IncomingStream<'_, Lines>> for Line {
 }
 
 /// A TCP connection that stops writing once its line is cut.
-pub(super) struct Wire {
+pub(crate) struct Wire {
     stream: TcpStream,
     line: Line,
 }
