@@ -287,10 +287,8 @@ impl Gateway {
         let (provider, call) = self.bound(&pending, &rules, Stood::Failed)?;
         let execution = pending.execution(call, provider.as_ref(), stood);
         let (execution, effects) = self.step(execution, Event::Replied(reply))?;
-        let ends =
-            execution.state().is_settled() || matches!(execution.state(), execution::State::Waiting { .. });
-        if !ends || (effects.is_empty() && stored.state == State::Failed) {
-            // It says nothing that is not known.
+        if !execution.state().is_settled() {
+            // Of two sends it speaks for one.
             return Ok(self.say_sent(id, &pending.row));
         }
         match self.follow(tenant, &pending, &execution, &effects).await? {
@@ -300,7 +298,7 @@ impl Gateway {
                 }
                 Ok(answer)
             }
-            Followed::Rests(_) => Ok(self.say_sent(id, &pending.row)),
+            Followed::Rests(_) => Err(internal("a last word settled nothing")),
         }
     }
 
