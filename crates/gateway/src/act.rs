@@ -404,7 +404,8 @@ fn log_unanswered(action: ActionId, provider: &str, reply: &Reply) {
     match reply {
         Reply::NotSent { why } => tracing::warn!(%action, provider, %why, "nothing was sent"),
         Reply::Lost { why } => tracing::warn!(%action, provider, %why, "it was sent and not answered"),
-        Reply::Confirmed(_) | Reply::Refused(_) | Reply::Challenged(_) => {}
+        Reply::Challenged(_) => tracing::info!(%action, provider, "the payer has to confirm it first"),
+        Reply::Confirmed(_) | Reply::Refused(_) => {}
     }
 }
 

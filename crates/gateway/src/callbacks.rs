@@ -123,8 +123,12 @@ impl Gateway {
     async fn take_once(self: &Arc<Self>, word: &Word) -> Result<(), Error> {
         let stored = self.ledger.action(&word.tenant.tenant, word.id).await.map_err(unavailable)?;
         let stored = stored.ok_or_else(|| internal("an action is gone"))?;
-        // Of what was erased nothing is left that could go on.
-        let Ok(row) = IntentRow::from_bytes(&stored.payload) else { return Ok(()) };
+        let row = match IntentRow::from_bytes(&stored.payload) {
+            Ok(row) => row,
+            // Nothing is left of it that could go on.
+            Err(error) if error.code == Code::Erased => return Ok(()),
+            Err(error) => return Err(error),
+        };
         let Some(call) = row.call.as_ref().filter(|call| call.was_for(word.provider.as_ref())) else {
             tracing::warn!(action = %word.id, "a callback is from another provider than the action was sent to");
             return Ok(());

@@ -294,11 +294,8 @@ impl Gateway {
         let (provider, call) = self.bound(&pending, &rules, Stood::Failed)?;
         let execution = pending.execution(call, provider.as_ref(), stood);
         let (execution, effects) = self.step(execution, Event::Replied(reply))?;
-        let goes_on =
-            matches!(execution.state(), execution::State::Waiting { .. } | execution::State::Checking { .. });
-        let told = execution.state().is_settled() || goes_on;
-        if !told || (effects.is_empty() && stored.state == State::Failed) {
-            // It says nothing that is not known.
+        if !execution.state().is_settled() && !matches!(execution.state(), execution::State::Checking { .. }) {
+            // Of two sends it speaks for one.
             return Ok(Followed::Said(self.say_sent(id, &pending.row)));
         }
         let followed = self.follow(tenant, &pending, &execution, &effects).await?;
