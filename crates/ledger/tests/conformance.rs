@@ -1323,6 +1323,49 @@ fn what_waits_may_be_told_of_and_called_off() {
 }
 
 #[test]
+fn an_effect_is_looked_after_and_undone_before_the_last_word() {
+    on_every_ledger(|ledger| {
+        let tenant = Tenant::default();
+        let id = admitted(&*ledger, payment("a", 300, &["m"]));
+        let rests = |state, token, due_ms| Deferral { state, ..deferral(id, token, due_ms) };
+        let settle = |token, state, name| {
+            let by = By::Holder(token);
+            wait(ledger.settle(Settlement { by, ..settlement(id, state, name) }))
+        };
+        let stored = || wait(ledger.action(&tenant, id)).unwrap().unwrap();
+        let due = |at_ms| wait(ledger.due(at_ms, None, 10)).unwrap().rows.len();
+        assert!(matches!(wait(ledger.defer(rests(State::Retracting, 1, NOW))), Err(Error::Illegal { .. })));
+        wait(ledger.defer(rests(State::Checking, 1, NOW + 100))).unwrap();
+        assert_eq!(
+            (stored().state, stored().token, due(NOW + 99), due(NOW + 100)),
+            (State::Checking, 1, 0, 1)
+        );
+        settle(1, State::Checking, "told").unwrap();
+        assert_eq!((stored().due_ms, due(NOW + 100)), (Some(NOW + 100), 1), "it goes on being looked after");
+        assert!(
+            matches!(settle(1, State::Failed, "lost"), Err(Error::Illegal { .. })),
+            "the effect is there"
+        );
+        let revoked = wait(ledger.revoke(&tenant, "m", event("revoked"))).unwrap();
+        assert_eq!(revoked.unsettled, [id]);
+        wait(ledger.defer(rests(State::Retracting, 1, NOW + 200))).unwrap();
+        wait(ledger.defer(rests(State::Retracting, 2, NOW + 300))).unwrap();
+        assert_eq!((stored().token, due(NOW + 300)), (3, 1), "each step is somebody's");
+        assert!(matches!(settle(2, State::RollingBack, "old"), Err(Error::Fenced(_))));
+        assert!(
+            matches!(settle(3, State::RolledBack, "mute"), Err(Error::Illegal { .. })),
+            "something is said first"
+        );
+        settle(3, State::RollingBack, "said").unwrap();
+        assert_eq!((stored().state, due(NOW + 300)), (State::RollingBack, 1), "a crash here loses nothing");
+        let by = By::Holder(3);
+        wait(ledger.amend(Settlement { by, ..settlement(id, State::RolledBack, "undone") })).unwrap();
+        assert_eq!((stored().state, due(NOW + 9000), spent(&*ledger, "m")), (State::RolledBack, 0, 300));
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
 fn an_effect_is_undone_step_by_step_and_each_step_is_somebodys() {
     on_every_ledger(|ledger| {
         let tenant = Tenant::default();
