@@ -3,14 +3,16 @@
 //!
 //! Run it inside a test with [`Bank::start`], or as a process of its own with [`serve`]. Both
 //! speak the same HTTP: `/oauth/token`, `/v1/payments`, `/v1/payments/{id}/refunds`, `/v1/accounts/{name}`, `/v1/effects`,
-//! `/v1/faults`.
+//! `/v1/faults`, and `/v1/reservations`, `/v1/reservations/{id}/capture` and `/release`.
 
 mod amount;
 mod books;
 mod fault;
+mod holds;
 mod http;
 mod journal;
 mod line;
+mod reservations;
 mod tokens;
 
 use std::io;
@@ -152,6 +154,21 @@ impl Bank {
     /// How many payments were given back.
     pub fn refunds(&self) -> u64 {
         self.counter.books().refunds()
+    }
+
+    /// How much is set aside, in minor units.
+    pub fn reserved(&self) -> i64 {
+        self.counter.books().holds().sum()
+    }
+
+    /// How many reservations were ever made.
+    pub fn reservations(&self) -> u64 {
+        self.counter.books().holds().count()
+    }
+
+    /// The time of all reservations is over.
+    pub fn expire_reservations(&self) {
+        self.counter.books().holds().expire();
     }
 
     /// Queues faults for the next requests, behind those already queued.

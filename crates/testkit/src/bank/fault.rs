@@ -83,6 +83,23 @@ pub enum Target {
     Queries,
     /// Refunds of payments.
     Refunds,
+    /// Reservations.
+    Reservations,
+    /// What pays out a reservation.
+    Captures,
+    /// What sets a reservation free.
+    Releases,
+}
+
+impl Target {
+    const ALL: [Target; 6] = [
+        Target::Payments,
+        Target::Queries,
+        Target::Refunds,
+        Target::Reservations,
+        Target::Captures,
+        Target::Releases,
+    ];
 }
 
 /// A fault for the next `count` requests of a kind.
@@ -110,6 +127,11 @@ impl Injection {
         Injection { fault, count, on: Target::Refunds }
     }
 
+    /// The fault for the next `count` requests of this kind.
+    pub fn on(on: Target, fault: Fault, count: u64) -> Injection {
+        Injection { fault, count, on }
+    }
+
     /// The fault for the next `count` queries.
     pub fn queries(fault: Fault, count: u64) -> Injection {
         Injection { fault, count, on: Target::Queries }
@@ -122,6 +144,9 @@ pub(super) struct Faults {
     payments: Mutex<VecDeque<Injection>>,
     queries: Mutex<VecDeque<Injection>>,
     refunds: Mutex<VecDeque<Injection>>,
+    reservations: Mutex<VecDeque<Injection>>,
+    captures: Mutex<VecDeque<Injection>>,
+    releases: Mutex<VecDeque<Injection>>,
 }
 
 impl Faults {
@@ -133,16 +158,12 @@ impl Faults {
     }
 
     pub(super) fn clear(&self) {
-        self.queue(Target::Payments).clear();
-        self.queue(Target::Queries).clear();
-        self.queue(Target::Refunds).clear();
+        Target::ALL.into_iter().for_each(|target| self.queue(target).clear());
     }
 
     pub(super) fn waiting(&self) -> Vec<Injection> {
-        let mut all: Vec<_> = self.queue(Target::Payments).iter().cloned().collect();
-        all.extend(self.queue(Target::Queries).iter().cloned());
-        all.extend(self.queue(Target::Refunds).iter().cloned());
-        all
+        let of = |target| self.queue(target).iter().cloned().collect::<Vec<_>>();
+        Target::ALL.into_iter().flat_map(of).collect()
     }
 
     /// The fault for the request that has just arrived.
@@ -162,6 +183,9 @@ impl Faults {
             Target::Payments => &self.payments,
             Target::Queries => &self.queries,
             Target::Refunds => &self.refunds,
+            Target::Reservations => &self.reservations,
+            Target::Captures => &self.captures,
+            Target::Releases => &self.releases,
         };
         queue.lock().unwrap_or_else(PoisonError::into_inner)
     }

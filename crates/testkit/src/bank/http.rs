@@ -22,7 +22,7 @@ use super::fault::{Fault, Faults, Injection, Target};
 use super::journal::Journal;
 use super::line::{Line, Lines};
 use super::tokens::{self, Tokens};
-use super::{Client, Options, amount};
+use super::{Client, Options, amount, reservations};
 
 /// Answers on `listener` until `closed` completes and the requests under way are done.
 pub(super) async fn run(
@@ -40,6 +40,9 @@ fn routes(counter: Arc<Counter>) -> Router {
         .route("/v1/payments", post(pay).get(find_payments))
         .route("/v1/payments/{id}", get(show_payment))
         .route("/v1/payments/{id}/refunds", post(refund))
+        .route("/v1/reservations", post(reservations::reserve).get(reservations::find))
+        .route("/v1/reservations/{id}/capture", post(reservations::capture))
+        .route("/v1/reservations/{id}/release", post(reservations::release))
         .route("/v1/accounts/{name}", get(show_account))
         .route("/v1/effects", get(count_effects))
         .route("/v1/faults", post(inject).get(list_faults).delete(clear_faults))
@@ -96,12 +99,20 @@ impl Counter {
         &self.faults
     }
 
+    pub(super) fn currency(&self) -> &str {
+        &self.currency
+    }
+
+    pub(super) fn keys_matter(&self) -> bool {
+        self.keys_matter
+    }
+
     pub(super) fn books(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does the work as a task of its own, with the fault whose turn it is.
-    async fn answer<W>(&self, target: Target, line: Line, work: W) -> Response
+    pub(super) async fn answer<W>(&self, target: Target, line: Line, work: W) -> Response
     where
         W: Future<Output = Response> + Send + 'static,
     {
@@ -141,7 +152,7 @@ async fn settle(counter: Arc<Counter>, order: Order, key: Option<String>) -> Res
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| unfinished())
 }
 
-fn say(paid: Paid, currency: &str) -> Response {
+pub(super) fn say(paid: Paid, currency: &str) -> Response {
     match paid {
         Paid::Settled(payment) => (StatusCode::CREATED, Json(shown(&payment, currency))).into_response(),
         Paid::Replayed(payment) => {
@@ -211,8 +222,8 @@ async fn find_payments(
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ByReference {
-    reference: String,
+pub(super) struct ByReference {
+    pub(super) reference: String,
 }
 
 async fn show_payment(
@@ -271,7 +282,7 @@ async fn clear_faults(_: Holder, State(counter): State<Arc<Counter>>) -> StatusC
 }
 
 /// Whoever sent this request holds the bank's token, or one that was granted; only the header makes one.
-struct Holder;
+pub(super) struct Holder;
 
 impl FromRequestParts<Arc<Counter>> for Holder {
     type Rejection = Response;
@@ -288,13 +299,13 @@ impl FromRequestParts<Arc<Counter>> for Holder {
 }
 
 /// A refusal before any work was done.
-type Refused = (StatusCode, Json<Value>);
+pub(super) type Refused = (StatusCode, Json<Value>);
 
-fn read(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Refused> {
+pub(super) fn read(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Refused> {
     body.map_err(|rejected| refused(rejected.status(), "unreadable_body", &rejected.body_text()))
 }
 
-fn read_order(body: &[u8], currency: &str) -> Result<Order, Refused> {
+pub(super) fn read_order(body: &[u8], currency: &str) -> Result<Order, Refused> {
     let asked: Asked = serde_json::from_slice(body).map_err(|error| invalid(&error.to_string()))?;
     if asked.currency != currency {
         let message = format!("currency `{}` is not kept here, only {currency}", asked.currency);
@@ -322,7 +333,7 @@ struct Asked {
 
 /// The idempotency key as sent. A bank that minds keys refuses a payment without one, so a
 /// gateway that forgets its key is found out at once.
-fn read_key(headers: &HeaderMap, keys_matter: bool) -> Result<Option<String>, Refused> {
+pub(super) fn read_key(headers: &HeaderMap, keys_matter: bool) -> Result<Option<String>, Refused> {
     let Some(value) = headers.get("idempotency-key") else {
         return if keys_matter { Err(invalid("header `Idempotency-Key` is missing")) } else { Ok(None) };
     };
@@ -349,11 +360,11 @@ fn shown(payment: &Payment, currency: &str) -> Value {
     })
 }
 
-fn invalid(message: &str) -> Refused {
+pub(super) fn invalid(message: &str) -> Refused {
     refused(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request", message)
 }
 
-fn not_found(what: &str) -> Response {
+pub(super) fn not_found(what: &str) -> Response {
     refusal(StatusCode::NOT_FOUND, "not_found", &format!("no such {what}"))
 }
 
