@@ -146,7 +146,6 @@ impl Gateway {
                 reply
             }
         };
-        let attempt = execution.call().attempt;
         let confirmed = match &reply {
             Reply::Confirmed(confirmation) => Some(confirmation.clone()),
             _ => None,
@@ -156,7 +155,7 @@ impl Gateway {
         drop(place);
         match (followed, confirmed) {
             (Err(error), confirmed) if error.code == Code::StateConflict => {
-                let overtaken = self.overtaken(&tenant, (id, attempt), confirmed, under_way);
+                let overtaken = self.overtaken(&tenant, (id, &call), confirmed, under_way);
                 Box::pin(overtaken).await?.ok_or(error)
             }
             (followed, _) => followed,
@@ -229,6 +228,9 @@ impl Gateway {
         let ending = match execution.state() {
             State::Completed(confirmation) => self.confirmed(pending, confirmation)?,
             State::Failed(absence) => self.absent(pending, absence)?,
+            State::Reserved { it, came } => {
+                return self.set_aside(tenant, pending, (*it, came), effects).await.map(Followed::Said);
+            }
             State::Waiting { due_ms, after } => {
                 self.defer(tenant, pending, *due_ms, after).await?;
                 return Ok(Followed::Rests(*due_ms));
@@ -257,6 +259,8 @@ impl Gateway {
             }
             State::Intended
             | State::Sent(_)
+            | State::Releasing(_)
+            | State::Freeing(_)
             | State::RollingBack
             | State::Undoing
             | State::RolledBack(_)
@@ -473,6 +477,10 @@ mod tests {
 
         fn query<'a>(&'a self, call: &'a execution::Call, now_ms: i64) -> BoxFuture<'a, Found> {
             self.0.query(call, now_ms)
+        }
+
+        fn reserves(&self) -> Option<provider::Reserves> {
+            self.0.reserves()
         }
 
         fn rollback(&self) -> Option<provider::Rollback> {
