@@ -725,9 +725,9 @@ fn every_open_state_has_a_way_out() {
                     stepped.is_ok_and(|(next, _)| next.state().is_settled())
                 };
                 let is_set_free = || {
-                    let path = ["release", "woken", "undone: confirmed"].into_iter();
-                    let end = path.fold(Some(stand(state, terms.clone())), |execution, event| {
-                        execution?.step(make(event), now(0)).ok().map(|(next, _)| next)
+                    let mut path = ["release", "woken", "undone: confirmed"].into_iter();
+                    let end = path.try_fold(stand(state, terms.clone()), |execution, event| {
+                        execution.step(make(event), now(0)).ok().map(|(next, _)| next)
                     });
                     end.is_some_and(|execution| execution.state().is_settled())
                 };

@@ -306,7 +306,10 @@ fn view(
         retry_count: attempts.iter().map(|it| it.sends).sum::<u32>().saturating_sub(1),
         retry: row.retry.map(RetryView::of),
         snapshot: row.snapshot.and_then(|it| serde_json::from_str(it.get()).ok()),
-        reservation: row.reservation.as_ref().map(|it| ReservationView::of(it, stored.state, &row.currency)),
+        reservation: row
+            .reservation
+            .as_ref()
+            .map(|it| ReservationView::of(it, stored.state, row.currency.as_deref())),
         rollback: row.rollback.map(|rollback| RollbackView::of(rollback, stored.state)),
         attempts,
         confirmation: said.as_ref().and_then(confirmation),

@@ -48,11 +48,11 @@ pub struct CaptureView {
 }
 
 impl ReservationView {
-    pub(crate) fn of(row: &ReservationRow, state: State, currency: &Option<String>) -> ReservationView {
+    pub(crate) fn of(row: &ReservationRow, state: State, currency: Option<&str>) -> ReservationView {
         ReservationView {
             provider_reference: row.confirmed.clone(),
             amount: row.amount.clone(),
-            currency: currency.clone(),
+            currency: currency.map(str::to_owned),
             until: clock::text(row.until_ms),
             state: match (state, &row.release) {
                 (State::Reserved, Some(_)) => "releasing",
