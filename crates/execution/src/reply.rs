@@ -43,8 +43,10 @@ pub struct Confirmation {
     pub reference: Option<String>,
     /// The provider's answer; foreign text.
     pub answer: Value,
-    /// What was charged, if the answer says so.
+    /// What was charged, or set aside, if the answer says so.
     pub charged: Option<Money>,
+    /// When what was set aside ends, in Unix milliseconds, if the answer says so.
+    pub expires_ms: Option<i64>,
 }
 
 /// A provider's no.
@@ -78,6 +80,8 @@ pub enum Absence {
     Deadline,
     /// No attempt had an effect, and there must not be another one.
     Stopped(Stop),
+    /// What was set aside for it is free again, and nothing was charged.
+    Released,
     /// It was found out before, and stands in the ledger.
     OnRecord,
 }
@@ -97,7 +101,7 @@ impl Absence {
         match self {
             Absence::Refused(refusal) => refusal.transient,
             Absence::NotSent { .. } | Absence::Withheld | Absence::Final => true,
-            Absence::Deadline | Absence::Stopped(_) | Absence::OnRecord => false,
+            Absence::Deadline | Absence::Stopped(_) | Absence::Released | Absence::OnRecord => false,
         }
     }
 }

@@ -152,7 +152,8 @@ impl Gateway {
         match (followed, confirmed) {
             // Somebody else took it in hand and has said otherwise: the effect is there all the same.
             (Err(error), Some(confirmation)) if error.code == Code::StateConflict => {
-                Box::pin(self.answered_late(&tenant, id, confirmation, under_way)).await.map(Followed::Said)
+                let late = self.answered_late(&tenant, (id, &call), confirmation, under_way);
+                Box::pin(late).await.map(Followed::Said)
             }
             (followed, _) => followed,
         }
@@ -223,6 +224,9 @@ impl Gateway {
         let ending = match execution.state() {
             State::Completed(confirmation) => self.confirmed(pending, confirmation)?,
             State::Failed(absence) => self.absent(pending, absence)?,
+            State::Reserved { it, came } => {
+                return self.set_aside(tenant, pending, (*it, came), effects).await.map(Followed::Said);
+            }
             State::Waiting { due_ms, after } => {
                 self.defer(tenant, pending, *due_ms, after).await?;
                 return Ok(Followed::Rests(*due_ms));
@@ -238,6 +242,8 @@ impl Gateway {
             }
             State::Intended
             | State::Sent(_)
+            | State::Releasing(_)
+            | State::Freeing(_)
             | State::RollingBack
             | State::Undoing
             | State::RolledBack(_)
@@ -440,6 +446,10 @@ mod tests {
 
         fn query<'a>(&'a self, call: &'a execution::Call, now_ms: i64) -> BoxFuture<'a, Found> {
             self.0.query(call, now_ms)
+        }
+
+        fn reserves(&self) -> Option<provider::Reserves> {
+            self.0.reserves()
         }
 
         fn rollback(&self) -> Option<provider::Rollback> {

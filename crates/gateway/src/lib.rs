@@ -49,6 +49,7 @@ mod pursue;
 mod recovery;
 mod remember;
 mod request;
+mod reserve;
 mod rollback;
 mod row;
 mod steer;
@@ -74,6 +75,7 @@ pub use installation::{Installation, Keyring};
 pub use notices::Topic;
 pub use outcome::{Details, Kind, Missing, Outcome, ReceiptRef, Render, Reply, WOULD_EXECUTE};
 pub use request::{Answer, Ask};
+pub use reserve::{CaptureView, ReservationView};
 pub use views::{
     ActionView, AttemptView, Page, PublicReceipt, ReceiptView, ReplayView, RetryView, RollbackView,
 };

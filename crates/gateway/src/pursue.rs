@@ -44,6 +44,7 @@ impl Gateway {
         let stood = match (stored.state, stored.due_ms) {
             (State::Sent | State::InDoubt, _) => Stood::InDoubt,
             (State::Waiting, due_ms) => Stood::Waiting { due_ms: due_ms.unwrap_or(0) },
+            (State::Reserved, _) => return self.tend_reserved(tenant, &stored).await,
             (State::RollingBack, _) => return self.undo_further(tenant, &stored).await.map(Pursued::Rests),
             _ => return self.over(&stored),
         };
@@ -179,7 +180,8 @@ impl Gateway {
             Error::new(Code::ProviderCannot, format!("archetype `{}` is no longer bound", pending.archetype))
         })?;
         let sent = pending.row.call.as_ref().filter(|sent| !sent.was_for(provider.as_ref()));
-        if let (Some(sent), Stood::InDoubt | Stood::RollingBack | Stood::Completed) = (sent, stood) {
+        let bears_on_it = !matches!(stood, Stood::Waiting { .. } | Stood::Failed | Stood::RollbackFailed);
+        if let (Some(sent), true) = (sent, bears_on_it) {
             // Another provider's "no such payment" says nothing about this one.
             return Err(Error::new(
                 Code::ProviderCannot,
@@ -201,6 +203,10 @@ impl Gateway {
         rules: &Rules,
         under_way: UnderWay,
     ) -> Result<Option<Answer>, Error> {
+        // It was set free, and said so: there is nothing to ask after.
+        if pending.row.reservation.as_ref().is_some_and(|it| it.release.is_some()) {
+            return Ok(None);
+        }
         let (provider, call) = self.bound(pending, rules, Stood::Failed)?;
         let same = pending.row.call.as_ref().is_some_and(|sent| sent.was_for(provider.as_ref()));
         if !same || !provider.capabilities().can_be_asked() {
@@ -211,10 +217,15 @@ impl Gateway {
             let why = "the provider does not say what became of the attempt before";
             return Err(Error::new(Code::Unavailable, why).retry_after(5));
         }
-        let execution = pending.execution(call, provider.as_ref(), Stood::Failed);
-        let (execution, effects) = self.step(execution, Event::Asked(found))?;
+        let execution = pending.execution(call.clone(), provider.as_ref(), Stood::Failed);
+        let (execution, effects) = self.step(execution, Event::Asked(found.clone()))?;
         if effects.is_empty() {
             return Ok(None);
+        }
+        if let (Some(Effect::Release), Found::Confirmed(it)) = (effects.first(), &found) {
+            let free = self.set_stray_free(tenant, pending, provider.as_ref(), (&call, it)).await;
+            let why = "the provider still holds what the attempt before had reserved";
+            return if free { Ok(None) } else { Err(Error::new(Code::Unavailable, why).retry_after(5)) };
         }
         match self.follow(tenant, pending, &execution, &effects).await? {
             Followed::Said(answer) => {
@@ -229,7 +240,7 @@ impl Gateway {
     pub(crate) async fn answered_late(
         self: &Arc<Self>,
         tenant: &Arc<TenantState>,
-        id: ActionId,
+        (id, sent): (ActionId, &execution::Call),
         confirmation: Confirmation,
         under_way: UnderWay,
     ) -> Result<Answer, Error> {
@@ -244,9 +255,14 @@ impl Gateway {
         let told = self.told(&stored).await?;
         let pending = Pending::restore(&stored, told)?;
         let rules = tenant.rules();
-        let (provider, call) = self.bound(&pending, &rules, Stood::Failed)?;
-        let execution = pending.execution(call, provider.as_ref(), stood);
-        let (execution, effects) = self.step(execution, Event::Replied(Reply::Confirmed(confirmation)))?;
+        let (provider, _) = self.bound(&pending, &rules, Stood::Failed)?;
+        let execution = pending.execution(sent.clone(), provider.as_ref(), stood);
+        let reply = Event::Replied(Reply::Confirmed(confirmation.clone()));
+        let (execution, effects) = self.step(execution, reply)?;
+        if let Some(Effect::Release) = effects.first() {
+            self.set_stray_free(tenant, &pending, provider.as_ref(), (sent, &confirmation)).await;
+            return self.last_said(&stored);
+        }
         match self.follow(tenant, &pending, &execution, &effects).await? {
             Followed::Said(answer) => {
                 if stored.state == State::Failed {
@@ -322,7 +338,7 @@ impl Gateway {
         self.last_said(stored).map(Pursued::Over)
     }
 
-    fn last_said(&self, stored: &Stored) -> Result<Answer, Error> {
+    pub(crate) fn last_said(&self, stored: &Stored) -> Result<Answer, Error> {
         let reply = stored.reply.clone().ok_or_else(|| internal("an action ended without a word"))?;
         let reply = crate::Reply { status: reply.status, body: reply.body };
         Ok(Answer { reply, replayed: false, action_id: Some(stored.id) })

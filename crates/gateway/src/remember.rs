@@ -216,7 +216,7 @@ pub(crate) fn outward(state: State) -> &'static str {
     match state {
         State::Held => "INTENDED",
         State::Approved => "APPROVED",
-        State::Sent | State::InDoubt | State::Waiting => "EXECUTING",
+        State::Sent | State::InDoubt | State::Waiting | State::Reserved => "EXECUTING",
         State::Executed => "COMPLETED",
         State::Failed | State::Refused => "FAILED",
         State::RollingBack | State::RollbackFailed => "ROLLING_BACK",
@@ -247,10 +247,11 @@ pub(crate) fn event(state: State, code: Option<Code>) -> &'static str {
         State::Sent => "admitted",
         State::InDoubt => "in_doubt",
         State::Waiting => ledger::WAITING,
+        State::Reserved => ledger::RESERVED,
         State::Executed => "executed",
         State::Failed => "failed",
         State::Refused => "refused",
-        State::RollingBack => "rolling_back",
+        State::RollingBack => ledger::ROLLING_BACK,
         State::RollbackFailed => "rollback_failed",
         State::RolledBack => "rolled_back",
     }
@@ -260,6 +261,7 @@ pub(crate) fn event(state: State, code: Option<Code>) -> &'static str {
 fn correction(state: State, reserved: Option<Money>, charged: Option<Money>) -> Option<i64> {
     match (state, reserved, charged) {
         (State::Held | State::Approved | State::Sent | State::InDoubt | State::Waiting, ..) => None,
+        (State::Reserved, ..) => None,
         // What is given back refills nothing.
         (State::RollingBack | State::RollbackFailed | State::RolledBack, ..) => None,
         (State::Failed | State::Refused, ..) => Some(0),

@@ -203,6 +203,8 @@ fn able(action: &Action, provider: &dyn Provider) -> Result<(), Error> {
     match action.payment_mode {
         PaymentMode::ImmediateCharge => {}
         PaymentMode::QuoteOnly if quotes(action) => {}
+        PaymentMode::ReserveIfAvailable
+            if provider.reserves().is_some() && action.archetype.money.is_some() => {}
         mode => {
             return Err(Error::new(
                 Code::ProviderCannot,

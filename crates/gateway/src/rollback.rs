@@ -27,7 +27,7 @@ use crate::views::ActionView;
 use crate::{Code, Error, clock};
 
 /// So long whoever sent it may take to write down what came of it, after its provider's time is over.
-const LEASE_AFTER: Duration = Duration::from_secs(5);
+pub(crate) const LEASE_AFTER: Duration = Duration::from_secs(5);
 
 impl Gateway {
     /// Has the effect of an action undone that was carried out, within the window that its binding gives. However often it
@@ -280,14 +280,18 @@ impl Gateway {
     }
 
     /// Does a freeze cover it that includes what undoes effects?
-    async fn stops_rollback(&self, stored: &Stored, provider: &dyn Provider) -> Result<bool, Error> {
+    pub(crate) async fn stops_rollback(
+        &self,
+        stored: &Stored,
+        provider: &dyn Provider,
+    ) -> Result<bool, Error> {
         let freezes = self.ledger.freezes().await.map_err(unavailable)?;
         Ok(freezes.iter().filter(|freeze| freeze.include_rollback).any(|freeze| {
             freeze.scope.covers(&stored.tenant, &stored.subject, &stored.archetype, Some(provider.name()))
         }))
     }
 
-    async fn stored(&self, tenant: &TenantState, id: ActionId) -> Result<Stored, Error> {
+    pub(crate) async fn stored(&self, tenant: &TenantState, id: ActionId) -> Result<Stored, Error> {
         let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
         stored.ok_or_else(|| internal("an action is gone"))
     }
@@ -303,14 +307,14 @@ fn undo_call(tenant: &TenantState, call: &Call, provider: &dyn Provider) -> Call
 }
 
 /// How long after it is marked sent it can still leave.
-fn flight(provider: &dyn Provider) -> Duration {
+pub(crate) fn flight(provider: &dyn Provider) -> Duration {
     SEND_WINDOW + provider.patience()
 }
 
-fn millis(duration: Duration) -> i64 {
+pub(crate) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 2)
 }
 
-fn conflict(why: &str) -> Error {
+pub(crate) fn conflict(why: &str) -> Error {
     Error::new(Code::StateConflict, why)
 }

@@ -14,6 +14,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::outcome::Details;
+use crate::reserve::ReservationRow;
 use crate::{Code, Error};
 
 /// The payload of an intent.
@@ -59,6 +60,9 @@ pub(crate) struct IntentRow {
     /// What there was before it changed it, canonical; the provider's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<Box<RawValue>>,
+    /// What the provider has set aside for it, or had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reservation: Option<ReservationRow>,
     /// How its effect is undone, if somebody asked for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<RollbackRow>,

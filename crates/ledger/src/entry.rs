@@ -466,6 +466,14 @@ pub const PASSKEY_ENROLLED: &str = "passkey_enrolled";
 pub const PASSKEY_REVOKED: &str = "passkey_revoked";
 /// Event of an action that waits for its next attempt.
 pub const WAITING: &str = "waiting";
+/// Event of an action for which money is set aside, and of each step of setting that free.
+pub const RESERVED: &str = "reserved";
+/// Event of what could not be undone, or not be set free so far.
+pub(crate) const ROLLBACK_FAILED: &str = "rollback_failed";
+/// Event of each step of undoing an effect.
+pub const ROLLING_BACK: &str = "rolling_back";
+/// Event of an action that is marked sent to be charged what is set aside.
+pub const CHARGING: &str = "charging";
 /// Event of an action that is marked sent once more.
 pub const SENT_AGAIN: &str = "sent_again";
 /// Events of a person's word on a held action: for it, and against it.

@@ -96,7 +96,7 @@ pub enum Basis {
         round: u32,
     },
     /// It was sent before, and its debits and claims stand: only freezes and mandates are looked at again. What waits
-    /// is sent from now on; what is in doubt stays so.
+    /// or is reserved is sent from now on; what is in doubt stays so.
     Sent {
         /// See [`Stored::token`](crate::Stored).
         token: u32,
@@ -108,13 +108,13 @@ pub enum Basis {
     },
 }
 
-/// An action rests until it is due: for its next attempt, because the one before is known to have had no effect, or for
-/// the next step of undoing its effect.
+/// An action rests until it is due: for its next attempt, because the one before is known to have had no effect, for
+/// the end of what is reserved for it, or for the next step of undoing its effect.
 #[derive(Clone, Debug)]
 pub struct Deferral {
     /// Which action.
     pub action: ActionId,
-    /// [`State::Waiting`] or [`State::RollingBack`].
+    /// [`State::Waiting`], [`State::Reserved`] or [`State::RollingBack`].
     pub state: State,
     /// Who says so.
     pub by: By,
@@ -319,9 +319,11 @@ impl Lease {
         Lease { token, owner: None, until_ms }
     }
 
-    /// What is left of it while the action rests. Each step of undoing it is taken in hand anew.
+    /// What is left of it while the action rests. Each step of undoing it, or of setting free what is reserved, is taken in
+    /// hand anew.
     pub(crate) fn deferred(self, state: State, due_ms: i64) -> Lease {
-        let token = self.token.saturating_add(u32::from(state == State::RollingBack));
+        let anew = matches!(state, State::RollingBack | State::Reserved);
+        let token = self.token.saturating_add(u32::from(anew));
         Lease { token, owner: None, until_ms: Some(due_ms) }
     }
 }

@@ -21,6 +21,9 @@ pub enum State {
     RollingBack = -2,
     /// The effect is confirmed and could not be undone: a person decides.
     RollbackFailed = -3,
+    /// The provider has set money aside for it and charges nothing yet. Debits and claims stand; it is due when that
+    /// ends, or when the next step of setting it free is.
+    Reserved = -4,
     /// The effect was confirmed and is undone.
     RolledBack = 7,
     /// The effect is confirmed.
@@ -33,12 +36,13 @@ pub enum State {
 
 impl State {
     /// Every state, in the order of an action's life.
-    pub const ALL: [State; 11] = [
+    pub const ALL: [State; 12] = [
         State::Held,
         State::Approved,
         State::Sent,
         State::InDoubt,
         State::Waiting,
+        State::Reserved,
         State::Executed,
         State::Failed,
         State::Refused,
@@ -52,30 +56,33 @@ impl State {
     /// What waits to be sent again may be told of, and goes on waiting.
     #[must_use]
     pub fn may_settle(self, to: State) -> bool {
-        use State::{Approved, Executed, Failed, Held, InDoubt, Refused, Sent, Waiting};
+        use State::{Approved, Executed, Failed, Held, InDoubt, Refused, Reserved, Sent, Waiting};
         matches!(
             (self, to),
             (Held | Approved, Failed | Refused)
                 | (Sent, InDoubt | Executed | Failed)
                 | (InDoubt, Executed | Failed)
                 | (Waiting, Waiting | Executed | Failed)
+                | (Reserved, Executed | Failed)
         )
     }
 
     /// May a deferral take an action from here to `to`, where it rests until it is due?
     #[must_use]
     pub fn may_defer(self, to: State) -> bool {
-        use State::{Executed, InDoubt, RollbackFailed, RollingBack, Sent, Waiting};
+        use State::{Executed, InDoubt, Reserved, RollbackFailed, RollingBack, Sent, Waiting};
         matches!(
             (self, to),
-            (Sent | InDoubt, Waiting) | (Executed | RollingBack | RollbackFailed, RollingBack)
+            (Sent | InDoubt, Waiting)
+                | (Sent | InDoubt | Reserved, Reserved)
+                | (Executed | RollingBack | RollbackFailed, RollingBack)
         )
     }
 
     /// May an action that is here be marked sent once more?
     #[must_use]
     pub fn may_be_sent_again(self) -> bool {
-        matches!(self, State::Sent | State::InDoubt | State::Waiting)
+        matches!(self, State::Sent | State::InDoubt | State::Waiting | State::Reserved)
     }
 
     /// May an amendment, which only adds to what was settled, leave an action that is here in `to`?
@@ -126,6 +133,7 @@ impl State {
             State::Sent => "sent",
             State::InDoubt => "in doubt",
             State::Waiting => "waiting",
+            State::Reserved => "reserved",
             State::RollingBack => "rolling back",
             State::RollbackFailed => "rollback failed",
             State::RolledBack => "rolled back",
@@ -179,7 +187,7 @@ mod tests {
     #[test]
     fn the_row_numbers_are_fixed() {
         let numbers: Vec<_> = State::ALL.into_iter().map(State::code).collect();
-        assert_eq!(numbers, [1, 0, 2, 3, -1, 4, 5, 6, -2, -3, 7]);
+        assert_eq!(numbers, [1, 0, 2, 3, -1, -4, 4, 5, 6, -2, -3, 7]);
         assert_eq!(State::from_code(8), None);
     }
 }

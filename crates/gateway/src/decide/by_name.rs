@@ -155,6 +155,7 @@ fn as_asked(asked: &Asked<'_>, request: &Request) -> Result<IntentRow, Error> {
         attempts: Vec::new(),
         retry: None,
         snapshot: None,
+        reservation: None,
         rollback: None,
         held_for: Vec::new(),
         repeat_of: None,

@@ -69,7 +69,10 @@ impl Gateway {
         match stored.state {
             State::Held => Some(self.say_held(stored.id, row, until_ms, "approval", true)),
             State::Approved => Some(self.say_held(stored.id, row, until_ms, "approved", true)),
-            State::Sent | State::InDoubt | State::Waiting if stored.round > 0 || row.was_settled() => {
+            State::Reserved => self.say_reserved(stored.id, row, true).ok(),
+            State::Sent | State::InDoubt | State::Waiting
+                if stored.round > 0 || row.was_settled() || row.reservation.is_some() =>
+            {
                 Some(self.say_sent(stored.id, row))
             }
             State::Sent | State::InDoubt | State::Waiting => None,

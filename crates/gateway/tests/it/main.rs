@@ -11,6 +11,7 @@ mod outcomes;
 mod overage;
 mod quotes;
 mod recovery;
+mod reserving;
 mod retries;
 mod rides;
 mod rollbacks;

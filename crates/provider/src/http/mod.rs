@@ -35,12 +35,13 @@
 mod answer;
 mod auth;
 mod request;
+mod reserve;
 mod rule;
 
 use std::time::Duration;
 
 use action::{Archetype, Money};
-use execution::{Call, Capabilities, Found, Reply};
+use execution::{Call, Capabilities, Found, Purpose, Reply};
 use futures_util::future::BoxFuture;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -49,11 +50,12 @@ use url::Url;
 use self::answer::{Answer, CallReading, QueryReading, QuoteReading, SnapshotReading};
 use self::auth::Auth;
 use self::request::{Common, Template};
+use self::reserve::Reserving;
 use crate::binding::{identity, read_capabilities};
 use crate::egress::{Destination, Exchange, Origin, Refused};
 use crate::reader::{Mistake, Node, Table};
 use crate::template::{ActionPart, Knows, Values};
-use crate::{Ask, Done, Outside, Provider, Rollback, Unquoted};
+use crate::{Ask, Done, Outside, Provider, Reserves, Rollback, Unquoted};
 
 /// One archetype's HTTP binding.
 #[derive(Debug)]
@@ -69,6 +71,7 @@ pub(crate) struct Http {
     quote: Option<(Template, QuoteReading)>,
     snapshot: Option<(Template, SnapshotReading)>,
     rollback: Option<(Template, CallReading, Rollback)>,
+    reserving: Option<Reserving>,
 }
 
 impl Http {
@@ -107,8 +110,9 @@ impl Http {
         let quote = read_quote(&table, &common).map_err(&mut keep).ok();
         let snapshot = read_snapshot(&table, &common).map_err(&mut keep).ok();
         let rollback = read_rollback(&table, &common).map_err(&mut keep).ok();
+        let reserving = Reserving::read(&table, &common).map_err(&mut keep).ok();
         let name = read_name(&table, &destination).map_err(&mut keep).ok();
-        let parts = (name, capabilities, most_bytes, act, query, quote, snapshot, rollback);
+        let parts = (name, capabilities, most_bytes, act, query, quote, snapshot, rollback, reserving);
         if let (
             Some(name),
             Some(capabilities),
@@ -118,6 +122,7 @@ impl Http {
             Some(quote),
             Some(snapshot),
             Some(rollback),
+            Some(reserving),
         ) = parts
         {
             let identity = identity_of(&name, &common, &auth, &table);
@@ -133,6 +138,7 @@ impl Http {
                 quote,
                 snapshot,
                 rollback,
+                reserving,
             };
             mistakes.extend(http.broken_promises());
             if mistakes.is_empty() {
@@ -144,7 +150,8 @@ impl Http {
 
     /// Capabilities that the requests cannot keep.
     fn broken_promises(&self) -> Vec<Mistake> {
-        let mut mistakes = Vec::new();
+        let reserving = self.reserving.as_ref().map(|it| it.broken_promises(&self.capabilities));
+        let mut mistakes = reserving.unwrap_or_default();
         let (act, _) = &self.act;
         let by_name = |template: &Template| {
             [ActionPart::Reference, ActionPart::ProviderKey, ActionPart::Id]
@@ -187,7 +194,14 @@ impl Http {
     }
 
     async fn act(&self, call: &Call, now_ms: i64) -> Reply {
-        let (template, reading) = &self.act;
+        let reserving = self.reserving.as_ref();
+        let found = match call.purpose {
+            Purpose::Act => Some(&self.act),
+            _ => reserving.and_then(|reserving| reserving.call(&call.purpose)),
+        };
+        let Some((template, reading)) = found else {
+            return Reply::NotSent { why: "the binding does not reserve".to_owned() };
+        };
         self.have(template, reading, &values_of(call), now_ms).await
     }
 
@@ -199,7 +213,7 @@ impl Http {
         self.have(template, reading, &Values { confirmed, snapshot, ..values_of(call) }, now_ms).await
     }
 
-    /// Has an effect, by either of the two requests that have one.
+    /// Has an effect, by any of the requests that have one.
     async fn have(
         &self,
         template: &Template,
@@ -224,7 +238,11 @@ impl Http {
 
     async fn ask(&self, call: &Call, now_ms: i64) -> Found {
         let by_our_reference = self.capabilities.queryable.as_ref().is_some_and(|able| able.by_our_reference);
-        let Some((template, reading)) = self.query.as_ref().filter(|_| by_our_reference) else {
+        let query = match call.purpose {
+            Purpose::Act => self.query.as_ref(),
+            _ => self.reserving.as_ref().and_then(|reserving| reserving.query(&call.purpose)),
+        };
+        let Some((template, reading)) = query.filter(|_| by_our_reference) else {
             return Found::Unknown;
         };
         match self.inquire(template, &values_of(call), now_ms).await {
@@ -309,6 +327,10 @@ impl Provider for Http {
         Box::pin(self.ask(call, now_ms))
     }
 
+    fn reserves(&self) -> Option<Reserves> {
+        self.reserving.as_ref().map(Reserving::reserves)
+    }
+
     fn rollback(&self) -> Option<Rollback> {
         self.rollback.as_ref().map(|(_, _, rollback)| *rollback)
     }
@@ -346,7 +368,12 @@ fn values_of(call: &Call) -> Values<'_> {
         action_id: call.action_id,
         reference: Some(&call.reference),
         provider_key: Some(&call.provider_key),
-        confirmed: None,
+        confirmed: match &call.purpose {
+            Purpose::Act | Purpose::Reserve => None,
+            Purpose::Capture { reservation, .. } | Purpose::Release { reservation, .. } => {
+                reservation.as_deref()
+            }
+        },
         snapshot: None,
     }
 }
@@ -415,6 +442,12 @@ fn identity_of(name: &str, common: &Common<'_>, auth: &Auth, table: &Table<'_>) 
     if let Some(account) = auth.account() {
         parts["auth"] = account;
     }
+    // Likewise without reservations.
+    for name in reserve::TABLES {
+        if let Some(query) = table.value(name).get("query") {
+            parts[name] = query.clone();
+        }
+    }
     identity(&parts)
 }
 
@@ -477,7 +510,7 @@ fn read_rollback(
 /// A hundred years.
 const MOST_WINDOW_SECONDS: u64 = 100 * 366 * 86_400;
 
-const MEMBERS: [&str; 13] = [
+const MEMBERS: [&str; 16] = [
     "provider",
     "name",
     "base",
@@ -491,4 +524,7 @@ const MEMBERS: [&str; 13] = [
     "quote",
     "snapshot",
     "rollback",
+    "reserve",
+    "capture",
+    "release",
 ];

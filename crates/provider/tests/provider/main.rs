@@ -14,6 +14,7 @@ mod faults;
 mod mtls;
 mod oauth2;
 mod receivers;
+mod reserving;
 mod sandbox;
 mod secrets;
 mod smtp;
