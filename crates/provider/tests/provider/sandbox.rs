@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use action::{ActionId, Archetype, GuaranteeLevel, Money};
-use execution::{Call, Found, Reply};
+use execution::{Call, Check, Found, Reply};
 use provider::egress::{Egress, Rules};
-use provider::{Ask, Outside, Provider, Secrets, sandboxed};
+use provider::{Ask, Done, Outside, Provider, Secrets, sandboxed};
 use serde_json::{Value, json};
 
 use crate::common::{NOW_MS, archetype, binding, call, moneyless, to, usd};
@@ -28,6 +28,21 @@ fn bound(options: &str) -> (Arc<Archetype>, Arc<dyn Provider>) {
     let outside = Outside { egress: &egress, secrets: &Secrets::default() };
     let provider = provider::compile(&archetype, outside).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
     (archetype, provider)
+}
+
+#[tokio::test]
+async fn a_failing_check_is_rehearsed_where_the_binding_has_one() {
+    assert!(!sandboxed(&archetype(&binding("https://bank.example"))).checks(), "nobody asked for it");
+    let check = "[binding.check]\nholds = { status = [200] }\nfails = { status = [404] }\n";
+    let archetype = archetype(&format!("{}{check}", binding("https://bank.example")));
+    let provider = sandboxed(&archetype);
+    assert!(provider.checks());
+    for (trigger, found) in [("acct-1", Check::Holds), ("sandbox:amiss", Check::Fails)] {
+        let call = nth(&archetype, 1, to(trigger));
+        assert!(matches!(provider.call(&call, NOW_MS).await, Reply::Confirmed(_)));
+        assert_eq!(provider.check(&call, Done::default(), NOW_MS).await, found);
+        assert!(matches!(provider.undo(&call, Done::default(), NOW_MS).await, Reply::Confirmed(_)));
+    }
 }
 
 #[tokio::test]
