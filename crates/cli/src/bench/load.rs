@@ -7,9 +7,9 @@ use std::process::{Child, Stdio};
 
 use serde::{Deserialize, Serialize};
 
-use super::child::{self, this_program};
 use super::process::Usage;
 use super::tell;
+use crate::child::{self, this_program};
 use crate::error::{Context, Error, Result};
 
 /// What the client is to do.

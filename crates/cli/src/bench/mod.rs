@@ -20,7 +20,6 @@
 //! Deliberately absent: a verdict as an exit code. A timed test fails on someone else's machine; the targets are
 //! printed with what was measured, for a person to judge.
 
-mod child;
 mod client;
 mod disk;
 mod echo;

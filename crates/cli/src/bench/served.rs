@@ -8,10 +8,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::child::{Server, this_program};
 use super::disk::Left;
 use super::sample;
 use crate::api;
+use crate::child::{Server, this_program};
 use crate::error::{Context, Error, Result};
 use crate::keys;
 

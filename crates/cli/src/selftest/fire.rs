@@ -1,0 +1,149 @@
+//! The fire: one life of the gateway after the other, each ended by `kill -9` at a random moment or by a named crash point.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use indicatif::ProgressBar;
+
+use super::chance::Chance;
+use super::clients::Desk;
+use super::line::Place;
+use super::site::{Death, Site};
+use crate::child::Server;
+use crate::crash;
+use crate::error::{Error, Result};
+
+/// What the gateway went through.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Fire {
+    /// Killed at a random moment.
+    pub(super) killed: u64,
+    /// Died at a named point.
+    pub(super) crashed: u64,
+    pub(super) points: BTreeSet<&'static str>,
+}
+
+impl Fire {
+    /// Named points at which nothing ever passed.
+    pub(super) fn missed(&self) -> Vec<&'static str> {
+        crash::points().filter(|point| !self.points.contains(point)).collect()
+    }
+
+    /// Lets the gateway die until every point had its turn and every wish was begun.
+    pub(super) async fn rage(
+        &mut self,
+        site: &Site,
+        desk: &Desk,
+        place: &Place,
+        chance: &mut Chance,
+        bar: &ProgressBar,
+    ) -> Result<()> {
+        let mut turns = turns(crash::points(), chance);
+        let share = desk.wishes.len().div_ceil(turns.len() + 4).max(1);
+        let mut second_time = false;
+        loop {
+            let death = match turns.pop_front() {
+                Some(turn) => turn,
+                None if !second_time && !self.missed().is_empty() => {
+                    second_time = true;
+                    turns =
+                        self.missed().into_iter().map(|point| Some(Death { point, passage: 1 })).collect();
+                    continue;
+                }
+                None if desk.all_begun() => return Ok(()),
+                None => {
+                    turns = self::turns(crash::points(), chance);
+                    continue;
+                }
+            };
+            let undone = match death {
+                Some(death) if death.point.starts_with("rollback") => 4,
+                Some(_) => 1,
+                None => 2,
+            };
+            desk.feed(share, undone.max(share / 10));
+            self.live(site, place, death, chance).await?;
+            bar.set_position(desk.over() as u64);
+        }
+    }
+
+    /// One life.
+    async fn live(
+        &mut self,
+        site: &Site,
+        place: &Place,
+        death: Option<Death>,
+        chance: &mut Chance,
+    ) -> Result<()> {
+        let millis = if death.is_some() { LONGEST_MS } else { chance.between(20, 700) };
+        let Some(mut server) = tokio::task::block_in_place(|| site.serve(death))? else {
+            return self.died(death);
+        };
+        place.set(Some(format!("http://{}", server.address)));
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(millis) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            if server.has_ended() {
+                place.set(None);
+                return self.died(death);
+            }
+        }
+        place.set(None);
+        tokio::task::block_in_place(|| server.kill());
+        self.killed += 1;
+        Ok(())
+    }
+
+    fn died(&mut self, death: Option<Death>) -> Result<()> {
+        let Some(Death { point, .. }) = death else {
+            return Err(Error::new("the gateway ended by itself"));
+        };
+        self.crashed += 1;
+        self.points.insert(point);
+        Ok(())
+    }
+}
+
+/// A last life that nobody ends: until all is over, or nothing moves any more.
+pub(super) async fn settle(
+    site: &Site,
+    desk: &Arc<Desk>,
+    place: &Place,
+    bar: &ProgressBar,
+) -> Result<Server> {
+    let server = tokio::task::block_in_place(|| site.serve(None))?;
+    let mut server = server.ok_or_else(|| Error::new("the gateway does not start any more"))?;
+    place.set(Some(format!("http://{}", server.address)));
+    desk.feed(desk.wishes.len(), desk.wishes.len());
+    let (mut moved, mut over) = (Instant::now(), desk.over());
+    while over < desk.wishes.len() && moved.elapsed() < STILL {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if server.has_ended() {
+            return Err(Error::new("the gateway ended by itself"));
+        }
+        if desk.over() > over {
+            (moved, over) = (Instant::now(), desk.over());
+            bar.set_position(over as u64);
+        }
+    }
+    Ok(server)
+}
+
+/// Every point once, in any order, and a kill at a random moment between each two.
+fn turns(points: impl Iterator<Item = &'static str>, chance: &mut Chance) -> VecDeque<Option<Death>> {
+    let mut points: Vec<&str> = points.collect();
+    chance.shuffle(&mut points);
+    let death = |point: &'static str| {
+        // Every commit passes the steps of a commit, so the first ones are those of the start.
+        let most = if point.contains('.') { 3 } else { 60 };
+        Death { point, passage: chance.between(1, most) }
+    };
+    let points: Vec<Death> = points.into_iter().map(death).collect();
+    points.into_iter().flat_map(|death| [Some(death), None]).collect()
+}
+
+/// No life takes longer, whether its point was passed or not.
+const LONGEST_MS: u64 = 2_500;
+/// When nothing was settled for so long, nothing will be.
+const STILL: Duration = Duration::from_secs(60);
