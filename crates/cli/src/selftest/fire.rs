@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
+use ledger::COMMIT_STEPS;
+use testkit::bank::Fault;
 
 use super::chance::Chance;
 use super::clients::Desk;
@@ -39,29 +41,25 @@ impl Fire {
         chance: &mut Chance,
         bar: &ProgressBar,
     ) -> Result<()> {
-        let mut turns = turns(crash::points(), chance);
-        let share = desk.wishes.len().div_ceil(turns.len() + 4).max(1);
+        let mut turns = VecDeque::from(in_order(chance));
+        let share = desk.wishes.len().div_ceil(turns.len()).max(1);
         let mut second_time = false;
         loop {
             let death = match turns.pop_front() {
                 Some(turn) => turn,
-                None if !second_time && !self.missed().is_empty() => {
+                None if !second_time => {
                     second_time = true;
-                    turns =
-                        self.missed().into_iter().map(|point| Some(Death { point, passage: 1 })).collect();
+                    turns.extend(self.missed().into_iter().map(|point| Some(Death { point, passage: 1 })));
                     continue;
                 }
                 None if desk.all_begun() => return Ok(()),
                 None => {
-                    turns = self::turns(crash::points(), chance);
+                    turns.extend(at_random(chance));
                     continue;
                 }
             };
-            let undone = match death {
-                Some(death) if death.point.starts_with("rollback") => 4,
-                Some(_) => 1,
-                None => 2,
-            };
+            let undone = if death.is_some_and(|it| it.point.starts_with("rollback")) { 4 } else { 1 };
+            site.go_wrong(chance, death.and_then(|it| leads_to(it.point)), share);
             desk.feed(share, undone.max(share / 10));
             self.live(site, place, death, chance).await?;
             bar.set_position(desk.over() as u64);
@@ -130,20 +128,44 @@ pub(super) async fn settle(
     Ok(server)
 }
 
-/// Every point once, in any order, and a kill at a random moment between each two.
-fn turns(points: impl Iterator<Item = &'static str>, chance: &mut Chance) -> VecDeque<Option<Death>> {
-    let mut points: Vec<&str> = points.collect();
+/// Every point once, as an action comes by, now and then with a kill at a random moment before it. What is found as sent
+/// by somebody who is gone has to have been sent just before.
+fn in_order(chance: &mut Chance) -> Vec<Option<Death>> {
+    let mut all = Vec::new();
+    for point in crash::points() {
+        if point != TAKEOVER && chance.one_in(4) {
+            all.push(None);
+        }
+        all.push(Some(Death { point, passage: 1 }));
+    }
+    all
+}
+
+/// Every point once, at any passage, and a kill at a random moment between each two.
+fn at_random(chance: &mut Chance) -> Vec<Option<Death>> {
+    let mut points: Vec<&str> = crash::points().collect();
     chance.shuffle(&mut points);
     let death = |point: &'static str| {
-        // Every commit passes the steps of a commit, so the first ones are those of the start.
-        let most = if point.contains('.') { 3 } else { 60 };
+        // Every commit passes the steps of a commit.
+        let most = if COMMIT_STEPS.contains(&point) { 100 } else { 10 };
         Death { point, passage: chance.between(1, most) }
     };
     let points: Vec<Death> = points.into_iter().map(death).collect();
-    points.into_iter().flat_map(|death| [Some(death), None]).collect()
+    points.into_iter().flat_map(|death| [None, Some(death)]).collect()
 }
 
+/// What has to go wrong at a bank so that an action comes by.
+fn leads_to(point: &str) -> Option<Fault> {
+    match point.split_once('.')?.0 {
+        "retry" => Some(Fault::RateLimited { retry_after: 1 }),
+        "query" => Some(Fault::LostAfterEffect),
+        "send" => Some(Fault::DelayAnswer { ms: 300 }),
+        _ => None,
+    }
+}
+
+const TAKEOVER: &str = "takeover.before";
 /// No life takes longer, whether its point was passed or not.
-const LONGEST_MS: u64 = 2_500;
+const LONGEST_MS: u64 = 1_500;
 /// When nothing was settled for so long, nothing will be.
 const STILL: Duration = Duration::from_secs(60);

@@ -80,9 +80,6 @@ async fn guarantees(args: &Args, seed: u64) -> Result<ExitCode> {
     let mut chance = Chance::new(seed);
     let bar = bar(u64::from(args.actions));
     let site = Site::prepare().await?;
-    for (mode, bank) in &site.banks {
-        mode.faults(&mut chance, args.actions as usize * 2).into_iter().for_each(|it| bank.inject(it));
-    }
     let place = Arc::new(Place::default());
     let agent = Line::new(Arc::clone(&place), &site.keys.agent)?;
     let people = People { agent: agent.clone(), approver: agent.of(&site.keys.approver) };
@@ -103,9 +100,7 @@ async fn guarantees(args: &Args, seed: u64) -> Result<ExitCode> {
     let counted = match settled {
         Ok(server) => {
             bar.set_message("counting");
-            for bank in site.banks.values() {
-                bank.clear_faults();
-            }
+            site.go_well();
             let lines = Lines { agent, operator, auditor: people.agent.of(&site.keys.auditor) };
             let counted = count(&site, &desk, &grants, lines).await;
             tokio::task::block_in_place(|| server.end());

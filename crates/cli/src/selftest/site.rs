@@ -6,9 +6,10 @@ use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
-use testkit::bank::Bank;
+use testkit::bank::{Bank, Fault, Injection};
 use uuid::Uuid;
 
+use super::chance::Chance;
 use super::mode::{Mode, POLICY};
 use crate::child::{Server, this_program};
 use crate::crash;
@@ -79,6 +80,20 @@ impl Site {
         }
     }
 
+    /// From now on this goes wrong at the banks: what is asked for first, then what is drawn for so many payments.
+    pub(super) fn go_wrong(&self, chance: &mut Chance, first: Option<Fault>, payments: usize) {
+        for (mode, bank) in &self.banks {
+            bank.clear_faults();
+            first.iter().for_each(|fault| bank.inject(Injection::payments(fault.clone(), 1)));
+            mode.faults(chance, payments + ENOUGH).into_iter().for_each(|it| bank.inject(it));
+        }
+    }
+
+    /// And from now on nothing does.
+    pub(super) fn go_well(&self) {
+        self.banks.values().for_each(Bank::clear_faults);
+    }
+
     fn log(&self) -> PathBuf {
         self.folder.path().join("gateway.log")
     }
@@ -141,5 +156,7 @@ enabled = false
 pub(super) const ISSUER: &str = "https://selftest.example";
 /// Who asks.
 pub(super) const AGENT: &str = "selftest-agent";
+/// Requests beyond those that are planned for: what is open from before is sent or asked after again.
+const ENOUGH: usize = 100;
 const CONFIG: &str = "countersign.toml";
 const TOKEN_VARIABLE: &str = "SELFTEST_BANK_TOKEN";
