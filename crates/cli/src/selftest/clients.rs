@@ -121,9 +121,7 @@ impl Desk {
             return again.pop().map(|Reverse((_, at))| (at, lock(&self.wishes[at].heard).is_executed()));
         }
         drop(again);
-        if take_one(&self.undo_fed, |left| left.checked_sub(1))
-            && let Some(at) = lock(&self.undoable).pop_front()
-        {
+        if let Some(at) = self.take_undoable() {
             return Some((at, true));
         }
         let most = self.fed.load(Ordering::Relaxed).min(self.wishes.len());
@@ -131,6 +129,18 @@ impl Desk {
             .begun
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |begun| (begun < most).then_some(begun + 1));
         begun.ok().map(|at| (at, false))
+    }
+}
+
+impl Desk {
+    fn take_undoable(&self) -> Option<usize> {
+        let mut undoable = lock(&self.undoable);
+        let fed = self.undo_fed.load(Ordering::Relaxed);
+        if fed == 0 || undoable.is_empty() {
+            return None;
+        }
+        self.undo_fed.store(fed - 1, Ordering::Relaxed);
+        undoable.pop_front()
     }
 }
 
@@ -229,10 +239,6 @@ impl People {
             _ => heard.again(),
         }
     }
-}
-
-fn take_one(left: &AtomicUsize, one: impl Fn(usize) -> Option<usize>) -> bool {
-    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one).is_ok()
 }
 
 const A_MOMENT: Duration = Duration::from_millis(5);
