@@ -118,7 +118,8 @@ pub(crate) fn run(plan: &Plan, pid: u32, what: &str) -> Result<Load> {
     result?.all_good(what)
 }
 
-fn start(plan: &Plan) -> Result<Child> {
+/// Starts a client; whoever follows it hears how it goes.
+pub(crate) fn start(plan: &Plan) -> Result<Child> {
     let cannot = || "cannot start the load client".to_owned();
     let mut client = this_program()?
         .args(["bench", "client"])

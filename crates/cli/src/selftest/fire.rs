@@ -42,13 +42,13 @@ impl Fire {
         bar: &ProgressBar,
     ) -> Result<()> {
         let mut turns = VecDeque::from(in_order(chance));
-        let share = desk.wishes.len().div_ceil(turns.len()).max(1);
-        let mut second_time = false;
+        let share = desk.wishes.len().div_ceil(turns.len()).clamp(1, MOST_A_LIFE);
+        let mut chances = CHANCES;
         loop {
             let death = match turns.pop_front() {
                 Some(turn) => turn,
-                None if !second_time => {
-                    second_time = true;
+                None if chances > 0 => {
+                    chances -= 1;
                     turns.extend(self.missed().into_iter().map(|point| Some(Death { point, passage: 1 })));
                     continue;
                 }
@@ -165,7 +165,11 @@ fn leads_to(point: &str) -> Option<Fault> {
 }
 
 const TAKEOVER: &str = "takeover.before";
+/// How often points get another turn that nothing passed in theirs.
+const CHANCES: u32 = 3;
+/// Wishes taken up in one life, so that many actions see many lives.
+const MOST_A_LIFE: usize = 50;
 /// No life takes longer, whether its point was passed or not.
-const LONGEST_MS: u64 = 1_500;
+const LONGEST_MS: u64 = 2_000;
 /// When nothing was settled for so long, nothing will be.
 const STILL: Duration = Duration::from_secs(60);

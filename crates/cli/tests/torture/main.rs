@@ -9,6 +9,7 @@ mod audit;
 mod codes;
 mod endpoints;
 mod fsync;
+mod guarantees;
 mod house;
 mod json_suite;
 mod kill;
