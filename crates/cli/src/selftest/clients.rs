@@ -93,6 +93,12 @@ impl Desk {
         self.begun.load(Ordering::Relaxed) >= self.wishes.len()
     }
 
+    /// Begun and not over; what waits to be undone is left out.
+    pub(super) fn open(&self) -> usize {
+        let begun = self.begun.load(Ordering::Relaxed);
+        begun.saturating_sub(self.over() + lock(&self.undoable).len())
+    }
+
     pub(super) fn over(&self) -> usize {
         self.over.load(Ordering::Relaxed)
     }
@@ -114,25 +120,23 @@ impl Desk {
         }
     }
 
-    /// What is due, or is to be undone, or is new.
+    /// What is to be undone, or is due, or is new.
     fn take(&self) -> Option<(usize, bool)> {
+        if let Some(at) = self.take_undoable() {
+            return Some((at, true));
+        }
         let mut again = lock(&self.again);
         if again.peek().is_some_and(|Reverse((due, _))| *due <= Instant::now()) {
             return again.pop().map(|Reverse((_, at))| (at, lock(&self.wishes[at].heard).is_executed()));
         }
         drop(again);
-        if let Some(at) = self.take_undoable() {
-            return Some((at, true));
-        }
         let most = self.fed.load(Ordering::Relaxed).min(self.wishes.len());
         let begun = self
             .begun
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |begun| (begun < most).then_some(begun + 1));
         begun.ok().map(|at| (at, false))
     }
-}
 
-impl Desk {
     fn take_undoable(&self) -> Option<usize> {
         let mut undoable = lock(&self.undoable);
         let fed = self.undo_fed.load(Ordering::Relaxed);

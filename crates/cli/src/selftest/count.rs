@@ -47,10 +47,10 @@ pub(super) async fn count(site: &Site, desk: &Arc<Desk>, grants: &[Grant], lines
     let jwks = lines.auditor.must(Method::GET, "/.well-known/jwks.json", None).await?;
     let jwks = Jwks::parse(&jwks.bytes).while_we(|| "cannot read the gateway's key set".to_owned())?;
     let books = Arc::new(Books::of(site));
-    let told = Arc::new(Told { desk: Arc::clone(desk), lines: Arc::clone(&lines), books, jwks });
-    let (cases, receipts) = Arc::clone(&told).cases().await;
+    let counter = Arc::new(Counter { desk: Arc::clone(desk), lines: Arc::clone(&lines), books, jwks });
+    let (cases, receipts) = Arc::clone(&counter).cases().await;
     let known: BTreeSet<&str> = cases.iter().flat_map(|case| case.ids.iter().map(String::as_str)).collect();
-    let strays = told.books.effects.keys().filter(|(_, id)| !known.contains(id.as_str()));
+    let strays = counter.books.effects.keys().filter(|(_, id)| !known.contains(id.as_str()));
     let strays = strays.map(|(_, id)| id.clone()).collect();
     let accounts = accounts(&lines.operator, grants).await?;
     let (entries, trail) = walk(&lines.auditor).await?;
@@ -81,26 +81,26 @@ impl Books {
     }
 }
 
-struct Told {
+struct Counter {
     desk: Arc<Desk>,
     lines: Arc<Lines>,
     books: Arc<Books>,
     jwks: Jwks,
 }
 
-impl Told {
+impl Counter {
     /// Every wish from all sides, and how many receipts verified.
-    async fn cases(self: Arc<Told>) -> (Vec<Case>, usize) {
+    async fn cases(self: Arc<Counter>) -> (Vec<Case>, usize) {
         let next = Arc::new(AtomicUsize::new(0));
         let mut counters = tokio::task::JoinSet::new();
         for _ in 0..AT_ONCE {
-            let (told, next) = (Arc::clone(&self), Arc::clone(&next));
+            let (counter, next) = (Arc::clone(&self), Arc::clone(&next));
             counters.spawn(async move {
                 let mut counted = Vec::new();
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(wish) = told.desk.wishes.get(at) else { return counted };
-                    counted.push((at, told.case(wish).await));
+                    let Some(wish) = counter.desk.wishes.get(at) else { return counted };
+                    counted.push((at, counter.case(wish).await));
                 }
             });
         }

@@ -42,26 +42,34 @@ impl Fire {
         bar: &ProgressBar,
     ) -> Result<()> {
         let mut turns = VecDeque::from(in_order(chance));
-        let share = desk.wishes.len().div_ceil(turns.len()).clamp(1, MOST_A_LIFE);
-        let mut chances = CHANCES;
+        // A third is left for points that nothing passed in their first turn.
+        let share = (desk.wishes.len() * 2 / 3).div_ceil(turns.len()).clamp(1, MOST_A_LIFE);
+        let (mut chances, mut longest) = (CHANCES, LONGEST);
         loop {
             let death = match turns.pop_front() {
                 Some(turn) => turn,
                 None if chances > 0 => {
                     chances -= 1;
+                    longest *= 2;
                     turns.extend(self.missed().into_iter().map(|point| Some(Death { point, passage: 1 })));
                     continue;
                 }
                 None if desk.all_begun() => return Ok(()),
                 None => {
+                    longest = LONGEST;
                     turns.extend(at_random(chance));
                     continue;
                 }
             };
             let undone = if death.is_some_and(|it| it.point.starts_with("rollback")) { 4 } else { 1 };
             site.go_wrong(chance, death.and_then(|it| leads_to(it.point)), share);
-            desk.feed(share, undone.max(share / 10));
-            self.live(site, place, death, chance).await?;
+            let room = MOST_OPEN.saturating_sub(desk.open());
+            desk.feed(share.min(room), undone.max(share / 10));
+            let lasts = match death {
+                Some(_) => longest,
+                None => Duration::from_millis(chance.between(20, 700)),
+            };
+            self.live(site, place, death, lasts).await?;
             bar.set_position(desk.over() as u64);
         }
     }
@@ -72,15 +80,14 @@ impl Fire {
         site: &Site,
         place: &Place,
         death: Option<Death>,
-        chance: &mut Chance,
+        lasts: Duration,
     ) -> Result<()> {
-        let millis = if death.is_some() { LONGEST_MS } else { chance.between(20, 700) };
         let Some(mut server) = tokio::task::block_in_place(|| site.serve(death))? else {
             return self.died(death);
         };
         place.set(Some(format!("http://{}", server.address)));
         let began = Instant::now();
-        while began.elapsed() < Duration::from_millis(millis) {
+        while began.elapsed() < lasts {
             tokio::time::sleep(Duration::from_millis(2)).await;
             if server.has_ended() {
                 place.set(None);
@@ -159,7 +166,7 @@ fn leads_to(point: &str) -> Option<Fault> {
     match point.split_once('.')?.0 {
         "retry" => Some(Fault::RateLimited { retry_after: 1 }),
         "query" => Some(Fault::LostAfterEffect),
-        "send" => Some(Fault::DelayAnswer { ms: 300 }),
+        "send" => Some(Fault::DelayAnswer { ms: 400 }),
         _ => None,
     }
 }
@@ -169,7 +176,9 @@ const TAKEOVER: &str = "takeover.before";
 const CHANCES: u32 = 3;
 /// Wishes taken up in one life, so that many actions see many lives.
 const MOST_A_LIFE: usize = 50;
-/// No life takes longer, whether its point was passed or not.
-const LONGEST_MS: u64 = 2_000;
+/// So many are open at once, so that a slow machine gets no more to do than it can.
+const MOST_OPEN: usize = 256;
+/// No life lasts longer in the first turn, whether its point was passed or not.
+const LONGEST: Duration = Duration::from_secs(2);
 /// When nothing was settled for so long, nothing will be.
 const STILL: Duration = Duration::from_secs(60);

@@ -1,7 +1,7 @@
 //! `countersign selftest --guarantees`: what is promised, put to the test on this machine.
 //!
 //! ```text
-//!   64 clients ── HTTP ──▶ gateway (a process, killed ever again) ── HTTP ──▶ five banks (in this process)
+//!   64 clients ── HTTP ──▶ gateway (a process, killed and started) ── HTTP ──▶ five banks (in this process)
 //!     ask, agree, undo,      kill -9 at random moments and at              answers lost, late, twice, broken, out of
 //!     ask again              every named crash point                       order; payments late; 429 and 500
 //!        └──────────────── count: banks' books · record · receipts · ledger ──▶ judge ─────────┘
@@ -43,7 +43,7 @@ use self::tell::Told;
 use crate::error::{Context, Error, Result};
 use crate::out;
 
-/// Prove on this machine what is promised: a gateway is killed ever again while it acts, and everything is counted
+/// Prove on this machine what is promised: a gateway is killed again and again while it acts, and everything is counted
 ///
 /// Starts a gateway and banks of its own in a temporary folder; needs no configuration and touches no other gateway. With
 /// 200 actions it takes less than a minute. If anything is wrong the folder is kept.

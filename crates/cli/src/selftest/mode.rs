@@ -226,7 +226,7 @@ pub(super) const RETENTION: Duration = Duration::from_secs(10);
 /// "No such payment" is final so long after the last moment of sending.
 const FINAL_AFTER: Duration = Duration::from_secs(2);
 /// How long the gateway waits for an answer.
-const TIMEOUT_MS: u64 = 500;
+const TIMEOUT_MS: u64 = 1_000;
 /// Payments that come about late do so within what the bank has declared …
 const MOST_LATE_MS: u64 = 1200;
 /// … and on a machine that is too busy for that, not at all.

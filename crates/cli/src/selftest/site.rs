@@ -1,5 +1,5 @@
 //! The site of the test: a folder with configuration, catalogue and policies as an operator would write them, one bank for
-//! each mode in this process, and a gateway in a process of its own that is started ever again.
+//! each mode in this process, and a gateway in a process of its own that is started again and again.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};

