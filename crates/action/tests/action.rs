@@ -132,7 +132,8 @@ fn in_every_built_in_archetype_exactly_the_identity_makes_the_effect() {
         "property_id": "other", "city": "Other", "check_in": "2027-01-01", "check_out": "2027-01-02",
         "room_type": "other", "guests": 5, "origin": "OTH", "destination": "OTH", "depart_date": "2027-01-01",
         "return_date": "2027-01-02", "passengers": 5, "cabin": "first", "dataset": "other", "format": "parquet",
-        "row_limit": 5, "purpose": "other",
+        "row_limit": 5, "purpose": "other", "program": "/other", "arguments": ["other"], "directory": "/other",
+        "host": "other",
     });
     for archetype in builtin().iter() {
         let examples = archetype.members.iter().map(|member| (member.name.clone(), member.example.clone()));

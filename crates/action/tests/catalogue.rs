@@ -73,9 +73,14 @@ act = { url = "https://bank.example/refunds", body = { to = { "$value" = "/accou
 fn the_built_in_catalogue_has_no_mistakes() {
     let catalogue = Catalogue::load(true, &[]).unwrap_or_else(|mistakes| panic!("{}", shown(&mistakes)));
     let names: Vec<&str> = catalogue.iter().map(|archetype| archetype.name.as_str()).collect();
-    assert_eq!(names, ["DATA_EXPORT", "FLIGHT_BOOKING", "HOTEL_RESERVATION", "PAYMENT_TRANSFER"]);
+    let expected =
+        ["DATA_EXPORT", "FLIGHT_BOOKING", "HOTEL_RESERVATION", "PAYMENT_TRANSFER", "TERMINAL_COMMAND"];
+    assert_eq!(names, expected);
     for archetype in catalogue.iter() {
-        assert!(archetype.bindings.is_empty() && !archetype.identity.is_empty(), "{}", archetype.name);
+        // What its caller carries out needs nothing of the operator's but a policy.
+        let by_its_caller = archetype.bindings.get("provider").is_some_and(|it| it == "runner");
+        assert!(archetype.bindings.is_empty() || by_its_caller, "{}", archetype.name);
+        assert!(!archetype.identity.is_empty(), "{}", archetype.name);
         assert!(
             archetype
                 .members
@@ -348,7 +353,7 @@ fn an_operator_binds_a_built_in_archetype_in_a_few_lines() {
     let bound = catalogue.get("PAYMENT_TRANSFER").unwrap();
     let builtin = Catalogue::builtin();
     let plain = builtin.get("PAYMENT_TRANSFER").unwrap();
-    assert_eq!(catalogue.iter().count(), 4);
+    assert_eq!(catalogue.iter().count(), Catalogue::builtin().iter().count());
     assert_eq!(bound.bindings["provider"], "http");
     assert!(bound.requires_approval && !plain.requires_approval);
     assert_eq!(bound.members, plain.members);
@@ -364,7 +369,7 @@ fn an_operator_binds_a_built_in_archetype_in_a_few_lines() {
 fn a_file_of_a_built_in_name_replaces_it_whole() {
     let text = GOOD.replace("REFUND", "PAYMENT_TRANSFER");
     let catalogue = Catalogue::load(true, &[source("pay.toml", &text)]).unwrap();
-    assert_eq!(catalogue.iter().count(), 4);
+    assert_eq!(catalogue.iter().count(), Catalogue::builtin().iter().count());
     assert!(catalogue.get("PAYMENT_TRANSFER").unwrap().member("recipient").is_none());
 }
 

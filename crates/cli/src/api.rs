@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use reqwest::Method;
 use reqwest::blocking::{Client as Http, Response};
-use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
 use crate::error::{Context, Error, Result};
@@ -43,6 +43,7 @@ impl Api {
 }
 
 /// One gateway, one key.
+#[derive(Clone)]
 pub(crate) struct Client {
     http: Http,
     base: String,
@@ -104,13 +105,44 @@ impl Client {
         Ok((response.text().while_we(|| "the gateway's answer broke off".to_owned())?, next))
     }
 
+    /// One request and its answer, whatever that is; an error if there is none.
+    pub(crate) fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Result<(u16, Value)> {
+        let response = self.send_with(method, path, headers, body)?;
+        let status = response.status().as_u16();
+        let text = response.text().while_we(|| "the gateway's answer broke off".to_owned())?;
+        Ok((status, serde_json::from_str(&text).unwrap_or_default()))
+    }
+
+    /// Where something is found.
+    pub(crate) fn address(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
     fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
         answer(self.send(method, path, body)?)
     }
 
     fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Response> {
-        let url = format!("{}{path}", self.base);
-        let mut request = self.http.request(method, url);
+        self.send_with(method, path, &[], body)
+    }
+
+    fn send_with(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Result<Response> {
+        let mut request = self.http.request(method, self.address(path));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
         if let Some(key) = &self.key {
             request = request.bearer_auth(key);
         }
@@ -133,20 +165,21 @@ fn answer(response: Response) -> Result<Value> {
         if text.is_empty() { Some(Value::Null) } else { serde_json::from_str(&text).ok() };
     match body {
         Some(body) if status.is_success() => Ok(body),
-        Some(body) if body["code"].is_string() => Err(refusal(&body, status)),
+        Some(body) if body["code"].is_string() => Err(refusal(&body, status.as_u16())),
         // The sandbox says more, in a shape of its own.
-        Some(body) if body["error"]["code"].is_string() => Err(refusal(&body["error"], status)),
+        Some(body) if body["error"]["code"].is_string() => Err(refusal(&body["error"], status.as_u16())),
         _ => Err(Error::new(format!("the gateway answered {status}, and not as one does"))
             .hint("is it really a Countersign gateway that --url names?")),
     }
 }
 
-fn refusal(said: &Value, status: StatusCode) -> Error {
+/// What a refusal says.
+pub(crate) fn refusal(said: &Value, status: u16) -> Error {
     let text = |member: &str| said[member].as_str().unwrap_or_default();
     let advice = said["remediation"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let hint = match (advice.collect::<Vec<_>>().join("; "), text("request_id")) {
         // What the caller can mend is said here; the log tells of what the gateway could not do.
-        (advice, id) if advice.is_empty() && status.is_server_error() && !id.is_empty() => {
+        (advice, id) if advice.is_empty() && status >= 500 && !id.is_empty() => {
             Some(format!("the gateway's log has more under request id {id}"))
         }
         (advice, _) => Some(advice).filter(|advice| !advice.is_empty()),
@@ -179,7 +212,7 @@ mod tests {
     fn mistakes_stay_on_lines_of_their_own() {
         let said =
             serde_json::json!({"code": "EP_VALIDATION_FAILED", "message": "a:1: one\nb:2: two\u{1b}[2J"});
-        let told = refusal(&said, StatusCode::UNPROCESSABLE_ENTITY).to_string();
+        let told = refusal(&said, 422).to_string();
         assert_eq!(told, "EP_VALIDATION_FAILED: a:1: one\nb:2: two\\u{1b}[2J");
     }
 }

@@ -21,7 +21,7 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum Command {
-    /// List what waits, newest first
+    /// List what waits, newest first, and what only a person can settle
     List {
         /// Print JSON
         #[arg(long)]
@@ -37,6 +37,8 @@ enum Command {
     Approve(Decision),
     /// Say no, which ends the action
     Reject(Decision),
+    /// Say what became of an action that is in doubt, or could not be undone, where nobody else does
+    Resolve(Word),
 }
 
 #[derive(clap::Args)]
@@ -49,6 +51,25 @@ struct Decision {
     comment: Option<String>,
 }
 
+#[derive(clap::Args)]
+struct Word {
+    /// The action's id (`transaction_id`)
+    #[arg(value_name = "ID")]
+    id: String,
+    /// What became of it: `rolled_back` and `executed` (it stays) of what could not be undone, the others of a doubt
+    #[arg(long = "as", value_name = "WORD", value_parser = ["executed", "failed", "rolled_back"])]
+    decision: String,
+    /// How you know, in one line
+    #[arg(long, value_name = "TEXT")]
+    comment: String,
+    /// With `executed`: what was charged, if it is less than what was reserved
+    #[arg(long, value_name = "AMOUNT")]
+    charged: Option<String>,
+    /// With `executed`: what the provider calls the effect
+    #[arg(long, value_name = "TEXT")]
+    reference: Option<String>,
+}
+
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let client = args.api.client()?;
     let decide = |decision: &Decision, word: &str| {
@@ -57,7 +78,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     };
     match &args.command {
         Command::List { json } => {
-            let held = client.list("/v1/approvals")?;
+            let mut held = client.list("/v1/approvals")?;
+            if let Value::Array(unresolved) = client.get("/v1/approvals?limit=1")?["unresolved"].take() {
+                held.extend(unresolved);
+            }
             if *json {
                 out::json(&Value::from(held))?;
             } else {
@@ -72,6 +96,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         }
         Command::Approve(decision) => decide(decision, "approve")?,
         Command::Reject(decision) => decide(decision, "reject")?,
+        Command::Resolve(Word { id, decision, comment, charged, reference }) => {
+            let charged = charged.as_ref().map(|amount| json!({"amount": amount}));
+            let word =
+                json!({"as": decision, "comment": comment, "charged": charged, "reference": reference});
+            out::json(&client.post(&format!("/v1/actions/{}/resolve", encoded(id)), &word)?)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -83,7 +113,12 @@ fn rows(held: &[Value]) -> Vec<[String; 7]> {
             (Some(amount), Some(currency)) => format!("{amount} {currency}"),
             _ => "–".to_owned(),
         };
+        let unresolved = action["unresolved"].as_str();
         let reasons = action["reasons"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let reasons: Vec<String> = match unresolved {
+            Some(unresolved) => vec![out::shown(unresolved)],
+            None => reasons.map(out::shown).collect(),
+        };
         // Of an earlier hold nothing counts any more.
         let agreed = action["approvals"].as_array().into_iter().flatten();
         let agreed = agreed.filter(|it| it["escalation_id"] == action["escalation_id"]).count();
@@ -92,8 +127,11 @@ fn rows(held: &[Value]) -> Vec<[String; 7]> {
             text(&action["archetype"]),
             text(&action["agent_id"]),
             amount,
-            reasons.map(out::shown).collect::<Vec<_>>().join(","),
-            format!("{agreed} of {}", action["approvals_needed"]),
+            reasons.join(","),
+            match unresolved {
+                Some(_) => "–".to_owned(),
+                None => format!("{agreed} of {}", action["approvals_needed"]),
+            },
             text(&action["expires_at"]),
         ]
     };

@@ -19,6 +19,7 @@ use crate::error::{Context, Error, Result};
 /// What the configuration says about secrets and egress cannot be understood.
 pub(crate) fn mistakes(catalogue: &Catalogue, sources: &[Source], config: &Config) -> Result<Vec<Mistake>> {
     let rules = Rules::parse(&config.egress.allow, &config.egress.plain_http)
+        .and_then(|rules| rules.and_challenges(&config.egress.challenge_hosts))
         .while_we(|| "cannot use `egress`".to_owned())?;
     let (egress, secrets) = (Egress::new(rules), stand_ins(config)?);
     let mut found = Vec::new();

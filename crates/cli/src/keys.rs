@@ -43,7 +43,7 @@ enum Command {
     /// Mark a signing key as known to others since a time, and replace it if it is in use
     Compromise {
         /// The key's id
-        #[arg(value_name = "KID")]
+        #[arg(value_name = "KID", allow_hyphen_values = true)]
         kid: String,
         /// Since when, such as 2026-05-01T09:30:00Z; better too early than too late
         #[arg(long, value_name = "TIME", value_parser = moment)]

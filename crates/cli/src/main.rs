@@ -6,6 +6,7 @@
 //!
 //! ```text
 //!   serve, demo                       run a gateway
+//!   run                               run a command as an action
 //!   verify                            check receipts, offline
 //!   catalog, policy                   check files before a gateway reads them
 //!   keys, mandate, approvals,         change a running gateway, as clients of its API
@@ -38,6 +39,7 @@ mod out;
 mod policy;
 mod replay;
 mod resting;
+mod run;
 mod selftest;
 mod serve;
 mod verify;
@@ -63,6 +65,7 @@ struct Cli {
 enum Command {
     Serve(serve::Args),
     Demo(demo::Args),
+    Run(Box<run::Args>),
     Verify(verify::Args),
     Keys(keys::Args),
     Mandate(mandate::Args),
@@ -97,6 +100,7 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Run(args) => run::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Keys(args) => keys::run(&args),
         Command::Mandate(args) => mandate::run(&args),

@@ -145,7 +145,7 @@ fn rows(mandates: &[Value]) -> Vec<[String; 8]> {
 }
 
 /// `90s`, `15m`, `8h`, `30d`, as seconds.
-fn seconds(text: &str) -> std::result::Result<u64, String> {
+pub(crate) fn seconds(text: &str) -> std::result::Result<u64, String> {
     let wrong = || format!("`{text}` is not a length of time: write 90s, 15m, 8h or 30d");
     let unit = text.chars().last().and_then(|unit| match unit {
         's' => Some(1),

@@ -48,6 +48,12 @@ pub(crate) struct Args {
     /// approval must be by one of them; without it approvals are checked as far as they go and reported as unpinned.
     #[arg(long, value_name = "FILE")]
     approvers: Option<PathBuf>,
+    /// Fail where people had to agree and no pinned person's signature shows that one did
+    ///
+    /// That people had to agree shows in the guarantee level `atp-3` and in the reasons that the entry `boundary` names. An
+    /// approval by API key alone is not enough: only the gateway knows of it.
+    #[arg(long, requires = "approvers")]
+    require_approvals: bool,
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -71,7 +77,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
 /// Every document by itself, all its checks shown.
 fn each(args: &Args, belief: &Belief) -> Result<Tally> {
-    let trust = belief.trust(args.allow_sandbox);
+    let trust = belief.trust(args.allow_sandbox, args.require_approvals);
     let mut tally = Tally::default();
     let mut teller = tell::Teller::new(args.json);
     for source in sources::documents(&args.paths, "json")? {
@@ -85,7 +91,7 @@ fn each(args: &Args, belief: &Belief) -> Result<Tally> {
 
 /// Files of many receipts, in parallel; what fails is shown in the order of the lines.
 fn stream(args: &Args, belief: &Belief) -> Result<Tally> {
-    let trust = belief.trust(args.allow_sandbox);
+    let trust = belief.trust(args.allow_sandbox, args.require_approvals);
     let mut tally = Tally::default();
     let mut teller = tell::Teller::new(args.json);
     for source in sources::documents(&args.paths, "jsonl")? {

@@ -37,6 +37,13 @@ pub fn reference(action_id: &ActionId, attempt: u32) -> String {
     format!("{action_id}-{attempt}")
 }
 
+/// The attempt that a name of ours is for; nothing, if it is none that [`reference()`] gave.
+pub fn attempt_of(name: &str) -> Option<(ActionId, u32)> {
+    let (id, attempt) = name.rsplit_once('-')?;
+    let found = (id.parse().ok()?, attempt.parse().ok()?);
+    (reference(&found.0, found.1) == name).then_some(found)
+}
+
 /// Our own name for what undoes the effect of an attempt.
 pub fn rollback_reference(action_id: &ActionId, attempt: u32) -> String {
     format!("{action_id}-{attempt}-rollback")

@@ -17,6 +17,8 @@ pub struct Capabilities {
     pub cancellable: bool,
     /// Twice does no harm. Never beside money.
     pub repeat_safe: bool,
+    /// A payer may have to confirm what was sent, and has so long at most, counted from the last moment of sending.
+    pub challenge: Option<Duration>,
 }
 
 /// For how long a provider recognises a key.
@@ -67,7 +69,9 @@ impl Capabilities {
     /// Whether "no such call", said at `now_ms` (Unix milliseconds), will stay true.
     pub fn absence_is_final(&self, call: &Call, now_ms: i64) -> bool {
         let Some(queryable) = &self.queryable else { return false };
-        let Ok(wait_ms) = i64::try_from(queryable.final_after.as_millis()) else { return false };
+        // Until then a payer may confirm it, whether we know that one was asked or not.
+        let wait = queryable.final_after.saturating_add(self.challenge.unwrap_or_default());
+        let Ok(wait_ms) = i64::try_from(wait.as_millis()) else { return false };
         now_ms >= call.send_by_ms.saturating_add(wait_ms)
     }
 }

@@ -11,6 +11,9 @@
 //!                    └── Go: the same attempt ──┘ ⟲ asked, not known yet
 //! ```
 //!
+//! Where the payer has to confirm, `Sent` and `InDoubt ─▶ Challenged`, which the provider's word ends, or a question, or the
+//! payer's time: then it is in doubt.
+//!
 //! An effect that is there can be undone: `Completed ─▶ RollingBack ⇄ Undoing ─▶ RolledBack`, or `RollbackFailed`, which
 //! needs a person.
 //!
@@ -37,8 +40,10 @@ mod machine;
 mod reply;
 mod retry;
 
-pub use call::{Call, provider_key, reference, rollback_key, rollback_reference};
+pub use call::{Call, attempt_of, provider_key, reference, rollback_key, rollback_reference};
 pub use capabilities::{Capabilities, Idempotent, Queryable};
-pub use machine::{Course, Effect, Event, Execution, Illegal, Now, State, Stood, Terms, Undo, Withheld};
-pub use reply::{Absence, Confirmation, Found, Refusal, Reply, Stop};
+pub use machine::{
+    Course, Effect, Event, Execution, Illegal, Now, Resolution, State, Stood, Terms, Undo, Withheld,
+};
+pub use reply::{Absence, Challenge, Confirmation, Found, Refusal, Reply, Stop};
 pub use retry::{delay, longest_delay};

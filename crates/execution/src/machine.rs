@@ -5,7 +5,7 @@ use std::sync::Arc;
 use action::RetryPolicy;
 use boundary::Permit;
 
-use crate::{Absence, Call, Capabilities, Confirmation, Found, Reply, Stop, delay};
+use crate::{Absence, Call, Capabilities, Challenge, Confirmation, Found, Reply, Stop, delay};
 
 /// One permitted action, on its way to exactly one fate.
 #[derive(Debug)]
@@ -31,6 +31,12 @@ pub enum State {
     /// Nothing is under way, and we do not know. Asking causes no effect, so no permit is needed, and an action found
     /// after a crash stands here.
     InDoubt,
+    /// The payer has to confirm it to the provider, and may still. Never sent again meanwhile, nor afterwards: it is told by
+    /// the provider, found out by asking, or in doubt once the time is over.
+    Challenged {
+        /// Until when, Unix milliseconds.
+        until_ms: i64,
+    },
     /// The effect took place.
     Completed(Confirmation),
     /// There is no effect.
@@ -65,6 +71,19 @@ pub enum Event {
     Undo(Arc<Call>),
     /// The provider's reply to what undoes it arrived.
     Undone(Reply),
+    /// Nobody outside tells what became of it, and a person says so.
+    Resolved(Resolution),
+}
+
+/// What a person says became of an action.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Resolution {
+    /// The effect took place; or, of one that could not be undone: it stays.
+    Executed(Confirmation),
+    /// There is no effect, and there will be none.
+    Failed,
+    /// The effect was undone by other means than ours.
+    RolledBack(Confirmation),
 }
 
 /// Why a call that was marked sent never left.
@@ -90,6 +109,8 @@ pub enum Effect {
         /// Not before.
         until_ms: i64,
     },
+    /// Have the payer answer it; what the provider says to that comes back as [`Event::Replied`] or [`Event::Asked`].
+    Present(Challenge),
     /// Somebody should know: an effect was there after all that was said to be absent for good.
     LateEffect,
     /// Undo the effect by this call; the reply comes back as [`Event::Undone`].
@@ -141,6 +162,11 @@ pub enum Stood {
     },
     /// See [`State::InDoubt`].
     InDoubt,
+    /// See [`State::Challenged`].
+    Challenged {
+        /// Unix milliseconds.
+        until_ms: i64,
+    },
     /// See [`State::Failed`].
     Failed,
     /// See [`State::Completed`].
@@ -185,6 +211,7 @@ impl Execution {
         let state = match stood {
             Stood::Waiting { due_ms } => State::Waiting { due_ms, after: Absence::OnRecord },
             Stood::InDoubt => State::InDoubt,
+            Stood::Challenged { until_ms } => State::Challenged { until_ms },
             Stood::Failed => State::Failed(Absence::OnRecord),
             Stood::Completed => State::Completed(Confirmation::default()),
             Stood::RollingBack => State::RollingBack,
@@ -199,9 +226,11 @@ impl Execution {
     /// [`Illegal`] names the state and the event that do not go together; the execution is consumed, what the
     /// ledger holds stands.
     pub fn step(self, event: Event, now: Now) -> Result<(Execution, Vec<Effect>), Illegal> {
-        use Event::{Asked, Go, Replied, Stopped, Undo, Undone, Withheld, Woken};
+        use Event::{Asked, Go, Replied, Resolved, Stopped, Undo, Undone, Withheld, Woken};
         use Reply::{Confirmed, NotSent, Refused};
-        use State::{Completed, Failed, InDoubt, Intended, RollbackFailed, RolledBack, RollingBack, Sent};
+        use State::{
+            Challenged, Completed, Failed, InDoubt, Intended, RollbackFailed, RolledBack, RollingBack, Sent,
+        };
         use State::{Undoing, Waiting};
         let Execution { run, state } = self;
         Ok(match (state, event) {
@@ -215,6 +244,18 @@ impl Execution {
             (Waiting { .. } | Failed(_), Replied(Confirmed(it)) | Asked(Found::Confirmed(it))) => {
                 run.late(it)
             }
+
+            (Sent(_) | InDoubt, Replied(Reply::Challenged(it))) if run.may_challenge() => run.challenged(it),
+            (Challenged { .. }, Replied(Confirmed(it)) | Asked(Found::Confirmed(it))) => run.completed(it),
+            (Challenged { .. }, Replied(Refused(it))) if run.went_once() => {
+                run.once().absent(Absence::Refused(it), now)
+            }
+            (Challenged { .. }, Asked(Found::Absent { final_: true })) => {
+                run.once().absent(Absence::Final, now)
+            }
+            (Challenged { until_ms }, Woken) => run.look_for_payer(until_ms, now),
+            (Challenged { until_ms }, Asked(_)) => run.awaits_payer(until_ms, now),
+            (state @ Challenged { .. }, Replied(_)) => run.stays(state),
 
             // It speaks for the attempt only if that went out once: of two sends one may still be on its way.
             (Sent(_) | InDoubt, Replied(Refused(it))) if run.went_once() => {
@@ -239,6 +280,11 @@ impl Execution {
             (RollingBack | Undoing | RollbackFailed, Undone(Confirmed(it))) => run.stays(RolledBack(it)),
             (Undoing, Undone(Refused(it))) if !it.transient => run.then(RollbackFailed, Effect::Alarm),
             (Undoing, Undone(_)) => run.not_undone(now),
+
+            // A person's word is the last one: it is followed by no other attempt unless somebody asks for it.
+            (InDoubt | RollbackFailed, Resolved(Resolution::Executed(it))) => run.completed(it),
+            (InDoubt, Resolved(Resolution::Failed)) => run.stays(Failed(Absence::Resolved)),
+            (RollbackFailed, Resolved(Resolution::RolledBack(it))) => run.stays(RolledBack(it)),
             (state, event) => return Err(Illegal { state: state.name(), event: event.name() }),
         })
     }
@@ -355,6 +401,39 @@ impl Run {
         self.then(State::InDoubt, effect)
     }
 
+    /// Is that what the mode of payment and the binding provide for? If not, nobody knows what the provider waits for.
+    fn may_challenge(&self) -> bool {
+        self.terms.capabilities.challenge.is_some()
+    }
+
+    fn challenged(self, it: Challenge) -> Step {
+        let state = State::Challenged { until_ms: it.until_ms };
+        self.once().then(state, Effect::Present(it))
+    }
+
+    /// The payer is asked once: neither a no nor silence is followed by another attempt of itself.
+    fn once(self) -> Run {
+        Run { terms: Terms { retry: None, ..self.terms }, ..self }
+    }
+
+    fn look_for_payer(self, until_ms: i64, now: Now) -> Step {
+        match self.terms.capabilities.can_be_asked() {
+            true => {
+                let call = Arc::clone(&self.call);
+                self.then(State::Challenged { until_ms }, Effect::Inquire(call))
+            }
+            false => self.awaits_payer(until_ms, now),
+        }
+    }
+
+    /// Nothing is known yet; once the payer's time is over, that is doubt like any other.
+    fn awaits_payer(self, until_ms: i64, now: Now) -> Step {
+        match now.ms < until_ms {
+            true => self.then(State::Challenged { until_ms }, Effect::Wait { until_ms }),
+            false => self.once().doubted(now),
+        }
+    }
+
     fn due(self, after: Absence, now: Now) -> Step {
         match self.is_over_at(now.ms) {
             true => self.stays(State::Failed(Absence::Deadline)),
@@ -450,6 +529,7 @@ impl State {
             State::Sent(_) => "sent",
             State::Waiting { .. } => "waiting",
             State::InDoubt => "in doubt",
+            State::Challenged { .. } => "challenged",
             State::Completed(_) => "completed",
             State::Failed(_) => "failed",
             State::RollingBack => "rolling back",
@@ -477,6 +557,7 @@ impl Event {
             Event::Replied(Reply::Refused(_)) => "replied: refused",
             Event::Replied(Reply::NotSent { .. }) => "replied: not sent",
             Event::Replied(Reply::Lost { .. }) => "replied: lost",
+            Event::Replied(Reply::Challenged(_)) => "replied: challenged",
             Event::Asked(Found::Confirmed(_)) => "asked: confirmed",
             Event::Asked(Found::Absent { final_: true }) => "asked: absent for good",
             Event::Asked(Found::Absent { final_: false }) => "asked: absent so far",
@@ -487,6 +568,10 @@ impl Event {
             Event::Undone(Reply::Refused(_)) => "undone: refused",
             Event::Undone(Reply::NotSent { .. }) => "undone: not sent",
             Event::Undone(Reply::Lost { .. }) => "undone: lost",
+            Event::Undone(Reply::Challenged(_)) => "undone: challenged",
+            Event::Resolved(Resolution::Executed(_)) => "resolved: executed",
+            Event::Resolved(Resolution::Failed) => "resolved: failed",
+            Event::Resolved(Resolution::RolledBack(_)) => "resolved: rolled back",
         }
     }
 }

@@ -10,6 +10,8 @@ pub enum Reply {
     Confirmed(Confirmation),
     /// The provider declined: the effect is known to be absent.
     Refused(Refusal),
+    /// There is no effect yet: the payer has to confirm it to the provider first.
+    Challenged(Challenge),
     /// Nothing left us: the effect is known to be absent. `why` is our own text.
     NotSent {
         /// What kept it here, in words of our own.
@@ -60,6 +62,15 @@ pub struct Refusal {
     pub transient: bool,
 }
 
+/// What a payer has to answer before there is an effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Challenge {
+    /// Where: HTTPS, at a host that the operator lists. Foreign, and not for us to open.
+    pub url: String,
+    /// Until when, Unix milliseconds.
+    pub until_ms: i64,
+}
+
 /// How the absence of an effect is known.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Absence {
@@ -78,6 +89,8 @@ pub enum Absence {
     Deadline,
     /// No attempt had an effect, and there must not be another one.
     Stopped(Stop),
+    /// A person says so, because nobody else does.
+    Resolved,
     /// It was found out before, and stands in the ledger.
     OnRecord,
 }
@@ -97,7 +110,7 @@ impl Absence {
         match self {
             Absence::Refused(refusal) => refusal.transient,
             Absence::NotSent { .. } | Absence::Withheld | Absence::Final => true,
-            Absence::Deadline | Absence::Stopped(_) | Absence::OnRecord => false,
+            Absence::Deadline | Absence::Stopped(_) | Absence::Resolved | Absence::OnRecord => false,
         }
     }
 }

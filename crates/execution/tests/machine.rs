@@ -12,9 +12,9 @@ use action::{
 };
 use boundary::{Caller, Facts, Permit, Policies, Series, Verdict};
 use countersign_execution::{
-    Absence, Call, Capabilities, Confirmation, Course, Effect, Event, Execution, Found, Idempotent, Now,
-    Queryable, Refusal, Reply, State, Stood, Stop, Terms, Undo, Withheld, delay, longest_delay, provider_key,
-    reference,
+    Absence, Call, Capabilities, Challenge, Confirmation, Course, Effect, Event, Execution, Found,
+    Idempotent, Now, Queryable, Refusal, Reply, Resolution, State, Stood, Stop, Terms, Undo, Withheld,
+    attempt_of, delay, longest_delay, provider_key, reference,
 };
 use proptest::prelude::*;
 
@@ -31,6 +31,7 @@ fn every_state_meets_every_event() {
         sent        replied: busy         -> waiting + wait
         sent        replied: not sent     -> waiting + wait
         sent        replied: lost         -> in doubt + wait
+        sent        replied: challenged   -> challenged + present
         sent again  withheld: deadline    -> in doubt + wait
         sent again  withheld: window      -> in doubt + wait
         sent again  replied: confirmed    -> completed
@@ -38,6 +39,7 @@ fn every_state_meets_every_event() {
         sent again  replied: busy         -> in doubt + wait
         sent again  replied: not sent     -> in doubt + wait
         sent again  replied: lost         -> in doubt + wait
+        sent again  replied: challenged   -> challenged + present
         waiting     go: attempt 2         -> sent + invoke
         waiting     stopped               -> failed stopped
         waiting     replied: confirmed    -> completed + late effect
@@ -45,6 +47,7 @@ fn every_state_meets_every_event() {
         waiting     replied: busy         -> waiting
         waiting     replied: not sent     -> waiting
         waiting     replied: lost         -> waiting
+        waiting     replied: challenged   -> waiting
         waiting     asked: confirmed      -> completed + late effect
         waiting     asked: absent for good -> waiting
         waiting     asked: absent so far  -> waiting
@@ -57,17 +60,30 @@ fn every_state_meets_every_event() {
         in doubt    replied: busy         -> waiting + wait
         in doubt    replied: not sent     -> waiting + wait
         in doubt    replied: lost         -> in doubt + wait
+        in doubt    replied: challenged   -> challenged + present
         in doubt    asked: confirmed      -> completed
         in doubt    asked: absent for good -> waiting + wait
         in doubt    asked: absent so far  -> in doubt + clear
         in doubt    asked: unknown        -> in doubt + clear
         in doubt    woken                 -> in doubt + inquire
+        challenged  replied: confirmed    -> completed
+        challenged  replied: refused      -> failed refused
+        challenged  replied: busy         -> failed refused
+        challenged  replied: not sent     -> challenged
+        challenged  replied: lost         -> challenged
+        challenged  replied: challenged   -> challenged
+        challenged  asked: confirmed      -> completed
+        challenged  asked: absent for good -> failed absent
+        challenged  asked: absent so far  -> challenged + wait
+        challenged  asked: unknown        -> challenged + wait
+        challenged  woken                 -> challenged + inquire
         failed      go: attempt 2         -> sent + invoke
         failed      replied: confirmed    -> completed + late effect
         failed      replied: refused      -> failed on record
         failed      replied: busy         -> failed on record
         failed      replied: not sent     -> failed on record
         failed      replied: lost         -> failed on record
+        failed      replied: challenged   -> failed on record
         failed      asked: confirmed      -> completed + late effect
         failed      asked: absent for good -> failed on record
         failed      asked: absent so far  -> failed on record
@@ -80,8 +96,13 @@ fn every_state_meets_every_event() {
         undoing     undone: busy          -> rolling back + wait
         undoing     undone: not sent      -> rolling back + wait
         undoing     undone: lost          -> rolling back + wait
+        undoing     undone: challenged    -> rolling back + wait
         rollback failed undo              -> rolling back + wait
         rollback failed undone: confirmed -> rolled back
+        in doubt    resolved: executed    -> completed
+        in doubt    resolved: failed      -> failed resolved
+        rollback failed resolved: executed -> completed
+        rollback failed resolved: rolled back -> rolled back
     ";
     let squeeze = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
     let expected: Vec<String> = table.lines().map(squeeze).filter(|line| !line.is_empty()).collect();
@@ -104,6 +125,52 @@ fn every_state_meets_every_event() {
         }
     }
     assert_eq!(found.iter().collect::<BTreeSet<_>>(), expected.iter().collect::<BTreeSet<_>>());
+}
+
+#[test]
+fn a_challenge_that_the_mode_or_the_binding_does_not_provide_for_is_doubt() {
+    let capabilities = Capabilities { challenge: None, ..abilities(3) };
+    for state in ["sent", "sent again", "in doubt"] {
+        let terms = Terms { capabilities: capabilities.clone(), ..terms() };
+        let (execution, effects) = stand(state, terms).step(make("replied: challenged"), now(0)).unwrap();
+        assert_eq!(told(&execution) + word(&effects[0]), "in doubt + wait", "{state}");
+    }
+}
+
+#[test]
+fn once_the_payers_time_is_over_it_is_in_doubt_and_stays_so_until_somebody_tells() {
+    for (able, event) in [(3, "asked: unknown"), (3, "asked: absent so far"), (1, "woken")] {
+        for (after_ms, expected) in
+            [(CHALLENGE_MS - 1, "challenged + wait"), (CHALLENGE_MS, "in doubt + wait")]
+        {
+            let terms = Terms { capabilities: abilities(able), ..terms() };
+            let (execution, effects) = stand("challenged", terms).step(make(event), now(after_ms)).unwrap();
+            assert_eq!(told(&execution) + word(&effects[0]), expected, "{event} of {able}");
+        }
+    }
+}
+
+#[test]
+fn what_a_payer_was_asked_is_never_sent_again_by_itself() {
+    // Able to be sent again and with retries left, had nobody been asked.
+    let challenged = || stand("sent", terms()).step(make("replied: challenged"), now(0)).unwrap().0;
+    for event in ["replied: refused", "replied: busy", "asked: absent for good"] {
+        let (execution, effects) = challenged().step(make(event), now(0)).unwrap();
+        assert_eq!((execution.state().name(), effects.len()), ("failed", 0), "{event}");
+    }
+    let (mut execution, _) = challenged().step(make("asked: unknown"), now(CHALLENGE_MS)).unwrap();
+    for event in ["woken", "asked: unknown", "asked: absent so far", "woken"] {
+        let (next, effects) = execution.step(make(event), now(CHALLENGE_MS)).unwrap();
+        assert!(!matches!(effects[..], [Effect::Clear]), "{event}");
+        execution = next;
+    }
+    assert!(execution.step(make("go: attempt 1"), now(CHALLENGE_MS)).is_err());
+}
+
+#[test]
+fn of_two_sends_the_payers_no_says_nothing_about_the_other() {
+    let (execution, _) = stand("sent again", terms()).step(make("replied: challenged"), now(0)).unwrap();
+    assert!(execution.step(make("replied: refused"), now(0)).unwrap().0.state().name() == "challenged");
 }
 
 #[test]
@@ -206,6 +273,16 @@ fn what_is_safe_to_repeat_is_repeated_only_as_often_as_it_is_retried() {
 }
 
 #[test]
+fn a_persons_word_is_the_last_one_whatever_retries_are_left() {
+    let certain = Terms { retry: Some(policy()), ..terms() };
+    let (execution, effects) = stand("in doubt", certain).step(make("resolved: failed"), now(0)).unwrap();
+    assert_eq!((told(&execution).as_str(), effects.len()), ("failed resolved", 0));
+    // What turns up after it is late, as after any last word.
+    let (execution, effects) = execution.step(make("asked: confirmed"), now(0)).unwrap();
+    assert_eq!(told(&execution) + word(&effects[0]), "completed + late effect");
+}
+
+#[test]
 fn an_attempt_is_known_by_its_number_and_its_provider_key() {
     let with = |attempt, key: &str| Arc::new(Call { provider_key: key.to_owned(), ..call(attempt) });
     for (state, attempt, key, may) in [
@@ -269,6 +346,7 @@ proptest! {
                 let stood = match before.0 {
                     "sent" | "in doubt" => Stood::InDoubt,
                     "waiting" => Stood::Waiting { due_ms: NOW },
+                    "challenged" => Stood::Challenged { until_ms: NOW + CHALLENGE_MS },
                     "failed" => Stood::Failed,
                     _ => return Ok(()),
                 };
@@ -291,7 +369,7 @@ proptest! {
                 }
             }
             if matches!(next.state().name(), "waiting" | "failed") && before.0 != "waiting" && before.0 != "failed" {
-                let certain = matches!(name, "asked: absent for good" | "stopped")
+                let certain = matches!(name, "asked: absent for good" | "stopped" | "resolved: failed")
                     || (before.1.sends == 1 && name != "asked: unknown" && name != "asked: absent so far");
                 prop_assert!(certain, "{name} in {before:?}");
                 absent = next.call().attempt;
@@ -395,6 +473,12 @@ fn a_reference_names_one_attempt() {
     let id = call(1).action_id;
     assert_eq!(reference(&id, 1), format!("{id}-1"));
     assert_ne!(reference(&id, 1), reference(&id, 2));
+    assert_eq!(attempt_of(&reference(&id, 12)), Some((id, 12)));
+    for other in
+        ["", "-1", "12", &id.to_string(), &format!("{id}-01"), &format!("{id}-1-rollback"), &format!("{id}-")]
+    {
+        assert_eq!(attempt_of(other), None, "{other}");
+    }
 }
 
 #[test]
@@ -407,6 +491,7 @@ fn levels_need_what_the_provider_declares() {
         queryable,
         repeat_safe,
         cancellable: true,
+        challenge: None,
     };
     let table = [
         (able(None, None, false), [true, false, false]),
@@ -433,6 +518,9 @@ fn absence_is_final_only_after_the_last_moment_of_sending_and_the_declared_wait(
     assert!(!able.absence_is_final(&call, call.send_by_ms + 1499));
     assert!(able.absence_is_final(&call, call.send_by_ms + 1500));
     assert!(!Capabilities::default().absence_is_final(&call, i64::MAX), "who cannot be asked cannot say so");
+    let payer = Capabilities { challenge: Some(Duration::from_secs(900)), ..able };
+    assert!(!payer.absence_is_final(&call, call.send_by_ms + 901_499), "a payer may still confirm it");
+    assert!(payer.absence_is_final(&call, call.send_by_ms + 901_500));
     let never = Queryable { by_our_reference: true, final_after: Duration::MAX };
     let able = Capabilities { queryable: Some(never), ..Capabilities::default() };
     assert!(!able.absence_is_final(&call, i64::MAX));
@@ -440,13 +528,16 @@ fn absence_is_final_only_after_the_last_moment_of_sending_and_the_declared_wait(
 
 const NOW: i64 = 1_760_000_000_000;
 const MOST_RETRIES: u32 = 2;
+/// How long a payer has.
+const CHALLENGE_MS: i64 = 600_000;
 
-const STATES: [&str; 11] = [
+const STATES: [&str; 12] = [
     "intended",
     "sent",
     "sent again",
     "waiting",
     "in doubt",
+    "challenged",
     "completed",
     "failed",
     "rolling back",
@@ -455,7 +546,7 @@ const STATES: [&str; 11] = [
     "rollback failed",
 ];
 
-const EVENTS: [&str; 21] = [
+const EVENTS: [&str; 26] = [
     "go: attempt 1",
     "go: attempt 2",
     "stopped",
@@ -466,6 +557,7 @@ const EVENTS: [&str; 21] = [
     "replied: busy",
     "replied: not sent",
     "replied: lost",
+    "replied: challenged",
     "asked: confirmed",
     "asked: absent for good",
     "asked: absent so far",
@@ -477,6 +569,10 @@ const EVENTS: [&str; 21] = [
     "undone: busy",
     "undone: not sent",
     "undone: lost",
+    "undone: challenged",
+    "resolved: executed",
+    "resolved: failed",
+    "resolved: rolled back",
 ];
 
 fn stand(state: &str, terms: Terms) -> Execution {
@@ -489,12 +585,14 @@ fn stand(state: &str, terms: Terms) -> Execution {
         "sent" => go(intended),
         "sent again" => {
             // As it is on record: whether this provider would let it be sent again is not asked here.
-            let safe = Capabilities { repeat_safe: true, ..Capabilities::default() };
+            let challenge = terms.capabilities.challenge;
+            let safe = Capabilities { repeat_safe: true, challenge, ..Capabilities::default() };
             let once = Terms { capabilities: safe, retry: Some(policy()), ..terms.clone() };
             go(Execution::recover(call(1), once, course, Stood::InDoubt))
         }
         "waiting" => recovered(Stood::Waiting { due_ms: NOW }),
         "in doubt" => recovered(Stood::InDoubt),
+        "challenged" => recovered(Stood::Challenged { until_ms: NOW + CHALLENGE_MS }),
         "rolling back" | "undoing" | "rolled back" | "rollback failed" => {
             let stood = if state == "rollback failed" { Stood::RollbackFailed } else { Stood::RollingBack };
             let resting = Execution::recover_undone(call(1), terms.clone(), course, stood, Some(undo()));
@@ -522,6 +620,7 @@ fn make(event: &str) -> Event {
         "replied: busy" => Event::Replied(Reply::Refused(Refusal { transient: true, ..Refusal::default() })),
         "replied: not sent" => Event::Replied(Reply::NotSent { why: why() }),
         "replied: lost" => Event::Replied(Reply::Lost { why: why() }),
+        "replied: challenged" => Event::Replied(Reply::Challenged(challenge())),
         "asked: confirmed" => Event::Asked(Found::Confirmed(Confirmation::default())),
         "asked: absent for good" => Event::Asked(Found::Absent { final_: true }),
         "asked: absent so far" => Event::Asked(Found::Absent { final_: false }),
@@ -532,8 +631,16 @@ fn make(event: &str) -> Event {
         "undone: busy" => Event::Undone(Reply::Refused(Refusal { transient: true, ..Refusal::default() })),
         "undone: not sent" => Event::Undone(Reply::NotSent { why: why() }),
         "undone: lost" => Event::Undone(Reply::Lost { why: why() }),
+        "undone: challenged" => Event::Undone(Reply::Challenged(challenge())),
+        "resolved: executed" => Event::Resolved(Resolution::Executed(Confirmation::default())),
+        "resolved: failed" => Event::Resolved(Resolution::Failed),
+        "resolved: rolled back" => Event::Resolved(Resolution::RolledBack(Confirmation::default())),
         _ => Event::Woken,
     }
+}
+
+fn challenge() -> Challenge {
+    Challenge { url: "https://pay.example/1".to_owned(), until_ms: NOW + CHALLENGE_MS }
 }
 
 /// What undoes the effect, and was not sent yet.
@@ -550,6 +657,7 @@ fn told(execution: &Execution) -> String {
         State::Failed(Absence::Final) => " absent",
         State::Failed(Absence::Deadline) => " deadline",
         State::Failed(Absence::Stopped(_)) => " stopped",
+        State::Failed(Absence::Resolved) => " resolved",
         State::Failed(Absence::OnRecord) => " on record",
         _ => "",
     };
@@ -563,6 +671,7 @@ fn word(effect: &Effect) -> &'static str {
         Effect::Clear => " + clear",
         Effect::Wait { .. } => " + wait",
         Effect::LateEffect => " + late effect",
+        Effect::Present(_) => " + present",
         Effect::Retract(_) => " + retract",
         Effect::Alarm => " + alarm",
     }
@@ -588,7 +697,7 @@ fn terms() -> Terms {
 fn abilities(which: usize) -> Capabilities {
     let idempotent = Some(Idempotent { retention: Duration::from_secs(100) });
     let queryable = Some(Queryable { by_our_reference: true, final_after: Duration::from_secs(30) });
-    let none = Capabilities::default();
+    let none = Capabilities { challenge: Some(Duration::from_secs(600)), ..Capabilities::default() };
     match which {
         0 => Capabilities { repeat_safe: true, ..none },
         1 => Capabilities { idempotent, ..none },

@@ -146,6 +146,7 @@ impl Gateway {
                 reply
             }
         };
+        let attempt = execution.call().attempt;
         let confirmed = match &reply {
             Reply::Confirmed(confirmation) => Some(confirmation.clone()),
             _ => None,
@@ -154,9 +155,9 @@ impl Gateway {
         let followed = Box::pin(self.follow(&tenant, &pending, &execution, &effects)).await;
         drop(place);
         match (followed, confirmed) {
-            // Somebody else took it in hand and has said otherwise: the effect is there all the same.
-            (Err(error), Some(confirmation)) if error.code == Code::StateConflict => {
-                Box::pin(self.answered_late(&tenant, id, confirmation, under_way)).await.map(Followed::Said)
+            (Err(error), confirmed) if error.code == Code::StateConflict => {
+                let overtaken = self.overtaken(&tenant, (id, attempt), confirmed, under_way);
+                Box::pin(overtaken).await?.ok_or(error).map(Followed::Said)
             }
             (followed, _) => followed,
         }
@@ -239,6 +240,14 @@ impl Gateway {
                 let until_ms = until.unwrap_or_else(clock::now_ms);
                 self.wake_at(pending.id, until_ms);
                 return Ok(Followed::Rests(until_ms));
+            }
+            State::Challenged { .. } => {
+                let presented = effects.iter().find_map(|effect| match effect {
+                    Effect::Present(challenge) => Some(challenge),
+                    _ => None,
+                });
+                let challenge = presented.ok_or_else(|| internal("nobody is asked to confirm it"))?;
+                return self.present(tenant, pending, challenge).await.map(Followed::Said);
             }
             State::Intended
             | State::Sent(_)
@@ -376,7 +385,7 @@ fn log_unanswered(action: ActionId, provider: &str, reply: &Reply) {
     match reply {
         Reply::NotSent { why } => tracing::warn!(%action, provider, %why, "nothing was sent"),
         Reply::Lost { why } => tracing::warn!(%action, provider, %why, "it was sent and not answered"),
-        Reply::Confirmed(_) | Reply::Refused(_) => {}
+        Reply::Confirmed(_) | Reply::Refused(_) | Reply::Challenged(_) => {}
     }
 }
 

@@ -177,6 +177,8 @@ pub struct Egress {
     pub allow: Vec<String>,
     /// `host:port` that may be spoken to without TLS.
     pub plain_http: Vec<String>,
+    /// Where payers may be sent to confirm a payment: `host` (port 443) or `host:port`. Shown to callers, never called.
+    pub challenge_hosts: Vec<String>,
 }
 
 /// Bounds on what the gateway takes on.

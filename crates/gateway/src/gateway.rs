@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use action::{ActionId, Environment, HmacKey, Mistake, Subject, Tenant};
 use ledger::Ledger;
-use provider::{Egress, Secrets};
+use provider::{Egress, Runs, Secrets};
 use tokio::sync::Semaphore;
 
 use crate::approvals::{Challenges, Questions};
@@ -71,6 +71,8 @@ pub(crate) struct Inquiry {
 pub(crate) struct Doors {
     pub egress: Egress,
     pub secrets: Secrets,
+    /// What callers carry out themselves.
+    pub runs: Arc<Runs>,
 }
 
 /// Who may ask how often.

@@ -186,7 +186,8 @@ impl Ground {
         let doors = match environment {
             Environment::Production => doors(config)?,
             Environment::Sandbox => {
-                Doors { egress: Egress::new(egress::Rules::default()), secrets: Secrets::default() }
+                let egress = Egress::new(egress::Rules::default());
+                Doors { egress, secrets: Secrets::default(), runs: Arc::default() }
             }
         };
         let outside = Outside { egress: &doors.egress, secrets: &doors.secrets };
@@ -195,7 +196,7 @@ impl Ground {
             Environment::Sandbox => Vec::new(),
         };
         let rules = |tenant: &Tenant| {
-            let rules = tenants::load(config, tenant, environment, outside);
+            let rules = tenants::load(config, tenant, environment, outside, &doors.runs);
             rules.map(|rules| (tenant.clone(), rules)).map_err(|found| listed(&found))
         };
         let rules = tenants.iter().map(rules).collect::<Result<_, _>>()?;
@@ -277,9 +278,10 @@ fn master(config: &Config, folder: &Path) -> Result<zeroize::Zeroizing<Vec<u8>>,
 
 fn doors(config: &Config) -> Result<Doors, String> {
     let rules = egress::Rules::parse(&config.egress.allow, &config.egress.plain_http)
+        .and_then(|rules| rules.and_challenges(&config.egress.challenge_hosts))
         .map_err(|error| format!("`egress`: {error}"))?;
     let secrets = Secrets::load(config.provider_secrets()?).map_err(|errors| joined(&errors))?;
-    Ok(Doors { egress: Egress::new(rules), secrets })
+    Ok(Doors { egress: Egress::new(rules), secrets, runs: Arc::default() })
 }
 
 fn joined(errors: &[provider::secrets::Error]) -> String {

@@ -16,6 +16,8 @@
 //! task of its own. An answer that does not come is doubt, never failure, and what is in doubt is sent again only to a
 //! provider that recognises it, or to whom twice does no harm.
 //!
+//! What callers carry out themselves is offered, looked after and reported in `runs.rs`; to the loop it is one more provider.
+//!
 //! Beside the loop, `notices/` reads the chain and tells people outside of what happened.
 //!
 //! What is deliberately not here: sockets and status codes (`server`), SQL (`ledger`), Cedar (`boundary`), JWS forms
@@ -29,7 +31,9 @@ mod approvals;
 mod audit;
 mod authority;
 mod buckets;
+mod callbacks;
 mod caller;
+mod challenge;
 mod clock;
 mod code;
 pub mod config;
@@ -50,8 +54,10 @@ mod pursue;
 mod recovery;
 mod remember;
 mod request;
+mod resolve;
 mod rollback;
 mod row;
+mod runs;
 mod steer;
 mod tenants;
 mod vault;
@@ -62,8 +68,7 @@ pub use admin::{
     ObserveView, ReloadReport, Revocation, SigningKeyView,
 };
 pub use approvals::{
-    Asked, Creation, Credential, DoubtView, GivenView, Greeting, HeldView, PasskeyView, PolicyView, Question,
-    Summary,
+    Asked, Creation, Credential, GivenView, Greeting, HeldView, PasskeyView, PolicyView, Question, Summary,
 };
 pub use audit::{AuditAsk, AuditView, TrailCheck, TrailFinding};
 pub use caller::{Caller, Deed, Role};
@@ -75,7 +80,11 @@ pub use gateway::{Gateway, listed};
 pub use installation::{Installation, Keyring};
 pub use notices::Topic;
 pub use outcome::{Details, Kind, Missing, Outcome, ReceiptRef, Render, Reply, WOULD_EXECUTE};
+pub use provider::Signed;
+pub use provider::runner::{End, Output, Report};
 pub use request::{Answer, Ask};
+pub use resolve::{Decision, ResolutionView, ResolveAsk};
+pub use runs::{Begun, Next as NextRun, RunView};
 pub use views::{
     ActionView, AttemptView, Page, PublicReceipt, ReceiptView, ReplayView, RetryView, RollbackView,
 };

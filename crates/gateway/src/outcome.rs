@@ -73,9 +73,13 @@ pub struct Details {
     /// Why it is held: `approval`, `approved`, `reservation`, or `dry_run` where it was decided only.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub hold_reason: Option<String>,
-    /// When a held action expires, RFC 3339.
+    /// When a held action expires, or the payer's time is over; RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub expires_at: Option<String>,
+    /// Where the payer has to confirm it, before `expires_at`: an address of the provider's at a host that the operator
+    /// lists.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub challenge_url: Option<String>,
     /// Where to ask what became of it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub status_url: Option<String>,

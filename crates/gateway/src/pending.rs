@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use action::{ActionId, Environment, GuaranteeLevel, Money, Subject, Tenant};
+use action::{ActionId, Environment, GuaranteeLevel, Money, PaymentMode, Subject, Tenant};
 use execution::{Call, Execution, Stood, Terms};
 use ledger::By;
 use provider::Provider;
@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::act::SEND_WINDOW;
 use crate::outcome::ReceiptRef;
-use crate::row::{CallRow, IntentRow, VERSION, internal, raw};
+use crate::row::{CallRow, IntentRow, ResolutionRow, VERSION, internal, raw};
 use crate::tenants::Rules;
 use crate::{Code, Error};
 
@@ -36,6 +36,8 @@ pub(crate) struct Pending {
     pub by: By,
     /// Was the last word said? What comes now amends it.
     pub settled: bool,
+    /// A person's word, where that is what settles it.
+    pub word: Option<ResolutionRow>,
 }
 
 /// The first answer to an action that has a receipt.
@@ -68,6 +70,7 @@ impl Pending {
             told,
             by: By::Holder(stored.token),
             settled: stored.state.is_amended(),
+            word: None,
         })
     }
 
@@ -118,10 +121,13 @@ impl Pending {
     pub(crate) fn terms(&self, provider: &dyn Provider) -> Terms {
         let deadline = self.row.deadline_ms.and_then(|ms| i64::try_from(ms).ok());
         let level = GuaranteeLevel::parse(&self.row.guarantee_level).unwrap_or(GuaranteeLevel::Atp3);
+        // The payer is asked once, and nothing is tried again after that.
+        let retry = self.row.retry.filter(|_| !self.row.was_challenged());
         terms(
             provider,
             level,
-            self.row.retry.map(Into::into),
+            PaymentMode::parse(&self.row.payment_mode),
+            retry.map(Into::into),
             deadline.map(|ms| self.at_ms.saturating_add(ms)),
         )
     }
@@ -149,6 +155,7 @@ impl Pending {
 pub(crate) fn terms(
     provider: &dyn Provider,
     level: GuaranteeLevel,
+    mode: Option<PaymentMode>,
     retry: Option<action::RetryPolicy>,
     deadline_ms: Option<i64>,
 ) -> Terms {
@@ -157,6 +164,9 @@ pub(crate) fn terms(
     let mut capabilities = provider.capabilities().clone();
     // What is promised exactly once is not repeated for being harmless.
     capabilities.repeat_safe &= level != GuaranteeLevel::Atp3;
+    // In no other mode somebody is there to show a challenge to.
+    capabilities.challenge =
+        capabilities.challenge.filter(|_| mode == Some(PaymentMode::ImmediateChargeWithChallenge));
     Terms { capabilities, retry, deadline_ms, flight_ms }
 }
 

@@ -15,6 +15,7 @@ use crate::clock;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind, Outcome, ReceiptRef, Reply};
 use crate::pending::{ANSWER, Pending, SNAPSHOT};
+use crate::resolve::{RESOLVED, Spoken, spoken};
 use crate::row::{OutcomeRow, VERSION, internal, raw_json};
 use crate::{Code, Error};
 
@@ -52,6 +53,9 @@ struct Executed<'a> {
     answer: Json,
     provider: &'a str,
     reference: Option<&'a str>,
+    /// Who says so, where it was a person and not the provider.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resolved: Option<Spoken<'a>>,
     result: &'static str,
 }
 
@@ -139,6 +143,7 @@ impl Gateway {
             amount: shown.map(|money| money.to_string()),
             currency: shown.map(|money| money.currency().code().to_owned()),
             untrusted_text: untrusted_text(&confirmation.answer),
+            reasons: pending.word.iter().map(|_| RESOLVED.to_owned()).collect(),
             ..Details::default()
         };
         Ok(Ending {
@@ -241,6 +246,7 @@ impl Gateway {
             reference: ending.confirmation.and_then(|it| it.reference.clone()),
             details: ending.details.clone(),
             code: ending.code.map(|code| code.as_str().to_owned()),
+            resolution: pending.word.clone(),
         };
         let outcome = Outcome {
             action_id: Some(pending.id),
@@ -363,7 +369,10 @@ impl Gateway {
             reference: &call.reference,
             snapshot: snapshot_of(pending)?,
         };
-        let output = Executed { answer, provider: &call.provider, reference, result };
+        let resolved = pending.word.as_ref().map(|word| spoken(word, pending)).transpose()?;
+        // Whoever reads only this must not take a person's word for the provider's.
+        let result = if resolved.is_some() { RESOLVED } else { result };
+        let output = Executed { answer, provider: &call.provider, reference, resolved, result };
         let now_ms = clock::now_ms();
         let latency_ms = u64::try_from(now_ms - pending.at_ms).unwrap_or(0);
         push(chain, Stage::Execute, || {
@@ -398,6 +407,7 @@ pub(crate) fn absence_word(absence: &Absence) -> &'static str {
         Absence::Final => "absent",
         Absence::Deadline => "deadline_before_sending",
         Absence::Stopped(_) => "stopped",
+        Absence::Resolved => RESOLVED,
         Absence::OnRecord => "failed",
     }
 }

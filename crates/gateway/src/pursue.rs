@@ -44,6 +44,7 @@ impl Gateway {
         let stored = stored.ok_or_else(|| internal("an admitted action is not in the ledger"))?;
         let stood = match (stored.state, stored.due_ms) {
             (State::Sent | State::InDoubt, _) => Stood::InDoubt,
+            (State::Challenged, until_ms) => Stood::Challenged { until_ms: until_ms.unwrap_or(0) },
             (State::Waiting, due_ms) => Stood::Waiting { due_ms: due_ms.unwrap_or(0) },
             (State::RollingBack, _) => return self.undo_further(tenant, &stored).await.map(Pursued::Rests),
             _ => return self.over(&stored),
@@ -63,16 +64,24 @@ impl Gateway {
             }
             Err(error) => return Err(error),
         };
+        if stood == Stood::InDoubt && provider.runner().is_some_and(|runner| runner.is_at(&call)) {
+            // Its report is on its way, and whoever has it made once more would have it made twice at once.
+            return Ok(Pursued::Rests(self.soon_ms()));
+        }
         let execution = pending.execution(call, provider.as_ref(), stood);
         let (mut execution, mut effects) = self.step(execution, Event::Woken)?;
         if let Some(Effect::Inquire(call)) = effects.first() {
             self.at(Point::QueryBefore)?;
             let found = provider.query(call, clock::now_ms()).await;
             self.at(Point::QueryAfter)?;
-            if found == Found::Unknown && !holds {
+            // While a payer is asked nothing else is expected.
+            if found == Found::Unknown && !holds && stored.state != State::Challenged {
                 self.log_untold(&tenant.tenant, id, provider.name());
             }
             (execution, effects) = self.step(execution, Event::Asked(found))?;
+        }
+        if let Some(pursued) = self.unanswered(tenant, &mut pending, &execution, stood).await? {
+            return Ok(pursued);
         }
         let pursued = match effects.first() {
             Some(Effect::Clear) => {
@@ -147,12 +156,17 @@ impl Gateway {
     async fn take_over(&self, tenant: &TenantState, pending: &mut Pending) -> Result<(), Error> {
         let By::Holder(token) = pending.by else { return Ok(()) };
         pending.by = By::Heir(token);
-        match &pending.told {
-            None => drop(self.say_unsettled(tenant, pending, State::InDoubt).await?),
-            Some(_) => self.note_doubt(tenant, pending).await?,
-        }
+        self.doubt(tenant, pending).await?;
         pending.by = By::Holder(token.saturating_add(1));
         Ok(())
+    }
+
+    /// It is in doubt from now on, and its caller is told so unless it was told before that it is open.
+    pub(crate) async fn doubt(&self, tenant: &TenantState, pending: &mut Pending) -> Result<(), Error> {
+        match &pending.told {
+            None => self.say_unsettled(tenant, pending, State::InDoubt).await.map(drop),
+            Some(_) => self.note_doubt(tenant, pending).await,
+        }
     }
 
     /// The caller was told before that it is open; only the record says now that this attempt is in doubt.
@@ -183,7 +197,11 @@ impl Gateway {
             Error::new(Code::ProviderCannot, format!("archetype `{}` is no longer bound", pending.archetype))
         })?;
         let sent = pending.row.call.as_ref().filter(|sent| !sent.was_for(provider.as_ref()));
-        if let (Some(sent), Stood::InDoubt | Stood::RollingBack | Stood::Completed) = (sent, stood) {
+        let by_who_knows = matches!(
+            stood,
+            Stood::InDoubt | Stood::Challenged { .. } | Stood::RollingBack | Stood::Completed
+        );
+        if let Some(sent) = sent.filter(|_| by_who_knows) {
             // Another provider's "no such payment" says nothing about this one.
             return Err(Error::new(
                 Code::ProviderCannot,
@@ -197,15 +215,16 @@ impl Gateway {
         Ok((Arc::clone(provider), call))
     }
 
-    /// Asks after the last attempt of an action that failed, because its effect may have come late.
+    /// Asks after the last attempt of an action that was said to have had no effect, because it may have come late.
     pub(crate) async fn ask_once_more(
         self: &Arc<Self>,
         tenant: &Arc<TenantState>,
         pending: &Pending,
         rules: &Rules,
+        stood: Stood,
         under_way: UnderWay,
     ) -> Result<Option<Answer>, Error> {
-        let (provider, call) = self.bound(pending, rules, Stood::Failed)?;
+        let (provider, call) = self.bound(pending, rules, stood)?;
         let same = pending.row.call.as_ref().is_some_and(|sent| sent.was_for(provider.as_ref()));
         if !same || !provider.capabilities().can_be_asked() {
             return Ok(None);
@@ -215,7 +234,7 @@ impl Gateway {
             let why = "the provider does not say what became of the attempt before";
             return Err(Error::new(Code::Unavailable, why).retry_after(5));
         }
-        let execution = pending.execution(call, provider.as_ref(), Stood::Failed);
+        let execution = pending.execution(call, provider.as_ref(), stood);
         let (execution, effects) = self.step(execution, Event::Asked(found))?;
         if effects.is_empty() {
             return Ok(None);
@@ -229,20 +248,45 @@ impl Gateway {
         }
     }
 
-    /// An effect is confirmed after somebody else had the last word.
+    /// Somebody else went on with an attempt while it was under way: an effect is there all the same, and where they had the
+    /// last word, that is what there is to say.
+    pub(crate) async fn overtaken(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        (id, attempt): (ActionId, u32),
+        confirmed: Option<Confirmation>,
+        under_way: UnderWay,
+    ) -> Result<Option<Answer>, Error> {
+        let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
+        let stored = stored.ok_or_else(|| internal("an admitted action is not in the ledger"))?;
+        let call = IntentRow::from_bytes(&stored.payload)?.call;
+        let same = call.is_some_and(|call| call.attempt == attempt);
+        match (stored.state, confirmed) {
+            (State::Executed, _) | (State::Failed, None) if same => self.last_said(&stored).map(Some),
+            (_, Some(confirmation)) => {
+                let reply = Reply::Confirmed(confirmation);
+                self.answered_late(tenant, id, reply, Some(under_way)).await.map(Some)
+            }
+            (_, None) => Ok(None),
+        }
+    }
+
+    /// The provider says of itself what became of the latest attempt, or says it after somebody else had the last word. Who
+    /// does not look after the action alone can only end what is open.
     pub(crate) async fn answered_late(
         self: &Arc<Self>,
         tenant: &Arc<TenantState>,
         id: ActionId,
-        confirmation: Confirmation,
-        under_way: UnderWay,
+        reply: Reply,
+        under_way: Option<UnderWay>,
     ) -> Result<Answer, Error> {
         let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
         let stored = stored.ok_or_else(|| internal("an admitted action is not in the ledger"))?;
         let stood = match stored.state {
-            State::Failed => Stood::Failed,
-            State::Waiting => Stood::Waiting { due_ms: stored.due_ms.unwrap_or(0) },
-            State::InDoubt => Stood::InDoubt,
+            State::Failed if under_way.is_some() => Stood::Failed,
+            State::Waiting if under_way.is_some() => Stood::Waiting { due_ms: stored.due_ms.unwrap_or(0) },
+            State::Sent | State::InDoubt => Stood::InDoubt,
+            State::Challenged => Stood::Challenged { until_ms: stored.due_ms.unwrap_or(0) },
             _ => return Err(Error::new(Code::StateConflict, "somebody else went on with the action")),
         };
         let told = self.told(&stored).await?;
@@ -250,15 +294,21 @@ impl Gateway {
         let rules = tenant.rules();
         let (provider, call) = self.bound(&pending, &rules, Stood::Failed)?;
         let execution = pending.execution(call, provider.as_ref(), stood);
-        let (execution, effects) = self.step(execution, Event::Replied(Reply::Confirmed(confirmation)))?;
+        let (execution, effects) = self.step(execution, Event::Replied(reply))?;
+        let ends =
+            execution.state().is_settled() || matches!(execution.state(), execution::State::Waiting { .. });
+        if !ends || (effects.is_empty() && stored.state == State::Failed) {
+            // It says nothing that is not known.
+            return Ok(self.say_sent(id, &pending.row));
+        }
         match self.follow(tenant, &pending, &execution, &effects).await? {
             Followed::Said(answer) => {
-                if stored.state == State::Failed {
+                if let (State::Failed, Some(under_way)) = (stored.state, under_way) {
                     self.compensate(tenant, &pending, under_way).await;
                 }
                 Ok(answer)
             }
-            Followed::Rests(_) => Err(internal("a confirmed effect settled nothing")),
+            Followed::Rests(_) => Ok(self.say_sent(id, &pending.row)),
         }
     }
 
@@ -310,6 +360,10 @@ impl Gateway {
     async fn say_so_far(&self, tenant: &TenantState, stored: &Stored) -> Result<Answer, Error> {
         if stored.reply.is_some() {
             return self.last_said(stored);
+        }
+        if stored.state == State::Challenged {
+            let row = IntentRow::from_bytes(&stored.payload)?;
+            return self.say_challenged(stored.id, &row, true).ok_or_else(|| internal("nothing is asked"));
         }
         let told = self.told(stored).await?;
         let mut pending = Pending::restore(stored, told)?;

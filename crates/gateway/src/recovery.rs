@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use action::{ActionId, Environment, Tenant};
 use futures_util::StreamExt;
-use ledger::Stored;
+use ledger::{State, Stored};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::act::{Said, lock};
@@ -64,7 +64,7 @@ impl Gateway {
         let (mut count, mut after) = (0, None);
         loop {
             let page = self.ledger.unsettled(after, PAGE).await.map_err(unavailable)?;
-            count += page.rows.len();
+            count += page.rows.iter().filter(|stored| stored.state != State::Challenged).count();
             after = page.next;
             if after.is_none() {
                 break;
@@ -160,7 +160,7 @@ impl Gateway {
     }
 
     /// One step for one open action, unless somebody is at it; what may be sent again is carried out.
-    async fn look_into(self: &Arc<Self>, tenant: &Tenant, id: ActionId) -> Result<(), Error> {
+    pub(crate) async fn look_into(self: &Arc<Self>, tenant: &Tenant, id: ActionId) -> Result<(), Error> {
         let Some(under_way) = self.look_after_alone(id) else { return Ok(()) };
         match Box::pin(self.pursue_of(tenant, id, under_way)).await? {
             Pursued::Go(errand) => Box::pin(self.carry_out(errand, Said::nobody())).await,
@@ -190,6 +190,11 @@ impl Gateway {
             return false;
         }
         lock(&self.inquiries).get(&id).is_none_or(|inquiry| inquiry.next <= Instant::now())
+    }
+
+    /// As if nobody had asked after it yet.
+    pub(crate) fn ask_soon(&self, id: ActionId) {
+        lock(&self.inquiries).remove(&id);
     }
 
     pub(crate) fn ask_later(&self, id: ActionId) {
@@ -252,7 +257,6 @@ pub(crate) fn reference(receipt: ledger::Receipt) -> ReceiptRef {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
-    use ledger::State;
     use serde_json::json;
 
     use super::*;

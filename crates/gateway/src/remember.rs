@@ -150,6 +150,7 @@ pub(crate) fn settlement(
             entry: entry(match (pending.settled, state) {
                 // An effect after the last word: people are told of this event.
                 (true, State::Executed) => Alert::LateEffect.as_str(),
+                _ if pending.word.is_some() => crate::resolve::EVENT,
                 _ => event(state, outcome.code),
             }),
         },
@@ -219,7 +220,7 @@ pub(crate) fn outward(state: State) -> &'static str {
     match state {
         State::Held => "INTENDED",
         State::Approved => "APPROVED",
-        State::Sent | State::InDoubt | State::Waiting => "EXECUTING",
+        State::Sent | State::InDoubt | State::Waiting | State::Challenged => "EXECUTING",
         State::Executed => "COMPLETED",
         State::Failed | State::Refused => "FAILED",
         State::RollingBack | State::RollbackFailed => "ROLLING_BACK",
@@ -250,6 +251,7 @@ pub(crate) fn event(state: State, code: Option<Code>) -> &'static str {
         State::Sent => "admitted",
         State::InDoubt => "in_doubt",
         State::Waiting => ledger::WAITING,
+        State::Challenged => ledger::CHALLENGED,
         State::Executed => "executed",
         State::Failed => "failed",
         State::Refused => "refused",
@@ -263,6 +265,7 @@ pub(crate) fn event(state: State, code: Option<Code>) -> &'static str {
 fn correction(state: State, reserved: Option<Money>, charged: Option<Money>) -> Option<i64> {
     match (state, reserved, charged) {
         (State::Held | State::Approved | State::Sent | State::InDoubt | State::Waiting, ..) => None,
+        (State::Challenged, ..) => None,
         // What is given back refills nothing.
         (State::RollingBack | State::RollbackFailed | State::RolledBack, ..) => None,
         (State::Failed | State::Refused, ..) => Some(0),

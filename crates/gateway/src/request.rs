@@ -180,7 +180,7 @@ impl Gateway {
 
     /// A place for one request, from before it is judged until nothing more can be said of it: a caller who hangs up
     /// gives none back.
-    fn place(self: &Arc<Self>) -> Result<Place, Error> {
+    pub(crate) fn place(self: &Arc<Self>) -> Result<Place, Error> {
         let place = Place(Arc::clone(self));
         if self.places_taken.fetch_add(1, Ordering::Relaxed) >= self.config.limits.in_flight {
             return Err(Error::new(Code::Unavailable, "too many actions are under way").retry_after(1));
@@ -190,7 +190,7 @@ impl Gateway {
 }
 
 /// See [`Gateway::place`].
-struct Place(Arc<Gateway>);
+pub(crate) struct Place(Arc<Gateway>);
 
 impl Drop for Place {
     fn drop(&mut self) {
@@ -203,6 +203,7 @@ fn able(action: &Action, provider: &dyn Provider) -> Result<(), Error> {
     match action.payment_mode {
         PaymentMode::ImmediateCharge => {}
         PaymentMode::QuoteOnly if quotes(action) => {}
+        PaymentMode::ImmediateChargeWithChallenge if provider.capabilities().challenge.is_some() => {}
         mode => {
             return Err(Error::new(
                 Code::ProviderCannot,

@@ -152,6 +152,19 @@ pub(crate) struct CallRow {
     /// When it was first marked sent, Unix milliseconds; for what is tried again only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_ms: Option<i64>,
+    /// What its payer was asked, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub challenge: Option<ChallengeRow>,
+}
+
+/// What a payer has to confirm to the provider.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ChallengeRow {
+    /// Where; the provider's word, at a host that the operator lists.
+    pub url: String,
+    /// Until when, Unix milliseconds.
+    pub until_ms: i64,
 }
 
 /// An attempt that is over and had no effect.
@@ -247,6 +260,34 @@ pub(crate) struct OutcomeRow {
     pub details: Details,
     /// The published code, if it was blocked or failed.
     pub code: Option<String>,
+    /// Who said so, where it was a person and not the provider.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolution: Option<ResolutionRow>,
+}
+
+/// A person's word on what became of an action.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ResolutionRow {
+    /// `executed`, `failed` or `rolled_back`.
+    #[serde(rename = "as")]
+    pub decision: String,
+    /// Who.
+    pub by: String,
+    /// The API key or passkey they were logged in with.
+    pub key_id: String,
+    /// Unix milliseconds.
+    pub at_ms: i64,
+    /// How they know.
+    pub comment: String,
+    /// What they say was charged, canonical decimal; absent: what was reserved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub charged: Option<String>,
+    /// What they say the provider calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// How often a person had said so of this action before; every commitment to it differs.
+    pub number: u32,
 }
 
 /// Version of both payloads.
@@ -256,6 +297,11 @@ impl IntentRow {
     /// Was its caller told that it had failed, before somebody asked for another attempt?
     pub(crate) fn was_settled(&self) -> bool {
         self.attempts.iter().any(|attempt| attempt.last_word)
+    }
+
+    /// Was its payer asked to confirm the latest attempt?
+    pub(crate) fn was_challenged(&self) -> bool {
+        self.call.as_ref().is_some_and(|call| call.challenge.is_some())
     }
 
     /// Digests of the rules that people saw it judged by when they were asked: policies, catalogue, entities.
@@ -334,6 +380,7 @@ impl CallRow {
             sends: course.map_or(1, |course| course.sends),
             retries: course.map_or(0, |course| course.retries),
             first_ms: course.map(|course| course.first_ms),
+            challenge: None,
         }
     }
 
@@ -428,8 +475,10 @@ mod tests {
                 assert_eq!(TriggerRow::of(&row.read().unwrap()), row);
             }
         }
-        let outcome = OutcomeRow::from_bytes(OUTCOME.trim().as_bytes()).unwrap();
-        assert_eq!(String::from_utf8(outcome.to_bytes().unwrap()).unwrap(), OUTCOME.trim());
+        for line in OUTCOME.lines() {
+            let outcome = OutcomeRow::from_bytes(line.as_bytes()).unwrap();
+            assert_eq!(String::from_utf8(outcome.to_bytes().unwrap()).unwrap(), line);
+        }
     }
 
     #[test]

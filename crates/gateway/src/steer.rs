@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use action::ActionId;
-use execution::{Absence, Stop};
+use execution::{Absence, Stood, Stop};
 use ledger::{State, Stored};
 use tokio::sync::oneshot;
 
@@ -63,7 +63,9 @@ impl Gateway {
             return Err(Error::new(Code::StateConflict, why));
         }
         let rules = tenant.rules();
-        if let Some(answer) = self.ask_once_more(tenant, &pending, &rules, under_way.clone()).await? {
+        if let Some(answer) =
+            self.ask_once_more(tenant, &pending, &rules, Stood::Failed, under_way.clone()).await?
+        {
             return Ok(Next::Said(answer));
         }
         self.judge_once_more(tenant, &rules, &stored, &pending, under_way).await
@@ -78,7 +80,7 @@ impl Gateway {
         let stored = self.visible(caller, id).await?;
         if !matches!(stored.state, State::Held | State::Approved | State::Waiting) {
             let why = match stored.state {
-                State::Sent | State::InDoubt => {
+                State::Sent | State::InDoubt | State::Challenged => {
                     "the action was sent: what is out there cannot be called back"
                 }
                 _ => "the action is over",

@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use action::{Catalogue, Environment, HmacKey, Mistake, Source, Tenant};
 use boundary::Policies;
-use provider::Provider;
+use provider::{Provider, Runs};
 
 use crate::approvals::Version;
 use crate::config::Config;
@@ -84,12 +84,13 @@ pub(crate) fn load(
     tenant: &Tenant,
     environment: Environment,
     outside: provider::Outside<'_>,
+    runs: &Arc<Runs>,
 ) -> Result<Rules, Vec<Mistake>> {
     let catalogue = sources(config.catalogue_dir.as_deref(), tenant, &["toml"])?;
     let policies = sources(config.policy_dir.as_deref(), tenant, &["cedar"])?;
     let entities = sources(config.policy_dir.as_deref(), tenant, &["json"])?;
     let mut rules = judge_by(catalogue, policies, entities, environment)?;
-    rules.providers = providers(&rules.catalogue, environment, outside)?;
+    rules.providers = providers(&rules.catalogue, environment, outside, runs)?;
     Ok(rules)
 }
 
@@ -116,6 +117,7 @@ fn providers(
     catalogue: &Catalogue,
     environment: Environment,
     outside: provider::Outside<'_>,
+    runs: &Arc<Runs>,
 ) -> Result<HashMap<String, Arc<dyn Provider>>, Vec<Mistake>> {
     let mut providers = HashMap::new();
     let mut mistakes = Vec::new();
@@ -123,7 +125,7 @@ fn providers(
         let made = match environment {
             Environment::Sandbox => Some(Ok(provider::sandboxed(archetype))),
             Environment::Production if archetype.bindings.is_empty() => None,
-            Environment::Production => Some(provider::compile(archetype, outside)),
+            Environment::Production => Some(provider::compile_for(archetype, outside, runs)),
         };
         match made {
             Some(Ok(provider)) => drop(providers.insert(archetype.name.clone(), provider)),

@@ -13,6 +13,7 @@ use crate::gateway::Gateway;
 use crate::outcome::{ReceiptRef, Reply};
 use crate::recovery::reference;
 use crate::remember::{outward, unavailable};
+use crate::resolve::{ResolutionView, words};
 use crate::row::{AttemptRow, CallRow, IntentRow, OutcomeRow, RetryRow, RollbackRow, internal};
 use crate::{Code, Error, clock};
 
@@ -71,6 +72,8 @@ pub struct ActionView {
     pub client: BTreeMap<String, Value>,
     /// What people said about it, oldest first.
     pub approvals: Vec<GivenView>,
+    /// What people said became of it, where nobody else did; oldest first.
+    pub resolutions: Vec<ResolutionView>,
     /// Its receipts, oldest first.
     pub receipts: Vec<ReceiptView>,
     /// What the caller was last answered.
@@ -306,6 +309,7 @@ fn view(
         error: said.and_then(|it| it.code).and_then(|code| Code::parse(&code)),
         client: row.client,
         approvals,
+        resolutions: words(&outcomes)?.into_iter().map(ResolutionView::of).collect(),
         receipts: receipts(outcomes)?,
         reply,
     })

@@ -466,6 +466,8 @@ pub const PASSKEY_ENROLLED: &str = "passkey_enrolled";
 pub const PASSKEY_REVOKED: &str = "passkey_revoked";
 /// Event of an action that waits for its next attempt.
 pub const WAITING: &str = "waiting";
+/// Event of an action whose payer has to confirm it first.
+pub const CHALLENGED: &str = "challenged";
 /// Event of an action that is marked sent once more.
 pub const SENT_AGAIN: &str = "sent_again";
 /// Events of a person's word on a held action: for it, and against it.

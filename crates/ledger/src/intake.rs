@@ -108,13 +108,13 @@ pub enum Basis {
     },
 }
 
-/// An action rests until it is due: for its next attempt, because the one before is known to have had no effect, or for
-/// the next step of undoing its effect.
+/// An action rests until it is due: for its next attempt, because the one before is known to have had no effect, for
+/// the next step of undoing its effect, or for its payer's answer, and then what its caller was told before is void.
 #[derive(Clone, Debug)]
 pub struct Deferral {
     /// Which action.
     pub action: ActionId,
-    /// [`State::Waiting`] or [`State::RollingBack`].
+    /// [`State::Waiting`], [`State::RollingBack`] or [`State::Challenged`].
     pub state: State,
     /// Who says so.
     pub by: By,
@@ -136,6 +136,8 @@ pub enum By {
     Holder(u32),
     /// Whoever takes over what was marked sent with this token, once its lease is over: it becomes in doubt.
     Heir(u32),
+    /// A person who says what became of it, having seen it with this token. Nothing that is in flight is overtaken.
+    Person(u32),
 }
 
 /// A person's word on a held action.
@@ -330,13 +332,17 @@ impl By {
     /// INVARIANT (fencing): nobody's word is taken on what somebody else has in hand.
     pub(crate) fn check(self, id: ActionId, lease: &Lease, now: Process, at_ms: i64) -> Result<(), Error> {
         match self {
-            By::Holder(token) | By::Heir(token) if token != lease.token => Err(Error::Fenced(id)),
+            By::Holder(token) | By::Heir(token) | By::Person(token) if token != lease.token => {
+                Err(Error::Fenced(id))
+            }
             By::Holder(_) => Ok(()),
             // Of a store of one process every earlier owner is gone.
-            By::Heir(_) if lease.owner == Some(now) && lease.until_ms.is_some_and(|until| until > at_ms) => {
+            By::Heir(_) | By::Person(_)
+                if lease.owner == Some(now) && lease.until_ms.is_some_and(|until| until > at_ms) =>
+            {
                 Err(Error::Leased(id))
             }
-            By::Heir(_) => Ok(()),
+            By::Heir(_) | By::Person(_) => Ok(()),
         }
     }
 }
@@ -348,7 +354,7 @@ impl Deferral {
         match self.by {
             By::Holder(token) if token != lease.token => Err(Error::Fenced(id)),
             By::Holder(_) if from.may_defer(to) => Ok(()),
-            By::Holder(_) | By::Heir(_) => Err(Error::Illegal { id, from, to }),
+            By::Holder(_) | By::Heir(_) | By::Person(_) => Err(Error::Illegal { id, from, to }),
         }
     }
 }

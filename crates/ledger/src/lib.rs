@@ -57,8 +57,8 @@ pub use admit::{Cell, Claimed, Footing, Item, Rows, admit};
 pub use audit::{About, Audited, Labels, Order, Owner, Search};
 pub use authority::{ApiKey, Freeze, Held, Mandate, Passkey, Revocation, Scope};
 pub use entry::{
-    Broken, Draft, Event, Heading, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, SENT_AGAIN, Said,
-    Session, WAITING, Walk, event_of,
+    Broken, CHALLENGED, Draft, Event, Heading, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED,
+    SENT_AGAIN, Said, Session, WAITING, Walk, event_of,
 };
 pub use error::Error;
 pub use facts::{Facts, FactsQuery, Figures, Filter, Repeat, Verified};
@@ -180,7 +180,7 @@ pub trait Ledger: Outbox {
         limit: u32,
     ) -> Answer<'a, Page<Stored>>;
 
-    /// Actions of every tenant that are sent or in doubt, oldest first.
+    /// Actions of every tenant that are sent, challenged or in doubt, oldest first.
     fn unsettled(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>>;
 
     /// Held and approved actions of every tenant that expired by then.

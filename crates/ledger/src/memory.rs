@@ -268,7 +268,7 @@ impl World {
         Ok(entry)
     }
 
-    /// Has an action wait until its next attempt is due.
+    /// Has an action rest until it is due.
     fn defer(&mut self, deferral: &Deferral) -> Result<i64, Error> {
         let id = deferral.action;
         let row = self.row_mut(id)?;
@@ -277,6 +277,9 @@ impl World {
         (row.stored.state, row.stored.due_ms) = (deferral.state, Some(deferral.due_ms));
         row.stored.token = row.lease.token;
         row.stored.payload = deferral.payload.clone();
+        if deferral.state == State::Challenged {
+            row.stored.reply = None;
+        }
         let claim = row.claim;
         self.claimed_in(claim, deferral.state);
         self.append(deferral.at_ms, Some(id), &deferral.entry, None, None)
@@ -631,6 +634,8 @@ impl Ledger for Memory {
     fn due(&self, now_ms: i64, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>> {
         self.now(move |world| {
             let rows = world.actions.range(after.unwrap_or(0) + 1..).map(|(_, row)| &row.stored);
+            let rests = |stored: &&Stored| matches!(stored.state, State::Waiting | State::RollingBack);
+            let rows = rows.filter(rests);
             let rows = rows.filter(|stored| stored.due_ms.is_some_and(|due_ms| due_ms <= now_ms));
             Ok(page(rows.take(limit as usize).cloned().collect(), limit, |stored| stored.row))
         })
@@ -751,7 +756,8 @@ impl Ledger for Memory {
     fn unsettled(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>> {
         self.now(move |world| {
             let rows = world.actions.range(after.unwrap_or(0) + 1..).map(|(_, row)| &row.stored);
-            let rows = rows.filter(|stored| matches!(stored.state, State::Sent | State::InDoubt));
+            let rows = rows
+                .filter(|stored| matches!(stored.state, State::Sent | State::InDoubt | State::Challenged));
             Ok(page(rows.take(limit as usize).cloned().collect(), limit, |stored| stored.row))
         })
     }
@@ -807,7 +813,7 @@ impl Ledger for Memory {
                 world.event(event)?;
             }
             let open = |stored: &&Stored| {
-                matches!(stored.state, State::Sent | State::InDoubt | State::Waiting)
+                matches!(stored.state, State::Sent | State::InDoubt | State::Waiting | State::Challenged)
                     && stored.tenant == *tenant
                     && stored.mandates.iter().any(|mandate| **mandate == *jti)
             };

@@ -21,6 +21,9 @@ pub enum State {
     RollingBack = -2,
     /// The effect is confirmed and could not be undone: a person decides.
     RollbackFailed = -3,
+    /// Sent, and the payer has to confirm it to the provider before there is an effect. It is due when the payer's time is
+    /// over. Debits and claims stand.
+    Challenged = -5,
     /// The effect was confirmed and is undone.
     RolledBack = 7,
     /// The effect is confirmed.
@@ -33,7 +36,7 @@ pub enum State {
 
 impl State {
     /// Every state, in the order of an action's life.
-    pub const ALL: [State; 11] = [
+    pub const ALL: [State; 12] = [
         State::Held,
         State::Approved,
         State::Sent,
@@ -45,6 +48,7 @@ impl State {
         State::RollingBack,
         State::RollbackFailed,
         State::RolledBack,
+        State::Challenged,
     ];
 
     /// May a settlement take an action from here to `to`?
@@ -52,23 +56,24 @@ impl State {
     /// What waits to be sent again may be told of, and goes on waiting.
     #[must_use]
     pub fn may_settle(self, to: State) -> bool {
-        use State::{Approved, Executed, Failed, Held, InDoubt, Refused, Sent, Waiting};
+        use State::{Approved, Challenged, Executed, Failed, Held, InDoubt, Refused, Sent, Waiting};
         matches!(
             (self, to),
             (Held | Approved, Failed | Refused)
                 | (Sent, InDoubt | Executed | Failed)
                 | (InDoubt, Executed | Failed)
                 | (Waiting, Waiting | Executed | Failed)
+                | (Challenged, InDoubt | Executed | Failed)
         )
     }
 
     /// May a deferral take an action from here to `to`, where it rests until it is due?
     #[must_use]
     pub fn may_defer(self, to: State) -> bool {
-        use State::{Executed, InDoubt, RollbackFailed, RollingBack, Sent, Waiting};
+        use State::{Challenged, Executed, InDoubt, RollbackFailed, RollingBack, Sent, Waiting};
         matches!(
             (self, to),
-            (Sent | InDoubt, Waiting) | (Executed | RollingBack | RollbackFailed, RollingBack)
+            (Sent | InDoubt, Waiting | Challenged) | (Executed | RollingBack | RollbackFailed, RollingBack)
         )
     }
 
@@ -80,7 +85,8 @@ impl State {
 
     /// May an amendment, which only adds to what was settled, leave an action that is here in `to`?
     ///
-    /// A failed action becomes executed when a late answer contradicts the record.
+    /// A failed action becomes executed when a late answer contradicts the record, and what could not be undone ends by a
+    /// person's word.
     #[must_use]
     pub fn may_amend(self, to: State) -> bool {
         use State::{Executed, Failed, InDoubt, RollbackFailed, RolledBack, RollingBack};
@@ -90,6 +96,7 @@ impl State {
                 | (Failed, Failed | Executed)
                 | (InDoubt, InDoubt)
                 | (RollingBack, RolledBack | RollbackFailed)
+                | (RollbackFailed, RolledBack | Executed)
         )
     }
 
@@ -129,6 +136,7 @@ impl State {
             State::RollingBack => "rolling back",
             State::RollbackFailed => "rollback failed",
             State::RolledBack => "rolled back",
+            State::Challenged => "challenged",
             State::Executed => "executed",
             State::Failed => "failed",
             State::Refused => "refused",
@@ -179,7 +187,7 @@ mod tests {
     #[test]
     fn the_row_numbers_are_fixed() {
         let numbers: Vec<_> = State::ALL.into_iter().map(State::code).collect();
-        assert_eq!(numbers, [1, 0, 2, 3, -1, 4, 5, 6, -2, -3, 7]);
+        assert_eq!(numbers, [1, 0, 2, 3, -1, 4, 5, 6, -2, -3, 7, -5]);
         assert_eq!(State::from_code(8), None);
     }
 }

@@ -13,8 +13,8 @@ use action::{ActionId, Subject, Tenant};
 use common::*;
 use futures_util::future::join_all;
 use ledger::{
-    Admitted, Audited, Basis, Broken, Labels, Ledger, Options, Order, Page, SENT_AGAIN, Search, Sqlite,
-    State, WAITING,
+    Admitted, Audited, Basis, Broken, CHALLENGED, Deferral, Draft, Labels, Ledger, Options, Order, Page,
+    SENT_AGAIN, Search, Sqlite, State, WAITING,
 };
 use rusqlite::Connection;
 
@@ -446,6 +446,11 @@ fn where_an_action_went_on_to_is_held_against_the_entries_that_say_so() {
         (fate("moved = NULL", 3), 9),
         (fate("state = -1", 4), 12),
         (fate("state = 5, moved = NULL", 4), 12),
+        // 14 has the payer confirm the fifth.
+        (fate("state = 3", 5), 14),
+        (fate("state = 4", 5), 14),
+        (fate("state = -1", 5), 14),
+        (fate("state = 2, moved = NULL", 5), 14),
         // Where another action went on to says nothing of this one.
         (fate("state = 4, moved = 6", 1), 3),
     ];
@@ -463,6 +468,11 @@ fn where_an_action_went_on_to_is_held_against_the_entries_that_say_so() {
         let failed = admitted(&ledger, admission("d"));
         wait(ledger.settle(settlement(failed, State::Failed, "d"))).unwrap();
         assert_eq!(again_from(&ledger, failed, Basis::Failed { token: 1 }), 12);
+        let asked = admitted(&ledger, admission("e"));
+        let challenge = deferral(asked, 1, NOW);
+        let entry_of = Draft { event: CHALLENGED, ..challenge.entry.clone() };
+        let challenge = Deferral { state: State::Challenged, entry: entry_of, ..challenge };
+        assert_eq!(wait(ledger.defer(challenge)).unwrap(), 14);
         assert_eq!(inspect(&ledger), []);
         drop(ledger);
         if !sql.is_empty() {

@@ -11,9 +11,9 @@ use std::thread;
 use action::{Subject, Tenant};
 use common::*;
 use ledger::{
-    Admission, Admitted, ApiKey, Approval, Basis, By, Deferral, Effect, Error, FactsQuery, Filter, Hold,
-    Ledger, Mandate, Obstacle, Outcome, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, Recorded,
-    Scope, Settlement, State, Tolerance,
+    Admission, Admitted, ApiKey, Approval, Basis, By, Deferral, Draft, Effect, Error, FactsQuery, Filter,
+    Hold, Ledger, Mandate, Obstacle, Outcome, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED,
+    Recorded, Scope, Settlement, State, Tolerance,
 };
 
 // Keys.
@@ -1214,6 +1214,50 @@ fn what_is_in_doubt_and_sent_again_stays_in_doubt_in_new_hands() {
 }
 
 #[test]
+fn a_persons_word_overtakes_nothing_that_is_in_flight() {
+    on_every_ledger(|ledger| {
+        let id = admitted(&*ledger, admission("a"));
+        wait(ledger.settle(settlement(id, State::InDoubt, "a"))).unwrap();
+        let again = Admission { lease_ms: NOW + 1000, ..admission("a") };
+        assert!(matches!(send_again(&*ledger, id, Basis::Sent { token: 1 }, again), Admitted::New { .. }));
+        let says = |at_ms: i64, token: u32, state: State| {
+            let mut settlement = Settlement { by: By::Person(token), ..settlement(id, state, "word") };
+            settlement.outcome.at_ms = at_ms;
+            wait(ledger.settle(settlement))
+        };
+        // In doubt, and sent once more under the same key: whoever sends is at it until its lease is over.
+        assert!(matches!(says(NOW + 999, 2, State::Failed), Err(Error::Leased(it)) if it == id));
+        assert!(matches!(says(NOW + 1000, 1, State::Failed), Err(Error::Fenced(_))), "seen before that");
+        assert_eq!(state_of(&*ledger, id), State::InDoubt);
+        says(NOW + 1000, 2, State::Failed).unwrap();
+        assert!(matches!(says(NOW + 1001, 2, State::Executed), Err(Error::Illegal { .. })));
+        let rests = Deferral { by: By::Person(2), ..deferral(id, 2, NOW) };
+        assert!(matches!(wait(ledger.defer(rests)), Err(Error::Illegal { .. })), "it has nothing sent");
+    });
+}
+
+#[test]
+fn what_could_not_be_undone_ends_by_a_persons_word() {
+    on_every_ledger(|ledger| {
+        for (key, to) in [("a", State::RolledBack), ("b", State::Executed)] {
+            let id = admitted(&*ledger, payment(key, 100, &["m"]));
+            wait(ledger.settle(settlement(id, State::Executed, key))).unwrap();
+            let undo = Deferral { state: State::RollingBack, ..deferral(id, 1, NOW) };
+            wait(ledger.defer(undo)).unwrap();
+            let by = By::Holder(wait(ledger.action(&Tenant::default(), id)).unwrap().unwrap().token);
+            let failed = Settlement { by, ..settlement(id, State::RollbackFailed, &format!("{key}-failed")) };
+            wait(ledger.amend(failed)).unwrap();
+            let token = wait(ledger.action(&Tenant::default(), id)).unwrap().unwrap().token;
+            let word = Settlement { by: By::Person(token), ..settlement(id, to, &format!("{key}-word")) };
+            wait(ledger.amend(word)).unwrap();
+            assert_eq!(state_of(&*ledger, id), to);
+        }
+        assert_eq!(spent(&*ledger, "m"), 200, "what was done stays charged");
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
 fn what_is_marked_sent_is_taken_over_only_after_its_lease_and_is_in_doubt_then() {
     on_every_ledger(|ledger| {
         let id = admitted(&*ledger, Admission { lease_ms: NOW + 1000, ..admission("a") });
@@ -1315,6 +1359,46 @@ fn an_effect_is_undone_step_by_step_and_each_step_is_somebodys() {
         );
         let again = Admission { effect: effect(5), ..admission("b") };
         assert!(matches!(admit(&*ledger, again), Admitted::New { .. }), "what is undone may be done again");
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
+fn what_waits_for_its_payer_keeps_its_debits_and_claims_and_voids_what_was_said() {
+    on_every_ledger(|ledger| {
+        let tenant = Tenant::default();
+        let asked = |key, number| Admission { effect: effect(number), ..payment(key, 300, &["m"]) };
+        let challenge = |id, token| {
+            let entry = Draft { event: ledger::CHALLENGED, ..deferral(id, token, 0).entry };
+            Deferral { state: State::Challenged, entry, ..deferral(id, token, NOW + 500) }
+        };
+        let id = admitted(&*ledger, asked("a", 5));
+        wait(ledger.defer(challenge(id, 1))).unwrap();
+        let stored = wait(ledger.action(&tenant, id)).unwrap().unwrap();
+        assert_eq!((stored.state, stored.due_ms, stored.token), (State::Challenged, Some(NOW + 500), 1));
+        assert_eq!((spent(&*ledger, "m"), &*stored.payload), (300, &b"deferred"[..]));
+        assert!(matches!(obstacle(&*ledger, asked("b", 5)), Obstacle::Duplicate(_)), "it claims its effect");
+        let open = wait(ledger.unsettled(None, 10)).unwrap().rows;
+        assert_eq!(open.iter().map(|stored| stored.id).collect::<Vec<_>>(), [id], "it is asked after");
+        assert!(wait(ledger.due(NOW + 9000, None, 10)).unwrap().rows.is_empty(), "it is never sent again");
+        assert_eq!(wait(ledger.prune(NOW + 9000, 10, NOW)).unwrap(), 0);
+        let revoked = wait(ledger.revoke(&tenant, "m", event("revoked"))).unwrap();
+        assert_eq!(revoked.unsettled, [id], "it was admitted before");
+        let again = wait(ledger.defer(challenge(id, 1)));
+        assert!(matches!(again, Err(Error::Illegal { from: State::Challenged, .. })), "{again:?}");
+        let waits = wait(ledger.defer(deferral(id, 1, NOW)));
+        assert!(matches!(waits, Err(Error::Illegal { .. })), "there is no next attempt: {waits:?}");
+        wait(ledger.settle(settlement(id, State::Executed, "a"))).unwrap();
+        assert!(wait(ledger.unsettled(None, 10)).unwrap().rows.is_empty());
+
+        // One whose caller was told before that nobody knows.
+        let told = admitted(&*ledger, Admission { effect: effect(6), ..admission("c") });
+        wait(ledger.settle(settlement(told, State::InDoubt, "c"))).unwrap();
+        wait(ledger.defer(challenge(told, 1))).unwrap();
+        let stored = wait(ledger.action(&tenant, told)).unwrap().unwrap();
+        assert_eq!((stored.state, stored.reply), (State::Challenged, None));
+        wait(ledger.settle(settlement(told, State::InDoubt, "d"))).unwrap();
+        wait(ledger.settle(settlement(told, State::Failed, "e"))).unwrap();
         wait(ledger.verify()).unwrap();
     });
 }

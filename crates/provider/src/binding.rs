@@ -10,6 +10,8 @@ use sha2::{Digest, Sha256};
 
 use crate::http::Http;
 use crate::reader::{Mistake, Node};
+use crate::runner::Runner;
+use crate::runs::Runs;
 use crate::sandbox::Sandbox;
 use crate::{Outside, Provider};
 
@@ -18,6 +20,18 @@ use crate::{Outside, Provider};
 /// # Errors
 /// Every mistake that could be found, each with its place in the binding.
 pub fn compile(archetype: &Archetype, outside: Outside<'_>) -> Result<Arc<dyn Provider>, Vec<Mistake>> {
+    compile_for(archetype, outside, &Arc::default())
+}
+
+/// The same for a gateway, whose runners find their calls in `runs` whatever is compiled anew meanwhile.
+///
+/// # Errors
+/// As [`compile`].
+pub fn compile_for(
+    archetype: &Archetype,
+    outside: Outside<'_>,
+    runs: &Arc<Runs>,
+) -> Result<Arc<dyn Provider>, Vec<Mistake>> {
     let members = archetype.bindings.iter().map(|(name, value)| (name.clone(), value.clone()));
     let binding = Value::Object(members.collect());
     let node = Node { at: String::new(), value: &binding };
@@ -28,9 +42,10 @@ pub fn compile(archetype: &Archetype, outside: Outside<'_>) -> Result<Arc<dyn Pr
     match kind.as_str() {
         Some("sandbox") => Ok(Arc::new(Sandbox::read(&node, archetype)?)),
         Some("http") => Ok(Arc::new(Http::read(&node, archetype, outside)?)),
+        Some("runner") => Ok(Arc::new(Runner::read(&node, archetype, runs)?)),
         _ => {
             let mistake = node.child("provider", kind).mistake("there is no such provider");
-            Err(vec![mistake.hint("the providers are http and sandbox")])
+            Err(vec![mistake.hint("the providers are http, runner and sandbox")])
         }
     }
 }
@@ -65,6 +80,7 @@ pub(crate) fn read_capabilities(
         queryable: table.get("queryable").map(|node| read_queryable(&node)).transpose()?,
         cancellable: table.flag("cancellable")?,
         repeat_safe,
+        challenge: None,
     })
 }
 

@@ -18,6 +18,8 @@
 //! answer is read. It cannot say which hosts are allowed or where a secret may go; that is the operator's
 //! configuration, [`egress::Rules`] and [`Secrets`]. All of a binding's mistakes are found when it is compiled.
 //!
+//! A [`runner::Runner`] carries nothing out itself: it offers its calls to the agent that asked for them.
+//!
 //! Beside providers there are [`receivers`]: who is told of what happened. They go out by the same rules.
 //!
 //! Absent here: retries of what has an effect (what may be sent again is for `execution` to say), redirects, proxies, text templates, and any
@@ -28,9 +30,12 @@ pub mod egress;
 mod http;
 mod reader;
 pub mod receivers;
+pub mod runner;
+mod runs;
 pub mod sandbox;
 pub mod secrets;
 mod template;
+mod webhooks;
 
 use std::fmt;
 use std::time::Duration;
@@ -40,10 +45,13 @@ use execution::{Call, Capabilities, Found, Reply};
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 
-pub use binding::{compile, sandboxed};
+pub use binding::{compile, compile_for, sandboxed};
 pub use egress::Egress;
+pub use http::{Callback, Told};
 pub use reader::Mistake;
+pub use runs::{Offer, Runs, Turn};
 pub use secrets::Secrets;
+pub use webhooks::Signed;
 
 /// Somebody outside who has effects.
 pub trait Provider: Send + Sync + fmt::Debug {
@@ -59,6 +67,11 @@ pub trait Provider: Send + Sync + fmt::Debug {
 
     /// The longest that a call takes before it ends by itself, so that nothing leaves later than that.
     fn patience(&self) -> Duration;
+
+    /// The provider as one whose calls are carried out by whoever asked for them; `None` for those that act themselves.
+    fn runner(&self) -> Option<&runner::Runner> {
+        None
+    }
 
     /// Has the effect. `now_ms` is the Unix time in milliseconds at which it begins: it dates what is signed and says
     /// whether a token still holds. Whoever drops the future before it ends must take the reply to be [`Reply::Lost`].
@@ -76,6 +89,11 @@ pub trait Provider: Send + Sync + fmt::Debug {
 
     /// What there is before an action changes it; `None` where the provider cannot say. Causes no effect.
     fn snapshot<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<Option<Value>, Unquoted>>;
+
+    /// How its own word is known and read; `None` if it has none.
+    fn callback(&self) -> Option<&Callback> {
+        None
+    }
 
     /// What an action would cost. Causes no effect.
     fn quote<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<Money, Unquoted>>;

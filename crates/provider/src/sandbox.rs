@@ -12,6 +12,9 @@
 //! | `sandbox:lose` | answer lost | yes | confirmed |
 //! | `sandbox:vanish` | answer lost | no | absent |
 //! | `sandbox:silent` | answer lost | yes | unknown, for ever |
+//! | `sandbox:challenge` | the payer must confirm, and does | yes | confirmed |
+//! | `sandbox:challenge-declined` | the payer must confirm, and does not | no | absent |
+//! | `sandbox:challenge-ignored` | the payer must confirm, and says nothing | no | absent |
 //! | `sandbox:keep` | confirmed, and its rollback is refused | yes | confirmed |
 //! | `sandbox:delay-N` | confirmed after N ms, at most 60000 | yes | confirmed |
 //!
@@ -33,7 +36,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use action::{ActionId, Archetype, Currency, CurrencyRule, Money};
-use execution::{Call, Capabilities, Confirmation, Found, Idempotent, Queryable, Refusal, Reply};
+use execution::{Call, Capabilities, Challenge, Confirmation, Found, Idempotent, Queryable, Refusal, Reply};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
@@ -81,6 +84,15 @@ enum Behaviour {
     Silent,
     /// What it did stays.
     Keep,
+    Challenge(Payer),
+}
+
+/// What a payer says to a challenge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Payer {
+    Confirms,
+    Declines,
+    Ignores,
 }
 
 impl Sandbox {
@@ -90,7 +102,7 @@ impl Sandbox {
         Sandbox {
             name: "sandbox".to_owned(),
             identity: identity(&json!({ "provider": "sandbox" })),
-            capabilities: able(),
+            capabilities: Capabilities { challenge: options.challenge(), ..able() },
             options,
             currency: currency_of(archetype),
             effects: Mutex::default(),
@@ -106,6 +118,8 @@ impl Sandbox {
             Some(node) => read_capabilities(Some(node), archetype).map_err(one)?,
             None => able(),
         };
+        let options = Options::read(table.get("options")).map_err(one)?;
+        let capabilities = Capabilities { challenge: options.challenge(), ..capabilities };
         let parts = json!({
             "provider": "sandbox",
             "name": name,
@@ -115,7 +129,7 @@ impl Sandbox {
             name,
             identity: identity(&parts),
             capabilities,
-            options: Options::read(table.get("options")).map_err(one)?,
+            options,
             currency: currency_of(archetype),
             effects: Mutex::default(),
         })
@@ -139,6 +153,7 @@ impl Sandbox {
             Behaviour::Unreachable => {
                 Reply::NotSent { why: "the sandbox was told to be unreachable".to_owned() }
             }
+            Behaviour::Challenge(_) => Reply::Challenged(challenge(call)),
             Behaviour::Lose | Behaviour::Vanish | Behaviour::Silent => {
                 Reply::Lost { why: "the sandbox was told to lose the answer".to_owned() }
             }
@@ -149,6 +164,9 @@ impl Sandbox {
         let (behaviour, _) = self.told(&call.constraints, call.action_id);
         if behaviour == Behaviour::Silent || self.capabilities.queryable.is_none() {
             return Found::Unknown;
+        }
+        if behaviour == Behaviour::Challenge(Payer::Declines) {
+            return Found::Absent { final_: true };
         }
         let there = self.effects.lock().unwrap_or_else(PoisonError::into_inner).knows(fingerprint(call));
         if there {
@@ -252,6 +270,11 @@ impl Provider for Sandbox {
 }
 
 impl Options {
+    /// Payers are challenged by trigger values only; how long they have is over with the time for sending.
+    fn challenge(&self) -> Option<Duration> {
+        self.triggers.then_some(Duration::ZERO)
+    }
+
     fn read(node: Option<Node<'_>>) -> Result<Options, Mistake> {
         let mut options = Options { triggers: false, delay_ms: (0, 0), fail_every: None, lose_every: None };
         let Some(node) = node else { return Ok(options) };
@@ -271,6 +294,7 @@ impl Behaviour {
     fn has_effect(self, attempt: u32) -> bool {
         match self {
             Behaviour::Confirm | Behaviour::Lose | Behaviour::Silent | Behaviour::Keep => true,
+            Behaviour::Challenge(payer) => payer == Payer::Confirms,
             Behaviour::Busy(times) => attempt > times,
             Behaviour::Decline | Behaviour::Misunderstand | Behaviour::Unreachable | Behaviour::Vanish => {
                 false
@@ -319,6 +343,9 @@ fn obey(trigger: &str) -> (Behaviour, Duration) {
         "vanish" => Behaviour::Vanish,
         "silent" => Behaviour::Silent,
         "keep" => Behaviour::Keep,
+        "challenge" => Behaviour::Challenge(Payer::Confirms),
+        "challenge-declined" => Behaviour::Challenge(Payer::Declines),
+        "challenge-ignored" => Behaviour::Challenge(Payer::Ignores),
         other => return delayed(other).unwrap_or((Behaviour::Misunderstand, Duration::ZERO)),
     };
     (behaviour, Duration::ZERO)
@@ -338,6 +365,12 @@ fn confirmation(call: &Call) -> Confirmation {
     Confirmation { reference: Some(reference), answer, charged: call.money }
 }
 
+/// Nobody is there: `.invalid` is reserved for that.
+fn challenge(call: &Call) -> Challenge {
+    let url = format!("https://payer.invalid/challenges/{}", call.reference);
+    Challenge { url, until_ms: call.send_by_ms }
+}
+
 fn refusal(code: &str) -> Refusal {
     let answer = json!({ "code": code, "sandbox": true, "status": "refused" });
     Refusal { status: None, code: Some(code.to_owned()), answer, transient: false }
@@ -349,6 +382,7 @@ fn able() -> Capabilities {
         queryable: Some(Queryable { by_our_reference: true, final_after: Duration::ZERO }),
         cancellable: false,
         repeat_safe: false,
+        challenge: None,
     }
 }
 

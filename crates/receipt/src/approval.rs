@@ -38,7 +38,7 @@ mod spelling;
 
 pub use approvers::{Approver, Approvers};
 pub use assertion::{Assertion, RelyingParty};
-pub(crate) use check::{Standing, standing};
+pub(crate) use check::{Consent, Standing, consent, standing};
 pub use enrolment::{Credential, Enrolment};
 pub use envelope::{Commitment, Decision, Envelope, Quote, V1};
 pub use record::{Approval, Signer};

@@ -3,6 +3,7 @@ mod reader;
 use sha2::{Digest, Sha256};
 
 use self::reader::Reader;
+use crate::canonical::Scanner;
 use crate::draft::{Draft, Text};
 use crate::receipt::short_name;
 use crate::{Failure, Stage, Timestamp, chain};
@@ -79,6 +80,16 @@ impl<'a> Document<'a> {
         let entries = reader.entries()?;
         reader.end()?;
         Ok(entries)
+    }
+
+    /// Was it a person who said what became of the action, and not the provider? Its entry `execute` says who, as a
+    /// commitment.
+    #[must_use]
+    pub fn is_resolved_by_person(&self) -> bool {
+        let execute = self.entries.iter().find(|entry| entry.stage == Stage::Execute);
+        let resolved =
+            execute.and_then(|entry| Scanner::new(entry.output).value_and_member("resolved").ok()?.1);
+        resolved.is_some_and(|resolved| resolved != "null")
     }
 
     /// The bytes the signature covers, in three pieces.

@@ -90,6 +90,8 @@ pub enum CheckName {
     Commitments,
     /// An approval belongs to this receipt and is signed; one check for each approval there is.
     Approval,
+    /// An action that people had to agree to bears the signature of a pinned person; only where that is asked for.
+    Consent,
     /// The receipt is not from the sandbox, or the sandbox is allowed.
     Environment,
     /// The key was in the issuer's hands alone.
@@ -119,6 +121,8 @@ pub struct Facts {
     pub kid: String,
     /// Number of entries.
     pub entries: usize,
+    /// Was it a person who said what became of the action, and not the provider?
+    pub resolved_by_person: bool,
 }
 
 impl Report {
@@ -206,6 +210,7 @@ impl CheckName {
             Self::Window => "window",
             Self::Commitments => "commitments",
             Self::Approval => "approval",
+            Self::Consent => "consent",
             Self::Environment => "environment",
             Self::Custody => "custody",
         }

@@ -3,7 +3,7 @@ use std::borrow::Cow;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
-use crate::approval::{self, Approvers, Standing};
+use crate::approval::{self, Approvers, Consent, Standing};
 use crate::chain::NO_HASH;
 use crate::document::MAX_BYTES;
 use crate::draft::Environment;
@@ -24,6 +24,8 @@ pub struct Trust<'a> {
     pub disclosures: &'a Disclosures,
     /// The people whose approvals are believed.
     pub approvers: &'a Approvers,
+    /// Must an action that people had to agree to bear the signature of one of them?
+    pub require_approvals: bool,
 }
 
 impl<'a> Trust<'a> {
@@ -32,7 +34,14 @@ impl<'a> Trust<'a> {
     pub fn new(pin: &'a Pin, jwks: &'a Jwks) -> Self {
         static NOTHING: Disclosures = Disclosures::NONE;
         static NOBODY: Approvers = Approvers::NOBODY;
-        Self { pin, jwks, allow_sandbox: false, disclosures: &NOTHING, approvers: &NOBODY }
+        Self {
+            pin,
+            jwks,
+            allow_sandbox: false,
+            disclosures: &NOTHING,
+            approvers: &NOBODY,
+            require_approvals: false,
+        }
     }
 }
 
@@ -120,8 +129,23 @@ fn judge(document: &Document<'_>, trust: &Trust<'_>) -> Report {
             table.add(CheckName::Commitments, fit, "every disclosed value fits its commitment");
         }
     }
+    let mut proven = false;
     for index in 0..document.content.metadata.approvals.len() {
-        table.approval(index, approval::standing(document, index, trust));
+        let standing = approval::standing(document, index, trust);
+        proven |= matches!(standing, Ok(Standing::Verified(_)));
+        table.approval(index, standing);
+    }
+    if trust.require_approvals {
+        let consent = approval::consent(document, proven);
+        match consent {
+            Ok(Consent::NotNeeded) => {
+                table.skipped(CheckName::Consent, "nobody had to agree, as far as it says")
+            }
+            Ok(Consent::Proven) => {
+                table.passed(CheckName::Consent, "a pinned person agreed, as somebody had to")
+            }
+            Err(failure) => table.add(CheckName::Consent, Err(failure), ""),
+        }
     }
     let reservation = table.reserve(document, key.ok(), trust);
     let verdict = match table.failure {
@@ -332,5 +356,6 @@ fn facts(document: &Document<'_>) -> Facts {
         created: document.created,
         kid: document.kid.to_string(),
         entries: document.entries.len(),
+        resolved_by_person: document.is_resolved_by_person(),
     }
 }

@@ -136,10 +136,13 @@ const fn words(code: Code) -> Words {
             401,
             "authentication",
             "no valid API key was presented",
-            "The header `Authorization: Bearer …` is missing, malformed, or its key is unknown or revoked.",
+            "The header `Authorization: Bearer …` is missing, malformed, or its key is unknown or revoked. Of a provider's \
+             callback: its signature is missing, wrong, made with a secret that no binding of this name has, or older than \
+             five minutes.",
             &[
                 "send Authorization: Bearer followed by your API key",
                 "ask an admin for a key if yours was revoked",
+                "of a callback: sign it with the secret that the binding's `callback` names, and set the clock right",
             ],
         ),
         Forbidden => (
@@ -328,7 +331,7 @@ const fn words(code: Code) -> Words {
             "there is no such archetype",
             "The catalogue of this tenant has no archetype of that name. Names are compared exactly.",
             &[
-                "check the spelling; built in are PAYMENT_TRANSFER, HOTEL_RESERVATION, FLIGHT_BOOKING, DATA_EXPORT",
+                "check the spelling; built in are PAYMENT_TRANSFER, HOTEL_RESERVATION, FLIGHT_BOOKING, DATA_EXPORT, TERMINAL_COMMAND",
             ],
         ),
         IdempotencyMismatch => (

@@ -21,7 +21,7 @@ use utoipa::openapi::{
 };
 
 use crate::errors;
-use crate::faces::{actions, approvals, audit, keys, mandates, operations};
+use crate::faces::{actions, approvals, audit, callbacks, keys, mandates, operations, runs};
 use crate::fault;
 use crate::routes::{Place, ROUTES, Route, Who};
 
@@ -70,10 +70,17 @@ pub enum Schema {
     ExecuteRequest,
     ExecuteResponse,
     ActionRecord,
+    BegunRun,
+    TakeRequest,
+    Run,
+    BeatRequest,
+    Heard,
+    ReportRequest,
     HeldPage,
     Held,
     CommentRequest,
     ApproveRequest,
+    ResolveRequest,
     Question,
     PasskeyList,
     Passkey,
@@ -83,6 +90,7 @@ pub enum Schema {
     AuditPage,
     Replay,
     Receipt,
+    Received,
     MandateRequest,
     IssuedMandate,
     MandatePage,
@@ -127,10 +135,17 @@ impl Schema {
             Schema::ExecuteRequest => of::<ExecuteRequest>(components),
             Schema::ExecuteResponse => of::<ExecuteResponse>(components),
             Schema::ActionRecord => of::<actions::Record>(components),
+            Schema::BegunRun => of::<runs::Admitted>(components),
+            Schema::TakeRequest => of::<runs::TakeRequest>(components),
+            Schema::Run => of::<runs::Run>(components),
+            Schema::BeatRequest => of::<runs::BeatRequest>(components),
+            Schema::Heard => of::<runs::Heard>(components),
+            Schema::ReportRequest => of::<runs::ReportRequest>(components),
             Schema::HeldPage => of::<approvals::HeldPage>(components),
             Schema::Held => of::<approvals::Held>(components),
             Schema::CommentRequest => of::<approvals::CommentRequest>(components),
             Schema::ApproveRequest => of::<approvals::ApproveRequest>(components),
+            Schema::ResolveRequest => of::<approvals::ResolveRequest>(components),
             Schema::Question => of::<approvals::Question>(components),
             Schema::PasskeyList => of::<approvals::PasskeyList>(components),
             Schema::Passkey => of::<approvals::Passkey>(components),
@@ -143,6 +158,7 @@ impl Schema {
             Schema::AuditPage => of::<audit::Page>(components),
             Schema::Replay => of::<actions::Replay>(components),
             Schema::Receipt => of::<Receipt>(components),
+            Schema::Received => of::<callbacks::Received>(components),
             Schema::MandateRequest => of::<mandates::MandateRequest>(components),
             Schema::IssuedMandate => of::<mandates::IssuedMandate>(components),
             Schema::MandatePage => of::<mandates::MandatePage>(components),
@@ -259,8 +275,10 @@ struct OutcomeDetails {
     missing: Option<Vec<MissingMember>>,
     /// `approval`, `approved`, `reservation`, or `dry_run` where it was decided only.
     hold_reason: Option<String>,
-    /// When a held action expires.
+    /// When a held action expires, or the payer's time is over.
     expires_at: Option<String>,
+    /// Where the payer has to confirm it: an address of the provider's. Show it to the payer; nobody else has a use for it.
+    challenge_url: Option<String>,
     /// Where to ask what became of it.
     status_url: Option<String>,
     /// The earlier transaction this one seems to repeat.
@@ -496,6 +514,13 @@ fn headers(route: &Route) -> Vec<(&'static str, bool, &'static str)> {
             ("EP-Mode", false, "`production` or `sandbox`; must not contradict the path."),
         ]);
     }
+    if route.who == Who::Provider {
+        headers.extend([
+            ("webhook-id", true, "Names the letter, the same each time it is sent."),
+            ("webhook-timestamp", true, "Unix seconds; not more than five minutes from now."),
+            ("webhook-signature", true, "As the Standard Webhooks specification has it: `v1,…`."),
+        ]);
+    }
     headers
 }
 
@@ -505,6 +530,7 @@ fn who(route: &Route, sandbox: bool) -> String {
     match route.who {
         Who::Anyone => "For anybody.".to_owned(),
         Who::Session => "For browsers that are logged in at `/approvals`.".to_owned(),
+        Who::Provider => "For providers that sign with the secret of the binding's `callback`.".to_owned(),
         Who::Figures => format!("On loopback for anybody, else for keys of role {}.", roles.join(", ")),
         Who::May(_) if sandbox && anonymous => {
             format!("For anybody, and for keys of role {}.", roles.join(", "))

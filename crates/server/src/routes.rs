@@ -7,8 +7,8 @@ use gateway::{Code, Deed, Error, Role};
 use http::{HeaderMap, Method};
 
 use crate::faces::{
-    actions, approval_page, approvals, audit, discovery, execution_protocol, keys, mandates, operations,
-    receipts,
+    actions, approval_page, approvals, audit, callbacks, discovery, execution_protocol, keys, mandates,
+    operations, receipts, runs,
 };
 use crate::fault::Audience;
 use crate::openapi::{Answer, Schema};
@@ -59,6 +59,8 @@ pub enum Who {
     Figures,
     /// Whoever is logged in to the approval page.
     Session,
+    /// A provider whose binding shares a secret with it: its signature is the key.
+    Provider,
     /// A caller whose role allows this. In the sandbox a caller without a key is an agent.
     May(Deed),
 }
@@ -67,7 +69,7 @@ impl Who {
     /// The roles that are let in; none for what anybody may use.
     pub fn roles(self) -> impl Iterator<Item = Role> {
         let deed = match self {
-            Who::Anyone | Who::Session => None,
+            Who::Anyone | Who::Session | Who::Provider => None,
             Who::Figures => Some(Deed::ReadTenant),
             Who::May(deed) => Some(deed),
         };
@@ -135,9 +137,27 @@ const DECIDING: &[Code] = &[
     Code::StateConflict,
     Code::Erased,
 ];
+const REPORTING: &[Code] = &[
+    Code::MalformedBody,
+    Code::BodyTooLarge,
+    Code::UnsupportedMediaType,
+    Code::ValidationFailed,
+    Code::UnknownArchetype,
+    Code::ProviderCannot,
+    Code::NotFound,
+    Code::StateConflict,
+    Code::Erased,
+];
 const UNDOING: &[Code] =
     &[Code::NotFound, Code::StateConflict, Code::Erased, Code::RollbackRequired, Code::ProviderCannot];
 const STEERING: &[Code] = &[Code::NotFound, Code::StateConflict, Code::Erased];
+const HEARING: &[Code] = &[
+    Code::Unauthenticated,
+    Code::MalformedBody,
+    Code::BodyTooLarge,
+    Code::UnsupportedMediaType,
+    Code::StateConflict,
+];
 /// Of forms.
 const SENDING: &[Code] =
     &[Code::BodyTooLarge, Code::MalformedBody, Code::UnsupportedMediaType, Code::ValidationFailed];
@@ -217,7 +237,7 @@ pub static ROUTES: &[Route] = &[
         path: "/v1/approvals",
         place: Place::Both,
         who: Who::May(Deed::ReadTenant),
-        summary: "What waits for people, newest first",
+        summary: "What waits for people, newest first, and what only a person can settle",
         body: None,
         answers: &[Answer::json(200, "One page", Schema::HeldPage)],
         query: PAGE,
@@ -274,6 +294,18 @@ pub static ROUTES: &[Route] = &[
     },
     Route {
         method: Method::POST,
+        path: "/v1/actions/{id}/resolve",
+        place: Place::Both,
+        who: Who::May(Deed::Approve),
+        summary: "Say what became of an action that is in doubt, or could not be undone, where nobody else does",
+        body: Some(Schema::ResolveRequest),
+        answers: &[Answer::json(200, "The record, with the person's word in it", Schema::ActionRecord)],
+        query: &[],
+        codes: DECIDING,
+        handler: by!(approvals::resolve),
+    },
+    Route {
+        method: Method::POST,
         path: "/v1/actions/{id}/retry",
         place: Place::Both,
         who: Who::May(Deed::Steer),
@@ -307,6 +339,66 @@ pub static ROUTES: &[Route] = &[
         query: &[],
         codes: UNDOING,
         handler: by!(actions::rollback),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/callbacks/{binding}",
+        place: Place::Root,
+        who: Who::Provider,
+        summary: "What a provider says of its own accord about an action that was sent to it",
+        body: Some(Schema::Anything),
+        answers: &[Answer::json(200, "It need not be said again", Schema::Received)],
+        query: &[],
+        codes: HEARING,
+        handler: by!(callbacks::receive),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/runs",
+        place: Place::Root,
+        who: Who::May(Deed::Execute),
+        summary: "Ask for an action that the caller itself carries out, and go on as soon as it is on record",
+        body: Some(Schema::ExecuteRequest),
+        answers: runs::ANSWERS,
+        query: DRY_RUN,
+        codes: EXECUTING,
+        handler: by!(runs::begin),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/runs/{id}/take",
+        place: Place::Root,
+        who: Who::May(Deed::Execute),
+        summary: "The call of an action to carry out, as soon as there is one; it is given to one runner only",
+        body: Some(Schema::TakeRequest),
+        answers: &[Answer::json(200, "The call, or where the action stands", Schema::Run)],
+        query: &[],
+        codes: REPORTING,
+        handler: by!(runs::take),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/runs/{id}/beat",
+        place: Place::Root,
+        who: Who::May(Deed::Execute),
+        summary: "Say that a call is still being carried out; whoever falls silent is taken to be gone",
+        body: Some(Schema::BeatRequest),
+        answers: &[Answer::json(200, "It was heard", Schema::Heard)],
+        query: &[],
+        codes: REPORTING,
+        handler: by!(runs::beat),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/runs/{id}/report",
+        place: Place::Root,
+        who: Who::May(Deed::Execute),
+        summary: "Say what became of a call, once; answered when it is written down",
+        body: Some(Schema::ReportRequest),
+        answers: &[Answer::json(200, "The record as it is now", Schema::ActionRecord)],
+        query: &[],
+        codes: REPORTING,
+        handler: by!(runs::report),
     },
     Route {
         method: Method::GET,
@@ -725,6 +817,18 @@ pub static ROUTES: &[Route] = &[
         handler: by!(approval_page::reject),
     },
     Route {
+        method: Method::POST,
+        path: "/approvals/{id}/resolve",
+        place: Place::Both,
+        who: Who::Session,
+        summary: "Say what became of an action, where nobody else does",
+        body: None,
+        answers: &[Answer::page(303, "On to the next page")],
+        query: &[],
+        codes: DECIDING,
+        handler: by!(approval_page::resolve),
+    },
+    Route {
         method: Method::GET,
         path: "/r/{address}",
         place: Place::Root,
@@ -852,6 +956,7 @@ impl Route {
             Who::Session | Who::May(Deed::Approve | Deed::Govern | Deed::Administer) => Audience::Operators,
             Who::May(Deed::Execute | Deed::Steer | Deed::ReadOwn | Deed::ReadTenant | Deed::Audit)
             | Who::Anyone
+            | Who::Provider
             | Who::Figures => Audience::Agents,
         }
     }
@@ -860,7 +965,7 @@ impl Route {
     pub(crate) fn environment(&self, headers: &HeaderMap, path: Environment) -> Result<Environment, Error> {
         match self.who {
             Who::May(_) => request::mode(headers, path, self.place == Place::Chosen),
-            Who::Anyone | Who::Figures | Who::Session => Ok(path),
+            Who::Anyone | Who::Figures | Who::Session | Who::Provider => Ok(path),
         }
     }
 }

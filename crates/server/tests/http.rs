@@ -198,12 +198,24 @@ async fn every_endpoint_refuses_whom_the_table_does_not_name() {
                 .replace("{id}", "x")
                 .replace("{jti}", "x")
                 .replace("{kid}", "x")
+                .replace("{binding}", "x")
                 .replace("{address}", "x");
             let ask = || {
                 let request = served.client.request(route.method.clone(), format!("{}{path}", served.url));
                 let request = request.header("ep-version", "2026-04-27").header("idempotency-key", "k");
                 if route.method == Method::POST { request.json(&json!({})) } else { request }
             };
+            if route.who == countersign_server::Who::Provider {
+                // Only a signature opens it.
+                for key in [None, Some("cs_x"), Some(keys[0].1.as_str())] {
+                    let asked = match key {
+                        Some(key) => ask().bearer_auth(key),
+                        None => ask(),
+                    };
+                    assert_eq!(asked.send().await.unwrap().status(), 401, "{path}");
+                }
+                continue;
+            }
             let restricted = matches!(route.who, countersign_server::Who::May(_));
             let anonymous = path.starts_with("/api/sandbox")
                 || path == "/sandbox/v1/actions/x"

@@ -3,7 +3,7 @@
 //!
 //! Run it inside a test with [`Bank::start`], or as a process of its own with [`serve`]. Both
 //! speak the same HTTP: `/oauth/token`, `/v1/payments`, `/v1/payments/{id}/refunds`, `/v1/accounts/{name}`, `/v1/effects`,
-//! `/v1/faults`.
+//! `/v1/faults`, and for payers `/challenges/{id}`.
 
 mod amount;
 mod books;
@@ -11,6 +11,7 @@ mod fault;
 mod http;
 mod journal;
 mod line;
+mod payer;
 mod tokens;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ use tokio::task::JoinHandle;
 pub use books::{Effects, OPERATING};
 pub use fault::{Fault, Injection, Target};
 pub use journal::{Effect, read_journal};
+pub use payer::{Callback, Misdelivery, Payers, sign};
 
 /// What a bank is opened with.
 #[derive(Clone)]
@@ -44,6 +46,10 @@ pub struct Options {
     /// A payment that would come about later than this after its request is not made: what a bank says of when an
     /// absence is final has to be true of it even on a machine that is too slow for its faults.
     pub latest: Option<Duration>,
+    /// Which payments their payer has to confirm first; `None` for none.
+    pub payers: Option<Payers>,
+    /// Who is told what a payer said.
+    pub callback: Option<Callback>,
     /// A file to which each effect is appended and synced before the payment is answered.
     pub journal: Option<PathBuf>,
 }
@@ -69,6 +75,8 @@ impl Default for Options {
             currency: "USD".into(),
             idempotency: Some(Duration::from_secs(24 * 60 * 60)),
             latest: None,
+            payers: None,
+            callback: None,
             journal: None,
         }
     }
@@ -157,6 +165,31 @@ impl Bank {
     /// How many payments were given back.
     pub fn refunds(&self) -> u64 {
         self.counter.books().refunds()
+    }
+
+    /// Tells from now on there what payers say.
+    pub fn call_back(&self, to: Callback) {
+        self.counter.caller().call_at(to);
+    }
+
+    /// Has the next callback go wrong, behind those already queued.
+    pub fn misdeliver(&self, how: Misdelivery) {
+        self.counter.caller().misdeliver(how);
+    }
+
+    /// What was answered to callbacks, in order; 0 where nothing was.
+    pub fn callbacks(&self) -> Vec<u16> {
+        self.counter.caller().answers()
+    }
+
+    /// A payer confirms a payment, or declines it; false if it is too late for that.
+    pub fn payer_says(&self, payment: &str, yes: bool) -> bool {
+        payer::says(&self.counter, payment, yes)
+    }
+
+    /// The payments that wait for their payer, by id.
+    pub fn awaited(&self) -> Vec<String> {
+        self.counter.books().all_awaited()
     }
 
     /// Under how many keys each payment that was given back was asked for, by its reference: more than one of them would

@@ -195,7 +195,7 @@ fn digest(table: &Table<'_>) -> String {
 }
 
 /// The built-in files, as they stand in `catalogue/`.
-pub(crate) const BUILTIN: [(&str, &str, &str); 4] = [
+pub(crate) const BUILTIN: [(&str, &str, &str); 5] = [
     (
         "PAYMENT_TRANSFER",
         "built-in payment_transfer.toml",
@@ -208,6 +208,11 @@ pub(crate) const BUILTIN: [(&str, &str, &str); 4] = [
     ),
     ("FLIGHT_BOOKING", "built-in flight_booking.toml", include_str!("../../catalogue/flight_booking.toml")),
     ("DATA_EXPORT", "built-in data_export.toml", include_str!("../../catalogue/data_export.toml")),
+    (
+        "TERMINAL_COMMAND",
+        "built-in terminal_command.toml",
+        include_str!("../../catalogue/terminal_command.toml"),
+    ),
 ];
 
 /// The built-in file of an archetype.

@@ -78,7 +78,7 @@ pub(super) fn tell(folder: &Folder, receipts: &[Told], narrator: &mut Narrator) 
         receipts: &[folder.receipts()],
         ..Named::default()
     })?;
-    let verify = |document: &[u8]| receipt::verify(document, &belief.trust(false));
+    let verify = |document: &[u8]| receipt::verify(document, &belief.trust(false, false));
     genuine(folder, receipts, narrator, &verify)?;
     tampered(folder, receipts, narrator, &verify)
 }

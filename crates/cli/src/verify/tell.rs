@@ -120,9 +120,10 @@ pub(crate) fn progress(length: Option<u64>) -> ProgressBar {
 
 fn summary(facts: &Facts) -> String {
     let Facts { receipt_id, transaction_id, issuer, kind, event_type, payment_status, created, .. } = facts;
+    let person = if facts.resolved_by_person { " · said by a person, not by the provider" } else { "" };
     let kind = kind.as_str();
     let text = format!(
-        "{event_type} · {kind}, {payment_status} · {created} · {issuer}\n  receipt {receipt_id} · transaction {transaction_id}"
+        "{event_type} · {kind}, {payment_status}{person} · {created} · {issuer}\n  receipt {receipt_id} · transaction {transaction_id}"
     );
     out::shown_lines(&text)
 }
@@ -169,6 +170,7 @@ fn as_json(source: &str, line: Option<u64>, report: &Report) -> Value {
             "created": facts.created.as_str(),
             "kid": facts.kid,
             "entries": facts.entries,
+            "resolved_by_person": facts.resolved_by_person,
         })
     });
     json!({

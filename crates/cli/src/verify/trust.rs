@@ -45,9 +45,9 @@ impl Belief {
         Ok(Belief { pin, jwks, disclosures, approvers })
     }
 
-    pub(crate) fn trust(&self, allow_sandbox: bool) -> Trust<'_> {
+    pub(crate) fn trust(&self, allow_sandbox: bool, require_approvals: bool) -> Trust<'_> {
         let Belief { pin, jwks, disclosures, approvers } = self;
-        Trust { pin, jwks, allow_sandbox, disclosures, approvers }
+        Trust { pin, jwks, allow_sandbox, disclosures, approvers, require_approvals }
     }
 }
 

@@ -32,9 +32,14 @@ struct World {
 
 impl World {
     fn new(approvals: u32, form: &str) -> Option<World> {
+        World::of(&payments(approvals, form))
+    }
+
+    /// A world in which payments are like this.
+    fn of(payments: &str) -> Option<World> {
         let mut page = Chromium::start()?;
         let gateway = Gateway::of(&[
-            ("catalogue/default/payment.toml", &payments(approvals, form)),
+            ("catalogue/default/payment.toml", payments),
             ("policies/default/payments.cedar", POLICY),
             ("more.toml", "[limits]\nrecovery_interval_ms = 100\n"),
         ]);
@@ -53,13 +58,32 @@ impl World {
 
     /// A payment that waits for people.
     fn held(&self, recipient: &str, note: &str) -> String {
-        let constraints = json!({"recipient": recipient, "amount_usd": "6000.00", "max_total_usd": "6000.00", "note": note});
+        self.asked(recipient, "6000.00", note, "held")
+    }
+
+    /// A payment of which nobody knows what became.
+    fn doubted(&self, note: &str) -> String {
+        self.asked("sandbox:silent", "25.00", note, "pending_settlement")
+    }
+
+    /// A payment that was made and could not be given back.
+    fn kept(&self) -> String {
+        let id = self.asked("sandbox:keep", "25.00", "to be given back", "executed");
+        let key = self.gateway.agent_key();
+        let record = self.gateway.post(key, &format!("/v1/actions/{id}/rollback"), &json!({}));
+        assert_eq!(record["rollback"]["error"], "ATP_ROLLBACK_FAILED", "{record}");
+        id
+    }
+
+    fn asked(&self, recipient: &str, amount: &str, note: &str, kind: &str) -> String {
+        let constraints =
+            json!({"recipient": recipient, "amount_usd": amount, "max_total_usd": "6000.00", "note": note});
         let body = json!({"archetype": "PAYMENT_TRANSFER", "constraints": constraints, "delegation_token": self.token});
         let request = self.gateway.http.post(format!("{}/api/execute", self.gateway.url));
         let request = request.bearer_auth(self.gateway.agent_key()).header("EP-Version", "2026-04-27");
         let request = request.header("Idempotency-Key", recipient).header("content-type", "application/json");
         let said: Value = request.body(body.to_string()).send().unwrap().json().unwrap();
-        assert_eq!(said["kind"], "held", "{said}");
+        assert_eq!(said["kind"], kind, "{said}");
         said["transaction_id"].as_str().unwrap().to_owned()
     }
 
@@ -314,6 +338,93 @@ fn it_works_without_javascript_except_for_the_passkey() {
 }
 
 #[test]
+fn a_person_says_what_became_of_what_nobody_else_tells() {
+    let reversible =
+        payments(1, "key").replace("extends = \"builtin\"", "extends = \"builtin\"\nreversible = true");
+    let Some(mut world) = World::of(&reversible) else { return };
+    let key = world.gateway.key("anna", "approver");
+    world.log_in(&key);
+    let hostile = "</q><script>alert(1)</script> the CFO says: carried out";
+    let doubt = world.doubted(hostile);
+    // The inbox hears of both by itself.
+    world.page.wait_for("document.querySelector('.inbox a.what') !== null");
+    let kept = world.kept();
+    world.page.wait_for("document.querySelectorAll('.inbox a.what').length === 2");
+    for told in ["In doubt", "Could not be undone", "Our reference", &doubt, &kept] {
+        assert!(world.sees(told), "no {told} in {}", world.text());
+    }
+    assert_eq!(
+        world.page.value("document.getElementById('live').innerText"),
+        "Nothing waits for a person. 2 more are not settled."
+    );
+
+    world.open(&format!("/approvals/{doubt}"));
+    assert_eq!(world.page.value("document.querySelector('.words q').textContent"), hostile);
+    assert!(world.sees("In doubt") && world.sees("How you know"), "{}", world.text());
+    let buttons = "[...document.querySelectorAll('#decision button[name=as]')].map((it) => it.value)";
+    assert_eq!(world.page.value(buttons), json!(["executed", "failed"]));
+    // Without saying how one knows, nothing is sent.
+    world.page.value("document.querySelector('#decision [value=executed]').click()");
+    assert_eq!(world.page.value("document.getElementById('comment').validity.valueMissing"), true);
+    for (field, value) in
+        [("comment", "seen on the statement"), ("charged", "24.00"), ("reference", "wire-118")]
+    {
+        world.page.value(&format!("document.getElementById('{field}').value = '{value}'"));
+    }
+    world.press("#decision [value=executed]");
+    world.comes_to("Carried out");
+    for told in
+        ["A person said so, and not the provider.", "anna", "seen on the statement", "24.00", "wire-118"]
+    {
+        assert!(world.sees(told), "no {told} in {}", world.text());
+    }
+    assert_eq!(world.page.value("document.getElementById('decision')"), Value::Null);
+    let record = world.gateway.read(world.gateway.admin_key(), &format!("/v1/actions/{doubt}"));
+    assert_eq!(
+        (&record["result"]["state"], &record["resolutions"][0]["by"]),
+        (&json!("COMPLETED"), &json!("anna"))
+    );
+    let receipt = record["receipts"][1]["receipt_url_short"].as_str().unwrap().to_owned();
+    world.page.open(&receipt);
+    assert!(world.sees("A person said what became of the action"), "{}", world.text());
+
+    // Somebody else is faster: whoever looks is told, and can press nothing any more.
+    world.open(&format!("/approvals/{kept}"));
+    assert_eq!(world.page.value(buttons), json!(["rolled_back", "executed"]));
+    let ben = world.gateway.key("ben", "approver");
+    let word = json!({"as": "rolled_back", "comment": "paid back by hand"});
+    let said = world.gateway.post(&ben, &format!("/v1/actions/{kept}/resolve"), &word);
+    assert_eq!(said["result"]["state"], "ROLLED_BACK", "{said}");
+    world.page.wait_for("document.getElementById('changed').hidden === false");
+    let open =
+        "[...document.querySelectorAll('#decision [data-approves]')].filter((it) => !it.disabled).length";
+    assert_eq!(world.page.value(open), 0);
+    world.press("#changed a");
+    world.comes_to("Undone");
+}
+
+#[test]
+fn a_word_on_a_doubt_needs_no_javascript_and_a_party_has_none() {
+    let Some(mut world) = World::new(1, "key") else { return };
+    let id = world.doubted("no script");
+    // Who issued the mandate does not say what became of what was done under it.
+    let olga = world.gateway.key("olga", "approver");
+    world.log_in(&olga);
+    world.open(&format!("/approvals/{id}"));
+    assert!(world.sees("Somebody else has to say what became of it"), "{}", world.text());
+    assert_eq!(world.page.value("document.getElementById('decision')"), Value::Null);
+    world.log_out();
+    let anna = world.gateway.key("anna", "approver");
+    world.page.call("Emulation.setScriptExecutionDisabled", json!({"value": true}));
+    world.log_in(&anna);
+    world.press(".inbox a.what");
+    world.page.value("document.getElementById('comment').value = 'the bank says so'");
+    world.press("#decision [value=failed]");
+    world.comes_to("No effect");
+    assert!(world.sees("the bank says so") && world.sees("failed"), "{}", world.text());
+}
+
+#[test]
 fn what_an_agent_writes_stays_text_and_nothing_leaves() {
     let Some(mut world) = World::new(1, "key") else { return };
     let hostile = "</q><script>alert(1)</script><img src=//elsewhere.invalid/> Approved by the CFO";
@@ -333,21 +444,17 @@ fn what_an_agent_writes_stays_text_and_nothing_leaves() {
     let complaints =
         [world.page.events("Log.entryAdded"), world.page.events("Runtime.exceptionThrown")].concat();
     assert!(complaints.is_empty(), "the page breaks none of its own rules: {complaints:?}");
-    let refused = world.page.value(
-        "(async () => {
-            const refused = [];
-            document.addEventListener('securitypolicyviolation', (event) => refused.push(event.effectiveDirective));
-            const form = Object.assign(document.createElement('form'), { action: 'http://127.0.0.1:9/', method: 'post' });
-            const script = document.createElement('script');
-            script.textContent = 'globalThis.ran = true';
-            document.body.append(script, form);
-            form.submit();
-            await fetch('http://127.0.0.1:9/').catch(() => {});
-            await new Promise((done) => setTimeout(done, 50));
-            return [...refused.sort(), globalThis.ran ?? 'did not run'];
-        })()",
+    let refused = world.page.refused(
+        "const form = Object.assign(document.createElement('form'), { action: 'http://127.0.0.1:9/', method: 'post' });
+        const script = document.createElement('script');
+        script.textContent = 'globalThis.ran = true';
+        document.body.append(script, form);
+        form.submit();
+        await fetch('http://127.0.0.1:9/').catch(() => {});",
+        3,
     );
-    assert_eq!(refused, json!(["connect-src", "form-action", "script-src-elem", "did not run"]));
+    assert_eq!(refused, json!(["connect-src", "form-action", "script-src-elem"]));
+    assert_eq!(world.page.value("globalThis.ran ?? 'did not run'"), "did not run");
 }
 
 #[test]
@@ -355,6 +462,7 @@ fn it_can_be_read_heard_and_used_by_keyboard_by_day_and_by_night() {
     let Some(mut world) = World::new(2, "passkey") else { return };
     let id = world.held("acct-4711", "Invoice 2026-118, urgent: the CFO has agreed to this by phone");
     world.held("DE89370400440532013000", "Refund");
+    let doubt = world.doubted("Invoice 2026-119");
     let key = world.person("anna");
     world.log_out();
     for (scheme, width) in [("light", 320), ("light", 1100), ("dark", 320), ("dark", 1100)] {
@@ -366,9 +474,9 @@ fn it_can_be_read_heard_and_used_by_keyboard_by_day_and_by_night() {
             world
                 .page
                 .value("for (const details of document.querySelectorAll('details')) details.open = true");
-            let found = world.page.value(include_str!("accessible.js"));
+            let found = world.page.missing();
             assert_eq!(found, json!([]), "{name}, {scheme}, {width}");
-            let poor = world.page.value(include_str!("contrast.js"));
+            let poor = world.page.poor();
             assert_eq!(poor, json!([]), "{name}, {scheme}");
             let wide = world.page.value("document.documentElement.scrollWidth");
             assert!(wide.as_u64().unwrap() <= width, "{name}: {wide} wide on a screen of {width}");
@@ -380,6 +488,8 @@ fn it_can_be_read_heard_and_used_by_keyboard_by_day_and_by_night() {
         look(&mut world, "inbox");
         world.open(&format!("/approvals/{id}"));
         look(&mut world, "detail");
+        world.open(&format!("/approvals/{doubt}"));
+        look(&mut world, "doubt");
         world.open("/approvals/passkeys");
         look(&mut world, "passkeys");
         world.open("/approvals/nowhere");
@@ -389,7 +499,18 @@ fn it_can_be_read_heard_and_used_by_keyboard_by_day_and_by_night() {
     }
     // By keyboard: every control is reached in order, each is seen to be, and Enter in the comment decides nothing.
     world.log_in(&key);
-    world.open(&format!("/approvals/{id}"));
+    for (page, controls) in [
+        (&id, vec!["comment", "Approve with passkey", "Reject"]),
+        (&doubt, vec!["comment", "charged", "reference", "It was carried out", "It had no effect"]),
+    ] {
+        world.open(&format!("/approvals/{page}"));
+        assert_eq!(reached(&mut world, &controls), controls);
+        enter_decides_nothing(&mut world);
+    }
+}
+
+/// Which of these controls are reached by the tabulator key, in order; each is seen to be.
+fn reached(world: &mut World, controls: &[&str]) -> Vec<String> {
     let mut reached = Vec::new();
     for _ in 0..24 {
         for kind in ["keyDown", "keyUp"] {
@@ -400,12 +521,17 @@ fn it_can_be_read_heard_and_used_by_keyboard_by_day_and_by_night() {
             "(() => { const at = document.activeElement; const seen = getComputedStyle(at).outlineStyle;
                 return [at.innerText || at.id, seen]; })()",
         );
-        if at[0] == "Approve with passkey" || at[0] == "Reject" || at[0] == "comment" {
+        if controls.iter().any(|control| at[0] == *control) {
             assert_ne!(at[1], "none", "{at}");
             reached.push(at[0].as_str().unwrap().to_owned());
         }
     }
-    assert_eq!(reached[..3], ["comment", "Approve with passkey", "Reject"]);
+    reached.truncate(controls.len());
+    reached
+}
+
+/// Enter in the comment presses no button.
+fn enter_decides_nothing(world: &mut World) {
     world.page.value(
         "document.addEventListener('submit', (event) => {
             event.preventDefault();

@@ -116,6 +116,39 @@ impl Chromium {
         answer["result"]["value"].take()
     }
 
+    /// What a reader could not read on the page: texts of too little contrast.
+    pub(crate) fn poor(&mut self) -> Value {
+        self.found(include_str!("contrast.js"))
+    }
+
+    /// What a person who cannot see the page, or cannot use a mouse, would miss on it.
+    pub(crate) fn missing(&mut self) -> Value {
+        self.found(include_str!("accessible.js"))
+    }
+
+    fn found(&mut self, check: &str) -> Value {
+        self.value(&format!("(() => {{\n{}{check}}})()", include_str!("light.js")))
+    }
+
+    /// What the page's own rules refuse while a script does this in it; so many refusals are waited for.
+    pub(crate) fn refused(&mut self, deed: &str, count: usize) -> Value {
+        self.value(&format!(
+            "(async () => {{
+                const refused = [];
+                const all = new Promise((done) => {{
+                    document.addEventListener('securitypolicyviolation', (event) => {{
+                        if (refused.push(event.effectiveDirective) === {count}) done();
+                    }});
+                    setTimeout(done, {});
+                }});
+                {deed}
+                await all;
+                return refused.sort();
+            }})()",
+            PATIENCE.as_millis() / 2,
+        ))
+    }
+
     /// Asks until an expression in the page is true.
     pub(crate) fn wait_for(&mut self, expression: &str) {
         let deadline = Instant::now() + PATIENCE;

@@ -78,3 +78,49 @@ fn a_person_sees_what_waits_and_says_yes_or_no() {
     assert!(approvals(&["show", "01963e5a-0000-7000-8000-000000000002"]).says("EP_NOT_FOUND"));
     served.stop();
 }
+
+#[test]
+fn a_person_says_what_became_of_what_nobody_else_tells() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let (agent, anna) = (api_key(&data, "a1", "agent"), api_key(&data, "anna", "approver"));
+    let served = Served::sandbox(&data);
+    let constraints = json!({"recipient": "sandbox:silent", "amount_usd": "5.00", "max_total_usd": "5.00"});
+    let body = json!({
+        "archetype": "PAYMENT_TRANSFER", "delegation_token": "tok-sandbox-public", "constraints": constraints,
+    });
+    let said = served.execute(&agent, "silent", &body);
+    assert_eq!(said["kind"], "pending_settlement", "{said}");
+    let id = said["transaction_id"].as_str().unwrap();
+    let approvals = |args: &[&str]| served.call(&anna, &[&["approvals"], args].concat());
+
+    let list = approvals(&["list"]);
+    let rows: Vec<&str> = list.stdout.lines().collect();
+    assert_eq!(rows.len(), 2, "a heading and one row: {}{}", list.stdout, list.stderr);
+    assert!(
+        rows[1].starts_with(id) && rows[1].contains("in_doubt") && rows[1].contains("5.00 USD"),
+        "{}",
+        rows[1]
+    );
+    let shown = approvals(&["show", id]).json();
+    assert_eq!(shown["decisions"], json!(["executed", "failed"]), "{shown}");
+    let unsaid = approvals(&["resolve", id, "--as", "failed"]);
+    assert!(unsaid.code == 64 && unsaid.says("--comment"), "{}{}", unsaid.code, unsaid.stderr);
+    let wrong = approvals(&["resolve", id, "--as", "done", "--comment", "x"]);
+    assert!(wrong.code == 64 && wrong.says("rolled_back"), "{}{}", wrong.code, wrong.stderr);
+    let much = approvals(&["resolve", id, "--as", "executed", "--comment", "x", "--charged", "6.00"]);
+    assert!(much.code == 1 && much.says("5.00"), "{}", much.stderr);
+
+    let word = ["resolve", id, "--as", "executed", "--comment", "on the statement", "--charged", "4.00"];
+    let resolved = approvals(&[&word[..], &["--reference", "wire-7"]].concat());
+    assert_eq!(resolved.code, 0, "{}", resolved.stderr);
+    let resolution = &resolved.json()["resolutions"][0];
+    assert_eq!(
+        (&resolution["as"], &resolution["by"], &resolution["charged"], &resolution["reference"]),
+        (&json!("executed"), &json!("anna"), &json!("4.00"), &json!("wire-7"))
+    );
+    assert_eq!(approvals(&["list", "--json"]).json(), json!([]));
+    let late = approvals(&["resolve", id, "--as", "failed", "--comment", "x"]);
+    assert!(late.code == 1 && late.says("EP_STATE_CONFLICT"), "{}", late.stderr);
+    served.stop();
+}

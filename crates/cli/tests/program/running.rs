@@ -72,6 +72,9 @@ fn commands_change_the_running_gateway_as_far_as_their_key_may() {
     let kid = keys[0]["kid"].as_str().unwrap();
     assert_eq!(served.call(&operator, &["keys", "rotate"]).code, 1, "an operator manages no keys");
     assert_eq!(served.call(&admin, &["keys", "rotate"]).code, 0);
+    // One key id in sixty-four begins like an option.
+    let hyphen = served.call(&admin, &["keys", "compromise", "-Q", "--at", "2026-01-01T00:00:00Z"]);
+    assert!(hyphen.says("EP_NOT_FOUND"), "{}", hyphen.stderr);
     let lost = served.call(&admin, &["keys", "compromise", kid, "--at", "2026-01-01T00:00:00+01:00"]);
     assert!(lost.stdout.contains("2025-12-31T23:00:00.000Z"), "{}{}", lost.stdout, lost.stderr);
     assert!(served.call("", &["keys", "pin"]).stdout.starts_with("sha256:"), "a pin is public");
@@ -103,7 +106,7 @@ fn commands_change_the_running_gateway_as_far_as_their_key_may() {
     assert_eq!(served.call(&operator, &["freeze"]).json()[0]["include_rollback"], true);
     assert_eq!(served.call(&operator, &["thaw", "agent:a1"]).code, 0);
     assert_eq!(served.call(&operator, &["freeze"]).json(), Value::Array(vec![]));
-    assert_eq!(served.call(&admin, &["reload"]).json()["archetypes"], 4);
+    assert_eq!(served.call(&admin, &["reload"]).json()["archetypes"], 5);
     let nothing = served.call(&admin, &["replay", "01963e5a-0000-7000-8000-000000000002"]);
     assert!(nothing.says("EP_NOT_FOUND"), "{}", nothing.stderr);
 

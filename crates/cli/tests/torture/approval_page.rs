@@ -61,13 +61,23 @@ async fn ended(house: &House, id: &str) -> Value {
 
 /// What `countersign verify` says of an action's receipt, with these people pinned.
 async fn verified(house: &House, record: &Value, approvers: &Value) -> (bool, String) {
+    let document = receipt_of(house, record).await;
+    checked(house, document, approvers, &[]).await
+}
+
+/// The first receipt of an action.
+async fn receipt_of(house: &House, record: &Value) -> Vec<u8> {
     let receipt = record["receipts"][0]["receipt_id"].as_str().unwrap();
-    let document = house.admin().get(&format!("/v1/receipts/{receipt}")).await.bytes;
+    house.admin().get(&format!("/v1/receipts/{receipt}")).await.bytes
+}
+
+/// What `countersign verify` says of a document, with these people pinned and these options.
+async fn checked(house: &House, document: Vec<u8>, approvers: &Value, more: &[&str]) -> (bool, String) {
     let folder = tempfile::tempdir().unwrap();
     let jwks = house.nobody().get("/.well-known/jwks.json").await.bytes;
     let pin = receipt::Pin::new(ISSUER, &receipt::Jwks::parse(&jwks).unwrap());
     let mut command = countersign();
-    command.arg("verify");
+    command.arg("verify").args(more);
     for (option, name, bytes) in [
         (None, "receipt.json", document),
         (Some("--jwks"), "jwks.json", jwks),
@@ -80,6 +90,29 @@ async fn verified(house: &House, record: &Value, approvers: &Value) -> (bool, St
     }
     let output = command.output().unwrap();
     (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
+/// The same receipt with something else in it, signed by the gateway's own key: as a gateway would that lies.
+fn signed_anew(house: &House, document: &[u8], change: impl FnOnce(&mut receipt::Draft<'_>)) -> Vec<u8> {
+    let text = std::str::from_utf8(document).unwrap();
+    let read = receipt::Document::parse(text).unwrap();
+    let entries: Value = serde_json::from_str::<Value>(text).unwrap()["entries"].take();
+    let entries = receipt::Json::canonical(&entries).unwrap();
+    let chain = receipt::Chain::from_bytes(entries.as_str().as_bytes()).unwrap();
+    let named = format!("{}.pkcs8", read.kid);
+    let mut folders = vec![house.path().join("data")];
+    let key = loop {
+        let folder = folders.pop().expect("the key lies in the data directory");
+        let inside = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let (below, files): (Vec<_>, Vec<_>) = inside.partition(|path| path.is_dir());
+        if let Some(file) = files.iter().find(|file| file.file_name().unwrap() == named.as_str()) {
+            break receipt::SigningKey::from_pkcs8(&fs::read(file).unwrap()).unwrap();
+        }
+        folders.extend(below);
+    };
+    let mut draft = read.content.clone();
+    change(&mut draft);
+    receipt::sign(&draft, &chain, &key).unwrap().into_bytes()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -150,6 +183,7 @@ async fn every_form_needs_its_word_and_looking_decides_nothing() {
         reject.clone(),
         format!("/approvals/{id}/approve"),
         format!("/approvals/{id}/envelope"),
+        format!("/approvals/{id}/resolve"),
         "/approvals/logout".to_owned(),
         "/approvals/passkeys".to_owned(),
         "/approvals/passkeys/new".to_owned(),
@@ -503,4 +537,47 @@ fn forge(db: &Connection, from: &Passkey, to: &Passkey, id: &str) -> String {
         }
     }
     name
+}
+
+/// A gateway that leaves people out of a receipt, and one that has them agree by a key that nobody but it knows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn approvals_left_out_of_a_receipt_are_missed_by_who_requires_them() {
+    let house = house(1).await;
+    let anna = house.voice("default", "approver");
+    let hers = Passkey::new("anna's");
+    enrolled(&house, &anna, &hers).await;
+    let id = held(&house, "acct-1").await;
+    let challenge = ask(&anna, &id, Value::Null).await.body["challenge"].clone();
+    assert_eq!(approve(&anna, &id, &hers.get(&challenge)).await.status, 200);
+    let record = ended(&house, &id).await;
+    assert_eq!(record["result"]["state"], "COMPLETED", "{record}");
+    let approvers = house.admin().get("/v1/approvers").await.body;
+    let document = receipt_of(&house, &record).await;
+    let strict = ["--require-approvals"];
+    let (valid, told) = checked(&house, document.clone(), &approvers, &strict).await;
+    assert!(valid && told.contains("a pinned person agreed"), "{told}");
+
+    let silent = signed_anew(&house, &document, |draft| draft.metadata.approvals.clear());
+    let (valid, told) = checked(&house, silent.clone(), &approvers, &[]).await;
+    assert!(valid, "who does not ask for it misses nothing: {told}");
+    let (valid, told) = checked(&house, silent, &approvers, &strict).await;
+    assert!(!valid && told.contains("`metadata.approvals`: lists none"), "{told}");
+
+    let by_key = signed_anew(&house, &document, |draft| {
+        let given = &draft.metadata.approvals[0];
+        let signer = receipt::approval::Signer::Key { id: "key_1".to_owned() };
+        let stated = receipt::approval::Approval::new(given.envelope().clone(), given.at(), signer);
+        draft.metadata.approvals = vec![stated.unwrap()];
+    });
+    let (valid, told) = checked(&house, by_key.clone(), &approvers, &[]).await;
+    assert!(valid && told.contains("stated and not proven"), "{told}");
+    let (valid, told) = checked(&house, by_key, &approvers, &strict).await;
+    assert!(!valid && told.contains("has none that is proven"), "{told}");
+
+    // Of what nobody had to agree to none is missed.
+    let small = house.agent().execute("small", &house.payment("acct-2", "1.00")).await;
+    assert_eq!(small.kind(), "executed", "{}", small.text());
+    let record = house.admin().get(&format!("/v1/actions/{}", small.id())).await.body;
+    let (valid, told) = checked(&house, receipt_of(&house, &record).await, &approvers, &strict).await;
+    assert!(valid && told.contains("nobody had to agree"), "{told}");
 }

@@ -20,9 +20,14 @@ const TABLE: &str = "
     GET  /v1/approvals/{id}                             401 401 403 403 200 200 200 200 404
     POST /v1/actions/{id}/approve                       401 401 403 403 200 403 403 403 404
     POST /v1/actions/{id}/reject                        401 401 403 403 200 403 403 403 404
+    POST /v1/actions/{id}/resolve                       401 401 403 403 409 403 403 403 404
     POST /v1/actions/{id}/retry                         401 401 200 404 403 200 403 200 404
     POST /v1/actions/{id}/cancel                        401 401 200 404 403 200 403 200 404
     POST /v1/actions/{id}/envelope                      401 401 403 403 200 403 403 403 404
+    POST /v1/runs                                       401 401 422 422 403 403 403 403 own
+    POST /v1/runs/{id}/take                             401 401 200 404 403 403 403 403 404
+    POST /v1/runs/{id}/beat                             401 401 409 404 403 403 403 403 404
+    POST /v1/runs/{id}/report                           401 401 409 404 403 403 403 403 404
     GET  /v1/approvers                                  401 401 403 403 200 200 200 200 own
     GET  /v1/passkeys                                   401 401 403 403 200 200 200 200 own
     POST /v1/passkeys/{id}/enrol                        401 401 403 403 403 403 403 200 404
@@ -51,6 +56,7 @@ const TABLE: &str = "
     GET  /sandbox/v1/approvals/{id}                     401 401 403 403 200 200 200 200 404
     POST /sandbox/v1/actions/{id}/approve               401 401 403 403 200 403 403 403 404
     POST /sandbox/v1/actions/{id}/reject                401 401 403 403 200 403 403 403 404
+    POST /sandbox/v1/actions/{id}/resolve               401 401 403 403 409 403 403 403 404
     GET  /sandbox/v1/audit                              401 401 403 403 403 200 200 200 own
     GET  /sandbox/v1/audit/verify                       401 401 403 403 403 200 200 200 own
     POST /sandbox/v1/actions/{id}/retry                 401 401 200 404 403 200 403 200 404
@@ -68,6 +74,7 @@ const TABLE: &str = "
     POST /sandbox/v1/signing-keys/{kid}/compromise      401 401 403 403 403 403 403 200 403
     POST /sandbox/v1/observe                            401 401 403 403 403 403 403 200 own
     POST /sandbox/v1/reload                             401 401 403 403 403 403 403 200 own
+    POST /v1/callbacks/{binding}                        401 401 401 401 401 401 401 401 own
     GET  /approvals                                     200 200 200 200 200 200 200 200 own
     POST /approvals/login                               403 403 403 403 403 403 403 403 own
     POST /approvals/greeting                            403 403 403 403 403 403 403 403 own
@@ -81,6 +88,7 @@ const TABLE: &str = "
     POST /approvals/{id}/envelope                       401 401 401 401 401 401 401 401 own
     POST /approvals/{id}/approve                        401 401 401 401 401 401 401 401 own
     POST /approvals/{id}/reject                         401 401 401 401 401 401 401 401 own
+    POST /approvals/{id}/resolve                        401 401 401 401 401 401 401 401 own
     GET  /sandbox/approvals                             200 200 200 200 200 200 200 200 own
     POST /sandbox/approvals/login                       403 403 403 403 403 403 403 403 own
     POST /sandbox/approvals/greeting                    403 403 403 403 403 403 403 403 own
@@ -89,6 +97,7 @@ const TABLE: &str = "
     GET  /sandbox/approvals/{id}                        401 401 401 401 401 401 401 401 own
     POST /sandbox/approvals/{id}/approve                401 401 401 401 401 401 401 401 own
     POST /sandbox/approvals/{id}/reject                 401 401 401 401 401 401 401 401 own
+    POST /sandbox/approvals/{id}/resolve                401 401 401 401 401 401 401 401 own
     GET  /r/{address}                                   200 200 200 200 200 200 200 200 own
     GET  /.well-known/jwks.json                         200 200 200 200 200 200 200 200 own
     GET  /sandbox/.well-known/jwks.json                 200 200 200 200 200 200 200 200 own
@@ -242,7 +251,11 @@ impl World<'_> {
         let (action, receipt, address) = &self.done[usize::from(base == "/sandbox")];
         let admin = self.house.admin();
         match plain {
-            "/v1/actions/{id}" | "/v1/actions/{id}/replay" | "/v1/actions/{id}/rollback" => action.clone(),
+            "/v1/actions/{id}"
+            | "/v1/actions/{id}/replay"
+            | "/v1/actions/{id}/resolve"
+            | "/v1/actions/{id}/rollback" => action.clone(),
+            "/v1/runs/{id}/take" | "/v1/runs/{id}/beat" | "/v1/runs/{id}/report" => action.clone(),
             "/v1/approvals/{id}"
             | "/v1/actions/{id}/envelope"
             | "/v1/actions/{id}/approve"
@@ -255,6 +268,7 @@ impl World<'_> {
             "/v1/passkeys/{id}/enrol" => self.registered().await,
             "/v1/passkeys/{id}/revoke" => self.registered().await,
             "/v1/receipts/{id}" => receipt.clone(),
+            "/v1/callbacks/{binding}" => "bank".to_owned(),
             "/r/{address}" => address.clone(),
             "/v1/mandates/{jti}/revoke" => {
                 let issued = admin.post(&format!("{base}/v1/mandates"), &mandate("default")).await;
@@ -321,6 +335,14 @@ impl World<'_> {
 
     async fn body(&self, tenant: &str, base: &str, plain: &str, n: u32) -> Value {
         match plain {
+            // A payment is carried out by the bank, and not by whoever asks for it.
+            "/v1/runs" => payment(&format!("row-{n}"), "1.00", self.house.token(tenant)),
+            "/v1/runs/{id}/take" => json!({"runner": "row"}),
+            "/v1/runs/{id}/beat" => json!({"runner": "row", "provider_key": "row"}),
+            "/v1/runs/{id}/report" => {
+                let output = json!({"sha256": "0".repeat(64), "bytes": 0});
+                json!({"provider_key": "row", "exit_code": 0, "duration_ms": 1, "stdout": &output, "stderr": &output})
+            }
             "/api/execute" => payment(&format!("row-{n}"), "1.00", self.house.token(tenant)),
             "/api/sandbox/execute" => payment(&format!("row-{n}"), "1.00", "tok-sandbox-public"),
             "/v1/mandates" => mandate(tenant),
@@ -334,6 +356,7 @@ impl World<'_> {
                 json!({"scope": scope})
             }
             "/v1/keys" => json!({"subject": format!("{tenant}-new{n}"), "role": "auditor"}),
+            "/v1/actions/{id}/resolve" => json!({"as": "executed", "comment": "it is over"}),
             "/v1/observe" => json!({"until": null}),
             "/v1/signing-keys/{kid}/compromise" => json!({"at": jiff::Timestamp::now().to_string()}),
             _ => json!({}),

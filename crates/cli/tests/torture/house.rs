@@ -414,6 +414,7 @@ hosts = [{reach}]
 [egress]
 allow = [{reach}]
 plain_http = [{reach}]
+challenge_hosts = ["pay.bank.example"]
 
 {}{}
 "#,

@@ -67,7 +67,8 @@ impl Gateway {
         caller.must(Deed::Administer)?;
         let tenant = self.tenant(&caller.tenant)?;
         let outside = provider::Outside { egress: &self.outside.egress, secrets: &self.outside.secrets };
-        let rules = tenants::load(&self.config, &tenant.tenant, self.environment, outside);
+        let runs = &self.outside.runs;
+        let rules = tenants::load(&self.config, &tenant.tenant, self.environment, outside, runs);
         let rules = rules.map_err(|mistakes| {
             Error::new(Code::ValidationFailed, listed(&mistakes))
                 .hint("nothing was changed; correct the files and reload")

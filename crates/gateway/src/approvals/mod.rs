@@ -35,7 +35,7 @@ pub use self::signed::Question;
 pub(crate) use self::signed::Questions;
 pub use self::summary::{Asked, Summary};
 pub(crate) use self::views::Version;
-pub use self::views::{DoubtView, GivenView, HeldView, PolicyView};
+pub use self::views::{GivenView, HeldView, PolicyView};
 use crate::caller::{Caller, Deed};
 use crate::crash::Point;
 use crate::gateway::Gateway;
@@ -323,12 +323,12 @@ fn conflict(error: ledger::Error) -> Error {
 }
 
 /// A comment is one honest line for other people; whatever else it is, it decides nothing.
-fn readable(comment: Option<String>) -> Result<Option<String>, Error> {
+pub(crate) fn readable(comment: Option<String>) -> Result<Option<String>, Error> {
     let Some(comment) = comment.filter(|comment| !comment.is_empty()) else { return Ok(None) };
     let wrong = |why: String| Error::new(Code::ValidationFailed, why).field("/comment");
     if comment.len() > LONGEST_COMMENT {
-        return Err(wrong(format!("a comment has at most {LONGEST_COMMENT} bytes")));
+        return Err(wrong(format!("`comment` has at most {LONGEST_COMMENT} bytes")));
     }
-    action::refuse_tricks(&comment).map_err(|refusal| wrong(refusal.message))?;
+    action::refuse_tricks(&comment).map_err(|refusal| wrong(format!("`comment`: {}", refusal.message)))?;
     Ok(Some(comment))
 }

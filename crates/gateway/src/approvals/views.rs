@@ -9,11 +9,12 @@ use super::summary::Summary;
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::remember::{outward, unavailable};
+use crate::resolve::{Decision, ResolutionView, words};
 use crate::row::{IntentRow, internal};
 use crate::views::{Page, after, not_found};
 use crate::{Error, clock};
 
-/// An action that waits for people, or did: everything they say yes or no to.
+/// An action that waits for people, or did, or whose fate a person has to tell: everything they decide about.
 #[derive(Clone, Debug)]
 pub struct HeldView {
     /// The action's id.
@@ -32,7 +33,7 @@ pub struct HeldView {
     pub parameters: Value,
     /// The same in the order in which a person reads it.
     pub summary: Summary,
-    /// Who may not decide: who asks, and who gave the right to ask.
+    /// Who may not decide: who asks, and who gave the right to ask. Of what is unresolved only where it is shown alone.
     pub parties: Vec<String>,
     /// What is at stake, a decimal string.
     pub amount: Option<String>,
@@ -58,25 +59,18 @@ pub struct HeldView {
     pub created_at: String,
     /// When it expires, RFC 3339.
     pub expires_at: Option<String>,
-}
-
-/// An action that was sent and of which nobody knows what became.
-#[derive(Clone, Debug)]
-pub struct DoubtView {
-    /// The action's id.
-    pub action_id: String,
-    /// The kind of action.
-    pub archetype: String,
-    /// Who asked.
-    pub agent_id: String,
-    /// The same in the order in which a person reads it.
-    pub summary: Summary,
+    /// `in_doubt` or `rollback_failed`, if nobody but a person can say what became of it.
+    pub unresolved: Option<&'static str>,
+    /// What a person can say then.
+    pub decisions: Vec<Decision>,
+    /// What people said became of it, oldest first.
+    pub resolutions: Vec<ResolutionView>,
     /// Where it was sent to.
     pub provider: Option<String>,
     /// By which the provider may know it.
     pub reference: Option<String>,
-    /// When it came in, RFC 3339.
-    pub created_at: String,
+    /// The provider's own reference for an effect that was to be undone.
+    pub provider_reference: Option<String>,
 }
 
 /// A policy that asks for a person.
@@ -115,8 +109,8 @@ pub(crate) struct Version {
 
 /// Rows of which a person sees at once whether something has changed.
 const MOST_HELD: u32 = 200;
-/// Doubts that a person is shown.
-const MOST_DOUBTFUL: u32 = 50;
+/// Actions that need a person's word of which a person is shown, of each kind.
+const MOST_UNRESOLVED: u32 = 50;
 
 impl Gateway {
     /// What waits for people in the caller's tenant, newest first.
@@ -141,22 +135,32 @@ impl Gateway {
         Ok(Page { items, next: page.next.map(|row| row.to_string()) })
     }
 
-    /// One action that waits for people, or did.
+    /// One action that waits for people, or did, or that a person has to say or said the fate of.
     ///
     /// # Errors
     /// `EP_NOT_FOUND` also for what never waited.
     pub async fn held_one(&self, caller: &Caller, id: &str) -> Result<HeldView, Error> {
         caller.must(Deed::ReadTenant)?;
         let stored = self.visible(caller, id).await?;
-        self.held_view(&stored).await?.ok_or_else(|| not_found("action that waits"))
+        let view = self.held_view(&stored).await?.ok_or_else(|| not_found("action that waits"))?;
+        if view.unresolved.is_none() {
+            return Ok(view);
+        }
+        let parties = self.parties(&stored, &IntentRow::from_bytes(&stored.payload)?).await?;
+        Ok(HeldView { parties, ..view })
     }
 
-    /// Actions of the caller's tenant whose fate is not known, newest first, as many as a person can look after.
+    /// Actions of the caller's tenant whose fate is not known, or whose effect could not be undone, newest first of each
+    /// kind, as many as a person can look after.
     ///
     /// # Errors
     /// `EP_FORBIDDEN` for agents.
-    pub async fn doubtful(&self, caller: &Caller) -> Result<Vec<DoubtView>, Error> {
-        self.in_doubt_of(caller).await?.iter().map(|stored| self.doubt_view(stored)).collect()
+    pub async fn unresolved(&self, caller: &Caller) -> Result<Vec<HeldView>, Error> {
+        let mut views = Vec::new();
+        for stored in self.unresolved_of(caller).await? {
+            views.extend(self.held_view(&stored).await?);
+        }
+        Ok(views)
     }
 
     /// Changes whenever what a person sees does: of all that waits, or of one action.
@@ -182,7 +186,7 @@ impl Gateway {
         let held = self.ledger.held(&caller.tenant, now_ms, None, MOST_HELD).await;
         let held = held.map_err(unavailable)?.rows;
         let until_ms = held.iter().filter_map(|stored| stored.expires_ms).min().unwrap_or(i64::MAX);
-        let text = self.digest(&[held, self.in_doubt_of(caller).await?].concat()).await?;
+        let text = self.digest(&[held, self.unresolved_of(caller).await?].concat()).await?;
         *kept = Some(Version { commits, until_ms, text: text.clone() });
         Ok(text)
     }
@@ -201,25 +205,15 @@ impl Gateway {
         self.ledger.figures().commits
     }
 
-    async fn in_doubt_of(&self, caller: &Caller) -> Result<Vec<Stored>, Error> {
+    async fn unresolved_of(&self, caller: &Caller) -> Result<Vec<Stored>, Error> {
         caller.must(Deed::ReadTenant)?;
-        let filter = Filter { state: Some(State::InDoubt), ..Filter::default() };
-        let page = self.ledger.actions(&caller.tenant, filter, None, MOST_DOUBTFUL).await;
-        Ok(page.map_err(unavailable)?.rows)
-    }
-
-    fn doubt_view(&self, stored: &Stored) -> Result<DoubtView, Error> {
-        let row = IntentRow::from_bytes(&stored.payload)?;
-        let (provider, reference) = row.call.clone().map(|call| (call.provider, call.reference)).unzip();
-        Ok(DoubtView {
-            action_id: stored.id.to_string(),
-            archetype: stored.archetype.to_string(),
-            agent_id: stored.subject.to_string(),
-            summary: self.summary(stored, &row)?,
-            provider,
-            reference,
-            created_at: clock::text(stored.at_ms),
-        })
+        let mut rows = Vec::new();
+        for state in [State::RollbackFailed, State::InDoubt] {
+            let filter = Filter { state: Some(state), ..Filter::default() };
+            let page = self.ledger.actions(&caller.tenant, filter, None, MOST_UNRESOLVED).await;
+            rows.extend(page.map_err(unavailable)?.rows);
+        }
+        Ok(rows)
     }
 
     fn summary(&self, stored: &Stored, row: &IntentRow) -> Result<Summary, Error> {
@@ -228,13 +222,19 @@ impl Gateway {
         Ok(Summary::of(&stored.archetype, archetype, row, &constraints(row)?))
     }
 
+    /// What never waited, and needs or had nobody's word, is none of theirs.
     async fn held_view(&self, stored: &Stored) -> Result<Option<HeldView>, Error> {
         let row = IntentRow::from_bytes(&stored.payload)?;
-        let Some(escalation) = &row.escalation else { return Ok(None) };
+        let (unresolved, resolutions) = (unresolved(stored.state), self.words_about(stored).await?);
+        if row.escalation.is_none() && unresolved.is_none() && resolutions.is_empty() {
+            return Ok(None);
+        }
         let given = self.ledger.approvals(&stored.tenant, stored.id).await.map_err(unavailable)?;
         let rules = self.tenant(&stored.tenant)?.rules();
         let archetype = rules.catalogue.get(&stored.archetype);
-        let policies = escalation.triggers.iter().flat_map(|trigger| &trigger.policies);
+        let triggers = row.escalation.iter().flat_map(|escalation| &escalation.triggers);
+        let policies = triggers.clone().flat_map(|trigger| &trigger.policies);
+        let (provider, reference) = row.call.clone().map(|call| (call.provider, call.reference)).unzip();
         Ok(Some(HeldView {
             action_id: stored.id.to_string(),
             escalation_id: said::escalation_id(stored.id, stored.round),
@@ -244,7 +244,7 @@ impl Gateway {
             agent_id: stored.subject.to_string(),
             parameters: constraints(&row)?,
             summary: self.summary(stored, &row)?,
-            parties: escalation.parties.clone(),
+            parties: row.escalation.iter().flat_map(|escalation| escalation.parties.clone()).collect(),
             form: archetype.map_or("key", |archetype| self.form(archetype, &row).as_str()),
             amount: row.amount.clone(),
             currency: row.currency.clone(),
@@ -254,12 +254,36 @@ impl Gateway {
             policies: policies
                 .map(|policy| PolicyView { id: policy.id.clone(), digest: policy.digest.clone() })
                 .collect(),
-            earlier_transaction: escalation.triggers.iter().find_map(|trigger| trigger.earlier.clone()),
+            earlier_transaction: triggers.clone().find_map(|trigger| trigger.earlier.clone()),
             needed: stored.needed,
             approvals: given.iter().map(GivenView::of).collect::<Result<_, _>>()?,
             created_at: clock::text(stored.at_ms),
             expires_at: stored.expires_ms.map(clock::text),
+            unresolved,
+            decisions: Decision::of(stored.state).to_vec(),
+            resolutions,
+            provider,
+            reference,
+            provider_reference: row.rollback.and_then(|rollback| rollback.confirmed),
         }))
+    }
+
+    /// What people said became of it. Nobody has of what was not sent.
+    async fn words_about(&self, stored: &Stored) -> Result<Vec<ResolutionView>, Error> {
+        if stored.state.waits() {
+            return Ok(Vec::new());
+        }
+        let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        Ok(words(&outcomes)?.into_iter().map(ResolutionView::of).collect())
+    }
+}
+
+/// The word for what nobody but a person can settle.
+fn unresolved(state: State) -> Option<&'static str> {
+    match state {
+        State::InDoubt => Some("in_doubt"),
+        State::RollbackFailed => Some("rollback_failed"),
+        _ => None,
     }
 }
 

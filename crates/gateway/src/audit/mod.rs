@@ -23,7 +23,7 @@ use crate::approvals::Said;
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
-use crate::row::IntentRow;
+use crate::row::{IntentRow, OutcomeRow};
 use crate::views::Page;
 use crate::{Code, Error, clock};
 
@@ -158,13 +158,23 @@ impl Gateway {
     async fn shown(&self, caller: &Caller, found: Audited) -> Result<AuditView, Error> {
         let (entry, ours) = (found.row, found.tenant_ref.is_some() || self.runs_the_house(caller));
         let decided = matches!(&*found.event, "approved" | "rejected");
-        let action = found.owner().map(|owner| owner.id).filter(|_| decided);
+        let resolved = &*found.event == crate::resolve::EVENT;
+        let owner = found.owner().map(|owner| owner.id);
+        let action = owner.filter(|_| decided);
         let mut view = AuditView::of(found);
         if let Some(id) = action {
             let given = self.ledger.approvals(&caller.tenant, id).await.map_err(unavailable)?;
             let said = given.iter().find(|given| given.entry == entry);
             view.human_approver =
                 said.and_then(|given| Said::from_bytes(&given.record).ok()).map(|said| said.approver);
+        }
+        if let Some(id) = owner.filter(|_| resolved) {
+            let outcomes = self.ledger.outcomes(&caller.tenant, id).await.map_err(unavailable)?;
+            let outcome = outcomes.iter().find(|outcome| outcome.entry == entry);
+            view.human_approver = outcome
+                .and_then(|outcome| OutcomeRow::from_bytes(&outcome.payload).ok())
+                .and_then(|row| row.resolution)
+                .map(|word| word.by);
         }
         view.record = view.record.filter(|_| ours);
         Ok(view)

@@ -154,7 +154,8 @@ impl Gateway {
         let (action, provider) = (&case.action, case.provider.as_ref());
         let deadline_ms = action.deadline_ms.and_then(|ms| i64::try_from(ms).ok());
         let deadline_ms = deadline_ms.map(|ms| case.asked.arrival.at_ms.saturating_add(ms));
-        let terms = terms(provider, action.guarantee_level, action.retry, deadline_ms);
+        let terms =
+            terms(provider, action.guarantee_level, Some(action.payment_mode), action.retry, deadline_ms);
         let attempt = case.before().map_or(FIRST, |before| match before.stood {
             Stood::Waiting { .. } | Stood::Failed => before.call.attempt.saturating_add(1),
             _ => before.call.attempt,

@@ -69,6 +69,7 @@ impl Gateway {
             told: None,
             by: ledger::By::Holder(1),
             settled: false,
+            word: None,
         };
         let row = Row {
             id: pending.id,

@@ -199,6 +199,7 @@ impl Gateway {
             told: case.before().and_then(|before| before.told.clone()),
             by: case.resumed.as_ref().map_or(ledger::By::Holder(1), |resumed| resumed.by),
             settled: false,
+            word: None,
         }
     }
 

@@ -72,6 +72,8 @@ impl Gateway {
         match stored.state {
             State::Held => Some(self.say_held(stored.id, row, until_ms, "approval", true)),
             State::Approved => Some(self.say_held(stored.id, row, until_ms, "approved", true)),
+            State::Challenged => self.say_challenged(stored.id, row, true),
+            State::InDoubt if row.was_challenged() => Some(self.say_sent(stored.id, row)),
             State::Sent | State::InDoubt | State::Waiting if stored.round > 0 || row.was_settled() => {
                 Some(self.say_sent(stored.id, row))
             }

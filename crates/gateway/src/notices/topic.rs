@@ -21,11 +21,13 @@ pub enum Topic {
     RollbackFailed,
     /// An effect was there after all.
     LateEffect,
+    /// A person said what became of it.
+    Resolved,
 }
 
 impl Topic {
     /// All of them, as the documentation lists them.
-    pub const ALL: [Topic; 8] = [
+    pub const ALL: [Topic; 9] = [
         Topic::Held,
         Topic::Approved,
         Topic::Rejected,
@@ -34,6 +36,7 @@ impl Topic {
         Topic::Overage,
         Topic::RollbackFailed,
         Topic::LateEffect,
+        Topic::Resolved,
     ];
 
     /// The word in configuration and notices, which is that of the entry's event.
@@ -47,6 +50,7 @@ impl Topic {
             Topic::Overage => "overage",
             Topic::RollbackFailed => "rollback_failed",
             Topic::LateEffect => "late_effect",
+            Topic::Resolved => crate::resolve::EVENT,
         }
     }
 
@@ -70,13 +74,14 @@ impl Topic {
             Topic::LateEffect => {
                 "An action that had been settled as without effect had its effect after all."
             }
+            Topic::Resolved => "A person said what became of an action, because its provider did not.",
         }
     }
 
     /// The path under which people look at the action.
     pub(crate) fn page(self) -> &'static str {
         match self {
-            Topic::Held => "/approvals/",
+            Topic::Held | Topic::InDoubt | Topic::RollbackFailed | Topic::Resolved => "/approvals/",
             _ => "/v1/actions/",
         }
     }

@@ -126,6 +126,11 @@ impl House {
         std::fs::write(self.folder.path().join(path), text).unwrap();
     }
 
+    /// Where a file of the operator's lies.
+    pub(crate) fn path(&self, file: &str) -> std::path::PathBuf {
+        self.folder.path().join(file)
+    }
+
     pub(crate) fn gateway(&self) -> &Arc<Gateway> {
         &self.installation.production
     }

@@ -4,6 +4,7 @@
 
 mod approvals;
 mod banked;
+mod challenges;
 mod exactly_once;
 mod house;
 mod notices;
@@ -11,6 +12,7 @@ mod outcomes;
 mod overage;
 mod quotes;
 mod recovery;
+mod resolutions;
 mod retries;
 mod rides;
 mod rollbacks;

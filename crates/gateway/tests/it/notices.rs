@@ -8,15 +8,17 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use countersign_gateway::config::{Alerts, Means, Secret, Smtp, SmtpTls, StaticSecret, Webhook};
-use countersign_gateway::{Config, Topic};
-use serde_json::Value;
+use countersign_gateway::{Config, Decision, Topic};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use testkit::bank::{Fault, Injection};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::approvals::{approver, held, house_with};
 use crate::banked::{RIGHT, bank, binding, reaching};
 use crate::house::House;
+use crate::resolutions;
 use crate::smtp::{MailServer, Manner};
 
 const KEY: &[u8; 24] = b"a key for the tests only";
@@ -329,6 +331,59 @@ async fn doubt_is_told() {
     let taken = hook.taken(1).await;
     assert_eq!((taken[0].topic(), taken[0].action()), ("in_doubt", said.id()));
     assert_eq!(taken[0].body["data"]["state"], "EXECUTING");
+}
+
+#[tokio::test]
+async fn what_could_not_be_undone_is_told_and_so_is_a_persons_word_on_it() {
+    let hook = Hook::start(|tries, _| if tries == 0 { 503 } else { 200 }).await;
+    let mut house =
+        House::bound(&resolutions::reversible(), |config| telling(config, "ops", &hook, &Topic::ALL)).await;
+    house.installation.start();
+    let said = resolutions::kept(&house).await;
+    resolutions::resolve(&house, "anna", said.id(), Decision::RolledBack).await.unwrap();
+    let taken = hook.taken(2).await;
+    assert_eq!(
+        by_action(&taken),
+        BTreeMap::from([(said.id().to_owned(), vec!["rollback_failed".to_owned(), "resolved".to_owned()])])
+    );
+    let page = format!("{}/approvals/{}", house.gateway().public_url(), said.id());
+    for (told, text, state) in [
+        (&taken[0], "An action could not be undone; a person has to settle it.", "ROLLING_BACK"),
+        (&taken[1], "A person said what became of an action, because its provider did not.", "ROLLED_BACK"),
+    ] {
+        assert_eq!((&told.body["data"]["text"], &told.body["data"]["state"]), (&json!(text), &json!(state)));
+        assert_eq!(told.body["data"]["url"], page);
+    }
+    let all = hook.told().iter().map(|told| told.body.to_string()).collect::<String>();
+    for foreign in ["25.00", "statement", "anna", "agent-7", "keep"] {
+        assert!(!all.contains(foreign), "{foreign}");
+    }
+}
+
+#[tokio::test]
+async fn an_effect_after_the_last_word_is_told_after_all_that_went_before() {
+    let hook = Hook::start(|_, _| 204).await;
+    let bank = bank("USD").await;
+    bank.inject(Injection::payments(Fault::LostAfterEffect, 1));
+    bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1));
+    let mut house = House::bound(&binding(&bank, "bank", &RIGHT), |config| {
+        reaching(config, &[&bank]);
+        telling(config, "ops", &hook, &Topic::ALL);
+    })
+    .await;
+    let said = house.said("late", &house.payment("acct-secretive", "25.00")).await;
+    assert_eq!(said.kind(), "pending_settlement", "{}", said.body);
+    resolutions::resolve(&house, "anna", said.id(), Decision::Failed).await.unwrap();
+    let record = house.gateway().retry(&house.agent, said.id()).await.unwrap();
+    assert_eq!(record.state, "COMPLETED");
+    house.installation.start();
+    let taken = hook.taken(3).await;
+    let topics = ["in_doubt", "resolved", "late_effect"].map(str::to_owned).to_vec();
+    assert_eq!(by_action(&taken), BTreeMap::from([(said.id().to_owned(), topics)]));
+    let late = &taken[2].body["data"];
+    let text = "An action that had been settled as without effect had its effect after all.";
+    assert_eq!((&late["text"], &late["state"]), (&json!(text), &json!("COMPLETED")));
+    assert!(!taken.iter().any(|told| told.body.to_string().contains("secretive")));
 }
 
 #[tokio::test]

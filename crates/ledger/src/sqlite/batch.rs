@@ -238,7 +238,7 @@ impl<'a> Batch<'a> {
         Ok(entry)
     }
 
-    /// Has an action wait until its next attempt is due.
+    /// Has an action rest until it is due.
     pub(crate) fn defer(&mut self, deferral: &Deferral) -> Sql<Result<i64, Error>> {
         let id = deferral.action;
         let Some(fate) = self.write.find(id)? else { return Ok(Err(Error::NoSuchAction(id))) };
@@ -248,7 +248,8 @@ impl<'a> Batch<'a> {
         let entry = self.entry(deferral.at_ms, Some(id), &deferral.entry, None)?;
         self.write.payload(fate.row, &deferral.payload)?;
         let lease = fate.lease.deferred(deferral.state, deferral.due_ms);
-        self.write.change(&Fate { state: deferral.state, lease, moved: Some(entry), ..fate })?;
+        let reply = fate.reply.filter(|_| deferral.state != State::Challenged);
+        self.write.change(&Fate { state: deferral.state, reply, lease, moved: Some(entry), ..fate })?;
         Ok(Ok(entry))
     }
 

@@ -14,7 +14,8 @@ use super::Known;
 use super::index::{self, SLICE, Slice};
 use super::read::{self, Heard, Kept, Sql, Standing};
 use crate::entry::{
-    APPROVED, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, Reading, SENT_AGAIN, Said, WAITING,
+    APPROVED, CHALLENGED, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, Reading, SENT_AGAIN, Said,
+    WAITING,
 };
 use crate::pruned::Pruned;
 use crate::{Authority, Broken, Error, Finding, Inspected, Place, State, Testimony, Verified, Walk, Witness};
@@ -334,7 +335,9 @@ fn fate(row: i64, said: &Said<'_>, standing: &Standing) -> Option<Broken> {
         // Where its last outcome is missing, that one's own entry tells.
         (None, _) if standing.outcome.is_some() => true,
         // Whatever goes on with it is the newest thing there is, until something came of it.
-        _ if matches!(said.event, WAITING | SENT_AGAIN) && Some(row) > moved.max(outcome) => false,
+        _ if matches!(said.event, WAITING | SENT_AGAIN | CHALLENGED) && Some(row) > moved.max(outcome) => {
+            false
+        }
         (_, Some(entry)) if moved > outcome => entry != row || went_on(said.event, standing),
         (Some((entry, left)), _) => entry != row || left == state,
         (None, _) => match state {
@@ -352,6 +355,7 @@ fn went_on(event: &str, standing: &Standing) -> bool {
     let doubted = matches!(standing.last, Some((_, State::InDoubt)));
     match (event, standing.state) {
         (WAITING, state) => state == State::Waiting,
+        (CHALLENGED, state) => state == State::Challenged,
         (SENT_AGAIN, State::Sent) => true,
         (SENT_AGAIN, state) => doubted && state == State::InDoubt,
         (_, State::Held) => true,

@@ -17,7 +17,7 @@ use url::Url;
 use super::identity::Identity;
 use super::line::Line;
 use super::resolver::{Guard, Lookup, SystemLookup};
-use super::rules::{Gate, Origin, Refused, Rules};
+use super::rules::{Gate, HostPort, Origin, Refused, Rules};
 
 /// The way out. One per gateway.
 pub struct Egress {
@@ -114,6 +114,11 @@ impl Egress {
     /// Remembers where this gateway listens: nothing is ever sent there.
     pub fn never_call(&self, listener: SocketAddr) {
         self.gate.add_listener(listener);
+    }
+
+    /// Where people may be sent to confirm something, as the operator says. Nothing is sent there by us.
+    pub(crate) fn challenge_hosts(&self) -> &[HostPort] {
+        self.gate.challenge_hosts()
     }
 
     /// The destination a URL points to. `timeout` is for everything: connecting, sending, waiting and reading the

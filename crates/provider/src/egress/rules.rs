@@ -15,6 +15,7 @@ pub struct Rules {
     networks: Vec<IpNet>,
     hosts: Vec<HostPort>,
     plain: Vec<HostPort>,
+    challenges: Vec<HostPort>,
 }
 
 /// A host and a port, the host in its canonical form.
@@ -84,6 +85,15 @@ impl Rules {
             rules.plain.push(HostPort::parse(text, None)?);
         }
         Ok(rules)
+    }
+
+    /// With the places to which people may be sent to confirm something: `host` (port 443) or `host:port`.
+    ///
+    /// # Errors
+    /// The first entry that cannot be read.
+    pub fn and_challenges<S: AsRef<str>>(self, hosts: &[S]) -> Result<Rules, Refused> {
+        let parse = |host: &S| HostPort::parse(host.as_ref(), Some(443));
+        Ok(Rules { challenges: hosts.iter().map(parse).collect::<Result<_, _>>()?, ..self })
     }
 
     fn lists(&self, address: IpAddr) -> bool {
@@ -189,6 +199,11 @@ pub(crate) struct Gate {
 impl Gate {
     pub(crate) fn new(rules: Rules) -> Arc<Gate> {
         Arc::new(Gate { rules, ourselves: RwLock::default() })
+    }
+
+    /// Where people may be sent to confirm something.
+    pub(crate) fn challenge_hosts(&self) -> &[HostPort] {
+        &self.rules.challenges
     }
 
     pub(crate) fn add_listener(&self, listener: SocketAddr) {

@@ -5,15 +5,17 @@
 //! `declined` is one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use action::{Archetype, Money};
-use execution::{Confirmation, Found, Refusal, Reply};
+use execution::{Call, Confirmation, Found, Refusal, Reply};
 use serde_json::Value;
 
-use super::rule::{MoneyAt, Rule, Side, read_refused};
+use super::challenge::ChallengeReading;
+use super::rule::{Condition, MoneyAt, Rule, Side, read_refused};
 use crate::Unquoted;
-use crate::egress::BodyFault;
-use crate::reader::{Mistake, Table};
+use crate::egress::{BodyFault, HostPort};
+use crate::reader::{Mistake, Node, Table};
 use crate::secrets::Secret;
 
 /// How the answer to a call is read.
@@ -23,6 +25,8 @@ pub(super) struct CallReading {
     refused: Vec<Rule>,
     /// Refusals that may pass.
     transient: Vec<Rule>,
+    /// Where the payer may have to confirm first.
+    challenge: Option<ChallengeReading>,
     record: Record,
     code: Option<String>,
 }
@@ -51,7 +55,7 @@ pub(super) struct SnapshotReading {
 
 /// What an answer says about an effect that took place.
 #[derive(Debug)]
-struct Record {
+pub(super) struct Record {
     reference: Option<String>,
     charged: Option<MoneyAt>,
 }
@@ -78,6 +82,11 @@ impl Answer {
             value
         });
         Answer { status, body }
+    }
+
+    /// The body, or why it cannot be read.
+    pub(super) fn into_body(self) -> Result<Value, String> {
+        self.body
     }
 
     fn matches(&self, rule: &Rule) -> bool {
@@ -124,22 +133,55 @@ impl CallReading {
             success,
             refused,
             transient,
+            challenge: None,
             record: Record::read(table, archetype)?,
             code: table.get("code").map(|node| node.pointer()).transpose()?,
         })
     }
 
-    pub(super) fn judge(&self, answer: Answer) -> Reply {
+    /// The same where the payer may have to confirm first.
+    pub(super) fn with_challenge(self, node: &Node<'_>, hosts: &[HostPort]) -> Result<CallReading, Mistake> {
+        let challenge = ChallengeReading::read(node, hosts)?;
+        let both = challenge.rule.takes_all_of(&self.success).or(self.success.takes_all_of(&challenge.rule));
+        if let Some(both) = both {
+            let message =
+                format!("{both} is listed as success and as a challenge, and not told apart by the body");
+            return Err(node.mistake(message).hint("add a `pointer` and `equals` to both"));
+        }
+        Ok(CallReading { challenge: Some(challenge), ..self })
+    }
+
+    /// How long a payer has at most, if one may have to confirm.
+    pub(super) fn payer_has(&self) -> Option<Duration> {
+        self.challenge.as_ref().map(|challenge| challenge.within)
+    }
+
+    /// What it means that the provider answered this to a call that began at `now_ms`.
+    pub(super) fn judge(&self, answer: Answer, call: &Call, now_ms: i64) -> Reply {
         let is = |rules: &[Rule]| rules.iter().any(|rule| answer.matches(rule));
         // What is refused for good under one rule is not tried again for the sake of another.
         let (refused, transient) = (is(&self.refused), is(&self.transient));
         if refused || transient {
             return Reply::Refused(self.refusal(answer, !refused));
         }
+        let challenge = self.challenge.as_ref().filter(|challenge| answer.matches(&challenge.rule));
+        let done = answer.matches(&self.success);
+        if let Some(challenge) = challenge {
+            return match (&answer.body, done) {
+                (Ok(body), false) => challenge.judge(body, call, now_ms),
+                (Ok(_), true) => {
+                    Reply::Lost { why: "it says both that it is done and that it is not".to_owned() }
+                }
+                (Err(why), _) => Reply::Lost { why: why.clone() },
+            };
+        }
         let lists = |rules: &[Rule]| rules.iter().any(|rule| rule.statuses.contains(&answer.status));
-        let listed =
-            self.success.statuses.contains(&answer.status) || lists(&self.refused) || lists(&self.transient);
-        if !answer.matches(&self.success) {
+        let asks = self.challenge.as_ref().is_some_and(|it| it.rule.statuses.contains(&answer.status));
+        let listed = self.success.statuses.contains(&answer.status)
+            || lists(&self.refused)
+            || lists(&self.transient)
+            || asks;
+        if !done {
             return Reply::Lost { why: answer.why_undecided(listed) };
         }
         match answer.body {
@@ -159,6 +201,11 @@ impl CallReading {
 }
 
 impl QueryReading {
+    /// Is what is found told by its values, so that what only waits is not taken for done?
+    pub(super) fn names_what_is_done(&self) -> bool {
+        self.found.when.as_ref().is_some_and(Condition::names_values)
+    }
+
     pub(super) const MEMBERS: [&str; 5] = ["found", "absent", "refused", "reference", "charged"];
 
     pub(super) fn read(table: &Table<'_>, archetype: &Archetype) -> Result<QueryReading, Mistake> {
@@ -236,7 +283,7 @@ impl QuoteReading {
 }
 
 impl Record {
-    fn read(table: &Table<'_>, archetype: &Archetype) -> Result<Record, Mistake> {
+    pub(super) fn read(table: &Table<'_>, archetype: &Archetype) -> Result<Record, Mistake> {
         Ok(Record {
             reference: table.get("reference").map(|node| node.pointer()).transpose()?,
             charged: table.get("charged").map(|node| MoneyAt::read(&node, archetype)).transpose()?,
@@ -244,7 +291,7 @@ impl Record {
     }
 
     /// What the answer says; an answer that lacks what the binding promises is not the one that was described.
-    fn confirmation(&self, body: Value) -> Result<Confirmation, String> {
+    pub(super) fn confirmation(&self, body: Value) -> Result<Confirmation, String> {
         let reference = match &self.reference {
             Some(pointer) => Some(
                 body.pointer(pointer)
@@ -270,7 +317,7 @@ fn reference_text(value: &Value) -> Option<String> {
 }
 
 /// A provider's code when it looks like one.
-fn short_code(value: &Value) -> Option<String> {
+pub(super) fn short_code(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => {
             let plain = text.bytes().all(|byte| byte.is_ascii_graphic());

@@ -31,9 +31,26 @@
 //! absent = { status = [200], pointer = "/payments/0", exists = false }
 //! reference = "/payments/0/payment_id"
 //! ```
+//!
+//! Where the payer may have to confirm first, `act` says how such an answer is known, and `callback` how the provider's own
+//! word is:
+//!
+//! ```toml
+//! [binding.act]
+//! challenge = { status = [202], url = "/challenge_url", within_seconds = 900 }
+//!
+//! [binding.callback]
+//! secret = "bank-callbacks"
+//! about = "/reference"
+//! settled = { pointer = "/type", equals = ["payment.settled"] }
+//! refused = { pointer = "/type", equals = ["payment.declined"] }
+//! reference = "/payment_id"
+//! ```
 
 mod answer;
 mod auth;
+mod callback;
+mod challenge;
 mod request;
 mod rule;
 
@@ -48,6 +65,7 @@ use url::Url;
 
 use self::answer::{Answer, CallReading, QueryReading, QuoteReading, SnapshotReading};
 use self::auth::Auth;
+pub use self::callback::{Callback, Told};
 use self::request::{Common, Template};
 use crate::binding::{identity, read_capabilities};
 use crate::egress::{Destination, Exchange, Origin, Refused};
@@ -69,6 +87,7 @@ pub(crate) struct Http {
     quote: Option<(Template, QuoteReading)>,
     snapshot: Option<(Template, SnapshotReading)>,
     rollback: Option<(Template, CallReading, Rollback)>,
+    callback: Option<Callback>,
 }
 
 impl Http {
@@ -102,13 +121,14 @@ impl Http {
         };
         let capabilities = read_capabilities(table.get("capabilities"), archetype).map_err(&mut keep).ok();
         let most_bytes = read_most_bytes(&table).map_err(&mut keep).ok();
-        let act = read_act(&table, &common).map_err(&mut keep).ok();
+        let act = read_act(&table, &common, outside).map_err(&mut keep).ok();
         let query = read_query(&table, &common).map_err(&mut keep).ok();
         let quote = read_quote(&table, &common).map_err(&mut keep).ok();
         let snapshot = read_snapshot(&table, &common).map_err(&mut keep).ok();
         let rollback = read_rollback(&table, &common).map_err(&mut keep).ok();
+        let callback = read_callback(&table, archetype, outside).map_err(&mut keep).ok();
         let name = read_name(&table, &destination).map_err(&mut keep).ok();
-        let parts = (name, capabilities, most_bytes, act, query, quote, snapshot, rollback);
+        let parts = (name, capabilities, most_bytes, act, query, quote, snapshot, rollback, callback);
         if let (
             Some(name),
             Some(capabilities),
@@ -118,9 +138,11 @@ impl Http {
             Some(quote),
             Some(snapshot),
             Some(rollback),
+            Some(callback),
         ) = parts
         {
-            let identity = identity_of(&name, &common, &auth, &table);
+            let capabilities = Capabilities { challenge: act.1.payer_has(), ..capabilities };
+            let identity = identity_of(&name, &common, &auth, &capabilities, &table);
             let http = Http {
                 name,
                 identity,
@@ -133,6 +155,7 @@ impl Http {
                 quote,
                 snapshot,
                 rollback,
+                callback,
             };
             mistakes.extend(http.broken_promises());
             if mistakes.is_empty() {
@@ -164,6 +187,7 @@ impl Http {
             let message = "a rollback that is repeated must be recognised by its provider key";
             mistakes.push(Mistake::new("/rollback", message).hint(hint));
         }
+        mistakes.extend(self.broken_challenge());
         match (&self.capabilities.queryable, &self.query) {
             (Some(_), None) => mistakes.push(
                 Mistake::new("/capabilities/queryable", "there is no `query` to ask with")
@@ -187,9 +211,23 @@ impl Http {
         mistakes
     }
 
+    /// A payer's answer that nobody would hear of, or that would be taken for given.
+    fn broken_challenge(&self) -> Option<Mistake> {
+        self.capabilities.challenge?;
+        if self.callback.is_none() && !self.capabilities.can_be_asked() {
+            let hint = "add [binding.callback], or the capability `queryable` and [binding.query]";
+            let message = "nobody would ever say what the payer answered";
+            return Some(Mistake::new("/act/challenge", message).hint(hint));
+        }
+        self.query.as_ref().filter(|(_, query)| !query.names_what_is_done())?;
+        let hint = "say by `pointer` and `equals` what is done, as in `/payments/0/status` and `settled`";
+        let message = "what waits for its payer could be found too, and would be taken for done";
+        Some(Mistake::new("/query/found", message).hint(hint))
+    }
+
     async fn act(&self, call: &Call, now_ms: i64) -> Reply {
         let (template, reading) = &self.act;
-        self.have(template, reading, &values_of(call), now_ms).await
+        self.have(template, reading, call, &values_of(call), now_ms).await
     }
 
     async fn take_back(&self, call: &Call, done: Done<'_>, now_ms: i64) -> Reply {
@@ -197,7 +235,8 @@ impl Http {
             return Reply::NotSent { why: "the binding has no rollback".to_owned() };
         };
         let Done { reference: confirmed, snapshot } = done;
-        self.have(template, reading, &Values { confirmed, snapshot, ..values_of(call) }, now_ms).await
+        let values = Values { confirmed, snapshot, ..values_of(call) };
+        self.have(template, reading, call, &values, now_ms).await
     }
 
     /// Has an effect, by either of the two requests that have one.
@@ -205,13 +244,14 @@ impl Http {
         &self,
         template: &Template,
         reading: &CallReading,
+        call: &Call,
         values: &Values<'_>,
         now_ms: i64,
     ) -> Reply {
         match self.send(template, values, now_ms).await {
             Heard::NotSent(why) => Reply::NotSent { why },
             Heard::Lost(why) => Reply::Lost { why },
-            Heard::Answer(answer) => reading.judge(answer),
+            Heard::Answer(answer) => reading.judge(answer, call, now_ms),
         }
     }
 
@@ -318,6 +358,10 @@ impl Provider for Http {
         Box::pin(self.take_back(call, done, now_ms))
     }
 
+    fn callback(&self) -> Option<&Callback> {
+        self.callback.as_ref()
+    }
+
     fn snapshot<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<Option<Value>, Unquoted>> {
         Box::pin(async move { self.look(&ask).await })
     }
@@ -403,7 +447,13 @@ fn read_name(table: &Table<'_>, destination: &Destination) -> Result<String, Mis
 
 /// How the effect is had, and what may be tuned meanwhile, such as `timeout_ms`, is no part of it. Neither is the value
 /// of a secret, which may have to be renewed; whom it makes us is, since another account may not see the same effects.
-fn identity_of(name: &str, common: &Common<'_>, auth: &Auth, table: &Table<'_>) -> String {
+fn identity_of(
+    name: &str,
+    common: &Common<'_>,
+    auth: &Auth,
+    capabilities: &Capabilities,
+    table: &Table<'_>,
+) -> String {
     let mut parts = json!({
         "provider": "http",
         "name": name,
@@ -416,6 +466,10 @@ fn identity_of(name: &str, common: &Common<'_>, auth: &Auth, table: &Table<'_>) 
     if let Some(account) = auth.account() {
         parts["auth"] = account;
     }
+    // An absence is final that much later.
+    if let Some(within) = capabilities.challenge {
+        parts["challenge"] = within.as_secs().into();
+    }
     identity(&parts)
 }
 
@@ -424,12 +478,27 @@ fn read_most_bytes(table: &Table<'_>) -> Result<usize, Mistake> {
     Ok(usize::try_from(most).unwrap_or(65_536))
 }
 
-fn read_act(table: &Table<'_>, common: &Common<'_>) -> Result<(Template, CallReading), Mistake> {
-    let act = table.need("act")?.table(&[&Template::MEMBERS[..], &CallReading::MEMBERS].concat())?;
-    Ok((
-        Template::read(&act, common, Knows::Attempt, Method::POST)?,
-        CallReading::read(&act, common.archetype)?,
-    ))
+fn read_act(
+    table: &Table<'_>,
+    common: &Common<'_>,
+    outside: Outside<'_>,
+) -> Result<(Template, CallReading), Mistake> {
+    let known = [&Template::MEMBERS[..], &CallReading::MEMBERS, &["challenge"]].concat();
+    let act = table.need("act")?.table(&known)?;
+    let reading = CallReading::read(&act, common.archetype)?;
+    let reading = match act.get("challenge") {
+        Some(node) => reading.with_challenge(&node, outside.egress.challenge_hosts())?,
+        None => reading,
+    };
+    Ok((Template::read(&act, common, Knows::Attempt, Method::POST)?, reading))
+}
+
+fn read_callback(
+    table: &Table<'_>,
+    archetype: &Archetype,
+    outside: Outside<'_>,
+) -> Result<Option<Callback>, Mistake> {
+    table.get("callback").map(|node| Callback::read(&node, archetype, outside)).transpose()
 }
 
 fn read_query(table: &Table<'_>, common: &Common<'_>) -> Result<Option<(Template, QueryReading)>, Mistake> {
@@ -478,7 +547,7 @@ fn read_rollback(
 /// A hundred years.
 const MOST_WINDOW_SECONDS: u64 = 100 * 366 * 86_400;
 
-const MEMBERS: [&str; 13] = [
+const MEMBERS: [&str; 14] = [
     "provider",
     "name",
     "base",
@@ -492,4 +561,5 @@ const MEMBERS: [&str; 13] = [
     "quote",
     "snapshot",
     "rollback",
+    "callback",
 ];

@@ -49,10 +49,16 @@ pub(super) enum Side {
 }
 
 impl Rule {
+    pub(super) const MEMBERS: [&str; 4] = ["status", "pointer", "equals", "exists"];
+
     pub(super) fn read(node: &Node<'_>, side: Side) -> Result<Rule, Mistake> {
-        let table = node.table(&["status", "pointer", "equals", "exists"])?;
+        Rule::of(&node.table(&Rule::MEMBERS)?, side)
+    }
+
+    /// The same where other members stand beside those of the rule.
+    pub(super) fn of(table: &Table<'_>, side: Side) -> Result<Rule, Mistake> {
         let listed = table.need("status")?;
-        let when = Condition::read(&table)?;
+        let when = Condition::read(table)?;
         let statuses =
             listed.items()?.iter().map(|item| read_status(item, side)).collect::<Result<Vec<u16>, _>>()?;
         if statuses.is_empty() {
@@ -76,6 +82,18 @@ impl Rule {
 }
 
 impl Condition {
+    /// One that stands alone.
+    pub(super) fn need(node: &Node<'_>) -> Result<Condition, Mistake> {
+        let table = node.table(&["pointer", "equals", "exists"])?;
+        table.need("pointer")?;
+        Condition::read(&table)?.ok_or_else(|| node.mistake("this needs a `pointer`"))
+    }
+
+    /// Does it look at what the value is, and not only at whether there is one?
+    pub(super) fn names_values(&self) -> bool {
+        matches!(self.test, Test::Equals(_))
+    }
+
     fn read(table: &Table<'_>) -> Result<Option<Condition>, Mistake> {
         let Some(pointer) = table.get("pointer") else {
             return match table.get("equals").or_else(|| table.get("exists")) {

@@ -30,7 +30,7 @@ pub(crate) use aws::AwsSigner;
 pub(crate) use mtls::Certificate;
 pub use oauth2::{ClientAuth, OAuth2Client};
 pub(crate) use oauth2::{OAuth2, Place};
-use source::Values;
+use source::{NO_VALUE, Values};
 pub use source::{Source, read_private};
 
 /// All the secrets that the operator has named.
@@ -280,6 +280,11 @@ impl Secret {
             return Ok(&self.value);
         }
         Err(Error::NotHere { name: self.name().to_owned() })
+    }
+
+    /// Is there nothing in it, because it only stands in for one in a check?
+    pub(crate) fn is_stand_in(&self) -> bool {
+        *self.value == NO_VALUE
     }
 
     /// Whether this secret may be sent to that origin.

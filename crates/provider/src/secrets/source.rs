@@ -25,7 +25,7 @@ pub(super) enum Values {
 }
 
 /// What `catalog check` compiles bindings with, where there are no secrets. It goes nowhere: a check sends nothing.
-const NO_VALUE: &str = "no-value-is-read-for-a-check";
+pub(super) const NO_VALUE: &str = "no-value-is-read-for-a-check";
 
 impl Values {
     /// The value of a secret, or of one member of it.

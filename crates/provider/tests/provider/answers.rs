@@ -9,6 +9,7 @@ use action::Money;
 /// Outcomes in one word, as a table shows them.
 fn word(reply: &Reply) -> &'static str {
     match reply {
+        Reply::Challenged(_) => "challenged",
         Reply::Confirmed(_) => "confirmed",
         Reply::Refused(_) => "refused",
         Reply::NotSent { .. } => "not sent",

@@ -41,6 +41,9 @@ async fn trigger_values_decide_the_call_and_what_is_found_later() {
         ("sandbox:lose", "lost", "confirmed"),
         ("sandbox:vanish", "lost", "absent"),
         ("sandbox:silent", "lost", "unknown"),
+        ("sandbox:challenge", "challenged", "confirmed"),
+        ("sandbox:challenge-declined", "challenged", "absent"),
+        ("sandbox:challenge-ignored", "challenged", "absent"),
         ("sandbox:typo", "refused", "absent"),
         ("sandbox:delay-", "refused", "absent"),
         ("sandbox:delay-999999", "refused", "absent"),
@@ -55,6 +58,10 @@ async fn trigger_values_decide_the_call_and_what_is_found_later() {
                 "confirmed"
             }
             Reply::Refused(_) => "refused",
+            Reply::Challenged(challenge) => {
+                assert!(challenge.url.starts_with("https://payer.invalid/"), "{}", challenge.url);
+                "challenged"
+            }
             Reply::NotSent { .. } => "not sent",
             Reply::Lost { .. } => "lost",
         };
@@ -121,7 +128,7 @@ async fn a_binding_can_fail_and_lose_one_in_so_many_and_the_same_ones_each_time(
             Reply::Confirmed(_) => 0,
             Reply::Refused(_) => 1,
             Reply::Lost { .. } => 2,
-            Reply::NotSent { .. } => panic!("not asked for"),
+            Reply::NotSent { .. } | Reply::Challenged(_) => panic!("not asked for"),
         };
         counts[kind] += 1;
         let there = matches!(provider.query(&call, LATE).await, Found::Confirmed(_));

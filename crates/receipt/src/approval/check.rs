@@ -51,6 +51,56 @@ pub(crate) fn standing(
     }
 }
 
+/// Whether people had to agree, and did.
+pub(crate) enum Consent {
+    /// Nothing says that anybody had to.
+    NotNeeded,
+    /// A pinned person signed.
+    Proven,
+}
+
+/// Did a person agree to an action that needed one? `proven` says whether the receipt has an approval that a pinned person
+/// signed.
+///
+/// That one was needed shows in the receipt in two ways: in its guarantee level, which always takes a person, and in its
+/// entry `boundary`, which names the reasons that people agreed to or were to be asked for. Amendments list no approvals,
+/// and of what was never sent none is missing.
+///
+/// # Errors
+/// A [`Failure`] if one was needed and none is proven.
+pub(crate) fn consent(document: &Document<'_>, proven: bool) -> Result<Consent, Failure> {
+    let content = &document.content;
+    let acted = match content.metadata.kind {
+        Kind::Executed | Kind::PendingSettlement => true,
+        Kind::Failed => said(document, Stage::Execute, "providerKey").is_some(),
+        Kind::Blocked => false,
+    };
+    if content.event.amendment_of().is_some() || !acted {
+        return Ok(Consent::NotNeeded);
+    }
+    let found = |member: &str| {
+        let entry = document.entries.iter().find(|entry| entry.stage == Stage::Boundary)?;
+        Scanner::new(entry.output).value_and_member(member).ok()?.1
+    };
+    let asked =
+        found("approved").is_some_and(|reasons| reasons != "[]") || found("verdict") == Some("\"escalate\"");
+    let level = content.metadata.guarantee_level.as_deref();
+    let level = level.is_some_and(|level| level.eq_ignore_ascii_case(ALWAYS_APPROVED));
+    match (level || asked, proven) {
+        (false, _) => Ok(Consent::NotNeeded),
+        (true, true) => Ok(Consent::Proven),
+        (true, false) => {
+            let what =
+                if content.metadata.approvals.is_empty() { "lists none" } else { "has none that is proven" };
+            let why = format!("{what}, and the action needed a person who agrees");
+            Err(Failure::member("metadata.approvals", why))
+        }
+    }
+}
+
+/// The guarantee level at which every action waits for a person.
+const ALWAYS_APPROVED: &str = "atp-3";
+
 /// Everything that the envelope and the receipt both say, they say alike.
 fn fits(document: &Document<'_>, approval: &Approval) -> Result<(), String> {
     let content = &document.content;

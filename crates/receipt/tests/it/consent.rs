@@ -3,8 +3,8 @@
 use countersign_receipt as receipt;
 use receipt::approval::{Approval, Approvers, Decision, Envelope, Signer};
 use receipt::{
-    CheckName, Disclosure, Disclosures, Draft, Json, Kind, Metadata, Outcome, PaymentStatus, Pin, Place,
-    Receipt, Report, Timestamp, Trust, Verdict,
+    Amendment, Chain, CheckName, Disclosure, Disclosures, Draft, Event, Json, Kind, Metadata, NewEntry,
+    Outcome, PaymentStatus, Pin, Place, Receipt, Report, Stage, Timestamp, Trust, Verdict,
 };
 use serde_json::{Value, json};
 
@@ -56,9 +56,19 @@ fn sign(approvals: Vec<Approval>) -> Receipt {
 }
 
 fn judge(receipt: &Receipt, approvers: &Approvers, disclosures: &Disclosures) -> Report {
+    judge_strictly(receipt, approvers, disclosures, false)
+}
+
+fn judge_strictly(
+    receipt: &Receipt,
+    approvers: &Approvers,
+    disclosures: &Disclosures,
+    require_approvals: bool,
+) -> Report {
     let jwks = jwks();
     let pin = Pin::new(ISSUER, &jwks);
-    let trust = Trust { pin: &pin, jwks: &jwks, allow_sandbox: false, disclosures, approvers };
+    let trust =
+        Trust { pin: &pin, jwks: &jwks, allow_sandbox: false, disclosures, approvers, require_approvals };
     receipt::verify(receipt.as_bytes(), &trust)
 }
 
@@ -307,4 +317,78 @@ fn approvers_are_read_strictly() {
     ] {
         assert!(Approvers::parse(broken.as_bytes()).is_err(), "{broken}");
     }
+}
+
+/// A receipt of this level and kind, with this said by its entry `boundary`, and sent or not.
+fn of(level: &str, kind: Kind, boundary: Value, sent: bool, approvals: Vec<Approval>) -> Receipt {
+    let Envelope { catalog_digest, policy_digest, request_hash, constraints, .. } = envelope();
+    let entry = |input: Value, output: Value| NewEntry {
+        input: Json::canonical(&input).unwrap(),
+        output: Json::canonical(&output).unwrap(),
+        ..NewEntry::at(at("2026-04-27T12:00:00.000Z"))
+    };
+    let constraints: Value = serde_json::from_str(constraints.as_str()).unwrap();
+    let mut chain = Chain::genesis(entry(Value::Null, json!({"requestHash": request_hash}))).unwrap();
+    for stage in Stage::ALL.into_iter().skip(1) {
+        let (input, output) = match stage {
+            Stage::Schema => {
+                (json!({"catalogDigest": catalog_digest, "constraints": constraints}), Value::Null)
+            }
+            Stage::Boundary => (json!({"policyDigest": policy_digest}), boundary.clone()),
+            Stage::Execute if sent => (json!({"providerKey": "k"}), Value::Null),
+            _ => (Value::Null, Value::Null),
+        };
+        chain.push(stage, entry(input, output)).unwrap();
+    }
+    let mut draft = approved_draft(approvals);
+    draft.metadata.guarantee_level = Some(level.to_owned().into());
+    draft.metadata.kind = kind;
+    receipt::sign(&draft, &chain, &key()).unwrap()
+}
+
+#[test]
+fn an_approval_that_was_needed_and_is_not_proven_is_missed_where_that_is_asked_for() {
+    let (pass, agreed) = (json!({"verdict": "pass"}), json!({"approved": ["policy"], "verdict": "pass"}));
+    let escalated = json!({"verdict": "escalate"});
+    let (signed, by_key) = (|| vec![passkey_approval()], || vec![key_approval()]);
+    for (level, kind, boundary, sent, approvals, expected) in [
+        ("atp-3", Kind::Executed, &pass, true, vec![], Some("lists none")),
+        ("ATP-3", Kind::PendingSettlement, &pass, true, vec![], Some("lists none")),
+        ("atp-1", Kind::Executed, &agreed, true, vec![], Some("lists none")),
+        ("atp-1", Kind::Executed, &escalated, true, vec![], Some("lists none")),
+        ("atp-1", Kind::Failed, &agreed, true, vec![], Some("lists none")),
+        ("atp-3", Kind::Executed, &pass, true, by_key(), Some("has none that is proven")),
+        ("atp-3", Kind::Executed, &agreed, true, signed(), None),
+        // Nobody was asked; or nothing was done that anybody had to agree to.
+        ("atp-2", Kind::Executed, &pass, true, vec![], None),
+        ("atp-3", Kind::Blocked, &escalated, false, vec![], None),
+        ("atp-3", Kind::Failed, &escalated, false, vec![], None),
+    ] {
+        let receipt = of(level, kind, boundary.clone(), sent, approvals);
+        let report = judge_strictly(&receipt, &pinned(), &Disclosures::default(), true);
+        let consent = report.checks.iter().find(|check| check.name == CheckName::Consent).unwrap();
+        match (&report.verdict, expected) {
+            (Verdict::Invalid(failure), Some(why)) => {
+                assert_eq!(failure.place, Place::Member("metadata.approvals".to_owned()));
+                assert!(failure.why.contains(why), "{failure}");
+                assert_eq!(consent.outcome, Outcome::Failed);
+            }
+            (Verdict::Valid, None) => assert_ne!(consent.outcome, Outcome::Failed),
+            (verdict, _) => panic!("{level} {kind:?} {boundary}: {verdict}"),
+        }
+        let lenient = judge(&receipt, &pinned(), &Disclosures::default());
+        assert_eq!(lenient.verdict, Verdict::Valid, "nobody asked for it");
+        assert!(lenient.checks.iter().all(|check| check.name != CheckName::Consent));
+    }
+}
+
+#[test]
+fn an_amendment_lists_no_approvals_and_misses_none() {
+    let mut draft = approved_draft(vec![]);
+    draft.metadata.guarantee_level = Some("atp-3".into());
+    draft.event =
+        Event::Amendment { reason: Amendment::Settlement, of: "01966a50-0000-7000-8000-0000000000a6".into() };
+    let receipt = receipt::sign(&draft, &approved_chain(), &key()).unwrap();
+    let report = judge_strictly(&receipt, &pinned(), &Disclosures::default(), true);
+    assert_eq!(report.verdict, Verdict::Valid);
 }

@@ -112,8 +112,14 @@ fn verify(name: &str, allow_sandbox: bool) -> Report {
     let jwks = Jwks::parse(&read("jwks.json")).unwrap();
     let disclosures = Disclosures::parse(&read("disclosures.jsonl")).unwrap();
     let approvers = Approvers::parse(&read("approvers.json")).unwrap();
-    let trust =
-        Trust { pin: &pin, jwks: &jwks, allow_sandbox, disclosures: &disclosures, approvers: &approvers };
+    let trust = Trust {
+        pin: &pin,
+        jwks: &jwks,
+        allow_sandbox,
+        disclosures: &disclosures,
+        approvers: &approvers,
+        require_approvals: false,
+    };
     receipt::verify(&read(&format!("{name}.json")), &trust)
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::approvals::Approval;
+use super::approvals::{Approval, Resolution};
 use crate::errors;
 use crate::openapi::ExecuteResponse;
 use crate::reply;
@@ -92,6 +92,8 @@ pub(crate) struct Record<'a> {
     client: &'a BTreeMap<String, Value>,
     /// What people said about it, if it waited for them; oldest first.
     approvals: Vec<Approval>,
+    /// What people said became of it, where its provider did not tell; oldest first.
+    resolutions: Vec<Resolution>,
     /// Oldest first, the latest included; empty if it was never to be sent.
     attempts: Vec<Attempt<'a>>,
     /// What there was before it changed it, where that is promised and the provider could say; in the provider's words.
@@ -199,7 +201,7 @@ struct Receipt<'a> {
 }
 
 impl<'a> Record<'a> {
-    fn of(view: &'a ActionView, public_url: &str) -> Record<'a> {
+    pub(crate) fn of(view: &'a ActionView, public_url: &str) -> Record<'a> {
         Record {
             atp_version: "1.0.0",
             action_id: view.action_id.to_string(),
@@ -230,6 +232,7 @@ impl<'a> Record<'a> {
             archetype: &view.archetype,
             client: &view.client,
             approvals: view.approvals.iter().map(Approval::of).collect(),
+            resolutions: view.resolutions.iter().map(Resolution::of).collect(),
             attempts: view.attempts.iter().map(Attempt::of).collect(),
             snapshot: view.snapshot.as_ref(),
             rollback: view.rollback.as_ref().map(Rollback::of),

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use action::Environment;
-use gateway::{Caller, Code, Credential, Deed, Error, HeldView};
+use gateway::{Caller, Code, Credential, Deed, Error, HeldView, ResolveAsk};
 use http::header::{HeaderValue, LOCATION, SET_COOKIE};
 use http::{HeaderName, StatusCode};
 use receipt::approval::Enrolment;
@@ -41,8 +41,8 @@ pub(crate) async fn inbox(request: Request) -> Result<Response, Error> {
         let gateway = request.gateway()?;
         let version = gateway.version(&visitor.caller, None).await?;
         let held = gateway.held(&visitor.caller, cursor, ROWS).await?;
-        let doubtful = gateway.doubtful(&visitor.caller).await?;
-        Ok(approval_page::inbox(&page.frame(Some(&visitor)), &held, &doubtful, &version))
+        let unresolved = gateway.unresolved(&visitor.caller).await?;
+        Ok(approval_page::inbox(&page.frame(Some(&visitor)), &held, &unresolved, &version))
     };
     page.told(read.await)
 }
@@ -202,6 +202,26 @@ pub(crate) async fn reject(mut request: Request) -> Result<Response, Error> {
     page.decided(decided.await)
 }
 
+/// A person says what became of an action.
+pub(crate) async fn resolve(mut request: Request) -> Result<Response, Error> {
+    let sent = request.form(["form", "as", "comment", "charged", "reference"]).await;
+    let page = Page::of(&request)?;
+    let decided = async {
+        let [form, word, comment, charged, reference] = sent?;
+        let visitor = page.visitor(Watches::No).await?;
+        visitor.opened.sent(&form.unwrap_or_default())?;
+        let decision = gateway::Decision::parse(&word.unwrap_or_default());
+        let decision = decision
+            .ok_or_else(|| Error::new(Code::ValidationFailed, "say what became of it").field("as"))?;
+        // An empty field is one that says nothing.
+        let said = |field: Option<String>| field.filter(|text| !text.is_empty());
+        let ask = ResolveAsk { decision, comment, charged: said(charged), reference: said(reference) };
+        let view = request.gateway()?.resolve(&visitor.caller, &request.argument, ask).await?;
+        Ok(format!("{}/{}", page.base, view.action_id))
+    };
+    page.moved(decided.await)
+}
+
 /// The visitor's passkeys.
 pub(crate) async fn passkeys(request: Request) -> Result<Response, Error> {
     let page = Page::of(&request)?;
@@ -317,11 +337,12 @@ impl Page<'_> {
         let mine = |it: &&gateway::GivenView| {
             it.escalation_id == held.escalation_id && it.approver == caller.subject.as_str()
         };
+        let party = held.parties.iter().any(|party| *party == caller.subject.as_str());
         Ok(match held.state.as_str() {
+            _ if held.unresolved.is_some() && party => Decision::Party,
+            _ if held.unresolved.is_some() => Decision::Resolve,
             "INTENDED" if expired(held) => Decision::Expired,
-            "INTENDED" if held.parties.iter().any(|party| *party == caller.subject.as_str()) => {
-                Decision::Party
-            }
+            "INTENDED" if party => Decision::Party,
             "INTENDED" if held.approvals.iter().any(|it| mine(&it)) => Decision::Given,
             "INTENDED" => Decision::Open { signs: self.signs(caller).await?, key: held.form == "key" },
             _ => Decision::Over,

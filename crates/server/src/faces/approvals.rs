@@ -2,13 +2,14 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use gateway::{Code, Deed, Error, GivenView, HeldView, PasskeyView};
+use gateway::{Code, Decision, Deed, Error, GivenView, HeldView, PasskeyView, ResolutionView, ResolveAsk};
 use http::StatusCode;
 use receipt::approval;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::actions::Record;
 use crate::reply;
 use crate::request::{Request, Response};
 use crate::who;
@@ -18,8 +19,11 @@ pub(crate) async fn list(request: Request) -> Result<Response, Error> {
     let gateway = request.gateway()?;
     let caller = who::caller(&request).await?;
     let [cursor, limit] = request.query(["cursor", "limit"])?;
+    let first = cursor.is_none();
     let page = gateway.held(&caller, cursor, reply::rows(limit.as_deref())?).await?;
-    let body = HeldPage { items: page.items.into_iter().map(Held::of).collect(), next_cursor: page.next };
+    let unresolved = if first { gateway.unresolved(&caller).await? } else { Vec::new() };
+    let held = |views: Vec<HeldView>| views.into_iter().map(Held::of).collect();
+    let body = HeldPage { items: held(page.items), unresolved: held(unresolved), next_cursor: page.next };
     Ok(reply::json(StatusCode::OK, &body))
 }
 
@@ -72,6 +76,16 @@ pub(crate) async fn reject(mut request: Request) -> Result<Response, Error> {
     let ask: CommentRequest = request.json_if_any().await?;
     let view = gateway.reject(&caller, &request.argument, ask.comment).await?;
     Ok(reply::json(StatusCode::OK, &Held::of(view)))
+}
+
+/// A person says what became of an action, where nobody else does.
+pub(crate) async fn resolve(mut request: Request) -> Result<Response, Error> {
+    let gateway = request.gateway()?;
+    let caller = who::caller(&request).await?;
+    caller.must(Deed::Approve)?;
+    let ask: ResolveRequest = request.json().await?;
+    let view = gateway.resolve(&caller, &request.argument, ask.understood()?).await?;
+    Ok(reply::json(StatusCode::OK, &Record::of(&view, gateway.public_url())))
 }
 
 /// The tenant's passkeys.
@@ -189,10 +203,45 @@ pub(crate) struct CommentRequest {
     comment: Option<String>,
 }
 
+/// A person's word on what became of an action. Each member is read by itself, so that a wrong one is named.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ResolveRequest {
+    /// `executed` or `failed` of what is in doubt; `rolled_back` (undone by other means) or `executed` (it stays) of what could
+    /// not be undone.
+    #[serde(default, rename = "as")]
+    #[schema(value_type = String)]
+    decision: Value,
+    /// How you know: one line, at most 1000 bytes.
+    #[serde(default)]
+    #[schema(value_type = String)]
+    comment: Value,
+    /// With `executed`: what was charged, if it is less than what was reserved.
+    #[serde(default)]
+    #[schema(value_type = Option<Charged>)]
+    charged: Value,
+    /// With `executed`: what the provider calls the effect; 1 to 200 visible ASCII characters.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    reference: Value,
+}
+
+/// What was charged, in the currency of the action.
+#[derive(ToSchema)]
+#[schema(as = ResolvedCharge)]
+#[expect(dead_code, reason = "describes what `ResolveRequest` reads")]
+pub(crate) struct Charged {
+    /// A decimal string.
+    amount: String,
+}
+
 /// One page of what waits for people.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct HeldPage {
+    /// What waits to be agreed to, newest first.
     items: Vec<Held>,
+    /// With the first page: actions that are in doubt or could not be undone, as many as a person can look after.
+    unresolved: Vec<Held>,
     /// Hand this in as `cursor` for the next page; null on the last.
     next_cursor: Option<String>,
 }
@@ -204,7 +253,7 @@ pub(crate) struct Held {
     action_id: String,
     /// Names this hold of it; an action may be held more than once.
     escalation_id: String,
-    /// `INTENDED` while it waits, `APPROVED` once enough people agreed.
+    /// `INTENDED` while it waits, `APPROVED` once enough people agreed; then as in the action's record.
     state: String,
     /// The kind of action, as the catalogue names it.
     archetype: String,
@@ -236,6 +285,34 @@ pub(crate) struct Held {
     approvals: Vec<Approval>,
     created_at: String,
     expires_at: Option<String>,
+    /// `in_doubt` or `rollback_failed`, if nobody but a person can say what became of it; else null.
+    unresolved: Option<&'static str>,
+    /// What a person can say became of it; empty unless it is unresolved.
+    decisions: Vec<&'static str>,
+    /// What people said became of it, oldest first.
+    resolutions: Vec<Resolution>,
+    /// Where it was sent to, if it was.
+    provider: Option<String>,
+    /// By which the provider may know it.
+    reference: Option<String>,
+    /// The provider's own reference for an effect that was to be undone.
+    provider_reference: Option<String>,
+}
+
+/// What a person said became of an action that its provider did not tell of.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Resolution {
+    /// `executed`, `failed` or `rolled_back`.
+    #[serde(rename = "as")]
+    decision: String,
+    by: String,
+    at: String,
+    /// How they know.
+    comment: String,
+    /// What they say was charged; null: what was reserved.
+    charged: Option<String>,
+    /// What they say the provider calls it.
+    reference: Option<String>,
 }
 
 /// A policy, by name and content.
@@ -290,6 +367,50 @@ pub(super) fn bytes(text: &str, field: &str) -> Result<Vec<u8>, Error> {
         .map_err(|_| Error::new(Code::ValidationFailed, "this is not unpadded base64url").field(field))
 }
 
+impl ResolveRequest {
+    fn understood(self) -> Result<ResolveAsk, Error> {
+        let words: Vec<&str> = Decision::ALL.iter().map(|decision| decision.as_str()).collect();
+        let decision = string(self.decision, "as")?.and_then(|word| Decision::parse(&word));
+        let unsaid = || wrong("as", &format!("says what became of it: {}", words.join(", ")));
+        let charged = match self.charged {
+            Value::Null => None,
+            Value::Object(mut members) => {
+                let amount = string(members.remove("amount").unwrap_or_default(), "charged/amount")?;
+                if !members.is_empty() {
+                    return Err(wrong("charged", "has no member but `amount`"));
+                }
+                Some(amount.ok_or_else(|| wrong("charged/amount", "is missing"))?)
+            }
+            _ => return Err(wrong("charged", "is not an object with the member `amount`")),
+        };
+        Ok(ResolveAsk {
+            decision: decision.ok_or_else(unsaid)?,
+            comment: string(self.comment, "comment")?,
+            charged,
+            reference: string(self.reference, "reference")?,
+        })
+    }
+}
+
+fn string(value: Value, name: &str) -> Result<Option<String>, Error> {
+    match value {
+        Value::Null => Ok(None),
+        Value::String(text) => Ok(Some(text)),
+        _ => Err(wrong(name, "is not a string")),
+    }
+}
+
+fn wrong(name: &str, why: &str) -> Error {
+    Error::new(Code::ValidationFailed, format!("`{name}` {why}")).field(format!("/{name}"))
+}
+
+impl Resolution {
+    pub(crate) fn of(view: &ResolutionView) -> Resolution {
+        let ResolutionView { decision, by, at, comment, charged, reference } = view.clone();
+        Resolution { decision, by, at, comment, charged, reference }
+    }
+}
+
 impl Passkey {
     fn of(view: PasskeyView) -> Passkey {
         let PasskeyView {
@@ -329,6 +450,12 @@ impl Held {
             approvals: view.approvals.iter().map(Approval::of).collect(),
             created_at: view.created_at,
             expires_at: view.expires_at,
+            unresolved: view.unresolved,
+            decisions: view.decisions.iter().map(|decision| decision.as_str()).collect(),
+            resolutions: view.resolutions.iter().map(Resolution::of).collect(),
+            provider: view.provider,
+            reference: view.reference,
+            provider_reference: view.provider_reference,
         }
     }
 }

@@ -18,8 +18,7 @@ pub(crate) fn execute(request: Request) -> impl Future<Output = Result<Response,
     async move {
         let (gateway, caller, ask) = asked.await?;
         let answer = gateway.execute(&caller, ask).await?;
-        let status = StatusCode::from_u16(answer.reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = reply::bytes_of(status, "application/json", answer.reply.body);
+        let mut response = reply::bytes_of(status_of(&answer), "application/json", answer.reply.body);
         if answer.replayed {
             response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
         }
@@ -27,8 +26,13 @@ pub(crate) fn execute(request: Request) -> impl Future<Output = Result<Response,
     }
 }
 
+/// The status an outcome was stored with.
+pub(crate) fn status_of(answer: &gateway::Answer) -> StatusCode {
+    StatusCode::from_u16(answer.reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
 /// Whom a request asks what on whose behalf.
-async fn asked(mut request: Request) -> Result<(Arc<Gateway>, Caller, Ask), Error> {
+pub(crate) async fn asked(mut request: Request) -> Result<(Arc<Gateway>, Caller, Ask), Error> {
     let gateway = request.gateway()?;
     let caller = who::caller_or_anonymous(&request).await?;
     let headers = &request.head.headers;

@@ -6,7 +6,9 @@ use std::fmt::Write;
 use std::sync::LazyLock;
 
 use action::Environment;
-use gateway::{ActionView, Asked, Code, DoubtView, Error, GivenView, HeldView, Page, PasskeyView, Summary};
+use gateway::{
+    ActionView, Asked, Code, Error, GivenView, HeldView, Page, PasskeyView, ResolutionView, Summary,
+};
 use http::header::{HeaderValue, REFERRER_POLICY};
 use receipt::approval::RelyingParty;
 
@@ -43,6 +45,8 @@ pub(crate) struct Login<'a> {
 pub(crate) enum Decision {
     /// Yes or no: by passkey if this person has one, by what they are logged in with if that is enough.
     Open { signs: bool, key: bool },
+    /// What became of it, which nobody else tells.
+    Resolve,
     /// They have decided.
     Given,
     /// They asked for it, or gave the right to ask.
@@ -84,14 +88,14 @@ pub(crate) fn login(frame: &Frame<'_>, login: &Login<'_>) -> Response {
     frame.page("Log in", &format!(" data-form=\"{form}\""), &body)
 }
 
-/// Everything that waits, by agent, and what is in doubt.
+/// Everything that waits, by agent, and what only a person can settle.
 pub(crate) fn inbox(
     frame: &Frame<'_>,
     held: &Page<HeldView>,
-    doubtful: &[DoubtView],
+    unresolved: &[HeldView],
     version: &str,
 ) -> Response {
-    let said = waiting(held);
+    let said = waiting(held, unresolved);
     let mut body = frame.mast();
     let _ = write!(
         body,
@@ -118,13 +122,18 @@ pub(crate) fn inbox(
         let _ =
             writeln!(body, "<p><a href=\"{}?cursor={}\">Older actions</a></p>", Text(frame.base), Text(next));
     }
-    if !doubtful.is_empty() {
-        body.push_str(
-            "<h2>In doubt</h2>\n<p class=\"soft\">Sent, and the answer was lost. The provider is asked again and again, nothing is \
-             sent twice, and the money stays reserved. Nobody can decide it here: if it takes long, look it up with the \
-             provider under our reference.</p>\n<ul class=\"inbox\">\n",
+    for (kind, heading, told) in UNRESOLVED {
+        let of_kind: Vec<&HeldView> =
+            unresolved.iter().filter(|view| view.unresolved == Some(kind)).collect();
+        if of_kind.is_empty() {
+            continue;
+        }
+        let _ = write!(
+            body,
+            "<h2>{heading} <span class=\"soft\">{}</span></h2>\n<p class=\"soft\">{told}</p>\n<ul class=\"inbox\">\n",
+            actions(of_kind.len())
         );
-        doubtful.iter().for_each(|view| doubt(&mut body, view));
+        of_kind.into_iter().for_each(|view| frame.unsettled(&mut body, view));
         body.push_str("</ul>\n");
     }
     body.push_str("</div>\n");
@@ -164,7 +173,9 @@ pub(crate) fn detail(
         Text(&state.2)
     );
     terms(&mut body, held);
-    reasons(&mut body, frame, held);
+    if !held.reasons.is_empty() {
+        reasons(&mut body, frame, held);
+    }
     if !summary.words.is_empty() {
         body.push_str(
             "<h2>In the agent’s own words</h2>\n<div class=\"words\"><p class=\"mark\">Untrusted: written by the agent, checked by \
@@ -182,15 +193,25 @@ pub(crate) fn detail(
         body.push_str("</dl></div>\n");
     }
     given(&mut body, held);
+    resolved(&mut body, held);
     decide(&mut body, frame, held, *decision);
+    if *decision == Decision::Resolve {
+        resolve(&mut body, frame, held);
+    }
     let parameters = serde_json::to_string_pretty(&held.parameters).unwrap_or_default();
-    let _ = write!(
-        body,
-        "<h2>The record</h2>\n<dl class=\"card\">\n<dt>Transaction</dt><dd class=\"mono\">{}</dd>\n<dt>Question</dt>\
-         <dd class=\"mono\">{}</dd>\n",
-        Text(&held.action_id),
-        Text(&held.escalation_id),
-    );
+    body.push_str("<h2>The record</h2>\n<dl class=\"card\">\n");
+    let question = (held.needed > 0).then_some(&*held.escalation_id);
+    for (term, value) in [
+        ("Transaction", Some(&*held.action_id)),
+        ("Question", question),
+        ("Provider", held.provider.as_deref()),
+        ("Our reference", held.reference.as_deref()),
+        ("The provider’s reference", held.provider_reference.as_deref()),
+    ] {
+        if let Some(value) = value {
+            let _ = writeln!(body, "<dt>{term}</dt><dd class=\"mono\">{}</dd>", Text(value));
+        }
+    }
     let root = frame.root.strip_suffix("/approvals").unwrap_or_default();
     for receipt in &record.receipts {
         let short = Text(&receipt.receipt.short);
@@ -345,6 +366,31 @@ impl Frame<'_> {
             let _ = write!(body, " · until <time datetime=\"{}\">{}</time>", Text(until), readable(until));
         }
         body.push_str("</p></li>\n");
+    }
+
+    /// One line of what only a person can settle.
+    fn unsettled(&self, body: &mut String, view: &HeldView) {
+        let _ = write!(
+            body,
+            "<li class=\"card\"><a class=\"what\" href=\"{}/{}\"><b>{}</b>{}</a>\n<dl><dt>Agent</dt><dd>{}</dd><dt>Since</dt>\
+             <dd>{}</dd>",
+            Text(self.base),
+            Text(&view.action_id),
+            Text(&view.summary.what),
+            stake(&view.summary),
+            Text(&view.agent_id),
+            readable(&view.created_at),
+        );
+        for (term, value) in [
+            ("Provider", view.provider.as_deref()),
+            ("Our reference", view.reference.as_deref()),
+            ("Transaction", Some(&*view.action_id)),
+        ] {
+            if let Some(value) = value {
+                let _ = write!(body, "<dt>{term}</dt><dd class=\"mono\">{}</dd>", Text(value));
+            }
+        }
+        body.push_str("</dl></li>\n");
     }
 
     fn passkey(&self, body: &mut String, passkey: &PasskeyView) {
@@ -532,6 +578,83 @@ fn decide(body: &mut String, frame: &Frame<'_>, held: &HeldView, decision: Decis
     body.push_str("</form>\n");
 }
 
+/// What people said became of it.
+fn resolved(body: &mut String, held: &HeldView) {
+    if held.resolutions.is_empty() {
+        return;
+    }
+    body.push_str(
+        "<h2>What people said became of it</h2>\n<div class=\"card scroll\"><table>\n<thead><tr><th scope=\"col\">Who</th>\
+         <th scope=\"col\">Said</th><th scope=\"col\">When</th><th scope=\"col\">How they know</th></tr></thead>\n<tbody>\n",
+    );
+    for ResolutionView { decision, by, at, comment, charged, reference } in &held.resolutions {
+        let more = [charged.as_deref(), reference.as_deref()];
+        let more: String =
+            more.into_iter().flatten().map(|it| format!(" <code>{}</code>", Text(it))).collect();
+        let _ = writeln!(
+            body,
+            "<tr><td><b>{}</b></td><td>{}{more}</td><td>{}</td><td>{}</td></tr>",
+            Text(by),
+            Text(&decision.replace('_', " ")),
+            readable(at),
+            Text(comment),
+        );
+    }
+    body.push_str("</tbody></table></div>\n");
+}
+
+/// The form by which a person says what became of an action.
+fn resolve(body: &mut String, frame: &Frame<'_>, held: &HeldView) {
+    let (base, id, hidden) = (Text(frame.base), Text(&held.action_id), frame.hidden());
+    // As with the other decision, Enter presses nothing.
+    let _ = write!(
+        body,
+        "<h2>Your word</h2>\n<form id=\"decision\" class=\"card fields\" method=\"post\" action=\"{base}/{id}/resolve\" \
+         autocomplete=\"off\">{hidden}<button type=\"submit\" disabled hidden></button>\n\
+         <p>Look it up with the provider first. What you say is kept as your word, under your name, and counts as the last \
+         one.</p>\n<label for=\"comment\">How you know</label>\n\
+         <input id=\"comment\" name=\"comment\" type=\"text\" maxlength=\"1000\" required aria-describedby=\"kept\">\n\
+         <p id=\"kept\" class=\"soft\">One line, shown to whoever may see the action.</p>\n"
+    );
+    let doubt = held.unresolved == Some("in_doubt");
+    if let Some(amount) = held.summary.amount.as_ref().filter(|_| doubt) {
+        let _ = write!(
+            body,
+            "<label for=\"charged\">What was charged <span class=\"soft\">(only if it was carried out for less than {})\
+             </span></label>\n<input id=\"charged\" name=\"charged\" type=\"text\" inputmode=\"decimal\">\n",
+            Text(amount)
+        );
+    }
+    if doubt {
+        body.push_str(
+            "<label for=\"reference\">The provider’s reference <span class=\"soft\">(only if it was carried out)</span></label>\n\
+             <input id=\"reference\" name=\"reference\" type=\"text\" maxlength=\"200\" spellcheck=\"false\">\n",
+        );
+    }
+    body.push_str("<div class=\"tools\">");
+    for decision in &held.decisions {
+        let (word, class) = match (doubt, decision) {
+            (true, gateway::Decision::Executed) => ("It was carried out", ""),
+            (false, gateway::Decision::Executed) => ("It stays as it is", ""),
+            (_, gateway::Decision::Failed) => ("It had no effect", " class=\"danger\""),
+            (_, gateway::Decision::RolledBack) => ("It was undone by hand", ""),
+        };
+        let _ = write!(
+            body,
+            "<button type=\"submit\"{class} name=\"as\" value=\"{}\" data-approves>{word}</button>",
+            decision.as_str()
+        );
+    }
+    body.push_str("</div>\n");
+    if doubt {
+        body.push_str(
+            "<p class=\"soft\">If you say that it had no effect, its money is free again and its agent may try again: be \
+             sure that it is not still on its way.</p>\n",
+        );
+    }
+    body.push_str("</form>\n");
+}
+
 /// Mood, headline and sentence about where an action stands.
 fn state(held: &HeldView, record: &ActionView, decision: Decision) -> (&'static str, String, String) {
     let counted = |it: &&GivenView| it.escalation_id == held.escalation_id && it.decision == "approve";
@@ -540,7 +663,23 @@ fn state(held: &HeldView, record: &ActionView, decision: Decision) -> (&'static 
         1 => "One person has to agree.".to_owned(),
         needed => format!("{agreed} of {needed} people have agreed."),
     };
+    let spoken = !held.resolutions.is_empty();
+    let fate = held.unresolved.and_then(|kind| UNRESOLVED.into_iter().find(|(word, ..)| *word == kind));
+    if let Some((_, headline, told)) = fate {
+        let party = "Somebody else has to say what became of it: you asked for it, or gave the right to ask.";
+        let sentence = if decision == Decision::Party { party } else { told };
+        return ("warn", headline.to_owned(), sentence.to_owned());
+    }
     let (mood, headline, sentence) = match (decision, held.state.as_str()) {
+        (Decision::Over, "COMPLETED") if spoken => {
+            ("good", "Carried out", "A person said so, and not the provider.".to_owned())
+        }
+        (Decision::Over, "ROLLED_BACK") if spoken => {
+            ("", "Undone", "A person said so, and not the provider.".to_owned())
+        }
+        (Decision::Over, "FAILED") if spoken => {
+            ("bad", "No effect", "A person said so, and not the provider.".to_owned())
+        }
         (Decision::Expired, _) => ("bad", "Expired", "Nobody decided in time.".to_owned()),
         (Decision::Party, _) => (
             "warn",
@@ -548,7 +687,7 @@ fn state(held: &HeldView, record: &ActionView, decision: Decision) -> (&'static 
             format!("You asked for this, or gave the right to ask. {people}"),
         ),
         (Decision::Given, _) => ("", "You have decided", people),
-        (Decision::Open { .. }, _) => ("", "Waits for a person", people),
+        (Decision::Open { .. } | Decision::Resolve, _) => ("", "Waits for a person", people),
         (Decision::Over, "APPROVED") => ("", "Approved", "It is judged again, then carried out.".to_owned()),
         (Decision::Over, "EXECUTING") => ("", "Sent", "What became of it is not known yet.".to_owned()),
         (Decision::Over, "COMPLETED") => {
@@ -585,27 +724,6 @@ fn why(reason: &str) -> (&str, &'static str) {
         "probable_duplicate" => ("looks like a repetition", "an earlier action had the same effect:"),
         other => (other, "see the record."),
     }
-}
-
-fn doubt(body: &mut String, view: &DoubtView) {
-    let _ = write!(
-        body,
-        "<li class=\"card\"><p class=\"what\">{}</p>{}\n<dl><dt>Agent</dt><dd>{}</dd><dt>Since</dt><dd>{}</dd>",
-        Text(&view.summary.what),
-        stake(&view.summary),
-        Text(&view.agent_id),
-        readable(&view.created_at),
-    );
-    for (term, value) in [
-        ("Provider", view.provider.as_deref()),
-        ("Our reference", view.reference.as_deref()),
-        ("Transaction", Some(&*view.action_id)),
-    ] {
-        if let Some(value) = value {
-            let _ = write!(body, "<dt>{term}</dt><dd class=\"mono\">{}</dd>", Text(value));
-        }
-    }
-    body.push_str("</dl></li>\n");
 }
 
 /// How much, and to whom.
@@ -649,18 +767,39 @@ fn capital(text: &str) -> String {
         .unwrap_or_default()
 }
 
-fn waiting(held: &Page<HeldView>) -> String {
-    match (held.items.len(), &held.next) {
+fn waiting(held: &Page<HeldView>, unresolved: &[HeldView]) -> String {
+    let waits = match (held.items.len(), &held.next) {
         (0, _) => "Nothing waits for a person.".to_owned(),
         (1, None) => "One action waits for a person.".to_owned(),
         (count, None) => format!("{count} actions wait for a person."),
         (count, Some(_)) => format!("More than {count} actions wait for a person."),
+    };
+    match unresolved.len() {
+        0 => waits,
+        1 => format!("{waits} One more is not settled."),
+        count => format!("{waits} {count} more are not settled."),
     }
 }
 
 fn actions(count: usize) -> String {
     if count == 1 { "one action".to_owned() } else { format!("{count} actions") }
 }
+
+/// What only a person can settle: the word for it, a heading, and what it means.
+const UNRESOLVED: [(&str, &str, &str); 2] = [
+    (
+        "rollback_failed",
+        "Could not be undone",
+        "The effect is there, and undoing it failed for good. Undo it by hand and say so, say that it stays, or have the \
+         rollback tried again.",
+    ),
+    (
+        "in_doubt",
+        "In doubt",
+        "Sent, and the answer was lost. The provider is asked again and again, nothing is sent twice, and the money stays \
+         reserved. If the provider does not tell, look it up there under our reference and say what became of it.",
+    ),
+];
 
 /// Where scripts tell what happens, for those who see and those who hear.
 const LIVE: &str = "<p id=\"live\" role=\"status\" aria-live=\"polite\"></p>\n";

@@ -99,6 +99,9 @@ fn headline(kind: Kind) -> &'static str {
 fn said(receipt: &Document<'_>) -> &'static str {
     let amended = receipt.content.event.amendment_of().is_some();
     match receipt.content.metadata.kind {
+        _ if receipt.is_resolved_by_person() => {
+            "A person said what became of the action, because the provider did not. The entry “execute” commits to who."
+        }
         _ if amended => "This receipt adds to an earlier one of the same transaction.",
         Kind::Executed => "The action was carried out, and the provider confirmed it.",
         Kind::Blocked => "The action was refused. Nothing was sent.",

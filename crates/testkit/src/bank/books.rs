@@ -47,6 +47,8 @@ pub(super) enum Paid {
     Settled(Payment),
     /// The key was remembered: this is what it did then.
     Replayed(Payment),
+    /// The payer has to confirm it, or had to.
+    Challenged(Waiting),
     /// Less on the operating account than asked for.
     InsufficientFunds,
     /// The key is remembered for another order.
@@ -66,6 +68,47 @@ pub(super) struct Books {
     by_key: HashMap<String, u64>,
     remembered: HashMap<String, Remembered>,
     refunds: HashMap<usize, Refund>,
+    payers: Option<(i64, Duration)>,
+    /// What was ever to be confirmed by a payer, oldest first.
+    waiting: Vec<Waiting>,
+}
+
+/// A payment that its payer has to confirm.
+#[derive(Clone)]
+pub(super) struct Waiting {
+    pub(super) id: String,
+    pub(super) order: Order,
+    key: Option<String>,
+    until: Instant,
+    said: Said,
+}
+
+/// What its payer said.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Said {
+    Nothing,
+    Yes,
+    No,
+    Expired,
+}
+
+/// What a payer's answer came to.
+pub(super) enum Settled {
+    Paid(Payment),
+    Declined(Order),
+    /// It was answered before, or the time is over, or there is not enough money.
+    Over,
+}
+
+impl Waiting {
+    pub(super) fn status(&self) -> &'static str {
+        match self.said {
+            Said::Nothing => "awaiting_payer",
+            Said::Yes => "settled",
+            Said::No => "declined",
+            Said::Expired => "expired",
+        }
+    }
 }
 
 /// What gave a payment back.
@@ -100,6 +143,7 @@ impl Books {
         opening_minor: i64,
         currency: String,
         retention: Option<Duration>,
+        payers: Option<(i64, Duration)>,
         journal: Option<Journal>,
     ) -> Books {
         Books {
@@ -113,6 +157,8 @@ impl Books {
             by_key: HashMap::new(),
             remembered: HashMap::new(),
             refunds: HashMap::new(),
+            payers,
+            waiting: Vec::new(),
         }
     }
 
@@ -151,8 +197,18 @@ impl Books {
         if let Some(earlier) = key.and_then(|key| self.recall(key, now)) {
             return if earlier.order == order { Paid::Replayed(earlier.clone()) } else { Paid::KeyReused };
         }
+        let asked = self.waiting.iter().find(|waiting| key.is_some() && waiting.key.as_deref() == key);
+        if let Some(waiting) = asked.filter(|_| self.retention.is_some()) {
+            return if waiting.order == order { Paid::Challenged(waiting.clone()) } else { Paid::KeyReused };
+        }
         if self.balance(OPERATING).unwrap_or(0) < order.minor {
             return Paid::InsufficientFunds;
+        }
+        if let Some((_, patience)) = self.payers.filter(|(above, _)| order.minor > *above) {
+            let (id, key) = (format!("pay_{}", Uuid::now_v7().simple()), key.map(str::to_owned));
+            let waiting = Waiting { id, order, key, until: now + patience, said: Said::Nothing };
+            self.waiting.push(waiting.clone());
+            return Paid::Challenged(waiting);
         }
         let payment = Payment { id: format!("pay_{}", Uuid::now_v7().simple()), order };
         if !self.journal(&payment, key) {
@@ -160,6 +216,57 @@ impl Books {
         }
         self.record(payment.clone(), key, now);
         Paid::Settled(payment)
+    }
+
+    /// A payment that waits for its payer, or did.
+    pub(super) fn awaited(&mut self, id: &str, now: Instant) -> Option<&mut Waiting> {
+        let waiting = self.waiting.iter_mut().find(|waiting| waiting.id == id)?;
+        if waiting.said == Said::Nothing && now >= waiting.until {
+            waiting.said = Said::Expired;
+        }
+        Some(waiting)
+    }
+
+    /// The payer says yes: now the money moves.
+    pub(super) fn confirm(&mut self, id: &str, now: Instant) -> Settled {
+        let Some(Waiting { id, order, key, .. }) = self.unanswered(id, now) else { return Settled::Over };
+        let payment = Payment { id: id.clone(), order };
+        let poor = self.balance(OPERATING).unwrap_or(0) < payment.order.minor;
+        if poor || !self.journal(&payment, key.as_deref()) {
+            return Settled::Over;
+        }
+        self.record(payment.clone(), key.as_deref(), now);
+        self.say(&id, Said::Yes, now);
+        Settled::Paid(payment)
+    }
+
+    pub(super) fn decline(&mut self, id: &str, now: Instant) -> Settled {
+        let Some(waiting) = self.unanswered(id, now) else { return Settled::Over };
+        self.say(id, Said::No, now);
+        Settled::Declined(waiting.order)
+    }
+
+    fn unanswered(&mut self, id: &str, now: Instant) -> Option<Waiting> {
+        self.awaited(id, now).filter(|waiting| waiting.said == Said::Nothing).map(|waiting| waiting.clone())
+    }
+
+    fn say(&mut self, id: &str, said: Said, now: Instant) {
+        if let Some(waiting) = self.awaited(id, now) {
+            waiting.said = said;
+        }
+    }
+
+    pub(super) fn all_awaited(&self) -> Vec<String> {
+        let open = self.waiting.iter().filter(|waiting| waiting.said == Said::Nothing);
+        open.map(|waiting| waiting.id.clone()).collect()
+    }
+
+    /// Those of a reference that moved no money: yet, or at all.
+    pub(super) fn unpaid_with(&mut self, reference: &str, now: Instant) -> Vec<Waiting> {
+        let of_it = |waiting: &&Waiting| waiting.order.reference.as_deref() == Some(reference);
+        let ids: Vec<String> = self.waiting.iter().filter(of_it).map(|waiting| waiting.id.clone()).collect();
+        let found = ids.iter().filter_map(|id| self.awaited(id, now).map(|waiting| waiting.clone()));
+        found.filter(|waiting| waiting.said != Said::Yes).collect()
     }
 
     pub(super) fn balance(&self, account: &str) -> Option<i64> {

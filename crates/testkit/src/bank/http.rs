@@ -17,10 +17,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::books::{Books, Effects, OPERATING, Order, Paid, Payment, Refunded};
+use super::books::{Books, Effects, OPERATING, Order, Paid, Payment, Refunded, Waiting};
 use super::fault::{Fault, Faults, Injection, Target};
 use super::journal::Journal;
 use super::line::{Line, Lines};
+use super::payer::{self, Caller, Payers};
 use super::tokens::{self, Tokens};
 use super::{Client, Options, amount};
 
@@ -42,6 +43,8 @@ fn routes(counter: Arc<Counter>) -> Router {
         .route("/v1/payments/{id}/refunds", post(refund))
         .route("/v1/accounts/{name}", get(show_account))
         .route("/v1/effects", get(count_effects))
+        .route("/challenges/{id}", get(payer::page))
+        .route("/challenges/{id}/{word}", post(payer::answer))
         .route("/v1/faults", post(inject).get(list_faults).delete(clear_faults))
         .fallback(|| async { not_found("page") })
         .layer(DefaultBodyLimit::max(MOST_BODY_BYTES))
@@ -59,11 +62,17 @@ pub(super) struct Counter {
     latest: Option<Duration>,
     books: Mutex<Books>,
     faults: Faults,
+    payers: Payers,
+    caller: Arc<Caller>,
 }
 
 impl Counter {
     pub(super) fn open(options: Options) -> io::Result<Counter> {
         let journal = options.journal.as_deref().map(Journal::open).transpose()?;
+        let caller = Caller::default();
+        if let Some(to) = options.callback {
+            caller.call_at(to);
+        }
         Ok(Counter {
             token: options.token,
             client: options.client,
@@ -76,9 +85,12 @@ impl Counter {
                 options.opening_minor,
                 options.currency,
                 options.idempotency,
+                options.payers.as_ref().map(|payers| (payers.above_minor, payers.patience)),
                 journal,
             )),
             faults: Faults::default(),
+            payers: options.payers.unwrap_or_default(),
+            caller: Arc::new(caller),
         })
     }
 
@@ -92,6 +104,14 @@ impl Counter {
 
     pub(super) fn tokens(&self) -> &Tokens {
         &self.tokens
+    }
+
+    pub(super) fn currency(&self) -> &str {
+        &self.currency
+    }
+
+    pub(super) fn caller(&self) -> &Arc<Caller> {
+        &self.caller
     }
 
     pub(super) fn faults(&self) -> &Faults {
@@ -139,7 +159,9 @@ async fn settle(counter: Arc<Counter>, order: Order, key: Option<String>, came: 
         if counter.latest.is_some_and(|latest| now.duration_since(came) > latest) {
             return refusal(StatusCode::SERVICE_UNAVAILABLE, "too_late", "this payment was not made in time");
         }
-        say(books.pay(order, key.as_deref(), now), &counter.currency)
+        let paid = books.pay(order, key.as_deref(), now);
+        drop(books);
+        say(paid, &counter)
     };
     if !syncs {
         return work();
@@ -147,8 +169,17 @@ async fn settle(counter: Arc<Counter>, order: Order, key: Option<String>, came: 
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| unfinished())
 }
 
-fn say(paid: Paid, currency: &str) -> Response {
+fn say(paid: Paid, counter: &Counter) -> Response {
+    let currency = counter.currency.as_str();
     match paid {
+        Paid::Challenged(waiting) => {
+            let status = if waiting.status() == "declined" {
+                StatusCode::PAYMENT_REQUIRED
+            } else {
+                StatusCode::ACCEPTED
+            };
+            (status, Json(awaited(&waiting, counter))).into_response()
+        }
         Paid::Settled(payment) => (StatusCode::CREATED, Json(shown(&payment, currency))).into_response(),
         Paid::Replayed(payment) => {
             (StatusCode::CREATED, [("idempotent-replayed", "true")], Json(shown(&payment, currency)))
@@ -207,9 +238,11 @@ async fn find_payments(
     };
     let at_work = Arc::clone(&counter);
     let work = async move {
-        let books = at_work.books();
-        let found: Vec<Value> =
+        let mut books = at_work.books();
+        let mut found: Vec<Value> =
             books.payments_with(&reference).map(|payment| shown(payment, &at_work.currency)).collect();
+        let unpaid = books.unpaid_with(&reference, Instant::now());
+        found.extend(unpaid.iter().map(|waiting| awaited(waiting, &at_work)));
         Json(json!({ "payments": found })).into_response()
     };
     counter.answer(Target::Queries, line, work).await
@@ -352,6 +385,18 @@ fn shown(payment: &Payment, currency: &str) -> Value {
         "recipient": payment.order.recipient,
         "amount": amount::print(payment.order.minor, currency),
         "currency": currency,
+    })
+}
+
+/// A payment that waits for its payer, or did.
+fn awaited(waiting: &Waiting, counter: &Counter) -> Value {
+    json!({
+        "payment_id": waiting.id,
+        "reference": waiting.order.reference,
+        "status": waiting.status(),
+        "amount": amount::print(waiting.order.minor, &counter.currency),
+        "currency": counter.currency,
+        "challenge_url": format!("{}/challenges/{}", counter.payers.pages, waiting.id),
     })
 }
 

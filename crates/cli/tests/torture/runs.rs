@@ -1,0 +1,535 @@
+//! `countersign run` against a real gateway: the command starts only when it is decided and on record, what came of it is
+//! known to the gateway whatever dies meanwhile, and it never runs twice where it must not.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use receipt::Verdict;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tokio::time::sleep;
+
+use crate::house::{House, Plan, Voice, countersign, verdict};
+
+/// Safe to repeat, and tried again.
+const JOB: &str = include_str!("job.toml");
+
+fn again() -> String {
+    JOB.replace("LEVEL", "atp-2") + "\n[binding.capabilities]\nrepeat_safe = true\n"
+}
+
+/// Never run twice.
+fn once() -> String {
+    JOB.replace("LEVEL", "atp-1").replace("\"JOB\"", "\"ONCE\"")
+}
+
+/// Recognises its key.
+fn keyed() -> String {
+    let text = JOB.replace("LEVEL", "atp-2").replace("\"JOB\"", "\"KEYED\"");
+    text + "\n[binding.capabilities]\nidempotent = { retention_seconds = 86400 }\n"
+}
+
+/// Held for a person.
+fn asked() -> String {
+    let text = JOB.replace("LEVEL", "atp-1").replace("\"JOB\"", "\"ASKED\"");
+    text.replace("approval = \"key\"", "approval = \"key\"\nrequires_approval = true")
+}
+
+async fn house() -> House {
+    house_at(None).await
+}
+
+async fn house_at(listen: Option<SocketAddr>) -> House {
+    let plan = Plan {
+        config: "[limits]\nrecovery_interval_ms = 20\n[sandbox]\nenabled = false\n".into(),
+        catalogue: vec![
+            ("job.toml", again()),
+            ("once.toml", once()),
+            ("keyed.toml", keyed()),
+            ("asked.toml", asked()),
+        ],
+        listen,
+        ..Plan::default()
+    };
+    House::with(plan).await
+}
+
+impl House {
+    fn file(&self, name: &str) -> PathBuf {
+        self.path().join(name)
+    }
+
+    /// The command line, with the agent's key where a careful person puts it.
+    fn start_run(&self, args: &[&str], words: &[&str]) -> Child {
+        let agent = self.agent();
+        let mut command = countersign();
+        command.env("COUNTERSIGN_URL", &agent.url).env("COUNTERSIGN_API_KEY", agent.key.unwrap());
+        command.arg("run").args(args).arg("--").args(words).current_dir(self.path());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    }
+
+    fn runs(&self, args: &[&str], script: &str) -> Child {
+        self.start_run(args, &["sh", "-c", script])
+    }
+
+    async fn ran(&self, args: &[&str], script: &str) -> Ran {
+        Ran::of(self.runs(args, script)).await
+    }
+
+    /// Waits until a command has left its mark.
+    async fn mark(&self, name: &str) -> String {
+        for _ in 0..1000 {
+            if let Ok(text) = fs::read_to_string(self.file(name))
+                && !text.is_empty()
+            {
+                return text;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        panic!("no {name}: {}", self.log())
+    }
+
+    /// The record of the action under this key.
+    async fn record(&self, archetype: &str, id: &str) -> Value {
+        let record = self.agent().get(&format!("/v1/actions/{id}")).await;
+        assert_eq!((record.status, &record.body["archetype"]), (200, &json!(archetype)), "{}", record.text());
+        record.body
+    }
+
+    async fn until(&self, id: &str, state: &str, doubted: bool) -> Value {
+        for _ in 0..1000 {
+            let record = self.agent().get(&format!("/v1/actions/{id}")).await.body;
+            let is_doubted = record["response"]["kind"] == "pending_settlement";
+            if record["result"]["state"] == state && is_doubted == doubted {
+                return record;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{id} is never {state}: {}", self.log())
+    }
+}
+
+/// What a run came to.
+struct Ran {
+    code: i32,
+    stdout: Vec<u8>,
+    stderr: String,
+}
+
+impl Ran {
+    async fn of(child: Child) -> Ran {
+        let Output { status, stdout, stderr } =
+            tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+        let stderr = String::from_utf8(stderr).unwrap();
+        Ran { code: status.code().unwrap_or(-1), stdout, stderr }
+    }
+
+    /// The answer that `--json` prints last.
+    fn answer(&self) -> Value {
+        let text = String::from_utf8_lossy(&self.stdout);
+        let line = text.lines().last().unwrap_or_default();
+        serde_json::from_str(line).unwrap_or_else(|_| panic!("no answer: {text}{}", self.stderr))
+    }
+
+    fn id(&self) -> String {
+        self.answer()["transaction_id"].as_str().unwrap().to_owned()
+    }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+/// Ends a process without a word.
+fn kill(child: &mut Child) {
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_runs_as_an_action_and_its_receipt_says_how_it_went() {
+    let house = house().await;
+    let script = "printf 'a\\nb'; printf 'oh' >&2; env > env.txt; exit 3";
+    let args = ["--archetype", "JOB", "--constraint", "job=nightly", "--output", "tail", "--json"];
+    let ran = house.ran(&args, script).await;
+    assert_eq!(ran.code, 3, "3 is one of the codes that mean done: {}", ran.stderr);
+    assert!(
+        ran.stdout.starts_with(b"a\nb\n{"),
+        "what it writes passes through, and the answer begins a line"
+    );
+    assert!(ran.stderr.starts_with("oh\n"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("countersign: executed · exit 3 after "), "{}", ran.stderr);
+    let record = house.record("JOB", &ran.id()).await;
+    assert_eq!(record["result"]["state"], "COMPLETED");
+    let told = &record["result"]["confirmation"]["answer"];
+    assert_eq!((&told["exit_code"], &told["signal"]), (&json!(3), &Value::Null), "{told}");
+    assert_eq!((&told["stdout_sha256"], &told["stdout_bytes"]), (&json!(sha256(b"a\nb")), &json!(3)));
+    assert_eq!((&told["stderr_sha256"], &told["stderr_bytes"]), (&json!(sha256(b"oh")), &json!(2)));
+    assert!(told["duration_ms"].is_u64());
+    let tail = told["untrusted_text"].as_str().unwrap();
+    assert!(tail.contains("a\nb") && tail.contains("oh"), "{tail}");
+    let parameters = &record["action"]["parameters"];
+    assert!(parameters["program"].as_str().unwrap().ends_with("/sh"));
+    assert_eq!(parameters["arguments"], json!(["-c", script]));
+    assert_eq!(parameters["directory"], house.path().to_str().unwrap());
+    let receipts = record["receipts"].as_array().unwrap();
+    assert_eq!((receipts.len(), &receipts[0]["event_type"]), (1, &json!("ORIGINAL")), "{record}");
+    let receipt =
+        house.agent().get(&format!("/v1/receipts/{}", receipts[0]["receipt_id"].as_str().unwrap())).await;
+    assert_eq!(verdict(&receipt.bytes, &house.jwks().await), Verdict::Valid);
+
+    // What it was told, and what it was not.
+    let env = fs::read_to_string(house.file("env.txt")).unwrap();
+    let ours: Vec<&str> = env.lines().filter(|line| line.starts_with("COUNTERSIGN_")).collect();
+    let attempt = &record["attempts"][0];
+    for expected in [
+        format!("COUNTERSIGN_ACTION_ID={}", ran.id()),
+        format!("COUNTERSIGN_PROVIDER_KEY={}", attempt["provider_key"].as_str().unwrap()),
+        "COUNTERSIGN_ATTEMPT=1".to_owned(),
+    ] {
+        assert!(ours.contains(&expected.as_str()), "{expected} is not in {ours:?}");
+    }
+    assert_eq!(ours.len(), 3, "neither key nor address: {ours:?}");
+    assert!(!env.contains(&house.agent().key.unwrap()));
+
+    // Without the flag nothing of its output leaves, and a failure is its own code.
+    let failed = house.ran(&["--archetype", "ONCE", "--json"], "echo secret; exit 7").await;
+    assert_eq!(failed.code, 7, "{}", failed.stderr);
+    let record = house.record("ONCE", &failed.id()).await;
+    assert_eq!((&record["result"]["state"], &record["result"]["retry_count"]), (&json!("FAILED"), &json!(0)));
+    assert!(!record["response"].to_string().contains("secret"), "{record}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_permitted_never_starts() {
+    let house = house().await;
+    // Built in, and nothing permits it.
+    let scope = json!({"subject": "default-agent", "scope": ["TERMINAL_COMMAND"], "expires_in_seconds": 600});
+    let mandate = house.voice("default", "operator").post("/v1/mandates", &scope).await;
+    let token = mandate.body["token"].as_str().unwrap();
+    let blocked = house.ran(&["--mandate", token, "--json"], "touch started").await;
+    assert_eq!((blocked.code, &blocked.answer()["kind"]), (77, &json!("blocked")), "{}", blocked.stderr);
+    assert_eq!(blocked.answer()["code"], "EP_BOUNDARY_BLOCK");
+    assert!(!house.file("started").exists());
+
+    // A policy permits one program, by its path.
+    let touch = ["/usr/bin/touch", "/bin/touch"].into_iter().find(|path| fs::metadata(path).is_ok()).unwrap();
+    let policy = format!(
+        "@id(\"touch\")\npermit (principal, action == Action::\"TERMINAL_COMMAND\", resource == Program::\"{touch}\")\n\
+         when {{ context.constraints has arguments && context.constraints.arguments.contains(\"started\") }};\n"
+    );
+    fs::write(house.file("policies/default/touch.cedar"), policy).unwrap();
+    assert_eq!(house.admin().post("/v1/reload", &json!({})).await.status, 200);
+    assert_eq!(
+        house.ran(&["--mandate", token], "touch started").await.code,
+        77,
+        "a shell is another program"
+    );
+    let by_itself = |words: &[&str]| house.start_run(&["--mandate", token], words);
+    assert_eq!(Ran::of(by_itself(&[touch, "other"])).await.code, 77);
+    let done = Ran::of(by_itself(&[touch, "started"])).await;
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    assert!(house.file("started").exists() && !house.file("other").exists());
+
+    // What there is not is not asked for, and what another provider carries out is not for a runner.
+    let nothing = Ran::of(by_itself(&["no-such-command"])).await;
+    assert_eq!(nothing.code, 127, "{}", nothing.stderr);
+    let paid = house.ran(&["--archetype", "PAYMENT_TRANSFER"], "touch paid").await;
+    assert_eq!(paid.code, 65, "{}", paid.stderr);
+    assert!(paid.stderr.contains("ATP_PROVIDER_CANNOT"), "{}", paid.stderr);
+    assert!(!house.file("paid").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_gateway_nothing_runs() {
+    let mut house = house().await;
+    house.gateway.kill();
+    let ran = house.ran(&["--archetype", "JOB"], "touch started").await;
+    assert_eq!(ran.code, 69, "{}", ran.stderr);
+    assert!(ran.stderr.contains("nothing was started"), "{}", ran.stderr);
+    assert!(!house.file("started").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_a_person_runs_when_they_agree() {
+    let house = house().await;
+    let args = ["--archetype", "ASKED", "--idempotency-key", "k1", "--json"];
+    // Who does not wait leaves it waiting.
+    let left = house.ran(&[&args[..], &["--wait", "1s"]].concat(), "echo x >> ran").await;
+    assert_eq!(left.code, 75, "{}", left.stderr);
+    assert!(
+        left.stderr.contains("waits for a person to agree · https://gw.example/v1/actions/"),
+        "{}",
+        left.stderr
+    );
+    let waiting = house.runs(&args, "echo x >> ran");
+    sleep(Duration::from_millis(200)).await;
+    assert!(!house.file("ran").exists());
+    let path = format!("/v1/actions/{}/approve", left.id());
+    let agreed = house.voice("default", "approver").post(&path, &json!({})).await;
+    assert_eq!(agreed.status, 200, "{}", agreed.text());
+    let ran = Ran::of(waiting).await;
+    assert_eq!((ran.code, ran.id()), (0, left.id()), "{}", ran.stderr);
+    // Once more under the same key: it is over, and nothing runs.
+    let replayed = house.ran(&args, "echo x >> ran").await;
+    assert_eq!((replayed.code, replayed.id()), (0, left.id()), "{}", replayed.stderr);
+    assert!(replayed.stderr.contains("carried out before, under the same key"), "{}", replayed.stderr);
+    assert_eq!(house.mark("ran").await, "x\n");
+    // Another command under the same key is another request.
+    let other = house.ran(&args, "echo y >> ran").await;
+    assert_eq!(other.code, 65, "{}", other.stderr);
+    assert!(other.stderr.contains("EP_IDEMPOTENCY_MISMATCH"), "{}", other.stderr);
+
+    let no = house.runs(&["--archetype", "ASKED", "--idempotency-key", "k2", "--json"], "touch no");
+    let held = loop {
+        let listed = house.voice("default", "approver").get("/v1/approvals").await;
+        if let Some(id) = listed.body["items"][0]["action_id"].as_str() {
+            break id.to_owned();
+        }
+        sleep(Duration::from_millis(20)).await;
+    };
+    let said =
+        house.voice("default", "approver").post(&format!("/v1/actions/{held}/reject"), &json!({})).await;
+    assert_eq!(said.status, 200, "{}", said.text());
+    let no = Ran::of(no).await;
+    assert_eq!((no.code, &no.answer()["code"]), (77, &json!("EP_APPROVAL_DENIED")), "{}", no.stderr);
+    assert!(!house.file("no").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_the_second_level_it_runs_again_until_it_succeeds() {
+    let house = house().await;
+    let script =
+        "echo $COUNTERSIGN_ATTEMPT $COUNTERSIGN_PROVIDER_KEY >> tries; [ $(wc -l < tries) -ge 3 ] || exit 5";
+    let ran = house.ran(&["--archetype", "JOB", "--json"], script).await;
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let record = house.record("JOB", &ran.id()).await;
+    let attempts = record["attempts"].as_array().unwrap();
+    let tries: Vec<String> = attempts
+        .iter()
+        .map(|it| format!("{} {}\n", it["attempt"], it["provider_key"].as_str().unwrap()))
+        .collect();
+    assert_eq!(house.mark("tries").await, tries.concat());
+    assert_eq!((attempts.len(), &attempts[0]["provider_code"]), (3, &json!("exit_5")));
+    assert_eq!(record["result"]["retry_count"], 2);
+    assert_eq!(record["receipts"][0]["event_type"], "ORIGINAL");
+
+    // One that recognises its key is run again under the same, because it may have got half way.
+    let script =
+        "echo $COUNTERSIGN_ATTEMPT $COUNTERSIGN_PROVIDER_KEY >> keys; [ $(wc -l < keys) -ge 2 ] || exit 5";
+    let ran = house.ran(&["--archetype", "KEYED", "--json"], script).await;
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let record = house.record("KEYED", &ran.id()).await;
+    let attempts = record["attempts"].as_array().unwrap();
+    assert_eq!((attempts.len(), &attempts[0]["sends"]), (1, &json!(2)), "{record}");
+    let one = format!("1 {}\n", attempts[0]["provider_key"].as_str().unwrap());
+    assert_eq!(house.mark("keys").await, one.repeat(2));
+
+    // And no longer than the policy says.
+    let failed = house.ran(&["--archetype", "JOB", "--json"], "echo x >> vain; exit 5").await;
+    assert_eq!(
+        (failed.code, &failed.answer()["code"]),
+        (5, &json!("EP_PROVIDER_FAILED")),
+        "{}",
+        failed.stderr
+    );
+    assert_eq!(house.mark("vain").await, "x\n".repeat(5));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_runner_that_dies_leaves_doubt_and_who_comes_next_runs_only_what_is_safe_to_repeat() {
+    let house = house().await;
+    for (archetype, code, runs) in [("JOB", 0, "x\nx\n"), ("ONCE", 76, "x\n")] {
+        let (mark, pid) = (format!("{archetype}-ran"), format!("{archetype}-pid"));
+        // The first one hangs until it is killed.
+        let script = format!(
+            "echo x >> {mark}; [ $(wc -l < {mark}) -ge 2 ] || {{ echo $$ > {pid}; exec sleep 600; }}"
+        );
+        let args = ["--archetype", archetype, "--idempotency-key", archetype, "--json"];
+        let mut first = house.runs(&args, &script);
+        let orphan = house.mark(&pid).await;
+        // As long as it is there nobody else runs the same, as when cron comes again too early.
+        let early = house.ran(&args, &script).await;
+        assert_eq!(early.code, 75, "{}", early.stderr);
+        assert!(early.stderr.contains("EP_IDEMPOTENCY_IN_FLIGHT"), "{}", early.stderr);
+        kill(&mut first);
+        assert!(Command::new("kill").args(["-9", orphan.trim()]).status().unwrap().success());
+        let ran = loop {
+            let ran = house.ran(&args, &script).await;
+            if !ran.stderr.contains("EP_IDEMPOTENCY_IN_FLIGHT") {
+                break ran;
+            }
+            sleep(Duration::from_millis(50)).await;
+        };
+        assert_eq!(ran.code, code, "{archetype}: {}", ran.stderr);
+        assert_eq!(house.mark(&mark).await, runs, "{archetype}");
+        let record = house.record(archetype, &ran.id()).await;
+        let original = &record["receipts"][0];
+        assert_eq!(original["event_type"], "ORIGINAL");
+        match archetype {
+            "JOB" => {
+                assert_eq!(record["result"]["state"], "COMPLETED", "{record}");
+                assert_eq!(record["attempts"][0]["sends"], 2, "the same attempt under the same key");
+            }
+            _ => assert_eq!(record["response"]["kind"], "pending_settlement", "{record}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_dies_meanwhile_hears_of_it_when_it_is_back() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut house = house_at(Some(port)).await;
+    for (archetype, end, code, state) in [
+        ("JOB", "exit 0", 0, "COMPLETED"),
+        ("ONCE", "exit 0", 0, "COMPLETED"),
+        ("ONCE", "exit 4", 4, "FAILED"),
+    ] {
+        let (mark, go) = (format!("{archetype}{code}-ran"), format!("{archetype}{code}-go"));
+        let script =
+            format!("echo $COUNTERSIGN_ACTION_ID >> {mark}; while [ ! -e {go} ]; do sleep 0.05; done; {end}");
+        let key = format!("{archetype}{code}");
+        let args = ["--archetype", archetype, "--idempotency-key", &key, "--json"];
+        let running = house.runs(&args, &script);
+        let id = house.mark(&mark).await.trim().to_owned();
+        house.gateway.kill();
+        house.start();
+        // It is in doubt, and says so, and nobody runs it a second time while its runner is at it.
+        house.until(&id, "EXECUTING", true).await;
+        sleep(Duration::from_millis(3500)).await;
+        let other = house.ran(&args, &script).await;
+        assert_eq!(other.code, 75, "another runner is at it: {}", other.stderr);
+        house.gateway.kill();
+        fs::write(house.file(&go), "").unwrap();
+        sleep(Duration::from_millis(300)).await;
+        house.start();
+        let ran = Ran::of(running).await;
+        assert_eq!(ran.code, code, "{}", ran.stderr);
+        let record = house.until(&id, state, false).await;
+        assert_eq!(
+            record["receipts"].as_array().unwrap().len(),
+            2,
+            "the doubt, and what came of it: {record}"
+        );
+        assert_eq!(record["receipts"][1]["event_type"], "AMENDMENT_SETTLEMENT");
+        assert_eq!(record["attempts"][0]["sends"], 1, "it was not even offered again: {record}");
+        assert_eq!(house.mark(&mark).await, format!("{id}\n"), "it ran once");
+    }
+    house.gateway.kill();
+    house.store().await;
+}
+
+/// A run by hand, as another client would do it.
+struct ByHand {
+    voice: Voice,
+    id: String,
+}
+
+impl ByHand {
+    async fn begin(house: &House, key: &str) -> ByHand {
+        let constraints = json!({"program": "/bin/true", "directory": "/"});
+        let body = json!({"archetype": "ONCE", "constraints": constraints});
+        let voice = house.agent();
+        let request = voice.request("POST", "/v1/runs").header("ep-version", crate::house::VERSION);
+        let said = crate::house::Said::of(request.header("idempotency-key", key).json(&body)).await.unwrap();
+        assert_eq!((said.status, &said.body["state"]), (201, &json!("EXECUTING")), "{}", said.text());
+        ByHand { voice, id: said.body["action_id"].as_str().unwrap().to_owned() }
+    }
+
+    async fn post(&self, voice: &Voice, what: &str, body: &Value) -> (u16, Value) {
+        let said = voice.post(&format!("/v1/runs/{}/{what}", self.id), body).await;
+        (said.status, said.body)
+    }
+}
+
+fn report(key: &str, exit_code: u64) -> Value {
+    let nothing = json!({"sha256": sha256(b""), "bytes": 0});
+    json!({"provider_key": key, "exit_code": exit_code, "duration_ms": 1, "stdout": nothing, "stderr": nothing})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_is_the_agents_own_and_one_runners_and_reported_once() {
+    let house = house().await;
+    let run = ByHand::begin(&house, "k1").await;
+    let (agent, rival) = (run.voice.clone(), house.voice("default", "rival"));
+    let take = |runner: &str| json!({ "runner": runner });
+    assert_eq!(run.post(&rival, "take", &take("r")).await.0, 404);
+    assert_eq!(run.post(&house.voice("default", "operator"), "take", &take("r")).await.0, 403);
+    let (status, taken) = run.post(&agent, "take", &take("a")).await;
+    assert_eq!(
+        (status, &taken["next"], &taken["call"]["attempt"]),
+        (200, &json!("run"), &json!(1)),
+        "{taken}"
+    );
+    let key = taken["call"]["provider_key"].as_str().unwrap();
+    assert_eq!(run.post(&agent, "take", &take("b")).await.1["next"], "elsewhere");
+    assert_eq!(run.post(&agent, "take", &take("a")).await.1, taken, "whose answer got lost asks again");
+
+    let beat = |runner: &str, key: &str| json!({"runner": runner, "provider_key": key});
+    assert_eq!(run.post(&rival, "beat", &beat("a", key)).await.0, 404);
+    assert_eq!(run.post(&agent, "beat", &beat("b", key)).await.0, 409);
+    assert_eq!(run.post(&agent, "beat", &beat("a", "another")).await.0, 409);
+    assert_eq!(run.post(&agent, "beat", &beat("a", key)).await, (200, json!({"heard": true})));
+
+    assert_eq!(run.post(&rival, "report", &report(key, 0)).await.0, 404);
+    assert_eq!(run.post(&agent, "report", &report("another", 0)).await.0, 409);
+    let mut odd = report(key, 0);
+    odd["signal"] = 9.into();
+    assert_eq!(run.post(&agent, "report", &odd).await.0, 422, "one end and not two");
+    odd = report(key, 0);
+    odd["stdout"]["sha256"] = "zz".into();
+    assert_eq!(run.post(&agent, "report", &odd).await.0, 422);
+    // Whoever has it has it after a reload, too.
+    assert_eq!(house.admin().post("/v1/reload", &json!({})).await.status, 200);
+    assert_eq!(run.post(&agent, "take", &take("b")).await.1["next"], "elsewhere");
+    let (status, record) = run.post(&agent, "report", &report(key, 0)).await;
+    assert_eq!((status, &record["result"]["state"]), (200, &json!("COMPLETED")), "{record}");
+    let (status, said) = run.post(&agent, "report", &report(key, 4)).await;
+    assert_eq!((status, &said["code"]), (409, &json!("EP_STATE_CONFLICT")), "{said}");
+    assert_eq!(run.post(&agent, "beat", &beat("a", key)).await.0, 409);
+    assert_eq!(run.post(&agent, "take", &take("c")).await.1["next"], "over");
+
+    // A code that may mean anything leaves it in doubt, and nobody runs it again.
+    let run = ByHand::begin(&house, "k2").await;
+    let taken = run.post(&agent, "take", &take("a")).await.1;
+    let key = taken["call"]["provider_key"].as_str().unwrap();
+    let (status, record) = run.post(&agent, "report", &report(key, 9)).await;
+    assert_eq!((status, &record["response"]["kind"]), (200, &json!("pending_settlement")), "{record}");
+    assert_eq!(run.post(&agent, "take", &take("a")).await.1["next"], "doubt");
+    // Whoever knows better still can say so.
+    let record = run.post(&agent, "report", &report(key, 0)).await.1;
+    assert_eq!(record["result"]["state"], "COMPLETED", "{record}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_runner_takes_was_never_sent() {
+    let house = house().await;
+    let run = ByHand::begin(&house, "k1").await;
+    let record = house.until(&run.id, "FAILED", false).await;
+    assert_eq!(record["response"]["details"]["reasons"], json!(["not_sent"]), "{record}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_is_the_commands_and_its_end_is_still_told() {
+    let house = house().await;
+    let script = "trap 'echo bye; exit 3' TERM; echo up > up; while :; do sleep 0.05; done";
+    let running = house.runs(&["--archetype", "ONCE", "--json"], script);
+    house.mark("up").await;
+    let pid = running.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    let ran = Ran::of(running).await;
+    assert_eq!((ran.code, &ran.answer()["kind"]), (3, &json!("executed")), "{}", ran.stderr);
+    assert!(ran.stdout.starts_with(b"bye\n"));
+
+    // One that dies of it has said nothing.
+    let running = house.runs(&["--archetype", "ONCE", "--json"], "echo up > down; exec sleep 600");
+    house.mark("down").await;
+    let pid = running.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    let ran = Ran::of(running).await;
+    assert_eq!((ran.code, &ran.answer()["kind"]), (143, &json!("pending_settlement")), "{}", ran.stderr);
+}

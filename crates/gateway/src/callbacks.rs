@@ -1,0 +1,199 @@
+//! Callbacks: what a provider says of its own accord, signed with a secret that its binding shares with it.
+//!
+//! Where the provider can be asked, its word is only a reason to ask at once. Where it cannot, it counts as the reply to the
+//! call that it names. Either way it is taken as often as it comes and counts once, because what it says is held against
+//! where the action stands: nothing is remembered of the letters themselves.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use action::ActionId;
+use execution::{Reply, Stood};
+use ledger::{State, Stored};
+use provider::{Provider, Signed, Told};
+
+use crate::alert::Alert;
+use crate::gateway::Gateway;
+use crate::pending::Pending;
+use crate::remember::unavailable;
+use crate::row::{IntentRow, internal};
+use crate::steer::busy;
+use crate::tenants::TenantState;
+use crate::{Code, Error, clock};
+
+/// What a provider said, and of whose call.
+struct Word {
+    tenant: Arc<TenantState>,
+    provider: Arc<dyn Provider>,
+    id: ActionId,
+    attempt: u32,
+    reply: Reply,
+}
+
+/// A binding that has the name and the secret of whoever wrote.
+struct Sender {
+    tenant: Arc<TenantState>,
+    archetype: String,
+    provider: Arc<dyn Provider>,
+}
+
+/// So long a provider is kept waiting while it is asked in its turn. It is asked on afterwards.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// So often it is tried where somebody else goes on with the action at the same moment.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(50);
+
+impl Gateway {
+    /// Hears what a provider says of itself. Returns when what it says is on record, when it is certain that it will be asked
+    /// after, or when it says nothing of any action that it may speak of.
+    ///
+    /// # Errors
+    /// `EP_UNAUTHENTICATED` unless it is signed by somebody who shares a secret with a binding of this name;
+    /// `EP_STATE_CONFLICT` and `EP_UNAVAILABLE` if it has to be said again.
+    pub async fn called_back(self: &Arc<Self>, binding: &str, letter: &Signed<'_>) -> Result<(), Error> {
+        let heard = self.heard_from(binding, letter).await;
+        if let Err(error) = &heard {
+            self.metrics.error(error.code);
+        }
+        heard
+    }
+
+    async fn heard_from(self: &Arc<Self>, binding: &str, letter: &Signed<'_>) -> Result<(), Error> {
+        let senders = self.senders(binding, letter, clock::now_ms());
+        if senders.is_empty() {
+            return Err(Error::new(Code::Unauthenticated, "the callback is not signed as it must be")
+                .field("webhook-signature"));
+        }
+        let Some(word) = self.read_letter(senders, letter).await? else {
+            tracing::debug!(binding, letter = letter.id, "a callback is about nothing that waits for one");
+            return Ok(());
+        };
+        tracing::info!(action = %word.id, binding, letter = letter.id, "a provider called back");
+        let gateway = Arc::clone(self);
+        // In a task of its own: who hangs up has said it all the same.
+        let task = tokio::spawn(async move { gateway.take(word).await });
+        task.await.unwrap_or_else(|_| Err(internal("a callback ended without a word")))
+    }
+
+    /// The bindings whose secret signed the letter. Each secret is tried once, however many bindings name it.
+    fn senders(&self, binding: &str, letter: &Signed<'_>, now_ms: i64) -> Vec<Sender> {
+        let mut known = HashMap::<String, bool>::new();
+        let mut senders = Vec::new();
+        for tenant in self.tenants.values() {
+            for (archetype, provider) in &tenant.rules().providers {
+                let Some(callback) = provider.callback().filter(|_| provider.name() == binding) else {
+                    continue;
+                };
+                let secret = callback.secret().to_owned();
+                if *known.entry(secret).or_insert_with(|| callback.is_from(letter, now_ms)) {
+                    let (tenant, provider) = (Arc::clone(tenant), Arc::clone(provider));
+                    senders.push(Sender { tenant, archetype: archetype.clone(), provider });
+                }
+            }
+        }
+        senders
+    }
+
+    /// What the letter says, if it is of a call that one of these bindings sent.
+    async fn read_letter(&self, senders: Vec<Sender>, letter: &Signed<'_>) -> Result<Option<Word>, Error> {
+        for Sender { tenant, archetype, provider } in senders {
+            let Some(Told { about, reply }) = provider.callback().and_then(|it| it.told(letter.body)) else {
+                continue;
+            };
+            let Some((id, attempt)) = execution::attempt_of(&about) else { continue };
+            let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
+            if stored.is_some_and(|stored| *stored.archetype == *archetype) {
+                return Ok(Some(Word { tenant, provider, id, attempt, reply }));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn take(self: &Arc<Self>, word: Word) -> Result<(), Error> {
+        for _ in 1..TRIES {
+            match self.take_once(&word).await {
+                Err(error) if error.code == Code::StateConflict => tokio::time::sleep(PAUSE).await,
+                taken => return taken,
+            }
+        }
+        self.take_once(&word).await
+    }
+
+    async fn take_once(self: &Arc<Self>, word: &Word) -> Result<(), Error> {
+        let stored = self.ledger.action(&word.tenant.tenant, word.id).await.map_err(unavailable)?;
+        let stored = stored.ok_or_else(|| internal("an action is gone"))?;
+        // Of what was erased nothing is left that could go on.
+        let Ok(row) = IntentRow::from_bytes(&stored.payload) else { return Ok(()) };
+        let Some(call) = row.call.as_ref().filter(|call| call.was_for(word.provider.as_ref())) else {
+            tracing::warn!(action = %word.id, "a callback is from another provider than the action was sent to");
+            return Ok(());
+        };
+        if call.attempt != word.attempt {
+            return self.of_another_attempt(word, &stored, call.attempt).await;
+        }
+        let asks = word.provider.capabilities().can_be_asked();
+        match stored.state {
+            State::Sent | State::InDoubt | State::Challenged if asks => self.ask_at_once(word).await,
+            State::Sent | State::InDoubt | State::Challenged => self.believe(word).await,
+            State::Waiting | State::Failed if matches!(word.reply, Reply::Confirmed(_)) => {
+                if asks {
+                    self.ask_after_the_end(word, &stored).await
+                } else {
+                    self.believe(word).await
+                }
+            }
+            State::Executed if matches!(word.reply, Reply::Refused(_)) => {
+                tracing::warn!(action = %word.id, "a callback denies an effect that was confirmed");
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// It is open, and asked after in any case: now rather than later.
+    async fn ask_at_once(self: &Arc<Self>, word: &Word) -> Result<(), Error> {
+        self.ask_soon(word.id);
+        let (gateway, tenant, id) = (Arc::clone(self), word.tenant.tenant.clone(), word.id);
+        let asking = tokio::spawn(async move {
+            if let Err(error) = gateway.look_into(&tenant, id).await {
+                tracing::warn!(action = %id, %error, "a provider called back and could not be asked");
+            }
+        });
+        let _ = tokio::time::timeout(PATIENCE, asking).await;
+        Ok(())
+    }
+
+    /// It was said to be absent, and nobody asks after it any more: the callback is not over before it is known.
+    async fn ask_after_the_end(self: &Arc<Self>, word: &Word, stored: &Stored) -> Result<(), Error> {
+        let under_way = self.look_after_alone(word.id).ok_or_else(busy)?;
+        let pending = Pending::restore(stored, self.told(stored).await?)?;
+        let stood = match stored.state {
+            State::Waiting => Stood::Waiting { due_ms: stored.due_ms.unwrap_or(0) },
+            _ => Stood::Failed,
+        };
+        let rules = word.tenant.rules();
+        self.ask_once_more(&word.tenant, &pending, &rules, stood, under_way).await.map(drop)
+    }
+
+    /// Nobody can be asked: the provider's own word is all there is.
+    async fn believe(self: &Arc<Self>, word: &Word) -> Result<(), Error> {
+        if let Reply::Lost { why } = &word.reply {
+            tracing::warn!(action = %word.id, why, "a callback is not what the binding describes");
+            return Ok(());
+        }
+        let under_way = self.look_after_alone(word.id);
+        let _place = self.concluding.acquire().await;
+        self.answered_late(&word.tenant, word.id, word.reply.clone(), under_way).await.map(drop)
+    }
+
+    /// An effect of an attempt that was taken for absent before another one followed.
+    async fn of_another_attempt(&self, word: &Word, stored: &Stored, now: u32) -> Result<(), Error> {
+        if word.attempt < now && matches!(word.reply, Reply::Confirmed(_)) {
+            let told = self.told(stored).await?;
+            let receipt = told.as_ref().map(|told| told.receipt.receipt_id.clone()).unwrap_or_default();
+            self.alert(Alert::LateEffect, &Pending::restore(stored, told)?, &receipt);
+        }
+        Ok(())
+    }
+}

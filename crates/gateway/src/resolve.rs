@@ -1,0 +1,531 @@
+//! Resolve: a person says what became of an action, where nobody else does.
+//!
+//! ```text
+//!   in doubt ─────────▶ the provider is asked once more ─▶ it tells: its word counts
+//!                                   │ it does not
+//!                                   └─▶ executed │ failed
+//!   rollback failed ──────────────────▶ rolled back │ executed (left as it stands)
+//! ```
+//!
+//! It is a person's word and is kept as one: an event of its own, an entry of its own (`resolved`), and an amendment whose
+//! entry `execute` commits to who said so. Nothing is sent for it, nothing that is in flight is overtaken, and whoever asked
+//! for the action, or gave the right to ask, does not say what became of it.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use action::{ActionId, Money, PaymentMode};
+use execution::{Call, Capabilities, Confirmation, Event, Execution, Found, Resolution, Stood, Terms};
+use ledger::{By, Settled, Settlement, State, Stored};
+use receipt::{Amendment, Json, PaymentStatus};
+use serde::Serialize;
+
+use crate::act::UnderWay;
+use crate::approvals::readable;
+use crate::caller::{Caller, Deed};
+use crate::gateway::Gateway;
+use crate::outcome::{Details, Kind};
+use crate::pending::Pending;
+use crate::prove::{Ending, amending, push_split};
+use crate::remember::{draft, outward, stored as kept, unavailable};
+use crate::row::{IntentRow, OutcomeRow, ResolutionRow, VERSION, internal};
+use crate::steer::busy;
+use crate::tenants::TenantState;
+use crate::views::ActionView;
+use crate::{Code, Error, clock};
+
+/// The event of the ledger entry.
+pub(crate) const EVENT: &str = "resolved";
+/// What a receipt says came of an action where a person said so: never to be taken for the provider's word.
+pub(crate) const RESOLVED: &str = "resolved_by_person";
+
+/// The longest reference that a person may give, in bytes.
+const LONGEST_REFERENCE: usize = 200;
+/// So long whoever only asks the provider is waited for, and how often it is looked.
+const A_WHILE: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What a person can say became of an action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// The effect took place; or, of one that could not be undone: it stays.
+    Executed,
+    /// There is no effect, and there will be none.
+    Failed,
+    /// The effect was undone by other means.
+    RolledBack,
+}
+
+/// A person's word on an action.
+#[derive(Clone, Debug)]
+pub struct ResolveAsk {
+    /// What became of it.
+    pub decision: Decision,
+    /// How they know: one line.
+    pub comment: Option<String>,
+    /// What was charged, a decimal string; what was reserved, if it says nothing.
+    pub charged: Option<String>,
+    /// What the provider calls the effect.
+    pub reference: Option<String>,
+}
+
+/// A person's word, as the record shows it.
+#[derive(Clone, Debug)]
+pub struct ResolutionView {
+    /// `executed`, `failed` or `rolled_back`.
+    pub decision: String,
+    /// Who.
+    pub by: String,
+    /// RFC 3339.
+    pub at: String,
+    /// How they know.
+    pub comment: String,
+    /// What they say was charged.
+    pub charged: Option<String>,
+    /// What they say the provider calls it.
+    pub reference: Option<String>,
+}
+
+/// The same as a receipt shows it, members in JCS order: the person and the comment as commitments.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Spoken<'a> {
+    r#as: &'a str,
+    at: String,
+    by: String,
+    comment: String,
+    /// By what: an API key or a login, of which the gateway alone knows; it is not signed by the person.
+    form: &'static str,
+    key_id: &'a str,
+}
+
+impl Decision {
+    /// All of them.
+    pub const ALL: [Decision; 3] = [Decision::Executed, Decision::Failed, Decision::RolledBack];
+
+    /// The word on the wire and in the record.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Decision::Executed => "executed",
+            Decision::Failed => "failed",
+            Decision::RolledBack => "rolled_back",
+        }
+    }
+
+    /// The decision of this word.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Decision> {
+        Decision::ALL.into_iter().find(|decision| decision.as_str() == word)
+    }
+
+    /// What a person can say of an action that stands here; nothing if it needs nobody's word.
+    pub(crate) fn of(state: State) -> &'static [Decision] {
+        match state {
+            State::InDoubt => &[Decision::Executed, Decision::Failed],
+            State::RollbackFailed => &[Decision::RolledBack, Decision::Executed],
+            _ => &[],
+        }
+    }
+
+    /// Where it leaves the action.
+    fn state(self) -> State {
+        match self {
+            Decision::Executed => State::Executed,
+            Decision::Failed => State::Failed,
+            Decision::RolledBack => State::RolledBack,
+        }
+    }
+}
+
+impl Gateway {
+    /// Takes a person's word on what became of an action that is in doubt, or could not be undone. A provider that tells
+    /// when it is asked once more is believed instead.
+    ///
+    /// # Errors
+    /// `EP_FORBIDDEN` for whoever asked or gave the right to ask; `EP_VALIDATION_FAILED`, naming the member;
+    /// `EP_STATE_CONFLICT` if it needs nobody's word, is under way just now, or the provider says otherwise.
+    pub async fn resolve(
+        self: &Arc<Self>,
+        caller: &Caller,
+        id: &str,
+        ask: ResolveAsk,
+    ) -> Result<ActionView, Error> {
+        caller.must(Deed::Approve)?;
+        let stored = self.visible(caller, id).await?;
+        let (gateway, tenant) = (Arc::clone(self), Arc::clone(self.tenant(&stored.tenant)?));
+        let (person, id_there) = (caller.clone(), stored.id);
+        // In a task of its own: who hangs up has decided all the same.
+        let task = tokio::spawn(async move { gateway.take_word(&tenant, &person, id_there, ask).await });
+        task.await.unwrap_or_else(|_| Err(internal("a decision ended without a word")))?;
+        self.action(caller, id).await
+    }
+
+    async fn take_word(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        person: &Caller,
+        id: ActionId,
+        ask: ResolveAsk,
+    ) -> Result<(), Error> {
+        let under_way = self.alone_with(id).await?;
+        // Read once it is marked: before, whoever had it in hand may have gone on with it.
+        let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
+        let stored = stored.ok_or_else(|| internal("an action is gone"))?;
+        let row = IntentRow::from_bytes(&stored.payload)?;
+        let parties = self.parties(&stored, &row).await?;
+        if parties.iter().any(|party| *party == person.subject.as_str()) {
+            let why = "whoever asks for an action, or gave the right to ask, does not say what became of it";
+            return Err(Error::new(Code::Forbidden, why).hint("let another person decide"));
+        }
+        let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        let mut pending = Pending::restore(&stored, self.told(&stored).await?)?;
+        let decision = ask.decision;
+        let word = understood(ask, person, &pending, words(&outcomes)?.len())?;
+        if said_before(&outcomes, &word)? {
+            return Ok(());
+        }
+        if !Decision::of(stored.state).contains(&decision) {
+            return Err(needs_no_word(stored.state, decision));
+        }
+        let given = [("charged", word.charged.is_some()), ("reference", word.reference.is_some())];
+        if let Some((name, _)) = given.iter().find(|(_, given)| *given && stored.state != State::InDoubt) {
+            let why = format!("`{name}` is what the provider confirmed, and on record");
+            return Err(wrong(&format!("/{name}"), &why).hint("leave it out"));
+        }
+        let doubt = stored.state == State::InDoubt;
+        if doubt && self.provider_tells(tenant, &stored, &pending, decision).await? {
+            return Ok(());
+        }
+        (pending.by, pending.word) = (By::Person(stored.token), Some(word));
+        match doubt {
+            true => self.settle_doubt(tenant, &pending, decision).await?,
+            false => self.settle_rollback(tenant, &mut pending, &outcomes, decision).await?,
+        }
+        tracing::warn!(action = %id, tenant = %tenant.tenant, decision = decision.as_str(), "a person has resolved it");
+        drop(under_way);
+        Ok(())
+    }
+
+    /// Marks the action, once whoever only asks after it is done.
+    async fn alone_with(self: &Arc<Self>, id: ActionId) -> Result<UnderWay, Error> {
+        let begun = std::time::Instant::now();
+        loop {
+            if let Some(under_way) = self.look_after_alone(id) {
+                return Ok(under_way);
+            }
+            if begun.elapsed() >= A_WHILE {
+                return Err(busy());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Asks the provider of an action in doubt once more. If it tells, that is written down: whether it did, and agrees.
+    async fn provider_tells(
+        &self,
+        tenant: &TenantState,
+        stored: &Stored,
+        pending: &Pending,
+        decision: Decision,
+    ) -> Result<bool, Error> {
+        // Who cannot be asked any more does not tell.
+        let Ok((provider, call)) = self.bound(pending, &tenant.rules(), Stood::InDoubt) else {
+            return Ok(false);
+        };
+        if !provider.capabilities().can_be_asked() {
+            return Ok(false);
+        }
+        let found = provider.query(&call, clock::now_ms()).await;
+        match found {
+            Found::Unknown => return Ok(false),
+            Found::Absent { final_: false } => {
+                let why =
+                    "the provider knows of no such call so far and will say for certain: wait until it does";
+                return Err(Error::new(Code::StateConflict, why));
+            }
+            Found::Confirmed(_) | Found::Absent { final_: true } => {}
+        }
+        let execution = pending.execution(call, provider.as_ref(), Stood::InDoubt);
+        let (execution, effects) = self.step(execution, Event::Asked(found))?;
+        self.follow(tenant, pending, &execution, &effects).await?;
+        let now = self.ledger.action(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        let now = now.map_or(State::InDoubt, |now| now.state);
+        if now == decision.state() {
+            return Ok(true);
+        }
+        let told = match now {
+            State::Executed => "it was carried out",
+            State::Failed => "it had no effect",
+            _ => "it had no effect, and it is tried again",
+        };
+        let why = format!("the provider was asked once more and its word counts: {told}");
+        Err(Error::new(Code::StateConflict, why))
+    }
+
+    async fn settle_doubt(
+        &self,
+        tenant: &TenantState,
+        pending: &Pending,
+        decision: Decision,
+    ) -> Result<(), Error> {
+        let resolution = match decision {
+            Decision::Executed => Resolution::Executed(pending.confirmed_by_person()?),
+            Decision::Failed | Decision::RolledBack => Resolution::Failed,
+        };
+        let execution = self.at_rest(tenant, pending, Stood::InDoubt).await?;
+        let (execution, effects) = self.step(execution, Event::Resolved(resolution))?;
+        self.follow(tenant, pending, &execution, &effects).await.map(drop)
+    }
+
+    /// The original stands; a receipt of its own says what the person decided about its rollback.
+    async fn settle_rollback(
+        &self,
+        tenant: &TenantState,
+        pending: &mut Pending,
+        outcomes: &[Settled],
+        decision: Decision,
+    ) -> Result<(), Error> {
+        let confirmation = pending.confirmed_by_person()?;
+        let (resolution, charged) = match decision {
+            Decision::Executed => (Resolution::Executed(confirmation), pending.charged(outcomes)?),
+            Decision::Failed | Decision::RolledBack => (Resolution::RolledBack(confirmation), None),
+        };
+        let execution = self.at_rest(tenant, pending, Stood::RollbackFailed).await?;
+        self.step(execution, Event::Resolved(resolution))?;
+        let of = pending.told.as_ref().map(|told| told.receipt.receipt_id.clone());
+        let of = of.ok_or_else(|| internal("an executed action has no receipt"))?;
+        // What the entry shows was sent is the rollback, not the action.
+        if let (Some(call), Some(undo)) = (&mut pending.row.call, &pending.row.rollback) {
+            (call.provider_key, call.reference) = (undo.provider_key.clone(), undo.reference.clone());
+        }
+        let payment = if charged.is_some() { PaymentStatus::Charged } else { PaymentStatus::NotCharged };
+        let word = pending.word.clone();
+        let reference = word.as_ref().and_then(|word| word.reference.clone());
+        let mut chain = amending(&of)?;
+        self.push_execute(&mut chain, pending, RESOLVED, reference.as_deref(), None, Json::NULL)?;
+        push_split(&mut chain, pending, charged, payment)?;
+        let state = decision.state();
+        let mut ending = Ending {
+            kind: Kind::Executed,
+            state,
+            code: None,
+            details: Details { reasons: vec![RESOLVED.to_owned()], ..Details::default() },
+            chain,
+            confirmation: None,
+            payment,
+            charged,
+        };
+        let receipt_id = clock::new_id(clock::now_ms())?.to_string();
+        let amends = receipt::Event::Amendment { reason: Amendment::Rollback, of: Cow::Borrowed(&of) };
+        let receipt = self.sign(pending, &mut ending, &receipt_id, amends)?;
+        let payload = OutcomeRow {
+            v: VERSION,
+            reference,
+            details: ending.details,
+            resolution: word,
+            ..Default::default()
+        };
+        let outcome = ledger::Outcome {
+            at_ms: clock::now_ms(),
+            state,
+            reply: None,
+            receipt: Some(kept(receipt, &receipt_id)),
+            payload: payload.to_bytes()?,
+            entry: draft(tenant, EVENT, Some(outward(state)), &pending.action_hash, pending.attempt()),
+        };
+        // What is given back refills nothing, and what stays was charged before.
+        let settlement =
+            Settlement { action: pending.id, by: pending.by, outcome, charged: None, overage: None };
+        self.ledger.amend(settlement).await.map_err(unavailable).map(drop)
+    }
+
+    /// The execution as a person finds it. Nothing of it is sent any more, so what its provider can does not matter, and
+    /// one whose archetype is gone is found by the rules that it was judged by.
+    async fn at_rest(
+        &self,
+        tenant: &TenantState,
+        pending: &Pending,
+        stood: Stood,
+    ) -> Result<Execution, Error> {
+        let call: Call = match pending.call(self.environment, &tenant.rules()) {
+            Ok(call) => call,
+            Err(_) => {
+                let then = self.rules_of_then(&tenant.tenant, &pending.row).await?;
+                pending.call(self.environment, &then)?
+            }
+        };
+        let course = pending.row.call.as_ref().map(crate::row::CallRow::course);
+        let course = course.ok_or_else(|| internal("an action without a call was sent"))?;
+        let capabilities = Capabilities::default();
+        let terms = Terms { capabilities, retry: None, deadline_ms: None, flight_ms: 0 };
+        Ok(Execution::recover(call, terms, course, stood))
+    }
+
+    /// Who does not decide on an action, whether it ever waited or not: who asked for it or for its rollback, whose right
+    /// it is, who gave that right, and who made the keys of whoever asked.
+    pub(crate) async fn parties(&self, stored: &Stored, row: &IntentRow) -> Result<Vec<String>, Error> {
+        let mut parties: Vec<String> =
+            row.escalation.iter().flat_map(|asked| asked.parties.clone()).collect();
+        parties.extend([stored.subject.to_string(), stored.principal.to_string()]);
+        parties.extend(row.rollback.iter().map(|rollback| rollback.by.clone()));
+        for jti in stored.mandates.iter().map(|jti| &**jti).chain(row.mandate_id.as_deref()) {
+            let held = self.ledger.mandate(&stored.tenant, jti).await.map_err(unavailable)?;
+            parties.extend(
+                held.iter()
+                    .flat_map(|held| [held.mandate.subject.to_string(), held.mandate.issuer.to_string()]),
+            );
+        }
+        let keys = self.ledger.keys(&stored.tenant).await.map_err(unavailable)?;
+        let of_asker = keys.into_iter().filter(|key| key.subject == stored.subject);
+        parties.extend(of_asker.filter_map(|key| key.created_by).map(|by| by.to_string()));
+        parties.sort();
+        parties.dedup();
+        Ok(parties)
+    }
+}
+
+impl Pending {
+    /// What a person's word stands for where a provider would have confirmed.
+    fn confirmed_by_person(&self) -> Result<Confirmation, Error> {
+        let word = self.word.as_ref();
+        let charged = word.and_then(|word| word.charged.as_deref());
+        let charged = charged.zip(self.money).map(|(text, reserved)| Money::parse(text, reserved.currency()));
+        Ok(Confirmation {
+            reference: word.and_then(|word| word.reference.clone()),
+            charged: charged.transpose().map_err(|_| internal("an amount is not one"))?,
+            ..Confirmation::default()
+        })
+    }
+
+    /// What was charged for the effect, as its outcome says.
+    fn charged(&self, outcomes: &[Settled]) -> Result<Option<Money>, Error> {
+        let Some(money) = self.money else { return Ok(None) };
+        let done = outcomes.iter().rfind(|it| it.state == State::Executed && it.reply.is_some());
+        let done = done.map(|done| OutcomeRow::from_bytes(&done.payload)).transpose()?;
+        let said = done.and_then(|done| done.details.amount.zip(done.details.currency));
+        let charged =
+            said.and_then(|(amount, currency)| Money::parse(&amount, action::Currency::of(&currency)?).ok());
+        Ok(Some(charged.unwrap_or(money)))
+    }
+}
+
+impl ResolutionView {
+    pub(crate) fn of(row: ResolutionRow) -> ResolutionView {
+        let ResolutionRow { decision, by, at_ms, comment, charged, reference, .. } = row;
+        ResolutionView { decision, by, at: clock::text(at_ms), comment, charged, reference }
+    }
+}
+
+/// What people said became of an action, oldest first.
+pub(crate) fn words(outcomes: &[Settled]) -> Result<Vec<ResolutionRow>, Error> {
+    let rows: Result<Vec<OutcomeRow>, Error> =
+        outcomes.iter().map(|outcome| OutcomeRow::from_bytes(&outcome.payload)).collect();
+    Ok(rows?.into_iter().filter_map(|row| row.resolution).collect())
+}
+
+/// A person's word as receipts show it.
+pub(crate) fn spoken<'a>(word: &'a ResolutionRow, pending: &Pending) -> Result<Spoken<'a>, Error> {
+    let salts = pending.salts()?;
+    let base = receipt::label(RESOLUTIONS, &word.number.to_string());
+    let hidden =
+        |member: &str, value: &str| salts.commit(&receipt::label(&base, member), &Json::string(value));
+    Ok(Spoken {
+        r#as: &word.decision,
+        at: clock::text(word.at_ms),
+        by: hidden("by", &word.by),
+        comment: hidden("comment", &word.comment),
+        form: action::ApprovalForm::Key.as_str(),
+        key_id: &word.key_id,
+    })
+}
+
+/// Label under which people who resolve and their comments are committed to.
+const RESOLUTIONS: &str = "resolutions";
+
+/// Has this person said exactly this, and nothing came after it?
+fn said_before(outcomes: &[Settled], word: &ResolutionRow) -> Result<bool, Error> {
+    let Some(last) = outcomes.last() else { return Ok(false) };
+    let said = OutcomeRow::from_bytes(&last.payload)?.resolution;
+    Ok(said.is_some_and(|said| {
+        let of = |it: &ResolutionRow| {
+            (it.decision.clone(), it.by.clone(), it.charged.clone(), it.reference.clone())
+        };
+        of(&said) == of(word)
+    }))
+}
+
+/// What a person says, if each member of it holds.
+fn understood(
+    ask: ResolveAsk,
+    person: &Caller,
+    pending: &Pending,
+    number: usize,
+) -> Result<ResolutionRow, Error> {
+    let ResolveAsk { decision, comment, charged, reference } = ask;
+    let comment = readable(comment)?.ok_or_else(|| {
+        wrong("/comment", "a person's word needs a comment").hint("say in one line how you know")
+    })?;
+    for (name, given) in [("charged", charged.is_some()), ("reference", reference.is_some())] {
+        if given && decision != Decision::Executed {
+            let why = format!("`{name}` goes with `executed` only");
+            return Err(wrong(&format!("/{name}"), &why).hint("leave it out"));
+        }
+    }
+    let unfit = |reference: &String| {
+        let graphic = reference.bytes().all(|byte| byte.is_ascii_graphic());
+        reference.is_empty() || reference.len() > LONGEST_REFERENCE || !graphic
+    };
+    if reference.as_ref().is_some_and(unfit) {
+        let why = format!("`reference` has 1 to {LONGEST_REFERENCE} visible ASCII characters");
+        return Err(wrong("/reference", &why));
+    }
+    Ok(ResolutionRow {
+        decision: decision.as_str().to_owned(),
+        by: person.subject.to_string(),
+        key_id: person.key_id.clone(),
+        at_ms: clock::now_ms(),
+        comment,
+        charged: charged.map(|charged| within_reserved(&charged, pending)).transpose()?,
+        reference,
+        number: u32::try_from(number).unwrap_or(u32::MAX),
+    })
+}
+
+/// An amount that a person may say was charged, in its one spelling. More than was reserved only a provider can say.
+fn within_reserved(charged: &str, pending: &Pending) -> Result<String, Error> {
+    let field = "/charged/amount";
+    let quoted = pending.row.payment_mode == PaymentMode::QuoteOnly.as_str();
+    let reserved = pending.money.filter(|_| !quoted);
+    let reserved = reserved
+        .ok_or_else(|| wrong("/charged", "`charged` does not fit: nothing was reserved for this action"))?;
+    let charged = Money::parse(charged, reserved.currency())
+        .map_err(|error| wrong(field, &format!("`amount`: {error}")))?;
+    if charged.minor() > reserved.minor() {
+        return Err(wrong(field, &format!("`amount` is more than the {reserved} that were reserved")));
+    }
+    Ok(charged.to_string())
+}
+
+fn wrong(field: &str, why: &str) -> Error {
+    Error::new(Code::ValidationFailed, why).field(field)
+}
+
+fn needs_no_word(state: State, decision: Decision) -> Error {
+    let why = match state {
+        State::InDoubt => "the action is in doubt: it was carried out or had no effect, and was not undone",
+        State::RollbackFailed => "the action was carried out: its effect was undone by other means, or stays",
+        State::Held | State::Approved => "the action waits for people and was not sent",
+        State::Sent => "somebody is sending the action just now",
+        State::Waiting => "what was sent had no effect, and the action waits for its next attempt",
+        State::RollingBack => "the effect of the action is still being undone",
+        State::Executed | State::Failed | State::Refused | State::RolledBack => "the action is over",
+    };
+    let can = Decision::of(state).iter().map(|can| format!("`{}`", can.as_str())).collect::<Vec<_>>();
+    let error = Error::new(Code::StateConflict, why);
+    match can.is_empty() || Decision::of(state).contains(&decision) {
+        true => error,
+        false => error.hint(format!("say {}", can.join(" or "))),
+    }
+}

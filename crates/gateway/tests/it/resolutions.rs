@@ -1,0 +1,417 @@
+//! A person's word on what became of an action, where nobody else tells: what it takes, what it leads to, what it may not
+//! overtake, and that it is never taken for the provider's.
+
+use countersign_gateway::{
+    ActionView, Caller, Code, Decision, Error, FreezeScope, Gateway, ResolveAsk, Role,
+};
+use serde_json::{Value, json};
+use testkit::bank::{Bank, Fault, Injection};
+
+use crate::approvals::approver;
+use crate::banked::{self, Promise, RIGHT};
+use crate::house::{BINDING, House, Said};
+use crate::retries::{AT_ONCE, LATER};
+use crate::rollbacks;
+
+pub(crate) fn word(decision: Decision) -> ResolveAsk {
+    let comment = Some("seen on the statement".to_owned());
+    ResolveAsk { decision, comment, charged: None, reference: None }
+}
+
+pub(crate) async fn resolve(
+    house: &House,
+    name: &str,
+    id: &str,
+    decision: Decision,
+) -> Result<ActionView, Error> {
+    house.gateway().resolve(&approver(house, name), id, word(decision)).await
+}
+
+/// A payment whose provider will never tell what became of it.
+async fn silent() -> (House, Said) {
+    let house = House::new().await;
+    let said = house.said("k", &house.payment("sandbox:silent", "25.00")).await;
+    assert_eq!(said.kind(), "pending_settlement", "{}", said.body);
+    (house, said)
+}
+
+/// A payment that was carried out and cannot be given back.
+pub(crate) async fn kept(house: &House) -> Said {
+    let said = house.said("k", &house.payment("sandbox:keep", "25.00")).await;
+    assert_eq!(said.kind(), "executed", "{}", said.body);
+    house.gateway().rollback(&house.operator, said.id()).await.unwrap();
+    said
+}
+
+pub(crate) fn reversible() -> String {
+    BINDING.replace("extends = \"builtin\"\n", "extends = \"builtin\"\nreversible = true\n")
+}
+
+/// A payment to a bank that answers neither to it nor to questions about it.
+async fn unanswered(fault: Fault, retry: &str) -> (House, Bank, Said) {
+    let bank = banked::bank("USD").await;
+    let house = House::bound(&rollbacks::binding(&bank, retry), |config| {
+        banked::reaching(config, &[&bank]);
+    })
+    .await;
+    bank.inject(Injection::payments(fault, 1));
+    let said = house.said("k", &house.payment("acct-1", "25.00")).await;
+    assert_eq!(said.kind(), "pending_settlement", "{}", said.body);
+    (house, bank, said)
+}
+
+fn executed(receipt: &Value) -> Value {
+    let entries = receipt["entries"].as_array().unwrap();
+    entries.iter().find(|entry| entry["stage"] == "execute").unwrap()["output"].clone()
+}
+
+/// How many entries the ledger has.
+fn entries(house: &House) -> i64 {
+    house.store().query_row("SELECT count(*) FROM entry", [], |row| row.get(0)).unwrap()
+}
+
+async fn findings(house: &House) -> usize {
+    let mut count = 0;
+    let mut cursor: Option<String> = None;
+    loop {
+        let check = house.gateway().check_trail(&house.operator, cursor.as_deref()).await.unwrap();
+        count += check.findings.len();
+        assert!(check.findings.is_empty(), "{:?}", check.findings);
+        cursor = check.next;
+        if cursor.is_none() {
+            return count;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_doubt_ends_by_a_persons_word_and_the_receipt_says_whose_it_was() {
+    let (house, said) = silent().await;
+    let anna = approver(&house, "anna");
+    let listed = house.gateway().unresolved(&anna).await.unwrap();
+    assert_eq!(listed.len(), 1);
+    let shown = &listed[0];
+    assert_eq!((shown.action_id.as_str(), shown.unresolved), (said.id(), Some("in_doubt")));
+    assert_eq!(shown.decisions, [Decision::Executed, Decision::Failed]);
+    let parties = house.gateway().held_one(&anna, said.id()).await.unwrap().parties;
+    assert_eq!(parties, ["agent-7", "olga"]);
+
+    let ask = ResolveAsk {
+        charged: Some("24.5".to_owned()),
+        reference: Some("wire-118".to_owned()),
+        ..word(Decision::Executed)
+    };
+    let record = house.gateway().resolve(&anna, said.id(), ask.clone()).await.unwrap();
+    assert_eq!(record.state, "COMPLETED");
+    let word = &record.resolutions[0];
+    assert_eq!(
+        (&*word.decision, &*word.by, word.charged.as_deref(), word.reference.as_deref()),
+        ("executed", "anna", Some("24.50"), Some("wire-118"))
+    );
+    assert_eq!(house.spent(), 2450);
+    let last = house.said("k", &house.payment("sandbox:silent", "25.00")).await;
+    assert_eq!((last.kind(), last.reasons()), ("executed", vec!["resolved_by_person"]));
+
+    let kinds: Vec<_> = record.receipts.iter().map(|it| it.event_type.as_str()).collect();
+    assert_eq!(kinds, ["ORIGINAL", "AMENDMENT_SETTLEMENT"]);
+    let amendment = house.verified(&record.receipts[1].receipt.receipt_id).await;
+    assert_eq!(amendment["money"]["chargeAmount"], "24.50");
+    let output = executed(&amendment);
+    assert_eq!((&output["result"], &output["reference"]), (&json!("resolved_by_person"), &json!("wire-118")));
+    let resolved = &output["resolved"];
+    assert_eq!((&resolved["as"], &resolved["form"]), (&json!("executed"), &json!("key")));
+    for hidden in ["by", "comment"] {
+        assert!(resolved[hidden].as_str().unwrap().starts_with("c:"), "{resolved}");
+    }
+    assert!(!amendment.to_string().contains("anna") && !amendment.to_string().contains("statement"));
+
+    // The same word again is the same word; another one, or another person's, comes too late.
+    let before = entries(&house);
+    let again = house.gateway().resolve(&anna, said.id(), ask).await.unwrap();
+    assert_eq!(again.resolutions.len(), 1);
+    for (name, decision) in [("anna", Decision::Failed), ("ben", Decision::Executed)] {
+        let late = resolve(&house, name, said.id(), decision).await.unwrap_err();
+        assert_eq!((late.code, late.message.as_str()), (Code::StateConflict, "the action is over"));
+    }
+    assert_eq!(entries(&house), before);
+    assert!(house.gateway().unresolved(&anna).await.unwrap().is_empty());
+    assert_eq!(house.gateway().held_one(&anna, said.id()).await.unwrap().resolutions.len(), 1);
+
+    let ask = countersign_gateway::AuditAsk { limit: 50, ..Default::default() };
+    let trail = house.gateway().audit(&house.operator, &ask).await.unwrap();
+    let entry = trail.items.iter().find(|entry| entry.event == "resolved").unwrap();
+    assert_eq!(entry.human_approver.as_deref(), Some("anna"));
+    assert_eq!(entry.result_state.as_deref(), Some("COMPLETED"));
+    assert_eq!(findings(&house).await, 0);
+}
+
+#[tokio::test]
+async fn a_doubt_without_effect_gives_its_money_back_and_what_turns_up_later_is_late() {
+    let (house, bank, said) = unanswered(Fault::LostAfterEffect, AT_ONCE).await;
+    assert_eq!(house.spent(), 2500);
+    bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1));
+    let record = resolve(&house, "anna", said.id(), Decision::Failed).await.unwrap();
+    assert_eq!((record.state.as_str(), record.error), ("FAILED", Some(Code::ProviderFailed)));
+    assert_eq!(house.spent(), 0);
+    let amendment = house.verified(&record.receipts[1].receipt.receipt_id).await;
+    assert_eq!(
+        (&amendment["metadata"]["kind"], &amendment["paymentStatus"]),
+        (&json!("failed"), &json!("not_charged"))
+    );
+    assert_eq!(executed(&amendment)["resolved"]["as"], "failed");
+    // The person was wrong, and the bank says so when it is asked before another attempt.
+    let record = house.gateway().retry(&house.agent, said.id()).await.unwrap();
+    assert_eq!((record.state.as_str(), house.spent(), bank.effects().count), ("COMPLETED", 2500, 1));
+    let metrics = house.gateway().metrics().unwrap();
+    assert!(metrics.lines().any(|line| line.contains("late_effect") && line.ends_with(" 1")));
+    assert_eq!(findings(&house).await, 0);
+}
+
+#[tokio::test]
+async fn a_provider_that_tells_is_believed_instead() {
+    for (decision, agrees) in [(Decision::Executed, true), (Decision::Failed, false)] {
+        let (house, _bank, said) = unanswered(Fault::LostAfterEffect, AT_ONCE).await;
+        let resolved = resolve(&house, "anna", said.id(), decision).await;
+        match resolved {
+            Ok(record) => assert!(agrees && record.resolutions.is_empty()),
+            Err(error) => {
+                assert!(!agrees && error.code == Code::StateConflict);
+                assert!(error.message.contains("its word counts: it was carried out"), "{}", error.message);
+            }
+        }
+        let record = house.record(said.id()).await;
+        assert_eq!((record.state.as_str(), record.resolutions.len(), house.spent()), ("COMPLETED", 0, 2500));
+    }
+}
+
+#[tokio::test]
+async fn while_the_provider_may_still_tell_for_certain_it_is_waited_for() {
+    let (house, bank, said) = unanswered(Fault::LostBeforeEffect, AT_ONCE).await;
+    for decision in [Decision::Executed, Decision::Failed] {
+        let early = resolve(&house, "anna", said.id(), decision).await.unwrap_err();
+        assert!(early.code == Code::StateConflict && early.message.contains("so far"), "{}", early.message);
+    }
+    assert_eq!(house.record(said.id()).await.state, "EXECUTING");
+    // So long ago that an absence is final.
+    house.rewrite("k", "json_set(payload, '$.call.send_by_ms', 1)");
+    let wrong = resolve(&house, "anna", said.id(), Decision::Executed).await.unwrap_err();
+    assert!(wrong.message.contains("its word counts: it had no effect"), "{}", wrong.message);
+    let record = house.record(said.id()).await;
+    assert_eq!((record.state.as_str(), house.spent(), bank.effects().count), ("FAILED", 0, 0));
+}
+
+#[tokio::test]
+async fn a_provider_that_says_no_has_it_tried_again_whatever_a_person_says() {
+    let bank = banked::bank("USD").await;
+    let binding = banked::retrying(&bank, Promise::Queryable, LATER);
+    let house = House::bound(&binding, |config| {
+        banked::reaching(config, &[&bank]);
+        config.limits.patience_ms = 0;
+    })
+    .await;
+    bank.inject(Injection::payments(Fault::LostBeforeEffect, 1));
+    let said = house.said("k", &house.payment("acct-1", "25.00")).await;
+    assert_eq!(said.kind(), "pending_settlement", "{}", said.body);
+    house.rewrite("k", "json_set(payload, '$.call.send_by_ms', 1)");
+    let error = resolve(&house, "anna", said.id(), Decision::Failed).await.unwrap_err();
+    assert!(error.message.contains("it had no effect, and it is tried again"), "{}", error.message);
+    let record = house.record(said.id()).await;
+    assert_eq!((record.state.as_str(), record.resolutions.len(), house.spent()), ("EXECUTING", 0, 2500));
+    let waits = resolve(&house, "anna", said.id(), Decision::Failed).await.unwrap_err();
+    assert!(waits.message.contains("waits for its next attempt"), "{}", waits.message);
+}
+
+#[tokio::test]
+async fn nothing_that_is_in_flight_is_overtaken() {
+    let bank = banked::bank("USD").await;
+    let house =
+        House::bound(&banked::binding(&bank, "bank", &RIGHT), |config| banked::reaching(config, &[&bank]))
+            .await;
+    bank.inject(Injection::payments(Fault::DelayAnswer { ms: 600_000 }, 1));
+    let mut body = house.payment("acct-1", "25.00");
+    body["deadline_ms"] = json!(500);
+    // Its caller is told that it is in doubt, and its answer is still waited for.
+    let said = house.said("k", &body).await;
+    assert_eq!(said.kind(), "pending_settlement", "{}", said.body);
+    let error = resolve(&house, "anna", said.id(), Decision::Failed).await.unwrap_err();
+    assert_eq!(
+        (error.code, error.message.as_str()),
+        (Code::StateConflict, "somebody is at the action just now")
+    );
+    assert_eq!((house.record(said.id()).await.state.as_str(), house.spent()), ("EXECUTING", 2500));
+}
+
+#[tokio::test]
+async fn a_doubt_whose_provider_or_archetype_is_gone_still_has_a_way_out() {
+    const ORDER: &str = r#"
+name = "ORDER"
+description = "Order something"
+reversible = true
+guarantee_level = "atp-1"
+[cedar]
+groups = ["Payments"]
+resource_type = "Thing"
+[schema]
+required = ["what"]
+[schema.properties.what]
+type = "string"
+x-identifier = true
+[binding]
+provider = "sandbox"
+options = { triggers = true }
+"#;
+    let house = House::with(|config| {
+        let folder = config.catalogue_dir.as_ref().unwrap().join("default");
+        std::fs::write(folder.join("order.toml"), ORDER).unwrap();
+    })
+    .await;
+    let order = json!({
+        "archetype": "ORDER", "constraints": { "what": "sandbox:lose" }, "delegation_token": house.token,
+    });
+    let said = house.said("k", &order).await;
+    assert_eq!(said.kind(), "pending_settlement", "{}", said.body);
+    std::fs::remove_file(house.path("catalogue/default/order.toml")).unwrap();
+    house.gateway().reload(&house.admin).await.unwrap();
+    let record = resolve(&house, "anna", said.id(), Decision::Executed).await.unwrap();
+    assert_eq!((record.state.as_str(), record.resolutions.len()), ("COMPLETED", 1));
+}
+
+#[tokio::test]
+async fn what_could_not_be_undone_was_undone_by_hand_or_stays() {
+    for (decision, state, payment, charged) in [
+        (Decision::RolledBack, "ROLLED_BACK", "not_charged", Value::Null),
+        (Decision::Executed, "COMPLETED", "charged", json!("25.00")),
+    ] {
+        let house = House::bound(&reversible(), |_| {}).await;
+        let said = kept(&house).await;
+        let anna = approver(&house, "anna");
+        let shown = house.gateway().held_one(&anna, said.id()).await.unwrap();
+        assert_eq!(shown.unresolved, Some("rollback_failed"));
+        assert_eq!(shown.decisions, [Decision::RolledBack, Decision::Executed]);
+        let unfit = resolve(&house, "anna", said.id(), Decision::Failed).await.unwrap_err();
+        assert_eq!(unfit.code, Code::StateConflict);
+        assert_eq!(unfit.hint.as_deref(), Some("say `rolled_back` or `executed`"));
+
+        let record = resolve(&house, "anna", said.id(), decision).await.unwrap();
+        assert_eq!((record.state.as_str(), record.resolutions.len()), (state, 1));
+        assert_eq!(house.spent(), 2500, "what is given back refills nothing");
+        let kinds: Vec<_> = record.receipts.iter().map(|it| it.event_type.as_str()).collect();
+        assert_eq!(kinds, ["ORIGINAL", "AMENDMENT_ROLLBACK"]);
+        let amendment = house.verified(&record.receipts[1].receipt.receipt_id).await;
+        assert_eq!(
+            (&amendment["paymentStatus"], &amendment["money"]["chargeAmount"]),
+            (&json!(payment), &charged)
+        );
+        let output = executed(&amendment);
+        assert_eq!(output["result"], "resolved_by_person");
+        assert_eq!(output["resolved"]["as"], decision.as_str());
+        let again = house.said("k", &house.payment("sandbox:keep", "25.00")).await;
+        assert_eq!(again.bytes, said.bytes, "the original stands");
+        assert_eq!(resolve(&house, "anna", said.id(), decision).await.unwrap().resolutions.len(), 1);
+        assert_eq!(findings(&house).await, 0);
+    }
+}
+
+#[tokio::test]
+async fn whoever_asked_or_gave_the_right_to_ask_does_not_say_what_became_of_it() {
+    let house = House::bound(&reversible(), |_| {}).await;
+    let said = kept(&house).await;
+    let gateway = house.gateway();
+    // The agent, whoever issued the mandate, and who asked for the rollback, whatever else they may.
+    for name in ["agent-7", "olga"] {
+        let error = resolve(&house, name, said.id(), Decision::RolledBack).await.unwrap_err();
+        assert_eq!(error.code, Code::Forbidden, "{name}");
+    }
+    for role in [Role::Agent, Role::Operator, Role::Auditor, Role::Admin] {
+        let caller = Caller { role, ..approver(&house, "carl") };
+        let error = gateway.resolve(&caller, said.id(), word(Decision::RolledBack)).await.unwrap_err();
+        assert_eq!(error.code, Code::Forbidden, "{role:?}");
+    }
+    assert_eq!(house.record(said.id()).await.state, "ROLLING_BACK");
+}
+
+#[tokio::test]
+async fn who_made_a_key_of_the_agent_is_a_party_even_if_nothing_ever_waited() {
+    let (house, said) = silent().await;
+    let ask = countersign_gateway::KeyAsk {
+        tenant: None,
+        subject: house.agent.subject.clone(),
+        role: Role::Agent,
+        default_mandate: None,
+    };
+    house.gateway().create_key(&house.admin, ask).await.unwrap();
+    let error = resolve(&house, "ada", said.id(), Decision::Executed).await.unwrap_err();
+    assert_eq!(error.code, Code::Forbidden);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_word_is_named_and_leaves_no_trace() {
+    let (house, said) = silent().await;
+    let (anna, before) = (approver(&house, "anna"), entries(&house));
+    let right = word(Decision::Executed);
+    let some = |text: &str| Some(text.to_owned());
+    for (field, ask) in [
+        ("/comment", ResolveAsk { comment: None, ..right.clone() }),
+        ("/comment", ResolveAsk { comment: some(""), ..right.clone() }),
+        ("/comment", ResolveAsk { comment: some("one\ntwo"), ..right.clone() }),
+        ("/comment", ResolveAsk { comment: Some("x".repeat(1001)), ..right.clone() }),
+        ("/charged/amount", ResolveAsk { charged: some("25.01"), ..right.clone() }),
+        ("/charged/amount", ResolveAsk { charged: some("-1.00"), ..right.clone() }),
+        ("/charged/amount", ResolveAsk { charged: some("1.001"), ..right.clone() }),
+        ("/charged", ResolveAsk { charged: some("1.00"), ..word(Decision::Failed) }),
+        ("/reference", ResolveAsk { reference: some("a b"), ..right.clone() }),
+        ("/reference", ResolveAsk { reference: some(""), ..right.clone() }),
+        ("/reference", ResolveAsk { reference: Some("r".repeat(201)), ..right.clone() }),
+        ("/reference", ResolveAsk { reference: some("r"), ..word(Decision::Failed) }),
+    ] {
+        let error = house.gateway().resolve(&anna, said.id(), ask.clone()).await.unwrap_err();
+        assert_eq!((error.code, error.field.as_deref()), (Code::ValidationFailed, Some(field)), "{ask:?}");
+    }
+    let unfit = resolve(&house, "anna", said.id(), Decision::RolledBack).await.unwrap_err();
+    assert_eq!(unfit.code, Code::StateConflict);
+    assert_eq!((entries(&house), house.spent()), (before, 2500));
+    assert_eq!(house.record(said.id()).await.state, "EXECUTING");
+}
+
+#[tokio::test]
+async fn what_needs_nobodys_word_takes_none() {
+    let house = House::new().await;
+    let done = house.said("done", &house.payment("acct-1", "25.00")).await;
+    let failed = house.said("failed", &house.payment("sandbox:fail", "25.00")).await;
+    house.gateway().freeze(&house.operator, FreezeScope::parse("tenant").unwrap().into()).await.unwrap();
+    let blocked = house.said("blocked", &house.payment("acct-2", "25.00")).await;
+    house.gateway().thaw(&house.operator, FreezeScope::parse("tenant").unwrap()).await.unwrap();
+    let held = house.said("held", &house.payment("acct-1", "25.00")).await;
+    assert_eq!(
+        [done.kind(), failed.kind(), blocked.kind(), held.kind()],
+        ["executed", "failed", "blocked", "held"]
+    );
+    let before = entries(&house);
+    for said in [&done, &failed, &blocked, &held] {
+        for decision in Decision::ALL {
+            let error = resolve(&house, "anna", said.id(), decision).await.unwrap_err();
+            assert_eq!(error.code, Code::StateConflict, "{}: {decision:?}", said.kind());
+        }
+    }
+    assert_eq!(entries(&house), before);
+    let anna = approver(&house, "anna");
+    assert!(house.gateway().held_one(&anna, done.id()).await.is_err(), "nobody was ever asked about it");
+}
+
+#[tokio::test]
+async fn two_people_at_once_are_one_word() {
+    let (house, said) = silent().await;
+    let (yes, no) = tokio::join!(
+        resolve(&house, "anna", said.id(), Decision::Executed),
+        resolve(&house, "ben", said.id(), Decision::Failed),
+    );
+    assert!(yes.is_ok() != no.is_ok());
+    assert_eq!(house.record(said.id()).await.resolutions.len(), 1);
+}
+
+#[tokio::test]
+async fn the_anonymous_of_the_sandbox_decide_on_nothing() {
+    let (house, said) = silent().await;
+    let error = house.gateway().resolve(&Gateway::anonymous(), said.id(), word(Decision::Executed)).await;
+    assert_eq!(error.unwrap_err().code, Code::Forbidden);
+}
