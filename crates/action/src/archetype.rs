@@ -27,6 +27,8 @@ pub struct Archetype {
     pub identity: Vec<Pointer>,
     /// Whether the effect can be undone.
     pub reversible: bool,
+    /// For how long after it was had it can be, if the file says so.
+    pub recovery_window: Option<Duration>,
     /// The least that is promised; a request can only ask for more.
     pub guarantee_level: GuaranteeLevel,
     /// How it is tried again above `atp-1`; a request can only ask for fewer retries and longer pauses.

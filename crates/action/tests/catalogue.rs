@@ -73,8 +73,14 @@ act = { url = "https://bank.example/refunds", body = { to = { "$value" = "/accou
 fn the_built_in_catalogue_has_no_mistakes() {
     let catalogue = Catalogue::load(true, &[]).unwrap_or_else(|mistakes| panic!("{}", shown(&mistakes)));
     let names: Vec<&str> = catalogue.iter().map(|archetype| archetype.name.as_str()).collect();
-    let expected =
-        ["DATA_EXPORT", "FLIGHT_BOOKING", "HOTEL_RESERVATION", "PAYMENT_TRANSFER", "TERMINAL_COMMAND"];
+    let expected = [
+        "DATA_DELETE",
+        "DATA_EXPORT",
+        "FLIGHT_BOOKING",
+        "HOTEL_RESERVATION",
+        "PAYMENT_TRANSFER",
+        "TERMINAL_COMMAND",
+    ];
     assert_eq!(names, expected);
     for archetype in catalogue.iter() {
         // What its caller carries out needs nothing of the operator's but a policy.
@@ -211,6 +217,8 @@ fn every_mistake_is_found_with_its_place_and_a_hint() {
         ("\"1h\"", "\"1 hour\"", "19:10: not a duration"),
         ("\"1h\"", "\"31d\"", "19:10: not a duration"),
         ("\"1h\"", "\"0m\"", "19:10: not a duration"),
+        ("description", "recovery_window = \"1h\"\ndescription", "3:1: what cannot be undone has no time"),
+        ("description", "reversible = true\nrecovery_window = \"1\"\ndescription", "4:19: not a duration"),
         ("\"block\"", "\"blok\"", "20:6: unknown on `blok` | did you mean \"block\"?"),
         ("\"250.00\"", "\"250.001\"", "25:24: not an amount in EUR: EUR has 2 fraction digits"),
         ("\"250.00\"", "250", "25:24: this has to be a string, not a number"),

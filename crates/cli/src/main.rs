@@ -9,9 +9,9 @@
 //!   run                               run a command as an action
 //!   verify                            check receipts, offline
 //!   catalog, policy                   check files before a gateway reads them
-//!   keys, mandate, approvals,         change a running gateway, as clients of its API
-//!   approvers, freeze, thaw, observe, reload,
-//!   replay
+//!   keys, mandate, actions,           change a running gateway, as clients of its API
+//!   approvals, approvers, freeze, thaw, observe,
+//!   reload, replay
 //!   audit                             read the trail of a running gateway, and prove it whole
 //!   bench                             measure this machine and a gateway on it
 //!   selftest                          prove what is promised, on this machine
@@ -20,6 +20,7 @@
 //! Deliberately absent: any way to change a store beside the gateway that holds it. What works on the data directory
 //! takes its lock first.
 
+mod actions;
 mod api;
 mod approvals;
 mod approvers;
@@ -69,6 +70,7 @@ enum Command {
     Verify(verify::Args),
     Keys(keys::Args),
     Mandate(mandate::Args),
+    Actions(actions::Args),
     Approvals(approvals::Args),
     Approvers(approvers::Args),
     Freeze(freeze::FreezeArgs),
@@ -104,6 +106,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Verify(args) => verify::run(&args),
         Command::Keys(args) => keys::run(&args),
         Command::Mandate(args) => mandate::run(&args),
+        Command::Actions(args) => actions::run(&args),
         Command::Approvals(args) => approvals::run(&args),
         Command::Approvers(args) => approvers::run(&args),
         Command::Freeze(args) => freeze::freeze(&args),

@@ -14,6 +14,9 @@
 //! Where the payer has to confirm, `Sent` and `InDoubt ─▶ Challenged`, which the provider's word ends, or a question, or the
 //! payer's time: then it is in doubt.
 //!
+//! Where that is asked for, a confirmed effect is looked after before anything is said of it: `Checking ─▶ Completed`, or
+//! `Checking ─▶ RollingBack` if all is not as it should be.
+//!
 //! An effect that is there can be undone: `Completed ─▶ RollingBack ⇄ Undoing ─▶ RolledBack`, or `RollbackFailed`, which
 //! needs a person.
 //!
@@ -45,5 +48,5 @@ pub use capabilities::{Capabilities, Idempotent, Queryable};
 pub use machine::{
     Course, Effect, Event, Execution, Illegal, Now, Resolution, State, Stood, Terms, Undo, Withheld,
 };
-pub use reply::{Absence, Challenge, Confirmation, Found, Refusal, Reply, Stop};
+pub use reply::{Absence, Challenge, Check, Confirmation, Found, Refusal, Reply, Stop};
 pub use retry::{delay, longest_delay};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use action::RetryPolicy;
 use boundary::Permit;
 
-use crate::{Absence, Call, Capabilities, Challenge, Confirmation, Found, Reply, Stop, delay};
+use crate::{Absence, Call, Capabilities, Challenge, Confirmation, Found, Reply, Stop, delay, longest_delay};
 
 /// One permitted action, on its way to exactly one fate.
 #[derive(Debug)]
@@ -37,6 +37,13 @@ pub enum State {
         /// Until when, Unix milliseconds.
         until_ms: i64,
     },
+    /// The effect took place; whether all is as it should be is asked before anything is said.
+    Checking {
+        /// What the provider said of the effect.
+        confirmation: Confirmation,
+        /// How often it was asked in vain.
+        asks: u32,
+    },
     /// The effect took place.
     Completed(Confirmation),
     /// There is no effect.
@@ -66,6 +73,10 @@ pub enum Event {
     Asked(Found),
     /// The time has come to look after it.
     Woken,
+    /// It was asked whether all is as it should be, and it is.
+    Held,
+    /// The same, and nobody can tell so far.
+    Untold,
     /// Its effect is to be undone by this call, which has a provider key of its own. Compensation causes no new effect, so
     /// it takes no permit.
     Undo(Arc<Call>),
@@ -113,6 +124,9 @@ pub enum Effect {
     Present(Challenge),
     /// Somebody should know: an effect was there after all that was said to be absent for good.
     LateEffect,
+    /// Ask whether all is as it should be after the effect of this call; the answer comes back as [`Event::Held`],
+    /// [`Event::Untold`] or, since it has to be undone then, [`Event::Undo`].
+    Check(Arc<Call>),
     /// Undo the effect by this call; the reply comes back as [`Event::Undone`].
     Retract(Arc<Call>),
     /// Somebody should know: an effect could not be undone.
@@ -130,6 +144,8 @@ pub struct Terms {
     pub deadline_ms: Option<i64>,
     /// How long after it is marked sent a call can still leave, in milliseconds.
     pub flight_ms: i64,
+    /// Whether it is asked, once the effect is confirmed, if all is as it should be; if not, it is undone.
+    pub checked: bool,
 }
 
 /// How far it has come.
@@ -220,18 +236,28 @@ impl Execution {
         Execution { run: Run { call: Arc::new(call), terms, course, undo }, state }
     }
 
+    /// The same for one whose effect is confirmed and was asked after so often.
+    pub fn recover_checking(
+        call: Call,
+        terms: Terms,
+        course: Course,
+        confirmation: Confirmation,
+        asks: u32,
+    ) -> Execution {
+        let state = State::Checking { confirmation, asks };
+        Execution { run: Run { call: Arc::new(call), terms, course, undo: None }, state }
+    }
+
     /// The next state, and what is to be done once it is written.
     ///
     /// # Errors
     /// [`Illegal`] names the state and the event that do not go together; the execution is consumed, what the
     /// ledger holds stands.
     pub fn step(self, event: Event, now: Now) -> Result<(Execution, Vec<Effect>), Illegal> {
-        use Event::{Asked, Go, Replied, Resolved, Stopped, Undo, Undone, Withheld, Woken};
+        use Event::{Asked, Go, Held, Replied, Resolved, Stopped, Undo, Undone, Untold, Withheld, Woken};
         use Reply::{Confirmed, NotSent, Refused};
-        use State::{
-            Challenged, Completed, Failed, InDoubt, Intended, RollbackFailed, RolledBack, RollingBack, Sent,
-        };
-        use State::{Undoing, Waiting};
+        use State::{Challenged, Checking, Completed, Failed, InDoubt, Intended, RollbackFailed, RolledBack};
+        use State::{RollingBack, Sent, Undoing, Waiting};
         let Execution { run, state } = self;
         Ok(match (state, event) {
             (Intended, Go(permit, call)) if run.is_first(&call) => run.send(permit, call, 0, now),
@@ -239,14 +265,18 @@ impl Execution {
             (Failed(_), Go(permit, call)) if run.is_next(&call) => run.afresh().send(permit, call, 0, now),
             (InDoubt, Go(permit, call)) if run.is_again(&call, now) => run.send(permit, call, 1, now),
 
-            (Sent(_) | InDoubt, Replied(Confirmed(it))) => run.completed(it),
-            (InDoubt, Asked(Found::Confirmed(it))) => run.completed(it),
-            (Waiting { .. } | Failed(_), Replied(Confirmed(it)) | Asked(Found::Confirmed(it))) => {
-                run.late(it)
+            (Sent(_) | InDoubt, Replied(Confirmed(it))) => run.confirmed(it, now),
+            (InDoubt, Asked(Found::Confirmed(it))) => run.confirmed(it, now),
+            (Waiting { .. }, Replied(Confirmed(it)) | Asked(Found::Confirmed(it))) => run.late(it, now),
+            // The last word was said: what comes now amends it, and nobody waits for a check.
+            (Failed(_), Replied(Confirmed(it)) | Asked(Found::Confirmed(it))) => {
+                run.then(Completed(it), Effect::LateEffect)
             }
 
             (Sent(_) | InDoubt, Replied(Reply::Challenged(it))) if run.may_challenge() => run.challenged(it),
-            (Challenged { .. }, Replied(Confirmed(it)) | Asked(Found::Confirmed(it))) => run.completed(it),
+            (Challenged { .. }, Replied(Confirmed(it)) | Asked(Found::Confirmed(it))) => {
+                run.confirmed(it, now)
+            }
             (Challenged { .. }, Replied(Refused(it))) if run.went_once() => {
                 run.once().absent(Absence::Refused(it), now)
             }
@@ -275,14 +305,20 @@ impl Execution {
             (Intended | Waiting { .. }, Stopped(stop)) => run.stays(Failed(Absence::Stopped(stop))),
             (state @ (Waiting { .. } | Failed(_)), Asked(_) | Replied(_)) => run.stays(state),
 
-            (Completed(_) | RollbackFailed, Undo(call)) if run.is_undone_by(&call) => run.undo_by(call, now),
+            (state @ Checking { .. }, Woken) => run.check(state),
+            (Checking { confirmation, .. }, Held) => run.stays(Completed(confirmation)),
+            (Checking { confirmation, asks }, Untold) => run.check_later(confirmation, asks, now),
+
+            (Checking { .. } | Completed(_) | RollbackFailed, Undo(call)) if run.is_undone_by(&call) => {
+                run.undo_by(call, now)
+            }
             (RollingBack, Woken) => run.retract(now),
             (RollingBack | Undoing | RollbackFailed, Undone(Confirmed(it))) => run.stays(RolledBack(it)),
             (Undoing, Undone(Refused(it))) if !it.transient => run.then(RollbackFailed, Effect::Alarm),
             (Undoing, Undone(_)) => run.not_undone(now),
 
             // A person's word is the last one: it is followed by no other attempt unless somebody asks for it.
-            (InDoubt | RollbackFailed, Resolved(Resolution::Executed(it))) => run.completed(it),
+            (InDoubt | RollbackFailed, Resolved(Resolution::Executed(it))) => run.stays(Completed(it)),
             (InDoubt, Resolved(Resolution::Failed)) => run.stays(Failed(Absence::Resolved)),
             (RollbackFailed, Resolved(Resolution::RolledBack(it))) => run.stays(RolledBack(it)),
             (state, event) => return Err(Illegal { state: state.name(), event: event.name() }),
@@ -352,12 +388,32 @@ impl Run {
         (Execution { run: self, state }, vec![effect])
     }
 
-    fn completed(self, it: Confirmation) -> Step {
-        self.stays(State::Completed(it))
+    fn confirmed(self, it: Confirmation, now: Now) -> Step {
+        match self.terms.checked {
+            true => {
+                self.then(State::Checking { confirmation: it, asks: 0 }, Effect::Wait { until_ms: now.ms })
+            }
+            false => self.stays(State::Completed(it)),
+        }
     }
 
-    fn late(self, it: Confirmation) -> Step {
-        self.then(State::Completed(it), Effect::LateEffect)
+    fn late(self, it: Confirmation, now: Now) -> Step {
+        let (execution, mut effects) = self.confirmed(it, now);
+        effects.push(Effect::LateEffect);
+        (execution, effects)
+    }
+
+    fn check(self, state: State) -> Step {
+        let call = Arc::clone(&self.call);
+        self.then(state, Effect::Check(call))
+    }
+
+    /// Asking causes nothing, so it goes on for as long as it takes.
+    fn check_later(self, confirmation: Confirmation, asks: u32, now: Now) -> Step {
+        let pause = longest_delay(&self.call.archetype.retry, asks).as_millis();
+        let until_ms = now.ms.saturating_add(i64::try_from(pause).unwrap_or(i64::MAX));
+        let asks = asks.saturating_add(1);
+        self.then(State::Checking { confirmation, asks }, Effect::Wait { until_ms })
     }
 
     /// The attempt had no effect: another one, or the end.
@@ -530,6 +586,7 @@ impl State {
             State::Waiting { .. } => "waiting",
             State::InDoubt => "in doubt",
             State::Challenged { .. } => "challenged",
+            State::Checking { .. } => "checking",
             State::Completed(_) => "completed",
             State::Failed(_) => "failed",
             State::RollingBack => "rolling back",
@@ -563,6 +620,8 @@ impl Event {
             Event::Asked(Found::Absent { final_: false }) => "asked: absent so far",
             Event::Asked(Found::Unknown) => "asked: unknown",
             Event::Woken => "woken",
+            Event::Held => "held",
+            Event::Untold => "untold",
             Event::Undo(_) => "undo",
             Event::Undone(Reply::Confirmed(_)) => "undone: confirmed",
             Event::Undone(Reply::Refused(_)) => "undone: refused",

@@ -38,6 +38,17 @@ pub enum Found {
     Unknown,
 }
 
+/// What a provider said when asked whether all is as it should be after an effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// It is.
+    Holds,
+    /// It is not: the effect has to be undone.
+    Fails,
+    /// No answer, or none that decides. Ask again later.
+    Unknown,
+}
+
 /// An effect that took place.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Confirmation {

@@ -88,6 +88,10 @@ fn every_state_meets_every_event() {
         failed      asked: absent for good -> failed on record
         failed      asked: absent so far  -> failed on record
         failed      asked: unknown        -> failed on record
+        checking    woken                 -> checking + check
+        checking    held                  -> completed
+        checking    untold                -> checking + wait
+        checking    undo                  -> rolling back + wait
         completed   undo                  -> rolling back + wait
         rolling back woken                -> undoing + retract
         rolling back undone: confirmed    -> rolled back
@@ -138,6 +142,25 @@ fn a_challenge_that_the_mode_or_the_binding_does_not_provide_for_is_doubt() {
 }
 
 #[test]
+fn a_confirmed_effect_is_looked_after_before_it_is_complete_where_that_is_asked_for() {
+    let checked = || Terms { checked: true, ..terms() };
+    for (state, event, outcome) in [
+        ("sent", "replied: confirmed", "checking + wait"),
+        ("sent again", "replied: confirmed", "checking + wait"),
+        ("in doubt", "replied: confirmed", "checking + wait"),
+        ("in doubt", "asked: confirmed", "checking + wait"),
+        ("waiting", "replied: confirmed", "checking + wait + late effect"),
+        ("waiting", "asked: confirmed", "checking + wait + late effect"),
+        // Whoever was told that it failed waits for nothing any more.
+        ("failed", "replied: confirmed", "completed + late effect"),
+        ("failed", "asked: confirmed", "completed + late effect"),
+    ] {
+        let (next, effects) = stand(state, checked()).step(make(event), now(0)).unwrap();
+        assert_eq!(told(&next) + &effects.iter().map(word).collect::<String>(), outcome, "{state} {event}");
+    }
+}
+
+#[test]
 fn once_the_payers_time_is_over_it_is_in_doubt_and_stays_so_until_somebody_tells() {
     for (able, event) in [(3, "asked: unknown"), (3, "asked: absent so far"), (1, "woken")] {
         for (after_ms, expected) in
@@ -171,6 +194,25 @@ fn what_a_payer_was_asked_is_never_sent_again_by_itself() {
 fn of_two_sends_the_payers_no_says_nothing_about_the_other() {
     let (execution, _) = stand("sent again", terms()).step(make("replied: challenged"), now(0)).unwrap();
     assert!(execution.step(make("replied: refused"), now(0)).unwrap().0.state().name() == "challenged");
+}
+
+#[test]
+fn it_is_asked_for_as_long_as_nobody_can_tell_after_pauses_that_grow() {
+    let mut execution = stand("checking", terms());
+    let mut pauses = Vec::new();
+    for asks in 1..=8 {
+        let (next, effects) = execution.step(make("untold"), now(0)).unwrap();
+        let [Effect::Wait { until_ms }] = effects[..] else { panic!("{effects:?}") };
+        assert!(matches!(next.state(), State::Checking { asks: so_often, .. } if *so_often == asks));
+        pauses.push((until_ms - NOW) / 1000);
+        execution = next;
+    }
+    assert_eq!(pauses, [2, 4, 8, 16, 32, 60, 60, 60]);
+    let confirmed = Confirmation { reference: Some("its own".to_owned()), ..Confirmation::default() };
+    let course = Course { sends: 1, retries: 0, first_ms: NOW };
+    let execution = Execution::recover_checking(call(1), terms(), course, confirmed.clone(), 8);
+    let (next, _) = execution.step(Event::Held, now(0)).unwrap();
+    assert!(matches!(next.state(), State::Completed(it) if *it == confirmed), "what was confirmed is kept");
 }
 
 #[test]
@@ -321,8 +363,9 @@ proptest! {
     fn no_sequence_of_events_has_two_effects(
         picks in prop::collection::vec((0..EVENTS.len(), 0..40_000_i64), 0..60),
         able in 0..4_usize,
+        checked: bool,
     ) {
-        let terms = Terms { capabilities: abilities(able), flight_ms: 12_000, ..terms() };
+        let terms = Terms { capabilities: abilities(able), flight_ms: 12_000, checked, ..terms() };
         let recognises = |first_ms: i64, at_ms: i64| terms.capabilities.may_repeat(first_ms, at_ms + 12_000);
         let mut execution = Execution::intended(call(1).into(), terms.clone());
         let (mut at_ms, mut under_way, mut permits, mut sent) = (0, false, 0, 0);
@@ -358,6 +401,7 @@ proptest! {
             for effect in effects {
                 if let Effect::Invoke(call) = effect {
                     prop_assert!(!under_way, "two calls under way");
+                    prop_assert!(before.0 != "checking", "what is confirmed is not sent again");
                     match call.attempt == before.2 && before.0 != "intended" {
                         true => prop_assert!(recognises(first.unwrap(), at_ms), "{name} at {at_ms}"),
                         false => {
@@ -531,13 +575,14 @@ const MOST_RETRIES: u32 = 2;
 /// How long a payer has.
 const CHALLENGE_MS: i64 = 600_000;
 
-const STATES: [&str; 12] = [
+const STATES: [&str; 13] = [
     "intended",
     "sent",
     "sent again",
     "waiting",
     "in doubt",
     "challenged",
+    "checking",
     "completed",
     "failed",
     "rolling back",
@@ -546,7 +591,7 @@ const STATES: [&str; 12] = [
     "rollback failed",
 ];
 
-const EVENTS: [&str; 26] = [
+const EVENTS: [&str; 28] = [
     "go: attempt 1",
     "go: attempt 2",
     "stopped",
@@ -563,6 +608,8 @@ const EVENTS: [&str; 26] = [
     "asked: absent so far",
     "asked: unknown",
     "woken",
+    "held",
+    "untold",
     "undo",
     "undone: confirmed",
     "undone: refused",
@@ -591,6 +638,7 @@ fn stand(state: &str, terms: Terms) -> Execution {
             go(Execution::recover(call(1), once, course, Stood::InDoubt))
         }
         "waiting" => recovered(Stood::Waiting { due_ms: NOW }),
+        "checking" => Execution::recover_checking(call(1), terms, course, Confirmation::default(), 0),
         "in doubt" => recovered(Stood::InDoubt),
         "challenged" => recovered(Stood::Challenged { until_ms: NOW + CHALLENGE_MS }),
         "rolling back" | "undoing" | "rolled back" | "rollback failed" => {
@@ -625,6 +673,8 @@ fn make(event: &str) -> Event {
         "asked: absent for good" => Event::Asked(Found::Absent { final_: true }),
         "asked: absent so far" => Event::Asked(Found::Absent { final_: false }),
         "asked: unknown" => Event::Asked(Found::Unknown),
+        "held" => Event::Held,
+        "untold" => Event::Untold,
         "undo" => Event::Undo(undo().call),
         "undone: confirmed" => Event::Undone(Reply::Confirmed(Confirmation::default())),
         "undone: refused" => Event::Undone(Reply::Refused(Refusal::default())),
@@ -672,6 +722,7 @@ fn word(effect: &Effect) -> &'static str {
         Effect::Wait { .. } => " + wait",
         Effect::LateEffect => " + late effect",
         Effect::Present(_) => " + present",
+        Effect::Check(_) => " + check",
         Effect::Retract(_) => " + retract",
         Effect::Alarm => " + alarm",
     }
@@ -690,7 +741,13 @@ fn policy() -> RetryPolicy {
 }
 
 fn terms() -> Terms {
-    Terms { capabilities: abilities(3), retry: Some(policy()), deadline_ms: None, flight_ms: 0 }
+    Terms {
+        capabilities: abilities(3),
+        retry: Some(policy()),
+        deadline_ms: None,
+        flight_ms: 0,
+        checked: false,
+    }
 }
 
 /// Safe to repeat; recognises repeats for a while; can be asked; the last two.

@@ -63,7 +63,7 @@ const A_MOMENT: Duration = Duration::from_millis(100);
 pub(crate) enum Followed {
     /// The last word.
     Said(Answer),
-    /// It waits, or is in doubt, and is to be looked after then; Unix milliseconds.
+    /// It waits, is in doubt or is not checked yet, and is to be looked after then; Unix milliseconds.
     Rests(i64),
 }
 
@@ -77,13 +77,17 @@ impl Gateway {
         let mut next = Some(errand);
         while let Some(errand) = next.take() {
             let (id, mut patience) = (errand.pending.id, errand.patience);
-            if errand.execution.retry().is_none() {
-                // What is not tried again is only asked after, and nobody is kept waiting for that.
+            if errand.execution.retry().is_none() && !errand.provider.checks() {
+                // What is neither tried again nor looked after is only asked after: nobody is kept waiting for that.
                 patience = Patience { deadline: None, until: Instant::now() };
             }
             let (tenant, under_way) = (Arc::clone(&errand.tenant), errand.under_way.clone());
             match self.attempt(errand, &mut said).await {
-                Ok(Followed::Said(answer)) => said.say(Ok(answer)),
+                Ok(Followed::Said(answer)) => {
+                    // Whoever hears it may want more to be done at once.
+                    drop(under_way);
+                    said.say(Ok(answer));
+                }
                 Ok(Followed::Rests(until_ms)) => {
                     next = Box::pin(self.rest(&tenant, (id, under_way), until_ms, patience, &mut said)).await;
                 }
@@ -157,7 +161,7 @@ impl Gateway {
         match (followed, confirmed) {
             (Err(error), confirmed) if error.code == Code::StateConflict => {
                 let overtaken = self.overtaken(&tenant, (id, attempt), confirmed, under_way);
-                Box::pin(overtaken).await?.ok_or(error).map(Followed::Said)
+                Box::pin(overtaken).await?.ok_or(error)
             }
             (followed, _) => followed,
         }
@@ -182,6 +186,7 @@ impl Gateway {
             match Box::pin(self.pursue(tenant, id, under_way.clone(), true)).await {
                 Ok(Pursued::Go(errand)) => return Some(Box::new(Errand { patience, ..*errand })),
                 Ok(Pursued::Over(answer)) => {
+                    drop(under_way);
                     said.say(Ok(answer));
                     return None;
                 }
@@ -232,12 +237,17 @@ impl Gateway {
                 self.defer(tenant, pending, *due_ms, after).await?;
                 return Ok(Followed::Rests(*due_ms));
             }
+            State::Checking { confirmation, asks } => {
+                let until_ms = until(effects);
+                self.have_checked(tenant, pending, (confirmation, *asks), until_ms).await?;
+                if is_late(effects) {
+                    let told = pending.told.as_ref().map(|told| told.receipt.receipt_id.as_str());
+                    self.alert(Alert::LateEffect, pending, told.unwrap_or_default());
+                }
+                return Ok(Followed::Rests(until_ms));
+            }
             State::InDoubt => {
-                let until = effects.iter().find_map(|effect| match effect {
-                    Effect::Wait { until_ms } => Some(*until_ms),
-                    _ => None,
-                });
-                let until_ms = until.unwrap_or_else(clock::now_ms);
+                let until_ms = until(effects);
                 self.wake_at(pending.id, until_ms);
                 return Ok(Followed::Rests(until_ms));
             }
@@ -257,7 +267,7 @@ impl Gateway {
             | State::RollbackFailed => return Err(internal("an action stopped half way")),
         };
         let (answer, told) = self.conclude_with_receipt(tenant, pending, ending).await?;
-        if effects.iter().any(|effect| matches!(effect, Effect::LateEffect)) {
+        if is_late(effects) {
             let receipt = told.map(|told| told.receipt.receipt_id).unwrap_or_default();
             self.alert(Alert::LateEffect, pending, &receipt);
         }
@@ -287,7 +297,7 @@ impl Gateway {
         self.conclude_with_receipt(tenant, pending, ending?).await.map(|(answer, _)| answer)
     }
 
-    async fn conclude_with_receipt(
+    pub(crate) async fn conclude_with_receipt(
         &self,
         tenant: &TenantState,
         pending: &Pending,
@@ -356,6 +366,19 @@ async fn first(reply: &mut BoxFuture<'_, Reply>, deadline: Option<Instant>) -> O
         reply = reply => Some(reply),
         () = overdue => None,
     }
+}
+
+/// Until when it is to wait.
+fn until(effects: &[Effect]) -> i64 {
+    let until = effects.iter().find_map(|effect| match effect {
+        Effect::Wait { until_ms } => Some(*until_ms),
+        _ => None,
+    });
+    until.unwrap_or_else(clock::now_ms)
+}
+
+fn is_late(effects: &[Effect]) -> bool {
+    effects.iter().any(|effect| matches!(effect, Effect::LateEffect))
 }
 
 fn instant_of(ms: i64) -> Instant {

@@ -34,6 +34,7 @@ mod buckets;
 mod callbacks;
 mod caller;
 mod challenge;
+mod check;
 mod clock;
 mod code;
 pub mod config;
@@ -56,6 +57,7 @@ mod remember;
 mod request;
 mod resolve;
 mod rollback;
+mod rollbacks;
 mod row;
 mod runs;
 mod steer;
@@ -84,6 +86,7 @@ pub use provider::Signed;
 pub use provider::runner::{End, Output, Report};
 pub use request::{Answer, Ask};
 pub use resolve::{Decision, ResolutionView, ResolveAsk};
+pub use rollbacks::{Fate, ROLLBACK_FAILED, UndoneView};
 pub use runs::{Begun, Next as NextRun, RunView};
 pub use views::{
     ActionView, AttemptView, Page, PublicReceipt, ReceiptView, ReplayView, RetryView, RollbackView,

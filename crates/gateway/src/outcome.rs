@@ -98,6 +98,9 @@ pub struct Details {
     /// Currency of `amount`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub currency: Option<String>,
+    /// The effect was there, was not as it should be, and is undone.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rolled_back: Option<bool>,
     /// How often this same refusal was repeated within the last minute.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub repeats: Option<u64>,

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::act::SEND_WINDOW;
 use crate::outcome::ReceiptRef;
-use crate::row::{CallRow, IntentRow, ResolutionRow, VERSION, internal, raw};
+use crate::row::{CallRow, IntentRow, ResolutionRow, VERSION, internal, money_of, raw};
 use crate::tenants::Rules;
 use crate::{Code, Error};
 
@@ -63,7 +63,7 @@ impl Pending {
             key: stored.key.clone(),
             archetype: stored.archetype.as_ref().into(),
             at_ms: stored.at_ms,
-            money: money_of(&row)?,
+            money: money_of(row.amount.as_deref(), row.currency.as_deref())?,
             action_hash,
             row,
             chain,
@@ -167,7 +167,9 @@ pub(crate) fn terms(
     // In no other mode somebody is there to show a challenge to.
     capabilities.challenge =
         capabilities.challenge.filter(|_| mode == Some(PaymentMode::ImmediateChargeWithChallenge));
-    Terms { capabilities, retry, deadline_ms, flight_ms }
+    // A price that was asked for is no effect.
+    let checked = provider.checks() && mode != Some(PaymentMode::QuoteOnly);
+    Terms { capabilities, retry, deadline_ms, flight_ms, checked }
 }
 
 /// The parts of a payload that no decision is needed for.
@@ -209,6 +211,7 @@ pub(crate) fn describe(of: &Described<'_>, chain: &Chain, call: Option<CallRow>)
         attempts: Vec::new(),
         retry: action.retry.map(Into::into),
         snapshot: None,
+        check: None,
         rollback: None,
         held_for: Vec::new(),
         repeat_of: action.repeat_of.map(|id| id.to_string()),
@@ -246,10 +249,3 @@ pub(crate) const CONSTRAINTS: &str = "constraints";
 pub(crate) const SNAPSHOT: &str = "snapshot";
 /// Label under which members of the provider's answer are committed to.
 pub(crate) const ANSWER: &str = "answer";
-
-fn money_of(row: &IntentRow) -> Result<Option<Money>, Error> {
-    let (Some(amount), Some(currency)) = (&row.amount, &row.currency) else { return Ok(None) };
-    let currency = action::Currency::of(currency).ok_or_else(|| internal("a stored currency is not one"))?;
-    let money = Money::parse(amount, currency).map_err(|_| internal("a stored amount is not one"))?;
-    Ok(Some(money))
-}

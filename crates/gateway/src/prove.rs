@@ -182,10 +182,16 @@ impl Gateway {
         })
     }
 
-    /// The first answer for an action whose fate is not known yet: it is in doubt, or waits for another attempt.
+    /// The first answer for an action whose fate is not known yet: it is in doubt, waits for another attempt, or is looked
+    /// after.
     pub(crate) fn unsettled<'a>(&self, pending: &Pending, state: State) -> Result<Ending<'a>, Error> {
         let mut chain = pending.chain.clone();
-        let result = if state == State::Waiting { "waiting" } else { "unknown" };
+        let result = match state {
+            State::Waiting => "waiting",
+            State::Checking => "unchecked",
+            State::Retracting => "retracting",
+            _ => "unknown",
+        };
         self.push_execute(&mut chain, pending, result, None, None, Json::NULL)?;
         push_split(&mut chain, pending, None, PaymentStatus::Pending)?;
         Ok(Ending {
@@ -339,7 +345,7 @@ impl Gateway {
     }
 
     /// The chain that an ending continues: the entries of admission, or a new one once a receipt has been given.
-    fn begin_ending(&self, pending: &Pending) -> Result<Chain, Error> {
+    pub(crate) fn begin_ending(&self, pending: &Pending) -> Result<Chain, Error> {
         match &pending.told {
             None => Ok(pending.chain.clone()),
             Some(told) => amending(&told.receipt.receipt_id),

@@ -46,7 +46,8 @@ impl Gateway {
             (State::Sent | State::InDoubt, _) => Stood::InDoubt,
             (State::Challenged, until_ms) => Stood::Challenged { until_ms: until_ms.unwrap_or(0) },
             (State::Waiting, due_ms) => Stood::Waiting { due_ms: due_ms.unwrap_or(0) },
-            (State::RollingBack, _) => return self.undo_further(tenant, &stored).await.map(Pursued::Rests),
+            (State::Checking, _) => return self.check_further(tenant, &stored).await,
+            (State::RollingBack | State::Retracting, _) => return self.undo_on(tenant, &stored).await,
             _ => return self.over(&stored),
         };
         let told = self.told(&stored).await?;
@@ -109,7 +110,7 @@ impl Gateway {
         }
     }
 
-    async fn followed(
+    pub(crate) async fn followed(
         &self,
         tenant: &TenantState,
         pending: &Pending,
@@ -256,13 +257,15 @@ impl Gateway {
         (id, attempt): (ActionId, u32),
         confirmed: Option<Confirmation>,
         under_way: UnderWay,
-    ) -> Result<Option<Answer>, Error> {
+    ) -> Result<Option<Followed>, Error> {
         let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
         let stored = stored.ok_or_else(|| internal("an admitted action is not in the ledger"))?;
         let call = IntentRow::from_bytes(&stored.payload)?.call;
         let same = call.is_some_and(|call| call.attempt == attempt);
         match (stored.state, confirmed) {
-            (State::Executed, _) | (State::Failed, None) if same => self.last_said(&stored).map(Some),
+            (State::Executed, _) | (State::Failed, None) if same => {
+                self.last_said(&stored).map(Followed::Said).map(Some)
+            }
             (_, Some(confirmation)) => {
                 let reply = Reply::Confirmed(confirmation);
                 self.answered_late(tenant, id, reply, Some(under_way)).await.map(Some)
@@ -279,7 +282,7 @@ impl Gateway {
         id: ActionId,
         reply: Reply,
         under_way: Option<UnderWay>,
-    ) -> Result<Answer, Error> {
+    ) -> Result<Followed, Error> {
         let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
         let stored = stored.ok_or_else(|| internal("an admitted action is not in the ledger"))?;
         let stood = match stored.state {
@@ -295,21 +298,18 @@ impl Gateway {
         let (provider, call) = self.bound(&pending, &rules, Stood::Failed)?;
         let execution = pending.execution(call, provider.as_ref(), stood);
         let (execution, effects) = self.step(execution, Event::Replied(reply))?;
-        let ends =
-            execution.state().is_settled() || matches!(execution.state(), execution::State::Waiting { .. });
-        if !ends || (effects.is_empty() && stored.state == State::Failed) {
+        let goes_on =
+            matches!(execution.state(), execution::State::Waiting { .. } | execution::State::Checking { .. });
+        let told = execution.state().is_settled() || goes_on;
+        if !told || (effects.is_empty() && stored.state == State::Failed) {
             // It says nothing that is not known.
-            return Ok(self.say_sent(id, &pending.row));
+            return Ok(Followed::Said(self.say_sent(id, &pending.row)));
         }
-        match self.follow(tenant, &pending, &execution, &effects).await? {
-            Followed::Said(answer) => {
-                if let (State::Failed, Some(under_way)) = (stored.state, under_way) {
-                    self.compensate(tenant, &pending, under_way).await;
-                }
-                Ok(answer)
-            }
-            Followed::Rests(_) => Ok(self.say_sent(id, &pending.row)),
+        let followed = self.follow(tenant, &pending, &execution, &effects).await?;
+        if let (State::Failed, Some(under_way)) = (stored.state, under_way) {
+            self.compensate(tenant, &pending, under_way).await;
         }
+        Ok(followed)
     }
 
     /// Has it wait for its next attempt. What the row says of it is read anew: what is in hand may lack the most of it.
@@ -374,11 +374,11 @@ impl Gateway {
             let row = IntentRow::from_bytes(&stored.payload)?;
             return Ok(self.say_sent(stored.id, &row));
         }
-        let state = if stored.state == State::Waiting { State::Waiting } else { State::InDoubt };
+        let state = if stored.state.rests() { stored.state } else { State::InDoubt };
         self.say_unsettled(tenant, &mut pending, state).await
     }
 
-    fn over(&self, stored: &Stored) -> Result<Pursued, Error> {
+    pub(crate) fn over(&self, stored: &Stored) -> Result<Pursued, Error> {
         self.last_said(stored).map(Pursued::Over)
     }
 

@@ -10,7 +10,7 @@ use crate::audit::labels;
 use crate::caller::Caller;
 use crate::crash::Point;
 use crate::gateway::Gateway;
-use crate::outcome::Reply;
+use crate::outcome::{Kind, Reply};
 use crate::overage::Overage;
 use crate::pending::Pending;
 use crate::prove::Proven;
@@ -156,7 +156,7 @@ pub(crate) fn settlement(
         },
         charged: match pending.settled {
             true => charged_late(state, pending.money, charged),
-            false => correction(state, pending.money, charged),
+            false => correction(spent_as(outcome.kind, state), pending.money, charged),
         },
         overage: overage.map(|overage| ledger::Outcome {
             at_ms: overage.at_ms,
@@ -220,10 +220,10 @@ pub(crate) fn outward(state: State) -> &'static str {
     match state {
         State::Held => "INTENDED",
         State::Approved => "APPROVED",
-        State::Sent | State::InDoubt | State::Waiting | State::Challenged => "EXECUTING",
+        State::Sent | State::InDoubt | State::Waiting | State::Challenged | State::Checking => "EXECUTING",
         State::Executed => "COMPLETED",
         State::Failed | State::Refused => "FAILED",
-        State::RollingBack | State::RollbackFailed => "ROLLING_BACK",
+        State::Retracting | State::RollingBack | State::RollbackFailed => "ROLLING_BACK",
         State::RolledBack => "ROLLED_BACK",
     }
 }
@@ -255,17 +255,24 @@ pub(crate) fn event(state: State, code: Option<Code>) -> &'static str {
         State::Executed => "executed",
         State::Failed => "failed",
         State::Refused => "refused",
-        State::RollingBack => "rolling_back",
+        State::Checking => ledger::CHECKING,
+        State::Retracting => ledger::RETRACTING,
+        State::RollingBack => ledger::ROLLING_BACK,
         State::RollbackFailed => "rollback_failed",
         State::RolledBack => "rolled_back",
     }
+}
+
+/// What could not be undone was done, whatever becomes of it.
+fn spent_as(kind: Kind, state: State) -> State {
+    if kind == Kind::Executed { State::Executed } else { state }
 }
 
 /// What the mandates are really charged, in minor units. `None` keeps what was debited, as doubt does.
 fn correction(state: State, reserved: Option<Money>, charged: Option<Money>) -> Option<i64> {
     match (state, reserved, charged) {
         (State::Held | State::Approved | State::Sent | State::InDoubt | State::Waiting, ..) => None,
-        (State::Challenged, ..) => None,
+        (State::Challenged | State::Checking | State::Retracting, ..) => None,
         // What is given back refills nothing.
         (State::RollingBack | State::RollbackFailed | State::RolledBack, ..) => None,
         (State::Failed | State::Refused, ..) => Some(0),

@@ -8,20 +8,22 @@ use std::time::Duration;
 
 use action::ActionId;
 use execution::{Call, Confirmation, Effect, Event, Stood, Undo};
-use ledger::{By, Deferral, Settlement, State, Stored};
+use ledger::{By, Deferral, Settled, Settlement, State, Stored};
 use provider::{Done, Provider};
 use receipt::{Amendment, Json, PaymentStatus};
 
 use crate::act::{SEND_WINDOW, UnderWay};
 use crate::alert::Alert;
 use crate::caller::{Caller, Deed};
+use crate::check::OURSELVES;
 use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind};
 use crate::pending::Pending;
 use crate::prove::{Ending, amending, push_split};
+use crate::pursue::Pursued;
 use crate::remember::{draft, event, outward, stored as kept, unavailable};
-use crate::row::{OutcomeRow, RollbackRow, VERSION, internal};
+use crate::row::{ConfirmedRow, OutcomeRow, RollbackRow, VERSION, internal};
 use crate::steer::busy;
 use crate::tenants::TenantState;
 use crate::views::ActionView;
@@ -40,7 +42,7 @@ impl Gateway {
     pub async fn rollback(self: &Arc<Self>, caller: &Caller, id: &str) -> Result<ActionView, Error> {
         caller.must(Deed::Steer)?;
         let stored = self.visible(caller, id).await?;
-        if !matches!(stored.state, State::RollingBack | State::RolledBack) {
+        if !stored.state.is_being_undone() && stored.state != State::RolledBack {
             let Some(under_way) = self.look_after_alone(stored.id) else { return Err(busy()) };
             let (gateway, tenant) = (Arc::clone(self), Arc::clone(self.tenant(&stored.tenant)?));
             let (by, id) = (caller.subject.to_string(), stored.id);
@@ -61,7 +63,7 @@ impl Gateway {
         if pending.row.guarantee_level != action::GuaranteeLevel::Atp3.as_str() {
             return;
         }
-        let by = "countersign".to_owned();
+        let by = OURSELVES.to_owned();
         if let Err(error) = Box::pin(self.begin_rollback(tenant, pending.id, by, under_way)).await {
             // The alert of the late effect was raised; a person can ask for the rollback.
             tracing::error!(action = %pending.id, %error, "a late effect could not be undone");
@@ -80,38 +82,36 @@ impl Gateway {
         let stood = match stored.state {
             State::Executed => Stood::Completed,
             State::RollbackFailed => Stood::RollbackFailed,
-            State::RollingBack | State::RolledBack => return Ok(()),
-            _ => return Err(conflict("only what was carried out can be undone")),
+            State::RollingBack | State::Retracting | State::RolledBack => return Ok(()),
+            _ => return Err(conflict(NOT_DONE)),
         };
-        let told = self.told(&stored).await?;
-        let mut pending = Pending::restore(&stored, told)?;
-        let rules = tenant.rules();
-        let (provider, call) = self.bound(&pending, &rules, Stood::Completed)?;
-        let confirmed = self.may_be_undone(&stored, &pending, provider.as_ref()).await?;
+        let Undoable { mut pending, provider, call, confirmed } = self.undoable(&stored).await?;
         let before = pending.row.rollback.take();
-        if let Some(before) = &before {
+        let undo = undo_call(tenant, &call, provider.as_ref());
+        let execution = pending.execution(call, provider.as_ref(), stood);
+        let (execution, _) = self.step(execution, Event::Undo(Arc::new(undo)))?;
+        let Some(undo) = execution.undo() else { return Err(internal("nothing undoes it")) };
+        // What the provider recognises was first sent then.
+        let first_ms = before.map_or(undo.first_ms, |before| before.first_ms);
+        let row = RollbackRow { first_ms, ..RollbackRow::begun(by, confirmed, undo) };
+        self.rest_until(tenant, &mut pending, row, clock::now_ms()).await?;
+        let stored = self.stored(tenant, id).await?;
+        self.undo_further(tenant, &stored).await.map(drop)
+    }
+
+    /// What it takes to undo the effect of an action that was carried out, if that may be done now.
+    pub(crate) async fn undoable(&self, stored: &Stored) -> Result<Undoable, Error> {
+        let pending = Pending::restore(stored, self.told(stored).await?)?;
+        let rules = self.tenant(&stored.tenant)?.rules();
+        let (provider, call) = self.bound(&pending, &rules, Stood::Completed)?;
+        let confirmed = self.may_be_undone(stored, &pending, provider.as_ref()).await?;
+        if let Some(before) = &pending.row.rollback {
             let arrives_ms = clock::now_ms() + millis(flight(provider.as_ref()));
             if !provider.capabilities().may_repeat(before.first_ms, arrives_ms) {
                 return Err(conflict("the provider may have forgotten the rollback that was sent before"));
             }
         }
-        let undo = undo_call(tenant, &call, provider.as_ref());
-        let execution = pending.execution(call, provider.as_ref(), stood);
-        let (execution, _) = self.step(execution, Event::Undo(Arc::new(undo)))?;
-        let Some(undo) = execution.undo() else { return Err(internal("nothing undoes it")) };
-        let row = RollbackRow {
-            by,
-            asked_ms: clock::now_ms(),
-            provider_key: undo.call.provider_key.clone(),
-            reference: undo.call.reference.clone(),
-            confirmed,
-            sends: undo.sends,
-            // What the provider recognises was first sent then.
-            first_ms: before.map_or(undo.first_ms, |before| before.first_ms),
-        };
-        self.rest_until(tenant, &mut pending, row, clock::now_ms()).await?;
-        let stored = self.stored(tenant, id).await?;
-        self.undo_further(tenant, &stored).await.map(drop)
+        Ok(Undoable { pending, provider, call, confirmed })
     }
 
     /// The provider's reference for the effect, if that may be undone now.
@@ -132,8 +132,7 @@ impl Gateway {
             return Err(conflict("only a price was asked for: there is nothing to undo"));
         }
         let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
-        let done = outcomes.into_iter().rfind(|it| it.state == State::Executed && it.reply.is_some());
-        let done = done.ok_or_else(|| internal("an executed action has no outcome"))?;
+        let done = done(outcomes).ok_or_else(|| internal("an executed action has no outcome"))?;
         if clock::now_ms() > done.at_ms.saturating_add(millis(rollback.within)) {
             return Err(conflict("the time in which the action could be undone is over"));
         }
@@ -141,6 +140,17 @@ impl Gateway {
             return Err(conflict("a freeze that includes rollbacks stops it: EP_FROZEN"));
         }
         Ok(OutcomeRow::from_bytes(&done.payload)?.reference)
+    }
+
+    /// Goes on with undoing: one step further, and the answer if that was the last one.
+    pub(crate) async fn undo_on(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        stored: &Stored,
+    ) -> Result<Pursued, Error> {
+        let due_ms = self.undo_further(tenant, stored).await?;
+        let stored = self.stored(tenant, stored.id).await?;
+        if stored.state.is_being_undone() { Ok(Pursued::Rests(due_ms)) } else { self.over(&stored) }
     }
 
     /// One step of undoing: it is on record before it leaves. Answers with when the next one is due, in Unix milliseconds.
@@ -157,6 +167,12 @@ impl Gateway {
             return Ok(self.soon_ms());
         }
         let row = pending.row.rollback.clone().ok_or_else(|| internal("nothing undoes it"))?;
+        let rollback = provider.rollback();
+        let word = if rollback.is_some_and(|it| it.restores) { "restored" } else { "compensated" };
+        if let Some(undone) = &row.undone {
+            self.say_undone(tenant, &mut pending, &row, (word, &undone.read()?)).await?;
+            return Ok(clock::now_ms());
+        }
         let RollbackRow { sends, first_ms, .. } = row;
         let undo = Undo { call: Arc::new(undo_call(tenant, &call, provider.as_ref())), sends, first_ms };
         let course = pending.row.call.as_ref().map(crate::row::CallRow::course);
@@ -165,7 +181,7 @@ impl Gateway {
         let execution = execution::Execution::recover_undone(call, terms, course, stood, Some(undo));
         let (execution, effects) = self.step(execution, Event::Woken)?;
         let Some(Effect::Retract(call)) = effects.first() else {
-            return self.not_undone(tenant, &pending).await;
+            return self.not_undone(tenant, &mut pending).await;
         };
         let call = Arc::clone(call);
         let sends = execution.undo().map_or(sends, |undo| undo.sends);
@@ -182,21 +198,20 @@ impl Gateway {
         let (execution, effects) = self.step(execution, Event::Undone(reply))?;
         match (execution.state(), effects.first()) {
             (execution::State::RolledBack(confirmation), _) => {
-                let restores = provider.rollback().is_some_and(|rollback| rollback.restores);
-                let word = if restores { "restored" } else { "compensated" };
-                self.undone(tenant, &mut pending, &row, (word, confirmation)).await?;
+                let row = self.remember_undone(tenant, &mut pending, row, confirmation, lease_ms).await?;
+                self.say_undone(tenant, &mut pending, &row, (word, confirmation)).await?;
                 Ok(clock::now_ms())
             }
             (_, Some(Effect::Wait { until_ms })) => {
                 self.rest_until(tenant, &mut pending, row, *until_ms).await?;
                 Ok(*until_ms)
             }
-            _ => self.not_undone(tenant, &pending).await,
+            _ => self.not_undone(tenant, &mut pending).await,
         }
     }
 
     /// Writes down how it is undone so far, and when to go on with it.
-    async fn rest_until(
+    pub(crate) async fn rest_until(
         &self,
         tenant: &TenantState,
         pending: &mut Pending,
@@ -204,7 +219,7 @@ impl Gateway {
         due_ms: i64,
     ) -> Result<(), Error> {
         pending.row.rollback = Some(row);
-        let state = State::RollingBack;
+        let state = if pending.settled { State::RollingBack } else { State::Retracting };
         let entry =
             draft(tenant, event(state, None), Some(outward(state)), &pending.action_hash, pending.attempt());
         let (payload, at_ms) = (pending.row.to_bytes()?, clock::now_ms());
@@ -216,6 +231,36 @@ impl Gateway {
             pending.by = By::Holder(token.saturating_add(1));
         }
         Ok(())
+    }
+
+    /// Before the last word is said it takes two receipts to say that it is undone, so that it is goes on record first: it is
+    /// not sent again for the sake of the second.
+    async fn remember_undone(
+        &self,
+        tenant: &TenantState,
+        pending: &mut Pending,
+        mut row: RollbackRow,
+        confirmation: &Confirmation,
+        lease_ms: i64,
+    ) -> Result<RollbackRow, Error> {
+        if !pending.settled {
+            row.undone = Some(ConfirmedRow::of(confirmation)?);
+            self.rest_until(tenant, pending, row.clone(), lease_ms).await?;
+        }
+        Ok(row)
+    }
+
+    async fn say_undone(
+        &self,
+        tenant: &TenantState,
+        pending: &mut Pending,
+        row: &RollbackRow,
+        how: (&'static str, &Confirmation),
+    ) -> Result<(), Error> {
+        if !pending.settled {
+            self.say_retracted(tenant, pending).await?;
+        }
+        self.undone(tenant, pending, row, how).await
     }
 
     /// It is undone: the original stands, and a receipt of its own tells of it.
@@ -259,7 +304,10 @@ impl Gateway {
     }
 
     /// It cannot be undone: the original stands, and a person decides.
-    async fn not_undone(&self, tenant: &TenantState, pending: &Pending) -> Result<i64, Error> {
+    async fn not_undone(&self, tenant: &TenantState, pending: &mut Pending) -> Result<i64, Error> {
+        if !pending.settled {
+            self.say_irrevocable(tenant, pending).await?;
+        }
         let payload = OutcomeRow { v: VERSION, ..OutcomeRow::default() };
         self.amend_undone(tenant, pending, State::RollbackFailed, None, &payload).await?;
         let receipt = pending.told.as_ref().map(|told| told.receipt.receipt_id.as_str());
@@ -294,13 +342,30 @@ impl Gateway {
         }))
     }
 
-    async fn stored(&self, tenant: &TenantState, id: ActionId) -> Result<Stored, Error> {
+    pub(crate) async fn stored(&self, tenant: &TenantState, id: ActionId) -> Result<Stored, Error> {
         let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
         stored.ok_or_else(|| internal("an action is gone"))
     }
 }
 
-fn undo_call(tenant: &TenantState, call: &Call, provider: &dyn Provider) -> Call {
+/// What it takes to undo an effect.
+pub(crate) struct Undoable {
+    pending: Pending,
+    provider: Arc<dyn Provider>,
+    call: Call,
+    /// The provider's reference for the effect.
+    confirmed: Option<String>,
+}
+
+/// What was said when an effect was. One that could not be undone before that was being undone already.
+pub(crate) fn done(outcomes: Vec<Settled>) -> Option<Settled> {
+    let done = |it: &Settled| matches!(it.state, State::Executed | State::RollingBack) && it.reply.is_some();
+    outcomes.into_iter().rfind(done)
+}
+
+pub(crate) const NOT_DONE: &str = "only what was carried out can be undone";
+
+pub(crate) fn undo_call(tenant: &TenantState, call: &Call, provider: &dyn Provider) -> Call {
     Call {
         provider_key: execution::rollback_key(&tenant.hmac, &call.provider_key),
         reference: execution::rollback_reference(&call.action_id, call.attempt),
@@ -318,6 +383,6 @@ fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 2)
 }
 
-fn conflict(why: &str) -> Error {
+pub(crate) fn conflict(why: &str) -> Error {
     Error::new(Code::StateConflict, why)
 }

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use action::{Backoff, RetryPolicy};
+use action::{Backoff, Currency, Money, RetryPolicy};
 use boundary::{PolicyRef, Trigger};
-use execution::{Call, Course};
+use execution::{Call, Confirmation, Course, Undo};
 use provider::Provider;
 use receipt::Json;
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::outcome::Details;
-use crate::{Code, Error};
+use crate::{Code, Error, clock};
 
 /// The payload of an intent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -59,7 +59,10 @@ pub(crate) struct IntentRow {
     /// What there was before it changed it, canonical; the provider's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<Box<RawValue>>,
-    /// How its effect is undone, if somebody asked for that.
+    /// What was confirmed of its effect, if that is looked after before anything is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<CheckRow>,
+    /// How its effect is undone, if it is to be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<RollbackRow>,
     /// Why it waits, in stable words.
@@ -191,7 +194,7 @@ pub(crate) struct AttemptRow {
 }
 
 /// How an effect is undone.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RollbackRow {
     /// Who asked for it.
@@ -206,6 +209,35 @@ pub(crate) struct RollbackRow {
     pub sends: u32,
     /// When it was first marked sent, Unix milliseconds.
     pub first_ms: i64,
+    /// What the provider said, if it is undone and the last word on the action is not said yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undone: Option<ConfirmedRow>,
+}
+
+/// An effect that is looked after.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CheckRow {
+    pub confirmed: ConfirmedRow,
+    /// When it was, Unix milliseconds.
+    pub confirmed_ms: i64,
+    /// How often it was asked in vain whether all is as it should be.
+    pub asks: u32,
+}
+
+/// What a provider confirmed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ConfirmedRow {
+    /// The provider's reference.
+    pub reference: Option<String>,
+    /// Its answer, canonical; foreign text.
+    pub answer: Box<RawValue>,
+    /// What was charged, canonical decimal, if the answer says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub amount: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub currency: Option<String>,
 }
 
 /// How an action is tried again.
@@ -348,6 +380,42 @@ impl TriggerRow {
     }
 }
 
+impl RollbackRow {
+    /// One that is to be sent now.
+    pub(crate) fn begun(by: String, confirmed: Option<String>, undo: &Undo) -> RollbackRow {
+        RollbackRow {
+            by,
+            asked_ms: clock::now_ms(),
+            provider_key: undo.call.provider_key.clone(),
+            reference: undo.call.reference.clone(),
+            confirmed,
+            sends: undo.sends,
+            first_ms: undo.first_ms,
+            undone: None,
+        }
+    }
+}
+
+impl ConfirmedRow {
+    pub(crate) fn of(it: &Confirmation) -> Result<ConfirmedRow, Error> {
+        Ok(ConfirmedRow {
+            reference: it.reference.clone(),
+            answer: raw(action::json::canonical(&it.answer))?,
+            amount: it.charged.map(|money| money.to_string()),
+            currency: it.charged.map(|money| money.currency().code().to_owned()),
+        })
+    }
+
+    pub(crate) fn read(&self) -> Result<Confirmation, Error> {
+        let unreadable = |_| internal("a stored confirmation cannot be read");
+        Ok(Confirmation {
+            reference: self.reference.clone(),
+            answer: serde_json::from_str(self.answer.get()).map_err(unreadable)?,
+            charged: money_of(self.amount.as_deref(), self.currency.as_deref())?,
+        })
+    }
+}
+
 impl From<RetryPolicy> for RetryRow {
     fn from(policy: RetryPolicy) -> RetryRow {
         let RetryPolicy { max_retries, backoff, initial_delay, max_delay } = policy;
@@ -421,6 +489,14 @@ impl OutcomeRow {
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<OutcomeRow, Error> {
         from_bytes(bytes)
     }
+}
+
+/// Money as rows have it.
+pub(crate) fn money_of(amount: Option<&str>, currency: Option<&str>) -> Result<Option<Money>, Error> {
+    let (Some(amount), Some(currency)) = (amount, currency) else { return Ok(None) };
+    let currency = Currency::of(currency).ok_or_else(|| internal("a stored currency is not one"))?;
+    let money = Money::parse(amount, currency).map_err(|_| internal("a stored amount is not one"))?;
+    Ok(Some(money))
 }
 
 /// Canonical text as a raw value, so that it is stored and read back without a change.

@@ -252,15 +252,15 @@ impl Gateway {
         let pending = Pending::restore(&stored, self.told(&stored).await?)?;
         is_of_this_key(&pending, provider_key)?;
         match (stored.state, reply) {
-            (State::Sent | State::InDoubt, reply) => self.resolve(&tenant, &pending, reply).await,
-            (State::Waiting | State::Failed, Reply::Confirmed(confirmation)) => {
-                Box::pin(self.answered_late(&tenant, id, confirmation, under_way)).await.map(drop)
+            (State::Sent | State::InDoubt, reply) => self.reported(&tenant, &pending, reply).await,
+            (State::Waiting | State::Failed, reply @ Reply::Confirmed(_)) => {
+                Box::pin(self.answered_late(&tenant, id, reply, Some(under_way))).await.map(drop)
             }
             _ => Err(Error::new(Code::StateConflict, "what became of this call is on record")),
         }
     }
 
-    async fn resolve(
+    async fn reported(
         self: &Arc<Self>,
         tenant: &Arc<TenantState>,
         pending: &Pending,

@@ -80,7 +80,7 @@ impl Gateway {
         let stored = self.visible(caller, id).await?;
         if !matches!(stored.state, State::Held | State::Approved | State::Waiting) {
             let why = match stored.state {
-                State::Sent | State::InDoubt | State::Challenged => {
+                State::Sent | State::InDoubt | State::Challenged | State::Checking | State::Retracting => {
                     "the action was sent: what is out there cannot be called back"
                 }
                 _ => "the action is over",

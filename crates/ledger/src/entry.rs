@@ -468,6 +468,12 @@ pub const PASSKEY_REVOKED: &str = "passkey_revoked";
 pub const WAITING: &str = "waiting";
 /// Event of an action whose payer has to confirm it first.
 pub const CHALLENGED: &str = "challenged";
+/// Event of an action whose effect is confirmed and looked after.
+pub const CHECKING: &str = "checking";
+/// Event of an action whose effect is being undone before the last word is said.
+pub const RETRACTING: &str = "retracting";
+/// Event of an action whose effect is being undone.
+pub const ROLLING_BACK: &str = "rolling_back";
 /// Event of an action that is marked sent once more.
 pub const SENT_AGAIN: &str = "sent_again";
 /// Events of a person's word on a held action: for it, and against it.

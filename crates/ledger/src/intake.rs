@@ -114,7 +114,7 @@ pub enum Basis {
 pub struct Deferral {
     /// Which action.
     pub action: ActionId,
-    /// [`State::Waiting`], [`State::RollingBack`] or [`State::Challenged`].
+    /// One in which it rests.
     pub state: State,
     /// Who says so.
     pub by: By,
@@ -282,7 +282,7 @@ impl Settlement {
         }
         match &self.overage {
             // Only what was done can have cost too much.
-            Some(overage) if (to, overage.state) != (State::Executed, State::Executed) => {
+            Some(overage) if overage.state != to || !matches!(to, State::Executed | State::RollingBack) => {
                 Err(Error::Illegal { id, from: to, to: overage.state })
             }
             _ => Ok(()),
@@ -317,13 +317,13 @@ impl Lease {
     /// What is left of it once this was said.
     pub(crate) fn after(self, by: By, state: State) -> Lease {
         let token = self.token.saturating_add(u32::from(matches!(by, By::Heir(_))));
-        let until_ms = self.until_ms.filter(|_| state == State::Waiting);
+        let until_ms = self.until_ms.filter(|_| state.rests());
         Lease { token, owner: None, until_ms }
     }
 
     /// What is left of it while the action rests. Each step of undoing it is taken in hand anew.
     pub(crate) fn deferred(self, state: State, due_ms: i64) -> Lease {
-        let token = self.token.saturating_add(u32::from(state == State::RollingBack));
+        let token = self.token.saturating_add(u32::from(state.is_being_undone()));
         Lease { token, owner: None, until_ms: Some(due_ms) }
     }
 }

@@ -57,8 +57,8 @@ pub use admit::{Cell, Claimed, Footing, Item, Rows, admit};
 pub use audit::{About, Audited, Labels, Order, Owner, Search};
 pub use authority::{ApiKey, Freeze, Held, Mandate, Passkey, Revocation, Scope};
 pub use entry::{
-    Broken, CHALLENGED, Draft, Event, Heading, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED,
-    SENT_AGAIN, Said, Session, WAITING, Walk, event_of,
+    Broken, CHALLENGED, CHECKING, Draft, Event, Heading, PASSKEY_ENROLLED, PASSKEY_REGISTERED,
+    PASSKEY_REVOKED, RETRACTING, ROLLING_BACK, SENT_AGAIN, Said, Session, WAITING, Walk, event_of,
 };
 pub use error::Error;
 pub use facts::{Facts, FactsQuery, Figures, Filter, Repeat, Verified};
@@ -109,7 +109,7 @@ pub trait Ledger: Outbox {
     /// not race is checked, and the row becomes what the judge made of it now. Nothing is debited twice.
     fn resume(&self, resumption: Resumption) -> Answer<'_, Admitted>;
 
-    /// An attempt had no effect and another one is due, or an effect is to be undone: the action rests with all it has
+    /// An attempt had no effect and another one is due, or an effect is to be looked after or undone: the action rests with all it has
     /// debited and claimed. Answers with the row number of the entry.
     ///
     /// # Errors
@@ -117,7 +117,7 @@ pub trait Ledger: Outbox {
     /// now.
     fn defer(&self, deferral: Deferral) -> Answer<'_, i64>;
 
-    /// Actions of every tenant that rest and are due by then, to be sent again or undone, oldest first.
+    /// Actions of every tenant that rest and are due by then, oldest first.
     fn due(&self, now_ms: i64, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>>;
 
     /// Everything that people said about an action, oldest first.

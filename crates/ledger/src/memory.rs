@@ -813,7 +813,9 @@ impl Ledger for Memory {
                 world.event(event)?;
             }
             let open = |stored: &&Stored| {
-                matches!(stored.state, State::Sent | State::InDoubt | State::Waiting | State::Challenged)
+                let unsettled = matches!(stored.state, State::Sent | State::InDoubt)
+                    || (stored.state.rests() && !stored.state.is_amended());
+                unsettled
                     && stored.tenant == *tenant
                     && stored.mandates.iter().any(|mandate| **mandate == *jti)
             };

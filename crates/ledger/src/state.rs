@@ -24,6 +24,10 @@ pub enum State {
     /// Sent, and the payer has to confirm it to the provider before there is an effect. It is due when the payer's time is
     /// over. Debits and claims stand.
     Challenged = -5,
+    /// The effect is confirmed; whether all is as it should be is asked before the last word is said.
+    Checking = -6,
+    /// The effect is confirmed, all is not as it should be, and it is being undone before the last word is said.
+    Retracting = -7,
     /// The effect was confirmed and is undone.
     RolledBack = 7,
     /// The effect is confirmed.
@@ -36,27 +40,31 @@ pub enum State {
 
 impl State {
     /// Every state, in the order of an action's life.
-    pub const ALL: [State; 12] = [
+    pub const ALL: [State; 14] = [
         State::Held,
         State::Approved,
         State::Sent,
         State::InDoubt,
         State::Waiting,
+        State::Challenged,
+        State::Checking,
+        State::Retracting,
         State::Executed,
         State::Failed,
         State::Refused,
         State::RollingBack,
         State::RollbackFailed,
         State::RolledBack,
-        State::Challenged,
     ];
 
     /// May a settlement take an action from here to `to`?
     ///
-    /// What waits to be sent again may be told of, and goes on waiting.
+    /// What rests may be told of, and goes on resting. What is undone before the last word is said gets that first, and is
+    /// then what any action is that is being undone.
     #[must_use]
     pub fn may_settle(self, to: State) -> bool {
-        use State::{Approved, Challenged, Executed, Failed, Held, InDoubt, Refused, Sent, Waiting};
+        use State::{Approved, Challenged, Checking, Executed, Failed, Held, InDoubt, Refused, Retracting};
+        use State::{RollingBack, Sent, Waiting};
         matches!(
             (self, to),
             (Held | Approved, Failed | Refused)
@@ -64,17 +72,38 @@ impl State {
                 | (InDoubt, Executed | Failed)
                 | (Waiting, Waiting | Executed | Failed)
                 | (Challenged, InDoubt | Executed | Failed)
+                | (Checking, Checking | Executed)
+                | (Retracting, Retracting | RollingBack)
         )
     }
 
     /// May a deferral take an action from here to `to`, where it rests until it is due?
     #[must_use]
     pub fn may_defer(self, to: State) -> bool {
-        use State::{Challenged, Executed, InDoubt, RollbackFailed, RollingBack, Sent, Waiting};
+        use State::Waiting;
+        use State::{Challenged, Checking, Executed, InDoubt, Retracting, RollbackFailed, RollingBack, Sent};
         matches!(
             (self, to),
-            (Sent | InDoubt, Waiting | Challenged) | (Executed | RollingBack | RollbackFailed, RollingBack)
+            (Sent | InDoubt, Waiting | Challenged)
+                | (Sent | InDoubt | Challenged | Waiting | Checking, Checking)
+                | (Checking | Retracting, Retracting)
+                | (Executed | RollingBack | RollbackFailed, RollingBack)
         )
+    }
+
+    /// Does an action that is here rest until it is due?
+    #[must_use]
+    pub fn rests(self) -> bool {
+        matches!(
+            self,
+            State::Waiting | State::Challenged | State::Checking | State::Retracting | State::RollingBack
+        )
+    }
+
+    /// Is its effect being undone?
+    #[must_use]
+    pub fn is_being_undone(self) -> bool {
+        matches!(self, State::Retracting | State::RollingBack)
     }
 
     /// May an action that is here be marked sent once more?
@@ -133,6 +162,8 @@ impl State {
             State::Sent => "sent",
             State::InDoubt => "in doubt",
             State::Waiting => "waiting",
+            State::Checking => "checking",
+            State::Retracting => "retracting",
             State::RollingBack => "rolling back",
             State::RollbackFailed => "rollback failed",
             State::RolledBack => "rolled back",
@@ -187,7 +218,7 @@ mod tests {
     #[test]
     fn the_row_numbers_are_fixed() {
         let numbers: Vec<_> = State::ALL.into_iter().map(State::code).collect();
-        assert_eq!(numbers, [1, 0, 2, 3, -1, 4, 5, 6, -2, -3, 7, -5]);
+        assert_eq!(numbers, [1, 0, 2, 3, -1, -5, -6, -7, 4, 5, 6, -2, -3, 7]);
         assert_eq!(State::from_code(8), None);
     }
 }

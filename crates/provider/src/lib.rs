@@ -41,7 +41,7 @@ use std::fmt;
 use std::time::Duration;
 
 use action::{ActionId, Money};
-use execution::{Call, Capabilities, Found, Reply};
+use execution::{Call, Capabilities, Check, Found, Reply};
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 
@@ -87,6 +87,16 @@ pub trait Provider: Send + Sync + fmt::Debug {
     /// undoes once. `now_ms` as in [`Provider::call`].
     fn undo<'a>(&'a self, call: &'a Call, done: Done<'a>, now_ms: i64) -> BoxFuture<'a, Reply>;
 
+    /// Whether it can be asked, after an effect, if all is as it should be. What can be asked so can be undone.
+    fn checks(&self) -> bool {
+        false
+    }
+
+    /// Whether all is as it should be after a confirmed effect, asked at `now_ms`. Causes no effect.
+    fn check<'a>(&'a self, _call: &'a Call, _done: Done<'a>, _now_ms: i64) -> BoxFuture<'a, Check> {
+        Box::pin(std::future::ready(Check::Unknown))
+    }
+
     /// What there is before an action changes it; `None` where the provider cannot say. Causes no effect.
     fn snapshot<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<Option<Value>, Unquoted>>;
 
@@ -121,7 +131,7 @@ pub struct Rollback {
     pub restores: bool,
 }
 
-/// What is known of an effect that is to be undone.
+/// What is known of an effect that is there.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Done<'a> {
     /// The provider's own reference for it.

@@ -16,6 +16,7 @@
 //! | `sandbox:challenge-declined` | the payer must confirm, and does not | no | absent |
 //! | `sandbox:challenge-ignored` | the payer must confirm, and says nothing | no | absent |
 //! | `sandbox:keep` | confirmed, and its rollback is refused | yes | confirmed |
+//! | `sandbox:amiss` | confirmed, and fails the check that its binding has | yes | confirmed |
 //! | `sandbox:delay-N` | confirmed after N ms, at most 60000 | yes | confirmed |
 //!
 //! Any other value that begins with `sandbox:` is refused with the code `unknown_trigger`.
@@ -36,7 +37,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use action::{ActionId, Archetype, Currency, CurrencyRule, Money};
-use execution::{Call, Capabilities, Challenge, Confirmation, Found, Idempotent, Queryable, Refusal, Reply};
+use execution::{
+    Call, Capabilities, Challenge, Check, Confirmation, Found, Idempotent, Queryable, Refusal, Reply,
+};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
@@ -55,6 +58,10 @@ pub struct Sandbox {
     capabilities: Capabilities,
     options: Options,
     currency: Option<Currency>,
+    /// Whether what it did is looked after, as its binding says.
+    checks: bool,
+    /// For how long what was done can be undone.
+    window: Duration,
     effects: Mutex<Effects>,
 }
 
@@ -84,6 +91,8 @@ enum Behaviour {
     Silent,
     /// What it did stays.
     Keep,
+    /// What it did is not as it should be.
+    Amiss,
     Challenge(Payer),
 }
 
@@ -105,6 +114,8 @@ impl Sandbox {
             capabilities: Capabilities { challenge: options.challenge(), ..able() },
             options,
             currency: currency_of(archetype),
+            checks: archetype.bindings.contains_key("check"),
+            window: archetype.recovery_window.unwrap_or(A_DAY),
             effects: Mutex::default(),
         }
     }
@@ -131,6 +142,8 @@ impl Sandbox {
             capabilities,
             options,
             currency: currency_of(archetype),
+            checks: false,
+            window: archetype.recovery_window.unwrap_or(A_DAY),
             effects: Mutex::default(),
         })
     }
@@ -147,7 +160,9 @@ impl Sandbox {
             Behaviour::Busy(times) if call.attempt <= times => {
                 Reply::Refused(Refusal { transient: true, ..refusal("busy") })
             }
-            Behaviour::Confirm | Behaviour::Busy(_) | Behaviour::Keep => Reply::Confirmed(confirmation(call)),
+            Behaviour::Confirm | Behaviour::Busy(_) | Behaviour::Keep | Behaviour::Amiss => {
+                Reply::Confirmed(confirmation(call))
+            }
             Behaviour::Decline => Reply::Refused(refusal("declined")),
             Behaviour::Misunderstand => Reply::Refused(refusal("unknown_trigger")),
             Behaviour::Unreachable => {
@@ -178,7 +193,7 @@ impl Sandbox {
     /// Between 40 % and 90 % of the bound, or 100 units of the currency when there is none.
     fn price(&self, ask: &Ask<'_>) -> Result<Money, Unquoted> {
         let (behaviour, _) = self.told(ask.constraints, ask.action_id);
-        if behaviour != Behaviour::Confirm {
+        if !matches!(behaviour, Behaviour::Confirm | Behaviour::Keep | Behaviour::Amiss) {
             return Err(Unquoted { why: "the sandbox was told not to answer".to_owned() });
         }
         let unknown = || Unquoted { why: "the currency is not known".to_owned() };
@@ -243,8 +258,18 @@ impl Provider for Sandbox {
         Box::pin(async move { self.ask(call, now_ms) })
     }
 
+    fn checks(&self) -> bool {
+        self.checks
+    }
+
+    fn check<'a>(&'a self, call: &'a Call, _: Done<'a>, _now_ms: i64) -> BoxFuture<'a, Check> {
+        let (behaviour, _) = self.told(&call.constraints, call.action_id);
+        let amiss = behaviour == Behaviour::Amiss;
+        Box::pin(std::future::ready(if amiss { Check::Fails } else { Check::Holds }))
+    }
+
     fn rollback(&self) -> Option<Rollback> {
-        Some(Rollback { within: Duration::from_secs(86_400), restores: false })
+        Some(Rollback { within: self.window, restores: false })
     }
 
     fn snapshot<'a>(&'a self, _: Ask<'a>) -> BoxFuture<'a, Result<Option<Value>, Unquoted>> {
@@ -293,7 +318,9 @@ impl Options {
 impl Behaviour {
     fn has_effect(self, attempt: u32) -> bool {
         match self {
-            Behaviour::Confirm | Behaviour::Lose | Behaviour::Silent | Behaviour::Keep => true,
+            Behaviour::Confirm | Behaviour::Lose | Behaviour::Silent | Behaviour::Keep | Behaviour::Amiss => {
+                true
+            }
             Behaviour::Challenge(payer) => payer == Payer::Confirms,
             Behaviour::Busy(times) => attempt > times,
             Behaviour::Decline | Behaviour::Misunderstand | Behaviour::Unreachable | Behaviour::Vanish => {
@@ -346,6 +373,7 @@ fn obey(trigger: &str) -> (Behaviour, Duration) {
         "challenge" => Behaviour::Challenge(Payer::Confirms),
         "challenge-declined" => Behaviour::Challenge(Payer::Declines),
         "challenge-ignored" => Behaviour::Challenge(Payer::Ignores),
+        "amiss" => Behaviour::Amiss,
         other => return delayed(other).unwrap_or((Behaviour::Misunderstand, Duration::ZERO)),
     };
     (behaviour, Duration::ZERO)
@@ -424,3 +452,4 @@ fn draw(action_id: ActionId, salt: u64) -> u64 {
 }
 
 const MOST_DELAY_MS: u64 = 60_000;
+const A_DAY: Duration = Duration::from_secs(86_400);

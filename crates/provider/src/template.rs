@@ -73,9 +73,9 @@ pub(crate) struct Values<'a> {
     pub(crate) reference: Option<&'a str>,
     /// Absent when there is no attempt yet.
     pub(crate) provider_key: Option<&'a str>,
-    /// There only when a confirmed effect is to be undone.
+    /// There only once the effect is confirmed.
     pub(crate) confirmed: Option<&'a str>,
-    /// Likewise, where there is one.
+    /// There only when it is to be undone, where there is one.
     pub(crate) snapshot: Option<&'a Value>,
 }
 
@@ -108,8 +108,10 @@ pub(crate) enum Knows {
     Action,
     /// There is an attempt, with a reference and a provider key.
     Attempt,
-    /// There is an effect, confirmed by the provider, and a call that undoes it.
+    /// There is an effect, confirmed by the provider.
     Effect,
+    /// And a call that undoes it.
+    Undoing,
 }
 
 impl Tree {
@@ -217,7 +219,7 @@ impl Slot {
             "$value" => Slot::value(&node.table(&["$value", "optional"])?, scope)?,
             "$money" => Slot::Money(MoneyPart::read(&node.table(&["$money"])?.need("$money")?, scope)?),
             "$action" => Slot::Action(ActionPart::read(&node.table(&["$action"])?.need("$action")?, scope)?),
-            "$snapshot" if scope.knows == Knows::Effect => {
+            "$snapshot" if scope.knows == Knows::Undoing => {
                 Slot::Snapshot(node.table(&["$snapshot"])?.need("$snapshot")?.pointer()?)
             }
             "$snapshot" => return Err(node.mistake("there is a snapshot only in `rollback`")),
@@ -324,9 +326,9 @@ impl ActionPart {
             }
             "reference" => Ok(ActionPart::Reference),
             "provider_key" => Ok(ActionPart::ProviderKey),
-            "provider_reference" if scope.knows == Knows::Effect => Ok(ActionPart::Confirmed),
+            "provider_reference" if scope.knows >= Knows::Effect => Ok(ActionPart::Confirmed),
             "provider_reference" => Err(node
-                .mistake("there is a provider's reference only in `rollback`")
+                .mistake("there is a provider's reference only in `rollback` and `check`")
                 .hint("use `reference`")),
             other => Err(node
                 .mistake(format!("`{other}` is no part of an action"))

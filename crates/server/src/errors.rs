@@ -331,7 +331,7 @@ const fn words(code: Code) -> Words {
             "there is no such archetype",
             "The catalogue of this tenant has no archetype of that name. Names are compared exactly.",
             &[
-                "check the spelling; built in are PAYMENT_TRANSFER, HOTEL_RESERVATION, FLIGHT_BOOKING, DATA_EXPORT, TERMINAL_COMMAND",
+                "check the spelling; built in are PAYMENT_TRANSFER, HOTEL_RESERVATION, FLIGHT_BOOKING, DATA_EXPORT, DATA_DELETE, TERMINAL_COMMAND",
             ],
         ),
         IdempotencyMismatch => (

@@ -21,7 +21,7 @@ use utoipa::openapi::{
 };
 
 use crate::errors;
-use crate::faces::{actions, approvals, audit, callbacks, keys, mandates, operations, runs};
+use crate::faces::{actions, approvals, audit, callbacks, keys, mandates, operations, rollbacks, runs};
 use crate::fault;
 use crate::routes::{Place, ROUTES, Route, Who};
 
@@ -91,6 +91,8 @@ pub enum Schema {
     Replay,
     Receipt,
     Received,
+    RollbackRequest,
+    Rollbacks,
     MandateRequest,
     IssuedMandate,
     MandatePage,
@@ -141,6 +143,8 @@ impl Schema {
             Schema::BeatRequest => of::<runs::BeatRequest>(components),
             Schema::Heard => of::<runs::Heard>(components),
             Schema::ReportRequest => of::<runs::ReportRequest>(components),
+            Schema::RollbackRequest => of::<rollbacks::RollbackRequest>(components),
+            Schema::Rollbacks => of::<rollbacks::Rollbacks>(components),
             Schema::HeldPage => of::<approvals::HeldPage>(components),
             Schema::Held => of::<approvals::Held>(components),
             Schema::CommentRequest => of::<approvals::CommentRequest>(components),
@@ -291,6 +295,8 @@ struct OutcomeDetails {
     amount: Option<String>,
     /// ISO 4217.
     currency: Option<String>,
+    /// True if the effect was there, was not as it should be, and is undone.
+    rolled_back: Option<bool>,
     /// How often this same refusal was repeated within the last minute.
     repeats: Option<u64>,
     /// What would have happened, had observe mode not let it through.

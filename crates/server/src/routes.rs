@@ -8,7 +8,7 @@ use http::{HeaderMap, Method};
 
 use crate::faces::{
     actions, approval_page, approvals, audit, callbacks, discovery, execution_protocol, keys, mandates,
-    operations, receipts, runs,
+    operations, receipts, rollbacks, runs,
 };
 use crate::fault::Audience;
 use crate::openapi::{Answer, Schema};
@@ -150,6 +150,16 @@ const REPORTING: &[Code] = &[
 ];
 const UNDOING: &[Code] =
     &[Code::NotFound, Code::StateConflict, Code::Erased, Code::RollbackRequired, Code::ProviderCannot];
+const UNDOING_SEVERAL: &[Code] = &[
+    Code::MalformedBody,
+    Code::BodyTooLarge,
+    Code::UnsupportedMediaType,
+    Code::ValidationFailed,
+    Code::StateConflict,
+    Code::Erased,
+    Code::RollbackRequired,
+    Code::ProviderCannot,
+];
 const STEERING: &[Code] = &[Code::NotFound, Code::StateConflict, Code::Erased];
 const HEARING: &[Code] = &[
     Code::Unauthenticated,
@@ -399,6 +409,18 @@ pub static ROUTES: &[Route] = &[
         query: &[],
         codes: REPORTING,
         handler: by!(runs::report),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/rollbacks",
+        place: Place::Both,
+        who: Who::May(Deed::Steer),
+        summary: "Undo the effects of several actions, the newest first, up to the first that is not undone",
+        body: Some(Schema::RollbackRequest),
+        answers: &[Answer::json(200, "What became of each; asking again goes on", Schema::Rollbacks)],
+        query: &[],
+        codes: UNDOING_SEVERAL,
+        handler: by!(rollbacks::rollback),
     },
     Route {
         method: Method::GET,

@@ -7,11 +7,10 @@
 
 mod amount;
 mod books;
-mod fault;
 mod http;
 mod journal;
-mod line;
 mod payer;
+mod target;
 mod tokens;
 
 use std::collections::BTreeMap;
@@ -26,9 +25,14 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 pub use books::{Effects, OPERATING};
-pub use fault::{Fault, Injection, Target};
 pub use journal::{Effect, read_journal};
 pub use payer::{Callback, Misdelivery, Payers, sign};
+pub use target::Target;
+
+pub use crate::fault::Fault;
+
+/// A fault for the next so many requests of a kind.
+pub type Injection = crate::fault::Injection<Target>;
 
 /// What a bank is opened with.
 #[derive(Clone)]

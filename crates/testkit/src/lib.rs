@@ -9,11 +9,16 @@
 //!                      test ── faults: answers lost, late, slow, huge, malformed
 //! ```
 //!
-//! The [`bank`] keeps its own money and parses its own requests, and shares no code with the
-//! gateway on purpose: two sides that agree because they run the same function prove nothing.
+//! The [`bank`] keeps its own money and parses its own requests, the archive of [`records`] its own versions, and
+//! neither shares code with the gateway on purpose: two sides that agree because they run the same function prove
+//! nothing. The faults are the same for both.
 //!
 //! What it deliberately is not: secure, durable or bounded in memory. It listens where it is told,
 //! forgets everything when it ends (only its optional journal of effects stays), and lets whoever
 //! holds its token inject faults. Nothing here belongs in front of real money.
 
+mod answer;
 pub mod bank;
+mod fault;
+mod line;
+pub mod records;

@@ -42,6 +42,7 @@ pub(crate) fn read(table: &Table<'_>) -> Option<Archetype> {
         description: table.get("description").and_then(|node| node.text()).unwrap_or_default().to_owned(),
         identity: paths::identity(table, &schema, grave && duplicate.on != OnDuplicate::Allow),
         reversible,
+        recovery_window: limits::recovery_window(table, reversible),
         guarantee_level: word(table, "guarantee_level", &LEVELS, GuaranteeLevel::parse)
             .unwrap_or(GuaranteeLevel::Atp1),
         retry: limits::retry_policy(table),
@@ -68,7 +69,7 @@ pub(crate) fn read(table: &Table<'_>) -> Option<Archetype> {
     })
 }
 
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 22] = [
     "extends",
     "name",
     "description",
@@ -76,6 +77,7 @@ const KEYS: [&str; 21] = [
     "destination",
     "identity",
     "reversible",
+    "recovery_window",
     "guarantee_level",
     "retry",
     "default_payment_mode",
@@ -195,7 +197,7 @@ fn digest(table: &Table<'_>) -> String {
 }
 
 /// The built-in files, as they stand in `catalogue/`.
-pub(crate) const BUILTIN: [(&str, &str, &str); 5] = [
+pub(crate) const BUILTIN: [(&str, &str, &str); 6] = [
     (
         "PAYMENT_TRANSFER",
         "built-in payment_transfer.toml",
@@ -213,6 +215,7 @@ pub(crate) const BUILTIN: [(&str, &str, &str); 5] = [
         "built-in terminal_command.toml",
         include_str!("../../catalogue/terminal_command.toml"),
     ),
+    ("DATA_DELETE", "built-in data_delete.toml", include_str!("../../catalogue/data_delete.toml")),
 ];
 
 /// The built-in file of an archetype.

@@ -30,6 +30,20 @@ pub(crate) fn duplicate_rule(table: &Table<'_>, grave: bool) -> DuplicateRule {
     DuplicateRule { window: window.unwrap_or(default.window), on: on.unwrap_or(default.on) }
 }
 
+/// For how long an effect can be undone.
+pub(crate) fn recovery_window(table: &Table<'_>, reversible: bool) -> Option<Duration> {
+    let node = table.get("recovery_window")?;
+    let window = duration(node);
+    if !reversible {
+        table.key_mistake(
+            "recovery_window",
+            "what cannot be undone has no time in which it can",
+            "add `reversible = true`, or leave `recovery_window` out",
+        );
+    }
+    window
+}
+
 fn duration(node: Node<'_>) -> Option<Duration> {
     let text = node.text()?;
     let seconds = |text: &str| {

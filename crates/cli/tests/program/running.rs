@@ -154,6 +154,46 @@ fn an_action_of_the_sandbox_is_proved_and_replayed() {
 }
 
 #[test]
+fn several_actions_are_undone_newest_first_or_none_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let (admin, agent) = (api_key(&data, "someone", "admin"), api_key(&data, "someone", "agent"));
+    let served = Served::sandbox(&data);
+    let issue = ["mandate", "issue", "--subject", "someone", "--scope", "Travel", "--cap", "900.00 USD"];
+    let token = served.call(&admin, &issue).json()["token"].clone();
+    let booked = |n: u32, property: &str| {
+        let body = serde_json::json!({
+            "archetype": "HOTEL_RESERVATION",
+            "delegation_token": token,
+            "constraints": {
+                "property_id": property, "city": "Berlin", "check_in": format!("2030-06-0{n}"),
+                "check_out": "2030-06-09", "room_type": "double", "guests": 2, "max_total_usd": "90.00",
+            },
+        });
+        let answer = served.execute(&agent, &format!("k{n}"), &body);
+        assert_eq!(answer["kind"], "executed", "{answer}");
+        answer["transaction_id"].as_str().unwrap().to_owned()
+    };
+    let (first, second, stays) = (booked(1, "prop-1"), booked(2, "prop-1"), booked(3, "sandbox:keep"));
+    let rollback = |ids: &[&str]| served.call(&agent, &[&["actions", "rollback"], ids].concat());
+
+    let none = rollback(&[&first, "01963e5a-0000-7000-8000-000000000002"]);
+    assert!(none.code == 1 && none.says("EP_VALIDATION_FAILED"), "{}", none.stderr);
+    let stuck = rollback(&[&first, &stays, &second]);
+    let fate = |id: &str, result: &str, code: Value| serde_json::json!({"action_id": id, "result": result, "code": code});
+    let all = [
+        fate(&stays, "failed", "ATP_ROLLBACK_FAILED".into()),
+        fate(&second, "not_tried", Value::Null),
+        fate(&first, "not_tried", Value::Null),
+    ];
+    assert_eq!((stuck.code, &stuck.json()["actions"]), (1, &serde_json::json!(all)), "{}", stuck.stderr);
+    let both = rollback(&[&first, &second]);
+    let all = [&second, &first].map(|id| fate(id, "rolled_back", Value::Null));
+    assert_eq!((both.code, &both.json()["actions"]), (0, &serde_json::json!(all)), "{}", both.stderr);
+    served.stop();
+}
+
+#[test]
 fn the_log_says_which_member_production_does_not() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");

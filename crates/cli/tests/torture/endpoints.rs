@@ -35,6 +35,7 @@ const TABLE: &str = "
     GET  /v1/audit                                      401 401 403 403 403 200 200 200 own
     GET  /v1/audit/verify                               401 401 403 403 403 200 200 200 own
     POST /v1/actions/{id}/rollback                      401 401 422 404 403 422 403 422 404
+    POST /v1/rollbacks                                  401 401 422 422 403 422 403 422 own
     GET  /v1/receipts/{id}                              401 401 200 404 200 200 200 200 404
     POST /v1/mandates                                   401 401 403 403 403 201 403 201 own
     GET  /v1/mandates                                   401 401 403 403 200 200 200 200 own
@@ -62,6 +63,7 @@ const TABLE: &str = "
     POST /sandbox/v1/actions/{id}/retry                 401 401 200 404 403 200 403 200 404
     POST /sandbox/v1/actions/{id}/cancel                401 401 200 404 403 200 403 200 404
     POST /sandbox/v1/actions/{id}/rollback              401 401 422 404 403 422 403 422 404
+    POST /sandbox/v1/rollbacks                          401 401 422 422 403 422 403 422 own
     GET  /sandbox/v1/receipts/{id}                      404 401 200 404 200 200 200 200 404
     POST /sandbox/v1/mandates                           401 401 403 403 403 201 403 201 own
     GET  /sandbox/v1/mandates                           401 401 403 403 200 200 200 200 own
@@ -345,6 +347,7 @@ impl World<'_> {
             }
             "/api/execute" => payment(&format!("row-{n}"), "1.00", self.house.token(tenant)),
             "/api/sandbox/execute" => payment(&format!("row-{n}"), "1.00", "tok-sandbox-public"),
+            "/v1/rollbacks" => json!({"actions": [self.done[usize::from(base == "/sandbox")].0]}),
             "/v1/mandates" => mandate(tenant),
             "/v1/freeze" => {
                 json!({"scope": format!("agent:{tenant}-x{n}"), "reason": "drill", "even_if_unknown": true})

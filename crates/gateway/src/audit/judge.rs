@@ -142,8 +142,8 @@ fn altered_approval(
 /// May a receipt of this kind come with this state?
 fn agrees(kind: Kind, state: State) -> bool {
     match kind {
-        // What undoes an effect, or was to, is told of in a receipt of what was executed.
-        Kind::Executed => matches!(state, State::Executed | State::RolledBack),
+        // What is undone was done, and its undoing was carried out.
+        Kind::Executed => matches!(state, State::Executed | State::RollingBack | State::RolledBack),
         Kind::Blocked => state == State::Refused,
         _ => state != State::Refused,
     }

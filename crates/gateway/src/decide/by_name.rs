@@ -156,6 +156,7 @@ fn as_asked(asked: &Asked<'_>, request: &Request) -> Result<IntentRow, Error> {
         attempts: Vec::new(),
         retry: None,
         snapshot: None,
+        check: None,
         rollback: None,
         held_for: Vec::new(),
         repeat_of: None,

@@ -74,10 +74,12 @@ impl Gateway {
             State::Approved => Some(self.say_held(stored.id, row, until_ms, "approved", true)),
             State::Challenged => self.say_challenged(stored.id, row, true),
             State::InDoubt if row.was_challenged() => Some(self.say_sent(stored.id, row)),
-            State::Sent | State::InDoubt | State::Waiting if stored.round > 0 || row.was_settled() => {
+            State::Sent | State::InDoubt | State::Waiting | State::Checking | State::Retracting
+                if stored.round > 0 || row.was_settled() =>
+            {
                 Some(self.say_sent(stored.id, row))
             }
-            State::Sent | State::InDoubt | State::Waiting => None,
+            State::Sent | State::InDoubt | State::Waiting | State::Checking | State::Retracting => None,
             State::Executed | State::Failed | State::Refused => None,
             State::RollingBack | State::RollbackFailed | State::RolledBack => None,
         }

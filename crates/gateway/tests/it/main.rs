@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod approvals;
+mod archived;
 mod banked;
 mod challenges;
+mod checks;
 mod exactly_once;
 mod house;
 mod notices;
@@ -16,8 +18,10 @@ mod resolutions;
 mod retries;
 mod rides;
 mod rollbacks;
+mod several;
 #[path = "../../../provider/tests/provider/smtp.rs"]
 mod smtp;
+mod soft_delete;
 mod steering;
 mod trail;
 

@@ -39,7 +39,7 @@ async fn paid(retry: &str) -> (House, Bank, Said) {
 }
 
 /// The state of an action once it is this, which the gateway sees to in the background.
-async fn until(house: &House, id: &str, state: &str) {
+pub(crate) async fn until(house: &House, id: &str, state: &str) {
     for _ in 0..2000 {
         if house.record(id).await.state == state {
             return;
@@ -97,6 +97,7 @@ async fn what_is_being_undone_outlives_a_restart() {
     bank.inject(Injection::refunds(Fault::LostBeforeEffect, 1));
     let record = house.gateway().rollback(&house.agent, said.id()).await.unwrap();
     assert_eq!((record.state.as_str(), bank.refunds()), ("ROLLING_BACK", 0));
+    assert_eq!(house.gateway().check_trail(&house.admin, None).await.unwrap().findings, []);
     let mut house = house.restart().await;
     house.installation.start();
     a_while().await;

@@ -14,8 +14,8 @@ use super::Known;
 use super::index::{self, SLICE, Slice};
 use super::read::{self, Heard, Kept, Sql, Standing};
 use crate::entry::{
-    APPROVED, CHALLENGED, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, Reading, SENT_AGAIN, Said,
-    WAITING,
+    APPROVED, CHALLENGED, CHECKING, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, RETRACTING,
+    ROLLING_BACK, Reading, SENT_AGAIN, Said, WAITING,
 };
 use crate::pruned::Pruned;
 use crate::{Authority, Broken, Error, Finding, Inspected, Place, State, Testimony, Verified, Walk, Witness};
@@ -335,9 +335,7 @@ fn fate(row: i64, said: &Said<'_>, standing: &Standing) -> Option<Broken> {
         // Where its last outcome is missing, that one's own entry tells.
         (None, _) if standing.outcome.is_some() => true,
         // Whatever goes on with it is the newest thing there is, until something came of it.
-        _ if matches!(said.event, WAITING | SENT_AGAIN | CHALLENGED) && Some(row) > moved.max(outcome) => {
-            false
-        }
+        _ if GOING_ON.contains(&said.event) && Some(row) > moved.max(outcome) => false,
         (_, Some(entry)) if moved > outcome => entry != row || went_on(said.event, standing),
         (Some((entry, left)), _) => entry != row || left == state,
         (None, _) => match state {
@@ -349,6 +347,9 @@ fn fate(row: i64, said: &Said<'_>, standing: &Standing) -> Option<Broken> {
     (!fits).then_some(Broken::Fate)
 }
 
+/// Events of what goes on with an action and is no outcome.
+const GOING_ON: [&str; 5] = [WAITING, SENT_AGAIN, CHECKING, RETRACTING, ROLLING_BACK];
+
 /// May it stand where it does after it went on so?
 fn went_on(event: &str, standing: &Standing) -> bool {
     // One that had been in doubt may be sent after all, as the attempt after it; recovery takes both for in doubt.
@@ -356,6 +357,9 @@ fn went_on(event: &str, standing: &Standing) -> bool {
     match (event, standing.state) {
         (WAITING, state) => state == State::Waiting,
         (CHALLENGED, state) => state == State::Challenged,
+        (CHECKING, state) => state == State::Checking,
+        (RETRACTING, state) => state == State::Retracting,
+        (ROLLING_BACK, state) => state == State::RollingBack,
         (SENT_AGAIN, State::Sent) => true,
         (SENT_AGAIN, state) => doubted && state == State::InDoubt,
         (_, State::Held) => true,

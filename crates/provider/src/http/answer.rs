@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use action::{Archetype, Money};
-use execution::{Call, Confirmation, Found, Refusal, Reply};
+use execution::{Call, Check, Confirmation, Found, Refusal, Reply};
 use serde_json::Value;
 
 use super::challenge::ChallengeReading;
@@ -38,6 +38,13 @@ pub(super) struct QueryReading {
     absent: Rule,
     refused: Vec<Rule>,
     record: Record,
+}
+
+/// How the answer is read to whether all is as it should be.
+#[derive(Debug)]
+pub(super) struct CheckReading {
+    holds: Rule,
+    fails: Rule,
 }
 
 /// How the answer to a quote is read.
@@ -211,16 +218,10 @@ impl QueryReading {
     pub(super) fn read(table: &Table<'_>, archetype: &Archetype) -> Result<QueryReading, Mistake> {
         let found = Rule::read(&table.need("found")?, Side::Success)?;
         let absent = Rule::read(&table.need("absent")?, Side::Absent)?;
-        if let (None, Some(status)) = (&absent.when, absent.takes_all_of(&found)) {
-            let message = format!("{status} is listed as found and, without a condition, as absent");
-            let hint = "add a `pointer` and `exists = false`, so that an empty list is told from a full one";
-            return Err(table.need("absent")?.mistake(message).hint(hint));
-        }
-        if let (None, Some(status)) = (&found.when, found.takes_all_of(&absent)) {
-            let message = format!("{status} is listed as absent and, without a condition, as found");
-            let hint = "add a `pointer`, so that a full list is told from an empty one";
-            return Err(table.need("found")?.mistake(message).hint(hint));
-        }
+        let (yes, no) = (("found", &found), ("absent", &absent));
+        let hint = "add a `pointer` and `exists = false`, so that an empty list is told from a full one";
+        told_apart(table, no, yes, hint)?;
+        told_apart(table, yes, no, "add a `pointer`, so that a full list is told from an empty one")?;
         Ok(QueryReading {
             found,
             absent,
@@ -242,6 +243,29 @@ impl QueryReading {
             }
             (false, true) => Found::Absent { final_ },
             _ => Found::Unknown,
+        }
+    }
+}
+
+impl CheckReading {
+    pub(super) const MEMBERS: [&str; 2] = ["holds", "fails"];
+
+    pub(super) fn read(table: &Table<'_>) -> Result<CheckReading, Mistake> {
+        let holds = Rule::read(&table.need("holds")?, Side::Success)?;
+        let fails = Rule::read(&table.need("fails")?, Side::Absent)?;
+        let (yes, no) = (("holds", &holds), ("fails", &fails));
+        let hint = "add a `pointer` and `equals`, so that the two are told apart";
+        told_apart(table, no, yes, hint)?;
+        told_apart(table, yes, no, hint)?;
+        Ok(CheckReading { holds, fails })
+    }
+
+    /// What no rule takes, or both do, says nothing.
+    pub(super) fn judge(&self, answer: &Answer) -> Check {
+        match (answer.matches(&self.holds), answer.matches(&self.fails)) {
+            (true, false) => Check::Holds,
+            (false, true) => Check::Fails,
+            _ => Check::Unknown,
         }
     }
 }
@@ -306,6 +330,18 @@ impl Record {
         };
         Ok(Confirmation { reference, answer: body, charged })
     }
+}
+
+/// Refuses a rule that takes a status of the other one's whatever the body says.
+fn told_apart(
+    table: &Table<'_>,
+    (name, rule): (&'static str, &Rule),
+    (other, others): (&str, &Rule),
+    hint: &'static str,
+) -> Result<(), Mistake> {
+    let Some(status) = rule.takes_all_of(others) else { return Ok(()) };
+    let message = format!("{status} is listed as {other} and, without a condition, as {name}");
+    Err(table.need(name)?.mistake(message).hint(hint))
 }
 
 fn reference_text(value: &Value) -> Option<String> {

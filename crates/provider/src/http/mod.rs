@@ -57,13 +57,13 @@ mod rule;
 use std::time::Duration;
 
 use action::{Archetype, Money};
-use execution::{Call, Capabilities, Found, Reply};
+use execution::{Call, Capabilities, Check, Found, Reply};
 use futures_util::future::BoxFuture;
 use reqwest::Method;
 use serde_json::{Value, json};
 use url::Url;
 
-use self::answer::{Answer, CallReading, QueryReading, QuoteReading, SnapshotReading};
+use self::answer::{Answer, CallReading, CheckReading, QueryReading, QuoteReading, SnapshotReading};
 use self::auth::Auth;
 pub use self::callback::{Callback, Told};
 use self::request::{Common, Template};
@@ -84,6 +84,7 @@ pub(crate) struct Http {
     most_bytes: usize,
     act: (Template, CallReading),
     query: Option<(Template, QueryReading)>,
+    check: Option<(Template, CheckReading)>,
     quote: Option<(Template, QuoteReading)>,
     snapshot: Option<(Template, SnapshotReading)>,
     rollback: Option<(Template, CallReading, Rollback)>,
@@ -123,18 +124,20 @@ impl Http {
         let most_bytes = read_most_bytes(&table).map_err(&mut keep).ok();
         let act = read_act(&table, &common, outside).map_err(&mut keep).ok();
         let query = read_query(&table, &common).map_err(&mut keep).ok();
+        let check = read_check(&table, &common).map_err(&mut keep).ok();
         let quote = read_quote(&table, &common).map_err(&mut keep).ok();
         let snapshot = read_snapshot(&table, &common).map_err(&mut keep).ok();
         let rollback = read_rollback(&table, &common).map_err(&mut keep).ok();
         let callback = read_callback(&table, archetype, outside).map_err(&mut keep).ok();
         let name = read_name(&table, &destination).map_err(&mut keep).ok();
-        let parts = (name, capabilities, most_bytes, act, query, quote, snapshot, rollback, callback);
+        let parts = (name, capabilities, most_bytes, act, query, check, quote, snapshot, rollback, callback);
         if let (
             Some(name),
             Some(capabilities),
             Some(most_bytes),
             Some(act),
             Some(query),
+            Some(check),
             Some(quote),
             Some(snapshot),
             Some(rollback),
@@ -152,6 +155,7 @@ impl Http {
                 most_bytes,
                 act,
                 query,
+                check,
                 quote,
                 snapshot,
                 rollback,
@@ -274,6 +278,15 @@ impl Http {
         }
     }
 
+    async fn look_after(&self, call: &Call, done: Done<'_>, now_ms: i64) -> Check {
+        let Some((template, reading)) = &self.check else { return Check::Unknown };
+        let values = Values { confirmed: done.reference, ..values_of(call) };
+        match self.inquire(template, &values, now_ms).await {
+            Heard::NotSent(_) | Heard::Lost(_) => Check::Unknown,
+            Heard::Answer(answer) => reading.judge(&answer),
+        }
+    }
+
     async fn price(&self, ask: &Ask<'_>) -> Result<Money, Unquoted> {
         let Some((template, reading)) = &self.quote else {
             return Err(Unquoted { why: "the binding has no quote".to_owned() });
@@ -348,6 +361,14 @@ impl Provider for Http {
 
     fn query<'a>(&'a self, call: &'a Call, now_ms: i64) -> BoxFuture<'a, Found> {
         Box::pin(self.ask(call, now_ms))
+    }
+
+    fn checks(&self) -> bool {
+        self.check.is_some()
+    }
+
+    fn check<'a>(&'a self, call: &'a Call, done: Done<'a>, now_ms: i64) -> BoxFuture<'a, Check> {
+        Box::pin(self.look_after(call, done, now_ms))
     }
 
     fn rollback(&self) -> Option<Rollback> {
@@ -510,6 +531,22 @@ fn read_query(table: &Table<'_>, common: &Common<'_>) -> Result<Option<(Template
     )))
 }
 
+/// What fails a check is undone, so there has to be a way.
+fn read_check(table: &Table<'_>, common: &Common<'_>) -> Result<Option<(Template, CheckReading)>, Mistake> {
+    let Some(node) = table.get("check") else { return Ok(None) };
+    let hint =
+        "what fails its check is undone before anybody is answered: an effect that stays is no failure";
+    if table.get("rollback").is_none() {
+        return Err(node.mistake("there is no `rollback` for what fails this").hint(hint));
+    }
+    if !common.archetype.reversible {
+        return Err(node.mistake("the archetype is not `reversible`").hint(hint));
+    }
+    let check = node.table(&[&["path", "params", "headers"][..], &CheckReading::MEMBERS].concat())?;
+    let template = Template::read(&check, common, Knows::Effect, Method::GET)?;
+    Ok(Some((template, CheckReading::read(&check)?)))
+}
+
 fn read_quote(table: &Table<'_>, common: &Common<'_>) -> Result<Option<(Template, QuoteReading)>, Mistake> {
     let Some(node) = table.get("quote") else { return Ok(None) };
     let quote = node.table(&[&Template::MEMBERS[..], &QuoteReading::MEMBERS].concat())?;
@@ -538,16 +575,31 @@ fn read_rollback(
     let Some(node) = table.get("rollback") else { return Ok(None) };
     let own = ["within_seconds", "restores"];
     let rollback = node.table(&[&Template::MEMBERS[..], &CallReading::MEMBERS, &own].concat())?;
-    let template = Template::read(&rollback, common, Knows::Effect, Method::POST)?;
+    let template = Template::read(&rollback, common, Knows::Undoing, Method::POST)?;
     let reading = CallReading::read(&rollback, common.archetype)?;
-    let within = rollback.seconds("within_seconds", MOST_WINDOW_SECONDS)?;
+    let within = read_window(&rollback, common.archetype)?;
     Ok(Some((template, reading, Rollback { within, restores: rollback.flag("restores")? })))
+}
+
+/// For how long: what the archetype says, unless the provider has less.
+fn read_window(rollback: &Table<'_>, archetype: &Archetype) -> Result<Duration, Mistake> {
+    let (said, most) = (rollback.get("within_seconds"), archetype.recovery_window);
+    if let (None, Some(most)) = (&said, most) {
+        return Ok(most);
+    }
+    let within = rollback.seconds("within_seconds", MOST_WINDOW_SECONDS)?;
+    match said.filter(|_| most.is_some_and(|most| within > most)) {
+        Some(node) => Err(node
+            .mistake("this is longer than the archetype's `recovery_window`")
+            .hint("leave it out, or say how much less the provider has")),
+        None => Ok(within),
+    }
 }
 
 /// A hundred years.
 const MOST_WINDOW_SECONDS: u64 = 100 * 366 * 86_400;
 
-const MEMBERS: [&str; 14] = [
+const MEMBERS: [&str; 15] = [
     "provider",
     "name",
     "base",
@@ -558,6 +610,7 @@ const MEMBERS: [&str; 14] = [
     "capabilities",
     "act",
     "query",
+    "check",
     "quote",
     "snapshot",
     "rollback",

@@ -4,7 +4,7 @@ use provider::egress::{Egress, Rules};
 use provider::secrets::{AwsKeys, ClientAuth, Declared, Kind, OAuth2Client, Source};
 use provider::{Outside, Secrets};
 
-use crate::common::{archetype, binding, compile, mistakes, moneyless, open_to};
+use crate::common::{archetype, binding, compile, mistakes, moneyless, open_to, with_window};
 
 const BASE: &str = "https://bank.example";
 
@@ -273,6 +273,132 @@ fn each_mistake_is_found_where_it_is() {
         let (found_at, said) = after(from, with);
         assert!(found_at == pointer && said.contains(message), "{with}: at {found_at}: {said}");
     }
+}
+
+/// With a rollback that is sent under its key, and this beside it.
+fn undone(more: &str) -> String {
+    let able = "capabilities = { idempotent = { retention_seconds = 60 }, queryable";
+    let keyed =
+        "path = \"/payments\"\nheaders = { Idempotency-Key = { \"$action\" = \"provider_key\" } }\nbody";
+    let text = binding(BASE).replacen("capabilities = { queryable", able, 1).replacen(
+        "path = \"/payments\"\nbody",
+        keyed,
+        1,
+    );
+    format!("{text}\n[binding.rollback]\nwithin_seconds = 60\nsuccess = {{ status = [200] }}\n{more}\n")
+}
+
+#[test]
+fn only_a_rollback_takes_from_the_snapshot_and_it_does_so_in_headers_too() {
+    let version = r#""$snapshot" = "/version""#;
+    let key = r#"Idempotency-Key = { "$action" = "provider_key" }"#;
+    for right in [
+        format!("headers = {{ {key}, If-Match = {{ {version} }} }}"),
+        format!("headers = {{ {key} }}\nbody = {{ to = {{ {version} }} }}"),
+        format!("headers = {{ {key} }}\npath = [\"a\", {{ {version} }}]\nparams = {{ v = {{ {version} }} }}"),
+    ] {
+        assert!(compile(&undone(&right), &open_to(&[])).is_ok(), "{right}");
+    }
+    let wrong = undone(&format!("headers = {{ {key}, If-Match = {{ \"$snapshot\" = \"version\" }} }}"));
+    assert_eq!(mistakes(&wrong)[0].pointer, "/rollback/headers/If-Match/$snapshot");
+    let usual = undone(&format!("headers = {{ {key} }}"));
+    for (from, place) in [
+        ("[binding.act]\n", "/act/headers/If-Match"),
+        ("[binding.query]\n", "/query/headers/If-Match"),
+        ("[binding.snapshot]\n", "/snapshot/headers/If-Match"),
+        ("", "/headers/If-Match"),
+    ] {
+        let header = format!("headers = {{ If-Match = {{ {version} }} }}\n");
+        let text = match from {
+            "[binding.snapshot]\n" => format!("{usual}{from}{header}success = {{ status = [200] }}\n"),
+            "" => usual.replacen("timeout_ms", &format!("{header}timeout_ms"), 1),
+            "[binding.act]\n" => usual.replacen(
+                "headers = { Idempotency-Key",
+                &format!("headers = {{ If-Match = {{ {version} }}, Idempotency-Key"),
+                1,
+            ),
+            _ => usual.replacen(from, &format!("{from}{header}"), 1),
+        };
+        let found = mistakes(&text);
+        assert_eq!(found[0].pointer, place, "{text}");
+        assert!(found[0].message.contains("only in `rollback`"), "{}", found[0].message);
+    }
+}
+
+#[test]
+fn a_check_is_only_where_what_fails_it_can_be_undone() {
+    let check = "[binding.check]\npath = [\"payments\", { \"$action\" = \"provider_reference\" }]\n";
+    let rules = "holds = { status = [200], pointer = \"/ok\", equals = [true] }\nfails = { status = [200, 404], pointer = \"/ok\", equals = [false] }\n";
+    let keyed = undone("headers = { Idempotency-Key = { \"$action\" = \"provider_key\" } }");
+    let found = |text: &str| with_window("", text).map(|provider| provider.checks());
+    assert_eq!(found(&format!("{keyed}{check}{rules}")).ok(), Some(true));
+    assert_eq!(found(&keyed).ok(), Some(false));
+    let wrong = |text: &str| {
+        let first = found(text).unwrap_err().remove(0);
+        (first.pointer, first.message)
+    };
+    let (usual, _) = keyed.split_once("[binding.rollback]").unwrap();
+    let (place, said) = wrong(&format!("{usual}{check}{rules}"));
+    assert!(place == "/check" && said.contains("no `rollback`"), "{place}: {said}");
+    let (place, said) = {
+        let first = mistakes(&format!("{keyed}{check}{rules}")).remove(0);
+        (first.pointer, first.message)
+    };
+    assert!(place == "/check" && said.contains("not `reversible`"), "{place}: {said}");
+    for (rules, place, message) in [
+        ("holds = { status = [200] }\n", "/check", "`fails` is missing"),
+        ("fails = { status = [404] }\n", "/check", "`holds` is missing"),
+        (
+            "holds = { status = [200] }\nfails = { status = [200], pointer = \"/bad\" }\n",
+            "/check/holds",
+            "listed as fails",
+        ),
+        (
+            "holds = { status = [200], pointer = \"/ok\" }\nfails = { status = [200] }\n",
+            "/check/fails",
+            "listed as holds",
+        ),
+        ("holds = { status = [404] }\nfails = { status = [409] }\n", "/check/holds/status/0", "cannot mean"),
+        ("holds = { status = [200] }\nfails = { status = [500] }\n", "/check/fails/status/0", "cannot mean"),
+        (
+            "holds = { status = [200] }\nfails = { status = [401] }\n",
+            "/check/fails/status/0",
+            "about who asks",
+        ),
+        (
+            "method = \"POST\"\nholds = { status = [200] }\nfails = { status = [404] }\n",
+            "/check/method",
+            "not known here",
+        ),
+        (
+            "params = { v = { \"$snapshot\" = \"/v\" } }\nholds = { status = [200] }\nfails = { status = [404] }\n",
+            "/check/params/v",
+            "only in `rollback`",
+        ),
+    ] {
+        let (found_at, said) = wrong(&format!("{keyed}{check}{rules}"));
+        assert!(found_at == place && said.contains(message), "{rules}: at {found_at}: {said}");
+    }
+}
+
+#[test]
+fn the_time_in_which_it_is_undone_is_the_archetypes_unless_the_provider_has_less() {
+    let compiled = |window: &str, within: &str| {
+        let text = undone("headers = { Idempotency-Key = { \"$action\" = \"provider_key\" } }").replacen(
+            "within_seconds = 60\n",
+            within,
+            1,
+        );
+        let found = with_window(window, &text);
+        found.map(|provider| provider.rollback().unwrap().within.as_secs())
+    };
+    assert_eq!(compiled("recovery_window = \"1h\"", "").ok(), Some(3600));
+    assert_eq!(compiled("recovery_window = \"1h\"", "within_seconds = 60\n").ok(), Some(60));
+    assert_eq!(compiled("", "within_seconds = 60\n").ok(), Some(60));
+    let longer = compiled("recovery_window = \"1h\"", "within_seconds = 3601\n").unwrap_err();
+    assert_eq!(longer[0].pointer, "/rollback/within_seconds");
+    let neither = compiled("", "").unwrap_err();
+    assert!(neither[0].message.contains("`within_seconds` is missing"), "{}", neither[0].message);
 }
 
 #[test]

@@ -23,6 +23,13 @@ pub(crate) fn moneyless(binding: &str) -> Arc<Archetype> {
     load(&format!("{HEAD}{SCHEMA}{binding}"))
 }
 
+/// This binding of an archetype that can be undone, for as long as `window` says.
+pub(crate) fn with_window(window: &str, binding: &str) -> Result<Arc<dyn Provider>, Vec<Mistake>> {
+    let head = HEAD.replace("reversible = false", &format!("reversible = true\n{window}"));
+    let archetype = load(&format!("{head}{MONEY}{SCHEMA}{binding}"));
+    provider::compile(&archetype, Outside { egress: &open_to(&[]), secrets: &no_secrets() })
+}
+
 fn load(text: &str) -> Arc<Archetype> {
     let source = Source { name: "pay.toml".to_owned(), text: text.to_owned() };
     let catalogue = Catalogue::load(false, &[source]).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));

@@ -74,6 +74,7 @@ fn word(reply: &Reply) -> &'static str {
         Reply::Refused(_) => "refused",
         Reply::NotSent { .. } => "not sent",
         Reply::Lost { .. } => "doubt",
+        Reply::Challenged(_) => "challenged",
     }
 }
 

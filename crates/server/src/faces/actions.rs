@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gateway::{ActionView, AttemptView, Code, Error, ReceiptView, RetryView, RollbackView};
+use gateway::{ActionView, AttemptView, Code, Error, ROLLBACK_FAILED, ReceiptView, RetryView, RollbackView};
 use http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
@@ -257,7 +257,7 @@ impl<'a> Rollback<'a> {
             provider_key: &view.provider_key,
             reference: &view.reference,
             sends: view.sends,
-            error: view.failed.then_some("ATP_ROLLBACK_FAILED"),
+            error: view.failed.then_some(ROLLBACK_FAILED),
         }
     }
 }

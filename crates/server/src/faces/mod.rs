@@ -12,4 +12,5 @@ pub(crate) mod mandates;
 pub(crate) mod operations;
 mod provenance;
 pub(crate) mod receipts;
+pub(crate) mod rollbacks;
 pub(crate) mod runs;

@@ -18,12 +18,13 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::books::{Books, Effects, OPERATING, Order, Paid, Payment, Refunded, Waiting};
-use super::fault::{Fault, Faults, Injection, Target};
 use super::journal::Journal;
-use super::line::{Line, Lines};
 use super::payer::{self, Caller, Payers};
 use super::tokens::{self, Tokens};
-use super::{Client, Options, amount};
+use super::{Client, Injection, Options, Target, amount};
+use crate::answer::{Refused, invalid, key_of, not_found, read, refusal, short, unfinished};
+use crate::fault::{Fault, Faults};
+use crate::line::{Line, Lines};
 
 /// Answers on `listener` until `closed` completes and the requests under way are done.
 pub(super) async fn run(
@@ -61,7 +62,7 @@ pub(super) struct Counter {
     syncs: bool,
     latest: Option<Duration>,
     books: Mutex<Books>,
-    faults: Faults,
+    faults: Faults<Target>,
     payers: Payers,
     caller: Arc<Caller>,
 }
@@ -114,7 +115,7 @@ impl Counter {
         &self.caller
     }
 
-    pub(super) fn faults(&self) -> &Faults {
+    pub(super) fn faults(&self) -> &Faults<Target> {
         &self.faults
     }
 
@@ -326,13 +327,6 @@ impl FromRequestParts<Arc<Counter>> for Holder {
     }
 }
 
-/// A refusal before any work was done.
-type Refused = (StatusCode, Json<Value>);
-
-fn read(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Refused> {
-    body.map_err(|rejected| refused(rejected.status(), "unreadable_body", &rejected.body_text()))
-}
-
 fn read_order(body: &[u8], currency: &str) -> Result<Order, Refused> {
     let asked: Asked = serde_json::from_slice(body).map_err(|error| invalid(&error.to_string()))?;
     if asked.currency != currency {
@@ -359,21 +353,11 @@ struct Asked {
     note: Option<String>,
 }
 
-/// The idempotency key as sent. A bank that minds keys refuses a payment without one, so a
-/// gateway that forgets its key is found out at once.
+/// A bank that minds keys refuses a payment without one, so a gateway that forgets its key is found out at once.
 fn read_key(headers: &HeaderMap, keys_matter: bool) -> Result<Option<String>, Refused> {
-    let Some(value) = headers.get("idempotency-key") else {
-        return if keys_matter { Err(invalid("header `Idempotency-Key` is missing")) } else { Ok(None) };
-    };
-    let key = value.to_str().map_err(|_| invalid("header `Idempotency-Key` is not ASCII"))?;
-    short("header `Idempotency-Key`", Some(key))?;
-    Ok(Some(key.to_owned()))
-}
-
-fn short(what: &str, text: Option<&str>) -> Result<(), Refused> {
-    match text.map(|text| text.chars().count()) {
-        None | Some(1..=MOST_CHARACTERS) => Ok(()),
-        Some(_) => Err(invalid(&format!("{what} must have 1 to {MOST_CHARACTERS} characters"))),
+    match key_of(headers)? {
+        None if keys_matter => Err(invalid("header `Idempotency-Key` is missing")),
+        key => Ok(key),
     }
 }
 
@@ -400,27 +384,4 @@ fn awaited(waiting: &Waiting, counter: &Counter) -> Value {
     })
 }
 
-fn invalid(message: &str) -> Refused {
-    refused(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request", message)
-}
-
-fn not_found(what: &str) -> Response {
-    refusal(StatusCode::NOT_FOUND, "not_found", &format!("no such {what}"))
-}
-
-/// The task that answers was dropped: this process is ending.
-fn unfinished() -> Response {
-    refusal(StatusCode::SERVICE_UNAVAILABLE, "closing", "the bank is closing")
-}
-
-/// A refusal as the bank words all of them: `{"error": {"code", "message"}}`.
-pub(super) fn refusal(status: StatusCode, code: &str, message: &str) -> Response {
-    refused(status, code, message).into_response()
-}
-
-fn refused(status: StatusCode, code: &str, message: &str) -> Refused {
-    (status, Json(json!({ "error": { "code": code, "message": message } })))
-}
-
 const MOST_BODY_BYTES: usize = 64 << 10;
-const MOST_CHARACTERS: usize = 255;

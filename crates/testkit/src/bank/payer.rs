@@ -20,7 +20,8 @@ use uuid::Uuid;
 
 use super::amount;
 use super::books::{Order, Settled};
-use super::http::{Counter, refusal};
+use super::http::Counter;
+use crate::answer::refusal;
 
 /// Which payments a payer has to confirm, and where.
 #[derive(Clone)]

@@ -1,4 +1,4 @@
-//! Faults on demand: what can go wrong between a provider's effect and the caller's knowledge.
+//! Faults on demand: what can go wrong between a service's effect and the caller's knowledge.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -13,8 +13,8 @@ use futures_util::stream::{self, StreamExt};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
-use super::http::refusal;
-use super::line::Line;
+use crate::answer::refusal;
+use crate::line::Line;
 
 /// One way in which a request goes wrong. Times are in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,23 +74,10 @@ pub enum Fault {
     },
 }
 
-/// Which requests a fault waits for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Target {
-    /// Well-formed payments.
-    #[default]
-    Payments,
-    /// Reads of payments, by reference or by id.
-    Queries,
-    /// Refunds of payments.
-    Refunds,
-}
-
 /// A fault for the next `count` requests of a kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Injection {
+pub struct Injection<T> {
     /// What goes wrong.
     pub fault: Fault,
     /// For how many requests.
@@ -98,74 +85,49 @@ pub struct Injection {
     pub count: u64,
     /// For which requests.
     #[serde(default)]
-    pub on: Target,
+    pub on: T,
 }
 
-impl Injection {
-    /// The fault for the next `count` payments.
-    pub fn payments(fault: Fault, count: u64) -> Injection {
-        Injection { fault, count, on: Target::Payments }
-    }
+/// The faults waiting to happen, used up in order for each kind of request.
+pub(crate) struct Faults<T>(Mutex<VecDeque<Injection<T>>>);
 
-    /// The fault for the next `count` refunds.
-    pub fn refunds(fault: Fault, count: u64) -> Injection {
-        Injection { fault, count, on: Target::Refunds }
-    }
-
-    /// The fault for the next `count` queries.
-    pub fn queries(fault: Fault, count: u64) -> Injection {
-        Injection { fault, count, on: Target::Queries }
+impl<T> Default for Faults<T> {
+    fn default() -> Faults<T> {
+        Faults(Mutex::default())
     }
 }
 
-/// The faults waiting to happen: one queue for each target, used up in order.
-#[derive(Default)]
-pub(super) struct Faults {
-    payments: Mutex<VecDeque<Injection>>,
-    queries: Mutex<VecDeque<Injection>>,
-    refunds: Mutex<VecDeque<Injection>>,
-}
-
-impl Faults {
-    pub(super) fn inject(&self, injection: Injection) {
-        // Those in a queue always have requests left, so `next` looks at the first one only.
+impl<T: Copy + Eq> Faults<T> {
+    pub(crate) fn inject(&self, injection: Injection<T>) {
+        // Those in the queue always have requests left, so `next` looks at the first of a kind only.
         if injection.count > 0 {
-            self.queue(injection.on).push_back(injection);
+            self.queue().push_back(injection);
         }
     }
 
-    pub(super) fn clear(&self) {
-        self.queue(Target::Payments).clear();
-        self.queue(Target::Queries).clear();
-        self.queue(Target::Refunds).clear();
+    pub(crate) fn clear(&self) {
+        self.queue().clear();
     }
 
-    pub(super) fn waiting(&self) -> Vec<Injection> {
-        let mut all: Vec<_> = self.queue(Target::Payments).iter().cloned().collect();
-        all.extend(self.queue(Target::Queries).iter().cloned());
-        all.extend(self.queue(Target::Refunds).iter().cloned());
-        all
+    pub(crate) fn waiting(&self) -> Vec<Injection<T>> {
+        self.queue().iter().cloned().collect()
     }
 
     /// The fault for the request that has just arrived.
-    pub(super) fn next(&self, target: Target) -> Fault {
-        let mut queue = self.queue(target);
-        let Some(first) = queue.front_mut() else { return Fault::None };
+    pub(crate) fn next(&self, on: T) -> Fault {
+        let mut queue = self.queue();
+        let Some(at) = queue.iter().position(|waiting| waiting.on == on) else { return Fault::None };
+        let first = &mut queue[at];
         first.count -= 1;
         let fault = first.fault.clone();
         if first.count == 0 {
-            queue.pop_front();
+            queue.remove(at);
         }
         fault
     }
 
-    fn queue(&self, target: Target) -> MutexGuard<'_, VecDeque<Injection>> {
-        let queue = match target {
-            Target::Payments => &self.payments,
-            Target::Queries => &self.queries,
-            Target::Refunds => &self.refunds,
-        };
-        queue.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queue(&self) -> MutexGuard<'_, VecDeque<Injection<T>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -173,7 +135,7 @@ impl Fault {
     /// Does the work and answers, the way this fault has it.
     ///
     /// Run it as a task of its own, or a caller who hangs up takes the effect along.
-    pub(super) async fn perform<W>(self, line: Line, work: W) -> Response
+    pub(crate) async fn perform<W>(self, line: Line, work: W) -> Response
     where
         W: Future<Output = Response> + Send + 'static,
     {

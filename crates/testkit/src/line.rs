@@ -19,20 +19,20 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// The switch of one connection.
 #[derive(Clone, Default)]
-pub(super) struct Line(Arc<AtomicU8>);
+pub(crate) struct Line(Arc<AtomicU8>);
 
 const CUT: u8 = 1;
 const TWICE: u8 = 2;
 
 impl Line {
     /// Cuts the connection. The response returned satisfies the handler's type and is never sent.
-    pub(super) fn cut(&self) -> Response {
+    pub(crate) fn cut(&self) -> Response {
         self.0.store(CUT, Ordering::Release);
         ().into_response()
     }
 
     /// What is written next, up to when it is flushed, is written once more then.
-    pub(super) fn write_twice(&self) {
+    pub(crate) fn write_twice(&self) {
         self.0.store(TWICE, Ordering::Release);
     }
 
@@ -46,7 +46,7 @@ impl Line {
 }
 
 /// A listener whose connections are [`Wire`]s.
-pub(super) struct Lines(pub(super) TcpListener);
+pub(crate) struct Lines(pub(crate) TcpListener);
 
 impl Listener for Lines {
     type Io = Wire;
@@ -72,7 +72,7 @@ impl Connected<IncomingStream<'_, Lines>> for Line {
 }
 
 /// A TCP connection that stops writing once its line is cut.
-pub(super) struct Wire {
+pub(crate) struct Wire {
     stream: TcpStream,
     line: Line,
     /// What was written and is to be written once more.
