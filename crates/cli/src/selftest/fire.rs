@@ -51,7 +51,7 @@ impl Fire {
                 None if chances > 0 => {
                     chances -= 1;
                     longest *= 2;
-                    turns.extend(self.missed().into_iter().map(|point| Some(Death { point, passage: 1 })));
+                    turns.extend(self.missed().into_iter().flat_map(|point| led_up_to(point).map(Some)));
                     continue;
                 }
                 None if desk.all_begun() => return Ok(()),
@@ -148,6 +148,12 @@ fn in_order(chance: &mut Chance) -> Vec<Option<Death>> {
     all
 }
 
+/// A point's turn, after whatever has to have happened to the gateway before it.
+fn led_up_to(point: &'static str) -> impl Iterator<Item = Death> {
+    let before = (point == TAKEOVER).then_some(ANSWERED);
+    before.into_iter().chain([point]).map(|point| Death { point, passage: 1 })
+}
+
 /// Every point once, at any passage, and a kill at a random moment between each two.
 fn at_random(chance: &mut Chance) -> Vec<Option<Death>> {
     let mut points: Vec<&str> = crash::points().collect();
@@ -172,6 +178,8 @@ fn leads_to(point: &str) -> Option<Fault> {
 }
 
 const TAKEOVER: &str = "takeover.before";
+/// Whoever dies there leaves an action behind that is marked sent.
+const ANSWERED: &str = "answer.after";
 /// How often points get another turn that nothing passed in theirs.
 const CHANCES: u32 = 3;
 /// Wishes taken up in one life, so that many actions see many lives.
