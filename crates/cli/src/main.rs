@@ -14,6 +14,7 @@
 //!   reload, replay
 //!   audit                             read the trail of a running gateway, and prove it whole
 //!   bench                             measure this machine and a gateway on it
+//!   selftest                          prove what is promised, on this machine
 //! ```
 //!
 //! Deliberately absent: any way to change a store beside the gateway that holds it. What works on the data directory
@@ -27,6 +28,8 @@ mod audit;
 mod bench;
 mod bindings;
 mod catalog;
+mod child;
+mod crash;
 mod demo;
 mod error;
 mod freeze;
@@ -38,6 +41,7 @@ mod policy;
 mod replay;
 mod resting;
 mod run;
+mod selftest;
 mod serve;
 mod verify;
 
@@ -78,6 +82,7 @@ enum Command {
     Replay(replay::Args),
     Audit(audit::Args),
     Bench(bench::Args),
+    Selftest(selftest::Args),
     #[command(hide = true)]
     DemoBank(demo::BankArgs),
 }
@@ -113,6 +118,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Replay(args) => replay::run(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Selftest(args) => selftest::run(&args),
         Command::DemoBank(args) => demo::bank(&args),
     }
 }

@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
+use crate::crash;
 use crate::error::{Context, Error, Result};
 use crate::out;
 
@@ -73,6 +74,7 @@ impl Args {
             config.tls = Some(Tls { certificate: certificate.clone(), key: key.clone() });
         }
         config.behind_tls_proxy |= self.behind_tls_proxy;
+        config.fail_points = crash::asked()?;
         Ok(config)
     }
 }

@@ -13,6 +13,7 @@ use provider::Provider;
 use tokio::sync::oneshot;
 
 use crate::alert::Alert;
+use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::metrics::Step;
 use crate::pending::{Pending, Told};
@@ -107,6 +108,7 @@ impl Gateway {
             let (execution, effects) = self.step(execution, Event::Withheld(why))?;
             return Box::pin(self.follow(&tenant, &pending, &execution, &effects)).await;
         }
+        self.at(Point::SendBefore)?;
         let started = Instant::now();
         let call = Arc::clone(execution.call());
         let name = provider.name();
@@ -124,11 +126,13 @@ impl Gateway {
                 Ok(first) => first,
                 Err(_) => {
                     kept = None;
+                    self.at(Point::SendAfter)?;
                     first.await
                 }
             }
         };
         self.metrics.step(Step::Act, started.elapsed());
+        self.at(Point::AnswerAfter)?;
         // As with judging: what is proven and not yet written is large.
         let mut place = self.concluding.acquire().await;
         let mut pending = match kept {

@@ -5,6 +5,7 @@ mod alerts;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use figment::Figment;
 use figment::error::{Kind as Wrong, OneOf};
@@ -53,6 +54,9 @@ pub struct Config {
     pub limits: Limits,
     /// The sandbox.
     pub sandbox: Sandbox,
+    /// Where the process may be made to die, see [`crate::Point`]. No key: only whoever opens the gateway can bring it.
+    #[serde(skip)]
+    pub fail_points: Option<Arc<dyn ledger::FailPoints>>,
 }
 
 /// TLS by files.
@@ -243,6 +247,7 @@ impl Default for Config {
             alerts: Vec::new(),
             limits: Limits::default(),
             sandbox: Sandbox::default(),
+            fail_points: None,
         }
     }
 }
@@ -288,7 +293,7 @@ impl Config {
         // What the program and its tests read elsewhere is no key of the configuration.
         let ours = |name: &figment::value::UncasedStr| {
             let name = name.as_str().to_ascii_lowercase();
-            !matches!(name.as_str(), "api_key" | "url" | "log") && !name.starts_with("test_")
+            !matches!(name.as_str(), "api_key" | "crash_at" | "log" | "url") && !name.starts_with("test_")
         };
         let environment = Env::prefixed("COUNTERSIGN_").filter(ours).split("__");
         let config: Config = figment.merge(environment).extract().map_err(|error| explain(&error))?;

@@ -214,7 +214,12 @@ async fn open_one(
     let now_ms = clock::now_ms();
     let chain_id = clock::new_id(now_ms).map_err(|error| error.to_string())?.to_string();
     let file = config.data_dir.join(format!("{environment}.db"));
-    let ledger = open_ledger(file, chain_id.clone(), now_ms, config.limits.queue).await?;
+    let options = Options {
+        queue: config.limits.queue,
+        fail_points: config.fail_points.clone(),
+        ..Options::new(&chain_id, now_ms)
+    };
+    let ledger = open_ledger(file, options).await?;
     let keys_folder = config.data_dir.join("keys").join(environment.as_str());
     let opening = Opening {
         config: Arc::clone(config),
@@ -232,14 +237,9 @@ async fn open_one(
 }
 
 /// Opening reads, recovers and writes, so it is done where blocking harms nobody.
-async fn open_ledger(
-    file: PathBuf,
-    chain_id: String,
-    now_ms: i64,
-    queue: usize,
-) -> Result<Arc<dyn Ledger>, String> {
+async fn open_ledger(file: PathBuf, options: Options) -> Result<Arc<dyn Ledger>, String> {
     let open = move || {
-        let ledger = Sqlite::open(&file, Options { queue, ..Options::new(&chain_id, now_ms) });
+        let ledger = Sqlite::open(&file, options);
         ledger.map_err(|error| format!("`{}`: {error}", file.display()))
     };
     let ledger = tokio::task::spawn_blocking(open).await.map_err(|error| error.to_string())??;

@@ -9,6 +9,7 @@ use ledger::{By, Deferral, State, Stored};
 use provider::Provider;
 
 use crate::act::{Errand, Followed, UnderWay};
+use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::pending::{Pending, Told};
 use crate::prove::absence_word;
@@ -54,6 +55,7 @@ impl Gateway {
         let told = self.told(&stored).await?;
         let mut pending = Pending::restore(&stored, told)?;
         if stored.state == State::Sent && !holds {
+            self.at(Point::TakeoverBefore)?;
             self.take_over(tenant, &mut pending).await?;
         }
         let rules = tenant.rules();
@@ -72,7 +74,9 @@ impl Gateway {
         let execution = pending.execution(call, provider.as_ref(), stood);
         let (mut execution, mut effects) = self.step(execution, Event::Woken)?;
         if let Some(Effect::Inquire(call)) = effects.first() {
+            self.at(Point::QueryBefore)?;
             let found = provider.query(call, clock::now_ms()).await;
+            self.at(Point::QueryAfter)?;
             // While a payer is asked nothing else is expected.
             if found == Found::Unknown && !holds && stored.state != State::Challenged {
                 self.log_untold(&tenant.tenant, id, provider.name());
@@ -348,7 +352,9 @@ impl Gateway {
         let payload = row.to_bytes()?;
         let (action, by) = (pending.id, pending.by);
         let deferral = Deferral { action, state: State::Waiting, by, at_ms: now_ms, due_ms, payload, entry };
-        self.ledger.defer(deferral).await.map_err(unavailable).map(drop)
+        self.at(Point::RetryBefore)?;
+        self.ledger.defer(deferral).await.map_err(unavailable)?;
+        self.at(Point::RetryAfter)
     }
 
     /// Leaves an open action to the timer: a doubt is said whether anybody hears it or not, which ends the lease; that it

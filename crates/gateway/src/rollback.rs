@@ -16,6 +16,7 @@ use crate::act::{SEND_WINDOW, UnderWay};
 use crate::alert::Alert;
 use crate::caller::{Caller, Deed};
 use crate::check::OURSELVES;
+use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind};
 use crate::pending::Pending;
@@ -191,7 +192,9 @@ impl Gateway {
         let snapshot: Option<serde_json::Value> =
             snapshot.map_err(|_| internal("a snapshot cannot be read"))?;
         let done = Done { reference: row.confirmed.as_deref(), snapshot: snapshot.as_ref() };
+        self.at(Point::RollbackSendBefore)?;
         let reply = provider.undo(&call, done, clock::now_ms()).await;
+        self.at(Point::RollbackSendAfter)?;
         let (execution, effects) = self.step(execution, Event::Undone(reply))?;
         match (execution.state(), effects.first()) {
             (execution::State::RolledBack(confirmation), _) => {
@@ -221,7 +224,9 @@ impl Gateway {
             draft(tenant, event(state, None), Some(outward(state)), &pending.action_hash, pending.attempt());
         let (payload, at_ms) = (pending.row.to_bytes()?, clock::now_ms());
         let deferral = Deferral { action: pending.id, state, by: pending.by, at_ms, due_ms, payload, entry };
+        self.at(Point::RollbackNoteBefore)?;
         self.ledger.defer(deferral).await.map_err(unavailable)?;
+        self.at(Point::RollbackNoteAfter)?;
         if let By::Holder(token) = pending.by {
             pending.by = By::Holder(token.saturating_add(1));
         }
@@ -324,7 +329,9 @@ impl Gateway {
         let outcome = ledger::Outcome { at_ms, state, reply: None, receipt, payload, entry };
         let (action, by) = (pending.id, pending.by);
         let settlement = Settlement { action, by, outcome, charged: None, overage: None };
-        self.ledger.amend(settlement).await.map_err(unavailable).map(drop)
+        self.at(Point::RollbackOutcomeBefore)?;
+        self.ledger.amend(settlement).await.map_err(unavailable)?;
+        self.at(Point::RollbackOutcomeAfter)
     }
 
     /// Does a freeze cover it that includes what undoes effects?

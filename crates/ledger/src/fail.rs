@@ -14,3 +14,6 @@ pub trait FailPoints: Send + Sync + Debug {
     /// Whatever the disk is to have answered.
     fn at(&self, step: &'static str) -> io::Result<()>;
 }
+
+/// The steps of a commit.
+pub const COMMIT_STEPS: [&str; 5] = ["begin", "write", "commit", "committed", "told"];

@@ -62,7 +62,7 @@ pub use entry::{
 };
 pub use error::Error;
 pub use facts::{Facts, FactsQuery, Figures, Filter, Repeat, Verified};
-pub use fail::FailPoints;
+pub use fail::{COMMIT_STEPS, FailPoints};
 pub use identity::Claim;
 pub use inspect::{Authority, Enacted, Finding, Inspected, Place, Testimony, Witness};
 pub use intake::{

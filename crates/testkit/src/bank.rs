@@ -15,6 +15,7 @@ mod reservations;
 mod target;
 mod tokens;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -48,6 +49,9 @@ pub struct Options {
     pub currency: String,
     /// How long an idempotency key is remembered after its payment; `None` ignores keys.
     pub idempotency: Option<Duration>,
+    /// A payment that would come about later than this after its request is not made: what a bank says of when an
+    /// absence is final has to be true of it even on a machine that is too slow for its faults.
+    pub latest: Option<Duration>,
     /// Which payments their payer has to confirm first; `None` for none.
     pub payers: Option<Payers>,
     /// Who is told what a payer said.
@@ -76,6 +80,7 @@ impl Default for Options {
             opening_minor: 100_000_000,
             currency: "USD".into(),
             idempotency: Some(Duration::from_secs(24 * 60 * 60)),
+            latest: None,
             payers: None,
             callback: None,
             journal: None,
@@ -193,6 +198,12 @@ impl Bank {
         self.counter.books().all_awaited()
     }
 
+<<<<<<< HEAD
+    /// Under how many keys each payment that was given back was asked for, by its reference: more than one of them would
+    /// have moved the money again at a bank that minds nothing but keys.
+    pub fn asked_back(&self) -> BTreeMap<String, u64> {
+        self.counter.books().asked_back()
+=======
     /// How much is set aside, in minor units.
     pub fn reserved(&self) -> i64 {
         self.counter.books().holds().sum()
@@ -206,11 +217,17 @@ impl Bank {
     /// The time of all reservations is over.
     pub fn expire_reservations(&self) {
         self.counter.books().holds().expire();
+>>>>>>> int
     }
 
     /// Queues faults for the next requests, behind those already queued.
     pub fn inject(&self, injection: Injection) {
         self.counter.faults().inject(injection);
+    }
+
+    /// Nothing goes wrong any more.
+    pub fn clear_faults(&self) {
+        self.counter.faults().clear();
     }
 
     /// Stops accepting, lets requests under way finish, and frees the port.

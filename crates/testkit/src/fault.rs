@@ -36,6 +36,8 @@ pub enum Fault {
         /// How long the effect waits.
         ms: u64,
     },
+    /// The effect happens, and its answer is written twice.
+    AnswerTwice,
     /// The effect happens at once, only the answer waits.
     DelayAnswer {
         /// How long the answer waits.
@@ -154,6 +156,11 @@ impl Fault {
             Fault::DelayEffect { ms } => {
                 sleep(Duration::from_millis(ms)).await;
                 work.await
+            }
+            Fault::AnswerTwice => {
+                let answer = work.await;
+                line.write_twice();
+                answer
             }
             Fault::DelayAnswer { ms } => {
                 let answer = work.await;

@@ -1,4 +1,4 @@
-//! Connections that can be cut in the middle of an exchange.
+//! Connections that can be cut in the middle of an exchange, or say an answer twice.
 //!
 //! An HTTP handler can only answer; a lost answer is the absence of one. So each connection
 //! carries a switch that its handlers can reach: once thrown, writing fails, the server gives up
@@ -8,7 +8,7 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 
 use axum::extract::connect_info::Connected;
@@ -19,17 +19,29 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// The switch of one connection.
 #[derive(Clone, Default)]
-pub(crate) struct Line(Arc<AtomicBool>);
+pub(crate) struct Line(Arc<AtomicU8>);
+
+const CUT: u8 = 1;
+const TWICE: u8 = 2;
 
 impl Line {
     /// Cuts the connection. The response returned satisfies the handler's type and is never sent.
     pub(crate) fn cut(&self) -> Response {
-        self.0.store(true, Ordering::Release);
+        self.0.store(CUT, Ordering::Release);
         ().into_response()
     }
 
+    /// What is written next, up to when it is flushed, is written once more then.
+    pub(crate) fn write_twice(&self) {
+        self.0.store(TWICE, Ordering::Release);
+    }
+
     fn check(&self) -> io::Result<()> {
-        if self.0.load(Ordering::Acquire) { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+        if self.0.load(Ordering::Acquire) == CUT {
+            Err(io::ErrorKind::ConnectionAborted.into())
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -45,7 +57,7 @@ impl Listener for Lines {
         // Without this, small answers wait for the peer's acknowledgement; failing to set it
         // makes a slower bank, not a wrong one.
         stream.set_nodelay(true).ok();
-        (Wire { stream, line: Line::default() }, peer)
+        (Wire { stream, line: Line::default(), again: Vec::new() }, peer)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -63,6 +75,27 @@ impl Connected<IncomingStream<'_, Lines>> for Line {
 pub(crate) struct Wire {
     stream: TcpStream,
     line: Line,
+    /// What was written and is to be written once more.
+    again: Vec<u8>,
+}
+
+impl Wire {
+    fn note(&mut self, written: &Poll<io::Result<usize>>, parts: &[&[u8]]) {
+        if let Poll::Ready(Ok(count)) = written
+            && self.line.0.load(Ordering::Acquire) == TWICE
+        {
+            self.again.extend(parts.iter().copied().flatten().take(*count));
+        }
+    }
+
+    fn say_again(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.again.is_empty() {
+            let written = std::task::ready!(Pin::new(&mut self.stream).poll_write(cx, &self.again))?;
+            self.again.drain(..written);
+            self.line.0.store(0, Ordering::Release);
+        }
+        Poll::Ready(Ok(()))
+    }
 }
 
 impl AsyncRead for Wire {
@@ -78,7 +111,9 @@ impl AsyncRead for Wire {
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.line.check()?;
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.note(&written, &[buf]);
+        written
     }
 
     fn poll_write_vectored(
@@ -87,7 +122,9 @@ impl AsyncWrite for Wire {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.line.check()?;
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.note(&written, &bufs.iter().map(|part| &**part).collect::<Vec<_>>());
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -95,6 +132,7 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        std::task::ready!(self.say_again(cx))?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

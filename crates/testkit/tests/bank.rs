@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use countersign_testkit::bank::{self, Bank, Fault, Injection, OPERATING, Options};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, redirect};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
 async fn a_payment_moves_money_and_can_be_read_back() {
@@ -277,6 +278,57 @@ async fn a_delayed_answer_follows_an_effect_already_there() {
     let caller = tokio::spawn(desk.order("k1", "r1", "1.00").send());
     desk.wait_for("the effect", async || desk.bank.effects().count == 1).await;
     assert!(!caller.is_finished(), "the answer did not wait");
+}
+
+#[tokio::test]
+async fn an_answer_can_come_twice_for_one_effect() {
+    let desk = Desk::open(Options::default()).await;
+    desk.fault(json!({"fault": "answer_twice"})).await;
+    let body = r#"{"recipient":"acme","amount":"1.00","currency":"USD","reference":"r1"}"#;
+    let request = format!(
+        "POST /v1/payments HTTP/1.1\r\nhost: bank\r\nauthorization: Bearer {}\r\nidempotency-key: k1\r\n\
+         content-length: {}\r\n\r\n{body}",
+        desk.bank.token(),
+        body.len()
+    );
+    let mut line = tokio::net::TcpStream::connect(desk.bank.address()).await.unwrap();
+    line.write_all(request.as_bytes()).await.unwrap();
+    let mut said = Vec::new();
+    while String::from_utf8_lossy(&said).matches("settled").count() < 2 {
+        assert!(line.read_buf(&mut said).await.unwrap() > 0, "it ended early");
+    }
+    let said = String::from_utf8(said).unwrap();
+    let (first, second) = said.split_at(said.len() / 2);
+    assert_eq!(first, second, "the whole of it, twice");
+    desk.assert_moved(1, 100);
+    line.write_all(request.as_bytes()).await.unwrap();
+    let mut once = Vec::new();
+    while !String::from_utf8_lossy(&once).contains("settled") {
+        assert!(line.read_buf(&mut once).await.unwrap() > 0, "the line was given up");
+    }
+    desk.assert_moved(1, 100);
+}
+
+#[tokio::test]
+async fn a_payment_is_not_made_later_than_the_bank_allows() {
+    let latest = Some(Duration::from_millis(10));
+    let desk = Desk::open(Options { latest, ..Options::default() }).await;
+    desk.fault(json!({"fault": {"delay_effect": {"ms": 50}}})).await;
+    assert_refused(desk.pay("k1", "r1", "1.00").await.unwrap(), 503, "too_late").await;
+    assert_eq!(desk.bank.effects().count, 0);
+}
+
+#[tokio::test]
+async fn a_payment_asked_back_under_two_keys_shows() {
+    let desk = Desk::open(Options::default()).await;
+    let paid: Value = desk.pay("k1", "r1", "1.00").await.unwrap().json().await.unwrap();
+    let refunds = format!("/v1/payments/{}/refunds", paid["payment_id"].as_str().unwrap());
+    for (key, status, asked) in [("b1", 201, 1), ("b1", 201, 1), ("b2", 409, 2)] {
+        let answer = desk.call(Method::POST, &refunds).header("idempotency-key", key).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), status, "{key}");
+        assert_eq!(desk.bank.asked_back(), [("r1".to_owned(), asked)].into());
+    }
+    assert_eq!(desk.bank.refunds(), 1);
 }
 
 #[tokio::test]

@@ -7,8 +7,8 @@ use axum::body::Bytes;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::post;
 
-use super::child::{Server, this_program};
 use super::process;
+use crate::child::{Server, this_program};
 use crate::error::{Context, Result};
 use crate::out;
 

@@ -7,9 +7,9 @@ use std::process::{Child, Stdio};
 
 use serde::{Deserialize, Serialize};
 
-use super::child::{self, this_program};
 use super::process::Usage;
 use super::tell;
+use crate::child::{self, this_program};
 use crate::error::{Context, Error, Result};
 
 /// What the client is to do.
@@ -118,7 +118,8 @@ pub(crate) fn run(plan: &Plan, pid: u32, what: &str) -> Result<Load> {
     result?.all_good(what)
 }
 
-fn start(plan: &Plan) -> Result<Child> {
+/// Starts a client; whoever follows it hears how it goes.
+pub(crate) fn start(plan: &Plan) -> Result<Child> {
     let cannot = || "cannot start the load client".to_owned();
     let mut client = this_program()?
         .args(["bench", "client"])

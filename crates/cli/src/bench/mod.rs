@@ -6,6 +6,7 @@
 //!   echo      bare axum, same client, same bytes in and out            ─┐ each a process of its own,
 //!   gateway   `countersign serve`, production, mandates, ten policies  ─┤ driven by a third:
 //!   proof     `countersign verify --jsonl`                              │ `bench client`
+//!   recovery  `kill -9` with 10,000 actions in flight, and what the next process takes to settle them
 //!   trail     `GET /v1/audit` over a store filled in this process       (if asked for)
 //! ```
 //!
@@ -20,7 +21,6 @@
 //! Deliberately absent: a verdict as an exit code. A timed test fails on someone else's machine; the targets are
 //! printed with what was measured, for a person to judge.
 
-mod child;
 mod client;
 mod disk;
 mod echo;
@@ -29,6 +29,7 @@ mod load;
 mod machine;
 mod process;
 mod proof;
+mod recovery;
 mod report;
 mod runs;
 mod sample;
@@ -105,6 +106,8 @@ struct Effort {
     receipts: usize,
     /// Starts timed.
     starts: usize,
+    /// Actions in flight when a gateway is killed.
+    in_flight: u64,
 }
 
 impl Effort {
@@ -114,10 +117,10 @@ impl Effort {
             args.actions.map_or(lasting(if args.quick { 2 } else { args.seconds }), load::Until::Actions);
         if args.quick {
             let (round, warm_up) = (Duration::from_millis(5), Duration::from_millis(500));
-            return Effort { rounds: 7, round, warm_up, until, receipts: 2_000, starts: 2 };
+            return Effort { rounds: 7, round, warm_up, until, receipts: 2_000, starts: 2, in_flight: 1_000 };
         }
         let (round, warm_up) = (Duration::from_millis(20), Duration::from_secs(2));
-        Effort { rounds: 31, round, warm_up, until, receipts: 20_000, starts: 5 }
+        Effort { rounds: 31, round, warm_up, until, receipts: 20_000, starts: 5, in_flight: 10_000 }
     }
 }
 

@@ -12,8 +12,8 @@ use receipt::{
 };
 use serde::Serialize;
 
-use super::child::this_program;
 use super::{Effort, process, tell};
+use crate::child::this_program;
 use crate::error::{Context, Error, Result};
 
 /// What `verify --jsonl` does.

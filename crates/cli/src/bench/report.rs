@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::floors::Timed;
 use super::machine::DEBUG;
-use super::runs::{ALONE, Figures, Gateway, HOT, MAIN, Run};
+use super::recovery::Recovery;
+use super::runs::{ALONE, Figures, Gateway, HOT, MAIN, Run, SAFE};
 use super::trail::Trail;
 use crate::error::{Context, Result};
 
@@ -132,6 +133,15 @@ impl Figures {
                 met: ready <= 300.0,
             },
         ];
+        if let (Some(safe), Some(main)) = (self.run(SAFE), self.run(MAIN)) {
+            let ratio = safe.per_second / main.per_second;
+            targets.push(Target {
+                what: "atp-2 ÷ atp-1, 64 connections",
+                asked: "≥ 0.90".to_owned(),
+                measured: format!("{ratio:.2}"),
+                met: ratio >= 0.9,
+            });
+        }
         if let Some(growth) = gateway.soak.as_ref().and_then(|soak| growth(&soak.resident_bytes)) {
             targets.push(Target {
                 what: "memory in the last quarter ÷ in the second, long run",
@@ -160,6 +170,7 @@ impl Figures {
         if let Some(gateway) = &self.gateway {
             stage_table(gateway, &mut out);
             ends(gateway, &mut out);
+            gateway.recovery.iter().for_each(|recovery| told(recovery, &mut out));
             gateway.trail.iter().for_each(|trail| trail_table(trail, &mut out));
         }
         // What a debug build takes says nothing about a target.
@@ -281,6 +292,20 @@ fn stage_table(gateway: &Gateway, out: &mut String) {
         line(out, &[step, &format!("{micros:.0}"), &loaded]);
     }
     out.push('\n');
+}
+
+/// What a crash costs.
+fn told(recovery: &Recovery, out: &mut String) {
+    let Recovery { actions, seconds, ready_ms, provider_seconds, cpu_us } = recovery;
+    let cpu = cpu_us.map(|cpu| format!(", {cpu:.0} µs of the gateway's CPU each")).unwrap_or_default();
+    let _ = writeln!(
+        out,
+        "Recovery: {} actions in flight at `kill -9` were settled {seconds:.1} s after the next start{cpu}; it took \
+         requests after {ready_ms:.0} ms. The provider alone takes {provider_seconds:.1} s for as many questions, so {:.1} \
+         s are ours.\n",
+        thousands(*actions as f64),
+        (seconds - provider_seconds).max(0.0)
+    );
 }
 
 /// How soon the trail's first page is there.
@@ -440,6 +465,7 @@ mod tests {
             gateway: Some(Gateway {
                 ready: Ready { again_ms: 50.0, first_ms: 80.0 },
                 runs: vec![run(ALONE, 1, 1000.0), run(MAIN, 64, 10_000.0), run(HOT, 64, 4_000.0)],
+                recovery: None,
                 soak: None,
                 trail: None,
             }),

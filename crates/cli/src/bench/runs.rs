@@ -10,6 +10,7 @@ use super::floors::Floors;
 use super::load::{self, Load, Plan, Until};
 use super::machine::Machine;
 use super::proof::Proof;
+use super::recovery::Recovery;
 use super::served::Site;
 use super::trail::Trail;
 use super::{Args, Effort, echo, sample, tell};
@@ -32,6 +33,8 @@ pub(crate) struct Figures {
 pub(crate) struct Gateway {
     pub(crate) ready: Ready,
     pub(crate) runs: Vec<Run>,
+    /// Absent when only some runs were asked for.
+    pub(crate) recovery: Option<Recovery>,
     pub(crate) soak: Option<Soak>,
     pub(crate) trail: Option<Trail>,
 }
@@ -103,9 +106,11 @@ pub(crate) fn all(args: &Args, effort: Effort) -> Result<Figures> {
     let wanted = |scenario: &&Scenario| args.only.as_ref().is_none_or(|text| scenario.name.contains(text));
     let runs = SCENARIOS.iter().filter(wanted);
     let runs = runs.map(|scenario| scenario.run(folder.path(), &effort)).collect::<Result<_>>()?;
+    let recovers = args.only.as_ref().is_none_or(|text| "recovery".contains(text.as_str()));
+    let recovery = recovers.then(|| Recovery::measure(folder.path(), effort.in_flight)).transpose()?;
     let soak = args.soak.map(|count| soak(folder.path(), count, &effort)).transpose()?;
     let trail = args.audit.map(|entries| Trail::measure(folder.path(), entries)).transpose()?;
-    Ok(figures(echo, Some(Gateway { ready, runs, soak, trail })))
+    Ok(figures(echo, Some(Gateway { ready, runs, recovery, soak, trail })))
 }
 
 /// How soon it is ready, what is sent to it, and how long its answers are.
@@ -172,15 +177,18 @@ struct Scenario {
 pub(crate) const MAIN: &str = "64 connections";
 /// The one in which all spend from one mandate.
 pub(crate) const HOT: &str = "64 connections, one mandate";
+/// The same at level 2.
+pub(crate) const SAFE: &str = "64 connections, atp-2";
 /// The one with a single caller.
 pub(crate) const ALONE: &str = "1 connection";
 
 const CONNECTIONS: [usize; 4] = [1, 16, 64, 256];
 
-const SCENARIOS: [Scenario; 6] = [
+const SCENARIOS: [Scenario; 7] = [
     Scenario { name: ALONE, archetype: sample::PAYMENT, connections: 1, mandates: 256 },
     Scenario { name: "16 connections", archetype: sample::PAYMENT, connections: 16, mandates: 256 },
     Scenario { name: MAIN, archetype: sample::PAYMENT, connections: 64, mandates: 256 },
+    Scenario { name: SAFE, archetype: sample::SAFE_PAYMENT, connections: 64, mandates: 256 },
     Scenario { name: "256 connections", archetype: sample::PAYMENT, connections: 256, mandates: 256 },
     Scenario { name: HOT, archetype: sample::PAYMENT, connections: 64, mandates: 1 },
     Scenario {

@@ -11,6 +11,15 @@ pub(crate) const PAYMENT: &str = "BENCH_PAYMENT";
 /// The same, with a provider that takes 200 ms to 2 s.
 pub(crate) const SLOW_PAYMENT: &str = "BENCH_SLOW_PAYMENT";
 
+/// The same at level 2.
+pub(crate) const SAFE_PAYMENT: &str = "BENCH_SAFE_PAYMENT";
+
+/// The same at level 2, to a bank over HTTP.
+pub(crate) const BANK_PAYMENT: &str = "BENCH_BANK_PAYMENT";
+
+/// What each of them moves, in cents.
+pub(crate) const MINOR: u64 = 1250;
+
 /// Who asks.
 pub(crate) const AGENT: &str = "bench-agent";
 
@@ -18,11 +27,51 @@ pub(crate) const AGENT: &str = "bench-agent";
 /// one (its invoice is part of what it is), so the duplicate check runs and never fires.
 pub(crate) fn archetype(name: &str, delay_ms: [u64; 2]) -> String {
     let [least, most] = delay_ms;
+    let level = if name == SAFE_PAYMENT { "atp-2" } else { "atp-1" };
+    let binding =
+        format!("[binding]\nprovider = \"sandbox\"\noptions = {{ delay_ms = [{least}, {most}] }}\n");
+    bound(name, level, &binding)
+}
+
+/// The same, to a bank that recognises keys and can be asked. It is waited for as long as can be.
+pub(crate) fn at_bank(bank: &str) -> String {
+    let binding = format!(
+        r#"[binding]
+provider = "http"
+name = "bank"
+base = "http://{bank}/v1"
+timeout_ms = 120000
+headers = {{ Authorization = {{ "$secret" = "bank", prefix = "Bearer " }} }}
+
+[binding.capabilities]
+idempotent = {{ retention_seconds = 86400 }}
+queryable = {{ by_our_reference = true, final_after_seconds = 1 }}
+
+[binding.act]
+path = "/payments"
+headers = {{ Idempotency-Key = {{ "$action" = "provider_key" }} }}
+body = {{ recipient = {{ "$value" = "/recipient" }}, amount = {{ "$money" = "amount" }}, currency = "USD", reference = {{ "$action" = "reference" }} }}
+success = {{ status = [201] }}
+refused = [{{ status = [402, 422] }}]
+reference = "/payment_id"
+
+[binding.query]
+path = "/payments"
+params = {{ reference = {{ "$action" = "reference" }} }}
+found = {{ status = [200], pointer = "/payments/0" }}
+absent = {{ status = [200], pointer = "/payments/0", exists = false }}
+reference = "/payments/0/payment_id"
+"#
+    );
+    bound(BANK_PAYMENT, "atp-2", &binding)
+}
+
+fn bound(name: &str, level: &str, binding: &str) -> String {
     format!(
         r#"name = "{name}"
 description = "A payment to nobody, for measuring"
 reversible = false
-guarantee_level = "atp-1"
+guarantee_level = "{level}"
 default_payment_mode = "IMMEDIATE_CHARGE"
 irreversible_threshold = "5000.00"
 resource = "/recipient"
@@ -46,10 +95,7 @@ on = "escalate"
 cold_start_threshold = "1000.00"
 first_seen_above = "1000.00"
 
-[binding]
-provider = "sandbox"
-options = {{ delay_ms = [{least}, {most}] }}
-
+{binding}
 [schema]
 required = ["recipient", "amount_usd", "max_total_usd", "invoice"]
 
@@ -166,8 +212,11 @@ mod tests {
     #[test]
     fn ten_policies_fit_the_catalogue() {
         let source = |name: &str, text: String| action::Source { name: name.to_owned(), text };
-        let catalogue = [(PAYMENT, [0, 0]), (SLOW_PAYMENT, [200, 2000])]
-            .map(|(name, delay)| source(&format!("{name}.toml"), archetype(name, delay)));
+        let mut catalogue: Vec<_> = [(PAYMENT, [0, 0]), (SLOW_PAYMENT, [200, 2000]), (SAFE_PAYMENT, [0, 0])]
+            .into_iter()
+            .map(|(name, delay)| source(&format!("{name}.toml"), archetype(name, delay)))
+            .collect();
+        catalogue.push(source("bank.toml", at_bank("127.0.0.1:1")));
         let catalogue = action::Catalogue::load(true, &catalogue).expect("the catalogue is right");
         let policies = source("bench.cedar", POLICIES.to_owned());
         let policies =

@@ -8,10 +8,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::child::{Server, this_program};
 use super::disk::Left;
 use super::sample;
 use crate::api;
+use crate::child::{Server, this_program};
 use crate::error::{Context, Error, Result};
 use crate::keys;
 
@@ -25,17 +25,33 @@ pub(crate) struct Site {
 impl Site {
     /// Makes one under `parent`, on the disk that is measured.
     pub(crate) fn prepare(parent: &Path) -> Result<Site> {
+        Site::with(parent, "", &[])
+    }
+
+    /// One that pays at a bank, too.
+    pub(crate) fn before_bank(parent: &Path, bank: &str, token: &str) -> Result<Site> {
+        let config = format!(
+            "\n[secrets.bank]\nfile = 'bank-token'\nhosts = [\"{bank}\"]\n\n[egress]\nallow = [\"{bank}\"]\nplain_http = \
+             [\"{bank}\"]\n"
+        );
+        let files = [("catalogue/default/bank.toml", sample::at_bank(bank)), (TOKEN, token.to_owned())];
+        Site::with(parent, &config, &files)
+    }
+
+    fn with(parent: &Path, config: &str, more: &[(&'static str, String)]) -> Result<Site> {
         let folder = tempfile::Builder::new().prefix(".countersign-bench-").tempdir_in(parent);
         let folder = folder.while_we(|| format!("cannot make a folder in `{}`", parent.display()))?;
         let place =
             fs::canonicalize(folder.path()).while_we(|| "cannot find a folder just made".to_owned())?;
+        let config = config.replace(TOKEN, &place.join(TOKEN).display().to_string());
         let files = [
-            ("countersign.toml", configuration(&place)),
+            ("countersign.toml", configuration(&place) + &config),
             ("catalogue/default/payment.toml", sample::archetype(sample::PAYMENT, [0, 0])),
             ("catalogue/default/slow_payment.toml", sample::archetype(sample::SLOW_PAYMENT, [200, 2000])),
+            ("catalogue/default/safe_payment.toml", sample::archetype(sample::SAFE_PAYMENT, [0, 0])),
             ("policies/default/bench.cedar", sample::POLICIES.to_owned()),
         ];
-        for (name, text) in files {
+        for (name, text) in files.into_iter().chain(more.iter().cloned()) {
             let path = place.join(name);
             let written =
                 fs::create_dir_all(path.parent().unwrap_or(&place)).and_then(|()| fs::write(&path, text));
@@ -104,14 +120,22 @@ impl Gateway<'_> {
 
     /// Mean microseconds of each step of an action since the gateway began, as its own metrics say.
     pub(crate) fn steps(&self) -> Result<BTreeMap<String, f64>> {
+        self.metrics().map(|text| mean_steps(&text))
+    }
+
+    /// Actions that this process said were carried out.
+    pub(crate) fn executed(&self) -> Result<u64> {
+        self.metrics().map(|text| executed(&text))
+    }
+
+    fn metrics(&self) -> Result<String> {
         let cannot = || "cannot read the gateway's metrics".to_owned();
         let http = reqwest::blocking::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build();
         let request = http
             .while_we(cannot)?
             .get(format!("{}/metrics", self.url()))
             .bearer_auth(&self.site.operator_key);
-        let text = request.send().and_then(reqwest::blocking::Response::text).while_we(cannot)?;
-        Ok(mean_steps(&text))
+        request.send().and_then(reqwest::blocking::Response::text).while_we(cannot)
     }
 
     /// A client with the operator's key.
@@ -161,12 +185,28 @@ fn mean_steps(text: &str) -> BTreeMap<String, f64> {
     read("_sum").into_iter().filter_map(mean).collect()
 }
 
+/// The counter of actions that were carried out.
+fn executed(text: &str) -> u64 {
+    let ours =
+        |line: &&str| line.starts_with("countersign_actions_total{") && line.contains("kind=\"executed\"");
+    let line = text.lines().find(ours).and_then(|line| line.rsplit_once(' '));
+    line.and_then(|(_, count)| count.parse().ok()).unwrap_or_default()
+}
+
+const TOKEN: &str = "bank-token";
 const DATA: &str = "data";
 const LOG: &str = "gateway.log";
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_carried_out_is_read_from_the_metrics() {
+        let text = "countersign_actions_total{environment=\"production\",kind=\"failed\"} 3\n\
+            countersign_actions_total{environment=\"production\",kind=\"executed\"} 17\n";
+        assert_eq!((executed(text), executed("")), (17, 0));
+    }
 
     #[test]
     fn steps_are_read_from_the_metrics() {

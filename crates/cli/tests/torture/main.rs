@@ -10,6 +10,7 @@ mod challenges;
 mod codes;
 mod endpoints;
 mod fsync;
+mod guarantees;
 mod house;
 mod json_suite;
 mod kill;

@@ -37,6 +37,7 @@ pub use self::summary::{Asked, Summary};
 pub(crate) use self::views::Version;
 pub use self::views::{GivenView, HeldView, PolicyView};
 use crate::caller::{Caller, Deed};
+use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::outcome::Kind;
 use crate::pending::Pending;
@@ -123,7 +124,9 @@ impl Gateway {
             }
         };
         let approval = self.approval(caller, stored, &row, &said)?;
+        self.at(Point::ApprovalBefore)?;
         let counted = self.ledger.approve(approval).await.map_err(conflict)?;
+        self.at(Point::ApprovalAfter)?;
         if counted.is_enough() {
             self.resume(&stored.tenant, stored.id);
         }

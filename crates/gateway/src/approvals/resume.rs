@@ -17,6 +17,7 @@ use super::said::{self, KEY, Said, Shown};
 use super::signed;
 use crate::act::{Said as Heard, UnderWay, lock};
 use crate::caller::{Caller, Role};
+use crate::crash::Point;
 use crate::decide::{Asked, Before, Own, Resumed};
 use crate::gateway::Gateway;
 use crate::pending::Pending;
@@ -57,6 +58,7 @@ impl Gateway {
         let goes_on =
             |stored: &Stored| stored.state == State::Approved && !stored.has_expired(clock::now_ms());
         let Some(stored) = stored.filter(goes_on) else { return Ok(()) };
+        self.at(Point::ResumeBefore)?;
         let pending = Pending::restore(&stored, None)?;
         let rules = tenant.rules();
         let offered = self.as_offered(tenant, &stored, &pending.row, &rules).await?;

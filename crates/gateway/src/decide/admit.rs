@@ -15,6 +15,7 @@ use super::case::Case;
 use super::describe::{Judged, judged_again};
 use super::reasons::{obstacle_of, stop};
 use crate::act::{Errand, SEND_WINDOW};
+use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::metrics::Step;
 use crate::pending::{Pending, terms};
@@ -51,10 +52,12 @@ impl Gateway {
             None => self.under_way(case.id),
         };
         let started = Instant::now();
+        self.at(Point::AdmissionBefore)?;
         let admitted = self.enter(case, admission).await?;
         self.metrics.step(Step::Admit, started.elapsed());
         match admitted {
             Admitted::New { .. } => {
+                self.at(Point::AdmissionAfter)?;
                 if let (Some(_), By::Holder(token)) = (&case.resumed, pending.by) {
                     pending.by = By::Holder(token.saturating_add(1));
                 }
@@ -143,9 +146,11 @@ impl Gateway {
             bound: case.action.bound,
             now_ms: clock::now_ms(),
         };
+        self.at(Point::SnapshotBefore).map_err(drop)?;
         let snapshot = case.provider.snapshot(ask).await.map_err(|unseen| {
             tracing::warn!(action = %case.id, why = %unseen, "no snapshot");
         })?;
+        self.at(Point::SnapshotAfter).map_err(drop)?;
         snapshot.map(|it| raw(action::json::canonical(&it)).map_err(drop)).transpose()
     }
 

@@ -8,6 +8,7 @@ use super::again::overtaken;
 use super::case::Case;
 use super::describe::Judged;
 use super::reasons::held_details;
+use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind, Outcome};
 use crate::request::Answer;
@@ -51,8 +52,10 @@ impl Gateway {
             destination: None,
             lease_ms: 0,
         };
+        self.at(Point::HoldBefore)?;
         match self.enter(case, admission).await? {
             Admitted::New { .. } => {
+                self.at(Point::HoldAfter)?;
                 self.metrics.outcome(Kind::Held);
                 Ok(self.say_held(pending.id, &pending.row, until_ms, "approval", false))
             }

@@ -73,6 +73,8 @@ async fn a_payment_is_given_back_once_however_often_it_is_asked_for() {
     assert_eq!(house.spent(), 2500, "what is given back refills nothing");
     let again = house.said("k", &house.payment("acct-1", "25.00")).await;
     assert_eq!(again.bytes, said.bytes, "the original stands");
+    let trail = house.gateway().check_trail(&house.admin, None).await.unwrap();
+    assert_eq!(trail.findings, []);
 }
 
 #[tokio::test]

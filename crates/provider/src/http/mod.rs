@@ -188,9 +188,10 @@ impl Http {
             mistakes.push(Mistake::new("/capabilities/idempotent", message).hint(hint));
         }
         if let Some((rollback, ..)) = &self.rollback
-            && (self.capabilities.idempotent.is_none() || !rollback.carries(ActionPart::ProviderKey))
+            && self.capabilities.idempotent.is_some()
+            && !rollback.carries(ActionPart::ProviderKey)
         {
-            let hint = "declare `idempotent`, and send { \"$action\" = \"provider_key\" } in `rollback` too";
+            let hint = "send { \"$action\" = \"provider_key\" } in `rollback` too";
             let message = "a rollback that is repeated must be recognised by its provider key";
             mistakes.push(Mistake::new("/rollback", message).hint(hint));
         }

@@ -427,6 +427,22 @@ fn a_capability_that_the_requests_cannot_keep_is_a_mistake() {
     assert_eq!(mistakes(without_query)[0].pointer, "/capabilities/queryable");
 }
 
+/// Where the provider recognises keys a rollback is repeated, so it has to bear one; elsewhere it is sent once.
+#[test]
+fn a_rollback_that_would_be_repeated_bears_the_provider_key() {
+    let rollback =
+        "[binding.rollback]\nwithin_seconds = 60\npath = \"/refunds\"\nsuccess = { status = [201] }\n";
+    let once = format!("{}{rollback}", binding(BASE));
+    assert!(compile(&once, &open_to(&[])).is_ok());
+    let key = "headers = { Idempotency-Key = { \"$action\" = \"provider_key\" } }\n";
+    let repeated = once
+        .replacen("capabilities = {", "capabilities = { idempotent = { retention_seconds = 60 },", 1)
+        .replacen("[binding.act]\n", &format!("[binding.act]\n{key}"), 1);
+    assert_eq!(mistakes(&repeated)[0].pointer, "/rollback");
+    let recognised = repeated.replacen("[binding.rollback]\n", &format!("[binding.rollback]\n{key}"), 1);
+    assert!(compile(&recognised, &open_to(&[])).is_ok());
+}
+
 #[test]
 fn repeat_safe_is_for_what_moves_no_money() {
     let text = "[binding]\nprovider = \"sandbox\"\ncapabilities = { repeat_safe = true }";

@@ -130,6 +130,8 @@ impl Waiting {
 pub(super) struct Refund {
     pub(super) id: String,
     pub(super) key: Option<String>,
+    /// Under how many keys it was asked for.
+    asked: u64,
 }
 
 /// What came of a wish to have a payment given back.
@@ -213,16 +215,24 @@ impl Books {
     /// Moves the money of a payment back, once.
     pub(super) fn refund(&mut self, payment: &str, key: Option<&str>) -> Refunded {
         let Some(&at) = self.by_id.get(payment) else { return Refunded::NoSuchPayment };
-        if let Some(earlier) = self.refunds.get(&at) {
+        if let Some(earlier) = self.refunds.get_mut(&at) {
             let same = key.is_some() && earlier.key.as_deref() == key;
+            earlier.asked += u64::from(!same);
             return if same { Refunded::Replayed(earlier.clone()) } else { Refunded::Already };
         }
         let order = self.payments[at].order.clone();
         *self.balances.entry(OPERATING.to_owned()).or_default() += order.minor;
         *self.balances.entry(order.recipient).or_default() -= order.minor;
-        let refund = Refund { id: format!("ref_{}", Uuid::now_v7().simple()), key: key.map(str::to_owned) };
+        let refund =
+            Refund { id: format!("ref_{}", Uuid::now_v7().simple()), key: key.map(str::to_owned), asked: 1 };
         self.refunds.insert(at, refund.clone());
         Refunded::Settled(refund)
+    }
+
+    /// Under how many keys each payment was asked back, by its reference.
+    pub(super) fn asked_back(&self) -> BTreeMap<String, u64> {
+        let refunds = self.refunds.iter();
+        refunds.filter_map(|(at, it)| Some((self.payments[*at].order.reference.clone()?, it.asked))).collect()
     }
 
     /// How many payments were given back.

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
@@ -63,6 +63,7 @@ pub(super) struct Counter {
     currency: String,
     keys_matter: bool,
     syncs: bool,
+    latest: Option<Duration>,
     books: Mutex<Books>,
     faults: Faults<Target>,
     payers: Payers,
@@ -83,6 +84,7 @@ impl Counter {
             currency: options.currency.clone(),
             keys_matter: options.idempotency.is_some(),
             syncs: journal.is_some(),
+            latest: options.latest,
             books: Mutex::new(Books::open(
                 options.opening_minor,
                 options.currency,
@@ -154,13 +156,19 @@ async fn pay(
         Err(refused) => return refused.into_response(),
     };
     let at_work = Arc::clone(&counter);
-    counter.answer(Target::Payments, line, settle(at_work, order, key)).await
+    counter.answer(Target::Payments, line, settle(at_work, order, key, Instant::now())).await
 }
 
-async fn settle(counter: Arc<Counter>, order: Order, key: Option<String>) -> Response {
+async fn settle(counter: Arc<Counter>, order: Order, key: Option<String>, came: Instant) -> Response {
     let syncs = counter.syncs;
     let work = move || {
-        let paid = counter.books().pay(order, key.as_deref(), Instant::now());
+        let mut books = counter.books();
+        let now = Instant::now();
+        if counter.latest.is_some_and(|latest| now.duration_since(came) > latest) {
+            return refusal(StatusCode::SERVICE_UNAVAILABLE, "too_late", "this payment was not made in time");
+        }
+        let paid = books.pay(order, key.as_deref(), now);
+        drop(books);
         say(paid, &counter)
     };
     if !syncs {

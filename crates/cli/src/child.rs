@@ -1,4 +1,4 @@
-//! A process that is measured: started, awaited, ended.
+//! A process of ours in another role: started, awaited, ended or killed.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -36,6 +36,17 @@ impl Server {
 
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// `kill -9`; returns when nothing of it is left.
+    pub(crate) fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
     /// Ends it, and returns when it has ended.

@@ -1,0 +1,219 @@
+//! `countersign selftest --guarantees`: what is promised, put to the test on this machine.
+//!
+//! ```text
+//!   64 clients ── HTTP ──▶ gateway (a process, killed and started) ── HTTP ──▶ five banks (in this process)
+//!     ask, agree, undo,      kill -9 at random moments and at              answers lost, late, twice, broken, out of
+//!     ask again              every named crash point                       order; payments late; 429 and 500
+//!        └──────────────── count: banks' books · record · receipts · ledger ──▶ judge ─────────┘
+//! ```
+//!
+//! `mode` says what the banks are and what goes wrong there, `site` is the folder and the process, `fire` has it die,
+//! `clients` want things, `count` asks everybody at the end, `judge` compares.
+//!
+//! Everything that is drawn follows from the seed, which is printed; what else happens is up to two processes and a
+//! scheduler, so a seed leads to the same plan and not to the same run.
+
+mod chance;
+mod clients;
+mod count;
+mod fire;
+mod judge;
+mod line;
+mod mode;
+mod site;
+mod tell;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use reqwest::Method;
+use serde_json::json;
+
+use self::chance::Chance;
+use self::clients::{Desk, People, Wish};
+use self::count::{Counts, Grant, Lines, count};
+use self::fire::{Fire, settle};
+use self::judge::judge;
+use self::line::{Line, Place};
+use self::mode::{Level, Mode};
+use self::site::{AGENT, Site};
+use self::tell::Told;
+use crate::error::{Context, Error, Result};
+use crate::out;
+
+/// Prove on this machine what is promised: a gateway is killed again and again while it acts, and everything is counted
+///
+/// Starts a gateway and banks of its own in a temporary folder; needs no configuration and touches no other gateway. With
+/// 200 actions it takes less than a minute. If anything is wrong the folder is kept.
+///
+/// Exit code: 0 when every promise was kept, 1 otherwise.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The guarantees atp-2 and atp-3, against providers of five kinds
+    #[arg(long, required = true)]
+    guarantees: bool,
+    /// How many actions, half of them at each level
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(20..=1_000_000))]
+    actions: u32,
+    /// What faults, deaths and amounts are drawn from; without it, something new
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let seed = match args.seed {
+        Some(seed) => seed,
+        None => u64::from(getrandom::u32().map_err(|_| Error::new("the system has no random numbers"))?),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.while_we(|| "cannot start the test's threads".to_owned())?;
+    runtime.block_on(guarantees(args, seed))
+}
+
+async fn guarantees(args: &Args, seed: u64) -> Result<ExitCode> {
+    let began = Instant::now();
+    let mut chance = Chance::new(seed);
+    let bar = bar(u64::from(args.actions));
+    let site = Site::prepare().await?;
+    let place = Arc::new(Place::default());
+    let agent = Line::new(Arc::clone(&place), &site.keys.agent)?;
+    let people = People { agent: agent.clone(), approver: agent.of(&site.keys.approver) };
+    let operator = agent.of(&site.keys.operator);
+
+    let mut wishes = wishes(args.actions as usize, &mut chance);
+    let grants = grant_all(&site, &place, &operator, &mut wishes).await?;
+    let desk = Desk::new(wishes);
+    let clients: Vec<_> =
+        (0..CLIENTS).map(|_| tokio::spawn(Arc::clone(&desk).serve(people.clone()))).collect();
+    let mut fire = Fire::default();
+    let raged = fire.rage(&site, &desk, &place, &mut chance, &bar).await;
+    let settled = match raged {
+        Ok(()) => settle(&site, &desk, &place, &bar).await,
+        Err(error) => Err(error),
+    };
+    clients.iter().for_each(tokio::task::JoinHandle::abort);
+    let counted = match settled {
+        Ok(server) => {
+            bar.set_message("counting");
+            site.go_well();
+            let lines = Lines { agent, operator, auditor: people.agent.of(&site.keys.auditor) };
+            let counted = count(&site, &desk, &grants, lines).await;
+            tokio::task::block_in_place(|| server.end());
+            counted
+        }
+        Err(error) => Err(error),
+    };
+    bar.finish_and_clear();
+    match counted {
+        Ok(counts) => tell(args, seed, began, site, &fire, &counts),
+        Err(error) => {
+            let folder = site.keep();
+            Err(error.hint(format!("seed {seed}; what is left lies in `{}`", folder.display())))
+        }
+    }
+}
+
+fn tell(
+    args: &Args,
+    seed: u64,
+    began: Instant,
+    site: Site,
+    fire: &Fire,
+    counts: &Counts,
+) -> Result<ExitCode> {
+    let findings = judge(&counts.cases, &counts.accounts, &counts.around);
+    let seconds = began.elapsed().as_secs_f64();
+    let told = Told { seed, seconds, fire, counts, findings: &findings };
+    if args.json {
+        out::json(&told.json())?
+    } else {
+        told.table()?
+    }
+    if findings.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let folder = site.keep();
+    out::note(format_args!("Store and log of the gateway are kept in `{}`", folder.display()));
+    Ok(ExitCode::FAILURE)
+}
+
+/// What the clients want: half at each level, spread over the modes that can keep it, and a few of what has to be refused.
+fn wishes(actions: usize, chance: &mut Chance) -> Vec<Wish> {
+    let mut all = Vec::with_capacity(actions);
+    for level in Level::ALL {
+        let (able, unable): (Vec<Mode>, Vec<Mode>) =
+            Mode::ALL.into_iter().partition(|mode| mode.keeps(level));
+        let half = if level == Level::Atp2 { actions / 2 } else { actions - actions / 2 };
+        all.extend((0..half).map(|n| wish(able[n % able.len()], level, n, chance)));
+        all.extend(unable.into_iter().flat_map(|mode| {
+            (0..REFUSED).map(|n| wish(mode, level, n, &mut Chance::new(n as u64))).collect::<Vec<_>>()
+        }));
+    }
+    chance.shuffle(&mut all);
+    all
+}
+
+fn wish(mode: Mode, level: Level, number: usize, chance: &mut Chance) -> Wish {
+    let minor = i64::try_from(chance.between(100, 300)).unwrap_or(100);
+    let key = format!("{}-{}-{number}", mode.as_str(), level.as_str());
+    let amount = dollars(minor);
+    let body = json!({
+        "archetype": mode.archetype(),
+        "constraints": {
+            "recipient": format!("acct-{}", chance.between(1, 50)),
+            "amount": amount, "max_total": amount, "invoice": key,
+        },
+        "guarantee_level": level.as_str(),
+    });
+    let undo = level == Level::Atp3 && chance.one_in(4);
+    Wish { mode, level, key, minor, undo, body, heard: Default::default() }
+}
+
+/// One mandate for each mode and level, with a cap that not all of them fit under; all wishes get theirs.
+async fn grant_all(site: &Site, place: &Place, operator: &Line, wishes: &mut [Wish]) -> Result<Vec<Grant>> {
+    let server = tokio::task::block_in_place(|| site.serve(None))?;
+    let server = server.ok_or_else(|| Error::new("the gateway does not start"))?;
+    place.set(Some(format!("http://{}", server.address)));
+    let mut grants = Vec::new();
+    for (mode, level) in Mode::ALL.into_iter().flat_map(|mode| Level::ALL.map(|level| (mode, level))) {
+        let of_it = |wish: &&mut Wish| wish.mode == mode && wish.level == level;
+        let sum: i64 = wishes.iter_mut().filter(of_it).map(|wish| wish.minor).sum();
+        let cap_minor = sum * 97 / 100;
+        let ask = json!({
+            "subject": AGENT, "scope": ["Selftest"], "expires_in_seconds": 86_400,
+            "spend_cap": {"amount": dollars(cap_minor), "currency": "USD"},
+        });
+        let granted = operator.must(Method::POST, "/v1/mandates", Some(&ask)).await?;
+        let token = granted.text("token").to_owned();
+        let jti = granted.body["mandate"]["jti"].as_str().unwrap_or_default().to_owned();
+        for wish in wishes.iter_mut().filter(of_it) {
+            wish.body["delegation_token"] = token.clone().into();
+        }
+        grants.push(Grant { mode, level, cap_minor, jti });
+    }
+    place.set(None);
+    tokio::task::block_in_place(|| server.end());
+    Ok(grants)
+}
+
+fn dollars(minor: i64) -> String {
+    format!("{}.{:02}", minor / 100, minor % 100)
+}
+
+fn bar(length: u64) -> ProgressBar {
+    let bar = ProgressBar::new(length).with_message("under fire");
+    match ProgressStyle::with_template("{msg} {pos}/{len} {wide_bar} {elapsed_precise}") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// In flight at once.
+const CLIENTS: usize = 64;
+/// Of each kind that cannot be promised.
+const REFUSED: usize = 5;
