@@ -379,7 +379,12 @@ impl Execution {
             (Undoing, Undone(_)) => run.not_undone(now),
 
             // A person's word is the last one: it is followed by no other attempt unless somebody asks for it.
-            (InDoubt | RollbackFailed, Resolved(Resolution::Executed(it))) => run.stays(Completed(it)),
+            // A reservation charges nothing, so nobody can say that it did.
+            (InDoubt | RollbackFailed, Resolved(Resolution::Executed(it)))
+                if run.call.purpose != Purpose::Reserve =>
+            {
+                run.stays(Completed(it))
+            }
             (InDoubt, Resolved(Resolution::Failed)) => run.stays(Failed(Absence::Resolved)),
             (RollbackFailed, Resolved(Resolution::RolledBack(it))) => run.stays(RolledBack(it)),
             (state, event) => return Err(Illegal { state: state.name(), event: event.name() }),
@@ -529,7 +534,7 @@ impl Run {
 
     /// Is that what the mode of payment and the binding provide for? If not, nobody knows what the provider waits for.
     fn may_challenge(&self) -> bool {
-        self.terms.capabilities.challenge.is_some()
+        self.call.purpose == Purpose::Act && self.terms.capabilities.challenge.is_some()
     }
 
     fn challenged(self, it: Challenge) -> Step {

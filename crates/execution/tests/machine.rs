@@ -206,6 +206,19 @@ fn every_state_meets_every_event() {
         freeing     undone: busy          -> releasing + wait
         freeing     undone: not sent      -> releasing + wait
         freeing     undone: lost          -> releasing + wait
+        reserve sent replied: challenged -> in doubt + wait
+        reserve in doubt replied: challenged -> in doubt + wait
+        charging replied: challenged -> in doubt + wait
+        charge in doubt replied: challenged -> in doubt + wait
+        reserve failed replied: challenged -> failed on record
+        reserved replied: challenged -> reserved
+        expired replied: challenged -> reserved
+        uncharged replied: challenged -> reserved
+        releasing replied: challenged -> releasing
+        freeing undone: challenged -> releasing + wait
+        reserve in doubt resolved: failed -> failed resolved
+        charge in doubt resolved: executed -> completed
+        charge in doubt resolved: failed -> failed resolved
     ";
     let squeeze = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
     let expected: Vec<String> = table.lines().map(squeeze).filter(|line| !line.is_empty()).collect();
@@ -668,6 +681,9 @@ proptest! {
                 let certain = name == "asked: absent for good"
                     || (before.1.sends == 1 && (name.starts_with("replied") || name.starts_with("withheld")));
                 prop_assert!(certain, "{name} in {before:?}");
+                open = None;
+            }
+            if name == "resolved: failed" {
                 open = None;
             }
             execution = next;

@@ -189,6 +189,11 @@ impl Gateway {
         if !Decision::of(stored.state).contains(&decision) {
             return Err(needs_no_word(stored.state, decision));
         }
+        if decision == Decision::Executed && pending.only_reserves() {
+            let why = "the action was to reserve money, which charges nothing";
+            return Err(Error::new(Code::StateConflict, why)
+                .hint("say `failed`: whatever is reserved ends by itself, and is set free if it turns up"));
+        }
         let given = [("charged", word.charged.is_some()), ("reference", word.reference.is_some())];
         if let Some((name, _)) = given.iter().find(|(_, given)| *given && stored.state != State::InDoubt) {
             let why = format!("`{name}` is what the provider confirmed, and on record");
@@ -394,6 +399,12 @@ impl Gateway {
 }
 
 impl Pending {
+    /// Is what is in doubt a reservation?
+    fn only_reserves(&self) -> bool {
+        let mode = PaymentMode::parse(&self.row.payment_mode);
+        mode == Some(PaymentMode::ReserveIfAvailable) && self.row.reservation.is_none()
+    }
+
     /// What a person's word stands for where a provider would have confirmed.
     fn confirmed_by_person(&self) -> Result<Confirmation, Error> {
         let word = self.word.as_ref();

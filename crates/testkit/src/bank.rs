@@ -198,12 +198,12 @@ impl Bank {
         self.counter.books().all_awaited()
     }
 
-<<<<<<< HEAD
     /// Under how many keys each payment that was given back was asked for, by its reference: more than one of them would
     /// have moved the money again at a bank that minds nothing but keys.
     pub fn asked_back(&self) -> BTreeMap<String, u64> {
         self.counter.books().asked_back()
-=======
+    }
+
     /// How much is set aside, in minor units.
     pub fn reserved(&self) -> i64 {
         self.counter.books().holds().sum()
@@ -217,7 +217,6 @@ impl Bank {
     /// The time of all reservations is over.
     pub fn expire_reservations(&self) {
         self.counter.books().holds().expire();
->>>>>>> int
     }
 
     /// Queues faults for the next requests, behind those already queued.

@@ -14,13 +14,8 @@ use super::Known;
 use super::index::{self, SLICE, Slice};
 use super::read::{self, Heard, Kept, Sql, Standing};
 use crate::entry::{
-<<<<<<< ours
     APPROVED, CHALLENGED, CHARGING, CHECKING, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED,
     RESERVED, RETRACTING, ROLLBACK_FAILED, ROLLING_BACK, Reading, SENT_AGAIN, Said, WAITING,
-=======
-    APPROVED, CHARGING, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, RESERVED, ROLLBACK_FAILED,
-    ROLLING_BACK, Reading, SENT_AGAIN, Said, WAITING,
->>>>>>> theirs
 };
 use crate::pruned::Pruned;
 use crate::{Authority, Broken, Error, Finding, Inspected, Place, State, Testimony, Verified, Walk, Witness};
