@@ -634,7 +634,8 @@ impl Ledger for Memory {
     fn due(&self, now_ms: i64, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>> {
         self.now(move |world| {
             let rows = world.actions.range(after.unwrap_or(0) + 1..).map(|(_, row)| &row.stored);
-            let rests = |stored: &&Stored| matches!(stored.state, State::Waiting | State::RollingBack);
+            // Whose payer is asked is seen to with what is unsettled.
+            let rests = |stored: &&Stored| stored.state.rests() && stored.state != State::Challenged;
             let rows = rows.filter(rests);
             let rows = rows.filter(|stored| stored.due_ms.is_some_and(|due_ms| due_ms <= now_ms));
             Ok(page(rows.take(limit as usize).cloned().collect(), limit, |stored| stored.row))

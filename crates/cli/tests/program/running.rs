@@ -106,7 +106,7 @@ fn commands_change_the_running_gateway_as_far_as_their_key_may() {
     assert_eq!(served.call(&operator, &["freeze"]).json()[0]["include_rollback"], true);
     assert_eq!(served.call(&operator, &["thaw", "agent:a1"]).code, 0);
     assert_eq!(served.call(&operator, &["freeze"]).json(), Value::Array(vec![]));
-    assert_eq!(served.call(&admin, &["reload"]).json()["archetypes"], 5);
+    assert_eq!(served.call(&admin, &["reload"]).json()["archetypes"], 6);
     let nothing = served.call(&admin, &["replay", "01963e5a-0000-7000-8000-000000000002"]);
     assert!(nothing.says("EP_NOT_FOUND"), "{}", nothing.stderr);
 

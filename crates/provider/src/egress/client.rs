@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest::header::HeaderMap;
+use reqwest::header::{CONNECTION, HeaderMap, HeaderValue};
 use reqwest::{Certificate, Client, Method, redirect, retry};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -214,14 +214,23 @@ impl Destination {
     }
 
     /// Sends a request and reads the answer.
+    ///
+    /// INVARIANT (one exchange): a connection of HTTP/1 serves one exchange. Nothing in HTTP/1 says which request an answer
+    /// is to, so whatever a peer or a proxy writes once too often would be taken for the answer to the next question, and
+    /// "no such payment" said of another payment has this one paid twice. Streams of HTTP/2 are told apart; there the
+    /// header is left out by the client and the connection is kept.
     pub async fn exchange(&self, request: Request) -> Exchange {
         // Literal addresses never meet the resolver, and our own listeners may have come since.
         if let Err(refused) = self.gate.admit(&self.origin) {
             return Exchange::NotSent(refused.to_string());
         }
         let url = format!("{}{}", self.origin, request.path_and_query);
-        let mut outgoing =
-            self.client.request(request.method, url).headers(request.headers).timeout(self.timeout);
+        let mut outgoing = self
+            .client
+            .request(request.method, url)
+            .headers(request.headers)
+            .header(CONNECTION, HeaderValue::from_static("close"))
+            .timeout(self.timeout);
         if let Some(body) = request.body {
             outgoing = outgoing.body(body);
         }
@@ -311,7 +320,7 @@ pub struct NoCertificate;
 /// Name resolution, TCP and TLS together.
 const MOST_CONNECTING: Duration = Duration::from_secs(5);
 
-/// Shorter than servers usually wait, so that a request seldom meets a connection that is just being closed.
+/// For HTTP/2. Shorter than servers usually wait, so that a request seldom meets a connection that is just being closed.
 const POOL_IDLE: Duration = Duration::from_secs(15);
 
 const MOST_IDLE: usize = 64;

@@ -8,6 +8,7 @@
 //!   whose address was checked. Addresses written in a URL never meet a resolver and are checked before each request.
 //! * Each [`Destination`] has a client of its own, so no connection is ever shared between two hosts, nor between two
 //!   that show different certificates or none.
+//! * A connection of HTTP/1 serves one exchange: an answer that comes twice is not taken for the next one's.
 //! * No proxy variables, no redirects, no cookies, no retries. HTTPS unless the operator says otherwise.
 //! * Bodies are cut at a bound counted after decompression, and the time for one exchange includes its body.
 //!

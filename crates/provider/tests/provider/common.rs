@@ -225,6 +225,8 @@ impl Seen {
 pub(crate) enum Act {
     /// Writes these bytes and waits for the next request.
     Say(Vec<u8>),
+    /// Writes these bytes, and once more before anything else that is said on this connection.
+    SayTwice(Vec<u8>),
     /// Writes these bytes and closes.
     SayAndClose(Vec<u8>),
     /// Writes these bytes and resets the connection.
@@ -274,11 +276,17 @@ impl Server {
 }
 
 async fn serve(mut stream: TcpStream, script: Arc<impl Script>, log: Arc<Mutex<Vec<Seen>>>) {
+    let mut again = Vec::new();
     while let Some(seen) = read_request(&mut stream).await {
         let act = script(&seen);
+        stream.write_all(&std::mem::take(&mut again)).await.unwrap();
         log.lock().unwrap().push(seen);
         match act {
             Act::Say(bytes) => stream.write_all(&bytes).await.unwrap(),
+            Act::SayTwice(bytes) => {
+                stream.write_all(&bytes).await.unwrap();
+                again = bytes;
+            }
             Act::SayAndClose(bytes) => {
                 let _ = stream.write_all(&bytes).await;
                 return;

@@ -1,5 +1,7 @@
 //! Whatever goes wrong after a byte may have left is doubt; whatever goes wrong before is not.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use execution::Reply;
@@ -144,12 +146,19 @@ async fn nesting_without_end_is_doubt_and_no_crash() {
 }
 
 #[tokio::test]
-async fn a_connection_serves_many_calls() {
-    let pair = Pair::answering(Act::Say(answer(201, r#"{"id":"p1"}"#))).await;
-    for _ in 0..20 {
-        assert!(matches!(pair.call(to("acct-1")).await, Reply::Confirmed(_)));
+async fn an_answer_that_comes_twice_is_not_taken_for_the_next_ones() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let pair = Pair::new(binding, move |_: &Seen| {
+        let number = asked.fetch_add(1, Ordering::Relaxed);
+        Act::SayTwice(answer(201, &format!(r#"{{"id":"p{number}"}}"#)))
+    })
+    .await;
+    for number in 0..20 {
+        let reply = pair.call(to("acct-1")).await;
+        let Reply::Confirmed(confirmation) = &reply else { panic!("{reply:?}") };
+        assert_eq!(confirmation.answer["id"], format!("p{number}"));
     }
-    assert_eq!((pair.server.seen().len(), pair.server.connections()), (20, 1));
+    assert_eq!((pair.server.seen().len(), pair.server.connections()), (20, 20));
 }
 
 #[tokio::test]
