@@ -3,10 +3,11 @@
 use crate::archetype::{Archetype, CurrencyRule, Kind, Member, MoneyRule, Pointer};
 use crate::hash::HmacKey;
 use crate::id::{ActionId, IdempotencyKey, Subject};
-use crate::level::{GuaranteeLevel, PaymentMode, Retention};
+use crate::level::{GuaranteeLevel, PaymentMode};
 use crate::money::{Currency, Money};
 use crate::refusal::Refusal;
 use crate::request::{self, Request};
+use crate::retention::Keeping;
 use crate::retry::RetryPolicy;
 use crate::{card, json, shape};
 use serde_json::Value;
@@ -32,8 +33,8 @@ pub struct Action {
     pub retry: Option<RetryPolicy>,
     /// Whether the effect can be undone, by both the catalogue's word and the caller's.
     pub reversible: bool,
-    /// The longer of what was asked and what the catalogue wants.
-    pub retention: Option<Retention>,
+    /// The longer retention and the earlier deletion of what was asked and what the catalogue wants.
+    pub keeping: Keeping,
     /// The amount that will move, when it is known.
     pub money: Option<Money>,
     /// The most that the caller allows.
@@ -135,7 +136,7 @@ impl Action {
             guarantee_level,
             retry: retries.then(|| archetype.retry.tightened(request.retry_policy)),
             reversible: archetype.reversible && request.reversible != Some(false),
-            retention: request.retention.max(archetype.retention),
+            keeping: keeping(&request, archetype)?,
             money,
             bound,
             resource: text(&archetype.resource),
@@ -249,6 +250,15 @@ impl Action {
             None
         }
     }
+}
+
+/// The stricter of both, or which member asks for what cannot be.
+fn keeping(request: &Request, archetype: &Archetype) -> Result<Keeping, Refusal> {
+    let asked = archetype.keeping.tightened(request.retention, request.deletion);
+    asked.map_err(|clash| {
+        Refusal::invalid(format!("/{}", clash.member()), clash.to_string())
+            .with_hint("leave it out, or ask for a shorter retention or a later deletion")
+    })
 }
 
 /// The amount and the bound; what is absent or says nothing is left to completeness.

@@ -1,8 +1,9 @@
 //! A kind of action, as the catalogue declares it: what it takes, what it costs, how far it is trusted.
 
 use crate::json;
-use crate::level::{GuaranteeLevel, PaymentMode, Retention};
+use crate::level::{GuaranteeLevel, PaymentMode};
 use crate::money::Currency;
+use crate::retention::Keeping;
 use crate::retry::RetryPolicy;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -47,8 +48,10 @@ pub struct Archetype {
     pub approvals: u32,
     /// The form in which they do, if the file says so; see [`Archetype::approval_form`].
     pub approval: Option<ApprovalForm>,
-    /// The least time for which the record is kept.
-    pub retention: Option<Retention>,
+    /// How long the record is kept at least, and when it is erased at the latest.
+    pub keeping: Keeping,
+    /// The regulations that every action of this kind falls under.
+    pub regulations: Vec<String>,
     /// The top-level members of the constraints, in the order in which they were declared.
     pub members: Vec<Member>,
     /// How the provider is called: opaque here, read by `provider`. Keys such as `provider`, `act`, `query`,

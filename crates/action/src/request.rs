@@ -2,8 +2,9 @@
 
 use crate::hash::HmacKey;
 use crate::id::{ActionId, IdempotencyKey, Subject};
-use crate::level::{GuaranteeLevel, PaymentMode, Retention};
+use crate::level::{GuaranteeLevel, PaymentMode};
 use crate::refusal::{Refusal, RefusalKind};
+use crate::retention::{Deletion, Period};
 use crate::retry::AskedRetry;
 use crate::{card, json, text};
 use serde_json::Value;
@@ -33,7 +34,9 @@ pub struct Request {
     /// `false` asks that the effect be treated as one that cannot be undone.
     pub reversible: Option<bool>,
     /// How long the record has to be kept; less than the catalogue's time does not count.
-    pub retention: Option<Retention>,
+    pub retention: Option<Period>,
+    /// When it has to be erased; later than the catalogue's time does not count.
+    pub deletion: Deletion,
     /// Who says they ask; it has to be the authenticated caller.
     pub agent_id: Option<Subject>,
     /// The session that the caller says it is in.
@@ -115,6 +118,7 @@ impl Request {
             repeat_of: None,
             reversible: None,
             retention: None,
+            deletion: Deletion::Never,
             agent_id: None,
             session_id: None,
             human_approver: None,
@@ -150,9 +154,9 @@ impl Request {
                     Some(flag.ok_or_else(|| Refusal::invalid("/reversible", "not true or false"))?);
             }
             "retention" => {
-                self.retention =
-                    Some(word(name, &value, Retention::parse, "a time such as `30_days` or `7_years`")?);
+                self.retention = Some(word(name, &value, Period::parse, Period::EXPECTED)?);
             }
+            "deletion" => self.deletion = word(name, &value, Deletion::parse, Deletion::EXPECTED)?,
             "agent_id" => self.agent_id = Some(word(name, &value, subject, SUBJECT)?),
             "human_approver" => self.human_approver = Some(word(name, &value, subject, SUBJECT)?),
             "session_id" => {

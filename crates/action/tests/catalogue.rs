@@ -99,7 +99,9 @@ fn the_built_in_catalogue_has_no_mistakes() {
 
 #[test]
 fn everything_declared_is_read() {
-    let catalogue = load(GOOD).unwrap_or_else(|mistakes| panic!("{}", shown(&mistakes)));
+    let more = "deletion = \"hard_delete_8y\"\nregulations = [\"GDPR-Art-17\", \"DTAC-2.1.3\"]\nretention =";
+    let catalogue = load(&GOOD.replace("retention =", more));
+    let catalogue = catalogue.unwrap_or_else(|mistakes| panic!("{}", shown(&mistakes)));
     let refund = catalogue.get("REFUND").unwrap();
     assert_eq!(refund.guarantee_level, GuaranteeLevel::Atp1);
     assert_eq!(refund.duplicate.window, Duration::from_secs(3600));
@@ -107,7 +109,9 @@ fn everything_declared_is_read() {
     assert_eq!((refund.anomaly.k, refund.anomaly.min_sample), (6, 10));
     assert_eq!(refund.anomaly.cold_start_threshold, Some(25_000));
     assert_eq!(refund.anomaly.first_seen, FirstSeen::Escalate);
-    assert_eq!(refund.retention.unwrap().days, 2562);
+    assert_eq!(refund.keeping.retention().unwrap().days(), 2562);
+    assert_eq!(refund.keeping.deletion().to_string(), "hard_delete_8_years");
+    assert_eq!(refund.regulations, ["GDPR-Art-17", "DTAC-2.1.3"]);
     assert!(!refund.reversible, "the careful answer is the default");
     assert_eq!(refund.member("account").unwrap().kind, Kind::Identifier { grammar: false });
     assert_eq!(refund.member("amount").unwrap().kind, Kind::Money);
@@ -154,6 +158,22 @@ fn every_mistake_is_found_with_its_place_and_a_hint() {
         ("name = \"REFUND\"", "name = 7", "2:8: this has to be a string, not a number"),
         ("retention =", "retenton =", "8:1: unknown key `retenton` | did you mean `retention`?"),
         ("\"7_years\"", "\"7 years\"", "8:13: not a retention"),
+        ("retention =", "deletion = \"soft_delete\"\nretention =", "8:12: not a deletion"),
+        (
+            "retention =",
+            "deletion = \"hard_delete_2561_days\"\nretention =",
+            "8:12: the deletion comes before the retention of 7_years is over | delete later, or retain for a shorter time",
+        ),
+        (
+            "retention = \"7_years\"",
+            "deletion = \"hard_delete_after_retention\"",
+            "8:12: there is no retention to delete after",
+        ),
+        (
+            "retention =",
+            "regulations = [\"GDPR-Art-17\", \"DTAC 2.1.3\"]\nretention =",
+            "8:31: not the name of a regulation",
+        ),
         ("retention =", "approvals = 0\nretention =", "8:13: this has to be a whole number from 1 to 16"),
         (
             "retention =",

@@ -20,6 +20,7 @@ fn every_member_of_the_envelope_is_read() {
         ("repeat_of", json!(id)),
         ("reversible", json!(false)),
         ("retention", json!("7_years")),
+        ("deletion", json!("hard_delete_after_retention")),
         ("agent_id", json!("agent-7")),
         ("session_id", json!("sess-abc123")),
         ("human_approver", json!("alice@example.com")),
@@ -38,7 +39,7 @@ fn every_member_of_the_envelope_is_read() {
     assert_eq!(action.human_approver.unwrap().as_str(), "alice@example.com");
     assert_eq!(action.session_id.as_deref(), Some("sess-abc123"));
     assert_eq!(action.idempotency_key.unwrap().as_str(), "k-1");
-    assert_eq!(action.retention.unwrap().days, 2562);
+    assert_eq!(action.keeping.deleted_after().unwrap().days(), 2562);
 }
 
 #[test]
@@ -60,6 +61,8 @@ fn a_misshapen_envelope_is_refused_by_member() {
         ("repeat_of", json!("latest")),
         ("reversible", json!("no")),
         ("retention", json!("forever")),
+        ("deletion", json!("7_years")),
+        ("deletion", json!(null)),
         ("agent_id", json!("agent\u{200b}7")),
         ("agent_id", json!("аgent")),
         ("session_id", json!("")),
@@ -299,4 +302,18 @@ fn misshapen_constraints_are_refused_by_member_without_echo() {
     assert_eq!(others, ["/constraints/origin", "/constraints/passengers"]);
     let number = act(builtin(), &payment_with("amount_usd", json!(25))).unwrap_err();
     assert!(number.hint.unwrap().contains("string"));
+}
+
+#[test]
+fn a_retention_and_a_deletion_that_cannot_both_be_are_refused_by_member() {
+    let refusal = |members: &[(&str, &str)]| {
+        let mut body = payment();
+        members.iter().for_each(|(name, value)| body[*name] = json!(value));
+        act(builtin(), &body).expect_err("both cannot be")
+    };
+    let early = refusal(&[("retention", "7_years"), ("deletion", "hard_delete_30d")]);
+    assert_eq!((early.kind, early.field.as_deref()), (RefusalKind::ValidationFailed, Some("/deletion")));
+    assert_eq!(early.message, "the deletion comes before the retention of 7_years is over");
+    let nothing = refusal(&[("deletion", "hard_delete_after_retention")]);
+    assert_eq!(nothing.field.as_deref(), Some("/deletion"));
 }

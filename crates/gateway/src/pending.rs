@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::act::SEND_WINDOW;
 use crate::outcome::ReceiptRef;
-use crate::row::{CallRow, IntentRow, VERSION, internal, raw};
+use crate::row::{CallRow, IntentRow, KeepingRow, VERSION, internal, raw};
 use crate::tenants::Rules;
 use crate::{Code, Error};
 
@@ -206,6 +206,8 @@ pub(crate) fn describe(of: &Described<'_>, chain: &Chain, call: Option<CallRow>)
         approvals: Vec::new(),
         earlier_transaction: None,
         record: None,
+        keeping: KeepingRow::of(action.keeping),
+        regulations: action.archetype.regulations.clone(),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use action::{ActionId, Money};
+use action::{ActionId, Money, Period};
 use ledger::{Draft, Existing, Intent, Settlement, State};
 
 use crate::alert::Alert;
@@ -34,6 +34,7 @@ impl Gateway {
             amount: row.amount,
             labels: labels(payload),
             payload: payload.to_bytes()?,
+            erased_after_ms: payload.keeping()?.deleted_after().map(Period::millis),
             entry: draft(row.tenant, row.event, row.state, row.action_hash, 1),
         })
     }

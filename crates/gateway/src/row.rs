@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use action::{Backoff, RetryPolicy};
+use action::{Backoff, Deletion, Keeping, Period, RetryPolicy};
 use boundary::{PolicyRef, Trigger};
 use execution::{Call, Course};
 use provider::Provider;
@@ -79,6 +79,22 @@ pub(crate) struct IntentRow {
     pub earlier_transaction: Option<String>,
     /// What the decision was made from; `countersign replay` reads it.
     pub record: Option<Box<RawValue>>,
+    /// How long it is kept and when it is erased, where anybody said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeping: Option<KeepingRow>,
+    /// The regulations it falls under.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub regulations: Vec<String>,
+}
+
+/// How long an action is kept and when it is erased, in the words of `action::retention`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct KeepingRow {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion: Option<String>,
 }
 
 /// What people are asked about an action.
@@ -267,12 +283,34 @@ impl IntentRow {
         digests.map(Option::as_deref)
     }
 
+    /// How long it is kept and when it is erased.
+    pub(crate) fn keeping(&self) -> Result<Keeping, Error> {
+        let Some(row) = &self.keeping else { return Ok(Keeping::default()) };
+        row.read().ok_or_else(|| internal("a stored retention cannot be read"))
+    }
+
     pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, Error> {
         to_bytes(self)
     }
 
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<IntentRow, Error> {
         from_bytes(bytes)
+    }
+}
+
+impl KeepingRow {
+    /// `None` where nothing is said.
+    pub(crate) fn of(keeping: Keeping) -> Option<KeepingRow> {
+        let deletion = Some(keeping.deletion()).filter(|deletion| *deletion != Deletion::Never);
+        let (retention, deletion) =
+            (keeping.retention().map(|it| it.to_string()), deletion.map(|it| it.to_string()));
+        (retention.is_some() || deletion.is_some()).then_some(KeepingRow { retention, deletion })
+    }
+
+    fn read(&self) -> Option<Keeping> {
+        let retention = self.retention.as_deref().map(|text| Period::parse(text).ok_or(()));
+        let deletion = self.deletion.as_deref().map_or(Some(Deletion::Never), Deletion::parse)?;
+        Keeping::new(retention.transpose().ok()?, deletion).ok()
     }
 }
 

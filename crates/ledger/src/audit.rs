@@ -85,6 +85,8 @@ pub struct Audited {
     pub receipt: Option<Box<str>>,
     /// How the chain names the tenant; `None` where it is about all of them.
     pub tenant_ref: Option<Box<str>>,
+    /// What is on record of what happened, beside what it is about.
+    pub record: Option<Vec<u8>>,
     /// What it is about.
     pub about: About,
 }
@@ -94,8 +96,8 @@ pub struct Audited {
 pub enum About {
     /// An action.
     Action(Box<Owner>),
-    /// Something else that happened, and its record if it has one.
-    Event(Option<Vec<u8>>),
+    /// Something else that happened.
+    Event,
 }
 
 /// What an action's row says of it.
@@ -246,7 +248,7 @@ impl Search {
     pub(crate) fn lets_pass(&self, tenant: &Tenant, found: &Audited) -> bool {
         let fits = match &found.about {
             About::Action(owner) => self.wants_action(tenant, owner, found),
-            About::Event(_) => self.wants_event(found),
+            About::Event => self.wants_event(found),
         };
         fits && self.covers(found.at_ms)
     }
@@ -273,7 +275,7 @@ impl Search {
 }
 
 impl Audited {
-    pub(crate) fn new(row: i64, entry: &Reading<'_>, about: About) -> Audited {
+    pub(crate) fn new(row: i64, entry: &Reading<'_>, record: Option<Vec<u8>>, about: About) -> Audited {
         Audited {
             row,
             chain: entry.chain.into(),
@@ -285,6 +287,7 @@ impl Audited {
             previous: entry.previous.map(Box::from),
             receipt: entry.receipt.map(Box::from),
             tenant_ref: entry.tenant.map(Box::from),
+            record,
             about,
         }
     }
@@ -294,7 +297,7 @@ impl Audited {
     pub fn owner(&self) -> Option<&Owner> {
         match &self.about {
             About::Action(owner) => Some(owner),
-            About::Event(_) => None,
+            About::Event => None,
         }
     }
 }

@@ -180,7 +180,7 @@ fn what_is_no_action_is_listed_to_those_whose_it_is() {
         let level = Search { level: Some("atp-2".into()), ..search(None) };
         assert_eq!(events(&level), ["admitted"], "only actions have a level");
         let found = all(&*ledger, &search(Some("frozen")), Order::NewestFirst, 3);
-        let ledger::About::Event(Some(record)) = &found[0].about else { panic!("{found:?}") };
+        let Some(record) = &found[0].record else { panic!("{found:?}") };
         assert_eq!(*record, event("frozen").record);
     });
 }

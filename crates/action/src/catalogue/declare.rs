@@ -8,7 +8,8 @@ use super::reader::{File, Node, Table};
 use super::schema;
 use crate::archetype::{ApprovalForm, Archetype, OnDuplicate};
 use crate::json;
-use crate::level::{GuaranteeLevel, PaymentMode, Retention};
+use crate::level::{GuaranteeLevel, PaymentMode};
+use crate::retention::{Clash, Deletion, Keeping, Period};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -53,7 +54,8 @@ pub(crate) fn read(table: &Table<'_>) -> Option<Archetype> {
         requires_approval: table.get("requires_approval").and_then(|node| node.flag()).unwrap_or(false),
         approvals: table.get("approvals").and_then(|node| node.count(MOST_APPROVALS)).unwrap_or(1),
         approval: word(table, "approval", &["key", "passkey"], ApprovalForm::parse),
-        retention: table.get("retention").and_then(retention),
+        keeping: keeping(table),
+        regulations: regulations(table),
         bindings: bindings(table),
         digest: digest(table),
         groups,
@@ -68,7 +70,7 @@ pub(crate) fn read(table: &Table<'_>) -> Option<Archetype> {
     })
 }
 
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 23] = [
     "extends",
     "name",
     "description",
@@ -84,6 +86,8 @@ const KEYS: [&str; 21] = [
     "approvals",
     "approval",
     "retention",
+    "deletion",
+    "regulations",
     "cedar",
     "money",
     "duplicate",
@@ -93,6 +97,8 @@ const KEYS: [&str; 21] = [
 ];
 /// More people than this are no way to let an action through.
 const MOST_APPROVALS: u32 = 16;
+/// An entry of the audit trail names them all.
+const MOST_REGULATIONS: usize = 16;
 const LEVELS: [&str; 3] = ["atp-1", "atp-2", "atp-3"];
 const PAYMENT_MODES: [&str; 4] =
     ["QUOTE_ONLY", "RESERVE_IF_AVAILABLE", "IMMEDIATE_CHARGE", "IMMEDIATE_CHARGE_WITH_CHALLENGE"];
@@ -170,15 +176,55 @@ pub(crate) fn word<T>(
     value
 }
 
-fn retention(node: Node<'_>) -> Option<Retention> {
-    let retention = Retention::parse(node.text()?);
-    if retention.is_none() {
-        node.mistake_with_hint(
-            "not a retention",
+fn keeping(table: &Table<'_>) -> Keeping {
+    let (retention, deletion) = (table.get("retention"), table.get("deletion"));
+    let period = retention.and_then(|node| {
+        parsed(
+            node,
+            Period::parse,
+            "retention",
             "write a time of at most 100 years, such as \"90_days\" or \"7_years\"",
-        );
+        )
+    });
+    let deleted = deletion.and_then(|node| {
+        let hint =
+            "write \"none\", \"hard_delete_after_retention\", or a time such as \"hard_delete_90_days\"";
+        parsed(node, Deletion::parse, "deletion", hint)
+    });
+    let keeping = Keeping::new(period, deleted.unwrap_or_default());
+    keeping.unwrap_or_else(|clash| {
+        let hint = match clash {
+            Clash::NoRetention => "write `retention`, or a time such as \"hard_delete_90_days\"",
+            _ => "delete later, or retain for a shorter time",
+        };
+        // What the retention is, where it is wrong itself, nobody knows.
+        if let Some(node) = deletion.filter(|_| retention.is_none() || period.is_some()) {
+            node.mistake_with_hint(clash.to_string(), hint);
+        }
+        Keeping::default()
+    })
+}
+
+fn parsed<T>(node: Node<'_>, parse: impl Fn(&str) -> Option<T>, what: &str, hint: &str) -> Option<T> {
+    let value = parse(node.text()?);
+    if value.is_none() {
+        node.mistake_with_hint(format!("not a {what}"), hint);
     }
-    retention
+    value
+}
+
+fn regulations(table: &Table<'_>) -> Vec<String> {
+    let named = table.get("regulations").map(|node| node.texts()).unwrap_or_default();
+    for (node, text) in &named {
+        if !(1..=64).contains(&text.len()) || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let hint = "use 1 to 64 visible ASCII characters, such as \"GDPR-Art-17\"";
+            node.mistake_with_hint("not the name of a regulation", hint);
+        }
+    }
+    if let Some((node, _)) = named.get(MOST_REGULATIONS) {
+        node.mistake(format!("an archetype falls under at most {MOST_REGULATIONS} regulations"));
+    }
+    named.into_iter().map(|(_, text)| text.to_owned()).collect()
 }
 
 fn bindings(table: &Table<'_>) -> BTreeMap<String, Value> {

@@ -145,6 +145,7 @@ async fn one(ledger: &Sqlite, number: u64) -> Result<()> {
             regulations: if rare { vec!["RARE".into()] } else { Vec::new() },
         },
         payload: vec![b' '; 256],
+        erased_after_ms: None,
         entry: draft("admitted", "EXECUTING"),
     };
     let lease_ms = at_ms + 60_000;

@@ -87,7 +87,7 @@ impl Gateway {
             basis: Basis::Held { round: stored.round },
             until_ms: stored.expires_ms.unwrap_or(stored.at_ms),
             escalation: Some(escalation),
-            ..not_asked(stored, under_way)
+            ..not_asked(stored, row, under_way)
         };
         match self.judge_as_asked(tenant, &rules, (stored, row), action, provider, resumed).await? {
             Next::Said(_) | Next::NotNow(_) => Ok(()),
@@ -160,7 +160,7 @@ impl Gateway {
         let basis = if failed { Basis::Failed { token } } else { Basis::Sent { token } };
         let asked = match pending.row.escalation {
             Some(_) => self.resumed(stored, pending, &action, rules, under_way.clone()).await?,
-            None => not_asked(stored, under_way),
+            None => not_asked(stored, &pending.row, under_way),
         };
         let resumed = Resumed { basis, before: Some(before), ..asked };
         self.judge_as_asked(tenant, rules, (stored, &pending.row), action, provider, resumed).await
@@ -258,6 +258,8 @@ impl Gateway {
             shown: said::shown(stored, pending, &records)?,
             escalation: Some(escalation),
             before: None,
+            keeping: row.keeping.clone(),
+            regulations: row.regulations.clone(),
         })
     }
 
@@ -308,7 +310,7 @@ impl Gateway {
 }
 
 /// Nobody was asked about it.
-fn not_asked(stored: &Stored, under_way: UnderWay) -> Resumed {
+fn not_asked(stored: &Stored, row: &IntentRow, under_way: UnderWay) -> Resumed {
     Resumed {
         under_way,
         basis: Basis::Sent { token: stored.token },
@@ -318,6 +320,8 @@ fn not_asked(stored: &Stored, under_way: UnderWay) -> Resumed {
         escalation: None,
         shown: Vec::new(),
         before: None,
+        keeping: row.keeping.clone(),
+        regulations: row.regulations.clone(),
     }
 }
 

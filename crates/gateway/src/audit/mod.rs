@@ -91,7 +91,7 @@ pub struct AuditView {
     pub hash: String,
     /// The hash of the ledger entry before it, hex.
     pub previous_hash: Option<String>,
-    /// What is on record of an event that is no action, canonical JSON. Of what reaches beyond a tenant only the first
+    /// What is on record of an event that is no action, or of an erasure, canonical JSON. Of what reaches beyond a tenant only the first
     /// tenant's people see it.
     pub record: Option<String>,
     /// When the action came in, RFC 3339.
@@ -219,7 +219,7 @@ impl AuditAsk {
 
 impl AuditView {
     fn of(found: Audited) -> AuditView {
-        let Audited { chain, seq, at_ms, event, state, hash, previous, receipt, about, .. } = found;
+        let Audited { chain, seq, at_ms, event, state, hash, previous, receipt, record, about, .. } = found;
         let view = AuditView {
             audit_id: format!("audit-{chain}-{seq}"),
             action_id: None,
@@ -237,15 +237,13 @@ impl AuditView {
             regulation_refs: Vec::new(),
             hash: hash.into(),
             previous_hash: previous.map(Into::into),
-            record: None,
+            record: record.and_then(|record| String::from_utf8(record).ok()),
             began_at: None,
             receipt_hash: receipt.map(Into::into),
         };
         match about {
             About::Action(owner) => view.about(*owner, at_ms),
-            About::Event(record) => {
-                AuditView { record: record.and_then(|record| String::from_utf8(record).ok()), ..view }
-            }
+            About::Event => view,
         }
     }
 
@@ -278,7 +276,7 @@ pub(crate) fn labels(row: &IntentRow) -> Labels {
         verb: None,
         target: None,
         level: Some(row.guarantee_level.as_str().into()),
-        regulations: Vec::new(),
+        regulations: row.regulations.iter().map(|it| it.as_str().into()).collect(),
     }
 }
 

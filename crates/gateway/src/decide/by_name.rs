@@ -16,7 +16,7 @@ use crate::gateway::Gateway;
 use crate::pending::{Pending, entries};
 use crate::remember::{Row, outward, unavailable};
 use crate::request::Answer;
-use crate::row::{IntentRow, VERSION, internal, raw};
+use crate::row::{IntentRow, KeepingRow, VERSION, internal, raw};
 use crate::{Error, clock};
 
 impl Gateway {
@@ -162,5 +162,12 @@ fn as_asked(asked: &Asked<'_>, request: &Request) -> Result<IntentRow, Error> {
         approvals: Vec::new(),
         earlier_transaction: None,
         record: None,
+        keeping: KeepingRow::of(asked_for(request)),
+        regulations: Vec::new(),
     })
+}
+
+/// How long it is to be kept where no archetype has a say. What cannot both be is as if nothing was asked.
+fn asked_for(request: &Request) -> action::Keeping {
+    action::Keeping::default().tightened(request.retention, request.deletion).unwrap_or_default()
 }

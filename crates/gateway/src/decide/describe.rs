@@ -54,6 +54,8 @@ impl Gateway {
             row.held_for = triggers.map(|trigger| trigger.word.clone()).collect();
             row.escalation = resumed.escalation.clone();
             row.approvals = resumed.shown.clone();
+            row.keeping = resumed.keeping.clone();
+            row.regulations = resumed.regulations.clone();
             row.attempts = resumed.before.iter().flat_map(|before| before.attempts.clone()).collect();
         }
         row.record = Some(raw(String::from_utf8(record).map_err(|_| internal("a record is not text"))?)?);

@@ -5,7 +5,7 @@
 //! emptied to its end is begun anew. So pages are moved while commits go on, again until only a few are left, and
 //! those are moved behind the gate, between two commits.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ pub(crate) struct Housekeeping {
     state: Mutex<State>,
     bell: Condvar,
     pub(crate) log_pages: AtomicU64,
+    /// A reader was in the way when the log was to be cut.
+    unwiped: AtomicBool,
     /// The row that the next entry gets, and the first that is not in the index.
     entries: AtomicI64,
     indexed: AtomicI64,
@@ -33,6 +35,8 @@ pub(crate) struct Housekeeping {
 struct State {
     log_due: bool,
     index_due: bool,
+    /// Something was erased whose bytes are in the log.
+    wipe_due: bool,
     commits: u64,
     ending: bool,
 }
@@ -82,6 +86,12 @@ impl Housekeeping {
         self.entries.load(Ordering::Acquire) - self.indexed.load(Ordering::Relaxed)
     }
 
+    /// The log is to be cut, because what it holds must be gone.
+    pub(crate) fn wipe(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).wipe_due = true;
+        self.bell.notify_one();
+    }
+
     pub(crate) fn end(&self) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).ending = true;
         self.bell.notify_one();
@@ -93,6 +103,9 @@ impl Housekeeping {
         loop {
             if state.ending {
                 return Chore::End;
+            }
+            if std::mem::take(&mut state.wipe_due) {
+                return Chore::Truncate;
             }
             if std::mem::take(&mut state.log_due) {
                 return Chore::Checkpoint;
@@ -108,7 +121,7 @@ impl Housekeeping {
             if idle && self.outside() >= 1 << SLICE {
                 return Chore::Index;
             }
-            if idle && self.log_pages.load(Ordering::Relaxed) > 0 {
+            if idle && (self.log_pages.load(Ordering::Relaxed) > 0 || self.unwiped.load(Ordering::Relaxed)) {
                 return Chore::Truncate;
             }
         }
@@ -142,11 +155,7 @@ pub(crate) fn run(db: &Connection, shared: &Arc<Shared>) {
             Chore::End => return drop(indexer.finish()),
             Chore::Index => indexer.run(),
             Chore::Checkpoint => empty_log(db, shared),
-            Chore::Truncate => {
-                let _gate = shared.gate();
-                shared.housekeeping.log_pages.store(0, Ordering::Relaxed);
-                checkpoint(db, "PRAGMA wal_checkpoint(TRUNCATE)").map(drop)
-            }
+            Chore::Truncate => cut_log(db, shared),
         };
         if let Err(error) = done {
             // Log or unindexed rest grow until it works again; the writer meets the same disk and decides.
@@ -164,6 +173,15 @@ fn empty_log(db: &Connection, shared: &Shared) -> Sql<()> {
     }
     let _gate = shared.gate();
     checkpoint(db, "PRAGMA wal_checkpoint(PASSIVE)").map(drop)
+}
+
+/// Moves everything and leaves an empty log; a reader in the way has it tried again when nothing else goes on.
+fn cut_log(db: &Connection, shared: &Shared) -> Sql<()> {
+    let _gate = shared.gate();
+    shared.housekeeping.log_pages.store(0, Ordering::Relaxed);
+    let busy = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0))?;
+    shared.housekeeping.unwiped.store(busy, Ordering::Relaxed);
+    Ok(())
 }
 
 /// Answers with how many pages of the log are in the database file now.

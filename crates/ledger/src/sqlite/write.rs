@@ -122,6 +122,13 @@ impl<'a> Statements<'a> {
         self.db.prepare_cached(sql)?.execute(values).map(drop)
     }
 
+    /// Has an action erased so long after it is settled, which is not before it came in.
+    pub(crate) fn deletion(&mut self, row: i64, at_ms: i64, after_ms: i64) -> Sql<()> {
+        let sql = "INSERT INTO deletion VALUES (?1, ?2, ?3)";
+        let values = [row, at_ms.saturating_add(after_ms), after_ms];
+        self.db.prepare_cached(sql)?.execute(values).map(drop)
+    }
+
     pub(crate) fn approval(&mut self, action: i64, approval: &Approval, entry: i64) -> Sql<()> {
         let Approval { round, approver, at_ms, record, .. } = approval;
         let sql = "INSERT INTO approval (action, round, approver, at, entry, record) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";

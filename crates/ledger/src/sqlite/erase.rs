@@ -1,0 +1,46 @@
+//! Emptying the rows of an action, in one transaction with the entry that says so. Freed bytes are overwritten, and the
+//! log that they were written through is cut soon after.
+
+use rusqlite::params;
+
+use super::batch::Batch;
+use super::read::{self, Sql};
+use super::write::Fate;
+use crate::{Erasure, Error};
+
+impl Batch<'_> {
+    /// Answers with the row number of the entry; of an action that is erased already, of that one.
+    pub(crate) fn erase(&mut self, erasure: &Erasure) -> Sql<Result<i64, Error>> {
+        let id = erasure.action;
+        let Some(fate) = self.write.find(id)? else { return Ok(Err(Error::NoSuchAction(id))) };
+        if let Some(entry) = read::erasure_of(self.db, fate.row)? {
+            return Ok(Ok(entry));
+        }
+        let last_ms = read::last_outcome_ms(self.db, fate.row)?;
+        if let Err(refused) = erasure.check(fate.state, last_ms) {
+            return Ok(Err(refused));
+        }
+        let entry = self.append(erasure.at_ms, Some(id), &erasure.draft(), None, Some(&erasure.record))?;
+        self.empty(&fate)?;
+        self.db.prepare_cached("INSERT INTO erasure VALUES (?1, ?2)")?.execute([fate.row, entry])?;
+        self.db.prepare_cached("DELETE FROM deletion WHERE action = ?1")?.execute([fate.row])?;
+        // Keeps (fencing): whoever read it before goes on with it no more.
+        let lease = fate.lease.taken(false, self.tail.owner, 0);
+        self.write.change(&Fate { lease, ..fate })?;
+        self.wipes = true;
+        Ok(Ok(entry))
+    }
+
+    fn empty(&self, fate: &Fate) -> Sql<()> {
+        self.db.prepare_cached("UPDATE action SET payload = x'' WHERE row = ?1")?.execute([fate.row])?;
+        let mut next = fate.outcome;
+        while let Some(outcome) = next {
+            let sql = "UPDATE outcome SET payload = x'', body = CASE WHEN body IS NOT NULL THEN x'' END
+                       WHERE row = ?1 RETURNING previous";
+            next = self.db.prepare_cached(sql)?.query_row([outcome], |row| row.get(0))?;
+        }
+        // Who spoke is gone; that somebody did is counted.
+        let sql = "UPDATE approval SET record = x'', approver = CAST(row AS TEXT) WHERE action = ?1";
+        self.db.prepare_cached(sql)?.execute(params![fate.row]).map(drop)
+    }
+}
