@@ -252,12 +252,11 @@ impl Action {
     }
 }
 
-/// The stricter of both, or which member asks for what cannot be.
 fn keeping(request: &Request, archetype: &Archetype) -> Result<Keeping, Refusal> {
     let asked = archetype.keeping.tightened(request.retention, request.deletion);
-    asked.map_err(|clash| {
-        Refusal::invalid(format!("/{}", clash.member()), clash.to_string())
-            .with_hint("leave it out, or ask for a shorter retention or a later deletion")
+    asked.map_err(|why| {
+        Refusal::invalid("/deletion", why.to_string())
+            .with_hint("ask for a retention, or for a deletion by time")
     })
 }
 

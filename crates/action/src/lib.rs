@@ -50,6 +50,6 @@ pub use money::{Currency, Money};
 pub use name::{names, normalised};
 pub use refusal::{Refusal, RefusalKind};
 pub use request::Request;
-pub use retention::{Clash, Deletion, Keeping, Period};
+pub use retention::{Deletion, Keeping, NoRetention, Period};
 pub use retry::{AskedRetry, Backoff, RetryPolicy};
 pub use text::refuse_tricks;

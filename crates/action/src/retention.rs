@@ -6,7 +6,8 @@
 //!   deletion   none   hard_delete_<period>   hard_delete_after_retention
 //! ```
 //!
-//! Both count from when the action is settled, which is the last thing that came of it.
+//! Both count from when the action is settled, which is the last thing that came of it, and the retention goes before: what
+//! is to be deleted earlier is deleted as soon as it is over.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -41,23 +42,14 @@ pub enum Deletion {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Keeping {
     retention: Option<Period>,
-    /// INVARIANT: not before the retention is over, and after a retention only where there is one.
+    /// INVARIANT: after a retention only where there is one.
     deletion: Deletion,
 }
 
-/// Why a retention and a deletion do not go together.
+/// What is to be erased once its retention is over has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Clash {
-    /// The deletion that is asked for comes too early.
-    #[error("the deletion comes before the retention of {0} is over")]
-    Deletion(Period),
-    /// The retention that is asked for lasts too long.
-    #[error("the retention lasts longer than what the catalogue deletes after {0}")]
-    Retention(Period),
-    /// There is nothing to delete after.
-    #[error("there is no retention to delete after")]
-    NoRetention,
-}
+#[error("there is no retention to delete after")]
+pub struct NoRetention;
 
 impl Period {
     /// What is expected, for whoever wrote something else.
@@ -132,11 +124,10 @@ impl Keeping {
     /// What a catalogue declares.
     ///
     /// # Errors
-    /// [`Clash::Deletion`] or [`Clash::NoRetention`] if the two do not go together.
-    pub fn new(retention: Option<Period>, deletion: Deletion) -> Result<Keeping, Clash> {
+    /// If there is no retention to delete after.
+    pub fn new(retention: Option<Period>, deletion: Deletion) -> Result<Keeping, NoRetention> {
         match (deletion, retention) {
-            (Deletion::AfterRetention, None) => Err(Clash::NoRetention),
-            (Deletion::After(after), Some(kept)) if after.days() < kept.days() => Err(Clash::Deletion(kept)),
+            (Deletion::AfterRetention, None) => Err(NoRetention),
             _ => Ok(Keeping { retention, deletion }),
         }
     }
@@ -144,17 +135,11 @@ impl Keeping {
     /// With what a request asks for, as far as that keeps longer or deletes earlier.
     ///
     /// # Errors
-    /// What cannot both be kept: the request's deletion comes before the retention is over, or its retention lasts
-    /// longer than the catalogue's deletion allows.
-    pub fn tightened(self, retention: Option<Period>, deletion: Deletion) -> Result<Keeping, Clash> {
+    /// If there is no retention to delete after.
+    pub fn tightened(self, retention: Option<Period>, deletion: Deletion) -> Result<Keeping, NoRetention> {
         let kept = self.retention.max(retention);
         Keeping::new(kept, deletion)?;
-        match (self.deletion, kept) {
-            (Deletion::After(after), Some(kept)) if after.days() < kept.days() => {
-                Err(Clash::Retention(after))
-            }
-            _ => Ok(Keeping { retention: kept, deletion: self.deletion.earlier(deletion, kept) }),
-        }
+        Ok(Keeping { retention: kept, deletion: self.deletion.earlier(deletion, kept) })
     }
 
     /// How long nobody can erase it.
@@ -167,19 +152,9 @@ impl Keeping {
         self.deletion
     }
 
-    /// How long after the action is settled it is erased, if it is by itself.
+    /// How long after the action is settled it is erased, if it is by itself: not before its retention is over.
     pub fn deleted_after(self) -> Option<Period> {
-        self.deletion.after(self.retention)
-    }
-}
-
-impl Clash {
-    /// Which of the two is wrong: `retention` or `deletion`.
-    pub fn member(self) -> &'static str {
-        match self {
-            Clash::Retention(_) => "retention",
-            Clash::Deletion(_) | Clash::NoRetention => "deletion",
-        }
+        self.deletion.after(self.retention).max(self.retention.filter(|_| self.deletion != Deletion::Never))
     }
 }
 
@@ -276,22 +251,18 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_both_be_kept_names_the_member_at_fault() {
+    fn nothing_is_deleted_before_its_retention_is_over() {
         let period = |text: &str| Period::parse(text).unwrap();
         let after = |text| Deletion::After(period(text));
-        let catalogue = Keeping::new(Some(period("90d")), after("6_months")).unwrap();
-        let clash = |retention: Option<&str>, deletion| {
-            catalogue.tightened(retention.map(period), deletion).unwrap_err()
+        let days = |kept: Option<&str>, deletion| {
+            Keeping::new(kept.map(period), deletion).unwrap().deleted_after().map(Period::days)
         };
-        assert_eq!(clash(None, after("30d")), Clash::Deletion(period("90_days")));
-        assert_eq!(clash(Some("1_year"), Deletion::Never), Clash::Retention(period("6_months")));
-        assert_eq!(clash(Some("100d"), after("99d")).member(), "deletion");
-        assert_eq!(clash(Some("1_year"), Deletion::Never).member(), "retention");
-        let none = Keeping::default();
-        assert_eq!(none.tightened(None, Deletion::AfterRetention), Err(Clash::NoRetention));
-        assert_eq!(Keeping::new(Some(period("31d")), after("30d")), Err(Clash::Deletion(period("31_days"))));
-        let as_long = Keeping::new(Some(period("1_month")), after("31d")).unwrap();
-        assert_eq!(as_long.deleted_after().unwrap().days(), 31);
+        assert_eq!(days(None, after("30d")), Some(30));
+        assert_eq!(days(Some("90d"), after("6_months")), Some(186));
+        assert_eq!(days(Some("7_years"), after("30d")), Some(2562), "as soon as it may be");
+        assert_eq!(days(Some("7_years"), Deletion::AfterRetention), Some(2562));
+        assert_eq!(days(Some("7_years"), Deletion::Never), None);
+        assert_eq!(Keeping::default().tightened(None, Deletion::AfterRetention), Err(NoRetention));
     }
 
     fn periods() -> impl Strategy<Value = Period> {
@@ -317,8 +288,8 @@ mod tests {
             let Ok(it) = catalogue.tightened(asked, asked_deletion) else { return Ok(()) };
             prop_assert!(it.retention() >= catalogue.retention() && it.retention() >= asked);
             let days = |period: Option<Period>| period.map_or(u32::MAX, Period::days);
-            let longest = |deletion: Deletion| days(deletion.after(it.retention()));
-            prop_assert!(longest(it.deletion()) <= longest(deleted).min(longest(asked_deletion)));
+            let own = |deletion: Deletion| days(deletion.after(it.retention()));
+            prop_assert_eq!(own(it.deletion()), own(deleted).min(own(asked_deletion)));
             prop_assert!(it.retention().is_none_or(|kept| days(it.deleted_after()) >= kept.days()));
             prop_assert_eq!(it.tightened(asked, asked_deletion), Ok(it));
         }

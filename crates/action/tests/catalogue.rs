@@ -160,11 +160,6 @@ fn every_mistake_is_found_with_its_place_and_a_hint() {
         ("\"7_years\"", "\"7 years\"", "8:13: not a retention"),
         ("retention =", "deletion = \"soft_delete\"\nretention =", "8:12: not a deletion"),
         (
-            "retention =",
-            "deletion = \"hard_delete_2561_days\"\nretention =",
-            "8:12: the deletion comes before the retention of 7_years is over | delete later, or retain for a shorter time",
-        ),
-        (
             "retention = \"7_years\"",
             "deletion = \"hard_delete_after_retention\"",
             "8:12: there is no retention to delete after",

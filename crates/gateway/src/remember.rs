@@ -15,7 +15,7 @@ use crate::pending::Pending;
 use crate::prove::Proven;
 use crate::row::{IntentRow, internal};
 use crate::tenants::TenantState;
-use crate::{Answer, Code, Error};
+use crate::{Answer, Code, Error, clock};
 
 impl Gateway {
     /// The row of an action.
@@ -231,6 +231,13 @@ pub(crate) fn unavailable(error: ledger::Error) -> Error {
         // Whoever went on with it says what there is to say.
         ledger::Error::Illegal { .. } | ledger::Error::Fenced(_) | ledger::Error::Leased(_) => {
             Error::new(Code::StateConflict, "somebody else went on with the action meanwhile")
+        }
+        ledger::Error::Unsettled { .. } => {
+            Error::new(Code::StateConflict, "the action is not over yet: until then it cannot be erased")
+        }
+        ledger::Error::Kept { until_ms, .. } => {
+            let until = clock::text(until_ms);
+            Error::new(Code::StateConflict, format!("the action has to be kept until {until}"))
         }
         ledger::Error::Busy => Error::new(Code::Unavailable, "too many requests are waiting").retry_after(1),
         other => {

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use action::{ActionId, Environment};
-use ledger::{Settled, State, Stored};
+use ledger::{Erased, Labels, Settled, State, Stored};
 use serde_json::Value;
 
 use crate::approvals::{GivenView, escalation_id};
 use crate::caller::{Caller, Deed};
+use crate::erase::{ErasedView, KeepingView};
 use crate::gateway::Gateway;
 use crate::outcome::{ReceiptRef, Reply};
 use crate::recovery::reference;
@@ -39,10 +40,10 @@ pub struct ActionView {
     pub target: Option<String>,
     /// ATP's description, where the action came with one.
     pub description: Option<String>,
-    /// The constraints, as received.
+    /// The constraints, as received; null once they are erased.
     pub parameters: Value,
-    /// Whether it can be undone.
-    pub reversible: bool,
+    /// Whether it can be undone; `None` once it is erased.
+    pub reversible: Option<bool>,
     /// When it came in, RFC 3339.
     pub created_at: String,
     /// Until when the caller wanted to know, RFC 3339.
@@ -75,6 +76,10 @@ pub struct ActionView {
     pub receipts: Vec<ReceiptView>,
     /// What the caller was last answered.
     pub reply: Option<Reply>,
+    /// How long it is kept and when it is erased, where anybody said so.
+    pub keeping: Option<KeepingView>,
+    /// Set once it is erased: what it was about is gone then.
+    pub erased: Option<ErasedView>,
 }
 
 /// How an action is tried again.
@@ -150,6 +155,8 @@ pub struct PublicReceipt {
     pub jwks: Arc<str>,
     /// The receipts of the same action that came later.
     pub amendments: Vec<ReceiptView>,
+    /// When the values that it commits to were erased, if they were; RFC 3339.
+    pub erased_at: Option<String>,
     /// Real or pretended effects.
     pub environment: Environment,
 }
@@ -179,13 +186,16 @@ pub struct ReplayView {
 }
 
 impl Gateway {
-    /// One action of the caller's tenant; an agent sees only its own.
+    /// One action of the caller's tenant; an agent sees only its own. Of one that was erased what is left.
     ///
     /// # Errors
     /// `EP_NOT_FOUND` also for what is somebody else's.
     pub async fn action(&self, caller: &Caller, id: &str) -> Result<ActionView, Error> {
         let stored = self.visible(caller, id).await?;
         let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        if let Some(erased) = self.erased(&stored).await? {
+            return what_is_left(stored, outcomes, erased);
+        }
         let approvals = self.ledger.approvals(&stored.tenant, stored.id).await.map_err(unavailable)?;
         let approvals = approvals.iter().map(GivenView::of).collect::<Result<_, _>>()?;
         view(self, stored, outcomes, approvals)
@@ -211,10 +221,15 @@ impl Gateway {
             self.ledger.address(address).await.map_err(unavailable)?.ok_or_else(|| not_found("receipt"))?;
         let receipt = settled.receipt.ok_or_else(|| not_found("receipt"))?;
         let outcomes = self.ledger.outcomes(&settled.tenant, settled.action).await.map_err(unavailable)?;
+        let erased = match settled.payload.is_empty() {
+            true => self.ledger.erased(&settled.tenant, settled.action).await.map_err(unavailable)?,
+            false => None,
+        };
         let later =
             receipts(outcomes)?.into_iter().skip_while(|view| view.receipt.receipt_id != *receipt.id).skip(1);
         Ok(PublicReceipt {
             amendments: later.collect(),
+            erased_at: erased.map(|erased| clock::text(erased.at_ms)),
             document: receipt.document,
             jwks: self.jwks(),
             environment: self.environment,
@@ -273,6 +288,7 @@ fn view(
         Some(reply) => Some(Reply { status: reply.status, body: reply.body.clone() }),
         None => gateway.say_meanwhile(&stored, &row).map(|answer| answer.reply),
     };
+    let keeping = KeepingView::of(row.keeping()?, last_ms(&stored, &outcomes));
     let attempts = attempts(&row);
     let human_approver = decided_by(&stored, &approvals).unwrap_or(row.human_approver);
     Ok(ActionView {
@@ -288,7 +304,7 @@ fn view(
         description: None,
         parameters: serde_json::from_str(row.constraints.get())
             .map_err(|_| internal("stored constraints cannot be read"))?,
-        reversible: row.reversible,
+        reversible: Some(row.reversible),
         created_at: clock::text(stored.at_ms),
         deadline: row
             .deadline_ms
@@ -308,6 +324,52 @@ fn view(
         approvals,
         receipts: receipts(outcomes)?,
         reply,
+        keeping,
+        erased: None,
+    })
+}
+
+/// When the last thing came of an action that is over.
+fn last_ms(stored: &Stored, outcomes: &[Settled]) -> Option<i64> {
+    outcomes.last().filter(|_| stored.state.is_final()).map(|it| it.at_ms)
+}
+
+/// An action that was erased: ids, labels, times, states and receipts.
+fn what_is_left(stored: Stored, outcomes: Vec<Settled>, erased: Erased) -> Result<ActionView, Error> {
+    let completed = outcomes.iter().rfind(|it| it.reply.is_some()).map(|it| it.at_ms);
+    let (keeping, told) = (KeepingView::before(&erased), ErasedView::of(&erased));
+    let Labels { session, verb, target, level, .. } = erased.labels;
+    Ok(ActionView {
+        action_id: stored.id,
+        idempotency_key: stored.key.map(Into::into),
+        guarantee_level: level.map(Into::into).unwrap_or_default(),
+        agent_id: stored.subject.to_string(),
+        session_id: session.map(Into::into),
+        human_approver: None,
+        archetype: stored.archetype.into(),
+        verb: verb.map(Into::into),
+        target: target.map(Into::into),
+        description: None,
+        parameters: Value::Null,
+        reversible: None,
+        created_at: clock::text(stored.at_ms),
+        deadline: None,
+        state: outward(stored.state).to_owned(),
+        completed_at: completed.map(clock::text),
+        duration_ms: completed.and_then(|at_ms| u64::try_from(at_ms - stored.at_ms).ok()),
+        retry_count: 0,
+        retry: None,
+        attempts: Vec::new(),
+        snapshot: None,
+        rollback: None,
+        confirmation: None,
+        error: None,
+        client: BTreeMap::new(),
+        approvals: Vec::new(),
+        receipts: receipts(outcomes)?,
+        reply: None,
+        keeping,
+        erased: Some(told),
     })
 }
 

@@ -419,6 +419,7 @@ fn entries_and_rows_have_their_golden_form() {
         regulations: vec!["GDPR-Art-17".into(), "DORA".into()],
     };
     let mut settled = settlement(admission.intent.id, State::Executed, "a");
+    settled.outcome.payload = Vec::new();
     settled.outcome.entry.state = Some("COMPLETED");
     settled.outcome.entry.session = Some(ledger::Session {
         causal_parent: None,

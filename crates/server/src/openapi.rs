@@ -200,6 +200,9 @@ pub(crate) struct ExecuteRequest {
     reversible: Option<bool>,
     /// How long to keep the record, such as `7_years`; can only make the catalogue's answer longer.
     retention: Option<String>,
+    /// When to erase it, such as `hard_delete_30d`; can only make the catalogue's answer earlier, and never before the
+    /// retention is over.
+    deletion: Option<String>,
     /// An earlier transaction of the same effect that this one repeats on purpose.
     repeat_of: Option<String>,
     /// The authenticated caller, if it is named at all.

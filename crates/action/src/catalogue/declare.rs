@@ -9,7 +9,7 @@ use super::schema;
 use crate::archetype::{ApprovalForm, Archetype, OnDuplicate};
 use crate::json;
 use crate::level::{GuaranteeLevel, PaymentMode};
-use crate::retention::{Clash, Deletion, Keeping, Period};
+use crate::retention::{Deletion, Keeping, Period};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -191,15 +191,11 @@ fn keeping(table: &Table<'_>) -> Keeping {
             "write \"none\", \"hard_delete_after_retention\", or a time such as \"hard_delete_90_days\"";
         parsed(node, Deletion::parse, "deletion", hint)
     });
-    let keeping = Keeping::new(period, deleted.unwrap_or_default());
-    keeping.unwrap_or_else(|clash| {
-        let hint = match clash {
-            Clash::NoRetention => "write `retention`, or a time such as \"hard_delete_90_days\"",
-            _ => "delete later, or retain for a shorter time",
-        };
-        // What the retention is, where it is wrong itself, nobody knows.
-        if let Some(node) = deletion.filter(|_| retention.is_none() || period.is_some()) {
-            node.mistake_with_hint(clash.to_string(), hint);
+    Keeping::new(period, deleted.unwrap_or_default()).unwrap_or_else(|why| {
+        // Where the retention itself is wrong, that is what has to be mended.
+        if let (Some(node), None) = (deletion, retention) {
+            let hint = "write `retention`, or a time such as \"hard_delete_90_days\"";
+            node.mistake_with_hint(why.to_string(), hint);
         }
         Keeping::default()
     })

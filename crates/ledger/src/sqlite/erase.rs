@@ -1,5 +1,8 @@
-//! Emptying the rows of an action, in one transaction with the entry that says so. Freed bytes are overwritten, and the
-//! log that they were written through is cut soon after.
+//! Emptying the rows of an action, in one transaction with the entry that says so.
+//!
+//! Freed bytes are overwritten, and the log that they were written through is cut right after. That is not all: when rows
+//! grow, SQLite moves their neighbours to other pages, and where they stood their bytes stay until the place is needed. So
+//! the file is written anew, too, when nothing else goes on; see `housekeeping`.
 
 use rusqlite::params;
 
@@ -7,6 +10,9 @@ use super::batch::Batch;
 use super::read::{self, Sql};
 use super::write::Fate;
 use crate::{Erasure, Error};
+
+/// Name in `meta`: something was erased, and copies of it may be where pages of the file are not in use.
+pub(crate) const UNCLEAN: &str = "unclean";
 
 impl Batch<'_> {
     /// Answers with the row number of the entry; of an action that is erased already, of that one.
@@ -27,6 +33,7 @@ impl Batch<'_> {
         // Keeps (fencing): whoever read it before goes on with it no more.
         let lease = fate.lease.taken(false, self.tail.owner, 0);
         self.write.change(&Fate { lease, ..fate })?;
+        self.db.prepare_cached("INSERT OR REPLACE INTO meta VALUES (?1, 1)")?.execute([UNCLEAN])?;
         self.wipes = true;
         Ok(Ok(entry))
     }

@@ -1,5 +1,5 @@
 //! What is done beside the commits and not in them: moving committed pages from the write-ahead log into the database
-//! file, and keeping the index of the audit trail.
+//! file, keeping the index of the audit trail, and clearing the file of what was erased.
 //!
 //! A checkpoint that runs while the writer appends never reaches the end of the log, and only a log that was
 //! emptied to its end is begun anew. So pages are moved while commits go on, again until only a few are left, and
@@ -12,10 +12,11 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::batch::Batch;
+use super::erase::UNCLEAN;
 use super::filter::Kind;
 use super::index::{self, SLICE, Slice};
 use super::queue::Job;
-use super::read::Sql;
+use super::read::{self, Sql};
 use super::{Known, PAGE_BYTES, Shared};
 use crate::Error;
 
@@ -24,6 +25,8 @@ pub(crate) struct Housekeeping {
     state: Mutex<State>,
     bell: Condvar,
     pub(crate) log_pages: AtomicU64,
+    /// Something was erased, and the file was not written anew since.
+    unclean: AtomicBool,
     /// A reader was in the way when the log was to be cut.
     unwiped: AtomicBool,
     /// The row that the next entry gets, and the first that is not in the index.
@@ -58,6 +61,9 @@ const DUE_ENTRIES: i64 = 8 << SLICE;
 /// Slices handed to the writer at once.
 const SLICES: i64 = 8;
 
+/// 1 GiB, which takes a few seconds.
+const MOST_PAGES_ANEW: i64 = (1024 * 1024 * 1024 / PAGE_BYTES).cast_signed();
+
 /// With no commit for this long the log is emptied and cut to nothing.
 const IDLE: Duration = Duration::from_secs(2);
 
@@ -86,8 +92,9 @@ impl Housekeeping {
         self.entries.load(Ordering::Acquire) - self.indexed.load(Ordering::Relaxed)
     }
 
-    /// The log is to be cut, because what it holds must be gone.
+    /// What log and file still hold of what was erased must be gone.
     pub(crate) fn wipe(&self) {
+        self.unclean.store(true, Ordering::Relaxed);
         self.state.lock().unwrap_or_else(PoisonError::into_inner).wipe_due = true;
         self.bell.notify_one();
     }
@@ -121,6 +128,9 @@ impl Housekeeping {
             if idle && self.outside() >= 1 << SLICE {
                 return Chore::Index;
             }
+            if idle && self.unclean.swap(false, Ordering::Relaxed) {
+                return Chore::Clean;
+            }
             if idle && (self.log_pages.load(Ordering::Relaxed) > 0 || self.unwiped.load(Ordering::Relaxed)) {
                 return Chore::Truncate;
             }
@@ -132,6 +142,7 @@ enum Chore {
     Checkpoint,
     Index,
     Truncate,
+    Clean,
     End,
 }
 
@@ -139,6 +150,8 @@ pub(crate) fn run(db: &Connection, shared: &Arc<Shared>) {
     if let Err(error) = fill_filter(db, shared) {
         tracing::warn!(%error, "the index filter could not be filled; every look-up asks the index");
     }
+    let unclean = read::meta(db, UNCLEAN).is_ok_and(|it| it.is_some());
+    shared.housekeeping.unclean.fetch_or(unclean, Ordering::Relaxed);
     let mut indexer = Indexer { db, shared, known: Known::new(index::KNOWN) };
     if let Err(error) = indexer.begin().and_then(|()| indexer.run()) {
         tracing::warn!(%error, "the audit trail's index could not be brought up to date; searches read more");
@@ -156,6 +169,7 @@ pub(crate) fn run(db: &Connection, shared: &Arc<Shared>) {
             Chore::Index => indexer.run(),
             Chore::Checkpoint => empty_log(db, shared),
             Chore::Truncate => cut_log(db, shared),
+            Chore::Clean => write_anew(db, shared),
         };
         if let Err(error) = done {
             // Log or unindexed rest grow until it works again; the writer meets the same disk and decides.
@@ -182,6 +196,22 @@ fn cut_log(db: &Connection, shared: &Shared) -> Sql<()> {
     let busy = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0))?;
     shared.housekeeping.unwiped.store(busy, Ordering::Relaxed);
     Ok(())
+}
+
+/// Writes the file anew, so that nothing is left of what was erased. Nothing is committed meanwhile, so a large file is
+/// left to its operator.
+fn write_anew(db: &Connection, shared: &Shared) -> Sql<()> {
+    let pages = db.query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0))?;
+    if pages > MOST_PAGES_ANEW {
+        tracing::warn!("the store is too large to be written anew while it is in use; see docs/retention.md");
+        return Ok(());
+    }
+    {
+        let _gate = shared.gate();
+        db.execute_batch("VACUUM")?;
+        db.execute("DELETE FROM meta WHERE name = ?1", [UNCLEAN])?;
+    }
+    cut_log(db, shared)
 }
 
 /// Answers with how many pages of the log are in the database file now.

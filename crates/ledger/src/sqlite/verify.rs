@@ -123,7 +123,7 @@ impl<'a> Look<'a> {
         };
         self.passkeys.told(row, said.event);
         // What an entry of an action names is looked at with its rows.
-        if (record.is_some() || said.action.is_none())
+        if (record.is_some() || said.action.is_none() || said.event == ERASED)
             && record.map(|record| Sha256::digest(record).into()) != said.action_hash
         {
             self.report(row, None, None, Broken::Record);

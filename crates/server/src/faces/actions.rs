@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gateway::{ActionView, AttemptView, Code, Error, ReceiptView, RetryView, RollbackView};
+use gateway::{ActionView, AttemptView, Code, Error, KeepingView, ReceiptView, RetryView, RollbackView};
 use http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
@@ -37,6 +37,14 @@ pub(crate) async fn cancel(request: Request) -> Result<Response, Error> {
     let gateway = request.gateway()?;
     let caller = who::caller(&request).await?;
     let view = gateway.cancel(&caller, &request.argument).await?;
+    Ok(reply::json(StatusCode::OK, &Record::of(&view, gateway.public_url())))
+}
+
+/// Erases what an action was about.
+pub(crate) async fn erase(request: Request) -> Result<Response, Error> {
+    let gateway = request.gateway()?;
+    let caller = who::caller(&request).await?;
+    let view = gateway.erase(&caller, &request.argument).await?;
     Ok(reply::json(StatusCode::OK, &Record::of(&view, gateway.public_url())))
 }
 
@@ -79,7 +87,8 @@ pub(crate) struct Record<'a> {
     /// Who decided, if one person did; several stand in `approvals`. Who was to be asked, if nobody has.
     human_approver: Option<&'a str>,
     action: What<'a>,
-    reversible: bool,
+    /// Null once the action is erased.
+    reversible: Option<bool>,
     created_at: &'a str,
     deadline: Option<&'a str>,
     /// How it is tried again; null if it is not.
@@ -104,6 +113,12 @@ pub(crate) struct Record<'a> {
     /// What the caller was last answered, as `/api/execute` answers it; null while there is no answer.
     #[schema(value_type = Option<ExecuteResponse>)]
     response: Option<&'a RawValue>,
+    /// How long it is kept and when it is erased; null where nobody said so.
+    retention: Option<Retention<'a>>,
+    /// When it was erased: since then there are no values in it. Null if it was not.
+    erased_at: Option<&'a str>,
+    /// Who asked for that; null where its deletion policy did.
+    erased_by: Option<&'a str>,
 }
 
 /// What was asked for.
@@ -113,8 +128,8 @@ struct What<'a> {
     verb: &'a str,
     target: Option<&'a str>,
     description: Option<&'a str>,
-    /// The constraints, as received.
-    #[schema(value_type = Object)]
+    /// The constraints, as received; null once they are erased.
+    #[schema(value_type = Option<Object>)]
     parameters: &'a Value,
 }
 
@@ -142,6 +157,19 @@ struct RetryPolicy {
     backoff: &'static str,
     initial_delay_seconds: u64,
     max_delay_seconds: u64,
+}
+
+/// How long an action is kept and when it is erased: the stricter of catalogue and request.
+#[derive(Serialize, ToSchema)]
+struct Retention<'a> {
+    /// Such as `7_years`.
+    retention_policy: Option<&'a str>,
+    /// Such as `hard_delete_30_days`.
+    deletion_policy: Option<&'a str>,
+    /// Until then nobody can erase it; null while more is to come of the action.
+    retained_until: Option<&'a str>,
+    /// When it is erased by itself; null as above.
+    deletion_due: Option<&'a str>,
 }
 
 /// One attempt to have the effect. Another one follows only when it is certain that this one had none.
@@ -235,6 +263,20 @@ impl<'a> Record<'a> {
             rollback: view.rollback.as_ref().map(Rollback::of),
             receipts: view.receipts.iter().map(|receipt| found(receipt, public_url)).collect(),
             response: view.reply.as_ref().and_then(|reply| serde_json::from_slice(&reply.body).ok()),
+            retention: view.keeping.as_ref().map(Retention::of),
+            erased_at: view.erased.as_ref().map(|erased| &*erased.at),
+            erased_by: view.erased.as_ref().and_then(|erased| erased.by.as_deref()),
+        }
+    }
+}
+
+impl<'a> Retention<'a> {
+    fn of(view: &'a KeepingView) -> Retention<'a> {
+        Retention {
+            retention_policy: view.retention_policy.as_deref(),
+            deletion_policy: view.deletion_policy.as_deref(),
+            retained_until: view.retained_until.as_deref(),
+            deletion_due: view.deletion_due.as_deref(),
         }
     }
 }
