@@ -10,7 +10,7 @@
 //!   catalog, policy                   check files before a gateway reads them
 //!   keys, mandate, approvals,         change a running gateway, as clients of its API
 //!   approvers, freeze, thaw, observe, reload,
-//!   replay
+//!   replay, erase
 //!   audit                             read the trail of a running gateway, and prove it whole
 //!   bench                             measure this machine and a gateway on it
 //! ```
@@ -26,6 +26,7 @@ mod bench;
 mod bindings;
 mod catalog;
 mod demo;
+mod erase;
 mod error;
 mod freeze;
 mod keys;
@@ -71,6 +72,7 @@ enum Command {
     Policy(policy::Args),
     Reload(replay::ReloadArgs),
     Replay(replay::Args),
+    Erase(erase::Args),
     Audit(audit::Args),
     Bench(bench::Args),
     #[command(hide = true)]
@@ -104,6 +106,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Policy(args) => policy::run(&args),
         Command::Reload(args) => replay::reload(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Erase(args) => erase::run(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::DemoBank(args) => demo::bank(&args),

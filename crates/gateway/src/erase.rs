@@ -57,7 +57,7 @@ impl Gateway {
         caller.must(Deed::Administer)?;
         let stored = self.visible(caller, id).await?;
         if !stored.payload.is_empty() {
-            self.erase_for(&stored, Some(caller)).await?;
+            self.erase_for(&stored, Some(caller), clock::now_ms()).await?;
         }
         self.action(caller, id).await
     }
@@ -68,7 +68,7 @@ impl Gateway {
             let due = self.ledger.to_erase(now_ms, AT_ONCE).await.map_err(unavailable)?;
             let (count, mut done) = (due.len(), 0);
             for stored in due {
-                match self.erase_for(&stored, None).await {
+                match self.erase_for(&stored, None, now_ms).await {
                     Ok(()) => done += 1,
                     Err(error) => {
                         tracing::warn!(action = %stored.id, %error, "an action could not be erased")
@@ -84,14 +84,14 @@ impl Gateway {
         }
     }
 
-    async fn erase_for(&self, stored: &Stored, caller: Option<&Caller>) -> Result<(), Error> {
+    async fn erase_for(&self, stored: &Stored, caller: Option<&Caller>, at_ms: i64) -> Result<(), Error> {
         let tenant = self.tenant(&stored.tenant)?;
         let row = IntentRow::from_bytes(&stored.payload)?;
         let (keeping, attempt) = (row.keeping()?, row.call.as_ref().map_or(1, |call| call.attempt));
         let by = caller.map(|caller| caller.subject.as_str());
         let erasure = Erasure {
             action: stored.id,
-            at_ms: clock::now_ms(),
+            at_ms,
             kept_ms: keeping.retention().map_or(0, Period::millis),
             record: record(&row, by),
             entry: draft(tenant, ledger::ERASED, Some(outward(stored.state)), &[0; 32], attempt),
@@ -145,5 +145,96 @@ impl ErasedView {
     pub(crate) fn of(erased: &Erased) -> ErasedView {
         let told: Option<Told> = serde_json::from_slice(&erased.record).ok();
         ErasedView { at: clock::text(erased.at_ms), by: told.and_then(|told| told.by) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::outcome::{Outcome, Reply};
+    use crate::request::Ask;
+    use crate::{Code, Config, Installation, Role};
+
+    const DAY_MS: i64 = 86_400_000;
+
+    fn render(outcome: &Outcome, _: &str) -> Reply {
+        Reply { status: 200, body: outcome.kind.as_str().into() }
+    }
+
+    async fn opened(folder: &std::path::Path) -> Installation {
+        let config = Config { data_dir: folder.join("data"), ..Config::default() };
+        Installation::open(config, render).await.unwrap()
+    }
+
+    /// A payment in the sandbox, with more members in its request.
+    async fn paid(gateway: &Arc<Gateway>, key: &str, more: Value) -> String {
+        let mut body = json!({
+            "archetype": "PAYMENT_TRANSFER",
+            "constraints": { "recipient": key, "amount_usd": "5.00", "max_total_usd": "9.00" },
+        });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let idempotency_key = Some(action::IdempotencyKey::parse(key).unwrap());
+        let ask = Ask {
+            idempotency_key,
+            request_id: "req-1".to_owned(),
+            dry_run: false,
+            body: body.to_string().into_bytes(),
+        };
+        let answer = gateway.execute(&Gateway::anonymous(), ask).await.unwrap();
+        assert_eq!(answer.reply.body, b"executed");
+        answer.action_id.unwrap().to_string()
+    }
+
+    fn admin() -> Caller {
+        Caller { role: Role::Admin, ..Gateway::anonymous() }
+    }
+
+    #[tokio::test]
+    async fn what_a_policy_wants_erased_is_erased_when_its_retention_is_over_and_not_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let installation = opened(folder.path()).await;
+        let gateway = installation.sandbox.as_ref().unwrap();
+        let soon = paid(gateway, "soon", json!({ "deletion": "hard_delete_1d" })).await;
+        let kept = json!({ "retention": "2_days", "deletion": "hard_delete_1d" });
+        let kept = paid(gateway, "kept", kept).await;
+        let never = paid(gateway, "never", json!({ "retention": "1d" })).await;
+        let erased_at = async |now_ms| {
+            gateway.erase_due(now_ms).await.unwrap();
+            let mut erased = Vec::new();
+            for id in [&soon, &kept, &never] {
+                erased.push(gateway.action(&admin(), id).await.unwrap().erased.is_some());
+            }
+            erased
+        };
+        let now_ms = clock::now_ms();
+        assert_eq!(erased_at(now_ms).await, [false, false, false]);
+        assert_eq!(erased_at(now_ms + DAY_MS).await, [true, false, false]);
+        assert_eq!(erased_at(now_ms + 2 * DAY_MS).await, [true, true, false]);
+        assert_eq!(erased_at(now_ms + 900 * DAY_MS).await, [true, true, false], "nobody said so");
+        let left = gateway.action(&admin(), &kept).await.unwrap();
+        assert_eq!(left.erased.unwrap().by, None);
+        let told = left.keeping.unwrap();
+        assert_eq!(told.retention_policy.as_deref(), Some("2_days"));
+        assert_eq!(told.deletion_policy.as_deref(), Some("hard_delete_1_day"));
+    }
+
+    #[tokio::test]
+    async fn what_has_to_be_kept_is_not_erased_for_anybody() {
+        let folder = tempfile::tempdir().unwrap();
+        let installation = opened(folder.path()).await;
+        let gateway = installation.sandbox.as_ref().unwrap();
+        let kept = paid(gateway, "kept", json!({ "retention": "7_years" })).await;
+        let before = gateway.action(&admin(), &kept).await.unwrap();
+        let until = before.keeping.unwrap().retained_until.unwrap();
+        let refused = gateway.erase(&admin(), &kept).await.unwrap_err();
+        assert_eq!(refused.code, Code::StateConflict);
+        assert_eq!(refused.message, format!("the action has to be kept until {until}"));
+        let after = gateway.action(&admin(), &kept).await.unwrap();
+        assert_eq!((after.erased, after.parameters), (None, before.parameters));
+        let operator = Caller { role: Role::Operator, ..admin() };
+        assert_eq!(gateway.erase(&operator, &kept).await.unwrap_err().code, Code::Forbidden);
     }
 }

@@ -175,10 +175,10 @@ pub struct Page<T> {
 pub struct ReplayView {
     /// The action.
     pub action_id: ActionId,
-    /// `same` or `different`.
+    /// `same`, `different` or `erased`.
     pub result: String,
-    /// The verdict of then.
-    pub recorded: String,
+    /// The verdict of then; `None` where it is erased.
+    pub recorded: Option<String>,
     /// The verdict with the policies of now.
     pub replayed: Option<String>,
     /// What differs, one sentence each.
@@ -237,12 +237,23 @@ impl Gateway {
     }
 
     /// Decides an action of the past again, with the rules it was decided by if they were kept, else with those of now.
+    /// Of one that was erased there is nothing left to decide.
     ///
     /// # Errors
-    /// `EP_ERASED` when its content is gone, `EP_NOT_FOUND` when it is not the caller's to see.
+    /// `EP_NOT_FOUND` when it is not the caller's to see.
     pub async fn replay(&self, caller: &Caller, id: &str) -> Result<ReplayView, Error> {
         caller.must(Deed::ReadTenant)?;
         let stored = self.visible(caller, id).await?;
+        if stored.payload.is_empty() {
+            let (result, differences) = ("erased".to_owned(), Vec::new());
+            return Ok(ReplayView {
+                action_id: stored.id,
+                result,
+                recorded: None,
+                replayed: None,
+                differences,
+            });
+        }
         let row = IntentRow::from_bytes(&stored.payload)?;
         let record = row.record.as_ref().ok_or_else(|| not_found("decision record"))?;
         let rules = self.rules_of_then(&stored.tenant, &row).await?;
@@ -258,7 +269,7 @@ impl Gateway {
                 .iter()
                 .map(|it| format!("{}: then {}, now {}", it.what, it.then, it.now))
                 .collect(),
-            recorded: compared.then,
+            recorded: Some(compared.then),
             replayed: Some(compared.now),
         })
     }

@@ -209,7 +209,7 @@ pub static ROUTES: &[Route] = &[
         body: None,
         answers: &[Answer::json(200, "The comparison", Schema::Replay)],
         query: &[],
-        codes: &[Code::NotFound, Code::Erased],
+        codes: READING,
         handler: by!(actions::replay),
     },
     Route {

@@ -30,6 +30,7 @@ const TABLE: &str = "
     GET  /v1/audit                                      401 401 403 403 403 200 200 200 own
     GET  /v1/audit/verify                               401 401 403 403 403 200 200 200 own
     POST /v1/actions/{id}/rollback                      401 401 422 404 403 422 403 422 404
+    POST /v1/actions/{id}/erase                         401 401 403 403 403 403 403 200 404
     GET  /v1/receipts/{id}                              401 401 200 404 200 200 200 200 404
     POST /v1/mandates                                   401 401 403 403 403 201 403 201 own
     GET  /v1/mandates                                   401 401 403 403 200 200 200 200 own
@@ -56,6 +57,7 @@ const TABLE: &str = "
     POST /sandbox/v1/actions/{id}/retry                 401 401 200 404 403 200 403 200 404
     POST /sandbox/v1/actions/{id}/cancel                401 401 200 404 403 200 403 200 404
     POST /sandbox/v1/actions/{id}/rollback              401 401 422 404 403 422 403 422 404
+    POST /sandbox/v1/actions/{id}/erase                 401 401 403 403 403 403 403 200 404
     GET  /sandbox/v1/receipts/{id}                      404 401 200 404 200 200 200 200 404
     POST /sandbox/v1/mandates                           401 401 403 403 403 201 403 201 own
     GET  /sandbox/v1/mandates                           401 401 403 403 200 200 200 200 own
@@ -249,6 +251,7 @@ impl World<'_> {
             | "/v1/actions/{id}/reject"
             | "/v1/actions/{id}/cancel" => self.held(base).await,
             "/v1/actions/{id}/retry" => self.failed(base).await,
+            "/v1/actions/{id}/erase" => self.refused(base).await,
             page if is_page(page) && page.contains('{') => {
                 self.done[usize::from(base == "/sandbox")].0.clone()
             }
@@ -316,6 +319,22 @@ impl World<'_> {
             }
         };
         assert_eq!(said.kind(), "failed", "{}", said.text());
+        said.id().to_owned()
+    }
+
+    /// A fresh action that is over before anything was sent.
+    async fn refused(&self, base: &str) -> String {
+        let n = self.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let agent = self.house.agent();
+        // Nobody is named to be paid.
+        let said = match base {
+            "" => agent.execute(&format!("refused-{n}"), &self.house.payment("", &format!("{n}.00"))).await,
+            _ => {
+                let body = payment("", &format!("{n}.00"), "tok-sandbox-public");
+                agent.post("/api/sandbox/execute", &body).await
+            }
+        };
+        assert_eq!(said.kind(), "blocked", "{}", said.text());
         said.id().to_owned()
     }
 

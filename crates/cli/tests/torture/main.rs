@@ -8,6 +8,7 @@ mod approvals;
 mod audit;
 mod codes;
 mod endpoints;
+mod erasure;
 mod fsync;
 mod house;
 mod json_suite;

@@ -335,10 +335,10 @@ fn found<'a>(view: &'a ReceiptView, public_url: &str) -> Receipt<'a> {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Replay {
     action_id: String,
-    /// `same` or `different`: the verdict, whatever else differs.
+    /// `same` or `different`: the verdict, whatever else differs. Or `erased`: there is nothing left to decide.
     result: String,
-    /// Verdict and first reason as recorded.
-    recorded: String,
+    /// Verdict and first reason as recorded; null once the action is erased.
+    recorded: Option<String>,
     /// Verdict and first reason as found now.
     replayed: Option<String>,
     /// What differs, one sentence each.

@@ -1,0 +1,171 @@
+//! What an action was about is erased: nothing of it is left where anybody could look, and everything that was signed or
+//! chained still holds.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use receipt::Verdict;
+use rusqlite::Connection;
+use rusqlite::types::ValueRef;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::approvals::ask_for;
+use crate::house::{House, Said, countersign, verdict};
+
+/// Words that stand nowhere but in what is erased.
+const MARKS: [&str; 3] = ["acct-forget-me", "order-forget-me", "comment-forget-me"];
+
+/// A payment that a person agreed to, with all that is to be forgotten in it.
+async fn paid(house: &House, more: &Value) -> (Value, Said) {
+    let mut body = house.payment(MARKS[0], "6000.00");
+    body["client"] = json!({"order_id": MARKS[1]});
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let held = house.agent().execute("forget", &body).await;
+    assert_eq!(held.kind(), "held", "{}", held.text());
+    let approver = house.voice("default", "approver");
+    let said =
+        approver.post(&format!("/v1/actions/{}/approve", held.id()), &json!({"comment": MARKS[2]})).await;
+    assert_eq!(said.status, 200, "{}", said.text());
+    for _ in 0..400 {
+        let said = house.agent().insist("forget", &body).await;
+        if said.kind() == "executed" {
+            return (body, said);
+        }
+        sleep(Duration::from_millis(25)).await;
+    }
+    panic!("it was never carried out: {}", house.log())
+}
+
+async fn house() -> House {
+    let house = House::new().await;
+    ask_for(&house, 1);
+    assert_eq!(house.admin().post("/v1/reload", &json!({})).await.status, 200);
+    house
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_erased_is_gone_everywhere_and_what_was_proven_still_is() {
+    let mut house = house().await;
+    let (body, said) = paid(&house, &json!({})).await;
+    let (agent, admin, jwks) = (house.agent(), house.admin(), house.jwks().await);
+    let (id, receipt_id) = (said.id().to_owned(), said.body["receipt_id"].as_str().unwrap().to_owned());
+    let document = agent.get(&format!("/v1/receipts/{receipt_id}")).await.bytes;
+    let action = format!("/v1/actions/{id}");
+    let before = agent.get(&action).await;
+    for mark in MARKS {
+        assert!(before.text().contains(mark), "{mark}: {}", before.text());
+    }
+
+    let made = admin.post("/v1/keys", &json!({"subject": "default-root", "role": "admin"})).await;
+    let mut erase = countersign();
+    erase.args(["erase", &id, "--url", &house.gateway.url]);
+    let erased = erase.env("COUNTERSIGN_API_KEY", made.body["secret"].as_str().unwrap()).output().unwrap();
+    assert!(erased.status.success(), "{}", String::from_utf8_lossy(&erased.stderr));
+    let left = agent.get(&action).await;
+    assert_eq!(left.status, 200, "{}", left.text());
+    let at = left.body["erased_at"].as_str().unwrap();
+    assert_eq!(String::from_utf8(erased.stdout).unwrap(), format!("{id} is erased since {at}\n"));
+    assert_eq!(
+        (&left.body["erased_by"], &left.body["result"]["state"]),
+        (&json!("default-root"), &json!("COMPLETED"))
+    );
+    assert_eq!(left.body["action"]["parameters"], Value::Null);
+    assert_eq!(left.body["receipts"][0]["receipt_id"], receipt_id.as_str());
+    let again = admin.post(&format!("{action}/erase"), &json!({})).await;
+    assert_eq!((again.status, &again.body), (200, &left.body), "once");
+
+    for (said, what) in [
+        (agent.execute("forget", &body).await, "the answer to the key"),
+        (agent.post(&format!("{action}/retry"), &json!({})).await, "another attempt"),
+        (agent.post(&format!("{action}/rollback"), &json!({})).await, "undoing it"),
+        (admin.get(&format!("/v1/approvals/{id}")).await, "what people were asked"),
+    ] {
+        assert_eq!((said.status, said.code()), (410, "EP_ERASED"), "{what}: {}", said.text());
+    }
+    let replay = admin.get(&format!("{action}/replay")).await;
+    assert_eq!(
+        replay.body,
+        json!({
+            "action_id": id, "result": "erased", "recorded": null, "replayed": null, "differences": [],
+        })
+    );
+
+    // The receipt is the same byte for byte and says as much as before; its page says what is gone.
+    let kept = agent.get(&format!("/v1/receipts/{receipt_id}")).await.bytes;
+    assert_eq!(kept, document);
+    assert_eq!(verdict(&kept, &jwks), Verdict::Valid);
+    let short = said.body["receipt_url_short"].as_str().unwrap().rsplit('/').next().unwrap();
+    let page = house.nobody().request("GET", &format!("/r/{short}")).header("accept", "text/html");
+    let page = Said::of(page).await.unwrap().text();
+    assert!(page.contains("<b>Erased:</b>"), "{page}");
+
+    // The trail tells of it, and is whole.
+    let trail = admin.get("/v1/audit?limit=1&verb=PAYMENT_TRANSFER").await;
+    let entry = &trail.body["entries"][0];
+    assert_eq!((&entry["event"], &entry["action_id"]), (&json!("erased"), &json!(id)), "{}", trail.text());
+    assert_eq!(entry["record"], json!({"by": "default-root", "deletion": null, "retention": null}));
+    let whole = admin.get("/v1/audit/verify").await;
+    assert_eq!(whole.body["findings"], json!([]), "{}", whole.text());
+
+    for path in [action.as_str(), "/v1/audit?limit=200", "/v1/approvals", "/metrics"] {
+        let said = admin.get(path).await.text();
+        for mark in MARKS {
+            assert!(!said.contains(mark), "{path} still says {mark}: {said}");
+        }
+    }
+    house.gateway.stop();
+    assert_eq!(places_of(&house, &MARKS), BTreeSet::new());
+    house.start();
+    let again = house.agent().execute("forget", &body).await;
+    assert_eq!(again.code(), "EP_ERASED", "{}", again.text());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_to_be_kept_is_refused_with_the_date_and_stays() {
+    let mut house = house().await;
+    let (_, said) = paid(&house, &json!({"retention": "7_years", "deletion": "hard_delete_30d"})).await;
+    let action = format!("/v1/actions/{}", said.id());
+    let record = house.agent().get(&action).await;
+    let retention = &record.body["retention"];
+    assert_eq!(retention["retention_policy"], "7_years");
+    assert_eq!(retention["deletion_policy"], "hard_delete_30_days");
+    let until = retention["retained_until"].as_str().unwrap();
+    assert_eq!(retention["deletion_due"], until, "as soon as it may be");
+    let refused = house.admin().post(&format!("{action}/erase"), &json!({})).await;
+    assert_eq!((refused.status, refused.code()), (409, "EP_STATE_CONFLICT"), "{}", refused.text());
+    assert_eq!(refused.body["message"], format!("the action has to be kept until {until}"));
+    let open = house.agent().execute("open", &house.payment("acct-2", "6000.00")).await;
+    let refused = house.admin().post(&format!("/v1/actions/{}/erase", open.id()), &json!({})).await;
+    assert_eq!((refused.status, refused.code()), (409, "EP_STATE_CONFLICT"), "{}", refused.text());
+    assert_eq!(house.agent().get(&action).await.body, record.body, "nothing changed");
+    house.gateway.stop();
+    assert!(places_of(&house, &MARKS).len() > 2, "this is how it is looked for");
+}
+
+/// Columns of the store in which any of these words stands, packed or not.
+fn places_of(house: &House, words: &[&str]) -> BTreeSet<String> {
+    let db = Connection::open(house.path().join("data/production.db")).unwrap();
+    let mut tables = db.prepare("SELECT name FROM sqlite_schema WHERE type = 'table'").unwrap();
+    let tables: Vec<String> = tables.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    let mut places = BTreeSet::new();
+    for table in tables {
+        let mut select = db.prepare(&format!("SELECT * FROM \"{table}\"")).unwrap();
+        let names: Vec<String> = select.column_names().into_iter().map(str::to_owned).collect();
+        let mut rows = select.query([]).unwrap();
+        while let Some(row) = rows.next().unwrap() {
+            for (column, name) in names.iter().enumerate() {
+                let stored = match row.get_ref(column).unwrap() {
+                    ValueRef::Blob(bytes) => ledger::unpack(bytes).unwrap_or_else(|| bytes.to_vec()),
+                    ValueRef::Text(text) => text.to_vec(),
+                    _ => continue,
+                };
+                let text = String::from_utf8_lossy(&stored);
+                if words.iter().any(|word| text.contains(word)) {
+                    places.insert(format!("{table}.{name}"));
+                }
+            }
+        }
+    }
+    places
+}
