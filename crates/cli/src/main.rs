@@ -11,7 +11,7 @@
 //!   keys, mandate, approvals,         change a running gateway, as clients of its API
 //!   approvers, freeze, thaw, observe, reload,
 //!   replay, erase
-//!   audit                             read the trail of a running gateway, and prove it whole
+//!   audit, report                     read the trail of a running gateway, and prove it whole
 //!   bench                             measure this machine and a gateway on it
 //! ```
 //!
@@ -35,6 +35,7 @@ mod mistakes;
 mod out;
 mod policy;
 mod replay;
+mod report;
 mod resting;
 mod serve;
 mod verify;
@@ -74,6 +75,7 @@ enum Command {
     Replay(replay::Args),
     Erase(erase::Args),
     Audit(audit::Args),
+    Report(report::Args),
     Bench(bench::Args),
     #[command(hide = true)]
     DemoBank(demo::BankArgs),
@@ -108,6 +110,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Replay(args) => replay::run(&args),
         Command::Erase(args) => erase::run(&args),
         Command::Audit(args) => audit::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::DemoBank(args) => demo::bank(&args),
     }

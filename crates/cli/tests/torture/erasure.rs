@@ -169,3 +169,51 @@ fn places_of(house: &House, words: &[&str]) -> BTreeSet<String> {
     }
     places
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_auditor_gets_the_same_report_from_the_gateway_and_from_its_store() {
+    let mut house = House::new().await;
+    ask_for(&house, 1);
+    let path = house.path().join("catalogue/default/payment.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines = "extends = \"builtin\"\nregulations = [\"GDPR-Art-17\", \"PSD2\"]\nretention = \"7_years\"\n";
+    std::fs::write(&path, text.replace("extends = \"builtin\"\n", lines)).unwrap();
+    let before = house.agent().execute("before", &house.payment("acct-1", "1.00")).await;
+    assert_eq!(before.kind(), "executed");
+    assert_eq!(house.admin().post("/v1/reload", &json!({})).await.status, 200);
+    let (_, said) = paid(&house, &json!({})).await;
+    // The regulations stand in the receipt, too.
+    let receipt_id = said.body["receipt_id"].as_str().unwrap();
+    let receipt = house.agent().get(&format!("/v1/receipts/{receipt_id}")).await;
+    assert_eq!(receipt.body["regulatoryFramework"], json!(["GDPR-Art-17", "PSD2"]));
+    assert_eq!(verdict(&receipt.bytes, &house.jwks().await), Verdict::Valid);
+
+    let made = house.admin().post("/v1/keys", &json!({"subject": "default-reader", "role": "auditor"})).await;
+    let period = ["--from", "2020-01-01T00:00:00Z", "--to", "2099-01-01T00:00:00Z"];
+    let report = |regulation: &str, form: &str, from: &[&str]| {
+        let mut report = countersign();
+        report.args(["report", "--regulation", regulation, "--format", form]).args(period).args(from);
+        let told = report.env("COUNTERSIGN_API_KEY", made.body["secret"].as_str().unwrap()).output().unwrap();
+        assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+        String::from_utf8(told.stdout).unwrap()
+    };
+    let url = ["--url", house.gateway.url.as_str()];
+    let running: Value = serde_json::from_str(&report("PSD2", "json", &url)).unwrap();
+    assert_eq!(running["totals"]["actions"], 1, "{running}");
+    let action = &running["actions"][0];
+    assert_eq!((&action["action_id"], &action["state"]), (&json!(said.id()), &json!("COMPLETED")));
+    assert_eq!(action["approved_by"], json!(["default-approver"]));
+    assert_eq!((&running["retention"]["retained"], &running["chain"]["whole"]), (&json!(1), &json!(true)));
+    assert_eq!(report("PSD2", "md", &url), report("PSD2", "md", &url));
+    assert!(report("DORA", "md", &url).contains("\n0 actions.\n"));
+    assert!(!report("PSD2", "md", &url).contains(MARKS[0]), "what was asked is not in it");
+
+    house.gateway.stop();
+    let config = house.path().join("countersign.toml");
+    let at_rest: Value =
+        serde_json::from_str(&report("PSD2", "json", &["--config", config.to_str().unwrap()])).unwrap();
+    for member in ["totals", "oversight", "exceptions", "retention", "references", "actions"] {
+        assert_eq!(at_rest[member], running[member], "{member}");
+    }
+    house.start();
+}

@@ -248,7 +248,9 @@ impl AuditView {
     }
 
     fn about(self, owner: Owner, at_ms: i64) -> AuditView {
-        let ended = self.result_state.as_deref().is_some_and(|state| ENDED.contains(&state));
+        let over = self.result_state.as_deref().is_some_and(|state| ENDED.contains(&state));
+        // What is erased ended before that.
+        let ended = over && self.event != ledger::ERASED;
         let Labels { session, verb, target, level, regulations } = owner.labels;
         AuditView {
             action_id: Some(owner.id.to_string()),

@@ -16,6 +16,12 @@ use crate::reply;
 use crate::request::{Request, Response};
 use crate::who;
 
+/// An action's record as `GET /v1/actions/{id}` answers it, for those who hold the store themselves.
+pub fn action_record(view: &ActionView, public_url: &str) -> Value {
+    // Strings, numbers and JSON that was read before: there is nothing that could fail.
+    serde_json::to_value(Record::of(view, public_url)).unwrap_or_default()
+}
+
 /// One action of the caller's.
 pub(crate) async fn get(request: Request) -> Result<Response, Error> {
     let gateway = request.gateway()?;

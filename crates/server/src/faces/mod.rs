@@ -11,3 +11,5 @@ pub(crate) mod mandates;
 pub(crate) mod operations;
 mod provenance;
 pub(crate) mod receipts;
+
+pub use actions::action_record;
