@@ -310,6 +310,7 @@ fn back_to(version: i64, directory: &Path) {
 }
 
 const UNDONE: &[(i64, &str)] = &[
+    (14, "DROP TABLE deletion; DROP TABLE erasure"),
     (8, "DROP INDEX action_held"),
     (7, "DROP INDEX entry_record"),
     (6, "DROP TABLE notice; DROP TABLE destination"),

@@ -173,3 +173,13 @@ CREATE TABLE notice (
 CREATE INDEX notice_action ON notice (destination, action, entry);
 CREATE INDEX entry_record ON entry (row) WHERE record IS NOT NULL;
 CREATE INDEX action_held ON action (tenant, subject, expires) WHERE expires IS NOT NULL;
+CREATE TABLE deletion (
+    action INTEGER PRIMARY KEY, -- row
+    due INTEGER NOT NULL,       -- not before then: so long after it came in
+    after INTEGER NOT NULL      -- so long after it is settled, in milliseconds
+) STRICT;
+CREATE INDEX deletion_due ON deletion (due);
+CREATE TABLE erasure (
+    action INTEGER PRIMARY KEY, -- row
+    entry INTEGER NOT NULL      -- that tells of it
+) STRICT;
