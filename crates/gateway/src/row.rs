@@ -87,14 +87,14 @@ pub(crate) struct IntentRow {
     pub regulations: Vec<String>,
 }
 
-/// How long an action is kept and when it is erased, in the words of `action::retention`.
+/// How long an action is kept and when it is erased, in the words of `action::retention`; members in JCS order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct KeepingRow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retention: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<String>,
 }
 
 /// What people are asked about an action.

@@ -7,11 +7,14 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use action::{ActionId, Tenant};
 use common::*;
 use ledger::{
-    Admitted, Basis, Broken, By, Erasure, Error, Ledger, Obstacle, Order, Reply, Search, Settlement, State,
+    Admitted, Basis, Broken, By, Erasure, Error, FailPoints, Ledger, Obstacle, Options, Order, Reply, Search,
+    Settlement, Sqlite, State,
 };
 use rusqlite::Connection;
 
@@ -246,9 +249,68 @@ fn nothing_of_what_is_erased_is_left_in_the_files() {
     for (id, ..) in &ids {
         wait(ledger.erase(erasure(*id))).unwrap();
     }
+    log_is_cut(directory.path());
+    assert!(found_in_files(directory.path(), &marks) < 50, "all but copies are gone at once");
     file_is_clean(directory.path());
     log_is_cut(directory.path());
     assert_eq!(found_in_files(directory.path(), &marks), 0);
+    wait(ledger.verify()).unwrap();
+}
+
+/// A process that dies right after leaves the rest to the next.
+#[test]
+fn what_was_erased_before_a_crash_is_cleared_by_the_next_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = sqlite(directory.path());
+    let mark = noise(1);
+    let mut asked = admission("k-1");
+    asked.intent.payload = mark.clone();
+    let id = admitted(&ledger, asked);
+    wait(ledger.settle(settlement(id, State::Executed, "k-1"))).unwrap();
+    log_is_cut(directory.path());
+    assert_eq!(found_in_files(directory.path(), std::slice::from_ref(&mark)), 1);
+    let copy = tempfile::tempdir().unwrap();
+    wait(ledger.erase(erasure(id))).unwrap();
+    for name in ["ledger.db", "ledger.db-wal"] {
+        std::fs::copy(directory.path().join(name), copy.path().join(name)).unwrap();
+    }
+    let next = Sqlite::open(&copy.path().join("ledger.db"), Options::new("chain-2", NOW + 200)).unwrap();
+    assert!(wait(next.erased(&Tenant::default(), id)).unwrap().is_some());
+    file_is_clean(copy.path());
+    log_is_cut(copy.path());
+    assert_eq!(found_in_files(copy.path(), &[mark]), 0);
+    wait(next.verify()).unwrap();
+}
+
+/// Fails once, when it is armed, at the commit.
+#[derive(Debug, Default)]
+struct NoCommit(AtomicBool);
+
+impl FailPoints for NoCommit {
+    fn at(&self, step: &'static str) -> std::io::Result<()> {
+        match step == "commit" && self.0.swap(false, Ordering::Relaxed) {
+            true => Err(std::io::Error::other("the disk is gone")),
+            false => Ok(()),
+        }
+    }
+}
+
+#[test]
+fn an_erasure_that_is_not_committed_has_not_happened() {
+    let directory = tempfile::tempdir().unwrap();
+    let fails = Arc::new(NoCommit::default());
+    let path = directory.path().join("ledger.db");
+    let options = Options { fail_points: Some(fails.clone()), ..Options::new("chain-1", NOW) };
+    let ledger = Sqlite::open(&path, options).unwrap();
+    let id = done(&ledger, "k-1");
+    let before = wait(ledger.action(&Tenant::default(), id)).unwrap();
+    fails.0.store(true, Ordering::Relaxed);
+    assert!(matches!(wait(ledger.erase(erasure(id))), Err(Error::Unavailable(_))));
+    drop(ledger);
+    let ledger = Sqlite::open(&path, Options::new("chain-2", NOW + 200)).unwrap();
+    assert_eq!(wait(ledger.action(&Tenant::default(), id)).unwrap(), before);
+    assert_eq!(wait(ledger.erased(&Tenant::default(), id)).unwrap(), None);
+    wait(ledger.erase(erasure(id))).unwrap();
     wait(ledger.verify()).unwrap();
 }
 

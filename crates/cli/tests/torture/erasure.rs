@@ -139,6 +139,19 @@ async fn what_has_to_be_kept_is_refused_with_the_date_and_stays() {
     let refused = house.admin().post(&format!("/v1/actions/{}/erase", open.id()), &json!({})).await;
     assert_eq!((refused.status, refused.code()), (409, "EP_STATE_CONFLICT"), "{}", refused.text());
     assert_eq!(house.agent().get(&action).await.body, record.body, "nothing changed");
+    // Whoever shortens it in the store is found out.
+    let db = Connection::open(house.path().join("data/production.db")).unwrap();
+    let stored = "SELECT row, payload FROM action WHERE payload <> x'' ORDER BY row LIMIT 1";
+    let (row, payload): (i64, Vec<u8>) =
+        db.query_row(stored, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    let shorter = String::from_utf8(ledger::unpack(&payload).unwrap()).unwrap().replace("7_years", "1_day");
+    let set = "UPDATE action SET payload = ?2 WHERE row = ?1";
+    for (payload, found) in [(shorter.into_bytes(), 1), (payload, 0)] {
+        db.execute(set, (row, payload)).unwrap();
+        let whole = house.admin().get("/v1/audit/verify").await;
+        assert_eq!(whole.body["findings"].as_array().unwrap().len(), found, "{}", whole.text());
+    }
+    drop(db);
     house.gateway.stop();
     assert!(places_of(&house, &MARKS).len() > 2, "this is how it is looked for");
 }

@@ -14,7 +14,7 @@ use crate::gateway::Gateway;
 use crate::pending::{CONSTRAINTS, Described, Pending, conceal, describe};
 use crate::prove::push;
 use crate::request::Arrival;
-use crate::row::{IntentRow, ObservedRow, internal, raw};
+use crate::row::{IntentRow, KeepingRow, ObservedRow, internal, raw};
 use crate::{Error, clock};
 
 /// A judged case on its way to the ledger.
@@ -36,7 +36,8 @@ impl Gateway {
         let salts = Salts::new(&case.salt);
         let constraints = conceal(&case.action, &salts)?;
         let chain = chain_of(&case.asked.arrival, &case.request_hash, stages, &constraints)?;
-        let action_hash = self.action_hash(case, &constraints)?;
+        let (keeping, regulations) = kept(case);
+        let action_hash = self.action_hash(case, &constraints, keeping.as_ref(), &regulations)?;
         let mandate_id = case.standing.mandate.as_ref().map(|mandate| mandate.jti.as_str());
         let described = Described {
             action: &case.action,
@@ -54,27 +55,42 @@ impl Gateway {
             row.held_for = triggers.map(|trigger| trigger.word.clone()).collect();
             row.escalation = resumed.escalation.clone();
             row.approvals = resumed.shown.clone();
-            row.keeping = resumed.keeping.clone();
-            row.regulations = resumed.regulations.clone();
             row.attempts = resumed.before.iter().flat_map(|before| before.attempts.clone()).collect();
         }
+        (row.keeping, row.regulations) = (keeping, regulations);
         row.record = Some(raw(String::from_utf8(record).map_err(|_| internal("a record is not text"))?)?);
         Ok(Judged { chain, row, action_hash })
     }
 
-    fn action_hash(&self, case: &Case<'_>, constraints: &Json) -> Result<[u8; 32], Error> {
+    fn action_hash(
+        &self,
+        case: &Case<'_>,
+        constraints: &Json,
+        keeping: Option<&KeepingRow>,
+        regulations: &[String],
+    ) -> Result<[u8; 32], Error> {
         let record = ActionRecord {
             action_id: case.id.to_string(),
             agent_id: case.asked.caller.subject.as_str(),
             archetype: &case.action.archetype.name,
             constraints,
             guarantee_level: case.action.guarantee_level.as_str(),
+            keeping,
             mandate_id: case.standing.mandate.as_ref().map(|mandate| mandate.jti.as_str()),
             payment_mode: case.action.payment_mode.as_str(),
+            regulations,
             request_hash: hex::encode(case.request_hash),
             tenant: case.asked.caller.tenant.as_str(),
         };
         record.hash()
+    }
+}
+
+/// How long it is kept and what it falls under: as of when it came in.
+fn kept(case: &Case<'_>) -> (Option<KeepingRow>, Vec<String>) {
+    match &case.resumed {
+        Some(resumed) => (resumed.keeping.clone(), resumed.regulations.clone()),
+        None => (KeepingRow::of(case.action.keeping), case.action.archetype.regulations.clone()),
     }
 }
 
@@ -88,8 +104,10 @@ pub(crate) fn action_hash_of(stored: &Stored, row: &IntentRow) -> Option<Option<
         archetype: &stored.archetype,
         constraints: &constraints,
         guarantee_level: &row.guarantee_level,
+        keeping: row.keeping.as_ref(),
         mandate_id: row.mandate_id.as_deref(),
         payment_mode: &row.payment_mode,
+        regulations: &row.regulations,
         request_hash: hex::encode(stored.request_hash),
         tenant: stored.tenant.as_str(),
     };
@@ -127,8 +145,12 @@ struct ActionRecord<'a> {
     archetype: &'a str,
     constraints: &'a Json,
     guarantee_level: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keeping: Option<&'a KeepingRow>,
     mandate_id: Option<&'a str>,
     payment_mode: &'a str,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    regulations: &'a [String],
     request_hash: String,
     tenant: &'a str,
 }
