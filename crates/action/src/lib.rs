@@ -24,6 +24,7 @@ mod action;
 mod archetype;
 mod card;
 mod catalogue;
+pub mod compliance;
 mod hash;
 mod id;
 pub mod json;
