@@ -1,6 +1,7 @@
 //! The action: a request that its archetype has accepted, parsed once, valid ever after.
 
 use crate::archetype::{Archetype, CurrencyRule, Kind, Member, MoneyRule, Pointer};
+use crate::atp::Atp;
 use crate::hash::HmacKey;
 use crate::id::{ActionId, IdempotencyKey, Subject};
 use crate::level::{GuaranteeLevel, PaymentMode, Retention};
@@ -60,6 +61,8 @@ pub struct Action {
     pub human_approver: Option<Subject>,
     /// The caller's own ids and labels.
     pub client: BTreeMap<String, Value>,
+    /// What only the envelope of the Agent Transaction Protocol can say, where it came in that.
+    pub atp: Option<Box<Atp>>,
     /// What the request itself said; the request hash is about that.
     asked: Asked,
     /// Where in `canonical` each top-level member's value stands.
@@ -154,6 +157,7 @@ impl Action {
             session_id: request.session_id,
             human_approver: request.human_approver,
             client: request.client,
+            atp: request.atp,
         })
     }
 
@@ -178,7 +182,18 @@ impl Action {
             payment_mode,
             guarantee_level,
             self.repeat_of,
+            self.atp.as_ref().and_then(|atp| atp.rollback.as_ref()),
         )
+    }
+
+    /// The verb and the target, where it came with them.
+    pub fn verb_and_target(&self) -> (Option<&str>, Option<&str>) {
+        Atp::verb_and_target(self.atp.as_deref())
+    }
+
+    /// Whether the request itself wants a person to agree.
+    pub fn wants_sign_off(&self) -> bool {
+        self.atp.as_ref().is_some_and(|atp| atp.compliance.wants_sign_off())
     }
 
     /// Equal for actions that would do the same for the same principal: HMAC over JCS{archetype, destination,

@@ -3,6 +3,7 @@
 use crate::id::Subject;
 use crate::level::Retention;
 use crate::refusal::Refusal;
+use crate::request::pointer_to;
 use crate::text;
 use serde_json::{Map, Value};
 
@@ -107,6 +108,20 @@ impl Deletion {
     }
 }
 
+const MEMBERS: [&str; 12] = [
+    "audit_trail_id",
+    "regulation_refs",
+    "data_classification",
+    "sign_off_required",
+    "sign_off_by",
+    "evidence_required",
+    "dpia_ref",
+    "clinical_safety_ref",
+    "smr_accountable",
+    "gds_assessment_ref",
+    "retention_policy",
+    "deletion_policy",
+];
 /// More regulations than these are no list for people.
 const MOST_REGULATIONS: usize = 32;
 const PERIOD: &str = "a time such as `30_days` or `7_years`";
@@ -120,9 +135,14 @@ impl Compliance {
     pub fn read(value: Value) -> Result<Compliance, Refusal> {
         let Value::Object(members) = value else { return Err(Refusal::invalid("", "not an object")) };
         let mut it = Compliance::default();
-        for (name, value) in members.into_iter().filter(|(_, value)| !value.is_null()) {
-            it.set(&name, &value)?;
-            it.asked.insert(name, value);
+        for (name, value) in members {
+            if !MEMBERS.contains(&name.as_str()) {
+                return Err(Refusal::invalid(pointer_to(&name), "no such member in `compliance`"));
+            }
+            if !value.is_null() {
+                it.set(&name, &value)?;
+                it.asked.insert(name, value);
+            }
         }
         crate::card::refuse(&Value::Object(it.asked.clone()), "", &[])?;
         Ok(it)
@@ -141,7 +161,7 @@ impl Compliance {
     fn set(&mut self, name: &str, value: &Value) -> Result<(), Refusal> {
         let word = |expected: &str| {
             let why = format!("`{name}` is not {expected}");
-            value.as_str().ok_or_else(|| Refusal::invalid(pointer(name), why))
+            value.as_str().ok_or_else(|| Refusal::invalid(pointer_to(name), why))
         };
         let label = || text::label(name, value).map(Some);
         match name {
@@ -168,18 +188,20 @@ impl Compliance {
             "deletion_policy" => {
                 self.deletion_policy = Some(read(name, word(DELETION)?, Deletion::parse, DELETION)?);
             }
-            _ => return Err(Refusal::invalid(pointer(name), "no such member in `compliance`")),
+            _ => {}
         }
         Ok(())
     }
 }
 
 fn read<T>(name: &str, text: &str, parse: fn(&str) -> Option<T>, known: &str) -> Result<T, Refusal> {
-    parse(text).ok_or_else(|| Refusal::invalid(pointer(name), format!("`{name}` is not {known}")))
+    parse(text).ok_or_else(|| Refusal::invalid(pointer_to(name), format!("`{name}` is not {known}")))
 }
 
 fn flag(name: &str, value: &Value) -> Result<bool, Refusal> {
-    value.as_bool().ok_or_else(|| Refusal::invalid(pointer(name), format!("`{name}` is not true or false")))
+    value
+        .as_bool()
+        .ok_or_else(|| Refusal::invalid(pointer_to(name), format!("`{name}` is not true or false")))
 }
 
 fn regulations(value: &Value) -> Result<Vec<String>, Refusal> {
@@ -195,12 +217,6 @@ fn regulations(value: &Value) -> Result<Vec<String>, Refusal> {
     let mut seen = std::collections::HashSet::new();
     refs.retain(|it| seen.insert(it.clone()));
     Ok(refs)
-}
-
-fn pointer(name: &str) -> String {
-    let mut field = String::new();
-    crate::json::push_segment(&mut field, &name.chars().take(64).collect::<String>());
-    field
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@
 
 mod action;
 mod archetype;
+mod atp;
 mod card;
 mod catalogue;
 pub mod compliance;
@@ -36,12 +37,14 @@ mod request;
 mod retry;
 mod shape;
 mod text;
+pub mod yaml;
 
 pub use action::{Action, Attribute, Missing, Shown};
 pub use archetype::{
     AnomalyRule, ApprovalForm, Archetype, CedarMember, CedarType, CurrencyRule, DuplicateRule, FirstSeen,
     Kind, Member, MoneyRule, OnDuplicate, Pointer,
 };
+pub use atp::{AskedRollback, Atp, Time};
 pub use catalogue::{Catalogue, Mistake, Source};
 pub use hash::HmacKey;
 pub use id::{ActionId, Environment, IdempotencyKey, Malformed, Subject, Tenant};

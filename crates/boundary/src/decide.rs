@@ -183,6 +183,10 @@ impl Findings {
         if facts.mandate.is_some_and(|(it, _)| Mandate::designates(&it.requires_approval, archetype)) {
             out.push(Objection::escalate(StageName::Boundary, Trigger::Mandate).liftable());
         }
+        if action.wants_sign_off() {
+            // Not the operator's wish, so nothing that the operator could observe without.
+            out.push(Objection::escalate(StageName::Boundary, Trigger::SignOff));
+        }
         if action.guarantee_level == action::GuaranteeLevel::Atp3 {
             out.push(Objection::escalate(StageName::Boundary, Trigger::GuaranteeLevel).liftable());
         }

@@ -139,6 +139,8 @@ pub enum Trigger {
     Mandate,
     /// Exactly-once always wants a person.
     GuaranteeLevel,
+    /// The request itself wants a person to sign off.
+    SignOff,
     /// An earlier action had the same effect.
     ProbableDuplicate {
         /// Which.
@@ -157,6 +159,7 @@ impl Trigger {
             Trigger::Archetype => "archetype_requires_approval",
             Trigger::Mandate => "mandate_requires_approval",
             Trigger::GuaranteeLevel => "guarantee_level",
+            Trigger::SignOff => "sign_off_required",
             Trigger::ProbableDuplicate { .. } => "probable_duplicate",
         }
     }
@@ -170,6 +173,7 @@ impl Trigger {
             | Trigger::Archetype
             | Trigger::Mandate
             | Trigger::GuaranteeLevel
+            | Trigger::SignOff
             | Trigger::ProbableDuplicate { .. } => Class::Operator,
         }
     }
@@ -184,6 +188,7 @@ impl Trigger {
             Trigger::Archetype,
             Trigger::Mandate,
             Trigger::GuaranteeLevel,
+            Trigger::SignOff,
         ];
         match (word, earlier) {
             ("policy", None) if !policies.is_empty() => Some(Trigger::Policies(policies)),

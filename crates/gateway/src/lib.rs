@@ -26,6 +26,7 @@ mod act;
 mod admin;
 mod alert;
 mod approvals;
+mod atp;
 mod audit;
 mod authority;
 mod buckets;
@@ -64,6 +65,7 @@ pub use approvals::{
     Asked, Creation, Credential, DoubtView, GivenView, Greeting, HeldView, PasskeyView, PolicyView, Question,
     Summary,
 };
+pub use atp::Spelling;
 pub use audit::{AuditAsk, AuditView, TrailCheck, TrailFinding};
 pub use caller::{Caller, Deed, Role};
 pub use code::Code;

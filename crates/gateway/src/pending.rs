@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::act::SEND_WINDOW;
 use crate::outcome::ReceiptRef;
-use crate::row::{CallRow, IntentRow, VERSION, internal, raw};
+use crate::row::{CallRow, IntentRow, VERSION, internal, kept, raw};
 use crate::tenants::Rules;
 use crate::{Code, Error};
 
@@ -205,6 +205,7 @@ pub(crate) fn describe(of: &Described<'_>, chain: &Chain, call: Option<CallRow>)
         escalation: None,
         approvals: Vec::new(),
         earlier_transaction: None,
+        atp: kept(action.atp.as_deref())?,
         record: None,
     })
 }

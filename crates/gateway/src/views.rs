@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use action::{ActionId, Environment};
+use action::{ActionId, AskedRollback, Environment};
 use ledger::{Settled, State, Stored};
 use serde_json::Value;
 
@@ -41,6 +41,10 @@ pub struct ActionView {
     pub description: Option<String>,
     /// The constraints, as received.
     pub parameters: Value,
+    /// The rules it falls under, as the request named them.
+    pub compliance: Option<Value>,
+    /// How the request wants it undone, if it says so.
+    pub asked_rollback: Option<Value>,
     /// Whether it can be undone.
     pub reversible: bool,
     /// When it came in, RFC 3339.
@@ -274,6 +278,10 @@ fn view(
         None => gateway.say_meanwhile(&stored, &row).map(|answer| answer.reply),
     };
     let attempts = attempts(&row);
+    let atp = row.atp()?;
+    let named = atp.as_ref().and_then(|atp| atp.deadline.as_ref()).map(|it| it.ms);
+    let after = row.deadline_ms.and_then(|ms| i64::try_from(ms).ok()).map(|ms| stored.at_ms + ms);
+    let deadline = named.or(after);
     let human_approver = decided_by(&stored, &approvals).unwrap_or(row.human_approver);
     Ok(ActionView {
         action_id: stored.id,
@@ -283,17 +291,16 @@ fn view(
         session_id: row.session_id,
         human_approver,
         archetype: stored.archetype.into(),
-        verb: None,
-        target: None,
-        description: None,
+        verb: atp.as_ref().map(|atp| atp.verb.clone()),
+        target: atp.as_ref().and_then(|atp| atp.target.clone()),
+        description: atp.as_ref().and_then(|atp| atp.description.clone()),
+        compliance: atp.as_ref().map(|atp| atp.compliance.asked().clone().into()),
+        asked_rollback: atp.as_ref().and_then(|atp| atp.rollback.as_ref()).map(AskedRollback::to_value),
         parameters: serde_json::from_str(row.constraints.get())
             .map_err(|_| internal("stored constraints cannot be read"))?,
         reversible: row.reversible,
         created_at: clock::text(stored.at_ms),
-        deadline: row
-            .deadline_ms
-            .and_then(|ms| i64::try_from(ms).ok())
-            .map(|ms| clock::text(stored.at_ms + ms)),
+        deadline: deadline.map(clock::text),
         state: outward(stored.state).to_owned(),
         completed_at: completed.map(clock::text),
         duration_ms: completed.and_then(|at_ms| u64::try_from(at_ms - stored.at_ms).ok()),

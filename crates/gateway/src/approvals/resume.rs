@@ -16,6 +16,7 @@ use super::passkeys::Passkey;
 use super::said::{self, KEY, Said, Shown};
 use super::signed;
 use crate::act::{Said as Heard, UnderWay, lock};
+use crate::atp;
 use crate::caller::{Caller, Role};
 use crate::decide::{Asked, Before, Own, Resumed};
 use crate::gateway::Gateway;
@@ -187,7 +188,6 @@ impl Gateway {
             "client": row.client,
         });
         let optional = [
-            ("deadline_ms", row.deadline_ms.map(Into::into)),
             ("retry_policy", row.retry.and_then(|retry| serde_json::to_value(retry).ok())),
             ("repeat_of", row.repeat_of.clone().map(Into::into)),
             ("session_id", row.session_id.clone().map(Into::into)),
@@ -199,7 +199,9 @@ impl Gateway {
                 body[member] = value;
             }
         }
-        let request = Request::from_value(body).map_err(refused)?;
+        let atp = row.atp()?.map(Box::new);
+        let deadline_ms = row.deadline_ms;
+        let request = Request { atp, deadline_ms, ..Request::from_value(body).map_err(refused)? };
         if !was_asked(&request, stored, &tenant.hmac) {
             return Err(internal("a stored action is not the one that was asked for"));
         }
@@ -237,7 +239,13 @@ impl Gateway {
             true => key_will_do && !ended.contains(&said.key_id),
             false => signed(said).is_some_and(|it| signed::still_fits(&it, stored, rules)),
         };
-        let enough = said::agreed(&said, &seen, counts)? >= action.archetype.approvals;
+        let enough = said::agreed(&said, &seen, counts)? >= action.archetype.approvals
+            && match atp::signer(row)? {
+                Some(signer) => {
+                    said::agreed(&said, &seen, |it| it.approver == signer.as_str() && counts(it))? > 0
+                }
+                None => true,
+            };
         let triggers = escalation.read()?;
         // From now on the row tells of the rules of now.
         escalation.seen.get_or_insert_with(|| SeenRow {

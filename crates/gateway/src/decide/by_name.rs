@@ -16,7 +16,7 @@ use crate::gateway::Gateway;
 use crate::pending::{Pending, entries};
 use crate::remember::{Row, outward, unavailable};
 use crate::request::Answer;
-use crate::row::{IntentRow, VERSION, internal, raw};
+use crate::row::{IntentRow, VERSION, internal, kept, raw};
 use crate::{Error, clock};
 
 impl Gateway {
@@ -24,11 +24,12 @@ impl Gateway {
     pub(crate) async fn deny_by_name(&self, asked: &Asked<'_>, request: &Request) -> Result<Answer, Error> {
         let standing = self.standing(asked.caller, request.delegation_token.as_deref()).await?;
         let caller = judged_caller(asked.caller);
+        let (verb, target) = request.verb_and_target();
         let named = Named {
             environment: self.environment,
             archetype: &request.archetype,
-            verb: None,
-            target: None,
+            verb,
+            target,
             caller: &caller,
             mandate: standing.mandate.as_deref(),
             observe: false,
@@ -161,6 +162,7 @@ fn as_asked(asked: &Asked<'_>, request: &Request) -> Result<IntentRow, Error> {
         escalation: None,
         approvals: Vec::new(),
         earlier_transaction: None,
+        atp: kept(request.atp.as_deref())?,
         record: None,
     })
 }

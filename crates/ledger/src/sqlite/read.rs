@@ -545,7 +545,7 @@ pub(crate) fn kept(db: &Connection, digest: &str) -> Sql<Option<Vec<u8>>> {
 
 /// What an action's entries are found by and shown with.
 pub(crate) fn owner(db: &Connection, id: ActionId) -> Sql<Option<Owner>> {
-    let sql = "SELECT tenant, subject, archetype, session, verb, target, level, regulations, at, payload FROM action
+    let sql = "SELECT tenant, subject, archetype, session, verb, target, level, regulations, refs, at, payload FROM action
                WHERE id = ?1";
     one(db, sql, [id.as_bytes()], |row| {
         let (tenant, subject) = (tenant(row, 0)?, subject(row, 1)?);
@@ -556,15 +556,15 @@ pub(crate) fn owner(db: &Connection, id: ActionId) -> Sql<Option<Owner>> {
             subject,
             archetype,
             labels,
-            at_ms: row.get(8)?,
-            payload: packed::get(row, 9)?,
+            at_ms: row.get(9)?,
+            payload: packed::get(row, 10)?,
         })
     })
 }
 
 /// What an action's entries are found by.
 pub(crate) fn terms(db: &Connection, id: ActionId) -> Sql<Option<Arc<Terms>>> {
-    let sql = "SELECT tenant, subject, archetype, session, verb, target, level, regulations FROM action WHERE id = ?1";
+    let sql = "SELECT tenant, subject, archetype, session, verb, target, level, regulations, refs FROM action WHERE id = ?1";
     one(db, sql, [id.as_bytes()], |row| {
         let archetype: Box<str> = row.get(2)?;
         Ok(labels(row, 3)?.terms(&tenant(row, 0)?, &subject(row, 1)?, &archetype))
@@ -573,20 +573,22 @@ pub(crate) fn terms(db: &Connection, id: ActionId) -> Sql<Option<Arc<Terms>>> {
 
 /// What the action in this row is listed by.
 pub(crate) fn labels_at(db: &Connection, row: i64) -> Sql<Option<Labels>> {
-    let sql = "SELECT session, verb, target, level, regulations FROM action WHERE row = ?1";
+    let sql = "SELECT session, verb, target, level, regulations, refs FROM action WHERE row = ?1";
     one(db, sql, [row], |row| labels(row, 0))
 }
 
 fn labels(row: &Row<'_>, first: usize) -> Sql<Labels> {
-    let regulations: Option<String> = row.get(first + 4)?;
-    let regulations =
-        regulations.iter().flat_map(|list| list.split_terminator('\n')).map(Box::from).collect();
+    let lines = |at: usize| -> Sql<Vec<Box<str>>> {
+        let list: Option<String> = row.get(at)?;
+        Ok(list.iter().flat_map(|list| list.split_terminator('\n')).map(Box::from).collect())
+    };
     Ok(Labels {
         session: row.get(first)?,
         verb: row.get(first + 1)?,
         target: row.get(first + 2)?,
         level: row.get(first + 3)?,
-        regulations,
+        regulations: lines(first + 4)?,
+        refs: lines(first + 5)?,
     })
 }
 
