@@ -63,6 +63,8 @@ pub struct Action {
     pub client: BTreeMap<String, Value>,
     /// What only the envelope of the Agent Transaction Protocol can say, where it came in that.
     pub atp: Option<Box<Atp>>,
+    /// What is to undo it, if the request brought something: an action itself.
+    pub rollback: Option<Box<Action>>,
     /// What the request itself said; the request hash is about that.
     asked: Asked,
     /// Where in `canonical` each top-level member's value stands.
@@ -158,12 +160,18 @@ impl Action {
             human_approver: request.human_approver,
             client: request.client,
             atp: request.atp,
+            rollback: None,
         })
     }
 
     /// The same action, now that the provider has named its price.
     pub fn with_quote(self, quote: Money) -> Action {
         Action { money: Some(quote), ..self }
+    }
+
+    /// The same action, with what its request wants it undone by.
+    pub fn with_rollback(self, rollback: Action) -> Action {
+        Action { rollback: Some(Box::new(rollback)), ..self }
     }
 
     /// Whether everything required is there.

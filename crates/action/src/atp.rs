@@ -151,6 +151,13 @@ impl Atp {
         atp.map_or((None, None), |atp| (Some(&atp.verb), atp.target.as_deref()))
     }
 
+    /// The verb and the target of what is to undo it, if the request brought that; a target that is left out is the
+    /// action's own.
+    pub fn rollback_verb_and_target(&self) -> Option<(&str, Option<&str>)> {
+        let asked = self.rollback.as_ref()?;
+        Some((&asked.verb, asked.target.as_deref().or(self.target.as_deref())))
+    }
+
     /// All of it as one object, for the record. [`Atp::kept`] reads it.
     pub fn to_value(&self) -> Value {
         let mut it = Map::new();

@@ -90,6 +90,11 @@ impl Request {
         Ok(request)
     }
 
+    /// A request for this and nothing else.
+    pub fn plain(archetype: &str, constraints: Value) -> Request {
+        Request { archetype: archetype.to_owned(), constraints, ..Request::empty() }
+    }
+
     /// Refuses card data anywhere in the constraints. For requests that meet no archetype, which could exempt a
     /// member; [`crate::Action::of`] does it for the others.
     ///

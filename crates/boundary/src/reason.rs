@@ -23,6 +23,11 @@ pub enum Reason {
         /// The listed name, in normal form.
         name: String,
     },
+    /// What the request wants it undone by is never carried out, or no policy permits it.
+    RollbackDenied {
+        /// The policies that forbid it; empty where none does.
+        policies: Vec<PolicyRef>,
+    },
     /// An operator stopped it.
     Frozen {
         /// What is frozen, as it is written.
@@ -65,6 +70,7 @@ impl Reason {
     pub fn word(&self) -> &'static str {
         match self {
             Reason::HardDenied { .. } => "hard_denied",
+            Reason::RollbackDenied { .. } => "rollback_denied",
             Reason::Frozen { .. } => "frozen",
             Reason::Delegation(refusal) => refusal.word(),
             Reason::NoMandate => "no_mandate",
@@ -81,7 +87,9 @@ impl Reason {
     /// The policies that decided; empty where none did.
     pub fn policies(&self) -> &[PolicyRef] {
         match self {
-            Reason::Prohibited { policies } | Reason::Forbidden { policies } => policies,
+            Reason::Prohibited { policies }
+            | Reason::Forbidden { policies }
+            | Reason::RollbackDenied { policies } => policies,
             _ => &[],
         }
     }

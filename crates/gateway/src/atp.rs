@@ -148,6 +148,18 @@ pub(crate) fn meant<'a>(catalogue: &'a Catalogue, request: &mut Request) -> Opti
     found
 }
 
+/// The names of an action: archetype, verb, target.
+pub(crate) type Names<'a> = (&'a str, Option<&'a str>, Option<&'a str>);
+
+/// The names of what is never carried out, be it the action or what is to undo it.
+pub(crate) fn denied<'a>(list: &boundary::HardDeny, request: &'a Request) -> Option<Names<'a>> {
+    let (verb, target) = request.verb_and_target();
+    let rollback = request.atp.as_ref().and_then(|atp| atp.rollback_verb_and_target());
+    let rollback = rollback.map(|(verb, target)| (verb, Some(verb), target));
+    let names = std::iter::once((request.archetype.as_str(), verb, target)).chain(rollback);
+    names.into_iter().find(|(archetype, verb, target)| list.denies(archetype, *verb, *target).is_some())
+}
+
 /// Nothing in the catalogue is meant by the request.
 pub(crate) fn unknown(catalogue: &Catalogue, request: &Request) -> Error {
     refused(match &request.atp {

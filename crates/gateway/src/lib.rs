@@ -48,6 +48,7 @@ mod pending;
 mod prove;
 mod pursue;
 mod recovery;
+mod redress;
 mod remember;
 mod request;
 mod rollback;

@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::act::SEND_WINDOW;
 use crate::outcome::ReceiptRef;
+use crate::redress::undone_by;
 use crate::row::{CallRow, IntentRow, VERSION, internal, kept, raw};
 use crate::tenants::Rules;
 use crate::{Code, Error};
@@ -200,6 +201,11 @@ pub(crate) fn describe(of: &Described<'_>, chain: &Chain, call: Option<CallRow>)
         retry: action.retry.map(Into::into),
         snapshot: None,
         rollback: None,
+        undone_by: action
+            .atp
+            .as_ref()
+            .and_then(|atp| undone_by(of.rules, atp))
+            .map(|provider| provider.identity().to_owned()),
         held_for: Vec::new(),
         repeat_of: action.repeat_of.map(|id| id.to_string()),
         escalation: None,

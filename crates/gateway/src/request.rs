@@ -16,6 +16,7 @@ use crate::decide::Asked;
 use crate::gateway::Gateway;
 use crate::metrics::Step;
 use crate::outcome::Reply;
+use crate::redress;
 use crate::row::internal;
 use crate::tenants::Rules;
 use crate::{Code, Error, clock};
@@ -130,15 +131,15 @@ impl Gateway {
         let rules = tenant.rules();
         let asked = Asked { caller: &caller, tenant, rules: &rules, key: key.as_ref(), ask: &ask, arrival };
         let archetype = atp::meant(&rules.catalogue, &mut request);
-        let (verb, target) = request.verb_and_target();
-        if rules.policies.hard_deny().denies(&request.archetype, verb, target).is_some() {
+        if let Some(denied) = atp::denied(rules.policies.hard_deny(), &request) {
             request.refuse_card_data().map_err(|refusal| words.named(refused(refusal)))?;
-            return self.deny_by_name(&asked, &request).await.map(Next::Said);
+            return self.deny_by_name(&asked, &request, denied).await.map(Next::Said);
         }
         let Some(archetype) = archetype else { return Err(atp::unknown(&rules.catalogue, &request)) };
         self.limits.of_archetype(&caller.tenant, &archetype.name)?;
         atp::no_more_than(archetype, &request)?;
-        let action = Action::of(request, archetype).map_err(|refusal| words.named(refused(refusal)))?;
+        let action = redress::action_of(&rules.catalogue, request, archetype);
+        let action = action.map_err(|error| words.named(error))?;
         self.keyed(&asked, &action)?;
         let provider = self.able_provider(&rules, &action).map_err(|error| words.named(error))?;
         self.can_be_given(&caller, &action, provider.as_ref()).await?;
@@ -198,6 +199,7 @@ impl Gateway {
             .hint("the operator adds a [binding] to the archetype's file in the catalogue"));
         };
         able(action, provider.as_ref())?;
+        action.rollback.as_ref().map(|rollback| redress::able(rules, rollback)).transpose()?;
         Ok(Arc::clone(provider))
     }
 
@@ -241,11 +243,15 @@ fn able(action: &Action, provider: &dyn Provider) -> Result<(), Error> {
         let why = format!("guarantee level `{level}` cannot be kept for this archetype");
         return Err(Error::new(Code::ProviderCannot, why).field("/guarantee_level").hint(lower));
     }
-    if level == GuaranteeLevel::Atp3 && (provider.rollback().is_none() || !action.reversible) {
+    if level == GuaranteeLevel::Atp3 && (!can_be_undone(action, provider) || !action.reversible) {
         let why = format!("guarantee level `{level}` needs a way to undo the action");
         return Err(Error::new(Code::RollbackRequired, why).field("/guarantee_level").hint(lower));
     }
     Ok(())
+}
+
+fn can_be_undone(action: &Action, provider: &dyn Provider) -> bool {
+    provider.rollback().is_some() || action.rollback.is_some()
 }
 
 fn quotes(action: &Action) -> bool {

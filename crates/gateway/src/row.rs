@@ -62,6 +62,9 @@ pub(crate) struct IntentRow {
     /// How its effect is undone, if somebody asked for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<RollbackRow>,
+    /// [`Provider::identity`] of what is to undo it, if the request brought that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undone_by: Option<String>,
     /// Why it waits, in stable words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held_for: Vec<String>,

@@ -2,8 +2,11 @@
 //! and each member wrong in turn.
 
 use serde_json::{Value, json};
+use testkit::bank::{Fault, Injection};
 
 use crate::house::{House, Plan, Said, Voice, payment, verdict};
+use crate::passkey::Passkey;
+use crate::visitor::enrolled;
 
 /// The example of the specification's section 6, as it stands there.
 const EXAMPLE: &str = include_str!("atp/deploy.yaml");
@@ -23,6 +26,41 @@ fn example(agent: &str) -> String {
         .replace("AGENT", agent)
         .replace("CREATED", &now.to_string())
         .replace("DEADLINE", &deadline.to_string())
+}
+
+/// The same with payments that only another action can give back.
+async fn paying(group: &str, capabilities: &str) -> House {
+    let give_back =
+        include_str!("atp/give_back.toml").replace("GROUP", group).replace("CAPABILITIES", capabilities);
+    let catalogue = vec![
+        ("deploy.toml", include_str!("atp/deploy.toml").to_owned()),
+        ("pay.toml", include_str!("atp/pay.toml").to_owned()),
+        ("give_back.toml", give_back),
+    ];
+    let config = "[limits]\nrecovery_interval_ms = 50\n".to_owned();
+    House::with(Plan { catalogue, config, ..Plan::default() }).await
+}
+
+const IDEMPOTENT: &str = "capabilities = { idempotent = { retention_seconds = 86400 } }";
+
+fn pay(house: &House, key: &str) -> Value {
+    json!({
+        "idempotency_key": key, "delegation_token": house.token("default"),
+        "action": {"verb": "pay", "target": "supplier", "parameters": {"recipient": key, "amount": "25.00"}},
+        "rollback": {"verb": "give back", "description": "Have it returned", "parameters": {"reason": "wrong_amount"}},
+    })
+}
+
+/// The record once it has come to this.
+async fn until(voice: &Voice, id: &str, state: &str) -> Value {
+    for _ in 0..400 {
+        let record = voice.get(&format!("/v1/actions/{id}")).await.body;
+        if record["result"]["state"] == state {
+            return record;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+    }
+    panic!("{id} never became {state}");
 }
 
 async fn submit(voice: &Voice, path: &str, essence: &str, body: impl Into<reqwest::Body>) -> Said {
@@ -528,6 +566,66 @@ async fn people_who_are_named_can_approve_and_are_shown() {
     panic!("it was never carried out: {}", house.log());
 }
 
+/// Of several people who have to agree, who is named has to be one; the others alone are asked once more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_named_to_sign_off_is_among_those_who_agree() {
+    let two =
+        include_str!("atp/deploy.toml").replace("reversible = true", "reversible = true\napprovals = 2");
+    let config = "[limits]\nrecovery_interval_ms = 50\n".to_owned();
+    let house = House::with(Plan { catalogue: vec![("deploy.toml", two)], config, ..Plan::default() }).await;
+    let agent = house.agent();
+    let mut others = Vec::new();
+    for name in ["default-second", "default-third"] {
+        let made = house.admin().post("/v1/keys", &json!({"subject": name, "role": "approver"})).await;
+        others.push(Voice { key: made.body["secret"].as_str().map(str::to_owned), ..house.nobody() });
+    }
+    let named = house.voice("default", "approver");
+    let body = with(deploy("two"), "/compliance", json!({"sign_off_by": "default-approver"}));
+    let held = submit_json(&agent, &body).await;
+    let id = held.body["action_id"].as_str().unwrap().to_owned();
+    let path = format!("/v1/actions/{id}/approve");
+    for voice in &others {
+        assert_eq!(voice.post(&path, &json!({})).await.status, 200);
+    }
+    let once_more = format!("{id}-2");
+    for _ in 0..400 {
+        let shown = named.get(&format!("/v1/approvals/{id}")).await.body;
+        if shown["escalation_id"] == once_more.as_str() && shown["state"] == "INTENDED" {
+            break;
+        }
+        assert_ne!(shown["state"], "COMPLETED", "the others alone are not enough");
+        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+    }
+    for voice in [&others[0], &named] {
+        let said = voice.post(&path, &json!({})).await;
+        assert_eq!(said.status, 200, "{}", said.text());
+    }
+    until(&agent, &id, "COMPLETED").await;
+}
+
+/// Evidence that cannot be had is not promised.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn evidence_takes_a_provider_that_can_be_asked() {
+    let house = paying("Payments", IDEMPOTENT).await;
+    let agent = house.agent();
+    let rules = json!({"evidence_required": true});
+    let asked = with(pay(&house, "acct-1"), "/compliance", rules.clone());
+    let said = submit_json(&agent, &asked).await;
+    assert_eq!(
+        (said.status, said.body["result"]["confirmation"]["answer"].is_object()),
+        (200, true),
+        "{}",
+        said.text()
+    );
+    let body = json!({
+        "idempotency_key": "e", "compliance": rules,
+        "action": {"verb": "give back", "target": "supplier", "parameters": {"reason": "x"}},
+    });
+    let said = submit_json(&agent, &body).await;
+    assert_eq!((said.status, said.code()), (422, "ATP_PROVIDER_CANNOT"), "{}", said.text());
+    assert_eq!(said.body["message"], "the provider cannot be asked for evidence");
+}
+
 /// The trail finds an action by everything it is known by, and by nothing it is not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_trail_finds_it_by_all_that_it_says() {
@@ -592,4 +690,189 @@ async fn the_trail_finds_it_by_all_that_it_says() {
     assert_eq!(other.body["entries"], json!([]));
     let check = auditor.get("/v1/audit/verify").await;
     assert_eq!(check.body["findings"], json!([]), "{}", check.text());
+}
+
+/// What a request brings to undo it is carried out by its own archetype's binding, which is told what to undo.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollback_that_a_request_brings_undoes_it_once() {
+    let house = paying("Payments", IDEMPOTENT).await;
+    let agent = house.agent();
+    let said = submit_json(&agent, &pay(&house, "acct-1")).await;
+    assert_eq!((said.status, house.bank.balance("acct-1")), (200, Some(2500)), "{}", said.text());
+    let asked = json!({"verb": "give back", "description": "Have it returned", "parameters": {"reason": "wrong_amount"}});
+    for (name, value) in asked.as_object().unwrap() {
+        assert_eq!(said.body["rollback"][name], *value);
+    }
+    let id = said.body["action_id"].as_str().unwrap().to_owned();
+    for fault in [Fault::LostAfterEffect, Fault::RateLimited { retry_after: 1 }] {
+        house.bank.inject(Injection::refunds(fault, 1));
+    }
+    for _ in 0..3 {
+        agent.post(&format!("/v1/actions/{id}/rollback"), &json!({})).await;
+    }
+    let record = until(&agent, &id, "ROLLED_BACK").await;
+    assert_eq!((house.bank.refunds(), house.bank.balance("acct-1")), (1, Some(0)));
+    let rollback = &record["rollback"];
+    assert_eq!(
+        (&rollback["by"], &rollback["sends"], &rollback["verb"]),
+        (&json!("default-agent"), &json!(3), &json!("give back"))
+    );
+    let kinds: Vec<_> = record["receipts"].as_array().unwrap().iter().map(|it| &it["event_type"]).collect();
+    assert_eq!(kinds, ["ORIGINAL", "AMENDMENT_ROLLBACK"]);
+    let jwks = house.jwks().await;
+    for receipt in record["receipts"].as_array().unwrap() {
+        let document = agent.get(&format!("/v1/receipts/{}", receipt["receipt_id"].as_str().unwrap())).await;
+        assert_eq!(verdict(&document.bytes, &jwks), receipt::Verdict::Valid);
+    }
+    let mut plain = pay(&house, "acct-2");
+    plain.as_object_mut().unwrap().remove("rollback");
+    let said = submit_json(&agent, &plain).await;
+    let id = said.body["action_id"].as_str().unwrap();
+    let refused = agent.post(&format!("/v1/actions/{id}/rollback"), &json!({})).await;
+    assert_eq!((refused.status, refused.code()), (422, "ATP_ROLLBACK_REQUIRED"), "its own binding has none");
+}
+
+/// It outlives a restart, and is not sent to another provider than the one that was named when it was asked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollback_goes_to_whom_it_was_bound_when_it_was_asked_for() {
+    let mut house = paying("Payments", IDEMPOTENT).await;
+    let said = submit_json(&house.agent(), &pay(&house, "acct-1")).await;
+    assert_eq!(said.status, 200, "{}", said.text());
+    let id = said.body["action_id"].as_str().unwrap().to_owned();
+    let path = house.path().join("catalogue/default/give_back.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("name = \"bank\"", "name = \"another\"")).unwrap();
+    assert_eq!(house.admin().post("/v1/reload", &json!({})).await.status, 200);
+    let refused = house.agent().post(&format!("/v1/actions/{id}/rollback"), &json!({})).await;
+    assert_eq!((refused.status, refused.code()), (422, "ATP_PROVIDER_CANNOT"), "{}", refused.text());
+    std::fs::write(&path, text).unwrap();
+    assert_eq!(house.admin().post("/v1/reload", &json!({})).await.status, 200);
+    house.bank.inject(Injection::refunds(Fault::LostBeforeEffect, 1));
+    house.agent().post(&format!("/v1/actions/{id}/rollback"), &json!({})).await;
+    house.gateway.kill();
+    house.start();
+    until(&house.agent(), &id, "ROLLED_BACK").await;
+    assert_eq!((house.bank.refunds(), house.bank.balance("acct-1")), (1, Some(0)));
+}
+
+/// It is an action itself: by its own name, schema and completeness, and by policies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollback_is_judged_with_its_action() {
+    let house = paying("Nobody", IDEMPOTENT).await;
+    let agent = house.agent();
+    let said = submit_json(&agent, &pay(&house, "acct-1")).await;
+    assert_eq!(
+        (said.status, &said.body["response"]["code"]),
+        (403, &json!("EP_BOUNDARY_BLOCK")),
+        "{}",
+        said.text()
+    );
+    assert_eq!(said.body["response"]["details"]["reasons"], json!(["rollback_denied"]));
+    let replay =
+        house.admin().get(&format!("/v1/actions/{}/replay", said.body["action_id"].as_str().unwrap())).await;
+    assert_eq!(replay.body["result"], "same", "{}", replay.text());
+    for (key, verb, target) in [("acct-2", "delete", "audit log"), ("acct-3", "remove", "boundary")] {
+        let body = with(pay(&house, key), "/rollback", json!({"verb": verb, "target": target}));
+        let said = submit_json(&agent, &body).await;
+        assert_eq!(
+            (said.status, &said.body["response"]["code"]),
+            (403, &json!("EP_BOUNDARY_BLOCK")),
+            "{}",
+            said.text()
+        );
+        assert_eq!(said.body["response"]["details"]["reasons"], json!(["hard_denied"]));
+    }
+    for (rollback, code, field) in [
+        (json!({"verb": "nothing"}), "EP_UNKNOWN_ARCHETYPE", "/rollback/verb"),
+        (json!({"verb": "give back", "target": "x"}), "EP_UNKNOWN_ARCHETYPE", "/rollback/verb"),
+        (json!({"verb": "give back"}), "EP_VALIDATION_FAILED", "/rollback/parameters/reason"),
+        (
+            json!({"verb": "give back", "parameters": {"reason": "x", "more": 1}}),
+            "EP_VALIDATION_FAILED",
+            "/rollback/parameters/more",
+        ),
+        (
+            json!({"verb": "give back", "parameters": {"reason": "4111111111111111"}}),
+            "EP_CARD_DATA_REFUSED",
+            "/rollback/parameters/reason",
+        ),
+    ] {
+        let body = with(with(pay(&house, "acct-4"), "/rollback", rollback), "/delegation_token", Value::Null);
+        let said = submit(&agent, "/sandbox/v1/actions", "application/json", body.to_string()).await;
+        assert_eq!((said.status, said.code()), (422, code), "{}", said.text());
+        assert_eq!(said.body["error"]["field"], field);
+    }
+    assert_eq!(house.bank.effects().count, 0);
+    let house = paying("Payments", "").await;
+    let said = submit_json(&house.agent(), &pay(&house, "acct-1")).await;
+    assert_eq!(
+        (said.status, said.code()),
+        (422, "ATP_PROVIDER_CANNOT"),
+        "twice could be two: {}",
+        said.text()
+    );
+}
+
+/// Exactly once takes a way to undo it, which may come with the request; people are shown it and sign it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exactly_once_takes_the_rollback_that_a_request_brings() {
+    let house = paying("Payments", IDEMPOTENT).await;
+    let agent = house.agent();
+    let mut without = with(pay(&house, "acct-1"), "/guarantee_level", json!("atp-3"));
+    without.as_object_mut().unwrap().remove("rollback");
+    let refused = submit_json(&agent, &without).await;
+    assert_eq!((refused.status, refused.code()), (422, "ATP_ROLLBACK_REQUIRED"), "{}", refused.text());
+    let body = with(pay(&house, "acct-1"), "/guarantee_level", json!("atp-3"));
+    let held = submit_json(&agent, &body).await;
+    assert_eq!(
+        (held.status, held.body["result"]["state"].as_str()),
+        (202, Some("INTENDED")),
+        "{}",
+        held.text()
+    );
+    let id = held.body["action_id"].as_str().unwrap();
+    let approver = house.voice("default", "approver");
+    let passkey = Passkey::new("the-approver's");
+    enrolled(&house, &approver, &passkey).await;
+    let shown = approver.get(&format!("/v1/approvals/{id}")).await;
+    assert_eq!(shown.body["atp"]["rollback"]["verb"], "give back", "{}", shown.text());
+    let asked = approver.post(&format!("/v1/actions/{id}/envelope"), &json!({"comment": null})).await;
+    let bindings = asked.body["envelope"]["binding_digests"].as_object().unwrap();
+    assert_eq!(bindings.keys().collect::<Vec<_>>(), ["execute", "rollback"], "{}", asked.text());
+    let assertion = passkey.get(&asked.body["challenge"]);
+    let signed = approver.post(&format!("/v1/actions/{id}/approve"), &json!({"assertion": assertion})).await;
+    assert_eq!(signed.status, 200, "{}", signed.text());
+    let record = until(&agent, id, "COMPLETED").await;
+    assert_eq!((&record["guarantee_level"], house.bank.balance("acct-1")), (&json!("atp-3"), Some(2500)));
+    agent.post(&format!("/v1/actions/{id}/rollback"), &json!({})).await;
+    until(&agent, id, "ROLLED_BACK").await;
+    assert_eq!(house.bank.balance("acct-1"), Some(0));
+}
+
+/// What the page tells people to send is carried out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_pages_examples_are_carried_out() {
+    let house = house().await;
+    let page = include_str!("../../../../docs/actions.md");
+    let between = |begin: &str, end: &str| {
+        let (_, rest) = page.split_once(begin).unwrap();
+        rest.split_once(end).unwrap().0.to_owned()
+    };
+    let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_mins(5);
+    let yaml = between("<<'YAML'\n", "YAML\n").replace("2026-05-05T21:05:00Z", &soon.to_string());
+    let said = submit(&house.agent(), "/v1/actions", "application/yaml", yaml).await;
+    assert_eq!(
+        (said.status, said.body["result"]["state"].as_str()),
+        (200, Some("COMPLETED")),
+        "{}",
+        said.text()
+    );
+    let json = between("-d '", "'\n");
+    let said = submit(&house.nobody(), "/sandbox/v1/actions", "application/json", json).await;
+    assert_eq!(
+        (said.status, said.body["result"]["state"].as_str()),
+        (200, Some("COMPLETED")),
+        "{}",
+        said.text()
+    );
 }

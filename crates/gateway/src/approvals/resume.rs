@@ -22,6 +22,7 @@ use crate::decide::{Asked, Before, Own, Resumed};
 use crate::gateway::Gateway;
 use crate::pending::Pending;
 use crate::pursue::not_offered;
+use crate::redress;
 use crate::remember::unavailable;
 use crate::request::{Arrival, Ask, Next, refused};
 use crate::row::{EscalationRow, IntentRow, SeenRow, internal};
@@ -205,7 +206,7 @@ impl Gateway {
         if !was_asked(&request, stored, &tenant.hmac) {
             return Err(internal("a stored action is not the one that was asked for"));
         }
-        let action = Action::of(request, archetype).map_err(refused)?;
+        let action = redress::action_of(&rules.catalogue, request, archetype)?;
         let provider = self.able_provider(rules, &action)?;
         Ok((action, provider))
     }
@@ -237,7 +238,7 @@ impl Gateway {
         let ended = self.ended(&stored.tenant, &passkeys).await?;
         let counts = |said: &Said| match said.form == KEY {
             true => key_will_do && !ended.contains(&said.key_id),
-            false => signed(said).is_some_and(|it| signed::still_fits(&it, stored, rules)),
+            false => signed(said).is_some_and(|it| signed::still_fits(&it, (stored, row), rules)),
         };
         let enough = said::agreed(&said, &seen, counts)? >= action.archetype.approvals
             && match atp::signer(row)? {

@@ -12,6 +12,7 @@ use super::Asked;
 use super::case::judged_caller;
 use super::describe::chain_of;
 use super::reasons::{code_of, details_of};
+use crate::atp::Names;
 use crate::gateway::Gateway;
 use crate::pending::{Pending, entries};
 use crate::remember::{Row, outward, unavailable};
@@ -21,13 +22,17 @@ use crate::{Error, clock};
 
 impl Gateway {
     /// Blocks by bare name: neither catalogue nor schema is asked.
-    pub(crate) async fn deny_by_name(&self, asked: &Asked<'_>, request: &Request) -> Result<Answer, Error> {
+    pub(crate) async fn deny_by_name(
+        &self,
+        asked: &Asked<'_>,
+        request: &Request,
+        (archetype, verb, target): Names<'_>,
+    ) -> Result<Answer, Error> {
         let standing = self.standing(asked.caller, request.delegation_token.as_deref()).await?;
         let caller = judged_caller(asked.caller);
-        let (verb, target) = request.verb_and_target();
         let named = Named {
             environment: self.environment,
-            archetype: &request.archetype,
+            archetype,
             verb,
             target,
             caller: &caller,
@@ -157,6 +162,7 @@ fn as_asked(asked: &Asked<'_>, request: &Request) -> Result<IntentRow, Error> {
         retry: None,
         snapshot: None,
         rollback: None,
+        undone_by: None,
         held_for: Vec::new(),
         repeat_of: None,
         escalation: None,
