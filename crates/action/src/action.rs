@@ -1,6 +1,7 @@
 //! The action: a request that its archetype has accepted, parsed once, valid ever after.
 
 use crate::archetype::{Archetype, CurrencyRule, Kind, Member, MoneyRule, Pointer};
+use crate::atp::Atp;
 use crate::hash::HmacKey;
 use crate::id::{ActionId, IdempotencyKey, Subject};
 use crate::level::{GuaranteeLevel, PaymentMode};
@@ -61,6 +62,10 @@ pub struct Action {
     pub human_approver: Option<Subject>,
     /// The caller's own ids and labels.
     pub client: BTreeMap<String, Value>,
+    /// What only the envelope of the Agent Transaction Protocol can say, where it came in that.
+    pub atp: Option<Box<Atp>>,
+    /// What is to undo it, if the request brought something: an action itself.
+    pub rollback: Option<Box<Action>>,
     /// What the request itself said; the request hash is about that.
     asked: Asked,
     /// Where in `canonical` each top-level member's value stands.
@@ -155,12 +160,19 @@ impl Action {
             session_id: request.session_id,
             human_approver: request.human_approver,
             client: request.client,
+            atp: request.atp,
+            rollback: None,
         })
     }
 
     /// The same action, now that the provider has named its price.
     pub fn with_quote(self, quote: Money) -> Action {
         Action { money: Some(quote), ..self }
+    }
+
+    /// The same action, with what its request wants it undone by.
+    pub fn with_rollback(self, rollback: Action) -> Action {
+        Action { rollback: Some(Box::new(rollback)), ..self }
     }
 
     /// Whether everything required is there.
@@ -179,7 +191,23 @@ impl Action {
             payment_mode,
             guarantee_level,
             self.repeat_of,
+            self.atp.as_ref().and_then(|atp| atp.rollback.as_ref()),
         )
+    }
+
+    /// The verb and the target, where it came with them.
+    pub fn verb_and_target(&self) -> (Option<&str>, Option<&str>) {
+        Atp::verb_and_target(self.atp.as_deref())
+    }
+
+    /// The regulations it falls under, by the catalogue's word or the caller's; sorted, each once.
+    pub fn regulations(&self) -> Vec<String> {
+        Atp::regulations(self.atp.as_deref(), &self.archetype.regulations)
+    }
+
+    /// Whether the request itself wants a person to agree.
+    pub fn wants_sign_off(&self) -> bool {
+        self.atp.as_ref().is_some_and(|atp| atp.compliance.wants_sign_off())
     }
 
     /// Equal for actions that would do the same for the same principal: HMAC over JCS{archetype, destination,

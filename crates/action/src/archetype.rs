@@ -16,6 +16,10 @@ pub struct Archetype {
     pub name: String,
     /// One sentence for people.
     pub description: String,
+    /// The verbs that mean it, beside its name.
+    pub verbs: Vec<String>,
+    /// The targets on which they do; none: on any, and without one.
+    pub targets: Vec<String>,
     /// Cedar action groups that it belongs to, such as `Payments`.
     pub groups: Vec<String>,
     /// The Cedar entity type of its resource.
@@ -244,6 +248,28 @@ impl Archetype {
     /// The declared top-level member of this name.
     pub fn member(&self, name: &str) -> Option<&Member> {
         self.members.iter().find(|member| member.name == name)
+    }
+
+    /// Whether a verb and a target mean it.
+    pub fn is_meant_by(&self, verb: &str, target: Option<&str>) -> bool {
+        self.verbs().any(|own| own == verb)
+            && (self.targets.is_empty() || target.is_some_and(|it| self.targets.iter().any(|own| own == it)))
+    }
+
+    /// A verb and a target that would mean both.
+    pub(crate) fn shares_with<'a>(&'a self, other: &'a Archetype) -> Option<(&'a str, Option<&'a str>)> {
+        let verb = self.verbs().find(|verb| other.verbs().any(|it| it == *verb))?;
+        match (self.targets.as_slice(), other.targets.as_slice()) {
+            ([], []) => Some((verb, None)),
+            ([], [target, ..]) => Some((verb, Some(target.as_str()))),
+            ([target, ..], []) => Some((verb, Some(target.as_str()))),
+            (own, others) => own.iter().find(|it| others.contains(it)).map(|it| (verb, Some(it.as_str()))),
+        }
+        .filter(|_| self.name != other.name)
+    }
+
+    fn verbs(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.name.as_str()).chain(self.verbs.iter().map(String::as_str))
     }
 
     /// The SHA-256 of everything declared, in lower-case hex; layout and comments of the file do not count.

@@ -22,8 +22,10 @@
 
 mod action;
 mod archetype;
+mod atp;
 mod card;
 mod catalogue;
+pub mod compliance;
 mod hash;
 mod id;
 pub mod json;
@@ -36,12 +38,14 @@ mod retention;
 mod retry;
 mod shape;
 mod text;
+pub mod yaml;
 
 pub use action::{Action, Attribute, Missing, Shown};
 pub use archetype::{
     AnomalyRule, ApprovalForm, Archetype, CedarMember, CedarType, CurrencyRule, DuplicateRule, FirstSeen,
     Kind, Member, MoneyRule, OnDuplicate, Pointer,
 };
+pub use atp::{AskedRollback, Atp, Time};
 pub use catalogue::{Catalogue, Mistake, Source};
 pub use hash::HmacKey;
 pub use id::{ActionId, Environment, IdempotencyKey, Malformed, Subject, Tenant};

@@ -1,5 +1,6 @@
 //! The envelope in which an action is asked for.
 
+use crate::atp::{AskedRollback, Atp};
 use crate::hash::HmacKey;
 use crate::id::{ActionId, IdempotencyKey, Subject};
 use crate::level::{GuaranteeLevel, PaymentMode};
@@ -45,6 +46,8 @@ pub struct Request {
     pub human_approver: Option<Subject>,
     /// The caller's own ids and labels, by name: strings.
     pub client: BTreeMap<String, Value>,
+    /// What only the envelope of the Agent Transaction Protocol can say, where it came in that.
+    pub atp: Option<Box<Atp>>,
 }
 
 /// Anything longer than this is no token that we could verify.
@@ -90,6 +93,11 @@ impl Request {
         Ok(request)
     }
 
+    /// A request for this and nothing else.
+    pub fn plain(archetype: &str, constraints: Value) -> Request {
+        Request { archetype: archetype.to_owned(), constraints, ..Request::empty() }
+    }
+
     /// Refuses card data anywhere in the constraints. For requests that meet no archetype, which could exempt a
     /// member; [`crate::Action::of`] does it for the others.
     ///
@@ -102,10 +110,12 @@ impl Request {
     /// The request hash of a request that meets no archetype; equal to that of the action it would have become.
     pub fn hash(&self, key: &HmacKey) -> [u8; 32] {
         let constraints = json::canonical(&self.constraints);
-        hash(key, &self.archetype, &constraints, self.payment_mode, self.guarantee_level, self.repeat_of)
+        let rollback = self.atp.as_ref().and_then(|atp| atp.rollback.as_ref());
+        let (mode, level) = (self.payment_mode, self.guarantee_level);
+        hash(key, &self.archetype, &constraints, mode, level, self.repeat_of, rollback)
     }
 
-    fn empty() -> Request {
+    pub(crate) fn empty() -> Request {
         Request {
             archetype: String::new(),
             constraints: Value::Null,
@@ -123,10 +133,11 @@ impl Request {
             session_id: None,
             human_approver: None,
             client: BTreeMap::new(),
+            atp: None,
         }
     }
 
-    fn set(&mut self, name: &str, value: Value) -> Result<(), Refusal> {
+    pub(crate) fn set(&mut self, name: &str, value: Value) -> Result<(), Refusal> {
         match name {
             "payment_mode" => {
                 self.payment_mode = Some(word(name, &value, PaymentMode::parse, PAYMENT_MODES)?)
@@ -179,6 +190,7 @@ pub(crate) fn hash(
     payment_mode: Option<PaymentMode>,
     guarantee_level: Option<GuaranteeLevel>,
     repeat_of: Option<ActionId>,
+    rollback: Option<&AskedRollback>,
 ) -> [u8; 32] {
     let mut head = String::with_capacity(64);
     head.push_str("{\"archetype\":");
@@ -197,7 +209,11 @@ pub(crate) fn hash(
     member("guarantee_level", guarantee_level.map(GuaranteeLevel::as_str));
     member("payment_mode", payment_mode.map(PaymentMode::as_str));
     member("repeat_of", repeat_of.map(|id| id.to_string()).as_deref());
-    member("rollback", None);
+    tail.push_str(",\"rollback\":");
+    match rollback {
+        Some(rollback) => json::write_canonical(&rollback.to_value(), &mut tail),
+        None => tail.push_str("null"),
+    }
     tail.push('}');
     key.sign_parts(&[head.as_bytes(), constraints.as_bytes(), tail.as_bytes()])
 }
@@ -291,10 +307,16 @@ fn client(value: Value) -> Result<BTreeMap<String, Value>, Refusal> {
     Ok(client)
 }
 
-fn unknown(name: &str) -> Refusal {
+/// The pointer to a member that may have any name.
+pub(crate) fn pointer_to(name: &str) -> String {
     let shown: String = name.chars().take(64).collect();
     let mut field = String::new();
     json::push_segment(&mut field, &shown);
+    field
+}
+
+fn unknown(name: &str) -> Refusal {
+    let field = pointer_to(name);
     if name == "result" {
         return Refusal::invalid(field, "a result is reported by the gateway, never by the caller")
             .with_hint("leave `result` out");

@@ -338,6 +338,58 @@ fn every_mistake_is_found_with_its_place_and_a_hint() {
     assert!(wrong.is_empty(), "{wrong}");
 }
 
+/// A file of this name and these lines, and nothing else of interest.
+fn meant_by(name: &str, lines: &str) -> Source {
+    let schema = "[schema.properties.what]\ntype = \"string\"\n";
+    source(&format!("{name}.toml"), &format!("name = \"{name}\"\nreversible = true\n{lines}\n{schema}"))
+}
+
+#[test]
+fn a_verb_and_a_target_mean_at_most_one_archetype() {
+    let files = [
+        meant_by("APP_DEPLOY", "verb = [\"deploy\", \"publish\"]\ntarget = \"catalog\""),
+        meant_by("SITE_DEPLOY", "verb = \"deploy\"\ntarget = [\"site\", \"mirror\"]"),
+        meant_by("REMOVE", "verb = \"remove\""),
+    ];
+    let catalogue = Catalogue::load(true, &files).unwrap();
+    let means = |verb, target| catalogue.resolve(verb, target).map(|it| it.name.as_str());
+    for (verb, target, archetype) in [
+        ("deploy", Some("catalog"), Some("APP_DEPLOY")),
+        ("publish", Some("catalog"), Some("APP_DEPLOY")),
+        ("APP_DEPLOY", Some("catalog"), Some("APP_DEPLOY")),
+        ("deploy", Some("mirror"), Some("SITE_DEPLOY")),
+        ("remove", Some("anything"), Some("REMOVE")),
+        ("remove", None, Some("REMOVE")),
+        ("PAYMENT_TRANSFER", None, Some("PAYMENT_TRANSFER")),
+        ("publish", Some("site"), None),
+        ("deploy", Some("elsewhere"), None),
+        ("deploy", None, None),
+        ("APP_DEPLOY", None, None),
+        ("Deploy", Some("catalog"), None),
+    ] {
+        assert_eq!(means(verb, target), archetype, "{verb} {target:?}");
+    }
+    for (second, shared) in [
+        (
+            meant_by("OTHER", "verb = \"deploy\"\ntarget = \"site\""),
+            "`deploy` on `site` means both `SITE_DEPLOY` and `OTHER`",
+        ),
+        (
+            meant_by("OTHER", "verb = \"publish\""),
+            "`publish` on `catalog` means both `OTHER` and `APP_DEPLOY`",
+        ),
+        (meant_by("OTHER", "verb = \"REMOVE\""), "`REMOVE` on any target means both `REMOVE` and `OTHER`"),
+        (meant_by("OTHER", "verb = \"PAYMENT_TRANSFER\""), "means both `OTHER` and `PAYMENT_TRANSFER`"),
+    ] {
+        let mistakes = Catalogue::load(true, &[&files[..], &[second]].concat()).unwrap_err();
+        let told = mistakes.iter().map(|it| it.message.clone()).collect::<Vec<_>>().join("; ");
+        assert!(told.contains(shared) && mistakes[0].line == 1, "{told}");
+    }
+    for wrong in ["verb = 1", "verb = []", "verb = \"de\\tploy\"", "target = \"\"", "target = [1]"] {
+        assert!(Catalogue::load(true, &[meant_by("X", wrong)]).is_err(), "{wrong}");
+    }
+}
+
 #[test]
 fn all_mistakes_of_all_files_are_reported_at_once() {
     let first = GOOD.replace("\"EUR\"", "\"EURO\"").replace("\"1h\"", "\"1 hour\"");

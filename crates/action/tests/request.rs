@@ -313,3 +313,39 @@ fn a_deletion_after_a_retention_that_there_is_not_is_refused() {
     body["retention"] = json!("30d");
     assert_eq!(act(builtin(), &body).unwrap().keeping.deleted_after().unwrap().days(), 30);
 }
+
+/// In the protocol's own envelope the same request is the same, and what only it can say is kept to the letter.
+#[test]
+fn the_other_envelope_says_the_same_and_keeps_the_rest() {
+    let mut body = payment();
+    body["idempotency_key"] = json!("k-1");
+    let plain = Request::parse(body.to_string().as_bytes()).unwrap();
+    let mut atp = json!({
+        "atp_version": "1.0.0-draft", "idempotency_key": "k-1",
+        "action": {"verb": body["archetype"], "description": "Pay", "parameters": body["constraints"]},
+        "created_at": "2026-05-05T21:00:00+02:00", "deadline": "2026-05-05T21:05:00Z", "human_approver": null,
+        "compliance": {"regulation_refs": ["A"], "retention_policy": "7_years",
+                       "deletion_policy": "hard_delete_30d", "dpia_ref": null},
+    });
+    let request = Request::from_atp(atp.clone()).unwrap();
+    let key = countersign_action::HmacKey::new(&[7; 32]);
+    assert_eq!(request.hash(&key), plain.hash(&key), "one request in two envelopes");
+    assert_eq!(request.idempotency_key, plain.idempotency_key);
+    assert_eq!(request.client["created_at"], "2026-05-05T21:00:00+02:00");
+    assert_eq!(request.retention.unwrap().days(), 2562);
+    assert_eq!(request.deletion.to_string(), "hard_delete_30_days");
+    let kept = request.atp.unwrap();
+    assert_eq!(kept.deadline.as_ref().unwrap().ms, 1_778_015_100_000);
+    assert_eq!(countersign_action::Atp::kept(kept.to_value()).unwrap(), *kept);
+    atp["rollback"] = json!({"verb": "undo", "parameters": {"a": 1}});
+    let with = Request::from_atp(atp.clone()).unwrap();
+    assert_ne!(with.hash(&key), plain.hash(&key), "what undoes it is part of what is asked");
+    let kept = with.atp.unwrap();
+    assert_eq!(countersign_action::Atp::kept(kept.to_value()).unwrap(), *kept);
+    atp["rollback"]["parameters"]["a"] = json!(2);
+    assert_ne!(Request::from_atp(atp).unwrap().hash(&key), with_hash(&kept, &plain, &key));
+}
+
+fn with_hash(kept: &countersign_action::Atp, plain: &Request, key: &countersign_action::HmacKey) -> [u8; 32] {
+    Request { atp: Some(Box::new(kept.clone())), ..plain.clone() }.hash(key)
+}

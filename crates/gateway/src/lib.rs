@@ -26,6 +26,7 @@ mod act;
 mod admin;
 mod alert;
 mod approvals;
+mod atp;
 mod audit;
 mod authority;
 mod buckets;
@@ -48,6 +49,7 @@ mod pending;
 mod prove;
 mod pursue;
 mod recovery;
+mod redress;
 mod remember;
 mod request;
 mod rollback;
@@ -65,6 +67,7 @@ pub use approvals::{
     Asked, Creation, Credential, DoubtView, GivenView, Greeting, HeldView, PasskeyView, PolicyView, Question,
     Summary,
 };
+pub use atp::Spelling;
 pub use audit::{AuditAsk, AuditView, TrailCheck, TrailFinding};
 pub use caller::{Caller, Deed, Role};
 pub use code::Code;

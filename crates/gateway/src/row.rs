@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use action::{Backoff, Deletion, Keeping, Period, RetryPolicy};
+use action::{Atp, Backoff, Deletion, Keeping, Period, RetryPolicy};
 use boundary::{PolicyRef, Trigger};
 use execution::{Call, Course};
 use provider::Provider;
@@ -62,6 +62,9 @@ pub(crate) struct IntentRow {
     /// How its effect is undone, if somebody asked for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<RollbackRow>,
+    /// [`Provider::identity`] of what is to undo it, if the request brought that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undone_by: Option<String>,
     /// Why it waits, in stable words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held_for: Vec<String>,
@@ -77,6 +80,9 @@ pub(crate) struct IntentRow {
     /// The earlier action that it seems to repeat, if it waits for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub earlier_transaction: Option<String>,
+    /// What only the envelope of the Agent Transaction Protocol said, where it came in that; canonical.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub atp: Option<Box<RawValue>>,
     /// What the decision was made from; `countersign replay` reads it.
     pub record: Option<Box<RawValue>>,
     /// How long it is kept and when it is erased, where anybody said so.
@@ -269,6 +275,13 @@ pub(crate) struct OutcomeRow {
 pub(crate) const VERSION: u8 = 1;
 
 impl IntentRow {
+    /// What it came with in the envelope of the Agent Transaction Protocol.
+    pub(crate) fn atp(&self) -> Result<Option<Atp>, Error> {
+        let Some(kept) = &self.atp else { return Ok(None) };
+        let atp = serde_json::from_str(kept.get()).ok().and_then(Atp::kept);
+        atp.map(Some).ok_or_else(|| internal("a stored envelope cannot be read"))
+    }
+
     /// Was its caller told that it had failed, before somebody asked for another attempt?
     pub(crate) fn was_settled(&self) -> bool {
         self.attempts.iter().any(|attempt| attempt.last_word)
@@ -414,6 +427,11 @@ impl OutcomeRow {
     }
 }
 
+/// What a request's own envelope said, as it is kept.
+pub(crate) fn kept(atp: Option<&Atp>) -> Result<Option<Box<RawValue>>, Error> {
+    atp.map(|atp| raw(action::json::canonical(&atp.to_value()))).transpose()
+}
+
 /// Canonical text as a raw value, so that it is stored and read back without a change.
 pub(crate) fn raw(text: String) -> Result<Box<RawValue>, Error> {
     RawValue::from_string(text).map_err(|_| internal("a canonical text is not JSON"))
@@ -458,6 +476,11 @@ mod tests {
             let intent = IntentRow::from_bytes(line.as_bytes()).unwrap();
             assert_eq!(intent.v, VERSION);
             assert_eq!(String::from_utf8(intent.to_bytes().unwrap()).unwrap(), line);
+            let atp = intent.atp().unwrap();
+            assert_eq!(
+                kept(atp.as_ref()).unwrap().map(|it| it.get().to_owned()),
+                intent.atp.map(|it| it.get().to_owned())
+            );
         }
         for line in HELD.lines() {
             let held = IntentRow::from_bytes(line.as_bytes()).unwrap();

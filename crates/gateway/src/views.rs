@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use action::{ActionId, Environment};
+use action::{ActionId, AskedRollback, Environment};
 use ledger::{Erased, Labels, Settled, State, Stored};
 use serde_json::Value;
 
@@ -42,6 +42,10 @@ pub struct ActionView {
     pub description: Option<String>,
     /// The constraints, as received; null once they are erased.
     pub parameters: Value,
+    /// The rules it falls under, as the request named them.
+    pub compliance: Option<Value>,
+    /// How the request wants it undone, if it says so.
+    pub asked_rollback: Option<Value>,
     /// Whether it can be undone; `None` once it is erased.
     pub reversible: Option<bool>,
     /// When it came in, RFC 3339.
@@ -301,6 +305,10 @@ fn view(
     };
     let keeping = KeepingView::of(row.keeping()?, last_ms(&stored, &outcomes));
     let attempts = attempts(&row);
+    let atp = row.atp()?;
+    let named = atp.as_ref().and_then(|atp| atp.deadline.as_ref()).map(|it| it.ms);
+    let after = row.deadline_ms.and_then(|ms| i64::try_from(ms).ok()).map(|ms| stored.at_ms + ms);
+    let deadline = named.or(after);
     let human_approver = decided_by(&stored, &approvals).unwrap_or(row.human_approver);
     Ok(ActionView {
         action_id: stored.id,
@@ -310,17 +318,16 @@ fn view(
         session_id: row.session_id,
         human_approver,
         archetype: stored.archetype.into(),
-        verb: None,
-        target: None,
-        description: None,
+        verb: atp.as_ref().map(|atp| atp.verb.clone()),
+        target: atp.as_ref().and_then(|atp| atp.target.clone()),
+        description: atp.as_ref().and_then(|atp| atp.description.clone()),
+        compliance: atp.as_ref().map(|atp| atp.compliance.asked().clone().into()),
+        asked_rollback: atp.as_ref().and_then(|atp| atp.rollback.as_ref()).map(AskedRollback::to_value),
         parameters: serde_json::from_str(row.constraints.get())
             .map_err(|_| internal("stored constraints cannot be read"))?,
         reversible: Some(row.reversible),
         created_at: clock::text(stored.at_ms),
-        deadline: row
-            .deadline_ms
-            .and_then(|ms| i64::try_from(ms).ok())
-            .map(|ms| clock::text(stored.at_ms + ms)),
+        deadline: deadline.map(clock::text),
         state: outward(stored.state).to_owned(),
         completed_at: completed.map(clock::text),
         duration_ms: completed.and_then(|at_ms| u64::try_from(at_ms - stored.at_ms).ok()),
@@ -362,6 +369,8 @@ fn what_is_left(stored: Stored, outcomes: Vec<Settled>, erased: Erased) -> Resul
         target: target.map(Into::into),
         description: None,
         parameters: Value::Null,
+        compliance: None,
+        asked_rollback: None,
         reversible: None,
         created_at: clock::text(stored.at_ms),
         deadline: None,

@@ -464,6 +464,7 @@ impl World {
         let row = self.row_mut(id)?;
         row.erased = Some(entry);
         row.stored.payload = Vec::new();
+        row.labels.refs = Vec::new();
         row.stored.reply.iter_mut().for_each(|reply| reply.body = Vec::new());
         row.approvals.clear();
         row.lease = row.lease.taken(false, PROCESS, 0);

@@ -169,6 +169,78 @@ fn an_erased_action_is_pruned_like_any_other() {
     });
 }
 
+/// Admits it, known elsewhere by these, and settles it.
+fn known_by(ledger: &dyn Ledger, key: &str, refs: &[&str]) -> ActionId {
+    let mut asked = admission(key);
+    asked.intent.labels.refs = refs.iter().map(|it| (*it).into()).collect();
+    let id = admitted(ledger, asked);
+    wait(ledger.settle(settlement(id, State::Executed, key))).unwrap();
+    id
+}
+
+/// How many entries are found by this reference.
+fn found_by(ledger: &dyn Ledger, reference: &str) -> usize {
+    let search = Search { refs: vec![reference.into()], ..Search::default() };
+    wait(ledger.audit(&Tenant::default(), search, Order::OldestFirst, None, 100)).unwrap().rows.len()
+}
+
+#[test]
+fn nothing_is_known_elsewhere_by_what_is_erased() {
+    on_every_ledger(|ledger| {
+        let ledger = ledger.as_ref();
+        let id = known_by(ledger, "forgotten", &["action_id=forget-me", "fleet_id=fleet-1"]);
+        known_by(ledger, "kept", &["action_id=act-2", "fleet_id=fleet-1"]);
+        assert_eq!((found_by(ledger, "action_id=forget-me"), found_by(ledger, "fleet_id=fleet-1")), (2, 4));
+        wait(ledger.erase(erasure(id))).unwrap();
+        assert_eq!((found_by(ledger, "action_id=forget-me"), found_by(ledger, "fleet_id=fleet-1")), (0, 2));
+        assert_eq!(wait(ledger.erased(&Tenant::default(), id)).unwrap().unwrap().labels.refs, []);
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+/// Both what is in the index by then, and what is only taken in later by whoever has seen the action before.
+#[test]
+fn the_index_forgets_by_what_an_erased_action_was_known() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = sqlite(directory.path());
+    let db = Connection::open(directory.path().join("ledger.db")).unwrap();
+    let fill =
+        |name: &str| (0..520).for_each(|number| drop(known_by(&ledger, &format!("{name}-{number}"), &[])));
+    let is_indexed = |slices: i64| {
+        let sql = "SELECT count(*) FROM audit_slice";
+        while db.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap() < slices {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    };
+    // References are the ninth kind of term.
+    let terms = || {
+        let sql = "SELECT coalesce(sum(length(postings)), 0) FROM audit_term WHERE key & 15 = 8";
+        db.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    let id = known_by(&ledger, "forgotten", &["action_id=forget-me", "fleet_id=fleet-1"]);
+    known_by(&ledger, "kept", &["fleet_id=fleet-1"]);
+    fill("before");
+    is_indexed(1);
+    let before = terms();
+    wait(ledger.erase(erasure(id))).unwrap();
+    // One term less, and two entries less of the other.
+    assert_eq!(terms(), before - 12 - 2 * 2 - 2 * 2);
+    assert_eq!((found_by(&ledger, "action_id=forget-me"), found_by(&ledger, "fleet_id=fleet-1")), (0, 2));
+    fill("after");
+    is_indexed(2);
+    assert_eq!(terms(), before - 12 - 2 * 2 - 2 * 2, "its last entry is found by nothing of it either");
+    let (mut findings, mut after) = (Vec::new(), None);
+    loop {
+        let stretch = wait(ledger.inspect(after)).unwrap();
+        findings.extend(stretch.findings);
+        after = stretch.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(findings, []);
+}
+
 /// Bytes that no packing shrinks, of their own for each number.
 fn noise(number: u64) -> Vec<u8> {
     let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -361,8 +433,14 @@ fn every_column_is_erased_or_known_to_stay() {
     let mut select = db.prepare(sql).unwrap();
     let found: BTreeSet<String> =
         select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
-    let erased =
-        ["action.payload", "outcome.payload", "outcome.body", "approval.record", "approval.approver"];
+    let erased = [
+        "action.payload",
+        "action.refs",
+        "outcome.payload",
+        "outcome.body",
+        "approval.record",
+        "approval.approver",
+    ];
     let listed = include_str!("golden/stays.txt").lines().filter(|line| !line.starts_with('#'));
     let known: BTreeSet<String> = listed.chain(erased).map(String::from).collect();
     assert_eq!(found, known, "say in tests/golden/stays.txt what outlives an erasure, or have it erased");

@@ -108,6 +108,8 @@ pub(crate) enum Knows {
     Action,
     /// There is an attempt, with a reference and a provider key.
     Attempt,
+    /// The same; and where it makes good for the effect of another action, the reference of that one.
+    Redress,
     /// There is an effect, confirmed by the provider, and a call that undoes it.
     Effect,
 }
@@ -324,9 +326,9 @@ impl ActionPart {
             }
             "reference" => Ok(ActionPart::Reference),
             "provider_key" => Ok(ActionPart::ProviderKey),
-            "provider_reference" if scope.knows == Knows::Effect => Ok(ActionPart::Confirmed),
+            "provider_reference" if scope.knows >= Knows::Redress => Ok(ActionPart::Confirmed),
             "provider_reference" => Err(node
-                .mistake("there is a provider's reference only in `rollback`")
+                .mistake("there is a provider's reference only in `rollback`, and in the `act` of what undoes something")
                 .hint("use `reference`")),
             other => Err(node
                 .mistake(format!("`{other}` is no part of an action"))

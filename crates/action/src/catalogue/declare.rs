@@ -7,6 +7,7 @@ use super::paths;
 use super::reader::{File, Node, Table};
 use super::schema;
 use crate::archetype::{ApprovalForm, Archetype, OnDuplicate};
+use crate::atp::is_name;
 use crate::json;
 use crate::level::{GuaranteeLevel, PaymentMode};
 use crate::retention::{Deletion, Keeping, Period};
@@ -41,6 +42,8 @@ pub(crate) fn read(table: &Table<'_>) -> Option<Archetype> {
     let (groups, resource_type) = cedar(table, &name);
     Some(Archetype {
         description: table.get("description").and_then(|node| node.text()).unwrap_or_default().to_owned(),
+        verbs: names(table, "verb"),
+        targets: names(table, "target"),
         identity: paths::identity(table, &schema, grave && duplicate.on != OnDuplicate::Allow),
         reversible,
         guarantee_level: word(table, "guarantee_level", &LEVELS, GuaranteeLevel::parse)
@@ -70,10 +73,12 @@ pub(crate) fn read(table: &Table<'_>) -> Option<Archetype> {
     })
 }
 
-const KEYS: [&str; 23] = [
+const KEYS: [&str; 25] = [
     "extends",
     "name",
     "description",
+    "verb",
+    "target",
     "resource",
     "destination",
     "identity",
@@ -119,6 +124,25 @@ pub(crate) fn name<'a>(table: &Table<'a>) -> Option<(String, Node<'a>)> {
         return None;
     }
     Some((name.to_owned(), node))
+}
+
+/// One name or several, such as verbs that mean the same.
+fn names(table: &Table<'_>, key: &'static str) -> Vec<String> {
+    let Some(node) = table.get(key) else { return Vec::new() };
+    let names = match node.json() {
+        Value::Array(_) => node.texts(),
+        _ => node.text().map(|text| vec![(node, text)]).unwrap_or_default(),
+    };
+    if names.is_empty() {
+        node.mistake(format!("`{key}` names nothing"));
+    }
+    for (node, _) in names.iter().filter(|(_, name)| !is_name(name)) {
+        node.mistake_with_hint(
+            format!("no request can say this {key}"),
+            "use 1 to 128 ASCII letters, digits, blanks and `._:/-@+#~`",
+        );
+    }
+    names.into_iter().map(|(_, name)| name.to_owned()).collect()
 }
 
 /// The action groups and the resource's entity type.

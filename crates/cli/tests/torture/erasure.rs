@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::approvals::ask_for;
+use crate::atp::{IDEMPOTENT, pay, paying, submit_json};
 use crate::house::{House, Said, countersign, verdict};
 
 /// Words that stand nowhere but in what is erased.
@@ -201,15 +202,8 @@ async fn an_auditor_gets_the_same_report_from_the_gateway_and_from_its_store() {
     assert_eq!(receipt.body["regulatoryFramework"], json!(["GDPR-Art-17", "PSD2"]));
     assert_eq!(verdict(&receipt.bytes, &house.jwks().await), Verdict::Valid);
 
-    let made = house.admin().post("/v1/keys", &json!({"subject": "default-reader", "role": "auditor"})).await;
-    let period = ["--from", "2020-01-01T00:00:00Z", "--to", "2099-01-01T00:00:00Z"];
-    let report = |regulation: &str, form: &str, from: &[&str]| {
-        let mut report = countersign();
-        report.args(["report", "--regulation", regulation, "--format", form]).args(period).args(from);
-        let told = report.env("COUNTERSIGN_API_KEY", made.body["secret"].as_str().unwrap()).output().unwrap();
-        assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
-        String::from_utf8(told.stdout).unwrap()
-    };
+    let key = auditors_key(&house).await;
+    let report = |regulation: &str, form: &str, from: &[&str]| reported(&key, regulation, form, from);
     let url = ["--url", house.gateway.url.as_str()];
     let running: Value = serde_json::from_str(&report("PSD2", "json", &url)).unwrap();
     assert_eq!(running["totals"]["actions"], 1, "{running}");
@@ -228,5 +222,100 @@ async fn an_auditor_gets_the_same_report_from_the_gateway_and_from_its_store() {
     for member in ["totals", "oversight", "exceptions", "retention", "references", "actions"] {
         assert_eq!(at_rest[member], running[member], "{member}");
     }
+    house.start();
+}
+
+async fn auditors_key(house: &House) -> String {
+    let made = house.admin().post("/v1/keys", &json!({"subject": "default-reader", "role": "auditor"})).await;
+    made.body["secret"].as_str().unwrap().to_owned()
+}
+
+/// What `countersign report` says of all times.
+fn reported(key: &str, regulation: &str, form: &str, from: &[&str]) -> String {
+    let period = ["--from", "2020-01-01T00:00:00Z", "--to", "2099-01-01T00:00:00Z"];
+    let mut report = countersign();
+    report.args(["report", "--regulation", regulation, "--format", form]).args(period).args(from);
+    let told = report.env("COUNTERSIGN_API_KEY", key).output().unwrap();
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    String::from_utf8(told.stdout).unwrap()
+}
+
+/// What only the envelope of the Agent Transaction Protocol says is looked up and reported until it is erased with the rest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_envelope_says_is_reported_and_then_erased() {
+    let mut house = paying("Payments", IDEMPOTENT).await;
+    let path = house.path().join("catalogue/default/pay.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("regulations = [\"PSD2\", \"GDPR-Art-17\"]\n{text}")).unwrap();
+    let (agent, admin) = (house.agent(), house.admin());
+    assert_eq!(admin.post("/v1/reload", &json!({})).await.status, 200);
+    let references = json!({
+        "dpia_ref": "dpia-forget-me", "clinical_safety_ref": "safety-forget-me",
+        "smr_accountable": "chief-forget-me", "gds_assessment_ref": "gds-forget-me",
+    });
+    let mut body = pay(&house, "acct-1");
+    body["action_id"] = json!("act-forget-me");
+    body["fleet_id"] = json!("fleet-forget-me");
+    body["action"]["description"] = json!("pay-forget-me");
+    body["rollback"]["description"] = json!("back-forget-me");
+    body["compliance"] = json!({
+        "audit_trail_id": "trail-forget-me", "data_classification": "internal",
+        "regulation_refs": ["PSD2", "DORA"], "deletion_policy": "hard_delete_30d",
+    });
+    body["compliance"].as_object_mut().unwrap().extend(references.as_object().unwrap().clone());
+    let said = submit_json(&agent, &body).await;
+    assert_eq!((said.status, &said.body["compliance"]), (200, &body["compliance"]), "{}", said.text());
+    assert_eq!(said.body["retention"]["deletion_policy"], "hard_delete_30_days");
+
+    // The regulations are those of the catalogue and those of the request, wherever they are shown.
+    let regulations = json!(["DORA", "GDPR-Art-17", "PSD2"]);
+    let receipt_id = said.body["response"]["receipt_id"].as_str().unwrap();
+    let receipt = agent.get(&format!("/v1/receipts/{receipt_id}")).await;
+    assert_eq!(receipt.body["regulatoryFramework"], regulations);
+    assert_eq!(verdict(&receipt.bytes, &house.jwks().await), Verdict::Valid);
+    let found = async |query: &str| admin.get(&format!("/v1/audit?{query}")).await.body["entries"].clone();
+    for regulation in regulations.as_array().unwrap() {
+        let entries = found(&format!("regulation_ref={}", regulation.as_str().unwrap())).await;
+        assert_eq!(entries.as_array().unwrap().len(), 2, "{regulation}: admitted and executed");
+        assert_eq!(entries[0]["regulation_refs"], regulations);
+    }
+    for query in ["action_id=act-forget-me", "fleet_id=fleet-forget-me", "dpia_ref=dpia-forget-me"] {
+        assert_eq!(found(query).await.as_array().unwrap().len(), 2, "{query}");
+    }
+    let key = auditors_key(&house).await;
+    let url = house.gateway.url.clone();
+    let report = |regulation: &str| -> Value {
+        serde_json::from_str(&reported(&key, regulation, "json", &["--url", &url])).unwrap()
+    };
+    let before = report("DORA");
+    for (name, value) in references.as_object().unwrap() {
+        assert_eq!(before["references"][name], json!({value.as_str().unwrap(): 1}), "{before}");
+    }
+
+    let action = format!("/v1/actions/{}", said.body["action_id"].as_str().unwrap());
+    let erased = admin.post(&format!("{action}/erase"), &json!({})).await;
+    assert_eq!(erased.status, 200, "{}", erased.text());
+    let left = agent.get(&action).await;
+    assert_eq!((left.status, &left.body), (200, &erased.body));
+    for member in ["compliance", "rollback", "reversible", "deadline", "fleet_id", "response"] {
+        assert_eq!(left.body[member], Value::Null, "{member}: {}", left.text());
+    }
+    assert_eq!(
+        left.body["action"],
+        json!({"verb": "pay", "target": "supplier", "description": null, "parameters": null})
+    );
+    assert_eq!(submit_json(&agent, &body).await.code(), "EP_ERASED");
+    for query in ["action_id=act-forget-me", "fleet_id=fleet-forget-me", "dpia_ref=dpia-forget-me"] {
+        assert_eq!(found(query).await, json!([]), "{query}");
+    }
+    let entries = found("regulation_ref=GDPR-Art-17").await;
+    assert_eq!(entries.as_array().unwrap().len(), 3, "admitted, executed and erased: {entries}");
+    let after = report("GDPR-Art-17");
+    assert_eq!((&after["references"], &after["totals"]["actions"]), (&json!({}), &json!(1)), "{after}");
+    assert_eq!(found("verb=pay&target=supplier").await.as_array().unwrap().len(), 3);
+    let whole = admin.get("/v1/audit/verify").await;
+    assert_eq!(whole.body["findings"], json!([]), "{}", whole.text());
+    house.gateway.stop();
+    assert_eq!(places_of(&house, &["forget-me", "wrong_amount"]), BTreeSet::new());
     house.start();
 }

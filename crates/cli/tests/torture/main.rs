@@ -5,6 +5,7 @@
 mod alerts;
 mod approval_page;
 mod approvals;
+mod atp;
 mod audit;
 mod codes;
 mod endpoints;

@@ -16,11 +16,13 @@ use super::passkeys::Passkey;
 use super::said::{self, KEY, Said, Shown};
 use super::signed;
 use crate::act::{Said as Heard, UnderWay, lock};
+use crate::atp;
 use crate::caller::{Caller, Role};
 use crate::decide::{Asked, Before, Own, Resumed};
 use crate::gateway::Gateway;
 use crate::pending::Pending;
 use crate::pursue::not_offered;
+use crate::redress;
 use crate::remember::unavailable;
 use crate::request::{Arrival, Ask, Next, refused};
 use crate::row::{EscalationRow, IntentRow, SeenRow, internal};
@@ -187,7 +189,6 @@ impl Gateway {
             "client": row.client,
         });
         let optional = [
-            ("deadline_ms", row.deadline_ms.map(Into::into)),
             ("retry_policy", row.retry.and_then(|retry| serde_json::to_value(retry).ok())),
             ("repeat_of", row.repeat_of.clone().map(Into::into)),
             ("session_id", row.session_id.clone().map(Into::into)),
@@ -199,11 +200,13 @@ impl Gateway {
                 body[member] = value;
             }
         }
-        let request = Request::from_value(body).map_err(refused)?;
+        let atp = row.atp()?.map(Box::new);
+        let deadline_ms = row.deadline_ms;
+        let request = Request { atp, deadline_ms, ..Request::from_value(body).map_err(refused)? };
         if !was_asked(&request, stored, &tenant.hmac) {
             return Err(internal("a stored action is not the one that was asked for"));
         }
-        let action = Action::of(request, archetype).map_err(refused)?;
+        let action = redress::action_of(&rules.catalogue, request, archetype)?;
         let provider = self.able_provider(rules, &action)?;
         Ok((action, provider))
     }
@@ -235,9 +238,15 @@ impl Gateway {
         let ended = self.ended(&stored.tenant, &passkeys).await?;
         let counts = |said: &Said| match said.form == KEY {
             true => key_will_do && !ended.contains(&said.key_id),
-            false => signed(said).is_some_and(|it| signed::still_fits(&it, stored, rules)),
+            false => signed(said).is_some_and(|it| signed::still_fits(&it, (stored, row), rules)),
         };
-        let enough = said::agreed(&said, &seen, counts)? >= action.archetype.approvals;
+        let enough = said::agreed(&said, &seen, counts)? >= action.archetype.approvals
+            && match atp::signer(row)? {
+                Some(signer) => {
+                    said::agreed(&said, &seen, |it| it.approver == signer.as_str() && counts(it))? > 0
+                }
+                None => true,
+            };
         let triggers = escalation.read()?;
         // From now on the row tells of the rules of now.
         escalation.seen.get_or_insert_with(|| SeenRow {

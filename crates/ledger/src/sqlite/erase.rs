@@ -4,11 +4,14 @@
 //! grow, SQLite moves their neighbours to other pages, and where they stood their bytes stay until the place is needed. So
 //! the file is written anew, too, when nothing else goes on; see `housekeeping`.
 
+use action::ActionId;
 use rusqlite::params;
 
 use super::batch::Batch;
+use super::index::{self, SLICE};
 use super::read::{self, Sql};
 use super::write::Fate;
+use crate::audit::{By, Term};
 use crate::{Erasure, Error};
 
 /// Name in `meta`: something was erased, and copies of it may be where pages of the file are not in use.
@@ -28,6 +31,7 @@ impl Batch<'_> {
         }
         let entry = self.append(erasure.at_ms, Some(id), &erasure.draft(), None, Some(&erasure.record))?;
         self.empty(&fate)?;
+        self.forget_refs(id, &fate)?;
         self.db.prepare_cached("INSERT INTO erasure VALUES (?1, ?2)")?.execute([fate.row, entry])?;
         self.db.prepare_cached("DELETE FROM deletion WHERE action = ?1")?.execute([fate.row])?;
         // Keeps (fencing): whoever read it before goes on with it no more.
@@ -36,6 +40,20 @@ impl Batch<'_> {
         self.db.prepare_cached("INSERT OR REPLACE INTO meta VALUES (?1, 1)")?.execute([UNCLEAN])?;
         self.wipes = true;
         Ok(Ok(entry))
+    }
+
+    /// What the action is known by elsewhere names people, or could: it goes from its row and from the index.
+    fn forget_refs(&self, id: ActionId, fate: &Fate) -> Sql<()> {
+        let before = read::terms(self.db, id)?;
+        self.db.prepare_cached("UPDATE action SET refs = NULL WHERE row = ?1")?.execute([fate.row])?;
+        let (Some(before), Some(after)) = (before, read::terms(self.db, id)?) else { return Ok(()) };
+        let gone = before.all().iter().filter(|term| !after.all().contains(term)).copied();
+        let gone: Vec<Term> = gone.collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let (first, last) = read::span(self.db, fate.row)?;
+        index::forget(self.db, By::Reference, &gone, first >> SLICE..=last >> SLICE)
     }
 
     fn empty(&self, fate: &Fate) -> Sql<()> {

@@ -27,6 +27,8 @@ pub(crate) struct Housekeeping {
     pub(crate) log_pages: AtomicU64,
     /// Something was erased, and the file was not written anew since.
     unclean: AtomicBool,
+    /// Commits in which something was erased: what was read before is not to be relied on.
+    erasures: AtomicU64,
     /// A reader was in the way when the log was to be cut.
     unwiped: AtomicBool,
     /// The row that the next entry gets, and the first that is not in the index.
@@ -94,6 +96,7 @@ impl Housekeeping {
 
     /// What log and file still hold of what was erased must be gone.
     pub(crate) fn wipe(&self) {
+        self.erasures.fetch_add(1, Ordering::Release);
         self.unclean.store(true, Ordering::Relaxed);
         self.state.lock().unwrap_or_else(PoisonError::into_inner).wipe_due = true;
         self.bell.notify_one();
@@ -152,7 +155,7 @@ pub(crate) fn run(db: &Connection, shared: &Arc<Shared>) {
     }
     let unclean = read::meta(db, UNCLEAN).is_ok_and(|it| it.is_some());
     shared.housekeeping.unclean.fetch_or(unclean, Ordering::Relaxed);
-    let mut indexer = Indexer { db, shared, known: Known::new(index::KNOWN) };
+    let mut indexer = Indexer { db, shared, known: Known::new(index::KNOWN), erasures: 0 };
     if let Err(error) = indexer.begin().and_then(|()| indexer.run()) {
         tracing::warn!(%error, "the audit trail's index could not be brought up to date; searches read more");
     }
@@ -224,6 +227,8 @@ struct Indexer<'a> {
     db: &'a Connection,
     shared: &'a Shared,
     known: Known,
+    /// How many had been counted when the first of what is known was read.
+    erasures: u64,
 }
 
 impl Indexer<'_> {
@@ -253,11 +258,15 @@ impl Indexer<'_> {
         let housekeeping = &self.shared.housekeeping;
         let first = housekeeping.indexed.load(Ordering::Relaxed) >> SLICE;
         let end = (housekeeping.entries.load(Ordering::Acquire) >> SLICE).min(first + SLICES);
+        let erasures = housekeeping.erasures.load(Ordering::Acquire);
+        if erasures != self.erasures {
+            (self.known, self.erasures) = (Known::new(index::KNOWN), erasures);
+        }
         let transaction = self.db.unchecked_transaction()?;
         let slices = (first..end).map(|slice| Slice::read(&transaction, &mut self.known, slice));
         let slices = slices.collect::<Sql<Vec<_>>>()?;
         drop(transaction);
-        if slices.is_empty() || !self.shared.write(slices) {
+        if slices.is_empty() || !self.shared.write(slices, erasures) {
             return Ok(false);
         }
         housekeeping.indexed.store(end << SLICE, Ordering::Relaxed);
@@ -277,21 +286,28 @@ impl Housekeeping {
 
 impl Shared {
     /// Waits until the writer has committed them.
-    fn write(&self, slices: Vec<Slice>) -> bool {
+    fn write(&self, slices: Vec<Slice>, erasures: u64) -> bool {
         let (done, written) = mpsc::channel();
-        self.queue.job(Box::new(Slices { slices, done })).is_ok() && written.recv().unwrap_or(false)
+        self.queue.job(Box::new(Slices { slices, erasures, done })).is_ok() && written.recv().unwrap_or(false)
     }
 }
 
 /// Finished slices on their way into a commit.
 struct Slices {
     slices: Vec<Slice>,
+    /// How many had been counted before they were read.
+    erasures: u64,
     done: mpsc::Sender<bool>,
 }
 
 impl Job for Slices {
     fn run(&mut self, batch: &mut Batch<'_>) -> Sql<()> {
-        self.slices.iter().try_for_each(|slice| slice.write(batch.db))
+        let erasures = batch.shared.housekeeping.erasures.load(Ordering::Acquire);
+        let outdated = batch.wipes || erasures != self.erasures;
+        self.slices.iter().try_for_each(|slice| match outdated {
+            true => slice.anew(batch.db)?.write(batch.db),
+            false => slice.write(batch.db),
+        })
     }
 
     fn finish(self: Box<Self>, outcome: Result<(), Error>) {

@@ -340,13 +340,20 @@ pub(crate) fn last_outcome_ms(db: &Connection, action: i64) -> Sql<Option<i64>> 
     one(db, sql, [action], |row| row.get(0))
 }
 
+/// The first entry of a settled action and the last one before it is erased.
+pub(crate) fn span(db: &Connection, action: i64) -> Sql<(i64, i64)> {
+    let sql = "SELECT a.entry, max(a.entry, coalesce(f.moved, 0), coalesce(o.entry, 0)) FROM action a
+               JOIN fate f ON f.row = a.row LEFT JOIN outcome o ON o.row = f.outcome WHERE a.row = ?1";
+    db.prepare_cached(sql)?.query_row([action], |row| Ok((row.get(0)?, row.get(1)?)))
+}
+
 pub(crate) fn erased(db: &Connection, tenant: &Tenant, id: ActionId) -> Sql<Option<Erased>> {
-    let sql = "SELECT a.session, a.verb, a.target, a.level, a.regulations, e.row, e.bytes, e.record FROM action a
+    let sql = "SELECT a.session, a.verb, a.target, a.level, a.regulations, a.refs, e.row, e.bytes, e.record FROM action a
                JOIN erasure x ON x.action = a.row JOIN entry e ON e.row = x.entry WHERE a.id = ?1 AND a.tenant = ?2";
     one(db, sql, params![id.as_bytes(), tenant.as_str()], |row| {
-        let said = Reading::of(row.get_ref(6)?.as_blob()?).ok_or_else(|| unreadable(6, Type::Blob))?;
-        let record = row.get_ref(7)?.as_blob_or_null()?.unwrap_or_default().to_vec();
-        Ok(Erased { entry: row.get(5)?, at_ms: said.at_ms, record, labels: labels(row, 0)? })
+        let said = Reading::of(row.get_ref(7)?.as_blob()?).ok_or_else(|| unreadable(7, Type::Blob))?;
+        let record = row.get_ref(8)?.as_blob_or_null()?.unwrap_or_default().to_vec();
+        Ok(Erased { entry: row.get(6)?, at_ms: said.at_ms, record, labels: labels(row, 0)? })
     })
 }
 
@@ -579,7 +586,7 @@ pub(crate) fn kept(db: &Connection, digest: &str) -> Sql<Option<Vec<u8>>> {
 
 /// What an action's entries are found by and shown with.
 pub(crate) fn owner(db: &Connection, id: ActionId) -> Sql<Option<Owner>> {
-    let sql = "SELECT tenant, subject, archetype, session, verb, target, level, regulations, at, payload FROM action
+    let sql = "SELECT tenant, subject, archetype, session, verb, target, level, regulations, refs, at, payload FROM action
                WHERE id = ?1";
     one(db, sql, [id.as_bytes()], |row| {
         let (tenant, subject) = (tenant(row, 0)?, subject(row, 1)?);
@@ -590,15 +597,15 @@ pub(crate) fn owner(db: &Connection, id: ActionId) -> Sql<Option<Owner>> {
             subject,
             archetype,
             labels,
-            at_ms: row.get(8)?,
-            payload: packed::get(row, 9)?,
+            at_ms: row.get(9)?,
+            payload: packed::get(row, 10)?,
         })
     })
 }
 
 /// What an action's entries are found by.
 pub(crate) fn terms(db: &Connection, id: ActionId) -> Sql<Option<Arc<Terms>>> {
-    let sql = "SELECT tenant, subject, archetype, session, verb, target, level, regulations FROM action WHERE id = ?1";
+    let sql = "SELECT tenant, subject, archetype, session, verb, target, level, regulations, refs FROM action WHERE id = ?1";
     one(db, sql, [id.as_bytes()], |row| {
         let archetype: Box<str> = row.get(2)?;
         Ok(labels(row, 3)?.terms(&tenant(row, 0)?, &subject(row, 1)?, &archetype))
@@ -607,20 +614,22 @@ pub(crate) fn terms(db: &Connection, id: ActionId) -> Sql<Option<Arc<Terms>>> {
 
 /// What the action in this row is listed by.
 pub(crate) fn labels_at(db: &Connection, row: i64) -> Sql<Option<Labels>> {
-    let sql = "SELECT session, verb, target, level, regulations FROM action WHERE row = ?1";
+    let sql = "SELECT session, verb, target, level, regulations, refs FROM action WHERE row = ?1";
     one(db, sql, [row], |row| labels(row, 0))
 }
 
 fn labels(row: &Row<'_>, first: usize) -> Sql<Labels> {
-    let regulations: Option<String> = row.get(first + 4)?;
-    let regulations =
-        regulations.iter().flat_map(|list| list.split_terminator('\n')).map(Box::from).collect();
+    let lines = |at: usize| -> Sql<Vec<Box<str>>> {
+        let list: Option<String> = row.get(at)?;
+        Ok(list.iter().flat_map(|list| list.split_terminator('\n')).map(Box::from).collect())
+    };
     Ok(Labels {
         session: row.get(first)?,
         verb: row.get(first + 1)?,
         target: row.get(first + 2)?,
         level: row.get(first + 3)?,
-        regulations,
+        regulations: lines(first + 4)?,
+        refs: lines(first + 5)?,
     })
 }
 

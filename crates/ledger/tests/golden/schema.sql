@@ -18,7 +18,7 @@ CREATE TABLE action (
     currency TEXT,
     entry INTEGER NOT NULL,
     payload BLOB NOT NULL
-, round INTEGER, needed INTEGER, resumed INTEGER, resumed_row INTEGER, session TEXT, verb TEXT, target TEXT, level TEXT, regulations TEXT) STRICT;
+, round INTEGER, needed INTEGER, resumed INTEGER, resumed_row INTEGER, session TEXT, verb TEXT, target TEXT, level TEXT, regulations TEXT, refs TEXT) STRICT;
 CREATE UNIQUE INDEX action_id ON action (id);
 CREATE UNIQUE INDEX action_slot ON action (slot) WHERE slot IS NOT NULL;
 CREATE TABLE fate (

@@ -191,6 +191,12 @@ impl Http {
         self.have(template, reading, &values_of(call), now_ms).await
     }
 
+    async fn act_after(&self, call: &Call, done: Done<'_>, now_ms: i64) -> Reply {
+        let (template, reading) = &self.act;
+        let Done { reference: confirmed, snapshot } = done;
+        self.have(template, reading, &Values { confirmed, snapshot, ..values_of(call) }, now_ms).await
+    }
+
     async fn take_back(&self, call: &Call, done: Done<'_>, now_ms: i64) -> Reply {
         let Some((template, reading, _)) = &self.rollback else {
             return Reply::NotSent { why: "the binding has no rollback".to_owned() };
@@ -317,6 +323,10 @@ impl Provider for Http {
         Box::pin(self.take_back(call, done, now_ms))
     }
 
+    fn redress<'a>(&'a self, call: &'a Call, done: Done<'a>, now_ms: i64) -> BoxFuture<'a, Reply> {
+        Box::pin(self.act_after(call, done, now_ms))
+    }
+
     fn snapshot<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<Option<Value>, Unquoted>> {
         Box::pin(async move { self.look(&ask).await })
     }
@@ -426,7 +436,7 @@ fn read_most_bytes(table: &Table<'_>) -> Result<usize, Mistake> {
 fn read_act(table: &Table<'_>, common: &Common<'_>) -> Result<(Template, CallReading), Mistake> {
     let act = table.need("act")?.table(&[&Template::MEMBERS[..], &CallReading::MEMBERS].concat())?;
     Ok((
-        Template::read(&act, common, Knows::Attempt, Method::POST)?,
+        Template::read(&act, common, Knows::Redress, Method::POST)?,
         CallReading::read(&act, common.archetype)?,
     ))
 }
