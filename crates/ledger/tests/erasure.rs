@@ -204,8 +204,11 @@ fn the_index_forgets_by_what_an_erased_action_was_known() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = sqlite(directory.path());
     let db = Connection::open(directory.path().join("ledger.db")).unwrap();
-    let fill =
-        |name: &str| (0..520).for_each(|number| drop(known_by(&ledger, &format!("{name}-{number}"), &[])));
+    let fill = |name: &str| {
+        for number in 0..520 {
+            known_by(&ledger, &format!("{name}-{number}"), &[]);
+        }
+    };
     let is_indexed = |slices: i64| {
         let sql = "SELECT count(*) FROM audit_slice";
         while db.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap() < slices {
