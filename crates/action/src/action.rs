@@ -1,12 +1,14 @@
 //! The action: a request that its archetype has accepted, parsed once, valid ever after.
 
 use crate::archetype::{Archetype, CurrencyRule, Kind, Member, MoneyRule, Pointer};
+use crate::atp::Atp;
 use crate::hash::HmacKey;
 use crate::id::{ActionId, IdempotencyKey, Subject};
-use crate::level::{GuaranteeLevel, PaymentMode, Retention};
+use crate::level::{GuaranteeLevel, PaymentMode};
 use crate::money::{Currency, Money};
 use crate::refusal::Refusal;
 use crate::request::{self, Request};
+use crate::retention::Keeping;
 use crate::retry::RetryPolicy;
 use crate::{card, json, shape};
 use serde_json::Value;
@@ -32,8 +34,8 @@ pub struct Action {
     pub retry: Option<RetryPolicy>,
     /// Whether the effect can be undone, by both the catalogue's word and the caller's.
     pub reversible: bool,
-    /// The longer of what was asked and what the catalogue wants.
-    pub retention: Option<Retention>,
+    /// The longer retention and the earlier deletion of what was asked and what the catalogue wants.
+    pub keeping: Keeping,
     /// The amount that will move, when it is known.
     pub money: Option<Money>,
     /// The most that the caller allows.
@@ -60,6 +62,10 @@ pub struct Action {
     pub human_approver: Option<Subject>,
     /// The caller's own ids and labels.
     pub client: BTreeMap<String, Value>,
+    /// What only the envelope of the Agent Transaction Protocol can say, where it came in that.
+    pub atp: Option<Box<Atp>>,
+    /// What is to undo it, if the request brought something: an action itself.
+    pub rollback: Option<Box<Action>>,
     /// What the request itself said; the request hash is about that.
     asked: Asked,
     /// Where in `canonical` each top-level member's value stands.
@@ -135,7 +141,7 @@ impl Action {
             guarantee_level,
             retry: retries.then(|| archetype.retry.tightened(request.retry_policy)),
             reversible: archetype.reversible && request.reversible != Some(false),
-            retention: request.retention.max(archetype.retention),
+            keeping: keeping(&request, archetype)?,
             money,
             bound,
             resource: text(&archetype.resource),
@@ -154,12 +160,19 @@ impl Action {
             session_id: request.session_id,
             human_approver: request.human_approver,
             client: request.client,
+            atp: request.atp,
+            rollback: None,
         })
     }
 
     /// The same action, now that the provider has named its price.
     pub fn with_quote(self, quote: Money) -> Action {
         Action { money: Some(quote), ..self }
+    }
+
+    /// The same action, with what its request wants it undone by.
+    pub fn with_rollback(self, rollback: Action) -> Action {
+        Action { rollback: Some(Box::new(rollback)), ..self }
     }
 
     /// Whether everything required is there.
@@ -178,7 +191,23 @@ impl Action {
             payment_mode,
             guarantee_level,
             self.repeat_of,
+            self.atp.as_ref().and_then(|atp| atp.rollback.as_ref()),
         )
+    }
+
+    /// The verb and the target, where it came with them.
+    pub fn verb_and_target(&self) -> (Option<&str>, Option<&str>) {
+        Atp::verb_and_target(self.atp.as_deref())
+    }
+
+    /// The regulations it falls under, by the catalogue's word or the caller's; sorted, each once.
+    pub fn regulations(&self) -> Vec<String> {
+        Atp::regulations(self.atp.as_deref(), &self.archetype.regulations)
+    }
+
+    /// Whether the request itself wants a person to agree.
+    pub fn wants_sign_off(&self) -> bool {
+        self.atp.as_ref().is_some_and(|atp| atp.compliance.wants_sign_off())
     }
 
     /// Equal for actions that would do the same for the same principal: HMAC over JCS{archetype, destination,
@@ -249,6 +278,14 @@ impl Action {
             None
         }
     }
+}
+
+fn keeping(request: &Request, archetype: &Archetype) -> Result<Keeping, Refusal> {
+    let asked = archetype.keeping.tightened(request.retention, request.deletion);
+    asked.map_err(|why| {
+        Refusal::invalid("/deletion", why.to_string())
+            .with_hint("ask for a retention, or for a deletion by time")
+    })
 }
 
 /// The amount and the bound; what is absent or says nothing is left to completeness.

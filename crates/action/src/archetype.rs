@@ -1,8 +1,9 @@
 //! A kind of action, as the catalogue declares it: what it takes, what it costs, how far it is trusted.
 
 use crate::json;
-use crate::level::{GuaranteeLevel, PaymentMode, Retention};
+use crate::level::{GuaranteeLevel, PaymentMode};
 use crate::money::Currency;
+use crate::retention::Keeping;
 use crate::retry::RetryPolicy;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -15,6 +16,10 @@ pub struct Archetype {
     pub name: String,
     /// One sentence for people.
     pub description: String,
+    /// The verbs that mean it, beside its name.
+    pub verbs: Vec<String>,
+    /// The targets on which they do; none: on any, and without one.
+    pub targets: Vec<String>,
     /// Cedar action groups that it belongs to, such as `Payments`.
     pub groups: Vec<String>,
     /// The Cedar entity type of its resource.
@@ -49,8 +54,10 @@ pub struct Archetype {
     pub approvals: u32,
     /// The form in which they do, if the file says so; see [`Archetype::approval_form`].
     pub approval: Option<ApprovalForm>,
-    /// The least time for which the record is kept.
-    pub retention: Option<Retention>,
+    /// How long the record is kept at least, and when it is erased at the latest.
+    pub keeping: Keeping,
+    /// The regulations that every action of this kind falls under.
+    pub regulations: Vec<String>,
     /// The top-level members of the constraints, in the order in which they were declared.
     pub members: Vec<Member>,
     /// How the provider is called: opaque here, read by `provider`. Keys such as `provider`, `act`, `query`,
@@ -243,6 +250,28 @@ impl Archetype {
     /// The declared top-level member of this name.
     pub fn member(&self, name: &str) -> Option<&Member> {
         self.members.iter().find(|member| member.name == name)
+    }
+
+    /// Whether a verb and a target mean it.
+    pub fn is_meant_by(&self, verb: &str, target: Option<&str>) -> bool {
+        self.verbs().any(|own| own == verb)
+            && (self.targets.is_empty() || target.is_some_and(|it| self.targets.iter().any(|own| own == it)))
+    }
+
+    /// A verb and a target that would mean both.
+    pub(crate) fn shares_with<'a>(&'a self, other: &'a Archetype) -> Option<(&'a str, Option<&'a str>)> {
+        let verb = self.verbs().find(|verb| other.verbs().any(|it| it == *verb))?;
+        match (self.targets.as_slice(), other.targets.as_slice()) {
+            ([], []) => Some((verb, None)),
+            ([], [target, ..]) => Some((verb, Some(target.as_str()))),
+            ([target, ..], []) => Some((verb, Some(target.as_str()))),
+            (own, others) => own.iter().find(|it| others.contains(it)).map(|it| (verb, Some(it.as_str()))),
+        }
+        .filter(|_| self.name != other.name)
+    }
+
+    fn verbs(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.name.as_str()).chain(self.verbs.iter().map(String::as_str))
     }
 
     /// The SHA-256 of everything declared, in lower-case hex; layout and comments of the file do not count.

@@ -64,6 +64,7 @@ impl Catalogue {
                 archetypes.insert(declared.archetype.name.clone(), Arc::new(declared.archetype));
             }
         }
+        mistakes.extend(ambiguous(&operators, &archetypes));
         archetypes.extend(operators.into_iter().map(|(name, declared)| (name, Arc::new(declared.archetype))));
         if mistakes.is_empty() { Ok(Catalogue::of(archetypes)) } else { Err(mistakes) }
     }
@@ -71,6 +72,11 @@ impl Catalogue {
     /// The archetype of this name.
     pub fn get(&self, name: &str) -> Option<&Arc<Archetype>> {
         self.archetypes.get(name)
+    }
+
+    /// The archetype that a verb and a target mean: there is at most one.
+    pub fn resolve(&self, verb: &str, target: Option<&str>) -> Option<&Arc<Archetype>> {
+        self.archetypes.values().find(|archetype| archetype.is_meant_by(verb, target))
     }
 
     /// All archetypes, by name.
@@ -102,6 +108,27 @@ fn already(second: &Declared, first: &Declared) -> Mistake {
         hint: Some("keep one of the two files".into()),
         ..second.place.clone()
     }
+}
+
+/// Two archetypes that are meant by the same verb and target.
+fn ambiguous(
+    operators: &BTreeMap<String, Declared>,
+    builtin: &BTreeMap<String, Arc<Archetype>>,
+) -> Vec<Mistake> {
+    let mut mistakes = Vec::new();
+    for (name, second) in operators {
+        let before = operators.range(..name.clone()).map(|(_, declared)| &declared.archetype);
+        for first in before.chain(builtin.values().map(|it| &**it)) {
+            let Some((verb, target)) = second.archetype.shares_with(first) else { continue };
+            let on = target.map_or_else(|| "any target".to_owned(), |target| format!("`{target}`"));
+            mistakes.push(Mistake {
+                message: format!("`{verb}` on {on} means both `{name}` and `{}`", first.name),
+                hint: Some("give each archetype verbs, or targets, of its own".into()),
+                ..second.place.clone()
+            });
+        }
+    }
+    mistakes
 }
 
 /// Reads one file; whatever is wrong goes to `mistakes`, and then there is no archetype.

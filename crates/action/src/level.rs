@@ -67,30 +67,6 @@ impl PaymentMode {
     }
 }
 
-/// How long an action's record is kept. Longer is stricter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Retention {
-    /// Days; a month counts 31 and a year 366, so that rounding never shortens.
-    pub days: u32,
-}
-
-impl Retention {
-    /// Reads `30_days`, `6_months`, `7_years`: at most a hundred years.
-    pub fn parse(text: &str) -> Option<Retention> {
-        let (count, unit) = text.split_once('_')?;
-        let days = match unit {
-            "day" | "days" => 1,
-            "month" | "months" => 31,
-            "year" | "years" => 366,
-            _ => return None,
-        };
-        let digits = (1..=5).contains(&count.len()) && count.bytes().all(|b| b.is_ascii_digit());
-        let count: u32 = if digits { count.parse().ok()? } else { return None };
-        let days = count * days;
-        (1..=36_600).contains(&days).then_some(Retention { days })
-    }
-}
-
 impl fmt::Display for GuaranteeLevel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -100,23 +76,5 @@ impl fmt::Display for GuaranteeLevel {
 impl fmt::Display for PaymentMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn retention_is_read_and_bounded() {
-        let days = |text| Retention::parse(text).map(|kept| kept.days);
-        assert_eq!(days("30_days"), Some(30));
-        assert_eq!(days("1_month"), Some(31));
-        assert_eq!(days("7_years"), Some(2562));
-        for wrong in
-            ["", "7", "7_", "_days", "0_days", "-1_days", "+1_days", "7_weeks", "101_years", "99999999_days"]
-        {
-            assert_eq!(days(wrong), None, "{wrong}");
-        }
     }
 }

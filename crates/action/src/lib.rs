@@ -22,8 +22,10 @@
 
 mod action;
 mod archetype;
+mod atp;
 mod card;
 mod catalogue;
+pub mod compliance;
 mod hash;
 mod id;
 pub mod json;
@@ -32,22 +34,26 @@ pub mod money;
 mod name;
 mod refusal;
 mod request;
+mod retention;
 mod retry;
 mod shape;
 mod text;
+pub mod yaml;
 
 pub use action::{Action, Attribute, Missing, Shown};
 pub use archetype::{
     AnomalyRule, ApprovalForm, Archetype, CedarMember, CedarType, CurrencyRule, DuplicateRule, FirstSeen,
     Kind, Member, MoneyRule, OnDuplicate, Pointer,
 };
+pub use atp::{AskedRollback, Atp, Time};
 pub use catalogue::{Catalogue, Mistake, Source};
 pub use hash::HmacKey;
 pub use id::{ActionId, Environment, IdempotencyKey, Malformed, Subject, Tenant};
-pub use level::{GuaranteeLevel, PaymentMode, Retention};
+pub use level::{GuaranteeLevel, PaymentMode};
 pub use money::{Currency, Money};
 pub use name::{names, normalised};
 pub use refusal::{Refusal, RefusalKind};
 pub use request::Request;
+pub use retention::{Deletion, Keeping, NoRetention, Period};
 pub use retry::{AskedRetry, Backoff, RetryPolicy};
 pub use text::refuse_tricks;

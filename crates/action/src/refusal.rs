@@ -1,5 +1,7 @@
 //! Why a request never became an action.
 
+use crate::archetype::Archetype;
+use crate::catalogue::Catalogue;
 use crate::json;
 
 /// A request that was turned away before it became an action. It earns no receipt and uses up no key.
@@ -56,6 +58,17 @@ impl Refusal {
         }
     }
 
+    /// No archetype is meant by these; `known` are.
+    pub fn unknown_verb(verb: &str, target: Option<&str>, known: &Catalogue) -> Refusal {
+        let on = target.map(|target| format!(" on `{target}`")).unwrap_or_default();
+        Refusal {
+            field: Some("/action/verb".into()),
+            message: format!("no archetype is meant by `{verb}`{on}"),
+            hint: Some(known_verbs(known)),
+            ..Refusal::unknown_archetype(verb)
+        }
+    }
+
     /// The same mistake, seen from the object that has the member.
     pub(crate) fn within(mut self, member: &str) -> Refusal {
         let mut field = String::new();
@@ -69,4 +82,19 @@ impl Refusal {
         self.hint = Some(hint.into());
         self
     }
+}
+
+/// What a caller could have said, as much as helps.
+fn known_verbs(catalogue: &Catalogue) -> String {
+    const MOST: usize = 12;
+    let said = |archetype: &Archetype| {
+        let verb = archetype.verbs.first().unwrap_or(&archetype.name);
+        match archetype.targets.first() {
+            Some(target) => format!("{verb} on {target}"),
+            None => verb.clone(),
+        }
+    };
+    let all: Vec<String> = catalogue.iter().map(|archetype| said(archetype)).collect();
+    let more = if all.len() > MOST { ", …" } else { "" };
+    format!("known here: {}{more}", all.iter().take(MOST).cloned().collect::<Vec<_>>().join(", "))
 }

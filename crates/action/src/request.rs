@@ -1,9 +1,11 @@
 //! The envelope in which an action is asked for.
 
+use crate::atp::{AskedRollback, Atp};
 use crate::hash::HmacKey;
 use crate::id::{ActionId, IdempotencyKey, Subject};
-use crate::level::{GuaranteeLevel, PaymentMode, Retention};
+use crate::level::{GuaranteeLevel, PaymentMode};
 use crate::refusal::{Refusal, RefusalKind};
+use crate::retention::{Deletion, Period};
 use crate::retry::AskedRetry;
 use crate::{card, json, text};
 use serde_json::Value;
@@ -33,7 +35,9 @@ pub struct Request {
     /// `false` asks that the effect be treated as one that cannot be undone.
     pub reversible: Option<bool>,
     /// How long the record has to be kept; less than the catalogue's time does not count.
-    pub retention: Option<Retention>,
+    pub retention: Option<Period>,
+    /// When it has to be erased; later than the catalogue's time does not count.
+    pub deletion: Deletion,
     /// Who says they ask; it has to be the authenticated caller.
     pub agent_id: Option<Subject>,
     /// The session that the caller says it is in.
@@ -42,6 +46,8 @@ pub struct Request {
     pub human_approver: Option<Subject>,
     /// The caller's own ids and labels, by name: strings.
     pub client: BTreeMap<String, Value>,
+    /// What only the envelope of the Agent Transaction Protocol can say, where it came in that.
+    pub atp: Option<Box<Atp>>,
 }
 
 /// Anything longer than this is no token that we could verify.
@@ -87,6 +93,11 @@ impl Request {
         Ok(request)
     }
 
+    /// A request for this and nothing else.
+    pub fn plain(archetype: &str, constraints: Value) -> Request {
+        Request { archetype: archetype.to_owned(), constraints, ..Request::empty() }
+    }
+
     /// Refuses card data anywhere in the constraints. For requests that meet no archetype, which could exempt a
     /// member; [`crate::Action::of`] does it for the others.
     ///
@@ -99,10 +110,12 @@ impl Request {
     /// The request hash of a request that meets no archetype; equal to that of the action it would have become.
     pub fn hash(&self, key: &HmacKey) -> [u8; 32] {
         let constraints = json::canonical(&self.constraints);
-        hash(key, &self.archetype, &constraints, self.payment_mode, self.guarantee_level, self.repeat_of)
+        let rollback = self.atp.as_ref().and_then(|atp| atp.rollback.as_ref());
+        let (mode, level) = (self.payment_mode, self.guarantee_level);
+        hash(key, &self.archetype, &constraints, mode, level, self.repeat_of, rollback)
     }
 
-    fn empty() -> Request {
+    pub(crate) fn empty() -> Request {
         Request {
             archetype: String::new(),
             constraints: Value::Null,
@@ -115,14 +128,16 @@ impl Request {
             repeat_of: None,
             reversible: None,
             retention: None,
+            deletion: Deletion::Never,
             agent_id: None,
             session_id: None,
             human_approver: None,
             client: BTreeMap::new(),
+            atp: None,
         }
     }
 
-    fn set(&mut self, name: &str, value: Value) -> Result<(), Refusal> {
+    pub(crate) fn set(&mut self, name: &str, value: Value) -> Result<(), Refusal> {
         match name {
             "payment_mode" => {
                 self.payment_mode = Some(word(name, &value, PaymentMode::parse, PAYMENT_MODES)?)
@@ -150,9 +165,9 @@ impl Request {
                     Some(flag.ok_or_else(|| Refusal::invalid("/reversible", "not true or false"))?);
             }
             "retention" => {
-                self.retention =
-                    Some(word(name, &value, Retention::parse, "a time such as `30_days` or `7_years`")?);
+                self.retention = Some(word(name, &value, Period::parse, Period::EXPECTED)?);
             }
+            "deletion" => self.deletion = word(name, &value, Deletion::parse, Deletion::EXPECTED)?,
             "agent_id" => self.agent_id = Some(word(name, &value, subject, SUBJECT)?),
             "human_approver" => self.human_approver = Some(word(name, &value, subject, SUBJECT)?),
             "session_id" => {
@@ -175,6 +190,7 @@ pub(crate) fn hash(
     payment_mode: Option<PaymentMode>,
     guarantee_level: Option<GuaranteeLevel>,
     repeat_of: Option<ActionId>,
+    rollback: Option<&AskedRollback>,
 ) -> [u8; 32] {
     let mut head = String::with_capacity(64);
     head.push_str("{\"archetype\":");
@@ -193,7 +209,11 @@ pub(crate) fn hash(
     member("guarantee_level", guarantee_level.map(GuaranteeLevel::as_str));
     member("payment_mode", payment_mode.map(PaymentMode::as_str));
     member("repeat_of", repeat_of.map(|id| id.to_string()).as_deref());
-    member("rollback", None);
+    tail.push_str(",\"rollback\":");
+    match rollback {
+        Some(rollback) => json::write_canonical(&rollback.to_value(), &mut tail),
+        None => tail.push_str("null"),
+    }
     tail.push('}');
     key.sign_parts(&[head.as_bytes(), constraints.as_bytes(), tail.as_bytes()])
 }
@@ -287,10 +307,16 @@ fn client(value: Value) -> Result<BTreeMap<String, Value>, Refusal> {
     Ok(client)
 }
 
-fn unknown(name: &str) -> Refusal {
+/// The pointer to a member that may have any name.
+pub(crate) fn pointer_to(name: &str) -> String {
     let shown: String = name.chars().take(64).collect();
     let mut field = String::new();
     json::push_segment(&mut field, &shown);
+    field
+}
+
+fn unknown(name: &str) -> Refusal {
+    let field = pointer_to(name);
     if name == "result" {
         return Refusal::invalid(field, "a result is reported by the gateway, never by the caller")
             .with_hint("leave `result` out");

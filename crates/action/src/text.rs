@@ -69,3 +69,19 @@ fn is_nfc(text: &str) -> bool {
         IsNormalized::Maybe => text.nfc().eq(text.chars()),
     }
 }
+
+/// The longest name that a caller may give to a thing of its own.
+const MAX_LABEL: usize = 128;
+
+/// A name that the caller gives: 1 to 128 bytes that read as they are, without blanks at either end.
+pub(crate) fn label(name: &str, value: &serde_json::Value) -> Result<String, Refusal> {
+    let refused =
+        || Refusal::invalid("", "not a string of 1 to 128 bytes that begins and ends with a letter or sign");
+    let checked = match value.as_str() {
+        Some(text) if (1..=MAX_LABEL).contains(&text.len()) && text.trim() == text => {
+            refuse_tricks(text).map(|()| text.to_owned())
+        }
+        _ => Err(refused()),
+    };
+    checked.map_err(|refusal| refusal.within(name))
+}

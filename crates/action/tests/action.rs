@@ -5,7 +5,7 @@ mod common;
 
 use common::{act, builtin, catalogue, key, payment, payment_with};
 use countersign_action::{
-    Attribute, Currency, GuaranteeLevel, HmacKey, Money, PaymentMode, Refusal, RefusalKind, Retention,
+    Attribute, Currency, GuaranteeLevel, HmacKey, Money, PaymentMode, Period, Refusal, RefusalKind,
     json as strict,
 };
 use proptest::prelude::*;
@@ -290,7 +290,7 @@ proptest! {
         let action = act(&catalogue, &asked(level, undo, days)).unwrap();
         prop_assert_eq!(action.guarantee_level, level.map_or(declared, |level| level.max(declared)));
         prop_assert_eq!(action.reversible, reversible && undo.unwrap_or(true));
-        prop_assert_eq!(action.retention, Some(Retention { days: days.unwrap_or(0).max(30) }));
+        prop_assert_eq!(action.keeping.retention().map(Period::days), Some(days.unwrap_or(0).max(30)));
         prop_assert_eq!(action.payment_mode, PaymentMode::ImmediateCharge);
     }
 }

@@ -110,7 +110,9 @@ fn the_built_in_catalogue_has_no_mistakes() {
 
 #[test]
 fn everything_declared_is_read() {
-    let catalogue = load(GOOD).unwrap_or_else(|mistakes| panic!("{}", shown(&mistakes)));
+    let more = "deletion = \"hard_delete_8y\"\nregulations = [\"GDPR-Art-17\", \"DTAC-2.1.3\"]\nretention =";
+    let catalogue = load(&GOOD.replace("retention =", more));
+    let catalogue = catalogue.unwrap_or_else(|mistakes| panic!("{}", shown(&mistakes)));
     let refund = catalogue.get("REFUND").unwrap();
     assert_eq!(refund.guarantee_level, GuaranteeLevel::Atp1);
     assert_eq!(refund.duplicate.window, Duration::from_secs(3600));
@@ -118,7 +120,9 @@ fn everything_declared_is_read() {
     assert_eq!((refund.anomaly.k, refund.anomaly.min_sample), (6, 10));
     assert_eq!(refund.anomaly.cold_start_threshold, Some(25_000));
     assert_eq!(refund.anomaly.first_seen, FirstSeen::Escalate);
-    assert_eq!(refund.retention.unwrap().days, 2562);
+    assert_eq!(refund.keeping.retention().unwrap().days(), 2562);
+    assert_eq!(refund.keeping.deletion().to_string(), "hard_delete_8_years");
+    assert_eq!(refund.regulations, ["GDPR-Art-17", "DTAC-2.1.3"]);
     assert!(!refund.reversible, "the careful answer is the default");
     assert_eq!(refund.member("account").unwrap().kind, Kind::Identifier { grammar: false });
     assert_eq!(refund.member("amount").unwrap().kind, Kind::Money);
@@ -165,6 +169,17 @@ fn every_mistake_is_found_with_its_place_and_a_hint() {
         ("name = \"REFUND\"", "name = 7", "2:8: this has to be a string, not a number"),
         ("retention =", "retenton =", "8:1: unknown key `retenton` | did you mean `retention`?"),
         ("\"7_years\"", "\"7 years\"", "8:13: not a retention"),
+        ("retention =", "deletion = \"soft_delete\"\nretention =", "8:12: not a deletion"),
+        (
+            "retention = \"7_years\"",
+            "deletion = \"hard_delete_after_retention\"",
+            "8:12: there is no retention to delete after",
+        ),
+        (
+            "retention =",
+            "regulations = [\"GDPR-Art-17\", \"DTAC 2.1.3\"]\nretention =",
+            "8:31: not the name of a regulation",
+        ),
         ("retention =", "approvals = 0\nretention =", "8:13: this has to be a whole number from 1 to 16"),
         (
             "retention =",
@@ -334,6 +349,58 @@ fn every_mistake_is_found_with_its_place_and_a_hint() {
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
+}
+
+/// A file of this name and these lines, and nothing else of interest.
+fn meant_by(name: &str, lines: &str) -> Source {
+    let schema = "[schema.properties.what]\ntype = \"string\"\n";
+    source(&format!("{name}.toml"), &format!("name = \"{name}\"\nreversible = true\n{lines}\n{schema}"))
+}
+
+#[test]
+fn a_verb_and_a_target_mean_at_most_one_archetype() {
+    let files = [
+        meant_by("APP_DEPLOY", "verb = [\"deploy\", \"publish\"]\ntarget = \"catalog\""),
+        meant_by("SITE_DEPLOY", "verb = \"deploy\"\ntarget = [\"site\", \"mirror\"]"),
+        meant_by("REMOVE", "verb = \"remove\""),
+    ];
+    let catalogue = Catalogue::load(true, &files).unwrap();
+    let means = |verb, target| catalogue.resolve(verb, target).map(|it| it.name.as_str());
+    for (verb, target, archetype) in [
+        ("deploy", Some("catalog"), Some("APP_DEPLOY")),
+        ("publish", Some("catalog"), Some("APP_DEPLOY")),
+        ("APP_DEPLOY", Some("catalog"), Some("APP_DEPLOY")),
+        ("deploy", Some("mirror"), Some("SITE_DEPLOY")),
+        ("remove", Some("anything"), Some("REMOVE")),
+        ("remove", None, Some("REMOVE")),
+        ("PAYMENT_TRANSFER", None, Some("PAYMENT_TRANSFER")),
+        ("publish", Some("site"), None),
+        ("deploy", Some("elsewhere"), None),
+        ("deploy", None, None),
+        ("APP_DEPLOY", None, None),
+        ("Deploy", Some("catalog"), None),
+    ] {
+        assert_eq!(means(verb, target), archetype, "{verb} {target:?}");
+    }
+    for (second, shared) in [
+        (
+            meant_by("OTHER", "verb = \"deploy\"\ntarget = \"site\""),
+            "`deploy` on `site` means both `SITE_DEPLOY` and `OTHER`",
+        ),
+        (
+            meant_by("OTHER", "verb = \"publish\""),
+            "`publish` on `catalog` means both `OTHER` and `APP_DEPLOY`",
+        ),
+        (meant_by("OTHER", "verb = \"REMOVE\""), "`REMOVE` on any target means both `REMOVE` and `OTHER`"),
+        (meant_by("OTHER", "verb = \"PAYMENT_TRANSFER\""), "means both `OTHER` and `PAYMENT_TRANSFER`"),
+    ] {
+        let mistakes = Catalogue::load(true, &[&files[..], &[second]].concat()).unwrap_err();
+        let told = mistakes.iter().map(|it| it.message.clone()).collect::<Vec<_>>().join("; ");
+        assert!(told.contains(shared) && mistakes[0].line == 1, "{told}");
+    }
+    for wrong in ["verb = 1", "verb = []", "verb = \"de\\tploy\"", "target = \"\"", "target = [1]"] {
+        assert!(Catalogue::load(true, &[meant_by("X", wrong)]).is_err(), "{wrong}");
+    }
 }
 
 #[test]

@@ -20,6 +20,7 @@ fn every_member_of_the_envelope_is_read() {
         ("repeat_of", json!(id)),
         ("reversible", json!(false)),
         ("retention", json!("7_years")),
+        ("deletion", json!("hard_delete_after_retention")),
         ("agent_id", json!("agent-7")),
         ("session_id", json!("sess-abc123")),
         ("human_approver", json!("alice@example.com")),
@@ -38,7 +39,7 @@ fn every_member_of_the_envelope_is_read() {
     assert_eq!(action.human_approver.unwrap().as_str(), "alice@example.com");
     assert_eq!(action.session_id.as_deref(), Some("sess-abc123"));
     assert_eq!(action.idempotency_key.unwrap().as_str(), "k-1");
-    assert_eq!(action.retention.unwrap().days, 2562);
+    assert_eq!(action.keeping.deleted_after().unwrap().days(), 2562);
 }
 
 #[test]
@@ -60,6 +61,8 @@ fn a_misshapen_envelope_is_refused_by_member() {
         ("repeat_of", json!("latest")),
         ("reversible", json!("no")),
         ("retention", json!("forever")),
+        ("deletion", json!("7_years")),
+        ("deletion", json!(null)),
         ("agent_id", json!("agent\u{200b}7")),
         ("agent_id", json!("аgent")),
         ("session_id", json!("")),
@@ -299,4 +302,50 @@ fn misshapen_constraints_are_refused_by_member_without_echo() {
     assert_eq!(others, ["/constraints/origin", "/constraints/passengers"]);
     let number = act(builtin(), &payment_with("amount_usd", json!(25))).unwrap_err();
     assert!(number.hint.unwrap().contains("string"));
+}
+
+#[test]
+fn a_deletion_after_a_retention_that_there_is_not_is_refused() {
+    let mut body = payment();
+    body["deletion"] = json!("hard_delete_after_retention");
+    let refusal = act(builtin(), &body).expect_err("there is no retention");
+    assert_eq!((refusal.kind, refusal.field.as_deref()), (RefusalKind::ValidationFailed, Some("/deletion")));
+    body["retention"] = json!("30d");
+    assert_eq!(act(builtin(), &body).unwrap().keeping.deleted_after().unwrap().days(), 30);
+}
+
+/// In the protocol's own envelope the same request is the same, and what only it can say is kept to the letter.
+#[test]
+fn the_other_envelope_says_the_same_and_keeps_the_rest() {
+    let mut body = payment();
+    body["idempotency_key"] = json!("k-1");
+    let plain = Request::parse(body.to_string().as_bytes()).unwrap();
+    let mut atp = json!({
+        "atp_version": "1.0.0-draft", "idempotency_key": "k-1",
+        "action": {"verb": body["archetype"], "description": "Pay", "parameters": body["constraints"]},
+        "created_at": "2026-05-05T21:00:00+02:00", "deadline": "2026-05-05T21:05:00Z", "human_approver": null,
+        "compliance": {"regulation_refs": ["A"], "retention_policy": "7_years",
+                       "deletion_policy": "hard_delete_30d", "dpia_ref": null},
+    });
+    let request = Request::from_atp(atp.clone()).unwrap();
+    let key = countersign_action::HmacKey::new(&[7; 32]);
+    assert_eq!(request.hash(&key), plain.hash(&key), "one request in two envelopes");
+    assert_eq!(request.idempotency_key, plain.idempotency_key);
+    assert_eq!(request.client["created_at"], "2026-05-05T21:00:00+02:00");
+    assert_eq!(request.retention.unwrap().days(), 2562);
+    assert_eq!(request.deletion.to_string(), "hard_delete_30_days");
+    let kept = request.atp.unwrap();
+    assert_eq!(kept.deadline.as_ref().unwrap().ms, 1_778_015_100_000);
+    assert_eq!(countersign_action::Atp::kept(kept.to_value()).unwrap(), *kept);
+    atp["rollback"] = json!({"verb": "undo", "parameters": {"a": 1}});
+    let with = Request::from_atp(atp.clone()).unwrap();
+    assert_ne!(with.hash(&key), plain.hash(&key), "what undoes it is part of what is asked");
+    let kept = with.atp.unwrap();
+    assert_eq!(countersign_action::Atp::kept(kept.to_value()).unwrap(), *kept);
+    atp["rollback"]["parameters"]["a"] = json!(2);
+    assert_ne!(Request::from_atp(atp).unwrap().hash(&key), with_hash(&kept, &plain, &key));
+}
+
+fn with_hash(kept: &countersign_action::Atp, plain: &Request, key: &countersign_action::HmacKey) -> [u8; 32] {
+    Request { atp: Some(Box::new(kept.clone())), ..plain.clone() }.hash(key)
 }

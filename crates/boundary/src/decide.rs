@@ -63,7 +63,7 @@ pub fn decide_by_name(policies: &Policies, named: &Named<'_>) -> Option<Decision
 
 /// Decides. The same facts and policies always give the same decision.
 pub fn decide(policies: &Policies, facts: &Facts<'_>) -> Decision {
-    let findings = Findings::of(policies, facts);
+    let mut findings = Findings::of(policies, facts);
     let objections = findings.objections(facts);
     let weighed = weigh(&objections, facts.observe);
     let observed = observed(&objections, &weighed, facts.observe);
@@ -100,6 +100,8 @@ pub(crate) struct Findings {
     pub(crate) token: Option<Refusal>,
     pub(crate) delegation: Delegation,
     pub(crate) cedar: Opinion,
+    /// What speaks against what is to undo it.
+    rollback: Vec<Objection>,
     pub(crate) math: Assessment,
     asked: Option<Asked>,
     /// The price is not known yet and only the provider knows it.
@@ -128,6 +130,7 @@ impl Findings {
             token,
             delegation,
             cedar,
+            rollback: against_rollback(policies, facts),
             asked,
             math: anomaly::assess(
                 &action.archetype.anomaly,
@@ -142,7 +145,7 @@ impl Findings {
     }
 
     /// Everything that speaks against a pass, blocks in entry order.
-    fn objections(&self, facts: &Facts<'_>) -> Vec<Objection> {
+    fn objections(&mut self, facts: &Facts<'_>) -> Vec<Objection> {
         let mut out = Vec::new();
         if let Some(name) = &self.hard_denied {
             out.push(Objection::block(StageName::Boundary, Reason::HardDenied { name: name.clone() }));
@@ -161,6 +164,7 @@ impl Findings {
             }
         }
         out.extend(cedars_objection(&self.cedar.answer, self.default_deny_waits));
+        out.append(&mut self.rollback);
         self.designations(facts, &mut out);
         if !facts.action.missing.is_empty() {
             let missing = facts.action.missing.clone();
@@ -182,6 +186,10 @@ impl Findings {
         }
         if facts.mandate.is_some_and(|(it, _)| Mandate::designates(&it.requires_approval, archetype)) {
             out.push(Objection::escalate(StageName::Boundary, Trigger::Mandate).liftable());
+        }
+        if action.wants_sign_off() {
+            // Not the operator's wish, so nothing that the operator could observe without.
+            out.push(Objection::escalate(StageName::Boundary, Trigger::SignOff));
         }
         if action.guarantee_level == action::GuaranteeLevel::Atp3 {
             out.push(Objection::escalate(StageName::Boundary, Trigger::GuaranteeLevel).liftable());
@@ -285,6 +293,27 @@ fn ask(policies: &Policies, slice: Option<&Slice>, facts: &Facts<'_>) -> (Opinio
         }
         Err(message) => (without_advice(Answer::Error(message)), None),
     }
+}
+
+/// What is to undo an action is asked for by the same caller. It is judged by name and by policies; it causes nothing new,
+/// so no mandate has to carry it.
+fn against_rollback(policies: &Policies, facts: &Facts<'_>) -> Vec<Objection> {
+    let Some(rollback) = facts.action.rollback.as_deref() else { return Vec::new() };
+    let named = facts.action.atp.as_ref().and_then(|atp| atp.rollback_verb_and_target());
+    let (verb, target) = named.map_or((None, None), |(verb, target)| (Some(verb), target));
+    let facts = Facts {
+        action: rollback,
+        verb,
+        target,
+        first_seen_destination: false,
+        earlier: None,
+        ..facts.clone()
+    };
+    let name = hard_denied(policies, &rollback.archetype.name, verb, target);
+    let denied = name.map(|name| Objection::block(StageName::Boundary, Reason::HardDenied { name }));
+    let (opinion, _) = ask(policies, policies.slice(&rollback.archetype.name), &facts);
+    let objections = denied.into_iter().chain(cedars_objection(&opinion.answer, false));
+    objections.map(Objection::of_rollback).collect()
 }
 
 /// Whether the price is unknown and a provider will name it.

@@ -44,6 +44,18 @@ impl Objection {
         Objection { approved, ..self }
     }
 
+    /// The same, about what is to undo the action and not about the action.
+    pub(crate) fn of_rollback(self) -> Objection {
+        let weight = match self.weight {
+            Weight::Block(reason) => {
+                Weight::Block(Reason::RollbackDenied { policies: reason.policies().to_vec() })
+            }
+            escalates => escalates,
+        };
+        // The record asks Cedar about the action alone; this is noted as it was found.
+        Objection { weight, is_cedars: false, ..self }
+    }
+
     /// Observe mode lets it through.
     pub(crate) fn liftable(self) -> Objection {
         Objection { liftable: true, ..self }

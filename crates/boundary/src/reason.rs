@@ -23,6 +23,11 @@ pub enum Reason {
         /// The listed name, in normal form.
         name: String,
     },
+    /// What the request wants it undone by is never carried out, or no policy permits it.
+    RollbackDenied {
+        /// The policies that forbid it; empty where none does.
+        policies: Vec<PolicyRef>,
+    },
     /// An operator stopped it.
     Frozen {
         /// What is frozen, as it is written.
@@ -65,6 +70,7 @@ impl Reason {
     pub fn word(&self) -> &'static str {
         match self {
             Reason::HardDenied { .. } => "hard_denied",
+            Reason::RollbackDenied { .. } => "rollback_denied",
             Reason::Frozen { .. } => "frozen",
             Reason::Delegation(refusal) => refusal.word(),
             Reason::NoMandate => "no_mandate",
@@ -81,7 +87,9 @@ impl Reason {
     /// The policies that decided; empty where none did.
     pub fn policies(&self) -> &[PolicyRef] {
         match self {
-            Reason::Prohibited { policies } | Reason::Forbidden { policies } => policies,
+            Reason::Prohibited { policies }
+            | Reason::Forbidden { policies }
+            | Reason::RollbackDenied { policies } => policies,
             _ => &[],
         }
     }
@@ -139,6 +147,8 @@ pub enum Trigger {
     Mandate,
     /// Exactly-once always wants a person.
     GuaranteeLevel,
+    /// The request itself wants a person to sign off.
+    SignOff,
     /// An earlier action had the same effect.
     ProbableDuplicate {
         /// Which.
@@ -157,6 +167,7 @@ impl Trigger {
             Trigger::Archetype => "archetype_requires_approval",
             Trigger::Mandate => "mandate_requires_approval",
             Trigger::GuaranteeLevel => "guarantee_level",
+            Trigger::SignOff => "sign_off_required",
             Trigger::ProbableDuplicate { .. } => "probable_duplicate",
         }
     }
@@ -170,6 +181,7 @@ impl Trigger {
             | Trigger::Archetype
             | Trigger::Mandate
             | Trigger::GuaranteeLevel
+            | Trigger::SignOff
             | Trigger::ProbableDuplicate { .. } => Class::Operator,
         }
     }
@@ -184,6 +196,7 @@ impl Trigger {
             Trigger::Archetype,
             Trigger::Mandate,
             Trigger::GuaranteeLevel,
+            Trigger::SignOff,
         ];
         match (word, earlier) {
             ("policy", None) if !policies.is_empty() => Some(Trigger::Policies(policies)),

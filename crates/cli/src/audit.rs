@@ -247,24 +247,9 @@ impl Verify {
                 Keeper::Resting(Resting::open(config.as_deref(), data_dir.as_deref(), self.sandbox)?)
             }
         };
-        let (mut entries, mut receipts, mut approvals, mut findings) = (0, 0, 0, Vec::new());
-        let mut cursor: Option<String> = None;
-        let bar = bar();
-        let head = loop {
-            let stretch = keeper.check(cursor.as_deref())?;
-            let number = |name: &str| stretch[name].as_u64().unwrap_or_default();
-            (entries, receipts) = (entries + number("entries"), receipts + number("receipts"));
-            approvals += number("approvals");
-            findings.extend(stretch["findings"].as_array().cloned().unwrap_or_default());
-            bar.set_length(number("of"));
-            bar.set_position(entries);
-            match stretch["next_cursor"].as_str() {
-                Some(next) => cursor = Some(next.to_owned()),
-                None => break stretch["head"].clone(),
-            }
-        };
-        bar.finish_and_clear();
-        let whole = findings.is_empty();
+        let checked = checked(&keeper)?;
+        let whole = checked.is_whole();
+        let Checked { entries, receipts, approvals, head, findings } = checked;
         if self.json {
             out::json(&json!({
                 "whole": whole, "entries": entries, "receipts": receipts, "approvals": approvals,
@@ -281,6 +266,46 @@ impl Verify {
     }
 }
 
+/// What a walk along the whole chain came to.
+pub(crate) struct Checked {
+    pub(crate) entries: u64,
+    pub(crate) receipts: u64,
+    pub(crate) approvals: u64,
+    pub(crate) head: Value,
+    pub(crate) findings: Vec<Value>,
+}
+
+impl Checked {
+    pub(crate) fn is_whole(&self) -> bool {
+        self.findings.is_empty()
+    }
+}
+
+/// Walks the whole chain.
+pub(crate) fn checked(keeper: &Keeper) -> Result<Checked> {
+    let mut all = Checked { entries: 0, receipts: 0, approvals: 0, head: Value::Null, findings: Vec::new() };
+    let mut cursor: Option<String> = None;
+    let bar = bar();
+    loop {
+        let stretch = keeper.check(cursor.as_deref())?;
+        let number = |name: &str| stretch[name].as_u64().unwrap_or_default();
+        all.entries += number("entries");
+        all.receipts += number("receipts");
+        all.approvals += number("approvals");
+        all.findings.extend(stretch["findings"].as_array().cloned().unwrap_or_default());
+        bar.set_length(number("of"));
+        bar.set_position(all.entries);
+        match stretch["next_cursor"].as_str() {
+            Some(next) => cursor = Some(next.to_owned()),
+            None => {
+                all.head = stretch["head"].clone();
+                bar.finish_and_clear();
+                return Ok(all);
+            }
+        }
+    }
+}
+
 /// `ledger entry 17 (action …, receipt …): what is wrong`.
 fn told(finding: &Value) -> String {
     let named =
@@ -292,7 +317,7 @@ fn told(finding: &Value) -> String {
 }
 
 /// Whoever holds the store.
-enum Keeper {
+pub(crate) enum Keeper {
     Running(Client),
     Resting(Resting),
 }

@@ -11,8 +11,8 @@
 //!   catalog, policy                   check files before a gateway reads them
 //!   keys, mandate, actions,           change a running gateway, as clients of its API
 //!   approvals, approvers, freeze, thaw, observe,
-//!   reload, replay
-//!   audit                             read the trail of a running gateway, and prove it whole
+//!   reload, replay, erase
+//!   audit, report                     read the trail of a running gateway, and prove it whole
 //!   bench                             measure this machine and a gateway on it
 //!   selftest                          prove what is promised, on this machine
 //! ```
@@ -31,6 +31,7 @@ mod catalog;
 mod child;
 mod crash;
 mod demo;
+mod erase;
 mod error;
 mod freeze;
 mod keys;
@@ -39,6 +40,7 @@ mod mistakes;
 mod out;
 mod policy;
 mod replay;
+mod report;
 mod resting;
 mod run;
 mod selftest;
@@ -80,7 +82,9 @@ enum Command {
     Policy(policy::Args),
     Reload(replay::ReloadArgs),
     Replay(replay::Args),
+    Erase(erase::Args),
     Audit(audit::Args),
+    Report(report::Args),
     Bench(bench::Args),
     Selftest(selftest::Args),
     #[command(hide = true)]
@@ -116,7 +120,9 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Policy(args) => policy::run(&args),
         Command::Reload(args) => replay::reload(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Erase(args) => erase::run(&args),
         Command::Audit(args) => audit::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Selftest(args) => selftest::run(&args),
         Command::DemoBank(args) => demo::bank(&args),

@@ -17,7 +17,7 @@ pub(crate) struct ReloadArgs {
 
 /// Decide an action of the past again, from its stored decision record, and compare the verdicts
 ///
-/// Exit code: 0 the same verdict, 1 another.
+/// Exit code: 0 the same verdict, 1 another, or none because the action was erased.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The action's id (`transaction_id`)

@@ -445,6 +445,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::atp::Words;
     use crate::outcome::{Outcome, Reply};
     use crate::request::{Ask, Next};
     use crate::{Config, Installation};
@@ -525,7 +526,11 @@ mod tests {
             dry_run: false,
             body: body.to_string().into_bytes(),
         };
-        match gateway.decide_on(Gateway::anonymous(), ask, Instant::now(), None).await.unwrap() {
+        match gateway
+            .decide_on(Gateway::anonymous(), (ask, Words::Execution), Instant::now(), None)
+            .await
+            .unwrap()
+        {
             Next::Admitted(errand) => errand,
             Next::Said(answer) => panic!("{}", String::from_utf8_lossy(&answer.reply.body)),
             Next::NotNow(stop) => panic!("{stop:?}"),

@@ -74,7 +74,7 @@ impl Gateway {
         tracing::info!(action = %word.id, binding, letter = letter.id, "a provider called back");
         let gateway = Arc::clone(self);
         // In a task of its own: who hangs up has said it all the same.
-        let task = tokio::spawn(async move { gateway.take(word).await });
+        let task = tokio::spawn(async move { gateway.hear(word).await });
         task.await.unwrap_or_else(|_| Err(internal("a callback ended without a word")))
     }
 
@@ -112,17 +112,17 @@ impl Gateway {
         Ok(None)
     }
 
-    async fn take(self: &Arc<Self>, word: Word) -> Result<(), Error> {
+    async fn hear(self: &Arc<Self>, word: Word) -> Result<(), Error> {
         for _ in 1..TRIES {
-            match self.take_once(&word).await {
+            match self.hear_once(&word).await {
                 Err(error) if error.code == Code::StateConflict => tokio::time::sleep(PAUSE).await,
                 taken => return taken,
             }
         }
-        self.take_once(&word).await
+        self.hear_once(&word).await
     }
 
-    async fn take_once(self: &Arc<Self>, word: &Word) -> Result<(), Error> {
+    async fn hear_once(self: &Arc<Self>, word: &Word) -> Result<(), Error> {
         let stored = self.ledger.action(&word.tenant.tenant, word.id).await.map_err(unavailable)?;
         let stored = stored.ok_or_else(|| internal("an action is gone"))?;
         let row = match IntentRow::from_bytes(&stored.payload) {

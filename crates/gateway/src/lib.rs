@@ -28,6 +28,7 @@ mod act;
 mod admin;
 mod alert;
 mod approvals;
+mod atp;
 mod audit;
 mod authority;
 mod buckets;
@@ -40,6 +41,7 @@ mod code;
 pub mod config;
 mod crash;
 mod decide;
+mod erase;
 mod error;
 mod files;
 mod gateway;
@@ -53,6 +55,7 @@ mod pending;
 mod prove;
 mod pursue;
 mod recovery;
+mod redress;
 mod remember;
 mod request;
 mod reserve;
@@ -73,11 +76,13 @@ pub use admin::{
 pub use approvals::{
     Asked, Creation, Credential, GivenView, Greeting, HeldView, PasskeyView, PolicyView, Question, Summary,
 };
+pub use atp::Spelling;
 pub use audit::{AuditAsk, AuditView, TrailCheck, TrailFinding};
 pub use caller::{Caller, Deed, Role};
 pub use code::Code;
 pub use config::Config;
 pub use crash::Point;
+pub use erase::{ErasedView, KeepingView};
 pub use error::Error;
 pub use gateway::{Gateway, listed};
 pub use installation::{Installation, Keyring};

@@ -12,7 +12,8 @@ use serde_json::value::RawValue;
 
 use crate::act::SEND_WINDOW;
 use crate::outcome::ReceiptRef;
-use crate::row::{CallRow, IntentRow, ResolutionRow, VERSION, internal, money_of, raw};
+use crate::redress::undone_by;
+use crate::row::{CallRow, IntentRow, KeepingRow, ResolutionRow, VERSION, internal, kept, money_of, raw};
 use crate::tenants::Rules;
 use crate::{Code, Error};
 
@@ -219,12 +220,20 @@ pub(crate) fn describe(of: &Described<'_>, chain: &Chain, call: Option<CallRow>)
         check: None,
         reservation: None,
         rollback: None,
+        undone_by: action
+            .atp
+            .as_ref()
+            .and_then(|atp| undone_by(of.rules, atp))
+            .map(|provider| provider.identity().to_owned()),
         held_for: Vec::new(),
         repeat_of: action.repeat_of.map(|id| id.to_string()),
         escalation: None,
         approvals: Vec::new(),
         earlier_transaction: None,
+        atp: kept(action.atp.as_deref())?,
         record: None,
+        keeping: KeepingRow::of(action.keeping),
+        regulations: action.regulations(),
     })
 }
 

@@ -317,7 +317,7 @@ impl Gateway {
             idempotency_key: pending.key.as_deref().map(Cow::Borrowed),
             replica_id: Cow::Borrowed(&self.replica_id),
             chain_id: Cow::Borrowed(&self.chain_id),
-            regulatory_framework: Vec::new(),
+            regulatory_framework: row.regulations.iter().map(|it| it.as_str().into()).collect(),
             metadata: Metadata {
                 issuer: Cow::Borrowed(&self.issuer),
                 tenant: Cow::Borrowed(pending.tenant.as_str()),

@@ -14,6 +14,7 @@ use crate::gateway::Gateway;
 use crate::pending::{Pending, Told};
 use crate::prove::absence_word;
 use crate::recovery::reference;
+use crate::redress::redress;
 use crate::remember::{draft, outward, unavailable};
 use crate::request::Next;
 use crate::reserve::reservation_of;
@@ -188,7 +189,7 @@ impl Gateway {
         self.ledger.settle(settlement).await.map_err(unavailable).map(drop)
     }
 
-    /// The provider to ask or to send to, and the call as it left.
+    /// The provider to ask or to send to, and the call as it left. To undo it, the one that the request named, if it did.
     pub(crate) fn bound(
         &self,
         pending: &Pending,
@@ -211,6 +212,11 @@ impl Gateway {
                     pending.archetype, sent.provider
                 ),
             ));
+        }
+        if matches!(stood, Stood::RollingBack | Stood::Completed)
+            && let Some(redress) = redress(pending, rules, provider.as_ref())?
+        {
+            return Ok((Arc::new(redress), call));
         }
         Ok((Arc::clone(provider), call))
     }

@@ -23,7 +23,7 @@ const PAGE: u32 = 256;
 const AT_ONCE: usize = 32;
 /// The longest pause between two questions about one action.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// The pause between two prunings of the sandbox, and actions pruned in one commit.
+/// The pause between two looks for what is to be pruned or erased, and actions pruned in one commit.
 const PRUNE_PAUSE: Duration = Duration::from_secs(60);
 const PRUNED_AT_ONCE: u32 = 256;
 
@@ -98,6 +98,9 @@ impl Gateway {
                 pruned = Some(Instant::now());
                 if let Err(error) = self.prune().await {
                     tracing::warn!(%error, "old sandbox actions could not be deleted");
+                }
+                if let Err(error) = self.erase_due(clock::now_ms()).await {
+                    tracing::warn!(%error, "actions that are to be erased could not be looked after");
                 }
             }
             tokio::time::sleep(self.interval()).await;

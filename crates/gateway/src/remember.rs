@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use action::{ActionId, Money};
+use action::{ActionId, Money, Period};
 use ledger::{Draft, Existing, Intent, Settlement, State};
 
 use crate::alert::Alert;
@@ -16,7 +16,7 @@ use crate::pending::Pending;
 use crate::prove::Proven;
 use crate::row::{IntentRow, internal};
 use crate::tenants::TenantState;
-use crate::{Answer, Code, Error};
+use crate::{Answer, Code, Error, clock};
 
 impl Gateway {
     /// The row of an action.
@@ -35,6 +35,7 @@ impl Gateway {
             amount: row.amount,
             labels: labels(payload),
             payload: payload.to_bytes()?,
+            erased_after_ms: payload.keeping()?.deleted_after().map(Period::millis),
             entry: draft(row.tenant, row.event, row.state, row.action_hash, 1),
         })
     }
@@ -235,6 +236,13 @@ pub(crate) fn unavailable(error: ledger::Error) -> Error {
         // Whoever went on with it says what there is to say.
         ledger::Error::Illegal { .. } | ledger::Error::Fenced(_) | ledger::Error::Leased(_) => {
             Error::new(Code::StateConflict, "somebody else went on with the action meanwhile")
+        }
+        ledger::Error::Unsettled { .. } => {
+            Error::new(Code::StateConflict, "the action is not over yet: until then it cannot be erased")
+        }
+        ledger::Error::Kept { until_ms, .. } => {
+            let until = clock::text(until_ms);
+            Error::new(Code::StateConflict, format!("the action has to be kept until {until}"))
         }
         ledger::Error::Busy => Error::new(Code::Unavailable, "too many requests are waiting").retry_after(1),
         other => {

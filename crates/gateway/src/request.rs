@@ -10,11 +10,13 @@ use provider::Provider;
 use tokio::sync::{SemaphorePermit, oneshot};
 
 use crate::act::{Errand, Patience, Said};
+use crate::atp::{self, Words};
 use crate::caller::{Caller, Deed};
 use crate::decide::Asked;
 use crate::gateway::Gateway;
 use crate::metrics::Step;
 use crate::outcome::Reply;
+use crate::redress;
 use crate::row::internal;
 use crate::tenants::Rules;
 use crate::{Code, Error, clock};
@@ -69,14 +71,29 @@ impl Gateway {
     /// Those that never became an action, and `EP_UNAVAILABLE` when an outcome could not be made durable: then the same
     /// key, sent again, finds out what happened.
     pub async fn execute(self: &Arc<Self>, caller: &Caller, ask: Ask) -> Result<Answer, Error> {
-        let answer = self.execute_apart(caller, ask).await;
+        self.take(caller, ask, Words::Execution).await
+    }
+
+    /// The same, in whichever words.
+    pub(crate) async fn take(
+        self: &Arc<Self>,
+        caller: &Caller,
+        ask: Ask,
+        words: Words,
+    ) -> Result<Answer, Error> {
+        let answer = self.execute_apart(caller, ask, words).await;
         if let Err(error) = &answer {
             self.metrics.error(error.code);
         }
         answer
     }
 
-    async fn execute_apart(self: &Arc<Self>, caller: &Caller, ask: Ask) -> Result<Answer, Error> {
+    async fn execute_apart(
+        self: &Arc<Self>,
+        caller: &Caller,
+        ask: Ask,
+        words: Words,
+    ) -> Result<Answer, Error> {
         caller.must(Deed::Execute)?;
         self.limits.before_parsing(caller)?;
         let place = self.place()?;
@@ -87,7 +104,7 @@ impl Gateway {
             // A request is small, judging it is not: who finds no room waits with the request alone.
             let room = gateway.judging.acquire().await.ok();
             // Boxed, so that what judging needs is gone while the provider takes its time.
-            let next = Box::pin(gateway.decide_on(caller, ask, came, room)).await;
+            let next = Box::pin(gateway.decide_on(caller, (ask, words), came, room)).await;
             match next {
                 Ok(Next::Admitted(errand)) => gateway.carry_out(errand, Said::to(said)).await,
                 Ok(Next::Said(answer)) => drop(said.send(Ok(answer))),
@@ -101,29 +118,31 @@ impl Gateway {
     pub(crate) async fn decide_on(
         self: &Arc<Self>,
         caller: Caller,
-        ask: Ask,
+        (ask, words): (Ask, Words),
         came: Instant,
         room: Option<SemaphorePermit<'_>>,
     ) -> Result<Next, Error> {
         let started = Instant::now();
         let arrival = Arrival { at_ms: clock::now_ms(), instant: came };
         let tenant = self.tenant(&caller.tenant)?;
-        let request = Request::parse(&ask.body).map_err(refused)?;
-        let key = self.key(&ask, request.idempotency_key.as_ref())?;
+        let mut request = words.read(&ask.body, &arrival)?;
+        let key = self.key(&ask, request.idempotency_key.as_ref(), words)?;
         its_own_agent(&caller, &request)?;
         let rules = tenant.rules();
         let asked = Asked { caller: &caller, tenant, rules: &rules, key: key.as_ref(), ask: &ask, arrival };
-        if rules.policies.hard_deny().denies(&request.archetype, None, None).is_some() {
-            request.refuse_card_data().map_err(refused)?;
-            return self.deny_by_name(&asked, &request).await.map(Next::Said);
+        let archetype = atp::meant(&rules.catalogue, &mut request);
+        if let Some(denied) = atp::denied(rules.policies.hard_deny(), &request) {
+            request.refuse_card_data().map_err(|refusal| words.named(refused(refusal)))?;
+            return self.deny_by_name(&asked, &request, denied).await.map(Next::Said);
         }
-        let Some(archetype) = rules.catalogue.get(&request.archetype) else {
-            return Err(refused(Refusal::unknown_archetype(&request.archetype)));
-        };
+        let Some(archetype) = archetype else { return Err(atp::unknown(&rules.catalogue, &request)) };
         self.limits.of_archetype(&caller.tenant, &archetype.name)?;
-        let action = Action::of(request, archetype).map_err(refused)?;
+        atp::no_more_than(archetype, &request)?;
+        let action = redress::action_of(&rules.catalogue, request, archetype);
+        let action = action.map_err(|error| words.named(error))?;
         self.keyed(&asked, &action)?;
-        let provider = self.able_provider(&rules, &action)?;
+        let provider = self.able_provider(&rules, &action).map_err(|error| words.named(error))?;
+        self.can_be_given(&caller, &action, provider.as_ref()).await?;
         // A price is asked for in the midst of judging, and who is asked may take long: no room is kept for that.
         let _room = room.filter(|_| !quotes(&action));
         self.metrics.step(Step::Request, started.elapsed());
@@ -131,8 +150,13 @@ impl Gateway {
     }
 
     /// The key of a request: from the header or the body, where both are given the same; in the sandbox and for a dry
-    /// run none is needed.
-    fn key(&self, ask: &Ask, in_body: Option<&IdempotencyKey>) -> Result<Option<IdempotencyKey>, Error> {
+    /// run none is needed, nor, at `atp-1`, in the words of the Agent Transaction Protocol.
+    fn key(
+        &self,
+        ask: &Ask,
+        in_body: Option<&IdempotencyKey>,
+        words: Words,
+    ) -> Result<Option<IdempotencyKey>, Error> {
         match (&ask.idempotency_key, in_body) {
             (Some(header), Some(body)) if header != body => {
                 Err(Error::new(Code::ValidationFailed, "the idempotency keys in header and body differ")
@@ -141,7 +165,7 @@ impl Gateway {
             }
             (Some(key), _) | (None, Some(key)) => Ok(Some(key.clone())),
             (None, None) if ask.dry_run => Ok(None),
-            (None, None) if self.environment == action::Environment::Sandbox => {
+            (None, None) if self.environment == action::Environment::Sandbox || words.makes_keys() => {
                 let id = clock::new_id(clock::now_ms())?.to_string();
                 IdempotencyKey::parse(&id).map(Some).map_err(|_| internal("an id is no key"))
             }
@@ -175,6 +199,7 @@ impl Gateway {
             .hint("the operator adds a [binding] to the archetype's file in the catalogue"));
         };
         able(action, provider.as_ref())?;
+        action.rollback.as_ref().map(|rollback| redress::able(rules, rollback)).transpose()?;
         Ok(Arc::clone(provider))
     }
 
@@ -221,11 +246,15 @@ fn able(action: &Action, provider: &dyn Provider) -> Result<(), Error> {
         let why = format!("guarantee level `{level}` cannot be kept for this archetype");
         return Err(Error::new(Code::ProviderCannot, why).field("/guarantee_level").hint(lower));
     }
-    if level == GuaranteeLevel::Atp3 && (provider.rollback().is_none() || !action.reversible) {
+    if level == GuaranteeLevel::Atp3 && (!can_be_undone(action, provider) || !action.reversible) {
         let why = format!("guarantee level `{level}` needs a way to undo the action");
         return Err(Error::new(Code::RollbackRequired, why).field("/guarantee_level").hint(lower));
     }
     Ok(())
+}
+
+fn can_be_undone(action: &Action, provider: &dyn Provider) -> bool {
+    provider.rollback().is_some() || action.rollback.is_some()
 }
 
 fn quotes(action: &Action) -> bool {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use action::{Backoff, Currency, Money, RetryPolicy};
+use action::{Atp, Backoff, Currency, Deletion, Keeping, Money, Period, RetryPolicy};
 use boundary::{PolicyRef, Trigger};
 use execution::{Call, Confirmation, Course, Undo};
 use provider::Provider;
@@ -69,6 +69,9 @@ pub(crate) struct IntentRow {
     /// How its effect is undone, if it is to be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<RollbackRow>,
+    /// [`Provider::identity`] of what is to undo it, if the request brought that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undone_by: Option<String>,
     /// Why it waits, in stable words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held_for: Vec<String>,
@@ -84,8 +87,27 @@ pub(crate) struct IntentRow {
     /// The earlier action that it seems to repeat, if it waits for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub earlier_transaction: Option<String>,
+    /// What only the envelope of the Agent Transaction Protocol said, where it came in that; canonical.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub atp: Option<Box<RawValue>>,
     /// What the decision was made from; `countersign replay` reads it.
     pub record: Option<Box<RawValue>>,
+    /// How long it is kept and when it is erased, where anybody said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeping: Option<KeepingRow>,
+    /// The regulations it falls under.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub regulations: Vec<String>,
+}
+
+/// How long an action is kept and when it is erased, in the words of `action::retention`; members in JCS order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct KeepingRow {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<String>,
 }
 
 /// What people are asked about an action.
@@ -330,6 +352,13 @@ pub(crate) struct ResolutionRow {
 pub(crate) const VERSION: u8 = 1;
 
 impl IntentRow {
+    /// What it came with in the envelope of the Agent Transaction Protocol.
+    pub(crate) fn atp(&self) -> Result<Option<Atp>, Error> {
+        let Some(kept) = &self.atp else { return Ok(None) };
+        let atp = serde_json::from_str(kept.get()).ok().and_then(Atp::kept);
+        atp.map(Some).ok_or_else(|| internal("a stored envelope cannot be read"))
+    }
+
     /// Was its caller told that it had failed, before somebody asked for another attempt?
     pub(crate) fn was_settled(&self) -> bool {
         self.attempts.iter().any(|attempt| attempt.last_word)
@@ -349,12 +378,34 @@ impl IntentRow {
         digests.map(Option::as_deref)
     }
 
+    /// How long it is kept and when it is erased.
+    pub(crate) fn keeping(&self) -> Result<Keeping, Error> {
+        let Some(row) = &self.keeping else { return Ok(Keeping::default()) };
+        row.read().ok_or_else(|| internal("a stored retention cannot be read"))
+    }
+
     pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, Error> {
         to_bytes(self)
     }
 
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<IntentRow, Error> {
         from_bytes(bytes)
+    }
+}
+
+impl KeepingRow {
+    /// `None` where nothing is said.
+    pub(crate) fn of(keeping: Keeping) -> Option<KeepingRow> {
+        let deletion = Some(keeping.deletion()).filter(|deletion| *deletion != Deletion::Never);
+        let (retention, deletion) =
+            (keeping.retention().map(|it| it.to_string()), deletion.map(|it| it.to_string()));
+        (retention.is_some() || deletion.is_some()).then_some(KeepingRow { retention, deletion })
+    }
+
+    fn read(&self) -> Option<Keeping> {
+        let retention = self.retention.as_deref().map(|text| Period::parse(text).ok_or(()));
+        let deletion = self.deletion.as_deref().map_or(Some(Deletion::Never), Deletion::parse)?;
+        Keeping::new(retention.transpose().ok()?, deletion).ok()
     }
 }
 
@@ -505,6 +556,11 @@ pub(crate) fn money_of(amount: Option<&str>, currency: Option<&str>) -> Result<O
     Ok(Some(money))
 }
 
+/// What a request's own envelope said, as it is kept.
+pub(crate) fn kept(atp: Option<&Atp>) -> Result<Option<Box<RawValue>>, Error> {
+    atp.map(|atp| raw(action::json::canonical(&atp.to_value()))).transpose()
+}
+
 /// Canonical text as a raw value, so that it is stored and read back without a change.
 pub(crate) fn raw(text: String) -> Result<Box<RawValue>, Error> {
     RawValue::from_string(text).map_err(|_| internal("a canonical text is not JSON"))
@@ -549,6 +605,11 @@ mod tests {
             let intent = IntentRow::from_bytes(line.as_bytes()).unwrap();
             assert_eq!(intent.v, VERSION);
             assert_eq!(String::from_utf8(intent.to_bytes().unwrap()).unwrap(), line);
+            let atp = intent.atp().unwrap();
+            assert_eq!(
+                kept(atp.as_ref()).unwrap().map(|it| it.get().to_owned()),
+                intent.atp.map(|it| it.get().to_owned())
+            );
         }
         for line in HELD.lines() {
             let held = IntentRow::from_bytes(line.as_bytes()).unwrap();

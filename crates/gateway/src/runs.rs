@@ -21,6 +21,7 @@ use provider::{Offer, Provider, Turn};
 use tokio::sync::oneshot;
 
 use crate::act::{Followed, Said, lock};
+use crate::atp::Words;
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::pending::Pending;
@@ -98,7 +99,7 @@ impl Gateway {
         tokio::spawn(async move {
             let _place = place;
             let room = gateway.judging.acquire().await.ok();
-            let next = Box::pin(gateway.decide_on(caller, ask, came, room)).await;
+            let next = Box::pin(gateway.decide_on(caller, (ask, Words::Execution), came, room)).await;
             drop(match next {
                 Ok(request::Next::Admitted(errand)) => {
                     let heard = said.send(Ok(Begun::Admitted(errand.pending.id)));

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use action::{ActionId, Environment};
-use ledger::{Settled, State, Stored};
+use action::{ActionId, AskedRollback, Environment};
+use ledger::{Erased, Labels, Settled, State, Stored};
 use serde_json::Value;
 
 use crate::approvals::{GivenView, escalation_id};
 use crate::caller::{Caller, Deed};
+use crate::erase::{ErasedView, KeepingView};
 use crate::gateway::Gateway;
 use crate::outcome::{ReceiptRef, Reply};
 use crate::recovery::reference;
@@ -41,10 +42,14 @@ pub struct ActionView {
     pub target: Option<String>,
     /// ATP's description, where the action came with one.
     pub description: Option<String>,
-    /// The constraints, as received.
+    /// The constraints, as received; null once they are erased.
     pub parameters: Value,
-    /// Whether it can be undone.
-    pub reversible: bool,
+    /// The rules it falls under, as the request named them.
+    pub compliance: Option<Value>,
+    /// How the request wants it undone, if it says so.
+    pub asked_rollback: Option<Value>,
+    /// Whether it can be undone; `None` once it is erased.
+    pub reversible: Option<bool>,
     /// When it came in, RFC 3339.
     pub created_at: String,
     /// Until when the caller wanted to know, RFC 3339.
@@ -81,6 +86,10 @@ pub struct ActionView {
     pub receipts: Vec<ReceiptView>,
     /// What the caller was last answered.
     pub reply: Option<Reply>,
+    /// How long it is kept and when it is erased, where anybody said so.
+    pub keeping: Option<KeepingView>,
+    /// Set once it is erased: what it was about is gone then.
+    pub erased: Option<ErasedView>,
 }
 
 /// How an action is tried again.
@@ -156,6 +165,8 @@ pub struct PublicReceipt {
     pub jwks: Arc<str>,
     /// The receipts of the same action that came later.
     pub amendments: Vec<ReceiptView>,
+    /// When the values that it commits to were erased, if they were; RFC 3339.
+    pub erased_at: Option<String>,
     /// Real or pretended effects.
     pub environment: Environment,
 }
@@ -174,10 +185,10 @@ pub struct Page<T> {
 pub struct ReplayView {
     /// The action.
     pub action_id: ActionId,
-    /// `same` or `different`.
+    /// `same`, `different` or `erased`.
     pub result: String,
-    /// The verdict of then.
-    pub recorded: String,
+    /// The verdict of then; `None` where it is erased.
+    pub recorded: Option<String>,
     /// The verdict with the policies of now.
     pub replayed: Option<String>,
     /// What differs, one sentence each.
@@ -185,13 +196,16 @@ pub struct ReplayView {
 }
 
 impl Gateway {
-    /// One action of the caller's tenant; an agent sees only its own.
+    /// One action of the caller's tenant; an agent sees only its own. Of one that was erased what is left.
     ///
     /// # Errors
     /// `EP_NOT_FOUND` also for what is somebody else's.
     pub async fn action(&self, caller: &Caller, id: &str) -> Result<ActionView, Error> {
         let stored = self.visible(caller, id).await?;
         let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        if let Some(erased) = self.erased(&stored).await? {
+            return what_is_left(stored, outcomes, erased);
+        }
         let approvals = self.ledger.approvals(&stored.tenant, stored.id).await.map_err(unavailable)?;
         let approvals = approvals.iter().map(GivenView::of).collect::<Result<_, _>>()?;
         view(self, stored, outcomes, approvals)
@@ -217,10 +231,15 @@ impl Gateway {
             self.ledger.address(address).await.map_err(unavailable)?.ok_or_else(|| not_found("receipt"))?;
         let receipt = settled.receipt.ok_or_else(|| not_found("receipt"))?;
         let outcomes = self.ledger.outcomes(&settled.tenant, settled.action).await.map_err(unavailable)?;
+        let erased = match settled.payload.is_empty() {
+            true => self.ledger.erased(&settled.tenant, settled.action).await.map_err(unavailable)?,
+            false => None,
+        };
         let later =
             receipts(outcomes)?.into_iter().skip_while(|view| view.receipt.receipt_id != *receipt.id).skip(1);
         Ok(PublicReceipt {
             amendments: later.collect(),
+            erased_at: erased.map(|erased| clock::text(erased.at_ms)),
             document: receipt.document,
             jwks: self.jwks(),
             environment: self.environment,
@@ -228,12 +247,23 @@ impl Gateway {
     }
 
     /// Decides an action of the past again, with the rules it was decided by if they were kept, else with those of now.
+    /// Of one that was erased there is nothing left to decide.
     ///
     /// # Errors
-    /// `EP_ERASED` when its content is gone, `EP_NOT_FOUND` when it is not the caller's to see.
+    /// `EP_NOT_FOUND` when it is not the caller's to see.
     pub async fn replay(&self, caller: &Caller, id: &str) -> Result<ReplayView, Error> {
         caller.must(Deed::ReadTenant)?;
         let stored = self.visible(caller, id).await?;
+        if stored.payload.is_empty() {
+            let (result, differences) = ("erased".to_owned(), Vec::new());
+            return Ok(ReplayView {
+                action_id: stored.id,
+                result,
+                recorded: None,
+                replayed: None,
+                differences,
+            });
+        }
         let row = IntentRow::from_bytes(&stored.payload)?;
         let record = row.record.as_ref().ok_or_else(|| not_found("decision record"))?;
         let rules = self.rules_of_then(&stored.tenant, &row).await?;
@@ -249,7 +279,7 @@ impl Gateway {
                 .iter()
                 .map(|it| format!("{}: then {}, now {}", it.what, it.then, it.now))
                 .collect(),
-            recorded: compared.then,
+            recorded: Some(compared.then),
             replayed: Some(compared.now),
         })
     }
@@ -279,7 +309,12 @@ fn view(
         Some(reply) => Some(Reply { status: reply.status, body: reply.body.clone() }),
         None => gateway.say_meanwhile(&stored, &row).map(|answer| answer.reply),
     };
+    let keeping = KeepingView::of(row.keeping()?, last_ms(&stored, &outcomes));
     let attempts = attempts(&row);
+    let atp = row.atp()?;
+    let named = atp.as_ref().and_then(|atp| atp.deadline.as_ref()).map(|it| it.ms);
+    let after = row.deadline_ms.and_then(|ms| i64::try_from(ms).ok()).map(|ms| stored.at_ms + ms);
+    let deadline = named.or(after);
     let human_approver = decided_by(&stored, &approvals).unwrap_or(row.human_approver);
     Ok(ActionView {
         action_id: stored.id,
@@ -289,17 +324,16 @@ fn view(
         session_id: row.session_id,
         human_approver,
         archetype: stored.archetype.into(),
-        verb: None,
-        target: None,
-        description: None,
+        verb: atp.as_ref().map(|atp| atp.verb.clone()),
+        target: atp.as_ref().and_then(|atp| atp.target.clone()),
+        description: atp.as_ref().and_then(|atp| atp.description.clone()),
+        compliance: atp.as_ref().map(|atp| atp.compliance.asked().clone().into()),
+        asked_rollback: atp.as_ref().and_then(|atp| atp.rollback.as_ref()).map(AskedRollback::to_value),
         parameters: serde_json::from_str(row.constraints.get())
             .map_err(|_| internal("stored constraints cannot be read"))?,
-        reversible: row.reversible,
+        reversible: Some(row.reversible),
         created_at: clock::text(stored.at_ms),
-        deadline: row
-            .deadline_ms
-            .and_then(|ms| i64::try_from(ms).ok())
-            .map(|ms| clock::text(stored.at_ms + ms)),
+        deadline: deadline.map(clock::text),
         state: outward(stored.state).to_owned(),
         completed_at: completed.map(clock::text),
         duration_ms: completed.and_then(|at_ms| u64::try_from(at_ms - stored.at_ms).ok()),
@@ -319,6 +353,56 @@ fn view(
         resolutions: words(&outcomes)?.into_iter().map(ResolutionView::of).collect(),
         receipts: receipts(outcomes)?,
         reply,
+        keeping,
+        erased: None,
+    })
+}
+
+/// When the last thing came of an action that is over.
+fn last_ms(stored: &Stored, outcomes: &[Settled]) -> Option<i64> {
+    outcomes.last().filter(|_| stored.state.is_final()).map(|it| it.at_ms)
+}
+
+/// An action that was erased: ids, labels, times, states and receipts.
+fn what_is_left(stored: Stored, outcomes: Vec<Settled>, erased: Erased) -> Result<ActionView, Error> {
+    let completed = outcomes.iter().rfind(|it| it.reply.is_some()).map(|it| it.at_ms);
+    let (keeping, told) = (KeepingView::before(&erased), ErasedView::of(&erased));
+    let Labels { session, verb, target, level, .. } = erased.labels;
+    Ok(ActionView {
+        action_id: stored.id,
+        idempotency_key: stored.key.map(Into::into),
+        guarantee_level: level.map(Into::into).unwrap_or_default(),
+        agent_id: stored.subject.to_string(),
+        session_id: session.map(Into::into),
+        human_approver: None,
+        archetype: stored.archetype.into(),
+        verb: verb.map(Into::into),
+        target: target.map(Into::into),
+        description: None,
+        parameters: Value::Null,
+        compliance: None,
+        asked_rollback: None,
+        reversible: None,
+        created_at: clock::text(stored.at_ms),
+        deadline: None,
+        state: outward(stored.state).to_owned(),
+        completed_at: completed.map(clock::text),
+        duration_ms: completed.and_then(|at_ms| u64::try_from(at_ms - stored.at_ms).ok()),
+        retry_count: 0,
+        retry: None,
+        attempts: Vec::new(),
+        snapshot: None,
+        reservation: None,
+        rollback: None,
+        confirmation: None,
+        error: None,
+        client: BTreeMap::new(),
+        approvals: Vec::new(),
+        resolutions: Vec::new(),
+        receipts: receipts(outcomes)?,
+        reply: None,
+        keeping,
+        erased: Some(told),
     })
 }
 

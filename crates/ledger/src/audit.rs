@@ -24,6 +24,8 @@ pub struct Labels {
     pub level: Option<Box<str>>,
     /// The regulations it falls under.
     pub regulations: Vec<Box<str>>,
+    /// What it is known by elsewhere, as `name=value`; nothing once it is erased.
+    pub refs: Vec<Box<str>>,
 }
 
 /// Which entries to list; what is `None` does not matter.
@@ -42,6 +44,10 @@ pub struct Search {
     pub archetype: Option<Box<str>>,
     /// Under this regulation.
     pub regulation: Option<Box<str>>,
+    /// Done to this target.
+    pub target: Option<Box<str>>,
+    /// Known elsewhere by all of these, as `name=value`.
+    pub refs: Vec<Box<str>>,
     /// Of this guarantee level.
     pub level: Option<Box<str>>,
     /// That say this state.
@@ -85,6 +91,8 @@ pub struct Audited {
     pub receipt: Option<Box<str>>,
     /// How the chain names the tenant; `None` where it is about all of them.
     pub tenant_ref: Option<Box<str>>,
+    /// What is on record of what happened, beside what it is about.
+    pub record: Option<Vec<u8>>,
     /// What it is about.
     pub about: About,
 }
@@ -94,8 +102,8 @@ pub struct Audited {
 pub enum About {
     /// An action.
     Action(Box<Owner>),
-    /// Something else that happened, and its record if it has one.
-    Event(Option<Vec<u8>>),
+    /// Something else that happened.
+    Event,
 }
 
 /// What an action's row says of it.
@@ -128,6 +136,7 @@ pub(crate) enum By {
     State = 5,
     Level = 6,
     Tenant = 7,
+    Reference = 8,
 }
 
 /// A value that entries are found by, within its tenant.
@@ -150,8 +159,17 @@ pub(crate) fn event_terms(entry: &Reading<'_>) -> [Term; 2] {
 }
 
 impl By {
-    pub(crate) const ALL: [By; 8] =
-        [By::Session, By::Regulation, By::Subject, By::Verb, By::Archetype, By::State, By::Level, By::Tenant];
+    pub(crate) const ALL: [By; 9] = [
+        By::Session,
+        By::Regulation,
+        By::Subject,
+        By::Verb,
+        By::Archetype,
+        By::State,
+        By::Level,
+        By::Tenant,
+        By::Reference,
+    ];
 }
 
 impl Term {
@@ -179,7 +197,9 @@ impl Terms {
 
 impl Labels {
     pub(crate) fn terms(&self, tenant: &Tenant, subject: &Subject, archetype: &str) -> Arc<Terms> {
-        let Labels { session, level, regulations, .. } = self;
+        let Labels { session, level, regulations, target, refs, .. } = self;
+        let target = target.iter().map(|target| reference("target", target));
+        let refs: Vec<String> = refs.iter().map(|it| it.to_string()).chain(target).collect();
         let session = session.iter().map(|session| (By::Session, &**session));
         let regulations = regulations.iter().map(|regulation| (By::Regulation, &**regulation));
         let level = level.iter().map(|level| (By::Level, &**level));
@@ -189,7 +209,8 @@ impl Labels {
             (By::Verb, self.verb_or(archetype)),
             (By::Archetype, archetype),
         ];
-        let all = always.into_iter().chain(session).chain(regulations).chain(level);
+        let refs = refs.iter().map(|it| (By::Reference, it.as_str()));
+        let all = always.into_iter().chain(session).chain(regulations).chain(level).chain(refs);
         let all = all.map(|(by, value)| Term::new(tenant, by, value)).collect();
         Arc::new(Terms { tenant: tenant.clone(), all })
     }
@@ -199,6 +220,11 @@ impl Labels {
     pub fn verb_or<'a>(&'a self, archetype: &'a str) -> &'a str {
         self.verb.as_deref().unwrap_or(archetype)
     }
+}
+
+/// How something is named that an action is known by elsewhere.
+fn reference(name: &str, value: &str) -> String {
+    format!("{name}={value}")
 }
 
 impl Search {
@@ -214,8 +240,9 @@ impl Search {
 
     /// Does it ask for nothing that only actions have?
     fn means_events(&self) -> bool {
-        let Search { subject, session, archetype, regulation, level, state, .. } = self;
-        subject.is_none() && [session, archetype, regulation, level, state].iter().all(|it| it.is_none())
+        let Search { subject, session, archetype, regulation, level, state, target, refs, .. } = self;
+        let labels = [session, archetype, regulation, level, state, target];
+        subject.is_none() && refs.is_empty() && labels.iter().all(|it| it.is_none())
     }
 
     fn action_terms(&self, tenant: &Tenant) -> Vec<Term> {
@@ -230,7 +257,10 @@ impl Search {
             (By::Level, level.as_deref()),
         ];
         let terms = values.into_iter().filter_map(|(by, value)| Some(Term::new(tenant, by, value?)));
-        let mut terms: Vec<Term> = terms.collect();
+        let target = self.target.iter().map(|target| reference("target", target));
+        let refs = self.refs.iter().map(|it| it.to_string()).chain(target);
+        let refs = refs.map(|it| Term::new(tenant, By::Reference, &it));
+        let mut terms: Vec<Term> = terms.chain(refs).collect();
         if terms.is_empty() {
             terms.push(Term::new(tenant, By::Tenant, ""));
         }
@@ -246,7 +276,7 @@ impl Search {
     pub(crate) fn lets_pass(&self, tenant: &Tenant, found: &Audited) -> bool {
         let fits = match &found.about {
             About::Action(owner) => self.wants_action(tenant, owner, found),
-            About::Event(_) => self.wants_event(found),
+            About::Event => self.wants_event(found),
         };
         fits && self.covers(found.at_ms)
     }
@@ -259,6 +289,8 @@ impl Search {
             && archetype.as_ref().is_none_or(|archetype| *archetype == owner.archetype)
             && verb.as_ref().is_none_or(|verb| **verb == *labels.verb_or(&owner.archetype))
             && regulation.as_ref().is_none_or(|regulation| labels.regulations.contains(regulation))
+            && (self.target.is_none() || self.target == labels.target)
+            && self.refs.iter().all(|it| labels.refs.contains(it))
             && (session.is_none() || *session == labels.session)
             && (level.is_none() || *level == labels.level)
             && (state.is_none() || *state == found.state)
@@ -273,7 +305,7 @@ impl Search {
 }
 
 impl Audited {
-    pub(crate) fn new(row: i64, entry: &Reading<'_>, about: About) -> Audited {
+    pub(crate) fn new(row: i64, entry: &Reading<'_>, record: Option<Vec<u8>>, about: About) -> Audited {
         Audited {
             row,
             chain: entry.chain.into(),
@@ -285,6 +317,7 @@ impl Audited {
             previous: entry.previous.map(Box::from),
             receipt: entry.receipt.map(Box::from),
             tenant_ref: entry.tenant.map(Box::from),
+            record,
             about,
         }
     }
@@ -294,7 +327,7 @@ impl Audited {
     pub fn owner(&self) -> Option<&Owner> {
         match &self.about {
             About::Action(owner) => Some(owner),
-            About::Event(_) => None,
+            About::Event => None,
         }
     }
 }

@@ -194,6 +194,9 @@ pub enum Broken {
     /// The stored approval or rejection is not the one it names.
     #[error("the approval stored with it is missing, or not the one it names")]
     Approval,
+    /// Its action is empty and no entry says that it was erased, or one says so and it is not.
+    #[error("its action is empty and was not erased, or is not empty and was")]
+    Erased,
     /// A passkey's row does not say what the entries do.
     #[error("the stored passkey is not as the entries have it")]
     Passkey,

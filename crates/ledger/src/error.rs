@@ -35,6 +35,22 @@ pub enum Error {
     /// Whoever has the action in hand still may be at it.
     #[error("action `{0}` is in hands that may still be at it")]
     Leased(ActionId),
+    /// The action is not settled, so that nobody can erase it yet.
+    #[error("action `{id}` is {state} and cannot be erased yet")]
+    Unsettled {
+        /// Which action.
+        id: ActionId,
+        /// Where it stands.
+        state: State,
+    },
+    /// The action has to be kept.
+    #[error("action `{id}` has to be kept")]
+    Kept {
+        /// Which action.
+        id: ActionId,
+        /// Until then, milliseconds since 1970, UTC.
+        until_ms: i64,
+    },
     /// Something of this name is there already.
     #[error("`{0}` exists already")]
     Exists(Box<str>),

@@ -37,6 +37,9 @@ pub struct Intent {
     pub labels: Labels,
     /// Whatever is needed to resume, show or replay the action. Erasable.
     pub payload: Vec<u8>,
+    /// It is erased by itself so long after it is settled, in milliseconds. Of an action whose row is there already this
+    /// is not read.
+    pub erased_after_ms: Option<i64>,
     /// The ledger entry that goes with this row.
     pub entry: Draft,
 }

@@ -33,6 +33,7 @@ mod admit;
 mod audit;
 mod authority;
 mod entry;
+mod erasure;
 mod error;
 mod facts;
 mod fail;
@@ -60,6 +61,7 @@ pub use entry::{
     Broken, CHALLENGED, CHARGING, CHECKING, Draft, Event, Heading, PASSKEY_ENROLLED, PASSKEY_REGISTERED,
     PASSKEY_REVOKED, RESERVED, RETRACTING, ROLLING_BACK, SENT_AGAIN, Said, Session, WAITING, Walk, event_of,
 };
+pub use erasure::{ERASED, Erased, Erasure};
 pub use error::Error;
 pub use facts::{Facts, FactsQuery, Figures, Filter, Repeat, Verified};
 pub use fail::{COMMIT_STEPS, FailPoints};
@@ -279,6 +281,19 @@ pub trait Ledger: Outbox {
     /// Open actions stay, and so does every entry of the chain, to which one is added that says how much is gone, if
     /// anything is. A key of a deleted action is free again.
     fn prune(&self, before_ms: i64, limit: u32, now_ms: i64) -> Answer<'_, u64>;
+
+    /// Erases what an action was about: request, answers, replies and what people said, with every salt. Rows, entries,
+    /// receipts and labels stay. Answers with the row number of the entry that says so, also if it was erased before.
+    ///
+    /// # Errors
+    /// [`Error::Unsettled`] while more is to come of it, [`Error::Kept`] until when it has to be kept.
+    fn erase(&self, erasure: Erasure) -> Answer<'_, i64>;
+
+    /// What is left of an action that was erased; `None` if it was not.
+    fn erased<'a>(&'a self, tenant: &'a Tenant, id: ActionId) -> Answer<'a, Option<Erased>>;
+
+    /// Settled actions of every tenant that are to be erased by themselves by then, oldest first.
+    fn to_erase(&self, now_ms: i64, limit: u32) -> Answer<'_, Vec<Stored>>;
 
     /// Ledger entries in order, each with its row number.
     fn entries(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<(i64, Vec<u8>)>>;

@@ -16,10 +16,10 @@ use crate::pruned::Pruned;
 use crate::stored::page;
 use crate::{
     About, Admission, Admitted, Answer, ApiKey, Approval, Audited, Basis, Broken, Counted, Deferral, Draft,
-    Earlier, Error, Event, Existing, Facts, FactsQuery, Figures, Filter, Finding, Freeze, Given, Held,
-    Inspected, Labels, Ledger, Mandate, Notice, Order, Outbox, Outcome, Owner, Page, Passkey, Place,
-    Recorded, Refusal, Repeat, Resumption, Revocation, Scope, Search, Settled, Settlement, Standing, State,
-    Stored, Testimony, Tried, Verified, Waiting, Walk, Witness,
+    Earlier, Erased, Erasure, Error, Event, Existing, Facts, FactsQuery, Figures, Filter, Finding, Freeze,
+    Given, Held, Inspected, Labels, Ledger, Mandate, Notice, Order, Outbox, Outcome, Owner, Page, Passkey,
+    Place, Recorded, Refusal, Repeat, Resumption, Revocation, Scope, Search, Settled, Settlement, Standing,
+    State, Stored, Testimony, Tried, Verified, Waiting, Walk, Witness,
 };
 
 /// Everything in memory, behind one lock.
@@ -57,6 +57,9 @@ struct Row {
     lease: Lease,
     outcomes: Vec<i64>,
     approvals: Vec<(Subject, Given)>,
+    erased_after_ms: Option<i64>,
+    /// The entry that tells of its erasure.
+    erased: Option<i64>,
 }
 
 impl Memory {
@@ -209,10 +212,23 @@ impl World {
         self.last = row;
         let claimed_ms = intent.at_ms;
         let (outcomes, approvals) = (Vec::new(), Vec::new());
-        let (claim, labels) = (item.claim, intent.labels.clone());
+        let (claim, labels, erased_after_ms) = (item.claim, intent.labels.clone(), intent.erased_after_ms);
         let lease = Lease::first(item.sends(), PROCESS, item.lease_ms());
-        self.actions
-            .insert(row, Row { stored, labels, claim, effect, claimed_ms, lease, outcomes, approvals });
+        self.actions.insert(
+            row,
+            Row {
+                stored,
+                labels,
+                claim,
+                effect,
+                claimed_ms,
+                lease,
+                outcomes,
+                approvals,
+                erased_after_ms,
+                erased: None,
+            },
+        );
         self.ids.insert(intent.id, row);
         match &item.gate {
             Gate::Admit { .. } => self.append(intent.at_ms, Some(intent.id), &intent.entry, None, None),
@@ -427,6 +443,54 @@ impl World {
         Ok(pruned.actions)
     }
 
+    /// When the last thing came of an action.
+    fn last_ms(&self, row: &Row) -> Option<i64> {
+        Some(self.outcomes.get(row.outcomes.last()?)?.at_ms)
+    }
+
+    fn erase(&mut self, erasure: &Erasure) -> Result<i64, Error> {
+        let id = erasure.action;
+        let row = self.row(id).ok_or(Error::NoSuchAction(id))?;
+        if let Some(entry) = row.erased {
+            return Ok(entry);
+        }
+        erasure.check(row.stored.state, self.last_ms(row))?;
+        let record = Some(erasure.record.clone());
+        let entry = self.append(erasure.at_ms, Some(id), &erasure.draft(), None, record)?;
+        let outcomes = self.row(id).map(|row| row.outcomes.clone()).unwrap_or_default();
+        for outcome in outcomes {
+            if let Some(settled) = self.outcomes.get_mut(&outcome) {
+                settled.payload = Vec::new();
+                settled.reply.iter_mut().for_each(|reply| reply.body = Vec::new());
+            }
+        }
+        let row = self.row_mut(id)?;
+        row.erased = Some(entry);
+        row.stored.payload = Vec::new();
+        row.labels.refs = Vec::new();
+        row.stored.reply.iter_mut().for_each(|reply| reply.body = Vec::new());
+        row.approvals.clear();
+        row.lease = row.lease.taken(false, PROCESS, 0);
+        row.stored.token = row.lease.token;
+        Ok(entry)
+    }
+
+    fn erased(&self, tenant: &Tenant, id: ActionId) -> Option<Erased> {
+        let row = self.of(tenant, id)?;
+        let entry = row.erased?;
+        let (bytes, record) = self.entries.get(usize::try_from(entry - 1).ok()?)?;
+        let (at_ms, record) = (Reading::of(bytes)?.at_ms, record.clone().unwrap_or_default());
+        Some(Erased { entry, at_ms, record, labels: row.labels.clone() })
+    }
+
+    fn to_erase(&self, now_ms: i64) -> impl Iterator<Item = &Stored> {
+        let due = move |row: &&Row| {
+            let last_ms = self.last_ms(row).filter(|_| row.stored.state.is_final() && row.erased.is_none());
+            row.erased_after_ms.zip(last_ms).is_some_and(|(after, last)| last + after <= now_ms)
+        };
+        self.actions.values().filter(due).map(|row| &row.stored)
+    }
+
     /// A passkey that has not ended.
     fn passkey(&mut self, tenant: &Tenant, id: &str) -> Result<&mut Passkey, Error> {
         let mut passkeys = self.passkeys.iter_mut();
@@ -480,8 +544,8 @@ impl World {
 
     /// The entries in the order of the chain, but for those of actions that were pruned.
     fn audited(&self) -> Vec<Audited> {
-        let about = |entry: &Reading<'_>, record: &Option<Vec<u8>>| match entry.action {
-            None => Some(About::Event(record.clone())),
+        let about = |entry: &Reading<'_>| match entry.action {
+            None => Some(About::Event),
             Some(id) => {
                 let Row { stored, labels, .. } = self.row(id)?;
                 let Stored { tenant, subject, archetype, at_ms, payload, .. } = stored.clone();
@@ -499,7 +563,7 @@ impl World {
         };
         let entries = (1..).zip(&self.entries).filter_map(|(row, (bytes, record))| {
             let entry = Reading::of(bytes)?;
-            Some(Audited::new(row, &entry, about(&entry, record)?))
+            Some(Audited::new(row, &entry, record.clone(), about(&entry)?))
         });
         entries.collect()
     }
@@ -518,7 +582,11 @@ impl World {
             found.findings.extend(broken.map(|broken| Finding { entry, action: None, tenant: None, broken }));
         }
         for row in self.actions.values() {
-            let Stored { id, tenant, .. } = &row.stored;
+            let Stored { id, tenant, payload, .. } = &row.stored;
+            if payload.is_empty() != row.erased.is_some() {
+                let (entry, action, tenant) = (found.last, Some(*id), Some(tenant.clone()));
+                found.findings.push(Finding { entry, action, tenant, broken: Broken::Erased });
+            }
             for (approver, given) in &row.approvals {
                 let bytes = self.entries.get(usize::try_from(given.entry - 1).unwrap_or(usize::MAX));
                 let named = bytes.and_then(|(bytes, _)| entry::action_hash_of(bytes));
@@ -956,6 +1024,18 @@ impl Ledger for Memory {
 
     fn prune(&self, before_ms: i64, limit: u32, now_ms: i64) -> Answer<'_, u64> {
         self.now(move |world| world.prune(before_ms, limit, now_ms))
+    }
+
+    fn erase(&self, erasure: Erasure) -> Answer<'_, i64> {
+        self.now(move |world| world.erase(&erasure))
+    }
+
+    fn erased<'a>(&'a self, tenant: &'a Tenant, id: ActionId) -> Answer<'a, Option<Erased>> {
+        self.now(move |world| Ok(world.erased(tenant, id)))
+    }
+
+    fn to_erase(&self, now_ms: i64, limit: u32) -> Answer<'_, Vec<Stored>> {
+        self.now(move |world| Ok(world.to_erase(now_ms).take(limit as usize).cloned().collect()))
     }
 
     fn entries(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<(i64, Vec<u8>)>> {

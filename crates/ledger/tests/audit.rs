@@ -32,6 +32,7 @@ fn varied(number: i64) -> ledger::Admission {
         target: (kind == 1).then(|| "catalog".into()),
         level: Some(format!("atp-{}", kind % 2 + 1).into()),
         regulations: (0..kind).map(|number| format!("REG-{number}").into()).collect(),
+        refs: (0..kind).map(|number| format!("action_id=act-{number}").into()).collect(),
     };
     admission
 }
@@ -99,6 +100,15 @@ fn searches() -> Vec<Case> {
         ("regulation", Search { regulation: text("REG-1"), ..any() }, |it| {
             owner(it).labels.regulations.iter().any(|name| &**name == "REG-1")
         }),
+        ("target", Search { target: text("catalog"), ..any() }, |it| owner(it).labels.target.is_some()),
+        ("reference", Search { refs: vec!["action_id=act-1".into()], ..any() }, |it| {
+            owner(it).labels.refs.iter().any(|name| &**name == "action_id=act-1")
+        }),
+        (
+            "references that never meet",
+            Search { refs: vec!["action_id=act-1".into(), "action_id=act-7".into()], ..any() },
+            |_| false,
+        ),
         ("level", Search { level: text("atp-2"), ..any() }, |it| {
             owner(it).labels.level.as_deref() == Some("atp-2")
         }),
@@ -180,7 +190,7 @@ fn what_is_no_action_is_listed_to_those_whose_it_is() {
         let level = Search { level: Some("atp-2".into()), ..search(None) };
         assert_eq!(events(&level), ["admitted"], "only actions have a level");
         let found = all(&*ledger, &search(Some("frozen")), Order::NewestFirst, 3);
-        let ledger::About::Event(Some(record)) = &found[0].about else { panic!("{found:?}") };
+        let Some(record) = &found[0].record else { panic!("{found:?}") };
         assert_eq!(*record, event("frozen").record);
     });
 }
@@ -386,7 +396,7 @@ fn each_kind_of_row_that_was_forged_is_found_where_it_is() {
         (
             "INSERT INTO action SELECT 9, zeroblob(16), tenant, environment, subject, NULL, NULL, request_hash, archetype,
              principal, mandates, NULL, series, at, expires, amount, currency, entry, payload, round, needed, resumed,
-             resumed_row, session, verb, target, level, regulations FROM action WHERE row = 4"
+             resumed_row, session, verb, target, level, regulations, refs FROM action WHERE row = 4"
                 .into(),
             9,
             Broken::Action,

@@ -310,6 +310,8 @@ fn back_to(version: i64, directory: &Path) {
 }
 
 const UNDONE: &[(i64, &str)] = &[
+    (14, "DROP TABLE deletion; DROP TABLE erasure"),
+    (9, "ALTER TABLE action DROP COLUMN refs"),
     (8, "DROP INDEX action_held"),
     (7, "DROP INDEX entry_record"),
     (6, "DROP TABLE notice; DROP TABLE destination"),
@@ -417,8 +419,10 @@ fn entries_and_rows_have_their_golden_form() {
         target: Some("catalog".into()),
         level: Some("atp-2".into()),
         regulations: vec!["GDPR-Art-17".into(), "DORA".into()],
+        refs: vec!["action_id=act-1".into(), "dpia_ref=DPIA-1".into()],
     };
     let mut settled = settlement(admission.intent.id, State::Executed, "a");
+    settled.outcome.payload = Vec::new();
     settled.outcome.entry.state = Some("COMPLETED");
     settled.outcome.entry.session = Some(ledger::Session {
         causal_parent: None,

@@ -103,6 +103,11 @@ pub trait Provider: Send + Sync + fmt::Debug {
         Box::pin(std::future::ready(Check::Unknown))
     }
 
+    /// Has an effect that makes good for another one, which `done` names; else as [`Provider::call`].
+    fn redress<'a>(&'a self, call: &'a Call, _done: Done<'a>, now_ms: i64) -> BoxFuture<'a, Reply> {
+        self.call(call, now_ms)
+    }
+
     /// What there is before an action changes it; `None` where the provider cannot say. Causes no effect.
     fn snapshot<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<Option<Value>, Unquoted>>;
 

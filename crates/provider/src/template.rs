@@ -108,6 +108,8 @@ pub(crate) enum Knows {
     Action,
     /// There is an attempt, with a reference and a provider key.
     Attempt,
+    /// The same; and where it makes good for the effect of another action, the reference of that one.
+    Redress,
     /// There is money set aside, confirmed by the provider, and a call that charges it or sets it free.
     Reservation,
     /// There is an effect, confirmed by the provider.
@@ -328,10 +330,11 @@ impl ActionPart {
             }
             "reference" => Ok(ActionPart::Reference),
             "provider_key" => Ok(ActionPart::ProviderKey),
-            "provider_reference" if scope.knows >= Knows::Reservation => Ok(ActionPart::Confirmed),
+            "provider_reference" if scope.knows >= Knows::Redress => Ok(ActionPart::Confirmed),
             "provider_reference" => Err(node
                 .mistake(
-                    "there is a provider's reference only in `capture`, `release`, `check` and `rollback`",
+                    "there is a provider's reference only in `capture`, `release`, `check` and `rollback`, and in the \
+                     `act` of what undoes something",
                 )
                 .hint("use `reference`")),
             other => Err(node

@@ -107,7 +107,8 @@ const fn words(code: Code) -> Words {
             "the body is not a JSON document this gateway can read",
             "The body is not strict JSON: broken syntax, a member that stands twice, an integer outside ±(2^53-1), \
              nesting deeper than 64, text that is not UTF-8, or something after the document. Or it came in another \
-             transfer coding than `chunked`.",
+             transfer coding than `chunked`. `POST /v1/actions` reads YAML too, as far as it says what JSON can: no \
+             anchors, aliases, tags or merge keys, one document, numbers as JSON writes them.",
             &[
                 "send one JSON object, UTF-8, without a byte order mark",
                 "write amounts and large integers as strings",
@@ -302,7 +303,8 @@ const fn words(code: Code) -> Words {
             415,
             "invalid_request",
             "the body must be application/json",
-            "The header `Content-Type` is missing or names another type or another charset than UTF-8.",
+            "The header `Content-Type` is missing or names another type or another charset than UTF-8. \
+             `POST /v1/actions` takes `application/yaml` too.",
             &["send the header Content-Type: application/json"],
         ),
         MisdirectedRequest => (
@@ -329,7 +331,8 @@ const fn words(code: Code) -> Words {
             422,
             "invalid_request",
             "there is no such archetype",
-            "The catalogue of this tenant has no archetype of that name. Names are compared exactly.",
+            "The catalogue of this tenant has no archetype of that name, or none that is meant by the verb and the target. \
+             Names are compared exactly.",
             &[
                 "check the spelling; built in are PAYMENT_TRANSFER, HOTEL_RESERVATION, FLIGHT_BOOKING, DATA_EXPORT, DATA_DELETE, TERMINAL_COMMAND",
             ],
@@ -402,7 +405,7 @@ const fn words(code: Code) -> Words {
             504,
             "provider",
             "the deadline passed before the action was sent",
-            "What `deadline_ms` allowed was over before anything left. Nothing happened, and the receipt says so.",
+            "What `deadline_ms` or `deadline` allowed was over before anything left. Nothing happened, and the receipt says so.",
             &["allow more time, and send it under a new key"],
         ),
     }

@@ -23,6 +23,7 @@ use utoipa::openapi::{
 use crate::errors;
 use crate::faces::{actions, approvals, audit, callbacks, keys, mandates, operations, rollbacks, runs};
 use crate::fault;
+use crate::request::YAML;
 use crate::routes::{Place, ROUTES, Route, Who};
 
 /// The document, as served.
@@ -69,6 +70,7 @@ impl Answer {
 pub enum Schema {
     ExecuteRequest,
     ExecuteResponse,
+    ActionRequest,
     ActionRecord,
     BegunRun,
     TakeRequest,
@@ -137,6 +139,7 @@ impl Schema {
         match self {
             Schema::ExecuteRequest => of::<ExecuteRequest>(components),
             Schema::ExecuteResponse => of::<ExecuteResponse>(components),
+            Schema::ActionRequest => of::<actions::ActionRequest>(components),
             Schema::ActionRecord => of::<actions::Record>(components),
             Schema::BegunRun => of::<runs::Admitted>(components),
             Schema::TakeRequest => of::<runs::TakeRequest>(components),
@@ -222,6 +225,9 @@ pub(crate) struct ExecuteRequest {
     reversible: Option<bool>,
     /// How long to keep the record, such as `7_years`; can only make the catalogue's answer longer.
     retention: Option<String>,
+    /// When to erase it, such as `hard_delete_30d`; can only make the catalogue's answer earlier, and never before the
+    /// retention is over.
+    deletion: Option<String>,
     /// An earlier transaction of the same effect that this one repeats on purpose.
     repeat_of: Option<String>,
     /// The authenticated caller, if it is named at all.
@@ -238,7 +244,7 @@ pub(crate) struct ExecuteRequest {
 /// How an action is to be tried again; what is left out is the catalogue's.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes what `action::AskedRetry` reads")]
-struct AskedRetryPolicy {
+pub(crate) struct AskedRetryPolicy {
     /// At most 100.
     max_retries: Option<u32>,
     /// `exponential`, `linear` or `fixed`.
@@ -436,8 +442,13 @@ fn operation(route: &Route, path: &str, components: &mut Named) -> OperationBuil
     }
     if let Some(body) = route.body {
         let content = ContentBuilder::new().schema(Some(body.used(components))).build();
-        let body =
-            RequestBodyBuilder::new().content("application/json", content).required(Some(Required::True));
+        // What may be written in YAML says the same as in JSON.
+        let yaml = YAML.into_iter().filter(|_| route.body == Some(Schema::ActionRequest));
+        let body = std::iter::once("application/json")
+            .chain(yaml)
+            .fold(RequestBodyBuilder::new().required(Some(Required::True)), |body, essence| {
+                body.content(essence, content.clone())
+            });
         operation = operation.request_body(Some(body.build()));
     }
     if route.who.roles().next().is_some() {
@@ -463,7 +474,8 @@ fn responses(route: &Route, sandbox: bool, components: &mut Named) -> BTreeMap<u
         let entry = errors::entry(code);
         let (whens, forms) = all.entry(entry.status).or_default();
         whens.push(format!("`{code}`: {}", entry.message));
-        let form = if entry.receipt { Schema::ExecuteResponse } else { error };
+        let outcome = route.answers.first().map_or(Schema::ExecuteResponse, |answer| answer.schema);
+        let form = if entry.receipt { outcome } else { error };
         if !forms.contains(&("application/json", form)) {
             forms.push(("application/json", form));
         }
@@ -511,7 +523,13 @@ pub fn codes(route: &Route) -> Vec<Code> {
 fn headers(route: &Route) -> Vec<(&'static str, bool, &'static str)> {
     let production = route.place == Place::Chosen;
     let mut headers = vec![("X-Request-Id", false, "Names the request; up to 128 plain characters, echoed.")];
-    if route.who == Who::May(gateway::Deed::Execute) {
+    if route.body == Some(Schema::ActionRequest) {
+        headers.push((
+            "Idempotency-Key",
+            false,
+            "One key for one action, here or in the body; needed at `atp-2` and `atp-3`.",
+        ));
+    } else if route.who == Who::May(gateway::Deed::Execute) {
         headers.extend([
             (
                 "Idempotency-Key",

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use action::{Environment, IdempotencyKey};
 use bytes::Bytes;
-use gateway::{Code, Error, Gateway};
+use gateway::{Code, Error, Gateway, Spelling};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
@@ -53,6 +53,21 @@ impl Request {
     pub(crate) async fn take_body(&mut self) -> Result<Vec<u8>, Error> {
         must_be(&self.head.headers, JSON)?;
         self.read_body().await
+    }
+
+    /// The whole body and how it is written, if it is said to be JSON or YAML and is not too long.
+    pub(crate) async fn take_spelled(&mut self) -> Result<(Spelling, Vec<u8>), Error> {
+        let headers = &self.head.headers;
+        let is = |essence: &&str| must_be(headers, essence).is_ok();
+        let spelling = match (is(&JSON), YAML.iter().any(is)) {
+            (true, _) => Spelling::Json,
+            (false, true) => Spelling::Yaml,
+            (false, false) => {
+                let why = "the body must be application/json or application/yaml";
+                return Err(Error::new(Code::UnsupportedMediaType, why).field("Content-Type"));
+            }
+        };
+        Ok((spelling, self.read_body().await?))
     }
 
     async fn read_body(&mut self) -> Result<Vec<u8>, Error> {
@@ -240,6 +255,8 @@ fn errors_message(code: Code) -> &'static str {
 }
 
 const JSON: &str = "application/json";
+/// The registered type, and those that were used before it.
+pub(crate) const YAML: [&str; 3] = ["application/yaml", "application/x-yaml", "text/yaml"];
 const FORM: &str = "application/x-www-form-urlencoded";
 
 /// Of this type, in UTF-8 if a charset is named.

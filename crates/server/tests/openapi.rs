@@ -60,7 +60,7 @@ fn the_described_request_is_the_one_that_is_read() {
     let mut body = serde_json::json!({
         "archetype": "PAYMENT_TRANSFER", "constraints": {}, "payment_mode": "IMMEDIATE_CHARGE",
         "delegation_token": "t", "deadline_ms": 1000, "idempotency_key": "k", "guarantee_level": "atp-2",
-        "reversible": false, "retention": "7_years", "repeat_of": "01963e5a-0000-7000-8000-000000000001",
+        "reversible": false, "retention": "7_years", "deletion": "hard_delete_8y", "repeat_of": "01963e5a-0000-7000-8000-000000000001",
         "retry_policy": {"max_retries": 1}, "agent_id": "agent-1", "session_id": "s", "human_approver": "alice", "client": {"fleet_id": "f"},
     });
     let given: Vec<String> = body.as_object().unwrap().keys().cloned().collect();

@@ -7,8 +7,10 @@ use super::paths;
 use super::reader::{File, Node, Table};
 use super::schema;
 use crate::archetype::{ApprovalForm, Archetype, OnDuplicate};
+use crate::atp::is_name;
 use crate::json;
-use crate::level::{GuaranteeLevel, PaymentMode, Retention};
+use crate::level::{GuaranteeLevel, PaymentMode};
+use crate::retention::{Deletion, Keeping, Period};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -40,6 +42,8 @@ pub(crate) fn read(table: &Table<'_>) -> Option<Archetype> {
     let (groups, resource_type) = cedar(table, &name);
     Some(Archetype {
         description: table.get("description").and_then(|node| node.text()).unwrap_or_default().to_owned(),
+        verbs: names(table, "verb"),
+        targets: names(table, "target"),
         identity: paths::identity(table, &schema, grave && duplicate.on != OnDuplicate::Allow),
         reversible,
         recovery_window: limits::recovery_window(table, reversible),
@@ -54,7 +58,8 @@ pub(crate) fn read(table: &Table<'_>) -> Option<Archetype> {
         requires_approval: table.get("requires_approval").and_then(|node| node.flag()).unwrap_or(false),
         approvals: table.get("approvals").and_then(|node| node.count(MOST_APPROVALS)).unwrap_or(1),
         approval: word(table, "approval", &["key", "passkey"], ApprovalForm::parse),
-        retention: table.get("retention").and_then(retention),
+        keeping: keeping(table),
+        regulations: regulations(table),
         bindings: bindings(table),
         digest: digest(table),
         groups,
@@ -69,10 +74,12 @@ pub(crate) fn read(table: &Table<'_>) -> Option<Archetype> {
     })
 }
 
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 26] = [
     "extends",
     "name",
     "description",
+    "verb",
+    "target",
     "resource",
     "destination",
     "identity",
@@ -86,6 +93,8 @@ const KEYS: [&str; 22] = [
     "approvals",
     "approval",
     "retention",
+    "deletion",
+    "regulations",
     "cedar",
     "money",
     "duplicate",
@@ -95,6 +104,8 @@ const KEYS: [&str; 22] = [
 ];
 /// More people than this are no way to let an action through.
 const MOST_APPROVALS: u32 = 16;
+/// An entry of the audit trail names them all.
+const MOST_REGULATIONS: usize = 16;
 const LEVELS: [&str; 3] = ["atp-1", "atp-2", "atp-3"];
 const PAYMENT_MODES: [&str; 4] =
     ["QUOTE_ONLY", "RESERVE_IF_AVAILABLE", "IMMEDIATE_CHARGE", "IMMEDIATE_CHARGE_WITH_CHALLENGE"];
@@ -115,6 +126,25 @@ pub(crate) fn name<'a>(table: &Table<'a>) -> Option<(String, Node<'a>)> {
         return None;
     }
     Some((name.to_owned(), node))
+}
+
+/// One name or several, such as verbs that mean the same.
+fn names(table: &Table<'_>, key: &'static str) -> Vec<String> {
+    let Some(node) = table.get(key) else { return Vec::new() };
+    let names = match node.json() {
+        Value::Array(_) => node.texts(),
+        _ => node.text().map(|text| vec![(node, text)]).unwrap_or_default(),
+    };
+    if names.is_empty() {
+        node.mistake(format!("`{key}` names nothing"));
+    }
+    for (node, _) in names.iter().filter(|(_, name)| !is_name(name)) {
+        node.mistake_with_hint(
+            format!("no request can say this {key}"),
+            "use 1 to 128 ASCII letters, digits, blanks and `._:/-@+#~`",
+        );
+    }
+    names.into_iter().map(|(_, name)| name.to_owned()).collect()
 }
 
 /// The action groups and the resource's entity type.
@@ -172,15 +202,51 @@ pub(crate) fn word<T>(
     value
 }
 
-fn retention(node: Node<'_>) -> Option<Retention> {
-    let retention = Retention::parse(node.text()?);
-    if retention.is_none() {
-        node.mistake_with_hint(
-            "not a retention",
+fn keeping(table: &Table<'_>) -> Keeping {
+    let (retention, deletion) = (table.get("retention"), table.get("deletion"));
+    let period = retention.and_then(|node| {
+        parsed(
+            node,
+            Period::parse,
+            "retention",
             "write a time of at most 100 years, such as \"90_days\" or \"7_years\"",
-        );
+        )
+    });
+    let deleted = deletion.and_then(|node| {
+        let hint =
+            "write \"none\", \"hard_delete_after_retention\", or a time such as \"hard_delete_90_days\"";
+        parsed(node, Deletion::parse, "deletion", hint)
+    });
+    Keeping::new(period, deleted.unwrap_or_default()).unwrap_or_else(|why| {
+        // Where the retention itself is wrong, that is what has to be mended.
+        if let (Some(node), None) = (deletion, retention) {
+            let hint = "write `retention`, or a time such as \"hard_delete_90_days\"";
+            node.mistake_with_hint(why.to_string(), hint);
+        }
+        Keeping::default()
+    })
+}
+
+fn parsed<T>(node: Node<'_>, parse: impl Fn(&str) -> Option<T>, what: &str, hint: &str) -> Option<T> {
+    let value = parse(node.text()?);
+    if value.is_none() {
+        node.mistake_with_hint(format!("not a {what}"), hint);
     }
-    retention
+    value
+}
+
+fn regulations(table: &Table<'_>) -> Vec<String> {
+    let named = table.get("regulations").map(|node| node.texts()).unwrap_or_default();
+    for (node, text) in &named {
+        if !(1..=64).contains(&text.len()) || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let hint = "use 1 to 64 visible ASCII characters, such as \"GDPR-Art-17\"";
+            node.mistake_with_hint("not the name of a regulation", hint);
+        }
+    }
+    if let Some((node, _)) = named.get(MOST_REGULATIONS) {
+        node.mistake(format!("an archetype falls under at most {MOST_REGULATIONS} regulations"));
+    }
+    named.into_iter().map(|(_, text)| text.to_owned()).collect()
 }
 
 fn bindings(table: &Table<'_>) -> BTreeMap<String, Value> {

@@ -143,8 +143,10 @@ async fn one(ledger: &Sqlite, number: u64) -> Result<()> {
             target: None,
             level: Some(named(format!("atp-{}", number % 2 + 1), "atp-3").into()),
             regulations: if rare { vec!["RARE".into()] } else { Vec::new() },
+            refs: Vec::new(),
         },
         payload: vec![b' '; 256],
+        erased_after_ms: None,
         entry: draft("admitted", "EXECUTING"),
     };
     let lease_ms = at_ms + 60_000;

@@ -202,6 +202,9 @@ async fn at_the_door(found: &mut Found) {
     found.production(&undo, Code::RollbackRequired);
     let other = house.payment("acct-1", "1.01");
     found.production(&agent.execute("slow", &other).await, Code::IdempotencyMismatch);
+    let erased = house.admin().post(&format!("/v1/actions/{}/erase", done.id()), &json!({})).await;
+    assert_eq!(erased.status, 200, "{}", erased.text());
+    found.production(&agent.execute("slow", &body).await, Code::Erased);
 }
 
 /// The same doors in the sandbox, where errors help.

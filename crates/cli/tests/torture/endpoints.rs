@@ -14,6 +14,7 @@ use crate::visitor::{Visitor, enrolled};
 const TABLE: &str = "
     POST /api/execute                                   401 401 200 403 403 403 403 403 own
     POST /api/sandbox/execute                           200 401 200 200 403 403 403 403 own
+    POST /v1/actions                                    401 401 200 403 403 403 403 403 own
     GET  /v1/actions/{id}                               401 401 200 404 200 200 200 200 404
     GET  /v1/actions/{id}/replay                        401 401 403 403 200 200 200 200 404
     GET  /v1/approvals                                  401 401 403 403 200 200 200 200 own
@@ -38,6 +39,7 @@ const TABLE: &str = "
     POST /v1/rollbacks                                  401 401 422 422 403 422 403 422 own
     POST /v1/actions/{id}/capture                       401 401 409 404 403 409 403 409 404
     POST /v1/actions/{id}/release                       401 401 409 404 403 409 403 409 404
+    POST /v1/actions/{id}/erase                         401 401 403 403 403 403 403 200 404
     GET  /v1/receipts/{id}                              401 401 200 404 200 200 200 200 404
     POST /v1/mandates                                   401 401 403 403 403 201 403 201 own
     GET  /v1/mandates                                   401 401 403 403 200 200 200 200 own
@@ -53,6 +55,7 @@ const TABLE: &str = "
     POST /v1/signing-keys/{kid}/compromise              401 401 403 403 403 403 403 200 403
     POST /v1/observe                                    401 401 403 403 403 403 403 200 own
     POST /v1/reload                                     401 401 403 403 403 403 403 200 own
+    POST /sandbox/v1/actions                            200 401 200 200 403 403 403 403 own
     GET  /sandbox/v1/actions/{id}                       404 401 200 404 200 200 200 200 404
     GET  /sandbox/v1/actions/{id}/replay                401 401 403 403 200 200 200 200 404
     GET  /sandbox/v1/approvals                          401 401 403 403 200 200 200 200 own
@@ -68,6 +71,7 @@ const TABLE: &str = "
     POST /sandbox/v1/rollbacks                          401 401 422 422 403 422 403 422 own
     POST /sandbox/v1/actions/{id}/capture               401 401 409 404 403 409 403 409 404
     POST /sandbox/v1/actions/{id}/release               401 401 409 404 403 409 403 409 404
+    POST /sandbox/v1/actions/{id}/erase                 401 401 403 403 403 403 403 200 404
     GET  /sandbox/v1/receipts/{id}                      404 401 200 404 200 200 200 200 404
     POST /sandbox/v1/mandates                           401 401 403 403 403 201 403 201 own
     GET  /sandbox/v1/mandates                           401 401 403 403 200 200 200 200 own
@@ -179,7 +183,8 @@ async fn nothing_crossed(house: &House) {
     }
     // What other's people tried to revoke still works.
     let body = house.payment("acct-after", "1.00");
-    assert_eq!(house.agent().execute("after", &body).await.kind(), "executed");
+    let said = house.agent().execute("after", &body).await;
+    assert_eq!(said.kind(), "executed", "{}", said.text());
 }
 
 type Row = (Vec<u16>, Option<u16>);
@@ -269,6 +274,7 @@ impl World<'_> {
             | "/v1/actions/{id}/reject"
             | "/v1/actions/{id}/cancel" => self.held(base).await,
             "/v1/actions/{id}/retry" => self.failed(base).await,
+            "/v1/actions/{id}/erase" => self.refused(base).await,
             page if is_page(page) && page.contains('{') => {
                 self.done[usize::from(base == "/sandbox")].0.clone()
             }
@@ -327,7 +333,8 @@ impl World<'_> {
     async fn failed(&self, base: &str) -> String {
         let n = self.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let agent = self.house.agent();
-        let amount = format!("{}.{:02}", 1 + n / 100, n % 100);
+        // Near the others, so that none is unlike what came before.
+        let amount = format!("1.{:02}", n % 100);
         let said = match base {
             // A bank moves nothing from its paying account to itself.
             "" => agent.execute(&format!("failed-{n}"), &self.house.payment("operating", &amount)).await,
@@ -337,6 +344,22 @@ impl World<'_> {
             }
         };
         assert_eq!(said.kind(), "failed", "{}", said.text());
+        said.id().to_owned()
+    }
+
+    /// A fresh action that is over before anything was sent.
+    async fn refused(&self, base: &str) -> String {
+        let n = self.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let agent = self.house.agent();
+        // Nobody is named to be paid.
+        let said = match base {
+            "" => agent.execute(&format!("refused-{n}"), &self.house.payment("", &format!("{n}.00"))).await,
+            _ => {
+                let body = payment("", &format!("{n}.00"), "tok-sandbox-public");
+                agent.post("/api/sandbox/execute", &body).await
+            }
+        };
+        assert_eq!(said.kind(), "blocked", "{}", said.text());
         said.id().to_owned()
     }
 
@@ -353,6 +376,13 @@ impl World<'_> {
             "/api/execute" => payment(&format!("row-{n}"), "1.00", self.house.token(tenant)),
             "/api/sandbox/execute" => payment(&format!("row-{n}"), "1.00", "tok-sandbox-public"),
             "/v1/rollbacks" => json!({"actions": [self.done[usize::from(base == "/sandbox")].0]}),
+            "/v1/actions" => {
+                let token = if base.is_empty() { self.house.token(tenant) } else { "tok-sandbox-public" };
+                let parameters = payment(&format!("row-{n}"), "1.00", token)["constraints"].take();
+                json!({
+                    "action": {"verb": "PAYMENT_TRANSFER", "parameters": parameters}, "delegation_token": token,
+                })
+            }
             "/v1/mandates" => mandate(tenant),
             "/v1/freeze" => {
                 json!({"scope": format!("agent:{tenant}-x{n}"), "reason": "drill", "even_if_unknown": true})

@@ -5,10 +5,12 @@
 mod alerts;
 mod approval_page;
 mod approvals;
+mod atp;
 mod audit;
 mod challenges;
 mod codes;
 mod endpoints;
+mod erasure;
 mod fsync;
 mod guarantees;
 mod house;

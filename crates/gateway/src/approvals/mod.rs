@@ -36,6 +36,7 @@ pub(crate) use self::signed::Questions;
 pub use self::summary::{Asked, Summary};
 pub(crate) use self::views::Version;
 pub use self::views::{GivenView, HeldView, PolicyView};
+use crate::atp;
 use crate::caller::{Caller, Deed};
 use crate::crash::Point;
 use crate::gateway::Gateway;
@@ -113,6 +114,7 @@ impl Gateway {
 
     async fn agree(self: &Arc<Self>, caller: &Caller, stored: &Stored, yes: Word) -> Result<(), Error> {
         let (row, escalation) = may_decide(caller, stored)?;
+        its_signer(caller, stored, &row)?;
         let said = match yes {
             Word::Signed(assertion) => {
                 self.under_rules_of_now(stored, &row, &escalation).await?;
@@ -305,6 +307,18 @@ fn may_decide(caller: &Caller, stored: &Stored) -> Result<(IntentRow, Escalation
             Code::StateConflict,
             format!("the action {}", now.unwrap_or("does not wait for approval")),
         )),
+    }
+}
+
+/// Where one person decides and the request named who has to sign off, it is that person. Of several, who is named has
+/// to be one, which is seen to before anything is sent.
+fn its_signer(caller: &Caller, stored: &Stored, row: &IntentRow) -> Result<(), Error> {
+    match atp::signer(row)? {
+        Some(signer) if signer != caller.subject && stored.needed <= 1 => {
+            Err(Error::new(Code::Forbidden, "the request names another person to sign it off")
+                .hint("let that person decide, or say no"))
+        }
+        _ => Ok(()),
     }
 }
 

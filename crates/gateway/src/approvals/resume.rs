@@ -16,12 +16,14 @@ use super::passkeys::Passkey;
 use super::said::{self, KEY, Said, Shown};
 use super::signed;
 use crate::act::{Said as Heard, UnderWay, lock};
+use crate::atp;
 use crate::caller::{Caller, Role};
 use crate::crash::Point;
 use crate::decide::{Asked, Before, Own, Resumed};
 use crate::gateway::Gateway;
 use crate::pending::Pending;
 use crate::pursue::not_offered;
+use crate::redress;
 use crate::remember::unavailable;
 use crate::request::{Arrival, Ask, Next, refused};
 use crate::row::{EscalationRow, IntentRow, SeenRow, internal};
@@ -89,7 +91,7 @@ impl Gateway {
             basis: Basis::Held { round: stored.round },
             until_ms: stored.expires_ms.unwrap_or(stored.at_ms),
             escalation: Some(escalation),
-            ..not_asked(stored, under_way)
+            ..not_asked(stored, row, under_way)
         };
         match self.judge_as_asked(tenant, &rules, (stored, row), action, provider, resumed).await? {
             Next::Said(_) | Next::NotNow(_) => Ok(()),
@@ -168,7 +170,7 @@ impl Gateway {
         let basis = if failed { Basis::Failed { token } } else { Basis::Sent { token } };
         let asked = match pending.row.escalation {
             Some(_) => self.resumed(stored, pending, &action, rules, under_way.clone()).await?,
-            None => not_asked(stored, under_way),
+            None => not_asked(stored, &pending.row, under_way),
         };
         let resumed = Resumed { basis, before: Some(before), ..asked };
         self.judge_as_asked(tenant, rules, (stored, &pending.row), action, provider, resumed).await
@@ -195,7 +197,6 @@ impl Gateway {
             "client": row.client,
         });
         let optional = [
-            ("deadline_ms", row.deadline_ms.map(Into::into)),
             ("retry_policy", row.retry.and_then(|retry| serde_json::to_value(retry).ok())),
             ("repeat_of", row.repeat_of.clone().map(Into::into)),
             ("session_id", row.session_id.clone().map(Into::into)),
@@ -207,11 +208,13 @@ impl Gateway {
                 body[member] = value;
             }
         }
-        let request = Request::from_value(body).map_err(refused)?;
+        let atp = row.atp()?.map(Box::new);
+        let deadline_ms = row.deadline_ms;
+        let request = Request { atp, deadline_ms, ..Request::from_value(body).map_err(refused)? };
         if !was_asked(&request, stored, &tenant.hmac) {
             return Err(internal("a stored action is not the one that was asked for"));
         }
-        let action = Action::of(request, archetype).map_err(refused)?;
+        let action = redress::action_of(&rules.catalogue, request, archetype)?;
         let provider = self.able_provider(rules, &action)?;
         Ok((action, provider))
     }
@@ -243,9 +246,15 @@ impl Gateway {
         let ended = self.ended(&stored.tenant, &passkeys).await?;
         let counts = |said: &Said| match said.form == KEY {
             true => key_will_do && !ended.contains(&said.key_id),
-            false => signed(said).is_some_and(|it| signed::still_fits(&it, stored, rules)),
+            false => signed(said).is_some_and(|it| signed::still_fits(&it, (stored, row), rules)),
         };
-        let enough = said::agreed(&said, &seen, counts)? >= action.archetype.approvals;
+        let enough = said::agreed(&said, &seen, counts)? >= action.archetype.approvals
+            && match atp::signer(row)? {
+                Some(signer) => {
+                    said::agreed(&said, &seen, |it| it.approver == signer.as_str() && counts(it))? > 0
+                }
+                None => true,
+            };
         let triggers = escalation.read()?;
         // From now on the row tells of the rules of now.
         escalation.seen.get_or_insert_with(|| SeenRow {
@@ -266,6 +275,8 @@ impl Gateway {
             shown: said::shown(stored, pending, &records)?,
             escalation: Some(escalation),
             before: None,
+            keeping: row.keeping.clone(),
+            regulations: row.regulations.clone(),
         })
     }
 
@@ -316,7 +327,7 @@ impl Gateway {
 }
 
 /// Nobody was asked about it.
-fn not_asked(stored: &Stored, under_way: UnderWay) -> Resumed {
+fn not_asked(stored: &Stored, row: &IntentRow, under_way: UnderWay) -> Resumed {
     Resumed {
         under_way,
         basis: Basis::Sent { token: stored.token },
@@ -326,6 +337,8 @@ fn not_asked(stored: &Stored, under_way: UnderWay) -> Resumed {
         escalation: None,
         shown: Vec::new(),
         before: None,
+        keeping: row.keeping.clone(),
+        regulations: row.regulations.clone(),
     }
 }
 

@@ -53,6 +53,8 @@ pub(crate) struct Shown<'a> {
     /// Of the action record, constraints included.
     action_hash: &'a str,
     amount: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    atp: Option<&'a RawValue>,
     catalog_digest: Option<&'a str>,
     currency: Option<&'a str>,
     entity_digest: Option<&'a str>,
@@ -81,6 +83,7 @@ impl<'a> Shown<'a> {
         Shown {
             action_hash: &row.action_hash,
             amount: row.amount.as_deref(),
+            atp: row.atp.as_deref(),
             catalog_digest,
             currency: row.currency.as_deref(),
             entity_digest,

@@ -25,6 +25,7 @@ use super::{HeldView, Word, may_decide, readable};
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::pending::Pending;
+use crate::redress::undone_by;
 use crate::row::{EscalationRow, IntentRow, internal};
 use crate::tenants::Rules;
 use crate::{Code, Error, clock};
@@ -109,7 +110,7 @@ impl Gateway {
             nonce,
             expires_at: clock::timestamp(until_ms),
             summary: summary_of(&stored, &pending, &rules, &nonce)?,
-            bindings: bindings(&stored, &rules),
+            bindings: bindings(&stored, &pending.row, &rules),
         };
         let envelope = envelope(&stored, &pending, &escalation, terms)?;
         let unfit = |_: receipt::Error| internal("an envelope cannot be written");
@@ -206,7 +207,7 @@ impl Gateway {
             nonce: asked.envelope.nonce,
             expires_at: asked.envelope.expires_at,
             summary: summary_of(stored, &pending, &rules, &asked.envelope.nonce)?,
-            bindings: bindings(stored, &rules),
+            bindings: bindings(stored, &pending.row, &rules),
         };
         if said.shown != asked.shown || envelope(stored, &pending, escalation, terms)? != asked.envelope {
             let why = "the action has changed since it was shown; look again and sign anew";
@@ -252,11 +253,15 @@ pub(super) fn holds<'a>(
 }
 
 /// Does what was signed still name the rules that it would run under, by a passkey that still counts?
-pub(super) fn still_fits((signed, passkey): &(Envelope, &Passkey), stored: &Stored, rules: &Rules) -> bool {
+pub(super) fn still_fits(
+    (signed, passkey): &(Envelope, &Passkey),
+    (stored, row): (&Stored, &IntentRow),
+    rules: &Rules,
+) -> bool {
     passkey.counts()
         && signed.policy_digest == rules.policies.policy_digest().to_string()
         && signed.catalog_digest == rules.catalogue.digest()
-        && signed.binding_digests == bindings(stored, rules)
+        && signed.binding_digests == bindings(stored, row, rules)
 }
 
 fn envelope(
@@ -286,7 +291,7 @@ fn envelope(
             .map(|(amount, currency)| Quote { amount, currency }),
         reasons: row.held_for.iter().cloned().chain(policies).collect(),
         request_hash: hex::encode(stored.request_hash),
-        rollback: row.reversible.then(|| hidden("rollback", undo(true))).transpose()?,
+        rollback: row.reversible.then(|| hidden("rollback", &how_undone(row)?)).transpose()?,
         binding_digests: terms.bindings,
         expires_at: terms.expires_at,
         nonce: terms.nonce,
@@ -316,10 +321,19 @@ fn hide(pending: &Pending, nonce: &[u8; 32], member: &str, value: &str) -> Resul
     Commitment::parse(&commitment).map_err(|_| internal("a commitment is not one"))
 }
 
+/// How it would be undone: by what the request brought, or as the catalogue says.
+fn how_undone(row: &IntentRow) -> Result<String, Error> {
+    let asked = row.atp()?.and_then(|atp| atp.rollback);
+    Ok(asked.map_or_else(|| undo(true).to_owned(), |it| action::json::canonical(&it.to_value())))
+}
+
 /// What would be called, by purpose.
-fn bindings(stored: &Stored, rules: &Rules) -> BTreeMap<String, String> {
-    let provider = rules.providers.get(&*stored.archetype);
-    provider.map(|it| ("execute".to_owned(), it.identity().to_owned())).into_iter().collect()
+fn bindings(stored: &Stored, row: &IntentRow, rules: &Rules) -> BTreeMap<String, String> {
+    let execute = rules.providers.get(&*stored.archetype).map(|it| ("execute", it));
+    let atp = row.atp().ok().flatten();
+    let rollback = atp.and_then(|atp| undone_by(rules, &atp)).map(|it| ("rollback", it));
+    let named = execute.into_iter().chain(rollback);
+    named.map(|(purpose, it)| (purpose.to_owned(), it.identity().to_owned())).collect()
 }
 
 impl Questions {

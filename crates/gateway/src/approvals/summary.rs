@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use action::{Archetype, Kind, Member};
+use action::{Archetype, Atp, Kind, Member};
 use serde_json::Value;
 
 use crate::row::IntentRow;
@@ -68,6 +68,11 @@ impl Summary {
                 false => words.push(asked),
             }
         }
+        if let Ok(Some(atp)) = row.atp() {
+            let (sure, said) = said_in_envelope(row, &atp);
+            facts.extend(sure);
+            words.extend(said);
+        }
         let what = archetype.map(|it| it.description.clone()).filter(|it| !it.is_empty());
         Summary {
             what: what.unwrap_or_else(|| name.to_owned()),
@@ -99,6 +104,43 @@ impl Summary {
         text.push_str(self.undo);
         text
     }
+}
+
+/// What only the request's envelope says: what a grammar of ours holds, and what the agent writes.
+fn said_in_envelope(row: &IntentRow, atp: &Atp) -> (Vec<Asked>, Vec<Asked>) {
+    let asked = |(name, meaning, value): (&str, &str, Option<String>)| {
+        Some(Asked { name: name.to_owned(), meaning: meaning.to_owned(), value: value? })
+    };
+    let rules = &atp.compliance;
+    let one = |text: &Option<String>| text.clone();
+    let rollback = atp.rollback.as_ref().map(|it| action::json::canonical(&it.to_value()));
+    let facts = [
+        ("human_approver", "Who is asked", row.human_approver.clone()),
+        ("sign_off_by", "Who has to sign it off", rules.sign_off_by.as_ref().map(ToString::to_string)),
+        (
+            "data_classification",
+            "How widely its data may be known",
+            rules.data_classification.map(|it| it.as_str().to_owned()),
+        ),
+    ];
+    let regulations = (!rules.regulation_refs.is_empty()).then(|| rules.regulation_refs.join(", "));
+    let words = [
+        ("verb", "What is done", Some(atp.verb.clone())),
+        ("target", "What it is done to", one(&atp.target)),
+        ("description", "What the agent says that it does", one(&atp.description)),
+        ("rollback", "How it is to be undone", rollback),
+        ("regulation_refs", "The regulations it falls under", regulations),
+        ("audit_trail_id", "The agent's own name for its trail", one(&rules.audit_trail_id)),
+        ("dpia_ref", "The data protection impact assessment", one(&rules.dpia_ref)),
+        ("clinical_safety_ref", "The clinical safety case", one(&rules.clinical_safety_ref)),
+        ("smr_accountable", "Who answers for it", one(&rules.smr_accountable)),
+        (
+            "gds_assessment_ref",
+            "The assessment by the Government Digital Service",
+            one(&rules.gds_assessment_ref),
+        ),
+    ];
+    (facts.into_iter().filter_map(asked).collect(), words.into_iter().filter_map(asked).collect())
 }
 
 /// Whether it can be undone, in words for people.

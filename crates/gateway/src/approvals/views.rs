@@ -31,6 +31,10 @@ pub struct HeldView {
     pub agent_id: String,
     /// The constraints, canonical.
     pub parameters: Value,
+    /// Who is asked, as the request names it.
+    pub human_approver: Option<String>,
+    /// What only the envelope of the Agent Transaction Protocol said.
+    pub atp: Option<Value>,
     /// The same in the order in which a person reads it.
     pub summary: Summary,
     /// Who may not decide: who asks, and who gave the right to ask. Of what is unresolved only where it is shown alone.
@@ -243,6 +247,8 @@ impl Gateway {
             description: archetype.map(|archetype| archetype.description.clone()).unwrap_or_default(),
             agent_id: stored.subject.to_string(),
             parameters: constraints(&row)?,
+            human_approver: row.human_approver.clone(),
+            atp: row.atp()?.map(|atp| atp.to_value()),
             summary: self.summary(stored, &row)?,
             parties: row.escalation.iter().flat_map(|escalation| escalation.parties.clone()).collect(),
             form: archetype.map_or("key", |archetype| self.form(archetype, &row).as_str()),

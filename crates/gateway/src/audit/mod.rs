@@ -20,6 +20,7 @@ use serde::Deserialize;
 
 use self::judge::Judge;
 use crate::approvals::Said;
+use crate::atp;
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
@@ -44,6 +45,14 @@ pub struct AuditAsk {
     pub archetype: Option<String>,
     /// A regulation the action falls under.
     pub regulation_ref: Option<String>,
+    /// ATP's target.
+    pub target: Option<String>,
+    /// What the action is known by elsewhere: name and value, such as `action_id` and the client's own.
+    pub references: Vec<(&'static str, String)>,
+    /// Who answers for it. A person's name is not in the index: entries are looked at one by one.
+    pub smr_accountable: Option<String>,
+    /// Who was to be asked, or decided; as with `smr_accountable`.
+    pub human_approver: Option<String>,
     /// `atp-1`, `atp-2` or `atp-3`.
     pub guarantee_level: Option<String>,
     /// ATP's word for the state that the entry reached.
@@ -91,7 +100,7 @@ pub struct AuditView {
     pub hash: String,
     /// The hash of the ledger entry before it, hex.
     pub previous_hash: Option<String>,
-    /// What is on record of an event that is no action, canonical JSON. Of what reaches beyond a tenant only the first
+    /// What is on record of an event that is no action, or of an erasure, canonical JSON. Of what reaches beyond a tenant only the first
     /// tenant's people see it.
     pub record: Option<String>,
     /// When the action came in, RFC 3339.
@@ -150,7 +159,12 @@ impl Gateway {
         let page = page.await.map_err(unavailable)?;
         let mut items = Vec::with_capacity(page.rows.len());
         for found in page.rows {
-            items.push(self.shown(caller, found).await?);
+            let accountable = ask.smr_accountable.as_deref().is_none_or(|it| answers_for(it, &found));
+            let shown = self.shown(caller, found).await?;
+            let decided = ask.human_approver.is_none() || ask.human_approver == shown.human_approver;
+            if accountable && decided {
+                items.push(shown);
+            }
         }
         Ok(Page { items, next: page.next.map(|row| cursor_of(row, order)) })
     }
@@ -220,6 +234,8 @@ impl AuditAsk {
             archetype: text(&self.archetype),
             regulation: text(&self.regulation_ref),
             level: text(&self.guarantee_level),
+            target: text(&self.target),
+            refs: self.references.iter().map(|(name, value)| format!("{name}={value}").into()).collect(),
             state: text(&self.result_state),
             from_ms: self.from_ms,
             to_ms: self.to_ms,
@@ -229,7 +245,7 @@ impl AuditAsk {
 
 impl AuditView {
     fn of(found: Audited) -> AuditView {
-        let Audited { chain, seq, at_ms, event, state, hash, previous, receipt, about, .. } = found;
+        let Audited { chain, seq, at_ms, event, state, hash, previous, receipt, record, about, .. } = found;
         let view = AuditView {
             audit_id: format!("audit-{chain}-{seq}"),
             action_id: None,
@@ -247,21 +263,21 @@ impl AuditView {
             regulation_refs: Vec::new(),
             hash: hash.into(),
             previous_hash: previous.map(Into::into),
-            record: None,
+            record: record.and_then(|record| String::from_utf8(record).ok()),
             began_at: None,
             receipt_hash: receipt.map(Into::into),
         };
         match about {
             About::Action(owner) => view.about(*owner, at_ms),
-            About::Event(record) => {
-                AuditView { record: record.and_then(|record| String::from_utf8(record).ok()), ..view }
-            }
+            About::Event => view,
         }
     }
 
     fn about(self, owner: Owner, at_ms: i64) -> AuditView {
-        let ended = self.result_state.as_deref().is_some_and(|state| ENDED.contains(&state));
-        let Labels { session, verb, target, level, regulations } = owner.labels;
+        let over = self.result_state.as_deref().is_some_and(|state| ENDED.contains(&state));
+        // What is erased ended before that.
+        let ended = over && self.event != ledger::ERASED;
+        let Labels { session, verb, target, level, regulations, .. } = owner.labels;
         AuditView {
             action_id: Some(owner.id.to_string()),
             agent_id: Some(owner.subject.to_string()),
@@ -279,17 +295,30 @@ impl AuditView {
     }
 }
 
-/// What the trail finds an action by. The one place where ATP's verb and target come from: an action that was asked for
-/// by archetype alone has no target, and its archetype stands for the verb. What it is aimed at would be a value of its
-/// constraints, which are erasable and committed to in receipts; the trail is neither.
+/// What the trail finds an action by. An action that was asked for by archetype alone has no target, and its archetype
+/// stands for the verb. What it is aimed at would be a value of its constraints, which are erasable and committed to in
+/// receipts; the trail is neither.
 pub(crate) fn labels(row: &IntentRow) -> Labels {
-    Labels {
+    let labels = Labels {
         session: row.session_id.as_deref().map(Box::from),
-        verb: None,
-        target: None,
         level: Some(row.guarantee_level.as_str().into()),
-        regulations: Vec::new(),
+        regulations: row.regulations.iter().map(|it| it.as_str().into()).collect(),
+        ..Labels::default()
+    };
+    let Ok(Some(atp)) = row.atp() else { return labels };
+    Labels {
+        verb: Some(atp.verb.as_str().into()),
+        target: atp.target.as_deref().map(Box::from),
+        refs: atp::references(row, &atp),
+        ..labels
     }
+}
+
+/// Does this person answer for the action? Who is erased answers for nothing.
+fn answers_for(person: &str, found: &Audited) -> bool {
+    let row = found.owner().and_then(|owner| IntentRow::from_bytes(&owner.payload).ok());
+    let atp = row.and_then(|row| row.atp().ok().flatten());
+    atp.is_some_and(|atp| atp.compliance.smr_accountable.as_deref() == Some(person))
 }
 
 /// A person stands in the erasable payload alone.

@@ -18,7 +18,7 @@ use crate::pending::Told;
 use crate::remember::unavailable;
 use crate::request::Next;
 use crate::reserve::ReservationRow;
-use crate::row::{AttemptRow, CallRow, EscalationRow, IntentRow, internal};
+use crate::row::{AttemptRow, CallRow, EscalationRow, IntentRow, KeepingRow, internal};
 use crate::{Code, Error, clock};
 
 /// What an action brings along whose row is there already.
@@ -39,6 +39,9 @@ pub(crate) struct Resumed {
     pub shown: Vec<Box<RawValue>>,
     /// What was sent before, if it was.
     pub before: Option<Before>,
+    /// How long it is kept, and what it falls under, as of when it came in.
+    pub keeping: Option<KeepingRow>,
+    pub regulations: Vec<String>,
 }
 
 /// What an action that was sent before has behind it.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use action::{IdempotencyKey, Request};
+use action::{Atp, IdempotencyKey, Request};
 use boundary::{Decision, Named, Verdict};
 use ledger::{FactsQuery, State};
 use receipt::Json;
@@ -12,23 +12,29 @@ use super::Asked;
 use super::case::judged_caller;
 use super::describe::chain_of;
 use super::reasons::{code_of, details_of};
+use crate::atp::Names;
 use crate::gateway::Gateway;
 use crate::pending::{Pending, entries};
 use crate::remember::{Row, outward, unavailable};
 use crate::request::Answer;
-use crate::row::{IntentRow, VERSION, internal, raw};
+use crate::row::{IntentRow, KeepingRow, VERSION, internal, kept, raw};
 use crate::{Error, clock};
 
 impl Gateway {
     /// Blocks by bare name: neither catalogue nor schema is asked.
-    pub(crate) async fn deny_by_name(&self, asked: &Asked<'_>, request: &Request) -> Result<Answer, Error> {
+    pub(crate) async fn deny_by_name(
+        &self,
+        asked: &Asked<'_>,
+        request: &Request,
+        (archetype, verb, target): Names<'_>,
+    ) -> Result<Answer, Error> {
         let standing = self.standing(asked.caller, request.delegation_token.as_deref()).await?;
         let caller = judged_caller(asked.caller);
         let named = Named {
             environment: self.environment,
-            archetype: &request.archetype,
-            verb: None,
-            target: None,
+            archetype,
+            verb,
+            target,
             caller: &caller,
             mandate: standing.mandate.as_deref(),
             observe: false,
@@ -159,11 +165,20 @@ fn as_asked(asked: &Asked<'_>, request: &Request) -> Result<IntentRow, Error> {
         check: None,
         reservation: None,
         rollback: None,
+        undone_by: None,
         held_for: Vec::new(),
         repeat_of: None,
         escalation: None,
         approvals: Vec::new(),
         earlier_transaction: None,
+        atp: kept(request.atp.as_deref())?,
         record: None,
+        keeping: KeepingRow::of(asked_for(request)),
+        regulations: Atp::regulations(request.atp.as_deref(), &[]),
     })
+}
+
+/// How long it is to be kept where no archetype has a say. What cannot both be is as if nothing was asked.
+fn asked_for(request: &Request) -> action::Keeping {
+    action::Keeping::default().tightened(request.retention, request.deletion).unwrap_or_default()
 }

@@ -142,13 +142,14 @@ impl Gateway {
         let caller = judged_caller(case.asked.caller);
         let frozen = facts.frozen.as_ref().map(|freeze| freeze.scope.to_string());
         let mandate = case.standing.mandate.as_deref().zip(facts.accounts.first());
+        let (verb, target) = case.action.verb_and_target();
         let decision = boundary::decide(
             &case.asked.rules.policies,
             &Facts {
                 environment: self.environment,
                 action: &case.action,
-                verb: None,
-                target: None,
+                verb,
+                target,
                 caller: &caller,
                 mandate,
                 mandate_refusal: case.standing.refusal.clone(),

@@ -6,6 +6,7 @@ use ledger::Stored;
 use receipt::{Chain, Json, NewEntry, Salts, Stage};
 use serde::Serialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::case::Case;
@@ -14,7 +15,7 @@ use crate::gateway::Gateway;
 use crate::pending::{CONSTRAINTS, Described, Pending, conceal, describe};
 use crate::prove::push;
 use crate::request::Arrival;
-use crate::row::{IntentRow, ObservedRow, internal, raw};
+use crate::row::{IntentRow, KeepingRow, ObservedRow, internal, kept, raw};
 use crate::{Error, clock};
 
 /// A judged case on its way to the ledger.
@@ -36,7 +37,8 @@ impl Gateway {
         let salts = Salts::new(&case.salt);
         let constraints = conceal(&case.action, &salts)?;
         let chain = chain_of(&case.asked.arrival, &case.request_hash, stages, &constraints)?;
-        let action_hash = self.action_hash(case, &constraints)?;
+        let (keeping, regulations) = kept_under(case);
+        let action_hash = self.action_hash(case, &constraints, keeping.as_ref(), &regulations)?;
         let mandate_id = case.standing.mandate.as_ref().map(|mandate| mandate.jti.as_str());
         let described = Described {
             action: &case.action,
@@ -57,23 +59,41 @@ impl Gateway {
             row.attempts = resumed.before.iter().flat_map(|before| before.attempts.clone()).collect();
             row.reservation = resumed.before.as_ref().and_then(|before| before.reservation.clone());
         }
+        (row.keeping, row.regulations) = (keeping, regulations);
         row.record = Some(raw(String::from_utf8(record).map_err(|_| internal("a record is not text"))?)?);
         Ok(Judged { chain, row, action_hash })
     }
 
-    fn action_hash(&self, case: &Case<'_>, constraints: &Json) -> Result<[u8; 32], Error> {
+    fn action_hash(
+        &self,
+        case: &Case<'_>,
+        constraints: &Json,
+        keeping: Option<&KeepingRow>,
+        regulations: &[String],
+    ) -> Result<[u8; 32], Error> {
         let record = ActionRecord {
             action_id: case.id.to_string(),
             agent_id: case.asked.caller.subject.as_str(),
             archetype: &case.action.archetype.name,
+            atp: committed(&case.salt, kept(case.action.atp.as_deref())?.as_deref()),
             constraints,
             guarantee_level: case.action.guarantee_level.as_str(),
+            keeping,
             mandate_id: case.standing.mandate.as_ref().map(|mandate| mandate.jti.as_str()),
             payment_mode: case.action.payment_mode.as_str(),
+            regulations,
             request_hash: hex::encode(case.request_hash),
             tenant: case.asked.caller.tenant.as_str(),
         };
         record.hash()
+    }
+}
+
+/// How long it is kept and what it falls under: as of when it came in.
+fn kept_under(case: &Case<'_>) -> (Option<KeepingRow>, Vec<String>) {
+    match &case.resumed {
+        Some(resumed) => (resumed.keeping.clone(), resumed.regulations.clone()),
+        None => (KeepingRow::of(case.action.keeping), case.action.regulations()),
     }
 }
 
@@ -85,10 +105,13 @@ pub(crate) fn action_hash_of(stored: &Stored, row: &IntentRow) -> Option<Option<
         action_id: stored.id.to_string(),
         agent_id: stored.subject.as_str(),
         archetype: &stored.archetype,
+        atp: salt_of(row).and_then(|salt| committed(&salt, row.atp.as_deref())),
         constraints: &constraints,
         guarantee_level: &row.guarantee_level,
+        keeping: row.keeping.as_ref(),
         mandate_id: row.mandate_id.as_deref(),
         payment_mode: &row.payment_mode,
+        regulations: &row.regulations,
         request_hash: hex::encode(stored.request_hash),
         tenant: stored.tenant.as_str(),
     };
@@ -97,9 +120,7 @@ pub(crate) fn action_hash_of(stored: &Stored, row: &IntentRow) -> Option<Option<
 
 /// Does each member shown, or committed to, stand for the one that is kept?
 fn commits_to(shown: &Json, row: &IntentRow) -> Option<bool> {
-    let mut salt = [0; 32];
-    hex::decode_to_slice(&row.salt, &mut salt).ok()?;
-    let salts = Salts::new(&salt);
+    let salts = Salts::new(&salt_of(row)?);
     let shown: BTreeMap<String, Value> = serde_json::from_str(shown.as_str()).ok()?;
     let kept: BTreeMap<String, Value> = serde_json::from_str(row.constraints.get()).ok()?;
     let fits = kept.iter().all(|(name, value)| {
@@ -108,6 +129,16 @@ fn commits_to(shown: &Json, row: &IntentRow) -> Option<bool> {
         shown.get(name).is_some_and(|it| it == value || it.as_str() == committed().as_deref())
     });
     Some(fits && shown.len() == kept.len())
+}
+
+fn salt_of(row: &IntentRow) -> Option<[u8; 32]> {
+    let mut salt = [0; 32];
+    hex::decode_to_slice(&row.salt, &mut salt).ok()?;
+    Some(salt)
+}
+
+fn committed(salt: &[u8; 32], atp: Option<&RawValue>) -> Option<String> {
+    Some(Salts::new(salt).commit("atp", &Json::parse(atp?.get().as_bytes()).ok()?))
 }
 
 /// Takes a case back from the way to the ledger.
@@ -124,10 +155,17 @@ struct ActionRecord<'a> {
     action_id: String,
     agent_id: &'a str,
     archetype: &'a str,
+    /// A commitment to what only the request's envelope said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    atp: Option<String>,
     constraints: &'a Json,
     guarantee_level: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keeping: Option<&'a KeepingRow>,
     mandate_id: Option<&'a str>,
     payment_mode: &'a str,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    regulations: &'a [String],
     request_hash: String,
     tenant: &'a str,
 }

@@ -22,6 +22,7 @@ pub(super) fn held_details(triggers: &[Trigger]) -> Details {
 pub(super) fn code_of(reason: &Reason) -> Code {
     match reason {
         Reason::HardDenied { .. }
+        | Reason::RollbackDenied { .. }
         | Reason::Prohibited { .. }
         | Reason::PolicyError
         | Reason::Forbidden { .. }
@@ -46,6 +47,7 @@ pub(super) fn details_of(reason: &Reason) -> Details {
         Reason::Incomplete { missing } => details.missing = missing.iter().map(missing_of).collect(),
         Reason::ProbableDuplicate { earlier } => details.earlier_transaction = Some(earlier.to_string()),
         Reason::HardDenied { .. }
+        | Reason::RollbackDenied { .. }
         | Reason::Frozen { .. }
         | Reason::Delegation(_)
         | Reason::NoMandate

@@ -141,7 +141,9 @@ impl Gateway {
         let repeat = self.ledger.repeated(tenant, subject, code.as_str(), row.request_hash, row.at_ms).await;
         let Some(repeat) = repeat.map_err(unavailable)? else { return Ok(None) };
         let outcomes = self.ledger.outcomes(tenant, repeat.action).await.map_err(unavailable)?;
-        let Some(first) = outcomes.into_iter().next() else { return Ok(None) };
+        // One that was erased meanwhile has nothing more to say.
+        let first = outcomes.into_iter().next().filter(|first| !first.payload.is_empty());
+        let Some(first) = first else { return Ok(None) };
         let kept = OutcomeRow::from_bytes(&first.payload)?;
         let outcome = Outcome {
             action_id: Some(repeat.action),

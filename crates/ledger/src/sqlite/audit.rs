@@ -173,8 +173,8 @@ impl Reader<'_> {
                 Some(owner) => About::Action(Box::new(owner)),
                 None => return Ok(None),
             },
-            None => About::Event(bytes.get(1)?),
+            None => About::Event,
         };
-        Ok(Some(Audited::new(row, &entry, about)))
+        Ok(Some(Audited::new(row, &entry, bytes.get(1)?, about)))
     }
 }

@@ -57,12 +57,14 @@ pub(crate) struct Batch<'a> {
     pub(super) shared: &'a Shared,
     pub(crate) rows: Rows,
     pub(super) tail: Tail,
-    write: Statements<'a>,
+    pub(super) write: Statements<'a>,
     pub(super) keys: Vec<ApiKey>,
     pub(super) refusals: Vec<([u8; 32], ActionId, i64)>,
     /// Must the histories be written to their rows? And were they?
     pub(super) due: bool,
     pub(super) saved: bool,
+    /// Was anything erased, so that the log has to be cut?
+    pub(super) wipes: bool,
 }
 
 impl<'a> Batch<'a> {
@@ -70,7 +72,7 @@ impl<'a> Batch<'a> {
         let rows = Rows { freezes: shared.hot().freezes.clone(), ..Rows::default() };
         let write = Statements::new(db)?;
         let (keys, refusals) = (Vec::new(), Vec::new());
-        Ok(Batch { db, shared, rows, tail, write, keys, refusals, due: false, saved: false })
+        Ok(Batch { db, shared, rows, tail, write, keys, refusals, due: false, saved: false, wipes: false })
     }
 
     /// Decides items and writes those that pass.
@@ -183,6 +185,9 @@ impl<'a> Batch<'a> {
             }
         };
         self.write.action(row, item, slot, entry)?;
+        if let Some(after_ms) = intent.erased_after_ms {
+            self.write.deletion(row, intent.at_ms, after_ms)?;
+        }
         let debit = intent.amount.filter(|_| item.sends()).map_or(0, |amount| amount.minor());
         let reply = outcome.filter(|(_, replies)| *replies).map(|(outcome, _)| outcome);
         let outcome = outcome.map(|(outcome, _)| outcome);

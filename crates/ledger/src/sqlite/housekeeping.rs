@@ -1,21 +1,22 @@
 //! What is done beside the commits and not in them: moving committed pages from the write-ahead log into the database
-//! file, and keeping the index of the audit trail.
+//! file, keeping the index of the audit trail, and clearing the file of what was erased.
 //!
 //! A checkpoint that runs while the writer appends never reaches the end of the log, and only a log that was
 //! emptied to its end is begun anew. So pages are moved while commits go on, again until only a few are left, and
 //! those are moved behind the gate, between two commits.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use rusqlite::Connection;
 
 use super::batch::Batch;
+use super::erase::UNCLEAN;
 use super::filter::Kind;
 use super::index::{self, SLICE, Slice};
 use super::queue::Job;
-use super::read::Sql;
+use super::read::{self, Sql};
 use super::{Known, PAGE_BYTES, Shared};
 use crate::Error;
 
@@ -24,6 +25,12 @@ pub(crate) struct Housekeeping {
     state: Mutex<State>,
     bell: Condvar,
     pub(crate) log_pages: AtomicU64,
+    /// Something was erased, and the file was not written anew since.
+    unclean: AtomicBool,
+    /// Commits in which something was erased: what was read before is not to be relied on.
+    erasures: AtomicU64,
+    /// A reader was in the way when the log was to be cut.
+    unwiped: AtomicBool,
     /// The row that the next entry gets, and the first that is not in the index.
     entries: AtomicI64,
     indexed: AtomicI64,
@@ -33,6 +40,8 @@ pub(crate) struct Housekeeping {
 struct State {
     log_due: bool,
     index_due: bool,
+    /// Something was erased whose bytes are in the log.
+    wipe_due: bool,
     commits: u64,
     ending: bool,
 }
@@ -53,6 +62,9 @@ const DUE_ENTRIES: i64 = 8 << SLICE;
 
 /// Slices handed to the writer at once.
 const SLICES: i64 = 8;
+
+/// 1 GiB, which takes a few seconds.
+const MOST_PAGES_ANEW: i64 = (1024 * 1024 * 1024 / PAGE_BYTES).cast_signed();
 
 /// With no commit for this long the log is emptied and cut to nothing.
 const IDLE: Duration = Duration::from_secs(2);
@@ -82,6 +94,14 @@ impl Housekeeping {
         self.entries.load(Ordering::Acquire) - self.indexed.load(Ordering::Relaxed)
     }
 
+    /// What log and file still hold of what was erased must be gone.
+    pub(crate) fn wipe(&self) {
+        self.erasures.fetch_add(1, Ordering::Release);
+        self.unclean.store(true, Ordering::Relaxed);
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).wipe_due = true;
+        self.bell.notify_one();
+    }
+
     pub(crate) fn end(&self) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).ending = true;
         self.bell.notify_one();
@@ -93,6 +113,9 @@ impl Housekeeping {
         loop {
             if state.ending {
                 return Chore::End;
+            }
+            if std::mem::take(&mut state.wipe_due) {
+                return Chore::Truncate;
             }
             if std::mem::take(&mut state.log_due) {
                 return Chore::Checkpoint;
@@ -108,7 +131,10 @@ impl Housekeeping {
             if idle && self.outside() >= 1 << SLICE {
                 return Chore::Index;
             }
-            if idle && self.log_pages.load(Ordering::Relaxed) > 0 {
+            if idle && self.unclean.swap(false, Ordering::Relaxed) {
+                return Chore::Clean;
+            }
+            if idle && (self.log_pages.load(Ordering::Relaxed) > 0 || self.unwiped.load(Ordering::Relaxed)) {
                 return Chore::Truncate;
             }
         }
@@ -119,6 +145,7 @@ enum Chore {
     Checkpoint,
     Index,
     Truncate,
+    Clean,
     End,
 }
 
@@ -126,7 +153,9 @@ pub(crate) fn run(db: &Connection, shared: &Arc<Shared>) {
     if let Err(error) = fill_filter(db, shared) {
         tracing::warn!(%error, "the index filter could not be filled; every look-up asks the index");
     }
-    let mut indexer = Indexer { db, shared, known: Known::new(index::KNOWN) };
+    let unclean = read::meta(db, UNCLEAN).is_ok_and(|it| it.is_some());
+    shared.housekeeping.unclean.fetch_or(unclean, Ordering::Relaxed);
+    let mut indexer = Indexer { db, shared, known: Known::new(index::KNOWN), erasures: 0 };
     if let Err(error) = indexer.begin().and_then(|()| indexer.run()) {
         tracing::warn!(%error, "the audit trail's index could not be brought up to date; searches read more");
     }
@@ -142,11 +171,8 @@ pub(crate) fn run(db: &Connection, shared: &Arc<Shared>) {
             Chore::End => return drop(indexer.finish()),
             Chore::Index => indexer.run(),
             Chore::Checkpoint => empty_log(db, shared),
-            Chore::Truncate => {
-                let _gate = shared.gate();
-                shared.housekeeping.log_pages.store(0, Ordering::Relaxed);
-                checkpoint(db, "PRAGMA wal_checkpoint(TRUNCATE)").map(drop)
-            }
+            Chore::Truncate => cut_log(db, shared),
+            Chore::Clean => write_anew(db, shared),
         };
         if let Err(error) = done {
             // Log or unindexed rest grow until it works again; the writer meets the same disk and decides.
@@ -166,6 +192,31 @@ fn empty_log(db: &Connection, shared: &Shared) -> Sql<()> {
     checkpoint(db, "PRAGMA wal_checkpoint(PASSIVE)").map(drop)
 }
 
+/// Moves everything and leaves an empty log; a reader in the way has it tried again when nothing else goes on.
+fn cut_log(db: &Connection, shared: &Shared) -> Sql<()> {
+    let _gate = shared.gate();
+    shared.housekeeping.log_pages.store(0, Ordering::Relaxed);
+    let busy = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0))?;
+    shared.housekeeping.unwiped.store(busy, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Writes the file anew, so that nothing is left of what was erased. Nothing is committed meanwhile, so a large file is
+/// left to its operator.
+fn write_anew(db: &Connection, shared: &Shared) -> Sql<()> {
+    let pages = db.query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0))?;
+    if pages > MOST_PAGES_ANEW {
+        tracing::warn!("the store is too large to be written anew while it is in use; see docs/retention.md");
+        return Ok(());
+    }
+    {
+        let _gate = shared.gate();
+        db.execute_batch("VACUUM")?;
+        db.execute("DELETE FROM meta WHERE name = ?1", [UNCLEAN])?;
+    }
+    cut_log(db, shared)
+}
+
 /// Answers with how many pages of the log are in the database file now.
 fn checkpoint(db: &Connection, pragma: &str) -> Sql<u64> {
     db.query_row(pragma, [], |row| Ok(u64::try_from(row.get::<_, i64>(2)?).unwrap_or(0)))
@@ -176,6 +227,8 @@ struct Indexer<'a> {
     db: &'a Connection,
     shared: &'a Shared,
     known: Known,
+    /// How many had been counted when the first of what is known was read.
+    erasures: u64,
 }
 
 impl Indexer<'_> {
@@ -205,11 +258,15 @@ impl Indexer<'_> {
         let housekeeping = &self.shared.housekeeping;
         let first = housekeeping.indexed.load(Ordering::Relaxed) >> SLICE;
         let end = (housekeeping.entries.load(Ordering::Acquire) >> SLICE).min(first + SLICES);
+        let erasures = housekeeping.erasures.load(Ordering::Acquire);
+        if erasures != self.erasures {
+            (self.known, self.erasures) = (Known::new(index::KNOWN), erasures);
+        }
         let transaction = self.db.unchecked_transaction()?;
         let slices = (first..end).map(|slice| Slice::read(&transaction, &mut self.known, slice));
         let slices = slices.collect::<Sql<Vec<_>>>()?;
         drop(transaction);
-        if slices.is_empty() || !self.shared.write(slices) {
+        if slices.is_empty() || !self.shared.write(slices, erasures) {
             return Ok(false);
         }
         housekeeping.indexed.store(end << SLICE, Ordering::Relaxed);
@@ -229,21 +286,28 @@ impl Housekeeping {
 
 impl Shared {
     /// Waits until the writer has committed them.
-    fn write(&self, slices: Vec<Slice>) -> bool {
+    fn write(&self, slices: Vec<Slice>, erasures: u64) -> bool {
         let (done, written) = mpsc::channel();
-        self.queue.job(Box::new(Slices { slices, done })).is_ok() && written.recv().unwrap_or(false)
+        self.queue.job(Box::new(Slices { slices, erasures, done })).is_ok() && written.recv().unwrap_or(false)
     }
 }
 
 /// Finished slices on their way into a commit.
 struct Slices {
     slices: Vec<Slice>,
+    /// How many had been counted before they were read.
+    erasures: u64,
     done: mpsc::Sender<bool>,
 }
 
 impl Job for Slices {
     fn run(&mut self, batch: &mut Batch<'_>) -> Sql<()> {
-        self.slices.iter().try_for_each(|slice| slice.write(batch.db))
+        let erasures = batch.shared.housekeeping.erasures.load(Ordering::Acquire);
+        let outdated = batch.wipes || erasures != self.erasures;
+        self.slices.iter().try_for_each(|slice| match outdated {
+            true => slice.anew(batch.db)?.write(batch.db),
+            false => slice.write(batch.db),
+        })
     }
 
     fn finish(self: Box<Self>, outcome: Result<(), Error>) {

@@ -10,7 +10,8 @@
 //! commits, several at a time, and handed to the writer as finished rows. How far that is changes what a search costs and
 //! never what it finds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use rusqlite::{Connection, params};
@@ -104,6 +105,11 @@ impl Slice {
         Ok(Slice { slice, span, postings: postings(&entries) })
     }
 
+    /// The same slice, read once more.
+    pub(crate) fn anew(&self, db: &Connection) -> Sql<Slice> {
+        Slice::read(db, &mut Known::new(1 << SLICE), self.slice)
+    }
+
     /// A row for each kind of term, and one that says that they are all there.
     pub(crate) fn write(&self, db: &Connection) -> Sql<()> {
         let mut insert = db.prepare_cached("INSERT OR REPLACE INTO audit_term VALUES (?1, ?2)")?;
@@ -128,6 +134,26 @@ impl Slice {
         }
         Ok(fits)
     }
+}
+
+/// Takes terms of one action, all of this kind, out of the slices in which it may have entries. Its rows must not lead to
+/// them any more.
+pub(crate) fn forget(db: &Connection, by: By, gone: &[Term], slices: RangeInclusive<i64>) -> Sql<()> {
+    let end = end(db)?;
+    for slice in slices.take_while(|slice| *slice < end) {
+        let sql = "SELECT postings FROM audit_term WHERE key = ?1";
+        let stored: Option<Vec<u8>> = read::one(db, sql, [key(by, slice)], |row| row.get(0))?;
+        // What others are found by, too, is no sign of the action: of its entries each has all of them.
+        let holds = |postings: &Vec<u8>| {
+            let all = gone.iter().map(|term| places(postings, term.tag).into_iter().collect::<BTreeSet<_>>());
+            all.reduce(|all, some| &all & &some).is_some_and(|places| !places.is_empty())
+        };
+        if stored.as_ref().is_some_and(holds) {
+            db.prepare_cached("DELETE FROM audit_term WHERE key = ?1")?.execute([key(by, slice)])?;
+            Slice::read(db, &mut Known::new(1 << SLICE), slice)?.write(db)?;
+        }
+    }
+    Ok(())
 }
 
 /// The row of a kind of term and a slice. Rows of a slice are neighbours, so that the table is only appended to.

@@ -14,10 +14,10 @@ use super::filter::Kind;
 use super::{Counts, PAGE_BYTES, Sqlite, gone, open, packed, read, verify};
 use crate::stored::page;
 use crate::{
-    Admission, Admitted, Answer, ApiKey, Approval, Audited, Counted, Deferral, Error, Event, Facts,
-    FactsQuery, Figures, Filter, Freeze, Given, Held, Inspected, Ledger, Mandate, Order, Page, Passkey,
-    Place, Recorded, Refusal, Repeat, Resumption, Revocation, Scope, Search, Settled, Settlement, Stored,
-    Verified, identity,
+    Admission, Admitted, Answer, ApiKey, Approval, Audited, Counted, Deferral, Erased, Erasure, Error, Event,
+    Facts, FactsQuery, Figures, Filter, Freeze, Given, Held, Inspected, Ledger, Mandate, Order, Page,
+    Passkey, Place, Recorded, Refusal, Repeat, Resumption, Revocation, Scope, Search, Settled, Settlement,
+    Stored, Verified, identity,
 };
 
 impl Sqlite {
@@ -359,6 +359,18 @@ impl Ledger for Sqlite {
 
     fn prune(&self, before_ms: i64, limit: u32, now_ms: i64) -> Answer<'_, u64> {
         self.perform(move |batch| batch.prune(before_ms, limit, now_ms).map(Ok))
+    }
+
+    fn erase(&self, erasure: Erasure) -> Answer<'_, i64> {
+        self.perform(move |batch| batch.erase(&erasure))
+    }
+
+    fn erased<'a>(&'a self, tenant: &'a Tenant, id: ActionId) -> Answer<'a, Option<Erased>> {
+        self.look(move |db| read::erased(db, tenant, id))
+    }
+
+    fn to_erase(&self, now_ms: i64, limit: u32) -> Answer<'_, Vec<Stored>> {
+        self.look(move |db| read::to_erase(db, now_ms, limit))
     }
 
     fn entries(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<(i64, Vec<u8>)>> {

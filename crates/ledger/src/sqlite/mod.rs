@@ -10,6 +10,7 @@
 
 mod audit;
 mod batch;
+mod erase;
 mod facts;
 mod filter;
 mod hot;

@@ -16,8 +16,8 @@ use crate::entry::{self, Reading};
 use crate::identity::{self, Claim};
 use crate::pruned::Pruned;
 use crate::{
-    ApiKey, Earlier, Enacted, Filter, Freeze, Given, Held, Labels, Mandate, Owner, Passkey, Receipt, Reply,
-    Scope, Settled, State, Stored,
+    ApiKey, Earlier, Enacted, Erased, Filter, Freeze, Given, Held, Labels, Mandate, Owner, Passkey, Receipt,
+    Reply, Scope, Settled, State, Stored,
 };
 
 pub(crate) type Sql<T> = rusqlite::Result<T>;
@@ -148,7 +148,7 @@ pub(crate) fn has_decided(db: &Connection, action: i64, round: u32, approver: &S
 
 pub(crate) fn approvals(db: &Connection, tenant: &Tenant, id: ActionId) -> Sql<Vec<Given>> {
     let sql = "SELECT p.round, p.at, p.record, p.entry FROM action a JOIN approval p ON p.action = a.row
-               WHERE a.id = ?1 AND a.tenant = ?2 ORDER BY p.row";
+               WHERE a.id = ?1 AND a.tenant = ?2 AND p.record <> x'' ORDER BY p.row";
     many(db, sql, params![id.as_bytes(), tenant.as_str()], |row| {
         Ok(Given { round: row.get(0)?, at_ms: row.get(1)?, record: row.get(2)?, entry: row.get(3)? })
     })
@@ -317,6 +317,46 @@ pub(crate) fn open_under(db: &Connection, tenant: &Tenant, jti: &str) -> Sql<Vec
     many(db, sql, [tenant.as_str(), jti], |row| id(row, 0))
 }
 
+/// Settled actions whose time to be erased has come. What came in long enough ago and was settled later, or is still
+/// open, is passed over.
+pub(crate) fn to_erase(db: &Connection, now_ms: i64, limit: u32) -> Sql<Vec<Stored>> {
+    let sql = concat!(
+        stored!(),
+        "WHERE a.row IN (SELECT d.action FROM deletion d JOIN fate due ON due.row = d.action
+         JOIN outcome last ON last.row = due.outcome
+         WHERE d.due <= ?1 AND due.state > 3 AND last.at + d.after <= ?1 ORDER BY d.action LIMIT ?2) ORDER BY a.row"
+    );
+    many(db, sql, params![now_ms, limit], stored_at)
+}
+
+/// The entry that tells of an action's erasure.
+pub(crate) fn erasure_of(db: &Connection, action: i64) -> Sql<Option<i64>> {
+    one(db, "SELECT entry FROM erasure WHERE action = ?1", [action], |row| row.get(0))
+}
+
+/// When the last thing came of an action.
+pub(crate) fn last_outcome_ms(db: &Connection, action: i64) -> Sql<Option<i64>> {
+    let sql = "SELECT o.at FROM fate f JOIN outcome o ON o.row = f.outcome WHERE f.row = ?1";
+    one(db, sql, [action], |row| row.get(0))
+}
+
+/// The first entry of a settled action and the last one before it is erased.
+pub(crate) fn span(db: &Connection, action: i64) -> Sql<(i64, i64)> {
+    let sql = "SELECT a.entry, max(a.entry, coalesce(f.moved, 0), coalesce(o.entry, 0)) FROM action a
+               JOIN fate f ON f.row = a.row LEFT JOIN outcome o ON o.row = f.outcome WHERE a.row = ?1";
+    db.prepare_cached(sql)?.query_row([action], |row| Ok((row.get(0)?, row.get(1)?)))
+}
+
+pub(crate) fn erased(db: &Connection, tenant: &Tenant, id: ActionId) -> Sql<Option<Erased>> {
+    let sql = "SELECT a.session, a.verb, a.target, a.level, a.regulations, a.refs, e.row, e.bytes, e.record FROM action a
+               JOIN erasure x ON x.action = a.row JOIN entry e ON e.row = x.entry WHERE a.id = ?1 AND a.tenant = ?2";
+    one(db, sql, params![id.as_bytes(), tenant.as_str()], |row| {
+        let said = Reading::of(row.get_ref(7)?.as_blob()?).ok_or_else(|| unreadable(7, Type::Blob))?;
+        let record = row.get_ref(8)?.as_blob_or_null()?.unwrap_or_default().to_vec();
+        Ok(Erased { entry: row.get(6)?, at_ms: said.at_ms, record, labels: labels(row, 0)? })
+    })
+}
+
 fn stored_at(row: &Row<'_>) -> Sql<Stored> {
     let mandates: Option<String> = row.get(9)?;
     Ok(Stored {
@@ -448,11 +488,12 @@ pub(crate) fn enacted(db: &Connection) -> Sql<Vec<Enacted>> {
     let sql = "SELECT row, bytes, record FROM entry WHERE record IS NOT NULL ORDER BY row";
     let enacted = many(db, sql, [], |row| {
         let (entry, record) = (row.get(0)?, row.get(2)?);
+        let of_house = |said: &Reading<'_>| said.action.is_none();
         let act = |said: Reading<'_>| {
             let (tenant_ref, event) = (said.tenant.map(Box::from), said.event.into());
             Enacted { entry, tenant_ref, event, record }
         };
-        Ok(Reading::of(row.get_ref(1)?.as_blob()?).map(act))
+        Ok(Reading::of(row.get_ref(1)?.as_blob()?).filter(of_house).map(act))
     })?;
     Ok(enacted.into_iter().flatten().collect())
 }
@@ -543,7 +584,7 @@ pub(crate) fn kept(db: &Connection, digest: &str) -> Sql<Option<Vec<u8>>> {
 
 /// What an action's entries are found by and shown with.
 pub(crate) fn owner(db: &Connection, id: ActionId) -> Sql<Option<Owner>> {
-    let sql = "SELECT tenant, subject, archetype, session, verb, target, level, regulations, at, payload FROM action
+    let sql = "SELECT tenant, subject, archetype, session, verb, target, level, regulations, refs, at, payload FROM action
                WHERE id = ?1";
     one(db, sql, [id.as_bytes()], |row| {
         let (tenant, subject) = (tenant(row, 0)?, subject(row, 1)?);
@@ -554,15 +595,15 @@ pub(crate) fn owner(db: &Connection, id: ActionId) -> Sql<Option<Owner>> {
             subject,
             archetype,
             labels,
-            at_ms: row.get(8)?,
-            payload: packed::get(row, 9)?,
+            at_ms: row.get(9)?,
+            payload: packed::get(row, 10)?,
         })
     })
 }
 
 /// What an action's entries are found by.
 pub(crate) fn terms(db: &Connection, id: ActionId) -> Sql<Option<Arc<Terms>>> {
-    let sql = "SELECT tenant, subject, archetype, session, verb, target, level, regulations FROM action WHERE id = ?1";
+    let sql = "SELECT tenant, subject, archetype, session, verb, target, level, regulations, refs FROM action WHERE id = ?1";
     one(db, sql, [id.as_bytes()], |row| {
         let archetype: Box<str> = row.get(2)?;
         Ok(labels(row, 3)?.terms(&tenant(row, 0)?, &subject(row, 1)?, &archetype))
@@ -571,20 +612,22 @@ pub(crate) fn terms(db: &Connection, id: ActionId) -> Sql<Option<Arc<Terms>>> {
 
 /// What the action in this row is listed by.
 pub(crate) fn labels_at(db: &Connection, row: i64) -> Sql<Option<Labels>> {
-    let sql = "SELECT session, verb, target, level, regulations FROM action WHERE row = ?1";
+    let sql = "SELECT session, verb, target, level, regulations, refs FROM action WHERE row = ?1";
     one(db, sql, [row], |row| labels(row, 0))
 }
 
 fn labels(row: &Row<'_>, first: usize) -> Sql<Labels> {
-    let regulations: Option<String> = row.get(first + 4)?;
-    let regulations =
-        regulations.iter().flat_map(|list| list.split_terminator('\n')).map(Box::from).collect();
+    let lines = |at: usize| -> Sql<Vec<Box<str>>> {
+        let list: Option<String> = row.get(at)?;
+        Ok(list.iter().flat_map(|list| list.split_terminator('\n')).map(Box::from).collect())
+    };
     Ok(Labels {
         session: row.get(first)?,
         verb: row.get(first + 1)?,
         target: row.get(first + 2)?,
         level: row.get(first + 3)?,
-        regulations,
+        regulations: lines(first + 4)?,
+        refs: lines(first + 5)?,
     })
 }
 
@@ -608,13 +651,18 @@ pub(crate) struct Standing {
     pub(crate) last: Option<(i64, State)>,
     /// The entry with which it last went on after it was admitted.
     pub(crate) moved: Option<i64>,
+    /// Is what was asked gone?
+    pub(crate) empty: bool,
+    /// The entry that tells of its erasure.
+    pub(crate) erased: Option<i64>,
 }
 
 pub(crate) fn standing(db: &Connection, id: ActionId) -> Sql<Option<Standing>> {
     let sql = "SELECT a.row, a.tenant, a.subject, a.archetype, a.key, f.state, a.entry, a.resumed IS NOT NULL, f.outcome,
                o.entry, o.state, coalesce((SELECT count(*) FROM approval p WHERE p.action = a.row
-               AND p.round = a.round), 0) >= coalesce(a.needed, 0), f.moved FROM action a
-               JOIN fate f ON f.row = a.row LEFT JOIN outcome o ON o.row = f.outcome WHERE a.id = ?1";
+               AND p.round = a.round), 0) >= coalesce(a.needed, 0), f.moved, length(a.payload) = 0, x.entry FROM action a
+               JOIN fate f ON f.row = a.row LEFT JOIN outcome o ON o.row = f.outcome
+               LEFT JOIN erasure x ON x.action = a.row WHERE a.id = ?1";
     one(db, sql, [id.as_bytes()], |row| {
         let entry: Option<i64> = row.get(9)?;
         Ok(Standing {
@@ -630,6 +678,8 @@ pub(crate) fn standing(db: &Connection, id: ActionId) -> Sql<Option<Standing>> {
             last: entry.map(|entry| Ok::<_, rusqlite::Error>((entry, state(row, 10)?))).transpose()?,
             agreed: row.get(11)?,
             moved: row.get(12)?,
+            empty: row.get(13)?,
+            erased: row.get(14)?,
         })
     })
 }
@@ -678,11 +728,16 @@ pub(crate) struct Kept {
     pub(crate) action: Option<ActionId>,
     pub(crate) state: State,
     pub(crate) receipt: Option<Receipt>,
+    /// Is all of answer and reply gone? Is any of them?
+    pub(crate) all_gone: bool,
+    pub(crate) some_gone: bool,
 }
 
 /// Outcomes as they are stored, whether or not their actions are.
 pub(crate) fn kept_outcomes(db: &Connection, rows: &Range<i64>) -> Sql<Vec<Kept>> {
-    let sql = "SELECT o.entry, a.id, o.state, o.receipt_id, o.short, o.signature, o.document FROM outcome o
+    let sql = "SELECT o.entry, a.id, o.state, o.receipt_id, o.short, o.signature, o.document,
+               length(o.payload) = 0 AND coalesce(length(o.body), 0) = 0,
+               length(o.payload) = 0 OR coalesce(length(o.body) = 0, FALSE) FROM outcome o
                LEFT JOIN action a ON a.row = o.action WHERE o.row >= ?1 AND o.row < ?2 ORDER BY o.row";
     many(db, sql, [rows.start, rows.end], |row| {
         let receipt = match row.get_ref(6)? {
@@ -695,7 +750,14 @@ pub(crate) fn kept_outcomes(db: &Connection, rows: &Range<i64>) -> Sql<Vec<Kept>
             }
         };
         let action = owner_at(row, 1)?;
-        Ok(Kept { entry: row.get(0)?, action, state: state(row, 2)?, receipt })
+        Ok(Kept {
+            entry: row.get(0)?,
+            action,
+            state: state(row, 2)?,
+            receipt,
+            all_gone: row.get(7)?,
+            some_gone: row.get(8)?,
+        })
     })
 }
 

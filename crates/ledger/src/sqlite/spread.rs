@@ -86,6 +86,9 @@ impl Batch<'_> {
         for (name, action, at_ms) in self.refusals {
             hot.refusals.note(name, action, at_ms);
         }
+        if self.wipes {
+            self.shared.housekeeping.wipe();
+        }
         self.tail
     }
 }

@@ -17,6 +17,7 @@ use crate::entry::{
     APPROVED, CHALLENGED, CHARGING, CHECKING, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED,
     RESERVED, RETRACTING, ROLLBACK_FAILED, ROLLING_BACK, Reading, SENT_AGAIN, Said, WAITING,
 };
+use crate::erasure::ERASED;
 use crate::pruned::Pruned;
 use crate::{Authority, Broken, Error, Finding, Inspected, Place, State, Testimony, Verified, Walk, Witness};
 
@@ -123,7 +124,7 @@ impl<'a> Look<'a> {
         };
         self.passkeys.told(row, said.event);
         // What an entry of an action names is looked at with its rows.
-        if (record.is_some() || said.action.is_none())
+        if (record.is_some() || said.action.is_none() || said.event == ERASED)
             && record.map(|record| Sha256::digest(record).into()) != said.action_hash
         {
             self.report(row, None, None, Broken::Record);
@@ -153,9 +154,10 @@ impl<'a> Look<'a> {
             actions.iter().any(|id| *id != Some(action)).then_some(Broken::Action),
             self.action(row, standing.as_ref(), !outcomes.is_empty() || !approvals.is_empty()),
             self.outcome(row, action, said, &outcomes),
-            self.approval(row, action, said, &approvals),
+            self.approval(row, action, said, &approvals, standing.as_ref()),
             standing.as_ref().and_then(|standing| fate(row, said, standing)),
             self.way(row, action, standing.as_ref())?,
+            self.erasure(row, action, said, &outcomes, standing.as_ref())?,
         ];
         // What follows from one thing being gone is not told as if it were another.
         if let Some(broken) = broken.into_iter().flatten().next() {
@@ -185,6 +187,34 @@ impl<'a> Look<'a> {
         Ok(other.then_some(Broken::Fate))
     }
 
+    /// Is an action empty exactly where an entry says that it was erased? Looked at where it began, where something came
+    /// of it, and where it was erased.
+    fn erasure(
+        &self,
+        row: i64,
+        action: ActionId,
+        said: &Said<'_>,
+        outcomes: &[Kept],
+        standing: Option<&Standing>,
+    ) -> Sql<Option<Broken>> {
+        let Some(Standing { entry, erased, empty, .. }) = standing else { return Ok(None) };
+        let as_told = |it: &Kept| if erased.is_some() { it.all_gone } else { !it.some_gone };
+        let mut fits = outcomes.iter().all(as_told) && (said.event != ERASED || *erased == Some(row));
+        if *entry == row {
+            fits &= *empty == erased.is_some() && self.tells_of_erasure(*erased, action)?;
+        }
+        Ok((!fits).then_some(Broken::Erased))
+    }
+
+    /// Is there nothing to tell, or is this the entry that does? One that is missing is told of at its place.
+    fn tells_of_erasure(&self, entry: Option<i64>, action: ActionId) -> Sql<bool> {
+        let Some(entry) = entry else { return Ok(true) };
+        let sql = "SELECT bytes FROM entry WHERE row = ?1";
+        let bytes: Option<Vec<u8>> = read::one(self.db, sql, [entry], |row| row.get(0))?;
+        let told = bytes.as_deref().and_then(Reading::of);
+        Ok(told.is_some_and(|told| told.event == ERASED && told.action == Some(action)))
+    }
+
     /// Is the receipt that is stored the one that the entry names?
     fn outcome(&mut self, row: i64, action: ActionId, said: &Said<'_>, outcomes: &[Kept]) -> Option<Broken> {
         if outcomes.len() > 1 || outcomes.iter().any(|kept| kept.action != Some(action)) {
@@ -212,9 +242,12 @@ impl<'a> Look<'a> {
         action: ActionId,
         said: &Said<'_>,
         approvals: &[Heard],
+        standing: Option<&Standing>,
     ) -> Option<Broken> {
+        let erased = standing.is_some_and(|standing| standing.erased.is_some());
         let fits = match (said.decides(), approvals) {
             (false, approvals) => approvals.is_empty(),
+            (true, [heard]) if erased => heard.action == Some(action) && heard.record.is_empty(),
             (true, []) if self.gone.may_lack(row) => {
                 self.gone.by_now.approvals += 1;
                 true
@@ -251,7 +284,8 @@ impl<'a> Look<'a> {
             testimonies.push(Testimony::Action { stored, labels, action_hash: said.action_hash });
         }
         let Standing { tenant, subject, archetype, key, .. } = standing;
-        testimonies.extend(approvals.into_iter().map(|heard| Testimony::Approval {
+        let kept = approvals.into_iter().filter(|heard| !heard.record.is_empty());
+        testimonies.extend(kept.map(|heard| Testimony::Approval {
             round: heard.round,
             approver: heard.approver,
             agrees: said.event == APPROVED,

@@ -38,7 +38,7 @@ impl<'a> Statements<'a> {
         Ok(Statements {
             action: db.prepare_cached(
                 "INSERT INTO action VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
-                 ?17, ?18, ?19, ?20, ?21, NULL, NULL, ?22, ?23, ?24, ?25, ?26)",
+                 ?17, ?18, ?19, ?20, ?21, NULL, NULL, ?22, ?23, ?24, ?25, ?26, ?27)",
             )?,
             fate: db.prepare_cached("INSERT INTO fate VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?,
             effect: db.prepare_cached("INSERT INTO effect VALUES (?1, ?2, ?3)")?,
@@ -65,7 +65,7 @@ impl<'a> Statements<'a> {
         let hold = item.hold();
         let currency = intent.amount.map(|amount| amount.currency());
         let labels = &intent.labels;
-        let regulations = (!labels.regulations.is_empty()).then(|| labels.regulations.join("\n"));
+        let lines = |list: &[Box<str>]| (!list.is_empty()).then(|| list.join("\n"));
         let written = self.action.execute(params![
             row,
             intent.id.as_bytes(),
@@ -92,7 +92,8 @@ impl<'a> Statements<'a> {
             labels.verb,
             labels.target,
             labels.level,
-            regulations,
+            lines(&labels.regulations),
+            lines(&labels.refs),
         ]);
         written.map(drop)
     }
@@ -119,6 +120,13 @@ impl<'a> Statements<'a> {
             intent.at_ms,
             newest,
         ];
+        self.db.prepare_cached(sql)?.execute(values).map(drop)
+    }
+
+    /// Has an action erased so long after it is settled, which is not before it came in.
+    pub(crate) fn deletion(&mut self, row: i64, at_ms: i64, after_ms: i64) -> Sql<()> {
+        let sql = "INSERT INTO deletion VALUES (?1, ?2, ?3)";
+        let values = [row, at_ms.saturating_add(after_ms), after_ms];
         self.db.prepare_cached(sql)?.execute(values).map(drop)
     }
 

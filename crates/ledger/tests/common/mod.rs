@@ -89,6 +89,7 @@ pub fn intent(key: &str) -> Intent {
         amount: None,
         labels: Default::default(),
         payload: b"{}".to_vec(),
+        erased_after_ms: None,
         entry: draft("admitted"),
     }
 }
@@ -147,7 +148,7 @@ pub fn outcome(state: State, name: &str) -> Outcome {
         state,
         reply: Some(Reply { status: 200, body: format!("reply {name}").into_bytes() }),
         receipt: Some(receipt(name)),
-        payload: Vec::new(),
+        payload: b"{}".to_vec(),
         entry: draft("settled"),
     }
 }

@@ -18,7 +18,7 @@ CREATE TABLE action (
     currency TEXT,
     entry INTEGER NOT NULL,
     payload BLOB NOT NULL
-, round INTEGER, needed INTEGER, resumed INTEGER, resumed_row INTEGER, session TEXT, verb TEXT, target TEXT, level TEXT, regulations TEXT) STRICT;
+, round INTEGER, needed INTEGER, resumed INTEGER, resumed_row INTEGER, session TEXT, verb TEXT, target TEXT, level TEXT, regulations TEXT, refs TEXT) STRICT;
 CREATE UNIQUE INDEX action_id ON action (id);
 CREATE UNIQUE INDEX action_slot ON action (slot) WHERE slot IS NOT NULL;
 CREATE TABLE fate (
@@ -173,3 +173,13 @@ CREATE TABLE notice (
 CREATE INDEX notice_action ON notice (destination, action, entry);
 CREATE INDEX entry_record ON entry (row) WHERE record IS NOT NULL;
 CREATE INDEX action_held ON action (tenant, subject, expires) WHERE expires IS NOT NULL;
+CREATE TABLE deletion (
+    action INTEGER PRIMARY KEY, -- row
+    due INTEGER NOT NULL,       -- not before then: so long after it came in
+    after INTEGER NOT NULL      -- so long after it is settled, in milliseconds
+) STRICT;
+CREATE INDEX deletion_due ON deletion (due);
+CREATE TABLE erasure (
+    action INTEGER PRIMARY KEY, -- row
+    entry INTEGER NOT NULL      -- that tells of it
+) STRICT;

@@ -245,6 +245,13 @@ impl Http {
         self.have(template, reading, call, &values_of(call), now_ms).await
     }
 
+    async fn act_after(&self, call: &Call, done: Done<'_>, now_ms: i64) -> Reply {
+        let (template, reading) = &self.act;
+        let Done { reference: confirmed, snapshot } = done;
+        let values = Values { confirmed, snapshot, ..values_of(call) };
+        self.have(template, reading, call, &values, now_ms).await
+    }
+
     async fn take_back(&self, call: &Call, done: Done<'_>, now_ms: i64) -> Reply {
         let Some((template, reading, _)) = &self.rollback else {
             return Reply::NotSent { why: "the binding has no rollback".to_owned() };
@@ -402,6 +409,10 @@ impl Provider for Http {
         self.callback.as_ref()
     }
 
+    fn redress<'a>(&'a self, call: &'a Call, done: Done<'a>, now_ms: i64) -> BoxFuture<'a, Reply> {
+        Box::pin(self.act_after(call, done, now_ms))
+    }
+
     fn snapshot<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<Option<Value>, Unquoted>> {
         Box::pin(async move { self.look(&ask).await })
     }
@@ -541,7 +552,7 @@ fn read_act(
         Some(node) => reading.with_challenge(&node, outside.egress.challenge_hosts())?,
         None => reading,
     };
-    Ok((Template::read(&act, common, Knows::Attempt, Method::POST)?, reading))
+    Ok((Template::read(&act, common, Knows::Redress, Method::POST)?, reading))
 }
 
 fn read_callback(

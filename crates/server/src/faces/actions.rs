@@ -1,12 +1,15 @@
 //! Actions as the Agent Transaction Protocol shows them.
 
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
 
+use action::Environment;
 use gateway::{
-    ActionView, AttemptView, CaptureView, Code, Error, ROLLBACK_FAILED, ReceiptView, ReservationView,
-    RetryView, RollbackView,
+    ActionView, Answer, Ask, AttemptView, Caller, CaptureView, Code, Error, Gateway, KeepingView,
+    ROLLBACK_FAILED, ReceiptView, ReservationView, RetryView, Spelling,
 };
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -14,10 +17,142 @@ use utoipa::ToSchema;
 
 use super::approvals::{Approval, Resolution};
 use crate::errors;
-use crate::openapi::ExecuteResponse;
+use crate::openapi::{self, ExecuteResponse, Schema};
 use crate::reply;
-use crate::request::{Request, Response};
+use crate::request::{self, IDEMPOTENT_REPLAYED, Request, Response};
 use crate::who;
+
+/// An action's record as `GET /v1/actions/{id}` answers it, for those who hold the store themselves.
+pub fn action_record(view: &ActionView, public_url: &str) -> Value {
+    // Strings, numbers and JSON that was read before: there is nothing that could fail.
+    serde_json::to_value(Record::of(view, public_url)).unwrap_or_default()
+}
+
+/// Takes one action to its outcome and answers with its record.
+pub(crate) fn submit(request: Request) -> impl Future<Output = Result<Response, Error>> {
+    // As with `/api/execute`: the wait for a slow provider holds nothing of the request.
+    let asked = Box::pin(asked(request));
+    async move {
+        let (gateway, caller, ask, spelling) = asked.await?;
+        let answer = gateway.submit(&caller, ask, spelling).await?;
+        Box::pin(told(&gateway, &caller, answer)).await
+    }
+}
+
+async fn asked(mut request: Request) -> Result<(Arc<Gateway>, Caller, Ask, Spelling), Error> {
+    let gateway = request.gateway()?;
+    let caller = who::caller_or_anonymous(&request).await?;
+    let [] = request.query([])?;
+    // That there is one at all is asked for by the level of the action.
+    let idempotency_key = request::idempotency_key(&request.head.headers, Environment::Sandbox)?;
+    let (spelling, body) = request.take_spelled().await?;
+    let ask = Ask { idempotency_key, request_id: request.id().to_owned(), dry_run: false, body };
+    Ok((gateway, caller, ask, spelling))
+}
+
+/// The record as it is now, and in it, whatever came later, what is answered to this request.
+async fn told(gateway: &Gateway, caller: &Caller, answer: Answer) -> Result<Response, Error> {
+    let id = answer.action_id.map(|id| id.to_string()).unwrap_or_default();
+    let view = gateway.action(caller, &id).await?;
+    let response = serde_json::from_slice(&answer.reply.body).ok();
+    let record = Record { response, ..Record::of(&view, gateway.public_url()) };
+    let status = StatusCode::from_u16(answer.reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut said = reply::json(status, &record);
+    if answer.replayed {
+        said.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+    }
+    Ok(said)
+}
+
+/// The statuses of outcomes that are no refusal and no failure; those stand with their codes.
+pub(crate) const ANSWERS: &[openapi::Answer] = &[
+    openapi::Answer::json(200, "`COMPLETED`: done, and confirmed by the provider", Schema::ActionRecord),
+    openapi::Answer::json(
+        202,
+        "`INTENDED`, `APPROVED` or `EXECUTING`: accepted, and not over yet",
+        Schema::ActionRecord,
+    ),
+];
+
+/// One action, asked for in the words of the Agent Transaction Protocol, as JSON or YAML. What is null is absent.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what `action::Request::from_atp` reads")]
+pub(crate) struct ActionRequest {
+    /// `1.0.0` or `1.0.0-draft`.
+    atp_version: Option<String>,
+    /// The client's own id, kept as `client.action_id`; the gateway gives one of its own.
+    action_id: Option<String>,
+    /// The same as the header `Idempotency-Key`, if both are there; one of them at `atp-2` and `atp-3`.
+    idempotency_key: Option<String>,
+    /// `atp-1`, `atp-2` or `atp-3`; can only make the catalogue's level stricter.
+    guarantee_level: Option<String>,
+    /// The authenticated caller, if it is named at all.
+    agent_id: Option<String>,
+    /// A session of the caller's.
+    session_id: Option<String>,
+    /// The caller's fleet, kept as `client.fleet_id`.
+    fleet_id: Option<String>,
+    /// Who is to be asked if a person must be: somebody who can approve.
+    human_approver: Option<String>,
+    action: ActionAsked,
+    /// `false` can only make the catalogue's answer stricter; `true` must be what the catalogue says.
+    reversible: Option<bool>,
+    /// How it is to be undone if that has to be: an action itself.
+    rollback: Option<ActionAsked>,
+    /// When the client made it, RFC 3339; kept as `client.created_at`, never believed.
+    created_at: Option<String>,
+    /// RFC 3339, at most a day ahead. What is over before it is sent has failed with `EP_DEADLINE_EXCEEDED`.
+    deadline: Option<String>,
+    /// Fewer retries and longer pauses than the catalogue's; more or shorter ones do not count.
+    retry_policy: Option<openapi::AskedRetryPolicy>,
+    compliance: Option<ComplianceAsked>,
+    /// The token of a mandate. Not of the protocol.
+    delegation_token: Option<String>,
+    /// As at `/api/execute`. Not of the protocol.
+    payment_mode: Option<String>,
+    /// An earlier action of the same effect that this one repeats on purpose. Not of the protocol.
+    repeat_of: Option<String>,
+}
+
+/// What is to be done.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what `action::Request::from_atp` reads")]
+struct ActionAsked {
+    /// With `target` it means one archetype of the catalogue; an archetype's name is a verb for it.
+    #[schema(example = "deploy")]
+    verb: String,
+    target: Option<String>,
+    /// One line for people.
+    description: Option<String>,
+    /// In the form of the archetype's schema.
+    #[schema(value_type = Option<Object>)]
+    parameters: Option<Value>,
+}
+
+/// The rules it falls under.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what `action::compliance` reads")]
+struct ComplianceAsked {
+    audit_trail_id: Option<String>,
+    /// At most 32.
+    regulation_refs: Option<Vec<String>>,
+    /// `public`, `internal`, `confidential` or `restricted`.
+    data_classification: Option<String>,
+    /// `true`: a person has to agree.
+    sign_off_required: Option<bool>,
+    /// Somebody who can approve, and has to be among those who agree.
+    sign_off_by: Option<String>,
+    /// `true`: refused unless the provider can be asked what became of it.
+    evidence_required: Option<bool>,
+    dpia_ref: Option<String>,
+    clinical_safety_ref: Option<String>,
+    smr_accountable: Option<String>,
+    gds_assessment_ref: Option<String>,
+    /// Such as `7_years`; can only make the catalogue's time longer.
+    retention_policy: Option<String>,
+    /// Such as `hard_delete_30d`.
+    deletion_policy: Option<String>,
+}
 
 /// One action of the caller's.
 pub(crate) async fn get(request: Request) -> Result<Response, Error> {
@@ -40,6 +175,14 @@ pub(crate) async fn cancel(request: Request) -> Result<Response, Error> {
     let gateway = request.gateway()?;
     let caller = who::caller(&request).await?;
     let view = gateway.cancel(&caller, &request.argument).await?;
+    Ok(reply::json(StatusCode::OK, &Record::of(&view, gateway.public_url())))
+}
+
+/// Erases what an action was about.
+pub(crate) async fn erase(request: Request) -> Result<Response, Error> {
+    let gateway = request.gateway()?;
+    let caller = who::caller(&request).await?;
+    let view = gateway.erase(&caller, &request.argument).await?;
     Ok(reply::json(StatusCode::OK, &Record::of(&view, gateway.public_url())))
 }
 
@@ -107,11 +250,15 @@ pub(crate) struct Record<'a> {
     /// Who decided, if one person did; several stand in `approvals`. Who was to be asked, if nobody has.
     human_approver: Option<&'a str>,
     action: What<'a>,
-    reversible: bool,
+    /// Null once the action is erased.
+    reversible: Option<bool>,
     created_at: &'a str,
     deadline: Option<&'a str>,
     /// How it is tried again; null if it is not.
     retry_policy: Option<RetryPolicy>,
+    /// The rules it falls under, as the request named them; null if it named none.
+    #[schema(value_type = Option<ComplianceAsked>)]
+    compliance: Option<&'a Value>,
     result: Outcome<'a>,
     /// The kind of action, as the catalogue names it.
     archetype: &'a str,
@@ -129,13 +276,19 @@ pub(crate) struct Record<'a> {
     snapshot: Option<&'a Value>,
     /// What the provider has set aside for it, or had; null where nothing was.
     reservation: Option<Reservation<'a>>,
-    /// How its effect is undone; null unless somebody asked for that.
+    /// How its effect is undone; null unless somebody asked for that, or the request said how.
     rollback: Option<Rollback<'a>>,
     /// Oldest first.
     receipts: Vec<Receipt<'a>>,
     /// What the caller was last answered, as `/api/execute` answers it; null while there is no answer.
     #[schema(value_type = Option<ExecuteResponse>)]
     response: Option<&'a RawValue>,
+    /// How long it is kept and when it is erased; null where nobody said so.
+    retention: Option<Retention<'a>>,
+    /// When it was erased: since then there are no values in it. Null if it was not.
+    erased_at: Option<&'a str>,
+    /// Who asked for that; null where its deletion policy did.
+    erased_by: Option<&'a str>,
 }
 
 /// What was asked for.
@@ -145,8 +298,8 @@ struct What<'a> {
     verb: &'a str,
     target: Option<&'a str>,
     description: Option<&'a str>,
-    /// The constraints, as received.
-    #[schema(value_type = Object)]
+    /// The constraints, as received; null once they are erased.
+    #[schema(value_type = Option<Object>)]
     parameters: &'a Value,
 }
 
@@ -174,6 +327,19 @@ struct RetryPolicy {
     backoff: &'static str,
     initial_delay_seconds: u64,
     max_delay_seconds: u64,
+}
+
+/// How long an action is kept and when it is erased: the stricter of catalogue and request.
+#[derive(Serialize, ToSchema)]
+struct Retention<'a> {
+    /// Such as `7_years`.
+    retention_policy: Option<&'a str>,
+    /// Such as `hard_delete_30_days`.
+    deletion_policy: Option<&'a str>,
+    /// Until then nobody can erase it; null while more is to come of the action.
+    retained_until: Option<&'a str>,
+    /// When it is erased by itself; null as above.
+    deletion_due: Option<&'a str>,
 }
 
 /// One attempt to have the effect. Another one follows only when it is certain that this one had none.
@@ -236,12 +402,16 @@ struct Capture<'a> {
 /// How an effect is undone. While it is not, or cannot be, the state is `ROLLING_BACK`.
 #[derive(Serialize, ToSchema)]
 struct Rollback<'a> {
-    /// Who asked for it.
-    by: &'a str,
-    asked_at: &'a str,
+    /// `verb`, `target`, `description` and `parameters`, where the request said how it is to be undone.
+    #[serde(flatten)]
+    #[schema(value_type = Option<ActionAsked>)]
+    asked: Option<&'a Value>,
+    /// Who asked for it; null, as the rest, if nobody has.
+    by: Option<&'a str>,
+    asked_at: Option<&'a str>,
     /// The idempotency key that the provider saw.
-    provider_key: &'a str,
-    reference: &'a str,
+    provider_key: Option<&'a str>,
+    reference: Option<&'a str>,
     /// How often it was sent under this key.
     sends: u32,
     /// `ATP_ROLLBACK_FAILED` if it could not be undone and a person has to decide.
@@ -288,6 +458,7 @@ impl<'a> Record<'a> {
             created_at: &view.created_at,
             deadline: view.deadline.as_deref(),
             retry_policy: view.retry.map(RetryPolicy::of),
+            compliance: view.compliance.as_ref(),
             result: Outcome {
                 state: &view.state,
                 completed_at: view.completed_at.as_deref(),
@@ -303,9 +474,23 @@ impl<'a> Record<'a> {
             attempts: view.attempts.iter().map(Attempt::of).collect(),
             snapshot: view.snapshot.as_ref(),
             reservation: view.reservation.as_ref().map(Reservation::of),
-            rollback: view.rollback.as_ref().map(Rollback::of),
+            rollback: Rollback::of(view),
             receipts: view.receipts.iter().map(|receipt| found(receipt, public_url)).collect(),
             response: view.reply.as_ref().and_then(|reply| serde_json::from_slice(&reply.body).ok()),
+            retention: view.keeping.as_ref().map(Retention::of),
+            erased_at: view.erased.as_ref().map(|erased| &*erased.at),
+            erased_by: view.erased.as_ref().and_then(|erased| erased.by.as_deref()),
+        }
+    }
+}
+
+impl<'a> Retention<'a> {
+    fn of(view: &'a KeepingView) -> Retention<'a> {
+        Retention {
+            retention_policy: view.retention_policy.as_deref(),
+            deletion_policy: view.deletion_policy.as_deref(),
+            retained_until: view.retained_until.as_deref(),
+            deletion_due: view.deletion_due.as_deref(),
         }
     }
 }
@@ -348,15 +533,17 @@ impl<'a> Capture<'a> {
 }
 
 impl<'a> Rollback<'a> {
-    fn of(view: &'a RollbackView) -> Rollback<'a> {
-        Rollback {
-            by: &view.by,
-            asked_at: &view.asked_at,
-            provider_key: &view.provider_key,
-            reference: &view.reference,
-            sends: view.sends,
-            error: view.failed.then_some(ROLLBACK_FAILED),
-        }
+    fn of(action: &'a ActionView) -> Option<Rollback<'a>> {
+        let (view, asked) = (action.rollback.as_ref(), action.asked_rollback.as_ref());
+        (view.is_some() || asked.is_some()).then(|| Rollback {
+            asked,
+            by: view.map(|view| &*view.by),
+            asked_at: view.map(|view| &*view.asked_at),
+            provider_key: view.map(|view| &*view.provider_key),
+            reference: view.map(|view| &*view.reference),
+            sends: view.map_or(0, |view| view.sends),
+            error: view.filter(|view| view.failed).map(|_| ROLLBACK_FAILED),
+        })
     }
 }
 
@@ -394,10 +581,10 @@ fn found<'a>(view: &'a ReceiptView, public_url: &str) -> Receipt<'a> {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Replay {
     action_id: String,
-    /// `same` or `different`: the verdict, whatever else differs.
+    /// `same` or `different`: the verdict, whatever else differs. Or `erased`: there is nothing left to decide.
     result: String,
-    /// Verdict and first reason as recorded.
-    recorded: String,
+    /// Verdict and first reason as recorded; null once the action is erased.
+    recorded: Option<String>,
     /// Verdict and first reason as found now.
     replayed: Option<String>,
     /// What differs, one sentence each.

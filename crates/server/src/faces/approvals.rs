@@ -269,6 +269,11 @@ pub(crate) struct Held {
     currency: Option<String>,
     /// Whether it can be undone.
     reversible: bool,
+    /// Who is asked, as the request names it; whoever can approve may decide, unless it names who signs off.
+    human_approver: Option<String>,
+    /// What only the envelope of the Agent Transaction Protocol said: verb, target, description, compliance, rollback.
+    #[schema(value_type = Option<Object>)]
+    atp: Option<Value>,
     /// The mandate it comes under.
     mandate_id: Option<String>,
     /// Why it waits, one stable word each.
@@ -441,6 +446,8 @@ impl Held {
             amount: view.amount,
             currency: view.currency,
             reversible: view.reversible,
+            human_approver: view.human_approver,
+            atp: view.atp,
             mandate_id: view.mandate_id,
             reasons: view.reasons,
             policies: policies.map(|policy| Policy { id: policy.id, digest: policy.digest }).collect(),

@@ -37,6 +37,16 @@ pub(crate) async fn list(request: Request) -> Result<Response, Error> {
         regulation_ref,
         guarantee_level,
         result_state,
+        target,
+        action_id,
+        fleet_id,
+        audit_trail_id,
+        data_classification,
+        dpia_ref,
+        clinical_safety_ref,
+        gds_assessment_ref,
+        smr_accountable,
+        human_approver,
         order,
         format,
         cursor,
@@ -51,11 +61,32 @@ pub(crate) async fn list(request: Request) -> Result<Response, Error> {
         "regulation_ref",
         "guarantee_level",
         "result_state",
+        "target",
+        "action_id",
+        "fleet_id",
+        "audit_trail_id",
+        "data_classification",
+        "dpia_ref",
+        "clinical_safety_ref",
+        "gds_assessment_ref",
+        "smr_accountable",
+        "human_approver",
         "order",
         "format",
         "cursor",
         "limit",
     ])?;
+    let references = [
+        ("action_id", action_id),
+        ("fleet_id", fleet_id),
+        ("audit_trail_id", audit_trail_id),
+        ("data_classification", data_classification),
+        ("dpia_ref", dpia_ref),
+        ("clinical_safety_ref", clinical_safety_ref),
+        ("gds_assessment_ref", gds_assessment_ref),
+    ];
+    let references = references.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    let references = references.map(|(name, value)| Ok((name, plain(name, value)?)));
     let form = Form::chosen(format.as_deref(), &request.head.headers)?;
     let (from_ms, to_ms) = span(time_from.as_deref(), time_to.as_deref())?;
     let ask = AuditAsk {
@@ -68,6 +99,10 @@ pub(crate) async fn list(request: Request) -> Result<Response, Error> {
         regulation_ref: regulation_ref.map(|text| plain("regulation_ref", text)).transpose()?,
         guarantee_level: guarantee_level.map(|text| one_of("guarantee_level", text, &LEVELS)).transpose()?,
         result_state: result_state.map(|text| one_of("result_state", text, &STATES)).transpose()?,
+        target: target.map(|text| plain("target", text)).transpose()?,
+        references: references.collect::<Result<_, Error>>()?,
+        smr_accountable: smr_accountable.map(|text| plain("smr_accountable", text)).transpose()?,
+        human_approver: human_approver.map(|text| plain("human_approver", text)).transpose()?,
         oldest_first: order.map(|text| one_of("order", text, &ORDERS)).transpose()?.as_deref()
             == Some(ORDERS[1]),
         cursor,

@@ -14,3 +14,5 @@ mod provenance;
 pub(crate) mod receipts;
 pub(crate) mod rollbacks;
 pub(crate) mod runs;
+
+pub use actions::action_record;

@@ -31,6 +31,7 @@ fn write(found: &PublicReceipt, issuer: &str) -> Option<String> {
     let mut body = String::with_capacity(16 * 1024);
     outcome(&mut body, &receipt);
     amendments(&mut body, &found.amendments);
+    erasure(&mut body, found.erased_at.as_deref());
     body.push_str(VERDICT);
     facts(&mut body, &receipt);
     entries(&mut body, &receipt.entries);
@@ -83,6 +84,17 @@ fn amendments(body: &mut String, later: &[ReceiptView]) {
             Text(&view.receipt.short),
             Text(&view.event_type),
             readable(&view.created),
+        );
+    }
+}
+
+/// The receipt is as good as before, and nobody can say any more what its commitments stand for.
+fn erasure(body: &mut String, at: Option<&str>) {
+    if let Some(at) = at {
+        let _ = writeln!(
+            body,
+            "<p><b>Erased:</b> the values behind this receipt's commitments were deleted, {}. The receipt still verifies.</p>",
+            readable(at),
         );
     }
 }

@@ -1,0 +1,167 @@
+//! A rollback that a request brought: the effect of one archetype is undone by what another one does.
+//!
+//! It is an action itself, so it is resolved, checked and judged with the action that it would undo, and both are shown to
+//! whoever approves. When it comes to it, it is one call like every rollback: under the rollback's own provider key, as often
+//! as it takes, with one effect.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use action::{Action, Archetype, Atp, Catalogue, Money, Request};
+use execution::{Call, Capabilities, Found, Reply};
+use futures_util::future::BoxFuture;
+use provider::{Ask, Done, Provider, Rollback, Unquoted};
+use serde_json::Value;
+
+use crate::pending::Pending;
+use crate::request::refused;
+use crate::tenants::Rules;
+use crate::{Code, Error};
+
+/// The request as an action of its archetype, together with the one that undoes it.
+pub(crate) fn action_of(
+    catalogue: &Catalogue,
+    request: Request,
+    archetype: &Arc<Archetype>,
+) -> Result<Action, Error> {
+    let action = Action::of(request, archetype).map_err(refused)?;
+    match action.atp.as_ref().map(|atp| rollback_of(catalogue, atp)).transpose()?.flatten() {
+        Some(rollback) => Ok(action.with_rollback(rollback)),
+        None => Ok(action),
+    }
+}
+
+/// Who is to undo it by these rules, if the request brought something.
+pub(crate) fn undone_by<'a>(rules: &'a Rules, atp: &Atp) -> Option<&'a Arc<dyn Provider>> {
+    let (verb, target) = atp.rollback_verb_and_target()?;
+    rules.providers.get(&rules.catalogue.resolve(verb, target)?.name)
+}
+
+/// The rollback that a request asks for, as an action.
+fn rollback_of(catalogue: &Catalogue, atp: &Atp) -> Result<Option<Action>, Error> {
+    let (Some(asked), Some((verb, target))) = (&atp.rollback, atp.rollback_verb_and_target()) else {
+        return Ok(None);
+    };
+    let Some(archetype) = catalogue.resolve(verb, target) else {
+        let error = refused(action::Refusal::unknown_verb(verb, target, catalogue));
+        return Err(error.field("/rollback/verb"));
+    };
+    let request = Request::plain(&archetype.name, asked.parameters.clone());
+    let within = |error: Error| Error {
+        field: error.field.map(|field| field.replacen("/constraints", "/rollback/parameters", 1)),
+        ..error
+    };
+    let action = Action::of(request, archetype).map_err(|refusal| within(refused(refusal)))?;
+    if let Some(missing) = action.missing.first() {
+        return Err(Error::new(Code::ValidationFailed, "a required member is missing")
+            .field(format!("/rollback/parameters{}", missing.field)));
+    }
+    if archetype.money.as_ref().is_some_and(|rule| rule.quote) {
+        return Err(Error::new(
+            Code::ProviderCannot,
+            "what has a price only when it is asked for undoes nothing",
+        )
+        .field("/rollback/verb"));
+    }
+    Ok(Some(action))
+}
+
+/// Who carries the rollback out, if it can be sent as often as it takes and have one effect.
+pub(crate) fn able<'a>(rules: &'a Rules, rollback: &Action) -> Result<&'a Arc<dyn Provider>, Error> {
+    let name = &rollback.archetype.name;
+    let cannot = |why: &str| Err(Error::new(Code::ProviderCannot, why).field("/rollback/verb"));
+    match rules.providers.get(name) {
+        None => cannot("the archetype of the rollback is bound to no provider"),
+        Some(provider) if provider.capabilities().idempotent.is_none() => {
+            cannot("the provider of the rollback is not idempotent")
+        }
+        Some(provider) => Ok(provider),
+    }
+}
+
+/// Stands in for the provider of an effect as long as that is undone.
+#[derive(Debug)]
+pub(crate) struct Redress {
+    by: Arc<dyn Provider>,
+    archetype: Arc<Archetype>,
+    constraints: Value,
+    money: Option<Money>,
+    rollback: Rollback,
+}
+
+/// What undoes the effect of an action in place of its own provider, if its request brought something.
+pub(crate) fn redress(
+    pending: &Pending,
+    rules: &Rules,
+    own: &dyn Provider,
+) -> Result<Option<Redress>, Error> {
+    let Some(atp) = pending.row.atp()? else { return Ok(None) };
+    let Some(action) = rollback_of(&rules.catalogue, &atp)? else { return Ok(None) };
+    let by = able(rules, &action)?;
+    if pending.row.undone_by.as_deref() != Some(by.identity()) {
+        // Another one may not know what the one before was sent.
+        let why = "what undoes it is bound otherwise than when it was asked for: bind it as it was";
+        return Err(Error::new(Code::ProviderCannot, why));
+    }
+    let within = own.rollback().map_or(USUAL_WINDOW, |rollback| rollback.within);
+    Ok(Some(Redress {
+        by: Arc::clone(by),
+        archetype: Arc::clone(&action.archetype),
+        money: action.money,
+        constraints: action.constraints,
+        rollback: Rollback { within, restores: false },
+    }))
+}
+
+impl Provider for Redress {
+    fn name(&self) -> &str {
+        self.by.name()
+    }
+
+    fn identity(&self) -> &str {
+        self.by.identity()
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        self.by.capabilities()
+    }
+
+    fn patience(&self) -> Duration {
+        self.by.patience()
+    }
+
+    fn call<'a>(&'a self, _: &'a Call, _: i64) -> BoxFuture<'a, Reply> {
+        let why = "it only undoes what was done".to_owned();
+        Box::pin(std::future::ready(Reply::NotSent { why }))
+    }
+
+    fn query<'a>(&'a self, _: &'a Call, _: i64) -> BoxFuture<'a, Found> {
+        Box::pin(std::future::ready(Found::Unknown))
+    }
+
+    fn rollback(&self) -> Option<Rollback> {
+        Some(self.rollback)
+    }
+
+    fn undo<'a>(&'a self, call: &'a Call, done: Done<'a>, now_ms: i64) -> BoxFuture<'a, Reply> {
+        let call = Call {
+            archetype: Arc::clone(&self.archetype),
+            constraints: self.constraints.clone(),
+            money: self.money,
+            ..call.clone()
+        };
+        Box::pin(async move { self.by.redress(&call, done, now_ms).await })
+    }
+
+    fn snapshot<'a>(&'a self, _: Ask<'a>) -> BoxFuture<'a, Result<Option<Value>, Unquoted>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    fn quote<'a>(&'a self, _: Ask<'a>) -> BoxFuture<'a, Result<Money, Unquoted>> {
+        let why = "it only undoes what was done".to_owned();
+        Box::pin(std::future::ready(Err(Unquoted { why })))
+    }
+}
+
+/// As long as an effect can be undone whose own binding says nothing about that.
+const USUAL_WINDOW: Duration = Duration::from_secs(30 * 86_400);
