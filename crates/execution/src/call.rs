@@ -30,6 +30,41 @@ pub struct Call {
     /// The last moment, in Unix milliseconds, at which this attempt's request can still leave us. Absence is
     /// final only some time after it.
     pub send_by_ms: i64,
+    /// What it is for.
+    pub purpose: Purpose,
+}
+
+/// What a call is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Purpose {
+    /// The effect, at once.
+    #[default]
+    Act,
+    /// Sets the money for it aside, and charges nothing.
+    Reserve,
+    /// Charges what is set aside, or a part of it.
+    Capture {
+        /// The provider's own reference for what is set aside.
+        reservation: Option<String>,
+        /// How much there is, and for how long.
+        of: Reservation,
+    },
+    /// Sets free what is set aside. Twice does no more than once, since there is nothing left then.
+    Release {
+        /// The provider's own reference for what is set aside.
+        reservation: Option<String>,
+        /// How much there is, and for how long.
+        of: Reservation,
+    },
+}
+
+/// What a provider has set aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reservation {
+    /// The most that can be charged.
+    pub money: Option<Money>,
+    /// When it ends, in Unix milliseconds.
+    pub until_ms: i64,
 }
 
 /// Our own name for one attempt of one action: short ASCII, safe in paths, headers and free-text fields.
@@ -54,6 +89,28 @@ pub fn rollback_key(key: &HmacKey, provider_key: &str) -> String {
     let parts = ("countersign/rollback-key/1", provider_key);
     let bytes = serde_json::to_vec(&parts).unwrap_or_default();
     hex::encode(key.sign(&bytes))
+}
+
+/// Our own name for what charges the reservation of an attempt; `number` counts from 1.
+pub fn capture_reference(action_id: &ActionId, attempt: u32, number: usize) -> String {
+    format!("{action_id}-{attempt}-capture-{number}")
+}
+
+/// The idempotency key of what charges the reservation that was made under this provider key.
+pub fn capture_key(key: &HmacKey, provider_key: &str, number: usize) -> String {
+    let parts = ("countersign/capture-key/1", provider_key, number);
+    hex::encode(key.sign(&serde_json::to_vec(&parts).unwrap_or_default()))
+}
+
+/// Our own name for what sets the reservation of an attempt free.
+pub fn release_reference(action_id: &ActionId, attempt: u32) -> String {
+    format!("{action_id}-{attempt}-release")
+}
+
+/// The idempotency key of what sets free the reservation that was made under this provider key.
+pub fn release_key(key: &HmacKey, provider_key: &str) -> String {
+    let parts = ("countersign/release-key/1", provider_key);
+    hex::encode(key.sign(&serde_json::to_vec(&parts).unwrap_or_default()))
 }
 
 /// The idempotency key that a provider sees, 64 lower-case hexadecimal digits.

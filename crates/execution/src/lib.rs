@@ -20,6 +20,10 @@
 //! An effect that is there can be undone: `Completed ─▶ RollingBack ⇄ Undoing ─▶ RolledBack`, or `RollbackFailed`, which
 //! needs a person.
 //!
+//! What is only reserved ([`Purpose::Reserve`]) goes another way once it is confirmed, and charging it is a call of its own:
+//! `Sent ─▶ Reserved ── Go ─▶ Sent ─▶ Completed`, back to `Reserved` if that came to nothing, or `Reserved ─▶ Releasing ⇄
+//! Freeing ─▶ Failed`.
+//!
 //! An [`Execution`] is a value: [`Execution::step`] consumes one with an [`Event`] and returns the next, with
 //! the [`Effect`]s that somebody else performs after the write. A live action and one recovered after a crash
 //! take the same path, so recovery is not a second implementation.
@@ -43,10 +47,13 @@ mod machine;
 mod reply;
 mod retry;
 
-pub use call::{Call, attempt_of, provider_key, reference, rollback_key, rollback_reference};
+pub use call::{
+    Call, Purpose, Reservation, attempt_of, capture_key, capture_reference, provider_key, reference,
+    release_key, release_reference, rollback_key, rollback_reference,
+};
 pub use capabilities::{Capabilities, Idempotent, Queryable};
 pub use machine::{
-    Course, Effect, Event, Execution, Illegal, Now, Resolution, State, Stood, Terms, Undo, Withheld,
+    Came, Course, Effect, Event, Execution, Illegal, Now, Resolution, State, Stood, Terms, Undo, Withheld,
 };
 pub use reply::{Absence, Challenge, Check, Confirmation, Found, Refusal, Reply, Stop};
 pub use retry::{delay, longest_delay};

@@ -1,11 +1,15 @@
 //! The machine: where an action can stand, what can happen to it there, and what is to be done then.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
-use action::RetryPolicy;
+use action::{Money, RetryPolicy};
 use boundary::Permit;
 
-use crate::{Absence, Call, Capabilities, Challenge, Confirmation, Found, Reply, Stop, delay, longest_delay};
+use crate::{
+    Absence, Call, Capabilities, Challenge, Confirmation, Found, Purpose, Reply, Reservation, Stop, delay,
+    longest_delay,
+};
 
 /// One permitted action, on its way to exactly one fate.
 #[derive(Debug)]
@@ -44,6 +48,17 @@ pub enum State {
         /// How often it was asked in vain.
         asks: u32,
     },
+    /// The provider has set aside what may be charged; nothing is charged, and nothing under way.
+    Reserved {
+        /// What there is.
+        it: Reservation,
+        /// How it came to stand here.
+        came: Came,
+    },
+    /// What is set aside is to be set free; nothing of that is under way.
+    Releasing(Reservation),
+    /// What sets it free is marked sent; the answer may never come.
+    Freeing(Reservation),
     /// The effect took place.
     Completed(Confirmation),
     /// There is no effect.
@@ -56,6 +71,17 @@ pub enum State {
     RolledBack(Confirmation),
     /// The effect is there and could not be undone: a person decides.
     RollbackFailed,
+}
+
+/// How an execution came to be reserved.
+#[derive(Debug)]
+pub enum Came {
+    /// The provider confirmed it just now.
+    Confirmed(Confirmation),
+    /// What was to charge it is known to have had no effect.
+    Uncharged(Absence),
+    /// It stands so in the ledger.
+    OnRecord,
 }
 
 /// What can happen to an execution.
@@ -127,6 +153,9 @@ pub enum Effect {
     /// Ask whether all is as it should be after the effect of this call; the answer comes back as [`Event::Held`],
     /// [`Event::Untold`] or, since it has to be undone then, [`Event::Undo`].
     Check(Arc<Call>),
+    /// Have what is set aside set free: its time is over, it cannot be charged, or nobody waits for it any more;
+    /// [`Event::Undo`] comes back.
+    Release,
     /// Undo the effect by this call; the reply comes back as [`Event::Undone`].
     Retract(Arc<Call>),
     /// Somebody should know: an effect could not be undone.
@@ -146,6 +175,8 @@ pub struct Terms {
     pub flight_ms: i64,
     /// Whether it is asked, once the effect is confirmed, if all is as it should be; if not, it is undone.
     pub checked: bool,
+    /// How long the provider keeps what it sets aside, in milliseconds, where that is always the same.
+    pub hold_ms: Option<i64>,
 }
 
 /// How far it has come.
@@ -187,6 +218,10 @@ pub enum Stood {
     Failed,
     /// See [`State::Completed`].
     Completed,
+    /// See [`State::Reserved`].
+    Reserved(Reservation),
+    /// See [`State::Releasing`]; also what was marked sent to set it free.
+    Releasing(Reservation),
     /// See [`State::RollingBack`]; also what was marked sent to undo it, since that is recognised when it is repeated.
     RollingBack,
     /// See [`State::RollbackFailed`].
@@ -230,6 +265,8 @@ impl Execution {
             Stood::Challenged { until_ms } => State::Challenged { until_ms },
             Stood::Failed => State::Failed(Absence::OnRecord),
             Stood::Completed => State::Completed(Confirmation::default()),
+            Stood::Reserved(it) => State::Reserved { it, came: Came::OnRecord },
+            Stood::Releasing(it) => State::Releasing(it),
             Stood::RollingBack => State::RollingBack,
             Stood::RollbackFailed => State::RollbackFailed,
         };
@@ -256,17 +293,32 @@ impl Execution {
     pub fn step(self, event: Event, now: Now) -> Result<(Execution, Vec<Effect>), Illegal> {
         use Event::{Asked, Go, Held, Replied, Resolved, Stopped, Undo, Undone, Untold, Withheld, Woken};
         use Reply::{Confirmed, NotSent, Refused};
-        use State::{Challenged, Checking, Completed, Failed, InDoubt, Intended, RollbackFailed, RolledBack};
-        use State::{RollingBack, Sent, Undoing, Waiting};
+        use State::{
+            Challenged, Checking, Completed, Failed, Freeing, InDoubt, Intended, Releasing, Reserved,
+        };
+        use State::{RollbackFailed, RolledBack, RollingBack, Sent, Undoing, Waiting};
         let Execution { run, state } = self;
         Ok(match (state, event) {
             (Intended, Go(permit, call)) if run.is_first(&call) => run.send(permit, call, 0, now),
             (Waiting { .. }, Go(permit, call)) if run.is_next(&call) => run.send(permit, call, 1, now),
             (Failed(_), Go(permit, call)) if run.is_next(&call) => run.afresh().send(permit, call, 0, now),
             (InDoubt, Go(permit, call)) if run.is_again(&call, now) => run.send(permit, call, 1, now),
+            (Reserved { it, .. }, Go(permit, call)) if run.may_capture(&it, &call, now) => {
+                run.afresh().send(permit, call, 0, now)
+            }
 
             (Sent(_) | InDoubt, Replied(Confirmed(it))) => run.confirmed(it, now),
             (InDoubt, Asked(Found::Confirmed(it))) => run.confirmed(it, now),
+            (state @ (Waiting { .. } | Failed(_)), Replied(Confirmed(_)) | Asked(Found::Confirmed(_)))
+                if run.call.purpose == Purpose::Reserve =>
+            {
+                run.then(state, Effect::Release)
+            }
+            (Reserved { .. } | Releasing(_), Replied(Confirmed(it)) | Asked(Found::Confirmed(it)))
+                if run.captures() =>
+            {
+                run.late(it, now)
+            }
             (Waiting { .. }, Replied(Confirmed(it)) | Asked(Found::Confirmed(it))) => run.late(it, now),
             // The last word was said: what comes now amends it, and nobody waits for a check.
             (Failed(_), Replied(Confirmed(it)) | Asked(Found::Confirmed(it))) => {
@@ -304,6 +356,15 @@ impl Execution {
             (InDoubt, Stopped(_)) => run.stays(InDoubt),
             (Intended | Waiting { .. }, Stopped(stop)) => run.stays(Failed(Absence::Stopped(stop))),
             (state @ (Waiting { .. } | Failed(_)), Asked(_) | Replied(_)) => run.stays(state),
+
+            (Reserved { it, .. }, Woken) => run.kept(it, now),
+            (Reserved { it, .. }, Undo(call)) if run.is_released_by(&it, &call) => {
+                run.release_by(it, call, now)
+            }
+            (Releasing(it), Woken) => run.release(it),
+            (Releasing(_) | Freeing(_), Undone(Confirmed(_))) => run.stays(Failed(Absence::Released)),
+            (Freeing(it), Undone(reply)) => run.not_released(it, &reply, now),
+            (state @ (Reserved { .. } | Releasing(_)), Asked(_) | Replied(_)) => run.stays(state),
 
             (state @ Checking { .. }, Woken) => run.check(state),
             (Checking { confirmation, .. }, Held) => run.stays(Completed(confirmation)),
@@ -365,7 +426,7 @@ type Step = (Execution, Vec<Effect>);
 impl Run {
     /// Marked sent; only once that is written may it leave.
     fn send(self, permit: Permit, call: Arc<Call>, retries: u32, now: Now) -> Step {
-        let again = call.attempt == self.call.attempt && self.course.sends > 0;
+        let again = call.provider_key == self.call.provider_key && self.course.sends > 0;
         let course = Course {
             sends: if again { self.course.sends.saturating_add(1) } else { 1 },
             retries: self.course.retries.saturating_add(retries),
@@ -389,11 +450,16 @@ impl Run {
     }
 
     fn confirmed(self, it: Confirmation, now: Now) -> Step {
-        match self.terms.checked {
-            true => {
+        match self.call.purpose {
+            Purpose::Reserve => {
+                let reservation = self.reservation(&it);
+                let effect = Effect::Wait { until_ms: reservation.until_ms };
+                self.then(State::Reserved { it: reservation, came: Came::Confirmed(it) }, effect)
+            }
+            _ if self.terms.checked => {
                 self.then(State::Checking { confirmation: it, asks: 0 }, Effect::Wait { until_ms: now.ms })
             }
-            false => self.stays(State::Completed(it)),
+            _ => self.stays(State::Completed(it)),
         }
     }
 
@@ -418,6 +484,9 @@ impl Run {
 
     /// The attempt had no effect: another one, or the end.
     fn absent(self, absence: Absence, now: Now) -> Step {
+        if let Purpose::Capture { of, .. } = self.call.purpose {
+            return self.not_captured(of, absence);
+        }
         let Some(pause_ms) = self.pause_ms(now).filter(|_| absence.may_pass()) else {
             return self.stays(State::Failed(absence));
         };
@@ -430,6 +499,7 @@ impl Run {
 
     fn withheld(self, why: Withheld, now: Now) -> Step {
         match why {
+            Withheld::Deadline if self.captures() => self.absent(Absence::Deadline, now),
             Withheld::Deadline => self.stays(State::Failed(Absence::Deadline)),
             Withheld::Window => self.absent(Absence::Withheld, now),
         }
@@ -497,6 +567,88 @@ impl Run {
         }
     }
 
+    /// What the provider has set aside: no more than was asked for, and no longer than it may forget it.
+    fn reservation(&self, it: &Confirmation) -> Reservation {
+        let held_ms = self.terms.hold_ms.map(|ms| self.course.first_ms.saturating_add(ms));
+        let until_ms = held_ms.into_iter().chain(it.expires_ms).min().unwrap_or(self.course.first_ms);
+        let less = it.charged.filter(|held| self.call.money.is_some_and(|asked| is_within(*held, asked)));
+        Reservation { money: less.or(self.call.money), until_ms }
+    }
+
+    /// Its time is over, or not yet.
+    fn kept(self, it: Reservation, now: Now) -> Step {
+        let effect = match now.ms >= it.until_ms {
+            true => Effect::Release,
+            false => Effect::Wait { until_ms: it.until_ms },
+        };
+        self.then(State::Reserved { it, came: Came::OnRecord }, effect)
+    }
+
+    /// What was to charge it had no effect: it is set aside as before. What was refused for good is not tried again.
+    fn not_captured(self, it: Reservation, absence: Absence) -> Step {
+        let effect = match absence {
+            Absence::Refused(ref refusal) if !refusal.transient => Effect::Release,
+            _ => Effect::Wait { until_ms: it.until_ms },
+        };
+        self.then(State::Reserved { it, came: Came::Uncharged(absence) }, effect)
+    }
+
+    fn release_by(self, it: Reservation, call: Arc<Call>, now: Now) -> Step {
+        let undo = Some(Undo { call, sends: 0, first_ms: now.ms });
+        Run { undo, ..self }.then(State::Releasing(it), Effect::Wait { until_ms: now.ms })
+    }
+
+    fn release(self, it: Reservation) -> Step {
+        let Some(undo) = self.undo.clone() else { return self.then(State::Releasing(it), Effect::Release) };
+        let undo = Undo { sends: undo.sends.saturating_add(1), ..undo };
+        let effect = Effect::Retract(Arc::clone(&undo.call));
+        Run { undo: Some(undo), ..self }.then(State::Freeing(it), effect)
+    }
+
+    /// Never given up: what is set aside can be set free only once, so to ask again harms nobody. When it seems in vain,
+    /// somebody should know.
+    fn not_released(self, it: Reservation, reply: &Reply, now: Now) -> Step {
+        let sends = self.undo.as_ref().map_or(0, |undo| undo.sends);
+        let policy = &self.call.archetype.retry;
+        let pause = delay(policy, sends.saturating_sub(1), now.chance).as_millis();
+        let in_vain = sends > policy.max_retries;
+        let pause_ms = i64::try_from(pause).unwrap_or(i64::MAX).max(if in_vain { SLOW_MS } else { 0 });
+        let for_good = matches!(reply, Reply::Refused(refusal) if !refusal.transient);
+        let alarms = sends == policy.max_retries.saturating_add(1) || (for_good && sends == 1);
+        let effects = [Effect::Wait { until_ms: now.ms.saturating_add(pause_ms) }];
+        let effects = effects.into_iter().chain(alarms.then_some(Effect::Alarm)).collect();
+        (Execution { run: self, state: State::Releasing(it) }, effects)
+    }
+
+    fn is_released_by(&self, it: &Reservation, call: &Call) -> bool {
+        matches!(&call.purpose, Purpose::Release { of, .. } if of == it) && self.is_beside(call)
+    }
+
+    /// INVARIANT (capture): what is set aside is charged in time, by no more than there is, by one call at a time, each of
+    /// which has a provider key of its own.
+    fn may_capture(&self, it: &Reservation, call: &Call, now: Now) -> bool {
+        let within = it.money.zip(call.money).is_some_and(|(held, asked)| is_within(asked, held));
+        let arrives_ms = call.send_by_ms.max(now.ms.saturating_add(self.terms.flight_ms));
+        matches!(&call.purpose, Purpose::Capture { of, .. } if of == it)
+            && (call.action_id, call.attempt) == (self.call.action_id, self.call.attempt)
+            && call.provider_key != self.call.provider_key
+            && within
+            && !self.is_over_at(now.ms)
+            && arrives_ms < it.until_ms
+    }
+
+    fn captures(&self) -> bool {
+        matches!(self.call.purpose, Purpose::Capture { .. })
+    }
+
+    /// Would what charges it arrive before what is set aside ends?
+    fn arrives_in_time(&self, arrives_ms: i64) -> bool {
+        match self.call.purpose {
+            Purpose::Capture { of, .. } => arrives_ms < of.until_ms,
+            _ => true,
+        }
+    }
+
     fn undo_by(self, call: Arc<Call>, now: Now) -> Step {
         let undo = Some(Undo { call, sends: 0, first_ms: now.ms });
         Run { undo, ..self }.then(State::RollingBack, Effect::Wait { until_ms: now.ms })
@@ -532,6 +684,11 @@ impl Run {
     }
 
     fn is_undone_by(&self, call: &Call) -> bool {
+        !matches!(call.purpose, Purpose::Release { .. }) && self.is_beside(call)
+    }
+
+    /// Another call of the same action.
+    fn is_beside(&self, call: &Call) -> bool {
         call.action_id == self.call.action_id && call.provider_key != self.call.provider_key
     }
 
@@ -540,12 +697,17 @@ impl Run {
     }
 
     fn is_first(&self, call: &Call) -> bool {
-        call.attempt == self.call.attempt && call.provider_key == self.call.provider_key
+        call.attempt == self.call.attempt
+            && call.provider_key == self.call.provider_key
+            && call.purpose == self.call.purpose
     }
 
     /// INVARIANT (attempt): another attempt has another provider key, and follows on an absence that is final.
     fn is_next(&self, call: &Call) -> bool {
-        Some(call.attempt) == self.call.attempt.checked_add(1) && call.provider_key != self.call.provider_key
+        Some(call.attempt) == self.call.attempt.checked_add(1)
+            && call.provider_key != self.call.provider_key
+            && matches!(call.purpose, Purpose::Act | Purpose::Reserve)
+            && (call.purpose == Purpose::Act) == (self.call.purpose == Purpose::Act)
     }
 
     /// INVARIANT (again): what may have had its effect is sent again only as the same attempt, to a provider that
@@ -559,6 +721,7 @@ impl Run {
         let arrives_ms = now_ms.saturating_add(self.terms.flight_ms);
         self.has_retries_left()
             && !self.is_over_at(now_ms)
+            && self.arrives_in_time(arrives_ms)
             && self.terms.capabilities.may_repeat(self.course.first_ms, arrives_ms)
     }
 
@@ -577,6 +740,14 @@ impl Run {
     }
 }
 
+/// Not more, and of the same currency.
+fn is_within(asked: Money, held: Money) -> bool {
+    asked.compare(held).is_some_and(Ordering::is_le)
+}
+
+/// The least pause between two requests to set something free, once that seems to be in vain.
+const SLOW_MS: i64 = 60_000;
+
 impl State {
     /// The state in a word or two.
     pub fn name(&self) -> &'static str {
@@ -587,6 +758,9 @@ impl State {
             State::InDoubt => "in doubt",
             State::Challenged { .. } => "challenged",
             State::Checking { .. } => "checking",
+            State::Reserved { .. } => "reserved",
+            State::Releasing(_) => "releasing",
+            State::Freeing(_) => "freeing",
             State::Completed(_) => "completed",
             State::Failed(_) => "failed",
             State::RollingBack => "rolling back",

@@ -56,8 +56,10 @@ pub struct Confirmation {
     pub reference: Option<String>,
     /// The provider's answer; foreign text.
     pub answer: Value,
-    /// What was charged, if the answer says so.
+    /// What was charged, or set aside, if the answer says so.
     pub charged: Option<Money>,
+    /// When what was set aside ends, in Unix milliseconds, if the answer says so.
+    pub expires_ms: Option<i64>,
 }
 
 /// A provider's no.
@@ -102,6 +104,8 @@ pub enum Absence {
     Stopped(Stop),
     /// A person says so, because nobody else does.
     Resolved,
+    /// What was set aside for it is free again, and nothing was charged.
+    Released,
     /// It was found out before, and stands in the ledger.
     OnRecord,
 }
@@ -121,7 +125,8 @@ impl Absence {
         match self {
             Absence::Refused(refusal) => refusal.transient,
             Absence::NotSent { .. } | Absence::Withheld | Absence::Final => true,
-            Absence::Deadline | Absence::Stopped(_) | Absence::Resolved | Absence::OnRecord => false,
+            Absence::Deadline | Absence::Stopped(_) => false,
+            Absence::Resolved | Absence::Released | Absence::OnRecord => false,
         }
     }
 }

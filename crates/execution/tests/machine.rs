@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use action::{
-    Action, ActionId, Archetype, Backoff, Catalogue, Environment, GuaranteeLevel, HmacKey, IdempotencyKey,
-    Request, RetryPolicy, Source, Subject, Tenant,
+    Action, ActionId, Archetype, Backoff, Catalogue, Currency, Environment, GuaranteeLevel, HmacKey,
+    IdempotencyKey, Money, Request, RetryPolicy, Source, Subject, Tenant,
 };
 use boundary::{Caller, Facts, Permit, Policies, Series, Verdict};
 use countersign_execution::{
     Absence, Call, Capabilities, Challenge, Confirmation, Course, Effect, Event, Execution, Found,
-    Idempotent, Now, Queryable, Refusal, Reply, Resolution, State, Stood, Stop, Terms, Undo, Withheld,
-    attempt_of, delay, longest_delay, provider_key, reference,
+    Idempotent, Now, Purpose, Queryable, Refusal, Reply, Reservation, Resolution, State, Stood, Stop, Terms,
+    Undo, Withheld, attempt_of, delay, longest_delay, provider_key, reference,
 };
 use proptest::prelude::*;
 
@@ -107,6 +107,105 @@ fn every_state_meets_every_event() {
         in doubt    resolved: failed      -> failed resolved
         rollback failed resolved: executed -> completed
         rollback failed resolved: rolled back -> rolled back
+        reserve sent withheld: deadline   -> failed deadline
+        reserve sent withheld: window     -> waiting + wait
+        reserve sent replied: confirmed   -> reserved + wait
+        reserve sent replied: refused     -> failed refused
+        reserve sent replied: busy        -> waiting + wait
+        reserve sent replied: not sent    -> waiting + wait
+        reserve sent replied: lost        -> in doubt + wait
+        reserve in doubt go: reserve      -> sent + invoke
+        reserve in doubt stopped          -> in doubt
+        reserve in doubt replied: confirmed -> reserved + wait
+        reserve in doubt replied: refused -> failed refused
+        reserve in doubt replied: busy    -> waiting + wait
+        reserve in doubt replied: not sent -> waiting + wait
+        reserve in doubt replied: lost    -> in doubt + wait
+        reserve in doubt asked: confirmed -> reserved + wait
+        reserve in doubt asked: absent for good -> waiting + wait
+        reserve in doubt asked: absent so far -> in doubt + clear
+        reserve in doubt asked: unknown   -> in doubt + clear
+        reserve in doubt woken            -> in doubt + inquire
+        reserve failed go: reserve 2      -> sent + invoke
+        reserve failed replied: confirmed -> failed on record + release
+        reserve failed replied: refused   -> failed on record
+        reserve failed replied: busy      -> failed on record
+        reserve failed replied: not sent  -> failed on record
+        reserve failed replied: lost      -> failed on record
+        reserve failed asked: confirmed   -> failed on record + release
+        reserve failed asked: absent for good -> failed on record
+        reserve failed asked: absent so far -> failed on record
+        reserve failed asked: unknown     -> failed on record
+        reserved    go: capture           -> sent + invoke
+        reserved    go: capture 2         -> sent + invoke
+        reserved    replied: confirmed    -> reserved
+        reserved    replied: refused      -> reserved
+        reserved    replied: busy         -> reserved
+        reserved    replied: not sent     -> reserved
+        reserved    replied: lost         -> reserved
+        reserved    asked: confirmed      -> reserved
+        reserved    asked: absent for good -> reserved
+        reserved    asked: absent so far  -> reserved
+        reserved    asked: unknown        -> reserved
+        reserved    woken                 -> reserved + wait
+        reserved    release               -> releasing + wait
+        expired     replied: confirmed    -> reserved
+        expired     replied: refused      -> reserved
+        expired     replied: busy         -> reserved
+        expired     replied: not sent     -> reserved
+        expired     replied: lost         -> reserved
+        expired     asked: confirmed      -> reserved
+        expired     asked: absent for good -> reserved
+        expired     asked: absent so far  -> reserved
+        expired     asked: unknown        -> reserved
+        expired     woken                 -> reserved + release
+        charging    withheld: deadline    -> reserved + wait
+        charging    withheld: window      -> reserved + wait
+        charging    replied: confirmed    -> completed
+        charging    replied: refused      -> reserved + release
+        charging    replied: busy         -> reserved + wait
+        charging    replied: not sent     -> reserved + wait
+        charging    replied: lost         -> in doubt + wait
+        charge in doubt go: capture       -> sent + invoke
+        charge in doubt stopped           -> in doubt
+        charge in doubt replied: confirmed -> completed
+        charge in doubt replied: refused  -> reserved + release
+        charge in doubt replied: busy     -> reserved + wait
+        charge in doubt replied: not sent -> reserved + wait
+        charge in doubt replied: lost     -> in doubt + wait
+        charge in doubt asked: confirmed  -> completed
+        charge in doubt asked: absent for good -> reserved + wait
+        charge in doubt asked: absent so far -> in doubt + clear
+        charge in doubt asked: unknown    -> in doubt + clear
+        charge in doubt woken             -> in doubt + inquire
+        uncharged   go: capture 2         -> sent + invoke
+        uncharged   replied: confirmed    -> completed + late effect
+        uncharged   replied: refused      -> reserved
+        uncharged   replied: busy         -> reserved
+        uncharged   replied: not sent     -> reserved
+        uncharged   replied: lost         -> reserved
+        uncharged   asked: confirmed      -> completed + late effect
+        uncharged   asked: absent for good -> reserved
+        uncharged   asked: absent so far  -> reserved
+        uncharged   asked: unknown        -> reserved
+        uncharged   woken                 -> reserved + wait
+        uncharged   release               -> releasing + wait
+        releasing   replied: confirmed    -> releasing
+        releasing   replied: refused      -> releasing
+        releasing   replied: busy         -> releasing
+        releasing   replied: not sent     -> releasing
+        releasing   replied: lost         -> releasing
+        releasing   asked: confirmed      -> releasing
+        releasing   asked: absent for good -> releasing
+        releasing   asked: absent so far  -> releasing
+        releasing   asked: unknown        -> releasing
+        releasing   woken                 -> freeing + retract
+        releasing   undone: confirmed     -> failed released
+        freeing     undone: confirmed     -> failed released
+        freeing     undone: refused       -> releasing + wait + alarm
+        freeing     undone: busy          -> releasing + wait
+        freeing     undone: not sent      -> releasing + wait
+        freeing     undone: lost          -> releasing + wait
     ";
     let squeeze = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
     let expected: Vec<String> = table.lines().map(squeeze).filter(|line| !line.is_empty()).collect();
@@ -242,6 +341,76 @@ fn what_undoes_an_effect_is_not_repeated_once_its_provider_may_have_forgotten_it
         let (next, _) = execution.step(Event::Woken, now(after_ms)).unwrap();
         assert_eq!(next.state().name(), state, "{sends} {after_ms}");
     }
+}
+
+#[test]
+fn what_is_set_aside_is_charged_in_time_and_by_no_more_than_there_is() {
+    let flight = Terms { flight_ms: 12_000, ..terms() };
+    let other = Currency::of("EUR").unwrap();
+    for (after_ms, money, may) in [
+        (0, usd(2500), true),
+        (0, usd(1), true),
+        (0, usd(2501), false),
+        (0, Money::new(100, other), false),
+        (0, None, false),
+        (87_999, usd(2500), true),
+        (88_000, usd(2500), false),
+    ] {
+        let call = Call { money, send_by_ms: NOW + after_ms + 12_000, ..capture(1) };
+        let stepped = stand("reserved", flight.clone()).step(Event::Go(permit(), call.into()), now(after_ms));
+        assert_eq!(stepped.is_ok(), may, "{money:?} after {after_ms}");
+    }
+    // And what is in doubt is not sent again when it would come too late.
+    for (after_ms, expected) in [(87_999, " + clear"), (88_000, " + wait")] {
+        let idempotent = Some(Idempotent { retention: Duration::from_secs(1000) });
+        let capabilities = Capabilities { idempotent, ..Capabilities::default() };
+        let doubt = stand("charge in doubt", Terms { capabilities, ..flight.clone() });
+        let (_, effects) = doubt.step(make("asked: unknown"), now(after_ms)).unwrap();
+        assert_eq!(effects.iter().map(word).collect::<String>(), expected, "{after_ms}");
+    }
+    let ends = Terms { deadline_ms: Some(NOW + 1000), ..terms() };
+    let late = stand("reserved", ends).step(make("go: capture"), now(1000));
+    assert!(late.is_err(), "the deadline is for what charges it, too");
+}
+
+#[test]
+fn a_reservation_ends_when_the_provider_says_or_may_have_forgotten_it() {
+    for (expires_ms, hold_ms, until_ms) in [
+        (None, Some(100_000), NOW + 100_000),
+        (Some(NOW + 5), None, NOW + 5),
+        (Some(NOW + 5), Some(100_000), NOW + 5),
+        (Some(NOW + 200_000), Some(100_000), NOW + 100_000),
+        (None, None, NOW),
+    ] {
+        let terms = Terms { hold_ms, ..terms() };
+        let confirmed = Confirmation { expires_ms, charged: usd(9900), ..Confirmation::default() };
+        let reply = Event::Replied(Reply::Confirmed(confirmed));
+        let (reserved, _) = stand("reserve sent", terms).step(reply, now(50)).unwrap();
+        let State::Reserved { it, .. } = reserved.state() else { panic!("{reserved:?}") };
+        assert_eq!(*it, Reservation { money: usd(2500), until_ms }, "never more than was asked for");
+    }
+    let less = Confirmation { charged: usd(900), ..Confirmation::default() };
+    let (reserved, _) =
+        stand("reserve sent", terms()).step(Event::Replied(Reply::Confirmed(less)), now(0)).unwrap();
+    assert!(matches!(reserved.state(), State::Reserved { it, .. } if it.money == usd(900)));
+}
+
+#[test]
+fn setting_free_is_never_given_up_and_somebody_hears_of_it_once() {
+    let mut execution = stand("releasing", terms());
+    let most = archetype().retry.max_retries;
+    let mut alarms = 0;
+    for sent in 1..most + 10 {
+        let (freeing, effects) = execution.step(Event::Woken, now(0)).unwrap();
+        let Effect::Retract(call) = &effects[0] else { panic!("{effects:?}") };
+        assert_eq!(call.provider_key, "release", "always under the same key");
+        let (next, effects) = freeing.step(make("undone: lost"), now(0)).unwrap();
+        let Effect::Wait { until_ms } = effects[0] else { panic!("{effects:?}") };
+        assert_eq!(until_ms >= NOW + 60_000, sent > most, "slowly, once it seems in vain");
+        alarms += effects.len() - 1;
+        execution = next;
+    }
+    assert_eq!((execution.state().name(), alarms), ("releasing", 1));
 }
 
 #[test]
@@ -427,6 +596,90 @@ proptest! {
     }
 
     #[test]
+    fn no_sequence_of_events_charges_what_is_set_aside_twice_or_too_late(
+        picks in prop::collection::vec((0..EVENTS.len(), 0..40_000_i64, 1..4000_i64), 0..80),
+        able in 0..4_usize,
+    ) {
+        let (flight_ms, hold_ms) = (12_000, Some(400_000));
+        let terms = Terms { capabilities: abilities(able), flight_ms, hold_ms, ..terms() };
+        let of = Reservation { money: usd(2500), until_ms: NOW + 400_000 };
+        let course = Course { sends: 1, retries: 0, first_ms: NOW };
+        let mut execution =
+            Execution::recover(reserve(), terms.clone(), course, Stood::Reserved(of));
+        // The capture whose fate is open, and how many there were.
+        let (mut open, mut number, mut at_ms) = (None::<String>, 0, 0);
+        let (mut under_way, mut freeing) = (false, false);
+        for (pick, pause, minor) in picks {
+            at_ms += pause;
+            let before = (execution.state().name(), execution.course());
+            let event = match EVENTS[pick] {
+                "go: capture" | "go: capture 2" => {
+                    number += 1;
+                    let purpose = Purpose::Capture { reservation: None, of };
+                    let call = Call { purpose, money: usd(minor), ..capture(number) };
+                    Event::Go(permit(), at(call, at_ms).into())
+                }
+                "go: attempt 1" => Event::Go(permit(), at(Call::clone(execution.call()), at_ms).into()),
+                "release" => {
+                    let purpose = Purpose::Release { reservation: None, of };
+                    Event::Undo(Call { purpose, ..release_call() }.into())
+                }
+                other => make(other),
+            };
+            let name = event.name();
+            let replied = matches!(event, Event::Replied(_) | Event::Withheld(_));
+            let call = Arc::clone(execution.call());
+            let Ok((next, effects)) = execution.step(event, now(at_ms)) else {
+                let (stood, undo) = match before.0 {
+                    "sent" | "in doubt" => (Stood::InDoubt, None),
+                    "reserved" => (Stood::Reserved(of), None),
+                    "releasing" | "freeing" => {
+                        let purpose = Purpose::Release { reservation: None, of };
+                        let call = Call { purpose, ..release_call() };
+                        let undo = Undo { call: call.into(), sends: 1, first_ms: NOW };
+                        (Stood::Releasing(of), Some(undo))
+                    }
+                    _ => return Ok(()),
+                };
+                (under_way, freeing) = (false, false);
+                execution =
+                    Execution::recover_undone(Call::clone(&call), terms.clone(), before.1, stood, undo);
+                continue;
+            };
+            under_way &= !replied;
+            freeing &= !name.starts_with("undone");
+            for effect in effects {
+                match effect {
+                    Effect::Invoke(call) => {
+                        prop_assert!(!under_way && !freeing, "two under way");
+                        prop_assert!(open.is_none() || open.as_deref() == Some(&call.provider_key));
+                        prop_assert!(call.money.unwrap().minor() <= 2500, "{:?}", call.money);
+                        prop_assert!(call.send_by_ms < of.until_ms, "too late: {}", at_ms);
+                        (under_way, open) = (true, Some(call.provider_key.clone()));
+                    }
+                    Effect::Retract(_) => {
+                        prop_assert!(!under_way && !freeing && open.is_none(), "charged and set free");
+                        freeing = true;
+                    }
+                    _ => {}
+                }
+            }
+            if next.state().name() == "reserved" && open.is_some() {
+                let certain = name == "asked: absent for good"
+                    || (before.1.sends == 1 && (name.starts_with("replied") || name.starts_with("withheld")));
+                prop_assert!(certain, "{name} in {before:?}");
+                open = None;
+            }
+            execution = next;
+            if execution.state().is_settled() {
+                // What is charged late is known to be so; what is set free was not charged before.
+                prop_assert!(execution.state().name() == "completed" || open.is_none());
+                break;
+            }
+        }
+    }
+
+    #[test]
     fn no_pause_is_longer_than_the_policy_allows(
         initial in 0..4000_u64, most in 0..90_000_u64, retries in 0..200_u32, chance: u64,
         backoff in prop_oneof![Just(Backoff::Fixed), Just(Backoff::Linear), Just(Backoff::Exponential)],
@@ -471,7 +724,21 @@ fn every_open_state_has_a_way_out() {
                     let stepped = stand(state, terms.clone()).step(make(event), now(0));
                     stepped.is_ok_and(|(next, _)| next.state().is_settled())
                 };
-                assert!(EVENTS.iter().any(leaves), "{state} with {terms:?}");
+                let is_set_free = || {
+                    let path = ["release", "woken", "undone: confirmed"].into_iter();
+                    let end = path.fold(Some(stand(state, terms.clone())), |execution, event| {
+                        execution?.step(make(event), now(0)).ok().map(|(next, _)| next)
+                    });
+                    end.is_some_and(|execution| execution.state().is_settled())
+                };
+                let ends_by_itself = || {
+                    let (next, effects) = stand(state, terms.clone()).step(Event::Woken, now(0)).unwrap();
+                    next.state().name() == "reserved" && matches!(effects[..], [Effect::Release])
+                };
+                assert!(
+                    EVENTS.iter().any(leaves) || is_set_free() || ends_by_itself(),
+                    "{state} with {terms:?}"
+                );
             }
         }
     }
@@ -575,7 +842,9 @@ const MOST_RETRIES: u32 = 2;
 /// How long a payer has.
 const CHALLENGE_MS: i64 = 600_000;
 
-const STATES: [&str; 13] = [
+const HOLD_MS: Option<i64> = Some(100_000);
+
+const STATES: [&str; 23] = [
     "intended",
     "sent",
     "sent again",
@@ -589,11 +858,27 @@ const STATES: [&str; 13] = [
     "undoing",
     "rolled back",
     "rollback failed",
+    "reserve sent",
+    "reserve in doubt",
+    "reserve failed",
+    "reserved",
+    "expired",
+    "charging",
+    "charge in doubt",
+    "uncharged",
+    "releasing",
+    "freeing",
 ];
 
-const EVENTS: [&str; 28] = [
+const EVENTS: [&str; 34] = [
     "go: attempt 1",
     "go: attempt 2",
+    "go: reserve",
+    "go: reserve 2",
+    "go: capture",
+    "go: capture 2",
+    "go: too much",
+    "release",
     "stopped",
     "withheld: deadline",
     "withheld: window",
@@ -650,6 +935,24 @@ fn stand(state: &str, terms: Terms) -> Execution {
                 _ => resting,
             }
         }
+        "reserve sent" => {
+            Execution::intended(reserve().into(), terms.clone()).step(make("go: reserve"), now(0)).unwrap().0
+        }
+        "reserve in doubt" => Execution::recover(reserve(), terms, course, Stood::InDoubt),
+        "reserve failed" => Execution::recover(reserve(), terms, course, Stood::Failed),
+        "reserved" => Execution::recover(reserve(), terms, course, Stood::Reserved(held())),
+        "expired" => {
+            let over = Reservation { until_ms: NOW, ..held() };
+            Execution::recover(reserve(), terms, course, Stood::Reserved(over))
+        }
+        "charging" => stand("reserved", terms).step(make("go: capture"), now(0)).unwrap().0,
+        "charge in doubt" => Execution::recover(capture(1), terms, course, Stood::InDoubt),
+        "uncharged" => stand("charging", terms).step(make("replied: busy"), now(0)).unwrap().0,
+        "releasing" => {
+            let undo = Undo { call: release_call().into(), sends: 0, first_ms: NOW };
+            Execution::recover_undone(reserve(), terms, course, Stood::Releasing(held()), Some(undo))
+        }
+        "freeing" => stand("releasing", terms).step(Event::Woken, now(0)).unwrap().0,
         "completed" => recovered(Stood::InDoubt).step(make("replied: confirmed"), now(0)).unwrap().0,
         _ => recovered(Stood::Failed),
     }
@@ -660,6 +963,14 @@ fn make(event: &str) -> Event {
     match event {
         "go: attempt 1" => Event::Go(permit(), call(1).into()),
         "go: attempt 2" => Event::Go(permit(), call(2).into()),
+        "go: reserve" => Event::Go(permit(), reserve().into()),
+        "go: reserve 2" => {
+            Event::Go(permit(), Call { purpose: Purpose::Reserve, money: usd(2500), ..call(2) }.into())
+        }
+        "go: capture" => Event::Go(permit(), capture(1).into()),
+        "go: capture 2" => Event::Go(permit(), capture(2).into()),
+        "go: too much" => Event::Go(permit(), Call { money: usd(2501), ..capture(3) }.into()),
+        "release" => Event::Undo(release_call().into()),
         "stopped" => Event::Stopped(Stop { code: "EP_FROZEN", reasons: Vec::new() }),
         "withheld: deadline" => Event::Withheld(Withheld::Deadline),
         "withheld: window" => Event::Withheld(Withheld::Window),
@@ -709,6 +1020,7 @@ fn told(execution: &Execution) -> String {
         State::Failed(Absence::Stopped(_)) => " stopped",
         State::Failed(Absence::Resolved) => " resolved",
         State::Failed(Absence::OnRecord) => " on record",
+        State::Failed(Absence::Released) => " released",
         _ => "",
     };
     format!("{}{how}", execution.state().name())
@@ -725,6 +1037,7 @@ fn word(effect: &Effect) -> &'static str {
         Effect::Check(_) => " + check",
         Effect::Retract(_) => " + retract",
         Effect::Alarm => " + alarm",
+        Effect::Release => " + release",
     }
 }
 
@@ -747,6 +1060,7 @@ fn terms() -> Terms {
         deadline_ms: None,
         flight_ms: 0,
         checked: false,
+        hold_ms: HOLD_MS,
     }
 }
 
@@ -763,6 +1077,29 @@ fn abilities(which: usize) -> Capabilities {
     }
 }
 
+/// What the provider has set aside.
+fn held() -> Reservation {
+    Reservation { money: usd(2500), until_ms: NOW + 100_000 }
+}
+
+fn reserve() -> Call {
+    Call { purpose: Purpose::Reserve, money: usd(2500), ..call(1) }
+}
+
+fn capture(number: u32) -> Call {
+    let purpose = Purpose::Capture { reservation: Some("res".to_owned()), of: held() };
+    Call { provider_key: format!("capture {number}"), purpose, money: usd(1000), ..call(1) }
+}
+
+fn release_call() -> Call {
+    let purpose = Purpose::Release { reservation: Some("res".to_owned()), of: held() };
+    Call { provider_key: "release".to_owned(), purpose, ..call(1) }
+}
+
+fn usd(minor: i64) -> Option<Money> {
+    Money::new(minor, Currency::of("USD").unwrap())
+}
+
 fn call(attempt: u32) -> Call {
     let action_id = ActionId::new(1_760_000_000_000, *b"0123456789");
     Call {
@@ -776,6 +1113,7 @@ fn call(attempt: u32) -> Call {
         provider_key: format!("key {attempt}"),
         reference: reference(&action_id, attempt),
         send_by_ms: NOW,
+        purpose: Purpose::Act,
     }
 }
 

@@ -150,7 +150,6 @@ impl Gateway {
                 reply
             }
         };
-        let attempt = execution.call().attempt;
         let confirmed = match &reply {
             Reply::Confirmed(confirmation) => Some(confirmation.clone()),
             _ => None,
@@ -160,7 +159,7 @@ impl Gateway {
         drop(place);
         match (followed, confirmed) {
             (Err(error), confirmed) if error.code == Code::StateConflict => {
-                let overtaken = self.overtaken(&tenant, (id, attempt), confirmed, under_way);
+                let overtaken = self.overtaken(&tenant, (id, &call), confirmed, under_way);
                 Box::pin(overtaken).await?.ok_or(error)
             }
             (followed, _) => followed,
@@ -233,6 +232,9 @@ impl Gateway {
         let ending = match execution.state() {
             State::Completed(confirmation) => self.confirmed(pending, confirmation)?,
             State::Failed(absence) => self.absent(pending, absence)?,
+            State::Reserved { it, came } => {
+                return self.set_aside(tenant, pending, (*it, came), effects).await.map(Followed::Said);
+            }
             State::Waiting { due_ms, after } => {
                 self.defer(tenant, pending, *due_ms, after).await?;
                 return Ok(Followed::Rests(*due_ms));
@@ -261,6 +263,8 @@ impl Gateway {
             }
             State::Intended
             | State::Sent(_)
+            | State::Releasing(_)
+            | State::Freeing(_)
             | State::RollingBack
             | State::Undoing
             | State::RolledBack(_)
@@ -408,7 +412,8 @@ fn log_unanswered(action: ActionId, provider: &str, reply: &Reply) {
     match reply {
         Reply::NotSent { why } => tracing::warn!(%action, provider, %why, "nothing was sent"),
         Reply::Lost { why } => tracing::warn!(%action, provider, %why, "it was sent and not answered"),
-        Reply::Confirmed(_) | Reply::Refused(_) | Reply::Challenged(_) => {}
+        Reply::Challenged(_) => tracing::info!(%action, provider, "the payer has to confirm it first"),
+        Reply::Confirmed(_) | Reply::Refused(_) => {}
     }
 }
 
@@ -476,6 +481,10 @@ mod tests {
 
         fn query<'a>(&'a self, call: &'a execution::Call, now_ms: i64) -> BoxFuture<'a, Found> {
             self.0.query(call, now_ms)
+        }
+
+        fn reserves(&self) -> Option<provider::Reserves> {
+            self.0.reserves()
         }
 
         fn rollback(&self) -> Option<provider::Rollback> {

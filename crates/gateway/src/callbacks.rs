@@ -28,6 +28,8 @@ struct Word {
     provider: Arc<dyn Provider>,
     id: ActionId,
     attempt: u32,
+    /// Our name for the call that it is about.
+    about: String,
     reply: Reply,
 }
 
@@ -104,7 +106,7 @@ impl Gateway {
             let Some((id, attempt)) = execution::attempt_of(&about) else { continue };
             let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
             if stored.is_some_and(|stored| *stored.archetype == *archetype) {
-                return Ok(Some(Word { tenant, provider, id, attempt, reply }));
+                return Ok(Some(Word { tenant, provider, id, attempt, about, reply }));
             }
         }
         Ok(None)
@@ -123,14 +125,22 @@ impl Gateway {
     async fn take_once(self: &Arc<Self>, word: &Word) -> Result<(), Error> {
         let stored = self.ledger.action(&word.tenant.tenant, word.id).await.map_err(unavailable)?;
         let stored = stored.ok_or_else(|| internal("an action is gone"))?;
-        // Of what was erased nothing is left that could go on.
-        let Ok(row) = IntentRow::from_bytes(&stored.payload) else { return Ok(()) };
+        let row = match IntentRow::from_bytes(&stored.payload) {
+            Ok(row) => row,
+            // Nothing is left of it that could go on.
+            Err(error) if error.code == Code::Erased => return Ok(()),
+            Err(error) => return Err(error),
+        };
         let Some(call) = row.call.as_ref().filter(|call| call.was_for(word.provider.as_ref())) else {
             tracing::warn!(action = %word.id, "a callback is from another provider than the action was sent to");
             return Ok(());
         };
         if call.attempt != word.attempt {
             return self.of_another_attempt(word, &stored, call.attempt).await;
+        }
+        if call.reference != word.about {
+            // Another call of the same attempt, such as what reserves, while what charges is under way.
+            return Ok(());
         }
         let asks = word.provider.capabilities().can_be_asked();
         match stored.state {
@@ -184,7 +194,7 @@ impl Gateway {
         }
         let under_way = self.look_after_alone(word.id);
         let _place = self.concluding.acquire().await;
-        self.answered_late(&word.tenant, word.id, word.reply.clone(), under_way).await.map(drop)
+        self.answered_late(&word.tenant, (word.id, None), word.reply.clone(), under_way).await.map(drop)
     }
 
     /// An effect of an attempt that was taken for absent before another one followed.

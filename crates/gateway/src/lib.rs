@@ -55,6 +55,7 @@ mod pursue;
 mod recovery;
 mod remember;
 mod request;
+mod reserve;
 mod resolve;
 mod rollback;
 mod rollbacks;
@@ -85,6 +86,7 @@ pub use outcome::{Details, Kind, Missing, Outcome, ReceiptRef, Render, Reply, WO
 pub use provider::Signed;
 pub use provider::runner::{End, Output, Report};
 pub use request::{Answer, Ask};
+pub use reserve::{CaptureView, ReservationView};
 pub use resolve::{Decision, ResolutionView, ResolveAsk};
 pub use rollbacks::{Fate, ROLLBACK_FAILED, UndoneView};
 pub use runs::{Begun, Next as NextRun, RunView};

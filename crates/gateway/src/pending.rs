@@ -86,17 +86,19 @@ impl Pending {
         })?;
         let constraints = serde_json::from_str(self.row.constraints.get())
             .map_err(|_| internal("stored constraints cannot be read"))?;
+        let (purpose, money) = self.row.purpose(self.money)?;
         Ok(Call {
             action_id: self.id,
             tenant: self.tenant.clone(),
             environment,
             archetype: Arc::clone(archetype),
             constraints,
-            money: self.money,
+            money,
             attempt: row.attempt,
             provider_key: row.provider_key.clone(),
             reference: row.reference.clone(),
             send_by_ms: row.send_by_ms,
+            purpose,
         })
     }
 
@@ -132,9 +134,10 @@ impl Pending {
         )
     }
 
-    /// Was its last attempt first sent after the caller was told something?
+    /// Was its last attempt first sent after the caller was told something? What charges a reservation is no other attempt.
     pub(crate) fn tried_since(&self, told: &Told) -> bool {
-        let first_ms = self.row.call.as_ref().and_then(|call| call.first_ms);
+        let latest = self.row.reservation.as_ref().map(|it| &it.call).or(self.row.call.as_ref());
+        let first_ms = latest.and_then(|call| call.first_ms);
         first_ms.is_some_and(|first_ms| first_ms > told.at_ms)
     }
 
@@ -169,7 +172,9 @@ pub(crate) fn terms(
         capabilities.challenge.filter(|_| mode == Some(PaymentMode::ImmediateChargeWithChallenge));
     // A price that was asked for is no effect.
     let checked = provider.checks() && mode != Some(PaymentMode::QuoteOnly);
-    Terms { capabilities, retry, deadline_ms, flight_ms, checked }
+    let hold = provider.reserves().and_then(|reserves| reserves.hold);
+    let hold_ms = hold.map(|hold| i64::try_from(hold.as_millis()).unwrap_or(i64::MAX / 2));
+    Terms { capabilities, retry, deadline_ms, flight_ms, checked, hold_ms }
 }
 
 /// The parts of a payload that no decision is needed for.
@@ -212,6 +217,7 @@ pub(crate) fn describe(of: &Described<'_>, chain: &Chain, call: Option<CallRow>)
         retry: action.retry.map(Into::into),
         snapshot: None,
         check: None,
+        reservation: None,
         rollback: None,
         held_for: Vec::new(),
         repeat_of: action.repeat_of.map(|id| id.to_string()),

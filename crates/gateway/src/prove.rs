@@ -67,6 +67,9 @@ struct Sent<'a> {
     #[serde(rename = "providerKey")]
     provider_key: &'a str,
     reference: &'a str,
+    /// Our name for the call that had set aside what this one charges or sets free.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reservation: Option<&'a str>,
     /// A commitment to what there was before, where that is promised.
     #[serde(skip_serializing_if = "Option::is_none")]
     snapshot: Option<String>,
@@ -103,6 +106,11 @@ impl Gateway {
         };
         let (code, reasons) = match absence {
             Absence::Deadline => (Code::DeadlineExceeded, vec![absence_word(absence).to_owned()]),
+            Absence::Released => {
+                let release = pending.row.reservation.as_ref().and_then(|it| it.release.as_ref());
+                let why = release.map_or(absence_word(absence), |release| release.why.as_str());
+                (Code::Released, vec![why.to_owned()])
+            }
             Absence::Stopped(stop) => {
                 (Code::parse(stop.code).unwrap_or(Code::BoundaryBlock), stop.reasons.clone())
             }
@@ -121,7 +129,8 @@ impl Gateway {
         confirmation: &'a Confirmation,
     ) -> Result<Ending<'a>, Error> {
         let quote_only = pending.row.payment_mode == action::PaymentMode::QuoteOnly.as_str();
-        let charged = match (pending.money, quote_only) {
+        let (_, asked) = pending.row.purpose(pending.money)?;
+        let charged = match (asked, quote_only) {
             (Some(money), false) => Some(confirmation.charged.unwrap_or(money)),
             _ => None,
         };
@@ -168,7 +177,8 @@ impl Gateway {
     ) -> Result<Ending<'a>, Error> {
         let mut chain = self.begin_ending(pending)?;
         let error = refused(code, reason)?;
-        self.push_execute(&mut chain, pending, "absent", None, answer, error)?;
+        let result = if code == Code::Released { "released" } else { "absent" };
+        self.push_execute(&mut chain, pending, result, None, answer, error)?;
         push_split(&mut chain, pending, None, PaymentStatus::NotCharged)?;
         Ok(Ending {
             kind: Kind::Failed,
@@ -373,6 +383,7 @@ impl Gateway {
             provider: &call.provider,
             provider_key: &call.provider_key,
             reference: &call.reference,
+            reservation: pending.row.reservation.as_ref().map(|it| it.call.reference.as_str()),
             snapshot: snapshot_of(pending)?,
         };
         let resolved = pending.word.as_ref().map(|word| spoken(word, pending)).transpose()?;
@@ -414,6 +425,7 @@ pub(crate) fn absence_word(absence: &Absence) -> &'static str {
         Absence::Deadline => "deadline_before_sending",
         Absence::Stopped(_) => "stopped",
         Absence::Resolved => RESOLVED,
+        Absence::Released => "released",
         Absence::OnRecord => "failed",
     }
 }

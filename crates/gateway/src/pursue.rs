@@ -16,6 +16,7 @@ use crate::prove::absence_word;
 use crate::recovery::reference;
 use crate::remember::{draft, outward, unavailable};
 use crate::request::Next;
+use crate::reserve::reservation_of;
 use crate::row::{IntentRow, OutcomeRow, VERSION, internal};
 use crate::tenants::{Rules, TenantState};
 use crate::{Answer, Code, Error, clock};
@@ -46,6 +47,7 @@ impl Gateway {
             (State::Sent | State::InDoubt, _) => Stood::InDoubt,
             (State::Challenged, until_ms) => Stood::Challenged { until_ms: until_ms.unwrap_or(0) },
             (State::Waiting, due_ms) => Stood::Waiting { due_ms: due_ms.unwrap_or(0) },
+            (State::Reserved, _) => return self.tend_reserved(tenant, &stored).await,
             (State::Checking, _) => return self.check_further(tenant, &stored).await,
             (State::RollingBack | State::Retracting, _) => return self.undo_on(tenant, &stored).await,
             _ => return self.over(&stored),
@@ -198,11 +200,8 @@ impl Gateway {
             Error::new(Code::ProviderCannot, format!("archetype `{}` is no longer bound", pending.archetype))
         })?;
         let sent = pending.row.call.as_ref().filter(|sent| !sent.was_for(provider.as_ref()));
-        let by_who_knows = matches!(
-            stood,
-            Stood::InDoubt | Stood::Challenged { .. } | Stood::RollingBack | Stood::Completed
-        );
-        if let Some(sent) = sent.filter(|_| by_who_knows) {
+        let bears_on_it = !matches!(stood, Stood::Waiting { .. } | Stood::Failed | Stood::RollbackFailed);
+        if let (Some(sent), true) = (sent, bears_on_it) {
             // Another provider's "no such payment" says nothing about this one.
             return Err(Error::new(
                 Code::ProviderCannot,
@@ -225,6 +224,10 @@ impl Gateway {
         stood: Stood,
         under_way: UnderWay,
     ) -> Result<Option<Answer>, Error> {
+        // It was set free, and said so: there is nothing to ask after.
+        if pending.row.reservation.as_ref().is_some_and(|it| it.release.is_some()) {
+            return Ok(None);
+        }
         let (provider, call) = self.bound(pending, rules, stood)?;
         let same = pending.row.call.as_ref().is_some_and(|sent| sent.was_for(provider.as_ref()));
         if !same || !provider.capabilities().can_be_asked() {
@@ -235,10 +238,15 @@ impl Gateway {
             let why = "the provider does not say what became of the attempt before";
             return Err(Error::new(Code::Unavailable, why).retry_after(5));
         }
-        let execution = pending.execution(call, provider.as_ref(), stood);
-        let (execution, effects) = self.step(execution, Event::Asked(found))?;
+        let execution = pending.execution(call.clone(), provider.as_ref(), stood);
+        let (execution, effects) = self.step(execution, Event::Asked(found.clone()))?;
         if effects.is_empty() {
             return Ok(None);
+        }
+        if let (Some(Effect::Release), Found::Confirmed(it)) = (effects.first(), &found) {
+            let free = self.set_stray_free(tenant, pending, provider.as_ref(), (&call, it)).await;
+            let why = "the provider still holds what the attempt before had reserved";
+            return if free { Ok(None) } else { Err(Error::new(Code::Unavailable, why).retry_after(5)) };
         }
         match self.follow(tenant, pending, &execution, &effects).await? {
             Followed::Said(answer) => {
@@ -254,21 +262,21 @@ impl Gateway {
     pub(crate) async fn overtaken(
         self: &Arc<Self>,
         tenant: &Arc<TenantState>,
-        (id, attempt): (ActionId, u32),
+        (id, sent): (ActionId, &execution::Call),
         confirmed: Option<Confirmation>,
         under_way: UnderWay,
     ) -> Result<Option<Followed>, Error> {
         let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
         let stored = stored.ok_or_else(|| internal("an admitted action is not in the ledger"))?;
         let call = IntentRow::from_bytes(&stored.payload)?.call;
-        let same = call.is_some_and(|call| call.attempt == attempt);
+        let same = call.is_some_and(|call| call.reference == sent.reference);
         match (stored.state, confirmed) {
             (State::Executed, _) | (State::Failed, None) if same => {
                 self.last_said(&stored).map(Followed::Said).map(Some)
             }
             (_, Some(confirmation)) => {
                 let reply = Reply::Confirmed(confirmation);
-                self.answered_late(tenant, id, reply, Some(under_way)).await.map(Some)
+                self.answered_late(tenant, (id, Some(sent)), reply, Some(under_way)).await.map(Some)
             }
             (_, None) => Ok(None),
         }
@@ -279,30 +287,38 @@ impl Gateway {
     pub(crate) async fn answered_late(
         self: &Arc<Self>,
         tenant: &Arc<TenantState>,
-        id: ActionId,
+        (id, sent): (ActionId, Option<&execution::Call>),
         reply: Reply,
         under_way: Option<UnderWay>,
     ) -> Result<Followed, Error> {
         let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
         let stored = stored.ok_or_else(|| internal("an admitted action is not in the ledger"))?;
+        let told = self.told(&stored).await?;
+        let pending = Pending::restore(&stored, told)?;
         let stood = match stored.state {
             State::Failed if under_way.is_some() => Stood::Failed,
             State::Waiting if under_way.is_some() => Stood::Waiting { due_ms: stored.due_ms.unwrap_or(0) },
             State::Sent | State::InDoubt => Stood::InDoubt,
             State::Challenged => Stood::Challenged { until_ms: stored.due_ms.unwrap_or(0) },
+            State::Reserved => Stood::Reserved(reservation_of(&pending.row)?.read(pending.money)?),
             _ => return Err(Error::new(Code::StateConflict, "somebody else went on with the action")),
         };
-        let told = self.told(&stored).await?;
-        let pending = Pending::restore(&stored, told)?;
         let rules = tenant.rules();
-        let (provider, call) = self.bound(&pending, &rules, Stood::Failed)?;
-        let execution = pending.execution(call, provider.as_ref(), stood);
-        let (execution, effects) = self.step(execution, Event::Replied(reply))?;
-        let goes_on =
-            matches!(execution.state(), execution::State::Waiting { .. } | execution::State::Checking { .. });
-        let told = execution.state().is_settled() || goes_on;
-        if !told || (effects.is_empty() && stored.state == State::Failed) {
-            // It says nothing that is not known.
+        let (provider, latest) = self.bound(&pending, &rules, Stood::Failed)?;
+        let sent = sent.cloned().unwrap_or(latest);
+        let execution = pending.execution(sent.clone(), provider.as_ref(), stood);
+        let (execution, effects) = self.step(execution, Event::Replied(reply.clone()))?;
+        if let (Some(Effect::Release), Reply::Confirmed(it)) = (effects.first(), &reply) {
+            self.set_stray_free(tenant, &pending, provider.as_ref(), (&sent, it)).await;
+            return self.last_said(&stored).map(Followed::Said);
+        }
+        let goes_on = match execution.state() {
+            execution::State::Checking { .. } => true,
+            execution::State::Reserved { came, .. } => !matches!(came, execution::Came::OnRecord),
+            state => state.is_settled(),
+        };
+        if !goes_on {
+            // Of two sends it speaks for one.
             return Ok(Followed::Said(self.say_sent(id, &pending.row)));
         }
         let followed = self.follow(tenant, &pending, &execution, &effects).await?;
@@ -382,7 +398,7 @@ impl Gateway {
         self.last_said(stored).map(Pursued::Over)
     }
 
-    fn last_said(&self, stored: &Stored) -> Result<Answer, Error> {
+    pub(crate) fn last_said(&self, stored: &Stored) -> Result<Answer, Error> {
         let reply = stored.reply.clone().ok_or_else(|| internal("an action ended without a word"))?;
         let reply = crate::Reply { status: reply.status, body: reply.body };
         Ok(Answer { reply, replayed: false, action_id: Some(stored.id) })

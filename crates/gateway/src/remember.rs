@@ -220,7 +220,8 @@ pub(crate) fn outward(state: State) -> &'static str {
     match state {
         State::Held => "INTENDED",
         State::Approved => "APPROVED",
-        State::Sent | State::InDoubt | State::Waiting | State::Challenged | State::Checking => "EXECUTING",
+        State::Sent | State::InDoubt | State::Waiting => "EXECUTING",
+        State::Challenged | State::Checking | State::Reserved => "EXECUTING",
         State::Executed => "COMPLETED",
         State::Failed | State::Refused => "FAILED",
         State::Retracting | State::RollingBack | State::RollbackFailed => "ROLLING_BACK",
@@ -252,6 +253,7 @@ pub(crate) fn event(state: State, code: Option<Code>) -> &'static str {
         State::InDoubt => "in_doubt",
         State::Waiting => ledger::WAITING,
         State::Challenged => ledger::CHALLENGED,
+        State::Reserved => ledger::RESERVED,
         State::Executed => "executed",
         State::Failed => "failed",
         State::Refused => "refused",
@@ -272,7 +274,7 @@ fn spent_as(kind: Kind, state: State) -> State {
 fn correction(state: State, reserved: Option<Money>, charged: Option<Money>) -> Option<i64> {
     match (state, reserved, charged) {
         (State::Held | State::Approved | State::Sent | State::InDoubt | State::Waiting, ..) => None,
-        (State::Challenged | State::Checking | State::Retracting, ..) => None,
+        (State::Challenged | State::Checking | State::Retracting | State::Reserved, ..) => None,
         // What is given back refills nothing.
         (State::RollingBack | State::RollbackFailed | State::RolledBack, ..) => None,
         (State::Failed | State::Refused, ..) => Some(0),

@@ -204,6 +204,8 @@ fn able(action: &Action, provider: &dyn Provider) -> Result<(), Error> {
         PaymentMode::ImmediateCharge => {}
         PaymentMode::QuoteOnly if quotes(action) => {}
         PaymentMode::ImmediateChargeWithChallenge if provider.capabilities().challenge.is_some() => {}
+        PaymentMode::ReserveIfAvailable
+            if provider.reserves().is_some() && action.archetype.money.is_some() => {}
         mode => {
             return Err(Error::new(
                 Code::ProviderCannot,

@@ -359,7 +359,14 @@ impl Gateway {
         let course = pending.row.call.as_ref().map(crate::row::CallRow::course);
         let course = course.ok_or_else(|| internal("an action without a call was sent"))?;
         let capabilities = Capabilities::default();
-        let terms = Terms { capabilities, retry: None, deadline_ms: None, flight_ms: 0, checked: false };
+        let terms = Terms {
+            capabilities,
+            retry: None,
+            deadline_ms: None,
+            flight_ms: 0,
+            checked: false,
+            hold_ms: None,
+        };
         Ok(Execution::recover(call, terms, course, stood))
     }
 
@@ -518,6 +525,7 @@ fn needs_no_word(state: State, decision: Decision) -> Error {
         State::RollbackFailed => "the action was carried out: its effect was undone by other means, or stays",
         State::Held | State::Approved => "the action waits for people and was not sent",
         State::Sent => "somebody is sending the action just now",
+        State::Reserved => "money is reserved for the action: capture or release it",
         State::Challenged => "the payer can still confirm it",
         State::Checking => {
             "the action was carried out, and its provider is being asked whether all is as it should be"

@@ -30,7 +30,7 @@ use crate::views::ActionView;
 use crate::{Code, Error, clock};
 
 /// So long whoever sent it may take to write down what came of it, after its provider's time is over.
-const LEASE_AFTER: Duration = Duration::from_secs(5);
+pub(crate) const LEASE_AFTER: Duration = Duration::from_secs(5);
 
 impl Gateway {
     /// Has the effect of an action undone that was carried out, within the window that its binding gives. However often it
@@ -335,7 +335,11 @@ impl Gateway {
     }
 
     /// Does a freeze cover it that includes what undoes effects?
-    async fn stops_rollback(&self, stored: &Stored, provider: &dyn Provider) -> Result<bool, Error> {
+    pub(crate) async fn stops_rollback(
+        &self,
+        stored: &Stored,
+        provider: &dyn Provider,
+    ) -> Result<bool, Error> {
         let freezes = self.ledger.freezes().await.map_err(unavailable)?;
         Ok(freezes.iter().filter(|freeze| freeze.include_rollback).any(|freeze| {
             freeze.scope.covers(&stored.tenant, &stored.subject, &stored.archetype, Some(provider.name()))
@@ -375,11 +379,11 @@ pub(crate) fn undo_call(tenant: &TenantState, call: &Call, provider: &dyn Provid
 }
 
 /// How long after it is marked sent it can still leave.
-fn flight(provider: &dyn Provider) -> Duration {
+pub(crate) fn flight(provider: &dyn Provider) -> Duration {
     SEND_WINDOW + provider.patience()
 }
 
-fn millis(duration: Duration) -> i64 {
+pub(crate) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 2)
 }
 

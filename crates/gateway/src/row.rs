@@ -14,6 +14,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::outcome::Details;
+use crate::reserve::ReservationRow;
 use crate::{Code, Error, clock};
 
 /// The payload of an intent.
@@ -62,6 +63,9 @@ pub(crate) struct IntentRow {
     /// What was confirmed of its effect, if that is looked after before anything is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<CheckRow>,
+    /// What the provider has set aside for it, or had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reservation: Option<ReservationRow>,
     /// How its effect is undone, if it is to be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<RollbackRow>,
@@ -412,6 +416,8 @@ impl ConfirmedRow {
             reference: self.reference.clone(),
             answer: serde_json::from_str(self.answer.get()).map_err(unreadable)?,
             charged: money_of(self.amount.as_deref(), self.currency.as_deref())?,
+            // Only what is set aside ends by itself.
+            expires_ms: None,
         })
     }
 }

@@ -254,7 +254,7 @@ impl Gateway {
         match (stored.state, reply) {
             (State::Sent | State::InDoubt, reply) => self.reported(&tenant, &pending, reply).await,
             (State::Waiting | State::Failed, reply @ Reply::Confirmed(_)) => {
-                Box::pin(self.answered_late(&tenant, id, reply, Some(under_way))).await.map(drop)
+                Box::pin(self.answered_late(&tenant, (id, None), reply, Some(under_way))).await.map(drop)
             }
             _ => Err(Error::new(Code::StateConflict, "what became of this call is on record")),
         }

@@ -80,6 +80,7 @@ impl Gateway {
         let stored = self.visible(caller, id).await?;
         if !matches!(stored.state, State::Held | State::Approved | State::Waiting) {
             let why = match stored.state {
+                State::Reserved => "what is set aside is not cancelled: release it",
                 State::Sent | State::InDoubt | State::Challenged | State::Checking | State::Retracting => {
                     "the action was sent: what is out there cannot be called back"
                 }
@@ -121,7 +122,7 @@ pub(crate) fn busy() -> Error {
 }
 
 /// Judged anew, it is refused: an error and no outcome, because the action stays as it was.
-fn refusal(stop: &Stop) -> Error {
+pub(crate) fn refusal(stop: &Stop) -> Error {
     let why = format!("judged anew, it may not be sent: {} {}", stop.code, stop.reasons.join(", "));
     Error::new(Code::StateConflict, why.trim_end())
 }

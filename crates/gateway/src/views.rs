@@ -13,6 +13,7 @@ use crate::gateway::Gateway;
 use crate::outcome::{ReceiptRef, Reply};
 use crate::recovery::reference;
 use crate::remember::{outward, unavailable};
+use crate::reserve::ReservationView;
 use crate::resolve::{ResolutionView, words};
 use crate::row::{AttemptRow, CallRow, IntentRow, OutcomeRow, RetryRow, RollbackRow, internal};
 use crate::{Code, Error, clock};
@@ -62,6 +63,8 @@ pub struct ActionView {
     pub attempts: Vec<AttemptView>,
     /// What there was before it changed it, where that is promised and the provider could say; the provider's words.
     pub snapshot: Option<Value>,
+    /// What the provider has set aside for it, or had.
+    pub reservation: Option<ReservationView>,
     /// How its effect is undone, if somebody asked for that.
     pub rollback: Option<RollbackView>,
     /// What the provider confirmed.
@@ -303,6 +306,7 @@ fn view(
         retry_count: attempts.iter().map(|it| it.sends).sum::<u32>().saturating_sub(1),
         retry: row.retry.map(RetryView::of),
         snapshot: row.snapshot.and_then(|it| serde_json::from_str(it.get()).ok()),
+        reservation: row.reservation.as_ref().map(|it| ReservationView::of(it, stored.state, &row.currency)),
         rollback: row.rollback.map(|rollback| RollbackView::of(rollback, stored.state)),
         attempts,
         confirmation: said.as_ref().and_then(confirmation),
@@ -326,7 +330,7 @@ fn decided_by(stored: &Stored, said: &[GivenView]) -> Option<Option<String>> {
 /// Those that are over, and the latest unless it is one of them.
 fn attempts(row: &IntentRow) -> Vec<AttemptView> {
     let mut attempts: Vec<AttemptView> = row.attempts.iter().map(AttemptView::over).collect();
-    let latest = row.call.as_ref();
+    let latest = row.reservation.as_ref().map(|it| &it.call).or(row.call.as_ref());
     attempts.extend(
         latest
             .filter(|call| row.attempts.last().is_none_or(|last| last.attempt < call.attempt))

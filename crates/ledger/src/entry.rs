@@ -472,8 +472,14 @@ pub const CHALLENGED: &str = "challenged";
 pub const CHECKING: &str = "checking";
 /// Event of an action whose effect is being undone before the last word is said.
 pub const RETRACTING: &str = "retracting";
-/// Event of an action whose effect is being undone.
+/// Event of an action for which money is set aside, and of each step of setting that free.
+pub const RESERVED: &str = "reserved";
+/// Event of what could not be undone, or not be set free so far.
+pub(crate) const ROLLBACK_FAILED: &str = "rollback_failed";
+/// Event of each step of undoing an effect.
 pub const ROLLING_BACK: &str = "rolling_back";
+/// Event of an action that is marked sent to be charged what is set aside.
+pub const CHARGING: &str = "charging";
 /// Event of an action that is marked sent once more.
 pub const SENT_AGAIN: &str = "sent_again";
 /// Events of a person's word on a held action: for it, and against it.

@@ -96,7 +96,7 @@ pub enum Basis {
         round: u32,
     },
     /// It was sent before, and its debits and claims stand: only freezes and mandates are looked at again. What waits
-    /// is sent from now on; what is in doubt stays so.
+    /// or is reserved is sent from now on; what is in doubt stays so.
     Sent {
         /// See [`Stored::token`](crate::Stored).
         token: u32,
@@ -109,7 +109,8 @@ pub enum Basis {
 }
 
 /// An action rests until it is due: for its next attempt, because the one before is known to have had no effect, for
-/// the next step of undoing its effect, or for its payer's answer, and then what its caller was told before is void.
+/// the next step of undoing its effect, for the end of what is reserved for it, or for its payer's answer. What its caller
+/// was told before it was reserved, or its payer asked, is void.
 #[derive(Clone, Debug)]
 pub struct Deferral {
     /// Which action.
@@ -321,9 +322,11 @@ impl Lease {
         Lease { token, owner: None, until_ms }
     }
 
-    /// What is left of it while the action rests. Each step of undoing it is taken in hand anew.
+    /// What is left of it while the action rests. Each step of undoing it, or of setting free what is reserved, is taken in
+    /// hand anew.
     pub(crate) fn deferred(self, state: State, due_ms: i64) -> Lease {
-        let token = self.token.saturating_add(u32::from(state.is_being_undone()));
+        let anew = state.is_being_undone() || state == State::Reserved;
+        let token = self.token.saturating_add(u32::from(anew));
         Lease { token, owner: None, until_ms: Some(due_ms) }
     }
 }

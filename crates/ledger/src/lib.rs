@@ -57,8 +57,8 @@ pub use admit::{Cell, Claimed, Footing, Item, Rows, admit};
 pub use audit::{About, Audited, Labels, Order, Owner, Search};
 pub use authority::{ApiKey, Freeze, Held, Mandate, Passkey, Revocation, Scope};
 pub use entry::{
-    Broken, CHALLENGED, CHECKING, Draft, Event, Heading, PASSKEY_ENROLLED, PASSKEY_REGISTERED,
-    PASSKEY_REVOKED, RETRACTING, ROLLING_BACK, SENT_AGAIN, Said, Session, WAITING, Walk, event_of,
+    Broken, CHALLENGED, CHARGING, CHECKING, Draft, Event, Heading, PASSKEY_ENROLLED, PASSKEY_REGISTERED,
+    PASSKEY_REVOKED, RESERVED, RETRACTING, ROLLING_BACK, SENT_AGAIN, Said, Session, WAITING, Walk, event_of,
 };
 pub use error::Error;
 pub use facts::{Facts, FactsQuery, Figures, Filter, Repeat, Verified};
@@ -109,8 +109,8 @@ pub trait Ledger: Outbox {
     /// not race is checked, and the row becomes what the judge made of it now. Nothing is debited twice.
     fn resume(&self, resumption: Resumption) -> Answer<'_, Admitted>;
 
-    /// An attempt had no effect and another one is due, or an effect is to be looked after or undone: the action rests with all it has
-    /// debited and claimed. Answers with the row number of the entry.
+    /// An attempt had no effect and another one is due, money is set aside for it, or an effect is to be looked after or
+    /// undone: the action rests with all it has debited and claimed. Answers with the row number of the entry.
     ///
     /// # Errors
     /// [`Error::Illegal`] if it does not stand where that may follow, [`Error::Fenced`] if somebody else has it in hand by

@@ -258,7 +258,7 @@ impl World {
         let entry = self.append(intent.at_ms, Some(intent.id), &intent.entry, None, None)?;
         let row = self.row_mut(intent.id)?;
         row.lease = row.lease.taken(true, PROCESS, item.lease_ms());
-        if row.stored.state == State::Waiting {
+        if matches!(row.stored.state, State::Waiting | State::Reserved) {
             row.stored.state = State::Sent;
         }
         (row.stored.token, row.stored.due_ms) = (row.lease.token, None);
@@ -268,7 +268,7 @@ impl World {
         Ok(entry)
     }
 
-    /// Has an action rest until it is due.
+    /// Has an action rest until it is due. What was said before it was reserved, or its payer asked, is no longer so.
     fn defer(&mut self, deferral: &Deferral) -> Result<i64, Error> {
         let id = deferral.action;
         let row = self.row_mut(id)?;
@@ -277,7 +277,7 @@ impl World {
         (row.stored.state, row.stored.due_ms) = (deferral.state, Some(deferral.due_ms));
         row.stored.token = row.lease.token;
         row.stored.payload = deferral.payload.clone();
-        if deferral.state == State::Challenged {
+        if matches!(deferral.state, State::Challenged | State::Reserved) {
             row.stored.reply = None;
         }
         let claim = row.claim;

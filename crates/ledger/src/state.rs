@@ -28,6 +28,9 @@ pub enum State {
     Checking = -6,
     /// The effect is confirmed, all is not as it should be, and it is being undone before the last word is said.
     Retracting = -7,
+    /// The provider has set money aside for it and charges nothing yet. Debits and claims stand; it is due when that
+    /// ends, or when the next step of setting it free is.
+    Reserved = -4,
     /// The effect was confirmed and is undone.
     RolledBack = 7,
     /// The effect is confirmed.
@@ -40,12 +43,13 @@ pub enum State {
 
 impl State {
     /// Every state, in the order of an action's life.
-    pub const ALL: [State; 14] = [
+    pub const ALL: [State; 15] = [
         State::Held,
         State::Approved,
         State::Sent,
         State::InDoubt,
         State::Waiting,
+        State::Reserved,
         State::Challenged,
         State::Checking,
         State::Retracting,
@@ -63,8 +67,8 @@ impl State {
     /// then what any action is that is being undone.
     #[must_use]
     pub fn may_settle(self, to: State) -> bool {
-        use State::{Approved, Challenged, Checking, Executed, Failed, Held, InDoubt, Refused, Retracting};
-        use State::{RollingBack, Sent, Waiting};
+        use State::{Approved, Challenged, Checking, Executed, Failed, Held, InDoubt, Refused, Reserved};
+        use State::{Retracting, RollingBack, Sent, Waiting};
         matches!(
             (self, to),
             (Held | Approved, Failed | Refused)
@@ -74,18 +78,22 @@ impl State {
                 | (Challenged, InDoubt | Executed | Failed)
                 | (Checking, Checking | Executed)
                 | (Retracting, Retracting | RollingBack)
+                | (Reserved, Executed | Failed)
         )
     }
 
     /// May a deferral take an action from here to `to`, where it rests until it is due?
     #[must_use]
     pub fn may_defer(self, to: State) -> bool {
-        use State::Waiting;
-        use State::{Challenged, Checking, Executed, InDoubt, Retracting, RollbackFailed, RollingBack, Sent};
+        use State::{
+            Challenged, Checking, Executed, InDoubt, Reserved, Retracting, RollbackFailed, RollingBack,
+        };
+        use State::{Sent, Waiting};
         matches!(
             (self, to),
             (Sent | InDoubt, Waiting | Challenged)
-                | (Sent | InDoubt | Challenged | Waiting | Checking, Checking)
+                | (Sent | InDoubt | Reserved, Reserved)
+                | (Sent | InDoubt | Challenged | Waiting | Reserved | Checking, Checking)
                 | (Checking | Retracting, Retracting)
                 | (Executed | RollingBack | RollbackFailed, RollingBack)
         )
@@ -96,7 +104,12 @@ impl State {
     pub fn rests(self) -> bool {
         matches!(
             self,
-            State::Waiting | State::Challenged | State::Checking | State::Retracting | State::RollingBack
+            State::Waiting
+                | State::Reserved
+                | State::Challenged
+                | State::Checking
+                | State::Retracting
+                | State::RollingBack
         )
     }
 
@@ -109,7 +122,7 @@ impl State {
     /// May an action that is here be marked sent once more?
     #[must_use]
     pub fn may_be_sent_again(self) -> bool {
-        matches!(self, State::Sent | State::InDoubt | State::Waiting)
+        matches!(self, State::Sent | State::InDoubt | State::Waiting | State::Reserved)
     }
 
     /// May an amendment, which only adds to what was settled, leave an action that is here in `to`?
@@ -164,6 +177,7 @@ impl State {
             State::Waiting => "waiting",
             State::Checking => "checking",
             State::Retracting => "retracting",
+            State::Reserved => "reserved",
             State::RollingBack => "rolling back",
             State::RollbackFailed => "rollback failed",
             State::RolledBack => "rolled back",
@@ -218,7 +232,7 @@ mod tests {
     #[test]
     fn the_row_numbers_are_fixed() {
         let numbers: Vec<_> = State::ALL.into_iter().map(State::code).collect();
-        assert_eq!(numbers, [1, 0, 2, 3, -1, -5, -6, -7, 4, 5, 6, -2, -3, 7]);
+        assert_eq!(numbers, [1, 0, 2, 3, -1, -4, -5, -6, -7, 4, 5, 6, -2, -3, 7]);
         assert_eq!(State::from_code(8), None);
     }
 }

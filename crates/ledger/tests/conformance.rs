@@ -8,12 +8,12 @@ mod common;
 use std::sync::Arc;
 use std::thread;
 
-use action::{Subject, Tenant};
+use action::{ActionId, Subject, Tenant};
 use common::*;
 use ledger::{
-    Admission, Admitted, ApiKey, Approval, Basis, By, Deferral, Draft, Effect, Error, FactsQuery, Filter,
-    Hold, Ledger, Mandate, Obstacle, Outcome, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED,
-    Recorded, Scope, Settlement, State, Tolerance,
+    Admission, Admitted, ApiKey, Approval, Basis, By, CHARGING, Deferral, Draft, Effect, Error, FactsQuery,
+    Filter, Hold, Ledger, Mandate, Obstacle, Outcome, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED,
+    RESERVED, ROLLING_BACK, Recorded, Resumption, Scope, Settlement, State, Tolerance,
 };
 
 // Keys.
@@ -1323,12 +1323,132 @@ fn what_waits_may_be_told_of_and_called_off() {
 }
 
 #[test]
+fn an_effect_is_looked_after_and_undone_before_the_last_word() {
+    on_every_ledger(|ledger| {
+        let tenant = Tenant::default();
+        let id = admitted(&*ledger, payment("a", 300, &["m"]));
+        let rests = |state, token, due_ms| Deferral { state, ..deferral(id, token, due_ms) };
+        let settle = |token, state, name| {
+            let by = By::Holder(token);
+            wait(ledger.settle(Settlement { by, ..settlement(id, state, name) }))
+        };
+        let stored = || wait(ledger.action(&tenant, id)).unwrap().unwrap();
+        let due = |at_ms| wait(ledger.due(at_ms, None, 10)).unwrap().rows.len();
+        assert!(matches!(wait(ledger.defer(rests(State::Retracting, 1, NOW))), Err(Error::Illegal { .. })));
+        wait(ledger.defer(rests(State::Checking, 1, NOW + 100))).unwrap();
+        assert_eq!(
+            (stored().state, stored().token, due(NOW + 99), due(NOW + 100)),
+            (State::Checking, 1, 0, 1)
+        );
+        settle(1, State::Checking, "told").unwrap();
+        assert_eq!((stored().due_ms, due(NOW + 100)), (Some(NOW + 100), 1), "it goes on being looked after");
+        assert!(
+            matches!(settle(1, State::Failed, "lost"), Err(Error::Illegal { .. })),
+            "the effect is there"
+        );
+        let revoked = wait(ledger.revoke(&tenant, "m", event("revoked"))).unwrap();
+        assert_eq!(revoked.unsettled, [id]);
+        wait(ledger.defer(rests(State::Retracting, 1, NOW + 200))).unwrap();
+        wait(ledger.defer(rests(State::Retracting, 2, NOW + 300))).unwrap();
+        assert_eq!((stored().token, due(NOW + 300)), (3, 1), "each step is somebody's");
+        assert!(matches!(settle(2, State::RollingBack, "old"), Err(Error::Fenced(_))));
+        assert!(
+            matches!(settle(3, State::RolledBack, "mute"), Err(Error::Illegal { .. })),
+            "something is said first"
+        );
+        settle(3, State::RollingBack, "said").unwrap();
+        assert_eq!((stored().state, due(NOW + 300)), (State::RollingBack, 1), "a crash here loses nothing");
+        let by = By::Holder(3);
+        wait(ledger.amend(Settlement { by, ..settlement(id, State::RolledBack, "undone") })).unwrap();
+        assert_eq!((stored().state, due(NOW + 9000), spent(&*ledger, "m")), (State::RolledBack, 0, 300));
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
+fn what_is_set_aside_rests_with_its_debit_until_it_is_charged_or_set_free() {
+    on_every_ledger(|ledger| {
+        let tenant = Tenant::default();
+        let asked = || Admission { effect: effect(5), ..payment("a", 600, &["m"]) };
+        let id = admitted(&*ledger, asked());
+        wait(ledger.settle(settlement(id, State::InDoubt, "a"))).unwrap();
+        wait(ledger.defer(reserved(id, 1, NOW + 500))).unwrap();
+        let stored = wait(ledger.action(&tenant, id)).unwrap().unwrap();
+        assert_eq!((stored.state, stored.token, stored.due_ms), (State::Reserved, 2, Some(NOW + 500)));
+        assert_eq!((stored.reply, spent(&*ledger, "m")), (None, 600), "what was said before holds no more");
+        let other = Admission { effect: effect(5), ..admission("b") };
+        assert!(matches!(obstacle(&*ledger, other), Obstacle::Duplicate(_)), "it claims its effect");
+        assert!(wait(ledger.due(NOW + 499, None, 10)).unwrap().rows.is_empty());
+        assert_eq!(wait(ledger.due(NOW + 500, None, 10)).unwrap().rows.len(), 1);
+        assert_eq!(wait(ledger.prune(NOW + 9000, 10, NOW)).unwrap(), 0, "it is kept");
+        wait(ledger.verify()).unwrap();
+        // To charge it is to send once more: nothing is debited twice, and a freeze or revocation comes first.
+        let charge = |token| charge(&*ledger, id, token, asked());
+        let frozen = freeze(Scope::Tenant(tenant.clone()));
+        wait(ledger.freeze(frozen.clone(), event("frozen"))).unwrap();
+        assert!(matches!(charge(2), Admitted::Refused(Obstacle::Frozen(_))));
+        wait(ledger.thaw(frozen.scope, event("thawed"))).unwrap();
+        assert_eq!(charge(1), Admitted::Refused(Obstacle::Overtaken));
+        assert!(matches!(charge(2), Admitted::New { .. }));
+        assert_eq!((state_of(&*ledger, id), spent(&*ledger, "m")), (State::Sent, 600));
+        wait(ledger.verify()).unwrap();
+        // It came to nothing, and is set free in steps, each of which is somebody's.
+        wait(ledger.defer(reserved(id, 3, NOW + 500))).unwrap();
+        wait(ledger.defer(reserved(id, 4, NOW + 600))).unwrap();
+        assert!(matches!(wait(ledger.defer(reserved(id, 4, NOW))), Err(Error::Fenced(_))));
+        assert_eq!(charge(4), Admitted::Refused(Obstacle::Overtaken), "who sets it free was first");
+        let listed = wait(ledger.revoke(&tenant, "m", event("revoked"))).unwrap();
+        assert_eq!(listed.unsettled, [id]);
+        assert!(matches!(charge(5), Admitted::Refused(Obstacle::Revoked { .. })));
+        let free =
+            Settlement { charged: Some(0), by: By::Holder(5), ..settlement(id, State::Failed, "free") };
+        wait(ledger.settle(free)).unwrap();
+        assert_eq!((state_of(&*ledger, id), spent(&*ledger, "m")), (State::Failed, 0));
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
+fn a_part_that_is_charged_is_all_that_the_mandate_is_charged() {
+    on_every_ledger(|ledger| {
+        let asked = || payment("a", 600, &["m"]);
+        let id = admitted(&*ledger, asked());
+        wait(ledger.defer(reserved(id, 1, NOW + 500))).unwrap();
+        assert!(matches!(charge(&*ledger, id, 2, asked()), Admitted::New { .. }));
+        let by = By::Holder(3);
+        wait(ledger.settle(Settlement { charged: Some(250), by, ..settlement(id, State::Executed, "a") }))
+            .unwrap();
+        assert_eq!((state_of(&*ledger, id), spent(&*ledger, "m")), (State::Executed, 250));
+        let late = Deferral { state: State::Reserved, ..deferral(id, 3, NOW) };
+        assert!(
+            matches!(wait(ledger.defer(late)), Err(Error::Illegal { .. })),
+            "what is charged is not held"
+        );
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+/// Marks what is set aside sent to be charged.
+fn charge(ledger: &dyn Ledger, id: ActionId, token: u32, mut admission: Admission) -> Admitted {
+    (admission.intent.id, admission.intent.entry) = (id, draft(CHARGING));
+    wait(ledger.resume(Resumption { admission, from: Basis::Sent { token } })).unwrap()
+}
+
+fn reserved(id: ActionId, token: u32, due_ms: i64) -> Deferral {
+    let entry = Draft { state: Some("EXECUTING"), ..draft(RESERVED) };
+    Deferral { state: State::Reserved, entry, ..deferral(id, token, due_ms) }
+}
+
+#[test]
 fn an_effect_is_undone_step_by_step_and_each_step_is_somebodys() {
     on_every_ledger(|ledger| {
         let tenant = Tenant::default();
         let asked = || Admission { effect: effect(5), ..payment("a", 300, &["m"]) };
         let id = admitted(&*ledger, asked());
-        let rests = |token, due_ms| Deferral { state: State::RollingBack, ..deferral(id, token, due_ms) };
+        let rests = |token, due_ms| {
+            let entry = Draft { state: Some("ROLLING_BACK"), ..draft(ROLLING_BACK) };
+            Deferral { state: State::RollingBack, entry, ..deferral(id, token, due_ms) }
+        };
         assert!(
             matches!(wait(ledger.defer(rests(1, NOW))), Err(Error::Illegal { .. })),
             "nothing is there yet"
@@ -1338,6 +1458,7 @@ fn an_effect_is_undone_step_by_step_and_each_step_is_somebodys() {
         let stored = wait(ledger.action(&tenant, id)).unwrap().unwrap();
         assert_eq!((stored.state, stored.token, stored.due_ms), (State::RollingBack, 2, Some(NOW + 100)));
         assert!(stored.reply.is_some(), "what was said stands");
+        wait(ledger.verify()).unwrap();
         assert!(matches!(wait(ledger.defer(rests(1, NOW))), Err(Error::Fenced(_))), "it is undone once");
         let due = wait(ledger.due(NOW + 100, None, 10)).unwrap().rows;
         assert_eq!(due.iter().map(|stored| stored.id).collect::<Vec<_>>(), [id]);

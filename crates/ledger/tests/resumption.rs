@@ -1,6 +1,6 @@
 //! Whatever happens in whatever order to actions that wait for people: none is sent twice, none above a cap, none
 //! while it is frozen, none under a revoked mandate, none beside another with the same effect, and none that not
-//! everybody who is needed agreed to.
+//! everybody who is needed agreed to. Nor is anything charged twice that was only reserved.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 extern crate countersign_ledger as ledger;
@@ -12,7 +12,8 @@ use std::collections::BTreeSet;
 use action::{ActionId, Tenant};
 use common::*;
 use ledger::{
-    Admission, Admitted, Approval, Basis, By, Error, Hold, Ledger, Memory, Obstacle, Scope, Settlement, State,
+    Admission, Admitted, Approval, Basis, By, Deferral, Draft, Error, Hold, Ledger, Memory, Obstacle,
+    RESERVED, Scope, Settlement, State,
 };
 use proptest::prelude::*;
 
@@ -48,6 +49,14 @@ enum Step {
     Settle {
         executed: bool,
     },
+    /// Money is set aside for it, or the next step of setting that free begins.
+    Reserve,
+    /// It is marked sent to be charged what is set aside.
+    Charge,
+    /// It was carried out, and charged so much.
+    Part {
+        minor: i64,
+    },
     /// Another action with the same effect under the same mandate, which does not wait.
     Overtake {
         minor: i64,
@@ -68,6 +77,9 @@ fn step() -> impl Strategy<Value = (usize, Step)> {
             .prop_map(|(needed, round, sends)| Step::AskAnew { needed, round, sends }),
         2 => Just(Step::Expire),
         3 => any::<bool>().prop_map(|executed| Step::Settle { executed }),
+        4 => Just(Step::Reserve),
+        4 => Just(Step::Charge),
+        2 => minor.clone().prop_map(|minor| Step::Part { minor }),
         2 => minor.prop_map(|minor| Step::Overtake { minor }),
         1 => Just(Step::Freeze),
         3 => Just(Step::Thaw),
@@ -125,6 +137,9 @@ impl World<'_> {
             Step::Expire => self.settle(number, State::Refused),
             Step::Settle { executed: true } => self.settle(number, State::Executed),
             Step::Settle { executed: false } => self.settle(number, State::Failed),
+            Step::Reserve => self.reserve(number),
+            Step::Charge => self.charge(number),
+            Step::Part { minor } => self.part(number, minor),
             Step::Overtake { minor } => self.overtake(number, minor),
             Step::Freeze => self.freeze(),
             Step::Thaw => {
@@ -259,6 +274,51 @@ impl World<'_> {
                 self.spent[number % 2] -= std::mem::take(&mut known.spent);
             }
         }
+    }
+
+    fn reserve(&mut self, number: usize) {
+        let known = &mut self.known[number];
+        let (Some(id), Some(from)) = (known.id, known.state) else { return };
+        let rests = Deferral { state: State::Reserved, ..deferral(id, known.token, NOW + 1000) };
+        let entry = Draft { state: Some("EXECUTING"), ..draft(RESERVED) };
+        let rested = wait(self.ledger.defer(Deferral { entry, ..rests }));
+        assert_eq!(rested.is_ok(), from.may_defer(State::Reserved), "{from}");
+        if rested.is_ok() {
+            known.state = Some(State::Reserved);
+            known.token += 1;
+        }
+    }
+
+    fn charge(&mut self, number: usize) {
+        let known = &self.known[number];
+        let Some(id) = known.id else { return };
+        let expected = match known.state {
+            Some(state) if !state.may_be_sent_again() => "not approved",
+            _ if self.frozen => "frozen",
+            _ if self.revoked[number % 2] => "revoked",
+            _ => "new",
+        };
+        let asked = Admission { effect: None, ..World::asked(number, 699) };
+        let basis = Basis::Sent { token: known.token };
+        assert_eq!(word(&send_again(self.ledger, id, basis, asked)), expected);
+        if expected == "new" {
+            let known = &mut self.known[number];
+            known.state = Some(State::Sent);
+            known.token += 1;
+        }
+    }
+
+    /// What is charged may be less than was reserved.
+    fn part(&mut self, number: usize, minor: i64) {
+        let known = &mut self.known[number];
+        let (Some(id), Some(State::Sent)) = (known.id, known.state) else { return };
+        let minor = minor.min(known.spent);
+        let by = By::Holder(known.token);
+        let part =
+            Settlement { charged: Some(minor), by, ..settlement(id, State::Executed, &id.to_string()) };
+        wait(self.ledger.settle(part)).unwrap();
+        known.state = Some(State::Executed);
+        self.spent[number % 2] -= std::mem::replace(&mut known.spent, minor) - minor;
     }
 
     fn overtake(&mut self, number: usize, minor: i64) {

@@ -80,6 +80,12 @@ pub trait Provider: Send + Sync + fmt::Debug {
     /// What became of a call, asked at `now_ms`; whether an absence is final depends on it. Causes no effect.
     fn query<'a>(&'a self, call: &'a Call, now_ms: i64) -> BoxFuture<'a, Found>;
 
+    /// How money can be set aside before it is charged; `None` if it cannot. What charges it or sets it free is a
+    /// [`Provider::call`] for that [`execution::Purpose`].
+    fn reserves(&self) -> Option<Reserves> {
+        None
+    }
+
     /// How an effect can be undone; `None` if it cannot.
     fn rollback(&self) -> Option<Rollback>;
 
@@ -129,6 +135,13 @@ pub struct Rollback {
     pub within: Duration,
     /// Whether all is then as it was before; if not, another effect makes good for it.
     pub restores: bool,
+}
+
+/// How money can be set aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reserves {
+    /// For how long, where that is always the same; otherwise each answer says until when.
+    pub hold: Option<Duration>,
 }
 
 /// What is known of an effect that is there.

@@ -17,6 +17,7 @@
 //! | `sandbox:challenge-ignored` | the payer must confirm, and says nothing | no | absent |
 //! | `sandbox:keep` | confirmed, and its rollback is refused | yes | confirmed |
 //! | `sandbox:amiss` | confirmed, and fails the check that its binding has | yes | confirmed |
+//! | `sandbox:hold-N` | confirmed; what it reserves ends after N ms | yes | confirmed |
 //! | `sandbox:delay-N` | confirmed after N ms, at most 60000 | yes | confirmed |
 //!
 //! Any other value that begins with `sandbox:` is refused with the code `unknown_trigger`.
@@ -38,14 +39,14 @@ use std::time::Duration;
 
 use action::{ActionId, Archetype, Currency, CurrencyRule, Money};
 use execution::{
-    Call, Capabilities, Challenge, Check, Confirmation, Found, Idempotent, Queryable, Refusal, Reply,
+    Call, Capabilities, Challenge, Check, Confirmation, Found, Idempotent, Purpose, Queryable, Refusal, Reply,
 };
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
 use crate::binding::{identity, read_capabilities};
 use crate::reader::{Mistake, Node};
-use crate::{Ask, Done, Provider, Rollback, Unquoted};
+use crate::{Ask, Done, Provider, Reserves, Rollback, Unquoted};
 
 /// How many effects are remembered; the oldest is forgotten first.
 pub const MOST_EFFECTS: usize = 65_536;
@@ -89,8 +90,10 @@ enum Behaviour {
     Lose,
     Vanish,
     Silent,
-    /// What it did stays.
+    /// What it did stays, and what it has set aside, too.
     Keep,
+    /// Sets money aside for so many milliseconds.
+    Hold(i64),
     /// What it did is not as it should be.
     Amiss,
     Challenge(Payer),
@@ -148,7 +151,7 @@ impl Sandbox {
         })
     }
 
-    async fn act(&self, call: &Call) -> Reply {
+    async fn act(&self, call: &Call, now_ms: i64) -> Reply {
         let (behaviour, delay) = self.told(&call.constraints, call.action_id);
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
@@ -160,9 +163,18 @@ impl Sandbox {
             Behaviour::Busy(times) if call.attempt <= times => {
                 Reply::Refused(Refusal { transient: true, ..refusal("busy") })
             }
-            Behaviour::Confirm | Behaviour::Busy(_) | Behaviour::Keep | Behaviour::Amiss => {
-                Reply::Confirmed(confirmation(call))
+            Behaviour::Keep if matches!(call.purpose, Purpose::Release { .. }) => {
+                Reply::Refused(refusal("kept"))
             }
+            Behaviour::Hold(ms) if call.purpose == Purpose::Reserve => {
+                let expires_ms = Some(now_ms.saturating_add(ms));
+                Reply::Confirmed(Confirmation { expires_ms, ..confirmation(call) })
+            }
+            Behaviour::Confirm
+            | Behaviour::Busy(_)
+            | Behaviour::Keep
+            | Behaviour::Amiss
+            | Behaviour::Hold(_) => Reply::Confirmed(confirmation(call)),
             Behaviour::Decline => Reply::Refused(refusal("declined")),
             Behaviour::Misunderstand => Reply::Refused(refusal("unknown_trigger")),
             Behaviour::Unreachable => {
@@ -250,8 +262,8 @@ impl Provider for Sandbox {
         Duration::from_millis(slowest)
     }
 
-    fn call<'a>(&'a self, call: &'a Call, _now_ms: i64) -> BoxFuture<'a, Reply> {
-        Box::pin(self.act(call))
+    fn call<'a>(&'a self, call: &'a Call, now_ms: i64) -> BoxFuture<'a, Reply> {
+        Box::pin(self.act(call, now_ms))
     }
 
     fn query<'a>(&'a self, call: &'a Call, now_ms: i64) -> BoxFuture<'a, Found> {
@@ -266,6 +278,10 @@ impl Provider for Sandbox {
         let (behaviour, _) = self.told(&call.constraints, call.action_id);
         let amiss = behaviour == Behaviour::Amiss;
         Box::pin(std::future::ready(if amiss { Check::Fails } else { Check::Holds }))
+    }
+
+    fn reserves(&self) -> Option<Reserves> {
+        Some(Reserves { hold: Some(Duration::from_secs(86_400)) })
     }
 
     fn rollback(&self) -> Option<Rollback> {
@@ -283,7 +299,7 @@ impl Provider for Sandbox {
             _ => Reply::Confirmed(Confirmation {
                 reference: Some(format!("sandbox-{}", call.reference)),
                 answer: json!({ "sandbox": true, "status": "undone", "undone": done.reference }),
-                charged: None,
+                ..Confirmation::default()
             }),
         };
         Box::pin(std::future::ready(reply))
@@ -318,9 +334,12 @@ impl Options {
 impl Behaviour {
     fn has_effect(self, attempt: u32) -> bool {
         match self {
-            Behaviour::Confirm | Behaviour::Lose | Behaviour::Silent | Behaviour::Keep | Behaviour::Amiss => {
-                true
-            }
+            Behaviour::Confirm
+            | Behaviour::Lose
+            | Behaviour::Silent
+            | Behaviour::Keep
+            | Behaviour::Amiss
+            | Behaviour::Hold(_) => true,
             Behaviour::Challenge(payer) => payer == Payer::Confirms,
             Behaviour::Busy(times) => attempt > times,
             Behaviour::Decline | Behaviour::Misunderstand | Behaviour::Unreachable | Behaviour::Vanish => {
@@ -383,14 +402,23 @@ fn delayed(trigger: &str) -> Option<(Behaviour, Duration)> {
     if let Some(times) = trigger.strip_prefix("busy-") {
         return Some((Behaviour::Busy(times.parse().ok()?), Duration::ZERO));
     }
+    if let Some(millis) = trigger.strip_prefix("hold-") {
+        return Some((Behaviour::Hold(millis.parse().ok().filter(|ms| *ms >= 0)?), Duration::ZERO));
+    }
     let millis: u64 = trigger.strip_prefix("delay-")?.parse().ok()?;
     (millis <= MOST_DELAY_MS).then(|| (Behaviour::Confirm, Duration::from_millis(millis)))
 }
 
 fn confirmation(call: &Call) -> Confirmation {
     let reference = format!("sandbox-{}", call.reference);
-    let answer = json!({ "reference": &reference, "sandbox": true, "status": "confirmed" });
-    Confirmation { reference: Some(reference), answer, charged: call.money }
+    let status = match call.purpose {
+        Purpose::Act => "confirmed",
+        Purpose::Reserve => "reserved",
+        Purpose::Capture { .. } => "captured",
+        Purpose::Release { .. } => "released",
+    };
+    let answer = json!({ "reference": &reference, "sandbox": true, "status": status });
+    Confirmation { reference: Some(reference), answer, charged: call.money, expires_ms: None }
 }
 
 /// Nobody is there: `.invalid` is reserved for that.
@@ -435,9 +463,14 @@ fn read_delay(node: &Node<'_>) -> Result<(u64, u64), Mistake> {
     }
 }
 
-/// Which call: an action's id is unique, and so is its attempt.
+/// Which call: an action's id is unique, and so is its attempt; what is set aside is charged once.
 fn fingerprint(call: &Call) -> u128 {
-    u128::from_be_bytes(*call.action_id.as_bytes()) ^ u128::from(call.attempt)
+    let purpose: u128 = match call.purpose {
+        Purpose::Act | Purpose::Reserve => 0,
+        Purpose::Capture { .. } => 1 << 32,
+        Purpose::Release { .. } => 2 << 32,
+    };
+    u128::from_be_bytes(*call.action_id.as_bytes()) ^ u128::from(call.attempt) ^ purpose
 }
 
 /// A number that depends on the action alone, another for each salt (the finaliser of SplitMix64).

@@ -59,7 +59,7 @@ pub(crate) enum ActionPart {
     Id,
     Reference,
     ProviderKey,
-    /// The provider's own reference for a confirmed effect.
+    /// The provider's own reference for a confirmed effect, or for what is set aside.
     Confirmed,
 }
 
@@ -73,7 +73,7 @@ pub(crate) struct Values<'a> {
     pub(crate) reference: Option<&'a str>,
     /// Absent when there is no attempt yet.
     pub(crate) provider_key: Option<&'a str>,
-    /// There only once the effect is confirmed.
+    /// There only once the effect is confirmed, or money is set aside.
     pub(crate) confirmed: Option<&'a str>,
     /// There only when it is to be undone, where there is one.
     pub(crate) snapshot: Option<&'a Value>,
@@ -108,6 +108,8 @@ pub(crate) enum Knows {
     Action,
     /// There is an attempt, with a reference and a provider key.
     Attempt,
+    /// There is money set aside, confirmed by the provider, and a call that charges it or sets it free.
+    Reservation,
     /// There is an effect, confirmed by the provider.
     Effect,
     /// And a call that undoes it.
@@ -326,9 +328,11 @@ impl ActionPart {
             }
             "reference" => Ok(ActionPart::Reference),
             "provider_key" => Ok(ActionPart::ProviderKey),
-            "provider_reference" if scope.knows >= Knows::Effect => Ok(ActionPart::Confirmed),
+            "provider_reference" if scope.knows >= Knows::Reservation => Ok(ActionPart::Confirmed),
             "provider_reference" => Err(node
-                .mistake("there is a provider's reference only in `rollback` and `check`")
+                .mistake(
+                    "there is a provider's reference only in `capture`, `release`, `check` and `rollback`",
+                )
                 .hint("use `reference`")),
             other => Err(node
                 .mistake(format!("`{other}` is no part of an action"))

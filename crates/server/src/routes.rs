@@ -150,6 +150,7 @@ const REPORTING: &[Code] = &[
 ];
 const UNDOING: &[Code] =
     &[Code::NotFound, Code::StateConflict, Code::Erased, Code::RollbackRequired, Code::ProviderCannot];
+const RELEASING: &[Code] = &[Code::NotFound, Code::StateConflict, Code::Erased, Code::ProviderCannot];
 const UNDOING_SEVERAL: &[Code] = &[
     Code::MalformedBody,
     Code::BodyTooLarge,
@@ -158,6 +159,16 @@ const UNDOING_SEVERAL: &[Code] = &[
     Code::StateConflict,
     Code::Erased,
     Code::RollbackRequired,
+    Code::ProviderCannot,
+];
+const CAPTURING: &[Code] = &[
+    Code::MalformedBody,
+    Code::BodyTooLarge,
+    Code::UnsupportedMediaType,
+    Code::ValidationFailed,
+    Code::NotFound,
+    Code::StateConflict,
+    Code::Erased,
     Code::ProviderCannot,
 ];
 const STEERING: &[Code] = &[Code::NotFound, Code::StateConflict, Code::Erased];
@@ -349,6 +360,30 @@ pub static ROUTES: &[Route] = &[
         query: &[],
         codes: UNDOING,
         handler: by!(actions::rollback),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/actions/{id}/capture",
+        place: Place::Both,
+        who: Who::May(Deed::Steer),
+        summary: "Charge what is reserved for an action, or a part of it; however often it is asked for, once",
+        body: Some(Schema::CaptureRequest),
+        answers: &[Answer::json(200, "The record, once there is something to say", Schema::ActionRecord)],
+        query: &[],
+        codes: CAPTURING,
+        handler: by!(actions::capture),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/actions/{id}/release",
+        place: Place::Both,
+        who: Who::May(Deed::Steer),
+        summary: "Set free what is reserved for an action; it has failed with EP_RELEASED then",
+        body: None,
+        answers: &[Answer::json(200, "The record, after the first step", Schema::ActionRecord)],
+        query: &[],
+        codes: RELEASING,
+        handler: by!(actions::release),
     },
     Route {
         method: Method::POST,

@@ -52,6 +52,38 @@ async fn an_action_in_the_sandbox_is_answered_recorded_and_shown() {
 }
 
 #[tokio::test]
+async fn what_is_reserved_is_charged_by_an_amount_that_is_text_and_no_more_than_there_is() {
+    let served = Served::start().await;
+    let key = served.key("agent").await;
+    let agent = |path: &str, body: &Value| served.post(path, body).bearer_auth(&key);
+    let mut body = payment();
+    body["payment_mode"] = json!("RESERVE_IF_AVAILABLE");
+    body["delegation_token"] = json!("tok-sandbox-public");
+    let held = agent("/api/sandbox/execute", &body).send().await.unwrap();
+    assert_eq!(held.status(), 202);
+    let held = body_of(held).await;
+    assert_eq!((&held["kind"], &held["receipt_id"]), (&json!("held"), &Value::Null), "{held}");
+    assert_eq!(held["details"]["hold_reason"], "reservation");
+    let id = held["transaction_id"].as_str().unwrap();
+    let (capture, release) =
+        (format!("/sandbox/v1/actions/{id}/capture"), format!("/sandbox/v1/actions/{id}/release"));
+    let wrong = [json!({"amount": 1}), json!({"amount": "9000000.00"}), json!({"sum": "1.00"})];
+    for body in &wrong {
+        assert_eq!(refused(agent(&capture, body)).await, (422, "EP_VALIDATION_FAILED".to_owned()), "{body}");
+    }
+    let record = body_of(agent(&capture, &json!({"amount": "5"})).send().await.unwrap()).await;
+    assert_eq!(record["result"]["state"], "COMPLETED", "{record}");
+    let reservation = &record["reservation"];
+    assert_eq!(
+        (&reservation["state"], &reservation["captures"][0]["amount"]),
+        (&json!("charged"), &json!("5.00"))
+    );
+    let again = body_of(agent(&capture, &json!({"amount": "5.00"})).send().await.unwrap()).await;
+    assert_eq!(again, record, "once, however often it is asked for");
+    assert_eq!(refused(agent(&release, &json!({}))).await, (409, "EP_STATE_CONFLICT".to_owned()));
+}
+
+#[tokio::test]
 async fn the_receipt_page_holds_the_document_and_may_load_nothing() {
     let served = Served::start().await;
     let done = served.executed().await;

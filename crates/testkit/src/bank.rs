@@ -3,13 +3,15 @@
 //!
 //! Run it inside a test with [`Bank::start`], or as a process of its own with [`serve`]. Both
 //! speak the same HTTP: `/oauth/token`, `/v1/payments`, `/v1/payments/{id}/refunds`, `/v1/accounts/{name}`, `/v1/effects`,
-//! `/v1/faults`, and for payers `/challenges/{id}`.
+//! `/v1/faults`, `/v1/reservations`, `/v1/reservations/{id}/capture` and `/release`, and for payers `/challenges/{id}`.
 
 mod amount;
 mod books;
+mod holds;
 mod http;
 mod journal;
 mod payer;
+mod reservations;
 mod target;
 mod tokens;
 
@@ -194,6 +196,21 @@ impl Bank {
     /// The payments that wait for their payer, by id.
     pub fn awaited(&self) -> Vec<String> {
         self.counter.books().all_awaited()
+    }
+
+    /// How much is set aside, in minor units.
+    pub fn reserved(&self) -> i64 {
+        self.counter.books().holds().sum()
+    }
+
+    /// How many reservations were ever made.
+    pub fn reservations(&self) -> u64 {
+        self.counter.books().holds().count()
+    }
+
+    /// The time of all reservations is over.
+    pub fn expire_reservations(&self) {
+        self.counter.books().holds().expire();
     }
 
     /// Under how many keys each payment that was given back was asked for, by its reference: more than one of them would

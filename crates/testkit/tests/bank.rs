@@ -32,6 +32,61 @@ async fn a_payment_moves_money_and_can_be_read_back() {
 }
 
 #[tokio::test]
+async fn what_is_reserved_is_paid_out_once_or_set_free() {
+    let desk = Desk::open(Options::default()).await;
+    let order = json!({"recipient": "acme", "amount": "25.00", "currency": "USD", "reference": "r1"});
+    let post = |path: String, key: &str, body: &Value| {
+        desk.call(Method::POST, &path).header("idempotency-key", key).json(body).send()
+    };
+    let reserve = |key: &'static str| post("/v1/reservations".to_owned(), key, &order);
+    let made: Value = reserve("k1").await.unwrap().json().await.unwrap();
+    assert_eq!((&made["status"], &made["amount"]), (&json!("reserved"), &json!("25.00")));
+    assert_eq!(reserve("k1").await.unwrap().json::<Value>().await.unwrap(), made);
+    assert_eq!((desk.bank.reservations(), desk.bank.reserved(), desk.bank.effects().count), (1, 2500, 0));
+    let id = made["reservation_id"].as_str().unwrap();
+    let act = |word: &str, key: &str, body: Value| {
+        let (path, key) = (format!("/v1/reservations/{id}/{word}"), key.to_owned());
+        let post = &post;
+        async move { post(path, &key, &body).await.unwrap() }
+    };
+    let part = |amount: &str| json!({"amount": amount, "reference": "r1-capture"});
+    assert_refused(act("capture", "c0", part("25.01")).await, 422, "amount_too_large").await;
+    let paid: Value = act("capture", "c1", part("10.00")).await.json().await.unwrap();
+    assert_eq!((&paid["status"], &paid["reference"]), (&json!("settled"), &json!("r1-capture")));
+    assert_eq!(act("capture", "c1", part("10.00")).await.json::<Value>().await.unwrap(), paid);
+    assert_refused(act("capture", "c2", part("10.00")).await, 409, "captured").await;
+    assert_refused(act("release", "f1", json!({})).await, 409, "captured").await;
+    desk.assert_moved(1, 1000);
+    assert_eq!(desk.bank.reserved(), 0, "the rest is free");
+
+    let made: Value = reserve("k2").await.unwrap().json().await.unwrap();
+    let path = format!("/v1/reservations/{}/release", made["reservation_id"].as_str().unwrap());
+    for _ in 0..2 {
+        let freed: Value = post(path.clone(), "f2", &json!({})).await.unwrap().json().await.unwrap();
+        assert_eq!(freed["status"], "released");
+    }
+    assert_refused(post(path, "f3", &json!({})).await.unwrap(), 410, "gone").await;
+    let made: Value = reserve("k3").await.unwrap().json().await.unwrap();
+    desk.bank.expire_reservations();
+    let path = format!("/v1/reservations/{}/capture", made["reservation_id"].as_str().unwrap());
+    assert_refused(post(path, "c3", &part("1.00")).await.unwrap(), 409, "expired").await;
+    let listed = desk.read("/v1/reservations?reference=r1").await;
+    let states: Vec<_> = listed["reservations"].as_array().unwrap().iter().map(|it| &it["status"]).collect();
+    assert_eq!(states, ["captured", "released", "expired"]);
+}
+
+#[tokio::test]
+async fn what_is_reserved_can_be_paid_with_by_nobody_else() {
+    let desk = Desk::open(Options { opening_minor: 3000, ..Options::default() }).await;
+    let order = json!({"recipient": "acme", "amount": "25.00", "currency": "USD", "reference": "r1"});
+    let reserve = desk.call(Method::POST, "/v1/reservations").header("idempotency-key", "k").json(&order);
+    assert_eq!(reserve.send().await.unwrap().status(), StatusCode::CREATED);
+    assert_refused(desk.pay("p", "r2", "5.01").await.unwrap(), 402, "insufficient_funds").await;
+    desk.pay("q", "r2", "5.00").await.unwrap();
+    desk.assert_moved(1, 500);
+}
+
+#[tokio::test]
 async fn the_same_key_gets_the_same_answer_and_moves_nothing() {
     let desk = Desk::open(Options::default()).await;
     let first: Value = desk.pay("k1", "r1", "10.00").await.unwrap().json().await.unwrap();

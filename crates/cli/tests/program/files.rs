@@ -154,13 +154,19 @@ fn what_the_documentation_shows_checks() {
     };
     let (bound, config): (Vec<_>, Vec<_>) =
         blocks("operations.md", "toml").into_iter().partition(|block| block.starts_with("# catalogue/"));
-    let config = write("countersign.toml", config.join("\n"));
-    write("catalogue/refund.toml", blocks("catalogue.md", "toml").join("\n"));
+    // The secrets that only the examples of the catalogue have.
+    let archive = "[secrets.archive]\nenv = \"ARCHIVE_KEY\"\nhosts = [\"archive.example\"]\n";
+    let config = write("countersign.toml", [&config.join("\n"), archive].join("\n"));
+    let blocks_of_files = blocks("catalogue.md", "toml").join("\n");
+    let files: Vec<&str> = blocks_of_files.split("name = \"DATA_DELETE\"").collect();
+    let [refund, deletion] = files[..] else { panic!("two archetypes: {files:?}") };
+    write("catalogue/refund.toml", refund.to_owned());
+    write("catalogue/deletion.toml", format!("name = \"DATA_DELETE\"{deletion}"));
     let catalogue = folder.path().join("catalogue").display().to_string();
     let check = || run(["catalog", "check", &catalogue, "--config", &config]);
     let told = check();
     assert_eq!(told.code, 0, "{}", told.stderr);
-    assert!(told.stdout.contains("REFUND"), "{}", told.stdout);
+    assert!(told.stdout.contains("REFUND") && told.stdout.contains("DATA_DELETE"), "{}", told.stdout);
 
     // One example of a binding, and a line for each kind of credential.
     let [bound] = &bound[..] else { panic!("{bound:?}") };

@@ -293,6 +293,17 @@ async fn outcomes(found: &mut Found) {
     assert_eq!(said.body["details"]["missing"][0]["field"], "/recipient");
     found.outcome(&agent, &jwks, &said, Code::Incomplete).await;
 
+    let mut reserved = odd("acct-held", "10.00");
+    reserved["payment_mode"] = json!("RESERVE_IF_AVAILABLE");
+    let held = agent.execute("reserved", &reserved).await;
+    assert_eq!((held.status, held.kind()), (202, "held"), "{}", held.text());
+    let path = format!("/v1/actions/{}/release", held.id());
+    assert_eq!(agent.post(&path, &json!({})).await.status, 200);
+    let released = agent.execute("reserved", &reserved).await;
+    found.outcome(&agent, &jwks, &released, Code::Released).await;
+    let charge = agent.post(&format!("/v1/actions/{}/capture", held.id()), &json!({})).await;
+    found.error(&charge, Code::StateConflict);
+
     for n in 0..4 {
         assert_eq!(
             agent.execute(&format!("odd-{n}"), &odd(&format!("acct-{n}"), "10.00")).await.kind(),

@@ -36,6 +36,8 @@ const TABLE: &str = "
     GET  /v1/audit/verify                               401 401 403 403 403 200 200 200 own
     POST /v1/actions/{id}/rollback                      401 401 422 404 403 422 403 422 404
     POST /v1/rollbacks                                  401 401 422 422 403 422 403 422 own
+    POST /v1/actions/{id}/capture                       401 401 409 404 403 409 403 409 404
+    POST /v1/actions/{id}/release                       401 401 409 404 403 409 403 409 404
     GET  /v1/receipts/{id}                              401 401 200 404 200 200 200 200 404
     POST /v1/mandates                                   401 401 403 403 403 201 403 201 own
     GET  /v1/mandates                                   401 401 403 403 200 200 200 200 own
@@ -64,6 +66,8 @@ const TABLE: &str = "
     POST /sandbox/v1/actions/{id}/cancel                401 401 200 404 403 200 403 200 404
     POST /sandbox/v1/actions/{id}/rollback              401 401 422 404 403 422 403 422 404
     POST /sandbox/v1/rollbacks                          401 401 422 422 403 422 403 422 own
+    POST /sandbox/v1/actions/{id}/capture               401 401 409 404 403 409 403 409 404
+    POST /sandbox/v1/actions/{id}/release               401 401 409 404 403 409 403 409 404
     GET  /sandbox/v1/receipts/{id}                      404 401 200 404 200 200 200 200 404
     POST /sandbox/v1/mandates                           401 401 403 403 403 201 403 201 own
     GET  /sandbox/v1/mandates                           401 401 403 403 200 200 200 200 own
@@ -258,6 +262,7 @@ impl World<'_> {
             | "/v1/actions/{id}/resolve"
             | "/v1/actions/{id}/rollback" => action.clone(),
             "/v1/runs/{id}/take" | "/v1/runs/{id}/beat" | "/v1/runs/{id}/report" => action.clone(),
+            "/v1/actions/{id}/capture" | "/v1/actions/{id}/release" => action.clone(),
             "/v1/approvals/{id}"
             | "/v1/actions/{id}/envelope"
             | "/v1/actions/{id}/approve"

@@ -147,14 +147,20 @@ impl Gateway {
             over.last_word = true;
             attempts.push(over);
         }
+        let reservation = pending.row.reservation.clone().filter(|_| !failed);
         let before = Before {
             stood: match (stored.state, stored.due_ms) {
                 (State::Failed, _) => Stood::Failed,
+                (State::Reserved, _) => match &reservation {
+                    Some(reservation) => Stood::Reserved(reservation.read(pending.money)?),
+                    None => return Err(internal("nothing is set aside")),
+                },
                 (State::Waiting, due_ms) => Stood::Waiting { due_ms: due_ms.unwrap_or(0) },
                 _ => Stood::InDoubt,
             },
             call,
             attempts,
+            reservation,
             snapshot: pending.row.snapshot.clone(),
             told: pending.told.clone(),
             own: (!failed).then_some(own),

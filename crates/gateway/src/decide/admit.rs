@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use action::{GuaranteeLevel, Money, OnDuplicate};
+use action::{GuaranteeLevel, Money, OnDuplicate, PaymentMode};
 use boundary::{Permit, Trigger};
-use execution::{Call, Confirmation, Event, Execution, Stood};
+use execution::{Call, Confirmation, Event, Execution, Purpose, Stood};
 use ledger::{Admitted, Basis, By, Debit, Effect, Obstacle, State, Tolerance};
 use mandate::Mandate;
 use serde_json::value::RawValue;
@@ -33,14 +33,15 @@ impl Gateway {
         facts: &ledger::Facts,
         quote: Option<Money>,
     ) -> Result<Option<Next>, Error> {
-        let quote_only = case.action.payment_mode == action::PaymentMode::QuoteOnly;
+        let quote_only = case.action.payment_mode == PaymentMode::QuoteOnly;
         match self.snapshot(case).await {
             Ok(snapshot) => judged.row.snapshot = snapshot,
             Err(()) => return self.without_snapshot(case, judged).await.map(Next::Said).map(Some),
         }
         let execution = self.go(case, permit)?;
-        let (call, tried_again) = (execution.call(), execution.retry().is_some() || case.before().is_some());
-        let course = tried_again.then(|| execution.course());
+        let call = execution.call();
+        let goes_on = execution.retry().is_some() || case.before().is_some() || call.purpose != Purpose::Act;
+        let course = goes_on.then(|| execution.course());
         let lease_ms = call.send_by_ms.saturating_add(LEASE_AFTER_MS);
         judged.row.call = Some(CallRow::new(call, case.provider.as_ref(), course));
         let mut pending = self.pending(case, judged);
@@ -105,7 +106,11 @@ impl Gateway {
         quote_only: bool,
         lease_ms: i64,
     ) -> Result<ledger::Admission, Error> {
-        let event = if case.before().is_some() { ledger::SENT_AGAIN } else { "admitted" };
+        let event = match case.before().map(|before| before.stood) {
+            None => "admitted",
+            Some(Stood::Reserved(_)) => ledger::CHARGING,
+            Some(_) => ledger::SENT_AGAIN,
+        };
         let intent = self.intent(&self.row_of(case, pending, event, State::Sent), &pending.row)?;
         // What it has debited and claimed stands.
         let stands = matches!(case.resumed.as_ref().map(|it| it.basis), Some(Basis::Sent { .. }));
@@ -160,12 +165,25 @@ impl Gateway {
             Stood::Waiting { .. } | Stood::Failed => before.call.attempt.saturating_add(1),
             _ => before.call.attempt,
         });
-        let call = Arc::new(self.call(case, attempt)?);
+        let call = self.call(case, attempt)?;
+        let reservation = case.before().and_then(|before| before.reservation.as_ref());
+        let call = Arc::new(match reservation.and_then(|it| Some((it, it.charging()?))) {
+            Some((reservation, capture)) => {
+                let (purpose, money) = reservation.charge(capture, call.money)?;
+                let (provider_key, reference) = (capture.provider_key.clone(), capture.reference.clone());
+                Call { provider_key, reference, purpose, money, ..call }
+            }
+            None => call,
+        });
         let execution = match case.before() {
             None => Execution::intended(Arc::clone(&call), terms),
             Some(before) => {
                 let CallRow { attempt, provider_key, reference, .. } = before.call.clone();
-                let sent = Call { provider_key, reference, ..self.call(case, attempt)? };
+                let like = match before.stood {
+                    Stood::InDoubt => Call::clone(&call),
+                    _ => self.call(case, attempt)?,
+                };
+                let sent = Call { provider_key, reference, ..like };
                 Execution::recover(sent, terms, before.call.course(), before.stood)
             }
         };
@@ -198,6 +216,10 @@ impl Gateway {
             ),
             reference: execution::reference(&case.id, attempt),
             send_by_ms: clock::now_ms() + i64::try_from(patience.as_millis()).unwrap_or(i64::MAX / 2),
+            purpose: match case.action.payment_mode {
+                PaymentMode::ReserveIfAvailable => Purpose::Reserve,
+                _ => Purpose::Act,
+            },
         })
     }
 }
@@ -222,5 +244,5 @@ fn debits(mandate: Option<&Mandate>, facts: &ledger::Facts) -> Vec<Debit> {
 /// A quote as the confirmation of an action that only asked for one.
 fn quoted(price: Money) -> Confirmation {
     let answer = serde_json::json!({ "currency": price.currency().code(), "quote": price.to_string() });
-    Confirmation { reference: None, answer, charged: None }
+    Confirmation { answer, ..Confirmation::default() }
 }

@@ -17,6 +17,7 @@ use crate::gateway::Gateway;
 use crate::pending::Told;
 use crate::remember::unavailable;
 use crate::request::Next;
+use crate::reserve::ReservationRow;
 use crate::row::{AttemptRow, CallRow, EscalationRow, IntentRow, internal};
 use crate::{Code, Error, clock};
 
@@ -45,6 +46,8 @@ pub(crate) struct Before {
     pub call: CallRow,
     pub stood: Stood,
     pub attempts: Vec<AttemptRow>,
+    /// What is set aside for it, and the capture that is to be sent.
+    pub reservation: Option<ReservationRow>,
     /// What there was before its first attempt.
     pub snapshot: Option<Box<RawValue>>,
     /// What its caller was told first.

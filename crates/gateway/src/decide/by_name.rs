@@ -157,6 +157,7 @@ fn as_asked(asked: &Asked<'_>, request: &Request) -> Result<IntentRow, Error> {
         retry: None,
         snapshot: None,
         check: None,
+        reservation: None,
         rollback: None,
         held_for: Vec::new(),
         repeat_of: None,

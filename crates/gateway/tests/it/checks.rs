@@ -1,7 +1,7 @@
 //! What was done is looked after before anything is said of it: undone if it is not as it should be, open as long as
 //! nobody can tell. A real archive counts.
 
-use countersign_gateway::{ActionView, FreezeAsk, FreezeScope};
+use countersign_gateway::{ActionView, Ask, FreezeAsk, FreezeScope};
 use serde_json::{Value, json};
 use testkit::records::{Archive, Fault, Injection, Standing, Target};
 
@@ -292,6 +292,30 @@ fails = { status = [200], pointer = "/status", equals = ["deleted"] }
     let entries = amendment["entries"].as_array().unwrap();
     let done = entries.iter().find(|entry| entry["stage"] == "execute").unwrap();
     assert_eq!(done["output"]["result"], "restored");
+}
+
+#[tokio::test]
+async fn the_sandbox_rehearses_it_without_asking_anybody() {
+    let (house, archive) = house().await;
+    let sandbox = house.installation.sandbox.as_ref().unwrap();
+    for (record, kind) in [("sandbox:ok", "executed"), ("sandbox:amiss", "failed")] {
+        let body = json!({
+            "archetype": "RECORD_WRITE", "constraints": { "record": record, "content": {} },
+        });
+        let ask = Ask {
+            idempotency_key: None,
+            request_id: "req-1".to_owned(),
+            dry_run: false,
+            body: body.to_string().into_bytes(),
+        };
+        let answer = sandbox.execute(&house.agent, ask).await.unwrap();
+        let said: Value = serde_json::from_slice(&answer.reply.body).unwrap();
+        assert_eq!(
+            (&said["kind"], &said["details"]["rolled_back"] == true),
+            (&json!(kind), kind == "failed")
+        );
+    }
+    assert_eq!(counts(&archive), (0, 0, false));
 }
 
 #[tokio::test]

@@ -111,6 +111,30 @@ impl House {
         House { installation, config, ..self }
     }
 
+    /// The same house as it would be found if its process had ended just now; who is at work here goes on, and is not
+    /// heard there. Catalogue and secrets stay where they are.
+    pub(crate) async fn copy(&self) -> House {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (&self.config.data_dir, folder.path().join("data"));
+        let mut folders = vec![(from.clone(), to.clone())];
+        while let Some((from, to)) = folders.pop() {
+            std::fs::create_dir_all(&to).unwrap();
+            for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+                let (name, target) = (entry.file_name(), to.join(entry.file_name()));
+                match name.to_string_lossy() {
+                    _ if entry.file_type().unwrap().is_dir() => folders.push((entry.path(), target)),
+                    name if name.contains(".db") || name.contains("lock") => {}
+                    _ => drop(std::fs::copy(entry.path(), target).unwrap()),
+                }
+            }
+        }
+        self.store().execute("VACUUM INTO ?", [to.join("production.db").to_str().unwrap()]).unwrap();
+        let config = Config { data_dir: to, ..self.config.clone() };
+        let installation = Installation::open(config.clone(), render).await.unwrap();
+        let (agent, operator, admin) = (self.agent.clone(), self.operator.clone(), self.admin.clone());
+        House { installation, agent, operator, admin, folder, config, token: self.token.clone() }
+    }
+
     /// The record of the action of a key.
     pub(crate) async fn record(&self, id: &str) -> countersign_gateway::ActionView {
         self.gateway().action(&self.agent, id).await.unwrap()

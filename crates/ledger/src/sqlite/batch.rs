@@ -232,13 +232,14 @@ impl<'a> Batch<'a> {
         let entry = self.entry(intent.at_ms, Some(intent.id), &intent.entry, None)?;
         let Some(fate) = self.write.find(intent.id)? else { return Ok(entry) };
         self.write.payload(fate.row, &intent.payload)?;
-        let state = if fate.state == State::Waiting { State::Sent } else { fate.state };
+        let rests = matches!(fate.state, State::Waiting | State::Reserved);
+        let state = if rests { State::Sent } else { fate.state };
         let lease = fate.lease.taken(true, self.tail.owner, item.lease_ms());
         self.write.change(&Fate { state, lease, moved: Some(entry), ..fate })?;
         Ok(entry)
     }
 
-    /// Has an action rest until it is due.
+    /// Has an action rest until it is due. What was said before it was reserved, or its payer asked, is no longer so.
     pub(crate) fn defer(&mut self, deferral: &Deferral) -> Sql<Result<i64, Error>> {
         let id = deferral.action;
         let Some(fate) = self.write.find(id)? else { return Ok(Err(Error::NoSuchAction(id))) };
@@ -248,7 +249,8 @@ impl<'a> Batch<'a> {
         let entry = self.entry(deferral.at_ms, Some(id), &deferral.entry, None)?;
         self.write.payload(fate.row, &deferral.payload)?;
         let lease = fate.lease.deferred(deferral.state, deferral.due_ms);
-        let reply = fate.reply.filter(|_| deferral.state != State::Challenged);
+        let holds = !matches!(deferral.state, State::Challenged | State::Reserved);
+        let reply = fate.reply.filter(|_| holds);
         self.write.change(&Fate { state: deferral.state, reply, lease, moved: Some(entry), ..fate })?;
         Ok(Ok(entry))
     }

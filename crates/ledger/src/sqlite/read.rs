@@ -272,7 +272,7 @@ pub(crate) fn approved(db: &Connection, after: i64, limit: u32) -> Sql<Vec<Store
 pub(crate) fn due(db: &Connection, now_ms: i64, after: i64, limit: u32) -> Sql<Vec<Stored>> {
     let sql = concat!(
         stored!(),
-        "WHERE a.row IN (SELECT row FROM fate WHERE state IN (-1, -2, -6, -7) AND state <= 3 AND until <= ?1 AND row > ?2
+        "WHERE a.row IN (SELECT row FROM fate WHERE state IN (-1, -2, -4, -6, -7) AND state <= 3 AND until <= ?1 AND row > ?2
          ORDER BY row LIMIT ?3) ORDER BY a.row"
     );
     many(db, sql, params![now_ms, after, limit], stored_at)
@@ -311,7 +311,7 @@ pub(crate) fn expired(db: &Connection, now_ms: i64, limit: u32) -> Sql<Vec<Store
 /// Actions admitted under a mandate whose fate is open.
 pub(crate) fn open_under(db: &Connection, tenant: &Tenant, jti: &str) -> Sql<Vec<ActionId>> {
     let sql =
-        "SELECT a.id FROM fate f JOIN action a ON a.row = f.row WHERE f.state IN (-1, -5, -6, -7, 2, 3) AND f.state <= 3
+        "SELECT a.id FROM fate f JOIN action a ON a.row = f.row WHERE f.state IN (-1, -4, -5, -6, -7, 2, 3) AND f.state <= 3
                AND a.tenant = ?1 AND instr(char(10) || a.mandates || char(10), char(10) || ?2 || char(10))
                ORDER BY a.row";
     many(db, sql, [tenant.as_str(), jti], |row| id(row, 0))

@@ -14,8 +14,8 @@ use super::Known;
 use super::index::{self, SLICE, Slice};
 use super::read::{self, Heard, Kept, Sql, Standing};
 use crate::entry::{
-    APPROVED, CHALLENGED, CHECKING, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, RETRACTING,
-    ROLLING_BACK, Reading, SENT_AGAIN, Said, WAITING,
+    APPROVED, CHALLENGED, CHARGING, CHECKING, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED,
+    RESERVED, RETRACTING, ROLLBACK_FAILED, ROLLING_BACK, Reading, SENT_AGAIN, Said, WAITING,
 };
 use crate::pruned::Pruned;
 use crate::{Authority, Broken, Error, Finding, Inspected, Place, State, Testimony, Verified, Walk, Witness};
@@ -348,7 +348,8 @@ fn fate(row: i64, said: &Said<'_>, standing: &Standing) -> Option<Broken> {
 }
 
 /// Events of what goes on with an action and is no outcome.
-const GOING_ON: [&str; 5] = [WAITING, SENT_AGAIN, CHECKING, RETRACTING, ROLLING_BACK];
+const GOING_ON: [&str; 8] =
+    [WAITING, SENT_AGAIN, CHALLENGED, RESERVED, CHARGING, CHECKING, RETRACTING, ROLLING_BACK];
 
 /// May it stand where it does after it went on so?
 fn went_on(event: &str, standing: &Standing) -> bool {
@@ -359,8 +360,10 @@ fn went_on(event: &str, standing: &Standing) -> bool {
         (CHALLENGED, state) => state == State::Challenged,
         (CHECKING, state) => state == State::Checking,
         (RETRACTING, state) => state == State::Retracting,
+        // What is reserved and cannot be set free is said to be so in the words of a rollback.
+        (RESERVED | ROLLBACK_FAILED, state) => state == State::Reserved,
         (ROLLING_BACK, state) => state == State::RollingBack,
-        (SENT_AGAIN, State::Sent) => true,
+        (SENT_AGAIN | CHARGING, State::Sent) => true,
         (SENT_AGAIN, state) => doubted && state == State::InDoubt,
         (_, State::Held) => true,
         (_, State::Approved | State::Sent) => standing.agreed,

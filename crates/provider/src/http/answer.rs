@@ -27,6 +27,8 @@ pub(super) struct CallReading {
     transient: Vec<Rule>,
     /// Where the payer may have to confirm first.
     challenge: Option<ChallengeReading>,
+    /// What there was to set free is gone already.
+    gone: Vec<Rule>,
     record: Record,
     code: Option<String>,
 }
@@ -65,6 +67,8 @@ pub(super) struct SnapshotReading {
 pub(super) struct Record {
     reference: Option<String>,
     charged: Option<MoneyAt>,
+    /// Where it says when what is set aside ends.
+    expires: Option<String>,
 }
 
 /// An answer with its body parsed as far as it can be.
@@ -141,9 +145,15 @@ impl CallReading {
             refused,
             transient,
             challenge: None,
+            gone: read_refused(table, "gone", Side::Refused)?,
             record: Record::read(table, archetype)?,
             code: table.get("code").map(|node| node.pointer()).transpose()?,
         })
+    }
+
+    /// Does it name the effect?
+    pub(super) fn has_reference(&self) -> bool {
+        self.record.reference.is_some()
     }
 
     /// The same where the payer may have to confirm first.
@@ -166,6 +176,10 @@ impl CallReading {
     /// What it means that the provider answered this to a call that began at `now_ms`.
     pub(super) fn judge(&self, answer: Answer, call: &Call, now_ms: i64) -> Reply {
         let is = |rules: &[Rule]| rules.iter().any(|rule| answer.matches(rule));
+        if is(&self.gone) {
+            let answer = answer.body.unwrap_or(Value::Null);
+            return Reply::Confirmed(Confirmation { answer, ..Confirmation::default() });
+        }
         // What is refused for good under one rule is not tried again for the sake of another.
         let (refused, transient) = (is(&self.refused), is(&self.transient));
         if refused || transient {
@@ -311,6 +325,7 @@ impl Record {
         Ok(Record {
             reference: table.get("reference").map(|node| node.pointer()).transpose()?,
             charged: table.get("charged").map(|node| MoneyAt::read(&node, archetype)).transpose()?,
+            expires: table.get("expires").map(|node| node.pointer()).transpose()?,
         })
     }
 
@@ -328,7 +343,24 @@ impl Record {
             Some(at) => Some(at.find(&body).ok_or_else(|| at.why_missing())?),
             None => None,
         };
-        Ok(Confirmation { reference, answer: body, charged })
+        let expires_ms = match &self.expires {
+            Some(pointer) => Some(
+                body.pointer(pointer)
+                    .and_then(moment)
+                    .ok_or_else(|| format!("the answer has no time that can be read at `{pointer}`"))?,
+            ),
+            None => None,
+        };
+        Ok(Confirmation { reference, answer: body, charged, expires_ms })
+    }
+}
+
+/// Unix milliseconds of an RFC 3339 time, or of a number of seconds.
+fn moment(value: &Value) -> Option<i64> {
+    match value {
+        Value::String(text) => text.parse().ok().map(jiff::Timestamp::as_millisecond),
+        Value::Number(number) => number.as_i64()?.checked_mul(1000),
+        _ => None,
     }
 }
 

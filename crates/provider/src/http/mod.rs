@@ -52,12 +52,13 @@ mod auth;
 mod callback;
 mod challenge;
 mod request;
+mod reserve;
 mod rule;
 
 use std::time::Duration;
 
 use action::{Archetype, Money};
-use execution::{Call, Capabilities, Check, Found, Reply};
+use execution::{Call, Capabilities, Check, Found, Purpose, Reply};
 use futures_util::future::BoxFuture;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -67,11 +68,12 @@ use self::answer::{Answer, CallReading, CheckReading, QueryReading, QuoteReading
 use self::auth::Auth;
 pub use self::callback::{Callback, Told};
 use self::request::{Common, Template};
+use self::reserve::Reserving;
 use crate::binding::{identity, read_capabilities};
 use crate::egress::{Destination, Exchange, Origin, Refused};
 use crate::reader::{Mistake, Node, Table};
 use crate::template::{ActionPart, Knows, Values};
-use crate::{Ask, Done, Outside, Provider, Rollback, Unquoted};
+use crate::{Ask, Done, Outside, Provider, Reserves, Rollback, Unquoted};
 
 /// One archetype's HTTP binding.
 #[derive(Debug)]
@@ -89,6 +91,7 @@ pub(crate) struct Http {
     snapshot: Option<(Template, SnapshotReading)>,
     rollback: Option<(Template, CallReading, Rollback)>,
     callback: Option<Callback>,
+    reserving: Option<Reserving>,
 }
 
 impl Http {
@@ -129,19 +132,18 @@ impl Http {
         let snapshot = read_snapshot(&table, &common).map_err(&mut keep).ok();
         let rollback = read_rollback(&table, &common).map_err(&mut keep).ok();
         let callback = read_callback(&table, archetype, outside).map_err(&mut keep).ok();
+        let reserving = Reserving::read(&table, &common).map_err(&mut keep).ok();
         let name = read_name(&table, &destination).map_err(&mut keep).ok();
-        let parts = (name, capabilities, most_bytes, act, query, check, quote, snapshot, rollback, callback);
+        let (undoing, others) = ((check, rollback, reserving), (quote, snapshot, callback));
+        let parts = (name, capabilities, most_bytes, act, query, undoing, others);
         if let (
             Some(name),
             Some(capabilities),
             Some(most_bytes),
             Some(act),
             Some(query),
-            Some(check),
-            Some(quote),
-            Some(snapshot),
-            Some(rollback),
-            Some(callback),
+            (Some(check), Some(rollback), Some(reserving)),
+            (Some(quote), Some(snapshot), Some(callback)),
         ) = parts
         {
             let capabilities = Capabilities { challenge: act.1.payer_has(), ..capabilities };
@@ -160,6 +162,7 @@ impl Http {
                 snapshot,
                 rollback,
                 callback,
+                reserving,
             };
             mistakes.extend(http.broken_promises());
             if mistakes.is_empty() {
@@ -171,7 +174,8 @@ impl Http {
 
     /// Capabilities that the requests cannot keep.
     fn broken_promises(&self) -> Vec<Mistake> {
-        let mut mistakes = Vec::new();
+        let reserving = self.reserving.as_ref().map(|it| it.broken_promises(&self.capabilities));
+        let mut mistakes = reserving.unwrap_or_default();
         let (act, _) = &self.act;
         let by_name = |template: &Template| {
             [ActionPart::Reference, ActionPart::ProviderKey, ActionPart::Id]
@@ -230,7 +234,14 @@ impl Http {
     }
 
     async fn act(&self, call: &Call, now_ms: i64) -> Reply {
-        let (template, reading) = &self.act;
+        let reserving = self.reserving.as_ref();
+        let found = match call.purpose {
+            Purpose::Act => Some(&self.act),
+            _ => reserving.and_then(|reserving| reserving.call(&call.purpose)),
+        };
+        let Some((template, reading)) = found else {
+            return Reply::NotSent { why: "the binding does not reserve".to_owned() };
+        };
         self.have(template, reading, call, &values_of(call), now_ms).await
     }
 
@@ -243,7 +254,7 @@ impl Http {
         self.have(template, reading, call, &values, now_ms).await
     }
 
-    /// Has an effect, by either of the two requests that have one.
+    /// Has an effect, by any of the requests that have one.
     async fn have(
         &self,
         template: &Template,
@@ -269,7 +280,11 @@ impl Http {
 
     async fn ask(&self, call: &Call, now_ms: i64) -> Found {
         let by_our_reference = self.capabilities.queryable.as_ref().is_some_and(|able| able.by_our_reference);
-        let Some((template, reading)) = self.query.as_ref().filter(|_| by_our_reference) else {
+        let query = match call.purpose {
+            Purpose::Act => self.query.as_ref(),
+            _ => self.reserving.as_ref().and_then(|reserving| reserving.query(&call.purpose)),
+        };
+        let Some((template, reading)) = query.filter(|_| by_our_reference) else {
             return Found::Unknown;
         };
         match self.inquire(template, &values_of(call), now_ms).await {
@@ -371,6 +386,10 @@ impl Provider for Http {
         Box::pin(self.look_after(call, done, now_ms))
     }
 
+    fn reserves(&self) -> Option<Reserves> {
+        self.reserving.as_ref().map(Reserving::reserves)
+    }
+
     fn rollback(&self) -> Option<Rollback> {
         self.rollback.as_ref().map(|(_, _, rollback)| *rollback)
     }
@@ -412,7 +431,12 @@ fn values_of(call: &Call) -> Values<'_> {
         action_id: call.action_id,
         reference: Some(&call.reference),
         provider_key: Some(&call.provider_key),
-        confirmed: None,
+        confirmed: match &call.purpose {
+            Purpose::Act | Purpose::Reserve => None,
+            Purpose::Capture { reservation, .. } | Purpose::Release { reservation, .. } => {
+                reservation.as_deref()
+            }
+        },
         snapshot: None,
     }
 }
@@ -490,6 +514,12 @@ fn identity_of(
     // An absence is final that much later.
     if let Some(within) = capabilities.challenge {
         parts["challenge"] = within.as_secs().into();
+    }
+    // Likewise without reservations.
+    for name in reserve::TABLES {
+        if let Some(query) = table.value(name).get("query") {
+            parts[name] = query.clone();
+        }
     }
     identity(&parts)
 }
@@ -599,7 +629,7 @@ fn read_window(rollback: &Table<'_>, archetype: &Archetype) -> Result<Duration, 
 /// A hundred years.
 const MOST_WINDOW_SECONDS: u64 = 100 * 366 * 86_400;
 
-const MEMBERS: [&str; 15] = [
+const MEMBERS: [&str; 18] = [
     "provider",
     "name",
     "base",
@@ -615,4 +645,7 @@ const MEMBERS: [&str; 15] = [
     "snapshot",
     "rollback",
     "callback",
+    "reserve",
+    "capture",
+    "release",
 ];

@@ -123,6 +123,7 @@ pub(crate) fn call(archetype: &Arc<Archetype>, constraints: Value) -> Call {
         provider_key: "5ec".repeat(21) + "5",
         reference: execution::reference(&action_id, 1),
         send_by_ms: 1_760_000_010_000,
+        purpose: execution::Purpose::Act,
     }
 }
 

@@ -15,6 +15,7 @@ mod faults;
 mod mtls;
 mod oauth2;
 mod receivers;
+mod reserving;
 mod runner;
 mod sandbox;
 mod secrets;

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use gateway::{ActionView, AttemptView, Code, Error, ROLLBACK_FAILED, ReceiptView, RetryView, RollbackView};
+use gateway::{
+    ActionView, AttemptView, CaptureView, Code, Error, ROLLBACK_FAILED, ReceiptView, ReservationView,
+    RetryView, RollbackView,
+};
 use http::StatusCode;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -46,6 +49,31 @@ pub(crate) async fn rollback(request: Request) -> Result<Response, Error> {
     let caller = who::caller(&request).await?;
     let view = gateway.rollback(&caller, &request.argument).await?;
     Ok(reply::json(StatusCode::OK, &Record::of(&view, gateway.public_url())))
+}
+
+/// Has what is set aside for an action charged.
+pub(crate) async fn capture(mut request: Request) -> Result<Response, Error> {
+    let gateway = request.gateway()?;
+    let caller = who::caller(&request).await?;
+    let CaptureRequest { amount } = request.json_if_any().await?;
+    let view = gateway.capture(&caller, &request.argument, amount.as_deref()).await?;
+    Ok(reply::json(StatusCode::OK, &Record::of(&view, gateway.public_url())))
+}
+
+/// Has what is set aside for an action set free.
+pub(crate) async fn release(request: Request) -> Result<Response, Error> {
+    let gateway = request.gateway()?;
+    let caller = who::caller(&request).await?;
+    let view = gateway.release(&caller, &request.argument).await?;
+    Ok(reply::json(StatusCode::OK, &Record::of(&view, gateway.public_url())))
+}
+
+/// How much of what is set aside is charged.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CaptureRequest {
+    /// A decimal string in the currency of the action, at most what is set aside; absent: all of it.
+    amount: Option<String>,
 }
 
 /// Decides an action of the past again.
@@ -99,6 +127,8 @@ pub(crate) struct Record<'a> {
     /// What there was before it changed it, where that is promised and the provider could say; in the provider's words.
     #[schema(value_type = Option<Object>)]
     snapshot: Option<&'a Value>,
+    /// What the provider has set aside for it, or had; null where nothing was.
+    reservation: Option<Reservation<'a>>,
     /// How its effect is undone; null unless somebody asked for that.
     rollback: Option<Rollback<'a>>,
     /// Oldest first.
@@ -162,6 +192,43 @@ struct Attempt<'a> {
     /// `provider_refused`, `not_sent`, `send_window_missed`, `absent` or `failed`; null for the latest, whose result is
     /// the action's.
     result: Option<&'a str>,
+    /// The provider's own code: foreign text.
+    provider_code: Option<&'a str>,
+}
+
+/// Money that is set aside until it is charged or set free.
+#[derive(Serialize, ToSchema)]
+struct Reservation<'a> {
+    /// `reserved`, `charging`, `charged`, `releasing` or `released`.
+    state: &'static str,
+    provider_reference: Option<&'a str>,
+    /// The most that could be charged.
+    amount: &'a str,
+    currency: Option<&'a str>,
+    /// When it ends; what is not charged by then is set free.
+    until: &'a str,
+    /// Oldest first.
+    captures: Vec<Capture<'a>>,
+    /// Who had it set free; `countersign` where that happened by itself.
+    released_by: Option<&'a str>,
+    /// How often that was sent, each time under the same key.
+    release_sends: Option<u32>,
+}
+
+/// One call that was to charge what is set aside.
+#[derive(Serialize, ToSchema)]
+struct Capture<'a> {
+    /// Who asked for it.
+    by: &'a str,
+    asked_at: &'a str,
+    amount: &'a str,
+    /// The idempotency key that the provider saw.
+    provider_key: &'a str,
+    reference: &'a str,
+    /// `provider_refused`, `not_sent`, `send_window_missed`, `deadline_before_sending` or `absent`; null for what is under
+    /// way or was carried out.
+    result: Option<&'a str>,
+    ended_at: Option<&'a str>,
     /// The provider's own code: foreign text.
     provider_code: Option<&'a str>,
 }
@@ -235,6 +302,7 @@ impl<'a> Record<'a> {
             resolutions: view.resolutions.iter().map(Resolution::of).collect(),
             attempts: view.attempts.iter().map(Attempt::of).collect(),
             snapshot: view.snapshot.as_ref(),
+            reservation: view.reservation.as_ref().map(Reservation::of),
             rollback: view.rollback.as_ref().map(Rollback::of),
             receipts: view.receipts.iter().map(|receipt| found(receipt, public_url)).collect(),
             response: view.reply.as_ref().and_then(|reply| serde_json::from_slice(&reply.body).ok()),
@@ -246,6 +314,36 @@ impl RetryPolicy {
     fn of(view: RetryView) -> RetryPolicy {
         let RetryView { max_retries, backoff, initial_delay_seconds, max_delay_seconds } = view;
         RetryPolicy { max_retries, backoff, initial_delay_seconds, max_delay_seconds }
+    }
+}
+
+impl<'a> Reservation<'a> {
+    fn of(view: &'a ReservationView) -> Reservation<'a> {
+        Reservation {
+            state: view.state,
+            provider_reference: view.provider_reference.as_deref(),
+            amount: &view.amount,
+            currency: view.currency.as_deref(),
+            until: &view.until,
+            captures: view.captures.iter().map(Capture::of).collect(),
+            released_by: view.released_by.as_deref(),
+            release_sends: view.release_sends,
+        }
+    }
+}
+
+impl<'a> Capture<'a> {
+    fn of(view: &'a CaptureView) -> Capture<'a> {
+        Capture {
+            by: &view.by,
+            asked_at: &view.asked_at,
+            amount: &view.amount,
+            provider_key: &view.provider_key,
+            reference: &view.reference,
+            result: view.result.as_deref(),
+            ended_at: view.ended_at.as_deref(),
+            provider_code: view.provider_code.as_deref(),
+        }
     }
 }
 

@@ -665,10 +665,11 @@ fn state(held: &HeldView, record: &ActionView, decision: Decision) -> (&'static 
     };
     let spoken = !held.resolutions.is_empty();
     let fate = held.unresolved.and_then(|kind| UNRESOLVED.into_iter().find(|(word, ..)| *word == kind));
-    if let Some((_, headline, told)) = fate {
+    if let Some((word, headline, told)) = fate {
         let party = "Somebody else has to say what became of it: you asked for it, or gave the right to ask.";
         let sentence = if decision == Decision::Party { party } else { told };
-        return ("warn", headline.to_owned(), sentence.to_owned());
+        let mood = if word == "rollback_failed" { "bad" } else { "" };
+        return (mood, headline.to_owned(), sentence.to_owned());
     }
     let (mood, headline, sentence) = match (decision, held.state.as_str()) {
         (Decision::Over, "COMPLETED") if spoken => {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::holds::{Held, Holds, Status};
 use super::journal::{Effect, Journal};
 
 /// The account every payment is made from.
@@ -71,6 +72,19 @@ pub(super) struct Books {
     payers: Option<(i64, Duration)>,
     /// What was ever to be confirmed by a payer, oldest first.
     waiting: Vec<Waiting>,
+    holds: Holds,
+}
+
+/// What came of a wish to pay out what is set aside.
+pub(super) enum Captured {
+    /// It was paid, or could not be.
+    Paid(Paid),
+    /// More than is set aside.
+    TooMuch,
+    /// It was paid out or set free before, or its time is over.
+    Gone(Status),
+    /// There is no such reservation.
+    NoSuchHold,
 }
 
 /// A payment that its payer has to confirm.
@@ -159,7 +173,43 @@ impl Books {
             refunds: HashMap::new(),
             payers,
             waiting: Vec::new(),
+            holds: Holds::default(),
         }
+    }
+
+    pub(super) fn holds(&mut self) -> &mut Holds {
+        &mut self.holds
+    }
+
+    /// Sets money aside, so that nothing else can be paid with it.
+    pub(super) fn reserve(&mut self, order: Order, key: Option<&str>, hold: Duration) -> Held {
+        let available = self.available();
+        self.holds.reserve(order, key, hold, available)
+    }
+
+    /// Pays out what is set aside, or a part of it, once.
+    pub(super) fn capture(
+        &mut self,
+        id: &str,
+        (minor, reference): (i64, Option<String>),
+        key: Option<&str>,
+        now: Instant,
+    ) -> Captured {
+        let Some(hold) = self.holds.find(id) else { return Captured::NoSuchHold };
+        let order = Order { minor, reference, ..hold.order.clone() };
+        let known = key.is_some_and(|key| self.recall(key, now).is_some());
+        match hold.status {
+            _ if known => {}
+            Status::Reserved if minor > hold.order.minor => return Captured::TooMuch,
+            Status::Reserved => self.holds.captured(id),
+            gone => return Captured::Gone(gone),
+        }
+        Captured::Paid(self.pay(order, key, now))
+    }
+
+    /// What is on the operating account and not set aside.
+    fn available(&mut self) -> i64 {
+        self.balance(OPERATING).unwrap_or(0) - self.holds.sum()
     }
 
     /// Moves the money of a payment back, once.
@@ -201,7 +251,7 @@ impl Books {
         if let Some(waiting) = asked.filter(|_| self.retention.is_some()) {
             return if waiting.order == order { Paid::Challenged(waiting.clone()) } else { Paid::KeyReused };
         }
-        if self.balance(OPERATING).unwrap_or(0) < order.minor {
+        if self.available() < order.minor {
             return Paid::InsufficientFunds;
         }
         if let Some((_, patience)) = self.payers.filter(|(above, _)| order.minor > *above) {

@@ -21,7 +21,7 @@ use super::books::{Books, Effects, OPERATING, Order, Paid, Payment, Refunded, Wa
 use super::journal::Journal;
 use super::payer::{self, Caller, Payers};
 use super::tokens::{self, Tokens};
-use super::{Client, Injection, Options, Target, amount};
+use super::{Client, Injection, Options, Target, amount, reservations};
 use crate::answer::{Refused, invalid, key_of, not_found, read, refusal, short, unfinished};
 use crate::fault::{Fault, Faults};
 use crate::line::{Line, Lines};
@@ -42,6 +42,9 @@ fn routes(counter: Arc<Counter>) -> Router {
         .route("/v1/payments", post(pay).get(find_payments))
         .route("/v1/payments/{id}", get(show_payment))
         .route("/v1/payments/{id}/refunds", post(refund))
+        .route("/v1/reservations", post(reservations::reserve).get(reservations::find))
+        .route("/v1/reservations/{id}/capture", post(reservations::capture))
+        .route("/v1/reservations/{id}/release", post(reservations::release))
         .route("/v1/accounts/{name}", get(show_account))
         .route("/v1/effects", get(count_effects))
         .route("/challenges/{id}", get(payer::page))
@@ -119,12 +122,16 @@ impl Counter {
         &self.faults
     }
 
+    pub(super) fn keys_matter(&self) -> bool {
+        self.keys_matter
+    }
+
     pub(super) fn books(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does the work as a task of its own, with the fault whose turn it is.
-    async fn answer<W>(&self, target: Target, line: Line, work: W) -> Response
+    pub(super) async fn answer<W>(&self, target: Target, line: Line, work: W) -> Response
     where
         W: Future<Output = Response> + Send + 'static,
     {
@@ -170,7 +177,7 @@ async fn settle(counter: Arc<Counter>, order: Order, key: Option<String>, came: 
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| unfinished())
 }
 
-fn say(paid: Paid, counter: &Counter) -> Response {
+pub(super) fn say(paid: Paid, counter: &Counter) -> Response {
     let currency = counter.currency.as_str();
     match paid {
         Paid::Challenged(waiting) => {
@@ -251,8 +258,8 @@ async fn find_payments(
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ByReference {
-    reference: String,
+pub(super) struct ByReference {
+    pub(super) reference: String,
 }
 
 async fn show_payment(
@@ -311,7 +318,7 @@ async fn clear_faults(_: Holder, State(counter): State<Arc<Counter>>) -> StatusC
 }
 
 /// Whoever sent this request holds the bank's token, or one that was granted; only the header makes one.
-struct Holder;
+pub(super) struct Holder;
 
 impl FromRequestParts<Arc<Counter>> for Holder {
     type Rejection = Response;
@@ -327,7 +334,7 @@ impl FromRequestParts<Arc<Counter>> for Holder {
     }
 }
 
-fn read_order(body: &[u8], currency: &str) -> Result<Order, Refused> {
+pub(super) fn read_order(body: &[u8], currency: &str) -> Result<Order, Refused> {
     let asked: Asked = serde_json::from_slice(body).map_err(|error| invalid(&error.to_string()))?;
     if asked.currency != currency {
         let message = format!("currency `{}` is not kept here, only {currency}", asked.currency);
@@ -354,7 +361,7 @@ struct Asked {
 }
 
 /// A bank that minds keys refuses a payment without one, so a gateway that forgets its key is found out at once.
-fn read_key(headers: &HeaderMap, keys_matter: bool) -> Result<Option<String>, Refused> {
+pub(super) fn read_key(headers: &HeaderMap, keys_matter: bool) -> Result<Option<String>, Refused> {
     match key_of(headers)? {
         None if keys_matter => Err(invalid("header `Idempotency-Key` is missing")),
         key => Ok(key),

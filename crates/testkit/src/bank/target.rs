@@ -15,6 +15,12 @@ pub enum Target {
     Queries,
     /// Refunds of payments.
     Refunds,
+    /// Reservations.
+    Reservations,
+    /// What pays out a reservation.
+    Captures,
+    /// What sets a reservation free.
+    Releases,
 }
 
 impl Injection<Target> {
@@ -26,6 +32,11 @@ impl Injection<Target> {
     /// The fault for the next `count` refunds.
     pub fn refunds(fault: Fault, count: u64) -> Injection<Target> {
         Injection { fault, count, on: Target::Refunds }
+    }
+
+    /// The fault for the next `count` requests of this kind.
+    pub fn on(on: Target, fault: Fault, count: u64) -> Injection<Target> {
+        Injection { fault, count, on }
     }
 
     /// The fault for the next `count` queries.

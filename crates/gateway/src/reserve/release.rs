@@ -1,0 +1,268 @@
+//! Release: what is set aside is set free, by request, because it cannot be charged, or because its time is over. A step is
+//! on record before it leaves, and is repeated under the same key until the provider confirms it.
+
+use std::sync::Arc;
+
+use action::ActionId;
+use execution::{
+    Absence, Call, Confirmation, Effect, Event, Execution, Found, Purpose, Reply, Stood, Undo, release_key,
+    release_reference,
+};
+use ledger::{State, Stored};
+use provider::Provider;
+
+use super::row::ReleaseRow;
+use super::{ASKED, EXPIRED, OURSELVES, reservation_of};
+use crate::act::UnderWay;
+use crate::alert::Alert;
+use crate::caller::{Caller, Deed};
+use crate::gateway::Gateway;
+use crate::pending::Pending;
+use crate::pursue::Pursued;
+use crate::rollback::{LEASE_AFTER, conflict, flight, millis};
+use crate::row::{IntentRow, internal};
+use crate::steer::busy;
+use crate::tenants::{Rules, TenantState};
+use crate::views::ActionView;
+use crate::{Error, clock};
+
+impl Gateway {
+    /// Has what is set aside for an action set free. However often it is asked for, that happens once; answers with how it
+    /// stands after the first step.
+    ///
+    /// # Errors
+    /// `EP_STATE_CONFLICT` if nothing is set aside (any more), or while a freeze stops it that includes rollbacks.
+    pub async fn release(self: &Arc<Self>, caller: &Caller, id: &str) -> Result<ActionView, Error> {
+        caller.must(Deed::Steer)?;
+        let stored = self.visible(caller, id).await?;
+        if !is_released(&stored)? {
+            let Some(under_way) = self.look_after_alone(stored.id) else { return Err(busy()) };
+            let (gateway, tenant) = (Arc::clone(self), Arc::clone(self.tenant(&stored.tenant)?));
+            let (by, id) = (caller.subject.to_string(), stored.id);
+            // In a task of its own: who hangs up has asked for it all the same.
+            let task = tokio::spawn(async move { gateway.begin_release(&tenant, id, by, under_way).await });
+            task.await.unwrap_or_else(|_| Err(internal("a release ended without a word")))?;
+        }
+        self.action(caller, id).await
+    }
+
+    async fn begin_release(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        id: ActionId,
+        by: String,
+        _under_way: UnderWay,
+    ) -> Result<(), Error> {
+        // Read once it is marked: before, whoever had it in hand may have gone on with it.
+        let stored = self.stored(tenant, id).await?;
+        if is_released(&stored)? {
+            return Ok(());
+        }
+        if stored.state != State::Reserved {
+            return Err(conflict("nothing is set aside for the action"));
+        }
+        let mut pending = Pending::restore(&stored, None)?;
+        let rules = tenant.rules();
+        let of = reservation_of(&pending.row)?.read(pending.money)?;
+        let (provider, _) = self.bound(&pending, &rules, Stood::Releasing(of))?;
+        if self.stops_rollback(&stored, provider.as_ref()).await? {
+            return Err(conflict("a freeze that includes rollbacks stops it: EP_FROZEN"));
+        }
+        self.plan_release(tenant, &mut pending, &by, ASKED)?;
+        self.keep_reserved(tenant, &mut pending, clock::now_ms(), ledger::RESERVED).await?;
+        let stored = self.stored(tenant, id).await?;
+        self.release_further(tenant, &stored).await.map(drop)
+    }
+
+    /// Looks after an action for which money is set aside and whose turn it is.
+    pub(crate) async fn tend_reserved(
+        &self,
+        tenant: &TenantState,
+        stored: &Stored,
+    ) -> Result<Pursued, Error> {
+        let mut pending = Pending::restore(stored, None)?;
+        let reservation = reservation_of(&pending.row)?;
+        if reservation.release.is_none() {
+            let rules = tenant.rules();
+            let stood = Stood::Reserved(reservation.read(pending.money)?);
+            let (provider, call) = self.bound(&pending, &rules, stood)?;
+            let execution = pending.execution(call, provider.as_ref(), stood);
+            let (_, effects) = self.step(execution, Event::Woken)?;
+            if let Some(Effect::Wait { until_ms }) = effects.first() {
+                return Ok(Pursued::Rests(*until_ms));
+            }
+            self.plan_release(tenant, &mut pending, OURSELVES, EXPIRED)?;
+            self.keep_reserved(tenant, &mut pending, clock::now_ms(), ledger::RESERVED).await?;
+        }
+        let stored = self.stored(tenant, pending.id).await?;
+        self.release_further(tenant, &stored).await.map(Pursued::Rests)
+    }
+
+    /// Notes that it is to be set free, and why.
+    pub(super) fn plan_release(
+        &self,
+        tenant: &TenantState,
+        pending: &mut Pending,
+        by: &str,
+        why: &str,
+    ) -> Result<(), Error> {
+        let (id, now_ms) = (pending.id, clock::now_ms());
+        let reservation = pending.row.reservation.as_mut().ok_or_else(|| internal("nothing is set aside"))?;
+        reservation.release = Some(ReleaseRow {
+            by: by.to_owned(),
+            why: why.to_owned(),
+            asked_ms: now_ms,
+            provider_key: release_key(&tenant.hmac, &reservation.call.provider_key),
+            reference: release_reference(&id, reservation.call.attempt),
+            sends: 0,
+            first_ms: now_ms,
+        });
+        Ok(())
+    }
+
+    /// One step of setting it free: it is on record before it leaves. Answers with when the next one is due, in Unix
+    /// milliseconds.
+    pub(super) async fn release_further(&self, tenant: &TenantState, stored: &Stored) -> Result<i64, Error> {
+        let mut pending = Pending::restore(stored, self.told(stored).await?)?;
+        let (provider, execution) = self.releasing(&pending, &tenant.rules())?;
+        if self.stops_rollback(stored, provider.as_ref()).await? {
+            return Ok(self.soon_ms());
+        }
+        let (execution, effects) = self.step(execution, Event::Woken)?;
+        let Some(Effect::Retract(call)) = effects.first() else {
+            return Err(internal("what is set aside cannot be set free"));
+        };
+        let release = pending.row.reservation.as_mut().and_then(|it| it.release.as_mut());
+        let release = release.ok_or_else(|| internal("nothing sets it free"))?;
+        release.sends = release.sends.saturating_add(1);
+        let lease_ms = clock::now_ms() + millis(flight(provider.as_ref()) + LEASE_AFTER);
+        self.keep_reserved(tenant, &mut pending, lease_ms, ledger::RESERVED).await?;
+        let reply = provider.call(call, clock::now_ms()).await;
+        let refused = matches!(&reply, Reply::Refused(refusal) if !refusal.transient);
+        let (execution, effects) = self.step(execution, Event::Undone(reply))?;
+        if let execution::State::Failed(absence) = execution.state() {
+            self.released(tenant, pending, absence).await?;
+            return Ok(clock::now_ms());
+        }
+        if refused && self.was_charged_after_all(tenant, &mut pending, provider.as_ref()).await? {
+            return Ok(clock::now_ms());
+        }
+        self.release_again(tenant, pending, &effects).await
+    }
+
+    /// The machine as it stands on record.
+    fn releasing(&self, pending: &Pending, rules: &Rules) -> Result<(Arc<dyn Provider>, Execution), Error> {
+        let reservation = reservation_of(&pending.row)?;
+        let release = reservation.release.as_ref().ok_or_else(|| internal("nothing sets it free"))?;
+        let of = reservation.read(pending.money)?;
+        let (provider, call) = self.bound(pending, rules, Stood::Releasing(of))?;
+        let free = Call {
+            provider_key: release.provider_key.clone(),
+            reference: release.reference.clone(),
+            send_by_ms: clock::now_ms() + millis(flight(provider.as_ref())),
+            purpose: Purpose::Release { reservation: reservation.confirmed.clone(), of },
+            ..call.clone()
+        };
+        let undo = Undo { call: Arc::new(free), sends: release.sends, first_ms: release.first_ms };
+        let (terms, course) = (pending.terms(provider.as_ref()), reservation.call.course());
+        let stood = Stood::Releasing(of);
+        Ok((provider, Execution::recover_undone(call, terms, course, stood, Some(undo))))
+    }
+
+    /// It is not free, or nobody knows: another step is due, and a person hears of it if that seems to be in vain.
+    async fn release_again(
+        &self,
+        tenant: &TenantState,
+        mut pending: Pending,
+        effects: &[Effect],
+    ) -> Result<i64, Error> {
+        let until_ms = effects.iter().find_map(|effect| match effect {
+            Effect::Wait { until_ms } => Some(*until_ms),
+            _ => None,
+        });
+        let until_ms = until_ms.unwrap_or_else(|| self.soon_ms());
+        let alarms = effects.iter().any(|effect| matches!(effect, Effect::Alarm));
+        // People are told of this event.
+        let event = if alarms { Alert::RollbackFailed.as_str() } else { ledger::RESERVED };
+        self.keep_reserved(tenant, &mut pending, until_ms, event).await?;
+        if alarms {
+            let receipt = pending.told.as_ref().map(|told| told.receipt.receipt_id.as_str());
+            self.alert(Alert::RollbackFailed, &pending, receipt.unwrap_or_default());
+        }
+        Ok(until_ms)
+    }
+
+    /// It is free: nothing was charged, and the mandate gets back what was debited.
+    async fn released(
+        &self,
+        tenant: &TenantState,
+        mut pending: Pending,
+        absence: &Absence,
+    ) -> Result<(), Error> {
+        let Pending { row: IntentRow { call, reservation, .. }, .. } = &mut pending;
+        // The receipt tells of the call that set it free.
+        if let (Some(call), Some(release)) = (call, reservation.as_ref().and_then(|it| it.release.as_ref())) {
+            (call.provider_key, call.reference) = (release.provider_key.clone(), release.reference.clone());
+        }
+        let ending = self.absent(&pending, absence);
+        self.conclude(tenant, &pending, ending).await.map(drop)
+    }
+
+    /// What cannot be set free may have been charged by a capture that was said to be absent for good.
+    async fn was_charged_after_all(
+        &self,
+        tenant: &TenantState,
+        pending: &mut Pending,
+        provider: &dyn Provider,
+    ) -> Result<bool, Error> {
+        let reservation = reservation_of(&pending.row)?.clone();
+        for (at, capture) in reservation.captures.iter().enumerate() {
+            let (purpose, money) = reservation.charge(capture, pending.money)?;
+            let (provider_key, reference) = (capture.provider_key.clone(), capture.reference.clone());
+            let call = pending.call(self.environment, &tenant.rules())?;
+            let call = Call { purpose, money, provider_key, reference, ..call };
+            let found = provider.query(&call, clock::now_ms()).await;
+            if matches!(found, Found::Confirmed(_)) {
+                let stood = Stood::Releasing(reservation.read(pending.money)?);
+                let execution = pending.execution(call, provider, stood);
+                let (execution, effects) = self.step(execution, Event::Asked(found))?;
+                pending.row.call = Some(reservation.call_of(capture));
+                pending.row.reservation = Some(reservation.clone().charged_by(at));
+                self.keep_reserved(tenant, pending, clock::now_ms(), ledger::RESERVED).await?;
+                self.follow(tenant, pending, &execution, &effects).await?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// A reservation that turned up after its attempt was said to be absent for good is set free at once, or else ends by
+    /// itself. Answers whether it is free.
+    pub(crate) async fn set_stray_free(
+        &self,
+        tenant: &TenantState,
+        pending: &Pending,
+        provider: &dyn Provider,
+        (call, it): (&Call, &Confirmation),
+    ) -> bool {
+        let of = execution::Reservation { money: call.money, until_ms: it.expires_ms.unwrap_or(i64::MAX) };
+        let release = Call {
+            provider_key: release_key(&tenant.hmac, &call.provider_key),
+            reference: release_reference(&call.action_id, call.attempt),
+            send_by_ms: clock::now_ms() + millis(flight(provider)),
+            purpose: Purpose::Release { reservation: it.reference.clone(), of },
+            ..call.clone()
+        };
+        let reply = provider.call(&release, clock::now_ms()).await;
+        let free = matches!(reply, Reply::Confirmed(_));
+        tracing::warn!(action = %pending.id, tenant = %pending.tenant, free, "a reservation turned up late");
+        free
+    }
+}
+
+/// Is it free, or on its way there?
+fn is_released(stored: &Stored) -> Result<bool, Error> {
+    let row = IntentRow::from_bytes(&stored.payload)?;
+    let begun = row.reservation.is_some_and(|reservation| reservation.release.is_some());
+    Ok(begun && matches!(stored.state, State::Reserved | State::Failed))
+}

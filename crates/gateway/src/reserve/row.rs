@@ -1,0 +1,127 @@
+//! What is kept of a reservation, within the payload of its action.
+
+use action::Money;
+use execution::{Purpose, Reservation};
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::row::{CallRow, IntentRow, internal};
+
+/// What the provider has set aside for an action.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ReservationRow {
+    /// The call that set it aside.
+    pub call: CallRow,
+    /// The provider's reference for it.
+    pub confirmed: Option<String>,
+    /// The most that can be charged, canonical decimal, in the action's currency.
+    pub amount: String,
+    /// When it ends, Unix milliseconds.
+    pub until_ms: i64,
+    /// What was to charge it, oldest first. Only the last can be without a result: it is under way, or was carried out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub captures: Vec<CaptureRow>,
+    /// How it is set free, if that was begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<ReleaseRow>,
+}
+
+/// One call that was to charge what is set aside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CaptureRow {
+    /// Who asked for it.
+    pub by: String,
+    /// When, Unix milliseconds.
+    pub asked_ms: i64,
+    /// How much of it, canonical decimal.
+    pub amount: String,
+    pub provider_key: String,
+    pub reference: String,
+    /// How it came to nothing: a stable word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<String>,
+    /// When that was known, Unix milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_ms: Option<i64>,
+    /// The provider's own code; foreign text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider_code: Option<String>,
+}
+
+/// How what is set aside is set free.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ReleaseRow {
+    /// Who asked for it.
+    pub by: String,
+    /// Why: a stable word.
+    pub why: String,
+    /// When, Unix milliseconds.
+    pub asked_ms: i64,
+    pub provider_key: String,
+    pub reference: String,
+    /// How often it was sent, each time under the same key.
+    pub sends: u32,
+    /// When it was first marked sent, Unix milliseconds.
+    pub first_ms: i64,
+}
+
+impl ReservationRow {
+    /// What is set aside, in the currency of what was authorised.
+    pub(crate) fn read(&self, authorised: Option<Money>) -> Result<Reservation, Error> {
+        Ok(Reservation { money: Some(money_of(&self.amount, authorised)?), until_ms: self.until_ms })
+    }
+
+    /// What charges it, or did.
+    pub(crate) fn charging(&self) -> Option<&CaptureRow> {
+        self.captures.last().filter(|capture| capture.result.is_none())
+    }
+
+    /// As if this capture, which was said to be absent, were the one that was carried out.
+    pub(crate) fn charged_by(mut self, at: usize) -> ReservationRow {
+        self.release = None;
+        self.captures.truncate(at + 1);
+        if let Some(capture) = self.captures.last_mut() {
+            (capture.result, capture.ended_ms, capture.provider_code) = (None, None, None);
+        }
+        self
+    }
+
+    /// The call of a capture, as it is kept.
+    pub(crate) fn call_of(&self, capture: &CaptureRow) -> CallRow {
+        let (provider_key, reference) = (capture.provider_key.clone(), capture.reference.clone());
+        CallRow { provider_key, reference, ..self.call.clone() }
+    }
+
+    /// What a call for this capture is for, and how much it charges.
+    pub(crate) fn charge(
+        &self,
+        capture: &CaptureRow,
+        authorised: Option<Money>,
+    ) -> Result<(Purpose, Option<Money>), Error> {
+        let of = self.read(authorised)?;
+        let money = money_of(&capture.amount, authorised)?;
+        Ok((Purpose::Capture { reservation: self.confirmed.clone(), of }, Some(money)))
+    }
+}
+
+impl IntentRow {
+    /// What its latest call is for, and how much that moves.
+    pub(crate) fn purpose(&self, authorised: Option<Money>) -> Result<(Purpose, Option<Money>), Error> {
+        match self.reservation.as_ref().and_then(|it| Some((it, it.charging()?))) {
+            Some((reservation, capture)) => reservation.charge(capture, authorised),
+            None if self.payment_mode == action::PaymentMode::ReserveIfAvailable.as_str() => {
+                Ok((Purpose::Reserve, authorised))
+            }
+            None => Ok((Purpose::Act, authorised)),
+        }
+    }
+}
+
+fn money_of(amount: &str, authorised: Option<Money>) -> Result<Money, Error> {
+    let unreadable = || internal("a stored amount is not one");
+    let currency = authorised.ok_or_else(unreadable)?.currency();
+    Money::parse(amount, currency).map_err(|_| unreadable())
+}
