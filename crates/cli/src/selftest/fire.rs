@@ -43,7 +43,7 @@ impl Fire {
     ) -> Result<()> {
         let mut turns = VecDeque::from(in_order(chance));
         // A third is left for points that nothing passed in their first turn.
-        let share = (desk.wishes.len() * 2 / 3).div_ceil(turns.len()).clamp(1, MOST_A_LIFE);
+        let mut share = (desk.wishes.len() * 2 / 3).div_ceil(turns.len()).clamp(1, MOST_A_LIFE);
         let (mut chances, mut longest) = (CHANCES, LONGEST);
         loop {
             let death = match turns.pop_front() {
@@ -56,7 +56,7 @@ impl Fire {
                 }
                 None if desk.all_begun() => return Ok(()),
                 None => {
-                    longest = LONGEST;
+                    (longest, share) = (LONGEST, MOST_A_LIFE);
                     turns.extend(at_random(chance));
                     continue;
                 }
