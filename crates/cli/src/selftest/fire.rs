@@ -43,9 +43,12 @@ impl Fire {
     ) -> Result<()> {
         let mut turns = VecDeque::from(in_order(chance));
         // A third is left for points that nothing passed in their first turn.
-        let share = (desk.wishes.len() * 2 / 3).div_ceil(turns.len()).clamp(1, MOST_A_LIFE);
-        let (mut chances, mut longest) = (CHANCES, LONGEST);
+        let mut share = (desk.wishes.len() * 2 / 3).div_ceil(turns.len()).clamp(1, MOST_A_LIFE);
+        let (mut chances, mut longest, mut in_turn) = (CHANCES, LONGEST, true);
         loop {
+            if !in_turn && desk.all_begun() {
+                return Ok(());
+            }
             let death = match turns.pop_front() {
                 Some(turn) => turn,
                 None if chances > 0 => {
@@ -56,7 +59,7 @@ impl Fire {
                 }
                 None if desk.all_begun() => return Ok(()),
                 None => {
-                    longest = LONGEST;
+                    (longest, share, in_turn) = (LONGEST, MOST_A_LIFE, false);
                     turns.extend(at_random(chance));
                     continue;
                 }
