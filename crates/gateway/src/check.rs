@@ -32,7 +32,8 @@ impl Gateway {
         let stored = self.stored(tenant, pending.id).await?;
         let mut row = IntentRow::from_bytes(&stored.payload)?;
         let confirmed_ms = row.check.map_or_else(clock::now_ms, |before| before.confirmed_ms);
-        row.check = Some(CheckRow { confirmed: ConfirmedRow::of(confirmation)?, confirmed_ms, asks });
+        let confirmed = ConfirmedRow::of(confirmation)?;
+        row.check = Some(Box::new(CheckRow { confirmed, confirmed_ms, asks }));
         let state = State::Checking;
         let entry =
             draft(tenant, ledger::CHECKING, Some(outward(state)), &pending.action_hash, pending.attempt());

@@ -38,7 +38,7 @@ pub(crate) struct Pending {
     /// Was the last word said? What comes now amends it.
     pub settled: bool,
     /// A person's word, where that is what settles it.
-    pub word: Option<ResolutionRow>,
+    pub word: Option<Box<ResolutionRow>>,
 }
 
 /// The first answer to an action that has a receipt.

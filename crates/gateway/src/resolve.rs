@@ -203,7 +203,7 @@ impl Gateway {
         if doubt && self.provider_tells(tenant, &stored, &pending, decision).await? {
             return Ok(());
         }
-        (pending.by, pending.word) = (By::Person(stored.token), Some(word));
+        (pending.by, pending.word) = (By::Person(stored.token), Some(Box::new(word)));
         match doubt {
             true => self.settle_doubt(tenant, &pending, decision).await?,
             false => self.settle_rollback(tenant, &mut pending, &outcomes, decision).await?,
@@ -440,7 +440,7 @@ impl ResolutionView {
 pub(crate) fn words(outcomes: &[Settled]) -> Result<Vec<ResolutionRow>, Error> {
     let rows: Result<Vec<OutcomeRow>, Error> =
         outcomes.iter().map(|outcome| OutcomeRow::from_bytes(&outcome.payload)).collect();
-    Ok(rows?.into_iter().filter_map(|row| row.resolution).collect())
+    Ok(rows?.into_iter().filter_map(|row| row.resolution.map(|it| *it)).collect())
 }
 
 /// A person's word as receipts show it.

@@ -166,7 +166,7 @@ impl Gateway {
         if self.stops_rollback(stored, provider.as_ref()).await? {
             return Ok(self.soon_ms());
         }
-        let row = pending.row.rollback.clone().ok_or_else(|| internal("nothing undoes it"))?;
+        let row = *pending.row.rollback.clone().ok_or_else(|| internal("nothing undoes it"))?;
         let rollback = provider.rollback();
         let word = if rollback.is_some_and(|it| it.restores) { "restored" } else { "compensated" };
         if let Some(undone) = &row.undone {
@@ -218,7 +218,7 @@ impl Gateway {
         row: RollbackRow,
         due_ms: i64,
     ) -> Result<(), Error> {
-        pending.row.rollback = Some(row);
+        pending.row.rollback = Some(Box::new(row));
         let state = if pending.settled { State::RollingBack } else { State::Retracting };
         let entry =
             draft(tenant, event(state, None), Some(outward(state)), &pending.action_hash, pending.attempt());

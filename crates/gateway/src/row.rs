@@ -62,13 +62,13 @@ pub(crate) struct IntentRow {
     pub snapshot: Option<Box<RawValue>>,
     /// What was confirmed of its effect, if that is looked after before anything is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub check: Option<CheckRow>,
+    pub check: Option<Box<CheckRow>>,
     /// What the provider has set aside for it, or had.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reservation: Option<ReservationRow>,
+    pub reservation: Option<Box<ReservationRow>>,
     /// How its effect is undone, if it is to be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rollback: Option<RollbackRow>,
+    pub rollback: Option<Box<RollbackRow>>,
     /// [`Provider::identity`] of what is to undo it, if the request brought that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undone_by: Option<String>,
@@ -320,7 +320,7 @@ pub(crate) struct OutcomeRow {
     pub code: Option<String>,
     /// Who said so, where it was a person and not the provider.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resolution: Option<ResolutionRow>,
+    pub resolution: Option<Box<ResolutionRow>>,
 }
 
 /// A person's word on what became of an action.

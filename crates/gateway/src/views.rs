@@ -344,7 +344,7 @@ fn view(
             .reservation
             .as_ref()
             .map(|it| ReservationView::of(it, stored.state, row.currency.as_deref())),
-        rollback: row.rollback.map(|rollback| RollbackView::of(rollback, stored.state)),
+        rollback: row.rollback.map(|rollback| RollbackView::of(*rollback, stored.state)),
         attempts,
         confirmation: said.as_ref().and_then(confirmation),
         error: said.and_then(|it| it.code).and_then(|code| Code::parse(&code)),

@@ -50,7 +50,7 @@ pub(crate) struct Before {
     pub stood: Stood,
     pub attempts: Vec<AttemptRow>,
     /// What is set aside for it, and the capture that is to be sent.
-    pub reservation: Option<ReservationRow>,
+    pub reservation: Option<Box<ReservationRow>>,
     /// What there was before its first attempt.
     pub snapshot: Option<Box<RawValue>>,
     /// What its caller was told first.

@@ -51,7 +51,7 @@ impl Gateway {
                 let (confirmed, until_ms) = (confirmation.reference.clone(), it.until_ms);
                 let (captures, release) = (Vec::new(), None);
                 row.reservation =
-                    Some(ReservationRow { call, confirmed, amount, until_ms, captures, release });
+                    Some(Box::new(ReservationRow { call, confirmed, amount, until_ms, captures, release }));
             }
             Came::Uncharged(absence) => end_capture(&mut row, absence)?,
             Came::OnRecord => return Err(internal("an action stopped half way")),
@@ -144,5 +144,5 @@ fn end_capture(row: &mut IntentRow, absence: &Absence) -> Result<(), Error> {
 }
 
 pub(crate) fn reservation_of(row: &IntentRow) -> Result<&ReservationRow, Error> {
-    row.reservation.as_ref().ok_or_else(|| internal("nothing is set aside"))
+    row.reservation.as_deref().ok_or_else(|| internal("nothing is set aside"))
 }

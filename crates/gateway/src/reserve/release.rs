@@ -227,7 +227,7 @@ impl Gateway {
                 let execution = pending.execution(call, provider, stood);
                 let (execution, effects) = self.step(execution, Event::Asked(found))?;
                 pending.row.call = Some(reservation.call_of(capture));
-                pending.row.reservation = Some(reservation.clone().charged_by(at));
+                pending.row.reservation = Some(Box::new(reservation.clone().charged_by(at)));
                 self.keep_reserved(tenant, pending, clock::now_ms(), ledger::RESERVED).await?;
                 self.follow(tenant, pending, &execution, &effects).await?;
                 return Ok(true);
