@@ -1,5 +1,7 @@
 //! Alerts: what a person should look at soon. Each is counted and is one line in the log, with ids and nothing else.
 
+use ledger::Stored;
+
 use crate::gateway::Gateway;
 use crate::pending::Pending;
 
@@ -37,6 +39,18 @@ impl Gateway {
             mandate = about.row.mandate_id.as_deref(),
             receipt = receipt_id,
             "a person should look at this"
+        );
+    }
+
+    /// The same of an action of which only ids are left.
+    pub(crate) fn alert_erased(&self, alert: Alert, about: &Stored) {
+        self.metrics.alert(alert);
+        tracing::error!(
+            alert = alert.as_str(),
+            action = %about.id,
+            tenant = %about.tenant,
+            agent = %about.subject,
+            "a person should look at this: the action was erased"
         );
     }
 }

@@ -127,8 +127,13 @@ impl Gateway {
         let stored = stored.ok_or_else(|| internal("an action is gone"))?;
         let row = match IntentRow::from_bytes(&stored.payload) {
             Ok(row) => row,
-            // Nothing is left of it that could go on.
-            Err(error) if error.code == Code::Erased => return Ok(()),
+            // Nothing is left of it that could go on, but an effect that was not there before is one.
+            Err(error) if error.code == Code::Erased => {
+                if stored.state == State::Failed && matches!(word.reply, Reply::Confirmed(_)) {
+                    self.alert_erased(Alert::LateEffect, &stored);
+                }
+                return Ok(());
+            }
             Err(error) => return Err(error),
         };
         let Some(call) = row.call.as_ref().filter(|call| call.was_for(word.provider.as_ref())) else {

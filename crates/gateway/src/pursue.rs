@@ -214,7 +214,7 @@ impl Gateway {
             ));
         }
         if matches!(stood, Stood::RollingBack | Stood::Completed)
-            && let Some(redress) = redress(pending, rules, provider.as_ref())?
+            && let Some(redress) = redress(pending, rules, provider)?
         {
             return Ok((Arc::new(redress), call));
         }

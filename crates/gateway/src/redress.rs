@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use action::{Action, Archetype, Atp, Catalogue, Money, Request};
-use execution::{Call, Capabilities, Found, Reply};
+use execution::{Call, Capabilities, Check, Found, Reply};
 use futures_util::future::BoxFuture;
 use provider::{Ask, Done, Provider, Rollback, Unquoted};
 use serde_json::Value;
@@ -31,10 +31,15 @@ pub(crate) fn action_of(
     }
 }
 
+/// The kind of action that is to undo it by these rules, if the request brought something.
+pub(crate) fn undoing<'a>(rules: &'a Rules, atp: &Atp) -> Option<&'a Arc<Archetype>> {
+    let (verb, target) = atp.rollback_verb_and_target()?;
+    rules.catalogue.resolve(verb, target)
+}
+
 /// Who is to undo it by these rules, if the request brought something.
 pub(crate) fn undone_by<'a>(rules: &'a Rules, atp: &Atp) -> Option<&'a Arc<dyn Provider>> {
-    let (verb, target) = atp.rollback_verb_and_target()?;
-    rules.providers.get(&rules.catalogue.resolve(verb, target)?.name)
+    rules.providers.get(&undoing(rules, atp)?.name)
 }
 
 /// The rollback that a request asks for, as an action.
@@ -56,14 +61,26 @@ fn rollback_of(catalogue: &Catalogue, atp: &Atp) -> Result<Option<Action>, Error
         return Err(Error::new(Code::ValidationFailed, "a required member is missing")
             .field(format!("/rollback/parameters{}", missing.field)));
     }
-    if archetype.money.as_ref().is_some_and(|rule| rule.quote) {
-        return Err(Error::new(
-            Code::ProviderCannot,
-            "what has a price only when it is asked for undoes nothing",
-        )
-        .field("/rollback/verb"));
+    match unfit(archetype) {
+        Some(why) => Err(Error::new(Code::ProviderCannot, why)
+            .field("/rollback/verb")
+            .hint("let the catalogue say how it is undone: `[binding.rollback]`")),
+        None => Ok(Some(action)),
     }
-    Ok(Some(action))
+}
+
+/// Why a request may not bring this to undo something with. It would be carried out on the word of whoever asks for the
+/// rollback: past mandates, caps and people, which an action of its own would meet.
+fn unfit(archetype: &Archetype) -> Option<&'static str> {
+    if archetype.money.is_some() {
+        Some("what moves money is not brought by a request to undo something")
+    } else if !archetype.reversible {
+        Some("what cannot be undone is not brought by a request to undo something")
+    } else if archetype.requires_approval {
+        Some("what people have to agree to is not brought by a request to undo something")
+    } else {
+        None
+    }
 }
 
 /// Who carries the rollback out, if it can be sent as often as it takes and have one effect.
@@ -83,6 +100,8 @@ pub(crate) fn able<'a>(rules: &'a Rules, rollback: &Action) -> Result<&'a Arc<dy
 #[derive(Debug)]
 pub(crate) struct Redress {
     by: Arc<dyn Provider>,
+    /// Who had the effect, and is asked whether all is as it should be.
+    own: Arc<dyn Provider>,
     archetype: Arc<Archetype>,
     constraints: Value,
     money: Option<Money>,
@@ -93,7 +112,7 @@ pub(crate) struct Redress {
 pub(crate) fn redress(
     pending: &Pending,
     rules: &Rules,
-    own: &dyn Provider,
+    own: &Arc<dyn Provider>,
 ) -> Result<Option<Redress>, Error> {
     let Some(atp) = pending.row.atp()? else { return Ok(None) };
     let Some(action) = rollback_of(&rules.catalogue, &atp)? else { return Ok(None) };
@@ -106,6 +125,7 @@ pub(crate) fn redress(
     let within = own.rollback().map_or(USUAL_WINDOW, |rollback| rollback.within);
     Ok(Some(Redress {
         by: Arc::clone(by),
+        own: Arc::clone(own),
         archetype: Arc::clone(&action.archetype),
         money: action.money,
         constraints: action.constraints,
@@ -137,6 +157,14 @@ impl Provider for Redress {
 
     fn query<'a>(&'a self, _: &'a Call, _: i64) -> BoxFuture<'a, Found> {
         Box::pin(std::future::ready(Found::Unknown))
+    }
+
+    fn checks(&self) -> bool {
+        self.own.checks()
+    }
+
+    fn check<'a>(&'a self, call: &'a Call, done: Done<'a>, now_ms: i64) -> BoxFuture<'a, Check> {
+        self.own.check(call, done, now_ms)
     }
 
     fn rollback(&self) -> Option<Rollback> {

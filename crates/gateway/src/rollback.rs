@@ -22,8 +22,9 @@ use crate::outcome::{Details, Kind};
 use crate::pending::Pending;
 use crate::prove::{Ending, amending, push_split};
 use crate::pursue::Pursued;
+use crate::redress::undoing;
 use crate::remember::{draft, event, outward, stored as kept, unavailable};
-use crate::row::{ConfirmedRow, OutcomeRow, RollbackRow, VERSION, internal};
+use crate::row::{ConfirmedRow, IntentRow, OutcomeRow, RollbackRow, VERSION, internal};
 use crate::steer::busy;
 use crate::tenants::TenantState;
 use crate::views::ActionView;
@@ -341,8 +342,15 @@ impl Gateway {
         provider: &dyn Provider,
     ) -> Result<bool, Error> {
         let freezes = self.ledger.freezes().await.map_err(unavailable)?;
+        let rules = self.tenant(&stored.tenant)?.rules();
+        let brought = IntentRow::from_bytes(&stored.payload)?.atp()?;
+        let brought = brought.and_then(|atp| undoing(&rules, &atp)).map(|archetype| archetype.name.as_str());
+        let kinds = [Some(&*stored.archetype), brought];
         Ok(freezes.iter().filter(|freeze| freeze.include_rollback).any(|freeze| {
-            freeze.scope.covers(&stored.tenant, &stored.subject, &stored.archetype, Some(provider.name()))
+            let covers = |kind: &str| {
+                freeze.scope.covers(&stored.tenant, &stored.subject, kind, Some(provider.name()))
+            };
+            kinds.into_iter().flatten().any(covers)
         }))
     }
 

@@ -758,6 +758,34 @@ async fn a_rollback_goes_to_whom_it_was_bound_when_it_was_asked_for() {
     assert_eq!((house.bank.refunds(), house.bank.balance("acct-1")), (1, Some(0)));
 }
 
+/// What a request brings takes nothing away from what the catalogue wants.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollback_that_a_request_brings_undoes_what_fails_its_check() {
+    let checked = [include_str!("atp/pay.toml"), include_str!("atp/check.toml")].concat();
+    let give_back = include_str!("atp/give_back.toml").replace("GROUP", "Payments");
+    let catalogue =
+        vec![("pay.toml", checked), ("give_back.toml", give_back.replace("CAPABILITIES", IDEMPOTENT))];
+    let house = House::with(Plan { catalogue, ..Plan::default() }).await;
+    let said = submit_json(&house.agent(), &pay(&house, "acct-1")).await;
+    assert_eq!((said.status, &said.body["response"]["kind"]), (502, &json!("failed")), "{}", said.text());
+    assert_eq!(said.body["result"]["state"], "ROLLED_BACK");
+    assert_eq!((house.bank.effects().count, house.bank.refunds()), (1, 1));
+}
+
+/// A freeze that includes rollbacks stops what undoes by its own kind, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_kind_of_action_undoes_nothing() {
+    let house = paying("Payments", IDEMPOTENT).await;
+    let agent = house.agent();
+    let said = submit_json(&agent, &pay(&house, "acct-1")).await;
+    let id = said.body["action_id"].as_str().unwrap().to_owned();
+    let freeze = json!({"scope": "archetype:GIVE_BACK", "reason": "drill", "include_rollback": true});
+    assert_eq!(house.admin().post("/v1/freeze", &freeze).await.status, 200);
+    let refused = agent.post(&format!("/v1/actions/{id}/rollback"), &json!({})).await;
+    assert_eq!((refused.status, refused.code()), (409, "EP_STATE_CONFLICT"), "{}", refused.text());
+    assert_eq!(house.bank.refunds(), 0);
+}
+
 /// It is an action itself: by its own name, schema and completeness, and by policies.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rollback_is_judged_with_its_action() {
@@ -798,6 +826,12 @@ async fn a_rollback_is_judged_with_its_action() {
             json!({"verb": "give back", "parameters": {"reason": "4111111111111111"}}),
             "EP_CARD_DATA_REFUSED",
             "/rollback/parameters/reason",
+        ),
+        // On the word of whoever asks for a rollback it would pay past mandate and cap.
+        (
+            json!({"verb": "pay", "target": "supplier", "parameters": {"recipient": "evil", "amount": "25.00"}}),
+            "ATP_PROVIDER_CANNOT",
+            "/rollback/verb",
         ),
     ] {
         let body = with(with(pay(&house, "acct-4"), "/rollback", rollback), "/delegation_token", Value::Null);
