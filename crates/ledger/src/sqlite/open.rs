@@ -21,7 +21,7 @@ mod migrations {
 
 /// Connection caches, in KiB. The writer's holds the inner pages of every index.
 const WRITER_CACHE: i64 = 8 * 1024;
-const READER_CACHE: i64 = 2 * 1024;
+const READER_CACHE: i64 = 1024;
 
 pub(crate) fn writer(path: &Path) -> Result<Connection, Error> {
     let mut db = Connection::open(path).map_err(cannot)?;
