@@ -29,6 +29,7 @@ use crate::outcome::{Details, Kind};
 use crate::pending::Pending;
 use crate::prove::{Ending, amending, push_split};
 use crate::remember::{draft, outward, stored as kept, unavailable};
+use crate::rollback::done;
 use crate::row::{IntentRow, OutcomeRow, ResolutionRow, VERSION, internal};
 use crate::steer::busy;
 use crate::tenants::TenantState;
@@ -420,8 +421,7 @@ impl Pending {
     /// What was charged for the effect, as its outcome says.
     fn charged(&self, outcomes: &[Settled]) -> Result<Option<Money>, Error> {
         let Some(money) = self.money else { return Ok(None) };
-        let done = outcomes.iter().rfind(|it| it.state == State::Executed && it.reply.is_some());
-        let done = done.map(|done| OutcomeRow::from_bytes(&done.payload)).transpose()?;
+        let done = done(outcomes).map(|done| OutcomeRow::from_bytes(&done.payload)).transpose()?;
         let said = done.and_then(|done| done.details.amount.zip(done.details.currency));
         let charged =
             said.and_then(|(amount, currency)| Money::parse(&amount, action::Currency::of(&currency)?).ok());

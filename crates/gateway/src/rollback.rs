@@ -133,7 +133,7 @@ impl Gateway {
             return Err(conflict("only a price was asked for: there is nothing to undo"));
         }
         let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
-        let done = done(outcomes).ok_or_else(|| internal("an executed action has no outcome"))?;
+        let done = done(&outcomes).ok_or_else(|| internal("an executed action has no outcome"))?;
         if clock::now_ms() > done.at_ms.saturating_add(millis(rollback.within)) {
             return Err(conflict("the time in which the action could be undone is over"));
         }
@@ -370,9 +370,9 @@ pub(crate) struct Undoable {
 }
 
 /// What was said when an effect was. One that could not be undone before that was being undone already.
-pub(crate) fn done(outcomes: Vec<Settled>) -> Option<Settled> {
-    let done = |it: &Settled| matches!(it.state, State::Executed | State::RollingBack) && it.reply.is_some();
-    outcomes.into_iter().rfind(done)
+pub(crate) fn done(outcomes: &[Settled]) -> Option<&Settled> {
+    let done = |it: &&Settled| matches!(it.state, State::Executed | State::RollingBack) && it.reply.is_some();
+    outcomes.iter().rfind(done)
 }
 
 pub(crate) const NOT_DONE: &str = "only what was carried out can be undone";
