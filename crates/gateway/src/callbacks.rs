@@ -162,7 +162,12 @@ impl Gateway {
                 tracing::warn!(action = %word.id, "a callback denies an effect that was confirmed");
                 Ok(())
             }
-            _ => Ok(()),
+            // Said before, or nothing that changes what is on record.
+            State::Waiting | State::Failed | State::Executed => Ok(()),
+            State::Held | State::Approved | State::Refused => Ok(()),
+            // Its effect, or what is set aside for it, is confirmed.
+            State::Reserved | State::Checking | State::Retracting => Ok(()),
+            State::RollingBack | State::RollbackFailed | State::RolledBack => Ok(()),
         }
     }
 

@@ -146,7 +146,14 @@ impl Gateway {
             let otherwise = match stored.state {
                 State::Sent | State::InDoubt | State::Waiting => Next::Wait,
                 State::Held | State::Approved => Next::Held,
-                _ => return Ok(view(Next::Over)),
+                State::Executed | State::Failed | State::Refused => return Ok(view(Next::Over)),
+                // Where the caller carries it out there is no payer, nothing to reserve, and no way back.
+                State::Challenged | State::Reserved | State::Checking | State::Retracting => {
+                    return Ok(view(Next::Over));
+                }
+                State::RollingBack | State::RollbackFailed | State::RolledBack => {
+                    return Ok(view(Next::Over));
+                }
             };
             let provider = self.run_by(&stored)?;
             let runner_binding = provider.runner().ok_or_else(not_a_run)?;
