@@ -123,8 +123,7 @@ impl Gateway {
     }
 
     async fn hear_once(self: &Arc<Self>, word: &Word) -> Result<(), Error> {
-        let stored = self.ledger.action(&word.tenant.tenant, word.id).await.map_err(unavailable)?;
-        let stored = stored.ok_or_else(|| internal("an action is gone"))?;
+        let stored = self.stored(&word.tenant, word.id).await?;
         let row = match IntentRow::from_bytes(&stored.payload) {
             Ok(row) => row,
             // Nothing is left of it that could go on, but an effect that was not there before is one.

@@ -172,8 +172,7 @@ impl Gateway {
     ) -> Result<(), Error> {
         let under_way = self.alone_with(id).await?;
         // Read once it is marked: before, whoever had it in hand may have gone on with it.
-        let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
-        let stored = stored.ok_or_else(|| internal("an action is gone"))?;
+        let stored = self.stored(tenant, id).await?;
         let row = IntentRow::from_bytes(&stored.payload)?;
         let parties = self.parties(&stored, &row).await?;
         if parties.iter().any(|party| *party == person.subject.as_str()) {
@@ -256,8 +255,7 @@ impl Gateway {
         let execution = pending.execution(call, provider.as_ref(), Stood::InDoubt);
         let (execution, effects) = self.step(execution, Event::Asked(found))?;
         self.follow(tenant, pending, &execution, &effects).await?;
-        let now = self.ledger.action(&stored.tenant, stored.id).await.map_err(unavailable)?;
-        let now = now.map_or(State::InDoubt, |now| now.state);
+        let now = self.stored(tenant, stored.id).await?.state;
         if now == decision.state() {
             return Ok(true);
         }
@@ -362,8 +360,7 @@ impl Gateway {
                 pending.call(self.environment, &then)?
             }
         };
-        let course = pending.row.call.as_ref().map(crate::row::CallRow::course);
-        let course = course.ok_or_else(|| internal("an action without a call was sent"))?;
+        let course = pending.course()?;
         let capabilities = Capabilities::default();
         let terms = Terms {
             capabilities,

@@ -176,8 +176,7 @@ impl Gateway {
         }
         let RollbackRow { sends, first_ms, .. } = row;
         let undo = Undo { call: Arc::new(undo_call(tenant, &call, provider.as_ref())), sends, first_ms };
-        let course = pending.row.call.as_ref().map(crate::row::CallRow::course);
-        let course = course.ok_or_else(|| internal("an action without a call was carried out"))?;
+        let course = pending.course()?;
         let (terms, stood) = (pending.terms(provider.as_ref()), Stood::RollingBack);
         let execution = execution::Execution::recover_undone(call, terms, course, stood, Some(undo));
         let (execution, effects) = self.step(execution, Event::Woken)?;
@@ -354,6 +353,7 @@ impl Gateway {
         }))
     }
 
+    /// An action as it is on record now.
     pub(crate) async fn stored(&self, tenant: &TenantState, id: ActionId) -> Result<Stored, Error> {
         let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
         stored.ok_or_else(|| internal("an action is gone"))

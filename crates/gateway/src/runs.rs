@@ -255,8 +255,7 @@ impl Gateway {
         let under_way = self.look_after_alone(id).ok_or_else(busy)?;
         let tenant = Arc::clone(self.tenant(tenant)?);
         // Read once it is marked: before, whoever had it in hand may have gone on with it.
-        let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
-        let stored = stored.ok_or_else(|| internal("an action is gone"))?;
+        let stored = self.stored(&tenant, id).await?;
         let pending = Pending::restore(&stored, self.told(&stored).await?)?;
         is_of_this_key(&pending, provider_key)?;
         match (stored.state, reply) {

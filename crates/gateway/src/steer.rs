@@ -54,8 +54,7 @@ impl Gateway {
         under_way: UnderWay,
     ) -> Result<Next, Error> {
         // Read once it is marked: before, whoever had it in hand may have gone on with it.
-        let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
-        let stored = stored.ok_or_else(|| internal("an action is gone"))?;
+        let stored = self.stored(tenant, id).await?;
         let told = self.told(&stored).await?;
         let pending = Pending::restore(&stored, told)?;
         if stored.state != State::Failed || pending.row.call.is_none() {
