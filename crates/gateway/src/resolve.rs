@@ -373,13 +373,15 @@ impl Gateway {
         Ok(Execution::recover(call, terms, course, stood))
     }
 
-    /// Who does not decide on an action, whether it ever waited or not: who asked for it or for its rollback, whose right
-    /// it is, who gave that right, and who made the keys of whoever asked.
+    /// Who does not decide on an action, whether it ever waited or not: who asked for it, for its charge or for its
+    /// rollback, whose right it is, who gave that right, and who made the keys of whoever asked.
     pub(crate) async fn parties(&self, stored: &Stored, row: &IntentRow) -> Result<Vec<String>, Error> {
         let mut parties: Vec<String> =
             row.escalation.iter().flat_map(|asked| asked.parties.clone()).collect();
         parties.extend([stored.subject.to_string(), stored.principal.to_string()]);
         parties.extend(row.rollback.iter().map(|rollback| rollback.by.clone()));
+        let captures = row.reservation.iter().flat_map(|reservation| &reservation.captures);
+        parties.extend(captures.map(|capture| capture.by.clone()));
         for jti in stored.mandates.iter().map(|jti| &**jti).chain(row.mandate_id.as_deref()) {
             let held = self.ledger.mandate(&stored.tenant, jti).await.map_err(unavailable)?;
             parties.extend(
