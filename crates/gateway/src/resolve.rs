@@ -510,11 +510,12 @@ fn understood(
     })
 }
 
-/// An amount that a person may say was charged, in its one spelling. More than was reserved only a provider can say.
+/// An amount that a person may say was charged, in its one spelling. More than was to be charged only a provider can say.
 fn within_reserved(charged: &str, pending: &Pending) -> Result<String, Error> {
     let field = "/charged/amount";
     let quoted = pending.row.payment_mode == PaymentMode::QuoteOnly.as_str();
-    let reserved = pending.money.filter(|_| !quoted);
+    let (_, asked) = pending.row.purpose(pending.money)?;
+    let reserved = asked.filter(|_| !quoted);
     let reserved = reserved
         .ok_or_else(|| wrong("/charged", "`charged` does not fit: nothing was reserved for this action"))?;
     let charged = Money::parse(charged, reserved.currency())
