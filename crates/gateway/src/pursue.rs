@@ -377,9 +377,12 @@ impl Gateway {
         if stored.reply.is_some() {
             return self.last_said(stored);
         }
+        let row = IntentRow::from_bytes(&stored.payload)?;
         if stored.state == State::Challenged {
-            let row = IntentRow::from_bytes(&stored.payload)?;
             return self.say_challenged(stored.id, &row, true).ok_or_else(|| internal("nothing is asked"));
+        }
+        if stored.state == State::Reserved {
+            return self.say_reserved(stored.id, &row, true);
         }
         let told = self.told(stored).await?;
         let mut pending = Pending::restore(stored, told)?;
@@ -387,7 +390,6 @@ impl Gateway {
             if stored.state == State::Sent {
                 self.note_doubt(tenant, &pending).await?;
             }
-            let row = IntentRow::from_bytes(&stored.payload)?;
             return Ok(self.say_sent(stored.id, &row));
         }
         let state = if stored.state.rests() { stored.state } else { State::InDoubt };
