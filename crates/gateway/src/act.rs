@@ -19,7 +19,6 @@ use crate::metrics::Step;
 use crate::pending::{Pending, Told};
 use crate::prove::Ending;
 use crate::pursue::Pursued;
-use crate::remember::unavailable;
 use crate::row::internal;
 use crate::tenants::TenantState;
 use crate::{Answer, Code, Error, clock};
@@ -206,8 +205,7 @@ impl Gateway {
 
     /// Reads back what admission wrote.
     async fn recall(&self, tenant: &TenantState, id: ActionId) -> Result<Box<Pending>, Error> {
-        let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
-        let stored = stored.ok_or_else(|| internal("an admitted action is not in the ledger"))?;
+        let stored = self.stored(tenant, id).await?;
         let told = self.told(&stored).await?;
         Pending::restore(&stored, told).map(Box::new)
     }
@@ -240,7 +238,7 @@ impl Gateway {
                 return Ok(Followed::Rests(*due_ms));
             }
             State::Checking { confirmation, asks } => {
-                let until_ms = until(effects);
+                let until_ms = waits_until(effects).unwrap_or_else(clock::now_ms);
                 self.have_checked(tenant, pending, (confirmation, *asks), until_ms).await?;
                 if is_late(effects) {
                     let told = pending.told.as_ref().map(|told| told.receipt.receipt_id.as_str());
@@ -249,7 +247,7 @@ impl Gateway {
                 return Ok(Followed::Rests(until_ms));
             }
             State::InDoubt => {
-                let until_ms = until(effects);
+                let until_ms = waits_until(effects).unwrap_or_else(clock::now_ms);
                 self.wake_at(pending.id, until_ms);
                 return Ok(Followed::Rests(until_ms));
             }
@@ -372,13 +370,12 @@ async fn first(reply: &mut BoxFuture<'_, Reply>, deadline: Option<Instant>) -> O
     }
 }
 
-/// Until when it is to wait.
-fn until(effects: &[Effect]) -> i64 {
-    let until = effects.iter().find_map(|effect| match effect {
+/// Until when it is to wait, if it is.
+pub(crate) fn waits_until(effects: &[Effect]) -> Option<i64> {
+    effects.iter().find_map(|effect| match effect {
         Effect::Wait { until_ms } => Some(*until_ms),
         _ => None,
-    });
-    until.unwrap_or_else(clock::now_ms)
+    })
 }
 
 fn is_late(effects: &[Effect]) -> bool {

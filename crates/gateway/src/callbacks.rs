@@ -123,8 +123,7 @@ impl Gateway {
     }
 
     async fn hear_once(self: &Arc<Self>, word: &Word) -> Result<(), Error> {
-        let stored = self.ledger.action(&word.tenant.tenant, word.id).await.map_err(unavailable)?;
-        let stored = stored.ok_or_else(|| internal("an action is gone"))?;
+        let stored = self.stored(&word.tenant, word.id).await?;
         let row = match IntentRow::from_bytes(&stored.payload) {
             Ok(row) => row,
             // Nothing is left of it that could go on, but an effect that was not there before is one.
@@ -162,7 +161,12 @@ impl Gateway {
                 tracing::warn!(action = %word.id, "a callback denies an effect that was confirmed");
                 Ok(())
             }
-            _ => Ok(()),
+            // Said before, or nothing that changes what is on record.
+            State::Waiting | State::Failed | State::Executed => Ok(()),
+            State::Held | State::Approved | State::Refused => Ok(()),
+            // Its effect, or what is set aside for it, is confirmed.
+            State::Reserved | State::Checking | State::Retracting => Ok(()),
+            State::RollingBack | State::RollbackFailed | State::RolledBack => Ok(()),
         }
     }
 

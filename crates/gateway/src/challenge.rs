@@ -23,8 +23,7 @@ impl Gateway {
         pending: &Pending,
         challenge: &Challenge,
     ) -> Result<Answer, Error> {
-        let stored = self.ledger.action(&pending.tenant, pending.id).await.map_err(unavailable)?;
-        let stored = stored.ok_or_else(|| internal("an admitted action is not in the ledger"))?;
+        let stored = self.stored(tenant, pending.id).await?;
         let mut row = IntentRow::from_bytes(&stored.payload)?;
         let call = row.call.as_mut().ok_or_else(|| internal("an action without a call was sent"))?;
         let Challenge { url, until_ms: due_ms } = challenge.clone();

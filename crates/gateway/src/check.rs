@@ -54,8 +54,7 @@ impl Gateway {
         let (confirmation, asks) = confirmed(&pending)?;
         let (provider, call) = self.bound(&pending, &tenant.rules(), Stood::Completed)?;
         let undo = Arc::new(undo_call(tenant, &call, provider.as_ref()));
-        let course = pending.row.call.as_ref().map(crate::row::CallRow::course);
-        let course = course.ok_or_else(|| internal("an action without a call was carried out"))?;
+        let course = pending.course()?;
         let terms = pending.terms(provider.as_ref());
         let reference = confirmation.reference.clone();
         let execution = Execution::recover_checking(call, terms, course, confirmation, asks);
@@ -142,7 +141,7 @@ impl Gateway {
 }
 
 const CHECK_FAILED: &str = "check_failed";
-/// Who has undone what nobody asked to be undone.
+/// Who has undone, or set free, what nobody asked to be.
 pub(crate) const OURSELVES: &str = "countersign";
 
 fn event_of(found: Check, undo: Arc<execution::Call>) -> Event {

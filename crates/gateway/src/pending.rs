@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use action::{ActionId, Environment, GuaranteeLevel, Money, PaymentMode, Subject, Tenant};
-use execution::{Call, Execution, Stood, Terms};
+use execution::{Call, Course, Execution, Stood, Terms};
 use ledger::By;
 use provider::Provider;
 use receipt::{Chain, Json, Salts};
@@ -117,8 +117,14 @@ impl Pending {
     /// The execution as it stands on record.
     pub(crate) fn execution(&self, call: Call, provider: &dyn Provider, stood: Stood) -> Execution {
         let course = self.row.call.as_ref().map(CallRow::course);
-        let course = course.unwrap_or(execution::Course { sends: 1, retries: 0, first_ms: 0 });
+        let course = course.unwrap_or(Course { sends: 1, retries: 0, first_ms: 0 });
         Execution::recover(call, self.terms(provider), course, stood)
+    }
+
+    /// How far its latest call has come.
+    pub(crate) fn course(&self) -> Result<Course, Error> {
+        let call = self.row.call.as_ref().ok_or_else(|| internal("an action without a call was sent"))?;
+        Ok(call.course())
     }
 
     pub(crate) fn terms(&self, provider: &dyn Provider) -> Terms {

@@ -42,8 +42,7 @@ impl Gateway {
         under_way: UnderWay,
         holds: bool,
     ) -> Result<Pursued, Error> {
-        let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
-        let stored = stored.ok_or_else(|| internal("an admitted action is not in the ledger"))?;
+        let stored = self.stored(tenant, id).await?;
         let stood = match (stored.state, stored.due_ms) {
             (State::Sent | State::InDoubt, _) => Stood::InDoubt,
             (State::Challenged, until_ms) => Stood::Challenged { until_ms: until_ms.unwrap_or(0) },
@@ -90,8 +89,7 @@ impl Gateway {
         let pursued = match effects.first() {
             Some(Effect::Clear) => {
                 // What was just written down is part of what is judged.
-                let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
-                let stored = stored.ok_or_else(|| internal("an admitted action is not in the ledger"))?;
+                let stored = self.stored(tenant, id).await?;
                 self.clear(tenant, &rules, &stored, pending, execution, under_way).await?
             }
             _ => self.followed(tenant, &pending, &execution, &effects).await?,
@@ -272,8 +270,7 @@ impl Gateway {
         confirmed: Option<Confirmation>,
         under_way: UnderWay,
     ) -> Result<Option<Followed>, Error> {
-        let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
-        let stored = stored.ok_or_else(|| internal("an admitted action is not in the ledger"))?;
+        let stored = self.stored(tenant, id).await?;
         let call = IntentRow::from_bytes(&stored.payload)?.call;
         let same = call.is_some_and(|call| call.reference == sent.reference);
         match (stored.state, confirmed) {
@@ -297,8 +294,7 @@ impl Gateway {
         reply: Reply,
         under_way: Option<UnderWay>,
     ) -> Result<Followed, Error> {
-        let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
-        let stored = stored.ok_or_else(|| internal("an admitted action is not in the ledger"))?;
+        let stored = self.stored(tenant, id).await?;
         let told = self.told(&stored).await?;
         let pending = Pending::restore(&stored, told)?;
         let stood = match stored.state {
@@ -342,8 +338,7 @@ impl Gateway {
         due_ms: i64,
         after: &Absence,
     ) -> Result<(), Error> {
-        let stored = self.ledger.action(&pending.tenant, pending.id).await.map_err(unavailable)?;
-        let stored = stored.ok_or_else(|| internal("an admitted action is not in the ledger"))?;
+        let stored = self.stored(tenant, pending.id).await?;
         let mut row = IntentRow::from_bytes(&stored.payload)?;
         let now_ms = clock::now_ms();
         let code = match after {
@@ -371,8 +366,7 @@ impl Gateway {
         id: ActionId,
         awaited: bool,
     ) -> Result<Option<Answer>, Error> {
-        let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
-        let stored = stored.ok_or_else(|| internal("an admitted action is not in the ledger"))?;
+        let stored = self.stored(tenant, id).await?;
         if !awaited && stored.state != State::Sent {
             return Ok(None);
         }
@@ -383,9 +377,12 @@ impl Gateway {
         if stored.reply.is_some() {
             return self.last_said(stored);
         }
+        let row = IntentRow::from_bytes(&stored.payload)?;
         if stored.state == State::Challenged {
-            let row = IntentRow::from_bytes(&stored.payload)?;
             return self.say_challenged(stored.id, &row, true).ok_or_else(|| internal("nothing is asked"));
+        }
+        if stored.state == State::Reserved {
+            return self.say_reserved(stored.id, &row, true);
         }
         let told = self.told(stored).await?;
         let mut pending = Pending::restore(stored, told)?;
@@ -393,7 +390,6 @@ impl Gateway {
             if stored.state == State::Sent {
                 self.note_doubt(tenant, &pending).await?;
             }
-            let row = IntentRow::from_bytes(&stored.payload)?;
             return Ok(self.say_sent(stored.id, &row));
         }
         let state = if stored.state.rests() { stored.state } else { State::InDoubt };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use action::{Action, Archetype, Atp, Catalogue, Money, Request};
-use execution::{Call, Capabilities, Check, Found, Reply};
+use execution::{Call, Capabilities, Check, Found, Purpose, Reply};
 use futures_util::future::BoxFuture;
 use provider::{Ask, Done, Provider, Rollback, Unquoted};
 use serde_json::Value;
@@ -89,6 +89,10 @@ pub(crate) fn able<'a>(rules: &'a Rules, rollback: &Action) -> Result<&'a Arc<dy
     let cannot = |why: &str| Err(Error::new(Code::ProviderCannot, why).field("/rollback/verb"));
     match rules.providers.get(name) {
         None => cannot("the archetype of the rollback is bound to no provider"),
+        // Nobody takes a call of an action that is over.
+        Some(provider) if provider.runner().is_some() => {
+            cannot("the archetype of the rollback is carried out by its caller")
+        }
         Some(provider) if provider.capabilities().idempotent.is_none() => {
             cannot("the provider of the rollback is not idempotent")
         }
@@ -176,6 +180,7 @@ impl Provider for Redress {
             archetype: Arc::clone(&self.archetype),
             constraints: self.constraints.clone(),
             money: self.money,
+            purpose: Purpose::Act,
             ..call.clone()
         };
         Box::pin(async move { self.by.redress(&call, done, now_ms).await })

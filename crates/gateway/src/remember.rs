@@ -313,6 +313,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_documents_name_every_event_of_an_action() {
+        let trail = include_str!("../../../docs/audit.md");
+        let others = [ledger::SENT_AGAIN, ledger::CHARGING, ledger::ERASED, crate::resolve::EVENT];
+        let alerts = [Alert::LateEffect.as_str(), Alert::Overage.as_str(), "rejected", "expired"];
+        let of_states = State::ALL.into_iter().map(|state| event(state, None));
+        for event in of_states.chain(others).chain(alerts) {
+            assert!(trail.contains(&format!("`{event}`")), "docs/audit.md does not name `{event}`");
+        }
+    }
+
+    #[test]
     fn mandates_are_charged_what_was_charged() {
         let usd = |minor| Money::new(minor, Currency::of("USD").unwrap());
         let jpy = Money::new(9_000, Currency::of("JPY").unwrap());

@@ -29,6 +29,7 @@ use crate::outcome::{Details, Kind};
 use crate::pending::Pending;
 use crate::prove::{Ending, amending, push_split};
 use crate::remember::{draft, outward, stored as kept, unavailable};
+use crate::rollback::done;
 use crate::row::{IntentRow, OutcomeRow, ResolutionRow, VERSION, internal};
 use crate::steer::busy;
 use crate::tenants::TenantState;
@@ -171,8 +172,7 @@ impl Gateway {
     ) -> Result<(), Error> {
         let under_way = self.alone_with(id).await?;
         // Read once it is marked: before, whoever had it in hand may have gone on with it.
-        let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
-        let stored = stored.ok_or_else(|| internal("an action is gone"))?;
+        let stored = self.stored(tenant, id).await?;
         let row = IntentRow::from_bytes(&stored.payload)?;
         let parties = self.parties(&stored, &row).await?;
         if parties.iter().any(|party| *party == person.subject.as_str()) {
@@ -255,8 +255,7 @@ impl Gateway {
         let execution = pending.execution(call, provider.as_ref(), Stood::InDoubt);
         let (execution, effects) = self.step(execution, Event::Asked(found))?;
         self.follow(tenant, pending, &execution, &effects).await?;
-        let now = self.ledger.action(&stored.tenant, stored.id).await.map_err(unavailable)?;
-        let now = now.map_or(State::InDoubt, |now| now.state);
+        let now = self.stored(tenant, stored.id).await?.state;
         if now == decision.state() {
             return Ok(true);
         }
@@ -361,8 +360,7 @@ impl Gateway {
                 pending.call(self.environment, &then)?
             }
         };
-        let course = pending.row.call.as_ref().map(crate::row::CallRow::course);
-        let course = course.ok_or_else(|| internal("an action without a call was sent"))?;
+        let course = pending.course()?;
         let capabilities = Capabilities::default();
         let terms = Terms {
             capabilities,
@@ -375,13 +373,15 @@ impl Gateway {
         Ok(Execution::recover(call, terms, course, stood))
     }
 
-    /// Who does not decide on an action, whether it ever waited or not: who asked for it or for its rollback, whose right
-    /// it is, who gave that right, and who made the keys of whoever asked.
+    /// Who does not decide on an action, whether it ever waited or not: who asked for it, for its charge or for its
+    /// rollback, whose right it is, who gave that right, and who made the keys of whoever asked.
     pub(crate) async fn parties(&self, stored: &Stored, row: &IntentRow) -> Result<Vec<String>, Error> {
         let mut parties: Vec<String> =
             row.escalation.iter().flat_map(|asked| asked.parties.clone()).collect();
         parties.extend([stored.subject.to_string(), stored.principal.to_string()]);
         parties.extend(row.rollback.iter().map(|rollback| rollback.by.clone()));
+        let captures = row.reservation.iter().flat_map(|reservation| &reservation.captures);
+        parties.extend(captures.map(|capture| capture.by.clone()));
         for jti in stored.mandates.iter().map(|jti| &**jti).chain(row.mandate_id.as_deref()) {
             let held = self.ledger.mandate(&stored.tenant, jti).await.map_err(unavailable)?;
             parties.extend(
@@ -420,8 +420,7 @@ impl Pending {
     /// What was charged for the effect, as its outcome says.
     fn charged(&self, outcomes: &[Settled]) -> Result<Option<Money>, Error> {
         let Some(money) = self.money else { return Ok(None) };
-        let done = outcomes.iter().rfind(|it| it.state == State::Executed && it.reply.is_some());
-        let done = done.map(|done| OutcomeRow::from_bytes(&done.payload)).transpose()?;
+        let done = done(outcomes).map(|done| OutcomeRow::from_bytes(&done.payload)).transpose()?;
         let said = done.and_then(|done| done.details.amount.zip(done.details.currency));
         let charged =
             said.and_then(|(amount, currency)| Money::parse(&amount, action::Currency::of(&currency)?).ok());
@@ -511,11 +510,12 @@ fn understood(
     })
 }
 
-/// An amount that a person may say was charged, in its one spelling. More than was reserved only a provider can say.
+/// An amount that a person may say was charged, in its one spelling. More than was to be charged only a provider can say.
 fn within_reserved(charged: &str, pending: &Pending) -> Result<String, Error> {
     let field = "/charged/amount";
     let quoted = pending.row.payment_mode == PaymentMode::QuoteOnly.as_str();
-    let reserved = pending.money.filter(|_| !quoted);
+    let (_, asked) = pending.row.purpose(pending.money)?;
+    let reserved = asked.filter(|_| !quoted);
     let reserved = reserved
         .ok_or_else(|| wrong("/charged", "`charged` does not fit: nothing was reserved for this action"))?;
     let charged = Money::parse(charged, reserved.currency())

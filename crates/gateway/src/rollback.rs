@@ -133,7 +133,7 @@ impl Gateway {
             return Err(conflict("only a price was asked for: there is nothing to undo"));
         }
         let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
-        let done = done(outcomes).ok_or_else(|| internal("an executed action has no outcome"))?;
+        let done = done(&outcomes).ok_or_else(|| internal("an executed action has no outcome"))?;
         if clock::now_ms() > done.at_ms.saturating_add(millis(rollback.within)) {
             return Err(conflict("the time in which the action could be undone is over"));
         }
@@ -176,8 +176,7 @@ impl Gateway {
         }
         let RollbackRow { sends, first_ms, .. } = row;
         let undo = Undo { call: Arc::new(undo_call(tenant, &call, provider.as_ref())), sends, first_ms };
-        let course = pending.row.call.as_ref().map(crate::row::CallRow::course);
-        let course = course.ok_or_else(|| internal("an action without a call was carried out"))?;
+        let course = pending.course()?;
         let (terms, stood) = (pending.terms(provider.as_ref()), Stood::RollingBack);
         let execution = execution::Execution::recover_undone(call, terms, course, stood, Some(undo));
         let (execution, effects) = self.step(execution, Event::Woken)?;
@@ -354,6 +353,7 @@ impl Gateway {
         }))
     }
 
+    /// An action as it is on record now.
     pub(crate) async fn stored(&self, tenant: &TenantState, id: ActionId) -> Result<Stored, Error> {
         let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
         stored.ok_or_else(|| internal("an action is gone"))
@@ -370,9 +370,9 @@ pub(crate) struct Undoable {
 }
 
 /// What was said when an effect was. One that could not be undone before that was being undone already.
-pub(crate) fn done(outcomes: Vec<Settled>) -> Option<Settled> {
-    let done = |it: &Settled| matches!(it.state, State::Executed | State::RollingBack) && it.reply.is_some();
-    outcomes.into_iter().rfind(done)
+pub(crate) fn done(outcomes: &[Settled]) -> Option<&Settled> {
+    let done = |it: &&Settled| matches!(it.state, State::Executed | State::RollingBack) && it.reply.is_some();
+    outcomes.iter().rfind(done)
 }
 
 pub(crate) const NOT_DONE: &str = "only what was carried out can be undone";

@@ -108,7 +108,7 @@ impl Gateway {
         }
         let checked = IntentRow::from_bytes(&stored.payload)?.check.map(|check| check.confirmed_ms);
         let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
-        let said = done(outcomes).map(|it| (it.at_ms, it.entry));
+        let said = done(&outcomes).map(|it| (it.at_ms, it.entry));
         // What is not said yet to be done is newer than what is.
         let (at_ms, entry) = said.unwrap_or((i64::MAX, i64::MAX));
         Ok((checked.unwrap_or(at_ms), entry))

@@ -146,7 +146,14 @@ impl Gateway {
             let otherwise = match stored.state {
                 State::Sent | State::InDoubt | State::Waiting => Next::Wait,
                 State::Held | State::Approved => Next::Held,
-                _ => return Ok(view(Next::Over)),
+                State::Executed | State::Failed | State::Refused => return Ok(view(Next::Over)),
+                // Where the caller carries it out there is no payer, nothing to reserve, and no way back.
+                State::Challenged | State::Reserved | State::Checking | State::Retracting => {
+                    return Ok(view(Next::Over));
+                }
+                State::RollingBack | State::RollbackFailed | State::RolledBack => {
+                    return Ok(view(Next::Over));
+                }
             };
             let provider = self.run_by(&stored)?;
             let runner_binding = provider.runner().ok_or_else(not_a_run)?;
@@ -248,8 +255,7 @@ impl Gateway {
         let under_way = self.look_after_alone(id).ok_or_else(busy)?;
         let tenant = Arc::clone(self.tenant(tenant)?);
         // Read once it is marked: before, whoever had it in hand may have gone on with it.
-        let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
-        let stored = stored.ok_or_else(|| internal("an action is gone"))?;
+        let stored = self.stored(&tenant, id).await?;
         let pending = Pending::restore(&stored, self.told(&stored).await?)?;
         is_of_this_key(&pending, provider_key)?;
         match (stored.state, reply) {

@@ -54,8 +54,7 @@ impl Gateway {
         under_way: UnderWay,
     ) -> Result<Next, Error> {
         // Read once it is marked: before, whoever had it in hand may have gone on with it.
-        let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
-        let stored = stored.ok_or_else(|| internal("an action is gone"))?;
+        let stored = self.stored(tenant, id).await?;
         let told = self.told(&stored).await?;
         let pending = Pending::restore(&stored, told)?;
         if stored.state != State::Failed || pending.row.call.is_none() {
@@ -78,14 +77,7 @@ impl Gateway {
     pub async fn cancel(self: &Arc<Self>, caller: &Caller, id: &str) -> Result<ActionView, Error> {
         caller.must(Deed::Steer)?;
         let stored = self.visible(caller, id).await?;
-        if !matches!(stored.state, State::Held | State::Approved | State::Waiting) {
-            let why = match stored.state {
-                State::Reserved => "what is set aside is not cancelled: release it",
-                State::Sent | State::InDoubt | State::Challenged | State::Checking | State::Retracting => {
-                    "the action was sent: what is out there cannot be called back"
-                }
-                _ => "the action is over",
-            };
+        if let Some(why) = too_late(stored.state) {
             return Err(Error::new(Code::StateConflict, why));
         }
         let gateway = Arc::clone(self);
@@ -108,6 +100,19 @@ impl Gateway {
         let ending = self.ended_waiting(&pending, Code::Cancelled, CANCELLED)?;
         let ending = Ending { kind: Kind::Failed, state: State::Failed, ..ending };
         self.conclude(tenant, &pending, Ok(ending)).await
+    }
+}
+
+/// Why an action that stands here is not called off any more; nothing if it can be.
+fn too_late(state: State) -> Option<&'static str> {
+    match state {
+        State::Held | State::Approved | State::Waiting => None,
+        State::Reserved => Some("what is set aside is not cancelled: release it"),
+        State::Sent | State::InDoubt | State::Challenged | State::Checking | State::Retracting => {
+            Some("the action was sent: what is out there cannot be called back")
+        }
+        State::Executed | State::Failed | State::Refused => Some("the action is over"),
+        State::RollingBack | State::RollbackFailed | State::RolledBack => Some("the action is over"),
     }
 }
 

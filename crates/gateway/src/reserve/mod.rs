@@ -13,6 +13,7 @@ use ledger::{By, Deferral, State, Stored};
 
 pub(crate) use self::row::ReservationRow;
 pub use self::views::{CaptureView, ReservationView};
+use crate::check::OURSELVES;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind, Outcome};
 use crate::pending::Pending;
@@ -27,8 +28,6 @@ const EXPIRED: &str = "reservation_expired";
 const NOT_CAPTURED: &str = "capture_refused";
 /// Why it is, where somebody did.
 const ASKED: &str = "released";
-/// Who sets free what nobody asked to be.
-const OURSELVES: &str = "countersign";
 
 impl Gateway {
     /// Writes down that money is set aside for an action, or that what was to charge it came to nothing. What cannot be

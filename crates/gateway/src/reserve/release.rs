@@ -12,10 +12,11 @@ use ledger::{State, Stored};
 use provider::Provider;
 
 use super::row::ReleaseRow;
-use super::{ASKED, EXPIRED, OURSELVES, reservation_of};
-use crate::act::UnderWay;
+use super::{ASKED, EXPIRED, reservation_of};
+use crate::act::{UnderWay, waits_until};
 use crate::alert::Alert;
 use crate::caller::{Caller, Deed};
+use crate::check::OURSELVES;
 use crate::gateway::Gateway;
 use crate::pending::Pending;
 use crate::pursue::Pursued;
@@ -176,11 +177,7 @@ impl Gateway {
         mut pending: Pending,
         effects: &[Effect],
     ) -> Result<i64, Error> {
-        let until_ms = effects.iter().find_map(|effect| match effect {
-            Effect::Wait { until_ms } => Some(*until_ms),
-            _ => None,
-        });
-        let until_ms = until_ms.unwrap_or_else(|| self.soon_ms());
+        let until_ms = waits_until(effects).unwrap_or_else(|| self.soon_ms());
         let alarms = effects.iter().any(|effect| matches!(effect, Effect::Alarm));
         // People are told of this event.
         let event = if alarms { Alert::RollbackFailed.as_str() } else { ledger::RESERVED };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use countersign_gateway::{Code, Error, Signed};
 use serde_json::{Value, json};
-use testkit::bank::{self, Bank, Fault, Injection, Options, Payers};
+use testkit::bank::{self, Bank, Fault, Injection, Options, Payers, Target};
 
 use crate::banked::{self, RIGHT};
 use crate::house::{House, Said};
@@ -524,4 +524,57 @@ async fn a_callback_of_another_attempt_ends_nothing() {
         call_back(&house, SECRET, &body).await.unwrap();
     }
     assert_eq!(house.said("k", &payment(&house, "k")).await.bytes, said.bytes);
+}
+
+/// Where nobody can be asked what became of any of it.
+const RESERVING: &str = r#"
+[binding.reserve]
+path = "/reservations"
+headers = { Idempotency-Key = { "$action" = "provider_key" } }
+body = { recipient = { "$value" = "/recipient" }, amount = { "$money" = "amount" }, currency = { "$money" = "currency" }, reference = { "$action" = "reference" } }
+success = { status = [201], pointer = "/status", equals = ["reserved"] }
+reference = "/reservation_id"
+hold_seconds = 604800
+
+[binding.capture]
+path = ["reservations", { "$action" = "provider_reference" }, "capture"]
+headers = { Idempotency-Key = { "$action" = "provider_key" } }
+body = { amount = { "$money" = "amount" }, reference = { "$action" = "reference" } }
+success = { status = [201], pointer = "/status", equals = ["settled"] }
+
+[binding.release]
+path = ["reservations", { "$action" = "provider_reference" }, "release"]
+headers = { Idempotency-Key = { "$action" = "provider_key" } }
+success = { status = [200], pointer = "/status", equals = ["released"] }
+
+[retry]
+max_retries = 3
+backoff = "fixed"
+initial_delay_seconds = 3
+max_delay_seconds = 3
+"#;
+
+#[tokio::test]
+async fn a_caller_who_waits_is_told_what_the_provider_says_to_be_reserved() {
+    let reserves = |text: String| {
+        let text = text
+            .replace("extends = \"builtin\"\n", "extends = \"builtin\"\nguarantee_level = \"atp-2\"\n")
+            .replace("timeout_ms = 5000", "timeout_ms = 100");
+        format!("{text}{RESERVING}")
+    };
+    let (house, bank) = house_with(By::Word, Payers::default(), reserves).await;
+    bank.inject(Injection::on(Target::Reservations, Fault::LostAfterEffect, 1));
+    let mut body = house.payment("k", "25.00");
+    body["payment_mode"] = json!("RESERVE_IF_AVAILABLE");
+    let calls_back = async {
+        // Its answer is lost by then, and it waits to be sent again.
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        let sql = "SELECT lower(hex(id)) FROM action";
+        let id: String = house.store().query_row(sql, [], |row| row.get(0)).unwrap();
+        let id = [&id[..8], &id[8..12], &id[12..16], &id[16..20], &id[20..]].join("-");
+        call_back(&house, SECRET, &word(&id, "payment.settled")).await.unwrap();
+    };
+    let (said, ()) = tokio::join!(house.said("k", &body), calls_back);
+    assert_eq!((said.kind(), bank.reserved(), house.spent()), ("held", 2500, 2500), "{}", said.body);
+    whole(&house).await;
 }

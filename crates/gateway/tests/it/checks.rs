@@ -83,14 +83,14 @@ fn vague() -> Value {
     write(&json!({ "valid": "perhaps" }))
 }
 
-async fn house() -> (House, Archive) {
+pub(crate) async fn house() -> (House, Archive) {
     let archive = archive().await;
     let house = archived::house(&archive, &writing(&archive)).await;
     (house, archive)
 }
 
 /// What was written, deleted again, and is there.
-fn counts(archive: &Archive) -> (u64, u64, bool) {
+pub(crate) fn counts(archive: &Archive) -> (u64, u64, bool) {
     let effects = archive.effects();
     (effects.written, effects.deleted, archive.standing("r1").is_some_and(|it| it.content.is_some()))
 }

@@ -14,6 +14,7 @@ mod outcomes;
 mod overage;
 mod quotes;
 mod recovery;
+mod redress;
 mod reserving;
 mod resolutions;
 mod retries;

@@ -1,11 +1,14 @@
 //! Reserving: money is set aside first, and charged or set free later; a real bank counts.
 
-use countersign_gateway::{ActionView, Code, FreezeAsk, FreezeScope};
+use action::Subject;
+use countersign_gateway::{ActionView, Caller, Code, Decision, FreezeAsk, FreezeScope, ResolveAsk};
 use serde_json::{Value, json};
 use testkit::bank::{Bank, Fault, Injection, Target};
 
+use crate::approvals::approver;
 use crate::banked::{self, RIGHT};
 use crate::house::{BINDING, House, Said};
+use crate::resolutions::{resolve, word};
 use crate::retries::{AT_ONCE, a_while};
 use crate::rollbacks;
 
@@ -311,6 +314,21 @@ async fn a_capture_whose_answer_was_lost_is_asked_for_and_never_charged_twice() 
     let record = until(&house, said.id(), "COMPLETED").await;
     assert_eq!(kinds(&record), ["ORIGINAL", "AMENDMENT_SETTLEMENT"]);
     assert_eq!((bank.effects().count, bank.balance("acct-1"), house.spent()), (1, Some(1000), 1000));
+}
+
+#[tokio::test]
+async fn whoever_had_it_charged_does_not_say_what_became_of_that() {
+    let (house, bank, said) = reserved().await;
+    bank.inject(Injection::on(Target::Captures, Fault::LostAfterEffect, 1));
+    let otto = Caller { subject: Subject::parse("otto").unwrap(), ..house.operator.clone() };
+    house.gateway().capture(&otto, said.id(), Some("10.00")).await.unwrap();
+    let refused = resolve(&house, "otto", said.id(), Decision::Executed).await.unwrap_err();
+    assert_eq!(refused.code, Code::Forbidden);
+    let more = ResolveAsk { charged: Some("10.01".to_owned()), ..word(Decision::Executed) };
+    let unfit = house.gateway().resolve(&approver(&house, "anna"), said.id(), more).await.unwrap_err();
+    assert_eq!((unfit.code, unfit.field.as_deref()), (Code::ValidationFailed, Some("/charged/amount")));
+    let record = resolve(&house, "anna", said.id(), Decision::Executed).await.unwrap();
+    assert_eq!((record.state.as_str(), bank.effects().count), ("COMPLETED", 1));
 }
 
 #[tokio::test]

@@ -312,6 +312,42 @@ async fn what_could_not_be_undone_was_undone_by_hand_or_stays() {
     }
 }
 
+/// It costs less than was authorised, fails its check, and there is nothing by which the bank would take it back.
+fn amiss(bank: &Bank) -> String {
+    let binding = rollbacks::binding(bank, AT_ONCE)
+        .replace("amount = { \"$money\" = \"amount\" }", "amount = \"20.00\"")
+        .replace("\"refunds\"]", "\"nothing\"]");
+    format!(
+        r#"{binding}
+[binding.check]
+path = "/payments"
+params = {{ reference = {{ "$action" = "reference" }} }}
+holds = {{ status = [200], pointer = "/payments/0/status", equals = ["as wished"] }}
+fails = {{ status = [200], pointer = "/payments/0/status", equals = ["settled"] }}
+"#
+    )
+}
+
+#[tokio::test]
+async fn what_stays_though_its_check_failed_stays_charged_as_it_was() {
+    let bank = banked::bank("USD").await;
+    let house = House::bound(&amiss(&bank), |config| banked::reaching(config, &[&bank])).await;
+    let said = house.said("k", &house.payment("acct-1", "25.00")).await;
+    assert_eq!(
+        (said.kind(), said.reasons(), bank.balance("acct-1")),
+        ("executed", vec!["check_failed", "rollback_failed"], Some(2000)),
+        "{}",
+        said.body
+    );
+    let record = resolve(&house, "anna", said.id(), Decision::Executed).await.unwrap();
+    let mut charged = Vec::new();
+    for receipt in &record.receipts {
+        charged.push(house.verified(&receipt.receipt.receipt_id).await["money"]["chargeAmount"].clone());
+    }
+    assert_eq!((record.state.as_str(), charged), ("COMPLETED", vec![json!("20.00"), json!("20.00")]));
+    assert_eq!((house.spent(), findings(&house).await), (2000, 0));
+}
+
 #[tokio::test]
 async fn whoever_asked_or_gave_the_right_to_ask_does_not_say_what_became_of_it() {
     let house = House::bound(&reversible(), |_| {}).await;

@@ -356,7 +356,7 @@ impl Record {
 }
 
 /// Unix milliseconds of an RFC 3339 time, or of a number of seconds.
-fn moment(value: &Value) -> Option<i64> {
+pub(super) fn moment(value: &Value) -> Option<i64> {
     match value {
         Value::String(text) => text.parse().ok().map(jiff::Timestamp::as_millisecond),
         Value::Number(number) => number.as_i64()?.checked_mul(1000),

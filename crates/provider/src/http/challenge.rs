@@ -6,6 +6,7 @@ use execution::{Call, Challenge, Reply};
 use serde_json::Value;
 use url::Url;
 
+use super::answer::moment;
 use super::rule::{Rule, Side};
 use crate::egress::{HostPort, Origin};
 use crate::reader::{Mistake, Node};
@@ -72,21 +73,13 @@ impl ChallengeReading {
     fn until(&self, body: &Value, call: &Call, now_ms: i64) -> Result<i64, &'static str> {
         let within_ms = i64::try_from(self.within.as_millis()).unwrap_or(i64::MAX / 2);
         let Some(pointer) = &self.expires else { return Ok(now_ms.saturating_add(within_ms)) };
-        let until_ms = body.pointer(pointer).and_then(time).ok_or("the challenge does not say until when")?;
+        let until_ms =
+            body.pointer(pointer).and_then(moment).ok_or("the challenge does not say until when")?;
         // What can be confirmed for longer than is declared could still be after its absence was taken to be final.
         if until_ms > call.send_by_ms.saturating_add(within_ms) {
             return Err("the challenge can be answered for longer than `within_seconds`");
         }
         Ok(until_ms)
-    }
-}
-
-/// RFC 3339, or Unix seconds; as Unix milliseconds.
-fn time(value: &Value) -> Option<i64> {
-    match value {
-        Value::String(text) => text.parse().ok().map(jiff::Timestamp::as_millisecond),
-        Value::Number(seconds) => seconds.as_i64()?.checked_mul(1000),
-        _ => None,
     }
 }
 

@@ -9,17 +9,18 @@ use gateway::{
     ActionView, Answer, Ask, AttemptView, Caller, CaptureView, Code, Error, Gateway, KeepingView,
     ROLLBACK_FAILED, ReceiptView, ReservationView, RetryView, Spelling,
 };
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::approvals::{Approval, Resolution};
+use super::execution_protocol::{marked, status_of};
 use crate::errors;
 use crate::openapi::{self, ExecuteResponse, Schema};
 use crate::reply;
-use crate::request::{self, IDEMPOTENT_REPLAYED, Request, Response};
+use crate::request::{self, Request, Response};
 use crate::who;
 
 /// An action's record as `GET /v1/actions/{id}` answers it, for those who hold the store themselves.
@@ -56,12 +57,7 @@ async fn told(gateway: &Gateway, caller: &Caller, answer: Answer) -> Result<Resp
     let view = gateway.action(caller, &id).await?;
     let response = serde_json::from_slice(&answer.reply.body).ok();
     let record = Record { response, ..Record::of(&view, gateway.public_url()) };
-    let status = StatusCode::from_u16(answer.reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut said = reply::json(status, &record);
-    if answer.replayed {
-        said.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
-    }
-    Ok(said)
+    Ok(marked(reply::json(status_of(&answer), &record), answer.replayed))
 }
 
 /// The statuses of outcomes that are no refusal and no failure; those stand with their codes.

@@ -17,18 +17,27 @@ pub(crate) fn execute(request: Request) -> impl Future<Output = Result<Response,
     let asked = Box::pin(asked(request));
     async move {
         let (gateway, caller, ask) = asked.await?;
-        let answer = gateway.execute(&caller, ask).await?;
-        let mut response = reply::bytes_of(status_of(&answer), "application/json", answer.reply.body);
-        if answer.replayed {
-            response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
-        }
-        Ok(response)
+        Ok(told(gateway.execute(&caller, ask).await?))
     }
+}
+
+/// An outcome, byte for byte as it was stored.
+pub(crate) fn told(answer: gateway::Answer) -> Response {
+    let (status, replayed) = (status_of(&answer), answer.replayed);
+    marked(reply::bytes_of(status, "application/json", answer.reply.body), replayed)
 }
 
 /// The status an outcome was stored with.
 pub(crate) fn status_of(answer: &gateway::Answer) -> StatusCode {
     StatusCode::from_u16(answer.reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// Says of an answer whether it is a repetition.
+pub(crate) fn marked(mut response: Response, replayed: bool) -> Response {
+    if replayed {
+        response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+    }
+    response
 }
 
 /// Whom a request asks what on whose behalf.

@@ -1,15 +1,15 @@
 //! Runs: actions that their caller carries out itself. `countersign run` is the client.
 
 use gateway::{Begun, Code, End, Error, NextRun, Output, Report, RunView};
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::actions::Record;
-use super::execution_protocol::{asked, status_of};
+use super::execution_protocol::{asked, told};
 use crate::openapi::{Answer, Schema};
 use crate::reply;
-use crate::request::{IDEMPOTENT_REPLAYED, Request, Response};
+use crate::request::{Request, Response};
 use crate::who;
 
 /// Asks for an action that the caller will carry out.
@@ -20,13 +20,7 @@ pub(crate) async fn begin(request: Request) -> Result<Response, Error> {
             let run = Admitted { action_id: id.to_string(), state: "EXECUTING" };
             Ok(reply::json(StatusCode::CREATED, &run))
         }
-        Begun::Said(answer) => {
-            let mut response = reply::bytes_of(status_of(&answer), "application/json", answer.reply.body);
-            if answer.replayed {
-                response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
-            }
-            Ok(response)
-        }
+        Begun::Said(answer) => Ok(told(answer)),
     }
 }
 
