@@ -575,6 +575,57 @@ async fn who_takes_a_call_after_its_deadline_does_not_get_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_person_says_what_became_of_a_run_while_its_runner_is_at_it() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut house = house_at(Some(port)).await;
+    let run = ByHand::begin(&house, "k1").await;
+    let taken = run.take("a").await;
+    house.gateway.kill();
+    house.start();
+    house.until(&run.id, "EXECUTING", true).await;
+    // It is heard of for longer than it may be silent, since the gateway is back.
+    let beat = json!({"runner": "a", "provider_key": key_of(&taken)});
+    for _ in 0..8 {
+        assert_eq!(run.post(&run.voice, "beat", &beat).await.0, 200);
+        sleep(Duration::from_millis(500)).await;
+    }
+    let approver = house.voice("default", "approver");
+    let path = format!("/v1/actions/{}/resolve", run.id);
+    let word = json!({"as": "failed", "comment": "seen nothing of it"});
+    let early = approver.post(&path, &word).await;
+    assert_eq!((early.status, early.code()), (409, "EP_STATE_CONFLICT"), "{}", early.text());
+    assert!(early.text().contains("its runner is still at it"), "{}", early.text());
+    let said = loop {
+        let said = approver.post(&path, &word).await;
+        if said.status != 409 {
+            break said;
+        }
+        sleep(Duration::from_millis(100)).await;
+    };
+    assert_eq!((said.status, &said.body["result"]["state"]), (200, &json!("FAILED")), "{}", said.text());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_earlier_attempt_that_was_done_after_all_is_told_to_the_operator() {
+    let house = house().await;
+    let run = ByHand::of(&house, "k1", "JOB", &json!({})).await;
+    let first = run.take("a").await;
+    assert_eq!(run.post(&run.voice, "report", &report(key_of(&first), 5)).await.0, 200);
+    let second = run.take("a").await;
+    assert_eq!(second["call"]["attempt"], 2, "{second}");
+    let late = |exit_code| report(key_of(&first), exit_code);
+    let told = || house.log().lines().filter(|line| line.contains("late_effect")).count();
+    assert_eq!(run.post(&run.voice, "report", &late(5)).await.0, 409);
+    assert_eq!(told(), 0, "that it had no effect is known");
+    let (status, said) = run.post(&run.voice, "report", &late(0)).await;
+    assert_eq!((status, &said["code"]), (409, &json!("EP_STATE_CONFLICT")), "{said}");
+    assert_eq!(told(), 1, "{}", house.log());
+    // The attempt under way goes on.
+    let (status, record) = run.post(&run.voice, "report", &report(key_of(&second), 0)).await;
+    assert_eq!((status, &record["result"]["state"]), (200, &json!("COMPLETED")), "{record}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signal_is_the_commands_and_its_end_is_still_told() {
     let house = house().await;
     let script = "trap 'echo bye; exit 3' TERM; echo up > up; while :; do sleep 0.05; done";
