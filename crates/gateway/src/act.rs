@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use action::ActionId;
 use boundary::Permit;
-use execution::{Confirmation, Effect, Event, Execution, Now, Reply, State, Withheld};
+use execution::{Call, Confirmation, Effect, Event, Execution, Now, Reply, State, Withheld};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use provider::Provider;
+use provider::runner::Runner;
 use tokio::sync::oneshot;
 
 use crate::alert::Alert;
@@ -114,7 +115,10 @@ impl Gateway {
         let mut reply = match quoted {
             Some(confirmation) => std::future::ready(Reply::Confirmed(confirmation)).boxed(),
             None => {
-                let reply = provider.call(&call, clock::now_ms());
+                let reply = match provider.runner() {
+                    Some(runner) => taken_in_time(runner, &call, admitted + SEND_WINDOW).boxed(),
+                    None => provider.call(&call, clock::now_ms()),
+                };
                 reply.inspect(move |reply| log_unanswered(id, name, reply)).boxed()
             }
         };
@@ -129,6 +133,13 @@ impl Gateway {
                     first.await
                 }
             }
+        };
+        // What no runner has taken when the caller gives up is not handed out any more.
+        let first = match first {
+            None if provider.runner().is_some_and(|runner| runner.withdraw(&call)) => {
+                Some((&mut reply).await)
+            }
+            first => first,
         };
         self.metrics.step(Step::Act, started.elapsed());
         self.at(Point::AnswerAfter)?;
@@ -354,6 +365,16 @@ impl Said {
     fn is_awaited(&self) -> bool {
         self.0.as_ref().is_some_and(|sender| !sender.is_closed())
     }
+}
+
+/// What became of a call that a runner has to take for it to leave: as with any other, admission is its check only so long.
+async fn taken_in_time(runner: &Runner, call: &Call, until: Instant) -> Reply {
+    let mut reply = runner.call(call, clock::now_ms());
+    if let Some(reply) = first(&mut reply, Some(until)).await {
+        return reply;
+    }
+    runner.withdraw(call);
+    reply.await
 }
 
 /// What comes first: the reply, or, as nothing, the end of the caller's patience.

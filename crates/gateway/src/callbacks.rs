@@ -209,10 +209,16 @@ impl Gateway {
     /// An effect of an attempt that was taken for absent before another one followed.
     async fn of_another_attempt(&self, word: &Word, stored: &Stored, now: u32) -> Result<(), Error> {
         if word.attempt < now && matches!(word.reply, Reply::Confirmed(_)) {
-            let told = self.told(stored).await?;
-            let receipt = told.as_ref().map(|told| told.receipt.receipt_id.clone()).unwrap_or_default();
-            self.alert(Alert::LateEffect, &Pending::restore(stored, told)?, &receipt);
+            self.alert_of_earlier(stored).await?;
         }
+        Ok(())
+    }
+
+    /// Tells the operator of an effect that an earlier attempt had all the same.
+    pub(crate) async fn alert_of_earlier(&self, stored: &Stored) -> Result<(), Error> {
+        let told = self.told(stored).await?;
+        let receipt = told.as_ref().map(|told| told.receipt.receipt_id.clone()).unwrap_or_default();
+        self.alert(Alert::LateEffect, &Pending::restore(stored, told)?, &receipt);
         Ok(())
     }
 }

@@ -146,7 +146,7 @@ impl Gateway {
     ///
     /// # Errors
     /// `EP_FORBIDDEN` for whoever asked or gave the right to ask; `EP_VALIDATION_FAILED`, naming the member;
-    /// `EP_STATE_CONFLICT` if it needs nobody's word, is under way just now, or the provider says otherwise.
+    /// `EP_STATE_CONFLICT` if it needs nobody's word, is under way just now or at its runner, or the provider says otherwise.
     pub async fn resolve(
         self: &Arc<Self>,
         caller: &Caller,
@@ -227,7 +227,7 @@ impl Gateway {
         }
     }
 
-    /// Asks the provider of an action in doubt once more. If it tells, that is written down: whether it did, and agrees.
+    /// Asks the provider of an action in doubt once more; a runner that is at it tells in its own time. If it tells, that is written down: whether it did, and agrees.
     async fn provider_tells(
         &self,
         tenant: &TenantState,
@@ -239,6 +239,10 @@ impl Gateway {
         let Ok((provider, call)) = self.bound(pending, &tenant.rules(), Stood::InDoubt) else {
             return Ok(false);
         };
+        if provider.runner().is_some_and(|runner| runner.is_at(&call)) {
+            let why = "its runner is still at it, or has not had time to come back since the gateway began";
+            return Err(Error::new(Code::StateConflict, why).hint("wait until it reports or falls silent"));
+        }
         if !provider.capabilities().can_be_asked() {
             return Ok(false);
         }

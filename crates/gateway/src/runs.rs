@@ -211,9 +211,10 @@ impl Gateway {
         caller.must(Deed::Execute)?;
         let stored = self.visible(caller, id).await?;
         let provider = self.run_by(&stored)?;
-        is_of_this_key(&Pending::restore(&stored, None)?, provider_key)?;
+        let pending = Pending::restore(&stored, None)?;
         let runner = provider.runner().ok_or_else(not_a_run)?;
         let (reply, was_awaited) = runner.report(stored.id, provider_key, report);
+        self.is_of_the_latest(&stored, &pending, provider_key, &reply).await?;
         if !(was_awaited && self.written(&stored).await?) {
             let (gateway, key) = (Arc::clone(self), provider_key.to_owned());
             let (tenant, id) = (stored.tenant.clone(), stored.id);
@@ -257,7 +258,7 @@ impl Gateway {
         // Read once it is marked: before, whoever had it in hand may have gone on with it.
         let stored = self.stored(&tenant, id).await?;
         let pending = Pending::restore(&stored, self.told(&stored).await?)?;
-        is_of_this_key(&pending, provider_key)?;
+        self.is_of_the_latest(&stored, &pending, provider_key, &reply).await?;
         match (stored.state, reply) {
             (State::Sent | State::InDoubt, reply) => self.reported(&tenant, &pending, reply).await,
             (State::Waiting | State::Failed, reply @ Reply::Confirmed(_)) => {
@@ -265,6 +266,23 @@ impl Gateway {
             }
             _ => Err(Error::new(Code::StateConflict, "what became of this call is on record")),
         }
+    }
+
+    /// Refuses a report of another call than the latest. One of an attempt that was taken for absent before another
+    /// followed, and had its effect all the same, is told to the operator.
+    async fn is_of_the_latest(
+        &self,
+        stored: &Stored,
+        pending: &Pending,
+        provider_key: &str,
+        reply: &Reply,
+    ) -> Result<(), Error> {
+        let refused = is_of_this_key(pending, provider_key);
+        let is_earlier = pending.row.attempts.iter().any(|attempt| attempt.provider_key == provider_key);
+        if refused.is_err() && is_earlier && matches!(reply, Reply::Confirmed(_)) {
+            self.alert_of_earlier(stored).await?;
+        }
+        refused
     }
 
     async fn reported(

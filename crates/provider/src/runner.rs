@@ -5,7 +5,6 @@
 //! provider = "runner"
 //! timeout_seconds = 3600     # longer than this, and the fate is not known
 //! silence_seconds = 30       # a runner not heard of for so long is taken to be gone
-//! take_seconds = 10          # nobody takes the call within this time: it was not sent
 //!
 //! done = [0]                 # exit codes that confirm the effect
 //! refused = [64]             # there is no effect, and there would be none the next time
@@ -18,7 +17,7 @@
 //! ```
 //!
 //! The gateway starts nothing. It decides, writes down, offers the call and waits; what the command did, it knows from the
-//! runner alone.
+//! runner alone. What no runner takes while a call may leave is withdrawn, and was not sent.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -97,12 +96,11 @@ enum Meaning {
     Doubt,
 }
 
-const MEMBERS: [&str; 10] = [
+const MEMBERS: [&str; 9] = [
     "provider",
     "name",
     "timeout_seconds",
     "silence_seconds",
-    "take_seconds",
     "done",
     "refused",
     "transient",
@@ -111,8 +109,6 @@ const MEMBERS: [&str; 10] = [
 ];
 /// A week.
 const MOST_TIMEOUT: u64 = 7 * 86_400;
-/// A permit holds for thirty seconds, and what was permitted begins within them.
-const MOST_TAKE: u64 = 25;
 
 impl Runner {
     pub(crate) fn read(
@@ -140,7 +136,6 @@ impl Runner {
         Ok(Runner {
             identity: identity(&parts),
             waits: Waits {
-                take: seconds(&table, "take_seconds", 10, MOST_TAKE)?,
                 silence: seconds(&table, "silence_seconds", 30, 600)?,
                 timeout: seconds(&table, "timeout_seconds", 3600, MOST_TIMEOUT)?,
             },
@@ -154,6 +149,11 @@ impl Runner {
     /// A call of this action for the runner to carry out, as soon as there is one, for so long at most.
     pub async fn take(&self, id: ActionId, runner: &str, most: Duration) -> Turn {
         self.runs.take(id, runner, most).await
+    }
+
+    /// Nobody gets this call any more, if no runner has it: it ends as not sent. `false` if one has, or it is not offered.
+    pub fn withdraw(&self, call: &Call) -> bool {
+        self.runs.withdraw(call)
     }
 
     /// The runner is still at the call of this key. `false` if it is not its own any more.
@@ -317,7 +317,7 @@ impl Provider for Runner {
     }
 
     fn patience(&self) -> Duration {
-        self.waits.take + self.waits.timeout
+        self.waits.timeout
     }
 
     fn runner(&self) -> Option<&Runner> {

@@ -49,8 +49,6 @@ pub enum Turn {
 /// How long a call waits for whom.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Waits {
-    /// For a runner to take it.
-    pub take: Duration,
     /// For a word of the runner that has it.
     pub silence: Duration,
     /// For the report.
@@ -74,7 +72,7 @@ struct Run {
     silence: Duration,
     holder: Option<Holder>,
     /// Whoever waits for the report, if anybody does.
-    tell: Option<oneshot::Sender<Report>>,
+    tell: Option<oneshot::Sender<Result<Report, Unreported>>>,
 }
 
 #[derive(Debug)]
@@ -102,13 +100,13 @@ impl Runs {
             let wake = self.still_waits(id, &call.provider_key, began, waits)?;
             tokio::select! {
                 biased;
-                report = &mut told => return report.map_err(|_| Unreported::Silent),
+                report = &mut told => return report.unwrap_or(Err(Unreported::Silent)),
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
         }
     }
 
-    fn offer(&self, call: &Call, waits: Waits, tell: oneshot::Sender<Report>) {
+    fn offer(&self, call: &Call, waits: Waits, tell: oneshot::Sender<Result<Report, Unreported>>) {
         let offer = Offer {
             attempt: call.attempt,
             provider_key: call.provider_key.clone(),
@@ -135,16 +133,18 @@ impl Runs {
         let run = open.get(&id).filter(|run| run.is_of(provider_key) && run.tell.is_some());
         // Reported a moment ago: it is on its way to us.
         let Some(run) = run else { return Ok(Instant::now() + waits.silence) };
-        let overdue = began + waits.timeout + waits.take;
+        let overdue = began + waits.timeout;
         let (until, why) = match &run.holder {
-            None => (began + waits.take, Unreported::Untaken),
+            None => (overdue, Unreported::Untaken),
             Some(holder) if holder.seen + waits.silence < overdue => {
                 (holder.seen + waits.silence, Unreported::Silent)
             }
             Some(_) => (overdue, Unreported::Overdue),
         };
-        if Instant::now() < until {
-            return Ok(until);
+        let now = Instant::now();
+        if now < until {
+            // Who takes it after this look is not silent before then.
+            return Ok(until.min(now + waits.silence));
         }
         match why {
             // Its runner is still at it, and will come with its report.
@@ -183,6 +183,15 @@ impl Runs {
         Turn::Yours(run.offer.clone())
     }
 
+    /// Ends an offer that no runner has taken. `false` if one has, or there is none.
+    pub(crate) fn withdraw(&self, call: &Call) -> bool {
+        let mut open = self.open();
+        let untaken = |run: &Run| run.is_of(&call.provider_key) && run.holder.is_none();
+        let run =
+            if open.get(&call.action_id).is_some_and(untaken) { open.remove(&call.action_id) } else { None };
+        run.and_then(|run| run.tell).is_some_and(|tell| tell.send(Err(Unreported::Untaken)).is_ok())
+    }
+
     /// A runner is still at a call. `false` if that is not its call: another runner has it, or there is another call.
     pub(crate) fn beat(&self, id: ActionId, offer: Offer, runner: &str, silence: Duration) -> bool {
         let mut open = self.open();
@@ -205,7 +214,7 @@ impl Runs {
         let mut open = self.open();
         let run =
             if open.get(&id).is_some_and(|run| run.is_of(provider_key)) { open.remove(&id) } else { None };
-        run.and_then(|run| run.tell).is_some_and(|tell| tell.send(report).is_ok())
+        run.and_then(|run| run.tell).is_some_and(|tell| tell.send(Ok(report)).is_ok())
     }
 
     /// Is a runner known to be at this call, or may one be that has not come back since this process began?

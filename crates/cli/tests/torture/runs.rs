@@ -431,8 +431,13 @@ struct ByHand {
 
 impl ByHand {
     async fn begin(house: &House, key: &str) -> ByHand {
+        ByHand::of(house, key, "ONCE", &json!({})).await
+    }
+
+    async fn of(house: &House, key: &str, archetype: &str, more: &Value) -> ByHand {
         let constraints = json!({"program": "/bin/true", "directory": "/"});
-        let body = json!({"archetype": "ONCE", "constraints": constraints});
+        let mut body = json!({"archetype": archetype, "constraints": constraints});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let voice = house.agent();
         let request = voice.request("POST", "/v1/runs").header("ep-version", crate::house::VERSION);
         let said = crate::house::Said::of(request.header("idempotency-key", key).json(&body)).await.unwrap();
@@ -444,6 +449,17 @@ impl ByHand {
         let said = voice.post(&format!("/v1/runs/{}/{what}", self.id), body).await;
         (said.status, said.body)
     }
+
+    /// What this runner is told to do.
+    async fn take(&self, runner: &str) -> Value {
+        let (status, said) = self.post(&self.voice, "take", &json!({ "runner": runner })).await;
+        assert_eq!(status, 200, "{said}");
+        said
+    }
+}
+
+fn key_of(taken: &Value) -> &str {
+    taken["call"]["provider_key"].as_str().unwrap_or_else(|| panic!("nothing to run: {taken}"))
 }
 
 fn report(key: &str, exit_code: u64) -> Value {
@@ -511,6 +527,102 @@ async fn what_no_runner_takes_was_never_sent() {
     let run = ByHand::begin(&house, "k1").await;
     let record = house.until(&run.id, "FAILED", false).await;
     assert_eq!(record["response"]["details"]["reasons"], json!(["not_sent"]), "{record}");
+}
+
+/// So long a call may leave after it was admitted, and a little more.
+const PAST_THE_WINDOW: Duration = Duration::from_millis(2500);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_a_call_after_a_freeze_and_the_send_window_does_not_get_it() {
+    let house = house().await;
+    let operator = house.voice("default", "operator");
+    let once = ByHand::begin(&house, "k1").await;
+    let again = ByHand::of(&house, "k2", "JOB", &json!({})).await;
+    let scopes = ["archetype:ONCE", "archetype:JOB"];
+    for scope in scopes {
+        let frozen = operator.post("/v1/freeze", &json!({"scope": scope, "reason": "stop"})).await;
+        assert_eq!(frozen.status, 200, "{}", frozen.text());
+    }
+    sleep(PAST_THE_WINDOW).await;
+    assert_eq!(once.take("a").await["next"], "over");
+    let record = house.until(&once.id, "FAILED", false).await;
+    assert_eq!(record["response"]["details"]["reasons"], json!(["not_sent"]), "{record}");
+    assert_eq!(record["receipts"].as_array().unwrap().len(), 1, "it was never in doubt: {record}");
+
+    // Where it is tried again, the next attempt is judged anew, and waits for the end of the freeze.
+    assert_eq!(again.take("a").await["next"], "wait");
+    for scope in scopes {
+        let thawed = operator.post("/v1/thaw", &json!({ "scope": scope })).await;
+        assert_eq!(thawed.status, 200, "{}", thawed.text());
+    }
+    let taken = again.take("a").await;
+    assert_eq!((&taken["next"], &taken["call"]["attempt"]), (&json!("run"), &json!(2)), "{taken}");
+    let (status, record) = again.post(&again.voice, "report", &report(key_of(&taken), 0)).await;
+    assert_eq!((status, &record["result"]["state"]), (200, &json!("COMPLETED")), "{record}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_a_call_after_its_deadline_does_not_get_it() {
+    let house = house().await;
+    for archetype in ["ONCE", "JOB"] {
+        let run = ByHand::of(&house, archetype, archetype, &json!({"deadline_ms": 1000})).await;
+        // Well within the send window.
+        sleep(Duration::from_millis(1200)).await;
+        assert_eq!(run.take("a").await["next"], "over", "{archetype}");
+        let record = house.until(&run.id, "FAILED", false).await;
+        assert_eq!(record["receipts"].as_array().unwrap().len(), 1, "it was never in doubt: {record}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_person_says_what_became_of_a_run_while_its_runner_is_at_it() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut house = house_at(Some(port)).await;
+    let run = ByHand::begin(&house, "k1").await;
+    let taken = run.take("a").await;
+    house.gateway.kill();
+    house.start();
+    house.until(&run.id, "EXECUTING", true).await;
+    // It is heard of for longer than it may be silent, since the gateway is back.
+    let beat = json!({"runner": "a", "provider_key": key_of(&taken)});
+    for _ in 0..8 {
+        assert_eq!(run.post(&run.voice, "beat", &beat).await.0, 200);
+        sleep(Duration::from_millis(500)).await;
+    }
+    let approver = house.voice("default", "approver");
+    let path = format!("/v1/actions/{}/resolve", run.id);
+    let word = json!({"as": "failed", "comment": "seen nothing of it"});
+    let early = approver.post(&path, &word).await;
+    assert_eq!((early.status, early.code()), (409, "EP_STATE_CONFLICT"), "{}", early.text());
+    assert!(early.text().contains("its runner is still at it"), "{}", early.text());
+    let said = loop {
+        let said = approver.post(&path, &word).await;
+        if said.status != 409 {
+            break said;
+        }
+        sleep(Duration::from_millis(100)).await;
+    };
+    assert_eq!((said.status, &said.body["result"]["state"]), (200, &json!("FAILED")), "{}", said.text());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_earlier_attempt_that_was_done_after_all_is_told_to_the_operator() {
+    let house = house().await;
+    let run = ByHand::of(&house, "k1", "JOB", &json!({})).await;
+    let first = run.take("a").await;
+    assert_eq!(run.post(&run.voice, "report", &report(key_of(&first), 5)).await.0, 200);
+    let second = run.take("a").await;
+    assert_eq!(second["call"]["attempt"], 2, "{second}");
+    let late = |exit_code| report(key_of(&first), exit_code);
+    let told = || house.log().lines().filter(|line| line.contains("late_effect")).count();
+    assert_eq!(run.post(&run.voice, "report", &late(5)).await.0, 409);
+    assert_eq!(told(), 0, "that it had no effect is known");
+    let (status, said) = run.post(&run.voice, "report", &late(0)).await;
+    assert_eq!((status, &said["code"]), (409, &json!("EP_STATE_CONFLICT")), "{said}");
+    assert_eq!(told(), 1, "{}", house.log());
+    // The attempt under way goes on.
+    let (status, record) = run.post(&run.voice, "report", &report(key_of(&second), 0)).await;
+    assert_eq!((status, &record["result"]["state"]), (200, &json!("COMPLETED")), "{record}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
