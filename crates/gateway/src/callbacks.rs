@@ -139,8 +139,7 @@ impl Gateway {
             return self.of_another_attempt(word, &stored, call.attempt).await;
         }
         if call.reference != word.about {
-            // Another call of the same attempt, such as what reserves, while what charges is under way.
-            return Ok(());
+            return self.of_another_call(word, &stored, &row).await;
         }
         let asks = word.provider.capabilities().can_be_asked();
         match stored.state {
@@ -197,13 +196,39 @@ impl Gateway {
         self.answered_late(&word.tenant, (word.id, None), word.reply.clone(), under_way).await.map(drop)
     }
 
+    /// Another call of the same attempt: what reserves, while what charges is under way, or a capture that was taken for
+    /// absent. Only that the latter had its effect is news.
+    async fn of_another_call(
+        self: &Arc<Self>,
+        word: &Word,
+        stored: &Stored,
+        row: &IntentRow,
+    ) -> Result<(), Error> {
+        let captures = row.reservation.iter().flat_map(|it| &it.captures);
+        let is_capture = captures.into_iter().any(|capture| capture.reference == word.about);
+        match stored.state {
+            _ if !is_capture || !matches!(word.reply, Reply::Confirmed(_)) => Ok(()),
+            State::Reserved | State::Failed => {
+                let (provider, reply) = (word.provider.as_ref(), word.reply.clone());
+                self.charged_late(&word.tenant, word.id, &word.about, provider, reply).await
+            }
+            _ => self.late_effect(stored).await,
+        }
+    }
+
     /// An effect of an attempt that was taken for absent before another one followed.
     async fn of_another_attempt(&self, word: &Word, stored: &Stored, now: u32) -> Result<(), Error> {
         if word.attempt < now && matches!(word.reply, Reply::Confirmed(_)) {
-            let told = self.told(stored).await?;
-            let receipt = told.as_ref().map(|told| told.receipt.receipt_id.clone()).unwrap_or_default();
-            self.alert(Alert::LateEffect, &Pending::restore(stored, told)?, &receipt);
+            self.late_effect(stored).await?;
         }
+        Ok(())
+    }
+
+    /// Another call than this had its effect, or may have it: a person has to look.
+    async fn late_effect(&self, stored: &Stored) -> Result<(), Error> {
+        let told = self.told(stored).await?;
+        let receipt = told.as_ref().map(|told| told.receipt.receipt_id.clone()).unwrap_or_default();
+        self.alert(Alert::LateEffect, &Pending::restore(stored, told)?, &receipt);
         Ok(())
     }
 }
