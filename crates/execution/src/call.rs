@@ -72,11 +72,17 @@ pub fn reference(action_id: &ActionId, attempt: u32) -> String {
     format!("{action_id}-{attempt}")
 }
 
-/// The attempt that a name of ours is for; nothing, if it is none that [`reference()`] gave.
+/// The attempt that a name of ours is for; nothing, if it is none that [`reference()`] or [`capture_reference()`] gave.
 pub fn attempt_of(name: &str) -> Option<(ActionId, u32)> {
-    let (id, attempt) = name.rsplit_once('-')?;
-    let found = (id.parse().ok()?, attempt.parse().ok()?);
-    (reference(&found.0, found.1) == name).then_some(found)
+    let (of, capture) =
+        name.split_once("-capture-").map_or((name, None), |(of, capture)| (of, Some(capture)));
+    let (id, attempt) = of.rsplit_once('-')?;
+    let (id, attempt) = (id.parse().ok()?, attempt.parse().ok()?);
+    let given = match capture {
+        Some(number) => capture_reference(&id, attempt, number.parse().ok()?),
+        None => reference(&id, attempt),
+    };
+    (given == name).then_some((id, attempt))
 }
 
 /// Our own name for what undoes the effect of an attempt.

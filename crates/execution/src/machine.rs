@@ -385,7 +385,7 @@ impl Execution {
             {
                 run.stays(Completed(it))
             }
-            (InDoubt, Resolved(Resolution::Failed)) => run.stays(Failed(Absence::Resolved)),
+            (InDoubt, Resolved(Resolution::Failed)) => run.absent(Absence::Resolved, now),
             (RollbackFailed, Resolved(Resolution::RolledBack(it))) => run.stays(RolledBack(it)),
             (state, event) => return Err(Illegal { state: state.name(), event: event.name() }),
         })
@@ -589,10 +589,12 @@ impl Run {
         self.then(State::Reserved { it, came: Came::OnRecord }, effect)
     }
 
-    /// What was to charge it had no effect: it is set aside as before. What was refused for good is not tried again.
+    /// What was to charge it had no effect: it is set aside as before. What was refused for good, or ended by a person's word,
+    /// is not tried again.
     fn not_captured(self, it: Reservation, absence: Absence) -> Step {
         let effect = match absence {
             Absence::Refused(ref refusal) if !refusal.transient => Effect::Release,
+            Absence::Resolved => Effect::Release,
             _ => Effect::Wait { until_ms: it.until_ms },
         };
         self.then(State::Reserved { it, came: Came::Uncharged(absence) }, effect)

@@ -14,7 +14,7 @@ use boundary::{Caller, Facts, Permit, Policies, Series, Verdict};
 use countersign_execution::{
     Absence, Call, Capabilities, Challenge, Confirmation, Course, Effect, Event, Execution, Found,
     Idempotent, Now, Purpose, Queryable, Refusal, Reply, Reservation, Resolution, State, Stood, Stop, Terms,
-    Undo, Withheld, attempt_of, delay, longest_delay, provider_key, reference,
+    Undo, Withheld, attempt_of, capture_reference, delay, longest_delay, provider_key, reference,
 };
 use proptest::prelude::*;
 
@@ -218,7 +218,7 @@ fn every_state_meets_every_event() {
         freeing undone: challenged -> releasing + wait
         reserve in doubt resolved: failed -> failed resolved
         charge in doubt resolved: executed -> completed
-        charge in doubt resolved: failed -> failed resolved
+        charge in doubt resolved: failed -> reserved + release
     ";
     let squeeze = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
     let expected: Vec<String> = table.lines().map(squeeze).filter(|line| !line.is_empty()).collect();
@@ -678,12 +678,9 @@ proptest! {
                 }
             }
             if next.state().name() == "reserved" && open.is_some() {
-                let certain = name == "asked: absent for good"
+                let certain = matches!(name, "asked: absent for good" | "resolved: failed")
                     || (before.1.sends == 1 && (name.starts_with("replied") || name.starts_with("withheld")));
                 prop_assert!(certain, "{name} in {before:?}");
-                open = None;
-            }
-            if name == "resolved: failed" {
                 open = None;
             }
             execution = next;
@@ -801,10 +798,14 @@ fn a_reference_names_one_attempt() {
     assert_eq!(reference(&id, 1), format!("{id}-1"));
     assert_ne!(reference(&id, 1), reference(&id, 2));
     assert_eq!(attempt_of(&reference(&id, 12)), Some((id, 12)));
+    assert_eq!(attempt_of(&capture_reference(&id, 12, 3)), Some((id, 12)));
     for other in
         ["", "-1", "12", &id.to_string(), &format!("{id}-01"), &format!("{id}-1-rollback"), &format!("{id}-")]
     {
         assert_eq!(attempt_of(other), None, "{other}");
+    }
+    for other in ["-1-capture-", "-1-capture-01", "-1-capture-1-capture-1", "-capture-1", "-01-capture-1"] {
+        assert_eq!(attempt_of(&format!("{id}{other}")), None, "{other}");
     }
 }
 

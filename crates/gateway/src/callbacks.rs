@@ -143,8 +143,7 @@ impl Gateway {
             return self.of_another_attempt(word, &stored, call.attempt).await;
         }
         if call.reference != word.about {
-            // Another call of the same attempt, such as what reserves, while what charges is under way.
-            return Ok(());
+            return self.of_another_call(word, &stored, &row).await;
         }
         let asks = word.provider.capabilities().can_be_asked();
         match stored.state {
@@ -204,6 +203,26 @@ impl Gateway {
         let under_way = self.look_after_alone(word.id);
         let _place = self.concluding.acquire().await;
         self.answered_late(&word.tenant, (word.id, None), word.reply.clone(), under_way).await.map(drop)
+    }
+
+    /// Another call of the same attempt: what reserves, while what charges is under way, or a capture that was taken for
+    /// absent. Only that the latter had its effect is news.
+    async fn of_another_call(
+        self: &Arc<Self>,
+        word: &Word,
+        stored: &Stored,
+        row: &IntentRow,
+    ) -> Result<(), Error> {
+        let captures = row.reservation.iter().flat_map(|it| &it.captures);
+        let is_capture = captures.into_iter().any(|capture| capture.reference == word.about);
+        match stored.state {
+            _ if !is_capture || !matches!(word.reply, Reply::Confirmed(_)) => Ok(()),
+            State::Reserved | State::Failed => {
+                let (provider, reply) = (word.provider.as_ref(), word.reply.clone());
+                self.charged_late(&word.tenant, word.id, &word.about, provider, reply).await
+            }
+            _ => self.alert_of_earlier(stored).await,
+        }
     }
 
     /// An effect of an attempt that was taken for absent before another one followed.

@@ -182,8 +182,8 @@ impl Gateway {
         let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
         let mut pending = Pending::restore(&stored, self.told(&stored).await?)?;
         let decision = ask.decision;
-        let word = understood(ask, person, &pending, words(&outcomes)?.len())?;
-        if said_before(&outcomes, &word)? {
+        let word = understood(ask, person, &pending, words(&outcomes, &row)?.len())?;
+        if said_before(&outcomes, &row, &word)? {
             return Ok(());
         }
         if !Decision::of(stored.state).contains(&decision) {
@@ -203,7 +203,9 @@ impl Gateway {
         if doubt && self.provider_tells(tenant, &stored, &pending, decision).await? {
             return Ok(());
         }
-        (pending.by, pending.word) = (By::Person(stored.token), Some(Box::new(word)));
+        // Whoever is alone with a doubt knows that nobody here is sending, however long the lease of the last send may be.
+        pending.by = if doubt { By::Holder(stored.token) } else { By::Person(stored.token) };
+        pending.word = Some(Box::new(word));
         match doubt {
             true => self.settle_doubt(tenant, &pending, decision).await?,
             false => self.settle_rollback(tenant, &mut pending, &outcomes, decision).await?,
@@ -260,12 +262,16 @@ impl Gateway {
         let (execution, effects) = self.step(execution, Event::Asked(found))?;
         self.follow(tenant, pending, &execution, &effects).await?;
         let now = self.stored(tenant, stored.id).await?.state;
-        if now == decision.state() {
+        // What is set aside stays so where what was to charge it had no effect.
+        let uncharged = pending.row.reservation.is_some() && now == State::Reserved;
+        if now == decision.state() || (uncharged && decision == Decision::Failed) {
             return Ok(true);
         }
         let told = match now {
             State::Executed => "it was carried out",
             State::Failed => "it had no effect",
+            State::Reserved if uncharged => "it had no effect, and the money is still reserved",
+            State::Reserved => "the money is reserved",
             _ => "it had no effect, and it is tried again",
         };
         let why = format!("the provider was asked once more and its word counts: {told}");
@@ -439,11 +445,16 @@ impl ResolutionView {
     }
 }
 
-/// What people said became of an action, oldest first.
-pub(crate) fn words(outcomes: &[Settled]) -> Result<Vec<ResolutionRow>, Error> {
+/// What people said became of an action, or of a capture of it, oldest first.
+pub(crate) fn words(outcomes: &[Settled], row: &IntentRow) -> Result<Vec<ResolutionRow>, Error> {
     let rows: Result<Vec<OutcomeRow>, Error> =
         outcomes.iter().map(|outcome| OutcomeRow::from_bytes(&outcome.payload)).collect();
-    Ok(rows?.into_iter().filter_map(|row| row.resolution.map(|it| *it)).collect())
+    let of_captures = row.reservation.iter().flat_map(|it| &it.captures);
+    let of_captures = of_captures.filter_map(|capture| capture.resolution.as_deref().cloned());
+    let mut words: Vec<ResolutionRow> =
+        rows?.into_iter().filter_map(|row| row.resolution.map(|it| *it)).chain(of_captures).collect();
+    words.sort_by_key(|word| word.at_ms);
+    Ok(words)
 }
 
 /// A person's word as receipts show it.
@@ -466,9 +477,11 @@ pub(crate) fn spoken<'a>(word: &'a ResolutionRow, pending: &Pending) -> Result<S
 const RESOLUTIONS: &str = "resolutions";
 
 /// Has this person said exactly this, and nothing came after it?
-fn said_before(outcomes: &[Settled], word: &ResolutionRow) -> Result<bool, Error> {
+fn said_before(outcomes: &[Settled], row: &IntentRow, word: &ResolutionRow) -> Result<bool, Error> {
     let Some(last) = outcomes.last() else { return Ok(false) };
-    let said = OutcomeRow::from_bytes(&last.payload)?.resolution;
+    // After a word on a capture comes only what sets free.
+    let of_capture = row.reservation.as_ref().and_then(|it| it.captures.last()?.resolution.clone());
+    let said = OutcomeRow::from_bytes(&last.payload)?.resolution.or(of_capture);
     Ok(said.is_some_and(|said| {
         let of = |it: &ResolutionRow| {
             (it.decision.clone(), it.by.clone(), it.charged.clone(), it.reference.clone())
@@ -514,7 +527,8 @@ fn understood(
     })
 }
 
-/// An amount that a person may say was charged, in its one spelling. More than was to be charged only a provider can say.
+/// An amount that a person may say was charged, in its one spelling. More than was reserved, or than a capture asked for, only
+/// a provider can say.
 fn within_reserved(charged: &str, pending: &Pending) -> Result<String, Error> {
     let field = "/charged/amount";
     let quoted = pending.row.payment_mode == PaymentMode::QuoteOnly.as_str();
@@ -525,7 +539,8 @@ fn within_reserved(charged: &str, pending: &Pending) -> Result<String, Error> {
     let charged = Money::parse(charged, reserved.currency())
         .map_err(|error| wrong(field, &format!("`amount`: {error}")))?;
     if charged.minor() > reserved.minor() {
-        return Err(wrong(field, &format!("`amount` is more than the {reserved} that were reserved")));
+        let verb = if pending.row.reservation.is_some() { "to be captured" } else { "reserved" };
+        return Err(wrong(field, &format!("`amount` is more than the {reserved} that were {verb}")));
     }
     Ok(charged.to_string())
 }

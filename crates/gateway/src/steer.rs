@@ -18,7 +18,7 @@ use crate::request::Next;
 use crate::row::internal;
 use crate::tenants::TenantState;
 use crate::views::ActionView;
-use crate::{Answer, Code, Error};
+use crate::{Answer, Code, Error, clock};
 
 impl Gateway {
     /// Has an action that failed tried once more: another attempt of the same action, judged anew, with all its claims and
@@ -59,6 +59,10 @@ impl Gateway {
         let pending = Pending::restore(&stored, told)?;
         if stored.state != State::Failed || pending.row.call.is_none() {
             let why = "only an action that was sent and failed can be tried again";
+            return Err(Error::new(Code::StateConflict, why));
+        }
+        if pending.row.reservation.as_ref().is_some_and(|it| it.is_left(clock::now_ms())) {
+            let why = "what is set aside for the action is neither free nor over";
             return Err(Error::new(Code::StateConflict, why));
         }
         let rules = tenant.rules();

@@ -311,6 +311,7 @@ fn view(
     };
     let keeping = KeepingView::of(row.keeping()?, last_ms(&stored, &outcomes));
     let attempts = attempts(&row);
+    let resolutions = words(&outcomes, &row)?.into_iter().map(ResolutionView::of).collect();
     let atp = row.atp()?;
     let named = atp.as_ref().and_then(|atp| atp.deadline.as_ref()).map(|it| it.ms);
     let after = row.deadline_ms.and_then(|ms| i64::try_from(ms).ok()).map(|ms| stored.at_ms + ms);
@@ -340,6 +341,7 @@ fn view(
         retry_count: attempts.iter().map(|it| it.sends).sum::<u32>().saturating_sub(1),
         retry: row.retry.map(RetryView::of),
         snapshot: row.snapshot.and_then(|it| serde_json::from_str(it.get()).ok()),
+        resolutions,
         reservation: row
             .reservation
             .as_ref()
@@ -350,7 +352,6 @@ fn view(
         error: said.and_then(|it| it.code).and_then(|code| Code::parse(&code)),
         client: row.client,
         approvals,
-        resolutions: words(&outcomes)?.into_iter().map(ResolutionView::of).collect(),
         receipts: receipts(outcomes)?,
         reply,
         keeping,

@@ -229,7 +229,7 @@ impl Gateway {
     /// What never waited, and needs or had nobody's word, is none of theirs.
     async fn held_view(&self, stored: &Stored) -> Result<Option<HeldView>, Error> {
         let row = IntentRow::from_bytes(&stored.payload)?;
-        let (unresolved, resolutions) = (unresolved(stored.state), self.words_about(stored).await?);
+        let (unresolved, resolutions) = (unresolved(stored.state), self.words_about(stored, &row).await?);
         if row.escalation.is_none() && unresolved.is_none() && resolutions.is_empty() {
             return Ok(None);
         }
@@ -275,12 +275,12 @@ impl Gateway {
     }
 
     /// What people said became of it. Nobody has of what was not sent.
-    async fn words_about(&self, stored: &Stored) -> Result<Vec<ResolutionView>, Error> {
+    async fn words_about(&self, stored: &Stored, row: &IntentRow) -> Result<Vec<ResolutionView>, Error> {
         if stored.state.waits() {
             return Ok(Vec::new());
         }
         let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
-        Ok(words(&outcomes)?.into_iter().map(ResolutionView::of).collect())
+        Ok(words(&outcomes, row)?.into_iter().map(ResolutionView::of).collect())
     }
 }
 

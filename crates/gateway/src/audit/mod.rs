@@ -24,6 +24,7 @@ use crate::atp;
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
+use crate::reserve::CaptureRow;
 use crate::row::{IntentRow, OutcomeRow};
 use crate::views::Page;
 use crate::{Code, Error, clock};
@@ -175,6 +176,7 @@ impl Gateway {
         let resolved = &*found.event == crate::resolve::EVENT;
         let owner = found.owner().map(|owner| owner.id);
         let action = owner.filter(|_| decided);
+        let captures = found.owner().filter(|_| resolved).and_then(captures_of).unwrap_or_default();
         let mut view = AuditView::of(found);
         if let Some(id) = action {
             let given = self.ledger.approvals(&caller.tenant, id).await.map_err(unavailable)?;
@@ -188,6 +190,8 @@ impl Gateway {
             view.human_approver = outcome
                 .and_then(|outcome| OutcomeRow::from_bytes(&outcome.payload).ok())
                 .and_then(|row| row.resolution)
+                // A word on a capture ends nothing, and stands with it.
+                .or_else(|| captures.into_iter().find_map(|capture| capture.resolution))
                 .map(|word| word.by);
         }
         view.record = view.record.filter(|_| ours);
@@ -395,6 +399,11 @@ const FURTHEST: i64 = 1 << 62;
 const WALK: u8 = b'v';
 /// States in which nothing more is to come.
 const ENDED: [&str; 3] = ["COMPLETED", "FAILED", "ROLLED_BACK"];
+
+/// What was to charge what is set aside for an action.
+fn captures_of(owner: &Owner) -> Option<Vec<CaptureRow>> {
+    Some(IntentRow::from_bytes(&owner.payload).ok()?.reservation?.captures)
+}
 
 #[cfg(test)]
 mod tests {

@@ -103,6 +103,7 @@ impl Gateway {
             result: None,
             ended_ms: None,
             provider_code: None,
+            resolution: None,
         };
         if let Some(reservation) = &mut pending.row.reservation {
             reservation.captures.push(capture);

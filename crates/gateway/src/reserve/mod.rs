@@ -11,7 +11,7 @@ use action::ActionId;
 use execution::{Absence, Came, Effect, Reservation};
 use ledger::{By, Deferral, State, Stored};
 
-pub(crate) use self::row::ReservationRow;
+pub(crate) use self::row::{CaptureRow, ReservationRow};
 pub use self::views::{CaptureView, ReservationView};
 use crate::check::OURSELVES;
 use crate::gateway::Gateway;
@@ -19,7 +19,8 @@ use crate::outcome::{Details, Kind, Outcome};
 use crate::pending::Pending;
 use crate::prove::absence_word;
 use crate::remember::{draft, outward, unavailable};
-use crate::row::{IntentRow, internal};
+use crate::resolve::RESOLVED;
+use crate::row::{IntentRow, ResolutionRow, internal};
 use crate::tenants::TenantState;
 use crate::{Answer, Error, clock};
 
@@ -52,16 +53,20 @@ impl Gateway {
                 row.reservation =
                     Some(Box::new(ReservationRow { call, confirmed, amount, until_ms, captures, release }));
             }
-            Came::Uncharged(absence) => end_capture(&mut row, absence)?,
+            Came::Uncharged(absence) => end_capture(&mut row, absence, pending.word.clone())?,
             Came::OnRecord => return Err(internal("an action stopped half way")),
         }
         let released = effects.iter().any(|effect| matches!(effect, Effect::Release));
+        let (event, why) = match pending.word {
+            Some(_) => (crate::resolve::EVENT, RESOLVED),
+            None => (ledger::RESERVED, NOT_CAPTURED),
+        };
         let mut pending = Pending { row, by: pending.by, ..Pending::restore(&stored, None)? };
         if released {
-            self.plan_release(tenant, &mut pending, OURSELVES, NOT_CAPTURED)?;
+            self.plan_release(tenant, &mut pending, OURSELVES, why)?;
         }
         let due_ms = if released { clock::now_ms() } else { it.until_ms };
-        self.keep_reserved(tenant, &mut pending, due_ms, ledger::RESERVED).await?;
+        self.keep_reserved(tenant, &mut pending, due_ms, event).await?;
         if matches!(came, Came::Confirmed(_)) {
             self.metrics.outcome(Kind::Held);
         }
@@ -129,9 +134,14 @@ impl Gateway {
 }
 
 /// The capture under way had no effect; the latest call is the one that set the money aside again.
-fn end_capture(row: &mut IntentRow, absence: &Absence) -> Result<(), Error> {
+fn end_capture(
+    row: &mut IntentRow,
+    absence: &Absence,
+    word: Option<Box<ResolutionRow>>,
+) -> Result<(), Error> {
     let reservation = row.reservation.as_mut().ok_or_else(|| internal("nothing is set aside"))?;
     let capture = reservation.captures.last_mut().ok_or_else(|| internal("nothing was to be charged"))?;
+    capture.resolution = word;
     capture.result = Some(absence_word(absence).to_owned());
     capture.ended_ms = Some(clock::now_ms());
     capture.provider_code = match absence {

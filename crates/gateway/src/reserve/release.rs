@@ -25,7 +25,7 @@ use crate::row::{IntentRow, internal};
 use crate::steer::busy;
 use crate::tenants::{Rules, TenantState};
 use crate::views::ActionView;
-use crate::{Error, clock};
+use crate::{Code, Error, clock};
 
 impl Gateway {
     /// Has what is set aside for an action set free. However often it is asked for, that happens once; answers with how it
@@ -212,25 +212,88 @@ impl Gateway {
         pending: &mut Pending,
         provider: &dyn Provider,
     ) -> Result<bool, Error> {
-        let reservation = reservation_of(&pending.row)?.clone();
-        for (at, capture) in reservation.captures.iter().enumerate() {
-            let (purpose, money) = reservation.charge(capture, pending.money)?;
-            let (provider_key, reference) = (capture.provider_key.clone(), capture.reference.clone());
-            let call = pending.call(self.environment, &tenant.rules())?;
-            let call = Call { purpose, money, provider_key, reference, ..call };
+        let stood = Stood::Releasing(reservation_of(&pending.row)?.read(pending.money)?);
+        for at in 0..reservation_of(&pending.row)?.captures.len() {
+            let call = self.capture_of(tenant, pending, at)?;
             let found = provider.query(&call, clock::now_ms()).await;
             if matches!(found, Found::Confirmed(_)) {
-                let stood = Stood::Releasing(reservation.read(pending.money)?);
-                let execution = pending.execution(call, provider, stood);
-                let (execution, effects) = self.step(execution, Event::Asked(found))?;
-                pending.row.call = Some(reservation.call_of(capture));
-                pending.row.reservation = Some(Box::new(reservation.clone().charged_by(at)));
-                self.keep_reserved(tenant, pending, clock::now_ms(), ledger::RESERVED).await?;
-                self.follow(tenant, pending, &execution, &effects).await?;
+                self.charged_by(tenant, pending, provider, (at, call), (stood, Event::Asked(found))).await?;
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// A provider says that it carried out a capture which was said to be absent. Who can be asked is asked first.
+    pub(crate) async fn charged_late(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        id: ActionId,
+        about: &str,
+        provider: &dyn Provider,
+        reply: Reply,
+    ) -> Result<(), Error> {
+        let under_way = self.look_after_alone(id).ok_or_else(busy)?;
+        // Read once it is marked: before, whoever had it in hand may have gone on with it.
+        let stored = self.stored(tenant, id).await?;
+        let mut pending = Pending::restore(&stored, self.told(&stored).await?)?;
+        let reservation = reservation_of(&pending.row)?;
+        let stood = match stored.state {
+            State::Reserved => Stood::Releasing(reservation.read(pending.money)?),
+            State::Failed => Stood::Failed,
+            _ => return Err(busy()),
+        };
+        let at = reservation.captures.iter().position(|capture| capture.reference == about);
+        let at = at.ok_or_else(busy)?;
+        let call = self.capture_of(tenant, &pending, at)?;
+        let event = match provider.capabilities().can_be_asked() {
+            true => Event::Asked(provider.query(&call, clock::now_ms()).await),
+            false => Event::Replied(reply),
+        };
+        match &event {
+            Event::Asked(Found::Unknown) => {
+                let why = "the provider does not say what became of the capture";
+                return Err(Error::new(Code::Unavailable, why).retry_after(5));
+            }
+            Event::Asked(Found::Absent { .. }) => return Ok(()),
+            _ => {}
+        }
+        self.charged_by(tenant, &mut pending, provider, (at, call), (stood, event)).await?;
+        if stored.state == State::Failed {
+            self.compensate(tenant, &pending, under_way).await;
+        }
+        Ok(())
+    }
+
+    /// The call of a capture, as it left.
+    fn capture_of(&self, tenant: &TenantState, pending: &Pending, at: usize) -> Result<Call, Error> {
+        let reservation = reservation_of(&pending.row)?;
+        let capture = reservation.captures.get(at).ok_or_else(|| internal("nothing was to be charged"))?;
+        let (purpose, money) = reservation.charge(capture, pending.money)?;
+        let (provider_key, reference) = (capture.provider_key.clone(), capture.reference.clone());
+        let call = pending.call(self.environment, &tenant.rules())?;
+        Ok(Call { purpose, money, provider_key, reference, ..call })
+    }
+
+    /// Goes on with a capture that was said to be absent as the one that was carried out.
+    async fn charged_by(
+        &self,
+        tenant: &TenantState,
+        pending: &mut Pending,
+        provider: &dyn Provider,
+        (at, call): (usize, Call),
+        (stood, event): (Stood, Event),
+    ) -> Result<(), Error> {
+        let execution = pending.execution(call, provider, stood);
+        let (execution, effects) = self.step(execution, event)?;
+        let reservation = reservation_of(&pending.row)?;
+        let call = reservation.captures.get(at).map(|capture| reservation.call_of(capture));
+        let charged = reservation.clone().charged_by(at);
+        (pending.row.call, pending.row.reservation) = (call, Some(Box::new(charged)));
+        if matches!(stood, Stood::Releasing(_)) {
+            self.keep_reserved(tenant, pending, clock::now_ms(), ledger::RESERVED).await?;
+        }
+        self.follow(tenant, pending, &execution, &effects).await.map(drop)
     }
 
     /// A reservation that turned up after its attempt was said to be absent for good is set free at once, or else ends by

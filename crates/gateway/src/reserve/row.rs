@@ -5,7 +5,7 @@ use execution::{Purpose, Reservation};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::row::{CallRow, IntentRow, internal};
+use crate::row::{CallRow, IntentRow, ResolutionRow, internal};
 
 /// What the provider has set aside for an action.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -48,6 +48,9 @@ pub(crate) struct CaptureRow {
     /// The provider's own code; foreign text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider_code: Option<String>,
+    /// The person's word that it came to nothing, if nobody else said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolution: Option<Box<ResolutionRow>>,
 }
 
 /// How what is set aside is set free.
@@ -77,6 +80,11 @@ impl ReservationRow {
     /// What charges it, or did.
     pub(crate) fn charging(&self) -> Option<&CaptureRow> {
         self.captures.last().filter(|capture| capture.result.is_none())
+    }
+
+    /// Is it neither free nor over, though nothing looks after it any more?
+    pub(crate) fn is_left(&self, now_ms: i64) -> bool {
+        self.release.is_none() && now_ms < self.until_ms
     }
 
     /// As if this capture, which was said to be absent, were the one that was carried out.

@@ -56,8 +56,9 @@ impl ReservationView {
             until: clock::text(row.until_ms),
             state: match (state, &row.release) {
                 (State::Reserved, Some(_)) => "releasing",
-                (State::Reserved, None) => "reserved",
-                (State::Failed, ..) => "released",
+                // It failed, and nothing set it free: it ends by itself.
+                (State::Reserved | State::Failed, None) => "reserved",
+                (State::Failed, Some(_)) => "released",
                 (State::Sent | State::InDoubt, ..) => "charging",
                 _ => "charged",
             },

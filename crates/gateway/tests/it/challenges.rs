@@ -11,7 +11,7 @@ use crate::banked::{self, RIGHT};
 use crate::house::{House, Said};
 use crate::retries::{a_while, receipt};
 
-const SECRET: &str = "whsec_d2hvZXZlciByZWFkcyB0aGlzIGtub3dzIHRoZSBrZXk=";
+pub(crate) const SECRET: &str = "whsec_d2hvZXZlciByZWFkcyB0aGlzIGtub3dzIHRoZSBrZXk=";
 const OLD_SECRET: &str = "whsec_dGhlIGtleSBvZiBsYXN0IHllYXIsIHN0aWxsIGtub3c=";
 const FOREIGN: &str = "whsec_bm9ib2R5IGhlcmUgaGFzIGV2ZXIgc2VlbiB0aGlzIGtleQ==";
 
@@ -25,7 +25,7 @@ enum By {
 }
 
 const CHALLENGE: &str = r#"challenge = { status = [202], pointer = "/status", equals = ["awaiting_payer"], url = "/challenge_url", within_seconds = 900 }"#;
-const CALLBACK: &str = r#"
+pub(crate) const CALLBACK: &str = r#"
 [binding.callback]
 secret = "bank-callbacks"
 about = "/reference"
@@ -61,16 +61,21 @@ async fn house_with(by: By, payers: Payers, change: impl Fn(String) -> String) -
     let bank = Bank::start(Options { payers: Some(payers), ..Options::default() }).await.unwrap();
     let house = House::bound(&change(binding(&bank, by)), |config| {
         banked::reaching(config, &[&bank]);
-        let secret = config.data_dir.with_file_name("callbacks.secret");
-        std::fs::write(&secret, format!("{SECRET} {OLD_SECRET}")).unwrap();
-        let secret =
-            countersign_gateway::config::StaticSecret { env: None, file: Some(secret), hosts: Vec::new() };
-        let secret = countersign_gateway::config::Secret::Static(secret);
-        config.secrets.insert("bank-callbacks".to_owned(), secret);
+        hearing(config);
         config.egress.challenge_hosts.push("pay.bank.example".to_owned());
     })
     .await;
     (house, bank)
+}
+
+/// Lets the bank call back.
+pub(crate) fn hearing(config: &mut countersign_gateway::Config) {
+    let secret = config.data_dir.with_file_name("callbacks.secret");
+    std::fs::write(&secret, format!("{SECRET} {OLD_SECRET}")).unwrap();
+    let secret =
+        countersign_gateway::config::StaticSecret { env: None, file: Some(secret), hosts: Vec::new() };
+    let secret = countersign_gateway::config::Secret::Static(secret);
+    config.secrets.insert("bank-callbacks".to_owned(), secret);
 }
 
 /// A payment that its payer may be asked to confirm.
@@ -101,14 +106,17 @@ async fn whole(house: &House) {
 
 /// What the bank would say of the first attempt of an action.
 fn word(id: &str, what: &str) -> String {
+    word_about(&format!("{id}-1"), what, "25.00")
+}
+
+pub(crate) fn word_about(reference: &str, what: &str, amount: &str) -> String {
     let body = json!({
-        "type": what, "payment_id": "pay_1", "reference": format!("{id}-1"),
-        "amount": "25.00", "currency": "USD",
+        "type": what, "payment_id": "pay_1", "reference": reference, "amount": amount, "currency": "USD",
     });
     body.to_string()
 }
 
-async fn call_back(house: &House, secret: &str, body: &str) -> Result<(), Error> {
+pub(crate) async fn call_back(house: &House, secret: &str, body: &str) -> Result<(), Error> {
     let seconds = jiff::Timestamp::now().as_second();
     call_back_at(house, secret, seconds, body).await
 }

@@ -5,6 +5,7 @@
 mod approvals;
 mod archived;
 mod banked;
+mod captures;
 mod challenges;
 mod checks;
 mod exactly_once;

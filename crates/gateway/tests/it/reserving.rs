@@ -73,7 +73,7 @@ async fn house() -> (House, Bank) {
     (house, bank)
 }
 
-fn reserving(house: &House, amount: &str) -> Value {
+pub(crate) fn reserving(house: &House, amount: &str) -> Value {
     let mut body = house.payment("acct-1", amount);
     body["payment_mode"] = json!("RESERVE_IF_AVAILABLE");
     body
@@ -93,7 +93,7 @@ fn make_due(house: &House) {
 }
 
 /// As if the call had been sent so long ago that an absence is final.
-fn finally_absent(house: &House) {
+pub(crate) fn finally_absent(house: &House) {
     house.rewrite("k", "json_set(payload, '$.call.send_by_ms', 1)");
 }
 
@@ -108,11 +108,11 @@ async fn until(house: &House, id: &str, state: &str) -> ActionView {
     panic!("it never became {state}");
 }
 
-fn answer(record: &ActionView) -> Value {
+pub(crate) fn answer(record: &ActionView) -> Value {
     serde_json::from_slice(&record.reply.as_ref().unwrap().body).unwrap()
 }
 
-fn kinds(record: &ActionView) -> Vec<&str> {
+pub(crate) fn kinds(record: &ActionView) -> Vec<&str> {
     record.receipts.iter().map(|it| it.event_type.as_str()).collect()
 }
 

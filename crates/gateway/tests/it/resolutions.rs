@@ -70,7 +70,7 @@ fn entries(house: &House) -> i64 {
     house.store().query_row("SELECT count(*) FROM entry", [], |row| row.get(0)).unwrap()
 }
 
-async fn findings(house: &House) -> usize {
+pub(crate) async fn findings(house: &House) -> usize {
     let mut count = 0;
     let mut cursor: Option<String> = None;
     loop {

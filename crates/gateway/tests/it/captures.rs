@@ -1,0 +1,204 @@
+//! Captures whose answer was lost: what the bank says of them of its own accord, and what a person says.
+
+use countersign_gateway::{Code, Decision, ResolveAsk};
+use serde_json::json;
+use testkit::bank::{Bank, Fault, Injection, Target};
+
+use crate::approvals::approver;
+use crate::banked;
+use crate::challenges::{CALLBACK, SECRET, call_back, hearing, word_about};
+use crate::house::House;
+use crate::reserving::{answer, binding, finally_absent, kinds, reserving};
+use crate::resolutions::{findings, resolve, word};
+
+/// How the gateway learns what became of a capture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    /// It can ask.
+    Asking,
+    /// It is told, and cannot ask.
+    Word,
+}
+
+/// The binding without what asks, sends again or undoes.
+fn only_told(text: &str) -> String {
+    let stays = |section: &&str| {
+        let name = section.split_once(']').map_or("", |(name, _)| name);
+        !name.ends_with(".query") && !matches!(name, "retry" | "binding.rollback")
+    };
+    let text = text.split("\n[").filter(stays).collect::<Vec<_>>().join("\n[");
+    text.replace("queryable = { by_our_reference = true, final_after_seconds = 0 }\n", "")
+        .replace("reversible = true\n", "")
+}
+
+/// 25 dollars that are set aside by a bank that calls back.
+async fn reserved(by: By) -> (House, Bank, String) {
+    let bank = banked::bank("USD").await;
+    let text = binding(&bank);
+    let text = if by == By::Word { only_told(&text) } else { text };
+    let house = House::bound(&format!("{text}\n{CALLBACK}"), |config| {
+        banked::reaching(config, &[&bank]);
+        hearing(config);
+    })
+    .await;
+    let said = house.said("k", &reserving(&house, "25.00")).await;
+    assert_eq!((said.kind(), bank.reserved()), ("held", 2500), "{}", said.body);
+    (house, bank, said.id().to_owned())
+}
+
+/// The same, and 10 of them are to be charged: nobody heard whether they were.
+async fn in_doubt(by: By, fault: Fault) -> (House, Bank, String) {
+    let (house, bank, id) = reserved(by).await;
+    bank.inject(Injection::on(Target::Captures, fault, 1));
+    let record = house.gateway().capture(&house.agent, &id, Some("10.00")).await.unwrap();
+    assert_eq!(answer(&record)["kind"], "pending_settlement");
+    (house, bank, id)
+}
+
+async fn told(house: &House, id: &str, what: &str) {
+    let body = word_about(&format!("{id}-1-capture-1"), what, "10.00");
+    call_back(house, SECRET, &body).await.unwrap();
+}
+
+fn late_effects(house: &House) -> u64 {
+    let metrics = house.gateway().metrics().unwrap();
+    let line = metrics.lines().find(|line| line.contains("alerts_total") && line.contains("late_effect"));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
+}
+
+#[tokio::test]
+async fn a_callback_about_a_capture_ends_its_doubt() {
+    for by in [By::Asking, By::Word] {
+        let (house, bank, id) = in_doubt(by, Fault::LostAfterEffect).await;
+        told(&house, &id, "payment.settled").await;
+        let record = house.record(&id).await;
+        assert_eq!((record.state.as_str(), house.spent()), ("COMPLETED", 1000), "{by:?}");
+        assert_eq!((kinds(&record), bank.effects().count), (vec!["ORIGINAL", "AMENDMENT_SETTLEMENT"], 1));
+        assert_eq!((findings(&house).await, late_effects(&house)), (0, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_callback_that_denies_a_capture_sets_its_reservation_free() {
+    let (house, bank, id) = in_doubt(By::Word, Fault::LostBeforeEffect).await;
+    told(&house, &id, "payment.declined").await;
+    let record = house.record(&id).await;
+    assert_eq!((record.state.as_str(), record.error), ("FAILED", Some(Code::Released)));
+    assert_eq!((bank.reserved(), house.spent()), (0, 0));
+    told(&house, &id, "payment.declined").await;
+    assert_eq!(house.record(&id).await.receipts.len(), 2);
+}
+
+#[tokio::test]
+async fn a_callback_about_a_capture_that_was_taken_for_absent_is_a_late_effect() {
+    // It came after all, while the rest is still set aside.
+    let (mut house, bank, id) = in_doubt(By::Asking, Fault::Late { ms: 700 }).await;
+    finally_absent(&house);
+    house.installation.start();
+    house.until("k", &reserving(&house, "25.00"), "held").await;
+    while bank.effects().count == 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    told(&house, &id, "payment.settled").await;
+    let record = house.record(&id).await;
+    assert_eq!((record.state.as_str(), house.spent(), late_effects(&house)), ("COMPLETED", 1000, 1));
+    assert_eq!(findings(&house).await, 0);
+
+    // Nothing was left of it.
+    let (house, bank, id) = reserved(By::Word).await;
+    bank.inject(Injection::on(Target::Captures, Fault::RateLimited { retry_after: 1 }, 1));
+    house.gateway().capture(&house.agent, &id, Some("10.00")).await.unwrap();
+    house.gateway().release(&house.agent, &id).await.unwrap();
+    assert_eq!((house.record(&id).await.state.as_str(), house.spent()), ("FAILED", 0));
+    told(&house, &id, "payment.settled").await;
+    let record = house.record(&id).await;
+    assert_eq!((record.state.as_str(), house.spent(), late_effects(&house)), ("COMPLETED", 1000, 1));
+    let receipt = house.verified(&record.receipts.last().unwrap().receipt.receipt_id).await;
+    assert_eq!(receipt["money"]["chargeAmount"], "10.00");
+    assert_eq!(findings(&house).await, 0);
+
+    // Another capture was carried out instead: a person has to look.
+    let (house, bank, id) = reserved(By::Word).await;
+    bank.inject(Injection::on(Target::Captures, Fault::RateLimited { retry_after: 1 }, 1));
+    house.gateway().capture(&house.agent, &id, Some("10.00")).await.unwrap();
+    house.gateway().capture(&house.agent, &id, Some("20.00")).await.unwrap();
+    told(&house, &id, "payment.declined").await;
+    assert_eq!(late_effects(&house), 0);
+    told(&house, &id, "payment.settled").await;
+    let record = house.record(&id).await;
+    assert_eq!((kinds(&record), house.spent(), late_effects(&house)), (vec!["ORIGINAL"], 2000, 1));
+}
+
+#[tokio::test]
+async fn a_capture_that_a_person_says_failed_sets_its_reservation_free() {
+    let (house, bank, id) = in_doubt(By::Asking, Fault::LostBeforeEffect).await;
+    bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1));
+    let record = resolve(&house, "anna", &id, Decision::Failed).await.unwrap();
+    assert_eq!((record.state.as_str(), record.error), ("FAILED", Some(Code::Released)));
+    assert_eq!(answer(&record)["details"]["reasons"], json!(["resolved_by_person"]));
+    assert_eq!((bank.reserved(), bank.effects().count, house.spent()), (0, 0, 0));
+    let said: Vec<_> = record.resolutions.iter().map(|it| (&*it.decision, &*it.by)).collect();
+    assert_eq!(said, [("failed", "anna")]);
+    let reservation = record.reservation.unwrap();
+    assert_eq!(reservation.state, "released");
+    assert_eq!(reservation.captures[0].result.as_deref(), Some("resolved_by_person"));
+    assert_eq!(resolve(&house, "anna", &id, Decision::Failed).await.unwrap().resolutions.len(), 1);
+    let ask = countersign_gateway::AuditAsk { limit: 50, ..Default::default() };
+    let trail = house.gateway().audit(&house.operator, &ask).await.unwrap();
+    let entry = trail.items.iter().find(|entry| entry.event == "resolved").unwrap();
+    assert_eq!(entry.human_approver.as_deref(), Some("anna"));
+    assert_eq!(findings(&house).await, 0);
+    let record = house.gateway().retry(&house.agent, &id).await.unwrap();
+    assert_eq!((record.state.as_str(), bank.reserved(), house.spent()), ("EXECUTING", 2500, 2500));
+}
+
+#[tokio::test]
+async fn a_capture_that_was_carried_out_whatever_a_person_said_is_found() {
+    let (house, bank, id) = in_doubt(By::Asking, Fault::LostAfterEffect).await;
+    bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1));
+    let record = resolve(&house, "anna", &id, Decision::Failed).await.unwrap();
+    assert_eq!((record.state.as_str(), house.spent(), late_effects(&house)), ("COMPLETED", 1000, 1));
+    assert_eq!(bank.effects().count, 1);
+}
+
+#[tokio::test]
+async fn what_is_still_set_aside_keeps_its_debit_and_is_not_tried_again() {
+    let (house, bank, id) = in_doubt(By::Asking, Fault::LostBeforeEffect).await;
+    bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1));
+    bank.inject(Injection::on(Target::Releases, Fault::RateLimited { retry_after: 1 }, 1));
+    let record = resolve(&house, "anna", &id, Decision::Failed).await.unwrap();
+    assert_eq!((record.state.as_str(), record.resolutions.len()), ("EXECUTING", 1));
+    assert_eq!((record.reservation.unwrap().state, house.spent()), ("releasing", 2500));
+    let again = house.gateway().retry(&house.agent, &id).await.unwrap_err();
+    assert_eq!((again.code, bank.reservations()), (Code::StateConflict, 1));
+
+    // A record of one that failed and was never set free.
+    let (house, bank, id) = reserved(By::Asking).await;
+    house.gateway().release(&house.agent, &id).await.unwrap();
+    house.rewrite("k", "json_remove(payload, '$.reservation.release')");
+    assert_eq!(house.record(&id).await.reservation.unwrap().state, "reserved");
+    let again = house.gateway().retry(&house.agent, &id).await.unwrap_err();
+    assert_eq!((again.code, bank.reservations()), (Code::StateConflict, 1));
+    house.rewrite("k", "json_set(payload, '$.reservation.until_ms', 1)");
+    house.gateway().retry(&house.agent, &id).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_bank_that_denies_a_capture_leaves_the_reservation_to_another() {
+    let (house, bank, id) = in_doubt(By::Asking, Fault::LostBeforeEffect).await;
+    finally_absent(&house);
+    let record = resolve(&house, "anna", &id, Decision::Failed).await.unwrap();
+    assert_eq!((record.reservation.unwrap().state, record.resolutions.len()), ("reserved", 0));
+    assert_eq!(bank.reserved(), 2500);
+}
+
+#[tokio::test]
+async fn a_person_says_no_more_was_charged_than_the_capture_asked_for() {
+    let (house, _bank, id) = in_doubt(By::Word, Fault::LostAfterEffect).await;
+    let anna = approver(&house, "anna");
+    let say = |charged: &str| ResolveAsk { charged: Some(charged.to_owned()), ..word(Decision::Executed) };
+    let more = house.gateway().resolve(&anna, &id, say("10.01")).await.unwrap_err();
+    assert_eq!((more.code, more.field.as_deref()), (Code::ValidationFailed, Some("/charged/amount")));
+    let record = house.gateway().resolve(&anna, &id, say("9.00")).await.unwrap();
+    assert_eq!((record.state.as_str(), house.spent()), ("COMPLETED", 900));
+}
