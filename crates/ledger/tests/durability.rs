@@ -310,7 +310,7 @@ fn back_to(version: i64, directory: &Path) {
 }
 
 const UNDONE: &[(i64, &str)] = &[
-    (14, "DROP TABLE deletion; DROP TABLE erasure"),
+    (10, "DROP TABLE deletion; DROP TABLE erasure"),
     (9, "ALTER TABLE action DROP COLUMN refs"),
     (8, "DROP INDEX action_held"),
     (7, "DROP INDEX entry_record"),
