@@ -23,16 +23,20 @@
 
 mod account;
 mod claims;
+mod intent;
 mod key;
 mod pattern;
 mod permits;
 mod refusal;
+mod session;
 mod token;
 
 pub use account::{Account, Limits};
 pub use claims::{Claims, Confidence, Mandate, ResourceEnvelope, SpendCap};
+pub use intent::{Declaration, IntentRefusal, ReasoningMode};
 pub use key::{Algorithm, KeyError, SigningKey, VerifyingKey};
 pub use pattern::Pattern;
 pub use permits::{exposure, within_own_bound};
 pub use refusal::Refusal;
+pub use session::{Completion, Halt, Session, SessionEvent, SessionRefusal, SessionState};
 pub use token::{KeyLookup, MAX_TOKEN_BYTES, issue, verify};
