@@ -34,7 +34,7 @@ pub struct Gateway {
     pub(crate) chain_id: String,
     pub(crate) config: Arc<Config>,
     pub(crate) ledger: Arc<dyn Ledger>,
-    pub(crate) keys: Keys,
+    pub(crate) keys: Arc<Keys>,
     pub(crate) authority: Authority,
     pub(crate) tenants: HashMap<Tenant, Arc<TenantState>>,
     pub(crate) outside: Doors,
@@ -93,6 +93,7 @@ pub(crate) struct Opening<'a> {
     pub destinations: Vec<Destination>,
     pub ledger: Arc<dyn Ledger>,
     pub chain_id: String,
+    pub keys: Arc<Keys>,
     pub keys_folder: &'a Path,
     /// The tenants served and what they are judged by, read and checked.
     pub rules: Vec<(Tenant, Rules)>,
@@ -109,6 +110,7 @@ impl Gateway {
             destinations,
             ledger,
             chain_id,
+            keys,
             keys_folder,
             rules,
         } = opening;
@@ -117,7 +119,6 @@ impl Gateway {
             Environment::Production => public_url.clone(),
             Environment::Sandbox => format!("{public_url}/sandbox"),
         };
-        let keys = Keys::open(keys_folder, clock::now())?;
         let authority = Authority::open(keys_folder, rules.iter().map(|(tenant, _)| tenant))?;
         let mut states = HashMap::new();
         for (tenant, rules) in rules {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use action::{Environment, Subject, Tenant};
-use ledger::{Ledger, Lock, Options, Sqlite};
+use ledger::{Ledger, Lock, Options, Sealer, Sqlite};
 use provider::{Egress, Outside, Secrets, egress};
 use tokio::task::JoinHandle;
 
@@ -13,7 +13,7 @@ use crate::caller::Role;
 use crate::config::{Config, MASTER};
 use crate::files;
 use crate::gateway::{Doors, Gateway, Opening, listed};
-use crate::keys::open_private;
+use crate::keys::{Keys, open_private};
 use crate::notices::Destination;
 use crate::outcome::Render;
 use crate::tenants::{self, Rules};
@@ -214,13 +214,16 @@ async fn open_one(
     let now_ms = clock::now_ms();
     let chain_id = clock::new_id(now_ms).map_err(|error| error.to_string())?.to_string();
     let file = config.data_dir.join(format!("{environment}.db"));
+    let keys_folder = config.data_dir.join("keys").join(environment.as_str());
+    let keys = Arc::new(Keys::open(&keys_folder, clock::now())?);
+    let sealer: Arc<dyn Sealer> = keys.clone();
     let options = Options {
         queue: config.limits.queue,
+        sealer: Some(sealer),
         fail_points: config.fail_points.clone(),
         ..Options::new(&chain_id, now_ms)
     };
     let ledger = open_ledger(file, options).await?;
-    let keys_folder = config.data_dir.join("keys").join(environment.as_str());
     let opening = Opening {
         config: Arc::clone(config),
         environment,
@@ -230,6 +233,7 @@ async fn open_one(
         destinations: ground.destinations,
         ledger,
         chain_id,
+        keys,
         keys_folder: &keys_folder,
         rules: ground.rules,
     };

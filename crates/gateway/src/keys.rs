@@ -13,6 +13,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use receipt::{Jwk, Jwks, KeyStatus, SigningKey, Timestamp};
 
 use crate::files;
@@ -106,6 +108,19 @@ impl Keys {
         keys.push(Jwk::active(active.public().clone(), now));
         let jwks = publish(&self.folder, keys)?;
         Ok(State { active, document: text(&jwks), jwks })
+    }
+}
+
+impl ledger::Sealer for Keys {
+    fn seal(&self, bytes: &[u8]) -> Result<String, String> {
+        let signature = self.with_active(|key| key.sign(bytes)).map_err(|error| error.to_string())?;
+        Ok(BASE64_URL_SAFE_NO_PAD.encode(signature))
+    }
+}
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Keys")
     }
 }
 

@@ -201,8 +201,6 @@ pub(crate) fn draft(
         event,
         state,
         action_hash: Some(*action_hash),
-        session: None,
-        kernel_signature: None,
     }
 }
 

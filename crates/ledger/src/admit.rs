@@ -12,10 +12,11 @@ use std::sync::Arc;
 
 use action::{ActionId, Subject, Tenant};
 use boundary::Series;
-use mandate::{Account, Refusal as Limit};
+use mandate::{Account, Refusal as Limit, Session, SessionEvent, SessionState};
 
 use crate::identity::{self, Claim};
 use crate::intake::Digests;
+use crate::session::{Cycle, after, moved};
 use crate::{
     Admission, Admitted, Basis, Earlier, Effect, Existing, Freeze, Hold, Intent, Obstacle, Outcome, Refusal,
     Resumption, State, Tolerance,
@@ -33,6 +34,9 @@ pub struct Item {
     pub(crate) accounts: Vec<i64>,
     pub(crate) series: i64,
     pub(crate) seen: Option<i64>,
+    /// The session it is a cycle of, by key; of an action whose row is there already the store finds it.
+    pub(crate) session: Option<i64>,
+    pub(crate) cycle: Option<Cycle>,
 }
 
 #[derive(Clone, Debug)]
@@ -43,7 +47,7 @@ pub(crate) enum Gate {
 
 impl From<Admission> for Item {
     fn from(admission: Admission) -> Item {
-        let Admission { intent, hold, debits, effect, destination, lease_ms } = admission;
+        let Admission { intent, hold, debits, effect, destination, cycle, lease_ms } = admission;
         let Intent { tenant, principal, archetype, amount, .. } = &intent;
         let currency = amount.map(|amount| amount.currency());
         let currency = currency.as_ref().map_or("", |currency| currency.code());
@@ -53,6 +57,8 @@ impl From<Admission> for Item {
             accounts: debits.iter().map(|debit| identity::account(tenant, &debit.jti)).collect(),
             series: identity::series(tenant, principal, archetype, currency),
             seen: destination.map(|to| identity::seen(tenant, principal, archetype, &to)),
+            session: cycle.as_ref().map(|cycle| identity::session(tenant, &cycle.session)),
+            cycle,
             gate: Gate::Admit { hold, debits, effect, lease_ms },
             intent,
         }
@@ -61,13 +67,13 @@ impl From<Admission> for Item {
 
 impl From<Resumption> for Item {
     fn from(Resumption { admission, from }: Resumption) -> Item {
-        Item { resumes: Some(from), ..admission.into() }
+        Item { resumes: Some(from), session: None, cycle: None, ..admission.into() }
     }
 }
 
 impl From<Refusal> for Item {
     fn from(refusal: Refusal) -> Item {
-        let Refusal { intent, code, outcome } = refusal;
+        let Refusal { intent, code, cycle, outcome } = refusal;
         let digests = outcome.digests();
         Item {
             resumes: None,
@@ -75,6 +81,8 @@ impl From<Refusal> for Item {
             accounts: Vec::new(),
             series: 0,
             seen: None,
+            session: cycle.as_ref().map(|cycle| identity::session(&intent.tenant, &cycle.session)),
+            cycle,
             gate: Gate::Refuse { code, outcome: Box::new(outcome), digests },
             intent,
         }
@@ -112,6 +120,19 @@ impl Item {
     /// Whose action it is.
     pub(crate) fn agent(&self) -> (Tenant, Subject) {
         (self.intent.tenant.clone(), self.intent.subject.clone())
+    }
+
+    /// What it is to its session, where it stood so before.
+    fn happens(&self, before: Option<State>) -> Option<SessionEvent> {
+        if let Some(before) = before {
+            return moved(before, self.state());
+        }
+        let sequence = self.cycle.as_ref()?.sequence;
+        Some(match &self.gate {
+            Gate::Refuse { .. } => SessionEvent::Denied { sequence },
+            Gate::Admit { hold: Some(_), .. } => SessionEvent::Held { sequence: sequence? },
+            Gate::Admit { hold: None, .. } => SessionEvent::Admitted { sequence: sequence? },
+        })
     }
 
     pub(crate) fn hold(&self) -> Option<Hold> {
@@ -173,6 +194,8 @@ pub struct Rows {
     pub held: HashMap<(Tenant, Subject), u32>,
     /// Where actions stand that are to go on.
     pub footings: HashMap<ActionId, Footing>,
+    /// Governed sessions by key.
+    pub sessions: HashMap<i64, Cell<Session>>,
     /// Anomaly histories.
     pub series: HashMap<i64, Cell<Arc<Series>>>,
     /// Destinations had before; `changed` for those of this batch.
@@ -243,6 +266,9 @@ fn check(rows: &mut Rows, item: &Item) -> Result<Vec<Account>, Obstacle> {
     if let Some(freeze) = rows.freezes.iter().find(covers) {
         return Err(Obstacle::Frozen(freeze.scope.clone()));
     }
+    if let Some(key) = item.session {
+        takes(rows.sessions.get(&key).map(|cell| &cell.value), item)?;
+    }
     for (key, debit) in item.accounts.iter().zip(item.debits()) {
         let (jti, account) = (debit.jti.clone(), &rows.account(*key, &debit.jti).value);
         if let Some(at_ms) = account.revoked_at {
@@ -275,6 +301,23 @@ fn check(rows: &mut Rows, item: &Item) -> Result<Vec<Account>, Obstacle> {
     earlier.map_or(Ok(debited), |earlier| Err(Obstacle::Duplicate(earlier)))
 }
 
+/// INVARIANT (halt): no cycle begins, and none is sent, in a session that is over or stopped.
+fn takes(session: Option<&Session>, item: &Item) -> Result<(), Obstacle> {
+    let Some(session) = session else { return Err(Obstacle::SessionChanged) };
+    let Some(cycle) = &item.cycle else {
+        // It waited, or was sent before: whatever else waits by now, it may go on.
+        let stopped = matches!(session.state(), SessionState::Closed(_) | SessionState::Suspended);
+        return if stopped && item.sends() { Err(Obstacle::SessionChanged) } else { Ok(()) };
+    };
+    if cycle.epoch != session.epoch || session.state() != SessionState::Active {
+        return Err(Obstacle::SessionChanged);
+    }
+    match cycle.sequence {
+        Some(sequence) if sequence > session.sequence => Ok(()),
+        _ => Err(Obstacle::NotRising { last: session.sequence }),
+    }
+}
+
 fn obstacle(jti: &Arc<str>, limit: Limit) -> Obstacle {
     let jti = jti.clone();
     match limit {
@@ -291,7 +334,12 @@ fn remember(rows: &mut Rows, item: &Item) {
     if let Some(claim) = item.claim {
         rows.claims.insert(claim, Claimed { id, request_hash, state: item.state(), at_ms });
     }
-    rows.footings.remove(&id);
+    let before = rows.footings.remove(&id).map(|footing| footing.state);
+    if let Some(cell) = item.session.and_then(|key| rows.sessions.get_mut(&key))
+        && let Some(event) = item.happens(before)
+    {
+        cell.set(after(&cell.value, event));
+    }
     if item.hold().is_some() && !matches!(item.resumes, Some(Basis::Held { .. })) {
         *rows.held.entry(item.agent()).or_default() += 1;
     }

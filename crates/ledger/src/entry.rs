@@ -16,6 +16,9 @@ use receipt::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::Sealed;
+use crate::session::Sealer;
+
 /// The part of an entry that is known before its place in the chain is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draft {
@@ -29,10 +32,6 @@ pub struct Draft {
     pub state: Option<&'static str>,
     /// SHA-256 of the canonical action record with its values committed, or of another event's record.
     pub action_hash: Option<[u8; 32]>,
-    /// The governed session it belongs to.
-    pub session: Option<Session>,
-    /// ES256 over the entry without `previousHash`, `hash` and itself; session entries only.
-    pub kernel_signature: Option<Box<str>>,
 }
 
 /// Where in a governed session an entry stands.
@@ -77,21 +76,27 @@ impl Chain {
         Chain { id: id.into(), seq: 0, head, at_ms: 0 }
     }
 
+    /// The id of the entry that comes next.
+    pub(crate) fn next_id(&self) -> String {
+        record_id(&self.id, self.seq)
+    }
+
     /// Appends an entry and returns its canonical bytes. Time in a chain never runs back: what comes in with an
-    /// earlier time than the entry before gets that entry's.
+    /// earlier time than the entry before gets that entry's. An entry of a session is signed.
     pub(crate) fn append(
         &mut self,
         at_ms: i64,
         action: Option<ActionId>,
         draft: &Draft,
         receipt_hash: Option<[u8; 32]>,
+        session: Option<(Session, &dyn Sealer)>,
     ) -> Result<Vec<u8>, serde_json::Error> {
         self.at_ms = self.at_ms.max(at_ms);
         let at = Timestamp::from_unix_millis(u64::try_from(self.at_ms).unwrap_or(0));
         let (action_hash, receipt_hash, previous) =
             (draft.action_hash.map(Hex::of), receipt_hash.map(Hex::of), self.head.map(Hex::of));
         let action = action.map(|id| id.to_string());
-        let entry = Entry {
+        let mut entry = Entry {
             action_hash: action_hash.as_ref().map(Hex::as_str),
             action_id: action.as_deref(),
             at: at.as_str(),
@@ -99,15 +104,21 @@ impl Chain {
             chain_id: &self.id,
             event: draft.event,
             hash: None,
-            kernel_signature: draft.kernel_signature.as_deref(),
+            kernel_signature: None,
             previous_hash: previous.as_ref().map(Hex::as_str),
             receipt_hash: receipt_hash.as_ref().map(Hex::as_str),
             seq: self.seq,
-            session: draft.session.as_ref().map(Cow::Borrowed),
+            session: session.as_ref().map(|(session, _)| Cow::Borrowed(session)),
             state: draft.state,
             tenant_ref: draft.tenant_ref.as_deref(),
             v: VERSION,
         };
+        let signature = session.as_ref().map(|(_, sealer)| {
+            let signed = serde_json::to_vec(&Signed::of(&entry))?;
+            sealer.seal(&signed).map_err(serde::ser::Error::custom)
+        });
+        let signature = signature.transpose()?;
+        entry.kernel_signature = signature.as_deref();
         let mut bytes = Vec::with_capacity(720);
         serde_json::to_writer(&mut bytes, &entry)?;
         let hash: [u8; 32] = Sha256::digest(&bytes).into();
@@ -127,15 +138,7 @@ fn insert_hash(bytes: &mut Vec<u8>, hash: &Hex) {
 
 /// The entry that opens a chain.
 pub(crate) fn opening() -> Draft {
-    Draft {
-        tenant_ref: None,
-        attempt: None,
-        event: OPENED,
-        state: None,
-        action_hash: None,
-        session: None,
-        kernel_signature: None,
-    }
+    Draft { tenant_ref: None, attempt: None, event: OPENED, state: None, action_hash: None }
 }
 
 impl Event {
@@ -197,6 +200,9 @@ pub enum Broken {
     /// Its action is empty and no entry says that it was erased, or one says so and it is not.
     #[error("its action is empty and was not erased, or is not empty and was")]
     Erased,
+    /// Its place in a governed session is not the one that is stored, or a record of that session is missing.
+    #[error("its place in its session is not the one stored")]
+    Session,
     /// A passkey's row does not say what the entries do.
     #[error("the stored passkey is not as the entries have it")]
     Passkey,
@@ -438,6 +444,71 @@ struct Entry<'a> {
     state: Option<&'a str>,
     tenant_ref: Option<&'a str>,
     v: u32,
+}
+
+/// What the signature of a session's entry covers: all of it but what follows from the rest of the chain, and itself.
+/// Members in JCS order.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Signed<'a> {
+    action_hash: Option<&'a str>,
+    action_id: Option<&'a str>,
+    at: &'a str,
+    attempt: Option<u32>,
+    chain_id: &'a str,
+    event: &'a str,
+    receipt_hash: Option<&'a str>,
+    seq: u64,
+    session: Option<&'a Session>,
+    state: Option<&'a str>,
+    tenant_ref: Option<&'a str>,
+    v: u32,
+}
+
+impl<'a> Signed<'a> {
+    fn of(entry: &'a Entry<'_>) -> Signed<'a> {
+        Signed {
+            action_hash: entry.action_hash,
+            action_id: entry.action_id,
+            at: entry.at,
+            attempt: entry.attempt,
+            chain_id: entry.chain_id,
+            event: entry.event,
+            receipt_hash: entry.receipt_hash,
+            seq: entry.seq,
+            session: entry.session.as_deref(),
+            state: entry.state,
+            tenant_ref: entry.tenant_ref,
+            v: entry.v,
+        }
+    }
+}
+
+/// What the signature of a session's entry covers, and the signature; nothing if it is not one.
+#[must_use]
+pub fn sealed(row: i64, bytes: &[u8]) -> Option<Sealed> {
+    let entry: Entry<'_> = serde_json::from_slice(bytes).ok()?;
+    entry.session.as_ref()?;
+    let signature = entry.kernel_signature.unwrap_or_default().into();
+    Some(Sealed {
+        entry: row,
+        at: entry.at.into(),
+        bytes: serde_json::to_vec(&Signed::of(&entry)).ok()?,
+        signature,
+    })
+}
+
+/// The session that an entry says it is of, without checking it.
+#[must_use]
+pub fn session_of(bytes: &[u8]) -> Option<Session> {
+    let entry: Entry<'_> = serde_json::from_slice(bytes).ok()?;
+    entry.session.map(Cow::into_owned)
+}
+
+/// The id of an entry, by which records, causes and lists name it.
+#[must_use]
+pub fn record_id(chain: &str, seq: u64) -> String {
+    format!("audit-{chain}-{seq}")
 }
 
 /// A hash as lower-case hex, without allocating.

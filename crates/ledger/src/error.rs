@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use action::ActionId;
 
+use mandate::SessionRefusal;
+
 use crate::{Broken, State};
 
 /// Why there is no answer.
@@ -57,6 +59,9 @@ pub enum Error {
     /// There is nothing of this name.
     #[error("`{0}` does not exist")]
     Absent(Box<str>),
+    /// The session does not take it.
+    #[error("the session does not take it")]
+    Session(SessionRefusal),
     /// Another process holds the data directory.
     #[error("the data directory is in use by another process")]
     Locked,

@@ -39,6 +39,11 @@ pub(crate) fn account(tenant: &Tenant, jti: &str) -> i64 {
     tag(&digest("account", &[tenant.as_str(), jti]))
 }
 
+/// A governed session.
+pub(crate) fn session(tenant: &Tenant, id: &str) -> i64 {
+    tag(&digest("session", &[tenant.as_str(), id]))
+}
+
 /// The anomaly history an action belongs to.
 pub(crate) fn series(tenant: &Tenant, principal: &str, archetype: &str, currency: &str) -> i64 {
     tag(&digest("series", &[tenant.as_str(), principal, archetype, currency]))

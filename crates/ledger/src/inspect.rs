@@ -70,6 +70,19 @@ pub enum Testimony {
     },
 }
 
+/// An entry of a governed session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sealed {
+    /// Row number of the entry.
+    pub entry: i64,
+    /// When it was written, RFC 3339.
+    pub at: Box<str>,
+    /// What the signature covers.
+    pub bytes: Vec<u8>,
+    /// ES256, base64url.
+    pub signature: Box<str>,
+}
+
 /// Who may do what, and what is stopped: what the chain tells of it, and the rows that are asked.
 #[derive(Clone, Debug, Default)]
 pub struct Authority {
@@ -114,6 +127,8 @@ pub struct Inspected {
     pub findings: Vec<Finding>,
     /// Receipts to be compared further.
     pub witnesses: Vec<Witness>,
+    /// Entries of governed sessions, whose signatures are for those to check who have the keys.
+    pub sealed: Vec<Sealed>,
     /// With the last stretch: what has to be compared over the whole chain.
     pub authority: Option<Box<Authority>>,
     /// How many entries were looked at.

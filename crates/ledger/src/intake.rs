@@ -6,7 +6,7 @@ use action::{ActionId, Environment, Money, Subject, Tenant};
 use mandate::Limits;
 use sha2::{Digest, Sha256};
 
-use crate::{Draft, Error, Labels, State, identity};
+use crate::{Cycle, Draft, Error, Labels, State, identity};
 
 /// What every action's row says, whatever becomes of it.
 #[derive(Clone, Debug)]
@@ -58,6 +58,8 @@ pub struct Admission {
     pub effect: Option<Effect>,
     /// Remembered, so that the next action to it is not the first.
     pub destination: Option<Box<str>>,
+    /// The session it is a cycle of. Of an action whose row is there already this is not read.
+    pub cycle: Option<Cycle>,
     /// Until when whoever sends it is at it, milliseconds since 1970, UTC: before that nobody takes it over.
     pub lease_ms: i64,
 }
@@ -204,6 +206,8 @@ pub struct Refusal {
     pub intent: Intent,
     /// Equal refusals of the last minute are found by this code and the request hash.
     pub code: &'static str,
+    /// The session it would have been a cycle of.
+    pub cycle: Option<Cycle>,
     /// The final word; its state is [`State::Refused`] or [`State::Failed`].
     pub outcome: Outcome,
 }

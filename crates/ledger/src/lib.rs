@@ -45,6 +45,7 @@ mod lock;
 mod memory;
 mod outbox;
 mod pruned;
+mod session;
 mod sqlite;
 mod state;
 mod stored;
@@ -60,13 +61,14 @@ pub use authority::{ApiKey, Freeze, Held, Mandate, Passkey, Revocation, Scope};
 pub use entry::{
     Broken, CHALLENGED, CHARGING, CHECKING, Draft, Event, Heading, PASSKEY_ENROLLED, PASSKEY_REGISTERED,
     PASSKEY_REVOKED, RESERVED, RETRACTING, ROLLING_BACK, SENT_AGAIN, Said, Session, WAITING, Walk, event_of,
+    record_id, sealed, session_of,
 };
 pub use erasure::{ERASED, Erased, Erasure};
 pub use error::Error;
 pub use facts::{Facts, FactsQuery, Figures, Filter, Repeat, Verified};
 pub use fail::{COMMIT_STEPS, FailPoints};
 pub use identity::Claim;
-pub use inspect::{Authority, Enacted, Finding, Inspected, Place, Testimony, Witness};
+pub use inspect::{Authority, Enacted, Finding, Inspected, Place, Sealed, Testimony, Witness};
 pub use intake::{
     Admission, Approval, Basis, By, Debit, Deferral, Effect, Hold, Intent, Outcome, Receipt, Refusal, Reply,
     Resumption, Settlement, Tolerance,
@@ -74,6 +76,7 @@ pub use intake::{
 pub use lock::Lock;
 pub use memory::Memory;
 pub use outbox::{Notice, Outbox, Standing, Tried, Waiting};
+pub use session::{Cycle, Declared, Declaring, Governed, Intention, Opening, Record, Sealer, Turn};
 pub use sqlite::{Options, Sqlite, unpack};
 pub use state::State;
 pub use stored::{Admitted, Counted, Earlier, Existing, Given, Obstacle, Page, Recorded, Settled, Stored};
@@ -262,6 +265,51 @@ pub trait Ledger: Outbox {
 
     /// Every passkey of a tenant, oldest first, the revoked ones included.
     fn passkeys<'a>(&'a self, tenant: &'a Tenant) -> Answer<'a, Vec<Passkey>>;
+
+    /// Begins a governed session; answers with the id of its first record.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if the tenant has one of this id.
+    fn open_session(&self, opening: Opening) -> Answer<'_, Box<str>>;
+
+    /// One session of a tenant.
+    fn session<'a>(&'a self, tenant: &'a Tenant, id: &'a str) -> Answer<'a, Option<Governed>>;
+
+    /// A tenant's sessions, newest first; of one agent only, if it is named.
+    fn sessions<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        of: Option<&'a Subject>,
+        after: Option<i64>,
+        limit: u32,
+    ) -> Answer<'a, Page<Governed>>;
+
+    /// Commits an intent declaration.
+    fn declare(&self, declaring: Declaring) -> Answer<'_, Declared>;
+
+    /// The declaration of this id in a session, or its newest one.
+    fn intention<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        session: &'a str,
+        intent: Option<&'a str>,
+    ) -> Answer<'a, Option<Intention>>;
+
+    /// Something happens to a session: the row and its record are one commit. Answers with the record's id and the
+    /// session after it.
+    ///
+    /// # Errors
+    /// [`Error::Absent`] if there is none, [`Error::Session`] if it cannot happen.
+    fn turn(&self, turn: Turn) -> Answer<'_, (Box<str>, mandate::Session)>;
+
+    /// A session's records in order, from the one after number `after`.
+    fn records<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        session: &'a str,
+        after: Option<u64>,
+        limit: u32,
+    ) -> Answer<'a, Vec<Record>>;
 
     /// Appends an entry for something that changes no row here, such as the rotation of a signing key.
     fn record(&self, event: Event) -> Answer<'_, i64>;

@@ -1,5 +1,7 @@
 //! A ledger that keeps nothing: for tests and simulations. It decides with the same [`admit`] as every other.
 
+mod session;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -7,19 +9,22 @@ use action::{ActionId, Subject, Tenant};
 use mandate::Account;
 use sha2::{Digest, Sha256};
 
+use self::session::{Place, Sessions};
 use crate::admit::{Claimed, Footing, Gate, Item, Rows, admit, corrected};
 use crate::entry::{self, APPROVED, Chain, REJECTED, Reading};
 use crate::identity::{self, Claim};
 use crate::intake::{Lease, Process};
 use crate::outbox;
 use crate::pruned::Pruned;
+use crate::session::Sealer;
 use crate::stored::page;
 use crate::{
-    About, Admission, Admitted, Answer, ApiKey, Approval, Audited, Basis, Broken, Counted, Deferral, Draft,
-    Earlier, Erased, Erasure, Error, Event, Existing, Facts, FactsQuery, Figures, Filter, Finding, Freeze,
-    Given, Held, Inspected, Labels, Ledger, Mandate, Notice, Order, Outbox, Outcome, Owner, Page, Passkey,
-    Place, Recorded, Refusal, Repeat, Resumption, Revocation, Scope, Search, Settled, Settlement, Standing,
-    State, Stored, Testimony, Tried, Verified, Waiting, Walk, Witness,
+    About, Admission, Admitted, Answer, ApiKey, Approval, Audited, Basis, Broken, Counted, Declared,
+    Declaring, Deferral, Draft, Earlier, Erased, Erasure, Error, Event, Existing, Facts, FactsQuery, Figures,
+    Filter, Finding, Freeze, Given, Governed, Held, Inspected, Intention, Labels, Ledger, Mandate, Notice,
+    Opening, Order, Outbox, Outcome, Owner, Page, Passkey, Record, Recorded, Refusal, Repeat, Resumption,
+    Revocation, Scope, Search, Settled, Settlement, Standing, State, Stored, Testimony, Tried, Turn,
+    Verified, Waiting, Walk, Witness,
 };
 
 /// Everything in memory, behind one lock.
@@ -43,6 +48,7 @@ struct World {
     tenant_keys: HashMap<Tenant, Vec<u8>>,
     kept: HashMap<Box<str>, Vec<u8>>,
     refusals: HashMap<[u8; 32], (Repeat, i64)>,
+    sessions: Sessions,
     outbox: outbox::InMemory,
     writes: u64,
 }
@@ -82,11 +88,19 @@ impl Memory {
             tenant_keys: HashMap::new(),
             kept: HashMap::new(),
             refusals: HashMap::new(),
+            sessions: Sessions::default(),
             outbox: outbox::InMemory::default(),
             writes: 0,
         };
         world.append(now_ms, None, &entry::opening(), None, None)?;
         Ok(Memory { state: Mutex::new(world) })
+    }
+
+    /// The same, where entries of governed sessions are signed.
+    #[must_use]
+    pub fn sealed_by(self, sealer: Arc<dyn Sealer>) -> Memory {
+        self.world().sessions.sealer = Some(sealer);
+        self
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
@@ -110,7 +124,23 @@ impl World {
         receipt_hash: Option<[u8; 32]>,
         record: Option<Vec<u8>>,
     ) -> Result<i64, Error> {
-        let bytes = self.chain.append(at_ms, action, draft, receipt_hash);
+        let place = self.place_of(action);
+        self.append_in(at_ms, action, draft, receipt_hash, record, place)
+    }
+
+    fn append_in(
+        &mut self,
+        at_ms: i64,
+        action: Option<ActionId>,
+        draft: &Draft,
+        receipt_hash: Option<[u8; 32]>,
+        record: Option<Vec<u8>>,
+        place: Option<Place>,
+    ) -> Result<i64, Error> {
+        let row = self.last_entry() + 1;
+        let place = place.map(|place| self.takes_place(place, row)).transpose()?;
+        let place = place.as_ref().map(|(session, sealer)| (session.clone(), &**sealer));
+        let bytes = self.chain.append(at_ms, action, draft, receipt_hash, place);
         self.entries.push((bytes.map_err(|error| Error::Rejected(error.to_string().into()))?, record));
         self.writes += 1;
         Ok(self.entries.len() as i64)
@@ -120,7 +150,11 @@ impl World {
         self.append(event.at_ms, None, &event.draft(), None, Some(event.record))
     }
 
-    fn enter(&mut self, item: &Item) -> Result<Admitted, Error> {
+    fn enter(&mut self, mut item: Item) -> Result<Admitted, Error> {
+        if item.resumes.is_some() {
+            item.session = self.session_of(item.intent.id);
+        }
+        let item = &item;
         self.read_effect(item);
         if item.hold().is_some() {
             let crate::Intent { tenant, subject, at_ms, .. } = &item.intent;
@@ -230,6 +264,7 @@ impl World {
             },
         );
         self.ids.insert(intent.id, row);
+        self.begins(item);
         match &item.gate {
             Gate::Admit { .. } => self.append(intent.at_ms, Some(intent.id), &intent.entry, None, None),
             Gate::Refuse { code, outcome, .. } => {
@@ -288,7 +323,8 @@ impl World {
     fn defer(&mut self, deferral: &Deferral) -> Result<i64, Error> {
         let id = deferral.action;
         let row = self.row_mut(id)?;
-        deferral.check(row.stored.state, &row.lease)?;
+        let from = row.stored.state;
+        deferral.check(from, &row.lease)?;
         row.lease = row.lease.deferred(deferral.state, deferral.due_ms);
         (row.stored.state, row.stored.due_ms) = (deferral.state, Some(deferral.due_ms));
         row.stored.token = row.lease.token;
@@ -298,6 +334,7 @@ impl World {
         }
         let claim = row.claim;
         self.claimed_in(claim, deferral.state);
+        self.goes(id, from, deferral.state);
         self.append(deferral.at_ms, Some(id), &deferral.entry, None, None)
     }
 
@@ -374,6 +411,7 @@ impl World {
         let (number, from, debit) = (stored.row, stored.state, stored.debit);
         let (tenant, mandates) = (stored.tenant.clone(), stored.mandates.clone());
         settlement.check(from, &lease, PROCESS, amends)?;
+        self.goes(*id, from, outcome.state);
         let entry = self.outcome(number, outcome)?;
         if let Some(overage) = overage {
             self.outcome(number, overage)?;
@@ -579,6 +617,7 @@ impl World {
                     (record.is_some() && said.action_hash != hash).then_some(Broken::Record)
                 }
             };
+            found.sealed.extend(entry::sealed(entry, bytes));
             found.findings.extend(broken.map(|broken| Finding { entry, action: None, tenant: None, broken }));
         }
         for row in self.actions.values() {
@@ -680,7 +719,7 @@ impl Ledger for Memory {
     }
 
     fn admit(&self, admission: Admission) -> Answer<'_, Admitted> {
-        self.now(move |world| world.enter(&admission.into()))
+        self.now(move |world| world.enter(admission.into()))
     }
 
     fn approve(&self, approval: Approval) -> Answer<'_, Counted> {
@@ -692,7 +731,7 @@ impl Ledger for Memory {
     }
 
     fn resume(&self, resumption: Resumption) -> Answer<'_, Admitted> {
-        self.now(move |world| world.enter(&resumption.into()))
+        self.now(move |world| world.enter(resumption.into()))
     }
 
     fn defer(&self, deferral: Deferral) -> Answer<'_, i64> {
@@ -744,7 +783,7 @@ impl Ledger for Memory {
     }
 
     fn refuse(&self, refusal: Refusal) -> Answer<'_, Recorded> {
-        self.now(move |world| match world.enter(&refusal.into())? {
+        self.now(move |world| match world.enter(refusal.into())? {
             Admitted::New { entry } => Ok(Recorded::New { entry }),
             Admitted::Existing(existing) => Ok(Recorded::Existing(existing)),
             Admitted::Refused(_) => Err(Error::Rejected("a refusal met an obstacle".into())),
@@ -998,6 +1037,51 @@ impl Ledger for Memory {
         self.now(move |world| Ok(world.passkeys.iter().filter(|it| it.tenant == *tenant).cloned().collect()))
     }
 
+    fn open_session(&self, opening: Opening) -> Answer<'_, Box<str>> {
+        self.now(move |world| world.open_session(opening))
+    }
+
+    fn session<'a>(&'a self, tenant: &'a Tenant, id: &'a str) -> Answer<'a, Option<Governed>> {
+        self.now(move |world| Ok(world.governed(tenant, id)))
+    }
+
+    fn sessions<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        of: Option<&'a Subject>,
+        after: Option<i64>,
+        limit: u32,
+    ) -> Answer<'a, Page<Governed>> {
+        self.now(move |world| Ok(world.governed_sessions(tenant, of, after, limit)))
+    }
+
+    fn declare(&self, declaring: Declaring) -> Answer<'_, Declared> {
+        self.now(move |world| world.declare(declaring))
+    }
+
+    fn intention<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        session: &'a str,
+        intent: Option<&'a str>,
+    ) -> Answer<'a, Option<Intention>> {
+        self.now(move |world| Ok(world.intention(tenant, session, intent)))
+    }
+
+    fn turn(&self, turn: Turn) -> Answer<'_, (Box<str>, mandate::Session)> {
+        self.now(move |world| world.turn(turn))
+    }
+
+    fn records<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        session: &'a str,
+        after: Option<u64>,
+        limit: u32,
+    ) -> Answer<'a, Vec<Record>> {
+        self.now(move |world| Ok(world.records(tenant, session, after, limit)))
+    }
+
     fn record(&self, event: Event) -> Answer<'_, i64> {
         self.now(move |world| world.event(event))
     }
@@ -1071,7 +1155,7 @@ impl Ledger for Memory {
         })
     }
 
-    fn inspect(&self, _: Option<Place>) -> Answer<'_, Inspected> {
+    fn inspect(&self, _: Option<crate::Place>) -> Answer<'_, Inspected> {
         self.now(|world| Ok(world.inspect()))
     }
 

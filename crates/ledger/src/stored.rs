@@ -81,6 +81,13 @@ pub enum Obstacle {
         /// Which.
         jti: Arc<str>,
     },
+    /// The session does not stand as it did when the action was judged, or is gone.
+    SessionChanged,
+    /// The cycle's number does not rise any more.
+    NotRising {
+        /// The highest by now.
+        last: u64,
+    },
     /// As many actions of the agent wait for people as may.
     TooManyHeld,
     /// Another action of late has the same effect.

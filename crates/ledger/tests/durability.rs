@@ -310,6 +310,7 @@ fn back_to(version: i64, directory: &Path) {
 }
 
 const UNDONE: &[(i64, &str)] = &[
+    (12, "DROP TABLE session; DROP TABLE record; DROP TABLE declaration; DROP TABLE cycle"),
     (10, "DROP TABLE deletion; DROP TABLE erasure"),
     (9, "ALTER TABLE action DROP COLUMN refs"),
     (8, "DROP INDEX action_held"),
@@ -424,12 +425,6 @@ fn entries_and_rows_have_their_golden_form() {
     let mut settled = settlement(admission.intent.id, State::Executed, "a");
     settled.outcome.payload = Vec::new();
     settled.outcome.entry.state = Some("COMPLETED");
-    settled.outcome.entry.session = Some(ledger::Session {
-        causal_parent: None,
-        id: "session-1".into(),
-        intent_id: Some("intent-1".into()),
-        seq: 3,
-    });
     admitted(&ledger, admission);
     wait(ledger.settle(settled)).unwrap();
     wait(ledger.record(event("key_rotated"))).unwrap();
@@ -445,9 +440,7 @@ fn entries_and_rows_have_their_golden_form() {
     wait(join_all((0..1020).map(|_| ledger.record(event("key_rotated")))));
     drop(ledger);
 
-    let db = db(directory.path());
-    let mut rows = String::new();
-    for table in [
+    let tables = [
         "action",
         "fate",
         "outcome",
@@ -459,7 +452,59 @@ fn entries_and_rows_have_their_golden_form() {
         "meta",
         "audit_slice",
         "audit_term",
-    ] {
+    ];
+    golden("rows.txt", &rows_of(directory.path(), &tables));
+}
+
+/// Signs everything alike.
+#[derive(Debug)]
+struct Always;
+
+impl ledger::Sealer for Always {
+    fn seal(&self, _: &[u8]) -> Result<String, String> {
+        Ok("signature".to_owned())
+    }
+}
+
+#[test]
+fn the_records_of_a_session_have_their_golden_form() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options { sealer: Some(Arc::new(Always)), ..Options::new("chain-1", NOW) };
+    let ledger = open(directory.path(), options);
+    let tenant = Tenant::default();
+    let session = mandate::Session::open("session-1", subject(), "mandate-1", NOW);
+    let (payload, event_of) = (b"{}".to_vec(), |name| event(name));
+    let opening =
+        ledger::Opening { tenant: tenant.clone(), session, payload, event: event_of("session_opened") };
+    wait(ledger.open_session(opening)).unwrap();
+    let declaring = ledger::Declaring {
+        tenant,
+        session: "session-1".into(),
+        intent: "intent-1".into(),
+        mandate: "mandate-1".into(),
+        sequence: 1,
+        event: event_of("intent_declared"),
+    };
+    wait(ledger.declare(declaring)).unwrap();
+    let (session, intent) = ("session-1".into(), Some("intent-1".into()));
+    let cycle = Some(ledger::Cycle { session, epoch: 0, sequence: Some(2), intent });
+    let mut admission = Admission { cycle, ..admission("k-1") };
+    admission.intent.id = action::ActionId::new(NOW as u64, [9; 10]);
+    let settled = settlement(admission.intent.id, State::Executed, "a");
+    admitted(&ledger, admission);
+    wait(ledger.settle(settled)).unwrap();
+    let page = wait(ledger.entries(Some(1), 10)).unwrap();
+    let entries: String =
+        page.rows.iter().map(|(_, bytes)| format!("{}\n", std::str::from_utf8(bytes).unwrap())).collect();
+    golden("session-entries.jsonl", &entries);
+    drop(ledger);
+    golden("session-rows.txt", &rows_of(directory.path(), &["session", "record", "declaration", "cycle"]));
+}
+
+fn rows_of(directory: &Path, tables: &[&str]) -> String {
+    let db = db(directory);
+    let mut rows = String::new();
+    for table in tables {
         let mut select = db.prepare(&format!("SELECT * FROM {table}")).unwrap();
         let names: Vec<String> = select.column_names().into_iter().map(String::from).collect();
         let mut found = select.query([]).unwrap();
@@ -470,7 +515,7 @@ fn entries_and_rows_have_their_golden_form() {
             }
         }
     }
-    golden("rows.txt", &rows);
+    rows
 }
 
 fn shown(value: rusqlite::types::ValueRef<'_>) -> String {

@@ -150,6 +150,8 @@ pub enum SessionEvent {
         /// Is it sent now?
         sent: bool,
     },
+    /// What had failed is sent once more, as another attempt.
+    SentAgain,
     /// What was sent is settled.
     Settled,
     /// A cycle is denied. Its number is used up, if it had one that rose.
@@ -268,6 +270,7 @@ impl Session {
                 next.in_flight += u32::from(sent);
             }
             (_, E::Settled) if self.in_flight > 0 => next.in_flight -= 1,
+            (SessionState::Active, E::SentAgain) => next.in_flight += 1,
             (SessionState::Active, E::Blocked { at_ms }) => next.blocked_ms = Some(at_ms),
             (SessionState::Closed(_), _) => return refused,
             (_, E::Unblocked) if self.blocked_ms.is_some() => next.blocked_ms = None,

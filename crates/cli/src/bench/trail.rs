@@ -121,8 +121,6 @@ async fn one(ledger: &Sqlite, number: u64) -> Result<()> {
         event,
         state: Some(state),
         action_hash: Some([7; 32]),
-        session: None,
-        kernel_signature: None,
     };
     let archetype = named(format!("ARCHETYPE_{}", number % 8), "ARCHETYPE_RARE");
     let intent = Intent {
@@ -151,7 +149,7 @@ async fn one(ledger: &Sqlite, number: u64) -> Result<()> {
     };
     let lease_ms = at_ms + 60_000;
     let (debits, effect, destination) = (Vec::new(), None, None);
-    let admission = Admission { intent, hold: None, debits, effect, destination, lease_ms };
+    let admission = Admission { intent, hold: None, debits, effect, destination, cycle: None, lease_ms };
     ledger.admit(admission).await.while_we(cannot)?;
     let (state, word) =
         if number.is_multiple_of(16) { (State::Failed, "FAILED") } else { (State::Executed, "COMPLETED") };

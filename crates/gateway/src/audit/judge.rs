@@ -3,9 +3,11 @@
 //! The ledger compares hashes. What stands behind them (that a receipt is signed and is of this action, that a row
 //! says what was hashed, that a person's word is about this hold) is read here.
 
-use ledger::{Labels, State, Stored, Testimony, Witness};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use ledger::{Labels, Sealed, State, Stored, Testimony, Witness};
 use receipt::approval::Approvers;
-use receipt::{Disclosures, Jwks, Kind, Pin, Trust, Verdict};
+use receipt::{Disclosures, Jwk, Jwks, Kind, Pin, Trust, Verdict};
 use serde::Deserialize;
 
 use super::TrailFinding;
@@ -64,6 +66,22 @@ impl<'a> Judge<'a> {
             receipt_id: receipt_id.filter(|_| ours),
             what,
         })
+    }
+
+    /// An entry of a session that none of our keys signed, or that somebody else may have signed.
+    pub(super) fn forged(&self, sealed: &Sealed) -> Option<TrailFinding> {
+        let signature = BASE64_URL_SAFE_NO_PAD.decode(sealed.signature.as_bytes()).unwrap_or_default();
+        // A key may have changed between an entry's time and its signature, so its window is not asked for here.
+        let signs = |jwk: &&Jwk| jwk.key().verifies(&sealed.bytes, &signature);
+        let what = match self.jwks.keys().iter().find(signs) {
+            None => "the entry is of a session and is not signed by this gateway",
+            Some(jwk) if jwk.compromised_at().is_some_and(|since| *since.as_str() <= *sealed.at) => {
+                "the entry is of a session and is signed by a key that others have had since"
+            }
+            Some(_) => return None,
+        };
+        let what = what.to_owned();
+        Some(TrailFinding { entry: sealed.entry, action_id: None, receipt_id: None, what })
     }
 
     fn altered_receipt(&self, witness: &Witness) -> Option<String> {

@@ -211,6 +211,7 @@ impl Gateway {
         let mut findings: Vec<TrailFinding> =
             stretch.findings.iter().map(|found| found_by_chain(caller, found)).collect();
         findings.extend(stretch.witnesses.iter().filter_map(|witness| judge.finding(caller, witness)));
+        findings.extend(stretch.sealed.iter().filter_map(|sealed| judge.forged(sealed)));
         let authority = stretch.authority.iter();
         findings.extend(authority.flat_map(|all| authority::findings(caller, all, stretch.last)));
         findings.sort_by_key(|finding| finding.entry);
@@ -251,7 +252,7 @@ impl AuditView {
     fn of(found: Audited) -> AuditView {
         let Audited { chain, seq, at_ms, event, state, hash, previous, receipt, record, about, .. } = found;
         let view = AuditView {
-            audit_id: format!("audit-{chain}-{seq}"),
+            audit_id: ledger::record_id(&chain, seq),
             action_id: None,
             timestamp: clock::text(at_ms),
             agent_id: None,

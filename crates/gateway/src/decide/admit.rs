@@ -76,7 +76,7 @@ impl Gateway {
             Admitted::Existing(existing) => {
                 self.answer_again(case.asked.tenant, existing).await.map(Next::Said).map(Some)
             }
-            Admitted::Refused(Obstacle::MandateChanged { .. }) => Ok(None),
+            Admitted::Refused(Obstacle::MandateChanged { .. } | Obstacle::SessionChanged) => Ok(None),
             Admitted::Refused(Obstacle::Overtaken) => Err(overtaken()),
             Admitted::Refused(obstacle) if case.before().is_some() => {
                 let (code, _, details) = obstacle_of(&obstacle);
@@ -115,6 +115,7 @@ impl Gateway {
         // What it has debited and claimed stands.
         let stands = matches!(case.resumed.as_ref().map(|it| it.basis), Some(Basis::Sent { .. }));
         Ok(ledger::Admission {
+            cycle: None,
             intent: ledger::Intent { amount: intent.amount.filter(|_| !quote_only), ..intent },
             hold: None,
             debits: debits(case.standing.mandate.as_deref(), facts),

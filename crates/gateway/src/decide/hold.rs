@@ -45,6 +45,7 @@ impl Gateway {
             false => self.config.limits.held_per_agent,
         };
         let admission = ledger::Admission {
+            cycle: None,
             intent: self.intent(&self.row_of(case, &pending, "held", State::Held), &pending.row)?,
             hold: Some(Hold { until_ms, needed: case.action.archetype.approvals, most }),
             debits: Vec::new(),

@@ -82,6 +82,8 @@ pub(super) fn obstacle_of(obstacle: &Obstacle) -> (Code, &'static str, Details) 
         Obstacle::ActionsUsedUp { .. } => (Code::DelegationBlock, "actions_used_up"),
         Obstacle::CapExceeded { .. } => (Code::DelegationBlock, "cap_exceeded"),
         Obstacle::CurrencyMismatch { .. } => (Code::DelegationBlock, "currency_mismatch"),
+        Obstacle::SessionChanged => (Code::StateConflict, "session_changed"),
+        Obstacle::NotRising { .. } => (Code::StateConflict, "sequence_not_rising"),
         Obstacle::TooManyHeld => (Code::BoundaryBlock, "too_many_held"),
         Obstacle::Duplicate(_) => (Code::ProbableDuplicate, "probable_duplicate"),
         // Who meets it ends there; it is told to nobody.

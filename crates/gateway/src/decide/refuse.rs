@@ -104,6 +104,7 @@ impl Gateway {
         self.metrics.step(Step::Prove, started.elapsed());
         let reply = proven.reply;
         let refusal = ledger::Refusal {
+            cycle: None,
             intent: self.intent(row, &pending.row)?,
             code: code.as_str(),
             outcome: ledger::Outcome {

@@ -10,12 +10,13 @@ use super::Shared;
 use super::filter::Kind;
 use super::packed;
 use super::read::{self, Slot, Sql};
+use super::session::Place;
 use super::write::{Fate, Statements};
 use crate::admit::{Cell, Gate, Item, Rows, admit, corrected};
-use crate::entry::Chain;
-use crate::entry::{APPROVED, REJECTED};
+use crate::entry::{APPROVED, Chain, REJECTED};
 use crate::identity;
 use crate::intake::{Digests, Lease, Process};
+use crate::session::Sealer;
 use crate::{
     Admitted, ApiKey, Approval, Basis, Counted, Deferral, Draft, Error, Event, Freeze, Outcome, Settlement,
     State,
@@ -58,6 +59,7 @@ pub(crate) struct Batch<'a> {
     pub(crate) rows: Rows,
     pub(super) tail: Tail,
     pub(super) write: Statements<'a>,
+    pub(super) sealer: Option<&'a dyn Sealer>,
     pub(super) keys: Vec<ApiKey>,
     pub(super) refusals: Vec<([u8; 32], ActionId, i64)>,
     /// Must the histories be written to their rows? And were they?
@@ -68,18 +70,24 @@ pub(crate) struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    pub(crate) fn new(db: &'a Connection, shared: &'a Shared, tail: Tail) -> Sql<Batch<'a>> {
+    pub(crate) fn new(
+        db: &'a Connection,
+        shared: &'a Shared,
+        tail: Tail,
+        sealer: Option<&'a dyn Sealer>,
+    ) -> Sql<Batch<'a>> {
         let rows = Rows { freezes: shared.hot().freezes.clone(), ..Rows::default() };
         let write = Statements::new(db)?;
         let (keys, refusals) = (Vec::new(), Vec::new());
-        Ok(Batch { db, shared, rows, tail, write, keys, refusals, due: false, saved: false, wipes: false })
+        let (due, saved, wipes) = (false, false, false);
+        Ok(Batch { db, shared, rows, tail, write, sealer, keys, refusals, due, saved, wipes })
     }
 
     /// Decides items and writes those that pass.
-    pub(crate) fn enter(&mut self, items: &[Item]) -> Sql<Vec<Admitted>> {
+    pub(crate) fn enter(&mut self, items: &mut [Item]) -> Sql<Vec<Admitted>> {
         // What people decide in the same batch changes it.
         self.rows.held.clear();
-        let slots = items.iter().map(|item| self.read(item)).collect::<Sql<Vec<_>>>()?;
+        let slots = items.iter_mut().map(|item| self.read(item)).collect::<Sql<Vec<_>>>()?;
         let mut results = admit(&mut self.rows, items);
         for ((item, slot), result) in items.iter().zip(slots).zip(&mut results) {
             if let Admitted::New { entry } = result {
@@ -101,7 +109,8 @@ impl<'a> Batch<'a> {
     }
 
     /// Reads every row the item needs; answers with the index number for its key.
-    fn read(&mut self, item: &Item) -> Sql<Option<i64>> {
+    fn read(&mut self, item: &mut Item) -> Sql<Option<i64>> {
+        self.read_session(item)?;
         let intent = &item.intent;
         for (key, debit) in item.accounts.iter().zip(item.debits()) {
             self.account(*key, &debit.jti)?;
@@ -176,9 +185,9 @@ impl<'a> Batch<'a> {
         let intent = &item.intent;
         let row = self.tail.action;
         let (entry, outcome) = match &item.gate {
-            Gate::Admit { .. } => (self.entry(intent.at_ms, Some(intent.id), &intent.entry, None)?, None),
+            Gate::Admit { .. } => (self.first(item, row, intent.at_ms, &intent.entry, None)?, None),
             Gate::Refuse { code, outcome, digests } => {
-                let entry = self.entry(outcome.at_ms, Some(intent.id), &outcome.entry, digests.receipt)?;
+                let entry = self.first(item, row, outcome.at_ms, &outcome.entry, digests.receipt)?;
                 let name = identity::refusal(&intent.tenant, &intent.subject, code, &intent.request_hash);
                 self.refusals.push((name, intent.id, intent.at_ms));
                 (entry, Some((self.outcome(row, None, outcome, digests, entry)?, outcome.reply.is_some())))
@@ -192,7 +201,9 @@ impl<'a> Batch<'a> {
         let reply = outcome.filter(|(_, replies)| *replies).map(|(outcome, _)| outcome);
         let outcome = outcome.map(|(outcome, _)| outcome);
         let lease = Lease::first(item.sends(), self.tail.owner, item.lease_ms());
-        self.write.fate(&Fate { row, state: item.state(), debit, outcome, reply, lease, moved: None })?;
+        let session = item.session;
+        let fate = Fate { row, state: item.state(), debit, outcome, reply, lease, moved: None, session };
+        self.write.fate(&fate)?;
         if let Some(slot) = slot {
             // A search begins at the claim's own number, which another key holds if this is a later one.
             self.shared.filter.add(Kind::Slot, slot);
@@ -209,8 +220,8 @@ impl<'a> Batch<'a> {
     /// Makes the row of an action that waited, or had failed, what it is from now on.
     fn resume(&mut self, item: &Item) -> Sql<i64> {
         let intent = &item.intent;
-        let entry = self.entry(intent.at_ms, Some(intent.id), &intent.entry, None)?;
-        let Some(fate) = self.write.find(intent.id)? else { return Ok(entry) };
+        let Some(fate) = self.write.find(intent.id)? else { return Ok(0) };
+        let entry = self.entry(intent.at_ms, intent.id, &fate, &intent.entry, None)?;
         if let Some((hash, place)) = read::effect_place(self.db, fate.row)? {
             self.write.forget_effect(identity::tag(&hash), place, fate.row)?;
         }
@@ -234,8 +245,8 @@ impl<'a> Batch<'a> {
     /// Marks an action sent that was sent before.
     fn send_again(&mut self, item: &Item) -> Sql<i64> {
         let intent = &item.intent;
-        let entry = self.entry(intent.at_ms, Some(intent.id), &intent.entry, None)?;
-        let Some(fate) = self.write.find(intent.id)? else { return Ok(entry) };
+        let Some(fate) = self.write.find(intent.id)? else { return Ok(0) };
+        let entry = self.entry(intent.at_ms, intent.id, &fate, &intent.entry, None)?;
         self.write.payload(fate.row, &intent.payload)?;
         let rests = matches!(fate.state, State::Waiting | State::Reserved);
         let state = if rests { State::Sent } else { fate.state };
@@ -251,7 +262,8 @@ impl<'a> Batch<'a> {
         if let Err(refused) = deferral.check(fate.state, &fate.lease) {
             return Ok(Err(refused));
         }
-        let entry = self.entry(deferral.at_ms, Some(id), &deferral.entry, None)?;
+        let entry = self.entry(deferral.at_ms, id, &fate, &deferral.entry, None)?;
+        self.goes(&fate, deferral.state)?;
         self.write.payload(fate.row, &deferral.payload)?;
         let lease = fate.lease.deferred(deferral.state, deferral.due_ms);
         let holds = !matches!(deferral.state, State::Challenged | State::Reserved);
@@ -262,14 +274,14 @@ impl<'a> Batch<'a> {
 
     /// Counts one person's approval of a held action.
     pub(crate) fn approve(&mut self, approval: &Approval) -> Sql<Result<Counted, Error>> {
-        let (row, needed) = match self.awaited(approval, State::Approved)? {
+        let (fate, needed) = match self.awaited(approval, State::Approved)? {
             Ok(awaited) => awaited,
             Err(error) => return Ok(Err(error)),
         };
-        let given = read::given(self.db, row, approval.round)? + 1;
+        let given = read::given(self.db, fate.row, approval.round)? + 1;
         let last = given >= needed;
-        let entry = self.say(row, approval, APPROVED, last)?;
-        if last && let Some(fate) = self.write.find(approval.action)? {
+        let entry = self.say(&fate, approval, APPROVED, last)?;
+        if last {
             self.write.change(&Fate { state: State::Approved, ..fate })?;
         }
         Ok(Ok(Counted { entry, given, needed }))
@@ -283,19 +295,19 @@ impl<'a> Batch<'a> {
         close: &Close,
     ) -> Sql<Result<i64, Error>> {
         let to = close.settlement.outcome.state;
-        let row = match self.awaited(rejection, to)? {
-            Ok((row, _)) => row,
+        let fate = match self.awaited(rejection, to)? {
+            Ok((fate, _)) => fate,
             Err(error) => return Ok(Err(error)),
         };
-        if !State::Held.may_settle(to) || read::given(self.db, row, rejection.round)? != given {
+        if !State::Held.may_settle(to) || read::given(self.db, fate.row, rejection.round)? != given {
             return Ok(Err(Error::Illegal { id: rejection.action, from: State::Held, to }));
         }
-        self.say(row, rejection, REJECTED, false)?;
+        self.say(&fate, rejection, REJECTED, false)?;
         self.close(close)
     }
 
-    /// The row of the action that waits for exactly this person's word, and how many approvals it needs.
-    fn awaited(&mut self, approval: &Approval, to: State) -> Sql<Result<(i64, u32), Error>> {
+    /// The action that waits for exactly this person's word, and how many approvals it needs.
+    fn awaited(&mut self, approval: &Approval, to: State) -> Sql<Result<(Fate, u32), Error>> {
         let id = approval.action;
         let Some(fate) = self.write.find(id)? else { return Ok(Err(Error::NoSuchAction(id))) };
         let hold = read::hold(self.db, fate.row)?;
@@ -306,13 +318,13 @@ impl<'a> Batch<'a> {
         if read::has_decided(self.db, fate.row, approval.round, &approval.approver)? {
             return Ok(Err(Error::Exists(approval.approver.as_str().into())));
         }
-        Ok(Ok((fate.row, hold.needed)))
+        Ok(Ok((fate, hold.needed)))
     }
 
-    fn say(&mut self, action: i64, approval: &Approval, event: &'static str, last: bool) -> Sql<i64> {
+    fn say(&mut self, fate: &Fate, approval: &Approval, event: &'static str, last: bool) -> Sql<i64> {
         let draft = approval.draft(event, last);
-        let entry = self.entry(approval.at_ms, Some(approval.action), &draft, None)?;
-        self.write.approval(action, approval, entry)?;
+        let entry = self.entry(approval.at_ms, approval.action, fate, &draft, None)?;
+        self.write.approval(fate.row, approval, entry)?;
         Ok(entry)
     }
 
@@ -323,6 +335,7 @@ impl<'a> Batch<'a> {
         if let Err(illegal) = close.settlement.check(fate.state, &fate.lease, self.tail.owner, close.amends) {
             return Ok(Err(illegal));
         }
+        self.goes(&fate, outcome.state)?;
         let debit = charged.filter(|_| !fate.state.waits()).unwrap_or(fate.debit);
         let difference = debit.saturating_sub(fate.debit);
         (fate.state, fate.debit) = (outcome.state, debit);
@@ -340,7 +353,7 @@ impl<'a> Batch<'a> {
 
     /// Writes one outcome with its entry; the action's fate then points to it.
     fn reach(&mut self, id: ActionId, fate: &mut Fate, outcome: &Outcome, digests: &Digests) -> Sql<i64> {
-        let entry = self.entry(outcome.at_ms, Some(id), &outcome.entry, digests.receipt)?;
+        let entry = self.entry(outcome.at_ms, id, fate, &outcome.entry, digests.receipt)?;
         let row = self.outcome(fate.row, fate.outcome, outcome, digests, entry)?;
         fate.outcome = Some(row);
         if outcome.reply.is_some() {
@@ -386,17 +399,38 @@ impl<'a> Batch<'a> {
 
     /// Appends an entry for something that is no action.
     pub(crate) fn event(&mut self, event: &Event) -> Sql<i64> {
-        self.append(event.at_ms, None, &event.draft(), None, Some(&event.record))
+        self.append(event.at_ms, None, &event.draft(), None, Some(&event.record), None)
     }
 
+    /// Appends an entry of an action that is there already.
     fn entry(
         &mut self,
         at_ms: i64,
-        action: Option<ActionId>,
+        action: ActionId,
+        fate: &Fate,
         draft: &Draft,
         receipt_hash: Option<[u8; 32]>,
     ) -> Sql<i64> {
-        self.append(at_ms, action, draft, receipt_hash, None)
+        self.entry_with(at_ms, action, fate, draft, (receipt_hash, None))
+    }
+
+    /// The same, with the hash of a receipt or a record of its own.
+    pub(super) fn entry_with(
+        &mut self,
+        at_ms: i64,
+        action: ActionId,
+        fate: &Fate,
+        draft: &Draft,
+        (receipt_hash, record): (Option<[u8; 32]>, Option<&[u8]>),
+    ) -> Sql<i64> {
+        let Some(session) = fate.session else {
+            return self.append(at_ms, Some(action), draft, receipt_hash, record, None);
+        };
+        self.session(session)?;
+        let (intent, cause) = read::cycle(self.db, fate.row)?;
+        let place = Place { session, intent, cause: Some(cause) };
+        self.write.cycle_goes_on(fate.row, &self.tail.chain.next_id())?;
+        self.append(at_ms, Some(action), draft, receipt_hash, record, Some(place))
     }
 
     pub(crate) fn append(
@@ -406,10 +440,12 @@ impl<'a> Batch<'a> {
         draft: &Draft,
         receipt_hash: Option<[u8; 32]>,
         record: Option<&[u8]>,
+        place: Option<Place>,
     ) -> Sql<i64> {
-        let bytes = self.tail.chain.append(at_ms, action, draft, receipt_hash).map_err(unwritable)?;
         let row = self.tail.entry;
-        self.write.entry(row, &bytes, record)?;
+        let place = place.map(|place| self.takes_place(place, row)).transpose()?;
+        let bytes = self.tail.chain.append(at_ms, action, draft, receipt_hash, place);
+        self.write.entry(row, &bytes.map_err(unwritable)?, record)?;
         self.tail.entry += 1;
         Ok(row)
     }

@@ -29,7 +29,8 @@ impl Batch<'_> {
         if let Err(refused) = erasure.check(fate.state, last_ms) {
             return Ok(Err(refused));
         }
-        let entry = self.append(erasure.at_ms, Some(id), &erasure.draft(), None, Some(&erasure.record))?;
+        let told = (None, Some(&*erasure.record));
+        let entry = self.entry_with(erasure.at_ms, id, &fate, &erasure.draft(), told)?;
         self.empty(&fate)?;
         self.forget_refs(id, &fate)?;
         self.db.prepare_cached("INSERT INTO erasure VALUES (?1, ?2)")?.execute([fate.row, entry])?;

@@ -11,13 +11,13 @@ use tokio::sync::oneshot;
 use super::audit::{self, Query};
 use super::batch::Close;
 use super::filter::Kind;
-use super::{Counts, PAGE_BYTES, Sqlite, gone, open, packed, read, verify};
+use super::{Counts, PAGE_BYTES, Sqlite, gone, open, packed, read, session, verify};
 use crate::stored::page;
 use crate::{
-    Admission, Admitted, Answer, ApiKey, Approval, Audited, Counted, Deferral, Erased, Erasure, Error, Event,
-    Facts, FactsQuery, Figures, Filter, Freeze, Given, Held, Inspected, Ledger, Mandate, Order, Page,
-    Passkey, Place, Recorded, Refusal, Repeat, Resumption, Revocation, Scope, Search, Settled, Settlement,
-    Stored, Verified, identity,
+    Admission, Admitted, Answer, ApiKey, Approval, Audited, Counted, Declared, Declaring, Deferral, Erased,
+    Erasure, Error, Event, Facts, FactsQuery, Figures, Filter, Freeze, Given, Governed, Held, Inspected,
+    Intention, Ledger, Mandate, Opening, Order, Page, Passkey, Place, Record, Recorded, Refusal, Repeat,
+    Resumption, Revocation, Scope, Search, Settled, Settlement, Stored, Turn, Verified, identity,
 };
 
 impl Sqlite {
@@ -328,6 +328,51 @@ impl Ledger for Sqlite {
 
     fn passkeys<'a>(&'a self, tenant: &'a Tenant) -> Answer<'a, Vec<Passkey>> {
         self.look(move |db| read::passkeys(db, Some(tenant), None))
+    }
+
+    fn open_session(&self, opening: Opening) -> Answer<'_, Box<str>> {
+        self.perform(move |batch| batch.open_session(&opening))
+    }
+
+    fn session<'a>(&'a self, tenant: &'a Tenant, id: &'a str) -> Answer<'a, Option<Governed>> {
+        self.look(move |db| session::session(db, tenant, id))
+    }
+
+    fn sessions<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        of: Option<&'a Subject>,
+        after: Option<i64>,
+        limit: u32,
+    ) -> Answer<'a, Page<Governed>> {
+        self.look(move |db| Ok(page(session::sessions(db, tenant, of, after, limit)?, limit, |it| it.row)))
+    }
+
+    fn declare(&self, declaring: Declaring) -> Answer<'_, Declared> {
+        self.perform(move |batch| batch.declare(&declaring).map(Ok))
+    }
+
+    fn intention<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        session: &'a str,
+        intent: Option<&'a str>,
+    ) -> Answer<'a, Option<Intention>> {
+        self.look(move |db| session::intention(db, tenant, session, intent))
+    }
+
+    fn turn(&self, turn: Turn) -> Answer<'_, (Box<str>, mandate::Session)> {
+        self.perform(move |batch| batch.turn(&turn))
+    }
+
+    fn records<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        session: &'a str,
+        after: Option<u64>,
+        limit: u32,
+    ) -> Answer<'a, Vec<Record>> {
+        self.look(move |db| session::records(db, tenant, session, after, limit))
     }
 
     fn record(&self, event: Event) -> Answer<'_, i64> {

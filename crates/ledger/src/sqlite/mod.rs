@@ -23,6 +23,7 @@ mod packed;
 mod prune;
 mod queue;
 mod read;
+mod session;
 mod spread;
 mod verify;
 mod write;
@@ -48,7 +49,7 @@ use self::writer::Writer;
 use crate::admit::Item;
 use crate::audit::Terms;
 use crate::generations::Generations;
-use crate::{Admitted, Answer, Error, FailPoints, Settlement};
+use crate::{Admitted, Answer, Error, FailPoints, Sealer, Settlement};
 
 /// A commit writes every page it touches, so small pages favour a commit of one action and big ones a commit of many.
 /// Measured with 4, 8 and 16 KiB: 0.55, 0.61 and 0.72 ms for one action alone, and 7 % fewer actions under load with 4
@@ -70,6 +71,8 @@ pub struct Options {
     pub readers: usize,
     /// Memory of the filter that spares most look-ups of keys never seen.
     pub filter_bytes: usize,
+    /// Signs the entries of governed sessions; without it there are none.
+    pub sealer: Option<Arc<dyn Sealer>>,
     /// For tests: where writes may fail.
     pub fail_points: Option<Arc<dyn FailPoints>>,
 }
@@ -85,6 +88,7 @@ impl Options {
             batch: 512,
             readers: 2,
             filter_bytes: 16 * 1024 * 1024,
+            sealer: None,
             fail_points: None,
         }
     }
@@ -151,6 +155,7 @@ impl Sqlite {
             db,
             shared: shared.clone(),
             tail,
+            sealer: options.sealer.clone(),
             fail_points: options.fail_points.clone(),
             most: options.batch.max(1),
         };

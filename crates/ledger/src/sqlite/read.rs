@@ -204,6 +204,13 @@ fn account_at(row: &Row<'_>, first: usize, jti: &str) -> Sql<Account> {
     })
 }
 
+/// The declaration that a cycle stands on, and its latest record.
+pub(crate) fn cycle(db: &Connection, action: i64) -> Sql<(Option<Box<str>>, Box<str>)> {
+    let sql = "SELECT intent, last FROM cycle WHERE action = ?1";
+    let found = one(db, sql, [action], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    found.ok_or(rusqlite::Error::QueryReturnedNoRows)
+}
+
 pub(crate) fn series(db: &Connection, key: i64) -> Sql<Option<Vec<u8>>> {
     one(db, "SELECT bytes FROM series WHERE key = ?1", [key], |row| row.get(0))
 }

@@ -31,6 +31,7 @@ impl Batch<'_> {
             insert.execute([mark])?;
             self.shared.filter.add(Kind::Seen, *mark);
         }
+        self.write_sessions()?;
         self.write_counts()?;
         let due = self.due
             || self.shared.hot().unsaved.len() >= UNSAVED_SERIES

@@ -15,7 +15,8 @@ use super::index::{self, SLICE, Slice};
 use super::read::{self, Heard, Kept, Sql, Standing};
 use crate::entry::{
     APPROVED, CHALLENGED, CHARGING, CHECKING, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED,
-    RESERVED, RETRACTING, ROLLBACK_FAILED, ROLLING_BACK, Reading, SENT_AGAIN, Said, WAITING,
+    RESERVED, RETRACTING, ROLLBACK_FAILED, ROLLING_BACK, Reading, SENT_AGAIN, Said, WAITING, sealed,
+    session_of,
 };
 use crate::erasure::ERASED;
 use crate::pruned::Pruned;
@@ -122,6 +123,7 @@ impl<'a> Look<'a> {
                 return Ok(());
             }
         };
+        self.session(row, bytes)?;
         self.passkeys.told(row, said.event);
         // What an entry of an action names is looked at with its rows.
         if (record.is_some() || said.action.is_none() || said.event == ERASED)
@@ -133,6 +135,17 @@ impl<'a> Look<'a> {
             Some(action) => self.rows(row, action, &said),
             None => Ok(()),
         }
+    }
+
+    /// Does it stand in its session where the row says that it does? Who signed it is for others to say.
+    fn session(&mut self, row: i64, bytes: &[u8]) -> Sql<()> {
+        let said = session_of(bytes).map(|said| (said.id, said.seq));
+        let kept = super::session::place_at(self.db, row)?;
+        if said != kept {
+            self.report(row, None, None, Broken::Session);
+        }
+        self.found.sealed.extend(sealed(row, bytes));
+        Ok(())
     }
 
     /// What is stored with entries that are missing, or cannot be believed, is not compared with them.
@@ -321,6 +334,11 @@ impl<'a> Look<'a> {
             && !Slice::read(self.db, &mut Known::new(1 << SLICE), self.slice)?.is_stored(self.db)?
         {
             self.report((self.slice << SLICE).max(1), None, None, Broken::Index);
+        }
+        if is_last {
+            for row in super::session::with_gaps(self.db)? {
+                self.report(row, None, None, Broken::Session);
+            }
         }
         if is_last && let Some(row) = self.gone.too_much(self.db)? {
             self.report(row, None, None, Broken::Pruned);

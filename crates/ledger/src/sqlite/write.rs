@@ -6,7 +6,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 use super::read::{self, ADDRESS_SLICE, EFFECT_SLICE, Sql};
 use crate::admit::Item;
 use crate::intake::Lease;
-use crate::{Approval, Outcome, State};
+use crate::{Approval, Cycle, Outcome, State};
 
 /// What became of an action: the one row of it that changes.
 pub(crate) struct Fate {
@@ -18,6 +18,8 @@ pub(crate) struct Fate {
     pub(crate) lease: Lease,
     /// The entry with which it last went on after it was admitted.
     pub(crate) moved: Option<i64>,
+    /// The session it is a cycle of, by key. It is not in this row.
+    pub(crate) session: Option<i64>,
 }
 
 pub(crate) struct Statements<'a> {
@@ -49,8 +51,8 @@ impl<'a> Statements<'a> {
             entry: db.prepare_cached("INSERT INTO entry VALUES (?1, ?2, ?3)")?,
             // Of the action only its index is read.
             find: db.prepare_cached(
-                "SELECT f.row, f.state, f.debit, f.outcome, f.reply, f.token, f.owner, f.until, f.moved
-                 FROM action a JOIN fate f ON f.row = a.row WHERE a.id = ?1",
+                "SELECT f.row, f.state, f.debit, f.outcome, f.reply, f.token, f.owner, f.until, f.moved, c.session
+                 FROM action a JOIN fate f ON f.row = a.row LEFT JOIN cycle c ON c.action = a.row WHERE a.id = ?1",
             )?,
             change: db.prepare_cached(
                 "UPDATE fate SET state = ?2, debit = ?3, outcome = ?4, reply = ?5, token = ?6, owner = ?7, until = ?8,
@@ -130,6 +132,18 @@ impl<'a> Statements<'a> {
         self.db.prepare_cached(sql)?.execute(values).map(drop)
     }
 
+    pub(crate) fn cycle(&mut self, row: i64, session: i64, cycle: &Cycle, last: &str) -> Sql<()> {
+        let sql = "INSERT INTO cycle VALUES (?1, ?2, ?3, ?4, ?5)";
+        let sequence = cycle.sequence.map(u64::cast_signed);
+        self.db.prepare_cached(sql)?.execute(params![row, session, sequence, cycle.intent, last]).map(drop)
+    }
+
+    /// The id of the latest record of a cycle.
+    pub(crate) fn cycle_goes_on(&mut self, row: i64, last: &str) -> Sql<()> {
+        let sql = "UPDATE cycle SET last = ?2 WHERE action = ?1";
+        self.db.prepare_cached(sql)?.execute(params![row, last]).map(drop)
+    }
+
     pub(crate) fn approval(&mut self, action: i64, approval: &Approval, entry: i64) -> Sql<()> {
         let Approval { round, approver, at_ms, record, .. } = approval;
         let sql = "INSERT INTO approval (action, round, approver, at, entry, record) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
@@ -161,6 +175,7 @@ impl<'a> Statements<'a> {
                 reply: row.get(4)?,
                 lease: Lease { token: row.get(5)?, owner: row.get(6)?, until_ms: row.get(7)? },
                 moved: row.get(8)?,
+                session: row.get(9)?,
             })
         });
         found.optional()
@@ -217,7 +232,7 @@ impl<'a> Statements<'a> {
 }
 
 fn write_fate(statement: &mut CachedStatement<'_>, fate: &Fate) -> Sql<()> {
-    let Fate { row, state, debit, outcome, reply, lease, moved } = fate;
+    let Fate { row, state, debit, outcome, reply, lease, moved, session: _ } = fate;
     let Lease { token, owner, until_ms } = lease;
     statement
         .execute(params![row, state.code(), debit, outcome, reply, token, owner, until_ms, moved])

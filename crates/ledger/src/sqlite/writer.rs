@@ -13,12 +13,13 @@ use super::batch::{Batch, Close, Tail};
 use super::queue::{Job, Work};
 use super::read::Sql;
 use crate::admit::Item;
-use crate::{Admitted, Error, FailPoints, entry};
+use crate::{Admitted, Error, FailPoints, Sealer, entry};
 
 pub(crate) struct Writer {
     pub(crate) db: Connection,
     pub(crate) shared: Arc<Shared>,
     pub(crate) tail: Tail,
+    pub(crate) sealer: Option<Arc<dyn Sealer>>,
     pub(crate) fail_points: Option<Arc<dyn FailPoints>>,
     /// How many writes of each kind go into one transaction at most.
     pub(crate) most: usize,
@@ -44,7 +45,7 @@ struct Done {
 impl Writer {
     /// The first entry of this process, which also shows that the store can be written.
     pub(crate) fn open_chain(&mut self, at_ms: i64) -> Result<(), Error> {
-        let opened = self.transaction(&[], &[], &mut [Box::new(Opening(at_ms))], false);
+        let opened = self.transaction(&mut [], &[], &mut [Box::new(Opening(at_ms))], false);
         opened.map(drop).map_err(|failure| Error::Open(failure.to_string().into()))
     }
 
@@ -55,7 +56,7 @@ impl Writer {
             self.shared.housekeeping.look(LOG_PAGES.get());
         }
         if self.shared.queue.failed().is_none()
-            && let Err(failure) = self.transaction(&[], &[], &mut [], true)
+            && let Err(failure) = self.transaction(&mut [], &[], &mut [], true)
         {
             tracing::warn!(error = %failure, "the ledger's last write failed; it will be made good when it is opened");
         }
@@ -64,7 +65,7 @@ impl Writer {
     fn commit(&mut self, work: &mut Work) {
         let started = Instant::now();
         let count = work.len();
-        match self.transaction(&work.items, &work.closes, &mut work.jobs, false) {
+        match self.transaction(&mut work.items, &work.closes, &mut work.jobs, false) {
             Ok(done) => {
                 self.shared.count(count, started.elapsed());
                 answer(work, done);
@@ -81,7 +82,7 @@ impl Writer {
 
     fn one_by_one(&mut self, work: &mut Work) {
         for mut single in singles(work) {
-            match self.transaction(&single.items, &single.closes, &mut single.jobs, false) {
+            match self.transaction(&mut single.items, &single.closes, &mut single.jobs, false) {
                 Ok(done) => answer(&mut single, done),
                 Err(failure) if failure.is_fatal() => self.stop(&mut single, &failure),
                 Err(failure) => single.refuse(&Error::Rejected(failure.to_string().into())),
@@ -93,7 +94,7 @@ impl Writer {
     /// restart tells.
     fn transaction(
         &mut self,
-        items: &[Item],
+        items: &mut [Item],
         closes: &[Close],
         jobs: &mut [Box<dyn Job>],
         closing: bool,
@@ -105,7 +106,9 @@ impl Writer {
         let _gate = shared.gate();
         self.step("begin")?;
         self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        let written = Batch::new(&self.db, &shared, self.tail.clone()).and_then(|mut batch| {
+        let sealer = self.sealer.clone();
+        let batch = Batch::new(&self.db, &shared, self.tail.clone(), sealer.as_deref());
+        let written = batch.and_then(|mut batch| {
             let done = write(&mut batch, items, closes, jobs, closing)?;
             Ok((batch, done))
         });
@@ -148,7 +151,7 @@ impl Writer {
 /// Nobody can tell, since none of them has been answered yet.
 fn write(
     batch: &mut Batch<'_>,
-    items: &[Item],
+    items: &mut [Item],
     closes: &[Close],
     jobs: &mut [Box<dyn Job>],
     closing: bool,
@@ -193,7 +196,7 @@ struct Opening(i64);
 
 impl Job for Opening {
     fn run(&mut self, batch: &mut Batch<'_>) -> Sql<()> {
-        batch.append(self.0, None, &entry::opening(), None, None).map(drop)
+        batch.append(self.0, None, &entry::opening(), None, None, None).map(drop)
     }
 
     fn finish(self: Box<Self>, _: Result<(), Error>) {}

@@ -69,8 +69,6 @@ pub fn draft(event: &'static str) -> Draft {
         event,
         state: Some("EXECUTING"),
         action_hash: Some([7; 32]),
-        session: None,
-        kernel_signature: None,
     }
 }
 
@@ -101,6 +99,7 @@ pub fn admission(key: &str) -> Admission {
         debits: Vec::new(),
         effect: None,
         destination: None,
+        cycle: None,
         lease_ms: NOW + 60_000,
     }
 }
@@ -181,7 +180,12 @@ pub fn send_again(ledger: &dyn Ledger, id: ActionId, from: Basis, mut admission:
 }
 
 pub fn refusal(key: &str, name: &str) -> Refusal {
-    Refusal { intent: intent(key), code: "EP_BOUNDARY_BLOCK", outcome: outcome(State::Refused, name) }
+    Refusal {
+        intent: intent(key),
+        code: "EP_BOUNDARY_BLOCK",
+        cycle: None,
+        outcome: outcome(State::Refused, name),
+    }
 }
 
 pub fn freeze(scope: Scope) -> Freeze {

@@ -1,0 +1,214 @@
+//! Governed sessions in memory.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use action::{ActionId, Subject, Tenant};
+use mandate::{Session, SessionEvent};
+
+use super::World;
+use crate::admit::{Cell, Item};
+use crate::entry;
+use crate::session::{Sealer, UNSEALED, after, moved};
+use crate::stored::page;
+use crate::{
+    Cycle, Declared, Declaring, Error, Event, Governed, Intention, Opening, Page, Record, State, Turn,
+    identity,
+};
+
+#[derive(Default)]
+pub(super) struct Sessions {
+    pub(super) sealer: Option<Arc<dyn Sealer>>,
+    /// As they were opened; how they stand is among the rows.
+    opened: Vec<(i64, Governed)>,
+    declared: Vec<Intention>,
+    /// The mandate of each declaration, with its tenant.
+    under: Vec<(Tenant, Box<str>)>,
+    /// Session and entry, in the order of the chain.
+    records: Vec<(i64, i64)>,
+    cycles: HashMap<ActionId, Part>,
+}
+
+struct Part {
+    session: i64,
+    intent: Option<Box<str>>,
+    last: Box<str>,
+}
+
+/// Where in a session an entry is to stand.
+pub(super) struct Place {
+    pub(super) session: i64,
+    pub(super) intent: Option<Box<str>>,
+    pub(super) cause: Option<Box<str>>,
+}
+
+impl World {
+    /// The place of an action's next entry, if it is a cycle.
+    pub(super) fn place_of(&mut self, action: Option<ActionId>) -> Option<Place> {
+        let next: Box<str> = self.chain.next_id().into();
+        let part = self.sessions.cycles.get_mut(&action?)?;
+        let cause = Some(std::mem::replace(&mut part.last, next));
+        Some(Place { session: part.session, intent: part.intent.clone(), cause })
+    }
+
+    /// Notes that a new action is a cycle: its first entry is caused by its declaration.
+    pub(super) fn begins(&mut self, item: &Item) {
+        let known = item.session.filter(|key| self.rows.sessions.contains_key(key));
+        let Some((session, Cycle { intent, .. })) = known.zip(item.cycle.as_ref()) else { return };
+        let name = self.rows.sessions.get(&session).map(|cell| cell.value.id.clone());
+        let of = |it: &&Intention| Some(&it.session) == name.as_ref() && Some(&it.intent) == intent.as_ref();
+        let declared = self.sessions.declared.iter().find(of).map(|it| it.record_id.clone());
+        let last = declared.or_else(|| self.opening(session)).unwrap_or_default();
+        let part = Part { session, intent: intent.clone(), last };
+        self.sessions.cycles.insert(item.intent.id, part);
+    }
+
+    /// The key of the session that an action is a cycle of.
+    pub(super) fn session_of(&self, action: ActionId) -> Option<i64> {
+        self.sessions.cycles.get(&action).map(|part| part.session)
+    }
+
+    /// What an action's new state is to its session.
+    pub(super) fn goes(&mut self, action: ActionId, from: State, to: State) {
+        let cell = self.session_of(action).and_then(|key| self.rows.sessions.get_mut(&key));
+        if let Some((cell, event)) = cell.zip(moved(from, to)) {
+            cell.set(after(&cell.value, event));
+        }
+    }
+
+    pub(super) fn takes_place(
+        &mut self,
+        place: Place,
+        entry: i64,
+    ) -> Result<(entry::Session, Arc<dyn Sealer>), Error> {
+        let Place { session: key, intent, cause } = place;
+        let sealer = self.sessions.sealer.clone();
+        let sealer = sealer.ok_or_else(|| Error::Rejected(UNSEALED.into()))?;
+        let cell = self.rows.sessions.get_mut(&key).ok_or_else(|| Error::Absent("session".into()))?;
+        let (id, seq) = (cell.value.id.to_string(), cell.value.next_record);
+        cell.set(Session { next_record: seq + 1, ..cell.value.clone() });
+        self.sessions.records.push((key, entry));
+        let (causal_parent, intent_id) = (cause.map(String::from), intent.map(String::from));
+        Ok((entry::Session { causal_parent, id, intent_id, seq }, sealer))
+    }
+
+    fn opening(&self, key: i64) -> Option<Box<str>> {
+        self.sessions.opened.iter().find(|(it, _)| *it == key).map(|(_, opened)| opened.opening.clone())
+    }
+
+    pub(super) fn open_session(&mut self, opening: Opening) -> Result<Box<str>, Error> {
+        let Opening { tenant, session, payload, event } = opening;
+        let key = identity::session(&tenant, &session.id);
+        if self.rows.sessions.contains_key(&key) {
+            return Err(Error::Exists(session.id));
+        }
+        if self.sessions.sealer.is_none() {
+            return Err(Error::Rejected(UNSEALED.into()));
+        }
+        let id: Box<str> = self.chain.next_id().into();
+        let row = self.last_entry() + 1;
+        self.rows.sessions.insert(key, Cell::stored(session.clone()));
+        let opened = Governed { row, tenant, session, opening: id.clone(), payload };
+        self.sessions.opened.push((key, opened));
+        self.tells(event, Place { session: key, intent: None, cause: None })?;
+        Ok(id)
+    }
+
+    pub(super) fn governed(&self, tenant: &Tenant, id: &str) -> Option<Governed> {
+        let of = |it: &&Governed| it.tenant == *tenant && *it.session.id == *id;
+        self.all_governed().find(|it| of(&it))
+    }
+
+    fn all_governed(&self) -> impl DoubleEndedIterator<Item = Governed> {
+        self.sessions.opened.iter().filter_map(|(key, opened)| {
+            Some(Governed { session: self.rows.sessions.get(key)?.value.clone(), ..opened.clone() })
+        })
+    }
+
+    pub(super) fn governed_sessions(
+        &self,
+        tenant: &Tenant,
+        of: Option<&Subject>,
+        after: Option<i64>,
+        limit: u32,
+    ) -> Page<Governed> {
+        let wanted = |it: &Governed| {
+            it.tenant == *tenant
+                && of.is_none_or(|of| it.session.subject == *of)
+                && after.is_none_or(|after| it.row < after)
+        };
+        let rows = self.all_governed().rev().filter(wanted).take(limit as usize).collect();
+        page(rows, limit, |it: &Governed| it.row)
+    }
+
+    pub(super) fn declare(&mut self, declaring: Declaring) -> Result<Declared, Error> {
+        let Declaring { tenant, session, intent, mandate, sequence, event } = declaring;
+        let key = identity::session(&tenant, &session);
+        let Some(governed) = self.governed(&tenant, &session) else { return Ok(Declared::NoSession) };
+        let stands = match governed.session.step(SessionEvent::Declared { sequence }) {
+            Ok(stands) => stands,
+            Err(refusal) => return Ok(Declared::Refused(refusal)),
+        };
+        let under = (tenant, mandate);
+        let mut known = self.sessions.declared.iter().zip(&self.sessions.under);
+        if known.any(|(it, its)| it.intent == intent && *its == under) {
+            return Ok(Declared::Duplicate);
+        }
+        self.rows.sessions.insert(key, Cell::stored(stands));
+        let id: Box<str> = self.chain.next_id().into();
+        let record = event.record.clone();
+        let intention = Intention { intent: intent.clone(), session, record_id: id.clone(), record };
+        self.sessions.declared.push(intention);
+        self.sessions.under.push(under);
+        self.tells(event, Place { session: key, intent: Some(intent), cause: Some(governed.opening) })?;
+        Ok(Declared::New(id))
+    }
+
+    pub(super) fn intention(
+        &self,
+        tenant: &Tenant,
+        session: &str,
+        intent: Option<&str>,
+    ) -> Option<Intention> {
+        self.governed(tenant, session)?;
+        let wanted =
+            |it: &&Intention| *it.session == *session && intent.is_none_or(|intent| *it.intent == *intent);
+        self.sessions.declared.iter().rev().find(wanted).cloned()
+    }
+
+    pub(super) fn turn(&mut self, turn: Turn) -> Result<(Box<str>, Session), Error> {
+        let Turn { tenant, session, event, cause, record } = turn;
+        let key = identity::session(&tenant, &session);
+        let governed = self.governed(&tenant, &session).ok_or(Error::Absent(session))?;
+        if let Some(event) = event {
+            let stands = governed.session.step(event).map_err(Error::Session)?;
+            self.rows.sessions.insert(key, Cell::stored(stands));
+        }
+        let id: Box<str> = self.chain.next_id().into();
+        let cause = Some(cause.unwrap_or(governed.opening));
+        self.tells(record, Place { session: key, intent: None, cause })?;
+        let stands = self.rows.sessions.get(&key).map(|cell| cell.value.clone());
+        Ok((id, stands.unwrap_or(governed.session)))
+    }
+
+    pub(super) fn records(
+        &self,
+        tenant: &Tenant,
+        session: &str,
+        after: Option<u64>,
+        limit: u32,
+    ) -> Vec<Record> {
+        let key = identity::session(tenant, session);
+        let rows = self.sessions.records.iter().filter(|(of, _)| *of == key).map(|(_, row)| *row);
+        let record = |(seq, row): (u64, i64)| {
+            let (entry, record) = self.entries.get(usize::try_from(row - 1).ok()?)?.clone();
+            Some(Record { seq, row, entry, record })
+        };
+        let numbered = (0..).zip(rows).filter(|(seq, _)| after.is_none_or(|after| *seq > after));
+        numbered.filter_map(record).take(limit as usize).collect()
+    }
+
+    fn tells(&mut self, event: Event, place: Place) -> Result<i64, Error> {
+        self.append_in(event.at_ms, None, &event.draft(), None, Some(event.record), Some(place))
+    }
+}

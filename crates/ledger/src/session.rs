@@ -1,0 +1,181 @@
+//! Governed sessions: rows that change only in the commit of the entry that says so.
+//!
+//! Every entry of a session carries its place in it, which the writer gives, because only the writer knows it: numbers
+//! rise without a gap, and what caused a record is named by that record's id. The writer has it signed, too
+//! ([`Sealer`]), since the signature covers all of that.
+
+use std::fmt;
+
+use action::Tenant;
+use mandate::{Session, SessionEvent, SessionRefusal};
+
+use crate::{Event, State};
+
+/// Signs the entries of governed sessions with the installation's key.
+pub trait Sealer: fmt::Debug + Send + Sync {
+    /// ES256 over these bytes, base64url.
+    ///
+    /// # Errors
+    /// Why there is no signature; then nothing is written.
+    fn seal(&self, bytes: &[u8]) -> Result<String, String>;
+}
+
+/// Why no session begins where there is no [`Sealer`].
+pub(crate) const UNSEALED: &str = "nothing signs the entries of sessions";
+
+/// A session that is to begin.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// Whose.
+    pub tenant: Tenant,
+    /// As it begins.
+    pub session: Session,
+    /// What it was opened with, as JSON.
+    pub payload: Vec<u8>,
+    /// Its first record.
+    pub event: Event,
+}
+
+/// A session, read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Governed {
+    /// Where lists go on.
+    pub row: i64,
+    /// Whose.
+    pub tenant: Tenant,
+    /// How it stands.
+    pub session: Session,
+    /// The id of its first record.
+    pub opening: Box<str>,
+    /// What it was opened with, as JSON.
+    pub payload: Vec<u8>,
+}
+
+/// An intent declaration on its way into the chain.
+#[derive(Clone, Debug)]
+pub struct Declaring {
+    /// Whose.
+    pub tenant: Tenant,
+    /// In which session.
+    pub session: Box<str>,
+    /// Unique within the mandate.
+    pub intent: Box<str>,
+    /// The mandate of the session.
+    pub mandate: Box<str>,
+    /// Its number; the numbers of a session only rise.
+    pub sequence: u64,
+    /// The declaration is the event's record.
+    pub event: Event,
+}
+
+/// What became of a declaration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Declared {
+    /// It is committed, under this record id.
+    New(Box<str>),
+    /// There is no such session.
+    NoSession,
+    /// The session does not take it.
+    Refused(SessionRefusal),
+    /// Its id was used under this mandate before.
+    Duplicate,
+}
+
+/// A declaration, read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intention {
+    /// Its id.
+    pub intent: Box<str>,
+    /// The session it was made in.
+    pub session: Box<str>,
+    /// The id of its record.
+    pub record_id: Box<str>,
+    /// Its record.
+    pub record: Vec<u8>,
+}
+
+/// Something that happens to a session and is no action.
+#[derive(Clone, Debug)]
+pub struct Turn {
+    /// Whose.
+    pub tenant: Tenant,
+    /// Which session.
+    pub session: Box<str>,
+    /// What happens; `None` only records something in it.
+    pub event: Option<SessionEvent>,
+    /// The record that caused it; its first one if nothing else did.
+    pub cause: Option<Box<str>>,
+    /// What is written down.
+    pub record: Event,
+}
+
+/// A record of a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its number in the session.
+    pub seq: u64,
+    /// The entry's row number.
+    pub row: i64,
+    /// The entry.
+    pub entry: Vec<u8>,
+    /// The record of an event that is no action.
+    pub record: Option<Vec<u8>>,
+}
+
+/// The session that an action is a cycle of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cycle {
+    /// Which session.
+    pub session: Box<str>,
+    /// Its epoch when the action was judged; another one now means that it must be judged anew.
+    pub epoch: u64,
+    /// Its number. Only what is refused may have none.
+    pub sequence: Option<u64>,
+    /// The declaration it stands on. Only what is refused may have none.
+    pub intent: Option<Box<str>>,
+}
+
+/// What it means for its session that an action goes from one state to another.
+pub(crate) fn moved(before: State, after: State) -> Option<SessionEvent> {
+    match (Stand::of(before), Stand::of(after)) {
+        (Stand::Waits, Stand::UnderWay) => Some(SessionEvent::Decided { sent: true }),
+        (Stand::Waits, Stand::Done) => Some(SessionEvent::Decided { sent: false }),
+        (Stand::UnderWay, Stand::Done) => Some(SessionEvent::Settled),
+        (Stand::Done, Stand::UnderWay) => Some(SessionEvent::SentAgain),
+        _ => None,
+    }
+}
+
+#[derive(PartialEq)]
+enum Stand {
+    Waits,
+    UnderWay,
+    Done,
+}
+
+impl Stand {
+    fn of(state: State) -> Stand {
+        match state {
+            State::Held | State::Approved => Stand::Waits,
+            State::Sent
+            | State::InDoubt
+            | State::Waiting
+            | State::Challenged
+            | State::Checking
+            | State::Retracting
+            | State::Reserved => Stand::UnderWay,
+            // What is undone afterwards compensates; nothing of the session waits for it.
+            State::Executed
+            | State::Failed
+            | State::Refused
+            | State::RollingBack
+            | State::RollbackFailed
+            | State::RolledBack => Stand::Done,
+        }
+    }
+}
+
+/// The session after the event. What is known of an action is written down whatever its session says to it.
+pub(crate) fn after(session: &Session, event: SessionEvent) -> Session {
+    session.step(event).unwrap_or_else(|_| session.clone())
+}

@@ -1,0 +1,431 @@
+//! Governed sessions in the store.
+
+use mandate::{Completion, Halt, Session, SessionEvent};
+use rusqlite::types::Type;
+use rusqlite::{Connection, Row, params};
+
+use super::batch::Batch;
+use super::read::{self, Sql};
+use crate::admit::{Cell, Item};
+use crate::entry;
+use crate::session::{Sealer, UNSEALED, after, moved};
+use crate::sqlite::write::Fate;
+use crate::{
+    Declared, Declaring, Draft, Error, Event, Governed, Intention, Opening, Record, State, Turn, identity,
+};
+use action::{Subject, Tenant};
+
+/// Where in a session an entry is to stand.
+pub(crate) struct Place {
+    pub(crate) session: i64,
+    pub(crate) intent: Option<Box<str>>,
+    pub(crate) cause: Option<Box<str>>,
+}
+
+impl<'a> Batch<'a> {
+    /// Sees to it that the session of the item, if it has one, is among the rows.
+    pub(super) fn read_session(&mut self, item: &mut Item) -> Sql<()> {
+        if item.resumes.is_some() {
+            item.session = self.write.find(item.intent.id)?.and_then(|fate| fate.session);
+        }
+        match (item.session, &item.cycle) {
+            (Some(key), Some(cycle)) => self.named(key, &item.intent.tenant, &cycle.session).map(drop),
+            (Some(key), None) => self.session(key).map(drop),
+            (None, _) => Ok(()),
+        }
+    }
+
+    /// The session of this key, if it goes by this name.
+    fn named(&mut self, key: i64, tenant: &Tenant, id: &str) -> Sql<Option<&mut Cell<Session>>> {
+        if !self.rows.sessions.contains_key(&key)
+            && let Some(found) = governed(self.db, key)?
+            && found.tenant == *tenant
+            && *found.session.id == *id
+        {
+            self.rows.sessions.insert(key, Cell::stored(found.session));
+        }
+        Ok(self.rows.sessions.get_mut(&key).filter(|cell| *cell.value.id == *id))
+    }
+
+    /// Sees to it that the session of this key is among the rows.
+    pub(super) fn session(&mut self, key: i64) -> Sql<Option<&mut Cell<Session>>> {
+        if !self.rows.sessions.contains_key(&key)
+            && let Some(found) = governed(self.db, key)?
+        {
+            self.rows.sessions.insert(key, Cell::stored(found.session));
+        }
+        Ok(self.rows.sessions.get_mut(&key))
+    }
+
+    /// The first entry of an action.
+    pub(super) fn first(
+        &mut self,
+        item: &Item,
+        row: i64,
+        at_ms: i64,
+        draft: &Draft,
+        receipt_hash: Option<[u8; 32]>,
+    ) -> Sql<i64> {
+        let action = Some(item.intent.id);
+        let known = item.session.filter(|key| self.rows.sessions.contains_key(key));
+        let Some((session, cycle)) = known.zip(item.cycle.as_ref()) else {
+            return self.append(at_ms, action, draft, receipt_hash, None, None);
+        };
+        let cause = match &cycle.intent {
+            Some(intent) => declared_as(self.db, session, intent)?,
+            None => None,
+        };
+        let cause = match cause {
+            Some(cause) => Some(cause),
+            None => opened_as(self.db, session)?,
+        };
+        self.write.cycle(row, session, cycle, &self.tail.chain.next_id())?;
+        let place = Place { session, intent: cycle.intent.clone(), cause };
+        self.append(at_ms, action, draft, receipt_hash, None, Some(place))
+    }
+
+    /// What an action's new state is to its session.
+    pub(super) fn goes(&mut self, fate: &Fate, to: State) -> Sql<()> {
+        let (Some(key), Some(event)) = (fate.session, moved(fate.state, to)) else { return Ok(()) };
+        if let Some(cell) = self.session(key)? {
+            let session = after(&cell.value, event);
+            cell.set(session);
+        }
+        Ok(())
+    }
+
+    /// Gives an entry its number in the session.
+    pub(super) fn takes_place(&mut self, place: Place, row: i64) -> Sql<(entry::Session, &'a dyn Sealer)> {
+        let Some(sealer) = self.sealer else { return Err(unfit(UNSEALED)) };
+        let Some(cell) = self.session(place.session)? else { return Err(unfit("the session is gone")) };
+        let seq = cell.value.next_record;
+        let session = Session { next_record: seq + 1, ..cell.value.clone() };
+        let id = session.id.to_string();
+        cell.set(session);
+        let sql = "INSERT INTO record VALUES (?1, ?2, ?3)";
+        self.db.prepare_cached(sql)?.execute(params![place.session, seq.cast_signed(), row])?;
+        let intent_id = place.intent.map(String::from);
+        Ok((entry::Session { causal_parent: place.cause.map(String::from), id, intent_id, seq }, sealer))
+    }
+
+    pub(super) fn open_session(&mut self, opening: &Opening) -> Sql<Result<Box<str>, Error>> {
+        let Opening { tenant, session, payload, event } = opening;
+        let key = identity::session(tenant, &session.id);
+        if self.session(key)?.is_some() {
+            return Ok(Err(Error::Exists(session.id.clone())));
+        }
+        let id: Box<str> = self.tail.chain.next_id().into();
+        let sql = "INSERT INTO session VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,
+                   ?18, ?19, ?20)";
+        let Columns {
+            opened_ms,
+            epoch,
+            sequence,
+            next,
+            held,
+            in_flight,
+            denials,
+            cycles,
+            blocked,
+            suspended,
+            closed,
+            halt,
+        } = Columns::of(session);
+        let values = params![
+            key,
+            session.id,
+            tenant.as_str(),
+            session.subject.as_str(),
+            session.mandate_id,
+            opened_ms,
+            epoch,
+            sequence,
+            next,
+            held,
+            in_flight,
+            denials,
+            cycles,
+            blocked,
+            suspended,
+            closed,
+            halt,
+            id,
+            self.next_entry(),
+            payload,
+        ];
+        self.db.prepare_cached(sql)?.execute(values)?;
+        self.rows.sessions.insert(key, Cell::stored(session.clone()));
+        self.tells(event, Place { session: key, intent: None, cause: None })?;
+        Ok(Ok(id))
+    }
+
+    pub(super) fn declare(&mut self, declaring: &Declaring) -> Sql<Declared> {
+        let Declaring { tenant, session, intent, mandate, sequence, event } = declaring;
+        let key = identity::session(tenant, session);
+        let Some(cell) = self.named(key, tenant, session)? else { return Ok(Declared::NoSession) };
+        let stands = match cell.value.step(SessionEvent::Declared { sequence: *sequence }) {
+            Ok(stands) => stands,
+            Err(refusal) => return Ok(Declared::Refused(refusal)),
+        };
+        let sql = "SELECT 1 FROM declaration WHERE tenant = ?1 AND mandate = ?2 AND intent = ?3";
+        if read::one(self.db, sql, params![tenant.as_str(), mandate, intent], |_| Ok(()))?.is_some() {
+            return Ok(Declared::Duplicate);
+        }
+        if let Some(cell) = self.session(key)? {
+            cell.set(stands);
+        }
+        let id: Box<str> = self.tail.chain.next_id().into();
+        let sql = "INSERT INTO declaration VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        let values = params![key, intent, tenant.as_str(), mandate, id, self.next_entry()];
+        self.db.prepare_cached(sql)?.execute(values)?;
+        let cause = opened_as(self.db, key)?;
+        self.tells(event, Place { session: key, intent: Some(intent.clone()), cause })?;
+        Ok(Declared::New(id))
+    }
+
+    pub(super) fn turn(&mut self, turn: &Turn) -> Sql<Result<(Box<str>, Session), Error>> {
+        let Turn { tenant, session: name, event, cause, record } = turn;
+        let key = identity::session(tenant, name);
+        let Some(cell) = self.named(key, tenant, name)? else { return Ok(Err(Error::Absent(name.clone()))) };
+        match event.map(|event| cell.value.step(event)) {
+            Some(Ok(session)) => cell.set(session),
+            Some(Err(refusal)) => return Ok(Err(Error::Session(refusal))),
+            None => {}
+        }
+        let cause = match cause {
+            Some(cause) => Some(cause.clone()),
+            None => opened_as(self.db, key)?,
+        };
+        let id: Box<str> = self.tail.chain.next_id().into();
+        self.tells(record, Place { session: key, intent: None, cause })?;
+        let Some(cell) = self.session(key)? else { return Err(unfit("the session is gone")) };
+        Ok(Ok((id, cell.value.clone())))
+    }
+
+    fn tells(&mut self, event: &Event, place: Place) -> Sql<i64> {
+        self.append(event.at_ms, None, &event.draft(), None, Some(&event.record), Some(place))
+    }
+
+    /// Writes what the batch changed in sessions.
+    pub(super) fn write_sessions(&mut self) -> Sql<()> {
+        let changed: Vec<_> = self.rows.sessions.iter().filter(|(_, cell)| cell.changed).collect();
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let mut update = self.db.prepare_cached(
+            "UPDATE session SET epoch = ?2, sequence = ?3, next = ?4, held = ?5, in_flight = ?6, denials = ?7, cycles = ?8,
+             blocked = ?9, suspended = ?10, closed = ?11, halt = ?12 WHERE key = ?1",
+        )?;
+        for (key, cell) in changed {
+            let Columns {
+                epoch,
+                sequence,
+                next,
+                held,
+                in_flight,
+                denials,
+                cycles,
+                blocked,
+                suspended,
+                closed,
+                halt,
+                ..
+            } = Columns::of(&cell.value);
+            update.execute(params![
+                key, epoch, sequence, next, held, in_flight, denials, cycles, blocked, suspended, closed,
+                halt,
+            ])?;
+        }
+        Ok(())
+    }
+}
+
+/// A session as its row has it.
+struct Columns {
+    opened_ms: i64,
+    epoch: i64,
+    sequence: i64,
+    next: i64,
+    held: u32,
+    in_flight: u32,
+    denials: u32,
+    cycles: i64,
+    blocked: Option<i64>,
+    suspended: bool,
+    closed: Option<i64>,
+    halt: Option<i64>,
+}
+
+impl Columns {
+    fn of(session: &Session) -> Columns {
+        Columns {
+            opened_ms: session.opened_ms,
+            epoch: session.epoch.cast_signed(),
+            sequence: session.sequence.cast_signed(),
+            next: session.next_record.cast_signed(),
+            held: session.held,
+            in_flight: session.in_flight,
+            denials: session.denials,
+            cycles: session.cycles.cast_signed(),
+            blocked: session.blocked_ms,
+            suspended: session.suspended,
+            closed: session.closed.map(completion_code),
+            halt: session.halt.map(halt_code),
+        }
+    }
+}
+
+fn completion_code(completion: Completion) -> i64 {
+    match completion {
+        Completion::Complete => 1,
+        Completion::Partial => 2,
+        Completion::Revoked => 3,
+    }
+}
+
+fn halt_code(halt: Halt) -> i64 {
+    match halt {
+        Halt::Clean => 1,
+        Halt::Partial => 2,
+        Halt::Unknown => 3,
+    }
+}
+
+const SESSION: &str =
+    "SELECT key, id, tenant, subject, mandate, opened, epoch, sequence, next, held, in_flight, denials,
+    cycles, blocked, suspended, closed, halt, opening, entry, payload FROM session";
+
+fn governed(db: &Connection, key: i64) -> Sql<Option<Governed>> {
+    read::one(db, &format!("{SESSION} WHERE key = ?1"), [key], governed_at)
+}
+
+pub(crate) fn session(db: &Connection, tenant: &Tenant, id: &str) -> Sql<Option<Governed>> {
+    let found = governed(db, identity::session(tenant, id))?;
+    Ok(found.filter(|it| it.tenant == *tenant && *it.session.id == *id))
+}
+
+pub(crate) fn sessions(
+    db: &Connection,
+    tenant: &Tenant,
+    of: Option<&Subject>,
+    after: Option<i64>,
+    limit: u32,
+) -> Sql<Vec<Governed>> {
+    let sql = format!(
+        "{SESSION} WHERE tenant = ?1 AND (?2 IS NULL OR subject = ?2) AND entry < ?3 ORDER BY entry DESC LIMIT ?4"
+    );
+    let values = params![tenant.as_str(), of.map(Subject::as_str), after.unwrap_or(i64::MAX), limit];
+    read::many(db, &sql, values, governed_at)
+}
+
+fn governed_at(row: &Row<'_>) -> Sql<Governed> {
+    let number = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
+    let closed = match row.get::<_, Option<i64>>(15)? {
+        None => None,
+        Some(1) => Some(Completion::Complete),
+        Some(2) => Some(Completion::Partial),
+        // What is not understood is over.
+        Some(_) => Some(Completion::Revoked),
+    };
+    let halt = match row.get::<_, Option<i64>>(16)? {
+        None => None,
+        Some(1) => Some(Halt::Clean),
+        Some(2) => Some(Halt::Partial),
+        Some(_) => Some(Halt::Unknown),
+    };
+    let session = Session {
+        id: row.get(1)?,
+        subject: text(row, 3, |text| Subject::parse(text).ok())?,
+        mandate_id: row.get(4)?,
+        opened_ms: row.get(5)?,
+        epoch: number(6)?,
+        sequence: number(7)?,
+        next_record: number(8)?,
+        held: row.get(9)?,
+        in_flight: row.get(10)?,
+        denials: row.get(11)?,
+        cycles: number(12)?,
+        blocked_ms: row.get(13)?,
+        suspended: row.get(14)?,
+        closed,
+        halt,
+    };
+    let tenant = text(row, 2, |text| Tenant::parse(text).ok())?;
+    Ok(Governed { row: row.get(18)?, tenant, session, opening: row.get(17)?, payload: row.get(19)? })
+}
+
+fn text<T>(row: &Row<'_>, column: usize, read: impl FnOnce(&str) -> Option<T>) -> Sql<T> {
+    let text: String = row.get(column)?;
+    read(&text).ok_or_else(|| rusqlite::Error::InvalidColumnType(column, text, Type::Text))
+}
+
+fn opened_as(db: &Connection, key: i64) -> Sql<Option<Box<str>>> {
+    read::one(db, "SELECT opening FROM session WHERE key = ?1", [key], |row| row.get(0))
+}
+
+fn declared_as(db: &Connection, session: i64, intent: &str) -> Sql<Option<Box<str>>> {
+    let sql = "SELECT id FROM declaration WHERE session = ?1 AND intent = ?2";
+    read::one(db, sql, params![session, intent], |row| row.get(0))
+}
+
+pub(crate) fn intention(
+    db: &Connection,
+    tenant: &Tenant,
+    session: &str,
+    intent: Option<&str>,
+) -> Sql<Option<Intention>> {
+    // The newest one, where none is named.
+    let sql = "SELECT d.intent, d.id, coalesce(e.record, x'') FROM declaration d JOIN entry e ON e.row = d.entry
+               WHERE d.session = ?1 AND d.tenant = ?2 AND (?3 IS NULL OR d.intent = ?3) ORDER BY d.entry DESC LIMIT 1";
+    let values = params![identity::session(tenant, session), tenant.as_str(), intent];
+    let intention = |row: &Row<'_>| {
+        Ok(Intention {
+            intent: row.get(0)?,
+            session: session.into(),
+            record_id: row.get(1)?,
+            record: row.get(2)?,
+        })
+    };
+    read::one(db, sql, values, intention)
+}
+
+pub(crate) fn records(
+    db: &Connection,
+    tenant: &Tenant,
+    session: &str,
+    after: Option<u64>,
+    limit: u32,
+) -> Sql<Vec<Record>> {
+    if self::session(db, tenant, session)?.is_none() {
+        return Ok(Vec::new());
+    }
+    let sql = "SELECT r.seq, r.entry, e.bytes, e.record FROM record r JOIN entry e ON e.row = r.entry
+               WHERE r.session = ?1 AND r.seq > ?2 ORDER BY r.seq LIMIT ?3";
+    let from = after.map_or(-1, u64::cast_signed);
+    let record = |row: &Row<'_>| {
+        Ok(Record {
+            seq: row.get::<_, i64>(0)?.cast_unsigned(),
+            row: row.get(1)?,
+            entry: row.get(2)?,
+            record: row.get(3)?,
+        })
+    };
+    read::many(db, sql, params![identity::session(tenant, session), from, limit], record)
+}
+
+/// The session and the number in it of an entry, by its row.
+pub(crate) fn place_at(db: &Connection, entry: i64) -> Sql<Option<(String, u64)>> {
+    let sql = "SELECT coalesce(s.id, ''), r.seq FROM record r LEFT JOIN session s ON s.key = r.session WHERE r.entry = ?1";
+    read::one(db, sql, [entry], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned())))
+}
+
+/// First entries of the sessions that lack a record.
+pub(crate) fn with_gaps(db: &Connection) -> Sql<Vec<i64>> {
+    let sql = "SELECT s.entry FROM session s LEFT JOIN record r ON r.session = s.key GROUP BY s.key
+               HAVING count(r.seq) <> s.next OR coalesce(max(r.seq), -1) <> s.next - 1";
+    read::many(db, sql, [], |row| row.get(0))
+}
+
+fn unfit(why: &str) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(why.into())
+}

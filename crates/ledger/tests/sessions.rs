@@ -1,0 +1,377 @@
+//! Governed sessions: every ledger numbers and signs their records, and lets no cycle begin where none may.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+extern crate countersign_ledger as ledger;
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use action::Tenant;
+use common::*;
+use ledger::{
+    Admitted, Basis, Cycle, Declared, Declaring, Error, Hold, Ledger, Memory, Obstacle, Opening, Options,
+    Record, Sealer, Sqlite, State, Turn, sealed, session_of,
+};
+use mandate::{Completion, Halt, Session, SessionEvent, SessionRefusal, SessionState};
+
+/// Signs by counting: what it signed is told apart by its length.
+#[derive(Debug)]
+struct Counting;
+
+impl Sealer for Counting {
+    fn seal(&self, bytes: &[u8]) -> Result<String, String> {
+        Ok(format!("sealed-{}", bytes.len()))
+    }
+}
+
+fn on_every_sealed_ledger(test: impl Fn(Arc<dyn Ledger>)) {
+    test(Arc::new(Memory::new("chain-1", NOW).unwrap().sealed_by(Arc::new(Counting))));
+    let directory = tempfile::tempdir().unwrap();
+    test(Arc::new(sealed_sqlite(directory.path())));
+}
+
+fn sealed_sqlite(directory: &std::path::Path) -> Sqlite {
+    let options = Options { sealer: Some(Arc::new(Counting)), ..Options::new("chain-1", NOW) };
+    Sqlite::open(&directory.join("ledger.db"), options).unwrap()
+}
+
+fn opening(id: &str) -> Opening {
+    let session = Session::open(id, subject(), "m-1", NOW);
+    Opening { tenant: Tenant::default(), session, payload: b"{}".to_vec(), event: event("session_opened") }
+}
+
+fn declaring(session: &str, intent: &str, sequence: u64) -> Declaring {
+    Declaring {
+        tenant: Tenant::default(),
+        session: session.into(),
+        intent: intent.into(),
+        mandate: "m-1".into(),
+        sequence,
+        event: event("intent_declared"),
+    }
+}
+
+fn turn(session: &str, what: Option<SessionEvent>) -> Turn {
+    let (tenant, session) = (Tenant::default(), session.into());
+    Turn { tenant, session, event: what, cause: None, record: event("session_turned") }
+}
+
+fn cycle(session: &str, epoch: u64, sequence: u64) -> Option<Cycle> {
+    let intent = Some("i-1".into());
+    Some(Cycle { session: session.into(), epoch, sequence: Some(sequence), intent })
+}
+
+fn in_session(key: &str, session: &str, sequence: u64) -> ledger::Admission {
+    ledger::Admission { cycle: cycle(session, 0, sequence), ..admission(key) }
+}
+
+fn begun(ledger: &dyn Ledger, session: &str, intent: &str) {
+    wait(ledger.open_session(opening(session))).unwrap();
+    assert!(matches!(wait(ledger.declare(declaring(session, intent, 1))).unwrap(), Declared::New(_)));
+}
+
+fn stands(ledger: &dyn Ledger, session: &str) -> Session {
+    wait(ledger.session(&Tenant::default(), session)).unwrap().unwrap().session
+}
+
+fn records(ledger: &dyn Ledger, session: &str) -> Vec<Record> {
+    wait(ledger.records(&Tenant::default(), session, None, 1000)).unwrap()
+}
+
+fn ids(records: &[Record]) -> Vec<String> {
+    let id = |record: &Record| {
+        let entry: serde_json::Value = serde_json::from_slice(&record.entry).unwrap();
+        ledger::record_id(entry["chainId"].as_str().unwrap(), entry["seq"].as_u64().unwrap())
+    };
+    records.iter().map(id).collect()
+}
+
+#[test]
+fn records_are_numbered_without_a_gap_and_each_names_its_cause() {
+    on_every_sealed_ledger(|ledger| {
+        let ledger = &*ledger;
+        begun(ledger, "s-1", "i-1");
+        wait(ledger.open_session(opening("s-2"))).unwrap();
+        let id = admitted(ledger, in_session("a", "s-1", 2));
+        let other = admitted(ledger, admission("b"));
+        wait(ledger.settle(settlement(other, State::Executed, "b"))).unwrap();
+        wait(ledger.settle(settlement(id, State::Executed, "a"))).unwrap();
+        wait(ledger.turn(turn("s-1", Some(SessionEvent::Closed(Completion::Complete))))).unwrap();
+        let found = records(ledger, "s-1");
+        let said: Vec<_> = found.iter().map(|record| session_of(&record.entry).unwrap()).collect();
+        assert_eq!(said.iter().map(|it| it.seq).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+        assert!(said.iter().all(|it| it.id == "s-1"));
+        let ids = ids(&found);
+        let causes: Vec<_> = said.iter().map(|it| it.causal_parent.clone()).collect();
+        let because = |of: usize| Some(ids[of].clone());
+        assert_eq!(causes, [None, because(0), because(1), because(2), because(0)]);
+        assert_eq!(said[2].intent_id.as_deref(), Some("i-1"));
+        assert_eq!(records(ledger, "s-2").len(), 1);
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
+fn entries_of_sessions_and_no_others_are_signed() {
+    on_every_sealed_ledger(|ledger| {
+        begun(&*ledger, "s-1", "i-1");
+        admitted(&*ledger, admission("a"));
+        let all = wait(ledger.entries(None, 100)).unwrap().rows;
+        let signed: Vec<_> = all.iter().filter_map(|(row, bytes)| sealed(*row, bytes)).collect();
+        assert_eq!(wait(ledger.inspect(None)).unwrap().sealed, signed);
+        assert_eq!((all.len(), signed.len()), (4, 2));
+        for ledger::Sealed { bytes, signature, .. } in signed {
+            assert_eq!(*signature, *format!("sealed-{}", bytes.len()));
+            let entry: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+            for left_out in ["hash", "previousHash", "kernelSignature"] {
+                assert!(entry.get(left_out).is_none());
+            }
+            assert_eq!(serde_json::to_vec(&entry).unwrap(), bytes, "members stand in order");
+        }
+    });
+}
+
+#[test]
+fn without_a_signature_no_session_begins() {
+    on_every_ledger(|ledger| {
+        assert!(wait(ledger.open_session(opening("s-1"))).is_err());
+        assert!(wait(ledger.session(&Tenant::default(), "s-1")).unwrap().is_none());
+    });
+}
+
+#[test]
+fn a_cycle_begins_only_in_the_active_session_it_was_judged_in() {
+    on_every_sealed_ledger(|ledger| {
+        let ledger = &*ledger;
+        let ends = [
+            Some(SessionEvent::Suspended),
+            Some(SessionEvent::Blocked { at_ms: NOW }),
+            Some(SessionEvent::Closed(Completion::Partial)),
+            Some(SessionEvent::Revoked(Halt::Clean)),
+        ];
+        for (n, end) in ends.into_iter().enumerate() {
+            let (session, intent) = (format!("s-{n}"), format!("i-{n}"));
+            begun(ledger, &session, &intent);
+            admitted_and_done(ledger, &format!("ok-{n}"), &session, 2);
+            wait(ledger.turn(turn(&session, end))).unwrap();
+            let epoch = stands(ledger, &session).epoch;
+            let late =
+                ledger::Admission { cycle: cycle(&session, epoch, 3), ..admission(&format!("late-{n}")) };
+            assert_eq!(obstacle(ledger, late), Obstacle::SessionChanged, "{end:?}");
+        }
+        begun(ledger, "s-x", "i-x");
+        let gone = in_session("gone", "s-none", 2);
+        assert_eq!(obstacle(ledger, gone), Obstacle::SessionChanged);
+        let stale = ledger::Admission { cycle: cycle("s-x", 7, 2), ..admission("stale") };
+        assert_eq!(obstacle(ledger, stale), Obstacle::SessionChanged);
+        assert_eq!(obstacle(ledger, in_session("again", "s-x", 1)), Obstacle::NotRising { last: 1 });
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+fn admitted_and_done(ledger: &dyn Ledger, key: &str, session: &str, sequence: u64) {
+    let id = admitted(ledger, in_session(key, session, sequence));
+    wait(ledger.settle(settlement(id, State::Executed, key))).unwrap();
+}
+
+#[test]
+fn a_session_waits_for_people_until_they_have_decided() {
+    on_every_sealed_ledger(|ledger| {
+        let ledger = &*ledger;
+        begun(ledger, "s-1", "i-1");
+        let waits = Some(Hold { until_ms: NOW + 1000, needed: 1, most: MOST_HELD });
+        let held =
+            |key: &str, sequence| ledger::Admission { hold: waits, ..in_session(key, "s-1", sequence) };
+        let id = admitted(ledger, held("a", 2));
+        assert_eq!(stands(ledger, "s-1").state(), SessionState::HemPending);
+        assert_eq!(obstacle(ledger, in_session("b", "s-1", 3)), Obstacle::SessionChanged);
+        wait(ledger.approve(approval(id, "bob"))).unwrap();
+        assert_eq!(stands(ledger, "s-1").state(), SessionState::HemPending, "nothing is sent yet");
+        assert!(matches!(resume(ledger, id, admission("a")), Admitted::New { .. }));
+        let now = stands(ledger, "s-1");
+        assert_eq!((now.state(), now.held, now.in_flight), (SessionState::Active, 0, 1));
+        let busy = wait(ledger.turn(turn("s-1", Some(SessionEvent::Closed(Completion::Complete)))));
+        assert!(matches!(busy, Err(Error::Session(SessionRefusal::InFlight { actions: 1 }))));
+        let done = ledger::Settlement { by: ledger::By::Holder(2), ..settlement(id, State::Executed, "a") };
+        wait(ledger.settle(done)).unwrap();
+        assert_eq!(stands(ledger, "s-1").in_flight, 0);
+
+        let id = admitted(ledger, held("c", 3));
+        wait(ledger.reject(approval(id, "bob"), 0, settlement(id, State::Refused, "c"))).unwrap();
+        assert_eq!(stands(ledger, "s-1").state(), SessionState::Active);
+        let id = admitted(ledger, held("d", 4));
+        wait(ledger.turn(turn("s-1", Some(SessionEvent::Revoked(Halt::Partial))))).unwrap();
+        wait(ledger.approve(approval(id, "bob"))).unwrap();
+        let too_late = resume(ledger, id, admission("d"));
+        assert_eq!(
+            too_late,
+            Admitted::Refused(Obstacle::SessionChanged),
+            "approved, but the session is over"
+        );
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
+fn what_is_in_doubt_or_waits_for_its_next_attempt_is_under_way() {
+    on_every_sealed_ledger(|ledger| {
+        let ledger = &*ledger;
+        begun(ledger, "s-1", "i-1");
+        let id = admitted(ledger, in_session("a", "s-1", 2));
+        wait(ledger.defer(deferral(id, 1, NOW + 100))).unwrap();
+        assert_eq!(stands(ledger, "s-1").in_flight, 1);
+        let again = send_again(ledger, id, Basis::Sent { token: 1 }, admission("a"));
+        assert!(matches!(again, Admitted::New { .. }));
+        let doubt = ledger::Settlement { by: ledger::By::Holder(2), ..settlement(id, State::InDoubt, "a") };
+        wait(ledger.settle(doubt)).unwrap();
+        assert_eq!(stands(ledger, "s-1").in_flight, 1);
+        let failed = ledger::Settlement { by: ledger::By::Holder(2), ..settlement(id, State::Failed, "b") };
+        wait(ledger.settle(failed)).unwrap();
+        assert_eq!(stands(ledger, "s-1").in_flight, 0);
+        let retried = send_again(ledger, id, Basis::Failed { token: 2 }, admission("a"));
+        assert!(matches!(retried, Admitted::New { .. }));
+        assert_eq!(stands(ledger, "s-1").in_flight, 1);
+        let said: Vec<_> =
+            records(ledger, "s-1").iter().map(|it| session_of(&it.entry).unwrap().seq).collect();
+        assert_eq!(said, (0..8).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_refused_cycle_is_a_record_of_its_session_and_uses_up_its_number() {
+    on_every_sealed_ledger(|ledger| {
+        let ledger = &*ledger;
+        begun(ledger, "s-1", "i-1");
+        let refused = ledger::Refusal { cycle: cycle("s-1", 0, 5), ..refusal("a", "a") };
+        wait(ledger.refuse(refused)).unwrap();
+        let now = stands(ledger, "s-1");
+        assert_eq!((now.denials, now.sequence, now.state()), (1, 5, SessionState::Active));
+        assert_eq!(records(ledger, "s-1").len(), 3);
+        let nameless = Cycle { session: "s-1".into(), epoch: 0, sequence: None, intent: None };
+        wait(ledger.refuse(ledger::Refusal { cycle: Some(nameless), ..refusal("b", "b") })).unwrap();
+        assert_eq!(stands(ledger, "s-1").denials, 2);
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
+fn a_declaration_is_made_once_under_a_mandate_and_its_number_rises() {
+    on_every_sealed_ledger(|ledger| {
+        let ledger = &*ledger;
+        begun(ledger, "s-1", "i-1");
+        wait(ledger.open_session(opening("s-2"))).unwrap();
+        let declare =
+            |session: &str, intent: &str, n| wait(ledger.declare(declaring(session, intent, n))).unwrap();
+        assert_eq!(declare("s-2", "i-1", 1), Declared::Duplicate);
+        assert_eq!(declare("s-none", "i-2", 1), Declared::NoSession);
+        assert_eq!(declare("s-1", "i-2", 1), Declared::Refused(SessionRefusal::Sequence { last: 1 }));
+        assert!(matches!(declare("s-1", "i-2", 2), Declared::New(_)));
+        let tenant = Tenant::default();
+        let newest = wait(ledger.intention(&tenant, "s-1", None)).unwrap().unwrap();
+        let named = wait(ledger.intention(&tenant, "s-1", Some("i-1"))).unwrap().unwrap();
+        assert_eq!((&*newest.intent, &*named.intent), ("i-2", "i-1"));
+        assert_eq!(named.record, event("intent_declared").record);
+        assert!(wait(ledger.intention(&tenant, "s-2", Some("i-1"))).unwrap().is_none(), "of another session");
+        let stranger = Tenant::parse("other").unwrap();
+        assert!(wait(ledger.intention(&stranger, "s-1", None)).unwrap().is_none());
+        assert!(wait(ledger.session(&stranger, "s-1")).unwrap().is_none());
+        assert!(wait(ledger.records(&stranger, "s-1", None, 10)).unwrap().is_empty());
+        assert!(matches!(wait(ledger.open_session(opening("s-1"))), Err(Error::Exists(_))));
+    });
+}
+
+#[test]
+fn sessions_are_listed_newest_first() {
+    on_every_sealed_ledger(|ledger| {
+        let ids = ["s-1", "s-2", "s-3"];
+        ids.iter().for_each(|id| drop(wait(ledger.open_session(opening(id))).unwrap()));
+        let tenant = Tenant::default();
+        let first = wait(ledger.sessions(&tenant, Some(&subject()), None, 2)).unwrap();
+        let rest = wait(ledger.sessions(&tenant, None, first.next, 2)).unwrap();
+        let names: Vec<_> = first.rows.iter().chain(&rest.rows).map(|it| it.session.id.clone()).collect();
+        assert_eq!(names, ["s-3".into(), "s-2".into(), "s-1".into()]);
+    });
+}
+
+#[test]
+fn a_session_is_what_it_was_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = sealed_sqlite(directory.path());
+    begun(&ledger, "s-1", "i-1");
+    let id = admitted(&ledger, in_session("a", "s-1", 2));
+    let before = stands(&ledger, "s-1");
+    drop(ledger);
+    let options = Options { sealer: Some(Arc::new(Counting)), ..Options::new("chain-2", NOW) };
+    let ledger = Sqlite::open(&directory.path().join("ledger.db"), options).unwrap();
+    assert_eq!(stands(&ledger, "s-1"), before);
+    wait(ledger.settle(settlement(id, State::Executed, "a"))).unwrap();
+    let numbers: Vec<_> = records(&ledger, "s-1").iter().map(|it| it.seq).collect();
+    assert_eq!(numbers, [0, 1, 2, 3]);
+    wait(ledger.verify()).unwrap();
+}
+
+/// Revocation is linearised with admission: what is admitted was admitted before it was acknowledged.
+#[test]
+fn none_of_a_thousand_cycles_is_admitted_after_the_revocation_was_acknowledged() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = Arc::new(sealed_sqlite(directory.path()));
+    begun(&*ledger, "s-1", "i-1");
+    let acknowledged = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let racers: Vec<_> = (0..4_u64)
+            .map(|racer| {
+                let (ledger, acknowledged) = (&ledger, &acknowledged);
+                scope.spawn(move || {
+                    for n in 0..250 {
+                        let late = acknowledged.load(Ordering::SeqCst);
+                        let sequence = 2 + n * 4 + racer;
+                        match admit(&**ledger, in_session(&format!("{racer}-{n}"), "s-1", sequence)) {
+                            Admitted::New { .. } => assert!(!late, "admitted after the acknowledgement"),
+                            Admitted::Refused(_) => {}
+                            other => panic!("{other:?}"),
+                        }
+                    }
+                })
+            })
+            .collect();
+        while stands(&*ledger, "s-1").cycles < 20 {
+            std::thread::yield_now();
+        }
+        wait(ledger.turn(turn("s-1", Some(SessionEvent::Revoked(Halt::Unknown))))).unwrap();
+        let admitted = stands(&*ledger, "s-1").cycles;
+        acknowledged.store(true, Ordering::SeqCst);
+        racers.into_iter().for_each(|racer| racer.join().unwrap());
+        assert_eq!(stands(&*ledger, "s-1").cycles, admitted);
+    });
+    wait(ledger.verify()).unwrap();
+}
+
+#[test]
+fn a_record_that_is_missing_or_stands_elsewhere_is_found() {
+    let alterations = [
+        "DELETE FROM record WHERE seq = 1",
+        "UPDATE record SET seq = 9 WHERE seq = 3",
+        "UPDATE session SET next = 5",
+        "UPDATE session SET id = 's-9'",
+        "INSERT INTO record VALUES (1, 0, 1)",
+    ];
+    for alteration in alterations {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = sealed_sqlite(directory.path());
+        begun(&ledger, "s-1", "i-1");
+        admitted_and_done(&ledger, "a", "s-1", 2);
+        wait(ledger.verify()).unwrap();
+        drop(ledger);
+        rusqlite::Connection::open(directory.path().join("ledger.db"))
+            .unwrap()
+            .execute_batch(alteration)
+            .unwrap();
+        let options = Options { sealer: Some(Arc::new(Counting)), ..Options::new("chain-2", NOW) };
+        let ledger = Sqlite::open(&directory.path().join("ledger.db"), options).unwrap();
+        let found = wait(ledger.inspect(None)).unwrap().findings;
+        assert!(found.iter().all(|it| it.broken == ledger::Broken::Session), "{alteration}: {found:?}");
+        assert!(!found.is_empty(), "{alteration}");
+    }
+}
