@@ -73,7 +73,7 @@ fn bears(cycle: &Cycle<'_>, declaration: &Declaration, facts: &Facts<'_>) -> Res
     if session.subject != facts.caller.subject || declaration.subject != session.subject {
         return Err(IntentRefusal::SessionMismatch);
     }
-    if facts.mandate.is_some_and(|(mandate, _)| *mandate.jti != *session.mandate_id) {
+    if facts.mandate.is_none_or(|(mandate, _)| *mandate.jti != *session.mandate_id) {
         return Err(IntentRefusal::MandateMismatch);
     }
     match declaration.bears(session, cycle.issuer, sequence, facts.now_ms) {

@@ -126,6 +126,9 @@ fn a_declaration_serves_its_own_agent_session_and_mandate_alone() {
     of_other.check(&pay("100.00"), "block intent_session_mismatch");
     governed(|it| it.declare().subject = other.clone())
         .check(&pay("100.00"), "block intent_session_mismatch");
+    // Nor is there a cycle without the mandate of its session, however harmless the action.
+    let none = world(ALLOW_ALL, |world, _| world.mandate = None);
+    assert_eq!(output(&none, &pay("100.00"))["cycle"]["intent"], "IDP-E004");
     let of_other = Claims { jti: "m-2".into(), ..claims() };
     world(ALLOW_ALL, |world, _| world.mandate = Some(Mandate::of(&of_other).unwrap()))
         .check(&pay("100.00"), "block intent_mandate_mismatch");
