@@ -2,10 +2,23 @@
 
 use action::{Attribute, Money};
 use cedar_policy::{Context, RestrictedExpression};
-use mandate::{Account, Mandate};
+use mandate::{Account, ClusterContext, Mandate, Remaining};
 use serde_json::Value;
 
-use crate::Facts;
+use crate::{Cycle, Facts};
+
+/// Pairs of a name and what policies see under it.
+pub(crate) type Attributes<'a> = Vec<(&'a str, Attribute<'a>)>;
+
+/// What a question sees of the facts.
+pub(crate) type See = for<'a> fn(&'a Facts<'a>, &'a Texts, Steps) -> Attributes<'a>;
+
+/// What earlier steps of a cycle came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Steps {
+    pub(crate) intent_valid: bool,
+    pub(crate) tier_0a_passed: bool,
+}
 
 /// Texts that the context needs and nobody else holds.
 pub(crate) struct Texts {
@@ -19,7 +32,7 @@ impl Texts {
 }
 
 /// What policies see of an action. Members stand in alphabetical order.
-pub(crate) fn attributes<'a>(facts: &'a Facts<'a>, texts: &'a Texts) -> Vec<(&'a str, Attribute<'a>)> {
+pub(crate) fn attributes<'a>(facts: &'a Facts<'a>, texts: &'a Texts, steps: Steps) -> Attributes<'a> {
     use Attribute::{Bool, Long, Record, Str};
     let action = facts.action;
     let mut out = Vec::with_capacity(14);
@@ -30,6 +43,9 @@ pub(crate) fn attributes<'a>(facts: &'a Facts<'a>, texts: &'a Texts) -> Vec<(&'a
         out.push(("bound", money(bound)));
     }
     out.push(("constraints", Record(action.attributes().collect())));
+    if let Some(cycle) = &facts.cycle {
+        out.push(("cycle", Record(members(cycle, facts, steps))));
+    }
     if let Some(destination) = &action.destination {
         out.push(("destination", Str(destination)));
     }
@@ -48,6 +64,65 @@ pub(crate) fn attributes<'a>(facts: &'a Facts<'a>, texts: &'a Texts) -> Vec<(&'a
     out.push(("tenant", Str(facts.caller.tenant.as_str())));
     out.push(("time", time(facts.now_ms)));
     out
+}
+
+/// What the gate of a cycle sees: the cycle, and of the action what every archetype has.
+pub(crate) fn gate<'a>(facts: &'a Facts<'a>, texts: &'a Texts, steps: Steps) -> Attributes<'a> {
+    let mut out = attributes(facts, texts, steps);
+    out.retain(|(name, _)| !matches!(*name, "constraints" | "cycle"));
+    out.push(("archetype", Attribute::Str(&facts.action.archetype.name)));
+    out.extend(facts.cycle.iter().flat_map(|cycle| members(cycle, facts, steps)));
+    out
+}
+
+/// The cycle, as [`crate::schema`] declares it.
+fn members<'a>(cycle: &'a Cycle<'a>, facts: &'a Facts<'a>, steps: Steps) -> Attributes<'a> {
+    use Attribute::{Bool, Long, Record, Str};
+    let context = cycle.context;
+    let declaration = cycle.declaration.ok();
+    let depth = context.delegation.as_ref().map_or(0, |it| it.depth());
+    // Policies come before the classes: what is known of those is what people were asked about before.
+    let class = facts.approved.and_then(|it| it.triggers.iter().map(|trigger| trigger.class() as i64).min());
+    let mut out = Vec::with_capacity(16);
+    out.extend(context.cluster.as_ref().map(|it| ("cluster", Record(cluster(it)))));
+    out.extend(cycle.confidence.map(|it| ("confidence", Long(it.ten_thousandths().into()))));
+    out.push(("cycle_id", Str(&context.cycle_id)));
+    out.push(("delegation_depth", Long(long(depth as u64))));
+    out.extend(class.map(|class| ("escalation_class", Long(class))));
+    out.extend(declaration.map(|it| ("goal_type", Str(&it.goal_type))));
+    out.push(("human_approval_received", Bool(facts.approved.is_some())));
+    out.extend(declaration.map(|it| ("intent_id", Str(&it.intent_id))));
+    out.push(("intent_valid", Bool(steps.intent_valid)));
+    out.push(("prior_denial_count", Long(context.prior_denial_count.into())));
+    out.push(("reasoning_mode", Str(cycle.mode().map_or("", |mode| mode.as_str()))));
+    out.push(("resource_envelope", Record(envelope(&context.remaining))));
+    out.push(("scope_within_parent_bounds", Bool(cycle.chain.is_ok())));
+    out.push(("sequence", Long(long(context.sequence))));
+    out.push(("session_id", Str(&context.session_id)));
+    out.push(("tier_0a_check_passed", Bool(steps.tier_0a_passed)));
+    out.push(("time_budget_remaining", Long(long(context.remaining.time_seconds))));
+    out
+}
+
+fn cluster(cluster: &ClusterContext) -> Attributes<'_> {
+    use Attribute::{Long, Str};
+    vec![
+        ("id", Str(&cluster.cluster_id)),
+        ("members", Long(long(cluster.members.len() as u64))),
+        ("pool_seconds", Long(long(cluster.pool_seconds))),
+        ("principals", Long(long(cluster.principals.len() as u64))),
+        ("state", Str(cluster.state.as_str())),
+    ]
+}
+
+fn envelope<'a>(left: &Remaining) -> Attributes<'a> {
+    let parts = [
+        ("compute_units", left.compute_units),
+        ("memory_bytes", left.memory_bytes),
+        ("network_egress_bytes", left.network_egress_bytes),
+        ("storage_bytes", left.storage_bytes),
+    ];
+    parts.into_iter().filter_map(|(name, left)| Some((name, Attribute::Long(long(left?))))).collect()
 }
 
 fn money<'a>(money: Money) -> Attribute<'a> {

@@ -1,18 +1,19 @@
 //! The pass: look at everything, then weigh.
 
-use action::{Environment, OnDuplicate};
+use action::{Action, Environment};
 use mandate::{Mandate, Refusal, exposure, within_own_bound};
 
 use crate::anomaly::{self, Assessment};
-use crate::ask::{Answer, Opinion, Question};
+use crate::ask::{self, Answer, Answers, Questions};
+use crate::classes::{self, Hits};
 use crate::objection::{
     Objection, Weighed, Weight, cedars_objection, escalation, observed, summary, weigh, weigh_noted,
 };
-use crate::policies::Slice;
-use crate::record::{Asked, Record};
+use crate::record::Record;
 use crate::stage::{Stage, StageName};
 use crate::{
-    Caller, Facts, Observed, Permit, Policies, PolicyRef, Reason, Trigger, Verdict, context, report,
+    Caller, Class, Facts, Flag, Governance, Observed, Permit, Policies, PolicyRef, Reason, Verdict, intent,
+    report,
 };
 
 /// What a pass came to, and its report.
@@ -20,6 +21,10 @@ use crate::{
 pub struct Decision {
     /// What is to become of the action.
     pub verdict: Verdict,
+    /// The same in the words of the governed loop.
+    pub governance: Governance,
+    /// What is odd about a cycle and stops nothing.
+    pub flags: Vec<Flag>,
     /// The stages that ran, in entry order; after a block, up to the one that blocked.
     pub stages: Vec<Stage>,
     /// What would have been without observe mode, if that differs.
@@ -58,56 +63,65 @@ pub fn decide_by_name(policies: &Policies, named: &Named<'_>) -> Option<Decision
     let word = weigh_noted(&noted, named.observe);
     let record = Record::new(policies, named.archetype.into(), None, noted, named.observe, None, word);
     let verdict = Verdict::Block(Reason::HardDenied { name });
-    Some(Decision { verdict, stages, observed: None, record, detail: None })
+    let governance = verdict.governance();
+    Some(Decision { verdict, governance, flags: Vec::new(), stages, observed: None, record, detail: None })
 }
 
 /// Decides. The same facts and policies always give the same decision.
+///
+/// Of a cycle every step is taken, in this order, and whatever one of them finds: the declaration, tier 0-A alone, the
+/// gate and the other policies, the nine classes. Each hands its evidence to the next.
 pub fn decide(policies: &Policies, facts: &Facts<'_>) -> Decision {
-    let mut findings = Findings::of(policies, facts);
-    let objections = findings.objections(facts);
+    let (standing, checked) = intent::check(policies, facts);
+    let intent_valid = !standing.iter().any(|reason| matches!(reason, Reason::Intent(_)));
+    let mut questions = Questions::pose(policies, facts, intent_valid);
+    let pre_checked = questions.prohibitions(policies, checked);
+    let (answers, answered) = questions.answer(policies, facts, pre_checked);
+    let mut findings = Findings::of(policies, facts, standing, answers);
+    let (hits, evaluated) = classes::evaluate(facts, &findings.math, answered);
+    let objections = findings.objections(facts, hits);
+
     let weighed = weigh(&objections, facts.observe);
     let observed = observed(&objections, &weighed, facts.observe);
-    let stages = findings.stages(policies, facts, &objections, &weighed);
+    let word = summary(&objections, weighed);
     let noted = objections.iter().filter(|it| !it.is_cedars && !it.approved).map(Objection::noted).collect();
-    let detail = findings.detail();
-    let quoting = findings.awaits_quote;
-    let record = Record::new(
-        policies,
-        facts.action.archetype.name.as_str().into(),
-        findings.asked,
-        noted,
-        facts.observe,
-        Some((findings.math, facts.series.clone(), facts.salt)),
-        summary(&objections, weighed),
-    )
-    .approving(agreed_policies(&objections));
+    let agreed = agreed_policies(&objections);
+    let flags = findings.flags(facts, &objections);
     let verdict = match weighed {
-        Weighed::Block(at) => match objections.into_iter().nth(at).map(|objection| objection.weight) {
-            Some(Weight::Block(reason)) => Verdict::Block(reason),
+        Weighed::Block(at) => match objections.get(at).map(|objection| &objection.weight) {
+            Some(Weight::Block(reason)) => Verdict::Block(reason.clone()),
             // What was weighed as a block is one; if ever not, doubt is a block too.
             _ => Verdict::Block(Reason::PolicyError),
         },
-        _ if quoting => Verdict::Quote,
-        Weighed::Escalate => Verdict::Escalate(escalation(objections, facts.observe)),
-        Weighed::Pass => Verdict::Pass(Permit::mint(policies, facts)),
+        _ if ask::awaits_quote(facts) => Verdict::Quote,
+        Weighed::Escalate => Verdict::Escalate(escalation(&objections, facts.observe)),
+        Weighed::Pass => Verdict::Pass(Permit::mint(policies, facts, evaluated)),
     };
-    Decision { verdict, stages, observed, record, detail }
+    let governance = verdict.governance();
+    let stages = findings.stages(policies, facts, &objections, &weighed, governance, &flags);
+    let detail = findings.detail();
+    let archetype = facts.action.archetype.name.as_str().into();
+    let math = Some((findings.math, facts.series.clone(), facts.salt));
+    let record =
+        Record::new(policies, archetype, findings.answers.own.asked, noted, facts.observe, math, word)
+            .approving(agreed)
+            .of_cycle(findings.answers.cycle);
+    Decision { verdict, governance, flags, stages, observed, record, detail }
 }
 
 /// Everything that was found, before any of it is weighed.
 pub(crate) struct Findings {
     pub(crate) hard_denied: Option<String>,
     pub(crate) token: Option<Refusal>,
+    /// What session, declaration and mode have against a cycle.
+    pub(crate) standing: Vec<Reason>,
     pub(crate) delegation: Delegation,
-    pub(crate) cedar: Opinion,
+    pub(crate) answers: Answers,
     /// What speaks against what is to undo it.
     rollback: Vec<Objection>,
+    /// What no policy says, and speaks against a branch.
+    branches: Vec<Objection>,
     pub(crate) math: Assessment,
-    asked: Option<Asked>,
-    /// The price is not known yet and only the provider knows it.
-    awaits_quote: bool,
-    /// Something may permit the action once its price is known.
-    default_deny_waits: bool,
 }
 
 /// How the mandate, or its absence, bears on the action.
@@ -119,19 +133,18 @@ pub(crate) enum Delegation {
 }
 
 impl Findings {
-    fn of(policies: &Policies, facts: &Facts<'_>) -> Findings {
+    fn of(policies: &Policies, facts: &Facts<'_>, standing: Vec<Reason>, answers: Answers) -> Findings {
         let action = facts.action;
-        let slice = policies.slice(&action.archetype.name);
         let (token, delegation) = delegation(facts);
-        let (cedar, asked) = ask(policies, slice, facts);
         let amount = exposure(action).map(action::Money::minor);
         Findings {
             hard_denied: hard_denied(policies, &action.archetype.name, facts.verb, facts.target),
             token,
+            standing,
             delegation,
-            cedar,
+            answers,
             rollback: against_rollback(policies, facts),
-            asked,
+            branches: against_branches(policies, facts),
             math: anomaly::assess(
                 &action.archetype.anomaly,
                 facts.series,
@@ -139,99 +152,55 @@ impl Findings {
                 facts.first_seen_destination,
                 facts.now_ms,
             ),
-            awaits_quote: awaits_quote(facts),
-            default_deny_waits: default_deny_waits(slice, facts),
         }
     }
 
     /// Everything that speaks against a pass, blocks in entry order.
-    fn objections(&mut self, facts: &Facts<'_>) -> Vec<Objection> {
+    fn objections(&mut self, facts: &Facts<'_>, hits: Hits) -> Vec<Objection> {
         let mut out = Vec::new();
+        let blocked = |reason| Objection::block(StageName::Boundary, reason);
         if let Some(name) = &self.hard_denied {
-            out.push(Objection::block(StageName::Boundary, Reason::HardDenied { name: name.clone() }));
+            out.push(blocked(Reason::HardDenied { name: name.clone() }));
         }
         if let Some(refusal) = &self.token {
             out.push(Objection::block(StageName::TokenValidation, Reason::Delegation(refusal.clone())));
         }
+        out.extend(self.standing.iter().cloned().map(blocked));
         if let Some(scope) = facts.frozen {
-            out.push(Objection::block(StageName::Boundary, Reason::Frozen { scope: scope.to_owned() }));
+            out.push(blocked(Reason::Frozen { scope: scope.to_owned() }));
         }
         match &self.delegation {
             Delegation::Within | Delegation::NotNeeded => {}
-            Delegation::Missing => out.push(Objection::block(StageName::Boundary, Reason::NoMandate)),
-            Delegation::Refused(refusal) => {
-                out.push(Objection::block(StageName::Boundary, Reason::Delegation(refusal.clone())));
-            }
+            Delegation::Missing => out.push(blocked(Reason::NoMandate)),
+            Delegation::Refused(refusal) => out.push(blocked(Reason::Delegation(refusal.clone()))),
         }
-        out.extend(cedars_objection(&self.cedar.answer, self.default_deny_waits));
+        out.append(&mut self.branches);
+        out.extend(
+            self.answers
+                .iter()
+                .filter_map(|told| cedars_objection(&told.opinion.answer, told.default_deny_waits)),
+        );
         out.append(&mut self.rollback);
-        self.designations(facts, &mut out);
+        out.extend(hits.boundary);
         if !facts.action.missing.is_empty() {
             let missing = facts.action.missing.clone();
             out.push(Objection::block(StageName::Completeness, Reason::Incomplete { missing }));
         }
-        self.mathematics(facts, &mut out);
+        out.extend(hits.math);
         out.into_iter().map(|objection| objection.heard(facts)).collect()
     }
 
-    /// Classes 4 and 9: what is known of the action beforehand.
-    fn designations(&self, facts: &Facts<'_>, out: &mut Vec<Objection>) {
-        let (action, archetype) = (facts.action, &facts.action.archetype);
-        let over = |threshold: i64| exposure(action).is_none_or(|amount| amount.minor() > threshold);
-        if !action.reversible && archetype.irreversible_threshold.is_some_and(over) {
-            out.push(Objection::escalate(StageName::Boundary, Trigger::Irreversible));
-        }
-        if archetype.requires_approval {
-            out.push(Objection::escalate(StageName::Boundary, Trigger::Archetype).liftable());
-        }
-        if facts.mandate.is_some_and(|(it, _)| Mandate::designates(&it.requires_approval, archetype)) {
-            out.push(Objection::escalate(StageName::Boundary, Trigger::Mandate).liftable());
-        }
-        if action.wants_sign_off() {
-            // Not the operator's wish, so nothing that the operator could observe without.
-            out.push(Objection::escalate(StageName::Boundary, Trigger::SignOff));
-        }
-        if action.guarantee_level == action::GuaranteeLevel::Atp3 {
-            out.push(Objection::escalate(StageName::Boundary, Trigger::GuaranteeLevel).liftable());
-        }
-    }
-
-    /// Class 6 and duplicates: how the action compares with what came before.
-    fn mathematics(&self, facts: &Facts<'_>, out: &mut Vec<Objection>) {
-        if self.math.outside.is_some() {
-            out.push(Objection::block(StageName::Math, Reason::Anomaly).liftable());
-        }
-        if self.math.cold_start {
-            out.push(Objection::escalate(StageName::Math, Trigger::ColdStart).liftable());
-        }
-        if self.math.first_seen {
-            out.push(Objection::escalate(StageName::Math, Trigger::FirstSeenDestination).liftable());
-        }
-        let Some(earlier) = facts.earlier else { return };
-        // Who says which action they repeat, repeats on purpose; policies see `repeat_of` and decide.
-        if facts.action.repeat_of == Some(earlier.id) {
-            return;
-        }
-        let earlier = earlier.id;
-        match facts.action.archetype.duplicate.on {
-            OnDuplicate::Allow => {}
-            OnDuplicate::Block => {
-                out.push(Objection::block(StageName::Math, Reason::ProbableDuplicate { earlier }).liftable());
-            }
-            OnDuplicate::Escalate => {
-                out.push(
-                    Objection::escalate(StageName::Math, Trigger::ProbableDuplicate { earlier }).liftable(),
-                );
-            }
-        }
+    fn flags(&self, facts: &Facts<'_>, objections: &[Objection]) -> Vec<Flag> {
+        let fired = || objections.iter().any(|objection| objection.class().is_some());
+        facts.cycle.as_ref().map_or_else(Vec::new, |cycle| cycle.flags(fired()))
     }
 
     fn detail(&self) -> Option<String> {
-        match (&self.cedar.answer, self.math.outside) {
-            (Answer::Error(message), _) => Some(message.clone()),
-            (_, Some(outside)) => Some(format!("anomaly: {}", outside.word())),
+        let failed = self.answers.iter().find_map(|told| match &told.opinion.answer {
+            Answer::Error(message) => Some(message.clone()),
             _ => None,
-        }
+        });
+        failed.or_else(|| self.math.outside.map(|outside| format!("anomaly: {}", outside.word())))
     }
 }
 
@@ -266,63 +235,46 @@ fn delegation(facts: &Facts<'_>) -> (Option<Refusal>, Delegation) {
     }
 }
 
-fn ask(policies: &Policies, slice: Option<&Slice>, facts: &Facts<'_>) -> (Opinion, Option<Asked>) {
-    let without_advice = |answer| Opinion { answer, advice: Vec::new() };
-    if !facts.action.is_complete() {
-        return (without_advice(Answer::NotAsked), None);
-    }
-    let Some(slice) = slice else {
-        let message = "the policies were loaded with another catalogue".to_owned();
-        return (without_advice(Answer::Error(message)), None);
-    };
-    let texts = context::Texts::of(facts);
-    let attributes = context::attributes(facts, &texts);
-    let principal = policies.principal(facts.caller.is_human, facts.caller.subject.as_str());
-    let question = context::context(&slice.reads.filter(&attributes)).and_then(|context| {
-        let tenant = facts.caller.tenant.as_str();
-        Question::new(policies, slice, principal, tenant, facts.action.resource.as_deref(), context)
-    });
-    match question {
-        Ok(question) => {
-            let opinion = question.ask(policies, slice);
-            let mut context = String::with_capacity(768);
-            context::write(&attributes, &mut context);
-            let asked =
-                Asked::new(question, context, opinion.clone(), default_deny_waits(Some(slice), facts));
-            (opinion, Some(asked))
-        }
-        Err(message) => (without_advice(Answer::Error(message)), None),
-    }
-}
-
 /// What is to undo an action is asked for by the same caller. It is judged by name and by policies; it causes nothing new,
 /// so no mandate has to carry it.
 fn against_rollback(policies: &Policies, facts: &Facts<'_>) -> Vec<Objection> {
     let Some(rollback) = facts.action.rollback.as_deref() else { return Vec::new() };
     let named = facts.action.atp.as_ref().and_then(|atp| atp.rollback_verb_and_target());
     let (verb, target) = named.map_or((None, None), |(verb, target)| (Some(verb), target));
-    let facts = Facts {
-        action: rollback,
-        verb,
-        target,
-        first_seen_destination: false,
-        earlier: None,
-        ..facts.clone()
-    };
+    let facts = Facts { verb, target, ..facts.of_other(rollback) };
     let name = hard_denied(policies, &rollback.archetype.name, verb, target);
     let denied = name.map(|name| Objection::block(StageName::Boundary, Reason::HardDenied { name }));
-    let (opinion, _) = ask(policies, policies.slice(&rollback.archetype.name), &facts);
-    let objections = denied.into_iter().chain(cedars_objection(&opinion.answer, false));
+    let answer = ask::ask_alone(policies, &facts);
+    let objections = denied.into_iter().chain(cedars_objection(&answer, false));
     objections.map(Objection::of_rollback).collect()
 }
 
-/// Whether the price is unknown and a provider will name it.
-fn awaits_quote(facts: &Facts<'_>) -> bool {
-    facts.action.money.is_none() && facts.action.archetype.money.as_ref().is_some_and(|rule| rule.quote)
-}
-
-fn default_deny_waits(slice: Option<&Slice>, facts: &Facts<'_>) -> bool {
-    awaits_quote(facts) && slice.is_some_and(|slice| slice.permit_needs_amount)
+/// What an agent might do next must bear the name it has, be complete enough to be asked about, and be within the
+/// mandate as far as class 2 goes. What it would cost is asked when it is asked for.
+fn against_branches(policies: &Policies, facts: &Facts<'_>) -> Vec<Objection> {
+    let Some(cycle) = &facts.cycle else { return Vec::new() };
+    let named = |branch: &Action| {
+        let (verb, target) = branch.verb_and_target();
+        let name = hard_denied(policies, &branch.archetype.name, verb, target)?;
+        Some(Reason::HardDenied { name })
+    };
+    let outside = |branch: &Action| {
+        let (_, delegation) = delegation(&facts.of_other(branch));
+        match delegation {
+            Delegation::Refused(refusal) => Some(Reason::Delegation(refusal)),
+            Delegation::Within | Delegation::NotNeeded | Delegation::Missing => None,
+        }
+        .filter(|reason| reason.class() == Some(Class::Scope))
+    };
+    let incomplete = |branch: &Action| {
+        let missing = branch.missing.clone();
+        (!missing.is_empty()).then_some(Reason::Incomplete { missing })
+    };
+    let reasons = cycle
+        .branches
+        .iter()
+        .flat_map(|branch| named(branch).into_iter().chain(outside(branch)).chain(incomplete(branch)));
+    reasons.map(|reason| Objection::block(StageName::Boundary, reason)).collect()
 }
 
 fn hard_denied(

@@ -3,7 +3,7 @@
 use action::{Action, ActionId, Environment, Money, Subject, Tenant};
 use mandate::{Account, Mandate, exposure};
 
-use crate::{PolicyRef, Series, Trigger};
+use crate::{Cycle, PolicyRef, Series, Trigger};
 
 /// Who asks, as authenticated.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +49,8 @@ impl Approved {
             Trigger::Policies(policies) => {
                 policies.iter().all(|policy| self.policies().any(|it| it == policy))
             }
+            // No yes makes time, and none stands for those who did not say it.
+            Trigger::BudgetExhausted | Trigger::MultiPrincipal => false,
             other => self.triggers.contains(other),
         };
         same_mandate && no_more && seen
@@ -86,6 +88,8 @@ pub struct Facts<'a> {
     pub earlier: Option<Earlier>,
     /// What people agreed to, where the action waited for them.
     pub approved: Option<&'a Approved>,
+    /// What else is known where the action is a cycle of a governed session.
+    pub cycle: Option<Cycle<'a>>,
     /// Whether observe mode is on.
     pub observe: bool,
     /// The time, in Unix milliseconds.
@@ -94,4 +98,18 @@ pub struct Facts<'a> {
     pub request_hash: [u8; 32],
     /// Random; hides the sample behind its commitment.
     pub salt: [u8; 32],
+}
+
+impl<'a> Facts<'a> {
+    /// The same about another action of the same request, of which nothing else is known.
+    pub(crate) fn of_other(&self, action: &'a Action) -> Facts<'a> {
+        Facts {
+            action,
+            verb: None,
+            target: None,
+            first_seen_destination: false,
+            earlier: None,
+            ..self.clone()
+        }
+    }
 }

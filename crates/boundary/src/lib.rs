@@ -32,17 +32,27 @@
 //! holds only that, built from pairs. Entities are remembered per principal. Nothing on the way of an action is parsed,
 //! and no JSON value is built.
 //!
+//! **A cycle** is an action inside a governed session ([`Cycle`]). It takes the same pass, whose steps then know more: the
+//! declaration is checked, tier 0-A is asked of the gate (`Action::"ExecuteCycle"`), the action and every branch before
+//! any other policy is asked of any, all of them must be permitted, and all nine classes are looked at. Each step hands
+//! evidence to the next and the last hands it to the permit, so that none can be left out. What the agent declares of
+//! itself can only add to what speaks against a pass.
+//!
 //! This crate alone knows Cedar. It reads no clock, no store, no randomness and no file; what races (claims, debits,
-//! epochs) is checked again at admission. It has no session, no declared confidence and no second principal to look at
-//! yet, so classes 3, 5, 7 and 8 report that they are not applicable.
+//! epochs) is checked again at admission. Outside of a session there is no declared confidence, no time budget and no second
+//! principal to look at, so classes 3, 5, 7 and 8 report that they are not applicable.
 
 mod anomaly;
 mod ask;
+mod classes;
 mod context;
+mod cycle;
 mod decide;
+mod disclosure;
 mod entities;
 mod facts;
 mod hard_deny;
+mod intent;
 mod objection;
 mod policies;
 mod reads;
@@ -57,15 +67,20 @@ mod stage;
 mod templates;
 mod verdict;
 
+pub use cycle::{Across, Contradiction, Cycle, Flag};
 pub use decide::{Decision, Named, decide, decide_by_name};
+pub use disclosure::{About, Disclosed, Disclosure, Level};
 pub use facts::{Approved, Caller, Earlier, Facts};
 pub use hard_deny::{BUILT_IN, HardDeny};
+pub use intent::Footing;
 pub use policies::Policies;
 pub use reason::{Class, PolicyRef, Reason, Trigger};
 pub use record::Record;
 pub use replay::{Comparison, Difference, Unreadable, replay};
 pub use rule::{Rule, Tier};
 pub use series::Series;
-pub use stage::{BoundaryOutput, CedarOutput, Input, Output, Stage, StageError, StageName};
+pub use stage::{
+    BoundaryOutput, BranchOutput, CedarOutput, CycleOutput, Hit, Input, Output, Stage, StageError, StageName,
+};
 pub use templates::{Template, templates};
-pub use verdict::{Escalation, Observed, Permit, Verdict};
+pub use verdict::{Escalation, Governance, Observed, Permit, Verdict};

@@ -154,12 +154,12 @@ pub(crate) fn observed(objections: &[Objection], weighed: &Weighed, observe: boo
     (otherwise != *weighed).then_some(Observed { would_be: otherwise.word(), code })
 }
 
-pub(crate) fn escalation(objections: Vec<Objection>, observe: bool) -> Escalation {
-    let stands = objections.into_iter();
+pub(crate) fn escalation(objections: &[Objection], observe: bool) -> Escalation {
+    let stands = objections.iter();
     let stands = stands.filter(|objection| !(objection.approved || observe && objection.liftable));
     let mut triggers: Vec<Trigger> = stands
-        .filter_map(|objection| match objection.weight {
-            Weight::Escalate(trigger) => Some(trigger),
+        .filter_map(|objection| match &objection.weight {
+            Weight::Escalate(trigger) => Some(trigger.clone()),
             Weight::Block(_) => None,
         })
         .collect();

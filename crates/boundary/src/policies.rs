@@ -20,6 +20,11 @@ use crate::{HardDeny, schema};
 const BASELINE: &str = include_str!("baseline.cedar");
 const BASELINE_FILE: &str = "baseline.cedar";
 
+/// What permits a cycle as such where the operator's policies do not say what does. It is not one of the set: it says
+/// nothing of actions outside of sessions, and the set's digest stays what the operator's files make it.
+const EXECUTE_CYCLE: &str = include_str!("execute-cycle.cedar");
+const EXECUTE_CYCLE_FILE: &str = "execute-cycle.cedar";
+
 /// More principals than this are not remembered; the next one starts the memory afresh.
 const MAX_CAST: usize = 4096;
 
@@ -31,6 +36,10 @@ pub struct Policies(Arc<Loaded>);
 struct Loaded {
     rules: HashMap<Arc<str>, Rule>,
     slices: HashMap<String, Slice>,
+    /// What is asked of every cycle before its own action.
+    gate: Slice,
+    /// What permits every cycle, where no policy of the set says which.
+    stand_in: Option<Rule>,
     known: Known,
     cast: Mutex<HashMap<String, Arc<Cast>>>,
     hard_deny: HardDeny,
@@ -95,12 +104,20 @@ impl Policies {
         catalogue: &Catalogue,
     ) -> Result<Policies, Vec<Mistake>> {
         let schema_text = schema::text(catalogue);
-        let schema = read_schema(&schema_text).map_err(|mistake| vec![mistake])?;
-        let mut mistakes = Vec::new();
-        let baseline = Source { name: BASELINE_FILE.into(), text: BASELINE.into() };
-        let sources: Vec<&Source> = std::iter::once(&baseline).chain(sources).collect();
-        let rules = read_rules(&sources, &mut mistakes);
-        let warnings = validate(&rules, &sources, &schema, &mut mistakes);
+        let schema = read_schema(&schema::actions(catalogue)).map_err(|mistake| vec![mistake])?;
+        let mut mistakes = gate_is_free(catalogue);
+        let shipped = |name: &str, text: &str| Source { name: name.into(), text: text.into() };
+        let baseline = shipped(BASELINE_FILE, BASELINE);
+        let stand_in = shipped(EXECUTE_CYCLE_FILE, EXECUTE_CYCLE);
+        let sources: Vec<&Source> = [&stand_in, &baseline].into_iter().chain(sources).collect();
+        let mut rules = read_rules(&sources, &mut mistakes);
+        let stand_in = stand_in_for(&mut rules);
+        let (of_gate, others): (Vec<Rule>, Vec<Rule>) = rules.iter().cloned().partition(names_gate);
+        let mut warnings = validate(&others, &sources, &schema, &mut mistakes);
+        if !of_gate.is_empty() {
+            let with_gate = read_schema(&schema_text).map_err(|mistake| vec![mistake])?;
+            warnings.extend(validate(&of_gate, &sources, &with_gate, &mut mistakes));
+        }
         let known = Known::read(entities, &schema, &mut mistakes);
         let hard_deny = HardDeny::with(hard_deny);
         let types = types().map_err(|message| vec![at_start("schema", message)])?;
@@ -111,9 +128,15 @@ impl Policies {
                 Err(message) => mistakes.push(at_start(&archetype.name, message)),
             }
         }
-        if !mistakes.is_empty() {
-            return Err(mistakes);
-        }
+        let gate = Slice::gate(&of_gate, stand_in.as_ref());
+        let gate = match gate {
+            Ok(gate) if mistakes.is_empty() => gate,
+            Ok(_) => return Err(mistakes),
+            Err(message) => {
+                mistakes.push(at_start(schema::GATE, message));
+                return Err(mistakes);
+            }
+        };
         Ok(Policies(Arc::new(Loaded {
             policy_digest: policy_digest(&rules, &hard_deny).into(),
             entity_digest: known.digest.as_str().into(),
@@ -122,6 +145,8 @@ impl Policies {
             authorizer: Authorizer::new(),
             cast: Mutex::default(),
             slices,
+            gate,
+            stand_in,
             known,
             hard_deny,
             types,
@@ -176,8 +201,17 @@ impl Policies {
         &self.0.hard_deny
     }
 
+    /// What permits a cycle as such where no policy of the set says what does.
+    pub(crate) fn stand_in(&self) -> Option<&Rule> {
+        self.0.stand_in.as_ref()
+    }
+
     pub(crate) fn rule(&self, id: &str) -> Option<&Rule> {
-        self.0.rules.get(id)
+        self.0.rules.get(id).or_else(|| self.stand_in().filter(|rule| *rule.reference.id == *id))
+    }
+
+    pub(crate) fn gate(&self) -> &Slice {
+        &self.0.gate
     }
 
     pub(crate) fn slice(&self, archetype: &str) -> Option<&Slice> {
@@ -236,6 +270,22 @@ impl Slice {
             ActionConstraint::In(named) => named.iter().any(|named| names.contains(named)),
         };
         let rules: Vec<&Rule> = rules.iter().filter(applies).collect();
+        let hard_denied = hard_deny.denies(&archetype.name, None, None).map(str::to_owned);
+        Slice::cut(action, type_name(&archetype.resource_type)?, &rules, hard_denied)
+    }
+
+    /// The policies that name the gate; what names no action is asked about the cycle's own.
+    fn gate(of_gate: &[Rule], stand_in: Option<&Rule>) -> Result<Slice, String> {
+        let rules: Vec<&Rule> = of_gate.iter().chain(stand_in).collect();
+        Slice::cut(uid("Action", schema::GATE)?, type_name(schema::SESSION)?, &rules, None)
+    }
+
+    fn cut(
+        action: EntityUid,
+        resource_type: EntityTypeName,
+        rules: &[&Rule],
+        hard_denied: Option<String>,
+    ) -> Result<Slice, String> {
         let set = |wanted: &dyn Fn(&Rule) -> bool| {
             let policies = rules.iter().filter(|rule| wanted(rule)).map(|rule| rule.policy.clone());
             PolicySet::from_policies(policies).map_err(|error| error.to_string())
@@ -249,17 +299,44 @@ impl Slice {
         let mut reads = Reads::default();
         rules.iter().for_each(|rule| reads.merge(&rule.reads));
         Ok(Slice {
-            resource_type: type_name(&archetype.resource_type)?,
+            resource_type,
             prohibitions: set(&|rule| rule.tier == Tier::ZeroA)?,
             main: set(&main)?,
             without_escalations: escalates.then(|| set(&|rule| main(rule) && !rule.escalates)).transpose()?,
             advice: set(&|rule| rule.tier == Tier::Three)?,
             permit_needs_amount: rules.iter().any(|rule| !rule.forbids && rule.reads.has("amount")),
-            hard_denied: hard_deny.denies(&archetype.name, None, None).map(str::to_owned),
+            hard_denied,
             action,
             reads,
             literals,
         })
+    }
+}
+
+/// The gate's name is no archetype's and no group's: what is said of it would be about both.
+fn gate_is_free(catalogue: &Catalogue) -> Vec<Mistake> {
+    let takes =
+        |it: &&action::Archetype| it.name == schema::GATE || it.groups.iter().any(|it| it == schema::GATE);
+    let mistake = |archetype: &action::Archetype| Mistake {
+        hint: Some("choose another name: cycles of governed sessions are asked about under this one".into()),
+        ..at_start(&archetype.name, format!("`{}` is the name of an archetype or of a group", schema::GATE))
+    };
+    catalogue.iter().map(|it| &**it).filter(takes).map(mistake).collect()
+}
+
+/// Takes what may stand in, the first of the rules, out of the set; gives it back where it is needed.
+fn stand_in_for(rules: &mut Vec<Rule>) -> Option<Rule> {
+    let shipped = (!rules.is_empty()).then(|| rules.remove(0));
+    let said = rules.iter().any(|rule| !rule.forbids && names_gate(rule));
+    shipped.filter(|_| !said)
+}
+
+fn names_gate(rule: &Rule) -> bool {
+    let is_gate = |named: &EntityUid| named.id().unescaped() == schema::GATE;
+    match rule.policy.action_constraint() {
+        ActionConstraint::Any => false,
+        ActionConstraint::Eq(named) => is_gate(&named),
+        ActionConstraint::In(named) => named.iter().any(is_gate),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use action::{ActionId, Missing};
+use mandate::{ClusterState, Completion, IntentRefusal, ReasoningMode, SessionState};
 use serde::Serialize;
 
 /// A policy that took part in a decision, by name and content.
@@ -23,6 +24,16 @@ pub enum Reason {
         /// The listed name, in normal form.
         name: String,
     },
+    /// Its session is not in a state in which a cycle may begin.
+    Session(SessionState),
+    /// There is no declaration that bears it.
+    Intent(IntentRefusal),
+    /// What the declared mode demands is not there.
+    Mode(ReasoningMode),
+    /// The cluster of its session is held or over.
+    Cluster(ClusterState),
+    /// Nothing is left of the mandate's time or resources, and somebody is asked for more already.
+    BudgetExhausted,
     /// What the request wants it undone by is never carried out, or no policy permits it.
     RollbackDenied {
         /// The policies that forbid it; empty where none does.
@@ -70,6 +81,18 @@ impl Reason {
     pub fn word(&self) -> &'static str {
         match self {
             Reason::HardDenied { .. } => "hard_denied",
+            Reason::Session(state) => match state {
+                SessionState::Active => "session_active",
+                SessionState::ClusterBlocked => "session_cluster_blocked",
+                SessionState::HemPending => "session_hem_pending",
+                SessionState::Suspended => "session_suspended",
+                SessionState::Closed(Completion::Revoked) => "session_revoked",
+                SessionState::Closed(_) => "session_closed",
+            },
+            Reason::Intent(refusal) => refusal.word(),
+            Reason::Mode(_) => "mode_unmet",
+            Reason::Cluster(_) => "cluster_stopped",
+            Reason::BudgetExhausted => "budget_exhausted",
             Reason::RollbackDenied { .. } => "rollback_denied",
             Reason::Frozen { .. } => "frozen",
             Reason::Delegation(refusal) => refusal.word(),
@@ -94,13 +117,15 @@ impl Reason {
         }
     }
 
-    /// The escalation class that the block belongs to, if it is one of the two that halt at once.
+    /// The escalation class that the block belongs to, if it belongs to one. The first two halt at once.
     pub fn class(&self) -> Option<Class> {
         match self {
             Reason::HardDenied { .. } | Reason::Prohibited { .. } => Some(Class::Prohibited),
             Reason::Delegation(
                 mandate::Refusal::OutOfScope { .. } | mandate::Refusal::ResourceOutside { .. },
-            ) => Some(Class::Scope),
+            )
+            | Reason::Intent(IntentRefusal::OutsideGoal) => Some(Class::Scope),
+            Reason::BudgetExhausted => Some(Class::Budget),
             Reason::Anomaly => Some(Class::NovelContext),
             _ => None,
         }
@@ -154,6 +179,19 @@ pub enum Trigger {
         /// Which.
         earlier: ActionId,
     },
+    /// Another principal said the opposite about the same resource.
+    PrincipalConflict {
+        /// The action that it was said with.
+        earlier: ActionId,
+    },
+    /// Its agent is less sure than the mandate demands, or does not say.
+    Uncertainty,
+    /// The situation is not the one that the agent declared itself in.
+    NovelContext,
+    /// Nothing is left of the mandate's time or resources. Only an extension helps, and no yes.
+    BudgetExhausted,
+    /// Every principal of the cluster must agree, or resolve what keeps its members waiting for each other.
+    MultiPrincipal,
 }
 
 impl Trigger {
@@ -169,6 +207,11 @@ impl Trigger {
             Trigger::GuaranteeLevel => "guarantee_level",
             Trigger::SignOff => "sign_off_required",
             Trigger::ProbableDuplicate { .. } => "probable_duplicate",
+            Trigger::PrincipalConflict { .. } => "principal_conflict",
+            Trigger::Uncertainty => "uncertainty",
+            Trigger::NovelContext => "novel_context",
+            Trigger::BudgetExhausted => "budget_exhausted",
+            Trigger::MultiPrincipal => "multi_principal",
         }
     }
 
@@ -176,7 +219,11 @@ impl Trigger {
     pub fn class(&self) -> Class {
         match self {
             Trigger::Irreversible => Class::Irreversible,
-            Trigger::ColdStart | Trigger::FirstSeenDestination => Class::NovelContext,
+            Trigger::ColdStart | Trigger::FirstSeenDestination | Trigger::NovelContext => Class::NovelContext,
+            Trigger::PrincipalConflict { .. } => Class::PrincipalConflict,
+            Trigger::Uncertainty => Class::Uncertainty,
+            Trigger::BudgetExhausted => Class::Budget,
+            Trigger::MultiPrincipal => Class::MultiPrincipal,
             Trigger::Policies(_)
             | Trigger::Archetype
             | Trigger::Mandate
@@ -197,10 +244,15 @@ impl Trigger {
             Trigger::Mandate,
             Trigger::GuaranteeLevel,
             Trigger::SignOff,
+            Trigger::Uncertainty,
+            Trigger::NovelContext,
+            Trigger::BudgetExhausted,
+            Trigger::MultiPrincipal,
         ];
         match (word, earlier) {
             ("policy", None) if !policies.is_empty() => Some(Trigger::Policies(policies)),
             ("probable_duplicate", Some(earlier)) => Some(Trigger::ProbableDuplicate { earlier }),
+            ("principal_conflict", Some(earlier)) => Some(Trigger::PrincipalConflict { earlier }),
             (word, None) if policies.is_empty() => plain.into_iter().find(|trigger| trigger.word() == word),
             _ => None,
         }
@@ -209,7 +261,7 @@ impl Trigger {
     /// The earlier action it is about, if it is about one.
     pub fn earlier(&self) -> Option<ActionId> {
         match self {
-            Trigger::ProbableDuplicate { earlier } => Some(*earlier),
+            Trigger::ProbableDuplicate { earlier } | Trigger::PrincipalConflict { earlier } => Some(*earlier),
             _ => None,
         }
     }

@@ -13,12 +13,15 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::anomaly::Assessment;
-use crate::ask::{Opinion, Question};
+use crate::ask::{CycleAnswers, Opinion, Question};
 use crate::policies::Cast;
 use crate::{Policies, PolicyRef, Series};
 
 /// The layout; another layout gets another number.
 pub(crate) const FORMAT: u32 = 1;
+
+/// The layout of a cycle's record: the same with `cycle`, which whoever does not know it must not leave out.
+pub(crate) const FORMAT_OF_CYCLE: u32 = 2;
 
 /// The engine that decided: its package and its language.
 pub(crate) static ENGINE: LazyLock<String> = LazyLock::new(|| {
@@ -33,6 +36,7 @@ pub struct Record {
     approved: Vec<PolicyRef>,
     asked: Option<Asked>,
     catalog_digest: Arc<str>,
+    cycle: Option<AskedOfCycle>,
     entity_digest: Arc<str>,
     math: Option<(Assessment, Series, [u8; 32])>,
     objections: Vec<Noted>,
@@ -44,6 +48,7 @@ pub struct Record {
 /// The question that Cedar was asked, and its answer.
 #[derive(Debug)]
 pub(crate) struct Asked {
+    action: EntityUid,
     cast: Arc<Cast>,
     /// Canonical JSON.
     context: String,
@@ -52,6 +57,13 @@ pub(crate) struct Asked {
     resource: EntityUid,
     /// Before a quote, default deny did not count.
     pub(crate) default_deny_waits: bool,
+}
+
+/// The questions that only a cycle is asked.
+#[derive(Debug)]
+struct AskedOfCycle {
+    branches: Vec<Option<Asked>>,
+    gate: Option<Asked>,
 }
 
 /// An objection that did not come from Cedar, as far as weighing it again needs.
@@ -73,6 +85,9 @@ pub(crate) struct Read {
     pub(crate) asked: Option<ReadAsked>,
     #[serde(rename = "catalogDigest")]
     pub(crate) catalog_digest: String,
+    /// Only there where the action was a cycle.
+    #[serde(default)]
+    pub(crate) cycle: Option<ReadCycle>,
     pub(crate) engine: String,
     #[serde(rename = "entityDigest")]
     pub(crate) entity_digest: String,
@@ -82,6 +97,19 @@ pub(crate) struct Read {
     pub(crate) policy_digest: String,
     pub(crate) v: u32,
     pub(crate) verdict: String,
+}
+
+/// See [`AskedOfCycle`].
+#[derive(Debug, Deserialize)]
+pub(crate) struct ReadCycle {
+    pub(crate) branches: Vec<Option<ReadBranch>>,
+    pub(crate) gate: Option<ReadAsked>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct ReadBranch {
+    pub(crate) action: String,
+    pub(crate) asked: ReadAsked,
 }
 
 /// See [`Asked`].
@@ -109,8 +137,8 @@ impl Asked {
         opinion: Opinion,
         default_deny_waits: bool,
     ) -> Asked {
-        let Question { cast, principal, resource, .. } = question;
-        Asked { cast, context, opinion, principal, resource, default_deny_waits }
+        let Question { action, cast, principal, resource, .. } = question;
+        Asked { action, cast, context, opinion, principal, resource, default_deny_waits }
     }
 }
 
@@ -129,6 +157,7 @@ impl Record {
             approved: Vec::new(),
             asked,
             catalog_digest: policies.catalog_digest().clone(),
+            cycle: None,
             entity_digest: policies.entity_digest().clone(),
             math,
             objections,
@@ -141,6 +170,15 @@ impl Record {
     /// The same, with the policies that ask for a person and were agreed to.
     pub(crate) fn approving(self, approved: Vec<PolicyRef>) -> Record {
         Record { approved, ..self }
+    }
+
+    /// The same, with what only a cycle is asked.
+    pub(crate) fn of_cycle(self, answers: Option<CycleAnswers>) -> Record {
+        let cycle = answers.map(|answers| AskedOfCycle {
+            branches: answers.branches.into_iter().map(|told| told.asked).collect(),
+            gate: answers.gate.asked,
+        });
+        Record { cycle, ..self }
     }
 
     /// Canonical JSON (RFC 8785).
@@ -158,6 +196,9 @@ impl Record {
             None => out.push_str("null"),
         }
         member("catalogDigest", &self.catalog_digest, &mut out);
+        if let Some(cycle) = &self.cycle {
+            cycle.write(&mut out);
+        }
         member("engine", &ENGINE, &mut out);
         member("entityDigest", &self.entity_digest, &mut out);
         out.push_str(",\"math\":");
@@ -176,10 +217,37 @@ impl Record {
         }
         let _ = write!(out, "],\"observe\":{}", self.observe);
         member("policyDigest", &self.policy_digest, &mut out);
-        let _ = write!(out, ",\"v\":{FORMAT}");
+        let format = if self.cycle.is_some() { FORMAT_OF_CYCLE } else { FORMAT };
+        let _ = write!(out, ",\"v\":{format}");
         member("verdict", &self.verdict, &mut out);
         out.push('}');
         out.into_bytes()
+    }
+}
+
+impl AskedOfCycle {
+    fn write(&self, out: &mut String) {
+        out.push_str(",\"cycle\":{\"branches\":[");
+        for (index, branch) in self.branches.iter().enumerate() {
+            if index > 0 {
+                out.push(',');
+            }
+            let Some(asked) = branch else {
+                out.push_str("null");
+                continue;
+            };
+            out.push_str("{\"action\":");
+            write_string(asked.action.id().unescaped(), out);
+            out.push_str(",\"asked\":");
+            asked.write(out);
+            out.push('}');
+        }
+        out.push_str("],\"gate\":");
+        match &self.gate {
+            Some(asked) => asked.write(out),
+            None => out.push_str("null"),
+        }
+        out.push('}');
     }
 }
 

@@ -4,8 +4,9 @@ use cedar_policy::{Entities, EntityUid};
 
 use crate::ask::{Answer, Question};
 use crate::objection::{cedars_objection, weigh_noted};
-use crate::policies::Cast;
+use crate::policies::{Cast, Slice};
 use crate::record::{self, Noted, Read, ReadAsked, ReadPolicy};
+use crate::schema::GATE;
 use crate::{Policies, PolicyRef, context};
 
 /// Stored bytes that are no decision record, or one of a later version.
@@ -49,17 +50,15 @@ impl Comparison {
 /// When the bytes are no record of a version that is understood.
 pub fn replay(record: &[u8], policies: &Policies) -> Result<Comparison, Unreadable> {
     let read: Read = serde_json::from_slice(record).map_err(|error| Unreadable(error.to_string()))?;
-    if read.v != record::FORMAT {
+    let known = if read.cycle.is_some() { record::FORMAT_OF_CYCLE } else { record::FORMAT };
+    if read.v != known {
         return Err(Unreadable(format!("it has version {}", read.v)));
     }
-    let answer = match &read.asked {
-        Some(asked) => Some(ask(&read.action, asked, policies)?),
-        None => None,
-    };
-    let waits = read.asked.as_ref().is_some_and(|asked| asked.default_deny_waits);
-    let cedars = answer.as_ref().filter(|answer| !agreed(answer, &read.approved));
-    let cedars = cedars.and_then(|answer| cedars_objection(answer, waits)).map(|it| it.noted());
-    let now = weigh_noted(&with(&read.objections, cedars), read.observe);
+    let then = asked(&read);
+    let answers = ask(&then, policies)?;
+    let stands = then.iter().zip(&answers).filter(|(_, answer)| !agreed(answer, &read.approved));
+    let cedars = stands.filter_map(|((_, asked), answer)| cedars_objection(answer, asked.default_deny_waits));
+    let now = weigh_noted(&with(&read.objections, cedars.map(|it| it.noted())), read.observe);
 
     let mut differences = Vec::new();
     let mut compare = |what, then: &str, now: &str| {
@@ -68,7 +67,7 @@ pub fn replay(record: &[u8], policies: &Policies) -> Result<Comparison, Unreadab
         }
     };
     compare("verdict", &read.verdict, &now);
-    if let (Some(asked), Some(answer)) = (&read.asked, &answer) {
+    for ((_, asked), answer) in then.iter().zip(&answers) {
         let (decision, found) = answer.summary();
         compare("cedar", &asked.decision, decision);
         let then: Vec<String> = asked.policies.iter().map(|it| format!("{}@{}", it.id, it.digest)).collect();
@@ -89,10 +88,40 @@ fn agreed(answer: &Answer, approved: &[ReadPolicy]) -> bool {
     matches!(answer, Answer::Escalate(policies) if policies.iter().all(seen))
 }
 
-fn ask(action: &str, asked: &ReadAsked, policies: &Policies) -> Result<Answer, Unreadable> {
-    let Some(slice) = policies.slice(action) else {
-        return Ok(Answer::Error(format!("archetype `{action}` is unknown")));
-    };
+/// The questions that were asked, each with the action it was about, in the order in which blocks are told.
+fn asked(read: &Read) -> Vec<(&str, &ReadAsked)> {
+    let cycle = read.cycle.iter();
+    let gate = cycle.clone().filter_map(|it| it.gate.as_ref()).map(|asked| (GATE, asked));
+    let own = read.asked.iter().map(|asked| (read.action.as_str(), asked));
+    let branches = cycle.flat_map(|it| it.branches.iter().flatten());
+    gate.chain(own).chain(branches.map(|branch| (branch.action.as_str(), &branch.asked))).collect()
+}
+
+/// As the decision asked: tier 0-A of all, and then the rest if it has nothing against any.
+fn ask(then: &[(&str, &ReadAsked)], policies: &Policies) -> Result<Vec<Answer>, Unreadable> {
+    let questions: Vec<(Option<&Slice>, Question)> = then
+        .iter()
+        .map(|(action, asked)| Ok((slice(action, policies), question(action, asked)?)))
+        .collect::<Result<_, Unreadable>>()?;
+    let prohibited: Vec<Option<Answer>> = questions
+        .iter()
+        .map(|(slice, question)| slice.and_then(|slice| question.prohibited(policies, slice)))
+        .collect();
+    let stopped = prohibited.iter().any(Option::is_some);
+    let answers = questions.iter().zip(prohibited).zip(then);
+    Ok(answers
+        .map(|(((slice, question), prohibited), (action, _))| match slice {
+            Some(slice) => question.answer(policies, slice, prohibited, stopped).answer,
+            None => Answer::Error(format!("archetype `{action}` is unknown")),
+        })
+        .collect())
+}
+
+fn slice<'a>(action: &str, policies: &'a Policies) -> Option<&'a Slice> {
+    if action == GATE { Some(policies.gate()) } else { policies.slice(action) }
+}
+
+fn question(action: &str, asked: &ReadAsked) -> Result<Question, Unreadable> {
     let uid = |value: &serde_json::Value| {
         EntityUid::from_json(value.clone()).map_err(|error| Unreadable(error.to_string()))
     };
@@ -102,19 +131,15 @@ fn ask(action: &str, asked: &ReadAsked, policies: &Policies) -> Result<Answer, U
     let entities = Entities::from_json_value(asked.entities.clone(), None)
         .map_err(|error| Unreadable(error.to_string()))?;
     let cast = Cast { entities, json: String::new() }.into();
-    let question =
-        Question::of(uid(&asked.principal)?, slice.action.clone(), uid(&asked.resource)?, context, cast)
-            .map_err(Unreadable)?;
-    Ok(question.ask(policies, slice).answer)
+    let action = uid(&serde_json::json!({"type": "Action", "id": action}))?;
+    Question::of(uid(&asked.principal)?, action, uid(&asked.resource)?, context, cast).map_err(Unreadable)
 }
 
-/// Cedar's objection takes its place after what the boundary stage found before it.
-fn with(objections: &[Noted], cedars: Option<Noted>) -> Vec<Noted> {
+/// Cedar's objections take their place after what the boundary stage found before them.
+fn with(objections: &[Noted], cedars: impl Iterator<Item = Noted>) -> Vec<Noted> {
     let mut all = objections.to_vec();
-    if let Some(cedars) = cedars {
-        let first = |noted: &Noted| noted.stage.as_ref() == "completeness" || noted.stage.as_ref() == "math";
-        let at = all.iter().position(first).unwrap_or(all.len());
-        all.insert(at, cedars);
-    }
+    let first = |noted: &Noted| noted.stage.as_ref() == "completeness" || noted.stage.as_ref() == "math";
+    let at = all.iter().position(first).unwrap_or(all.len());
+    all.splice(at..at, cedars);
     all
 }

@@ -3,17 +3,18 @@
 use std::sync::Arc;
 
 use action::Environment;
-use mandate::{Mandate, exposure};
+use mandate::{IntentRefusal, Mandate, exposure};
 
 use crate::anomaly;
-use crate::ask::Opinion;
+use crate::ask::{Opinion, Told};
 use crate::decide::{Delegation, Findings};
 use crate::objection::{Objection, Weighed};
 use crate::record::write_hex;
 use crate::stage::{
-    BoundaryOutput, CedarOutput, Input, NOT_APPLICABLE, Output, Stage, StageError, StageName,
+    BoundaryOutput, BranchOutput, CedarOutput, CycleOutput, Hit, Input, NOT_APPLICABLE, Output, Stage,
+    StageError, StageName,
 };
-use crate::{Caller, Class, Facts, Named, Policies};
+use crate::{Caller, Class, Cycle, Facts, Flag, Governance, Named, Policies, Reason};
 
 impl Findings {
     pub(crate) fn stages(
@@ -22,6 +23,8 @@ impl Findings {
         facts: &Facts<'_>,
         objections: &[Objection],
         weighed: &Weighed,
+        governance: Governance,
+        flags: &[Flag],
     ) -> Vec<Stage> {
         let blocked = match weighed {
             Weighed::Block(at) => objections.get(*at),
@@ -48,7 +51,8 @@ impl Findings {
         if last >= StageName::Boundary {
             let archetype = facts.action.archetype.name.as_str().into();
             let input = boundary_input(policies, archetype, facts.environment);
-            add(StageName::Boundary, input, self.boundary(facts, objections, weighed));
+            let cycle = facts.cycle.as_ref().map(|cycle| self.cycle(cycle, objections, governance, flags));
+            add(StageName::Boundary, input, self.boundary(facts, objections, weighed, cycle));
         }
         if last >= StageName::Completeness {
             let input = Input::archetype(facts.action, policies.catalog_digest());
@@ -69,7 +73,13 @@ impl Findings {
         Output::Token { token }
     }
 
-    fn boundary(&self, facts: &Facts<'_>, objections: &[Objection], weighed: &Weighed) -> Output {
+    fn boundary(
+        &self,
+        facts: &Facts<'_>,
+        objections: &[Objection],
+        weighed: &Weighed,
+        cycle: Option<CycleOutput>,
+    ) -> Output {
         let mut fired: Vec<u8> =
             objections.iter().filter_map(Objection::class).map(|class| class as u8).collect();
         fired.sort_unstable();
@@ -77,9 +87,10 @@ impl Findings {
         let approved = objections.iter().filter(|objection| objection.approved);
         Output::Boundary(Box::new(BoundaryOutput {
             approved: approved.map(Objection::word).collect(),
-            cedar: cedar_output(&self.cedar),
+            cedar: cedar_output(&self.answers.own.opinion),
             classes_fired: fired,
-            classes_not_applicable: &NOT_APPLICABLE,
+            classes_not_applicable: if cycle.is_some() { &[] } else { &NOT_APPLICABLE },
+            cycle: cycle.map(Box::new),
             delegation: match self.delegation {
                 Delegation::Within => "within",
                 Delegation::NotNeeded => "not_needed",
@@ -90,6 +101,48 @@ impl Findings {
             hard_deny: self.hard_denied.as_deref().map(Into::into),
             verdict: weighed.word(),
         }))
+    }
+
+    fn cycle(
+        &self,
+        cycle: &Cycle<'_>,
+        objections: &[Objection],
+        governance: Governance,
+        flags: &[Flag],
+    ) -> CycleOutput {
+        let answers = self.answers.cycle.as_ref();
+        let branches = answers.map_or(&[][..], |answers| &answers.branches);
+        let branch = |(action, told): (&action::Action, &Told)| BranchOutput {
+            action: action.archetype.name.as_str().into(),
+            cedar: cedar_output(&told.opinion),
+        };
+        let hit =
+            |objection: &Objection| Some(Hit { class: objection.class()? as u8, word: objection.word() });
+        let mut hits: Vec<Hit> = objections.iter().filter_map(hit).collect();
+        hits.sort_unstable();
+        hits.dedup();
+        let intent = self.standing.iter().find_map(|reason| match reason {
+            Reason::Intent(refusal) => Some(*refusal),
+            _ => None,
+        });
+        CycleOutput {
+            branches: cycle.branches.iter().zip(branches).map(branch).collect(),
+            flags: flags.iter().map(|flag| flag.as_str()).collect(),
+            gate: answers.map_or_else(not_asked, |answers| cedar_output(&answers.gate.opinion)),
+            governance: governance.as_str(),
+            hits,
+            intent: intent.map_or("valid", IntentRefusal::code),
+            intent_id: cycle.declaration.ok().map(|declaration| declaration.intent_id.clone()),
+            reasoning_mode: cycle.mode().map(|mode| mode.as_str()),
+            sequence: cycle.context.sequence,
+            session_id: cycle.session.id.clone(),
+            session_state: cycle.session.state().as_str(),
+            tier_0a: match answers {
+                Some(answers) if answers.tier_0a_passed => "passed",
+                _ => "stopped",
+            },
+            time_budget_remaining: cycle.context.remaining.time_seconds,
+        }
     }
 
     fn math_output(&self, facts: &Facts<'_>) -> Output {
@@ -125,9 +178,10 @@ pub(crate) fn by_name(policies: &Policies, named: &Named<'_>, name: &str, error:
         name: StageName::Boundary,
         output: Output::Boundary(Box::new(BoundaryOutput {
             approved: Vec::new(),
-            cedar: CedarOutput { advice: Vec::new(), decision: "not_asked", policies: Vec::new() },
+            cedar: not_asked(),
             classes_fired: vec![Class::Prohibited as u8],
             classes_not_applicable: &NOT_APPLICABLE,
+            cycle: None,
             delegation: "not_needed",
             freeze: None,
             hard_deny: Some(name.into()),
@@ -135,6 +189,10 @@ pub(crate) fn by_name(policies: &Policies, named: &Named<'_>, name: &str, error:
         })),
     };
     vec![token, boundary]
+}
+
+fn not_asked() -> CedarOutput {
+    CedarOutput { advice: Vec::new(), decision: "not_asked", policies: Vec::new() }
 }
 
 fn cedar_output(opinion: &Opinion) -> CedarOutput {

@@ -68,6 +68,9 @@ pub struct Rule {
 /// and a misspelt `@tier` an override.
 const ANNOTATIONS: [&str; 5] = ["description", "escalate", "id", "regulation", "tier"];
 
+/// What tier 0-A comes to, as a policy names it.
+const OUTCOME: &str = "\"tier_0a_check_passed\"";
+
 /// Reads one file of policies.
 pub(crate) fn read(source: &Source, mistakes: &mut Vec<Mistake>) -> Vec<Rule> {
     let policies: PolicySet = match source.text.parse() {
@@ -145,7 +148,15 @@ fn rule(source: &Source, n: usize, policy: &Policy, mistakes: &mut Vec<Mistake>)
     let form = policy.to_json();
     // Cedar's JSON form, in which neither layout nor comments count.
     let text = form.as_ref().map_or_else(|_| policy.to_string(), action::json::canonical);
-    let digest = hex::encode(Sha256::digest(text));
+    let digest = hex::encode(Sha256::digest(&text));
+    if tier == Tier::ZeroA && text.contains(OUTCOME) {
+        mistakes.push(at_offset(
+            source,
+            start(&policy),
+            "a policy of tier 0-A looks at what tier 0-A comes to",
+            Some("leave out `tier_0a_check_passed`: the policy is part of what decides it"),
+        ));
+    }
     (mistakes.len() == before).then(|| Rule {
         reference: PolicyRef { digest: digest.into(), id: id.into() },
         tier,

@@ -9,7 +9,13 @@ use action::{Archetype, Catalogue, CedarMember, CedarType};
 pub(crate) const GUARDED_GROUPS: [&str; 2] = ["AuditTrail", "Governance"];
 
 /// Entity types that exist in every schema.
-const OWN_TYPES: [&str; 5] = ["Tenant", "AgentGroup", "Agent", "User", "ResourceGroup"];
+const OWN_TYPES: [&str; 6] = ["Tenant", "AgentGroup", "Agent", "User", "ResourceGroup", SESSION];
+
+/// The action that every cycle of a governed session is, beside its own: the gate.
+pub(crate) const GATE: &str = "ExecuteCycle";
+
+/// What the gate's action is done to.
+pub(crate) const SESSION: &str = "Session";
 
 const HEAD: &str = r#"// Generated from the catalogue: do not edit, `countersign policy schema` prints it.
 
@@ -22,6 +28,9 @@ entity User in [Tenant] tags String;
 // What is acted on. Groups and tags come from the operator's entity files.
 entity ResourceGroup in [ResourceGroup] tags String;
 
+// A governed session: what a cycle as such is done to.
+entity Session in [ResourceGroup] tags String;
+
 // Money is whole minor units: 12.50 USD is {minor: 1250, currency: "USD"}.
 type Money = { currency: String, minor: Long };
 
@@ -33,9 +42,57 @@ type Mandate = { actions_left?: Long, expires_in_seconds: Long, id: String, issu
 
 "#;
 
-/// The schema, as Cedar text.
+/// What is true of a cycle: in the context of the gate itself, and under `cycle` in that of the action.
+const CYCLE: &str = "\
+  cluster?: { id: String, members: Long, pool_seconds: Long, principals: Long, state: String },
+  confidence?: Long,
+  cycle_id: String,
+  delegation_depth: Long,
+  escalation_class?: Long,
+  goal_type?: String,
+  human_approval_received: Bool,
+  intent_id?: String,
+  intent_valid: Bool,
+  prior_denial_count: Long,
+  reasoning_mode: String,
+  resource_envelope: { compute_units?: Long, memory_bytes?: Long, network_egress_bytes?: Long, storage_bytes?: Long },
+  scope_within_parent_bounds: Bool,
+  sequence: Long,
+  session_id: String,
+  tier_0a_check_passed: Bool,
+  time_budget_remaining: Long,
+";
+
+/// What is true of an action whatever its archetype, beside its amount.
+const COMMON: &str = "\
+  bound?: Money,
+  destination?: String,
+  duplicate: Bool,
+  environment: String,
+  first_seen_destination: Bool,
+  guarantee_level: Long,
+  mandate?: Mandate,
+  payment_mode: String,
+  repeat_of?: String,
+  reversible: Bool,
+  tenant: String,
+  time: Time,
+";
+
+/// The schema, as Cedar text: the catalogue's actions, and the gate.
 pub(crate) fn text(catalogue: &Catalogue) -> String {
+    let mut out = actions(catalogue);
+    gate(&mut out);
+    out
+}
+
+/// The same without the gate. What names no action is about the catalogue's and typed against these alone: the gate
+/// has no constraints and no certain amount, and listens only to policies that name it.
+pub(crate) fn actions(catalogue: &Catalogue) -> String {
     let mut out = String::from(HEAD);
+    out.push_str("// A cycle of a governed session. `confidence` is in ten-thousandths; `escalation_class` is there once people\n");
+    out.push_str("// were asked; of the resources, what is left where there is a limit.\n");
+    let _ = writeln!(out, "type GovernedCycle = {{\n{CYCLE}}};\n");
     resource_types(catalogue, &mut out);
     groups(catalogue, &mut out);
     for archetype in catalogue.iter() {
@@ -93,20 +150,9 @@ action {name}{parents} appliesTo {{
   resource: [{resource}],
   context: {{
     {amount},
-    bound?: Money,
     constraints: {constraints},
-    destination?: String,
-    duplicate: Bool,
-    environment: String,
-    first_seen_destination: Bool,
-    guarantee_level: Long,
-    mandate?: Mandate,
-    payment_mode: String,
-    repeat_of?: String,
-    reversible: Bool,
-    tenant: String,
-    time: Time,
-  }},
+    cycle?: GovernedCycle,
+{common}  }},
 }};
 
 "#,
@@ -114,7 +160,32 @@ action {name}{parents} appliesTo {{
         name = quoted(&archetype.name),
         resource = archetype.resource_type,
         constraints = record(&archetype.cedar_schema_members(), 4),
+        common = indented(COMMON),
     );
+}
+
+/// Every cycle is this action too, done to its session.
+fn gate(out: &mut String) {
+    let _ = write!(
+        out,
+        r#"// Whether a cycle of a governed session may be executed, before its own action is asked about. `archetype` is that.
+action {name} appliesTo {{
+  principal: [Agent, User],
+  resource: [{SESSION}],
+  context: {{
+    amount?: Money,
+    archetype: String,
+{common}{cycle}  }},
+}};
+"#,
+        name = quoted(GATE),
+        common = indented(COMMON),
+        cycle = indented(CYCLE),
+    );
+}
+
+fn indented(lines: &str) -> String {
+    lines.lines().map(|line| format!("  {line}\n")).collect()
 }
 
 /// Whether a complete action of this archetype always has an amount: policies need not ask `context has amount`.

@@ -167,6 +167,9 @@ pub struct BoundaryOutput {
     /// Escalation classes that have nothing to look at for this action.
     #[serde(rename = "classesNotApplicable")]
     pub classes_not_applicable: &'static [u8],
+    /// What else was found where the action is a cycle of a governed session; only there then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cycle: Option<Box<CycleOutput>>,
     /// `within`, `refused`, `missing` or `not_needed`.
     pub delegation: &'static str,
     /// What is frozen, if the action is.
@@ -176,6 +179,61 @@ pub struct BoundaryOutput {
     pub hard_deny: Option<Box<str>>,
     /// `pass`, `block` or `escalate`, of the decision as a whole.
     pub verdict: &'static str,
+}
+
+/// What the steps of a cycle found.
+#[derive(Debug, Clone, Serialize)]
+pub struct CycleOutput {
+    /// What Cedar said of each branch, in the order in which they were listed.
+    pub branches: Vec<BranchOutput>,
+    /// What is odd and stops nothing, in words.
+    pub flags: Vec<&'static str>,
+    /// What Cedar was asked and said of `ExecuteCycle`.
+    pub gate: CedarOutput,
+    /// `PROCEED`, `DENY`, `ESCALATE` or `SUSPEND`.
+    pub governance: &'static str,
+    /// Every class that fired and what fired it, by class.
+    pub hits: Vec<Hit>,
+    /// `valid`, or the code of what is wrong with the declaration.
+    pub intent: &'static str,
+    /// The declaration.
+    #[serde(rename = "intentId")]
+    pub intent_id: Option<Box<str>>,
+    /// As declared.
+    #[serde(rename = "reasoningMode")]
+    pub reasoning_mode: Option<&'static str>,
+    /// The cycle's number.
+    pub sequence: u64,
+    /// The session.
+    #[serde(rename = "sessionId")]
+    pub session_id: Box<str>,
+    /// Its state when the cycle was judged.
+    #[serde(rename = "sessionState")]
+    pub session_state: &'static str,
+    /// `passed` or `stopped`.
+    #[serde(rename = "tier0A")]
+    pub tier_0a: &'static str,
+    /// Whole seconds that were left of the mandate.
+    #[serde(rename = "timeBudgetRemaining")]
+    pub time_budget_remaining: u64,
+}
+
+/// What Cedar said of one branch.
+#[derive(Debug, Clone, Serialize)]
+pub struct BranchOutput {
+    /// Its archetype.
+    pub action: Box<str>,
+    /// What Cedar was asked and said.
+    pub cedar: CedarOutput,
+}
+
+/// A class that fired.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Hit {
+    /// Its number.
+    pub class: u8,
+    /// What fired it, as one stable word.
+    pub word: &'static str,
 }
 
 /// What Cedar was asked and said.
@@ -198,8 +256,8 @@ impl Input {
     }
 }
 
-/// Classes that need a session, a declared confidence or several principals: until those exist there is nothing to
-/// look at.
+/// Classes that need a session, a declared confidence or several principals: outside of a session there is nothing for
+/// them to look at.
 pub(crate) const NOT_APPLICABLE: [u8; 4] = [
     Class::PrincipalConflict as u8,
     Class::Uncertainty as u8,

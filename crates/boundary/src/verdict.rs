@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::{Class, Facts, Policies, Reason, Trigger};
+use mandate::IntentRefusal;
+
+use crate::classes::Evaluated;
+use crate::intent::is_gone;
+use crate::{Class, Facts, Footing, Policies, Reason, Trigger};
 
 /// How long a permit may be used, in milliseconds.
 const PERMIT_MS: i64 = 30_000;
@@ -29,6 +33,52 @@ impl Verdict {
             Verdict::Block(_) => "block",
             Verdict::Escalate(_) => "escalate",
             Verdict::Quote => "quote",
+        }
+    }
+
+    /// The same in the words of the governed loop.
+    pub(crate) fn governance(&self) -> Governance {
+        let budget = |escalation: &Escalation| escalation.triggers.contains(&Trigger::BudgetExhausted);
+        match self {
+            Verdict::Pass(_) | Verdict::Quote => Governance::Proceed,
+            Verdict::Block(reason) if leaves_nothing(reason) => Governance::Suspend,
+            Verdict::Block(_) => Governance::Deny,
+            Verdict::Escalate(escalation) if budget(escalation) => Governance::Suspend,
+            Verdict::Escalate(_) => Governance::Escalate,
+        }
+    }
+}
+
+/// Whether session or budget are gone.
+fn leaves_nothing(reason: &Reason) -> bool {
+    match reason {
+        Reason::BudgetExhausted | Reason::Intent(IntentRefusal::SessionRevoked) => true,
+        Reason::Session(state) => is_gone(*state),
+        _ => false,
+    }
+}
+
+/// What a cycle comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Governance {
+    /// It goes on.
+    Proceed,
+    /// It does not.
+    Deny,
+    /// A person decides.
+    Escalate,
+    /// Nothing goes on: the session or the budget is gone.
+    Suspend,
+}
+
+impl Governance {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Governance::Proceed => "PROCEED",
+            Governance::Deny => "DENY",
+            Governance::Escalate => "ESCALATE",
+            Governance::Suspend => "SUSPEND",
         }
     }
 }
@@ -62,6 +112,8 @@ pub struct Observed {
 /// Proof that an action passed: nothing is carried out without one, and only [`crate::decide`] makes one.
 ///
 /// INVARIANT (permit): it is never cloned, so one pass starts one execution.
+/// INVARIANT (steps): it holds the evidence of the last step of a cycle, which holds that of the step before, and so on;
+/// each can be made by its step alone. To leave a step out does not compile.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Permit {
     valid_until_ms: i64,
@@ -70,19 +122,22 @@ pub struct Permit {
     entity_digest: Arc<str>,
     mandate_epoch: Option<u64>,
     request_hash: [u8; 32],
+    steps: Evaluated,
 }
 
 impl Permit {
-    pub(crate) fn mint(policies: &Policies, facts: &Facts<'_>) -> Permit {
-        // Never beyond the mandate that it rests on.
+    pub(crate) fn mint(policies: &Policies, facts: &Facts<'_>, steps: Evaluated) -> Permit {
+        // Never beyond the mandate and the declaration that it rests on.
         let mandate_ends_ms = facts.mandate.map_or(i64::MAX, |(it, _)| it.expires_at.saturating_mul(1000));
+        let intent_ends_ms = steps.footing().map_or(i64::MAX, |footing| footing.intent_expires_ms);
         Permit {
-            valid_until_ms: facts.now_ms.saturating_add(PERMIT_MS).min(mandate_ends_ms),
+            valid_until_ms: facts.now_ms.saturating_add(PERMIT_MS).min(mandate_ends_ms).min(intent_ends_ms),
             policy_digest: policies.policy_digest().clone(),
             catalog_digest: policies.catalog_digest().clone(),
             entity_digest: policies.entity_digest().clone(),
             mandate_epoch: facts.mandate.map(|(_, account)| account.epoch),
             request_hash: facts.request_hash,
+            steps,
         }
     }
 
@@ -114,6 +169,11 @@ impl Permit {
     /// The epoch of the mandate's account; another epoch now means that it must be judged anew.
     pub fn mandate_epoch(&self) -> Option<u64> {
         self.mandate_epoch
+    }
+
+    /// What it stands on, where the action is a cycle of a session; otherwise it is none.
+    pub fn footing(&self) -> Option<&Footing> {
+        self.steps.footing()
     }
 
     /// The one request it is for.

@@ -92,5 +92,5 @@ fn what_is_no_record_is_refused() {
     assert!(replay(b"", &policies).is_err());
     assert!(replay(b"{}", &policies).is_err());
     let record = String::from_utf8(World::with("").decide(&pay("1.00")).record.to_bytes()).unwrap();
-    assert!(replay(record.replace(r#""v":1"#, r#""v":2"#).as_bytes(), &policies).is_err());
+    assert!(replay(record.replace(r#""v":1"#, r#""v":3"#).as_bytes(), &policies).is_err());
 }

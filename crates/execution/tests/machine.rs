@@ -1181,6 +1181,7 @@ fn permit() -> Permit {
         first_seen_destination: false,
         earlier: None,
         approved: None,
+        cycle: None,
         observe: false,
         now_ms: 1_760_000_000_000,
         request_hash: [1; 32],

@@ -101,6 +101,13 @@ impl Confidence {
         self.0
     }
 
+    /// What an agent declares of itself; `None` where it is no share between 0 and 1. Rounds down: it may only become
+    /// stricter.
+    pub fn declared(number: &serde_json::Number) -> Option<Confidence> {
+        let share = number.as_f64().filter(|share| (0.0..=1.0).contains(share))?;
+        Some(Confidence((share * 10_000.0).floor() as u16))
+    }
+
     fn parse(name: &str, number: &serde_json::Number) -> Result<Confidence, Refusal> {
         number
             .as_f64()

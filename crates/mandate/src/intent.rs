@@ -142,6 +142,22 @@ impl IntentRefusal {
             IntentRefusal::SessionRevoked => "IDP-E010",
         }
     }
+
+    /// A stable word for receipts, metrics and tests. Words are never renamed.
+    pub fn word(self) -> &'static str {
+        match self {
+            IntentRefusal::Missing => "intent_missing",
+            IntentRefusal::Malformed => "intent_malformed",
+            IntentRefusal::Expired => "intent_expired",
+            IntentRefusal::MandateMismatch => "intent_mandate_mismatch",
+            IntentRefusal::SequenceNotRising => "sequence_not_rising",
+            IntentRefusal::Duplicate => "intent_duplicate",
+            IntentRefusal::SessionMismatch => "intent_session_mismatch",
+            IntentRefusal::WrongInstance => "intent_wrong_instance",
+            IntentRefusal::OutsideGoal => "outside_goal",
+            IntentRefusal::SessionRevoked => "intent_session_revoked",
+        }
+    }
 }
 
 impl Declaration {

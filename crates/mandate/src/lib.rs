@@ -15,6 +15,10 @@
 //! is the only way to spend and never exceeds the cap. [`Mandate::permits`] is therefore an early answer, and the
 //! debit the final one.
 //!
+//! A **session** is the span in which an agent acts under one mandate, a **declaration** what it says it is about to do
+//! there, a **cluster** several sessions that work together. Each is a pure machine: what is true of it is kept, its
+//! state is derived, and `step` says what an event makes of it. The **Context Package** is what is true of one cycle.
+//!
 //! What this crate deliberately does not do: it reads no clock, no store and no network; keys come in through
 //! [`KeyLookup`], whose implementor binds each key to a tenant and an issuer. It does not verify delegation: a
 //! mandate with a non-empty `delegation_chain` is refused until chains can be checked link by link. It does not
@@ -23,6 +27,9 @@
 
 mod account;
 mod claims;
+mod cluster;
+mod context;
+mod halt;
 mod intent;
 mod key;
 mod pattern;
@@ -33,6 +40,9 @@ mod token;
 
 pub use account::{Account, Limits};
 pub use claims::{Claims, Confidence, Mandate, ResourceEnvelope, SpendCap};
+pub use cluster::{Cluster, ClusterEvent, ClusterRefusal, ClusterState, Member, Transfer};
+pub use context::{CONTEXT_MEMBERS, ClusterContext, ContextPackage, DelegationContext, Remaining};
+pub use halt::Underway;
 pub use intent::{Declaration, IntentRefusal, ReasoningMode};
 pub use key::{Algorithm, KeyError, SigningKey, VerifyingKey};
 pub use pattern::Pattern;

@@ -62,6 +62,11 @@ impl Halt {
             Halt::Unknown => "UNKNOWN",
         }
     }
+
+    /// The one that is written so.
+    pub fn parse(text: &str) -> Option<Halt> {
+        [Halt::Clean, Halt::Partial, Halt::Unknown].into_iter().find(|it| it.as_str() == text)
+    }
 }
 
 /// What a session may do now.
@@ -264,7 +269,8 @@ impl Session {
                 next.sequence = next.sequence.max(sequence.unwrap_or(0));
                 next.denials = next.denials.saturating_add(1);
             }
-            (SessionState::Closed(_), E::Decided { sent: true }) => return refused,
+            // Keeps (halt): what waited begins no more than anything else where nothing may begin.
+            (SessionState::Closed(_) | SessionState::Suspended, E::Decided { sent: true }) => return refused,
             (_, E::Decided { sent }) if self.held > 0 => {
                 next.held -= 1;
                 next.in_flight += u32::from(sent);

@@ -9,8 +9,14 @@
 )]
 
 use action::{Action, ActionId, Catalogue, Environment, Request, Source, Subject, Tenant};
-use countersign_boundary::{Approved, Caller, Decision, Earlier, Facts, Policies, Series, Verdict, decide};
-use mandate::{Account, Claims, Mandate, SpendCap};
+use countersign_boundary::{
+    Across, Approved, Caller, Contradiction, Cycle, Decision, Earlier, Facts, Policies, Series, Verdict,
+    decide,
+};
+use mandate::{
+    Account, Claims, Confidence, ContextPackage, Declaration, IntentRefusal, Mandate, ReasoningMode,
+    Remaining, Session, SessionEvent, SpendCap,
+};
 use serde_json::{Value, json};
 
 /// Friday the first of May 2026, noon, UTC.
@@ -27,6 +33,7 @@ pub(crate) struct World {
     pub(crate) first_seen_destination: bool,
     pub(crate) earlier: Option<Earlier>,
     pub(crate) approved: Option<Approved>,
+    pub(crate) governed: Option<Governed>,
     pub(crate) observe: bool,
     pub(crate) now_ms: i64,
     pub(crate) environment: Environment,
@@ -51,6 +58,7 @@ impl World {
             first_seen_destination: false,
             earlier: None,
             approved: None,
+            governed: None,
             observe: false,
             now_ms: NOON,
             environment: Environment::Production,
@@ -75,6 +83,7 @@ impl World {
             first_seen_destination: self.first_seen_destination,
             earlier: self.earlier,
             approved: self.approved.as_ref(),
+            cycle: self.governed.as_ref().map(Governed::cycle),
             observe: self.observe,
             now_ms: self.now_ms,
             request_hash: [1; 32],
@@ -85,6 +94,101 @@ impl World {
     #[track_caller]
     pub(crate) fn check(&self, action: &Action, expected: &str) {
         assert_eq!(told(&self.decide(action)), expected);
+    }
+}
+
+/// What is known of a cycle; usual unless a test says what is not.
+pub(crate) struct Governed {
+    pub(crate) session: Session,
+    pub(crate) declaration: Result<Declaration, IntentRefusal>,
+    pub(crate) context: ContextPackage,
+    pub(crate) issuer: String,
+    pub(crate) begun: bool,
+    pub(crate) steps_before: u64,
+    pub(crate) confidence: Option<&'static str>,
+    pub(crate) self_assessment: Option<&'static str>,
+    pub(crate) branches: Vec<Action>,
+    pub(crate) chain: Result<(), mandate::Refusal>,
+    pub(crate) approved_by: Vec<Box<str>>,
+    pub(crate) contradicts: Option<ActionId>,
+    pub(crate) across: Option<Across>,
+    pub(crate) extension_asked: bool,
+}
+
+impl Governed {
+    /// A cycle of an active session that stands on a declaration in this mode.
+    pub(crate) fn usual(mode: ReasoningMode) -> Governed {
+        let subject = Subject::parse("agent-7").unwrap();
+        let session = Session::open("s-1", subject.clone(), "m-1", NOON);
+        Governed {
+            session: session.step(SessionEvent::Declared { sequence: 1 }).unwrap(),
+            declaration: Ok(Declaration {
+                intent_id: "i-1".into(),
+                session_id: "s-1".into(),
+                mandate_id: "m-1".into(),
+                gec_instance_id: "https://gw.example".into(),
+                goal_type: "reconcile".into(),
+                goal_scope: vec!["Payments".into(), "DATA_EXPORT".into()],
+                mode,
+                constrained_by: None,
+                sequence: 1,
+                expires_ms: NOON + 60_000,
+                context_fingerprint: None,
+                subject,
+            }),
+            context: ContextPackage {
+                cycle_id: "c-1".into(),
+                session_id: "s-1".into(),
+                mandate_id: "m-1".into(),
+                intent_id: Some("i-1".into()),
+                sequence: 2,
+                reasoning_mode: Some(mode),
+                remaining: Remaining {
+                    time_seconds: 3_600,
+                    compute_units: Some(50),
+                    memory_bytes: None,
+                    storage_bytes: None,
+                    network_egress_bytes: None,
+                },
+                delegation: None,
+                cluster: None,
+                prior_denial_count: 0,
+            },
+            issuer: "https://gw.example".into(),
+            begun: false,
+            steps_before: 0,
+            confidence: None,
+            self_assessment: None,
+            branches: Vec::new(),
+            chain: Ok(()),
+            approved_by: Vec::new(),
+            contradicts: None,
+            across: None,
+            extension_asked: false,
+        }
+    }
+
+    pub(crate) fn declare(&mut self) -> &mut Declaration {
+        self.declaration.as_mut().unwrap()
+    }
+
+    fn cycle(&self) -> Cycle<'_> {
+        Cycle {
+            session: &self.session,
+            issuer: &self.issuer,
+            context: &self.context,
+            declaration: self.declaration.as_ref().map_err(|refusal| *refusal),
+            begun: self.begun,
+            steps_before: self.steps_before,
+            confidence: self.confidence.map(|text| Confidence::declared(&text.parse().unwrap()).unwrap()),
+            self_assessment: self.self_assessment,
+            branches: &self.branches,
+            chain: self.chain.clone(),
+            approved_by: &self.approved_by,
+            contradicts: self.contradicts.map(|earlier| Contradiction { earlier, principal: "bob" }),
+            across: self.across,
+            extension_asked: self.extension_asked,
+        }
     }
 }
 

@@ -160,6 +160,7 @@ impl Gateway {
                     .earlier
                     .map(|earlier| boundary::Earlier { id: earlier.id, at_ms: earlier.at_ms }),
                 approved,
+                cycle: None,
                 observe: case.observe,
                 now_ms: case.now_ms,
                 request_hash: case.request_hash,

@@ -3,6 +3,7 @@
 use boundary::{Reason, Trigger};
 use execution::Stop;
 use ledger::Obstacle;
+use mandate::{Completion, SessionState};
 
 use crate::Code;
 use crate::outcome::{Details, Missing};
@@ -11,10 +12,7 @@ use crate::outcome::{Details, Missing};
 pub(super) fn held_details(triggers: &[Trigger]) -> Details {
     let mut reasons: Vec<String> = triggers.iter().map(|trigger| trigger.word().to_owned()).collect();
     reasons.dedup();
-    let earlier_transaction = triggers.iter().find_map(|trigger| match trigger {
-        Trigger::ProbableDuplicate { earlier } => Some(earlier.to_string()),
-        _ => None,
-    });
+    let earlier_transaction = triggers.iter().find_map(Trigger::earlier).map(|earlier| earlier.to_string());
     Details { reasons, earlier_transaction, ..Details::default() }
 }
 
@@ -26,7 +24,12 @@ pub(super) fn code_of(reason: &Reason) -> Code {
         | Reason::Prohibited { .. }
         | Reason::PolicyError
         | Reason::Forbidden { .. }
-        | Reason::NotPermitted => Code::BoundaryBlock,
+        | Reason::NotPermitted
+        | Reason::Intent(_)
+        | Reason::Mode(_) => Code::BoundaryBlock,
+        Reason::Session(SessionState::Suspended) | Reason::BudgetExhausted => Code::BudgetExhausted,
+        Reason::Session(SessionState::Closed(Completion::Revoked)) => Code::SessionRevoked,
+        Reason::Session(_) | Reason::Cluster(_) => Code::StateConflict,
         Reason::Frozen { .. } => Code::Frozen,
         Reason::Delegation(_) | Reason::NoMandate => Code::DelegationBlock,
         Reason::Incomplete { .. } => Code::Incomplete,
@@ -54,7 +57,12 @@ pub(super) fn details_of(reason: &Reason) -> Details {
         | Reason::Prohibited { .. }
         | Reason::PolicyError
         | Reason::Forbidden { .. }
-        | Reason::NotPermitted => {}
+        | Reason::NotPermitted
+        | Reason::Session(_)
+        | Reason::Intent(_)
+        | Reason::Mode(_)
+        | Reason::Cluster(_)
+        | Reason::BudgetExhausted => {}
     }
     details
 }

@@ -723,6 +723,17 @@ fn why(reason: &str) -> (&str, &'static str) {
         "mandate_requires_approval" => ("mandate", "the mandate asks for a person each time."),
         "guarantee_level" => ("guarantee level", "exactly-once always asks for a person."),
         "probable_duplicate" => ("looks like a repetition", "an earlier action had the same effect:"),
+        "principal_conflict" => {
+            ("contradiction", "another principal said the opposite about the same resource:")
+        }
+        "uncertainty" => {
+            ("unsure", "the agent is less sure than its mandate demands, or does not say how sure it is.")
+        }
+        "novel_context" => {
+            ("changed situation", "the situation is not the one that the agent declared itself in.")
+        }
+        "budget_exhausted" => ("budget used up", "nothing is left of the mandate’s time or resources."),
+        "multi_principal" => ("several principals", "every principal of the cluster has to agree."),
         other => (other, "see the record."),
     }
 }
