@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use action::{ActionId, Environment, Money, Subject, Tenant};
+use mandate::Resource;
 
 use crate::{Receipt, Reply, Scope, State};
 
@@ -80,6 +81,13 @@ pub enum Obstacle {
     CurrencyMismatch {
         /// Which.
         jti: Arc<str>,
+    },
+    /// A mandate of the chain has not enough time, or of another resource, left.
+    EnvelopeExceeded {
+        /// Which.
+        jti: Arc<str>,
+        /// Of what.
+        resource: Resource,
     },
     /// As many actions of the agent wait for people as may.
     TooManyHeld,

@@ -70,8 +70,8 @@ pub struct SpendCap {
     pub currency: String,
 }
 
-/// What a session under the mandate may consume in all.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What sessions under the mandate may consume in all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ResourceEnvelope {
     /// Units of the operator's own reckoning.
@@ -89,6 +89,56 @@ pub struct ResourceEnvelope {
     /// Bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_storage_bytes: Option<u64>,
+}
+
+/// One member of an envelope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    /// `max_duration_seconds`: the time budget.
+    Seconds,
+    /// `max_compute_units`.
+    ComputeUnits,
+    /// `max_memory_bytes`.
+    MemoryBytes,
+    /// `max_storage_bytes`.
+    StorageBytes,
+    /// `max_network_egress_bytes`.
+    EgressBytes,
+}
+
+impl Resource {
+    /// Every one, in the order in which a limit that breaks is told.
+    pub const ALL: [Resource; 5] = [
+        Resource::Seconds,
+        Resource::ComputeUnits,
+        Resource::MemoryBytes,
+        Resource::StorageBytes,
+        Resource::EgressBytes,
+    ];
+
+    /// The member of `resource_envelope`.
+    pub fn member(self) -> &'static str {
+        match self {
+            Resource::Seconds => "max_duration_seconds",
+            Resource::ComputeUnits => "max_compute_units",
+            Resource::MemoryBytes => "max_memory_bytes",
+            Resource::StorageBytes => "max_storage_bytes",
+            Resource::EgressBytes => "max_network_egress_bytes",
+        }
+    }
+}
+
+impl ResourceEnvelope {
+    /// How much of this there may be; `None` means any.
+    pub fn of(&self, resource: Resource) -> Option<u64> {
+        match resource {
+            Resource::Seconds => self.max_duration_seconds,
+            Resource::ComputeUnits => self.max_compute_units,
+            Resource::MemoryBytes => self.max_memory_bytes,
+            Resource::StorageBytes => self.max_storage_bytes,
+            Resource::EgressBytes => self.max_network_egress_bytes,
+        }
+    }
 }
 
 /// A share between 0 and 1, in ten-thousandths, so that comparing it needs no floating point.
@@ -195,7 +245,7 @@ impl Mandate {
             uncertainty_floor: share("uncertainty_floor", claims.uncertainty_floor.as_ref())?,
             trust_floor: share("trust_floor", claims.trust_floor.as_ref())?,
             goal_scope: names("goal_scope", claims.goal_scope.as_deref().unwrap_or(&[]))?,
-            resource_envelope: claims.resource_envelope.clone().unwrap_or_default(),
+            resource_envelope: claims.resource_envelope.unwrap_or_default(),
             chain: Vec::new(),
         })
     }

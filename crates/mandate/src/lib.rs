@@ -29,8 +29,8 @@ mod permits;
 mod refusal;
 mod token;
 
-pub use account::{Account, Limits};
-pub use claims::{Claims, Confidence, Mandate, ResourceEnvelope, SpendCap};
+pub use account::{Account, Limits, Usage, Use};
+pub use claims::{Claims, Confidence, Mandate, Resource, ResourceEnvelope, SpendCap};
 pub use key::{Algorithm, KeyError, SigningKey, VerifyingKey};
 pub use pattern::Pattern;
 pub use permits::{exposure, within_own_bound};

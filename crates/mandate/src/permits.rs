@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use action::{Action, Money, Subject};
 
 use crate::account::currency_mismatch;
-use crate::{Account, Mandate, Refusal};
+use crate::{Account, Mandate, Refusal, Use};
 
 impl Mandate {
     /// Whether this mandate, as much as is left of it, carries `action` asked by `caller` at `now_s` (Unix seconds).
@@ -21,7 +21,7 @@ impl Mandate {
     ) -> Result<(), Refusal> {
         self.is_for(caller, now_s)?;
         self.covers(action)?;
-        account.carries(&self.limits(), exposure(action))?;
+        account.carries(&self.limits(), &Use::of_money(exposure(action)))?;
         within_own_bound(action)
     }
 

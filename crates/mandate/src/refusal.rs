@@ -2,6 +2,8 @@
 
 use action::{Currency, Money};
 
+use crate::Resource;
+
 /// Why a mandate, or the caller's own bound, refuses an action. Nothing here is secret from the caller.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -93,6 +95,15 @@ pub enum Refusal {
         /// What is left.
         left: Money,
     },
+    /// More time than is left of the budget.
+    #[error("the mandate's time budget is used up")]
+    TimeUsedUp,
+    /// More of a resource than is left of the envelope.
+    #[error("more than is left of the mandate's `{}`", .resource.member())]
+    EnvelopeExceeded {
+        /// Of which.
+        resource: Resource,
+    },
     /// More than the bound that the caller itself set in the request.
     #[error("{asked} {} is more than the request's own bound of {bound}", .asked.currency())]
     OverOwnBound {
@@ -125,6 +136,8 @@ impl Refusal {
             Refusal::ActionsUsedUp { .. } => "actions_used_up",
             Refusal::CurrencyMismatch { .. } => "currency_mismatch",
             Refusal::CapExceeded { .. } => "cap_exceeded",
+            Refusal::TimeUsedUp => "time_used_up",
+            Refusal::EnvelopeExceeded { .. } => "envelope_exceeded",
             Refusal::OverOwnBound { .. } => "over_own_bound",
         }
     }
@@ -150,6 +163,8 @@ impl Refusal {
             | Refusal::ActionsUsedUp { .. }
             | Refusal::CurrencyMismatch { .. }
             | Refusal::CapExceeded { .. }
+            | Refusal::TimeUsedUp
+            | Refusal::EnvelopeExceeded { .. }
             | Refusal::OverOwnBound { .. } => false,
         }
     }

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use action::{Action, Catalogue, Request, Subject};
-use countersign_mandate::{Account, Claims, Mandate, SpendCap, exposure};
+use countersign_mandate::{Account, Claims, Mandate, SpendCap, Use, exposure};
 use serde_json::json;
 
 #[test]
@@ -151,8 +151,9 @@ fn check(table: &str) {
         };
         assert_eq!(told, expected.trim(), "{line}");
         if found.is_ok() {
-            account =
-                account.debit(&mandate.limits(), exposure(&action)).expect("what passes can be debited");
+            account = account
+                .debit(&mandate.limits(), &Use::of_money(exposure(&action)))
+                .expect("what passes can be debited");
         }
     }
 }

@@ -122,6 +122,8 @@ impl Gateway {
             issued_ms: now_ms,
             expires_ms: claims.exp.saturating_mul(1000),
             claims: serde_json::to_vec(&claims).map_err(|_| internal("claims cannot be written"))?,
+            chain: Vec::new(),
+            kid: None,
         };
         let record = json!({
             "by": caller.subject.as_str(), "claimsHash": hex::encode(Sha256::digest(&stored.claims)),

@@ -82,6 +82,10 @@ pub(super) fn obstacle_of(obstacle: &Obstacle) -> (Code, &'static str, Details) 
         Obstacle::ActionsUsedUp { .. } => (Code::DelegationBlock, "actions_used_up"),
         Obstacle::CapExceeded { .. } => (Code::DelegationBlock, "cap_exceeded"),
         Obstacle::CurrencyMismatch { .. } => (Code::DelegationBlock, "currency_mismatch"),
+        Obstacle::EnvelopeExceeded { resource: mandate::Resource::Seconds, .. } => {
+            (Code::BudgetExhausted, "time_used_up")
+        }
+        Obstacle::EnvelopeExceeded { .. } => (Code::BudgetExhausted, "envelope_exceeded"),
         Obstacle::TooManyHeld => (Code::BoundaryBlock, "too_many_held"),
         Obstacle::Duplicate(_) => (Code::ProbableDuplicate, "probable_duplicate"),
         // Who meets it ends there; it is told to nobody.
