@@ -12,6 +12,7 @@ pub enum Code {
     Forbidden,
     BoundaryBlock,
     DelegationBlock,
+    NarrowingViolation,
     Incomplete,
     AnomalyBlock,
     ProbableDuplicate,
@@ -45,7 +46,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of the error catalogue.
-    pub const ALL: [Code; 36] = [
+    pub const ALL: [Code; 37] = [
         Code::MalformedBody,
         Code::VersionUnsupported,
         Code::IdempotencyRequired,
@@ -53,6 +54,7 @@ impl Code {
         Code::Forbidden,
         Code::BoundaryBlock,
         Code::DelegationBlock,
+        Code::NarrowingViolation,
         Code::Incomplete,
         Code::AnomalyBlock,
         Code::ProbableDuplicate,
@@ -94,6 +96,7 @@ impl Code {
             Code::Forbidden => "EP_FORBIDDEN",
             Code::BoundaryBlock => "EP_BOUNDARY_BLOCK",
             Code::DelegationBlock => "EP_DELEGATION_BLOCK",
+            Code::NarrowingViolation => "MANDATE_NARROWING_VIOLATION",
             Code::Incomplete => "EP_INCOMPLETE",
             Code::AnomalyBlock => "EP_ANOMALY_BLOCK",
             Code::ProbableDuplicate => "EP_PROBABLE_DUPLICATE",

@@ -206,6 +206,34 @@ impl Mandate {
     }
 }
 
+impl Limits {
+    /// The lower of each two: what is left of both.
+    pub fn least(&self, other: &Limits) -> Limits {
+        let least = |one: Option<u64>, other: Option<u64>| match (one, other) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        let (ours, theirs) = (&self.envelope, &other.envelope);
+        Limits {
+            spend_cap: match (self.spend_cap, other.spend_cap) {
+                (Some(one), Some(other)) if one.compare(other) == Some(Ordering::Greater) => Some(other),
+                (one, other) => one.or(other),
+            },
+            max_actions: least(self.max_actions, other.max_actions),
+            envelope: ResourceEnvelope {
+                max_compute_units: least(ours.max_compute_units, theirs.max_compute_units),
+                max_duration_seconds: least(ours.max_duration_seconds, theirs.max_duration_seconds),
+                max_memory_bytes: least(ours.max_memory_bytes, theirs.max_memory_bytes),
+                max_network_egress_bytes: least(
+                    ours.max_network_egress_bytes,
+                    theirs.max_network_egress_bytes,
+                ),
+                max_storage_bytes: least(ours.max_storage_bytes, theirs.max_storage_bytes),
+            },
+        }
+    }
+}
+
 impl Use {
     /// An action outside of a session takes money and nothing else.
     pub fn of_money(money: Option<Money>) -> Use {

@@ -31,9 +31,30 @@ pub enum Refusal {
     /// The signature does not verify.
     #[error("mandate signature does not verify")]
     BadSignature,
-    /// The mandate is one of a chain, and chains cannot be verified yet.
-    #[error("delegated mandates are not supported: `delegation_chain` must be empty")]
-    DelegationUnsupported,
+    /// A mandate of the chain is not known here.
+    #[error("mandate `{jti}` of the delegation chain is not known here")]
+    ChainUnresolved {
+        /// Which.
+        jti: String,
+    },
+    /// The mandates of the chain do not follow on each other.
+    #[error("mandate `{jti}` does not follow on the one before it in the delegation chain")]
+    ChainBroken {
+        /// The first that does not.
+        jti: String,
+    },
+    /// The chain is longer than the operator allows.
+    #[error("the delegation chain is longer than {most}")]
+    ChainTooDeep {
+        /// How many mandates may stand above one.
+        most: usize,
+    },
+    /// A member is wider than what the parent has.
+    #[error("`{member}` is wider than what the parent mandate has")]
+    Widened {
+        /// Which claim.
+        member: &'static str,
+    },
     /// The mandate is bound to a key of the holder, and no proof of possession can be verified yet.
     #[error("key-bound mandates are not supported: `cnf` must be absent")]
     KeyBoundUnsupported,
@@ -123,7 +144,10 @@ impl Refusal {
             Refusal::UnknownKey { .. } => "mandate_key_unknown",
             Refusal::WrongAlgorithm => "mandate_wrong_algorithm",
             Refusal::BadSignature => "mandate_bad_signature",
-            Refusal::DelegationUnsupported => "delegation_unsupported",
+            Refusal::ChainUnresolved { .. } => "chain_unresolved",
+            Refusal::ChainBroken { .. } => "chain_broken",
+            Refusal::ChainTooDeep { .. } => "chain_too_deep",
+            Refusal::Widened { .. } => "narrowing_violation",
             Refusal::KeyBoundUnsupported => "key_bound_unsupported",
             Refusal::WrongAudience => "wrong_audience",
             Refusal::WrongSubject => "wrong_subject",
@@ -150,7 +174,10 @@ impl Refusal {
             | Refusal::UnknownKey { .. }
             | Refusal::WrongAlgorithm
             | Refusal::BadSignature
-            | Refusal::DelegationUnsupported
+            | Refusal::ChainUnresolved { .. }
+            | Refusal::ChainBroken { .. }
+            | Refusal::ChainTooDeep { .. }
+            | Refusal::Widened { .. }
             | Refusal::KeyBoundUnsupported
             | Refusal::WrongAudience
             | Refusal::WrongSubject

@@ -28,6 +28,9 @@ pub(super) fn code_of(reason: &Reason) -> Code {
         | Reason::Forbidden { .. }
         | Reason::NotPermitted => Code::BoundaryBlock,
         Reason::Frozen { .. } => Code::Frozen,
+        Reason::Delegation(mandate::Refusal::TimeUsedUp | mandate::Refusal::EnvelopeExceeded { .. }) => {
+            Code::BudgetExhausted
+        }
         Reason::Delegation(_) | Reason::NoMandate => Code::DelegationBlock,
         Reason::Incomplete { .. } => Code::Incomplete,
         Reason::Anomaly => Code::AnomalyBlock,
