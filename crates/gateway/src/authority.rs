@@ -307,9 +307,12 @@ impl Gateway {
             return Ok(if same { Ok(()) } else { Err(taken(&claims.jti)) });
         }
         let state = self.tenant(tenant)?;
-        if let [child, parent, ..] = line.mandates.as_slice() {
+        if let ([_, parent, ..], [_, parents, ..]) = (line.mandates.as_slice(), line.claims.as_slice()) {
             let (left, _) = self.left(tenant, &line.mandates[1..]).await?;
-            if let Err(refusal) = child.narrows(parent, &left, &state.rules().catalogue) {
+            // What it leaves out is no more than what is left of it.
+            let filled = claims.clone().inherit(&parents.clone().limited_to(&left));
+            let narrows = |child: Mandate| child.narrows(parent, &left, &state.rules().catalogue);
+            if let Err(refusal) = Mandate::of(&filled).and_then(narrows) {
                 return Ok(Err(refusal));
             }
         }

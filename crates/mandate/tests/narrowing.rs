@@ -2,12 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::sync::LazyLock;
+
 use action::{Action, Catalogue, Currency, Money, Request, Subject};
 use countersign_mandate::{
     Account, Claims, Limits, Mandate, Refusal, ResourceEnvelope, SpendCap, Usage, Use, exposure,
 };
 use proptest::prelude::*;
 use serde_json::{Number, json};
+
+/// Read once.
+static CATALOGUE: LazyLock<Catalogue> = LazyLock::new(Catalogue::builtin);
 
 fn claims() -> Claims {
     Claims {
@@ -64,7 +69,7 @@ fn judged(child: Claims, account: &Account) -> (Mandate, Mandate, Result<(), Ref
     let parent = Mandate::of(&claims()).unwrap();
     let left = account.left(&parent.limits());
     let child = Mandate::of(&child.inherit(&claims().limited_to(&left))).unwrap().under(&parent);
-    let verdict = child.narrows(&parent, &left, &Catalogue::builtin());
+    let verdict = child.narrows(&parent, &left, &CATALOGUE);
     (parent, child, verdict)
 }
 
@@ -228,7 +233,7 @@ fn any_action() -> impl Strategy<Value = Action> {
     prop_oneof![4 => pay, 1 => export, 1 => book].prop_map(|(archetype, constraints)| {
         let request = json!({"archetype": archetype, "constraints": constraints});
         let request = Request::from_value(request).unwrap();
-        Action::of(request, Catalogue::builtin().get(archetype).unwrap()).unwrap()
+        Action::of(request, CATALOGUE.get(archetype).unwrap()).unwrap()
     })
 }
 

@@ -177,17 +177,6 @@ const fn words(code: Code) -> Words {
                 "ask the operator for a mandate that covers the action, and send it under a new key",
             ],
         ),
-        NarrowingViolation => (
-            422,
-            "invalid_request",
-            "a mandate can only be handed on narrower than what is left of it",
-            "A member asked for is wider than what the mandate, or one above it, has left. Nothing was issued; that it was \
-             asked for is on record. `error.field` names the member.",
-            &[
-                "ask for less, or leave the member out: then it is as the parent has it",
-                "see what is left with GET /v1/mandates/{jti}",
-            ],
-        ),
         Incomplete => (
             403,
             "blocked",
@@ -388,6 +377,17 @@ const fn words(code: Code) -> Words {
             "What the provider's binding declares (idempotent, queryable, repeat safe) does not suffice for the \
              level asked for.",
             &["ask for a lower guarantee level where allowed", "operators: declare what the provider can do"],
+        ),
+        NarrowingViolation => (
+            422,
+            "invalid_request",
+            "a mandate can only be handed on narrower than what is left of it",
+            "A member asked for is wider than what the mandate, or one above it, has left. Nothing was issued; that it was \
+             asked for is on record. `error.field` names the member.",
+            &[
+                "ask for less, or leave the member out: then it is as the parent has it",
+                "see what is left with GET /v1/mandates/{jti}",
+            ],
         ),
         RateLimited => (
             429,
