@@ -6,6 +6,7 @@ use mandate::{Algorithm, Claims, SigningKey, SpendCap};
 use receipt::{Jwks, Pin, Trust};
 use serde_json::{Value, json};
 
+use crate::approvals::approver;
 use crate::house::House;
 
 const END: i64 = 4_102_444_800;
@@ -197,6 +198,36 @@ async fn a_chain_has_a_depth() {
     let error = refused(&house, &holder, &jti, to("agent-10")).await;
     assert_eq!(error.code, Code::StateConflict);
     assert!(error.message.contains("2 deep"), "{error:?}");
+}
+
+/// What waits for people is not decided on by whoever handed the mandate on, and goes on under the whole chain.
+#[tokio::test]
+async fn who_handed_it_on_does_not_agree_and_all_of_the_chain_pays_in_the_end() {
+    let house = crate::approvals::house_with(1, |_| {}).await;
+    let root = root(&house).await;
+    let wants = DelegateAsk { requires_approval: Some(vec!["Payments".into()]), ..to("agent-8") };
+    let (_, middle) = hand_on(&house, &house.agent, &root, wants).await;
+    let (token, leaf) = hand_on(&house, &agent(&house, "agent-8"), &middle, to("agent-9")).await;
+    let nine = agent(&house, "agent-9");
+    let held = pay(&house, &nine, &token, "a", "25.00").await;
+    assert_eq!((&held["kind"], reasons(&held)), (&json!("held"), vec!["mandate_requires_approval"]));
+    let id = held["id"].as_str().unwrap();
+    for party in ["agent-9", "agent-8", "agent-7", "olga"] {
+        let error = house.gateway().approve(&approver(&house, party), id, None).await.unwrap_err();
+        assert_eq!(error.code, Code::Forbidden, "{party}: {error:?}");
+    }
+    house.gateway().approve(&approver(&house, "anna"), id, None).await.unwrap();
+    for _ in 0..1000 {
+        let said = pay(&house, &nine, &token, "a", "25.00").await;
+        if said["kind"] == "executed" {
+            break;
+        }
+        assert_ne!(said["kind"], "blocked", "{said}");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    for jti in [&root, &middle, &leaf] {
+        assert_eq!(spent(&house, jti).await, "25.00");
+    }
 }
 
 /// A key of a principal, registered under this name.
