@@ -20,7 +20,7 @@ pub(crate) struct Args {
 #[derive(clap::Subcommand)]
 enum Command {
     /// Grant a mandate and print its token, which is shown only now
-    Issue(Issue),
+    Issue(Box<Issue>),
     /// List the tenant's mandates and what is left of them
     List {
         /// Print JSON
