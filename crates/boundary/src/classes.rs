@@ -65,7 +65,7 @@ fn irreversible(action: &Action, out: &mut Vec<Objection>) {
 
 /// Class 5: less sure than the mandate demands. Who does not say is not sure: silence must not loosen a floor.
 fn uncertainty(cycle: &Cycle<'_>, facts: &Facts<'_>, out: &mut Vec<Objection>) {
-    let floor = facts.mandate.and_then(|(mandate, _)| mandate.uncertainty_floor);
+    let floor = facts.chain().filter_map(|(mandate, _)| mandate.uncertainty_floor).max();
     if floor.is_some_and(|floor| cycle.confidence.is_none_or(|share| share < floor)) {
         out.push(Objection::escalate(StageName::Boundary, Trigger::Uncertainty));
     }
@@ -118,7 +118,7 @@ fn operator(facts: &Facts<'_>, out: &mut Vec<Objection>) {
     if archetype.requires_approval {
         out.push(Objection::escalate(StageName::Boundary, Trigger::Archetype).liftable());
     }
-    if facts.mandate.is_some_and(|(it, _)| Mandate::designates(&it.requires_approval, archetype)) {
+    if facts.chain().any(|(it, _)| Mandate::designates(&it.requires_approval, archetype)) {
         out.push(Objection::escalate(StageName::Boundary, Trigger::Mandate).liftable());
     }
     if action.wants_sign_off() {

@@ -222,7 +222,10 @@ fn delegation(facts: &Facts<'_>) -> (Option<Refusal>, Delegation) {
     let needed = action.archetype.money.is_some() || !action.reversible;
     let checked = match facts.mandate {
         Some((mandate, account)) => {
-            mandate.permits(action, &facts.caller.subject, account, facts.now_ms.div_euclid(1000))
+            let now_s = facts.now_ms.div_euclid(1000);
+            // Whoever is higher up may have less left, or may have ended.
+            let above = || facts.ancestors.iter().try_for_each(|(it, left)| it.carries(action, left, now_s));
+            mandate.permits(action, &facts.caller.subject, account, now_s).and_then(|()| above())
         }
         None if needed => return (None, Delegation::Missing),
         None => within_own_bound(action),

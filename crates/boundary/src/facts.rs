@@ -36,6 +36,13 @@ pub struct Approved {
     pub amount: Option<Money>,
 }
 
+impl<'a> Facts<'a> {
+    /// The mandate and every one that it descends from, leaf first.
+    pub(crate) fn chain(&self) -> impl Iterator<Item = (&'a Mandate, &'a Account)> {
+        self.mandate.into_iter().chain(self.ancestors.iter().copied())
+    }
+}
+
 impl Approved {
     /// Is this reason, here and now, one that people agreed to? Exactly: of several policies all must be among those
     /// they saw, by id and content, and neither another mandate nor a higher price is what they saw.
@@ -76,6 +83,8 @@ pub struct Facts<'a> {
     pub caller: &'a Caller,
     /// The mandate that was verified or that stands by default, with what is left of it.
     pub mandate: Option<(&'a Mandate, &'a Account)>,
+    /// The mandates that it descends from, nearest first, each with what is left of it; verified link by link.
+    pub ancestors: &'a [(&'a Mandate, &'a Account)],
     /// Why the token that came was not verified; then `mandate` is `None`.
     pub mandate_refusal: Option<mandate::Refusal>,
     /// The freeze that covers the action, as it is written (`all`, `agent:…`).

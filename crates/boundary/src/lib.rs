@@ -13,6 +13,9 @@
 //! entries; else an escalation with every reason that fired; else a pass, which mints the [`Permit`] that nothing can
 //! be carried out without.
 //!
+//! **Chains.** A mandate that descends from others comes with all of them, verified link by link; every one must carry
+//! the action by itself, and a permit ends with the first that ends.
+//!
 //! **Judged again.** An action that waited for people is judged once more when enough of them agreed. Exactly the
 //! reasons they were shown no longer speak against it ([`Approved`]); whatever is new does: another policy or another
 //! text of the same, another earlier action, another mandate, a higher price. No block is ever lifted by approval.

@@ -203,6 +203,7 @@ fn cedar_output(opinion: &Opinion) -> CedarOutput {
 fn token_input(caller: &Caller, mandate: Option<&Mandate>) -> Input {
     Input::Token {
         agent: caller.subject.as_str().into(),
+        chain: mandate.iter().flat_map(|mandate| &mandate.chain).map(|jti| jti.as_str().into()).collect(),
         token_id: mandate.map(|mandate| mandate.jti.as_str().into()),
     }
 }

@@ -72,6 +72,9 @@ pub enum Input {
     Token {
         /// The caller.
         agent: Arc<str>,
+        /// The mandates that it descends from, root first; only there when it descends from any.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        chain: Vec<Arc<str>>,
         /// The mandate's id, if one was verified.
         #[serde(rename = "tokenId")]
         token_id: Option<Arc<str>>,

@@ -127,8 +127,9 @@ pub struct Permit {
 
 impl Permit {
     pub(crate) fn mint(policies: &Policies, facts: &Facts<'_>, steps: Evaluated) -> Permit {
-        // Never beyond the mandate and the declaration that it rests on.
-        let mandate_ends_ms = facts.mandate.map_or(i64::MAX, |(it, _)| it.expires_at.saturating_mul(1000));
+        // Never beyond any mandate, nor the declaration, that it rests on.
+        let ends_ms = facts.chain().map(|(it, _)| it.expires_at.saturating_mul(1000)).min();
+        let mandate_ends_ms = ends_ms.unwrap_or(i64::MAX);
         let intent_ends_ms = steps.footing().map_or(i64::MAX, |footing| footing.intent_expires_ms);
         Permit {
             valid_until_ms: facts.now_ms.saturating_add(PERMIT_MS).min(mandate_ends_ms).min(intent_ends_ms),

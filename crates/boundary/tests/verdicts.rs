@@ -7,10 +7,10 @@ mod common;
 use action::{ActionId, Catalogue, Subject};
 use common::{
     ALLOW_ALL, NOON, World, action, action_of, claims, earlier, export, fly, load_with, pay, pay_with,
-    series, source, usd,
+    series, source, told, usd,
 };
-use countersign_boundary::{Named, Series, Verdict, decide, decide_by_name};
-use mandate::{Claims, Mandate};
+use countersign_boundary::{Facts, Named, Series, Verdict, decide, decide_by_name};
+use mandate::{Account, Claims, Mandate};
 use serde_json::{Value, json};
 
 #[test]
@@ -21,6 +21,53 @@ fn an_ordinary_payment_passes_with_a_permit_for_exactly_it() {
     assert_eq!(permit.mandate_epoch(), Some(0));
     assert_eq!(permit.policy_digest(), world.policies.policy_digest());
     assert!(permit.is_valid_at(NOON + 29_999) && !permit.is_valid_at(NOON + 30_000));
+}
+
+/// Everything that the mandate itself allows, some mandate above it may not.
+#[test]
+fn each_mandate_of_the_chain_must_carry_the_action() {
+    let leaf = Claims { delegation_chain: Some(vec!["root".into(), "middle".into()]), ..claims() };
+    let world = World { mandate: Some(Mandate::of(&leaf).unwrap()), ..World::with(ALLOW_ALL) };
+    let (action, fine) = (pay("100.00"), Mandate::of(&claims()).unwrap());
+    let decided = |middle: &Mandate, account: &Account| {
+        let untouched = Account::new("root");
+        let ancestors = [(middle, account), (&fine, &untouched)];
+        decide(&world.policies, &Facts { ancestors: &ancestors, ..world.facts(&action) })
+    };
+    let with = |change: fn(&mut Claims)| {
+        let mut claims = claims();
+        change(&mut claims);
+        Mandate::of(&claims).unwrap()
+    };
+    let account = Account::new("middle");
+    let carried = decided(&fine, &account);
+    assert_eq!(told(&carried), "pass");
+    let token = serde_json::to_value(&carried.stages[0].input).unwrap();
+    assert_eq!(token["chain"], json!(["root", "middle"]));
+    let Verdict::Pass(permit) = decided(&with(|it| it.exp = NOON / 1000 + 5), &account).verdict else {
+        panic!()
+    };
+    assert_eq!(
+        permit.valid_until_ms(),
+        NOON + 5_000,
+        "a permit ends with the first mandate that it rests on"
+    );
+    for (expected, middle, account) in [
+        ("block mandate_expired", with(|it| it.exp = NOON / 1000), account.clone()),
+        ("block out_of_scope", with(|it| it.mandate_scope = vec!["Data".into()]), account.clone()),
+        ("block resource_outside", with(|it| it.resources = Some(vec!["x".into()])), account.clone()),
+        ("block mandate_revoked", fine.clone(), account.revoke(1)),
+        ("block mandate_frozen", fine.clone(), Account { frozen: true, ..account.clone() }),
+        ("block cap_exceeded", fine.clone(), Account { spent_minor: 9_999_999, ..account.clone() }),
+        ("block actions_used_up", with(|it| it.max_actions = Some(0)), account.clone()),
+        (
+            "escalate mandate_requires_approval",
+            with(|it| it.requires_approval = Some(vec!["Payments".into()])),
+            account.clone(),
+        ),
+    ] {
+        assert_eq!(told(&decided(&middle, &account)), expected);
+    }
 }
 
 #[test]

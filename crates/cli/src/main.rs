@@ -39,6 +39,7 @@ mod mandate;
 mod mistakes;
 mod out;
 mod policy;
+mod principals;
 mod replay;
 mod report;
 mod resting;
@@ -72,6 +73,7 @@ enum Command {
     Verify(verify::Args),
     Keys(keys::Args),
     Mandate(mandate::Args),
+    Principals(principals::Args),
     Actions(actions::Args),
     Approvals(approvals::Args),
     Approvers(approvers::Args),
@@ -110,6 +112,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Verify(args) => verify::run(&args),
         Command::Keys(args) => keys::run(&args),
         Command::Mandate(args) => mandate::run(&args),
+        Command::Principals(args) => principals::run(&args),
         Command::Actions(args) => actions::run(&args),
         Command::Approvals(args) => approvals::run(&args),
         Command::Approvers(args) => approvers::run(&args),

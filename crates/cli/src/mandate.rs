@@ -20,14 +20,22 @@ pub(crate) struct Args {
 #[derive(clap::Subcommand)]
 enum Command {
     /// Grant a mandate and print its token, which is shown only now
-    Issue(Issue),
+    Issue(Box<Issue>),
     /// List the tenant's mandates and what is left of them
     List {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Withdraw a mandate: nothing is admitted under it after the answer
+    /// Hand a mandate on, narrower, and print the new token, which is shown only now
+    Delegate(Box<Delegate>),
+    /// Show a mandate, its chain, and what is left of all of it
+    Show {
+        /// The mandate's id
+        #[arg(value_name = "JTI")]
+        jti: String,
+    },
+    /// Withdraw a mandate and all that descend from it: nothing is admitted under them after the answer
     Revoke {
         /// The mandate's id
         #[arg(value_name = "JTI")]
@@ -64,6 +72,70 @@ struct Issue {
     /// An archetype or group that a person must approve each time; may be repeated
     #[arg(long, value_name = "NAME")]
     requires_approval: Vec<String>,
+    #[command(flatten)]
+    of_sessions: OfSessions,
+}
+
+/// What is left out is as the parent has it, as much as is left of it.
+#[derive(clap::Args)]
+struct Delegate {
+    /// The mandate to hand on
+    #[arg(value_name = "JTI")]
+    jti: String,
+    /// The agent that may act: the subject of its API key
+    #[arg(long, value_name = "AGENT")]
+    subject: String,
+    /// Hand it on also to an agent that no API key, mandate or action names yet
+    #[arg(long)]
+    even_if_unknown: bool,
+    /// An archetype or a group of them; may be repeated
+    #[arg(long, value_name = "NAME")]
+    scope: Vec<String>,
+    /// A resource pattern such as `acct-*`; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    resource: Vec<String>,
+    /// The most that may be spent in sum, such as `500.00 USD`
+    #[arg(long, value_name = "AMOUNT CURRENCY")]
+    cap: Option<String>,
+    /// The most actions that may be admitted
+    #[arg(long, value_name = "N")]
+    max_actions: Option<u64>,
+    /// How long it holds: `90s`, `15m`, `8h`, `30d`
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    ttl: Option<u64>,
+    /// An archetype or group that a person must approve each time; may be repeated
+    #[arg(long, value_name = "NAME")]
+    requires_approval: Vec<String>,
+    #[command(flatten)]
+    of_sessions: OfSessions,
+}
+
+#[derive(clap::Args)]
+struct OfSessions {
+    /// A goal that sessions may declare; may be repeated
+    #[arg(long, value_name = "GOAL")]
+    goal: Vec<String>,
+    /// Declared confidence below this asks a person, 0 to 1
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    uncertainty_floor: Option<f64>,
+    /// Trust that a session must have, 0 to 1
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    trust_floor: Option<f64>,
+    /// The time that all its sessions have together: `90s`, `15m`, `8h`, `30d`
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    max_duration: Option<u64>,
+    /// The compute units that all its sessions have together
+    #[arg(long, value_name = "N")]
+    max_compute_units: Option<u64>,
+    /// The memory that its sessions may use at any one time, in bytes
+    #[arg(long, value_name = "BYTES")]
+    max_memory: Option<u64>,
+    /// The storage that all its sessions have together, in bytes
+    #[arg(long, value_name = "BYTES")]
+    max_storage: Option<u64>,
+    /// What all its sessions may send together, in bytes
+    #[arg(long, value_name = "BYTES")]
+    max_egress: Option<u64>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
@@ -81,6 +153,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
                 )?;
             }
         }
+        Command::Delegate(delegate) => {
+            let path = format!("/v1/mandates/{}/delegate", encoded(&delegate.jti));
+            out::json(&client.post(&path, &delegate.body()?)?)?;
+        }
+        Command::Show { jti } => out::json(&client.get(&format!("/v1/mandates/{}", encoded(jti)))?)?,
         Command::Revoke { jti, reason } => {
             let path = format!("/v1/mandates/{}/revoke", encoded(jti));
             out::json(&client.post(&path, &json!({"reason": reason}))?)?;
@@ -100,11 +177,7 @@ impl Issue {
             body.insert("resources".into(), self.resource.clone().into());
         }
         if let Some(cap) = &self.cap {
-            let (amount, currency) = cap.split_once(' ').ok_or_else(|| {
-                Error::new(format!("`--cap {cap}` is not an amount and a currency"))
-                    .hint("such as --cap \"500.00 USD\"")
-            })?;
-            body.insert("spend_cap".into(), json!({"amount": amount, "currency": currency}));
+            body.insert("spend_cap".into(), sum(cap)?);
         }
         if let Some(most) = self.max_actions {
             body.insert("max_actions".into(), most.into());
@@ -112,8 +185,68 @@ impl Issue {
         if !self.requires_approval.is_empty() {
             body.insert("requires_approval".into(), self.requires_approval.clone().into());
         }
+        self.of_sessions.tell(&mut body);
         Ok(Value::Object(body))
     }
+}
+
+impl Delegate {
+    fn body(&self) -> Result<Value> {
+        let mut body = Map::new();
+        body.insert("subject".into(), self.subject.as_str().into());
+        body.insert("even_if_unknown".into(), self.even_if_unknown.into());
+        let lists = [
+            ("scope", &self.scope),
+            ("resources", &self.resource),
+            ("requires_approval", &self.requires_approval),
+        ];
+        for (member, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
+            body.insert(member.into(), list.clone().into());
+        }
+        if let Some(cap) = &self.cap {
+            body.insert("spend_cap".into(), sum(cap)?);
+        }
+        for (member, number) in [("max_actions", self.max_actions), ("expires_in_seconds", self.ttl)] {
+            number.map(|number| body.insert(member.into(), number.into()));
+        }
+        self.of_sessions.tell(&mut body);
+        Ok(Value::Object(body))
+    }
+}
+
+impl OfSessions {
+    fn tell(&self, body: &mut Map<String, Value>) {
+        if !self.goal.is_empty() {
+            body.insert("goal_scope".into(), self.goal.clone().into());
+        }
+        for (member, share) in
+            [("uncertainty_floor", self.uncertainty_floor), ("trust_floor", self.trust_floor)]
+        {
+            share.map(|share| body.insert(member.into(), share.into()));
+        }
+        let envelope = [
+            ("max_compute_units", self.max_compute_units),
+            ("max_duration_seconds", self.max_duration),
+            ("max_memory_bytes", self.max_memory),
+            ("max_network_egress_bytes", self.max_egress),
+            ("max_storage_bytes", self.max_storage),
+        ];
+        let envelope: Map<String, Value> = envelope
+            .into_iter()
+            .filter_map(|(member, most)| most.map(|most| (member.to_owned(), most.into())))
+            .collect();
+        if !envelope.is_empty() {
+            body.insert("resource_envelope".into(), envelope.into());
+        }
+    }
+}
+
+fn sum(cap: &str) -> Result<Value> {
+    let (amount, currency) = cap.split_once(' ').ok_or_else(|| {
+        Error::new(format!("`--cap {cap}` is not an amount and a currency"))
+            .hint("such as --cap \"500.00 USD\"")
+    })?;
+    Ok(json!({"amount": amount, "currency": currency}))
 }
 
 fn rows(mandates: &[Value]) -> Vec<[String; 8]> {
@@ -142,6 +275,12 @@ fn rows(mandates: &[Value]) -> Vec<[String; 8]> {
         ]
     };
     mandates.iter().map(row).collect()
+}
+
+/// 0 to 1.
+fn share(text: &str) -> std::result::Result<f64, String> {
+    let share = text.parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| format!("`{text}` is not between 0 and 1"))
 }
 
 /// `90s`, `15m`, `8h`, `30d`, as seconds.

@@ -1176,6 +1176,7 @@ fn permit() -> Permit {
         caller: &caller,
         mandate: None,
         mandate_refusal: None,
+        ancestors: &[],
         frozen: None,
         series: &Series::default(),
         first_seen_destination: false,

@@ -1,14 +1,16 @@
-//! Mandates: found for a request, issued by an operator, revoked.
+//! Mandates: found for a request, with everything that they descend from.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use action::{Subject, Tenant};
-use mandate::{Algorithm, Claims, Mandate, SigningKey, VerifyingKey};
+use mandate::{Algorithm, Claims, Limits, Mandate, Refusal, SigningKey, Verified, VerifyingKey};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::act::lock;
+use crate::admin::event;
 use crate::gateway::Gateway;
 use crate::keys::open_private;
 use crate::remember::unavailable;
@@ -19,7 +21,20 @@ use crate::{Caller, Error, clock};
 pub(crate) struct Authority {
     keys: HashMap<Tenant, SigningKey>,
     /// By SHA-256 of tenant and token. What a token says never changes; whether it is revoked is asked every time.
-    verified: Mutex<HashMap<[u8; 32], Arc<Mandate>>>,
+    verified: Mutex<HashMap<[u8; 32], Arc<Line>>>,
+    /// Public keys of principals by thumbprint: a key of that name has those bytes.
+    read: Mutex<HashMap<Box<str>, VerifyingKey>>,
+}
+
+/// A mandate and all that it descends from, as far as none of it ever changes. What one leaves out it has from the one
+/// above it.
+pub(crate) struct Line {
+    /// Leaf first. Never empty.
+    pub mandates: Vec<Arc<Mandate>>,
+    /// The same, as they are written; what is left out is filled in.
+    pub claims: Vec<Claims>,
+    /// Principals and the keys with which they signed one of these; none for what was issued here.
+    signed: Vec<(Box<str>, Box<str>)>,
 }
 
 /// What a remembered mandate is found by; a token must never be taken for an id.
@@ -47,7 +62,7 @@ impl Authority {
             Ok((tenant.clone(), key.map_err(|error| format!("`{}`: {error}", path.display()))?))
         };
         let keys: Result<_, String> = tenants.map(open).collect();
-        Ok(Authority { keys: keys?, verified: Mutex::default() })
+        Ok(Authority { keys: keys?, verified: Mutex::default(), read: Mutex::default() })
     }
 
     /// The key that signs the mandates of a tenant.
@@ -55,100 +70,282 @@ impl Authority {
         self.keys.get(tenant)
     }
 
-    fn verify(
-        &self,
-        tenant: &Tenant,
-        token: &str,
-        audience: &str,
-        now_s: i64,
-    ) -> Result<Arc<Mandate>, mandate::Refusal> {
-        let name: [u8; 32] = Sha256::new()
-            .chain_update([BY_TOKEN])
-            .chain_update(tenant.as_str())
-            .chain_update([0])
-            .chain_update(token)
-            .finalize()
-            .into();
-        if let Some(known) = lock(&self.verified).get(&name) {
-            return Ok(Arc::clone(known));
-        }
-        let mandate =
-            Arc::new(mandate::verify(token, &Registered { authority: self, tenant }, audience, now_s)?);
-        self.remember(name, &mandate);
-        Ok(mandate)
+    fn known(&self, name: &[u8; 32]) -> Option<Arc<Line>> {
+        lock(&self.verified).get(name).map(Arc::clone)
     }
 
-    fn remember(&self, name: [u8; 32], mandate: &Arc<Mandate>) {
+    fn remember(&self, name: [u8; 32], line: &Arc<Line>) {
         let mut verified = lock(&self.verified);
         if verified.len() >= MOST_VERIFIED {
             verified.clear();
         }
-        verified.insert(name, Arc::clone(mandate));
+        verified.insert(name, Arc::clone(line));
+    }
+
+    /// A key of a principal, read once. What is registered was read before.
+    fn read(&self, key: &ledger::PrincipalKey) -> Option<VerifyingKey> {
+        let mut read = lock(&self.read);
+        if let Some(known) = read.get(&key.kid) {
+            return Some(known.clone());
+        }
+        let verifying = VerifyingKey::from_jwk(&key.jwk).ok()?;
+        read.insert(key.kid.clone(), verifying.clone());
+        Some(verifying)
     }
 }
 
-/// The keys registered for one tenant: for now the one with which it issues here.
+fn name_of(kind: u8, tenant: &Tenant, text: &str) -> [u8; 32] {
+    let hash = Sha256::new().chain_update([kind]).chain_update(tenant.as_str()).chain_update([0]);
+    hash.chain_update(text).finalize().into()
+}
+
+/// The keys registered for one tenant: the one with which it issues here, and those of its principals.
 struct Registered<'a> {
     authority: &'a Authority,
     tenant: &'a Tenant,
+    principals: &'a [ledger::PrincipalKey],
 }
 
 impl mandate::KeyLookup for Registered<'_> {
-    fn key(&self, _issuer: &str, kid: Option<&str>) -> Option<VerifyingKey> {
-        let key = self.authority.key(self.tenant)?.verifying();
-        kid.is_none_or(|kid| kid == key.kid()).then(|| key.clone())
+    fn key(&self, issuer: &str, kid: Option<&str>) -> Option<VerifyingKey> {
+        let ours = self.authority.key(self.tenant).map(SigningKey::verifying);
+        if let Some(ours) = ours.filter(|ours| kid == Some(ours.kid())) {
+            return Some(ours.clone());
+        }
+        let mut theirs = self
+            .principals
+            .iter()
+            .filter(|key| stands(key, self.tenant, issuer) && kid.is_none_or(|kid| *kid == *key.kid));
+        match (theirs.next(), theirs.next(), kid) {
+            (Some(key), None, _) => self.authority.read(key),
+            // A token that names no key is one of the issuer's only key, or of ours.
+            (None, _, None) => ours.cloned(),
+            _ => None,
+        }
     }
 }
 
-/// The mandate that a request comes under, or why what it brought is none.
+/// Is it a key of this principal that has not ended?
+fn stands(key: &ledger::PrincipalKey, tenant: &Tenant, issuer: &str) -> bool {
+    key.tenant == *tenant && *key.issuer == *issuer && key.revoked_ms.is_none()
+}
+
+/// The mandate that a request comes under and those it descends from, or why what it brought is none.
 #[derive(Default)]
 pub(crate) struct Standing {
     pub mandate: Option<Arc<Mandate>>,
-    pub refusal: Option<mandate::Refusal>,
+    /// Nearest first.
+    pub ancestors: Vec<Arc<Mandate>>,
+    pub refusal: Option<Refusal>,
+}
+
+impl Standing {
+    /// The mandate and all above it, leaf first.
+    pub(crate) fn chain(&self) -> impl Iterator<Item = &Arc<Mandate>> {
+        self.mandate.iter().chain(&self.ancestors)
+    }
+
+    fn refused(refusal: Refusal) -> Standing {
+        Standing { refusal: Some(refusal), ..Standing::default() }
+    }
 }
 
 impl Gateway {
-    /// The mandate of a request: its own token, else the API key's default, else, in the sandbox, the public one.
-    pub(crate) async fn standing(&self, caller: &Caller, token: Option<&str>) -> Result<Standing, Error> {
-        let found = |mandate| Standing { mandate: Some(mandate), refusal: None };
+    /// The mandate of a request: its own token, else the API key's default, else, in the sandbox, the public one. A dry
+    /// run leaves nothing behind.
+    pub(crate) async fn standing(
+        &self,
+        caller: &Caller,
+        token: Option<&str>,
+        dry_run: bool,
+    ) -> Result<Standing, Error> {
         let sandbox = self.environment == action::Environment::Sandbox;
-        match (token, &caller.default_mandate) {
-            (Some(PUBLIC_TOKEN), _) if sandbox => Ok(found(self.public_mandate(&caller.subject)?)),
-            (Some(token), _) => {
-                let verified =
-                    self.authority.verify(&caller.tenant, token, &self.issuer, clock::now_ms() / 1000);
-                Ok(match verified {
-                    Ok(mandate) => found(mandate),
-                    Err(refusal) => Standing { mandate: None, refusal: Some(refusal) },
-                })
-            }
-            (None, Some(jti)) => {
-                Ok(self.default_mandate(&caller.tenant, jti).await?.map(found).unwrap_or_default())
-            }
-            (None, None) if sandbox => Ok(found(self.public_mandate(&caller.subject)?)),
-            (None, None) => Ok(Standing::default()),
+        let public = || {
+            let mandate = Some(self.public_mandate(&caller.subject)?);
+            Ok(Standing { mandate, ..Standing::default() })
+        };
+        let found = match (token, &caller.default_mandate) {
+            (Some(PUBLIC_TOKEN), _) if sandbox => return public(),
+            (Some(token), _) => self.line_of_token(&caller.tenant, token, dry_run).await?,
+            (None, Some(jti)) => match self.line(&caller.tenant, jti).await? {
+                Some(found) => found,
+                None => return Ok(Standing::default()),
+            },
+            (None, None) if sandbox => return public(),
+            (None, None) => return Ok(Standing::default()),
+        };
+        match found {
+            Ok(line) => self.standing_of(&caller.tenant, &line).await,
+            Err(refusal) => Ok(Standing::refused(refusal)),
         }
     }
 
-    async fn default_mandate(&self, tenant: &Tenant, jti: &str) -> Result<Option<Arc<Mandate>>, Error> {
-        let name: [u8; 32] = Sha256::new()
-            .chain_update([BY_ID])
-            .chain_update(tenant.as_str())
-            .chain_update([0])
-            .chain_update(jti)
-            .finalize()
-            .into();
-        if let Some(known) = lock(&self.authority.verified).get(&name) {
-            return Ok(Some(Arc::clone(known)));
+    /// What can change of a line, looked at each time: the keys that signed it, and how the operator bounds it. What its
+    /// mandates have left, and whether they ended, is for the judge and for admission.
+    pub(crate) async fn standing_of(&self, tenant: &Tenant, line: &Line) -> Result<Standing, Error> {
+        if !line.signed.is_empty() {
+            let principals = self.ledger.principals().await.map_err(unavailable)?;
+            let ended = line.signed.iter().find(|(issuer, kid)| {
+                !principals.iter().any(|key| stands(key, tenant, issuer) && key.kid == *kid)
+            });
+            if let Some((issuer, _)) = ended {
+                return Ok(Standing::refused(Refusal::UnknownKey { issuer: issuer.to_string() }));
+            }
+        }
+        let most = self.config.limits.delegation_depth;
+        if line.mandates.len() > most.saturating_add(1) {
+            return Ok(Standing::refused(Refusal::ChainTooDeep { most }));
+        }
+        for link in line.mandates.windows(2) {
+            let [child, parent] = link else { continue };
+            if let Err(refusal) = child.fits(parent, &parent.limits()) {
+                return Ok(Standing::refused(refusal));
+            }
+        }
+        let mut mandates = line.mandates.iter().cloned();
+        Ok(Standing { mandate: mandates.next(), ancestors: mandates.collect(), refusal: None })
+    }
+
+    async fn line_of_token(
+        &self,
+        tenant: &Tenant,
+        token: &str,
+        dry_run: bool,
+    ) -> Result<Result<Arc<Line>, Refusal>, Error> {
+        let name = name_of(BY_TOKEN, tenant, token);
+        if let Some(known) = self.authority.known(&name) {
+            return Ok(Ok(known));
+        }
+        let principals = self.ledger.principals().await.map_err(unavailable)?;
+        let keys = Registered { authority: &self.authority, tenant, principals: &principals };
+        let verified = match mandate::verify(token, &keys, &self.issuer, clock::now_ms() / 1000) {
+            Ok(verified) => verified,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let ours = self.authority.key(tenant).is_some_and(|key| key.verifying().kid() == verified.kid);
+        let kid = (!ours).then(|| Box::from(verified.kid.as_str()));
+        let line = match self.line_above(tenant, verified.claims.clone(), kid).await? {
+            Ok(line) => Arc::new(line),
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        if !ours && let Err(refusal) = self.take_in(tenant, &verified, &line, dry_run).await? {
+            return Ok(Err(refusal));
+        }
+        if ours || !dry_run {
+            self.authority.remember(name, &line);
+        }
+        Ok(Ok(line))
+    }
+
+    /// A mandate that is stored, with all above it; `None` if there is none of this name.
+    pub(crate) async fn line(
+        &self,
+        tenant: &Tenant,
+        jti: &str,
+    ) -> Result<Option<Result<Arc<Line>, Refusal>>, Error> {
+        let name = name_of(BY_ID, tenant, jti);
+        if let Some(known) = self.authority.known(&name) {
+            return Ok(Some(Ok(known)));
         }
         let Some(held) = self.ledger.mandate(tenant, jti).await.map_err(unavailable)? else {
             return Ok(None);
         };
-        let claims: Claims = serde_json::from_slice(&held.mandate.claims)
-            .map_err(|_| internal("a stored mandate cannot be read"))?;
-        let mandate = Arc::new(Mandate::of(&claims).map_err(|_| internal("a stored mandate is not one"))?);
-        self.authority.remember(name, &mandate);
-        Ok(Some(mandate))
+        let line = self.line_above(tenant, claims_of(&held.mandate)?, held.mandate.kid).await?;
+        Ok(Some(line.map(|line| {
+            let line = Arc::new(line);
+            self.authority.remember(name, &line);
+            line
+        })))
+    }
+
+    /// Every mandate from this one up to the root, each following on the one above it.
+    async fn line_above(
+        &self,
+        tenant: &Tenant,
+        leaf: Claims,
+        kid: Option<Box<str>>,
+    ) -> Result<Result<Line, Refusal>, Error> {
+        let chain = leaf.delegation_chain.clone().unwrap_or_default();
+        let most = self.config.limits.delegation_depth;
+        if chain.len() > most {
+            return Ok(Err(Refusal::ChainTooDeep { most }));
+        }
+        let mut line = Line { mandates: Vec::new(), claims: Vec::new(), signed: Vec::new() };
+        for (depth, jti) in chain.iter().enumerate() {
+            let Some(held) = self.ledger.mandate(tenant, jti).await.map_err(unavailable)? else {
+                return Ok(Err(Refusal::ChainUnresolved { jti: jti.clone() }));
+            };
+            let claims = claims_of(&held.mandate)?;
+            if claims.delegation_chain.as_deref().unwrap_or(&[]) != &chain[..depth] {
+                return Ok(Err(Refusal::ChainBroken { jti: jti.clone() }));
+            }
+            if let Err(refusal) = line.descend(claims, held.mandate.kid) {
+                return Ok(Err(refusal));
+            }
+        }
+        if let Err(refusal) = line.descend(leaf, kid) {
+            return Ok(Err(refusal));
+        }
+        line.mandates.reverse();
+        line.claims.reverse();
+        Ok(Ok(line))
+    }
+
+    /// Remembers a mandate that its principal signed, when it comes for the first time: from then on others can descend
+    /// from it. One that descends from another itself must narrow what that has left.
+    async fn take_in(
+        &self,
+        tenant: &Tenant,
+        verified: &Verified,
+        line: &Line,
+        dry_run: bool,
+    ) -> Result<Result<(), Refusal>, Error> {
+        let claims = &verified.claims;
+        if let Some(held) = self.ledger.mandate(tenant, &claims.jti).await.map_err(unavailable)? {
+            // Whoever gives it a name that is taken must not draw on what belongs to another.
+            let same = held.mandate.kid.is_some() && claims_of(&held.mandate)? == *claims;
+            return Ok(if same { Ok(()) } else { Err(taken(&claims.jti)) });
+        }
+        let state = self.tenant(tenant)?;
+        if let ([_, parent, ..], [_, parents, ..]) = (line.mandates.as_slice(), line.claims.as_slice()) {
+            let (left, _) = self.left(tenant, &line.mandates[1..]).await?;
+            // What it leaves out is no more than what is left of it.
+            let filled = claims.clone().inherit(&parents.clone().limited_to(&left));
+            let narrows = |child: Mandate| child.narrows(parent, &left, &state.rules().catalogue);
+            if let Err(refusal) = Mandate::of(&filled).and_then(narrows) {
+                return Ok(Err(refusal));
+            }
+        }
+        if dry_run {
+            return Ok(Ok(()));
+        }
+        let mandate = stored(tenant, claims, Some(verified.kid.as_str()))?;
+        let told = event(state, "mandate_presented", &granted(&mandate, claims, &claims.iss));
+        match self.ledger.issue(mandate, told).await {
+            Ok(_) => Ok(Ok(())),
+            // Somebody brought one of this name at the same time: the next look tells whether it is the same.
+            Err(ledger::Error::Exists(_)) => {
+                Err(Error::new(crate::Code::Unavailable, "the mandate came in twice at once").retry_after(1))
+            }
+            Err(ledger::Error::Absent(_)) => Ok(Err(Refusal::Revoked)),
+            Err(other) => Err(unavailable(other)),
+        }
+    }
+
+    /// What is left of all these mandates together, and the account of each.
+    pub(crate) async fn left(
+        &self,
+        tenant: &Tenant,
+        mandates: &[Arc<Mandate>],
+    ) -> Result<(Limits, Vec<mandate::Account>), Error> {
+        let (mut left, mut accounts) = (Limits::default(), Vec::new());
+        for mandate in mandates {
+            let held = self.ledger.mandate(tenant, &mandate.jti).await.map_err(unavailable)?;
+            let account = held.map_or_else(|| mandate::Account::new(&mandate.jti), |held| held.account);
+            left = left.least(&account.left(&mandate.limits()));
+            accounts.push(account);
+        }
+        Ok((left, accounts))
     }
 
     /// The sandbox lets everybody try everything: nothing it does has an effect.
@@ -171,4 +368,69 @@ impl Gateway {
         };
         Mandate::of(&claims).map(Arc::new).map_err(|_| internal("the public mandate is not one"))
     }
+}
+
+impl Line {
+    /// The mandate that the line is of.
+    pub(crate) fn leaf(&self) -> (Option<&Arc<Mandate>>, Option<&Claims>) {
+        (self.mandates.first(), self.claims.first())
+    }
+
+    /// Adds one below the last. Whoever handed it on is who held the one above, or it was issued here.
+    fn descend(&mut self, claims: Claims, kid: Option<Box<str>>) -> Result<(), Refusal> {
+        let claims = match self.claims.last() {
+            Some(parent) => claims.inherit(parent),
+            None => claims,
+        };
+        let mut mandate = Mandate::of(&claims)?;
+        if let Some(parent) = self.mandates.last() {
+            if kid.is_some() && mandate.issuer != parent.subject {
+                return Err(Refusal::ChainBroken { jti: mandate.jti });
+            }
+            mandate = mandate.under(parent);
+        }
+        self.signed.extend(kid.map(|kid| (Box::from(claims.iss.as_str()), kid)));
+        self.mandates.push(Arc::new(mandate));
+        self.claims.push(claims);
+        Ok(())
+    }
+}
+
+pub(crate) fn claims_of(mandate: &ledger::Mandate) -> Result<Claims, Error> {
+    serde_json::from_slice(&mandate.claims).map_err(|_| internal("a stored mandate cannot be read"))
+}
+
+/// A mandate as it is kept.
+pub(crate) fn stored(tenant: &Tenant, claims: &Claims, kid: Option<&str>) -> Result<ledger::Mandate, Error> {
+    let chain = claims.delegation_chain.iter().flatten().map(|jti| Box::from(jti.as_str())).collect();
+    Ok(ledger::Mandate {
+        tenant: tenant.clone(),
+        jti: claims.jti.as_str().into(),
+        subject: Subject::parse(&claims.sub).map_err(|_| internal("a subject is not one"))?,
+        issuer: claims.iss.as_str().into(),
+        issued_ms: clock::now_ms(),
+        expires_ms: claims.exp.saturating_mul(1000),
+        claims: serde_json::to_vec(claims).map_err(|_| internal("claims cannot be written"))?,
+        chain,
+        kid: kid.map(Box::from),
+    })
+}
+
+/// What an entry says of a mandate that was given.
+pub(crate) fn granted(mandate: &ledger::Mandate, claims: &Claims, by: &str) -> serde_json::Value {
+    let mut record = json!({
+        "by": by, "claimsHash": hex::encode(Sha256::digest(&mandate.claims)), "expiresAt": claims.exp,
+        "jti": &claims.jti, "scope": &claims.mandate_scope, "sub": &claims.sub, "tenant": mandate.tenant.as_str(),
+    });
+    if !mandate.chain.is_empty() {
+        record["chain"] = mandate.chain.iter().map(|jti| &**jti).collect();
+    }
+    if let Some(kid) = &mandate.kid {
+        record["kid"] = (&**kid).into();
+    }
+    record
+}
+
+fn taken(jti: &str) -> Refusal {
+    Refusal::Malformed { what: format!("another mandate has the `jti` `{jti}`") }
 }

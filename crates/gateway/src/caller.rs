@@ -45,7 +45,7 @@ impl Role {
         match deed {
             Deed::Execute => matches!(self, Agent),
             Deed::Approve => matches!(self, Approver),
-            Deed::Steer => matches!(self, Agent | Operator | Admin),
+            Deed::Steer | Deed::Delegate => matches!(self, Agent | Operator | Admin),
             Deed::ReadOwn => true,
             Deed::ReadTenant => matches!(self, Approver | Operator | Auditor | Admin),
             Deed::Audit => matches!(self, Operator | Auditor | Admin),
@@ -64,6 +64,8 @@ pub enum Deed {
     Approve,
     /// Have an action tried again, or call it off: an agent its own, an operator any of the tenant.
     Steer,
+    /// Hand a mandate on: an agent one that it holds, an operator any of the tenant.
+    Delegate,
     /// Read actions and receipts of one's own.
     ReadOwn,
     /// Read everything of the tenant.

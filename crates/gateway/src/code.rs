@@ -37,6 +37,7 @@ pub enum Code {
     KeyRequired,
     RollbackRequired,
     ProviderCannot,
+    NarrowingViolation,
     RateLimited,
     ProviderFailed,
     Unavailable,
@@ -45,7 +46,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of the error catalogue.
-    pub const ALL: [Code; 36] = [
+    pub const ALL: [Code; 37] = [
         Code::MalformedBody,
         Code::VersionUnsupported,
         Code::IdempotencyRequired,
@@ -78,6 +79,7 @@ impl Code {
         Code::KeyRequired,
         Code::RollbackRequired,
         Code::ProviderCannot,
+        Code::NarrowingViolation,
         Code::RateLimited,
         Code::ProviderFailed,
         Code::Unavailable,
@@ -119,6 +121,7 @@ impl Code {
             Code::KeyRequired => "ATP_KEY_REQUIRED",
             Code::RollbackRequired => "ATP_ROLLBACK_REQUIRED",
             Code::ProviderCannot => "ATP_PROVIDER_CANNOT",
+            Code::NarrowingViolation => "MANDATE_NARROWING_VIOLATION",
             Code::RateLimited => "EP_RATE_LIMITED",
             Code::ProviderFailed => "EP_PROVIDER_FAILED",
             Code::Unavailable => "EP_UNAVAILABLE",

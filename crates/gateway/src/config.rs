@@ -201,6 +201,8 @@ pub struct Limits {
     pub held_seconds: u64,
     /// How many actions of one agent wait for people at once; what would wait beyond that is blocked.
     pub held_per_agent: u32,
+    /// How many mandates may stand above one that was handed on.
+    pub delegation_depth: usize,
     /// How often unsettled actions are asked after, milliseconds.
     pub recovery_interval_ms: u64,
     /// How long a caller who names no deadline is kept waiting while an action is tried again, milliseconds.
@@ -265,6 +267,7 @@ impl Default for Limits {
             queue: 20_000,
             held_seconds: 24 * 3600,
             held_per_agent: 100,
+            delegation_depth: 8,
             recovery_interval_ms: 2_000,
             patience_ms: 30_000,
         }

@@ -70,8 +70,8 @@ mod vault;
 mod views;
 
 pub use admin::{
-    CreatedKey, FreezeAsk, FreezeScope, FreezeView, IssuedMandate, KeyAsk, KeyView, MandateAsk, MandateView,
-    ObserveView, ReloadReport, Revocation, SigningKeyView,
+    CreatedKey, DelegateAsk, FreezeAsk, FreezeScope, FreezeView, IssuedMandate, KeyAsk, KeyView, MandateAsk,
+    MandateStanding, MandateView, ObserveView, PrincipalKeyView, ReloadReport, Revocation, SigningKeyView,
 };
 pub use approvals::{
     Asked, Creation, Credential, GivenView, Greeting, HeldView, PasskeyView, PolicyView, Question, Summary,

@@ -183,7 +183,7 @@ impl Gateway {
             entry: draft(tenant, "in_doubt", state, &pending.action_hash, pending.attempt()),
         };
         let (action, by) = (pending.id, pending.by);
-        let settlement = ledger::Settlement { action, by, outcome, charged: None, overage: None };
+        let settlement = ledger::Settlement { action, by, outcome, charged: None, used: None, overage: None };
         self.ledger.settle(settlement).await.map_err(unavailable).map(drop)
     }
 

@@ -33,6 +33,7 @@ impl Gateway {
             principal: Arc::clone(row.principal),
             at_ms: row.at_ms,
             amount: row.amount,
+            usage: Default::default(),
             labels: labels(payload),
             payload: payload.to_bytes()?,
             erased_after_ms: payload.keeping()?.deleted_after().map(Period::millis),
@@ -159,6 +160,7 @@ pub(crate) fn settlement(
             true => charged_late(state, pending.money, charged),
             false => correction(spent_as(outcome.kind, state), pending.money, charged),
         },
+        used: None,
         overage: overage.map(|overage| ledger::Outcome {
             at_ms: overage.at_ms,
             state,

@@ -350,8 +350,14 @@ impl Gateway {
             entry: draft(tenant, EVENT, Some(outward(state)), &pending.action_hash, pending.attempt()),
         };
         // What is given back refills nothing, and what stays was charged before.
-        let settlement =
-            Settlement { action: pending.id, by: pending.by, outcome, charged: None, overage: None };
+        let settlement = Settlement {
+            action: pending.id,
+            by: pending.by,
+            outcome,
+            charged: None,
+            used: None,
+            overage: None,
+        };
         self.ledger.amend(settlement).await.map_err(unavailable).map(drop)
     }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use action::{ActionId, Subject, Tenant};
 use boundary::Series;
-use mandate::{Account, Refusal as Limit, Session, SessionEvent, SessionState};
+use mandate::{Account, Refusal as Limit, Resource, Session, SessionEvent, SessionState, Use};
 
 use crate::identity::{self, Claim};
 use crate::intake::Digests;
@@ -261,7 +261,7 @@ fn one(rows: &mut Rows, item: &Item) -> Admitted {
 
 /// Every obstacle, in the order of [`Obstacle`]; else the accounts as they will be, which are none for a hold.
 fn check(rows: &mut Rows, item: &Item) -> Result<Vec<Account>, Obstacle> {
-    let Intent { tenant, subject, archetype, provider, amount, at_ms, .. } = &item.intent;
+    let Intent { tenant, subject, archetype, provider, amount, usage, at_ms, .. } = &item.intent;
     let covers = |freeze: &&Freeze| freeze.scope.covers(tenant, subject, archetype, provider.as_deref());
     if let Some(freeze) = rows.freezes.iter().find(covers) {
         return Err(Obstacle::Frozen(freeze.scope.clone()));
@@ -278,10 +278,11 @@ fn check(rows: &mut Rows, item: &Item) -> Result<Vec<Account>, Obstacle> {
             return Err(Obstacle::MandateChanged { jti });
         }
     }
+    let takes = Use { money: *amount, usage: *usage };
     let mut debited = Vec::new();
     for (key, debit) in item.accounts.iter().zip(item.debits()).filter(|_| item.counts()) {
         let account = &rows.account(*key, &debit.jti).value;
-        debited.push(account.debit(&debit.limits, *amount).map_err(|limit| obstacle(&debit.jti, limit))?);
+        debited.push(account.debit(&debit.limits, &takes).map_err(|limit| obstacle(&debit.jti, limit))?);
     }
     if let (Some(hold), None) = (item.hold(), item.resumes)
         && rows.held.get(&item.agent()).is_some_and(|held| *held >= hold.most)
@@ -324,6 +325,8 @@ fn obstacle(jti: &Arc<str>, limit: Limit) -> Obstacle {
         Limit::ActionsUsedUp { .. } => Obstacle::ActionsUsedUp { jti },
         Limit::CapExceeded { left, .. } => Obstacle::CapExceeded { jti, left },
         Limit::CurrencyMismatch { .. } => Obstacle::CurrencyMismatch { jti },
+        Limit::TimeUsedUp => Obstacle::EnvelopeExceeded { jti, resource: Resource::Seconds },
+        Limit::EnvelopeExceeded { resource } => Obstacle::EnvelopeExceeded { jti, resource },
         _ => Obstacle::MandateChanged { jti },
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use action::{ActionId, Subject, Tenant};
 use mandate::Account;
 
-/// A mandate that was issued here.
+/// A mandate that was issued here, or that a principal signed and was brought here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mandate {
     /// Whose.
@@ -23,6 +23,29 @@ pub struct Mandate {
     pub expires_ms: i64,
     /// Its claims, as JSON.
     pub claims: Vec<u8>,
+    /// The mandates it descends from, root first.
+    pub chain: Vec<Box<str>>,
+    /// The key of its principal that signed it; `None` if it was issued here.
+    pub kid: Option<Box<str>>,
+}
+
+/// A key with which a principal signs mandates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrincipalKey {
+    /// Whose mandates it is good for.
+    pub tenant: Tenant,
+    /// The principal.
+    pub issuer: Box<str>,
+    /// Its RFC 7638 thumbprint.
+    pub kid: Box<str>,
+    /// The public JWK.
+    pub jwk: Box<str>,
+    /// Milliseconds since 1970, UTC.
+    pub created_ms: i64,
+    /// Who registered it.
+    pub created_by: Box<str>,
+    /// When it ceased to be accepted.
+    pub revoked_ms: Option<i64>,
 }
 
 /// A mandate with what is left of it.

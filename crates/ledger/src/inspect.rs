@@ -2,7 +2,7 @@
 
 use action::{ActionId, Subject, Tenant};
 
-use crate::{ApiKey, Broken, Freeze, Labels, Mandate, Receipt, State, Stored};
+use crate::{ApiKey, Broken, Freeze, Labels, Mandate, PrincipalKey, Receipt, State, Stored};
 
 /// Something that is not as the chain says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +92,8 @@ pub struct Authority {
     pub keys: Vec<ApiKey>,
     /// Of every tenant, and whether it is revoked.
     pub mandates: Vec<(Mandate, bool)>,
+    /// Of every tenant.
+    pub principal_keys: Vec<PrincipalKey>,
     /// Of every tenant.
     pub freezes: Vec<Freeze>,
 }

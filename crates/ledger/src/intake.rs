@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use action::{ActionId, Environment, Money, Subject, Tenant};
-use mandate::Limits;
+use mandate::{Limits, Usage};
 use sha2::{Digest, Sha256};
 
 use crate::{Cycle, Draft, Error, Labels, State, identity};
@@ -33,6 +33,8 @@ pub struct Intent {
     pub at_ms: i64,
     /// What is at stake and is debited from each mandate; `None` where there is no money.
     pub amount: Option<Money>,
+    /// What else is debited from each mandate; zeros outside of sessions.
+    pub usage: Usage,
     /// What its entries are found by. It outlives the payload.
     pub labels: Labels,
     /// Whatever is needed to resume, show or replay the action. Erasable.
@@ -224,6 +226,8 @@ pub struct Settlement {
     /// What was really spent, in minor units: every mandate of the chain is corrected by the difference. `None`
     /// keeps what was debited, as doubt does; zero releases it.
     pub charged: Option<i64>,
+    /// What was really used: every mandate of the chain is corrected by the difference. `None` keeps what was debited.
+    pub used: Option<Usage>,
     /// More was charged than reserved: the amendment that says so, written right after the outcome. Every mandate of
     /// the chain is frozen with it.
     pub overage: Option<Outcome>,

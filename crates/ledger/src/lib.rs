@@ -57,7 +57,7 @@ use futures_util::future::BoxFuture;
 
 pub use admit::{Cell, Claimed, Footing, Item, Rows, admit};
 pub use audit::{About, Audited, Labels, Order, Owner, Search};
-pub use authority::{ApiKey, Freeze, Held, Mandate, Passkey, Revocation, Scope};
+pub use authority::{ApiKey, Freeze, Held, Mandate, Passkey, PrincipalKey, Revocation, Scope};
 pub use entry::{
     Broken, CHALLENGED, CHARGING, CHECKING, Draft, Event, Heading, PASSKEY_ENROLLED, PASSKEY_REGISTERED,
     PASSKEY_REVOKED, RESERVED, RETRACTING, ROLLING_BACK, SENT_AGAIN, Said, Session, WAITING, Walk, event_of,
@@ -191,10 +191,11 @@ pub trait Ledger: Outbox {
     /// Held and approved actions of every tenant that expired by then.
     fn expired(&self, now_ms: i64, limit: u32) -> Answer<'_, Vec<Stored>>;
 
-    /// Stores a mandate issued here.
+    /// Stores a mandate: one issued here, or one that its principal signed and that is seen for the first time.
     ///
     /// # Errors
-    /// [`Error::Exists`] if the tenant has one of this id.
+    /// [`Error::Exists`] if the tenant has one of this id, [`Error::Absent`] naming a mandate of its chain that is not
+    /// stored or was revoked: nothing descends from it any more.
     fn issue(&self, mandate: Mandate, event: Event) -> Answer<'_, i64>;
 
     /// One mandate issued here and what is left of it.
@@ -203,8 +204,30 @@ pub trait Ledger: Outbox {
     /// A tenant's mandates, newest first.
     fn mandates<'a>(&'a self, tenant: &'a Tenant, after: Option<i64>, limit: u32) -> Answer<'a, Page<Held>>;
 
-    /// Revokes a mandate, also one that was never seen here: none is admitted under it after the acknowledgement.
+    /// Revokes a mandate, also one that was never seen here: none is admitted under it, or under any that descends from
+    /// it, after the acknowledgement.
     fn revoke<'a>(&'a self, tenant: &'a Tenant, jti: &'a str, event: Event) -> Answer<'a, Revocation>;
+
+    /// Registers a key with which a principal signs mandates.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if the principal has it, or had it.
+    fn register_principal(&self, key: PrincipalKey, event: Event) -> Answer<'_, i64>;
+
+    /// Every key of every principal, oldest first, the ended ones included.
+    fn principals(&self) -> Answer<'_, Arc<Vec<PrincipalKey>>>;
+
+    /// Ends a principal's key.
+    ///
+    /// # Errors
+    /// [`Error::Absent`] if the principal has none of this name.
+    fn revoke_principal<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        issuer: &'a str,
+        kid: &'a str,
+        event: Event,
+    ) -> Answer<'a, i64>;
 
     /// Stops what the scope covers. Freezing again replaces reason and reach.
     fn freeze(&self, freeze: Freeze, event: Event) -> Answer<'_, i64>;

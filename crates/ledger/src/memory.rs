@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use action::{ActionId, Subject, Tenant};
-use mandate::Account;
+use mandate::{Account, Usage};
 use sha2::{Digest, Sha256};
 
 use self::session::{Place, Sessions};
@@ -22,7 +22,7 @@ use crate::{
     About, Admission, Admitted, Answer, ApiKey, Approval, Audited, Basis, Broken, Counted, Declared,
     Declaring, Deferral, Draft, Earlier, Erased, Erasure, Error, Event, Existing, Facts, FactsQuery, Figures,
     Filter, Finding, Freeze, Given, Governed, Held, Inspected, Intention, Labels, Ledger, Mandate, Notice,
-    Opening, Order, Outbox, Outcome, Owner, Page, Passkey, Record, Recorded, Refusal, Repeat, Resumption,
+    Opening, Order, Outbox, Outcome, Owner, Page, Passkey, PrincipalKey, Record, Recorded, Refusal, Repeat, Resumption,
     Revocation, Scope, Search, Settled, Settlement, Standing, State, Stored, Testimony, Tried, Turn,
     Verified, Waiting, Walk, Witness,
 };
@@ -43,6 +43,7 @@ struct World {
     outcomes: BTreeMap<i64, Settled>,
     rows: Rows,
     mandates: Vec<Mandate>,
+    principals: Arc<Vec<PrincipalKey>>,
     keys: Vec<ApiKey>,
     passkeys: Vec<Passkey>,
     tenant_keys: HashMap<Tenant, Vec<u8>>,
@@ -61,6 +62,8 @@ struct Row {
     /// Since when it claims its effect.
     claimed_ms: i64,
     lease: Lease,
+    /// What it debited beside money.
+    usage: Usage,
     outcomes: Vec<i64>,
     approvals: Vec<(Subject, Given)>,
     erased_after_ms: Option<i64>,
@@ -83,6 +86,7 @@ impl Memory {
             outcomes: BTreeMap::new(),
             rows: Rows::default(),
             mandates: Vec::new(),
+            principals: Arc::default(),
             keys: Vec::new(),
             passkeys: Vec::new(),
             tenant_keys: HashMap::new(),
@@ -248,6 +252,7 @@ impl World {
         let (outcomes, approvals) = (Vec::new(), Vec::new());
         let (claim, labels, erased_after_ms) = (item.claim, intent.labels.clone(), intent.erased_after_ms);
         let lease = Lease::first(item.sends(), PROCESS, item.lease_ms());
+        let usage = if item.counts() { intent.usage } else { Usage::default() };
         self.actions.insert(
             row,
             Row {
@@ -257,6 +262,7 @@ impl World {
                 effect,
                 claimed_ms,
                 lease,
+                usage,
                 outcomes,
                 approvals,
                 erased_after_ms,
@@ -284,6 +290,9 @@ impl World {
         let Some(row) = self.actions.get_mut(&number) else { return Ok(entry) };
         row.effect = item.effect().map(|effect| effect.hash);
         row.claimed_ms = intent.at_ms;
+        if item.counts() && !intent.usage.is_nothing() {
+            row.usage = intent.usage;
+        }
         row.lease = row.lease.taken(item.sends(), PROCESS, item.lease_ms());
         let stored = &mut row.stored;
         stored.counted_ms = intent.at_ms;
@@ -405,9 +414,9 @@ impl World {
     }
 
     fn close(&mut self, settlement: &Settlement, amends: bool) -> Result<i64, Error> {
-        let Settlement { action: id, by, outcome, charged, overage } = settlement;
-        let Row { stored, lease, .. } = self.row(*id).ok_or(Error::NoSuchAction(*id))?;
-        let lease = *lease;
+        let Settlement { action: id, by, outcome, charged, used, overage } = settlement;
+        let Row { stored, lease, usage, .. } = self.row(*id).ok_or(Error::NoSuchAction(*id))?;
+        let (lease, debited) = (*lease, *usage);
         let (number, from, debit) = (stored.row, stored.state, stored.debit);
         let (tenant, mandates) = (stored.tenant.clone(), stored.mandates.clone());
         settlement.check(from, &lease, PROCESS, amends)?;
@@ -418,6 +427,7 @@ impl World {
         }
         let to = outcome.state;
         let charged = charged.filter(|_| !from.waits()).unwrap_or(debit);
+        let used = used.filter(|_| !from.waits());
         if let Some(row) = self.actions.get_mut(&number) {
             row.lease = lease.after(*by, to);
             (row.stored.state, row.stored.debit) = (to, charged);
@@ -426,10 +436,17 @@ impl World {
             let claim = row.claim;
             self.claimed_in(claim, to);
         }
-        if charged != debit || overage.is_some() {
-            for jti in mandates {
-                let account = self.rows.account(identity::account(&tenant, &jti), &jti);
-                account.set(corrected(&account.value, charged - debit, overage.is_some()));
+        for jti in mandates.iter().filter(|_| charged != debit || overage.is_some()) {
+            let account = self.rows.account(identity::account(&tenant, jti), jti);
+            account.set(corrected(&account.value, charged - debit, overage.is_some()));
+        }
+        if let Some(used) = used {
+            for jti in &mandates {
+                let account = self.rows.account(identity::account(&tenant, jti), jti);
+                account.set(account.value.remeasure(&debited, &used));
+            }
+            if let Some(row) = self.actions.get_mut(&number) {
+                row.usage = used;
             }
         }
         Ok(entry)
@@ -882,7 +899,14 @@ impl Ledger for Memory {
 
     fn issue(&self, mandate: Mandate, event: Event) -> Answer<'_, i64> {
         self.now(move |world| {
-            if world.mandates.iter().any(|known| known.tenant == mandate.tenant && known.jti == mandate.jti) {
+            let stored = |jti: &str| {
+                world.mandates.iter().any(|known| known.tenant == mandate.tenant && *known.jti == *jti)
+            };
+            let revoked = |jti: &str| world.account(&mandate.tenant, jti).revoked_at.is_some();
+            if let Some(ended) = mandate.chain.iter().find(|jti| !stored(jti) || revoked(jti)) {
+                return Err(Error::Absent(ended.clone()));
+            }
+            if stored(&mandate.jti) {
                 return Err(Error::Exists(mandate.jti));
             }
             world.mandates.push(mandate);
@@ -929,6 +953,43 @@ impl Ledger for Memory {
             };
             let rows = world.actions.values().map(|row| &row.stored);
             Ok(Revocation { at_ms, unsettled: rows.filter(open).map(|stored| stored.id).collect() })
+        })
+    }
+
+    fn register_principal(&self, key: PrincipalKey, event: Event) -> Answer<'_, i64> {
+        self.now(move |world| {
+            let same = |known: &PrincipalKey| {
+                known.tenant == key.tenant && known.issuer == key.issuer && known.kid == key.kid
+            };
+            if world.principals.iter().any(same) {
+                return Err(Error::Exists(key.kid));
+            }
+            Arc::make_mut(&mut world.principals).push(key);
+            world.event(event)
+        })
+    }
+
+    fn principals(&self) -> Answer<'_, Arc<Vec<PrincipalKey>>> {
+        self.now(move |world| Ok(Arc::clone(&world.principals)))
+    }
+
+    fn revoke_principal<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        issuer: &'a str,
+        kid: &'a str,
+        event: Event,
+    ) -> Answer<'a, i64> {
+        self.now(move |world| {
+            let stands = |key: &&mut PrincipalKey| {
+                key.tenant == *tenant
+                    && *key.issuer == *issuer
+                    && *key.kid == *kid
+                    && key.revoked_ms.is_none()
+            };
+            let found = Arc::make_mut(&mut world.principals).iter_mut().find(stands);
+            found.ok_or_else(|| Error::Absent(kid.into()))?.revoked_ms = Some(event.at_ms);
+            world.event(event)
         })
     }
 

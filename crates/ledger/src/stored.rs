@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use action::{ActionId, Environment, Money, Subject, Tenant};
+use mandate::Resource;
 
 use crate::{Receipt, Reply, Scope, State};
 
@@ -87,6 +88,13 @@ pub enum Obstacle {
     NotRising {
         /// The highest by now.
         last: u64,
+    },
+    /// A mandate of the chain has not enough time, or of another resource, left.
+    EnvelopeExceeded {
+        /// Which.
+        jti: Arc<str>,
+        /// Of what.
+        resource: Resource,
     },
     /// As many actions of the agent wait for people as may.
     TooManyHeld,

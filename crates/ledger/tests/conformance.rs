@@ -11,10 +11,12 @@ use std::thread;
 use action::{ActionId, Subject, Tenant};
 use common::*;
 use ledger::{
-    Admission, Admitted, ApiKey, Approval, Basis, By, CHARGING, Deferral, Draft, Effect, Error, FactsQuery,
-    Filter, Hold, Ledger, Mandate, Obstacle, Outcome, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED,
-    RESERVED, ROLLING_BACK, Recorded, Resumption, Scope, Settlement, State, Tolerance,
+    Admission, Admitted, ApiKey, Approval, Basis, By, CHARGING, Debit, Deferral, Draft, Effect, Error,
+    FactsQuery, Filter, Hold, Ledger, Mandate, Obstacle, Outcome, PASSKEY_ENROLLED, PASSKEY_REGISTERED,
+    PASSKEY_REVOKED, PrincipalKey, RESERVED, ROLLING_BACK, Recorded, Resumption, Scope, Settlement, State,
+    Tolerance,
 };
+use mandate::{Account, Limits, Resource, ResourceEnvelope, Usage};
 
 // Keys.
 
@@ -898,7 +900,198 @@ fn lists_are_a_tenants_own_filtered_and_paged_newest_first() {
     });
 }
 
+// Time and resources.
+
+/// An admission that takes a second and more of each mandate.
+fn cycle(key: &str, mandates: &[&str], usage: Usage) -> Admission {
+    let envelope = ResourceEnvelope {
+        max_compute_units: Some(10),
+        max_duration_seconds: Some(3),
+        ..ResourceEnvelope::default()
+    };
+    let mut admission = admission(key);
+    admission.intent.usage = usage;
+    let limits = Limits { envelope, ..Limits::default() };
+    admission.debits = mandates.iter().map(|jti| Debit { jti: (*jti).into(), epoch: 0, limits }).collect();
+    admission
+}
+
+fn account(ledger: &dyn Ledger, jti: &str) -> Account {
+    let (tenant, subject, mandates) = (Tenant::default(), subject(), [Arc::from(jti)]);
+    let facts = wait(ledger.facts(FactsQuery { mandates: &mandates, ..query(&tenant, &subject) }));
+    facts.unwrap().accounts.remove(0)
+}
+
+#[test]
+fn time_and_resources_are_taken_from_the_whole_chain_and_corrected_in_all_of_it() {
+    on_every_ledger(|ledger| {
+        let usage =
+            Usage { seconds: 1, compute_units: 4, memory_bytes: 70, storage_bytes: 8, egress_bytes: 9 };
+        let id = admitted(&*ledger, cycle("a", &["leaf", "root"], usage));
+        for jti in ["leaf", "root"] {
+            assert_eq!(account(&*ledger, jti).used, usage);
+        }
+        // What is not known yet stays as it was taken.
+        let settled = settlement(id, State::InDoubt, "a");
+        wait(ledger.settle(settled)).unwrap();
+        assert_eq!(account(&*ledger, "root").used, usage);
+        let really =
+            Usage { seconds: 2, compute_units: 1, memory_bytes: 50, storage_bytes: 8, egress_bytes: 0 };
+        wait(ledger.settle(Settlement { used: Some(really), ..settlement(id, State::Executed, "b") }))
+            .unwrap();
+        for jti in ["leaf", "root"] {
+            let found = account(&*ledger, jti);
+            assert_eq!(found.used, Usage { memory_bytes: 70, ..really }, "{jti}");
+            assert_eq!(found.actions, 1);
+        }
+        // A sibling has what is left of the root: one second, and nine units.
+        let asked = |seconds, compute_units| Usage { seconds, compute_units, ..Usage::default() };
+        let over = |usage| obstacle(&*ledger, cycle("c", &["sibling", "root"], usage));
+        let exceeded = |resource| Obstacle::EnvelopeExceeded { jti: "root".into(), resource };
+        assert_eq!(over(asked(2, 0)), exceeded(Resource::Seconds));
+        assert_eq!(over(asked(1, 10)), exceeded(Resource::ComputeUnits));
+        assert_eq!(account(&*ledger, "sibling"), Account::new("sibling"), "all are debited or none");
+        admitted(&*ledger, cycle("d", &["sibling", "root"], asked(1, 9)));
+        assert_eq!(over(asked(1, 0)), exceeded(Resource::Seconds));
+        // What takes no time is no cycle.
+        admitted(&*ledger, cycle("e", &["sibling", "root"], Usage::default()));
+    });
+}
+
 // Mandates, credentials, keys, texts.
+
+#[test]
+fn nothing_descends_from_what_is_revoked_or_unknown() {
+    on_every_ledger(|ledger| {
+        let tenant = Tenant::default();
+        let mandate = |jti: &str, chain: &[&str], kid: Option<&str>| Mandate {
+            tenant: tenant.clone(),
+            jti: jti.into(),
+            subject: subject(),
+            issuer: "alice".into(),
+            issued_ms: NOW,
+            expires_ms: NOW + 1000,
+            claims: b"{}".to_vec(),
+            chain: chain.iter().map(|jti| Box::from(*jti)).collect(),
+            kid: kid.map(Box::from),
+        };
+        let issue = |mandate| wait(ledger.issue(mandate, event("mandate_delegated")));
+        let ended = |mandate| match issue(mandate) {
+            Err(Error::Absent(jti)) => jti,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(&*ended(mandate("child", &["root"], None)), "root");
+        issue(mandate("root", &[], Some("key-1"))).unwrap();
+        issue(mandate("child", &["root"], None)).unwrap();
+        let held = wait(ledger.mandate(&tenant, "child")).unwrap().unwrap();
+        assert_eq!(held.mandate, mandate("child", &["root"], None));
+        let held = wait(ledger.mandate(&tenant, "root")).unwrap().unwrap();
+        assert_eq!(held.mandate.kid.as_deref(), Some("key-1"));
+        wait(ledger.revoke(&tenant, "root", event("mandate_revoked"))).unwrap();
+        assert_eq!(&*ended(mandate("late", &["root"], None)), "root");
+        assert_eq!(&*ended(mandate("grandchild", &["root", "child"], None)), "root");
+        assert_eq!(wait(ledger.mandate(&tenant, "late")).unwrap(), None);
+    });
+}
+
+#[test]
+fn a_revocation_tells_what_is_open_under_every_descendant() {
+    on_every_ledger(|ledger| {
+        let tenant = Tenant::default();
+        let own = admitted(&*ledger, payment("a", 10, &["root"]));
+        let childs = admitted(&*ledger, payment("b", 10, &["child", "root"]));
+        let grandchilds = admitted(&*ledger, payment("c", 10, &["grandchild", "child", "root"]));
+        let others = admitted(&*ledger, payment("d", 10, &["other"]));
+        let done = admitted(&*ledger, payment("e", 10, &["child", "root"]));
+        wait(ledger.settle(settlement(done, State::Executed, "e"))).unwrap();
+        let told = wait(ledger.revoke(&tenant, "child", event("mandate_revoked"))).unwrap();
+        assert_eq!(told.unsettled, [childs, grandchilds]);
+        let told = wait(ledger.revoke(&tenant, "root", event("mandate_revoked"))).unwrap();
+        assert_eq!(told.unsettled, [own, childs, grandchilds]);
+        let revoked = obstacle(&*ledger, payment("f", 10, &["grandchild", "child", "root"]));
+        assert!(matches!(revoked, Obstacle::Revoked { jti, .. } if &*jti == "child"));
+        wait(ledger.settle(settlement(others, State::Executed, "d"))).unwrap();
+    });
+}
+
+/// Children keep being admitted while their ancestor is revoked. What the acknowledgement does not know of was admitted
+/// before it and is settled, or was not admitted at all.
+#[test]
+fn a_revocation_races_five_hundred_admissions_of_children() {
+    on_every_ledger(|ledger| {
+        let tenant = Tenant::default();
+        let revoked = std::sync::atomic::AtomicBool::new(false);
+        let (admitted, acknowledged) = thread::scope(|scope| {
+            let worker = |worker: usize| {
+                let (ledger, revoked) = (&ledger, &revoked);
+                scope.spawn(move || {
+                    let child = format!("child-{}", worker % 3);
+                    let mut admitted = Vec::new();
+                    for number in 0..125 {
+                        let known = revoked.load(std::sync::atomic::Ordering::SeqCst);
+                        let asked = payment(&format!("{worker}-{number}"), 0, &[&child, "root"]);
+                        let id = asked.intent.id;
+                        match admit(&**ledger, asked) {
+                            Admitted::New { .. } if known => panic!("admitted after the acknowledgement"),
+                            Admitted::New { .. } => admitted.push(id),
+                            Admitted::Refused(Obstacle::Revoked { jti, .. }) => assert_eq!(&*jti, "root"),
+                            other => panic!("{other:?}"),
+                        }
+                    }
+                    admitted
+                })
+            };
+            let workers: Vec<_> = (0..4).map(worker).collect();
+            // Some come before it, whoever is how fast.
+            while account(&*ledger, "root").actions < 20 {
+                thread::yield_now();
+            }
+            let told = wait(ledger.revoke(&tenant, "root", event("mandate_revoked"))).unwrap();
+            revoked.store(true, std::sync::atomic::Ordering::SeqCst);
+            let admitted: Vec<ActionId> =
+                workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect();
+            (admitted, told.unsettled)
+        });
+        let sorted = |mut ids: Vec<ActionId>| {
+            ids.sort();
+            ids
+        };
+        assert!(admitted.len() >= 20);
+        assert_eq!(sorted(admitted), sorted(acknowledged), "none before it is missing, none came after it");
+    });
+}
+
+#[test]
+fn a_key_of_a_principal_is_its_tenants_and_does_not_come_back() {
+    on_every_ledger(|ledger| {
+        let tenant = Tenant::default();
+        let key = |issuer: &str, kid: &str| PrincipalKey {
+            tenant: tenant.clone(),
+            issuer: issuer.into(),
+            kid: kid.into(),
+            jwk: "{}".into(),
+            created_ms: NOW,
+            created_by: "ops".into(),
+            revoked_ms: None,
+        };
+        let register = |key| wait(ledger.register_principal(key, event("principal_registered")));
+        register(key("alice", "k1")).unwrap();
+        register(key("bob", "k1")).unwrap();
+        assert!(matches!(register(key("alice", "k1")), Err(Error::Exists(_))));
+        let end = |tenant, issuer, kid| {
+            wait(ledger.revoke_principal(tenant, issuer, kid, event("principal_revoked")))
+        };
+        let other = Tenant::parse("other").unwrap();
+        assert!(matches!(end(&other, "alice", "k1"), Err(Error::Absent(_))));
+        assert!(matches!(end(&tenant, "alice", "k2"), Err(Error::Absent(_))));
+        end(&tenant, "alice", "k1").unwrap();
+        assert!(matches!(end(&tenant, "alice", "k1"), Err(Error::Absent(_))));
+        assert!(matches!(register(key("alice", "k1")), Err(Error::Exists(_))));
+        let all = wait(ledger.principals()).unwrap();
+        let found: Vec<_> = all.iter().map(|key| (&*key.issuer, key.revoked_ms.is_some())).collect();
+        assert_eq!(found, [("alice", true), ("bob", false)]);
+    });
+}
 
 #[test]
 fn mandates_are_issued_once_and_show_what_is_left() {
@@ -912,6 +1105,8 @@ fn mandates_are_issued_once_and_show_what_is_left() {
             issued_ms: NOW,
             expires_ms: NOW + 1000,
             claims: b"{}".to_vec(),
+            chain: Vec::new(),
+            kid: None,
         };
         for jti in ["m1", "m2", "m3"] {
             wait(ledger.issue(mandate(jti), event("mandate_issued"))).unwrap();

@@ -311,6 +311,14 @@ fn back_to(version: i64, directory: &Path) {
 
 const UNDONE: &[(i64, &str)] = &[
     (12, "DROP TABLE session; DROP TABLE record; DROP TABLE declaration; DROP TABLE cycle"),
+    (
+        11,
+        "DROP TABLE usage; DROP TABLE principal_key; ALTER TABLE mandate DROP COLUMN chain;
+         ALTER TABLE mandate DROP COLUMN kid; ALTER TABLE account DROP COLUMN seconds;
+         ALTER TABLE account DROP COLUMN compute; ALTER TABLE account DROP COLUMN memory;
+         ALTER TABLE account DROP COLUMN storage; ALTER TABLE account DROP COLUMN egress;
+         ALTER TABLE account DROP COLUMN granted",
+    ),
     (10, "DROP TABLE deletion; DROP TABLE erasure"),
     (9, "ALTER TABLE action DROP COLUMN refs"),
     (8, "DROP INDEX action_held"),

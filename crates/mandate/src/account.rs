@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use action::Money;
 
-use crate::{Mandate, Refusal};
+use crate::{Mandate, Refusal, Resource, ResourceEnvelope};
 
 /// The changing part of a mandate, as the ledger keeps it. A mandate never seen before has an account of zeros.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -22,6 +22,34 @@ pub struct Account {
     pub revoked_at: Option<i64>,
     /// Stopped, but not for ever.
     pub frozen: bool,
+    /// What actions of sessions used by now.
+    pub used: Usage,
+    /// Seconds granted on top of the envelope's, by extensions and transfers; below zero after one went out.
+    pub granted_seconds: i64,
+}
+
+/// What one action takes of each mandate of its chain, beside being counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Use {
+    /// What it puts at stake.
+    pub money: Option<Money>,
+    /// What it takes of the envelope.
+    pub usage: Usage,
+}
+
+/// What is used of an envelope. Zeros for everything outside of sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Of the time budget.
+    pub seconds: u64,
+    /// Units of the operator's own reckoning.
+    pub compute_units: u64,
+    /// The most at any one time: it is not summed.
+    pub memory_bytes: u64,
+    /// Bytes.
+    pub storage_bytes: u64,
+    /// Bytes.
+    pub egress_bytes: u64,
 }
 
 /// The part of a mandate that its account is measured against; small enough to be stored beside the account, so that
@@ -32,6 +60,8 @@ pub struct Limits {
     pub spend_cap: Option<Money>,
     /// No more actions than this.
     pub max_actions: Option<u64>,
+    /// No more time and resources than these.
+    pub envelope: ResourceEnvelope,
 }
 
 impl Account {
@@ -40,11 +70,11 @@ impl Account {
         Account { jti: jti.into(), ..Account::default() }
     }
 
-    /// Whether one more action of `amount` would be carried.
+    /// Whether one more action that takes this would be carried.
     ///
     /// # Errors
     /// The first limit that it would break.
-    pub fn carries(&self, limits: &Limits, amount: Option<Money>) -> Result<(), Refusal> {
+    pub fn carries(&self, limits: &Limits, takes: &Use) -> Result<(), Refusal> {
         if self.revoked_at.is_some() {
             return Err(Refusal::Revoked);
         }
@@ -56,31 +86,61 @@ impl Account {
         {
             return Err(Refusal::ActionsUsedUp { max });
         }
-        let (Some(cap), Some(asked)) = (limits.spend_cap, amount) else { return Ok(()) };
-        let left = self.left_of(cap);
-        match asked.compare(left) {
-            None => Err(currency_mismatch(cap, asked)),
-            Some(Ordering::Greater) => Err(Refusal::CapExceeded { asked, left }),
-            Some(_) => Ok(()),
+        if let (Some(cap), Some(asked)) = (limits.spend_cap, takes.money) {
+            let left = self.left_of(cap);
+            match asked.compare(left) {
+                None => return Err(currency_mismatch(cap, asked)),
+                Some(Ordering::Greater) => return Err(Refusal::CapExceeded { asked, left }),
+                Some(_) => {}
+            }
+        }
+        let left = self.envelope_left(&limits.envelope);
+        let over = Resource::ALL
+            .into_iter()
+            .find(|resource| left.of(*resource).is_some_and(|left| takes.usage.of(*resource) > left));
+        match over {
+            Some(Resource::Seconds) => Err(Refusal::TimeUsedUp),
+            Some(resource) => Err(Refusal::EnvelopeExceeded { resource }),
+            None => Ok(()),
         }
     }
 
-    /// The account after one more action of `amount`. Admission applies it under the row's lock.
+    /// The account after one more action that takes this. Admission applies it under the row's lock.
     ///
-    /// INVARIANT (cap): `spent_minor` never exceeds the cap through a debit.
+    /// INVARIANT (cap): neither `spent_minor` nor anything of `used` ever exceeds its limit through a debit.
     ///
     /// # Errors
     /// As [`Account::carries`]; the account is then unchanged.
-    pub fn debit(&self, limits: &Limits, amount: Option<Money>) -> Result<Account, Refusal> {
-        self.carries(limits, amount)?;
-        let spends = amount.map_or(0, Money::minor);
+    pub fn debit(&self, limits: &Limits, takes: &Use) -> Result<Account, Refusal> {
+        self.carries(limits, takes)?;
+        let spends = takes.money.map_or(0, Money::minor);
         // Keeps (cap): what `carries` let pass is at most cap - spent, so neither addition can overflow there; a
         // mandate without a cap saturates.
         Ok(Account {
             spent_minor: self.spent_minor.saturating_add(spends),
             actions: self.actions.saturating_add(1),
+            used: self.used.and(&takes.usage),
             ..self.clone()
         })
+    }
+
+    /// The account after it is known what an action used for which `debited` was taken. The truth is recorded, even
+    /// above a limit: then nothing is left. A high-water mark never falls.
+    pub fn remeasure(&self, debited: &Usage, measured: &Usage) -> Account {
+        Account { used: self.used.without(debited).and(measured), ..self.clone() }
+    }
+
+    /// The account after seconds were granted on top of the envelope's, or, below zero, given away.
+    ///
+    /// # Errors
+    /// [`Refusal::TimeUsedUp`] when more would be given away than is left.
+    pub fn grant(&self, limits: &Limits, seconds: i64) -> Result<Account, Refusal> {
+        let gives = u64::try_from(seconds.saturating_neg()).unwrap_or(0);
+        let left = self.envelope_left(&limits.envelope).max_duration_seconds;
+        if left.is_some_and(|left| gives > left) {
+            return Err(Refusal::TimeUsedUp);
+        }
+        Ok(Account { granted_seconds: self.granted_seconds.saturating_add(seconds), ..self.clone() })
     }
 
     /// The account after `amount` minor units came back, because the effect is finally absent or less was captured.
@@ -108,6 +168,29 @@ impl Account {
         }
     }
 
+    /// What is left of every limit: what one more action, or a child, may have.
+    pub fn left(&self, limits: &Limits) -> Limits {
+        Limits {
+            spend_cap: limits.spend_cap.map(|cap| self.left_of(cap)),
+            max_actions: limits.max_actions.map(|max| max.saturating_sub(self.actions)),
+            envelope: self.envelope_left(&limits.envelope),
+        }
+    }
+
+    /// What is left of the envelope. Memory is no sum, so all of it stays.
+    pub fn envelope_left(&self, envelope: &ResourceEnvelope) -> ResourceEnvelope {
+        let Usage { seconds, compute_units, storage_bytes, egress_bytes, .. } = self.used;
+        let rest = |max: Option<u64>, used: u64| max.map(|max| max.saturating_sub(used));
+        let granted = |max: u64| max.saturating_add_signed(self.granted_seconds);
+        ResourceEnvelope {
+            max_compute_units: rest(envelope.max_compute_units, compute_units),
+            max_duration_seconds: rest(envelope.max_duration_seconds.map(granted), seconds),
+            max_memory_bytes: envelope.max_memory_bytes,
+            max_network_egress_bytes: rest(envelope.max_network_egress_bytes, egress_bytes),
+            max_storage_bytes: rest(envelope.max_storage_bytes, storage_bytes),
+        }
+    }
+
     /// What is left of `cap`, never below zero.
     #[expect(clippy::expect_used, reason = "what is taken from the cap lies between nothing and the cap")]
     pub fn left_of(&self, cap: Money) -> Money {
@@ -119,7 +202,80 @@ impl Account {
 impl Mandate {
     /// What the mandate's account is measured against.
     pub fn limits(&self) -> Limits {
-        Limits { spend_cap: self.spend_cap, max_actions: self.max_actions }
+        Limits { spend_cap: self.spend_cap, max_actions: self.max_actions, envelope: self.resource_envelope }
+    }
+}
+
+impl Limits {
+    /// The lower of each two: what is left of both.
+    pub fn least(&self, other: &Limits) -> Limits {
+        let least = |one: Option<u64>, other: Option<u64>| match (one, other) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        let (ours, theirs) = (&self.envelope, &other.envelope);
+        Limits {
+            spend_cap: match (self.spend_cap, other.spend_cap) {
+                (Some(one), Some(other)) if one.compare(other) == Some(Ordering::Greater) => Some(other),
+                (one, other) => one.or(other),
+            },
+            max_actions: least(self.max_actions, other.max_actions),
+            envelope: ResourceEnvelope {
+                max_compute_units: least(ours.max_compute_units, theirs.max_compute_units),
+                max_duration_seconds: least(ours.max_duration_seconds, theirs.max_duration_seconds),
+                max_memory_bytes: least(ours.max_memory_bytes, theirs.max_memory_bytes),
+                max_network_egress_bytes: least(
+                    ours.max_network_egress_bytes,
+                    theirs.max_network_egress_bytes,
+                ),
+                max_storage_bytes: least(ours.max_storage_bytes, theirs.max_storage_bytes),
+            },
+        }
+    }
+}
+
+impl Use {
+    /// An action outside of a session takes money and nothing else.
+    pub fn of_money(money: Option<Money>) -> Use {
+        Use { money, usage: Usage::default() }
+    }
+}
+
+impl Usage {
+    /// Is nothing used?
+    pub fn is_nothing(&self) -> bool {
+        *self == Usage::default()
+    }
+
+    /// How much of this.
+    pub fn of(&self, resource: Resource) -> u64 {
+        match resource {
+            Resource::Seconds => self.seconds,
+            Resource::ComputeUnits => self.compute_units,
+            Resource::MemoryBytes => self.memory_bytes,
+            Resource::StorageBytes => self.storage_bytes,
+            Resource::EgressBytes => self.egress_bytes,
+        }
+    }
+
+    fn and(&self, more: &Usage) -> Usage {
+        Usage {
+            seconds: self.seconds.saturating_add(more.seconds),
+            compute_units: self.compute_units.saturating_add(more.compute_units),
+            memory_bytes: self.memory_bytes.max(more.memory_bytes),
+            storage_bytes: self.storage_bytes.saturating_add(more.storage_bytes),
+            egress_bytes: self.egress_bytes.saturating_add(more.egress_bytes),
+        }
+    }
+
+    fn without(&self, less: &Usage) -> Usage {
+        Usage {
+            seconds: self.seconds.saturating_sub(less.seconds),
+            compute_units: self.compute_units.saturating_sub(less.compute_units),
+            memory_bytes: self.memory_bytes,
+            storage_bytes: self.storage_bytes.saturating_sub(less.storage_bytes),
+            egress_bytes: self.egress_bytes.saturating_sub(less.egress_bytes),
+        }
     }
 }
 

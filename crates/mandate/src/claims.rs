@@ -4,7 +4,7 @@ use action::{Money, Subject};
 use serde::{Deserialize, Serialize};
 
 use crate::refusal::malformed;
-use crate::{Pattern, Refusal};
+use crate::{Limits, Pattern, Refusal};
 
 /// The claims set as it travels. Names are the wire's; an unknown claim is refused, because a limit that is not
 /// understood cannot be kept.
@@ -70,8 +70,8 @@ pub struct SpendCap {
     pub currency: String,
 }
 
-/// What a session under the mandate may consume in all.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What sessions under the mandate may consume in all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ResourceEnvelope {
     /// Units of the operator's own reckoning.
@@ -89,6 +89,56 @@ pub struct ResourceEnvelope {
     /// Bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_storage_bytes: Option<u64>,
+}
+
+/// One member of an envelope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    /// `max_duration_seconds`: the time budget.
+    Seconds,
+    /// `max_compute_units`.
+    ComputeUnits,
+    /// `max_memory_bytes`.
+    MemoryBytes,
+    /// `max_storage_bytes`.
+    StorageBytes,
+    /// `max_network_egress_bytes`.
+    EgressBytes,
+}
+
+impl Resource {
+    /// Every one, in the order in which a limit that breaks is told.
+    pub const ALL: [Resource; 5] = [
+        Resource::Seconds,
+        Resource::ComputeUnits,
+        Resource::MemoryBytes,
+        Resource::StorageBytes,
+        Resource::EgressBytes,
+    ];
+
+    /// The member of `resource_envelope`.
+    pub fn member(self) -> &'static str {
+        match self {
+            Resource::Seconds => "max_duration_seconds",
+            Resource::ComputeUnits => "max_compute_units",
+            Resource::MemoryBytes => "max_memory_bytes",
+            Resource::StorageBytes => "max_storage_bytes",
+            Resource::EgressBytes => "max_network_egress_bytes",
+        }
+    }
+}
+
+impl ResourceEnvelope {
+    /// How much of this there may be; `None` means any.
+    pub fn of(&self, resource: Resource) -> Option<u64> {
+        match resource {
+            Resource::Seconds => self.max_duration_seconds,
+            Resource::ComputeUnits => self.max_compute_units,
+            Resource::MemoryBytes => self.max_memory_bytes,
+            Resource::StorageBytes => self.max_storage_bytes,
+            Resource::EgressBytes => self.max_network_egress_bytes,
+        }
+    }
 }
 
 /// A share between 0 and 1, in ten-thousandths, so that comparing it needs no floating point.
@@ -155,8 +205,10 @@ pub struct Mandate {
     pub goal_scope: Vec<String>,
     /// Binds sessions.
     pub resource_envelope: ResourceEnvelope,
-    /// Ancestors, root first; empty for as long as delegation is not supported.
+    /// Ancestors, root first; empty for one that a principal gave itself.
     pub chain: Vec<String>,
+    /// Who gave the mandate at the root of the chain.
+    principal: Subject,
 }
 
 /// More entries than this in one list of a mandate is a mistake, not a mandate.
@@ -166,11 +218,8 @@ impl Mandate {
     /// Understands a claims set that is trusted already: just verified, or the operator's own configuration.
     ///
     /// # Errors
-    /// [`Refusal::Malformed`] naming the claim, or the two kinds of mandate that are not supported yet.
+    /// [`Refusal::Malformed`] naming the claim, or the kind of mandate that is not supported yet.
     pub fn of(claims: &Claims) -> Result<Mandate, Refusal> {
-        if claims.delegation_chain.as_ref().is_some_and(|chain| !chain.is_empty()) {
-            return Err(Refusal::DelegationUnsupported);
-        }
         if claims.cnf.is_some() {
             return Err(Refusal::KeyBoundUnsupported);
         }
@@ -202,15 +251,93 @@ impl Mandate {
             uncertainty_floor: share("uncertainty_floor", claims.uncertainty_floor.as_ref())?,
             trust_floor: share("trust_floor", claims.trust_floor.as_ref())?,
             goal_scope: names("goal_scope", claims.goal_scope.as_deref().unwrap_or(&[]))?,
-            resource_envelope: claims.resource_envelope.clone().unwrap_or_default(),
-            chain: Vec::new(),
+            resource_envelope: claims.resource_envelope.unwrap_or_default(),
+            chain: chain(&claims.jti, claims.delegation_chain.as_deref().unwrap_or(&[]))?,
+            principal: identifier("iss", &claims.iss)?,
         })
+    }
+
+    /// The mandate as it stands below this one: everything under it is done in the name of the same principal.
+    pub fn under(self, parent: &Mandate) -> Mandate {
+        Mandate { principal: parent.principal.clone(), ..self }
     }
 
     /// The principal at the root of the chain: the one in whose name everything under the mandate is done.
     pub fn root_principal(&self) -> &str {
-        self.issuer.as_str()
+        self.principal.as_str()
     }
+
+    /// How far it is from the mandate that a principal gave itself.
+    pub fn depth(&self) -> usize {
+        self.chain.len()
+    }
+}
+
+impl Claims {
+    /// The claims with everything that they leave out as the parent has it: left out never means without limit.
+    pub fn inherit(self, parent: &Claims) -> Claims {
+        let not_before = parent.nbf.unwrap_or(parent.iat);
+        let envelope = match (self.resource_envelope, parent.resource_envelope) {
+            (Some(own), Some(parents)) => Some(own.inherit(&parents)),
+            (own, parents) => own.or(parents),
+        };
+        // Empty means any goal, so it is no goal of its own.
+        let goals = self.goal_scope.filter(|goals| !goals.is_empty());
+        Claims {
+            nbf: self.nbf.or((not_before > self.iat).then_some(not_before)),
+            resources: self.resources.or_else(|| parent.resources.clone()),
+            spend_cap: self.spend_cap.or_else(|| parent.spend_cap.clone()),
+            max_actions: self.max_actions.or(parent.max_actions),
+            requires_approval: self.requires_approval.or_else(|| parent.requires_approval.clone()),
+            uncertainty_floor: self.uncertainty_floor.or_else(|| parent.uncertainty_floor.clone()),
+            trust_floor: self.trust_floor.or_else(|| parent.trust_floor.clone()),
+            goal_scope: goals.or_else(|| parent.goal_scope.clone()),
+            resource_envelope: envelope,
+            ..self
+        }
+    }
+
+    /// The claims with limits that are no higher than what is left of them: what a child inherits.
+    pub fn limited_to(self, left: &Limits) -> Claims {
+        let sum =
+            |cap: Money| SpendCap { amount: cap.to_string(), currency: cap.currency().code().to_owned() };
+        Claims {
+            spend_cap: left.spend_cap.map(sum).or(self.spend_cap),
+            max_actions: left.max_actions.or(self.max_actions),
+            resource_envelope: match left.envelope == ResourceEnvelope::default() {
+                true => self.resource_envelope,
+                false => Some(left.envelope),
+            },
+            ..self
+        }
+    }
+}
+
+impl ResourceEnvelope {
+    fn inherit(self, parent: &ResourceEnvelope) -> ResourceEnvelope {
+        ResourceEnvelope {
+            max_compute_units: self.max_compute_units.or(parent.max_compute_units),
+            max_duration_seconds: self.max_duration_seconds.or(parent.max_duration_seconds),
+            max_memory_bytes: self.max_memory_bytes.or(parent.max_memory_bytes),
+            max_network_egress_bytes: self.max_network_egress_bytes.or(parent.max_network_egress_bytes),
+            max_storage_bytes: self.max_storage_bytes.or(parent.max_storage_bytes),
+        }
+    }
+}
+
+fn chain(jti: &str, entries: &[String]) -> Result<Vec<String>, Refusal> {
+    if entries.len() > MAX_ENTRIES {
+        return Err(malformed(format!("`delegation_chain` has more than {MAX_ENTRIES} entries")));
+    }
+    for (at, entry) in entries.iter().enumerate() {
+        identifier("delegation_chain", entry)?;
+        if entry == jti || entries[..at].contains(entry) {
+            return Err(malformed(format!(
+                "`delegation_chain` names `{entry}` twice, or the mandate itself"
+            )));
+        }
+    }
+    Ok(entries.to_vec())
 }
 
 fn identifier(name: &str, text: &str) -> Result<Subject, Refusal> {

@@ -20,10 +20,11 @@
 //! state is derived, and `step` says what an event makes of it. The **Context Package** is what is true of one cycle.
 //!
 //! What this crate deliberately does not do: it reads no clock, no store and no network; keys come in through
-//! [`KeyLookup`], whose implementor binds each key to a tenant and an issuer. It does not verify delegation: a
-//! mandate with a non-empty `delegation_chain` is refused until chains can be checked link by link. It does not
-//! check proof of possession: a mandate with `cnf` is refused rather than honoured without its proof. Unknown
-//! claims are refused too, because a limit that is not understood cannot be kept.
+//! [`KeyLookup`], whose implementor binds each key to a tenant and an issuer. It finds no ancestors: of a mandate that
+//! descends from others the caller brings each of them, and asks link by link whether it only narrows
+//! ([`Mandate::fits`]) and of each whether it carries the action ([`Mandate::carries`]). It does not check proof of
+//! possession: a mandate with `cnf` is refused rather than honoured without its proof. Unknown claims are refused too,
+//! because a limit that is not understood cannot be kept.
 
 mod account;
 mod claims;
@@ -32,14 +33,15 @@ mod context;
 mod halt;
 mod intent;
 mod key;
+mod narrow;
 mod pattern;
 mod permits;
 mod refusal;
 mod session;
 mod token;
 
-pub use account::{Account, Limits};
-pub use claims::{Claims, Confidence, Mandate, ResourceEnvelope, SpendCap};
+pub use account::{Account, Limits, Usage, Use};
+pub use claims::{Claims, Confidence, Mandate, Resource, ResourceEnvelope, SpendCap};
 pub use cluster::{Cluster, ClusterEvent, ClusterRefusal, ClusterState, Member, Transfer};
 pub use context::{CONTEXT_MEMBERS, ClusterContext, ContextPackage, DelegationContext, Remaining};
 pub use halt::Underway;
@@ -49,4 +51,4 @@ pub use pattern::Pattern;
 pub use permits::{exposure, within_own_bound};
 pub use refusal::Refusal;
 pub use session::{Completion, Halt, Session, SessionEvent, SessionRefusal, SessionState};
-pub use token::{KeyLookup, MAX_TOKEN_BYTES, issue, verify};
+pub use token::{KeyLookup, MAX_TOKEN_BYTES, Verified, issue, verify};

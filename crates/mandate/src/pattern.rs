@@ -32,6 +32,18 @@ impl Pattern {
         Ok(Pattern(shape(rest.into())))
     }
 
+    /// Whether every name that `other` covers is covered too.
+    pub fn contains(&self, other: &Pattern) -> bool {
+        match (&self.0, &other.0) {
+            (Shape::Exactly(name), Shape::Exactly(other)) => name == other,
+            // A name is no beginning of anything but itself, and a beginning stands for more than one name.
+            (Shape::Exactly(_), Shape::StartsWith(_)) => false,
+            (Shape::StartsWith(prefix), Shape::Exactly(rest) | Shape::StartsWith(rest)) => {
+                rest.starts_with(&**prefix)
+            }
+        }
+    }
+
     /// Whether the pattern covers this resource name, byte for byte.
     pub fn matches(&self, resource: &str) -> bool {
         match &self.0 {

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use action::{Action, Money, Subject};
 
 use crate::account::currency_mismatch;
-use crate::{Account, Mandate, Refusal};
+use crate::{Account, Mandate, Refusal, Use};
 
 impl Mandate {
     /// Whether this mandate, as much as is left of it, carries `action` asked by `caller` at `now_s` (Unix seconds).
@@ -21,8 +21,18 @@ impl Mandate {
     ) -> Result<(), Refusal> {
         self.is_for(caller, now_s)?;
         self.covers(action)?;
-        account.carries(&self.limits(), exposure(action))?;
+        account.carries(&self.limits(), &Use::of_money(exposure(action)))?;
         within_own_bound(action)
+    }
+
+    /// Whether this mandate, as much as is left of it, carries an action under one that descends from it.
+    ///
+    /// # Errors
+    /// As [`Mandate::permits`], but for whose it is and for the caller's own bound.
+    pub fn carries(&self, action: &Action, account: &Account, now_s: i64) -> Result<(), Refusal> {
+        self.is_in_force(now_s)?;
+        self.covers(action)?;
+        account.carries(&self.limits(), &Use::of_money(exposure(action)))
     }
 
     /// Whether the mandate is this caller's and in force at `now_s`, whatever is asked.
@@ -33,6 +43,14 @@ impl Mandate {
         if self.subject != *caller {
             return Err(Refusal::WrongSubject);
         }
+        self.is_in_force(now_s)
+    }
+
+    /// Whether the mandate is in force at `now_s`, whoever's it is.
+    ///
+    /// # Errors
+    /// Not yet valid, or expired.
+    pub fn is_in_force(&self, now_s: i64) -> Result<(), Refusal> {
         if now_s < self.not_before {
             return Err(Refusal::NotYetValid { from: self.not_before });
         }

@@ -2,6 +2,8 @@
 
 use action::{Currency, Money};
 
+use crate::Resource;
+
 /// Why a mandate, or the caller's own bound, refuses an action. Nothing here is secret from the caller.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -29,9 +31,30 @@ pub enum Refusal {
     /// The signature does not verify.
     #[error("mandate signature does not verify")]
     BadSignature,
-    /// The mandate is one of a chain, and chains cannot be verified yet.
-    #[error("delegated mandates are not supported: `delegation_chain` must be empty")]
-    DelegationUnsupported,
+    /// A mandate of the chain is not known here.
+    #[error("mandate `{jti}` of the delegation chain is not known here")]
+    ChainUnresolved {
+        /// Which.
+        jti: String,
+    },
+    /// The mandates of the chain do not follow on each other.
+    #[error("mandate `{jti}` does not follow on the one before it in the delegation chain")]
+    ChainBroken {
+        /// The first that does not.
+        jti: String,
+    },
+    /// The chain is longer than the operator allows.
+    #[error("the delegation chain is longer than {most}")]
+    ChainTooDeep {
+        /// How many mandates may stand above one.
+        most: usize,
+    },
+    /// A member is wider than what the parent has.
+    #[error("`{member}` is wider than what the parent mandate has")]
+    Widened {
+        /// Which claim.
+        member: &'static str,
+    },
     /// The mandate is bound to a key of the holder, and no proof of possession can be verified yet.
     #[error("key-bound mandates are not supported: `cnf` must be absent")]
     KeyBoundUnsupported,
@@ -93,6 +116,15 @@ pub enum Refusal {
         /// What is left.
         left: Money,
     },
+    /// More time than is left of the budget.
+    #[error("the mandate's time budget is used up")]
+    TimeUsedUp,
+    /// More of a resource than is left of the envelope.
+    #[error("more than is left of the mandate's `{}`", .resource.member())]
+    EnvelopeExceeded {
+        /// Of which.
+        resource: Resource,
+    },
     /// More than the bound that the caller itself set in the request.
     #[error("{asked} {} is more than the request's own bound of {bound}", .asked.currency())]
     OverOwnBound {
@@ -112,7 +144,10 @@ impl Refusal {
             Refusal::UnknownKey { .. } => "mandate_key_unknown",
             Refusal::WrongAlgorithm => "mandate_wrong_algorithm",
             Refusal::BadSignature => "mandate_bad_signature",
-            Refusal::DelegationUnsupported => "delegation_unsupported",
+            Refusal::ChainUnresolved { .. } => "chain_unresolved",
+            Refusal::ChainBroken { .. } => "chain_broken",
+            Refusal::ChainTooDeep { .. } => "chain_too_deep",
+            Refusal::Widened { .. } => "narrowing_violation",
             Refusal::KeyBoundUnsupported => "key_bound_unsupported",
             Refusal::WrongAudience => "wrong_audience",
             Refusal::WrongSubject => "wrong_subject",
@@ -125,6 +160,8 @@ impl Refusal {
             Refusal::ActionsUsedUp { .. } => "actions_used_up",
             Refusal::CurrencyMismatch { .. } => "currency_mismatch",
             Refusal::CapExceeded { .. } => "cap_exceeded",
+            Refusal::TimeUsedUp => "time_used_up",
+            Refusal::EnvelopeExceeded { .. } => "envelope_exceeded",
             Refusal::OverOwnBound { .. } => "over_own_bound",
         }
     }
@@ -137,7 +174,10 @@ impl Refusal {
             | Refusal::UnknownKey { .. }
             | Refusal::WrongAlgorithm
             | Refusal::BadSignature
-            | Refusal::DelegationUnsupported
+            | Refusal::ChainUnresolved { .. }
+            | Refusal::ChainBroken { .. }
+            | Refusal::ChainTooDeep { .. }
+            | Refusal::Widened { .. }
             | Refusal::KeyBoundUnsupported
             | Refusal::WrongAudience
             | Refusal::WrongSubject
@@ -150,6 +190,8 @@ impl Refusal {
             | Refusal::ActionsUsedUp { .. }
             | Refusal::CurrencyMismatch { .. }
             | Refusal::CapExceeded { .. }
+            | Refusal::TimeUsedUp
+            | Refusal::EnvelopeExceeded { .. }
             | Refusal::OverOwnBound { .. } => false,
         }
     }

@@ -51,12 +51,23 @@ pub fn issue(claims: &Claims, key: &SigningKey) -> Result<String, Refusal> {
     }
 }
 
+/// A token that was verified: what it says, and with which key it was signed.
+#[derive(Debug, Clone)]
+pub struct Verified {
+    /// As they travelled.
+    pub claims: Claims,
+    /// What they mean.
+    pub mandate: Mandate,
+    /// The key's RFC 7638 thumbprint.
+    pub kid: String,
+}
+
 /// Verifies a token issued for `audience` at `now_s` (Unix seconds). Whether it carries a given action, and whether
 /// it is the caller's, is asked of the [`Mandate`].
 ///
 /// # Errors
 /// The first thing that is wrong, form before signature before claims.
-pub fn verify(token: &str, keys: &impl KeyLookup, audience: &str, now_s: i64) -> Result<Mandate, Refusal> {
+pub fn verify(token: &str, keys: &impl KeyLookup, audience: &str, now_s: i64) -> Result<Verified, Refusal> {
     if token.len() > MAX_TOKEN_BYTES {
         return Err(Refusal::TooLarge { limit: MAX_TOKEN_BYTES });
     }
@@ -86,7 +97,7 @@ pub fn verify(token: &str, keys: &impl KeyLookup, audience: &str, now_s: i64) ->
     if now_s >= mandate.expires_at {
         return Err(Refusal::Expired { at: mandate.expires_at });
     }
-    Ok(mandate)
+    Ok(Verified { claims, mandate, kid: key.kid().to_owned() })
 }
 
 struct Header {

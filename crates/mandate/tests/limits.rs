@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use action::{Action, Catalogue, Request, Subject};
-use countersign_mandate::{Account, Claims, Mandate, SpendCap, exposure};
+use countersign_mandate::{Account, Claims, Mandate, SpendCap, Use, exposure};
 use serde_json::json;
 
 #[test]
@@ -122,14 +122,25 @@ fn claims_that_cannot_be_kept_are_refused() {
     assert_eq!(refused(|c| c.spend_cap = Some(cap("-1", "USD"))), "mandate_malformed");
     assert_eq!(refused(|c| c.spend_cap = Some(cap("1", "XXX"))), "mandate_malformed");
     assert_eq!(refused(|c| c.uncertainty_floor = serde_json::Number::from_f64(1.1)), "mandate_malformed");
-    assert_eq!(refused(|c| c.delegation_chain = Some(vec!["root".into()])), "delegation_unsupported");
+    assert_eq!(refused(|c| c.delegation_chain = Some(vec!["r".into(), "r".into()])), "mandate_malformed");
+    assert_eq!(refused(|c| c.delegation_chain = Some(vec![c.jti.clone()])), "mandate_malformed");
+    assert_eq!(refused(|c| c.delegation_chain = Some(vec!["a b".into()])), "mandate_malformed");
     assert_eq!(refused(|c| c.cnf = Some(json!({"jkt": "x"}))), "key_bound_unsupported");
 }
 
 #[test]
-fn an_empty_chain_is_no_delegation() {
+fn an_empty_chain_is_no_delegation_and_another_has_a_root() {
     let claims = Claims { delegation_chain: Some(vec![]), ..claims() };
     assert_eq!(Mandate::of(&claims).unwrap().root_principal(), "alice");
+    let root = Mandate::of(&claims).unwrap();
+    let child = Claims {
+        iss: "agent-7".into(),
+        delegation_chain: Some(vec!["m-1".into()]),
+        jti: "m-2".into(),
+        ..claims
+    };
+    let child = Mandate::of(&child).unwrap().under(&root);
+    assert_eq!((child.root_principal(), child.issuer.as_str(), child.depth()), ("alice", "agent-7", 1));
 }
 
 /// First line: the mandate. Every other line: time, what is asked, what becomes of it; what passes is debited.
@@ -151,8 +162,9 @@ fn check(table: &str) {
         };
         assert_eq!(told, expected.trim(), "{line}");
         if found.is_ok() {
-            account =
-                account.debit(&mandate.limits(), exposure(&action)).expect("what passes can be debited");
+            account = account
+                .debit(&mandate.limits(), &Use::of_money(exposure(&action)))
+                .expect("what passes can be debited");
         }
     }
 }

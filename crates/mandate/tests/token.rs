@@ -86,7 +86,7 @@ fn what_is_issued_verifies_with_either_algorithm() {
     for algorithm in [Algorithm::Es256, Algorithm::EdDsa] {
         let key = key(algorithm);
         let token = issue(&claims(), &key).unwrap();
-        let mandate = verify(&token, &registry(&key), AUDIENCE, 1_500).unwrap();
+        let mandate = verify(&token, &registry(&key), AUDIENCE, 1_500).unwrap().mandate;
         assert_eq!((mandate.jti.as_str(), mandate.root_principal()), ("m-1", "alice"));
         let read = VerifyingKey::from_jwk(key.verifying().jwk()).unwrap();
         assert_eq!((read.kid(), read.algorithm()), (key.verifying().kid(), algorithm));
@@ -97,8 +97,9 @@ fn what_is_issued_verifies_with_either_algorithm() {
 fn the_issuers_key_and_audience_and_time_are_checked() {
     let (key, other) = (key(Algorithm::Es256), key(Algorithm::Es256));
     let token = issue(&claims(), &key).unwrap();
-    let word =
-        |keys: &Registry, audience: &str, now| verify(&token, keys, audience, now).map_err(|it| it.word());
+    let word = |keys: &Registry, audience: &str, now| {
+        verify(&token, keys, audience, now).map(|it| it.mandate).map_err(|it| it.word())
+    };
     assert_eq!(word(&Registry(vec![]), AUDIENCE, 1_500).unwrap_err(), "mandate_key_unknown");
     assert_eq!(word(&registry(&other), AUDIENCE, 1_500).unwrap_err(), "mandate_key_unknown");
     let bob = Registry(vec![("bob".into(), key.verifying().clone())]);

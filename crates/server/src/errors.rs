@@ -170,7 +170,8 @@ const fn words(code: Code) -> Words {
             "blocked",
             "the mandate does not cover this action",
             "There is no mandate where one is needed, or it is expired, revoked, for another agent, out of scope, \
-             or what is left of its spend cap is too small; or the amount is above the caller's own bound.",
+             or what is left of its spend cap is too small; or one that it descends from is, or the chain to it \
+             cannot be verified; or the amount is above the caller's own bound.",
             &[
                 "check scope, resources, expiry and what is left of the mandate",
                 "ask the operator for a mandate that covers the action, and send it under a new key",
@@ -376,6 +377,17 @@ const fn words(code: Code) -> Words {
             "What the provider's binding declares (idempotent, queryable, repeat safe) does not suffice for the \
              level asked for.",
             &["ask for a lower guarantee level where allowed", "operators: declare what the provider can do"],
+        ),
+        NarrowingViolation => (
+            422,
+            "invalid_request",
+            "a mandate can only be handed on narrower than what is left of it",
+            "A member asked for is wider than what the mandate, or one above it, has left. Nothing was issued; that it was \
+             asked for is on record. `error.field` names the member.",
+            &[
+                "ask for less, or leave the member out: then it is as the parent has it",
+                "see what is left with GET /v1/mandates/{jti}",
+            ],
         ),
         RateLimited => (
             429,

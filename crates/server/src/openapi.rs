@@ -21,7 +21,9 @@ use utoipa::openapi::{
 };
 
 use crate::errors;
-use crate::faces::{actions, approvals, audit, callbacks, keys, mandates, operations, rollbacks, runs};
+use crate::faces::{
+    actions, approvals, audit, callbacks, keys, mandates, operations, principals, rollbacks, runs,
+};
 use crate::fault;
 use crate::request::YAML;
 use crate::routes::{Place, ROUTES, Route, Who};
@@ -99,6 +101,12 @@ pub enum Schema {
     MandateRequest,
     IssuedMandate,
     MandatePage,
+    DelegateRequest,
+    MandateStanding,
+    PrincipalRequest,
+    PrincipalRevocation,
+    PrincipalKey,
+    PrincipalKeyList,
     ReasonRequest,
     Revocation,
     FreezeRequest,
@@ -171,6 +179,12 @@ impl Schema {
             Schema::MandateRequest => of::<mandates::MandateRequest>(components),
             Schema::IssuedMandate => of::<mandates::IssuedMandate>(components),
             Schema::MandatePage => of::<mandates::MandatePage>(components),
+            Schema::DelegateRequest => of::<mandates::DelegateRequest>(components),
+            Schema::MandateStanding => of::<mandates::Standing>(components),
+            Schema::PrincipalRequest => of::<principals::PrincipalRequest>(components),
+            Schema::PrincipalRevocation => of::<principals::PrincipalRevocation>(components),
+            Schema::PrincipalKey => of::<principals::PrincipalKey>(components),
+            Schema::PrincipalKeyList => of::<principals::PrincipalKeyList>(components),
             Schema::ReasonRequest => of::<mandates::ReasonRequest>(components),
             Schema::Revocation => of::<mandates::Revocation>(components),
             Schema::FreezeRequest => of::<operations::FreezeRequest>(components),

@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::reply::Said;
 use crate::site::Site;
@@ -93,7 +94,12 @@ impl Request {
             let error = Error::new(Code::MalformedBody, broken.to_string());
             if broken.field.is_empty() { error } else { error.field(broken.field) }
         })?;
-        serde_json::from_value(value).map_err(|error| Error::new(Code::ValidationFailed, error.to_string()))
+        T::deserialize(&value).map_err(|error| {
+            let why = error.to_string();
+            let named = culprit::<T>(&value, &why);
+            let error = Error::new(Code::ValidationFailed, why);
+            named.map_or(error.clone(), |member| error.field(format!("/{member}")))
+        })
     }
 
     /// The same where a body may be left out.
@@ -349,6 +355,20 @@ impl Default for Limits {
             head_timeout: Duration::from_secs(10),
         }
     }
+}
+
+/// The member that a body is refused for: the missing one, or the one without which it would not be refused like this.
+fn culprit<T: DeserializeOwned>(value: &Value, why: &str) -> Option<String> {
+    if let Some((name, _)) = why.strip_prefix("missing field `").and_then(|rest| rest.split_once('`')) {
+        return Some(name.to_owned());
+    }
+    let members = value.as_object()?;
+    let refused_without = |name: &String| {
+        let mut rest = members.clone();
+        rest.remove(name);
+        T::deserialize(Value::Object(rest)).err().is_none_or(|error| error.to_string() != why)
+    };
+    members.keys().find(|name| refused_without(name)).cloned()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use http::{HeaderMap, Method};
 
 use crate::faces::{
     actions, approval_page, approvals, audit, callbacks, discovery, execution_protocol, keys, mandates,
-    operations, receipts, rollbacks, runs,
+    operations, principals, receipts, rollbacks, runs,
 };
 use crate::fault::Audience;
 use crate::openapi::{Answer, Schema};
@@ -157,6 +157,15 @@ const CHANGING: &[Code] = &[
     Code::ValidationFailed,
     Code::NotFound,
     Code::StateConflict,
+];
+const DELEGATING: &[Code] = &[
+    Code::MalformedBody,
+    Code::BodyTooLarge,
+    Code::UnsupportedMediaType,
+    Code::ValidationFailed,
+    Code::NotFound,
+    Code::StateConflict,
+    Code::NarrowingViolation,
 ];
 const DECIDING: &[Code] = &[
     Code::MalformedBody,
@@ -637,6 +646,66 @@ pub static ROUTES: &[Route] = &[
         handler: by!(mandates::list),
     },
     Route {
+        method: Method::GET,
+        path: "/v1/mandates/{jti}",
+        place: Place::Both,
+        who: Who::May(Deed::ReadOwn),
+        summary: "A mandate, its chain, and what is left of all of it; an agent reads what it holds",
+        body: None,
+        answers: &[Answer::json(200, "The mandate", Schema::MandateStanding)],
+        query: &[],
+        codes: &[Code::NotFound, Code::StateConflict],
+        handler: by!(mandates::get),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/mandates/{jti}/delegate",
+        place: Place::Both,
+        who: Who::May(Deed::Delegate),
+        summary: "Hand a mandate on, narrower; the new token is shown this once",
+        body: Some(Schema::DelegateRequest),
+        answers: &[Answer::json(201, "The new mandate and its token", Schema::IssuedMandate)],
+        query: &[],
+        codes: DELEGATING,
+        handler: by!(mandates::delegate),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/principals/{iss}/keys",
+        place: Place::Both,
+        who: Who::May(Deed::Govern),
+        summary: "Register a key with which a principal signs mandates",
+        body: Some(Schema::PrincipalRequest),
+        answers: &[Answer::json(201, "The key", Schema::PrincipalKey)],
+        query: &[],
+        codes: CHANGING,
+        handler: by!(principals::register),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/principals",
+        place: Place::Both,
+        who: Who::May(Deed::ReadTenant),
+        summary: "The tenant's keys of principals, those that ended included",
+        body: None,
+        answers: &[Answer::json(200, "Every key", Schema::PrincipalKeyList)],
+        query: &[],
+        codes: &[],
+        handler: by!(principals::list),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/principals/{iss}/keys/revoke",
+        place: Place::Both,
+        who: Who::May(Deed::Govern),
+        summary: "End a principal's key; nothing it signed is a mandate after the answer",
+        body: Some(Schema::PrincipalRevocation),
+        answers: &[Answer::json(200, "The key", Schema::PrincipalKey)],
+        query: &[],
+        codes: CHANGING,
+        handler: by!(principals::revoke),
+    },
+    Route {
         method: Method::POST,
         path: "/v1/mandates/{jti}/revoke",
         place: Place::Both,
@@ -1078,7 +1147,9 @@ impl Route {
     pub(crate) fn audience(&self) -> Audience {
         match self.who {
             Who::Session | Who::May(Deed::Approve | Deed::Govern | Deed::Administer) => Audience::Operators,
-            Who::May(Deed::Execute | Deed::Steer | Deed::ReadOwn | Deed::ReadTenant | Deed::Audit)
+            Who::May(
+                Deed::Execute | Deed::Steer | Deed::Delegate | Deed::ReadOwn | Deed::ReadTenant | Deed::Audit,
+            )
             | Who::Anyone
             | Who::Provider
             | Who::Figures => Audience::Agents,

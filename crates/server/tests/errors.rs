@@ -60,6 +60,7 @@ fn statuses_are_those_agreed() {
             "ATP_KEY_REQUIRED",
             "ATP_ROLLBACK_REQUIRED",
             "ATP_PROVIDER_CANNOT",
+            "MANDATE_NARROWING_VIOLATION",
         ]
     );
     assert_eq!(of(429), ["EP_RATE_LIMITED"]);

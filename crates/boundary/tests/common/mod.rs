@@ -77,6 +77,7 @@ impl World {
             target: None,
             caller: &self.caller,
             mandate: self.mandate.as_ref().map(|mandate| (mandate, &self.account)),
+            ancestors: &[],
             mandate_refusal: self.mandate_refusal.clone(),
             frozen: self.frozen.as_deref(),
             series: &self.series,

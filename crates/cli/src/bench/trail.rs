@@ -135,6 +135,7 @@ async fn one(ledger: &Sqlite, number: u64) -> Result<()> {
         principal: "bench".into(),
         at_ms,
         amount: None,
+        usage: Default::default(),
         labels: Labels {
             session: Some(named(format!("session-{:06}", number / 32), "session-rare").into()),
             verb: None,
@@ -161,7 +162,8 @@ async fn one(ledger: &Sqlite, number: u64) -> Result<()> {
         payload: Vec::new(),
         entry: draft("executed", word),
     };
-    let settlement = Settlement { action: id, by: By::Holder(1), outcome, charged: None, overage: None };
+    let settlement =
+        Settlement { action: id, by: By::Holder(1), outcome, charged: None, used: None, overage: None };
     ledger.settle(settlement).await.map(drop).while_we(cannot)
 }
 

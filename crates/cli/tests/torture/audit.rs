@@ -580,6 +580,10 @@ async fn authority_that_nobody_gave_is_found_out() {
     let body = json!({"subject": "default-agent", "scope": ["Payments"], "expires_in_seconds": 600});
     let mandate = post("/v1/mandates", body).await["mandate"]["jti"].as_str().unwrap().to_owned();
     post(&format!("/v1/mandates/{mandate}/revoke"), json!({"reason": "lost"})).await;
+    let jwk = json!({"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"});
+    let kid =
+        post("/v1/principals/alice/keys", json!({"jwk": jwk})).await["kid"].as_str().unwrap().to_owned();
+    post("/v1/principals/alice/keys/revoke", json!({"kid": kid})).await;
     // Frozen, let go and frozen again; and one that was let go for good.
     for (path, scope) in [
         ("freeze", "agent:default-rival"),
@@ -601,6 +605,7 @@ async fn authority_that_nobody_gave_is_found_out() {
     let last: i64 = db.query_row("SELECT max(row) FROM entry", [], |row| row.get(0)).unwrap();
     let altered = |what: &str| format!("the stored {what} is not as the entries have it");
     let (the_key, the_mandate) = (format!("API key `{key}`"), format!("mandate `{mandate}`"));
+    let the_principals = format!("key of a principal `{kid}`");
     let cases = [
         ("UPDATE api_key SET revoked = NULL WHERE id = ?1", &*key, entry("key_revoked"), altered(&the_key)),
         ("UPDATE api_key SET role = 'admin' WHERE id = ?1", &key, entry("key_revoked"), altered(&the_key)),
@@ -657,6 +662,30 @@ async fn authority_that_nobody_gave_is_found_out() {
             altered(&the_mandate),
         ),
         (
+            "UPDATE mandate SET chain = 'root' WHERE jti = ?1",
+            &mandate,
+            entry("mandate_revoked"),
+            altered(&the_mandate),
+        ),
+        (
+            "UPDATE mandate SET kid = 'k' WHERE jti = ?1",
+            &mandate,
+            entry("mandate_revoked"),
+            altered(&the_mandate),
+        ),
+        (
+            "UPDATE principal_key SET revoked = NULL WHERE kid = ?1",
+            &kid,
+            entry("principal_key_revoked"),
+            altered(&the_principals),
+        ),
+        (
+            "UPDATE principal_key SET jwk = '{}' WHERE kid = ?1",
+            &kid,
+            entry("principal_key_revoked"),
+            altered(&the_principals),
+        ),
+        (
             "DELETE FROM freeze WHERE name = ?1",
             "default-rival",
             last - 2,
@@ -675,7 +704,7 @@ async fn authority_that_nobody_gave_is_found_out() {
             "the stored freeze is one that no entry tells of".to_owned(),
         ),
     ];
-    let tables = ["api_key", "account", "mandate", "freeze"];
+    let tables = ["api_key", "account", "mandate", "principal_key", "freeze"];
     for table in tables {
         db.execute_batch(&format!("CREATE TEMP TABLE kept_{table} AS SELECT * FROM main.{table}")).unwrap();
     }

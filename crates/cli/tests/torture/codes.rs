@@ -191,6 +191,11 @@ async fn at_the_door(found: &mut Found) {
         Code::ProviderCannot,
     );
 
+    let mandates = house.admin().get("/v1/mandates").await.body;
+    let delegate = format!("/v1/mandates/{}/delegate", mandates["items"][0]["jti"].as_str().unwrap());
+    let more = json!({"subject": "default-rival", "spend_cap": {"amount": "90000.01", "currency": "USD"}});
+    found.production(&agent.post(&delegate, &more).await, Code::NarrowingViolation);
+
     house.bank.inject(Injection::payments(Fault::DelayAnswer { ms: 600 }, 1));
     let (slow, payment) = (agent.clone(), body.clone());
     let first = tokio::spawn(async move { slow.execute("slow", &payment).await });

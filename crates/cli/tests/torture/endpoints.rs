@@ -43,6 +43,11 @@ const TABLE: &str = "
     GET  /v1/receipts/{id}                              401 401 200 404 200 200 200 200 404
     POST /v1/mandates                                   401 401 403 403 403 201 403 201 own
     GET  /v1/mandates                                   401 401 403 403 200 200 200 200 own
+    GET  /v1/mandates/{jti}                             401 401 200 404 200 200 200 200 404
+    POST /v1/mandates/{jti}/delegate                    401 401 201 404 403 201 403 201 404
+    POST /v1/principals/{iss}/keys                      401 401 403 403 403 201 403 201 own
+    GET  /v1/principals                                 401 401 403 403 200 200 200 200 own
+    POST /v1/principals/{iss}/keys/revoke               401 401 403 403 403 200 403 200 404
     POST /v1/mandates/{jti}/revoke                      401 401 403 403 403 200 403 200 404
     POST /v1/freeze                                     401 401 403 403 403 200 403 200 own
     POST /v1/thaw                                       401 401 403 403 403 200 403 200 404
@@ -75,6 +80,11 @@ const TABLE: &str = "
     GET  /sandbox/v1/receipts/{id}                      404 401 200 404 200 200 200 200 404
     POST /sandbox/v1/mandates                           401 401 403 403 403 201 403 201 own
     GET  /sandbox/v1/mandates                           401 401 403 403 200 200 200 200 own
+    GET  /sandbox/v1/mandates/{jti}                     404 401 200 404 200 200 200 200 404
+    POST /sandbox/v1/mandates/{jti}/delegate            401 401 201 404 403 201 403 201 404
+    POST /sandbox/v1/principals/{iss}/keys              401 401 403 403 403 201 403 201 own
+    GET  /sandbox/v1/principals                         401 401 403 403 200 200 200 200 own
+    POST /sandbox/v1/principals/{iss}/keys/revoke       401 401 403 403 403 200 403 200 404
     POST /sandbox/v1/mandates/{jti}/revoke              401 401 403 403 403 200 403 200 404
     POST /sandbox/v1/freeze                             401 401 403 403 403 200 403 200 own
     POST /sandbox/v1/thaw                               401 401 403 403 403 200 403 200 404
@@ -176,7 +186,7 @@ async fn every_endpoint_lets_in_whom_the_table_names_and_nobody_else() {
 /// What the other tenant's people did above left no trace in ours.
 async fn nothing_crossed(house: &House) {
     let admin = house.admin();
-    for path in ["/v1/mandates?limit=200", "/v1/freezes", "/v1/keys"] {
+    for path in ["/v1/mandates?limit=200", "/v1/principals", "/v1/freezes", "/v1/keys"] {
         let said = admin.get(path).await;
         assert_eq!(said.status, 200);
         assert!(!said.text().contains("other-"), "{path}: {}", said.text());
@@ -283,7 +293,17 @@ impl World<'_> {
             "/v1/receipts/{id}" => receipt.clone(),
             "/v1/callbacks/{binding}" => "bank".to_owned(),
             "/r/{address}" => address.clone(),
-            "/v1/mandates/{jti}/revoke" => {
+            "/v1/principals/{iss}/keys" => {
+                format!("iss-{}", self.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+            }
+            "/v1/principals/{iss}/keys/revoke" => {
+                let n = self.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let path = format!("{base}/v1/principals/default-iss-{n}/keys");
+                let made = admin.post(&path, &json!({"jwk": jwk()})).await;
+                assert_eq!(made.status, 201, "{}", made.text());
+                format!("default-iss-{n}")
+            }
+            "/v1/mandates/{jti}" | "/v1/mandates/{jti}/delegate" | "/v1/mandates/{jti}/revoke" => {
                 let issued = admin.post(&format!("{base}/v1/mandates"), &mandate("default")).await;
                 issued.body["mandate"]["jti"].as_str().unwrap().to_owned()
             }
@@ -384,6 +404,9 @@ impl World<'_> {
                 })
             }
             "/v1/mandates" => mandate(tenant),
+            "/v1/mandates/{jti}/delegate" => json!({"subject": "default-rival"}),
+            "/v1/principals/{iss}/keys" => json!({"jwk": jwk()}),
+            "/v1/principals/{iss}/keys/revoke" => json!({"kid": KID}),
             "/v1/freeze" => {
                 json!({"scope": format!("agent:{tenant}-x{n}"), "reason": "drill", "even_if_unknown": true})
             }
@@ -405,6 +428,13 @@ impl World<'_> {
 fn is_page(path: &str) -> bool {
     path.strip_prefix("/sandbox").unwrap_or(path).starts_with("/approvals")
 }
+
+/// A public key, and its thumbprint: the example of RFC 8037.
+fn jwk() -> Value {
+    json!({"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"})
+}
+
+const KID: &str = "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k";
 
 fn mandate(tenant: &str) -> Value {
     json!({"subject": format!("{tenant}-agent"), "scope": ["Payments"], "expires_in_seconds": 600})

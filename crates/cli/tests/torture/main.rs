@@ -9,6 +9,7 @@ mod atp;
 mod audit;
 mod challenges;
 mod codes;
+mod delegation;
 mod endpoints;
 mod erasure;
 mod fsync;

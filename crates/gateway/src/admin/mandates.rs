@@ -3,12 +3,13 @@
 use std::slice;
 
 use action::{ActionId, Money, Subject};
-use mandate::{Claims, Mandate, SpendCap};
+use mandate::{Account, Claims, Limits, Mandate, Refusal, ResourceEnvelope, SpendCap};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
+use super::delegate::in_request;
 use super::known::{UNKNOWN_AGENT, UNKNOWN_ARCHETYPE, must_be};
 use super::{event, named};
+use crate::authority::{claims_of, granted, stored};
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
@@ -36,6 +37,12 @@ pub struct MandateAsk {
     pub requires_approval: Vec<String>,
     /// Declared confidence below this escalates; 0 to 1.
     pub uncertainty_floor: Option<serde_json::Number>,
+    /// Binds sessions; 0 to 1.
+    pub trust_floor: Option<serde_json::Number>,
+    /// Binds the goals of sessions; empty means any.
+    pub goal_scope: Vec<String>,
+    /// What sessions may consume in all.
+    pub resource_envelope: Option<ResourceEnvelope>,
     /// Unix seconds.
     pub not_before: Option<i64>,
     /// Unix seconds; at this second it is over.
@@ -72,6 +79,20 @@ pub struct MandateView {
     pub max_actions: Option<u64>,
     /// Actions admitted by now.
     pub actions: u64,
+    /// Archetypes or groups that a person must approve each time.
+    pub requires_approval: Vec<String>,
+    /// Declared confidence below this escalates.
+    pub uncertainty_floor: Option<serde_json::Number>,
+    /// Binds sessions.
+    pub trust_floor: Option<serde_json::Number>,
+    /// Binds the goals of sessions; empty means any.
+    pub goal_scope: Vec<String>,
+    /// What sessions may consume in all.
+    pub resource_envelope: ResourceEnvelope,
+    /// The mandates it descends from, root first.
+    pub chain: Vec<String>,
+    /// The key of its principal that signed it; `None` if it was issued here.
+    pub kid: Option<String>,
     /// RFC 3339.
     pub not_before: String,
     /// RFC 3339.
@@ -80,7 +101,21 @@ pub struct MandateView {
     pub revoked_at: Option<String>,
 }
 
-/// The acknowledgement of a revocation: nothing is admitted under the mandate after it.
+/// A mandate, and what stands above it.
+#[derive(Clone, Debug)]
+pub struct MandateStanding {
+    /// As it was given. What it leaves out it has from the one above.
+    pub mandate: MandateView,
+    /// The principal at the root: everything under it is done in their name.
+    pub principal: String,
+    /// What one more action, or a child, may have: the least of what it and every mandate above it have left.
+    pub left: Limits,
+    /// The mandate that was revoked, if it or one above it was.
+    pub ended_with: Option<String>,
+}
+
+/// The acknowledgement of a revocation: nothing is admitted under the mandate, or under any that descends from it, after
+/// it.
 #[derive(Clone, Debug)]
 pub struct Revocation {
     /// Which mandate.
@@ -111,45 +146,21 @@ impl Gateway {
         let claims = self.claims(caller, ask, now_ms)?;
         let key =
             self.authority.key(&caller.tenant).ok_or_else(|| internal("a tenant has no mandate key"))?;
-        let token = mandate::issue(&claims, key).map_err(|refusal| {
-            Error::new(Code::ValidationFailed, format!("this is no mandate: {refusal}"))
-        })?;
-        let stored = ledger::Mandate {
-            tenant: caller.tenant.clone(),
-            jti: claims.jti.as_str().into(),
-            subject: Subject::parse(&claims.sub).map_err(|_| internal("a subject is not one"))?,
-            issuer: claims.iss.as_str().into(),
-            issued_ms: now_ms,
-            expires_ms: claims.exp.saturating_mul(1000),
-            claims: serde_json::to_vec(&claims).map_err(|_| internal("claims cannot be written"))?,
-        };
-        let record = json!({
-            "by": caller.subject.as_str(), "claimsHash": hex::encode(Sha256::digest(&stored.claims)),
-            "expiresAt": claims.exp, "jti": &claims.jti, "scope": &claims.mandate_scope, "sub": &claims.sub,
-            "tenant": caller.tenant.as_str(),
-        });
+        let token = mandate::issue(&claims, key).map_err(|refusal| malformed(&refusal))?;
+        let stored = stored(&caller.tenant, &claims, None)?;
+        let record = granted(&stored, &claims, caller.subject.as_str());
         self.ledger
             .issue(stored.clone(), event(tenant, "mandate_issued", &record))
             .await
             .map_err(|error| named(error, "mandate"))?;
-        let unused = mandate::Account::new(&claims.jti);
+        let unused = Account::new(&claims.jti);
         Ok(IssuedMandate { token, mandate: mandate_view(&stored, &unused)? })
     }
 
     async fn must_speak_of_something(&self, tenant: &TenantState, ask: &MandateAsk) -> Result<(), Error> {
         let known = ask.even_if_unknown || self.knows_agent(&tenant.tenant, &ask.subject).await?;
         must_be(known, || format!("there is no agent `{}`", ask.subject), "/subject", UNKNOWN_AGENT)?;
-        let rules = tenant.rules();
-        let designated = |name: &String| {
-            rules.catalogue.iter().any(|archetype| Mandate::designates(slice::from_ref(name), archetype))
-        };
-        for (member, names) in [("scope", &ask.scope), ("requires_approval", &ask.requires_approval)] {
-            for (n, name) in names.iter().enumerate() {
-                let what = || format!("there is no archetype or group `{name}`");
-                must_be(designated(name), what, format!("/{member}/{n}"), UNKNOWN_ARCHETYPE)?;
-            }
-        }
-        Ok(())
+        tenant.must_name_actions(&ask.scope, &ask.requires_approval)
     }
 
     fn claims(&self, caller: &Caller, ask: MandateAsk, now_ms: i64) -> Result<Claims, Error> {
@@ -164,12 +175,13 @@ impl Gateway {
             exp: ask.expires_at,
             mandate_scope: ask.scope,
             resources: ask.resources,
-            spend_cap: ask
-                .spend_cap
-                .map(|cap| SpendCap { amount: cap.to_string(), currency: cap.currency().code().to_owned() }),
+            spend_cap: ask.spend_cap.map(sum_of),
             max_actions: ask.max_actions,
             requires_approval: Some(ask.requires_approval).filter(|list| !list.is_empty()),
             uncertainty_floor: ask.uncertainty_floor,
+            trust_floor: ask.trust_floor,
+            goal_scope: Some(ask.goal_scope).filter(|list| !list.is_empty()),
+            resource_envelope: ask.resource_envelope,
             ..Claims::default()
         })
     }
@@ -196,7 +208,26 @@ impl Gateway {
         Ok(Page { items, next: page.next.map(|row| row.to_string()) })
     }
 
-    /// Ends a mandate: none is admitted under it once this has returned.
+    /// One mandate: what it descends from, and what is left of all of them. An agent sees what it holds.
+    ///
+    /// # Errors
+    /// `EP_NOT_FOUND` if there is none of this name, or none that the caller may see.
+    pub async fn mandate(&self, caller: &Caller, jti: &str) -> Result<MandateStanding, Error> {
+        caller.must(Deed::ReadOwn)?;
+        let line = self.line_held_by(caller, jti).await?;
+        let (left, accounts) = self.left(&caller.tenant, &line.mandates).await?;
+        let held = self.ledger.mandate(&caller.tenant, jti).await.map_err(unavailable)?;
+        let held = held.ok_or_else(|| not_found("mandate"))?;
+        let ended = accounts.iter().filter(|account| account.revoked_at.is_some());
+        Ok(MandateStanding {
+            mandate: mandate_view(&held.mandate, &held.account)?,
+            principal: line.leaf().0.map_or("", |leaf| leaf.root_principal()).to_owned(),
+            left,
+            ended_with: ended.min_by_key(|account| account.revoked_at).map(|account| account.jti.clone()),
+        })
+    }
+
+    /// Ends a mandate and all that descend from it: none is admitted under them once this has returned.
     ///
     /// # Errors
     /// `EP_FORBIDDEN` for whoever does not govern, `EP_NOT_FOUND` if the tenant issued none of this name.
@@ -226,9 +257,8 @@ impl Gateway {
     }
 }
 
-fn mandate_view(mandate: &ledger::Mandate, account: &mandate::Account) -> Result<MandateView, Error> {
-    let claims: Claims =
-        serde_json::from_slice(&mandate.claims).map_err(|_| internal("a stored mandate cannot be read"))?;
+pub(super) fn mandate_view(mandate: &ledger::Mandate, account: &Account) -> Result<MandateView, Error> {
+    let claims = claims_of(mandate)?;
     let cap = claims.spend_cap.as_ref().and_then(|cap| {
         let currency = action::Currency::of(&cap.currency)?;
         Money::parse(&cap.amount, currency).ok()
@@ -243,8 +273,46 @@ fn mandate_view(mandate: &ledger::Mandate, account: &mandate::Account) -> Result
         spent: cap.and_then(|cap| Money::new(account.spent_minor.max(0), cap.currency())),
         max_actions: claims.max_actions,
         actions: account.actions,
+        requires_approval: claims.requires_approval.unwrap_or_default(),
+        uncertainty_floor: claims.uncertainty_floor,
+        trust_floor: claims.trust_floor,
+        goal_scope: claims.goal_scope.unwrap_or_default(),
+        resource_envelope: claims.resource_envelope.unwrap_or_default(),
+        chain: claims.delegation_chain.unwrap_or_default(),
+        kid: mandate.kid.as_deref().map(str::to_owned),
         not_before: clock::text(claims.nbf.unwrap_or(claims.iat).saturating_mul(1000)),
         expires_at: clock::text(claims.exp.saturating_mul(1000)),
         revoked_at: account.revoked_at.map(clock::text),
     })
+}
+
+pub(super) fn sum_of(cap: Money) -> SpendCap {
+    SpendCap { amount: cap.to_string(), currency: cap.currency().code().to_owned() }
+}
+
+/// What makes it no mandate, named as the request has it.
+pub(super) fn malformed(refusal: &Refusal) -> Error {
+    let error = Error::new(Code::ValidationFailed, format!("this is no mandate: {refusal}"));
+    let Refusal::Malformed { what } = refusal else { return error };
+    match what.split('`').nth(1).filter(|_| what.starts_with('`')) {
+        Some(claim) => error.field(format!("/{}", in_request(claim))),
+        None => error.field("/resources"),
+    }
+}
+
+impl TenantState {
+    /// Do these names, of a scope and of what a person must approve, stand for anything in the catalogue?
+    pub(super) fn must_name_actions(&self, scope: &[String], approval: &[String]) -> Result<(), Error> {
+        let rules = self.rules();
+        let designated = |name: &String| {
+            rules.catalogue.iter().any(|archetype| Mandate::designates(slice::from_ref(name), archetype))
+        };
+        for (member, names) in [("scope", scope), ("requires_approval", approval)] {
+            for (n, name) in names.iter().enumerate() {
+                let what = || format!("there is no archetype or group `{name}`");
+                must_be(designated(name), what, format!("/{member}/{n}"), UNKNOWN_ARCHETYPE)?;
+            }
+        }
+        Ok(())
+    }
 }

@@ -1,16 +1,21 @@
 //! What operators and administrators do: mandates, freezes, keys, rules. Every one of these goes through the running
 //! gateway and leaves an entry in the ledger.
 
+mod delegate;
 mod freezes;
 mod keys;
 mod known;
 mod mandates;
+mod principals;
 mod rules;
 mod signing;
 
+pub use self::delegate::DelegateAsk;
 pub use self::freezes::{FreezeAsk, FreezeScope, FreezeView};
 pub use self::keys::{CreatedKey, KeyAsk, KeyView};
-pub use self::mandates::{IssuedMandate, MandateAsk, MandateView, Revocation};
+pub use self::mandates::{IssuedMandate, MandateAsk, MandateStanding, MandateView, Revocation};
+pub use self::principals::PrincipalKeyView;
+pub(crate) use self::principals::jwk_hash;
 pub use self::rules::{ObserveView, ReloadReport};
 pub use self::signing::SigningKeyView;
 

@@ -6,14 +6,14 @@
 use std::collections::BTreeMap;
 
 use action::Tenant;
-use ledger::{ApiKey, Authority, Enacted, Freeze, Mandate, Scope};
+use ledger::{ApiKey, Authority, Enacted, Freeze, Mandate, PrincipalKey, Scope};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::TrailFinding;
 use crate::Caller;
-use crate::admin::FreezeScope;
+use crate::admin::{FreezeScope, jwk_hash};
 
 /// All that is wrong with the rows, named to those whose they are. One that no entry tells of is found at the last entry.
 pub(super) fn findings(caller: &Caller, all: &Authority, last: i64) -> Vec<TrailFinding> {
@@ -29,6 +29,12 @@ pub(super) fn findings(caller: &Caller, all: &Authority, last: i64) -> Vec<Trail
         let fits = |made: &Granted, ended: bool| made.fits(mandate) && ended == *revoked;
         wrong.extend(unlike(&named(MANDATE, &mandate.jti, ours), told, last, fits));
     }
+    for key in &all.principal_keys {
+        let signer = (key.tenant.as_str().into(), key.issuer.clone(), key.kid.clone());
+        let (told, ours) = (told.principal_keys.remove(&signer), key.tenant == caller.tenant);
+        let name = named(PRINCIPAL_KEY, &key.kid, ours);
+        wrong.extend(unlike(&name, told, last, |made, ended| made.fits(key, ended)));
+    }
     for freeze in &all.freezes {
         let ours = tenant_of(&freeze.scope).is_none_or(|tenant| *tenant == caller.tenant);
         let name = named(FREEZE, &FreezeScope::of(&freeze.scope).to_string(), ours);
@@ -40,6 +46,7 @@ pub(super) fn findings(caller: &Caller, all: &Authority, last: i64) -> Vec<Trail
 
 const KEY: &str = "API key";
 const MANDATE: &str = "mandate";
+const PRINCIPAL_KEY: &str = "key of a principal";
 const FREEZE: &str = "freeze";
 
 fn named(what: &str, name: &str, ours: bool) -> String {
@@ -51,8 +58,12 @@ fn named(what: &str, name: &str, ours: bool) -> String {
 struct Told {
     keys: BTreeMap<Box<str>, Stands<Key>>,
     mandates: BTreeMap<Box<str>, Stands<Granted>>,
+    principal_keys: BTreeMap<Signer, Stands<Principals>>,
     freezes: BTreeMap<Place, Stands<Frozen>>,
 }
+
+/// Tenant, principal and key.
+type Signer = (Box<str>, Box<str>, Box<str>);
 
 /// What a freeze stops: the chain's name of the tenant, unless it stops everybody's, and the scope.
 type Place = (Option<Box<str>>, Box<str>);
@@ -70,8 +81,16 @@ impl Told {
         match &*act.event {
             "key_created" => begin(&mut self.keys, act, |key: &Key| key.id.clone()),
             "key_revoked" => end(&mut self.keys, act, |ended: &EndedKey| ended.id.clone()),
-            "mandate_issued" => begin(&mut self.mandates, act, |mandate: &Granted| mandate.jti.clone()),
+            "mandate_issued" | "mandate_delegated" | "mandate_presented" => {
+                begin(&mut self.mandates, act, |mandate: &Granted| mandate.jti.clone())
+            }
             "mandate_revoked" => end(&mut self.mandates, act, |ended: &EndedMandate| ended.jti.clone()),
+            "principal_key_registered" => {
+                begin(&mut self.principal_keys, act, |key: &Principals| key.name());
+            }
+            "principal_key_revoked" => {
+                end(&mut self.principal_keys, act, |ended: &EndedPrincipals| ended.name())
+            }
             "frozen" => begin(&mut self.freezes, act, |frozen: &Frozen| frozen.place(act)),
             "thawed" => {
                 if let Some(thawed) = read::<Frozen>(act) {
@@ -93,8 +112,9 @@ impl Told {
     fn missing(self) -> impl Iterator<Item = TrailFinding> {
         let keys = self.keys.into_values().map(|it| (it.entry, KEY));
         let mandates = self.mandates.into_values().map(|it| (it.entry, MANDATE));
+        let principals = self.principal_keys.into_values().map(|it| (it.entry, PRINCIPAL_KEY));
         let freezes = self.freezes.into_values().map(|it| (it.entry, FREEZE));
-        let all = keys.chain(mandates).chain(freezes);
+        let all = keys.chain(mandates).chain(principals).chain(freezes);
         all.map(|(entry, what)| finding(entry, format!("the {what} that it tells of is not stored")))
     }
 }
@@ -195,6 +215,9 @@ struct MoreOfMandate {
     tenant: Box<str>,
     claims_hash: Box<str>,
     expires_at: i64,
+    #[serde(default)]
+    chain: Vec<Box<str>>,
+    kid: Option<Box<str>>,
 }
 
 impl Granted {
@@ -203,6 +226,8 @@ impl Granted {
             *more.tenant == *mandate.tenant.as_str()
                 && *more.claims_hash == *hex::encode(Sha256::digest(&mandate.claims))
                 && more.expires_at.saturating_mul(1000) == mandate.expires_ms
+                && more.chain == mandate.chain
+                && more.kid == mandate.kid
         });
         more && *self.sub == *mandate.subject.as_str()
     }
@@ -211,6 +236,39 @@ impl Granted {
 #[derive(Deserialize)]
 struct EndedMandate {
     jti: Box<str>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Principals {
+    tenant: Box<str>,
+    issuer: Box<str>,
+    kid: Box<str>,
+    jwk_hash: Box<str>,
+    by: Box<str>,
+}
+
+impl Principals {
+    fn name(&self) -> Signer {
+        (self.tenant.clone(), self.issuer.clone(), self.kid.clone())
+    }
+
+    fn fits(&self, key: &PrincipalKey, ended: bool) -> bool {
+        *self.jwk_hash == *jwk_hash(key) && self.by == key.created_by && ended == key.revoked_ms.is_some()
+    }
+}
+
+#[derive(Deserialize)]
+struct EndedPrincipals {
+    tenant: Box<str>,
+    issuer: Box<str>,
+    kid: Box<str>,
+}
+
+impl EndedPrincipals {
+    fn name(&self) -> Signer {
+        (self.tenant.clone(), self.issuer.clone(), self.kid.clone())
+    }
 }
 
 #[derive(Deserialize)]

@@ -7,7 +7,7 @@ use action::{GuaranteeLevel, Money, OnDuplicate, PaymentMode};
 use boundary::{Permit, Trigger};
 use execution::{Call, Confirmation, Event, Execution, Purpose, Stood};
 use ledger::{Admitted, Basis, By, Debit, Effect, Obstacle, State, Tolerance};
-use mandate::Mandate;
+use mandate::{Account, Mandate};
 use serde_json::value::RawValue;
 
 use super::again::overtaken;
@@ -15,6 +15,7 @@ use super::case::Case;
 use super::describe::{Judged, judged_again};
 use super::reasons::{obstacle_of, stop};
 use crate::act::{Errand, SEND_WINDOW};
+use crate::authority::Standing;
 use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::metrics::Step;
@@ -118,7 +119,7 @@ impl Gateway {
             cycle: None,
             intent: ledger::Intent { amount: intent.amount.filter(|_| !quote_only), ..intent },
             hold: None,
-            debits: debits(case.standing.mandate.as_deref(), facts),
+            debits: debits(&case.standing, facts),
             effect: case.effect.filter(|_| !quote_only && !stands).map(|effect| Effect {
                 // The judge has seen this one and let it pass: it is repeated on purpose, or people agreed.
                 tolerate: match (effect.tolerate, facts.earlier) {
@@ -230,16 +231,14 @@ pub(super) const FIRST: u32 = 1;
 /// So long whoever sent a call may take to write down what came of it, after its provider's time is over.
 const LEASE_AFTER_MS: i64 = 5_000;
 
-fn debits(mandate: Option<&Mandate>, facts: &ledger::Facts) -> Vec<Debit> {
-    mandate
-        .zip(facts.accounts.first())
-        .map(|(mandate, account)| Debit {
-            jti: mandate.jti.as_str().into(),
-            epoch: account.epoch,
-            limits: mandate.limits(),
-        })
-        .into_iter()
-        .collect()
+/// The mandate and every one that it descends from, leaf first.
+fn debits(standing: &Standing, facts: &ledger::Facts) -> Vec<Debit> {
+    let debit = |(mandate, account): (&Arc<Mandate>, &Account)| Debit {
+        jti: mandate.jti.as_str().into(),
+        epoch: account.epoch,
+        limits: mandate.limits(),
+    };
+    standing.chain().zip(&facts.accounts).map(debit).collect()
 }
 
 /// A quote as the confirmation of an action that only asked for one.

@@ -28,7 +28,8 @@ impl Gateway {
         request: &Request,
         (archetype, verb, target): Names<'_>,
     ) -> Result<Answer, Error> {
-        let standing = self.standing(asked.caller, request.delegation_token.as_deref()).await?;
+        let standing =
+            self.standing(asked.caller, request.delegation_token.as_deref(), asked.ask.dry_run).await?;
         let caller = judged_caller(asked.caller);
         let named = Named {
             environment: self.environment,

@@ -60,7 +60,7 @@ impl Gateway {
         now_ms: i64,
     ) -> Result<Case<'a>, Error> {
         let caller = asked.caller;
-        let standing = self.standing(caller, action.delegation_token.as_deref()).await?;
+        let standing = self.standing(caller, action.delegation_token.as_deref(), asked.ask.dry_run).await?;
         let principal: Arc<str> = match &standing.mandate {
             Some(mandate) => mandate.root_principal().into(),
             None => caller.subject.as_str().into(),
@@ -97,7 +97,7 @@ impl Gateway {
 
     pub(super) async fn facts(&self, case: &Case<'_>) -> Result<ledger::Facts, Error> {
         let mandates: Vec<Arc<str>> =
-            case.standing.mandate.iter().map(|mandate| mandate.jti.as_str().into()).collect();
+            case.standing.chain().map(|mandate| mandate.jti.as_str().into()).collect();
         let money = case.action.money.or(case.action.bound);
         let query = FactsQuery {
             tenant: &case.asked.caller.tenant,
@@ -141,7 +141,9 @@ impl Gateway {
         let started = Instant::now();
         let caller = judged_caller(case.asked.caller);
         let frozen = facts.frozen.as_ref().map(|freeze| freeze.scope.to_string());
-        let mandate = case.standing.mandate.as_deref().zip(facts.accounts.first());
+        let mut chain = case.standing.chain().map(|mandate| &**mandate).zip(&facts.accounts);
+        let mandate = chain.next();
+        let ancestors: Vec<_> = chain.collect();
         let (verb, target) = case.action.verb_and_target();
         let decision = boundary::decide(
             &case.asked.rules.policies,
@@ -152,6 +154,7 @@ impl Gateway {
                 target,
                 caller: &caller,
                 mandate,
+                ancestors: &ancestors,
                 mandate_refusal: case.standing.refusal.clone(),
                 frozen: frozen.as_deref(),
                 series: &facts.series,

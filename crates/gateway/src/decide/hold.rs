@@ -132,7 +132,7 @@ fn parties(case: &Case<'_>) -> Vec<String> {
     let caller = case.asked.caller;
     let mut parties = vec![caller.subject.to_string(), case.principal.to_string()];
     parties.extend(caller.key_issuer.clone());
-    parties.extend(case.standing.mandate.iter().flat_map(|mandate| {
+    parties.extend(case.standing.chain().flat_map(|mandate| {
         [mandate.subject.to_string(), mandate.issuer.to_string(), mandate.root_principal().to_owned()]
     }));
     let asked = case.resumed.iter().flat_map(|resumed| &resumed.escalation);

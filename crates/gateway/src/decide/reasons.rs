@@ -31,6 +31,9 @@ pub(super) fn code_of(reason: &Reason) -> Code {
         Reason::Session(SessionState::Closed(Completion::Revoked)) => Code::SessionRevoked,
         Reason::Session(_) | Reason::Cluster(_) => Code::StateConflict,
         Reason::Frozen { .. } => Code::Frozen,
+        Reason::Delegation(mandate::Refusal::TimeUsedUp | mandate::Refusal::EnvelopeExceeded { .. }) => {
+            Code::BudgetExhausted
+        }
         Reason::Delegation(_) | Reason::NoMandate => Code::DelegationBlock,
         Reason::Incomplete { .. } => Code::Incomplete,
         Reason::Anomaly => Code::AnomalyBlock,
@@ -92,6 +95,10 @@ pub(super) fn obstacle_of(obstacle: &Obstacle) -> (Code, &'static str, Details) 
         Obstacle::CurrencyMismatch { .. } => (Code::DelegationBlock, "currency_mismatch"),
         Obstacle::SessionChanged => (Code::StateConflict, "session_changed"),
         Obstacle::NotRising { .. } => (Code::StateConflict, "sequence_not_rising"),
+        Obstacle::EnvelopeExceeded { resource: mandate::Resource::Seconds, .. } => {
+            (Code::BudgetExhausted, "time_used_up")
+        }
+        Obstacle::EnvelopeExceeded { .. } => (Code::BudgetExhausted, "envelope_exceeded"),
         Obstacle::TooManyHeld => (Code::BoundaryBlock, "too_many_held"),
         Obstacle::Duplicate(_) => (Code::ProbableDuplicate, "probable_duplicate"),
         // Who meets it ends there; it is told to nobody.

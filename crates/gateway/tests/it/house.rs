@@ -174,6 +174,9 @@ impl House {
             max_actions: None,
             requires_approval: Vec::new(),
             uncertainty_floor: None,
+            trust_floor: None,
+            goal_scope: Vec::new(),
+            resource_envelope: None,
             not_before: None,
             expires_at,
         };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use action::ActionId;
 use boundary::Series;
+use mandate::Account;
 use rusqlite::Connection;
 
 use super::Shared;
@@ -18,8 +19,8 @@ use crate::identity;
 use crate::intake::{Digests, Lease, Process};
 use crate::session::Sealer;
 use crate::{
-    Admitted, ApiKey, Approval, Basis, Counted, Deferral, Draft, Error, Event, Freeze, Outcome, Settlement,
-    State,
+    Admitted, ApiKey, Approval, Basis, Counted, Deferral, Draft, Error, Event, Freeze, Outcome, PrincipalKey,
+    Settlement, State,
 };
 
 /// A settlement or amendment, with what was computed before it came to the writer.
@@ -61,6 +62,8 @@ pub(crate) struct Batch<'a> {
     pub(super) write: Statements<'a>,
     pub(super) sealer: Option<&'a dyn Sealer>,
     pub(super) keys: Vec<ApiKey>,
+    /// The keys of principals, if the batch changed them.
+    pub(super) principals: Option<Vec<PrincipalKey>>,
     pub(super) refusals: Vec<([u8; 32], ActionId, i64)>,
     /// Must the histories be written to their rows? And were they?
     pub(super) due: bool,
@@ -78,9 +81,20 @@ impl<'a> Batch<'a> {
     ) -> Sql<Batch<'a>> {
         let rows = Rows { freezes: shared.hot().freezes.clone(), ..Rows::default() };
         let write = Statements::new(db)?;
-        let (keys, refusals) = (Vec::new(), Vec::new());
-        let (due, saved, wipes) = (false, false, false);
-        Ok(Batch { db, shared, rows, tail, write, sealer, keys, refusals, due, saved, wipes })
+        Ok(Batch {
+            db,
+            shared,
+            rows,
+            tail,
+            write,
+            sealer,
+            keys: Vec::new(),
+            principals: None,
+            refusals: Vec::new(),
+            due: false,
+            saved: false,
+            wipes: false,
+        })
     }
 
     /// Decides items and writes those that pass.
@@ -197,6 +211,9 @@ impl<'a> Batch<'a> {
         if let Some(after_ms) = intent.erased_after_ms {
             self.write.deletion(row, intent.at_ms, after_ms)?;
         }
+        if item.counts() && !intent.usage.is_nothing() {
+            self.write.usage(row, &intent.usage)?;
+        }
         let debit = intent.amount.filter(|_| item.sends()).map_or(0, |amount| amount.minor());
         let reply = outcome.filter(|(_, replies)| *replies).map(|(outcome, _)| outcome);
         let outcome = outcome.map(|(outcome, _)| outcome);
@@ -227,6 +244,9 @@ impl<'a> Batch<'a> {
         }
         let newest = self.tail.action - 1;
         self.write.resume(fate.row, item, newest)?;
+        if item.counts() && !intent.usage.is_nothing() {
+            self.write.usage(fate.row, &intent.usage)?;
+        }
         if let Some(effect) = item.effect() {
             let tag = identity::tag(&effect.hash);
             self.write.effect(tag, newest, fate.row)?;
@@ -330,7 +350,7 @@ impl<'a> Batch<'a> {
 
     /// Settles or amends one action. What is not allowed is an answer and writes nothing.
     pub(crate) fn close(&mut self, close: &Close) -> Sql<Result<i64, Error>> {
-        let Settlement { action: id, by, outcome, charged, overage } = &close.settlement;
+        let Settlement { action: id, by, outcome, charged, used, overage } = &close.settlement;
         let Some(mut fate) = self.write.find(*id)? else { return Ok(Err(Error::NoSuchAction(*id))) };
         if let Err(illegal) = close.settlement.check(fate.state, &fate.lease, self.tail.owner, close.amends) {
             return Ok(Err(illegal));
@@ -338,6 +358,7 @@ impl<'a> Batch<'a> {
         self.goes(&fate, outcome.state)?;
         let debit = charged.filter(|_| !fate.state.waits()).unwrap_or(fate.debit);
         let difference = debit.saturating_sub(fate.debit);
+        let used = used.filter(|_| !fate.state.waits());
         (fate.state, fate.debit) = (outcome.state, debit);
         fate.lease = fate.lease.after(*by, outcome.state);
         let entry = self.reach(*id, &mut fate, outcome, &close.digests)?;
@@ -346,7 +367,12 @@ impl<'a> Batch<'a> {
         }
         self.write.change(&fate)?;
         if difference != 0 || overage.is_some() {
-            self.correct(fate.row, difference, overage.is_some())?;
+            self.correct(fate.row, |account| corrected(account, difference, overage.is_some()))?;
+        }
+        if let Some(used) = used {
+            let debited = read::usage(self.db, fate.row)?;
+            self.correct(fate.row, |account| account.remeasure(&debited, &used))?;
+            self.write.usage(fate.row, &used)?;
         }
         Ok(Ok(entry))
     }
@@ -362,12 +388,12 @@ impl<'a> Batch<'a> {
         Ok(entry)
     }
 
-    /// Applies what was really spent to the mandate and every ancestor.
-    fn correct(&mut self, action: i64, difference: i64, freeze: bool) -> Sql<()> {
+    /// Applies what really became of it to the mandate and every ancestor.
+    fn correct(&mut self, action: i64, correction: impl Fn(&Account) -> Account) -> Sql<()> {
         for (key, jti) in read::chain(self.db, action)? {
             self.account(key, &jti)?;
             let cell = self.rows.account(key, &jti);
-            cell.set(corrected(&cell.value, difference, freeze));
+            cell.set(correction(&cell.value));
         }
         Ok(())
     }
@@ -453,6 +479,11 @@ impl<'a> Batch<'a> {
     /// Published with the commit.
     pub(crate) fn put_key(&mut self, key: ApiKey) {
         self.keys.push(key);
+    }
+
+    /// Published with the commit.
+    pub(crate) fn put_principals(&mut self, principals: Vec<PrincipalKey>) {
+        self.principals = Some(principals);
     }
 
     /// Published with the commit.

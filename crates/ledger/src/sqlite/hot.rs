@@ -11,7 +11,7 @@ use boundary::Series;
 use mandate::Account;
 
 use crate::generations::Generations;
-use crate::{ApiKey, Freeze, Repeat};
+use crate::{ApiKey, Freeze, PrincipalKey, Repeat};
 
 #[derive(Debug)]
 pub(crate) struct Hot {
@@ -23,6 +23,7 @@ pub(crate) struct Hot {
     pub(crate) seen: Generations<i64, ()>,
     pub(crate) freezes: Arc<Vec<Freeze>>,
     pub(crate) keys: HashMap<[u8; 32], Arc<ApiKey>>,
+    pub(crate) principals: Arc<Vec<PrincipalKey>>,
     pub(crate) refusals: Refusals,
 }
 
@@ -35,6 +36,7 @@ impl Hot {
             seen: Generations::new(32 * 1024),
             freezes: Arc::default(),
             keys: HashMap::new(),
+            principals: Arc::default(),
             refusals: Refusals::default(),
         }
     }

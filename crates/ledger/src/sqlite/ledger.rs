@@ -16,7 +16,7 @@ use crate::stored::page;
 use crate::{
     Admission, Admitted, Answer, ApiKey, Approval, Audited, Counted, Declared, Declaring, Deferral, Erased,
     Erasure, Error, Event, Facts, FactsQuery, Figures, Filter, Freeze, Given, Governed, Held, Inspected,
-    Intention, Ledger, Mandate, Opening, Order, Page, Passkey, Place, Record, Recorded, Refusal, Repeat,
+    Intention, Ledger, Mandate, Opening, Order, Page, Passkey, Place, PrincipalKey, Record, Recorded, Refusal, Repeat,
     Resumption, Revocation, Scope, Search, Settled, Settlement, Stored, Turn, Verified, identity,
 };
 
@@ -171,12 +171,23 @@ impl Ledger for Sqlite {
 
     fn issue(&self, mandate: Mandate, event: Event) -> Answer<'_, i64> {
         self.perform(move |batch| {
-            let Mandate { tenant, jti, subject, issuer, issued_ms, expires_ms, claims } = &mandate;
-            let sql = "INSERT INTO mandate (tenant, jti, account, subject, issuer, issued, expires, claims)
-                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING";
+            let Mandate { tenant, jti, subject, issuer, issued_ms, expires_ms, claims, chain, kid } = &mandate;
+            for ancestor in chain {
+                let held = read::mandate(batch.db, tenant, ancestor)?;
+                let key = identity::account(tenant, ancestor);
+                // Its row may be older than what this batch did to it.
+                batch.account(key, ancestor)?;
+                if held.is_none() || batch.rows.account(key, ancestor).value.revoked_at.is_some() {
+                    return Ok(Err(Error::Absent(ancestor.clone())));
+                }
+            }
+            let sql = "INSERT INTO mandate (tenant, jti, account, subject, issuer, issued, expires, claims, chain, kid)
+                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO NOTHING";
             let account = identity::account(tenant, jti);
             let (tenant, subject) = (tenant.as_str(), subject.as_str());
-            let values = params![tenant, jti, account, subject, issuer, issued_ms, expires_ms, claims];
+            let chain = (!chain.is_empty()).then(|| chain.join("\n"));
+            let values =
+                params![tenant, jti, account, subject, issuer, issued_ms, expires_ms, claims, chain, kid];
             match batch.db.prepare_cached(sql)?.execute(values)? {
                 0 => Ok(Err(Error::Exists(jti.clone()))),
                 _ => batch.event(&event).map(Ok),
@@ -209,6 +220,44 @@ impl Ledger for Sqlite {
                 batch.event(&event)?;
             }
             Ok(Ok(Revocation { at_ms, unsettled: read::open_under(batch.db, &tenant, &jti)? }))
+        })
+    }
+
+    fn register_principal(&self, key: PrincipalKey, event: Event) -> Answer<'_, i64> {
+        self.perform(move |batch| {
+            let PrincipalKey { tenant, issuer, kid, jwk, created_ms, created_by, revoked_ms } = &key;
+            let sql = "INSERT INTO principal_key (tenant, issuer, kid, jwk, created, created_by, revoked)
+                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING";
+            let values = params![tenant.as_str(), issuer, kid, jwk, created_ms, created_by, revoked_ms];
+            if batch.db.prepare_cached(sql)?.execute(values)? == 0 {
+                return Ok(Err(Error::Exists(kid.clone())));
+            }
+            batch.put_principals(read::principal_keys(batch.db)?);
+            batch.event(&event).map(Ok)
+        })
+    }
+
+    fn principals(&self) -> Answer<'_, Arc<Vec<PrincipalKey>>> {
+        Box::pin(async move { Ok(self.shared.hot().principals.clone()) })
+    }
+
+    fn revoke_principal<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        issuer: &'a str,
+        kid: &'a str,
+        event: Event,
+    ) -> Answer<'a, i64> {
+        let (tenant, issuer, kid): (Tenant, Box<str>, Box<str>) = (tenant.clone(), issuer.into(), kid.into());
+        self.perform(move |batch| {
+            let sql = "UPDATE principal_key SET revoked = ?4
+                       WHERE tenant = ?1 AND issuer = ?2 AND kid = ?3 AND revoked IS NULL";
+            let values = params![tenant.as_str(), issuer, kid, event.at_ms];
+            if batch.db.prepare_cached(sql)?.execute(values)? == 0 {
+                return Ok(Err(Error::Absent(kid.clone())));
+            }
+            batch.put_principals(read::principal_keys(batch.db)?);
+            batch.event(&event).map(Ok)
         })
     }
 

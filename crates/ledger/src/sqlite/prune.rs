@@ -77,6 +77,7 @@ impl Batch<'_> {
         self.db.prepare_cached("DELETE FROM repeat WHERE action = ?1")?.execute([&old.id])?;
         self.db.prepare_cached("DELETE FROM deletion WHERE action = ?1")?.execute([old.row])?;
         self.db.prepare_cached("DELETE FROM erasure WHERE action = ?1")?.execute([old.row])?;
+        self.db.prepare_cached("DELETE FROM usage WHERE action = ?1")?.execute([old.row])?;
         self.db.prepare_cached("DELETE FROM fate WHERE row = ?1")?.execute([old.row])?;
         self.db.prepare_cached("DELETE FROM action WHERE row = ?1")?.execute([old.row])?;
         self.db.prepare_cached("DELETE FROM cycle WHERE action = ?1")?.execute([old.row])?;

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use action::{ActionId, Environment, Subject, Tenant};
-use mandate::Account;
+use mandate::{Account, Usage};
 use rusqlite::types::{Type, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use sha2::{Digest, Sha256};
@@ -16,8 +16,8 @@ use crate::entry::{self, Reading};
 use crate::identity::{self, Claim};
 use crate::pruned::Pruned;
 use crate::{
-    ApiKey, Earlier, Enacted, Erased, Filter, Freeze, Given, Held, Labels, Mandate, Owner, Passkey, Receipt,
-    Reply, Scope, Settled, State, Stored,
+    ApiKey, Earlier, Enacted, Erased, Filter, Freeze, Given, Held, Labels, Mandate, Owner, Passkey,
+    PrincipalKey, Receipt, Reply, Scope, Settled, State, Stored,
 };
 
 pub(crate) type Sql<T> = rusqlite::Result<T>;
@@ -179,8 +179,16 @@ pub(crate) fn last_row(db: &Connection, table: &'static str) -> Sql<Option<i64>>
 }
 
 pub(crate) fn account(db: &Connection, key: i64, jti: &str) -> Sql<Option<Account>> {
-    let sql = "SELECT epoch, spent, actions, revoked, frozen FROM account WHERE key = ?1";
+    let sql =
+        "SELECT epoch, spent, actions, revoked, frozen, seconds, compute, memory, storage, egress, granted
+               FROM account WHERE key = ?1";
     one(db, sql, [key], |row| account_at(row, 0, jti))
+}
+
+/// What an action debited beside money.
+pub(crate) fn usage(db: &Connection, action: i64) -> Sql<Usage> {
+    let sql = "SELECT seconds, compute, memory, storage, egress FROM usage WHERE action = ?1";
+    Ok(one(db, sql, [action], |row| usage_at(row, 0))?.unwrap_or_default())
 }
 
 /// The mandates an action drew on, each with the key of its account.
@@ -201,6 +209,19 @@ fn account_at(row: &Row<'_>, first: usize, jti: &str) -> Sql<Account> {
         actions: row.get::<_, i64>(first + 2)?.unsigned_abs(),
         revoked_at: row.get(first + 3)?,
         frozen: row.get(first + 4)?,
+        used: usage_at(row, first + 5)?,
+        granted_seconds: row.get(first + 10)?,
+    })
+}
+
+fn usage_at(row: &Row<'_>, first: usize) -> Sql<Usage> {
+    let amount = |at: usize| row.get::<_, i64>(first + at).map(i64::unsigned_abs);
+    Ok(Usage {
+        seconds: amount(0)?,
+        compute_units: amount(1)?,
+        memory_bytes: amount(2)?,
+        storage_bytes: amount(3)?,
+        egress_bytes: amount(4)?,
     })
 }
 
@@ -449,7 +470,9 @@ fn settled_at(row: &Row<'_>) -> Sql<Settled> {
 macro_rules! mandates {
     () => {
         "SELECT m.row, m.tenant, m.jti, m.subject, m.issuer, m.issued, m.expires, m.claims, coalesce(a.epoch, 0),
-         coalesce(a.spent, 0), coalesce(a.actions, 0), a.revoked, coalesce(a.frozen, 0)
+         coalesce(a.spent, 0), coalesce(a.actions, 0), a.revoked, coalesce(a.frozen, 0), coalesce(a.seconds, 0),
+         coalesce(a.compute, 0), coalesce(a.memory, 0), coalesce(a.storage, 0), coalesce(a.egress, 0),
+         coalesce(a.granted, 0), m.chain, m.kid
          FROM mandate m LEFT JOIN account a ON a.key = m.account "
     };
 }
@@ -472,6 +495,7 @@ pub(crate) fn mandates(
 fn held_at(row: &Row<'_>) -> Sql<(i64, Held)> {
     let jti: Box<str> = row.get(2)?;
     let account = account_at(row, 8, &jti)?;
+    let chain: Option<String> = row.get(19)?;
     let mandate = Mandate {
         tenant: tenant(row, 1)?,
         jti,
@@ -480,6 +504,8 @@ fn held_at(row: &Row<'_>) -> Sql<(i64, Held)> {
         issued_ms: row.get(5)?,
         expires_ms: row.get(6)?,
         claims: row.get(7)?,
+        chain: chain.iter().flat_map(|chain| chain.split_terminator('\n')).map(Box::from).collect(),
+        kid: row.get(20)?,
     };
     Ok((row.get(0)?, Held { mandate, account }))
 }
@@ -555,6 +581,22 @@ pub(crate) fn keys(db: &Connection, of: Option<&Tenant>) -> Sql<Vec<ApiKey>> {
             created_ms: row.get(6)?,
             revoked_ms: row.get(7)?,
             created_by: row.get(8)?,
+        })
+    })
+}
+
+/// The keys of every principal.
+pub(crate) fn principal_keys(db: &Connection) -> Sql<Vec<PrincipalKey>> {
+    let sql = "SELECT tenant, issuer, kid, jwk, created, created_by, revoked FROM principal_key ORDER BY row";
+    many(db, sql, [], |row| {
+        Ok(PrincipalKey {
+            tenant: tenant(row, 0)?,
+            issuer: row.get(1)?,
+            kid: row.get(2)?,
+            jwk: row.get(3)?,
+            created_ms: row.get(4)?,
+            created_by: row.get(5)?,
+            revoked_ms: row.get(6)?,
         })
     })
 }

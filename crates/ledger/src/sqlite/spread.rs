@@ -8,6 +8,7 @@ use super::batch::{Batch, Tail};
 use super::filter::Kind;
 use super::hot::Hot;
 use super::read::Sql;
+use super::write::amounts;
 use crate::admit::Rows;
 
 /// How many actions may be missing from the rows of `series`: what is made good after a crash.
@@ -18,13 +19,29 @@ impl Batch<'_> {
     /// Writes what the batch changed in rows that are shared by many actions: once each.
     pub(crate) fn write_shared(&mut self, closing: bool) -> Sql<()> {
         let mut upsert = self.db.prepare_cached(
-            "INSERT INTO account VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO UPDATE SET epoch = ?2, spent = ?3,
-             actions = ?4, revoked = ?5, frozen = ?6",
+            "INSERT INTO account VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT DO UPDATE SET
+             epoch = ?2, spent = ?3, actions = ?4, revoked = ?5, frozen = ?6, seconds = ?7, compute = ?8, memory = ?9,
+             storage = ?10, egress = ?11, granted = ?12",
         )?;
         for (key, cell) in self.rows.accounts.iter().filter(|(_, cell)| cell.changed) {
-            let mandate::Account { epoch, spent_minor, actions, revoked_at, frozen, .. } = &cell.value;
+            let mandate::Account { epoch, spent_minor, actions, revoked_at, frozen, used, .. } = &cell.value;
             let (epoch, actions) = (epoch.cast_signed(), actions.cast_signed());
-            upsert.execute(params![key, epoch, spent_minor, actions, revoked_at, frozen])?;
+            let [seconds, compute, memory, storage, egress] = amounts(used);
+            let granted = cell.value.granted_seconds;
+            upsert.execute(params![
+                key,
+                epoch,
+                spent_minor,
+                actions,
+                revoked_at,
+                frozen,
+                seconds,
+                compute,
+                memory,
+                storage,
+                egress,
+                granted,
+            ])?;
         }
         let mut insert = self.db.prepare_cached("INSERT OR IGNORE INTO seen VALUES (?1)")?;
         for (mark, _) in self.rows.seen.iter().filter(|(_, cell)| cell.changed) {
@@ -78,6 +95,9 @@ impl Batch<'_> {
             hot.unsaved.clear();
         }
         self.rows.publish(&mut hot, self.saved);
+        if let Some(principals) = self.principals {
+            hot.principals = Arc::new(principals);
+        }
         for key in self.keys {
             match key.revoked_ms {
                 Some(_) => hot.keys.remove(&key.hash),

@@ -498,6 +498,7 @@ fn authority(db: &Connection) -> Sql<Authority> {
         enacted: read::enacted(db)?,
         keys: read::keys(db, None)?,
         mandates: read::all_mandates(db)?,
+        principal_keys: read::principal_keys(db)?,
         freezes: read::freezes(db)?,
     })
 }

@@ -1,6 +1,7 @@
 //! The statements of the hot path, prepared once for each batch.
 
 use action::ActionId;
+use mandate::Usage;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
 use super::read::{self, ADDRESS_SLICE, EFFECT_SLICE, Sql};
@@ -144,6 +145,14 @@ impl<'a> Statements<'a> {
         self.db.prepare_cached(sql)?.execute(params![row, last]).map(drop)
     }
 
+    /// What an action debited beside money.
+    pub(crate) fn usage(&mut self, row: i64, usage: &Usage) -> Sql<()> {
+        let [seconds, compute, memory, storage, egress] = amounts(usage);
+        let sql = "INSERT OR REPLACE INTO usage VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        let values = [row, seconds, compute, memory, storage, egress];
+        self.db.prepare_cached(sql)?.execute(values).map(drop)
+    }
+
     pub(crate) fn approval(&mut self, action: i64, approval: &Approval, entry: i64) -> Sql<()> {
         let Approval { round, approver, at_ms, record, .. } = approval;
         let sql = "INSERT INTO approval (action, round, approver, at, entry, record) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
@@ -237,6 +246,13 @@ fn write_fate(statement: &mut CachedStatement<'_>, fate: &Fate) -> Sql<()> {
     statement
         .execute(params![row, state.code(), debit, outcome, reply, token, owner, until_ms, moved])
         .map(drop)
+}
+
+/// What is used, as it stands in columns.
+pub(super) fn amounts(usage: &Usage) -> [i64; 5] {
+    let Usage { seconds, compute_units, memory_bytes, storage_bytes, egress_bytes } = *usage;
+    [seconds, compute_units, memory_bytes, storage_bytes, egress_bytes]
+        .map(|amount| i64::try_from(amount).unwrap_or(i64::MAX))
 }
 
 /// One jti per line, leaf first.

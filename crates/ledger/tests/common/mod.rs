@@ -85,6 +85,7 @@ pub fn intent(key: &str) -> Intent {
         principal: "alice".into(),
         at_ms: NOW,
         amount: None,
+        usage: Default::default(),
         labels: Default::default(),
         payload: b"{}".to_vec(),
         erased_after_ms: None,
@@ -113,7 +114,7 @@ pub fn payment(key: &str, minor: i64, mandates: &[&str]) -> Admission {
 }
 
 pub fn debit(jti: &str, cap: i64) -> Debit {
-    Debit { jti: jti.into(), epoch: 0, limits: Limits { spend_cap: Some(usd(cap)), max_actions: None } }
+    Debit { jti: jti.into(), epoch: 0, limits: Limits { spend_cap: Some(usd(cap)), ..Limits::default() } }
 }
 
 pub fn effect(hash: u8) -> Option<Effect> {
@@ -163,7 +164,7 @@ pub fn receipt(name: &str) -> Receipt {
 
 pub fn settlement(action: ActionId, state: State, name: &str) -> Settlement {
     let by = By::Holder(1);
-    Settlement { action, by, outcome: outcome(state, name), charged: None, overage: None }
+    Settlement { action, by, outcome: outcome(state, name), charged: None, used: None, overage: None }
 }
 
 /// An attempt came to nothing, and the next one is due then.

@@ -69,7 +69,7 @@ CREATE TABLE account (
     actions INTEGER NOT NULL,
     revoked INTEGER,
     frozen INTEGER NOT NULL
-) STRICT;
+, seconds INTEGER NOT NULL DEFAULT 0, compute INTEGER NOT NULL DEFAULT 0, memory INTEGER NOT NULL DEFAULT 0, storage INTEGER NOT NULL DEFAULT 0, egress INTEGER NOT NULL DEFAULT 0, granted INTEGER NOT NULL DEFAULT 0) STRICT;
 CREATE TABLE mandate (
     row INTEGER PRIMARY KEY,
     tenant TEXT NOT NULL,
@@ -79,7 +79,7 @@ CREATE TABLE mandate (
     issuer TEXT NOT NULL,
     issued INTEGER NOT NULL,
     expires INTEGER NOT NULL,
-    claims BLOB NOT NULL,
+    claims BLOB NOT NULL, chain TEXT, kid TEXT,
     UNIQUE (tenant, jti)
 ) STRICT;
 CREATE TABLE freeze (
@@ -182,6 +182,25 @@ CREATE INDEX deletion_due ON deletion (due);
 CREATE TABLE erasure (
     action INTEGER PRIMARY KEY, -- row
     entry INTEGER NOT NULL      -- that tells of it
+) STRICT;
+CREATE TABLE usage (
+    action INTEGER PRIMARY KEY, -- row
+    seconds INTEGER NOT NULL,
+    compute INTEGER NOT NULL,
+    memory INTEGER NOT NULL,
+    storage INTEGER NOT NULL,
+    egress INTEGER NOT NULL
+) STRICT;
+CREATE TABLE principal_key (
+    row INTEGER PRIMARY KEY,
+    tenant TEXT NOT NULL,
+    issuer TEXT NOT NULL,
+    kid TEXT NOT NULL,          -- its RFC 7638 thumbprint
+    jwk TEXT NOT NULL,
+    created INTEGER NOT NULL,
+    created_by TEXT NOT NULL,
+    revoked INTEGER,
+    UNIQUE (tenant, issuer, kid)
 ) STRICT;
 CREATE TABLE session (
     key INTEGER PRIMARY KEY,    -- 64 bits of the hash of tenant and id

@@ -1,8 +1,9 @@
-//! Mandates: issued, listed, revoked.
+//! Mandates: issued, handed on, shown, revoked.
 
 use action::{Currency, Money, Subject};
-use gateway::{Code, Error, MandateAsk, MandateView};
+use gateway::{Code, DelegateAsk, Error, MandateAsk, MandateStanding, MandateView};
 use http::StatusCode;
+use mandate::ResourceEnvelope;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -18,6 +19,25 @@ pub(crate) async fn issue(mut request: Request) -> Result<Response, Error> {
     let issued = gateway.issue_mandate(&caller, ask.understood(jiff::Timestamp::now().as_second())?).await?;
     let body = IssuedMandate { token: issued.token, mandate: Mandate::of(&issued.mandate) };
     Ok(reply::json(StatusCode::CREATED, &body))
+}
+
+/// Hands a mandate on.
+pub(crate) async fn delegate(mut request: Request) -> Result<Response, Error> {
+    let gateway = request.gateway()?;
+    let caller = who::caller(&request).await?;
+    let ask: DelegateRequest = request.json().await?;
+    let ask = ask.understood(jiff::Timestamp::now().as_second())?;
+    let issued = gateway.delegate(&caller, &request.argument, ask).await?;
+    let body = IssuedMandate { token: issued.token, mandate: Mandate::of(&issued.mandate) };
+    Ok(reply::json(StatusCode::CREATED, &body))
+}
+
+/// One mandate, and what is left of it and of all above it.
+pub(crate) async fn get(request: Request) -> Result<Response, Error> {
+    let gateway = request.gateway()?;
+    let caller = who::caller_or_anonymous(&request).await?;
+    let standing = gateway.mandate(&caller, &request.argument).await?;
+    Ok(reply::json(StatusCode::OK, &Standing::of(&standing)))
 }
 
 /// One page of the tenant's mandates.
@@ -65,12 +85,76 @@ pub(crate) struct MandateRequest {
     /// Declared confidence below this escalates; 0 to 1.
     #[schema(value_type = Option<f64>)]
     uncertainty_floor: Option<serde_json::Number>,
+    /// Binds sessions; 0 to 1.
+    #[schema(value_type = Option<f64>)]
+    trust_floor: Option<serde_json::Number>,
+    /// Binds the goals of sessions; absent means any.
+    #[serde(default)]
+    goal_scope: Vec<String>,
+    /// What sessions may consume in all.
+    resource_envelope: Option<Envelope>,
     /// RFC 3339; absent means now.
     not_before: Option<String>,
     /// RFC 3339; this or `expires_in_seconds`.
     expires_at: Option<String>,
     /// Seconds from now; this or `expires_at`.
     expires_in_seconds: Option<u32>,
+}
+
+/// What is handed on. Whatever is left out is as the parent has it, as much as is left of it.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DelegateRequest {
+    /// The agent who may act.
+    subject: String,
+    /// Also for an agent that no API key, mandate or action names yet.
+    #[serde(default)]
+    even_if_unknown: bool,
+    /// Archetypes or groups of archetypes.
+    scope: Option<Vec<String>>,
+    /// Resource patterns.
+    resources: Option<Vec<String>>,
+    /// The most that may be spent in sum.
+    spend_cap: Option<Sum>,
+    /// The most actions that may be admitted.
+    max_actions: Option<u64>,
+    /// Archetypes or groups that a person must approve each time.
+    requires_approval: Option<Vec<String>>,
+    /// Declared confidence below this escalates; 0 to 1.
+    #[schema(value_type = Option<f64>)]
+    uncertainty_floor: Option<serde_json::Number>,
+    /// Binds sessions; 0 to 1.
+    #[schema(value_type = Option<f64>)]
+    trust_floor: Option<serde_json::Number>,
+    /// Binds the goals of sessions.
+    goal_scope: Option<Vec<String>>,
+    /// What sessions may consume in all.
+    resource_envelope: Option<Envelope>,
+    /// RFC 3339.
+    not_before: Option<String>,
+    /// RFC 3339; this, `expires_in_seconds`, or neither.
+    expires_at: Option<String>,
+    /// Seconds from now; this, `expires_at`, or neither.
+    expires_in_seconds: Option<u32>,
+}
+
+/// What sessions under a mandate may consume in all; what is absent has no limit, or in a delegation the parent's.
+#[derive(Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = ResourceEnvelope)]
+pub(crate) struct Envelope {
+    /// Units of the operator's own reckoning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_compute_units: Option<u64>,
+    /// The time budget.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_duration_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_memory_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_network_egress_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_storage_bytes: Option<u64>,
 }
 
 /// A sum of money.
@@ -123,9 +207,57 @@ pub(crate) struct Mandate {
     max_actions: Option<u64>,
     /// Admitted by now.
     actions: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    requires_approval: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<f64>)]
+    uncertainty_floor: Option<serde_json::Number>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<f64>)]
+    trust_floor: Option<serde_json::Number>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    goal_scope: Vec<String>,
+    /// Absent where nothing is limited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resource_envelope: Option<Envelope>,
+    /// The mandates it descends from, root first; absent where there is none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    delegation_chain: Vec<String>,
+    /// The key of its principal that signed it; absent where it was issued here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kid: Option<String>,
     not_before: String,
     expires_at: String,
     revoked_at: Option<String>,
+}
+
+/// A mandate, what stands above it, and what is left of all of them together.
+#[derive(Serialize, ToSchema)]
+#[schema(as = MandateStanding)]
+pub(crate) struct Standing {
+    mandate: Mandate,
+    /// How many mandates stand above it.
+    depth: usize,
+    /// Who gave the mandate at the root: everything under it is done in their name.
+    root_principal: String,
+    /// What one more action may have, or one to whom it is handed on.
+    left: Left,
+    /// The mandate that was revoked, if it or one above it was.
+    ended_with: Option<String>,
+}
+
+/// What is left; null where nothing limits it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = MandateLeft)]
+pub(crate) struct Left {
+    spend: Option<Sum>,
+    actions: Option<u64>,
+    compute_units: Option<u64>,
+    seconds: Option<u64>,
+    /// The most at any one time.
+    memory_bytes: Option<u64>,
+    network_egress_bytes: Option<u64>,
+    storage_bytes: Option<u64>,
 }
 
 /// The acknowledgement of a revocation.
@@ -141,16 +273,10 @@ impl MandateRequest {
     fn understood(self, now: i64) -> Result<MandateAsk, Error> {
         let subject =
             Subject::parse(&self.subject).map_err(|error| invalid("/subject", error.to_string()))?;
-        let expires_at = match (self.expires_at, self.expires_in_seconds) {
-            (Some(at), None) => seconds(&at, "/expires_at")?,
-            (None, Some(seconds)) => now + i64::from(seconds),
-            _ => {
-                return Err(invalid(
-                    "/expires_at",
-                    "exactly one of expires_at and expires_in_seconds is needed",
-                ));
-            }
-        };
+        let expires_at = end(self.expires_at.as_deref(), self.expires_in_seconds, now)?;
+        let expires_at = expires_at.ok_or_else(|| {
+            invalid("/expires_at", "exactly one of expires_at and expires_in_seconds is needed")
+        })?;
         Ok(MandateAsk {
             subject,
             even_if_unknown: self.even_if_unknown,
@@ -160,9 +286,76 @@ impl MandateRequest {
             max_actions: self.max_actions,
             requires_approval: self.requires_approval,
             uncertainty_floor: self.uncertainty_floor,
+            trust_floor: self.trust_floor,
+            goal_scope: self.goal_scope,
+            resource_envelope: self.resource_envelope.map(Envelope::understood),
             not_before: self.not_before.map(|at| seconds(&at, "/not_before")).transpose()?,
             expires_at,
         })
+    }
+}
+
+impl DelegateRequest {
+    fn understood(self, now: i64) -> Result<DelegateAsk, Error> {
+        Ok(DelegateAsk {
+            subject: self.subject,
+            even_if_unknown: self.even_if_unknown,
+            scope: self.scope,
+            resources: self.resources,
+            spend_cap: self.spend_cap.map(Sum::understood).transpose()?,
+            max_actions: self.max_actions,
+            requires_approval: self.requires_approval,
+            uncertainty_floor: self.uncertainty_floor,
+            trust_floor: self.trust_floor,
+            goal_scope: self.goal_scope,
+            resource_envelope: self.resource_envelope.map(Envelope::understood),
+            not_before: self.not_before.map(|at| seconds(&at, "/not_before")).transpose()?,
+            expires_at: end(self.expires_at.as_deref(), self.expires_in_seconds, now)?,
+        })
+    }
+}
+
+impl Envelope {
+    fn understood(self) -> ResourceEnvelope {
+        ResourceEnvelope {
+            max_compute_units: self.max_compute_units,
+            max_duration_seconds: self.max_duration_seconds,
+            max_memory_bytes: self.max_memory_bytes,
+            max_network_egress_bytes: self.max_network_egress_bytes,
+            max_storage_bytes: self.max_storage_bytes,
+        }
+    }
+
+    fn of(envelope: &ResourceEnvelope) -> Option<Envelope> {
+        let shown = Envelope {
+            max_compute_units: envelope.max_compute_units,
+            max_duration_seconds: envelope.max_duration_seconds,
+            max_memory_bytes: envelope.max_memory_bytes,
+            max_network_egress_bytes: envelope.max_network_egress_bytes,
+            max_storage_bytes: envelope.max_storage_bytes,
+        };
+        Some(shown).filter(|shown| *shown != Envelope::default())
+    }
+}
+
+impl Standing {
+    fn of(standing: &MandateStanding) -> Standing {
+        let mandate::Limits { spend_cap, max_actions, envelope } = standing.left;
+        Standing {
+            mandate: Mandate::of(&standing.mandate),
+            depth: standing.mandate.chain.len(),
+            root_principal: standing.principal.clone(),
+            left: Left {
+                spend: spend_cap.map(Sum::of),
+                actions: max_actions,
+                compute_units: envelope.max_compute_units,
+                seconds: envelope.max_duration_seconds,
+                memory_bytes: envelope.max_memory_bytes,
+                network_egress_bytes: envelope.max_network_egress_bytes,
+                storage_bytes: envelope.max_storage_bytes,
+            },
+            ended_with: standing.ended_with.clone(),
+        }
     }
 }
 
@@ -191,9 +384,28 @@ impl Mandate {
             spent: view.spent.map(Sum::of),
             max_actions: view.max_actions,
             actions: view.actions,
+            requires_approval: view.requires_approval.clone(),
+            uncertainty_floor: view.uncertainty_floor.clone(),
+            trust_floor: view.trust_floor.clone(),
+            goal_scope: view.goal_scope.clone(),
+            resource_envelope: Envelope::of(&view.resource_envelope),
+            delegation_chain: view.chain.clone(),
+            kid: view.kid.clone(),
             not_before: view.not_before.clone(),
             expires_at: view.expires_at.clone(),
             revoked_at: view.revoked_at.clone(),
+        }
+    }
+}
+
+/// When it ends, if that is said. Both ways of saying it would be two.
+fn end(at: Option<&str>, within_seconds: Option<u32>, now: i64) -> Result<Option<i64>, Error> {
+    match (at, within_seconds) {
+        (Some(at), None) => seconds(at, "/expires_at").map(Some),
+        (None, Some(seconds)) => Ok(Some(now + i64::from(seconds))),
+        (None, None) => Ok(None),
+        (Some(_), Some(_)) => {
+            Err(invalid("/expires_at", "exactly one of expires_at and expires_in_seconds is needed"))
         }
     }
 }
