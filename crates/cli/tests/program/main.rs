@@ -4,6 +4,7 @@
 
 mod approvals;
 mod common;
+mod documents;
 mod files;
 mod running;
 mod verify;

@@ -351,7 +351,7 @@ impl Served {
         serde_json::from_slice(&request.send().unwrap().bytes().unwrap()).unwrap()
     }
 
-    fn spawn(command: &mut Command) -> Served {
+    pub(crate) fn spawn(command: &mut Command) -> Served {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = Vec::new();
         // Byte by byte: a reader with a buffer would swallow what is not part of the line.
@@ -369,6 +369,11 @@ impl Served {
             .unwrap_or_else(|| panic!("it says `{line}`"))
             .to_owned();
         Served { child, url }
+    }
+
+    /// Where it answers.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     /// Ends it as a service manager would; returns what it said on stderr.
