@@ -12,7 +12,7 @@ use crate::out;
 /// Which gateway, and who asks.
 #[derive(clap::Args, Clone)]
 pub(crate) struct Api {
-    /// Where the gateway answers
+    /// Where the gateway answers; for what is in its sandbox, with /sandbox behind it
     #[arg(
         long,
         global = true,
