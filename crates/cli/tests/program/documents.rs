@@ -4,7 +4,7 @@
 //! What a document has to keep to for that:
 //! - a block whose first line is a comment with nothing but a file's name (`# catalogue/default/deploy.toml`) is that file;
 //! - a block `text output` or `json output` is what the `sh` block before it prints, `…` standing for what is left out and
-//!   all white space for none;
+//!   all white space for none; with `output soon` the block before is run until it prints that, so it may only look;
 //! - `countersign serve …` on a line of its own starts the gateway, here on a port of its own choosing; wherever the
 //!   document names the address that it is given, ours is meant.
 
@@ -12,6 +12,8 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -34,6 +36,11 @@ fn the_readme_can_be_followed() {
             },
         ],
     );
+}
+
+#[test]
+fn the_guarantees_can_be_tried_by_hand() {
+    follow("docs/guarantees.md", &[]);
 }
 
 /// A line of a document, by how it begins, that is not run here, and why.
@@ -82,7 +89,10 @@ impl Reader {
         let mut shell = command.spawn().expect("there is a shell");
         let asks = shell.stdin.take().unwrap();
         let hears = BufReader::new(shell.stdout.take().unwrap());
-        Reader { folder, shell, asks, hears, gateway: None, blocks: 0 }
+        let mut reader = Reader { folder, shell, asks, hears, gateway: None, blocks: 0 };
+        // Whatever fails is a failure, wherever in a block it stands.
+        writeln!(reader.asks, "set -e").unwrap();
+        reader
     }
 
     /// The directory that the document is followed in.
@@ -95,17 +105,27 @@ impl Reader {
         let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(document);
         let blocks = blocks(&fs::read_to_string(page).unwrap());
         let mut unused: Vec<&Left> = left.iter().collect();
-        let mut printed = String::new();
+        let (mut script, mut printed) = (String::new(), String::new());
         for block in &blocks {
             let place = format!("{document}:{}", block.line);
+            let shown = self.ours(&block.text);
             if let Some(name) = block.file() {
-                self.write(name, &block.text);
-            } else if block.output {
-                assert_shows(&place, &self.ours(&block.text), &printed);
+                self.write(name, &shown);
             } else if block.language == "sh" {
-                let (script, skipped) = without(&block.text, left);
+                let (kept, skipped) = without(&block.text, left);
                 unused.retain(|it| !skipped.contains(&it.line));
+                script = kept;
                 printed = self.run(&place, &script);
+            } else if let Some(when) = block.output {
+                if when == When::Soon {
+                    printed = self.run_until(&place, &script, &shown, printed);
+                }
+                let missing = missing(&shown, &printed);
+                assert!(
+                    missing.is_none(),
+                    "{place}: `{}` is not printed there; this is:\n{printed}",
+                    missing.unwrap()
+                );
             }
         }
         let stale: Vec<&str> = unused.iter().map(|it| it.line).collect();
@@ -132,6 +152,16 @@ impl Reader {
         printed + &self.source(place, &lines.join("\n"))
     }
 
+    /// Runs it again until it prints what is shown, or a long time is over.
+    fn run_until(&mut self, place: &str, script: &str, shown: &str, mut printed: String) -> String {
+        let began = Instant::now();
+        while missing(shown, &printed).is_some() && began.elapsed() < LONG {
+            sleep(Duration::from_millis(50));
+            printed = self.run(place, script);
+        }
+        printed
+    }
+
     /// Ends shell and gateway.
     pub(crate) fn close(mut self) {
         writeln!(self.asks, "exit").unwrap();
@@ -144,7 +174,7 @@ impl Reader {
     fn write(&self, name: &str, text: &str) {
         let path = self.directory().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, self.ours(text)).unwrap();
+        fs::write(path, text).unwrap();
     }
 
     /// The reader's own words, with our gateway where the document names the one that it has in mind.
@@ -168,7 +198,7 @@ impl Reader {
         let mut status = String::new();
         self.hears.read_line(&mut status).unwrap();
         let printed = fs::read_to_string(output.to_string()).unwrap_or_default();
-        assert_eq!(status.trim(), "0", "{place}: it ends with this code:\n{script}\n{printed}");
+        assert_eq!(status.trim(), "0", "{place}: something in it fails:\n{script}\n{printed}");
         printed
     }
 
@@ -188,6 +218,8 @@ impl Reader {
     }
 }
 
+/// So long is waited for what comes soon.
+const LONG: Duration = Duration::from_secs(60);
 /// Where documents have their gateway.
 const THEIRS: [&str; 2] = ["http://127.0.0.1:8787", "https://countersign.example"];
 
@@ -203,8 +235,8 @@ struct Block {
     /// Of the fence, counted from 1.
     line: usize,
     language: String,
-    /// Whether it is what the commands before it print.
-    output: bool,
+    /// Whether it is what the commands before it print, and when.
+    output: Option<When>,
     text: String,
 }
 
@@ -219,6 +251,14 @@ impl Block {
     }
 }
 
+/// When commands print what a document shows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum When {
+    AtOnce,
+    /// They only look, and are looked with until it is there.
+    Soon,
+}
+
 fn blocks(page: &str) -> Vec<Block> {
     let mut blocks = Vec::new();
     let mut lines = page.lines().enumerate();
@@ -227,7 +267,12 @@ fn blocks(page: &str) -> Vec<Block> {
         let (language, rest) = info.split_once(' ').unwrap_or((info, ""));
         let inner = lines.by_ref().map(|(_, line)| line).take_while(|line| !line.starts_with("```"));
         let text = inner.flat_map(|line| [line, "\n"]).collect();
-        blocks.push(Block { line: at + 1, language: language.to_owned(), output: rest == "output", text });
+        let output = match rest {
+            "output" => Some(When::AtOnce),
+            "output soon" => Some(When::Soon),
+            _ => None,
+        };
+        blocks.push(Block { line: at + 1, language: language.to_owned(), output, text });
     }
     blocks
 }
@@ -248,25 +293,25 @@ fn without(script: &str, left: &[Left]) -> (String, Vec<&'static str>) {
     (kept, skipped)
 }
 
-/// What is shown was printed, piece by piece.
-fn assert_shows(place: &str, shown: &str, printed: &str) {
+/// The first piece of what is shown that was not printed, after the pieces before it.
+fn missing(shown: &str, printed: &str) -> Option<String> {
     let bare = |text: &str| text.split_whitespace().collect::<String>();
     let all = bare(printed);
     let mut rest = all.as_str();
     for piece in bare(shown).split('…').filter(|piece| !piece.is_empty()) {
-        let Some((_, after)) = rest.split_once(piece) else {
-            panic!("{place}: `{piece}` is not printed (there); this is:\n{printed}");
-        };
-        rest = after;
+        match rest.split_once(piece) {
+            Some((_, after)) => rest = after,
+            None => return Some(piece.to_owned()),
+        }
     }
+    None
 }
 
 #[test]
 fn what_is_shown_and_not_printed_is_found() {
-    assert_shows("here", "a … c\n", "a\nb\nc\n");
-    for (shown, printed) in
-        [("a … d", "a b c"), ("c … a", "a b c"), ("\"state\": \"FAILED\"", "\"state\":\"COMPLETED\"")]
-    {
-        assert!(std::panic::catch_unwind(|| assert_shows("here", shown, printed)).is_err(), "{shown}");
+    assert_eq!(missing("a … c\n", "a\nb\nc\n"), None);
+    let state = ("\"state\": \"FAILED\"", "\"state\":\"COMPLETED\"", "\"state\":\"FAILED\"");
+    for (shown, printed, piece) in [("a … d", "a b c", "d"), ("c … a", "a b c", "a"), state] {
+        assert_eq!(missing(shown, printed).as_deref(), Some(piece), "{shown}");
     }
 }
