@@ -43,6 +43,11 @@ fn the_guarantees_can_be_tried_by_hand() {
     follow("docs/guarantees.md", &[]);
 }
 
+#[test]
+fn the_page_on_actions_can_be_followed() {
+    follow("docs/actions.md", &[]);
+}
+
 /// A line of a document, by how it begins, that is not run here, and why.
 pub(crate) struct Left {
     pub(crate) line: &'static str,
