@@ -138,7 +138,12 @@ fn tell(
         return Ok(ExitCode::SUCCESS);
     }
     let folder = site.keep();
-    out::note(format_args!("Store and log of the gateway are kept in `{}`", folder.display()));
+    out::note(format_args!(
+        "Each line above names the idempotency key or the mandate that it is about. Store and log of the gateway are kept in \
+         `{}`: a broken promise is a fault of ours, so report it with that folder and seed {seed}, which draws the same \
+         faults and deaths again (--seed {seed})",
+        folder.display()
+    ));
     Ok(ExitCode::FAILURE)
 }
 

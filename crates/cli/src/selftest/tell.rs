@@ -53,8 +53,9 @@ impl Told<'_> {
         out::table(head, &rows)?;
         for finding in self.findings.iter().take(MOST_SHOWN) {
             out::line(format_args!(
-                "{}: {}: {}",
+                "{} ({}): {}: {}",
                 finding.wrong.as_str(),
+                finding.wrong.means(),
                 finding.about,
                 out::shown(&finding.what)
             ))?;
@@ -62,27 +63,37 @@ impl Told<'_> {
         if self.findings.len() > MOST_SHOWN {
             out::line(format_args!("… and {} more", self.findings.len() - MOST_SHOWN))?;
         }
+        if let Some(untested) = self.untested() {
+            out::line(untested)?;
+        }
         out::line(self.line())
+    }
+
+    /// What this run leaves open, which is no broken promise.
+    fn untested(&self) -> Option<String> {
+        let missed = self.fire.missed();
+        (!missed.is_empty()).then(|| {
+            format!(
+                "not tested: a death at {}, where no action came by in this run; run it again with more --actions",
+                missed.join(", ")
+            )
+        })
     }
 
     /// The one line.
     pub(super) fn line(&self) -> String {
         let (fire, counts) = (self.fire, self.counts);
         let in_doubt = counts.cases.iter().filter(|case| case.record == Some(Stand::Doubt)).count();
-        let missed = fire.missed();
-        let missed = match missed.is_empty() {
-            true => String::new(),
-            false => format!(" (not passed: {})", missed.join(", ")),
-        };
         format!(
-            "{}: {} actions, {} kills and {} crashes at {} points{missed}, {} effects, {} receipts, {} ledger entries: \
+            "{}: {} actions, {} kills and {} crashes at {} of {} points, {} effects, {} receipts, {} ledger entries: \
              {} doubled, {} lost, {} contradicted, {} receipts missing, {} above a cap, {} wrong in the ledger, {in_doubt} \
              in doubt; {:.0} s, seed {}",
-            if self.findings.is_empty() { "kept" } else { "BROKEN" },
+            if self.findings.is_empty() { "every promise kept" } else { "PROMISES BROKEN" },
             counts.cases.len(),
             fire.killed,
             fire.crashed,
             fire.points.len(),
+            fire.points.len() + fire.missed().len(),
             counts.cases.iter().map(|case| case.effects).sum::<u64>(),
             counts.receipts,
             counts.entries,
@@ -220,6 +231,18 @@ impl Wrong {
             Wrong::ReceiptMissing => "receipt missing",
             Wrong::AboveCap => "above the cap",
             Wrong::Trail => "wrong in the ledger",
+        }
+    }
+
+    /// Which promise was broken.
+    fn means(self) -> &'static str {
+        match self {
+            Wrong::Doubled => "there is or was undone more than one effect",
+            Wrong::Lost => "an effect without a record of it, or a record without its effect",
+            Wrong::Contradicted => "record, answers and the bank's books disagree",
+            Wrong::ReceiptMissing => "a receipt that somebody was told of is not there or does not verify",
+            Wrong::AboveCap => "more was paid, or stands debited, than the mandate allows",
+            Wrong::Trail => "`audit verify` finds something missing or altered",
         }
     }
 }

@@ -20,27 +20,52 @@ use tempfile::TempDir;
 use crate::common::countersign;
 use crate::running::Served;
 
+/// The README makes an installation, in which other pages go on.
 #[test]
-fn the_readme_can_be_followed() {
-    follow(
-        "README.md",
-        &[
-            Left {
-                line: "cargo ",
-                why: "builds what is tested here; demo and selftest have tests of their own",
-            },
-            Left { line: "countersign approvers enrol PASSKEY_ID", why: "a passkey is made in a browser" },
-            Left {
-                line: "countersign run ",
-                why: "its archetype stands in docs/run.md, which is followed on its own",
-            },
-        ],
+fn the_readme_can_be_followed_and_what_goes_on_from_it() {
+    let mut reader = Reader::new();
+    reader.follow("README.md", &README);
+    reader.follow("docs/policies.md", &[]);
+    reader.follow("docs/catalogue.md", &[]);
+    reader.follow("docs/audit.md", &[Left { line: "countersign audit tail", why: "ends only when told" }]);
+    let resting = "a gateway runs on it; `report` from files has a test of its own";
+    reader.follow(
+        "docs/retention.md",
+        &[Left { line: "countersign report --regulation GDPR-Art-17 --from …", why: resting }],
     );
+    reader.close();
 }
+
+const README: [Left; 3] = [
+    Left { line: "cargo ", why: "builds what is tested here; demo and selftest have tests of their own" },
+    Left { line: "countersign approvers enrol PASSKEY_ID", why: "a passkey is made in a browser" },
+    Left {
+        line: "countersign run ",
+        why: "its archetype stands in docs/run.md, which is followed on its own",
+    },
+];
 
 #[test]
 fn the_guarantees_can_be_tried_by_hand() {
-    follow("docs/guarantees.md", &[]);
+    let selftest = "takes a minute, and has a test of its own";
+    follow("docs/guarantees.md", &[Left { line: "countersign selftest ", why: selftest }]);
+}
+
+#[test]
+fn the_page_on_approvals_can_be_followed() {
+    let by_admin = "takes the admin key of a running gateway; the page goes on with one made before";
+    let words = "in words, with ID for the action's; what follows does it";
+    follow(
+        "docs/approvals.md",
+        &[
+            Left { line: "countersign keys api create ", why: by_admin },
+            Left { line: "countersign approvals list  ", why: words },
+            Left { line: "countersign approvals show ID", why: words },
+            Left { line: "countersign approvals approve ID", why: words },
+            Left { line: "countersign approvals reject ID", why: words },
+            Left { line: "countersign approvals resolve ID", why: words },
+        ],
+    );
 }
 
 #[test]
