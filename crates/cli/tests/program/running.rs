@@ -215,7 +215,7 @@ fn the_log_says_which_member_production_does_not() {
 }
 
 #[test]
-fn an_approver_and_an_agent_hear_whose_it_is() {
+fn an_approver_an_agent_and_nobody_hear_whose_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let (approver, agent) = (api_key(&data, "alice", "approver"), api_key(&data, "someone", "agent"));
@@ -224,6 +224,9 @@ fn an_approver_and_an_agent_hear_whose_it_is() {
     assert!(refused.says("role operator, auditor or admin, not approver"), "{}", refused.stderr);
     let refused = served.call(&agent, &["approvals", "list"]);
     assert!(refused.says("role approver, operator, auditor or admin, not agent"), "{}", refused.stderr);
+    let nobody = client().post(format!("{}/sandbox/v1/actions/x/cancel", served.url)).send().unwrap();
+    let told = String::from_utf8(nobody.bytes().unwrap().to_vec()).unwrap();
+    assert!(told.contains("in the sandbox only asking for actions and reading them takes none"), "{told}");
     served.stop();
 }
 
