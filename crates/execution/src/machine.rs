@@ -457,7 +457,8 @@ impl Run {
     fn confirmed(self, it: Confirmation, now: Now) -> Step {
         match self.call.purpose {
             Purpose::Reserve => {
-                let reservation = self.reservation(&it);
+                // Whether there is still anything to charge, nobody could say.
+                let Some(reservation) = self.reservation(&it) else { return self.doubted(now) };
                 let effect = Effect::Wait { until_ms: reservation.until_ms };
                 self.then(State::Reserved { it: reservation, came: Came::Confirmed(it) }, effect)
             }
@@ -572,12 +573,13 @@ impl Run {
         }
     }
 
-    /// What the provider has set aside: no more than was asked for, and no longer than it may forget it.
-    fn reservation(&self, it: &Confirmation) -> Reservation {
+    /// What the provider has set aside: no more than was asked for, and no longer than it may forget it. Nothing, if it is not
+    /// known until when.
+    fn reservation(&self, it: &Confirmation) -> Option<Reservation> {
         let held_ms = self.terms.hold_ms.map(|ms| self.course.first_ms.saturating_add(ms));
-        let until_ms = held_ms.into_iter().chain(it.expires_ms).min().unwrap_or(self.course.first_ms);
+        let until_ms = held_ms.into_iter().chain(it.expires_ms).min()?;
         let less = it.charged.filter(|held| self.call.money.is_some_and(|asked| is_within(*held, asked)));
-        Reservation { money: less.or(self.call.money), until_ms }
+        Some(Reservation { money: less.or(self.call.money), until_ms })
     }
 
     /// Its time is over, or not yet.

@@ -393,7 +393,6 @@ fn a_reservation_ends_when_the_provider_says_or_may_have_forgotten_it() {
         (Some(NOW + 5), None, NOW + 5),
         (Some(NOW + 5), Some(100_000), NOW + 5),
         (Some(NOW + 200_000), Some(100_000), NOW + 100_000),
-        (None, None, NOW),
     ] {
         let terms = Terms { hold_ms, ..terms() };
         let confirmed = Confirmation { expires_ms, charged: usd(9900), ..Confirmation::default() };
@@ -401,6 +400,15 @@ fn a_reservation_ends_when_the_provider_says_or_may_have_forgotten_it() {
         let (reserved, _) = stand("reserve sent", terms).step(reply, now(50)).unwrap();
         let State::Reserved { it, .. } = reserved.state() else { panic!("{reserved:?}") };
         assert_eq!(*it, Reservation { money: usd(2500), until_ms }, "never more than was asked for");
+    }
+    let endless = Terms { hold_ms: None, ..terms() };
+    for (state, event) in [
+        ("reserve sent", "replied: confirmed"),
+        ("reserve in doubt", "replied: confirmed"),
+        ("reserve in doubt", "asked: confirmed"),
+    ] {
+        let (next, _) = stand(state, endless.clone()).step(make(event), now(0)).unwrap();
+        assert_eq!(next.state().name(), "in doubt", "what nobody says the end of is neither there nor over");
     }
     let less = Confirmation { charged: usd(900), ..Confirmation::default() };
     let (reserved, _) =
