@@ -257,6 +257,9 @@ impl Gateway {
                 }
                 return Ok(Followed::Rests(until_ms));
             }
+            State::Unchecked(_) => {
+                return self.say_unchecked(tenant, pending).await.map(Followed::Said);
+            }
             State::InDoubt => {
                 let until_ms = waits_until(effects).unwrap_or_else(clock::now_ms);
                 self.wake_at(pending.id, until_ms);
@@ -274,6 +277,7 @@ impl Gateway {
             | State::Sent(_)
             | State::Releasing(_)
             | State::Freeing(_)
+            | State::ReleaseFailed(_)
             | State::RollingBack
             | State::Undoing
             | State::RolledBack(_)

@@ -164,7 +164,8 @@ impl Gateway {
             State::Waiting | State::Failed | State::Executed => Ok(()),
             State::Held | State::Approved | State::Refused => Ok(()),
             // Its effect, or what is set aside for it, is confirmed.
-            State::Reserved | State::Checking | State::Retracting => Ok(()),
+            State::Reserved | State::ReleaseFailed => Ok(()),
+            State::Checking | State::Unchecked | State::Retracting => Ok(()),
             State::RollingBack | State::RollbackFailed | State::RolledBack => Ok(()),
         }
     }
@@ -217,7 +218,7 @@ impl Gateway {
         let is_capture = captures.into_iter().any(|capture| capture.reference == word.about);
         match stored.state {
             _ if !is_capture || !matches!(word.reply, Reply::Confirmed(_)) => Ok(()),
-            State::Reserved | State::Failed => {
+            State::Reserved | State::ReleaseFailed | State::Failed => {
                 let (provider, reply) = (word.provider.as_ref(), word.reply.clone());
                 self.charged_late(&word.tenant, word.id, &word.about, provider, reply).await
             }

@@ -249,6 +249,9 @@ pub(crate) struct CheckRow {
     pub confirmed_ms: i64,
     /// How often it was asked in vain whether all is as it should be.
     pub asks: u32,
+    /// The word of the person who had it undone, if nobody else could tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub word: Option<Box<ResolutionRow>>,
 }
 
 /// What a provider confirmed.
@@ -327,7 +330,7 @@ pub(crate) struct OutcomeRow {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ResolutionRow {
-    /// `executed`, `failed` or `rolled_back`.
+    /// See `Decision::as_str`.
     #[serde(rename = "as")]
     pub decision: String,
     /// Who.
@@ -367,6 +370,13 @@ impl IntentRow {
     /// Was its payer asked to confirm the latest attempt?
     pub(crate) fn was_challenged(&self) -> bool {
         self.call.as_ref().is_some_and(|call| call.challenge.is_some())
+    }
+
+    /// What the provider calls what it has done or set aside, as far as nothing was said of that yet or it was to be undone.
+    pub(crate) fn provider_reference(self) -> Option<String> {
+        let undone = self.rollback.and_then(|rollback| rollback.confirmed);
+        let checked = self.check.and_then(|check| check.confirmed.reference);
+        undone.or(checked).or(self.reservation.and_then(|reservation| reservation.confirmed))
     }
 
     /// Digests of the rules that people saw it judged by when they were asked: policies, catalogue, entities.

@@ -111,10 +111,13 @@ impl Gateway {
 fn too_late(state: State) -> Option<&'static str> {
     match state {
         State::Held | State::Approved | State::Waiting => None,
-        State::Reserved => Some("what is set aside is not cancelled: release it"),
-        State::Sent | State::InDoubt | State::Challenged | State::Checking | State::Retracting => {
-            Some("the action was sent: what is out there cannot be called back")
-        }
+        State::Reserved | State::ReleaseFailed => Some("what is set aside is not cancelled: release it"),
+        State::Sent
+        | State::InDoubt
+        | State::Challenged
+        | State::Checking
+        | State::Unchecked
+        | State::Retracting => Some("the action was sent: what is out there cannot be called back"),
         State::Executed | State::Failed | State::Refused => Some("the action is over"),
         State::RollingBack | State::RollbackFailed | State::RolledBack => Some("the action is over"),
     }

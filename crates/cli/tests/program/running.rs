@@ -354,6 +354,12 @@ impl Served {
         serde_json::from_slice(&request.send().unwrap().bytes().unwrap()).unwrap()
     }
 
+    /// Has what is reserved set free.
+    pub(crate) fn release(&self, key: &str, id: &str) -> Value {
+        let request = client().post(format!("{}/v1/actions/{id}/release", self.url)).bearer_auth(key);
+        serde_json::from_slice(&request.send().unwrap().bytes().unwrap()).unwrap()
+    }
+
     pub(crate) fn spawn(command: &mut Command) -> Served {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = Vec::new();

@@ -70,7 +70,7 @@ impl Gateway {
         // Read once it is marked: before, whoever had it in hand may have gone on with it.
         let stored = self.stored(tenant, id).await?;
         let mut pending = Pending::restore(&stored, self.told(&stored).await?)?;
-        if stored.state != State::Reserved {
+        if !matches!(stored.state, State::Reserved | State::ReleaseFailed) {
             return Err(conflict("nothing is set aside for the action"));
         }
         let reservation = reservation_of(&pending.row)?;

@@ -5,13 +5,14 @@
 mod capture;
 mod release;
 mod row;
+mod settle;
 mod views;
 
 use action::ActionId;
 use execution::{Absence, Came, Effect, Reservation};
 use ledger::{By, Deferral, State, Stored};
 
-pub(crate) use self::row::{CaptureRow, ReservationRow};
+pub(crate) use self::row::ReservationRow;
 pub use self::views::{CaptureView, ReservationView};
 use crate::check::OURSELVES;
 use crate::gateway::Gateway;
@@ -98,9 +99,11 @@ impl Gateway {
         Ok(())
     }
 
-    fn said_of_reserved(&self, stored: &Stored) -> Result<Answer, Error> {
+    pub(crate) fn said_of_reserved(&self, stored: &Stored) -> Result<Answer, Error> {
         match stored.state {
-            State::Reserved => self.say_reserved(stored.id, &IntentRow::from_bytes(&stored.payload)?, false),
+            State::Reserved | State::ReleaseFailed => {
+                self.say_reserved(stored.id, &IntentRow::from_bytes(&stored.payload)?, false)
+            }
             _ => self.last_said(stored),
         }
     }

@@ -348,7 +348,11 @@ async fn what_could_not_be_undone_is_told_and_so_is_a_persons_word_on_it() {
     );
     let page = format!("{}/approvals/{}", house.gateway().public_url(), said.id());
     for (told, text, state) in [
-        (&taken[0], "An action could not be undone; a person has to settle it.", "ROLLING_BACK"),
+        (
+            &taken[0],
+            "An action could not be undone, or what it reserved not be set free; a person has to settle it.",
+            "ROLLING_BACK",
+        ),
         (&taken[1], "A person said what became of an action, because its provider did not.", "ROLLED_BACK"),
     ] {
         assert_eq!((&told.body["data"]["text"], &told.body["data"]["state"]), (&json!(text), &json!(state)));

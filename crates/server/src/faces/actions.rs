@@ -361,7 +361,7 @@ struct Attempt<'a> {
 /// Money that is set aside until it is charged or set free.
 #[derive(Serialize, ToSchema)]
 struct Reservation<'a> {
-    /// `reserved`, `charging`, `charged`, `releasing` or `released`.
+    /// `reserved`, `charging`, `charged`, `releasing`, `release_failed` or `released`.
     state: &'static str,
     provider_reference: Option<&'a str>,
     /// The most that could be charged.
