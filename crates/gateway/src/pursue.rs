@@ -100,10 +100,17 @@ impl Gateway {
         Ok(pursued)
     }
 
-    /// For whoever reads the log after a crash: that it is known now what became of an action.
+    /// For whoever reads the log after a crash: what an action in doubt came to. Sent again it is in doubt as before.
     async fn log_resolved(&self, tenant: &Tenant, id: ActionId) {
         match self.ledger.action(tenant, id).await {
             Ok(Some(Stored { state: State::InDoubt, .. }) | None) => {}
+            Ok(Some(Stored { state: State::Sent, .. })) => {
+                tracing::info!(action = %id, %tenant, "an action in doubt is sent again");
+            }
+            Ok(Some(Stored { state: State::Waiting, .. })) => {
+                let what = "what was in doubt had no effect; another attempt follows";
+                tracing::info!(action = %id, %tenant, "{what}");
+            }
             Ok(Some(Stored { state, .. })) => {
                 tracing::info!(action = %id, %tenant, outcome = state.as_str(), "an action is in doubt no more");
             }

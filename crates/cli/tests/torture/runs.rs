@@ -32,6 +32,12 @@ fn keyed() -> String {
     text + "\n[binding.capabilities]\nidempotent = { retention_seconds = 86400 }\n"
 }
 
+/// Safe to repeat, after a pause that no test lives to see the end of.
+fn patient() -> String {
+    let text = again().replace("\"JOB\"", "\"PATIENT\"");
+    text.replace("_delay_seconds = 0", "_delay_seconds = 86400")
+}
+
 /// Held for a person.
 fn asked() -> String {
     let text = JOB.replace("LEVEL", "atp-1").replace("\"JOB\"", "\"ASKED\"");
@@ -49,6 +55,7 @@ async fn house_at(listen: Option<SocketAddr>) -> House {
             ("job.toml", again()),
             ("once.toml", once()),
             ("keyed.toml", keyed()),
+            ("patient.toml", patient()),
             ("asked.toml", asked()),
         ],
         listen,
@@ -377,6 +384,43 @@ async fn a_runner_that_dies_leaves_doubt_and_who_comes_next_runs_only_what_is_sa
             }
             _ => assert_eq!(record["response"]["kind"], "pending_settlement", "{record}"),
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_in_doubt_is_run_again_only_after_its_pause() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut house = house_at(Some(port)).await;
+    let args = ["--archetype", "PATIENT", "--json", "--wait", "1s", "--idempotency-key"];
+    let with_key = |key: &'static str| [&args[..], &[key]].concat();
+
+    // It ends with a code that may mean anything: its own runner waits, and runs nothing meanwhile.
+    let doubted = house.ran(&with_key("told"), "echo x >> told; exit 9").await;
+    assert_eq!(doubted.code, 75, "not over, and not given up: {}", doubted.stderr);
+    // Its runner dies: whoever comes next under the key waits as well.
+    let silent = "echo x >> silent; echo $COUNTERSIGN_ACTION_ID $$ > pid; exec sleep 600";
+    let mut first = house.runs(&with_key("silent"), silent);
+    let mark = house.mark("pid").await;
+    let (silent_id, orphan) = mark.trim().split_once(' ').unwrap();
+    kill(&mut first);
+    assert!(Command::new("kill").args(["-9", orphan]).status().unwrap().success());
+    house.until(silent_id, "EXECUTING", true).await;
+    let next = house.ran(&with_key("silent"), silent).await;
+    assert_eq!((next.code, next.id().as_str()), (75, silent_id), "{}", next.stderr);
+
+    // The pause outlives the gateway.
+    house.gateway.kill();
+    house.start();
+    for (key, id, script) in
+        [("told", doubted.id(), "echo x >> told; exit 9"), ("silent", silent_id.to_owned(), silent)]
+    {
+        // As long as a runner from before may still come back it is not asked whether it is due.
+        sleep(Duration::from_millis(3500)).await;
+        let later = house.ran(&with_key(key), script).await;
+        assert_eq!(later.code, 75, "{}", later.stderr);
+        let record = house.record("PATIENT", &id).await;
+        assert_eq!(record["attempts"][0]["sends"], 1, "{record}");
+        assert_eq!(house.mark(key).await, "x\n");
     }
 }
 

@@ -27,7 +27,7 @@ async fn what_failed_is_tried_again_as_the_next_attempt_of_the_same_action() {
     let record = house.gateway().retry(&house.agent, said.id()).await.unwrap();
     assert_eq!((record.state.as_str(), record.error), ("COMPLETED", None));
     let attempts: Vec<_> = record.attempts.iter().map(|it| (it.attempt, it.result.as_deref())).collect();
-    assert_eq!(attempts, [(1, Some("failed")), (2, None)]);
+    assert_eq!(attempts, [(1, Some("failed")), (2, Some("confirmed"))]);
     let kinds: Vec<_> = record.receipts.iter().map(|it| it.event_type.as_str()).collect();
     assert_eq!(kinds, ["ORIGINAL", "AMENDMENT_RETRY"]);
     for receipt in &record.receipts {
