@@ -5,5 +5,6 @@
 mod approvals;
 mod common;
 mod files;
+mod pages;
 mod running;
 mod verify;

@@ -425,6 +425,79 @@ async fn what_is_in_doubt_is_run_again_only_after_its_pause() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_says_for_what_unless_told_not_to() {
+    let house = house().await;
+    // A question stays open for ten seconds, so this is told once and then given up.
+    let start = |archetype, key, flags: &[&str], script| {
+        let args = ["--archetype", archetype, "--idempotency-key", key, "--wait", "12s"];
+        Ran::of(house.runs(&[&args[..], flags].concat(), script))
+    };
+    let (asked, doubted, failed, quiet, json) = tokio::join!(
+        start("ASKED", "asked", &[], "true"),
+        start("PATIENT", "doubted", &[], "exit 9"),
+        start("PATIENT", "failed", &[], "exit 5"),
+        start("PATIENT", "quiet", &["--quiet"], "exit 9"),
+        start("ASKED", "json", &["--json"], "true"),
+    );
+    let told = |ran: &Ran, words: &str, more: &str| {
+        let lines: Vec<&str> = ran.stderr.lines().collect();
+        let [told, end] = lines[..] else { panic!("{lines:?}") };
+        assert!(told.starts_with(&format!("countersign: {words} · since 20")), "{told}");
+        assert!(told.contains(more) && told.contains("/v1/actions/"), "{told}");
+        assert!(end.starts_with(&format!("countersign: not over yet: {words} · ")), "{end}");
+        assert_eq!(ran.code, 75, "{end}");
+    };
+    told(&asked, "waits for a person to agree", "https://gw.example/");
+    told(&doubted, "what it did is in doubt, and it is to run again", ", next try at 20");
+    told(&failed, "the attempt before had no effect, and another one follows", ", next try at 20");
+    for ran in [quiet, json] {
+        assert_eq!((ran.code, ran.stderr.lines().count()), (75, 1), "the end and no more: {}", ran.stderr);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_takes_no_key_of_the_period_and_a_persons_no_does() {
+    let house = house().await;
+    let frozen = json!({"scope": "archetype:JOB", "reason": "stop"});
+    let operator = house.voice("default", "operator");
+    let args = ["--archetype", "JOB", "--key-from-time", "day", "--json"];
+    assert_eq!(operator.post("/v1/freeze", &frozen).await.status, 200);
+    for _ in 0..2 {
+        let refused = house.ran(&args, "echo x >> ran").await;
+        assert_eq!(
+            (refused.code, &refused.answer()["code"]),
+            (77, &json!("EP_FROZEN")),
+            "{}",
+            refused.stderr
+        );
+        assert!(refused.stderr.contains("the same command line asks anew"), "{}", refused.stderr);
+    }
+    assert_eq!(operator.post("/v1/thaw", &json!({"scope": "archetype:JOB"})).await.status, 200);
+    let done = house.ran(&args, "echo x >> ran").await;
+    assert_eq!((done.code, &done.answer()["kind"]), (0, &json!("executed")), "{}", done.stderr);
+    let replayed = house.ran(&args, "echo x >> ran").await;
+    assert_eq!((replayed.code, replayed.id()), (0, done.id()), "{}", replayed.stderr);
+    assert_eq!(house.mark("ran").await, "x\n");
+
+    // A key of one's own is answered for good, and it is said that it is.
+    assert_eq!(operator.post("/v1/freeze", &frozen).await.status, 200);
+    let own = ["--archetype", "JOB", "--idempotency-key", "own", "--json"];
+    let refused = house.ran(&own, "echo y >> ran").await;
+    assert_eq!(operator.post("/v1/thaw", &json!({"scope": "archetype:JOB"})).await.status, 200);
+    let again = house.ran(&own, "echo y >> ran").await;
+    assert_eq!((again.code, again.id()), (77, refused.id()), "{}", again.stderr);
+    assert!(again.stderr.contains("asked for with another --idempotency-key"), "{}", again.stderr);
+
+    let args = ["--archetype", "ASKED", "--key-from-time", "day", "--json"];
+    let held = house.ran(&[&args[..], &["--wait", "1s"]].concat(), "true").await;
+    let no = format!("/v1/actions/{}/reject", held.id());
+    assert_eq!(house.voice("default", "approver").post(&no, &json!({})).await.status, 200);
+    let stands = house.ran(&args, "true").await;
+    assert_eq!((stands.code, stands.id()), (77, held.id()), "{}", stands.stderr);
+    assert_eq!(stands.answer()["code"], "EP_APPROVAL_DENIED");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_that_dies_meanwhile_hears_of_it_when_it_is_back() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut house = house_at(Some(port)).await;
