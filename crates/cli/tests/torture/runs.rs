@@ -189,6 +189,13 @@ async fn a_command_runs_as_an_action_and_its_receipt_says_how_it_went() {
         house.agent().get(&format!("/v1/receipts/{}", receipts[0]["receipt_id"].as_str().unwrap())).await;
     assert_eq!(verdict(&receipt.bytes, &house.jwks().await), Verdict::Valid);
 
+    // Sent once and never again: the record says all the same when, and what became of it.
+    let attempt = &record["attempts"][0];
+    assert_eq!(attempt["result"], "confirmed", "{attempt}");
+    let at = |value: &Value| value.as_str().map(str::to_owned).unwrap_or_else(|| panic!("no time: {record}"));
+    assert!(at(&record["created_at"]) <= at(&attempt["first_sent_at"]), "{attempt}");
+    assert!(at(&attempt["first_sent_at"]) <= at(&attempt["ended_at"]), "{attempt}");
+
     // What it was told, and what it was not.
     let env = fs::read_to_string(house.file("env.txt")).unwrap();
     let ours: Vec<&str> = env.lines().filter(|line| line.starts_with("COUNTERSIGN_")).collect();
@@ -208,6 +215,8 @@ async fn a_command_runs_as_an_action_and_its_receipt_says_how_it_went() {
     assert_eq!(failed.code, 7, "{}", failed.stderr);
     let record = house.record("ONCE", &failed.id()).await;
     assert_eq!((&record["result"]["state"], &record["result"]["retry_count"]), (&json!("FAILED"), &json!(0)));
+    assert_eq!(record["attempts"][0]["result"], "provider_refused", "{record}");
+    assert!(record["attempts"][0]["first_sent_at"].is_string(), "{record}");
     assert!(!record["response"].to_string().contains("secret"), "{record}");
 }
 
@@ -381,6 +390,9 @@ async fn a_runner_that_dies_leaves_doubt_and_who_comes_next_runs_only_what_is_sa
             "JOB" => {
                 assert_eq!(record["result"]["state"], "COMPLETED", "{record}");
                 assert_eq!(record["attempts"][0]["sends"], 2, "the same attempt under the same key");
+                let log = house.log();
+                assert!(log.contains("an action in doubt is sent again"), "{log}");
+                assert!(!log.contains("in doubt no more"), "that it is sent tells nothing: {log}");
             }
             _ => assert_eq!(record["response"]["kind"], "pending_settlement", "{record}"),
         }
