@@ -202,7 +202,7 @@ pub struct Course {
 pub struct Now {
     /// Unix milliseconds.
     pub ms: i64,
-    /// Any number; delays are drawn from it.
+    /// Any number; delays are drawn from it. For one call always the same, so that whoever looks again sees the same delay.
     pub chance: u64,
 }
 
@@ -584,11 +584,20 @@ impl Run {
     }
 
     fn asked_in_vain(self, now: Now) -> Step {
+        let again_ms = self.again_ms(now);
         let effect = match self.may_send_again(now.ms) {
+            true if now.ms < again_ms => Effect::Wait { until_ms: again_ms },
             true => Effect::Clear,
             false => Effect::Wait { until_ms: now.ms },
         };
         self.then(State::InDoubt, effect)
+    }
+
+    /// INVARIANT (pause): between two sends of what is in doubt lies the pause of its policy at least, whoever looks after it
+    /// and whatever was forgotten meanwhile. Only what is on record tells, so a restart changes nothing.
+    fn again_ms(&self, now: Now) -> i64 {
+        let left_ms = self.call.send_by_ms.saturating_sub(self.terms.flight_ms);
+        left_ms.saturating_add(self.pause_ms(now).unwrap_or(0))
     }
 
     /// Is that what the mode of payment and the binding provide for? If not, nobody knows what the provider waits for.

@@ -327,6 +327,25 @@ fn of_two_sends_the_payers_no_says_nothing_about_the_other() {
 }
 
 #[test]
+fn what_is_in_doubt_is_sent_again_only_after_its_pause_whoever_wakes_it() {
+    let safe = Capabilities { repeat_safe: true, ..Capabilities::default() };
+    let terms = Terms { capabilities: safe, retry: Some(policy()), flight_ms: 12_000, ..terms() };
+    // It left at NOW, and the pause drawn for it is a second.
+    let left = Call { send_by_ms: NOW + 12_000, ..call(1) };
+    let course = Course { sends: 1, retries: 0, first_ms: NOW };
+    let woken = |after_ms| {
+        let execution = Execution::recover(left.clone(), terms.clone(), course, Stood::InDoubt);
+        let (_, effects) = execution.step(Event::Woken, Now { ms: NOW + after_ms, chance: 1000 }).unwrap();
+        effects
+    };
+    for after_ms in [0, 500, 999] {
+        let effects = woken(after_ms);
+        assert!(matches!(effects[..], [Effect::Wait { until_ms }] if until_ms == NOW + 1000), "{effects:?}");
+    }
+    assert!(matches!(woken(1000)[..], [Effect::Clear]));
+}
+
+#[test]
 fn it_is_asked_again_after_pauses_that_grow_then_slowly_and_then_a_person_decides() {
     let (mut execution, mut pauses) = (stand("checking", terms()), Vec::new());
     loop {

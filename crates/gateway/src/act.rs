@@ -223,7 +223,7 @@ impl Gateway {
 
     /// One transition; an illegal one is logged and changes nothing.
     pub(crate) fn step(&self, execution: Execution, event: Event) -> Result<(Execution, Vec<Effect>), Error> {
-        let chance = u64::from_be_bytes(clock::random()?);
+        let chance = chance_of(execution.call());
         execution.step(event, Now { ms: clock::now_ms(), chance }).map_err(|illegal| {
             tracing::error!(%illegal, "an execution was asked the impossible");
             internal("an action does not stand where it should")
@@ -405,6 +405,15 @@ pub(crate) fn waits_until(effects: &[Effect]) -> Option<i64> {
 
 fn is_late(effects: &[Effect]) -> bool {
     effects.iter().any(|effect| matches!(effect, Effect::LateEffect))
+}
+
+/// Drawn once for a call, with its provider key: who looks again, if only after a restart, does not draw again.
+fn chance_of(call: &Call) -> u64 {
+    let mut drawn = [0; 8];
+    match hex::decode_to_slice(call.provider_key.get(..16).unwrap_or_default(), &mut drawn) {
+        Ok(()) => u64::from_be_bytes(drawn),
+        Err(_) => 0,
+    }
 }
 
 fn instant_of(ms: i64) -> Instant {

@@ -95,8 +95,12 @@ impl Gateway {
             }
             _ => self.followed(tenant, &pending, &execution, &effects).await?,
         };
-        if matches!(stood, Stood::InDoubt) {
-            self.log_resolved(&tenant.tenant, id).await;
+        match (&pursued, stood) {
+            (Pursued::Go(_), Stood::InDoubt) => {
+                tracing::info!(action = %id, tenant = %tenant.tenant, "an action in doubt is sent again");
+            }
+            (_, Stood::InDoubt) => self.log_resolved(&tenant.tenant, id).await,
+            _ => {}
         }
         Ok(pursued)
     }
@@ -104,7 +108,11 @@ impl Gateway {
     /// For whoever reads the log after a crash: that it is known now what became of an action.
     async fn log_resolved(&self, tenant: &Tenant, id: ActionId) {
         match self.ledger.action(tenant, id).await {
-            Ok(Some(Stored { state: State::InDoubt, .. }) | None) => {}
+            Ok(Some(Stored { state: State::InDoubt | State::Sent, .. }) | None) => {}
+            Ok(Some(Stored { state: State::Waiting, .. })) => {
+                let what = "what was in doubt had no effect; another attempt follows";
+                tracing::info!(action = %id, %tenant, "{what}");
+            }
             Ok(Some(Stored { state, .. })) => {
                 tracing::info!(action = %id, %tenant, outcome = state.as_str(), "an action is in doubt no more");
             }

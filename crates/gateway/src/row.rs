@@ -178,7 +178,7 @@ pub(crate) struct CallRow {
     /// How often anything was sent after the first time, since somebody last asked for an attempt.
     #[serde(default, skip_serializing_if = "is_none")]
     pub retries: u32,
-    /// When it was first marked sent, Unix milliseconds; for what is tried again only.
+    /// When it was first marked sent, Unix milliseconds; older rows say so only of what is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_ms: Option<i64>,
     /// What its payer was asked, if it was.
@@ -503,7 +503,7 @@ impl From<RetryRow> for RetryPolicy {
 }
 
 impl CallRow {
-    /// How this call is kept. What is sent once and never again needs no course.
+    /// How this call is kept. What is never sent has no course.
     pub(crate) fn new(call: &Call, provider: &dyn Provider, course: Option<Course>) -> CallRow {
         CallRow {
             attempt: call.attempt,

@@ -6,5 +6,6 @@ mod approvals;
 mod common;
 mod documents;
 mod files;
+mod pages;
 mod running;
 mod verify;
