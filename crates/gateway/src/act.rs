@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use action::ActionId;
 use boundary::Permit;
-use execution::{Call, Confirmation, Effect, Event, Execution, Now, Reply, State, Withheld};
+use execution::{Call, Confirmation, Effect, Event, Execution, Now, Purpose, Reply, State, Withheld};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use provider::Provider;
@@ -143,6 +143,9 @@ impl Gateway {
         };
         self.metrics.step(Step::Act, started.elapsed());
         self.at(Point::AnswerAfter)?;
+        if matches!(call.purpose, Purpose::Capture { .. }) {
+            self.at(Point::CaptureAnswerAfter)?;
+        }
         // As with judging: what is proven and not yet written is large.
         let mut place = self.concluding.acquire().await;
         let mut pending = match kept {

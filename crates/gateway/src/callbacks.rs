@@ -14,6 +14,7 @@ use ledger::{State, Stored};
 use provider::{Provider, Signed, Told};
 
 use crate::alert::Alert;
+use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::pending::Pending;
 use crate::remember::unavailable;
@@ -72,10 +73,12 @@ impl Gateway {
             return Ok(());
         };
         tracing::info!(action = %word.id, binding, letter = letter.id, "a provider called back");
+        self.at(Point::CallbackBefore)?;
         let gateway = Arc::clone(self);
         // In a task of its own: who hangs up has said it all the same.
         let task = tokio::spawn(async move { gateway.hear(word).await });
-        task.await.unwrap_or_else(|_| Err(internal("a callback ended without a word")))
+        task.await.unwrap_or_else(|_| Err(internal("a callback ended without a word")))?;
+        self.at(Point::CallbackAfter)
     }
 
     /// The bindings whose secret signed the letter. Each secret is tried once, however many bindings name it.

@@ -8,7 +8,7 @@ use ledger::{Draft, Existing, Intent, Settlement, State};
 use crate::alert::Alert;
 use crate::audit::labels;
 use crate::caller::Caller;
-use crate::crash::Point;
+use crate::crash::outcome_of;
 use crate::gateway::Gateway;
 use crate::outcome::{Kind, Reply};
 use crate::overage::Overage;
@@ -50,14 +50,15 @@ impl Gateway {
     ) -> Result<Reply, Error> {
         let alert = overage.as_ref().map(|overage| overage.receipt_id.clone());
         let (kind, reply) = (proven.outcome.kind, proven.reply.clone());
+        let (before, after) = outcome_of(pending, proven.state);
         let settlement = settlement(tenant, pending, proven, overage);
-        self.at(Point::OutcomeBefore)?;
+        self.at(before)?;
         let settled = match pending.settled {
             true => self.ledger.amend(settlement).await,
             false => self.ledger.settle(settlement).await,
         };
         settled.map_err(unavailable)?;
-        self.at(Point::OutcomeAfter)?;
+        self.at(after)?;
         self.metrics.outcome(kind);
         if let Some(receipt_id) = alert {
             self.alert(Alert::Overage, pending, &receipt_id);

@@ -29,6 +29,7 @@ use serde::Serialize;
 use crate::act::UnderWay;
 use crate::approvals::readable;
 use crate::caller::{Caller, Deed};
+use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind};
 use crate::pending::Pending;
@@ -242,7 +243,7 @@ impl Gateway {
     }
 
     /// Marks the action, once whoever only asks after it is done.
-    async fn alone_with(self: &Arc<Self>, id: ActionId) -> Result<UnderWay, Error> {
+    pub(crate) async fn alone_with(self: &Arc<Self>, id: ActionId) -> Result<UnderWay, Error> {
         let begun = std::time::Instant::now();
         loop {
             if let Some(under_way) = self.look_after_alone(id) {
@@ -382,7 +383,9 @@ impl Gateway {
         // What is given back refills nothing, and what stays was charged before.
         let settlement =
             Settlement { action: pending.id, by: pending.by, outcome, charged: None, overage: None };
-        self.ledger.amend(settlement).await.map_err(unavailable).map(drop)
+        self.at(Point::ResolveBefore)?;
+        self.ledger.amend(settlement).await.map_err(unavailable)?;
+        self.at(Point::ResolveAfter)
     }
 
     /// The execution as a person finds it. Nothing of it is sent any more, so what its provider can does not matter, and

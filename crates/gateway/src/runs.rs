@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 use crate::act::{Followed, Said, lock};
 use crate::atp::Words;
 use crate::caller::{Caller, Deed};
+use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::pending::Pending;
 use crate::remember::{outward, unavailable};
@@ -174,7 +175,10 @@ impl Gateway {
             let provider = self.run_by(&stored)?;
             let runner_binding = provider.runner().ok_or_else(not_a_run)?;
             match runner_binding.take(stored.id, runner, GLANCE).await {
-                Turn::Yours(offer) => return Ok(view(Next::Run(offer))),
+                Turn::Yours(offer) => {
+                    self.at(Point::RunTakeAfter)?;
+                    return Ok(view(Next::Run(offer)));
+                }
                 Turn::Elsewhere => return Ok(view(Next::Elsewhere)),
                 Turn::Nothing => {}
             }
@@ -234,6 +238,7 @@ impl Gateway {
         let provider = self.run_by(&stored)?;
         let pending = Pending::restore(&stored, None)?;
         let runner = provider.runner().ok_or_else(not_a_run)?;
+        self.at(Point::RunReportBefore)?;
         let (reply, was_awaited) = runner.report(stored.id, provider_key, report);
         self.is_of_the_latest(&stored, &pending, provider_key, &reply).await?;
         if !(was_awaited && self.written(&stored).await?) {
@@ -243,6 +248,7 @@ impl Gateway {
             let task = tokio::spawn(async move { gateway.reported_late(&tenant, id, &key, reply).await });
             task.await.unwrap_or_else(|_| Err(internal("a report ended without a word")))?;
         }
+        self.at(Point::RunReportAfter)?;
         self.action(caller, id).await
     }
 

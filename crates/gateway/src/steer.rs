@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::act::{Said, UnderWay};
 use crate::caller::{Caller, Deed};
+use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::outcome::Kind;
 use crate::pending::Pending;
@@ -65,13 +66,18 @@ impl Gateway {
             let why = "what is set aside for the action is neither free nor over";
             return Err(Error::new(Code::StateConflict, why));
         }
+        self.at(Point::AgainBefore)?;
         let rules = tenant.rules();
         if let Some(answer) =
             self.ask_once_more(tenant, &pending, &rules, Stood::Failed, under_way.clone()).await?
         {
             return Ok(Next::Said(answer));
         }
-        self.judge_once_more(tenant, &rules, &stored, &pending, under_way).await
+        let next = self.judge_once_more(tenant, &rules, &stored, &pending, under_way).await?;
+        if matches!(next, Next::Admitted(_)) {
+            self.at(Point::AgainAfter)?;
+        }
+        Ok(next)
     }
 
     /// Calls an action off that is not sent, or waits to be sent again after nothing came of what was sent.

@@ -12,6 +12,7 @@ use super::reservation_of;
 use super::row::CaptureRow;
 use crate::act::{Said, UnderWay};
 use crate::caller::{Caller, Deed};
+use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::pending::Pending;
 use crate::request::Next;
@@ -108,7 +109,12 @@ impl Gateway {
         if let Some(reservation) = &mut pending.row.reservation {
             reservation.captures.push(capture);
         }
-        self.judge_once_more(tenant, &rules, &stored, &pending, under_way).await
+        self.at(Point::CaptureBefore)?;
+        let next = self.judge_once_more(tenant, &rules, &stored, &pending, under_way).await?;
+        if matches!(next, Next::Admitted(_)) {
+            self.at(Point::CaptureAfter)?;
+        }
+        Ok(next)
     }
 }
 

@@ -15,6 +15,7 @@ use ledger::{By, Deferral, State, Stored};
 pub(crate) use self::row::ReservationRow;
 pub use self::views::{CaptureView, ReservationView};
 use crate::check::OURSELVES;
+use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind, Outcome};
 use crate::pending::Pending;
@@ -67,7 +68,13 @@ impl Gateway {
             self.plan_release(tenant, &mut pending, OURSELVES, why)?;
         }
         let due_ms = if released { clock::now_ms() } else { it.until_ms };
+        let (before, after) = match came {
+            Came::Confirmed(_) => (Point::ReserveBefore, Point::ReserveAfter),
+            _ => (Point::CaptureFailedBefore, Point::CaptureFailedAfter),
+        };
+        self.at(before)?;
         self.keep_reserved(tenant, &mut pending, due_ms, event).await?;
+        self.at(after)?;
         if matches!(came, Came::Confirmed(_)) {
             self.metrics.outcome(Kind::Held);
         }

@@ -17,6 +17,7 @@ use crate::act::{UnderWay, waits_until};
 use crate::alert::Alert;
 use crate::caller::{Caller, Deed};
 use crate::check::OURSELVES;
+use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::pending::Pending;
 use crate::pursue::Pursued;
@@ -65,7 +66,9 @@ impl Gateway {
         let mut pending = Pending::restore(&stored, None)?;
         self.may_release(tenant, &stored, &pending).await?;
         self.plan_release(tenant, &mut pending, &by, ASKED)?;
+        self.at(Point::ReleaseBefore)?;
         self.keep_reserved(tenant, &mut pending, clock::now_ms(), ledger::RESERVED).await?;
+        self.at(Point::ReleaseAfter)?;
         let stored = self.stored(tenant, id).await?;
         self.release_further(tenant, &stored).await.map(drop)
     }
@@ -88,7 +91,9 @@ impl Gateway {
                 return Ok(Pursued::Rests(*until_ms));
             }
             self.plan_release(tenant, &mut pending, OURSELVES, EXPIRED)?;
+            self.at(Point::ExpiryBefore)?;
             self.keep_reserved(tenant, &mut pending, clock::now_ms(), ledger::RESERVED).await?;
+            self.at(Point::ExpiryAfter)?;
         }
         let stored = self.stored(tenant, pending.id).await?;
         self.release_further(tenant, &stored).await.map(Pursued::Rests)
@@ -135,7 +140,9 @@ impl Gateway {
         release.sends = release.sends.saturating_add(1);
         let lease_ms = clock::now_ms() + millis(flight(provider.as_ref()) + LEASE_AFTER);
         self.keep_reserved(tenant, &mut pending, lease_ms, ledger::RESERVED).await?;
+        self.at(Point::ReleaseSendBefore)?;
         let reply = provider.call(call, clock::now_ms()).await;
+        self.at(Point::ReleaseSendAfter)?;
         let refused = matches!(&reply, Reply::Refused(refusal) if !refusal.transient);
         let (execution, effects) = self.step(execution, Event::Undone(reply))?;
         if let execution::State::Failed(absence) = execution.state() {
