@@ -12,7 +12,7 @@ use crate::out;
 /// Which gateway, and who asks.
 #[derive(clap::Args, Clone)]
 pub(crate) struct Api {
-    /// Where the gateway answers
+    /// Where the gateway answers; for what is in its sandbox, with /sandbox behind it
     #[arg(
         long,
         global = true,
@@ -48,6 +48,15 @@ pub(crate) struct Client {
     http: Http,
     base: String,
     key: Option<String>,
+}
+
+/// What came back.
+pub(crate) struct Exchanged {
+    pub(crate) status: u16,
+    /// Null if it is not JSON.
+    pub(crate) body: Value,
+    /// It was said before, under the same key.
+    pub(crate) replayed: bool,
 }
 
 impl Client {
@@ -112,11 +121,12 @@ impl Client {
         path: &str,
         headers: &[(&str, &str)],
         body: Option<&Value>,
-    ) -> Result<(u16, Value)> {
+    ) -> Result<Exchanged> {
         let response = self.send_with(method, path, headers, body)?;
         let status = response.status().as_u16();
+        let replayed = response.headers().get("idempotent-replayed").is_some_and(|value| value == "true");
         let text = response.text().while_we(|| "the gateway's answer broke off".to_owned())?;
-        Ok((status, serde_json::from_str(&text).unwrap_or_default()))
+        Ok(Exchanged { status, body: serde_json::from_str(&text).unwrap_or_default(), replayed })
     }
 
     /// Where something is found.

@@ -56,8 +56,10 @@ struct Word {
     /// The action's id (`transaction_id`)
     #[arg(value_name = "ID")]
     id: String,
-    /// What became of it: `rolled_back` and `executed` (it stays) of what could not be undone, the others of a doubt
-    #[arg(long = "as", value_name = "WORD", value_parser = ["executed", "failed", "rolled_back"])]
+    /// What became of it: `executed` or `failed` of a doubt, `rolled_back` or `executed` (it stays) of what could not be undone,
+    /// `released`, `executed` (it was charged) or `try_again` of what could not be set free, `executed` (it stays) or `undo`
+    /// of what nobody knows to be as it should be
+    #[arg(long = "as", value_name = "WORD", value_parser = WORDS)]
     decision: String,
     /// How you know, in one line
     #[arg(long, value_name = "TEXT")]
@@ -69,6 +71,8 @@ struct Word {
     #[arg(long, value_name = "TEXT")]
     reference: Option<String>,
 }
+
+const WORDS: [&str; 6] = ["executed", "failed", "rolled_back", "released", "try_again", "undo"];
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let client = args.api.client()?;

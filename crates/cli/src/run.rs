@@ -8,6 +8,7 @@
 //!
 //! Without a gateway nothing runs. A gateway that goes away while the command runs is told when it is back.
 
+mod advice;
 mod command;
 mod desk;
 mod stop;
@@ -19,7 +20,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use self::command::{Command, Ended, Tail};
-use self::desk::{Begun, Call, Desk, Trouble, Turn};
+use self::desk::{Begun, Call, Desk, Trouble, Turn, Wait};
 use self::stop::{Phase, Stop};
 use crate::api::Api;
 use crate::error::{Error, Result};
@@ -63,9 +64,12 @@ pub(crate) struct Args {
     /// The token of a mandate, where the API key has none of its own
     #[arg(long, value_name = "TOKEN", env = "COUNTERSIGN_MANDATE", hide_env_values = true)]
     mandate: Option<String>,
-    /// Print the gateway's answer on stdout, after what the command wrote
+    /// Print the gateway's answer on stdout, after what the command wrote, and do not say on stderr what it waits for
     #[arg(long)]
     json: bool,
+    /// Say nothing on stderr while it waits, nor when all went well
+    #[arg(long)]
+    quiet: bool,
     #[command(flatten)]
     api: Api,
     /// The command and its arguments, after `--`
@@ -96,6 +100,9 @@ const NOT_OVER: u8 = 75;
 const IN_DOUBT: u8 = 76;
 const BLOCKED: u8 = 77;
 
+/// So many refusals of one command are left behind in one period.
+const MOST_KEYS: u32 = 100;
+
 /// So long a gateway that went away is waited for while nothing of ours runs.
 const GONE_FOR: Duration = Duration::from_secs(60);
 /// So long a report is brought again and again.
@@ -111,10 +118,20 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     };
     let body = args.request(&command)?;
     let key = args.key(&command);
+    let period = args.key_from_time.is_some();
     let desk = Desk::new(args.api.client()?);
     command::hide_from_children();
-    let mut errand = Errand { args, command, desk, stop: Stop::listen()?, last: None };
-    errand.run(&key, &body).map(ExitCode::from)
+    let mut errand = Errand {
+        args,
+        command,
+        desk,
+        stop: Stop::listen()?,
+        last: None,
+        waits: Wait::default(),
+        place: None,
+    };
+    let begun = if period { errand.begin_in_period(&key, &body) } else { errand.desk.begin(&key, &body) };
+    errand.run(begun).map(ExitCode::from)
 }
 
 /// One action, from the question to the answer.
@@ -125,13 +142,33 @@ struct Errand<'a> {
     stop: Stop,
     /// How the command ended when it last ran here.
     last: Option<Ended>,
+    /// What it waits for, as it was last said.
+    waits: Wait,
+    /// Where people find it, if the gateway says so.
+    place: Option<String>,
 }
 
 impl Errand<'_> {
-    fn run(&mut self, key: &str, body: &Value) -> Result<u8> {
-        match self.desk.begin(key, body) {
+    /// Under the key of the period, or, where that was answered with a refusal before anything ran, the next one that was
+    /// not: what is mended and asked for again in the same period is another action. Whoever does this at the same time
+    /// comes to the same key. A person's no stands.
+    fn begin_in_period(&self, key: &str, body: &Value) -> std::result::Result<Begun, Trouble> {
+        let mut begun = self.desk.begin(key, body)?;
+        for number in 2..=MOST_KEYS {
+            match &begun {
+                Begun::Said { answer, replayed: true } if is_undecided_block(answer) => {
+                    begun = self.desk.begin(&format!("{key}-{number}"), body)?;
+                }
+                _ => break,
+            }
+        }
+        Ok(begun)
+    }
+
+    fn run(&mut self, begun: std::result::Result<Begun, Trouble>) -> Result<u8> {
+        match begun {
             Ok(Begun::Admitted(id)) => self.see_through(&id),
-            Ok(Begun::Said(said)) => self.go_on_from(&said),
+            Ok(Begun::Said { answer, .. }) => self.go_on_from(&answer),
             Err(trouble) => {
                 if matches!(trouble, Trouble::Away(_)) {
                     out::note(format_args!("countersign: nothing was started"));
@@ -146,9 +183,12 @@ impl Errand<'_> {
         let id = said["transaction_id"].as_str().unwrap_or_default();
         match said["kind"].as_str() {
             Some("held" | "pending_settlement") => {
-                let at = said["details"]["status_url"].as_str().unwrap_or(id);
-                if said["kind"] == "held" {
-                    out::note(format_args!("countersign: waits for a person to agree · {at}"));
+                self.place = said["details"]["status_url"].as_str().map(out::shown);
+                if said["kind"] == "held"
+                    && let Ok(record) = self.desk.record(id)
+                {
+                    let since = record["created_at"].as_str().map(out::shown);
+                    self.tell_wait(id, Wait { for_what: "approval".to_owned(), since, due_at: None });
                 }
                 self.see_through(id)
             }
@@ -180,12 +220,32 @@ impl Errand<'_> {
                 Turn::Over => return self.conclude(id),
                 Turn::Doubt => return self.stands(id, IN_DOUBT, "in doubt: what it did is not known"),
                 Turn::Elsewhere => return self.stands(id, NOT_OVER, "another runner is at it"),
-                Turn::Wait | Turn::Held if self.args.is_over(began) => {
-                    return self.stands(id, NOT_OVER, "not over yet");
+                Turn::Wait(wait) if self.args.is_over(began) => {
+                    let how = wait
+                        .words()
+                        .map_or("not over yet".to_owned(), |words| format!("not over yet: {words}"));
+                    return self.stands(id, NOT_OVER, &how);
                 }
-                Turn::Wait | Turn::Held => {}
+                Turn::Wait(wait) => self.tell_wait(id, wait),
             }
         }
+    }
+
+    /// Says what it waits for, once for each thing, to whoever looks on.
+    fn tell_wait(&mut self, id: &str, wait: Wait) {
+        let is_news = (&wait.for_what, &wait.due_at) != (&self.waits.for_what, &self.waits.due_at);
+        if let (Some(words), true, false) = (wait.words(), is_news, self.args.quiet || self.args.json) {
+            let since = wait.since.iter().map(|at| format!("since {at}"));
+            let due = wait.due_at.iter().map(|at| format!("next try at {at}"));
+            let more: Vec<String> = since.chain(due).collect();
+            let more = if more.is_empty() { String::new() } else { format!(" · {}", more.join(", ")) };
+            out::note(format_args!("countersign: {words}{more} · {}", self.place(id)));
+        }
+        self.waits = wait;
+    }
+
+    fn place(&self, id: &str) -> String {
+        self.place.clone().unwrap_or_else(|| self.desk.status_url(id))
     }
 
     /// Runs the command once, and does not let go before the gateway knows what came of it.
@@ -241,6 +301,7 @@ impl Errand<'_> {
         let mut words = vec![format!("countersign: {}", out::shown(kind))];
         if let Some(code) = record["response"]["code"].as_str() {
             words.push(out::shown(code));
+            words.extend(advice::reasons(&record["response"]));
         }
         match &self.last {
             Some(last) => words.push(last.to_string()),
@@ -250,7 +311,12 @@ impl Errand<'_> {
         if let Some(url) = receipt.and_then(|receipt| receipt["receipt_url_short"].as_str()) {
             words.push(out::shown(url));
         }
-        out::note(format_args!("{}", words.join(" · ")));
+        if !(self.args.quiet && kind == "executed") {
+            out::note(format_args!("{}", words.join(" · ")));
+        }
+        if self.last.is_none() && matches!(kind, "blocked" | "failed") {
+            advice::tell(&record["response"], self.args);
+        }
         if self.args.json {
             out::line(&record["response"])?;
         }
@@ -264,7 +330,7 @@ impl Errand<'_> {
     }
 
     fn stands(&self, id: &str, code: u8, how: &str) -> Result<u8> {
-        out::note(format_args!("countersign: {how} · {}", self.desk.status_url(id)));
+        out::note(format_args!("countersign: {how} · {}", self.place(id)));
         if self.args.json
             && let Ok(record) = self.desk.record(id)
         {
@@ -276,6 +342,12 @@ impl Errand<'_> {
     fn own_code(&self) -> Option<u8> {
         self.last.as_ref().map(Ended::code)
     }
+}
+
+/// Refused before anything ran, and not by a person who was asked.
+fn is_undecided_block(answer: &Value) -> bool {
+    let by_people = ["EP_APPROVAL_DENIED", "EP_APPROVAL_EXPIRED"];
+    answer["kind"] == "blocked" && !answer["code"].as_str().is_some_and(|code| by_people.contains(&code))
 }
 
 fn is_over(record: &Value) -> bool {

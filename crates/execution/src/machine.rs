@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::sync::Arc;
+use std::time::Duration;
 
 use action::{Money, RetryPolicy};
 use boundary::Permit;
@@ -48,6 +49,8 @@ pub enum State {
         /// How often it was asked in vain.
         asks: u32,
     },
+    /// The effect took place; whether all is as it should be, nobody has told for as long as it was asked: a person decides.
+    Unchecked(Confirmation),
     /// The provider has set aside what may be charged; nothing is charged, and nothing under way.
     Reserved {
         /// What there is.
@@ -59,6 +62,8 @@ pub enum State {
     Releasing(Reservation),
     /// What sets it free is marked sent; the answer may never come.
     Freeing(Reservation),
+    /// It is still set aside, for all that is known, and could not be set free: a person decides.
+    ReleaseFailed(Reservation),
     /// The effect took place.
     Completed(Confirmation),
     /// There is no effect.
@@ -115,10 +120,12 @@ pub enum Event {
 /// What a person says became of an action.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Resolution {
-    /// The effect took place; or, of one that could not be undone: it stays.
+    /// The effect took place, or what was set aside was charged; or, of one that could not be undone or looked after: it stays.
     Executed(Confirmation),
     /// There is no effect, and there will be none.
     Failed,
+    /// What was set aside is free, and nothing was charged.
+    Released,
     /// The effect was undone by other means than ours.
     RolledBack(Confirmation),
 }
@@ -158,7 +165,7 @@ pub enum Effect {
     Release,
     /// Undo the effect by this call; the reply comes back as [`Event::Undone`].
     Retract(Arc<Call>),
-    /// Somebody should know: an effect could not be undone.
+    /// Somebody should know: an effect could not be undone, or what is set aside not be set free.
     Alarm,
 }
 
@@ -195,7 +202,7 @@ pub struct Course {
 pub struct Now {
     /// Unix milliseconds.
     pub ms: i64,
-    /// Any number; delays are drawn from it.
+    /// Any number; delays are drawn from it. For one call always the same, so that whoever looks again sees the same delay.
     pub chance: u64,
 }
 
@@ -222,6 +229,8 @@ pub enum Stood {
     Reserved(Reservation),
     /// See [`State::Releasing`]; also what was marked sent to set it free.
     Releasing(Reservation),
+    /// See [`State::ReleaseFailed`].
+    ReleaseFailed(Reservation),
     /// See [`State::RollingBack`]; also what was marked sent to undo it, since that is recognised when it is repeated.
     RollingBack,
     /// See [`State::RollbackFailed`].
@@ -267,6 +276,7 @@ impl Execution {
             Stood::Completed => State::Completed(Confirmation::default()),
             Stood::Reserved(it) => State::Reserved { it, came: Came::OnRecord },
             Stood::Releasing(it) => State::Releasing(it),
+            Stood::ReleaseFailed(it) => State::ReleaseFailed(it),
             Stood::RollingBack => State::RollingBack,
             Stood::RollbackFailed => State::RollbackFailed,
         };
@@ -285,6 +295,19 @@ impl Execution {
         Execution { run: Run { call: Arc::new(call), terms, course, undo: None }, state }
     }
 
+    /// The same for one that was asked after in vain for as long as that is done.
+    pub fn recover_unchecked(
+        call: Call,
+        terms: Terms,
+        course: Course,
+        confirmation: Confirmation,
+    ) -> Execution {
+        Execution {
+            run: Run { call: Arc::new(call), terms, course, undo: None },
+            state: State::Unchecked(confirmation),
+        }
+    }
+
     /// The next state, and what is to be done once it is written.
     ///
     /// # Errors
@@ -294,9 +317,9 @@ impl Execution {
         use Event::{Asked, Go, Held, Replied, Resolved, Stopped, Undo, Undone, Untold, Withheld, Woken};
         use Reply::{Confirmed, NotSent, Refused};
         use State::{
-            Challenged, Checking, Completed, Failed, Freeing, InDoubt, Intended, Releasing, Reserved,
+            Challenged, Checking, Completed, Failed, Freeing, InDoubt, Intended, ReleaseFailed, Releasing,
         };
-        use State::{RollbackFailed, RolledBack, RollingBack, Sent, Undoing, Waiting};
+        use State::{Reserved, RollbackFailed, RolledBack, RollingBack, Sent, Unchecked, Undoing, Waiting};
         let Execution { run, state } = self;
         Ok(match (state, event) {
             (Intended, Go(permit, call)) if run.is_first(&call) => run.send(permit, call, 0, now),
@@ -314,11 +337,10 @@ impl Execution {
             {
                 run.then(state, Effect::Release)
             }
-            (Reserved { .. } | Releasing(_), Replied(Confirmed(it)) | Asked(Found::Confirmed(it)))
-                if run.captures() =>
-            {
-                run.late(it, now)
-            }
+            (
+                Reserved { .. } | Releasing(_) | ReleaseFailed(_),
+                Replied(Confirmed(it)) | Asked(Found::Confirmed(it)),
+            ) if run.captures() => run.late(it, now),
             (Waiting { .. }, Replied(Confirmed(it)) | Asked(Found::Confirmed(it))) => run.late(it, now),
             // The last word was said: what comes now amends it, and nobody waits for a check.
             (Failed(_), Replied(Confirmed(it)) | Asked(Found::Confirmed(it))) => {
@@ -358,19 +380,31 @@ impl Execution {
             (state @ (Waiting { .. } | Failed(_)), Asked(_) | Replied(_)) => run.stays(state),
 
             (Reserved { it, .. }, Woken) => run.kept(it, now),
-            (Reserved { it, .. }, Undo(call)) if run.is_released_by(&it, &call) => {
+            (Reserved { it, .. } | ReleaseFailed(it), Undo(call)) if run.is_released_by(&it, &call) => {
                 run.release_by(it, call, now)
             }
             (Releasing(it), Woken) => run.release(it),
-            (Releasing(_) | Freeing(_), Undone(Confirmed(_))) => run.stays(Failed(Absence::Released)),
-            (Freeing(it), Undone(reply)) => run.not_released(it, &reply, now),
-            (state @ (Reserved { .. } | Releasing(_)), Asked(_) | Replied(_)) => run.stays(state),
+            (Releasing(_) | Freeing(_) | ReleaseFailed(_), Undone(Confirmed(_))) => {
+                run.stays(Failed(Absence::Released))
+            }
+            (Freeing(it), Undone(Refused(why))) if !why.transient => {
+                run.then(ReleaseFailed(it), Effect::Alarm)
+            }
+            (Freeing(it), Undone(_)) => run.not_released(it, now),
+            (state @ (Reserved { .. } | Releasing(_) | ReleaseFailed(_)), Asked(_) | Replied(_)) => {
+                run.stays(state)
+            }
 
             (state @ Checking { .. }, Woken) => run.check(state),
-            (Checking { confirmation, .. }, Held) => run.stays(Completed(confirmation)),
+            (Checking { confirmation, .. } | Unchecked(confirmation), Held) => {
+                run.stays(Completed(confirmation))
+            }
             (Checking { confirmation, asks }, Untold) => run.check_later(confirmation, asks, now),
+            (state @ Unchecked(_), Untold) => run.stays(state),
 
-            (Checking { .. } | Completed(_) | RollbackFailed, Undo(call)) if run.is_undone_by(&call) => {
+            (Checking { .. } | Unchecked(_) | Completed(_) | RollbackFailed, Undo(call))
+                if run.is_undone_by(&call) =>
+            {
                 run.undo_by(call, now)
             }
             (RollingBack, Woken) => run.retract(now),
@@ -387,6 +421,13 @@ impl Execution {
             }
             (InDoubt, Resolved(Resolution::Failed)) => run.absent(Absence::Resolved, now),
             (RollbackFailed, Resolved(Resolution::RolledBack(it))) => run.stays(RolledBack(it)),
+            (ReleaseFailed(_), Resolved(Resolution::Released)) => run.stays(Failed(Absence::Released)),
+            (ReleaseFailed(held), Resolved(Resolution::Executed(it))) if may_be_of(&it, &held) => {
+                run.stays(Completed(Confirmation { charged: it.charged.or(held.money), ..it }))
+            }
+            (Unchecked(confirmation), Resolved(Resolution::Executed(_))) => {
+                run.stays(Completed(confirmation))
+            }
             (state, event) => return Err(Illegal { state: state.name(), event: event.name() }),
         })
     }
@@ -457,7 +498,8 @@ impl Run {
     fn confirmed(self, it: Confirmation, now: Now) -> Step {
         match self.call.purpose {
             Purpose::Reserve => {
-                let reservation = self.reservation(&it);
+                // Whether there is still anything to charge, nobody could say.
+                let Some(reservation) = self.reservation(&it) else { return self.doubted(now) };
                 let effect = Effect::Wait { until_ms: reservation.until_ms };
                 self.then(State::Reserved { it: reservation, came: Came::Confirmed(it) }, effect)
             }
@@ -479,12 +521,29 @@ impl Run {
         self.then(state, Effect::Check(call))
     }
 
-    /// Asking causes nothing, so it goes on for as long as it takes.
+    /// Nobody could tell: it is asked again, unless nobody will.
     fn check_later(self, confirmation: Confirmation, asks: u32, now: Now) -> Step {
-        let pause = longest_delay(&self.call.archetype.retry, asks).as_millis();
-        let until_ms = now.ms.saturating_add(i64::try_from(pause).unwrap_or(i64::MAX));
+        let pause = longest_delay(&self.call.archetype.retry, asks);
         let asks = asks.saturating_add(1);
-        self.then(State::Checking { confirmation, asks }, Effect::Wait { until_ms })
+        let again_ms = self.in_vain(asks, pause, now);
+        let again_ms = again_ms.filter(|ms| !self.is_retried_out(asks) || !self.is_over_at(*ms));
+        match again_ms {
+            Some(until_ms) => self.then(State::Checking { confirmation, asks }, Effect::Wait { until_ms }),
+            None => self.stays(State::Unchecked(confirmation)),
+        }
+    }
+
+    /// When what was in vain so often, and harms nobody, is tried again: as the archetype is retried, then slowly for about an
+    /// hour, so that a provider may be away for a while; then a person decides.
+    fn in_vain(&self, tries: u32, pause: Duration, now: Now) -> Option<i64> {
+        let most = self.call.archetype.retry.max_retries.saturating_add(MOST_SLOW);
+        let pause_ms = i64::try_from(pause.as_millis()).unwrap_or(i64::MAX);
+        let least_ms = if self.is_retried_out(tries) { SLOW_MS } else { 0 };
+        (tries <= most).then(|| now.ms.saturating_add(pause_ms.max(least_ms)))
+    }
+
+    fn is_retried_out(&self, tries: u32) -> bool {
+        tries > self.call.archetype.retry.max_retries
     }
 
     /// The attempt had no effect: another one, or the end.
@@ -525,11 +584,20 @@ impl Run {
     }
 
     fn asked_in_vain(self, now: Now) -> Step {
+        let again_ms = self.again_ms(now);
         let effect = match self.may_send_again(now.ms) {
+            true if now.ms < again_ms => Effect::Wait { until_ms: again_ms },
             true => Effect::Clear,
             false => Effect::Wait { until_ms: now.ms },
         };
         self.then(State::InDoubt, effect)
+    }
+
+    /// INVARIANT (pause): between two sends of what is in doubt lies the pause of its policy at least, whoever looks after it
+    /// and whatever was forgotten meanwhile. Only what is on record tells, so a restart changes nothing.
+    fn again_ms(&self, now: Now) -> i64 {
+        let left_ms = self.call.send_by_ms.saturating_sub(self.terms.flight_ms);
+        left_ms.saturating_add(self.pause_ms(now).unwrap_or(0))
     }
 
     /// Is that what the mode of payment and the binding provide for? If not, nobody knows what the provider waits for.
@@ -572,12 +640,13 @@ impl Run {
         }
     }
 
-    /// What the provider has set aside: no more than was asked for, and no longer than it may forget it.
-    fn reservation(&self, it: &Confirmation) -> Reservation {
+    /// What the provider has set aside: no more than was asked for, and no longer than it may forget it. Nothing, if it is not
+    /// known until when.
+    fn reservation(&self, it: &Confirmation) -> Option<Reservation> {
         let held_ms = self.terms.hold_ms.map(|ms| self.course.first_ms.saturating_add(ms));
-        let until_ms = held_ms.into_iter().chain(it.expires_ms).min().unwrap_or(self.course.first_ms);
+        let until_ms = held_ms.into_iter().chain(it.expires_ms).min()?;
         let less = it.charged.filter(|held| self.call.money.is_some_and(|asked| is_within(*held, asked)));
-        Reservation { money: less.or(self.call.money), until_ms }
+        Some(Reservation { money: less.or(self.call.money), until_ms })
     }
 
     /// Its time is over, or not yet.
@@ -612,19 +681,14 @@ impl Run {
         Run { undo: Some(undo), ..self }.then(State::Freeing(it), effect)
     }
 
-    /// Never given up: what is set aside can be set free only once, so to ask again harms nobody. When it seems in vain,
-    /// somebody should know.
-    fn not_released(self, it: Reservation, reply: &Reply, now: Now) -> Step {
+    /// Nobody knows whether it is free: what is set aside can be set free only once, so to ask again harms nobody.
+    fn not_released(self, it: Reservation, now: Now) -> Step {
         let sends = self.undo.as_ref().map_or(0, |undo| undo.sends);
-        let policy = &self.call.archetype.retry;
-        let pause = delay(policy, sends.saturating_sub(1), now.chance).as_millis();
-        let in_vain = sends > policy.max_retries;
-        let pause_ms = i64::try_from(pause).unwrap_or(i64::MAX).max(if in_vain { SLOW_MS } else { 0 });
-        let for_good = matches!(reply, Reply::Refused(refusal) if !refusal.transient);
-        let alarms = sends == policy.max_retries.saturating_add(1) || (for_good && sends == 1);
-        let effects = [Effect::Wait { until_ms: now.ms.saturating_add(pause_ms) }];
-        let effects = effects.into_iter().chain(alarms.then_some(Effect::Alarm)).collect();
-        (Execution { run: self, state: State::Releasing(it) }, effects)
+        let pause = delay(&self.call.archetype.retry, sends.saturating_sub(1), now.chance);
+        match self.in_vain(sends, pause, now) {
+            Some(until_ms) => self.then(State::Releasing(it), Effect::Wait { until_ms }),
+            None => self.then(State::ReleaseFailed(it), Effect::Alarm),
+        }
     }
 
     fn is_released_by(&self, it: &Reservation, call: &Call) -> bool {
@@ -752,8 +816,15 @@ fn is_within(asked: Money, held: Money) -> bool {
     asked.compare(held).is_some_and(Ordering::is_le)
 }
 
-/// The least pause between two requests to set something free, once that seems to be in vain.
+/// Was no more charged, as far as somebody says how much, than is set aside?
+fn may_be_of(it: &Confirmation, held: &Reservation) -> bool {
+    it.charged.is_none_or(|charged| held.money.is_some_and(|held| is_within(charged, held)))
+}
+
+/// The least pause before what seems to be in vain is tried again, and how often it is once the archetype's retries are used
+/// up: about an hour.
 const SLOW_MS: i64 = 60_000;
+const MOST_SLOW: u32 = 60;
 
 impl State {
     /// The state in a word or two.
@@ -765,9 +836,11 @@ impl State {
             State::InDoubt => "in doubt",
             State::Challenged { .. } => "challenged",
             State::Checking { .. } => "checking",
+            State::Unchecked(_) => "unchecked",
             State::Reserved { .. } => "reserved",
             State::Releasing(_) => "releasing",
             State::Freeing(_) => "freeing",
+            State::ReleaseFailed(_) => "release failed",
             State::Completed(_) => "completed",
             State::Failed(_) => "failed",
             State::RollingBack => "rolling back",
@@ -811,6 +884,7 @@ impl Event {
             Event::Undone(Reply::Challenged(_)) => "undone: challenged",
             Event::Resolved(Resolution::Executed(_)) => "resolved: executed",
             Event::Resolved(Resolution::Failed) => "resolved: failed",
+            Event::Resolved(Resolution::Released) => "resolved: released",
             Event::Resolved(Resolution::RolledBack(_)) => "resolved: rolled back",
         }
     }

@@ -92,6 +92,10 @@ fn every_state_meets_every_event() {
         checking    held                  -> completed
         checking    untold                -> checking + wait
         checking    undo                  -> rolling back + wait
+        unchecked   held                  -> completed
+        unchecked   untold                -> unchecked
+        unchecked   undo                  -> rolling back + wait
+        unchecked   resolved: executed    -> completed
         completed   undo                  -> rolling back + wait
         rolling back woken                -> undoing + retract
         rolling back undone: confirmed    -> rolled back
@@ -202,7 +206,7 @@ fn every_state_meets_every_event() {
         releasing   woken                 -> freeing + retract
         releasing   undone: confirmed     -> failed released
         freeing     undone: confirmed     -> failed released
-        freeing     undone: refused       -> releasing + wait + alarm
+        freeing     undone: refused       -> release failed + alarm
         freeing     undone: busy          -> releasing + wait
         freeing     undone: not sent      -> releasing + wait
         freeing     undone: lost          -> releasing + wait
@@ -216,6 +220,20 @@ fn every_state_meets_every_event() {
         uncharged replied: challenged -> reserved
         releasing replied: challenged -> releasing
         freeing undone: challenged -> releasing + wait
+        release failed release            -> releasing + wait
+        release failed replied: confirmed -> release failed
+        release failed replied: refused   -> release failed
+        release failed replied: busy      -> release failed
+        release failed replied: not sent  -> release failed
+        release failed replied: lost      -> release failed
+        release failed replied: challenged -> release failed
+        release failed asked: confirmed   -> release failed
+        release failed asked: absent for good -> release failed
+        release failed asked: absent so far -> release failed
+        release failed asked: unknown     -> release failed
+        release failed undone: confirmed  -> failed released
+        release failed resolved: released -> failed released
+        release failed resolved: executed -> completed
         reserve in doubt resolved: failed -> failed resolved
         charge in doubt resolved: executed -> completed
         charge in doubt resolved: failed -> reserved + release
@@ -309,22 +327,59 @@ fn of_two_sends_the_payers_no_says_nothing_about_the_other() {
 }
 
 #[test]
-fn it_is_asked_for_as_long_as_nobody_can_tell_after_pauses_that_grow() {
-    let mut execution = stand("checking", terms());
-    let mut pauses = Vec::new();
-    for asks in 1..=8 {
-        let (next, effects) = execution.step(make("untold"), now(0)).unwrap();
-        let [Effect::Wait { until_ms }] = effects[..] else { panic!("{effects:?}") };
-        assert!(matches!(next.state(), State::Checking { asks: so_often, .. } if *so_often == asks));
-        pauses.push((until_ms - NOW) / 1000);
-        execution = next;
+fn what_is_in_doubt_is_sent_again_only_after_its_pause_whoever_wakes_it() {
+    let safe = Capabilities { repeat_safe: true, ..Capabilities::default() };
+    let terms = Terms { capabilities: safe, retry: Some(policy()), flight_ms: 12_000, ..terms() };
+    // It left at NOW, and the pause drawn for it is a second.
+    let left = Call { send_by_ms: NOW + 12_000, ..call(1) };
+    let course = Course { sends: 1, retries: 0, first_ms: NOW };
+    let woken = |after_ms| {
+        let execution = Execution::recover(left.clone(), terms.clone(), course, Stood::InDoubt);
+        let (_, effects) = execution.step(Event::Woken, Now { ms: NOW + after_ms, chance: 1000 }).unwrap();
+        effects
+    };
+    for after_ms in [0, 500, 999] {
+        let effects = woken(after_ms);
+        assert!(matches!(effects[..], [Effect::Wait { until_ms }] if until_ms == NOW + 1000), "{effects:?}");
     }
-    assert_eq!(pauses, [2, 4, 8, 16, 32, 60, 60, 60]);
+    assert!(matches!(woken(1000)[..], [Effect::Clear]));
+}
+
+#[test]
+fn it_is_asked_again_after_pauses_that_grow_then_slowly_and_then_a_person_decides() {
+    let (mut execution, mut pauses) = (stand("checking", terms()), Vec::new());
+    loop {
+        let (next, effects) = execution.step(make("untold"), now(0)).unwrap();
+        execution = next;
+        let [Effect::Wait { until_ms }] = effects[..] else { break };
+        pauses.push((until_ms - NOW) / 1000);
+        let asked = pauses.len();
+        assert!(matches!(execution.state(), State::Checking { asks, .. } if *asks as usize == asked));
+    }
+    assert_eq!(execution.state().name(), "unchecked");
+    let most = archetype().retry.max_retries as usize;
+    assert_eq!((&pauses[..most], pauses.len()), (&[2, 4, 8][..], most + SLOWLY));
+    assert!(pauses[most..].iter().all(|pause| *pause == 60), "{pauses:?}");
+    // Once its retries are used up, nobody is asked beyond the time for which its caller cares.
+    let last = |deadline_ms| {
+        let terms = Terms { deadline_ms, ..terms() };
+        let course = Course { sends: 1, retries: 0, first_ms: NOW };
+        let asks = archetype().retry.max_retries;
+        let execution = Execution::recover_checking(call(1), terms, course, Confirmation::default(), asks);
+        execution.step(make("untold"), now(0)).unwrap().0.state().name()
+    };
+    assert_eq!([last(Some(NOW + 60_000)), last(Some(NOW + 60_001))], ["unchecked", "checking"]);
     let confirmed = Confirmation { reference: Some("its own".to_owned()), ..Confirmation::default() };
     let course = Course { sends: 1, retries: 0, first_ms: NOW };
     let execution = Execution::recover_checking(call(1), terms(), course, confirmed.clone(), 8);
     let (next, _) = execution.step(Event::Held, now(0)).unwrap();
     assert!(matches!(next.state(), State::Completed(it) if *it == confirmed), "what was confirmed is kept");
+    let execution = Execution::recover_unchecked(call(1), terms(), course, confirmed.clone());
+    let (next, _) = execution.step(make("resolved: executed"), now(0)).unwrap();
+    assert!(
+        matches!(next.state(), State::Completed(it) if *it == confirmed),
+        "so it is when a person decides"
+    );
 }
 
 #[test]
@@ -393,7 +448,6 @@ fn a_reservation_ends_when_the_provider_says_or_may_have_forgotten_it() {
         (Some(NOW + 5), None, NOW + 5),
         (Some(NOW + 5), Some(100_000), NOW + 5),
         (Some(NOW + 200_000), Some(100_000), NOW + 100_000),
-        (None, None, NOW),
     ] {
         let terms = Terms { hold_ms, ..terms() };
         let confirmed = Confirmation { expires_ms, charged: usd(9900), ..Confirmation::default() };
@@ -402,6 +456,15 @@ fn a_reservation_ends_when_the_provider_says_or_may_have_forgotten_it() {
         let State::Reserved { it, .. } = reserved.state() else { panic!("{reserved:?}") };
         assert_eq!(*it, Reservation { money: usd(2500), until_ms }, "never more than was asked for");
     }
+    let endless = Terms { hold_ms: None, ..terms() };
+    for (state, event) in [
+        ("reserve sent", "replied: confirmed"),
+        ("reserve in doubt", "replied: confirmed"),
+        ("reserve in doubt", "asked: confirmed"),
+    ] {
+        let (next, _) = stand(state, endless.clone()).step(make(event), now(0)).unwrap();
+        assert_eq!(next.state().name(), "in doubt", "what nobody says the end of is neither there nor over");
+    }
     let less = Confirmation { charged: usd(900), ..Confirmation::default() };
     let (reserved, _) =
         stand("reserve sent", terms()).step(Event::Replied(Reply::Confirmed(less)), now(0)).unwrap();
@@ -409,21 +472,46 @@ fn a_reservation_ends_when_the_provider_says_or_may_have_forgotten_it() {
 }
 
 #[test]
-fn setting_free_is_never_given_up_and_somebody_hears_of_it_once() {
-    let mut execution = stand("releasing", terms());
-    let most = archetype().retry.max_retries;
-    let mut alarms = 0;
-    for sent in 1..most + 10 {
+fn setting_free_is_repeated_then_slowly_and_then_a_person_decides() {
+    let (mut execution, mut sent) = (stand("releasing", terms()), 0);
+    let most = archetype().retry.max_retries as usize;
+    loop {
         let (freeing, effects) = execution.step(Event::Woken, now(0)).unwrap();
         let Effect::Retract(call) = &effects[0] else { panic!("{effects:?}") };
         assert_eq!(call.provider_key, "release", "always under the same key");
+        sent += 1;
         let (next, effects) = freeing.step(make("undone: lost"), now(0)).unwrap();
-        let Effect::Wait { until_ms } = effects[0] else { panic!("{effects:?}") };
-        assert_eq!(until_ms >= NOW + 60_000, sent > most, "slowly, once it seems in vain");
-        alarms += effects.len() - 1;
         execution = next;
+        let [Effect::Wait { until_ms }] = effects[..] else {
+            assert!(matches!(effects[..], [Effect::Alarm]), "{effects:?}");
+            break;
+        };
+        assert_eq!(until_ms >= NOW + 60_000, sent > most, "slowly, once it seems in vain");
     }
-    assert_eq!((execution.state().name(), alarms), ("releasing", 1));
+    assert_eq!((execution.state().name(), sent), ("release failed", most + SLOWLY + 1));
+    // Whoever has it tried again has it tried as often as before.
+    let (execution, _) = execution.step(make("release"), now(0)).unwrap();
+    assert_eq!((execution.state().name(), execution.undo().unwrap().sends), ("releasing", 0));
+}
+
+#[test]
+fn of_what_could_not_be_set_free_no_more_was_charged_than_is_set_aside() {
+    for (charged, expected) in
+        [(None, Some(usd(2500))), (usd(900), Some(usd(900))), (usd(2500), Some(usd(2500))), (usd(2501), None)]
+    {
+        let word = Resolution::Executed(Confirmation { charged, ..Confirmation::default() });
+        let stepped = stand("release failed", terms()).step(Event::Resolved(word), now(0));
+        let completed = stepped.ok().map(|(next, _)| match next.state() {
+            State::Completed(it) => it.charged,
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(completed, expected, "{charged:?}");
+    }
+    // A capture that was said to be absent turns up: the provider's word is what counts.
+    let course = Course { sends: 1, retries: 0, first_ms: NOW };
+    let execution = Execution::recover(capture(1), terms(), course, Stood::ReleaseFailed(held()));
+    let (next, effects) = execution.step(make("asked: confirmed"), now(0)).unwrap();
+    assert_eq!(told(&next) + &effects.iter().map(word).collect::<String>(), "completed + late effect");
 }
 
 #[test]
@@ -646,6 +734,7 @@ proptest! {
                 let (stood, undo) = match before.0 {
                     "sent" | "in doubt" => (Stood::InDoubt, None),
                     "reserved" => (Stood::Reserved(of), None),
+                    "release failed" => (Stood::ReleaseFailed(of), None),
                     "releasing" | "freeing" => {
                         let purpose = Purpose::Release { reservation: None, of };
                         let call = Call { purpose, ..release_call() };
@@ -757,6 +846,55 @@ fn every_open_state_has_a_way_out() {
     }
 }
 
+/// Where nothing is under way any more and nothing comes by itself, what people say is all there is.
+#[test]
+fn where_nothing_goes_on_by_itself_a_persons_word_ends_it() {
+    let words: Vec<&str> = EVENTS.into_iter().filter(|event| event.starts_with("resolved")).collect();
+    let accepted = |state: &str| {
+        let ends = |word: &&str| {
+            let stepped = stand(state, terms()).step(make(word), now(0));
+            stepped.is_ok_and(|(next, effects)| next.state().is_settled() && effects.is_empty())
+        };
+        words.iter().copied().filter(ends).collect::<Vec<_>>()
+    };
+    for (state, expected) in [
+        ("in doubt", &["resolved: executed", "resolved: failed"][..]),
+        ("rollback failed", &["resolved: executed", "resolved: rolled back"]),
+        ("release failed", &["resolved: executed", "resolved: released"]),
+        ("unchecked", &["resolved: executed"]),
+    ] {
+        assert_eq!(accepted(state), expected, "{state}");
+    }
+    let by_word: Vec<&str> = STATES.into_iter().filter(|state| !accepted(state).is_empty()).collect();
+    assert_eq!(
+        by_word,
+        ["in doubt", "unchecked", "rollback failed", "reserve in doubt", "charge in doubt", "release failed"]
+    );
+}
+
+/// Whatever a provider goes on to answer, what we go on to send and to ask has an end.
+#[test]
+fn nothing_but_a_doubt_is_gone_on_with_for_ever() {
+    let answers =
+        |prefix: &str| EVENTS.into_iter().filter(|event| event.starts_with(prefix)).collect::<Vec<_>>();
+    for (start, under_way, prefix) in [
+        ("releasing", "freeing", "undone"),
+        ("rolling back", "undoing", "undone"),
+        ("checking", "checking", "untold"),
+    ] {
+        for answer in answers(prefix) {
+            let (mut execution, mut steps) = (stand(start, terms()), 0);
+            while execution.state().name() == start {
+                let (sent, _) = execution.step(Event::Woken, now(0)).unwrap();
+                assert_eq!(sent.state().name(), under_way);
+                execution = sent.step(make(answer), now(0)).unwrap().0;
+                steps += 1;
+                assert!(steps < 1000, "{start} goes on for ever: {answer}");
+            }
+        }
+    }
+}
+
 #[test]
 fn the_provider_key_depends_on_each_of_its_parts() {
     let key = HmacKey::new(&[7; 32]);
@@ -859,9 +997,12 @@ const MOST_RETRIES: u32 = 2;
 /// How long a payer has.
 const CHALLENGE_MS: i64 = 600_000;
 
+/// How often it is tried slowly, once retries are used up.
+const SLOWLY: usize = 60;
+
 const HOLD_MS: Option<i64> = Some(100_000);
 
-const STATES: [&str; 23] = [
+const STATES: [&str; 25] = [
     "intended",
     "sent",
     "sent again",
@@ -869,6 +1010,7 @@ const STATES: [&str; 23] = [
     "in doubt",
     "challenged",
     "checking",
+    "unchecked",
     "completed",
     "failed",
     "rolling back",
@@ -885,9 +1027,10 @@ const STATES: [&str; 23] = [
     "uncharged",
     "releasing",
     "freeing",
+    "release failed",
 ];
 
-const EVENTS: [&str; 34] = [
+const EVENTS: [&str; 35] = [
     "go: attempt 1",
     "go: attempt 2",
     "go: reserve",
@@ -921,6 +1064,7 @@ const EVENTS: [&str; 34] = [
     "undone: challenged",
     "resolved: executed",
     "resolved: failed",
+    "resolved: released",
     "resolved: rolled back",
 ];
 
@@ -941,6 +1085,7 @@ fn stand(state: &str, terms: Terms) -> Execution {
         }
         "waiting" => recovered(Stood::Waiting { due_ms: NOW }),
         "checking" => Execution::recover_checking(call(1), terms, course, Confirmation::default(), 0),
+        "unchecked" => Execution::recover_unchecked(call(1), terms, course, Confirmation::default()),
         "in doubt" => recovered(Stood::InDoubt),
         "challenged" => recovered(Stood::Challenged { until_ms: NOW + CHALLENGE_MS }),
         "rolling back" | "undoing" | "rolled back" | "rollback failed" => {
@@ -969,6 +1114,7 @@ fn stand(state: &str, terms: Terms) -> Execution {
             let undo = Undo { call: release_call().into(), sends: 0, first_ms: NOW };
             Execution::recover_undone(reserve(), terms, course, Stood::Releasing(held()), Some(undo))
         }
+        "release failed" => Execution::recover(reserve(), terms, course, Stood::ReleaseFailed(held())),
         "freeing" => stand("releasing", terms).step(Event::Woken, now(0)).unwrap().0,
         "completed" => recovered(Stood::InDoubt).step(make("replied: confirmed"), now(0)).unwrap().0,
         _ => recovered(Stood::Failed),
@@ -1012,6 +1158,7 @@ fn make(event: &str) -> Event {
         "undone: challenged" => Event::Undone(Reply::Challenged(challenge())),
         "resolved: executed" => Event::Resolved(Resolution::Executed(Confirmation::default())),
         "resolved: failed" => Event::Resolved(Resolution::Failed),
+        "resolved: released" => Event::Resolved(Resolution::Released),
         "resolved: rolled back" => Event::Resolved(Resolution::RolledBack(Confirmation::default())),
         _ => Event::Woken,
     }

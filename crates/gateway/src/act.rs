@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use action::ActionId;
 use boundary::Permit;
-use execution::{Call, Confirmation, Effect, Event, Execution, Now, Reply, State, Withheld};
+use execution::{Call, Confirmation, Effect, Event, Execution, Now, Purpose, Reply, State, Withheld};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use provider::Provider;
@@ -143,6 +143,9 @@ impl Gateway {
         };
         self.metrics.step(Step::Act, started.elapsed());
         self.at(Point::AnswerAfter)?;
+        if matches!(call.purpose, Purpose::Capture { .. }) {
+            self.at(Point::CaptureAnswerAfter)?;
+        }
         // As with judging: what is proven and not yet written is large.
         let mut place = self.concluding.acquire().await;
         let mut pending = match kept {
@@ -223,7 +226,7 @@ impl Gateway {
 
     /// One transition; an illegal one is logged and changes nothing.
     pub(crate) fn step(&self, execution: Execution, event: Event) -> Result<(Execution, Vec<Effect>), Error> {
-        let chance = u64::from_be_bytes(clock::random()?);
+        let chance = chance_of(execution.call());
         execution.step(event, Now { ms: clock::now_ms(), chance }).map_err(|illegal| {
             tracing::error!(%illegal, "an execution was asked the impossible");
             internal("an action does not stand where it should")
@@ -257,6 +260,9 @@ impl Gateway {
                 }
                 return Ok(Followed::Rests(until_ms));
             }
+            State::Unchecked(_) => {
+                return self.say_unchecked(tenant, pending).await.map(Followed::Said);
+            }
             State::InDoubt => {
                 let until_ms = waits_until(effects).unwrap_or_else(clock::now_ms);
                 self.wake_at(pending.id, until_ms);
@@ -274,6 +280,7 @@ impl Gateway {
             | State::Sent(_)
             | State::Releasing(_)
             | State::Freeing(_)
+            | State::ReleaseFailed(_)
             | State::RollingBack
             | State::Undoing
             | State::RolledBack(_)
@@ -401,6 +408,15 @@ pub(crate) fn waits_until(effects: &[Effect]) -> Option<i64> {
 
 fn is_late(effects: &[Effect]) -> bool {
     effects.iter().any(|effect| matches!(effect, Effect::LateEffect))
+}
+
+/// Drawn once for a call, with its provider key: who looks again, if only after a restart, does not draw again.
+fn chance_of(call: &Call) -> u64 {
+    let mut drawn = [0; 8];
+    match hex::decode_to_slice(call.provider_key.get(..16).unwrap_or_default(), &mut drawn) {
+        Ok(()) => u64::from_be_bytes(drawn),
+        Err(_) => 0,
+    }
 }
 
 fn instant_of(ms: i64) -> Instant {

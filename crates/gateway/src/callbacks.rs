@@ -14,6 +14,7 @@ use ledger::{State, Stored};
 use provider::{Provider, Signed, Told};
 
 use crate::alert::Alert;
+use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::pending::Pending;
 use crate::remember::unavailable;
@@ -72,10 +73,12 @@ impl Gateway {
             return Ok(());
         };
         tracing::info!(action = %word.id, binding, letter = letter.id, "a provider called back");
+        self.at(Point::CallbackBefore)?;
         let gateway = Arc::clone(self);
         // In a task of its own: who hangs up has said it all the same.
         let task = tokio::spawn(async move { gateway.hear(word).await });
-        task.await.unwrap_or_else(|_| Err(internal("a callback ended without a word")))
+        task.await.unwrap_or_else(|_| Err(internal("a callback ended without a word")))?;
+        self.at(Point::CallbackAfter)
     }
 
     /// The bindings whose secret signed the letter. Each secret is tried once, however many bindings name it.
@@ -164,7 +167,8 @@ impl Gateway {
             State::Waiting | State::Failed | State::Executed => Ok(()),
             State::Held | State::Approved | State::Refused => Ok(()),
             // Its effect, or what is set aside for it, is confirmed.
-            State::Reserved | State::Checking | State::Retracting => Ok(()),
+            State::Reserved | State::ReleaseFailed => Ok(()),
+            State::Checking | State::Unchecked | State::Retracting => Ok(()),
             State::RollingBack | State::RollbackFailed | State::RolledBack => Ok(()),
         }
     }
@@ -217,7 +221,7 @@ impl Gateway {
         let is_capture = captures.into_iter().any(|capture| capture.reference == word.about);
         match stored.state {
             _ if !is_capture || !matches!(word.reply, Reply::Confirmed(_)) => Ok(()),
-            State::Reserved | State::Failed => {
+            State::Reserved | State::ReleaseFailed | State::Failed => {
                 let (provider, reply) = (word.provider.as_ref(), word.reply.clone());
                 self.charged_late(&word.tenant, word.id, &word.about, provider, reply).await
             }

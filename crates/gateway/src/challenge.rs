@@ -5,6 +5,7 @@ use action::ActionId;
 use execution::{Challenge, Execution, Stood};
 use ledger::{Deferral, State};
 
+use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind, Outcome};
 use crate::pending::Pending;
@@ -33,7 +34,9 @@ impl Gateway {
         let entry = draft(tenant, event(state, None), word, &pending.action_hash, pending.attempt());
         let (payload, at_ms, action, by) = (row.to_bytes()?, clock::now_ms(), pending.id, pending.by);
         let deferral = Deferral { action, state, by, at_ms, due_ms, payload, entry };
+        self.at(Point::ChallengeBefore)?;
         self.ledger.defer(deferral).await.map_err(unavailable)?;
+        self.at(Point::ChallengeAfter)?;
         self.metrics.outcome(Kind::NeedsChallenge);
         self.say_challenged(pending.id, &row, false).ok_or_else(|| internal("nothing is asked"))
     }

@@ -1,11 +1,11 @@
 //! Check: what was done is looked after before anything is said of it. What is not as it should be is undone, and only then
-//! is said to have failed; as long as nobody can tell, it is open.
+//! is said to have failed; as long as nobody can tell, it is open, and in the end a person says whether it stays.
 
 use std::sync::Arc;
 
-use execution::{Check, Confirmation, Effect, Event, Execution, Stood};
+use execution::{Check, Confirmation, Effect, Event, Execution, Resolution, Stood, Undo};
 use ledger::{Deferral, State, Stored};
-use provider::Done;
+use provider::{Done, Provider};
 use receipt::PaymentStatus;
 
 use crate::gateway::Gateway;
@@ -14,10 +14,11 @@ use crate::pending::Pending;
 use crate::prove::{Ending, push_split, refused};
 use crate::pursue::Pursued;
 use crate::remember::{draft, outward, unavailable};
-use crate::rollback::undo_call;
+use crate::resolve::{Decision, RESOLVED};
+use crate::rollback::{conflict, undo_call};
 use crate::row::{CheckRow, ConfirmedRow, IntentRow, RollbackRow, internal};
 use crate::tenants::TenantState;
-use crate::{Code, Error, clock};
+use crate::{Answer, Code, Error, clock};
 
 impl Gateway {
     /// Writes down what is confirmed, and when to look after it. What the row says otherwise is read anew: what is in hand
@@ -33,7 +34,7 @@ impl Gateway {
         let mut row = IntentRow::from_bytes(&stored.payload)?;
         let confirmed_ms = row.check.map_or_else(clock::now_ms, |before| before.confirmed_ms);
         let confirmed = ConfirmedRow::of(confirmation)?;
-        row.check = Some(Box::new(CheckRow { confirmed, confirmed_ms, asks }));
+        row.check = Some(Box::new(CheckRow { confirmed, confirmed_ms, asks, word: None }));
         let state = State::Checking;
         let entry =
             draft(tenant, ledger::CHECKING, Some(outward(state)), &pending.action_hash, pending.attempt());
@@ -53,7 +54,7 @@ impl Gateway {
         let mut pending = Pending::restore(stored, self.told(stored).await?)?;
         let (confirmation, asks) = confirmed(&pending)?;
         let (provider, call) = self.bound(&pending, &tenant.rules(), Stood::Completed)?;
-        let undo = Arc::new(undo_call(tenant, &call, provider.as_ref()));
+        let undo = undo_call(tenant, &call, provider.as_ref());
         let course = pending.course()?;
         let terms = pending.terms(provider.as_ref());
         let reference = confirmation.reference.clone();
@@ -62,26 +63,117 @@ impl Gateway {
         let Some(Effect::Check(call)) = effects.first() else {
             return Err(internal("an effect is not looked after"));
         };
-        let found = match provider.checks() {
-            true => {
-                let done = Done { reference: reference.as_deref(), snapshot: None };
-                provider.check(call, done, clock::now_ms()).await
-            }
-            // There is nothing any more that it would have to be like.
-            false => Check::Holds,
-        };
+        // Where it does not check any more, there is nothing that it would have to be like.
+        let found = look_into(provider.as_ref(), call, reference.as_deref()).await.unwrap_or(Check::Holds);
         if found == Check::Unknown {
             tracing::warn!(action = %stored.id, provider = provider.name(), asks, "nobody can tell whether it is as it should be");
         }
-        let (execution, effects) = self.step(execution, event_of(found, undo))?;
-        let Some(undo) = execution.undo() else {
-            return self.followed(tenant, &pending, &execution, &effects).await;
-        };
-        tracing::warn!(action = %stored.id, provider = provider.name(), "what was done is not as it should be: it is undone");
-        let row = RollbackRow::begun(OURSELVES.to_owned(), reference, undo);
-        self.rest_until(tenant, &mut pending, row, clock::now_ms()).await?;
-        let stored = self.stored(tenant, stored.id).await?;
+        let (execution, effects) = self.step(execution, event_of(found, undo.into()))?;
+        match execution.undo().cloned() {
+            None => self.followed(tenant, &pending, &execution, &effects).await,
+            Some(undo) => self.undo_unsaid(tenant, &mut pending, &undo, OURSELVES).await,
+        }
+    }
+
+    /// Begins to undo what nothing was said of yet.
+    async fn undo_unsaid(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        pending: &mut Pending,
+        undo: &Undo,
+        by: &str,
+    ) -> Result<Pursued, Error> {
+        tracing::warn!(action = %pending.id, by, "what was done is not as it should be: it is undone");
+        let (confirmation, _) = confirmed(pending)?;
+        let row = RollbackRow::begun(by.to_owned(), confirmation.reference, undo);
+        self.rest_until(tenant, pending, row, clock::now_ms()).await?;
+        let stored = self.stored(tenant, pending.id).await?;
         self.undo_on(tenant, &stored).await
+    }
+
+    /// Nobody told for as long as it was asked: a person has to say whether it stays.
+    pub(crate) async fn say_unchecked(
+        &self,
+        tenant: &TenantState,
+        pending: &Pending,
+    ) -> Result<Answer, Error> {
+        tracing::warn!(action = %pending.id, tenant = %pending.tenant, "nobody tells whether it is as it should be: a person has to");
+        if pending.told.is_none() {
+            let ending = self.unsettled(pending, State::Unchecked);
+            return self.conclude(tenant, pending, ending).await;
+        }
+        self.note(tenant, pending, State::Unchecked).await?;
+        self.last_said(&self.stored(tenant, pending.id).await?)
+    }
+
+    /// Asks once more whether all is as it should be. If somebody tells, that is gone on with: whether they did, and agree
+    /// with the person.
+    pub(crate) async fn check_tells(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        pending: &mut Pending,
+        decision: Decision,
+    ) -> Result<bool, Error> {
+        let (execution, provider) = match self.unchecked(tenant, pending) {
+            Ok(found) => found,
+            // Who cannot be asked any more does not tell.
+            Err(_) => return Ok(false),
+        };
+        let (confirmation, _) = confirmed(pending)?;
+        let call = Arc::clone(execution.call());
+        let found = look_into(provider.as_ref(), &call, confirmation.reference.as_deref()).await;
+        let (agrees, told) = match found {
+            None | Some(Check::Unknown) => return Ok(false),
+            Some(Check::Holds) => (decision == Decision::Executed, "all is as it should be"),
+            Some(Check::Fails) => (decision == Decision::Undo, "it is not as it should be, and is undone"),
+        };
+        let undo = undo_call(tenant, &call, provider.as_ref());
+        let event = event_of(found.unwrap_or(Check::Unknown), undo.into());
+        let (execution, effects) = self.step(execution, event)?;
+        match execution.undo().cloned() {
+            None => drop(self.follow(tenant, pending, &execution, &effects).await?),
+            Some(undo) => drop(self.undo_unsaid(tenant, pending, &undo, OURSELVES).await?),
+        }
+        let why = format!("the provider was asked once more and its word counts: {told}");
+        if agrees { Ok(true) } else { Err(conflict(&why)) }
+    }
+
+    /// A person says that it stays, or has it undone.
+    pub(crate) async fn settle_unchecked(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        pending: &mut Pending,
+        decision: Decision,
+    ) -> Result<(), Error> {
+        if decision == Decision::Undo {
+            let (execution, provider) = self.unchecked(tenant, pending)?;
+            let undo = undo_call(tenant, execution.call(), provider.as_ref());
+            let (execution, _) = self.step(execution, Event::Undo(undo.into()))?;
+            let undo = execution.undo().cloned().ok_or_else(|| internal("nothing undoes it"))?;
+            let word = pending.word.clone().ok_or_else(|| internal("nobody has it undone"))?;
+            let by = word.by.clone();
+            let check = pending.row.check.as_mut().ok_or_else(|| internal("an effect was not confirmed"))?;
+            check.word = Some(word);
+            return self.undo_unsaid(tenant, pending, &undo, &by).await.map(drop);
+        }
+        let (confirmation, _) = confirmed(pending)?;
+        let (call, terms, course) = self.as_found(tenant, pending).await?;
+        let resting = Execution::recover_unchecked(call, terms, course, confirmation);
+        let stays = Resolution::Executed(Confirmation::default());
+        let (execution, effects) = self.step(resting, Event::Resolved(stays))?;
+        self.follow(tenant, pending, &execution, &effects).await.map(drop)
+    }
+
+    /// The machine as it stands on record, and who can tell, or undo it.
+    fn unchecked(
+        &self,
+        tenant: &TenantState,
+        pending: &Pending,
+    ) -> Result<(Execution, Arc<dyn Provider>), Error> {
+        let (confirmation, _) = confirmed(pending)?;
+        let (provider, call) = self.bound(pending, &tenant.rules(), Stood::Completed)?;
+        let (terms, course) = (pending.terms(provider.as_ref()), pending.course()?);
+        Ok((Execution::recover_unchecked(call, terms, course, confirmation), provider))
     }
 
     /// The last word on what is undone before there was one: it failed, and nothing of it is left.
@@ -93,11 +185,15 @@ impl Gateway {
         let (confirmation, _) = confirmed(pending)?;
         let mut chain = self.begin_ending(pending)?;
         let (reference, answer) = (confirmation.reference.as_deref(), Some(&confirmation.answer));
-        let error = refused(Code::ProviderFailed, CHECK_FAILED)?;
+        let why = why_undone(pending);
+        let error = refused(Code::ProviderFailed, why)?;
+        // Whose word it is stands here and nowhere else: that it is undone says the provider.
+        pending.word = pending.row.check.as_ref().and_then(|check| check.word.clone());
         self.push_execute(&mut chain, pending, "rolled_back", reference, answer, error)?;
+        pending.word = None;
         push_split(&mut chain, pending, None, PaymentStatus::NotCharged)?;
         let details = Details {
-            reasons: vec![CHECK_FAILED.to_owned()],
+            reasons: vec![why.to_owned()],
             rolled_back: Some(true),
             provider_reference: confirmation.reference.clone(),
             ..Details::default()
@@ -123,7 +219,7 @@ impl Gateway {
     ) -> Result<(), Error> {
         let (confirmation, _) = confirmed(pending)?;
         let mut ending = Ending { state: State::RollingBack, ..self.confirmed(pending, &confirmation)? };
-        ending.details.reasons = vec![CHECK_FAILED.to_owned(), "rollback_failed".to_owned()];
+        ending.details.reasons = vec![why_undone(pending).to_owned(), "rollback_failed".to_owned()];
         self.say_before_undoing(tenant, pending, ending).await
     }
 
@@ -143,6 +239,25 @@ impl Gateway {
 const CHECK_FAILED: &str = "check_failed";
 /// Who has undone, or set free, what nobody asked to be.
 pub(crate) const OURSELVES: &str = "countersign";
+
+/// Why an effect is undone of which nothing was said yet.
+fn why_undone(pending: &Pending) -> &'static str {
+    let by_person = pending.row.check.as_ref().is_some_and(|check| check.word.is_some());
+    if by_person { RESOLVED } else { CHECK_FAILED }
+}
+
+/// Asks whether all is as it should be; nothing, if the binding does not say what that would be.
+async fn look_into(
+    provider: &dyn Provider,
+    call: &execution::Call,
+    reference: Option<&str>,
+) -> Option<Check> {
+    let done = Done { reference, snapshot: None };
+    match provider.checks() {
+        true => Some(provider.check(call, done, clock::now_ms()).await),
+        false => None,
+    }
+}
 
 fn event_of(found: Check, undo: Arc<execution::Call>) -> Event {
     match found {

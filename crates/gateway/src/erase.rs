@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::caller::{Caller, Deed};
+use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::remember::{draft, outward, unavailable};
 use crate::row::{IntentRow, KeepingRow};
@@ -96,7 +97,9 @@ impl Gateway {
             record: record(&row, by),
             entry: draft(tenant, ledger::ERASED, Some(outward(stored.state)), &[0; 32], attempt),
         };
-        self.ledger.erase(erasure).await.map(drop).map_err(unavailable)
+        self.at(Point::EraseBefore)?;
+        self.ledger.erase(erasure).await.map_err(unavailable)?;
+        self.at(Point::EraseAfter)
     }
 
     /// What is left of an action that was erased.

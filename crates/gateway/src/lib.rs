@@ -94,7 +94,7 @@ pub use request::{Answer, Ask};
 pub use reserve::{CaptureView, ReservationView};
 pub use resolve::{Decision, ResolutionView, ResolveAsk};
 pub use rollbacks::{Fate, ROLLBACK_FAILED, UndoneView};
-pub use runs::{Begun, Next as NextRun, RunView};
+pub use runs::{Begun, Next as NextRun, RunView, WaitView};
 pub use views::{
     ActionView, AttemptView, Page, PublicReceipt, ReceiptView, ReplayView, RetryView, RollbackView,
 };

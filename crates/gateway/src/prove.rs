@@ -106,6 +106,7 @@ impl Gateway {
         };
         let (code, reasons) = match absence {
             Absence::Deadline => (Code::DeadlineExceeded, vec![absence_word(absence).to_owned()]),
+            Absence::Released if pending.word.is_some() => (Code::Released, vec![RESOLVED.to_owned()]),
             Absence::Released => {
                 let release = pending.row.reservation.as_ref().and_then(|it| it.release.as_ref());
                 let why = release.map_or(absence_word(absence), |release| release.why.as_str());
@@ -198,7 +199,7 @@ impl Gateway {
         let mut chain = pending.chain.clone();
         let result = match state {
             State::Waiting => "waiting",
-            State::Checking => "unchecked",
+            State::Checking | State::Unchecked => "unchecked",
             State::Retracting => "retracting",
             _ => "unknown",
         };

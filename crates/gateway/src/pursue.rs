@@ -15,7 +15,7 @@ use crate::pending::{Pending, Told};
 use crate::prove::absence_word;
 use crate::recovery::reference;
 use crate::redress::redress;
-use crate::remember::{draft, outward, unavailable};
+use crate::remember::{draft, event, outward, unavailable};
 use crate::request::Next;
 use crate::reserve::reservation_of;
 use crate::row::{IntentRow, OutcomeRow, VERSION, internal};
@@ -48,6 +48,7 @@ impl Gateway {
             (State::Challenged, until_ms) => Stood::Challenged { until_ms: until_ms.unwrap_or(0) },
             (State::Waiting, due_ms) => Stood::Waiting { due_ms: due_ms.unwrap_or(0) },
             (State::Reserved, _) => return self.tend_reserved(tenant, &stored).await,
+            (State::ReleaseFailed, _) => return self.said_of_reserved(&stored).map(Pursued::Over),
             (State::Checking, _) => return self.check_further(tenant, &stored).await,
             (State::RollingBack | State::Retracting, _) => return self.undo_on(tenant, &stored).await,
             _ => return self.over(&stored),
@@ -94,8 +95,12 @@ impl Gateway {
             }
             _ => self.followed(tenant, &pending, &execution, &effects).await?,
         };
-        if matches!(stood, Stood::InDoubt) {
-            self.log_resolved(&tenant.tenant, id).await;
+        match (&pursued, stood) {
+            (Pursued::Go(_), Stood::InDoubt) => {
+                tracing::info!(action = %id, tenant = %tenant.tenant, "an action in doubt is sent again");
+            }
+            (_, Stood::InDoubt) => self.log_resolved(&tenant.tenant, id).await,
+            _ => {}
         }
         Ok(pursued)
     }
@@ -103,7 +108,11 @@ impl Gateway {
     /// For whoever reads the log after a crash: that it is known now what became of an action.
     async fn log_resolved(&self, tenant: &Tenant, id: ActionId) {
         match self.ledger.action(tenant, id).await {
-            Ok(Some(Stored { state: State::InDoubt, .. }) | None) => {}
+            Ok(Some(Stored { state: State::InDoubt | State::Sent, .. }) | None) => {}
+            Ok(Some(Stored { state: State::Waiting, .. })) => {
+                let what = "what was in doubt had no effect; another attempt follows";
+                tracing::info!(action = %id, %tenant, "{what}");
+            }
             Ok(Some(Stored { state, .. })) => {
                 tracing::info!(action = %id, %tenant, outcome = state.as_str(), "an action is in doubt no more");
             }
@@ -173,14 +182,25 @@ impl Gateway {
 
     /// The caller was told before that it is open; only the record says now that this attempt is in doubt.
     async fn note_doubt(&self, tenant: &TenantState, pending: &Pending) -> Result<(), Error> {
-        let state = Some(outward(State::InDoubt));
+        self.note(tenant, pending, State::InDoubt).await
+    }
+
+    /// Writes down where it stands, of which its caller is told nothing new.
+    pub(crate) async fn note(
+        &self,
+        tenant: &TenantState,
+        pending: &Pending,
+        state: State,
+    ) -> Result<(), Error> {
+        let entry =
+            draft(tenant, event(state, None), Some(outward(state)), &pending.action_hash, pending.attempt());
         let outcome = ledger::Outcome {
             at_ms: clock::now_ms(),
-            state: State::InDoubt,
+            state,
             reply: None,
             receipt: None,
             payload: OutcomeRow { v: VERSION, ..OutcomeRow::default() }.to_bytes()?,
-            entry: draft(tenant, "in_doubt", state, &pending.action_hash, pending.attempt()),
+            entry,
         };
         let (action, by) = (pending.id, pending.by);
         let settlement = ledger::Settlement { action, by, outcome, charged: None, used: None, overage: None };
@@ -381,7 +401,7 @@ impl Gateway {
         if stored.state == State::Challenged {
             return self.say_challenged(stored.id, &row, true).ok_or_else(|| internal("nothing is asked"));
         }
-        if stored.state == State::Reserved {
+        if matches!(stored.state, State::Reserved | State::ReleaseFailed) {
             return self.say_reserved(stored.id, &row, true);
         }
         let told = self.told(stored).await?;

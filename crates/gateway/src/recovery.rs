@@ -200,10 +200,13 @@ impl Gateway {
         lock(&self.inquiries).remove(&id);
     }
 
+    /// After a pause, or sooner if it was said a moment ago when its time comes.
     pub(crate) fn ask_later(&self, id: ActionId) {
-        let mut inquiries = lock(&self.inquiries);
-        let tries = inquiries.get(&id).map_or(0, |inquiry| inquiry.tries);
-        let next = Instant::now() + self.pause_after(tries);
+        let (mut inquiries, now) = (lock(&self.inquiries), Instant::now());
+        let before = inquiries.get(&id);
+        let tries = before.map_or(0, |inquiry| inquiry.tries);
+        let said = before.map(|inquiry| inquiry.next).filter(|next| *next > now);
+        let next = said.into_iter().chain([now + self.pause_after(tries)]).min().unwrap_or(now);
         inquiries.insert(id, Inquiry { tries: tries.saturating_add(1), next });
     }
 
@@ -218,6 +221,13 @@ impl Gateway {
         let mut inquiries = lock(&self.inquiries);
         let inquiry = inquiries.entry(id).or_insert(Inquiry { tries: 0, next: Instant::now() });
         inquiry.next = inquiry.next.max(Instant::now() + pause);
+    }
+
+    /// When its turn comes, in Unix milliseconds, as far as this process knows.
+    pub(crate) fn wakes_ms(&self, id: ActionId) -> Option<i64> {
+        let next = lock(&self.inquiries).get(&id)?.next;
+        let pause = next.saturating_duration_since(Instant::now()).as_millis();
+        Some(clock::now_ms().saturating_add(i64::try_from(pause).unwrap_or(i64::MAX / 2)))
     }
 
     pub(crate) fn interval(&self) -> Duration {

@@ -8,7 +8,7 @@ use ledger::{Draft, Existing, Intent, Settlement, State};
 use crate::alert::Alert;
 use crate::audit::labels;
 use crate::caller::Caller;
-use crate::crash::Point;
+use crate::crash::outcome_of;
 use crate::gateway::Gateway;
 use crate::outcome::{Kind, Reply};
 use crate::overage::Overage;
@@ -51,14 +51,15 @@ impl Gateway {
     ) -> Result<Reply, Error> {
         let alert = overage.as_ref().map(|overage| overage.receipt_id.clone());
         let (kind, reply) = (proven.outcome.kind, proven.reply.clone());
+        let (before, after) = outcome_of(pending, proven.state);
         let settlement = settlement(tenant, pending, proven, overage);
-        self.at(Point::OutcomeBefore)?;
+        self.at(before)?;
         let settled = match pending.settled {
             true => self.ledger.amend(settlement).await,
             false => self.ledger.settle(settlement).await,
         };
         settled.map_err(unavailable)?;
-        self.at(Point::OutcomeAfter)?;
+        self.at(after)?;
         self.metrics.outcome(kind);
         if let Some(receipt_id) = alert {
             self.alert(Alert::Overage, pending, &receipt_id);
@@ -222,7 +223,8 @@ pub(crate) fn outward(state: State) -> &'static str {
         State::Held => "INTENDED",
         State::Approved => "APPROVED",
         State::Sent | State::InDoubt | State::Waiting => "EXECUTING",
-        State::Challenged | State::Checking | State::Reserved => "EXECUTING",
+        State::Challenged | State::Checking | State::Unchecked => "EXECUTING",
+        State::Reserved | State::ReleaseFailed => "EXECUTING",
         State::Executed => "COMPLETED",
         State::Failed | State::Refused => "FAILED",
         State::Retracting | State::RollingBack | State::RollbackFailed => "ROLLING_BACK",
@@ -258,7 +260,7 @@ pub(crate) fn event(state: State, code: Option<Code>) -> &'static str {
         State::Held => "held",
         State::Approved => "approved",
         State::Sent => "admitted",
-        State::InDoubt => "in_doubt",
+        State::InDoubt | State::Unchecked => "in_doubt",
         State::Waiting => ledger::WAITING,
         State::Challenged => ledger::CHALLENGED,
         State::Reserved => ledger::RESERVED,
@@ -268,7 +270,8 @@ pub(crate) fn event(state: State, code: Option<Code>) -> &'static str {
         State::Checking => ledger::CHECKING,
         State::Retracting => ledger::RETRACTING,
         State::RollingBack => ledger::ROLLING_BACK,
-        State::RollbackFailed => "rollback_failed",
+        // People are told of both in the same words.
+        State::RollbackFailed | State::ReleaseFailed => "rollback_failed",
         State::RolledBack => "rolled_back",
     }
 }
@@ -282,7 +285,8 @@ fn spent_as(kind: Kind, state: State) -> State {
 fn correction(state: State, reserved: Option<Money>, charged: Option<Money>) -> Option<i64> {
     match (state, reserved, charged) {
         (State::Held | State::Approved | State::Sent | State::InDoubt | State::Waiting, ..) => None,
-        (State::Challenged | State::Checking | State::Retracting | State::Reserved, ..) => None,
+        (State::Challenged | State::Checking | State::Unchecked | State::Retracting, ..) => None,
+        (State::Reserved | State::ReleaseFailed, ..) => None,
         // What is given back refills nothing.
         (State::RollingBack | State::RollbackFailed | State::RolledBack, ..) => None,
         (State::Failed | State::Refused, ..) => Some(0),
@@ -334,7 +338,9 @@ mod tests {
         assert_eq!(executed(jpy), None, "another currency gives nothing back");
         assert_eq!(executed(None), Some(0));
         assert_eq!(correction(State::Executed, None, None), None);
-        assert_eq!(correction(State::InDoubt, usd(10_000), None), None, "doubt keeps the debit");
+        for state in [State::InDoubt, State::Unchecked, State::Reserved, State::ReleaseFailed] {
+            assert_eq!(correction(state, usd(10_000), None), None, "{state} keeps the debit");
+        }
         assert_eq!(correction(State::Failed, usd(10_000), None), Some(0));
         let late = |charged| charged_late(State::Executed, usd(10_000), charged);
         assert_eq!(late(usd(10_000)), Some(10_000), "what was given back is taken again");

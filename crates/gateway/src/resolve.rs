@@ -4,19 +4,24 @@
 //!   in doubt ─────────▶ the provider is asked once more ─▶ it tells: its word counts
 //!                                   │ it does not
 //!                                   └─▶ executed │ failed
+//!   release failed ───▶ the same ─────▶ released │ executed (charged) │ tried again
+//!   unchecked ────────▶ the same ─────▶ executed (left as it stands) │ undone
 //!   rollback failed ──────────────────▶ rolled back │ executed (left as it stands)
 //! ```
 //!
 //! It is a person's word and is kept as one: an event of its own, an entry of its own (`resolved`), and an amendment whose
-//! entry `execute` commits to who said so. Nothing is sent for it, nothing that is in flight is overtaken, and whoever asked
-//! for the action, or gave the right to ask, does not say what became of it.
+//! entry `execute` commits to who said so. Nothing is sent for it but what sets free or undoes, where a person has that done;
+//! nothing that is in flight is overtaken, and whoever asked for the action, or gave the right to ask, does not say what
+//! became of it.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use action::{ActionId, Money, PaymentMode};
-use execution::{Call, Capabilities, Confirmation, Event, Execution, Found, Resolution, Stood, Terms};
+use execution::{
+    Call, Capabilities, Confirmation, Course, Event, Execution, Found, Resolution, Stood, Terms,
+};
 use ledger::{By, Settled, Settlement, State, Stored};
 use receipt::{Amendment, Json, PaymentStatus};
 use serde::Serialize;
@@ -24,6 +29,7 @@ use serde::Serialize;
 use crate::act::UnderWay;
 use crate::approvals::readable;
 use crate::caller::{Caller, Deed};
+use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind};
 use crate::pending::Pending;
@@ -37,7 +43,7 @@ use crate::views::ActionView;
 use crate::{Code, Error, clock};
 
 /// The event of the ledger entry.
-pub(crate) const EVENT: &str = "resolved";
+pub(crate) const EVENT: &str = ledger::RESOLVED;
 /// What a receipt says came of an action where a person said so: never to be taken for the provider's word.
 pub(crate) const RESOLVED: &str = "resolved_by_person";
 
@@ -50,12 +56,18 @@ const LOOK: Duration = Duration::from_millis(20);
 /// What a person can say became of an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// The effect took place; or, of one that could not be undone: it stays.
+    /// The effect took place, or what was reserved was charged; or, of one that could not be undone or looked after: it stays.
     Executed,
     /// There is no effect, and there will be none.
     Failed,
     /// The effect was undone by other means.
     RolledBack,
+    /// What was reserved is free, and nothing was charged.
+    Released,
+    /// What is reserved is to be set free after all: it is tried again.
+    TryAgain,
+    /// The effect is not as it should be, and is to be undone.
+    Undo,
 }
 
 /// A person's word on an action.
@@ -74,7 +86,7 @@ pub struct ResolveAsk {
 /// A person's word, as the record shows it.
 #[derive(Clone, Debug)]
 pub struct ResolutionView {
-    /// `executed`, `failed` or `rolled_back`.
+    /// See [`Decision::as_str`].
     pub decision: String,
     /// Who.
     pub by: String,
@@ -103,7 +115,14 @@ pub(crate) struct Spoken<'a> {
 
 impl Decision {
     /// All of them.
-    pub const ALL: [Decision; 3] = [Decision::Executed, Decision::Failed, Decision::RolledBack];
+    pub const ALL: [Decision; 6] = [
+        Decision::Executed,
+        Decision::Failed,
+        Decision::RolledBack,
+        Decision::Released,
+        Decision::TryAgain,
+        Decision::Undo,
+    ];
 
     /// The word on the wire and in the record.
     #[must_use]
@@ -112,6 +131,9 @@ impl Decision {
             Decision::Executed => "executed",
             Decision::Failed => "failed",
             Decision::RolledBack => "rolled_back",
+            Decision::Released => "released",
+            Decision::TryAgain => "try_again",
+            Decision::Undo => "undo",
         }
     }
 
@@ -126,23 +148,16 @@ impl Decision {
         match state {
             State::InDoubt => &[Decision::Executed, Decision::Failed],
             State::RollbackFailed => &[Decision::RolledBack, Decision::Executed],
+            State::ReleaseFailed => &[Decision::TryAgain, Decision::Released, Decision::Executed],
+            State::Unchecked => &[Decision::Executed, Decision::Undo],
             _ => &[],
-        }
-    }
-
-    /// Where it leaves the action.
-    fn state(self) -> State {
-        match self {
-            Decision::Executed => State::Executed,
-            Decision::Failed => State::Failed,
-            Decision::RolledBack => State::RolledBack,
         }
     }
 }
 
 impl Gateway {
-    /// Takes a person's word on what became of an action that is in doubt, or could not be undone. A provider that tells
-    /// when it is asked once more is believed instead.
+    /// Takes a person's word on what became of an action that is in doubt, could not be undone or not be set free, or of which
+    /// nobody tells whether it is as it should be. A provider that tells when it is asked once more is believed instead.
     ///
     /// # Errors
     /// `EP_FORBIDDEN` for whoever asked or gave the right to ask; `EP_VALIDATION_FAILED`, naming the member;
@@ -189,26 +204,38 @@ impl Gateway {
         if !Decision::of(stored.state).contains(&decision) {
             return Err(needs_no_word(stored.state, decision));
         }
-        if decision == Decision::Executed && pending.only_reserves() {
+        let doubt = stored.state == State::InDoubt;
+        if doubt && decision == Decision::Executed && pending.only_reserves() {
             let why = "the action was to reserve money, which charges nothing";
             return Err(Error::new(Code::StateConflict, why)
                 .hint("say `failed`: whatever is reserved ends by itself, and is set free if it turns up"));
         }
         let given = [("charged", word.charged.is_some()), ("reference", word.reference.is_some())];
-        if let Some((name, _)) = given.iter().find(|(_, given)| *given && stored.state != State::InDoubt) {
+        let says_more = matches!(stored.state, State::InDoubt | State::ReleaseFailed);
+        if let Some((name, _)) = given.iter().find(|(_, given)| *given && !says_more) {
             let why = format!("`{name}` is what the provider confirmed, and on record");
             return Err(wrong(&format!("/{name}"), &why).hint("leave it out"));
         }
-        let doubt = stored.state == State::InDoubt;
-        if doubt && self.provider_tells(tenant, &stored, &pending, decision).await? {
+        let told = match stored.state {
+            State::InDoubt => self.provider_tells(tenant, &stored, &pending, decision).await?,
+            State::ReleaseFailed => self.release_tells(tenant, &mut pending, decision).await?,
+            State::Unchecked => self.check_tells(tenant, &mut pending, decision).await?,
+            _ => false,
+        };
+        if told {
             return Ok(());
         }
-        // Whoever is alone with a doubt knows that nobody here is sending, however long the lease of the last send may be.
-        pending.by = if doubt { By::Holder(stored.token) } else { By::Person(stored.token) };
         pending.word = Some(Box::new(word));
-        match doubt {
-            true => self.settle_doubt(tenant, &pending, decision).await?,
-            false => self.settle_rollback(tenant, &mut pending, &outcomes, decision).await?,
+        // Whoever is alone with what is open knows that nobody here is sending, however long the lease of the last send may be.
+        pending.by = By::Holder(stored.token);
+        match stored.state {
+            State::ReleaseFailed => self.settle_release(tenant, pending, decision).await?,
+            State::Unchecked => self.settle_unchecked(tenant, &mut pending, decision).await?,
+            State::RollbackFailed => {
+                pending.by = By::Person(stored.token);
+                self.settle_rollback(tenant, &mut pending, &outcomes, decision).await?;
+            }
+            _ => self.settle_doubt(tenant, &pending, decision).await?,
         }
         tracing::warn!(action = %id, tenant = %tenant.tenant, decision = decision.as_str(), "a person has resolved it");
         drop(under_way);
@@ -216,7 +243,7 @@ impl Gateway {
     }
 
     /// Marks the action, once whoever only asks after it is done.
-    async fn alone_with(self: &Arc<Self>, id: ActionId) -> Result<UnderWay, Error> {
+    pub(crate) async fn alone_with(self: &Arc<Self>, id: ActionId) -> Result<UnderWay, Error> {
         let begun = std::time::Instant::now();
         loop {
             if let Some(under_way) = self.look_after_alone(id) {
@@ -264,7 +291,11 @@ impl Gateway {
         let now = self.stored(tenant, stored.id).await?.state;
         // What is set aside stays so where what was to charge it had no effect.
         let uncharged = pending.row.reservation.is_some() && now == State::Reserved;
-        if now == decision.state() || (uncharged && decision == Decision::Failed) {
+        let agrees = match decision {
+            Decision::Executed => now == State::Executed,
+            _ => now == State::Failed || uncharged,
+        };
+        if agrees {
             return Ok(true);
         }
         let told = match now {
@@ -286,7 +317,7 @@ impl Gateway {
     ) -> Result<(), Error> {
         let resolution = match decision {
             Decision::Executed => Resolution::Executed(pending.confirmed_by_person()?),
-            Decision::Failed | Decision::RolledBack => Resolution::Failed,
+            _ => Resolution::Failed,
         };
         let execution = self.at_rest(tenant, pending, Stood::InDoubt).await?;
         let (execution, effects) = self.step(execution, Event::Resolved(resolution))?;
@@ -304,7 +335,7 @@ impl Gateway {
         let confirmation = pending.confirmed_by_person()?;
         let (resolution, charged) = match decision {
             Decision::Executed => (Resolution::Executed(confirmation), pending.charged(outcomes)?),
-            Decision::Failed | Decision::RolledBack => (Resolution::RolledBack(confirmation), None),
+            _ => (Resolution::RolledBack(confirmation), None),
         };
         let execution = self.at_rest(tenant, pending, Stood::RollbackFailed).await?;
         self.step(execution, Event::Resolved(resolution))?;
@@ -320,7 +351,7 @@ impl Gateway {
         let mut chain = amending(&of)?;
         self.push_execute(&mut chain, pending, RESOLVED, reference.as_deref(), None, Json::NULL)?;
         push_split(&mut chain, pending, charged, payment)?;
-        let state = decision.state();
+        let state = if decision == Decision::Executed { State::Executed } else { State::RolledBack };
         let mut ending = Ending {
             kind: Kind::Executed,
             state,
@@ -358,17 +389,28 @@ impl Gateway {
             used: None,
             overage: None,
         };
-        self.ledger.amend(settlement).await.map_err(unavailable).map(drop)
+        self.at(Point::ResolveBefore)?;
+        self.ledger.amend(settlement).await.map_err(unavailable)?;
+        self.at(Point::ResolveAfter)
     }
 
     /// The execution as a person finds it. Nothing of it is sent any more, so what its provider can does not matter, and
     /// one whose archetype is gone is found by the rules that it was judged by.
-    async fn at_rest(
+    pub(crate) async fn at_rest(
         &self,
         tenant: &TenantState,
         pending: &Pending,
         stood: Stood,
     ) -> Result<Execution, Error> {
+        let (call, terms, course) = self.as_found(tenant, pending).await?;
+        Ok(Execution::recover(call, terms, course, stood))
+    }
+
+    pub(crate) async fn as_found(
+        &self,
+        tenant: &TenantState,
+        pending: &Pending,
+    ) -> Result<(Call, Terms, Course), Error> {
         let call: Call = match pending.call(self.environment, &tenant.rules()) {
             Ok(call) => call,
             Err(_) => {
@@ -386,11 +428,11 @@ impl Gateway {
             checked: false,
             hold_ms: None,
         };
-        Ok(Execution::recover(call, terms, course, stood))
+        Ok((call, terms, course))
     }
 
-    /// Who does not decide on an action, whether it ever waited or not: who asked for it, for its charge or for its
-    /// rollback, whose right it is, who gave that right, and who made the keys of whoever asked.
+    /// Who does not decide on an action, whether it ever waited or not: who asked for it, for its charge, for its release or
+    /// for its rollback, whose right it is, who gave that right, and who made the keys of whoever asked.
     pub(crate) async fn parties(&self, stored: &Stored, row: &IntentRow) -> Result<Vec<String>, Error> {
         let mut parties: Vec<String> =
             row.escalation.iter().flat_map(|asked| asked.parties.clone()).collect();
@@ -398,6 +440,8 @@ impl Gateway {
         parties.extend(row.rollback.iter().map(|rollback| rollback.by.clone()));
         let captures = row.reservation.iter().flat_map(|reservation| &reservation.captures);
         parties.extend(captures.map(|capture| capture.by.clone()));
+        let release = row.reservation.as_ref().and_then(|reservation| reservation.release.as_ref());
+        parties.extend(release.map(|release| release.by.clone()));
         for jti in stored.mandates.iter().map(|jti| &**jti).chain(row.mandate_id.as_deref()) {
             let held = self.ledger.mandate(&stored.tenant, jti).await.map_err(unavailable)?;
             parties.extend(
@@ -422,7 +466,7 @@ impl Pending {
     }
 
     /// What a person's word stands for where a provider would have confirmed.
-    fn confirmed_by_person(&self) -> Result<Confirmation, Error> {
+    pub(crate) fn confirmed_by_person(&self) -> Result<Confirmation, Error> {
         let word = self.word.as_ref();
         let charged = word.and_then(|word| word.charged.as_deref());
         let charged = charged.zip(self.money).map(|(text, reserved)| Money::parse(text, reserved.currency()));
@@ -451,16 +495,26 @@ impl ResolutionView {
     }
 }
 
-/// What people said became of an action, or of a capture of it, oldest first.
+/// What people said became of an action, or of a capture of it, or is to be done about it, oldest first.
 pub(crate) fn words(outcomes: &[Settled], row: &IntentRow) -> Result<Vec<ResolutionRow>, Error> {
     let rows: Result<Vec<OutcomeRow>, Error> =
         outcomes.iter().map(|outcome| OutcomeRow::from_bytes(&outcome.payload)).collect();
-    let of_captures = row.reservation.iter().flat_map(|it| &it.captures);
-    let of_captures = of_captures.filter_map(|capture| capture.resolution.as_deref().cloned());
-    let mut words: Vec<ResolutionRow> =
-        rows?.into_iter().filter_map(|row| row.resolution.map(|it| *it)).chain(of_captures).collect();
+    let of_outcomes = rows?.into_iter().filter_map(|row| row.resolution.map(|it| *it));
+    let mut words: Vec<ResolutionRow> = of_outcomes.chain(words_aside(row)).collect();
     words.sort_by_key(|word| word.at_ms);
     Ok(words)
+}
+
+/// Those of them that ended nothing, and so stand in no outcome.
+pub(crate) fn words_aside(row: &IntentRow) -> Vec<ResolutionRow> {
+    let captures = row.reservation.iter().flat_map(|it| &it.captures);
+    let of_captures = captures.filter_map(|capture| capture.resolution.as_deref().cloned());
+    let release = row.reservation.as_ref().and_then(|it| it.release.as_ref());
+    let of_release = release.into_iter().flat_map(|release| release.words.clone());
+    let of_check = row.check.as_ref().and_then(|check| check.word.as_deref().cloned());
+    let mut words: Vec<ResolutionRow> = of_captures.chain(of_release).chain(of_check).collect();
+    words.sort_by_key(|word| word.at_ms);
+    words
 }
 
 /// A person's word as receipts show it.
@@ -538,14 +592,19 @@ fn understood(
 fn within_reserved(charged: &str, pending: &Pending) -> Result<String, Error> {
     let field = "/charged/amount";
     let quoted = pending.row.payment_mode == PaymentMode::QuoteOnly.as_str();
-    let (_, asked) = pending.row.purpose(pending.money)?;
+    let reservation = pending.row.reservation.as_ref();
+    let asked = match reservation.filter(|it| it.charging().is_none()) {
+        Some(reservation) => reservation.read(pending.money)?.money,
+        None => pending.row.purpose(pending.money)?.1,
+    };
     let reserved = asked.filter(|_| !quoted);
     let reserved = reserved
         .ok_or_else(|| wrong("/charged", "`charged` does not fit: nothing was reserved for this action"))?;
     let charged = Money::parse(charged, reserved.currency())
         .map_err(|error| wrong(field, &format!("`amount`: {error}")))?;
     if charged.minor() > reserved.minor() {
-        let verb = if pending.row.reservation.is_some() { "to be captured" } else { "reserved" };
+        let charging = reservation.is_some_and(|reservation| reservation.charging().is_some());
+        let verb = if charging { "to be captured" } else { "reserved" };
         return Err(wrong(field, &format!("`amount` is more than the {reserved} that were {verb}")));
     }
     Ok(charged.to_string())
@@ -562,6 +621,8 @@ fn needs_no_word(state: State, decision: Decision) -> Error {
         State::Held | State::Approved => "the action waits for people and was not sent",
         State::Sent => "somebody is sending the action just now",
         State::Reserved => "money is reserved for the action: capture or release it",
+        State::ReleaseFailed => "what is reserved for the action could not be set free",
+        State::Unchecked => "the action was carried out, and nobody tells whether all is as it should be",
         State::Challenged => "the payer can still confirm it",
         State::Checking => {
             "the action was carried out, and its provider is being asked whether all is as it should be"
@@ -575,5 +636,18 @@ fn needs_no_word(state: State, decision: Decision) -> Error {
     match can.is_empty() || Decision::of(state).contains(&decision) {
         true => error,
         false => error.hint(format!("say {}", can.join(" or "))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_is_read_as_it_is_written() {
+        for decision in Decision::ALL {
+            assert_eq!(Decision::parse(decision.as_str()), Some(decision));
+        }
+        assert_eq!(Decision::parse("perhaps"), None);
     }
 }

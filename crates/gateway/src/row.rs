@@ -178,7 +178,7 @@ pub(crate) struct CallRow {
     /// How often anything was sent after the first time, since somebody last asked for an attempt.
     #[serde(default, skip_serializing_if = "is_none")]
     pub retries: u32,
-    /// When it was first marked sent, Unix milliseconds; for what is tried again only.
+    /// When it was first marked sent, Unix milliseconds; older rows say so only of what is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_ms: Option<i64>,
     /// What its payer was asked, if it was.
@@ -249,6 +249,9 @@ pub(crate) struct CheckRow {
     pub confirmed_ms: i64,
     /// How often it was asked in vain whether all is as it should be.
     pub asks: u32,
+    /// The word of the person who had it undone, if nobody else could tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub word: Option<Box<ResolutionRow>>,
 }
 
 /// What a provider confirmed.
@@ -327,7 +330,7 @@ pub(crate) struct OutcomeRow {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ResolutionRow {
-    /// `executed`, `failed` or `rolled_back`.
+    /// See `Decision::as_str`.
     #[serde(rename = "as")]
     pub decision: String,
     /// Who.
@@ -367,6 +370,13 @@ impl IntentRow {
     /// Was its payer asked to confirm the latest attempt?
     pub(crate) fn was_challenged(&self) -> bool {
         self.call.as_ref().is_some_and(|call| call.challenge.is_some())
+    }
+
+    /// What the provider calls what it has done or set aside, as far as nothing was said of that yet or it was to be undone.
+    pub(crate) fn provider_reference(self) -> Option<String> {
+        let undone = self.rollback.and_then(|rollback| rollback.confirmed);
+        let checked = self.check.and_then(|check| check.confirmed.reference);
+        undone.or(checked).or(self.reservation.and_then(|reservation| reservation.confirmed))
     }
 
     /// Digests of the rules that people saw it judged by when they were asked: policies, catalogue, entities.
@@ -493,7 +503,7 @@ impl From<RetryRow> for RetryPolicy {
 }
 
 impl CallRow {
-    /// How this call is kept. What is sent once and never again needs no course.
+    /// How this call is kept. What is never sent has no course.
     pub(crate) fn new(call: &Call, provider: &dyn Provider, course: Option<Course>) -> CallRow {
         CallRow {
             attempt: call.attempt,

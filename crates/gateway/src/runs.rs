@@ -23,14 +23,15 @@ use tokio::sync::oneshot;
 use crate::act::{Followed, Said, lock};
 use crate::atp::Words;
 use crate::caller::{Caller, Deed};
+use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::pending::Pending;
 use crate::remember::{outward, unavailable};
 use crate::request;
-use crate::row::internal;
+use crate::row::{IntentRow, internal};
 use crate::tenants::TenantState;
 use crate::views::ActionView;
-use crate::{Answer, Ask, Code, Error};
+use crate::{Answer, Ask, Code, Error, clock};
 
 /// What asking for a run led to.
 #[derive(Debug)]
@@ -50,6 +51,20 @@ pub struct RunView {
     pub state: &'static str,
     /// What there is to do.
     pub next: Next,
+    /// What it waits for, where it does.
+    pub waits: Option<WaitView>,
+}
+
+/// What an action waits for that its runner waits for.
+#[derive(Debug)]
+pub struct WaitView {
+    /// `approval`: a person decides. `next_attempt`: the one before had no effect. `repetition`: what it did is in doubt, and
+    /// it is to be carried out once more. `turn`: it is about to be handed out.
+    pub for_what: &'static str,
+    /// Since when, RFC 3339.
+    pub since: String,
+    /// Not before then, RFC 3339; none where nobody knows.
+    pub due_at: Option<String>,
 }
 
 /// What a runner is to do.
@@ -142,13 +157,15 @@ impl Gateway {
         let until = Instant::now() + LONGEST_QUESTION;
         loop {
             let stored = self.visible(caller, id).await?;
-            let view = |next| RunView { action_id: stored.id, state: outward(stored.state), next };
+            let view =
+                |next| RunView { action_id: stored.id, state: outward(stored.state), next, waits: None };
             let otherwise = match stored.state {
                 State::Sent | State::InDoubt | State::Waiting => Next::Wait,
                 State::Held | State::Approved => Next::Held,
                 State::Executed | State::Failed | State::Refused => return Ok(view(Next::Over)),
                 // Where the caller carries it out there is no payer, nothing to reserve, and no way back.
-                State::Challenged | State::Reserved | State::Checking | State::Retracting => {
+                State::Challenged | State::Reserved | State::ReleaseFailed => return Ok(view(Next::Over)),
+                State::Checking | State::Unchecked | State::Retracting => {
                     return Ok(view(Next::Over));
                 }
                 State::RollingBack | State::RollbackFailed | State::RolledBack => {
@@ -158,15 +175,23 @@ impl Gateway {
             let provider = self.run_by(&stored)?;
             let runner_binding = provider.runner().ok_or_else(not_a_run)?;
             match runner_binding.take(stored.id, runner, GLANCE).await {
-                Turn::Yours(offer) => return Ok(view(Next::Run(offer))),
+                Turn::Yours(offer) => {
+                    self.at(Point::RunTakeAfter)?;
+                    return Ok(view(Next::Run(offer)));
+                }
                 Turn::Elsewhere => return Ok(view(Next::Elsewhere)),
                 Turn::Nothing => {}
             }
-            if stored.state == State::InDoubt && !self.goes_on(&stored).await? {
-                return Ok(view(Next::Doubt));
-            }
+            let due_ms = match stored.state {
+                State::InDoubt => match self.goes_on(&stored)? {
+                    None => return Ok(view(Next::Doubt)),
+                    due_ms => due_ms,
+                },
+                _ => stored.due_ms,
+            };
             if Instant::now() >= until {
-                return Ok(view(otherwise));
+                let waits = Some(self.waits(&stored, due_ms).await?);
+                return Ok(RunView { waits, ..view(otherwise) });
             }
         }
     }
@@ -213,6 +238,7 @@ impl Gateway {
         let provider = self.run_by(&stored)?;
         let pending = Pending::restore(&stored, None)?;
         let runner = provider.runner().ok_or_else(not_a_run)?;
+        self.at(Point::RunReportBefore)?;
         let (reply, was_awaited) = runner.report(stored.id, provider_key, report);
         self.is_of_the_latest(&stored, &pending, provider_key, &reply).await?;
         if !(was_awaited && self.written(&stored).await?) {
@@ -222,6 +248,7 @@ impl Gateway {
             let task = tokio::spawn(async move { gateway.reported_late(&tenant, id, &key, reply).await });
             task.await.unwrap_or_else(|_| Err(internal("a report ended without a word")))?;
         }
+        self.at(Point::RunReportAfter)?;
         self.action(caller, id).await
     }
 
@@ -295,25 +322,49 @@ impl Gateway {
         let execution = pending.execution(call, provider.as_ref(), Stood::InDoubt);
         let (execution, effects) = self.step(execution, Event::Replied(reply))?;
         match self.follow(tenant, pending, &execution, &effects).await? {
-            Followed::Said(_) => {}
-            // What was marked sent and is in doubt now is said to be.
+            Followed::Said(_) => drop(lock(&self.inquiries).remove(&pending.id)),
+            // What was marked sent and is in doubt now is said to be. When it is due stays remembered.
             Followed::Rests(_) => drop(self.leave(tenant, pending.id, false).await?),
         }
-        lock(&self.inquiries).remove(&pending.id);
         Ok(())
     }
 
-    /// May what is in doubt be carried out once more?
-    async fn goes_on(&self, stored: &Stored) -> Result<bool, Error> {
+    /// When what is in doubt may be carried out once more, in Unix milliseconds; `None`: never.
+    fn goes_on(&self, stored: &Stored) -> Result<Option<i64>, Error> {
         let rules = self.tenant(&stored.tenant)?.rules();
         let pending = Pending::restore(stored, None)?;
-        let Ok((provider, call)) = self.bound(&pending, &rules, Stood::InDoubt) else { return Ok(false) };
+        let Ok((provider, call)) = self.bound(&pending, &rules, Stood::InDoubt) else { return Ok(None) };
+        let now_ms = clock::now_ms();
+        let known_ms = self.wakes_ms(stored.id).unwrap_or(now_ms).max(now_ms);
         if provider.runner().is_some_and(|runner| runner.is_at(&call)) {
-            return Ok(true);
+            return Ok(Some(known_ms));
         }
         let execution = pending.execution(call, provider.as_ref(), Stood::InDoubt);
         let (_, effects) = self.step(execution, Event::Woken)?;
-        Ok(matches!(effects.first(), Some(Effect::Clear)))
+        Ok(match effects.first() {
+            Some(Effect::Clear) => Some(known_ms),
+            Some(Effect::Wait { until_ms }) if *until_ms > clock::now_ms() => Some(known_ms.max(*until_ms)),
+            _ => None,
+        })
+    }
+
+    /// What an open action waits for.
+    async fn waits(&self, stored: &Stored, due_ms: Option<i64>) -> Result<WaitView, Error> {
+        let (for_what, since_ms) = match stored.state {
+            State::Held => ("approval", None),
+            State::Waiting => {
+                let row = IntentRow::from_bytes(&stored.payload)?;
+                ("next_attempt", row.attempts.last().map(|attempt| attempt.ended_ms))
+            }
+            State::InDoubt => {
+                let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
+                ("repetition", outcomes.last().map(|outcome| outcome.at_ms))
+            }
+            _ => ("turn", None),
+        };
+        let due_ms = due_ms.filter(|_| matches!(stored.state, State::Waiting | State::InDoubt));
+        let since = clock::text(since_ms.unwrap_or(stored.at_ms));
+        Ok(WaitView { for_what, since, due_at: due_ms.map(clock::text) })
     }
 
     /// The provider of a run.

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::act::{Said, UnderWay};
 use crate::caller::{Caller, Deed};
+use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::outcome::Kind;
 use crate::pending::Pending;
@@ -65,13 +66,18 @@ impl Gateway {
             let why = "what is set aside for the action is neither free nor over";
             return Err(Error::new(Code::StateConflict, why));
         }
+        self.at(Point::AgainBefore)?;
         let rules = tenant.rules();
         if let Some(answer) =
             self.ask_once_more(tenant, &pending, &rules, Stood::Failed, under_way.clone()).await?
         {
             return Ok(Next::Said(answer));
         }
-        self.judge_once_more(tenant, &rules, &stored, &pending, under_way).await
+        let next = self.judge_once_more(tenant, &rules, &stored, &pending, under_way).await?;
+        if matches!(next, Next::Admitted(_)) {
+            self.at(Point::AgainAfter)?;
+        }
+        Ok(next)
     }
 
     /// Calls an action off that is not sent, or waits to be sent again after nothing came of what was sent.
@@ -111,10 +117,13 @@ impl Gateway {
 fn too_late(state: State) -> Option<&'static str> {
     match state {
         State::Held | State::Approved | State::Waiting => None,
-        State::Reserved => Some("what is set aside is not cancelled: release it"),
-        State::Sent | State::InDoubt | State::Challenged | State::Checking | State::Retracting => {
-            Some("the action was sent: what is out there cannot be called back")
-        }
+        State::Reserved | State::ReleaseFailed => Some("what is set aside is not cancelled: release it"),
+        State::Sent
+        | State::InDoubt
+        | State::Challenged
+        | State::Checking
+        | State::Unchecked
+        | State::Retracting => Some("the action was sent: what is out there cannot be called back"),
         State::Executed | State::Failed | State::Refused => Some("the action is over"),
         State::RollingBack | State::RollbackFailed | State::RolledBack => Some("the action is over"),
     }

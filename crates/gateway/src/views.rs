@@ -137,9 +137,9 @@ pub struct AttemptView {
     pub sends: u32,
     /// When it was first marked sent, RFC 3339.
     pub first_sent_at: Option<String>,
-    /// When its absence was known, RFC 3339; null for the latest.
+    /// When it was known what became of it, RFC 3339; null while it is open.
     pub ended_at: Option<String>,
-    /// How its absence is known, in one stable word; null for the latest, whose result is the action's.
+    /// `confirmed`, or how its absence is known, in one stable word; null while it is open.
     pub result: Option<String>,
     /// The provider's own code; foreign text.
     pub provider_code: Option<String>,
@@ -310,7 +310,8 @@ fn view(
         None => gateway.say_meanwhile(&stored, &row).map(|answer| answer.reply),
     };
     let keeping = KeepingView::of(row.keeping()?, last_ms(&stored, &outcomes));
-    let attempts = attempts(&row);
+    let end = stored.state.is_amended().then(|| AttemptEnd::among(&outcomes)).flatten().transpose()?;
+    let attempts = attempts(&row, end);
     let resolutions = words(&outcomes, &row)?.into_iter().map(ResolutionView::of).collect();
     let atp = row.atp()?;
     let named = atp.as_ref().and_then(|atp| atp.deadline.as_ref()).map(|it| it.ms);
@@ -416,15 +417,37 @@ fn decided_by(stored: &Stored, said: &[GivenView]) -> Option<Option<String>> {
 }
 
 /// Those that are over, and the latest unless it is one of them.
-fn attempts(row: &IntentRow) -> Vec<AttemptView> {
+fn attempts(row: &IntentRow, end: Option<AttemptEnd>) -> Vec<AttemptView> {
     let mut attempts: Vec<AttemptView> = row.attempts.iter().map(AttemptView::over).collect();
     let latest = row.reservation.as_ref().map(|it| &it.call).or(row.call.as_ref());
     attempts.extend(
         latest
             .filter(|call| row.attempts.last().is_none_or(|last| last.attempt < call.attempt))
-            .map(AttemptView::latest),
+            .map(|call| AttemptView::latest(call, end)),
     );
     attempts
+}
+
+/// What became of the latest attempt of an action that is over.
+struct AttemptEnd {
+    at_ms: i64,
+    result: String,
+}
+
+impl AttemptEnd {
+    /// Its effect, if there was one, whatever was done about that later; else the last word.
+    fn among(outcomes: &[Settled]) -> Option<Result<AttemptEnd, Error>> {
+        let effect = outcomes.iter().find(|it| it.state == State::Executed);
+        let settled = effect.or_else(|| outcomes.iter().rfind(|it| it.reply.is_some()))?;
+        Some(OutcomeRow::from_bytes(&settled.payload).map(|row| {
+            let by_person = row.resolution.is_some();
+            let result = match (effect, row.details.reasons.first()) {
+                (Some(_), _) if !by_person => "confirmed",
+                (_, reason) => reason.map_or("failed", String::as_str),
+            };
+            AttemptEnd { at_ms: settled.at_ms, result: result.to_owned() }
+        }))
+    }
 }
 
 impl AttemptView {
@@ -442,7 +465,7 @@ impl AttemptView {
         }
     }
 
-    fn latest(row: &CallRow) -> AttemptView {
+    fn latest(row: &CallRow, end: Option<AttemptEnd>) -> AttemptView {
         AttemptView {
             attempt: row.attempt,
             provider: row.provider.clone(),
@@ -450,8 +473,8 @@ impl AttemptView {
             reference: row.reference.clone(),
             sends: row.sends,
             first_sent_at: row.first_ms.map(clock::text),
-            ended_at: None,
-            result: None,
+            ended_at: end.as_ref().map(|end| clock::text(end.at_ms)),
+            result: end.map(|end| end.result),
             provider_code: None,
         }
     }

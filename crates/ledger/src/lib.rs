@@ -60,8 +60,8 @@ pub use audit::{About, Audited, Labels, Order, Owner, Search};
 pub use authority::{ApiKey, Freeze, Held, Mandate, Passkey, PrincipalKey, Revocation, Scope};
 pub use entry::{
     Broken, CHALLENGED, CHARGING, CHECKING, Draft, Event, Heading, PASSKEY_ENROLLED, PASSKEY_REGISTERED,
-    PASSKEY_REVOKED, RESERVED, RETRACTING, ROLLING_BACK, SENT_AGAIN, Said, Session, WAITING, Walk, event_of,
-    record_id, sealed, session_of,
+    PASSKEY_REVOKED, RESERVED, RESOLVED, RETRACTING, ROLLING_BACK, SENT_AGAIN, Said, Session, WAITING, Walk,
+    event_of, record_id, sealed, session_of,
 };
 pub use erasure::{ERASED, Erased, Erasure};
 pub use error::Error;

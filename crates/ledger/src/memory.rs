@@ -945,7 +945,9 @@ impl Ledger for Memory {
                 world.event(event)?;
             }
             let open = |stored: &&Stored| {
-                let unsettled = matches!(stored.state, State::Sent | State::InDoubt)
+                let waits = matches!(stored.state, State::ReleaseFailed | State::Unchecked);
+                let unsettled = waits
+                    || matches!(stored.state, State::Sent | State::InDoubt)
                     || (stored.state.rests() && !stored.state.is_amended());
                 unsettled
                     && stored.tenant == *tenant

@@ -163,7 +163,9 @@ impl Stand {
             | State::Challenged
             | State::Checking
             | State::Retracting
-            | State::Reserved => Stand::UnderWay,
+            | State::Reserved
+            | State::ReleaseFailed
+            | State::Unchecked => Stand::UnderWay,
             // What is undone afterwards compensates; nothing of the session waits for it.
             State::Executed
             | State::Failed

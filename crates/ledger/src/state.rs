@@ -28,9 +28,13 @@ pub enum State {
     Checking = -6,
     /// The effect is confirmed, all is not as it should be, and it is being undone before the last word is said.
     Retracting = -7,
+    /// The effect is confirmed, and nobody tells whether all is as it should be: a person decides.
+    Unchecked = -9,
     /// The provider has set money aside for it and charges nothing yet. Debits and claims stand; it is due when that
     /// ends, or when the next step of setting it free is.
     Reserved = -4,
+    /// What the provider has set aside could not be set free: a person decides. Debits and claims stand.
+    ReleaseFailed = -8,
     /// The effect was confirmed and is undone.
     RolledBack = 7,
     /// The effect is confirmed.
@@ -43,15 +47,17 @@ pub enum State {
 
 impl State {
     /// Every state, in the order of an action's life.
-    pub const ALL: [State; 15] = [
+    pub const ALL: [State; 17] = [
         State::Held,
         State::Approved,
         State::Sent,
         State::InDoubt,
         State::Waiting,
         State::Reserved,
+        State::ReleaseFailed,
         State::Challenged,
         State::Checking,
+        State::Unchecked,
         State::Retracting,
         State::Executed,
         State::Failed,
@@ -67,8 +73,10 @@ impl State {
     /// then what any action is that is being undone.
     #[must_use]
     pub fn may_settle(self, to: State) -> bool {
-        use State::{Approved, Challenged, Checking, Executed, Failed, Held, InDoubt, Refused, Reserved};
-        use State::{Retracting, RollingBack, Sent, Waiting};
+        use State::{
+            Approved, Challenged, Checking, Executed, Failed, Held, InDoubt, Refused, ReleaseFailed,
+        };
+        use State::{Reserved, Retracting, RollingBack, Sent, Unchecked, Waiting};
         matches!(
             (self, to),
             (Held | Approved, Failed | Refused)
@@ -76,9 +84,11 @@ impl State {
                 | (InDoubt, Executed | Failed)
                 | (Waiting, Waiting | Executed | Failed)
                 | (Challenged, InDoubt | Executed | Failed)
-                | (Checking, Checking | Executed)
+                | (Checking, Checking | Unchecked | Executed)
+                | (Unchecked, Executed)
                 | (Retracting, Retracting | RollingBack)
-                | (Reserved, Executed | Failed)
+                | (Reserved, ReleaseFailed | Executed | Failed)
+                | (ReleaseFailed, Executed | Failed)
         )
     }
 
@@ -86,15 +96,15 @@ impl State {
     #[must_use]
     pub fn may_defer(self, to: State) -> bool {
         use State::{
-            Challenged, Checking, Executed, InDoubt, Reserved, Retracting, RollbackFailed, RollingBack,
+            Challenged, Checking, Executed, InDoubt, ReleaseFailed, Reserved, Retracting, RollbackFailed,
         };
-        use State::{Sent, Waiting};
+        use State::{RollingBack, Sent, Unchecked, Waiting};
         matches!(
             (self, to),
             (Sent | InDoubt, Waiting | Challenged)
-                | (Sent | InDoubt | Reserved, Reserved)
+                | (Sent | InDoubt | Reserved | ReleaseFailed, Reserved)
                 | (Sent | InDoubt | Challenged | Waiting | Reserved | Checking, Checking)
-                | (Checking | Retracting, Retracting)
+                | (Checking | Unchecked | Retracting, Retracting)
                 | (Executed | RollingBack | RollbackFailed, RollingBack)
         )
     }
@@ -176,8 +186,10 @@ impl State {
             State::InDoubt => "in doubt",
             State::Waiting => "waiting",
             State::Checking => "checking",
+            State::Unchecked => "unchecked",
             State::Retracting => "retracting",
             State::Reserved => "reserved",
+            State::ReleaseFailed => "release failed",
             State::RollingBack => "rolling back",
             State::RollbackFailed => "rollback failed",
             State::RolledBack => "rolled back",
@@ -232,7 +244,7 @@ mod tests {
     #[test]
     fn the_row_numbers_are_fixed() {
         let numbers: Vec<_> = State::ALL.into_iter().map(State::code).collect();
-        assert_eq!(numbers, [1, 0, 2, 3, -1, -4, -5, -6, -7, 4, 5, 6, -2, -3, 7]);
+        assert_eq!(numbers, [1, 0, 2, 3, -1, -4, -8, -5, -6, -9, -7, 4, 5, 6, -2, -3, 7]);
         assert_eq!(State::from_code(8), None);
     }
 }

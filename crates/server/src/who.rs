@@ -13,7 +13,7 @@ use crate::request::{Request, single};
 pub(crate) async fn caller(request: &Request) -> Result<Caller, Error> {
     let header = single(&request.head.headers, &AUTHORIZATION);
     let header = header.map_err(|_| missing("the header Authorization cannot be read"))?;
-    let header = header.ok_or_else(|| missing("no API key was presented"))?;
+    let header = header.ok_or_else(|| missing(keyless(request.environment)))?;
     let bearer = bearer(header).ok_or_else(|| missing("the header Authorization is not Bearer and a key"))?;
     // Keys of both environments are kept in production.
     request.site.faces.production.authenticate(bearer).await
@@ -25,6 +25,16 @@ pub(crate) async fn caller_or_anonymous(request: &Request) -> Result<Caller, Err
     match request.environment {
         Environment::Sandbox if !known => Ok(Gateway::anonymous()),
         Environment::Sandbox | Environment::Production => caller(request).await,
+    }
+}
+
+/// What somebody without a key hears where one is needed.
+fn keyless(environment: Environment) -> &'static str {
+    match environment {
+        Environment::Production => "no API key was presented",
+        Environment::Sandbox => {
+            "no API key was presented; in the sandbox only asking for actions and reading them takes none"
+        }
     }
 }
 

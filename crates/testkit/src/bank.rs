@@ -49,9 +49,13 @@ pub struct Options {
     pub currency: String,
     /// How long an idempotency key is remembered after its payment; `None` ignores keys.
     pub idempotency: Option<Duration>,
-    /// A payment that would come about later than this after its request is not made: what a bank says of when an
-    /// absence is final has to be true of it even on a machine that is too slow for its faults.
+    /// A payment or reservation that would come about later than this after its request is not made: what a bank says of
+    /// when an absence is final has to be true of it even on a machine that is too slow for its faults.
     pub latest: Option<Duration>,
+    /// How long money stays set aside.
+    pub hold: Duration,
+    /// Money whose time is over is free by itself; else it stays set aside until somebody sets it free.
+    pub holds_end: bool,
     /// Which payments their payer has to confirm first; `None` for none.
     pub payers: Option<Payers>,
     /// Who is told what a payer said.
@@ -81,6 +85,8 @@ impl Default for Options {
             currency: "USD".into(),
             idempotency: Some(Duration::from_secs(24 * 60 * 60)),
             latest: None,
+            hold: Duration::from_secs(7 * 24 * 60 * 60),
+            holds_end: true,
             payers: None,
             callback: None,
             journal: None,
@@ -196,6 +202,16 @@ impl Bank {
     /// The payments that wait for their payer, by id.
     pub fn awaited(&self) -> Vec<String> {
         self.counter.books().all_awaited()
+    }
+
+    /// How much was paid under each reference, in minor units.
+    pub fn paid(&self) -> BTreeMap<String, i64> {
+        self.counter.books().paid()
+    }
+
+    /// How much is set aside under each reference, in minor units.
+    pub fn set_aside(&self) -> BTreeMap<String, i64> {
+        self.counter.books().holds().by_reference()
     }
 
     /// Under how many keys each payment that was given back was asked for, by its reference: more than one of them would

@@ -6,8 +6,9 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::api::{Client, encoded, refusal};
+use crate::api::{Client, Exchanged, encoded, refusal};
 use crate::error::{Context, Error, Result};
+use crate::out;
 
 /// One gateway, and who we are there.
 pub(crate) struct Desk {
@@ -20,17 +21,47 @@ pub(crate) enum Begun {
     /// It is on record; the action's id.
     Admitted(String),
     /// The answer, as `/api/execute` gives it.
-    Said(Value),
+    Said {
+        answer: Value,
+        /// It was said before, under the same key.
+        replayed: bool,
+    },
 }
 
 /// What there is to do.
 pub(crate) enum Turn {
     Run(Call),
-    Wait,
-    Held,
+    Wait(Wait),
     Elsewhere,
     Doubt,
     Over,
+}
+
+/// What an action waits for.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct Wait {
+    /// The gateway's word for it; empty where it gives none.
+    pub(crate) for_what: String,
+    pub(crate) since: Option<String>,
+    pub(crate) due_at: Option<String>,
+}
+
+impl Wait {
+    fn read(said: &Value) -> Wait {
+        let text = |member: &str| said[member].as_str().map(out::shown);
+        Wait { for_what: text("for").unwrap_or_default(), since: text("since"), due_at: text("due_at") }
+    }
+
+    /// In words, if there are any.
+    pub(crate) fn words(&self) -> Option<&'static str> {
+        Some(match self.for_what.as_str() {
+            "approval" => "waits for a person to agree",
+            "next_attempt" => "the attempt before had no effect, and another one follows",
+            "repetition" => "what it did is in doubt, and it is to run again",
+            "turn" => "waits for its turn",
+            _ => return None,
+        })
+    }
 }
 
 /// One call to carry out.
@@ -55,12 +86,14 @@ impl Desk {
 
     pub(crate) fn begin(&self, key: &str, body: &Value) -> std::result::Result<Begun, Trouble> {
         let headers = [("ep-version", "2026-04-27"), ("idempotency-key", key)];
-        let (status, said) = self.client.exchange(Method::POST, "/v1/runs", &headers, Some(body))?;
-        match said["action_id"].as_str() {
-            Some(id) if status == 201 => Ok(Begun::Admitted(id.to_owned())),
+        let it = self.client.exchange(Method::POST, "/v1/runs", &headers, Some(body))?;
+        match it.body["action_id"].as_str() {
+            Some(id) if it.status == 201 => Ok(Begun::Admitted(id.to_owned())),
             // An outcome, good or bad.
-            _ if said["kind"].is_string() && said["transaction_id"].is_string() => Ok(Begun::Said(said)),
-            _ => Err(trouble(status, &said)),
+            _ if it.body["kind"].is_string() && it.body["transaction_id"].is_string() => {
+                Ok(Begun::Said { answer: it.body, replayed: it.replayed })
+            }
+            _ => Err(trouble(&it)),
         }
     }
 
@@ -75,11 +108,10 @@ impl Desk {
                     call["beat_seconds"].as_f64().unwrap_or(10.0).clamp(0.05, 600.0),
                 ),
             }),
-            Some("held") => Turn::Held,
             Some("elsewhere") => Turn::Elsewhere,
             Some("doubt") => Turn::Doubt,
             Some("over") => Turn::Over,
-            _ => Turn::Wait,
+            _ => Turn::Wait(Wait::read(&said["waits"])),
         })
     }
 
@@ -89,8 +121,8 @@ impl Desk {
 
     pub(crate) fn record(&self, id: &str) -> std::result::Result<Value, Trouble> {
         let path = format!("/v1/actions/{}", encoded(id));
-        let (status, said) = self.client.exchange(Method::GET, &path, &[], None)?;
-        if status == 200 { Ok(said) } else { Err(trouble(status, &said)) }
+        let it = self.client.exchange(Method::GET, &path, &[], None)?;
+        if it.status == 200 { Ok(it.body) } else { Err(trouble(&it)) }
     }
 
     pub(crate) fn status_url(&self, id: &str) -> String {
@@ -122,8 +154,8 @@ impl Desk {
         body: Option<&Value>,
     ) -> std::result::Result<Value, Trouble> {
         let path = format!("/v1/runs/{}/{what}", encoded(id));
-        let (status, said) = self.client.exchange(method, &path, &[], body)?;
-        if status == 200 { Ok(said) } else { Err(trouble(status, &said)) }
+        let it = self.client.exchange(method, &path, &[], body)?;
+        if it.status == 200 { Ok(it.body) } else { Err(trouble(&it)) }
     }
 }
 
@@ -139,7 +171,8 @@ impl From<Error> for Trouble {
 }
 
 /// What cannot be had now, or what is not to be had.
-fn trouble(status: u16, said: &Value) -> Trouble {
+fn trouble(it: &Exchanged) -> Trouble {
+    let (status, said) = (it.status, &it.body);
     let code = said["code"].as_str().unwrap_or_default().to_owned();
     let error = match code.is_empty() {
         true => Error::new(format!("the gateway answered {status}, and not as one does"))

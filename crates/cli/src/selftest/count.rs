@@ -1,6 +1,8 @@
 //! Counting: at the end everything is had from the far side and from our own record, for the judge.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter::Sum;
+use std::ops::AddAssign;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,7 +10,7 @@ use receipt::{Document, Jwks, Pin, Trust, Verdict};
 use reqwest::Method;
 use serde_json::Value;
 
-use super::clients::{Desk, Heard, Wish};
+use super::clients::{Desk, Heard, Wish, action_of};
 use super::judge::{Account, Around, Case, Stand};
 use super::line::{Line, lock};
 use super::mode::{Level, Mode};
@@ -57,27 +59,37 @@ pub(super) async fn count(site: &Site, desk: &Arc<Desk>, grants: &[Grant], lines
     Ok(Counts { accounts, around: Around { strays, trail }, receipts, entries, cases })
 }
 
-/// The banks' books by action; our reference is the action's id and the number of the attempt.
+/// The banks' books and the bench, by action.
+#[derive(Default)]
 struct Books {
     effects: BTreeMap<(Mode, String), u64>,
     refunds: BTreeMap<(Mode, String), u64>,
+    /// In minor units.
+    paid: BTreeMap<(Mode, String), i64>,
+    held: BTreeMap<(Mode, String), i64>,
 }
 
 impl Books {
     fn of(site: &Site) -> Books {
-        let mut books = Books { effects: BTreeMap::new(), refunds: BTreeMap::new() };
-        for (mode, bank) in &site.banks {
-            let id = |reference: &str| {
-                (*mode, reference.rsplit_once('-').map_or(reference, |(id, _)| id).to_owned())
-            };
-            for (reference, count) in bank.effects().by_reference {
-                *books.effects.entry(id(&reference)).or_default() += count;
-            }
-            for (reference, count) in bank.asked_back() {
-                *books.refunds.entry(id(&reference)).or_default() += count;
-            }
+        let mut books = Books::default();
+        for (mode, bank) in site.banks.iter() {
+            enter(&mut books.effects, *mode, bank.effects().by_reference);
+            enter(&mut books.refunds, *mode, bank.asked_back());
+            enter(&mut books.paid, *mode, bank.paid());
+            enter(&mut books.held, *mode, bank.set_aside());
         }
+        enter(&mut books.effects, Mode::Runner, site.bench.effects());
         books
+    }
+}
+
+fn enter<N: AddAssign + Default>(
+    book: &mut BTreeMap<(Mode, String), N>,
+    mode: Mode,
+    by_reference: BTreeMap<String, N>,
+) {
+    for (reference, count) in by_reference {
+        *book.entry((mode, action_of(&reference).to_owned())).or_default() += count;
     }
 }
 
@@ -118,12 +130,13 @@ impl Counter {
         if !heard.last_words.is_empty() {
             self.ask_again(wish, &mut heard).await;
         }
-        let mut record = None;
+        let (mut record, mut charged) = (None, 0);
         let mut listed = BTreeSet::new();
         if let Some(id) = heard.ids.first()
             && let Some(said) = self.lines.auditor.get(&format!("/v1/actions/{id}")).await
         {
             record = stand(&said.body);
+            charged = record.map_or(0, |stand| charged_of(&said.body, stand, wish));
             let receipts = said.body["receipts"].as_array().into_iter().flatten();
             listed.extend(receipts.filter_map(|it| it["receipt_id"].as_str()).map(str::to_owned));
         }
@@ -138,29 +151,35 @@ impl Counter {
         if listed.is_empty() && !heard.last_words.is_empty() {
             wrong.push("it has a last word and no receipt".to_owned());
         }
-        let count = |books: &BTreeMap<(Mode, String), u64>| {
-            heard.ids.iter().filter_map(|id| books.get(&(wish.mode, id.clone()))).sum()
-        };
         let case = Case {
             mode: wish.mode,
             level: wish.level,
             key: wish.key.clone(),
-            minor: if wish.mode.has_money() { wish.minor } else { 0 },
+            charged,
+            paid: total(&self.books.paid, wish, &heard.ids),
+            held: total(&self.books.held, wish, &heard.ids),
+            reserved: wish.course.reserves(),
+            challenged: heard.challenged,
+            again: heard.again,
+            resolved: heard.resolved || heard.settled,
+            erased: heard.erased,
             refused: heard.refused.clone(),
             last_words: heard.last_words.iter().map(|(kind, _)| kind.clone()).collect(),
             record,
-            effects: count(&self.books.effects),
-            refunds: count(&self.books.refunds),
+            effects: total(&self.books.effects, wish, &heard.ids),
+            refunds: total(&self.books.refunds, wish, &heard.ids),
             receipts: wrong,
             ids: heard.ids.into_iter().collect(),
         };
         (case, proven)
     }
 
-    /// The last word stands byte for byte, however often it is asked for.
+    /// The last word stands byte for byte, however often it is asked for; what is erased is gone.
     async fn ask_again(&self, wish: &Wish, heard: &mut Heard) {
-        let said =
-            self.lines.agent.ask(Method::POST, "/api/execute", Some(&wish.body), Some(&wish.key)).await;
+        let said = self.lines.agent.ask(Method::POST, wish.path(), Some(&wish.body), Some(&wish.key)).await;
+        if heard.erased && said.as_ref().is_some_and(|said| said.status == 410) {
+            return;
+        }
         if let Some(said) = said {
             heard.last_words.insert((said.text("kind").to_owned(), said.bytes));
         }
@@ -180,6 +199,25 @@ impl Counter {
             Some(it) if ids.contains(&*it.content.transaction_id) => Ok(()),
             _ => Err("it is another action's".to_owned()),
         }
+    }
+}
+
+fn total<N: Copy + Sum>(book: &BTreeMap<(Mode, String), N>, wish: &Wish, ids: &BTreeSet<String>) -> N {
+    ids.iter().filter_map(|id| book.get(&(wish.mode, id.clone())).copied()).sum()
+}
+
+/// What an action that stands so has been charged, in minor units: doubt keeps all of it, and what is given back refills
+/// nothing.
+fn charged_of(record: &Value, stand: Stand, wish: &Wish) -> i64 {
+    let captures = record["reservation"]["captures"].as_array();
+    let captured = captures.and_then(|all| minor(all.last()?["amount"].as_str()?));
+    match stand {
+        _ if !wish.mode.has_money() => 0,
+        Stand::Waiting | Stand::Failed => 0,
+        Stand::Doubt => wish.minor,
+        // Nothing is left of what was captured but how much that was to be.
+        _ if wish.course.reserves() => captured.unwrap_or(wish.course.charges(wish.minor)),
+        _ => wish.minor,
     }
 }
 

@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 use ledger::COMMIT_STEPS;
-use testkit::bank::Fault;
+use testkit::bank::{Fault, Injection, Target};
 
 use super::chance::Chance;
-use super::clients::Desk;
+use super::clients::{Desk, Wish};
+use super::course::{Course, Later};
 use super::line::Place;
+use super::mode::Mode;
 use super::site::{Death, Site};
 use crate::child::Server;
 use crate::crash;
@@ -44,14 +46,15 @@ impl Fire {
         let mut turns = VecDeque::from(in_order(chance));
         // A third is left for points that nothing passed in their first turn.
         let mut share = (desk.wishes.len() * 2 / 3).div_ceil(turns.len()).clamp(1, MOST_A_LIFE);
-        let (mut chances, mut longest, mut in_turn) = (CHANCES, LONGEST, true);
+        let mut chances = if desk.wishes.len() < MANY { 1 } else { CHANCES };
+        let (mut longest, mut in_turn) = (LONGEST, true);
         loop {
             if !in_turn && desk.all_begun() {
                 return Ok(());
             }
             let death = match turns.pop_front() {
                 Some(turn) => turn,
-                None if chances > 0 => {
+                None if chances > 0 && !(desk.all_begun() && desk.is_at_rest()) => {
                     chances -= 1;
                     longest *= 2;
                     turns.extend(self.missed().into_iter().flat_map(|point| led_up_to(point).map(Some)));
@@ -67,12 +70,14 @@ impl Fire {
             let undone = if death.is_some_and(|it| it.point.starts_with("rollback")) { 4 } else { 1 };
             site.go_wrong(chance, death.and_then(|it| leads_to(it.point)), share);
             let room = MOST_OPEN.saturating_sub(desk.open());
-            desk.feed(share.min(room), undone.max(share / 10));
+            desk.feed(share.min(room), undone.max(share / 10), |wish| {
+                death.is_some_and(|it| comes_by(wish, it.point))
+            });
             let lasts = match death {
                 Some(_) => longest,
                 None => Duration::from_millis(chance.between(20, 700)),
             };
-            self.live(site, place, death, lasts).await?;
+            self.live((site, desk, place), death, lasts).await?;
             bar.set_position(desk.over() as u64);
         }
     }
@@ -80,8 +85,7 @@ impl Fire {
     /// One life.
     async fn live(
         &mut self,
-        site: &Site,
-        place: &Place,
+        (site, desk, place): (&Site, &Desk, &Place),
         death: Option<Death>,
         lasts: Duration,
     ) -> Result<()> {
@@ -90,7 +94,7 @@ impl Fire {
         };
         place.set(Some(format!("http://{}", server.address)));
         let began = Instant::now();
-        while began.elapsed() < lasts {
+        while began.elapsed() < lasts && !(desk.all_begun() && desk.is_at_rest()) {
             tokio::time::sleep(Duration::from_millis(2)).await;
             if server.has_ended() {
                 place.set(None);
@@ -123,7 +127,7 @@ pub(super) async fn settle(
     let server = tokio::task::block_in_place(|| site.serve(None))?;
     let mut server = server.ok_or_else(|| Error::new("the gateway does not start any more"))?;
     place.set(Some(format!("http://{}", server.address)));
-    desk.feed(desk.wishes.len(), desk.wishes.len());
+    desk.feed(desk.wishes.len(), desk.wishes.len(), |_| false);
     let (mut moved, mut over) = (Instant::now(), desk.over());
     while over < desk.wishes.len() && moved.elapsed() < STILL {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -171,20 +175,39 @@ fn at_random(chance: &mut Chance) -> Vec<Option<Death>> {
 }
 
 /// What has to go wrong at a bank so that an action comes by.
-fn leads_to(point: &str) -> Option<Fault> {
+fn leads_to(point: &str) -> Option<Injection> {
     match point.split_once('.')?.0 {
-        "retry" => Some(Fault::RateLimited { retry_after: 1 }),
-        "query" => Some(Fault::LostAfterEffect),
-        "send" => Some(Fault::DelayAnswer { ms: 400 }),
+        "retry" => Some(Injection::payments(Fault::RateLimited { retry_after: 1 }, 1)),
+        "query" => Some(Injection::payments(Fault::LostAfterEffect, 1)),
+        "send" => Some(Injection::payments(Fault::DelayAnswer { ms: 400 }, 1)),
+        "capture-failed" => Some(Injection::on(Target::Captures, Fault::RateLimited { retry_after: 1 }, 2)),
         _ => None,
+    }
+}
+
+/// Whether an action comes by there that most do not.
+fn comes_by(wish: &Wish, point: &str) -> bool {
+    let Some((of, _)) = point.split_once('.') else { return false };
+    match of {
+        "challenge" | "callback" => matches!(wish.course, Course::Confirm | Course::Decline),
+        "reserve" | "capture" | "capture-answer" | "capture-failed" | "capture-outcome" => {
+            matches!(wish.course, Course::Charge { .. })
+        }
+        "release" | "release-send" | "release-outcome" => wish.course == Course::Release,
+        "run-take" | "run-report" => wish.mode == Mode::Runner,
+        "again" => wish.later == Later::Again,
+        "erase" => wish.later == Later::Erase,
+        _ => false,
     }
 }
 
 const TAKEOVER: &str = "takeover.before";
 /// Whoever dies there leaves an action behind that is marked sent.
 const ANSWERED: &str = "answer.after";
-/// How often points get another turn that nothing passed in theirs.
+/// How often points get another turn that nothing passed in theirs, where there are enough actions to come by.
 const CHANCES: u32 = 3;
+/// With fewer wishes some points are not passed, however long one waits.
+const MANY: usize = 1_000;
 /// Wishes taken up in one life, so that many actions see many lives.
 const MOST_A_LIFE: usize = 50;
 /// So many are open at once, so that a slow machine gets no more to do than it can.

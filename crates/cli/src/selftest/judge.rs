@@ -9,7 +9,17 @@ pub(super) struct Case {
     pub(super) mode: Mode,
     pub(super) level: Level,
     pub(super) key: String,
-    pub(super) minor: i64,
+    /// What it was charged by the record, what was paid, and what is still set aside, in minor units.
+    pub(super) charged: i64,
+    pub(super) paid: i64,
+    pub(super) held: i64,
+    /// Money was to be set aside for it; its payer was asked; a person had it tried once more, has said what became of it,
+    /// had it erased.
+    pub(super) reserved: bool,
+    pub(super) challenged: bool,
+    pub(super) again: bool,
+    pub(super) resolved: bool,
+    pub(super) erased: bool,
     /// The ids it was told of, more than one if something is wrong.
     pub(super) ids: Vec<String>,
     /// Why it was refused before it was an action.
@@ -66,9 +76,13 @@ pub(super) enum Wrong {
     Doubled,
     Lost,
     Contradicted,
+    /// Set aside beyond its life.
+    Held,
     ReceiptMissing,
     AboveCap,
     Trail,
+    /// A crash point that nothing passed.
+    NotPassed,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +91,13 @@ pub(super) struct Finding {
     /// The key of the action, or what else it is about.
     pub(super) about: String,
     pub(super) what: String,
+}
+
+impl Finding {
+    pub(super) fn not_passed(point: &str) -> Finding {
+        let what = "no gateway died there".to_owned();
+        Finding { wrong: Wrong::NotPassed, about: point.to_owned(), what }
+    }
 }
 
 pub(super) fn judge(cases: &[Case], accounts: &[Account], around: &Around) -> Vec<Finding> {
@@ -100,7 +121,7 @@ fn of_case(case: &Case) -> Vec<Finding> {
         all.push(Finding { wrong, about: case.key.clone(), what });
     };
     if !case.mode.keeps(case.level) {
-        if case.refused.as_deref() != Some("ATP_PROVIDER_CANNOT") || case.effects > 0 {
+        if case.refused.as_deref() != Some(case.mode.refusal()) || case.effects > 0 {
             let what = format!("cannot be promised, and was not refused: {:?}", case.refused);
             find(Wrong::Contradicted, what);
         }
@@ -111,6 +132,9 @@ fn of_case(case: &Case) -> Vec<Finding> {
     }
     if case.refunds > 1 {
         find(Wrong::Doubled, format!("given back under {} keys", case.refunds));
+    }
+    if case.held > 0 && case.record != Some(Stand::Doubt) {
+        find(Wrong::Held, format!("{} are set aside, and the action is {:?}", case.held, case.record));
     }
     if case.ids.len() > 1 {
         find(Wrong::Contradicted, format!("one key, {} actions", case.ids.len()));
@@ -148,6 +172,10 @@ fn of_stand(stand: Stand, case: &Case) -> Option<(Wrong, String)> {
         Stand::Failed | Stand::Waiting if effects > 0 => {
             Some((Wrong::Lost, format!("{stand:?}, and {effects} effects")))
         }
+        Stand::Completed if case.mode.has_money() && case.paid != case.charged => {
+            let what = format!("charged {} by the record, and {} were paid", case.charged, case.paid);
+            Some((Wrong::Contradicted, what))
+        }
         Stand::Completed if refunds > 0 => {
             Some((Wrong::Contradicted, "COMPLETED, and given back".to_owned()))
         }
@@ -173,10 +201,8 @@ fn of_stand(stand: Stand, case: &Case) -> Option<(Wrong, String)> {
 /// What was authorised and what was paid, against the cap; and what stands against the mandate, against the record.
 fn of_account(account: &Account, cases: &[Case]) -> Vec<Finding> {
     let of_it = || cases.iter().filter(|case| case.mode == account.mode && case.level == account.level);
-    let paid: i64 =
-        of_it().map(|case| case.minor.saturating_mul(i64::try_from(case.effects).unwrap_or(i64::MAX))).sum();
-    let charged = |case: &&Case| !matches!(case.record, None | Some(Stand::Failed | Stand::Waiting));
-    let authorised: i64 = of_it().filter(charged).map(|case| case.minor).sum();
+    let paid: i64 = of_it().map(|case| case.paid).sum();
+    let authorised: i64 = of_it().map(|case| case.charged).sum();
     let Account { cap_minor, spent_minor, .. } = *account;
     let about = format!("the mandate of {}, {}", account.mode.as_str(), account.level.as_str());
     let find = |wrong, what| Finding { wrong, about: about.clone(), what };
@@ -200,7 +226,14 @@ mod tests {
             mode,
             level,
             key: "k".to_owned(),
-            minor: 100,
+            charged: 100,
+            paid: 100,
+            held: 0,
+            reserved: false,
+            challenged: false,
+            again: false,
+            resolved: false,
+            erased: false,
             ids: vec!["id".to_owned()],
             refused: None,
             last_words: vec!["executed".to_owned()],
@@ -296,6 +329,27 @@ mod tests {
     }
 
     #[test]
+    fn money_that_stays_set_aside_is_found_unless_nobody_knows_of_it() {
+        assert_eq!(planted(|case| case.held = 5), [Wrong::Held]);
+        let failed = |case: &mut Case| {
+            (case.record, case.effects, case.held) = (Some(Stand::Failed), 0, 100);
+            case.last_words = vec!["failed".to_owned()];
+        };
+        assert_eq!(planted(failed), [Wrong::Held]);
+        let doubt = |case: &mut Case| {
+            (case.record, case.effects, case.held) = (Some(Stand::Doubt), 0, 100);
+            case.last_words.clear();
+        };
+        assert_eq!(planted(doubt), []);
+    }
+
+    #[test]
+    fn another_amount_than_the_record_tells_is_found() {
+        assert_eq!(planted(|case| case.paid = 50), [Wrong::Contradicted]);
+        assert_eq!(planted(|case| (case.paid, case.charged) = (50, 50)), [], "a part");
+    }
+
+    #[test]
     fn a_promise_that_cannot_be_kept_has_to_be_refused() {
         let refused = Case {
             refused: Some("ATP_PROVIDER_CANNOT".to_owned()),
@@ -320,7 +374,7 @@ mod tests {
         assert_eq!(found(account(100, 100), &case), []);
         assert_eq!(found(account(99, 100), &case), [Wrong::AboveCap]);
         assert_eq!(found(account(200, 0), &case), [Wrong::Contradicted], "done, and not charged");
-        let doubt = Case { record: Some(Stand::Doubt), effects: 0, last_words: Vec::new(), ..case };
+        let doubt = Case { record: Some(Stand::Doubt), effects: 0, paid: 0, last_words: Vec::new(), ..case };
         assert_eq!(found(account(100, 100), &doubt), [], "doubt keeps the debit");
     }
 }

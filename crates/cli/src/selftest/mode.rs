@@ -1,8 +1,8 @@
-//! The five kinds of provider, as an operator would declare them, and the bank that is each of them in truth.
+//! The kinds of provider, as an operator would declare them, and the bank that is each of them in truth.
 
 use std::time::Duration;
 
-use testkit::bank::{Fault, Injection, Options};
+use testkit::bank::{Callback, Fault, Injection, Misdelivery, Options, Payers, Target};
 
 use super::chance::Chance;
 
@@ -17,6 +17,8 @@ pub(super) enum Mode {
     Both,
     /// Twice does no harm, and no money is in play.
     RepeatSafe,
+    /// The client carries it out itself, by a command that recognises its key.
+    Runner,
     /// Nothing is known of it.
     Neither,
 }
@@ -40,8 +42,8 @@ impl Level {
 }
 
 impl Mode {
-    pub(super) const ALL: [Mode; 5] =
-        [Mode::Idempotent, Mode::Queryable, Mode::Both, Mode::RepeatSafe, Mode::Neither];
+    pub(super) const ALL: [Mode; 6] =
+        [Mode::Idempotent, Mode::Queryable, Mode::Both, Mode::RepeatSafe, Mode::Runner, Mode::Neither];
 
     pub(super) fn as_str(self) -> &'static str {
         match self {
@@ -49,6 +51,7 @@ impl Mode {
             Mode::Queryable => "queryable",
             Mode::Both => "both",
             Mode::RepeatSafe => "repeat_safe",
+            Mode::Runner => "runner",
             Mode::Neither => "neither",
         }
     }
@@ -57,13 +60,36 @@ impl Mode {
     pub(super) fn keeps(self, level: Level) -> bool {
         match self {
             Mode::Idempotent | Mode::Queryable | Mode::Both => true,
-            Mode::RepeatSafe => level == Level::Atp2,
+            Mode::RepeatSafe | Mode::Runner => level == Level::Atp2,
             Mode::Neither => false,
         }
     }
 
     pub(super) fn has_money(self) -> bool {
-        self != Mode::RepeatSafe
+        !matches!(self, Mode::RepeatSafe | Mode::Runner)
+    }
+
+    /// Whether it can set money aside and set it free again.
+    pub(super) fn reserves(self) -> bool {
+        matches!(self, Mode::Idempotent | Mode::Both)
+    }
+
+    /// Whether its payers may have to confirm, and it says so of itself.
+    pub(super) fn challenges(self) -> bool {
+        matches!(self, Mode::Idempotent | Mode::Queryable | Mode::Both)
+    }
+
+    /// Why a level that it cannot keep is refused.
+    pub(super) fn refusal(self) -> &'static str {
+        match self {
+            Mode::Runner => "ATP_ROLLBACK_REQUIRED",
+            _ => "ATP_PROVIDER_CANNOT",
+        }
+    }
+
+    /// The name of its binding.
+    pub(super) fn binding(self) -> String {
+        format!("bank-{}", self.as_str())
     }
 
     /// The name of its archetype.
@@ -76,7 +102,7 @@ impl Mode {
         let idempotency = match self {
             Mode::Idempotent => Some(RETENTION + Duration::from_secs(5)),
             Mode::Both => Some(Duration::from_secs(86_400)),
-            Mode::Queryable | Mode::RepeatSafe | Mode::Neither => None,
+            Mode::Queryable | Mode::RepeatSafe | Mode::Runner | Mode::Neither => None,
         };
         let opening_minor = 1_000_000_000_000;
         Options {
@@ -84,6 +110,14 @@ impl Mode {
             opening_minor,
             idempotency,
             latest: Some(LATEST),
+            hold: HOLD,
+            // What the gateway does not set free is found.
+            holds_end: false,
+            payers: self.challenges().then(|| Payers {
+                above_minor: CHALLENGED_ABOVE,
+                patience: PATIENCE,
+                ..Payers::default()
+            }),
             ..Options::default()
         }
     }
@@ -95,13 +129,26 @@ impl Mode {
             all.push(Injection::payments(on_payment(chance), 1));
             all.push(Injection::queries(on_query(chance), 1));
             all.push(Injection::refunds(on_refund(self, chance), 1));
+            if self.reserves() {
+                all.push(Injection::on(Target::Reservations, on_reservation(chance), 1));
+                all.push(Injection::on(Target::Captures, on_reservation(chance), 1));
+                all.push(Injection::on(Target::Releases, on_reservation(chance), 1));
+            }
         }
         all
     }
 
+    /// What goes wrong with its callbacks, one after the other.
+    pub(super) fn misdeliveries(self, chance: &mut Chance, callbacks: usize) -> Vec<Misdelivery> {
+        (0..callbacks).map(|_| on_callback(chance)).collect()
+    }
+
     /// The catalogue file.
     pub(super) fn file(self, bank: &str) -> String {
-        let (name, word) = (self.archetype(), self.as_str());
+        if self == Mode::Runner {
+            return COMMAND.replace("NAME", &self.archetype());
+        }
+        let (name, binding) = (self.archetype(), self.binding());
         let (money, amount) = match self.has_money() {
             true => (MONEY, r#"{ "$money" = "amount" }"#),
             false => ("", r#""0.01""#),
@@ -116,9 +163,15 @@ impl Mode {
             Mode::Queryable => (queryable, QUERY),
             Mode::Both => (format!("{long}{queryable}"), QUERY),
             Mode::RepeatSafe => ("repeat_safe = true\n".to_owned(), ""),
-            Mode::Neither => (String::new(), ""),
+            Mode::Runner | Mode::Neither => (String::new(), ""),
         };
         let undo = if self.keeps(Level::Atp3) { UNDO } else { "" };
+        let (challenge, callback) = if self.challenges() { (CHALLENGE, CALLBACK) } else { ("", "") };
+        let reserve = match self {
+            Mode::Idempotent => RESERVE.to_owned(),
+            Mode::Both => format!("{RESERVE}{RESERVE_QUERY}"),
+            _ => String::new(),
+        };
         format!(
             r#"name = "{name}"
 description = "A payment at the selftest's own bank"
@@ -148,7 +201,7 @@ properties.invoice = {{ description = "What for", type = "string", x-identifier 
 
 [binding]
 provider = "http"
-name = "bank-{word}"
+name = "{binding}"
 base = "http://{bank}/v1"
 timeout_ms = {TIMEOUT_MS}
 headers = {{ Authorization = {{ "$secret" = "bank", prefix = "Bearer " }} }}
@@ -159,12 +212,12 @@ headers = {{ Authorization = {{ "$secret" = "bank", prefix = "Bearer " }} }}
 path = "/payments"
 headers = {{ Idempotency-Key = {{ "$action" = "provider_key" }} }}
 body = {{ recipient = {{ "$value" = "/recipient" }}, amount = {amount}, currency = "USD", reference = {{ "$action" = "reference" }} }}
-success = {{ status = [201], pointer = "/status", equals = ["settled"] }}
+{challenge}success = {{ status = [201], pointer = "/status", equals = ["settled"] }}
 refused = [{{ status = [402, 422] }}]
 transient = [{{ status = [429] }}]
 reference = "/payment_id"
 code = "/error/code"
-{query}{undo}"#
+{query}{undo}{reserve}{callback}"#
         )
     }
 }
@@ -202,6 +255,39 @@ fn on_query(chance: &mut Chance) -> Fault {
         4 => Fault::AnswerTwice,
         _ => Fault::DelayAnswer { ms: chance.between(20, 2 * TIMEOUT_MS) },
     }
+}
+
+fn on_reservation(chance: &mut Chance) -> Fault {
+    if !chance.one_in(3) {
+        return Fault::None;
+    }
+    match chance.between(0, 8) {
+        0 => Fault::LostBeforeEffect,
+        1 | 2 => Fault::LostAfterEffect,
+        3 => Fault::Late { ms: chance.between(100, MOST_LATE_MS) },
+        4 => Fault::DelayAnswer { ms: chance.between(20, 2 * TIMEOUT_MS) },
+        5 => Fault::AnswerTwice,
+        6 => Fault::RateLimited { retry_after: 1 },
+        7 => Fault::ErrorAfterEffect,
+        _ => Fault::MalformedBody,
+    }
+}
+
+fn on_callback(chance: &mut Chance) -> Misdelivery {
+    match chance.between(0, 9) {
+        0 => Misdelivery::Lost,
+        1 => Misdelivery::Forged,
+        2 => Misdelivery::Old,
+        3 | 4 => Misdelivery::Twice,
+        5 | 6 => Misdelivery::Late { ms: chance.between(100, 2 * MOST_LATE_MS) },
+        _ => Misdelivery::Rightly,
+    }
+}
+
+/// Where a bank calls back, when the gateway listens there.
+pub(super) fn callback(gateway: &str, mode: Mode) -> Callback {
+    let url = format!("{gateway}/v1/callbacks/{}", mode.binding());
+    Callback { url, secret: CALLBACK_SECRET.to_owned() }
 }
 
 fn on_refund(mode: Mode, chance: &mut Chance) -> Fault {
@@ -243,7 +329,8 @@ const QUERY: &str = r#"
 [binding.query]
 path = "/payments"
 params = { reference = { "$action" = "reference" } }
-found = { status = [200], pointer = "/payments/0" }
+found = { status = [200], pointer = "/payments/0/status", equals = ["settled"] }
+refused = { status = [200], pointer = "/payments/0/status", equals = ["declined", "expired"] }
 absent = { status = [200], pointer = "/payments/0", exists = false }
 reference = "/payments/0/payment_id"
 "#;
@@ -262,6 +349,109 @@ refused = [{ status = [404, 409, 422] }]
 transient = [{ status = [429] }]
 reference = "/refund_id"
 "#;
+
+const CHALLENGE: &str = r#"challenge = { status = [202], pointer = "/status", equals = ["awaiting_payer"], url = "/challenge_url", within_seconds = 4 }
+"#;
+
+const CALLBACK: &str = r#"
+[binding.callback]
+secret = "bank-callbacks"
+about = "/reference"
+settled = { pointer = "/type", equals = ["payment.settled"] }
+refused = { pointer = "/type", equals = ["payment.declined"] }
+reference = "/payment_id"
+"#;
+
+const RESERVE: &str = r#"
+[binding.reserve]
+path = "/reservations"
+headers = { Idempotency-Key = { "$action" = "provider_key" } }
+body = { recipient = { "$value" = "/recipient" }, amount = { "$money" = "amount" }, currency = "USD", reference = { "$action" = "reference" } }
+success = { status = [201], pointer = "/status", equals = ["reserved"] }
+refused = [{ status = [402, 422] }]
+transient = [{ status = [429] }]
+reference = "/reservation_id"
+expires = "/expires_at"
+
+[binding.capture]
+path = ["reservations", { "$action" = "provider_reference" }, "capture"]
+headers = { Idempotency-Key = { "$action" = "provider_key" } }
+body = { amount = { "$money" = "amount" }, reference = { "$action" = "reference" } }
+success = { status = [201], pointer = "/status", equals = ["settled"] }
+refused = [{ status = [402, 404, 409, 422] }]
+transient = [{ status = [429] }]
+reference = "/payment_id"
+code = "/error/code"
+
+[binding.release]
+path = ["reservations", { "$action" = "provider_reference" }, "release"]
+headers = { Idempotency-Key = { "$action" = "provider_key" } }
+success = { status = [200], pointer = "/status", equals = ["released"] }
+refused = [{ status = [409] }]
+transient = [{ status = [429] }]
+gone = [{ status = [404, 410] }]
+"#;
+
+const RESERVE_QUERY: &str = r#"
+[binding.reserve.query]
+path = "/reservations"
+params = { reference = { "$action" = "reference" } }
+found = { status = [200], pointer = "/reservations/0/status", equals = ["reserved"] }
+absent = { status = [200], pointer = "/reservations/0", exists = false }
+refused = [{ status = [200], pointer = "/reservations/0/status", equals = ["released", "expired"] }]
+reference = "/reservations/0/reservation_id"
+expires = "/reservations/0/expires_at"
+
+[binding.capture.query]
+path = "/payments"
+params = { reference = { "$action" = "reference" } }
+found = { status = [200], pointer = "/payments/0" }
+absent = { status = [200], pointer = "/payments/0", exists = false }
+reference = "/payments/0/payment_id"
+"#;
+
+/// A command that recognises its key.
+const COMMAND: &str = r#"name = "NAME"
+description = "A command of the selftest's own"
+reversible = true
+guarantee_level = "atp-1"
+approval = "key"
+resource = "/program"
+
+[cedar]
+groups = ["Selftest"]
+resource_type = "Program"
+
+[retry]
+max_retries = 60
+backoff = "fixed"
+initial_delay_seconds = 1
+max_delay_seconds = 1
+
+[schema]
+required = ["program", "directory"]
+properties.program = { description = "The program", type = "string", pattern = "^/", x-identifier = true }
+properties.arguments = { description = "Its arguments", type = "array", items = { type = "string" } }
+properties.directory = { description = "Where it runs", type = "string" }
+
+[binding]
+provider = "runner"
+timeout_seconds = 10
+silence_seconds = 1
+transient = [75]
+
+[binding.capabilities]
+idempotent = { retention_seconds = 86400 }
+"#;
+
+/// `whsec_…`, shared by the banks and the gateway.
+pub(super) const CALLBACK_SECRET: &str = "whsec_dGhlIHNlbGZ0ZXN0IGFuZCBpdHMgYmFua3Mga25vdyBpdA==";
+/// Payments above this have to be confirmed by their payer.
+pub(super) const CHALLENGED_ABOVE: i64 = 300;
+/// A payer has so long, and the gateway waits a little longer.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long money stays set aside: long enough to be charged in the same life or the next.
+const HOLD: Duration = Duration::from_secs(8);
 
 /// May whoever pays at this bank.
 pub(super) const POLICY: &str =

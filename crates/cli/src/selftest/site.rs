@@ -4,13 +4,15 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tempfile::TempDir;
-use testkit::bank::{Bank, Fault, Injection};
+use testkit::bank::{Bank, Injection};
 use uuid::Uuid;
 
+use super::bench::Bench;
 use super::chance::Chance;
-use super::mode::{Mode, POLICY};
+use super::mode::{CALLBACK_SECRET, Mode, POLICY, callback};
 use crate::child::{Server, this_program};
 use crate::crash;
 use crate::error::{Context, Error, Result};
@@ -18,7 +20,9 @@ use crate::keys;
 
 pub(super) struct Site {
     folder: TempDir,
-    pub(super) banks: BTreeMap<Mode, Bank>,
+    pub(super) banks: Arc<BTreeMap<Mode, Bank>>,
+    /// Where the clients' own commands leave their effects.
+    pub(super) bench: Arc<Bench>,
     pub(super) keys: Keys,
     token: String,
 }
@@ -29,6 +33,7 @@ pub(super) struct Keys {
     pub(super) approver: String,
     pub(super) operator: String,
     pub(super) auditor: String,
+    pub(super) admin: String,
 }
 
 /// Where a gateway is to die by itself.
@@ -56,11 +61,13 @@ impl Site {
             ("selftest-approver", "approver"),
             ("selftest-operator", "operator"),
             ("selftest-auditor", "auditor"),
+            ("selftest-admin", "admin"),
         ];
         let made = tokio::task::block_in_place(|| keys::bootstrap(&config, &who))?;
-        let made = <[String; 4]>::try_from(made).map_err(|_| Error::new("the keys were not made"))?;
-        let [agent, approver, operator, auditor] = made;
-        Ok(Site { folder, banks, keys: Keys { agent, approver, operator, auditor }, token })
+        let made = <[String; 5]>::try_from(made).map_err(|_| Error::new("the keys were not made"))?;
+        let [agent, approver, operator, auditor, admin] = made;
+        let keys = Keys { agent, approver, operator, auditor, admin };
+        Ok(Site { folder, banks: Arc::new(banks), bench: Arc::default(), keys, token })
     }
 
     /// Starts a gateway. `None`: it died where it was to, before it could listen.
@@ -69,22 +76,27 @@ impl Site {
         let log: File = log.while_we(|| "cannot keep the gateway's log".to_owned())?;
         let mut command = this_program()?;
         command.args(["serve", "--until-stdin-closes", "--config"]).arg(self.folder.path().join(CONFIG));
-        command.env(TOKEN_VARIABLE, &self.token).stderr(log);
+        command.env(TOKEN_VARIABLE, &self.token).env(CALLBACK_VARIABLE, CALLBACK_SECRET).stderr(log);
         if let Some(Death { point, passage }) = death {
             command.env(crash::VARIABLE, format!("{point}:{passage}"));
         }
         match Server::start("gateway", &mut command) {
-            Ok(server) => Ok(Some(server)),
+            Ok(server) => {
+                let gateway = format!("http://{}", server.address);
+                self.banks.iter().for_each(|(mode, bank)| bank.call_back(callback(&gateway, *mode)));
+                Ok(Some(server))
+            }
             Err(_) if death.is_some() => Ok(None),
             Err(error) => Err(error.hint(format!("its log is `{}`", self.log().display()))),
         }
     }
 
     /// From now on this goes wrong at the banks: what is asked for first, then what is drawn for so many payments.
-    pub(super) fn go_wrong(&self, chance: &mut Chance, first: Option<Fault>, payments: usize) {
-        for (mode, bank) in &self.banks {
+    pub(super) fn go_wrong(&self, chance: &mut Chance, first: Option<Injection>, payments: usize) {
+        for (mode, bank) in self.banks.iter() {
             bank.clear_faults();
-            first.iter().for_each(|fault| bank.inject(Injection::payments(fault.clone(), 1)));
+            first.iter().for_each(|it| bank.inject(it.clone()));
+            mode.misdeliveries(chance, payments.div_ceil(8)).into_iter().for_each(|it| bank.misdeliver(it));
             mode.faults(chance, payments + ENOUGH).into_iter().for_each(|it| bank.inject(it));
         }
     }
@@ -136,9 +148,13 @@ policy_dir = '{0}/policies'
 env = "{TOKEN_VARIABLE}"
 hosts = [{banks}]
 
+[secrets.bank-callbacks]
+env = "{CALLBACK_VARIABLE}"
+
 [egress]
 allow = [{banks}]
 plain_http = [{banks}]
+challenge_hosts = ["pay.bank.example"]
 
 [limits]
 recovery_interval_ms = 50
@@ -160,3 +176,4 @@ pub(super) const AGENT: &str = "selftest-agent";
 const ENOUGH: usize = 100;
 const CONFIG: &str = "countersign.toml";
 const TOKEN_VARIABLE: &str = "SELFTEST_BANK_TOKEN";
+const CALLBACK_VARIABLE: &str = "SELFTEST_CALLBACK_SECRET";

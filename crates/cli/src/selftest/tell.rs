@@ -6,6 +6,7 @@ use super::count::Counts;
 use super::fire::Fire;
 use super::judge::{Case, Finding, Stand, Wrong};
 use super::mode::{Level, Mode};
+use crate::crash;
 use crate::error::Result;
 use crate::out;
 
@@ -53,8 +54,9 @@ impl Told<'_> {
         out::table(head, &rows)?;
         for finding in self.findings.iter().take(MOST_SHOWN) {
             out::line(format_args!(
-                "{}: {}: {}",
+                "{} ({}): {}: {}",
                 finding.wrong.as_str(),
+                finding.wrong.means(),
                 finding.about,
                 out::shown(&finding.what)
             ))?;
@@ -62,33 +64,55 @@ impl Told<'_> {
         if self.findings.len() > MOST_SHOWN {
             out::line(format_args!("… and {} more", self.findings.len() - MOST_SHOWN))?;
         }
+        if let Some(untested) = self.untested() {
+            out::line(untested)?;
+        }
         out::line(self.line())
+    }
+
+    /// What this run leaves open, which is no broken promise.
+    fn untested(&self) -> Option<String> {
+        let missed = self.fire.missed();
+        (!missed.is_empty()).then(|| {
+            format!(
+                "not tested: a death at {}, where no action came by in this run; run it again with more --actions",
+                missed.join(", ")
+            )
+        })
     }
 
     /// The one line.
     pub(super) fn line(&self) -> String {
         let (fire, counts) = (self.fire, self.counts);
-        let in_doubt = counts.cases.iter().filter(|case| case.record == Some(Stand::Doubt)).count();
-        let missed = fire.missed();
-        let missed = match missed.is_empty() {
-            true => String::new(),
-            false => format!(" (not passed: {})", missed.join(", ")),
-        };
+        let in_doubt = self.number(|case| case.record == Some(Stand::Doubt));
+        let [reserved, challenged, run] = [
+            self.number(|case| case.reserved),
+            self.number(|case| case.challenged),
+            self.number(|case| case.mode == Mode::Runner && case.record.is_some()),
+        ];
+        let [again, resolved, erased] = [
+            self.number(|case| case.again),
+            self.number(|case| case.resolved),
+            self.number(|case| case.erased),
+        ];
         format!(
-            "{}: {} actions, {} kills and {} crashes at {} points{missed}, {} effects, {} receipts, {} ledger entries: \
-             {} doubled, {} lost, {} contradicted, {} receipts missing, {} above a cap, {} wrong in the ledger, {in_doubt} \
-             in doubt; {:.0} s, seed {}",
-            if self.findings.is_empty() { "kept" } else { "BROKEN" },
+            "{}: {} actions ({reserved} reserved, {challenged} challenged, {run} run, {again} tried again, {resolved} resolved, \
+             {erased} erased), {} kills and {} crashes at {} of {} points, {} effects, {} receipts, {} ledger entries: \
+             {} doubled, {} lost, {} contradicted, {} held too long, {} receipts missing, {} above a cap, {} wrong in the \
+             ledger, {in_doubt} in doubt; {:.0} s, seed {}",
+            if self.findings.is_empty() { "every promise kept" } else { "PROMISES BROKEN" },
             counts.cases.len(),
             fire.killed,
             fire.crashed,
             fire.points.len(),
+            crash::points().count(),
             counts.cases.iter().map(|case| case.effects).sum::<u64>(),
             counts.receipts,
             counts.entries,
             self.count(Wrong::Doubled),
             self.count(Wrong::Lost),
             self.count(Wrong::Contradicted),
+            self.count(Wrong::Held),
             self.count(Wrong::ReceiptMissing),
             self.count(Wrong::AboveCap),
             self.count(Wrong::Trail),
@@ -111,12 +135,18 @@ impl Told<'_> {
             "crashes": self.fire.crashed,
             "points": self.fire.points,
             "points_not_passed": self.fire.missed(),
+            "reserved": self.number(|case| case.reserved),
+            "challenged": self.number(|case| case.challenged),
+            "tried_again": self.number(|case| case.again),
+            "resolved": self.number(|case| case.resolved),
+            "erased": self.number(|case| case.erased),
             "receipts": self.counts.receipts,
             "ledger_entries": self.counts.entries,
             "rows": rows,
             "doubled": self.count(Wrong::Doubled),
             "lost": self.count(Wrong::Lost),
             "contradicted": self.count(Wrong::Contradicted),
+            "held_too_long": self.count(Wrong::Held),
             "receipts_missing": self.count(Wrong::ReceiptMissing),
             "above_cap": self.count(Wrong::AboveCap),
             "wrong_in_ledger": self.count(Wrong::Trail),
@@ -126,6 +156,10 @@ impl Told<'_> {
 
     fn count(&self, wrong: Wrong) -> usize {
         self.findings.iter().filter(|finding| finding.wrong == wrong).count()
+    }
+
+    fn number(&self, of: impl Fn(&Case) -> bool) -> usize {
+        self.counts.cases.iter().filter(|case| of(case)).count()
     }
 
     fn rows(&self) -> Vec<Row> {
@@ -217,9 +251,25 @@ impl Wrong {
             Wrong::Doubled => "doubled",
             Wrong::Lost => "lost",
             Wrong::Contradicted => "contradicted",
+            Wrong::Held => "held too long",
             Wrong::ReceiptMissing => "receipt missing",
             Wrong::AboveCap => "above the cap",
             Wrong::Trail => "wrong in the ledger",
+            Wrong::NotPassed => "not passed",
+        }
+    }
+
+    /// Which promise was broken.
+    fn means(self) -> &'static str {
+        match self {
+            Wrong::Doubled => "there is or was undone more than one effect",
+            Wrong::Lost => "an effect without a record of it, or a record without its effect",
+            Wrong::Contradicted => "record, answers and the bank's books disagree",
+            Wrong::ReceiptMissing => "a receipt that somebody was told of is not there or does not verify",
+            Wrong::AboveCap => "more was paid, or stands debited, than the mandate allows",
+            Wrong::Trail => "`audit verify` finds something missing or altered",
+            Wrong::Held => "money is set aside for longer than anybody said",
+            Wrong::NotPassed => "in so long a run every crash point has to come by",
         }
     }
 }

@@ -75,10 +75,26 @@ impl World {
         id
     }
 
+    /// A reservation that could not be set free.
+    fn unfreed(&self) -> String {
+        let id = self.asked_as("RESERVE_IF_AVAILABLE", "sandbox:keep", "25.00", "to be reserved", "held");
+        let record =
+            self.gateway.post(self.gateway.agent_key(), &format!("/v1/actions/{id}/release"), &json!({}));
+        assert_eq!(record["reservation"]["state"], "release_failed", "{record}");
+        id
+    }
+
     fn asked(&self, recipient: &str, amount: &str, note: &str, kind: &str) -> String {
+        self.asked_as("IMMEDIATE_CHARGE", recipient, amount, note, kind)
+    }
+
+    fn asked_as(&self, mode: &str, recipient: &str, amount: &str, note: &str, kind: &str) -> String {
         let constraints =
             json!({"recipient": recipient, "amount_usd": amount, "max_total_usd": "6000.00", "note": note});
-        let body = json!({"archetype": "PAYMENT_TRANSFER", "constraints": constraints, "delegation_token": self.token});
+        let body = json!({
+            "archetype": "PAYMENT_TRANSFER", "constraints": constraints, "delegation_token": self.token,
+            "payment_mode": mode,
+        });
         let request = self.gateway.http.post(format!("{}/api/execute", self.gateway.url));
         let request = request.bearer_auth(self.gateway.agent_key()).header("EP-Version", "2026-04-27");
         let request = request.header("Idempotency-Key", recipient).header("content-type", "application/json");
@@ -401,6 +417,31 @@ fn a_person_says_what_became_of_what_nobody_else_tells() {
     assert_eq!(world.page.value(open), 0);
     world.press("#changed a");
     world.comes_to("Undone");
+}
+
+#[test]
+fn a_person_has_what_could_not_be_set_free_tried_again_and_says_what_became_of_it() {
+    let Some(mut world) = World::new(1, "key") else { return };
+    let id = world.unfreed();
+    let key = world.gateway.key("anna", "approver");
+    world.log_in(&key);
+    world.press(".inbox a.what");
+    assert!(world.sees("Could not be set free") && world.sees("Your word"), "{}", world.text());
+    let buttons = "[...document.querySelectorAll('#decision button[name=as]')].map((it) => it.value)";
+    assert_eq!(world.page.value(buttons), json!(["try_again", "released", "executed"]));
+    world.page.value("document.getElementById('comment').value = 'the bank is back'");
+    world.press("#decision [value=try_again]");
+    world.comes_to("Could not be set free");
+    assert!(world.sees("Could not be set free") && world.sees("the bank is back"), "{}", world.text());
+    for (field, value) in [("comment", "seen on the statement"), ("charged", "24.00")] {
+        world.page.value(&format!("document.getElementById('{field}').value = '{value}'"));
+    }
+    world.press("#decision [value=executed]");
+    world.comes_to("Carried out");
+    let record = world.gateway.read(world.gateway.admin_key(), &format!("/v1/actions/{id}"));
+    let said: Vec<_> =
+        record["resolutions"].as_array().unwrap().iter().map(|it| it["as"].as_str().unwrap()).collect();
+    assert_eq!((said, &record["result"]["state"]), (vec!["try_again", "executed"], &json!("COMPLETED")));
 }
 
 #[test]

@@ -80,6 +80,36 @@ fn a_person_sees_what_waits_and_says_yes_or_no() {
 }
 
 #[test]
+fn what_could_not_be_set_free_is_listed_and_ends_by_a_persons_word() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let (agent, anna) = (api_key(&data, "a1", "agent"), api_key(&data, "anna", "approver"));
+    let served = Served::sandbox(&data);
+    let constraints = json!({"recipient": "sandbox:keep", "amount_usd": "5.00", "max_total_usd": "5.00"});
+    let body = json!({
+        "archetype": "PAYMENT_TRANSFER", "delegation_token": "tok-sandbox-public", "constraints": constraints,
+        "payment_mode": "RESERVE_IF_AVAILABLE",
+    });
+    let said = served.execute(&agent, "keep", &body);
+    assert_eq!(said["kind"], "held", "{said}");
+    let id = said["transaction_id"].as_str().unwrap();
+    let released = served.release(&agent, id);
+    assert_eq!(released["reservation"]["state"], "release_failed", "{released}");
+    let approvals = |args: &[&str]| served.call(&anna, &[&["approvals"], args].concat());
+    let list = approvals(&["list"]).stdout;
+    assert!(list.contains(id) && list.contains("release_failed"), "{list}");
+    let again = approvals(&["resolve", id, "--as", "try_again", "--comment", "the bank is back"]);
+    assert_eq!(again.json()["reservation"]["state"], "release_failed", "{}", again.stderr);
+    let word = ["resolve", id, "--as", "executed", "--comment", "on the statement", "--charged", "4.00"];
+    let resolved = approvals(&word).json();
+    let said: Vec<_> =
+        resolved["resolutions"].as_array().unwrap().iter().map(|it| it["as"].as_str().unwrap()).collect();
+    assert_eq!((said, &resolved["reservation"]["state"]), (vec!["try_again", "executed"], &json!("charged")));
+    assert_eq!(approvals(&["list", "--json"]).json(), json!([]));
+    served.stop();
+}
+
+#[test]
 fn a_person_says_what_became_of_what_nobody_else_tells() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");

@@ -215,7 +215,7 @@ fn the_log_says_which_member_production_does_not() {
 }
 
 #[test]
-fn an_approver_and_an_agent_hear_whose_it_is() {
+fn an_approver_an_agent_and_nobody_hear_whose_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let (approver, agent) = (api_key(&data, "alice", "approver"), api_key(&data, "someone", "agent"));
@@ -224,6 +224,9 @@ fn an_approver_and_an_agent_hear_whose_it_is() {
     assert!(refused.says("role operator, auditor or admin, not approver"), "{}", refused.stderr);
     let refused = served.call(&agent, &["approvals", "list"]);
     assert!(refused.says("role approver, operator, auditor or admin, not agent"), "{}", refused.stderr);
+    let nobody = client().post(format!("{}/sandbox/v1/actions/x/cancel", served.url)).send().unwrap();
+    let told = String::from_utf8(nobody.bytes().unwrap().to_vec()).unwrap();
+    assert!(told.contains("in the sandbox only asking for actions and reading them takes none"), "{told}");
     served.stop();
 }
 
@@ -351,7 +354,13 @@ impl Served {
         serde_json::from_slice(&request.send().unwrap().bytes().unwrap()).unwrap()
     }
 
-    fn spawn(command: &mut Command) -> Served {
+    /// Has what is reserved set free.
+    pub(crate) fn release(&self, key: &str, id: &str) -> Value {
+        let request = client().post(format!("{}/v1/actions/{id}/release", self.url)).bearer_auth(key);
+        serde_json::from_slice(&request.send().unwrap().bytes().unwrap()).unwrap()
+    }
+
+    pub(crate) fn spawn(command: &mut Command) -> Served {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = Vec::new();
         // Byte by byte: a reader with a buffer would swallow what is not part of the line.
@@ -369,6 +378,11 @@ impl Served {
             .unwrap_or_else(|| panic!("it says `{line}`"))
             .to_owned();
         Served { child, url }
+    }
+
+    /// Where it answers.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     /// Ends it as a service manager would; returns what it said on stderr.

@@ -885,31 +885,3 @@ async fn exactly_once_takes_the_rollback_that_a_request_brings() {
     until(&agent, id, "ROLLED_BACK").await;
     assert_eq!(house.bank.balance("acct-1"), Some(0));
 }
-
-/// What the page tells people to send is carried out.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_pages_examples_are_carried_out() {
-    let house = house().await;
-    let page = include_str!("../../../../docs/actions.md");
-    let between = |begin: &str, end: &str| {
-        let (_, rest) = page.split_once(begin).unwrap();
-        rest.split_once(end).unwrap().0.to_owned()
-    };
-    let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_mins(5);
-    let yaml = between("<<'YAML'\n", "YAML\n").replace("2026-05-05T21:05:00Z", &soon.to_string());
-    let said = submit(&house.agent(), "/v1/actions", "application/yaml", yaml).await;
-    assert_eq!(
-        (said.status, said.body["result"]["state"].as_str()),
-        (200, Some("COMPLETED")),
-        "{}",
-        said.text()
-    );
-    let json = between("-d '", "'\n");
-    let said = submit(&house.nobody(), "/sandbox/v1/actions", "application/json", json).await;
-    assert_eq!(
-        (said.status, said.body["result"]["state"].as_str()),
-        (200, Some("COMPLETED")),
-        "{}",
-        said.text()
-    );
-}

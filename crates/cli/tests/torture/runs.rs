@@ -32,6 +32,12 @@ fn keyed() -> String {
     text + "\n[binding.capabilities]\nidempotent = { retention_seconds = 86400 }\n"
 }
 
+/// Safe to repeat, after a pause that no test lives to see the end of.
+fn patient() -> String {
+    let text = again().replace("\"JOB\"", "\"PATIENT\"");
+    text.replace("_delay_seconds = 0", "_delay_seconds = 86400")
+}
+
 /// Held for a person.
 fn asked() -> String {
     let text = JOB.replace("LEVEL", "atp-1").replace("\"JOB\"", "\"ASKED\"");
@@ -49,6 +55,7 @@ async fn house_at(listen: Option<SocketAddr>) -> House {
             ("job.toml", again()),
             ("once.toml", once()),
             ("keyed.toml", keyed()),
+            ("patient.toml", patient()),
             ("asked.toml", asked()),
         ],
         listen,
@@ -182,6 +189,13 @@ async fn a_command_runs_as_an_action_and_its_receipt_says_how_it_went() {
         house.agent().get(&format!("/v1/receipts/{}", receipts[0]["receipt_id"].as_str().unwrap())).await;
     assert_eq!(verdict(&receipt.bytes, &house.jwks().await), Verdict::Valid);
 
+    // Sent once and never again: the record says all the same when, and what became of it.
+    let attempt = &record["attempts"][0];
+    assert_eq!(attempt["result"], "confirmed", "{attempt}");
+    let at = |value: &Value| value.as_str().map(str::to_owned).unwrap_or_else(|| panic!("no time: {record}"));
+    assert!(at(&record["created_at"]) <= at(&attempt["first_sent_at"]), "{attempt}");
+    assert!(at(&attempt["first_sent_at"]) <= at(&attempt["ended_at"]), "{attempt}");
+
     // What it was told, and what it was not.
     let env = fs::read_to_string(house.file("env.txt")).unwrap();
     let ours: Vec<&str> = env.lines().filter(|line| line.starts_with("COUNTERSIGN_")).collect();
@@ -201,6 +215,8 @@ async fn a_command_runs_as_an_action_and_its_receipt_says_how_it_went() {
     assert_eq!(failed.code, 7, "{}", failed.stderr);
     let record = house.record("ONCE", &failed.id()).await;
     assert_eq!((&record["result"]["state"], &record["result"]["retry_count"]), (&json!("FAILED"), &json!(0)));
+    assert_eq!(record["attempts"][0]["result"], "provider_refused", "{record}");
+    assert!(record["attempts"][0]["first_sent_at"].is_string(), "{record}");
     assert!(!record["response"].to_string().contains("secret"), "{record}");
 }
 
@@ -374,10 +390,123 @@ async fn a_runner_that_dies_leaves_doubt_and_who_comes_next_runs_only_what_is_sa
             "JOB" => {
                 assert_eq!(record["result"]["state"], "COMPLETED", "{record}");
                 assert_eq!(record["attempts"][0]["sends"], 2, "the same attempt under the same key");
+                let log = house.log();
+                assert!(log.contains("an action in doubt is sent again"), "{log}");
+                assert!(!log.contains("in doubt no more"), "that it is sent tells nothing: {log}");
             }
             _ => assert_eq!(record["response"]["kind"], "pending_settlement", "{record}"),
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_in_doubt_is_run_again_only_after_its_pause() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut house = house_at(Some(port)).await;
+    let args = ["--archetype", "PATIENT", "--json", "--wait", "1s", "--idempotency-key"];
+    let with_key = |key: &'static str| [&args[..], &[key]].concat();
+
+    // It ends with a code that may mean anything: its own runner waits, and runs nothing meanwhile.
+    let doubted = house.ran(&with_key("told"), "echo x >> told; exit 9").await;
+    assert_eq!(doubted.code, 75, "not over, and not given up: {}", doubted.stderr);
+    // Its runner dies: whoever comes next under the key waits as well.
+    let silent = "echo x >> silent; echo $COUNTERSIGN_ACTION_ID $$ > pid; exec sleep 600";
+    let mut first = house.runs(&with_key("silent"), silent);
+    let mark = house.mark("pid").await;
+    let (silent_id, orphan) = mark.trim().split_once(' ').unwrap();
+    kill(&mut first);
+    assert!(Command::new("kill").args(["-9", orphan]).status().unwrap().success());
+    house.until(silent_id, "EXECUTING", true).await;
+    let next = house.ran(&with_key("silent"), silent).await;
+    assert_eq!((next.code, next.id().as_str()), (75, silent_id), "{}", next.stderr);
+
+    // The pause outlives the gateway.
+    house.gateway.kill();
+    house.start();
+    for (key, id, script) in
+        [("told", doubted.id(), "echo x >> told; exit 9"), ("silent", silent_id.to_owned(), silent)]
+    {
+        // As long as a runner from before may still come back it is not asked whether it is due.
+        sleep(Duration::from_millis(3500)).await;
+        let later = house.ran(&with_key(key), script).await;
+        assert_eq!(later.code, 75, "{}", later.stderr);
+        let record = house.record("PATIENT", &id).await;
+        assert_eq!(record["attempts"][0]["sends"], 1, "{record}");
+        assert_eq!(house.mark(key).await, "x\n");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_says_for_what_unless_told_not_to() {
+    let house = house().await;
+    // A question stays open for ten seconds, so this is told once and then given up.
+    let start = |archetype, key, flags: &[&str], script| {
+        let args = ["--archetype", archetype, "--idempotency-key", key, "--wait", "12s"];
+        Ran::of(house.runs(&[&args[..], flags].concat(), script))
+    };
+    let (asked, doubted, failed, quiet, json) = tokio::join!(
+        start("ASKED", "asked", &[], "true"),
+        start("PATIENT", "doubted", &[], "exit 9"),
+        start("PATIENT", "failed", &[], "exit 5"),
+        start("PATIENT", "quiet", &["--quiet"], "exit 9"),
+        start("ASKED", "json", &["--json"], "true"),
+    );
+    let told = |ran: &Ran, words: &str, more: &str| {
+        let lines: Vec<&str> = ran.stderr.lines().collect();
+        let [told, end] = lines[..] else { panic!("{lines:?}") };
+        assert!(told.starts_with(&format!("countersign: {words} · since 20")), "{told}");
+        assert!(told.contains(more) && told.contains("/v1/actions/"), "{told}");
+        assert!(end.starts_with(&format!("countersign: not over yet: {words} · ")), "{end}");
+        assert_eq!(ran.code, 75, "{end}");
+    };
+    told(&asked, "waits for a person to agree", "https://gw.example/");
+    told(&doubted, "what it did is in doubt, and it is to run again", ", next try at 20");
+    told(&failed, "the attempt before had no effect, and another one follows", ", next try at 20");
+    for ran in [quiet, json] {
+        assert_eq!((ran.code, ran.stderr.lines().count()), (75, 1), "the end and no more: {}", ran.stderr);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_takes_no_key_of_the_period_and_a_persons_no_does() {
+    let house = house().await;
+    let frozen = json!({"scope": "archetype:JOB", "reason": "stop"});
+    let operator = house.voice("default", "operator");
+    let args = ["--archetype", "JOB", "--key-from-time", "day", "--json"];
+    assert_eq!(operator.post("/v1/freeze", &frozen).await.status, 200);
+    for _ in 0..2 {
+        let refused = house.ran(&args, "echo x >> ran").await;
+        assert_eq!(
+            (refused.code, &refused.answer()["code"]),
+            (77, &json!("EP_FROZEN")),
+            "{}",
+            refused.stderr
+        );
+        assert!(refused.stderr.contains("the same command line asks anew"), "{}", refused.stderr);
+    }
+    assert_eq!(operator.post("/v1/thaw", &json!({"scope": "archetype:JOB"})).await.status, 200);
+    let done = house.ran(&args, "echo x >> ran").await;
+    assert_eq!((done.code, &done.answer()["kind"]), (0, &json!("executed")), "{}", done.stderr);
+    let replayed = house.ran(&args, "echo x >> ran").await;
+    assert_eq!((replayed.code, replayed.id()), (0, done.id()), "{}", replayed.stderr);
+    assert_eq!(house.mark("ran").await, "x\n");
+
+    // A key of one's own is answered for good, and it is said that it is.
+    assert_eq!(operator.post("/v1/freeze", &frozen).await.status, 200);
+    let own = ["--archetype", "JOB", "--idempotency-key", "own", "--json"];
+    let refused = house.ran(&own, "echo y >> ran").await;
+    assert_eq!(operator.post("/v1/thaw", &json!({"scope": "archetype:JOB"})).await.status, 200);
+    let again = house.ran(&own, "echo y >> ran").await;
+    assert_eq!((again.code, again.id()), (77, refused.id()), "{}", again.stderr);
+    assert!(again.stderr.contains("asked for with another --idempotency-key"), "{}", again.stderr);
+
+    let args = ["--archetype", "ASKED", "--key-from-time", "day", "--json"];
+    let held = house.ran(&[&args[..], &["--wait", "1s"]].concat(), "true").await;
+    let no = format!("/v1/actions/{}/reject", held.id());
+    assert_eq!(house.voice("default", "approver").post(&no, &json!({})).await.status, 200);
+    let stands = house.ran(&args, "true").await;
+    assert_eq!((stands.code, stands.id()), (77, held.id()), "{}", stands.stderr);
+    assert_eq!(stands.answer()["code"], "EP_APPROVAL_DENIED");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -567,9 +696,8 @@ async fn who_takes_a_call_after_its_deadline_does_not_get_it() {
     for archetype in ["ONCE", "JOB"] {
         let run = ByHand::of(&house, archetype, archetype, &json!({"deadline_ms": 1000})).await;
         // Well within the send window.
-        sleep(Duration::from_millis(1200)).await;
-        assert_eq!(run.take("a").await["next"], "over", "{archetype}");
         let record = house.until(&run.id, "FAILED", false).await;
+        assert_eq!(run.take("a").await["next"], "over", "{archetype}");
         assert_eq!(record["receipts"].as_array().unwrap().len(), 1, "it was never in doubt: {record}");
     }
 }

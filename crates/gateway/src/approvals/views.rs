@@ -63,7 +63,7 @@ pub struct HeldView {
     pub created_at: String,
     /// When it expires, RFC 3339.
     pub expires_at: Option<String>,
-    /// `in_doubt` or `rollback_failed`, if nobody but a person can say what became of it.
+    /// `in_doubt`, `unchecked`, `release_failed` or `rollback_failed`, if nobody but a person can say what became of it.
     pub unresolved: Option<&'static str>,
     /// What a person can say then.
     pub decisions: Vec<Decision>,
@@ -73,7 +73,7 @@ pub struct HeldView {
     pub provider: Option<String>,
     /// By which the provider may know it.
     pub reference: Option<String>,
-    /// The provider's own reference for an effect that was to be undone.
+    /// The provider's own reference for an effect that was to be undone or looked after, or for what it has set aside.
     pub provider_reference: Option<String>,
 }
 
@@ -154,8 +154,8 @@ impl Gateway {
         Ok(HeldView { parties, ..view })
     }
 
-    /// Actions of the caller's tenant whose fate is not known, or whose effect could not be undone, newest first of each
-    /// kind, as many as a person can look after.
+    /// Actions of the caller's tenant that only a person can settle, newest first of each kind, as many as a person can look
+    /// after.
     ///
     /// # Errors
     /// `EP_FORBIDDEN` for agents.
@@ -212,7 +212,7 @@ impl Gateway {
     async fn unresolved_of(&self, caller: &Caller) -> Result<Vec<Stored>, Error> {
         caller.must(Deed::ReadTenant)?;
         let mut rows = Vec::new();
-        for state in [State::RollbackFailed, State::InDoubt] {
+        for (state, _) in NEED_A_WORD {
             let filter = Filter { state: Some(state), ..Filter::default() };
             let page = self.ledger.actions(&caller.tenant, filter, None, MOST_UNRESOLVED).await;
             rows.extend(page.map_err(unavailable)?.rows);
@@ -270,7 +270,7 @@ impl Gateway {
             resolutions,
             provider,
             reference,
-            provider_reference: row.rollback.and_then(|rollback| rollback.confirmed),
+            provider_reference: row.provider_reference(),
         }))
     }
 
@@ -286,12 +286,16 @@ impl Gateway {
 
 /// The word for what nobody but a person can settle.
 fn unresolved(state: State) -> Option<&'static str> {
-    match state {
-        State::InDoubt => Some("in_doubt"),
-        State::RollbackFailed => Some("rollback_failed"),
-        _ => None,
-    }
+    NEED_A_WORD.into_iter().find(|(it, _)| *it == state).map(|(_, word)| word)
 }
+
+/// What only a person can settle, in the order in which it is listed.
+const NEED_A_WORD: [(State, &str); 4] = [
+    (State::RollbackFailed, "rollback_failed"),
+    (State::ReleaseFailed, "release_failed"),
+    (State::Unchecked, "unchecked"),
+    (State::InDoubt, "in_doubt"),
+];
 
 fn constraints(row: &IntentRow) -> Result<Value, Error> {
     serde_json::from_str(row.constraints.get()).map_err(|_| internal("stored constraints cannot be read"))
@@ -302,5 +306,26 @@ impl GivenView {
         let Said { approver, decision, form, at, comment, escalation_id, .. } =
             Said::from_bytes(&given.record)?;
         Ok(GivenView { approver, decision, form, at, comment, escalation_id })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Somebody here looks after it, or people are asked before it is sent, or the inbox lists it with what can be said of it.
+    #[test]
+    fn every_open_state_has_a_way_out() {
+        for state in State::ALL {
+            let over = state.is_final();
+            let looked_after = state.rests() || state.waits() || matches!(state, State::Sent);
+            let by_person = NEED_A_WORD.iter().any(|(listed, _)| *listed == state);
+            assert!(over || looked_after || by_person, "{state} is left to itself");
+            assert_eq!(
+                by_person,
+                !Decision::of(state).is_empty(),
+                "{state}: listed, and nothing to say, or not"
+            );
+        }
     }
 }

@@ -24,8 +24,8 @@ use crate::atp;
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
-use crate::reserve::CaptureRow;
-use crate::row::{IntentRow, OutcomeRow};
+use crate::resolve::words_aside;
+use crate::row::{IntentRow, OutcomeRow, ResolutionRow};
 use crate::views::Page;
 use crate::{Code, Error, clock};
 
@@ -176,7 +176,8 @@ impl Gateway {
         let resolved = &*found.event == crate::resolve::EVENT;
         let owner = found.owner().map(|owner| owner.id);
         let action = owner.filter(|_| decided);
-        let captures = found.owner().filter(|_| resolved).and_then(captures_of).unwrap_or_default();
+        let at_ms = found.at_ms;
+        let aside = found.owner().filter(|_| resolved).and_then(words_in).unwrap_or_default();
         let mut view = AuditView::of(found);
         if let Some(id) = action {
             let given = self.ledger.approvals(&caller.tenant, id).await.map_err(unavailable)?;
@@ -190,8 +191,8 @@ impl Gateway {
             view.human_approver = outcome
                 .and_then(|outcome| OutcomeRow::from_bytes(&outcome.payload).ok())
                 .and_then(|row| row.resolution)
-                // A word on a capture ends nothing, and stands with it.
-                .or_else(|| captures.into_iter().find_map(|capture| capture.resolution))
+                // A word on a capture, or one that has something done, ends nothing and stands in the action's own row.
+                .or_else(|| aside.into_iter().rfind(|word| word.at_ms <= at_ms).map(Box::new))
                 .map(|word| word.by);
         }
         view.record = view.record.filter(|_| ours);
@@ -402,8 +403,8 @@ const WALK: u8 = b'v';
 const ENDED: [&str; 3] = ["COMPLETED", "FAILED", "ROLLED_BACK"];
 
 /// What was to charge what is set aside for an action.
-fn captures_of(owner: &Owner) -> Option<Vec<CaptureRow>> {
-    Some(IntentRow::from_bytes(&owner.payload).ok()?.reservation?.captures)
+fn words_in(owner: &Owner) -> Option<Vec<ResolutionRow>> {
+    Some(words_aside(&IntentRow::from_bytes(&owner.payload).ok()?))
 }
 
 #[cfg(test)]

@@ -41,10 +41,8 @@ impl Gateway {
         }
         let execution = self.go(case, permit)?;
         let call = execution.call();
-        let goes_on = execution.retry().is_some() || case.before().is_some() || call.purpose != Purpose::Act;
-        let course = goes_on.then(|| execution.course());
         let lease_ms = call.send_by_ms.saturating_add(LEASE_AFTER_MS);
-        judged.row.call = Some(CallRow::new(call, case.provider.as_ref(), course));
+        judged.row.call = Some(CallRow::new(call, case.provider.as_ref(), Some(execution.course())));
         let mut pending = self.pending(case, judged);
         let admission = self.admission(case, &pending, facts, quote_only, lease_ms)?;
         // Before it can be found as sent: recovery must not take it for an orphan.

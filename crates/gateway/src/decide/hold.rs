@@ -73,15 +73,21 @@ impl Gateway {
         match stored.state {
             State::Held => Some(self.say_held(stored.id, row, until_ms, "approval", true)),
             State::Approved => Some(self.say_held(stored.id, row, until_ms, "approved", true)),
-            State::Reserved => self.say_reserved(stored.id, row, true).ok(),
+            State::Reserved | State::ReleaseFailed => self.say_reserved(stored.id, row, true).ok(),
             State::Challenged => self.say_challenged(stored.id, row, true),
             State::InDoubt if row.was_challenged() => Some(self.say_sent(stored.id, row)),
-            State::Sent | State::InDoubt | State::Waiting | State::Checking | State::Retracting
+            State::Sent
+            | State::InDoubt
+            | State::Waiting
+            | State::Checking
+            | State::Unchecked
+            | State::Retracting
                 if stored.round > 0 || row.was_settled() || row.reservation.is_some() =>
             {
                 Some(self.say_sent(stored.id, row))
             }
-            State::Sent | State::InDoubt | State::Waiting | State::Checking | State::Retracting => None,
+            State::Sent | State::InDoubt | State::Waiting => None,
+            State::Checking | State::Unchecked | State::Retracting => None,
             State::Executed | State::Failed | State::Refused => None,
             State::RollingBack | State::RollbackFailed | State::RolledBack => None,
         }

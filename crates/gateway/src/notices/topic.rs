@@ -67,10 +67,12 @@ impl Topic {
             Topic::Rejected => "A person said no to an action; it will not be carried out.",
             Topic::Expired => "An action waited until its time was over; it will not be carried out.",
             Topic::InDoubt => {
-                "An action was sent and its answer was lost; nobody knows yet whether it had its effect."
+                "An action was sent, and nobody knows yet whether it had its effect or whether that is as it should be."
             }
             Topic::Overage => "More was charged than was reserved, or in another currency.",
-            Topic::RollbackFailed => "An action could not be undone; a person has to settle it.",
+            Topic::RollbackFailed => {
+                "An action could not be undone, or what it reserved not be set free; a person has to settle it."
+            }
             Topic::LateEffect => {
                 "An action that had been settled as without effect had its effect after all."
             }

@@ -12,6 +12,7 @@ use super::reservation_of;
 use super::row::CaptureRow;
 use crate::act::{Said, UnderWay};
 use crate::caller::{Caller, Deed};
+use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::pending::Pending;
 use crate::request::Next;
@@ -70,7 +71,7 @@ impl Gateway {
         // Read once it is marked: before, whoever had it in hand may have gone on with it.
         let stored = self.stored(tenant, id).await?;
         let mut pending = Pending::restore(&stored, self.told(&stored).await?)?;
-        if stored.state != State::Reserved {
+        if !matches!(stored.state, State::Reserved | State::ReleaseFailed) {
             return Err(conflict("nothing is set aside for the action"));
         }
         let reservation = reservation_of(&pending.row)?;
@@ -108,7 +109,12 @@ impl Gateway {
         if let Some(reservation) = &mut pending.row.reservation {
             reservation.captures.push(capture);
         }
-        self.judge_once_more(tenant, &rules, &stored, &pending, under_way).await
+        self.at(Point::CaptureBefore)?;
+        let next = self.judge_once_more(tenant, &rules, &stored, &pending, under_way).await?;
+        if matches!(next, Next::Admitted(_)) {
+            self.at(Point::CaptureAfter)?;
+        }
+        Ok(next)
     }
 }
 

@@ -5,15 +5,17 @@
 mod capture;
 mod release;
 mod row;
+mod settle;
 mod views;
 
 use action::ActionId;
 use execution::{Absence, Came, Effect, Reservation};
 use ledger::{By, Deferral, State, Stored};
 
-pub(crate) use self::row::{CaptureRow, ReservationRow};
+pub(crate) use self::row::ReservationRow;
 pub use self::views::{CaptureView, ReservationView};
 use crate::check::OURSELVES;
+use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind, Outcome};
 use crate::pending::Pending;
@@ -66,7 +68,13 @@ impl Gateway {
             self.plan_release(tenant, &mut pending, OURSELVES, why)?;
         }
         let due_ms = if released { clock::now_ms() } else { it.until_ms };
+        let (before, after) = match came {
+            Came::Confirmed(_) => (Point::ReserveBefore, Point::ReserveAfter),
+            _ => (Point::CaptureFailedBefore, Point::CaptureFailedAfter),
+        };
+        self.at(before)?;
         self.keep_reserved(tenant, &mut pending, due_ms, event).await?;
+        self.at(after)?;
         if matches!(came, Came::Confirmed(_)) {
             self.metrics.outcome(Kind::Held);
         }
@@ -98,9 +106,11 @@ impl Gateway {
         Ok(())
     }
 
-    fn said_of_reserved(&self, stored: &Stored) -> Result<Answer, Error> {
+    pub(crate) fn said_of_reserved(&self, stored: &Stored) -> Result<Answer, Error> {
         match stored.state {
-            State::Reserved => self.say_reserved(stored.id, &IntentRow::from_bytes(&stored.payload)?, false),
+            State::Reserved | State::ReleaseFailed => {
+                self.say_reserved(stored.id, &IntentRow::from_bytes(&stored.payload)?, false)
+            }
             _ => self.last_said(stored),
         }
     }

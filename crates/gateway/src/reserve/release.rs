@@ -17,6 +17,7 @@ use crate::act::{UnderWay, waits_until};
 use crate::alert::Alert;
 use crate::caller::{Caller, Deed};
 use crate::check::OURSELVES;
+use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::pending::Pending;
 use crate::pursue::Pursued;
@@ -59,18 +60,15 @@ impl Gateway {
         if is_released(&stored)? {
             return Ok(());
         }
-        if stored.state != State::Reserved {
+        if !matches!(stored.state, State::Reserved | State::ReleaseFailed) {
             return Err(conflict("nothing is set aside for the action"));
         }
         let mut pending = Pending::restore(&stored, None)?;
-        let rules = tenant.rules();
-        let of = reservation_of(&pending.row)?.read(pending.money)?;
-        let (provider, _) = self.bound(&pending, &rules, Stood::Releasing(of))?;
-        if self.stops_rollback(&stored, provider.as_ref()).await? {
-            return Err(conflict("a freeze that includes rollbacks stops it: EP_FROZEN"));
-        }
+        self.may_release(tenant, &stored, &pending).await?;
         self.plan_release(tenant, &mut pending, &by, ASKED)?;
+        self.at(Point::ReleaseBefore)?;
         self.keep_reserved(tenant, &mut pending, clock::now_ms(), ledger::RESERVED).await?;
+        self.at(Point::ReleaseAfter)?;
         let stored = self.stored(tenant, id).await?;
         self.release_further(tenant, &stored).await.map(drop)
     }
@@ -93,7 +91,9 @@ impl Gateway {
                 return Ok(Pursued::Rests(*until_ms));
             }
             self.plan_release(tenant, &mut pending, OURSELVES, EXPIRED)?;
+            self.at(Point::ExpiryBefore)?;
             self.keep_reserved(tenant, &mut pending, clock::now_ms(), ledger::RESERVED).await?;
+            self.at(Point::ExpiryAfter)?;
         }
         let stored = self.stored(tenant, pending.id).await?;
         self.release_further(tenant, &stored).await.map(Pursued::Rests)
@@ -109,6 +109,7 @@ impl Gateway {
     ) -> Result<(), Error> {
         let (id, now_ms) = (pending.id, clock::now_ms());
         let reservation = pending.row.reservation.as_mut().ok_or_else(|| internal("nothing is set aside"))?;
+        let words = reservation.release.take().map(|before| before.words).unwrap_or_default();
         reservation.release = Some(ReleaseRow {
             by: by.to_owned(),
             why: why.to_owned(),
@@ -117,6 +118,7 @@ impl Gateway {
             reference: release_reference(&id, reservation.call.attempt),
             sends: 0,
             first_ms: now_ms,
+            words,
         });
         Ok(())
     }
@@ -138,7 +140,9 @@ impl Gateway {
         release.sends = release.sends.saturating_add(1);
         let lease_ms = clock::now_ms() + millis(flight(provider.as_ref()) + LEASE_AFTER);
         self.keep_reserved(tenant, &mut pending, lease_ms, ledger::RESERVED).await?;
+        self.at(Point::ReleaseSendBefore)?;
         let reply = provider.call(call, clock::now_ms()).await;
+        self.at(Point::ReleaseSendAfter)?;
         let refused = matches!(&reply, Reply::Refused(refusal) if !refusal.transient);
         let (execution, effects) = self.step(execution, Event::Undone(reply))?;
         if let execution::State::Failed(absence) = execution.state() {
@@ -148,7 +152,13 @@ impl Gateway {
         if refused && self.was_charged_after_all(tenant, &mut pending, provider.as_ref()).await? {
             return Ok(clock::now_ms());
         }
-        self.release_again(tenant, pending, &effects).await
+        if let execution::State::ReleaseFailed(_) = execution.state() {
+            self.not_released(tenant, &pending).await?;
+            return Ok(clock::now_ms());
+        }
+        let until_ms = waits_until(&effects).unwrap_or_else(|| self.soon_ms());
+        self.keep_reserved(tenant, &mut pending, until_ms, ledger::RESERVED).await?;
+        Ok(until_ms)
     }
 
     /// The machine as it stands on record.
@@ -170,27 +180,16 @@ impl Gateway {
         Ok((provider, Execution::recover_undone(call, terms, course, stood, Some(undo))))
     }
 
-    /// It is not free, or nobody knows: another step is due, and a person hears of it if that seems to be in vain.
-    async fn release_again(
-        &self,
-        tenant: &TenantState,
-        mut pending: Pending,
-        effects: &[Effect],
-    ) -> Result<i64, Error> {
-        let until_ms = waits_until(effects).unwrap_or_else(|| self.soon_ms());
-        let alarms = effects.iter().any(|effect| matches!(effect, Effect::Alarm));
-        // People are told of this event.
-        let event = if alarms { Alert::RollbackFailed.as_str() } else { ledger::RESERVED };
-        self.keep_reserved(tenant, &mut pending, until_ms, event).await?;
-        if alarms {
-            let receipt = pending.told.as_ref().map(|told| told.receipt.receipt_id.as_str());
-            self.alert(Alert::RollbackFailed, &pending, receipt.unwrap_or_default());
-        }
-        Ok(until_ms)
+    /// It cannot be set free: it stays set aside, and a person decides.
+    async fn not_released(&self, tenant: &TenantState, pending: &Pending) -> Result<(), Error> {
+        self.note(tenant, pending, State::ReleaseFailed).await?;
+        let receipt = pending.told.as_ref().map(|told| told.receipt.receipt_id.as_str());
+        self.alert(Alert::RollbackFailed, pending, receipt.unwrap_or_default());
+        Ok(())
     }
 
     /// It is free: nothing was charged, and the mandate gets back what was debited.
-    async fn released(
+    pub(super) async fn released(
         &self,
         tenant: &TenantState,
         mut pending: Pending,
@@ -206,7 +205,7 @@ impl Gateway {
     }
 
     /// What cannot be set free may have been charged by a capture that was said to be absent for good.
-    async fn was_charged_after_all(
+    pub(super) async fn was_charged_after_all(
         &self,
         tenant: &TenantState,
         pending: &mut Pending,
@@ -239,7 +238,7 @@ impl Gateway {
         let mut pending = Pending::restore(&stored, self.told(&stored).await?)?;
         let reservation = reservation_of(&pending.row)?;
         let stood = match stored.state {
-            State::Reserved => Stood::Releasing(reservation.read(pending.money)?),
+            State::Reserved | State::ReleaseFailed => Stood::Releasing(reservation.read(pending.money)?),
             State::Failed => Stood::Failed,
             _ => return Err(busy()),
         };

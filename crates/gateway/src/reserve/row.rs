@@ -69,6 +69,9 @@ pub(crate) struct ReleaseRow {
     pub sends: u32,
     /// When it was first marked sent, Unix milliseconds.
     pub first_ms: i64,
+    /// What people said who had it tried again, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub words: Vec<ResolutionRow>,
 }
 
 impl ReservationRow {

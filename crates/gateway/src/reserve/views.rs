@@ -16,7 +16,7 @@ pub struct ReservationView {
     pub currency: Option<String>,
     /// When it ends, RFC 3339.
     pub until: String,
-    /// `reserved`, `charging`, `charged`, `releasing` or `released`.
+    /// `reserved`, `charging`, `charged`, `releasing`, `release_failed` or `released`.
     pub state: &'static str,
     /// What was to charge it, oldest first.
     pub captures: Vec<CaptureView>,
@@ -56,6 +56,7 @@ impl ReservationView {
             until: clock::text(row.until_ms),
             state: match (state, &row.release) {
                 (State::Reserved, Some(_)) => "releasing",
+                (State::ReleaseFailed, _) => "release_failed",
                 // It failed, and nothing set it free: it ends by itself.
                 (State::Reserved | State::Failed, None) => "reserved",
                 (State::Failed, Some(_)) => "released",

@@ -79,6 +79,32 @@ async fn a_callback_about_a_capture_ends_its_doubt() {
 }
 
 #[tokio::test]
+async fn a_callback_about_a_reservation_says_until_when_it_holds_or_leaves_it_in_doubt() {
+    const UNTIL: &str = "2999-01-01T00:00:00.000Z";
+    for (expires, stands) in [(Some(UNTIL), Some(("reserved", UNTIL.to_owned()))), (None, None)] {
+        let bank = banked::bank("USD").await;
+        let text = only_told(&binding(&bank));
+        let house = House::bound(&format!("{text}\n{CALLBACK}expires = \"/expires_at\"\n"), |config| {
+            banked::reaching(config, &[&bank]);
+            hearing(config);
+        })
+        .await;
+        bank.inject(Injection::on(Target::Reservations, Fault::LostAfterEffect, 1));
+        let said = house.said("k", &reserving(&house, "25.00")).await;
+        assert_eq!(said.kind(), "pending_settlement", "{}", said.body);
+        let mut body: serde_json::Value =
+            serde_json::from_str(&word_about(&format!("{}-1", said.id()), "payment.settled", "25.00"))
+                .unwrap();
+        body["expires_at"] = json!(expires);
+        call_back(&house, SECRET, &body.to_string()).await.unwrap();
+        let record = house.record(said.id()).await;
+        let reservation = record.reservation.map(|it| (it.state, it.until));
+        assert_eq!((record.state.as_str(), reservation), ("EXECUTING", stands), "never over at once");
+        assert_eq!((bank.reserved(), house.spent(), findings(&house).await), (2500, 2500, 0));
+    }
+}
+
+#[tokio::test]
 async fn a_callback_that_denies_a_capture_sets_its_reservation_free() {
     let (house, bank, id) = in_doubt(By::Word, Fault::LostBeforeEffect).await;
     told(&house, &id, "payment.declined").await;

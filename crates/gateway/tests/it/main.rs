@@ -17,6 +17,7 @@ mod overage;
 mod quotes;
 mod recovery;
 mod redress;
+mod relief;
 mod reserving;
 mod resolutions;
 mod retries;

@@ -555,7 +555,11 @@ async fn the_sandbox_provider_reserves_too() {
     assert_eq!(house.gateway().release(&house.agent, said.id()).await.unwrap().state, "FAILED");
     let said = house.said("c", &ask("sandbox:keep")).await;
     let record = house.gateway().release(&house.agent, said.id()).await.unwrap();
-    assert_eq!(record.reservation.unwrap().state, "releasing", "it is refused, and asked for again later");
+    assert_eq!(
+        record.reservation.unwrap().state,
+        "release_failed",
+        "it is refused for good: a person decides"
+    );
     let metrics = house.gateway().metrics().unwrap();
     assert!(metrics.lines().any(|line| line.contains("rollback_failed") && line.ends_with(" 1")));
     let trail = house.gateway().check_trail(&house.admin, None).await.unwrap();

@@ -242,6 +242,29 @@ async fn nothing_that_is_in_flight_is_overtaken() {
 }
 
 #[tokio::test]
+async fn a_doubt_that_was_sent_again_is_settled_however_long_its_lease_runs() {
+    let bank = banked::bank("USD").await;
+    let mut house = House::bound(&banked::retrying(&bank, Promise::Idempotent, AT_ONCE), |config| {
+        banked::reaching(config, &[&bank]);
+        config.limits.patience_ms = 0;
+    })
+    .await;
+    bank.inject(Injection::payments(Fault::LostAfterEffect, 9));
+    let said = house.said("k", &house.payment("acct-1", "25.00")).await;
+    assert_eq!(said.kind(), "pending_settlement", "{}", said.body);
+    house.installation.start();
+    while house.record(said.id()).await.attempts[0].sends < 3 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    // Whoever sent it last holds a lease that ends in the far future, and is done with it.
+    let leased = "UPDATE fate SET until = 9000000000000000 WHERE state = 3 AND owner IS NOT NULL";
+    assert_eq!(house.store().execute(leased, []).unwrap(), 1);
+    let record = resolve(&house, "anna", said.id(), Decision::Executed).await.unwrap();
+    assert_eq!((record.state.as_str(), record.resolutions.len(), bank.effects().count), ("COMPLETED", 1, 1));
+    assert_eq!(findings(&house).await, 0);
+}
+
+#[tokio::test]
 async fn a_doubt_whose_provider_or_archetype_is_gone_still_has_a_way_out() {
     const ORDER: &str = r#"
 name = "ORDER"

@@ -68,7 +68,7 @@ async fn a_refusal_that_passes_is_followed_by_another_attempt_while_the_caller_w
     let results: Vec<_> =
         record.attempts.iter().map(|it| (it.attempt, it.sends, it.result.as_deref())).collect();
     let busy = Some("provider_refused");
-    assert_eq!(results, [(1, 1, busy), (2, 1, busy), (3, 1, None)]);
+    assert_eq!(results, [(1, 1, busy), (2, 1, busy), (3, 1, Some("confirmed"))]);
     let mut keys: Vec<_> = record.attempts.iter().map(|it| it.provider_key.clone()).collect();
     keys.dedup();
     assert_eq!(keys.len(), 3, "each attempt has a key of its own");

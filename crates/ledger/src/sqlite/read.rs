@@ -339,7 +339,7 @@ pub(crate) fn expired(db: &Connection, now_ms: i64, limit: u32) -> Sql<Vec<Store
 /// Actions admitted under a mandate whose fate is open.
 pub(crate) fn open_under(db: &Connection, tenant: &Tenant, jti: &str) -> Sql<Vec<ActionId>> {
     let sql =
-        "SELECT a.id FROM fate f JOIN action a ON a.row = f.row WHERE f.state IN (-1, -4, -5, -6, -7, 2, 3) AND f.state <= 3
+        "SELECT a.id FROM fate f JOIN action a ON a.row = f.row WHERE f.state IN (-1, -4, -5, -6, -7, -8, -9, 2, 3) AND f.state <= 3
                AND a.tenant = ?1 AND instr(char(10) || a.mandates || char(10), char(10) || ?2 || char(10))
                ORDER BY a.row";
     many(db, sql, [tenant.as_str(), jti], |row| id(row, 0))

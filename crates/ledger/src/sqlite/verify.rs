@@ -15,7 +15,7 @@ use super::index::{self, SLICE, Slice};
 use super::read::{self, Heard, Kept, Sql, Standing};
 use crate::entry::{
     APPROVED, CHALLENGED, CHARGING, CHECKING, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED,
-    RESERVED, RETRACTING, ROLLBACK_FAILED, ROLLING_BACK, Reading, SENT_AGAIN, Said, WAITING, sealed,
+    RESERVED, RESOLVED, RETRACTING, ROLLBACK_FAILED, ROLLING_BACK, Reading, SENT_AGAIN, Said, WAITING, sealed,
     session_of,
 };
 use crate::erasure::ERASED;
@@ -414,6 +414,8 @@ fn went_on(event: &str, standing: &Standing) -> bool {
         (RETRACTING, state) => state == State::Retracting,
         // What is reserved and cannot be set free is said to be so in the words of a rollback.
         (RESERVED | ROLLBACK_FAILED, state) => state == State::Reserved,
+        // A person has it undone or set free.
+        (RESOLVED, state) => matches!(state, State::Reserved | State::Retracting),
         (ROLLING_BACK, state) => state == State::RollingBack,
         (SENT_AGAIN | CHARGING, State::Sent) => true,
         (SENT_AGAIN, state) => doubted && state == State::InDoubt,

@@ -69,6 +69,8 @@ pub(super) struct Record {
     charged: Option<MoneyAt>,
     /// Where it says when what is set aside ends.
     expires: Option<String>,
+    /// Whether that may be missing, because it speaks of other effects too.
+    may_lack_end: bool,
 }
 
 /// An answer with its body parsed as far as it can be.
@@ -326,7 +328,13 @@ impl Record {
             reference: table.get("reference").map(|node| node.pointer()).transpose()?,
             charged: table.get("charged").map(|node| MoneyAt::read(&node, archetype)).transpose()?,
             expires: table.get("expires").map(|node| node.pointer()).transpose()?,
+            may_lack_end: false,
         })
+    }
+
+    /// The same of what tells of any effect, whether it ends or not.
+    pub(super) fn of_any_effect(self) -> Record {
+        Record { may_lack_end: true, ..self }
     }
 
     /// What the answer says; an answer that lacks what the binding promises is not the one that was described.
@@ -344,6 +352,7 @@ impl Record {
             None => None,
         };
         let expires_ms = match &self.expires {
+            Some(pointer) if self.may_lack_end => body.pointer(pointer).and_then(moment),
             Some(pointer) => Some(
                 body.pointer(pointer)
                     .and_then(moment)

@@ -40,7 +40,16 @@ impl Callback {
         archetype: &Archetype,
         outside: Outside<'_>,
     ) -> Result<Callback, Mistake> {
-        let table = node.table(&["secret", "about", "settled", "refused", "reference", "charged", "code"])?;
+        let table = node.table(&[
+            "secret",
+            "about",
+            "settled",
+            "refused",
+            "reference",
+            "charged",
+            "expires",
+            "code",
+        ])?;
         let secret = table.need("secret")?;
         Ok(Callback {
             secret: secret.text()?.to_owned(),
@@ -48,7 +57,7 @@ impl Callback {
             about: table.need("about")?.pointer()?,
             settled: Condition::need(&table.need("settled")?)?,
             refused: read_refused(&table)?,
-            record: Record::read(&table, archetype)?,
+            record: Record::read(&table, archetype)?.of_any_effect(),
             code: table.get("code").map(|node| node.pointer()).transpose()?,
         })
     }

@@ -199,6 +199,17 @@ fn a_providers_own_word_is_read_as_its_binding_says() {
         assert_eq!(told(nothing), None);
     }
     assert_eq!(callback.told(b"no json"), None);
+    // What sets aside says when that ends; what charges does not.
+    let ending = challenging("https://bank.example")
+        .replace("[binding.callback]\n", "[binding.callback]\nexpires = \"/until\"\n");
+    let ending = compile(&ending, &[], &hook()).unwrap();
+    for (until, expected) in
+        [(json!("2025-10-09T08:53:20Z"), Some(NOW_MS)), (json!(null), None), (json!("tomorrow"), None)]
+    {
+        let body = json!({ "type": "settled", "about": "a-1", "id": "p1", "until": until });
+        let told = ending.callback().unwrap().told(body.to_string().as_bytes()).unwrap();
+        assert!(matches!(&told.reply, Reply::Confirmed(it) if it.expires_ms == expected), "{told:?}");
+    }
     let letter = Signed { id: "1", timestamp: "1760000000", signature: "v1,", body: b"{}" };
     assert!(!callback.is_from(&letter, NOW_MS));
     // A check of the catalogue reads no secret, and what it compiles hears nobody.

@@ -348,11 +348,12 @@ struct Attempt<'a> {
     reference: &'a str,
     /// How often it was sent under this key.
     sends: u32,
+    /// Null if it was never sent; of actions of older releases also where it was sent once only.
     first_sent_at: Option<&'a str>,
-    /// When it was certain that it had no effect; null for the latest.
+    /// When it was known what became of it; null while it is open.
     ended_at: Option<&'a str>,
-    /// `provider_refused`, `not_sent`, `send_window_missed`, `absent` or `failed`; null for the latest, whose result is
-    /// the action's.
+    /// `confirmed`: it had its effect. `provider_refused`, `not_sent`, `send_window_missed`, `absent`, `resolved_by_person`
+    /// or another reason: it had none (of `resolved_by_person`, see the state). Null while it is open.
     result: Option<&'a str>,
     /// The provider's own code: foreign text.
     provider_code: Option<&'a str>,
@@ -361,7 +362,7 @@ struct Attempt<'a> {
 /// Money that is set aside until it is charged or set free.
 #[derive(Serialize, ToSchema)]
 struct Reservation<'a> {
-    /// `reserved`, `charging`, `charged`, `releasing` or `released`.
+    /// `reserved`, `charging`, `charged`, `releasing`, `release_failed` or `released`.
     state: &'static str,
     provider_reference: Option<&'a str>,
     /// The most that could be charged.

@@ -208,7 +208,8 @@ pub(crate) struct CommentRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ResolveRequest {
     /// `executed` or `failed` of what is in doubt; `rolled_back` (undone by other means) or `executed` (it stays) of what could
-    /// not be undone.
+    /// not be undone; `released`, `executed` (it was charged) or `try_again` of what could not be set free; `executed` (it
+    /// stays) or `undo` of what nobody knows to be as it should be.
     #[serde(default, rename = "as")]
     #[schema(value_type = String)]
     decision: Value,
@@ -240,7 +241,7 @@ pub(crate) struct Charged {
 pub(crate) struct HeldPage {
     /// What waits to be agreed to, newest first.
     items: Vec<Held>,
-    /// With the first page: actions that are in doubt or could not be undone, as many as a person can look after.
+    /// With the first page: actions that only a person can settle, as many as a person can look after.
     unresolved: Vec<Held>,
     /// Hand this in as `cursor` for the next page; null on the last.
     next_cursor: Option<String>,
@@ -290,7 +291,8 @@ pub(crate) struct Held {
     approvals: Vec<Approval>,
     created_at: String,
     expires_at: Option<String>,
-    /// `in_doubt` or `rollback_failed`, if nobody but a person can say what became of it; else null.
+    /// `in_doubt`, `unchecked`, `release_failed` or `rollback_failed`, if nobody but a person can say what became of it; else
+    /// null.
     unresolved: Option<&'static str>,
     /// What a person can say became of it; empty unless it is unresolved.
     decisions: Vec<&'static str>,
@@ -300,14 +302,14 @@ pub(crate) struct Held {
     provider: Option<String>,
     /// By which the provider may know it.
     reference: Option<String>,
-    /// The provider's own reference for an effect that was to be undone.
+    /// The provider's own reference for an effect that was to be undone or looked after, or for what it has set aside.
     provider_reference: Option<String>,
 }
 
 /// What a person said became of an action that its provider did not tell of.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Resolution {
-    /// `executed`, `failed` or `rolled_back`.
+    /// `executed`, `failed`, `rolled_back`, `released`, `try_again` or `undo`.
     #[serde(rename = "as")]
     decision: String,
     by: String,

@@ -1,6 +1,6 @@
 //! Runs: actions that their caller carries out itself. `countersign run` is the client.
 
-use gateway::{Begun, Code, End, Error, NextRun, Output, Report, RunView};
+use gateway::{Begun, Code, End, Error, NextRun, Output, Report, RunView, WaitView};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -79,6 +79,21 @@ pub(crate) struct Run {
     next: &'static str,
     /// The call, where `next` is `run`.
     call: Option<RunCall>,
+    /// What it waits for, where `next` is `wait` or `held`.
+    waits: Option<RunWait>,
+}
+
+/// What an action waits for.
+#[derive(Serialize, ToSchema)]
+struct RunWait {
+    /// `approval`: a person decides. `next_attempt`: the one before had no effect. `repetition`: what it did is in doubt, and it
+    /// is to be carried out once more. `turn`: it is about to be handed out.
+    #[serde(rename = "for")]
+    for_what: &'static str,
+    /// RFC 3339.
+    since: String,
+    /// Not before then, RFC 3339; null where nobody knows.
+    due_at: Option<String>,
 }
 
 /// One call to carry out. No other runner has it.
@@ -157,7 +172,9 @@ impl Run {
             NextRun::Doubt => ("doubt", None),
             NextRun::Over => ("over", None),
         };
-        Run { action_id: view.action_id.to_string(), state: view.state, next, call }
+        let waits =
+            view.waits.map(|WaitView { for_what, since, due_at }| RunWait { for_what, since, due_at });
+        Run { action_id: view.action_id.to_string(), state: view.state, next, call, waits }
     }
 }
 

@@ -617,15 +617,16 @@ fn resolve(body: &mut String, frame: &Frame<'_>, held: &HeldView) {
          <p id=\"kept\" class=\"soft\">One line, shown to whoever may see the action.</p>\n"
     );
     let doubt = held.unresolved == Some("in_doubt");
-    if let Some(amount) = held.summary.amount.as_ref().filter(|_| doubt) {
+    let may_be_charged = doubt || held.unresolved == Some("release_failed");
+    if let Some(amount) = held.summary.amount.as_ref().filter(|_| may_be_charged) {
         let _ = write!(
             body,
-            "<label for=\"charged\">What was charged <span class=\"soft\">(only if it was carried out for less than {})\
+            "<label for=\"charged\">What was charged <span class=\"soft\">(only if it was, and less than {})\
              </span></label>\n<input id=\"charged\" name=\"charged\" type=\"text\" inputmode=\"decimal\">\n",
             Text(amount)
         );
     }
-    if doubt {
+    if may_be_charged {
         body.push_str(
             "<label for=\"reference\">The provider’s reference <span class=\"soft\">(only if it was carried out)</span></label>\n\
              <input id=\"reference\" name=\"reference\" type=\"text\" maxlength=\"200\" spellcheck=\"false\">\n",
@@ -633,11 +634,15 @@ fn resolve(body: &mut String, frame: &Frame<'_>, held: &HeldView) {
     }
     body.push_str("<div class=\"tools\">");
     for decision in &held.decisions {
-        let (word, class) = match (doubt, decision) {
-            (true, gateway::Decision::Executed) => ("It was carried out", ""),
-            (false, gateway::Decision::Executed) => ("It stays as it is", ""),
+        let (word, class) = match (held.unresolved, decision) {
+            (Some("in_doubt"), gateway::Decision::Executed) => ("It was carried out", ""),
+            (Some("release_failed"), gateway::Decision::Executed) => ("It was charged", ""),
+            (_, gateway::Decision::Executed) => ("It stays as it is", ""),
             (_, gateway::Decision::Failed) => ("It had no effect", " class=\"danger\""),
             (_, gateway::Decision::RolledBack) => ("It was undone by hand", ""),
+            (_, gateway::Decision::Released) => ("It is free, and nothing was charged", " class=\"danger\""),
+            (_, gateway::Decision::TryAgain) => ("Try again to set it free", ""),
+            (_, gateway::Decision::Undo) => ("Have it undone", " class=\"danger\""),
         };
         let _ = write!(
             body,
@@ -650,6 +655,12 @@ fn resolve(body: &mut String, frame: &Frame<'_>, held: &HeldView) {
         body.push_str(
             "<p class=\"soft\">If you say that it had no effect, its money is free again and its agent may try again: be \
              sure that it is not still on its way.</p>\n",
+        );
+    }
+    if held.unresolved == Some("release_failed") {
+        body.push_str(
+            "<p class=\"soft\">If you say that it is free, its money is free for the mandate too: be sure that the provider \
+             holds nothing any more and charged nothing.</p>\n",
         );
     }
     body.push_str("</form>\n");
@@ -668,7 +679,7 @@ fn state(held: &HeldView, record: &ActionView, decision: Decision) -> (&'static 
     if let Some((word, headline, told)) = fate {
         let party = "Somebody else has to say what became of it: you asked for it, or gave the right to ask.";
         let sentence = if decision == Decision::Party { party } else { told };
-        let mood = if word == "rollback_failed" { "bad" } else { "" };
+        let mood = if matches!(word, "rollback_failed" | "release_failed") { "bad" } else { "" };
         return (mood, headline.to_owned(), sentence.to_owned());
     }
     let (mood, headline, sentence) = match (decision, held.state.as_str()) {
@@ -798,12 +809,24 @@ fn actions(count: usize) -> String {
 }
 
 /// What only a person can settle: the word for it, a heading, and what it means.
-const UNRESOLVED: [(&str, &str, &str); 2] = [
+const UNRESOLVED: [(&str, &str, &str); 4] = [
     (
         "rollback_failed",
         "Could not be undone",
         "The effect is there, and undoing it failed for good. Undo it by hand and say so, say that it stays, or have the \
          rollback tried again.",
+    ),
+    (
+        "release_failed",
+        "Could not be set free",
+        "Money is reserved with the provider, and setting it free failed for good. The mandate is debited as before. Have it \
+         tried again, or look it up with the provider and say whether it is free or was charged.",
+    ),
+    (
+        "unchecked",
+        "Not known to be as it should be",
+        "The effect is there, and nobody tells whether it is as it should be. Look it up, and say that it stays or have it \
+         undone. Nothing was said to its agent but that it is open.",
     ),
     (
         "in_doubt",

@@ -158,6 +158,7 @@ impl Books {
         currency: String,
         retention: Option<Duration>,
         payers: Option<(i64, Duration)>,
+        holds: Holds,
         journal: Option<Journal>,
     ) -> Books {
         Books {
@@ -173,7 +174,7 @@ impl Books {
             refunds: HashMap::new(),
             payers,
             waiting: Vec::new(),
-            holds: Holds::default(),
+            holds,
         }
     }
 
@@ -182,9 +183,9 @@ impl Books {
     }
 
     /// Sets money aside, so that nothing else can be paid with it.
-    pub(super) fn reserve(&mut self, order: Order, key: Option<&str>, hold: Duration) -> Held {
+    pub(super) fn reserve(&mut self, order: Order, key: Option<&str>) -> Held {
         let available = self.available();
-        self.holds.reserve(order, key, hold, available)
+        self.holds.reserve(order, key, available)
     }
 
     /// Pays out what is set aside, or a part of it, once.
@@ -337,6 +338,12 @@ impl Books {
             by_reference: self.by_reference.iter().map(|(k, at)| (k.clone(), at.len() as u64)).collect(),
             by_key: self.by_key.iter().map(|(k, n)| (k.clone(), *n)).collect(),
         }
+    }
+
+    /// How much was paid under each reference.
+    pub(super) fn paid(&self) -> BTreeMap<String, i64> {
+        let sum = |at: &Vec<usize>| at.iter().map(|at| self.payments[*at].order.minor).sum();
+        self.by_reference.iter().map(|(reference, at)| (reference.clone(), sum(at))).collect()
     }
 
     /// The payment a key made, while the key is remembered.

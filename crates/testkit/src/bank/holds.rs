@@ -1,6 +1,6 @@
 //! Reservations: money that is set aside until it is paid out, set free, or its time is over.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use uuid::Uuid;
@@ -49,22 +49,22 @@ pub(super) enum Freed {
     NoSuchHold,
 }
 
-#[derive(Default)]
 pub(super) struct Holds {
+    lifetime: Duration,
+    /// What is over is free by itself.
+    end: bool,
     all: Vec<Hold>,
     by_key: HashMap<String, usize>,
     freed_by: HashMap<usize, String>,
 }
 
 impl Holds {
+    pub(super) fn open(lifetime: Duration, end: bool) -> Holds {
+        Holds { lifetime, end, all: Vec::new(), by_key: HashMap::new(), freed_by: HashMap::new() }
+    }
+
     /// Sets money aside, unless the key already did or there is not enough.
-    pub(super) fn reserve(
-        &mut self,
-        order: Order,
-        key: Option<&str>,
-        hold: Duration,
-        available: i64,
-    ) -> Held {
+    pub(super) fn reserve(&mut self, order: Order, key: Option<&str>, available: i64) -> Held {
         if let Some(at) = key.and_then(|key| self.by_key.get(key)) {
             let earlier = self.all[*at].clone();
             return if earlier.order == order { Held::Replayed(earlier) } else { Held::KeyReused };
@@ -73,7 +73,7 @@ impl Holds {
             return Held::InsufficientFunds;
         }
         let id = format!("res_{}", Uuid::now_v7().simple());
-        let made = Hold { id, order, status: Status::Reserved, expires: SystemTime::now() + hold };
+        let made = Hold { id, order, status: Status::Reserved, expires: SystemTime::now() + self.lifetime };
         if let Some(key) = key {
             self.by_key.insert(key.to_owned(), self.all.len());
         }
@@ -133,14 +133,27 @@ impl Holds {
         sum
     }
 
+    /// How much is set aside under each reference, in minor units.
+    pub(super) fn by_reference(&mut self) -> BTreeMap<String, i64> {
+        let mut all = BTreeMap::new();
+        for at in 0..self.all.len() {
+            let hold = self.look(at);
+            if let (Status::Reserved, Some(reference)) = (hold.status, &hold.order.reference) {
+                *all.entry(reference.clone()).or_default() += hold.order.minor;
+            }
+        }
+        all
+    }
+
     /// How many were ever made.
     pub(super) fn count(&self) -> u64 {
         self.all.len() as u64
     }
 
     fn look(&mut self, at: usize) -> &Hold {
+        let ends = self.end;
         let hold = &mut self.all[at];
-        if hold.status == Status::Reserved && hold.expires <= SystemTime::now() {
+        if ends && hold.status == Status::Reserved && hold.expires <= SystemTime::now() {
             hold.status = Status::Expired;
         }
         hold

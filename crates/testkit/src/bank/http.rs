@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::books::{Books, Effects, OPERATING, Order, Paid, Payment, Refunded, Waiting};
+use super::holds::Holds;
 use super::journal::Journal;
 use super::payer::{self, Caller, Payers};
 use super::tokens::{self, Tokens};
@@ -90,6 +91,7 @@ impl Counter {
                 options.currency,
                 options.idempotency,
                 options.payers.as_ref().map(|payers| (payers.above_minor, payers.patience)),
+                Holds::open(options.hold, options.holds_end),
                 journal,
             )),
             faults: Faults::default(),
@@ -130,6 +132,11 @@ impl Counter {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What came then would come about too late.
+    pub(super) fn is_too_late(&self, came: Instant) -> bool {
+        self.latest.is_some_and(|latest| came.elapsed() > latest)
+    }
+
     /// Does the work as a task of its own, with the fault whose turn it is.
     pub(super) async fn answer<W>(&self, target: Target, line: Line, work: W) -> Response
     where
@@ -164,8 +171,8 @@ async fn settle(counter: Arc<Counter>, order: Order, key: Option<String>, came: 
     let work = move || {
         let mut books = counter.books();
         let now = Instant::now();
-        if counter.latest.is_some_and(|latest| now.duration_since(came) > latest) {
-            return refusal(StatusCode::SERVICE_UNAVAILABLE, "too_late", "this payment was not made in time");
+        if counter.is_too_late(came) {
+            return too_late();
         }
         let paid = books.pay(order, key.as_deref(), now);
         drop(books);
@@ -175,6 +182,10 @@ async fn settle(counter: Arc<Counter>, order: Order, key: Option<String>, came: 
         return work();
     }
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| unfinished())
+}
+
+pub(super) fn too_late() -> Response {
+    refusal(StatusCode::SERVICE_UNAVAILABLE, "too_late", "this was not done in time")
 }
 
 pub(super) fn say(paid: Paid, counter: &Counter) -> Response {

@@ -1,7 +1,7 @@
 //! The counter for reservations.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::Json;
 use axum::body::Bytes;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::books::Captured;
 use super::holds::{Freed, Held, Hold};
-use super::http::{ByReference, Counter, Holder, read_key, read_order, say};
+use super::http::{ByReference, Counter, Holder, read_key, read_order, say, too_late};
 use super::{Target, amount};
 use crate::answer::{Refused, invalid, not_found, read, refusal};
 use crate::line::Line;
@@ -35,9 +35,12 @@ pub(super) async fn reserve(
         Ok(parsed) => parsed,
         Err(refused) => return refused.into_response(),
     };
-    let at_work = Arc::clone(&counter);
+    let (at_work, came) = (Arc::clone(&counter), Instant::now());
     let work = async move {
-        let held = at_work.books().reserve(order, key.as_deref(), HOLD);
+        if at_work.is_too_late(came) {
+            return too_late();
+        }
+        let held = at_work.books().reserve(order, key.as_deref());
         match held {
             Held::Settled(hold) | Held::Replayed(hold) => {
                 (StatusCode::CREATED, Json(shown(&hold, at_work.currency()))).into_response()
@@ -72,8 +75,11 @@ pub(super) async fn capture(
         Ok(parsed) => parsed,
         Err(refused) => return refused.into_response(),
     };
-    let at_work = Arc::clone(&counter);
+    let (at_work, came) = (Arc::clone(&counter), Instant::now());
     let work = async move {
+        if at_work.is_too_late(came) {
+            return too_late();
+        }
         let captured = at_work.books().capture(&id, (minor, reference), key.as_deref(), Instant::now());
         match captured {
             Captured::Paid(paid) => say(paid, &at_work),
@@ -162,6 +168,3 @@ fn shown(hold: &Hold, currency: &str) -> Value {
         "expires_at": hold.expires_at(),
     })
 }
-
-/// So long money stays set aside.
-const HOLD: Duration = Duration::from_secs(7 * 24 * 60 * 60);

@@ -1,0 +1,375 @@
+//! Documents followed as a reader follows them: what stands in their `sh` blocks is run from top to bottom, in one shell
+//! that begins in an empty directory, with the real binary and a real gateway.
+//!
+//! What a document has to keep to for that:
+//! - a block whose first line is a comment with nothing but a file's name (`# catalogue/default/deploy.toml`) is that file;
+//! - a block `text output` or `json output` is what the `sh` block before it prints, `…` standing for what is left out and
+//!   all white space for none; with `output soon` the block before is run until it prints that, so it may only look;
+//! - `countersign serve …` on a line of its own starts the gateway, here on a port of its own choosing; wherever the
+//!   document names the address that it is given, ours is meant.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::common::countersign;
+use crate::running::Served;
+
+/// The README makes an installation, in which other pages go on.
+#[test]
+fn the_readme_can_be_followed_and_what_goes_on_from_it() {
+    let Some(mut reader) = Reader::new() else { return };
+    reader.follow("README.md", &README);
+    reader.follow("docs/policies.md", &[]);
+    reader.follow("docs/catalogue.md", &[]);
+    reader.follow("docs/audit.md", &[Left { line: "countersign audit tail", why: "ends only when told" }]);
+    reader.follow("docs/retention.md", &RETENTION);
+    reader.follow("docs/operations.md", &OPERATIONS);
+    reader.close();
+}
+
+const README: [Left; 3] = [
+    Left { line: "cargo ", why: "builds what is tested here; demo and selftest have tests of their own" },
+    Left { line: "countersign approvers enrol PASSKEY_ID", why: "a passkey is made in a browser" },
+    Left {
+        line: "countersign run ",
+        why: "its archetype stands in docs/run.md, which is followed on its own",
+    },
+];
+
+const RETENTION: [Left; 1] = [Left {
+    line: "countersign report --regulation GDPR-Art-17 --from … --to …",
+    why: "a gateway runs on it; reports from files have tests of their own",
+}];
+
+const OPERATIONS: [Left; 5] = [
+    Left {
+        line: "# catalogue/default/payment.toml",
+        why: "its bank is not there; a test of files checks it",
+    },
+    Left { line: "export COUNTERSIGN_API_KEY=…", why: "the README's first admin made this key" },
+    Left { line: "countersign catalog check /etc/", why: "nothing is installed there" },
+    Left { line: "countersign policy check /etc/", why: "nothing is installed there" },
+    Left { line: "countersign keys --data-dir /var/lib/", why: "nothing is installed there" },
+];
+
+#[test]
+fn the_guarantees_can_be_tried_by_hand() {
+    let selftest = "takes a minute, and has a test of its own";
+    follow("docs/guarantees.md", &[Left { line: "countersign selftest ", why: selftest }]);
+}
+
+#[test]
+fn the_page_on_approvals_can_be_followed() {
+    let by_admin = "takes the admin key of a running gateway; the page goes on with one made before";
+    let words = "in words, with ID for the action's; what follows does it";
+    follow(
+        "docs/approvals.md",
+        &[
+            Left { line: "countersign keys api create ", why: by_admin },
+            Left { line: "countersign approvals list  ", why: words },
+            Left { line: "countersign approvals show ID", why: words },
+            Left { line: "countersign approvals approve ID", why: words },
+            Left { line: "countersign approvals reject ID", why: words },
+            Left { line: "countersign approvals resolve ID", why: words },
+        ],
+    );
+}
+
+#[test]
+fn the_page_on_actions_can_be_followed() {
+    follow("docs/actions.md", &[]);
+}
+
+/// A line of a document, by how it begins, that is not run here (or the line that names a file, which is not written), and
+/// why.
+pub(crate) struct Left {
+    pub(crate) line: &'static str,
+    #[expect(dead_code, reason = "for whoever reads the list")]
+    pub(crate) why: &'static str,
+}
+
+/// Follows a document, named by its path from the root of the repository, in a directory of its own.
+pub(crate) fn follow(document: &str, left: &[Left]) {
+    let Some(mut reader) = Reader::new() else { return };
+    reader.follow(document, left);
+    reader.close();
+}
+
+/// Somebody with a shell, an empty directory to begin with, and a document.
+pub(crate) struct Reader {
+    folder: TempDir,
+    shell: Child,
+    asks: ChildStdin,
+    hears: BufReader<ChildStdout>,
+    gateway: Option<Served>,
+    blocks: usize,
+}
+
+impl Reader {
+    /// Nobody where what documents use is missing; a test that must run fails then.
+    pub(crate) fn new() -> Option<Reader> {
+        for tool in ["curl", "jq"] {
+            if Command::new(tool).arg("--version").output().is_err() {
+                assert!(
+                    std::env::var_os("COUNTERSIGN_TEST_MUST_RUN").is_none(),
+                    "cannot run: there is no {tool}"
+                );
+                eprintln!("skipped: there is no {tool}");
+                return None;
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let program = Path::new(env!("CARGO_BIN_EXE_countersign")).parent().unwrap();
+        let paths = std::env::var_os("PATH").unwrap_or_default();
+        let paths = std::iter::once(program.to_owned()).chain(std::env::split_paths(&paths));
+        let mut command = Command::new("sh");
+        for (name, _) in
+            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("COUNTERSIGN_"))
+        {
+            command.env_remove(name);
+        }
+        command
+            .env("PATH", std::env::join_paths(paths).unwrap())
+            .env("NO_COLOR", "1")
+            .env("no_proxy", "127.0.0.1");
+        let work = folder.path().join("here");
+        fs::create_dir(&work).unwrap();
+        command.current_dir(&work).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut shell = command.spawn().expect("there is a shell");
+        let asks = shell.stdin.take().unwrap();
+        let hears = BufReader::new(shell.stdout.take().unwrap());
+        let mut reader = Reader { folder, shell, asks, hears, gateway: None, blocks: 0 };
+        // Whatever fails is a failure, wherever in a block it stands.
+        writeln!(reader.asks, "set -e").unwrap();
+        Some(reader)
+    }
+
+    /// The directory that the document is followed in.
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.folder.path().join("here")
+    }
+
+    /// Does what a document says, and looks whether what is printed is what it shows.
+    pub(crate) fn follow(&mut self, document: &str, left: &[Left]) {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(document);
+        let blocks = blocks(&fs::read_to_string(page).unwrap());
+        let mut unused: Vec<&Left> = left.iter().collect();
+        let (mut script, mut printed) = (String::new(), String::new());
+        for block in &blocks {
+            let place = format!("{document}:{}", block.line);
+            let shown = self.ours(&block.text);
+            if let Some(name) = block.file() {
+                match unused.iter().position(|it| block.text.lines().next() == Some(it.line)) {
+                    Some(at) => drop(unused.swap_remove(at)),
+                    None => self.write(name, &shown),
+                }
+            } else if block.language == "sh" {
+                let (kept, skipped) = without(&block.text, left);
+                unused.retain(|it| !skipped.contains(&it.line));
+                script = kept;
+                printed = self.run(&place, &script);
+            } else if let Some(when) = block.output {
+                if when == When::Soon {
+                    printed = self.run_until(&place, &script, &shown, printed);
+                }
+                let missing = missing(&shown, &printed);
+                assert!(
+                    missing.is_none(),
+                    "{place}: `{}` is not printed there; this is:\n{printed}",
+                    missing.unwrap()
+                );
+            }
+        }
+        let stale: Vec<&str> = unused.iter().map(|it| it.line).collect();
+        assert!(stale.is_empty(), "{document} has no such lines any more: {stale:?}");
+    }
+
+    /// Runs a script in the reader's shell; what it prints, on both outputs.
+    ///
+    /// # Panics
+    /// If it ends with anything but 0.
+    pub(crate) fn run(&mut self, place: &str, script: &str) -> String {
+        let mut printed = String::new();
+        let mut lines = Vec::new();
+        for line in script.lines() {
+            match line.strip_prefix("countersign serve") {
+                Some(args) => {
+                    printed += &self.source(place, &lines.join("\n"));
+                    lines.clear();
+                    self.serve(args);
+                }
+                None => lines.push(line),
+            }
+        }
+        printed + &self.source(place, &lines.join("\n"))
+    }
+
+    /// Runs it again until it prints what is shown, or a long time is over.
+    fn run_until(&mut self, place: &str, script: &str, shown: &str, mut printed: String) -> String {
+        let began = Instant::now();
+        while missing(shown, &printed).is_some() && began.elapsed() < LONG {
+            sleep(Duration::from_millis(50));
+            printed = self.run(place, script);
+        }
+        printed
+    }
+
+    /// Ends shell and gateway.
+    pub(crate) fn close(mut self) {
+        writeln!(self.asks, "exit").unwrap();
+        assert!(self.shell.wait().unwrap().success(), "the shell ends in good order");
+        if let Some(gateway) = self.gateway.take() {
+            gateway.stop();
+        }
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.directory().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// The reader's own words, with our gateway where the document names the one that it has in mind.
+    fn ours(&self, text: &str) -> String {
+        match &self.gateway {
+            Some(gateway) => {
+                THEIRS.iter().fold(text.to_owned(), |text, theirs| text.replace(theirs, gateway.url()))
+            }
+            None => text.to_owned(),
+        }
+    }
+
+    /// From a file and not from standard input, which a command in it would read on.
+    fn source(&mut self, place: &str, script: &str) -> String {
+        self.blocks += 1;
+        let path = |kind: &str| self.folder.path().join(format!("{}.{kind}", self.blocks));
+        let (code, output) = (path("sh"), path("out"));
+        fs::write(&code, self.ours(script)).unwrap();
+        let (code, output) = (code.display(), output.display());
+        writeln!(self.asks, "{{ . '{code}'; }} </dev/null >'{output}' 2>&1; echo $?").unwrap();
+        let mut status = String::new();
+        self.hears.read_line(&mut status).unwrap();
+        let printed = fs::read_to_string(output.to_string()).unwrap_or_default();
+        assert_eq!(status.trim(), "0", "{place}: something in it fails:\n{script}\n{printed}");
+        printed
+    }
+
+    /// Starts the gateway, in place of one that runs already.
+    fn serve(&mut self, args: &str) {
+        if let Some(before) = self.gateway.take() {
+            before.stop();
+        }
+        let args = args.split('#').next().unwrap_or_default().split_whitespace().filter(|word| *word != "&");
+        let mut command = countersign();
+        command.arg("serve").args(args).args(["--listen", "127.0.0.1:0"]).current_dir(self.directory());
+        let gateway = Served::spawn(&mut command);
+        // What commands take for the address if nobody says one.
+        let url = gateway.url().to_owned();
+        self.gateway = Some(gateway);
+        self.source("the address", &format!("export COUNTERSIGN_URL={url}"));
+    }
+}
+
+/// So long is waited for what comes soon.
+const LONG: Duration = Duration::from_secs(60);
+/// Where documents have their gateway.
+const THEIRS: [&str; 2] = ["http://127.0.0.1:8787", "https://countersign.example"];
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let _ = self.shell.kill();
+        let _ = self.shell.wait();
+    }
+}
+
+/// A fenced block of a document.
+struct Block {
+    /// Of the fence, counted from 1.
+    line: usize,
+    language: String,
+    /// Whether it is what the commands before it print, and when.
+    output: Option<When>,
+    text: String,
+}
+
+impl Block {
+    /// The file that it is.
+    fn file(&self) -> Option<&str> {
+        let first = self.text.lines().next()?;
+        let name = first.strip_prefix("# ").or_else(|| first.strip_prefix("// "))?;
+        let is_name =
+            name.contains('.') && name.bytes().all(|it| it.is_ascii_alphanumeric() || b"/._-".contains(&it));
+        (self.language != "sh" && is_name).then_some(name)
+    }
+}
+
+/// When commands print what a document shows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum When {
+    AtOnce,
+    /// They only look, and are looked with until it is there.
+    Soon,
+}
+
+fn blocks(page: &str) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut lines = page.lines().enumerate();
+    while let Some((at, line)) = lines.next() {
+        let Some(info) = line.strip_prefix("```") else { continue };
+        let (language, rest) = info.split_once(' ').unwrap_or((info, ""));
+        let inner = lines.by_ref().map(|(_, line)| line).take_while(|line| !line.starts_with("```"));
+        let text = inner.flat_map(|line| [line, "\n"]).collect();
+        let output = match rest {
+            "output" => Some(When::AtOnce),
+            "output soon" => Some(When::Soon),
+            _ => None,
+        };
+        blocks.push(Block { line: at + 1, language: language.to_owned(), output, text });
+    }
+    blocks
+}
+
+/// A script without the commands that are left, their further lines included, and which were.
+fn without(script: &str, left: &[Left]) -> (String, Vec<&'static str>) {
+    let (mut kept, mut skipped, mut goes_on) = (String::new(), Vec::new(), false);
+    for line in script.lines() {
+        let begins = left.iter().find(|it| line.starts_with(it.line));
+        if goes_on || begins.is_some() {
+            goes_on = line.ends_with('\\');
+            skipped.extend(begins.map(|it| it.line));
+        } else {
+            kept += line;
+            kept.push('\n');
+        }
+    }
+    (kept, skipped)
+}
+
+/// The first piece of what is shown that was not printed, after the pieces before it.
+fn missing(shown: &str, printed: &str) -> Option<String> {
+    let bare = |text: &str| text.split_whitespace().collect::<String>();
+    let all = bare(printed);
+    let mut rest = all.as_str();
+    for piece in bare(shown).split('…').filter(|piece| !piece.is_empty()) {
+        match rest.split_once(piece) {
+            Some((_, after)) => rest = after,
+            None => return Some(piece.to_owned()),
+        }
+    }
+    None
+}
+
+#[test]
+fn what_is_shown_and_not_printed_is_found() {
+    assert_eq!(missing("a … c\n", "a\nb\nc\n"), None);
+    let state = ("\"state\": \"FAILED\"", "\"state\":\"COMPLETED\"", "\"state\":\"FAILED\"");
+    for (shown, printed, piece) in [("a … d", "a b c", "d"), ("c … a", "a b c", "a"), state] {
+        assert_eq!(missing(shown, printed).as_deref(), Some(piece), "{shown}");
+    }
+}
