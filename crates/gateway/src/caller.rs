@@ -46,6 +46,7 @@ impl Role {
             Deed::Execute => matches!(self, Agent),
             Deed::Approve => matches!(self, Approver),
             Deed::Steer => matches!(self, Agent | Operator | Admin),
+            Deed::Halt => matches!(self, Agent | Approver | Operator | Admin),
             Deed::ReadOwn => true,
             Deed::ReadTenant => matches!(self, Approver | Operator | Auditor | Admin),
             Deed::Audit => matches!(self, Operator | Auditor | Admin),
@@ -64,6 +65,8 @@ pub enum Deed {
     Approve,
     /// Have an action tried again, or call it off: an agent its own, an operator any of the tenant.
     Steer,
+    /// End a session: an agent its own, by its own word; the others any of the tenant.
+    Halt,
     /// Read actions and receipts of one's own.
     ReadOwn,
     /// Read everything of the tenant.

@@ -21,7 +21,7 @@ use utoipa::openapi::{
 };
 
 use crate::errors;
-use crate::faces::{actions, approvals, audit, callbacks, keys, mandates, operations, rollbacks, runs};
+use crate::faces::{actions, approvals, audit, callbacks, keys, mandates, operations, rollbacks, runs, sessions};
 use crate::fault;
 use crate::request::YAML;
 use crate::routes::{Place, ROUTES, Route, Who};
@@ -101,6 +101,16 @@ pub enum Schema {
     MandatePage,
     ReasonRequest,
     Revocation,
+    SessionRequest,
+    Session,
+    SessionPage,
+    Context,
+    IntentRequest,
+    Intent,
+    CloseRequest,
+    Closed,
+    SessionRecord,
+    GarPage,
     FreezeRequest,
     ThawRequest,
     Freeze,
@@ -173,6 +183,16 @@ impl Schema {
             Schema::MandatePage => of::<mandates::MandatePage>(components),
             Schema::ReasonRequest => of::<mandates::ReasonRequest>(components),
             Schema::Revocation => of::<mandates::Revocation>(components),
+            Schema::SessionRequest => of::<sessions::SessionRequest>(components),
+            Schema::Session => of::<sessions::Session>(components),
+            Schema::SessionPage => of::<sessions::SessionPage>(components),
+            Schema::Context => of::<sessions::Context>(components),
+            Schema::IntentRequest => of::<sessions::IntentRequest>(components),
+            Schema::Intent => of::<sessions::Intent>(components),
+            Schema::CloseRequest => of::<sessions::CloseRequest>(components),
+            Schema::Closed => of::<sessions::Closed>(components),
+            Schema::SessionRecord => of::<sessions::SessionRecord>(components),
+            Schema::GarPage => of::<sessions::GarPage>(components),
             Schema::FreezeRequest => of::<operations::FreezeRequest>(components),
             Schema::ThawRequest => of::<operations::ThawRequest>(components),
             Schema::Freeze => of::<operations::Freeze>(components),
@@ -578,8 +598,9 @@ fn tag(path: &str) -> &'static str {
         {
             "Approvals"
         }
+        Some("v1") if path.starts_with("/v1/sessions") => "Sessions",
         Some("v1")
-            if ["/v1/actions", "/v1/audit", "/v1/receipts"]
+            if ["/v1/actions", "/v1/audit", "/v1/gar", "/v1/receipts"]
                 .iter()
                 .any(|records| path.starts_with(records)) =>
         {
