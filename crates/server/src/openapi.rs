@@ -21,7 +21,9 @@ use utoipa::openapi::{
 };
 
 use crate::errors;
-use crate::faces::{actions, approvals, audit, callbacks, keys, mandates, operations, rollbacks, runs, sessions};
+use crate::faces::{
+    actions, approvals, audit, callbacks, keys, mandates, operations, rollbacks, runs, sessions,
+};
 use crate::fault;
 use crate::request::YAML;
 use crate::routes::{Place, ROUTES, Route, Who};

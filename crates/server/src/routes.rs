@@ -1214,7 +1214,9 @@ impl Route {
     pub(crate) fn audience(&self) -> Audience {
         match self.who {
             Who::Session | Who::May(Deed::Approve | Deed::Govern | Deed::Administer) => Audience::Operators,
-            Who::May(Deed::Execute | Deed::Steer | Deed::Halt | Deed::ReadOwn | Deed::ReadTenant | Deed::Audit)
+            Who::May(
+                Deed::Execute | Deed::Steer | Deed::Halt | Deed::ReadOwn | Deed::ReadTenant | Deed::Audit,
+            )
             | Who::Anyone
             | Who::Provider
             | Who::Figures => Audience::Agents,

@@ -118,7 +118,8 @@ async fn what_the_gateway_says_of_a_session_no_client_says() {
             body[member] = json!(1);
             body
         };
-        let open = agent.post("/v1/sessions", &with(json!({"delegation_token": house.token("default")}))).await;
+        let open =
+            agent.post("/v1/sessions", &with(json!({"delegation_token": house.token("default")}))).await;
         let close = agent.post(&path(&session, "close"), &with(json!({"completion": "COMPLETE"}))).await;
         for said in [open, close] {
             assert_eq!((said.status, said.code()), (422, "EP_VALIDATION_FAILED"), "{member}");
@@ -181,7 +182,8 @@ async fn the_command_line_leads_a_session_from_opening_to_record() {
     let opened = read(run(&agent, &["open", "--mandate", house.token("default")]));
     let id = opened["session_id"].as_str().unwrap();
     for intent in ["i-1", "i-2"] {
-        let declare = ["declare", id, "--intent", intent, "--type", "pay", "--goal", "Payments", "--mode", "chain"];
+        let declare =
+            ["declare", id, "--intent", intent, "--type", "pay", "--goal", "Payments", "--mode", "chain"];
         assert_eq!(read(run(&agent, &declare))["reasoning_mode"], "CHAIN");
     }
     let context = read(run(&agent, &["context", id]));
@@ -192,5 +194,8 @@ async fn the_command_line_leads_a_session_from_opening_to_record() {
     assert_eq!(read(run(&agent, &["show", id]))["completion"], "COMPLETE");
     let records = read(run(&house.voice("default", "auditor"), &["record", id]));
     assert_eq!(records.as_array().unwrap().len(), 4);
-    assert_eq!(read(run(&agent, &["record", id, "--format", "prov"]))["activity"].as_object().unwrap().len(), 4);
+    assert_eq!(
+        read(run(&agent, &["record", id, "--format", "prov"]))["activity"].as_object().unwrap().len(),
+        4
+    );
 }

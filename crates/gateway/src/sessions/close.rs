@@ -11,8 +11,8 @@ use mandate::{Completion, Halt, Session, SessionEvent, SessionRefusal, SessionSt
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::gar::{GarView, Line, ale};
 use super::SessionView;
+use super::gar::{GarView, Line, ale};
 use crate::admin::{event, named};
 use crate::caller::{Caller, Deed, Role};
 use crate::gateway::Gateway;

@@ -4,9 +4,7 @@ use std::slice;
 
 use action::Subject;
 use ledger::{Declared, Declaring, Governed, Intention, Turn};
-use mandate::{
-    Completion, Declaration, IntentRefusal, Mandate, ReasoningMode, SessionRefusal, SessionState,
-};
+use mandate::{Completion, Declaration, IntentRefusal, Mandate, ReasoningMode, SessionRefusal, SessionState};
 use serde_json::{Map, Value, json};
 
 use super::gar::signature_of;

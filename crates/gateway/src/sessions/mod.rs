@@ -292,7 +292,10 @@ mod tests {
             no_others(&body, &["reason"], Code::ValidationFailed).err().and_then(|error| error.field)
         };
         assert_eq!(field(json!({"reason": "x"})), None);
-        assert_eq!(field(json!({"aa": 1, "time_budget_remaining": 9})).as_deref(), Some("/time_budget_remaining"));
+        assert_eq!(
+            field(json!({"aa": 1, "time_budget_remaining": 9})).as_deref(),
+            Some("/time_budget_remaining")
+        );
         assert_eq!(field(json!({"a/b": 1})).as_deref(), Some("/a~1b"));
         for given in GIVEN {
             assert_eq!(field(json!({given: null})), Some(format!("/{given}")));

@@ -444,9 +444,8 @@ impl GarRecord {
 impl CloseRequest {
     fn understood(self) -> Result<CloseAsk, Error> {
         let invalid = |field: &str, why: &str| Error::new(Code::ValidationFailed, why).field(field);
-        let completion = Completion::parse(&self.completion).ok_or_else(|| {
-            invalid("/completion", "completion is none of COMPLETE, PARTIAL and REVOKED")
-        })?;
+        let completion = Completion::parse(&self.completion)
+            .ok_or_else(|| invalid("/completion", "completion is none of COMPLETE, PARTIAL and REVOKED"))?;
         if self.reason.as_ref().is_some_and(|reason| reason.len() > LONGEST_REASON) {
             return Err(invalid("/reason", "reason is longer than 500 bytes"));
         }
