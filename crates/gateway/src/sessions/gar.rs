@@ -151,13 +151,26 @@ impl Gateway {
         Ok(page.map_err(unavailable)?.rows)
     }
 
-    /// Looks through one session; whether enough was looked at.
+    /// Looks at one session; whether enough was looked at.
     async fn search_in(&self, governed: &Governed, ask: &GarAsk, search: &mut Search) -> Result<bool, Error> {
-        let mut after = search.resumed.take_if(|(row, _)| *row == governed.row).map(|(_, seq)| seq);
         search.before = Some(governed.row);
         search.looked_at += 1;
         let wanted = ask.mandate_id.as_ref().is_none_or(|id| *governed.session.mandate_id == **id);
-        while wanted {
+        if wanted && self.search_records(governed, ask, search).await? {
+            return Ok(true);
+        }
+        search.at = Some((governed.row, LAST));
+        Ok(search.is_enough())
+    }
+
+    async fn search_records(
+        &self,
+        governed: &Governed,
+        ask: &GarAsk,
+        search: &mut Search,
+    ) -> Result<bool, Error> {
+        let mut after = search.resumed.take_if(|(row, _)| *row == governed.row).map(|(_, seq)| seq);
+        loop {
             let records = self.records_after(governed, after, PART).await?;
             for record in &records {
                 after = Some(record.seq);
@@ -171,11 +184,9 @@ impl Gateway {
                 }
             }
             if records.len() < PART as usize {
-                break;
+                return Ok(false);
             }
         }
-        search.at = Some((governed.row, LAST));
-        Ok(search.is_enough())
     }
 
     pub(super) async fn records_after(
@@ -333,7 +344,7 @@ impl Search {
         let place = |cursor: &String| {
             let (row, seq) = cursor.split_once('.')?;
             let (row, seq): (i64, u64) = (row.parse().ok()?, seq.parse().ok()?);
-            (row >= 0 && row < i64::MAX && seq <= LAST).then_some((row, seq))
+            ((0..i64::MAX).contains(&row) && seq <= LAST).then_some((row, seq))
         };
         let resumed = ask.cursor.as_ref().map(|cursor| place(cursor).ok_or_else(no_cursor)).transpose()?;
         let limit = ask.limit.clamp(1, LONGEST_PAGE) as usize;
