@@ -9,7 +9,7 @@
 //!   run                               run a command as an action
 //!   verify                            check receipts, offline
 //!   catalog, policy                   check files before a gateway reads them
-//!   keys, mandate, actions,           change a running gateway, as clients of its API
+//!   keys, mandate, session, actions,  change a running gateway, as clients of its API
 //!   approvals, approvers, freeze, thaw, observe,
 //!   reload, replay, erase
 //!   audit, report                     read the trail of a running gateway, and prove it whole
@@ -46,6 +46,7 @@ mod resting;
 mod run;
 mod selftest;
 mod serve;
+mod session;
 mod verify;
 
 use std::process::ExitCode;
@@ -74,6 +75,7 @@ enum Command {
     Keys(keys::Args),
     Mandate(mandate::Args),
     Principals(principals::Args),
+    Session(session::Args),
     Actions(actions::Args),
     Approvals(approvals::Args),
     Approvers(approvers::Args),
@@ -113,6 +115,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Keys(args) => keys::run(&args),
         Command::Mandate(args) => mandate::run(&args),
         Command::Principals(args) => principals::run(&args),
+        Command::Session(args) => session::run(&args),
         Command::Actions(args) => actions::run(&args),
         Command::Approvals(args) => approvals::run(&args),
         Command::Approvers(args) => approvers::run(&args),

@@ -349,7 +349,7 @@ impl Gateway {
     }
 
     /// The sandbox lets everybody try everything: nothing it does has an effect.
-    fn public_mandate(&self, subject: &Subject) -> Result<Arc<Mandate>, Error> {
+    pub(crate) fn public_mandate(&self, subject: &Subject) -> Result<Arc<Mandate>, Error> {
         let tenants = self.tenants.values();
         let mut scope: Vec<String> = tenants
             .flat_map(|tenant| tenant.rules().catalogue.iter().map(|it| it.name.clone()).collect::<Vec<_>>())

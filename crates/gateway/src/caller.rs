@@ -46,6 +46,7 @@ impl Role {
             Deed::Execute => matches!(self, Agent),
             Deed::Approve => matches!(self, Approver),
             Deed::Steer | Deed::Delegate => matches!(self, Agent | Operator | Admin),
+            Deed::Halt => matches!(self, Agent | Approver | Operator | Admin),
             Deed::ReadOwn => true,
             Deed::ReadTenant => matches!(self, Approver | Operator | Auditor | Admin),
             Deed::Audit => matches!(self, Operator | Auditor | Admin),
@@ -66,6 +67,8 @@ pub enum Deed {
     Steer,
     /// Hand a mandate on: an agent one that it holds, an operator any of the tenant.
     Delegate,
+    /// End a session: an agent its own, by its own word; the others any of the tenant.
+    Halt,
     /// Read actions and receipts of one's own.
     ReadOwn,
     /// Read everything of the tenant.

@@ -42,11 +42,21 @@ pub enum Code {
     ProviderFailed,
     Unavailable,
     DeadlineExceeded,
+    IntentMissing,
+    IntentMalformed,
+    IntentExpired,
+    IntentMandateMismatch,
+    IntentSequence,
+    IntentDuplicate,
+    IntentSessionMismatch,
+    IntentWrongInstance,
+    IntentOutsideGoal,
+    IntentSessionRevoked,
 }
 
 impl Code {
     /// Every code, in the order of the error catalogue.
-    pub const ALL: [Code; 37] = [
+    pub const ALL: [Code; 47] = [
         Code::MalformedBody,
         Code::VersionUnsupported,
         Code::IdempotencyRequired,
@@ -84,6 +94,16 @@ impl Code {
         Code::ProviderFailed,
         Code::Unavailable,
         Code::DeadlineExceeded,
+        Code::IntentMissing,
+        Code::IntentMalformed,
+        Code::IntentExpired,
+        Code::IntentMandateMismatch,
+        Code::IntentSequence,
+        Code::IntentDuplicate,
+        Code::IntentSessionMismatch,
+        Code::IntentWrongInstance,
+        Code::IntentOutsideGoal,
+        Code::IntentSessionRevoked,
     ];
 
     /// The code as it stands on the wire and in receipts.
@@ -126,6 +146,16 @@ impl Code {
             Code::ProviderFailed => "EP_PROVIDER_FAILED",
             Code::Unavailable => "EP_UNAVAILABLE",
             Code::DeadlineExceeded => "EP_DEADLINE_EXCEEDED",
+            Code::IntentMissing => "IDP-E001",
+            Code::IntentMalformed => "IDP-E002",
+            Code::IntentExpired => "IDP-E003",
+            Code::IntentMandateMismatch => "IDP-E004",
+            Code::IntentSequence => "IDP-E005",
+            Code::IntentDuplicate => "IDP-E006",
+            Code::IntentSessionMismatch => "IDP-E007",
+            Code::IntentWrongInstance => "IDP-E008",
+            Code::IntentOutsideGoal => "IDP-E009",
+            Code::IntentSessionRevoked => "IDP-E010",
         }
     }
 

@@ -64,6 +64,7 @@ mod rollback;
 mod rollbacks;
 mod row;
 mod runs;
+mod sessions;
 mod steer;
 mod tenants;
 mod vault;
@@ -86,6 +87,7 @@ pub use erase::{ErasedView, KeepingView};
 pub use error::Error;
 pub use gateway::{Gateway, listed};
 pub use installation::{Installation, Keyring};
+pub use mandate::{Completion, ResourceEnvelope};
 pub use notices::Topic;
 pub use outcome::{Details, Kind, Missing, Outcome, ReceiptRef, Render, Reply, WOULD_EXECUTE};
 pub use provider::Signed;
@@ -95,6 +97,10 @@ pub use reserve::{CaptureView, ReservationView};
 pub use resolve::{Decision, ResolutionView, ResolveAsk};
 pub use rollbacks::{Fate, ROLLBACK_FAILED, UndoneView};
 pub use runs::{Begun, Next as NextRun, RunView, WaitView};
+pub use sessions::{
+    CloseAsk, ClosedView, ContextView, DeclarationView, DelegationContext, GarAsk, GarView, SessionView,
+    no_others,
+};
 pub use views::{
     ActionView, AttemptView, Page, PublicReceipt, ReceiptView, ReplayView, RetryView, RollbackView,
 };

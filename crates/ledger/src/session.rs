@@ -90,6 +90,8 @@ pub struct Intention {
     pub session: Box<str>,
     /// The id of its record.
     pub record_id: Box<str>,
+    /// The entry that committed it.
+    pub entry: Vec<u8>,
     /// Its record.
     pub record: Vec<u8>,
 }

@@ -273,6 +273,8 @@ fn a_declaration_is_made_once_under_a_mandate_and_its_number_rises() {
         let named = wait(ledger.intention(&tenant, "s-1", Some("i-1"))).unwrap().unwrap();
         assert_eq!((&*newest.intent, &*named.intent), ("i-2", "i-1"));
         assert_eq!(named.record, event("intent_declared").record);
+        let second = records(ledger, "s-1").remove(1);
+        assert_eq!((named.entry, &*ids(std::slice::from_ref(&second))[0]), (second.entry, &*named.record_id));
         assert!(wait(ledger.intention(&tenant, "s-2", Some("i-1"))).unwrap().is_none(), "of another session");
         let stranger = Tenant::parse("other").unwrap();
         assert!(wait(ledger.intention(&stranger, "s-1", None)).unwrap().is_none());

@@ -420,5 +420,77 @@ const fn words(code: Code) -> Words {
             "What `deadline_ms` or `deadline` allowed was over before anything left. Nothing happened, and the receipt says so.",
             &["allow more time, and send it under a new key"],
         ),
+        IntentMissing => (
+            422,
+            "intent",
+            "no intent is declared in this session",
+            "A cycle stands on a declaration that was made before it, in the same session and still in force.",
+            &["declare an intent at `POST /v1/sessions/{id}/intents` first"],
+        ),
+        IntentMalformed => (
+            422,
+            "intent",
+            "this is not an intent declaration",
+            "A member is missing, of the wrong form or not known; the message or `field` names it. A goal has no wildcard and \
+             names what the catalogue has. What the gateway says of a session, such as `time_budget_remaining`, an agent \
+             does not say.",
+            &["correct the member that is named", "compare with IntentRequest in /openapi.json"],
+        ),
+        IntentExpired => (
+            422,
+            "intent",
+            "the declaration is over",
+            "`expires_at` has passed.",
+            &["declare the intent anew, with a later end"],
+        ),
+        IntentMandateMismatch => (
+            422,
+            "intent",
+            "the declaration names another mandate than the session's",
+            "A session is opened with one mandate, and everything in it stands under that.",
+            &["take `mandate_id` from the session's context"],
+        ),
+        IntentSequence => (
+            409,
+            "intent",
+            "action_sequence_number does not rise",
+            "The numbers of a session's declarations and cycles only rise; `sequence` of its context is the last.",
+            &["read the session's context and number on from there"],
+        ),
+        IntentDuplicate => (
+            409,
+            "intent",
+            "this intent_id was used before under the mandate",
+            "An id names one declaration of a mandate for ever, in whichever of its sessions.",
+            &["make a fresh id for each declaration"],
+        ),
+        IntentSessionMismatch => (
+            422,
+            "intent",
+            "the declaration belongs to another session",
+            "A declaration holds in the session that it names and in no other. The attempt is on record.",
+            &["declare the intent in the session it is for"],
+        ),
+        IntentWrongInstance => (
+            422,
+            "intent",
+            "the declaration was made to another gateway",
+            "`gec_instance_id` is the issuer URL of the gateway that is to judge it: another one is refused.",
+            &["name the issuer URL that receipts of this gateway name"],
+        ),
+        IntentOutsideGoal => (
+            422,
+            "intent",
+            "this lies outside the goal",
+            "The action is none of what `goal_scope` declared, or the declared goal is none of what the mandate is for.",
+            &["declare what is really meant", "ask the operator for a mandate with that goal"],
+        ),
+        IntentSessionRevoked => (
+            409,
+            "intent",
+            "the session was revoked",
+            "It was ended from outside, and nothing begins in it any more.",
+            &["ask the operator why", "open a new session if you may"],
+        ),
     }
 }

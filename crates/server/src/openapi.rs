@@ -22,7 +22,7 @@ use utoipa::openapi::{
 
 use crate::errors;
 use crate::faces::{
-    actions, approvals, audit, callbacks, keys, mandates, operations, principals, rollbacks, runs,
+    actions, approvals, audit, callbacks, keys, mandates, operations, principals, rollbacks, runs, sessions,
 };
 use crate::fault;
 use crate::request::YAML;
@@ -109,6 +109,16 @@ pub enum Schema {
     PrincipalKeyList,
     ReasonRequest,
     Revocation,
+    SessionRequest,
+    Session,
+    SessionPage,
+    Context,
+    IntentRequest,
+    Intent,
+    CloseRequest,
+    Closed,
+    SessionRecord,
+    GarPage,
     FreezeRequest,
     ThawRequest,
     Freeze,
@@ -187,6 +197,16 @@ impl Schema {
             Schema::PrincipalKeyList => of::<principals::PrincipalKeyList>(components),
             Schema::ReasonRequest => of::<mandates::ReasonRequest>(components),
             Schema::Revocation => of::<mandates::Revocation>(components),
+            Schema::SessionRequest => of::<sessions::SessionRequest>(components),
+            Schema::Session => of::<sessions::Session>(components),
+            Schema::SessionPage => of::<sessions::SessionPage>(components),
+            Schema::Context => of::<sessions::Context>(components),
+            Schema::IntentRequest => of::<sessions::IntentRequest>(components),
+            Schema::Intent => of::<sessions::Intent>(components),
+            Schema::CloseRequest => of::<sessions::CloseRequest>(components),
+            Schema::Closed => of::<sessions::Closed>(components),
+            Schema::SessionRecord => of::<sessions::SessionRecord>(components),
+            Schema::GarPage => of::<sessions::GarPage>(components),
             Schema::FreezeRequest => of::<operations::FreezeRequest>(components),
             Schema::ThawRequest => of::<operations::ThawRequest>(components),
             Schema::Freeze => of::<operations::Freeze>(components),
@@ -592,8 +612,9 @@ fn tag(path: &str) -> &'static str {
         {
             "Approvals"
         }
+        Some("v1") if path.starts_with("/v1/sessions") => "Sessions",
         Some("v1")
-            if ["/v1/actions", "/v1/audit", "/v1/receipts"]
+            if ["/v1/actions", "/v1/audit", "/v1/gar", "/v1/receipts"]
                 .iter()
                 .any(|records| path.starts_with(records)) =>
         {

@@ -89,17 +89,21 @@ impl Request {
 
     /// The body as one of the gateway's own requests; unknown members are refused.
     pub(crate) async fn json<T: DeserializeOwned>(&mut self) -> Result<T, Error> {
+        read(self.value().await?)
+    }
+
+    /// The body as whatever JSON it is.
+    pub(crate) async fn value(&mut self) -> Result<Value, Error> {
         let body = self.take_body().await?;
-        let value = action::json::parse(&body).map_err(|broken| {
+        action::json::parse(&body).map_err(|broken| {
             let error = Error::new(Code::MalformedBody, broken.to_string());
             if broken.field.is_empty() { error } else { error.field(broken.field) }
-        })?;
-        T::deserialize(&value).map_err(|error| {
-            let why = error.to_string();
-            let named = culprit::<T>(&value, &why);
-            let error = Error::new(Code::ValidationFailed, why);
-            named.map_or(error.clone(), |member| error.field(format!("/{member}")))
         })
+    }
+
+    /// The same where a body may be left out, which then is an empty object.
+    pub(crate) async fn value_if_any(&mut self) -> Result<Value, Error> {
+        if self.body.is_absent() { Ok(Value::Object(serde_json::Map::new())) } else { self.value().await }
     }
 
     /// The same where a body may be left out.
@@ -145,6 +149,16 @@ impl Request {
         }
         Ok(found)
     }
+}
+
+/// One of the gateway's own requests; unknown members are refused.
+pub(crate) fn read<T: DeserializeOwned>(value: Value) -> Result<T, Error> {
+    T::deserialize(&value).map_err(|error| {
+        let why = error.to_string();
+        let named = culprit::<T>(&value, &why);
+        let error = Error::new(Code::ValidationFailed, why);
+        named.map_or(error.clone(), |member| error.field(format!("/{member}")))
+    })
 }
 
 impl Body {

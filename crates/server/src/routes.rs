@@ -8,7 +8,7 @@ use http::{HeaderMap, Method};
 
 use crate::faces::{
     actions, approval_page, approvals, audit, callbacks, discovery, execution_protocol, keys, mandates,
-    operations, principals, receipts, rollbacks, runs,
+    operations, principals, receipts, rollbacks, runs, sessions,
 };
 use crate::fault::Audience;
 use crate::openapi::{Answer, Schema};
@@ -210,6 +210,30 @@ const CAPTURING: &[Code] = &[
     Code::Erased,
     Code::ProviderCannot,
 ];
+const OPENING: &[Code] = &[
+    Code::MalformedBody,
+    Code::BodyTooLarge,
+    Code::UnsupportedMediaType,
+    Code::ValidationFailed,
+    Code::RateLimited,
+];
+const DECLARING: &[Code] = &[
+    Code::MalformedBody,
+    Code::BodyTooLarge,
+    Code::UnsupportedMediaType,
+    Code::NotFound,
+    Code::StateConflict,
+    Code::RateLimited,
+    Code::IntentMalformed,
+    Code::IntentExpired,
+    Code::IntentMandateMismatch,
+    Code::IntentSequence,
+    Code::IntentDuplicate,
+    Code::IntentSessionMismatch,
+    Code::IntentWrongInstance,
+    Code::IntentOutsideGoal,
+    Code::IntentSessionRevoked,
+];
 const STEERING: &[Code] = &[Code::NotFound, Code::StateConflict, Code::Erased];
 const HEARING: &[Code] = &[
     Code::Unauthenticated,
@@ -252,6 +276,22 @@ const TRAIL: &[(&str, &str)] = &[
     ("format", "`json`, `jsonl`, `csv` or `prov`; absent: by `Accept`"),
     ("cursor", "`next_cursor` of the page before"),
     ("limit", "entries of a page, 1 to 200; default 50, and no end for `jsonl` and `csv`"),
+];
+const RECORDS: &[(&str, &str)] = &[
+    ("format", "`json`, the default, or `prov`"),
+    ("cursor", "`next_cursor` of the page before"),
+    ("limit", "records of a page, 1 to 1000; default 1000"),
+];
+const GAR: &[(&str, &str)] = &[
+    ("session_id", "of this session"),
+    ("mandate_id", "of sessions under this mandate"),
+    ("agent_id", "of this agent's sessions"),
+    ("ale_type", "with this code, such as `ALE-005`"),
+    ("decision", "`ALLOW`, `DENY`, `ESCALATE` or `SUSPEND`"),
+    ("time_from", "at or after this RFC 3339 time"),
+    ("time_to", "before this RFC 3339 time"),
+    ("cursor", "`next_cursor` of the page before"),
+    ("limit", "records of a page, 1 to 200; default 50"),
 ];
 const STRETCH: &[(&str, &str)] = &[("cursor", "`next_cursor` of the stretch before")];
 
@@ -723,6 +763,102 @@ pub static ROUTES: &[Route] = &[
     },
     Route {
         method: Method::POST,
+        path: "/v1/sessions",
+        place: Place::Both,
+        who: Who::May(Deed::Execute),
+        summary: "Open a governed session under the caller's mandate",
+        body: Some(Schema::SessionRequest),
+        answers: &[Answer::json(201, "The session", Schema::Session)],
+        query: &[],
+        codes: OPENING,
+        handler: by!(sessions::open),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/sessions",
+        place: Place::Both,
+        who: Who::May(Deed::ReadOwn),
+        summary: "Sessions, newest first: an agent's own, or all of the tenant",
+        body: None,
+        answers: &[Answer::json(200, "One page", Schema::SessionPage)],
+        query: PAGE,
+        codes: &[Code::ValidationFailed],
+        handler: by!(sessions::list),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/sessions/{id}",
+        place: Place::Both,
+        who: Who::May(Deed::ReadOwn),
+        summary: "One session and how it stands",
+        body: None,
+        answers: &[Answer::json(200, "The session", Schema::Session)],
+        query: &[],
+        codes: READING,
+        handler: by!(sessions::show),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/sessions/{id}/context",
+        place: Place::Both,
+        who: Who::May(Deed::ReadOwn),
+        summary: "The Context Package of a session, as its next cycle would be judged with it",
+        body: None,
+        answers: &[Answer::json(200, "The Context Package", Schema::Context)],
+        query: &[],
+        codes: READING,
+        handler: by!(sessions::context),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/sessions/{id}/intents",
+        place: Place::Both,
+        who: Who::May(Deed::Execute),
+        summary: "Declare an intent in a session: signed and committed before anything is judged under it",
+        body: Some(Schema::IntentRequest),
+        answers: &[Answer::json(201, "The declaration, with its record and signature", Schema::Intent)],
+        query: &[],
+        codes: DECLARING,
+        handler: by!(sessions::declare),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/sessions/{id}/close",
+        place: Place::Both,
+        who: Who::May(Deed::Halt),
+        summary: "End a session; nothing begins in it after the answer",
+        body: Some(Schema::CloseRequest),
+        answers: &[Answer::json(200, "The session and its signed record", Schema::Closed)],
+        query: &[],
+        codes: CHANGING,
+        handler: by!(sessions::close),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/sessions/{id}/record",
+        place: Place::Both,
+        who: Who::May(Deed::ReadOwn),
+        summary: "Every record of a session, in order",
+        body: None,
+        answers: sessions::RECORD,
+        query: RECORDS,
+        codes: READING,
+        handler: by!(sessions::record),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/gar",
+        place: Place::Both,
+        who: Who::May(Deed::ReadOwn),
+        summary: "Governance records: of an agent's own sessions, or of all of the tenant",
+        body: None,
+        answers: &[Answer::json(200, "One page", Schema::GarPage)],
+        query: GAR,
+        codes: &[Code::ValidationFailed],
+        handler: by!(sessions::gar),
+    },
+    Route {
+        method: Method::POST,
         path: "/v1/freeze",
         place: Place::Both,
         who: Who::May(Deed::Govern),
@@ -1148,7 +1284,13 @@ impl Route {
         match self.who {
             Who::Session | Who::May(Deed::Approve | Deed::Govern | Deed::Administer) => Audience::Operators,
             Who::May(
-                Deed::Execute | Deed::Steer | Deed::Delegate | Deed::ReadOwn | Deed::ReadTenant | Deed::Audit,
+                Deed::Execute
+                | Deed::Steer
+                | Deed::Halt
+                | Deed::Delegate
+                | Deed::ReadOwn
+                | Deed::ReadTenant
+                | Deed::Audit,
             )
             | Who::Anyone
             | Who::Provider

@@ -45,7 +45,18 @@ fn statuses_are_those_agreed() {
     );
     assert_eq!(of(404), ["EP_NOT_FOUND"]);
     assert_eq!(of(405), ["EP_METHOD_NOT_ALLOWED"]);
-    assert_eq!(of(409), ["EP_IDEMPOTENCY_IN_FLIGHT", "EP_STATE_CONFLICT", "EP_CANCELLED", "EP_RELEASED"]);
+    assert_eq!(
+        of(409),
+        [
+            "EP_IDEMPOTENCY_IN_FLIGHT",
+            "EP_STATE_CONFLICT",
+            "EP_CANCELLED",
+            "EP_RELEASED",
+            "IDP-E005",
+            "IDP-E006",
+            "IDP-E010",
+        ]
+    );
     assert_eq!(of(410), ["EP_ERASED"]);
     assert_eq!(of(413), ["EP_BODY_TOO_LARGE"]);
     assert_eq!(of(415), ["EP_UNSUPPORTED_MEDIA_TYPE"]);
@@ -61,6 +72,13 @@ fn statuses_are_those_agreed() {
             "ATP_ROLLBACK_REQUIRED",
             "ATP_PROVIDER_CANNOT",
             "MANDATE_NARROWING_VIOLATION",
+            "IDP-E001",
+            "IDP-E002",
+            "IDP-E003",
+            "IDP-E004",
+            "IDP-E007",
+            "IDP-E008",
+            "IDP-E009",
         ]
     );
     assert_eq!(of(429), ["EP_RATE_LIMITED"]);
@@ -84,9 +102,10 @@ fn the_page_in_the_repository_is_current() {
 #[test]
 fn every_code_stands_at_a_route_that_can_answer_it() {
     let listed: BTreeSet<Code> = ROUTES.iter().flat_map(openapi::codes).collect();
-    // Not an answer of any one route: it says that there is none for this method.
-    let expected: BTreeSet<Code> =
-        Code::ALL.into_iter().filter(|code| *code != Code::MethodNotAllowed).collect();
+    // Not an answer of any one route: it says that there is none for this method. And no route takes cycles yet, which is
+    // where a declaration can be missing.
+    let nowhere = [Code::MethodNotAllowed, Code::IntentMissing];
+    let expected: BTreeSet<Code> = Code::ALL.into_iter().filter(|code| !nowhere.contains(code)).collect();
     assert_eq!(listed, expected);
 }
 

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::gateway::{Demo, Gateway};
 use crate::skip;
@@ -189,6 +189,37 @@ fn the_audit_trail_reads_the_same_in_pythons_csv() {
         }
     }
 }
+
+#[test]
+fn provenance_loads_in_prov_and_is_written_again_as_it_was() {
+    let Some(python) = Python::with(&["prov"]) else { return };
+    let gateway = Gateway::start();
+    gateway.executed_for_agent("a");
+    let agent = gateway.agent_key();
+    let session = gateway.post(agent, "/sandbox/v1/sessions", &json!({}));
+    let path = format!("/sandbox/v1/sessions/{}", session["session_id"].as_str().unwrap());
+    let intent = json!({
+        "intent_id": "first:1", "session_id": session["session_id"], "mandate_id": session["mandate_id"],
+        "gec_instance_id": session["gec_instance_id"], "goal_type": "pay", "goal_scope": ["Payments"],
+        "reasoning_mode": "DIRECT", "action_sequence_number": 1, "expires_at": "2100-01-01T00:00:00Z",
+    });
+    gateway.post(agent, &format!("{path}/intents"), &intent);
+    gateway.post(agent, &format!("{path}/close"), &json!({"completion": "PARTIAL", "reason": "enough"}));
+    let told = gateway.read(agent, &format!("{path}/record?format=prov")).to_string();
+    // Of the session: two agents, three activities, three records and a declaration.
+    assert_eq!(python.fed(ROUND_TRIP, &told).trim(), "True 9");
+    assert!(python.fed(ROUND_TRIP, &gateway.trail("prov")).starts_with("True "));
+}
+
+/// Whether what is read is equal to what is written and read again, and how many elements it has.
+const ROUND_TRIP: &str = "import sys
+from prov.model import ProvDocument, ProvElement
+def read(text):
+    return ProvDocument.deserialize(content=text, format='json')
+document = read(sys.stdin.read())
+again = read(document.serialize(format='json'))
+print(document == again and bool(document.get_provn()), len(document.get_records(ProvElement)))
+";
 
 /// Each row as a JSON object a line; strict, so that what is not CSV is an error.
 const READ_CSV: &str = "import csv, io, json, sys

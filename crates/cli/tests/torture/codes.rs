@@ -13,6 +13,7 @@ use testkit::bank::{Fault, Injection};
 use tokio::time::sleep;
 
 use crate::house::{House, Plan, Said, VERSION, Voice, verdict};
+use crate::sessions::intent;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_code_is_provoked_or_stands_in_the_list() {
@@ -21,6 +22,7 @@ async fn every_code_is_provoked_or_stands_in_the_list() {
     in_the_sandbox(&mut found).await;
     outcomes(&mut found).await;
     decisions(&mut found).await;
+    intents(&mut found).await;
     when_it_is_full(&mut found).await;
 
     let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("../server/tests/unreachable_codes.txt");
@@ -383,6 +385,51 @@ async fn decisions(found: &mut Found) {
     assert_eq!(cancelled.status, 409);
     found.outcome(&agent, &house.jwks().await, &cancelled, Code::Cancelled).await;
     found.error(&agent.post(&path, &json!({})).await, Code::StateConflict);
+}
+
+/// Declarations that are none, in both environments.
+async fn intents(found: &mut Found) {
+    let house = House::new().await;
+    let (agent, operator) = (house.agent(), house.voice("default", "operator"));
+    for (base, token) in [("", house.token("default")), ("/sandbox", "tok-sandbox-public")] {
+        let open = json!({"delegation_token": token});
+        let path = format!("{base}/v1/sessions");
+        let (one, two) = (agent.post(&path, &open).await.body, agent.post(&path, &open).await.body);
+        let at = |session: &Value, part: &str| {
+            format!("{path}/{}/{part}", session["session_id"].as_str().unwrap())
+        };
+        let good = |id: &str, number| intent(&one, id, number);
+        let with = |member: &str, value: Value| {
+            let mut body = good("fresh", 9);
+            body[member] = value;
+            body
+        };
+        assert_eq!(agent.post(&at(&one, "intents"), &good("first", 5)).await.status, 201);
+        let mut cases = vec![
+            (with("goal_scope", json!(["*"])), Code::IntentMalformed),
+            (with("time_budget_remaining", json!(1)), Code::IntentMalformed),
+            (with("expires_at", json!("2020-01-01T00:00:00Z")), Code::IntentExpired),
+            (with("mandate_id", json!("another")), Code::IntentMandateMismatch),
+            (good("late", 5), Code::IntentSequence),
+            (good("first", 6), Code::IntentDuplicate),
+            (intent(&two, "elsewhere", 7), Code::IntentSessionMismatch),
+            (with("gec_instance_id", json!("https://other.example")), Code::IntentWrongInstance),
+        ];
+        let mut last = Vec::new();
+        for (body, code) in cases.drain(..) {
+            last.push((agent.post(&at(&one, "intents"), &body).await, code));
+        }
+        let revoked = operator.post(&at(&one, "close"), &json!({"completion": "REVOKED"})).await;
+        assert_eq!(revoked.status, 200, "{}", revoked.text());
+        let late = agent.post(&at(&one, "intents"), &good("later", 20)).await;
+        last.push((late, Code::IntentSessionRevoked));
+        for (said, code) in last {
+            match base {
+                "" => found.production(&said, code),
+                _ => found.sandbox(&said, code),
+            }
+        }
+    }
 }
 
 /// Too often, and too much at once.

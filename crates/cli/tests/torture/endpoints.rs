@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::approvals::ask_for;
 use crate::house::{House, ROLES, Said, VERSION, Voice, payment};
 use crate::passkey::Passkey;
+use crate::sessions::intent;
 use crate::visitor::{Visitor, enrolled};
 
 /// Own tenant: without a key, with a wrong one, as the agent whose it is, as another agent, and as each person. Last
@@ -94,6 +95,22 @@ const TABLE: &str = "
     POST /sandbox/v1/signing-keys/{kid}/compromise      401 401 403 403 403 403 403 200 403
     POST /sandbox/v1/observe                            401 401 403 403 403 403 403 200 own
     POST /sandbox/v1/reload                             401 401 403 403 403 403 403 200 own
+    POST /v1/sessions                                   401 401 201 403 403 403 403 403 own
+    GET  /v1/sessions                                   401 401 200 200 200 200 200 200 own
+    GET  /v1/sessions/{id}                              401 401 200 404 200 200 200 200 404
+    GET  /v1/sessions/{id}/context                      401 401 200 404 200 200 200 200 404
+    POST /v1/sessions/{id}/intents                      401 401 201 404 403 403 403 403 404
+    POST /v1/sessions/{id}/close                        401 401 200 404 403 200 403 200 404
+    GET  /v1/sessions/{id}/record                       401 401 200 404 200 200 200 200 404
+    GET  /v1/gar                                        401 401 200 200 200 200 200 200 own
+    POST /sandbox/v1/sessions                           201 401 201 201 403 403 403 403 own
+    GET  /sandbox/v1/sessions                           401 401 200 200 200 200 200 200 own
+    GET  /sandbox/v1/sessions/{id}                      404 401 200 404 200 200 200 200 404
+    GET  /sandbox/v1/sessions/{id}/context              404 401 200 404 200 200 200 200 404
+    POST /sandbox/v1/sessions/{id}/intents              404 401 201 404 403 403 403 403 404
+    POST /sandbox/v1/sessions/{id}/close                404 401 200 404 403 200 403 200 404
+    GET  /sandbox/v1/sessions/{id}/record               404 401 200 404 200 200 200 200 404
+    GET  /sandbox/v1/gar                                401 401 200 200 200 200 200 200 own
     POST /v1/callbacks/{binding}                        401 401 401 401 401 401 401 401 own
     GET  /approvals                                     200 200 200 200 200 200 200 200 own
     POST /approvals/login                               403 403 403 403 403 403 403 403 own
@@ -253,7 +270,10 @@ impl World<'_> {
         let base = if path.starts_with("/sandbox/") { "/sandbox" } else { "" };
         let plain = path.strip_prefix(base).unwrap();
         let argument = self.argument(base, plain).await;
-        let body = self.body(tenant, base, plain, n).await;
+        let body = match plain {
+            "/v1/sessions/{id}/intents" => intent(&self.seen(base, &argument).await, &format!("row-{n}"), 1),
+            plain => self.body(tenant, base, plain, n).await,
+        };
         let (before, after) = path.split_once('{').unwrap_or((path, ""));
         let after = after.split_once('}').map_or("", |(_, after)| after);
         let request = voice.request(method, &format!("{before}{argument}{after}"));
@@ -307,6 +327,12 @@ impl World<'_> {
                 let issued = admin.post(&format!("{base}/v1/mandates"), &mandate("default")).await;
                 issued.body["mandate"]["jti"].as_str().unwrap().to_owned()
             }
+            session if session.starts_with("/v1/sessions/{id}") => {
+                let token = if base.is_empty() { self.house.token("default") } else { "tok-sandbox-public" };
+                let ask = json!({"delegation_token": token});
+                let opened = self.house.agent().post(&format!("{base}/v1/sessions"), &ask).await;
+                opened.body["session_id"].as_str().unwrap().to_owned()
+            }
             "/v1/keys/{id}/revoke" => {
                 let made =
                     admin.post("/v1/keys", &json!({"subject": "default-spare", "role": "auditor"})).await;
@@ -323,6 +349,11 @@ impl World<'_> {
                 String::new()
             }
         }
+    }
+
+    /// A session as its agent sees it.
+    async fn seen(&self, base: &str, id: &str) -> Value {
+        self.house.agent().get(&format!("{base}/v1/sessions/{id}")).await.body
     }
 
     /// A passkey that its holder has just registered.
@@ -407,6 +438,11 @@ impl World<'_> {
             "/v1/mandates/{jti}/delegate" => json!({"subject": "default-rival"}),
             "/v1/principals/{iss}/keys" => json!({"jwk": jwk()}),
             "/v1/principals/{iss}/keys/revoke" => json!({"kid": KID}),
+            "/v1/sessions" => {
+                let token = if base.is_empty() { self.house.token(tenant) } else { "tok-sandbox-public" };
+                json!({"delegation_token": token})
+            }
+            "/v1/sessions/{id}/close" => json!({"completion": "COMPLETE"}),
             "/v1/freeze" => {
                 json!({"scope": format!("agent:{tenant}-x{n}"), "reason": "drill", "even_if_unknown": true})
             }

@@ -24,6 +24,7 @@ mod resolve;
 mod retries;
 mod runs;
 mod secrets;
+mod sessions;
 mod tricks;
 mod visitor;
 mod wire;

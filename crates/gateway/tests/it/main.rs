@@ -23,6 +23,7 @@ mod resolutions;
 mod retries;
 mod rides;
 mod rollbacks;
+mod sessions;
 mod several;
 #[path = "../../../provider/tests/provider/smtp.rs"]
 mod smtp;

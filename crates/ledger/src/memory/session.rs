@@ -157,10 +157,11 @@ impl World {
         self.rows.sessions.insert(key, Cell::stored(stands));
         let id: Box<str> = self.chain.next_id().into();
         let record = event.record.clone();
-        let intention = Intention { intent: intent.clone(), session, record_id: id.clone(), record };
-        self.sessions.declared.push(intention);
+        let place = Place { session: key, intent: Some(intent.clone()), cause: Some(governed.opening) };
+        self.tells(event, place)?;
+        let entry = self.entries.last().map(|(entry, _)| entry.clone()).unwrap_or_default();
+        self.sessions.declared.push(Intention { intent, session, record_id: id.clone(), entry, record });
         self.sessions.under.push(under);
-        self.tells(event, Place { session: key, intent: Some(intent), cause: Some(governed.opening) })?;
         Ok(Declared::New(id))
     }
 

@@ -375,7 +375,7 @@ pub(crate) fn intention(
     intent: Option<&str>,
 ) -> Sql<Option<Intention>> {
     // The newest one, where none is named.
-    let sql = "SELECT d.intent, d.id, coalesce(e.record, x'') FROM declaration d JOIN entry e ON e.row = d.entry
+    let sql = "SELECT d.intent, d.id, coalesce(e.record, x''), e.bytes FROM declaration d JOIN entry e ON e.row = d.entry
                WHERE d.session = ?1 AND d.tenant = ?2 AND (?3 IS NULL OR d.intent = ?3) ORDER BY d.entry DESC LIMIT 1";
     let values = params![identity::session(tenant, session), tenant.as_str(), intent];
     let intention = |row: &Row<'_>| {
@@ -383,6 +383,7 @@ pub(crate) fn intention(
             intent: row.get(0)?,
             session: session.into(),
             record_id: row.get(1)?,
+            entry: row.get(3)?,
             record: row.get(2)?,
         })
     };

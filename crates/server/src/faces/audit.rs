@@ -487,12 +487,12 @@ impl<'a> Check<'a> {
     }
 }
 
-fn named(hash: &str) -> String {
+pub(super) fn named(hash: &str) -> String {
     format!("sha256:{hash}")
 }
 
 /// Where the next page is, for whoever cannot look into the body.
-fn link(request: &Request, next: Option<&str>, headers: &mut HeaderMap) {
+pub(super) fn link(request: &Request, next: Option<&str>, headers: &mut HeaderMap) {
     let Some(next) = next else { return };
     let uri = &request.head.uri;
     let mut query = url::form_urlencoded::Serializer::new(String::new());
@@ -504,11 +504,11 @@ fn link(request: &Request, next: Option<&str>, headers: &mut HeaderMap) {
     }
 }
 
-fn subject(text: &str) -> Result<Subject, Error> {
+pub(super) fn subject(text: &str) -> Result<Subject, Error> {
     Subject::parse(text).map_err(|_| wrong("agent_id", "does not name an agent"))
 }
 
-fn span(from: Option<&str>, to: Option<&str>) -> Result<(Option<i64>, Option<i64>), Error> {
+pub(super) fn span(from: Option<&str>, to: Option<&str>) -> Result<(Option<i64>, Option<i64>), Error> {
     let moment = |name, text: &str| {
         let at: Result<jiff::Timestamp, _> = text.parse();
         at.map(jiff::Timestamp::as_millisecond).map_err(|_| wrong(name, "is not an RFC 3339 time"))
@@ -521,12 +521,12 @@ fn span(from: Option<&str>, to: Option<&str>) -> Result<(Option<i64>, Option<i64
     }
 }
 
-fn plain(name: &'static str, text: String) -> Result<String, Error> {
+pub(super) fn plain(name: &'static str, text: String) -> Result<String, Error> {
     let fits = (1..=255).contains(&text.len()) && !text.chars().any(char::is_control);
     if fits { Ok(text) } else { Err(wrong(name, "is not 1 to 255 plain characters")) }
 }
 
-fn one_of(name: &'static str, text: String, known: &[&str]) -> Result<String, Error> {
+pub(super) fn one_of(name: &'static str, text: String, known: &[&str]) -> Result<String, Error> {
     if known.contains(&&*text) {
         return Ok(text);
     }

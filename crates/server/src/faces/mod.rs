@@ -15,5 +15,6 @@ mod provenance;
 pub(crate) mod receipts;
 pub(crate) mod rollbacks;
 pub(crate) mod runs;
+pub(crate) mod sessions;
 
 pub use actions::action_record;

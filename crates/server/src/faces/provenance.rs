@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 
-use gateway::AuditView;
+use gateway::{AuditView, GarView, SessionView};
 use serde_json::{Map, Value, json};
 
 /// A document of these entries.
@@ -24,6 +24,37 @@ pub(crate) fn document(entries: &[AuditView]) -> Vec<u8> {
     serde_json::to_vec(&document.finish()).unwrap_or_default()
 }
 
+/// A document of a session: each cycle and each other record is an activity, informed by the one that caused it, on behalf
+/// of the principal.
+///
+/// ```text
+///   declaration ◀── used ── cycle ── wasInformedBy ──▶ declaring
+///                             ▲
+///                             └── wasGeneratedBy ── record
+/// ```
+pub(crate) fn session(session: &SessionView, principal: &str, records: &[GarView]) -> Vec<u8> {
+    let mut document = Document::default();
+    let agent = document.agent(&session.agent_id, true);
+    let principal = document.agent(principal, false);
+    document.behalf.insert(
+        format!("_:behalf-{}", local(&session.session_id)),
+        json!({"prov:delegate": agent, "prov:responsible": principal}),
+    );
+    let activities: BTreeMap<&str, String> =
+        records.iter().map(|record| (&*record.record_id, activity_of(record))).collect();
+    for record in records {
+        document.add_record(record, &agent, &activities);
+    }
+    serde_json::to_vec(&document.finish()).unwrap_or_default()
+}
+
+fn activity_of(record: &GarView) -> String {
+    match &record.action_id {
+        Some(id) => format!("cs:execution-{id}"),
+        None => format!("cs:event-{}", record.record_id),
+    }
+}
+
 /// The parts of a document, each by identifier.
 #[derive(Default)]
 struct Document {
@@ -33,9 +64,65 @@ struct Document {
     used: BTreeMap<String, Value>,
     generated: BTreeMap<String, Value>,
     associated: BTreeMap<String, Value>,
+    informed: BTreeMap<String, Value>,
+    behalf: BTreeMap<String, Value>,
 }
 
 impl Document {
+    fn agent(&mut self, name: &str, software: bool) -> String {
+        let id = format!("cs:agent-{}", local(name));
+        let mut said = json!({"prov:label": name});
+        if software {
+            said["prov:type"] = json!({"$": "prov:SoftwareAgent", "type": "prov:QUALIFIED_NAME"});
+        }
+        self.agent.entry(id.clone()).or_insert(said);
+        id
+    }
+
+    fn add_record(&mut self, record: &GarView, agent: &str, activities: &BTreeMap<&str, String>) {
+        let (activity, at) = (activity_of(record), record.timestamp.as_str());
+        let known = self.activity.entry(activity.clone()).or_insert_with(|| {
+            let kind = if record.action_id.is_some() { "cycle" } else { &record.event };
+            members(&[
+                ("prov:startTime", Some(at)),
+                ("prov:type", Some(kind)),
+                ("cs:session_id", Some(&record.session_id)),
+                ("cs:mandate_id", Some(&record.mandate_id)),
+            ])
+        });
+        known["prov:endTime"] = at.into();
+        let by = record.ale_fields.as_ref().and_then(|fields| fields["by"].as_str());
+        let by = by.map_or_else(|| agent.to_owned(), |by| self.agent(by, false));
+        self.associated.insert(
+            format!("_:associated-{}", activity.trim_start_matches("cs:")),
+            json!({"prov:activity": activity, "prov:agent": by}),
+        );
+        let entity = members(&[
+            ("prov:type", Some("governance record")),
+            ("cs:event", Some(&record.event)),
+            ("cs:decision", record.governance_decision),
+            ("cs:ale_type", record.ale_type.as_deref()),
+            ("cs:completion_state", record.completion_state.as_deref()),
+            ("cs:session_sequence_number", Some(&record.session_sequence_number.to_string())),
+            ("cs:hash", Some(&format!("sha256:{}", record.hash))),
+        ]);
+        self.generate(format!("cs:{}", record.record_id), entity, &activity, at);
+        if let Some(intent) = &record.intent_id {
+            let intent = format!("cs:intent-{}", local(intent));
+            if record.action_id.is_none() {
+                self.generate(intent, members(&[("prov:type", Some("intent declaration"))]), &activity, at);
+            } else if self.entity.contains_key(&intent) {
+                let name = format!("_:used-{}", activity.trim_start_matches("cs:"));
+                self.used.insert(name, json!({"prov:activity": activity, "prov:entity": intent}));
+            }
+        }
+        let parent = record.causal_parent_id.as_deref().and_then(|parent| activities.get(parent));
+        if let Some(informant) = parent.filter(|parent| **parent != activity) {
+            let name = format!("_:informed-{}", activity.trim_start_matches("cs:"));
+            self.informed.insert(name, json!({"prov:informed": activity, "prov:informant": informant}));
+        }
+    }
+
     fn add(&mut self, entry: &AuditView) {
         match (&entry.action_id, &entry.agent_id) {
             (Some(id), Some(agent)) => self.add_action(entry, id, agent),
@@ -74,7 +161,7 @@ impl Document {
         if let Some(hash) = &entry.receipt_hash {
             let receipt =
                 members(&[("prov:type", Some("receipt")), ("cs:hash", Some(&format!("sha256:{hash}")))]);
-            self.generate(format!("cs:receipt-{hash}"), receipt, &activity, entry);
+            self.generate(format!("cs:receipt-{hash}"), receipt, &activity, &entry.timestamp);
         }
     }
 
@@ -86,7 +173,7 @@ impl Document {
             ("cs:result_state", entry.result_state.as_deref()),
             ("cs:hash", Some(&format!("sha256:{}", entry.hash))),
         ]);
-        self.generate(format!("cs:{}", entry.audit_id), said, activity, entry);
+        self.generate(format!("cs:{}", entry.audit_id), said, activity, &entry.timestamp);
     }
 
     /// What is known of an activity; it may end on one entry and be amended by another.
@@ -107,10 +194,10 @@ impl Document {
         }
     }
 
-    fn generate(&mut self, id: String, entity: Value, activity: &str, entry: &AuditView) {
+    fn generate(&mut self, id: String, entity: Value, activity: &str, at: &str) {
         self.generated.insert(
             format!("_:generated-{}", id.trim_start_matches("cs:")),
-            json!({"prov:entity": id, "prov:activity": activity, "prov:time": entry.timestamp}),
+            json!({"prov:entity": id, "prov:activity": activity, "prov:time": at}),
         );
         self.entity.insert(id, entity);
     }
@@ -123,6 +210,8 @@ impl Document {
             ("used", self.used),
             ("wasGeneratedBy", self.generated),
             ("wasAssociatedWith", self.associated),
+            ("wasInformedBy", self.informed),
+            ("actedOnBehalfOf", self.behalf),
         ];
         let mut document = Map::new();
         document.insert("prefix".into(), json!({"cs": NAMESPACE}));

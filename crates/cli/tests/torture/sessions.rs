@@ -1,0 +1,201 @@
+//! Governed sessions over HTTP and by the command line, and what is left of them after a crash.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::audit::fits_prov_json;
+use crate::house::{House, Voice, countersign};
+
+/// A declaration for a session as the gateway shows it.
+pub(crate) fn intent(session: &Value, id: &str, number: u64) -> Value {
+    json!({
+        "intent_id": id, "session_id": session["session_id"], "mandate_id": session["mandate_id"],
+        "gec_instance_id": session["gec_instance_id"], "goal_type": "reconcile", "goal_scope": ["Payments"],
+        "reasoning_mode": "DIRECT", "action_sequence_number": number, "expires_at": "2100-01-01T00:00:00Z",
+    })
+}
+
+async fn opened(house: &House, agent: &Voice) -> Value {
+    let said = agent.post("/v1/sessions", &json!({"delegation_token": house.token("default")})).await;
+    assert_eq!(said.status, 201, "{}", said.text());
+    said.body
+}
+
+fn path(session: &Value, part: &str) -> String {
+    format!("/v1/sessions/{}/{part}", session["session_id"].as_str().unwrap())
+}
+
+/// The members of a governance record, and no others.
+const MEMBERS: [&str; 16] = [
+    "ale_fields",
+    "ale_type",
+    "causal_parent_id",
+    "cedar_policy_ids",
+    "completion_state",
+    "governance_decision",
+    "hash",
+    "hem_layer_discrepancy",
+    "intent_id",
+    "kernel_signature",
+    "mandate_id",
+    "previous_hash",
+    "record_id",
+    "session_id",
+    "session_sequence_number",
+    "timestamp",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_records_of_a_session_survive_a_crash_and_verify() {
+    let mut house = House::new().await;
+    let session = opened(&house, &house.agent()).await;
+    let declared = house.agent().post(&path(&session, "intents"), &intent(&session, "i-1", 1)).await;
+    assert_eq!(declared.status, 201, "{}", declared.text());
+    house.gateway.kill();
+    house.start();
+    let agent = house.agent();
+    let again = agent.post(&path(&session, "intents"), &intent(&session, "i-1", 2)).await;
+    assert_eq!((again.status, again.code()), (409, "IDP-E006"));
+    let closed = agent.post(&path(&session, "close"), &json!({"completion": "COMPLETE"})).await;
+    assert_eq!(closed.status, 200, "{}", closed.text());
+    let said = agent.get(&path(&session, "record")).await;
+    let records = said.body["items"].as_array().unwrap();
+    assert_eq!(records.len(), 4);
+    for (seq, record) in records.iter().enumerate() {
+        let names: Vec<&String> = record.as_object().unwrap().keys().collect();
+        let mut sorted = names.clone();
+        sorted.sort();
+        assert_eq!(sorted, MEMBERS, "{record}");
+        assert_eq!(record["session_sequence_number"], seq);
+    }
+    assert_eq!(records[1]["record_id"], declared.body["record_id"]);
+    assert_eq!(records[1]["kernel_signature"], declared.body["kernel_signature"]);
+    assert_eq!(records[3], closed.body["record"]);
+    // The same names lead to the same entries of the trail.
+    let trail = house.voice("default", "auditor").get("/v1/audit?verb=session_closed").await;
+    assert_eq!(trail.body["entries"][0]["audit_id"], records[3]["record_id"]);
+    assert_eq!(trail.body["entries"][0]["hash"], records[3]["hash"]);
+    let checked = house.voice("default", "auditor").get("/v1/audit/verify").await;
+    assert_eq!(checked.body["findings"], json!([]), "{}", checked.text());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fingerprint_is_that_of_the_context_it_stands_in() {
+    let house = House::new().await;
+    let session = opened(&house, &house.agent()).await;
+    let mut context = house.agent().get(&path(&session, "context")).await.body;
+    let fingerprint = context.as_object_mut().unwrap().remove("fingerprint").unwrap();
+    let canonical = action::json::canonical(&context);
+    let digest = <sha2::Sha256 as sha2::Digest>::digest(canonical);
+    assert_eq!(fingerprint, format!("sha256:{}", hex::encode(digest)));
+    let mut names: Vec<&String> = context.as_object().unwrap().keys().collect();
+    names.sort();
+    let expected = [
+        "cluster_context",
+        "cycle_id",
+        "delegation_context",
+        "intent_id",
+        "mandate_id",
+        "prior_denial_count",
+        "reasoning_mode",
+        "resource_envelope",
+        "sequence",
+        "session_id",
+        "time_budget_remaining",
+    ];
+    assert_eq!(names, expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_gateway_says_of_a_session_no_client_says() {
+    let house = House::new().await;
+    let agent = house.agent();
+    let session = opened(&house, &agent).await;
+    let given = ["time_budget_remaining", "resource_envelope", "delegation_context", "cluster_context"];
+    for member in given.into_iter().chain(["cycle_id", "sequence", "prior_denial_count", "fingerprint"]) {
+        let with = |mut body: Value| {
+            body[member] = json!(1);
+            body
+        };
+        let open =
+            agent.post("/v1/sessions", &with(json!({"delegation_token": house.token("default")}))).await;
+        let close = agent.post(&path(&session, "close"), &with(json!({"completion": "COMPLETE"}))).await;
+        for said in [open, close] {
+            assert_eq!((said.status, said.code()), (422, "EP_VALIDATION_FAILED"), "{member}");
+            assert!(said.body["message"].as_str().unwrap().starts_with(member), "{}", said.text());
+        }
+        let intent = agent.post(&path(&session, "intents"), &with(intent(&session, "i", 1))).await;
+        assert_eq!((intent.status, intent.code()), (422, "IDP-E002"));
+        assert!(intent.body["message"].as_str().unwrap().starts_with(member), "{}", intent.text());
+        let action = agent.execute(&format!("k-{member}"), &with(house.payment("acct-1", "1.00"))).await;
+        assert_eq!((action.status, action.code()), (422, "EP_VALIDATION_FAILED"), "{member}");
+    }
+    let left = agent.get(&path(&session, "record")).await;
+    assert_eq!(left.body["items"].as_array().unwrap().len(), 1 + 8, "of each refused declaration a record");
+    assert_eq!(agent.get("/v1/sessions").await.body["items"].as_array().unwrap().len(), 1);
+    assert_eq!(house.bank.effects().count, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_is_told_as_provenance() {
+    let house = House::new().await;
+    let agent = house.agent();
+    let session = opened(&house, &agent).await;
+    for n in 1..3 {
+        let declared = agent.post(&path(&session, "intents"), &intent(&session, &format!("i-{n}"), n)).await;
+        assert_eq!(declared.status, 201);
+    }
+    let operator = house.voice("default", "operator");
+    let revoked = operator.post(&path(&session, "close"), &json!({"completion": "REVOKED"})).await;
+    assert_eq!(revoked.status, 200, "{}", revoked.text());
+    let said = agent.get(&path(&session, "record?format=prov")).await;
+    assert_eq!(said.headers["content-type"], "application/prov+json");
+    let document = &said.body;
+    let part = |name: &str| document[name].as_object().unwrap();
+    let agents: Vec<&String> = part("agent").keys().collect();
+    assert_eq!(agents, ["cs:agent-default-agent", "cs:agent-default-operator"]);
+    // Opened, declared twice, stopped, halted: each but the first was caused by another.
+    assert_eq!((part("activity").len(), part("wasInformedBy").len()), (5, 4));
+    assert_eq!((part("actedOnBehalfOf").len(), part("wasAssociatedWith").len()), (1, 5));
+    assert_eq!(part("wasGeneratedBy").len(), 5 + 2, "records and declarations");
+    for said in part("wasInformedBy").values() {
+        for member in ["prov:informed", "prov:informant"] {
+            assert!(part("activity").contains_key(said[member].as_str().unwrap()), "{said}");
+        }
+    }
+    fits_prov_json(document);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_line_leads_a_session_from_opening_to_record() {
+    let house = House::new().await;
+    let run = |voice: &Voice, args: &[&str]| {
+        let mut command: Command = countersign();
+        command.arg("session").args(args).args(["--url", &voice.url]);
+        let output = command.env("COUNTERSIGN_API_KEY", voice.key.as_ref().unwrap()).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let read = |text: String| serde_json::from_str::<Value>(&text).unwrap();
+    let agent = house.agent();
+    let opened = read(run(&agent, &["open", "--mandate", house.token("default")]));
+    let id = opened["session_id"].as_str().unwrap();
+    for intent in ["i-1", "i-2"] {
+        let declare =
+            ["declare", id, "--intent", intent, "--type", "pay", "--goal", "Payments", "--mode", "chain"];
+        assert_eq!(read(run(&agent, &declare))["reasoning_mode"], "CHAIN");
+    }
+    let context = read(run(&agent, &["context", id]));
+    assert_eq!((&context["intent_id"], &context["sequence"]), (&json!("i-2"), &json!(2)));
+    assert!(run(&agent, &["list"]).contains("ACTIVE"));
+    let closed = read(run(&agent, &["close", id, "--as", "complete"]));
+    assert_eq!(closed["record"]["ale_type"], "ALE-005");
+    assert_eq!(read(run(&agent, &["show", id]))["completion"], "COMPLETE");
+    let records = read(run(&house.voice("default", "auditor"), &["record", id]));
+    assert_eq!(records.as_array().unwrap().len(), 4);
+    assert_eq!(
+        read(run(&agent, &["record", id, "--format", "prov"]))["activity"].as_object().unwrap().len(),
+        4
+    );
+}

@@ -1,0 +1,295 @@
+//! The end of a session: by its agent's word, by an operator's, or revoked by either an operator or an approver.
+//!
+//! The record of the end names how many records there were before it and the digest of them all. It is signed as each
+//! record is, and so the whole session is.
+
+use std::collections::BTreeMap;
+
+use action::ActionId;
+use ledger::{Governed, Record, Turn};
+use mandate::{Completion, Halt, Session, SessionEvent, SessionRefusal, SessionState};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::SessionView;
+use super::gar::{GarView, Line, ale};
+use crate::admin::{event, named};
+use crate::caller::{Caller, Deed, Role};
+use crate::gateway::Gateway;
+use crate::row::internal;
+use crate::{Code, Error};
+
+/// How a session is to end.
+#[derive(Clone, Debug)]
+pub struct CloseAsk {
+    /// As what.
+    pub completion: Completion,
+    /// Why, for the record.
+    pub reason: Option<String>,
+}
+
+/// A session that has ended, and the record that says so.
+#[derive(Clone, Debug)]
+pub struct ClosedView {
+    /// The session.
+    pub session: SessionView,
+    /// Signed over the digest of all records before it.
+    pub record: GarView,
+    /// Actions admitted before it ended and not settled by then.
+    pub unsettled: Vec<ActionId>,
+}
+
+impl Gateway {
+    /// Ends a session. Nothing begins in it once this has returned.
+    ///
+    /// # Errors
+    /// `EP_FORBIDDEN` where that is not the caller's to say, `EP_STATE_CONFLICT` naming what is still under way, or where
+    /// it is over already.
+    pub async fn close_session(&self, caller: &Caller, id: &str, ask: CloseAsk) -> Result<ClosedView, Error> {
+        caller.must(Deed::Halt)?;
+        may_end(caller.role, ask.completion)?;
+        let governed = self.governed(caller, id).await?;
+        if caller.role == Role::Agent && governed.session.suspended {
+            return Err(Error::new(Code::StateConflict, "the session is SUSPENDED; an operator ends it"));
+        }
+        match ask.completion {
+            Completion::Revoked => self.revoke_session(caller, &governed, ask.reason).await,
+            Completion::Complete => self.end(caller, &governed, ask, "ALE-005").await,
+            Completion::Partial => self.end(caller, &governed, ask, "ALE-003").await,
+        }
+    }
+
+    async fn end(
+        &self,
+        caller: &Caller,
+        governed: &Governed,
+        ask: CloseAsk,
+        code: &str,
+    ) -> Result<ClosedView, Error> {
+        let walked = self.walk(governed).await?;
+        let fields = walked.fields(&governed.session, caller, ask.reason.as_deref());
+        let completion = ask.completion.as_str();
+        let record = ale(code, fields, json!({"by": caller.subject.as_str(), "completionState": completion}));
+        let turn = self.turn(governed, SessionEvent::Closed(ask.completion), None, CLOSED, &record)?;
+        let (_, session) = self.ledger.turn(turn).await.map_err(|error| not_ended(error, &walked))?;
+        self.closed(governed, session, Vec::new()).await
+    }
+
+    /// First nothing more begins, then it is looked at how that left things, and that is the end.
+    async fn revoke_session(
+        &self,
+        caller: &Caller,
+        governed: &Governed,
+        reason: Option<String>,
+    ) -> Result<ClosedView, Error> {
+        let by = caller.subject.as_str();
+        let fields = json!({"by": by, "reason": &reason, "trigger": "R-1"});
+        let record = ale("ALE-001", fields, json!({"by": by}));
+        let turn = self.turn(governed, SessionEvent::Suspended, None, REVOKING, &record)?;
+        let stopped = self.ledger.turn(turn).await;
+        let (cause, session) = stopped.map_err(|error| not_ended(error, &Walked::default()))?;
+        let walked = self.walk(governed).await?;
+        let halt = walked.halt(&session);
+        let code = match halt {
+            Halt::Clean => "ALE-002",
+            Halt::Partial => "ALE-003",
+            Halt::Unknown => "ALE-004",
+        };
+        let fields = walked.fields(&session, caller, reason.as_deref());
+        let record = ale(code, fields, json!({"by": by, "completionState": halt.as_str()}));
+        let turn = self.turn(governed, SessionEvent::Revoked(halt), Some(cause), HALTED, &record)?;
+        let (_, session) = self.ledger.turn(turn).await.map_err(|error| not_ended(error, &walked))?;
+        self.closed(governed, session, walked.under_way.keys().copied().collect()).await
+    }
+
+    fn turn(
+        &self,
+        governed: &Governed,
+        what: SessionEvent,
+        cause: Option<Box<str>>,
+        name: &'static str,
+        record: &Value,
+    ) -> Result<Turn, Error> {
+        Ok(Turn {
+            tenant: governed.tenant.clone(),
+            session: governed.session.id.clone(),
+            event: Some(what),
+            cause,
+            record: event(self.tenant(&governed.tenant)?, name, record),
+        })
+    }
+
+    async fn closed(
+        &self,
+        governed: &Governed,
+        session: Session,
+        unsettled: Vec<ActionId>,
+    ) -> Result<ClosedView, Error> {
+        // The session as it was just after that record.
+        let before = session.next_record.checked_sub(2);
+        let records = self.records_after(governed, before, 1).await?;
+        let record = records.first().ok_or_else(|| internal("the end of a session is not there"))?;
+        let record = self.gar_view(governed, record).await?;
+        Ok(ClosedView { session: self.session_view(&session, &governed.opening), record, unsettled })
+    }
+
+    /// Reads all records of a session.
+    async fn walk(&self, governed: &Governed) -> Result<Walked, Error> {
+        let mut walked = Walked::default();
+        let mut after = None;
+        loop {
+            let records = self.records_after(governed, after, PART).await?;
+            records.iter().try_for_each(|record| walked.take(record))?;
+            match records.last().filter(|_| records.len() == PART as usize) {
+                Some(last) => after = Some(last.seq),
+                None => return Ok(walked),
+            }
+        }
+    }
+}
+
+/// What the records of a session come to.
+#[derive(Default)]
+struct Walked {
+    records: u64,
+    /// Over the hash of each record as it is shown, a line for each.
+    digest: Sha256,
+    /// What was admitted and has not ended, and whether it is in doubt.
+    under_way: BTreeMap<ActionId, bool>,
+}
+
+impl Walked {
+    fn take(&mut self, record: &Record) -> Result<(), Error> {
+        let line = Line::of(record)?;
+        self.records += 1;
+        self.digest.update(format!("sha256:{}\n", line.hash));
+        let Some(action) = line.action() else { return Ok(()) };
+        match line.state.as_deref() {
+            // What is undone afterwards compensates; nothing of the session waits for it.
+            Some("COMPLETED" | "FAILED" | "ROLLING_BACK" | "ROLLED_BACK") => {
+                self.under_way.remove(&action);
+            }
+            _ => {
+                self.under_way.insert(action, line.event == "in_doubt");
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing under way is clean; what is in doubt is not known.
+    fn halt(&self, session: &Session) -> Halt {
+        if self.under_way.values().any(|doubt| *doubt) {
+            Halt::Unknown
+        } else if session.held + session.in_flight > 0 {
+            Halt::Partial
+        } else {
+            Halt::Clean
+        }
+    }
+
+    fn fields(&self, session: &Session, caller: &Caller, reason: Option<&str>) -> Value {
+        let unsettled: Vec<String> = self.under_way.keys().map(ToString::to_string).collect();
+        json!({
+            "by": caller.subject.as_str(), "cycles": session.cycles, "denials": session.denials,
+            "reason": reason, "records": self.records,
+            "records_digest": format!("sha256:{}", hex::encode(self.digest.clone().finalize())),
+            "unsettled": unsettled,
+        })
+    }
+}
+
+/// An agent ends what it began, operators whatever there is, and who approves may only stop.
+fn may_end(role: Role, completion: Completion) -> Result<(), Error> {
+    match (role, completion) {
+        (Role::Agent, Completion::Revoked) => {
+            Err(Error::new(Code::Forbidden, "an agent ends its session as COMPLETE or PARTIAL")
+                .field("/completion"))
+        }
+        (Role::Approver, Completion::Complete | Completion::Partial) => {
+            Err(Error::new(Code::Forbidden, "an approver ends a session as REVOKED").field("/completion"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn not_ended(error: ledger::Error, walked: &Walked) -> Error {
+    let conflict = |why: String| Error::new(Code::StateConflict, why);
+    match error {
+        ledger::Error::Session(SessionRefusal::InFlight { actions }) => {
+            let ids: Vec<String> = walked.under_way.keys().map(ToString::to_string).collect();
+            match ids.split_first() {
+                None => conflict(format!("{actions} actions of the session are under way")),
+                Some((only, [])) => conflict(format!("under way: {only}")),
+                Some((first, rest)) => conflict(format!("under way: {first} and {} more", rest.len()))
+                    .hint(format!("all of them: {}", ids.join(", "))),
+            }
+        }
+        ledger::Error::Session(SessionRefusal::State(SessionState::Closed(how))) => {
+            conflict(format!("the session is over: {}", how.as_str()))
+        }
+        ledger::Error::Session(_) => conflict("the session does not end now".to_owned()),
+        other => named(other, "session"),
+    }
+}
+
+/// Records read at once.
+const PART: u32 = 500;
+const CLOSED: &str = "session_closed";
+const REVOKING: &str = "session_revocation_initiated";
+const HALTED: &str = "session_halted";
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const ONE: &str = "01963e5a-0000-7000-8000-000000000001";
+    const TWO: &str = "01963e5a-0000-7000-8000-000000000002";
+
+    fn walked(lines: &[(&str, &str, &str)]) -> Walked {
+        let mut walked = Walked::default();
+        for (seq, (action, event, state)) in (0..).zip(lines) {
+            let entry = json!({
+                "actionId": action, "at": "2026-01-01T00:00:00.000Z", "chainId": "c", "event": event,
+                "hash": "ab", "kernelSignature": "s", "previousHash": null, "seq": seq, "state": state,
+                "session": {"causalParent": null, "id": "s", "intentId": null, "seq": seq},
+            });
+            let entry = serde_json::to_vec(&entry).unwrap();
+            walked.take(&Record { seq, row: 0, entry, record: None }).unwrap();
+        }
+        walked
+    }
+
+    fn session(in_flight: u32, held: u32) -> Session {
+        let subject = action::Subject::parse("a").unwrap();
+        Session { in_flight, held, ..Session::open("s", subject, "m", 0) }
+    }
+
+    #[test]
+    fn what_has_not_ended_is_under_way_and_doubt_is_not_known() {
+        let sent = (ONE, "admitted", "EXECUTING");
+        let cases = [
+            (vec![sent], (1, 0), Halt::Partial),
+            (vec![sent, (ONE, "executed", "COMPLETED")], (0, 0), Halt::Clean),
+            (vec![sent, (ONE, "in_doubt", "EXECUTING")], (1, 0), Halt::Unknown),
+            (vec![sent, (ONE, "in_doubt", "EXECUTING"), (ONE, "failed", "FAILED")], (0, 0), Halt::Clean),
+            (vec![(TWO, "held", "INTENDED")], (0, 1), Halt::Partial),
+        ];
+        for (lines, (in_flight, held), expected) in cases {
+            let walked = walked(&lines);
+            assert_eq!(walked.halt(&session(in_flight, held)), expected, "{lines:?}");
+            assert_eq!(walked.under_way.len() as u32, in_flight + held, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn who_cannot_end_it_yet_is_told_what_is_under_way() {
+        let refusal = |actions| ledger::Error::Session(SessionRefusal::InFlight { actions });
+        let one = walked(&[(ONE, "admitted", "EXECUTING")]);
+        assert_eq!(not_ended(refusal(1), &one).message, format!("under way: {ONE}"));
+        let two = walked(&[(ONE, "admitted", "EXECUTING"), (TWO, "held", "INTENDED")]);
+        let told = not_ended(refusal(2), &two);
+        assert_eq!(told.message, format!("under way: {ONE} and 1 more"));
+        assert!(told.hint.unwrap().contains(TWO));
+    }
+}

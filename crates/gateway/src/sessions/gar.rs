@@ -1,0 +1,376 @@
+//! The governance record of sessions: one signed record for each decision and each thing that happened, a projection of
+//! the ledger's entries.
+
+use action::{ActionId, Subject};
+use ledger::{Governed, Record};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{SessionView, must_be_somebody, own_only};
+use crate::caller::{Caller, Deed};
+use crate::gateway::Gateway;
+use crate::remember::unavailable;
+use crate::row::{IntentRow, internal};
+use crate::views::Page;
+use crate::{Code, Error, clock};
+
+/// One record.
+#[derive(Clone, Debug)]
+pub struct GarView {
+    /// Its id, which is that of the audit trail.
+    pub record_id: String,
+    /// What caused it; nothing caused the first.
+    pub causal_parent_id: Option<String>,
+    /// The session.
+    pub session_id: String,
+    /// Its number there: from 0, without a gap.
+    pub session_sequence_number: u64,
+    /// The declaration it stands on.
+    pub intent_id: Option<String>,
+    /// The session's mandate.
+    pub mandate_id: String,
+    /// `ALLOW`, `DENY`, `ESCALATE` or `SUSPEND`, if it is a decision.
+    pub governance_decision: Option<&'static str>,
+    /// The policies that decided.
+    pub cedar_policy_ids: Vec<String>,
+    /// `ALE-…`, if it is an event of the session's life that has a code.
+    pub ale_type: Option<String>,
+    /// What that code comes with.
+    pub ale_fields: Option<Value>,
+    /// When, RFC 3339.
+    pub timestamp: String,
+    /// How the session ended, or was left.
+    pub completion_state: Option<String>,
+    /// Whether the agent called itself unsure where the gateway saw no reason to ask.
+    pub hem_layer_discrepancy: bool,
+    /// ES256 by the gateway over the entry.
+    pub kernel_signature: String,
+    /// Hash of the ledger entry before it, hex.
+    pub previous_hash: Option<String>,
+    /// Hash of the entry, hex.
+    pub hash: String,
+    /// What happened; the trail's word.
+    pub event: String,
+    /// The action it is about.
+    pub action_id: Option<String>,
+    /// Whose session it is.
+    pub agent_id: String,
+}
+
+/// Which records are asked for; what is `None` does not matter.
+#[derive(Clone, Debug, Default)]
+pub struct GarAsk {
+    /// Of this session.
+    pub session_id: Option<String>,
+    /// Of sessions under this mandate.
+    pub mandate_id: Option<String>,
+    /// Of this agent's sessions.
+    pub agent_id: Option<Subject>,
+    /// With this code.
+    pub ale_type: Option<String>,
+    /// With this decision.
+    pub decision: Option<String>,
+    /// At or after, Unix milliseconds.
+    pub from_ms: Option<i64>,
+    /// Before, Unix milliseconds.
+    pub to_ms: Option<i64>,
+    /// Where the page before ended.
+    pub cursor: Option<String>,
+    /// Records of a page.
+    pub limit: u32,
+}
+
+impl Gateway {
+    /// A session and its records in order, from the one after the cursor.
+    ///
+    /// # Errors
+    /// `EP_NOT_FOUND` also for what is somebody else's.
+    pub async fn session_records(
+        &self,
+        caller: &Caller,
+        id: &str,
+        cursor: Option<&str>,
+        limit: u32,
+    ) -> Result<(SessionView, Page<GarView>), Error> {
+        let governed = self.governed(caller, id).await?;
+        let after = cursor.map(|cursor| cursor.parse().ok().filter(|seq| *seq <= LAST).ok_or_else(no_cursor));
+        let records = self.records_after(&governed, after.transpose()?, limit).await?;
+        let full = records.len() == limit as usize;
+        let last = records.last().filter(|_| full).map(|last| last.seq);
+        let mut items = Vec::with_capacity(records.len());
+        for record in &records {
+            items.push(self.gar_view(&governed, record).await?);
+        }
+        let next = last.filter(|last| last + 1 < governed.session.next_record).map(|last| last.to_string());
+        Ok((self.session_view(&governed.session, &governed.opening), Page { items, next }))
+    }
+
+    /// Records of the sessions that the caller may see: the newest session first, each from its beginning.
+    ///
+    /// A page may hold fewer records than asked for, even none, and be followed by others: there is a bound on what is
+    /// looked at for one page.
+    ///
+    /// # Errors
+    /// `EP_VALIDATION_FAILED` for a cursor that was not given out.
+    pub async fn gar(&self, caller: &Caller, ask: &GarAsk) -> Result<Page<GarView>, Error> {
+        caller.must(Deed::ReadOwn)?;
+        must_be_somebody(caller)?;
+        let mut search = Search::new(ask)?;
+        loop {
+            let sessions = self.sessions_before(caller, ask, search.before).await?;
+            let more = sessions.len() == SESSIONS as usize;
+            for governed in &sessions {
+                if self.search_in(governed, ask, &mut search).await? {
+                    return Ok(search.page());
+                }
+            }
+            if !more {
+                return Ok(Page { items: search.found, next: None });
+            }
+        }
+    }
+
+    async fn sessions_before(
+        &self,
+        caller: &Caller,
+        ask: &GarAsk,
+        before: Option<i64>,
+    ) -> Result<Vec<Governed>, Error> {
+        let of = match (own_only(caller), &ask.agent_id) {
+            (Some(own), Some(asked)) if own != asked => return Ok(Vec::new()),
+            (own, asked) => own.or(asked.as_ref()),
+        };
+        if let Some(id) = &ask.session_id {
+            let found = self.ledger.session(&caller.tenant, id).await.map_err(unavailable)?;
+            let wanted = |it: &Governed| {
+                of.is_none_or(|of| it.session.subject == *of) && before.is_none_or(|before| it.row < before)
+            };
+            return Ok(found.into_iter().filter(wanted).collect());
+        }
+        let page = self.ledger.sessions(&caller.tenant, of, before, SESSIONS).await;
+        Ok(page.map_err(unavailable)?.rows)
+    }
+
+    /// Looks at one session; whether enough was looked at.
+    async fn search_in(&self, governed: &Governed, ask: &GarAsk, search: &mut Search) -> Result<bool, Error> {
+        search.before = Some(governed.row);
+        search.looked_at += 1;
+        let wanted = ask.mandate_id.as_ref().is_none_or(|id| *governed.session.mandate_id == **id);
+        if wanted && self.search_records(governed, ask, search).await? {
+            return Ok(true);
+        }
+        search.at = Some((governed.row, LAST));
+        Ok(search.is_enough())
+    }
+
+    async fn search_records(
+        &self,
+        governed: &Governed,
+        ask: &GarAsk,
+        search: &mut Search,
+    ) -> Result<bool, Error> {
+        let mut after = search.resumed.take_if(|(row, _)| *row == governed.row).map(|(_, seq)| seq);
+        loop {
+            let records = self.records_after(governed, after, PART).await?;
+            for record in &records {
+                after = Some(record.seq);
+                search.looked_at += 1;
+                if ask.wants(&Line::of(record)?, &Said::of(record)) {
+                    search.found.push(self.gar_view(governed, record).await?);
+                }
+                if search.is_enough() {
+                    search.at = Some((governed.row, record.seq));
+                    return Ok(true);
+                }
+            }
+            if records.len() < PART as usize {
+                return Ok(false);
+            }
+        }
+    }
+
+    pub(super) async fn records_after(
+        &self,
+        governed: &Governed,
+        after: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<Record>, Error> {
+        let records = self.ledger.records(&governed.tenant, &governed.session.id, after, limit);
+        records.await.map_err(unavailable)
+    }
+
+    pub(super) async fn gar_view(&self, governed: &Governed, record: &Record) -> Result<GarView, Error> {
+        let (line, said) = (Line::of(record)?, Said::of(record));
+        let decision = decision(&line.event, said.ale());
+        let cedar_policy_ids = match line.action().filter(|_| decision.is_some()) {
+            Some(action) => self.policies_of(governed, action).await?,
+            None => Vec::new(),
+        };
+        let ledger::Session { causal_parent, id, intent_id, seq } = line.session;
+        Ok(GarView {
+            record_id: ledger::record_id(&line.chain_id, line.seq),
+            causal_parent_id: causal_parent,
+            session_id: id,
+            session_sequence_number: seq,
+            intent_id,
+            mandate_id: governed.session.mandate_id.to_string(),
+            governance_decision: decision,
+            cedar_policy_ids,
+            timestamp: line.at,
+            completion_state: said.completion_state,
+            hem_layer_discrepancy: said.hem_layer_discrepancy,
+            kernel_signature: line.kernel_signature,
+            previous_hash: line.previous_hash,
+            hash: line.hash,
+            event: line.event,
+            action_id: line.action_id,
+            agent_id: governed.session.subject.to_string(),
+            ale_type: said.ale.as_ref().map(|ale| ale.code.clone()),
+            ale_fields: said.ale.map(|ale| ale.fields),
+        })
+    }
+
+    /// The policies by which an action was decided; none once it is erased.
+    async fn policies_of(&self, governed: &Governed, action: ActionId) -> Result<Vec<String>, Error> {
+        let stored = self.ledger.action(&governed.tenant, action).await.map_err(unavailable)?;
+        let Some(stored) = stored.filter(|stored| !stored.payload.is_empty()) else { return Ok(Vec::new()) };
+        let row = IntentRow::from_bytes(&stored.payload)?;
+        let record: Option<Value> = row.record.and_then(|record| serde_json::from_str(record.get()).ok());
+        let policies = record.as_ref().and_then(|record| record["asked"]["policies"].as_array());
+        let id = |policy: &Value| policy["id"].as_str().map(str::to_owned);
+        Ok(policies.into_iter().flatten().filter_map(id).collect())
+    }
+}
+
+/// The record of an event that has a code, as [`GarView`] is read from it.
+pub(super) fn ale(code: &str, fields: Value, mut record: Value) -> Value {
+    record["ale"] = json!({"code": code, "fields": fields});
+    record
+}
+
+/// The signature of a session's entry.
+pub(super) fn signature_of(entry: &[u8]) -> Option<String> {
+    serde_json::from_slice::<Line>(entry).ok().map(|line| line.kernel_signature)
+}
+
+/// An entry of a session, as it reads.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Line {
+    action_id: Option<String>,
+    at: String,
+    chain_id: String,
+    pub(super) event: String,
+    pub(super) hash: String,
+    kernel_signature: String,
+    previous_hash: Option<String>,
+    seq: u64,
+    session: ledger::Session,
+    pub(super) state: Option<String>,
+}
+
+impl Line {
+    pub(super) fn of(record: &Record) -> Result<Line, Error> {
+        serde_json::from_slice(&record.entry).map_err(|_| internal("an entry of a session cannot be read"))
+    }
+
+    pub(super) fn action(&self) -> Option<ActionId> {
+        self.action_id.as_ref()?.parse().ok()
+    }
+}
+
+/// What the record of an event says that is no action.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Said {
+    ale: Option<Ale>,
+    completion_state: Option<String>,
+    hem_layer_discrepancy: bool,
+}
+
+#[derive(Deserialize)]
+struct Ale {
+    code: String,
+    fields: Value,
+}
+
+impl Said {
+    fn of(record: &Record) -> Said {
+        let record = record.record.as_deref();
+        record.and_then(|record| serde_json::from_slice(record).ok()).unwrap_or_default()
+    }
+
+    fn ale(&self) -> Option<&str> {
+        self.ale.as_ref().map(|ale| ale.code.as_str())
+    }
+}
+
+/// What was decided, if the entry says that something was.
+fn decision(event: &str, ale: Option<&str>) -> Option<&'static str> {
+    match (event, ale) {
+        ("admitted" | "approved" | ledger::SENT_AGAIN | ledger::CHARGING, _) => Some("ALLOW"),
+        ("refused" | "rejected" | "expired" | "intent_refused", _) => Some("DENY"),
+        ("held", _) => Some("ESCALATE"),
+        (_, Some("ALE-001")) => Some("SUSPEND"),
+        _ => None,
+    }
+}
+
+impl GarAsk {
+    fn wants(&self, line: &Line, said: &Said) -> bool {
+        let at = clock::parse_ms(&line.at).unwrap_or(0);
+        self.ale_type.as_deref().is_none_or(|code| said.ale() == Some(code))
+            && self.decision.as_deref().is_none_or(|it| decision(&line.event, said.ale()) == Some(it))
+            && self.from_ms.is_none_or(|from| at >= from)
+            && self.to_ms.is_none_or(|to| at < to)
+    }
+}
+
+/// How far a search is.
+struct Search {
+    found: Vec<GarView>,
+    limit: usize,
+    looked_at: u32,
+    /// Only sessions before this one are still to be looked through.
+    before: Option<i64>,
+    /// The session that the page before ended in, and its last record there.
+    resumed: Option<(i64, u64)>,
+    /// Where this page is.
+    at: Option<(i64, u64)>,
+}
+
+impl Search {
+    fn new(ask: &GarAsk) -> Result<Search, Error> {
+        let place = |cursor: &String| {
+            let (row, seq) = cursor.split_once('.')?;
+            let (row, seq): (i64, u64) = (row.parse().ok()?, seq.parse().ok()?);
+            ((0..i64::MAX).contains(&row) && seq <= LAST).then_some((row, seq))
+        };
+        let resumed = ask.cursor.as_ref().map(|cursor| place(cursor).ok_or_else(no_cursor)).transpose()?;
+        let limit = ask.limit.clamp(1, LONGEST_PAGE) as usize;
+        let before = resumed.map(|(row, _)| row + 1);
+        Ok(Search { found: Vec::new(), limit, looked_at: 0, before, resumed, at: None })
+    }
+
+    fn is_enough(&self) -> bool {
+        self.found.len() >= self.limit || self.looked_at >= MOST_LOOKED_AT
+    }
+
+    fn page(self) -> Page<GarView> {
+        Page { items: self.found, next: self.at.map(|(row, seq)| format!("{row}.{seq}")) }
+    }
+}
+
+fn no_cursor() -> Error {
+    Error::new(Code::ValidationFailed, "cursor was not given out here").field("?cursor")
+}
+
+const LONGEST_PAGE: u32 = 200;
+/// Sessions and records that are looked at for one page.
+const MOST_LOOKED_AT: u32 = 2_000;
+/// Sessions read at once.
+const SESSIONS: u32 = 20;
+/// Records read at once.
+const PART: u32 = 100;
+/// No record has a higher number.
+const LAST: u64 = i64::MAX as u64;
