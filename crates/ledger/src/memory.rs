@@ -22,9 +22,9 @@ use crate::{
     About, Admission, Admitted, Answer, ApiKey, Approval, Audited, Basis, Broken, Counted, Declared,
     Declaring, Deferral, Draft, Earlier, Erased, Erasure, Error, Event, Existing, Facts, FactsQuery, Figures,
     Filter, Finding, Freeze, Given, Governed, Held, Inspected, Intention, Labels, Ledger, Mandate, Notice,
-    Opening, Order, Outbox, Outcome, Owner, Page, Passkey, PrincipalKey, Record, Recorded, Refusal, Repeat, Resumption,
-    Revocation, Scope, Search, Settled, Settlement, Standing, State, Stored, Testimony, Tried, Turn,
-    Verified, Waiting, Walk, Witness,
+    Opening, Order, Outbox, Outcome, Owner, Page, Passkey, PrincipalKey, Record, Recorded, Refusal, Repeat,
+    Resumption, Revocation, Scope, Search, Settled, Settlement, Standing, State, Stored, Testimony, Tried,
+    Turn, Verified, Waiting, Walk, Witness,
 };
 
 /// Everything in memory, behind one lock.

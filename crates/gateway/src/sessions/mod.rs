@@ -24,7 +24,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use ledger::Governed;
-use mandate::{Claims, Mandate, Session};
+use mandate::{Claims, Mandate, Session, Use};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -227,7 +227,7 @@ impl Gateway {
         let refused = |refusal: mandate::Refusal| {
             Error::new(Code::Forbidden, refusal.to_string()).field("/delegation_token")
         };
-        let standing = self.standing(caller, token).await?;
+        let standing = self.standing(caller, token, false).await?;
         if let Some(refusal) = standing.refusal {
             return Err(refused(refusal));
         }
@@ -238,7 +238,7 @@ impl Gateway {
         })?;
         mandate.is_for(&caller.subject, now_ms / 1000).map_err(refused)?;
         if let Some(held) = self.ledger.mandate(&caller.tenant, &mandate.jti).await.map_err(unavailable)? {
-            held.account.carries(&mandate.limits(), None).map_err(refused)?;
+            held.account.carries(&mandate.limits(), &Use::default()).map_err(refused)?;
         }
         Ok(mandate)
     }

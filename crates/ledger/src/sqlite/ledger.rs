@@ -16,8 +16,9 @@ use crate::stored::page;
 use crate::{
     Admission, Admitted, Answer, ApiKey, Approval, Audited, Counted, Declared, Declaring, Deferral, Erased,
     Erasure, Error, Event, Facts, FactsQuery, Figures, Filter, Freeze, Given, Governed, Held, Inspected,
-    Intention, Ledger, Mandate, Opening, Order, Page, Passkey, Place, PrincipalKey, Record, Recorded, Refusal, Repeat,
-    Resumption, Revocation, Scope, Search, Settled, Settlement, Stored, Turn, Verified, identity,
+    Intention, Ledger, Mandate, Opening, Order, Page, Passkey, Place, PrincipalKey, Record, Recorded,
+    Refusal, Repeat, Resumption, Revocation, Scope, Search, Settled, Settlement, Stored, Turn, Verified,
+    identity,
 };
 
 impl Sqlite {

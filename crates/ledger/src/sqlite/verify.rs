@@ -15,8 +15,8 @@ use super::index::{self, SLICE, Slice};
 use super::read::{self, Heard, Kept, Sql, Standing};
 use crate::entry::{
     APPROVED, CHALLENGED, CHARGING, CHECKING, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED,
-    RESERVED, RESOLVED, RETRACTING, ROLLBACK_FAILED, ROLLING_BACK, Reading, SENT_AGAIN, Said, WAITING, sealed,
-    session_of,
+    RESERVED, RESOLVED, RETRACTING, ROLLBACK_FAILED, ROLLING_BACK, Reading, SENT_AGAIN, Said, WAITING,
+    sealed, session_of,
 };
 use crate::erasure::ERASED;
 use crate::pruned::Pruned;
