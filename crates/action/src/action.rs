@@ -2,6 +2,7 @@
 
 use crate::archetype::{Archetype, CurrencyRule, Kind, Member, MoneyRule, Pointer};
 use crate::atp::Atp;
+use crate::cycle::AskedCycle;
 use crate::hash::HmacKey;
 use crate::id::{ActionId, IdempotencyKey, Subject};
 use crate::level::{GuaranteeLevel, PaymentMode};
@@ -58,6 +59,8 @@ pub struct Action {
     pub agent_id: Option<Subject>,
     /// The session that the caller says it is in.
     pub session_id: Option<String>,
+    /// What it says where that is a governed session.
+    pub cycle: Option<Box<AskedCycle>>,
     /// Who is to be asked for approval; never who approved.
     pub human_approver: Option<Subject>,
     /// The caller's own ids and labels.
@@ -158,6 +161,7 @@ impl Action {
             repeat_of: request.repeat_of,
             agent_id: request.agent_id,
             session_id: request.session_id,
+            cycle: request.cycle,
             human_approver: request.human_approver,
             client: request.client,
             atp: request.atp,
@@ -188,6 +192,7 @@ impl Action {
             key,
             &self.archetype.name,
             &self.canonical,
+            self.cycle.as_deref(),
             payment_mode,
             guarantee_level,
             self.repeat_of,

@@ -4,6 +4,7 @@
 //! an [`Atp`]. Which archetype a verb and a target mean, the catalogue says: [`crate::Catalogue::resolve`].
 
 use crate::compliance::Compliance;
+use crate::cycle;
 use crate::refusal::Refusal;
 use crate::request::{Request, pointer_to};
 use crate::{card, text};
@@ -93,7 +94,7 @@ impl Request {
         let mut action = None;
         for (name, value) in members {
             match name.as_str() {
-                known if value.is_null() && MEMBERS.contains(&known) => {}
+                known if value.is_null() && is_known(known) => {}
                 "atp_version" => atp.version = version(&value)?,
                 "action_id" | "fleet_id" => {
                     let id = text::label(&name, &value)?;
@@ -112,7 +113,7 @@ impl Request {
                 "compliance" => {
                     atp.compliance = Compliance::read(value).map_err(|it| it.within("compliance"))?;
                 }
-                known if MEMBERS.contains(&known) => request.set(&name, value)?,
+                known if is_known(known) => request.set(&name, value)?,
                 _ => return Err(unknown(&name)),
             }
         }
@@ -323,6 +324,11 @@ fn version(value: &Value) -> Result<&'static str, Refusal> {
     let known = value.as_str().and_then(|text| VERSIONS.into_iter().find(|known| *known == text));
     known
         .ok_or_else(|| Refusal::invalid("/atp_version", "the versions spoken here are 1.0.0 and 1.0.0-draft"))
+}
+
+/// A member of the envelope, or of a cycle.
+fn is_known(name: &str) -> bool {
+    MEMBERS.contains(&name) || cycle::MEMBERS.contains(&name)
 }
 
 fn unknown(name: &str) -> Refusal {

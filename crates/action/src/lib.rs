@@ -26,6 +26,7 @@ mod atp;
 mod card;
 mod catalogue;
 pub mod compliance;
+mod cycle;
 mod hash;
 mod id;
 pub mod json;
@@ -47,6 +48,7 @@ pub use archetype::{
 };
 pub use atp::{AskedRollback, Atp, Time};
 pub use catalogue::{Catalogue, Mistake, Source};
+pub use cycle::{AskedBranch, AskedCycle, Resources};
 pub use hash::HmacKey;
 pub use id::{ActionId, Environment, IdempotencyKey, Malformed, Subject, Tenant};
 pub use level::{GuaranteeLevel, PaymentMode};

@@ -1,6 +1,7 @@
 //! The envelope in which an action is asked for.
 
 use crate::atp::{AskedRollback, Atp};
+use crate::cycle::{self, AskedCycle};
 use crate::hash::HmacKey;
 use crate::id::{ActionId, IdempotencyKey, Subject};
 use crate::level::{GuaranteeLevel, PaymentMode};
@@ -42,6 +43,8 @@ pub struct Request {
     pub agent_id: Option<Subject>,
     /// The session that the caller says it is in.
     pub session_id: Option<String>,
+    /// What it says where that is a governed session.
+    pub cycle: Option<Box<AskedCycle>>,
     /// Who is to be asked for approval; never who approved.
     pub human_approver: Option<Subject>,
     /// The caller's own ids and labels, by name: strings.
@@ -112,7 +115,8 @@ impl Request {
         let constraints = json::canonical(&self.constraints);
         let rollback = self.atp.as_ref().and_then(|atp| atp.rollback.as_ref());
         let (mode, level) = (self.payment_mode, self.guarantee_level);
-        hash(key, &self.archetype, &constraints, mode, level, self.repeat_of, rollback)
+        let cycle = self.cycle.as_deref();
+        hash(key, &self.archetype, &constraints, cycle, mode, level, self.repeat_of, rollback)
     }
 
     pub(crate) fn empty() -> Request {
@@ -131,6 +135,7 @@ impl Request {
             deletion: Deletion::Never,
             agent_id: None,
             session_id: None,
+            cycle: None,
             human_approver: None,
             client: BTreeMap::new(),
             atp: None,
@@ -175,6 +180,7 @@ impl Request {
                 self.session_id = Some(word(name, &value, read, SUBJECT)?);
             }
             "client" => self.client = client(value)?,
+            _ if cycle::MEMBERS.contains(&name) => self.cycle.get_or_insert_default().set(name, value)?,
             _ => return Err(unknown(name)),
         }
         Ok(())
@@ -182,11 +188,13 @@ impl Request {
 }
 
 /// HMAC over JCS{archetype, constraints, guarantee_level, payment_mode, repeat_of, rollback}: as asked, so that a
-/// default which changes later does not make a repeated request another one.
+/// default which changes later does not make a repeated request another one. With `cycle` where it says something as one.
+#[expect(clippy::too_many_arguments, reason = "each is a member")]
 pub(crate) fn hash(
     key: &HmacKey,
     archetype: &str,
     constraints: &str,
+    cycle: Option<&AskedCycle>,
     payment_mode: Option<PaymentMode>,
     guarantee_level: Option<GuaranteeLevel>,
     repeat_of: Option<ActionId>,
@@ -197,6 +205,10 @@ pub(crate) fn hash(
     json::write_string(archetype, &mut head);
     head.push_str(",\"constraints\":");
     let mut tail = String::with_capacity(160);
+    if let Some(cycle) = cycle {
+        tail.push_str(",\"cycle\":");
+        json::write_canonical(&cycle.to_value(), &mut tail);
+    }
     let mut member = |name: &str, value: Option<&str>| {
         tail.push(',');
         json::write_string(name, &mut tail);

@@ -10,7 +10,7 @@ use crate::objection::{
     Objection, Weighed, Weight, cedars_objection, escalation, observed, summary, weigh, weigh_noted,
 };
 use crate::record::Record;
-use crate::stage::{Stage, StageName};
+use crate::stage::{Output, Stage, StageName};
 use crate::{
     Caller, Class, Facts, Flag, Governance, Observed, Permit, Policies, PolicyRef, Reason, Verdict, intent,
     report,
@@ -33,6 +33,25 @@ pub struct Decision {
     pub record: Record,
     /// What only an operator may see: which limit was broken, which policy failed and how.
     pub detail: Option<String>,
+}
+
+impl Decision {
+    /// Ids of the policies that decided on the action and on what its agent might do next, each once.
+    pub fn policies(&self) -> Vec<String> {
+        let outputs = self.stages.iter().filter_map(|stage| match &stage.output {
+            Output::Boundary(output) => Some(output),
+            _ => None,
+        });
+        let told = outputs.flat_map(|output| {
+            let branches = output.cycle.iter().flat_map(|cycle| &cycle.branches).map(|branch| &branch.cedar);
+            std::iter::once(&output.cedar).chain(branches)
+        });
+        let mut ids: Vec<String> =
+            told.flat_map(|cedar| &cedar.policies).map(|policy| policy.id.to_string()).collect();
+        let mut seen = std::collections::HashSet::new();
+        ids.retain(|id| seen.insert(id.clone()));
+        ids
+    }
 }
 
 /// What is known of an action before its archetype is.

@@ -53,6 +53,8 @@ pub struct Gateway {
     /// What passkeys are asked to sign.
     pub(crate) challenges: Challenges,
     pub(crate) questions: Questions,
+    /// Taken while it is looked whether somebody is asked to extend a budget, until that is written down.
+    pub(crate) extensions: Arc<tokio::sync::Mutex<()>>,
     /// When an action in doubt is to be asked after next.
     pub(crate) inquiries: Mutex<HashMap<ActionId, Inquiry>>,
 }
@@ -152,6 +154,7 @@ impl Gateway {
             concluding: Semaphore::new(AT_ONCE),
             challenges: Challenges::new().map_err(|error| error.to_string())?,
             questions: Questions::default(),
+            extensions: Arc::default(),
             inquiries: Mutex::default(),
         };
         for tenant in gateway.tenants.values() {

@@ -98,7 +98,7 @@ pub use resolve::{Decision, ResolutionView, ResolveAsk};
 pub use rollbacks::{Fate, ROLLBACK_FAILED, UndoneView};
 pub use runs::{Begun, Next as NextRun, RunView, WaitView};
 pub use sessions::{
-    CloseAsk, ClosedView, ContextView, DeclarationView, DelegationContext, GarAsk, GarView, SessionView,
+    CloseAsk, ClosedView, ContextView, CycleView, DeclarationView, DelegationContext, GarAsk, GarView, SessionView,
     no_others,
 };
 pub use views::{

@@ -238,6 +238,7 @@ pub(crate) fn describe(of: &Described<'_>, chain: &Chain, call: Option<CallRow>)
         earlier_transaction: None,
         atp: kept(action.atp.as_deref())?,
         record: None,
+        cycle: None,
         keeping: KeepingRow::of(action.keeping),
         regulations: action.regulations(),
     })

@@ -25,6 +25,8 @@ pub(crate) struct Proven {
     pub state: State,
     /// What was charged, where that is known.
     pub charged: Option<action::Money>,
+    /// What a cycle used of its budget, once it is over.
+    pub used: Option<mandate::Usage>,
     pub receipt: Option<receipt::Receipt>,
     pub receipt_id: Option<String>,
     pub reply: Reply,
@@ -252,6 +254,7 @@ impl Gateway {
             signature: receipt.signature_value().to_owned(),
             short: receipt.short().to_owned(),
         };
+        let used = self.used(pending, ending.state, ending.confirmation.map(|it| &it.answer));
         let payload = OutcomeRow {
             v: VERSION,
             answer: ending
@@ -280,6 +283,7 @@ impl Gateway {
             outcome,
             state: ending.state,
             charged: ending.charged,
+            used,
             receipt: Some(receipt),
             receipt_id,
             reply,
@@ -306,7 +310,7 @@ impl Gateway {
             receipt_id: Cow::Borrowed(receipt_id),
             transaction_id: Cow::Borrowed(&transaction_id),
             agent_id: Cow::Borrowed(pending.subject.as_str()),
-            session_id: None,
+            session_id: row.cycle.as_ref().map(|cycle| Cow::Borrowed(cycle.session_id.as_str())),
             event,
             payment_status: ending.payment,
             money: MoneyFields {

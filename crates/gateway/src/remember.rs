@@ -51,6 +51,7 @@ impl Gateway {
     ) -> Result<Reply, Error> {
         let alert = overage.as_ref().map(|overage| overage.receipt_id.clone());
         let (kind, reply) = (proven.outcome.kind, proven.reply.clone());
+        let used = proven.used;
         let (before, after) = outcome_of(pending, proven.state);
         let settlement = settlement(tenant, pending, proven, overage);
         self.at(before)?;
@@ -61,6 +62,9 @@ impl Gateway {
         settled.map_err(unavailable)?;
         self.at(after)?;
         self.metrics.outcome(kind);
+        if let Some(used) = used {
+            self.note_breach(tenant, pending, &used).await;
+        }
         if let Some(receipt_id) = alert {
             self.alert(Alert::Overage, pending, &receipt_id);
         }
@@ -139,7 +143,7 @@ pub(crate) fn settlement(
     proven: Proven,
     overage: Option<Overage>,
 ) -> Settlement {
-    let Proven { outcome, state, charged, receipt, receipt_id, reply, payload, at_ms } = proven;
+    let Proven { outcome, state, charged, used, receipt, receipt_id, reply, payload, at_ms } = proven;
     let entry = |event| draft(tenant, event, Some(outward(state)), &pending.action_hash, pending.attempt());
     Settlement {
         action: pending.id,
@@ -161,7 +165,7 @@ pub(crate) fn settlement(
             true => charged_late(state, pending.money, charged),
             false => correction(spent_as(outcome.kind, state), pending.money, charged),
         },
-        used: None,
+        used,
         overage: overage.map(|overage| ledger::Outcome {
             at_ms: overage.at_ms,
             state,

@@ -4,15 +4,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use action::{Atp, Backoff, Currency, Deletion, Keeping, Money, Period, RetryPolicy};
+use action::{AskedCycle, Atp, Backoff, Currency, Deletion, Keeping, Money, Period, RetryPolicy};
 use boundary::{PolicyRef, Trigger};
 use execution::{Call, Confirmation, Course, Undo};
+use mandate::Usage;
 use provider::Provider;
 use receipt::Json;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::decide::usage;
 use crate::outcome::Details;
 use crate::reserve::ReservationRow;
 use crate::{Code, Error, clock};
@@ -92,12 +94,45 @@ pub(crate) struct IntentRow {
     pub atp: Option<Box<RawValue>>,
     /// What the decision was made from; `countersign replay` reads it.
     pub record: Option<Box<RawValue>>,
+    /// What it is in its session, where it is a cycle of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cycle: Option<Box<CycleRow>>,
     /// How long it is kept and when it is erased, where anybody said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keeping: Option<KeepingRow>,
     /// The regulations it falls under.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub regulations: Vec<String>,
+}
+
+/// A cycle of a governed session.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CycleRow {
+    pub session_id: String,
+    /// The declaration it stands on, if there is one.
+    pub intent_id: Option<String>,
+    pub sequence: u64,
+    /// What its agent said, as `action::AskedCycle` writes it; nothing if only the session was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Value>,
+    /// The Context Package it was judged with the last time.
+    pub context: Value,
+    /// What was decided on it, oldest first.
+    pub decided: Vec<DecidedRow>,
+}
+
+/// One decision on a cycle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DecidedRow {
+    /// `PROCEED`, `DENY`, `ESCALATE` or `SUSPEND`.
+    pub governance: String,
+    /// Ids of the policies that decided.
+    pub policies: Vec<String>,
+    /// What is odd and stopped nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flags: Vec<String>,
 }
 
 /// How long an action is kept and when it is erased, in the words of `action::retention`; members in JCS order.
@@ -400,6 +435,21 @@ impl IntentRow {
 
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<IntentRow, Error> {
         from_bytes(bytes)
+    }
+}
+
+impl CycleRow {
+    /// What its agent said.
+    pub(crate) fn asked(&self) -> Result<Option<AskedCycle>, Error> {
+        let Some(asked) = self.asked.clone() else { return Ok(None) };
+        let asked = AskedCycle::kept(asked).ok_or_else(|| internal("a stored cycle cannot be read"))?;
+        Ok(Some(asked))
+    }
+
+    /// What it means to use up in so many seconds.
+    pub(crate) fn used(&self, seconds: u64) -> Usage {
+        let resources = self.asked.clone().and_then(AskedCycle::kept).unwrap_or_default().resources;
+        usage(seconds, &resources)
     }
 }
 

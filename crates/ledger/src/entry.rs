@@ -505,6 +505,12 @@ pub fn session_of(bytes: &[u8]) -> Option<Session> {
     entry.session.map(Cow::into_owned)
 }
 
+/// The id of an entry, from its bytes.
+pub(crate) fn id_of(bytes: &[u8]) -> Option<Box<str>> {
+    let entry: Entry<'_> = serde_json::from_slice(bytes).ok()?;
+    Some(record_id(entry.chain_id, entry.seq).into())
+}
+
 /// The id of an entry, by which records, causes and lists name it.
 #[must_use]
 pub fn record_id(chain: &str, seq: u64) -> String {

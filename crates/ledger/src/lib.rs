@@ -318,6 +318,9 @@ pub trait Ledger: Outbox {
         intent: Option<&'a str>,
     ) -> Answer<'a, Option<Intention>>;
 
+    /// The id of the record with which a cycle began; `None` for an action that is none.
+    fn begun_as<'a>(&'a self, tenant: &'a Tenant, id: ActionId) -> Answer<'a, Option<Box<str>>>;
+
     /// Something happens to a session: the row and its record are one commit. Answers with the record's id and the
     /// session after it.
     ///

@@ -1131,6 +1131,10 @@ impl Ledger for Memory {
         self.now(move |world| Ok(world.intention(tenant, session, intent)))
     }
 
+    fn begun_as<'a>(&'a self, tenant: &'a Tenant, id: ActionId) -> Answer<'a, Option<Box<str>>> {
+        self.now(move |world| Ok(world.begun_as(tenant, id)))
+    }
+
     fn turn(&self, turn: Turn) -> Answer<'_, (Box<str>, mandate::Session)> {
         self.now(move |world| world.turn(turn))
     }

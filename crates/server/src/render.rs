@@ -36,7 +36,7 @@ fn status(outcome: &Outcome) -> u16 {
     match (outcome.kind, outcome.code) {
         (Kind::Executed, _) => 200,
         (Kind::Held | Kind::NeedsChallenge | Kind::PendingSettlement, _) => 202,
-        (Kind::Blocked, _) => 403,
+        (Kind::Blocked, code) => code.map_or(403, |code| errors::entry(code).status),
         (Kind::Failed, Some(Code::Cancelled | Code::Released)) => 409,
         (Kind::Failed, Some(Code::DeadlineExceeded)) => 504,
         (Kind::Failed, _) => 502,

@@ -154,7 +154,8 @@ impl Gateway {
         let call = pending.row.call.clone();
         let call = call.ok_or_else(|| internal("an action without a call cannot be sent again"))?;
         let (token, failed) = (stored.token, stored.state == State::Failed);
-        let own = Own { counted_ms: stored.counted_ms, minor: stored.debit };
+        let used = pending.row.cycle.as_ref().map(|cycle| cycle.used(1)).unwrap_or_default();
+        let own = Own { counted_ms: stored.counted_ms, minor: stored.debit, used };
         let mut attempts = pending.row.attempts.clone();
         if failed {
             let mut over = call.over(clock::now_ms(), "failed", None);
@@ -223,7 +224,8 @@ impl Gateway {
         }
         let atp = row.atp()?.map(Box::new);
         let deadline_ms = row.deadline_ms;
-        let request = Request { atp, deadline_ms, ..Request::from_value(body).map_err(refused)? };
+        let cycle = row.cycle.as_ref().map(|cycle| cycle.asked()).transpose()?.flatten().map(Box::new);
+        let request = Request { atp, cycle, deadline_ms, ..Request::from_value(body).map_err(refused)? };
         if !was_asked(&request, stored, &tenant.hmac) {
             return Err(internal("a stored action is not the one that was asked for"));
         }

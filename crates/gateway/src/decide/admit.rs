@@ -39,12 +39,21 @@ impl Gateway {
             Ok(snapshot) => judged.row.snapshot = snapshot,
             Err(()) => return self.without_snapshot(case, judged).await.map(Next::Said).map(Some),
         }
+        let cycle = permit.footing().map(|footing| ledger::Cycle {
+            session: footing.session_id.clone(),
+            epoch: footing.session_epoch,
+            sequence: Some(footing.sequence),
+            intent: Some(footing.intent_id.clone()),
+        });
         let execution = self.go(case, permit)?;
         let call = execution.call();
         let lease_ms = call.send_by_ms.saturating_add(LEASE_AFTER_MS);
         judged.row.call = Some(CallRow::new(call, case.provider.as_ref(), Some(execution.course())));
         let mut pending = self.pending(case, judged);
-        let admission = self.admission(case, &pending, facts, quote_only, lease_ms)?;
+        let admission = ledger::Admission {
+            cycle,
+            ..self.admission(case, &pending, facts, quote_only, lease_ms)?
+        };
         // Before it can be found as sent: recovery must not take it for an orphan.
         let under_way = match &case.resumed {
             Some(resumed) => resumed.under_way.clone(),
@@ -75,7 +84,8 @@ impl Gateway {
             Admitted::Existing(existing) => {
                 self.answer_again(case.asked.tenant, existing).await.map(Next::Said).map(Some)
             }
-            Admitted::Refused(Obstacle::MandateChanged { .. } | Obstacle::SessionChanged) => Ok(None),
+            Admitted::Refused(Obstacle::MandateChanged { .. }) => Ok(None),
+            Admitted::Refused(obstacle) if case.may_be_judged_anew(&obstacle) => Ok(None),
             Admitted::Refused(Obstacle::Overtaken) => Err(overtaken()),
             Admitted::Refused(obstacle) if case.before().is_some() => {
                 let (code, _, details) = obstacle_of(&obstacle);
@@ -88,7 +98,7 @@ impl Gateway {
             {
                 let trigger = Trigger::ProbableDuplicate { earlier: earlier.id };
                 let judged = judged_again(pending);
-                self.hold(case, judged, &[trigger]).await.map(Next::Said).map(Some)
+                Ok(self.hold(case, judged, &[trigger]).await?.map(Next::Said))
             }
             Admitted::Refused(obstacle) => {
                 self.block_at_admission(case, pending, &obstacle).await.map(Next::Said).map(Some)
@@ -115,7 +125,11 @@ impl Gateway {
         let stands = matches!(case.resumed.as_ref().map(|it| it.basis), Some(Basis::Sent { .. }));
         Ok(ledger::Admission {
             cycle: None,
-            intent: ledger::Intent { amount: intent.amount.filter(|_| !quote_only), ..intent },
+            intent: ledger::Intent {
+                amount: intent.amount.filter(|_| !quote_only),
+                usage: case.cycle.as_ref().map(|cycle| cycle.usage()).unwrap_or_default(),
+                ..intent
+            },
             hold: None,
             debits: debits(&case.standing, facts),
             effect: case.effect.filter(|_| !quote_only && !stands).map(|effect| Effect {

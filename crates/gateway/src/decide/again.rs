@@ -7,6 +7,7 @@ use action::Action;
 use boundary::Approved;
 use execution::Stood;
 use ledger::{Admission, Admitted, Basis, By, Resumption, Stored};
+use mandate::Usage;
 use provider::Provider;
 use serde_json::value::RawValue;
 
@@ -65,13 +66,15 @@ pub(crate) struct Own {
     pub counted_ms: i64,
     /// Minor units; 0 where there is no money.
     pub minor: i64,
+    /// What it took of its session's budget.
+    pub used: Usage,
 }
 
 impl Own {
     /// The facts as they would be without it: it is not held against itself.
     pub(crate) fn taken_out_of(self, facts: &mut ledger::Facts) {
         for account in &mut facts.accounts {
-            *account = account.credit(self.minor);
+            *account = account.credit(self.minor).remeasure(&self.used, &Usage::default());
             account.actions = account.actions.saturating_sub(1);
         }
         facts.series = Arc::new(facts.series.without(self.counted_ms, self.minor));
@@ -88,7 +91,8 @@ impl Gateway {
         (stored, row): (&Stored, &IntentRow),
         resumed: Resumed,
     ) -> Result<Next, Error> {
-        let fresh = self.case(asked, action, provider, clock::now_ms()).await?;
+        let before = row.cycle.as_deref().cloned();
+        let fresh = self.case(asked, action, provider, clock::now_ms(), before).await?;
         let mut salt = [0; 32];
         hex::decode_to_slice(&row.salt, &mut salt).map_err(|_| internal("a stored salt is not one"))?;
         let (id, request_hash) = (stored.id, stored.request_hash);

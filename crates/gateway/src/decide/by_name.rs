@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::Asked;
 use super::case::judged_caller;
+use super::cycle::no_cycle;
 use super::describe::chain_of;
 use super::reasons::{code_of, details_of};
 use crate::atp::Names;
@@ -28,8 +29,12 @@ impl Gateway {
         request: &Request,
         (archetype, verb, target): Names<'_>,
     ) -> Result<Answer, Error> {
+        let governed = self.session_named(asked.caller, request.session_id.as_deref()).await?;
         let standing =
-            self.standing(asked.caller, request.delegation_token.as_deref(), asked.ask.dry_run).await?;
+            self.standing_in(governed.as_ref(), asked, request.delegation_token.as_deref()).await?;
+        if let (None, Some(words)) = (&governed, &request.cycle) {
+            return Err(no_cycle(words));
+        }
         let caller = judged_caller(asked.caller);
         let named = Named {
             environment: self.environment,
@@ -46,6 +51,14 @@ impl Gateway {
         if asked.ask.dry_run {
             return Ok(self.say_dry(asked, &decision));
         }
+        let id = clock::new_id(asked.arrival.at_ms)?;
+        let (cycle, cycle_row) = match &governed {
+            Some(governed) => {
+                let (cycle, row) = self.denied_cycle(governed, &standing, request, id, &decision).await?;
+                (Some(cycle), Some(Box::new(row)))
+            }
+            None => (None, None),
+        };
         let Decision { verdict, stages, record, .. } = decision;
         let Verdict::Block(reason) = verdict else { return Err(internal("a denied name was not blocked")) };
         let request_hash = request.hash(&asked.tenant.hmac);
@@ -57,13 +70,14 @@ impl Gateway {
             mandate_id: standing.mandate.as_ref().map(|mandate| mandate.jti.clone()),
             action_hash: hex::encode(action_hash),
             entries: entries(&chain)?,
+            cycle: cycle_row,
             record: Some(raw(
                 String::from_utf8(record.to_bytes()).map_err(|_| internal("a record is not text"))?
             )?),
             ..as_asked(asked, request)?
         };
         let pending = Pending {
-            id: clock::new_id(asked.arrival.at_ms)?,
+            id,
             tenant: asked.caller.tenant.clone(),
             subject: asked.caller.subject.clone(),
             key: asked.key.map(|key| key.as_str().into()),
@@ -97,11 +111,13 @@ impl Gateway {
         if let Some(answer) = self.already_answered(&row).await? {
             return Ok(answer);
         }
-        if let Some(answer) = self.repeats(&row, &pending, code).await? {
+        if cycle.is_none()
+            && let Some(answer) = self.repeats(&row, &pending, code).await?
+        {
             return Ok(answer);
         }
         let ending = self.blocked(pending.chain.clone(), code, details_of(&reason));
-        self.refuse(&row, &pending, code, ending).await
+        self.refuse(&row, &pending, code, ending, cycle).await
     }
 
     /// A key that was used before is answered as it was then, before anything is counted as a repetition.
@@ -174,6 +190,7 @@ fn as_asked(asked: &Asked<'_>, request: &Request) -> Result<IntentRow, Error> {
         earlier_transaction: None,
         atp: kept(request.atp.as_deref())?,
         record: None,
+        cycle: None,
         keeping: KeepingRow::of(asked_for(request)),
         regulations: Atp::regulations(request.atp.as_deref(), &[]),
     })

@@ -5,11 +5,12 @@ use std::time::Instant;
 
 use action::{Action, ActionId, IdempotencyKey, Money, OnDuplicate};
 use boundary::{Approved, Decision, Facts};
-use ledger::{Basis, Effect, FactsQuery, State, Tolerance};
+use ledger::{Basis, Effect, FactsQuery, Obstacle, State, Tolerance};
 use provider::Provider;
 
 use super::Asked;
 use super::again::{Before, Resumed};
+use super::cycle::{Cycle, no_cycle};
 use super::describe::Judged;
 use crate::authority::Standing;
 use crate::caller::Caller;
@@ -17,7 +18,7 @@ use crate::gateway::Gateway;
 use crate::metrics::Step;
 use crate::pending::Pending;
 use crate::remember::{Row, outward, unavailable};
-use crate::row::EscalationRow;
+use crate::row::{CycleRow, EscalationRow};
 use crate::{Error, clock};
 
 /// An action before the judge.
@@ -34,6 +35,8 @@ pub(super) struct Case<'a> {
     pub observe: bool,
     /// When it is judged, which may be more than once.
     pub now_ms: i64,
+    /// Set where it belongs to a governed session.
+    pub cycle: Option<Box<Cycle>>,
     /// Set where the action waited for people and its row is there already.
     pub resumed: Option<Resumed>,
 }
@@ -42,6 +45,11 @@ impl Case<'_> {
     /// What it has behind it, if it was sent before.
     pub(super) fn before(&self) -> Option<&Before> {
         self.resumed.as_ref()?.before.as_ref()
+    }
+
+    /// Whether the obstacle to its admission is one that another look gets over.
+    pub(super) fn may_be_judged_anew(&self, obstacle: &Obstacle) -> bool {
+        self.cycle.as_ref().is_some_and(|cycle| cycle.may_be_judged_anew(obstacle))
     }
 
     /// What people are asked about it, if they have not answered and it is judged only to ask them by other rules.
@@ -58,9 +66,17 @@ impl Gateway {
         action: Action,
         provider: Arc<dyn Provider>,
         now_ms: i64,
+        before: Option<CycleRow>,
     ) -> Result<Case<'a>, Error> {
         let caller = asked.caller;
-        let standing = self.standing(caller, action.delegation_token.as_deref(), asked.ask.dry_run).await?;
+        let governed = self.session_named(caller, action.session_id.as_deref()).await?;
+        let standing =
+            self.standing_in(governed.as_ref(), asked, action.delegation_token.as_deref()).await?;
+        let cycle = match (governed, action.cycle.as_deref()) {
+            (Some(governed), _) => Some(Box::new(Cycle::new(governed, &action, asked.rules, before)?)),
+            (None, Some(words)) => return Err(no_cycle(words)),
+            (None, None) => None,
+        };
         let principal: Arc<str> = match &standing.mandate {
             Some(mandate) => mandate.root_principal().into(),
             None => caller.subject.as_str().into(),
@@ -91,6 +107,7 @@ impl Gateway {
             salt: salt.try_into().unwrap_or_default(),
             observe,
             now_ms,
+            cycle,
             resumed: None,
         })
     }
@@ -163,7 +180,7 @@ impl Gateway {
                     .earlier
                     .map(|earlier| boundary::Earlier { id: earlier.id, at_ms: earlier.at_ms }),
                 approved,
-                cycle: None,
+                cycle: case.cycle.as_ref().and_then(|it| it.facts(&self.issuer, &case.standing)),
                 observe: case.observe,
                 now_ms: case.now_ms,
                 request_hash: case.request_hash,

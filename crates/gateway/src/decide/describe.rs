@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use boundary::{Decision, Verdict};
 use ledger::Stored;
 use receipt::{Chain, Json, NewEntry, Salts, Stage};
 use serde::Serialize;
@@ -30,10 +31,10 @@ impl Gateway {
     pub(super) fn describe_case(
         &self,
         case: &Case<'_>,
-        stages: Vec<boundary::Stage>,
-        observed: Option<boundary::Observed>,
-        record: Vec<u8>,
-    ) -> Result<Judged, Error> {
+        decision: Decision,
+    ) -> Result<(Judged, Verdict), Error> {
+        let cycle = case.cycle.as_ref().and_then(|cycle| cycle.row(&decision));
+        let Decision { verdict, stages, observed, record, .. } = decision;
         let salts = Salts::new(&case.salt);
         let constraints = conceal(&case.action, &salts)?;
         let chain = chain_of(&case.asked.arrival, &case.request_hash, stages, &constraints)?;
@@ -60,8 +61,10 @@ impl Gateway {
             row.reservation = resumed.before.as_ref().and_then(|before| before.reservation.clone());
         }
         (row.keeping, row.regulations) = (keeping, regulations);
-        row.record = Some(raw(String::from_utf8(record).map_err(|_| internal("a record is not text"))?)?);
-        Ok(Judged { chain, row, action_hash })
+        row.cycle = cycle.map(Box::new);
+        let record = String::from_utf8(record.to_bytes()).map_err(|_| internal("a record is not text"))?;
+        row.record = Some(raw(record)?);
+        Ok((Judged { chain, row, action_hash }, verdict))
     }
 
     fn action_hash(

@@ -16,13 +16,14 @@ use crate::row::{EscalationRow, IntentRow, TriggerRow};
 use crate::{Error, clock};
 
 impl Gateway {
-    /// An action that waits for a person: key and effect are claimed, nothing is debited, nothing is sent.
+    /// An action that waits for a person: key and effect are claimed, nothing is debited, nothing is sent. `None`: judge
+    /// anew.
     pub(super) async fn hold(
         &self,
         case: &Case<'_>,
         mut judged: Judged,
         triggers: &[Trigger],
-    ) -> Result<Answer, Error> {
+    ) -> Result<Option<Answer>, Error> {
         let Details { reasons, earlier_transaction, .. } = held_details(triggers);
         judged.row.held_for = reasons;
         judged.row.earlier_transaction = earlier_transaction;
@@ -45,7 +46,7 @@ impl Gateway {
             false => self.config.limits.held_per_agent,
         };
         let admission = ledger::Admission {
-            cycle: None,
+            cycle: case.cycle.as_ref().and_then(|cycle| cycle.entered()),
             intent: self.intent(&self.row_of(case, &pending, "held", State::Held), &pending.row)?,
             hold: Some(Hold { until_ms, needed: case.action.archetype.approvals, most }),
             debits: Vec::new(),
@@ -58,11 +59,12 @@ impl Gateway {
             Admitted::New { .. } => {
                 self.at(Point::HoldAfter)?;
                 self.metrics.outcome(Kind::Held);
-                Ok(self.say_held(pending.id, &pending.row, until_ms, "approval", false))
+                Ok(Some(self.say_held(pending.id, &pending.row, until_ms, "approval", false)))
             }
-            Admitted::Existing(existing) => self.answer_again(case.asked.tenant, existing).await,
+            Admitted::Existing(existing) => self.answer_again(case.asked.tenant, existing).await.map(Some),
             Admitted::Refused(Obstacle::Overtaken) => Err(overtaken()),
-            Admitted::Refused(obstacle) => self.block_at_admission(case, pending, &obstacle).await,
+            Admitted::Refused(obstacle) if case.may_be_judged_anew(&obstacle) => Ok(None),
+            Admitted::Refused(obstacle) => self.block_at_admission(case, pending, &obstacle).await.map(Some),
         }
     }
 

@@ -1,12 +1,13 @@
 //! Decide: facts in, verdict out, and what each verdict leads to.
 //!
-//! `case` brings an action before the judge, `describe` writes down what was found, and one of `admit`, `refuse` and
+//! `case` brings an action before the judge, `cycle` what is known of its session, `describe` writes down what was found, and one of `admit`, `refuse` and
 //! `hold` follows. `again` takes what waited and was approved the same way once more. `by_name` blocks what is denied before any of that; `reasons` puts a verdict in published words.
 
 mod admit;
 mod again;
 mod by_name;
 mod case;
+mod cycle;
 mod describe;
 mod hold;
 mod reasons;
@@ -21,7 +22,9 @@ use provider::Provider;
 
 pub(crate) use self::again::{Before, Own, Resumed};
 use self::case::Case;
+pub(crate) use self::cycle::usage;
 pub(crate) use self::describe::action_hash_of;
+pub(crate) use self::reasons::code_of_intent;
 use self::reasons::{code_of, details_of, held_details, stop};
 use crate::caller::Caller;
 use crate::gateway::Gateway;
@@ -46,6 +49,8 @@ pub(crate) struct Asked<'a> {
 /// How often a case is judged: without its price, with it, and anew because a mandate changed between judgement and
 /// admission.
 const MOST_JUDGEMENTS: u32 = 4;
+/// The same in a session, where whoever asked for no number may find it taken each time.
+const MOST_OF_CYCLE: u32 = 64;
 
 impl Gateway {
     /// Judges an action and does what the verdict says.
@@ -55,14 +60,14 @@ impl Gateway {
         action: Action,
         provider: Arc<dyn Provider>,
     ) -> Result<Next, Error> {
-        let case = self.case(asked, action, provider, asked.arrival.at_ms).await?;
+        let case = self.case(asked, action, provider, asked.arrival.at_ms, None).await?;
         self.judge_case(case).await
     }
 
     async fn judge_case(self: &Arc<Self>, mut case: Case<'_>) -> Result<Next, Error> {
         let asked = case.asked;
         let mut quote = None;
-        for _ in 0..MOST_JUDGEMENTS {
+        for _ in 0..if case.cycle.is_some() { MOST_OF_CYCLE } else { MOST_JUDGEMENTS } {
             // A provider may take its time to name a price; a mandate that ended meanwhile has ended.
             case.now_ms = clock::now_ms();
             let started = Instant::now();
@@ -71,6 +76,7 @@ impl Gateway {
             if let Some(existing) = facts.existing.take().filter(|_| !asked.ask.dry_run) {
                 return self.answer_again(asked.tenant, existing).await.map(Next::Said);
             }
+            self.look_around(&mut case, &facts).await?;
             let mut decision = self.decide(&case, &facts);
             if quote.is_none() && matches!(decision.verdict, Verdict::Quote) {
                 let price = match self.quote(&case).await {
@@ -92,12 +98,14 @@ impl Gateway {
                 // Something is new: people are shown all of it once more, and not only what is new.
                 decision = self.decide_with(&case, &facts, None);
             }
-            let Decision { verdict, stages, observed, record, .. } = decision;
-            let judged = self.describe_case(&case, stages, observed, record.to_bytes())?;
+            let (judged, verdict) = self.describe_case(&case, decision)?;
             if let (Verdict::Pass(_), Some(asked_before)) = (&verdict, case.asked_anew()) {
                 // The rules of now ask nobody, but it waits for a yes and nobody has said so: the question stays.
                 let triggers = asked_before.read()?;
-                return self.hold(&case, judged, &triggers).await.map(Next::Said);
+                match self.hold(&case, judged, &triggers).await? {
+                    Some(answer) => return Ok(Next::Said(answer)),
+                    None => continue,
+                }
             }
             match verdict {
                 Verdict::Pass(permit) => match self.admit(&case, judged, permit, &facts, quote).await? {
@@ -113,10 +121,15 @@ impl Gateway {
                 }
                 Verdict::Block(reason) => {
                     let details = details_of(&reason);
-                    return self.block(&case, judged, code_of(&reason), details).await.map(Next::Said);
+                    let code = case.cycle.as_ref().and_then(|cycle| cycle.code(&reason));
+                    let code = code.unwrap_or_else(|| code_of(&reason));
+                    return self.block(&case, judged, code, details).await.map(Next::Said);
                 }
                 Verdict::Escalate(escalation) => {
-                    return self.hold(&case, judged, &escalation.triggers).await.map(Next::Said);
+                    match self.hold(&case, judged, &escalation.triggers).await? {
+                        Some(answer) => return Ok(Next::Said(answer)),
+                        None => continue,
+                    }
                 }
                 Verdict::Quote => return Err(internal("a price was asked for twice")),
             }

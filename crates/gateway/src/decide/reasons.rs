@@ -3,7 +3,7 @@
 use boundary::{Reason, Trigger};
 use execution::Stop;
 use ledger::Obstacle;
-use mandate::{Completion, SessionState};
+use mandate::{Completion, IntentRefusal, SessionState};
 
 use crate::Code;
 use crate::outcome::{Details, Missing};
@@ -25,8 +25,8 @@ pub(super) fn code_of(reason: &Reason) -> Code {
         | Reason::PolicyError
         | Reason::Forbidden { .. }
         | Reason::NotPermitted
-        | Reason::Intent(_)
         | Reason::Mode(_) => Code::BoundaryBlock,
+        Reason::Intent(refusal) => code_of_intent(*refusal),
         Reason::Session(SessionState::Suspended) | Reason::BudgetExhausted => Code::BudgetExhausted,
         Reason::Session(SessionState::Closed(Completion::Revoked)) => Code::SessionRevoked,
         Reason::Session(_) | Reason::Cluster(_) => Code::StateConflict,
@@ -38,6 +38,22 @@ pub(super) fn code_of(reason: &Reason) -> Code {
         Reason::Incomplete { .. } => Code::Incomplete,
         Reason::Anomaly => Code::AnomalyBlock,
         Reason::ProbableDuplicate { .. } => Code::ProbableDuplicate,
+    }
+}
+
+/// The published code of what is wrong with a declaration, or with a cycle that stands on it.
+pub(crate) fn code_of_intent(refusal: IntentRefusal) -> Code {
+    match refusal {
+        IntentRefusal::Missing => Code::IntentMissing,
+        IntentRefusal::Malformed => Code::IntentMalformed,
+        IntentRefusal::Expired => Code::IntentExpired,
+        IntentRefusal::MandateMismatch => Code::IntentMandateMismatch,
+        IntentRefusal::SequenceNotRising => Code::IntentSequence,
+        IntentRefusal::Duplicate => Code::IntentDuplicate,
+        IntentRefusal::SessionMismatch => Code::IntentSessionMismatch,
+        IntentRefusal::WrongInstance => Code::IntentWrongInstance,
+        IntentRefusal::OutsideGoal => Code::IntentOutsideGoal,
+        IntentRefusal::SessionRevoked => Code::IntentSessionRevoked,
     }
 }
 
@@ -94,7 +110,7 @@ pub(super) fn obstacle_of(obstacle: &Obstacle) -> (Code, &'static str, Details) 
         Obstacle::CapExceeded { .. } => (Code::DelegationBlock, "cap_exceeded"),
         Obstacle::CurrencyMismatch { .. } => (Code::DelegationBlock, "currency_mismatch"),
         Obstacle::SessionChanged => (Code::StateConflict, "session_changed"),
-        Obstacle::NotRising { .. } => (Code::StateConflict, "sequence_not_rising"),
+        Obstacle::NotRising { .. } => (Code::IntentSequence, "sequence_not_rising"),
         Obstacle::EnvelopeExceeded { resource: mandate::Resource::Seconds, .. } => {
             (Code::BudgetExhausted, "time_used_up")
         }

@@ -49,11 +49,14 @@ impl Gateway {
             return self.conclude(case.asked.tenant, &pending, Ok(ending)).await;
         }
         let row = self.row_of(case, &pending, "refused", State::Refused);
-        if let Some(answer) = self.repeats(&row, &pending, code).await? {
+        // Of a session each refusal is on record.
+        if case.cycle.is_none()
+            && let Some(answer) = self.repeats(&row, &pending, code).await?
+        {
             return Ok(answer);
         }
         let ending = self.blocked(pending.chain.clone(), code, details);
-        self.refuse(&row, &pending, code, ending).await
+        self.refuse(&row, &pending, code, ending, entered(case)).await
     }
 
     /// A provider that must name its price does not: nothing can be authorised and nothing was sent.
@@ -62,8 +65,7 @@ impl Gateway {
         if case.asked.ask.dry_run || case.asked_anew().is_some() {
             return Err(Error::new(Code::ProviderFailed, "the provider named no price").retry_after(5));
         }
-        let Decision { stages, observed, record, .. } = decision;
-        let mut judged = self.describe_case(case, stages, observed, record.to_bytes())?;
+        let (mut judged, _) = self.describe_case(case, decision)?;
         let call = self.call(case, FIRST)?;
         judged.row.call = Some(CallRow::new(&call, case.provider.as_ref(), None));
         let pending = self.pending(case, judged);
@@ -72,7 +74,7 @@ impl Gateway {
             return self.conclude(case.asked.tenant, &pending, Ok(ending)).await;
         }
         let row = self.row_of(case, &pending, "failed", State::Failed);
-        self.refuse(&row, &pending, Code::ProviderFailed, ending).await
+        self.refuse(&row, &pending, Code::ProviderFailed, ending, entered(case)).await
     }
 
     /// A provider that must say what there is before does not: nothing is sent.
@@ -89,7 +91,7 @@ impl Gateway {
             return self.conclude(case.asked.tenant, &pending, Ok(ending)).await;
         }
         let row = self.row_of(case, &pending, "failed", State::Failed);
-        self.refuse(&row, &pending, Code::ProviderFailed, ending).await
+        self.refuse(&row, &pending, Code::ProviderFailed, ending, entered(case)).await
     }
 
     pub(super) async fn refuse(
@@ -98,13 +100,14 @@ impl Gateway {
         pending: &Pending,
         code: Code,
         ending: Ending<'_>,
+        cycle: Option<ledger::Cycle>,
     ) -> Result<Answer, Error> {
         let started = Instant::now();
         let proven = self.prove(pending, ending, &pending.row.correlation_id)?;
         self.metrics.step(Step::Prove, started.elapsed());
         let reply = proven.reply;
         let refusal = ledger::Refusal {
-            cycle: None,
+            cycle,
             intent: self.intent(row, &pending.row)?,
             code: code.as_str(),
             outcome: ledger::Outcome {
@@ -161,4 +164,9 @@ impl Gateway {
         let reply = (self.render)(&outcome, &self.public_url);
         Ok(Some(Answer { reply, replayed: false, action_id: Some(repeat.action) }))
     }
+}
+
+/// What it is in its session.
+fn entered(case: &Case<'_>) -> Option<ledger::Cycle> {
+    case.cycle.as_ref().and_then(|cycle| cycle.entered())
 }

@@ -1,11 +1,16 @@
 //! The Context Package: what a cycle is judged with and its agent may know. The gateway builds it; an agent's own version
 //! of it is refused.
 
-use ledger::Governed;
-use mandate::{Declaration, ResourceEnvelope, SessionState};
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
+use std::sync::Arc;
 
+use action::ActionId;
+use ledger::Governed;
+use mandate::{
+    Account, ContextPackage, Declaration, Limits, Mandate, Remaining, ResourceEnvelope, SessionState,
+};
+use serde_json::{Value, json};
+
+use crate::authority::PUBLIC_TOKEN;
 use crate::caller::Caller;
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
@@ -36,7 +41,7 @@ pub struct ContextView {
     pub cluster_context: Option<Value>,
     /// Cycles denied so far.
     pub prior_denial_count: u32,
-    /// SHA-256 of its canonical form without this member: `sha256:` and hex.
+    /// `sha256:` and hex over what stays from cycle to cycle; another one means another situation.
     pub fingerprint: String,
 }
 
@@ -60,7 +65,7 @@ impl Gateway {
         let governed = self.governed(caller, id).await?;
         let now_ms = clock::now_ms();
         let intent = self.intent_in_force(&governed, now_ms).await?;
-        self.context_of(&governed, intent.as_ref(), now_ms)
+        self.context_of(&governed, intent.as_ref(), now_ms).await
     }
 
     /// The newest declaration of a session, if it is not over.
@@ -71,65 +76,152 @@ impl Gateway {
     ) -> Result<Option<Declaration>, Error> {
         let newest = self.ledger.intention(&governed.tenant, &governed.session.id, None).await;
         let newest = newest.map_err(unavailable)?;
-        let declared = newest.map(|newest| super::intents::declaration(&newest)).transpose()?;
+        let declared = newest.map(|newest| super::intents::declaration_of(&newest)).transpose()?;
         Ok(declared.filter(|declared| now_ms < declared.expires_ms))
     }
 
-    pub(crate) fn context_of(
+    /// As it is between cycles.
+    pub(crate) async fn context_of(
         &self,
         governed: &Governed,
         intent: Option<&Declaration>,
         now_ms: i64,
     ) -> Result<ContextView, Error> {
-        let (session, mandate) = (&governed.session, self.mandate_of(governed)?);
-        let left = u64::try_from(mandate.expires_at - now_ms / 1000).unwrap_or(0);
-        let left = mandate.resource_envelope.max_duration_seconds.map_or(left, |most| most.min(left));
+        let mandates = self.mandates_of(governed).await?;
+        let (_, accounts) = self.left(&governed.tenant, &mandates).await?;
+        let budget = Budget::of(mandates.iter().zip(&accounts), now_ms);
+        let package = budget.package(governed, intent, governed.session.sequence, None);
+        let root = mandates.first().map_or("", |mandate| mandate.root_principal());
+        Ok(ContextView::of(&package, root))
+    }
+
+    /// The mandate that a session was opened with and all that it descends from, leaf first.
+    pub(super) async fn mandates_of(&self, governed: &Governed) -> Result<Vec<Arc<Mandate>>, Error> {
+        if *governed.session.mandate_id != *PUBLIC_TOKEN
+            && let Some(Ok(line)) = self.line(&governed.tenant, &governed.session.mandate_id).await?
+        {
+            return Ok(line.mandates.clone());
+        }
+        Ok(vec![self.mandate_of(governed)?])
+    }
+}
+
+/// What a mandate and all that it descends from have left together.
+pub(crate) struct Budget {
+    left: Limits,
+    time_seconds: u64,
+    delegation: Option<mandate::DelegationContext>,
+}
+
+impl Budget {
+    /// From each mandate and its account, leaf first. Time ends with the first of them that ends.
+    pub(crate) fn of<'a>(
+        chain: impl Iterator<Item = (&'a Arc<Mandate>, &'a Account)>,
+        now_ms: i64,
+    ) -> Budget {
+        let chain: Vec<_> = chain.collect();
+        let left = chain.iter().fold(Limits::default(), |left, (mandate, account)| {
+            left.least(&account.left(&mandate.limits()))
+        });
+        let ends = chain.iter().map(|(mandate, _)| mandate.expires_at).min();
+        let until = ends.and_then(|ends| u64::try_from(ends.saturating_sub(now_ms.div_euclid(1000))).ok());
+        let until = until.unwrap_or(0);
+        let leaf = chain.first().map(|(mandate, _)| *mandate).filter(|mandate| !mandate.chain.is_empty());
+        Budget {
+            time_seconds: left.envelope.max_duration_seconds.map_or(until, |most| most.min(until)),
+            left,
+            delegation: leaf.map(|mandate| mandate::DelegationContext {
+                chain: mandate.chain.clone(),
+                root_principal: mandate.root_principal().into(),
+            }),
+        }
+    }
+
+    /// The package of a cycle of the session, or, without one, of the session between cycles.
+    pub(crate) fn package(
+        &self,
+        governed: &Governed,
+        intent: Option<&Declaration>,
+        sequence: u64,
+        cycle: impl Into<Option<ActionId>>,
+    ) -> ContextPackage {
+        let session = &governed.session;
+        let envelope = &self.left.envelope;
         // Nothing is left of time in a session that is over.
         let over = matches!(session.state(), SessionState::Closed(_));
-        let mut context = ContextView {
-            session_id: session.id.to_string(),
-            mandate_id: session.mandate_id.to_string(),
-            intent_id: intent.map(|intent| intent.intent_id.to_string()),
-            reasoning_mode: intent.map(|intent| intent.mode.as_str()),
-            cycle_id: None,
-            sequence: session.sequence,
-            time_budget_remaining: if over { 0 } else { left },
-            resource_envelope: mandate.resource_envelope.clone(),
-            delegation_context: DelegationContext {
-                delegation_chain: mandate.chain.clone(),
-                delegation_depth: mandate.chain.len(),
-                root_principal: mandate.root_principal().to_owned(),
+        ContextPackage {
+            cycle_id: cycle.into().map(|id| id.to_string()).unwrap_or_default().into(),
+            session_id: session.id.clone(),
+            mandate_id: session.mandate_id.clone(),
+            intent_id: intent.map(|intent| intent.intent_id.clone()),
+            sequence,
+            reasoning_mode: intent.map(|intent| intent.mode),
+            remaining: Remaining {
+                time_seconds: if over { 0 } else { self.time_seconds },
+                compute_units: envelope.max_compute_units,
+                memory_bytes: envelope.max_memory_bytes,
+                storage_bytes: envelope.max_storage_bytes,
+                network_egress_bytes: envelope.max_network_egress_bytes,
             },
-            cluster_context: None,
+            delegation: self.delegation.clone(),
+            cluster: None,
             prior_denial_count: session.denials,
-            fingerprint: String::new(),
-        };
-        let digest = Sha256::digest(action::json::canonical(&context.members()));
-        context.fingerprint = format!("sha256:{}", hex::encode(digest));
-        Ok(context)
+        }
     }
 }
 
 impl ContextView {
-    /// What the fingerprint covers.
-    fn members(&self) -> Value {
-        let DelegationContext { delegation_chain, delegation_depth, root_principal } =
-            &self.delegation_context;
-        json!({
-            "cluster_context": &self.cluster_context,
-            "cycle_id": &self.cycle_id,
-            "delegation_context": {
-                "delegation_chain": delegation_chain, "delegation_depth": delegation_depth,
-                "root_principal": root_principal,
+    fn of(package: &ContextPackage, root_principal: &str) -> ContextView {
+        let chain = package.delegation.as_ref().map(|it| it.chain.clone()).unwrap_or_default();
+        ContextView {
+            session_id: package.session_id.to_string(),
+            mandate_id: package.mandate_id.to_string(),
+            intent_id: package.intent_id.as_deref().map(str::to_owned),
+            reasoning_mode: package.reasoning_mode.map(mandate::ReasoningMode::as_str),
+            cycle_id: Some(package.cycle_id.to_string()).filter(|id| !id.is_empty()),
+            sequence: package.sequence,
+            time_budget_remaining: package.remaining.time_seconds,
+            resource_envelope: envelope(&package.remaining),
+            delegation_context: DelegationContext {
+                delegation_depth: chain.len(),
+                delegation_chain: chain,
+                root_principal: root_principal.to_owned(),
             },
-            "intent_id": &self.intent_id,
-            "mandate_id": &self.mandate_id,
-            "prior_denial_count": self.prior_denial_count,
-            "reasoning_mode": self.reasoning_mode,
-            "resource_envelope": &self.resource_envelope,
-            "sequence": self.sequence,
-            "session_id": &self.session_id,
-            "time_budget_remaining": self.time_budget_remaining,
-        })
+            cluster_context: None,
+            prior_denial_count: package.prior_denial_count,
+            fingerprint: fingerprint(package),
+        }
     }
 }
+
+/// A package as rows keep it, and as the record of its cycle shows it.
+pub(crate) fn shown(package: &ContextPackage) -> Value {
+    json!({
+        "cluster_context": null,
+        "delegation_context": package.delegation.as_ref().map(|it| json!({
+            "delegation_chain": it.chain, "delegation_depth": it.depth(), "root_principal": it.root_principal,
+        })),
+        "fingerprint": fingerprint(package),
+        "prior_denial_count": package.prior_denial_count,
+        "reasoning_mode": package.reasoning_mode.map(mandate::ReasoningMode::as_str),
+        "resource_envelope": envelope(&package.remaining),
+        "time_budget_remaining": package.remaining.time_seconds,
+    })
+}
+
+fn envelope(remaining: &Remaining) -> ResourceEnvelope {
+    ResourceEnvelope {
+        max_compute_units: remaining.compute_units,
+        max_duration_seconds: Some(remaining.time_seconds),
+        max_memory_bytes: remaining.memory_bytes,
+        max_network_egress_bytes: remaining.network_egress_bytes,
+        max_storage_bytes: remaining.storage_bytes,
+    }
+}
+
+fn fingerprint(package: &ContextPackage) -> String {
+    format!("{FINGERPRINT}{}", package.fingerprint())
+}
+
+/// What a fingerprint begins with.
+pub(crate) const FINGERPRINT: &str = "sha256:";

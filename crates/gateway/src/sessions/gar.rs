@@ -2,6 +2,7 @@
 //! the ledger's entries.
 
 use action::{ActionId, Subject};
+use boundary::Governance;
 use ledger::{Governed, Record};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -10,7 +11,7 @@ use super::{SessionView, must_be_somebody, own_only};
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
-use crate::row::{IntentRow, internal};
+use crate::row::{DecidedRow, IntentRow, internal};
 use crate::views::Page;
 use crate::{Code, Error, clock};
 
@@ -176,7 +177,10 @@ impl Gateway {
                 after = Some(record.seq);
                 search.looked_at += 1;
                 if ask.wants(&Line::of(record)?, &Said::of(record)) {
-                    search.found.push(self.gar_view(governed, record).await?);
+                    let view = self.gar_view(governed, record).await?;
+                    if ask.decision.as_deref().is_none_or(|it| view.governance_decision == Some(it)) {
+                        search.found.push(view);
+                    }
                 }
                 if search.is_enough() {
                     search.at = Some((governed.row, record.seq));
@@ -201,11 +205,16 @@ impl Gateway {
 
     pub(super) async fn gar_view(&self, governed: &Governed, record: &Record) -> Result<GarView, Error> {
         let (line, said) = (Line::of(record)?, Said::of(record));
-        let decision = decision(&line.event, said.ale());
-        let cedar_policy_ids = match line.action().filter(|_| decision.is_some()) {
-            Some(action) => self.policies_of(governed, action).await?,
-            None => Vec::new(),
+        let told = decision(&line.event, said.ale());
+        let decided = match line.action().zip(told) {
+            Some((action, told)) => self.decided(governed, action, told).await?,
+            None => None,
         };
+        let flagged = decided.as_ref().is_some_and(|decided| decided.flags.iter().any(|it| it == UNSURE));
+        // Where it was the budget that stopped it, the event alone does not tell.
+        let suspended = decided.as_ref().is_some_and(|it| it.governance == Governance::Suspend.as_str());
+        let decision = if suspended { Some("SUSPEND") } else { told };
+        let cedar_policy_ids = decided.map(|decided| decided.policies).unwrap_or_default();
         let ledger::Session { causal_parent, id, intent_id, seq } = line.session;
         Ok(GarView {
             record_id: ledger::record_id(&line.chain_id, line.seq),
@@ -218,7 +227,7 @@ impl Gateway {
             cedar_policy_ids,
             timestamp: line.at,
             completion_state: said.completion_state,
-            hem_layer_discrepancy: said.hem_layer_discrepancy,
+            hem_layer_discrepancy: said.hem_layer_discrepancy || flagged,
             kernel_signature: line.kernel_signature,
             previous_hash: line.previous_hash,
             hash: line.hash,
@@ -230,15 +239,23 @@ impl Gateway {
         })
     }
 
-    /// The policies by which an action was decided; none once it is erased.
-    async fn policies_of(&self, governed: &Governed, action: ActionId) -> Result<Vec<String>, Error> {
+    /// The latest decision on an action that comes to what its record tells; none once it is erased.
+    async fn decided(
+        &self,
+        governed: &Governed,
+        action: ActionId,
+        told: &str,
+    ) -> Result<Option<DecidedRow>, Error> {
         let stored = self.ledger.action(&governed.tenant, action).await.map_err(unavailable)?;
-        let Some(stored) = stored.filter(|stored| !stored.payload.is_empty()) else { return Ok(Vec::new()) };
-        let row = IntentRow::from_bytes(&stored.payload)?;
-        let record: Option<Value> = row.record.and_then(|record| serde_json::from_str(record.get()).ok());
-        let policies = record.as_ref().and_then(|record| record["asked"]["policies"].as_array());
-        let id = |policy: &Value| policy["id"].as_str().map(str::to_owned);
-        Ok(policies.into_iter().flatten().filter_map(id).collect())
+        let Some(stored) = stored.filter(|stored| !stored.payload.is_empty()) else { return Ok(None) };
+        let decided = IntentRow::from_bytes(&stored.payload)?.cycle.map(|cycle| cycle.decided);
+        let suspend = Governance::Suspend.as_str();
+        let fits = |decided: &DecidedRow| match told {
+            "ALLOW" => decided.governance == Governance::Proceed.as_str(),
+            "ESCALATE" => [Governance::Escalate.as_str(), suspend].contains(&&*decided.governance),
+            _ => [Governance::Deny.as_str(), suspend].contains(&&*decided.governance),
+        };
+        Ok(decided.into_iter().flatten().rfind(fits))
     }
 }
 
@@ -320,7 +337,6 @@ impl GarAsk {
     fn wants(&self, line: &Line, said: &Said) -> bool {
         let at = clock::parse_ms(&line.at).unwrap_or(0);
         self.ale_type.as_deref().is_none_or(|code| said.ale() == Some(code))
-            && self.decision.as_deref().is_none_or(|it| decision(&line.event, said.ale()) == Some(it))
             && self.from_ms.is_none_or(|from| at >= from)
             && self.to_ms.is_none_or(|to| at < to)
     }
@@ -365,6 +381,8 @@ fn no_cursor() -> Error {
     Error::new(Code::ValidationFailed, "cursor was not given out here").field("?cursor")
 }
 
+/// See `boundary::Flag`.
+const UNSURE: &str = "HEM_LAYER_DISCREPANCY";
 const LONGEST_PAGE: u32 = 200;
 /// Sessions and records that are looked at for one page.
 const MOST_LOOKED_AT: u32 = 2_000;

@@ -7,10 +7,12 @@ use ledger::{Declared, Declaring, Governed, Intention, Turn};
 use mandate::{Completion, Declaration, IntentRefusal, Mandate, ReasoningMode, SessionRefusal, SessionState};
 use serde_json::{Map, Value, json};
 
+use super::context::FINGERPRINT;
 use super::gar::signature_of;
 use super::no_others;
 use crate::admin::{event, named};
 use crate::caller::{Caller, Deed};
+use crate::decide::code_of_intent;
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
 use crate::row::internal;
@@ -86,7 +88,7 @@ impl Gateway {
         let next = declaration.sequence.saturating_add(1);
         declaration.bears(session, &self.issuer, next, now_ms).map_err(refused)?;
         within_mandate(&declaration, &self.mandate_of(governed)?.goal_scope, &tenant.rules())?;
-        let left = self.context_of(governed, Some(&declaration), now_ms)?.time_budget_remaining;
+        let left = self.context_of(governed, Some(&declaration), now_ms).await?.time_budget_remaining;
         let declaring = Declaring {
             tenant: governed.tenant.clone(),
             session: session.id.clone(),
@@ -153,7 +155,7 @@ fn record(declaration: &Declaration, left: u64) -> Value {
 }
 
 /// A declaration from its record.
-pub(crate) fn declaration(kept: &Intention) -> Result<Declaration, Error> {
+pub(crate) fn declaration_of(kept: &Intention) -> Result<Declaration, Error> {
     let wrong = || internal("a stored declaration cannot be read");
     let record: Value = serde_json::from_slice(&kept.record).map_err(|_| wrong())?;
     let text = |member: &str| record[member].as_str().map(Box::<str>::from);
@@ -169,7 +171,8 @@ pub(crate) fn declaration(kept: &Intention) -> Result<Declaration, Error> {
         constrained_by: text("constrained_by"),
         sequence: record["action_sequence_number"].as_u64().ok_or_else(wrong)?,
         expires_ms: text("expires_at").and_then(|it| clock::parse_ms(&it)).ok_or_else(wrong)?,
-        context_fingerprint: text("context_fingerprint"),
+        context_fingerprint: text("context_fingerprint")
+            .map(|text| text.strip_prefix(FINGERPRINT).map_or(text.clone(), Box::from)),
         subject: text("subject").and_then(|it| Subject::parse(&it).ok()).ok_or_else(wrong)?,
     })
 }
@@ -263,7 +266,7 @@ fn fingerprint(body: &Map<String, Value>) -> Result<Option<Box<str>>, Error> {
     }
     let said = text(body, name)?;
     let hex = |hex: &str| hex.len() == 64 && hex.bytes().all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f'));
-    match said.strip_prefix("sha256:").is_some_and(hex) {
+    match said.strip_prefix(FINGERPRINT).is_some_and(hex) {
         true => Ok(Some(said.into())),
         false => Err(malformed(name, "is no fingerprint of a context")),
     }
@@ -311,19 +314,17 @@ fn malformed(name: &str, why: &str) -> Error {
 
 /// The refusal as it is told, with the member that it is about.
 fn refused(refusal: IntentRefusal) -> Error {
-    let (code, member) = match refusal {
-        IntentRefusal::Missing => (Code::IntentMissing, "intent_id"),
-        IntentRefusal::Malformed => (Code::IntentMalformed, ""),
-        IntentRefusal::Expired => (Code::IntentExpired, "expires_at"),
-        IntentRefusal::MandateMismatch => (Code::IntentMandateMismatch, "mandate_id"),
-        IntentRefusal::SequenceNotRising => (Code::IntentSequence, "action_sequence_number"),
-        IntentRefusal::Duplicate => (Code::IntentDuplicate, "intent_id"),
-        IntentRefusal::SessionMismatch => (Code::IntentSessionMismatch, "session_id"),
-        IntentRefusal::WrongInstance => (Code::IntentWrongInstance, "gec_instance_id"),
-        IntentRefusal::OutsideGoal => (Code::IntentOutsideGoal, "goal_scope"),
-        IntentRefusal::SessionRevoked => (Code::IntentSessionRevoked, "session_id"),
+    let member = match refusal {
+        IntentRefusal::Missing | IntentRefusal::Duplicate => "intent_id",
+        IntentRefusal::Malformed => "",
+        IntentRefusal::Expired => "expires_at",
+        IntentRefusal::MandateMismatch => "mandate_id",
+        IntentRefusal::SequenceNotRising => "action_sequence_number",
+        IntentRefusal::SessionMismatch | IntentRefusal::SessionRevoked => "session_id",
+        IntentRefusal::WrongInstance => "gec_instance_id",
+        IntentRefusal::OutsideGoal => "goal_scope",
     };
-    Error::new(code, String::new()).field(format!("/{member}"))
+    Error::new(code_of_intent(refusal), String::new()).field(format!("/{member}"))
 }
 
 fn not_taken(refusal: SessionRefusal) -> Error {

@@ -11,13 +11,17 @@
 
 mod close;
 mod context;
+mod cycles;
 mod gar;
 mod intents;
 
 pub use self::close::{CloseAsk, ClosedView};
 pub use self::context::{ContextView, DelegationContext};
+pub(crate) use self::context::{Budget, shown};
+pub use self::cycles::CycleView;
 pub use self::gar::{GarAsk, GarView};
 pub use self::intents::DeclarationView;
+pub(crate) use self::intents::declaration_of;
 
 use std::sync::Arc;
 
@@ -133,7 +137,7 @@ impl Gateway {
         let mandate = self.in_force(caller, token, now_ms).await?;
         let row = SessionRow { v: 1, claims: self.claims_of(caller, token, &mandate).await? };
         let random: [u8; 16] = clock::random()?;
-        let id = format!("ses_{}", hex::encode(random));
+        let id = format!("{PREFIX}{}", hex::encode(random));
         let session = Session::open(id, caller.subject.clone(), mandate.jti.as_str(), now_ms);
         let record = json!({
             "by": caller.subject.as_str(), "mandateId": &mandate.jti, "principal": mandate.root_principal(),
@@ -280,6 +284,13 @@ fn own_only(caller: &Caller) -> Option<&action::Subject> {
     (!caller.role.may(Deed::ReadTenant)).then_some(&caller.subject)
 }
 
+/// Whether this may be the id of a session: any other name is a label of the client's.
+pub(crate) fn is_session(id: &str) -> bool {
+    id.strip_prefix(PREFIX).is_some_and(|rest| rest.len() == 32 && rest.bytes().all(|it| it.is_ascii_hexdigit()))
+}
+
+/// What the id of a session begins with.
+const PREFIX: &str = "ses_";
 const OPENED: &str = "session_opened";
 
 #[cfg(test)]

@@ -32,6 +32,8 @@ pub(super) struct Sessions {
 struct Part {
     session: i64,
     intent: Option<Box<str>>,
+    /// Its first record.
+    first: Box<str>,
     last: Box<str>,
 }
 
@@ -59,7 +61,7 @@ impl World {
         let of = |it: &&Intention| Some(&it.session) == name.as_ref() && Some(&it.intent) == intent.as_ref();
         let declared = self.sessions.declared.iter().find(of).map(|it| it.record_id.clone());
         let last = declared.or_else(|| self.opening(session)).unwrap_or_default();
-        let part = Part { session, intent: intent.clone(), last };
+        let part = Part { session, intent: intent.clone(), first: self.chain.next_id().into(), last };
         self.sessions.cycles.insert(item.intent.id, part);
     }
 
@@ -175,6 +177,11 @@ impl World {
         let wanted =
             |it: &&Intention| *it.session == *session && intent.is_none_or(|intent| *it.intent == *intent);
         self.sessions.declared.iter().rev().find(wanted).cloned()
+    }
+
+    pub(super) fn begun_as(&self, tenant: &Tenant, id: ActionId) -> Option<Box<str>> {
+        self.row(id).filter(|row| row.stored.tenant == *tenant)?;
+        self.sessions.cycles.get(&id).map(|part| part.first.clone())
     }
 
     pub(super) fn turn(&mut self, turn: Turn) -> Result<(Box<str>, Session), Error> {

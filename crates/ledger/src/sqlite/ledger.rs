@@ -411,6 +411,10 @@ impl Ledger for Sqlite {
         self.look(move |db| session::intention(db, tenant, session, intent))
     }
 
+    fn begun_as<'a>(&'a self, tenant: &'a Tenant, id: ActionId) -> Answer<'a, Option<Box<str>>> {
+        self.look(move |db| session::begun_as(db, tenant, id))
+    }
+
     fn turn(&self, turn: Turn) -> Answer<'_, (Box<str>, mandate::Session)> {
         self.perform(move |batch| batch.turn(&turn))
     }

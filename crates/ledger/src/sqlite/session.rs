@@ -13,7 +13,7 @@ use crate::sqlite::write::Fate;
 use crate::{
     Declared, Declaring, Draft, Error, Event, Governed, Intention, Opening, Record, State, Turn, identity,
 };
-use action::{Subject, Tenant};
+use action::{ActionId, Subject, Tenant};
 
 /// Where in a session an entry is to stand.
 pub(crate) struct Place {
@@ -388,6 +388,15 @@ pub(crate) fn intention(
         })
     };
     read::one(db, sql, values, intention)
+}
+
+/// The id of the record with which a cycle began.
+pub(crate) fn begun_as(db: &Connection, tenant: &Tenant, id: ActionId) -> Sql<Option<Box<str>>> {
+    let sql = "SELECT e.bytes FROM action a JOIN cycle c ON c.action = a.row JOIN entry e ON e.row = a.entry
+               WHERE a.id = ?1 AND a.tenant = ?2";
+    let bytes: Option<Vec<u8>> =
+        read::one(db, sql, params![id.as_bytes(), tenant.as_str()], |row| row.get(0))?;
+    Ok(bytes.and_then(|bytes| entry::id_of(&bytes)))
 }
 
 pub(crate) fn records(

@@ -1,7 +1,7 @@
 //! Governed sessions: opened, declared in, looked at, ended; and their records, as JSON or PROV-JSON.
 
 use gateway::{
-    CloseAsk, Code, Completion, ContextView, DeclarationView, Error, GarAsk, GarView, ResourceEnvelope,
+    Ask, CloseAsk, Code, Completion, ContextView, CycleView, DeclarationView, Error, GarAsk, GarView, ResourceEnvelope,
     SessionView, no_others,
 };
 use http::StatusCode;
@@ -10,10 +10,11 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::audit::{link, named, one_of, plain, span, subject};
+use super::execution_protocol::{marked, status_of};
 use super::provenance;
 use crate::openapi::{Answer, Schema};
 use crate::reply;
-use crate::request::{Request, Response, read};
+use crate::request::{self, Request, Response, read};
 use crate::who;
 
 /// Opens a session of the caller's own.
@@ -60,6 +61,20 @@ pub(crate) async fn declare(mut request: Request) -> Result<Response, Error> {
     let body = request.value().await?;
     let declared = gateway.declare(&caller, &request.argument, &body).await?;
     Ok(reply::json(StatusCode::CREATED, &Intent::of(declared)))
+}
+
+/// Takes one action to its outcome as a cycle of it.
+pub(crate) async fn cycle(mut request: Request) -> Result<Response, Error> {
+    let gateway = request.gateway()?;
+    let caller = who::caller_or_anonymous(&request).await?;
+    let [] = request.query([])?;
+    let idempotency_key = request::idempotency_key(&request.head.headers, request.environment)?;
+    let body = request.take_body().await?;
+    let ask = Ask { idempotency_key, request_id: request.id().to_owned(), dry_run: false, body };
+    let (answer, view) = gateway.cycle(&caller, &request.argument, ask).await?;
+    let response = serde_json::from_slice(&answer.reply.body).unwrap_or_default();
+    let body = CycleRecord::of(view, response);
+    Ok(marked(reply::json(status_of(&answer), &body), answer.replayed))
 }
 
 /// Ends it.
@@ -134,6 +149,12 @@ pub(crate) async fn gar(request: Request) -> Result<Response, Error> {
     let body = GarPage { items: page.items.iter().map(GarRecord::of).collect(), next_cursor: page.next };
     Ok(reply::json(StatusCode::OK, &body))
 }
+
+/// The statuses of a cycle that is no refusal and no failure; those stand with their codes.
+pub(crate) const CYCLE: &[Answer] = &[
+    Answer::json(200, "PROCEED, and done", Schema::CycleRecord),
+    Answer::json(202, "Accepted, and not over yet; or it waits for people", Schema::CycleRecord),
+];
 
 /// What the records of a session are answered with.
 pub(crate) const RECORD: &[Answer] = &[
@@ -218,7 +239,7 @@ pub(crate) struct Context {
     cluster_context: Option<Value>,
     /// Cycles denied so far.
     prior_denial_count: u32,
-    /// SHA-256 of the canonical form (RFC 8785) without this member.
+    /// `sha256:` and hex over what stays from cycle to cycle: another one means another situation.
     fingerprint: String,
 }
 
@@ -281,6 +302,83 @@ pub(crate) struct Intent {
     record_id: String,
     /// ES256 by this gateway over that record.
     kernel_signature: String,
+}
+
+/// One action as a cycle of a session: a request of the Execution Protocol, and what it says of itself.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what `gateway::Gateway::cycle` reads")]
+pub(crate) struct CycleRequest {
+    #[schema(example = "PAYMENT_TRANSFER")]
+    archetype: String,
+    #[schema(value_type = Object)]
+    constraints: Value,
+    /// The declaration it stands on.
+    intent_id: String,
+    /// Above the session's `sequence`.
+    #[schema(minimum = 1)]
+    action_sequence_number: u64,
+    /// How sure the agent says it is, 0 to 1. Can only make people be asked.
+    confidence: Option<f64>,
+    /// What the agent says of itself; asked for by the mode `REFLEXIVE`.
+    self_assessment: Option<String>,
+    /// What it might do next: each must be permitted; asked for by the mode `TREE`.
+    #[schema(max_items = 16)]
+    branches: Option<Vec<Branch>>,
+    /// What it means to use of the mandate's envelope.
+    resources: Option<Resources>,
+    payment_mode: Option<String>,
+    guarantee_level: Option<String>,
+    deadline_ms: Option<u64>,
+}
+
+/// Something that an agent might do next.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what `action::AskedBranch` reads")]
+pub(crate) struct Branch {
+    archetype: String,
+    #[schema(value_type = Object)]
+    constraints: Value,
+}
+
+/// What an action uses up beside time.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what `action::Resources` reads")]
+pub(crate) struct Resources {
+    compute_units: Option<u64>,
+    memory_bytes: Option<u64>,
+    network_egress_bytes: Option<u64>,
+    storage_bytes: Option<u64>,
+}
+
+/// The record of a cycle.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct CycleRecord {
+    /// The transaction.
+    cycle_id: String,
+    session_id: String,
+    /// The declaration it stands on.
+    intent_id: Option<String>,
+    /// As that declared it.
+    #[schema(value_type = Option<String>)]
+    reasoning_mode: Value,
+    /// Seconds that were left when it was judged.
+    #[schema(value_type = u64)]
+    time_budget_remaining: Value,
+    /// What was left of the mandate when it was judged.
+    #[schema(value_type = Object)]
+    resource_envelope: Value,
+    /// From whom the mandate came down; null where nobody handed it on.
+    #[schema(value_type = Object)]
+    delegation_context: Value,
+    #[schema(value_type = Object)]
+    cluster_context: Value,
+    /// `PROCEED`, `DENY`, `ESCALATE` or `SUSPEND`.
+    governance_result: String,
+    /// The governance record it began with; null once that was pruned.
+    gar_record_id: Option<String>,
+    /// The outcome, as the Execution Protocol tells it.
+    #[schema(value_type = crate::openapi::ExecuteResponse)]
+    response: Value,
 }
 
 /// How a session is to end.
@@ -437,6 +535,24 @@ impl GarRecord {
             kernel_signature: view.kernel_signature.clone(),
             previous_hash: view.previous_hash.as_deref().map(named),
             hash: named(&view.hash),
+        }
+    }
+}
+
+impl CycleRecord {
+    fn of(view: CycleView, response: Value) -> CycleRecord {
+        CycleRecord {
+            cycle_id: view.cycle_id,
+            session_id: view.session_id,
+            intent_id: view.intent_id,
+            reasoning_mode: view.reasoning_mode,
+            time_budget_remaining: view.time_budget_remaining,
+            resource_envelope: view.resource_envelope,
+            delegation_context: view.delegation_context,
+            cluster_context: view.cluster_context,
+            governance_result: view.governance_result,
+            gar_record_id: view.gar_record_id,
+            response,
         }
     }
 }

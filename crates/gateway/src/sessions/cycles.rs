@@ -1,0 +1,193 @@
+//! Cycles: actions in a session, asked for and answered as such.
+
+use std::sync::Arc;
+
+use action::{ActionId, Resources};
+use ledger::{State, Turn};
+use mandate::{CONTEXT_MEMBERS, Resource, Usage};
+use serde_json::{Value, json};
+
+use super::GIVEN;
+use crate::admin::event;
+use crate::caller::{Caller, Deed};
+use crate::gateway::Gateway;
+use crate::pending::Pending;
+use crate::remember::unavailable;
+use crate::request::{Answer, Ask};
+use crate::row::{CycleRow, IntentRow, internal};
+use crate::tenants::TenantState;
+use crate::views::not_found;
+use crate::{Code, Error, clock};
+
+/// The record of a cycle.
+#[derive(Clone, Debug)]
+pub struct CycleView {
+    /// The action.
+    pub cycle_id: String,
+    /// Its session.
+    pub session_id: String,
+    /// The declaration it stands on.
+    pub intent_id: Option<String>,
+    /// As that declared it.
+    pub reasoning_mode: Value,
+    /// Seconds that were left when it was judged.
+    pub time_budget_remaining: Value,
+    /// What else was left.
+    pub resource_envelope: Value,
+    /// In whose name, where the mandate was handed on.
+    pub delegation_context: Value,
+    /// The cluster of its session.
+    pub cluster_context: Value,
+    /// `PROCEED`, `DENY`, `ESCALATE` or `SUSPEND`.
+    pub governance_result: String,
+    /// The record it began with; none once it was pruned.
+    pub gar_record_id: Option<String>,
+}
+
+impl Gateway {
+    /// Takes one action to its outcome as a cycle of a session of the caller's: the outcome is that of
+    /// [`Gateway::execute`].
+    ///
+    /// # Errors
+    /// As [`Gateway::execute`]; `EP_NOT_FOUND` also for a session that is somebody else's.
+    pub async fn cycle(
+        self: &Arc<Self>,
+        caller: &Caller,
+        session_id: &str,
+        ask: Ask,
+    ) -> Result<(Answer, CycleView), Error> {
+        caller.must(Deed::Execute)?;
+        let governed = self.governed(caller, session_id).await?;
+        if governed.session.subject != caller.subject {
+            return Err(not_found("session"));
+        }
+        let body = in_session(&ask.body, session_id)?;
+        let answer = self.execute(caller, Ask { body, ..ask }).await?;
+        let id = answer.action_id.ok_or_else(|| internal("a cycle has no action"))?;
+        let stored = self.ledger.action(&caller.tenant, id).await.map_err(unavailable)?;
+        let stored = stored.ok_or_else(|| internal("a cycle is gone"))?;
+        let cycle = IntentRow::from_bytes(&stored.payload)?.cycle;
+        let cycle = cycle.filter(|cycle| cycle.session_id == session_id).ok_or_else(|| {
+            Error::new(Code::IdempotencyMismatch, "this idempotency key was used outside of this session")
+                .field("Idempotency-Key")
+                .hint("use a new key for a new request")
+        })?;
+        let began = self.ledger.begun_as(&caller.tenant, id).await.map_err(unavailable)?;
+        Ok((answer, CycleView::of(id, *cycle, began)))
+    }
+
+    /// What a cycle took of its budget, once it is over: the time since it was sent, at least a second, and of each
+    /// resource the larger of what it meant to use and what its provider says it did.
+    pub(crate) fn used(&self, pending: &Pending, state: State, reported: Option<&Value>) -> Option<Usage> {
+        let cycle = pending.row.cycle.as_ref().filter(|_| !pending.settled && state.is_amended())?;
+        let sent_ms = pending.row.call.as_ref()?.first_ms?;
+        let took_ms = u64::try_from(clock::now_ms().saturating_sub(sent_ms)).unwrap_or(0);
+        let meant = cycle.used(took_ms.div_ceil(1000).max(1));
+        let reported = reported.and_then(|answer| Resources::read(answer.get(REPORTED)?).ok());
+        let reported = crate::decide::usage(0, &reported.unwrap_or_default());
+        Some(Usage {
+            seconds: meant.seconds,
+            compute_units: meant.compute_units.max(reported.compute_units),
+            memory_bytes: meant.memory_bytes.max(reported.memory_bytes),
+            storage_bytes: meant.storage_bytes.max(reported.storage_bytes),
+            egress_bytes: meant.egress_bytes.max(reported.egress_bytes),
+        })
+    }
+
+    /// Puts on record what a cycle used beyond what there was, once that is settled.
+    pub(crate) async fn note_breach(&self, tenant: &TenantState, pending: &Pending, used: &Usage) {
+        if let Err(error) = self.breach(tenant, pending, used).await {
+            tracing::error!(action = %pending.id, %error, "a breach of a budget is not on record");
+        }
+    }
+
+    async fn breach(&self, tenant: &TenantState, pending: &Pending, used: &Usage) -> Result<(), Error> {
+        let Some(cycle) = &pending.row.cycle else { return Ok(()) };
+        let debited = cycle.used(1);
+        if Resource::ALL.into_iter().all(|it| used.of(it) <= debited.of(it)) {
+            return Ok(());
+        }
+        let Some(session) =
+            self.ledger.session(&tenant.tenant, &cycle.session_id).await.map_err(unavailable)?
+        else {
+            return Ok(());
+        };
+        let mandates = self.mandates_of(&session).await?;
+        let (_, accounts) = self.left(&tenant.tenant, &mandates).await?;
+        let cause = self.ledger.begun_as(&tenant.tenant, pending.id).await.map_err(unavailable)?;
+        for (mandate, account) in mandates.iter().zip(&accounts) {
+            for resource in Resource::ALL {
+                let granted = if resource == Resource::Seconds { account.granted_seconds } else { 0 };
+                let limit = mandate.resource_envelope.of(resource).map(|it| it.saturating_add_signed(granted));
+                let more = used.of(resource) > debited.of(resource);
+                let Some(limit) = limit.filter(|limit| more && account.used.of(resource) > *limit) else {
+                    continue;
+                };
+                let record = json!({
+                    "actionId": pending.id.to_string(), "limit": limit, "mandateId": &mandate.jti,
+                    "resource": resource.member(), "used": account.used.of(resource),
+                });
+                let turn = Turn {
+                    tenant: tenant.tenant.clone(),
+                    session: session.session.id.clone(),
+                    event: None,
+                    cause: cause.clone(),
+                    record: event(tenant, BREACHED, &record),
+                };
+                self.ledger.turn(turn).await.map_err(unavailable)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl CycleView {
+    fn of(id: ActionId, cycle: CycleRow, began: Option<Box<str>>) -> CycleView {
+        let CycleRow { session_id, intent_id, mut context, decided, .. } = cycle;
+        let mut take = |member: &str| context[member].take();
+        CycleView {
+            cycle_id: id.to_string(),
+            session_id,
+            intent_id,
+            reasoning_mode: take("reasoning_mode"),
+            time_budget_remaining: take("time_budget_remaining"),
+            resource_envelope: take("resource_envelope"),
+            delegation_context: take("delegation_context"),
+            cluster_context: take("cluster_context"),
+            governance_result: decided.into_iter().next_back().map(|it| it.governance).unwrap_or_default(),
+            gar_record_id: began.map(String::from),
+        }
+    }
+}
+
+/// The body as the same request outside of this path, which names its session.
+fn in_session(body: &[u8], session_id: &str) -> Result<Vec<u8>, Error> {
+    let invalid =
+        |why: &str, name: &str| Error::new(Code::ValidationFailed, why).field(format!("/{name}"));
+    let mut body = action::json::parse(body).map_err(|broken| {
+        let error = Error::new(Code::MalformedBody, broken.to_string());
+        if broken.field.is_empty() { error } else { error.field(broken.field) }
+    })?;
+    let Some(members) = body.as_object_mut() else {
+        return Err(Error::new(Code::ValidationFailed, "the body is not a JSON object"));
+    };
+    if let Some(given) =
+        GIVEN.into_iter().chain(CONTEXT_MEMBERS).find(|given| members.contains_key(*given))
+    {
+        return Err(invalid("this is what the gateway says, not its caller", given));
+    }
+    if let Some(missing) = REQUIRED.into_iter().find(|name| !members.contains_key(*name)) {
+        return Err(invalid("a cycle needs this member", missing));
+    }
+    if members.get("session_id").is_some_and(|named| named != session_id) {
+        return Err(invalid("this is another session than that of the path", "session_id"));
+    }
+    members.insert("session_id".to_owned(), session_id.into());
+    serde_json::to_vec(&body).map_err(|_| internal("a body cannot be written"))
+}
+
+/// What is not left out where the path names the session.
+const REQUIRED: [&str; 2] = ["intent_id", "action_sequence_number"];
+/// The member of a provider's answer that says what an action used up.
+const REPORTED: &str = "resources_used";
+const BREACHED: &str = "budget_breached";
