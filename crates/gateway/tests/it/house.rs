@@ -302,7 +302,7 @@ pub(crate) struct Said {
 }
 
 impl Said {
-    fn of(answer: Answer) -> Said {
+    pub(crate) fn of(answer: Answer) -> Said {
         let body = serde_json::from_slice(&answer.reply.body).unwrap();
         Said { replayed: answer.replayed, bytes: answer.reply.body, body }
     }

@@ -1,0 +1,422 @@
+//! Cycles: actions in a governed session, judged with what was declared, and what their records say.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use action::IdempotencyKey;
+use countersign_gateway::{
+    Ask, Code, Completion, CycleView, DelegateAsk, Error, MandateAsk, ResourceEnvelope, SessionView,
+};
+use serde_json::{Value, json};
+
+use crate::approvals::{approver, house_with};
+use crate::house::{House, Said};
+use crate::sessions::{intent, other_agent, with};
+
+impl House {
+    /// A session with a declaration in this mode, numbered 1.
+    async fn declared(&self, mode: &str) -> SessionView {
+        self.declared_as(json!({ "reasoning_mode": mode })).await
+    }
+
+    async fn declared_as(&self, more: Value) -> SessionView {
+        let session = self.opened().await;
+        self.declare(&session.session_id, &merged(intent(&session, "i-1", 1), more)).await.unwrap();
+        session
+    }
+
+    async fn cycle(&self, session: &SessionView, key: &str, body: &Value) -> Result<(Said, CycleView), Error> {
+        let ask = ask(key, body);
+        let (answer, view) = self.gateway().cycle(&self.agent, &session.session_id, ask).await?;
+        Ok((Said::of(answer), view))
+    }
+
+    /// What a cycle of this number comes to: its result, kind and code.
+    async fn comes_to(&self, session: &SessionView, number: u64, more: Value) -> (String, String, String) {
+        let key = format!("{}-{number}", session.session_id);
+        let body = merged(pay(&format!("acct-{number}"), number), more);
+        let (said, view) = self.cycle(session, &key, &body).await.unwrap();
+        (view.governance_result, said.kind().to_owned(), said.code().to_owned())
+    }
+
+    async fn events(&self, session: &SessionView) -> Vec<String> {
+        self.records(&session.session_id).await.into_iter().map(|record| record.event).collect()
+    }
+}
+
+fn ask(key: &str, body: &Value) -> Ask {
+    Ask {
+        idempotency_key: Some(IdempotencyKey::parse(key).unwrap()),
+        request_id: format!("req-{key}"),
+        dry_run: false,
+        body: body.to_string().into_bytes(),
+    }
+}
+
+fn pay(recipient: &str, number: u64) -> Value {
+    json!({
+        "archetype": "PAYMENT_TRANSFER",
+        "constraints": { "recipient": recipient, "amount_usd": "5.00", "max_total_usd": "900.00" },
+        "intent_id": "i-1", "action_sequence_number": number,
+    })
+}
+
+/// A payment that names its session and says nothing else of itself.
+fn plain(session: &SessionView, recipient: &str) -> Value {
+    json!({
+        "archetype": "PAYMENT_TRANSFER", "session_id": session.session_id,
+        "constraints": { "recipient": recipient, "amount_usd": "5.00", "max_total_usd": "900.00" },
+    })
+}
+
+fn merged(mut body: Value, more: Value) -> Value {
+    for (name, value) in more.as_object().unwrap() {
+        body[name] = value.clone();
+    }
+    body
+}
+
+fn told(result: &str, kind: &str, code: &str) -> (String, String, String) {
+    (result.to_owned(), kind.to_owned(), code.to_owned())
+}
+
+/// A mandate for so many units of computing.
+async fn with_units(house: &mut House, envelope: ResourceEnvelope) {
+    let ask = MandateAsk {
+        subject: house.agent.subject.clone(),
+        even_if_unknown: true,
+        scope: vec!["Payments".to_owned()],
+        resources: None,
+        spend_cap: Some(action::Money::parse("500.00", action::Currency::of("USD").unwrap()).unwrap()),
+        max_actions: None,
+        requires_approval: Vec::new(),
+        uncertainty_floor: None,
+        trust_floor: None,
+        goal_scope: Vec::new(),
+        resource_envelope: Some(envelope),
+        not_before: None,
+        expires_at: 4_102_444_800,
+    };
+    house.token = house.gateway().issue_mandate(&house.operator, ask).await.unwrap().token;
+}
+
+#[tokio::test]
+async fn a_cycle_is_answered_with_its_record_and_stands_in_the_session() {
+    let house = House::new().await;
+    let before = house.opened().await;
+    let fingerprint = house.gateway().context(&house.agent, &before.session_id).await.unwrap().fingerprint;
+    let declared = with(intent(&before, "i-1", 1), "context_fingerprint", json!(fingerprint));
+    house.declare(&before.session_id, &declared).await.unwrap();
+    let (said, view) = house.cycle(&before, "k", &pay("acct-1", 2)).await.unwrap();
+    assert_eq!((said.kind(), &*view.governance_result), ("executed", "PROCEED"), "{}", said.body);
+    assert_eq!((view.intent_id.as_deref(), &view.reasoning_mode), (Some("i-1"), &json!("CHAIN")));
+    assert_eq!((&*view.cycle_id, &view.session_id), (said.id(), &before.session_id));
+    let records = house.records(&before.session_id).await;
+    let events: Vec<&str> = records.iter().map(|it| &*it.event).collect();
+    assert_eq!(events, ["session_opened", "intent_declared", "admitted", "executed"]);
+    for pair in records.windows(2) {
+        assert_eq!(pair[1].causal_parent_id.as_ref(), Some(&pair[0].record_id));
+    }
+    assert_eq!(view.gar_record_id.as_ref(), Some(&records[2].record_id));
+    assert_eq!((records[2].governance_decision, &*records[2].cedar_policy_ids), (Some("ALLOW"), &["payments".to_owned()][..]));
+    assert_eq!(records[3].governance_decision, None);
+    let receipt = house.verified(said.body["receipt"].as_str().unwrap()).await;
+    assert_eq!(receipt["sessionId"], json!(before.session_id), "{receipt}");
+    // Sent again it is the same, byte for byte.
+    let (again, same) = house.cycle(&before, "k", &pay("acct-1", 2)).await.unwrap();
+    assert_eq!((again.replayed, &again.bytes), (true, &said.bytes));
+    assert_eq!(format!("{same:?}"), format!("{view:?}"));
+    // And time passed: at least a second of it.
+    let left = house.gateway().context(&house.agent, &before.session_id).await.unwrap();
+    assert_eq!((left.sequence, left.fingerprint), (2, fingerprint), "the situation is the same");
+    house.is_whole().await;
+}
+
+#[tokio::test]
+async fn each_step_that_fails_is_told_by_its_code_and_on_record() {
+    let house = House::new().await;
+    let bare = house.opened().await;
+    let none = house.comes_to(&bare, 1, json!({})).await;
+    assert_eq!(none, told("DENY", "blocked", "IDP-E001"));
+    let none = house.said("none", &plain(&bare, "acct-1")).await;
+    assert_eq!((none.kind(), none.code()), ("blocked", "IDP-E001"));
+    assert_eq!(house.events(&bare).await, ["session_opened", "refused", "refused"]);
+
+    let data = house.declared_as(json!({ "goal_scope": ["Data"], "intent_id": "i-0" })).await;
+    let key = "outside";
+    let (said, view) = house.cycle(&data, key, &with(pay("acct-2", 2), "intent_id", json!("i-0"))).await.unwrap();
+    assert_eq!((said.code(), &*view.governance_result), ("IDP-E009", "DENY"));
+    let receipt = house.verified(said.body["receipt"].as_str().unwrap()).await;
+    let entries = receipt["entries"].as_array().or(receipt["chain"].as_array());
+    let text = serde_json::to_string(&receipt).unwrap();
+    assert!(text.contains("\"classesFired\":[2]"), "{entries:?} {text}");
+
+    let session = house.declared("CHAIN").await;
+    assert_eq!(house.comes_to(&session, 5, json!({})).await, told("PROCEED", "executed", "none"));
+    for number in [5, 4, 1] {
+        let more = json!({ "constraints": { "recipient": format!("x-{number}"), "amount_usd": "7.00", "max_total_usd": "9.00" } });
+        let key = format!("late-{number}");
+        let (said, _) = house.cycle(&session, &key, &merged(pay("", number), more)).await.unwrap();
+        assert_eq!((said.kind(), said.code()), ("blocked", "IDP-E005"));
+    }
+    assert_eq!(house.gateway().session(&house.agent, &session.session_id).await.unwrap().denials, 3);
+
+    let other = house.mandate("100.00").await;
+    let mismatch = house.comes_to(&session, 6, json!({ "delegation_token": other })).await;
+    assert_eq!(mismatch, told("DENY", "blocked", "IDP-E004"));
+    let until = jiff::Timestamp::now() + Duration::from_millis(1500);
+    let short = house.declared_as(json!({ "intent_id": "i-2", "expires_at": until.to_string() })).await;
+    while jiff::Timestamp::now() < until {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let over = house.comes_to(&short, 2, json!({ "intent_id": "i-2" })).await;
+    assert_eq!(over, told("DENY", "blocked", "IDP-E003"));
+    house.is_whole().await;
+}
+
+#[tokio::test]
+async fn what_the_mode_demands_must_be_there() {
+    let house = House::new().await;
+    let denied = |code: &str| told("DENY", "blocked", code);
+    let mode = |name: &'static str, id: &'static str| {
+        json!({ "reasoning_mode": name, "intent_id": id, "goal_scope": ["Payments", "Data"] })
+    };
+    let tree = house.declared_as(mode("TREE", "t")).await;
+    let branch = json!({ "archetype": "PAYMENT_TRANSFER", "constraints": pay("acct-9", 1)["constraints"] });
+    let export = json!({ "archetype": "DATA_EXPORT", "constraints": {
+        "dataset": "crm.customers", "format": "csv", "destination": "s3://reports", "purpose": "report"}});
+    assert_eq!(house.comes_to(&tree, 2, json!({"intent_id": "t"})).await, denied("EP_BOUNDARY_BLOCK"));
+    let both = json!({ "intent_id": "t", "branches": [branch, export] });
+    assert_eq!(house.comes_to(&tree, 3, both).await, denied("EP_DELEGATION_BLOCK"));
+    let good = json!({ "intent_id": "t", "branches": [branch] });
+    assert_eq!(house.comes_to(&tree, 4, good).await, told("PROCEED", "executed", "none"));
+    let delegated = house.declared_as(mode("DELEGATED", "d")).await;
+    assert_eq!(house.comes_to(&delegated, 2, json!({"intent_id": "d"})).await, denied("EP_BOUNDARY_BLOCK"));
+    let reflexive = house.declared_as(mode("REFLEXIVE", "r")).await;
+    let silent = house.comes_to(&reflexive, 2, json!({"intent_id": "r"})).await;
+    assert_eq!(silent, denied("EP_BOUNDARY_BLOCK"));
+    let said = json!({"intent_id": "r", "self_assessment": "the invoice matches the order"});
+    assert_eq!(house.comes_to(&reflexive, 3, said).await, told("PROCEED", "executed", "none"));
+    house.is_whole().await;
+}
+
+#[tokio::test]
+async fn who_is_unsure_where_nothing_fires_is_on_record() {
+    let house = House::new().await;
+    let session = house.declared("CHAIN").await;
+    house.comes_to(&session, 2, json!({ "confidence": 0.9 })).await;
+    let unsure = house.comes_to(&session, 3, json!({ "confidence": 0.2 })).await;
+    assert_eq!(unsure, told("PROCEED", "executed", "none"));
+    let flags: Vec<bool> =
+        house.records(&session.session_id).await.iter().map(|it| it.hem_layer_discrepancy).collect();
+    assert_eq!(flags, [false, false, false, false, true, false]);
+}
+
+#[tokio::test]
+async fn what_the_gateway_says_of_a_cycle_nobody_else_says() {
+    let house = House::new().await;
+    let session = house.declared("CHAIN").await;
+    for member in ["time_budget_remaining", "governance_result", "cluster_context", "tier_0a_check_passed"] {
+        let body = with(pay("acct-1", 2), member, json!(true));
+        let refused = house.cycle(&session, "k", &body).await.map(|_| ()).unwrap_err();
+        assert_eq!((refused.code, refused.field.as_deref()), (Code::ValidationFailed, Some(&*format!("/{member}"))));
+        let refused = house.send("k", &with(plain(&session, "a"), member, json!(true))).await.unwrap_err();
+        assert_eq!((refused.code, refused.field.as_deref()), (Code::ValidationFailed, Some(&*format!("/{member}"))));
+    }
+    for missing in ["intent_id", "action_sequence_number"] {
+        let mut body = pay("acct-1", 2);
+        body.as_object_mut().unwrap().remove(missing);
+        let refused = house.cycle(&session, "k", &body).await.map(|_| ()).unwrap_err();
+        assert_eq!(refused.field, Some(format!("/{missing}")));
+    }
+    for (member, value) in [
+        ("confidence", json!(1.5)),
+        ("branches", json!([])),
+        ("branches", json!([{ "archetype": "NOTHING", "constraints": {} }])),
+        ("resources", json!({ "compute_units": -1 })),
+        ("self_assessment", json!(1)),
+        ("session_id", json!("ses_other")),
+    ] {
+        let refused = house.cycle(&session, "k", &with(pay("acct-1", 2), member, value)).await.map(|_| ()).unwrap_err();
+        assert!(refused.field.as_deref().is_some_and(|it| it.starts_with(&format!("/{member}"))), "{refused:?}");
+    }
+    // What is said of a cycle needs a session to be one of.
+    let refused = house.send("k", &pay("acct-1", 2)).await.unwrap_err();
+    assert_eq!(refused.field.as_deref(), Some("/action_sequence_number"));
+    assert_eq!(house.events(&session).await.len(), 2, "nothing was written");
+}
+
+#[tokio::test]
+async fn a_strangers_session_is_a_label_and_no_session() {
+    let house = House::new().await;
+    let session = house.declared("CHAIN").await;
+    let stranger = other_agent(&house);
+    let refused = house.gateway().cycle(&stranger, &session.session_id, ask("k", &pay("a", 2))).await;
+    assert_eq!(refused.map(|_| ()).unwrap_err().code, Code::NotFound);
+    let body = with(plain(&session, "acct-1"), "delegation_token", json!(house.token));
+    let answer = house.gateway().execute(&stranger, ask("k", &body)).await.unwrap();
+    assert_eq!(Said::of(answer).code(), "EP_DELEGATION_BLOCK", "judged as any action of its own");
+    assert_eq!(house.events(&session).await.len(), 2);
+    // A label of a client's own is one, as ever.
+    let labelled = with(house.payment("acct-2", "5.00"), "session_id", json!("my-run-7"));
+    assert_eq!(house.said("label", &labelled).await.kind(), "executed");
+}
+
+#[tokio::test]
+async fn a_number_is_used_once_however_many_tabs_send_it() {
+    let house = House::new().await;
+    let session = house.declared("CHAIN").await;
+    let (one, two) = (pay("acct-1", 2), pay("acct-2", 2));
+    let (one, two) = tokio::join!(house.cycle(&session, "a", &one), house.cycle(&session, "b", &two));
+    let mut codes = [one.unwrap().0.code().to_owned(), two.unwrap().0.code().to_owned()];
+    codes.sort();
+    assert_eq!(codes, ["IDP-E005", "none"]);
+    // Who asks for no number gets the next, whoever else asks at the same time.
+    let bodies: Vec<Value> = (0..12).map(|n| plain(&session, &format!("many-{n}"))).collect();
+    let sent = bodies.iter().enumerate().map(|(n, body)| house_said(&house, n, body));
+    let kinds = futures_util::future::join_all(sent).await;
+    assert!(kinds.iter().all(|kind| kind == "executed"), "{kinds:?}");
+    let view = house.gateway().session(&house.agent, &session.session_id).await.unwrap();
+    assert_eq!((view.cycles, view.sequence, view.in_flight), (13, 14, 0));
+    house.is_whole().await;
+}
+
+async fn house_said(house: &House, n: usize, body: &Value) -> String {
+    house.said(&format!("many-{n}"), body).await.kind().to_owned()
+}
+
+#[tokio::test]
+async fn what_waits_for_people_stops_the_cycles_of_its_session_and_then_goes_on() {
+    let house = house_with(1, |_| {}).await;
+    let (session, anna) = (house.declared("CHAIN").await, approver(&house, "anna"));
+    let same = |number| pay("acct-1", number);
+    assert_eq!(house.cycle(&session, "a", &same(2)).await.unwrap().0.kind(), "executed");
+    let (held, view) = house.cycle(&session, "b", &same(3)).await.unwrap();
+    assert_eq!((held.kind(), &*view.governance_result), ("held", "ESCALATE"));
+    assert_eq!(house.gateway().session(&house.agent, &session.session_id).await.unwrap().state, "HEM_PENDING");
+    let (stopped, view) = house.cycle(&session, "c", &pay("acct-2", 4)).await.unwrap();
+    assert_eq!((stopped.code(), stopped.reasons()), ("EP_STATE_CONFLICT", vec!["session_hem_pending"]));
+    assert_eq!(view.governance_result, "DENY");
+    let house = house.restart().await;
+    house.gateway().approve(&anna, held.id(), None).await.unwrap();
+    for _ in 0..1000 {
+        if house.cycle(&session, "b", &same(3)).await.unwrap().0.kind() == "executed" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let (done, view) = house.cycle(&session, "b", &same(3)).await.unwrap();
+    assert_eq!((done.kind(), &*view.governance_result), ("executed", "PROCEED"), "{}", done.body);
+    assert_eq!(house.cycle(&session, "d", &pay("acct-3", 5)).await.unwrap().0.kind(), "executed");
+    let decisions: Vec<_> = house
+        .records(&session.session_id)
+        .await
+        .iter()
+        .filter(|it| it.action_id.as_deref() == Some(done.id()))
+        .map(|it| (it.event.clone(), it.governance_decision))
+        .collect();
+    assert_eq!(decisions[0], ("held".to_owned(), Some("ESCALATE")));
+    assert!(decisions.contains(&("admitted".to_owned(), Some("ALLOW"))), "{decisions:?}");
+    house.is_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_revocation_nothing_of_the_session_is_admitted() {
+    let house = Arc::new(House::new().await);
+    let session = house.declared("CHAIN").await;
+    let mut cycles = Vec::new();
+    for n in 0..200 {
+        let (house, session) = (Arc::clone(&house), session.clone());
+        cycles.push(tokio::spawn(async move {
+            let body = plain(&session, &format!("acct-{n}"));
+            match house.send(&format!("race-{n}"), &body).await {
+                Ok(said) => said.kind().to_owned(),
+                Err(error) => error.code.as_str().to_owned(),
+            }
+        }));
+        if n == 100 {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    }
+    let end = house.close(&house.operator, &session.session_id, Completion::Revoked).await.unwrap();
+    for cycle in cycles {
+        let kind = cycle.await.unwrap();
+        assert!(["executed", "blocked", "EP_UNAVAILABLE"].contains(&&*kind), "{kind}");
+    }
+    let records = house.records(&session.session_id).await;
+    let at = |event: &str| records.iter().position(|it| it.event == event).unwrap();
+    let stopped = at("session_revocation_initiated");
+    assert!(records[stopped..].iter().all(|it| it.event != "admitted"), "nothing is admitted after it");
+    let admitted = records.iter().filter(|it| it.event == "admitted").count();
+    let executed = records.iter().filter(|it| it.event == "executed").count();
+    assert_eq!(admitted, executed, "what was admitted before is settled");
+    assert!(end.session_sequence_number > stopped as u64);
+    let late = house.said("late", &plain(&session, "late")).await;
+    assert_eq!((late.kind(), late.code()), ("blocked", "EP_SESSION_REVOKED"), "{}", late.body);
+    for (seq, record) in (0..).zip(house.records(&session.session_id).await) {
+        assert_eq!(record.session_sequence_number, seq);
+    }
+    house.is_whole().await;
+}
+
+#[tokio::test]
+async fn a_budget_is_one_over_all_sessions_of_its_mandate() {
+    let mut house = House::new().await;
+    let envelope = ResourceEnvelope {
+        max_compute_units: Some(6),
+        max_duration_seconds: Some(100_000),
+        ..ResourceEnvelope::default()
+    };
+    with_units(&mut house, envelope).await;
+    let (a, b) = (house.declared_as(json!({"intent_id": "a"})).await, house.declared_as(json!({"intent_id": "b"})).await);
+    let units = |intent: &str, n: u64| json!({ "intent_id": intent, "resources": { "compute_units": n } });
+    let proceed = told("PROCEED", "executed", "none");
+    assert_eq!(house.comes_to(&a, 2, units("a", 2)).await, proceed);
+    assert_eq!(house.comes_to(&b, 2, units("b", 2)).await, proceed);
+    let left = house.gateway().context(&house.agent, &a.session_id).await.unwrap();
+    assert_eq!(left.resource_envelope.max_compute_units, Some(2));
+    assert!(left.time_budget_remaining <= 100_000 - 2, "each took a second at least");
+    // More than is left is not begun.
+    let over = house.comes_to(&a, 3, units("a", 3)).await;
+    assert_eq!((&*over.1, &*over.2), ("blocked", "EP_BUDGET_EXHAUSTED"));
+    let house = house.restart().await;
+    assert_eq!(house.comes_to(&b, 3, units("b", 2)).await, proceed);
+    // Nothing is left: the first asks, the others are told.
+    assert_eq!(house.comes_to(&a, 4, units("a", 0)).await, told("SUSPEND", "held", "none"));
+    let blocked = told("SUSPEND", "blocked", "EP_BUDGET_EXHAUSTED");
+    assert_eq!(house.comes_to(&b, 4, units("b", 0)).await, blocked);
+    let same = house.comes_to(&a, 5, units("a", 0)).await;
+    assert_eq!((&*same.1, &*same.2), ("blocked", "EP_BUDGET_EXHAUSTED"));
+    let fresh = house.opened().await;
+    house.declare(&fresh.session_id, &intent(&fresh, "c", 1)).await.unwrap();
+    assert_eq!(house.comes_to(&fresh, 2, json!({ "intent_id": "c" })).await, blocked);
+    let held = house.records(&a.session_id).await;
+    let held = held.iter().find(|it| it.event == "held").unwrap();
+    assert_eq!(held.governance_decision, Some("SUSPEND"));
+    house.is_whole().await;
+}
+
+#[tokio::test]
+async fn what_a_cycle_takes_is_taken_of_every_mandate_above() {
+    let house = House::new().await;
+    let child = DelegateAsk {
+        subject: house.agent.subject.to_string(),
+        even_if_unknown: true,
+        resource_envelope: Some(ResourceEnvelope {
+            max_duration_seconds: Some(600),
+            ..ResourceEnvelope::default()
+        }),
+        ..DelegateAsk::default()
+    };
+    let root = house.opened().await.mandate_id;
+    let issued = house.gateway().delegate(&house.agent, &root, child).await.unwrap();
+    let session = house.gateway().open_session(&house.agent, Some(&issued.token)).await.unwrap();
+    let declared = with(intent(&session, "i-1", 1), "reasoning_mode", json!("DELEGATED"));
+    house.declare(&session.session_id, &declared).await.unwrap();
+    let (said, view) = house.cycle(&session, "k", &pay("acct-1", 2)).await.unwrap();
+    assert_eq!((said.kind(), &*view.governance_result), ("executed", "PROCEED"), "{}", said.body);
+    assert_eq!(view.delegation_context["delegation_chain"], json!([root]));
+    let used: i64 = house.store().query_row("SELECT count(*) FROM account WHERE seconds > 0", [], |row| row.get(0)).unwrap();
+    assert_eq!(used, 2);
+    house.is_whole().await;
+}
