@@ -164,7 +164,9 @@ fn branches(value: Value) -> Result<Vec<AskedBranch>, Refusal> {
     if !(1..=MOST_BRANCHES).contains(&list.len()) {
         return Err(wrong("not between 1 and 16 branches"));
     }
-    let read = |(n, branch): (usize, Value)| branch_of(branch).map_err(|refusal: Refusal| refusal.within(&n.to_string()));
+    let read = |(n, branch): (usize, Value)| {
+        branch_of(branch).map_err(|refusal: Refusal| refusal.within(&n.to_string()))
+    };
     (0..).zip(list).map(read).collect()
 }
 

@@ -207,8 +207,8 @@ const fn words(code: Code) -> Words {
             403,
             "blocked",
             "the budget for actions is used up",
-            "The mandate or session allows no further action.",
-            &["ask the operator for a new mandate"],
+            "The mandate allows no further action, in any of its sessions: time or a resource of it is used up.",
+            &["wait until the principal extends it", "ask the operator for a new mandate"],
         ),
         SessionRevoked => (
             403,
@@ -424,7 +424,8 @@ const fn words(code: Code) -> Words {
             422,
             "intent",
             "no intent is declared in this session",
-            "A cycle stands on a declaration that was made before it, in the same session and still in force.",
+            "A cycle stands on a declaration that was made before it, in the same session and still in force. Of a cycle this \
+             and the other `IDP-E` codes are outcomes: blocked, on record and with a receipt.",
             &["declare an intent at `POST /v1/sessions/{id}/intents` first"],
         ),
         IntentMalformed => (

@@ -272,6 +272,10 @@ pub(crate) struct ExecuteRequest {
     agent_id: Option<String>,
     /// A session of the caller's.
     session_id: Option<String>,
+    /// In a governed session: the declaration it stands on; absent: the newest.
+    intent_id: Option<String>,
+    /// In a governed session: its number; absent: the next.
+    action_sequence_number: Option<u64>,
     /// Who is to be asked if a person must be.
     human_approver: Option<String>,
     /// Ids of the client's own, kept and searchable.
@@ -513,7 +517,10 @@ fn responses(route: &Route, sandbox: bool, components: &mut Named) -> BTreeMap<u
         let (whens, forms) = all.entry(entry.status).or_default();
         whens.push(format!("`{code}`: {}", entry.message));
         let outcome = route.answers.first().map_or(Schema::ExecuteResponse, |answer| answer.schema);
-        let form = if entry.receipt { outcome } else { error };
+        // What speaks against a cycle is an outcome, and in an answer to anything else an error.
+        let of_cycle = entry.family == "intent" || code == Code::StateConflict;
+        let judged = matches!(outcome, Schema::ExecuteResponse | Schema::ActionRecord | Schema::CycleRecord);
+        let form = if entry.receipt || (of_cycle && judged) { outcome } else { error };
         if !forms.contains(&("application/json", form)) {
             forms.push(("application/json", form));
         }

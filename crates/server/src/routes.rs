@@ -117,6 +117,13 @@ const EXECUTING: &[Code] = &[
     Code::Released,
     Code::ProviderFailed,
     Code::DeadlineExceeded,
+    Code::StateConflict,
+    Code::IntentMissing,
+    Code::IntentExpired,
+    Code::IntentMandateMismatch,
+    Code::IntentSequence,
+    Code::IntentWrongInstance,
+    Code::IntentOutsideGoal,
 ];
 /// As `EXECUTING`, where neither header is asked for.
 const SUBMITTING: &[Code] = &[
@@ -147,6 +154,13 @@ const SUBMITTING: &[Code] = &[
     Code::Released,
     Code::ProviderFailed,
     Code::DeadlineExceeded,
+    Code::StateConflict,
+    Code::IntentMissing,
+    Code::IntentExpired,
+    Code::IntentMandateMismatch,
+    Code::IntentSequence,
+    Code::IntentWrongInstance,
+    Code::IntentOutsideGoal,
 ];
 const WRITING: &[Code] =
     &[Code::MalformedBody, Code::BodyTooLarge, Code::UnsupportedMediaType, Code::ValidationFailed];

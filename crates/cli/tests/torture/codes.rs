@@ -23,6 +23,7 @@ async fn every_code_is_provoked_or_stands_in_the_list() {
     outcomes(&mut found).await;
     decisions(&mut found).await;
     intents(&mut found).await;
+    cycles(&mut found).await;
     when_it_is_full(&mut found).await;
 
     let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("../server/tests/unreachable_codes.txt");
@@ -90,14 +91,16 @@ impl Found {
 
     /// An outcome: the response shape, and a receipt that verifies.
     async fn outcome(&mut self, voice: &Voice, jwks: &Jwks, said: &Said, code: Code) {
-        let kind = if entry(code).status == 403 { "blocked" } else { "failed" };
+        // What speaks against a cycle blocks it, whatever its status.
+        let of_cycle = entry(code).family == "intent";
+        let kind = if entry(code).status == 403 || of_cycle { "blocked" } else { "failed" };
         assert_eq!(
             (said.status, said.kind(), said.code()),
             (entry(code).status, kind, code.as_str()),
             "{}",
             said.text()
         );
-        assert!(entry(code).receipt, "{code} is an outcome");
+        assert!(entry(code).receipt || of_cycle, "{code} is an outcome");
         let expected = [
             "code",
             "correlation_id",
@@ -428,6 +431,54 @@ async fn intents(found: &mut Found) {
                 "" => found.production(&said, code),
                 _ => found.sandbox(&said, code),
             }
+        }
+    }
+}
+
+/// What stops a cycle.
+async fn cycles(found: &mut Found) {
+    let house = House::new().await;
+    let (agent, operator) = (house.agent(), house.voice("default", "operator"));
+    let jwks = house.jwks().await;
+    let open = |token: Value| {
+        let agent = house.agent();
+        async move { agent.post("/v1/sessions", &json!({"delegation_token": token})).await.body }
+    };
+    let at = |session: &Value, part: &str| {
+        format!("/v1/sessions/{}/{part}", session["session_id"].as_str().unwrap())
+    };
+    let pay = |session: &Value, n: u32| {
+        let mut body = house.payment(&format!("acct-{n}"), "1.00");
+        body.as_object_mut().unwrap().remove("delegation_token");
+        body["session_id"] = session["session_id"].clone();
+        body
+    };
+    let session = open(json!(house.token("default"))).await;
+    let none = agent.execute("c-1", &pay(&session, 1)).await;
+    found.outcome(&agent, &jwks, &none, Code::IntentMissing).await;
+    let mut elsewhere = intent(&session, "elsewhere", 2);
+    elsewhere["goal_scope"] = json!(["Data"]);
+    assert_eq!(agent.post(&at(&session, "intents"), &elsewhere).await.status, 201);
+    let outside = agent.execute("c-2", &pay(&session, 2)).await;
+    found.outcome(&agent, &jwks, &outside, Code::IntentOutsideGoal).await;
+    let revoked = operator.post(&at(&session, "close"), &json!({"completion": "REVOKED"})).await;
+    assert_eq!(revoked.status, 200, "{}", revoked.text());
+    let late = agent.execute("c-3", &pay(&session, 3)).await;
+    found.outcome(&agent, &jwks, &late, Code::SessionRevoked).await;
+
+    let mandate = json!({
+        "subject": "default-agent", "scope": ["Payments"], "spend_cap": {"amount": "9.00", "currency": "USD"},
+        "resource_envelope": {"max_compute_units": 0}, "expires_in_seconds": 3600,
+    });
+    let mandate = operator.post("/v1/mandates", &mandate).await;
+    assert_eq!(mandate.status, 201, "{}", mandate.text());
+    for (n, id) in [(4, "first"), (5, "second")] {
+        let session = open(mandate.body["token"].clone()).await;
+        assert_eq!(agent.post(&at(&session, "intents"), &intent(&session, id, 1)).await.status, 201);
+        let said = agent.execute(&format!("c-{n}"), &pay(&session, n)).await;
+        match n {
+            4 => assert_eq!(said.kind(), "held", "{}", said.text()),
+            _ => found.outcome(&agent, &jwks, &said, Code::BudgetExhausted).await,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::audit::fits_prov_json;
-use crate::house::{House, Voice, countersign};
+use crate::house::{House, Plan, Voice, countersign};
 
 /// A declaration for a session as the gateway shows it.
 pub(crate) fn intent(session: &Value, id: &str, number: u64) -> Value {
@@ -86,9 +86,13 @@ async fn a_fingerprint_is_that_of_the_context_it_stands_in() {
     let session = opened(&house, &house.agent()).await;
     let mut context = house.agent().get(&path(&session, "context")).await.body;
     let fingerprint = context.as_object_mut().unwrap().remove("fingerprint").unwrap();
-    let canonical = action::json::canonical(&context);
-    let digest = <sha2::Sha256 as sha2::Digest>::digest(canonical);
-    assert_eq!(fingerprint, format!("sha256:{}", hex::encode(digest)));
+    // It stays while the situation does, and is another in another session.
+    let declared = house.agent().post(&path(&session, "intents"), &intent(&session, "i-1", 1)).await;
+    assert_eq!(declared.status, 201, "{}", declared.text());
+    let later = house.agent().get(&path(&session, "context")).await.body;
+    assert_eq!((&later["fingerprint"], &later["sequence"]), (&fingerprint, &json!(1)));
+    let other = opened(&house, &house.agent()).await;
+    assert_ne!(house.agent().get(&path(&other, "context")).await.body["fingerprint"], fingerprint);
     let mut names: Vec<&String> = context.as_object().unwrap().keys().collect();
     names.sort();
     let expected = [
@@ -135,6 +139,125 @@ async fn what_the_gateway_says_of_a_session_no_client_says() {
     assert_eq!(left.body["items"].as_array().unwrap().len(), 1 + 8, "of each refused declaration a record");
     assert_eq!(agent.get("/v1/sessions").await.body["items"].as_array().unwrap().len(), 1);
     assert_eq!(house.bank.effects().count, 0);
+}
+
+fn cycle(key: &str, recipient: &str, number: u64) -> Value {
+    json!({
+        "archetype": "PAYMENT_TRANSFER", "idempotency_key": key,
+        "constraints": {"recipient": recipient, "amount_usd": "1.00", "max_total_usd": "900.00"},
+        "intent_id": "i-1", "action_sequence_number": number,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cycle_is_answered_with_its_record_over_http_and_by_every_protocol() {
+    let house = House::new().await;
+    let agent = house.agent();
+    let session = opened(&house, &agent).await;
+    let declared = agent.post(&path(&session, "intents"), &with_mode(&session, "CHAIN")).await;
+    assert_eq!(declared.status, 201, "{}", declared.text());
+    let said = agent.post(&path(&session, "cycles"), &cycle("k-1", "acct-1", 2)).await;
+    assert_eq!(said.status, 200, "{}", said.text());
+    let mut names: Vec<&String> = said.body.as_object().unwrap().keys().collect();
+    names.sort();
+    let expected = [
+        "cluster_context",
+        "cycle_id",
+        "delegation_context",
+        "gar_record_id",
+        "governance_result",
+        "intent_id",
+        "reasoning_mode",
+        "resource_envelope",
+        "response",
+        "session_id",
+        "time_budget_remaining",
+    ];
+    assert_eq!(names, expected);
+    assert_eq!(
+        (&said.body["governance_result"], &said.body["response"]["kind"]),
+        (&json!("PROCEED"), &json!("executed"))
+    );
+    let again = agent.post(&path(&session, "cycles"), &cycle("k-1", "acct-1", 2)).await;
+    assert_eq!((again.replayed(), again.text()), (true, said.text()), "byte for byte");
+    // The same number once more, under another key.
+    let late = agent.post(&path(&session, "cycles"), &cycle("k-2", "acct-2", 2)).await;
+    assert_eq!((late.status, &late.body["response"]["code"]), (409, &json!("IDP-E005")), "{}", late.text());
+    assert_eq!(late.body["governance_result"], "DENY");
+    // Both other protocols answer in their own words.
+    let mut plain = house.payment("acct-3", "1.00");
+    plain["session_id"] = session["session_id"].clone();
+    let plain = agent.execute("k-3", &plain).await;
+    assert_eq!((plain.kind(), plain.body.get("governance_result")), ("executed", None), "{}", plain.text());
+    let atp = json!({
+        "session_id": session["session_id"], "idempotency_key": "k-4",
+        "action": {"verb": "PAYMENT_TRANSFER", "parameters": cycle("", "acct-4", 9)["constraints"]},
+    });
+    let atp = agent.post("/v1/actions", &atp).await;
+    assert_eq!((atp.status, &atp.body["state"]), (200, &json!("COMPLETED")), "{}", atp.text());
+    let record = agent.get(&path(&session, "record")).await;
+    let items = record.body["items"].as_array().unwrap();
+    assert_eq!(items.len(), 2 + 2 + 1 + 2 + 2, "{}", record.text());
+    assert_eq!(items[2]["record_id"], said.body["gar_record_id"]);
+    assert_eq!(house.bank.effects().count, 3);
+    let checked = house.voice("default", "auditor").get("/v1/audit/verify").await;
+    assert_eq!(checked.body["findings"], json!([]), "{}", checked.text());
+}
+
+fn with_mode(session: &Value, mode: &str) -> Value {
+    let mut body = intent(session, "i-1", 1);
+    body["reasoning_mode"] = mode.into();
+    body
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_amid_cycles_its_records_have_no_gap_and_every_effect_is_there_once() {
+    let plan = Plan { config: "[limits]\nrecovery_interval_ms = 50\n".into(), ..Plan::default() };
+    let mut house = House::with(plan).await;
+    let session = opened(&house, &house.agent()).await;
+    let declared = house.agent().post(&path(&session, "intents"), &with_mode(&session, "CHAIN")).await;
+    assert_eq!(declared.status, 201, "{}", declared.text());
+    let mut keys: Vec<(String, Value)> = Vec::new();
+    for round in 0..5 {
+        let sent: Vec<_> = (0..16)
+            .map(|n| {
+                let (key, mut body) =
+                    (format!("r{round}-{n}"), house.payment(&format!("acct-{round}-{n}"), "1.00"));
+                body["session_id"] = session["session_id"].clone();
+                keys.push((key.clone(), body.clone()));
+                let agent = house.agent();
+                tokio::spawn(async move { agent.try_execute(&key, &body).await.map(drop) })
+            })
+            .collect();
+        tokio::time::sleep(std::time::Duration::from_millis(20 + 25 * round)).await;
+        house.gateway.kill();
+        for sent in sent {
+            let _ = sent.await.unwrap();
+        }
+        house.start();
+    }
+    let agent = house.agent();
+    for (key, body) in &keys {
+        // What is in doubt is asked after first, and whoever was never heard is new.
+        while agent.insist(key, body).await.kind() != "executed" {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+    assert_eq!(house.bank.effects().count, keys.len() as u64);
+    let (mut numbers, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let said = agent.get(&path(&session, &format!("record?limit=100{cursor}"))).await;
+        let items = said.body["items"].as_array().unwrap();
+        numbers.extend(items.iter().map(|it| it["session_sequence_number"].as_u64().unwrap()));
+        match said.body["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>());
+    assert!(numbers.len() >= 2 + 2 * keys.len());
+    let checked = house.voice("default", "auditor").get("/v1/audit/verify").await;
+    assert_eq!(checked.body["findings"], json!([]), "{}", checked.text());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

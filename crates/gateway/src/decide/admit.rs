@@ -50,10 +50,8 @@ impl Gateway {
         let lease_ms = call.send_by_ms.saturating_add(LEASE_AFTER_MS);
         judged.row.call = Some(CallRow::new(call, case.provider.as_ref(), Some(execution.course())));
         let mut pending = self.pending(case, judged);
-        let admission = ledger::Admission {
-            cycle,
-            ..self.admission(case, &pending, facts, quote_only, lease_ms)?
-        };
+        let admission =
+            ledger::Admission { cycle, ..self.admission(case, &pending, facts, quote_only, lease_ms)? };
         // Before it can be found as sent: recovery must not take it for an orphan.
         let under_way = match &case.resumed {
             Some(resumed) => resumed.under_way.clone(),

@@ -70,8 +70,7 @@ impl Gateway {
     ) -> Result<Case<'a>, Error> {
         let caller = asked.caller;
         let governed = self.session_named(caller, action.session_id.as_deref()).await?;
-        let standing =
-            self.standing_in(governed.as_ref(), asked, action.delegation_token.as_deref()).await?;
+        let standing = self.standing_in(governed.as_ref(), asked, action.delegation_token.as_deref()).await?;
         let cycle = match (governed, action.cycle.as_deref()) {
             (Some(governed), _) => Some(Box::new(Cycle::new(governed, &action, asked.rules, before)?)),
             (None, Some(words)) => return Err(no_cycle(words)),

@@ -139,10 +139,12 @@ impl Gateway {
         let (mut sequence, mut after) = (0, None);
         loop {
             let of = Some(&governed.session.subject);
-            let page = self.ledger.sessions(&governed.tenant, of, after, SESSIONS).await.map_err(unavailable)?;
-            let others = page.rows.iter().map(|it| &it.session).filter(|it| {
-                it.mandate_id == governed.session.mandate_id && it.id != governed.session.id
-            });
+            let page =
+                self.ledger.sessions(&governed.tenant, of, after, SESSIONS).await.map_err(unavailable)?;
+            let others =
+                page.rows.iter().map(|it| &it.session).filter(|it| {
+                    it.mandate_id == governed.session.mandate_id && it.id != governed.session.id
+                });
             sequence = others.map(|it| it.sequence).max().unwrap_or(0).max(sequence);
             after = page.next;
             if after.is_none() {
@@ -317,9 +319,12 @@ pub(crate) fn usage(seconds: u64, resources: &Resources) -> Usage {
 /// What is said as a cycle where there is no session to be one of.
 pub(super) fn no_cycle(asked: &AskedCycle) -> Error {
     let member = asked.first_member().unwrap_or_default();
-    Error::new(Code::ValidationFailed, "this is said of a cycle, and the request names no session of the caller's")
-        .field(format!("/{member}"))
-        .hint("open a session at `POST /v1/sessions` and name it as `session_id`")
+    Error::new(
+        Code::ValidationFailed,
+        "this is said of a cycle, and the request names no session of the caller's",
+    )
+    .field(format!("/{member}"))
+    .hint("open a session at `POST /v1/sessions` and name it as `session_id`")
 }
 
 /// Rows read at once.

@@ -120,9 +120,9 @@ impl Budget {
         now_ms: i64,
     ) -> Budget {
         let chain: Vec<_> = chain.collect();
-        let left = chain.iter().fold(Limits::default(), |left, (mandate, account)| {
-            left.least(&account.left(&mandate.limits()))
-        });
+        let left = chain
+            .iter()
+            .fold(Limits::default(), |left, (mandate, account)| left.least(&account.left(&mandate.limits())));
         let ends = chain.iter().map(|(mandate, _)| mandate.expires_at).min();
         let until = ends.and_then(|ends| u64::try_from(ends.saturating_sub(now_ms.div_euclid(1000))).ok());
         let until = until.unwrap_or(0);

@@ -118,7 +118,8 @@ impl Gateway {
         for (mandate, account) in mandates.iter().zip(&accounts) {
             for resource in Resource::ALL {
                 let granted = if resource == Resource::Seconds { account.granted_seconds } else { 0 };
-                let limit = mandate.resource_envelope.of(resource).map(|it| it.saturating_add_signed(granted));
+                let limit =
+                    mandate.resource_envelope.of(resource).map(|it| it.saturating_add_signed(granted));
                 let more = used.of(resource) > debited.of(resource);
                 let Some(limit) = limit.filter(|limit| more && account.used.of(resource) > *limit) else {
                     continue;
@@ -162,8 +163,7 @@ impl CycleView {
 
 /// The body as the same request outside of this path, which names its session.
 fn in_session(body: &[u8], session_id: &str) -> Result<Vec<u8>, Error> {
-    let invalid =
-        |why: &str, name: &str| Error::new(Code::ValidationFailed, why).field(format!("/{name}"));
+    let invalid = |why: &str, name: &str| Error::new(Code::ValidationFailed, why).field(format!("/{name}"));
     let mut body = action::json::parse(body).map_err(|broken| {
         let error = Error::new(Code::MalformedBody, broken.to_string());
         if broken.field.is_empty() { error } else { error.field(broken.field) }
@@ -171,9 +171,7 @@ fn in_session(body: &[u8], session_id: &str) -> Result<Vec<u8>, Error> {
     let Some(members) = body.as_object_mut() else {
         return Err(Error::new(Code::ValidationFailed, "the body is not a JSON object"));
     };
-    if let Some(given) =
-        GIVEN.into_iter().chain(CONTEXT_MEMBERS).find(|given| members.contains_key(*given))
-    {
+    if let Some(given) = GIVEN.into_iter().chain(CONTEXT_MEMBERS).find(|given| members.contains_key(*given)) {
         return Err(invalid("this is what the gateway says, not its caller", given));
     }
     if let Some(missing) = REQUIRED.into_iter().find(|name| !members.contains_key(*name)) {

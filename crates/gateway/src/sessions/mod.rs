@@ -16,8 +16,8 @@ mod gar;
 mod intents;
 
 pub use self::close::{CloseAsk, ClosedView};
-pub use self::context::{ContextView, DelegationContext};
 pub(crate) use self::context::{Budget, shown};
+pub use self::context::{ContextView, DelegationContext};
 pub use self::cycles::CycleView;
 pub use self::gar::{GarAsk, GarView};
 pub use self::intents::DeclarationView;
@@ -286,7 +286,8 @@ fn own_only(caller: &Caller) -> Option<&action::Subject> {
 
 /// Whether this may be the id of a session: any other name is a label of the client's.
 pub(crate) fn is_session(id: &str) -> bool {
-    id.strip_prefix(PREFIX).is_some_and(|rest| rest.len() == 32 && rest.bytes().all(|it| it.is_ascii_hexdigit()))
+    id.strip_prefix(PREFIX)
+        .is_some_and(|rest| rest.len() == 32 && rest.bytes().all(|it| it.is_ascii_hexdigit()))
 }
 
 /// What the id of a session begins with.

@@ -25,7 +25,12 @@ impl House {
         session
     }
 
-    async fn cycle(&self, session: &SessionView, key: &str, body: &Value) -> Result<(Said, CycleView), Error> {
+    async fn cycle(
+        &self,
+        session: &SessionView,
+        key: &str,
+        body: &Value,
+    ) -> Result<(Said, CycleView), Error> {
         let ask = ask(key, body);
         let (answer, view) = self.gateway().cycle(&self.agent, &session.session_id, ask).await?;
         Ok((Said::of(answer), view))
@@ -34,7 +39,8 @@ impl House {
     /// What a cycle of this number comes to: its result, kind and code.
     async fn comes_to(&self, session: &SessionView, number: u64, more: Value) -> (String, String, String) {
         let key = format!("{}-{number}", session.session_id);
-        let body = merged(pay(&format!("acct-{number}"), number), more);
+        let tail = &session.session_id[session.session_id.len() - 8..];
+        let body = merged(pay(&format!("acct-{tail}-{number}"), number), more);
         let (said, view) = self.cycle(session, &key, &body).await.unwrap();
         (view.governance_result, said.kind().to_owned(), said.code().to_owned())
     }
@@ -118,7 +124,10 @@ async fn a_cycle_is_answered_with_its_record_and_stands_in_the_session() {
         assert_eq!(pair[1].causal_parent_id.as_ref(), Some(&pair[0].record_id));
     }
     assert_eq!(view.gar_record_id.as_ref(), Some(&records[2].record_id));
-    assert_eq!((records[2].governance_decision, &*records[2].cedar_policy_ids), (Some("ALLOW"), &["payments".to_owned()][..]));
+    assert_eq!(
+        (records[2].governance_decision, &*records[2].cedar_policy_ids),
+        (Some("ALLOW"), &["payments".to_owned()][..])
+    );
     assert_eq!(records[3].governance_decision, None);
     let receipt = house.verified(said.body["receipt"].as_str().unwrap()).await;
     assert_eq!(receipt["sessionId"], json!(before.session_id), "{receipt}");
@@ -144,7 +153,8 @@ async fn each_step_that_fails_is_told_by_its_code_and_on_record() {
 
     let data = house.declared_as(json!({ "goal_scope": ["Data"], "intent_id": "i-0" })).await;
     let key = "outside";
-    let (said, view) = house.cycle(&data, key, &with(pay("acct-2", 2), "intent_id", json!("i-0"))).await.unwrap();
+    let (said, view) =
+        house.cycle(&data, key, &with(pay("acct-2", 2), "intent_id", json!("i-0"))).await.unwrap();
     assert_eq!((said.code(), &*view.governance_result), ("IDP-E009", "DENY"));
     let receipt = house.verified(said.body["receipt"].as_str().unwrap()).await;
     let entries = receipt["entries"].as_array().or(receipt["chain"].as_array());
@@ -178,9 +188,7 @@ async fn each_step_that_fails_is_told_by_its_code_and_on_record() {
 async fn what_the_mode_demands_must_be_there() {
     let house = House::new().await;
     let denied = |code: &str| told("DENY", "blocked", code);
-    let mode = |name: &'static str, id: &'static str| {
-        json!({ "reasoning_mode": name, "intent_id": id, "goal_scope": ["Payments", "Data"] })
-    };
+    let mode = |name: &'static str, id: &'static str| json!({ "reasoning_mode": name, "intent_id": id, "goal_scope": ["Payments", "Data"] });
     let tree = house.declared_as(mode("TREE", "t")).await;
     let branch = json!({ "archetype": "PAYMENT_TRANSFER", "constraints": pay("acct-9", 1)["constraints"] });
     let export = json!({ "archetype": "DATA_EXPORT", "constraints": {
@@ -219,9 +227,15 @@ async fn what_the_gateway_says_of_a_cycle_nobody_else_says() {
     for member in ["time_budget_remaining", "governance_result", "cluster_context", "tier_0a_check_passed"] {
         let body = with(pay("acct-1", 2), member, json!(true));
         let refused = house.cycle(&session, "k", &body).await.map(|_| ()).unwrap_err();
-        assert_eq!((refused.code, refused.field.as_deref()), (Code::ValidationFailed, Some(&*format!("/{member}"))));
+        assert_eq!(
+            (refused.code, refused.field.as_deref()),
+            (Code::ValidationFailed, Some(&*format!("/{member}")))
+        );
         let refused = house.send("k", &with(plain(&session, "a"), member, json!(true))).await.unwrap_err();
-        assert_eq!((refused.code, refused.field.as_deref()), (Code::ValidationFailed, Some(&*format!("/{member}"))));
+        assert_eq!(
+            (refused.code, refused.field.as_deref()),
+            (Code::ValidationFailed, Some(&*format!("/{member}")))
+        );
     }
     for missing in ["intent_id", "action_sequence_number"] {
         let mut body = pay("acct-1", 2);
@@ -237,8 +251,12 @@ async fn what_the_gateway_says_of_a_cycle_nobody_else_says() {
         ("self_assessment", json!(1)),
         ("session_id", json!("ses_other")),
     ] {
-        let refused = house.cycle(&session, "k", &with(pay("acct-1", 2), member, value)).await.map(|_| ()).unwrap_err();
-        assert!(refused.field.as_deref().is_some_and(|it| it.starts_with(&format!("/{member}"))), "{refused:?}");
+        let refused =
+            house.cycle(&session, "k", &with(pay("acct-1", 2), member, value)).await.map(|_| ()).unwrap_err();
+        assert!(
+            refused.field.as_deref().is_some_and(|it| it.starts_with(&format!("/{member}"))),
+            "{refused:?}"
+        );
     }
     // What is said of a cycle needs a session to be one of.
     let refused = house.send("k", &pay("acct-1", 2)).await.unwrap_err();
@@ -293,7 +311,10 @@ async fn what_waits_for_people_stops_the_cycles_of_its_session_and_then_goes_on(
     assert_eq!(house.cycle(&session, "a", &same(2)).await.unwrap().0.kind(), "executed");
     let (held, view) = house.cycle(&session, "b", &same(3)).await.unwrap();
     assert_eq!((held.kind(), &*view.governance_result), ("held", "ESCALATE"));
-    assert_eq!(house.gateway().session(&house.agent, &session.session_id).await.unwrap().state, "HEM_PENDING");
+    assert_eq!(
+        house.gateway().session(&house.agent, &session.session_id).await.unwrap().state,
+        "HEM_PENDING"
+    );
     let (stopped, view) = house.cycle(&session, "c", &pay("acct-2", 4)).await.unwrap();
     assert_eq!((stopped.code(), stopped.reasons()), ("EP_STATE_CONFLICT", vec!["session_hem_pending"]));
     assert_eq!(view.governance_result, "DENY");
@@ -368,7 +389,10 @@ async fn a_budget_is_one_over_all_sessions_of_its_mandate() {
         ..ResourceEnvelope::default()
     };
     with_units(&mut house, envelope).await;
-    let (a, b) = (house.declared_as(json!({"intent_id": "a"})).await, house.declared_as(json!({"intent_id": "b"})).await);
+    let (a, b) = (
+        house.declared_as(json!({"intent_id": "a"})).await,
+        house.declared_as(json!({"intent_id": "b"})).await,
+    );
     let units = |intent: &str, n: u64| json!({ "intent_id": intent, "resources": { "compute_units": n } });
     let proceed = told("PROCEED", "executed", "none");
     assert_eq!(house.comes_to(&a, 2, units("a", 2)).await, proceed);
@@ -416,7 +440,32 @@ async fn what_a_cycle_takes_is_taken_of_every_mandate_above() {
     let (said, view) = house.cycle(&session, "k", &pay("acct-1", 2)).await.unwrap();
     assert_eq!((said.kind(), &*view.governance_result), ("executed", "PROCEED"), "{}", said.body);
     assert_eq!(view.delegation_context["delegation_chain"], json!([root]));
-    let used: i64 = house.store().query_row("SELECT count(*) FROM account WHERE seconds > 0", [], |row| row.get(0)).unwrap();
+    let used: i64 = house
+        .store()
+        .query_row("SELECT count(*) FROM account WHERE seconds > 0", [], |row| row.get(0))
+        .unwrap();
     assert_eq!(used, 2);
+    house.is_whole().await;
+}
+
+#[tokio::test]
+async fn what_takes_longer_than_there_is_time_is_a_breach_on_record() {
+    let mut house = House::new().await;
+    with_units(&mut house, ResourceEnvelope { max_duration_seconds: Some(1), ..ResourceEnvelope::default() })
+        .await;
+    let session = house.declared("CHAIN").await;
+    let (said, _) = house.cycle(&session, "k", &pay("sandbox:delay-1200", 2)).await.unwrap();
+    assert_eq!(said.kind(), "executed", "{}", said.body);
+    let records = house.records(&session.session_id).await;
+    let breach = records.last().unwrap();
+    assert_eq!(breach.event, "budget_breached");
+    assert_eq!(breach.causal_parent_id.as_ref(), Some(&records[2].record_id));
+    let left = house.gateway().context(&house.agent, &session.session_id).await.unwrap();
+    assert_eq!(left.time_budget_remaining, 0);
+    let (held, view) = house.cycle(&session, "l", &pay("acct-2", 3)).await.unwrap();
+    assert_eq!(
+        (held.kind(), held.reasons(), &*view.governance_result),
+        ("held", vec!["budget_exhausted"], "SUSPEND")
+    );
     house.is_whole().await;
 }

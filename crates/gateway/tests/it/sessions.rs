@@ -22,7 +22,12 @@ impl House {
         page.items
     }
 
-    pub(crate) async fn close(&self, caller: &Caller, session: &str, completion: Completion) -> Result<GarView, Error> {
+    pub(crate) async fn close(
+        &self,
+        caller: &Caller,
+        session: &str,
+        completion: Completion,
+    ) -> Result<GarView, Error> {
         let ask = CloseAsk { completion, reason: None };
         self.gateway().close_session(caller, session, ask).await.map(|closed| closed.record)
     }
