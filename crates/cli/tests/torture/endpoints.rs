@@ -100,6 +100,7 @@ const TABLE: &str = "
     GET  /v1/sessions/{id}                              401 401 200 404 200 200 200 200 404
     GET  /v1/sessions/{id}/context                      401 401 200 404 200 200 200 200 404
     POST /v1/sessions/{id}/intents                      401 401 201 404 403 403 403 403 404
+    POST /v1/sessions/{id}/cycles                       401 401 200 404 403 403 403 403 404
     POST /v1/sessions/{id}/close                        401 401 200 404 403 200 403 200 404
     GET  /v1/sessions/{id}/record                       401 401 200 404 200 200 200 200 404
     GET  /v1/gar                                        401 401 200 200 200 200 200 200 own
@@ -108,6 +109,7 @@ const TABLE: &str = "
     GET  /sandbox/v1/sessions/{id}                      404 401 200 404 200 200 200 200 404
     GET  /sandbox/v1/sessions/{id}/context              404 401 200 404 200 200 200 200 404
     POST /sandbox/v1/sessions/{id}/intents              404 401 201 404 403 403 403 403 404
+    POST /sandbox/v1/sessions/{id}/cycles               404 401 200 404 403 403 403 403 404
     POST /sandbox/v1/sessions/{id}/close                404 401 200 404 403 200 403 200 404
     GET  /sandbox/v1/sessions/{id}/record               404 401 200 404 200 200 200 200 404
     GET  /sandbox/v1/gar                                401 401 200 200 200 200 200 200 own
@@ -272,6 +274,17 @@ impl World<'_> {
         let argument = self.argument(base, plain).await;
         let body = match plain {
             "/v1/sessions/{id}/intents" => intent(&self.seen(base, &argument).await, &format!("row-{n}"), 1),
+            "/v1/sessions/{id}/cycles" => {
+                let session = self.seen(base, &argument).await;
+                let path = format!("{base}/v1/sessions/{argument}/intents");
+                let declared = intent(&session, &format!("row-{n}"), 1);
+                assert_eq!(self.house.agent().post(&path, &declared).await.status, 201);
+                let constraints = payment(&format!("row-{n}"), "1.00", "")["constraints"].take();
+                json!({
+                    "archetype": "PAYMENT_TRANSFER", "constraints": constraints, "intent_id": format!("row-{n}"),
+                    "action_sequence_number": 2,
+                })
+            }
             plain => self.body(tenant, base, plain, n).await,
         };
         let (before, after) = path.split_once('{').unwrap_or((path, ""));
