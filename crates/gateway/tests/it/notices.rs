@@ -460,7 +460,7 @@ const TOLD: [(Topic, &str, &str, &str); 9] = [
     ),
     (
         Topic::InDoubt,
-        "An action was sent and its answer was lost; nobody knows yet whether it had its effect.",
+        "An action was sent, and nobody knows yet whether it had its effect or whether that is as it should be.",
         "EXECUTING",
         "/approvals/",
     ),
@@ -472,7 +472,7 @@ const TOLD: [(Topic, &str, &str, &str); 9] = [
     ),
     (
         Topic::RollbackFailed,
-        "An action could not be undone; a person has to settle it.",
+        "An action could not be undone, or what it reserved not be set free; a person has to settle it.",
         "ROLLING_BACK",
         "/approvals/",
     ),
