@@ -74,6 +74,11 @@ pub fn markdown() -> String {
     page
 }
 
+/// Whether what blocks a cycle with this code is an error where nothing is judged.
+pub(crate) fn is_of_cycle(code: Code) -> bool {
+    code == Code::StateConflict || entry(code).family == "intent"
+}
+
 /// Codes of outcomes: an action was made and judged, and there is a receipt that says so.
 const fn is_outcome(code: Code) -> bool {
     use Code::*;
@@ -447,7 +452,7 @@ const fn words(code: Code) -> Words {
         IntentMandateMismatch => (
             422,
             "intent",
-            "the declaration names another mandate than the session's",
+            "this is another mandate than that of the session",
             "A session is opened with one mandate, and everything in it stands under that.",
             &["take `mandate_id` from the session's context"],
         ),

@@ -272,10 +272,19 @@ pub(crate) struct ExecuteRequest {
     agent_id: Option<String>,
     /// A session of the caller's.
     session_id: Option<String>,
-    /// In a governed session: the declaration it stands on; absent: the newest.
+    /// Only in a governed session, as is all that follows up to `resources`: the declaration it stands on; absent: the newest.
     intent_id: Option<String>,
-    /// In a governed session: its number; absent: the next.
+    /// Its number; absent: the next.
     action_sequence_number: Option<u64>,
+    /// How sure the agent says it is, 0 to 1.
+    confidence: Option<f64>,
+    /// What the agent says of itself.
+    self_assessment: Option<String>,
+    /// What it might do next.
+    #[schema(max_items = 16)]
+    branches: Option<Vec<sessions::Branch>>,
+    /// What it means to use of the mandate's envelope.
+    resources: Option<sessions::Resources>,
     /// Who is to be asked if a person must be.
     human_approver: Option<String>,
     /// Ids of the client's own, kept and searchable.
@@ -518,9 +527,8 @@ fn responses(route: &Route, sandbox: bool, components: &mut Named) -> BTreeMap<u
         whens.push(format!("`{code}`: {}", entry.message));
         let outcome = route.answers.first().map_or(Schema::ExecuteResponse, |answer| answer.schema);
         // What speaks against a cycle is an outcome, and in an answer to anything else an error.
-        let of_cycle = entry.family == "intent" || code == Code::StateConflict;
         let judged = matches!(outcome, Schema::ExecuteResponse | Schema::ActionRecord | Schema::CycleRecord);
-        let form = if entry.receipt || (of_cycle && judged) { outcome } else { error };
+        let form = if entry.receipt || (judged && errors::is_of_cycle(code)) { outcome } else { error };
         if !forms.contains(&("application/json", form)) {
             forms.push(("application/json", form));
         }

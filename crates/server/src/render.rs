@@ -36,7 +36,9 @@ fn status(outcome: &Outcome) -> u16 {
     match (outcome.kind, outcome.code) {
         (Kind::Executed, _) => 200,
         (Kind::Held | Kind::NeedsChallenge | Kind::PendingSettlement, _) => 202,
-        (Kind::Blocked, code) => code.map_or(403, |code| errors::entry(code).status),
+        // What a session or a declaration has against a cycle has a status of its own.
+        (Kind::Blocked, Some(code)) if errors::is_of_cycle(code) => errors::entry(code).status,
+        (Kind::Blocked, _) => 403,
         (Kind::Failed, Some(Code::Cancelled | Code::Released)) => 409,
         (Kind::Failed, Some(Code::DeadlineExceeded)) => 504,
         (Kind::Failed, _) => 502,

@@ -62,6 +62,8 @@ fn the_described_request_is_the_one_that_is_read() {
         "delegation_token": "t", "deadline_ms": 1000, "idempotency_key": "k", "guarantee_level": "atp-2",
         "reversible": false, "retention": "7_years", "deletion": "hard_delete_8y", "repeat_of": "01963e5a-0000-7000-8000-000000000001",
         "retry_policy": {"max_retries": 1}, "agent_id": "agent-1", "session_id": "s", "human_approver": "alice", "client": {"fleet_id": "f"},
+        "intent_id": "i", "action_sequence_number": 1, "confidence": 0.5, "self_assessment": "sure",
+        "branches": [{"archetype": "PAYMENT_TRANSFER", "constraints": {}}], "resources": {"compute_units": 1},
     });
     let given: Vec<String> = body.as_object().unwrap().keys().cloned().collect();
     assert_eq!(described.iter().collect::<HashSet<_>>(), given.iter().collect::<Vec<_>>().iter().collect());
