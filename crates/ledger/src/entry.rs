@@ -479,6 +479,8 @@ pub const RETRACTING: &str = "retracting";
 pub const RESERVED: &str = "reserved";
 /// Event of what could not be undone, or not be set free so far.
 pub(crate) const ROLLBACK_FAILED: &str = "rollback_failed";
+/// Event of what a person had settled.
+pub const RESOLVED: &str = "resolved";
 /// Event of each step of undoing an effect.
 pub const ROLLING_BACK: &str = "rolling_back";
 /// Event of an action that is marked sent to be charged what is set aside.

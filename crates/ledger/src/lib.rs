@@ -59,7 +59,8 @@ pub use audit::{About, Audited, Labels, Order, Owner, Search};
 pub use authority::{ApiKey, Freeze, Held, Mandate, Passkey, Revocation, Scope};
 pub use entry::{
     Broken, CHALLENGED, CHARGING, CHECKING, Draft, Event, Heading, PASSKEY_ENROLLED, PASSKEY_REGISTERED,
-    PASSKEY_REVOKED, RESERVED, RETRACTING, ROLLING_BACK, SENT_AGAIN, Said, Session, WAITING, Walk, event_of,
+    PASSKEY_REVOKED, RESERVED, RESOLVED, RETRACTING, ROLLING_BACK, SENT_AGAIN, Said, Session, WAITING, Walk,
+    event_of,
 };
 pub use erasure::{ERASED, Erased, Erasure};
 pub use error::Error;
