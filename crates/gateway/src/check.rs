@@ -14,7 +14,7 @@ use crate::pending::Pending;
 use crate::prove::{Ending, push_split, refused};
 use crate::pursue::Pursued;
 use crate::remember::{draft, outward, unavailable};
-use crate::rollback::undo_call;
+use crate::rollback::{NO_LONGER_BOUND, is_unbound, undo_call};
 use crate::row::{CheckRow, ConfirmedRow, IntentRow, RollbackRow, internal};
 use crate::tenants::TenantState;
 use crate::{Code, Error, clock};
@@ -52,7 +52,11 @@ impl Gateway {
     ) -> Result<Pursued, Error> {
         let mut pending = Pending::restore(stored, self.told(stored).await?)?;
         let (confirmation, asks) = confirmed(&pending)?;
-        let (provider, call) = self.bound(&pending, &tenant.rules(), Stood::Completed)?;
+        // Who would undo it is asked for when it comes to that.
+        let (provider, call) = match self.bound(&pending, &tenant.rules(), Stood::InDoubt) {
+            Ok(found) => found,
+            Err(error) => return self.nobody_checks(tenant, &mut pending, confirmation, error).await,
+        };
         let undo = Arc::new(undo_call(tenant, &call, provider.as_ref()));
         let course = pending.course()?;
         let terms = pending.terms(provider.as_ref());
@@ -81,6 +85,24 @@ impl Gateway {
         let row = RollbackRow::begun(OURSELVES.to_owned(), reference, undo);
         self.rest_until(tenant, &mut pending, row, clock::now_ms()).await?;
         let stored = self.stored(tenant, stored.id).await?;
+        self.undo_on(tenant, &stored).await
+    }
+
+    /// A reload took away who could tell whether all is as it should be, and with it who could undo it: a person decides.
+    async fn nobody_checks(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        pending: &mut Pending,
+        confirmation: Confirmation,
+        error: Error,
+    ) -> Result<Pursued, Error> {
+        if !is_unbound(&error) {
+            return Err(error);
+        }
+        tracing::warn!(action = %pending.id, %error, "nobody is bound any more who could look after it");
+        let row = never_sent(tenant, pending, confirmation.reference)?;
+        self.rest_until(tenant, pending, row, clock::now_ms()).await?;
+        let stored = self.stored(tenant, pending.id).await?;
         self.undo_on(tenant, &stored).await
     }
 
@@ -122,8 +144,10 @@ impl Gateway {
         pending: &mut Pending,
     ) -> Result<(), Error> {
         let (confirmation, _) = confirmed(pending)?;
+        let unchecked = pending.row.rollback.as_ref().and_then(|rollback| rollback.never.clone());
+        let amiss = unchecked.as_deref().unwrap_or(CHECK_FAILED);
         let mut ending = Ending { state: State::RollingBack, ..self.confirmed(pending, &confirmation)? };
-        ending.details.reasons = vec![CHECK_FAILED.to_owned(), "rollback_failed".to_owned()];
+        ending.details.reasons = vec![amiss.to_owned(), "rollback_failed".to_owned()];
         self.say_before_undoing(tenant, pending, ending).await
     }
 
@@ -143,6 +167,28 @@ impl Gateway {
 const CHECK_FAILED: &str = "check_failed";
 /// Who has undone, or set free, what nobody asked to be.
 pub(crate) const OURSELVES: &str = "countersign";
+
+/// What undoes it, where nobody is left to send that to. Whoever comes to it later does not send it either: it may well be as
+/// it should be.
+fn never_sent(
+    tenant: &TenantState,
+    pending: &Pending,
+    confirmed: Option<String>,
+) -> Result<RollbackRow, Error> {
+    let call = pending.row.call.as_ref().ok_or_else(|| internal("an action without a call was sent"))?;
+    let now_ms = clock::now_ms();
+    Ok(RollbackRow {
+        by: OURSELVES.to_owned(),
+        asked_ms: now_ms,
+        provider_key: execution::rollback_key(&tenant.hmac, &call.provider_key),
+        reference: execution::rollback_reference(&pending.id, call.attempt),
+        confirmed,
+        sends: 0,
+        first_ms: now_ms,
+        undone: None,
+        never: Some(NO_LONGER_BOUND.to_owned()),
+    })
+}
 
 fn event_of(found: Check, undo: Arc<execution::Call>) -> Event {
     match found {

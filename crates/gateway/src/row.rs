@@ -238,6 +238,9 @@ pub(crate) struct RollbackRow {
     /// What the provider said, if it is undone and the last word on the action is not said yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undone: Option<ConfirmedRow>,
+    /// Why it is never sent, if it is not: nobody could tell whether there is anything to undo.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub never: Option<String>,
 }
 
 /// An effect that is looked after.
@@ -447,6 +450,7 @@ impl RollbackRow {
             sends: undo.sends,
             first_ms: undo.first_ms,
             undone: None,
+            never: None,
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::check::OURSELVES;
 use crate::gateway::Gateway;
 use crate::pending::Pending;
 use crate::pursue::Pursued;
-use crate::rollback::{LEASE_AFTER, conflict, flight, millis};
+use crate::rollback::{LEASE_AFTER, conflict, flight, is_unbound, millis};
 use crate::row::{IntentRow, internal};
 use crate::steer::busy;
 use crate::tenants::{Rules, TenantState};
@@ -85,12 +85,21 @@ impl Gateway {
         let reservation = reservation_of(&pending.row)?;
         if reservation.release.is_none() {
             let rules = tenant.rules();
-            let stood = Stood::Reserved(reservation.read(pending.money)?);
-            let (provider, call) = self.bound(&pending, &rules, stood)?;
-            let execution = pending.execution(call, provider.as_ref(), stood);
-            let (_, effects) = self.step(execution, Event::Woken)?;
-            if let Some(Effect::Wait { until_ms }) = effects.first() {
-                return Ok(Pursued::Rests(*until_ms));
+            let (of, until_ms) = (reservation.read(pending.money)?, reservation.until_ms);
+            match self.bound(&pending, &rules, Stood::Reserved(of)) {
+                Ok((provider, call)) => {
+                    let execution = pending.execution(call, provider.as_ref(), Stood::Reserved(of));
+                    let (_, effects) = self.step(execution, Event::Woken)?;
+                    if let Some(Effect::Wait { until_ms }) = effects.first() {
+                        return Ok(Pursued::Rests(*until_ms));
+                    }
+                }
+                // Until its time is over it can still be bound as it was.
+                Err(error) if is_unbound(&error) && clock::now_ms() < until_ms => {
+                    return Ok(Pursued::Rests(until_ms));
+                }
+                Err(error) if is_unbound(&error) => {}
+                Err(error) => return Err(error),
             }
             self.plan_release(tenant, &mut pending, OURSELVES, EXPIRED)?;
             self.keep_reserved(tenant, &mut pending, clock::now_ms(), ledger::RESERVED).await?;
@@ -125,7 +134,11 @@ impl Gateway {
     /// milliseconds.
     pub(super) async fn release_further(&self, tenant: &TenantState, stored: &Stored) -> Result<i64, Error> {
         let mut pending = Pending::restore(stored, self.told(stored).await?)?;
-        let (provider, execution) = self.releasing(&pending, &tenant.rules())?;
+        let (provider, execution) = match self.releasing(&pending, &tenant.rules()) {
+            Ok(found) => found,
+            Err(error) if is_unbound(&error) => return self.nobody_releases(tenant, pending, error).await,
+            Err(error) => return Err(error),
+        };
         if self.stops_rollback(stored, provider.as_ref()).await? {
             return Ok(self.soon_ms());
         }
@@ -168,6 +181,18 @@ impl Gateway {
         let (terms, course) = (pending.terms(provider.as_ref()), reservation.call.course());
         let stood = Stood::Releasing(of);
         Ok((provider, Execution::recover_undone(call, terms, course, stood, Some(undo))))
+    }
+
+    /// A reload took away who could set it free: a person hears of it, as long as it is not bound as it was.
+    async fn nobody_releases(
+        &self,
+        tenant: &TenantState,
+        pending: Pending,
+        error: Error,
+    ) -> Result<i64, Error> {
+        tracing::warn!(action = %pending.id, %error, "nobody is bound any more who could set free what is set aside");
+        let effects = [Effect::Wait { until_ms: clock::now_ms() + AGAIN_MS }, Effect::Alarm];
+        self.release_again(tenant, pending, &effects).await
     }
 
     /// It is not free, or nobody knows: another step is due, and a person hears of it if that seems to be in vain.
@@ -319,6 +344,9 @@ impl Gateway {
         free
     }
 }
+
+/// So long nobody is told again that nobody can set it free.
+const AGAIN_MS: i64 = 3_600_000;
 
 /// Is it free, or on its way there?
 fn is_released(stored: &Stored) -> Result<bool, Error> {

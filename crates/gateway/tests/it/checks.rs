@@ -11,7 +11,7 @@ use crate::retries::a_while;
 use crate::rollbacks::until;
 
 /// Records that are written, read again, and taken away if they do not say that they are valid.
-fn writing(archive: &Archive) -> String {
+pub(crate) fn writing(archive: &Archive) -> String {
     format!(
         r#"
 name = "RECORD_WRITE"
