@@ -15,7 +15,7 @@ use crate::prove::{Ending, push_split, refused};
 use crate::pursue::Pursued;
 use crate::remember::{draft, outward, unavailable};
 use crate::resolve::{Decision, RESOLVED};
-use crate::rollback::{conflict, undo_call};
+use crate::rollback::{conflict, is_unbound, undo_call};
 use crate::row::{CheckRow, ConfirmedRow, IntentRow, RollbackRow, internal};
 use crate::tenants::TenantState;
 use crate::{Answer, Code, Error, clock};
@@ -53,7 +53,15 @@ impl Gateway {
     ) -> Result<Pursued, Error> {
         let mut pending = Pending::restore(stored, self.told(stored).await?)?;
         let (confirmation, asks) = confirmed(&pending)?;
-        let (provider, call) = self.bound(&pending, &tenant.rules(), Stood::Completed)?;
+        // Who would undo it is asked for when it comes to that.
+        let (provider, call) = match self.bound(&pending, &tenant.rules(), Stood::InDoubt) {
+            Ok(found) => found,
+            Err(error) if is_unbound(&error) => {
+                tracing::warn!(action = %stored.id, %error, "nobody is bound any more who could look after it");
+                return self.say_unchecked(tenant, &pending).await.map(Pursued::Over);
+            }
+            Err(error) => return Err(error),
+        };
         let undo = undo_call(tenant, &call, provider.as_ref());
         let course = pending.course()?;
         let terms = pending.terms(provider.as_ref());

@@ -192,6 +192,8 @@ pub(crate) struct Described<'a> {
     pub correlation_id: &'a str,
     pub action_hash: &'a [u8; 32],
     pub rules: &'a Rules,
+    pub keeping: Option<&'a KeepingRow>,
+    pub regulations: &'a [String],
 }
 
 /// The payload of an action that was judged.
@@ -238,8 +240,8 @@ pub(crate) fn describe(of: &Described<'_>, chain: &Chain, call: Option<CallRow>)
         earlier_transaction: None,
         atp: kept(action.atp.as_deref())?,
         record: None,
-        keeping: KeepingRow::of(action.keeping),
-        regulations: action.regulations(),
+        keeping: of.keeping.cloned(),
+        regulations: of.regulations.to_vec(),
     })
 }
 

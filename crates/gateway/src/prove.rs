@@ -387,7 +387,10 @@ impl Gateway {
             reservation: pending.row.reservation.as_ref().map(|it| it.call.reference.as_str()),
             snapshot: snapshot_of(pending)?,
         };
-        let resolved = pending.word.as_ref().map(|word| spoken(word, pending)).transpose()?;
+        let salts = pending.salts()?;
+        let resolved = pending.word.as_ref().map(|word| spoken(word, &salts));
+        // What a person calls the effect is their own text: it stands with their word, and as hidden as that.
+        let reference = reference.filter(|_| resolved.is_none());
         // Whoever reads only this must not take a person's word for the provider's.
         let result = if resolved.is_some() { RESOLVED } else { result };
         let output = Executed { answer, provider: &call.provider, reference, resolved, result };

@@ -18,6 +18,7 @@ use crate::redress::redress;
 use crate::remember::{draft, event, outward, unavailable};
 use crate::request::Next;
 use crate::reserve::reservation_of;
+use crate::rollback::is_unbound;
 use crate::row::{IntentRow, OutcomeRow, VERSION, internal};
 use crate::tenants::{Rules, TenantState};
 use crate::{Answer, Code, Error, clock};
@@ -66,7 +67,7 @@ impl Gateway {
                 tracing::info!(action = %id, %error, "an action that waits is no longer offered");
                 return self.give_up(tenant, &pending).await;
             }
-            Err(error) => return Err(error),
+            Err(error) => return self.unbound(tenant, &mut pending, stood, error).await,
         };
         if stood == Stood::InDoubt && provider.runner().is_some_and(|runner| runner.is_at(&call)) {
             // Its report is on its way, and whoever has it made once more would have it made twice at once.
@@ -154,6 +155,28 @@ impl Gateway {
         }
         let (execution, effects) = self.step(execution, Event::Stopped(stop))?;
         self.followed(tenant, &pending, &execution, &effects).await
+    }
+
+    /// Nobody is left to be asked what became of it. What is in doubt stays so, for a person; what its payer can still
+    /// confirm becomes so when the payer's time is over.
+    async fn unbound(
+        &self,
+        tenant: &TenantState,
+        pending: &mut Pending,
+        stood: Stood,
+        error: Error,
+    ) -> Result<Pursued, Error> {
+        match stood {
+            Stood::Challenged { until_ms } if is_unbound(&error) => {
+                tracing::warn!(action = %pending.id, %error, "nobody can be asked whether its payer confirmed it");
+                if clock::now_ms() >= until_ms {
+                    self.doubt(tenant, pending).await?;
+                    return Ok(Pursued::Rests(self.soon_ms()));
+                }
+                Ok(Pursued::Rests(until_ms))
+            }
+            _ => Err(error),
+        }
     }
 
     async fn give_up(&self, tenant: &TenantState, pending: &Pending) -> Result<Pursued, Error> {

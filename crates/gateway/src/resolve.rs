@@ -23,8 +23,9 @@ use execution::{
     Call, Capabilities, Confirmation, Course, Event, Execution, Found, Resolution, Stood, Terms,
 };
 use ledger::{By, Settled, Settlement, State, Stored};
-use receipt::{Amendment, Json, PaymentStatus};
+use receipt::{Amendment, Json, PaymentStatus, Salts};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::act::UnderWay;
 use crate::approvals::readable;
@@ -100,7 +101,7 @@ pub struct ResolutionView {
     pub reference: Option<String>,
 }
 
-/// The same as a receipt shows it, members in JCS order: the person and the comment as commitments.
+/// The same as a receipt shows it, members in JCS order: the person, and what they wrote, as commitments.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Spoken<'a> {
@@ -111,6 +112,8 @@ pub(crate) struct Spoken<'a> {
     /// By what: an API key or a login, of which the gateway alone knows; it is not signed by the person.
     form: &'static str,
     key_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reference: Option<String>,
 }
 
 impl Decision {
@@ -512,19 +515,30 @@ pub(crate) fn words_aside(row: &IntentRow) -> Vec<ResolutionRow> {
 }
 
 /// A person's word as receipts show it.
-pub(crate) fn spoken<'a>(word: &'a ResolutionRow, pending: &Pending) -> Result<Spoken<'a>, Error> {
-    let salts = pending.salts()?;
+pub(crate) fn spoken<'a>(word: &'a ResolutionRow, salts: &Salts) -> Spoken<'a> {
     let base = receipt::label(RESOLUTIONS, &word.number.to_string());
     let hidden =
         |member: &str, value: &str| salts.commit(&receipt::label(&base, member), &Json::string(value));
-    Ok(Spoken {
+    Spoken {
         r#as: &word.decision,
         at: clock::text(word.at_ms),
         by: hidden("by", &word.by),
         comment: hidden("comment", &word.comment),
         form: action::ApprovalForm::Key.as_str(),
         key_id: &word.key_id,
-    })
+        reference: word.reference.as_deref().map(|reference| hidden("reference", reference)),
+    }
+}
+
+/// Is this the word that a receipt shows, by the output of its entry `execute`?
+pub(crate) fn is_shown(word: &ResolutionRow, salts: &Salts, output: &Value) -> bool {
+    let shown = &output["resolved"];
+    let mut spoken = spoken(word, salts);
+    // Older receipts show what a person calls the effect in the clear.
+    if shown["reference"].is_null() && output["reference"].as_str() == word.reference.as_deref() {
+        spoken.reference = None;
+    }
+    serde_json::to_value(spoken).is_ok_and(|spoken| *shown == spoken)
 }
 
 /// Label under which people who resolve and their comments are committed to.
@@ -643,5 +657,30 @@ mod tests {
             assert_eq!(Decision::parse(decision.as_str()), Some(decision));
         }
         assert_eq!(Decision::parse("perhaps"), None);
+    }
+
+    #[test]
+    fn a_receipt_shows_one_word_as_it_is_shown_now_or_was_before() {
+        let word = ResolutionRow {
+            decision: "executed".to_owned(),
+            by: "anna".to_owned(),
+            key_id: "k_1".to_owned(),
+            at_ms: 1_760_000_000_000,
+            comment: "seen".to_owned(),
+            charged: None,
+            reference: Some("p-7".to_owned()),
+            number: 0,
+        };
+        let salts = Salts::new(&[7; 32]);
+        let now = serde_json::to_value(spoken(&word, &salts)).unwrap_or_default();
+        let mut before = now.clone();
+        before.as_object_mut().map(|members| members.remove("reference"));
+        let output = |reference: Option<&str>, resolved: &Value| serde_json::json!({ "reference": reference, "resolved": resolved });
+        assert!(is_shown(&word, &salts, &output(None, &now)));
+        assert!(is_shown(&word, &salts, &output(Some("p-7"), &before)));
+        assert!(!is_shown(&word, &salts, &output(Some("p-8"), &before)));
+        assert!(!is_shown(&word, &salts, &output(None, &before)));
+        assert!(!is_shown(&word, &salts, &output(None, &Value::Null)));
+        assert!(!is_shown(&ResolutionRow { by: "zoe".to_owned(), ..word }, &salts, &output(None, &now)));
     }
 }

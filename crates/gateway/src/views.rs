@@ -56,6 +56,8 @@ pub struct ActionView {
     pub deadline: Option<String>,
     /// ATP's word for its state.
     pub state: String,
+    /// Where it stands while it is not over, in one word.
+    pub phase: Option<&'static str>,
     /// When it was settled, RFC 3339.
     pub completed_at: Option<String>,
     /// From arrival to settlement, milliseconds.
@@ -120,6 +122,8 @@ pub struct RollbackView {
     pub sends: u32,
     /// Whether it could not be undone and a person decides.
     pub failed: bool,
+    /// Why it could not.
+    pub reason: Option<String>,
 }
 
 /// One attempt to have an action's effect.
@@ -312,6 +316,7 @@ fn view(
     let keeping = KeepingView::of(row.keeping()?, last_ms(&stored, &outcomes));
     let end = stored.state.is_amended().then(|| AttemptEnd::among(&outcomes)).flatten().transpose()?;
     let attempts = attempts(&row, end);
+    let not_undone = why_not_undone(&stored, &outcomes)?;
     let resolutions = words(&outcomes, &row)?.into_iter().map(ResolutionView::of).collect();
     let atp = row.atp()?;
     let named = atp.as_ref().and_then(|atp| atp.deadline.as_ref()).map(|it| it.ms);
@@ -337,6 +342,7 @@ fn view(
         created_at: clock::text(stored.at_ms),
         deadline: deadline.map(clock::text),
         state: outward(stored.state).to_owned(),
+        phase: phase(stored.state),
         completed_at: completed.map(clock::text),
         duration_ms: completed.and_then(|at_ms| u64::try_from(at_ms - stored.at_ms).ok()),
         retry_count: attempts.iter().map(|it| it.sends).sum::<u32>().saturating_sub(1),
@@ -347,7 +353,7 @@ fn view(
             .reservation
             .as_ref()
             .map(|it| ReservationView::of(it, stored.state, row.currency.as_deref())),
-        rollback: row.rollback.map(|rollback| RollbackView::of(*rollback, stored.state)),
+        rollback: row.rollback.map(|rollback| RollbackView::of(*rollback, stored.state, not_undone)),
         attempts,
         confirmation: said.as_ref().and_then(confirmation),
         error: said.and_then(|it| it.code).and_then(|code| Code::parse(&code)),
@@ -358,6 +364,33 @@ fn view(
         keeping,
         erased: None,
     })
+}
+
+/// What ATP's word for a state does not tell apart; nothing of what is over.
+fn phase(state: State) -> Option<&'static str> {
+    match state {
+        State::Held => Some("held"),
+        State::Approved => Some("approved"),
+        State::Sent => Some("sent"),
+        State::InDoubt => Some("in_doubt"),
+        State::Waiting => Some("waiting"),
+        State::Challenged => Some("challenged"),
+        State::Reserved => Some("reserved"),
+        State::ReleaseFailed => Some("release_failed"),
+        State::Checking => Some("checking"),
+        State::Unchecked => Some("unchecked"),
+        State::Retracting | State::RollingBack => Some("rolling_back"),
+        State::RollbackFailed => Some("rollback_failed"),
+        State::Executed | State::Failed | State::Refused | State::RolledBack => None,
+    }
+}
+
+/// Why it could not be undone, if it could not.
+fn why_not_undone(stored: &Stored, outcomes: &[Settled]) -> Result<Option<String>, Error> {
+    let failed =
+        outcomes.last().filter(|it| stored.state == State::RollbackFailed && it.state == stored.state);
+    let row = failed.map(|it| OutcomeRow::from_bytes(&it.payload)).transpose()?;
+    Ok(row.and_then(|row| row.details.reasons.into_iter().next()))
 }
 
 /// When the last thing came of an action that is over.
@@ -388,6 +421,7 @@ fn what_is_left(stored: Stored, outcomes: Vec<Settled>, erased: Erased) -> Resul
         created_at: clock::text(stored.at_ms),
         deadline: None,
         state: outward(stored.state).to_owned(),
+        phase: None,
         completed_at: completed.map(clock::text),
         duration_ms: completed.and_then(|at_ms| u64::try_from(at_ms - stored.at_ms).ok()),
         retry_count: 0,
@@ -481,10 +515,10 @@ impl AttemptView {
 }
 
 impl RollbackView {
-    fn of(row: RollbackRow, state: State) -> RollbackView {
+    fn of(row: RollbackRow, state: State, reason: Option<String>) -> RollbackView {
         let RollbackRow { by, asked_ms, provider_key, reference, sends, .. } = row;
         let failed = state == State::RollbackFailed;
-        RollbackView { by, asked_at: clock::text(asked_ms), provider_key, reference, sends, failed }
+        RollbackView { by, asked_at: clock::text(asked_ms), provider_key, reference, sends, failed, reason }
     }
 }
 

@@ -57,6 +57,13 @@ pub enum Testimony {
         /// The receipt.
         receipt: Receipt,
     },
+    /// What became of an action, beside its receipt.
+    Outcome {
+        /// What is kept of it.
+        payload: Vec<u8>,
+        /// Of one that its entry says a person had settled: what was asked, and the receipt.
+        settled: Option<(Box<Stored>, Option<Receipt>)>,
+    },
     /// A person's word.
     Approval {
         /// Which of the action's holds.

@@ -3,17 +3,19 @@
 //! The ledger compares hashes. What stands behind them (that a receipt is signed and is of this action, that a row
 //! says what was hashed, that a person's word is about this hold) is read here.
 
-use ledger::{Labels, State, Stored, Testimony, Witness};
+use ledger::{Labels, Receipt, State, Stored, Testimony, Witness};
 use receipt::approval::Approvers;
-use receipt::{Disclosures, Jwks, Kind, Pin, Trust, Verdict};
+use receipt::{Disclosures, Jwks, Kind, Pin, Stage, Trust, Verdict};
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::TrailFinding;
 use crate::approvals::{APPROVE, REJECT, Said, escalation_id};
 use crate::caller::Caller;
-use crate::decide::action_hash_of;
+use crate::decide::{action_hash_of, salts_of};
 use crate::remember::outward;
-use crate::row::IntentRow;
+use crate::resolve::is_shown;
+use crate::row::{IntentRow, OutcomeRow, ResolutionRow};
 
 /// By what this gateway's receipts are judged.
 pub(super) struct Judge<'a> {
@@ -49,6 +51,7 @@ impl<'a> Judge<'a> {
                 altered_action(stored, labels, *action_hash)?
             }
             Testimony::Receipt { .. } => self.altered_receipt(witness)?,
+            Testimony::Outcome { payload, settled } => altered_word(payload, settled.as_ref())?,
             Testimony::Approval { round, approver, agrees, record } => {
                 altered_approval(witness, *round, approver, *agrees, record)?
             }
@@ -137,6 +140,47 @@ fn altered_approval(
         && said.approver == approver
         && said.decision == if agrees { APPROVE } else { REJECT };
     (!fits).then(|| "the stored approval says another person, hold or decision than its row".to_owned())
+}
+
+/// Is a person's word on what became of an action there just where an entry says so, and the one that the receipt shows?
+fn altered_word(payload: &[u8], settled: Option<&(Box<Stored>, Option<Receipt>)>) -> Option<String> {
+    let Ok(outcome) = OutcomeRow::from_bytes(payload) else {
+        return Some("the stored outcome cannot be read".to_owned());
+    };
+    match (outcome.resolution, settled) {
+        (None, None) => None,
+        (Some(_), None) => Some("the stored outcome has a person's word that no entry tells of".to_owned()),
+        (None, Some(_)) => Some("the person's word that it tells of is not stored".to_owned()),
+        (Some(word), Some((asked, receipt))) => {
+            let fits = receipt.as_ref().is_some_and(|receipt| is_of(&word, asked, &receipt.document));
+            (!fits).then(|| "the stored person's word is not the one that the receipt shows".to_owned())
+        }
+    }
+}
+
+fn is_of(word: &ResolutionRow, asked: &Stored, receipt: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Amendment {
+        entries: Vec<Entry>,
+        money: Money,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Money {
+        charge_amount: Option<String>,
+    }
+    #[derive(Deserialize)]
+    struct Entry {
+        stage: String,
+        output: Value,
+    }
+    let Ok(Some(salts)) = IntentRow::from_bytes(&asked.payload).map(|row| salts_of(&row)) else {
+        return false;
+    };
+    let Ok(Amendment { entries, money }) = serde_json::from_slice(receipt) else { return false };
+    let executed = entries.iter().find(|entry| entry.stage == Stage::Execute.as_str());
+    let charged = word.charged.is_none() || word.charged == money.charge_amount;
+    charged && executed.is_some_and(|entry| is_shown(word, &salts, &entry.output))
 }
 
 /// May a receipt of this kind come with this state?

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use action::{Atp, IdempotencyKey, Request};
+use action::{AskedKeeping, Atp, IdempotencyKey, Keeping, Period, Request};
 use boundary::{Decision, Named, Verdict};
 use ledger::{FactsQuery, State};
 use receipt::Json;
@@ -59,7 +59,7 @@ impl Gateway {
             record: Some(raw(
                 String::from_utf8(record.to_bytes()).map_err(|_| internal("a record is not text"))?
             )?),
-            ..as_asked(asked, request)?
+            ..as_asked(asked, request, self.kept_anyway())?
         };
         let pending = Pending {
             id: clock::new_id(asked.arrival.at_ms)?,
@@ -133,7 +133,7 @@ impl Gateway {
 }
 
 /// The payload of a request that met no archetype: what it asks for, and nothing about a decision.
-fn as_asked(asked: &Asked<'_>, request: &Request) -> Result<IntentRow, Error> {
+fn as_asked(asked: &Asked<'_>, request: &Request, needed: Option<Period>) -> Result<IntentRow, Error> {
     let salt: [u8; 32] = clock::random()?;
     let payment_mode = request.payment_mode.unwrap_or(action::PaymentMode::ImmediateCharge);
     let guarantee_level = request.guarantee_level.unwrap_or(action::GuaranteeLevel::Atp1);
@@ -173,12 +173,13 @@ fn as_asked(asked: &Asked<'_>, request: &Request) -> Result<IntentRow, Error> {
         earlier_transaction: None,
         atp: kept(request.atp.as_deref())?,
         record: None,
-        keeping: KeepingRow::of(asked_for(request)),
+        keeping: KeepingRow::of(asked_for(request, needed)),
         regulations: Atp::regulations(request.atp.as_deref(), &[]),
     })
 }
 
 /// How long it is to be kept where no archetype has a say. What cannot both be is as if nothing was asked.
-fn asked_for(request: &Request) -> action::Keeping {
-    action::Keeping::default().tightened(request.retention, request.deletion).unwrap_or_default()
+fn asked_for(request: &Request, needed: Option<Period>) -> Keeping {
+    let asked = AskedKeeping { retention: request.retention, deletion: request.deletion };
+    Keeping::default().tightened(asked, needed).unwrap_or_default()
 }

@@ -21,7 +21,7 @@ use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::pending::Pending;
 use crate::pursue::Pursued;
-use crate::rollback::{LEASE_AFTER, conflict, flight, millis};
+use crate::rollback::{LEASE_AFTER, conflict, flight, is_unbound, millis};
 use crate::row::{IntentRow, internal};
 use crate::steer::busy;
 use crate::tenants::{Rules, TenantState};
@@ -83,12 +83,21 @@ impl Gateway {
         let reservation = reservation_of(&pending.row)?;
         if reservation.release.is_none() {
             let rules = tenant.rules();
-            let stood = Stood::Reserved(reservation.read(pending.money)?);
-            let (provider, call) = self.bound(&pending, &rules, stood)?;
-            let execution = pending.execution(call, provider.as_ref(), stood);
-            let (_, effects) = self.step(execution, Event::Woken)?;
-            if let Some(Effect::Wait { until_ms }) = effects.first() {
-                return Ok(Pursued::Rests(*until_ms));
+            let (of, until_ms) = (reservation.read(pending.money)?, reservation.until_ms);
+            match self.bound(&pending, &rules, Stood::Reserved(of)) {
+                Ok((provider, call)) => {
+                    let execution = pending.execution(call, provider.as_ref(), Stood::Reserved(of));
+                    let (_, effects) = self.step(execution, Event::Woken)?;
+                    if let Some(Effect::Wait { until_ms }) = effects.first() {
+                        return Ok(Pursued::Rests(*until_ms));
+                    }
+                }
+                // Until its time is over it can still be bound as it was.
+                Err(error) if is_unbound(&error) && clock::now_ms() < until_ms => {
+                    return Ok(Pursued::Rests(until_ms));
+                }
+                Err(error) if is_unbound(&error) => {}
+                Err(error) => return Err(error),
             }
             self.plan_release(tenant, &mut pending, OURSELVES, EXPIRED)?;
             self.at(Point::ExpiryBefore)?;
@@ -127,7 +136,15 @@ impl Gateway {
     /// milliseconds.
     pub(super) async fn release_further(&self, tenant: &TenantState, stored: &Stored) -> Result<i64, Error> {
         let mut pending = Pending::restore(stored, self.told(stored).await?)?;
-        let (provider, execution) = self.releasing(&pending, &tenant.rules())?;
+        let (provider, execution) = match self.releasing(&pending, &tenant.rules()) {
+            Ok(found) => found,
+            Err(error) if is_unbound(&error) => {
+                tracing::warn!(action = %stored.id, %error, "nobody is bound any more who could set free what is set aside");
+                self.not_released(tenant, &pending).await?;
+                return Ok(clock::now_ms());
+            }
+            Err(error) => return Err(error),
+        };
         if self.stops_rollback(stored, provider.as_ref()).await? {
             return Ok(self.soon_ms());
         }

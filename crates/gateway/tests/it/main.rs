@@ -28,5 +28,6 @@ mod smtp;
 mod soft_delete;
 mod steering;
 mod trail;
+mod unbound;
 
 use outcomes::stages;

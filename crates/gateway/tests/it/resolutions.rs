@@ -117,13 +117,15 @@ async fn a_doubt_ends_by_a_persons_word_and_the_receipt_says_whose_it_was() {
     let amendment = house.verified(&record.receipts[1].receipt.receipt_id).await;
     assert_eq!(amendment["money"]["chargeAmount"], "24.50");
     let output = executed(&amendment);
-    assert_eq!((&output["result"], &output["reference"]), (&json!("resolved_by_person"), &json!("wire-118")));
+    assert_eq!((&output["result"], &output["reference"]), (&json!("resolved_by_person"), &Value::Null));
     let resolved = &output["resolved"];
     assert_eq!((&resolved["as"], &resolved["form"]), (&json!("executed"), &json!("key")));
-    for hidden in ["by", "comment"] {
+    for hidden in ["by", "comment", "reference"] {
         assert!(resolved[hidden].as_str().unwrap().starts_with("c:"), "{resolved}");
     }
-    assert!(!amendment.to_string().contains("anna") && !amendment.to_string().contains("statement"));
+    for text in ["anna", "statement", "wire-118"] {
+        assert!(!amendment.to_string().contains(text), "{text}: {amendment}");
+    }
 
     // The same word again is the same word; another one, or another person's, comes too late.
     let before = entries(&house);
@@ -143,6 +145,61 @@ async fn a_doubt_ends_by_a_persons_word_and_the_receipt_says_whose_it_was() {
     assert_eq!(entry.human_approver.as_deref(), Some("anna"));
     assert_eq!(entry.result_state.as_deref(), Some("COMPLETED"));
     assert_eq!(findings(&house).await, 0);
+}
+
+/// Changes what is kept of the outcomes of an action, as whoever can write the file would.
+fn forge(house: &House, state: i64, change: impl Fn(&str) -> String) {
+    let store = house.store();
+    let sql = "SELECT row, payload FROM outcome WHERE state = ?1";
+    let (row, packed): (i64, Vec<u8>) =
+        store.query_row(sql, [state], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    let plain = String::from_utf8(ledger::unpack(&packed).unwrap()).unwrap();
+    let forged = change(&plain);
+    assert_ne!(plain, forged);
+    store.execute("UPDATE outcome SET payload = ?2 WHERE row = ?1", (row, forged.into_bytes())).unwrap();
+}
+
+#[tokio::test]
+async fn a_forged_word_of_a_person_is_found() {
+    const EXECUTED: i64 = 4;
+    const IN_DOUBT: i64 = 3;
+    let word =
+        r#""resolution":{"as":"executed","by":"zoe","key_id":"k_1","at_ms":1,"comment":"c","number":0}"#;
+    let other = "the stored person's word is not the one that the receipt shows";
+    type Change<'a> = Box<dyn Fn(&str) -> String + 'a>;
+    let swap =
+        |from: &'static str, to: &'static str| -> Change<'_> { Box::new(move |it| it.replace(from, to)) };
+    let forgeries: [(i64, Change<'_>, &str); 6] = [
+        (EXECUTED, swap(r#""by":"anna""#, r#""by":"zoe""#), other),
+        (EXECUTED, swap("seen on the statement", "seen elsewhere"), other),
+        (EXECUTED, swap(r#""reference":"wire-118","number""#, r#""reference":"wire-119","number""#), other),
+        (EXECUTED, swap(r#""charged":"24.50""#, r#""charged":"24.49""#), other),
+        (
+            EXECUTED,
+            Box::new(|it| format!("{}}}", it.split_once(r#","resolution""#).unwrap().0)),
+            "the person's word that it tells of is not stored",
+        ),
+        (
+            IN_DOUBT,
+            Box::new(|it| format!("{},{word}}}", it.strip_suffix('}').unwrap())),
+            "the stored outcome has a person's word that no entry tells of",
+        ),
+    ];
+    for (state, change, expected) in forgeries {
+        let (house, said) = silent().await;
+        let ask = ResolveAsk {
+            charged: Some("24.50".to_owned()),
+            reference: Some("wire-118".to_owned()),
+            ..self::word(Decision::Executed)
+        };
+        house.gateway().resolve(&approver(&house, "anna"), said.id(), ask).await.unwrap();
+        assert_eq!(findings(&house).await, 0);
+        forge(&house, state, change);
+        let found = house.gateway().check_trail(&house.operator, None).await.unwrap().findings;
+        let told: Vec<&str> = found.iter().map(|it| it.what.as_str()).collect();
+        assert_eq!(told, [expected]);
+        assert_eq!(found[0].action_id.as_deref(), Some(said.id()));
+    }
 }
 
 #[tokio::test]

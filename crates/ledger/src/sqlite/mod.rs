@@ -23,6 +23,7 @@ mod packed;
 mod prune;
 mod queue;
 mod read;
+mod scrub;
 mod spread;
 mod verify;
 mod write;
@@ -105,6 +106,7 @@ pub(crate) struct Shared {
     /// Held by whoever commits or moves the end of the log.
     gate: Mutex<()>,
     housekeeping: Housekeeping,
+    fail_points: Option<Arc<dyn FailPoints>>,
     /// Terms of actions of late, for searching what is not in the index yet.
     terms: Mutex<Known>,
     counts: Counts,
@@ -143,17 +145,12 @@ impl Sqlite {
             next_reader: AtomicUsize::new(0),
             gate: Mutex::new(()),
             housekeeping: Housekeeping::default(),
+            fail_points: options.fail_points.clone(),
             terms: Mutex::new(Known::new(index::KNOWN)),
             counts: Counts::default(),
             path: path.to_owned(),
         });
-        let mut writer = Writer {
-            db,
-            shared: shared.clone(),
-            tail,
-            fail_points: options.fail_points.clone(),
-            most: options.batch.max(1),
-        };
+        let mut writer = Writer { db, shared: shared.clone(), tail, most: options.batch.max(1) };
         writer.open_chain(options.now_ms)?;
         let keeper = (open::reader(path)?, shared.clone());
         let mut sqlite = Sqlite { shared, threads: Vec::new() };
@@ -224,6 +221,11 @@ impl Drop for Sqlite {
 impl Shared {
     fn hot(&self) -> MutexGuard<'_, Hot> {
         self.hot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A step at which tests may have the disk fail.
+    fn step(&self, step: &'static str) -> std::io::Result<()> {
+        self.fail_points.as_ref().map_or(Ok(()), |points| points.at(step))
     }
 
     fn gate(&self) -> MutexGuard<'_, ()> {

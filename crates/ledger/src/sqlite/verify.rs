@@ -283,7 +283,7 @@ impl<'a> Look<'a> {
             let (stored, labels) = (Box::new(stored), Box::new(labels));
             testimonies.push(Testimony::Action { stored, labels, action_hash: said.action_hash });
         }
-        let Standing { tenant, subject, archetype, key, .. } = standing;
+        let Standing { row: row_of, tenant, subject, archetype, key, .. } = standing;
         let kept = approvals.into_iter().filter(|heard| !heard.record.is_empty());
         testimonies.extend(kept.map(|heard| Testimony::Approval {
             round: heard.round,
@@ -291,9 +291,16 @@ impl<'a> Look<'a> {
             agrees: said.event == APPROVED,
             record: heard.record,
         }));
-        if let Some(Kept { receipt: Some(receipt), state, .. }) = outcomes.into_iter().next() {
-            let said = said.state.map(Box::from);
-            testimonies.push(Testimony::Receipt { subject, archetype, key, state, said, receipt });
+        if let Some(Kept { receipt, state, payload, .. }) = outcomes.into_iter().next() {
+            if !payload.is_empty() {
+                let asked = if said.event == RESOLVED { read::action_at(self.db, row_of)? } else { None };
+                let settled = asked.map(|asked| (Box::new(asked), receipt.clone()));
+                testimonies.push(Testimony::Outcome { payload, settled });
+            }
+            if let Some(receipt) = receipt {
+                let said = said.state.map(Box::from);
+                testimonies.push(Testimony::Receipt { subject, archetype, key, state, said, receipt });
+            }
         }
         let witness = |testimony| Witness { entry, action, tenant: tenant.clone(), testimony };
         self.found.witnesses.extend(testimonies.into_iter().map(witness));

@@ -256,6 +256,10 @@ pub(crate) struct Record<'a> {
     #[schema(value_type = Option<ComplianceAsked>)]
     compliance: Option<&'a Value>,
     result: Outcome<'a>,
+    /// Where it stands while it is not over, told apart further than by `result.state`: `held`, `approved`, `sent`,
+    /// `in_doubt`, `waiting` (for another attempt), `challenged`, `reserved`, `checking`, `rolling_back` or
+    /// `rollback_failed`. Null once it is over.
+    phase: Option<&'static str>,
     /// The kind of action, as the catalogue names it.
     archetype: &'a str,
     /// Ids of the client's own.
@@ -413,6 +417,8 @@ struct Rollback<'a> {
     sends: u32,
     /// `ATP_ROLLBACK_FAILED` if it could not be undone and a person has to decide.
     error: Option<&'static str>,
+    /// Why it could not: `provider_refused`, `provider_silent`, `provider_forgets` or `no_longer_bound`.
+    reason: Option<&'a str>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -464,6 +470,7 @@ impl<'a> Record<'a> {
                 confirmation: view.confirmation.as_ref(),
                 error: view.error.map(failure),
             },
+            phase: view.phase,
             archetype: &view.archetype,
             client: &view.client,
             approvals: view.approvals.iter().map(Approval::of).collect(),
@@ -540,6 +547,7 @@ impl<'a> Rollback<'a> {
             reference: view.map(|view| &*view.reference),
             sends: view.map_or(0, |view| view.sends),
             error: view.filter(|view| view.failed).map(|_| ROLLBACK_FAILED),
+            reason: view.and_then(|view| view.reason.as_deref()),
         })
     }
 }
