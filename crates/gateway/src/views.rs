@@ -16,6 +16,7 @@ use crate::recovery::reference;
 use crate::remember::{outward, unavailable};
 use crate::reserve::ReservationView;
 use crate::resolve::{ResolutionView, words};
+use crate::rollback::done;
 use crate::row::{AttemptRow, CallRow, IntentRow, OutcomeRow, RetryRow, RollbackRow, internal};
 use crate::{Code, Error, clock};
 
@@ -137,12 +138,15 @@ pub struct AttemptView {
     pub sends: u32,
     /// When it was first marked sent, RFC 3339.
     pub first_sent_at: Option<String>,
-    /// When its absence was known, RFC 3339; null for the latest.
+    /// When it was known what became of it, RFC 3339; null for the latest.
     pub ended_at: Option<String>,
-    /// How its absence is known, in one stable word; null for the latest, whose result is the action's.
+    /// How its absence is known, in one stable word, or `confirmed` if it had its effect all the same; null for the latest,
+    /// whose result is the action's, unless an earlier one had an effect.
     pub result: Option<String>,
     /// The provider's own code; foreign text.
     pub provider_code: Option<String>,
+    /// What the provider had set aside for it, if another attempt followed.
+    pub reservation: Option<ReservationView>,
 }
 
 /// One receipt of an action.
@@ -310,7 +314,7 @@ fn view(
         None => gateway.say_meanwhile(&stored, &row).map(|answer| answer.reply),
     };
     let keeping = KeepingView::of(row.keeping()?, last_ms(&stored, &outcomes));
-    let attempts = attempts(&row);
+    let attempts = attempts(&row, stored.state, &outcomes)?;
     let resolutions = words(&outcomes, &row)?.into_iter().map(ResolutionView::of).collect();
     let atp = row.atp()?;
     let named = atp.as_ref().and_then(|atp| atp.deadline.as_ref()).map(|it| it.ms);
@@ -415,20 +419,48 @@ fn decided_by(stored: &Stored, said: &[GivenView]) -> Option<Option<String>> {
     Some(people.next().is_none().then(|| first.clone()))
 }
 
-/// Those that are over, and the latest unless it is one of them.
-fn attempts(row: &IntentRow) -> Vec<AttemptView> {
-    let mut attempts: Vec<AttemptView> = row.attempts.iter().map(AttemptView::over).collect();
+/// Those that are over, and the latest unless it is one of them. An effect that came late is one of the attempt that had it.
+fn attempts(row: &IntentRow, state: State, outcomes: &[Settled]) -> Result<Vec<AttemptView>, Error> {
+    let currency = row.currency.as_deref();
+    let mut attempts: Vec<AttemptView> =
+        row.attempts.iter().map(|it| AttemptView::over(it, currency)).collect();
     let latest = row.reservation.as_ref().map(|it| &it.call).or(row.call.as_ref());
-    attempts.extend(
-        latest
-            .filter(|call| row.attempts.last().is_none_or(|last| last.attempt < call.attempt))
-            .map(AttemptView::latest),
-    );
-    attempts
+    let number = latest.map_or(0, |call| call.attempt);
+    let listed = attempts.iter().any(|it| it.attempt == number);
+    attempts.extend(latest.filter(|_| !listed).map(AttemptView::latest));
+    let mut late = false;
+    for outcome in outcomes {
+        let said = OutcomeRow::from_bytes(&outcome.payload)?;
+        let Some(earlier) = said.earlier else { continue };
+        late = true;
+        for attempt in &mut attempts {
+            if attempt.attempt == earlier.attempt {
+                attempt.confirmed_at(outcome.at_ms);
+            } else if attempt.attempt == number && attempt.result.is_none() {
+                attempt.result.clone_from(&earlier.instead);
+            }
+        }
+    }
+    // What was done by an attempt that is over was done by it, and beside another effect that is said.
+    let done = done(outcomes).filter(|_| state.is_amended() && state != State::Failed);
+    if let Some(done) = done
+        && OutcomeRow::from_bytes(&done.payload)?.earlier.is_none()
+        && let Some(attempt) = attempts.iter_mut().find(|it| it.attempt == number)
+        && (listed || late)
+    {
+        attempt.confirmed_at(done.at_ms);
+    }
+    Ok(attempts)
 }
 
 impl AttemptView {
-    fn over(row: &AttemptRow) -> AttemptView {
+    /// It had its effect.
+    fn confirmed_at(&mut self, at_ms: i64) {
+        (self.result, self.ended_at) = (Some("confirmed".to_owned()), Some(clock::text(at_ms)));
+    }
+
+    fn over(row: &AttemptRow, currency: Option<&str>) -> AttemptView {
+        let reservation = row.reservation.as_ref();
         AttemptView {
             attempt: row.attempt,
             provider: row.provider.clone(),
@@ -439,6 +471,7 @@ impl AttemptView {
             ended_at: Some(clock::text(row.ended_ms)),
             result: Some(row.result.clone()),
             provider_code: row.provider_code.clone(),
+            reservation: reservation.map(|it| ReservationView::of(it, State::Failed, currency)),
         }
     }
 
@@ -453,6 +486,7 @@ impl AttemptView {
             ended_at: None,
             result: None,
             provider_code: None,
+            reservation: None,
         }
     }
 }

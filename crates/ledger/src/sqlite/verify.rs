@@ -292,8 +292,8 @@ impl<'a> Look<'a> {
             record: heard.record,
         }));
         if let Some(Kept { receipt: Some(receipt), state, .. }) = outcomes.into_iter().next() {
-            let said = said.state.map(Box::from);
-            testimonies.push(Testimony::Receipt { subject, archetype, key, state, said, receipt });
+            let (event, said) = (said.event.into(), said.state.map(Box::from));
+            testimonies.push(Testimony::Receipt { subject, archetype, key, state, event, said, receipt });
         }
         let witness = |testimony| Witness { entry, action, tenant: tenant.clone(), testimony };
         self.found.witnesses.extend(testimonies.into_iter().map(witness));

@@ -338,7 +338,7 @@ struct Retention<'a> {
     deletion_due: Option<&'a str>,
 }
 
-/// One attempt to have the effect. Another one follows only when it is certain that this one had none.
+/// One attempt to have the effect. Another one follows only when this one is known to have had none.
 #[derive(Serialize, ToSchema)]
 struct Attempt<'a> {
     attempt: u32,
@@ -349,13 +349,15 @@ struct Attempt<'a> {
     /// How often it was sent under this key.
     sends: u32,
     first_sent_at: Option<&'a str>,
-    /// When it was certain that it had no effect; null for the latest.
+    /// When it was known what became of it; null for the latest.
     ended_at: Option<&'a str>,
-    /// `provider_refused`, `not_sent`, `send_window_missed`, `absent` or `failed`; null for the latest, whose result is
-    /// the action's.
+    /// `provider_refused`, `not_sent`, `send_window_missed`, `absent` or `failed`; `confirmed` if it had its effect after all;
+    /// null for the latest, whose result is the action's, unless an earlier one had an effect.
     result: Option<&'a str>,
     /// The provider's own code: foreign text.
     provider_code: Option<&'a str>,
+    /// What the provider had set aside for it; null for the latest, whose reservation is the action's.
+    reservation: Option<Reservation<'a>>,
 }
 
 /// Money that is set aside until it is charged or set free.
@@ -555,6 +557,7 @@ impl<'a> Attempt<'a> {
             ended_at: view.ended_at.as_deref(),
             result: view.result.as_deref(),
             provider_code: view.provider_code.as_deref(),
+            reservation: view.reservation.as_ref().map(Reservation::of),
         }
     }
 }
