@@ -13,11 +13,14 @@ use serde_json::value::RawValue;
 use crate::act::SEND_WINDOW;
 use crate::outcome::ReceiptRef;
 use crate::redress::undone_by;
-use crate::row::{CallRow, IntentRow, KeepingRow, ResolutionRow, VERSION, internal, kept, money_of, raw};
+use crate::row::{
+    CallRow, EarlierRow, IntentRow, KeepingRow, ResolutionRow, VERSION, internal, kept, money_of, raw,
+};
 use crate::tenants::Rules;
 use crate::{Code, Error};
 
 /// What is known of an action from the moment it is written down.
+#[derive(Clone)]
 pub(crate) struct Pending {
     pub id: ActionId,
     pub tenant: Tenant,
@@ -39,6 +42,8 @@ pub(crate) struct Pending {
     pub settled: bool,
     /// A person's word, where that is what settles it.
     pub word: Option<Box<ResolutionRow>>,
+    /// Which effect it is, where that is not the latest attempt's.
+    pub earlier: Option<EarlierRow>,
 }
 
 /// The first answer to an action that has a receipt.
@@ -72,6 +77,7 @@ impl Pending {
             by: By::Holder(stored.token),
             settled: stored.state.is_amended(),
             word: None,
+            earlier: None,
         })
     }
 

@@ -264,6 +264,8 @@ impl Gateway {
             details: ending.details.clone(),
             code: ending.code.map(|code| code.as_str().to_owned()),
             resolution: pending.word.clone(),
+            earlier: pending.earlier.clone(),
+            denied: false,
         };
         let outcome = Outcome {
             action_id: Some(pending.id),

@@ -4,13 +4,14 @@
 use std::sync::Arc;
 
 use action::{ActionId, Tenant};
-use execution::{Absence, Confirmation, Effect, Event, Execution, Found, Reply, Stood, Stop};
+use execution::{Absence, Effect, Event, Execution, Found, Reply, Stood, Stop};
 use ledger::{By, Deferral, State, Stored};
 use provider::Provider;
 
 use crate::act::{Errand, Followed, UnderWay};
 use crate::crash::Point;
 use crate::gateway::Gateway;
+use crate::late::Before;
 use crate::pending::{Pending, Told};
 use crate::prove::absence_word;
 use crate::recovery::reference;
@@ -310,21 +311,33 @@ impl Gateway {
         self: &Arc<Self>,
         tenant: &Arc<TenantState>,
         (id, sent): (ActionId, &execution::Call),
-        confirmed: Option<Confirmation>,
+        said: Option<Reply>,
         under_way: UnderWay,
     ) -> Result<Option<Followed>, Error> {
         let stored = self.stored(tenant, id).await?;
-        let call = IntentRow::from_bytes(&stored.payload)?.call;
-        let same = call.is_some_and(|call| call.reference == sent.reference);
-        match (stored.state, confirmed) {
-            (State::Executed, _) | (State::Failed, None) if same => {
+        let row = IntentRow::from_bytes(&stored.payload)?;
+        let same = row.call.as_ref().is_some_and(|call| call.reference == sent.reference);
+        let is_open = matches!(stored.state, State::Sent | State::InDoubt);
+        match said {
+            said if same
+                && (stored.state == State::Executed
+                    || (stored.state == State::Failed && !matches!(said, Some(Reply::Confirmed(_))))) =>
+            {
                 self.last_said(&stored).map(Followed::Said).map(Some)
             }
-            (_, Some(confirmation)) => {
-                let reply = Reply::Confirmed(confirmation);
+            Some(Reply::Confirmed(it))
+                if !same && row.attempts.iter().any(|it| it.attempt == sent.attempt) =>
+            {
+                let rules = tenant.rules();
+                let (provider, _) = self.bound(&Pending::restore(&stored, None)?, &rules, Stood::Failed)?;
+                let before = Before { id, attempt: sent.attempt, about: &sent.reference };
+                self.had_effect(tenant, before, provider.as_ref(), it).await?;
+                Ok(Some(Followed::Said(self.say_sent(id, &row))))
+            }
+            Some(reply) if matches!(reply, Reply::Confirmed(_)) || (same && is_open) => {
                 self.answered_late(tenant, (id, Some(sent)), reply, Some(under_way)).await.map(Some)
             }
-            (_, None) => Ok(None),
+            _ => Ok(None),
         }
     }
 
@@ -355,9 +368,14 @@ impl Gateway {
         let (execution, effects) = self.step(execution, Event::Replied(reply.clone()))?;
         if let (Some(Effect::Release), Reply::Confirmed(it)) = (effects.first(), &reply) {
             self.set_stray_free(tenant, &pending, provider.as_ref(), (&sent, it)).await;
-            return self.last_said(&stored).map(Followed::Said);
+            // What waits may not have been told of yet.
+            return match stored.reply {
+                Some(_) => self.last_said(&stored).map(Followed::Said),
+                None => Ok(Followed::Said(self.say_sent(id, &pending.row))),
+            };
         }
         let goes_on = match execution.state() {
+            execution::State::Waiting { .. } => stood == Stood::InDoubt,
             execution::State::Checking { .. } => true,
             execution::State::Reserved { came, .. } => !matches!(came, execution::Came::OnRecord),
             state => state.is_settled(),

@@ -102,7 +102,12 @@ impl Gateway {
 
     /// What it takes to undo the effect of an action that was carried out, if that may be done now.
     pub(crate) async fn undoable(&self, stored: &Stored) -> Result<Undoable, Error> {
-        let pending = Pending::restore(stored, self.told(stored).await?)?;
+        let mut pending = Pending::restore(stored, self.told(stored).await?)?;
+        let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        let said = done(&outcomes).map(|done| OutcomeRow::from_bytes(&done.payload)).transpose()?;
+        if let Some(earlier) = said.and_then(|said| said.earlier) {
+            pending.had_by(&earlier);
+        }
         let rules = self.tenant(&stored.tenant)?.rules();
         let (provider, call) = self.bound(&pending, &rules, Stood::Completed)?;
         let confirmed = self.may_be_undone(stored, &pending, provider.as_ref()).await?;

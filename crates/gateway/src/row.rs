@@ -160,7 +160,7 @@ pub(crate) struct ObservedRow {
 }
 
 /// One call to a provider.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CallRow {
     pub attempt: u32,
     /// What the provider was called.
@@ -196,7 +196,7 @@ pub(crate) struct ChallengeRow {
     pub until_ms: i64,
 }
 
-/// An attempt that is over and had no effect.
+/// An attempt that is over and had no effect, as far as was known then; see [`EarlierRow`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct AttemptRow {
@@ -217,6 +217,9 @@ pub(crate) struct AttemptRow {
     /// Whether the caller was told that the action had failed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub last_word: bool,
+    /// What the provider had set aside for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reservation: Option<Box<ReservationRow>>,
 }
 
 /// How an effect is undone.
@@ -324,6 +327,27 @@ pub(crate) struct OutcomeRow {
     /// Who said so, where it was a person and not the provider.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolution: Option<Box<ResolutionRow>>,
+    /// Which effect it tells of, where that is not the latest attempt's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier: Option<EarlierRow>,
+    /// Whether it only tells that the provider denies the effect which it had confirmed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub denied: bool,
+}
+
+/// An effect of an attempt that had been taken for absent before another one followed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EarlierRow {
+    pub attempt: u32,
+    /// Our name for the call that had it.
+    pub reference: String,
+    /// What it was debited, minor units, where this is what first tells of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub debited: Option<i64>,
+    /// How it is known that the latest attempt had no effect, where this one's is what the action came to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instead: Option<String>,
 }
 
 /// A person's word on what became of an action.
@@ -523,6 +547,22 @@ impl CallRow {
         Course { sends: self.sends, retries: self.retries, first_ms: self.first_ms.unwrap_or(0) }
     }
 
+    /// The call of an attempt that is over.
+    pub(crate) fn of_attempt(row: &AttemptRow) -> CallRow {
+        CallRow {
+            attempt: row.attempt,
+            provider: row.provider.clone(),
+            identity: None,
+            provider_key: row.provider_key.clone(),
+            reference: row.reference.clone(),
+            send_by_ms: row.ended_ms,
+            sends: row.sends,
+            retries: 0,
+            first_ms: row.first_ms,
+            challenge: None,
+        }
+    }
+
     /// The attempt, now that it is over.
     pub(crate) fn over(&self, ended_ms: i64, result: &str, provider_code: Option<String>) -> AttemptRow {
         AttemptRow {
@@ -536,6 +576,7 @@ impl CallRow {
             result: result.to_owned(),
             provider_code,
             last_word: false,
+            reservation: None,
         }
     }
 

@@ -73,6 +73,9 @@ impl Gateway {
         {
             return Ok(Next::Said(answer));
         }
+        if self.earlier_tells(tenant, &pending).await? {
+            return self.last_said(&self.stored(tenant, id).await?).map(Next::Said);
+        }
         let next = self.judge_once_more(tenant, &rules, &stored, &pending, under_way).await?;
         if matches!(next, Next::Admitted(_)) {
             self.at(Point::AgainAfter)?;

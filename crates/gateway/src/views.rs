@@ -16,6 +16,7 @@ use crate::recovery::reference;
 use crate::remember::{outward, unavailable};
 use crate::reserve::ReservationView;
 use crate::resolve::{ResolutionView, words};
+use crate::rollback::done;
 use crate::row::{AttemptRow, CallRow, IntentRow, OutcomeRow, RetryRow, RollbackRow, internal};
 use crate::{Code, Error, clock};
 
@@ -143,10 +144,12 @@ pub struct AttemptView {
     pub first_sent_at: Option<String>,
     /// When it was known what became of it, RFC 3339; null while it is open.
     pub ended_at: Option<String>,
-    /// `confirmed`, or how its absence is known, in one stable word; null while it is open.
+    /// How its absence is known, in one stable word, or `confirmed` if it had its effect, be it late; null while it is open.
     pub result: Option<String>,
     /// The provider's own code; foreign text.
     pub provider_code: Option<String>,
+    /// What the provider had set aside for it, if another attempt followed.
+    pub reservation: Option<ReservationView>,
 }
 
 /// One receipt of an action.
@@ -314,8 +317,7 @@ fn view(
         None => gateway.say_meanwhile(&stored, &row).map(|answer| answer.reply),
     };
     let keeping = KeepingView::of(row.keeping()?, last_ms(&stored, &outcomes));
-    let end = stored.state.is_amended().then(|| AttemptEnd::among(&outcomes)).flatten().transpose()?;
-    let attempts = attempts(&row, end);
+    let attempts = attempts(&row, stored.state, &outcomes)?;
     let not_undone = why_not_undone(&stored, &outcomes)?;
     let resolutions = words(&outcomes, &row)?.into_iter().map(ResolutionView::of).collect();
     let atp = row.atp()?;
@@ -450,16 +452,39 @@ fn decided_by(stored: &Stored, said: &[GivenView]) -> Option<Option<String>> {
     Some(people.next().is_none().then(|| first.clone()))
 }
 
-/// Those that are over, and the latest unless it is one of them.
-fn attempts(row: &IntentRow, end: Option<AttemptEnd>) -> Vec<AttemptView> {
-    let mut attempts: Vec<AttemptView> = row.attempts.iter().map(AttemptView::over).collect();
+/// Those that are over, and the latest unless it is one of them. An effect that came late is one of the attempt that had it.
+fn attempts(row: &IntentRow, state: State, outcomes: &[Settled]) -> Result<Vec<AttemptView>, Error> {
+    let currency = row.currency.as_deref();
+    let mut attempts: Vec<AttemptView> =
+        row.attempts.iter().map(|it| AttemptView::over(it, currency)).collect();
     let latest = row.reservation.as_ref().map(|it| &it.call).or(row.call.as_ref());
-    attempts.extend(
-        latest
-            .filter(|call| row.attempts.last().is_none_or(|last| last.attempt < call.attempt))
-            .map(|call| AttemptView::latest(call, end)),
-    );
-    attempts
+    let number = latest.map_or(0, |call| call.attempt);
+    let listed = attempts.iter().any(|it| it.attempt == number);
+    let end = if state.is_amended() { AttemptEnd::among(outcomes)? } else { None };
+    attempts.extend(latest.filter(|_| !listed).map(|call| AttemptView::latest(call, end)));
+    let mut late = false;
+    for outcome in outcomes {
+        let said = OutcomeRow::from_bytes(&outcome.payload)?;
+        let Some(earlier) = said.earlier else { continue };
+        late = true;
+        for attempt in &mut attempts {
+            if attempt.attempt == earlier.attempt {
+                attempt.confirmed_at(outcome.at_ms);
+            } else if attempt.attempt == number && earlier.instead.is_some() {
+                attempt.result.clone_from(&earlier.instead);
+            }
+        }
+    }
+    // What was done by an attempt that is over was done by it, and beside another effect that is said.
+    let done = done(outcomes).filter(|_| state.is_amended() && state != State::Failed);
+    if let Some(done) = done
+        && OutcomeRow::from_bytes(&done.payload)?.earlier.is_none()
+        && let Some(attempt) = attempts.iter_mut().find(|it| it.attempt == number)
+        && (listed || late)
+    {
+        attempt.confirmed_at(done.at_ms);
+    }
+    Ok(attempts)
 }
 
 /// What became of the latest attempt of an action that is over.
@@ -470,10 +495,14 @@ struct AttemptEnd {
 
 impl AttemptEnd {
     /// Its effect, if there was one, whatever was done about that later; else the last word.
-    fn among(outcomes: &[Settled]) -> Option<Result<AttemptEnd, Error>> {
-        let effect = outcomes.iter().find(|it| it.state == State::Executed);
-        let settled = effect.or_else(|| outcomes.iter().rfind(|it| it.reply.is_some()))?;
-        Some(OutcomeRow::from_bytes(&settled.payload).map(|row| {
+    /// What came late of an earlier attempt says nothing of it.
+    fn among(outcomes: &[Settled]) -> Result<Option<AttemptEnd>, Error> {
+        let read = |it| OutcomeRow::from_bytes(&it.payload).map(|row| (it, row));
+        let read: Vec<(&Settled, OutcomeRow)> = outcomes.iter().map(read).collect::<Result<_, _>>()?;
+        let own = || read.iter().filter(|(_, row)| row.earlier.is_none());
+        let effect = own().find(|(it, _)| it.state == State::Executed);
+        let last = own().rfind(|(it, _)| it.reply.is_some());
+        Ok(effect.or(last).map(|(settled, row)| {
             let by_person = row.resolution.is_some();
             let result = match (effect, row.details.reasons.first()) {
                 (Some(_), _) if !by_person => "confirmed",
@@ -485,7 +514,13 @@ impl AttemptEnd {
 }
 
 impl AttemptView {
-    fn over(row: &AttemptRow) -> AttemptView {
+    /// It had its effect.
+    fn confirmed_at(&mut self, at_ms: i64) {
+        (self.result, self.ended_at) = (Some("confirmed".to_owned()), Some(clock::text(at_ms)));
+    }
+
+    fn over(row: &AttemptRow, currency: Option<&str>) -> AttemptView {
+        let reservation = row.reservation.as_ref();
         AttemptView {
             attempt: row.attempt,
             provider: row.provider.clone(),
@@ -496,6 +531,7 @@ impl AttemptView {
             ended_at: Some(clock::text(row.ended_ms)),
             result: Some(row.result.clone()),
             provider_code: row.provider_code.clone(),
+            reservation: reservation.map(|it| ReservationView::of(it, State::Failed, currency)),
         }
     }
 
@@ -510,6 +546,7 @@ impl AttemptView {
             ended_at: end.as_ref().map(|end| clock::text(end.at_ms)),
             result: end.map(|end| end.result),
             provider_code: None,
+            reservation: None,
         }
     }
 }

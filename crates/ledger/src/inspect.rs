@@ -52,6 +52,8 @@ pub enum Testimony {
         key: Option<Box<str>>,
         /// The state that its outcome reached.
         state: State,
+        /// What happened, as its entry says.
+        event: Box<str>,
         /// The state that its entry says, by the words of the outside.
         said: Option<Box<str>>,
         /// The receipt.

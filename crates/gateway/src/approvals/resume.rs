@@ -21,6 +21,7 @@ use crate::caller::{Caller, Role};
 use crate::crash::Point;
 use crate::decide::{Asked, Before, Own, Resumed};
 use crate::gateway::Gateway;
+use crate::late;
 use crate::pending::Pending;
 use crate::pursue::not_offered;
 use crate::redress;
@@ -138,6 +139,9 @@ impl Gateway {
         pending: &Pending,
         under_way: UnderWay,
     ) -> Result<Next, Error> {
+        if self.earlier_effects(pending).await?.is_some() {
+            return Ok(Next::NotNow(late::carried_out()));
+        }
         let (action, provider) = match self.as_asked(tenant, stored, &pending.row, rules) {
             Ok(found) => found,
             Err(error) if error.code == Code::Unavailable => return Err(error),
@@ -159,6 +163,7 @@ impl Gateway {
         if failed {
             let mut over = call.over(clock::now_ms(), "failed", None);
             over.last_word = true;
+            over.reservation = pending.row.reservation.clone();
             attempts.push(over);
         }
         let reservation = pending.row.reservation.clone().filter(|_| !failed);

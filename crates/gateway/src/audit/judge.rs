@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::TrailFinding;
+use crate::alert::Alert;
 use crate::approvals::{APPROVE, REJECT, Said, escalation_id};
 use crate::caller::Caller;
 use crate::decide::{action_hash_of, salts_of};
@@ -70,7 +71,8 @@ impl<'a> Judge<'a> {
     }
 
     fn altered_receipt(&self, witness: &Witness) -> Option<String> {
-        let Testimony::Receipt { subject, archetype, key, state, said, receipt } = &witness.testimony else {
+        let Testimony::Receipt { subject, archetype, key, state, event, said, receipt } = &witness.testimony
+        else {
             return None;
         };
         let (disclosures, approvers) = (Disclosures::default(), Approvers::default());
@@ -98,7 +100,7 @@ impl<'a> Judge<'a> {
             ("tenant", shown.metadata.tenant == witness.tenant.as_str()),
             ("archetype", shown.metadata.archetype.is_none_or(|name| *name == **archetype)),
             ("idempotency key", shown.idempotency_key.as_deref() == key.as_deref()),
-            ("state", agrees(facts.kind, *state) && says(said.as_deref(), *state)),
+            ("state", agrees(facts.kind, *state, event) && says(said.as_deref(), *state)),
         ];
         let (name, _) = rows.iter().find(|(_, fits)| !fits)?;
         Some(format!("the stored receipt and the rows beside it name another {name}"))
@@ -183,9 +185,15 @@ fn is_of(word: &ResolutionRow, asked: &Stored, receipt: &[u8]) -> bool {
     charged && executed.is_some_and(|entry| is_shown(word, &salts, &entry.output))
 }
 
-/// May a receipt of this kind come with this state?
-fn agrees(kind: Kind, state: State) -> bool {
+/// May a receipt of this kind come with this state, at this event?
+fn agrees(kind: Kind, state: State, event: &str) -> bool {
+    let late = [Alert::LateEffect, Alert::DuplicateEffect].iter().any(|alert| alert.as_str() == event);
     match kind {
+        // An effect of an earlier attempt comes beside whatever the latest stands at.
+        Kind::Executed if late || event == Alert::Overage.as_str() => {
+            !matches!(state, State::Held | State::Approved | State::Waiting | State::Failed | State::Refused)
+        }
+        _ if late => false,
         // What is undone was done, and its undoing was carried out.
         Kind::Executed => matches!(state, State::Executed | State::RollingBack | State::RolledBack),
         Kind::Blocked => state == State::Refused,

@@ -76,6 +76,7 @@ impl Gateway {
             by: ledger::By::Holder(1),
             settled: false,
             word: None,
+            earlier: None,
         };
         let row = Row {
             id: pending.id,

@@ -178,6 +178,39 @@ impl Gateway {
         Ok(until_ms)
     }
 
+    /// A provider says of itself that what was set aside is free, which counts as its answer.
+    pub(crate) async fn freed(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        id: ActionId,
+        reply: Reply,
+    ) -> Result<(), Error> {
+        let _under_way = self.look_after_alone(id).ok_or_else(busy)?;
+        // Read once it is marked: before, whoever had it in hand may have gone on with it.
+        let stored = self.stored(tenant, id).await?;
+        if stored.state != State::Reserved {
+            return Ok(());
+        }
+        let pending = Pending::restore(&stored, self.told(&stored).await?)?;
+        let (_, execution) = self.releasing(&pending, &tenant.rules())?;
+        let (execution, _) = self.step(execution, Event::Undone(reply))?;
+        match execution.state() {
+            execution::State::Failed(absence) => self.released(tenant, pending, absence).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Has it set free at the next turn, whatever somebody may want of it.
+    pub(crate) async fn release_soon(
+        &self,
+        tenant: &TenantState,
+        pending: &mut Pending,
+        why: &str,
+    ) -> Result<(), Error> {
+        self.plan_release(tenant, pending, OURSELVES, why)?;
+        self.keep_reserved(tenant, pending, clock::now_ms(), ledger::RESERVED).await
+    }
+
     /// The machine as it stands on record.
     fn releasing(&self, pending: &Pending, rules: &Rules) -> Result<(Arc<dyn Provider>, Execution), Error> {
         let reservation = reservation_of(&pending.row)?;

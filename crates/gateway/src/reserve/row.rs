@@ -8,7 +8,7 @@ use crate::Error;
 use crate::row::{CallRow, IntentRow, ResolutionRow, internal};
 
 /// What the provider has set aside for an action.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ReservationRow {
     /// The call that set it aside.

@@ -24,7 +24,7 @@ enum By {
     Word,
 }
 
-const CHALLENGE: &str = r#"challenge = { status = [202], pointer = "/status", equals = ["awaiting_payer"], url = "/challenge_url", within_seconds = 900 }"#;
+pub(crate) const CHALLENGE: &str = r#"challenge = { status = [202], pointer = "/status", equals = ["awaiting_payer"], url = "/challenge_url", within_seconds = 900 }"#;
 pub(crate) const CALLBACK: &str = r#"
 [binding.callback]
 secret = "bank-callbacks"

@@ -10,6 +10,7 @@ mod challenges;
 mod checks;
 mod exactly_once;
 mod house;
+mod late;
 mod notices;
 mod outcomes;
 mod overage;

@@ -298,8 +298,9 @@ impl<'a> Look<'a> {
                 testimonies.push(Testimony::Outcome { payload, settled });
             }
             if let Some(receipt) = receipt {
-                let said = said.state.map(Box::from);
-                testimonies.push(Testimony::Receipt { subject, archetype, key, state, said, receipt });
+                let (event, said) = (said.event.into(), said.state.map(Box::from));
+                let of = Testimony::Receipt { subject, archetype, key, state, event, said, receipt };
+                testimonies.push(of);
             }
         }
         let witness = |testimony| Witness { entry, action, tenant: tenant.clone(), testimony };

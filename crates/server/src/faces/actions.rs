@@ -342,7 +342,7 @@ struct Retention<'a> {
     deletion_due: Option<&'a str>,
 }
 
-/// One attempt to have the effect. Another one follows only when it is certain that this one had none.
+/// One attempt to have the effect. Another one follows only when this one is known to have had none.
 #[derive(Serialize, ToSchema)]
 struct Attempt<'a> {
     attempt: u32,
@@ -356,11 +356,13 @@ struct Attempt<'a> {
     first_sent_at: Option<&'a str>,
     /// When it was known what became of it; null while it is open.
     ended_at: Option<&'a str>,
-    /// `confirmed`: it had its effect. `provider_refused`, `not_sent`, `send_window_missed`, `absent`, `resolved_by_person`
+    /// `confirmed`: it had its effect, be it late. `provider_refused`, `not_sent`, `send_window_missed`, `absent`, `resolved_by_person`
     /// or another reason: it had none (of `resolved_by_person`, see the state). Null while it is open.
     result: Option<&'a str>,
     /// The provider's own code: foreign text.
     provider_code: Option<&'a str>,
+    /// What the provider had set aside for it; null for the latest, whose reservation is the action's.
+    reservation: Option<Reservation<'a>>,
 }
 
 /// Money that is set aside until it is charged or set free.
@@ -564,6 +566,7 @@ impl<'a> Attempt<'a> {
             ended_at: view.ended_at.as_deref(),
             result: view.result.as_deref(),
             provider_code: view.provider_code.as_deref(),
+            reservation: view.reservation.as_ref().map(Reservation::of),
         }
     }
 }
