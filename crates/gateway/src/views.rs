@@ -497,11 +497,13 @@ impl AttemptEnd {
     /// Its effect, if there was one, whatever was done about that later; else the last word.
     /// What came late of an earlier attempt says nothing of it.
     fn among(outcomes: &[Settled]) -> Result<Option<AttemptEnd>, Error> {
-        let read = |it| OutcomeRow::from_bytes(&it.payload).map(|row| (it, row));
-        let read: Vec<(&Settled, OutcomeRow)> = outcomes.iter().map(read).collect::<Result<_, _>>()?;
-        let own = || read.iter().filter(|(_, row)| row.earlier.is_none());
-        let effect = own().find(|(it, _)| it.state == State::Executed);
-        let last = own().rfind(|(it, _)| it.reply.is_some());
+        let mut own = Vec::new();
+        for outcome in outcomes {
+            let row = OutcomeRow::from_bytes(&outcome.payload)?;
+            own.extend(row.earlier.is_none().then_some((outcome, row)));
+        }
+        let effect = own.iter().find(|(it, _)| it.state == State::Executed);
+        let last = own.iter().rfind(|(it, _)| it.reply.is_some());
         Ok(effect.or(last).map(|(settled, row)| {
             let by_person = row.resolution.is_some();
             let result = match (effect, row.details.reasons.first()) {
