@@ -130,7 +130,7 @@ impl Gateway {
         let counted = self.ledger.approve(approval).await.map_err(conflict)?;
         self.at(Point::ApprovalAfter)?;
         if counted.is_enough() {
-            self.resume(&stored.tenant, stored.id);
+            self.resume_in_turn(&stored.tenant, stored.id);
         }
         Ok(())
     }

@@ -35,17 +35,29 @@ impl Gateway {
     pub(crate) fn resume(self: &Arc<Self>, tenant: &Tenant, id: ActionId) {
         let Some(under_way) = self.look_after_alone(id) else { return };
         let (gateway, tenant) = (Arc::clone(self), tenant.clone());
+        tokio::spawn(async move { gateway.resume_marked(&tenant, id, under_way).await });
+    }
+
+    /// The same, once whoever has it wait once more has let go of it: the timer would find it only later.
+    pub(crate) fn resume_in_turn(self: &Arc<Self>, tenant: &Tenant, id: ActionId) {
+        let (gateway, tenant) = (Arc::clone(self), tenant.clone());
         tokio::spawn(async move {
-            match Box::pin(gateway.resume_one(&tenant, id, under_way)).await {
-                Ok(()) => drop(lock(&gateway.inquiries).remove(&id)),
-                Err(error) if error.code == Code::StateConflict => {}
-                Err(error) => {
-                    // It stays approved: tried again until its time is over.
-                    tracing::warn!(action = %id, %error, "an approved action could not be resumed");
-                    gateway.ask_later(id);
-                }
+            if let Ok(under_way) = gateway.alone_with(id).await {
+                gateway.resume_marked(&tenant, id, under_way).await;
             }
         });
+    }
+
+    async fn resume_marked(self: &Arc<Self>, tenant: &Tenant, id: ActionId, under_way: UnderWay) {
+        match Box::pin(self.resume_one(tenant, id, under_way)).await {
+            Ok(()) => drop(lock(&self.inquiries).remove(&id)),
+            Err(error) if error.code == Code::StateConflict => {}
+            Err(error) => {
+                // It stays approved: tried again until its time is over.
+                tracing::warn!(action = %id, %error, "an approved action could not be resumed");
+                self.ask_later(id);
+            }
+        }
     }
 
     async fn resume_one(
@@ -415,5 +427,27 @@ mod tests {
             let now = gateway.ledger.action(&held.tenant, held.id).await.unwrap().unwrap();
             assert_eq!(now.state, state, "with {until_ms}");
         }
+    }
+
+    /// No timer runs here.
+    #[tokio::test]
+    async fn what_is_approved_before_whoever_held_it_anew_has_let_go_is_carried_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { data_dir: folder.path().join("data"), ..Config::default() };
+        let installation = Installation::open(config, render).await.unwrap();
+        let gateway = installation.sandbox.as_ref().unwrap();
+        let held = left_approved(gateway).await;
+        let mark = gateway.look_after_alone(held.id).unwrap();
+        gateway.resume_in_turn(&held.tenant, held.id);
+        tokio::task::yield_now().await;
+        drop(mark);
+        for _ in 0..1000 {
+            let now = gateway.ledger.action(&held.tenant, held.id).await.unwrap().unwrap();
+            if now.state == State::Executed {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        unreachable!("nobody went on with it");
     }
 }

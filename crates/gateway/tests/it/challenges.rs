@@ -265,20 +265,23 @@ async fn many_callbacks_at_once_are_one_settlement() {
     whole(&house).await;
 }
 
+/// A payment to a bank that takes so long to answer.
+fn answered_after(house: &House, bank: &Bank, ms: u64) -> Value {
+    bank.clear_faults();
+    bank.inject(Injection::payments(Fault::DelayAnswer { ms }, 1));
+    payment(house, &format!("acct-{ms}"))
+}
+
 /// Whoever asked had gone on before the bank answered.
 #[tokio::test]
 async fn a_challenge_after_the_callers_deadline_is_shown_under_the_key() {
     let (house, bank) = house(By::Word).await;
-    bank.inject(Injection::payments(Fault::DelayAnswer { ms: 400 }, 1));
-    let mut body = payment(&house, "k");
-    body["deadline_ms"] = json!(100);
-    let pending = house.said("k", &body).await;
-    assert_eq!(pending.kind(), "pending_settlement", "{}", pending.body);
-    let said = house.until("k", &body, "needs_challenge").await;
+    let (key, body, pending) = house.overdue(|ms| answered_after(&house, &bank, ms)).await;
+    let said = house.until(&key, &body, "needs_challenge").await;
     assert_eq!(said.body["receipt"], Value::Null);
     answers(&bank, &said, true);
     call_back(&house, SECRET, &word(said.id(), "payment.settled")).await.unwrap();
-    let done = house.said("k", &body).await;
+    let done = house.said(&key, &body).await;
     let amendment = receipt(&house, &done).await;
     assert_eq!(amendment["eventType"], "AMENDMENT_SETTLEMENT");
     assert_eq!(amendment["amendmentOf"], pending.body["receipt"]);
@@ -290,17 +293,14 @@ async fn a_challenge_after_the_callers_deadline_is_shown_under_the_key() {
 async fn a_challenge_that_was_shown_late_and_not_answered_is_in_doubt_again() {
     let short = |text: String| text.replace("within_seconds = 900", "within_seconds = 1");
     let (mut house, bank) = house_with(By::Word, Payers::default(), short).await;
-    bank.inject(Injection::payments(Fault::DelayAnswer { ms: 400 }, 1));
-    let mut body = payment(&house, "k");
-    body["deadline_ms"] = json!(100);
-    let pending = house.said("k", &body).await;
-    let said = house.until("k", &body, "needs_challenge").await;
+    let (key, body, pending) = house.overdue(|ms| answered_after(&house, &bank, ms)).await;
+    let said = house.until(&key, &body, "needs_challenge").await;
     // Nobody looks after it before this.
     house.installation.start();
-    let doubted = house.until("k", &body, "pending_settlement").await;
+    let doubted = house.until(&key, &body, "pending_settlement").await;
     assert_eq!(house.record(said.id()).await.receipts.len(), 1, "that it is open was told before");
     call_back(&house, SECRET, &word(said.id(), "payment.declined")).await.unwrap();
-    let done = house.said("k", &body).await;
+    let done = house.said(&key, &body).await;
     let amendment = receipt(&house, &done).await;
     assert_eq!((done.kind(), &amendment["eventType"]), ("failed", &json!("AMENDMENT_SETTLEMENT")));
     assert_eq!(amendment["amendmentOf"], pending.body["receipt"]);

@@ -226,6 +226,20 @@ impl House {
         panic!("`{key}` never became {kind}");
     }
 
+    /// An action whose provider answers long after the caller's deadline: its key, its body, and what the caller was told.
+    /// A machine that is too busy to send anything within a deadline gets a longer one.
+    pub(crate) async fn overdue(&self, mut slow: impl FnMut(u64) -> Value) -> (String, Value, Said) {
+        for deadline_ms in [100, 500, 2_500, 12_500] {
+            let (key, mut body) = (format!("k{deadline_ms}"), slow(deadline_ms * 3));
+            body["deadline_ms"] = deadline_ms.into();
+            let said = self.said(&key, &body).await;
+            if said.kind() == "pending_settlement" {
+                return (key, body, said);
+            }
+        }
+        panic!("nothing was sent within any deadline, or every answer came before it")
+    }
+
     /// The answer to a key once there is room for it and it is not under way any more.
     pub(crate) async fn until_answered(&self, key: &str, body: &Value) -> Said {
         for _ in 0..2000 {

@@ -182,12 +182,10 @@ async fn a_lost_answer_is_pending_and_resolved_by_asking() {
 #[tokio::test]
 async fn a_deadline_that_passes_after_sending_is_doubt_and_the_late_answer_ends_it() {
     let house = House::new().await;
-    let mut body = house.payment("sandbox:delay-300", "40.00");
-    body["deadline_ms"] = json!(100);
-    let pending = house.said("k1", &body).await;
-    assert_eq!(pending.kind(), "pending_settlement", "{}", pending.body);
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-    assert_eq!(house.said("k1", &body).await.kind(), "executed");
+    let (key, body, pending) =
+        house.overdue(|ms| house.payment(&format!("sandbox:delay-{ms}"), "40.00")).await;
+    let done = house.settled(&key, &body).await;
+    assert_ne!(done.body["receipt"], pending.body["receipt"]);
 }
 
 #[tokio::test]
