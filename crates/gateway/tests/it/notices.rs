@@ -143,6 +143,28 @@ fn telling(config: &mut Config, name: &str, hook: &Hook, topics: &[Topic]) {
     });
 }
 
+/// Lets the gateway mail of these topics.
+fn mailing(config: &mut Config, server: &MailServer, topics: &[Topic]) {
+    let at = server.address.to_string();
+    config.egress.allow.push(at.clone());
+    config.egress.plain_http.push(at);
+    config.limits.recovery_interval_ms = 20;
+    config.alerts.push(Alerts {
+        name: "desk".to_owned(),
+        events: topics.to_vec(),
+        tenants: Some(vec!["default".to_owned()]),
+        by: Means::Smtp(Smtp {
+            host: "127.0.0.1".to_owned(),
+            port: server.address.port(),
+            tls: SmtpTls::None,
+            user: None,
+            password: None,
+            from: "gateway@example.com".to_owned(),
+            to: vec!["desk@example.com".to_owned()],
+        }),
+    });
+}
+
 /// What was told of each action, in order.
 fn by_action(taken: &[Told]) -> BTreeMap<String, Vec<String>> {
     let mut by_action = BTreeMap::<String, Vec<String>>::new();
@@ -390,24 +412,7 @@ async fn an_effect_after_the_last_word_is_told_after_all_that_went_before() {
 async fn mail_says_the_same_and_is_sent_again_until_it_is_taken() {
     let server = MailServer::start(Manner { busy: 2, mute: 1, ..Manner::default() }).await;
     let mut house = house_with(1, |config| {
-        let at = server.address.to_string();
-        config.egress.allow.push(at.clone());
-        config.egress.plain_http.push(at);
-        config.limits.recovery_interval_ms = 20;
-        config.alerts.push(Alerts {
-            name: "desk".to_owned(),
-            events: vec![Topic::Held],
-            tenants: Some(vec!["default".to_owned()]),
-            by: Means::Smtp(Smtp {
-                host: "127.0.0.1".to_owned(),
-                port: server.address.port(),
-                tls: SmtpTls::None,
-                user: None,
-                password: None,
-                from: "gateway@example.com".to_owned(),
-                to: vec!["desk@example.com".to_owned()],
-            }),
-        });
+        mailing(config, &server, &[Topic::Held]);
     })
     .await;
     house.installation.start();
@@ -431,4 +436,178 @@ async fn mail_says_the_same_and_is_sent_again_until_it_is_taken() {
     assert_eq!(shown("State: "), "INTENDED");
     assert_eq!(shown("Look: "), format!("{}/approvals/{}", house.gateway().public_url(), waits.id()));
     assert!(!mail.text.contains("secretive") && !mail.text.contains("25.00"));
+}
+
+/// What every topic is told with: its sentence, the state of the action, and the page to look at.
+const TOLD: [(Topic, &str, &str, &str); 9] = [
+    (Topic::Held, "An action waits for people to decide.", "INTENDED", "/approvals/"),
+    (Topic::Approved, "A person agreed to an action.", "APPROVED", "/v1/actions/"),
+    (
+        Topic::Rejected,
+        "A person said no to an action; it will not be carried out.",
+        "INTENDED",
+        "/v1/actions/",
+    ),
+    (
+        Topic::Expired,
+        "An action waited until its time was over; it will not be carried out.",
+        "FAILED",
+        "/v1/actions/",
+    ),
+    (
+        Topic::InDoubt,
+        "An action was sent and its answer was lost; nobody knows yet whether it had its effect.",
+        "EXECUTING",
+        "/approvals/",
+    ),
+    (
+        Topic::Overage,
+        "More was charged than was reserved, or in another currency.",
+        "COMPLETED",
+        "/v1/actions/",
+    ),
+    (
+        Topic::RollbackFailed,
+        "An action could not be undone; a person has to settle it.",
+        "ROLLING_BACK",
+        "/approvals/",
+    ),
+    (
+        Topic::LateEffect,
+        "An action that had been settled as without effect had its effect after all.",
+        "COMPLETED",
+        "/v1/actions/",
+    ),
+    (
+        Topic::Resolved,
+        "A person said what became of an action, because its provider did not.",
+        "FAILED",
+        "/approvals/",
+    ),
+];
+
+/// A webhook and a mail server that hear of everything.
+struct Ears {
+    hook: Hook,
+    mail: MailServer,
+}
+
+impl Ears {
+    async fn open() -> Ears {
+        Ears { hook: Hook::start(|_, _| 204).await, mail: MailServer::start(Manner::default()).await }
+    }
+
+    fn listen(&self, config: &mut Config) {
+        telling(config, "ops", &self.hook, &Topic::ALL);
+        mailing(config, &self.mail, &Topic::ALL);
+    }
+
+    /// These topics were told of the action, in order, and both ways in the words of the table.
+    async fn heard(&self, house: &House, id: &str, topics: &[Topic]) -> Vec<Topic> {
+        let told = self.hook.taken(topics.len()).await;
+        let mails = loop {
+            let mails: Vec<_> = self.mail.taken().into_iter().filter(|mail| mail.said).collect();
+            if mails.len() >= topics.len() {
+                break mails;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        assert_eq!((told.len(), mails.len()), (topics.len(), topics.len()), "{told:?} {mails:?}");
+        for ((topic, told), mail) in topics.iter().zip(&told).zip(&mails) {
+            let (_, text, state, page) = TOLD.iter().find(|(it, ..)| it == topic).unwrap();
+            let url = format!("{}{page}{id}", house.gateway().public_url());
+            assert_eq!((told.topic(), told.action()), (topic.word(), id));
+            let data = &told.body["data"];
+            assert_eq!(
+                (&data["text"], &data["state"], &data["url"]),
+                (&json!(text), &json!(state), &json!(url))
+            );
+            let subject = format!("Countersign: {} (PAYMENT_TRANSFER)", topic.word());
+            assert_eq!(mail.header("Subject"), Some(subject.as_str()));
+            // Long lines are broken on the way.
+            let body = mail.text.split_once("\r\n\r\n").unwrap().1.replace("=\r\n", "");
+            let lines: Vec<&str> = body.lines().collect();
+            assert_eq!(lines[0], *text);
+            for line in [format!("Action: {id}"), format!("State: {state}"), format!("Look: {url}")] {
+                assert!(lines.contains(&line.as_str()), "{}: {line}: {lines:#?}", topic.word());
+            }
+            for foreign in ["secretive", "25.00", "30.00", "statement", "anna", "agent-7"] {
+                assert!(
+                    !told.body.to_string().contains(foreign) && !mail.text.contains(foreign),
+                    "{foreign}"
+                );
+            }
+        }
+        topics.to_vec()
+    }
+}
+
+#[tokio::test]
+async fn every_topic_is_told_by_webhook_and_by_mail_in_the_same_words() {
+    let mut all = Vec::new();
+    {
+        let ears = Ears::open().await;
+        let mut house = house_with(1, |config| ears.listen(config)).await;
+        let waits = held(&house, "acct-secretive").await;
+        house.gateway().reject(&approver(&house, "anna"), waits.id(), None).await.unwrap();
+        house.installation.start();
+        all.extend(ears.heard(&house, waits.id(), &[Topic::Held, Topic::Rejected]).await);
+    }
+    {
+        let ears = Ears::open().await;
+        let mut house = house_with(1, |config| ears.listen(config)).await;
+        let waits = held(&house, "acct-secretive").await;
+        house.gateway().approve(&approver(&house, "anna"), waits.id(), None).await.unwrap();
+        house.installation.start();
+        all.extend(ears.heard(&house, waits.id(), &[Topic::Held, Topic::Approved]).await);
+    }
+    {
+        let ears = Ears::open().await;
+        let mut house = house_with(1, |config| {
+            ears.listen(config);
+            config.limits.held_seconds = 0;
+        })
+        .await;
+        let waits = held(&house, "acct-secretive").await;
+        house.installation.start();
+        all.extend(ears.heard(&house, waits.id(), &[Topic::Held, Topic::Expired]).await);
+    }
+    {
+        let (ears, bank) = (Ears::open().await, bank("USD").await);
+        let more = crate::banked::Order { amount: r#""30.00""#, currency: RIGHT.currency };
+        let mut house = House::bound(&binding(&bank, "bank", &more), |config| {
+            reaching(config, &[&bank]);
+            ears.listen(config);
+        })
+        .await;
+        let said = house.said("over", &house.payment("acct-secretive", "25.00")).await;
+        house.installation.start();
+        all.extend(ears.heard(&house, said.id(), &[Topic::Overage]).await);
+    }
+    {
+        let ears = Ears::open().await;
+        let mut house = House::bound(&resolutions::reversible(), |config| ears.listen(config)).await;
+        let said = resolutions::kept(&house).await;
+        house.installation.start();
+        all.extend(ears.heard(&house, said.id(), &[Topic::RollbackFailed]).await);
+    }
+    {
+        let (ears, bank) = (Ears::open().await, bank("USD").await);
+        bank.inject(Injection::payments(Fault::LostAfterEffect, 1));
+        bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1));
+        let mut house = House::bound(&binding(&bank, "bank", &RIGHT), |config| {
+            reaching(config, &[&bank]);
+            ears.listen(config);
+        })
+        .await;
+        let said = house.said("late", &house.payment("acct-secretive", "25.00")).await;
+        resolutions::resolve(&house, "anna", said.id(), Decision::Failed).await.unwrap();
+        house.gateway().retry(&house.agent, said.id()).await.unwrap();
+        house.installation.start();
+        let topics = [Topic::InDoubt, Topic::Resolved, Topic::LateEffect];
+        all.extend(ears.heard(&house, said.id(), &topics).await);
+    }
+    let untold: Vec<&str> =
+        Topic::ALL.into_iter().filter(|topic| !all.contains(topic)).map(Topic::word).collect();
+    assert!(untold.is_empty(), "no way to these was tried: {untold:?}");
 }
