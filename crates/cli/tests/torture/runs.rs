@@ -684,8 +684,14 @@ async fn who_takes_a_call_after_a_freeze_and_the_send_window_does_not_get_it() {
         let thawed = operator.post("/v1/thaw", &json!({ "scope": scope })).await;
         assert_eq!(thawed.status, 200, "{}", thawed.text());
     }
-    let taken = again.take("a").await;
-    assert_eq!((&taken["next"], &taken["call"]["attempt"]), (&json!("run"), &json!(2)), "{taken}");
+    let taken = loop {
+        let taken = again.take("a").await;
+        if taken["next"] != "wait" {
+            break taken;
+        }
+    };
+    // A machine that is too busy may have let the second go by.
+    assert!(taken["next"] == "run" && taken["call"]["attempt"].as_u64() > Some(1), "{taken}");
     let (status, record) = again.post(&again.voice, "report", &report(key_of(&taken), 0)).await;
     assert_eq!((status, &record["result"]["state"]), (200, &json!("COMPLETED")), "{record}");
 }

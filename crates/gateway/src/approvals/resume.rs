@@ -433,4 +433,26 @@ mod tests {
             assert_eq!(now.state, state, "with {until_ms}");
         }
     }
+
+    /// No timer runs here.
+    #[tokio::test]
+    async fn what_is_approved_before_whoever_held_it_anew_has_let_go_is_carried_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { data_dir: folder.path().join("data"), ..Config::default() };
+        let installation = Installation::open(config, render).await.unwrap();
+        let gateway = installation.sandbox.as_ref().unwrap();
+        let held = left_approved(gateway).await;
+        let mark = gateway.look_after_alone(held.id).unwrap();
+        gateway.resume_in_turn(&held.tenant, held.id);
+        tokio::task::yield_now().await;
+        drop(mark);
+        for _ in 0..1000 {
+            let now = gateway.ledger.action(&held.tenant, held.id).await.unwrap().unwrap();
+            if now.state == State::Executed {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        unreachable!("nobody went on with it");
+    }
 }
