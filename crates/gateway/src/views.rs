@@ -318,6 +318,12 @@ fn view(
     };
     let keeping = KeepingView::of(row.keeping()?, last_ms(&stored, &outcomes));
     let attempts = attempts(&row, stored.state, &outcomes)?;
+    // What was done by an attempt before is not what is reserved for the latest.
+    let by_earlier = match done(&outcomes) {
+        Some(done) => OutcomeRow::from_bytes(&done.payload)?.earlier.is_some(),
+        None => false,
+    };
+    let of_latest = if by_earlier && stored.state == State::Executed { State::Failed } else { stored.state };
     let not_undone = why_not_undone(&stored, &outcomes)?;
     let resolutions = words(&outcomes, &row)?.into_iter().map(ResolutionView::of).collect();
     let atp = row.atp()?;
@@ -354,7 +360,7 @@ fn view(
         reservation: row
             .reservation
             .as_ref()
-            .map(|it| ReservationView::of(it, stored.state, row.currency.as_deref())),
+            .map(|it| ReservationView::of(it, of_latest, row.currency.as_deref())),
         rollback: row.rollback.map(|rollback| RollbackView::of(*rollback, stored.state, not_undone)),
         attempts,
         confirmation: said.as_ref().and_then(confirmation),

@@ -59,8 +59,7 @@ impl ReservationView {
                 (State::ReleaseFailed, _) => "release_failed",
                 // It failed, and nothing set it free: it ends by itself.
                 (State::Reserved | State::Failed, None) => "reserved",
-                // It may have been carried out all the same, by an attempt before.
-                (State::Failed | State::Executed, Some(_)) => "released",
+                (State::Failed, Some(_)) => "released",
                 (State::Sent | State::InDoubt, ..) => "charging",
                 _ => "charged",
             },
