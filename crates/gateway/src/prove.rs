@@ -392,7 +392,8 @@ impl Gateway {
         let salts = pending.salts()?;
         let resolved = pending.word.as_ref().map(|word| spoken(word, &salts));
         // What a person calls the effect is their own text: it stands with their word, and as hidden as that.
-        let reference = reference.filter(|_| resolved.is_none());
+        let own = pending.word.as_ref().and_then(|word| word.reference.as_deref());
+        let reference = reference.filter(|reference| own != Some(*reference));
         // Whoever reads only this must not take a person's word for the provider's.
         let result = if resolved.is_some() { RESOLVED } else { result };
         let output = Executed { answer, provider: &call.provider, reference, resolved, result };

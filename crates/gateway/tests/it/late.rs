@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use countersign_gateway::{ActionView, Code, Decision, FreezeAsk, FreezeScope};
+use countersign_gateway::{ActionView, Code, Config, Decision, FreezeAsk, FreezeScope};
 use serde_json::{Value, json};
 use testkit::bank::{Bank, Fault, Injection, Options, Payers, Target};
 
@@ -15,7 +15,7 @@ use crate::resolutions::{findings, resolve};
 use crate::retries::{AT_ONCE, LATER};
 use crate::rollbacks;
 
-const NO_RETRY: &str =
+pub(crate) const NO_RETRY: &str =
     "max_retries = 0\nbackoff = \"fixed\"\ninitial_delay_seconds = 0\nmax_delay_seconds = 0";
 
 /// The binding of a bank that tells of its own accord, and cannot be asked.
@@ -27,17 +27,30 @@ fn only_told(text: &str) -> String {
 
 /// Payments to a bank that can only tell, refuses for good what it is too busy for, and lets them be given back.
 async fn house(retry: &str, change: impl Fn(String) -> String) -> (House, Bank) {
+    house_with(retry, change, |_| {}).await
+}
+
+pub(crate) async fn house_with(
+    retry: &str,
+    change: impl Fn(String) -> String,
+    more: impl FnOnce(&mut Config),
+) -> (House, Bank) {
     let payers = Payers { above_minor: 100_000, ..Payers::default() };
     let bank = Bank::start(Options { payers: Some(payers), ..Options::default() }).await.unwrap();
     let text = only_told(&rollbacks::binding(&bank, retry))
         .replace("refused = [{ status = [402, 422] }]", "refused = [{ status = [402, 422, 429] }]")
         .replace("timeout_ms = 5000", "timeout_ms = 2000");
-    let house = bound(&bank, &change(text)).await;
+    let house = bound_with(&bank, &change(text), more).await;
     (house, bank)
 }
 
 async fn bound(bank: &Bank, text: &str) -> House {
+    bound_with(bank, text, |_| {}).await
+}
+
+async fn bound_with(bank: &Bank, text: &str, more: impl FnOnce(&mut Config)) -> House {
     House::bound(&format!("{text}{CALLBACK}"), |config| {
+        more(config);
         banked::reaching(config, &[bank]);
         hearing(config);
         config.limits.patience_ms = 300;
@@ -46,12 +59,12 @@ async fn bound(bank: &Bank, text: &str) -> House {
     .await
 }
 
-fn same(text: String) -> String {
+pub(crate) fn same(text: String) -> String {
     text
 }
 
 /// A payment of 25 that was carried out, and of which a person said that it had failed.
-async fn wrongly_failed(house: &House, bank: &Bank) -> String {
+pub(crate) async fn wrongly_failed(house: &House, bank: &Bank) -> String {
     bank.inject(Injection::payments(Fault::LostAfterEffect, 1));
     let said = house.said("k", &house.payment("acct-1", "25.00")).await;
     assert_eq!(said.kind(), "pending_settlement", "{}", said.body);
@@ -65,14 +78,14 @@ async fn retry(house: &House, id: &str) -> ActionView {
 }
 
 /// The bank tells that this attempt had its effect, twice as banks do.
-async fn settled(house: &House, id: &str, attempt: u32) -> ActionView {
+pub(crate) async fn settled(house: &House, id: &str, attempt: u32) -> ActionView {
     for _ in 0..2 {
         tell(house, id, attempt, "payment.settled").await;
     }
     house.record(id).await
 }
 
-async fn tell(house: &House, id: &str, attempt: u32, what: &str) {
+pub(crate) async fn tell(house: &House, id: &str, attempt: u32, what: &str) {
     call_back(house, SECRET, &word_about(&format!("{id}-{attempt}"), what, "25.00")).await.unwrap();
 }
 

@@ -78,7 +78,7 @@ async fn a_rollback_whose_provider_is_gone_is_for_a_person_or_asked_for_again() 
 #[tokio::test]
 async fn what_nobody_can_look_after_any_more_was_done_and_is_for_a_person() {
     let archive = archived::archive().await;
-    let mut house = archived::patient(&archive, &checks::writing(&archive), 100).await;
+    let house = archived::patient(&archive, &checks::writing(&archive), 100).await;
     let silent = records::Injection::new(records::Target::Reads, records::Fault::LostBeforeEffect, 1_000_000);
     archive.inject(silent);
     let constraints = json!({ "record": "r1", "content": { "valid": true } });
@@ -89,6 +89,7 @@ async fn what_nobody_can_look_after_any_more_was_done_and_is_for_a_person() {
     let bound = std::fs::read_to_string(house.path(path)).unwrap();
     house.write(path, &bound.replace("name = \"archive\"", "name = \"another\""));
     house.gateway().reload(&house.admin).await.unwrap();
+    let mut house = house.restart().await;
     wake(&mut house);
     let record = until(&house, said.id(), "unchecked").await;
     assert!(record.rollback.is_none());
