@@ -233,6 +233,7 @@ pub(crate) fn describe(of: &Described<'_>, chain: &Chain, call: Option<CallRow>)
         snapshot: None,
         check: None,
         reservation: None,
+        words: Vec::new(),
         rollback: None,
         undone_by: action
             .atp

@@ -200,7 +200,7 @@ impl Gateway {
         let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
         let mut pending = Pending::restore(&stored, self.told(&stored).await?)?;
         let decision = ask.decision;
-        let word = understood(ask, person, &pending, words(&outcomes, &row)?.len())?;
+        let word = understood(ask, person, &pending, next_number(&words(&outcomes, &row)?))?;
         if said_before(&outcomes, &row, &word)? {
             return Ok(());
         }
@@ -497,21 +497,14 @@ pub(crate) fn words(outcomes: &[Settled], row: &IntentRow) -> Result<Vec<Resolut
     let rows: Result<Vec<OutcomeRow>, Error> =
         outcomes.iter().map(|outcome| OutcomeRow::from_bytes(&outcome.payload)).collect();
     let of_outcomes = rows?.into_iter().filter_map(|row| row.resolution.map(|it| *it));
-    let mut words: Vec<ResolutionRow> = of_outcomes.chain(words_aside(row)).collect();
+    let mut words: Vec<ResolutionRow> = of_outcomes.chain(row.words_aside().cloned()).collect();
     words.sort_by_key(|word| word.at_ms);
     Ok(words)
 }
 
-/// Those of them that ended nothing, and so stand in no outcome.
-pub(crate) fn words_aside(row: &IntentRow) -> Vec<ResolutionRow> {
-    let captures = row.reservation.iter().flat_map(|it| &it.captures);
-    let of_captures = captures.filter_map(|capture| capture.resolution.as_deref().cloned());
-    let release = row.reservation.as_ref().and_then(|it| it.release.as_ref());
-    let of_release = release.into_iter().flat_map(|release| release.words.clone());
-    let of_check = row.check.as_ref().and_then(|check| check.word.as_deref().cloned());
-    let mut words: Vec<ResolutionRow> = of_captures.chain(of_release).chain(of_check).collect();
-    words.sort_by_key(|word| word.at_ms);
-    words
+/// A number that no word has.
+fn next_number(words: &[ResolutionRow]) -> u32 {
+    words.iter().map(|word| word.number.saturating_add(1)).max().unwrap_or(0)
 }
 
 /// A person's word as receipts show it.
@@ -548,7 +541,10 @@ const RESOLUTIONS: &str = "resolutions";
 fn said_before(outcomes: &[Settled], row: &IntentRow, word: &ResolutionRow) -> Result<bool, Error> {
     let Some(last) = outcomes.last() else { return Ok(false) };
     // After a word on a capture comes only what sets free.
-    let of_capture = row.reservation.as_ref().and_then(|it| it.captures.last()?.resolution.clone());
+    let capture = row.reservation.as_ref().and_then(|it| it.captures.last());
+    let by_word = capture.is_some_and(|capture| capture.result.as_deref() == Some(RESOLVED));
+    let failed = |word: &&ResolutionRow| word.decision == Decision::Failed.as_str();
+    let of_capture = row.words_aside().filter(failed).last().filter(|_| by_word).cloned().map(Box::new);
     let said = OutcomeRow::from_bytes(&last.payload)?.resolution.or(of_capture);
     Ok(said.is_some_and(|said| {
         let of = |it: &ResolutionRow| {
@@ -563,7 +559,7 @@ fn understood(
     ask: ResolveAsk,
     person: &Caller,
     pending: &Pending,
-    number: usize,
+    number: u32,
 ) -> Result<ResolutionRow, Error> {
     let ResolveAsk { decision, comment, charged, reference } = ask;
     let comment = readable(comment)?.ok_or_else(|| {
@@ -591,7 +587,7 @@ fn understood(
         comment,
         charged: charged.map(|charged| within_reserved(&charged, pending)).transpose()?,
         reference,
-        number: u32::try_from(number).unwrap_or(u32::MAX),
+        number,
     })
 }
 
@@ -657,6 +653,23 @@ mod tests {
             assert_eq!(Decision::parse(decision.as_str()), Some(decision));
         }
         assert_eq!(Decision::parse("perhaps"), None);
+    }
+
+    #[test]
+    fn no_two_words_have_one_number() {
+        let word = |number| ResolutionRow {
+            decision: "failed".to_owned(),
+            by: "anna".to_owned(),
+            key_id: "k_1".to_owned(),
+            at_ms: 7,
+            comment: "seen".to_owned(),
+            charged: None,
+            reference: None,
+            number,
+        };
+        assert_eq!(next_number(&[]), 0);
+        assert_eq!(next_number(&[word(0), word(2)]), 3, "one was there that is gone");
+        assert_eq!(next_number(&[word(3), word(1)]), 4);
     }
 
     #[test]

@@ -66,6 +66,9 @@ pub(crate) struct IntentRow {
     /// What the provider has set aside for it, or had.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reservation: Option<Box<ReservationRow>>,
+    /// What people said that ended nothing, and so stands in no outcome, oldest first. None of it is ever dropped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub words: Vec<ResolutionRow>,
     /// How its effect is undone, if it is to be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<Box<RollbackRow>>,
@@ -252,9 +255,6 @@ pub(crate) struct CheckRow {
     pub confirmed_ms: i64,
     /// How often it was asked in vain whether all is as it should be.
     pub asks: u32,
-    /// The word of the person who had it undone, if nobody else could tell.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub word: Option<Box<ResolutionRow>>,
 }
 
 /// What a provider confirmed.
@@ -371,7 +371,7 @@ pub(crate) struct ResolutionRow {
     /// What they say the provider calls it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
-    /// How often a person had said so of this action before; every commitment to it differs.
+    /// Of no other word on this action; so every commitment to it differs.
     pub number: u32,
 }
 
@@ -389,6 +389,12 @@ impl IntentRow {
     /// Was its caller told that it had failed, before somebody asked for another attempt?
     pub(crate) fn was_settled(&self) -> bool {
         self.attempts.iter().any(|attempt| attempt.last_word)
+    }
+
+    /// What people said that ended nothing, oldest first, wherever the row has it.
+    pub(crate) fn words_aside(&self) -> impl Iterator<Item = &ResolutionRow> {
+        let captures = self.reservation.iter().flat_map(|it| &it.captures);
+        captures.filter_map(|capture| capture.resolution.as_deref()).chain(&self.words)
     }
 
     /// Was its payer asked to confirm the latest attempt?

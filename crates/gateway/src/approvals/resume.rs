@@ -167,6 +167,11 @@ impl Gateway {
             attempts.push(over);
         }
         let reservation = pending.row.reservation.clone().filter(|_| !failed);
+        // Where its reservation stays, so do the words within.
+        let words = match failed {
+            true => pending.row.words_aside().cloned().collect(),
+            false => pending.row.words.clone(),
+        };
         let before = Before {
             stood: match (stored.state, stored.due_ms) {
                 (State::Failed, _) => Stood::Failed,
@@ -181,6 +186,7 @@ impl Gateway {
             call,
             attempts,
             reservation,
+            words,
             snapshot: pending.row.snapshot.clone(),
             told: pending.told.clone(),
             own: (!failed).then_some(own),

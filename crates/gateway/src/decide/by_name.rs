@@ -165,6 +165,7 @@ fn as_asked(asked: &Asked<'_>, request: &Request, needed: Option<Period>) -> Res
         snapshot: None,
         check: None,
         reservation: None,
+        words: Vec::new(),
         rollback: None,
         undone_by: None,
         held_for: Vec::new(),

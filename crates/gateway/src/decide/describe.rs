@@ -59,6 +59,7 @@ impl Gateway {
             row.escalation = resumed.escalation.clone();
             row.approvals = resumed.shown.clone();
             row.attempts = resumed.before.iter().flat_map(|before| before.attempts.clone()).collect();
+            row.words = resumed.before.iter().flat_map(|before| before.words.clone()).collect();
             row.reservation = resumed.before.as_ref().and_then(|before| before.reservation.clone());
         }
         row.record = Some(raw(String::from_utf8(record).map_err(|_| internal("a record is not text"))?)?);

@@ -118,7 +118,6 @@ impl Gateway {
     ) -> Result<(), Error> {
         let (id, now_ms) = (pending.id, clock::now_ms());
         let reservation = pending.row.reservation.as_mut().ok_or_else(|| internal("nothing is set aside"))?;
-        let words = reservation.release.take().map(|before| before.words).unwrap_or_default();
         reservation.release = Some(ReleaseRow {
             by: by.to_owned(),
             why: why.to_owned(),
@@ -127,7 +126,6 @@ impl Gateway {
             reference: release_reference(&id, reservation.call.attempt),
             sends: 0,
             first_ms: now_ms,
-            words,
         });
         Ok(())
     }

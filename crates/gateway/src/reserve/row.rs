@@ -48,7 +48,7 @@ pub(crate) struct CaptureRow {
     /// The provider's own code; foreign text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider_code: Option<String>,
-    /// The person's word that it came to nothing, if nobody else said so.
+    /// The person's word that it came to nothing, where rows had it before there was [`IntentRow::words`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolution: Option<Box<ResolutionRow>>,
 }
@@ -69,9 +69,6 @@ pub(crate) struct ReleaseRow {
     pub sends: u32,
     /// When it was first marked sent, Unix milliseconds.
     pub first_ms: i64,
-    /// What people said who had it tried again, oldest first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub words: Vec<ResolutionRow>,
 }
 
 impl ReservationRow {

@@ -71,7 +71,7 @@ impl Gateway {
         let release = pending.row.reservation.as_mut().and_then(|it| it.release.as_mut());
         let release = release.ok_or_else(|| internal("nothing sets it free"))?;
         release.sends = 0;
-        release.words.push(*word);
+        pending.row.words.push(*word);
         self.keep_reserved(tenant, &mut pending, clock::now_ms(), EVENT).await?;
         let stored = self.stored(tenant, pending.id).await?;
         self.release_further(tenant, &stored).await.map(drop)

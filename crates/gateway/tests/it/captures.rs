@@ -227,4 +227,5 @@ async fn a_person_says_no_more_was_charged_than_the_capture_asked_for() {
     assert_eq!((more.code, more.field.as_deref()), (Code::ValidationFailed, Some("/charged/amount")));
     let record = house.gateway().resolve(&anna, &id, say("9.00")).await.unwrap();
     assert_eq!((record.state.as_str(), house.spent()), ("COMPLETED", 900));
+    assert_eq!(findings(&house).await, 0);
 }
