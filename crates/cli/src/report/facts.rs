@@ -60,6 +60,10 @@ pub(super) struct Exceptions {
     pub(super) failed: Vec<String>,
     pub(super) rolled_back: Vec<String>,
     pub(super) rollback_failed: Vec<String>,
+    /// Of which what is reserved could not be set free.
+    pub(super) release_failed: Vec<String>,
+    /// That were carried out, and of which nobody tells whether all is as it should be.
+    pub(super) unchecked: Vec<String>,
     /// Of which it is not known what became of them.
     pub(super) in_doubt: Vec<String>,
     /// That were being sent.
@@ -179,6 +183,8 @@ impl Exceptions {
             (Some("FAILED"), _) => &mut self.failed,
             (Some("ROLLED_BACK"), _) => &mut self.rolled_back,
             (_, Some("rollback_failed")) => &mut self.rollback_failed,
+            (_, Some("release_failed")) => &mut self.release_failed,
+            (_, Some("unchecked")) => &mut self.unchecked,
             (_, Some("in_doubt")) => &mut self.in_doubt,
             (_, Some("sent")) => &mut self.sent,
             (_, Some("waiting")) => &mut self.waiting,
@@ -189,8 +195,28 @@ impl Exceptions {
     }
 
     fn in_order(&mut self) {
-        let Exceptions { failed, rolled_back, rollback_failed, in_doubt, sent, waiting, checking } = self;
-        let lists = [failed, rolled_back, rollback_failed, in_doubt, sent, waiting, checking];
+        let Exceptions {
+            failed,
+            rolled_back,
+            rollback_failed,
+            release_failed,
+            unchecked,
+            in_doubt,
+            sent,
+            waiting,
+            checking,
+        } = self;
+        let lists = [
+            failed,
+            rolled_back,
+            rollback_failed,
+            release_failed,
+            unchecked,
+            in_doubt,
+            sent,
+            waiting,
+            checking,
+        ];
         lists.into_iter().for_each(|list| list.sort());
     }
 }

@@ -88,6 +88,8 @@ fn exceptions(page: &mut String, report: &Report) {
         ("Failed, or refused", &exceptions.failed),
         ("Undone", &exceptions.rolled_back),
         ("Could not be undone", &exceptions.rollback_failed),
+        ("Reserved, and could not be set free", &exceptions.release_failed),
+        ("Done, and nobody tells whether all is as it should be", &exceptions.unchecked),
         ("Not known what became of them", &exceptions.in_doubt),
         ("Being sent", &exceptions.sent),
         ("No effect so far, wait for another attempt", &exceptions.waiting),
@@ -211,10 +213,12 @@ mod tests {
         let records = [
             // In no order: the report puts them in one.
             record("a-5", "EXECUTING", json!({"phase": "in_doubt"})),
-            // All four are told the same.
+            // All six are told the same.
             record("a-7", "EXECUTING", json!({"phase": "waiting"})),
             record("a-8", "EXECUTING", json!({"phase": "checking"})),
             record("a-9", "EXECUTING", json!({"phase": "sent"})),
+            record("a-11", "EXECUTING", json!({"phase": "unchecked"})),
+            record("a-10", "EXECUTING", json!({"phase": "release_failed"})),
             record(
                 "a-1",
                 "COMPLETED",
