@@ -91,9 +91,7 @@ impl Gateway {
         if now_ms.saturating_add(millis(flight(provider.as_ref()))) >= of.until_ms {
             return Err(conflict("what is set aside ends too soon to be charged"));
         }
-        if pending.terms(provider.as_ref()).deadline_ms.is_some_and(|deadline_ms| now_ms >= deadline_ms) {
-            return Err(conflict("the deadline of the action is over: EP_DEADLINE_EXCEEDED"));
-        }
+        pending.in_time(now_ms)?;
         let number = reservation.captures.len() + 1;
         let capture = CaptureRow {
             by,
