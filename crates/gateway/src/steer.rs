@@ -28,7 +28,7 @@ impl Gateway {
     /// # Errors
     /// `EP_STATE_CONFLICT` unless it failed after it was sent, and, naming the code of the refusal, if its deadline is over or
     /// it is judged otherwise now, which changes nothing; `EP_UNAVAILABLE` if the provider does not say what became of the
-    /// attempt before.
+    /// attempt before, or of what was to charge what that had set aside.
     pub async fn retry(self: &Arc<Self>, caller: &Caller, id: &str) -> Result<ActionView, Error> {
         caller.must(Deed::Steer)?;
         let stored = self.visible(caller, id).await?;

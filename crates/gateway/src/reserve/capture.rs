@@ -101,6 +101,7 @@ impl Gateway {
             reference: execution::capture_reference(&id, reservation.call.attempt, number),
             result: None,
             ended_ms: None,
+            send_by_ms: None,
             provider_code: None,
             resolution: None,
         };
