@@ -78,6 +78,9 @@ impl Gateway {
         if reservation.release.is_some() {
             return Err(conflict("what was set aside for the action is being set free"));
         }
+        if reservation.charging().is_some() {
+            return Err(conflict("it was charged by a capture that was said to be absent"));
+        }
         let of = reservation.read(pending.money)?;
         let held = of.money.ok_or_else(|| internal("nothing is set aside"))?;
         let amount = amount.unwrap_or(held);

@@ -81,6 +81,13 @@ impl Gateway {
     ) -> Result<Pursued, Error> {
         let mut pending = Pending::restore(stored, None)?;
         let reservation = reservation_of(&pending.row)?;
+        if reservation.release.is_none()
+            && reservation.charging().is_some()
+            && let Some(pursued) = self.go_on_charging(tenant, &mut pending).await?
+        {
+            return Ok(pursued);
+        }
+        let reservation = reservation_of(&pending.row)?;
         if reservation.release.is_none() {
             let rules = tenant.rules();
             let (of, until_ms) = (reservation.read(pending.money)?, reservation.until_ms);
@@ -106,6 +113,27 @@ impl Gateway {
         }
         let stored = self.stored(tenant, pending.id).await?;
         self.release_further(tenant, &stored).await.map(Pursued::Rests)
+    }
+
+    /// A capture that was said to be absent was carried out, and whoever found that is gone before it was proven: it is asked
+    /// once more. Nothing, if that has not told before what is set aside ends.
+    async fn go_on_charging(
+        &self,
+        tenant: &TenantState,
+        pending: &mut Pending,
+    ) -> Result<Option<Pursued>, Error> {
+        let reservation = reservation_of(&pending.row)?;
+        let (stood, until_ms) = (Stood::Releasing(reservation.read(pending.money)?), reservation.until_ms);
+        let (provider, _) = match self.bound(pending, &tenant.rules(), stood) {
+            Ok(found) => found,
+            Err(error) if is_unbound(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        match self.charged_after_all(tenant, pending, provider.as_ref(), stood).await? {
+            Found::Confirmed(_) => self.over(&self.stored(tenant, pending.id).await?).map(Some),
+            _ if clock::now_ms() < until_ms => Ok(Some(Pursued::Rests(self.soon_ms()))),
+            _ => Ok(None),
+        }
     }
 
     /// Notes that it is to be set free, and why.

@@ -276,6 +276,53 @@ async fn a_capture_that_comes_after_its_reservation_is_said_to_be_gone_is_asked_
     }
 }
 
+/// Ends a process at the point `capture-outcome.before`, once it is armed.
+#[derive(Debug, Default)]
+struct Dies(std::sync::atomic::AtomicBool);
+
+impl ledger::FailPoints for Dies {
+    fn at(&self, step: &'static str) -> std::io::Result<()> {
+        match step == "capture-outcome.before" && self.0.swap(false, std::sync::atomic::Ordering::SeqCst) {
+            true => Err(std::io::Error::other("a test")),
+            false => Ok(()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_charged_after_all_is_not_charged_once_more_whoever_died_before_it_was_proven() {
+    let dies = std::sync::Arc::new(Dies::default());
+    let bank = banked::bank("USD").await;
+    let mut house = House::bound(&binding(&bank), |config| {
+        banked::reaching(config, &[&bank]);
+        config.fail_points = Some(std::sync::Arc::clone(&dies) as _);
+    })
+    .await;
+    let body = reserving(&house, "25.00");
+    let said = house.said("k", &body).await;
+    bank.inject(Injection::on(Target::Captures, Fault::Late { ms: 700 }, 1));
+    house.gateway().capture(&house.agent, said.id(), Some("10.00")).await.unwrap();
+    finally_absent(&house);
+    house.installation.start();
+    house.until("k", &body, "held").await;
+    while bank.effects().count == 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let mut house = house.restart().await;
+    dies.0.store(true, std::sync::atomic::Ordering::SeqCst);
+    house.gateway().release(&house.agent, said.id()).await.unwrap_err();
+    let charged = house.gateway().capture(&house.agent, said.id(), Some("15.00")).await.unwrap_err();
+    assert_eq!((charged.code, bank.effects().count), (Code::StateConflict, 1), "{}", charged.message);
+    house = house.restart().await;
+    let charged = house.gateway().capture(&house.agent, said.id(), Some("15.00")).await.unwrap_err();
+    assert_eq!((charged.code, bank.effects().count), (Code::StateConflict, 1), "{}", charged.message);
+    house.installation.start();
+    house.until("k", &body, "executed").await;
+    let record = house.record(said.id()).await;
+    assert_eq!((record.state.as_str(), house.spent(), late_effects(&house)), ("COMPLETED", 1000, 1));
+    assert_eq!((bank.effects().count, findings(&house).await), (1, 0));
+}
+
 #[tokio::test]
 async fn a_capture_that_was_carried_out_whatever_a_person_said_is_found() {
     let (house, bank, id) = in_doubt(By::Asking, Fault::LostAfterEffect).await;
