@@ -369,17 +369,18 @@ impl Gateway {
             return Ok(false);
         }
         for attempt in pending.row.attempts.iter().filter(|it| it.provider == provider.name()) {
-            let mut then = pending.clone();
-            if !then.speak_of(attempt.attempt, &attempt.reference) {
-                continue;
-            }
-            let call = then.call(self.environment, &rules)?;
-            if let Found::Confirmed(it) = provider.query(&call, clock::now_ms()).await {
-                let (id, about) = (pending.id, &*attempt.reference);
-                let before = Before { id, attempt: attempt.attempt, about };
-                self.had_effect(tenant, before, provider.as_ref(), it).await?;
-                if self.stored(tenant, id).await?.state != State::Failed {
-                    return Ok(true);
+            for about in attempt.references() {
+                let mut then = pending.clone();
+                if !then.speak_of(attempt.attempt, about) {
+                    continue;
+                }
+                let call = then.call(self.environment, &rules)?;
+                if let Found::Confirmed(it) = provider.query(&call, clock::now_ms()).await {
+                    let before = Before { id: pending.id, attempt: attempt.attempt, about };
+                    self.had_effect(tenant, before, provider.as_ref(), it).await?;
+                    if self.stored(tenant, pending.id).await?.state != State::Failed {
+                        return Ok(true);
+                    }
                 }
             }
         }

@@ -134,7 +134,6 @@ impl Pending {
     }
 
     pub(crate) fn terms(&self, provider: &dyn Provider) -> Terms {
-        let deadline = self.row.deadline_ms.and_then(|ms| i64::try_from(ms).ok());
         let level = GuaranteeLevel::parse(&self.row.guarantee_level).unwrap_or(GuaranteeLevel::Atp3);
         // The payer is asked once, and nothing is tried again after that.
         let retry = self.row.retry.filter(|_| !self.row.was_challenged());
@@ -143,8 +142,25 @@ impl Pending {
             level,
             PaymentMode::parse(&self.row.payment_mode),
             retry.map(Into::into),
-            deadline.map(|ms| self.at_ms.saturating_add(ms)),
+            self.deadline_ms(),
         )
+    }
+
+    /// When its deadline is over, Unix milliseconds.
+    fn deadline_ms(&self) -> Option<i64> {
+        let deadline = self.row.deadline_ms.and_then(|ms| i64::try_from(ms).ok());
+        deadline.map(|ms| self.at_ms.saturating_add(ms))
+    }
+
+    /// A conflict if nothing of it may be sent any more that has an effect.
+    pub(crate) fn in_time(&self, now_ms: i64) -> Result<(), Error> {
+        match self.deadline_ms().is_some_and(|deadline_ms| now_ms >= deadline_ms) {
+            true => Err(Error::new(
+                Code::StateConflict,
+                "the deadline of the action is over: EP_DEADLINE_EXCEEDED",
+            )),
+            false => Ok(()),
+        }
     }
 
     /// Was its last attempt first sent after the caller was told something? What charges a reservation is no other attempt.

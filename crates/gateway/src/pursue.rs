@@ -263,7 +263,8 @@ impl Gateway {
         Ok((Arc::clone(provider), call))
     }
 
-    /// Asks after the last attempt of an action that was said to have had no effect, because it may have come late.
+    /// Asks after the last attempt of an action that was said to have had no effect, and after what was to charge what it had
+    /// set aside, because they may have come late.
     pub(crate) async fn ask_once_more(
         self: &Arc<Self>,
         tenant: &Arc<TenantState>,
@@ -272,14 +273,29 @@ impl Gateway {
         stood: Stood,
         under_way: UnderWay,
     ) -> Result<Option<Answer>, Error> {
-        // It was set free, and said so: there is nothing to ask after.
-        if pending.row.reservation.as_ref().is_some_and(|it| it.release.is_some()) {
-            return Ok(None);
-        }
         let (provider, call) = self.bound(pending, rules, stood)?;
         let same = pending.row.call.as_ref().is_some_and(|sent| sent.was_for(provider.as_ref()));
         if !same || !provider.capabilities().can_be_asked() {
             return Ok(None);
+        }
+        if let Some(reservation) = &pending.row.reservation {
+            let asked =
+                self.charged_after_all(tenant, &mut pending.clone(), provider.as_ref(), stood).await?;
+            match asked {
+                Found::Confirmed(_) => {
+                    self.compensate(tenant, pending, under_way).await;
+                    return self.last_said(&self.stored(tenant, pending.id).await?).map(Some);
+                }
+                Found::Absent { final_: true } => {}
+                Found::Absent { final_: false } | Found::Unknown => {
+                    let why = "the provider does not say for certain what became of a capture before";
+                    return Err(Error::new(Code::Unavailable, why).retry_after(5));
+                }
+            }
+            // It was set free, and said so: there is nothing else to ask after.
+            if reservation.release.is_some() {
+                return Ok(None);
+            }
         }
         let found = provider.query(&call, clock::now_ms()).await;
         if found == Found::Unknown {

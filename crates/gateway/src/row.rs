@@ -475,6 +475,14 @@ impl TriggerRow {
     }
 }
 
+impl AttemptRow {
+    /// Our names for its calls: the attempt, and what was to charge what that had set aside.
+    pub(crate) fn references(&self) -> impl Iterator<Item = &str> {
+        let captures = self.reservation.iter().flat_map(|reservation| &reservation.captures);
+        std::iter::once(&*self.reference).chain(captures.map(|capture| &*capture.reference))
+    }
+}
+
 impl RollbackRow {
     /// One that is to be sent now.
     pub(crate) fn begun(by: String, confirmed: Option<String>, undo: &Undo) -> RollbackRow {

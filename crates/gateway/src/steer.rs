@@ -26,8 +26,9 @@ impl Gateway {
     /// debits made anew. Answers once there is something to say of it.
     ///
     /// # Errors
-    /// `EP_STATE_CONFLICT` unless it failed after it was sent, and, naming the code of the refusal, if it is judged
-    /// otherwise now, which changes nothing; `EP_UNAVAILABLE` if the provider does not say what became of the attempt before.
+    /// `EP_STATE_CONFLICT` unless it failed after it was sent, and, naming the code of the refusal, if its deadline is over or
+    /// it is judged otherwise now, which changes nothing; `EP_UNAVAILABLE` if the provider does not say what became of the
+    /// attempt before, or of what was to charge what that had set aside.
     pub async fn retry(self: &Arc<Self>, caller: &Caller, id: &str) -> Result<ActionView, Error> {
         caller.must(Deed::Steer)?;
         let stored = self.visible(caller, id).await?;
@@ -76,6 +77,7 @@ impl Gateway {
         if self.earlier_tells(tenant, &pending).await? {
             return self.last_said(&self.stored(tenant, id).await?).map(Next::Said);
         }
+        pending.in_time(clock::now_ms())?;
         let next = self.judge_once_more(tenant, &rules, &stored, &pending, under_way).await?;
         if matches!(next, Next::Admitted(_)) {
             self.at(Point::AgainAfter)?;

@@ -153,6 +153,7 @@ fn end_capture(
     let capture = reservation.captures.last_mut().ok_or_else(|| internal("nothing was to be charged"))?;
     capture.result = Some(absence_word(absence).to_owned());
     capture.ended_ms = Some(clock::now_ms());
+    capture.send_by_ms = row.call.as_ref().map(|call| call.send_by_ms);
     capture.provider_code = match absence {
         Absence::Refused(refusal) => refusal.code.clone(),
         _ => None,

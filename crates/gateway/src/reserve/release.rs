@@ -81,6 +81,13 @@ impl Gateway {
     ) -> Result<Pursued, Error> {
         let mut pending = Pending::restore(stored, None)?;
         let reservation = reservation_of(&pending.row)?;
+        if reservation.release.is_none()
+            && reservation.charging().is_some()
+            && let Some(pursued) = self.go_on_charging(tenant, &mut pending).await?
+        {
+            return Ok(pursued);
+        }
+        let reservation = reservation_of(&pending.row)?;
         if reservation.release.is_none() {
             let rules = tenant.rules();
             let (of, until_ms) = (reservation.read(pending.money)?, reservation.until_ms);
@@ -106,6 +113,27 @@ impl Gateway {
         }
         let stored = self.stored(tenant, pending.id).await?;
         self.release_further(tenant, &stored).await.map(Pursued::Rests)
+    }
+
+    /// A capture that was said to be absent was carried out, and whoever found that is gone before it was proven: it is asked
+    /// once more. Nothing, if that has not told before what is set aside ends.
+    async fn go_on_charging(
+        &self,
+        tenant: &TenantState,
+        pending: &mut Pending,
+    ) -> Result<Option<Pursued>, Error> {
+        let reservation = reservation_of(&pending.row)?;
+        let (stood, until_ms) = (Stood::Releasing(reservation.read(pending.money)?), reservation.until_ms);
+        let (provider, _) = match self.bound(pending, &tenant.rules(), stood) {
+            Ok(found) => found,
+            Err(error) if is_unbound(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        match self.charged_after_all(tenant, pending, provider.as_ref(), stood).await? {
+            Found::Confirmed(_) => self.over(&self.stored(tenant, pending.id).await?).map(Some),
+            _ if clock::now_ms() < until_ms => Ok(Some(Pursued::Rests(self.soon_ms()))),
+            _ => Ok(None),
+        }
     }
 
     /// Notes that it is to be set free, and why.
@@ -158,13 +186,12 @@ impl Gateway {
         self.at(Point::ReleaseSendBefore)?;
         let reply = provider.call(call, clock::now_ms()).await;
         self.at(Point::ReleaseSendAfter)?;
-        let refused = matches!(&reply, Reply::Refused(refusal) if !refusal.transient);
+        let Some(reply) = self.uncharged(tenant, &mut pending, provider.as_ref(), reply).await? else {
+            return Ok(clock::now_ms());
+        };
         let (execution, effects) = self.step(execution, Event::Undone(reply))?;
         if let execution::State::Failed(absence) = execution.state() {
             self.released(tenant, pending, absence).await?;
-            return Ok(clock::now_ms());
-        }
-        if refused && self.was_charged_after_all(tenant, &mut pending, provider.as_ref()).await? {
             return Ok(clock::now_ms());
         }
         if let execution::State::ReleaseFailed(_) = execution.state() {
@@ -252,23 +279,59 @@ impl Gateway {
         self.conclude(tenant, &pending, ending).await.map(drop)
     }
 
-    /// What cannot be set free may have been charged by a capture that was said to be absent for good.
-    pub(super) async fn was_charged_after_all(
+    /// The answer of what sets free, unless a capture had charged what is not there any more. While nobody says whether one
+    /// had, that it is gone does not count as an answer.
+    async fn uncharged(
         &self,
         tenant: &TenantState,
         pending: &mut Pending,
         provider: &dyn Provider,
-    ) -> Result<bool, Error> {
+        reply: Reply,
+    ) -> Result<Option<Reply>, Error> {
+        let freed = match &reply {
+            Reply::Confirmed(_) => true,
+            Reply::Refused(refusal) if !refusal.transient => false,
+            _ => return Ok(Some(reply)),
+        };
         let stood = Stood::Releasing(reservation_of(&pending.row)?.read(pending.money)?);
+        Ok(match self.charged_after_all(tenant, pending, provider, stood).await? {
+            Found::Confirmed(_) => None,
+            Found::Unknown if freed => {
+                Some(Reply::Lost { why: "nobody says whether a capture has charged it".to_owned() })
+            }
+            _ => Some(reply),
+        })
+    }
+
+    /// Asks after everything that was to charge what was set aside: it may have done so after it was said to be absent. If it
+    /// has, that is written down, and `Confirmed`; otherwise, how sure it is that nothing has.
+    pub(crate) async fn charged_after_all(
+        &self,
+        tenant: &TenantState,
+        pending: &mut Pending,
+        provider: &dyn Provider,
+        stood: Stood,
+    ) -> Result<Found, Error> {
+        let asks = provider.capabilities().can_be_asked();
+        let mut all = Found::Absent { final_: true };
         for at in 0..reservation_of(&pending.row)?.captures.len() {
             let call = self.capture_of(tenant, pending, at)?;
             let found = provider.query(&call, clock::now_ms()).await;
             if matches!(found, Found::Confirmed(_)) {
-                self.charged_by(tenant, pending, provider, (at, call), (stood, Event::Asked(found))).await?;
-                return Ok(true);
+                let event = Event::Asked(found.clone());
+                self.charged_by(tenant, pending, provider, (at, call), (stood, event)).await?;
+                return Ok(found);
+            }
+            // What was refused, or never left, was not carried out whoever says nothing of it.
+            let capture = reservation_of(&pending.row)?.captures.get(at);
+            let doubtful = capture.is_some_and(|it| it.result.is_none() || (asks && it.is_doubtful()));
+            match found {
+                Found::Unknown if doubtful => all = Found::Unknown,
+                Found::Absent { final_: false } if doubtful && all != Found::Unknown => all = found,
+                _ => {}
             }
         }
-        Ok(false)
+        Ok(all)
     }
 
     /// A provider says that it carried out a capture which was said to be absent. Who can be asked is asked first.
@@ -319,7 +382,8 @@ impl Gateway {
         let (purpose, money) = reservation.charge(capture, pending.money)?;
         let (provider_key, reference) = (capture.provider_key.clone(), capture.reference.clone());
         let call = pending.call(self.environment, &tenant.rules())?;
-        Ok(Call { purpose, money, provider_key, reference, ..call })
+        let send_by_ms = capture.send_by_ms.unwrap_or(call.send_by_ms);
+        Ok(Call { purpose, money, provider_key, reference, send_by_ms, ..call })
     }
 
     /// Goes on with a capture that was said to be absent as the one that was carried out.

@@ -27,7 +27,9 @@ impl Gateway {
         if decision == Decision::TryAgain || !provider.capabilities().can_be_asked() {
             return Ok(false);
         }
-        if self.was_charged_after_all(tenant, pending, provider.as_ref()).await? {
+        let stood = Stood::Releasing(reservation_of(&pending.row)?.read(pending.money)?);
+        let charged = self.charged_after_all(tenant, pending, provider.as_ref(), stood).await?;
+        if matches!(charged, Found::Confirmed(_)) {
             let why = "the provider was asked once more and its word counts: it was charged";
             return if decision == Decision::Executed { Ok(true) } else { Err(conflict(why)) };
         }

@@ -33,6 +33,17 @@ fn wake(house: &mut House) {
     house.installation.start();
 }
 
+/// People hear of it right after it is on record.
+async fn alerted(house: &House) {
+    for _ in 0..2000 {
+        if alerts(house) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("nobody is told");
+}
+
 fn alerts(house: &House) -> bool {
     let metrics = house.gateway().metrics().unwrap();
     metrics.lines().any(|line| line.contains("rollback_failed") && line.ends_with(" 1"))
@@ -58,7 +69,7 @@ async fn a_rollback_whose_provider_is_gone_is_for_a_person_or_asked_for_again() 
         house.rebind(&otherwise(&bank)[at]).await;
         wake(&mut house);
         let record = until(&house, said.id(), "rollback_failed").await;
-        assert!(alerts(&house));
+        alerted(&house).await;
         let rollback = record.rollback.unwrap();
         assert_eq!((rollback.failed, rollback.reason.as_deref()), (true, Some("no_longer_bound")));
         assert_eq!((record.state.as_str(), rollback.sends, bank.refunds()), ("ROLLING_BACK", 1, 0));
@@ -111,13 +122,8 @@ async fn what_nobody_can_set_free_any_more_is_told_of_and_set_free_once_somebody
     assert!(!alerts(&house), "its time is not over");
     house.rewrite("k", "json_set(payload, '$.reservation.until_ms', 1)");
     house.store().execute("UPDATE fate SET until = 1", []).unwrap();
-    for _ in 0..2000 {
-        if alerts(&house) {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
-    assert!(alerts(&house) && bank.reserved() > 0);
+    alerted(&house).await;
+    assert!(bank.reserved() > 0);
     assert_eq!(house.record(said.id()).await.phase, Some("release_failed"));
     house.rebind(&bound).await;
     house.gateway().release(&house.operator, said.id()).await.unwrap();
