@@ -35,7 +35,7 @@ use crate::pending::{Pending, Told};
 use crate::prove::{Ending, push_split, refused};
 use crate::recovery::reference;
 use crate::remember::{charged_late, draft, outward, settlement, unavailable};
-use crate::rollback::done;
+use crate::rollback::done_row;
 use crate::row::{AttemptRow, CallRow, EarlierRow, IntentRow, OutcomeRow, VERSION, money_of};
 use crate::steer::busy;
 use crate::tenants::TenantState;
@@ -65,9 +65,9 @@ pub(crate) struct Beside {
 }
 
 /// Why an action is done whose latest attempt had no effect, or what is set aside for it is set free.
-const LATE: &str = "late_effect";
+const LATE: &str = Alert::LateEffect.as_str();
 /// What people are told where an action has more than one effect.
-const DUPLICATE: &str = "duplicate_effect";
+const DUPLICATE: &str = Alert::DuplicateEffect.as_str();
 
 impl Gateway {
     /// A provider says that a call of an earlier attempt had its effect. Who can be asked is asked first.
@@ -486,13 +486,11 @@ pub(crate) fn was_taken_for_absent(
     if attempt != latest {
         return Ok(row.attempts.iter().any(|it| it.attempt == attempt));
     }
-    let said = done(outcomes).map(|done| OutcomeRow::from_bytes(&done.payload)).transpose()?;
-    Ok(said.and_then(|said| said.earlier).is_some_and(|earlier| earlier.attempt != attempt))
+    Ok(done_row(outcomes)?.and_then(|said| said.earlier).is_some_and(|earlier| earlier.attempt != attempt))
 }
 
 fn by_person(outcomes: &[Settled]) -> Result<bool, Error> {
-    let said = done(outcomes).map(|done| OutcomeRow::from_bytes(&done.payload)).transpose()?;
-    Ok(said.is_some_and(|said| said.resolution.is_some() && said.earlier.is_none()))
+    Ok(done_row(outcomes)?.is_some_and(|said| said.resolution.is_some() && said.earlier.is_none()))
 }
 
 /// The receipt that said of an attempt that it had failed: of those until it was over the last, or the first that told
@@ -504,7 +502,8 @@ fn told_absent(outcomes: &[Settled], ended_ms: Option<i64>) -> Option<Told> {
     Some(Told { at_ms: told.at_ms, receipt: reference(told.receipt.clone()?) })
 }
 
-/// How it is known that the latest attempt had no effect, in a word.
+/// What is said of the latest attempt of a failed action, unless it is listed with those that are over: only that it failed,
+/// since why is in the outcome that told it.
 fn latest_absence(stored: &Stored) -> Result<Option<String>, Error> {
     let row = IntentRow::from_bytes(&stored.payload)?;
     let over = |call: &CallRow| row.attempts.iter().any(|it: &AttemptRow| it.attempt == call.attempt);

@@ -104,8 +104,7 @@ impl Gateway {
     pub(crate) async fn undoable(&self, stored: &Stored) -> Result<Undoable, Error> {
         let mut pending = Pending::restore(stored, self.told(stored).await?)?;
         let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
-        let said = done(&outcomes).map(|done| OutcomeRow::from_bytes(&done.payload)).transpose()?;
-        if let Some(earlier) = said.and_then(|said| said.earlier) {
+        if let Some(earlier) = done_row(&outcomes)?.and_then(|said| said.earlier) {
             pending.had_by(&earlier);
         }
         let rules = self.tenant(&stored.tenant)?.rules();
@@ -399,6 +398,11 @@ pub(crate) struct Undoable {
 pub(crate) fn done(outcomes: &[Settled]) -> Option<&Settled> {
     let done = |it: &&Settled| matches!(it.state, State::Executed | State::RollingBack) && it.reply.is_some();
     outcomes.iter().rfind(done)
+}
+
+/// The same, as it is kept.
+pub(crate) fn done_row(outcomes: &[Settled]) -> Result<Option<OutcomeRow>, Error> {
+    done(outcomes).map(|done| OutcomeRow::from_bytes(&done.payload)).transpose()
 }
 
 /// Why nothing goes on with an action whose archetype or provider a reload took away.

@@ -166,9 +166,7 @@ impl Gateway {
                 State::Executed | State::Failed | State::Refused => return Ok(view(Next::Over)),
                 // Where the caller carries it out there is no payer, nothing to reserve, and no way back.
                 State::Challenged | State::Reserved | State::ReleaseFailed => return Ok(view(Next::Over)),
-                State::Checking | State::Unchecked | State::Retracting => {
-                    return Ok(view(Next::Over));
-                }
+                State::Checking | State::Unchecked | State::Retracting => return Ok(view(Next::Over)),
                 State::RollingBack | State::RollbackFailed | State::RolledBack => {
                     return Ok(view(Next::Over));
                 }

@@ -16,7 +16,7 @@ use crate::recovery::reference;
 use crate::remember::{outward, unavailable};
 use crate::reserve::ReservationView;
 use crate::resolve::{ResolutionView, words};
-use crate::rollback::done;
+use crate::rollback::{done, done_row};
 use crate::row::{AttemptRow, CallRow, IntentRow, OutcomeRow, RetryRow, RollbackRow, internal};
 use crate::{Code, Error, clock};
 
@@ -319,10 +319,7 @@ fn view(
     let keeping = KeepingView::of(row.keeping()?, last_ms(&stored, &outcomes));
     let attempts = attempts(&row, stored.state, &outcomes)?;
     // What was done by an attempt before is not what is reserved for the latest.
-    let by_earlier = match done(&outcomes) {
-        Some(done) => OutcomeRow::from_bytes(&done.payload)?.earlier.is_some(),
-        None => false,
-    };
+    let by_earlier = done_row(&outcomes)?.is_some_and(|said| said.earlier.is_some());
     let of_latest = if by_earlier && stored.state == State::Executed { State::Failed } else { stored.state };
     let not_undone = why_not_undone(&stored, &outcomes)?;
     let resolutions = words(&outcomes, &row)?.into_iter().map(ResolutionView::of).collect();

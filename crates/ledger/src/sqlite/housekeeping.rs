@@ -220,7 +220,7 @@ fn clean(db: &Connection, shared: &Arc<Shared>) -> Sql<()> {
     done.map(drop)
 }
 
-/// Answers whether nothing is left of it, in the log neither.
+/// Answers whether there is nothing to come back for: nothing is left of it, in the log neither, or it is its operator's.
 fn clear(db: &Connection, shared: &Arc<Shared>) -> Sql<bool> {
     let erasures = shared.housekeeping.erasures.load(Ordering::Acquire);
     let mut goes_on = || {
@@ -231,6 +231,13 @@ fn clear(db: &Connection, shared: &Arc<Shared>) -> Sql<bool> {
     };
     let cleared = match scrub::is_possible(db)? {
         true => scrub::pass(db, shared, &mut goes_on)?,
+        false if is_too_large(db)? => {
+            tracing::warn!(
+                "the store is too large to be written anew while it is in use; see docs/retention.md"
+            );
+            // Unclean as before, and said once for each erasure and start.
+            return Ok(true);
+        }
         false => write_anew(db, shared)?,
     };
     if !cleared {
@@ -252,14 +259,14 @@ fn clear(db: &Connection, shared: &Arc<Shared>) -> Sql<bool> {
     Ok(true)
 }
 
-/// Where SQLite is built without a way to its pages. Nothing is committed meanwhile, so a large file is left to its
-/// operator.
-fn write_anew(db: &Connection, shared: &Shared) -> Sql<bool> {
+/// Nothing is committed while a file is written anew, so a large one is left to its operator.
+fn is_too_large(db: &Connection) -> Sql<bool> {
     let pages = db.query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0))?;
-    if pages > MOST_PAGES_ANEW {
-        tracing::warn!("the store is too large to be written anew while it is in use; see docs/retention.md");
-        return Ok(false);
-    }
+    Ok(pages > MOST_PAGES_ANEW)
+}
+
+/// Where SQLite is built without a way to its pages.
+fn write_anew(db: &Connection, shared: &Shared) -> Sql<bool> {
     let _gate = shared.gate();
     db.execute_batch("VACUUM")?;
     Ok(true)

@@ -29,7 +29,7 @@ use crate::Error;
 const TREES: [&str; 5] = ["action", "outcome", "approval", "sqlite_autoindex_approval_1", "audit_term"];
 /// Pages in one commit.
 const AT_ONCE: usize = 64;
-/// Pages between two looks at whether something else is more urgent.
+/// Pages between two looks at whether the store is being closed; what else is more urgent has its turn between two trees.
 const STRETCH: u64 = 1024;
 
 /// Is SQLite built so that its pages can be read and written? See `.cargo/config.toml`.
@@ -80,7 +80,7 @@ enum Use {
 }
 
 impl Pass<'_> {
-    /// False if there is no time for more.
+    /// False if the store is being closed.
     fn tree(&mut self, db: &Connection, name: &str) -> Sql<bool> {
         let sql = "SELECT s.pageno, p.data FROM dbstat s CROSS JOIN sqlite_dbpage p ON p.pgno = s.pageno
                    WHERE s.name = ?1 AND s.pagetype <> 'overflow'";
@@ -117,7 +117,7 @@ impl Pass<'_> {
         Ok(true)
     }
 
-    /// False if there is no time for more.
+    /// False if the store is being closed.
     fn look(&mut self, number: i64, page: &[u8], of: Use) -> bool {
         match cleared(page, of) {
             Some(cleared) if cleared != page => {

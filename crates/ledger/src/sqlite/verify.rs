@@ -402,7 +402,7 @@ fn went_on(event: &str, standing: &Standing) -> bool {
         (CHALLENGED, state) => state == State::Challenged,
         (CHECKING, state) => state == State::Checking,
         (RETRACTING, state) => state == State::Retracting,
-        // What is reserved and cannot be set free is said to be so in the words of a rollback.
+        // Older stores tell so, in the words of a rollback, of what was reserved and could not be set free so far.
         (RESERVED | ROLLBACK_FAILED, state) => state == State::Reserved,
         // A person has it undone or set free.
         (RESOLVED, state) => matches!(state, State::Reserved | State::Retracting),

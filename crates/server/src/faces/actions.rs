@@ -257,8 +257,8 @@ pub(crate) struct Record<'a> {
     compliance: Option<&'a Value>,
     result: Outcome<'a>,
     /// Where it stands while it is not over, told apart further than by `result.state`: `held`, `approved`, `sent`,
-    /// `in_doubt`, `waiting` (for another attempt), `challenged`, `reserved`, `checking`, `rolling_back` or
-    /// `rollback_failed`. Null once it is over.
+    /// `in_doubt`, `waiting` (for another attempt), `challenged`, `reserved`, `release_failed`, `checking`, `unchecked`,
+    /// `rolling_back` or `rollback_failed`. Null once it is over.
     phase: Option<&'static str>,
     /// The kind of action, as the catalogue names it.
     archetype: &'a str,
