@@ -229,11 +229,12 @@ impl Gateway {
         let mut captures = reservation.into_iter().flat_map(|it| &it.captures);
         let is_capture = captures.any(|capture| capture.reference == word.about);
         match stored.state {
-            State::Reserved | State::ReleaseFailed
-                if releases && word.provider.capabilities().can_be_asked() =>
-            {
+            State::Reserved if releases && word.provider.capabilities().can_be_asked() => {
                 // It is asked by asking for it once more.
                 self.ask_at_once(word).await
+            }
+            State::ReleaseFailed if releases && word.provider.capabilities().can_be_asked() => {
+                self.release_once_more(&word.tenant, word.id).await
             }
             State::Reserved | State::ReleaseFailed if releases => {
                 self.freed(&word.tenant, word.id, word.reply.clone()).await

@@ -109,7 +109,16 @@ impl Gateway {
         provider: &dyn Provider,
         confirmation: Confirmation,
     ) -> Result<(), Error> {
-        let stored = self.stored(tenant, before.id).await?;
+        let mut stored = self.stored(tenant, before.id).await?;
+        // Whoever undoes it would be fenced, and what that came to would not be written down.
+        let _under_way = match stored.state.is_being_undone() {
+            true => {
+                let under_way = self.look_after_alone(before.id).ok_or_else(busy)?;
+                stored = self.stored(tenant, before.id).await?;
+                Some(under_way)
+            }
+            false => None,
+        };
         let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
         let Some(mut pending) = self.as_before(&stored, &outcomes, before)? else { return Ok(()) };
         let call = pending.call(self.environment, &tenant.rules())?;

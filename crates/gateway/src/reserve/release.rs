@@ -213,7 +213,7 @@ impl Gateway {
         let _under_way = self.look_after_alone(id).ok_or_else(busy)?;
         // Read once it is marked: before, whoever had it in hand may have gone on with it.
         let stored = self.stored(tenant, id).await?;
-        if stored.state != State::Reserved {
+        if !matches!(stored.state, State::Reserved | State::ReleaseFailed) {
             return Ok(());
         }
         let pending = Pending::restore(&stored, self.told(&stored).await?)?;
@@ -223,6 +223,19 @@ impl Gateway {
             execution::State::Failed(absence) => self.released(tenant, pending, absence).await,
             _ => Ok(()),
         }
+    }
+
+    /// A provider that can be asked says that what could not be set free is free: that is asked by having it set free once
+    /// more, in the name of whoever had it so before.
+    pub(crate) async fn release_once_more(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        id: ActionId,
+    ) -> Result<(), Error> {
+        let under_way = self.look_after_alone(id).ok_or_else(busy)?;
+        let row = IntentRow::from_bytes(&self.stored(tenant, id).await?.payload)?;
+        let before = reservation_of(&row)?.release.as_ref().map(|release| release.by.clone());
+        self.begin_release(tenant, id, before.unwrap_or_else(|| OURSELVES.to_owned()), under_way).await
     }
 
     /// Has it set free at the next turn, whatever somebody may want of it.

@@ -650,6 +650,31 @@ async fn a_callback_about_a_release_is_its_answer() {
     assert_eq!((house.spent(), record.receipts.len(), findings(&house).await), (0, 1, 0));
 }
 
+/// People were asked about it, and the bank tells after all: one that cannot be asked is believed, another is asked.
+#[tokio::test]
+async fn a_callback_about_a_release_that_was_refused_for_good_ends_it_too() {
+    for asked in [false, true] {
+        let bank = banked::bank("USD").await;
+        let stuck = reserving::binding(&bank)
+            .replace("\"release\"]", "\"keep\"]")
+            .replace("refused = [{ status = [409] }]", "refused = [{ status = [404, 409] }]")
+            .replace("gone = [{ status = [404, 410] }]", "gone = [{ status = [410] }]");
+        let text = if asked { stuck.clone() } else { only_told(&stuck) };
+        let house = bound(&bank, &text).await;
+        let said = house.said("k", &reserving::reserving(&house, "25.00")).await;
+        let record = house.gateway().release(&house.agent, said.id()).await.unwrap();
+        assert_eq!(record.phase, Some("release_failed"));
+        let release = word_about(&format!("{}-1-release", said.id()), "payment.settled", "25.00");
+        for _ in 0..2 {
+            call_back(&house, SECRET, &release).await.unwrap();
+        }
+        let record = house.record(said.id()).await;
+        // The bank that can be asked says once more that it does not let go.
+        let ended = if asked { ("EXECUTING", 2500) } else { ("FAILED", 0) };
+        assert_eq!((record.state.as_str(), house.spent(), findings(&house).await), (ended.0, ended.1, 0));
+    }
+}
+
 #[tokio::test]
 async fn a_callback_about_a_reservation_of_which_nobody_was_told_is_taken() {
     let bank = banked::bank("USD").await;
