@@ -182,6 +182,7 @@ impl Gateway {
             attempts,
             reservation,
             snapshot: pending.row.snapshot.clone(),
+            steered_by: pending.row.steered_by.clone(),
             told: pending.told.clone(),
             own: (!failed).then_some(own),
         };
