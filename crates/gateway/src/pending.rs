@@ -265,6 +265,7 @@ pub(crate) fn describe(of: &Described<'_>, chain: &Chain, call: Option<CallRow>)
         record: None,
         keeping: of.keeping.cloned(),
         regulations: of.regulations.to_vec(),
+        steered_by: Vec::new(),
     })
 }
 

@@ -428,17 +428,13 @@ impl Gateway {
         Ok((call, terms, course))
     }
 
-    /// Who does not decide on an action, whether it ever waited or not: who asked for it, for its charge, for its release or
-    /// for its rollback, whose right it is, who gave that right, and who made the keys of whoever asked.
+    /// Who does not decide on an action, whether it ever waited or not: who asked for it, for another attempt of it, for its
+    /// charge, its release or its rollback, whose right it is, who gave that right, and who made the keys of whoever asked.
     pub(crate) async fn parties(&self, stored: &Stored, row: &IntentRow) -> Result<Vec<String>, Error> {
         let mut parties: Vec<String> =
             row.escalation.iter().flat_map(|asked| asked.parties.clone()).collect();
         parties.extend([stored.subject.to_string(), stored.principal.to_string()]);
-        parties.extend(row.rollback.iter().map(|rollback| rollback.by.clone()));
-        let captures = row.reservation.iter().flat_map(|reservation| &reservation.captures);
-        parties.extend(captures.map(|capture| capture.by.clone()));
-        let release = row.reservation.as_ref().and_then(|reservation| reservation.release.as_ref());
-        parties.extend(release.map(|release| release.by.clone()));
+        parties.extend(row.steerers().map(str::to_owned));
         for jti in stored.mandates.iter().map(|jti| &**jti).chain(row.mandate_id.as_deref()) {
             let held = self.ledger.mandate(&stored.tenant, jti).await.map_err(unavailable)?;
             parties.extend(

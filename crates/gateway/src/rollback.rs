@@ -87,7 +87,9 @@ impl Gateway {
             _ => return Err(conflict(NOT_DONE)),
         };
         let Undoable { mut pending, provider, call, confirmed } = self.undoable(&stored).await?;
-        let before = pending.row.rollback.take().filter(|before| before.sends > 0);
+        let before = pending.row.rollback.take();
+        before.iter().map(|before| &*before.by).chain([&*by]).for_each(|by| pending.row.steered(by));
+        let before = before.filter(|before| before.sends > 0);
         let undo = undo_call(tenant, &call, provider.as_ref());
         let execution = pending.execution(call, provider.as_ref(), stood);
         let (execution, _) = self.step(execution, Event::Undo(Arc::new(undo)))?;

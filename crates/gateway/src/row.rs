@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::check::OURSELVES;
 use crate::outcome::Details;
 use crate::reserve::ReservationRow;
 use crate::{Code, Error, clock};
@@ -101,6 +102,9 @@ pub(crate) struct IntentRow {
     /// The regulations it falls under.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub regulations: Vec<String>,
+    /// Who asked for anything to be done with it once it was sent, in the order in which they first did.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steered_by: Vec<String>,
 }
 
 /// How long an action is kept and when it is erased, in the words of `action::retention`; members in JCS order.
@@ -384,6 +388,25 @@ impl IntentRow {
         let Some(kept) = &self.atp else { return Ok(None) };
         let atp = serde_json::from_str(kept.get()).ok().and_then(Atp::kept);
         atp.map(Some).ok_or_else(|| internal("a stored envelope cannot be read"))
+    }
+
+    /// Somebody asks for something to be done with it; who asked before stays named.
+    pub(crate) fn steered(&mut self, by: &str) {
+        if by != OURSELVES && !self.steered_by.iter().any(|it| it == by) {
+            self.steered_by.push(by.to_owned());
+        }
+    }
+
+    /// Everybody who asked for anything to be done with it; older rows name only who did so last.
+    pub(crate) fn steerers(&self) -> impl Iterator<Item = &str> {
+        let before = self.attempts.iter().filter_map(|attempt| attempt.reservation.as_deref());
+        let reservations = before.chain(self.reservation.as_deref());
+        let of_reservations = reservations.flat_map(|it| {
+            let captures = it.captures.iter().map(|capture| &*capture.by);
+            captures.chain(it.release.iter().map(|release| &*release.by))
+        });
+        let of_rollback = self.rollback.iter().map(|rollback| &*rollback.by);
+        self.steered_by.iter().map(String::as_str).chain(of_reservations).chain(of_rollback)
     }
 
     /// Was its caller told that it had failed, before somebody asked for another attempt?

@@ -188,6 +188,7 @@ impl Gateway {
             reservation,
             words,
             snapshot: pending.row.snapshot.clone(),
+            steered_by: pending.row.steered_by.clone(),
             told: pending.told.clone(),
             own: (!failed).then_some(own),
         };

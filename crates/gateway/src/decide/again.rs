@@ -55,6 +55,8 @@ pub(crate) struct Before {
     pub words: Vec<ResolutionRow>,
     /// What there was before its first attempt.
     pub snapshot: Option<Box<RawValue>>,
+    /// Who asked for anything to be done with it.
+    pub steered_by: Vec<String>,
     /// What its caller was told first.
     pub told: Option<Told>,
     /// What stands against its mandate and its principal's history because of itself.

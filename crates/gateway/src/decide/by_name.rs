@@ -177,6 +177,7 @@ fn as_asked(asked: &Asked<'_>, request: &Request, needed: Option<Period>) -> Res
         record: None,
         keeping: KeepingRow::of(asked_for(request, needed)),
         regulations: Atp::regulations(request.atp.as_deref(), &[]),
+        steered_by: Vec::new(),
     })
 }
 

@@ -58,9 +58,12 @@ impl Gateway {
             row.held_for = triggers.map(|trigger| trigger.word.clone()).collect();
             row.escalation = resumed.escalation.clone();
             row.approvals = resumed.shown.clone();
-            row.attempts = resumed.before.iter().flat_map(|before| before.attempts.clone()).collect();
-            row.words = resumed.before.iter().flat_map(|before| before.words.clone()).collect();
-            row.reservation = resumed.before.as_ref().and_then(|before| before.reservation.clone());
+            if let Some(before) = &resumed.before {
+                row.attempts = before.attempts.clone();
+                row.words = before.words.clone();
+                row.reservation = before.reservation.clone();
+                row.steered_by = before.steered_by.clone();
+            }
         }
         row.record = Some(raw(String::from_utf8(record).map_err(|_| internal("a record is not text"))?)?);
         Ok(Judged { chain, row, action_hash })

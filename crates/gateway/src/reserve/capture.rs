@@ -108,6 +108,7 @@ impl Gateway {
             provider_code: None,
             resolution: None,
         };
+        pending.row.steered(&capture.by);
         if let Some(reservation) = &mut pending.row.reservation {
             reservation.captures.push(capture);
         }

@@ -145,6 +145,8 @@ impl Gateway {
         why: &str,
     ) -> Result<(), Error> {
         let (id, now_ms) = (pending.id, clock::now_ms());
+        let before = reservation_of(&pending.row)?.release.as_ref().map(|before| before.by.clone());
+        before.iter().map(String::as_str).chain([by]).for_each(|by| pending.row.steered(by));
         let reservation = pending.row.reservation.as_mut().ok_or_else(|| internal("nothing is set aside"))?;
         reservation.release = Some(ReleaseRow {
             by: by.to_owned(),

@@ -5,11 +5,12 @@ use countersign_gateway::{
     ActionView, Caller, Code, Decision, Error, FreezeScope, Gateway, ResolveAsk, Role,
 };
 use serde_json::{Value, json};
-use testkit::bank::{Bank, Fault, Injection};
+use testkit::bank::{Bank, Fault, Injection, Target};
 
 use crate::approvals::approver;
 use crate::banked::{self, Promise, RIGHT};
 use crate::house::{BINDING, House, Said};
+use crate::reserving;
 use crate::retries::{AT_ONCE, LATER};
 use crate::rollbacks;
 
@@ -530,4 +531,54 @@ async fn the_anonymous_of_the_sandbox_decide_on_nothing() {
     let (house, said) = silent().await;
     let error = house.gateway().resolve(&Gateway::anonymous(), said.id(), word(Decision::Executed)).await;
     assert_eq!(error.unwrap_err().code, Code::Forbidden);
+}
+
+#[tokio::test]
+async fn whoever_asked_stays_a_party_when_somebody_else_asks_after_them() {
+    // For a rollback.
+    let house = House::bound(&reversible(), |_| {}).await;
+    let otto = Caller { subject: action::Subject::parse("otto").unwrap(), ..house.operator.clone() };
+    let said = house.said("k", &house.payment("sandbox:keep", "25.00")).await;
+    for caller in [&otto, &house.agent] {
+        house.gateway().rollback(caller, said.id()).await.unwrap();
+    }
+    is_party(&house, "otto", said.id(), Decision::RolledBack).await;
+
+    // For a release.
+    let said = house
+        .said("r", &{
+            let mut body = house.payment("sandbox:keep", "26.00");
+            body["payment_mode"] = json!("RESERVE_IF_AVAILABLE");
+            body
+        })
+        .await;
+    for caller in [&otto, &house.agent] {
+        let record = house.gateway().release(caller, said.id()).await.unwrap();
+        assert_eq!(record.reservation.unwrap().state, "release_failed");
+    }
+    is_party(&house, "otto", said.id(), Decision::Released).await;
+
+    // For another attempt, and for the capture of the one before.
+    let bank = banked::bank("USD").await;
+    let house = House::bound(&reserving::binding(&bank), |config| banked::reaching(config, &[&bank])).await;
+    let said = house.said("k", &reserving::reserving(&house, "25.00")).await;
+    let olaf = Caller { subject: action::Subject::parse("olaf").unwrap(), ..house.operator.clone() };
+    bank.inject(Injection::on(Target::Captures, Fault::RateLimited { retry_after: 1 }, 1));
+    house.gateway().capture(&otto, said.id(), None).await.unwrap();
+    house.gateway().release(&house.agent, said.id()).await.unwrap();
+    house.gateway().retry(&olaf, said.id()).await.unwrap();
+    bank.inject(Injection::on(Target::Captures, Fault::LostAfterEffect, 1));
+    house.gateway().capture(&house.agent, said.id(), None).await.unwrap();
+    for name in ["otto", "olaf"] {
+        is_party(&house, name, said.id(), Decision::Executed).await;
+    }
+    let record = resolve(&house, "anna", said.id(), Decision::Executed).await.unwrap();
+    assert_eq!((record.state.as_str(), findings(&house).await), ("COMPLETED", 0));
+}
+
+async fn is_party(house: &House, name: &str, id: &str, decision: Decision) {
+    let error = resolve(house, name, id, decision).await.unwrap_err();
+    assert_eq!(error.code, Code::Forbidden, "{name}");
+    let parties = house.gateway().held_one(&approver(house, "anna"), id).await.unwrap().parties;
+    assert!(parties.iter().any(|party| party == name), "{name}: {parties:?}");
 }
