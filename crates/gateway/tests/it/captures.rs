@@ -186,7 +186,7 @@ async fn a_capture_that_a_person_says_failed_sets_its_reservation_free() {
 }
 
 /// As if the first capture had been sent so long ago that it cannot arrive any more.
-fn arrived(house: &House) {
+pub(crate) fn arrived(house: &House) {
     house.rewrite("k", "json_set(payload, '$.reservation.captures[0].send_by_ms', 1)");
 }
 

@@ -12,6 +12,7 @@ use testkit::records::Archive;
 use crate::approvals::approver;
 use crate::archived;
 use crate::banked;
+use crate::captures;
 use crate::checks::{self, counts, vague, write};
 use crate::house::{House, Said};
 use crate::reserving::{answer, binding, kinds, reserving};
@@ -260,6 +261,7 @@ async fn what_people_said_stays_on_record_when_another_attempt_begins() {
     let (house, bank, id) = spoken_of_twice(Fault::LostBeforeEffect).await;
     bank.expire_reservations();
     resolve(&house, "zoe", &id, Decision::Released).await.unwrap();
+    captures::arrived(&house);
     let record = house.gateway().retry(&house.agent, &id).await.unwrap();
     assert_eq!(stands(&record), ("EXECUTING", "reserved"));
     let before = [("failed", "anna"), ("try_again", "anna"), ("released", "zoe")];
