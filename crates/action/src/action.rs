@@ -9,7 +9,7 @@ use crate::level::{GuaranteeLevel, PaymentMode};
 use crate::money::{Currency, Money};
 use crate::refusal::Refusal;
 use crate::request::{self, Request};
-use crate::retention::Keeping;
+use crate::retention::{AskedKeeping, Keeping, Period};
 use crate::retry::RetryPolicy;
 use crate::{card, json, shape};
 use serde_json::Value;
@@ -35,8 +35,6 @@ pub struct Action {
     pub retry: Option<RetryPolicy>,
     /// Whether the effect can be undone, by both the catalogue's word and the caller's.
     pub reversible: bool,
-    /// The longer retention and the earlier deletion of what was asked and what the catalogue wants.
-    pub keeping: Keeping,
     /// The amount that will move, when it is known.
     pub money: Option<Money>,
     /// The most that the caller allows.
@@ -79,6 +77,8 @@ pub struct Action {
 struct Asked {
     payment_mode: Option<PaymentMode>,
     guarantee_level: Option<GuaranteeLevel>,
+    /// INVARIANT: goes with what the archetype declares.
+    keeping: AskedKeeping,
 }
 
 /// A required member that an action lacks.
@@ -144,7 +144,6 @@ impl Action {
             guarantee_level,
             retry: retries.then(|| archetype.retry.tightened(request.retry_policy)),
             reversible: archetype.reversible && request.reversible != Some(false),
-            keeping: keeping(&request, archetype)?,
             money,
             bound,
             resource: text(&archetype.resource),
@@ -152,7 +151,11 @@ impl Action {
             missing: missing(archetype, constraints),
             canonical,
             spans,
-            asked: Asked { payment_mode: request.payment_mode, guarantee_level: request.guarantee_level },
+            asked: Asked {
+                payment_mode: request.payment_mode,
+                guarantee_level: request.guarantee_level,
+                keeping: asked_keeping(&request, archetype)?,
+            },
             archetype: Arc::clone(archetype),
             constraints: request.constraints,
             delegation_token: request.delegation_token,
@@ -187,7 +190,7 @@ impl Action {
     /// Equal for requests that ask for the same, whatever default they leave out: HMAC over JCS{archetype,
     /// constraints, guarantee_level, payment_mode, repeat_of, rollback}, as asked.
     pub fn request_hash(&self, key: &HmacKey) -> [u8; 32] {
-        let Asked { payment_mode, guarantee_level } = self.asked;
+        let Asked { payment_mode, guarantee_level, .. } = self.asked;
         request::hash(
             key,
             &self.archetype.name,
@@ -203,6 +206,13 @@ impl Action {
     /// The verb and the target, where it came with them.
     pub fn verb_and_target(&self) -> (Option<&str>, Option<&str>) {
         Atp::verb_and_target(self.atp.as_deref())
+    }
+
+    /// How long it is kept and when it is erased: the longer retention and the earlier deletion of what was asked and what
+    /// the catalogue wants. What only the request wants deleted is there for as long as it is needed.
+    pub fn keeping(&self, needed: Option<Period>) -> Keeping {
+        let own = self.archetype.keeping;
+        own.tightened(self.asked.keeping, needed).unwrap_or(own)
     }
 
     /// The regulations it falls under, by the catalogue's word or the caller's; sorted, each once.
@@ -285,9 +295,9 @@ impl Action {
     }
 }
 
-fn keeping(request: &Request, archetype: &Archetype) -> Result<Keeping, Refusal> {
-    let asked = archetype.keeping.tightened(request.retention, request.deletion);
-    asked.map_err(|why| {
+fn asked_keeping(request: &Request, archetype: &Archetype) -> Result<AskedKeeping, Refusal> {
+    let asked = AskedKeeping { retention: request.retention, deletion: request.deletion };
+    archetype.keeping.tightened(asked, None).map(|_| asked).map_err(|why| {
         Refusal::invalid("/deletion", why.to_string())
             .with_hint("ask for a retention, or for a deletion by time")
     })

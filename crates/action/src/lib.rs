@@ -56,6 +56,6 @@ pub use money::{Currency, Money};
 pub use name::{names, normalised};
 pub use refusal::{Refusal, RefusalKind};
 pub use request::Request;
-pub use retention::{Deletion, Keeping, NoRetention, Period};
+pub use retention::{AskedKeeping, Deletion, Keeping, NoRetention, Period};
 pub use retry::{AskedRetry, Backoff, RetryPolicy};
 pub use text::refuse_tricks;

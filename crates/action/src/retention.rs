@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Both count from when the action is settled, which is the last thing that came of it, and the retention goes before: what
-//! is to be deleted earlier is deleted as soon as it is over.
+//! is to be deleted earlier is deleted as soon as it is over. What only a request wants deleted also waits for as long as the
+//! action is needed: to undo it, and as evidence against whoever asked for it.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -46,6 +47,15 @@ pub struct Keeping {
     deletion: Deletion,
 }
 
+/// What a request asks for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct AskedKeeping {
+    /// Nobody may erase it for so long.
+    pub retention: Option<Period>,
+    /// When it is to be erased.
+    pub deletion: Deletion,
+}
+
 /// What is to be erased once its retention is over has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("there is no retention to delete after")]
@@ -70,6 +80,12 @@ impl Period {
         let count: u32 = if (1..=5).contains(&end) { count.parse().ok()? } else { return None };
         let period = Period { count, unit };
         (1..=Self::MOST_DAYS).contains(&period.days()).then_some(period)
+    }
+
+    /// So many days, if they are a period; more than the longest are the longest.
+    pub fn of_days(days: u64) -> Option<Period> {
+        let count = u32::try_from(days).unwrap_or(u32::MAX).min(Self::MOST_DAYS);
+        (count > 0).then_some(Period { count, unit: Unit::Days })
     }
 
     /// How many days; a month counts 31 and a year 366, so that rounding never shortens.
@@ -111,6 +127,14 @@ impl Deletion {
         }
     }
 
+    /// The same, but not before so long after the action is settled.
+    fn no_sooner_than(self, needed: Option<Period>, retention: Option<Period>) -> Deletion {
+        match (self.after(retention), needed) {
+            (Some(asked), Some(needed)) if asked < needed => Deletion::After(needed),
+            _ => self,
+        }
+    }
+
     fn earlier(self, other: Deletion, retention: Option<Period>) -> Deletion {
         match (self.after(retention), other.after(retention)) {
             (_, None) => self,
@@ -132,14 +156,16 @@ impl Keeping {
         }
     }
 
-    /// With what a request asks for, as far as that keeps longer or deletes earlier.
+    /// With what a request asks for, as far as that keeps longer or deletes earlier. It deletes nothing that is needed for so
+    /// long after the action is settled.
     ///
     /// # Errors
     /// If there is no retention to delete after.
-    pub fn tightened(self, retention: Option<Period>, deletion: Deletion) -> Result<Keeping, NoRetention> {
-        let kept = self.retention.max(retention);
-        Keeping::new(kept, deletion)?;
-        Ok(Keeping { retention: kept, deletion: self.deletion.earlier(deletion, kept) })
+    pub fn tightened(self, asked: AskedKeeping, needed: Option<Period>) -> Result<Keeping, NoRetention> {
+        let kept = self.retention.max(asked.retention);
+        Keeping::new(kept, asked.deletion)?;
+        let asked = asked.deletion.no_sooner_than(needed, kept);
+        Ok(Keeping { retention: kept, deletion: self.deletion.earlier(asked, kept) })
     }
 
     /// How long nobody can erase it.
@@ -262,7 +288,39 @@ mod tests {
         assert_eq!(days(Some("7_years"), after("30d")), Some(2562), "as soon as it may be");
         assert_eq!(days(Some("7_years"), Deletion::AfterRetention), Some(2562));
         assert_eq!(days(Some("7_years"), Deletion::Never), None);
-        assert_eq!(Keeping::default().tightened(None, Deletion::AfterRetention), Err(NoRetention));
+        let asked = AskedKeeping { retention: None, deletion: Deletion::AfterRetention };
+        assert_eq!(Keeping::default().tightened(asked, None), Err(NoRetention));
+    }
+
+    #[test]
+    fn a_request_deletes_nothing_that_is_still_needed() {
+        let period = |text: &str| Period::parse(text).unwrap();
+        let after = |text| Deletion::After(period(text));
+        let asked = |retention: Option<&str>, deletion, catalogue: Keeping, needed: Option<&str>| {
+            let asked = AskedKeeping { retention: retention.map(period), deletion };
+            catalogue.tightened(asked, needed.map(period)).unwrap().deleted_after().map(Period::days)
+        };
+        let silent = Keeping::default();
+        assert_eq!(asked(None, after("1d"), silent, None), Some(1));
+        assert_eq!(asked(None, after("1d"), silent, Some("30d")), Some(30));
+        assert_eq!(asked(None, after("90d"), silent, Some("30d")), Some(90));
+        assert_eq!(asked(Some("1d"), Deletion::AfterRetention, silent, Some("30d")), Some(30));
+        assert_eq!(asked(Some("90d"), Deletion::AfterRetention, silent, Some("30d")), Some(90));
+        assert_eq!(asked(None, Deletion::Never, silent, Some("30d")), None);
+        // What the catalogue says is the operator's own word.
+        let early = Keeping::new(None, after("1d")).unwrap();
+        assert_eq!(asked(None, after("2d"), early, Some("30d")), Some(1));
+        let late = Keeping::new(None, after("1_years")).unwrap();
+        assert_eq!(asked(None, after("1d"), late, Some("30d")), Some(30));
+    }
+
+    #[test]
+    fn days_are_a_period_within_bounds() {
+        let days = |days| Period::of_days(days).map(|period| (period.days(), period.to_string()));
+        assert_eq!(days(0), None);
+        assert_eq!(days(1), Some((1, "1_day".to_owned())));
+        assert_eq!(days(30), Some((30, "30_days".to_owned())));
+        assert_eq!(days(u64::MAX), Some((36_600, "36600_days".to_owned())));
     }
 
     fn periods() -> impl Strategy<Value = Period> {
@@ -282,16 +340,21 @@ mod tests {
         #[test]
         fn a_request_can_only_keep_longer_and_delete_earlier(
             kept in proptest::option::of(periods()), deleted in deletions(),
-            asked in proptest::option::of(periods()), asked_deletion in deletions(),
+            retention in proptest::option::of(periods()), deletion in deletions(),
+            needed in proptest::option::of(periods()),
         ) {
             let Ok(catalogue) = Keeping::new(kept, deleted) else { return Ok(()) };
-            let Ok(it) = catalogue.tightened(asked, asked_deletion) else { return Ok(()) };
-            prop_assert!(it.retention() >= catalogue.retention() && it.retention() >= asked);
+            let asked = AskedKeeping { retention, deletion };
+            let Ok(it) = catalogue.tightened(asked, needed) else { return Ok(()) };
+            prop_assert!(it.retention() >= catalogue.retention() && it.retention() >= retention);
             let days = |period: Option<Period>| period.map_or(u32::MAX, Period::days);
             let own = |deletion: Deletion| days(deletion.after(it.retention()));
-            prop_assert_eq!(own(it.deletion()), own(deleted).min(own(asked_deletion)));
+            let wanted = if deletion == Deletion::Never { u32::MAX } else {
+                own(deletion).max(needed.map_or(0, Period::days))
+            };
+            prop_assert_eq!(own(it.deletion()), own(deleted).min(wanted));
             prop_assert!(it.retention().is_none_or(|kept| days(it.deleted_after()) >= kept.days()));
-            prop_assert_eq!(it.tightened(asked, asked_deletion), Ok(it));
+            prop_assert_eq!(it.tightened(asked, needed), Ok(it));
         }
 
         #[test]

@@ -290,7 +290,7 @@ proptest! {
         let action = act(&catalogue, &asked(level, undo, days)).unwrap();
         prop_assert_eq!(action.guarantee_level, level.map_or(declared, |level| level.max(declared)));
         prop_assert_eq!(action.reversible, reversible && undo.unwrap_or(true));
-        prop_assert_eq!(action.keeping.retention().map(Period::days), Some(days.unwrap_or(0).max(30)));
+        prop_assert_eq!(action.keeping(None).retention().map(Period::days), Some(days.unwrap_or(0).max(30)));
         prop_assert_eq!(action.payment_mode, PaymentMode::ImmediateCharge);
     }
 }

@@ -35,11 +35,11 @@ fn every_member_of_the_envelope_is_read() {
     assert_eq!(request.deadline_ms, Some(5000));
     assert_eq!(request.client["trace"], "t 2");
     let action = act(builtin(), &body).unwrap();
-    assert_eq!(action.agent_id.unwrap().as_str(), "agent-7");
-    assert_eq!(action.human_approver.unwrap().as_str(), "alice@example.com");
+    assert_eq!(action.agent_id.as_ref().unwrap().as_str(), "agent-7");
+    assert_eq!(action.human_approver.as_ref().unwrap().as_str(), "alice@example.com");
     assert_eq!(action.session_id.as_deref(), Some("sess-abc123"));
-    assert_eq!(action.idempotency_key.unwrap().as_str(), "k-1");
-    assert_eq!(action.keeping.deleted_after().unwrap().days(), 2562);
+    assert_eq!(action.idempotency_key.as_ref().unwrap().as_str(), "k-1");
+    assert_eq!(action.keeping(None).deleted_after().unwrap().days(), 2562);
 }
 
 #[test]
@@ -311,7 +311,7 @@ fn a_deletion_after_a_retention_that_there_is_not_is_refused() {
     let refusal = act(builtin(), &body).expect_err("there is no retention");
     assert_eq!((refusal.kind, refusal.field.as_deref()), (RefusalKind::ValidationFailed, Some("/deletion")));
     body["retention"] = json!("30d");
-    assert_eq!(act(builtin(), &body).unwrap().keeping.deleted_after().unwrap().days(), 30);
+    assert_eq!(act(builtin(), &body).unwrap().keeping(None).deleted_after().unwrap().days(), 30);
 }
 
 /// In the protocol's own envelope the same request is the same, and what only it can say is kept to the letter.

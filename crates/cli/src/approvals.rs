@@ -59,7 +59,7 @@ struct Word {
     /// What became of it: `executed` or `failed` of a doubt, `rolled_back` or `executed` (it stays) of what could not be undone,
     /// `released`, `executed` (it was charged) or `try_again` of what could not be set free, `executed` (it stays) or `undo`
     /// of what nobody knows to be as it should be
-    #[arg(long = "as", value_name = "WORD", value_parser = WORDS)]
+    #[arg(long = "as", value_name = "WORD", value_parser = gateway::Decision::ALL.map(gateway::Decision::as_str))]
     decision: String,
     /// How you know, in one line
     #[arg(long, value_name = "TEXT")]
@@ -71,8 +71,6 @@ struct Word {
     #[arg(long, value_name = "TEXT")]
     reference: Option<String>,
 }
-
-const WORDS: [&str; 6] = ["executed", "failed", "rolled_back", "released", "try_again", "undo"];
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let client = args.api.client()?;

@@ -72,14 +72,17 @@ pub fn reference(action_id: &ActionId, attempt: u32) -> String {
     format!("{action_id}-{attempt}")
 }
 
-/// The attempt that a name of ours is for; nothing, if it is none that [`reference()`] or [`capture_reference()`] gave.
+/// The attempt that a name of ours is for; nothing, if it is none that [`reference()`], [`capture_reference()`] or
+/// [`release_reference()`] gave.
 pub fn attempt_of(name: &str) -> Option<(ActionId, u32)> {
     let (of, capture) =
         name.split_once("-capture-").map_or((name, None), |(of, capture)| (of, Some(capture)));
-    let (id, attempt) = of.rsplit_once('-')?;
+    let releases = name.strip_suffix("-release");
+    let (id, attempt) = releases.unwrap_or(of).rsplit_once('-')?;
     let (id, attempt) = (id.parse().ok()?, attempt.parse().ok()?);
     let given = match capture {
         Some(number) => capture_reference(&id, attempt, number.parse().ok()?),
+        None if releases.is_some() => release_reference(&id, attempt),
         None => reference(&id, attempt),
     };
     (given == name).then_some((id, attempt))

@@ -346,6 +346,13 @@ impl Execution {
             (Failed(_), Replied(Confirmed(it)) | Asked(Found::Confirmed(it))) => {
                 run.then(Completed(it), Effect::LateEffect)
             }
+            // It was a person who said that it took place; its provider knows better.
+            (Completed(_), Replied(Refused(it))) if run.acts_once() => {
+                run.stays(Failed(Absence::Refused(it)))
+            }
+            (Completed(_), Asked(Found::Absent { final_: true })) if run.call.purpose == Purpose::Act => {
+                run.stays(Failed(Absence::Final))
+            }
 
             (Sent(_) | InDoubt, Replied(Reply::Challenged(it))) if run.may_challenge() => run.challenged(it),
             (Challenged { .. }, Replied(Confirmed(it)) | Asked(Found::Confirmed(it))) => {
@@ -765,6 +772,10 @@ impl Run {
 
     fn went_once(&self) -> bool {
         self.course.sends == 1
+    }
+
+    fn acts_once(&self) -> bool {
+        self.call.purpose == Purpose::Act && self.went_once()
     }
 
     fn is_first(&self, call: &Call) -> bool {

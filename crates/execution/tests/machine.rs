@@ -15,6 +15,7 @@ use countersign_execution::{
     Absence, Call, Capabilities, Challenge, Confirmation, Course, Effect, Event, Execution, Found,
     Idempotent, Now, Purpose, Queryable, Refusal, Reply, Reservation, Resolution, State, Stood, Stop, Terms,
     Undo, Withheld, attempt_of, capture_reference, delay, longest_delay, provider_key, reference,
+    release_reference,
 };
 use proptest::prelude::*;
 
@@ -96,6 +97,9 @@ fn every_state_meets_every_event() {
         unchecked   untold                -> unchecked
         unchecked   undo                  -> rolling back + wait
         unchecked   resolved: executed    -> completed
+        completed   replied: refused      -> failed refused
+        completed   replied: busy         -> failed refused
+        completed   asked: absent for good -> failed absent
         completed   undo                  -> rolling back + wait
         rolling back woken                -> undoing + retract
         rolling back undone: confirmed    -> rolled back
@@ -937,6 +941,8 @@ fn a_reference_names_one_attempt() {
     assert_ne!(reference(&id, 1), reference(&id, 2));
     assert_eq!(attempt_of(&reference(&id, 12)), Some((id, 12)));
     assert_eq!(attempt_of(&capture_reference(&id, 12, 3)), Some((id, 12)));
+    assert_eq!(attempt_of(&release_reference(&id, 12)), Some((id, 12)));
+    assert_eq!(attempt_of(&format!("{}-release", capture_reference(&id, 12, 3))), None);
     for other in
         ["", "-1", "12", &id.to_string(), &format!("{id}-01"), &format!("{id}-1-rollback"), &format!("{id}-")]
     {

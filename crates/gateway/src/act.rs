@@ -16,10 +16,12 @@ use tokio::sync::oneshot;
 use crate::alert::Alert;
 use crate::crash::Point;
 use crate::gateway::Gateway;
+use crate::late::Beside;
 use crate::metrics::Step;
 use crate::pending::{Pending, Told};
 use crate::prove::Ending;
 use crate::pursue::Pursued;
+use crate::remember::charged_late;
 use crate::row::internal;
 use crate::tenants::TenantState;
 use crate::{Answer, Code, Error, clock};
@@ -163,16 +165,14 @@ impl Gateway {
                 reply
             }
         };
-        let confirmed = match &reply {
-            Reply::Confirmed(confirmation) => Some(confirmation.clone()),
-            _ => None,
-        };
+        // An effect of an earlier attempt may have been written down meanwhile; then it is to be looked at again.
+        let said = (call.attempt > 1 || matches!(reply, Reply::Confirmed(_))).then(|| reply.clone());
         let (execution, effects) = self.step(execution, Event::Replied(reply))?;
         let followed = Box::pin(self.follow(&tenant, &pending, &execution, &effects)).await;
         drop(place);
-        match (followed, confirmed) {
-            (Err(error), confirmed) if error.code == Code::StateConflict => {
-                let overtaken = self.overtaken(&tenant, (id, &call), confirmed, under_way);
+        match (followed, said) {
+            (Err(error), said) if error.code == Code::StateConflict => {
+                let overtaken = self.overtaken(&tenant, (id, &call), said, under_way);
                 Box::pin(overtaken).await?.ok_or(error)
             }
             (followed, _) => followed,
@@ -245,7 +245,15 @@ impl Gateway {
             State::Completed(confirmation) => self.confirmed(pending, confirmation)?,
             State::Failed(absence) => self.absent(pending, absence)?,
             State::Reserved { it, came } => {
-                return self.set_aside(tenant, pending, (*it, came), effects).await.map(Followed::Said);
+                let said = self.set_aside(tenant, pending, (*it, came), effects).await?;
+                if self.earlier_effects(pending).await?.is_some() {
+                    self.free_beside(tenant, pending.id).await?;
+                }
+                return Ok(Followed::Said(said));
+            }
+            // No other attempt follows on an effect.
+            State::Waiting { after, .. } if self.earlier_effects(pending).await?.is_some() => {
+                self.absent(pending, after)?
             }
             State::Waiting { due_ms, after } => {
                 self.defer(tenant, pending, *due_ms, after).await?;
@@ -323,14 +331,40 @@ impl Gateway {
         pending: &Pending,
         ending: Ending<'_>,
     ) -> Result<(Answer, Option<Told>), Error> {
+        match self.earlier_effects(pending).await? {
+            None => self.conclude_beside(tenant, pending, ending, Beside::default()).await,
+            Some(known) => {
+                let (pending, ending, beside) = self.beside(pending, ending, &known)?;
+                Box::pin(self.conclude_beside(tenant, &pending, ending, beside)).await
+            }
+        }
+    }
+
+    /// The same, beside what earlier attempts are known to have done.
+    pub(crate) async fn conclude_beside(
+        &self,
+        tenant: &TenantState,
+        pending: &Pending,
+        ending: Ending<'_>,
+        beside: Beside,
+    ) -> Result<(Answer, Option<Told>), Error> {
         let started = Instant::now();
         let proven = self.prove(pending, ending, &pending.row.correlation_id)?;
-        let overage = self.overage(pending, &proven)?;
+        let overage = match beside.alone {
+            // It was told of when the earlier attempt's effect was.
+            true => None,
+            false => {
+                let late = charged_late(proven.state, pending.money, proven.charged);
+                let late = late.filter(|_| pending.settled).unwrap_or(0);
+                let above_cap = self.is_above_cap(pending, late).await?;
+                self.overage(pending, &proven, beside.minor, above_cap)?
+            }
+        };
         self.metrics.step(Step::Prove, started.elapsed());
         let started = Instant::now();
         let at_ms = proven.at_ms;
         let told = proven.outcome.receipt.clone().map(|receipt| Told { receipt, at_ms });
-        let reply = self.settle(tenant, pending, proven, overage).await?;
+        let reply = self.settle(tenant, pending, proven, overage, beside).await?;
         self.metrics.step(Step::Settle, started.elapsed());
         Ok((Answer { reply, replayed: false, action_id: Some(pending.id) }, told))
     }

@@ -12,6 +12,10 @@ pub(crate) enum Alert {
     Overage,
     /// An effect was there after all that was said to be absent for good.
     LateEffect,
+    /// An action has more than one effect.
+    DuplicateEffect,
+    /// A provider denies an effect that was said to be there.
+    DeniedEffect,
     /// An effect could not be undone.
     RollbackFailed,
 }
@@ -22,6 +26,8 @@ impl Alert {
         match self {
             Alert::Overage => "overage",
             Alert::LateEffect => "late_effect",
+            Alert::DuplicateEffect => "duplicate_effect",
+            Alert::DeniedEffect => "denied_effect",
             Alert::RollbackFailed => "rollback_failed",
         }
     }

@@ -16,6 +16,7 @@ use provider::{Provider, Signed, Told};
 use crate::alert::Alert;
 use crate::crash::Point;
 use crate::gateway::Gateway;
+use crate::late::{Before, was_taken_for_absent};
 use crate::pending::Pending;
 use crate::remember::unavailable;
 use crate::row::{IntentRow, internal};
@@ -142,8 +143,11 @@ impl Gateway {
             tracing::warn!(action = %word.id, "a callback is from another provider than the action was sent to");
             return Ok(());
         };
+        if self.is_of_another_attempt(word, &stored, &row).await? {
+            return self.of_another_attempt(word).await;
+        }
         if call.attempt != word.attempt {
-            return self.of_another_attempt(word, &stored, call.attempt).await;
+            return Ok(());
         }
         if call.reference != word.about {
             return self.of_another_call(word, &stored, &row).await;
@@ -160,8 +164,7 @@ impl Gateway {
                 }
             }
             State::Executed if matches!(word.reply, Reply::Refused(_)) => {
-                tracing::warn!(action = %word.id, "a callback denies an effect that was confirmed");
-                Ok(())
+                self.denied(&word.tenant, word.id, word.reply.clone()).await
             }
             // Said before, or nothing that changes what is on record.
             State::Waiting | State::Failed | State::Executed => Ok(()),
@@ -209,18 +212,34 @@ impl Gateway {
         self.answered_late(&word.tenant, (word.id, None), word.reply.clone(), under_way).await.map(drop)
     }
 
-    /// Another call of the same attempt: what reserves, while what charges is under way, or a capture that was taken for
-    /// absent. Only that the latter had its effect is news.
+    /// Another call of the same attempt: what reserves, while what charges is under way, a capture that was taken for absent,
+    /// or what sets free. Only that one of the latter two had its effect is news.
     async fn of_another_call(
         self: &Arc<Self>,
         word: &Word,
         stored: &Stored,
         row: &IntentRow,
     ) -> Result<(), Error> {
-        let captures = row.reservation.iter().flat_map(|it| &it.captures);
-        let is_capture = captures.into_iter().any(|capture| capture.reference == word.about);
+        if !matches!(word.reply, Reply::Confirmed(_)) {
+            return Ok(());
+        }
+        let reservation = row.reservation.as_ref();
+        let releases =
+            reservation.and_then(|it| it.release.as_ref()).is_some_and(|it| it.reference == word.about);
+        let mut captures = reservation.into_iter().flat_map(|it| &it.captures);
+        let is_capture = captures.any(|capture| capture.reference == word.about);
         match stored.state {
-            _ if !is_capture || !matches!(word.reply, Reply::Confirmed(_)) => Ok(()),
+            State::Reserved if releases && word.provider.capabilities().can_be_asked() => {
+                // It is asked by asking for it once more.
+                self.ask_at_once(word).await
+            }
+            State::ReleaseFailed if releases && word.provider.capabilities().can_be_asked() => {
+                self.release_once_more(&word.tenant, word.id).await
+            }
+            State::Reserved | State::ReleaseFailed if releases => {
+                self.freed(&word.tenant, word.id, word.reply.clone()).await
+            }
+            _ if !is_capture => Ok(()),
             State::Reserved | State::ReleaseFailed | State::Failed => {
                 let (provider, reply) = (word.provider.as_ref(), word.reply.clone());
                 self.charged_late(&word.tenant, word.id, &word.about, provider, reply).await
@@ -229,16 +248,33 @@ impl Gateway {
         }
     }
 
-    /// An effect of an attempt that was taken for absent before another one followed.
-    async fn of_another_attempt(&self, word: &Word, stored: &Stored, now: u32) -> Result<(), Error> {
-        if word.attempt < now && matches!(word.reply, Reply::Confirmed(_)) {
-            self.alert_of_earlier(stored).await?;
-        }
-        Ok(())
+    /// Is it of an attempt that was taken for absent before another one followed, or before an earlier one turned out to be
+    /// what the action came to?
+    async fn is_of_another_attempt(
+        &self,
+        word: &Word,
+        stored: &Stored,
+        row: &IntentRow,
+    ) -> Result<bool, Error> {
+        let latest = row.call.as_ref().map_or(0, |call| call.attempt);
+        let outcomes = match word.attempt == latest && stored.state.is_amended() {
+            true => self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?,
+            false => Vec::new(),
+        };
+        was_taken_for_absent(row, &outcomes, word.attempt)
     }
 
-    /// Tells the operator of an effect that an earlier attempt had all the same.
-    pub(crate) async fn alert_of_earlier(&self, stored: &Stored) -> Result<(), Error> {
+    /// Only that an attempt had its effect which was taken for absent is news.
+    async fn of_another_attempt(self: &Arc<Self>, word: &Word) -> Result<(), Error> {
+        if !matches!(word.reply, Reply::Confirmed(_)) {
+            return Ok(());
+        }
+        let before = Before { id: word.id, attempt: word.attempt, about: &word.about };
+        self.hear_of_earlier(&word.tenant, before, word.provider.as_ref(), word.reply.clone()).await
+    }
+
+    /// Tells the operator of an effect beside the one that the action came to.
+    async fn alert_of_earlier(&self, stored: &Stored) -> Result<(), Error> {
         let told = self.told(stored).await?;
         let receipt = told.as_ref().map(|told| told.receipt.receipt_id.clone()).unwrap_or_default();
         self.alert(Alert::LateEffect, &Pending::restore(stored, told)?, &receipt);

@@ -15,8 +15,8 @@ use crate::prove::{Ending, push_split, refused};
 use crate::pursue::Pursued;
 use crate::remember::{draft, outward, unavailable};
 use crate::resolve::{Decision, RESOLVED};
-use crate::rollback::{conflict, undo_call};
-use crate::row::{CheckRow, ConfirmedRow, IntentRow, RollbackRow, internal};
+use crate::rollback::{conflict, is_unbound, undo_call};
+use crate::row::{CheckRow, ConfirmedRow, IntentRow, ResolutionRow, RollbackRow, internal};
 use crate::tenants::TenantState;
 use crate::{Answer, Code, Error, clock};
 
@@ -34,7 +34,7 @@ impl Gateway {
         let mut row = IntentRow::from_bytes(&stored.payload)?;
         let confirmed_ms = row.check.map_or_else(clock::now_ms, |before| before.confirmed_ms);
         let confirmed = ConfirmedRow::of(confirmation)?;
-        row.check = Some(Box::new(CheckRow { confirmed, confirmed_ms, asks, word: None }));
+        row.check = Some(Box::new(CheckRow { confirmed, confirmed_ms, asks }));
         let state = State::Checking;
         let entry =
             draft(tenant, ledger::CHECKING, Some(outward(state)), &pending.action_hash, pending.attempt());
@@ -53,7 +53,15 @@ impl Gateway {
     ) -> Result<Pursued, Error> {
         let mut pending = Pending::restore(stored, self.told(stored).await?)?;
         let (confirmation, asks) = confirmed(&pending)?;
-        let (provider, call) = self.bound(&pending, &tenant.rules(), Stood::Completed)?;
+        // Who would undo it is asked for when it comes to that.
+        let (provider, call) = match self.bound(&pending, &tenant.rules(), Stood::InDoubt) {
+            Ok(found) => found,
+            Err(error) if is_unbound(&error) => {
+                tracing::warn!(action = %stored.id, %error, "nobody is bound any more who could look after it");
+                return self.say_unchecked(tenant, &pending).await.map(Pursued::Over);
+            }
+            Err(error) => return Err(error),
+        };
         let undo = undo_call(tenant, &call, provider.as_ref());
         let course = pending.course()?;
         let terms = pending.terms(provider.as_ref());
@@ -152,8 +160,7 @@ impl Gateway {
             let undo = execution.undo().cloned().ok_or_else(|| internal("nothing undoes it"))?;
             let word = pending.word.clone().ok_or_else(|| internal("nobody has it undone"))?;
             let by = word.by.clone();
-            let check = pending.row.check.as_mut().ok_or_else(|| internal("an effect was not confirmed"))?;
-            check.word = Some(word);
+            pending.row.words.push(*word);
             return self.undo_unsaid(tenant, pending, &undo, &by).await.map(drop);
         }
         let (confirmation, _) = confirmed(pending)?;
@@ -188,7 +195,7 @@ impl Gateway {
         let why = why_undone(pending);
         let error = refused(Code::ProviderFailed, why)?;
         // Whose word it is stands here and nowhere else: that it is undone says the provider.
-        pending.word = pending.row.check.as_ref().and_then(|check| check.word.clone());
+        pending.word = had_undone(&pending.row).cloned().map(Box::new);
         self.push_execute(&mut chain, pending, "rolled_back", reference, answer, error)?;
         pending.word = None;
         push_split(&mut chain, pending, None, PaymentStatus::NotCharged)?;
@@ -242,8 +249,12 @@ pub(crate) const OURSELVES: &str = "countersign";
 
 /// Why an effect is undone of which nothing was said yet.
 fn why_undone(pending: &Pending) -> &'static str {
-    let by_person = pending.row.check.as_ref().is_some_and(|check| check.word.is_some());
-    if by_person { RESOLVED } else { CHECK_FAILED }
+    if had_undone(&pending.row).is_some() { RESOLVED } else { CHECK_FAILED }
+}
+
+/// The word of the person who had it undone, if nobody else could tell.
+fn had_undone(row: &IntentRow) -> Option<&ResolutionRow> {
+    row.words.iter().rfind(|word| word.decision == Decision::Undo.as_str())
 }
 
 /// Asks whether all is as it should be; nothing, if the binding does not say what that would be.

@@ -203,6 +203,9 @@ pub struct Limits {
     pub held_per_agent: u32,
     /// How many mandates may stand above one that was handed on.
     pub delegation_depth: usize,
+    /// So long after it is settled nothing is deleted because only its request wants it, days; 0 where nothing but what it
+    /// takes to undo it has to be kept.
+    pub kept_days: u64,
     /// How often unsettled actions are asked after, milliseconds.
     pub recovery_interval_ms: u64,
     /// How long a caller who names no deadline is kept waiting while an action is tried again, milliseconds.
@@ -268,6 +271,7 @@ impl Default for Limits {
             held_seconds: 24 * 3600,
             held_per_agent: 100,
             delegation_depth: 8,
+            kept_days: 30,
             recovery_interval_ms: 2_000,
             patience_ms: 30_000,
         }

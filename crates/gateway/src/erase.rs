@@ -1,7 +1,7 @@
 //! Erase: what an action was about is deleted, by its policy or because somebody has the right to ask for it. Receipts,
 //! chain and labels stay, and the chain tells of it.
 
-use action::{Keeping, Period};
+use action::{Action, Keeping, Period};
 use ledger::{Erased, Erasure, Stored};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -11,8 +11,9 @@ use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::remember::{draft, outward, unavailable};
 use crate::row::{IntentRow, KeepingRow};
+use crate::tenants::Rules;
 use crate::views::ActionView;
-use crate::{Error, clock};
+use crate::{Error, clock, redress};
 
 /// Actions erased in one round.
 const AT_ONCE: u32 = 256;
@@ -61,6 +62,18 @@ impl Gateway {
             self.erase_for(&stored, Some(caller), clock::now_ms()).await?;
         }
         self.action(caller, id).await
+    }
+
+    /// So long after it is settled an action is needed, whatever its request wants deleted: as evidence, as long as the
+    /// operator says, and to undo its effect, as long as that can be done.
+    pub(crate) fn needed(&self, rules: &Rules, action: &Action) -> Option<Period> {
+        let window = redress::window(rules, action).map(|window| window.as_secs().div_ceil(86_400));
+        window.and_then(Period::of_days).max(self.kept_anyway())
+    }
+
+    /// So long after it is settled no request has anything deleted.
+    pub(crate) fn kept_anyway(&self) -> Option<Period> {
+        Period::of_days(self.config.limits.kept_days)
     }
 
     /// Erases whatever is to be erased by then. What fails is tried again in the next round.
@@ -167,8 +180,14 @@ mod tests {
         Reply { status: 200, body: outcome.kind.as_str().into() }
     }
 
+    /// Where nothing is kept for its own sake.
     async fn opened(folder: &std::path::Path) -> Installation {
-        let config = Config { data_dir: folder.join("data"), ..Config::default() };
+        keeping(folder, 0).await
+    }
+
+    async fn keeping(folder: &std::path::Path, days: u64) -> Installation {
+        let mut config = Config { data_dir: folder.join("data"), ..Config::default() };
+        config.limits.kept_days = days;
         Installation::open(config, render).await.unwrap()
     }
 
@@ -222,6 +241,47 @@ mod tests {
         let told = left.keeping.unwrap();
         assert_eq!(told.retention_policy.as_deref(), Some("2_days"));
         assert_eq!(told.deletion_policy.as_deref(), Some("hard_delete_1_day"));
+    }
+
+    #[tokio::test]
+    async fn a_request_has_nothing_erased_before_the_operators_time_is_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let installation = keeping(folder.path(), Config::default().limits.kept_days).await;
+        let gateway = installation.sandbox.as_ref().unwrap();
+        let now_ms = clock::now_ms();
+        for (key, asked) in [
+            ("at-once", json!({ "deletion": "hard_delete_1d" })),
+            ("kept", json!({ "retention": "2_days", "deletion": "hard_delete_after_retention" })),
+        ] {
+            let id = paid(gateway, key, asked).await;
+            let told = gateway.action(&admin(), &id).await.unwrap().keeping.unwrap();
+            assert_eq!(told.deletion_policy.as_deref(), Some("hard_delete_30_days"), "{key}");
+            assert!(told.deletion_due.unwrap() > clock::text(now_ms + 29 * DAY_MS));
+            gateway.erase_due(now_ms + 29 * DAY_MS).await.unwrap();
+            assert_eq!(gateway.action(&admin(), &id).await.unwrap().erased, None, "{key}");
+            gateway.erase_due(now_ms + 31 * DAY_MS).await.unwrap();
+            assert!(gateway.action(&admin(), &id).await.unwrap().erased.is_some(), "{key}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_denied_by_name_stays_as_evidence_for_as_long() {
+        let folder = tempfile::tempdir().unwrap();
+        let installation = keeping(folder.path(), 30).await;
+        let gateway = installation.sandbox.as_ref().unwrap();
+        let body =
+            json!({ "archetype": "DISABLE_BOUNDARY", "constraints": {}, "deletion": "hard_delete_1d" });
+        let ask = Ask {
+            idempotency_key: Some(action::IdempotencyKey::parse("denied").unwrap()),
+            request_id: "req-1".to_owned(),
+            dry_run: false,
+            body: body.to_string().into_bytes(),
+        };
+        let answer = gateway.execute(&Gateway::anonymous(), ask).await.unwrap();
+        assert_eq!(answer.reply.body, b"blocked");
+        let id = answer.action_id.unwrap().to_string();
+        let told = gateway.action(&admin(), &id).await.unwrap().keeping.unwrap();
+        assert_eq!(told.deletion_policy.as_deref(), Some("hard_delete_30_days"));
     }
 
     #[tokio::test]

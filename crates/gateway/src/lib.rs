@@ -47,6 +47,7 @@ mod files;
 mod gateway;
 mod installation;
 mod keys;
+mod late;
 mod metrics;
 mod notices;
 mod outcome;

@@ -4,7 +4,6 @@
 use std::borrow::Cow;
 
 use action::Money;
-use ledger::State;
 use receipt::{Amendment, Event, PaymentStatus};
 
 use crate::gateway::Gateway;
@@ -23,23 +22,32 @@ pub(crate) struct Overage {
 }
 
 impl Gateway {
-    /// The amendment that goes with an outcome, if more was charged than was reserved. It amends the receipt that says
-    /// what was charged: the original, or the settlement of an original that was in doubt.
-    pub(crate) fn overage(&self, pending: &Pending, proven: &Proven) -> Result<Option<Overage>, Error> {
-        let (Some(amended), true) = (&proven.receipt_id, exceeds(pending.money, proven.charged)) else {
+    /// The amendment that goes with an outcome, if more was charged than was reserved, together with what other attempts were
+    /// charged `before`, or if it is more than the mandate had left. It amends the receipt that says what was charged: the
+    /// original, or the settlement of an original that was in doubt.
+    pub(crate) fn overage(
+        &self,
+        pending: &Pending,
+        proven: &Proven,
+        before: i64,
+        above_cap: bool,
+    ) -> Result<Option<Overage>, Error> {
+        let charged = proven.charged.map(|charged| together(charged, pending.money, before));
+        let over = exceeds(pending.money, charged) || (above_cap && charged.is_some());
+        let (Some(amended), true) = (&proven.receipt_id, over) else {
             return Ok(None);
         };
         let mut chain = amending(amended)?;
-        push_split(&mut chain, pending, proven.charged, PaymentStatus::Charged)?;
+        push_split(&mut chain, pending, charged, PaymentStatus::Charged)?;
         let mut ending = Ending {
             kind: Kind::Executed,
-            state: State::Executed,
+            state: proven.state,
             code: None,
             details: Details::default(),
             chain,
             confirmation: None,
             payment: PaymentStatus::Charged,
-            charged: proven.charged,
+            charged,
         };
         let receipt_id = clock::new_id(clock::now_ms())?.to_string();
         let event = Event::Amendment { reason: Amendment::Overage, of: Cow::Borrowed(amended) };
@@ -47,6 +55,13 @@ impl Gateway {
         let payload = OutcomeRow { v: VERSION, ..OutcomeRow::default() }.to_bytes()?;
         Ok(Some(Overage { receipt, receipt_id, payload, at_ms: clock::now_ms() }))
     }
+}
+
+/// What was charged with what had been before, in the currency of what was reserved; in another one nobody can add it up.
+fn together(charged: Money, reserved: Option<Money>, before: i64) -> Money {
+    let same = reserved.is_some_and(|reserved| reserved.currency() == charged.currency());
+    let sum = charged.minor().saturating_add(if same { before } else { 0 });
+    Money::new(sum, charged.currency()).unwrap_or(charged)
 }
 
 /// Another currency is more: nobody can say how much of the mandate it took.

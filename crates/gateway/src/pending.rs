@@ -13,11 +13,14 @@ use serde_json::value::RawValue;
 use crate::act::SEND_WINDOW;
 use crate::outcome::ReceiptRef;
 use crate::redress::undone_by;
-use crate::row::{CallRow, IntentRow, KeepingRow, ResolutionRow, VERSION, internal, kept, money_of, raw};
+use crate::row::{
+    CallRow, EarlierRow, IntentRow, KeepingRow, ResolutionRow, VERSION, internal, kept, money_of, raw,
+};
 use crate::tenants::Rules;
 use crate::{Code, Error};
 
 /// What is known of an action from the moment it is written down.
+#[derive(Clone)]
 pub(crate) struct Pending {
     pub id: ActionId,
     pub tenant: Tenant,
@@ -39,6 +42,8 @@ pub(crate) struct Pending {
     pub settled: bool,
     /// A person's word, where that is what settles it.
     pub word: Option<Box<ResolutionRow>>,
+    /// Which effect it is, where that is not the latest attempt's.
+    pub earlier: Option<EarlierRow>,
 }
 
 /// The first answer to an action that has a receipt.
@@ -72,6 +77,7 @@ impl Pending {
             by: By::Holder(stored.token),
             settled: stored.state.is_amended(),
             word: None,
+            earlier: None,
         })
     }
 
@@ -128,7 +134,6 @@ impl Pending {
     }
 
     pub(crate) fn terms(&self, provider: &dyn Provider) -> Terms {
-        let deadline = self.row.deadline_ms.and_then(|ms| i64::try_from(ms).ok());
         let level = GuaranteeLevel::parse(&self.row.guarantee_level).unwrap_or(GuaranteeLevel::Atp3);
         // The payer is asked once, and nothing is tried again after that.
         let retry = self.row.retry.filter(|_| !self.row.was_challenged());
@@ -137,8 +142,25 @@ impl Pending {
             level,
             PaymentMode::parse(&self.row.payment_mode),
             retry.map(Into::into),
-            deadline.map(|ms| self.at_ms.saturating_add(ms)),
+            self.deadline_ms(),
         )
+    }
+
+    /// When its deadline is over, Unix milliseconds.
+    fn deadline_ms(&self) -> Option<i64> {
+        let deadline = self.row.deadline_ms.and_then(|ms| i64::try_from(ms).ok());
+        deadline.map(|ms| self.at_ms.saturating_add(ms))
+    }
+
+    /// A conflict if nothing of it may be sent any more that has an effect.
+    pub(crate) fn in_time(&self, now_ms: i64) -> Result<(), Error> {
+        match self.deadline_ms().is_some_and(|deadline_ms| now_ms >= deadline_ms) {
+            true => Err(Error::new(
+                Code::StateConflict,
+                "the deadline of the action is over: EP_DEADLINE_EXCEEDED",
+            )),
+            false => Ok(()),
+        }
     }
 
     /// Was its last attempt first sent after the caller was told something? What charges a reservation is no other attempt.
@@ -192,6 +214,8 @@ pub(crate) struct Described<'a> {
     pub correlation_id: &'a str,
     pub action_hash: &'a [u8; 32],
     pub rules: &'a Rules,
+    pub keeping: Option<&'a KeepingRow>,
+    pub regulations: &'a [String],
 }
 
 /// The payload of an action that was judged.
@@ -225,6 +249,7 @@ pub(crate) fn describe(of: &Described<'_>, chain: &Chain, call: Option<CallRow>)
         snapshot: None,
         check: None,
         reservation: None,
+        words: Vec::new(),
         rollback: None,
         undone_by: action
             .atp
@@ -239,8 +264,9 @@ pub(crate) fn describe(of: &Described<'_>, chain: &Chain, call: Option<CallRow>)
         atp: kept(action.atp.as_deref())?,
         record: None,
         cycle: None,
-        keeping: KeepingRow::of(action.keeping),
-        regulations: action.regulations(),
+        keeping: of.keeping.cloned(),
+        regulations: of.regulations.to_vec(),
+        steered_by: Vec::new(),
     })
 }
 

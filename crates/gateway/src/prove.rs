@@ -267,6 +267,8 @@ impl Gateway {
             details: ending.details.clone(),
             code: ending.code.map(|code| code.as_str().to_owned()),
             resolution: pending.word.clone(),
+            earlier: pending.earlier.clone(),
+            denied: false,
         };
         let outcome = Outcome {
             action_id: Some(pending.id),
@@ -391,7 +393,11 @@ impl Gateway {
             reservation: pending.row.reservation.as_ref().map(|it| it.call.reference.as_str()),
             snapshot: snapshot_of(pending)?,
         };
-        let resolved = pending.word.as_ref().map(|word| spoken(word, pending)).transpose()?;
+        let salts = pending.salts()?;
+        let resolved = pending.word.as_ref().map(|word| spoken(word, &salts));
+        // What a person calls the effect is their own text: it stands with their word, and as hidden as that.
+        let own = pending.word.as_ref().and_then(|word| word.reference.as_deref());
+        let reference = reference.filter(|reference| own != Some(*reference));
         // Whoever reads only this must not take a person's word for the provider's.
         let result = if resolved.is_some() { RESOLVED } else { result };
         let output = Executed { answer, provider: &call.provider, reference, resolved, result };

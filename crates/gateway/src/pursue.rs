@@ -4,13 +4,14 @@
 use std::sync::Arc;
 
 use action::{ActionId, Tenant};
-use execution::{Absence, Confirmation, Effect, Event, Execution, Found, Reply, Stood, Stop};
+use execution::{Absence, Effect, Event, Execution, Found, Reply, Stood, Stop};
 use ledger::{By, Deferral, State, Stored};
 use provider::Provider;
 
 use crate::act::{Errand, Followed, UnderWay};
 use crate::crash::Point;
 use crate::gateway::Gateway;
+use crate::late::Before;
 use crate::pending::{Pending, Told};
 use crate::prove::absence_word;
 use crate::recovery::reference;
@@ -18,6 +19,7 @@ use crate::redress::redress;
 use crate::remember::{draft, event, outward, unavailable};
 use crate::request::Next;
 use crate::reserve::reservation_of;
+use crate::rollback::is_unbound;
 use crate::row::{IntentRow, OutcomeRow, VERSION, internal};
 use crate::tenants::{Rules, TenantState};
 use crate::{Answer, Code, Error, clock};
@@ -66,7 +68,7 @@ impl Gateway {
                 tracing::info!(action = %id, %error, "an action that waits is no longer offered");
                 return self.give_up(tenant, &pending).await;
             }
-            Err(error) => return Err(error),
+            Err(error) => return self.unbound(tenant, &mut pending, stood, error).await,
         };
         if stood == Stood::InDoubt && provider.runner().is_some_and(|runner| runner.is_at(&call)) {
             // Its report is on its way, and whoever has it made once more would have it made twice at once.
@@ -156,6 +158,28 @@ impl Gateway {
         self.followed(tenant, &pending, &execution, &effects).await
     }
 
+    /// Nobody is left to be asked what became of it. What is in doubt stays so, for a person; what its payer can still
+    /// confirm becomes so when the payer's time is over.
+    async fn unbound(
+        &self,
+        tenant: &TenantState,
+        pending: &mut Pending,
+        stood: Stood,
+        error: Error,
+    ) -> Result<Pursued, Error> {
+        match stood {
+            Stood::Challenged { until_ms } if is_unbound(&error) => {
+                tracing::warn!(action = %pending.id, %error, "nobody can be asked whether its payer confirmed it");
+                if clock::now_ms() >= until_ms {
+                    self.doubt(tenant, pending).await?;
+                    return Ok(Pursued::Rests(self.soon_ms()));
+                }
+                Ok(Pursued::Rests(until_ms))
+            }
+            _ => Err(error),
+        }
+    }
+
     async fn give_up(&self, tenant: &TenantState, pending: &Pending) -> Result<Pursued, Error> {
         let absence = Absence::Stopped(not_offered());
         let ending = self.absent(pending, &absence);
@@ -239,7 +263,8 @@ impl Gateway {
         Ok((Arc::clone(provider), call))
     }
 
-    /// Asks after the last attempt of an action that was said to have had no effect, because it may have come late.
+    /// Asks after the last attempt of an action that was said to have had no effect, and after what was to charge what it had
+    /// set aside, because they may have come late.
     pub(crate) async fn ask_once_more(
         self: &Arc<Self>,
         tenant: &Arc<TenantState>,
@@ -248,14 +273,29 @@ impl Gateway {
         stood: Stood,
         under_way: UnderWay,
     ) -> Result<Option<Answer>, Error> {
-        // It was set free, and said so: there is nothing to ask after.
-        if pending.row.reservation.as_ref().is_some_and(|it| it.release.is_some()) {
-            return Ok(None);
-        }
         let (provider, call) = self.bound(pending, rules, stood)?;
         let same = pending.row.call.as_ref().is_some_and(|sent| sent.was_for(provider.as_ref()));
         if !same || !provider.capabilities().can_be_asked() {
             return Ok(None);
+        }
+        if let Some(reservation) = &pending.row.reservation {
+            let asked =
+                self.charged_after_all(tenant, &mut pending.clone(), provider.as_ref(), stood).await?;
+            match asked {
+                Found::Confirmed(_) => {
+                    self.compensate(tenant, pending, under_way).await;
+                    return self.last_said(&self.stored(tenant, pending.id).await?).map(Some);
+                }
+                Found::Absent { final_: true } => {}
+                Found::Absent { final_: false } | Found::Unknown => {
+                    let why = "the provider does not say for certain what became of a capture before";
+                    return Err(Error::new(Code::Unavailable, why).retry_after(5));
+                }
+            }
+            // It was set free, and said so: there is nothing else to ask after.
+            if reservation.release.is_some() {
+                return Ok(None);
+            }
         }
         let found = provider.query(&call, clock::now_ms()).await;
         if found == Found::Unknown {
@@ -287,21 +327,33 @@ impl Gateway {
         self: &Arc<Self>,
         tenant: &Arc<TenantState>,
         (id, sent): (ActionId, &execution::Call),
-        confirmed: Option<Confirmation>,
+        said: Option<Reply>,
         under_way: UnderWay,
     ) -> Result<Option<Followed>, Error> {
         let stored = self.stored(tenant, id).await?;
-        let call = IntentRow::from_bytes(&stored.payload)?.call;
-        let same = call.is_some_and(|call| call.reference == sent.reference);
-        match (stored.state, confirmed) {
-            (State::Executed, _) | (State::Failed, None) if same => {
+        let row = IntentRow::from_bytes(&stored.payload)?;
+        let same = row.call.as_ref().is_some_and(|call| call.reference == sent.reference);
+        let is_open = matches!(stored.state, State::Sent | State::InDoubt);
+        match said {
+            said if same
+                && (stored.state == State::Executed
+                    || (stored.state == State::Failed && !matches!(said, Some(Reply::Confirmed(_))))) =>
+            {
                 self.last_said(&stored).map(Followed::Said).map(Some)
             }
-            (_, Some(confirmation)) => {
-                let reply = Reply::Confirmed(confirmation);
+            Some(Reply::Confirmed(it))
+                if !same && row.attempts.iter().any(|it| it.attempt == sent.attempt) =>
+            {
+                let rules = tenant.rules();
+                let (provider, _) = self.bound(&Pending::restore(&stored, None)?, &rules, Stood::Failed)?;
+                let before = Before { id, attempt: sent.attempt, about: &sent.reference };
+                self.had_effect(tenant, before, provider.as_ref(), it).await?;
+                Ok(Some(Followed::Said(self.say_sent(id, &row))))
+            }
+            Some(reply) if matches!(reply, Reply::Confirmed(_)) || (same && is_open) => {
                 self.answered_late(tenant, (id, Some(sent)), reply, Some(under_way)).await.map(Some)
             }
-            (_, None) => Ok(None),
+            _ => Ok(None),
         }
     }
 
@@ -332,9 +384,14 @@ impl Gateway {
         let (execution, effects) = self.step(execution, Event::Replied(reply.clone()))?;
         if let (Some(Effect::Release), Reply::Confirmed(it)) = (effects.first(), &reply) {
             self.set_stray_free(tenant, &pending, provider.as_ref(), (&sent, it)).await;
-            return self.last_said(&stored).map(Followed::Said);
+            // What waits may not have been told of yet.
+            return match stored.reply {
+                Some(_) => self.last_said(&stored).map(Followed::Said),
+                None => Ok(Followed::Said(self.say_sent(id, &pending.row))),
+            };
         }
         let goes_on = match execution.state() {
+            execution::State::Waiting { .. } => stood == Stood::InDoubt,
             execution::State::Checking { .. } => true,
             execution::State::Reserved { came, .. } => !matches!(came, execution::Came::OnRecord),
             state => state.is_settled(),

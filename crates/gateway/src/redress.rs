@@ -42,6 +42,13 @@ pub(crate) fn undone_by<'a>(rules: &'a Rules, atp: &Atp) -> Option<&'a Arc<dyn P
     rules.providers.get(&undoing(rules, atp)?.name)
 }
 
+/// For how long after it took place the effect of an action can be undone by these rules, if it can.
+pub(crate) fn window(rules: &Rules, action: &Action) -> Option<Duration> {
+    let own = rules.providers.get(&*action.archetype.name)?.rollback().map(|rollback| rollback.within);
+    let brought = action.rollback.as_ref().map(|_| USUAL_WINDOW);
+    own.or(brought).filter(|_| action.reversible)
+}
+
 /// The rollback that a request asks for, as an action.
 fn rollback_of(catalogue: &Catalogue, atp: &Atp) -> Result<Option<Action>, Error> {
     let (Some(asked), Some((verb, target))) = (&atp.rollback, atp.rollback_verb_and_target()) else {

@@ -10,6 +10,7 @@ use crate::audit::labels;
 use crate::caller::Caller;
 use crate::crash::outcome_of;
 use crate::gateway::Gateway;
+use crate::late::Beside;
 use crate::outcome::{Kind, Reply};
 use crate::overage::Overage;
 use crate::pending::Pending;
@@ -48,12 +49,15 @@ impl Gateway {
         pending: &Pending,
         proven: Proven,
         overage: Option<Overage>,
+        beside: Beside,
     ) -> Result<Reply, Error> {
         let alert = overage.as_ref().map(|overage| overage.receipt_id.clone());
         let (kind, reply) = (proven.outcome.kind, proven.reply.clone());
         let used = proven.used;
         let (before, after) = outcome_of(pending, proven.state);
-        let settlement = settlement(tenant, pending, proven, overage);
+        let (state, receipt_id) = (proven.state, proven.receipt_id.clone());
+        let mut settlement = settlement(tenant, pending, proven, overage);
+        beside.added_to(&mut settlement);
         self.at(before)?;
         let settled = match pending.settled {
             true => self.ledger.amend(settlement).await,
@@ -64,6 +68,9 @@ impl Gateway {
         self.metrics.outcome(kind);
         if let Some(used) = used {
             self.note_breach(tenant, pending, &used).await;
+        }
+        if beside.is_twice(state) {
+            self.alert(Alert::DuplicateEffect, pending, receipt_id.as_deref().unwrap_or_default());
         }
         if let Some(receipt_id) = alert {
             self.alert(Alert::Overage, pending, &receipt_id);
@@ -155,7 +162,11 @@ pub(crate) fn settlement(
             receipt: receipt.zip(receipt_id).map(|(receipt, id)| stored(receipt, &id)),
             payload,
             entry: entry(match (pending.settled, state) {
-                // An effect after the last word: people are told of this event.
+                // What contradicts the record: people are told of these events.
+                _ if pending.earlier.as_ref().is_some_and(|it| it.debited.is_some()) => {
+                    Alert::LateEffect.as_str()
+                }
+                (true, State::Failed) => Alert::DeniedEffect.as_str(),
                 (true, State::Executed) => Alert::LateEffect.as_str(),
                 _ if pending.word.is_some() => crate::resolve::EVENT,
                 _ => event(state, outcome.code),
@@ -304,11 +315,13 @@ fn correction(state: State, reserved: Option<Money>, charged: Option<Money>) -> 
     }
 }
 
-/// The same where what was debited had been given back: all of it is charged anew.
-fn charged_late(state: State, reserved: Option<Money>, charged: Option<Money>) -> Option<i64> {
+/// The same after the last word: where what was debited had been given back, all of it is charged anew, and what turns out to
+/// be absent is given back.
+pub(crate) fn charged_late(state: State, reserved: Option<Money>, charged: Option<Money>) -> Option<i64> {
     let known = charged.filter(|charged| reserved.is_some_and(|it| it.currency() == charged.currency()));
     match (state, charged) {
         (State::Executed, Some(_)) => known.or(reserved).map(Money::minor),
+        (State::Failed, _) => Some(0),
         _ => None,
     }
 }
@@ -324,7 +337,8 @@ mod tests {
     fn the_documents_name_every_event_of_an_action() {
         let trail = include_str!("../../../docs/audit.md");
         let others = [ledger::SENT_AGAIN, ledger::CHARGING, ledger::ERASED, crate::resolve::EVENT];
-        let alerts = [Alert::LateEffect.as_str(), Alert::Overage.as_str(), "rejected", "expired"];
+        let alerts = [Alert::LateEffect, Alert::DuplicateEffect, Alert::DeniedEffect, Alert::Overage];
+        let alerts = alerts.map(Alert::as_str).into_iter().chain(["rejected", "expired"]);
         let of_states = State::ALL.into_iter().map(|state| event(state, None));
         for event in of_states.chain(others).chain(alerts) {
             assert!(trail.contains(&format!("`{event}`")), "docs/audit.md does not name `{event}`");

@@ -23,8 +23,9 @@ use execution::{
     Call, Capabilities, Confirmation, Course, Event, Execution, Found, Resolution, Stood, Terms,
 };
 use ledger::{By, Settled, Settlement, State, Stored};
-use receipt::{Amendment, Json, PaymentStatus};
+use receipt::{Amendment, Json, PaymentStatus, Salts};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::act::UnderWay;
 use crate::approvals::readable;
@@ -100,7 +101,7 @@ pub struct ResolutionView {
     pub reference: Option<String>,
 }
 
-/// The same as a receipt shows it, members in JCS order: the person and the comment as commitments.
+/// The same as a receipt shows it, members in JCS order: the person, and what they wrote, as commitments.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Spoken<'a> {
@@ -111,6 +112,8 @@ pub(crate) struct Spoken<'a> {
     /// By what: an API key or a login, of which the gateway alone knows; it is not signed by the person.
     form: &'static str,
     key_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reference: Option<String>,
 }
 
 impl Decision {
@@ -197,7 +200,7 @@ impl Gateway {
         let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
         let mut pending = Pending::restore(&stored, self.told(&stored).await?)?;
         let decision = ask.decision;
-        let word = understood(ask, person, &pending, words(&outcomes, &row)?.len())?;
+        let word = understood(ask, person, &pending, next_number(&words(&outcomes, &row)?))?;
         if said_before(&outcomes, &row, &word)? {
             return Ok(());
         }
@@ -431,17 +434,13 @@ impl Gateway {
         Ok((call, terms, course))
     }
 
-    /// Who does not decide on an action, whether it ever waited or not: who asked for it, for its charge, for its release or
-    /// for its rollback, whose right it is, who gave that right, and who made the keys of whoever asked.
+    /// Who does not decide on an action, whether it ever waited or not: who asked for it, for another attempt of it, for its
+    /// charge, its release or its rollback, whose right it is, who gave that right, and who made the keys of whoever asked.
     pub(crate) async fn parties(&self, stored: &Stored, row: &IntentRow) -> Result<Vec<String>, Error> {
         let mut parties: Vec<String> =
             row.escalation.iter().flat_map(|asked| asked.parties.clone()).collect();
         parties.extend([stored.subject.to_string(), stored.principal.to_string()]);
-        parties.extend(row.rollback.iter().map(|rollback| rollback.by.clone()));
-        let captures = row.reservation.iter().flat_map(|reservation| &reservation.captures);
-        parties.extend(captures.map(|capture| capture.by.clone()));
-        let release = row.reservation.as_ref().and_then(|reservation| reservation.release.as_ref());
-        parties.extend(release.map(|release| release.by.clone()));
+        parties.extend(row.steerers().map(str::to_owned));
         for jti in stored.mandates.iter().map(|jti| &**jti).chain(row.mandate_id.as_deref()) {
             let held = self.ledger.mandate(&stored.tenant, jti).await.map_err(unavailable)?;
             parties.extend(
@@ -500,37 +499,41 @@ pub(crate) fn words(outcomes: &[Settled], row: &IntentRow) -> Result<Vec<Resolut
     let rows: Result<Vec<OutcomeRow>, Error> =
         outcomes.iter().map(|outcome| OutcomeRow::from_bytes(&outcome.payload)).collect();
     let of_outcomes = rows?.into_iter().filter_map(|row| row.resolution.map(|it| *it));
-    let mut words: Vec<ResolutionRow> = of_outcomes.chain(words_aside(row)).collect();
+    let mut words: Vec<ResolutionRow> = of_outcomes.chain(row.words_aside().cloned()).collect();
     words.sort_by_key(|word| word.at_ms);
     Ok(words)
 }
 
-/// Those of them that ended nothing, and so stand in no outcome.
-pub(crate) fn words_aside(row: &IntentRow) -> Vec<ResolutionRow> {
-    let captures = row.reservation.iter().flat_map(|it| &it.captures);
-    let of_captures = captures.filter_map(|capture| capture.resolution.as_deref().cloned());
-    let release = row.reservation.as_ref().and_then(|it| it.release.as_ref());
-    let of_release = release.into_iter().flat_map(|release| release.words.clone());
-    let of_check = row.check.as_ref().and_then(|check| check.word.as_deref().cloned());
-    let mut words: Vec<ResolutionRow> = of_captures.chain(of_release).chain(of_check).collect();
-    words.sort_by_key(|word| word.at_ms);
-    words
+/// A number that no word has.
+fn next_number(words: &[ResolutionRow]) -> u32 {
+    words.iter().map(|word| word.number.saturating_add(1)).max().unwrap_or(0)
 }
 
 /// A person's word as receipts show it.
-pub(crate) fn spoken<'a>(word: &'a ResolutionRow, pending: &Pending) -> Result<Spoken<'a>, Error> {
-    let salts = pending.salts()?;
+pub(crate) fn spoken<'a>(word: &'a ResolutionRow, salts: &Salts) -> Spoken<'a> {
     let base = receipt::label(RESOLUTIONS, &word.number.to_string());
     let hidden =
         |member: &str, value: &str| salts.commit(&receipt::label(&base, member), &Json::string(value));
-    Ok(Spoken {
+    Spoken {
         r#as: &word.decision,
         at: clock::text(word.at_ms),
         by: hidden("by", &word.by),
         comment: hidden("comment", &word.comment),
         form: action::ApprovalForm::Key.as_str(),
         key_id: &word.key_id,
-    })
+        reference: word.reference.as_deref().map(|reference| hidden("reference", reference)),
+    }
+}
+
+/// Is this the word that a receipt shows, by the output of its entry `execute`?
+pub(crate) fn is_shown(word: &ResolutionRow, salts: &Salts, output: &Value) -> bool {
+    let shown = &output["resolved"];
+    let mut spoken = spoken(word, salts);
+    // Older receipts show what a person calls the effect in the clear.
+    if shown["reference"].is_null() && output["reference"].as_str() == word.reference.as_deref() {
+        spoken.reference = None;
+    }
+    serde_json::to_value(spoken).is_ok_and(|spoken| *shown == spoken)
 }
 
 /// Label under which people who resolve and their comments are committed to.
@@ -540,7 +543,10 @@ const RESOLUTIONS: &str = "resolutions";
 fn said_before(outcomes: &[Settled], row: &IntentRow, word: &ResolutionRow) -> Result<bool, Error> {
     let Some(last) = outcomes.last() else { return Ok(false) };
     // After a word on a capture comes only what sets free.
-    let of_capture = row.reservation.as_ref().and_then(|it| it.captures.last()?.resolution.clone());
+    let capture = row.reservation.as_ref().and_then(|it| it.captures.last());
+    let by_word = capture.is_some_and(|capture| capture.result.as_deref() == Some(RESOLVED));
+    let failed = |word: &&ResolutionRow| word.decision == Decision::Failed.as_str();
+    let of_capture = row.words_aside().filter(failed).last().filter(|_| by_word).cloned().map(Box::new);
     let said = OutcomeRow::from_bytes(&last.payload)?.resolution.or(of_capture);
     Ok(said.is_some_and(|said| {
         let of = |it: &ResolutionRow| {
@@ -555,7 +561,7 @@ fn understood(
     ask: ResolveAsk,
     person: &Caller,
     pending: &Pending,
-    number: usize,
+    number: u32,
 ) -> Result<ResolutionRow, Error> {
     let ResolveAsk { decision, comment, charged, reference } = ask;
     let comment = readable(comment)?.ok_or_else(|| {
@@ -583,7 +589,7 @@ fn understood(
         comment,
         charged: charged.map(|charged| within_reserved(&charged, pending)).transpose()?,
         reference,
-        number: u32::try_from(number).unwrap_or(u32::MAX),
+        number,
     })
 }
 
@@ -649,5 +655,47 @@ mod tests {
             assert_eq!(Decision::parse(decision.as_str()), Some(decision));
         }
         assert_eq!(Decision::parse("perhaps"), None);
+    }
+
+    #[test]
+    fn no_two_words_have_one_number() {
+        let word = |number| ResolutionRow {
+            decision: "failed".to_owned(),
+            by: "anna".to_owned(),
+            key_id: "k_1".to_owned(),
+            at_ms: 7,
+            comment: "seen".to_owned(),
+            charged: None,
+            reference: None,
+            number,
+        };
+        assert_eq!(next_number(&[]), 0);
+        assert_eq!(next_number(&[word(0), word(2)]), 3, "one was there that is gone");
+        assert_eq!(next_number(&[word(3), word(1)]), 4);
+    }
+
+    #[test]
+    fn a_receipt_shows_one_word_as_it_is_shown_now_or_was_before() {
+        let word = ResolutionRow {
+            decision: "executed".to_owned(),
+            by: "anna".to_owned(),
+            key_id: "k_1".to_owned(),
+            at_ms: 1_760_000_000_000,
+            comment: "seen".to_owned(),
+            charged: None,
+            reference: Some("p-7".to_owned()),
+            number: 0,
+        };
+        let salts = Salts::new(&[7; 32]);
+        let now = serde_json::to_value(spoken(&word, &salts)).unwrap_or_default();
+        let mut before = now.clone();
+        before.as_object_mut().map(|members| members.remove("reference"));
+        let output = |reference: Option<&str>, resolved: &Value| serde_json::json!({ "reference": reference, "resolved": resolved });
+        assert!(is_shown(&word, &salts, &output(None, &now)));
+        assert!(is_shown(&word, &salts, &output(Some("p-7"), &before)));
+        assert!(!is_shown(&word, &salts, &output(Some("p-8"), &before)));
+        assert!(!is_shown(&word, &salts, &output(None, &before)));
+        assert!(!is_shown(&word, &salts, &output(None, &Value::Null)));
+        assert!(!is_shown(&ResolutionRow { by: "zoe".to_owned(), ..word }, &salts, &output(None, &now)));
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use action::ActionId;
-use execution::{Call, Confirmation, Effect, Event, Stood, Undo};
+use execution::{Call, Confirmation, Effect, Event, Reply, Stood, Undo};
 use ledger::{By, Deferral, Settled, Settlement, State, Stored};
 use provider::{Done, Provider};
 use receipt::{Amendment, Json, PaymentStatus};
@@ -88,6 +88,8 @@ impl Gateway {
         };
         let Undoable { mut pending, provider, call, confirmed } = self.undoable(&stored).await?;
         let before = pending.row.rollback.take();
+        before.iter().map(|before| &*before.by).chain([&*by]).for_each(|by| pending.row.steered(by));
+        let before = before.filter(|before| before.sends > 0);
         let undo = undo_call(tenant, &call, provider.as_ref());
         let execution = pending.execution(call, provider.as_ref(), stood);
         let (execution, _) = self.step(execution, Event::Undo(Arc::new(undo)))?;
@@ -102,11 +104,15 @@ impl Gateway {
 
     /// What it takes to undo the effect of an action that was carried out, if that may be done now.
     pub(crate) async fn undoable(&self, stored: &Stored) -> Result<Undoable, Error> {
-        let pending = Pending::restore(stored, self.told(stored).await?)?;
+        let mut pending = Pending::restore(stored, self.told(stored).await?)?;
+        let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        if let Some(earlier) = done_row(&outcomes)?.and_then(|said| said.earlier) {
+            pending.had_by(&earlier);
+        }
         let rules = self.tenant(&stored.tenant)?.rules();
         let (provider, call) = self.bound(&pending, &rules, Stood::Completed)?;
         let confirmed = self.may_be_undone(stored, &pending, provider.as_ref()).await?;
-        if let Some(before) = &pending.row.rollback {
+        if let Some(before) = pending.row.rollback.as_ref().filter(|before| before.sends > 0) {
             let arrives_ms = clock::now_ms() + millis(flight(provider.as_ref()));
             if !provider.capabilities().may_repeat(before.first_ms, arrives_ms) {
                 return Err(conflict("the provider may have forgotten the rollback that was sent before"));
@@ -163,16 +169,20 @@ impl Gateway {
         let told = self.told(stored).await?;
         let mut pending = Pending::restore(stored, told)?;
         let rules = tenant.rules();
-        let (provider, call) = self.bound(&pending, &rules, Stood::RollingBack)?;
-        if self.stops_rollback(stored, provider.as_ref()).await? {
-            return Ok(self.soon_ms());
-        }
         let row = *pending.row.rollback.clone().ok_or_else(|| internal("nothing undoes it"))?;
-        let rollback = provider.rollback();
+        let bound = self.bound(&pending, &rules, Stood::RollingBack);
+        let rollback = bound.as_ref().ok().and_then(|(provider, _)| provider.rollback());
         let word = if rollback.is_some_and(|it| it.restores) { "restored" } else { "compensated" };
         if let Some(undone) = &row.undone {
             self.say_undone(tenant, &mut pending, &row, (word, &undone.read()?)).await?;
             return Ok(clock::now_ms());
+        }
+        let (provider, call) = match bound {
+            Ok(found) => found,
+            Err(error) => return self.nobody_undoes(tenant, &mut pending, error).await,
+        };
+        if self.stops_rollback(stored, provider.as_ref()).await? {
+            return Ok(self.soon_ms());
         }
         let RollbackRow { sends, first_ms, .. } = row;
         let undo = Undo { call: Arc::new(undo_call(tenant, &call, provider.as_ref())), sends, first_ms };
@@ -181,7 +191,7 @@ impl Gateway {
         let execution = execution::Execution::recover_undone(call, terms, course, stood, Some(undo));
         let (execution, effects) = self.step(execution, Event::Woken)?;
         let Some(Effect::Retract(call)) = effects.first() else {
-            return self.not_undone(tenant, &mut pending).await;
+            return self.not_undone(tenant, &mut pending, "provider_forgets").await;
         };
         let call = Arc::clone(call);
         let sends = execution.undo().map_or(sends, |undo| undo.sends);
@@ -195,6 +205,7 @@ impl Gateway {
         self.at(Point::RollbackSendBefore)?;
         let reply = provider.undo(&call, done, clock::now_ms()).await;
         self.at(Point::RollbackSendAfter)?;
+        let why = if let Reply::Refused(_) = &reply { "provider_refused" } else { "provider_silent" };
         let (execution, effects) = self.step(execution, Event::Undone(reply))?;
         match (execution.state(), effects.first()) {
             (execution::State::RolledBack(confirmation), _) => {
@@ -206,7 +217,7 @@ impl Gateway {
                 self.rest_until(tenant, &mut pending, row, *until_ms).await?;
                 Ok(*until_ms)
             }
-            _ => self.not_undone(tenant, &mut pending).await,
+            _ => self.not_undone(tenant, &mut pending, why).await,
         }
     }
 
@@ -303,12 +314,28 @@ impl Gateway {
         self.amend_undone(tenant, pending, State::RolledBack, receipt, &payload).await
     }
 
+    /// A reload took away who was to undo it, or put somebody else there who may not know what was sent. To try again would
+    /// be in vain until the next reload, so it ends here, and whoever binds it as it was can ask for it again.
+    async fn nobody_undoes(
+        &self,
+        tenant: &TenantState,
+        pending: &mut Pending,
+        error: Error,
+    ) -> Result<i64, Error> {
+        if !is_unbound(&error) {
+            return Err(error);
+        }
+        tracing::warn!(action = %pending.id, %error, "nobody is bound any more who could undo it");
+        self.not_undone(tenant, pending, NO_LONGER_BOUND).await
+    }
+
     /// It cannot be undone: the original stands, and a person decides.
-    async fn not_undone(&self, tenant: &TenantState, pending: &mut Pending) -> Result<i64, Error> {
+    async fn not_undone(&self, tenant: &TenantState, pending: &mut Pending, why: &str) -> Result<i64, Error> {
         if !pending.settled {
             self.say_irrevocable(tenant, pending).await?;
         }
-        let payload = OutcomeRow { v: VERSION, ..OutcomeRow::default() };
+        let details = Details { reasons: vec![why.to_owned()], ..Details::default() };
+        let payload = OutcomeRow { v: VERSION, details, ..OutcomeRow::default() };
         self.amend_undone(tenant, pending, State::RollbackFailed, None, &payload).await?;
         let receipt = pending.told.as_ref().map(|told| told.receipt.receipt_id.as_str());
         self.alert(Alert::RollbackFailed, pending, receipt.unwrap_or_default());
@@ -373,6 +400,20 @@ pub(crate) struct Undoable {
 pub(crate) fn done(outcomes: &[Settled]) -> Option<&Settled> {
     let done = |it: &&Settled| matches!(it.state, State::Executed | State::RollingBack) && it.reply.is_some();
     outcomes.iter().rfind(done)
+}
+
+/// The same, as it is kept.
+pub(crate) fn done_row(outcomes: &[Settled]) -> Result<Option<OutcomeRow>, Error> {
+    done(outcomes).map(|done| OutcomeRow::from_bytes(&done.payload)).transpose()
+}
+
+/// Why nothing goes on with an action whose archetype or provider a reload took away.
+pub(crate) const NO_LONGER_BOUND: &str = "no_longer_bound";
+
+/// Is nobody bound to an action any more? Everything else that keeps it from being gone on with is a defect, which ends
+/// nothing.
+pub(crate) fn is_unbound(error: &Error) -> bool {
+    error.code != Code::Unavailable
 }
 
 pub(crate) const NOT_DONE: &str = "only what was carried out can be undone";

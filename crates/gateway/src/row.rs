@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::check::OURSELVES;
 use crate::decide::usage;
 use crate::outcome::Details;
 use crate::reserve::ReservationRow;
@@ -68,6 +69,9 @@ pub(crate) struct IntentRow {
     /// What the provider has set aside for it, or had.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reservation: Option<Box<ReservationRow>>,
+    /// What people said that ended nothing, and so stands in no outcome, oldest first. None of it is ever dropped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub words: Vec<ResolutionRow>,
     /// How its effect is undone, if it is to be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<Box<RollbackRow>>,
@@ -103,6 +107,9 @@ pub(crate) struct IntentRow {
     /// The regulations it falls under.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub regulations: Vec<String>,
+    /// Who asked for anything to be done with it once it was sent, in the order in which they first did.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steered_by: Vec<String>,
 }
 
 /// A cycle of a governed session.
@@ -195,7 +202,7 @@ pub(crate) struct ObservedRow {
 }
 
 /// One call to a provider.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CallRow {
     pub attempt: u32,
     /// What the provider was called.
@@ -231,7 +238,7 @@ pub(crate) struct ChallengeRow {
     pub until_ms: i64,
 }
 
-/// An attempt that is over and had no effect.
+/// An attempt that is over and had no effect, as far as was known then; see [`EarlierRow`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct AttemptRow {
@@ -252,6 +259,9 @@ pub(crate) struct AttemptRow {
     /// Whether the caller was told that the action had failed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub last_word: bool,
+    /// What the provider had set aside for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reservation: Option<Box<ReservationRow>>,
 }
 
 /// How an effect is undone.
@@ -284,9 +294,6 @@ pub(crate) struct CheckRow {
     pub confirmed_ms: i64,
     /// How often it was asked in vain whether all is as it should be.
     pub asks: u32,
-    /// The word of the person who had it undone, if nobody else could tell.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub word: Option<Box<ResolutionRow>>,
 }
 
 /// What a provider confirmed.
@@ -359,6 +366,27 @@ pub(crate) struct OutcomeRow {
     /// Who said so, where it was a person and not the provider.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolution: Option<Box<ResolutionRow>>,
+    /// Which effect it tells of, where that is not the latest attempt's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier: Option<EarlierRow>,
+    /// Whether it only tells that the provider denies the effect which it had confirmed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub denied: bool,
+}
+
+/// An effect of an attempt that had been taken for absent before another one followed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EarlierRow {
+    pub attempt: u32,
+    /// Our name for the call that had it.
+    pub reference: String,
+    /// What it was debited, minor units, where this is what first tells of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub debited: Option<i64>,
+    /// How it is known that the latest attempt had no effect, where this one's is what the action came to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instead: Option<String>,
 }
 
 /// A person's word on what became of an action.
@@ -382,7 +410,7 @@ pub(crate) struct ResolutionRow {
     /// What they say the provider calls it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
-    /// How often a person had said so of this action before; every commitment to it differs.
+    /// Of no other word on this action; so every commitment to it differs.
     pub number: u32,
 }
 
@@ -397,9 +425,34 @@ impl IntentRow {
         atp.map(Some).ok_or_else(|| internal("a stored envelope cannot be read"))
     }
 
+    /// Somebody asks for something to be done with it; who asked before stays named.
+    pub(crate) fn steered(&mut self, by: &str) {
+        if by != OURSELVES && !self.steered_by.iter().any(|it| it == by) {
+            self.steered_by.push(by.to_owned());
+        }
+    }
+
+    /// Everybody who asked for anything to be done with it; older rows name only who did so last.
+    pub(crate) fn steerers(&self) -> impl Iterator<Item = &str> {
+        let before = self.attempts.iter().filter_map(|attempt| attempt.reservation.as_deref());
+        let reservations = before.chain(self.reservation.as_deref());
+        let of_reservations = reservations.flat_map(|it| {
+            let captures = it.captures.iter().map(|capture| &*capture.by);
+            captures.chain(it.release.iter().map(|release| &*release.by))
+        });
+        let of_rollback = self.rollback.iter().map(|rollback| &*rollback.by);
+        self.steered_by.iter().map(String::as_str).chain(of_reservations).chain(of_rollback)
+    }
+
     /// Was its caller told that it had failed, before somebody asked for another attempt?
     pub(crate) fn was_settled(&self) -> bool {
         self.attempts.iter().any(|attempt| attempt.last_word)
+    }
+
+    /// What people said that ended nothing, oldest first, wherever the row has it.
+    pub(crate) fn words_aside(&self) -> impl Iterator<Item = &ResolutionRow> {
+        let captures = self.reservation.iter().flat_map(|it| &it.captures);
+        captures.filter_map(|capture| capture.resolution.as_deref()).chain(&self.words)
     }
 
     /// Was its payer asked to confirm the latest attempt?
@@ -495,6 +548,14 @@ impl TriggerRow {
     }
 }
 
+impl AttemptRow {
+    /// Our names for its calls: the attempt, and what was to charge what that had set aside.
+    pub(crate) fn references(&self) -> impl Iterator<Item = &str> {
+        let captures = self.reservation.iter().flat_map(|reservation| &reservation.captures);
+        std::iter::once(&*self.reference).chain(captures.map(|capture| &*capture.reference))
+    }
+}
+
 impl RollbackRow {
     /// One that is to be sent now.
     pub(crate) fn begun(by: String, confirmed: Option<String>, undo: &Undo) -> RollbackRow {
@@ -573,6 +634,22 @@ impl CallRow {
         Course { sends: self.sends, retries: self.retries, first_ms: self.first_ms.unwrap_or(0) }
     }
 
+    /// The call of an attempt that is over.
+    pub(crate) fn of_attempt(row: &AttemptRow) -> CallRow {
+        CallRow {
+            attempt: row.attempt,
+            provider: row.provider.clone(),
+            identity: None,
+            provider_key: row.provider_key.clone(),
+            reference: row.reference.clone(),
+            send_by_ms: row.ended_ms,
+            sends: row.sends,
+            retries: 0,
+            first_ms: row.first_ms,
+            challenge: None,
+        }
+    }
+
     /// The attempt, now that it is over.
     pub(crate) fn over(&self, ended_ms: i64, result: &str, provider_code: Option<String>) -> AttemptRow {
         AttemptRow {
@@ -586,6 +663,7 @@ impl CallRow {
             result: result.to_owned(),
             provider_code,
             last_word: false,
+            reservation: None,
         }
     }
 

@@ -25,6 +25,7 @@ use crate::atp::Words;
 use crate::caller::{Caller, Deed};
 use crate::crash::Point;
 use crate::gateway::Gateway;
+use crate::late::Before;
 use crate::pending::Pending;
 use crate::remember::{outward, unavailable};
 use crate::request;
@@ -165,9 +166,7 @@ impl Gateway {
                 State::Executed | State::Failed | State::Refused => return Ok(view(Next::Over)),
                 // Where the caller carries it out there is no payer, nothing to reserve, and no way back.
                 State::Challenged | State::Reserved | State::ReleaseFailed => return Ok(view(Next::Over)),
-                State::Checking | State::Unchecked | State::Retracting => {
-                    return Ok(view(Next::Over));
-                }
+                State::Checking | State::Unchecked | State::Retracting => return Ok(view(Next::Over)),
                 State::RollingBack | State::RollbackFailed | State::RolledBack => {
                     return Ok(view(Next::Over));
                 }
@@ -240,7 +239,10 @@ impl Gateway {
         let runner = provider.runner().ok_or_else(not_a_run)?;
         self.at(Point::RunReportBefore)?;
         let (reply, was_awaited) = runner.report(stored.id, provider_key, report);
-        self.is_of_the_latest(&stored, &pending, provider_key, &reply).await?;
+        if self.is_of_an_earlier(&stored, &pending, provider_key, &reply).await? {
+            return self.action(caller, id).await;
+        }
+        is_of_this_key(&pending, provider_key)?;
         if !(was_awaited && self.written(&stored).await?) {
             let (gateway, key) = (Arc::clone(self), provider_key.to_owned());
             let (tenant, id) = (stored.tenant.clone(), stored.id);
@@ -285,31 +287,45 @@ impl Gateway {
         // Read once it is marked: before, whoever had it in hand may have gone on with it.
         let stored = self.stored(&tenant, id).await?;
         let pending = Pending::restore(&stored, self.told(&stored).await?)?;
-        self.is_of_the_latest(&stored, &pending, provider_key, &reply).await?;
+        if self.is_of_an_earlier(&stored, &pending, provider_key, &reply).await? {
+            return Ok(());
+        }
+        is_of_this_key(&pending, provider_key)?;
         match (stored.state, reply) {
             (State::Sent | State::InDoubt, reply) => self.reported(&tenant, &pending, reply).await,
             (State::Waiting | State::Failed, reply @ Reply::Confirmed(_)) => {
                 Box::pin(self.answered_late(&tenant, (id, None), reply, Some(under_way))).await.map(drop)
             }
+            (State::Executed, reply @ Reply::Refused(_)) if self.was_said_by_person(&stored).await? => {
+                drop(under_way);
+                self.denied(&tenant, id, reply).await
+            }
             _ => Err(Error::new(Code::StateConflict, "what became of this call is on record")),
         }
     }
 
-    /// Refuses a report of another call than the latest. One of an attempt that was taken for absent before another
-    /// followed, and had its effect all the same, is told to the operator.
-    async fn is_of_the_latest(
-        &self,
+    /// Is it a report of an attempt that was taken for absent before another followed, and had its effect all the same?
+    /// Then it is written down.
+    async fn is_of_an_earlier(
+        self: &Arc<Self>,
         stored: &Stored,
         pending: &Pending,
         provider_key: &str,
         reply: &Reply,
-    ) -> Result<(), Error> {
-        let refused = is_of_this_key(pending, provider_key);
-        let is_earlier = pending.row.attempts.iter().any(|attempt| attempt.provider_key == provider_key);
-        if refused.is_err() && is_earlier && matches!(reply, Reply::Confirmed(_)) {
-            self.alert_of_earlier(stored).await?;
-        }
-        refused
+    ) -> Result<bool, Error> {
+        let attempt = pending.row.attempts.iter().find(|attempt| attempt.provider_key == provider_key);
+        let latest = is_of_this_key(pending, provider_key).is_ok();
+        let (Some(attempt), Reply::Confirmed(it), false) = (attempt, reply, latest) else { return Ok(false) };
+        let tenant = Arc::clone(self.tenant(&stored.tenant)?);
+        let provider = self.run_by(stored)?;
+        let (gateway, it, id) = (Arc::clone(self), it.clone(), stored.id);
+        let (attempt, about) = (attempt.attempt, attempt.reference.clone());
+        // In a task of its own: who hangs up has reported all the same.
+        let task = tokio::spawn(async move {
+            let before = Before { id, attempt, about: &about };
+            gateway.had_effect(&tenant, before, provider.as_ref(), it).await
+        });
+        task.await.unwrap_or_else(|_| Err(internal("a report ended without a word"))).map(|()| true)
     }
 
     async fn reported(

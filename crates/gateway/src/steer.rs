@@ -26,18 +26,19 @@ impl Gateway {
     /// debits made anew. Answers once there is something to say of it.
     ///
     /// # Errors
-    /// `EP_STATE_CONFLICT` unless it failed after it was sent, and, naming the code of the refusal, if it is judged
-    /// otherwise now, which changes nothing; `EP_UNAVAILABLE` if the provider does not say what became of the attempt before.
+    /// `EP_STATE_CONFLICT` unless it failed after it was sent, and, naming the code of the refusal, if its deadline is over or
+    /// it is judged otherwise now, which changes nothing; `EP_UNAVAILABLE` if the provider does not say what became of the
+    /// attempt before, or of what was to charge what that had set aside.
     pub async fn retry(self: &Arc<Self>, caller: &Caller, id: &str) -> Result<ActionView, Error> {
         caller.must(Deed::Steer)?;
         let stored = self.visible(caller, id).await?;
         let Some(under_way) = self.look_after_alone(stored.id) else { return Err(busy()) };
         let (said, hears) = oneshot::channel();
         let (gateway, tenant) = (Arc::clone(self), Arc::clone(self.tenant(&stored.tenant)?));
-        let id_there = stored.id;
+        let (by, id_there) = (caller.subject.to_string(), stored.id);
         // In a task of its own: who hangs up has asked for it all the same.
         tokio::spawn(async move {
-            match Box::pin(gateway.once_more(&tenant, id_there, under_way)).await {
+            match Box::pin(gateway.once_more(&tenant, id_there, &by, under_way)).await {
                 Ok(Next::Admitted(errand)) => gateway.carry_out(errand, Said::to(said)).await,
                 Ok(Next::Said(answer)) => Said::to(said).say(Ok(answer)),
                 Ok(Next::NotNow(stop)) => Said::to(said).say(Err(refusal(&stop))),
@@ -52,12 +53,13 @@ impl Gateway {
         self: &Arc<Self>,
         tenant: &Arc<TenantState>,
         id: ActionId,
+        by: &str,
         under_way: UnderWay,
     ) -> Result<Next, Error> {
         // Read once it is marked: before, whoever had it in hand may have gone on with it.
         let stored = self.stored(tenant, id).await?;
         let told = self.told(&stored).await?;
-        let pending = Pending::restore(&stored, told)?;
+        let mut pending = Pending::restore(&stored, told)?;
         if stored.state != State::Failed || pending.row.call.is_none() {
             let why = "only an action that was sent and failed can be tried again";
             return Err(Error::new(Code::StateConflict, why));
@@ -73,6 +75,11 @@ impl Gateway {
         {
             return Ok(Next::Said(answer));
         }
+        if self.earlier_tells(tenant, &pending).await? {
+            return self.last_said(&self.stored(tenant, id).await?).map(Next::Said);
+        }
+        pending.in_time(clock::now_ms())?;
+        pending.row.steered(by);
         let next = self.judge_once_more(tenant, &rules, &stored, &pending, under_way).await?;
         if matches!(next, Next::Admitted(_)) {
             self.at(Point::AgainAfter)?;

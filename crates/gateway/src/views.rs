@@ -16,6 +16,7 @@ use crate::recovery::reference;
 use crate::remember::{outward, unavailable};
 use crate::reserve::ReservationView;
 use crate::resolve::{ResolutionView, words};
+use crate::rollback::{done, done_row};
 use crate::row::{AttemptRow, CallRow, IntentRow, OutcomeRow, RetryRow, RollbackRow, internal};
 use crate::{Code, Error, clock};
 
@@ -56,6 +57,8 @@ pub struct ActionView {
     pub deadline: Option<String>,
     /// ATP's word for its state.
     pub state: String,
+    /// Where it stands while it is not over, in one word.
+    pub phase: Option<&'static str>,
     /// When it was settled, RFC 3339.
     pub completed_at: Option<String>,
     /// From arrival to settlement, milliseconds.
@@ -120,6 +123,8 @@ pub struct RollbackView {
     pub sends: u32,
     /// Whether it could not be undone and a person decides.
     pub failed: bool,
+    /// Why it could not.
+    pub reason: Option<String>,
 }
 
 /// One attempt to have an action's effect.
@@ -139,10 +144,12 @@ pub struct AttemptView {
     pub first_sent_at: Option<String>,
     /// When it was known what became of it, RFC 3339; null while it is open.
     pub ended_at: Option<String>,
-    /// `confirmed`, or how its absence is known, in one stable word; null while it is open.
+    /// How its absence is known, in one stable word, or `confirmed` if it had its effect, be it late; null while it is open.
     pub result: Option<String>,
     /// The provider's own code; foreign text.
     pub provider_code: Option<String>,
+    /// What the provider had set aside for it, if another attempt followed.
+    pub reservation: Option<ReservationView>,
 }
 
 /// One receipt of an action.
@@ -310,8 +317,11 @@ fn view(
         None => gateway.say_meanwhile(&stored, &row).map(|answer| answer.reply),
     };
     let keeping = KeepingView::of(row.keeping()?, last_ms(&stored, &outcomes));
-    let end = stored.state.is_amended().then(|| AttemptEnd::among(&outcomes)).flatten().transpose()?;
-    let attempts = attempts(&row, end);
+    let attempts = attempts(&row, stored.state, &outcomes)?;
+    // What was done by an attempt before is not what is reserved for the latest.
+    let by_earlier = done_row(&outcomes)?.is_some_and(|said| said.earlier.is_some());
+    let of_latest = if by_earlier && stored.state == State::Executed { State::Failed } else { stored.state };
+    let not_undone = why_not_undone(&stored, &outcomes)?;
     let resolutions = words(&outcomes, &row)?.into_iter().map(ResolutionView::of).collect();
     let atp = row.atp()?;
     let named = atp.as_ref().and_then(|atp| atp.deadline.as_ref()).map(|it| it.ms);
@@ -337,6 +347,7 @@ fn view(
         created_at: clock::text(stored.at_ms),
         deadline: deadline.map(clock::text),
         state: outward(stored.state).to_owned(),
+        phase: phase(stored.state),
         completed_at: completed.map(clock::text),
         duration_ms: completed.and_then(|at_ms| u64::try_from(at_ms - stored.at_ms).ok()),
         retry_count: attempts.iter().map(|it| it.sends).sum::<u32>().saturating_sub(1),
@@ -346,8 +357,8 @@ fn view(
         reservation: row
             .reservation
             .as_ref()
-            .map(|it| ReservationView::of(it, stored.state, row.currency.as_deref())),
-        rollback: row.rollback.map(|rollback| RollbackView::of(*rollback, stored.state)),
+            .map(|it| ReservationView::of(it, of_latest, row.currency.as_deref())),
+        rollback: row.rollback.map(|rollback| RollbackView::of(*rollback, stored.state, not_undone)),
         attempts,
         confirmation: said.as_ref().and_then(confirmation),
         error: said.and_then(|it| it.code).and_then(|code| Code::parse(&code)),
@@ -358,6 +369,33 @@ fn view(
         keeping,
         erased: None,
     })
+}
+
+/// What ATP's word for a state does not tell apart; nothing of what is over.
+fn phase(state: State) -> Option<&'static str> {
+    match state {
+        State::Held => Some("held"),
+        State::Approved => Some("approved"),
+        State::Sent => Some("sent"),
+        State::InDoubt => Some("in_doubt"),
+        State::Waiting => Some("waiting"),
+        State::Challenged => Some("challenged"),
+        State::Reserved => Some("reserved"),
+        State::ReleaseFailed => Some("release_failed"),
+        State::Checking => Some("checking"),
+        State::Unchecked => Some("unchecked"),
+        State::Retracting | State::RollingBack => Some("rolling_back"),
+        State::RollbackFailed => Some("rollback_failed"),
+        State::Executed | State::Failed | State::Refused | State::RolledBack => None,
+    }
+}
+
+/// Why it could not be undone, if it could not.
+fn why_not_undone(stored: &Stored, outcomes: &[Settled]) -> Result<Option<String>, Error> {
+    let failed =
+        outcomes.last().filter(|it| stored.state == State::RollbackFailed && it.state == stored.state);
+    let row = failed.map(|it| OutcomeRow::from_bytes(&it.payload)).transpose()?;
+    Ok(row.and_then(|row| row.details.reasons.into_iter().next()))
 }
 
 /// When the last thing came of an action that is over.
@@ -388,6 +426,7 @@ fn what_is_left(stored: Stored, outcomes: Vec<Settled>, erased: Erased) -> Resul
         created_at: clock::text(stored.at_ms),
         deadline: None,
         state: outward(stored.state).to_owned(),
+        phase: None,
         completed_at: completed.map(clock::text),
         duration_ms: completed.and_then(|at_ms| u64::try_from(at_ms - stored.at_ms).ok()),
         retry_count: 0,
@@ -416,16 +455,39 @@ fn decided_by(stored: &Stored, said: &[GivenView]) -> Option<Option<String>> {
     Some(people.next().is_none().then(|| first.clone()))
 }
 
-/// Those that are over, and the latest unless it is one of them.
-fn attempts(row: &IntentRow, end: Option<AttemptEnd>) -> Vec<AttemptView> {
-    let mut attempts: Vec<AttemptView> = row.attempts.iter().map(AttemptView::over).collect();
+/// Those that are over, and the latest unless it is one of them. An effect that came late is one of the attempt that had it.
+fn attempts(row: &IntentRow, state: State, outcomes: &[Settled]) -> Result<Vec<AttemptView>, Error> {
+    let currency = row.currency.as_deref();
+    let mut attempts: Vec<AttemptView> =
+        row.attempts.iter().map(|it| AttemptView::over(it, currency)).collect();
     let latest = row.reservation.as_ref().map(|it| &it.call).or(row.call.as_ref());
-    attempts.extend(
-        latest
-            .filter(|call| row.attempts.last().is_none_or(|last| last.attempt < call.attempt))
-            .map(|call| AttemptView::latest(call, end)),
-    );
-    attempts
+    let number = latest.map_or(0, |call| call.attempt);
+    let listed = attempts.iter().any(|it| it.attempt == number);
+    let end = if state.is_amended() { AttemptEnd::among(outcomes)? } else { None };
+    attempts.extend(latest.filter(|_| !listed).map(|call| AttemptView::latest(call, end)));
+    let mut late = false;
+    for outcome in outcomes {
+        let said = OutcomeRow::from_bytes(&outcome.payload)?;
+        let Some(earlier) = said.earlier else { continue };
+        late = true;
+        for attempt in &mut attempts {
+            if attempt.attempt == earlier.attempt {
+                attempt.confirmed_at(outcome.at_ms);
+            } else if attempt.attempt == number && earlier.instead.is_some() {
+                attempt.result.clone_from(&earlier.instead);
+            }
+        }
+    }
+    // What was done by an attempt that is over was done by it, and beside another effect that is said.
+    let done = done(outcomes).filter(|_| state.is_amended() && state != State::Failed);
+    if let Some(done) = done
+        && OutcomeRow::from_bytes(&done.payload)?.earlier.is_none()
+        && let Some(attempt) = attempts.iter_mut().find(|it| it.attempt == number)
+        && (listed || late)
+    {
+        attempt.confirmed_at(done.at_ms);
+    }
+    Ok(attempts)
 }
 
 /// What became of the latest attempt of an action that is over.
@@ -436,10 +498,16 @@ struct AttemptEnd {
 
 impl AttemptEnd {
     /// Its effect, if there was one, whatever was done about that later; else the last word.
-    fn among(outcomes: &[Settled]) -> Option<Result<AttemptEnd, Error>> {
-        let effect = outcomes.iter().find(|it| it.state == State::Executed);
-        let settled = effect.or_else(|| outcomes.iter().rfind(|it| it.reply.is_some()))?;
-        Some(OutcomeRow::from_bytes(&settled.payload).map(|row| {
+    /// What came late of an earlier attempt says nothing of it.
+    fn among(outcomes: &[Settled]) -> Result<Option<AttemptEnd>, Error> {
+        let mut own = Vec::new();
+        for outcome in outcomes {
+            let row = OutcomeRow::from_bytes(&outcome.payload)?;
+            own.extend(row.earlier.is_none().then_some((outcome, row)));
+        }
+        let effect = own.iter().find(|(it, _)| it.state == State::Executed);
+        let last = own.iter().rfind(|(it, _)| it.reply.is_some());
+        Ok(effect.or(last).map(|(settled, row)| {
             let by_person = row.resolution.is_some();
             let result = match (effect, row.details.reasons.first()) {
                 (Some(_), _) if !by_person => "confirmed",
@@ -451,7 +519,13 @@ impl AttemptEnd {
 }
 
 impl AttemptView {
-    fn over(row: &AttemptRow) -> AttemptView {
+    /// It had its effect.
+    fn confirmed_at(&mut self, at_ms: i64) {
+        (self.result, self.ended_at) = (Some("confirmed".to_owned()), Some(clock::text(at_ms)));
+    }
+
+    fn over(row: &AttemptRow, currency: Option<&str>) -> AttemptView {
+        let reservation = row.reservation.as_ref();
         AttemptView {
             attempt: row.attempt,
             provider: row.provider.clone(),
@@ -462,6 +536,7 @@ impl AttemptView {
             ended_at: Some(clock::text(row.ended_ms)),
             result: Some(row.result.clone()),
             provider_code: row.provider_code.clone(),
+            reservation: reservation.map(|it| ReservationView::of(it, State::Failed, currency)),
         }
     }
 
@@ -476,15 +551,16 @@ impl AttemptView {
             ended_at: end.as_ref().map(|end| clock::text(end.at_ms)),
             result: end.map(|end| end.result),
             provider_code: None,
+            reservation: None,
         }
     }
 }
 
 impl RollbackView {
-    fn of(row: RollbackRow, state: State) -> RollbackView {
+    fn of(row: RollbackRow, state: State, reason: Option<String>) -> RollbackView {
         let RollbackRow { by, asked_ms, provider_key, reference, sends, .. } = row;
         let failed = state == State::RollbackFailed;
-        RollbackView { by, asked_at: clock::text(asked_ms), provider_key, reference, sends, failed }
+        RollbackView { by, asked_at: clock::text(asked_ms), provider_key, reference, sends, failed, reason }
     }
 }
 

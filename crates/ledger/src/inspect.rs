@@ -52,10 +52,19 @@ pub enum Testimony {
         key: Option<Box<str>>,
         /// The state that its outcome reached.
         state: State,
+        /// What happened, as its entry says.
+        event: Box<str>,
         /// The state that its entry says, by the words of the outside.
         said: Option<Box<str>>,
         /// The receipt.
         receipt: Receipt,
+    },
+    /// What became of an action, beside its receipt.
+    Outcome {
+        /// What is kept of it.
+        payload: Vec<u8>,
+        /// Of one that its entry says a person had settled: what was asked, and the receipt.
+        settled: Option<(Box<Stored>, Option<Receipt>)>,
     },
     /// A person's word.
     Approval {

@@ -228,8 +228,8 @@ pub struct Settlement {
     pub charged: Option<i64>,
     /// What was really used: every mandate of the chain is corrected by the difference. `None` keeps what was debited.
     pub used: Option<Usage>,
-    /// More was charged than reserved: the amendment that says so, written right after the outcome. Every mandate of
-    /// the chain is frozen with it.
+    /// More was charged than reserved, or than a mandate had left: the amendment that says so, written right after the
+    /// outcome. Every mandate of the chain is frozen with it.
     pub overage: Option<Outcome>,
 }
 
@@ -294,12 +294,28 @@ impl Settlement {
         }
         match &self.overage {
             // Only what was done can have cost too much.
-            Some(overage) if overage.state != to || !matches!(to, State::Executed | State::RollingBack) => {
+            Some(overage)
+                if overage.state != to
+                    || !(matches!(to, State::Executed | State::RollingBack) || stays(from, to, amends)) =>
+            {
                 Err(Error::Illegal { id, from: to, to: overage.state })
             }
             _ => Ok(()),
         }
     }
+
+    /// What is left of the lease once this was said. What comes beside an attempt ends no lease; but whoever has the attempt
+    /// in hand has to look again before they say what came of it.
+    pub(crate) fn leaves(&self, from: State, lease: Lease, amends: bool) -> Lease {
+        match stays(from, self.outcome.state, amends) {
+            true => Lease { token: lease.token.saturating_add(1), ..lease },
+            false => lease.after(self.by, self.outcome.state),
+        }
+    }
+}
+
+fn stays(from: State, to: State, amends: bool) -> bool {
+    amends && from == to
 }
 
 /// Which process of a store: numbers rise.

@@ -414,7 +414,7 @@ impl World {
     }
 
     fn close(&mut self, settlement: &Settlement, amends: bool) -> Result<i64, Error> {
-        let Settlement { action: id, by, outcome, charged, used, overage } = settlement;
+        let Settlement { action: id, outcome, charged, used, overage, .. } = settlement;
         let Row { stored, lease, usage, .. } = self.row(*id).ok_or(Error::NoSuchAction(*id))?;
         let (lease, debited) = (*lease, *usage);
         let (number, from, debit) = (stored.row, stored.state, stored.debit);
@@ -429,7 +429,7 @@ impl World {
         let charged = charged.filter(|_| !from.waits()).unwrap_or(debit);
         let used = used.filter(|_| !from.waits());
         if let Some(row) = self.actions.get_mut(&number) {
-            row.lease = lease.after(*by, to);
+            row.lease = settlement.leaves(from, lease, amends);
             (row.stored.state, row.stored.debit) = (to, charged);
             row.stored.token = row.lease.token;
             row.stored.due_ms = row.lease.until_ms;
@@ -669,7 +669,9 @@ impl World {
         let receipts = self.outcomes.values().filter_map(|settled| {
             let Stored { subject, archetype, key, .. } = self.row(settled.action)?.stored.clone();
             let (state, receipt) = (settled.state, settled.receipt.clone()?);
-            let testimony = Testimony::Receipt { subject, archetype, key, state, said: None, receipt };
+            let bytes = self.entries.get(usize::try_from(settled.entry - 1).ok()?);
+            let event = bytes.and_then(|(bytes, _)| Reading::of(bytes)).map_or("", |it| it.event).into();
+            let testimony = Testimony::Receipt { subject, archetype, key, state, event, said: None, receipt };
             let (action, tenant) = (settled.action, settled.tenant.clone());
             Some(Witness { entry: settled.entry, action, tenant, testimony })
         });

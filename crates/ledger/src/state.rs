@@ -137,19 +137,25 @@ impl State {
 
     /// May an amendment, which only adds to what was settled, leave an action that is here in `to`?
     ///
-    /// A failed action becomes executed when a late answer contradicts the record, and what could not be undone ends by a
-    /// person's word.
+    /// A failed action becomes executed when a late answer contradicts the record, an executed one failed when its provider
+    /// denies what a person said, and what could not be undone ends by a person's word. An effect of an attempt before the
+    /// latest leaves the action where the latest one stands.
     #[must_use]
     pub fn may_amend(self, to: State) -> bool {
-        use State::{Executed, Failed, InDoubt, RollbackFailed, RolledBack, RollingBack};
+        use State::{Executed, Failed, RollbackFailed, RolledBack, RollingBack};
         matches!(
             (self, to),
-            (Executed, Executed)
+            (Executed, Failed)
                 | (Failed, Failed | Executed)
-                | (InDoubt, InDoubt)
                 | (RollingBack, RolledBack | RollbackFailed)
                 | (RollbackFailed, RolledBack | Executed)
-        )
+        ) || (self == to && self.was_sent())
+    }
+
+    /// Was its latest attempt sent, and not known to have had no effect?
+    fn was_sent(self) -> bool {
+        use State::{Approved, Failed, Held, Refused, Waiting};
+        !matches!(self, Held | Approved | Waiting | Failed | Refused)
     }
 
     /// Is nothing sent and nothing debited yet, because people have to agree first?
@@ -236,7 +242,8 @@ mod tests {
     fn nothing_becomes_held_approved_or_sent_by_being_settled_or_amended() {
         for from in State::ALL {
             for to in [State::Held, State::Approved, State::Sent] {
-                assert!(!from.may_settle(to) && !from.may_amend(to), "{from} to {to}");
+                let stays = from == to && to == State::Sent;
+                assert!(!from.may_settle(to) && (stays || !from.may_amend(to)), "{from} to {to}");
             }
         }
     }

@@ -1604,6 +1604,34 @@ fn what_is_set_aside_rests_with_its_debit_until_it_is_charged_or_set_free() {
 }
 
 #[test]
+fn what_comes_beside_an_attempt_leaves_it_where_it_stands_and_has_its_holder_look_again() {
+    on_every_ledger(|ledger| {
+        let id = admitted(&*ledger, payment("a", 600, &["m"]));
+        let beside = |token, state, name: &str| Settlement {
+            charged: Some(700),
+            by: By::Holder(token),
+            overage: Some(outcome(state, &format!("{name}-over"))),
+            ..settlement(id, state, name)
+        };
+        assert!(matches!(wait(ledger.settle(beside(1, State::Sent, "a"))), Err(Error::Illegal { .. })));
+        wait(ledger.amend(beside(1, State::Sent, "a"))).unwrap();
+        assert_eq!((state_of(&*ledger, id), spent(&*ledger, "m")), (State::Sent, 700));
+        assert!(
+            wait(ledger.mandate(&Tenant::default(), "m")).unwrap().is_none_or(|held| held.account.frozen)
+        );
+        let early = Settlement { by: By::Heir(2), ..settlement(id, State::InDoubt, "b") };
+        assert!(matches!(wait(ledger.settle(early)), Err(Error::Leased(_))), "it is still under way");
+        let done = |token| Settlement { by: By::Holder(token), ..settlement(id, State::Executed, "c") };
+        assert!(matches!(wait(ledger.settle(done(1))), Err(Error::Fenced(_))));
+        assert!(matches!(wait(ledger.amend(beside(1, State::Sent, "d"))), Err(Error::Fenced(_))));
+        wait(ledger.settle(done(2))).unwrap();
+        wait(ledger.amend(beside(2, State::Executed, "e"))).unwrap();
+        assert!(matches!(wait(ledger.amend(beside(2, State::Executed, "f"))), Err(Error::Fenced(_))));
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
 fn a_part_that_is_charged_is_all_that_the_mandate_is_charged() {
     on_every_ledger(|ledger| {
         let asked = || payment("a", 600, &["m"]);

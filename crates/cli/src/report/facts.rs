@@ -60,8 +60,18 @@ pub(super) struct Exceptions {
     pub(super) failed: Vec<String>,
     pub(super) rolled_back: Vec<String>,
     pub(super) rollback_failed: Vec<String>,
+    /// Of which what is reserved could not be set free.
+    pub(super) release_failed: Vec<String>,
+    /// That were carried out, and of which nobody tells whether all is as it should be.
+    pub(super) unchecked: Vec<String>,
     /// Of which it is not known what became of them.
     pub(super) in_doubt: Vec<String>,
+    /// That were being sent.
+    pub(super) sent: Vec<String>,
+    /// That had no effect so far and wait for another attempt.
+    pub(super) waiting: Vec<String>,
+    /// That were carried out, and are looked after before that is said.
+    pub(super) checking: Vec<String>,
 }
 
 #[derive(Default, Serialize)]
@@ -169,21 +179,45 @@ impl Totals {
 
 impl Exceptions {
     fn take(&mut self, record: &Value) {
-        let doubt = record["response"]["kind"] == "pending_settlement";
-        let stuck = record["rollback"]["error"].is_string();
-        let list = match record["result"]["state"].as_str() {
-            Some("FAILED") => &mut self.failed,
-            Some("ROLLED_BACK") => &mut self.rolled_back,
-            Some("ROLLING_BACK") if stuck => &mut self.rollback_failed,
-            Some("EXECUTING") if doubt => &mut self.in_doubt,
+        let list = match (record["result"]["state"].as_str(), record["phase"].as_str()) {
+            (Some("FAILED"), _) => &mut self.failed,
+            (Some("ROLLED_BACK"), _) => &mut self.rolled_back,
+            (_, Some("rollback_failed")) => &mut self.rollback_failed,
+            (_, Some("release_failed")) => &mut self.release_failed,
+            (_, Some("unchecked")) => &mut self.unchecked,
+            (_, Some("in_doubt")) => &mut self.in_doubt,
+            (_, Some("sent")) => &mut self.sent,
+            (_, Some("waiting")) => &mut self.waiting,
+            (_, Some("checking")) => &mut self.checking,
             _ => return,
         };
         list.push(text(&record["action_id"]));
     }
 
     fn in_order(&mut self) {
-        let Exceptions { failed, rolled_back, rollback_failed, in_doubt } = self;
-        [failed, rolled_back, rollback_failed, in_doubt].into_iter().for_each(|list| list.sort());
+        let Exceptions {
+            failed,
+            rolled_back,
+            rollback_failed,
+            release_failed,
+            unchecked,
+            in_doubt,
+            sent,
+            waiting,
+            checking,
+        } = self;
+        let lists = [
+            failed,
+            rolled_back,
+            rollback_failed,
+            release_failed,
+            unchecked,
+            in_doubt,
+            sent,
+            waiting,
+            checking,
+        ];
+        lists.into_iter().for_each(|list| list.sort());
     }
 }
 

@@ -88,7 +88,12 @@ fn exceptions(page: &mut String, report: &Report) {
         ("Failed, or refused", &exceptions.failed),
         ("Undone", &exceptions.rolled_back),
         ("Could not be undone", &exceptions.rollback_failed),
+        ("Reserved, and could not be set free", &exceptions.release_failed),
+        ("Done, and nobody tells whether all is as it should be", &exceptions.unchecked),
         ("Not known what became of them", &exceptions.in_doubt),
+        ("Being sent", &exceptions.sent),
+        ("No effect so far, wait for another attempt", &exceptions.waiting),
+        ("Done, and still looked after", &exceptions.checking),
     ] {
         let shown: Vec<String> = ids.iter().map(|id| code(id)).collect();
         let list = if shown.is_empty() { String::new() } else { format!(": {}", shown.join(", ")) };
@@ -191,7 +196,7 @@ mod tests {
             "result": {"state": state, "completed_at": "2026-05-01T10:00:01.000Z", "error": null},
             "approvals": [], "receipts": [{"receipt_id": format!("receipt-of-{id}")}],
             "rollback": null, "retention": null, "erased_at": null, "erased_by": null,
-            "response": {"kind": "executed"},
+            "phase": null,
         });
         for (name, value) in more.as_object().into_iter().flatten() {
             record[name] = value.clone();
@@ -207,7 +212,13 @@ mod tests {
         let evil = json!({"verb": "deploy", "target": "x | ](https://evil.example) <b>\n# `all good`"});
         let records = [
             // In no order: the report puts them in one.
-            record("a-5", "EXECUTING", json!({"response": {"kind": "pending_settlement"}})),
+            record("a-5", "EXECUTING", json!({"phase": "in_doubt"})),
+            // All six are told the same.
+            record("a-7", "EXECUTING", json!({"phase": "waiting"})),
+            record("a-8", "EXECUTING", json!({"phase": "checking"})),
+            record("a-9", "EXECUTING", json!({"phase": "sent"})),
+            record("a-11", "EXECUTING", json!({"phase": "unchecked"})),
+            record("a-10", "EXECUTING", json!({"phase": "release_failed"})),
             record(
                 "a-1",
                 "COMPLETED",
@@ -233,7 +244,7 @@ mod tests {
                     "erased_at": "2026-05-02T00:00:00.000Z", "erased_by": "admin-1", "action": {"verb": "PAYMENT_TRANSFER"},
                 }),
             ),
-            record("a-4", "ROLLING_BACK", json!({"rollback": {"error": "ATP_ROLLBACK_FAILED"}})),
+            record("a-4", "ROLLING_BACK", json!({"phase": "rollback_failed"})),
             record("a-6", "ROLLED_BACK", json!({"erased_at": "2026-05-03T00:00:00.000Z"})),
         ];
         Report::of(["GDPR-Art-17", "2026-05-01T00:00:00Z", "2026-06-01T00:00:00Z"], &records, chain)

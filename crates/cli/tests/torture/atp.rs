@@ -53,14 +53,18 @@ pub(crate) fn pay(house: &House, key: &str) -> Value {
 
 /// The record once it has come to this.
 async fn until(voice: &Voice, id: &str, state: &str) -> Value {
+    until_it_says(voice, id, "/result/state", state).await
+}
+
+async fn until_it_says(voice: &Voice, id: &str, member: &str, word: &str) -> Value {
     for _ in 0..400 {
         let record = voice.get(&format!("/v1/actions/{id}")).await.body;
-        if record["result"]["state"] == state {
+        if record.pointer(member).is_some_and(|it| it == word) {
             return record;
         }
         tokio::time::sleep(std::time::Duration::from_millis(25)).await;
     }
-    panic!("{id} never became {state}");
+    panic!("{id} never became {word}");
 }
 
 async fn submit(voice: &Voice, path: &str, essence: &str, body: impl Into<reqwest::Body>) -> Said {
@@ -733,6 +737,42 @@ async fn a_rollback_that_a_request_brings_undoes_it_once() {
     let id = said.body["action_id"].as_str().unwrap();
     let refused = agent.post(&format!("/v1/actions/{id}/rollback"), &json!({})).await;
     assert_eq!((refused.status, refused.code()), (422, "ATP_ROLLBACK_REQUIRED"), "its own binding has none");
+}
+
+/// A reload while it is being undone is no reason to try in vain for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollback_whose_archetype_is_bound_otherwise_meanwhile_is_for_a_person() {
+    let house = paying("Payments", IDEMPOTENT).await;
+    let (agent, admin) = (house.agent(), house.admin());
+    let path = house.path().join("catalogue/default/give_back.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let otherwise = [
+        text.replace("name = \"bank\"", "name = \"another\""),
+        text.replace("GIVE_BACK", "GIVE_SOMETHING_ELSE").replace("give back", "give something else"),
+    ];
+    for (at, otherwise) in otherwise.iter().enumerate() {
+        let mut body = pay(&house, &format!("acct-{at}"));
+        body["idempotency_key"] = json!(format!("k-{at}"));
+        let said = submit_json(&agent, &body).await;
+        assert_eq!(said.status, 200, "{}", said.text());
+        let id = said.body["action_id"].as_str().unwrap().to_owned();
+        house.bank.inject(Injection::refunds(Fault::LostBeforeEffect, 2));
+        let begun = agent.post(&format!("/v1/actions/{id}/rollback"), &json!({})).await;
+        assert_eq!(begun.body["phase"], "rolling_back", "{}", begun.text());
+        std::fs::write(&path, otherwise).unwrap();
+        assert_eq!(admin.post("/v1/reload", &json!({})).await.status, 200);
+        let record = until_it_says(&agent, &id, "/phase", "rollback_failed").await;
+        assert_eq!(
+            (&record["rollback"]["error"], &record["rollback"]["reason"]),
+            (&json!("ATP_ROLLBACK_FAILED"), &json!("no_longer_bound"))
+        );
+        house.bank.clear_faults();
+        std::fs::write(&path, &text).unwrap();
+        assert_eq!(admin.post("/v1/reload", &json!({})).await.status, 200);
+        agent.post(&format!("/v1/actions/{id}/rollback"), &json!({})).await;
+        until(&agent, &id, "ROLLED_BACK").await;
+        assert_eq!(house.bank.balance(&format!("acct-{at}")), Some(0));
+    }
 }
 
 /// It outlives a restart, and is not sent to another provider than the one that was named when it was asked for.

@@ -684,8 +684,14 @@ async fn who_takes_a_call_after_a_freeze_and_the_send_window_does_not_get_it() {
         let thawed = operator.post("/v1/thaw", &json!({ "scope": scope })).await;
         assert_eq!(thawed.status, 200, "{}", thawed.text());
     }
-    let taken = again.take("a").await;
-    assert_eq!((&taken["next"], &taken["call"]["attempt"]), (&json!("run"), &json!(2)), "{taken}");
+    let taken = loop {
+        let taken = again.take("a").await;
+        if taken["next"] != "wait" {
+            break taken;
+        }
+    };
+    // A machine that is too busy may have let the second go by.
+    assert!(taken["next"] == "run" && taken["call"]["attempt"].as_u64() > Some(1), "{taken}");
     let (status, record) = again.post(&again.voice, "report", &report(key_of(&taken), 0)).await;
     assert_eq!((status, &record["result"]["state"]), (200, &json!("COMPLETED")), "{record}");
 }
@@ -734,7 +740,7 @@ async fn no_person_says_what_became_of_a_run_while_its_runner_is_at_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_earlier_attempt_that_was_done_after_all_is_told_to_the_operator() {
+async fn an_earlier_attempt_that_was_done_after_all_is_written_down_and_told_to_people() {
     let house = house().await;
     let run = ByHand::of(&house, "k1", "JOB", &json!({})).await;
     let first = run.take("a").await;
@@ -745,12 +751,19 @@ async fn an_earlier_attempt_that_was_done_after_all_is_told_to_the_operator() {
     let told = || house.log().lines().filter(|line| line.contains("late_effect")).count();
     assert_eq!(run.post(&run.voice, "report", &late(5)).await.0, 409);
     assert_eq!(told(), 0, "that it had no effect is known");
-    let (status, said) = run.post(&run.voice, "report", &late(0)).await;
-    assert_eq!((status, &said["code"]), (409, &json!("EP_STATE_CONFLICT")), "{said}");
-    assert_eq!(told(), 1, "{}", house.log());
+    for _ in 0..2 {
+        let (status, record) = run.post(&run.voice, "report", &late(0)).await;
+        let results: Vec<_> = record["attempts"].as_array().unwrap().iter().map(|it| &it["result"]).collect();
+        assert_eq!((status, &record["result"]["state"]), (200, &json!("EXECUTING")), "{record}");
+        assert_eq!(results, [&json!("confirmed"), &json!(null)]);
+        assert_eq!(told(), 1, "{}", house.log());
+    }
     // The attempt under way goes on.
     let (status, record) = run.post(&run.voice, "report", &report(key_of(&second), 0)).await;
     assert_eq!((status, &record["result"]["state"]), (200, &json!("COMPLETED")), "{record}");
+    let kinds: Vec<_> = record["receipts"].as_array().unwrap().iter().map(|it| &it["event_type"]).collect();
+    assert_eq!(kinds, [&json!("ORIGINAL"), &json!("AMENDMENT_SETTLEMENT")], "{record}");
+    assert!(house.log().contains("duplicate_effect"), "{}", house.log());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -21,6 +21,7 @@ use crate::caller::{Caller, Role};
 use crate::crash::Point;
 use crate::decide::{Asked, Before, Own, Resumed};
 use crate::gateway::Gateway;
+use crate::late;
 use crate::pending::Pending;
 use crate::pursue::not_offered;
 use crate::redress;
@@ -138,6 +139,9 @@ impl Gateway {
         pending: &Pending,
         under_way: UnderWay,
     ) -> Result<Next, Error> {
+        if self.earlier_effects(pending).await?.is_some() {
+            return Ok(Next::NotNow(late::carried_out()));
+        }
         let (action, provider) = match self.as_asked(tenant, stored, &pending.row, rules) {
             Ok(found) => found,
             Err(error) if error.code == Code::Unavailable => return Err(error),
@@ -160,9 +164,15 @@ impl Gateway {
         if failed {
             let mut over = call.over(clock::now_ms(), "failed", None);
             over.last_word = true;
+            over.reservation = pending.row.reservation.clone();
             attempts.push(over);
         }
         let reservation = pending.row.reservation.clone().filter(|_| !failed);
+        // Where its reservation stays, so do the words within.
+        let words = match failed {
+            true => pending.row.words_aside().cloned().collect(),
+            false => pending.row.words.clone(),
+        };
         let before = Before {
             stood: match (stored.state, stored.due_ms) {
                 (State::Failed, _) => Stood::Failed,
@@ -177,7 +187,9 @@ impl Gateway {
             call,
             attempts,
             reservation,
+            words,
             snapshot: pending.row.snapshot.clone(),
+            steered_by: pending.row.steered_by.clone(),
             told: pending.told.clone(),
             own: (!failed).then_some(own),
         };
@@ -429,5 +441,27 @@ mod tests {
             let now = gateway.ledger.action(&held.tenant, held.id).await.unwrap().unwrap();
             assert_eq!(now.state, state, "with {until_ms}");
         }
+    }
+
+    /// No timer runs here.
+    #[tokio::test]
+    async fn what_is_approved_before_whoever_held_it_anew_has_let_go_is_carried_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { data_dir: folder.path().join("data"), ..Config::default() };
+        let installation = Installation::open(config, render).await.unwrap();
+        let gateway = installation.sandbox.as_ref().unwrap();
+        let held = left_approved(gateway).await;
+        let mark = gateway.look_after_alone(held.id).unwrap();
+        gateway.resume_in_turn(&held.tenant, held.id);
+        tokio::task::yield_now().await;
+        drop(mark);
+        for _ in 0..1000 {
+            let now = gateway.ledger.action(&held.tenant, held.id).await.unwrap().unwrap();
+            if now.state == State::Executed {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        unreachable!("nobody went on with it");
     }
 }

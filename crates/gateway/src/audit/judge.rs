@@ -5,17 +5,20 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use ledger::{Labels, Sealed, State, Stored, Testimony, Witness};
+use ledger::{Labels, Receipt, Sealed, State, Stored, Testimony, Witness};
 use receipt::approval::Approvers;
-use receipt::{Disclosures, Jwk, Jwks, Kind, Pin, Trust, Verdict};
+use receipt::{Disclosures, Jwk, Jwks, Kind, Pin, Stage, Trust, Verdict};
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::TrailFinding;
+use crate::alert::Alert;
 use crate::approvals::{APPROVE, REJECT, Said, escalation_id};
 use crate::caller::Caller;
-use crate::decide::action_hash_of;
+use crate::decide::{action_hash_of, salts_of};
 use crate::remember::outward;
-use crate::row::IntentRow;
+use crate::resolve::is_shown;
+use crate::row::{IntentRow, OutcomeRow, ResolutionRow};
 
 /// By what this gateway's receipts are judged.
 pub(super) struct Judge<'a> {
@@ -51,6 +54,7 @@ impl<'a> Judge<'a> {
                 altered_action(stored, labels, *action_hash)?
             }
             Testimony::Receipt { .. } => self.altered_receipt(witness)?,
+            Testimony::Outcome { payload, settled } => altered_word(payload, settled.as_ref())?,
             Testimony::Approval { round, approver, agrees, record } => {
                 altered_approval(witness, *round, approver, *agrees, record)?
             }
@@ -85,7 +89,8 @@ impl<'a> Judge<'a> {
     }
 
     fn altered_receipt(&self, witness: &Witness) -> Option<String> {
-        let Testimony::Receipt { subject, archetype, key, state, said, receipt } = &witness.testimony else {
+        let Testimony::Receipt { subject, archetype, key, state, event, said, receipt } = &witness.testimony
+        else {
             return None;
         };
         let (disclosures, approvers) = (Disclosures::default(), Approvers::default());
@@ -113,7 +118,7 @@ impl<'a> Judge<'a> {
             ("tenant", shown.metadata.tenant == witness.tenant.as_str()),
             ("archetype", shown.metadata.archetype.is_none_or(|name| *name == **archetype)),
             ("idempotency key", shown.idempotency_key.as_deref() == key.as_deref()),
-            ("state", agrees(facts.kind, *state) && says(said.as_deref(), *state)),
+            ("state", agrees(facts.kind, *state, event) && says(said.as_deref(), *state)),
         ];
         let (name, _) = rows.iter().find(|(_, fits)| !fits)?;
         Some(format!("the stored receipt and the rows beside it name another {name}"))
@@ -157,9 +162,56 @@ fn altered_approval(
     (!fits).then(|| "the stored approval says another person, hold or decision than its row".to_owned())
 }
 
-/// May a receipt of this kind come with this state?
-fn agrees(kind: Kind, state: State) -> bool {
+/// Is a person's word on what became of an action there just where an entry says so, and the one that the receipt shows?
+fn altered_word(payload: &[u8], settled: Option<&(Box<Stored>, Option<Receipt>)>) -> Option<String> {
+    let Ok(outcome) = OutcomeRow::from_bytes(payload) else {
+        return Some("the stored outcome cannot be read".to_owned());
+    };
+    match (outcome.resolution, settled) {
+        (None, None) => None,
+        (Some(_), None) => Some("the stored outcome has a person's word that no entry tells of".to_owned()),
+        (None, Some(_)) => Some("the person's word that it tells of is not stored".to_owned()),
+        (Some(word), Some((asked, receipt))) => {
+            let fits = receipt.as_ref().is_some_and(|receipt| is_of(&word, asked, &receipt.document));
+            (!fits).then(|| "the stored person's word is not the one that the receipt shows".to_owned())
+        }
+    }
+}
+
+fn is_of(word: &ResolutionRow, asked: &Stored, receipt: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Amendment {
+        entries: Vec<Entry>,
+        money: Money,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Money {
+        charge_amount: Option<String>,
+    }
+    #[derive(Deserialize)]
+    struct Entry {
+        stage: String,
+        output: Value,
+    }
+    let Ok(Some(salts)) = IntentRow::from_bytes(&asked.payload).map(|row| salts_of(&row)) else {
+        return false;
+    };
+    let Ok(Amendment { entries, money }) = serde_json::from_slice(receipt) else { return false };
+    let executed = entries.iter().find(|entry| entry.stage == Stage::Execute.as_str());
+    let charged = word.charged.is_none() || word.charged == money.charge_amount;
+    charged && executed.is_some_and(|entry| is_shown(word, &salts, &entry.output))
+}
+
+/// May a receipt of this kind come with this state, at this event?
+fn agrees(kind: Kind, state: State, event: &str) -> bool {
+    let late = [Alert::LateEffect, Alert::DuplicateEffect].iter().any(|alert| alert.as_str() == event);
     match kind {
+        // An effect of an earlier attempt comes beside whatever the latest stands at.
+        Kind::Executed if late || event == Alert::Overage.as_str() => {
+            !matches!(state, State::Held | State::Approved | State::Waiting | State::Failed | State::Refused)
+        }
+        _ if late => false,
         // What is undone was done, and its undoing was carried out.
         Kind::Executed => matches!(state, State::Executed | State::RollingBack | State::RolledBack),
         Kind::Blocked => state == State::Refused,

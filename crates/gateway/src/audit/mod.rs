@@ -24,7 +24,6 @@ use crate::atp;
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
-use crate::resolve::words_aside;
 use crate::row::{IntentRow, OutcomeRow, ResolutionRow};
 use crate::views::Page;
 use crate::{Code, Error, clock};
@@ -177,7 +176,7 @@ impl Gateway {
         let owner = found.owner().map(|owner| owner.id);
         let action = owner.filter(|_| decided);
         let at_ms = found.at_ms;
-        let aside = found.owner().filter(|_| resolved).and_then(words_in).unwrap_or_default();
+        let aside = found.owner().filter(|_| resolved).and_then(words_aside).unwrap_or_default();
         let mut view = AuditView::of(found);
         if let Some(id) = action {
             let given = self.ledger.approvals(&caller.tenant, id).await.map_err(unavailable)?;
@@ -402,9 +401,9 @@ const WALK: u8 = b'v';
 /// States in which nothing more is to come.
 const ENDED: [&str; 3] = ["COMPLETED", "FAILED", "ROLLED_BACK"];
 
-/// What was to charge what is set aside for an action.
-fn words_in(owner: &Owner) -> Option<Vec<ResolutionRow>> {
-    Some(words_aside(&IntentRow::from_bytes(&owner.payload).ok()?))
+/// What people said of an action that ended nothing.
+fn words_aside(owner: &Owner) -> Option<Vec<ResolutionRow>> {
+    Some(IntentRow::from_bytes(&owner.payload).ok()?.words_aside().cloned().collect())
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::pending::Told;
 use crate::remember::unavailable;
 use crate::request::Next;
 use crate::reserve::ReservationRow;
-use crate::row::{AttemptRow, CallRow, EscalationRow, IntentRow, KeepingRow, internal};
+use crate::row::{AttemptRow, CallRow, EscalationRow, IntentRow, KeepingRow, ResolutionRow, internal};
 use crate::{Code, Error, clock};
 
 /// What an action brings along whose row is there already.
@@ -52,8 +52,12 @@ pub(crate) struct Before {
     pub attempts: Vec<AttemptRow>,
     /// What is set aside for it, and the capture that is to be sent.
     pub reservation: Option<Box<ReservationRow>>,
+    /// What people said of it that ended nothing.
+    pub words: Vec<ResolutionRow>,
     /// What there was before its first attempt.
     pub snapshot: Option<Box<RawValue>>,
+    /// Who asked for anything to be done with it.
+    pub steered_by: Vec<String>,
     /// What its caller was told first.
     pub told: Option<Told>,
     /// What stands against its mandate and its principal's history because of itself.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use action::{Atp, IdempotencyKey, Request};
+use action::{AskedKeeping, Atp, IdempotencyKey, Keeping, Period, Request};
 use boundary::{Decision, Named, Verdict};
 use ledger::{FactsQuery, State};
 use receipt::Json;
@@ -74,7 +74,7 @@ impl Gateway {
             record: Some(raw(
                 String::from_utf8(record.to_bytes()).map_err(|_| internal("a record is not text"))?
             )?),
-            ..as_asked(asked, request)?
+            ..as_asked(asked, request, self.kept_anyway())?
         };
         let pending = Pending {
             id,
@@ -91,6 +91,7 @@ impl Gateway {
             by: ledger::By::Holder(1),
             settled: false,
             word: None,
+            earlier: None,
         };
         let row = Row {
             id: pending.id,
@@ -150,7 +151,7 @@ impl Gateway {
 }
 
 /// The payload of a request that met no archetype: what it asks for, and nothing about a decision.
-fn as_asked(asked: &Asked<'_>, request: &Request) -> Result<IntentRow, Error> {
+fn as_asked(asked: &Asked<'_>, request: &Request, needed: Option<Period>) -> Result<IntentRow, Error> {
     let salt: [u8; 32] = clock::random()?;
     let payment_mode = request.payment_mode.unwrap_or(action::PaymentMode::ImmediateCharge);
     let guarantee_level = request.guarantee_level.unwrap_or(action::GuaranteeLevel::Atp1);
@@ -181,6 +182,7 @@ fn as_asked(asked: &Asked<'_>, request: &Request) -> Result<IntentRow, Error> {
         snapshot: None,
         check: None,
         reservation: None,
+        words: Vec::new(),
         rollback: None,
         undone_by: None,
         held_for: Vec::new(),
@@ -191,12 +193,14 @@ fn as_asked(asked: &Asked<'_>, request: &Request) -> Result<IntentRow, Error> {
         atp: kept(request.atp.as_deref())?,
         record: None,
         cycle: None,
-        keeping: KeepingRow::of(asked_for(request)),
+        keeping: KeepingRow::of(asked_for(request, needed)),
         regulations: Atp::regulations(request.atp.as_deref(), &[]),
+        steered_by: Vec::new(),
     })
 }
 
 /// How long it is to be kept where no archetype has a say. What cannot both be is as if nothing was asked.
-fn asked_for(request: &Request) -> action::Keeping {
-    action::Keeping::default().tightened(request.retention, request.deletion).unwrap_or_default()
+fn asked_for(request: &Request, needed: Option<Period>) -> Keeping {
+    let asked = AskedKeeping { retention: request.retention, deletion: request.deletion };
+    Keeping::default().tightened(asked, needed).unwrap_or_default()
 }

@@ -221,6 +221,7 @@ impl Gateway {
             by: case.resumed.as_ref().map_or(ledger::By::Holder(1), |resumed| resumed.by),
             settled: false,
             word: None,
+            earlier: None,
         }
     }
 

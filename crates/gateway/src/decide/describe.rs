@@ -38,7 +38,7 @@ impl Gateway {
         let salts = Salts::new(&case.salt);
         let constraints = conceal(&case.action, &salts)?;
         let chain = chain_of(&case.asked.arrival, &case.request_hash, stages, &constraints)?;
-        let (keeping, regulations) = kept_under(case);
+        let (keeping, regulations) = self.kept_under(case);
         let action_hash = self.action_hash(case, &constraints, keeping.as_ref(), &regulations)?;
         let mandate_id = case.standing.mandate.as_ref().map(|mandate| mandate.jti.as_str());
         let described = Described {
@@ -48,6 +48,8 @@ impl Gateway {
             correlation_id: &case.asked.ask.request_id,
             action_hash: &action_hash,
             rules: case.asked.rules,
+            keeping: keeping.as_ref(),
+            regulations: &regulations,
         };
         let mut row = describe(&described, &chain, None)?;
         row.observed =
@@ -57,14 +59,28 @@ impl Gateway {
             row.held_for = triggers.map(|trigger| trigger.word.clone()).collect();
             row.escalation = resumed.escalation.clone();
             row.approvals = resumed.shown.clone();
-            row.attempts = resumed.before.iter().flat_map(|before| before.attempts.clone()).collect();
-            row.reservation = resumed.before.as_ref().and_then(|before| before.reservation.clone());
+            if let Some(before) = &resumed.before {
+                row.attempts = before.attempts.clone();
+                row.words = before.words.clone();
+                row.reservation = before.reservation.clone();
+                row.steered_by = before.steered_by.clone();
+            }
         }
-        (row.keeping, row.regulations) = (keeping, regulations);
         row.cycle = cycle.map(Box::new);
         let record = String::from_utf8(record.to_bytes()).map_err(|_| internal("a record is not text"))?;
         row.record = Some(raw(record)?);
         Ok((Judged { chain, row, action_hash }, verdict))
+    }
+
+    /// How long it is kept and what it falls under: as of when it came in.
+    fn kept_under(&self, case: &Case<'_>) -> (Option<KeepingRow>, Vec<String>) {
+        match &case.resumed {
+            Some(resumed) => (resumed.keeping.clone(), resumed.regulations.clone()),
+            None => {
+                let needed = self.needed(case.asked.rules, &case.action);
+                (KeepingRow::of(case.action.keeping(needed)), case.action.regulations())
+            }
+        }
     }
 
     fn action_hash(
@@ -92,14 +108,6 @@ impl Gateway {
     }
 }
 
-/// How long it is kept and what it falls under: as of when it came in.
-fn kept_under(case: &Case<'_>) -> (Option<KeepingRow>, Vec<String>) {
-    match &case.resumed {
-        Some(resumed) => (resumed.keeping.clone(), resumed.regulations.clone()),
-        None => (KeepingRow::of(case.action.keeping), case.action.regulations()),
-    }
-}
-
 /// The hash that the ledger's entries must name for this row, made anew from all that goes into it: what was asked is
 /// also compared with its commitments. `None` where the action was refused before anything was committed to.
 pub(crate) fn action_hash_of(stored: &Stored, row: &IntentRow) -> Option<Option<[u8; 32]>> {
@@ -123,7 +131,7 @@ pub(crate) fn action_hash_of(stored: &Stored, row: &IntentRow) -> Option<Option<
 
 /// Does each member shown, or committed to, stand for the one that is kept?
 fn commits_to(shown: &Json, row: &IntentRow) -> Option<bool> {
-    let salts = Salts::new(&salt_of(row)?);
+    let salts = salts_of(row)?;
     let shown: BTreeMap<String, Value> = serde_json::from_str(shown.as_str()).ok()?;
     let kept: BTreeMap<String, Value> = serde_json::from_str(row.constraints.get()).ok()?;
     let fits = kept.iter().all(|(name, value)| {
@@ -132,6 +140,11 @@ fn commits_to(shown: &Json, row: &IntentRow) -> Option<bool> {
         shown.get(name).is_some_and(|it| it == value || it.as_str() == committed().as_deref())
     });
     Some(fits && shown.len() == kept.len())
+}
+
+/// The salts of all that an action commits to, by its row.
+pub(crate) fn salts_of(row: &IntentRow) -> Option<Salts> {
+    salt_of(row).map(|salt| Salts::new(&salt))
 }
 
 fn salt_of(row: &IntentRow) -> Option<[u8; 32]> {

@@ -23,7 +23,7 @@ use provider::Provider;
 pub(crate) use self::again::{Before, Own, Resumed};
 use self::case::Case;
 pub(crate) use self::cycle::usage;
-pub(crate) use self::describe::action_hash_of;
+pub(crate) use self::describe::{action_hash_of, salts_of};
 pub(crate) use self::reasons::code_of_intent;
 use self::reasons::{code_of, details_of, held_details, stop};
 use crate::caller::Caller;

@@ -21,13 +21,17 @@ pub enum Topic {
     RollbackFailed,
     /// An effect was there after all.
     LateEffect,
+    /// There is more than one effect.
+    DuplicateEffect,
+    /// An effect is denied.
+    DeniedEffect,
     /// A person said what became of it.
     Resolved,
 }
 
 impl Topic {
     /// All of them, as the documentation lists them.
-    pub const ALL: [Topic; 9] = [
+    pub const ALL: [Topic; 11] = [
         Topic::Held,
         Topic::Approved,
         Topic::Rejected,
@@ -36,6 +40,8 @@ impl Topic {
         Topic::Overage,
         Topic::RollbackFailed,
         Topic::LateEffect,
+        Topic::DuplicateEffect,
+        Topic::DeniedEffect,
         Topic::Resolved,
     ];
 
@@ -50,6 +56,8 @@ impl Topic {
             Topic::Overage => "overage",
             Topic::RollbackFailed => "rollback_failed",
             Topic::LateEffect => "late_effect",
+            Topic::DuplicateEffect => "duplicate_effect",
+            Topic::DeniedEffect => "denied_effect",
             Topic::Resolved => crate::resolve::EVENT,
         }
     }
@@ -75,6 +83,12 @@ impl Topic {
             }
             Topic::LateEffect => {
                 "An action that had been settled as without effect had its effect after all."
+            }
+            Topic::DuplicateEffect => {
+                "An action had its effect more than once: an attempt that had been taken for absent had it, too."
+            }
+            Topic::DeniedEffect => {
+                "A provider denies the effect of an action that had been settled as carried out."
             }
             Topic::Resolved => "A person said what became of an action, because its provider did not.",
         }

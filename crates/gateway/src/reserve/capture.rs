@@ -78,6 +78,9 @@ impl Gateway {
         if reservation.release.is_some() {
             return Err(conflict("what was set aside for the action is being set free"));
         }
+        if reservation.charging().is_some() {
+            return Err(conflict("it was charged by a capture that was said to be absent"));
+        }
         let of = reservation.read(pending.money)?;
         let held = of.money.ok_or_else(|| internal("nothing is set aside"))?;
         let amount = amount.unwrap_or(held);
@@ -91,9 +94,7 @@ impl Gateway {
         if now_ms.saturating_add(millis(flight(provider.as_ref()))) >= of.until_ms {
             return Err(conflict("what is set aside ends too soon to be charged"));
         }
-        if pending.terms(provider.as_ref()).deadline_ms.is_some_and(|deadline_ms| now_ms >= deadline_ms) {
-            return Err(conflict("the deadline of the action is over: EP_DEADLINE_EXCEEDED"));
-        }
+        pending.in_time(now_ms)?;
         let number = reservation.captures.len() + 1;
         let capture = CaptureRow {
             by,
@@ -103,9 +104,11 @@ impl Gateway {
             reference: execution::capture_reference(&id, reservation.call.attempt, number),
             result: None,
             ended_ms: None,
+            send_by_ms: None,
             provider_code: None,
             resolution: None,
         };
+        pending.row.steered(&capture.by);
         if let Some(reservation) = &mut pending.row.reservation {
             reservation.captures.push(capture);
         }

@@ -151,14 +151,15 @@ fn end_capture(
 ) -> Result<(), Error> {
     let reservation = row.reservation.as_mut().ok_or_else(|| internal("nothing is set aside"))?;
     let capture = reservation.captures.last_mut().ok_or_else(|| internal("nothing was to be charged"))?;
-    capture.resolution = word;
     capture.result = Some(absence_word(absence).to_owned());
     capture.ended_ms = Some(clock::now_ms());
+    capture.send_by_ms = row.call.as_ref().map(|call| call.send_by_ms);
     capture.provider_code = match absence {
         Absence::Refused(refusal) => refusal.code.clone(),
         _ => None,
     };
     row.call = Some(reservation.call.clone());
+    row.words.extend(word.map(|word| *word));
     Ok(())
 }
 

@@ -21,7 +21,7 @@ use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::pending::Pending;
 use crate::pursue::Pursued;
-use crate::rollback::{LEASE_AFTER, conflict, flight, millis};
+use crate::rollback::{LEASE_AFTER, conflict, flight, is_unbound, millis};
 use crate::row::{IntentRow, internal};
 use crate::steer::busy;
 use crate::tenants::{Rules, TenantState};
@@ -81,14 +81,30 @@ impl Gateway {
     ) -> Result<Pursued, Error> {
         let mut pending = Pending::restore(stored, None)?;
         let reservation = reservation_of(&pending.row)?;
+        if reservation.release.is_none()
+            && reservation.charging().is_some()
+            && let Some(pursued) = self.go_on_charging(tenant, &mut pending).await?
+        {
+            return Ok(pursued);
+        }
+        let reservation = reservation_of(&pending.row)?;
         if reservation.release.is_none() {
             let rules = tenant.rules();
-            let stood = Stood::Reserved(reservation.read(pending.money)?);
-            let (provider, call) = self.bound(&pending, &rules, stood)?;
-            let execution = pending.execution(call, provider.as_ref(), stood);
-            let (_, effects) = self.step(execution, Event::Woken)?;
-            if let Some(Effect::Wait { until_ms }) = effects.first() {
-                return Ok(Pursued::Rests(*until_ms));
+            let (of, until_ms) = (reservation.read(pending.money)?, reservation.until_ms);
+            match self.bound(&pending, &rules, Stood::Reserved(of)) {
+                Ok((provider, call)) => {
+                    let execution = pending.execution(call, provider.as_ref(), Stood::Reserved(of));
+                    let (_, effects) = self.step(execution, Event::Woken)?;
+                    if let Some(Effect::Wait { until_ms }) = effects.first() {
+                        return Ok(Pursued::Rests(*until_ms));
+                    }
+                }
+                // Until its time is over it can still be bound as it was.
+                Err(error) if is_unbound(&error) && clock::now_ms() < until_ms => {
+                    return Ok(Pursued::Rests(until_ms));
+                }
+                Err(error) if is_unbound(&error) => {}
+                Err(error) => return Err(error),
             }
             self.plan_release(tenant, &mut pending, OURSELVES, EXPIRED)?;
             self.at(Point::ExpiryBefore)?;
@@ -97,6 +113,27 @@ impl Gateway {
         }
         let stored = self.stored(tenant, pending.id).await?;
         self.release_further(tenant, &stored).await.map(Pursued::Rests)
+    }
+
+    /// A capture that was said to be absent was carried out, and whoever found that is gone before it was proven: it is asked
+    /// once more. Nothing, if that has not told before what is set aside ends.
+    async fn go_on_charging(
+        &self,
+        tenant: &TenantState,
+        pending: &mut Pending,
+    ) -> Result<Option<Pursued>, Error> {
+        let reservation = reservation_of(&pending.row)?;
+        let (stood, until_ms) = (Stood::Releasing(reservation.read(pending.money)?), reservation.until_ms);
+        let (provider, _) = match self.bound(pending, &tenant.rules(), stood) {
+            Ok(found) => found,
+            Err(error) if is_unbound(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        match self.charged_after_all(tenant, pending, provider.as_ref(), stood).await? {
+            Found::Confirmed(_) => self.over(&self.stored(tenant, pending.id).await?).map(Some),
+            _ if clock::now_ms() < until_ms => Ok(Some(Pursued::Rests(self.soon_ms()))),
+            _ => Ok(None),
+        }
     }
 
     /// Notes that it is to be set free, and why.
@@ -108,8 +145,9 @@ impl Gateway {
         why: &str,
     ) -> Result<(), Error> {
         let (id, now_ms) = (pending.id, clock::now_ms());
+        let before = reservation_of(&pending.row)?.release.as_ref().map(|before| before.by.clone());
+        before.iter().map(String::as_str).chain([by]).for_each(|by| pending.row.steered(by));
         let reservation = pending.row.reservation.as_mut().ok_or_else(|| internal("nothing is set aside"))?;
-        let words = reservation.release.take().map(|before| before.words).unwrap_or_default();
         reservation.release = Some(ReleaseRow {
             by: by.to_owned(),
             why: why.to_owned(),
@@ -118,7 +156,6 @@ impl Gateway {
             reference: release_reference(&id, reservation.call.attempt),
             sends: 0,
             first_ms: now_ms,
-            words,
         });
         Ok(())
     }
@@ -127,7 +164,15 @@ impl Gateway {
     /// milliseconds.
     pub(super) async fn release_further(&self, tenant: &TenantState, stored: &Stored) -> Result<i64, Error> {
         let mut pending = Pending::restore(stored, self.told(stored).await?)?;
-        let (provider, execution) = self.releasing(&pending, &tenant.rules())?;
+        let (provider, execution) = match self.releasing(&pending, &tenant.rules()) {
+            Ok(found) => found,
+            Err(error) if is_unbound(&error) => {
+                tracing::warn!(action = %stored.id, %error, "nobody is bound any more who could set free what is set aside");
+                self.not_released(tenant, &pending).await?;
+                return Ok(clock::now_ms());
+            }
+            Err(error) => return Err(error),
+        };
         if self.stops_rollback(stored, provider.as_ref()).await? {
             return Ok(self.soon_ms());
         }
@@ -143,13 +188,12 @@ impl Gateway {
         self.at(Point::ReleaseSendBefore)?;
         let reply = provider.call(call, clock::now_ms()).await;
         self.at(Point::ReleaseSendAfter)?;
-        let refused = matches!(&reply, Reply::Refused(refusal) if !refusal.transient);
+        let Some(reply) = self.uncharged(tenant, &mut pending, provider.as_ref(), reply).await? else {
+            return Ok(clock::now_ms());
+        };
         let (execution, effects) = self.step(execution, Event::Undone(reply))?;
         if let execution::State::Failed(absence) = execution.state() {
             self.released(tenant, pending, absence).await?;
-            return Ok(clock::now_ms());
-        }
-        if refused && self.was_charged_after_all(tenant, &mut pending, provider.as_ref()).await? {
             return Ok(clock::now_ms());
         }
         if let execution::State::ReleaseFailed(_) = execution.state() {
@@ -159,6 +203,52 @@ impl Gateway {
         let until_ms = waits_until(&effects).unwrap_or_else(|| self.soon_ms());
         self.keep_reserved(tenant, &mut pending, until_ms, ledger::RESERVED).await?;
         Ok(until_ms)
+    }
+
+    /// A provider says of itself that what was set aside is free, which counts as its answer.
+    pub(crate) async fn freed(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        id: ActionId,
+        reply: Reply,
+    ) -> Result<(), Error> {
+        let _under_way = self.look_after_alone(id).ok_or_else(busy)?;
+        // Read once it is marked: before, whoever had it in hand may have gone on with it.
+        let stored = self.stored(tenant, id).await?;
+        if !matches!(stored.state, State::Reserved | State::ReleaseFailed) {
+            return Ok(());
+        }
+        let pending = Pending::restore(&stored, self.told(&stored).await?)?;
+        let (_, execution) = self.releasing(&pending, &tenant.rules())?;
+        let (execution, _) = self.step(execution, Event::Undone(reply))?;
+        match execution.state() {
+            execution::State::Failed(absence) => self.released(tenant, pending, absence).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// A provider that can be asked says that what could not be set free is free: that is asked by having it set free once
+    /// more, in the name of whoever had it so before.
+    pub(crate) async fn release_once_more(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        id: ActionId,
+    ) -> Result<(), Error> {
+        let under_way = self.look_after_alone(id).ok_or_else(busy)?;
+        let row = IntentRow::from_bytes(&self.stored(tenant, id).await?.payload)?;
+        let before = reservation_of(&row)?.release.as_ref().map(|release| release.by.clone());
+        self.begin_release(tenant, id, before.unwrap_or_else(|| OURSELVES.to_owned()), under_way).await
+    }
+
+    /// Has it set free at the next turn, whatever somebody may want of it.
+    pub(crate) async fn release_soon(
+        &self,
+        tenant: &TenantState,
+        pending: &mut Pending,
+        why: &str,
+    ) -> Result<(), Error> {
+        self.plan_release(tenant, pending, OURSELVES, why)?;
+        self.keep_reserved(tenant, pending, clock::now_ms(), ledger::RESERVED).await
     }
 
     /// The machine as it stands on record.
@@ -204,23 +294,59 @@ impl Gateway {
         self.conclude(tenant, &pending, ending).await.map(drop)
     }
 
-    /// What cannot be set free may have been charged by a capture that was said to be absent for good.
-    pub(super) async fn was_charged_after_all(
+    /// The answer of what sets free, unless a capture had charged what is not there any more. While nobody says whether one
+    /// had, that it is gone does not count as an answer.
+    async fn uncharged(
         &self,
         tenant: &TenantState,
         pending: &mut Pending,
         provider: &dyn Provider,
-    ) -> Result<bool, Error> {
+        reply: Reply,
+    ) -> Result<Option<Reply>, Error> {
+        let freed = match &reply {
+            Reply::Confirmed(_) => true,
+            Reply::Refused(refusal) if !refusal.transient => false,
+            _ => return Ok(Some(reply)),
+        };
         let stood = Stood::Releasing(reservation_of(&pending.row)?.read(pending.money)?);
+        Ok(match self.charged_after_all(tenant, pending, provider, stood).await? {
+            Found::Confirmed(_) => None,
+            Found::Unknown if freed => {
+                Some(Reply::Lost { why: "nobody says whether a capture has charged it".to_owned() })
+            }
+            _ => Some(reply),
+        })
+    }
+
+    /// Asks after everything that was to charge what was set aside: it may have done so after it was said to be absent. If it
+    /// has, that is written down, and `Confirmed`; otherwise, how sure it is that nothing has.
+    pub(crate) async fn charged_after_all(
+        &self,
+        tenant: &TenantState,
+        pending: &mut Pending,
+        provider: &dyn Provider,
+        stood: Stood,
+    ) -> Result<Found, Error> {
+        let asks = provider.capabilities().can_be_asked();
+        let mut all = Found::Absent { final_: true };
         for at in 0..reservation_of(&pending.row)?.captures.len() {
             let call = self.capture_of(tenant, pending, at)?;
             let found = provider.query(&call, clock::now_ms()).await;
             if matches!(found, Found::Confirmed(_)) {
-                self.charged_by(tenant, pending, provider, (at, call), (stood, Event::Asked(found))).await?;
-                return Ok(true);
+                let event = Event::Asked(found.clone());
+                self.charged_by(tenant, pending, provider, (at, call), (stood, event)).await?;
+                return Ok(found);
+            }
+            // What was refused, or never left, was not carried out whoever says nothing of it.
+            let capture = reservation_of(&pending.row)?.captures.get(at);
+            let doubtful = capture.is_some_and(|it| it.result.is_none() || (asks && it.is_doubtful()));
+            match found {
+                Found::Unknown if doubtful => all = Found::Unknown,
+                Found::Absent { final_: false } if doubtful && all != Found::Unknown => all = found,
+                _ => {}
             }
         }
-        Ok(false)
+        Ok(all)
     }
 
     /// A provider says that it carried out a capture which was said to be absent. Who can be asked is asked first.
@@ -271,7 +397,8 @@ impl Gateway {
         let (purpose, money) = reservation.charge(capture, pending.money)?;
         let (provider_key, reference) = (capture.provider_key.clone(), capture.reference.clone());
         let call = pending.call(self.environment, &tenant.rules())?;
-        Ok(Call { purpose, money, provider_key, reference, ..call })
+        let send_by_ms = capture.send_by_ms.unwrap_or(call.send_by_ms);
+        Ok(Call { purpose, money, provider_key, reference, send_by_ms, ..call })
     }
 
     /// Goes on with a capture that was said to be absent as the one that was carried out.

@@ -1,14 +1,15 @@
 //! What is kept of a reservation, within the payload of its action.
 
 use action::Money;
-use execution::{Purpose, Reservation};
+use execution::{Absence, Purpose, Reservation};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::prove::absence_word;
 use crate::row::{CallRow, IntentRow, ResolutionRow, internal};
 
 /// What the provider has set aside for an action.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ReservationRow {
     /// The call that set it aside.
@@ -45,10 +46,13 @@ pub(crate) struct CaptureRow {
     /// When that was known, Unix milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_ms: Option<i64>,
+    /// Until when it could leave at the latest, Unix milliseconds, once it came to nothing; older rows do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub send_by_ms: Option<i64>,
     /// The provider's own code; foreign text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider_code: Option<String>,
-    /// The person's word that it came to nothing, if nobody else said so.
+    /// The person's word that it came to nothing, where rows had it before there was [`IntentRow::words`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolution: Option<Box<ResolutionRow>>,
 }
@@ -69,9 +73,6 @@ pub(crate) struct ReleaseRow {
     pub sends: u32,
     /// When it was first marked sent, Unix milliseconds.
     pub first_ms: i64,
-    /// What people said who had it tried again, oldest first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub words: Vec<ResolutionRow>,
 }
 
 impl ReservationRow {
@@ -103,7 +104,8 @@ impl ReservationRow {
     /// The call of a capture, as it is kept.
     pub(crate) fn call_of(&self, capture: &CaptureRow) -> CallRow {
         let (provider_key, reference) = (capture.provider_key.clone(), capture.reference.clone());
-        CallRow { provider_key, reference, ..self.call.clone() }
+        let send_by_ms = capture.send_by_ms.unwrap_or(self.call.send_by_ms);
+        CallRow { provider_key, reference, send_by_ms, ..self.call.clone() }
     }
 
     /// What a call for this capture is for, and how much it charges.
@@ -115,6 +117,14 @@ impl ReservationRow {
         let of = self.read(authorised)?;
         let money = money_of(&capture.amount, authorised)?;
         Ok((Purpose::Capture { reservation: self.confirmed.clone(), of }, Some(money)))
+    }
+}
+
+impl CaptureRow {
+    /// May it have been carried out all the same? An absence can turn out to be wrong, and so can a person.
+    pub(crate) fn is_doubtful(&self) -> bool {
+        let absent = [absence_word(&Absence::Final), absence_word(&Absence::Resolved)];
+        self.result.as_deref().is_none_or(|result| absent.contains(&result))
     }
 }
 

@@ -27,7 +27,9 @@ impl Gateway {
         if decision == Decision::TryAgain || !provider.capabilities().can_be_asked() {
             return Ok(false);
         }
-        if self.was_charged_after_all(tenant, pending, provider.as_ref()).await? {
+        let stood = Stood::Releasing(reservation_of(&pending.row)?.read(pending.money)?);
+        let charged = self.charged_after_all(tenant, pending, provider.as_ref(), stood).await?;
+        if matches!(charged, Found::Confirmed(_)) {
             let why = "the provider was asked once more and its word counts: it was charged";
             return if decision == Decision::Executed { Ok(true) } else { Err(conflict(why)) };
         }
@@ -71,7 +73,7 @@ impl Gateway {
         let release = pending.row.reservation.as_mut().and_then(|it| it.release.as_mut());
         let release = release.ok_or_else(|| internal("nothing sets it free"))?;
         release.sends = 0;
-        release.words.push(*word);
+        pending.row.words.push(*word);
         self.keep_reserved(tenant, &mut pending, clock::now_ms(), EVENT).await?;
         let stored = self.stored(tenant, pending.id).await?;
         self.release_further(tenant, &stored).await.map(drop)

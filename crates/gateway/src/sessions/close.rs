@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use super::SessionView;
 use super::gar::{GarView, Line, ale};
 use crate::admin::{event, named};
+use crate::alert::Alert;
 use crate::caller::{Caller, Deed, Role};
 use crate::gateway::Gateway;
 use crate::row::internal;
@@ -165,8 +166,13 @@ impl Walked {
         self.digest.update(format!("sha256:{}\n", line.hash));
         let Some(action) = line.action() else { return Ok(()) };
         match line.state.as_deref() {
+            Some("COMPLETED" | "FAILED" | "ROLLED_BACK") => {
+                self.under_way.remove(&action);
+            }
+            // What comes beside the latest attempt says nothing of it.
+            _ if BESIDE.contains(&&*line.event) => {}
             // What is undone afterwards compensates; nothing of the session waits for it.
-            Some("COMPLETED" | "FAILED" | "ROLLING_BACK" | "ROLLED_BACK") => {
+            Some("ROLLING_BACK") if line.event != ledger::RETRACTING => {
                 self.under_way.remove(&action);
             }
             _ => {
@@ -234,6 +240,9 @@ fn not_ended(error: ledger::Error, walked: &Walked) -> Error {
 
 /// Records read at once.
 const PART: u32 = 500;
+/// Events of effects that earlier attempts had, whose entries name where the latest one stands.
+const BESIDE: [&str; 3] =
+    [Alert::LateEffect.as_str(), Alert::DuplicateEffect.as_str(), Alert::Overage.as_str()];
 const CLOSED: &str = "session_closed";
 const REVOKING: &str = "session_revocation_initiated";
 const HALTED: &str = "session_halted";
@@ -268,12 +277,24 @@ mod tests {
     #[test]
     fn what_has_not_ended_is_under_way_and_doubt_is_not_known() {
         let sent = (ONE, "admitted", "EXECUTING");
+        let rolling_back = (ONE, "rolling_back", "ROLLING_BACK");
         let cases = [
             (vec![sent], (1, 0), Halt::Partial),
             (vec![sent, (ONE, "executed", "COMPLETED")], (0, 0), Halt::Clean),
             (vec![sent, (ONE, "in_doubt", "EXECUTING")], (1, 0), Halt::Unknown),
             (vec![sent, (ONE, "in_doubt", "EXECUTING"), (ONE, "failed", "FAILED")], (0, 0), Halt::Clean),
             (vec![(TWO, "held", "INTENDED")], (0, 1), Halt::Partial),
+            // What is undone before the last word is said is under way until that is said.
+            (vec![sent, (ONE, "retracting", "ROLLING_BACK")], (1, 0), Halt::Partial),
+            (vec![(ONE, "retracting", "ROLLING_BACK"), rolling_back], (0, 0), Halt::Clean),
+            // An effect of an attempt before the latest leaves that where it was.
+            (vec![(ONE, "in_doubt", "EXECUTING"), (ONE, "late_effect", "EXECUTING")], (1, 0), Halt::Unknown),
+            (vec![rolling_back, (ONE, "duplicate_effect", "ROLLING_BACK")], (0, 0), Halt::Clean),
+            (
+                vec![sent, (ONE, "late_effect", "COMPLETED"), (ONE, "overage", "COMPLETED")],
+                (0, 0),
+                Halt::Clean,
+            ),
         ];
         for (lines, (in_flight, held), expected) in cases {
             let walked = walked(&lines);

@@ -174,8 +174,153 @@ async fn a_capture_that_a_person_says_failed_sets_its_reservation_free() {
     let entry = trail.items.iter().find(|entry| entry.event == "resolved").unwrap();
     assert_eq!(entry.human_approver.as_deref(), Some("anna"));
     assert_eq!(findings(&house).await, 0);
+    // While it may still be on its way, and while the bank does not answer, nobody can say that nothing was charged.
+    for silent in [0, 1] {
+        bank.inject(Injection::queries(Fault::ErrorBeforeEffect, silent));
+        let early = house.gateway().retry(&house.agent, &id).await.unwrap_err();
+        assert_eq!((early.code, bank.reserved()), (Code::Unavailable, 0), "{}", early.message);
+        arrived(&house);
+    }
     let record = house.gateway().retry(&house.agent, &id).await.unwrap();
     assert_eq!((record.state.as_str(), bank.reserved(), house.spent()), ("EXECUTING", 2500, 2500));
+}
+
+/// As if the first capture had been sent so long ago that it cannot arrive any more.
+pub(crate) fn arrived(house: &House) {
+    house.rewrite("k", "json_set(payload, '$.reservation.captures[0].send_by_ms', 1)");
+}
+
+/// 10 are charged once, by the first capture, and another attempt is none.
+async fn charged_once(house: &House, bank: &Bank, id: &str) {
+    let record = house.gateway().retry(&house.agent, id).await.unwrap();
+    assert_eq!((record.state.as_str(), house.spent(), late_effects(house)), ("COMPLETED", 1000, 1));
+    assert_eq!((record.attempts.len(), bank.effects().count, bank.balance("acct-1")), (1, 1, Some(1000)));
+    let receipt = house.verified(&record.receipts.last().unwrap().receipt.receipt_id).await;
+    assert_eq!((&receipt["money"]["chargeAmount"], findings(house).await), (&json!("10.00"), 0));
+    let again = house.gateway().retry(&house.agent, id).await.unwrap_err();
+    assert_eq!((again.code, bank.effects().count), (Code::StateConflict, 1));
+}
+
+#[tokio::test]
+async fn a_capture_that_people_said_was_absent_is_asked_after_before_another_attempt() {
+    let (house, bank, id) = in_doubt(By::Asking, Fault::LostAfterEffect).await;
+    // A person errs; the bank refuses the release and does not say why; another person errs, too.
+    bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 3));
+    let record = resolve(&house, "anna", &id, Decision::Failed).await.unwrap();
+    assert_eq!(record.reservation.unwrap().state, "release_failed");
+    let record = resolve(&house, "ben", &id, Decision::Released).await.unwrap();
+    assert_eq!((record.state.as_str(), record.error, house.spent()), ("FAILED", Some(Code::Released), 0));
+    bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1));
+    let early = house.gateway().retry(&house.agent, &id).await.unwrap_err();
+    assert_eq!((early.code, early.retry_after), (Code::Unavailable, Some(5)), "{}", early.message);
+    charged_once(&house, &bank, &id).await;
+}
+
+/// The binding of a bank to which what is charged or free is gone.
+fn forgetful(bank: &Bank) -> String {
+    binding(bank)
+        .replace("refused = [{ status = [409] }]\n", "refused = [{ status = [418] }]\n")
+        .replace("gone = [{ status = [404, 410] }]", "gone = [{ status = [404, 409, 410] }]")
+}
+
+#[tokio::test]
+async fn that_a_reservation_is_gone_does_not_say_that_nothing_was_charged() {
+    for silent in [0, 1] {
+        let bank = banked::bank("USD").await;
+        let mut house = House::bound(&forgetful(&bank), |config| banked::reaching(config, &[&bank])).await;
+        let said = house.said("k", &reserving(&house, "25.00")).await;
+        bank.inject(Injection::on(Target::Captures, Fault::LostAfterEffect, 1));
+        house.gateway().capture(&house.agent, said.id(), Some("10.00")).await.unwrap();
+        bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1 + silent));
+        let record = resolve(&house, "anna", said.id(), Decision::Failed).await.unwrap();
+        if silent > 0 {
+            let stands = (record.state.as_str(), record.reservation.unwrap().state);
+            assert_eq!((stands, house.spent()), (("EXECUTING", "releasing"), 2500), "it is not known yet");
+            house.installation.start();
+            house.until("k", &reserving(&house, "25.00"), "executed").await;
+        }
+        let record = house.record(said.id()).await;
+        assert_eq!((record.state.as_str(), house.spent(), late_effects(&house)), ("COMPLETED", 1000, 1));
+        assert_eq!((bank.effects().count, findings(&house).await), (1, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_capture_that_comes_after_its_reservation_is_said_to_be_gone_is_asked_after() {
+    for retries in [0, 1] {
+        let bank = banked::bank("USD").await;
+        let text = forgetful(&bank).replace("\"release\"]", "\"keep\"]").replace(
+            "refused = [{ status = [402, 422] }]\nreference = \"/reservation_id\"",
+            "refused = [{ status = [402, 422, 429] }]\nreference = \"/reservation_id\"",
+        );
+        let house = House::bound(&text, |config| banked::reaching(config, &[&bank])).await;
+        let said = house.said("k", &reserving(&house, "25.00")).await;
+        bank.inject(Injection::on(Target::Captures, Fault::Late { ms: 2_500 }, 1));
+        house.gateway().capture(&house.agent, said.id(), Some("10.00")).await.unwrap();
+        bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1));
+        let record = resolve(&house, "anna", said.id(), Decision::Failed).await.unwrap();
+        assert_eq!((record.state.as_str(), record.error), ("FAILED", Some(Code::Released)), "it says so");
+        assert_eq!(bank.effects().count, 0, "the capture is still on its way");
+        arrived(&house);
+        if retries > 0 {
+            // Another attempt was made meanwhile, and was refused.
+            bank.inject(Injection::on(Target::Reservations, Fault::RateLimited { retry_after: 1 }, 1));
+            assert_eq!(house.gateway().retry(&house.agent, said.id()).await.unwrap().state, "FAILED");
+        }
+        while bank.effects().count == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        let record = house.gateway().retry(&house.agent, said.id()).await.unwrap();
+        assert_eq!((record.state.as_str(), house.spent(), late_effects(&house)), ("COMPLETED", 1000, 1));
+        assert_eq!((bank.effects().count, findings(&house).await), (1, 0));
+    }
+}
+
+/// Ends a process at the point `capture-outcome.before`, once it is armed.
+#[derive(Debug, Default)]
+struct Dies(std::sync::atomic::AtomicBool);
+
+impl ledger::FailPoints for Dies {
+    fn at(&self, step: &'static str) -> std::io::Result<()> {
+        match step == "capture-outcome.before" && self.0.swap(false, std::sync::atomic::Ordering::SeqCst) {
+            true => Err(std::io::Error::other("a test")),
+            false => Ok(()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_charged_after_all_is_not_charged_once_more_whoever_died_before_it_was_proven() {
+    let dies = std::sync::Arc::new(Dies::default());
+    let bank = banked::bank("USD").await;
+    let mut house = House::bound(&binding(&bank), |config| {
+        banked::reaching(config, &[&bank]);
+        config.fail_points = Some(std::sync::Arc::clone(&dies) as _);
+    })
+    .await;
+    let body = reserving(&house, "25.00");
+    let said = house.said("k", &body).await;
+    bank.inject(Injection::on(Target::Captures, Fault::Late { ms: 700 }, 1));
+    house.gateway().capture(&house.agent, said.id(), Some("10.00")).await.unwrap();
+    finally_absent(&house);
+    house.installation.start();
+    house.until("k", &body, "held").await;
+    while bank.effects().count == 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let mut house = house.restart().await;
+    dies.0.store(true, std::sync::atomic::Ordering::SeqCst);
+    house.gateway().release(&house.agent, said.id()).await.unwrap_err();
+    let charged = house.gateway().capture(&house.agent, said.id(), Some("15.00")).await.unwrap_err();
+    assert_eq!((charged.code, bank.effects().count), (Code::StateConflict, 1), "{}", charged.message);
+    house = house.restart().await;
+    let charged = house.gateway().capture(&house.agent, said.id(), Some("15.00")).await.unwrap_err();
+    assert_eq!((charged.code, bank.effects().count), (Code::StateConflict, 1), "{}", charged.message);
+    house.installation.start();
+    house.until("k", &body, "executed").await;
+    let record = house.record(said.id()).await;
+    assert_eq!((record.state.as_str(), house.spent(), late_effects(&house)), ("COMPLETED", 1000, 1));
+    assert_eq!((bank.effects().count, findings(&house).await), (1, 0));
 }
 
 #[tokio::test]
@@ -227,4 +372,5 @@ async fn a_person_says_no_more_was_charged_than_the_capture_asked_for() {
     assert_eq!((more.code, more.field.as_deref()), (Code::ValidationFailed, Some("/charged/amount")));
     let record = house.gateway().resolve(&anna, &id, say("9.00")).await.unwrap();
     assert_eq!((record.state.as_str(), house.spent()), ("COMPLETED", 900));
+    assert_eq!(findings(&house).await, 0);
 }

@@ -24,7 +24,7 @@ enum By {
     Word,
 }
 
-const CHALLENGE: &str = r#"challenge = { status = [202], pointer = "/status", equals = ["awaiting_payer"], url = "/challenge_url", within_seconds = 900 }"#;
+pub(crate) const CHALLENGE: &str = r#"challenge = { status = [202], pointer = "/status", equals = ["awaiting_payer"], url = "/challenge_url", within_seconds = 900 }"#;
 pub(crate) const CALLBACK: &str = r#"
 [binding.callback]
 secret = "bank-callbacks"
@@ -97,6 +97,27 @@ fn answers(bank: &Bank, said: &Said, yes: bool) {
     let url = said.body["details"]["challenge_url"].as_str().unwrap();
     let id = url.strip_prefix("https://pay.bank.example/challenges/").unwrap();
     assert!(bank.payer_says(id, yes), "{url}");
+}
+
+#[tokio::test]
+async fn what_nobody_can_be_asked_about_any_more_is_in_doubt_once_the_payers_time_is_over() {
+    let (mut house, bank) = house(By::Asking).await;
+    let said = challenged(&house, "acct-1").await;
+    house.rebind(&binding(&bank, By::Asking).replace("name = \"bank\"", "name = \"another\"")).await;
+    house.installation.start();
+    a_while().await;
+    assert_eq!(house.record(said.id()).await.phase, Some("challenged"), "its payer has time");
+    house.store().execute("UPDATE fate SET until = 1 WHERE state = -5", []).unwrap();
+    for _ in 0..2000 {
+        if house.record(said.id()).await.phase == Some("in_doubt") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let anna = crate::approvals::approver(&house, "anna");
+    let shown = house.gateway().held_one(&anna, said.id()).await.unwrap();
+    assert_eq!(shown.unresolved, Some("in_doubt"));
+    whole(&house).await;
 }
 
 /// Entries, rows and receipts agree.

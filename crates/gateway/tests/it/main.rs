@@ -12,6 +12,7 @@ mod cycles;
 mod delegation;
 mod exactly_once;
 mod house;
+mod late;
 mod notices;
 mod outcomes;
 mod overage;
@@ -31,5 +32,6 @@ mod smtp;
 mod soft_delete;
 mod steering;
 mod trail;
+mod unbound;
 
 use outcomes::stages;

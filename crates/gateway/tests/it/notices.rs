@@ -18,8 +18,8 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::approvals::{approver, held, house_with};
 use crate::banked::{RIGHT, bank, binding, reaching};
 use crate::house::House;
-use crate::resolutions;
 use crate::smtp::{MailServer, Manner};
+use crate::{late, resolutions};
 
 const KEY: &[u8; 24] = b"a key for the tests only";
 
@@ -443,7 +443,19 @@ async fn mail_says_the_same_and_is_sent_again_until_it_is_taken() {
 }
 
 /// What every topic is told with: its sentence, the state of the action, and the page to look at.
-const TOLD: [(Topic, &str, &str, &str); 9] = [
+const TOLD: [(Topic, &str, &str, &str); 11] = [
+    (
+        Topic::DuplicateEffect,
+        "An action had its effect more than once: an attempt that had been taken for absent had it, too.",
+        "COMPLETED",
+        "/v1/actions/",
+    ),
+    (
+        Topic::DeniedEffect,
+        "A provider denies the effect of an action that had been settled as carried out.",
+        "COMPLETED",
+        "/v1/actions/",
+    ),
     (Topic::Held, "An action waits for people to decide.", "INTENDED", "/approvals/"),
     (Topic::Approved, "A person agreed to an action.", "APPROVED", "/v1/actions/"),
     (
@@ -610,6 +622,26 @@ async fn every_topic_is_told_by_webhook_and_by_mail_in_the_same_words() {
         house.installation.start();
         let topics = [Topic::InDoubt, Topic::Resolved, Topic::LateEffect];
         all.extend(ears.heard(&house, said.id(), &topics).await);
+    }
+    {
+        let ears = Ears::open().await;
+        let (mut house, bank) =
+            late::house_with(late::NO_RETRY, late::same, |config| ears.listen(config)).await;
+        let id = late::wrongly_failed(&house, &bank).await;
+        house.gateway().retry(&house.agent, &id).await.unwrap();
+        late::settled(&house, &id, 1).await;
+        house.installation.start();
+        let topics = [Topic::InDoubt, Topic::Resolved, Topic::DuplicateEffect, Topic::Overage];
+        all.extend(ears.heard(&house, &id, &topics).await);
+    }
+    {
+        let ears = Ears::open().await;
+        let (mut house, _bank) =
+            late::house_with(late::NO_RETRY, late::same, |config| ears.listen(config)).await;
+        let said = house.said("k", &house.payment("acct-secretive", "25.00")).await;
+        late::tell(&house, said.id(), 1, "payment.declined").await;
+        house.installation.start();
+        all.extend(ears.heard(&house, said.id(), &[Topic::DeniedEffect]).await);
     }
     let untold: Vec<&str> =
         Topic::ALL.into_iter().filter(|topic| !all.contains(topic)).map(Topic::word).collect();

@@ -12,6 +12,7 @@ use testkit::records::Archive;
 use crate::approvals::approver;
 use crate::archived;
 use crate::banked;
+use crate::captures;
 use crate::checks::{self, counts, vague, write};
 use crate::house::{House, Said};
 use crate::reserving::{answer, binding, kinds, reserving};
@@ -152,7 +153,8 @@ async fn a_person_says_that_it_was_charged_and_how_much() {
         let receipt = house.verified(&record.receipts[0].receipt.receipt_id).await;
         let amount = format!("{}.00", spent / 100);
         assert_eq!((kinds(&record), &receipt["money"]["chargeAmount"]), (vec!["ORIGINAL"], &json!(amount)));
-        assert_eq!(executed(&receipt)["reference"], "wire-118");
+        assert!(executed(&receipt)["reference"].is_null(), "it stands with the word, and hidden");
+        assert!(executed(&receipt)["resolved"]["reference"].as_str().unwrap().starts_with("c:"));
         assert_eq!(
             (executed(&receipt)["resolved"]["as"].as_str(), findings(&house).await),
             (Some("executed"), 0)
@@ -233,6 +235,58 @@ async fn whoever_dies_while_a_person_has_it_tried_again_leaves_it_to_be_gone_on_
     }
     let record = house.record(said.id()).await;
     assert_eq!((sends(&record), record.resolutions.len(), findings(&house).await), (Some(1), 1, 0));
+}
+
+/// A capture of which nobody hears, that anna says failed; then she has its reservation, which cannot be set free, tried again.
+async fn spoken_of_twice(fault: Fault) -> (House, Bank, String) {
+    let (house, bank) = house().await;
+    let said = house.said("k", &reserving(&house, "25.00")).await;
+    bank.inject(Injection::on(Target::Captures, fault, 1));
+    house.gateway().capture(&house.agent, said.id(), Some("10.00")).await.unwrap();
+    // Nobody answers when it is asked after, for as long as people err.
+    bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 3));
+    resolve(&house, "anna", said.id(), Decision::Failed).await.unwrap();
+    let record = resolve(&house, "anna", said.id(), Decision::TryAgain).await.unwrap();
+    assert_eq!(stands(&record), ("EXECUTING", "release_failed"));
+    assert_eq!(spoken(&record), [("failed", "anna"), ("try_again", "anna")]);
+    (house, bank, said.id().to_owned())
+}
+
+fn spoken(record: &ActionView) -> Vec<(&str, &str)> {
+    record.resolutions.iter().map(|it| (&*it.decision, &*it.by)).collect()
+}
+
+#[tokio::test]
+async fn what_people_said_stays_on_record_when_another_attempt_begins() {
+    let (house, bank, id) = spoken_of_twice(Fault::LostBeforeEffect).await;
+    bank.expire_reservations();
+    resolve(&house, "zoe", &id, Decision::Released).await.unwrap();
+    captures::arrived(&house);
+    let record = house.gateway().retry(&house.agent, &id).await.unwrap();
+    assert_eq!(stands(&record), ("EXECUTING", "reserved"));
+    let before = [("failed", "anna"), ("try_again", "anna"), ("released", "zoe")];
+    assert_eq!(spoken(&record), before);
+    let people = ["zoe", "anna", "anna"].map(|name| Some(name.to_owned()));
+    assert_eq!((resolvers(&house).await, findings(&house).await), (people.to_vec(), 0));
+    // What is said of the next attempt is no repetition of it.
+    bank.inject(Injection::on(Target::Captures, Fault::LostBeforeEffect, 1));
+    house.gateway().capture(&house.agent, &id, Some("10.00")).await.unwrap();
+    bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 2));
+    let record = resolve(&house, "anna", &id, Decision::Failed).await.unwrap();
+    assert_eq!((&spoken(&record)[..3], spoken(&record).len()), (&before[..], 4));
+    assert_eq!((resolvers(&house).await.len(), findings(&house).await), (4, 0));
+}
+
+#[tokio::test]
+async fn what_people_said_stays_on_record_when_it_turns_out_charged() {
+    let (house, _bank, id) = spoken_of_twice(Fault::LostAfterEffect).await;
+    let told = resolve(&house, "anna", &id, Decision::Released).await.unwrap_err();
+    assert!(told.message.contains("its word counts: it was charged"), "{}", told.message);
+    let record = house.record(&id).await;
+    assert_eq!((stands(&record), house.spent()), (("COMPLETED", "charged"), 1000));
+    assert_eq!(spoken(&record), [("failed", "anna"), ("try_again", "anna")]);
+    let people = vec![Some("anna".to_owned()); 2];
+    assert_eq!((resolvers(&house).await, findings(&house).await), (people, 0));
 }
 
 /// A record of which nobody can tell whether it is as it should be, for as long as its caller cares.

@@ -5,11 +5,12 @@ use countersign_gateway::{
     ActionView, Caller, Code, Decision, Error, FreezeScope, Gateway, ResolveAsk, Role,
 };
 use serde_json::{Value, json};
-use testkit::bank::{Bank, Fault, Injection};
+use testkit::bank::{Bank, Fault, Injection, Target};
 
 use crate::approvals::approver;
 use crate::banked::{self, Promise, RIGHT};
 use crate::house::{BINDING, House, Said};
+use crate::reserving;
 use crate::retries::{AT_ONCE, LATER};
 use crate::rollbacks;
 
@@ -117,13 +118,15 @@ async fn a_doubt_ends_by_a_persons_word_and_the_receipt_says_whose_it_was() {
     let amendment = house.verified(&record.receipts[1].receipt.receipt_id).await;
     assert_eq!(amendment["money"]["chargeAmount"], "24.50");
     let output = executed(&amendment);
-    assert_eq!((&output["result"], &output["reference"]), (&json!("resolved_by_person"), &json!("wire-118")));
+    assert_eq!((&output["result"], &output["reference"]), (&json!("resolved_by_person"), &Value::Null));
     let resolved = &output["resolved"];
     assert_eq!((&resolved["as"], &resolved["form"]), (&json!("executed"), &json!("key")));
-    for hidden in ["by", "comment"] {
+    for hidden in ["by", "comment", "reference"] {
         assert!(resolved[hidden].as_str().unwrap().starts_with("c:"), "{resolved}");
     }
-    assert!(!amendment.to_string().contains("anna") && !amendment.to_string().contains("statement"));
+    for text in ["anna", "statement", "wire-118"] {
+        assert!(!amendment.to_string().contains(text), "{text}: {amendment}");
+    }
 
     // The same word again is the same word; another one, or another person's, comes too late.
     let before = entries(&house);
@@ -143,6 +146,61 @@ async fn a_doubt_ends_by_a_persons_word_and_the_receipt_says_whose_it_was() {
     assert_eq!(entry.human_approver.as_deref(), Some("anna"));
     assert_eq!(entry.result_state.as_deref(), Some("COMPLETED"));
     assert_eq!(findings(&house).await, 0);
+}
+
+/// Changes what is kept of the outcomes of an action, as whoever can write the file would.
+fn forge(house: &House, state: i64, change: impl Fn(&str) -> String) {
+    let store = house.store();
+    let sql = "SELECT row, payload FROM outcome WHERE state = ?1";
+    let (row, packed): (i64, Vec<u8>) =
+        store.query_row(sql, [state], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    let plain = String::from_utf8(ledger::unpack(&packed).unwrap()).unwrap();
+    let forged = change(&plain);
+    assert_ne!(plain, forged);
+    store.execute("UPDATE outcome SET payload = ?2 WHERE row = ?1", (row, forged.into_bytes())).unwrap();
+}
+
+#[tokio::test]
+async fn a_forged_word_of_a_person_is_found() {
+    const EXECUTED: i64 = 4;
+    const IN_DOUBT: i64 = 3;
+    let word =
+        r#""resolution":{"as":"executed","by":"zoe","key_id":"k_1","at_ms":1,"comment":"c","number":0}"#;
+    let other = "the stored person's word is not the one that the receipt shows";
+    type Change<'a> = Box<dyn Fn(&str) -> String + 'a>;
+    let swap =
+        |from: &'static str, to: &'static str| -> Change<'_> { Box::new(move |it| it.replace(from, to)) };
+    let forgeries: [(i64, Change<'_>, &str); 6] = [
+        (EXECUTED, swap(r#""by":"anna""#, r#""by":"zoe""#), other),
+        (EXECUTED, swap("seen on the statement", "seen elsewhere"), other),
+        (EXECUTED, swap(r#""reference":"wire-118","number""#, r#""reference":"wire-119","number""#), other),
+        (EXECUTED, swap(r#""charged":"24.50""#, r#""charged":"24.49""#), other),
+        (
+            EXECUTED,
+            Box::new(|it| format!("{}}}", it.split_once(r#","resolution""#).unwrap().0)),
+            "the person's word that it tells of is not stored",
+        ),
+        (
+            IN_DOUBT,
+            Box::new(|it| format!("{},{word}}}", it.strip_suffix('}').unwrap())),
+            "the stored outcome has a person's word that no entry tells of",
+        ),
+    ];
+    for (state, change, expected) in forgeries {
+        let (house, said) = silent().await;
+        let ask = ResolveAsk {
+            charged: Some("24.50".to_owned()),
+            reference: Some("wire-118".to_owned()),
+            ..self::word(Decision::Executed)
+        };
+        house.gateway().resolve(&approver(&house, "anna"), said.id(), ask).await.unwrap();
+        assert_eq!(findings(&house).await, 0);
+        forge(&house, state, change);
+        let found = house.gateway().check_trail(&house.operator, None).await.unwrap().findings;
+        let told: Vec<&str> = found.iter().map(|it| it.what.as_str()).collect();
+        assert_eq!(told, [expected]);
+        assert_eq!(found[0].action_id.as_deref(), Some(said.id()));
+    }
 }
 
 #[tokio::test]
@@ -473,4 +531,54 @@ async fn the_anonymous_of_the_sandbox_decide_on_nothing() {
     let (house, said) = silent().await;
     let error = house.gateway().resolve(&Gateway::anonymous(), said.id(), word(Decision::Executed)).await;
     assert_eq!(error.unwrap_err().code, Code::Forbidden);
+}
+
+#[tokio::test]
+async fn whoever_asked_stays_a_party_when_somebody_else_asks_after_them() {
+    // For a rollback.
+    let house = House::bound(&reversible(), |_| {}).await;
+    let otto = Caller { subject: action::Subject::parse("otto").unwrap(), ..house.operator.clone() };
+    let said = house.said("k", &house.payment("sandbox:keep", "25.00")).await;
+    for caller in [&otto, &house.agent] {
+        house.gateway().rollback(caller, said.id()).await.unwrap();
+    }
+    is_party(&house, "otto", said.id(), Decision::RolledBack).await;
+
+    // For a release.
+    let said = house
+        .said("r", &{
+            let mut body = house.payment("sandbox:keep", "26.00");
+            body["payment_mode"] = json!("RESERVE_IF_AVAILABLE");
+            body
+        })
+        .await;
+    for caller in [&otto, &house.agent] {
+        let record = house.gateway().release(caller, said.id()).await.unwrap();
+        assert_eq!(record.reservation.unwrap().state, "release_failed");
+    }
+    is_party(&house, "otto", said.id(), Decision::Released).await;
+
+    // For another attempt, and for the capture of the one before.
+    let bank = banked::bank("USD").await;
+    let house = House::bound(&reserving::binding(&bank), |config| banked::reaching(config, &[&bank])).await;
+    let said = house.said("k", &reserving::reserving(&house, "25.00")).await;
+    let olaf = Caller { subject: action::Subject::parse("olaf").unwrap(), ..house.operator.clone() };
+    bank.inject(Injection::on(Target::Captures, Fault::RateLimited { retry_after: 1 }, 1));
+    house.gateway().capture(&otto, said.id(), None).await.unwrap();
+    house.gateway().release(&house.agent, said.id()).await.unwrap();
+    house.gateway().retry(&olaf, said.id()).await.unwrap();
+    bank.inject(Injection::on(Target::Captures, Fault::LostAfterEffect, 1));
+    house.gateway().capture(&house.agent, said.id(), None).await.unwrap();
+    for name in ["otto", "olaf"] {
+        is_party(&house, name, said.id(), Decision::Executed).await;
+    }
+    let record = resolve(&house, "anna", said.id(), Decision::Executed).await.unwrap();
+    assert_eq!((record.state.as_str(), findings(&house).await), ("COMPLETED", 0));
+}
+
+async fn is_party(house: &House, name: &str, id: &str, decision: Decision) {
+    let error = resolve(house, name, id, decision).await.unwrap_err();
+    assert_eq!(error.code, Code::Forbidden, "{name}");
+    let parties = house.gateway().held_one(&approver(house, "anna"), id).await.unwrap().parties;
+    assert!(parties.iter().any(|party| party == name), "{name}: {parties:?}");
 }

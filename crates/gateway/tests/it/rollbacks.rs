@@ -78,6 +78,24 @@ async fn a_payment_is_given_back_once_however_often_it_is_asked_for() {
 }
 
 #[tokio::test]
+async fn a_request_does_not_have_erased_what_can_still_be_undone() {
+    for (window, kept) in [(3600, "hard_delete_1_day"), (90 * 86_400 + 1, "hard_delete_91_days")] {
+        let bank = banked::bank("USD").await;
+        let binding = binding(&bank, AT_ONCE).replace("= 3600", &format!("= {window}"));
+        let house = House::bound(&binding, |config| {
+            banked::reaching(config, &[&bank]);
+            config.limits.kept_days = 0;
+        })
+        .await;
+        let mut body = house.payment("acct-1", "25.00");
+        body["deletion"] = json!("hard_delete_1d");
+        let said = house.said("k", &body).await;
+        let told = house.record(said.id()).await.keeping.unwrap();
+        assert_eq!(told.deletion_policy.as_deref(), Some(kept));
+    }
+}
+
+#[tokio::test]
 async fn a_lost_answer_is_asked_for_by_sending_the_same_rollback_again() {
     let (mut house, bank, said) = paid(AT_ONCE).await;
     for fault in [Fault::LostAfterEffect, Fault::RateLimited { retry_after: 1 }] {

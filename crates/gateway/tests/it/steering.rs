@@ -69,6 +69,20 @@ async fn what_is_judged_otherwise_now_is_not_tried_again_and_stays_as_it_was() {
 }
 
 #[tokio::test]
+async fn what_has_a_deadline_that_is_over_is_not_tried_again_and_stays_as_it_was() {
+    let (house, bank, said) = failed().await;
+    house.rewrite("k", "json_set(payload, '$.deadline_ms', 1)");
+    for _ in 0..2 {
+        let late = house.gateway().retry(&house.agent, said.id()).await.unwrap_err();
+        assert_eq!(late.code, Code::StateConflict);
+        assert!(late.message.contains("EP_DEADLINE_EXCEEDED"), "{}", late.message);
+    }
+    let record = house.record(said.id()).await;
+    assert_eq!((record.state.as_str(), record.attempts.len(), record.receipts.len()), ("FAILED", 1, 1));
+    assert_eq!((bank.effects().count, house.spent()), (0, 0));
+}
+
+#[tokio::test]
 async fn two_who_ask_at_once_get_one_attempt() {
     let (house, bank, said) = failed().await;
     let retry = || house.gateway().retry(&house.agent, said.id());

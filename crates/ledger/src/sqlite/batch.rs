@@ -350,7 +350,7 @@ impl<'a> Batch<'a> {
 
     /// Settles or amends one action. What is not allowed is an answer and writes nothing.
     pub(crate) fn close(&mut self, close: &Close) -> Sql<Result<i64, Error>> {
-        let Settlement { action: id, by, outcome, charged, used, overage } = &close.settlement;
+        let Settlement { action: id, outcome, charged, used, overage, .. } = &close.settlement;
         let Some(mut fate) = self.write.find(*id)? else { return Ok(Err(Error::NoSuchAction(*id))) };
         if let Err(illegal) = close.settlement.check(fate.state, &fate.lease, self.tail.owner, close.amends) {
             return Ok(Err(illegal));
@@ -359,8 +359,8 @@ impl<'a> Batch<'a> {
         let debit = charged.filter(|_| !fate.state.waits()).unwrap_or(fate.debit);
         let difference = debit.saturating_sub(fate.debit);
         let used = used.filter(|_| !fate.state.waits());
+        fate.lease = close.settlement.leaves(fate.state, fate.lease, close.amends);
         (fate.state, fate.debit) = (outcome.state, debit);
-        fate.lease = fate.lease.after(*by, outcome.state);
         let entry = self.reach(*id, &mut fate, outcome, &close.digests)?;
         if let Some((overage, digests)) = overage.as_ref().zip(close.overage.as_ref()) {
             self.reach(*id, &mut fate, overage, digests)?;

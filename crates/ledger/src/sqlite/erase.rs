@@ -2,7 +2,7 @@
 //!
 //! Freed bytes are overwritten, and the log that they were written through is cut right after. That is not all: when rows
 //! grow, SQLite moves their neighbours to other pages, and where they stood their bytes stay until the place is needed. So
-//! the file is written anew, too, when nothing else goes on; see `housekeeping`.
+//! every page is looked at, too; see `scrub`.
 
 use action::ActionId;
 use rusqlite::params;

@@ -7,7 +7,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
@@ -17,6 +17,7 @@ use super::filter::Kind;
 use super::index::{self, SLICE, Slice};
 use super::queue::Job;
 use super::read::{self, Sql};
+use super::scrub;
 use super::{Known, PAGE_BYTES, Shared};
 use crate::Error;
 
@@ -25,7 +26,7 @@ pub(crate) struct Housekeeping {
     state: Mutex<State>,
     bell: Condvar,
     pub(crate) log_pages: AtomicU64,
-    /// Something was erased, and the file was not written anew since.
+    /// Something was erased, and the file was not cleared of it since.
     unclean: AtomicBool,
     /// Commits in which something was erased: what was read before is not to be relied on.
     erasures: AtomicU64,
@@ -42,6 +43,8 @@ struct State {
     index_due: bool,
     /// Something was erased whose bytes are in the log.
     wipe_due: bool,
+    /// Before then the file is not cleared again.
+    clean_at: Option<Instant>,
     commits: u64,
     ending: bool,
 }
@@ -65,6 +68,9 @@ const SLICES: i64 = 8;
 
 /// 1 GiB, which takes a few seconds.
 const MOST_PAGES_ANEW: i64 = (1024 * 1024 * 1024 / PAGE_BYTES).cast_signed();
+
+/// Clearing the file reads all of it, so it may take one part in so many of the time.
+const RARELY: u32 = 20;
 
 /// With no commit for this long the log is emptied and cut to nothing.
 const IDLE: Duration = Duration::from_secs(2);
@@ -128,11 +134,12 @@ impl Housekeeping {
             state = woken;
             let idle = timeout.timed_out() && state.commits == *commits_before;
             *commits_before = state.commits;
+            let may_clean = state.clean_at.is_none_or(|at| at <= Instant::now());
+            if may_clean && self.unclean.swap(false, Ordering::Relaxed) {
+                return Chore::Clean;
+            }
             if idle && self.outside() >= 1 << SLICE {
                 return Chore::Index;
-            }
-            if idle && self.unclean.swap(false, Ordering::Relaxed) {
-                return Chore::Clean;
             }
             if idle && (self.log_pages.load(Ordering::Relaxed) > 0 || self.unwiped.load(Ordering::Relaxed)) {
                 return Chore::Truncate;
@@ -172,7 +179,7 @@ pub(crate) fn run(db: &Connection, shared: &Arc<Shared>) {
             Chore::Index => indexer.run(),
             Chore::Checkpoint => empty_log(db, shared),
             Chore::Truncate => cut_log(db, shared),
-            Chore::Clean => write_anew(db, shared),
+            Chore::Clean => clean(db, shared),
         };
         if let Err(error) = done {
             // Log or unindexed rest grow until it works again; the writer meets the same disk and decides.
@@ -201,20 +208,68 @@ fn cut_log(db: &Connection, shared: &Shared) -> Sql<()> {
     Ok(())
 }
 
-/// Writes the file anew, so that nothing is left of what was erased. Nothing is committed meanwhile, so a large file is
-/// left to its operator.
-fn write_anew(db: &Connection, shared: &Shared) -> Sql<()> {
-    let pages = db.query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0))?;
-    if pages > MOST_PAGES_ANEW {
-        tracing::warn!("the store is too large to be written anew while it is in use; see docs/retention.md");
-        return Ok(());
+/// Clears the file of what was erased. What was not done, for whatever reason, is done later.
+fn clean(db: &Connection, shared: &Arc<Shared>) -> Sql<()> {
+    let begun = Instant::now();
+    let done = if shared.step("clean").is_ok() { clear(db, shared) } else { Ok(false) };
+    let mut state = shared.housekeeping.state.lock().unwrap_or_else(PoisonError::into_inner);
+    state.clean_at = Some(Instant::now() + (begun.elapsed() * RARELY).max(IDLE));
+    if !matches!(done, Ok(true)) {
+        shared.housekeeping.unclean.store(true, Ordering::Relaxed);
+    }
+    done.map(drop)
+}
+
+/// Answers whether there is nothing to come back for: nothing is left of it, in the log neither, or it is its operator's.
+fn clear(db: &Connection, shared: &Arc<Shared>) -> Sql<bool> {
+    let erasures = shared.housekeeping.erasures.load(Ordering::Acquire);
+    let mut goes_on = || {
+        if shared.housekeeping.is_log_due() {
+            empty_log(db, shared)?;
+        }
+        Ok(!shared.housekeeping.is_ending())
+    };
+    let cleared = match scrub::is_possible(db)? {
+        true => scrub::pass(db, shared, &mut goes_on)?,
+        false if is_too_large(db)? => {
+            tracing::warn!(
+                "the store is too large to be written anew while it is in use; see docs/retention.md"
+            );
+            // Unclean as before, and said once for each erasure and start.
+            return Ok(true);
+        }
+        false => write_anew(db, shared)?,
+    };
+    if !cleared {
+        return Ok(false);
+    }
+    cut_log(db, shared)?;
+    if shared.housekeeping.unwiped.load(Ordering::Relaxed) {
+        return Ok(false);
     }
     {
         let _gate = shared.gate();
-        db.execute_batch("VACUUM")?;
+        // What was erased meanwhile is for the next time, after a crash too.
+        if shared.housekeeping.erasures.load(Ordering::Acquire) != erasures {
+            return Ok(false);
+        }
         db.execute("DELETE FROM meta WHERE name = ?1", [UNCLEAN])?;
     }
-    cut_log(db, shared)
+    cut_log(db, shared)?;
+    Ok(true)
+}
+
+/// Nothing is committed while a file is written anew, so a large one is left to its operator.
+fn is_too_large(db: &Connection) -> Sql<bool> {
+    let pages = db.query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0))?;
+    Ok(pages > MOST_PAGES_ANEW)
+}
+
+/// Where SQLite is built without a way to its pages.
+fn write_anew(db: &Connection, shared: &Shared) -> Sql<bool> {
+    let _gate = shared.gate();
+    db.execute_batch("VACUUM")?;
+    Ok(true)
 }
 
 /// Answers with how many pages of the log are in the database file now.
@@ -275,6 +330,14 @@ impl Indexer<'_> {
 }
 
 impl Housekeeping {
+    pub(super) fn is_ending(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).ending
+    }
+
+    fn is_log_due(&self) -> bool {
+        std::mem::take(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner).log_due)
+    }
+
     fn is_wanted_elsewhere(&self) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted = state.ending || state.log_due;

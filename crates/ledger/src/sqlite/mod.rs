@@ -23,6 +23,7 @@ mod packed;
 mod prune;
 mod queue;
 mod read;
+mod scrub;
 mod session;
 mod spread;
 mod verify;
@@ -109,6 +110,7 @@ pub(crate) struct Shared {
     /// Held by whoever commits or moves the end of the log.
     gate: Mutex<()>,
     housekeeping: Housekeeping,
+    fail_points: Option<Arc<dyn FailPoints>>,
     /// Terms of actions of late, for searching what is not in the index yet.
     terms: Mutex<Known>,
     counts: Counts,
@@ -147,6 +149,7 @@ impl Sqlite {
             next_reader: AtomicUsize::new(0),
             gate: Mutex::new(()),
             housekeeping: Housekeeping::default(),
+            fail_points: options.fail_points.clone(),
             terms: Mutex::new(Known::new(index::KNOWN)),
             counts: Counts::default(),
             path: path.to_owned(),
@@ -156,7 +159,6 @@ impl Sqlite {
             shared: shared.clone(),
             tail,
             sealer: options.sealer.clone(),
-            fail_points: options.fail_points.clone(),
             most: options.batch.max(1),
         };
         writer.open_chain(options.now_ms)?;
@@ -229,6 +231,11 @@ impl Drop for Sqlite {
 impl Shared {
     fn hot(&self) -> MutexGuard<'_, Hot> {
         self.hot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A step at which tests may have the disk fail.
+    fn step(&self, step: &'static str) -> std::io::Result<()> {
+        self.fail_points.as_ref().map_or(Ok(()), |points| points.at(step))
     }
 
     fn gate(&self) -> MutexGuard<'_, ()> {

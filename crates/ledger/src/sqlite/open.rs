@@ -26,11 +26,11 @@ const READER_CACHE: i64 = 1024;
 pub(crate) fn writer(path: &Path) -> Result<Connection, Error> {
     let mut db = Connection::open(path).map_err(cannot)?;
     configure(&db, WRITER_CACHE).map_err(cannot)?;
+    // What is erased, or replaced, leaves nothing behind in the file.
+    db.pragma_update_and_check(None, "secure_delete", "on", |_| Ok(())).map_err(cannot)?;
     // Grouped: a process that dies between a migration and the note that it was made could never open the store again.
     let runner = migrations::migrations::runner().set_grouped(true);
     runner.run(&mut db).map_err(|error| Error::Open(error.to_string().into()))?;
-    // What is erased, or replaced, leaves nothing behind in the file.
-    db.pragma_update_and_check(None, "secure_delete", "on", |_| Ok(())).map_err(cannot)?;
     db.wal_hook(Some(note_log));
     Ok(db)
 }

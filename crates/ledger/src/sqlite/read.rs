@@ -780,13 +780,15 @@ pub(crate) struct Kept {
     /// Is all of answer and reply gone? Is any of them?
     pub(crate) all_gone: bool,
     pub(crate) some_gone: bool,
+    /// What is kept beside the receipt; empty once it is erased.
+    pub(crate) payload: Vec<u8>,
 }
 
 /// Outcomes as they are stored, whether or not their actions are.
 pub(crate) fn kept_outcomes(db: &Connection, rows: &Range<i64>) -> Sql<Vec<Kept>> {
     let sql = "SELECT o.entry, a.id, o.state, o.receipt_id, o.short, o.signature, o.document,
                length(o.payload) = 0 AND coalesce(length(o.body), 0) = 0,
-               length(o.payload) = 0 OR coalesce(length(o.body) = 0, FALSE) FROM outcome o
+               length(o.payload) = 0 OR coalesce(length(o.body) = 0, FALSE), o.payload FROM outcome o
                LEFT JOIN action a ON a.row = o.action WHERE o.row >= ?1 AND o.row < ?2 ORDER BY o.row";
     many(db, sql, [rows.start, rows.end], |row| {
         let receipt = match row.get_ref(6)? {
@@ -806,6 +808,8 @@ pub(crate) fn kept_outcomes(db: &Connection, rows: &Range<i64>) -> Sql<Vec<Kept>
             receipt,
             all_gone: row.get(7)?,
             some_gone: row.get(8)?,
+            // What cannot be unpacked cannot be read either, and whoever tries tells of it.
+            payload: packed::get(row, 9).unwrap_or_else(|_| vec![0]),
         })
     })
 }

@@ -296,7 +296,7 @@ impl<'a> Look<'a> {
             let (stored, labels) = (Box::new(stored), Box::new(labels));
             testimonies.push(Testimony::Action { stored, labels, action_hash: said.action_hash });
         }
-        let Standing { tenant, subject, archetype, key, .. } = standing;
+        let Standing { row: row_of, tenant, subject, archetype, key, .. } = standing;
         let kept = approvals.into_iter().filter(|heard| !heard.record.is_empty());
         testimonies.extend(kept.map(|heard| Testimony::Approval {
             round: heard.round,
@@ -304,9 +304,17 @@ impl<'a> Look<'a> {
             agrees: said.event == APPROVED,
             record: heard.record,
         }));
-        if let Some(Kept { receipt: Some(receipt), state, .. }) = outcomes.into_iter().next() {
-            let said = said.state.map(Box::from);
-            testimonies.push(Testimony::Receipt { subject, archetype, key, state, said, receipt });
+        if let Some(Kept { receipt, state, payload, .. }) = outcomes.into_iter().next() {
+            if !payload.is_empty() {
+                let asked = if said.event == RESOLVED { read::action_at(self.db, row_of)? } else { None };
+                let settled = asked.map(|asked| (Box::new(asked), receipt.clone()));
+                testimonies.push(Testimony::Outcome { payload, settled });
+            }
+            if let Some(receipt) = receipt {
+                let (event, said) = (said.event.into(), said.state.map(Box::from));
+                let of = Testimony::Receipt { subject, archetype, key, state, event, said, receipt };
+                testimonies.push(of);
+            }
         }
         let witness = |testimony| Witness { entry, action, tenant: tenant.clone(), testimony };
         self.found.witnesses.extend(testimonies.into_iter().map(witness));
@@ -412,7 +420,7 @@ fn went_on(event: &str, standing: &Standing) -> bool {
         (CHALLENGED, state) => state == State::Challenged,
         (CHECKING, state) => state == State::Checking,
         (RETRACTING, state) => state == State::Retracting,
-        // What is reserved and cannot be set free is said to be so in the words of a rollback.
+        // Older stores tell so, in the words of a rollback, of what was reserved and could not be set free so far.
         (RESERVED | ROLLBACK_FAILED, state) => state == State::Reserved,
         // A person has it undone or set free.
         (RESOLVED, state) => matches!(state, State::Reserved | State::Retracting),

@@ -13,14 +13,13 @@ use super::batch::{Batch, Close, Tail};
 use super::queue::{Job, Work};
 use super::read::Sql;
 use crate::admit::Item;
-use crate::{Admitted, Error, FailPoints, Sealer, entry};
+use crate::{Admitted, Error, Sealer, entry};
 
 pub(crate) struct Writer {
     pub(crate) db: Connection,
     pub(crate) shared: Arc<Shared>,
     pub(crate) tail: Tail,
     pub(crate) sealer: Option<Arc<dyn Sealer>>,
-    pub(crate) fail_points: Option<Arc<dyn FailPoints>>,
     /// How many writes of each kind go into one transaction at most.
     pub(crate) most: usize,
 }
@@ -143,7 +142,7 @@ impl Writer {
     }
 
     fn step(&self, step: &'static str) -> Result<(), Failure> {
-        self.fail_points.as_ref().map_or(Ok(()), |points| points.at(step)).map_err(Failure::Io)
+        self.shared.step(step).map_err(Failure::Io)
     }
 }
 

@@ -256,6 +256,10 @@ pub(crate) struct Record<'a> {
     #[schema(value_type = Option<ComplianceAsked>)]
     compliance: Option<&'a Value>,
     result: Outcome<'a>,
+    /// Where it stands while it is not over, told apart further than by `result.state`: `held`, `approved`, `sent`,
+    /// `in_doubt`, `waiting` (for another attempt), `challenged`, `reserved`, `release_failed`, `checking`, `unchecked`,
+    /// `rolling_back` or `rollback_failed`. Null once it is over.
+    phase: Option<&'static str>,
     /// The kind of action, as the catalogue names it.
     archetype: &'a str,
     /// Ids of the client's own.
@@ -338,7 +342,7 @@ struct Retention<'a> {
     deletion_due: Option<&'a str>,
 }
 
-/// One attempt to have the effect. Another one follows only when it is certain that this one had none.
+/// One attempt to have the effect. Another one follows only when this one is known to have had none.
 #[derive(Serialize, ToSchema)]
 struct Attempt<'a> {
     attempt: u32,
@@ -352,11 +356,13 @@ struct Attempt<'a> {
     first_sent_at: Option<&'a str>,
     /// When it was known what became of it; null while it is open.
     ended_at: Option<&'a str>,
-    /// `confirmed`: it had its effect. `provider_refused`, `not_sent`, `send_window_missed`, `absent`, `resolved_by_person`
+    /// `confirmed`: it had its effect, be it late. `provider_refused`, `not_sent`, `send_window_missed`, `absent`, `resolved_by_person`
     /// or another reason: it had none (of `resolved_by_person`, see the state). Null while it is open.
     result: Option<&'a str>,
     /// The provider's own code: foreign text.
     provider_code: Option<&'a str>,
+    /// What the provider had set aside for it; null for the latest, whose reservation is the action's.
+    reservation: Option<Reservation<'a>>,
 }
 
 /// Money that is set aside until it is charged or set free.
@@ -413,6 +419,8 @@ struct Rollback<'a> {
     sends: u32,
     /// `ATP_ROLLBACK_FAILED` if it could not be undone and a person has to decide.
     error: Option<&'static str>,
+    /// Why it could not: `provider_refused`, `provider_silent`, `provider_forgets` or `no_longer_bound`.
+    reason: Option<&'a str>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -464,6 +472,7 @@ impl<'a> Record<'a> {
                 confirmation: view.confirmation.as_ref(),
                 error: view.error.map(failure),
             },
+            phase: view.phase,
             archetype: &view.archetype,
             client: &view.client,
             approvals: view.approvals.iter().map(Approval::of).collect(),
@@ -540,6 +549,7 @@ impl<'a> Rollback<'a> {
             reference: view.map(|view| &*view.reference),
             sends: view.map_or(0, |view| view.sends),
             error: view.filter(|view| view.failed).map(|_| ROLLBACK_FAILED),
+            reason: view.and_then(|view| view.reason.as_deref()),
         })
     }
 }
@@ -556,6 +566,7 @@ impl<'a> Attempt<'a> {
             ended_at: view.ended_at.as_deref(),
             result: view.result.as_deref(),
             provider_code: view.provider_code.as_deref(),
+            reservation: view.reservation.as_ref().map(Reservation::of),
         }
     }
 }

@@ -1,0 +1,536 @@
+//! Late: words that contradict what was taken for settled. An attempt that was said to have had no effect, and was followed
+//! by another one, had its effect all the same; or an effect is denied that was said to be there.
+//!
+//! An effect of an earlier attempt is a fact of the same action, whatever the latest attempt comes to:
+//!
+//! ```text
+//!   the latest attempt           what becomes of the action                      its effects
+//!   ─────────────────────────────────────────────────────────────────────────────────────────
+//!   waits to be sent, failed     is over: COMPLETED by the earlier one               1
+//!   waits for people             cannot be: what is tried again is never held        –
+//!   sent, in doubt, challenged   goes on, and is not sent again; its fate is found
+//!                                   ├─ no effect: COMPLETED by the earlier one       1
+//!                                   └─ its effect, too: COMPLETED                    2, people are told
+//!   reserved                     is set free, then COMPLETED by the earlier one      1
+//!   checking, done               stands                                              2, people are told
+//!   being undone, undone         goes on: the earlier one stays, for a person        2, people are told
+//! ```
+//!
+//! It is proven and debited in one commit, once, however often it is told. Whoever has the latest attempt in hand just then
+//! finds that the token has risen, and looks again before they say what came of it.
+
+use std::sync::Arc;
+
+use action::ActionId;
+use execution::{Confirmation, Event, Found, Purpose, Reply, Stood, Stop};
+use ledger::{Settled, Settlement, State, Stored};
+use provider::Provider;
+use receipt::{Json, PaymentStatus};
+
+use crate::admin::mandate_view;
+use crate::alert::Alert;
+use crate::gateway::Gateway;
+use crate::outcome::{Details, Kind};
+use crate::pending::{Pending, Told};
+use crate::prove::{Ending, push_split, refused};
+use crate::recovery::reference;
+use crate::remember::{charged_late, draft, outward, settlement, unavailable};
+use crate::rollback::done_row;
+use crate::row::{AttemptRow, CallRow, EarlierRow, IntentRow, OutcomeRow, VERSION, money_of};
+use crate::steer::busy;
+use crate::tenants::TenantState;
+use crate::{Code, Error, clock};
+
+/// A call of an attempt before the latest.
+#[derive(Clone, Copy)]
+pub(crate) struct Before<'a> {
+    pub id: ActionId,
+    pub attempt: u32,
+    /// Our name for the call.
+    pub about: &'a str,
+}
+
+/// The effects of earlier attempts that are on record, oldest first; at least one.
+pub(crate) struct Known(Vec<(EarlierRow, OutcomeRow)>);
+
+/// What stands beside what the latest attempt came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Beside {
+    /// What earlier attempts were debited, minor units.
+    pub minor: i64,
+    /// Whether earlier attempts had an effect.
+    pub effects: bool,
+    /// Whether they alone had: the latest had none.
+    pub alone: bool,
+}
+
+/// Why an action is done whose latest attempt had no effect, or what is set aside for it is set free.
+const LATE: &str = Alert::LateEffect.as_str();
+/// What people are told where an action has more than one effect.
+const DUPLICATE: &str = Alert::DuplicateEffect.as_str();
+
+impl Gateway {
+    /// A provider says that a call of an earlier attempt had its effect. Who can be asked is asked first.
+    ///
+    /// # Errors
+    /// `EP_STATE_CONFLICT` and `EP_UNAVAILABLE` if it has to be said again.
+    pub(crate) async fn hear_of_earlier(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        before: Before<'_>,
+        provider: &dyn Provider,
+        reply: Reply,
+    ) -> Result<(), Error> {
+        let stored = self.stored(tenant, before.id).await?;
+        let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        let Some(pending) = self.as_before(&stored, &outcomes, before)? else { return Ok(()) };
+        let call = pending.call(self.environment, &tenant.rules())?;
+        let event = match provider.capabilities().can_be_asked() {
+            true => Event::Asked(provider.query(&call, clock::now_ms()).await),
+            false => Event::Replied(reply),
+        };
+        match event {
+            Event::Asked(Found::Confirmed(it)) | Event::Replied(Reply::Confirmed(it)) => {
+                self.had_effect(tenant, before, provider, it).await
+            }
+            Event::Asked(Found::Unknown) => {
+                let why = "the provider does not say what became of the attempt";
+                Err(Error::new(Code::Unavailable, why).retry_after(5))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A call of an earlier attempt had its effect: written down once, and told to people.
+    pub(crate) async fn had_effect(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        before: Before<'_>,
+        provider: &dyn Provider,
+        confirmation: Confirmation,
+    ) -> Result<(), Error> {
+        let mut stored = self.stored(tenant, before.id).await?;
+        // Whoever undoes it would be fenced, and what that came to would not be written down.
+        let _under_way = match stored.state.is_being_undone() {
+            true => {
+                let under_way = self.look_after_alone(before.id).ok_or_else(busy)?;
+                stored = self.stored(tenant, before.id).await?;
+                Some(under_way)
+            }
+            false => None,
+        };
+        let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        let Some(mut pending) = self.as_before(&stored, &outcomes, before)? else { return Ok(()) };
+        let call = pending.call(self.environment, &tenant.rules())?;
+        if call.purpose == Purpose::Reserve {
+            // Nothing is charged for it, and nothing will be.
+            self.set_stray_free(tenant, &pending, provider, (&call, &confirmation)).await;
+            return Ok(());
+        }
+        let (ending, debited) = self.of_earlier(&pending, &confirmation)?;
+        let (attempt, reference) = (before.attempt, before.about.to_owned());
+        let earlier = EarlierRow { attempt, reference, debited: Some(debited), instead: None };
+        match stored.state {
+            State::Waiting | State::Failed => {
+                let instead = latest_absence(&stored)?.filter(|_| stored.state == State::Failed);
+                pending.earlier = Some(EarlierRow { instead, ..earlier });
+                let (_, told) = self.conclude_beside(tenant, &pending, ending, Beside::default()).await?;
+                self.tell_of_late(&pending, told.map(|told| told.receipt.receipt_id));
+                self.compensate_late(tenant, &pending, stored.state).await;
+                Ok(())
+            }
+            State::Held | State::Approved | State::Refused => Ok(()),
+            _ => {
+                pending.earlier = Some(earlier);
+                self.stand_beside(tenant, (&stored, &outcomes), pending, (ending, debited)).await
+            }
+        }
+    }
+
+    /// What a late effect comes to by itself, and what the mandates are debited for it, minor units.
+    fn of_earlier<'a>(
+        &self,
+        pending: &Pending,
+        confirmation: &'a Confirmation,
+    ) -> Result<(Ending<'a>, i64), Error> {
+        let ending = self.confirmed(pending, confirmation)?;
+        let debited = charged_late(State::Executed, pending.money, ending.charged).unwrap_or(0);
+        Ok((ending, debited))
+    }
+
+    /// The action as if the call of an earlier attempt were its latest, with the receipt that said it had failed. Nothing
+    /// where there is no such call, or its effect is on record.
+    fn as_before(
+        &self,
+        stored: &Stored,
+        outcomes: &[Settled],
+        before: Before<'_>,
+    ) -> Result<Option<Pending>, Error> {
+        let mut pending = Pending::restore(stored, None)?;
+        let Before { attempt, about, .. } = before;
+        if Known::of(outcomes)?.is_some_and(|known| known.has(attempt)) || !pending.speak_of(attempt, about) {
+            return Ok(None);
+        }
+        let ended_ms = pending.row.attempts.iter().find(|it| it.attempt == attempt).map(|it| it.ended_ms);
+        pending.told = told_absent(outcomes, ended_ms);
+        Ok(Some(pending))
+    }
+
+    /// The action is not over, or came to an effect of its own: what it stands at does not change.
+    async fn stand_beside(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        (stored, outcomes): (&Stored, &[Settled]),
+        pending: Pending,
+        (mut ending, debited): (Ending<'_>, i64),
+    ) -> Result<(), Error> {
+        let twice = has_effect(stored.state);
+        let before = match twice {
+            true => stored.debit,
+            false => Known::of(outcomes)?.map_or(0, |known| known.minor()),
+        };
+        ending.state = stored.state;
+        let proven = self.prove(&pending, ending, &pending.row.correlation_id)?;
+        let above = self.is_above_cap(&pending, debited).await?;
+        let overage = self.overage(&pending, &proven, before, above)?;
+        let receipts = (proven.receipt_id.clone(), overage.as_ref().map(|it| it.receipt_id.clone()));
+        let mut settlement = settlement(tenant, &pending, proven, overage);
+        // What the caller was told of the latest attempt, or will be, stands.
+        settlement.outcome.reply = None;
+        settlement.charged = (debited > 0).then(|| stored.debit.saturating_add(debited));
+        if twice {
+            settlement.outcome.entry.event = DUPLICATE;
+        }
+        self.ledger.amend(settlement).await.map_err(unavailable)?;
+        let (receipt, overage) = receipts;
+        if twice {
+            self.alert(Alert::DuplicateEffect, &pending, receipt.as_deref().unwrap_or_default());
+        }
+        self.tell_of_late(&pending, receipt);
+        if let Some(overage) = overage {
+            self.alert(Alert::Overage, &pending, &overage);
+        }
+        self.free_beside(tenant, stored.id).await
+    }
+
+    fn tell_of_late(&self, pending: &Pending, receipt_id: Option<String>) {
+        self.alert(Alert::LateEffect, pending, &receipt_id.unwrap_or_default());
+    }
+
+    /// What is set aside for an action that an earlier attempt has carried out is not to be charged.
+    pub(crate) async fn free_beside(&self, tenant: &TenantState, id: ActionId) -> Result<(), Error> {
+        let stored = self.stored(tenant, id).await?;
+        let mut pending = Pending::restore(&stored, None)?;
+        let left = pending.row.reservation.as_ref().is_some_and(|it| it.release.is_none());
+        if stored.state != State::Reserved || !left {
+            return Ok(());
+        }
+        self.release_soon(tenant, &mut pending, LATE).await?;
+        self.ask_soon(id);
+        Ok(())
+    }
+
+    async fn compensate_late(self: &Arc<Self>, tenant: &Arc<TenantState>, pending: &Pending, from: State) {
+        if from != State::Failed {
+            return;
+        }
+        match self.look_after_alone(pending.id) {
+            Some(under_way) => self.compensate(tenant, pending, under_way).await,
+            None => tracing::error!(action = %pending.id, "a late effect was not undone: somebody is at it"),
+        }
+    }
+
+    /// The effects of earlier attempts, where there are any.
+    pub(crate) async fn earlier_effects(&self, pending: &Pending) -> Result<Option<Known>, Error> {
+        if pending.attempt() <= 1 {
+            return Ok(None);
+        }
+        let outcomes = self.ledger.outcomes(&pending.tenant, pending.id).await.map_err(unavailable)?;
+        Known::of(&outcomes)
+    }
+
+    /// What its latest attempt came to, beside the effects of earlier ones. If it came to nothing, the action is done
+    /// nevertheless; the receipt tells of the latest attempt and of what was charged.
+    pub(crate) fn beside<'a>(
+        &self,
+        pending: &Pending,
+        ending: Ending<'a>,
+        known: &Known,
+    ) -> Result<(Pending, Ending<'a>, Beside), Error> {
+        let (mut pending, mut ending) = (pending.clone(), ending);
+        let beside = Beside { minor: known.minor(), effects: true, alone: ending.state == State::Failed };
+        if !beside.alone {
+            if ending.state == State::Executed {
+                ending.details.reasons.push(DUPLICATE.to_owned());
+            }
+            return Ok((pending, ending, beside));
+        }
+        let Some((row, said)) = known.0.last() else { return Ok((pending, ending, beside)) };
+        let reason = ending.details.reasons.first().map_or("failed", String::as_str).to_owned();
+        let charged = money_of(said.details.amount.as_deref(), said.details.currency.as_deref())?;
+        let charged = charged.filter(|_| row.debited.is_some_and(|debited| debited > 0));
+        let payment = if charged.is_some() { PaymentStatus::Charged } else { PaymentStatus::NotCharged };
+        let mut chain = self.begin_ending(&pending)?;
+        let error = ending.code.map_or(Ok(Json::NULL), |code| refused(code, &reason))?;
+        self.push_execute(&mut chain, &pending, "absent", None, None, error)?;
+        push_split(&mut chain, &pending, charged, payment)?;
+        pending.earlier = Some(EarlierRow { debited: None, instead: Some(reason), ..row.clone() });
+        let details = Details { reasons: vec![LATE.to_owned()], ..said.details.clone() };
+        let (kind, state, code, confirmation) = (Kind::Executed, State::Executed, None, None);
+        ending = Ending { kind, state, code, details, chain, confirmation, payment, charged };
+        Ok((pending, ending, beside))
+    }
+
+    /// Is so much more than a mandate carries, or one above it? What was given back may have been spent on something else
+    /// meanwhile.
+    pub(crate) async fn is_above_cap(&self, pending: &Pending, more: i64) -> Result<bool, Error> {
+        if more <= 0 {
+            return Ok(false);
+        }
+        let stored = self.ledger.action(&pending.tenant, pending.id).await.map_err(unavailable)?;
+        for jti in stored.iter().flat_map(|stored| &stored.mandates) {
+            let Some(held) = self.ledger.mandate(&pending.tenant, jti).await.map_err(unavailable)? else {
+                continue;
+            };
+            let cap = mandate_view(&held.mandate, &held.account)?.spend_cap;
+            if cap.is_some_and(|cap| held.account.spent_minor.saturating_add(more) > cap.minor()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// A provider denies an effect that was said to be there. What a person said is amended; what it had confirmed itself
+    /// stays as it is, and people are told once. Who can be asked is asked first.
+    pub(crate) async fn denied(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        id: ActionId,
+        reply: Reply,
+    ) -> Result<(), Error> {
+        let _under_way = self.look_after_alone(id).ok_or_else(busy)?;
+        // Read once it is marked: before, whoever had it in hand may have gone on with it.
+        let stored = self.stored(tenant, id).await?;
+        if stored.state != State::Executed {
+            return Err(busy());
+        }
+        let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        let pending = Pending::restore(&stored, self.told(&stored).await?)?;
+        let (provider, call) = self.bound(&pending, &tenant.rules(), Stood::InDoubt)?;
+        let event = match provider.capabilities().can_be_asked() {
+            true => Event::Asked(provider.query(&call, clock::now_ms()).await),
+            false => Event::Replied(reply),
+        };
+        match &event {
+            Event::Asked(Found::Unknown) => {
+                let why = "the provider does not say what became of the action";
+                return Err(Error::new(Code::Unavailable, why).retry_after(5));
+            }
+            Event::Asked(Found::Confirmed(_) | Found::Absent { final_: false }) => return Ok(()),
+            _ => {}
+        }
+        if !(by_person(&outcomes)? && call.purpose == Purpose::Act && pending.course()?.sends == 1) {
+            return self.note_denied(tenant, &pending, &outcomes).await;
+        }
+        let execution = pending.execution(call, provider.as_ref(), Stood::Completed);
+        let (execution, effects) = self.step(execution, event)?;
+        self.follow(tenant, &pending, &execution, &effects).await?;
+        let now = self.stored(tenant, id).await?;
+        let told = self.ledger.outcomes(&now.tenant, now.id).await.map_err(unavailable)?;
+        let receipt = told.last().and_then(|it| it.receipt.as_ref()).map(|it| it.id.to_string());
+        self.alert(Alert::DeniedEffect, &pending, &receipt.unwrap_or_default());
+        Ok(())
+    }
+
+    /// Was it a person who said that it was carried out?
+    pub(crate) async fn was_said_by_person(&self, stored: &Stored) -> Result<bool, Error> {
+        by_person(&self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?)
+    }
+
+    /// One of two words of the same provider is wrong: a person has to find out which.
+    async fn note_denied(
+        &self,
+        tenant: &TenantState,
+        pending: &Pending,
+        outcomes: &[Settled],
+    ) -> Result<(), Error> {
+        for outcome in outcomes {
+            if OutcomeRow::from_bytes(&outcome.payload)?.denied {
+                return Ok(());
+            }
+        }
+        let (state, event) = (State::Executed, Alert::DeniedEffect.as_str());
+        let outcome = ledger::Outcome {
+            at_ms: clock::now_ms(),
+            state,
+            reply: None,
+            receipt: None,
+            payload: OutcomeRow { v: VERSION, denied: true, ..OutcomeRow::default() }.to_bytes()?,
+            entry: draft(tenant, event, Some(outward(state)), &pending.action_hash, pending.attempt()),
+        };
+        let (action, by) = (pending.id, pending.by);
+        let settlement = Settlement { action, by, outcome, charged: None, used: None, overage: None };
+        self.ledger.amend(settlement).await.map_err(unavailable)?;
+        let receipt = pending.told.as_ref().map(|told| told.receipt.receipt_id.as_str());
+        self.alert(Alert::DeniedEffect, pending, receipt.unwrap_or_default());
+        Ok(())
+    }
+
+    /// Asks after the attempts before the latest: one of them may have come late. `true` if that is what the action came to.
+    pub(crate) async fn earlier_tells(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        pending: &Pending,
+    ) -> Result<bool, Error> {
+        let rules = tenant.rules();
+        let Some(provider) = rules.providers.get(&*pending.archetype) else { return Ok(false) };
+        if !provider.capabilities().can_be_asked() {
+            return Ok(false);
+        }
+        for attempt in pending.row.attempts.iter().filter(|it| it.provider == provider.name()) {
+            for about in attempt.references() {
+                let mut then = pending.clone();
+                if !then.speak_of(attempt.attempt, about) {
+                    continue;
+                }
+                let call = then.call(self.environment, &rules)?;
+                if let Found::Confirmed(it) = provider.query(&call, clock::now_ms()).await {
+                    let before = Before { id: pending.id, attempt: attempt.attempt, about };
+                    self.had_effect(tenant, before, provider.as_ref(), it).await?;
+                    if self.stored(tenant, pending.id).await?.state != State::Failed {
+                        return Ok(true);
+                    }
+                }
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Known {
+    /// The effects that these outcomes tell of, if any.
+    fn of(outcomes: &[Settled]) -> Result<Option<Known>, Error> {
+        let mut known = Vec::new();
+        for outcome in outcomes {
+            let row = OutcomeRow::from_bytes(&outcome.payload)?;
+            if let Some(earlier) = row.earlier.clone().filter(|it| it.debited.is_some()) {
+                known.push((earlier, row));
+            }
+        }
+        Ok((!known.is_empty()).then_some(Known(known)))
+    }
+
+    fn has(&self, attempt: u32) -> bool {
+        self.0.iter().any(|(row, _)| row.attempt == attempt)
+    }
+
+    /// What they were debited.
+    fn minor(&self) -> i64 {
+        self.0.iter().filter_map(|(row, _)| row.debited).fold(0, i64::saturating_add)
+    }
+}
+
+impl Beside {
+    /// What stands against the mandates with what the latest attempt is charged.
+    pub(crate) fn added_to(self, settlement: &mut Settlement) {
+        if !self.effects {
+            return;
+        }
+        settlement.charged = match self.alone {
+            true => Some(self.minor),
+            false => settlement.charged.map(|own| own.saturating_add(self.minor)),
+        };
+        if !self.alone && settlement.outcome.state == State::Executed {
+            settlement.outcome.entry.event = DUPLICATE;
+        }
+    }
+
+    /// Did the latest attempt have its effect, too?
+    pub(crate) fn is_twice(self, state: State) -> bool {
+        self.effects && !self.alone && state == State::Executed
+    }
+}
+
+impl Pending {
+    /// Takes this call of this attempt for the latest. `false`, and nothing changes, if there is no such call that was taken
+    /// for absent.
+    pub(crate) fn speak_of(&mut self, attempt: u32, about: &str) -> bool {
+        let (call, reservation) = match self.row.attempts.iter().find(|it| it.attempt == attempt) {
+            Some(over) => (CallRow::of_attempt(over), over.reservation.clone()),
+            None => match self.row.call.clone().filter(|call| call.attempt == attempt) {
+                Some(call) => (call, self.row.reservation.clone()),
+                None => return false,
+            },
+        };
+        let captured =
+            reservation.as_ref().and_then(|it| it.captures.iter().position(|it| it.reference == about));
+        let (call, reservation) = match (captured, reservation) {
+            (Some(at), Some(reservation)) => {
+                let charged = reservation.charged_by(at);
+                let call = charged.captures.last().map(|capture| charged.call_of(capture));
+                (call, Some(Box::new(charged)))
+            }
+            _ if call.reference == about => (Some(call), None),
+            _ => return false,
+        };
+        (self.row.call, self.row.reservation) = (call, reservation);
+        true
+    }
+
+    /// The action as one whose effect is that of this earlier attempt; the latest is one of those that are over.
+    pub(crate) fn had_by(&mut self, earlier: &EarlierRow) {
+        let latest = self.row.call.clone().filter(|call| call.attempt != earlier.attempt);
+        let word = earlier.instead.as_deref().unwrap_or("failed");
+        if self.speak_of(earlier.attempt, &earlier.reference)
+            && let Some(latest) = latest
+            && !self.row.attempts.iter().any(|it| it.attempt == latest.attempt)
+        {
+            self.row.attempts.push(latest.over(clock::now_ms(), word, None));
+        }
+    }
+}
+
+/// Why nothing of an action is sent any more that an earlier attempt has carried out.
+pub(crate) fn carried_out() -> Stop {
+    Stop { code: Code::StateConflict.as_str(), reasons: vec![LATE.to_owned()] }
+}
+
+/// Was this attempt said to have had no effect, and is it something else that the action came to?
+pub(crate) fn was_taken_for_absent(
+    row: &IntentRow,
+    outcomes: &[Settled],
+    attempt: u32,
+) -> Result<bool, Error> {
+    let latest = row.call.as_ref().map_or(0, |call| call.attempt);
+    if attempt != latest {
+        return Ok(row.attempts.iter().any(|it| it.attempt == attempt));
+    }
+    Ok(done_row(outcomes)?.and_then(|said| said.earlier).is_some_and(|earlier| earlier.attempt != attempt))
+}
+
+fn by_person(outcomes: &[Settled]) -> Result<bool, Error> {
+    Ok(done_row(outcomes)?.is_some_and(|said| said.resolution.is_some() && said.earlier.is_none()))
+}
+
+/// The receipt that said of an attempt that it had failed: of those until it was over the last, or the first that told
+/// anything.
+fn told_absent(outcomes: &[Settled], ended_ms: Option<i64>) -> Option<Told> {
+    let by_then = |it: &&Settled| ended_ms.is_none_or(|ended_ms| it.at_ms <= ended_ms);
+    let failed = outcomes.iter().rfind(|it| it.receipt.is_some() && it.state == State::Failed && by_then(it));
+    let told = failed.or_else(|| outcomes.iter().find(|it| it.receipt.is_some()))?;
+    Some(Told { at_ms: told.at_ms, receipt: reference(told.receipt.clone()?) })
+}
+
+/// What is said of the latest attempt of a failed action, unless it is listed with those that are over: only that it failed,
+/// since why is in the outcome that told it.
+fn latest_absence(stored: &Stored) -> Result<Option<String>, Error> {
+    let row = IntentRow::from_bytes(&stored.payload)?;
+    let over = |call: &CallRow| row.attempts.iter().any(|it: &AttemptRow| it.attempt == call.attempt);
+    Ok(row.call.as_ref().filter(|call| !over(call)).map(|_| "failed".to_owned()))
+}
+
+/// Is the effect of its latest attempt there, or was it?
+fn has_effect(state: State) -> bool {
+    use State::{Checking, Executed, Retracting, RollbackFailed, RolledBack, RollingBack};
+    matches!(state, Checking | Retracting | Executed | RollingBack | RollbackFailed | RolledBack)
+}
