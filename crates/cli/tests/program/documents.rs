@@ -30,6 +30,7 @@ fn the_readme_can_be_followed_and_what_goes_on_from_it() {
     reader.follow("docs/audit.md", &[Left { line: "countersign audit tail", why: "ends only when told" }]);
     reader.follow("docs/retention.md", &RETENTION);
     reader.follow("docs/operations.md", &OPERATIONS);
+    reader.follow("docs/mandates.md", &[]);
     reader.close();
 }
 
@@ -62,6 +63,11 @@ const OPERATIONS: [Left; 5] = [
 fn the_guarantees_can_be_tried_by_hand() {
     let selftest = "takes a minute, and has a test of its own";
     follow("docs/guarantees.md", &[Left { line: "countersign selftest ", why: selftest }]);
+}
+
+#[test]
+fn the_page_on_sessions_can_be_followed() {
+    follow("docs/sessions.md", &[]);
 }
 
 #[test]
