@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use action::IdempotencyKey;
 use countersign_gateway::{
-    Ask, Code, Completion, CycleView, DelegateAsk, Error, MandateAsk, ResourceEnvelope, SessionView,
+    Ask, Code, Completion, CycleView, Decision, DelegateAsk, Error, MandateAsk, ResourceEnvelope, SessionView,
 };
 use serde_json::{Value, json};
+use testkit::bank::{Fault, Injection};
 
 use crate::approvals::{approver, house_with};
 use crate::house::{House, Said};
+use crate::late::{NO_RETRY, house_with as house_that_is_told, same, settled};
+use crate::resolutions::resolve;
 use crate::sessions::{intent, other_agent, with};
 
 impl House {
@@ -468,4 +471,34 @@ async fn what_takes_longer_than_there_is_time_is_a_breach_on_record() {
         ("held", vec!["budget_exhausted"], "SUSPEND")
     );
     house.is_whole().await;
+}
+
+#[tokio::test]
+async fn a_late_effect_of_a_cycle_is_a_record_of_its_session_and_takes_nothing_of_its_time() {
+    for (fault, state, events, halt) in [
+        (None, "COMPLETED", &["executed", "duplicate_effect", "overage"][..], "CLEAN"),
+        (Some(Fault::LostBeforeEffect), "EXECUTING", &["in_doubt", "late_effect"][..], "UNKNOWN"),
+    ] {
+        let (house, bank) = house_that_is_told(NO_RETRY, same, |_| {}).await;
+        let session = house.declared("CHAIN").await;
+        bank.inject(Injection::payments(Fault::LostAfterEffect, 1));
+        let body =
+            with(pay("acct-1", 2), "constraints", house.payment("acct-1", "25.00")["constraints"].clone());
+        let (said, _) = house.cycle(&session, "k", &body).await.unwrap();
+        assert_eq!(said.kind(), "pending_settlement", "{}", said.body);
+        resolve(&house, "anna", said.id(), Decision::Failed).await.unwrap();
+        fault.into_iter().for_each(|fault| bank.inject(Injection::payments(fault, 1)));
+        house.gateway().retry(&house.agent, said.id()).await.unwrap();
+        let seconds = || -> i64 {
+            house.store().query_row("SELECT max(seconds) FROM account", [], |row| row.get(0)).unwrap()
+        };
+        let before = seconds();
+        let record = settled(&house, said.id(), 1).await;
+        assert_eq!((record.state.as_str(), seconds()), (state, before));
+        let began = ["session_opened", "intent_declared", "admitted", "in_doubt", "resolved", "sent_again"];
+        assert_eq!(house.events(&session).await, [&began, events].concat());
+        let end = house.close(&house.operator, &session.session_id, Completion::Revoked).await.unwrap();
+        assert_eq!(end.completion_state.as_deref(), Some(halt));
+        house.is_whole().await;
+    }
 }

@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 
 use crate::approvals::approver;
 use crate::house::House;
+use crate::late::{NO_RETRY, house_with, same, settled, wrongly_failed};
+use crate::reserving::kinds;
 
 const END: i64 = 4_102_444_800;
 
@@ -380,4 +382,23 @@ async fn a_key_of_a_principal_is_its_tenants_and_public() {
     }
     gateway.revoke_principal(&house.operator, "bob", kid, None).await.unwrap();
     assert!(gateway.principals(&house.operator).await.unwrap()[0].revoked_at.is_some());
+}
+
+#[tokio::test]
+async fn what_comes_late_above_the_cap_of_a_mandate_above_is_an_overage() {
+    let (mut house, bank) = house_with(NO_RETRY, same, |_| {}).await;
+    let root = root(&house).await;
+    let capped = |amount| DelegateAsk { spend_cap: usd(amount), ..to("agent-7") };
+    let (_, middle) = hand_on(&house, &house.operator, &root, capped("40.00")).await;
+    let (leaf, _) = hand_on(&house, &house.operator, &middle, capped("25.00")).await;
+    let (sibling, _) = hand_on(&house, &house.operator, &middle, capped("20.00")).await;
+    house.token = leaf;
+    let id = wrongly_failed(&house, &bank).await;
+    // What was given back is spent by a sibling.
+    let agent = house.agent.clone();
+    assert_eq!(pay(&house, &agent, &sibling, "s", "20.00").await["kind"], "executed");
+    let record = settled(&house, &id, 1).await;
+    assert_eq!((record.state.as_str(), house.spent()), ("COMPLETED", 4500));
+    assert_eq!(kinds(&record).last().copied(), Some("AMENDMENT_OVERAGE"), "45 of 40");
+    assert_eq!(pay(&house, &agent, &sibling, "t", "1.00").await["code"], "EP_DELEGATION_BLOCK", "frozen");
 }
