@@ -53,10 +53,12 @@ impl Gateway {
     ) -> Result<Reply, Error> {
         let alert = overage.as_ref().map(|overage| overage.receipt_id.clone());
         let (kind, reply) = (proven.outcome.kind, proven.reply.clone());
-        let used = proven.used;
         let (before, after) = outcome_of(pending, proven.state);
         let (state, receipt_id) = (proven.state, proven.receipt_id.clone());
         let mut settlement = settlement(tenant, pending, proven, overage);
+        if let Some(used) = &mut settlement.used {
+            used.envelopes = self.envelopes(pending, &used.usage).await?;
+        }
         beside.added_to(&mut settlement);
         self.at(before)?;
         let settled = match pending.settled {
@@ -66,9 +68,6 @@ impl Gateway {
         settled.map_err(unavailable)?;
         self.at(after)?;
         self.metrics.outcome(kind);
-        if let Some(used) = used {
-            self.note_breach(tenant, pending, &used).await;
-        }
         if beside.is_twice(state) {
             self.alert(Alert::DuplicateEffect, pending, receipt_id.as_deref().unwrap_or_default());
         }
@@ -176,7 +175,7 @@ pub(crate) fn settlement(
             true => charged_late(state, pending.money, charged),
             false => correction(spent_as(outcome.kind, state), pending.money, charged),
         },
-        used,
+        used: used.map(|usage| ledger::Used { usage, ..ledger::Used::default() }),
         overage: overage.map(|overage| ledger::Outcome {
             at_ms: overage.at_ms,
             state,

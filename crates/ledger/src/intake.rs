@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use action::{ActionId, Environment, Money, Subject, Tenant};
-use mandate::{Limits, Usage};
+use mandate::{Limits, ResourceEnvelope, Usage};
 use sha2::{Digest, Sha256};
 
 use crate::{Cycle, Draft, Error, Labels, State, identity};
@@ -227,10 +227,20 @@ pub struct Settlement {
     /// keeps what was debited, as doubt does; zero releases it.
     pub charged: Option<i64>,
     /// What was really used: every mandate of the chain is corrected by the difference. `None` keeps what was debited.
-    pub used: Option<Usage>,
+    pub used: Option<Used>,
     /// More was charged than reserved, or than a mandate had left: the amendment that says so, written right after the
     /// outcome. Every mandate of the chain is frozen with it.
     pub overage: Option<Outcome>,
+}
+
+/// What an action of a session really used.
+#[derive(Clone, Debug, Default)]
+pub struct Used {
+    /// So much.
+    pub usage: Usage,
+    /// What mandates of the chain allow, by `jti`. Of each that has less, the session has a record, written right after the
+    /// outcome and caused by it.
+    pub envelopes: Vec<(Box<str>, ResourceEnvelope)>,
 }
 
 /// A state reached, and what is shown for it.

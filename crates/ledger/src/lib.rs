@@ -71,12 +71,14 @@ pub use identity::Claim;
 pub use inspect::{Authority, Enacted, Finding, Inspected, Place, Sealed, Testimony, Witness};
 pub use intake::{
     Admission, Approval, Basis, By, Debit, Deferral, Effect, Hold, Intent, Outcome, Receipt, Refusal, Reply,
-    Resumption, Settlement, Tolerance,
+    Resumption, Settlement, Tolerance, Used,
 };
 pub use lock::Lock;
 pub use memory::Memory;
 pub use outbox::{Notice, Outbox, Standing, Tried, Waiting};
-pub use session::{Cycle, Declared, Declaring, Governed, Intention, Opening, Record, Sealer, Turn};
+pub use session::{
+    BUDGET_BREACHED, Cycle, Declared, Declaring, Governed, Intention, Opening, Record, Sealer, Turn,
+};
 pub use sqlite::{Options, Sqlite, unpack};
 pub use state::State;
 pub use stored::{Admitted, Counted, Earlier, Existing, Given, Obstacle, Page, Recorded, Settled, Stored};

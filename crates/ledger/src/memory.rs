@@ -427,7 +427,7 @@ impl World {
         }
         let to = outcome.state;
         let charged = charged.filter(|_| !from.waits()).unwrap_or(debit);
-        let used = used.filter(|_| !from.waits());
+        let used = used.as_ref().filter(|_| !from.waits());
         if let Some(row) = self.actions.get_mut(&number) {
             row.lease = settlement.leaves(from, lease, amends);
             (row.stored.state, row.stored.debit) = (to, charged);
@@ -443,11 +443,12 @@ impl World {
         if let Some(used) = used {
             for jti in &mandates {
                 let account = self.rows.account(identity::account(&tenant, jti), jti);
-                account.set(account.value.remeasure(&debited, &used));
+                account.set(account.value.remeasure(&debited, &used.usage));
             }
             if let Some(row) = self.actions.get_mut(&number) {
-                row.usage = used;
+                row.usage = used.usage;
             }
+            self.breached(settlement, used, &debited, &mandates)?;
         }
         Ok(entry)
     }

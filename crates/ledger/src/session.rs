@@ -7,9 +7,10 @@
 use std::fmt;
 
 use action::Tenant;
-use mandate::{Session, SessionEvent, SessionRefusal};
+use mandate::{Account, Resource, Session, SessionEvent, SessionRefusal, Usage};
+use serde::Serialize;
 
-use crate::{Event, State};
+use crate::{Event, Outcome, Settlement, State, Used};
 
 /// Signs the entries of governed sessions with the installation's key.
 pub trait Sealer: fmt::Debug + Send + Sync {
@@ -178,6 +179,50 @@ impl Stand {
         }
     }
 }
+
+/// What breaks a mandate's envelope, now that it is known what an action used and not only what was debited for it.
+pub(crate) fn breaches(
+    settlement: &Settlement,
+    used: &Used,
+    debited: &Usage,
+    account: &Account,
+) -> Result<Vec<Event>, serde_json::Error> {
+    let envelope = used.envelopes.iter().find(|(jti, _)| **jti == *account.jti).map(|(_, it)| it);
+    let over = |resource: &Resource| used.usage.of(*resource) > debited.of(*resource);
+    let broken = Resource::ALL.into_iter().filter(over).filter_map(|resource| {
+        let limit = account.limit(envelope?, resource).filter(|limit| account.used.of(resource) > *limit)?;
+        Some(Breach {
+            action_id: settlement.action.to_string(),
+            limit,
+            mandate_id: &account.jti,
+            resource: resource.member(),
+            used: account.used.of(resource),
+        })
+    });
+    broken.map(|breach| breach.event(&settlement.outcome)).collect()
+}
+
+/// Members in JCS order.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Breach<'a> {
+    action_id: String,
+    limit: u64,
+    mandate_id: &'a str,
+    resource: &'static str,
+    used: u64,
+}
+
+impl Breach<'_> {
+    fn event(&self, after: &Outcome) -> Result<Event, serde_json::Error> {
+        let record = serde_json::to_vec(self)?;
+        let tenant_ref = after.entry.tenant_ref.clone();
+        Ok(Event { at_ms: after.at_ms, tenant_ref, event: BUDGET_BREACHED, record })
+    }
+}
+
+/// Event of an action that used more than a mandate had.
+pub const BUDGET_BREACHED: &str = "budget_breached";
 
 /// The session after the event. What is known of an action is written down whatever its session says to it.
 pub(crate) fn after(session: &Session, event: SessionEvent) -> Session {

@@ -14,7 +14,7 @@ use ledger::{
     Admission, Admitted, ApiKey, Approval, Basis, By, CHARGING, Debit, Deferral, Draft, Effect, Error,
     FactsQuery, Filter, Hold, Ledger, Mandate, Obstacle, Outcome, PASSKEY_ENROLLED, PASSKEY_REGISTERED,
     PASSKEY_REVOKED, PrincipalKey, RESERVED, ROLLING_BACK, Recorded, Resumption, Scope, Settlement, State,
-    Tolerance,
+    Tolerance, Used,
 };
 use mandate::{Account, Limits, Resource, ResourceEnvelope, Usage};
 
@@ -937,8 +937,11 @@ fn time_and_resources_are_taken_from_the_whole_chain_and_corrected_in_all_of_it(
         assert_eq!(account(&*ledger, "root").used, usage);
         let really =
             Usage { seconds: 2, compute_units: 1, memory_bytes: 50, storage_bytes: 8, egress_bytes: 0 };
-        wait(ledger.settle(Settlement { used: Some(really), ..settlement(id, State::Executed, "b") }))
-            .unwrap();
+        wait(ledger.settle(Settlement {
+            used: Some(Used { usage: really, ..Used::default() }),
+            ..settlement(id, State::Executed, "b")
+        }))
+        .unwrap();
         for jti in ["leaf", "root"] {
             let found = account(&*ledger, jti);
             assert_eq!(found.used, Usage { memory_bytes: 70, ..really }, "{jti}");

@@ -11,10 +11,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use action::Tenant;
 use common::*;
 use ledger::{
-    Admitted, Basis, Cycle, Declared, Declaring, Error, Hold, Ledger, Memory, Obstacle, Opening, Options,
-    Record, Sealer, Sqlite, State, Turn, sealed, session_of,
+    Admitted, BUDGET_BREACHED, Basis, Cycle, Debit, Declared, Declaring, Error, Hold, Ledger, Memory,
+    Obstacle, Opening, Options, Record, Sealer, Settlement, Sqlite, State, Turn, Used, sealed, session_of,
 };
-use mandate::{Completion, Halt, Session, SessionEvent, SessionRefusal, SessionState};
+use mandate::{
+    Completion, Halt, Limits, ResourceEnvelope, Session, SessionEvent, SessionRefusal, SessionState, Usage,
+};
+use serde_json::json;
 
 /// Signs by counting: what it signed is told apart by its length.
 #[derive(Debug)]
@@ -167,6 +170,75 @@ fn a_cycle_begins_only_in_the_active_session_it_was_judged_in() {
         let stale = ledger::Admission { cycle: cycle("s-x", 7, 2), ..admission("stale") };
         assert_eq!(obstacle(ledger, stale), Obstacle::SessionChanged);
         assert_eq!(obstacle(ledger, in_session("again", "s-x", 1)), Obstacle::NotRising { last: 1 });
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+/// A mandate of two seconds, below one of nine, below one of a hundred and four units of computing.
+fn envelopes() -> Vec<(Box<str>, ResourceEnvelope)> {
+    let seconds = |max| ResourceEnvelope { max_duration_seconds: Some(max), ..ResourceEnvelope::default() };
+    let units = ResourceEnvelope { max_compute_units: Some(4), ..seconds(100) };
+    vec![("leaf".into(), seconds(2)), ("middle".into(), seconds(9)), ("root".into(), units)]
+}
+
+/// A cycle under all of them that takes a second and a unit, as far as is known.
+fn metered(key: &str, session: &str) -> ledger::Admission {
+    let mut admission = in_session(key, session, 2);
+    admission.intent.usage = Usage { seconds: 1, compute_units: 1, ..Usage::default() };
+    let debit = |(jti, envelope): (Box<str>, ResourceEnvelope)| {
+        let limits = Limits { envelope, ..Limits::default() };
+        Debit { jti: jti.into(), epoch: 0, limits }
+    };
+    admission.debits = envelopes().into_iter().map(debit).collect();
+    admission
+}
+
+fn took(id: action::ActionId, seconds: u64, compute_units: u64) -> Settlement {
+    let usage = Usage { seconds, compute_units, ..Usage::default() };
+    let used = Some(Used { usage, envelopes: envelopes() });
+    Settlement { used, ..settlement(id, State::Executed, "a") }
+}
+
+#[test]
+fn what_takes_all_that_there_is_breaks_nothing() {
+    on_every_sealed_ledger(|ledger| {
+        let ledger = &*ledger;
+        begun(ledger, "s-1", "i-1");
+        let id = admitted(ledger, metered("a", "s-1"));
+        wait(ledger.settle(took(id, 2, 4))).unwrap();
+        assert_eq!(records(ledger, "s-1").len(), 4, "opened, declared, admitted, executed");
+    });
+}
+
+#[test]
+fn every_mandate_that_is_broken_has_its_record_right_after_the_outcome() {
+    on_every_sealed_ledger(|ledger| {
+        let ledger = &*ledger;
+        begun(ledger, "s-1", "i-1");
+        let id = admitted(ledger, metered("a", "s-1"));
+        // The session may be over by then.
+        wait(ledger.turn(turn("s-1", Some(SessionEvent::Revoked(Halt::Partial))))).unwrap();
+        wait(ledger.settle(took(id, 7, 5))).unwrap();
+        let found = records(ledger, "s-1");
+        let ids = ids(&found);
+        let broken = &found[5..];
+        let said = |record: &Record| serde_json::from_slice(record.record.as_ref().unwrap()).unwrap();
+        let said: Vec<serde_json::Value> = broken.iter().map(said).collect();
+        let breach = |limit: u64, mandate: &str, resource: &str, used: u64| {
+            json!({
+                "actionId": id.to_string(), "limit": limit, "mandateId": mandate, "resource": resource,
+                "used": used,
+            })
+        };
+        assert_eq!(
+            said,
+            [breach(2, "leaf", "max_duration_seconds", 7), breach(4, "root", "max_compute_units", 5)]
+        );
+        for record in broken {
+            assert_eq!(ledger::event_of(&record.entry), Some(BUDGET_BREACHED));
+            let cause = session_of(&record.entry).unwrap().causal_parent;
+            assert_eq!(cause.as_ref(), Some(&ids[4]), "the outcome");
+        }
         wait(ledger.verify()).unwrap();
     });
 }

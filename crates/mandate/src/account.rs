@@ -177,14 +177,19 @@ impl Account {
         }
     }
 
+    /// So much of it there may be in all, with what was granted on top.
+    pub fn limit(&self, envelope: &ResourceEnvelope, resource: Resource) -> Option<u64> {
+        let granted = if resource == Resource::Seconds { self.granted_seconds } else { 0 };
+        envelope.of(resource).map(|max| max.saturating_add_signed(granted))
+    }
+
     /// What is left of the envelope. Memory is no sum, so all of it stays.
     pub fn envelope_left(&self, envelope: &ResourceEnvelope) -> ResourceEnvelope {
         let Usage { seconds, compute_units, storage_bytes, egress_bytes, .. } = self.used;
         let rest = |max: Option<u64>, used: u64| max.map(|max| max.saturating_sub(used));
-        let granted = |max: u64| max.saturating_add_signed(self.granted_seconds);
         ResourceEnvelope {
             max_compute_units: rest(envelope.max_compute_units, compute_units),
-            max_duration_seconds: rest(envelope.max_duration_seconds.map(granted), seconds),
+            max_duration_seconds: rest(self.limit(envelope, Resource::Seconds), seconds),
             max_memory_bytes: envelope.max_memory_bytes,
             max_network_egress_bytes: rest(envelope.max_network_egress_bytes, egress_bytes),
             max_storage_bytes: rest(envelope.max_storage_bytes, storage_bytes),

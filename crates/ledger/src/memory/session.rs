@@ -4,16 +4,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use action::{ActionId, Subject, Tenant};
-use mandate::{Session, SessionEvent};
+use mandate::{Session, SessionEvent, Usage};
 
 use super::World;
 use crate::admit::{Cell, Item};
 use crate::entry;
-use crate::session::{Sealer, UNSEALED, after, moved};
+use crate::session::{Sealer, UNSEALED, after, breaches, moved};
 use crate::stored::page;
 use crate::{
-    Cycle, Declared, Declaring, Error, Event, Governed, Intention, Opening, Page, Record, State, Turn,
-    identity,
+    Cycle, Declared, Declaring, Error, Event, Governed, Intention, Opening, Page, Record, Settlement, State,
+    Turn, Used, identity,
 };
 
 #[derive(Default)]
@@ -76,6 +76,29 @@ impl World {
         if let Some((cell, event)) = cell.zip(moved(from, to)) {
             cell.set(after(&cell.value, event));
         }
+    }
+
+    /// Puts on record what an action used beyond what its mandates had.
+    pub(super) fn breached(
+        &mut self,
+        settlement: &Settlement,
+        used: &Used,
+        debited: &Usage,
+        mandates: &[Box<str>],
+    ) -> Result<(), Error> {
+        let Some(part) = self.sessions.cycles.get(&settlement.action) else { return Ok(()) };
+        let (session, cause) = (part.session, part.last.clone());
+        let Some(tenant) = self.row(settlement.action).map(|row| row.stored.tenant.clone()) else {
+            return Ok(());
+        };
+        for jti in mandates {
+            let account = &self.rows.account(identity::account(&tenant, jti), jti).value;
+            let events = breaches(settlement, used, debited, account);
+            for event in events.map_err(|error| Error::Rejected(error.to_string().into()))? {
+                self.tells(event, Place { session, intent: None, cause: Some(cause.clone()) })?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn takes_place(

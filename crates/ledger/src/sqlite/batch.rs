@@ -358,7 +358,7 @@ impl<'a> Batch<'a> {
         self.goes(&fate, outcome.state)?;
         let debit = charged.filter(|_| !fate.state.waits()).unwrap_or(fate.debit);
         let difference = debit.saturating_sub(fate.debit);
-        let used = used.filter(|_| !fate.state.waits());
+        let used = used.as_ref().filter(|_| !fate.state.waits());
         fate.lease = close.settlement.leaves(fate.state, fate.lease, close.amends);
         (fate.state, fate.debit) = (outcome.state, debit);
         let entry = self.reach(*id, &mut fate, outcome, &close.digests)?;
@@ -371,8 +371,9 @@ impl<'a> Batch<'a> {
         }
         if let Some(used) = used {
             let debited = read::usage(self.db, fate.row)?;
-            self.correct(fate.row, |account| account.remeasure(&debited, &used))?;
-            self.write.usage(fate.row, &used)?;
+            self.correct(fate.row, |account| account.remeasure(&debited, &used.usage))?;
+            self.write.usage(fate.row, &used.usage)?;
+            self.breached(&fate, &close.settlement, used, &debited)?;
         }
         Ok(Ok(entry))
     }

@@ -1,17 +1,18 @@
 //! Governed sessions in the store.
 
-use mandate::{Completion, Halt, Session, SessionEvent};
+use mandate::{Completion, Halt, Session, SessionEvent, Usage};
 use rusqlite::types::Type;
 use rusqlite::{Connection, Row, params};
 
-use super::batch::Batch;
+use super::batch::{Batch, unwritable};
 use super::read::{self, Sql};
 use crate::admit::{Cell, Item};
 use crate::entry;
-use crate::session::{Sealer, UNSEALED, after, moved};
+use crate::session::{Sealer, UNSEALED, after, breaches, moved};
 use crate::sqlite::write::Fate;
 use crate::{
-    Declared, Declaring, Draft, Error, Event, Governed, Intention, Opening, Record, State, Turn, identity,
+    Declared, Declaring, Draft, Error, Event, Governed, Intention, Opening, Record, Settlement, State, Turn,
+    Used, identity,
 };
 use action::{ActionId, Subject, Tenant};
 
@@ -90,6 +91,26 @@ impl<'a> Batch<'a> {
         if let Some(cell) = self.session(key)? {
             let session = after(&cell.value, event);
             cell.set(session);
+        }
+        Ok(())
+    }
+
+    /// Puts on record what an action used beyond what its mandates had.
+    pub(super) fn breached(
+        &mut self,
+        fate: &Fate,
+        settlement: &Settlement,
+        used: &Used,
+        debited: &Usage,
+    ) -> Sql<()> {
+        let Some(session) = fate.session else { return Ok(()) };
+        let (_, cause) = read::cycle(self.db, fate.row)?;
+        for (key, jti) in read::chain(self.db, fate.row)? {
+            let account = &self.rows.account(key, &jti).value;
+            let events = breaches(settlement, used, debited, account).map_err(unwritable)?;
+            for event in &events {
+                self.tells(event, Place { session, intent: None, cause: Some(cause.clone()) })?;
+            }
         }
         Ok(())
     }
