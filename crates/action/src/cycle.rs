@@ -135,6 +135,17 @@ impl Resources {
         Ok(resources)
     }
 
+    /// Reads what a provider tells of its own accord: what is none of these, or no whole number, says nothing.
+    pub fn told(value: &Value) -> Resources {
+        let amount = |name: &str| value[name].as_u64().unwrap_or(0).min(MOST_NUMBER);
+        Resources {
+            compute_units: amount("compute_units"),
+            memory_bytes: amount("memory_bytes"),
+            network_egress_bytes: amount("network_egress_bytes"),
+            storage_bytes: amount("storage_bytes"),
+        }
+    }
+
     /// As it is read.
     pub fn to_value(self) -> Value {
         let Resources { compute_units, memory_bytes, network_egress_bytes, storage_bytes } = self;

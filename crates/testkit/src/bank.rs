@@ -60,6 +60,8 @@ pub struct Options {
     pub payers: Option<Payers>,
     /// Who is told what a payer said.
     pub callback: Option<Callback>,
+    /// What each payment is said to have used up (`resources_used`); `None`: nothing is said of that.
+    pub used: Option<serde_json::Value>,
     /// A file to which each effect is appended and synced before the payment is answered.
     pub journal: Option<PathBuf>,
 }
@@ -89,6 +91,7 @@ impl Default for Options {
             holds_end: true,
             payers: None,
             callback: None,
+            used: None,
             journal: None,
         }
     }

@@ -81,8 +81,8 @@ impl Gateway {
         let sent_ms = pending.row.call.as_ref()?.first_ms?;
         let took_ms = u64::try_from(clock::now_ms().saturating_sub(sent_ms)).unwrap_or(0);
         let meant = cycle.used(took_ms.div_ceil(1000).max(1));
-        let reported = reported.and_then(|answer| Resources::read(answer.get(REPORTED)?).ok());
-        let reported = crate::decide::usage(0, &reported.unwrap_or_default());
+        let reported = reported.map(|answer| Resources::told(&answer[REPORTED])).unwrap_or_default();
+        let reported = crate::decide::usage(0, &reported);
         Some(Usage {
             seconds: meant.seconds,
             compute_units: meant.compute_units.max(reported.compute_units),

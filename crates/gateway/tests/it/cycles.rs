@@ -8,9 +8,10 @@ use countersign_gateway::{
     Ask, Code, Completion, CycleView, Decision, DelegateAsk, Error, MandateAsk, ResourceEnvelope, SessionView,
 };
 use serde_json::{Value, json};
-use testkit::bank::{Fault, Injection};
+use testkit::bank::{Bank, Fault, Injection, Options};
 
 use crate::approvals::{approver, house_with};
+use crate::banked;
 use crate::house::{House, Said};
 use crate::late::{NO_RETRY, house_with as house_that_is_told, same, settled};
 use crate::resolutions::resolve;
@@ -470,6 +471,53 @@ async fn what_takes_longer_than_there_is_time_is_a_breach_on_record() {
         (held.kind(), held.reasons(), &*view.governance_result),
         ("held", vec!["budget_exhausted"], "SUSPEND")
     );
+    house.is_whole().await;
+}
+
+/// A bank that says of each payment that it used up so much, and a mandate for so much.
+async fn metered(used: Value, envelope: ResourceEnvelope) -> (House, Bank) {
+    let bank = Bank::start(Options { used: Some(used), ..Options::default() }).await.unwrap();
+    let text = banked::binding(&bank, "bank", &banked::RIGHT);
+    let mut house = House::bound(&text, |config| banked::reaching(config, &[&bank])).await;
+    with_units(&mut house, envelope).await;
+    (house, bank)
+}
+
+#[tokio::test]
+async fn what_a_provider_says_was_used_up_is_charged_where_it_is_more() {
+    let all = ResourceEnvelope {
+        max_compute_units: Some(100),
+        max_network_egress_bytes: Some(1000),
+        ..ResourceEnvelope::default()
+    };
+    let (house, bank) = metered(
+        json!({ "compute_units": 30, "network_egress_bytes": 5, "storage_bytes": "few", "others": 1 }),
+        all,
+    )
+    .await;
+    let session = house.declared("CHAIN").await;
+    let left = async || house.gateway().context(&house.agent, &session.session_id).await.unwrap();
+    let meant = json!({ "resources": { "compute_units": 4, "network_egress_bytes": 50 } });
+    assert_eq!(house.comes_to(&session, 2, meant).await.1, "executed");
+    let now = left().await.resource_envelope;
+    assert_eq!((now.max_compute_units, now.max_network_egress_bytes), (Some(70), Some(950)));
+    // Nothing was declared: what it says is all that is known.
+    assert_eq!(house.comes_to(&session, 3, json!({})).await.1, "executed");
+    let now = left().await.resource_envelope;
+    assert_eq!((now.max_compute_units, now.max_network_egress_bytes), (Some(40), Some(945)));
+    assert_eq!((bank.effects().count, house.events(&session).await.len()), (2, 6), "nothing is broken yet");
+    assert_eq!(
+        house.comes_to(&session, 4, json!({ "resources": { "compute_units": 20 } })).await.1,
+        "executed"
+    );
+    assert_eq!(
+        house.comes_to(&session, 5, json!({ "resources": { "compute_units": 10 } })).await.1,
+        "executed"
+    );
+    let records = house.records(&session.session_id).await;
+    let events: Vec<&str> = records[8..].iter().map(|it| &*it.event).collect();
+    assert_eq!(events, ["admitted", "executed", "budget_breached"]);
+    assert_eq!(left().await.resource_envelope.max_compute_units, Some(0));
     house.is_whole().await;
 }
 

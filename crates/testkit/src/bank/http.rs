@@ -68,6 +68,7 @@ pub(super) struct Counter {
     books: Mutex<Books>,
     faults: Faults<Target>,
     payers: Payers,
+    used: Option<Value>,
     caller: Arc<Caller>,
 }
 
@@ -96,6 +97,7 @@ impl Counter {
             )),
             faults: Faults::default(),
             payers: options.payers.unwrap_or_default(),
+            used: options.used,
             caller: Arc::new(caller),
         })
     }
@@ -189,7 +191,6 @@ pub(super) fn too_late() -> Response {
 }
 
 pub(super) fn say(paid: Paid, counter: &Counter) -> Response {
-    let currency = counter.currency.as_str();
     match paid {
         Paid::Challenged(waiting) => {
             let status = if waiting.status() == "declined" {
@@ -199,9 +200,9 @@ pub(super) fn say(paid: Paid, counter: &Counter) -> Response {
             };
             (status, Json(awaited(&waiting, counter))).into_response()
         }
-        Paid::Settled(payment) => (StatusCode::CREATED, Json(shown(&payment, currency))).into_response(),
+        Paid::Settled(payment) => (StatusCode::CREATED, Json(shown(&payment, counter))).into_response(),
         Paid::Replayed(payment) => {
-            (StatusCode::CREATED, [("idempotent-replayed", "true")], Json(shown(&payment, currency)))
+            (StatusCode::CREATED, [("idempotent-replayed", "true")], Json(shown(&payment, counter)))
                 .into_response()
         }
         Paid::InsufficientFunds => {
@@ -259,7 +260,7 @@ async fn find_payments(
     let work = async move {
         let mut books = at_work.books();
         let mut found: Vec<Value> =
-            books.payments_with(&reference).map(|payment| shown(payment, &at_work.currency)).collect();
+            books.payments_with(&reference).map(|payment| shown(payment, &at_work)).collect();
         let unpaid = books.unpaid_with(&reference, Instant::now());
         found.extend(unpaid.iter().map(|waiting| awaited(waiting, &at_work)));
         Json(json!({ "payments": found })).into_response()
@@ -282,7 +283,7 @@ async fn show_payment(
     let at_work = Arc::clone(&counter);
     let work = async move {
         match at_work.books().payment(&id) {
-            Some(payment) => Json(shown(payment, &at_work.currency)).into_response(),
+            Some(payment) => Json(shown(payment, &at_work)).into_response(),
             None => not_found("payment"),
         }
     };
@@ -379,15 +380,19 @@ pub(super) fn read_key(headers: &HeaderMap, keys_matter: bool) -> Result<Option<
     }
 }
 
-fn shown(payment: &Payment, currency: &str) -> Value {
-    json!({
+fn shown(payment: &Payment, counter: &Counter) -> Value {
+    let mut shown = json!({
         "payment_id": payment.id,
         "reference": payment.order.reference,
         "status": "settled",
         "recipient": payment.order.recipient,
-        "amount": amount::print(payment.order.minor, currency),
-        "currency": currency,
-    })
+        "amount": amount::print(payment.order.minor, &counter.currency),
+        "currency": counter.currency,
+    });
+    if let Some(used) = &counter.used {
+        shown["resources_used"] = used.clone();
+    }
+    shown
 }
 
 /// A payment that waits for its payer, or did.
