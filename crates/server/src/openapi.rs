@@ -22,7 +22,8 @@ use utoipa::openapi::{
 
 use crate::errors;
 use crate::faces::{
-    actions, approvals, audit, callbacks, keys, mandates, operations, principals, rollbacks, runs, sessions,
+    actions, approvals, audit, callbacks, keys, mandates, operations, policies, principals, rollbacks, runs,
+    sessions,
 };
 use crate::fault;
 use crate::request::YAML;
@@ -107,6 +108,7 @@ pub enum Schema {
     PrincipalRevocation,
     PrincipalKey,
     PrincipalKeyList,
+    Disclosure,
     ReasonRequest,
     Revocation,
     SessionRequest,
@@ -197,6 +199,7 @@ impl Schema {
             Schema::PrincipalRevocation => of::<principals::PrincipalRevocation>(components),
             Schema::PrincipalKey => of::<principals::PrincipalKey>(components),
             Schema::PrincipalKeyList => of::<principals::PrincipalKeyList>(components),
+            Schema::Disclosure => of::<policies::Disclosure>(components),
             Schema::ReasonRequest => of::<mandates::ReasonRequest>(components),
             Schema::Revocation => of::<mandates::Revocation>(components),
             Schema::SessionRequest => of::<sessions::SessionRequest>(components),

@@ -8,7 +8,7 @@ use http::{HeaderMap, Method};
 
 use crate::faces::{
     actions, approval_page, approvals, audit, callbacks, discovery, execution_protocol, keys, mandates,
-    operations, principals, receipts, rollbacks, runs, sessions,
+    operations, policies, principals, receipts, rollbacks, runs, sessions,
 };
 use crate::fault::Audience;
 use crate::openapi::{Answer, Schema};
@@ -796,6 +796,18 @@ pub static ROUTES: &[Route] = &[
         query: &[],
         codes: CHANGING,
         handler: by!(principals::revoke),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/policies/disclosure",
+        place: Place::Both,
+        who: Who::May(Deed::ReadOwn),
+        summary: "The policies in force, as far as the caller's role is told of them",
+        body: None,
+        answers: &[Answer::json(200, "What is told", Schema::Disclosure)],
+        query: &[("level", "FULL, SUMMARY, REDACTED or COUNT_ONLY; the most that the role is told")],
+        codes: &[Code::ValidationFailed],
+        handler: by!(policies::disclosure),
     },
     Route {
         method: Method::POST,

@@ -46,6 +46,7 @@ const TABLE: &str = "
     GET  /v1/mandates                                   401 401 403 403 200 200 200 200 own
     GET  /v1/mandates/{jti}                             401 401 200 404 200 200 200 200 404
     POST /v1/mandates/{jti}/delegate                    401 401 201 404 403 201 403 201 404
+    GET  /v1/policies/disclosure                        401 401 200 200 200 200 200 200 own
     POST /v1/principals/{iss}/keys                      401 401 403 403 403 201 403 201 own
     GET  /v1/principals                                 401 401 403 403 200 200 200 200 own
     POST /v1/principals/{iss}/keys/revoke               401 401 403 403 403 200 403 200 404
@@ -83,6 +84,7 @@ const TABLE: &str = "
     GET  /sandbox/v1/mandates                           401 401 403 403 200 200 200 200 own
     GET  /sandbox/v1/mandates/{jti}                     404 401 200 404 200 200 200 200 404
     POST /sandbox/v1/mandates/{jti}/delegate            401 401 201 404 403 201 403 201 404
+    GET  /sandbox/v1/policies/disclosure                401 401 200 200 200 200 200 200 own
     POST /sandbox/v1/principals/{iss}/keys              401 401 403 403 403 201 403 201 own
     GET  /sandbox/v1/principals                         401 401 403 403 200 200 200 200 own
     POST /sandbox/v1/principals/{iss}/keys/revoke       401 401 403 403 403 200 403 200 404
@@ -193,7 +195,8 @@ async fn every_endpoint_lets_in_whom_the_table_names_and_nobody_else() {
                 ));
             }
             let foreign = if tenant == "default" { "other-" } else { "default-" };
-            if restricted && said.text().contains(foreign) {
+            // A policy of the program itself has this name everywhere.
+            if restricted && said.text().replace("default-execute-cycle", "").contains(foreign) {
                 wrong.push(format!("{method} {path} tells {who} of the other tenant: {}", said.text()));
             }
         }

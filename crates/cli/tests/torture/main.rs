@@ -10,6 +10,7 @@ mod audit;
 mod challenges;
 mod codes;
 mod delegation;
+mod disclosure;
 mod endpoints;
 mod erasure;
 mod fsync;

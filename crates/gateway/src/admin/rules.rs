@@ -1,11 +1,12 @@
 //! A tenant's rules: reloaded as one, kept for replay, and for a while only observed.
 
 use action::Tenant;
+use boundary::{Disclosure, Level};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::event;
-use crate::caller::{Caller, Deed};
+use crate::caller::{Caller, Deed, Role};
 use crate::gateway::{Gateway, listed};
 use crate::remember::unavailable;
 use crate::row::{IntentRow, internal};
@@ -57,6 +58,24 @@ impl Gateway {
         self.ledger.record(event(tenant, "observe_mode", &record)).await.map_err(unavailable)?;
         tenant.observe_until(until_ms);
         Ok(ObserveView { tenant: tenant.tenant.to_string(), until: until.map(|_| clock::text(until_ms)) })
+    }
+
+    /// The policies that bind the tenant, as far as the caller's role is told of them; less, if less is asked for.
+    ///
+    /// # Errors
+    /// `EP_FORBIDDEN` for a level that the role is not told, `EP_VALIDATION_FAILED` for one that there is not.
+    pub fn disclosure(&self, caller: &Caller, asked: Option<&str>) -> Result<Disclosure, Error> {
+        caller.must(Deed::ReadOwn)?;
+        let most = told(caller.role);
+        let level = match asked {
+            None => most,
+            Some(text) => Level::parse(text).ok_or_else(no_level)?,
+        };
+        if level > most {
+            let why = format!("a key of role {} is told {} at most", caller.role.as_str(), most.as_str());
+            return Err(Error::new(Code::Forbidden, why).field("?level"));
+        }
+        Ok(self.tenant(&caller.tenant)?.rules().policies.disclose(level))
     }
 
     /// Reads the tenant's catalogue and policies again and swaps them as one. A mistake leaves everything as it was.
@@ -112,6 +131,21 @@ impl Gateway {
             internal("the rules of then cannot be read by this version")
         })
     }
+}
+
+/// The most that a role is told: who audits all that there is, who acts only that there is something.
+const fn told(role: Role) -> Level {
+    match role {
+        Role::Auditor | Role::Admin => Level::Full,
+        Role::Operator => Level::Summary,
+        Role::Approver => Level::Redacted,
+        Role::Agent => Level::CountOnly,
+    }
+}
+
+fn no_level() -> Error {
+    let levels: Vec<&str> = Level::ALL.iter().map(|level| level.as_str()).collect();
+    Error::new(Code::ValidationFailed, format!("level is none of {}", levels.join(", "))).field("?level")
 }
 
 fn report(rules: &Rules) -> ReloadReport {

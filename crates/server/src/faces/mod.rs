@@ -10,6 +10,7 @@ pub(crate) mod execution_protocol;
 pub(crate) mod keys;
 pub(crate) mod mandates;
 pub(crate) mod operations;
+pub(crate) mod policies;
 pub(crate) mod principals;
 mod provenance;
 pub(crate) mod receipts;
