@@ -1,7 +1,7 @@
 //! Mandates that are handed on, and mandates that principals sign themselves.
 
 use action::{Currency, IdempotencyKey, Money, Subject};
-use countersign_gateway::{Ask, Caller, Code, DelegateAsk, Error};
+use countersign_gateway::{Ask, Caller, Code, Decision, DelegateAsk, Error};
 use mandate::{Algorithm, Claims, SigningKey, SpendCap};
 use receipt::{Jwks, Pin, Trust};
 use serde_json::{Value, json};
@@ -10,6 +10,7 @@ use crate::approvals::approver;
 use crate::house::House;
 use crate::late::{NO_RETRY, house_with, same, settled, wrongly_failed};
 use crate::reserving::kinds;
+use crate::resolutions::resolve;
 
 const END: i64 = 4_102_444_800;
 
@@ -44,7 +45,17 @@ async fn refused(house: &House, who: &Caller, jti: &str, ask: DelegateAsk) -> Er
 
 /// A payment of an agent under a token.
 async fn pay(house: &House, who: &Caller, token: &str, key: &str, amount: &str) -> Value {
-    let mut body = house.payment(&format!("acct-{key}"), amount);
+    pay_to(house, who, token, (&format!("acct-{key}"), key), amount).await
+}
+
+async fn pay_to(
+    house: &House,
+    who: &Caller,
+    token: &str,
+    (recipient, key): (&str, &str),
+    amount: &str,
+) -> Value {
+    let mut body = house.payment(recipient, amount);
     body["delegation_token"] = token.into();
     let ask = Ask {
         idempotency_key: Some(IdempotencyKey::parse(key).unwrap()),
@@ -401,4 +412,20 @@ async fn what_comes_late_above_the_cap_of_a_mandate_above_is_an_overage() {
     assert_eq!((record.state.as_str(), house.spent()), ("COMPLETED", 4500));
     assert_eq!(kinds(&record).last().copied(), Some("AMENDMENT_OVERAGE"), "45 of 40");
     assert_eq!(pay(&house, &agent, &sibling, "t", "1.00").await["code"], "EP_DELEGATION_BLOCK", "frozen");
+}
+
+#[tokio::test]
+async fn whoever_holds_or_gave_a_mandate_of_the_chain_does_not_say_what_became_of_it() {
+    let house = House::new().await;
+    let root = root(&house).await;
+    let (_, middle) = hand_on(&house, &house.operator, &root, to("anna")).await;
+    let (token, _) = hand_on(&house, &agent(&house, "anna"), &middle, to("zoe")).await;
+    let said = pay_to(&house, &agent(&house, "zoe"), &token, ("sandbox:silent", "k"), "5.00").await;
+    assert_eq!(said["kind"], "pending_settlement", "{said}");
+    let id = said["id"].as_str().unwrap();
+    for party in ["zoe", "anna", "agent-7", "olga"] {
+        let refused = resolve(&house, party, id, Decision::Failed).await.unwrap_err();
+        assert_eq!(refused.code, Code::Forbidden, "{party}");
+    }
+    assert_eq!(resolve(&house, "ben", id, Decision::Failed).await.unwrap().state, "FAILED");
 }
