@@ -12,8 +12,8 @@ use action::{Subject, Tenant};
 use common::*;
 use futures_util::future::join_all;
 use ledger::{
-    Broken, Clustered, Clustering, Cycle, Debit, Declaring, Deed, Doer, Error, Grouped, Ledger, Memory,
-    Obstacle, Opening, Options, Sealer, Sqlite, Transfer, Turn, session_of,
+    Admitted, Broken, Clustered, Clustering, Cycle, Debit, Declaring, Deed, Doer, Error, Grouped, Hold,
+    Ledger, Memory, Obstacle, Opening, Options, Sealer, Sqlite, Transfer, Turn, session_of,
 };
 use mandate::{
     ClusterRefusal as R, ClusterState, Completion, Limits, ResourceEnvelope, Session, SessionEvent,
@@ -373,6 +373,27 @@ fn nobody_gives_what_a_mandate_above_has_not_left() {
         let within =
             Deed::Transfer(Transfer { to: "s-2".into(), seconds: 1, source, target, policies: Vec::new() });
         refused(ledger, "s-1", within, R::MoreThanLeft { left: 0 });
+    });
+}
+
+/// A principal who joined meanwhile has a say, too.
+#[test]
+fn what_people_agreed_to_is_judged_anew_if_its_cluster_is_another_by_then() {
+    on_every_sealed_ledger(|ledger| {
+        cluster_of(ledger, 1);
+        declared(ledger, "s-1", 1);
+        let judged = stands(ledger, "s-1").epoch;
+        let waits = Some(Hold { until_ms: NOW + 1000, needed: 1, most: MOST_HELD });
+        let held = ledger::Admission { hold: waits, ..in_session("a", "s-1", judged, 2) };
+        let id = admitted(ledger, held);
+        wait(ledger.approve(approval(id, "bob"))).unwrap();
+        opened(ledger, &Tenant::default(), "s-2");
+        done(ledger, "s-2", join("petra")).unwrap();
+        let late = resume(ledger, id, in_session("a", "s-1", judged, 2));
+        assert_eq!(late, Admitted::Refused(Obstacle::SessionChanged));
+        let now = stands(ledger, "s-1").epoch;
+        assert!(matches!(resume(ledger, id, in_session("a", "s-1", now, 2)), Admitted::New { .. }));
+        wait(ledger.verify()).unwrap();
     });
 }
 
