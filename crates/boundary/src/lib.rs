@@ -68,6 +68,7 @@ mod schema;
 mod series;
 mod stage;
 mod templates;
+mod transfer;
 mod verdict;
 
 pub use cycle::{Across, Contradiction, Cycle, Flag};
@@ -86,4 +87,5 @@ pub use stage::{
     BoundaryOutput, BranchOutput, CedarOutput, CycleOutput, Hit, Input, Output, Stage, StageError, StageName,
 };
 pub use templates::{Template, templates};
+pub use transfer::{Transfer, Unpermitted, may_transfer};
 pub use verdict::{Escalation, Governance, Observed, Permit, Verdict};

@@ -25,6 +25,10 @@ const BASELINE_FILE: &str = "baseline.cedar";
 const EXECUTE_CYCLE: &str = include_str!("execute-cycle.cedar");
 const EXECUTE_CYCLE_FILE: &str = "execute-cycle.cedar";
 
+/// The same for handing time from one member of a cluster to another.
+const BUDGET_TRANSFER: &str = include_str!("budget-transfer.cedar");
+const BUDGET_TRANSFER_FILE: &str = "budget-transfer.cedar";
+
 /// More principals than this are not remembered; the next one starts the memory afresh.
 const MAX_CAST: usize = 4096;
 
@@ -38,8 +42,10 @@ struct Loaded {
     slices: HashMap<String, Slice>,
     /// What is asked of every cycle before its own action.
     gate: Slice,
-    /// What permits every cycle, where no policy of the set says which.
-    stand_in: Option<Rule>,
+    /// What is asked before time goes from one member of a cluster to another.
+    transfer: Slice,
+    /// What permits one of those two, where no policy of the set says what does.
+    stand_ins: Vec<Rule>,
     known: Known,
     cast: Mutex<HashMap<String, Arc<Cast>>>,
     hard_deny: HardDeny,
@@ -105,18 +111,19 @@ impl Policies {
     ) -> Result<Policies, Vec<Mistake>> {
         let schema_text = schema::text(catalogue);
         let schema = read_schema(&schema::actions(catalogue)).map_err(|mistake| vec![mistake])?;
-        let mut mistakes = gate_is_free(catalogue);
+        let mut mistakes = own_names_are_free(catalogue);
         let shipped = |name: &str, text: &str| Source { name: name.into(), text: text.into() };
         let baseline = shipped(BASELINE_FILE, BASELINE);
-        let stand_in = shipped(EXECUTE_CYCLE_FILE, EXECUTE_CYCLE);
-        let sources: Vec<&Source> = [&stand_in, &baseline].into_iter().chain(sources).collect();
+        let of_gate = shipped(EXECUTE_CYCLE_FILE, EXECUTE_CYCLE);
+        let of_transfer = shipped(BUDGET_TRANSFER_FILE, BUDGET_TRANSFER);
+        let sources: Vec<&Source> = [&of_gate, &of_transfer, &baseline].into_iter().chain(sources).collect();
         let mut rules = read_rules(&sources, &mut mistakes);
-        let stand_in = stand_in_for(&mut rules);
-        let (of_gate, others): (Vec<Rule>, Vec<Rule>) = rules.iter().cloned().partition(names_gate);
+        let stand_ins = stand_ins_of(&mut rules);
+        let (of_own, others): (Vec<Rule>, Vec<Rule>) = rules.iter().cloned().partition(names_own);
         let mut warnings = validate(&others, &sources, &schema, &mut mistakes);
-        if !of_gate.is_empty() {
-            let with_gate = read_schema(&schema_text).map_err(|mistake| vec![mistake])?;
-            warnings.extend(validate(&of_gate, &sources, &with_gate, &mut mistakes));
+        if !of_own.is_empty() {
+            let with_own = read_schema(&schema_text).map_err(|mistake| vec![mistake])?;
+            warnings.extend(validate(&of_own, &sources, &with_own, &mut mistakes));
         }
         let known = Known::read(entities, &schema, &mut mistakes);
         let hard_deny = HardDeny::with(hard_deny);
@@ -128,14 +135,13 @@ impl Policies {
                 Err(message) => mistakes.push(at_start(&archetype.name, message)),
             }
         }
-        let gate = Slice::gate(&of_gate, stand_in.as_ref());
-        let gate = match gate {
-            Ok(gate) if mistakes.is_empty() => gate,
-            Ok(_) => return Err(mistakes),
-            Err(message) => {
-                mistakes.push(at_start(schema::GATE, message));
-                return Err(mistakes);
-            }
+        let mut own = |name: &str| {
+            let slice = Slice::own(name, of_own.iter().chain(&stand_ins));
+            slice.map_err(|message| mistakes.push(at_start(name, message)))
+        };
+        let own = (own(schema::GATE), own(schema::TRANSFER));
+        let (Ok(gate), Ok(transfer), true) = (own.0, own.1, mistakes.is_empty()) else {
+            return Err(mistakes);
         };
         Ok(Policies(Arc::new(Loaded {
             policy_digest: policy_digest(&rules, &hard_deny).into(),
@@ -146,7 +152,8 @@ impl Policies {
             cast: Mutex::default(),
             slices,
             gate,
-            stand_in,
+            transfer,
+            stand_ins,
             known,
             hard_deny,
             types,
@@ -201,17 +208,21 @@ impl Policies {
         &self.0.hard_deny
     }
 
-    /// What permits a cycle as such where no policy of the set says what does.
-    pub(crate) fn stand_in(&self) -> Option<&Rule> {
-        self.0.stand_in.as_ref()
+    /// What permits a cycle as such, or a transfer, where no policy of the set says what does.
+    pub(crate) fn stand_ins(&self) -> &[Rule] {
+        &self.0.stand_ins
     }
 
     pub(crate) fn rule(&self, id: &str) -> Option<&Rule> {
-        self.0.rules.get(id).or_else(|| self.stand_in().filter(|rule| *rule.reference.id == *id))
+        self.0.rules.get(id).or_else(|| self.stand_ins().iter().find(|rule| *rule.reference.id == *id))
     }
 
     pub(crate) fn gate(&self) -> &Slice {
         &self.0.gate
+    }
+
+    pub(crate) fn transfer(&self) -> &Slice {
+        &self.0.transfer
     }
 
     pub(crate) fn slice(&self, archetype: &str) -> Option<&Slice> {
@@ -274,10 +285,10 @@ impl Slice {
         Slice::cut(action, type_name(&archetype.resource_type)?, &rules, hard_denied)
     }
 
-    /// The policies that name the gate; what names no action is asked about the cycle's own.
-    fn gate(of_gate: &[Rule], stand_in: Option<&Rule>) -> Result<Slice, String> {
-        let rules: Vec<&Rule> = of_gate.iter().chain(stand_in).collect();
-        Slice::cut(uid("Action", schema::GATE)?, type_name(schema::SESSION)?, &rules, None)
+    /// The policies that name an action of ours; what names no action is about those of the catalogue.
+    fn own<'a>(name: &str, rules: impl Iterator<Item = &'a Rule>) -> Result<Slice, String> {
+        let rules: Vec<&Rule> = rules.filter(|rule| names(rule, name)).collect();
+        Slice::cut(uid("Action", name)?, type_name(schema::SESSION)?, &rules, None)
     }
 
     fn cut(
@@ -313,30 +324,41 @@ impl Slice {
     }
 }
 
-/// The gate's name is no archetype's and no group's: what is said of it would be about both.
-fn gate_is_free(catalogue: &Catalogue) -> Vec<Mistake> {
-    let takes =
-        |it: &&action::Archetype| it.name == schema::GATE || it.groups.iter().any(|it| it == schema::GATE);
-    let mistake = |archetype: &action::Archetype| Mistake {
-        hint: Some("choose another name: cycles of governed sessions are asked about under this one".into()),
-        ..at_start(&archetype.name, format!("`{}` is the name of an archetype or of a group", schema::GATE))
+/// Names of ours are no archetype's and no group's: what is said of them would be about both.
+fn own_names_are_free(catalogue: &Catalogue) -> Vec<Mistake> {
+    let taken = |archetype: &action::Archetype| {
+        let is =
+            |name: &&str| archetype.name == **name || archetype.groups.iter().any(|group| group == *name);
+        schema::OWN_ACTIONS.into_iter().find(is)
     };
-    catalogue.iter().map(|it| &**it).filter(takes).map(mistake).collect()
+    let mistake = |(archetype, name): (&action::Archetype, &str)| Mistake {
+        hint: Some("choose another name: governed sessions are asked about under this one".into()),
+        ..at_start(&archetype.name, format!("`{name}` is the name of an archetype or of a group"))
+    };
+    catalogue.iter().filter_map(|it| Some((&**it, taken(it)?))).map(mistake).collect()
 }
 
-/// Takes what may stand in, the first of the rules, out of the set; gives it back where it is needed.
-fn stand_in_for(rules: &mut Vec<Rule>) -> Option<Rule> {
-    let shipped = (!rules.is_empty()).then(|| rules.remove(0));
-    let said = rules.iter().any(|rule| !rule.forbids && names_gate(rule));
-    shipped.filter(|_| !said)
+/// Takes what may stand in, the first of the rules, out of the set; what is needed is given back.
+fn stand_ins_of(rules: &mut Vec<Rule>) -> Vec<Rule> {
+    let count = schema::OWN_ACTIONS.len().min(rules.len());
+    let shipped: Vec<Rule> = rules.drain(..count).collect();
+    let said = |name: &str| rules.iter().any(|rule| !rule.forbids && names(rule, name));
+    let needed = |rule: &Rule| {
+        schema::OWN_ACTIONS.into_iter().find(|name| names(rule, name)).is_some_and(|name| !said(name))
+    };
+    shipped.into_iter().filter(needed).collect()
 }
 
-fn names_gate(rule: &Rule) -> bool {
-    let is_gate = |named: &EntityUid| named.id().unescaped() == schema::GATE;
+fn names_own(rule: &Rule) -> bool {
+    schema::OWN_ACTIONS.into_iter().any(|name| names(rule, name))
+}
+
+fn names(rule: &Rule, name: &str) -> bool {
+    let is_it = |named: &EntityUid| named.id().unescaped() == name;
     match rule.policy.action_constraint() {
         ActionConstraint::Any => false,
-        ActionConstraint::Eq(named) => is_gate(&named),
-        ActionConstraint::In(named) => named.iter().any(is_gate),
+        ActionConstraint::Eq(named) => is_it(&named),
+        ActionConstraint::In(named) => named.iter().any(is_it),
     }
 }
 

@@ -14,7 +14,13 @@ const OWN_TYPES: [&str; 6] = ["Tenant", "AgentGroup", "Agent", "User", "Resource
 /// The action that every cycle of a governed session is, beside its own: the gate.
 pub(crate) const GATE: &str = "ExecuteCycle";
 
-/// What the gate's action is done to.
+/// Handing time from one member of a cluster to another.
+pub(crate) const TRANSFER: &str = "BUDGET_TRANSFER";
+
+/// Actions that no catalogue declares.
+pub(crate) const OWN_ACTIONS: [&str; 2] = [GATE, TRANSFER];
+
+/// What those are done to.
 pub(crate) const SESSION: &str = "Session";
 
 const HEAD: &str = r#"// Generated from the catalogue: do not edit, `countersign policy schema` prints it.
@@ -63,6 +69,22 @@ const CYCLE: &str = "\
   time_budget_remaining: Long,
 ";
 
+/// What is true of a transfer.
+const HANDOVER: &str = "\
+  cluster: { id: String, members: Long, pool_seconds: Long, principals: Long, state: String },
+  delegation_depth: Long,
+  environment: String,
+  source_agent_cluster_id: String,
+  source_principal: String,
+  source_remaining_budget: Long,
+  target_agent_cluster_id: String,
+  target_principal: String,
+  target_remaining_budget: Long,
+  tenant: String,
+  time: Time,
+  transfer_amount: Long,
+";
+
 /// What is true of an action whatever its archetype, beside its amount.
 const COMMON: &str = "\
   bound?: Money,
@@ -79,14 +101,15 @@ const COMMON: &str = "\
   time: Time,
 ";
 
-/// The schema, as Cedar text: the catalogue's actions, and the gate.
+/// The schema, as Cedar text: the catalogue's actions, the gate and the transfer.
 pub(crate) fn text(catalogue: &Catalogue) -> String {
     let mut out = actions(catalogue);
     gate(&mut out);
+    transfer(&mut out);
     out
 }
 
-/// The same without the gate. What names no action is about the catalogue's and typed against these alone: the gate
+/// The same without those of ours. What names no action is about the catalogue's and typed against these alone: the gate
 /// has no constraints and no certain amount, and listens only to policies that name it.
 pub(crate) fn actions(catalogue: &Catalogue) -> String {
     let mut out = String::from(HEAD);
@@ -181,6 +204,24 @@ action {name} appliesTo {{
         name = quoted(GATE),
         common = indented(COMMON),
         cycle = indented(CYCLE),
+    );
+}
+
+/// Done to the session that gets the time.
+fn transfer(out: &mut String) {
+    let _ = write!(
+        out,
+        r#"
+// Whether a member of a cluster may hand time (whole seconds) to another; the resource is the session that gets it.
+action {name} appliesTo {{
+  principal: [Agent, User],
+  resource: [{SESSION}],
+  context: {{
+{members}  }},
+}};
+"#,
+        name = quoted(TRANSFER),
+        members = indented(HANDOVER),
     );
 }
 

@@ -14,7 +14,7 @@ use countersign_boundary::{
 };
 use mandate::{
     Claims, ClusterContext, ClusterState, Completion, DelegationContext, Halt, IntentRefusal as R, Mandate,
-    ReasoningMode as Mode, SessionEvent as E, exposure,
+    Partner, ReasoningMode as Mode, SessionEvent as E, exposure,
 };
 use serde_json::{Value, json};
 
@@ -58,12 +58,17 @@ fn check(world: &World, action: &Action, expected: &str, governance: Governance)
     assert_eq!((told(&decision).as_str(), decision.governance), (expected, governance));
 }
 
+fn partner(session: &str) -> Partner {
+    Partner { session_id: session.into(), time_seconds: 5, waits_for: None }
+}
+
 fn cluster(state: ClusterState) -> ClusterContext {
     ClusterContext {
         cluster_id: "k-1".into(),
-        members: vec!["s-1".into(), "s-2".into()],
+        members: vec![partner("s-1"), partner("s-2")],
         principals: vec!["alice".into(), "bob".into()],
         pool_seconds: 10,
+        deadline_ms: i64::MAX,
         state,
     }
 }

@@ -9,8 +9,8 @@
 //!   run                               run a command as an action
 //!   verify                            check receipts, offline
 //!   catalog, policy                   check files before a gateway reads them
-//!   keys, mandate, session, actions,  change a running gateway, as clients of its API
-//!   approvals, approvers, freeze, thaw, observe,
+//!   keys, mandate, session, cluster,  change a running gateway, as clients of its API
+//!   actions, approvals, approvers, freeze, thaw, observe,
 //!   reload, replay, erase
 //!   audit, report                     read the trail of a running gateway, and prove it whole
 //!   bench                             measure this machine and a gateway on it
@@ -29,6 +29,7 @@ mod bench;
 mod bindings;
 mod catalog;
 mod child;
+mod cluster;
 mod crash;
 mod demo;
 mod erase;
@@ -76,6 +77,7 @@ enum Command {
     Mandate(mandate::Args),
     Principals(principals::Args),
     Session(session::Args),
+    Cluster(cluster::Args),
     Actions(actions::Args),
     Approvals(approvals::Args),
     Approvers(approvers::Args),
@@ -116,6 +118,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Mandate(args) => mandate::run(&args),
         Command::Principals(args) => principals::run(&args),
         Command::Session(args) => session::run(&args),
+        Command::Cluster(args) => cluster::run(&args),
         Command::Actions(args) => actions::run(&args),
         Command::Approvals(args) => approvals::run(&args),
         Command::Approvers(args) => approvers::run(&args),

@@ -1,5 +1,6 @@
 //! Alerts: what a person should look at soon. Each is counted and is one line in the log, with ids and nothing else.
 
+use action::Tenant;
 use ledger::Stored;
 
 use crate::gateway::Gateway;
@@ -18,6 +19,8 @@ pub(crate) enum Alert {
     DeniedEffect,
     /// An effect could not be undone.
     RollbackFailed,
+    /// Members of a cluster wait for each other in a circle.
+    ClusterDeadlock,
 }
 
 impl Alert {
@@ -29,6 +32,7 @@ impl Alert {
             Alert::DuplicateEffect => "duplicate_effect",
             Alert::DeniedEffect => "denied_effect",
             Alert::RollbackFailed => "rollback_failed",
+            Alert::ClusterDeadlock => "cluster_deadlock",
         }
     }
 }
@@ -46,6 +50,13 @@ impl Gateway {
             receipt = receipt_id,
             "a person should look at this"
         );
+    }
+
+    /// The same of a cluster that people have to open.
+    pub(crate) fn alert_deadlock(&self, tenant: &Tenant, cluster: &str, record: &str) {
+        self.metrics.alert(Alert::ClusterDeadlock);
+        let alert = Alert::ClusterDeadlock.as_str();
+        tracing::error!(alert, %tenant, cluster, record, "a person should look at this");
     }
 
     /// The same of an action of which only ids are left.

@@ -100,8 +100,8 @@ pub use resolve::{Decision, ResolutionView, ResolveAsk};
 pub use rollbacks::{Fate, ROLLBACK_FAILED, UndoneView};
 pub use runs::{Begun, Next as NextRun, RunView, WaitView};
 pub use sessions::{
-    CloseAsk, ClosedView, ContextView, CycleView, DeclarationView, DelegationContext, GarAsk, GarView,
-    SessionView, no_others,
+    Awaiting, CloseAsk, ClosedView, ClusterView, ContextView, CycleView, DeclarationView, DelegationContext,
+    FormAsk, GarAsk, GarView, MemberView, SessionView, TransferAsk, no_others,
 };
 pub use views::{
     ActionView, AttemptView, Page, PublicReceipt, ReceiptView, ReplayView, RetryView, RollbackView,

@@ -160,6 +160,9 @@ pub(crate) struct EscalationRow {
     pub triggers: Vec<TriggerRow>,
     /// Who may not decide: who asks, and who gave the right to ask.
     pub parties: Vec<String>,
+    /// Who all have to agree: the principals of its cluster, though they may have given the right to ask.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub principals: Vec<String>,
     /// The rules that people saw it judged by, once it was judged again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seen: Option<SeenRow>,

@@ -37,6 +37,8 @@ pub struct Item {
     /// The session it is a cycle of, by key; of an action whose row is there already the store finds it.
     pub(crate) session: Option<i64>,
     pub(crate) cycle: Option<Cycle>,
+    /// The epoch of its session when it was judged, of one that goes on because people agreed.
+    pub(crate) judged: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -59,6 +61,7 @@ impl From<Admission> for Item {
             seen: destination.map(|to| identity::seen(tenant, principal, archetype, &to)),
             session: cycle.as_ref().map(|cycle| identity::session(tenant, &cycle.session)),
             cycle,
+            judged: None,
             gate: Gate::Admit { hold, debits, effect, lease_ms },
             intent,
         }
@@ -67,7 +70,11 @@ impl From<Admission> for Item {
 
 impl From<Resumption> for Item {
     fn from(Resumption { admission, from }: Resumption) -> Item {
-        Item { resumes: Some(from), session: None, cycle: None, ..admission.into() }
+        let judged = match from {
+            Basis::Approved { .. } => admission.cycle.as_ref().map(|cycle| cycle.epoch),
+            Basis::Held { .. } | Basis::Sent { .. } | Basis::Failed { .. } => None,
+        };
+        Item { resumes: Some(from), session: None, cycle: None, judged, ..admission.into() }
     }
 }
 
@@ -83,6 +90,7 @@ impl From<Refusal> for Item {
             seen: None,
             session: cycle.as_ref().map(|cycle| identity::session(&intent.tenant, &cycle.session)),
             cycle,
+            judged: None,
             gate: Gate::Refuse { code, outcome: Box::new(outcome), digests },
             intent,
         }
@@ -308,7 +316,9 @@ fn takes(session: Option<&Session>, item: &Item) -> Result<(), Obstacle> {
     let Some(cycle) = &item.cycle else {
         // It waited, or was sent before: whatever else waits by now, it may go on.
         let stopped = matches!(session.state(), SessionState::Closed(_) | SessionState::Suspended);
-        return if stopped && item.sends() { Err(Obstacle::SessionChanged) } else { Ok(()) };
+        // Who else has a say, for one, may be another since people agreed.
+        let missed = item.judged.is_some_and(|epoch| epoch != session.epoch);
+        return if item.sends() && (stopped || missed) { Err(Obstacle::SessionChanged) } else { Ok(()) };
     };
     if cycle.epoch != session.epoch || session.state() != SessionState::Active {
         return Err(Obstacle::SessionChanged);

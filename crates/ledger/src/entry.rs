@@ -203,6 +203,9 @@ pub enum Broken {
     /// Its place in a governed session is not the one that is stored, or a record of that session is missing.
     #[error("its place in its session is not the one stored")]
     Session,
+    /// A cluster's rows do not say what the entries do.
+    #[error("the stored cluster is not as the entries have it")]
+    Cluster,
     /// A passkey's row does not say what the entries do.
     #[error("the stored passkey is not as the entries have it")]
     Passkey,

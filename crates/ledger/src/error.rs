@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use action::ActionId;
 
-use mandate::SessionRefusal;
+use mandate::{ClusterRefusal, SessionRefusal};
 
 use crate::{Broken, State};
 
@@ -62,6 +62,9 @@ pub enum Error {
     /// The session does not take it.
     #[error("the session does not take it")]
     Session(SessionRefusal),
+    /// The cluster does not take it.
+    #[error("the cluster does not take it")]
+    Cluster(ClusterRefusal),
     /// Another process holds the data directory.
     #[error("the data directory is in use by another process")]
     Locked,

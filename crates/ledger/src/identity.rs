@@ -44,6 +44,11 @@ pub(crate) fn session(tenant: &Tenant, id: &str) -> i64 {
     tag(&digest("session", &[tenant.as_str(), id]))
 }
 
+/// A cluster of them.
+pub(crate) fn cluster(tenant: &Tenant, id: &str) -> i64 {
+    tag(&digest("cluster", &[tenant.as_str(), id]))
+}
+
 /// The anomaly history an action belongs to.
 pub(crate) fn series(tenant: &Tenant, principal: &str, archetype: &str, currency: &str) -> i64 {
     tag(&digest("series", &[tenant.as_str(), principal, archetype, currency]))

@@ -32,6 +32,7 @@
 mod admit;
 mod audit;
 mod authority;
+mod cluster;
 mod entry;
 mod erasure;
 mod error;
@@ -58,6 +59,7 @@ use futures_util::future::BoxFuture;
 pub use admit::{Cell, Claimed, Footing, Item, Rows, admit};
 pub use audit::{About, Audited, Labels, Order, Owner, Search};
 pub use authority::{ApiKey, Freeze, Held, Mandate, Passkey, PrincipalKey, Revocation, Scope};
+pub use cluster::{Clustered, Clustering, Deed, Doer, Grouped, Transfer};
 pub use entry::{
     Broken, CHALLENGED, CHARGING, CHECKING, Draft, Event, Heading, PASSKEY_ENROLLED, PASSKEY_REGISTERED,
     PASSKEY_REVOKED, RESERVED, RESOLVED, RETRACTING, ROLLING_BACK, SENT_AGAIN, Said, Session, WAITING, Walk,
@@ -338,6 +340,19 @@ pub trait Ledger: Outbox {
         after: Option<u64>,
         limit: u32,
     ) -> Answer<'a, Vec<Record>>;
+
+    /// Something that a session has its cluster do: rows and records are one commit.
+    ///
+    /// # Errors
+    /// [`Error::Absent`] if there is no such cluster or session, [`Error::Session`] or [`Error::Cluster`] if it cannot
+    /// happen; then nothing is written.
+    fn group(&self, clustering: Clustering) -> Answer<'_, Grouped>;
+
+    /// One cluster of a tenant.
+    fn cluster<'a>(&'a self, tenant: &'a Tenant, id: &'a str) -> Answer<'a, Option<Clustered>>;
+
+    /// The cluster that a session is a member of.
+    fn cluster_of<'a>(&'a self, tenant: &'a Tenant, session: &'a str) -> Answer<'a, Option<Clustered>>;
 
     /// Appends an entry for something that changes no row here, such as the rotation of a signing key.
     fn record(&self, event: Event) -> Answer<'_, i64>;

@@ -1,5 +1,6 @@
 //! A ledger that keeps nothing: for tests and simulations. It decides with the same [`admit`] as every other.
 
+mod cluster;
 mod session;
 
 use std::collections::{BTreeMap, HashMap};
@@ -19,12 +20,12 @@ use crate::pruned::Pruned;
 use crate::session::Sealer;
 use crate::stored::page;
 use crate::{
-    About, Admission, Admitted, Answer, ApiKey, Approval, Audited, Basis, Broken, Counted, Declared,
-    Declaring, Deferral, Draft, Earlier, Erased, Erasure, Error, Event, Existing, Facts, FactsQuery, Figures,
-    Filter, Finding, Freeze, Given, Governed, Held, Inspected, Intention, Labels, Ledger, Mandate, Notice,
-    Opening, Order, Outbox, Outcome, Owner, Page, Passkey, PrincipalKey, Record, Recorded, Refusal, Repeat,
-    Resumption, Revocation, Scope, Search, Settled, Settlement, Standing, State, Stored, Testimony, Tried,
-    Turn, Verified, Waiting, Walk, Witness,
+    About, Admission, Admitted, Answer, ApiKey, Approval, Audited, Basis, Broken, Clustered, Clustering,
+    Counted, Declared, Declaring, Deferral, Draft, Earlier, Erased, Erasure, Error, Event, Existing, Facts,
+    FactsQuery, Figures, Filter, Finding, Freeze, Given, Governed, Grouped, Held, Inspected, Intention,
+    Labels, Ledger, Mandate, Notice, Opening, Order, Outbox, Outcome, Owner, Page, Passkey, PrincipalKey,
+    Record, Recorded, Refusal, Repeat, Resumption, Revocation, Scope, Search, Settled, Settlement, Standing,
+    State, Stored, Testimony, Tried, Turn, Verified, Waiting, Walk, Witness,
 };
 
 /// Everything in memory, behind one lock.
@@ -50,6 +51,7 @@ struct World {
     kept: HashMap<Box<str>, Vec<u8>>,
     refusals: HashMap<[u8; 32], (Repeat, i64)>,
     sessions: Sessions,
+    clusters: Vec<Clustered>,
     outbox: outbox::InMemory,
     writes: u64,
 }
@@ -93,6 +95,7 @@ impl Memory {
             kept: HashMap::new(),
             refusals: HashMap::new(),
             sessions: Sessions::default(),
+            clusters: Vec::new(),
             outbox: outbox::InMemory::default(),
             writes: 0,
         };
@@ -1150,6 +1153,18 @@ impl Ledger for Memory {
         limit: u32,
     ) -> Answer<'a, Vec<Record>> {
         self.now(move |world| Ok(world.records(tenant, session, after, limit)))
+    }
+
+    fn group(&self, clustering: Clustering) -> Answer<'_, Grouped> {
+        self.now(move |world| world.group(&clustering))
+    }
+
+    fn cluster<'a>(&'a self, tenant: &'a Tenant, id: &'a str) -> Answer<'a, Option<Clustered>> {
+        self.now(move |world| Ok(world.cluster_named(tenant, id)))
+    }
+
+    fn cluster_of<'a>(&'a self, tenant: &'a Tenant, session: &'a str) -> Answer<'a, Option<Clustered>> {
+        self.now(move |world| Ok(world.cluster_of(tenant, session)))
     }
 
     fn record(&self, event: Event) -> Answer<'_, i64> {

@@ -150,7 +150,6 @@ fn a_cycle_begins_only_in_the_active_session_it_was_judged_in() {
         let ledger = &*ledger;
         let ends = [
             Some(SessionEvent::Suspended),
-            Some(SessionEvent::Blocked { at_ms: NOW }),
             Some(SessionEvent::Closed(Completion::Partial)),
             Some(SessionEvent::Revoked(Halt::Clean)),
         ];

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! As with a session, what is true is kept and [`Cluster::state`] says what that comes to. What is left to each member
-//! stands in the account of its mandate and nowhere else: [`Cluster::transfer`] says what to add to two of them.
+//! stands in the account of its mandate and nowhere else: [`Cluster::transfer`] says what to add to which of them.
 
 /// More members than this is a mistake, not a cluster.
 const MAX_MEMBERS: usize = 64;
@@ -116,6 +116,10 @@ pub enum ClusterRefusal {
     AlreadyMember,
     /// There is no room for another.
     Full,
+    /// The session is a member of another cluster.
+    Elsewhere,
+    /// Members wait for each other in a circle, and only people resolve that.
+    ForPeople,
     /// A member cannot wait for itself.
     WaitsForItself,
     /// It waits already.
@@ -124,6 +128,18 @@ pub enum ClusterRefusal {
     NotWaiting,
     /// Nothing would be transferred: no amount, or both members live on one account.
     NothingToTransfer,
+    /// The mandate of one member descends from that of the other: what it uses is the other's time already.
+    OneLine,
+    /// The mandate of this member has no time of its own that could be counted.
+    NoTimeLimit {
+        /// Which.
+        session: Box<str>,
+    },
+    /// The mandate of this member, or one above it, is revoked or frozen.
+    Stopped {
+        /// Which.
+        session: Box<str>,
+    },
     /// More than what is left to the source.
     MoreThanLeft {
         /// Seconds that are left to it.
@@ -131,20 +147,35 @@ pub enum ClusterRefusal {
     },
 }
 
-/// Seconds that go from one account to another.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Seconds that go from one member to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transfer {
-    source: Box<str>,
-    target: Box<str>,
     seconds: i64,
 }
 
 impl Transfer {
-    /// What to add to the grants of which mandate.
+    /// What to add to the grants of which mandate, where each of the two lines is a member's mandate and all that it
+    /// descends from, leaf first. A mandate above both keeps what it has: the time stays under it.
     ///
-    /// INVARIANT (conserved): the two always come to zero.
-    pub fn grants(&self) -> [(&str, i64); 2] {
-        [(&self.source, -self.seconds), (&self.target, self.seconds)]
+    /// INVARIANT (conserved): what the line of the one gives, the line of the other gets, step by step; over members whose
+    /// mandates do not descend from each other it always comes to zero.
+    ///
+    /// # Errors
+    /// [`ClusterRefusal::OneLine`] if one of the two mandates is the other, or descends from it.
+    pub fn grants<'a>(
+        &self,
+        source: &[&'a str],
+        target: &[&'a str],
+    ) -> Result<Vec<(&'a str, i64)>, ClusterRefusal> {
+        let own = |line: &[&'a str], other: &[&'a str]| -> Vec<&'a str> {
+            line.iter().copied().take_while(|mandate| !other.contains(mandate)).collect()
+        };
+        let (gives, gets) = (own(source, target), own(target, source));
+        if gives.is_empty() || gets.is_empty() {
+            return Err(ClusterRefusal::OneLine);
+        }
+        let gives = gives.into_iter().map(|mandate| (mandate, -self.seconds));
+        Ok(gives.chain(gets.into_iter().map(|mandate| (mandate, self.seconds))).collect())
     }
 }
 
@@ -167,6 +198,11 @@ impl Cluster {
         } else {
             ClusterState::Active
         }
+    }
+
+    /// The same at a time: what has a deadline is over after it.
+    pub fn state_at(&self, now_ms: i64) -> ClusterState {
+        if now_ms >= self.deadline_ms { ClusterState::Terminated } else { self.state() }
     }
 
     /// The cluster after the event at `now_ms`.
@@ -220,15 +256,10 @@ impl Cluster {
         if seconds == 0 || source.mandate_id == target.mandate_id {
             return Err(ClusterRefusal::NothingToTransfer);
         }
-        let more = || ClusterRefusal::MoreThanLeft { left };
-        if seconds > left {
-            return Err(more());
+        match i64::try_from(seconds) {
+            Ok(whole) if seconds <= left => Ok(Transfer { seconds: whole }),
+            _ => Err(ClusterRefusal::MoreThanLeft { left }),
         }
-        Ok(Transfer {
-            source: source.mandate_id.clone(),
-            target: target.mandate_id.clone(),
-            seconds: i64::try_from(seconds).map_err(|_| more())?,
-        })
     }
 
     /// The sessions that wait for each other in a circle, each for the next; empty where there is no circle.

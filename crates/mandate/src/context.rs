@@ -101,14 +101,27 @@ impl DelegationContext {
 pub struct ClusterContext {
     /// Its id.
     pub cluster_id: Box<str>,
-    /// Ids of its sessions.
-    pub members: Vec<Box<str>>,
+    /// Its sessions.
+    pub members: Vec<Partner>,
     /// The principals of its members, each once.
     pub principals: Vec<Box<str>>,
     /// Seconds left to all members together.
     pub pool_seconds: u64,
+    /// When it is over, in Unix milliseconds.
+    pub deadline_ms: i64,
     /// What it may do.
     pub state: ClusterState,
+}
+
+/// A member of the cluster, as the others see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partner {
+    /// Its session.
+    pub session_id: Box<str>,
+    /// Whole seconds left to it.
+    pub time_seconds: u64,
+    /// The session it waits for.
+    pub waits_for: Option<Box<str>>,
 }
 
 impl ContextPackage {
@@ -133,16 +146,11 @@ impl ContextPackage {
 
 impl ClusterContext {
     fn lasting(&self) -> Value {
-        let sorted = |names: &[Box<str>]| {
-            let mut names = names.to_vec();
-            names.sort_unstable();
-            names
-        };
-        json!({
-            "cluster_id": self.cluster_id,
-            "members": sorted(&self.members),
-            "principals": sorted(&self.principals),
-        })
+        let mut members: Vec<&str> = self.members.iter().map(|member| &*member.session_id).collect();
+        let mut principals = self.principals.clone();
+        members.sort_unstable();
+        principals.sort_unstable();
+        json!({ "cluster_id": self.cluster_id, "members": members, "principals": principals })
     }
 }
 
@@ -184,13 +192,18 @@ mod tests {
             delegation: Some(DelegationContext { chain: vec!["m-1".into()], root_principal: "alice".into() }),
             cluster: Some(ClusterContext {
                 cluster_id: "k-1".into(),
-                members: vec!["s-1".into(), "s-2".into()],
+                members: vec![partner("s-1"), partner("s-2")],
                 principals: vec!["alice".into(), "bob".into()],
                 pool_seconds: 100,
+                deadline_ms: 5_000,
                 state: ClusterState::Active,
             }),
             prior_denial_count: 0,
         }
+    }
+
+    fn partner(session: &str) -> Partner {
+        Partner { session_id: session.into(), time_seconds: 50, waits_for: None }
     }
 
     /// Agents keep fingerprints: another layout of the same situation must not look like another situation.
@@ -211,6 +224,7 @@ mod tests {
         let cluster = later.cluster.as_mut().unwrap();
         (cluster.pool_seconds, cluster.state) = (3, ClusterState::Blocked);
         cluster.members.reverse();
+        (cluster.members[0].time_seconds, cluster.members[1].waits_for) = (0, Some("s-2".into()));
         assert_eq!(later.fingerprint(), package().fingerprint());
     }
 
@@ -223,7 +237,7 @@ mod tests {
             |it| it.delegation.as_mut().unwrap().chain.push("m-1b".into()),
             |it| it.delegation.as_mut().unwrap().root_principal = "bob".into(),
             |it| it.cluster = None,
-            |it| it.cluster.as_mut().unwrap().members.push("s-3".into()),
+            |it| it.cluster.as_mut().unwrap().members.push(partner("s-3")),
             |it| it.remaining.compute_units = None,
         ];
         for (number, change) in changes.into_iter().enumerate() {

@@ -43,7 +43,7 @@ mod token;
 pub use account::{Account, Limits, Usage, Use};
 pub use claims::{Claims, Confidence, Mandate, Resource, ResourceEnvelope, SpendCap};
 pub use cluster::{Cluster, ClusterEvent, ClusterRefusal, ClusterState, Member, Transfer};
-pub use context::{CONTEXT_MEMBERS, ClusterContext, ContextPackage, DelegationContext, Remaining};
+pub use context::{CONTEXT_MEMBERS, ClusterContext, ContextPackage, DelegationContext, Partner, Remaining};
 pub use halt::Underway;
 pub use intent::{Declaration, IntentRefusal, ReasoningMode};
 pub use key::{Algorithm, KeyError, SigningKey, VerifyingKey};

@@ -164,13 +164,16 @@ pub enum SessionEvent {
         /// Its number.
         sequence: Option<u64>,
     },
-    /// It waits for another session of its cluster.
+    /// It waits for another session of its cluster. Nothing of it may be under way: what it takes would be on its clock,
+    /// and that stands still.
     Blocked {
         /// Since when, in Unix milliseconds.
         at_ms: i64,
     },
     /// It waits no more.
     Unblocked,
+    /// Something happened to its cluster.
+    Regrouped,
     /// Nothing begins until it is resumed.
     Suspended,
     /// It goes on.
@@ -277,8 +280,12 @@ impl Session {
             }
             (_, E::Settled) if self.in_flight > 0 => next.in_flight -= 1,
             (SessionState::Active, E::SentAgain) => next.in_flight += 1,
+            (SessionState::Active, E::Blocked { .. }) if self.in_flight > 0 => {
+                return Err(SessionRefusal::InFlight { actions: self.in_flight });
+            }
             (SessionState::Active, E::Blocked { at_ms }) => next.blocked_ms = Some(at_ms),
             (SessionState::Closed(_), _) => return refused,
+            (_, E::Regrouped) => next.epoch += 1,
             (_, E::Unblocked) if self.blocked_ms.is_some() => next.blocked_ms = None,
             (_, E::Suspended) => (next.suspended, next.epoch) = (true, self.epoch + 1),
             (SessionState::Suspended, E::Resumed) => (next.suspended, next.epoch) = (false, self.epoch + 1),

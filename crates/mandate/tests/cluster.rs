@@ -140,7 +140,7 @@ fn a_principal_counts_once() {
 fn more_than_what_is_left_is_not_transferred() {
     let it = cluster(2);
     let transfer = |seconds, left| it.transfer("s-1", "s-2", seconds, left, 0);
-    assert_eq!(transfer(5, 5).unwrap().grants(), [("m-1", -5), ("m-2", 5)]);
+    assert_eq!(transfer(5, 5).unwrap().grants(&["m-1"], &["m-2"]).unwrap(), [("m-1", -5), ("m-2", 5)]);
     assert_eq!(transfer(6, 5), Err(R::MoreThanLeft { left: 5 }));
     assert_eq!(transfer(u64::MAX, u64::MAX), Err(R::MoreThanLeft { left: u64::MAX }));
     assert_eq!(transfer(0, 5), Err(R::NothingToTransfer));
@@ -150,6 +150,28 @@ fn more_than_what_is_left_is_not_transferred() {
     for state in [S::MandateHold, S::Deadlock, S::Terminated] {
         assert_eq!(in_state(state).transfer("s-1", "s-2", 1, 5, 0), Err(R::State(state)));
     }
+}
+
+/// A mandate above both would otherwise hand out time that it still has, or lose time that stays under it.
+#[test]
+fn time_moves_up_to_the_mandate_that_both_descend_from_and_no_further() {
+    let five = cluster(2).transfer("s-1", "s-2", 5, 5, 0).unwrap();
+    let grants = |source: &[&'static str], target: &[&'static str]| five.grants(source, target);
+    let siblings = grants(&["a", "root"], &["b", "root"]).unwrap();
+    assert_eq!(siblings, [("a", -5), ("b", 5)]);
+    let cousins = grants(&["a", "left", "root"], &["b", "right", "root"]).unwrap();
+    assert_eq!(cousins, [("a", -5), ("left", -5), ("b", 5), ("right", 5)]);
+    let strangers = grants(&["a", "one"], &["b", "other"]).unwrap();
+    assert_eq!(strangers, [("a", -5), ("one", -5), ("b", 5), ("other", 5)]);
+    for (source, target) in [(&["a", "b"][..], &["b"][..]), (&["b"], &["a", "b"]), (&["a"], &["a"])] {
+        assert_eq!(grants(source, target), Err(R::OneLine));
+    }
+}
+
+#[test]
+fn what_has_passed_its_deadline_is_over() {
+    let it = in_state(S::Blocked);
+    assert_eq!((it.state_at(DEADLINE - 1), it.state_at(DEADLINE)), (S::Blocked, S::Terminated));
 }
 
 proptest! {
@@ -171,7 +193,8 @@ proptest! {
             let found = it.transfer(&format!("s-{from}"), &format!("s-{to}"), seconds, u64::try_from(source).unwrap(), 0);
             if let Ok(transfer) = found {
                 done += 1;
-                for (mandate, seconds) in transfer.grants() {
+                let (source, target) = (format!("m-{from}"), format!("m-{to}"));
+                for (mandate, seconds) in transfer.grants(&[&*source], &[&*target]).unwrap() {
                     *left.get_mut(mandate).unwrap() += seconds;
                 }
             }

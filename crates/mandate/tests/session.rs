@@ -194,7 +194,15 @@ fn what_a_judgement_must_not_miss_raises_the_epoch() {
         assert_eq!(after(&it, &[event]).epoch, 1, "{event:?}");
     }
     assert_eq!(after(&it, &[E::Suspended, E::Resumed]).epoch, 2);
+    assert_eq!(after(&it, &[E::Held { sequence: 1 }, E::Regrouped]).epoch, 1);
     assert_eq!(after(&it, &[E::Admitted { sequence: 1 }, E::Settled]).epoch, 0);
+}
+
+#[test]
+fn a_session_waits_for_another_only_while_nothing_of_it_is_on_its_clock() {
+    let it = after(&session(), &[E::Admitted { sequence: 1 }]);
+    assert_eq!(it.step(E::Blocked { at_ms: 5 }), Err(SessionRefusal::InFlight { actions: 1 }));
+    assert_eq!(after(&it, &[E::Settled, E::Blocked { at_ms: 5 }]).state(), S::ClusterBlocked);
 }
 
 #[test]
@@ -219,6 +227,7 @@ fn event() -> impl Strategy<Value = E> {
         prop::option::of(number).prop_map(|sequence| E::Denied { sequence }),
         Just(E::Blocked { at_ms: 1 }),
         Just(E::Unblocked),
+        Just(E::Regrouped),
         Just(E::Suspended),
         Just(E::Resumed),
         prop_oneof![9 => Just(E::Settled), 1 => Just(E::Closed(Completion::Complete))],

@@ -22,8 +22,8 @@ use utoipa::openapi::{
 
 use crate::errors;
 use crate::faces::{
-    actions, approvals, audit, callbacks, keys, mandates, operations, policies, principals, rollbacks, runs,
-    sessions,
+    actions, approvals, audit, callbacks, clusters, keys, mandates, operations, policies, principals, rollbacks,
+    runs, sessions,
 };
 use crate::fault;
 use crate::request::YAML;
@@ -123,6 +123,12 @@ pub enum Schema {
     CycleRecord,
     SessionRecord,
     GarPage,
+    ClusterRequest,
+    MemberRequest,
+    TransferRequest,
+    WaitRequest,
+    Cluster,
+    Waiting,
     FreezeRequest,
     ThawRequest,
     Freeze,
@@ -214,6 +220,12 @@ impl Schema {
             Schema::CycleRecord => of::<sessions::CycleRecord>(components),
             Schema::SessionRecord => of::<sessions::SessionRecord>(components),
             Schema::GarPage => of::<sessions::GarPage>(components),
+            Schema::ClusterRequest => of::<clusters::ClusterRequest>(components),
+            Schema::MemberRequest => of::<clusters::MemberRequest>(components),
+            Schema::TransferRequest => of::<clusters::TransferRequest>(components),
+            Schema::WaitRequest => of::<clusters::WaitRequest>(components),
+            Schema::Cluster => of::<clusters::Cluster>(components),
+            Schema::Waiting => of::<clusters::Waiting>(components),
             Schema::FreezeRequest => of::<operations::FreezeRequest>(components),
             Schema::ThawRequest => of::<operations::ThawRequest>(components),
             Schema::Freeze => of::<operations::Freeze>(components),
@@ -634,7 +646,7 @@ fn tag(path: &str) -> &'static str {
         {
             "Approvals"
         }
-        Some("v1") if path.starts_with("/v1/sessions") => "Sessions",
+        Some("v1") if path.starts_with("/v1/sessions") || path.starts_with("/v1/clusters") => "Sessions",
         Some("v1")
             if ["/v1/actions", "/v1/audit", "/v1/gar", "/v1/receipts"]
                 .iter()

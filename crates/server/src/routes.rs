@@ -7,8 +7,8 @@ use gateway::{Code, Deed, Error, Role};
 use http::{HeaderMap, Method};
 
 use crate::faces::{
-    actions, approval_page, approvals, audit, callbacks, discovery, execution_protocol, keys, mandates,
-    operations, policies, principals, receipts, rollbacks, runs, sessions,
+    actions, approval_page, approvals, audit, callbacks, clusters, discovery, execution_protocol, keys,
+    mandates, operations, policies, principals, receipts, rollbacks, runs, sessions,
 };
 use crate::fault::Audience;
 use crate::openapi::{Answer, Schema};
@@ -247,6 +247,15 @@ const DECLARING: &[Code] = &[
     Code::IntentWrongInstance,
     Code::IntentOutsideGoal,
     Code::IntentSessionRevoked,
+];
+const GROUPING: &[Code] = &[
+    Code::MalformedBody,
+    Code::BodyTooLarge,
+    Code::UnsupportedMediaType,
+    Code::ValidationFailed,
+    Code::NotFound,
+    Code::StateConflict,
+    Code::RateLimited,
 ];
 /// As `EXECUTING`, with what a session and a declaration have against it.
 const CYCLING: &[Code] = &[
@@ -920,6 +929,78 @@ pub static ROUTES: &[Route] = &[
         query: RECORDS,
         codes: READING,
         handler: by!(sessions::record),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/sessions/{id}/wait",
+        place: Place::Both,
+        who: Who::May(Deed::Halt),
+        summary: "Have a session wait for another member of its cluster, or no more; its clock stands still",
+        body: Some(Schema::WaitRequest),
+        answers: &[Answer::json(200, "The session and its cluster", Schema::Waiting)],
+        query: &[],
+        codes: GROUPING,
+        handler: by!(clusters::wait),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/clusters",
+        place: Place::Both,
+        who: Who::May(Deed::Execute),
+        summary: "Form a cluster with a session of the caller's own",
+        body: Some(Schema::ClusterRequest),
+        answers: &[Answer::json(201, "The cluster", Schema::Cluster)],
+        query: &[],
+        codes: GROUPING,
+        handler: by!(clusters::form),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/clusters/{id}",
+        place: Place::Both,
+        who: Who::May(Deed::ReadOwn),
+        summary: "One cluster, its members and what is left to each",
+        body: None,
+        answers: &[Answer::json(200, "The cluster", Schema::Cluster)],
+        query: &[],
+        codes: READING,
+        handler: by!(clusters::show),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/clusters/{id}/join",
+        place: Place::Both,
+        who: Who::May(Deed::Execute),
+        summary: "Have a session of the caller's own join a cluster",
+        body: Some(Schema::MemberRequest),
+        answers: &[Answer::json(200, "The cluster after it", Schema::Cluster)],
+        query: &[],
+        codes: GROUPING,
+        handler: by!(clusters::join),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/clusters/{id}/leave",
+        place: Place::Both,
+        who: Who::May(Deed::Halt),
+        summary: "Have a session leave its cluster",
+        body: Some(Schema::MemberRequest),
+        answers: &[Answer::json(200, "The cluster after it", Schema::Cluster)],
+        query: &[],
+        codes: GROUPING,
+        handler: by!(clusters::leave),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/clusters/{id}/transfer",
+        place: Place::Both,
+        who: Who::May(Deed::Execute),
+        summary: "Hand time from a session of the caller's own to another member, if the policies permit it",
+        body: Some(Schema::TransferRequest),
+        answers: &[Answer::json(200, "The cluster after it", Schema::Cluster)],
+        query: &[],
+        codes: GROUPING,
+        handler: by!(clusters::transfer),
     },
     Route {
         method: Method::GET,

@@ -92,6 +92,11 @@ fn the_page_on_actions_can_be_followed() {
     follow("docs/actions.md", &[]);
 }
 
+#[test]
+fn the_page_on_clusters_can_be_followed() {
+    follow("docs/clusters.md", &[]);
+}
+
 /// A line of a document, by how it begins, that is not run here (or the line that names a file, which is not written), and
 /// why.
 pub(crate) struct Left {

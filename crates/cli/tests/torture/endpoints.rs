@@ -105,6 +105,12 @@ const TABLE: &str = "
     POST /v1/sessions/{id}/cycles                       401 401 200 404 403 403 403 403 404
     POST /v1/sessions/{id}/close                        401 401 200 404 403 200 403 200 404
     GET  /v1/sessions/{id}/record                       401 401 200 404 200 200 200 200 404
+    POST /v1/sessions/{id}/wait                         401 401 200 404 200 200 403 200 404
+    POST /v1/clusters                                   401 401 201 404 403 403 403 403 404
+    GET  /v1/clusters/{id}                              401 401 200 404 200 200 200 200 404
+    POST /v1/clusters/{id}/join                         401 401 200 404 403 403 403 403 404
+    POST /v1/clusters/{id}/leave                        401 401 200 404 200 200 403 200 404
+    POST /v1/clusters/{id}/transfer                     401 401 422 404 403 403 403 403 404
     GET  /v1/gar                                        401 401 200 200 200 200 200 200 own
     POST /sandbox/v1/sessions                           201 401 201 201 403 403 403 403 own
     GET  /sandbox/v1/sessions                           401 401 200 200 200 200 200 200 own
@@ -114,6 +120,12 @@ const TABLE: &str = "
     POST /sandbox/v1/sessions/{id}/cycles               404 401 200 404 403 403 403 403 404
     POST /sandbox/v1/sessions/{id}/close                404 401 200 404 403 200 403 200 404
     GET  /sandbox/v1/sessions/{id}/record               404 401 200 404 200 200 200 200 404
+    POST /sandbox/v1/sessions/{id}/wait                 404 401 200 404 200 200 403 200 404
+    POST /sandbox/v1/clusters                           404 401 201 404 403 403 403 403 404
+    GET  /sandbox/v1/clusters/{id}                      404 401 200 404 200 200 200 200 404
+    POST /sandbox/v1/clusters/{id}/join                 404 401 200 404 403 403 403 403 404
+    POST /sandbox/v1/clusters/{id}/leave                404 401 200 404 200 200 403 200 404
+    POST /sandbox/v1/clusters/{id}/transfer             404 401 422 404 403 403 403 403 404
     GET  /sandbox/v1/gar                                401 401 200 200 200 200 200 200 own
     POST /v1/callbacks/{binding}                        401 401 401 401 401 401 401 401 own
     GET  /approvals                                     200 200 200 200 200 200 200 200 own
@@ -288,6 +300,14 @@ impl World<'_> {
                     "action_sequence_number": 2,
                 })
             }
+            "/v1/clusters" => json!({"session_id": self.opened(base).await}),
+            "/v1/clusters/{id}/join" => json!({"session_id": self.opened(base).await}),
+            "/v1/clusters/{id}/leave" => json!({"session_id": self.members(base, &argument).await[0]}),
+            "/v1/clusters/{id}/transfer" => {
+                // Both are under one mandate, so nothing would move.
+                let [from, to] = self.members(base, &argument).await;
+                json!({"from_session_id": from, "to_session_id": to, "transfer_amount": 1})
+            }
             plain => self.body(tenant, base, plain, n).await,
         };
         let (before, after) = path.split_once('{').unwrap_or((path, ""));
@@ -343,12 +363,14 @@ impl World<'_> {
                 let issued = admin.post(&format!("{base}/v1/mandates"), &mandate("default")).await;
                 issued.body["mandate"]["jti"].as_str().unwrap().to_owned()
             }
-            session if session.starts_with("/v1/sessions/{id}") => {
-                let token = if base.is_empty() { self.house.token("default") } else { "tok-sandbox-public" };
-                let ask = json!({"delegation_token": token});
-                let opened = self.house.agent().post(&format!("{base}/v1/sessions"), &ask).await;
-                opened.body["session_id"].as_str().unwrap().to_owned()
+            "/v1/sessions/{id}/wait" => {
+                let [waits, on] = self.members(base, &self.cluster(base).await).await;
+                let path = format!("{base}/v1/sessions/{waits}/wait");
+                assert_eq!(self.house.agent().post(&path, &json!({"on": on})).await.status, 200);
+                waits
             }
+            session if session.starts_with("/v1/sessions/{id}") => self.opened(base).await,
+            cluster if cluster.starts_with("/v1/clusters/{id}") => self.cluster(base).await,
             "/v1/keys/{id}/revoke" => {
                 let made =
                     admin.post("/v1/keys", &json!({"subject": "default-spare", "role": "auditor"})).await;
@@ -365,6 +387,32 @@ impl World<'_> {
                 String::new()
             }
         }
+    }
+
+    /// A fresh session of the agent's.
+    async fn opened(&self, base: &str) -> String {
+        let token = if base.is_empty() { self.house.token("default") } else { "tok-sandbox-public" };
+        let ask = json!({"delegation_token": token});
+        let opened = self.house.agent().post(&format!("{base}/v1/sessions"), &ask).await;
+        opened.body["session_id"].as_str().unwrap().to_owned()
+    }
+
+    /// A fresh cluster of two of them.
+    async fn cluster(&self, base: &str) -> String {
+        let agent = self.house.agent();
+        let first = json!({"session_id": self.opened(base).await});
+        let formed = agent.post(&format!("{base}/v1/clusters"), &first).await;
+        assert_eq!(formed.status, 201, "{}", formed.text());
+        let id = formed.body["cluster_id"].as_str().unwrap().to_owned();
+        let second = json!({"session_id": self.opened(base).await});
+        assert_eq!(agent.post(&format!("{base}/v1/clusters/{id}/join"), &second).await.status, 200);
+        id
+    }
+
+    /// The sessions of those two.
+    async fn members(&self, base: &str, cluster: &str) -> [String; 2] {
+        let seen = self.house.agent().get(&format!("{base}/v1/clusters/{cluster}")).await.body;
+        [0, 1].map(|at| seen["members"][at]["session_id"].as_str().unwrap().to_owned())
     }
 
     /// A session as its agent sees it.
@@ -459,6 +507,7 @@ impl World<'_> {
                 json!({"delegation_token": token})
             }
             "/v1/sessions/{id}/close" => json!({"completion": "COMPLETE"}),
+            "/v1/sessions/{id}/wait" => json!({"on": null}),
             "/v1/freeze" => {
                 json!({"scope": format!("agent:{tenant}-x{n}"), "reason": "drill", "even_if_unknown": true})
             }

@@ -8,6 +8,7 @@ mod approvals;
 mod atp;
 mod audit;
 mod challenges;
+mod clusters;
 mod codes;
 mod delegation;
 mod disclosure;

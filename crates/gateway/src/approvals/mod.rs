@@ -115,6 +115,7 @@ impl Gateway {
     async fn agree(self: &Arc<Self>, caller: &Caller, stored: &Stored, yes: Word) -> Result<(), Error> {
         let (row, escalation) = may_decide(caller, stored)?;
         its_signer(caller, stored, &row)?;
+        self.leaves_room(caller, stored, &escalation).await?;
         let said = match yes {
             Word::Signed(assertion) => {
                 self.under_rules_of_now(stored, &row, &escalation).await?;
@@ -133,6 +134,31 @@ impl Gateway {
             self.resume_in_turn(&stored.tenant, stored.id);
         }
         Ok(())
+    }
+
+    /// Where all principals of a cluster have to agree, nobody else's word takes the place of one of theirs.
+    async fn leaves_room(
+        &self,
+        caller: &Caller,
+        stored: &Stored,
+        escalation: &EscalationRow,
+    ) -> Result<(), Error> {
+        let is_principal = |name: &str| escalation.principals.iter().any(|principal| *principal == *name);
+        if escalation.principals.is_empty() || is_principal(caller.subject.as_str()) {
+            return Ok(());
+        }
+        let given = self.ledger.approvals(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        let given = given.iter().filter(|given| given.round == stored.round);
+        let said = given.map(|given| Said::from_bytes(&given.record)).collect::<Result<Vec<_>, _>>()?;
+        let others = said.iter().filter(|said| !is_principal(&said.approver)).count();
+        let principals = u32::try_from(escalation.principals.len()).unwrap_or(u32::MAX);
+        let room = stored.needed.saturating_sub(principals);
+        if u32::try_from(others).is_ok_and(|others| others < room) {
+            return Ok(());
+        }
+        let all = escalation.principals.join(", ");
+        Err(Error::new(Code::Forbidden, "the principals of the cluster decide on this action")
+            .hint(format!("all of them have to agree: {all}")))
     }
 
     async fn refuse_held(
@@ -288,8 +314,11 @@ impl Gateway {
 fn may_decide(caller: &Caller, stored: &Stored) -> Result<(IntentRow, EscalationRow), Error> {
     let row = IntentRow::from_bytes(&stored.payload)?;
     let asked = row.escalation.clone();
-    if asked.as_ref().is_some_and(|asked| asked.parties.iter().any(|party| *party == caller.subject.as_str()))
-    {
+    let may_say = |asked: &EscalationRow| {
+        caller.subject != stored.subject
+            && said::may_say(&asked.principals, &asked.parties, caller.subject.as_str())
+    };
+    if asked.as_ref().is_some_and(|asked| !may_say(asked)) {
         let why = "whoever asks for an action, or gave the right to ask, does not decide on it";
         return Err(Error::new(Code::Forbidden, why).hint("let another person decide"));
     }

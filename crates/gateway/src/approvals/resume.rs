@@ -275,11 +275,19 @@ impl Gateway {
             true => key_will_do && !ended.contains(&said.key_id),
             false => signed(said).is_some_and(|it| signed::still_fits(&it, (stored, row), rules)),
         };
-        let enough = said::agreed(&said, &seen, counts)? >= action.archetype.approvals
+        // A principal who gave the right to ask is heard, and still is nobody else.
+        let apart = |it: &Said| !escalation.parties.contains(&it.approver) && counts(it);
+        let agrees = |name: &str| said::agreed(&said, &seen, |it| it.approver == name && counts(it));
+        let mut principals: Vec<Box<str>> = Vec::new();
+        for principal in &escalation.principals {
+            if agrees(principal)? > 0 {
+                principals.push(principal.as_str().into());
+            }
+        }
+        let enough = said::agreed(&said, &seen, apart)? >= action.archetype.approvals
+            && principals.len() == escalation.principals.len()
             && match atp::signer(row)? {
-                Some(signer) => {
-                    said::agreed(&said, &seen, |it| it.approver == signer.as_str() && counts(it))? > 0
-                }
+                Some(signer) => agrees(signer.as_str())? > 0,
                 None => true,
             };
         let triggers = escalation.read()?;
@@ -296,6 +304,7 @@ impl Gateway {
                 mandate: row.mandate_id.clone(),
                 amount: pending.money,
             }),
+            principals,
             basis: Basis::Approved { round: stored.round },
             by: By::Holder(stored.token),
             until_ms: stored.expires_ms.unwrap_or(stored.at_ms),
@@ -360,6 +369,7 @@ fn not_asked(stored: &Stored, row: &IntentRow, under_way: UnderWay) -> Resumed {
         basis: Basis::Sent { token: stored.token },
         by: By::Holder(stored.token),
         approved: None,
+        principals: Vec::new(),
         until_ms: stored.at_ms,
         escalation: None,
         shown: Vec::new(),

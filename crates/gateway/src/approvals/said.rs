@@ -62,6 +62,8 @@ pub(crate) struct Shown<'a> {
     mandate_id: Option<&'a str>,
     parties: &'a [String],
     policy_digest: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    principals: &'a [String],
     request_hash: String,
     triggers: &'a [TriggerRow],
 }
@@ -91,6 +93,7 @@ impl<'a> Shown<'a> {
             mandate_id: row.mandate_id.as_deref(),
             parties: &escalation.parties,
             policy_digest,
+            principals: &escalation.principals,
             request_hash: hex::encode(stored.request_hash),
             triggers: &escalation.triggers,
         }
@@ -116,10 +119,16 @@ pub(crate) fn agreed(said: &[Said], shown: &Shown<'_>, counts: impl Fn(&Said) ->
             && said.decision == APPROVE
             && said.shown == digest
             && counts(said)
-            && !shown.parties.contains(&said.approver)
+            && may_say(shown.principals, shown.parties, &said.approver)
     };
     let people: BTreeSet<&str> = said.iter().filter(agrees).map(|said| said.approver.as_str()).collect();
     Ok(u32::try_from(people.len()).unwrap_or(u32::MAX))
+}
+
+/// Whoever asks, or gave the right to ask, does not decide; a principal whose word is asked for does.
+pub(super) fn may_say(principals: &[String], parties: &[String], approver: &str) -> bool {
+    let named = |names: &[String]| names.iter().any(|name| *name == *approver);
+    named(principals) || !named(parties)
 }
 
 /// What people said of the hold that an action is in, as receipts show it: persons and comments as commitments.

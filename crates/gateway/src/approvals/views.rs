@@ -39,6 +39,8 @@ pub struct HeldView {
     pub summary: Summary,
     /// Who may not decide: who asks, and who gave the right to ask. Of what is unresolved only where it is shown alone.
     pub parties: Vec<String>,
+    /// Who all have to agree: the principals of its cluster, where more than one has a say.
+    pub principals: Vec<String>,
     /// What is at stake, a decimal string.
     pub amount: Option<String>,
     /// ISO 4217.
@@ -251,6 +253,7 @@ impl Gateway {
             atp: row.atp()?.map(|atp| atp.to_value()),
             summary: self.summary(stored, &row)?,
             parties: row.escalation.iter().flat_map(|escalation| escalation.parties.clone()).collect(),
+            principals: row.escalation.iter().flat_map(|escalation| escalation.principals.clone()).collect(),
             form: archetype.map_or("key", |archetype| self.form(archetype, &row).as_str()),
             amount: row.amount.clone(),
             currency: row.currency.clone(),

@@ -32,6 +32,8 @@ pub(crate) struct Resumed {
     pub by: By,
     /// What people agreed to; `None` if they were not asked or are no longer enough.
     pub approved: Option<Approved>,
+    /// Principals of its cluster who agreed to it.
+    pub principals: Vec<Box<str>>,
     /// When the hold they agreed to expires.
     pub until_ms: i64,
     /// What they were asked, if they were.

@@ -250,6 +250,6 @@ impl Gateway {
     }
 }
 
-pub(super) fn judged_caller(caller: &Caller) -> boundary::Caller {
+pub(crate) fn judged_caller(caller: &Caller) -> boundary::Caller {
     boundary::Caller { tenant: caller.tenant.clone(), subject: caller.subject.clone(), is_human: false }
 }

@@ -29,6 +29,8 @@ pub(super) struct Cycle {
     branches: Vec<Action>,
     /// What it was when it was judged before, if its row is there already.
     before: Option<CycleRow>,
+    /// Principals who agreed to it.
+    approved_by: Vec<Box<str>>,
     seen: Option<Seen>,
 }
 
@@ -89,7 +91,9 @@ impl Gateway {
         };
         let budget = Budget::of(case.standing.chain().zip(&facts.accounts), case.now_ms);
         let sequence = cycle.sequence(&declaration, across);
-        let context = budget.package(&cycle.governed, declaration.as_ref().ok(), sequence, case.id);
+        let mut context = budget.package(&cycle.governed, declaration.as_ref().ok(), sequence, case.id);
+        context.cluster = self.around(&cycle.governed, case.now_ms).await?;
+        cycle.approved_by = case.resumed.as_ref().map(|it| it.principals.clone()).unwrap_or_default();
         let spent = case.standing.mandate.is_some() && context.remaining.exhausted().is_some();
         let turn = match spent {
             true => Some(Arc::clone(&self.extensions).lock_owned().await),
@@ -115,7 +119,8 @@ impl Gateway {
         let asked = request.cycle.as_deref().cloned().unwrap_or_default();
         let sequence = asked.sequence.unwrap_or_else(|| governed.session.sequence.saturating_add(1));
         let budget = Budget::of(mandates.iter().zip(&accounts), clock::now_ms());
-        let context = budget.package(governed, None, sequence, id);
+        let mut context = budget.package(governed, None, sequence, id);
+        context.cluster = self.around(governed, clock::now_ms()).await?;
         let cycle = ledger::Cycle {
             session: governed.session.id.clone(),
             epoch: governed.session.epoch,
@@ -185,7 +190,7 @@ impl Cycle {
     ) -> Result<Cycle, Error> {
         let asked = action.cycle.as_deref().cloned().unwrap_or_default();
         let branches = branches(&asked, rules)?;
-        Ok(Cycle { governed, asked, branches, before, seen: None })
+        Ok(Cycle { governed, asked, branches, before, approved_by: Vec::new(), seen: None })
     }
 
     /// Its number: the one it has, asks for, or would be next.
@@ -217,11 +222,17 @@ impl Cycle {
             self_assessment: self.asked.self_assessment.as_deref(),
             branches: &self.branches,
             chain: standing.refusal.clone().map_or(Ok(()), Err),
-            approved_by: &[],
+            approved_by: &self.approved_by,
             contradicts: None,
             across: seen.across,
             extension_asked: seen.extension_asked,
         })
+    }
+
+    /// The principals of its cluster, who all have to agree where more than one has a say.
+    pub(super) fn principals(&self) -> Vec<String> {
+        let cluster = self.seen.as_ref().and_then(|seen| seen.context.cluster.as_ref());
+        cluster.map(|it| it.principals.iter().map(ToString::to_string).collect()).unwrap_or_default()
     }
 
     /// What it takes of the mandate beside money, until it is known what it took.

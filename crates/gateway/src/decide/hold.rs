@@ -27,9 +27,12 @@ impl Gateway {
         let Details { reasons, earlier_transaction, .. } = held_details(triggers);
         judged.row.held_for = reasons;
         judged.row.earlier_transaction = earlier_transaction;
+        let (parties, principals) = (parties(case), principals(case, triggers));
+        let needed = needed(case.action.archetype.approvals, &principals, &parties);
         judged.row.escalation = Some(EscalationRow {
             triggers: triggers.iter().map(TriggerRow::of).collect(),
-            parties: parties(case),
+            parties,
+            principals,
             seen: None,
         });
         let pending = self.pending(case, judged);
@@ -48,7 +51,7 @@ impl Gateway {
         let admission = ledger::Admission {
             cycle: case.cycle.as_ref().and_then(|cycle| cycle.entered()),
             intent: self.intent(&self.row_of(case, &pending, "held", State::Held), &pending.row)?,
-            hold: Some(Hold { until_ms, needed: case.action.archetype.approvals, most }),
+            hold: Some(Hold { until_ms, needed, most }),
             debits: Vec::new(),
             effect: case.effect.map(|effect| Effect { tolerate: Tolerance::Anything, ..effect }),
             destination: None,
@@ -133,6 +136,21 @@ impl Gateway {
         };
         Answer { reply: (self.render)(&outcome, &self.public_url), replayed, action_id: Some(id) }
     }
+}
+
+/// Who all have to agree, because more than one principal has a say (class 8).
+fn principals(case: &Case<'_>, triggers: &[Trigger]) -> Vec<String> {
+    match &case.cycle {
+        Some(cycle) if triggers.contains(&Trigger::MultiPrincipal) => cycle.principals(),
+        _ => Vec::new(),
+    }
+}
+
+/// How many that is: every principal, and as many others as those of them who gave the right to ask leave to be asked.
+fn needed(approvals: u32, principals: &[String], parties: &[String]) -> u32 {
+    let count = |names: usize| u32::try_from(names).unwrap_or(u32::MAX);
+    let apart = principals.iter().filter(|principal| !parties.contains(principal)).count();
+    count(principals.len()).saturating_add(approvals.saturating_sub(count(apart)))
 }
 
 /// Who may not decide: who asks, who gave the right to ask by mandate, and who made the key that was used.

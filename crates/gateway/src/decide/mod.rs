@@ -22,6 +22,7 @@ use provider::Provider;
 
 pub(crate) use self::again::{Before, Own, Resumed};
 use self::case::Case;
+pub(crate) use self::case::judged_caller;
 pub(crate) use self::cycle::usage;
 pub(crate) use self::describe::{action_hash_of, salts_of};
 pub(crate) use self::reasons::code_of_intent;

@@ -10,6 +10,7 @@ use mandate::{
 };
 use serde_json::{Value, json};
 
+use super::clusters::shown_cluster;
 use crate::authority::PUBLIC_TOKEN;
 use crate::caller::Caller;
 use crate::gateway::Gateway;
@@ -90,7 +91,8 @@ impl Gateway {
         let mandates = self.mandates_of(governed).await?;
         let (_, accounts) = self.left(&governed.tenant, &mandates).await?;
         let budget = Budget::of(mandates.iter().zip(&accounts), now_ms);
-        let package = budget.package(governed, intent, governed.session.sequence, None);
+        let mut package = budget.package(governed, intent, governed.session.sequence, None);
+        package.cluster = self.around(governed, now_ms).await?;
         let root = mandates.first().map_or("", |mandate| mandate.root_principal());
         Ok(ContextView::of(&package, root))
     }
@@ -137,7 +139,12 @@ impl Budget {
         }
     }
 
-    /// The package of a cycle of the session, or, without one, of the session between cycles.
+    /// Whole seconds.
+    pub(super) fn time_seconds(&self) -> u64 {
+        self.time_seconds
+    }
+
+    /// The package of a cycle of the session, or, without one, of the session between cycles; without its cluster.
     pub(crate) fn package(
         &self,
         governed: &Governed,
@@ -187,7 +194,7 @@ impl ContextView {
                 delegation_chain: chain,
                 root_principal: root_principal.to_owned(),
             },
-            cluster_context: None,
+            cluster_context: package.cluster.as_ref().map(shown_cluster),
             prior_denial_count: package.prior_denial_count,
             fingerprint: fingerprint(package),
         }
@@ -197,7 +204,7 @@ impl ContextView {
 /// A package as rows keep it, and as the record of its cycle shows it.
 pub(crate) fn shown(package: &ContextPackage) -> Value {
     json!({
-        "cluster_context": null,
+        "cluster_context": package.cluster.as_ref().map(shown_cluster),
         "delegation_context": package.delegation.as_ref().map(|it| json!({
             "delegation_chain": it.chain, "delegation_depth": it.depth(), "root_principal": it.root_principal,
         })),

@@ -214,7 +214,7 @@ impl Gateway {
         // Where it was the budget that stopped it, the event alone does not tell.
         let suspended = decided.as_ref().is_some_and(|it| it.governance == Governance::Suspend.as_str());
         let decision = if suspended { Some("SUSPEND") } else { told };
-        let cedar_policy_ids = decided.map(|decided| decided.policies).unwrap_or_default();
+        let cedar_policy_ids = decided.map_or_else(|| said.policies(), |decided| decided.policies);
         let ledger::Session { causal_parent, id, intent_id, seq } = line.session;
         Ok(GarView {
             record_id: ledger::record_id(&line.chain_id, line.seq),
@@ -234,7 +234,7 @@ impl Gateway {
             event: line.event,
             action_id: line.action_id,
             agent_id: governed.session.subject.to_string(),
-            ale_type: said.ale.as_ref().map(|ale| ale.code.clone()),
+            ale_type: said.ale.as_ref().and_then(|ale| ale.code.clone()),
             ale_fields: said.ale.map(|ale| ale.fields),
         })
     }
@@ -259,8 +259,9 @@ impl Gateway {
     }
 }
 
-/// The record of an event that has a code, as [`GarView`] is read from it.
-pub(super) fn ale(code: &str, fields: Value, mut record: Value) -> Value {
+/// The record of an event that has fields, and mostly a code, as [`GarView`] is read from it.
+pub(super) fn ale<'a>(code: impl Into<Option<&'a str>>, fields: Value, mut record: Value) -> Value {
+    let code: Option<&str> = code.into();
     record["ale"] = json!({"code": code, "fields": fields});
     record
 }
@@ -307,7 +308,7 @@ struct Said {
 
 #[derive(Deserialize)]
 struct Ale {
-    code: String,
+    code: Option<String>,
     fields: Value,
 }
 
@@ -318,16 +319,26 @@ impl Said {
     }
 
     fn ale(&self) -> Option<&str> {
-        self.ale.as_ref().map(|ale| ale.code.as_str())
+        self.ale.as_ref()?.code.as_deref()
+    }
+
+    /// The policies that decided on what is no action.
+    fn policies(&self) -> Vec<String> {
+        let named = self.ale.as_ref().and_then(|ale| ale.fields["cedar_policy_ids"].as_array());
+        named.into_iter().flatten().filter_map(|id| id.as_str().map(str::to_owned)).collect()
     }
 }
 
 /// What was decided, if the entry says that something was.
 fn decision(event: &str, ale: Option<&str>) -> Option<&'static str> {
     match (event, ale) {
-        ("admitted" | "approved" | ledger::SENT_AGAIN | ledger::CHARGING, _) => Some("ALLOW"),
-        ("refused" | "rejected" | "expired" | "intent_refused", _) => Some("DENY"),
-        ("held", _) => Some("ESCALATE"),
+        ("admitted" | "approved" | ledger::SENT_AGAIN | ledger::CHARGING | "cluster_budget_transfer", _) => {
+            Some("ALLOW")
+        }
+        ("refused" | "rejected" | "expired" | "intent_refused" | "cluster_transfer_refused", _) => {
+            Some("DENY")
+        }
+        ("held" | "cluster_deadlock", _) => Some("ESCALATE"),
         (_, Some("ALE-001")) => Some("SUSPEND"),
         _ => None,
     }

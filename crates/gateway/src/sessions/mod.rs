@@ -10,12 +10,14 @@
 //! that says so, and those entries are its records ([`gar`]).
 
 mod close;
+mod clusters;
 mod context;
 mod cycles;
 mod gar;
 mod intents;
 
 pub use self::close::{CloseAsk, ClosedView};
+pub use self::clusters::{Awaiting, ClusterView, FormAsk, MemberView, TransferAsk};
 pub(crate) use self::context::{Budget, shown};
 pub use self::context::{ContextView, DelegationContext};
 pub use self::cycles::CycleView;

@@ -8,6 +8,7 @@ mod banked;
 mod captures;
 mod challenges;
 mod checks;
+mod clusters;
 mod cycles;
 mod delegation;
 mod exactly_once;

@@ -117,7 +117,7 @@ impl World {
         Ok((entry::Session { causal_parent, id, intent_id, seq }, sealer))
     }
 
-    fn opening(&self, key: i64) -> Option<Box<str>> {
+    pub(super) fn opening(&self, key: i64) -> Option<Box<str>> {
         self.sessions.opened.iter().find(|(it, _)| *it == key).map(|(_, opened)| opened.opening.clone())
     }
 
@@ -217,9 +217,13 @@ impl World {
         }
         let id: Box<str> = self.chain.next_id().into();
         let cause = Some(cause.unwrap_or(governed.opening));
-        self.tells(record, Place { session: key, intent: None, cause })?;
+        self.tells(record.clone(), Place { session: key, intent: None, cause })?;
         let stands = self.rows.sessions.get(&key).map(|cell| cell.value.clone());
-        Ok((id, stands.unwrap_or(governed.session)))
+        let stands = stands.unwrap_or(governed.session);
+        if stands.closed.is_some() {
+            self.ended(&tenant, &stands, &record, &id)?;
+        }
+        Ok((id, stands))
     }
 
     pub(super) fn records(
@@ -239,7 +243,7 @@ impl World {
         numbered.filter_map(record).take(limit as usize).collect()
     }
 
-    fn tells(&mut self, event: Event, place: Place) -> Result<i64, Error> {
+    pub(super) fn tells(&mut self, event: Event, place: Place) -> Result<i64, Error> {
         self.append_in(event.at_ms, None, &event.draft(), None, Some(event.record), Some(place))
     }
 }

@@ -11,14 +11,14 @@ use tokio::sync::oneshot;
 use super::audit::{self, Query};
 use super::batch::Close;
 use super::filter::Kind;
-use super::{Counts, PAGE_BYTES, Sqlite, gone, open, packed, read, session, verify};
+use super::{Counts, PAGE_BYTES, Sqlite, cluster, gone, open, packed, read, session, verify};
 use crate::stored::page;
 use crate::{
-    Admission, Admitted, Answer, ApiKey, Approval, Audited, Counted, Declared, Declaring, Deferral, Erased,
-    Erasure, Error, Event, Facts, FactsQuery, Figures, Filter, Freeze, Given, Governed, Held, Inspected,
-    Intention, Ledger, Mandate, Opening, Order, Page, Passkey, Place, PrincipalKey, Record, Recorded,
-    Refusal, Repeat, Resumption, Revocation, Scope, Search, Settled, Settlement, Stored, Turn, Verified,
-    identity,
+    Admission, Admitted, Answer, ApiKey, Approval, Audited, Clustered, Clustering, Counted, Declared,
+    Declaring, Deferral, Erased, Erasure, Error, Event, Facts, FactsQuery, Figures, Filter, Freeze, Given,
+    Governed, Grouped, Held, Inspected, Intention, Ledger, Mandate, Opening, Order, Page, Passkey, Place,
+    PrincipalKey, Record, Recorded, Refusal, Repeat, Resumption, Revocation, Scope, Search, Settled,
+    Settlement, Stored, Turn, Verified, identity,
 };
 
 impl Sqlite {
@@ -427,6 +427,18 @@ impl Ledger for Sqlite {
         limit: u32,
     ) -> Answer<'a, Vec<Record>> {
         self.look(move |db| session::records(db, tenant, session, after, limit))
+    }
+
+    fn group(&self, clustering: Clustering) -> Answer<'_, Grouped> {
+        self.perform(move |batch| batch.group(&clustering))
+    }
+
+    fn cluster<'a>(&'a self, tenant: &'a Tenant, id: &'a str) -> Answer<'a, Option<Clustered>> {
+        self.look(move |db| cluster::named(db, tenant, id))
+    }
+
+    fn cluster_of<'a>(&'a self, tenant: &'a Tenant, session: &'a str) -> Answer<'a, Option<Clustered>> {
+        self.look(move |db| cluster::of(db, tenant, session))
     }
 
     fn record(&self, event: Event) -> Answer<'_, i64> {

@@ -10,6 +10,7 @@
 
 mod audit;
 mod batch;
+mod cluster;
 mod erase;
 mod facts;
 mod filter;

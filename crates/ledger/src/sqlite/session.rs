@@ -37,7 +37,7 @@ impl<'a> Batch<'a> {
     }
 
     /// The session of this key, if it goes by this name.
-    fn named(&mut self, key: i64, tenant: &Tenant, id: &str) -> Sql<Option<&mut Cell<Session>>> {
+    pub(super) fn named(&mut self, key: i64, tenant: &Tenant, id: &str) -> Sql<Option<&mut Cell<Session>>> {
         if !self.rows.sessions.contains_key(&key)
             && let Some(found) = governed(self.db, key)?
             && found.tenant == *tenant
@@ -220,10 +220,14 @@ impl<'a> Batch<'a> {
         let id: Box<str> = self.tail.chain.next_id().into();
         self.tells(record, Place { session: key, intent: None, cause })?;
         let Some(cell) = self.session(key)? else { return Err(unfit("the session is gone")) };
-        Ok(Ok((id, cell.value.clone())))
+        let session = cell.value.clone();
+        if session.closed.is_some() {
+            self.ended(tenant, &session, record, &id)?;
+        }
+        Ok(Ok((id, session)))
     }
 
-    fn tells(&mut self, event: &Event, place: Place) -> Sql<i64> {
+    pub(super) fn tells(&mut self, event: &Event, place: Place) -> Sql<i64> {
         self.append(event.at_ms, None, &event.draft(), None, Some(&event.record), Some(place))
     }
 
@@ -375,12 +379,12 @@ fn governed_at(row: &Row<'_>) -> Sql<Governed> {
     Ok(Governed { row: row.get(18)?, tenant, session, opening: row.get(17)?, payload: row.get(19)? })
 }
 
-fn text<T>(row: &Row<'_>, column: usize, read: impl FnOnce(&str) -> Option<T>) -> Sql<T> {
+pub(super) fn text<T>(row: &Row<'_>, column: usize, read: impl FnOnce(&str) -> Option<T>) -> Sql<T> {
     let text: String = row.get(column)?;
     read(&text).ok_or_else(|| rusqlite::Error::InvalidColumnType(column, text, Type::Text))
 }
 
-fn opened_as(db: &Connection, key: i64) -> Sql<Option<Box<str>>> {
+pub(super) fn opened_as(db: &Connection, key: i64) -> Sql<Option<Box<str>>> {
     read::one(db, "SELECT opening FROM session WHERE key = ?1", [key], |row| row.get(0))
 }
 
@@ -457,6 +461,6 @@ pub(crate) fn with_gaps(db: &Connection) -> Sql<Vec<i64>> {
     read::many(db, sql, [], |row| row.get(0))
 }
 
-fn unfit(why: &str) -> rusqlite::Error {
+pub(super) fn unfit(why: &str) -> rusqlite::Error {
     rusqlite::Error::ToSqlConversionFailure(why.into())
 }

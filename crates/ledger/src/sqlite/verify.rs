@@ -130,6 +130,10 @@ impl<'a> Look<'a> {
             && record.map(|record| Sha256::digest(record).into()) != said.action_hash
         {
             self.report(row, None, None, Broken::Record);
+        } else if let Some(record) = record
+            && !super::cluster::fits(self.db, row, said.event, record)?
+        {
+            self.report(row, None, None, Broken::Cluster);
         }
         match said.action {
             Some(action) => self.rows(row, action, &said),
@@ -346,6 +350,9 @@ impl<'a> Look<'a> {
         if is_last {
             for row in super::session::with_gaps(self.db)? {
                 self.report(row, None, None, Broken::Session);
+            }
+            for row in super::cluster::strays(self.db)? {
+                self.report(row, None, None, Broken::Cluster);
             }
         }
         if is_last && let Some(row) = self.gone.too_much(self.db)? {

@@ -337,7 +337,8 @@ impl Page<'_> {
         let mine = |it: &&gateway::GivenView| {
             it.escalation_id == held.escalation_id && it.approver == caller.subject.as_str()
         };
-        let party = held.parties.iter().any(|party| *party == caller.subject.as_str());
+        let named = |names: &[String]| names.iter().any(|name| *name == caller.subject.as_str());
+        let party = named(&held.parties) && !named(&held.principals);
         Ok(match held.state.as_str() {
             _ if held.unresolved.is_some() && party => Decision::Party,
             _ if held.unresolved.is_some() => Decision::Resolve,

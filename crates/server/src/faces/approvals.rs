@@ -285,6 +285,8 @@ pub(crate) struct Held {
     earlier_transaction: Option<String>,
     /// How many people have to agree to this hold.
     approvals_needed: u32,
+    /// Who all have to agree: the principals of its cluster, where more than one has a say; else empty.
+    principals: Vec<String>,
     /// The weakest form that counts: `key` or `passkey`.
     approval_form: &'static str,
     /// What people said so far, oldest first.
@@ -455,6 +457,7 @@ impl Held {
             policies: policies.map(|policy| Policy { id: policy.id, digest: policy.digest }).collect(),
             earlier_transaction: view.earlier_transaction,
             approvals_needed: view.needed,
+            principals: view.principals,
             approval_form: view.form,
             approvals: view.approvals.iter().map(Approval::of).collect(),
             created_at: view.created_at,

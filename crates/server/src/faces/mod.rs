@@ -5,6 +5,7 @@ pub(crate) mod approval_page;
 pub(crate) mod approvals;
 pub(crate) mod audit;
 pub(crate) mod callbacks;
+pub(crate) mod clusters;
 pub(crate) mod discovery;
 pub(crate) mod execution_protocol;
 pub(crate) mod keys;

@@ -674,6 +674,10 @@ fn state(held: &HeldView, record: &ActionView, decision: Decision) -> (&'static 
         1 => "One person has to agree.".to_owned(),
         needed => format!("{agreed} of {needed} people have agreed."),
     };
+    let people = match held.principals.is_empty() {
+        true => people,
+        false => format!("{people} Among them have to be: {}.", held.principals.join(", ")),
+    };
     let spoken = !held.resolutions.is_empty();
     let fate = held.unresolved.and_then(|kind| UNRESOLVED.into_iter().find(|(word, ..)| *word == kind));
     if let Some((word, headline, told)) = fate {

@@ -1,0 +1,88 @@
+//! Handing time from one member of a cluster to another: no action of the catalogue, but asked of the policies as one.
+
+use action::{Attribute, Environment};
+use mandate::ClusterContext;
+
+use crate::ask::{Answer, Question};
+use crate::context;
+use crate::{Caller, Policies, PolicyRef};
+
+/// What is known of it.
+#[derive(Debug, Clone)]
+pub struct Transfer<'a> {
+    /// Real or pretended effects.
+    pub environment: Environment,
+    /// Whose session gives.
+    pub caller: &'a Caller,
+    /// The cluster of both.
+    pub cluster: &'a ClusterContext,
+    /// The session that gets.
+    pub target: &'a str,
+    /// In whose name the one and the other act.
+    pub principals: [&'a str; 2],
+    /// Whole seconds left to the one and the other.
+    pub left: [u64; 2],
+    /// How often the mandate of the one who gives was handed on.
+    pub depth: usize,
+    /// Whole seconds.
+    pub seconds: u64,
+    /// The time, in Unix milliseconds.
+    pub now_ms: i64,
+}
+
+/// Why the policies do not permit something that is no action of the catalogue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unpermitted {
+    /// Those that forbid it; none where nothing permits it.
+    pub policies: Vec<PolicyRef>,
+    /// What only an operator may see.
+    pub detail: Option<String>,
+}
+
+/// Asks the policies: the ids of those that permit it.
+///
+/// # Errors
+/// Those that do not. Nobody is asked about it: a policy that waits for a person forbids it.
+pub fn may_transfer(policies: &Policies, transfer: &Transfer<'_>) -> Result<Vec<PolicyRef>, Unpermitted> {
+    let refused = |policies, detail| Err(Unpermitted { policies, detail });
+    let slice = policies.transfer();
+    let attributes = slice.reads.filter(&attributes(transfer));
+    let caller = transfer.caller;
+    let principal = policies.principal(caller.is_human, caller.subject.as_str());
+    let question = context::context(&attributes).and_then(|context| {
+        Question::new(policies, slice, principal, caller.tenant.as_str(), Some(transfer.target), context)
+    });
+    let answer = match question {
+        Ok(question) => question.ask(policies, slice).answer,
+        Err(message) => Answer::Error(message),
+    };
+    match answer {
+        Answer::Allow(policies) => Ok(policies),
+        Answer::Prohibited(policies) | Answer::Forbidden { policies, .. } | Answer::Escalate(policies) => {
+            refused(policies, None)
+        }
+        Answer::NotPermitted | Answer::NotAsked => refused(Vec::new(), None),
+        Answer::Error(message) => refused(Vec::new(), Some(message)),
+    }
+}
+
+/// As [`crate::schema`] declares it.
+fn attributes<'a>(transfer: &'a Transfer<'a>) -> context::Attributes<'a> {
+    use Attribute::{Long, Record, Str};
+    let whole = |seconds: u64| Long(context::long(seconds));
+    let Transfer { cluster, principals, left, .. } = transfer;
+    vec![
+        ("cluster", Record(context::cluster(cluster))),
+        ("delegation_depth", whole(transfer.depth as u64)),
+        ("environment", Str(transfer.environment.as_str())),
+        ("source_agent_cluster_id", Str(&cluster.cluster_id)),
+        ("source_principal", Str(principals[0])),
+        ("source_remaining_budget", whole(left[0])),
+        ("target_agent_cluster_id", Str(&cluster.cluster_id)),
+        ("target_principal", Str(principals[1])),
+        ("target_remaining_budget", whole(left[1])),
+        ("tenant", Str(transfer.caller.tenant.as_str())),
+        ("time", context::time(transfer.now_ms)),
+        ("transfer_amount", whole(transfer.seconds)),
+    ]
+}

@@ -1,0 +1,420 @@
+//! Clusters: sessions of several agents and principals that see each other, hand time on, wait, and act together.
+
+use std::time::Duration;
+
+use action::Subject;
+use countersign_gateway::{
+    Ask, Caller, ClusterView, Code, Completion, DelegateAsk, Error, FormAsk, MandateAsk, ResourceEnvelope,
+    SessionView, TransferAsk,
+};
+use serde_json::{Value, json};
+
+use crate::approvals::{approver, house_with, wait_for};
+use crate::house::{House, POLICY, Said};
+use crate::sessions::{intent, with};
+
+/// A session of an agent of its own, in the name of this principal, with so many seconds.
+struct Party {
+    agent: Caller,
+    session: SessionView,
+}
+
+impl Party {
+    fn id(&self) -> &str {
+        &self.session.session_id
+    }
+}
+
+fn named(caller: &Caller, name: &str) -> Caller {
+    Caller { subject: Subject::parse(name).unwrap(), ..caller.clone() }
+}
+
+fn seconds(seconds: u64) -> ResourceEnvelope {
+    ResourceEnvelope { max_duration_seconds: Some(seconds), ..ResourceEnvelope::default() }
+}
+
+async fn party(house: &House, name: &str, principal: &str, envelope: ResourceEnvelope) -> Party {
+    let (agent, operator) = (named(&house.agent, name), named(&house.operator, principal));
+    let ask = MandateAsk {
+        subject: agent.subject.clone(),
+        even_if_unknown: true,
+        scope: vec!["Payments".to_owned()],
+        resources: None,
+        spend_cap: Some(action::Money::parse("500.00", action::Currency::of("USD").unwrap()).unwrap()),
+        max_actions: None,
+        requires_approval: Vec::new(),
+        uncertainty_floor: None,
+        trust_floor: None,
+        goal_scope: Vec::new(),
+        resource_envelope: Some(envelope),
+        not_before: None,
+        expires_at: 4_102_444_800,
+    };
+    let token = house.gateway().issue_mandate(&operator, ask).await.unwrap().token;
+    let session = house.gateway().open_session(&agent, Some(&token)).await.unwrap();
+    Party { agent, session }
+}
+
+/// A cluster of these, formed by the first.
+async fn cluster(house: &House, parties: &[&Party]) -> ClusterView {
+    let (first, others) = parties.split_first().unwrap();
+    let ask = FormAsk { session_id: first.id().to_owned(), deadline: None };
+    let mut formed = house.gateway().form_cluster(&first.agent, ask).await.unwrap();
+    for other in others {
+        formed = house.gateway().join_cluster(&other.agent, &formed.cluster_id, other.id()).await.unwrap();
+    }
+    formed
+}
+
+async fn hand(
+    house: &House,
+    cluster: &ClusterView,
+    from: &Party,
+    to: &Party,
+    transfer_amount: u64,
+) -> Result<ClusterView, Error> {
+    let ask = TransferAsk {
+        from_session_id: from.id().to_owned(),
+        to_session_id: to.id().to_owned(),
+        transfer_amount,
+    };
+    house.gateway().transfer(&from.agent, &cluster.cluster_id, ask).await
+}
+
+async fn context(house: &House, party: &Party) -> Value {
+    let context = house.gateway().context(&party.agent, party.id()).await.unwrap();
+    let mut seen = context.cluster_context.unwrap_or(Value::Null);
+    seen["own"] = context.time_budget_remaining.into();
+    seen
+}
+
+async fn declared(house: &House, party: &Party, id: &str, mode: &str) {
+    let body = with(intent(&party.session, id, 1), "reasoning_mode", json!(mode));
+    house.gateway().declare(&party.agent, party.id(), &body).await.unwrap();
+}
+
+async fn pays(house: &House, party: &Party, key: &str) -> Said {
+    let body = json!({
+        "archetype": "PAYMENT_TRANSFER", "session_id": party.id(),
+        "constraints": { "recipient": format!("acct-{key}"), "amount_usd": "5.00", "max_total_usd": "900.00" },
+    });
+    let ask = Ask {
+        idempotency_key: Some(action::IdempotencyKey::parse(key).unwrap()),
+        request_id: format!("req-{key}"),
+        dry_run: false,
+        body: body.to_string().into_bytes(),
+    };
+    Said::of(house.gateway().execute(&party.agent, ask).await.unwrap())
+}
+
+/// Events of a session with the code and the decision of each.
+async fn told(house: &House, party: &Party) -> Vec<(String, Option<String>, Option<&'static str>)> {
+    let page = house.gateway().session_records(&party.agent, party.id(), None, 1000).await.unwrap().1;
+    page.items.into_iter().map(|it| (it.event, it.ale_type, it.governance_decision)).collect()
+}
+
+async fn last(house: &House, party: &Party) -> (String, Option<String>, Option<&'static str>) {
+    told(house, party).await.pop().unwrap()
+}
+
+fn said(
+    event: &str,
+    code: Option<&str>,
+    decision: Option<&'static str>,
+) -> (String, Option<String>, Option<&'static str>) {
+    (event.to_owned(), code.map(str::to_owned), decision)
+}
+
+#[tokio::test]
+async fn time_that_one_member_hands_to_another_is_seen_by_all_in_their_next_context() {
+    let house = House::new().await;
+    let a = party(&house, "agent-a", "olga", seconds(100)).await;
+    let b = party(&house, "agent-b", "olga", seconds(600)).await;
+    let c = party(&house, "agent-c", "olga", seconds(20)).await;
+    let formed = cluster(&house, &[&a, &b, &c]).await;
+    assert_eq!(
+        (formed.state, formed.budget_pool, &*formed.principals),
+        ("ACTIVE", 720, &["olga".to_owned()][..])
+    );
+    let fingerprint = house.gateway().context(&a.agent, a.id()).await.unwrap().fingerprint;
+    let after = hand(&house, &formed, &b, &c, 300).await.unwrap();
+    for (one, own) in [(&a, 100), (&b, 300), (&c, 320)] {
+        let seen = context(&house, one).await;
+        assert_eq!((&seen["own"], &seen["budget_pool"]), (&json!(own), &json!(720)), "{seen}");
+        let left: Vec<u64> = seen["members"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|it| it["time_budget_remaining"].as_u64().unwrap())
+            .collect();
+        assert_eq!(left, [100, 300, 320]);
+    }
+    assert_eq!(house.gateway().context(&a.agent, a.id()).await.unwrap().fingerprint, fingerprint);
+    let records = house.gateway().session_records(&b.agent, b.id(), None, 100).await.unwrap().1.items;
+    let record = records.last().unwrap();
+    assert_eq!((record.ale_type.as_deref(), record.governance_decision), (Some("ALE-018"), Some("ALLOW")));
+    assert_eq!(
+        (&record.record_id, &*record.cedar_policy_ids),
+        (&after.record_id, &["default-budget-transfer".to_owned()][..])
+    );
+    let fields = record.ale_fields.as_ref().unwrap();
+    assert_eq!(
+        (&fields["amount"], &fields["from_remaining"], &fields["to_remaining"]),
+        (&json!(300), &json!(300), &json!(320))
+    );
+    assert_eq!(last(&house, &c).await, said("cluster_budget_received", None, None));
+    // A cycle is judged with it, and its record shows it.
+    declared(&house, &c, "i-c", "CHAIN").await;
+    let paid = pays(&house, &c, "k").await;
+    assert_eq!(paid.kind(), "executed", "{}", paid.body);
+    let house = house.restart().await;
+    assert_eq!(context(&house, &c).await["budget_pool"], json!(719), "the cycle took its second");
+    house.is_whole().await;
+}
+
+#[tokio::test]
+async fn what_one_principal_granted_goes_to_anothers_only_if_a_policy_says_so() {
+    let house = House::new().await;
+    let a = party(&house, "agent-a", "olga", seconds(100)).await;
+    let b = party(&house, "agent-b", "petra", seconds(100)).await;
+    let formed = cluster(&house, &[&a, &b]).await;
+    let refused = hand(&house, &formed, &a, &b, 10).await.unwrap_err();
+    assert_eq!(refused.code, Code::Forbidden);
+    assert_eq!(last(&house, &a).await, said("cluster_transfer_refused", None, Some("DENY")));
+    assert_eq!(context(&house, &b).await["own"], json!(100), "nothing moved");
+    let reload = async |text: &str| {
+        house.write("policies/default/payments.cedar", &format!("{POLICY}{text}"));
+        house.gateway().reload(&house.admin).await.unwrap();
+    };
+    reload(
+        "@id(\"small\") permit (principal, action == Action::\"BUDGET_TRANSFER\", resource)
+         when { context.transfer_amount < 20 };",
+    )
+    .await;
+    hand(&house, &formed, &a, &b, 10).await.unwrap();
+    assert_eq!(hand(&house, &formed, &a, &b, 20).await.unwrap_err().code, Code::Forbidden);
+    // What people would be asked about is not done: nobody is asked about a transfer.
+    reload(
+        "@id(\"all\") permit (principal, action == Action::\"BUDGET_TRANSFER\", resource);
+         @id(\"ask\") @escalate forbid (principal, action == Action::\"BUDGET_TRANSFER\", resource);",
+    )
+    .await;
+    assert_eq!(hand(&house, &formed, &a, &b, 1).await.unwrap_err().code, Code::Forbidden);
+    let records = house.gateway().session_records(&a.agent, a.id(), None, 100).await.unwrap().1.items;
+    assert_eq!(records.last().unwrap().cedar_policy_ids, ["ask"]);
+    let seen = context(&house, &b).await;
+    assert_eq!((&seen["own"], &seen["budget_pool"]), (&json!(110), &json!(200)));
+    house.is_whole().await;
+}
+
+#[tokio::test]
+async fn who_does_not_act_for_a_session_has_nothing_done_with_it() {
+    let house = House::new().await;
+    let a = party(&house, "agent-a", "olga", seconds(100)).await;
+    let b = party(&house, "agent-b", "olga", seconds(100)).await;
+    let outside = party(&house, "agent-x", "olga", seconds(100)).await;
+    let formed = cluster(&house, &[&a, &b]).await;
+    let (gateway, id) = (house.gateway(), &*formed.cluster_id);
+    let code = |result: Result<ClusterView, Error>| result.map(|_| ()).unwrap_err().code;
+    assert_eq!(code(gateway.cluster(&outside.agent, id).await), Code::NotFound);
+    assert_eq!(code(gateway.join_cluster(&outside.agent, id, a.id()).await), Code::NotFound);
+    assert_eq!(code(gateway.leave_cluster(&outside.agent, id, a.id()).await), Code::NotFound);
+    assert_eq!(gateway.wait(&outside.agent, a.id(), Some(b.id())).await.unwrap_err().code, Code::NotFound);
+    let from = |session: &str| TransferAsk {
+        from_session_id: session.to_owned(),
+        to_session_id: b.id().to_owned(),
+        transfer_amount: 1,
+    };
+    assert_eq!(code(gateway.transfer(&outside.agent, id, from(a.id())).await), Code::NotFound);
+    // Its own session is not in that cluster, so there is none for it.
+    assert_eq!(code(gateway.transfer(&outside.agent, id, from(outside.id())).await), Code::NotFound);
+    for person in [&house.operator, &house.admin, &approver(&house, "anna")] {
+        assert_eq!(code(gateway.transfer(person, id, from(a.id())).await), Code::Forbidden);
+        assert_eq!(code(gateway.join_cluster(person, id, outside.id()).await), Code::Forbidden);
+        assert_eq!(gateway.cluster(person, id).await.unwrap().members.len(), 2);
+    }
+    // People take a session out of its cluster.
+    assert_eq!(gateway.leave_cluster(&house.operator, id, a.id()).await.unwrap().members.len(), 1);
+    assert_eq!(code(gateway.cluster(&a.agent, id).await), Code::NotFound, "it is no member any more");
+    house.is_whole().await;
+}
+
+#[tokio::test]
+async fn the_clock_of_a_session_that_waits_stands_still_until_the_other_has_ended() {
+    let house = House::new().await;
+    let a = party(&house, "agent-a", "olga", seconds(100)).await;
+    let b = party(&house, "agent-b", "olga", seconds(100)).await;
+    let formed = cluster(&house, &[&a, &b]).await;
+    declared(&house, &a, "i-a", "CHAIN").await;
+    let busy = house.gateway().wait(&a.agent, a.id(), Some(b.id())).await.unwrap();
+    assert_eq!((busy.session.state, busy.cluster.state), ("CLUSTER_BLOCKED", "CLUSTER_BLOCKED"));
+    assert_eq!(last(&house, &a).await, said("cluster_block_start", Some("ALE-019"), None));
+    let before = context(&house, &a).await["own"].clone();
+    let stopped = pays(&house, &a, "stopped").await;
+    assert_eq!((stopped.code(), stopped.reasons()), ("EP_STATE_CONFLICT", vec!["session_cluster_blocked"]));
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    assert_eq!(context(&house, &a).await["own"], before);
+    // Meanwhile it may hand over what it does not need.
+    hand(&house, &formed, &a, &b, 40).await.unwrap();
+    let house = house.restart().await;
+    assert_eq!(house.gateway().session(&a.agent, a.id()).await.unwrap().state, "CLUSTER_BLOCKED");
+    house.close(&b.agent, b.id(), Completion::Complete).await.unwrap();
+    assert_eq!(last(&house, &b).await, said("cluster_left", None, None));
+    assert_eq!(last(&house, &a).await, said("cluster_block_end", Some("ALE-020"), None));
+    assert_eq!(context(&house, &a).await["own"], json!(60));
+    let paid = pays(&house, &a, "on").await;
+    assert_eq!(paid.kind(), "executed", "{}", paid.body);
+    house.is_whole().await;
+}
+
+#[tokio::test]
+async fn a_circle_of_waits_is_a_deadlock_at_once_and_people_resolve_it() {
+    let house = house_with(1, |_| {}).await;
+    let a = party(&house, "agent-a", "olga", seconds(100)).await;
+    let b = party(&house, "agent-b", "olga", seconds(100)).await;
+    let c = party(&house, "agent-c", "olga", seconds(100)).await;
+    let formed = cluster(&house, &[&a, &b, &c]).await;
+    declared(&house, &c, "i-c", "CHAIN").await;
+    let gateway = house.gateway();
+    gateway.wait(&a.agent, a.id(), Some(b.id())).await.unwrap();
+    let closed = gateway.wait(&b.agent, b.id(), Some(a.id())).await.unwrap();
+    assert_eq!(
+        (closed.cluster.state, &*closed.cluster.deadlock),
+        ("DEADLOCK", &[a.id().to_owned(), b.id().to_owned()][..])
+    );
+    for one in [&a, &b] {
+        assert_eq!(last(&house, one).await, said("cluster_deadlock", None, Some("ESCALATE")));
+        let refused = gateway.wait(&one.agent, one.id(), None).await.unwrap_err();
+        assert_eq!(refused.code, Code::StateConflict, "it is for people");
+    }
+    assert_eq!(context(&house, &c).await["state"], json!("DEADLOCK"));
+    // Class 8: what another member asks for now waits for people.
+    let held = pays(&house, &c, "k").await;
+    assert_eq!((held.kind(), held.reasons()), ("held", vec!["multi_principal"]), "{}", held.body);
+    let view = gateway.held_one(&approver(&house, "anna"), held.id()).await.unwrap();
+    assert_eq!((view.needed, &*view.principals), (2, &["olga".to_owned()][..]), "and one who did not ask");
+    let opened = gateway.wait(&house.operator, a.id(), None).await.unwrap();
+    assert_eq!((opened.session.state, opened.cluster.state), ("ACTIVE", "CLUSTER_BLOCKED"));
+    for name in ["olga", "annabel"] {
+        gateway.approve(&approver(&house, name), held.id(), None).await.unwrap();
+    }
+    assert_eq!(ended(&house, &c, "k").await.kind(), "executed");
+    let left = gateway.leave_cluster(&house.operator, &formed.cluster_id, a.id()).await.unwrap();
+    assert_eq!((left.state, left.members.len()), ("ACTIVE", 2), "b waited for it");
+    house.is_whole().await;
+}
+
+async fn ended(house: &House, party: &Party, key: &str) -> Said {
+    for _ in 0..1000 {
+        let said = pays(house, party, key).await;
+        if !["held", "pending_settlement"].contains(&said.kind()) {
+            return said;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it never came to an end")
+}
+
+#[tokio::test]
+async fn what_members_of_several_principals_do_together_needs_all_of_these() {
+    let house = house_with(1, |_| {}).await;
+    let a = party(&house, "agent-a", "olga", seconds(100)).await;
+    let b = party(&house, "agent-b", "petra", seconds(100)).await;
+    cluster(&house, &[&a, &b]).await;
+    declared(&house, &a, "i-a", "COLLABORATIVE").await;
+    let held = pays(&house, &a, "k").await;
+    assert_eq!((held.kind(), held.reasons()), ("held", vec!["multi_principal"]), "{}", held.body);
+    let gateway = house.gateway();
+    let view = gateway.held_one(&approver(&house, "reader"), held.id()).await.unwrap();
+    assert_eq!((view.needed, &*view.principals), (2, &["olga".to_owned(), "petra".to_owned()][..]));
+    // Nobody else's word takes the place of theirs, and never that of the agent.
+    for name in ["anna", "agent-a"] {
+        let refused = gateway.approve(&approver(&house, name), held.id(), None).await.unwrap_err();
+        assert_eq!(refused.code, Code::Forbidden, "{name}");
+    }
+    gateway.approve(&approver(&house, "olga"), held.id(), None).await.unwrap();
+    assert_eq!(pays(&house, &a, "k").await.kind(), "held", "one of two");
+    let house = house.restart().await;
+    house.gateway().approve(&approver(&house, "petra"), held.id(), None).await.unwrap();
+    let done = ended(&house, &a, "k").await;
+    assert_eq!(done.kind(), "executed", "{}", done.body);
+    let receipt =
+        house.gateway().receipt(&house.operator, done.body["receipt"].as_str().unwrap()).await.unwrap();
+    let receipt: Value = serde_json::from_slice(&receipt).unwrap();
+    assert_eq!(receipt["metadata"]["approvals"].as_array().unwrap().len(), 2);
+    for approval in receipt["metadata"]["approvals"].as_array().unwrap() {
+        assert_eq!(approval["envelope"]["reasons"], json!(["multi_principal"]), "{approval}");
+    }
+    // Alone it acts as ever; in another mode nobody else has a say.
+    declared(&house, &b, "i-b", "CHAIN").await;
+    assert_eq!(pays(&house, &b, "other").await.kind(), "executed");
+    house.is_whole().await;
+}
+
+#[tokio::test]
+async fn a_principal_that_joins_meanwhile_is_asked_too() {
+    let house = house_with(1, |_| {}).await;
+    let a = party(&house, "agent-a", "olga", seconds(100)).await;
+    let b = party(&house, "agent-b", "petra", seconds(100)).await;
+    let c = party(&house, "agent-c", "rosalind", seconds(100)).await;
+    let formed = cluster(&house, &[&a, &b]).await;
+    declared(&house, &a, "i-a", "COLLABORATIVE").await;
+    let held = pays(&house, &a, "k").await;
+    house.gateway().join_cluster(&c.agent, &formed.cluster_id, c.id()).await.unwrap();
+    for name in ["olga", "petra"] {
+        house.gateway().approve(&approver(&house, name), held.id(), None).await.unwrap();
+    }
+    let again = wait_for(&house, held.id(), |view| view.escalation_id.ends_with("-2")).await;
+    assert_eq!((again.needed, again.principals.len()), (3, 3));
+    for name in ["olga", "petra", "rosalind"] {
+        house.gateway().approve(&approver(&house, name), held.id(), None).await.unwrap();
+    }
+    assert_eq!(ended(&house, &a, "k").await.kind(), "executed");
+    house.is_whole().await;
+}
+
+#[tokio::test]
+async fn time_moves_within_the_mandate_that_both_descend_from_and_that_keeps_what_it_has() {
+    let house = House::new().await;
+    let root = party(&house, "agent-r", "olga", seconds(200)).await;
+    let handed = async |name: &str, least: u64| {
+        let agent = named(&house.agent, name);
+        let ask = DelegateAsk {
+            subject: name.to_owned(),
+            even_if_unknown: true,
+            resource_envelope: Some(seconds(least)),
+            ..DelegateAsk::default()
+        };
+        let issued = house.gateway().delegate(&root.agent, &root.session.mandate_id, ask).await.unwrap();
+        let session = house.gateway().open_session(&agent, Some(&issued.token)).await.unwrap();
+        Party { agent, session }
+    };
+    let (a, b) = (handed("agent-a", 80).await, handed("agent-b", 50).await);
+    let formed = cluster(&house, &[&root, &a, &b]).await;
+    assert_eq!(formed.budget_pool, 200, "what was handed on is not there twice");
+    let after = hand(&house, &formed, &a, &b, 60).await.unwrap();
+    let left: Vec<u64> = after.members.iter().map(|it| it.time_budget_remaining).collect();
+    assert_eq!((left, after.budget_pool), (vec![200, 20, 110], 200));
+    let shared = hand(&house, &after, &b, &root, 1).await.unwrap_err();
+    assert_eq!((shared.code, shared.field.as_deref()), (Code::ValidationFailed, Some("/to_session_id")));
+    house.is_whole().await;
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_over_stops_its_members_until_they_leave() {
+    let house = House::new().await;
+    let a = party(&house, "agent-a", "olga", seconds(100)).await;
+    let deadline = jiff::Timestamp::now() + Duration::from_millis(1500);
+    let ask = FormAsk { session_id: a.id().to_owned(), deadline: Some(deadline.to_string()) };
+    let formed = house.gateway().form_cluster(&a.agent, ask).await.unwrap();
+    declared(&house, &a, "i-a", "CHAIN").await;
+    while jiff::Timestamp::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(house.gateway().cluster(&a.agent, &formed.cluster_id).await.unwrap().state, "TERMINATED");
+    let stopped = pays(&house, &a, "k").await;
+    assert_eq!((stopped.code(), stopped.reasons()), ("EP_STATE_CONFLICT", vec!["cluster_stopped"]));
+    house.gateway().leave_cluster(&a.agent, &formed.cluster_id, a.id()).await.unwrap();
+    assert_eq!(pays(&house, &a, "l").await.kind(), "executed");
+    house.is_whole().await;
+}

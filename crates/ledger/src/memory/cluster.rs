@@ -1,0 +1,110 @@
+//! Clusters in memory.
+
+use std::collections::BTreeMap;
+
+use action::Tenant;
+use mandate::{Cluster, Session};
+
+use super::World;
+use super::session::Place;
+use crate::admit::Cell;
+use crate::cluster::{Clustering, Happened, Scene, said_in};
+use crate::{Clustered, Deed, Error, Event, Grouped, identity};
+
+impl World {
+    pub(super) fn group(&mut self, clustering: &Clustering) -> Result<Grouped, Error> {
+        let Clustering { tenant, cluster: id, deed, at_ms, .. } = clustering;
+        let before = match (deed, self.cluster_named(tenant, id)) {
+            (Deed::Form { .. }, Some(_)) => return Err(Error::Exists(id.clone())),
+            (Deed::Form { deadline_ms, .. }, None) => Clustered {
+                tenant: tenant.clone(),
+                cluster: Cluster::form(id.clone(), *deadline_ms),
+                formed_ms: *at_ms,
+                opening: self.chain.next_id().into(),
+                entry: self.last_entry() + 1,
+            },
+            (_, Some(found)) => found,
+            (_, None) => return Err(Error::Absent(id.clone())),
+        };
+        let happened = clustering.happens(self.scene(clustering, &before.cluster))?;
+        self.happened(before, happened, None)
+    }
+
+    /// A session that has ended leaves its cluster.
+    pub(super) fn ended(
+        &mut self,
+        tenant: &Tenant,
+        session: &Session,
+        record: &Event,
+        cause: &str,
+    ) -> Result<(), Error> {
+        let Some(before) = self.cluster_of(tenant, &session.id) else { return Ok(()) };
+        let clustering = Clustering::end_of(session, tenant, &before.cluster, record);
+        // Whatever its cluster has to say to it: over is over.
+        if let Ok(happened) = clustering.happens(self.scene(&clustering, &before.cluster)) {
+            self.happened(before, happened, Some(cause.into()))?;
+        }
+        Ok(())
+    }
+
+    fn scene<'c>(&mut self, clustering: &Clustering, cluster: &'c Cluster) -> Scene<'c> {
+        let Clustering { tenant, session, .. } = clustering;
+        let ids = cluster.members.iter().map(|member| &*member.session).chain([&**session]);
+        let found = |id: &str| {
+            let cell = self.rows.sessions.get(&identity::session(tenant, id))?;
+            Some((id.into(), cell.value.clone()))
+        };
+        let sessions = ids.filter_map(found).collect();
+        let elsewhere = self.cluster_of(tenant, session).is_some_and(|other| other.cluster.id != cluster.id);
+        let mut accounts = BTreeMap::new();
+        for debit in clustering.lines() {
+            let cell = self.rows.account(identity::account(tenant, &debit.jti), &debit.jti);
+            accounts.insert(debit.jti.clone(), cell.value.clone());
+        }
+        Scene { cluster, sessions, elsewhere, accounts }
+    }
+
+    fn happened(
+        &mut self,
+        before: Clustered,
+        happened: Happened,
+        cause: Option<Box<str>>,
+    ) -> Result<Grouped, Error> {
+        let tenant = before.tenant.clone();
+        let Happened { cluster, sessions, accounts, told } = happened;
+        for session in sessions {
+            self.rows.sessions.insert(identity::session(&tenant, &session.id), Cell::stored(session));
+        }
+        for (jti, account) in accounts {
+            self.rows.accounts.insert(identity::account(&tenant, &jti), Cell::stored(account));
+        }
+        let record_id: Box<str> = self.chain.next_id().into();
+        let mut entry = before.entry;
+        for (at, told) in told.into_iter().enumerate() {
+            let session = identity::session(&tenant, &told.session);
+            let cause = match (at, &cause) {
+                (0, Some(cause)) => Some(cause.clone()),
+                (0, None) => self.opening(session),
+                _ => Some(record_id.clone()),
+            };
+            let stands = said_in(told.event.event, &told.event.record).is_some();
+            let row = self.tells(told.event, Place { session, intent: None, cause })?;
+            if stands {
+                entry = row;
+            }
+        }
+        let after = Clustered { cluster, entry, ..before };
+        self.clusters.retain(|it| it.tenant != tenant || it.cluster.id != after.cluster.id);
+        self.clusters.push(after.clone());
+        Ok(Grouped { cluster: after, record_id })
+    }
+
+    pub(super) fn cluster_named(&self, tenant: &Tenant, id: &str) -> Option<Clustered> {
+        self.clusters.iter().find(|it| it.tenant == *tenant && *it.cluster.id == *id).cloned()
+    }
+
+    pub(super) fn cluster_of(&self, tenant: &Tenant, session: &str) -> Option<Clustered> {
+        let mut own = self.clusters.iter().filter(|it| it.tenant == *tenant);
+        own.find(|it| it.cluster.member(session).is_ok()).cloned()
+    }
+}

@@ -1,0 +1,555 @@
+//! Clusters: every ledger moves rows and records in one commit, conserves time, and lets no member miss what happened.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+extern crate countersign_ledger as ledger;
+
+mod common;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use action::{Subject, Tenant};
+use common::*;
+use futures_util::future::join_all;
+use ledger::{
+    Admitted, Broken, Clustered, Clustering, Cycle, Debit, Declaring, Deed, Doer, Error, Grouped, Hold,
+    Ledger, Memory, Obstacle, Opening, Options, Sealer, Sqlite, Transfer, Turn, session_of,
+};
+use mandate::{
+    ClusterRefusal as R, ClusterState, Completion, Limits, ResourceEnvelope, Session, SessionEvent,
+    SessionRefusal, SessionState,
+};
+use proptest::prelude::*;
+use rusqlite::types::ValueRef;
+use serde_json::Value;
+
+#[derive(Debug)]
+struct Counting;
+
+impl Sealer for Counting {
+    fn seal(&self, bytes: &[u8]) -> Result<String, String> {
+        Ok(format!("sealed-{}", bytes.len()))
+    }
+}
+
+const DEADLINE: i64 = NOW + 1_000_000;
+/// What every mandate here has for all its sessions.
+const SECONDS: u64 = 1_000;
+
+fn on_every_sealed_ledger(test: impl Fn(&dyn Ledger)) {
+    test(&Memory::new("chain-1", NOW).unwrap().sealed_by(Arc::new(Counting)));
+    let directory = tempfile::tempdir().unwrap();
+    test(&sealed_sqlite(directory.path(), "chain-1"));
+}
+
+fn sealed_sqlite(directory: &Path, chain: &str) -> Sqlite {
+    let options = Options { sealer: Some(Arc::new(Counting)), ..Options::new(chain, NOW) };
+    Sqlite::open(&directory.join("ledger.db"), options).unwrap()
+}
+
+fn opened(ledger: &dyn Ledger, tenant: &Tenant, id: &str) {
+    let mandate = id.replace("s-", "m-");
+    let session = Session::open(id, subject(), mandate, NOW);
+    let opening =
+        Opening { tenant: tenant.clone(), session, payload: b"{}".to_vec(), event: event("session_opened") };
+    wait(ledger.open_session(opening)).unwrap();
+}
+
+fn clustering(session: &str, deed: Deed) -> Clustering {
+    Clustering {
+        tenant: Tenant::default(),
+        tenant_ref: None,
+        cluster: "k-1".into(),
+        session: session.into(),
+        deed,
+        by: Some(Doer { subject: subject(), person: false }),
+        at_ms: NOW + 5,
+    }
+}
+
+fn done(ledger: &dyn Ledger, session: &str, deed: Deed) -> Result<Grouped, Error> {
+    wait(ledger.group(clustering(session, deed)))
+}
+
+#[track_caller]
+fn refused(ledger: &dyn Ledger, session: &str, deed: Deed, expected: R) {
+    match done(ledger, session, deed) {
+        Err(Error::Cluster(refusal)) => assert_eq!(refusal, expected),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn form() -> Deed {
+    Deed::Form { principal: "olga".into(), deadline_ms: DEADLINE }
+}
+
+fn join(principal: &str) -> Deed {
+    Deed::Join { principal: principal.into() }
+}
+
+fn wait_for(on: &str) -> Deed {
+    Deed::Wait { on: on.into() }
+}
+
+fn debit(jti: &str) -> Debit {
+    let envelope = ResourceEnvelope { max_duration_seconds: Some(SECONDS), ..ResourceEnvelope::default() };
+    Debit { jti: jti.into(), epoch: 0, limits: Limits { envelope, ..Limits::default() } }
+}
+
+fn hand(from: &str, to: &str, seconds: u64) -> Deed {
+    let line = |session: &str| vec![debit(&session.replace("s-", "m-"))];
+    Deed::Transfer(Transfer {
+        to: to.into(),
+        seconds,
+        source: line(from),
+        target: line(to),
+        policies: vec!["p-1".into()],
+    })
+}
+
+/// A cluster of so many sessions, each under a mandate of its own.
+fn cluster_of(ledger: &dyn Ledger, members: usize) {
+    let tenant = Tenant::default();
+    for number in 1..=members {
+        let session = format!("s-{number}");
+        opened(ledger, &tenant, &session);
+        done(ledger, &session, if number == 1 { form() } else { join("olga") }).unwrap();
+    }
+}
+
+fn stands(ledger: &dyn Ledger, session: &str) -> Session {
+    wait(ledger.session(&Tenant::default(), session)).unwrap().unwrap().session
+}
+
+fn cluster(ledger: &dyn Ledger) -> Clustered {
+    wait(ledger.cluster(&Tenant::default(), "k-1")).unwrap().unwrap()
+}
+
+fn granted(ledger: &dyn Ledger, jti: &str) -> i64 {
+    let (tenant, agent, mandates) = (Tenant::default(), subject(), [jti.into()]);
+    let facts = ledger::FactsQuery { mandates: &mandates, ..query(&tenant, &agent) };
+    wait(ledger.facts(facts)).unwrap().accounts[0].granted_seconds
+}
+
+/// Events of a session, with the code of each and the number of the record that caused it.
+fn told(ledger: &dyn Ledger, session: &str) -> Vec<(String, Option<String>, Value)> {
+    let records = wait(ledger.records(&Tenant::default(), session, None, 1000)).unwrap();
+    let one = |record: &ledger::Record| {
+        let said: Value =
+            record.record.as_deref().and_then(|it| serde_json::from_slice(it).ok()).unwrap_or_default();
+        let entry: Value = serde_json::from_slice(&record.entry).unwrap();
+        let code = said["ale"]["code"].as_str().map(str::to_owned);
+        (entry["event"].as_str().unwrap().to_owned(), code, said["ale"]["fields"].clone())
+    };
+    records.iter().map(one).collect()
+}
+
+fn events(ledger: &dyn Ledger, session: &str) -> Vec<String> {
+    told(ledger, session).into_iter().map(|(event, ..)| event).collect()
+}
+
+#[test]
+fn sessions_join_and_leave_and_each_says_so_in_its_own_record() {
+    on_every_sealed_ledger(|ledger| {
+        cluster_of(ledger, 2);
+        let found = cluster(ledger);
+        let ids: Vec<&str> = found.cluster.members.iter().map(|member| &*member.session).collect();
+        assert_eq!((ids, found.cluster.principals()), (vec!["s-1", "s-2"], vec!["olga"]));
+        assert_eq!(wait(ledger.cluster_of(&Tenant::default(), "s-2")).unwrap(), Some(found));
+        done(ledger, "s-1", Deed::Leave).unwrap();
+        assert_eq!(events(ledger, "s-1"), ["session_opened", "cluster_formed", "cluster_left"]);
+        assert_eq!(events(ledger, "s-2"), ["session_opened", "cluster_joined"]);
+        assert!(wait(ledger.cluster_of(&Tenant::default(), "s-1")).unwrap().is_none());
+        assert_eq!(cluster(ledger).cluster.state(), ClusterState::Active);
+        done(ledger, "s-2", Deed::Leave).unwrap();
+        assert_eq!(cluster(ledger).cluster.state(), ClusterState::Terminated, "nobody is left");
+        refused(ledger, "s-2", join("olga"), R::State(ClusterState::Terminated));
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
+fn what_is_refused_changes_nothing_and_writes_nothing() {
+    on_every_sealed_ledger(|ledger| {
+        cluster_of(ledger, 2);
+        let tenant = Tenant::default();
+        opened(ledger, &tenant, "s-3");
+        done(ledger, "s-3", Deed::Form { principal: "p".into(), deadline_ms: DEADLINE })
+            .expect_err("the id is taken");
+        let (before, entries) = (cluster(ledger), wait(ledger.verify()).unwrap().entries);
+        refused(ledger, "s-1", join("olga"), R::AlreadyMember);
+        refused(ledger, "s-3", Deed::Leave, R::NotMember { session: "s-3".into() });
+        refused(ledger, "s-3", wait_for("s-1"), R::NotMember { session: "s-3".into() });
+        refused(ledger, "s-1", wait_for("s-9"), R::NotMember { session: "s-9".into() });
+        refused(ledger, "s-1", wait_for("s-1"), R::WaitsForItself);
+        refused(ledger, "s-1", Deed::Resume, R::NotWaiting);
+        refused(ledger, "s-1", hand("s-1", "s-2", SECONDS + 1), R::MoreThanLeft { left: SECONDS });
+        refused(ledger, "s-1", hand("s-1", "s-2", 0), R::NothingToTransfer);
+        refused(ledger, "s-1", hand("s-1", "s-3", 1), R::NotMember { session: "s-3".into() });
+        let other = Clustering { cluster: "k-2".into(), ..clustering("s-1", form()) };
+        assert!(matches!(wait(ledger.group(other)), Err(Error::Cluster(R::Elsewhere))));
+        let nowhere = Clustering { cluster: "k-9".into(), ..clustering("s-3", join("olga")) };
+        assert!(matches!(wait(ledger.group(nowhere)), Err(Error::Absent(_))));
+        let late = Clustering { at_ms: DEADLINE, ..clustering("s-3", join("olga")) };
+        assert!(matches!(wait(ledger.group(late)), Err(Error::Cluster(R::Over))));
+        assert_eq!((cluster(ledger), wait(ledger.verify()).unwrap().entries), (before, entries));
+    });
+}
+
+/// A cluster and a session of the same names in another tenant are others.
+#[test]
+fn another_tenant_meets_nothing_of_it() {
+    on_every_sealed_ledger(|ledger| {
+        cluster_of(ledger, 1);
+        let stranger = Tenant::parse("other").unwrap();
+        assert!(wait(ledger.cluster(&stranger, "k-1")).unwrap().is_none());
+        assert!(wait(ledger.cluster_of(&stranger, "s-1")).unwrap().is_none());
+        opened(ledger, &stranger, "s-1");
+        let joins = Clustering { tenant: stranger.clone(), ..clustering("s-1", join("olga")) };
+        assert!(matches!(wait(ledger.group(joins)), Err(Error::Absent(_))));
+        assert_eq!(cluster(ledger).cluster.members.len(), 1);
+    });
+}
+
+#[test]
+fn who_waits_is_blocked_until_the_other_leaves_or_it_waits_no_more() {
+    on_every_sealed_ledger(|ledger| {
+        cluster_of(ledger, 3);
+        done(ledger, "s-1", wait_for("s-2")).unwrap();
+        assert_eq!(
+            (stands(ledger, "s-1").state(), stands(ledger, "s-1").blocked_ms),
+            (SessionState::ClusterBlocked, Some(NOW + 5))
+        );
+        assert_eq!(cluster(ledger).cluster.state(), ClusterState::Blocked);
+        done(ledger, "s-1", Deed::Resume).unwrap();
+        assert_eq!(stands(ledger, "s-1").state(), SessionState::Active);
+        done(ledger, "s-1", wait_for("s-2")).unwrap();
+        done(ledger, "s-3", wait_for("s-2")).unwrap();
+        done(ledger, "s-2", Deed::Leave).unwrap();
+        for session in ["s-1", "s-3"] {
+            assert_eq!(stands(ledger, session).state(), SessionState::Active);
+            let (event, code, fields) = told(ledger, session).pop().unwrap();
+            assert_eq!((event.as_str(), code.as_deref()), ("cluster_block_end", Some("ALE-020")));
+            assert_eq!(fields["blocked_on_session_id"], "s-2");
+        }
+        let codes: Vec<_> = told(ledger, "s-1").into_iter().filter_map(|(_, code, _)| code).collect();
+        assert_eq!(codes, ["ALE-019", "ALE-020", "ALE-019", "ALE-020"]);
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
+fn a_session_waits_only_while_nothing_of_it_is_under_way() {
+    on_every_sealed_ledger(|ledger| {
+        cluster_of(ledger, 2);
+        declared(ledger, "s-1", 1);
+        let epoch = stands(ledger, "s-1").epoch;
+        let id = admitted(ledger, in_session("a", "s-1", epoch, 2));
+        let busy = done(ledger, "s-1", wait_for("s-2"));
+        assert!(matches!(busy, Err(Error::Session(SessionRefusal::InFlight { actions: 1 }))), "{busy:?}");
+        wait(ledger.settle(settlement(id, ledger::State::Executed, "a"))).unwrap();
+        done(ledger, "s-1", wait_for("s-2")).unwrap();
+        let epoch = stands(ledger, "s-1").epoch;
+        assert_eq!(obstacle(ledger, in_session("b", "s-1", epoch, 3)), Obstacle::SessionChanged);
+    });
+}
+
+#[test]
+fn a_circle_of_waits_is_on_record_at_once_and_only_people_open_it() {
+    on_every_sealed_ledger(|ledger| {
+        cluster_of(ledger, 4);
+        for (session, on) in [("s-1", "s-2"), ("s-2", "s-3"), ("s-4", "s-1")] {
+            assert_eq!(
+                done(ledger, session, wait_for(on)).unwrap().cluster.cluster.state(),
+                ClusterState::Blocked
+            );
+        }
+        let closed = done(ledger, "s-3", wait_for("s-1")).unwrap();
+        assert_eq!(closed.cluster.cluster.state(), ClusterState::Deadlock);
+        for session in ["s-1", "s-2", "s-3"] {
+            let (event, _, fields) = told(ledger, session).pop().unwrap();
+            assert_eq!(event, "cluster_deadlock", "{session}");
+            assert_eq!(
+                (fields["trigger"].as_str(), fields["escalation_class"].as_u64()),
+                (Some("R-7"), Some(8))
+            );
+            assert_eq!(fields["sessions"], serde_json::json!(["s-1", "s-2", "s-3"]));
+            let records = wait(ledger.records(&Tenant::default(), session, None, 100)).unwrap();
+            let cause = session_of(&records.last().unwrap().entry).unwrap().causal_parent;
+            assert_eq!(cause.as_deref(), Some(&*closed.record_id), "{session}: what closed it caused it");
+        }
+        assert_eq!(events(ledger, "s-4").last().unwrap(), "cluster_block_start", "it is not of the circle");
+        for deed in [Deed::Resume, Deed::Leave] {
+            refused(ledger, "s-2", deed, R::ForPeople);
+        }
+        let person = Some(Doer { subject: Subject::parse("olga").unwrap(), person: true });
+        let opens = Clustering { by: person, ..clustering("s-2", Deed::Resume) };
+        assert_eq!(wait(ledger.group(opens)).unwrap().cluster.cluster.state(), ClusterState::Blocked);
+        assert_eq!(stands(ledger, "s-2").state(), SessionState::Active);
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
+fn a_session_that_ends_is_no_member_any_more_and_frees_who_waits_for_it() {
+    on_every_sealed_ledger(|ledger| {
+        cluster_of(ledger, 2);
+        done(ledger, "s-1", wait_for("s-2")).unwrap();
+        let record = event("session_closed");
+        let closes = SessionEvent::Closed(Completion::Complete);
+        let turn = Turn {
+            tenant: Tenant::default(),
+            session: "s-2".into(),
+            event: Some(closes),
+            cause: None,
+            record,
+        };
+        let (ended, session) = wait(ledger.turn(turn)).unwrap();
+        assert_eq!(session.next_record, 3, "as it was with the record of its end");
+        assert_eq!(events(ledger, "s-2")[2..], ["session_closed", "cluster_left"]);
+        let records = wait(ledger.records(&Tenant::default(), "s-2", Some(2), 10)).unwrap();
+        assert_eq!(session_of(&records[0].entry).unwrap().causal_parent.as_deref(), Some(&*ended));
+        assert_eq!(stands(ledger, "s-1").state(), SessionState::Active);
+        assert_eq!(events(ledger, "s-1").last().unwrap(), "cluster_block_end");
+        assert_eq!(cluster(ledger).cluster.members.len(), 1);
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
+fn a_transfer_is_on_record_with_both_and_seen_by_the_next_cycle_of_every_member() {
+    on_every_sealed_ledger(|ledger| {
+        cluster_of(ledger, 3);
+        declared(ledger, "s-3", 1);
+        let epoch = stands(ledger, "s-3").epoch;
+        done(ledger, "s-1", hand("s-1", "s-2", 30)).unwrap();
+        assert_eq!((granted(ledger, "m-1"), granted(ledger, "m-2")), (-30, 30));
+        assert_eq!(obstacle(ledger, in_session("a", "s-3", epoch, 2)), Obstacle::SessionChanged);
+        admitted(ledger, in_session("a", "s-3", stands(ledger, "s-3").epoch, 2));
+        let (event, code, fields) = told(ledger, "s-1").pop().unwrap();
+        assert_eq!((event.as_str(), code.as_deref()), ("cluster_budget_transfer", Some("ALE-018")));
+        let expected = serde_json::json!({
+            "amount": 30, "cedar_policy_ids": ["p-1"], "cluster_id": "k-1", "from_mandate_id": "m-1",
+            "from_remaining": SECONDS - 30, "from_session_id": "s-1", "resource": "time_seconds",
+            "to_mandate_id": "m-2", "to_remaining": SECONDS + 30, "to_session_id": "s-2",
+        });
+        assert_eq!(fields, expected);
+        let (event, code, fields) = told(ledger, "s-2").pop().unwrap();
+        assert_eq!((event.as_str(), code, fields), ("cluster_budget_received", None, expected));
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
+fn what_is_revoked_or_frozen_neither_gives_nor_gets() {
+    on_every_sealed_ledger(|ledger| {
+        cluster_of(ledger, 3);
+        wait(ledger.revoke(&Tenant::default(), "m-2", event("revoked"))).unwrap();
+        for (from, to) in [("s-1", "s-2"), ("s-2", "s-1")] {
+            refused(ledger, from, hand(from, to, 1), R::Stopped { session: "s-2".into() });
+        }
+        done(ledger, "s-1", hand("s-1", "s-3", 1)).unwrap();
+    });
+}
+
+#[test]
+fn nobody_gives_what_a_mandate_above_has_not_left() {
+    on_every_sealed_ledger(|ledger| {
+        cluster_of(ledger, 2);
+        let line = |leaf: &str, above: u64| {
+            let envelope =
+                ResourceEnvelope { max_duration_seconds: Some(above), ..ResourceEnvelope::default() };
+            vec![debit(leaf), Debit { limits: Limits { envelope, ..Limits::default() }, ..debit("root") }]
+        };
+        let deed = |seconds| {
+            let (source, target) = (line("m-1", 40), vec![debit("m-2")]);
+            Deed::Transfer(Transfer { to: "s-2".into(), seconds, source, target, policies: Vec::new() })
+        };
+        refused(ledger, "s-1", deed(41), R::MoreThanLeft { left: 40 });
+        done(ledger, "s-1", deed(40)).unwrap();
+        assert_eq!((granted(ledger, "m-1"), granted(ledger, "root"), granted(ledger, "m-2")), (-40, -40, 40));
+        refused(ledger, "s-1", deed(1), R::MoreThanLeft { left: 0 });
+        let (source, target) = (line("m-1", 40), line("m-2", 40));
+        let within =
+            Deed::Transfer(Transfer { to: "s-2".into(), seconds: 1, source, target, policies: Vec::new() });
+        refused(ledger, "s-1", within, R::MoreThanLeft { left: 0 });
+    });
+}
+
+/// A principal who joined meanwhile has a say, too.
+#[test]
+fn what_people_agreed_to_is_judged_anew_if_its_cluster_is_another_by_then() {
+    on_every_sealed_ledger(|ledger| {
+        cluster_of(ledger, 1);
+        declared(ledger, "s-1", 1);
+        let judged = stands(ledger, "s-1").epoch;
+        let waits = Some(Hold { until_ms: NOW + 1000, needed: 1, most: MOST_HELD });
+        let held = ledger::Admission { hold: waits, ..in_session("a", "s-1", judged, 2) };
+        let id = admitted(ledger, held);
+        wait(ledger.approve(approval(id, "bob"))).unwrap();
+        opened(ledger, &Tenant::default(), "s-2");
+        done(ledger, "s-2", join("petra")).unwrap();
+        let late = resume(ledger, id, in_session("a", "s-1", judged, 2));
+        assert_eq!(late, Admitted::Refused(Obstacle::SessionChanged));
+        let now = stands(ledger, "s-1").epoch;
+        assert!(matches!(resume(ledger, id, in_session("a", "s-1", now, 2)), Admitted::New { .. }));
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+fn declared(ledger: &dyn Ledger, session: &str, sequence: u64) {
+    let declaring = Declaring {
+        tenant: Tenant::default(),
+        session: session.into(),
+        intent: "i-1".into(),
+        mandate: "m-1".into(),
+        sequence,
+        event: event("intent_declared"),
+    };
+    wait(ledger.declare(declaring)).unwrap();
+}
+
+fn in_session(key: &str, session: &str, epoch: u64, sequence: u64) -> ledger::Admission {
+    let cycle =
+        Cycle { session: session.into(), epoch, sequence: Some(sequence), intent: Some("i-1".into()) };
+    ledger::Admission { cycle: Some(cycle), ..admission(key) }
+}
+
+#[test]
+fn a_cluster_is_what_it_was_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = sealed_sqlite(directory.path(), "chain-1");
+    cluster_of(&ledger, 3);
+    done(&ledger, "s-1", wait_for("s-2")).unwrap();
+    done(&ledger, "s-2", hand("s-2", "s-3", 7)).unwrap();
+    let before = cluster(&ledger);
+    drop(ledger);
+    let ledger = sealed_sqlite(directory.path(), "chain-2");
+    assert_eq!(cluster(&ledger), before);
+    assert_eq!((granted(&ledger, "m-2"), granted(&ledger, "m-3")), (-7, 7));
+    assert_eq!(stands(&ledger, "s-1").state(), SessionState::ClusterBlocked);
+    done(&ledger, "s-2", wait_for("s-1")).unwrap();
+    assert_eq!(cluster(&ledger).cluster.state(), ClusterState::Deadlock, "it knows who waits for whom");
+    wait(ledger.verify()).unwrap();
+}
+
+/// Rows and records of clusters outlive a release: strangers read the records, and verifying compares the two.
+#[test]
+fn rows_and_records_are_the_golden_ones() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = sealed_sqlite(directory.path(), "chain-1");
+    cluster_of(&ledger, 3);
+    done(&ledger, "s-1", hand("s-1", "s-2", 30)).unwrap();
+    done(&ledger, "s-1", wait_for("s-2")).unwrap();
+    done(&ledger, "s-2", wait_for("s-1")).unwrap();
+    let person = Some(Doer { subject: Subject::parse("olga").unwrap(), person: true });
+    let deeds = [("s-1", Deed::Resume), ("s-1", Deed::Leave)];
+    for (session, deed) in deeds {
+        wait(ledger.group(Clustering { by: person.clone(), ..clustering(session, deed) })).unwrap();
+    }
+    let mut told = String::new();
+    for session in ["s-1", "s-2", "s-3"] {
+        for record in wait(ledger.records(&Tenant::default(), session, Some(0), 100)).unwrap() {
+            let event = ledger::event_of(&record.entry).unwrap();
+            let text = String::from_utf8(record.record.unwrap()).unwrap();
+            told += &format!("{session} {event} {text}\n");
+        }
+    }
+    drop(ledger);
+    let db = rusqlite::Connection::open(directory.path().join("ledger.db")).unwrap();
+    for table in ["cluster", "member"] {
+        let mut select = db.prepare(&format!("SELECT * FROM {table} ORDER BY 1, 2")).unwrap();
+        let names: Vec<String> = select.column_names().iter().map(|name| (*name).to_owned()).collect();
+        let shown = |value: ValueRef<'_>| match value {
+            ValueRef::Text(text) => String::from_utf8_lossy(text).into_owned(),
+            ValueRef::Integer(number) => number.to_string(),
+            other => format!("{other:?}"),
+        };
+        let row = |row: &rusqlite::Row<'_>| {
+            let value = |at| row.get_ref(at).map(|value| format!("{}={}", names[at], shown(value)));
+            (0..names.len()).map(value).collect::<Result<Vec<_>, _>>()
+        };
+        for row in select.query_map([], row).unwrap() {
+            told += &format!("{table} {}\n", row.unwrap().join(" "));
+        }
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/clusters.txt");
+    if std::env::var_os("GOLDEN").is_some() {
+        std::fs::write(&path, &told).unwrap();
+    }
+    assert_eq!(told, std::fs::read_to_string(&path).unwrap());
+}
+
+#[test]
+fn rows_that_say_another_cluster_than_the_records_are_found() {
+    let alterations = [
+        "DELETE FROM member WHERE id = 's-3'",
+        "UPDATE member SET principal = 'mallory' WHERE id = 's-2'",
+        "UPDATE member SET mandate = 'm-9' WHERE id = 's-2'",
+        "UPDATE member SET waits = NULL; UPDATE session SET blocked = NULL",
+        "UPDATE session SET blocked = NULL",
+        "UPDATE cluster SET deadline = deadline + 1",
+        "UPDATE cluster SET terminated = 1",
+        "UPDATE cluster SET entry = entry - 1",
+        "UPDATE cluster SET id = 'k-9'",
+        "DELETE FROM cluster",
+        "DELETE FROM cluster; DELETE FROM member; UPDATE session SET blocked = NULL",
+        "INSERT INTO cluster VALUES (7, 'k-7', 'default', 1, 0, 0, 1, 'x', 2)",
+        "INSERT INTO member VALUES (7, 0, 7, 's-7', 'm-7', 'olga', NULL)",
+    ];
+    for alteration in alterations {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = sealed_sqlite(directory.path(), "chain-1");
+        cluster_of(&ledger, 3);
+        done(&ledger, "s-1", wait_for("s-2")).unwrap();
+        wait(ledger.verify()).unwrap();
+        drop(ledger);
+        let db = rusqlite::Connection::open(directory.path().join("ledger.db")).unwrap();
+        db.execute_batch(alteration).unwrap();
+        drop(db);
+        let ledger = sealed_sqlite(directory.path(), "chain-2");
+        let found = wait(ledger.inspect(None)).unwrap().findings;
+        assert!(!found.is_empty(), "{alteration}");
+        assert!(found.iter().all(|it| it.broken == Broken::Cluster), "{alteration}: {found:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(4) })]
+
+    /// INVARIANT (conserved), over the real store: a thousand transfers that race each other, and cycles that take time
+    /// meanwhile, make no second and lose none, and nobody falls below nothing.
+    #[test]
+    fn a_thousand_racing_transfers_conserve_the_sum(
+        transfers in prop::collection::vec((1_usize..=5, 1_usize..=5, 0_u64..400), 1_000),
+    ) {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = sealed_sqlite(directory.path(), "chain-1");
+        cluster_of(&ledger, 5);
+        let hand_on = |(from, to, seconds): &(usize, usize, u64)| {
+            let (from, to) = (format!("s-{from}"), format!("s-{to}"));
+            ledger.group(clustering(&from, hand(&from, &to, *seconds)))
+        };
+        let results = wait(join_all(transfers.iter().map(hand_on)));
+        let mut expected = [0_i64; 6];
+        let mut done = 0;
+        for ((from, to, seconds), result) in transfers.iter().zip(results) {
+            match result {
+                Ok(_) => {
+                    expected[*from] -= *seconds as i64;
+                    expected[*to] += *seconds as i64;
+                    done += 1;
+                }
+                Err(Error::Cluster(R::NothingToTransfer | R::MoreThanLeft { .. })) => {}
+                Err(other) => prop_assert!(false, "{other:?}"),
+            }
+        }
+        let found: Vec<i64> = (1..=5).map(|number| granted(&ledger, &format!("m-{number}"))).collect();
+        prop_assert_eq!(&found, &expected[1..]);
+        prop_assert_eq!(found.iter().sum::<i64>(), 0);
+        prop_assert!(found.iter().all(|granted| *granted >= -(SECONDS as i64)), "{:?}", found);
+        prop_assert!(done > 100);
+        let verified = wait(ledger.verify());
+        prop_assert!(verified.is_ok(), "{verified:?}");
+    }
+}
