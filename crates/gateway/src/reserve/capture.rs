@@ -75,6 +75,12 @@ impl Gateway {
             return Err(conflict("nothing is set aside for the action"));
         }
         let reservation = reservation_of(&pending.row)?;
+        if stored.state == State::ReleaseFailed {
+            return Err(conflict(
+                "what was set aside for the action could not be set free, and is not charged any more",
+            )
+            .hint("have it released once more, or let a person say what is so"));
+        }
         if reservation.release.is_some() {
             return Err(conflict("what was set aside for the action is being set free"));
         }

@@ -176,6 +176,8 @@ async fn a_person_has_it_tried_again_under_the_same_key_and_so_can_whoever_steer
     assert_eq!((record.resolutions.len(), alerts(&house, "rollback_failed")), (1, 2));
     let record = house.gateway().release(&house.operator, said.id()).await.unwrap();
     assert_eq!((stands(&record), record.resolutions.len()), (("EXECUTING", "release_failed"), 1));
+    let charged = house.gateway().capture(&house.agent, said.id(), None).await.unwrap_err();
+    assert!(charged.message.contains("could not be set free"), "{}", charged.message);
     // Whoever asked for the release says nothing of it; whoever had it tried again may, once more.
     let olga = resolve(&house, "olga", said.id(), Decision::TryAgain).await.unwrap_err();
     assert_eq!(olga.code, Code::Forbidden);
