@@ -36,8 +36,7 @@ impl Gateway {
         let confirmed = ConfirmedRow::of(confirmation)?;
         row.check = Some(Box::new(CheckRow { confirmed, confirmed_ms, asks }));
         let state = State::Checking;
-        let entry =
-            draft(tenant, ledger::CHECKING, Some(outward(state)), &pending.action_hash, pending.attempt());
+        let entry = draft(tenant, ledger::CHECKING, Some(outward(state)), &row.named()?, pending.attempt());
         let (action, by, at_ms, payload) = (pending.id, pending.by, clock::now_ms(), row.to_bytes()?);
         let deferral = Deferral { action, state, by, at_ms, due_ms, payload, entry };
         self.ledger.defer(deferral).await.map_err(unavailable)?;
