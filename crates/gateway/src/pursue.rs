@@ -426,7 +426,7 @@ impl Gateway {
         let over = call.over(now_ms, absence_word(after), code);
         row.attempts.push(over);
         let state = Some(outward(State::Waiting));
-        let entry = draft(tenant, ledger::WAITING, state, &pending.action_hash, pending.attempt());
+        let entry = draft(tenant, ledger::WAITING, state, &row.named()?, pending.attempt());
         let payload = row.to_bytes()?;
         let (action, by) = (pending.id, pending.by);
         let deferral = Deferral { action, state: State::Waiting, by, at_ms: now_ms, due_ms, payload, entry };

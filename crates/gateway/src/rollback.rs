@@ -232,8 +232,8 @@ impl Gateway {
         pending.row.rollback = Some(Box::new(row));
         let state = if pending.settled { State::RollingBack } else { State::Retracting };
         let event = if pending.word.is_some() { crate::resolve::EVENT } else { event(state, None) };
+        let (payload, at_ms) = (pending.payload()?, clock::now_ms());
         let entry = draft(tenant, event, Some(outward(state)), &pending.action_hash, pending.attempt());
-        let (payload, at_ms) = (pending.row.to_bytes()?, clock::now_ms());
         let deferral = Deferral { action: pending.id, state, by: pending.by, at_ms, due_ms, payload, entry };
         self.at(Point::RollbackNoteBefore)?;
         self.ledger.defer(deferral).await.map_err(unavailable)?;

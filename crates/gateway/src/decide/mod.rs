@@ -9,6 +9,7 @@ mod by_name;
 mod case;
 mod describe;
 mod hold;
+mod named;
 mod reasons;
 mod refuse;
 
@@ -21,7 +22,7 @@ use provider::Provider;
 
 pub(crate) use self::again::{Before, Own, Resumed};
 use self::case::Case;
-pub(crate) use self::describe::{action_hash_of, salts_of};
+pub(crate) use self::describe::{judged_hash_of, salts_of};
 use self::reasons::{code_of, details_of, held_details, stop};
 use crate::caller::Caller;
 use crate::gateway::Gateway;
