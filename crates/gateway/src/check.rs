@@ -1,6 +1,7 @@
 //! Check: what was done is looked after before anything is said of it. What is not as it should be is undone, and only then
 //! is said to have failed; as long as nobody can tell, it is open, and in the end a person says whether it stays.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use execution::{Check, Confirmation, Effect, Event, Execution, Resolution, Stood, Undo};
@@ -213,7 +214,7 @@ impl Gateway {
             code: Some(Code::ProviderFailed),
             details,
             chain,
-            confirmation: Some(&confirmation),
+            confirmation: Some(Cow::Borrowed(&confirmation)),
             payment: PaymentStatus::NotCharged,
             charged: None,
         };

@@ -43,7 +43,7 @@ pub(crate) struct Pending {
     pub settled: bool,
     /// A person's word, where that is what settles it.
     pub word: Option<Box<ResolutionRow>>,
-    /// Which effect it is, where that is not the latest attempt's.
+    /// Which effect it is, where that is not the latest call's.
     pub earlier: Option<EarlierRow>,
 }
 

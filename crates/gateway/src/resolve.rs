@@ -197,7 +197,7 @@ impl Gateway {
             let why = "whoever asks for an action, or gave the right to ask, does not say what became of it";
             return Err(Error::new(Code::Forbidden, why).hint("let another person decide"));
         }
-        let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        let outcomes = self.outcomes_of(&stored).await?;
         let mut pending = Pending::restore(&stored, self.told(&stored).await?)?;
         let decision = ask.decision;
         let word = understood(ask, person, &pending, next_number(&words(&outcomes, &row)?))?;

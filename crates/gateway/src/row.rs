@@ -331,7 +331,7 @@ pub(crate) struct OutcomeRow {
     /// Who said so, where it was a person and not the provider.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolution: Option<Box<ResolutionRow>>,
-    /// Which effect it tells of, where that is not the latest attempt's.
+    /// Which effect it tells of, where that is not the latest call's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub earlier: Option<EarlierRow>,
     /// Whether it only tells that the provider denies the effect which it had confirmed.
@@ -339,7 +339,7 @@ pub(crate) struct OutcomeRow {
     pub denied: bool,
 }
 
-/// An effect of an attempt that had been taken for absent before another one followed.
+/// An effect of an attempt, or of a capture, that had been taken for absent before another one followed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct EarlierRow {
@@ -349,7 +349,7 @@ pub(crate) struct EarlierRow {
     /// What it was debited, minor units, where this is what first tells of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub debited: Option<i64>,
-    /// How it is known that the latest attempt had no effect, where this one's is what the action came to.
+    /// How it is known that the latest call had no effect, where this one's is what the action came to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instead: Option<String>,
 }
@@ -424,6 +424,13 @@ impl IntentRow {
     pub(crate) fn words_aside(&self) -> impl Iterator<Item = &ResolutionRow> {
         let captures = self.reservation.iter().flat_map(|it| &it.captures);
         captures.filter_map(|capture| capture.resolution.as_deref()).chain(&self.words)
+    }
+
+    /// Is it a call of an earlier attempt, or one that was to charge what is set aside and that is not the latest?
+    pub(crate) fn is_before(&self, attempt: u32, reference: &str) -> bool {
+        let latest = self.call.as_ref().is_some_and(|call| call.reference == reference);
+        let captures = self.reservation.as_ref().and_then(|it| it.place_of(reference)).is_some();
+        !latest && (captures || self.attempts.iter().any(|it| it.attempt == attempt))
     }
 
     /// Was its payer asked to confirm the latest attempt?

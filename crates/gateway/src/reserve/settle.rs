@@ -31,8 +31,7 @@ impl Gateway {
         if decision == Decision::TryAgain || !provider.capabilities().can_be_asked() {
             return Ok(false);
         }
-        let stood = Stood::Releasing(reservation_of(&pending.row)?.read(pending.money)?);
-        let charged = self.charged_after_all(tenant, pending, provider.as_ref(), stood).await?;
+        let charged = self.charged_after_all(tenant, pending, provider.as_ref()).await?;
         if matches!(charged, Found::Confirmed(_)) {
             let why = "the provider was asked once more and its word counts: it was charged";
             return if decision == Decision::Executed { Ok(true) } else { Err(conflict(why)) };

@@ -11,6 +11,7 @@ mod checks;
 mod exactly_once;
 mod house;
 mod late;
+mod late_captures;
 mod notices;
 mod outcomes;
 mod overage;
