@@ -31,9 +31,18 @@ impl Api {
     pub(crate) fn client(&self) -> Result<Client> {
         let key = self.key.as_deref().ok_or_else(|| {
             Error::new("no API key given")
-                .hint("set COUNTERSIGN_API_KEY, or pass --key; a gateway's first start prints an admin key, which makes others")
+                .hint("set COUNTERSIGN_API_KEY, or pass --key; a gateway that starts with no key at all prints an admin key, which makes others")
         })?;
         Client::new(&self.url, Some(key))
+    }
+
+    /// A client that acts with the key on what no sandbox has; `why` it has none of it.
+    pub(crate) fn client_outside_sandbox(&self, why: &str) -> Result<Client> {
+        match self.url.trim_end_matches('/').strip_suffix("/sandbox") {
+            Some(gateway) => Err(Error::new(format!("`{}` is a sandbox, and {why}", self.url))
+                .hint(format!("name the gateway itself: --url {gateway}, or COUNTERSIGN_URL={gateway}"))),
+            None => self.client(),
+        }
     }
 
     /// A client for what everybody may read.

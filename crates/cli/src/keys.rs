@@ -133,6 +133,10 @@ impl Keeper {
             (None, None) if matches!(args.command, Command::Pin { .. }) => {
                 args.api.anyone().map(Keeper::Running)
             }
+            (None, None) if matches!(args.command, Command::Api { .. }) => {
+                let why = "API keys are of production and sandbox together";
+                args.api.client_outside_sandbox(why).map(Keeper::Running)
+            }
             (None, None) => args.api.client().map(Keeper::Running),
             (config, data_dir) => Keeper::open(config.as_deref(), data_dir.as_deref()),
         }

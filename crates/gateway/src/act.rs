@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use action::ActionId;
 use boundary::Permit;
-use execution::{Call, Confirmation, Effect, Event, Execution, Now, Purpose, Reply, State, Withheld};
+use execution::{Call, Came, Confirmation, Effect, Event, Execution, Now, Purpose, Reply, State, Withheld};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use ledger::Stored;
 use provider::Provider;
 use provider::runner::Runner;
 use tokio::sync::oneshot;
@@ -23,6 +24,7 @@ use crate::prove::Ending;
 use crate::pursue::Pursued;
 use crate::remember::charged_late;
 use crate::row::internal;
+use crate::steer::busy;
 use crate::tenants::TenantState;
 use crate::{Answer, Code, Error, clock};
 
@@ -165,8 +167,9 @@ impl Gateway {
                 reply
             }
         };
-        // An effect of an earlier attempt may have been written down meanwhile; then it is to be looked at again.
-        let said = (call.attempt > 1 || matches!(reply, Reply::Confirmed(_))).then(|| reply.clone());
+        // An effect of an earlier call may have been written down meanwhile; then it is to be looked at again.
+        let follows = call.attempt > 1 || matches!(call.purpose, Purpose::Capture { .. });
+        let said = (follows || matches!(reply, Reply::Confirmed(_))).then(|| reply.clone());
         let (execution, effects) = self.step(execution, Event::Replied(reply))?;
         let followed = Box::pin(self.follow(&tenant, &pending, &execution, &effects)).await;
         drop(place);
@@ -244,13 +247,16 @@ impl Gateway {
         let ending = match execution.state() {
             State::Completed(confirmation) => self.confirmed(pending, confirmation)?,
             State::Failed(absence) => self.absent(pending, absence)?,
-            State::Reserved { it, came } => {
-                let said = self.set_aside(tenant, pending, (*it, came), effects).await?;
-                if self.earlier_effects(pending).await?.is_some() {
-                    self.free_beside(tenant, pending.id).await?;
+            State::Reserved { it, came } => match (came, self.earlier_effects(pending).await?) {
+                // What was set aside was used up by a capture before: nothing is left of it to charge or to set free.
+                (Came::Uncharged(absence), Some(known)) if known.used_up(&pending.row) => {
+                    self.absent(pending, absence)?
                 }
-                return Ok(Followed::Said(said));
-            }
+                (_, known) => {
+                    let said = self.set_aside(tenant, pending, (*it, came), effects, known.is_some()).await?;
+                    return Ok(Followed::Said(said));
+                }
+            },
             // No other attempt follows on an effect.
             State::Waiting { after, .. } if self.earlier_effects(pending).await?.is_some() => {
                 self.absent(pending, after)?
@@ -340,7 +346,7 @@ impl Gateway {
         }
     }
 
-    /// The same, beside what earlier attempts are known to have done.
+    /// The same, beside what earlier calls are known to have done.
     pub(crate) async fn conclude_beside(
         &self,
         tenant: &TenantState,
@@ -351,7 +357,7 @@ impl Gateway {
         let started = Instant::now();
         let proven = self.prove(pending, ending, &pending.row.correlation_id)?;
         let overage = match beside.alone {
-            // It was told of when the earlier attempt's effect was.
+            // It was told of when the earlier effect was.
             true => None,
             false => {
                 let late = charged_late(proven.state, pending.money, proven.charged);
@@ -378,6 +384,19 @@ impl Gateway {
     /// The same, unless another task looks after it already.
     pub(crate) fn look_after_alone(self: &Arc<Self>, id: ActionId) -> Option<UnderWay> {
         lock(&self.under_way).insert(id).then(|| self.mark(id))
+    }
+
+    /// The same, and the action as it stands once it is marked: before, whoever had it in hand may have gone on with it. A
+    /// conflict while another task looks after it.
+    pub(crate) async fn take_in_hand(
+        self: &Arc<Self>,
+        tenant: &TenantState,
+        id: ActionId,
+    ) -> Result<(UnderWay, Stored, Pending), Error> {
+        let under_way = self.look_after_alone(id).ok_or_else(busy)?;
+        let stored = self.stored(tenant, id).await?;
+        let pending = Pending::restore(&stored, self.told(&stored).await?)?;
+        Ok((under_way, stored, pending))
     }
 
     fn mark(self: &Arc<Self>, id: ActionId) -> UnderWay {

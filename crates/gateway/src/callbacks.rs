@@ -17,7 +17,6 @@ use crate::alert::Alert;
 use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::late::{Before, was_taken_for_absent};
-use crate::pending::Pending;
 use crate::remember::unavailable;
 use crate::row::{IntentRow, internal};
 use crate::steer::busy;
@@ -143,8 +142,11 @@ impl Gateway {
             tracing::warn!(action = %word.id, "a callback is from another provider than the action was sent to");
             return Ok(());
         };
-        if self.is_of_another_attempt(word, &stored, &row).await? {
-            return self.of_another_attempt(word).await;
+        if stored.state == State::Executed && matches!(word.reply, Reply::Refused(_)) {
+            return self.denied(&word.tenant, word.before(), word.reply.clone()).await;
+        }
+        if self.is_of_another(word, &stored, &row).await? {
+            return self.had_late(word).await;
         }
         if call.attempt != word.attempt {
             return Ok(());
@@ -158,13 +160,10 @@ impl Gateway {
             State::Sent | State::InDoubt | State::Challenged => self.believe(word).await,
             State::Waiting | State::Failed if matches!(word.reply, Reply::Confirmed(_)) => {
                 if asks {
-                    self.ask_after_the_end(word, &stored).await
+                    self.ask_after_the_end(word).await
                 } else {
                     self.believe(word).await
                 }
-            }
-            State::Executed if matches!(word.reply, Reply::Refused(_)) => {
-                self.denied(&word.tenant, word.id, word.reply.clone()).await
             }
             // Said before, or nothing that changes what is on record.
             State::Waiting | State::Failed | State::Executed => Ok(()),
@@ -190,12 +189,12 @@ impl Gateway {
     }
 
     /// It was said to be absent, and nobody asks after it any more: the callback is not over before it is known.
-    async fn ask_after_the_end(self: &Arc<Self>, word: &Word, stored: &Stored) -> Result<(), Error> {
-        let under_way = self.look_after_alone(word.id).ok_or_else(busy)?;
-        let pending = Pending::restore(stored, self.told(stored).await?)?;
+    async fn ask_after_the_end(self: &Arc<Self>, word: &Word) -> Result<(), Error> {
+        let (under_way, stored, pending) = self.take_in_hand(&word.tenant, word.id).await?;
         let stood = match stored.state {
             State::Waiting => Stood::Waiting { due_ms: stored.due_ms.unwrap_or(0) },
-            _ => Stood::Failed,
+            State::Failed => Stood::Failed,
+            _ => return Err(busy()),
         };
         let rules = word.tenant.rules();
         self.ask_once_more(&word.tenant, &pending, &rules, stood, under_way).await.map(drop)
@@ -226,8 +225,6 @@ impl Gateway {
         let reservation = row.reservation.as_ref();
         let releases =
             reservation.and_then(|it| it.release.as_ref()).is_some_and(|it| it.reference == word.about);
-        let mut captures = reservation.into_iter().flat_map(|it| &it.captures);
-        let is_capture = captures.any(|capture| capture.reference == word.about);
         match stored.state {
             State::Reserved if releases && word.provider.capabilities().can_be_asked() => {
                 // It is asked by asking for it once more.
@@ -239,45 +236,33 @@ impl Gateway {
             State::Reserved | State::ReleaseFailed if releases => {
                 self.freed(&word.tenant, word.id, word.reply.clone()).await
             }
-            _ if !is_capture => Ok(()),
-            State::Reserved | State::ReleaseFailed | State::Failed => {
-                let (provider, reply) = (word.provider.as_ref(), word.reply.clone());
-                self.charged_late(&word.tenant, word.id, &word.about, provider, reply).await
-            }
-            _ => self.alert_of_earlier(stored).await,
+            _ if row.is_before(word.attempt, &word.about) => self.had_late(word).await,
+            _ => Ok(()),
         }
     }
 
-    /// Is it of an attempt that was taken for absent before another one followed, or before an earlier one turned out to be
-    /// what the action came to?
-    async fn is_of_another_attempt(
-        &self,
-        word: &Word,
-        stored: &Stored,
-        row: &IntentRow,
-    ) -> Result<bool, Error> {
+    /// Is it of a call that was taken for absent before another one followed, or before an earlier one turned out to be what
+    /// the action came to?
+    async fn is_of_another(&self, word: &Word, stored: &Stored, row: &IntentRow) -> Result<bool, Error> {
         let latest = row.call.as_ref().map_or(0, |call| call.attempt);
         let outcomes = match word.attempt == latest && stored.state.is_amended() {
-            true => self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?,
+            true => self.outcomes_of(stored).await?,
             false => Vec::new(),
         };
-        was_taken_for_absent(row, &outcomes, word.attempt)
+        was_taken_for_absent(row, &outcomes, word.attempt, &word.about)
     }
 
-    /// Only that an attempt had its effect which was taken for absent is news.
-    async fn of_another_attempt(self: &Arc<Self>, word: &Word) -> Result<(), Error> {
+    /// Only that a call had its effect which was taken for absent is news.
+    async fn had_late(self: &Arc<Self>, word: &Word) -> Result<(), Error> {
         if !matches!(word.reply, Reply::Confirmed(_)) {
             return Ok(());
         }
-        let before = Before { id: word.id, attempt: word.attempt, about: &word.about };
-        self.hear_of_earlier(&word.tenant, before, word.provider.as_ref(), word.reply.clone()).await
+        self.hear_of_earlier(&word.tenant, word.before(), word.provider.as_ref(), word.reply.clone()).await
     }
+}
 
-    /// Tells the operator of an effect beside the one that the action came to.
-    async fn alert_of_earlier(&self, stored: &Stored) -> Result<(), Error> {
-        let told = self.told(stored).await?;
-        let receipt = told.as_ref().map(|told| told.receipt.receipt_id.clone()).unwrap_or_default();
-        self.alert(Alert::LateEffect, &Pending::restore(stored, told)?, &receipt);
-        Ok(())
+impl Word {
+    fn before(&self) -> Before<'_> {
+        Before { id: self.id, attempt: self.attempt, about: &self.about }
     }
 }

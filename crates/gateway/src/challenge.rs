@@ -31,7 +31,7 @@ impl Gateway {
         call.challenge = Some(ChallengeRow { url, until_ms: due_ms });
         let state = State::Challenged;
         let word = Some(outward(state));
-        let entry = draft(tenant, event(state, None), word, &pending.action_hash, pending.attempt());
+        let entry = draft(tenant, event(state, None), word, &row.named()?, pending.attempt());
         let (payload, at_ms, action, by) = (row.to_bytes()?, clock::now_ms(), pending.id, pending.by);
         let deferral = Deferral { action, state, by, at_ms, due_ms, payload, entry };
         self.at(Point::ChallengeBefore)?;

@@ -1,6 +1,7 @@
 //! Check: what was done is looked after before anything is said of it. What is not as it should be is undone, and only then
 //! is said to have failed; as long as nobody can tell, it is open, and in the end a person says whether it stays.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use execution::{Check, Confirmation, Effect, Event, Execution, Resolution, Stood, Undo};
@@ -36,8 +37,7 @@ impl Gateway {
         let confirmed = ConfirmedRow::of(confirmation)?;
         row.check = Some(Box::new(CheckRow { confirmed, confirmed_ms, asks }));
         let state = State::Checking;
-        let entry =
-            draft(tenant, ledger::CHECKING, Some(outward(state)), &pending.action_hash, pending.attempt());
+        let entry = draft(tenant, ledger::CHECKING, Some(outward(state)), &row.named()?, pending.attempt());
         let (action, by, at_ms, payload) = (pending.id, pending.by, clock::now_ms(), row.to_bytes()?);
         let deferral = Deferral { action, state, by, at_ms, due_ms, payload, entry };
         self.ledger.defer(deferral).await.map_err(unavailable)?;
@@ -122,10 +122,12 @@ impl Gateway {
         pending: &mut Pending,
         decision: Decision,
     ) -> Result<bool, Error> {
-        let (execution, provider) = match self.unchecked(tenant, pending) {
+        // Whoever would undo it may be gone, and who can tell is asked all the same.
+        let (execution, provider) = match self.unchecked(tenant, pending, Stood::InDoubt) {
             Ok(found) => found,
             // Who cannot be asked any more does not tell.
-            Err(_) => return Ok(false),
+            Err(error) if is_unbound(&error) => return Ok(false),
+            Err(error) => return Err(error),
         };
         let (confirmation, _) = confirmed(pending)?;
         let call = Arc::clone(execution.call());
@@ -154,7 +156,7 @@ impl Gateway {
         decision: Decision,
     ) -> Result<(), Error> {
         if decision == Decision::Undo {
-            let (execution, provider) = self.unchecked(tenant, pending)?;
+            let (execution, provider) = self.unchecked(tenant, pending, Stood::Completed)?;
             let undo = undo_call(tenant, execution.call(), provider.as_ref());
             let (execution, _) = self.step(execution, Event::Undo(undo.into()))?;
             let undo = execution.undo().cloned().ok_or_else(|| internal("nothing undoes it"))?;
@@ -171,14 +173,15 @@ impl Gateway {
         self.follow(tenant, pending, &execution, &effects).await.map(drop)
     }
 
-    /// The machine as it stands on record, and who can tell, or undo it.
+    /// The machine as it stands on record, and who can tell where it is in doubt, or undo it where it is complete.
     fn unchecked(
         &self,
         tenant: &TenantState,
         pending: &Pending,
+        stood: Stood,
     ) -> Result<(Execution, Arc<dyn Provider>), Error> {
         let (confirmation, _) = confirmed(pending)?;
-        let (provider, call) = self.bound(pending, &tenant.rules(), Stood::Completed)?;
+        let (provider, call) = self.bound(pending, &tenant.rules(), stood)?;
         let (terms, course) = (pending.terms(provider.as_ref()), pending.course()?);
         Ok((Execution::recover_unchecked(call, terms, course, confirmation), provider))
     }
@@ -211,7 +214,7 @@ impl Gateway {
             code: Some(Code::ProviderFailed),
             details,
             chain,
-            confirmation: Some(&confirmation),
+            confirmation: Some(Cow::Borrowed(&confirmation)),
             payment: PaymentStatus::NotCharged,
             charged: None,
         };

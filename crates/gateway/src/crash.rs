@@ -41,6 +41,10 @@ pub enum Point {
     OutcomeBefore,
     /// It is written, and nobody is told.
     OutcomeAfter,
+    /// An effect that had been taken for absent is proven, and nothing of it is written.
+    LateBefore,
+    /// It is written, and nobody is told.
+    LateAfter,
     /// It is to wait for another attempt, and nothing is written.
     RetryBefore,
     /// It waits for another attempt.
@@ -127,7 +131,7 @@ pub enum Point {
 
 impl Point {
     /// All of them, in the order in which an action comes by.
-    pub const ALL: [Point; 55] = [
+    pub const ALL: [Point; 57] = [
         Point::HoldBefore,
         Point::HoldAfter,
         Point::ApprovalBefore,
@@ -173,6 +177,8 @@ impl Point {
         Point::RunReportAfter,
         Point::AgainBefore,
         Point::AgainAfter,
+        Point::LateBefore,
+        Point::LateAfter,
         Point::EraseBefore,
         Point::EraseAfter,
         Point::RollbackNoteBefore,
@@ -202,6 +208,8 @@ impl Point {
             Point::AnswerAfter => "answer.after",
             Point::OutcomeBefore => "outcome.before",
             Point::OutcomeAfter => "outcome.after",
+            Point::LateBefore => "late.before",
+            Point::LateAfter => "late.after",
             Point::RetryBefore => "retry.before",
             Point::RetryAfter => "retry.after",
             Point::TakeoverBefore => "takeover.before",
@@ -247,12 +255,14 @@ impl Point {
     }
 }
 
-/// The points before and after the commit that ends an action, or one step of it: what charges or sets free, and a
-/// person's word, have their own.
+/// The points before and after the commit that ends an action, or one step of it: what charges or sets free, what comes
+/// late, and a person's word, have their own.
 pub(crate) fn outcome_of(pending: &Pending, state: State) -> (Point, Point) {
     let reservation = pending.row.reservation.as_ref();
     if pending.word.is_some() {
         (Point::ResolveBefore, Point::ResolveAfter)
+    } else if state == State::Executed && (pending.settled || pending.earlier.is_some()) {
+        (Point::LateBefore, Point::LateAfter)
     } else if state == State::Failed && reservation.is_some_and(|it| it.release.is_some()) {
         (Point::ReleaseOutcomeBefore, Point::ReleaseOutcomeAfter)
     } else if state == State::Executed && reservation.is_some_and(|it| it.charging().is_some()) {

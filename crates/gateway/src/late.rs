@@ -1,34 +1,39 @@
-//! Late: words that contradict what was taken for settled. An attempt that was said to have had no effect, and was followed
-//! by another one, had its effect all the same; or an effect is denied that was said to be there.
+//! Late: words that contradict what was taken for settled. A call that was said to have had no effect, and was followed by
+//! another one, had its effect all the same; or an effect is denied that was said to be there.
 //!
-//! An effect of an earlier attempt is a fact of the same action, whatever the latest attempt comes to:
+//! A call is an attempt, or one of the captures that were to charge what an attempt has set aside. An effect of an earlier one
+//! is a fact of the same action, whatever the latest comes to:
 //!
 //! ```text
-//!   the latest attempt           what becomes of the action                      its effects
+//!   the latest call              what becomes of the action                      its effects
 //!   ─────────────────────────────────────────────────────────────────────────────────────────
 //!   waits to be sent, failed     is over: COMPLETED by the earlier one               1
 //!   waits for people             cannot be: what is tried again is never held        –
 //!   sent, in doubt, challenged   goes on, and is not sent again; its fate is found
 //!                                   ├─ no effect: COMPLETED by the earlier one       1
 //!                                   └─ its effect, too: COMPLETED                    2, people are told
-//!   reserved                     is set free, then COMPLETED by the earlier one      1
+//!   reserved, not set free       is set free, then COMPLETED by the earlier one      1
+//!     the same, by a capture of it  is used up: COMPLETED by that                    1
 //!   checking, done               stands                                              2, people are told
 //!   being undone, undone         goes on: the earlier one stays, for a person        2, people are told
 //! ```
 //!
-//! It is proven and debited in one commit, once, however often it is told. Whoever has the latest attempt in hand just then
+//! It is proven and debited in one commit, once, however often it is told. Whoever has the latest call in hand just then
 //! finds that the token has risen, and looks again before they say what came of it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use action::ActionId;
-use execution::{Confirmation, Event, Found, Purpose, Reply, Stood, Stop};
+use execution::{Call, Confirmation, Event, Found, Purpose, Reply, Stood, Stop};
 use ledger::{Settled, Settlement, State, Stored};
 use provider::Provider;
 use receipt::{Json, PaymentStatus};
 
+use crate::act::UnderWay;
 use crate::admin::mandate_view;
 use crate::alert::Alert;
+use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind};
 use crate::pending::{Pending, Told};
@@ -36,12 +41,12 @@ use crate::prove::{Ending, push_split, refused};
 use crate::recovery::reference;
 use crate::remember::{charged_late, draft, outward, settlement, unavailable};
 use crate::rollback::done_row;
-use crate::row::{AttemptRow, CallRow, EarlierRow, IntentRow, OutcomeRow, VERSION, money_of};
+use crate::row::{AttemptRow, CallRow, EarlierRow, IntentRow, OutcomeRow, VERSION, internal, money_of};
 use crate::steer::busy;
 use crate::tenants::TenantState;
 use crate::{Code, Error, clock};
 
-/// A call of an attempt before the latest.
+/// A call before the latest: of an earlier attempt, or an earlier capture of what an attempt has set aside.
 #[derive(Clone, Copy)]
 pub(crate) struct Before<'a> {
     pub id: ActionId,
@@ -50,27 +55,36 @@ pub(crate) struct Before<'a> {
     pub about: &'a str,
 }
 
-/// The effects of earlier attempts that are on record, oldest first; at least one.
+/// The effects of earlier calls that are on record, oldest first; at least one.
 pub(crate) struct Known(Vec<(EarlierRow, OutcomeRow)>);
 
-/// What stands beside what the latest attempt came to.
+/// An action whose earlier call is looked at.
+struct Back {
+    stored: Stored,
+    outcomes: Vec<Settled>,
+    /// The action as if that call were its latest, with the receipt that said it had failed.
+    pending: Pending,
+    call: Call,
+}
+
+/// What stands beside what the latest call came to.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Beside {
-    /// What earlier attempts were debited, minor units.
+    /// What earlier calls were debited, minor units.
     pub minor: i64,
-    /// Whether earlier attempts had an effect.
+    /// Whether earlier calls had an effect.
     pub effects: bool,
     /// Whether they alone had: the latest had none.
     pub alone: bool,
 }
 
-/// Why an action is done whose latest attempt had no effect, or what is set aside for it is set free.
-const LATE: &str = Alert::LateEffect.as_str();
+/// Why an action is done whose latest call had no effect, or what is set aside for it is set free.
+pub(crate) const LATE: &str = Alert::LateEffect.as_str();
 /// What people are told where an action has more than one effect.
 const DUPLICATE: &str = Alert::DuplicateEffect.as_str();
 
 impl Gateway {
-    /// A provider says that a call of an earlier attempt had its effect. Who can be asked is asked first.
+    /// A provider says that an earlier call had its effect. Who can be asked is asked first.
     ///
     /// # Errors
     /// `EP_STATE_CONFLICT` and `EP_UNAVAILABLE` if it has to be said again.
@@ -81,62 +95,72 @@ impl Gateway {
         provider: &dyn Provider,
         reply: Reply,
     ) -> Result<(), Error> {
-        let stored = self.stored(tenant, before.id).await?;
-        let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
-        let Some(pending) = self.as_before(&stored, &outcomes, before)? else { return Ok(()) };
-        let call = pending.call(self.environment, &tenant.rules())?;
+        let Some(Back { call, .. }) = self.look_back(tenant, before).await? else { return Ok(()) };
         let event = match provider.capabilities().can_be_asked() {
             true => Event::Asked(provider.query(&call, clock::now_ms()).await),
             false => Event::Replied(reply),
         };
         match event {
             Event::Asked(Found::Confirmed(it)) | Event::Replied(Reply::Confirmed(it)) => {
-                self.had_effect(tenant, before, provider, it).await
+                self.had_effect(tenant, before, provider, it, None).await
             }
             Event::Asked(Found::Unknown) => {
-                let why = "the provider does not say what became of the attempt";
+                let why = "the provider does not say what became of the attempt or the capture";
                 Err(Error::new(Code::Unavailable, why).retry_after(5))
             }
             _ => Ok(()),
         }
     }
 
-    /// A call of an earlier attempt had its effect: written down once, and told to people.
+    /// An earlier call had its effect: written down once, and told to people. `under_way`: whoever looks after the action, if
+    /// that is who finds it.
     pub(crate) async fn had_effect(
         self: &Arc<Self>,
         tenant: &Arc<TenantState>,
         before: Before<'_>,
         provider: &dyn Provider,
         confirmation: Confirmation,
+        under_way: Option<UnderWay>,
     ) -> Result<(), Error> {
-        let mut stored = self.stored(tenant, before.id).await?;
-        // Whoever undoes it would be fenced, and what that came to would not be written down.
-        let _under_way = match stored.state.is_being_undone() {
-            true => {
+        let Some(mut back) = self.look_back(tenant, before).await? else { return Ok(()) };
+        let under_way = match under_way {
+            None if is_taken_alone(back.stored.state) => {
                 let under_way = self.look_after_alone(before.id).ok_or_else(busy)?;
-                stored = self.stored(tenant, before.id).await?;
+                // Before it was marked, whoever had it in hand may have gone on with it.
+                let Some(again) = self.look_back(tenant, before).await? else { return Ok(()) };
+                back = again;
                 Some(under_way)
             }
-            false => None,
+            given => given,
         };
-        let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
-        let Some(mut pending) = self.as_before(&stored, &outcomes, before)? else { return Ok(()) };
-        let call = pending.call(self.environment, &tenant.rules())?;
+        let Back { stored, outcomes, mut pending, call } = back;
         if call.purpose == Purpose::Reserve {
             // Nothing is charged for it, and nothing will be.
             self.set_stray_free(tenant, &pending, provider, (&call, &confirmation)).await;
             return Ok(());
+        }
+        if matches!(stored.state, State::Reserved | State::ReleaseFailed) {
+            let mut now = Pending::restore(&stored, self.told(&stored).await?)?;
+            if let Some(at) = now.row.reservation.as_ref().and_then(|it| it.place_of(before.about)) {
+                return self.charged_by(tenant, &mut now, provider, at, confirmation).await;
+            }
         }
         let (ending, debited) = self.of_earlier(&pending, &confirmation)?;
         let (attempt, reference) = (before.attempt, before.about.to_owned());
         let earlier = EarlierRow { attempt, reference, debited: Some(debited), instead: None };
         match stored.state {
             State::Waiting | State::Failed => {
-                let instead = latest_absence(&stored)?.filter(|_| stored.state == State::Failed);
-                pending.earlier = Some(EarlierRow { instead, ..earlier });
+                let row = IntentRow::from_bytes(&stored.payload)?;
+                let instead = latest_absence(&row, &outcomes, attempt)?;
+                pending.earlier = Some(EarlierRow {
+                    instead: instead.filter(|_| stored.state == State::Failed),
+                    ..earlier
+                });
                 let (_, told) = self.conclude_beside(tenant, &pending, ending, Beside::default()).await?;
                 self.tell_of_late(&pending, told.map(|told| told.receipt.receipt_id));
-                self.compensate_late(tenant, &pending, stored.state).await;
+                if let (State::Failed, Some(under_way)) = (stored.state, under_way) {
+                    self.compensate(tenant, &pending, under_way).await;
+                }
                 Ok(())
             }
             State::Held | State::Approved | State::Refused => Ok(()),
@@ -145,6 +169,22 @@ impl Gateway {
                 self.stand_beside(tenant, (&stored, &outcomes), pending, (ending, debited)).await
             }
         }
+    }
+
+    /// The action as it stands, and as if an earlier call were its latest. Nothing where there is no such call, or its effect
+    /// is on record.
+    async fn look_back(&self, tenant: &TenantState, before: Before<'_>) -> Result<Option<Back>, Error> {
+        let stored = self.stored(tenant, before.id).await?;
+        let outcomes = self.outcomes_of(&stored).await?;
+        let mut pending = Pending::restore(&stored, None)?;
+        let Before { attempt, about, .. } = before;
+        if Known::of(&outcomes)?.is_some_and(|known| known.has(about)) || !pending.speak_of(attempt, about) {
+            return Ok(None);
+        }
+        let ended_ms = pending.row.attempts.iter().find(|it| it.attempt == attempt).map(|it| it.ended_ms);
+        pending.told = told_absent(&outcomes, ended_ms);
+        let call = pending.call(self.environment, &tenant.rules())?;
+        Ok(Some(Back { stored, outcomes, pending, call }))
     }
 
     /// What a late effect comes to by itself, and what the mandates are debited for it, minor units.
@@ -156,24 +196,6 @@ impl Gateway {
         let ending = self.confirmed(pending, confirmation)?;
         let debited = charged_late(State::Executed, pending.money, ending.charged).unwrap_or(0);
         Ok((ending, debited))
-    }
-
-    /// The action as if the call of an earlier attempt were its latest, with the receipt that said it had failed. Nothing
-    /// where there is no such call, or its effect is on record.
-    fn as_before(
-        &self,
-        stored: &Stored,
-        outcomes: &[Settled],
-        before: Before<'_>,
-    ) -> Result<Option<Pending>, Error> {
-        let mut pending = Pending::restore(stored, None)?;
-        let Before { attempt, about, .. } = before;
-        if Known::of(outcomes)?.is_some_and(|known| known.has(attempt)) || !pending.speak_of(attempt, about) {
-            return Ok(None);
-        }
-        let ended_ms = pending.row.attempts.iter().find(|it| it.attempt == attempt).map(|it| it.ended_ms);
-        pending.told = told_absent(outcomes, ended_ms);
-        Ok(Some(pending))
     }
 
     /// The action is not over, or came to an effect of its own: what it stands at does not change.
@@ -195,13 +217,15 @@ impl Gateway {
         let overage = self.overage(&pending, &proven, before, above)?;
         let receipts = (proven.receipt_id.clone(), overage.as_ref().map(|it| it.receipt_id.clone()));
         let mut settlement = settlement(tenant, &pending, proven, overage);
-        // What the caller was told of the latest attempt, or will be, stands.
+        // What the caller was told of the latest call, or will be, stands.
         settlement.outcome.reply = None;
         settlement.charged = (debited > 0).then(|| stored.debit.saturating_add(debited));
         if twice {
             settlement.outcome.entry.event = DUPLICATE;
         }
+        self.at(Point::LateBefore)?;
         self.ledger.amend(settlement).await.map_err(unavailable)?;
+        self.at(Point::LateAfter)?;
         let (receipt, overage) = receipts;
         if twice {
             self.alert(Alert::DuplicateEffect, &pending, receipt.as_deref().unwrap_or_default());
@@ -210,47 +234,27 @@ impl Gateway {
         if let Some(overage) = overage {
             self.alert(Alert::Overage, &pending, &overage);
         }
-        self.free_beside(tenant, stored.id).await
+        // What is set aside beside it is due from now on, to be set free.
+        self.ask_soon(stored.id);
+        Ok(())
     }
 
     fn tell_of_late(&self, pending: &Pending, receipt_id: Option<String>) {
         self.alert(Alert::LateEffect, pending, &receipt_id.unwrap_or_default());
     }
 
-    /// What is set aside for an action that an earlier attempt has carried out is not to be charged.
-    pub(crate) async fn free_beside(&self, tenant: &TenantState, id: ActionId) -> Result<(), Error> {
-        let stored = self.stored(tenant, id).await?;
-        let mut pending = Pending::restore(&stored, None)?;
-        let left = pending.row.reservation.as_ref().is_some_and(|it| it.release.is_none());
-        if stored.state != State::Reserved || !left {
-            return Ok(());
-        }
-        self.release_soon(tenant, &mut pending, LATE).await?;
-        self.ask_soon(id);
-        Ok(())
-    }
-
-    async fn compensate_late(self: &Arc<Self>, tenant: &Arc<TenantState>, pending: &Pending, from: State) {
-        if from != State::Failed {
-            return;
-        }
-        match self.look_after_alone(pending.id) {
-            Some(under_way) => self.compensate(tenant, pending, under_way).await,
-            None => tracing::error!(action = %pending.id, "a late effect was not undone: somebody is at it"),
-        }
-    }
-
-    /// The effects of earlier attempts, where there are any.
+    /// The effects of earlier calls, where there are any.
     pub(crate) async fn earlier_effects(&self, pending: &Pending) -> Result<Option<Known>, Error> {
-        if pending.attempt() <= 1 {
+        let captured = pending.row.reservation.as_ref().is_some_and(|it| !it.captures.is_empty());
+        if pending.attempt() <= 1 && pending.row.attempts.is_empty() && !captured {
             return Ok(None);
         }
         let outcomes = self.ledger.outcomes(&pending.tenant, pending.id).await.map_err(unavailable)?;
         Known::of(&outcomes)
     }
 
-    /// What its latest attempt came to, beside the effects of earlier ones. If it came to nothing, the action is done
-    /// nevertheless; the receipt tells of the latest attempt and of what was charged.
+    /// What its latest call came to, beside the effects of earlier ones. If it came to nothing, the action is done
+    /// nevertheless; the receipt tells of the latest call and of what was charged.
     pub(crate) fn beside<'a>(
         &self,
         pending: &Pending,
@@ -276,22 +280,21 @@ impl Gateway {
         push_split(&mut chain, &pending, charged, payment)?;
         pending.earlier = Some(EarlierRow { debited: None, instead: Some(reason), ..row.clone() });
         let details = Details { reasons: vec![LATE.to_owned()], ..said.details.clone() };
-        let (kind, state, code, confirmation) = (Kind::Executed, State::Executed, None, None);
+        let (kind, state, code, confirmation) = (Kind::Executed, State::Executed, None, said.confirmed()?);
         ending = Ending { kind, state, code, details, chain, confirmation, payment, charged };
         Ok((pending, ending, beside))
     }
 
-    /// Is so much more than a mandate carries, or one above it? What was given back may have been spent on something else
-    /// meanwhile.
+    /// Is so much more than one of its mandates carries? What was given back may have been spent on something else
+    /// meanwhile, by whoever has a right under the same one.
     pub(crate) async fn is_above_cap(&self, pending: &Pending, more: i64) -> Result<bool, Error> {
         if more <= 0 {
             return Ok(false);
         }
         let stored = self.ledger.action(&pending.tenant, pending.id).await.map_err(unavailable)?;
         for jti in stored.iter().flat_map(|stored| &stored.mandates) {
-            let Some(held) = self.ledger.mandate(&pending.tenant, jti).await.map_err(unavailable)? else {
-                continue;
-            };
+            let held = self.ledger.mandate(&pending.tenant, jti).await.map_err(unavailable)?;
+            let Some(held) = held else { continue };
             let cap = mandate_view(&held.mandate, &held.account)?.spend_cap;
             if cap.is_some_and(|cap| held.account.spent_minor.saturating_add(more) > cap.minor()) {
                 return Ok(true);
@@ -300,24 +303,29 @@ impl Gateway {
         Ok(false)
     }
 
-    /// A provider denies an effect that was said to be there. What a person said is amended; what it had confirmed itself
-    /// stays as it is, and people are told once. Who can be asked is asked first.
+    /// A provider denies an effect that was said to be there. What a person said is amended, unless the provider cannot be
+    /// asked and its word may be about one of several sends; what it had confirmed itself stays as it is, and so does a
+    /// capture: people are told once. Who can be asked is asked first.
     pub(crate) async fn denied(
         self: &Arc<Self>,
         tenant: &Arc<TenantState>,
-        id: ActionId,
+        before: Before<'_>,
         reply: Reply,
     ) -> Result<(), Error> {
-        let _under_way = self.look_after_alone(id).ok_or_else(busy)?;
-        // Read once it is marked: before, whoever had it in hand may have gone on with it.
-        let stored = self.stored(tenant, id).await?;
+        let (_under_way, stored, mut pending) = self.take_in_hand(tenant, before.id).await?;
         if stored.state != State::Executed {
             return Err(busy());
         }
-        let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
-        let pending = Pending::restore(&stored, self.told(&stored).await?)?;
+        let outcomes = self.outcomes_of(&stored).await?;
+        let of_earlier = Known::of(&outcomes)?.is_some_and(|known| known.has(before.about));
+        let of_latest = pending.row.call.as_ref().is_some_and(|call| call.reference == before.about)
+            && !was_taken_for_absent(&pending.row, &outcomes, before.attempt, before.about)?;
+        if !(of_latest || (of_earlier && pending.speak_of(before.attempt, before.about))) {
+            return Ok(());
+        }
         let (provider, call) = self.bound(&pending, &tenant.rules(), Stood::InDoubt)?;
-        let event = match provider.capabilities().can_be_asked() {
+        let asks = provider.capabilities().can_be_asked();
+        let event = match asks {
             true => Event::Asked(provider.query(&call, clock::now_ms()).await),
             false => Event::Replied(reply),
         };
@@ -329,14 +337,14 @@ impl Gateway {
             Event::Asked(Found::Confirmed(_) | Found::Absent { final_: false }) => return Ok(()),
             _ => {}
         }
-        if !(by_person(&outcomes)? && call.purpose == Purpose::Act && pending.course()?.sends == 1) {
+        let speaks_for_all = asks || pending.course()?.sends == 1;
+        if !(by_person(&outcomes)? && of_latest && call.purpose == Purpose::Act && speaks_for_all) {
             return self.note_denied(tenant, &pending, &outcomes).await;
         }
         let execution = pending.execution(call, provider.as_ref(), Stood::Completed);
         let (execution, effects) = self.step(execution, event)?;
         self.follow(tenant, &pending, &execution, &effects).await?;
-        let now = self.stored(tenant, id).await?;
-        let told = self.ledger.outcomes(&now.tenant, now.id).await.map_err(unavailable)?;
+        let told = self.outcomes_of(&stored).await?;
         let receipt = told.last().and_then(|it| it.receipt.as_ref()).map(|it| it.id.to_string());
         self.alert(Alert::DeniedEffect, &pending, &receipt.unwrap_or_default());
         Ok(())
@@ -344,7 +352,7 @@ impl Gateway {
 
     /// Was it a person who said that it was carried out?
     pub(crate) async fn was_said_by_person(&self, stored: &Stored) -> Result<bool, Error> {
-        by_person(&self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?)
+        by_person(&self.outcomes_of(stored).await?)
     }
 
     /// One of two words of the same provider is wrong: a person has to find out which.
@@ -381,6 +389,7 @@ impl Gateway {
         self: &Arc<Self>,
         tenant: &Arc<TenantState>,
         pending: &Pending,
+        under_way: &UnderWay,
     ) -> Result<bool, Error> {
         let rules = tenant.rules();
         let Some(provider) = rules.providers.get(&*pending.archetype) else { return Ok(false) };
@@ -396,7 +405,7 @@ impl Gateway {
                 let call = then.call(self.environment, &rules)?;
                 if let Found::Confirmed(it) = provider.query(&call, clock::now_ms()).await {
                     let before = Before { id: pending.id, attempt: attempt.attempt, about };
-                    self.had_effect(tenant, before, provider.as_ref(), it).await?;
+                    self.had_effect(tenant, before, provider.as_ref(), it, Some(under_way.clone())).await?;
                     if self.stored(tenant, pending.id).await?.state != State::Failed {
                         return Ok(true);
                     }
@@ -420,8 +429,15 @@ impl Known {
         Ok((!known.is_empty()).then_some(Known(known)))
     }
 
-    fn has(&self, attempt: u32) -> bool {
-        self.0.iter().any(|(row, _)| row.attempt == attempt)
+    /// Is this call's among them?
+    fn has(&self, about: &str) -> bool {
+        self.0.iter().any(|(row, _)| row.reference == about)
+    }
+
+    /// Is it by one of them that what is set aside for the latest attempt was charged?
+    pub(crate) fn used_up(&self, row: &IntentRow) -> bool {
+        let captures = row.reservation.iter().flat_map(|it| &it.captures);
+        captures.into_iter().any(|capture| self.has(&capture.reference))
     }
 
     /// What they were debited.
@@ -431,7 +447,7 @@ impl Known {
 }
 
 impl Beside {
-    /// What stands against the mandates with what the latest attempt is charged.
+    /// What stands against the mandates with what the latest call is charged.
     pub(crate) fn added_to(self, settlement: &mut Settlement) {
         if !self.effects {
             return;
@@ -445,7 +461,7 @@ impl Beside {
         }
     }
 
-    /// Did the latest attempt have its effect, too?
+    /// Did the latest call have its effect, too?
     pub(crate) fn is_twice(self, state: State) -> bool {
         self.effects && !self.alone && state == State::Executed
     }
@@ -455,6 +471,11 @@ impl Pending {
     /// Takes this call of this attempt for the latest. `false`, and nothing changes, if there is no such call that was taken
     /// for absent.
     pub(crate) fn speak_of(&mut self, attempt: u32, about: &str) -> bool {
+        self.speak_instead(attempt, about, "failed")
+    }
+
+    /// The same. `word`: what is said of another capture that had charged the same reservation so far.
+    fn speak_instead(&mut self, attempt: u32, about: &str, word: &str) -> bool {
         let (call, reservation) = match self.row.attempts.iter().find(|it| it.attempt == attempt) {
             Some(over) => (CallRow::of_attempt(over), over.reservation.clone()),
             None => match self.row.call.clone().filter(|call| call.attempt == attempt) {
@@ -462,13 +483,12 @@ impl Pending {
                 None => return false,
             },
         };
-        let captured =
-            reservation.as_ref().and_then(|it| it.captures.iter().position(|it| it.reference == about));
+        let captured = reservation.as_ref().and_then(|it| it.place_of(about));
         let (call, reservation) = match (captured, reservation) {
-            (Some(at), Some(reservation)) => {
-                let charged = reservation.charged_by(at);
-                let call = charged.captures.last().map(|capture| charged.call_of(capture));
-                (call, Some(Box::new(charged)))
+            (Some(at), Some(mut reservation)) => {
+                reservation.charged_by(at, word);
+                let call = reservation.charging().map(|capture| reservation.call_of(capture));
+                (call, Some(reservation))
             }
             _ if call.reference == about => (Some(call), None),
             _ => return false,
@@ -477,35 +497,57 @@ impl Pending {
         true
     }
 
-    /// The action as one whose effect is that of this earlier attempt; the latest is one of those that are over.
+    /// The action as one whose effect is that of this earlier call. The latest attempt, if it is another, is one of those that
+    /// are over; nothing of what it had set aside is lost.
     pub(crate) fn had_by(&mut self, earlier: &EarlierRow) {
         let latest = self.row.call.clone().filter(|call| call.attempt != earlier.attempt);
+        let reservation = self.row.reservation.clone();
         let word = earlier.instead.as_deref().unwrap_or("failed");
-        if self.speak_of(earlier.attempt, &earlier.reference)
+        if self.speak_instead(earlier.attempt, &earlier.reference, word)
             && let Some(latest) = latest
             && !self.row.attempts.iter().any(|it| it.attempt == latest.attempt)
         {
-            self.row.attempts.push(latest.over(clock::now_ms(), word, None));
+            let over = latest.over(clock::now_ms(), word, None);
+            self.row.attempts.push(AttemptRow { reservation, ..over });
         }
     }
 }
 
-/// Why nothing of an action is sent any more that an earlier attempt has carried out.
+impl OutcomeRow {
+    /// What was confirmed, where this says so.
+    fn confirmed(&self) -> Result<Option<Cow<'static, Confirmation>>, Error> {
+        let Some(answer) = &self.answer else { return Ok(None) };
+        let answer =
+            serde_json::from_str(answer.get()).map_err(|_| internal("a stored answer cannot be read"))?;
+        let reference = self.reference.clone();
+        Ok(Some(Cow::Owned(Confirmation { reference, answer, ..Confirmation::default() })))
+    }
+}
+
+/// Why nothing of an action is sent any more that an earlier call has carried out.
 pub(crate) fn carried_out() -> Stop {
     Stop { code: Code::StateConflict.as_str(), reasons: vec![LATE.to_owned()] }
 }
 
-/// Was this attempt said to have had no effect, and is it something else that the action came to?
+/// Was this call said to have had no effect, and is it something else that the action came to? Captures of what is set aside
+/// for the latest attempt are not looked at.
 pub(crate) fn was_taken_for_absent(
     row: &IntentRow,
     outcomes: &[Settled],
     attempt: u32,
+    about: &str,
 ) -> Result<bool, Error> {
     let latest = row.call.as_ref().map_or(0, |call| call.attempt);
     if attempt != latest {
         return Ok(row.attempts.iter().any(|it| it.attempt == attempt));
     }
-    Ok(done_row(outcomes)?.and_then(|said| said.earlier).is_some_and(|earlier| earlier.attempt != attempt))
+    Ok(done_row(outcomes)?.and_then(|said| said.earlier).is_some_and(|earlier| earlier.reference != about))
+}
+
+/// Does whoever writes down a late effect of an action that stands here have to be alone with it? Whoever is at it would be
+/// fenced, and what that came to would not be written down; or there is more to be done about it.
+fn is_taken_alone(state: State) -> bool {
+    state.is_being_undone() || matches!(state, State::Reserved | State::ReleaseFailed | State::Failed)
 }
 
 fn by_person(outcomes: &[Settled]) -> Result<bool, Error> {
@@ -521,16 +563,21 @@ fn told_absent(outcomes: &[Settled], ended_ms: Option<i64>) -> Option<Told> {
     Some(Told { at_ms: told.at_ms, receipt: reference(told.receipt.clone()?) })
 }
 
-/// What is said of the latest attempt of a failed action, unless it is listed with those that are over: only that it failed,
-/// since why is in the outcome that told it.
-fn latest_absence(stored: &Stored) -> Result<Option<String>, Error> {
-    let row = IntentRow::from_bytes(&stored.payload)?;
+/// How it is known that the latest attempt of a failed action had no effect, in the word of the outcome that told it; nothing
+/// if that is the attempt which had the effect, or one that is listed with those that are over.
+fn latest_absence(row: &IntentRow, outcomes: &[Settled], attempt: u32) -> Result<Option<String>, Error> {
     let over = |call: &CallRow| row.attempts.iter().any(|it: &AttemptRow| it.attempt == call.attempt);
-    Ok(row.call.as_ref().filter(|call| !over(call)).map(|_| "failed".to_owned()))
+    if row.call.as_ref().is_none_or(|call| call.attempt == attempt || over(call)) {
+        return Ok(None);
+    }
+    let told = outcomes.iter().rfind(|it| it.state == State::Failed && it.receipt.is_some());
+    let told = told.map(|it| OutcomeRow::from_bytes(&it.payload)).transpose()?;
+    let word = told.and_then(|row| row.details.reasons.into_iter().next());
+    Ok(Some(word.unwrap_or_else(|| "failed".to_owned())))
 }
 
-/// Is the effect of its latest attempt there, or was it?
+/// Is the effect of its latest call there, or was it?
 fn has_effect(state: State) -> bool {
-    use State::{Checking, Executed, Retracting, RollbackFailed, RolledBack, RollingBack};
-    matches!(state, Checking | Retracting | Executed | RollingBack | RollbackFailed | RolledBack)
+    use State::{Checking, Executed, Retracting, RollbackFailed, RolledBack, RollingBack, Unchecked};
+    matches!(state, Checking | Unchecked | Retracting | Executed | RollingBack | RollbackFailed | RolledBack)
 }

@@ -29,6 +29,7 @@ pub(crate) struct Pending {
     pub archetype: Arc<str>,
     pub at_ms: i64,
     pub money: Option<Money>,
+    /// The hash by which entries name its row as that is stored, whatever is made of it in hand.
     pub action_hash: [u8; 32],
     /// What the payload says; its `entries` are those of `chain` at admission.
     pub row: IntentRow,
@@ -42,7 +43,7 @@ pub(crate) struct Pending {
     pub settled: bool,
     /// A person's word, where that is what settles it.
     pub word: Option<Box<ResolutionRow>>,
-    /// Which effect it is, where that is not the latest attempt's.
+    /// Which effect it is, where that is not the latest call's.
     pub earlier: Option<EarlierRow>,
 }
 
@@ -59,9 +60,6 @@ impl Pending {
         let row = IntentRow::from_bytes(&stored.payload)?;
         let chain = Chain::from_bytes(row.entries.get().as_bytes())
             .map_err(|_| internal("stored entries do not hold"))?;
-        let mut action_hash = [0; 32];
-        hex::decode_to_slice(&row.action_hash, &mut action_hash)
-            .map_err(|_| internal("a stored hash is not one"))?;
         Ok(Pending {
             id: stored.id,
             tenant: stored.tenant.clone(),
@@ -70,7 +68,7 @@ impl Pending {
             archetype: stored.archetype.as_ref().into(),
             at_ms: stored.at_ms,
             money: money_of(row.amount.as_deref(), row.currency.as_deref())?,
-            action_hash,
+            action_hash: row.named()?,
             row,
             chain,
             told,
@@ -79,6 +77,12 @@ impl Pending {
             word: None,
             earlier: None,
         })
+    }
+
+    /// Its row as it is to be stored from now on, and named by the entry that comes with it.
+    pub(crate) fn payload(&mut self) -> Result<Vec<u8>, Error> {
+        self.action_hash = self.row.named()?;
+        self.row.to_bytes()
     }
 
     /// The call as it left, or as it may have left.

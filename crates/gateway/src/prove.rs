@@ -43,7 +43,7 @@ pub(crate) struct Ending<'a> {
     /// The entries that say how it ended, without the last one.
     pub chain: Chain,
     /// The provider's answer and reference, where there is one.
-    pub confirmation: Option<&'a Confirmation>,
+    pub confirmation: Option<Cow<'a, Confirmation>>,
     pub payment: PaymentStatus,
     /// What was charged, where that is known.
     pub charged: Option<action::Money>,
@@ -164,7 +164,7 @@ impl Gateway {
             code: None,
             details,
             chain,
-            confirmation: Some(confirmation),
+            confirmation: Some(Cow::Borrowed(confirmation)),
             payment,
             charged,
         })
@@ -254,16 +254,17 @@ impl Gateway {
             signature: receipt.signature_value().to_owned(),
             short: receipt.short().to_owned(),
         };
-        let used = self.used(pending, ending.state, ending.confirmation.map(|it| &it.answer));
+        let used = self.used(pending, ending.state, ending.confirmation.as_ref().map(|it| &it.answer));
         let payload = OutcomeRow {
             v: VERSION,
             answer: ending
                 .confirmation
+                .as_ref()
                 .map(|it| canonical(&it.answer))
                 .transpose()?
                 .map(|json| raw_json(&json))
                 .transpose()?,
-            reference: ending.confirmation.and_then(|it| it.reference.clone()),
+            reference: ending.confirmation.as_ref().and_then(|it| it.reference.clone()),
             details: ending.details.clone(),
             code: ending.code.map(|code| code.as_str().to_owned()),
             resolution: pending.word.clone(),

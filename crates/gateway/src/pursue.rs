@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use action::{ActionId, Tenant};
 use execution::{Absence, Effect, Event, Execution, Found, Reply, Stood, Stop};
-use ledger::{By, Deferral, State, Stored};
+use ledger::{By, Deferral, Settled, State, Stored};
 use provider::Provider;
 
 use crate::act::{Errand, Followed, UnderWay};
@@ -279,11 +279,12 @@ impl Gateway {
             return Ok(None);
         }
         if let Some(reservation) = &pending.row.reservation {
-            let asked =
-                self.charged_after_all(tenant, &mut pending.clone(), provider.as_ref(), stood).await?;
+            let (at, asked) = self.captures_tell(tenant, pending, provider.as_ref()).await?;
             match asked {
-                Found::Confirmed(_) => {
-                    self.compensate(tenant, pending, under_way).await;
+                Found::Confirmed(it) => {
+                    let about = reservation.captures.get(at).map_or("", |capture| &capture.reference);
+                    let before = Before { id: pending.id, attempt: pending.attempt(), about };
+                    self.had_effect(tenant, before, provider.as_ref(), it, Some(under_way)).await?;
                     return self.last_said(&self.stored(tenant, pending.id).await?).map(Some);
                 }
                 Found::Absent { final_: true } => {}
@@ -341,13 +342,11 @@ impl Gateway {
             {
                 self.last_said(&stored).map(Followed::Said).map(Some)
             }
-            Some(Reply::Confirmed(it))
-                if !same && row.attempts.iter().any(|it| it.attempt == sent.attempt) =>
-            {
+            Some(Reply::Confirmed(it)) if !same && row.is_before(sent.attempt, &sent.reference) => {
                 let rules = tenant.rules();
                 let (provider, _) = self.bound(&Pending::restore(&stored, None)?, &rules, Stood::Failed)?;
                 let before = Before { id, attempt: sent.attempt, about: &sent.reference };
-                self.had_effect(tenant, before, provider.as_ref(), it).await?;
+                self.had_effect(tenant, before, provider.as_ref(), it, Some(under_way)).await?;
                 Ok(Some(Followed::Said(self.say_sent(id, &row))))
             }
             Some(reply) if matches!(reply, Reply::Confirmed(_)) || (same && is_open) => {
@@ -426,7 +425,7 @@ impl Gateway {
         let over = call.over(now_ms, absence_word(after), code);
         row.attempts.push(over);
         let state = Some(outward(State::Waiting));
-        let entry = draft(tenant, ledger::WAITING, state, &pending.action_hash, pending.attempt());
+        let entry = draft(tenant, ledger::WAITING, state, &row.named()?, pending.attempt());
         let payload = row.to_bytes()?;
         let (action, by) = (pending.id, pending.by);
         let deferral = Deferral { action, state: State::Waiting, by, at_ms: now_ms, due_ms, payload, entry };
@@ -488,10 +487,15 @@ impl Gateway {
         if stored.state == State::Sent && stored.token == FIRST_TOKEN {
             return Ok(None);
         }
-        let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        let outcomes = self.outcomes_of(stored).await?;
         Ok(outcomes
             .into_iter()
             .find_map(|outcome| Some(Told { at_ms: outcome.at_ms, receipt: reference(outcome.receipt?) })))
+    }
+
+    /// Everything that was said of an action, oldest first.
+    pub(crate) async fn outcomes_of(&self, stored: &Stored) -> Result<Vec<Settled>, Error> {
+        self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)
     }
 
     /// In a moment, in Unix milliseconds.

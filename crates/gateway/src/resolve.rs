@@ -36,7 +36,7 @@ use crate::outcome::{Details, Kind};
 use crate::pending::Pending;
 use crate::prove::{Ending, amending, push_split};
 use crate::remember::{draft, outward, stored as kept, unavailable};
-use crate::rollback::done;
+use crate::rollback::{done, is_unbound};
 use crate::row::{IntentRow, OutcomeRow, ResolutionRow, VERSION, internal};
 use crate::steer::busy;
 use crate::tenants::TenantState;
@@ -197,7 +197,7 @@ impl Gateway {
             let why = "whoever asks for an action, or gave the right to ask, does not say what became of it";
             return Err(Error::new(Code::Forbidden, why).hint("let another person decide"));
         }
-        let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        let outcomes = self.outcomes_of(&stored).await?;
         let mut pending = Pending::restore(&stored, self.told(&stored).await?)?;
         let decision = ask.decision;
         let word = understood(ask, person, &pending, next_number(&words(&outcomes, &row)?))?;
@@ -267,9 +267,11 @@ impl Gateway {
         pending: &Pending,
         decision: Decision,
     ) -> Result<bool, Error> {
-        // Who cannot be asked any more does not tell.
-        let Ok((provider, call)) = self.bound(pending, &tenant.rules(), Stood::InDoubt) else {
-            return Ok(false);
+        let (provider, call) = match self.bound(pending, &tenant.rules(), Stood::InDoubt) {
+            Ok(found) => found,
+            // Who cannot be asked any more does not tell.
+            Err(error) if is_unbound(&error) => return Ok(false),
+            Err(error) => return Err(error),
         };
         if provider.runner().is_some_and(|runner| runner.is_at(&call)) {
             let why = "its runner is still at it, or has not had time to come back since the gateway began";

@@ -105,7 +105,7 @@ impl Gateway {
     /// What it takes to undo the effect of an action that was carried out, if that may be done now.
     pub(crate) async fn undoable(&self, stored: &Stored) -> Result<Undoable, Error> {
         let mut pending = Pending::restore(stored, self.told(stored).await?)?;
-        let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        let outcomes = self.outcomes_of(stored).await?;
         if let Some(earlier) = done_row(&outcomes)?.and_then(|said| said.earlier) {
             pending.had_by(&earlier);
         }
@@ -138,7 +138,7 @@ impl Gateway {
         if pending.row.payment_mode == action::PaymentMode::QuoteOnly.as_str() {
             return Err(conflict("only a price was asked for: there is nothing to undo"));
         }
-        let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        let outcomes = self.outcomes_of(stored).await?;
         let done = done(&outcomes).ok_or_else(|| internal("an executed action has no outcome"))?;
         if clock::now_ms() > done.at_ms.saturating_add(millis(rollback.within)) {
             return Err(conflict("the time in which the action could be undone is over"));
@@ -232,8 +232,8 @@ impl Gateway {
         pending.row.rollback = Some(Box::new(row));
         let state = if pending.settled { State::RollingBack } else { State::Retracting };
         let event = if pending.word.is_some() { crate::resolve::EVENT } else { event(state, None) };
+        let (payload, at_ms) = (pending.payload()?, clock::now_ms());
         let entry = draft(tenant, event, Some(outward(state)), &pending.action_hash, pending.attempt());
-        let (payload, at_ms) = (pending.row.to_bytes()?, clock::now_ms());
         let deferral = Deferral { action: pending.id, state, by: pending.by, at_ms, due_ms, payload, entry };
         self.at(Point::RollbackNoteBefore)?;
         self.ledger.defer(deferral).await.map_err(unavailable)?;
@@ -297,7 +297,7 @@ impl Gateway {
             code: None,
             details: Details { reasons: vec![word.to_owned()], ..Details::default() },
             chain,
-            confirmation: Some(confirmation),
+            confirmation: Some(Cow::Borrowed(confirmation)),
             payment: PaymentStatus::NotCharged,
             charged: None,
         };

@@ -9,7 +9,7 @@ use ledger::{State, Stored};
 
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
-use crate::remember::{outward, unavailable};
+use crate::remember::outward;
 use crate::rollback::{NOT_DONE, conflict, done};
 use crate::row::{IntentRow, internal};
 use crate::{Code, Error};
@@ -107,7 +107,7 @@ impl Gateway {
             _ => return Err(conflict(NOT_DONE)),
         }
         let checked = IntentRow::from_bytes(&stored.payload)?.check.map(|check| check.confirmed_ms);
-        let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        let outcomes = self.outcomes_of(stored).await?;
         let said = done(&outcomes).map(|it| (it.at_ms, it.entry));
         // What is not said yet to be done is newer than what is.
         let (at_ms, entry) = said.unwrap_or((i64::MAX, i64::MAX));

@@ -48,7 +48,7 @@ pub(crate) struct IntentRow {
     pub observed: Option<ObservedRow>,
     /// Id of the request that brought it.
     pub correlation_id: String,
-    /// Hex; stands in every ledger entry of the action.
+    /// Hex; what the action was when it was judged. See [`IntentRow::named`].
     pub action_hash: String,
     /// The entries so far, canonical.
     pub entries: Box<RawValue>,
@@ -369,7 +369,7 @@ pub(crate) struct OutcomeRow {
     /// Who said so, where it was a person and not the provider.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolution: Option<Box<ResolutionRow>>,
-    /// Which effect it tells of, where that is not the latest attempt's.
+    /// Which effect it tells of, where that is not the latest call's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub earlier: Option<EarlierRow>,
     /// Whether it only tells that the provider denies the effect which it had confirmed.
@@ -377,7 +377,7 @@ pub(crate) struct OutcomeRow {
     pub denied: bool,
 }
 
-/// An effect of an attempt that had been taken for absent before another one followed.
+/// An effect of an attempt, or of a capture, that had been taken for absent before another one followed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct EarlierRow {
@@ -387,7 +387,7 @@ pub(crate) struct EarlierRow {
     /// What it was debited, minor units, where this is what first tells of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub debited: Option<i64>,
-    /// How it is known that the latest attempt had no effect, where this one's is what the action came to.
+    /// How it is known that the latest call had no effect, where this one's is what the action came to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instead: Option<String>,
 }
@@ -437,14 +437,20 @@ impl IntentRow {
 
     /// Everybody who asked for anything to be done with it; older rows name only who did so last.
     pub(crate) fn steerers(&self) -> impl Iterator<Item = &str> {
+        self.asked().map(|(_, by)| by)
+    }
+
+    /// Who is named as having asked for what, wherever the row has it, in the order of the row.
+    pub(crate) fn asked(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let steered = self.steered_by.iter().map(|by| ("steered_by", &**by));
         let before = self.attempts.iter().filter_map(|attempt| attempt.reservation.as_deref());
         let reservations = before.chain(self.reservation.as_deref());
         let of_reservations = reservations.flat_map(|it| {
-            let captures = it.captures.iter().map(|capture| &*capture.by);
-            captures.chain(it.release.iter().map(|release| &*release.by))
+            let captures = it.captures.iter().map(|capture| ("captured_by", &*capture.by));
+            captures.chain(it.release.iter().map(|release| ("released_by", &*release.by)))
         });
-        let of_rollback = self.rollback.iter().map(|rollback| &*rollback.by);
-        self.steered_by.iter().map(String::as_str).chain(of_reservations).chain(of_rollback)
+        let of_rollback = self.rollback.iter().map(|rollback| ("rolled_back_by", &*rollback.by));
+        steered.chain(of_reservations).chain(of_rollback)
     }
 
     /// Was its caller told that it had failed, before somebody asked for another attempt?
@@ -456,6 +462,13 @@ impl IntentRow {
     pub(crate) fn words_aside(&self) -> impl Iterator<Item = &ResolutionRow> {
         let captures = self.reservation.iter().flat_map(|it| &it.captures);
         captures.filter_map(|capture| capture.resolution.as_deref()).chain(&self.words)
+    }
+
+    /// Is it a call of an earlier attempt, or one that was to charge what is set aside and that is not the latest?
+    pub(crate) fn is_before(&self, attempt: u32, reference: &str) -> bool {
+        let latest = self.call.as_ref().is_some_and(|call| call.reference == reference);
+        let captures = self.reservation.as_ref().and_then(|it| it.place_of(reference)).is_some();
+        !latest && (captures || self.attempts.iter().any(|it| it.attempt == attempt))
     }
 
     /// Was its payer asked to confirm the latest attempt?

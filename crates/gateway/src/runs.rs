@@ -20,7 +20,7 @@ use provider::runner::Report;
 use provider::{Offer, Provider, Turn};
 use tokio::sync::oneshot;
 
-use crate::act::{Followed, Said, lock};
+use crate::act::{Followed, Said, UnderWay, lock};
 use crate::atp::Words;
 use crate::caller::{Caller, Deed};
 use crate::crash::Point;
@@ -239,7 +239,7 @@ impl Gateway {
         let runner = provider.runner().ok_or_else(not_a_run)?;
         self.at(Point::RunReportBefore)?;
         let (reply, was_awaited) = runner.report(stored.id, provider_key, report);
-        if self.is_of_an_earlier(&stored, &pending, provider_key, &reply).await? {
+        if self.is_of_an_earlier(&stored, &pending, provider_key, &reply, None).await? {
             return self.action(caller, id).await;
         }
         is_of_this_key(&pending, provider_key)?;
@@ -287,7 +287,7 @@ impl Gateway {
         // Read once it is marked: before, whoever had it in hand may have gone on with it.
         let stored = self.stored(&tenant, id).await?;
         let pending = Pending::restore(&stored, self.told(&stored).await?)?;
-        if self.is_of_an_earlier(&stored, &pending, provider_key, &reply).await? {
+        if self.is_of_an_earlier(&stored, &pending, provider_key, &reply, Some(under_way.clone())).await? {
             return Ok(());
         }
         is_of_this_key(&pending, provider_key)?;
@@ -298,7 +298,8 @@ impl Gateway {
             }
             (State::Executed, reply @ Reply::Refused(_)) if self.was_said_by_person(&stored).await? => {
                 drop(under_way);
-                self.denied(&tenant, id, reply).await
+                let about = pending.row.call.as_ref().map_or("", |call| &call.reference);
+                self.denied(&tenant, Before { id, attempt: pending.attempt(), about }, reply).await
             }
             _ => Err(Error::new(Code::StateConflict, "what became of this call is on record")),
         }
@@ -312,6 +313,7 @@ impl Gateway {
         pending: &Pending,
         provider_key: &str,
         reply: &Reply,
+        under_way: Option<UnderWay>,
     ) -> Result<bool, Error> {
         let attempt = pending.row.attempts.iter().find(|attempt| attempt.provider_key == provider_key);
         let latest = is_of_this_key(pending, provider_key).is_ok();
@@ -323,7 +325,7 @@ impl Gateway {
         // In a task of its own: who hangs up has reported all the same.
         let task = tokio::spawn(async move {
             let before = Before { id, attempt, about: &about };
-            gateway.had_effect(&tenant, before, provider.as_ref(), it).await
+            gateway.had_effect(&tenant, before, provider.as_ref(), it, under_way).await
         });
         task.await.unwrap_or_else(|_| Err(internal("a report ended without a word"))).map(|()| true)
     }
@@ -373,7 +375,7 @@ impl Gateway {
                 ("next_attempt", row.attempts.last().map(|attempt| attempt.ended_ms))
             }
             State::InDoubt => {
-                let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
+                let outcomes = self.outcomes_of(stored).await?;
                 ("repetition", outcomes.last().map(|outcome| outcome.at_ms))
             }
             _ => ("turn", None),

@@ -75,7 +75,7 @@ impl Gateway {
         {
             return Ok(Next::Said(answer));
         }
-        if self.earlier_tells(tenant, &pending).await? {
+        if self.earlier_tells(tenant, &pending, &under_way).await? {
             return self.last_said(&self.stored(tenant, id).await?).map(Next::Said);
         }
         pending.in_time(clock::now_ms())?;

@@ -209,7 +209,7 @@ impl Gateway {
     /// `EP_NOT_FOUND` also for what is somebody else's.
     pub async fn action(&self, caller: &Caller, id: &str) -> Result<ActionView, Error> {
         let stored = self.visible(caller, id).await?;
-        let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        let outcomes = self.outcomes_of(&stored).await?;
         if let Some(erased) = self.erased(&stored).await? {
             return what_is_left(stored, outcomes, erased);
         }
@@ -306,7 +306,8 @@ fn view(
     outcomes: Vec<Settled>,
     approvals: Vec<GivenView>,
 ) -> Result<ActionView, Error> {
-    let row = IntentRow::from_bytes(&stored.payload)?;
+    let mut row = IntentRow::from_bytes(&stored.payload)?;
+    row.learn(&outcomes)?;
     // What only adds to it, an overage, says neither when it was done nor what the provider confirmed.
     // And while somebody has had it tried again, what was said of it before does not hold.
     let said = outcomes.iter().rfind(|it| it.reply.is_some() && stored.reply.is_some());
@@ -319,7 +320,9 @@ fn view(
     let keeping = KeepingView::of(row.keeping()?, last_ms(&stored, &outcomes));
     let attempts = attempts(&row, stored.state, &outcomes)?;
     // What was done by an attempt before is not what is reserved for the latest.
-    let by_earlier = done_row(&outcomes)?.is_some_and(|said| said.earlier.is_some());
+    let by_earlier = done_row(&outcomes)?.and_then(|said| said.earlier).is_some_and(|earlier| {
+        row.reservation.as_ref().is_none_or(|it| it.place_of(&earlier.reference).is_none())
+    });
     let of_latest = if by_earlier && stored.state == State::Executed { State::Failed } else { stored.state };
     let not_undone = why_not_undone(&stored, &outcomes)?;
     let resolutions = words(&outcomes, &row)?.into_iter().map(ResolutionView::of).collect();
@@ -490,6 +493,26 @@ fn attempts(row: &IntentRow, state: State, outcomes: &[Settled]) -> Result<Vec<A
     Ok(attempts)
 }
 
+impl IntentRow {
+    /// What came late of its captures, which only its outcomes tell: each that had its effect was carried out, and the latest
+    /// came to nothing where another is what the action came to.
+    pub(crate) fn learn(&mut self, outcomes: &[Settled]) -> Result<(), Error> {
+        let before = self.attempts.iter_mut().filter_map(|attempt| attempt.reservation.as_mut());
+        let mut reservations: Vec<_> = before.chain(self.reservation.as_mut()).collect();
+        for outcome in outcomes {
+            let Some(earlier) = OutcomeRow::from_bytes(&outcome.payload)?.earlier else { continue };
+            for reservation in &mut reservations {
+                let Some(at) = reservation.place_of(&earlier.reference) else { continue };
+                match &earlier.instead {
+                    Some(word) => reservation.charged_by(at, word),
+                    None => reservation.has_effect(at),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What became of the latest attempt of an action that is over.
 struct AttemptEnd {
     at_ms: i64,
@@ -536,7 +559,11 @@ impl AttemptView {
             ended_at: Some(clock::text(row.ended_ms)),
             result: Some(row.result.clone()),
             provider_code: row.provider_code.clone(),
-            reservation: reservation.map(|it| ReservationView::of(it, State::Failed, currency)),
+            reservation: reservation.map(|it| {
+                let charged = it.charging().is_some();
+                let state = if charged { State::Executed } else { State::Failed };
+                ReservationView::of(it, state, currency)
+            }),
         }
     }
 

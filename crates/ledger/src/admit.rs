@@ -371,9 +371,10 @@ fn remember(rows: &mut Rows, item: &Item) {
     }
 }
 
-/// The account after what was really spent is known.
+/// The account after what was really spent is known. More than was reserved freezes it also where more had been debited.
 pub(crate) fn corrected(account: &Account, difference: i64, freeze: bool) -> Account {
     match difference {
+        ..0 if freeze => account.credit(difference.saturating_neg()).overrun(0),
         ..0 => account.credit(difference.saturating_neg()),
         _ if freeze => account.overrun(difference),
         _ => Account { spent_minor: account.spent_minor.saturating_add(difference), ..account.clone() },

@@ -33,7 +33,7 @@ pub struct Witness {
 /// What is stored beside an entry.
 #[derive(Clone, Debug)]
 pub enum Testimony {
-    /// The row of an action, with the entry it began with; or, if it was judged again since, with a later one.
+    /// The row of an action, with the entry it began with; or, if it was written again since, with the last that did.
     Action {
         /// The row.
         stored: Box<Stored>,

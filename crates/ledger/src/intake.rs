@@ -314,13 +314,14 @@ impl Settlement {
         }
     }
 
-    /// What is left of the lease once this was said. What comes beside an attempt ends no lease; but whoever has the attempt
-    /// in hand has to look again before they say what came of it.
+    /// What is left of the lease once this was said. What comes beside a call ends no lease; but whoever has the call in hand
+    /// has to look again before they say what came of it, and what is reserved beside it is due at once.
     pub(crate) fn leaves(&self, from: State, lease: Lease, amends: bool) -> Lease {
-        match stays(from, self.outcome.state, amends) {
-            true => Lease { token: lease.token.saturating_add(1), ..lease },
-            false => lease.after(self.by, self.outcome.state),
+        if !stays(from, self.outcome.state, amends) {
+            return lease.after(self.by, self.outcome.state);
         }
+        let until_ms = if from == State::Reserved { Some(self.outcome.at_ms) } else { lease.until_ms };
+        Lease { token: lease.token.saturating_add(1), until_ms, ..lease }
     }
 }
 

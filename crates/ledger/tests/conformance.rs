@@ -1635,6 +1635,22 @@ fn what_comes_beside_an_attempt_leaves_it_where_it_stands_and_has_its_holder_loo
 }
 
 #[test]
+fn what_is_reserved_is_due_at_once_when_an_effect_comes_beside_it() {
+    on_every_ledger(|ledger| {
+        let id = admitted(&*ledger, payment("a", 600, &["m"]));
+        wait(ledger.defer(reserved(id, 1, NOW + 500))).unwrap();
+        assert_eq!(wait(ledger.due(NOW + 400, None, 10)).unwrap().rows.len(), 0);
+        wait(ledger.amend(Settlement { by: By::Holder(2), ..settlement(id, State::Reserved, "a") })).unwrap();
+        let due = wait(ledger.due(NOW + 400, None, 10)).unwrap().rows;
+        assert_eq!(
+            due.iter().map(|it| (it.id, it.state, it.token)).collect::<Vec<_>>(),
+            [(id, State::Reserved, 3)]
+        );
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
 fn a_part_that_is_charged_is_all_that_the_mandate_is_charged() {
     on_every_ledger(|ledger| {
         let asked = || payment("a", 600, &["m"]);

@@ -848,6 +848,15 @@ fn what_was_acknowledged_survives_dying_at_every_step() {
 
 // Altered rows.
 
+/// Somebody alters one row; the walk says which entry it is about, and what is wrong with it.
+fn is_found(ledger: &impl Ledger, directory: &Path, sql: &str, expected: (i64, Broken)) {
+    assert_eq!(db(directory).execute(sql, []).unwrap(), 1, "{sql}");
+    match wait(ledger.verify()) {
+        Err(Error::Chain { row, broken }) => assert_eq!((row, broken), expected, "{sql}"),
+        other => panic!("{sql}: {other:?}"),
+    }
+}
+
 #[test]
 fn what_was_altered_is_found_and_named() {
     let alterations: [(&str, i64, Broken); 7] = [
@@ -869,11 +878,7 @@ fn what_was_altered_is_found_and_named() {
         let sql = sql
             .replace("replace(bytes,", "cast(replace(cast(bytes AS text),")
             .replace(") WHERE", ") AS blob) WHERE");
-        assert_eq!(db(directory.path()).execute(&sql, []).unwrap(), 1, "{sql}");
-        match wait(ledger.verify()) {
-            Err(Error::Chain { row: found, broken: how }) => assert_eq!((found, how), (row, broken), "{sql}"),
-            other => panic!("{sql}: {other:?}"),
-        }
+        is_found(&ledger, directory.path(), &sql, (row, broken));
     }
 }
 
@@ -893,13 +898,7 @@ fn a_forged_or_missing_approval_is_found_and_named() {
         wait(ledger.approve(approval(id, "anna"))).unwrap();
         wait(ledger.record(event("key_rotated"))).unwrap();
         assert_eq!(wait(ledger.verify()).unwrap().approvals, 1);
-        assert_eq!(db(directory.path()).execute(sql, []).unwrap(), 1, "{sql}");
-        match wait(ledger.verify()) {
-            Err(Error::Chain { row: found, broken }) => {
-                assert_eq!((found, broken), (row, Broken::Approval), "{sql}");
-            }
-            other => panic!("{sql}: {other:?}"),
-        }
+        is_found(&ledger, directory.path(), sql, (row, Broken::Approval));
     }
 }
 
@@ -922,13 +921,7 @@ fn a_passkey_that_no_entry_tells_of_is_found_and_named() {
         wait(ledger.register_passkey(&tenant, "pk-2", &[2], event(PASSKEY_REGISTERED))).unwrap();
         wait(ledger.revoke_passkey(&tenant, "pk-2", event(PASSKEY_REVOKED))).unwrap();
         wait(ledger.verify()).unwrap();
-        assert_eq!(db(directory.path()).execute(sql, []).unwrap(), 1, "{sql}");
-        match wait(ledger.verify()) {
-            Err(Error::Chain { row: found, broken }) => {
-                assert_eq!((found, broken), (row, Broken::Passkey), "{sql}");
-            }
-            other => panic!("{sql}: {other:?}"),
-        }
+        is_found(&ledger, directory.path(), sql, (row, Broken::Passkey));
     }
 }
 
@@ -991,11 +984,7 @@ fn a_pruned_store_verifies_and_what_was_altered_in_it_is_still_found() {
         let verified = wait(ledger.verify()).unwrap();
         assert_eq!((verified.entries, verified.receipts), (8, 2));
 
-        assert_eq!(db(directory.path()).execute(sql, []).unwrap(), 1, "{sql}");
-        match wait(ledger.verify()) {
-            Err(Error::Chain { row: found, broken: how }) => assert_eq!((found, how), (row, broken), "{sql}"),
-            other => panic!("{sql}: {other:?}"),
-        }
+        is_found(&ledger, directory.path(), sql, (row, broken));
     }
 }
 

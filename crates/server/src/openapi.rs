@@ -22,8 +22,8 @@ use utoipa::openapi::{
 
 use crate::errors;
 use crate::faces::{
-    actions, approvals, audit, callbacks, clusters, keys, mandates, operations, policies, principals, rollbacks,
-    runs, sessions,
+    actions, approvals, audit, callbacks, clusters, keys, mandates, operations, policies, principals,
+    rollbacks, runs, sessions,
 };
 use crate::fault;
 use crate::request::YAML;

@@ -83,6 +83,86 @@ async fn what_is_reserved_is_charged_by_an_amount_that_is_text_and_no_more_than_
     assert_eq!(refused(agent(&release, &json!({}))).await, (409, "EP_STATE_CONFLICT".to_owned()));
 }
 
+/// A call about an action: who asks, for what, and with which body.
+type Deed<'a> = (&'a str, &'a str, Value);
+
+#[tokio::test]
+async fn the_same_call_again_is_answered_as_the_page_on_actions_says() {
+    let served = Served::start().await;
+    let (agent, alice, bob) = (
+        &*served.key("agent").await,
+        &*served.key("approver").await,
+        &*served.key_of("bob", "approver").await,
+    );
+    let deed = async |id: &str, (key, word, body): &Deed<'_>| {
+        let path = format!("/sandbox/v1/actions/{id}/{word}");
+        served.post(&path, body).bearer_auth(key).send().await.unwrap().status().as_u16()
+    };
+    let pay = |to: &str, amount: &str| {
+        let constraints = json!({"recipient": to, "amount_usd": amount, "max_total_usd": amount});
+        json!({"archetype": "PAYMENT_TRANSFER", "constraints": constraints})
+    };
+    let (waits, silent) = (pay("acct-1", "6000.00"), pay("sandbox:silent", "20.00"));
+    let mut reserved = pay("acct-1", "20.00");
+    reserved["payment_mode"] = json!("RESERVE_IF_AVAILABLE");
+    let mut kept = payment();
+    kept["constraints"]["property_id"] = json!("sandbox:keep");
+
+    let by_agent = |word| (agent, word, json!({}));
+    let capture = |amount: &str| (agent, "capture", json!({"amount": amount}));
+    let resolve = |key, word: &str| (key, "resolve", json!({"as": word, "comment": "seen on the statement"}));
+    let comment = |word| (alice, word, json!({"comment": "checked"}));
+    let cases: [(&str, &Value, Deed<'_>, Deed<'_>); 16] = [
+        ("once it is called off", &waits, by_agent("cancel"), by_agent("cancel")),
+        (
+            "once the attempt is carried out",
+            &pay("sandbox:busy-1", "20.00"),
+            by_agent("retry"),
+            by_agent("retry"),
+        ),
+        (
+            "once the attempt has failed, too",
+            &pay("sandbox:fail", "20.00"),
+            by_agent("retry"),
+            by_agent("retry"),
+        ),
+        ("for the same amount", &reserved, capture("5.00"), capture("5.00")),
+        ("without an amount", &reserved, capture("5.00"), by_agent("capture")),
+        ("for another amount", &reserved, capture("5.00"), capture("6.00")),
+        ("once it is free", &reserved, by_agent("release"), by_agent("capture")),
+        ("once it is free", &reserved, by_agent("release"), by_agent("release")),
+        ("once it is charged", &reserved, by_agent("capture"), by_agent("release")),
+        ("once it is undone", &payment(), by_agent("rollback"), by_agent("rollback")),
+        ("once it could not be undone", &kept, by_agent("rollback"), by_agent("rollback")),
+        ("the same word by the same person", &silent, resolve(alice, "executed"), resolve(alice, "executed")),
+        ("another word by the same person", &silent, resolve(alice, "executed"), resolve(alice, "failed")),
+        ("the same word by somebody else", &silent, resolve(alice, "executed"), resolve(bob, "executed")),
+        ("by whoever has agreed, or once enough have", &waits, comment("approve"), comment("approve")),
+        ("once it is rejected", &waits, comment("reject"), comment("reject")),
+    ];
+    let page = include_str!("../../../docs/actions.md").split("\n## ");
+    let page = page.into_iter().find(|section| section.starts_with("The same call again")).unwrap();
+    let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| `")).collect();
+    let mut walked: Vec<&str> = Vec::new();
+    for (number, (when, body, first, again)) in cases.iter().enumerate() {
+        let mut body = (*body).clone();
+        // No two are alike, so that nobody is asked whether one repeats another.
+        for member in ["amount_usd", "max_total_usd"] {
+            if let Some(Value::String(amount)) = body["constraints"].get_mut(member) {
+                *amount = amount.replace(".00", &format!(".{number:02}"));
+            }
+        }
+        let asked = served.post("/api/sandbox/execute", &body).bearer_auth(agent);
+        let said = body_of(asked.header("idempotency-key", format!("k{number}")).send().await.unwrap()).await;
+        let id = said["transaction_id"].as_str().unwrap_or_else(|| panic!("{when}: {said}"));
+        assert_eq!(deed(id, first).await, 200, "{when}: {said}");
+        let row = format!("| `{}` | {when} | {}", again.1, deed(id, again).await);
+        walked.extend(rows.iter().filter(|it| it.starts_with(&row)));
+        assert_eq!(walked.len(), number + 1, "the page does not say `{row}`");
+    }
+    assert_eq!(walked, rows, "the page says no more");
+}
+
 #[tokio::test]
 async fn the_receipt_page_holds_the_document_and_may_load_nothing() {
     let served = Served::start().await;

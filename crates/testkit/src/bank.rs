@@ -152,6 +152,42 @@ impl Bank {
         format!("http://{}", self.address)
     }
 
+    /// How a gateway speaks to it, in an archetype's file, for whom the bank is the secret `bank`: everything that it can, but
+    /// for refunds, reservations and payers. Who wants it otherwise replaces a line.
+    pub fn binding(&self) -> String {
+        let url = self.url();
+        format!(
+            r#"[binding]
+provider = "http"
+name = "bank"
+base = "{url}/v1"
+timeout_ms = 5000
+headers = {{ Authorization = {{ "$secret" = "bank", prefix = "Bearer " }} }}
+
+[binding.capabilities]
+idempotent = {{ retention_seconds = 86400 }}
+queryable = {{ by_our_reference = true, final_after_seconds = 0 }}
+
+[binding.act]
+path = "/payments"
+headers = {{ Idempotency-Key = {{ "$action" = "provider_key" }} }}
+body = {{ recipient = {{ "$value" = "/recipient" }}, amount = {{ "$money" = "amount" }}, currency = {{ "$money" = "currency" }}, reference = {{ "$action" = "reference" }} }}
+success = {{ status = [201], pointer = "/status", equals = ["settled"] }}
+refused = [{{ status = [402, 422] }}]
+reference = "/payment_id"
+charged = {{ amount = "/amount", currency = "/currency" }}
+
+[binding.query]
+path = "/payments"
+params = {{ reference = {{ "$action" = "reference" }} }}
+found = {{ status = [200], pointer = "/payments/0" }}
+absent = {{ status = [200], pointer = "/payments/0", exists = false }}
+reference = "/payments/0/payment_id"
+charged = {{ amount = "/payments/0/amount", currency = "/payments/0/currency" }}
+"#
+        )
+    }
+
     /// The bearer token the bank accepts.
     pub fn token(&self) -> &str {
         self.counter.token()

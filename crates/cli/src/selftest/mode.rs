@@ -97,15 +97,16 @@ impl Mode {
         format!("SELFTEST_{}", self.as_str().to_uppercase())
     }
 
-    /// The bank. It remembers keys for longer than is declared, as a provider should.
-    pub(super) fn bank(self, token: &str) -> Options {
+    /// The bank, where there is one. It remembers keys for longer than is declared, as a provider should.
+    pub(super) fn bank(self, token: &str) -> Option<Options> {
         let idempotency = match self {
+            Mode::Runner => return None,
             Mode::Idempotent => Some(RETENTION + Duration::from_secs(5)),
             Mode::Both => Some(Duration::from_secs(86_400)),
-            Mode::Queryable | Mode::RepeatSafe | Mode::Runner | Mode::Neither => None,
+            Mode::Queryable | Mode::RepeatSafe | Mode::Neither => None,
         };
         let opening_minor = 1_000_000_000_000;
-        Options {
+        Some(Options {
             token: token.to_owned(),
             opening_minor,
             idempotency,
@@ -119,7 +120,7 @@ impl Mode {
                 ..Payers::default()
             }),
             ..Options::default()
-        }
+        })
     }
 
     /// What goes wrong at the bank, one request after the other.
@@ -143,7 +144,7 @@ impl Mode {
         (0..callbacks).map(|_| on_callback(chance)).collect()
     }
 
-    /// The catalogue file.
+    /// The catalogue file; `bank` is where the bank answers.
     pub(super) fn file(self, bank: &str) -> String {
         if self == Mode::Runner {
             return COMMAND.replace("NAME", &self.archetype());

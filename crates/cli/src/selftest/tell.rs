@@ -85,19 +85,9 @@ impl Told<'_> {
     pub(super) fn line(&self) -> String {
         let (fire, counts) = (self.fire, self.counts);
         let in_doubt = self.number(|case| case.record == Some(Stand::Doubt));
-        let [reserved, challenged, run] = [
-            self.number(|case| case.reserved),
-            self.number(|case| case.challenged),
-            self.number(|case| case.mode == Mode::Runner && case.record.is_some()),
-        ];
-        let [again, resolved, erased] = [
-            self.number(|case| case.again),
-            self.number(|case| case.resolved),
-            self.number(|case| case.erased),
-        ];
+        let ways = self.ways().map(|(way, count)| format!("{count} {way}")).join(", ");
         format!(
-            "{}: {} actions ({reserved} reserved, {challenged} challenged, {run} run, {again} tried again, {resolved} resolved, \
-             {erased} erased), {} kills and {} crashes at {} of {} points, {} effects, {} receipts, {} ledger entries: \
+            "{}: {} actions ({ways}), {} kills and {} crashes at {} of {} points, {} effects, {} receipts, {} ledger entries: \
              {} doubled, {} lost, {} contradicted, {} held too long, {} receipts missing, {} above a cap, {} wrong in the \
              ledger, {in_doubt} in doubt; {:.0} s, seed {}",
             if self.findings.is_empty() { "every promise kept" } else { "PROMISES BROKEN" },
@@ -126,7 +116,7 @@ impl Told<'_> {
         let findings = self.findings.iter().map(|finding| {
             json!({ "wrong": finding.wrong.as_str(), "about": finding.about, "what": finding.what })
         });
-        json!({
+        let mut told = json!({
             "ok": self.findings.is_empty(),
             "seed": self.seed,
             "seconds": self.seconds,
@@ -135,11 +125,6 @@ impl Told<'_> {
             "crashes": self.fire.crashed,
             "points": self.fire.points,
             "points_not_passed": self.fire.missed(),
-            "reserved": self.number(|case| case.reserved),
-            "challenged": self.number(|case| case.challenged),
-            "tried_again": self.number(|case| case.again),
-            "resolved": self.number(|case| case.resolved),
-            "erased": self.number(|case| case.erased),
             "receipts": self.counts.receipts,
             "ledger_entries": self.counts.entries,
             "rows": rows,
@@ -151,7 +136,23 @@ impl Told<'_> {
             "above_cap": self.count(Wrong::AboveCap),
             "wrong_in_ledger": self.count(Wrong::Trail),
             "findings": findings.collect::<Vec<_>>(),
-        })
+        });
+        for (way, count) in self.ways() {
+            told[way.replace(' ', "_")] = count.into();
+        }
+        told
+    }
+
+    /// How many actions went which way.
+    fn ways(&self) -> [(&'static str, usize); 6] {
+        [
+            ("reserved", self.number(|case| case.reserved)),
+            ("challenged", self.number(|case| case.challenged)),
+            ("run", self.number(|case| case.mode == Mode::Runner && case.record.is_some())),
+            ("tried again", self.number(|case| case.again)),
+            ("resolved", self.number(|case| case.resolved)),
+            ("erased", self.number(|case| case.erased)),
+        ]
     }
 
     fn count(&self, wrong: Wrong) -> usize {

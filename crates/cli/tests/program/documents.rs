@@ -97,23 +97,32 @@ fn the_page_on_clusters_can_be_followed() {
     follow("docs/clusters.md", &[]);
 }
 
+#[test]
+fn the_page_on_runs_can_be_followed() {
+    let Some(mut reader) = Reader::new() else { return };
+    reader.follow("docs/run.md", &[]);
+    let ran = fs::read_to_string(reader.directory().join("backups")).unwrap();
+    assert_eq!(ran, "1 full\n1 --format=custom crm\n", "each once, and nothing when it was refused");
+    reader.close();
+}
+
 /// A line of a document, by how it begins, that is not run here (or the line that names a file, which is not written), and
 /// why.
-pub(crate) struct Left {
-    pub(crate) line: &'static str,
+struct Left {
+    line: &'static str,
     #[expect(dead_code, reason = "for whoever reads the list")]
-    pub(crate) why: &'static str,
+    why: &'static str,
 }
 
 /// Follows a document, named by its path from the root of the repository, in a directory of its own.
-pub(crate) fn follow(document: &str, left: &[Left]) {
+fn follow(document: &str, left: &[Left]) {
     let Some(mut reader) = Reader::new() else { return };
     reader.follow(document, left);
     reader.close();
 }
 
 /// Somebody with a shell, an empty directory to begin with, and a document.
-pub(crate) struct Reader {
+struct Reader {
     folder: TempDir,
     shell: Child,
     asks: ChildStdin,
@@ -124,7 +133,7 @@ pub(crate) struct Reader {
 
 impl Reader {
     /// Nobody where what documents use is missing; a test that must run fails then.
-    pub(crate) fn new() -> Option<Reader> {
+    fn new() -> Option<Reader> {
         for tool in ["curl", "jq"] {
             if Command::new(tool).arg("--version").output().is_err() {
                 assert!(
@@ -156,18 +165,18 @@ impl Reader {
         let asks = shell.stdin.take().unwrap();
         let hears = BufReader::new(shell.stdout.take().unwrap());
         let mut reader = Reader { folder, shell, asks, hears, gateway: None, blocks: 0 };
-        // Whatever fails is a failure, wherever in a block it stands.
-        writeln!(reader.asks, "set -e").unwrap();
+        // Whatever fails is a failure, wherever in a block it stands, and so is what nobody has set.
+        writeln!(reader.asks, "set -eu").unwrap();
         Some(reader)
     }
 
     /// The directory that the document is followed in.
-    pub(crate) fn directory(&self) -> PathBuf {
+    fn directory(&self) -> PathBuf {
         self.folder.path().join("here")
     }
 
     /// Does what a document says, and looks whether what is printed is what it shows.
-    pub(crate) fn follow(&mut self, document: &str, left: &[Left]) {
+    fn follow(&mut self, document: &str, left: &[Left]) {
         let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(document);
         let blocks = blocks(&fs::read_to_string(page).unwrap());
         let mut unused: Vec<&Left> = left.iter().collect();
@@ -205,7 +214,7 @@ impl Reader {
     ///
     /// # Panics
     /// If it ends with anything but 0.
-    pub(crate) fn run(&mut self, place: &str, script: &str) -> String {
+    fn run(&mut self, place: &str, script: &str) -> String {
         let mut printed = String::new();
         let mut lines = Vec::new();
         for line in script.lines() {
@@ -232,7 +241,7 @@ impl Reader {
     }
 
     /// Ends shell and gateway.
-    pub(crate) fn close(mut self) {
+    fn close(mut self) {
         writeln!(self.asks, "exit").unwrap();
         assert!(self.shell.wait().unwrap().success(), "the shell ends in good order");
         if let Some(gateway) = self.gateway.take() {

@@ -6,6 +6,5 @@ mod approvals;
 mod common;
 mod documents;
 mod files;
-mod pages;
 mod running;
 mod verify;

@@ -115,6 +115,31 @@ fn commands_change_the_running_gateway_as_far_as_their_key_may() {
 }
 
 #[test]
+fn what_no_sandbox_has_is_not_asked_of_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let admin = api_key(&data, "root", "admin");
+    let served = Served::sandbox(&data);
+    let gateway = served.url.strip_suffix("/sandbox").unwrap();
+    let mark = folder.path().join("ran");
+    let run = ["run", "--", "touch", mark.to_str().unwrap()];
+    let none = [
+        (&run[..], 64, "nothing runs there"),
+        (&["keys", "api", "list"], 1, "API keys are of production and sandbox together"),
+        (&["approvers", "list"], 1, "it asks for no passkeys"),
+    ];
+    for (args, code, why) in none {
+        let refused = served.call(&admin, args);
+        assert_eq!((refused.code, refused.stdout.as_str()), (code, ""), "{args:?}: {}", refused.stderr);
+        assert!(refused.says(&format!("`{}` is a sandbox, and {why}", served.url)), "{}", refused.stderr);
+        assert!(refused.says(&format!("COUNTERSIGN_URL={gateway}")), "{}", refused.stderr);
+    }
+    assert!(!mark.exists(), "nothing ran");
+    assert_eq!(served.call(&admin, &["keys", "list"]).code, 0, "signing keys it has of its own");
+    served.stop();
+}
+
+#[test]
 fn an_action_of_the_sandbox_is_proved_and_replayed() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");

@@ -466,13 +466,7 @@ async fn a_forged_signature_in_the_store_sends_nothing() {
     db.execute("UPDATE fate SET state = 0 WHERE state = 1", []).unwrap();
     drop(db);
     house.start();
-    for _ in 0..200 {
-        if house.log().contains("people did not agree") {
-            break;
-        }
-        sleep(Duration::from_millis(25)).await;
-    }
-    assert!(house.log().contains("people did not agree"), "{}", house.log());
+    house.until_logged("people did not agree").await;
     assert_eq!(house.bank.effects().count, 0);
 }
 

@@ -128,13 +128,7 @@ async fn a_pretended_approval_sends_nothing() {
     .unwrap();
     drop(db);
     house.start();
-    for _ in 0..200 {
-        if house.log().contains("people did not agree") {
-            break;
-        }
-        sleep(Duration::from_millis(25)).await;
-    }
-    assert!(house.log().contains("people did not agree"), "{}", house.log());
+    house.until_logged("people did not agree").await;
     let said = house.agent().execute("k1", &large(&house, "k1")).await;
     assert_eq!((said.status, said.body["details"]["hold_reason"].as_str()), (202, Some("approved")));
     assert_eq!(house.bank.effects().count, 0);

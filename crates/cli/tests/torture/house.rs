@@ -158,6 +158,17 @@ impl House {
         String::from_utf8_lossy(&fs::read(self.folder.path().join("gateway.log")).unwrap()).into_owned()
     }
 
+    /// Waits until one of them says this.
+    pub(crate) async fn until_logged(&self, words: &str) {
+        for _ in 0..200 {
+            if self.log().contains(words) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("nothing says `{words}`: {}", self.log());
+    }
+
     pub(crate) async fn jwks(&self) -> Jwks {
         let jwks = self.nobody().get("/.well-known/jwks.json").await;
         Jwks::parse(&jwks.bytes).unwrap()

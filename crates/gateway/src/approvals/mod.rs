@@ -230,9 +230,6 @@ impl Gateway {
         row: &IntentRow,
         said: &Said,
     ) -> Result<Approval, Error> {
-        let mut action_hash = [0; 32];
-        hex::decode_to_slice(&row.action_hash, &mut action_hash)
-            .map_err(|_| internal("a stored hash is not one"))?;
         Ok(Approval {
             action: stored.id,
             round: stored.round,
@@ -243,7 +240,7 @@ impl Gateway {
                 self.tenant(&stored.tenant)?,
                 said::APPROVE,
                 Some(outward(State::Held)),
-                &action_hash,
+                &row.named()?,
                 1,
             ),
             state_if_last: outward(State::Approved),

@@ -282,7 +282,7 @@ impl Gateway {
         if stored.state.waits() {
             return Ok(Vec::new());
         }
-        let outcomes = self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        let outcomes = self.outcomes_of(stored).await?;
         Ok(words(&outcomes, row)?.into_iter().map(ResolutionView::of).collect())
     }
 }

@@ -15,7 +15,7 @@ use super::TrailFinding;
 use crate::alert::Alert;
 use crate::approvals::{APPROVE, REJECT, Said, escalation_id};
 use crate::caller::Caller;
-use crate::decide::{action_hash_of, salts_of};
+use crate::decide::{judged_hash_of, salts_of};
 use crate::remember::outward;
 use crate::resolve::is_shown;
 use crate::row::{IntentRow, OutcomeRow, ResolutionRow};
@@ -125,8 +125,8 @@ impl<'a> Judge<'a> {
     }
 }
 
-/// Is the row of an action what its entry was made from, and listed by what it says? An erased payload leaves nothing to
-/// compare.
+/// Is the row of an action what its entry was made from, with what people asked for and said by then, and listed by what it
+/// says? An erased payload leaves nothing to compare.
 fn altered_action(stored: &Stored, labels: &Labels, action_hash: Option<[u8; 32]>) -> Option<String> {
     if stored.payload.is_empty() {
         return None;
@@ -134,9 +134,9 @@ fn altered_action(stored: &Stored, labels: &Labels, action_hash: Option<[u8; 32]
     let Ok(row) = IntentRow::from_bytes(&stored.payload) else {
         return Some("the stored action cannot be read".to_owned());
     };
-    let named = action_hash.map(hex::encode).unwrap_or_default();
+    let judged = row.judged_hash().ok();
     let fits =
-        row.action_hash == named && action_hash_of(stored, &row).is_none_or(|hash| hash == action_hash);
+        row.named().ok() == action_hash && judged_hash_of(stored, &row).is_none_or(|hash| hash == judged);
     if !fits {
         return Some("the stored action is not the one it names".to_owned());
     }

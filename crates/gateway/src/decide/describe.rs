@@ -23,6 +23,7 @@ use crate::{Error, clock};
 pub(super) struct Judged {
     pub chain: Chain,
     pub row: IntentRow,
+    /// See [`IntentRow::named`].
     pub action_hash: [u8; 32],
 }
 
@@ -39,14 +40,14 @@ impl Gateway {
         let constraints = conceal(&case.action, &salts)?;
         let chain = chain_of(&case.asked.arrival, &case.request_hash, stages, &constraints)?;
         let (keeping, regulations) = self.kept_under(case);
-        let action_hash = self.action_hash(case, &constraints, keeping.as_ref(), &regulations)?;
+        let judged_hash = self.judged_hash(case, &constraints, keeping.as_ref(), &regulations)?;
         let mandate_id = case.standing.mandate.as_ref().map(|mandate| mandate.jti.as_str());
         let described = Described {
             action: &case.action,
             salt: &case.salt,
             mandate_id,
             correlation_id: &case.asked.ask.request_id,
-            action_hash: &action_hash,
+            action_hash: &judged_hash,
             rules: case.asked.rules,
             keeping: keeping.as_ref(),
             regulations: &regulations,
@@ -69,6 +70,7 @@ impl Gateway {
         row.cycle = cycle.map(Box::new);
         let record = String::from_utf8(record.to_bytes()).map_err(|_| internal("a record is not text"))?;
         row.record = Some(raw(record)?);
+        let action_hash = row.named()?;
         Ok((Judged { chain, row, action_hash }, verdict))
     }
 
@@ -83,7 +85,7 @@ impl Gateway {
         }
     }
 
-    fn action_hash(
+    fn judged_hash(
         &self,
         case: &Case<'_>,
         constraints: &Json,
@@ -108,9 +110,9 @@ impl Gateway {
     }
 }
 
-/// The hash that the ledger's entries must name for this row, made anew from all that goes into it: what was asked is
-/// also compared with its commitments. `None` where the action was refused before anything was committed to.
-pub(crate) fn action_hash_of(stored: &Stored, row: &IntentRow) -> Option<Option<[u8; 32]>> {
+/// What [`IntentRow::judged_hash`] must be, made anew from all that goes into it: what was asked is also compared with its
+/// commitments. `None` where the action was refused before anything was committed to.
+pub(crate) fn judged_hash_of(stored: &Stored, row: &IntentRow) -> Option<Option<[u8; 32]>> {
     let Ok(constraints) = constraints_of(row.entries.get()) else { return None };
     let record = ActionRecord {
         action_id: stored.id.to_string(),

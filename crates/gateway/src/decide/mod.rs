@@ -10,6 +10,7 @@ mod case;
 mod cycle;
 mod describe;
 mod hold;
+mod named;
 mod reasons;
 mod refuse;
 
@@ -24,7 +25,7 @@ pub(crate) use self::again::{Before, Own, Resumed};
 use self::case::Case;
 pub(crate) use self::case::judged_caller;
 pub(crate) use self::cycle::usage;
-pub(crate) use self::describe::{action_hash_of, salts_of};
+pub(crate) use self::describe::{judged_hash_of, salts_of};
 pub(crate) use self::reasons::code_of_intent;
 use self::reasons::{code_of, details_of, held_details, stop};
 use crate::caller::Caller;

@@ -86,7 +86,7 @@ impl Destination {
     }
 
     fn wants(&self, event: &str) -> bool {
-        Topic::of_event(event).is_some_and(|topic| self.topics.contains(&topic))
+        Topic::of_event(event).is_some_and(|topic| self.topics.iter().any(|wanted| wanted.covers(topic)))
     }
 }
 
@@ -260,6 +260,15 @@ mod tests {
         }
         for event in ["admitted", "executed", "refused", "failed", "chain_opened"] {
             assert_eq!(Topic::of_event(event), None, "{event}");
+        }
+    }
+
+    #[test]
+    fn who_asks_for_late_effects_is_told_of_duplicates_and_of_nothing_else_besides() {
+        for topic in Topic::ALL {
+            let late = matches!(topic, Topic::LateEffect | Topic::DuplicateEffect);
+            assert_eq!(Topic::LateEffect.covers(topic), late, "{}", topic.word());
+            assert_eq!(Topic::DuplicateEffect.covers(topic), topic == Topic::DuplicateEffect);
         }
     }
 }

@@ -67,6 +67,11 @@ impl Topic {
         Topic::ALL.into_iter().find(|topic| topic.word() == event)
     }
 
+    /// Is whoever asks for this told of that? A duplicate is a late effect, too.
+    pub(crate) fn covers(self, topic: Topic) -> bool {
+        self == topic || (self, topic) == (Topic::LateEffect, Topic::DuplicateEffect)
+    }
+
     /// What it means, in a sentence.
     pub(crate) fn text(self) -> &'static str {
         match self {

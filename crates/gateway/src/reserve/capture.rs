@@ -39,7 +39,10 @@ impl Gateway {
     ) -> Result<ActionView, Error> {
         caller.must(Deed::Steer)?;
         let stored = self.visible(caller, id).await?;
-        let row = IntentRow::from_bytes(&stored.payload)?;
+        let mut row = IntentRow::from_bytes(&stored.payload)?;
+        if stored.state.is_amended() {
+            row.learn(&self.outcomes_of(&stored).await?)?;
+        }
         let amount = amount.map(|text| amount_of(text, &row)).transpose()?;
         if !is_charged_so(stored.state, &row, amount)? {
             let Some(under_way) = self.look_after_alone(stored.id) else { return Err(busy()) };
@@ -75,11 +78,17 @@ impl Gateway {
             return Err(conflict("nothing is set aside for the action"));
         }
         let reservation = reservation_of(&pending.row)?;
-        if reservation.release.is_some() {
-            return Err(conflict("what was set aside for the action is being set free"));
-        }
         if reservation.charging().is_some() {
             return Err(conflict("it was charged by a capture that was said to be absent"));
+        }
+        if stored.state == State::ReleaseFailed {
+            return Err(conflict(
+                "what was set aside for the action could not be set free, and is not charged any more",
+            )
+            .hint("have it released once more, or let a person say what is so"));
+        }
+        if reservation.release.is_some() {
+            return Err(conflict("what was set aside for the action is being set free"));
         }
         let of = reservation.read(pending.money)?;
         let held = of.money.ok_or_else(|| internal("nothing is set aside"))?;

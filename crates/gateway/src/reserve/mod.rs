@@ -34,13 +34,14 @@ const ASKED: &str = "released";
 
 impl Gateway {
     /// Writes down that money is set aside for an action, or that what was to charge it came to nothing. What cannot be
-    /// charged is set free at once.
+    /// charged is set free at once, and so is what is set aside for an action that is `carried_out`.
     pub(crate) async fn set_aside(
         &self,
         tenant: &TenantState,
         pending: &Pending,
         (it, came): (Reservation, &Came),
         effects: &[Effect],
+        carried_out: bool,
     ) -> Result<Answer, Error> {
         // What is in hand may lack the most of it.
         let stored = self.stored(tenant, pending.id).await?;
@@ -67,7 +68,7 @@ impl Gateway {
         if released {
             self.plan_release(tenant, &mut pending, OURSELVES, why)?;
         }
-        let due_ms = if released { clock::now_ms() } else { it.until_ms };
+        let due_ms = if released || carried_out { clock::now_ms() } else { it.until_ms };
         let (before, after) = match came {
             Came::Confirmed(_) => (Point::ReserveBefore, Point::ReserveAfter),
             _ => (Point::CaptureFailedBefore, Point::CaptureFailedAfter),
@@ -75,6 +76,9 @@ impl Gateway {
         self.at(before)?;
         self.keep_reserved(tenant, &mut pending, due_ms, event).await?;
         self.at(after)?;
+        if carried_out {
+            self.ask_soon(pending.id);
+        }
         if matches!(came, Came::Confirmed(_)) {
             self.metrics.outcome(Kind::Held);
         }
@@ -96,8 +100,8 @@ impl Gateway {
     ) -> Result<(), Error> {
         let state = State::Reserved;
         let (outward, attempt) = (Some(outward(state)), pending.attempt());
+        let (payload, at_ms) = (pending.payload()?, clock::now_ms());
         let entry = draft(tenant, event, outward, &pending.action_hash, attempt);
-        let (payload, at_ms) = (pending.row.to_bytes()?, clock::now_ms());
         let deferral = Deferral { action: pending.id, state, by: pending.by, at_ms, due_ms, payload, entry };
         self.ledger.defer(deferral).await.map_err(unavailable)?;
         if let By::Holder(token) = pending.by {
@@ -150,7 +154,8 @@ fn end_capture(
     word: Option<Box<ResolutionRow>>,
 ) -> Result<(), Error> {
     let reservation = row.reservation.as_mut().ok_or_else(|| internal("nothing is set aside"))?;
-    let capture = reservation.captures.last_mut().ok_or_else(|| internal("nothing was to be charged"))?;
+    let capture = reservation.captures.iter_mut().find(|capture| capture.result.is_none());
+    let capture = capture.ok_or_else(|| internal("nothing was to be charged"))?;
     capture.result = Some(absence_word(absence).to_owned());
     capture.ended_ms = Some(clock::now_ms());
     capture.send_by_ms = row.call.as_ref().map(|call| call.send_by_ms);

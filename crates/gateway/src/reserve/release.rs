@@ -11,7 +11,7 @@ use execution::{
 use ledger::{State, Stored};
 use provider::Provider;
 
-use super::row::ReleaseRow;
+use super::row::{CaptureRow, ReleaseRow};
 use super::{ASKED, EXPIRED, reservation_of};
 use crate::act::{UnderWay, waits_until};
 use crate::alert::Alert;
@@ -19,14 +19,16 @@ use crate::caller::{Caller, Deed};
 use crate::check::OURSELVES;
 use crate::crash::Point;
 use crate::gateway::Gateway;
+use crate::late::LATE;
 use crate::pending::Pending;
+use crate::prove::absence_word;
 use crate::pursue::Pursued;
 use crate::rollback::{LEASE_AFTER, conflict, flight, is_unbound, millis};
 use crate::row::{IntentRow, internal};
 use crate::steer::busy;
 use crate::tenants::{Rules, TenantState};
 use crate::views::ActionView;
-use crate::{Code, Error, clock};
+use crate::{Error, clock};
 
 impl Gateway {
     /// Has what is set aside for an action set free. However often it is asked for, that happens once; answers with how it
@@ -80,39 +82,41 @@ impl Gateway {
         stored: &Stored,
     ) -> Result<Pursued, Error> {
         let mut pending = Pending::restore(stored, None)?;
-        let reservation = reservation_of(&pending.row)?;
-        if reservation.release.is_none()
-            && reservation.charging().is_some()
+        if reservation_of(&pending.row)?.charging().is_some()
             && let Some(pursued) = self.go_on_charging(tenant, &mut pending).await?
         {
             return Ok(pursued);
         }
-        let reservation = reservation_of(&pending.row)?;
-        if reservation.release.is_none() {
-            let rules = tenant.rules();
-            let (of, until_ms) = (reservation.read(pending.money)?, reservation.until_ms);
-            match self.bound(&pending, &rules, Stood::Reserved(of)) {
-                Ok((provider, call)) => {
-                    let execution = pending.execution(call, provider.as_ref(), Stood::Reserved(of));
-                    let (_, effects) = self.step(execution, Event::Woken)?;
-                    if let Some(Effect::Wait { until_ms }) = effects.first() {
-                        return Ok(Pursued::Rests(*until_ms));
-                    }
-                }
-                // Until its time is over it can still be bound as it was.
-                Err(error) if is_unbound(&error) && clock::now_ms() < until_ms => {
-                    return Ok(Pursued::Rests(until_ms));
-                }
-                Err(error) if is_unbound(&error) => {}
-                Err(error) => return Err(error),
+        if reservation_of(&pending.row)?.release.is_none() {
+            // What an earlier attempt has carried out is not to be charged once more.
+            let carried_out = self.earlier_effects(&pending).await?.is_some();
+            if !carried_out && let Some(until_ms) = self.keeps_until(tenant, &pending)? {
+                return Ok(Pursued::Rests(until_ms));
             }
-            self.plan_release(tenant, &mut pending, OURSELVES, EXPIRED)?;
+            let why = if carried_out { LATE } else { EXPIRED };
+            self.plan_release(tenant, &mut pending, OURSELVES, why)?;
             self.at(Point::ExpiryBefore)?;
             self.keep_reserved(tenant, &mut pending, clock::now_ms(), ledger::RESERVED).await?;
             self.at(Point::ExpiryAfter)?;
         }
         let stored = self.stored(tenant, pending.id).await?;
         self.release_further(tenant, &stored).await.map(Pursued::Rests)
+    }
+
+    /// Until when it stays set aside, Unix milliseconds, if its time is not over.
+    fn keeps_until(&self, tenant: &TenantState, pending: &Pending) -> Result<Option<i64>, Error> {
+        let reservation = reservation_of(&pending.row)?;
+        let (of, until_ms) = (reservation.read(pending.money)?, reservation.until_ms);
+        match self.bound(pending, &tenant.rules(), Stood::Reserved(of)) {
+            Ok((provider, call)) => {
+                let execution = pending.execution(call, provider.as_ref(), Stood::Reserved(of));
+                let (_, effects) = self.step(execution, Event::Woken)?;
+                Ok(waits_until(&effects))
+            }
+            // Until its time is over it can still be bound as it was.
+            Err(error) if is_unbound(&error) => Ok((clock::now_ms() < until_ms).then_some(until_ms)),
+            Err(error) => Err(error),
+        }
     }
 
     /// A capture that was said to be absent was carried out, and whoever found that is gone before it was proven: it is asked
@@ -129,7 +133,7 @@ impl Gateway {
             Err(error) if is_unbound(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
-        match self.charged_after_all(tenant, pending, provider.as_ref(), stood).await? {
+        match self.charged_after_all(tenant, pending, provider.as_ref()).await? {
             Found::Confirmed(_) => self.over(&self.stored(tenant, pending.id).await?).map(Some),
             _ if clock::now_ms() < until_ms => Ok(Some(Pursued::Rests(self.soon_ms()))),
             _ => Ok(None),
@@ -212,13 +216,10 @@ impl Gateway {
         id: ActionId,
         reply: Reply,
     ) -> Result<(), Error> {
-        let _under_way = self.look_after_alone(id).ok_or_else(busy)?;
-        // Read once it is marked: before, whoever had it in hand may have gone on with it.
-        let stored = self.stored(tenant, id).await?;
+        let (_under_way, stored, pending) = self.take_in_hand(tenant, id).await?;
         if !matches!(stored.state, State::Reserved | State::ReleaseFailed) {
             return Ok(());
         }
-        let pending = Pending::restore(&stored, self.told(&stored).await?)?;
         let (_, execution) = self.releasing(&pending, &tenant.rules())?;
         let (execution, _) = self.step(execution, Event::Undone(reply))?;
         match execution.state() {
@@ -238,17 +239,6 @@ impl Gateway {
         let row = IntentRow::from_bytes(&self.stored(tenant, id).await?.payload)?;
         let before = reservation_of(&row)?.release.as_ref().map(|release| release.by.clone());
         self.begin_release(tenant, id, before.unwrap_or_else(|| OURSELVES.to_owned()), under_way).await
-    }
-
-    /// Has it set free at the next turn, whatever somebody may want of it.
-    pub(crate) async fn release_soon(
-        &self,
-        tenant: &TenantState,
-        pending: &mut Pending,
-        why: &str,
-    ) -> Result<(), Error> {
-        self.plan_release(tenant, pending, OURSELVES, why)?;
-        self.keep_reserved(tenant, pending, clock::now_ms(), ledger::RESERVED).await
     }
 
     /// The machine as it stands on record.
@@ -308,8 +298,7 @@ impl Gateway {
             Reply::Refused(refusal) if !refusal.transient => false,
             _ => return Ok(Some(reply)),
         };
-        let stood = Stood::Releasing(reservation_of(&pending.row)?.read(pending.money)?);
-        Ok(match self.charged_after_all(tenant, pending, provider, stood).await? {
+        Ok(match self.charged_after_all(tenant, pending, provider).await? {
             Found::Confirmed(_) => None,
             Found::Unknown if freed => {
                 Some(Reply::Lost { why: "nobody says whether a capture has charged it".to_owned() })
@@ -318,107 +307,82 @@ impl Gateway {
         })
     }
 
-    /// Asks after everything that was to charge what was set aside: it may have done so after it was said to be absent. If it
-    /// has, that is written down, and `Confirmed`; otherwise, how sure it is that nothing has.
+    /// Asks after everything that was to charge what is set aside. If one of them has, that is written down, and `Confirmed`;
+    /// otherwise, how sure it is that nothing has.
     pub(crate) async fn charged_after_all(
         &self,
         tenant: &TenantState,
         pending: &mut Pending,
         provider: &dyn Provider,
-        stood: Stood,
     ) -> Result<Found, Error> {
+        let (at, found) = self.captures_tell(tenant, pending, provider).await?;
+        if let Found::Confirmed(it) = &found {
+            self.charged_by(tenant, pending, provider, at, it.clone()).await?;
+        }
+        Ok(found)
+    }
+
+    /// Asks after everything that was to charge what was set aside: it may have done so after it was said to be absent. Which
+    /// has, or how sure it is that nothing has.
+    pub(crate) async fn captures_tell(
+        &self,
+        tenant: &TenantState,
+        pending: &Pending,
+        provider: &dyn Provider,
+    ) -> Result<(usize, Found), Error> {
         let asks = provider.capabilities().can_be_asked();
         let mut all = Found::Absent { final_: true };
-        for at in 0..reservation_of(&pending.row)?.captures.len() {
-            let call = self.capture_of(tenant, pending, at)?;
+        let captures = &reservation_of(&pending.row)?.captures;
+        for (at, capture) in captures.iter().enumerate() {
+            let call = self.capture_of(tenant, pending, capture)?;
             let found = provider.query(&call, clock::now_ms()).await;
-            if matches!(found, Found::Confirmed(_)) {
-                let event = Event::Asked(found.clone());
-                self.charged_by(tenant, pending, provider, (at, call), (stood, event)).await?;
-                return Ok(found);
-            }
             // What was refused, or never left, was not carried out whoever says nothing of it.
-            let capture = reservation_of(&pending.row)?.captures.get(at);
-            let doubtful = capture.is_some_and(|it| it.result.is_none() || (asks && it.is_doubtful()));
+            let doubtful = capture.result.is_none() || (asks && capture.is_doubtful());
             match found {
+                Found::Confirmed(_) => return Ok((at, found)),
                 Found::Unknown if doubtful => all = Found::Unknown,
                 Found::Absent { final_: false } if doubtful && all != Found::Unknown => all = found,
                 _ => {}
             }
         }
-        Ok(all)
-    }
-
-    /// A provider says that it carried out a capture which was said to be absent. Who can be asked is asked first.
-    pub(crate) async fn charged_late(
-        self: &Arc<Self>,
-        tenant: &Arc<TenantState>,
-        id: ActionId,
-        about: &str,
-        provider: &dyn Provider,
-        reply: Reply,
-    ) -> Result<(), Error> {
-        let under_way = self.look_after_alone(id).ok_or_else(busy)?;
-        // Read once it is marked: before, whoever had it in hand may have gone on with it.
-        let stored = self.stored(tenant, id).await?;
-        let mut pending = Pending::restore(&stored, self.told(&stored).await?)?;
-        let reservation = reservation_of(&pending.row)?;
-        let stood = match stored.state {
-            State::Reserved | State::ReleaseFailed => Stood::Releasing(reservation.read(pending.money)?),
-            State::Failed => Stood::Failed,
-            _ => return Err(busy()),
-        };
-        let at = reservation.captures.iter().position(|capture| capture.reference == about);
-        let at = at.ok_or_else(busy)?;
-        let call = self.capture_of(tenant, &pending, at)?;
-        let event = match provider.capabilities().can_be_asked() {
-            true => Event::Asked(provider.query(&call, clock::now_ms()).await),
-            false => Event::Replied(reply),
-        };
-        match &event {
-            Event::Asked(Found::Unknown) => {
-                let why = "the provider does not say what became of the capture";
-                return Err(Error::new(Code::Unavailable, why).retry_after(5));
-            }
-            Event::Asked(Found::Absent { .. }) => return Ok(()),
-            _ => {}
-        }
-        self.charged_by(tenant, &mut pending, provider, (at, call), (stood, event)).await?;
-        if stored.state == State::Failed {
-            self.compensate(tenant, &pending, under_way).await;
-        }
-        Ok(())
+        Ok((captures.len(), all))
     }
 
     /// The call of a capture, as it left.
-    fn capture_of(&self, tenant: &TenantState, pending: &Pending, at: usize) -> Result<Call, Error> {
-        let reservation = reservation_of(&pending.row)?;
-        let capture = reservation.captures.get(at).ok_or_else(|| internal("nothing was to be charged"))?;
-        let (purpose, money) = reservation.charge(capture, pending.money)?;
+    fn capture_of(
+        &self,
+        tenant: &TenantState,
+        pending: &Pending,
+        capture: &CaptureRow,
+    ) -> Result<Call, Error> {
+        let (purpose, money) = reservation_of(&pending.row)?.charge(capture, pending.money)?;
         let (provider_key, reference) = (capture.provider_key.clone(), capture.reference.clone());
         let call = pending.call(self.environment, &tenant.rules())?;
         let send_by_ms = capture.send_by_ms.unwrap_or(call.send_by_ms);
         Ok(Call { purpose, money, provider_key, reference, send_by_ms, ..call })
     }
 
-    /// Goes on with a capture that was said to be absent as the one that was carried out.
-    async fn charged_by(
+    /// Goes on with a capture of what is set aside, which was said to be absent, as the one that was carried out. Nothing is
+    /// left then to be charged or to be set free.
+    pub(crate) async fn charged_by(
         &self,
         tenant: &TenantState,
         pending: &mut Pending,
         provider: &dyn Provider,
-        (at, call): (usize, Call),
-        (stood, event): (Stood, Event),
+        at: usize,
+        confirmation: Confirmation,
     ) -> Result<(), Error> {
-        let execution = pending.execution(call, provider, stood);
-        let (execution, effects) = self.step(execution, event)?;
         let reservation = reservation_of(&pending.row)?;
-        let call = reservation.captures.get(at).map(|capture| reservation.call_of(capture));
-        let charged = reservation.clone().charged_by(at);
-        (pending.row.call, pending.row.reservation) = (call, Some(Box::new(charged)));
-        if matches!(stood, Stood::Releasing(_)) {
-            self.keep_reserved(tenant, pending, clock::now_ms(), ledger::RESERVED).await?;
+        let of = reservation.read(pending.money)?;
+        let capture = reservation.captures.get(at).ok_or_else(|| internal("nothing was to be charged"))?;
+        let call = self.capture_of(tenant, pending, capture)?;
+        let execution = pending.execution(call, provider, Stood::Releasing(of));
+        let (execution, effects) = self.step(execution, Event::Replied(Reply::Confirmed(confirmation)))?;
+        pending.row.call = Some(reservation.call_of(capture));
+        if let Some(reservation) = &mut pending.row.reservation {
+            reservation.charged_by(at, absence_word(&Absence::Final));
         }
+        self.keep_reserved(tenant, pending, clock::now_ms(), ledger::RESERVED).await?;
         self.follow(tenant, pending, &execution, &effects).await.map(drop)
     }
 

@@ -20,7 +20,7 @@ pub(crate) struct ReservationRow {
     pub amount: String,
     /// When it ends, Unix milliseconds.
     pub until_ms: i64,
-    /// What was to charge it, oldest first. Only the last can be without a result: it is under way, or was carried out.
+    /// What was to charge it, oldest first. At most one is without a result: it is under way, or was carried out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub captures: Vec<CaptureRow>,
     /// How it is set free, if that was begun.
@@ -83,7 +83,7 @@ impl ReservationRow {
 
     /// What charges it, or did.
     pub(crate) fn charging(&self) -> Option<&CaptureRow> {
-        self.captures.last().filter(|capture| capture.result.is_none())
+        self.captures.iter().rfind(|capture| capture.result.is_none())
     }
 
     /// Is it neither free nor over, though nothing looks after it any more?
@@ -91,14 +91,26 @@ impl ReservationRow {
         self.release.is_none() && now_ms < self.until_ms
     }
 
-    /// As if this capture, which was said to be absent, were the one that was carried out.
-    pub(crate) fn charged_by(mut self, at: usize) -> ReservationRow {
-        self.release = None;
-        self.captures.truncate(at + 1);
-        if let Some(capture) = self.captures.last_mut() {
+    /// Where this capture is listed.
+    pub(crate) fn place_of(&self, reference: &str) -> Option<usize> {
+        self.captures.iter().position(|capture| capture.reference == reference)
+    }
+
+    /// This capture, which was said to be absent, is the one that was carried out. `word`: what is said of another one that
+    /// was so far.
+    pub(crate) fn charged_by(&mut self, at: usize, word: &str) {
+        let others = self.captures.iter_mut().enumerate().filter(|(other, _)| *other != at);
+        if let Some((_, latest)) = others.filter(|(_, capture)| capture.result.is_none()).last() {
+            latest.result = Some(word.to_owned());
+        }
+        self.has_effect(at);
+    }
+
+    /// This capture was carried out, whatever was said of it.
+    pub(crate) fn has_effect(&mut self, at: usize) {
+        if let Some(capture) = self.captures.get_mut(at) {
             (capture.result, capture.ended_ms, capture.provider_code) = (None, None, None);
         }
-        self
     }
 
     /// The call of a capture, as it is kept.

@@ -7,7 +7,7 @@ use super::reservation_of;
 use crate::gateway::Gateway;
 use crate::pending::Pending;
 use crate::resolve::{Decision, EVENT};
-use crate::rollback::conflict;
+use crate::rollback::{conflict, is_unbound};
 use crate::row::internal;
 use crate::tenants::TenantState;
 use crate::{Error, clock};
@@ -22,13 +22,16 @@ impl Gateway {
         decision: Decision,
     ) -> Result<bool, Error> {
         let stood = Stood::ReleaseFailed(reservation_of(&pending.row)?.read(pending.money)?);
-        // Who cannot be asked any more does not tell.
-        let Ok((provider, reserve)) = self.bound(pending, &tenant.rules(), stood) else { return Ok(false) };
+        let (provider, reserve) = match self.bound(pending, &tenant.rules(), stood) {
+            Ok(found) => found,
+            // Who cannot be asked any more does not tell.
+            Err(error) if is_unbound(&error) => return Ok(false),
+            Err(error) => return Err(error),
+        };
         if decision == Decision::TryAgain || !provider.capabilities().can_be_asked() {
             return Ok(false);
         }
-        let stood = Stood::Releasing(reservation_of(&pending.row)?.read(pending.money)?);
-        let charged = self.charged_after_all(tenant, pending, provider.as_ref(), stood).await?;
+        let charged = self.charged_after_all(tenant, pending, provider.as_ref()).await?;
         if matches!(charged, Found::Confirmed(_)) {
             let why = "the provider was asked once more and its word counts: it was charged";
             return if decision == Decision::Executed { Ok(true) } else { Err(conflict(why)) };

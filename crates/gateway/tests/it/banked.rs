@@ -17,42 +17,9 @@ pub(crate) const RIGHT: Order =
     Order { amount: r#"{ "$money" = "amount" }"#, currency: r#"{ "$money" = "currency" }"# };
 
 pub(crate) fn binding(bank: &Bank, name: &str, order: &Order) -> String {
-    let Order { amount, currency } = order;
-    let address = bank.address();
-    format!(
-        r#"
-name = "PAYMENT_TRANSFER"
-extends = "builtin"
-
-[binding]
-provider = "http"
-name = "{name}"
-base = "http://{address}/v1"
-timeout_ms = 5000
-headers = {{ Authorization = {{ "$secret" = "bank", prefix = "Bearer " }} }}
-
-[binding.capabilities]
-idempotent = {{ retention_seconds = 86400 }}
-queryable = {{ by_our_reference = true, final_after_seconds = 0 }}
-
-[binding.act]
-path = "/payments"
-headers = {{ Idempotency-Key = {{ "$action" = "provider_key" }} }}
-body = {{ recipient = {{ "$value" = "/recipient" }}, amount = {amount}, currency = {currency}, reference = {{ "$action" = "reference" }} }}
-success = {{ status = [201], pointer = "/status", equals = ["settled"] }}
-refused = [{{ status = [402, 422] }}]
-reference = "/payment_id"
-charged = {{ amount = "/amount", currency = "/currency" }}
-
-[binding.query]
-path = "/payments"
-params = {{ reference = {{ "$action" = "reference" }} }}
-found = {{ status = [200], pointer = "/payments/0" }}
-absent = {{ status = [200], pointer = "/payments/0", exists = false }}
-reference = "/payments/0/payment_id"
-charged = {{ amount = "/payments/0/amount", currency = "/payments/0/currency" }}
-"#
-    )
+    let text = bank.binding().replace("name = \"bank\"", &format!("name = \"{name}\""));
+    let text = text.replace(RIGHT.amount, order.amount).replace(RIGHT.currency, order.currency);
+    format!("\nname = \"PAYMENT_TRANSFER\"\nextends = \"builtin\"\n\n{text}")
 }
 
 /// What a bank promises.

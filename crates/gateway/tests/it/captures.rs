@@ -142,17 +142,6 @@ async fn a_callback_about_a_capture_that_was_taken_for_absent_is_a_late_effect()
     let receipt = house.verified(&record.receipts.last().unwrap().receipt.receipt_id).await;
     assert_eq!(receipt["money"]["chargeAmount"], "10.00");
     assert_eq!(findings(&house).await, 0);
-
-    // Another capture was carried out instead: a person has to look.
-    let (house, bank, id) = reserved(By::Word).await;
-    bank.inject(Injection::on(Target::Captures, Fault::RateLimited { retry_after: 1 }, 1));
-    house.gateway().capture(&house.agent, &id, Some("10.00")).await.unwrap();
-    house.gateway().capture(&house.agent, &id, Some("20.00")).await.unwrap();
-    told(&house, &id, "payment.declined").await;
-    assert_eq!(late_effects(&house), 0);
-    told(&house, &id, "payment.settled").await;
-    let record = house.record(&id).await;
-    assert_eq!((kinds(&record), house.spent(), late_effects(&house)), (vec!["ORIGINAL"], 2000, 1));
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ pub(crate) const NO_RETRY: &str =
     "max_retries = 0\nbackoff = \"fixed\"\ninitial_delay_seconds = 0\nmax_delay_seconds = 0";
 
 /// The binding of a bank that tells of its own accord, and cannot be asked.
-fn only_told(text: &str) -> String {
+pub(crate) fn only_told(text: &str) -> String {
     let stays = |section: &&str| !section.split_once(']').is_some_and(|(name, _)| name.ends_with(".query"));
     let text = text.split("\n[").filter(stays).collect::<Vec<_>>().join("\n[");
     text.replace("queryable = { by_our_reference = true, final_after_seconds = 0 }\n", "")
@@ -89,7 +89,7 @@ pub(crate) async fn tell(house: &House, id: &str, attempt: u32, what: &str) {
     call_back(house, SECRET, &word_about(&format!("{id}-{attempt}"), what, "25.00")).await.unwrap();
 }
 
-fn alerts(house: &House, word: &str) -> u64 {
+pub(crate) fn alerts(house: &House, word: &str) -> u64 {
     let metrics = house.gateway().metrics().unwrap();
     let word = format!("alert=\"{word}\"");
     let line = metrics.lines().find(|line| line.contains("alerts_total{") && line.contains(&word));
@@ -105,7 +105,7 @@ async fn receipt(house: &House, record: &ActionView, at: usize) -> Value {
     house.verified(&record.receipts[at].receipt.receipt_id).await
 }
 
-fn executed(receipt: &Value) -> &Value {
+pub(crate) fn executed(receipt: &Value) -> &Value {
     receipt["entries"].as_array().unwrap().iter().find(|entry| entry["stage"] == "execute").unwrap()
 }
 
@@ -181,7 +181,7 @@ async fn after_the_latest_attempt_failed_it_is_what_the_action_came_to() {
     assert_eq!(retry(&house, &id).await.state, "FAILED");
     let record = settled(&house, &id, 1).await;
     done_by_the_first(&house, &bank, &record, 2500).await;
-    assert_eq!(results(&record)[1], Some("failed"));
+    assert_eq!(results(&record)[1], Some("provider_refused"), "in the word that told it");
     tells_of_the_first(&house, &record, 3).await;
     let said = house.said("k", &house.payment("acct-1", "25.00")).await;
     assert_eq!((said.kind(), said.replayed), ("executed", true));
@@ -530,15 +530,40 @@ async fn what_the_mandate_has_not_left_any_more_is_debited_all_the_same_and_free
     }
 }
 
+fn exactly_once(text: String) -> String {
+    let level = "reversible = true\nguarantee_level = \"atp-3\"\napproval = \"key\"\n";
+    let snapshot =
+        "\n[binding.snapshot]\npath = [\"accounts\", \"operating\"]\nsuccess = { status = [200] }\n";
+    text.replace("reversible = true\n", level) + snapshot
+}
+
+#[tokio::test]
+async fn exactly_once_means_that_what_is_found_before_another_attempt_is_undone() {
+    let bank = banked::bank("USD").await;
+    let text = rollbacks::binding(&bank, NO_RETRY)
+        .replace("timeout_ms = 5000", "timeout_ms = 200")
+        .replace("refused = [{ status = [402, 422] }]", "refused = [{ status = [402, 422, 429] }]");
+    let house = bound(&bank, &exactly_once(text)).await;
+    bank.inject(Injection::payments(Fault::Late { ms: 2_000 }, 1));
+    let body = house.payment("acct-1", "25.00");
+    let held = house.said("k", &body).await;
+    house.gateway().approve(&crate::approvals::approver(&house, "anna"), held.id(), None).await.unwrap();
+    house.until("k", &body, "pending_settlement").await;
+    bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1));
+    resolve(&house, "ben", held.id(), Decision::Failed).await.unwrap();
+    bank.inject(Injection::payments(Fault::RateLimited { retry_after: 1 }, 1));
+    assert_eq!(retry(&house, held.id()).await.state, "FAILED");
+    while bank.effects().count < 1 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let record = retry(&house, held.id()).await;
+    assert_eq!((record.state.as_str(), bank.balance("acct-1")), ("ROLLED_BACK", Some(0)));
+    assert_eq!((bank.effects().count, alerts(&house, "late_effect"), findings(&house).await), (1, 1, 0));
+}
+
 #[tokio::test]
 async fn exactly_once_means_that_what_comes_late_is_undone() {
-    let promise = |text: String| {
-        let level = "reversible = true\nguarantee_level = \"atp-3\"\napproval = \"key\"\n";
-        let snapshot =
-            "\n[binding.snapshot]\npath = [\"accounts\", \"operating\"]\nsuccess = { status = [200] }\n";
-        text.replace("reversible = true\n", level) + snapshot
-    };
-    let (mut house, bank) = house(NO_RETRY, promise).await;
+    let (mut house, bank) = house(NO_RETRY, exactly_once).await;
     house.installation.start();
     bank.inject(Injection::payments(Fault::LostAfterEffect, 1));
     let body = house.payment("acct-1", "25.00");
@@ -553,7 +578,7 @@ async fn exactly_once_means_that_what_comes_late_is_undone() {
     let record = house.record(held.id()).await;
     let rollback = record.rollback.as_ref().unwrap();
     assert_eq!(rollback.reference, format!("{}-1-rollback", held.id()), "it is the first attempt's effect");
-    assert_eq!(results(&record), [Some("confirmed"), Some("failed")]);
+    assert_eq!(results(&record), [Some("confirmed"), Some("provider_refused")]);
     assert_eq!((rollback.by.as_str(), alerts(&house, "late_effect")), ("countersign", 1));
     assert_eq!(findings(&house).await, 0);
 }
@@ -580,6 +605,33 @@ async fn a_person_who_said_it_was_done_is_put_right_by_its_provider() {
     // And once more the other way round.
     let record = settled(&house, said.id(), 1).await;
     assert_eq!((record.state.as_str(), house.spent(), alerts(&house, "late_effect")), ("COMPLETED", 2500, 1));
+}
+
+#[tokio::test]
+async fn a_bank_that_can_be_asked_denies_all_sends_of_an_attempt_at_once() {
+    for asked in [true, false] {
+        let bank = banked::bank("USD").await;
+        let text = rollbacks::binding(&bank, AT_ONCE)
+            .replace("extends = \"builtin\"\n", "extends = \"builtin\"\nguarantee_level = \"atp-2\"\n");
+        let house = bound(&bank, &if asked { text } else { only_told(&text) }).await;
+        bank.inject(Injection::payments(Fault::LostBeforeEffect, 100));
+        bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 100));
+        let said = house.said("k", &house.payment("acct-1", "25.00")).await;
+        let record = resolve(&house, "anna", said.id(), Decision::Executed).await.unwrap();
+        assert_eq!(record.state, "COMPLETED");
+        assert!(record.attempts[0].sends > 1, "{}", record.attempts[0].sends);
+        bank.clear_faults();
+        reserving::finally_absent(&house);
+        tell(&house, said.id(), 1, "payment.declined").await;
+        let record = house.record(said.id()).await;
+        // Where it only tells, one of two sends may still be on its way.
+        let stands = if asked { ("FAILED", 0) } else { ("COMPLETED", 2500) };
+        assert_eq!(
+            (record.state.as_str(), house.spent(), alerts(&house, "denied_effect")),
+            (stands.0, stands.1, 1)
+        );
+        assert_eq!(findings(&house).await, 0);
+    }
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ mod delegation;
 mod exactly_once;
 mod house;
 mod late;
+mod late_captures;
 mod notices;
 mod outcomes;
 mod overage;

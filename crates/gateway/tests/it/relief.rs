@@ -34,7 +34,7 @@ async fn house() -> (House, Bank) {
 }
 
 /// 25 dollars that are set aside and cannot be set free.
-async fn kept() -> (House, Bank, Said) {
+pub(crate) async fn kept() -> (House, Bank, Said) {
     let (house, bank) = house().await;
     let said = house.said("k", &reserving(&house, "25.00")).await;
     let record = house.gateway().release(&house.agent, said.id()).await.unwrap();
@@ -176,6 +176,8 @@ async fn a_person_has_it_tried_again_under_the_same_key_and_so_can_whoever_steer
     assert_eq!((record.resolutions.len(), alerts(&house, "rollback_failed")), (1, 2));
     let record = house.gateway().release(&house.operator, said.id()).await.unwrap();
     assert_eq!((stands(&record), record.resolutions.len()), (("EXECUTING", "release_failed"), 1));
+    let charged = house.gateway().capture(&house.agent, said.id(), None).await.unwrap_err();
+    assert!(charged.message.contains("could not be set free"), "{}", charged.message);
     // Whoever asked for the release says nothing of it; whoever had it tried again may, once more.
     let olga = resolve(&house, "olga", said.id(), Decision::TryAgain).await.unwrap_err();
     assert_eq!(olga.code, Code::Forbidden);
@@ -238,7 +240,7 @@ async fn whoever_dies_while_a_person_has_it_tried_again_leaves_it_to_be_gone_on_
 }
 
 /// A capture of which nobody hears, that anna says failed; then she has its reservation, which cannot be set free, tried again.
-async fn spoken_of_twice(fault: Fault) -> (House, Bank, String) {
+pub(crate) async fn spoken_of_twice(fault: Fault) -> (House, Bank, String) {
     let (house, bank) = house().await;
     let said = house.said("k", &reserving(&house, "25.00")).await;
     bank.inject(Injection::on(Target::Captures, fault, 1));
@@ -290,7 +292,7 @@ async fn what_people_said_stays_on_record_when_it_turns_out_charged() {
 }
 
 /// A record of which nobody can tell whether it is as it should be, for as long as its caller cares.
-async fn unchecked() -> (House, Archive, Said) {
+pub(crate) async fn unchecked() -> (House, Archive, Said) {
     let archive = archived::archive().await;
     let mut house = archived::house(&archive, &checks::writing(&archive)).await;
     house.installation.start();

@@ -80,7 +80,7 @@ pub(crate) fn reserving(house: &House, amount: &str) -> Value {
 }
 
 /// 25 dollars that are set aside.
-async fn reserved() -> (House, Bank, Said) {
+pub(crate) async fn reserved() -> (House, Bank, Said) {
     let (house, bank) = house().await;
     let said = house.said("k", &reserving(&house, "25.00")).await;
     assert_eq!((said.kind(), bank.reserved()), ("held", 2500), "{}", said.body);

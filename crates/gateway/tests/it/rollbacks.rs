@@ -30,7 +30,7 @@ reference = "/refund_id"
 }
 
 /// A payment that was carried out.
-async fn paid(retry: &str) -> (House, Bank, Said) {
+pub(crate) async fn paid(retry: &str) -> (House, Bank, Said) {
     let bank = banked::bank("USD").await;
     let house = House::bound(&binding(&bank, retry), |config| banked::reaching(config, &[&bank])).await;
     let said = house.said("k", &house.payment("acct-1", "25.00")).await;

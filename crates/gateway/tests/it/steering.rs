@@ -10,7 +10,7 @@ use crate::house::{House, Said};
 use crate::retries::{LATER, a_while, busy, patient, receipt};
 
 /// A payment that the bank refused once.
-async fn failed() -> (House, Bank, Said) {
+pub(crate) async fn failed() -> (House, Bank, Said) {
     let bank = banked::bank("USD").await;
     let binding = banked::binding(&bank, "bank", &RIGHT).replace("[402, 422]", "[402, 422, 429]");
     busy(&bank, 1);

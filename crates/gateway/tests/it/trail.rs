@@ -1,6 +1,18 @@
 //! What the walk over the trail finds that somebody altered.
 
+use countersign_gateway::Decision;
+use rusqlite::types::Value;
+use testkit::bank::{Fault, Injection};
+
 use crate::house::House;
+use crate::relief;
+use crate::reserving;
+use crate::resolutions::{findings, resolve};
+use crate::retries::LATER;
+use crate::rollbacks;
+use crate::steering;
+
+const NOT_SO: &str = "the stored action is not the one it names";
 
 #[tokio::test]
 async fn what_an_action_is_listed_by_cannot_be_altered_unseen() {
@@ -16,4 +28,180 @@ async fn what_an_action_is_listed_by_cannot_be_altered_unseen() {
         let expected = "the stored action is listed by something else than it says";
         assert_eq!(found, [(Some(said.id()), expected)], "{column}");
     }
+}
+
+/// The row of the one action, as it is stored, and with which entry it says that it was written last.
+fn row(house: &House) -> (Vec<u8>, Option<i64>) {
+    let sql = "SELECT a.payload, f.moved FROM action a JOIN fate f ON f.row = a.row WHERE a.key = 'k'";
+    house.store().query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap()
+}
+
+fn put_back(house: &House, (payload, moved): &(Vec<u8>, Option<i64>)) {
+    house.store().execute("UPDATE action SET payload = ?1 WHERE key = 'k'", [payload]).unwrap();
+    house.store().execute("UPDATE fate SET moved = ?1 WHERE row = 1", [moved]).unwrap();
+}
+
+/// Every entry from the one on with which the row was written last names it alike.
+fn is_named_alike(house: &House) {
+    let store = house.store();
+    let sql = "SELECT count(DISTINCT e.bytes ->> 'actionHash') FROM entry e JOIN action a ON a.key = 'k'
+               JOIN fate f ON f.row = a.row WHERE e.row >= coalesce(f.moved, a.entry) AND e.bytes ->> 'actionId' IS NOT NULL";
+    let names: i64 = store.query_row(sql, [], |row| row.get(0)).unwrap();
+    assert_eq!(names, 1);
+}
+
+/// Each of these (SQL over `payload`) is found, at the action; as it was, nothing is, after a restart too.
+async fn only_these_are_found(house: House, id: &str, forgeries: &[&str]) -> House {
+    is_named_alike(&house);
+    let whole = row(&house);
+    for forgery in forgeries {
+        assert_eq!(findings(&house).await, 0);
+        house.rewrite("k", forgery);
+        let found = house.gateway().check_trail(&house.operator, None).await.unwrap().findings;
+        let told: Vec<_> = found.iter().map(|it| (it.action_id.as_deref(), &*it.what)).collect();
+        assert_eq!(told, [(Some(id), NOT_SO)], "{forgery}");
+        put_back(&house, &whole);
+    }
+    let house = house.restart().await;
+    assert_eq!(findings(&house).await, 0);
+    house
+}
+
+#[tokio::test]
+async fn who_had_it_tried_again_cannot_be_altered_unseen() {
+    let (house, _bank, said) = steering::failed().await;
+    // Nobody had to do with it so far.
+    let house =
+        only_these_are_found(house, said.id(), &["json_set(payload, '$.steered_by', json('[\"zoe\"]'))"])
+            .await;
+    house.gateway().retry(&house.operator, said.id()).await.unwrap();
+    let forgeries = [
+        "json_set(payload, '$.steered_by[0]', 'agent-7')",
+        "json_set(payload, '$.steered_by[#]', 'agent-7')",
+        "json_remove(payload, '$.steered_by')",
+    ];
+    let house = only_these_are_found(house, said.id(), &forgeries).await;
+    // Once it is erased the entries still commit to it, and there is nothing to compare.
+    house.gateway().erase(&house.admin, said.id()).await.unwrap();
+    assert_eq!(findings(&house).await, 0);
+}
+
+#[tokio::test]
+async fn who_had_it_charged_cannot_be_altered_unseen() {
+    let (house, _bank, said) = reserving::reserved().await;
+    house.gateway().capture(&house.operator, said.id(), Some("10.00")).await.unwrap();
+    let forgeries = [
+        "json_set(payload, '$.reservation.captures[0].by', 'agent-7')",
+        "json_set(payload, '$.reservation.captures[0].by', 'countersign')",
+        "json_remove(json_set(payload, '$.reservation.captures[0].by', 'countersign'), '$.steered_by')",
+        "json_set(payload, '$.steered_by[0]', 'agent-7')",
+    ];
+    only_these_are_found(house, said.id(), &forgeries).await;
+}
+
+#[tokio::test]
+async fn who_had_it_released_cannot_be_altered_unseen() {
+    let (house, _bank, said) = reserving::reserved().await;
+    house.gateway().release(&house.operator, said.id()).await.unwrap();
+    let forgeries = [
+        "json_set(payload, '$.reservation.release.by', 'agent-7')",
+        "json_set(payload, '$.reservation.release.by', 'countersign')",
+        "json_remove(json_set(payload, '$.reservation.release.by', 'countersign'), '$.steered_by')",
+    ];
+    let house = only_these_are_found(house, said.id(), &forgeries).await;
+    // In the attempt that is over it stays so.
+    house.gateway().retry(&house.agent, said.id()).await.unwrap();
+    let forgeries = [
+        "json_set(payload, '$.attempts[0].reservation.release.by', 'agent-7')",
+        "json_set(payload, '$.steered_by', json('[\"agent-7\",\"olga\"]'))",
+    ];
+    only_these_are_found(house, said.id(), &forgeries).await;
+}
+
+#[tokio::test]
+async fn who_had_it_undone_cannot_be_altered_unseen() {
+    let (house, bank, said) = rollbacks::paid(LATER).await;
+    bank.inject(Injection::refunds(Fault::LostBeforeEffect, 1));
+    house.gateway().rollback(&house.operator, said.id()).await.unwrap();
+    let forgeries = [
+        "json_set(payload, '$.rollback.by', 'agent-7')",
+        "json_set(payload, '$.rollback.by', 'countersign')",
+        "json_remove(json_set(payload, '$.rollback.by', 'countersign'), '$.steered_by')",
+    ];
+    let mut house = only_these_are_found(house, said.id(), &forgeries).await;
+    house.installation.start();
+    house.store().execute("UPDATE fate SET until = 1 WHERE state = -2", []).unwrap();
+    rollbacks::until(&house, said.id(), "ROLLED_BACK").await;
+    only_these_are_found(house, said.id(), &forgeries).await;
+}
+
+/// Two words: that a capture failed, and that what cannot be set free is tried again.
+const FORGED_WORDS: [&str; 11] = [
+    "json_set(payload, '$.words[0].by', 'zoe')",
+    "json_set(payload, '$.words[1].by', 'zoe')",
+    "json_set(payload, '$.words[0].comment', 'heard of it')",
+    "json_set(payload, '$.words[0].as', 'undo')",
+    "json_set(payload, '$.words[0].at_ms', 1)",
+    "json_set(payload, '$.words[0].key_id', 'k_9')",
+    "json_set(payload, '$.words[0].charged', '1.00')",
+    "json_remove(payload, '$.words[1]')",
+    "json_remove(payload, '$.words')",
+    "json_set(payload, '$.words[0]', payload -> '$.words[1]', '$.words[1]', payload -> '$.words[0]')",
+    "json_set(payload, '$.words[#]', payload -> '$.words[1]')",
+];
+
+#[tokio::test]
+async fn what_people_said_that_ended_nothing_cannot_be_altered_unseen() {
+    let (house, bank, id) = relief::spoken_of_twice(Fault::LostBeforeEffect).await;
+    let forged_release = "json_set(payload, '$.reservation.release.by', 'agent-7')";
+    let house = only_these_are_found(house, &id, &[&FORGED_WORDS[..], &[forged_release]].concat()).await;
+    // Nor after it has ended.
+    bank.expire_reservations();
+    resolve(&house, "zoe", &id, Decision::Released).await.unwrap();
+    let house = only_these_are_found(house, &id, &FORGED_WORDS).await;
+    falls_back_unseen_nowhere(&house).await;
+    // Nor once another attempt has begun.
+    crate::captures::arrived(&house);
+    house.gateway().retry(&house.agent, &id).await.unwrap();
+    only_these_are_found(house, &id, &FORGED_WORDS).await;
+}
+
+/// Whoever takes back what people said cannot have the row pass for one that an earlier entry came with.
+async fn falls_back_unseen_nowhere(house: &House) {
+    let whole = row(house);
+    let last: i64 = house.store().query_row("SELECT max(row) FROM entry", [], |row| row.get(0)).unwrap();
+    for words in ["$.words[1]", "$.words"] {
+        for moved in (1..=last).map(Value::from).chain([Value::Null]) {
+            house.rewrite("k", &format!("json_remove(payload, '{words}')"));
+            house.store().execute("UPDATE fate SET moved = ?1", [&moved]).unwrap();
+            let found = house.gateway().check_trail(&house.operator, None).await.unwrap().findings;
+            assert!(!found.is_empty(), "without {words}, as of entry {moved:?}");
+            put_back(house, &whole);
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_had_undone_what_nobody_could_tell_cannot_be_altered_unseen() {
+    let (house, _archive, said) = relief::unchecked().await;
+    resolve(&house, "anna", said.id(), Decision::Undo).await.unwrap();
+    let forgeries = [
+        "json_set(payload, '$.words[0].by', 'zoe')",
+        "json_set(payload, '$.words[0].comment', 'heard of it')",
+        "json_set(payload, '$.rollback.by', 'zoe')",
+        "json_set(payload, '$.rollback.by', 'countersign')",
+        "json_remove(payload, '$.words')",
+        "json_remove(json_set(payload, '$.rollback.by', 'countersign'), '$.words')",
+    ];
+    only_these_are_found(house, said.id(), &forgeries).await;
+}
+
+/// An older form of a row has them within its captures.
+#[tokio::test]
+async fn a_word_cannot_be_put_where_older_rows_have_it() {
+    let (house, _bank, said) = reserving::reserved().await;
+    house.gateway().capture(&house.agent, said.id(), Some("10.00")).await.unwrap();
+    let word = r#"{"as":"failed","by":"anna","key_id":"k","at_ms":7,"comment":"seen","number":0}"#;
+    let forgery = format!("json_set(payload, '$.reservation.captures[0].resolution', json('{word}'))");
+    only_these_are_found(house, said.id(), &[&forgery]).await;
 }

@@ -1,7 +1,9 @@
 //! What is open when a reload takes away who could go on with it, or puts somebody else there: it ends where a person finds
 //! it, with the reason.
 
-use countersign_gateway::{ActionView, Decision};
+use action::IdempotencyKey;
+use countersign_gateway::{ActionView, Ask, Decision, Spelling};
+use receipt::Timestamp;
 use serde_json::json;
 use testkit::bank::{Bank, Fault, Injection};
 use testkit::records;
@@ -129,5 +131,48 @@ async fn what_nobody_can_set_free_any_more_is_told_of_and_set_free_once_somebody
     house.gateway().release(&house.operator, said.id()).await.unwrap();
     rollbacks::until(&house, said.id(), "FAILED").await;
     assert_eq!((bank.reserved(), house.spent()), (0, 0));
+    assert_eq!(findings(&house).await, 0);
+}
+
+/// A record of which nobody can tell whether it is as it should be, and that something else is to undo, which is gone.
+#[tokio::test]
+async fn whoever_can_tell_is_asked_though_nobody_is_there_who_would_undo_it() {
+    let archive = archived::archive().await;
+    let mut house = archived::house(&archive, &checks::writing(&archive)).await;
+    let undoing = "catalogue/default/undoing.toml";
+    house.write(undoing, &checks::writing(&archive).replace("RECORD_WRITE", "RECORD_MEND"));
+    house.gateway().reload(&house.admin).await.unwrap();
+    house.installation.start();
+    let now_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+    let mended = json!({ "record": "r1", "content": { "valid": true } });
+    let body = json!({
+        "action": { "verb": "RECORD_WRITE", "parameters": { "record": "r1", "content": { "valid": "perhaps" } } },
+        "rollback": { "verb": "RECORD_MEND", "parameters": mended },
+        "deadline": Timestamp::from_unix_millis(now_ms as u64 + 5000).as_str(),
+    });
+    let ask = Ask {
+        idempotency_key: Some(IdempotencyKey::parse("k").unwrap()),
+        request_id: "req-k".to_owned(),
+        dry_run: false,
+        body: body.to_string().into_bytes(),
+    };
+    let id = house
+        .gateway()
+        .submit(&house.agent, ask, Spelling::Json)
+        .await
+        .unwrap()
+        .action_id
+        .unwrap()
+        .to_string();
+    until(&house, &id, "unchecked").await;
+    std::fs::remove_file(house.path(undoing)).unwrap();
+    house.gateway().reload(&house.admin).await.unwrap();
+    archive.put("r1", json!({ "valid": true }));
+    let record = resolve(&house, "anna", &id, Decision::Executed).await.unwrap();
+    assert_eq!(
+        (record.state.as_str(), record.resolutions.len()),
+        ("COMPLETED", 0),
+        "it is the archive's word"
+    );
     assert_eq!(findings(&house).await, 0);
 }

@@ -5,6 +5,9 @@
 //! page, their bytes stay. They leave a table only with their page, which is overwritten then, so it is enough to look once,
 //! after an erasure, at each page of the tables of which something is ever erased.
 //!
+//! No read stays open over a tree: meanwhile the log could not be emptied. Which pages it has is read at once, from those that
+//! lead to others; each of them is looked at by itself then.
+//!
 //! ```text
 //!   housekeeping: the trees that hold what can be erased, and the free pages, as they were a moment ago ──▶ pages that hold more than is stored
 //!   writer:       those that have not changed since, in a commit of their own ──▶ the same without it
@@ -17,7 +20,7 @@ use std::iter::once;
 use std::ops::Range;
 use std::sync::{Arc, mpsc};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension, Transaction};
 
 use super::Shared;
 use super::batch::Batch;
@@ -29,12 +32,20 @@ use crate::Error;
 const TREES: [&str; 5] = ["action", "outcome", "approval", "sqlite_autoindex_approval_1", "audit_term"];
 /// Pages in one commit.
 const AT_ONCE: usize = 64;
-/// Pages between two looks at whether the store is being closed; what else is more urgent has its turn between two trees.
-const STRETCH: u64 = 1024;
+/// Pages between two looks at what is more urgent.
+const STRETCH: usize = 1024;
+/// Free pages that are overwritten in one pass, about: they are read at once, so all of them are in memory. There are any
+/// only in files from before SQLite was told to overwrite them.
+const FREE_AT_ONCE: usize = 1024;
+/// In a file of fewer pages no page but those of trees begins with the byte that theirs begin with: others begin with the
+/// number of a page, and no number is so large (2²⁵, less what the file may grow by meanwhile).
+const TOLD_APART: i64 = 1 << 24;
+/// No tree of SQLite is deeper.
+const DEEPEST: usize = 20;
 
 /// Is SQLite built so that its pages can be read and written? See `.cargo/config.toml`.
 pub(super) fn is_possible(db: &Connection) -> Sql<bool> {
-    let sql = "SELECT count(*) = 2 FROM pragma_module_list WHERE name IN ('sqlite_dbpage', 'dbstat')";
+    let sql = "SELECT count(*) = 1 FROM pragma_module_list WHERE name = 'sqlite_dbpage'";
     db.query_row(sql, [], |row| row.get(0))
 }
 
@@ -45,9 +56,9 @@ pub(super) fn pass(
     shared: &Arc<Shared>,
     mut goes_on: impl FnMut() -> Sql<bool>,
 ) -> Sql<bool> {
-    let mut pass = Pass { shared, found: Vec::new(), whole: true, seen: 0 };
+    let mut pass = Pass { shared, found: Vec::new(), whole: true };
     for tree in TREES {
-        if !goes_on()? || !pass.tree(db, tree)? {
+        if !goes_on()? || !pass.tree(db, tree, &mut goes_on)? {
             return Ok(false);
         }
     }
@@ -59,7 +70,6 @@ struct Pass<'a> {
     found: Vec<Found>,
     /// Was everything overwritten that had to be?
     whole: bool,
-    seen: u64,
 }
 
 /// A page that holds more than is stored in it.
@@ -80,58 +90,68 @@ enum Use {
 }
 
 impl Pass<'_> {
-    /// False if the store is being closed.
-    fn tree(&mut self, db: &Connection, name: &str) -> Sql<bool> {
-        let sql = "SELECT s.pageno, p.data FROM dbstat s CROSS JOIN sqlite_dbpage p ON p.pgno = s.pageno
-                   WHERE s.name = ?1 AND s.pagetype <> 'overflow'";
-        let mut select = db.prepare(sql)?;
-        let mut pages = select.query([name])?;
-        while let Some(page) = pages.next()? {
-            if !self.look(page.get(0)?, page.get_ref(1)?.as_blob()?, Use::Tree) {
+    /// False if there is no time for the rest.
+    fn tree(&mut self, db: &Connection, name: &str, goes_on: &mut impl FnMut() -> Sql<bool>) -> Sql<bool> {
+        let transaction = db.unchecked_transaction()?;
+        let pages = pages_of(&transaction, name)?;
+        let told_apart = page_count(&transaction)? < TOLD_APART;
+        // Where one of them could be taken for what it became since, it must not become anything.
+        let held = (!told_apart).then_some(transaction);
+        // Whoever reads the rows in it meets the same, and tells.
+        let Some(pages) = pages else {
+            self.whole = false;
+            return Ok(true);
+        };
+        for stretch in pages.chunks(STRETCH) {
+            let goes_on = if held.is_some() { !self.shared.housekeeping.is_ending() } else { goes_on()? };
+            if !goes_on {
                 return Ok(false);
+            }
+            for number in stretch {
+                // One that has left the tree meanwhile was overwritten with that.
+                let Some(page) = page(db, *number)?.filter(|page| cells_at(page).is_some()) else { continue };
+                self.look(*number, &page, Use::Tree);
+                if self.found.len() >= AT_ONCE {
+                    self.write();
+                }
             }
         }
         Ok(true)
     }
 
-    /// Those that were set free before SQLite was told to overwrite them.
+    /// Those that were set free before SQLite was told to overwrite them. While they are read nobody is waited for: they are
+    /// found for `finish`. False if the store is being closed.
     fn free_pages(&mut self, db: &Connection) -> Sql<bool> {
         let transaction = db.unchecked_transaction()?;
-        let read = |number: i64| {
-            let sql = "SELECT data FROM sqlite_dbpage WHERE pgno = ?1";
-            transaction.query_row(sql, [number], |row| row.get::<_, Vec<u8>>(0))
-        };
+        let read = |number: i64| page(&transaction, number).map(Option::unwrap_or_default);
         let mut trunk = number_at(&read(1)?, 32);
         while let Some(number) = trunk.filter(|number| *number > 0) {
-            let page = read(number)?;
-            for leaf in (0..number_at(&page, 4).unwrap_or(0)).map_while(|at| number_at(&page, entry(at))) {
-                if !self.look(leaf, &read(leaf)?, Use::Nothing) {
-                    return Ok(false);
-                }
-            }
-            if !self.look(number, &page, Use::Trunk) {
+            if self.shared.housekeeping.is_ending() {
                 return Ok(false);
             }
+            if self.found.len() >= FREE_AT_ONCE {
+                self.whole = false;
+                break;
+            }
+            let page = read(number)?;
+            for leaf in (0..number_at(&page, 4).unwrap_or(0)).map_while(|at| number_at(&page, entry(at))) {
+                self.look(leaf, &read(leaf)?, Use::Nothing);
+            }
+            self.look(number, &page, Use::Trunk);
             trunk = number_at(&page, 0);
         }
         Ok(true)
     }
 
-    /// False if the store is being closed.
-    fn look(&mut self, number: i64, page: &[u8], of: Use) -> bool {
+    fn look(&mut self, number: i64, page: &[u8], of: Use) {
         match cleared(page, of) {
             Some(cleared) if cleared != page => {
-                self.found.push(Found { number, was: page.to_vec(), cleared })
+                self.found.push(Found { number, was: page.to_vec(), cleared });
             }
             Some(_) => {}
             // Whoever reads the rows in it meets the same, and tells.
             None => self.whole = false,
         }
-        if self.found.len() >= AT_ONCE {
-            self.write();
-        }
-        self.seen += 1;
-        !self.seen.is_multiple_of(STRETCH) || !self.shared.housekeeping.is_ending()
     }
 
     fn finish(mut self) -> bool {
@@ -141,13 +161,12 @@ impl Pass<'_> {
 
     /// Waits until the writer has overwritten them.
     fn write(&mut self) {
-        let found = std::mem::take(&mut self.found);
-        if found.is_empty() {
-            return;
+        while !self.found.is_empty() {
+            let found = self.found.drain(..self.found.len().min(AT_ONCE)).collect();
+            let (done, written) = mpsc::channel();
+            let job = Overwriting { found, left: 0, done };
+            self.whole &= self.shared.queue.job(Box::new(job)).is_ok() && written.recv().unwrap_or(false);
         }
-        let (done, written) = mpsc::channel();
-        let job = Overwriting { found, left: 0, done };
-        self.whole &= self.shared.queue.job(Box::new(job)).is_ok() && written.recv().unwrap_or(false);
     }
 }
 
@@ -182,6 +201,60 @@ impl Job for Overwriting {
     }
 }
 
+/// A page as it is now, if there is one of this number.
+fn page(db: &Connection, number: i64) -> Sql<Option<Vec<u8>>> {
+    let mut select = db.prepare_cached("SELECT data FROM sqlite_dbpage WHERE pgno = ?1")?;
+    select.query_row([number], |row| row.get(0)).optional()
+}
+
+fn page_count(db: &Connection) -> Sql<i64> {
+    db.query_row("PRAGMA page_count", [], |row| row.get(0))
+}
+
+/// The pages of a tree, but for those that only hold the rest of a long row; nothing if it is not laid out as SQLite lays out
+/// trees. All its leaves are equally deep, so of them only one is read.
+fn pages_of(db: &Transaction<'_>, name: &str) -> Sql<Option<Vec<i64>>> {
+    let root = "SELECT rootpage FROM sqlite_schema WHERE name = ?1";
+    let mut level: Vec<i64> = vec![db.query_row(root, [name], |row| row.get(0))?];
+    let mut all = Vec::new();
+    for _ in 0..DEEPEST {
+        let mut next = Vec::new();
+        for number in &level {
+            let Some(page) = page(db, *number)? else { return Ok(None) };
+            if cells_at(&page) == Some(LEAF_HEADER) {
+                break;
+            }
+            let Some(below) = below(&page) else { return Ok(None) };
+            next.extend(below);
+        }
+        all.append(&mut level);
+        if next.is_empty() {
+            return Ok(Some(all));
+        }
+        level = next;
+    }
+    Ok(None)
+}
+
+/// Where a page of a tree has its list of cells: after its header, which is longer in those that lead to others.
+fn cells_at(page: &[u8]) -> Option<usize> {
+    match page.first()? {
+        0x0a | 0x0d => Some(LEAF_HEADER),
+        0x02 | 0x05 => Some(INNER_HEADER),
+        _ => None,
+    }
+}
+
+const LEAF_HEADER: usize = 8;
+const INNER_HEADER: usize = 12;
+
+/// The pages that a page leads to, if it does.
+fn below(page: &[u8]) -> Option<Vec<i64>> {
+    let first = cells_at(page).filter(|at| *at == INNER_HEADER)?;
+    let cells = (0..short_at(page, 3)?).map(|at| number_at(page, short_at(page, first + 2 * at)?));
+    cells.chain([number_at(page, 8)]).collect()
+}
+
 /// The page with zeros wherever it stores nothing; nothing if it is not laid out as SQLite lays out pages.
 fn cleared(page: &[u8], of: Use) -> Option<Vec<u8>> {
     let unused = match of {
@@ -199,12 +272,8 @@ fn cleared(page: &[u8], of: Use) -> Option<Vec<u8>> {
 /// What lies between the cells: <https://www.sqlite.org/fileformat.html#b_tree_pages>.
 /// The first page, which begins otherwise, is part of no table of ours.
 fn unused_in_tree(page: &[u8]) -> Option<Vec<Range<usize>>> {
-    let short = |at: usize| Some(usize::from(u16::from_be_bytes(*page.get(at..)?.first_chunk()?)));
-    let cells = match page.first()? {
-        0x0a | 0x0d => 8,
-        0x02 | 0x05 => 12,
-        _ => return None,
-    };
+    let short = |at: usize| short_at(page, at);
+    let cells = cells_at(page)?;
     // Zero stands for 65536, of the largest pages.
     let content = short(5).filter(|start| *start > 0)?;
     let mut unused: Vec<Range<usize>> = once(cells + 2 * short(3)?..content).collect();
@@ -218,6 +287,10 @@ fn unused_in_tree(page: &[u8]) -> Option<Vec<Range<usize>>> {
         free = next;
     }
     unused.iter().all(|range| range.start <= range.end).then_some(unused)
+}
+
+fn short_at(page: &[u8], at: usize) -> Option<usize> {
+    Some(usize::from(u16::from_be_bytes(*page.get(at..)?.first_chunk()?)))
 }
 
 fn number_at(page: &[u8], at: usize) -> Option<i64> {
@@ -255,6 +328,51 @@ mod tests {
         let found: BTreeSet<String> =
             select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
         assert_eq!(found, TREES.map(String::from).into());
+    }
+
+    #[test]
+    fn the_pages_of_a_tree_are_those_that_sqlite_tells_of() {
+        let directory = tempfile::tempdir().unwrap();
+        let db = super::super::open::writer(&directory.path().join("ledger.db")).unwrap();
+        let rows = "WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
+                    SELECT i, zeroblob(i % 5 * 2000) FROM n";
+        db.execute_batch(&format!(
+            "CREATE TABLE t (i INTEGER PRIMARY KEY, b); INSERT INTO t {rows};
+             CREATE TABLE w (i INTEGER, b, PRIMARY KEY (i, b)) WITHOUT ROWID; INSERT INTO w {rows};
+             CREATE INDEX n ON t (b, i); CREATE TABLE empty (i)"
+        ))
+        .unwrap();
+        for name in ["t", "w", "n", "empty"] {
+            let mut select =
+                db.prepare("SELECT pageno FROM dbstat WHERE name = ?1 AND pagetype <> 'overflow'").unwrap();
+            let told: BTreeSet<i64> =
+                select.query_map([name], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+            drop(select);
+            let found = pages_of(&db.unchecked_transaction().unwrap(), name).unwrap().unwrap();
+            assert_eq!((found.len(), BTreeSet::from_iter(found)), (told.len(), told), "{name}");
+        }
+        assert!(page_count(&db).unwrap() < TOLD_APART);
+    }
+
+    #[test]
+    fn the_log_can_be_emptied_while_a_tree_is_looked_at() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ledger.db");
+        let sqlite = crate::Sqlite::open(&path, crate::Options::new("a", 1)).unwrap();
+        let db = super::super::open::writer(&path).unwrap();
+        let rows = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+                    SELECT zeroblob(3000) FROM n";
+        db.execute_batch("CREATE TABLE t (b)").unwrap();
+        db.execute(&format!("INSERT INTO t {rows}"), [i64::try_from(6 * STRETCH).unwrap()]).unwrap();
+        let mut pass = Pass { shared: &sqlite.shared, found: Vec::new(), whole: true };
+        let mut stretches = 0;
+        let mut goes_on = || {
+            stretches += 1;
+            let busy: bool = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+            Ok(!busy)
+        };
+        assert!(pass.tree(&db, "t", &mut goes_on).unwrap());
+        assert!(stretches >= 3, "{stretches}");
     }
 
     /// A leaf of 64 bytes: one cell at its end, a free block of eight bytes before it, and bytes that mean nothing.

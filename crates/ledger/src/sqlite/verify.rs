@@ -172,7 +172,7 @@ impl<'a> Look<'a> {
             self.action(row, standing.as_ref(), !outcomes.is_empty() || !approvals.is_empty()),
             self.outcome(row, action, said, &outcomes),
             self.approval(row, action, said, &approvals, standing.as_ref()),
-            standing.as_ref().and_then(|standing| fate(row, said, standing)),
+            standing.as_ref().and_then(|standing| fate(row, said, !outcomes.is_empty(), standing)),
             self.way(row, action, standing.as_ref())?,
             self.erasure(row, action, said, &outcomes, standing.as_ref())?,
         ];
@@ -289,7 +289,8 @@ impl<'a> Look<'a> {
         approvals: Vec<Heard>,
     ) -> Sql<()> {
         let mut testimonies = Vec::new();
-        // The row of one that was judged again tells of that, as do the entries of its outcomes.
+        // The entry that the row was last written with. That of one that was judged again tells of that, as do the entries of
+        // its outcomes; in older stores no such entry is known.
         let later =
             || if standing.resumed { standing.last.map(|(entry, _)| entry) } else { Some(standing.entry) };
         let telling = standing.moved.or_else(later);
@@ -395,14 +396,18 @@ impl<'a> Look<'a> {
 
 /// Does the action stand where its last outcome left it, or where it went on to since? One without either may only wait
 /// for people, or be under way; and it is no longer held only if enough people agreed.
-fn fate(row: i64, said: &Said<'_>, standing: &Standing) -> Option<Broken> {
+fn fate(row: i64, said: &Said<'_>, settles: bool, standing: &Standing) -> Option<Broken> {
     let Standing { state, last, moved, .. } = *standing;
     let outcome = last.map(|(entry, _)| entry);
+    let goes_on = GOING_ON.contains(&said.event);
     let fits = match (last, moved) {
+        // Nothing that went on with it, and is no outcome, comes after the one that is named as the last, whatever came of it
+        // since: the row is compared with that one, and must not pass for what it was before.
+        _ if goes_on && !settles && Some(row) > moved => false,
         // Where its last outcome is missing, that one's own entry tells.
         (None, _) if standing.outcome.is_some() => true,
         // Whatever goes on with it is the newest thing there is, until something came of it.
-        _ if GOING_ON.contains(&said.event) && Some(row) > moved.max(outcome) => false,
+        _ if goes_on && Some(row) > moved.max(outcome) => false,
         (_, Some(entry)) if moved > outcome => entry != row || went_on(said.event, standing),
         (Some((entry, left)), _) => entry != row || left == state,
         (None, _) => match state {
@@ -414,9 +419,9 @@ fn fate(row: i64, said: &Said<'_>, standing: &Standing) -> Option<Broken> {
     (!fits).then_some(Broken::Fate)
 }
 
-/// Events of what goes on with an action and is no outcome.
-const GOING_ON: [&str; 8] =
-    [WAITING, SENT_AGAIN, CHALLENGED, RESERVED, CHARGING, CHECKING, RETRACTING, ROLLING_BACK];
+/// Events of what goes on with an action. Where one comes with an outcome, it is that which goes on.
+const GOING_ON: [&str; 9] =
+    [WAITING, SENT_AGAIN, CHALLENGED, RESERVED, CHARGING, CHECKING, RETRACTING, ROLLING_BACK, RESOLVED];
 
 /// May it stand where it does after it went on so?
 fn went_on(event: &str, standing: &Standing) -> bool {

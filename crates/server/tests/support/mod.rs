@@ -63,7 +63,11 @@ impl Served {
     }
 
     pub async fn key(&self, role: &str) -> String {
-        let body = json!({"subject": format!("some-{role}"), "role": role});
+        self.key_of(&format!("some-{role}"), role).await
+    }
+
+    pub async fn key_of(&self, subject: &str, role: &str) -> String {
+        let body = json!({"subject": subject, "role": role});
         let created = body_of(self.as_admin(self.post("/v1/keys", &body)).send().await.unwrap()).await;
         created["secret"].as_str().unwrap().to_owned()
     }
