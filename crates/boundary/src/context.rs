@@ -146,7 +146,7 @@ fn mandate<'a>(mandate: &'a Mandate, account: &Account, now_ms: i64) -> Attribut
 }
 
 /// UTC, by arithmetic: the first of January 1970 was a Thursday.
-fn time<'a>(now_ms: i64) -> Attribute<'a> {
+pub(crate) fn time<'a>(now_ms: i64) -> Attribute<'a> {
     let seconds = now_ms.div_euclid(1000);
     let (day, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     Attribute::Record(vec![
@@ -157,7 +157,7 @@ fn time<'a>(now_ms: i64) -> Attribute<'a> {
     ])
 }
 
-fn long(value: u64) -> i64 {
+pub(crate) fn long(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 

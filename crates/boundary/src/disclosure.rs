@@ -85,7 +85,7 @@ pub struct About {
 impl Policies {
     /// What is in force, as far as the level tells.
     pub fn disclose(&self, level: Level) -> Disclosure {
-        let mut rules: Vec<&Rule> = self.rules().into_iter().chain(self.stand_in()).collect();
+        let mut rules: Vec<&Rule> = self.rules().into_iter().chain(self.stand_ins()).collect();
         rules.sort_by(|a, b| (a.tier, &a.reference.id).cmp(&(b.tier, &b.reference.id)));
         let count = |tier: Tier| (tier, rules.iter().filter(|rule| rule.tier == tier).count());
         let names: Vec<String> = self.hard_deny().iter().map(str::to_owned).collect();

@@ -25,6 +25,10 @@ const BASELINE_FILE: &str = "baseline.cedar";
 const EXECUTE_CYCLE: &str = include_str!("execute-cycle.cedar");
 const EXECUTE_CYCLE_FILE: &str = "execute-cycle.cedar";
 
+/// The same of extending a budget.
+const EXTEND_BUDGET: &str = include_str!("extend-budget.cedar");
+const EXTEND_BUDGET_FILE: &str = "extend-budget.cedar";
+
 /// More principals than this are not remembered; the next one starts the memory afresh.
 const MAX_CAST: usize = 4096;
 
@@ -38,8 +42,10 @@ struct Loaded {
     slices: HashMap<String, Slice>,
     /// What is asked of every cycle before its own action.
     gate: Slice,
-    /// What permits every cycle, where no policy of the set says which.
-    stand_in: Option<Rule>,
+    /// What is asked of who extends a budget.
+    extension: Slice,
+    /// What permits every cycle, and every extension, where no policy of the set says which.
+    stand_ins: Vec<Rule>,
     known: Known,
     cast: Mutex<HashMap<String, Arc<Cast>>>,
     hard_deny: HardDeny,
@@ -105,18 +111,20 @@ impl Policies {
     ) -> Result<Policies, Vec<Mistake>> {
         let schema_text = schema::text(catalogue);
         let schema = read_schema(&schema::actions(catalogue)).map_err(|mistake| vec![mistake])?;
-        let mut mistakes = gate_is_free(catalogue);
+        let mut mistakes = own_names_are_free(catalogue);
         let shipped = |name: &str, text: &str| Source { name: name.into(), text: text.into() };
         let baseline = shipped(BASELINE_FILE, BASELINE);
-        let stand_in = shipped(EXECUTE_CYCLE_FILE, EXECUTE_CYCLE);
-        let sources: Vec<&Source> = [&stand_in, &baseline].into_iter().chain(sources).collect();
+        let execute = shipped(EXECUTE_CYCLE_FILE, EXECUTE_CYCLE);
+        let extend = shipped(EXTEND_BUDGET_FILE, EXTEND_BUDGET);
+        let sources: Vec<&Source> = [&execute, &extend, &baseline].into_iter().chain(sources).collect();
         let mut rules = read_rules(&sources, &mut mistakes);
-        let stand_in = stand_in_for(&mut rules);
-        let (of_gate, others): (Vec<Rule>, Vec<Rule>) = rules.iter().cloned().partition(names_gate);
+        let stand_ins = stand_ins_for(&mut rules);
+        let is_own = |rule: &Rule| OWN_NAMES.iter().any(|name| names(rule, name));
+        let (own, others): (Vec<Rule>, Vec<Rule>) = rules.iter().cloned().partition(is_own);
         let mut warnings = validate(&others, &sources, &schema, &mut mistakes);
-        if !of_gate.is_empty() {
-            let with_gate = read_schema(&schema_text).map_err(|mistake| vec![mistake])?;
-            warnings.extend(validate(&of_gate, &sources, &with_gate, &mut mistakes));
+        if !own.is_empty() {
+            let whole = read_schema(&schema_text).map_err(|mistake| vec![mistake])?;
+            warnings.extend(validate(&own, &sources, &whole, &mut mistakes));
         }
         let known = Known::read(entities, &schema, &mut mistakes);
         let hard_deny = HardDeny::with(hard_deny);
@@ -128,9 +136,11 @@ impl Policies {
                 Err(message) => mistakes.push(at_start(&archetype.name, message)),
             }
         }
-        let gate = Slice::gate(&of_gate, stand_in.as_ref());
-        let gate = match gate {
-            Ok(gate) if mistakes.is_empty() => gate,
+        let of_name = |name: &str, resource: &str| Slice::own(name, resource, own.iter().chain(&stand_ins));
+        let own_slices = of_name(schema::GATE, schema::SESSION)
+            .and_then(|gate| Ok((gate, of_name(schema::EXTEND, schema::BUDGET)?)));
+        let (gate, extension) = match own_slices {
+            Ok(slices) if mistakes.is_empty() => slices,
             Ok(_) => return Err(mistakes),
             Err(message) => {
                 mistakes.push(at_start(schema::GATE, message));
@@ -146,7 +156,8 @@ impl Policies {
             cast: Mutex::default(),
             slices,
             gate,
-            stand_in,
+            extension,
+            stand_ins,
             known,
             hard_deny,
             types,
@@ -201,17 +212,21 @@ impl Policies {
         &self.0.hard_deny
     }
 
-    /// What permits a cycle as such where no policy of the set says what does.
-    pub(crate) fn stand_in(&self) -> Option<&Rule> {
-        self.0.stand_in.as_ref()
+    /// What permits a cycle as such, or an extension, where no policy of the set says what does.
+    pub(crate) fn stand_ins(&self) -> &[Rule] {
+        &self.0.stand_ins
     }
 
     pub(crate) fn rule(&self, id: &str) -> Option<&Rule> {
-        self.0.rules.get(id).or_else(|| self.stand_in().filter(|rule| *rule.reference.id == *id))
+        self.0.rules.get(id).or_else(|| self.stand_ins().iter().find(|rule| *rule.reference.id == *id))
     }
 
     pub(crate) fn gate(&self) -> &Slice {
         &self.0.gate
+    }
+
+    pub(crate) fn extension(&self) -> &Slice {
+        &self.0.extension
     }
 
     pub(crate) fn slice(&self, archetype: &str) -> Option<&Slice> {
@@ -274,10 +289,14 @@ impl Slice {
         Slice::cut(action, type_name(&archetype.resource_type)?, &rules, hard_denied)
     }
 
-    /// The policies that name the gate; what names no action is asked about the cycle's own.
-    fn gate(of_gate: &[Rule], stand_in: Option<&Rule>) -> Result<Slice, String> {
-        let rules: Vec<&Rule> = of_gate.iter().chain(stand_in).collect();
-        Slice::cut(uid("Action", schema::GATE)?, type_name(schema::SESSION)?, &rules, None)
+    /// The policies that name an action of ours; what names none is asked about those of the catalogue.
+    fn own<'a>(
+        name: &str,
+        resource_type: &str,
+        rules: impl Iterator<Item = &'a Rule>,
+    ) -> Result<Slice, String> {
+        let rules: Vec<&Rule> = rules.filter(|rule| names(rule, name)).collect();
+        Slice::cut(uid("Action", name)?, type_name(resource_type)?, &rules, None)
     }
 
     fn cut(
@@ -313,30 +332,37 @@ impl Slice {
     }
 }
 
-/// The gate's name is no archetype's and no group's: what is said of it would be about both.
-fn gate_is_free(catalogue: &Catalogue) -> Vec<Mistake> {
-    let takes =
-        |it: &&action::Archetype| it.name == schema::GATE || it.groups.iter().any(|it| it == schema::GATE);
-    let mistake = |archetype: &action::Archetype| Mistake {
-        hint: Some("choose another name: cycles of governed sessions are asked about under this one".into()),
-        ..at_start(&archetype.name, format!("`{}` is the name of an archetype or of a group", schema::GATE))
+/// Our own names are no archetype's and no group's: what is said of them would be about both.
+fn own_names_are_free(catalogue: &Catalogue) -> Vec<Mistake> {
+    let takes = |it: &action::Archetype, name: &str| it.name == name || it.groups.iter().any(|it| it == name);
+    let mistake = |archetype: &action::Archetype, name: &str| Mistake {
+        hint: Some("choose another name: governed sessions are asked about under this one".into()),
+        ..at_start(&archetype.name, format!("`{name}` is the name of an archetype or of a group"))
     };
-    catalogue.iter().map(|it| &**it).filter(takes).map(mistake).collect()
+    let of = |archetype: &action::Archetype| {
+        let taken = OWN_NAMES.into_iter().filter(|name| takes(archetype, name));
+        taken.map(|name| mistake(archetype, name)).collect::<Vec<_>>()
+    };
+    catalogue.iter().flat_map(|it| of(it)).collect()
 }
 
-/// Takes what may stand in, the first of the rules, out of the set; gives it back where it is needed.
-fn stand_in_for(rules: &mut Vec<Rule>) -> Option<Rule> {
-    let shipped = (!rules.is_empty()).then(|| rules.remove(0));
-    let said = rules.iter().any(|rule| !rule.forbids && names_gate(rule));
-    shipped.filter(|_| !said)
+/// Actions that are not the catalogue's.
+const OWN_NAMES: [&str; 2] = [schema::GATE, schema::EXTEND];
+
+/// Takes what may stand in, the first of the rules, out of the set; gives back what is needed.
+fn stand_ins_for(rules: &mut Vec<Rule>) -> Vec<Rule> {
+    let shipped: Vec<Rule> = rules.drain(..OWN_NAMES.len().min(rules.len())).collect();
+    let said = |name: &str| rules.iter().any(|rule| !rule.forbids && names(rule, name));
+    let needed = |rule: &Rule| OWN_NAMES.iter().any(|name| names(rule, name) && !said(name));
+    shipped.into_iter().filter(needed).collect()
 }
 
-fn names_gate(rule: &Rule) -> bool {
-    let is_gate = |named: &EntityUid| named.id().unescaped() == schema::GATE;
+fn names(rule: &Rule, action: &str) -> bool {
+    let is_named = |named: &EntityUid| named.id().unescaped() == action;
     match rule.policy.action_constraint() {
         ActionConstraint::Any => false,
-        ActionConstraint::Eq(named) => is_gate(&named),
-        ActionConstraint::In(named) => named.iter().any(is_gate),
+        ActionConstraint::Eq(named) => is_named(&named),
+        ActionConstraint::In(named) => named.iter().any(is_named),
     }
 }
 

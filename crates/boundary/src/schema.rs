@@ -9,13 +9,19 @@ use action::{Archetype, Catalogue, CedarMember, CedarType};
 pub(crate) const GUARDED_GROUPS: [&str; 2] = ["AuditTrail", "Governance"];
 
 /// Entity types that exist in every schema.
-const OWN_TYPES: [&str; 6] = ["Tenant", "AgentGroup", "Agent", "User", "ResourceGroup", SESSION];
+const OWN_TYPES: [&str; 7] = ["Tenant", "AgentGroup", "Agent", "User", "ResourceGroup", SESSION, BUDGET];
 
 /// The action that every cycle of a governed session is, beside its own: the gate.
 pub(crate) const GATE: &str = "ExecuteCycle";
 
 /// What the gate's action is done to.
 pub(crate) const SESSION: &str = "Session";
+
+/// The action that extending the time budget of a mandate is.
+pub(crate) const EXTEND: &str = "ExtendBudget";
+
+/// What that is done to.
+pub(crate) const BUDGET: &str = "Budget";
 
 const HEAD: &str = r#"// Generated from the catalogue: do not edit, `countersign policy schema` prints it.
 
@@ -30,6 +36,9 @@ entity ResourceGroup in [ResourceGroup] tags String;
 
 // A governed session: what a cycle as such is done to.
 entity Session in [ResourceGroup] tags String;
+
+// The time budget of a mandate, by the mandate's id: what an extension is done to.
+entity Budget in [ResourceGroup] tags String;
 
 // Money is whole minor units: 12.50 USD is {minor: 1250, currency: "USD"}.
 type Money = { currency: String, minor: Long };
@@ -79,14 +88,15 @@ const COMMON: &str = "\
   time: Time,
 ";
 
-/// The schema, as Cedar text: the catalogue's actions, and the gate.
+/// The schema, as Cedar text: the catalogue's actions, the gate, and the extension of a budget.
 pub(crate) fn text(catalogue: &Catalogue) -> String {
     let mut out = actions(catalogue);
     gate(&mut out);
+    extension(&mut out);
     out
 }
 
-/// The same without the gate. What names no action is about the catalogue's and typed against these alone: the gate
+/// The same without those two. What names no action is about the catalogue's and typed against these alone: the gate
 /// has no constraints and no certain amount, and listens only to policies that name it.
 pub(crate) fn actions(catalogue: &Catalogue) -> String {
     let mut out = String::from(HEAD);
@@ -181,6 +191,33 @@ action {name} appliesTo {{
         name = quoted(GATE),
         common = indented(COMMON),
         cycle = indented(CYCLE),
+    );
+}
+
+/// What people do to a mandate's time budget.
+fn extension(out: &mut String) {
+    let _ = write!(
+        out,
+        r#"
+// Whether a person may extend the time budget of a mandate by so many seconds. `role` is that of their key; `awaited` says
+// whether a cycle waits for it.
+action {name} appliesTo {{
+  principal: [User],
+  resource: [{BUDGET}],
+  context: {{
+    awaited: Bool,
+    environment: String,
+    granted_seconds: Long,
+    mandate: {{ agent: String, id: String, issuer: String }},
+    remaining_seconds: Long,
+    role: String,
+    seconds: Long,
+    tenant: String,
+    time: Time,
+  }},
+}};
+"#,
+        name = quoted(EXTEND),
     );
 }
 
