@@ -62,6 +62,9 @@ pub enum Error {
     /// The session does not take it.
     #[error("the session does not take it")]
     Session(SessionRefusal),
+    /// The mandate does not take it.
+    #[error("the mandate does not take it: {0}")]
+    Mandate(mandate::Refusal),
     /// Another process holds the data directory.
     #[error("the data directory is in use by another process")]
     Locked,

@@ -266,7 +266,8 @@ impl Gateway {
         let signed = |said: &Said| signed::holds(said, stored, pending, &escalation, &passkeys);
         // Whoever altered the store can pretend a state, but not what people said.
         let agreed = said::agreed(&said, &seen, |said| said.form == KEY || signed(said).is_some())?;
-        if agreed < stored.needed.max(1) {
+        let extended = said::extended(&said, &seen)?;
+        if agreed < stored.needed.max(1) && !extended {
             return Err(internal("an action is approved, but people did not agree to it"));
         }
         let key_will_do = self.form(&action.archetype, row) == action::ApprovalForm::Key;
@@ -275,7 +276,8 @@ impl Gateway {
             true => key_will_do && !ended.contains(&said.key_id),
             false => signed(said).is_some_and(|it| signed::still_fits(&it, (stored, row), rules)),
         };
-        let enough = said::agreed(&said, &seen, counts)? >= action.archetype.approvals
+        let enough = !extended
+            && said::agreed(&said, &seen, counts)? >= action.archetype.approvals
             && match atp::signer(row)? {
                 Some(signer) => {
                     said::agreed(&said, &seen, |it| it.approver == signer.as_str() && counts(it))? > 0
@@ -283,6 +285,7 @@ impl Gateway {
                 None => true,
             };
         let triggers = escalation.read()?;
+        let limits = said::limits(&said, &seen)?;
         // From now on the row tells of the rules of now.
         escalation.seen.get_or_insert_with(|| SeenRow {
             policy_digest: row.policy_digest.clone(),
@@ -295,6 +298,7 @@ impl Gateway {
                 triggers,
                 mandate: row.mandate_id.clone(),
                 amount: pending.money,
+                limits,
             }),
             basis: Basis::Approved { round: stored.round },
             by: By::Holder(stored.token),

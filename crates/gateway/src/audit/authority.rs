@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use action::Tenant;
-use ledger::{ApiKey, Authority, Enacted, Freeze, Mandate, PrincipalKey, Scope};
+use ledger::{ApiKey, Authority, Enacted, Freeze, Held, Mandate, PrincipalKey, Scope};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -24,9 +24,13 @@ pub(super) fn findings(caller: &Caller, all: &Authority, last: i64) -> Vec<Trail
         let (told, ours) = (told.keys.remove(&*key.id), key.tenant == caller.tenant);
         wrong.extend(unlike(&named(KEY, &key.id, ours), told, last, |made, ended| made.fits(key, ended)));
     }
-    for (mandate, revoked) in &all.mandates {
+    for Held { mandate, account } in &all.mandates {
+        let extended = told.extended.remove(&(mandate.tenant.as_str().into(), mandate.jti.clone()));
         let (told, ours) = (told.mandates.remove(&*mandate.jti), mandate.tenant == caller.tenant);
-        let fits = |made: &Granted, ended: bool| made.fits(mandate) && ended == *revoked;
+        let granted = extended.unwrap_or_default() == account.granted_seconds;
+        let fits = |made: &Granted, ended: bool| {
+            made.fits(mandate) && ended == account.revoked_at.is_some() && granted
+        };
         wrong.extend(unlike(&named(MANDATE, &mandate.jti, ours), told, last, fits));
     }
     for key in &all.principal_keys {
@@ -60,6 +64,8 @@ struct Told {
     mandates: BTreeMap<Box<str>, Stands<Granted>>,
     principal_keys: BTreeMap<Signer, Stands<Principals>>,
     freezes: BTreeMap<Place, Stands<Frozen>>,
+    /// Seconds on top of each mandate's budget, by tenant and mandate.
+    extended: BTreeMap<(Box<str>, Box<str>), i64>,
 }
 
 /// Tenant, principal and key.
@@ -85,6 +91,12 @@ impl Told {
                 begin(&mut self.mandates, act, |mandate: &Granted| mandate.jti.clone())
             }
             "mandate_revoked" => end(&mut self.mandates, act, |ended: &EndedMandate| ended.jti.clone()),
+            "budget_extended" => {
+                if let Some(Extended { tenant, jti, seconds }) = read(act) {
+                    let sum = self.extended.entry((tenant, jti)).or_default();
+                    *sum = sum.saturating_add(seconds);
+                }
+            }
             "principal_key_registered" => {
                 begin(&mut self.principal_keys, act, |key: &Principals| key.name());
             }
@@ -231,6 +243,13 @@ impl Granted {
         });
         more && *self.sub == *mandate.subject.as_str()
     }
+}
+
+#[derive(Deserialize)]
+struct Extended {
+    tenant: Box<str>,
+    jti: Box<str>,
+    seconds: i64,
 }
 
 #[derive(Deserialize)]

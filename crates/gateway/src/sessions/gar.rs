@@ -325,7 +325,7 @@ impl Said {
 /// What was decided, if the entry says that something was.
 fn decision(event: &str, ale: Option<&str>) -> Option<&'static str> {
     match (event, ale) {
-        ("admitted" | "approved" | ledger::SENT_AGAIN | ledger::CHARGING, _) => Some("ALLOW"),
+        ("admitted" | "approved" | "extended" | ledger::SENT_AGAIN | ledger::CHARGING, _) => Some("ALLOW"),
         ("refused" | "rejected" | "expired" | "intent_refused", _) => Some("DENY"),
         ("held", _) => Some("ESCALATE"),
         (_, Some("ALE-001")) => Some("SUSPEND"),
