@@ -188,6 +188,7 @@ impl Findings {
         if let Some(scope) = facts.frozen {
             out.push(blocked(Reason::Frozen { scope: scope.to_owned() }));
         }
+        out.extend(facts.approved.and_then(|it| it.exceeded(facts)).map(blocked));
         match &self.delegation {
             Delegation::Within | Delegation::NotNeeded => {}
             Delegation::Missing => out.push(blocked(Reason::NoMandate)),

@@ -3,7 +3,7 @@
 use action::{Action, ActionId, Environment, Money, Subject, Tenant};
 use mandate::{Account, Mandate, exposure};
 
-use crate::{Cycle, PolicyRef, Series, Trigger};
+use crate::{Cycle, PolicyRef, Reason, Series, Trigger};
 
 /// Who asks, as authenticated.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +34,51 @@ pub struct Approved {
     pub mandate: Option<String>,
     /// What was at stake then.
     pub amount: Option<Money>,
+    /// How far they agreed.
+    pub limits: ApprovedLimits,
+}
+
+/// How far people agreed: what is absent stays as they were asked. Whoever approves can only lower.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ApprovedLimits {
+    /// The most that may be at stake.
+    pub max_amount: Option<Money>,
+    /// In Unix milliseconds; after that nothing is sent.
+    pub not_after_ms: Option<i64>,
+}
+
+impl ApprovedLimits {
+    /// The lower of both. Amounts in two currencies have no lower one: nothing is within both.
+    pub fn and(self, other: ApprovedLimits) -> ApprovedLimits {
+        let nothing = |money: Money| Money::new(0, money.currency()).unwrap_or(money);
+        ApprovedLimits {
+            max_amount: match (self.max_amount, other.max_amount) {
+                (Some(one), Some(other)) => match one.compare(other) {
+                    Some(std::cmp::Ordering::Greater) => Some(other),
+                    Some(_) => Some(one),
+                    None => Some(nothing(one)),
+                },
+                (one, other) => one.or(other),
+            },
+            not_after_ms: match (self.not_after_ms, other.not_after_ms) {
+                (Some(one), Some(other)) => Some(one.min(other)),
+                (one, other) => one.or(other),
+            },
+        }
+    }
+
+    /// The first limit that the action, here and now, is beyond.
+    fn broken_by(&self, facts: &Facts<'_>) -> Option<&'static str> {
+        let priced = !crate::ask::awaits_quote(facts);
+        let amount = exposure(facts.action).filter(|_| priced).zip(self.max_amount);
+        let dearer = |(now, most): (Money, Money)| {
+            now.compare(most).is_none_or(|order| order == std::cmp::Ordering::Greater)
+        };
+        if amount.is_some_and(dearer) {
+            return Some("max_amount");
+        }
+        self.not_after_ms.is_some_and(|until_ms| facts.now_ms > until_ms).then_some("not_after")
+    }
 }
 
 impl<'a> Facts<'a> {
@@ -61,6 +106,11 @@ impl Approved {
             other => self.triggers.contains(other),
         };
         same_mandate && no_more && seen
+    }
+
+    /// Why it is beyond what people agreed to, if it is. Where its price is still to be named, that is asked once it is.
+    pub(crate) fn exceeded(&self, facts: &Facts<'_>) -> Option<Reason> {
+        self.limits.broken_by(facts).map(|limit| Reason::BeyondApproval { limit })
     }
 
     fn policies(&self) -> impl Iterator<Item = &PolicyRef> {

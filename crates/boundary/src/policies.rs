@@ -29,6 +29,10 @@ const EXECUTE_CYCLE_FILE: &str = "execute-cycle.cedar";
 const BUDGET_TRANSFER: &str = include_str!("budget-transfer.cedar");
 const BUDGET_TRANSFER_FILE: &str = "budget-transfer.cedar";
 
+/// The same of extending a budget.
+const EXTEND_BUDGET: &str = include_str!("extend-budget.cedar");
+const EXTEND_BUDGET_FILE: &str = "extend-budget.cedar";
+
 /// More principals than this are not remembered; the next one starts the memory afresh.
 const MAX_CAST: usize = 4096;
 
@@ -44,7 +48,9 @@ struct Loaded {
     gate: Slice,
     /// What is asked before time goes from one member of a cluster to another.
     transfer: Slice,
-    /// What permits one of those two, where no policy of the set says what does.
+    /// What is asked of who extends a budget.
+    extension: Slice,
+    /// What permits one of those three, where no policy of the set says what does.
     stand_ins: Vec<Rule>,
     known: Known,
     cast: Mutex<HashMap<String, Arc<Cast>>>,
@@ -116,7 +122,9 @@ impl Policies {
         let baseline = shipped(BASELINE_FILE, BASELINE);
         let of_gate = shipped(EXECUTE_CYCLE_FILE, EXECUTE_CYCLE);
         let of_transfer = shipped(BUDGET_TRANSFER_FILE, BUDGET_TRANSFER);
-        let sources: Vec<&Source> = [&of_gate, &of_transfer, &baseline].into_iter().chain(sources).collect();
+        let of_extension = shipped(EXTEND_BUDGET_FILE, EXTEND_BUDGET);
+        let first = [&of_gate, &of_transfer, &of_extension, &baseline];
+        let sources: Vec<&Source> = first.into_iter().chain(sources).collect();
         let mut rules = read_rules(&sources, &mut mistakes);
         let stand_ins = stand_ins_of(&mut rules);
         let (of_own, others): (Vec<Rule>, Vec<Rule>) = rules.iter().cloned().partition(names_own);
@@ -135,12 +143,15 @@ impl Policies {
                 Err(message) => mistakes.push(at_start(&archetype.name, message)),
             }
         }
-        let mut own = |name: &str| {
-            let slice = Slice::own(name, of_own.iter().chain(&stand_ins));
+        let mut own = |name: &str, resource_type: &str| {
+            let slice = Slice::own(name, resource_type, of_own.iter().chain(&stand_ins));
             slice.map_err(|message| mistakes.push(at_start(name, message)))
         };
-        let own = (own(schema::GATE), own(schema::TRANSFER));
-        let (Ok(gate), Ok(transfer), true) = (own.0, own.1, mistakes.is_empty()) else {
+        let gate = own(schema::GATE, schema::SESSION);
+        let transfer = own(schema::TRANSFER, schema::SESSION);
+        let extension = own(schema::EXTEND, schema::BUDGET);
+        let (Ok(gate), Ok(transfer), Ok(extension), true) = (gate, transfer, extension, mistakes.is_empty())
+        else {
             return Err(mistakes);
         };
         Ok(Policies(Arc::new(Loaded {
@@ -153,6 +164,7 @@ impl Policies {
             slices,
             gate,
             transfer,
+            extension,
             stand_ins,
             known,
             hard_deny,
@@ -208,7 +220,7 @@ impl Policies {
         &self.0.hard_deny
     }
 
-    /// What permits a cycle as such, or a transfer, where no policy of the set says what does.
+    /// What permits a cycle as such, a transfer or an extension, where no policy of the set says what does.
     pub(crate) fn stand_ins(&self) -> &[Rule] {
         &self.0.stand_ins
     }
@@ -223,6 +235,10 @@ impl Policies {
 
     pub(crate) fn transfer(&self) -> &Slice {
         &self.0.transfer
+    }
+
+    pub(crate) fn extension(&self) -> &Slice {
+        &self.0.extension
     }
 
     pub(crate) fn slice(&self, archetype: &str) -> Option<&Slice> {
@@ -286,9 +302,13 @@ impl Slice {
     }
 
     /// The policies that name an action of ours; what names no action is about those of the catalogue.
-    fn own<'a>(name: &str, rules: impl Iterator<Item = &'a Rule>) -> Result<Slice, String> {
+    fn own<'a>(
+        name: &str,
+        resource_type: &str,
+        rules: impl Iterator<Item = &'a Rule>,
+    ) -> Result<Slice, String> {
         let rules: Vec<&Rule> = rules.filter(|rule| names(rule, name)).collect();
-        Slice::cut(uid("Action", name)?, type_name(schema::SESSION)?, &rules, None)
+        Slice::cut(uid("Action", name)?, type_name(resource_type)?, &rules, None)
     }
 
     fn cut(
@@ -326,16 +346,16 @@ impl Slice {
 
 /// Names of ours are no archetype's and no group's: what is said of them would be about both.
 fn own_names_are_free(catalogue: &Catalogue) -> Vec<Mistake> {
-    let taken = |archetype: &action::Archetype| {
-        let is =
-            |name: &&str| archetype.name == **name || archetype.groups.iter().any(|group| group == *name);
-        schema::OWN_ACTIONS.into_iter().find(is)
-    };
-    let mistake = |(archetype, name): (&action::Archetype, &str)| Mistake {
+    let mistake = |archetype: &action::Archetype, name: &str| Mistake {
         hint: Some("choose another name: governed sessions are asked about under this one".into()),
         ..at_start(&archetype.name, format!("`{name}` is the name of an archetype or of a group"))
     };
-    catalogue.iter().filter_map(|it| Some((&**it, taken(it)?))).map(mistake).collect()
+    let mistakes = |archetype: &action::Archetype| {
+        let is = |name: &&str| archetype.name == *name || archetype.groups.iter().any(|it| it == *name);
+        let taken = schema::OWN_ACTIONS.into_iter().filter(is);
+        taken.map(|name| mistake(archetype, name)).collect::<Vec<_>>()
+    };
+    catalogue.iter().flat_map(|it| mistakes(it)).collect()
 }
 
 /// Takes what may stand in, the first of the rules, out of the set; what is needed is given back.

@@ -44,6 +44,11 @@ pub enum Reason {
         /// What is frozen, as it is written.
         scope: String,
     },
+    /// It is beyond what people agreed to.
+    BeyondApproval {
+        /// Which of their limits.
+        limit: &'static str,
+    },
     /// The mandate, or the caller's own bound, does not carry it.
     Delegation(mandate::Refusal),
     /// It moves money or cannot be undone, and there is no mandate.
@@ -95,6 +100,7 @@ impl Reason {
             Reason::BudgetExhausted => "budget_exhausted",
             Reason::RollbackDenied { .. } => "rollback_denied",
             Reason::Frozen { .. } => "frozen",
+            Reason::BeyondApproval { .. } => "beyond_approval",
             Reason::Delegation(refusal) => refusal.word(),
             Reason::NoMandate => "no_mandate",
             Reason::Prohibited { .. } => "prohibited",

@@ -9,7 +9,7 @@ use action::{Archetype, Catalogue, CedarMember, CedarType};
 pub(crate) const GUARDED_GROUPS: [&str; 2] = ["AuditTrail", "Governance"];
 
 /// Entity types that exist in every schema.
-const OWN_TYPES: [&str; 6] = ["Tenant", "AgentGroup", "Agent", "User", "ResourceGroup", SESSION];
+const OWN_TYPES: [&str; 7] = ["Tenant", "AgentGroup", "Agent", "User", "ResourceGroup", SESSION, BUDGET];
 
 /// The action that every cycle of a governed session is, beside its own: the gate.
 pub(crate) const GATE: &str = "ExecuteCycle";
@@ -17,11 +17,17 @@ pub(crate) const GATE: &str = "ExecuteCycle";
 /// Handing time from one member of a cluster to another.
 pub(crate) const TRANSFER: &str = "BUDGET_TRANSFER";
 
-/// Actions that no catalogue declares.
-pub(crate) const OWN_ACTIONS: [&str; 2] = [GATE, TRANSFER];
-
-/// What those are done to.
+/// What those two are done to.
 pub(crate) const SESSION: &str = "Session";
+
+/// The action that extending the time budget of a mandate is.
+pub(crate) const EXTEND: &str = "ExtendBudget";
+
+/// What that is done to.
+pub(crate) const BUDGET: &str = "Budget";
+
+/// Actions that no catalogue declares.
+pub(crate) const OWN_ACTIONS: [&str; 3] = [GATE, TRANSFER, EXTEND];
 
 const HEAD: &str = r#"// Generated from the catalogue: do not edit, `countersign policy schema` prints it.
 
@@ -36,6 +42,9 @@ entity ResourceGroup in [ResourceGroup] tags String;
 
 // A governed session: what a cycle as such is done to.
 entity Session in [ResourceGroup] tags String;
+
+// The time budget of a mandate, by the mandate's id: what an extension is done to.
+entity Budget in [ResourceGroup] tags String;
 
 // Money is whole minor units: 12.50 USD is {minor: 1250, currency: "USD"}.
 type Money = { currency: String, minor: Long };
@@ -101,11 +110,12 @@ const COMMON: &str = "\
   time: Time,
 ";
 
-/// The schema, as Cedar text: the catalogue's actions, the gate and the transfer.
+/// The schema, as Cedar text: the catalogue's actions and those of ours.
 pub(crate) fn text(catalogue: &Catalogue) -> String {
     let mut out = actions(catalogue);
     gate(&mut out);
     transfer(&mut out);
+    extension(&mut out);
     out
 }
 
@@ -222,6 +232,33 @@ action {name} appliesTo {{
 "#,
         name = quoted(TRANSFER),
         members = indented(HANDOVER),
+    );
+}
+
+/// What people do to a mandate's time budget.
+fn extension(out: &mut String) {
+    let _ = write!(
+        out,
+        r#"
+// Whether a person may extend the time budget of a mandate by so many seconds. `role` is that of their key; `awaited` says
+// whether a cycle waits for it.
+action {name} appliesTo {{
+  principal: [User],
+  resource: [{BUDGET}],
+  context: {{
+    awaited: Bool,
+    environment: String,
+    granted_seconds: Long,
+    mandate: {{ agent: String, id: String, issuer: String }},
+    remaining_seconds: Long,
+    role: String,
+    seconds: Long,
+    tenant: String,
+    time: Time,
+  }},
+}};
+"#,
+        name = quoted(EXTEND),
     );
 }
 

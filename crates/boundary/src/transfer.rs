@@ -3,9 +3,8 @@
 use action::{Attribute, Environment};
 use mandate::ClusterContext;
 
-use crate::ask::{Answer, Question};
-use crate::context;
-use crate::{Caller, Policies, PolicyRef};
+use crate::own::{self, Unpermitted};
+use crate::{Caller, Policies, PolicyRef, context};
 
 /// What is known of it.
 #[derive(Debug, Clone)]
@@ -30,40 +29,21 @@ pub struct Transfer<'a> {
     pub now_ms: i64,
 }
 
-/// Why the policies do not permit something that is no action of the catalogue.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unpermitted {
-    /// Those that forbid it; none where nothing permits it.
-    pub policies: Vec<PolicyRef>,
-    /// What only an operator may see.
-    pub detail: Option<String>,
-}
-
 /// Asks the policies: the ids of those that permit it.
 ///
 /// # Errors
 /// Those that do not. Nobody is asked about it: a policy that waits for a person forbids it.
 pub fn may_transfer(policies: &Policies, transfer: &Transfer<'_>) -> Result<Vec<PolicyRef>, Unpermitted> {
-    let refused = |policies, detail| Err(Unpermitted { policies, detail });
-    let slice = policies.transfer();
-    let attributes = slice.reads.filter(&attributes(transfer));
     let caller = transfer.caller;
     let principal = policies.principal(caller.is_human, caller.subject.as_str());
-    let question = context::context(&attributes).and_then(|context| {
-        Question::new(policies, slice, principal, caller.tenant.as_str(), Some(transfer.target), context)
-    });
-    let answer = match question {
-        Ok(question) => question.ask(policies, slice).answer,
-        Err(message) => Answer::Error(message),
-    };
-    match answer {
-        Answer::Allow(policies) => Ok(policies),
-        Answer::Prohibited(policies) | Answer::Forbidden { policies, .. } | Answer::Escalate(policies) => {
-            refused(policies, None)
-        }
-        Answer::NotPermitted | Answer::NotAsked => refused(Vec::new(), None),
-        Answer::Error(message) => refused(Vec::new(), Some(message)),
-    }
+    own::ask(
+        policies,
+        policies.transfer(),
+        principal,
+        caller.tenant.as_str(),
+        transfer.target,
+        &attributes(transfer),
+    )
 }
 
 /// As [`crate::schema`] declares it.

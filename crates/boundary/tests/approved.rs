@@ -6,7 +6,7 @@ mod common;
 
 use action::{Action, ActionId, Catalogue};
 use common::{ALLOW_ALL, World, action, action_of, claims, earlier, load, load_with, pay, series, source};
-use countersign_boundary::{Approved, Series, Trigger, Verdict, replay};
+use countersign_boundary::{Approved, ApprovedLimits, Series, Trigger, Verdict, replay};
 use mandate::{Claims, Mandate, exposure};
 use serde_json::json;
 
@@ -20,6 +20,7 @@ fn agreed(world: &World, action: &Action) -> Approved {
         triggers: escalation.triggers,
         mandate: world.mandate.as_ref().map(|mandate| mandate.jti.clone()),
         amount: exposure(action),
+        limits: ApprovedLimits::default(),
     }
 }
 
@@ -188,4 +189,28 @@ fn what_was_agreed_to_stands_in_the_entry_and_the_record_replays() {
     let other = ASK.replace("@id(\"ask\")", "@id(\"ask-more\")");
     let now = replay(&record, &load(&other, "[]").unwrap()).unwrap();
     assert_eq!(now.now, "escalate");
+}
+
+#[test]
+fn beyond_the_limits_of_who_agreed_it_is_blocked_and_within_it_passes() {
+    let mut world = World::with(ASK);
+    let action = pay("100.00");
+    let seen = agreed(&world, &action);
+    let most = |minor| action::Money::new(minor, action::Currency::of("USD").unwrap());
+    for (limits, expected) in [
+        (ApprovedLimits::default(), "pass"),
+        (ApprovedLimits { max_amount: most(10_000), ..Default::default() }, "pass"),
+        (ApprovedLimits { max_amount: most(9_999), ..Default::default() }, "block"),
+        (ApprovedLimits { not_after_ms: Some(common::NOON), ..Default::default() }, "pass"),
+        (ApprovedLimits { not_after_ms: Some(common::NOON - 1), ..Default::default() }, "block"),
+    ] {
+        world.approved = Some(Approved { limits, ..seen.clone() });
+        assert_eq!(world.decide(&action).verdict.word(), expected, "{limits:?}");
+    }
+    let jpy = action::Money::new(1, action::Currency::of("JPY").unwrap());
+    let both = ApprovedLimits { max_amount: most(5), not_after_ms: Some(7) }
+        .and(ApprovedLimits { max_amount: most(3), not_after_ms: Some(9) });
+    assert_eq!(both, ApprovedLimits { max_amount: most(3), not_after_ms: Some(7) });
+    let neither = both.and(ApprovedLimits { max_amount: jpy, not_after_ms: None });
+    assert_eq!(neither, ApprovedLimits { max_amount: most(0), not_after_ms: Some(7) });
 }

@@ -10,7 +10,7 @@ use common::{
     source, told,
 };
 use countersign_boundary::{
-    Across, Approved, Flag, Governance, Named, Trigger, Verdict, decide_by_name, replay,
+    Across, Approved, ApprovedLimits, Flag, Governance, Named, Trigger, Verdict, decide_by_name, replay,
 };
 use mandate::{
     Claims, ClusterContext, ClusterState, Completion, DelegationContext, Halt, IntentRefusal as R, Mandate,
@@ -80,6 +80,7 @@ fn agreed(world: &World, action: &Action) -> Approved {
         triggers: escalation.triggers,
         mandate: world.mandate.as_ref().map(|mandate| mandate.jti.clone()),
         amount: exposure(action),
+        limits: ApprovedLimits::default(),
     }
 }
 
@@ -376,8 +377,12 @@ fn policies_read_everything_that_is_known_of_a_cycle() {
             it.context.remaining.network_egress_bytes = Some(52);
             it.context.remaining.storage_bytes = Some(53);
             it.confidence = Some("0.75");
-            world.approved =
-                Some(Approved { triggers: vec![Trigger::Archetype], mandate: None, amount: None });
+            world.approved = Some(Approved {
+                triggers: vec![Trigger::Archetype],
+                mandate: None,
+                amount: None,
+                limits: ApprovedLimits::default(),
+            });
         });
         it.check(&pay("100.00"), "pass");
     }

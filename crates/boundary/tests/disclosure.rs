@@ -28,8 +28,8 @@ fn everything_in_force_is_counted_at_every_level() {
         let found = told(level);
         assert_eq!(found.policy_digest, *load(POLICIES, "[]").unwrap().policy_digest());
         let counts: Vec<usize> = found.counts.iter().map(|(_, count)| *count).collect();
-        // Two of the baseline and one; one; one; the permits of all, of cycles and of transfers; one.
-        assert_eq!(counts, [3, 1, 1, 3, 1], "{level:?}");
+        // Two of the baseline and one; one; one; the permits of all, of cycles, of transfers and of extensions; one.
+        assert_eq!(counts, [3, 1, 1, 4, 1], "{level:?}");
         assert!(found.hard_denied >= 18);
         assert_eq!(Level::parse(level.as_str()), Some(level));
     }
@@ -47,6 +47,7 @@ fn in_full_every_policy_is_told_with_its_text() {
         "all",
         "default-budget-transfer",
         "default-execute-cycle",
+        "default-extend-budget",
         "odd",
     ];
     assert_eq!(ids(&found), all);
@@ -65,7 +66,7 @@ fn in_full_every_policy_is_told_with_its_text() {
 #[test]
 fn in_summary_only_tier_0_is_told_with_its_text() {
     let found = told(Level::Summary);
-    assert_eq!(ids(&found).len(), 9);
+    assert_eq!(ids(&found).len(), 10);
     for policy in &found.policies {
         assert_eq!(policy.text.is_some(), policy.tier <= Tier::ZeroB, "{policy:?}");
     }

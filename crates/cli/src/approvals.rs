@@ -10,7 +10,8 @@ use crate::out;
 
 /// See what waits for a person, and decide on it
 ///
-/// Whoever asked for an action, or gave the right to ask, does not decide on it. Nothing about it can be changed.
+/// Whoever asked for an action, or gave the right to ask, does not decide on it. Nothing about it can be changed; a yes
+/// may go less far than was asked.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -33,12 +34,47 @@ enum Command {
         #[arg(value_name = "ID")]
         id: String,
     },
-    /// Agree to exactly what is shown
-    Approve(Decision),
+    /// Agree to exactly what is shown, or no further than the limits given
+    Approve(Yes),
     /// Say no, which ends the action
     Reject(Decision),
+    /// Ask the agent something about a cycle of a governed session; it waits on, and its time runs on
+    Ask {
+        /// The action's id (`transaction_id`)
+        #[arg(value_name = "ID")]
+        id: String,
+        /// What the agent is asked, in one line
+        #[arg(value_name = "QUESTION")]
+        question: String,
+    },
+    /// Give a cycle that found no time left more of it, for all sessions of its mandate
+    Extend {
+        /// The action's id (`transaction_id`)
+        #[arg(value_name = "ID")]
+        id: String,
+        /// How much more: `90s`, `15m`, `8h`, `30d`
+        #[arg(long, value_name = "TIME", value_parser = crate::mandate::seconds)]
+        by: u64,
+        /// One line for other people
+        #[arg(long, value_name = "TEXT")]
+        comment: Option<String>,
+    },
+    /// Say no to a cycle and end its session, its mandate and whatever descends from that
+    RevokeMission(Decision),
     /// Say what became of an action that is in doubt, or could not be undone, where nobody else does
     Resolve(Word),
+}
+
+#[derive(clap::Args)]
+struct Yes {
+    #[command(flatten)]
+    decision: Decision,
+    /// The most that may be at stake, in the action's currency
+    #[arg(long, value_name = "AMOUNT")]
+    max_amount: Option<String>,
+    /// Nothing is sent after this RFC 3339 time
+    #[arg(long, value_name = "TIME")]
+    not_after: Option<String>,
 }
 
 #[derive(clap::Args)]
@@ -78,6 +114,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         let path = format!("/v1/actions/{}/{word}", encoded(&decision.id));
         out::json(&client.post(&path, &json!({"comment": decision.comment}))?)
     };
+    let rule = |id: &str, ruling: &str, more: &Value| {
+        let mut body = more.clone();
+        body["decision"] = ruling.into();
+        out::json(&client.post(&format!("/v1/actions/{}/decide", encoded(id)), &body)?)
+    };
     match &args.command {
         Command::List { json } => {
             let mut held = client.list("/v1/approvals")?;
@@ -96,8 +137,23 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Command::Show { id } => {
             out::json(&client.get(&format!("/v1/approvals/{}", encoded(id)))?)?;
         }
-        Command::Approve(decision) => decide(decision, "approve")?,
+        Command::Approve(Yes { decision, max_amount: None, not_after: None }) => decide(decision, "approve")?,
+        Command::Approve(Yes { decision, max_amount, not_after }) => rule(
+            &decision.id,
+            "APPROVE_WITH_CONSTRAINTS",
+            &json!({
+                "comment": decision.comment,
+                "limits": {"max_amount": max_amount, "not_after": not_after},
+            }),
+        )?,
         Command::Reject(decision) => decide(decision, "reject")?,
+        Command::Ask { id, question } => rule(id, "REQUEST_MORE_INFO", &json!({"question": question}))?,
+        Command::Extend { id, by, comment } => {
+            rule(id, "EXTEND_BUDGET", &json!({"seconds": by, "comment": comment}))?;
+        }
+        Command::RevokeMission(Decision { id, comment }) => {
+            rule(id, "REVOKE_MISSION", &json!({"comment": comment}))?;
+        }
         Command::Resolve(Word { id, decision, comment, charged, reference }) => {
             let charged = charged.as_ref().map(|amount| json!({"amount": amount}));
             let word =

@@ -35,6 +35,18 @@ enum Command {
         #[arg(value_name = "JTI")]
         jti: String,
     },
+    /// Give a mandate more time, where policies permit it and what stands above has the time
+    Extend {
+        /// The mandate's id
+        #[arg(value_name = "JTI")]
+        jti: String,
+        /// How much more, for all its sessions together: `90s`, `15m`, `8h`, `30d`
+        #[arg(long, value_name = "TIME", value_parser = seconds)]
+        by: u64,
+        /// Why, for the record
+        #[arg(long)]
+        reason: Option<String>,
+    },
     /// Withdraw a mandate and all that descend from it: nothing is admitted under them after the answer
     Revoke {
         /// The mandate's id
@@ -158,6 +170,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             out::json(&client.post(&path, &delegate.body()?)?)?;
         }
         Command::Show { jti } => out::json(&client.get(&format!("/v1/mandates/{}", encoded(jti)))?)?,
+        Command::Extend { jti, by, reason } => {
+            let path = format!("/v1/mandates/{}/extend", encoded(jti));
+            out::json(&client.post(&path, &json!({"seconds": by, "reason": reason}))?)?;
+        }
         Command::Revoke { jti, reason } => {
             let path = format!("/v1/mandates/{}/revoke", encoded(jti));
             out::json(&client.post(&path, &json!({"reason": reason}))?)?;

@@ -46,6 +46,15 @@ enum Command {
     },
     /// Declare what is about to be done in a session
     Declare(Declare),
+    /// Answer what people asked about a cycle that waits for them (`escalation` of the session's context)
+    Answer {
+        /// The cycle's id (`action_id`)
+        #[arg(value_name = "CYCLE")]
+        id: String,
+        /// What you say, in one line
+        #[arg(value_name = "ANSWER")]
+        answer: String,
+    },
     /// End a session; nothing begins in it after the answer
     Close {
         /// The session's id
@@ -122,6 +131,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Command::Context { id } => out::json(&client.get(&of(id, "/context"))?)?,
         Command::Declare(declare) => {
             out::json(&client.post(&of(&declare.id, "/intents"), &declare.body(&client)?)?)?;
+        }
+        Command::Answer { id, answer } => {
+            let path = format!("/v1/actions/{}/answer", crate::api::encoded(id));
+            out::json(&client.post(&path, &json!({"answer": answer}))?)?;
         }
         Command::Close { id, completion, reason } => {
             let body = json!({"completion": completion.to_uppercase(), "reason": reason});

@@ -199,6 +199,8 @@ pub struct Limits {
     pub queue: usize,
     /// How long an escalated action waits for a person, seconds.
     pub held_seconds: u64,
+    /// What becomes of one that nobody decides about in time.
+    pub held_on_timeout: OnTimeout,
     /// How many actions of one agent wait for people at once; what would wait beyond that is blocked.
     pub held_per_agent: u32,
     /// How many mandates may stand above one that was handed on.
@@ -210,6 +212,16 @@ pub struct Limits {
     pub recovery_interval_ms: u64,
     /// How long a caller who names no deadline is kept waiting while an action is tried again, milliseconds.
     pub patience_ms: u64,
+}
+
+/// What becomes of what nobody decides about in time. Nothing is approved by waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnTimeout {
+    /// It is blocked.
+    Deny,
+    /// The same, and of a cycle the session ends with it.
+    Terminate,
 }
 
 /// A token bucket.
@@ -269,6 +281,7 @@ impl Default for Limits {
             anonymous: Rate { per_second: 20, burst: 1000 },
             queue: 20_000,
             held_seconds: 24 * 3600,
+            held_on_timeout: OnTimeout::Deny,
             held_per_agent: 100,
             delegation_depth: 8,
             kept_days: 30,

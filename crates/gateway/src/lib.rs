@@ -72,18 +72,20 @@ mod vault;
 mod views;
 
 pub use admin::{
-    CreatedKey, DelegateAsk, FreezeAsk, FreezeScope, FreezeView, IssuedMandate, KeyAsk, KeyView, MandateAsk,
-    MandateStanding, MandateView, ObserveView, PrincipalKeyView, ReloadReport, Revocation, SigningKeyView,
+    CreatedKey, DelegateAsk, ExtendAsk, ExtendedMandate, FreezeAsk, FreezeScope, FreezeView, IssuedMandate,
+    KeyAsk, KeyView, MandateAsk, MandateStanding, MandateView, ObserveView, PrincipalKeyView, ReloadReport,
+    Revocation, SigningKeyView,
 };
 pub use approvals::{
-    Asked, Creation, Credential, GivenView, Greeting, HeldView, PasskeyView, PolicyView, Question, Summary,
+    Asked, Creation, Credential, ExchangeView, GivenView, Greeting, HeldView, LimitsAsk, PasskeyView,
+    PolicyView, Question, Ruling, RulingAsk, Summary,
 };
 pub use atp::Spelling;
 pub use audit::{AuditAsk, AuditView, TrailCheck, TrailFinding};
 pub use boundary::{Disclosed, Disclosure, Level};
 pub use caller::{Caller, Deed, Role};
 pub use code::Code;
-pub use config::Config;
+pub use config::{Config, OnTimeout};
 pub use crash::Point;
 pub use erase::{ErasedView, KeepingView};
 pub use error::Error;

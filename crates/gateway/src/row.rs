@@ -177,6 +177,17 @@ pub(crate) struct SeenRow {
     pub entity_digest: Option<String>,
 }
 
+impl EscalationRow {
+    /// The classes of what people are asked for, each once, in order.
+    pub(crate) fn classes(&self) -> Vec<u8> {
+        let triggers = self.read().unwrap_or_default();
+        let mut classes: Vec<u8> = triggers.iter().map(|trigger| trigger.class() as u8).collect();
+        classes.sort_unstable();
+        classes.dedup();
+        classes
+    }
+}
+
 /// One reason to ask a person.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

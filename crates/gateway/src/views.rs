@@ -214,7 +214,7 @@ impl Gateway {
             return what_is_left(stored, outcomes, erased);
         }
         let approvals = self.ledger.approvals(&stored.tenant, stored.id).await.map_err(unavailable)?;
-        let approvals = approvals.iter().map(GivenView::of).collect::<Result<_, _>>()?;
+        let approvals = GivenView::all(&approvals)?;
         view(self, stored, outcomes, approvals)
     }
 

@@ -138,6 +138,15 @@ pub(crate) struct Told {
     pub(crate) event: Event,
 }
 
+impl Told {
+    fn also(&mut self, member: &str, value: Value) {
+        if let Ok(Value::Object(mut record)) = serde_json::from_slice(&self.event.record) {
+            record.insert(member.into(), value);
+            self.event.record = json::canonical(&Value::Object(record)).into_bytes();
+        }
+    }
+}
+
 impl Clustering {
     /// Does it, or says why it cannot be done. Pure: the caller holds the rows under its lock, and writes what comes of it.
     pub(crate) fn happens(&self, scene: Scene<'_>) -> Result<Happened, Error> {
@@ -295,10 +304,7 @@ impl Clustering {
             Deed::Resume => {
                 let mut told = ended(&self.session);
                 // It says how the cluster stands from now on.
-                if let Ok(Value::Object(mut record)) = serde_json::from_slice(&told.event.record) {
-                    record.insert("cluster".into(), standing(next));
-                    told.event.record = json::canonical(&Value::Object(record)).into_bytes();
-                }
+                told.also("cluster", standing(next));
                 vec![told]
             }
             Deed::Transfer(transfer) => self.tells_transfer(transfer, scene, after),
@@ -315,10 +321,19 @@ impl Clustering {
             "from_session_id": &*self.session, "resource": "time_seconds", "to_mandate_id": mandate(to),
             "to_remaining": left(target, &accounts), "to_session_id": to,
         });
-        vec![
-            self.told(&self.session, TRANSFER, Some("ALE-018"), fields.clone(), None),
-            self.told(to, RECEIVED, None, fields, None),
-        ]
+        let mut transferred = self.told(&self.session, TRANSFER, Some("ALE-018"), fields.clone(), None);
+        transferred.also("granted", self.granted(scene, after));
+        vec![transferred, self.told(to, RECEIVED, None, fields, None)]
+    }
+
+    /// What is added to each account, and taken from it, so that accounts can be held against the chain.
+    fn granted(&self, scene: &Scene<'_>, after: &Accounts) -> Value {
+        let grant = |(jti, after): (&Arc<str>, &Account)| {
+            let before = account(&scene.accounts, jti).granted_seconds;
+            let seconds = after.granted_seconds.saturating_sub(before);
+            json!({"jti": &**jti, "seconds": seconds, "tenant": self.tenant.as_str()})
+        };
+        after.iter().map(grant).collect()
     }
 
     fn told(

@@ -247,7 +247,7 @@ pub struct Said<'a> {
 impl Said<'_> {
     /// Is it a person's word on a held action?
     pub(crate) fn decides(&self) -> bool {
-        matches!(self.event, APPROVED | REJECTED)
+        matches!(self.event, APPROVED | REJECTED | EXTENDED | INFO_REQUESTED | INFO_GIVEN)
     }
 }
 
@@ -570,4 +570,10 @@ pub const SENT_AGAIN: &str = "sent_again";
 /// Events of a person's word on a held action: for it, and against it.
 pub(crate) const APPROVED: &str = "approved";
 pub(crate) const REJECTED: &str = "rejected";
+/// Event of a person's word that gives a held action more time.
+pub(crate) const EXTENDED: &str = "extended";
+/// Event of a question that a person has about a held action.
+pub const INFO_REQUESTED: &str = "info_requested";
+/// Event of what its agent says to that.
+pub const INFO_GIVEN: &str = "info_given";
 const VERSION: u32 = 1;

@@ -65,6 +65,9 @@ pub enum Error {
     /// The cluster does not take it.
     #[error("the cluster does not take it")]
     Cluster(ClusterRefusal),
+    /// The mandate does not take it.
+    #[error("the mandate does not take it: {0}")]
+    Mandate(mandate::Refusal),
     /// Another process holds the data directory.
     #[error("the data directory is in use by another process")]
     Locked,

@@ -2,7 +2,7 @@
 
 use action::{ActionId, Subject, Tenant};
 
-use crate::{ApiKey, Broken, Freeze, Labels, Mandate, PrincipalKey, Receipt, State, Stored};
+use crate::{ApiKey, Broken, Freeze, Held, Labels, PrincipalKey, Receipt, State, Stored};
 
 /// Something that is not as the chain says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,8 +72,8 @@ pub enum Testimony {
         round: u32,
         /// Who, by the row.
         approver: Box<str>,
-        /// By its entry: for it, or against it.
-        agrees: bool,
+        /// What it is, by its entry: for it, against it, a question, …
+        event: Box<str>,
         /// The record, which is the one that the entry names.
         record: Vec<u8>,
     },
@@ -99,8 +99,8 @@ pub struct Authority {
     pub enacted: Vec<Enacted>,
     /// Of every tenant.
     pub keys: Vec<ApiKey>,
-    /// Of every tenant, and whether it is revoked.
-    pub mandates: Vec<(Mandate, bool)>,
+    /// Of every tenant, each with its account.
+    pub mandates: Vec<Held>,
     /// Of every tenant.
     pub principal_keys: Vec<PrincipalKey>,
     /// Of every tenant.

@@ -6,7 +6,7 @@ use action::{ActionId, Environment, Money, Subject, Tenant};
 use mandate::{Limits, ResourceEnvelope, Usage};
 use sha2::{Digest, Sha256};
 
-use crate::{Cycle, Draft, Error, Labels, State, identity};
+use crate::{Cycle, Draft, Error, Event, Labels, State, identity};
 
 /// What every action's row says, whatever becomes of it.
 #[derive(Clone, Debug)]
@@ -166,6 +166,25 @@ pub struct Approval {
     pub entry: Draft,
     /// The entry's state if this is the last approval that was needed.
     pub state_if_last: &'static str,
+}
+
+/// More time for a mandate.
+#[derive(Clone, Debug)]
+pub struct Extension {
+    /// Whose.
+    pub tenant: Tenant,
+    /// Which mandate.
+    pub jti: Box<str>,
+    /// What its account is measured against.
+    pub limits: Limits,
+    /// The mandates that it descends from, each with what its account is measured against.
+    pub above: Vec<(Box<str>, Limits)>,
+    /// How much more.
+    pub seconds: u64,
+    /// The entry that says so.
+    pub event: Event,
+    /// The person's word on each held action that waits for it: these are to be judged again.
+    pub words: Vec<Approval>,
 }
 
 /// One mandate that an admission draws on, as the judge saw it.

@@ -61,9 +61,9 @@ pub use audit::{About, Audited, Labels, Order, Owner, Search};
 pub use authority::{ApiKey, Freeze, Held, Mandate, Passkey, PrincipalKey, Revocation, Scope};
 pub use cluster::{Clustered, Clustering, Deed, Doer, Grouped, Transfer};
 pub use entry::{
-    Broken, CHALLENGED, CHARGING, CHECKING, Draft, Event, Heading, PASSKEY_ENROLLED, PASSKEY_REGISTERED,
-    PASSKEY_REVOKED, RESERVED, RESOLVED, RETRACTING, ROLLING_BACK, SENT_AGAIN, Said, Session, WAITING, Walk,
-    event_of, record_id, sealed, session_of,
+    Broken, CHALLENGED, CHARGING, CHECKING, Draft, Event, Heading, INFO_GIVEN, INFO_REQUESTED,
+    PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, RESERVED, RESOLVED, RETRACTING, ROLLING_BACK,
+    SENT_AGAIN, Said, Session, WAITING, Walk, event_of, record_id, sealed, session_of,
 };
 pub use erasure::{ERASED, Erased, Erasure};
 pub use error::Error;
@@ -72,8 +72,8 @@ pub use fail::{COMMIT_STEPS, FailPoints};
 pub use identity::Claim;
 pub use inspect::{Authority, Enacted, Finding, Inspected, Place, Sealed, Testimony, Witness};
 pub use intake::{
-    Admission, Approval, Basis, By, Debit, Deferral, Effect, Hold, Intent, Outcome, Receipt, Refusal, Reply,
-    Resumption, Settlement, Tolerance, Used,
+    Admission, Approval, Basis, By, Debit, Deferral, Effect, Extension, Hold, Intent, Outcome, Receipt,
+    Refusal, Reply, Resumption, Settlement, Tolerance, Used,
 };
 pub use lock::Lock;
 pub use memory::Memory;
@@ -113,6 +113,21 @@ pub trait Ledger: Outbox {
     /// # Errors
     /// As [`Ledger::approve`], and [`Error::Illegal`] too if more have agreed meanwhile.
     fn reject(&self, rejection: Approval, given: u32, settlement: Settlement) -> Answer<'_, i64>;
+
+    /// A word on a held action that decides nothing: something is asked of whoever asked for it, or answered. It waits on, in
+    /// its next hold, so that people look again: what anybody agreed to was less than there is now.
+    ///
+    /// # Errors
+    /// As [`Ledger::approve`].
+    fn discuss(&self, word: Approval, event: &'static str) -> Answer<'_, i64>;
+
+    /// Extends the time budget of a mandate, in one commit with the entry that says so. Held actions that waited for it are
+    /// approved with the person's word on them: what else speaks against them is asked when they are judged again.
+    ///
+    /// # Errors
+    /// [`Error::Absent`] if the mandate, or one above it, is not stored; [`Error::Mandate`] if it does not take it;
+    /// [`Error::Illegal`] if one of the actions does not wait any more. Nothing is written then.
+    fn extend(&self, extension: Extension) -> Answer<'_, mandate::Account>;
 
     /// Commit 1 of an action whose row is there already, because it waited for people or is sent once more: what must
     /// not race is checked, and the row becomes what the judge made of it now. Nothing is debited twice.

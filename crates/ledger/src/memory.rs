@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use self::session::{Place, Sessions};
 use crate::admit::{Claimed, Footing, Gate, Item, Rows, admit, corrected};
-use crate::entry::{self, APPROVED, Chain, REJECTED, Reading};
+use crate::entry::{self, APPROVED, Chain, EXTENDED, REJECTED, Reading};
 use crate::identity::{self, Claim};
 use crate::intake::{Lease, Process};
 use crate::outbox;
@@ -21,11 +21,11 @@ use crate::session::Sealer;
 use crate::stored::page;
 use crate::{
     About, Admission, Admitted, Answer, ApiKey, Approval, Audited, Basis, Broken, Clustered, Clustering,
-    Counted, Declared, Declaring, Deferral, Draft, Earlier, Erased, Erasure, Error, Event, Existing, Facts,
-    FactsQuery, Figures, Filter, Finding, Freeze, Given, Governed, Grouped, Held, Inspected, Intention,
-    Labels, Ledger, Mandate, Notice, Opening, Order, Outbox, Outcome, Owner, Page, Passkey, PrincipalKey,
-    Record, Recorded, Refusal, Repeat, Resumption, Revocation, Scope, Search, Settled, Settlement, Standing,
-    State, Stored, Testimony, Tried, Turn, Verified, Waiting, Walk, Witness,
+    Counted, Declared, Declaring, Deferral, Draft, Earlier, Erased, Erasure, Error, Event, Existing,
+    Extension, Facts, FactsQuery, Figures, Filter, Finding, Freeze, Given, Governed, Grouped, Held,
+    Inspected, Intention, Labels, Ledger, Mandate, Notice, Opening, Order, Outbox, Outcome, Owner, Page,
+    Passkey, PrincipalKey, Record, Recorded, Refusal, Repeat, Resumption, Revocation, Scope, Search, Settled,
+    Settlement, Standing, State, Stored, Testimony, Tried, Turn, Verified, Waiting, Walk, Witness,
 };
 
 /// Everything in memory, behind one lock.
@@ -402,6 +402,41 @@ impl World {
         self.close(settlement, false)
     }
 
+    fn discuss(&mut self, word: &Approval, event: &'static str) -> Result<i64, Error> {
+        self.awaited(word, State::Held)?;
+        let entry = self.say(word, event, false)?;
+        self.row_mut(word.action)?.stored.round += 1;
+        Ok(entry)
+    }
+
+    fn extend(&mut self, extension: &Extension) -> Result<Account, Error> {
+        let Extension { tenant, jti, limits, above, seconds, event, words } = extension;
+        let mut accounts = Vec::with_capacity(above.len());
+        for (jti, limits) in above.iter().map(|(jti, limits)| (jti, limits)).chain([(jti, limits)]) {
+            if !self.mandates.iter().any(|it| it.tenant == *tenant && it.jti == *jti) {
+                return Err(Error::Absent(jti.clone()));
+            }
+            let cell = self.rows.account(identity::account(tenant, jti), jti);
+            accounts.push((cell.value.clone(), *limits));
+        }
+        let (account, limits) = accounts.pop().ok_or_else(|| Error::Absent(jti.clone()))?;
+        let longer = account.extend(&limits, &accounts, *seconds).map_err(Error::Mandate)?;
+        for word in words {
+            self.awaited(word, State::Approved)?;
+        }
+        self.rows.account(identity::account(tenant, jti), jti).set(longer.clone());
+        self.event(event.clone())?;
+        for word in words {
+            self.say(word, EXTENDED, true)?;
+            let row = self.row_mut(word.action)?;
+            row.stored.needed = given_in(row, word.round);
+            row.stored.state = State::Approved;
+            let claim = row.claim;
+            self.claimed_in(claim, State::Approved);
+        }
+        Ok(longer)
+    }
+
     fn say(&mut self, approval: &Approval, event: &'static str, last: bool) -> Result<i64, Error> {
         let draft = approval.draft(event, last);
         let entry = self.append(approval.at_ms, Some(approval.action), &draft, None, None)?;
@@ -658,10 +693,9 @@ impl World {
                     tenant: Some(tenant.clone()),
                     broken: Broken::Approval,
                 }));
-                let agrees =
-                    bytes.and_then(|(bytes, _)| Reading::of(bytes)).is_some_and(|it| it.event == APPROVED);
+                let event = bytes.and_then(|(bytes, _)| Reading::of(bytes)).map_or("", |it| it.event).into();
                 let (round, approver, record) = (given.round, approver.as_str().into(), given.record.clone());
-                let testimony = Testimony::Approval { round, approver, agrees, record };
+                let testimony = Testimony::Approval { round, approver, event, record };
                 found.witnesses.push(Witness {
                     entry: given.entry,
                     action: *id,
@@ -747,6 +781,14 @@ impl Ledger for Memory {
 
     fn approve(&self, approval: Approval) -> Answer<'_, Counted> {
         self.now(move |world| world.approve(&approval))
+    }
+
+    fn discuss(&self, word: Approval, event: &'static str) -> Answer<'_, i64> {
+        self.now(move |world| world.discuss(&word, event))
+    }
+
+    fn extend(&self, extension: Extension) -> Answer<'_, Account> {
+        self.now(move |world| world.extend(&extension))
     }
 
     fn reject(&self, rejection: Approval, given: u32, settlement: Settlement) -> Answer<'_, i64> {

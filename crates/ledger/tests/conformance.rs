@@ -12,9 +12,9 @@ use action::{ActionId, Subject, Tenant};
 use common::*;
 use ledger::{
     Admission, Admitted, ApiKey, Approval, Basis, By, CHARGING, Debit, Deferral, Draft, Effect, Error,
-    FactsQuery, Filter, Hold, Ledger, Mandate, Obstacle, Outcome, PASSKEY_ENROLLED, PASSKEY_REGISTERED,
-    PASSKEY_REVOKED, PrincipalKey, RESERVED, ROLLING_BACK, Recorded, Resumption, Scope, Settlement, State,
-    Tolerance, Used,
+    Extension, FactsQuery, Filter, Hold, INFO_GIVEN, INFO_REQUESTED, Ledger, Mandate, Obstacle, Outcome,
+    PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, PrincipalKey, RESERVED, ROLLING_BACK, Recorded,
+    Resumption, Scope, Settlement, State, Tolerance, Used,
 };
 use mandate::{Account, Limits, Resource, ResourceEnvelope, Usage};
 
@@ -1763,5 +1763,76 @@ fn what_waits_for_its_payer_keeps_its_debits_and_claims_and_voids_what_was_said(
         wait(ledger.settle(settlement(told, State::InDoubt, "d"))).unwrap();
         wait(ledger.settle(settlement(told, State::Failed, "e"))).unwrap();
         wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
+fn what_is_discussed_waits_on_in_its_next_hold_and_everybody_looks_again() {
+    on_every_ledger(|ledger| {
+        let id = held(&*ledger, payment("a", 900, &["m"]), 2);
+        wait(ledger.approve(approval(id, "anna"))).unwrap();
+        wait(ledger.discuss(approval(id, "ben"), INFO_REQUESTED)).unwrap();
+        let stored = wait(ledger.action(&Tenant::default(), id)).unwrap().unwrap();
+        assert_eq!((stored.state, stored.round, stored.needed), (State::Held, 2, 2));
+        let late = wait(ledger.approve(approval(id, "carl")));
+        assert!(matches!(late, Err(Error::Illegal { from: State::Held, .. })), "it is about the hold before");
+        let next = |name| Approval { round: 2, ..approval(id, name) };
+        assert!(!wait(ledger.approve(next("anna"))).unwrap().is_enough(), "what she said before is void");
+        assert!(wait(ledger.approve(next("ben"))).unwrap().is_enough(), "who asked decides, too");
+        let late = wait(ledger.discuss(next("carl"), INFO_GIVEN));
+        assert!(matches!(late, Err(Error::Illegal { from: State::Approved, .. })));
+        assert_eq!(wait(ledger.verify()).unwrap().approvals, 4);
+    });
+}
+
+#[test]
+fn an_extension_and_what_waits_for_it_are_one_commit() {
+    on_every_ledger(|ledger| {
+        let limits = Limits {
+            envelope: ResourceEnvelope { max_duration_seconds: Some(10), ..ResourceEnvelope::default() },
+            ..Limits::default()
+        };
+        let extension = |seconds, words| Extension {
+            tenant: Tenant::default(),
+            jti: "m".into(),
+            limits,
+            above: vec![("above".into(), limits)],
+            seconds,
+            event: event("budget_extended"),
+            words,
+        };
+        let absent = wait(ledger.extend(extension(5, vec![])));
+        assert!(matches!(absent, Err(Error::Absent(_))), "{absent:?}");
+        let mandate = |jti: &str| Mandate {
+            tenant: Tenant::default(),
+            jti: jti.into(),
+            subject: subject(),
+            issuer: "alice".into(),
+            issued_ms: NOW,
+            expires_ms: NOW + 1000,
+            claims: b"{}".to_vec(),
+            chain: Vec::new(),
+            kid: None,
+        };
+        wait(ledger.issue(mandate("above"), event("issued"))).unwrap();
+        wait(ledger.issue(mandate("m"), event("issued"))).unwrap();
+        let id = held(&*ledger, payment("a", 900, &["m"]), 3);
+        let before = wait(ledger.verify()).unwrap();
+        let wider = wait(ledger.extend(extension(1, vec![approval(id, "anna")])));
+        assert!(matches!(wider, Err(Error::Mandate(_))), "the one above has as much and no more: {wider:?}");
+        let other = Approval { round: 2, ..approval(id, "anna") };
+        let alone = |seconds, words| Extension { above: vec![], ..extension(seconds, words) };
+        let late = wait(ledger.extend(alone(5, vec![other])));
+        assert!(matches!(late, Err(Error::Illegal { .. })), "{late:?}");
+        assert_eq!(wait(ledger.verify()).unwrap(), before, "no trace");
+        let held = wait(ledger.mandate(&Tenant::default(), "m")).unwrap().unwrap();
+        assert_eq!(held.account.granted_seconds, 0);
+        let longer = wait(ledger.extend(alone(5, vec![approval(id, "anna")]))).unwrap();
+        assert_eq!((longer.granted_seconds, state_of(&*ledger, id)), (5, State::Approved));
+        let held = wait(ledger.mandate(&Tenant::default(), "m")).unwrap().unwrap();
+        assert_eq!(held.account, longer);
+        let after = wait(ledger.verify()).unwrap();
+        assert_eq!((after.entries, after.approvals), (before.entries + 2, before.approvals + 1));
+        assert_eq!(wait(ledger.extend(alone(7, vec![]))).unwrap().granted_seconds, 12);
     });
 }

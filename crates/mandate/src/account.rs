@@ -168,6 +168,32 @@ impl Account {
         }
     }
 
+    /// The account with so many seconds more. `above` is what stands above the mandate, each with its limits.
+    ///
+    /// Keeps (narrowing): afterwards no mandate above it has less time left than it.
+    ///
+    /// # Errors
+    /// [`Refusal::Revoked`] of any of them; [`Refusal::Widened`] where one above it has less left, or where it has no time
+    /// budget of its own that could be longer.
+    pub fn extend(
+        &self,
+        limits: &Limits,
+        above: &[(Account, Limits)],
+        seconds: u64,
+    ) -> Result<Account, Refusal> {
+        let widened = Refusal::Widened { member: Resource::Seconds.member() };
+        if self.revoked_at.is_some() || above.iter().any(|(it, _)| it.revoked_at.is_some()) {
+            return Err(Refusal::Revoked);
+        }
+        let granted = i64::try_from(seconds).ok().and_then(|it| self.granted_seconds.checked_add(it));
+        let granted_seconds = granted.ok_or_else(|| widened.clone())?;
+        let longer = Account { granted_seconds, ..self.clone() };
+        let time = |account: &Account, limits: &Limits| account.left(limits).envelope.max_duration_seconds;
+        let left = time(&longer, limits).ok_or_else(|| widened.clone())?;
+        let narrow = above.iter().all(|(it, limits)| time(it, limits).is_none_or(|most| left <= most));
+        if narrow { Ok(longer) } else { Err(widened) }
+    }
+
     /// What is left of every limit: what one more action, or a child, may have.
     pub fn left(&self, limits: &Limits) -> Limits {
         Limits {

@@ -236,3 +236,31 @@ fn time_that_ran_over_is_on_record_and_nothing_is_left() {
     let extended = account.grant(&limits, 21).unwrap();
     assert!(extended.debit(&limits, &Use { usage: one, ..Use::default() }).is_ok());
 }
+
+#[test]
+fn an_extension_is_within_what_stands_above_and_of_what_has_a_budget() {
+    let timed = |seconds| Limits {
+        envelope: ResourceEnvelope { max_duration_seconds: seconds, ..ResourceEnvelope::default() },
+        ..Limits::default()
+    };
+    let used =
+        |jti: &str, seconds| Account { used: Usage { seconds, ..Usage::default() }, ..Account::new(jti) };
+    let (child, parent) = (used("child", 10), used("parent", 40));
+    let above = [(parent.clone(), timed(Some(100)))];
+    // Ten of ten are used; the parent has sixty left.
+    let longer = child.extend(&timed(Some(10)), &above, 60).unwrap();
+    assert_eq!(longer, Account { granted_seconds: 60, ..child.clone() });
+    assert_eq!(longer.left(&timed(Some(10))).envelope.max_duration_seconds, Some(60));
+    let widened = Err(Refusal::Widened { member: "max_duration_seconds" });
+    assert_eq!(child.extend(&timed(Some(10)), &above, 61), widened);
+    assert_eq!(
+        child.extend(&timed(Some(10)), &[(parent.clone(), timed(None))], 61).map(|it| it.granted_seconds),
+        Ok(61)
+    );
+    assert_eq!(child.extend(&timed(None), &[], 5), widened, "there is no budget to extend");
+    assert_eq!(child.extend(&timed(Some(10)), &[], u64::MAX), widened);
+    let twice = longer.extend(&timed(Some(10)), &[], 5).unwrap();
+    assert_eq!(twice.granted_seconds, 65);
+    assert_eq!(child.revoke(1).extend(&timed(Some(10)), &[], 5), Err(Refusal::Revoked));
+    assert_eq!(child.extend(&timed(Some(10)), &[(parent.revoke(1), timed(None))], 5), Err(Refusal::Revoked));
+}

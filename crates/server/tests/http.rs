@@ -333,6 +333,7 @@ async fn every_endpoint_refuses_whom_the_table_does_not_name() {
                 || ["/sandbox/v1/actions", "/sandbox/v1/actions/x", "/sandbox/v1/mandates/x"]
                     .contains(&&*path)
                 || path.starts_with("/sandbox/v1/sessions/x")
+                || path == "/sandbox/v1/actions/x/answer"
                 || (route.method == Method::POST && path == "/sandbox/v1/sessions")
                 || path.starts_with("/sandbox/v1/clusters")
                 || path.starts_with("/sandbox/v1/receipts");

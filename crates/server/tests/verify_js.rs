@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use receipt::approval::{Approval, Assertion, Commitment, Decision, Envelope, Quote, Signer, V1};
+use receipt::approval::{Approval, Assertion, Commitment, Decision, Envelope, Limits, Quote, Signer, V1};
 use receipt::{
     Chain, Draft, Environment, Event, Json, Jwk, Jwks, Kind, Metadata, MoneyFields, NewEntry, PaymentStatus,
     Pin, SigningKey, Stage, Timestamp, Trust, Verdict,
@@ -204,6 +204,7 @@ fn envelope(draft: &Draft<'_>, constraints: Json) -> Envelope {
         decision: Decision::Approve,
         escalation_id: "e-1".to_owned(),
         expires_at: at(100),
+        limits: None,
         nonce: [1; 32],
         policy_digest: "sha256:11".to_owned(),
         quote: Some(Quote { amount: "120.00".to_owned(), currency: "USD".to_owned() }),
@@ -215,11 +216,18 @@ fn envelope(draft: &Draft<'_>, constraints: Json) -> Envelope {
     }
 }
 
+fn up_to(amount: &str, currency: &str) -> Option<Limits> {
+    let most = Quote { amount: amount.to_owned(), currency: currency.to_owned() };
+    Some(Limits { max_amount: Some(most), not_after: Some(at(50)) })
+}
+
 #[test]
 fn approvals_are_shown_as_present_and_not_checked_here() {
     let issuer = Issuer::new();
     let jwks = Jwks::new(vec![issuer.jwk.clone()]).unwrap();
-    for report in agree(&[(approved(&issuer, |_, _| {}), &jwks)]) {
+    let within = |most: &'static str| approved(&issuer, move |e, _| e.limits = up_to(most, "USD"));
+    let receipts = [approved(&issuer, |_, _| {}), within("120.00"), within("120"), within("1000.5")];
+    for report in agree(&receipts.map(|it| (it, &jwks))) {
         assert_eq!(report["verdict"], "valid", "{}", report["sentence"]);
         let checks = report["checks"].as_array().unwrap();
         let lines: Vec<_> = checks.iter().filter(|check| check["name"] == "approval").collect();
@@ -237,7 +245,7 @@ fn approvals_are_shown_as_present_and_not_checked_here() {
 #[test]
 fn an_approval_of_something_else_is_refused_by_both() {
     type Change = fn(&mut Envelope, &mut Draft<'_>);
-    let changes: [Change; 11] = [
+    let changes: [Change; 14] = [
         |e, _| e.action_id.replace_range(..1, "f"),
         |e, _| e.request_hash = "cd".repeat(32),
         |e, _| e.catalog_digest.push('0'),
@@ -248,6 +256,9 @@ fn an_approval_of_something_else_is_refused_by_both() {
         |e, _| e.decision = Decision::Reject,
         |e, _| e.expires_at = at(8),
         |e, _| e.nonce = [2; 32],
+        |e, _| e.limits = up_to("119.99", "USD"),
+        |e, _| e.limits = up_to("99.990", "USD"),
+        |e, _| e.limits = up_to("120.00", "EUR"),
         |e, d| (e.decision, d.metadata.kind) = (Decision::Reject, Kind::Failed),
     ];
     let issuer = Issuer::new();

@@ -26,6 +26,7 @@ fn the_readme_can_be_followed_and_what_goes_on_from_it() {
     let Some(mut reader) = Reader::new() else { return };
     reader.follow("README.md", &README);
     reader.follow("docs/policies.md", &[]);
+    reader.follow("docs/mandates.md", &[]);
     reader.follow("docs/catalogue.md", &[]);
     reader.follow("docs/audit.md", &[Left { line: "countersign audit tail", why: "ends only when told" }]);
     reader.follow("docs/retention.md", &RETENTION);
@@ -82,6 +83,12 @@ fn the_page_on_approvals_can_be_followed() {
             Left { line: "countersign approvals show ID", why: words },
             Left { line: "countersign approvals approve ID", why: words },
             Left { line: "countersign approvals reject ID", why: words },
+            Left { line: "countersign approvals ask ID", why: "of governed sessions, whose page does it" },
+            Left {
+                line: "countersign approvals extend ID",
+                why: "of governed sessions; has a test of its own",
+            },
+            Left { line: "countersign approvals revoke-mission ID", why: "the same" },
             Left { line: "countersign approvals resolve ID", why: words },
         ],
     );

@@ -22,6 +22,8 @@ const TABLE: &str = "
     GET  /v1/approvals/{id}                             401 401 403 403 200 200 200 200 404
     POST /v1/actions/{id}/approve                       401 401 403 403 200 403 403 403 404
     POST /v1/actions/{id}/reject                        401 401 403 403 200 403 403 403 404
+    POST /v1/actions/{id}/decide                        401 401 403 403 200 403 403 403 404
+    POST /v1/actions/{id}/answer                        401 401 409 404 403 403 403 403 404
     POST /v1/actions/{id}/resolve                       401 401 403 403 409 403 403 403 404
     POST /v1/actions/{id}/retry                         401 401 200 404 403 200 403 200 404
     POST /v1/actions/{id}/cancel                        401 401 200 404 403 200 403 200 404
@@ -46,6 +48,7 @@ const TABLE: &str = "
     GET  /v1/mandates                                   401 401 403 403 200 200 200 200 own
     GET  /v1/mandates/{jti}                             401 401 200 404 200 200 200 200 404
     POST /v1/mandates/{jti}/delegate                    401 401 201 404 403 201 403 201 404
+    POST /v1/mandates/{jti}/extend                      401 401 403 403 403 200 403 200 404
     GET  /v1/policies/disclosure                        401 401 200 200 200 200 200 200 own
     POST /v1/principals/{iss}/keys                      401 401 403 403 403 201 403 201 own
     GET  /v1/principals                                 401 401 403 403 200 200 200 200 own
@@ -69,6 +72,8 @@ const TABLE: &str = "
     GET  /sandbox/v1/approvals/{id}                     401 401 403 403 200 200 200 200 404
     POST /sandbox/v1/actions/{id}/approve               401 401 403 403 200 403 403 403 404
     POST /sandbox/v1/actions/{id}/reject                401 401 403 403 200 403 403 403 404
+    POST /sandbox/v1/actions/{id}/decide                401 401 403 403 200 403 403 403 404
+    POST /sandbox/v1/actions/{id}/answer                404 401 409 404 403 403 403 403 404
     POST /sandbox/v1/actions/{id}/resolve               401 401 403 403 409 403 403 403 404
     GET  /sandbox/v1/audit                              401 401 403 403 403 200 200 200 own
     GET  /sandbox/v1/audit/verify                       401 401 403 403 403 200 200 200 own
@@ -84,6 +89,7 @@ const TABLE: &str = "
     GET  /sandbox/v1/mandates                           401 401 403 403 200 200 200 200 own
     GET  /sandbox/v1/mandates/{jti}                     404 401 200 404 200 200 200 200 404
     POST /sandbox/v1/mandates/{jti}/delegate            401 401 201 404 403 201 403 201 404
+    POST /sandbox/v1/mandates/{jti}/extend              401 401 403 403 403 200 403 200 404
     GET  /sandbox/v1/policies/disclosure                401 401 200 200 200 200 200 200 own
     POST /sandbox/v1/principals/{iss}/keys              401 401 403 403 403 201 403 201 own
     GET  /sandbox/v1/principals                         401 401 403 403 200 200 200 200 own
@@ -141,6 +147,7 @@ const TABLE: &str = "
     POST /approvals/{id}/envelope                       401 401 401 401 401 401 401 401 own
     POST /approvals/{id}/approve                        401 401 401 401 401 401 401 401 own
     POST /approvals/{id}/reject                         401 401 401 401 401 401 401 401 own
+    POST /approvals/{id}/decide                         401 401 401 401 401 401 401 401 own
     POST /approvals/{id}/resolve                        401 401 401 401 401 401 401 401 own
     GET  /sandbox/approvals                             200 200 200 200 200 200 200 200 own
     POST /sandbox/approvals/login                       403 403 403 403 403 403 403 403 own
@@ -150,6 +157,7 @@ const TABLE: &str = "
     GET  /sandbox/approvals/{id}                        401 401 401 401 401 401 401 401 own
     POST /sandbox/approvals/{id}/approve                401 401 401 401 401 401 401 401 own
     POST /sandbox/approvals/{id}/reject                 401 401 401 401 401 401 401 401 own
+    POST /sandbox/approvals/{id}/decide                 401 401 401 401 401 401 401 401 own
     POST /sandbox/approvals/{id}/resolve                401 401 401 401 401 401 401 401 own
     GET  /r/{address}                                   200 200 200 200 200 200 200 200 own
     GET  /.well-known/jwks.json                         200 200 200 200 200 200 200 200 own
@@ -338,6 +346,8 @@ impl World<'_> {
             | "/v1/actions/{id}/envelope"
             | "/v1/actions/{id}/approve"
             | "/v1/actions/{id}/reject"
+            | "/v1/actions/{id}/decide"
+            | "/v1/actions/{id}/answer"
             | "/v1/actions/{id}/cancel" => self.held(base).await,
             "/v1/actions/{id}/retry" => self.failed(base).await,
             "/v1/actions/{id}/erase" => self.refused(base).await,
@@ -358,6 +368,12 @@ impl World<'_> {
                 let made = admin.post(&path, &json!({"jwk": jwk()})).await;
                 assert_eq!(made.status, 201, "{}", made.text());
                 format!("default-iss-{n}")
+            }
+            "/v1/mandates/{jti}/extend" => {
+                let mut ask = mandate("default");
+                ask["resource_envelope"] = json!({"max_duration_seconds": 60});
+                let issued = admin.post(&format!("{base}/v1/mandates"), &ask).await;
+                issued.body["mandate"]["jti"].as_str().unwrap().to_owned()
             }
             "/v1/mandates/{jti}" | "/v1/mandates/{jti}/delegate" | "/v1/mandates/{jti}/revoke" => {
                 let issued = admin.post(&format!("{base}/v1/mandates"), &mandate("default")).await;
@@ -500,6 +516,9 @@ impl World<'_> {
             }
             "/v1/mandates" => mandate(tenant),
             "/v1/mandates/{jti}/delegate" => json!({"subject": "default-rival"}),
+            "/v1/mandates/{jti}/extend" => json!({"seconds": 60}),
+            "/v1/actions/{id}/decide" => json!({"decision": "DENY"}),
+            "/v1/actions/{id}/answer" => json!({"answer": "as ordered"}),
             "/v1/principals/{iss}/keys" => json!({"jwk": jwk()}),
             "/v1/principals/{iss}/keys/revoke" => json!({"kid": KID}),
             "/v1/sessions" => {

@@ -16,6 +16,7 @@ mod endpoints;
 mod erasure;
 mod fsync;
 mod guarantees;
+mod hem;
 mod house;
 mod json_suite;
 mod kill;

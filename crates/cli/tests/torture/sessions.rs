@@ -22,8 +22,10 @@ async fn opened(house: &House, agent: &Voice) -> Value {
     said.body
 }
 
-fn path(session: &Value, part: &str) -> String {
+pub(crate) fn path(session: &Value, part: &str) -> String {
     format!("/v1/sessions/{}/{part}", session["session_id"].as_str().unwrap())
+        .trim_end_matches('/')
+        .to_owned()
 }
 
 /// The members of a governance record, and no others.
@@ -99,6 +101,7 @@ async fn a_fingerprint_is_that_of_the_context_it_stands_in() {
         "cluster_context",
         "cycle_id",
         "delegation_context",
+        "escalation",
         "intent_id",
         "mandate_id",
         "prior_denial_count",
@@ -117,7 +120,9 @@ async fn what_the_gateway_says_of_a_session_no_client_says() {
     let agent = house.agent();
     let session = opened(&house, &agent).await;
     let given = ["time_budget_remaining", "resource_envelope", "delegation_context", "cluster_context"];
-    for member in given.into_iter().chain(["cycle_id", "sequence", "prior_denial_count", "fingerprint"]) {
+    for member in
+        given.into_iter().chain(["cycle_id", "escalation", "sequence", "prior_denial_count", "fingerprint"])
+    {
         let with = |mut body: Value| {
             body[member] = json!(1);
             body
@@ -136,7 +141,7 @@ async fn what_the_gateway_says_of_a_session_no_client_says() {
         assert_eq!((action.status, action.code()), (422, "EP_VALIDATION_FAILED"), "{member}");
     }
     let left = agent.get(&path(&session, "record")).await;
-    assert_eq!(left.body["items"].as_array().unwrap().len(), 1 + 8, "of each refused declaration a record");
+    assert_eq!(left.body["items"].as_array().unwrap().len(), 1 + 9, "of each refused declaration a record");
     assert_eq!(agent.get("/v1/sessions").await.body["items"].as_array().unwrap().len(), 1);
     assert_eq!(house.bank.effects().count, 0);
 }

@@ -89,6 +89,8 @@ pub struct MandateView {
     pub goal_scope: Vec<String>,
     /// What sessions may consume in all.
     pub resource_envelope: ResourceEnvelope,
+    /// Seconds granted on top of that by extensions; below zero where more was handed on than granted.
+    pub granted_seconds: i64,
     /// The mandates it descends from, root first.
     pub chain: Vec<String>,
     /// The key of its principal that signed it; `None` if it was issued here.
@@ -278,6 +280,7 @@ pub(crate) fn mandate_view(mandate: &ledger::Mandate, account: &Account) -> Resu
         trust_floor: claims.trust_floor,
         goal_scope: claims.goal_scope.unwrap_or_default(),
         resource_envelope: claims.resource_envelope.unwrap_or_default(),
+        granted_seconds: account.granted_seconds,
         chain: claims.delegation_chain.unwrap_or_default(),
         kid: mandate.kid.as_deref().map(str::to_owned),
         not_before: clock::text(claims.nbf.unwrap_or(claims.iat).saturating_mul(1000)),

@@ -2,6 +2,7 @@
 //! gateway and leaves an entry in the ledger.
 
 mod delegate;
+mod extend;
 mod freezes;
 mod keys;
 mod known;
@@ -11,6 +12,7 @@ mod rules;
 mod signing;
 
 pub use self::delegate::DelegateAsk;
+pub use self::extend::{ExtendAsk, ExtendedMandate};
 pub use self::freezes::{FreezeAsk, FreezeScope, FreezeView};
 pub use self::keys::{CreatedKey, KeyAsk, KeyView};
 pub(crate) use self::mandates::mandate_view;

@@ -6,8 +6,10 @@
 //! ```
 //!
 //! Whoever asks for an action, owns it, or gave the right to ask does not decide on it. Nobody can change it: people say
-//! yes or no to exactly what is shown. Their yes is remembered with a digest of that, and counts only as long as it is
+//! yes, perhaps within limits, or no to exactly what is shown. Their yes is remembered with a digest of that, and counts only as long as it is
 //! true: the action is judged again, and whatever is new about it waits again or is blocked.
+//!
+//! Beyond yes and no there are the `rulings` of governed sessions.
 //!
 //! `summary` is what is put before a person and `views` where it is found; `signed` has it signed by one of the
 //! `passkeys`, whose other `challenges` are for registering and logging in. `said` is what a person said, as it is kept
@@ -16,6 +18,7 @@
 mod challenges;
 mod passkeys;
 mod resume;
+mod rulings;
 mod said;
 mod signed;
 mod summary;
@@ -25,17 +28,21 @@ use std::sync::Arc;
 
 use action::{ApprovalForm, Environment};
 use ledger::{Approval, State, Stored};
-use receipt::approval::Assertion;
+use receipt::approval::{Assertion, Limits};
 
 pub(crate) use self::challenges::Challenges;
 pub use self::passkeys::{Creation, Credential, Greeting, PasskeyView};
-use self::said::Shown;
-pub(crate) use self::said::{APPROVE, REJECT, Said, constraints_of, escalation_id, fitting};
+use self::rulings::must_be_approvable;
+pub use self::rulings::{LimitsAsk, Ruling, RulingAsk};
+pub(crate) use self::said::Shown;
+pub(crate) use self::said::{
+    ANSWER, APPROVE, ASK, EXTEND, REJECT, REVOKE, Said, constraints_of, escalation_id, fitting,
+};
 pub use self::signed::Question;
 pub(crate) use self::signed::Questions;
 pub use self::summary::{Asked, Summary};
 pub(crate) use self::views::Version;
-pub use self::views::{GivenView, HeldView, PolicyView};
+pub use self::views::{ExchangeView, GivenView, HeldView, PolicyView};
 use crate::atp;
 use crate::caller::{Caller, Deed};
 use crate::crash::Point;
@@ -55,8 +62,8 @@ const LONGEST_COMMENT: usize = 1000;
 
 /// What a person says, and by what.
 enum Word {
-    /// Yes, by whatever they are logged in with.
-    Yes(Option<String>),
+    /// Yes, perhaps not all the way, by whatever they are logged in with.
+    Yes(Option<String>, Option<LimitsAsk>),
     /// Yes, by a passkey's signature over an envelope that was given out for it.
     Signed(Assertion),
     /// No.
@@ -76,7 +83,7 @@ impl Gateway {
         id: &str,
         comment: Option<String>,
     ) -> Result<HeldView, Error> {
-        self.say(caller, id, Word::Yes(comment)).await
+        self.say(caller, id, Word::Yes(comment, None)).await
     }
 
     /// Says no to a held action, which ends it.
@@ -96,7 +103,7 @@ impl Gateway {
     async fn say(self: &Arc<Self>, caller: &Caller, id: &str, word: Word) -> Result<HeldView, Error> {
         caller.must(Deed::Approve)?;
         let word = match word {
-            Word::Yes(comment) => Word::Yes(readable(comment)?),
+            Word::Yes(comment, limits) => Word::Yes(readable(comment)?, limits),
             Word::No(comment) => Word::No(readable(comment)?),
             signed => signed,
         };
@@ -104,7 +111,9 @@ impl Gateway {
         let (gateway, caller) = (Arc::clone(self), caller.clone());
         let task = tokio::spawn(async move {
             match word {
-                Word::No(comment) => gateway.refuse_held(&caller, stored.clone(), comment).await?,
+                Word::No(comment) => {
+                    gateway.refuse_held(&caller, stored.clone(), comment, said::REJECT).await?;
+                }
                 yes => gateway.agree(&caller, &stored, yes).await?,
             }
             gateway.held_one(&caller, &stored.id.to_string()).await
@@ -115,16 +124,19 @@ impl Gateway {
     async fn agree(self: &Arc<Self>, caller: &Caller, stored: &Stored, yes: Word) -> Result<(), Error> {
         let (row, escalation) = may_decide(caller, stored)?;
         its_signer(caller, stored, &row)?;
+        must_be_approvable(&row)?;
         self.leaves_room(caller, stored, &escalation).await?;
         let said = match yes {
             Word::Signed(assertion) => {
                 self.under_rules_of_now(stored, &row, &escalation).await?;
                 self.signed(caller, stored, &escalation, assertion).await?
             }
-            Word::Yes(comment) | Word::No(comment) => {
+            Word::Yes(comment, limits) => {
                 self.key_must_do(stored, &row)?;
-                self.word(caller, stored, &row, &escalation, comment, said::APPROVE)?
+                let limits = limits.map(|it| self.limits_of(&it, stored, &row)).transpose()?;
+                Said { limits, ..self.word(caller, stored, &row, &escalation, comment, said::APPROVE)? }
             }
+            Word::No(_) => return Err(internal("a no is no yes")),
         };
         let approval = self.approval(caller, stored, &row, &said)?;
         self.at(Point::ApprovalBefore)?;
@@ -166,18 +178,23 @@ impl Gateway {
         caller: &Caller,
         mut stored: Stored,
         comment: Option<String>,
+        decision: &'static str,
     ) -> Result<(), Error> {
         let tenant = self.tenant(&stored.tenant)?;
         for _ in 0..MOST_REJECTIONS {
             let (row, escalation) = may_decide(caller, &stored)?;
-            let said = self.word(caller, &stored, &row, &escalation, comment.clone(), said::REJECT)?;
+            let said = self.word(caller, &stored, &row, &escalation, comment.clone(), decision)?;
             let rejection = self.approval(caller, &stored, &row, &said)?;
             let given = self.ledger.approvals(&stored.tenant, stored.id).await.map_err(unavailable)?;
             let agreed = given.iter().map(|given| u32::from(given.round == stored.round)).sum();
             let mut records: Vec<Vec<u8>> = given.into_iter().map(|given| given.record).collect();
             records.push(rejection.record.clone());
             let pending = self.with_approvals(&stored, &records)?;
-            let ending = self.ended_waiting(&pending, Code::ApprovalDenied, "approval_denied")?;
+            let (code, reason) = match decision {
+                said::REVOKE => (Code::SessionRevoked, "mission_revoked"),
+                _ => (Code::ApprovalDenied, "approval_denied"),
+            };
+            let ending = self.ended_waiting(&pending, code, reason)?;
             let proven = self.prove(&pending, ending, &pending.row.correlation_id)?;
             let settlement = settlement(tenant, &pending, proven, None);
             match self.ledger.reject(rejection, agreed, settlement).await {
@@ -215,7 +232,9 @@ impl Gateway {
             escalation_id: said::escalation_id(stored.id, stored.round),
             form: ApprovalForm::Key.as_str().to_owned(),
             key_id: caller.key_id.clone(),
+            limits: None,
             salt: hex::encode(salt),
+            seconds: None,
             shown: Shown::of(stored, row, escalation).digest()?,
             signed: None,
             v: said::VERSION,
@@ -245,6 +264,14 @@ impl Gateway {
             ),
             state_if_last: outward(State::Approved),
         })
+    }
+
+    /// How far a person agrees. A price that is still asked for may turn out lower than it was.
+    fn limits_of(&self, ask: &LimitsAsk, stored: &Stored, row: &IntentRow) -> Result<Limits, Error> {
+        let rules = self.tenant(&stored.tenant)?.rules();
+        let archetype = rules.catalogue.get(&stored.archetype);
+        let quoted = archetype.and_then(|it| it.money.as_ref()).is_some_and(|money| money.quote);
+        ask.understood(stored, row, quoted)
     }
 
     /// In production a key may not be enough; in the sandbox, where nothing happens, it is.

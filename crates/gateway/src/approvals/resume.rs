@@ -266,7 +266,8 @@ impl Gateway {
         let signed = |said: &Said| signed::holds(said, stored, pending, &escalation, &passkeys);
         // Whoever altered the store can pretend a state, but not what people said.
         let agreed = said::agreed(&said, &seen, |said| said.form == KEY || signed(said).is_some())?;
-        if agreed < stored.needed.max(1) {
+        let extended = said::extended(&said, &seen)?;
+        if agreed < stored.needed.max(1) && !extended {
             return Err(internal("an action is approved, but people did not agree to it"));
         }
         let key_will_do = self.form(&action.archetype, row) == action::ApprovalForm::Key;
@@ -284,13 +285,15 @@ impl Gateway {
                 principals.push(principal.as_str().into());
             }
         }
-        let enough = said::agreed(&said, &seen, apart)? >= action.archetype.approvals
+        let enough = !extended
+            && said::agreed(&said, &seen, apart)? >= action.archetype.approvals
             && principals.len() == escalation.principals.len()
             && match atp::signer(row)? {
                 Some(signer) => agrees(signer.as_str())? > 0,
                 None => true,
             };
         let triggers = escalation.read()?;
+        let limits = said::limits(&said, &seen)?;
         // From now on the row tells of the rules of now.
         escalation.seen.get_or_insert_with(|| SeenRow {
             policy_digest: row.policy_digest.clone(),
@@ -303,6 +306,7 @@ impl Gateway {
                 triggers,
                 mandate: row.mandate_id.clone(),
                 amount: pending.money,
+                limits,
             }),
             principals,
             basis: Basis::Approved { round: stored.round },

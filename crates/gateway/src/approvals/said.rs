@@ -3,15 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use action::{ActionId, ApprovalForm};
+use boundary::ApprovedLimits;
 use ledger::Stored;
 use receipt::Json;
-use receipt::approval::{Approval, Commitment, Decision, Envelope, Signer, V1};
+use receipt::approval::{Approval, Commitment, Decision, Envelope, Limits, Quote, Signer, V1};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::pending::Pending;
-use crate::row::{EscalationRow, IntentRow, TriggerRow, internal, raw_json};
+use crate::row::{EscalationRow, IntentRow, TriggerRow, internal, money_of, raw_json};
 use crate::{Error, clock};
 
 /// The record of one person's word; members in JCS order. Its SHA-256 stands in the ledger's chain, and the salt in it
@@ -24,15 +25,21 @@ pub(crate) struct Said {
     /// RFC 3339.
     pub at: String,
     pub comment: Option<String>,
-    /// [`APPROVE`] or [`REJECT`].
+    /// What it comes to, such as [`APPROVE`].
     pub decision: String,
     pub escalation_id: String,
     /// `key` or `passkey`.
     pub form: String,
     /// The API key or passkey it was said with.
     pub key_id: String,
+    /// How far a yes goes, if not all the way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
     /// 32 random bytes in hex.
     pub salt: String,
+    /// How much more time is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<u64>,
     /// SHA-256 of what was shown, see [`Shown`].
     pub shown: String,
     /// What was signed and by what, as receipts show it; of `passkey` only.
@@ -43,6 +50,14 @@ pub(crate) struct Said {
 
 pub(crate) const APPROVE: &str = "approve";
 pub(crate) const REJECT: &str = "reject";
+/// A no that also ends the session and the mandate.
+pub(crate) const REVOKE: &str = "revoke_mission";
+/// More time for a cycle that found none left.
+pub(crate) const EXTEND: &str = "extend_budget";
+/// A question to the agent; `comment` holds it.
+pub(crate) const ASK: &str = "request_more_info";
+/// What the agent says to it; `comment` holds that.
+pub(crate) const ANSWER: &str = "answer";
 pub(crate) const KEY: &str = ApprovalForm::Key.as_str();
 pub(crate) const VERSION: u8 = 1;
 
@@ -131,6 +146,29 @@ pub(super) fn may_say(principals: &[String], parties: &[String], approver: &str)
     named(principals) || !named(parties)
 }
 
+/// How far those go who agreed to exactly this: no further than any one of them.
+pub(crate) fn limits(said: &[Said], shown: &Shown<'_>) -> Result<ApprovedLimits, Error> {
+    let agrees = |said: &&Said| said.escalation_id == shown.escalation_id && said.decision == APPROVE;
+    let mut each = said.iter().filter(agrees).filter_map(|said| said.limits.as_ref()).map(limits_of);
+    each.try_fold(ApprovedLimits::default(), |all, one| Ok(all.and(one?)))
+}
+
+fn limits_of(limits: &Limits) -> Result<ApprovedLimits, Error> {
+    let money = |quote: &Quote| money_of(Some(&quote.amount), Some(&quote.currency));
+    Ok(ApprovedLimits {
+        max_amount: limits.max_amount.as_ref().map(money).transpose()?.flatten(),
+        not_after_ms: limits.not_after.and_then(|until| clock::parse_ms(until.as_str())),
+    })
+}
+
+/// Did somebody give it more time, in exactly this hold? Then it is judged again, and nobody has agreed to anything else.
+pub(crate) fn extended(said: &[Said], shown: &Shown<'_>) -> Result<bool, Error> {
+    let digest = shown.digest()?;
+    Ok(said.iter().any(|said| {
+        said.escalation_id == shown.escalation_id && said.decision == EXTEND && said.shown == digest
+    }))
+}
+
 /// What people said of the hold that an action is in, as receipts show it: persons and comments as commitments.
 pub(crate) fn shown(
     stored: &Stored,
@@ -141,7 +179,8 @@ pub(crate) fn shown(
     let mut shown = Vec::new();
     for (index, record) in records.iter().enumerate() {
         let said = Said::from_bytes(record)?;
-        if said.escalation_id == hold {
+        // Receipts tell of a yes and a no.
+        if said.escalation_id == hold && [APPROVE, REJECT, REVOKE].contains(&&*said.decision) {
             shown.push(match said.signed {
                 Some(signed) => signed,
                 None => raw_json(said.as_shown(stored, pending, index)?.json())?,
@@ -170,6 +209,7 @@ impl Said {
             decision: if self.decision == APPROVE { Decision::Approve } else { Decision::Reject },
             escalation_id: self.escalation_id.clone(),
             expires_at: clock::timestamp(stored.expires_ms.unwrap_or(stored.at_ms)),
+            limits: self.limits.clone(),
             nonce: Sha256::new()
                 .chain_update("countersign/nonce/1")
                 .chain_update(&self.salt)

@@ -14,14 +14,14 @@ use action::ActionId;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use ledger::Stored;
-use receipt::approval::{Approval, Assertion, Commitment, Decision, Envelope, Quote, Signer, V1};
+use receipt::approval::{Approval, Assertion, Commitment, Decision, Envelope, Limits, Quote, Signer, V1};
 use receipt::{Json, Timestamp};
 
 use super::challenges::challenge_of;
 use super::passkeys::{Passkey, refused};
 use super::said::{self, Said, Shown, constraints_of};
 use super::summary::{Summary, undo};
-use super::{HeldView, Word, may_decide, readable};
+use super::{HeldView, LimitsAsk, Word, may_decide, must_be_approvable, readable};
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::pending::Pending;
@@ -68,6 +68,7 @@ struct Waiting {
 struct Terms<'a> {
     approver: &'a str,
     comment: Option<&'a str>,
+    limits: Option<Limits>,
     nonce: [u8; 32],
     expires_at: Timestamp,
     summary: Commitment,
@@ -85,12 +86,15 @@ impl Gateway {
         caller: &Caller,
         id: &str,
         comment: Option<String>,
+        limits: Option<LimitsAsk>,
     ) -> Result<Question, Error> {
         caller.must(Deed::Approve)?;
         let comment = readable(comment)?;
         let party = self.party()?;
         let stored = self.visible(caller, id).await?;
         let (row, escalation) = may_decide(caller, &stored)?;
+        must_be_approvable(&row)?;
+        let limits = limits.map(|limits| self.limits_of(&limits, &stored, &row)).transpose()?;
         self.under_rules_of_now(&stored, &row, &escalation).await?;
         let mine = self.passkeys_of(&caller.tenant).await?;
         let mine = mine.into_iter().filter(|it| it.counts() && it.is_of(&caller.subject));
@@ -104,12 +108,14 @@ impl Gateway {
         let rules = self.tenant(&stored.tenant)?.rules();
         let pending = Pending::restore(&stored, None)?;
         let nonce = clock::random()?;
+        let summary = self.summary(&stored, &row, &self.exchanges(&stored).await?)?;
         let terms = Terms {
             approver: caller.subject.as_str(),
             comment: comment.as_deref(),
+            limits,
             nonce,
             expires_at: clock::timestamp(until_ms),
-            summary: summary_of(&stored, &pending, &rules, &nonce)?,
+            summary: summary_of(&pending, &summary, &nonce)?,
             bindings: bindings(&stored, &pending.row, &rules),
         };
         let envelope = envelope(&stored, &pending, &escalation, terms)?;
@@ -195,18 +201,21 @@ impl Gateway {
         signed.map_err(|refusal| refused(refusal).field("/assertion"))?;
 
         let pending = Pending::restore(stored, None)?;
+        let summary = self.summary(stored, &pending.row, &self.exchanges(stored).await?)?;
         let rules = self.tenant(&stored.tenant)?.rules();
         let said = Said {
             form: action::ApprovalForm::Passkey.as_str().to_owned(),
             key_id: passkey.id.to_string(),
+            limits: asked.envelope.limits.clone(),
             ..self.word(caller, stored, &pending.row, escalation, asked.comment.clone(), said::APPROVE)?
         };
         let terms = Terms {
             approver: caller.subject.as_str(),
             comment: asked.comment.as_deref(),
+            limits: asked.envelope.limits.clone(),
             nonce: asked.envelope.nonce,
             expires_at: asked.envelope.expires_at,
-            summary: summary_of(stored, &pending, &rules, &asked.envelope.nonce)?,
+            summary: summary_of(&pending, &summary, &asked.envelope.nonce)?,
             bindings: bindings(stored, &pending.row, &rules),
         };
         if said.shown != asked.shown || envelope(stored, &pending, escalation, terms)? != asked.envelope {
@@ -237,6 +246,7 @@ pub(super) fn holds<'a>(
     let terms = Terms {
         approver: &said.approver,
         comment: said.comment.as_deref(),
+        limits: said.limits.clone(),
         nonce: signed.nonce,
         expires_at: signed.expires_at,
         summary: signed.summary_digest.clone(),
@@ -294,6 +304,7 @@ fn envelope(
         rollback: row.reversible.then(|| hidden("rollback", &how_undone(row)?)).transpose()?,
         binding_digests: terms.bindings,
         expires_at: terms.expires_at,
+        limits: terms.limits,
         nonce: terms.nonce,
         summary_digest: terms.summary,
         v: V1,
@@ -301,16 +312,7 @@ fn envelope(
 }
 
 /// The commitment to everything that was put before the person.
-fn summary_of(
-    stored: &Stored,
-    pending: &Pending,
-    rules: &Rules,
-    nonce: &[u8; 32],
-) -> Result<Commitment, Error> {
-    let constraints = serde_json::from_str(pending.row.constraints.get())
-        .map_err(|_| internal("stored constraints cannot be read"))?;
-    let archetype = rules.catalogue.get(&stored.archetype).map(|it| &**it);
-    let summary = Summary::of(&stored.archetype, archetype, &pending.row, &constraints);
+fn summary_of(pending: &Pending, summary: &Summary, nonce: &[u8; 32]) -> Result<Commitment, Error> {
     hide(pending, nonce, "summary", &summary.text())
 }
 

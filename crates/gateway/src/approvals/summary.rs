@@ -5,6 +5,7 @@ use std::fmt::Write;
 use action::{Archetype, Atp, Kind, Member};
 use serde_json::Value;
 
+use super::views::ExchangeView;
 use crate::row::IntentRow;
 
 /// An action in the order in which a person reads it. It is made of the catalogue's words and of canonical values; what
@@ -86,6 +87,21 @@ impl Summary {
             words,
             undo: undo(row.reversible),
         }
+    }
+
+    /// The same, with what people asked and what the agent said.
+    pub(super) fn with(mut self, exchanges: &[ExchangeView]) -> Summary {
+        for exchange in exchanges {
+            let asked = |name: &str, meaning: &str, value: &str| Asked {
+                name: name.to_owned(),
+                meaning: meaning.to_owned(),
+                value: value.to_owned(),
+            };
+            self.facts.push(asked("question", &format!("Asked by {}", exchange.by), &exchange.question));
+            let answer = exchange.answer.as_deref();
+            self.words.extend(answer.map(|it| asked("answer", "What the agent says to that", it)));
+        }
+        self
     }
 
     /// All of it as one text, which a signature commits to.

@@ -1,16 +1,18 @@
 //! What is shown of what waits for people.
 
 use ledger::{Filter, Given, State, Stored};
+use receipt::approval::Limits;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::rulings::Ruling;
 use super::said::{self, Said};
 use super::summary::Summary;
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::remember::{outward, unavailable};
 use crate::resolve::{Decision, ResolutionView, words};
-use crate::row::{IntentRow, internal};
+use crate::row::{EscalationRow, IntentRow, internal};
 use crate::views::{Page, after, not_found};
 use crate::{Error, clock};
 
@@ -61,6 +63,18 @@ pub struct HeldView {
     pub form: &'static str,
     /// What people said so far, oldest first.
     pub approvals: Vec<GivenView>,
+    /// What people asked about it, and what its agent said, oldest first.
+    pub exchanges: Vec<ExchangeView>,
+    /// The classes of escalation that fired, each once.
+    pub escalation_classes: Vec<u8>,
+    /// The session it is a cycle of.
+    pub session_id: Option<String>,
+    /// The declaration it stands on.
+    pub intent_id: Option<String>,
+    /// Of its session, in seconds, when it was judged.
+    pub time_budget_remaining: Option<u64>,
+    /// What can be decided about it now.
+    pub available_decisions: Vec<Ruling>,
     /// When it came in, RFC 3339.
     pub created_at: String,
     /// When it expires, RFC 3339.
@@ -93,7 +107,7 @@ pub struct PolicyView {
 pub struct GivenView {
     /// Who.
     pub approver: String,
-    /// `approve` or `reject`.
+    /// `approve`, `reject`, `revoke_mission` or `extend_budget`.
     pub decision: String,
     /// `key` or `passkey`.
     pub form: String,
@@ -103,6 +117,27 @@ pub struct GivenView {
     pub comment: Option<String>,
     /// Which hold it was about.
     pub escalation_id: String,
+    /// How far a yes goes, if not all the way.
+    pub limits: Option<Limits>,
+    /// How much more time was given.
+    pub seconds: Option<u64>,
+}
+
+/// A question about a held action, and the agent's answer once there is one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExchangeView {
+    /// Which hold it was asked in.
+    pub escalation_id: String,
+    /// Who asked.
+    pub by: String,
+    /// What.
+    pub question: String,
+    /// When, RFC 3339.
+    pub asked_at: String,
+    /// In the agent's words.
+    pub answer: Option<String>,
+    /// When, RFC 3339.
+    pub answered_at: Option<String>,
 }
 
 /// The version of all that waits in a tenant, as it was last read.
@@ -222,20 +257,27 @@ impl Gateway {
         Ok(rows)
     }
 
-    fn summary(&self, stored: &Stored, row: &IntentRow) -> Result<Summary, Error> {
+    /// What is put before a person, with what was asked and answered about it.
+    pub(super) fn summary(
+        &self,
+        stored: &Stored,
+        row: &IntentRow,
+        exchanges: &[ExchangeView],
+    ) -> Result<Summary, Error> {
         let rules = self.tenant(&stored.tenant)?.rules();
         let archetype = rules.catalogue.get(&stored.archetype).map(|it| &**it);
-        Ok(Summary::of(&stored.archetype, archetype, row, &constraints(row)?))
+        Ok(Summary::of(&stored.archetype, archetype, row, &constraints(row)?).with(exchanges))
     }
 
     /// What never waited, and needs or had nobody's word, is none of theirs.
-    async fn held_view(&self, stored: &Stored) -> Result<Option<HeldView>, Error> {
+    pub(super) async fn held_view(&self, stored: &Stored) -> Result<Option<HeldView>, Error> {
         let row = IntentRow::from_bytes(&stored.payload)?;
         let (unresolved, resolutions) = (unresolved(stored.state), self.words_about(stored, &row).await?);
         if row.escalation.is_none() && unresolved.is_none() && resolutions.is_empty() {
             return Ok(None);
         }
         let given = self.ledger.approvals(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        let exchanges = exchanges_of(&given)?;
         let rules = self.tenant(&stored.tenant)?.rules();
         let archetype = rules.catalogue.get(&stored.archetype);
         let triggers = row.escalation.iter().flat_map(|escalation| &escalation.triggers);
@@ -251,7 +293,7 @@ impl Gateway {
             parameters: constraints(&row)?,
             human_approver: row.human_approver.clone(),
             atp: row.atp()?.map(|atp| atp.to_value()),
-            summary: self.summary(stored, &row)?,
+            summary: self.summary(stored, &row, &exchanges)?,
             parties: row.escalation.iter().flat_map(|escalation| escalation.parties.clone()).collect(),
             principals: row.escalation.iter().flat_map(|escalation| escalation.principals.clone()).collect(),
             form: archetype.map_or("key", |archetype| self.form(archetype, &row).as_str()),
@@ -265,7 +307,13 @@ impl Gateway {
                 .collect(),
             earlier_transaction: triggers.clone().find_map(|trigger| trigger.earlier.clone()),
             needed: stored.needed,
-            approvals: given.iter().map(GivenView::of).collect::<Result<_, _>>()?,
+            approvals: GivenView::all(&given)?,
+            exchanges,
+            escalation_classes: row.escalation.as_ref().map(EscalationRow::classes).unwrap_or_default(),
+            session_id: row.cycle.as_ref().map(|cycle| cycle.session_id.clone()),
+            intent_id: row.cycle.as_ref().and_then(|cycle| cycle.intent_id.clone()),
+            time_budget_remaining: row.cycle.as_ref().and_then(|it| it.context[TIME].as_u64()),
+            available_decisions: available(stored, &row),
             created_at: clock::text(stored.at_ms),
             expires_at: stored.expires_ms.map(clock::text),
             unresolved,
@@ -275,6 +323,12 @@ impl Gateway {
             reference,
             provider_reference: row.provider_reference(),
         }))
+    }
+
+    /// What people asked about a held action, and what its agent said.
+    pub(crate) async fn exchanges(&self, stored: &Stored) -> Result<Vec<ExchangeView>, Error> {
+        let given = self.ledger.approvals(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        exchanges_of(&given)
     }
 
     /// What people said became of it. Nobody has of what was not sent.
@@ -304,11 +358,51 @@ fn constraints(row: &IntentRow) -> Result<Value, Error> {
     serde_json::from_str(row.constraints.get()).map_err(|_| internal("stored constraints cannot be read"))
 }
 
+/// What was asked and answered, oldest first: each answer is to the question before it.
+fn exchanges_of(given: &[Given]) -> Result<Vec<ExchangeView>, Error> {
+    let mut exchanges: Vec<ExchangeView> = Vec::new();
+    for given in given {
+        let Said { approver, decision, at, comment, escalation_id, .. } = Said::from_bytes(&given.record)?;
+        let text = comment.unwrap_or_default();
+        match (&*decision, exchanges.last_mut()) {
+            (said::ASK, _) => exchanges.push(ExchangeView {
+                escalation_id,
+                by: approver,
+                question: text,
+                asked_at: at,
+                answer: None,
+                answered_at: None,
+            }),
+            (said::ANSWER, Some(asked)) => (asked.answer, asked.answered_at) = (Some(text), Some(at)),
+            _ => {}
+        }
+    }
+    Ok(exchanges)
+}
+
+/// What can be decided about it now.
+fn available(stored: &Stored, row: &IntentRow) -> Vec<Ruling> {
+    let open =
+        stored.state == State::Held && !stored.has_expired(clock::now_ms()) && row.escalation.is_some();
+    let fits = |ruling: &Ruling| open && ruling.fits(row);
+    Ruling::ALL.into_iter().filter(fits).collect()
+}
+
+/// The member of a Context Package that says how much time was left.
+const TIME: &str = "time_budget_remaining";
+
 impl GivenView {
-    pub(crate) fn of(given: &Given) -> Result<GivenView, Error> {
-        let Said { approver, decision, form, at, comment, escalation_id, .. } =
-            Said::from_bytes(&given.record)?;
-        Ok(GivenView { approver, decision, form, at, comment, escalation_id })
+    /// What people decided; what they asked, and were answered, is told apart.
+    pub(crate) fn all(given: &[Given]) -> Result<Vec<GivenView>, Error> {
+        let said: Vec<Said> =
+            given.iter().map(|it| Said::from_bytes(&it.record)).collect::<Result<_, _>>()?;
+        let decides = |said: &Said| ![said::ASK, said::ANSWER].contains(&&*said.decision);
+        Ok(said.into_iter().filter(decides).map(GivenView::of).collect())
+    }
+
+    fn of(said: Said) -> GivenView {
+        let Said { approver, decision, form, at, comment, escalation_id, limits, seconds, .. } = said;
+        GivenView { approver, decision, form, at, comment, escalation_id, limits, seconds }
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use action::Tenant;
-use ledger::{ApiKey, Authority, Enacted, Freeze, Mandate, PrincipalKey, Scope};
+use ledger::{ApiKey, Authority, Enacted, Freeze, Held, Mandate, PrincipalKey, Scope};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -24,9 +24,13 @@ pub(super) fn findings(caller: &Caller, all: &Authority, last: i64) -> Vec<Trail
         let (told, ours) = (told.keys.remove(&*key.id), key.tenant == caller.tenant);
         wrong.extend(unlike(&named(KEY, &key.id, ours), told, last, |made, ended| made.fits(key, ended)));
     }
-    for (mandate, revoked) in &all.mandates {
+    for Held { mandate, account } in &all.mandates {
+        let granted = told.granted.remove(&(mandate.tenant.as_str().into(), mandate.jti.clone()));
         let (told, ours) = (told.mandates.remove(&*mandate.jti), mandate.tenant == caller.tenant);
-        let fits = |made: &Granted, ended: bool| made.fits(mandate) && ended == *revoked;
+        let is_all = granted.unwrap_or_default() == account.granted_seconds;
+        let fits = |made: &Granted, ended: bool| {
+            made.fits(mandate) && ended == account.revoked_at.is_some() && is_all
+        };
         wrong.extend(unlike(&named(MANDATE, &mandate.jti, ours), told, last, fits));
     }
     for key in &all.principal_keys {
@@ -60,6 +64,8 @@ struct Told {
     mandates: BTreeMap<Box<str>, Stands<Granted>>,
     principal_keys: BTreeMap<Signer, Stands<Principals>>,
     freezes: BTreeMap<Place, Stands<Frozen>>,
+    /// Seconds on top of each mandate's budget, by tenant and mandate.
+    granted: BTreeMap<(Box<str>, Box<str>), i64>,
 }
 
 /// Tenant, principal and key.
@@ -85,6 +91,10 @@ impl Told {
                 begin(&mut self.mandates, act, |mandate: &Granted| mandate.jti.clone())
             }
             "mandate_revoked" => end(&mut self.mandates, act, |ended: &EndedMandate| ended.jti.clone()),
+            "budget_extended" => self.grant(read(act)),
+            "cluster_budget_transfer" => {
+                self.grant(read(act).into_iter().flat_map(|it: Transferred| it.granted));
+            }
             "principal_key_registered" => {
                 begin(&mut self.principal_keys, act, |key: &Principals| key.name());
             }
@@ -98,6 +108,13 @@ impl Told {
                 }
             }
             _ => {}
+        }
+    }
+
+    fn grant(&mut self, all: impl IntoIterator<Item = TimeGranted>) {
+        for TimeGranted { tenant, jti, seconds } in all {
+            let sum = self.granted.entry((tenant, jti)).or_default();
+            *sum = sum.saturating_add(seconds);
         }
     }
 
@@ -231,6 +248,19 @@ impl Granted {
         });
         more && *self.sub == *mandate.subject.as_str()
     }
+}
+
+#[derive(Deserialize)]
+struct TimeGranted {
+    tenant: Box<str>,
+    jti: Box<str>,
+    /// Below zero where it went to another.
+    seconds: i64,
+}
+
+#[derive(Deserialize)]
+struct Transferred {
+    granted: Vec<TimeGranted>,
 }
 
 #[derive(Deserialize)]

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::TrailFinding;
 use crate::alert::Alert;
-use crate::approvals::{APPROVE, REJECT, Said, escalation_id};
+use crate::approvals::{ANSWER, APPROVE, ASK, EXTEND, REJECT, REVOKE, Said, escalation_id};
 use crate::caller::Caller;
 use crate::decide::{judged_hash_of, salts_of};
 use crate::remember::outward;
@@ -55,8 +55,8 @@ impl<'a> Judge<'a> {
             }
             Testimony::Receipt { .. } => self.altered_receipt(witness)?,
             Testimony::Outcome { payload, settled } => altered_word(payload, settled.as_ref())?,
-            Testimony::Approval { round, approver, agrees, record } => {
-                altered_approval(witness, *round, approver, *agrees, record)?
+            Testimony::Approval { round, approver, event, record } => {
+                altered_approval(witness, *round, approver, event, record)?
             }
         };
         let ours = witness.tenant == caller.tenant;
@@ -149,7 +149,7 @@ fn altered_approval(
     witness: &Witness,
     round: u32,
     approver: &str,
-    agrees: bool,
+    event: &str,
     record: &[u8],
 ) -> Option<String> {
     let Ok(said) = Said::from_bytes(record) else {
@@ -158,8 +158,20 @@ fn altered_approval(
     let fits = said.action_id == witness.action.to_string()
         && said.escalation_id == escalation_id(witness.action, round)
         && said.approver == approver
-        && said.decision == if agrees { APPROVE } else { REJECT };
+        && is_told_as(&said.decision, event);
     (!fits).then(|| "the stored approval says another person, hold or decision than its row".to_owned())
+}
+
+/// Is this what an entry with that event tells of?
+fn is_told_as(decision: &str, event: &str) -> bool {
+    match event {
+        "approved" => decision == APPROVE,
+        "rejected" => [REJECT, REVOKE].contains(&decision),
+        "extended" => decision == EXTEND,
+        ledger::INFO_REQUESTED => decision == ASK,
+        ledger::INFO_GIVEN => decision == ANSWER,
+        _ => false,
+    }
 }
 
 /// Is a person's word on what became of an action there just where an entry says so, and the one that the receipt shows?

@@ -171,7 +171,7 @@ impl Gateway {
 
     async fn shown(&self, caller: &Caller, found: Audited) -> Result<AuditView, Error> {
         let (entry, ours) = (found.row, found.tenant_ref.is_some() || self.runs_the_house(caller));
-        let decided = matches!(&*found.event, "approved" | "rejected");
+        let decided = matches!(&*found.event, "approved" | "rejected" | "extended" | ledger::INFO_REQUESTED);
         let resolved = &*found.event == crate::resolve::EVENT;
         let owner = found.owner().map(|owner| owner.id);
         let action = owner.filter(|_| decided);

@@ -25,6 +25,7 @@ pub(super) fn code_of(reason: &Reason) -> Code {
         | Reason::PolicyError
         | Reason::Forbidden { .. }
         | Reason::NotPermitted
+        | Reason::BeyondApproval { .. }
         | Reason::Mode(_) => Code::BoundaryBlock,
         Reason::Intent(refusal) => code_of_intent(*refusal),
         Reason::Session(SessionState::Suspended) | Reason::BudgetExhausted => Code::BudgetExhausted,
@@ -71,6 +72,7 @@ pub(super) fn details_of(reason: &Reason) -> Details {
         Reason::HardDenied { .. }
         | Reason::RollbackDenied { .. }
         | Reason::Frozen { .. }
+        | Reason::BeyondApproval { .. }
         | Reason::Delegation(_)
         | Reason::NoMandate
         | Reason::Prohibited { .. }

@@ -11,6 +11,8 @@ pub enum Topic {
     Approved,
     /// A person said no to it.
     Rejected,
+    /// Its agent answered what a person asked.
+    InfoGiven,
     /// Nobody decided in time.
     Expired,
     /// An answer was lost.
@@ -31,10 +33,11 @@ pub enum Topic {
 
 impl Topic {
     /// All of them, as the documentation lists them.
-    pub const ALL: [Topic; 11] = [
+    pub const ALL: [Topic; 12] = [
         Topic::Held,
         Topic::Approved,
         Topic::Rejected,
+        Topic::InfoGiven,
         Topic::Expired,
         Topic::InDoubt,
         Topic::Overage,
@@ -51,6 +54,7 @@ impl Topic {
             Topic::Held => "held",
             Topic::Approved => "approved",
             Topic::Rejected => "rejected",
+            Topic::InfoGiven => ledger::INFO_GIVEN,
             Topic::Expired => "expired",
             Topic::InDoubt => "in_doubt",
             Topic::Overage => "overage",
@@ -78,6 +82,7 @@ impl Topic {
             Topic::Held => "An action waits for people to decide.",
             Topic::Approved => "A person agreed to an action.",
             Topic::Rejected => "A person said no to an action; it will not be carried out.",
+            Topic::InfoGiven => "An agent answered what a person asked about its action; look again.",
             Topic::Expired => "An action waited until its time was over; it will not be carried out.",
             Topic::InDoubt => {
                 "An action was sent, and nobody knows yet whether it had its effect or whether that is as it should be."
@@ -102,7 +107,9 @@ impl Topic {
     /// The path under which people look at the action.
     pub(crate) fn page(self) -> &'static str {
         match self {
-            Topic::Held | Topic::InDoubt | Topic::RollbackFailed | Topic::Resolved => "/approvals/",
+            Topic::Held | Topic::InfoGiven | Topic::InDoubt | Topic::RollbackFailed | Topic::Resolved => {
+                "/approvals/"
+            }
             _ => "/v1/actions/",
         }
     }

@@ -40,6 +40,15 @@ pub struct ClosedView {
     pub unsettled: Vec<ActionId>,
 }
 
+/// Who stops a session, and why.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stop<'a> {
+    pub by: &'a str,
+    pub reason: Option<&'a str>,
+    /// `R-1` to `R-7`, or what else stopped it.
+    pub trigger: &'a str,
+}
+
 impl Gateway {
     /// Ends a session. Nothing begins in it once this has returned.
     ///
@@ -54,7 +63,10 @@ impl Gateway {
             return Err(Error::new(Code::StateConflict, "the session is SUSPENDED; an operator ends it"));
         }
         match ask.completion {
-            Completion::Revoked => self.revoke_session(caller, &governed, ask.reason).await,
+            Completion::Revoked => {
+                let (by, reason) = (caller.subject.as_str(), ask.reason.as_deref());
+                self.revoke_session(Stop { by, reason, trigger: "R-1" }, &governed).await
+            }
             Completion::Complete => self.end(caller, &governed, ask, "ALE-005").await,
             Completion::Partial => self.end(caller, &governed, ask, "ALE-003").await,
         }
@@ -68,7 +80,7 @@ impl Gateway {
         code: &str,
     ) -> Result<ClosedView, Error> {
         let walked = self.walk(governed).await?;
-        let fields = walked.fields(&governed.session, caller, ask.reason.as_deref());
+        let fields = walked.fields(&governed.session, caller.subject.as_str(), ask.reason.as_deref());
         let completion = ask.completion.as_str();
         let record = ale(code, fields, json!({"by": caller.subject.as_str(), "completionState": completion}));
         let turn = self.turn(governed, SessionEvent::Closed(ask.completion), None, CLOSED, &record)?;
@@ -77,14 +89,12 @@ impl Gateway {
     }
 
     /// First nothing more begins, then it is looked at how that left things, and that is the end.
-    async fn revoke_session(
+    pub(crate) async fn revoke_session(
         &self,
-        caller: &Caller,
+        Stop { by, reason, trigger }: Stop<'_>,
         governed: &Governed,
-        reason: Option<String>,
     ) -> Result<ClosedView, Error> {
-        let by = caller.subject.as_str();
-        let fields = json!({"by": by, "reason": &reason, "trigger": "R-1"});
+        let fields = json!({"by": by, "reason": reason, "trigger": trigger});
         let record = ale("ALE-001", fields, json!({"by": by}));
         let turn = self.turn(governed, SessionEvent::Suspended, None, REVOKING, &record)?;
         let stopped = self.ledger.turn(turn).await;
@@ -96,7 +106,7 @@ impl Gateway {
             Halt::Partial => "ALE-003",
             Halt::Unknown => "ALE-004",
         };
-        let fields = walked.fields(&session, caller, reason.as_deref());
+        let fields = walked.fields(&session, by, reason);
         let record = ale(code, fields, json!({"by": by, "completionState": halt.as_str()}));
         let turn = self.turn(governed, SessionEvent::Revoked(halt), Some(cause), HALTED, &record)?;
         let (_, session) = self.ledger.turn(turn).await.map_err(|error| not_ended(error, &walked))?;
@@ -193,10 +203,10 @@ impl Walked {
         }
     }
 
-    fn fields(&self, session: &Session, caller: &Caller, reason: Option<&str>) -> Value {
+    fn fields(&self, session: &Session, by: &str, reason: Option<&str>) -> Value {
         let unsettled: Vec<String> = self.under_way.keys().map(ToString::to_string).collect();
         json!({
-            "by": caller.subject.as_str(), "cycles": session.cycles, "denials": session.denials,
+            "by": by, "cycles": session.cycles, "denials": session.denials,
             "reason": reason, "records": self.records,
             "records_digest": format!("sha256:{}", hex::encode(self.digest.clone().finalize())),
             "unsettled": unsettled,

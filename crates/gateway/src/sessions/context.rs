@@ -11,6 +11,7 @@ use mandate::{
 use serde_json::{Value, json};
 
 use super::clusters::shown_cluster;
+use crate::approvals::HeldView;
 use crate::authority::PUBLIC_TOKEN;
 use crate::caller::Caller;
 use crate::gateway::Gateway;
@@ -42,6 +43,8 @@ pub struct ContextView {
     pub cluster_context: Option<Value>,
     /// Cycles denied so far.
     pub prior_denial_count: u32,
+    /// What of it waits for people, and what they ask.
+    pub escalation: Option<Box<HeldView>>,
     /// `sha256:` and hex over what stays from cycle to cycle; another one means another situation.
     pub fingerprint: String,
 }
@@ -66,7 +69,8 @@ impl Gateway {
         let governed = self.governed(caller, id).await?;
         let now_ms = clock::now_ms();
         let intent = self.intent_in_force(&governed, now_ms).await?;
-        self.context_of(&governed, intent.as_ref(), now_ms).await
+        let context = self.context_of(&governed, intent.as_ref(), now_ms).await?;
+        Ok(ContextView { escalation: self.pending_of(&governed).await?.map(Box::new), ..context })
     }
 
     /// The newest declaration of a session, if it is not over.
@@ -195,6 +199,7 @@ impl ContextView {
                 root_principal: root_principal.to_owned(),
             },
             cluster_context: package.cluster.as_ref().map(shown_cluster),
+            escalation: None,
             prior_denial_count: package.prior_denial_count,
             fingerprint: fingerprint(package),
         }

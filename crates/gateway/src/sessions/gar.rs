@@ -332,9 +332,15 @@ impl Said {
 /// What was decided, if the entry says that something was.
 fn decision(event: &str, ale: Option<&str>) -> Option<&'static str> {
     match (event, ale) {
-        ("admitted" | "approved" | ledger::SENT_AGAIN | ledger::CHARGING | "cluster_budget_transfer", _) => {
-            Some("ALLOW")
-        }
+        (
+            "admitted"
+            | "approved"
+            | "extended"
+            | ledger::SENT_AGAIN
+            | ledger::CHARGING
+            | "cluster_budget_transfer",
+            _,
+        ) => Some("ALLOW"),
         ("refused" | "rejected" | "expired" | "intent_refused" | "cluster_transfer_refused", _) => {
             Some("DENY")
         }

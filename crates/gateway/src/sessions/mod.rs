@@ -16,6 +16,7 @@ mod cycles;
 mod gar;
 mod intents;
 
+pub(crate) use self::close::Stop;
 pub use self::close::{CloseAsk, ClosedView};
 pub use self::clusters::{Awaiting, ClusterView, FormAsk, MemberView, TransferAsk};
 pub(crate) use self::context::{Budget, shown};
@@ -89,10 +90,11 @@ struct SessionRow {
 }
 
 /// Members that the gateway says of a session and its cycles, and nobody else.
-const GIVEN: [&str; 12] = [
+const GIVEN: [&str; 13] = [
     "cluster_context",
     "cycle_id",
     "delegation_context",
+    "escalation",
     "fingerprint",
     "gar_record_id",
     "governance_result",

@@ -321,7 +321,7 @@ async fn rules_that_changed_are_asked_about_before_anybody_signs() {
         house.write("policies/default/payments.cedar", &text);
         house.gateway().reload(&house.admin).await.unwrap();
     };
-    let ask = async |id: &str| house.gateway().ask_to_sign(&anna, id, None).await.unwrap_err();
+    let ask = async |id: &str| house.gateway().ask_to_sign(&anna, id, None, None).await.unwrap_err();
     let shown = async |id: &str| house.gateway().held_one(&anna, id).await.unwrap();
     let changed = held(&house, "acct-1").await;
     assert_eq!(ask(changed.id()).await.code, Code::Forbidden, "she has no passkey; nothing has changed");

@@ -8,7 +8,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use countersign_gateway::config::{Alerts, Means, Secret, Smtp, SmtpTls, StaticSecret, Webhook};
-use countersign_gateway::{Config, Decision, Topic};
+use countersign_gateway::{Config, Decision, RulingAsk, Topic};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use testkit::bank::{Fault, Injection};
@@ -443,7 +443,7 @@ async fn mail_says_the_same_and_is_sent_again_until_it_is_taken() {
 }
 
 /// What every topic is told with: its sentence, the state of the action, and the page to look at.
-const TOLD: [(Topic, &str, &str, &str); 11] = [
+const TOLD: [(Topic, &str, &str, &str); 12] = [
     (
         Topic::DuplicateEffect,
         "An action had its effect more than once: an attempt that had been taken for absent had it, too.",
@@ -474,6 +474,12 @@ const TOLD: [(Topic, &str, &str, &str); 11] = [
         Topic::InDoubt,
         "An action was sent, and nobody knows yet whether it had its effect or whether that is as it should be.",
         "EXECUTING",
+        "/approvals/",
+    ),
+    (
+        Topic::InfoGiven,
+        "An agent answered what a person asked about its action; look again.",
+        "INTENDED",
         "/approvals/",
     ),
     (
@@ -642,6 +648,22 @@ async fn every_topic_is_told_by_webhook_and_by_mail_in_the_same_words() {
         late::tell(&house, said.id(), 1, "payment.declined").await;
         house.installation.start();
         all.extend(ears.heard(&house, said.id(), &[Topic::DeniedEffect]).await);
+    }
+    {
+        let ears = Ears::open().await;
+        let mut house = house_with(1, |config| ears.listen(config)).await;
+        let session = house.opened().await;
+        let declared = crate::sessions::intent(&session, "i-1", 1);
+        house.declare(&session.session_id, &declared).await.unwrap();
+        let mut body = house.payment("acct-secretive", "25.00");
+        assert_eq!(house.said("first", &body).await.kind(), "executed");
+        body["session_id"] = session.session_id.clone().into();
+        let waits = house.said("asked", &body).await;
+        let question = RulingAsk::RequestMoreInfo { question: "secretive?".to_owned() };
+        house.gateway().rule(&approver(&house, "anna"), waits.id(), question).await.unwrap();
+        house.gateway().answer_question(&house.agent, waits.id(), "secretive!").await.unwrap();
+        house.installation.start();
+        all.extend(ears.heard(&house, waits.id(), &[Topic::Held, Topic::InfoGiven]).await);
     }
     let untold: Vec<&str> =
         Topic::ALL.into_iter().filter(|topic| !all.contains(topic)).map(Topic::word).collect();

@@ -14,13 +14,13 @@ use super::read::{self, Slot, Sql};
 use super::session::Place;
 use super::write::{Fate, Statements};
 use crate::admit::{Cell, Gate, Item, Rows, admit, corrected};
-use crate::entry::{APPROVED, Chain, REJECTED};
+use crate::entry::{APPROVED, Chain, EXTENDED, REJECTED};
 use crate::identity;
 use crate::intake::{Digests, Lease, Process};
 use crate::session::Sealer;
 use crate::{
-    Admitted, ApiKey, Approval, Basis, Counted, Deferral, Draft, Error, Event, Freeze, Outcome, PrincipalKey,
-    Settlement, State,
+    Admitted, ApiKey, Approval, Basis, Counted, Deferral, Draft, Error, Event, Extension, Freeze, Outcome,
+    PrincipalKey, Settlement, State,
 };
 
 /// A settlement or amendment, with what was computed before it came to the writer.
@@ -324,6 +324,54 @@ impl<'a> Batch<'a> {
         }
         self.say(&fate, rejection, REJECTED, false)?;
         self.close(close)
+    }
+
+    /// Writes a word on a held action that decides nothing; it waits on in its next hold.
+    pub(crate) fn discuss(&mut self, word: &Approval, event: &'static str) -> Sql<Result<i64, Error>> {
+        let (fate, needed) = match self.awaited(word, State::Held)? {
+            Ok(awaited) => awaited,
+            Err(error) => return Ok(Err(error)),
+        };
+        let entry = self.say(&fate, word, event, false)?;
+        self.write.next_hold(fate.row, word.round.saturating_add(1), needed)?;
+        Ok(Ok(entry))
+    }
+
+    /// Extends a mandate's budget. Everything is looked at before anything is written.
+    pub(crate) fn extend(&mut self, extension: &Extension) -> Sql<Result<Account, Error>> {
+        let Extension { tenant, jti, limits, above, seconds, event, words } = extension;
+        let mut accounts = Vec::with_capacity(above.len());
+        for (jti, limits) in above.iter().map(|(jti, limits)| (jti, limits)).chain([(jti, limits)]) {
+            if read::mandate(self.db, tenant, jti)?.is_none() {
+                return Ok(Err(Error::Absent(jti.clone())));
+            }
+            let key = identity::account(tenant, jti);
+            // Its row may be older than what this batch did to it.
+            self.account(key, jti)?;
+            accounts.push((self.rows.account(key, jti).value.clone(), *limits));
+        }
+        let Some((account, limits)) = accounts.pop() else { return Ok(Err(Error::Absent(jti.clone()))) };
+        let longer = match account.extend(&limits, &accounts, *seconds) {
+            Ok(longer) => longer,
+            Err(refusal) => return Ok(Err(Error::Mandate(refusal))),
+        };
+        let mut fates = Vec::with_capacity(words.len());
+        for word in words {
+            match self.awaited(word, State::Approved)? {
+                Ok((fate, _)) => fates.push(fate),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        self.rows.account(identity::account(tenant, jti), jti).set(longer.clone());
+        self.event(event)?;
+        for (word, fate) in words.iter().zip(fates) {
+            self.say(&fate, word, EXTENDED, true)?;
+            // One word is enough for this.
+            let given = read::given(self.db, fate.row, word.round)?;
+            self.write.next_hold(fate.row, word.round, given)?;
+            self.write.change(&Fate { state: State::Approved, ..fate })?;
+        }
+        Ok(Ok(longer))
     }
 
     /// The action that waits for exactly this person's word, and how many approvals it needs.

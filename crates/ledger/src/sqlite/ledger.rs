@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 
 use action::{ActionId, Subject, Tenant};
+use mandate::Account;
 use rusqlite::params;
 use tokio::sync::oneshot;
 
@@ -15,10 +16,10 @@ use super::{Counts, PAGE_BYTES, Sqlite, cluster, gone, open, packed, read, sessi
 use crate::stored::page;
 use crate::{
     Admission, Admitted, Answer, ApiKey, Approval, Audited, Clustered, Clustering, Counted, Declared,
-    Declaring, Deferral, Erased, Erasure, Error, Event, Facts, FactsQuery, Figures, Filter, Freeze, Given,
-    Governed, Grouped, Held, Inspected, Intention, Ledger, Mandate, Opening, Order, Page, Passkey, Place,
-    PrincipalKey, Record, Recorded, Refusal, Repeat, Resumption, Revocation, Scope, Search, Settled,
-    Settlement, Stored, Turn, Verified, identity,
+    Declaring, Deferral, Erased, Erasure, Error, Event, Extension, Facts, FactsQuery, Figures, Filter,
+    Freeze, Given, Governed, Grouped, Held, Inspected, Intention, Ledger, Mandate, Opening, Order, Page,
+    Passkey, Place, PrincipalKey, Record, Recorded, Refusal, Repeat, Resumption, Revocation, Scope, Search,
+    Settled, Settlement, Stored, Turn, Verified, identity,
 };
 
 impl Sqlite {
@@ -53,6 +54,14 @@ impl Ledger for Sqlite {
 
     fn approve(&self, approval: Approval) -> Answer<'_, Counted> {
         self.perform(move |batch| batch.approve(&approval))
+    }
+
+    fn discuss(&self, word: Approval, event: &'static str) -> Answer<'_, i64> {
+        self.perform(move |batch| batch.discuss(&word, event))
+    }
+
+    fn extend(&self, extension: Extension) -> Answer<'_, Account> {
+        self.perform(move |batch| batch.extend(&extension))
     }
 
     fn reject(&self, rejection: Approval, given: u32, settlement: Settlement) -> Answer<'_, i64> {

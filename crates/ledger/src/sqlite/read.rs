@@ -511,9 +511,9 @@ fn held_at(row: &Row<'_>) -> Sql<(i64, Held)> {
 }
 
 /// The mandates of all tenants, each with whether it is revoked.
-pub(crate) fn all_mandates(db: &Connection) -> Sql<Vec<(Mandate, bool)>> {
+pub(crate) fn all_mandates(db: &Connection) -> Sql<Vec<Held>> {
     let held = many(db, concat!(mandates!(), "ORDER BY m.row"), [], held_at)?;
-    Ok(held.into_iter().map(|(_, held)| (held.mandate, held.account.revoked_at.is_some())).collect())
+    Ok(held.into_iter().map(|(_, held)| held).collect())
 }
 
 /// All that happened and is no action, along the chain. What cannot be read is told of at its place.

@@ -14,9 +14,9 @@ use super::Known;
 use super::index::{self, SLICE, Slice};
 use super::read::{self, Heard, Kept, Sql, Standing};
 use crate::entry::{
-    APPROVED, CHALLENGED, CHARGING, CHECKING, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED,
-    RESERVED, RESOLVED, RETRACTING, ROLLBACK_FAILED, ROLLING_BACK, Reading, SENT_AGAIN, Said, WAITING,
-    sealed, session_of,
+    CHALLENGED, CHARGING, CHECKING, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, RESERVED,
+    RESOLVED, RETRACTING, ROLLBACK_FAILED, ROLLING_BACK, Reading, SENT_AGAIN, Said, WAITING, sealed,
+    session_of,
 };
 use crate::erasure::ERASED;
 use crate::pruned::Pruned;
@@ -306,7 +306,7 @@ impl<'a> Look<'a> {
         testimonies.extend(kept.map(|heard| Testimony::Approval {
             round: heard.round,
             approver: heard.approver,
-            agrees: said.event == APPROVED,
+            event: said.event.into(),
             record: heard.record,
         }));
         if let Some(Kept { receipt, state, payload, .. }) = outcomes.into_iter().next() {

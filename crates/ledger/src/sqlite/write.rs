@@ -160,6 +160,12 @@ impl<'a> Statements<'a> {
         self.db.prepare_cached(sql)?.execute(values).map(drop)
     }
 
+    /// Which hold an action is in from now on, and how many have to agree to it.
+    pub(crate) fn next_hold(&mut self, action: i64, round: u32, needed: u32) -> Sql<()> {
+        let sql = "UPDATE action SET round = ?2, needed = ?3 WHERE row = ?1";
+        self.db.prepare_cached(sql)?.execute(params![action, round, needed]).map(drop)
+    }
+
     pub(crate) fn fate(&mut self, fate: &Fate) -> Sql<()> {
         write_fate(&mut self.fate, fate)
     }

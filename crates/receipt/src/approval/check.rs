@@ -123,6 +123,13 @@ fn fits(document: &Document<'_>, approval: &Approval) -> Result<(), String> {
     if !envelope.quote.as_ref().is_none_or(quoted) {
         return Err("the price in its envelope is not the one offered".to_owned());
     }
+    let most = envelope.limits.as_ref().and_then(|limits| limits.max_amount.as_ref());
+    let within = |most: &Quote| {
+        offer.is_none_or(|(amount, currency)| currency == most.currency && is_at_most(amount, &most.amount))
+    };
+    if envelope.decision == Decision::Approve && !most.is_none_or(within) {
+        return Err("the price offered is above what the person agreed to".to_owned());
+    }
     // Of a refusal a receipt may say who caused it.
     if envelope.decision == Decision::Reject && content.metadata.kind != Kind::Blocked {
         return Err("the person rejected the action".to_owned());
@@ -134,6 +141,16 @@ fn fits(document: &Document<'_>, approval: &Approval) -> Result<(), String> {
         return Err("it is younger than the receipt".to_owned());
     }
     Ok(())
+}
+
+/// Of two decimal strings that are not negative.
+fn is_at_most(amount: &str, most: &str) -> bool {
+    let parts = |text: &str| {
+        let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+        (whole.trim_start_matches('0').to_owned(), part.trim_end_matches('0').to_owned())
+    };
+    let ((amount, fraction), (most, most_fraction)) = (parts(amount), parts(most));
+    (amount.len(), &amount, &fraction) <= (most.len(), &most, &most_fraction)
 }
 
 /// What the entry of a stage says under that name, in the member where the gateway writes it.

@@ -36,6 +36,9 @@ pub struct Envelope {
     /// When the answer lapses.
     #[serde(with = "text")]
     pub expires_at: Timestamp,
+    /// What the person agrees to no further than; absent where they set no limits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
     /// Random, and good for one answer.
     #[serde(with = "base64url")]
     pub nonce: [u8; 32],
@@ -75,6 +78,18 @@ pub struct Quote {
     pub currency: String,
 }
 
+/// How far a person agrees: each member is a bound, and what is absent stays as it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// The most that may be at stake.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_amount: Option<Quote>,
+    /// Nothing is sent after that.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "text::or_absent")]
+    pub not_after: Option<Timestamp>,
+}
+
 /// The first form of envelopes, and so far the only one: the number 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "u8", into = "u8")]
@@ -107,6 +122,9 @@ impl Envelope {
         let hash =
             |text: &str| text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         let quoted = |quote: &Quote| chain::is_decimal(&quote.amount) && !quote.currency.is_empty();
+        let limited = |it: &Limits| {
+            (it.max_amount.is_some() || it.not_after.is_some()) && it.max_amount.as_ref().is_none_or(quoted)
+        };
         // Byte order is JCS order for ASCII.
         let named = |name: &String| !name.is_empty() && name.is_ascii();
         for (holds, name, why) in [
@@ -116,6 +134,11 @@ impl Envelope {
             (self.constraints.as_str().starts_with('{'), "constraints", "is not an object"),
             (!self.escalation_id.is_empty(), "escalation_id", "is empty"),
             (!self.policy_digest.is_empty(), "policy_digest", "is empty"),
+            (
+                self.limits.as_ref().is_none_or(limited),
+                "limits",
+                "has no limit, or an amount that is not a decimal string",
+            ),
             (self.quote.as_ref().is_none_or(quoted), "quote", "is not a decimal string and a currency"),
             (hash(&self.request_hash), "request_hash", "is not 64 lower-case hex digits"),
         ] {

@@ -18,6 +18,31 @@ pub(super) mod text {
     {
         String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
+
+    /// The same of a member that may be absent, and is not `null`.
+    pub(crate) mod or_absent {
+        use super::{Deserializer, Display, FromStr, Serializer};
+
+        #[expect(clippy::ref_option, reason = "serde hands in a reference to the member")]
+        pub(crate) fn serialize<T, S>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error>
+        where
+            T: Display,
+            S: Serializer,
+        {
+            match value {
+                Some(value) => super::serialize(value, serializer),
+                None => serializer.serialize_none(),
+            }
+        }
+
+        pub(crate) fn deserialize<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+        where
+            T: FromStr<Err: Display>,
+            D: Deserializer<'de>,
+        {
+            super::deserialize(deserializer).map(Some)
+        }
+    }
 }
 
 /// Bytes in base64url, unpadded, with one spelling for each value.

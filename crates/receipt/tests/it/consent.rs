@@ -1,7 +1,7 @@
 //! An approved payment, and everything about its approval that can be wrong in the receipt.
 
 use countersign_receipt as receipt;
-use receipt::approval::{Approval, Approvers, Decision, Envelope, Signer};
+use receipt::approval::{Approval, Approvers, Decision, Envelope, Limits, Quote, Signer};
 use receipt::{
     Amendment, Chain, CheckName, Disclosure, Disclosures, Draft, Event, Json, Kind, Metadata, NewEntry,
     Outcome, PaymentStatus, Pin, Place, Receipt, Report, Stage, Timestamp, Trust, Verdict,
@@ -391,4 +391,47 @@ fn an_amendment_lists_no_approvals_and_misses_none() {
     let receipt = receipt::sign(&draft, &approved_chain(), &key()).unwrap();
     let report = judge_strictly(&receipt, &pinned(), &Disclosures::default(), true);
     assert_eq!(report.verdict, Verdict::Valid);
+}
+
+#[test]
+fn limits_are_signed_and_hold_the_price() {
+    let within = |amount: &str, currency: &str| Envelope {
+        limits: Some(Limits {
+            max_amount: Some(Quote { amount: amount.to_owned(), currency: currency.to_owned() }),
+            not_after: Some(at("2026-04-28T00:00:00.000Z")),
+        }),
+        ..envelope()
+    };
+    let text = within("125.00", "USD").to_json().unwrap();
+    assert!(receipt::canonical::is_canonical(text.as_str().as_bytes()));
+    assert!(text.as_str().contains(
+        r#""limits":{"max_amount":{"amount":"125.00","currency":"USD"},"not_after":"2026-04-28T00:00:00.000Z"},"nonce""#
+    ));
+    assert_eq!(serde_json::from_str::<Envelope>(text.as_str()).unwrap(), within("125.00", "USD"));
+    for (amount, currency, holds) in [
+        ("125.00", "USD", true),
+        ("1000.00", "USD", true),
+        ("125.0", "USD", true),
+        ("124.99", "USD", false),
+        ("99.00", "USD", false),
+        ("125.00", "EUR", false),
+    ] {
+        let receipt = sign(vec![signed_by(&Authenticator::golden(), within(amount, currency))]);
+        match holds {
+            true => assert_eq!(pinned_verdict(&receipt), Verdict::Valid, "{amount} {currency}"),
+            false => refused(&pinned_verdict(&receipt), 0, "above what the person agreed to"),
+        }
+    }
+    // One who signed limits did not sign without them.
+    let Signer::Passkey { assertion, public_key } =
+        signed_by(&Authenticator::golden(), within("125.00", "USD")).signer().clone()
+    else {
+        panic!()
+    };
+    let moved = Approval::new(envelope(), at(GIVEN), Signer::Passkey { assertion, public_key }).unwrap();
+    refused(&pinned_verdict(&sign(vec![moved])), 0, "another challenge was signed");
+    let nothing = Envelope { limits: Some(Limits { max_amount: None, not_after: None }), ..envelope() };
+    assert!(nothing.to_json().unwrap_err().to_string().contains("envelope.limits"));
+    let json = passkey_approval().json().as_str().replace("\"nonce\"", "\"limits\":null,\"nonce\"");
+    assert!(Approval::parse(json.as_bytes()).is_err());
 }

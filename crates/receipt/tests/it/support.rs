@@ -136,6 +136,7 @@ pub(crate) fn envelope() -> Envelope {
         decision: Decision::Approve,
         escalation_id: "01966a50-0000-7000-8000-0000000000c1".to_owned(),
         expires_at: at("2026-04-28T11:59:00.000Z"),
+        limits: None,
         nonce: [9; 32],
         policy_digest: digest("11"),
         quote: Some(Quote { amount: "125.00".to_owned(), currency: "USD".to_owned() }),

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use action::Environment;
-use gateway::{Caller, Code, Credential, Deed, Error, HeldView, ResolveAsk};
+use gateway::{Caller, Code, Credential, Deed, Error, HeldView, LimitsAsk, ResolveAsk, Ruling, RulingAsk};
 use http::header::{HeaderValue, LOCATION, SET_COOKIE};
 use http::{HeaderName, StatusCode};
 use receipt::approval::Enrolment;
@@ -155,11 +155,12 @@ pub(crate) async fn log_out(mut request: Request) -> Result<Response, Error> {
 
 /// The envelope that a person is to sign.
 pub(crate) async fn ask(mut request: Request) -> Result<Response, Error> {
-    let [form, comment] = request.form(["form", "comment"]).await?;
+    let [form, comment, most, until] = request.form(["form", "comment", "max_amount", "not_after"]).await?;
     let page = Page::of(&request)?;
     let visitor = page.visitor(Watches::No).await?;
     visitor.opened.sent(&form.unwrap_or_default())?;
-    let question = request.gateway()?.ask_to_sign(&visitor.caller, &request.argument, comment).await?;
+    let (gateway, limits) = (request.gateway()?, limits(most, until));
+    let question = gateway.ask_to_sign(&visitor.caller, &request.argument, comment, limits).await?;
     Ok(reply::json(
         StatusCode::OK,
         &Challenge {
@@ -172,10 +173,10 @@ pub(crate) async fn ask(mut request: Request) -> Result<Response, Error> {
 
 /// A person agrees, by passkey or by what they are logged in with.
 pub(crate) async fn approve(mut request: Request) -> Result<Response, Error> {
-    let sent = request.form(["form", "comment", "assertion"]).await;
+    let sent = request.form(DECISION).await;
     let page = Page::of(&request)?;
     let decided = async {
-        let [form, comment, assertion] = sent?;
+        let [form, comment, assertion, most, until] = sent?;
         let visitor = page.visitor(Watches::No).await?;
         visitor.opened.sent(&form.unwrap_or_default())?;
         let (gateway, id) = (request.gateway()?, &request.argument);
@@ -183,7 +184,10 @@ pub(crate) async fn approve(mut request: Request) -> Result<Response, Error> {
             Some(assertion) => {
                 gateway.approve_signed(&visitor.caller, id, Assertion::parse(&assertion)?).await
             }
-            None => gateway.approve(&visitor.caller, id, comment).await,
+            None => {
+                let ask = RulingAsk::Approve { comment, limits: limits(most, until) };
+                gateway.rule(&visitor.caller, id, ask).await
+            }
         }
     };
     page.decided(decided.await)
@@ -191,16 +195,59 @@ pub(crate) async fn approve(mut request: Request) -> Result<Response, Error> {
 
 /// A person says no.
 pub(crate) async fn reject(mut request: Request) -> Result<Response, Error> {
-    let sent = request.form(["form", "comment", "assertion"]).await;
+    let sent = request.form(DECISION).await;
     let page = Page::of(&request)?;
     let decided = async {
-        let [form, comment, _] = sent?;
+        let [form, comment, ..] = sent?;
         let visitor = page.visitor(Watches::No).await?;
         visitor.opened.sent(&form.unwrap_or_default())?;
         request.gateway()?.reject(&visitor.caller, &request.argument, comment).await
     };
     page.decided(decided.await)
 }
+
+/// A person asks something, gives more time, or ends it all.
+pub(crate) async fn decide(mut request: Request) -> Result<Response, Error> {
+    let sent = request.form(["form", "as", "text", "seconds"]).await;
+    let page = Page::of(&request)?;
+    let decided = async {
+        let [form, word, text, seconds] = sent?;
+        let visitor = page.visitor(Watches::No).await?;
+        visitor.opened.sent(&form.unwrap_or_default())?;
+        let comment = text.filter(|text| !text.is_empty());
+        let ask = match Ruling::parse(&word.unwrap_or_default()) {
+            Some(Ruling::RequestMoreInfo) => {
+                RulingAsk::RequestMoreInfo { question: comment.unwrap_or_default() }
+            }
+            Some(Ruling::RevokeMission) => RulingAsk::RevokeMission { comment },
+            Some(Ruling::ExtendBudget) => {
+                let seconds = seconds.unwrap_or_default().trim().parse();
+                let seconds = seconds.map_err(|_| {
+                    Error::new(Code::ValidationFailed, "say how many seconds, as a whole number")
+                        .field("seconds")
+                })?;
+                RulingAsk::ExtendBudget { seconds, comment }
+            }
+            _ => return Err(Error::new(Code::ValidationFailed, "say what you decide").field("as")),
+        };
+        request.gateway()?.rule(&visitor.caller, &request.argument, ask).await
+    };
+    page.decided(decided.await)
+}
+
+/// What the form of a yes and a no sends.
+const DECISION: [&str; 5] = ["form", "comment", "assertion", "max_amount", "not_after"];
+
+/// How far a yes goes. An empty field is one that says nothing, and a time without a zone is UTC.
+fn limits(most: Option<String>, until: Option<String>) -> Option<LimitsAsk> {
+    let said = |field: Option<String>| field.map(|it| it.trim().to_owned()).filter(|text| !text.is_empty());
+    let zoned = |until: String| if until.len() == MINUTE.len() { format!("{until}:00Z") } else { until };
+    let limits = LimitsAsk { max_amount: said(most), not_after: said(until).map(zoned) };
+    (limits.max_amount.is_some() || limits.not_after.is_some()).then_some(limits)
+}
+
+/// A time without a zone.
+const MINUTE: &str = "2026-01-31T12:00";
 
 /// A person says what became of an action.
 pub(crate) async fn resolve(mut request: Request) -> Result<Response, Error> {

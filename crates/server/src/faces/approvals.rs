@@ -2,7 +2,10 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use gateway::{Code, Decision, Deed, Error, GivenView, HeldView, PasskeyView, ResolutionView, ResolveAsk};
+use gateway::{
+    Code, Decision, Deed, Error, ExchangeView, GivenView, HeldView, LimitsAsk, PasskeyView, ResolutionView,
+    ResolveAsk, Ruling, RulingAsk,
+};
 use http::StatusCode;
 use receipt::approval;
 use serde::{Deserialize, Serialize};
@@ -39,8 +42,9 @@ pub(crate) async fn get(request: Request) -> Result<Response, Error> {
 pub(crate) async fn envelope(mut request: Request) -> Result<Response, Error> {
     let gateway = request.gateway()?;
     let caller = who::caller(&request).await?;
-    let ask: CommentRequest = request.json_if_any().await?;
-    let question = gateway.ask_to_sign(&caller, &request.argument, ask.comment).await?;
+    let ask: EnvelopeRequest = request.json_if_any().await?;
+    let limits = limits(ask.limits)?;
+    let question = gateway.ask_to_sign(&caller, &request.argument, ask.comment, limits).await?;
     let body = Question {
         challenge: text(&question.challenge),
         credentials: question.credentials.iter().map(|id| text(id)).collect(),
@@ -76,6 +80,30 @@ pub(crate) async fn reject(mut request: Request) -> Result<Response, Error> {
     let ask: CommentRequest = request.json_if_any().await?;
     let view = gateway.reject(&caller, &request.argument, ask.comment).await?;
     Ok(reply::json(StatusCode::OK, &Held::of(view)))
+}
+
+/// A person decides, by one of all the decisions there are.
+pub(crate) async fn decide(mut request: Request) -> Result<Response, Error> {
+    let gateway = request.gateway()?;
+    let caller = who::caller(&request).await?;
+    caller.must(Deed::Approve)?;
+    let ask: DecideRequest = request.json().await?;
+    let view = gateway.rule(&caller, &request.argument, ask.understood()?).await?;
+    Ok(reply::json(StatusCode::OK, &Held::of(view)))
+}
+
+/// The agent answers what people asked.
+pub(crate) async fn answer(mut request: Request) -> Result<Response, Error> {
+    let gateway = request.gateway()?;
+    let caller = who::caller_or_anonymous(&request).await?;
+    caller.must(Deed::Execute)?;
+    let ask: AnswerRequest = request.json().await?;
+    // Agents are told without quotation marks.
+    let Value::String(answer) = ask.answer else {
+        return Err(Error::new(Code::ValidationFailed, "answer is not a string").field("/answer"));
+    };
+    let view = gateway.answer_question(&caller, &request.argument, &answer).await?;
+    Ok(reply::json(StatusCode::OK, &Pending::of(&view)))
 }
 
 /// A person says what became of an action, where nobody else does.
@@ -203,6 +231,105 @@ pub(crate) struct CommentRequest {
     comment: Option<String>,
 }
 
+/// What goes into an envelope beside the action.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EnvelopeRequest {
+    /// One line for other people, at most 1000 bytes.
+    comment: Option<String>,
+    /// How far the yes goes; absent: all the way.
+    #[serde(default)]
+    #[schema(value_type = Option<Limits>)]
+    limits: Value,
+}
+
+/// How far a person agrees. They only lower, and one of them is there.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ApproverLimits)]
+pub(crate) struct Limits {
+    /// The most that may be at stake, a decimal string in the action's currency.
+    max_amount: Option<String>,
+    /// RFC 3339: nothing is sent after that.
+    not_after: Option<String>,
+}
+
+/// A decision about a held action. Each member is read by itself, so that a wrong one is named.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DecideRequest {
+    /// One of `available_decisions`: `APPROVE`, `APPROVE_WITH_CONSTRAINTS`, `DENY`, `REQUEST_MORE_INFO`, `REVOKE_MISSION` or
+    /// `EXTEND_BUDGET`.
+    #[serde(default)]
+    #[schema(value_type = String)]
+    decision: Value,
+    /// One line for other people, at most 1000 bytes.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    comment: Value,
+    /// With `APPROVE_WITH_CONSTRAINTS`, unless it is signed.
+    #[serde(default)]
+    #[schema(value_type = Option<Limits>)]
+    limits: Value,
+    /// With `REQUEST_MORE_INFO`: what the agent is asked, one line, at most 1000 bytes.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    question: Value,
+    /// With `EXTEND_BUDGET`: how much more time.
+    #[serde(default)]
+    #[schema(value_type = Option<u64>)]
+    seconds: Value,
+    /// With a yes: a passkey's signature over the envelope that `/envelope` gave out; comment and limits stand there.
+    assertion: Option<Assertion>,
+}
+
+/// What the agent says to a question about a held action of its own.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AnswerRequest {
+    /// One line, at most 1000 bytes. People are shown it as the agent's words.
+    #[serde(default)]
+    #[schema(value_type = String)]
+    answer: Value,
+}
+
+/// What of a session waits for people, as its agent may know it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = PendingEscalation)]
+pub(crate) struct Pending {
+    /// The cycle that waits.
+    action_id: String,
+    escalation_id: String,
+    /// The classes that fired, each once.
+    escalation_classes: Vec<u8>,
+    /// Why it waits, one stable word each.
+    reasons: Vec<String>,
+    expires_at: Option<String>,
+    /// What people asked about it, oldest first; the last one waits for an answer if it has none.
+    exchanges: Vec<AgentExchange>,
+}
+
+/// A question, and the agent's answer.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct AgentExchange {
+    question: String,
+    asked_at: String,
+    answer: Option<String>,
+    answered_at: Option<String>,
+}
+
+/// A question that a person had, and the agent's answer.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Exchange {
+    /// The hold it was asked in.
+    escalation_id: String,
+    by: String,
+    question: String,
+    asked_at: String,
+    /// In the agent's words.
+    answer: Option<String>,
+    answered_at: Option<String>,
+}
+
 /// A person's word on what became of an action. Each member is read by itself, so that a wrong one is named.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -291,6 +418,18 @@ pub(crate) struct Held {
     approval_form: &'static str,
     /// What people said so far, oldest first.
     approvals: Vec<Approval>,
+    /// What people asked its agent, and what that said, oldest first.
+    exchanges: Vec<Exchange>,
+    /// The classes of escalation that fired, each once.
+    escalation_classes: Vec<u8>,
+    /// The governed session it is a cycle of.
+    session_id: Option<String>,
+    /// The declaration it stands on.
+    intent_id: Option<String>,
+    /// Of its session, in seconds, when it was judged.
+    time_budget_remaining: Option<u64>,
+    /// What can be decided about it now at `/decide`.
+    available_decisions: Vec<&'static str>,
     created_at: String,
     expires_at: Option<String>,
     /// `in_doubt`, `unchecked`, `release_failed` or `rollback_failed`, if nobody but a person can say what became of it; else
@@ -336,7 +475,7 @@ struct Policy {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Approval {
     approver: String,
-    /// `approve` or `reject`.
+    /// `approve`, `reject`, `revoke_mission` or `extend_budget`.
     decision: String,
     /// `passkey`: signed by the person; `key`: by an API key of role approver.
     form: String,
@@ -345,6 +484,100 @@ pub(crate) struct Approval {
     comment: Option<String>,
     /// The hold it was about.
     escalation_id: String,
+    /// How far a yes goes; null: all the way.
+    limits: Option<Limits>,
+    /// How much more time was given.
+    seconds: Option<u64>,
+}
+
+impl DecideRequest {
+    fn understood(self) -> Result<RulingAsk, Error> {
+        let DecideRequest { decision, comment, limits, question, seconds, assertion } = self;
+        let words: Vec<&str> = Ruling::ALL.iter().map(|ruling| ruling.as_str()).collect();
+        let unsaid = || wrong("decision", &format!("is one of {}", words.join(", ")));
+        let ruling =
+            string(decision, "decision")?.and_then(|word| Ruling::parse(&word)).ok_or_else(unsaid)?;
+        let signed = assertion.is_some();
+        let yes = matches!(ruling, Ruling::Approve | Ruling::ApproveWithConstraints);
+        for (name, given, fits) in [
+            ("limits", !limits.is_null(), ruling == Ruling::ApproveWithConstraints && !signed),
+            ("question", !question.is_null(), ruling == Ruling::RequestMoreInfo),
+            ("seconds", !seconds.is_null(), ruling == Ruling::ExtendBudget),
+            ("assertion", signed, yes),
+            ("comment", !comment.is_null(), !signed && ruling != Ruling::RequestMoreInfo),
+        ] {
+            if given && !fits {
+                let why = match signed && yes {
+                    true => "stands in what was signed".to_owned(),
+                    false => format!("does not go with {}", ruling.as_str()),
+                };
+                return Err(wrong(name, &why));
+            }
+        }
+        let comment = string(comment, "comment")?;
+        Ok(match (ruling, assertion) {
+            (_, Some(assertion)) => RulingAsk::Signed(assertion.understood()?),
+            (Ruling::Approve, None) => RulingAsk::Approve { comment, limits: None },
+            (Ruling::ApproveWithConstraints, None) => {
+                let limits = self::limits(limits)?.ok_or_else(|| wrong("limits", "is missing"))?;
+                RulingAsk::Approve { comment, limits: Some(limits) }
+            }
+            (Ruling::Deny, None) => RulingAsk::Deny { comment },
+            (Ruling::RequestMoreInfo, None) => {
+                let question = string(question, "question")?;
+                RulingAsk::RequestMoreInfo {
+                    question: question.ok_or_else(|| wrong("question", "is missing"))?,
+                }
+            }
+            (Ruling::RevokeMission, None) => RulingAsk::RevokeMission { comment },
+            (Ruling::ExtendBudget, None) => {
+                let seconds = seconds.as_u64().ok_or_else(|| wrong("seconds", "is not a whole number"))?;
+                RulingAsk::ExtendBudget { seconds, comment }
+            }
+        })
+    }
+}
+
+fn limits(asked: Value) -> Result<Option<LimitsAsk>, Error> {
+    match asked {
+        Value::Null => Ok(None),
+        Value::Object(mut members) => {
+            let mut take =
+                |name: &str| string(members.remove(name).unwrap_or_default(), &format!("limits/{name}"));
+            let (max_amount, not_after) = (take("max_amount")?, take("not_after")?);
+            match members.keys().next() {
+                Some(_) => Err(wrong("limits", "has no members but `max_amount` and `not_after`")),
+                None => Ok(Some(LimitsAsk { max_amount, not_after })),
+            }
+        }
+        _ => Err(wrong("limits", "is not an object")),
+    }
+}
+
+impl Pending {
+    pub(super) fn of(view: &HeldView) -> Pending {
+        let exchange = |it: &ExchangeView| AgentExchange {
+            question: it.question.clone(),
+            asked_at: it.asked_at.clone(),
+            answer: it.answer.clone(),
+            answered_at: it.answered_at.clone(),
+        };
+        Pending {
+            action_id: view.action_id.clone(),
+            escalation_id: view.escalation_id.clone(),
+            escalation_classes: view.escalation_classes.clone(),
+            reasons: view.reasons.clone(),
+            expires_at: view.expires_at.clone(),
+            exchanges: view.exchanges.iter().map(exchange).collect(),
+        }
+    }
+}
+
+impl Exchange {
+    fn of(view: ExchangeView) -> Exchange {
+        let ExchangeView { escalation_id, by, question, asked_at, answer, answered_at } = view;
+        Exchange { escalation_id, by, question, asked_at, answer, answered_at }
+    }
 }
 
 impl Assertion {
@@ -460,6 +693,12 @@ impl Held {
             principals: view.principals,
             approval_form: view.form,
             approvals: view.approvals.iter().map(Approval::of).collect(),
+            exchanges: view.exchanges.into_iter().map(Exchange::of).collect(),
+            escalation_classes: view.escalation_classes,
+            session_id: view.session_id,
+            intent_id: view.intent_id,
+            time_budget_remaining: view.time_budget_remaining,
+            available_decisions: view.available_decisions.iter().map(|ruling| ruling.as_str()).collect(),
             created_at: view.created_at,
             expires_at: view.expires_at,
             unresolved: view.unresolved,
@@ -474,7 +713,12 @@ impl Held {
 
 impl Approval {
     pub(crate) fn of(view: &GivenView) -> Approval {
-        let GivenView { approver, decision, form, at, comment, escalation_id } = view.clone();
-        Approval { approver, decision, form, at, comment, escalation_id }
+        let GivenView { approver, decision, form, at, comment, escalation_id, limits, seconds } =
+            view.clone();
+        let limits = limits.map(|it| Limits {
+            max_amount: it.max_amount.map(|most| most.amount),
+            not_after: it.not_after.map(|until| until.as_str().to_owned()),
+        });
+        Approval { approver, decision, form, at, comment, escalation_id, limits, seconds }
     }
 }

@@ -1,10 +1,11 @@
 //! Mandates: issued, handed on, shown, revoked.
 
 use action::{Currency, Money, Subject};
-use gateway::{Code, DelegateAsk, Error, MandateAsk, MandateStanding, MandateView};
+use gateway::{Code, DelegateAsk, Error, ExtendAsk, MandateAsk, MandateStanding, MandateView};
 use http::StatusCode;
 use mandate::ResourceEnvelope;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::reply;
@@ -47,6 +48,20 @@ pub(crate) async fn list(request: Request) -> Result<Response, Error> {
     let [cursor, limit] = request.query(["cursor", "limit"])?;
     let page = gateway.mandates(&caller, cursor, reply::rows(limit.as_deref())?).await?;
     let body = MandatePage { items: page.items.iter().map(Mandate::of).collect(), next_cursor: page.next };
+    Ok(reply::json(StatusCode::OK, &body))
+}
+
+/// Extends its time budget.
+pub(crate) async fn extend(mut request: Request) -> Result<Response, Error> {
+    let gateway = request.gateway()?;
+    let caller = who::caller(&request).await?;
+    caller.must(gateway::Deed::Govern)?;
+    let ask: ExtendRequest = request.json().await?;
+    let extended = gateway.extend_mandate(&caller, &request.argument, ask.understood()?).await?;
+    let body = Extended {
+        standing: Standing::of(&extended.standing),
+        resumed: extended.resumed.iter().map(ToString::to_string).collect(),
+    };
     Ok(reply::json(StatusCode::OK, &body))
 }
 
@@ -99,6 +114,30 @@ pub(crate) struct MandateRequest {
     expires_at: Option<String>,
     /// Seconds from now; this or `expires_at`.
     expires_in_seconds: Option<u32>,
+}
+
+/// More time for all sessions of a mandate together.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ExtendRequest {
+    /// How much more.
+    #[serde(default)]
+    #[schema(value_type = u64, minimum = 1)]
+    seconds: Value,
+    /// Why, for the record: one line, at most 1000 bytes.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    reason: Value,
+}
+
+/// A mandate after it was extended.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ExtendedMandate)]
+pub(crate) struct Extended {
+    #[serde(flatten)]
+    standing: Standing,
+    /// Cycles that waited for this and are judged again.
+    resumed: Vec<String>,
 }
 
 /// What is handed on. Whatever is left out is as the parent has it, as much as is left of it.
@@ -220,6 +259,8 @@ pub(crate) struct Mandate {
     /// Absent where nothing is limited.
     #[serde(skip_serializing_if = "Option::is_none")]
     resource_envelope: Option<Envelope>,
+    /// Seconds that extensions added to the time of `resource_envelope`.
+    granted_seconds: i64,
     /// The mandates it descends from, root first; absent where there is none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     delegation_chain: Vec<String>,
@@ -338,6 +379,19 @@ impl Envelope {
     }
 }
 
+impl ExtendRequest {
+    fn understood(self) -> Result<ExtendAsk, Error> {
+        let seconds =
+            self.seconds.as_u64().ok_or_else(|| invalid("/seconds", "seconds is not a whole number"))?;
+        let reason = match self.reason {
+            Value::Null => None,
+            Value::String(text) => Some(text),
+            _ => return Err(invalid("/reason", "reason is not a string")),
+        };
+        Ok(ExtendAsk { seconds, reason })
+    }
+}
+
 impl Standing {
     fn of(standing: &MandateStanding) -> Standing {
         let mandate::Limits { spend_cap, max_actions, envelope } = standing.left;
@@ -389,6 +443,7 @@ impl Mandate {
             trust_floor: view.trust_floor.clone(),
             goal_scope: view.goal_scope.clone(),
             resource_envelope: Envelope::of(&view.resource_envelope),
+            granted_seconds: view.granted_seconds,
             delegation_chain: view.chain.clone(),
             kid: view.kid.clone(),
             not_before: view.not_before.clone(),

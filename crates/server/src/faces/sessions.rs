@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::approvals::Pending;
 use super::audit::{link, named, one_of, plain, span, subject};
 use super::execution_protocol::{marked, status_of};
 use super::provenance;
@@ -241,6 +242,8 @@ pub(crate) struct Context {
     cluster_context: Option<Value>,
     /// Cycles denied so far.
     prior_denial_count: u32,
+    /// What of it waits for people, and what they ask; null while nothing does.
+    escalation: Option<Pending>,
     /// `sha256:` and hex over what stays from cycle to cycle: another one means another situation.
     fingerprint: String,
 }
@@ -491,6 +494,7 @@ impl Context {
                 root_principal: delegation.root_principal,
             },
             cluster_context: view.cluster_context,
+            escalation: view.escalation.as_deref().map(Pending::of),
             prior_denial_count: view.prior_denial_count,
             fingerprint: view.fingerprint,
         }

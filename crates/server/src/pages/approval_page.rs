@@ -7,9 +7,10 @@ use std::sync::LazyLock;
 
 use action::Environment;
 use gateway::{
-    ActionView, Asked, Code, Error, GivenView, HeldView, Page, PasskeyView, ResolutionView, Summary,
+    ActionView, Asked, Code, Error, GivenView, HeldView, Page, PasskeyView, ResolutionView, Ruling, Summary,
 };
 use http::header::{HeaderValue, REFERRER_POLICY};
+use receipt::approval::Limits;
 use receipt::approval::RelyingParty;
 
 use super::html::{self, Prose, Text};
@@ -195,6 +196,7 @@ pub(crate) fn detail(
     given(&mut body, held);
     resolved(&mut body, held);
     decide(&mut body, frame, held, *decision);
+    further(&mut body, frame, held, *decision);
     if *decision == Decision::Resolve {
         resolve(&mut body, frame, held);
     }
@@ -512,17 +514,25 @@ fn given(body: &mut String, held: &HeldView) {
         "<h2>What people said</h2>\n<div class=\"card scroll\"><table>\n<thead><tr><th scope=\"col\">Who</th>\
          <th scope=\"col\">Said</th><th scope=\"col\">By</th><th scope=\"col\">When</th><th scope=\"col\">Comment</th></tr></thead>\n<tbody>\n",
     );
-    for GivenView { approver, decision, form, at, comment, escalation_id } in &held.approvals {
+    for GivenView { approver, decision, form, at, comment, escalation_id, limits, seconds } in &held.approvals
+    {
         let earlier = if *escalation_id == held.escalation_id {
             ""
         } else {
             " <span class=\"soft\">(an earlier question)</span>"
         };
-        let said = if decision == "approve" { "yes" } else { "no" };
+        let said = match (decision.as_str(), limits, seconds) {
+            ("approve", Some(limits), _) => format!("yes, {}", within(limits)),
+            ("approve", None, _) => "yes".to_owned(),
+            ("extend_budget", _, Some(seconds)) => format!("{seconds} seconds more"),
+            ("revoke_mission", ..) => "no, and the mission ends".to_owned(),
+            _ => "no".to_owned(),
+        };
         let _ = writeln!(
             body,
-            "<tr><td><b>{}</b></td><td>{said}{earlier}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            "<tr><td><b>{}</b></td><td>{}{earlier}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
             Text(approver),
+            Text(&said),
             Text(form),
             readable(at),
             Text(comment.as_deref().unwrap_or("–")),
@@ -531,9 +541,82 @@ fn given(body: &mut String, held: &HeldView) {
     body.push_str("</tbody></table></div>\n");
 }
 
+/// How far somebody agreed, in words.
+fn within(limits: &Limits) -> String {
+    let most = limits.max_amount.as_ref().map(|most| format!("up to {} {}", most.amount, most.currency));
+    let until = limits.not_after.as_ref().map(|until| format!("until {}", readable(until.as_str())));
+    most.into_iter().chain(until).collect::<Vec<_>>().join(", ")
+}
+
+/// Limits that may be put to a yes.
+fn bounds(body: &mut String, held: &HeldView) {
+    body.push_str("<details><summary>Agree only within limits</summary>\n");
+    if let Some(currency) = &held.currency {
+        let _ = write!(
+            body,
+            "<label for=\"max_amount\">At most, in {}</label>\n<input id=\"max_amount\" name=\"max_amount\" type=\"text\" \
+             inputmode=\"decimal\">\n",
+            Text(currency)
+        );
+    }
+    body.push_str(
+        "<label for=\"not_after\">Not sent after <span class=\"soft\">(as 2027-01-31T12:00, UTC)</span></label>\n\
+         <input id=\"not_after\" name=\"not_after\" type=\"text\" spellcheck=\"false\">\n</details>\n",
+    );
+}
+
+/// What else a person can decide about a cycle of a governed session.
+fn further(body: &mut String, frame: &Frame<'_>, held: &HeldView, decision: Decision) {
+    let Decision::Open { .. } = decision else { return };
+    let can = |ruling: Ruling| held.available_decisions.contains(&ruling);
+    let form = |ruling: Ruling| {
+        format!(
+            "<form class=\"card fields\" method=\"post\" action=\"{}/{}/decide\" autocomplete=\"off\">{}<input type=\"hidden\" \
+             name=\"as\" value=\"{}\"><button type=\"submit\" disabled hidden></button>\n",
+            Text(frame.base),
+            Text(&held.action_id),
+            frame.hidden(),
+            ruling.as_str(),
+        )
+    };
+    if can(Ruling::ExtendBudget) {
+        let _ = write!(
+            body,
+            "<h2>More time</h2>\n{}<label for=\"seconds\">Seconds more, for all sessions of the mandate</label>\n\
+             <input id=\"seconds\" name=\"seconds\" type=\"text\" inputmode=\"numeric\" required>\n\
+             <label for=\"why\">Why <span class=\"soft\">(optional)</span></label>\n\
+             <input id=\"why\" name=\"text\" type=\"text\" maxlength=\"1000\">\n\
+             <div class=\"tools\"><button class=\"main\" type=\"submit\">Extend the budget</button></div></form>\n",
+            form(Ruling::ExtendBudget)
+        );
+    }
+    if can(Ruling::RequestMoreInfo) {
+        let _ = write!(
+            body,
+            "<h2>Ask the agent</h2>\n{}<label for=\"question\">Your question <span class=\"soft\">(one line; the action waits \
+             on, and its time runs on)</span></label>\n\
+             <input id=\"question\" name=\"text\" type=\"text\" maxlength=\"1000\" required>\n\
+             <div class=\"tools\"><button type=\"submit\">Ask</button></div></form>\n",
+            form(Ruling::RequestMoreInfo)
+        );
+    }
+    if can(Ruling::RevokeMission) {
+        let _ = write!(
+            body,
+            "<h2>End the mission</h2>\n{}<p>This ends the session, the mandate and whatever descends from it. There is no way \
+             back.</p>\n<label for=\"end\">Why <span class=\"soft\">(optional)</span></label>\n\
+             <input id=\"end\" name=\"text\" type=\"text\" maxlength=\"1000\">\n\
+             <div class=\"tools\"><button class=\"danger\" type=\"submit\">Revoke the mission</button></div></form>\n",
+            form(Ruling::RevokeMission)
+        );
+    }
+}
+
 fn decide(body: &mut String, frame: &Frame<'_>, held: &HeldView, decision: Decision) {
     let Decision::Open { signs, key } = decision else { return };
     let (base, id) = (Text(frame.base), Text(&held.action_id));
+    let yes = held.available_decisions.contains(&Ruling::Approve);
+    let (signs, key) = (signs && yes, key && yes);
     // The first button is what Enter in the comment would press: none, so that nobody decides by accident.
     let _ = write!(
         body,
@@ -541,9 +624,13 @@ fn decide(body: &mut String, frame: &Frame<'_>, held: &HeldView, decision: Decis
          autocomplete=\"off\">{}<input type=\"hidden\" name=\"assertion\" value=\"\"><button type=\"submit\" disabled hidden></button>\n\
          <label for=\"comment\">Comment for other people <span class=\"soft\">(optional)</span></label>\n\
          <input id=\"comment\" name=\"comment\" type=\"text\" maxlength=\"1000\" aria-describedby=\"kept\">\n\
-         <p id=\"kept\" class=\"soft\">One line, shown to whoever may see the action.</p>\n<div class=\"tools\">",
+         <p id=\"kept\" class=\"soft\">One line, shown to whoever may see the action.</p>\n",
         frame.hidden(),
     );
+    if signs || key {
+        bounds(body, held);
+    }
+    body.push_str("<div class=\"tools\">");
     if signs {
         body.push_str(
             "<button class=\"main\" type=\"button\" data-passkey=\"approve\" data-approves hidden>Approve with passkey</button>",
@@ -565,6 +652,7 @@ fn decide(body: &mut String, frame: &Frame<'_>, held: &HeldView, decision: Decis
     }
     match (signs, key) {
         (true, false) => frame.elsewhere(body, &format!("/{}", held.action_id)),
+        (false, false) if !yes => body.push_str("<p>No yes makes time: give it more, or say no.</p>\n"),
         (false, false) => {
             let _ = writeln!(
                 body,

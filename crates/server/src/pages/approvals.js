@@ -57,9 +57,11 @@ async function made({ challenge, rp_id, approver, user_handle, known }) {
 // What each button that needs a passkey does to its form before it is sent.
 const deeds = {
   async approve(form) {
-    form.elements.assertion.value = await signed(await ask(`${page.action}/envelope`, { comment: form.elements.comment.value }));
-    // The comment stands in what was signed.
-    form.elements.comment.disabled = true;
+    const said = ["comment", "max_amount", "not_after"].filter((name) => form.elements[name]);
+    const fields = Object.fromEntries(said.map((name) => [name, form.elements[name].value]));
+    form.elements.assertion.value = await signed(await ask(`${page.action}/envelope`, fields));
+    // What is said beside the yes stands in what was signed.
+    for (const name of said) form.elements[name].disabled = true;
     form.action = `${page.base}/${page.action}/approve`;
   },
   async login(form) {

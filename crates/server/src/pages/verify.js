@@ -169,6 +169,9 @@ function approvalFits(receipt, index) {
   }
   const priced = envelope.quote === null || canonical(envelope.quote) === canonical({ amount, currency });
   must(priced, "the price in its envelope is not the one offered");
+  const most = envelope.decision === "approve" ? envelope.limits?.max_amount : undefined;
+  const within = most === undefined || amount === null || (currency === most.currency && isAtMost(amount, most.amount));
+  must(within, "the price offered is above what the person agreed to");
   must(envelope.decision === "approve" || kind === "blocked", "the person rejected the action");
   must(at < envelope.expires_at, `it was given after it had expired at ${envelope.expires_at}`);
   must(at <= receipt.created, "it is younger than the receipt");
@@ -178,6 +181,16 @@ function approvalFits(receipt, index) {
       other.credential_id === approvals[index].credential_id);
   const twin = approvals.slice(0, index).findIndex(again);
   must(twin < 0, `it counts no more than \`metadata.approvals[${twin}]\`: the same person, or the same nonce`);
+}
+
+// Of two decimal strings that are not negative.
+function isAtMost(amount, most) {
+  const scaled = (text, digits) => {
+    const [whole, part = ""] = text.split(".");
+    return BigInt(whole + part.padEnd(digits, "0"));
+  };
+  const digits = Math.max(...[amount, most].map((text) => text.split(".")[1]?.length ?? 0));
+  return scaled(amount, digits) <= scaled(most, digits);
 }
 
 // ---- The report ----
@@ -314,13 +327,14 @@ function checkApproval(approval, index) {
 
 function checkMembers(object, shape, path) {
   for (const name of Object.keys(shape)) {
-    if (!(name in object)) throw Failure.member(path + name, "is missing");
+    if (!(name in object) && !shape[name].absent) throw Failure.member(path + name, "is missing");
   }
   for (const [name, value] of Object.entries(object)) {
     if (!Object.hasOwn(shape, name)) throw Failure.member(path + name, "is not a member of the format");
     const rule = shape[name];
-    if (typeof rule === "function") {
-      const why = rule(value);
+    const check = typeof rule === "function" ? rule : rule.check;
+    if (check) {
+      const why = check(value);
       if (why) throw Failure.member(path + name, why);
     } else if (rule.maybe && value === null) {
       continue;
@@ -419,6 +433,13 @@ const APPROVAL = {
       decision,
       escalation_id: filled,
       expires_at: time,
+      limits: {
+        absent: true,
+        members: {
+          max_amount: { absent: true, members: { amount: decimal, currency: filled } },
+          not_after: { absent: true, check: time },
+        },
+      },
       nonce: encoded32,
       policy_digest: filled,
       quote: { maybe: true, members: { amount: decimal, currency: filled } },
