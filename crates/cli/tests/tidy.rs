@@ -90,6 +90,44 @@ fn shipped_code_never_reads_the_clock_or_the_environment_where_it_must_not() {
     }
 }
 
+#[test]
+fn every_test_that_the_conformance_page_names_is_there() {
+    let page = fs::read_to_string(root().join("docs/conformance/aep.md")).unwrap();
+    let named: Vec<Vec<&str>> = page
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|code| code.contains("::") && !code.starts_with("Action::"))
+        .map(|code| code.split("::").collect())
+        .collect();
+    assert!(named.len() > 100, "the page names {} tests", named.len());
+    for path in named {
+        let [name, file, test] = path[..] else { panic!("`{path:?}` is no `crate::file::test`") };
+        let files = rust_files(&root().join("crates").join(name).join("tests"));
+        let texts = files.iter().filter(|it| it.file_stem().is_some_and(|stem| stem == file));
+        assert!(
+            texts.map(|it| fs::read_to_string(it).unwrap()).any(|text| has_test(&text, test)),
+            "crates/{name}/tests has no test `{test}` in a file {file}.rs"
+        );
+    }
+    let rules = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| rule |"));
+    for rule in rules {
+        let shown = rule.contains("::") || rule.contains("**not yet**: ");
+        assert!(shown, "neither shown by a test nor marked as not yet: {rule}");
+    }
+}
+
+/// Is there a function of this name right below what makes it a test?
+fn has_test(text: &str, name: &str) -> bool {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let declares = [format!("fn {name}("), format!("async fn {name}(")];
+    let is_test = |line: &&str| line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+    lines.iter().enumerate().any(|(at, line)| {
+        let attributes = lines[..at].iter().rev().take_while(|line| line.starts_with("#["));
+        declares.iter().any(|it| line.starts_with(it)) && attributes.clone().any(is_test)
+    })
+}
+
 fn closure() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
     let mut rights: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for (name, direct) in MAY_NAME {
