@@ -5,6 +5,7 @@ use std::process::Command;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
+use crate::hem::{tampered, tells};
 use crate::house::{House, Voice, countersign};
 
 /// A session of an agent of the first tenant, under a mandate of its own with so many seconds.
@@ -167,6 +168,24 @@ async fn a_cluster_killed_amid_transfers_has_lost_no_second_and_verifies() {
     assert!(!gar.body["items"].as_array().unwrap().is_empty(), "{}", gar.text());
     let checked = house.voice("default", "auditor").get("/v1/audit/verify").await;
     assert_eq!(checked.body["findings"], json!([]), "{}", checked.text());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn time_that_no_transfer_moved_is_found() {
+    let mut house = House::new().await;
+    let one = opened(&house, "", "agent", 300).await;
+    let two = opened(&house, "", "rival", 300).await;
+    let formed = house.agent().post("/v1/clusters", &json!({"session_id": one})).await;
+    let path = format!("/v1/clusters/{}", formed.body["cluster_id"].as_str().unwrap());
+    let rival = house.voice("default", "rival");
+    assert_eq!(rival.post(&format!("{path}/join"), &json!({"session_id": two})).await.status, 200);
+    let body = json!({"from_session_id": one, "to_session_id": two, "transfer_amount": 7});
+    let moved = house.agent().post(&format!("{path}/transfer"), &body).await;
+    assert_eq!(moved.status, 200, "{}", moved.text());
+    let checked = house.voice("default", "auditor").get("/v1/audit/verify").await;
+    assert_eq!(checked.body["findings"], json!([]), "{}", checked.text());
+    let findings = tampered(&mut house, "UPDATE account SET granted = 8 WHERE granted = 7").await;
+    tells(&findings, "is not as the entries have it");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

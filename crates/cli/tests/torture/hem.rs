@@ -493,7 +493,7 @@ async fn nobody_in_time_denies_the_cycle_or_ends_its_session_as_configured() {
 }
 
 /// What somebody changes who can write to the store while nobody looks.
-async fn tampered(house: &mut House, sql: &str) -> Value {
+pub(crate) async fn tampered(house: &mut House, sql: &str) -> Value {
     house.gateway.kill();
     let store = rusqlite::Connection::open(house.path().join("data/production.db")).unwrap();
     assert_eq!(store.execute(sql, []).unwrap(), 1, "{sql}");
@@ -502,7 +502,7 @@ async fn tampered(house: &mut House, sql: &str) -> Value {
     house.voice("default", "auditor").get("/v1/audit/verify").await.body["findings"].take()
 }
 
-fn tells(findings: &Value, what: &str) {
+pub(crate) fn tells(findings: &Value, what: &str) {
     let told = findings.as_array().unwrap();
     assert!(told.iter().any(|it| it.to_string().contains(what)), "{what}: {findings}");
 }
