@@ -31,7 +31,6 @@ fn the_readme_can_be_followed_and_what_goes_on_from_it() {
     reader.follow("docs/audit.md", &[Left { line: "countersign audit tail", why: "ends only when told" }]);
     reader.follow("docs/retention.md", &RETENTION);
     reader.follow("docs/operations.md", &OPERATIONS);
-    reader.follow("docs/mandates.md", &[]);
     reader.close();
 }
 
