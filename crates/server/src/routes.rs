@@ -1077,8 +1077,10 @@ impl Route {
 
     pub(crate) fn audience(&self) -> Audience {
         match self.who {
-            Who::Session | Who::May(Deed::Approve | Deed::Govern | Deed::Administer) => Audience::Operators,
-            Who::May(Deed::Execute | Deed::Steer | Deed::ReadOwn | Deed::ReadTenant | Deed::Audit)
+            Who::Session | Who::May(Deed::Approve | Deed::Govern | Deed::Administer | Deed::Audit) => {
+                Audience::Operators
+            }
+            Who::May(Deed::Execute | Deed::Steer | Deed::ReadOwn | Deed::ReadTenant)
             | Who::Anyone
             | Who::Provider
             | Who::Figures => Audience::Agents,
