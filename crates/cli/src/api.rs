@@ -240,7 +240,8 @@ mod tests {
     #[test]
     fn a_refusal_names_the_member_unless_its_words_do() {
         let said = |message| {
-            let said = serde_json::json!({ "code": "EP_STATE_CONFLICT", "message": message, "field": "/actions/3" });
+            let said =
+                serde_json::json!({ "code": "EP_STATE_CONFLICT", "message": message, "field": "/actions/3" });
             refusal(&said, 409).to_string()
         };
         assert_eq!(said("it is over"), "EP_STATE_CONFLICT: it is over (field `/actions/3`)");

@@ -34,6 +34,7 @@ use crate::act::UnderWay;
 use crate::admin::mandate_view;
 use crate::alert::Alert;
 use crate::crash::Point;
+use crate::decide::Named;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind};
 use crate::pending::{Pending, Told};
@@ -368,13 +369,15 @@ impl Gateway {
             }
         }
         let (state, event) = (State::Executed, Alert::DeniedEffect.as_str());
+        let row = OutcomeRow { v: VERSION, denied: true, ..OutcomeRow::default() };
+        let Named { payload, name } = pending.outcome(row)?;
         let outcome = ledger::Outcome {
             at_ms: clock::now_ms(),
             state,
             reply: None,
             receipt: None,
-            payload: OutcomeRow { v: VERSION, denied: true, ..OutcomeRow::default() }.to_bytes()?,
-            entry: draft(tenant, event, Some(outward(state)), &pending.action_hash, pending.attempt()),
+            payload,
+            entry: draft(tenant, event, Some(outward(state)), &name, pending.attempt()),
         };
         let (action, by) = (pending.id, pending.by);
         let settlement = Settlement { action, by, outcome, charged: None, overage: None };

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use action::Money;
 use receipt::{Amendment, Event, PaymentStatus};
 
+use crate::decide::Named;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind};
 use crate::pending::Pending;
@@ -17,7 +18,7 @@ use crate::{Error, clock};
 pub(crate) struct Overage {
     pub receipt: receipt::Receipt,
     pub receipt_id: String,
-    pub payload: Vec<u8>,
+    pub kept: Named,
     pub at_ms: i64,
 }
 
@@ -52,8 +53,8 @@ impl Gateway {
         let receipt_id = clock::new_id(clock::now_ms())?.to_string();
         let event = Event::Amendment { reason: Amendment::Overage, of: Cow::Borrowed(amended) };
         let receipt = self.sign(pending, &mut ending, &receipt_id, event)?;
-        let payload = OutcomeRow { v: VERSION, ..OutcomeRow::default() }.to_bytes()?;
-        Ok(Some(Overage { receipt, receipt_id, payload, at_ms: clock::now_ms() }))
+        let kept = pending.outcome(OutcomeRow { v: VERSION, ..OutcomeRow::default() })?;
+        Ok(Some(Overage { receipt, receipt_id, kept, at_ms: clock::now_ms() }))
     }
 }
 

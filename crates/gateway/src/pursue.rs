@@ -10,6 +10,7 @@ use provider::Provider;
 
 use crate::act::{Errand, Followed, UnderWay};
 use crate::crash::Point;
+use crate::decide::Named;
 use crate::gateway::Gateway;
 use crate::late::Before;
 use crate::pending::{Pending, Told};
@@ -216,16 +217,10 @@ impl Gateway {
         pending: &Pending,
         state: State,
     ) -> Result<(), Error> {
-        let entry =
-            draft(tenant, event(state, None), Some(outward(state)), &pending.action_hash, pending.attempt());
-        let outcome = ledger::Outcome {
-            at_ms: clock::now_ms(),
-            state,
-            reply: None,
-            receipt: None,
-            payload: OutcomeRow { v: VERSION, ..OutcomeRow::default() }.to_bytes()?,
-            entry,
-        };
+        let Named { payload, name } = pending.outcome(OutcomeRow { v: VERSION, ..OutcomeRow::default() })?;
+        let entry = draft(tenant, event(state, None), Some(outward(state)), &name, pending.attempt());
+        let outcome =
+            ledger::Outcome { at_ms: clock::now_ms(), state, reply: None, receipt: None, payload, entry };
         let (action, by) = (pending.id, pending.by);
         let settlement = ledger::Settlement { action, by, outcome, charged: None, overage: None };
         self.ledger.settle(settlement).await.map_err(unavailable).map(drop)
@@ -425,8 +420,8 @@ impl Gateway {
         let over = call.over(now_ms, absence_word(after), code);
         row.attempts.push(over);
         let state = Some(outward(State::Waiting));
-        let entry = draft(tenant, ledger::WAITING, state, &row.named()?, pending.attempt());
-        let payload = row.to_bytes()?;
+        let Named { payload, name } = row.to_named()?;
+        let entry = draft(tenant, ledger::WAITING, state, &name, pending.attempt());
         let (action, by) = (pending.id, pending.by);
         let deferral = Deferral { action, state: State::Waiting, by, at_ms: now_ms, due_ms, payload, entry };
         self.at(Point::RetryBefore)?;

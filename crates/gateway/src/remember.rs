@@ -9,6 +9,7 @@ use crate::alert::Alert;
 use crate::audit::labels;
 use crate::caller::Caller;
 use crate::crash::outcome_of;
+use crate::decide::Named;
 use crate::gateway::Gateway;
 use crate::late::Beside;
 use crate::outcome::{Kind, Reply};
@@ -20,8 +21,9 @@ use crate::tenants::TenantState;
 use crate::{Answer, Code, Error, clock};
 
 impl Gateway {
-    /// The row of an action.
-    pub(crate) fn intent(&self, row: &Row<'_>, payload: &IntentRow) -> Result<Intent, Error> {
+    /// The row of an action, and the entry that names it.
+    pub(crate) fn intent(&self, row: &Row<'_>, of: &IntentRow) -> Result<Intent, Error> {
+        let Named { payload, name } = of.to_named()?;
         Ok(Intent {
             id: row.id,
             tenant: row.caller.tenant.clone(),
@@ -34,10 +36,10 @@ impl Gateway {
             principal: Arc::clone(row.principal),
             at_ms: row.at_ms,
             amount: row.amount,
-            labels: labels(payload),
-            payload: payload.to_bytes()?,
-            erased_after_ms: payload.keeping()?.deleted_after().map(Period::millis),
-            entry: draft(row.tenant, row.event, row.state, row.action_hash, 1),
+            labels: labels(of),
+            payload,
+            erased_after_ms: of.keeping()?.deleted_after().map(Period::millis),
+            entry: draft(row.tenant, row.event, row.state, &name, 1),
         })
     }
 
@@ -145,8 +147,8 @@ pub(crate) fn settlement(
     proven: Proven,
     overage: Option<Overage>,
 ) -> Settlement {
-    let Proven { outcome, state, charged, receipt, receipt_id, reply, payload, at_ms } = proven;
-    let entry = |event| draft(tenant, event, Some(outward(state)), &pending.action_hash, pending.attempt());
+    let Proven { outcome, state, charged, receipt, receipt_id, reply, kept, at_ms } = proven;
+    let entry = |event, name: &[u8; 32]| draft(tenant, event, Some(outward(state)), name, pending.attempt());
     Settlement {
         action: pending.id,
         by: pending.by,
@@ -155,29 +157,35 @@ pub(crate) fn settlement(
             state,
             reply: Some(ledger::Reply { status: reply.status, body: reply.body }),
             receipt: receipt.zip(receipt_id).map(|(receipt, id)| stored(receipt, &id)),
-            payload,
-            entry: entry(match (pending.settled, state) {
-                // What contradicts the record: people are told of these events.
-                _ if pending.earlier.as_ref().is_some_and(|it| it.debited.is_some()) => {
-                    Alert::LateEffect.as_str()
-                }
-                (true, State::Failed) => Alert::DeniedEffect.as_str(),
-                (true, State::Executed) => Alert::LateEffect.as_str(),
-                _ if pending.word.is_some() => crate::resolve::EVENT,
-                _ => event(state, outcome.code),
-            }),
+            payload: kept.payload,
+            entry: entry(
+                match (pending.settled, state) {
+                    // What contradicts the record: people are told of these events.
+                    _ if pending.earlier.as_ref().is_some_and(|it| it.debited.is_some()) => {
+                        Alert::LateEffect.as_str()
+                    }
+                    (true, State::Failed) => Alert::DeniedEffect.as_str(),
+                    (true, State::Executed) => Alert::LateEffect.as_str(),
+                    _ if pending.word.is_some() => crate::resolve::EVENT,
+                    _ => event(state, outcome.code),
+                },
+                &kept.name,
+            ),
         },
         charged: match pending.settled {
             true => charged_late(state, pending.money, charged),
             false => correction(spent_as(outcome.kind, state), pending.money, charged),
         },
-        overage: overage.map(|overage| ledger::Outcome {
-            at_ms: overage.at_ms,
-            state,
-            reply: None,
-            receipt: Some(stored(overage.receipt, &overage.receipt_id)),
-            payload: overage.payload,
-            entry: entry("overage"),
+        overage: overage.map(|overage| {
+            let Named { payload, name } = overage.kept;
+            ledger::Outcome {
+                at_ms: overage.at_ms,
+                state,
+                reply: None,
+                receipt: Some(stored(overage.receipt, &overage.receipt_id)),
+                payload,
+                entry: entry("overage", &name),
+            }
         }),
     }
 }
@@ -194,17 +202,16 @@ pub(crate) struct Row<'a> {
     pub principal: &'a Arc<str>,
     pub at_ms: i64,
     pub amount: Option<Money>,
-    pub action_hash: &'a [u8; 32],
     pub event: &'static str,
     pub state: Option<&'static str>,
 }
 
-/// The ledger entry of a step.
+/// The ledger entry of a step; `name`: what it commits to, see `decide::named`.
 pub(crate) fn draft(
     tenant: &TenantState,
     event: &'static str,
     state: Option<&'static str>,
-    action_hash: &[u8; 32],
+    name: &[u8; 32],
     attempt: u32,
 ) -> Draft {
     Draft {
@@ -212,7 +219,7 @@ pub(crate) fn draft(
         attempt: Some(attempt),
         event,
         state,
-        action_hash: Some(*action_hash),
+        action_hash: Some(*name),
         session: None,
         kernel_signature: None,
     }

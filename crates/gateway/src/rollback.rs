@@ -17,6 +17,7 @@ use crate::alert::Alert;
 use crate::caller::{Caller, Deed};
 use crate::check::OURSELVES;
 use crate::crash::Point;
+use crate::decide::Named;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind};
 use crate::pending::Pending;
@@ -233,7 +234,7 @@ impl Gateway {
         let state = if pending.settled { State::RollingBack } else { State::Retracting };
         let event = if pending.word.is_some() { crate::resolve::EVENT } else { event(state, None) };
         let (payload, at_ms) = (pending.payload()?, clock::now_ms());
-        let entry = draft(tenant, event, Some(outward(state)), &pending.action_hash, pending.attempt());
+        let entry = draft(tenant, event, Some(outward(state)), &pending.name, pending.attempt());
         let deferral = Deferral { action: pending.id, state, by: pending.by, at_ms, due_ms, payload, entry };
         self.at(Point::RollbackNoteBefore)?;
         self.ledger.defer(deferral).await.map_err(unavailable)?;
@@ -311,7 +312,7 @@ impl Gateway {
             ..OutcomeRow::default()
         };
         let receipt = Some(kept(receipt, &receipt_id));
-        self.amend_undone(tenant, pending, State::RolledBack, receipt, &payload).await
+        self.amend_undone(tenant, pending, State::RolledBack, receipt, payload).await
     }
 
     /// A reload took away who was to undo it, or put somebody else there who may not know what was sent. To try again would
@@ -336,7 +337,7 @@ impl Gateway {
         }
         let details = Details { reasons: vec![why.to_owned()], ..Details::default() };
         let payload = OutcomeRow { v: VERSION, details, ..OutcomeRow::default() };
-        self.amend_undone(tenant, pending, State::RollbackFailed, None, &payload).await?;
+        self.amend_undone(tenant, pending, State::RollbackFailed, None, payload).await?;
         let receipt = pending.told.as_ref().map(|told| told.receipt.receipt_id.as_str());
         self.alert(Alert::RollbackFailed, pending, receipt.unwrap_or_default());
         Ok(clock::now_ms())
@@ -348,11 +349,11 @@ impl Gateway {
         pending: &Pending,
         state: State,
         receipt: Option<ledger::Receipt>,
-        payload: &OutcomeRow,
+        row: OutcomeRow,
     ) -> Result<(), Error> {
-        let entry =
-            draft(tenant, event(state, None), Some(outward(state)), &pending.action_hash, pending.attempt());
-        let (at_ms, payload) = (clock::now_ms(), payload.to_bytes()?);
+        let Named { payload, name } = pending.outcome(row)?;
+        let entry = draft(tenant, event(state, None), Some(outward(state)), &name, pending.attempt());
+        let at_ms = clock::now_ms();
         let outcome = ledger::Outcome { at_ms, state, reply: None, receipt, payload, entry };
         let (action, by) = (pending.id, pending.by);
         let settlement = Settlement { action, by, outcome, charged: None, overage: None };

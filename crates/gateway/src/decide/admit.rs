@@ -44,6 +44,7 @@ impl Gateway {
         judged.row.call = Some(CallRow::new(call, case.provider.as_ref(), Some(execution.course())));
         let mut pending = self.pending(case, judged);
         let admission = self.admission(case, &pending, facts, quote_only, lease_ms)?;
+        let name = admission.intent.entry.action_hash.unwrap_or_default();
         // Before it can be found as sent: recovery must not take it for an orphan.
         let under_way = match &case.resumed {
             Some(resumed) => resumed.under_way.clone(),
@@ -56,6 +57,7 @@ impl Gateway {
         match admitted {
             Admitted::New { .. } => {
                 self.at(Point::AdmissionAfter)?;
+                pending.name = name;
                 if let (Some(_), By::Holder(token)) = (&case.resumed, pending.by) {
                     pending.by = By::Holder(token.saturating_add(1));
                 }

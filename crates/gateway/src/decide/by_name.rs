@@ -69,7 +69,7 @@ impl Gateway {
             archetype: Arc::clone(&archetype),
             at_ms: asked.arrival.at_ms,
             money: None,
-            action_hash,
+            name: [0; 32],
             row,
             chain,
             told: None,
@@ -89,7 +89,6 @@ impl Gateway {
             principal: &principal,
             at_ms: asked.arrival.at_ms,
             amount: None,
-            action_hash: &action_hash,
             event: "refused",
             state: Some(outward(State::Refused)),
         };

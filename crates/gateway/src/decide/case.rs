@@ -36,6 +36,8 @@ pub(super) struct Case<'a> {
     pub now_ms: i64,
     /// Set where the action waited for people and its row is there already.
     pub resumed: Option<Resumed>,
+    /// What names that row as it is stored; zeros where there is none yet.
+    pub name: [u8; 32],
 }
 
 impl Case<'_> {
@@ -92,6 +94,7 @@ impl Gateway {
             observe,
             now_ms,
             resumed: None,
+            name: [0; 32],
         })
     }
 
@@ -194,7 +197,7 @@ impl Gateway {
             archetype: case.action.archetype.name.as_str().into(),
             at_ms: case.asked.arrival.at_ms,
             money: mandate::exposure(&case.action),
-            action_hash: judged.action_hash,
+            name: case.name,
             row: judged.row,
             chain: judged.chain,
             told: case.before().and_then(|before| before.told.clone()),
@@ -223,7 +226,6 @@ impl Gateway {
             principal: &case.principal,
             at_ms: case.now_ms,
             amount: pending.money,
-            action_hash: &pending.action_hash,
             event,
             state: Some(outward(state)),
         }

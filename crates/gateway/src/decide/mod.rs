@@ -23,6 +23,7 @@ use provider::Provider;
 pub(crate) use self::again::{Before, Own, Resumed};
 use self::case::Case;
 pub(crate) use self::describe::{judged_hash_of, salts_of};
+pub(crate) use self::named::{Named, outcome_name};
 use self::reasons::{code_of, details_of, held_details, stop};
 use crate::caller::Caller;
 use crate::gateway::Gateway;
