@@ -24,9 +24,9 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use action::ActionId;
+use action::{ActionId, GuaranteeLevel, PaymentMode};
 use execution::{Call, Confirmation, Event, Found, Purpose, Reply, Stood, Stop};
-use ledger::{Settled, Settlement, State, Stored};
+use ledger::{By, Settled, Settlement, State, Stored};
 use provider::Provider;
 use receipt::{Json, PaymentStatus};
 
@@ -39,7 +39,8 @@ use crate::outcome::{Details, Kind};
 use crate::pending::{Pending, Told};
 use crate::prove::{Ending, push_split, refused};
 use crate::recovery::reference;
-use crate::remember::{charged_late, draft, outward, settlement, unavailable};
+use crate::remember::{charged_late, draft, event, outward, settlement, unavailable};
+use crate::resolve::EVENT as RESOLVED;
 use crate::rollback::done_row;
 use crate::row::{AttemptRow, CallRow, EarlierRow, IntentRow, OutcomeRow, VERSION, internal, money_of};
 use crate::steer::busy;
@@ -95,7 +96,7 @@ impl Gateway {
         provider: &dyn Provider,
         reply: Reply,
     ) -> Result<(), Error> {
-        let Some(Back { call, .. }) = self.look_back(tenant, before).await? else { return Ok(()) };
+        let Some(Back { call, pending, .. }) = self.look_back(tenant, before).await? else { return Ok(()) };
         let event = match provider.capabilities().can_be_asked() {
             true => Event::Asked(provider.query(&call, clock::now_ms()).await),
             false => Event::Replied(reply),
@@ -104,9 +105,15 @@ impl Gateway {
             Event::Asked(Found::Confirmed(it)) | Event::Replied(Reply::Confirmed(it)) => {
                 self.had_effect(tenant, before, provider, it, None).await
             }
-            Event::Asked(Found::Unknown) => {
-                let why = "the provider does not say what became of the attempt or the capture";
+            Event::Asked(Found::Unknown | Found::Absent { final_: false }) => {
+                let why = "the provider does not say for certain what became of the attempt or the capture";
                 Err(Error::new(Code::Unavailable, why).retry_after(5))
+            }
+            Event::Asked(Found::Absent { final_: true }) => {
+                // It says so of itself, and denies it when it is asked: a person has to find out what is so.
+                let told = pending.told.as_ref().map(|told| told.receipt.receipt_id.as_str());
+                self.alert(Alert::DeniedEffect, &pending, told.unwrap_or_default());
+                Ok(())
             }
             _ => Ok(()),
         }
@@ -123,7 +130,7 @@ impl Gateway {
         under_way: Option<UnderWay>,
     ) -> Result<(), Error> {
         let Some(mut back) = self.look_back(tenant, before).await? else { return Ok(()) };
-        let under_way = match under_way {
+        let _under_way = match under_way {
             None if is_taken_alone(back.stored.state) => {
                 let under_way = self.look_after_alone(before.id).ok_or_else(busy)?;
                 // Before it was marked, whoever had it in hand may have gone on with it.
@@ -140,9 +147,9 @@ impl Gateway {
             return Ok(());
         }
         if matches!(stored.state, State::Reserved | State::ReleaseFailed) {
-            let mut now = Pending::restore(&stored, self.told(&stored).await?)?;
+            let now = Pending::restore(&stored, self.told(&stored).await?)?;
             if let Some(at) = now.row.reservation.as_ref().and_then(|it| it.place_of(before.about)) {
-                return self.charged_by(tenant, &mut now, provider, at, confirmation).await;
+                return self.charged_by(tenant, &now, provider, at, confirmation).await;
             }
         }
         let (ending, debited) = self.of_earlier(&pending, &confirmation)?;
@@ -158,15 +165,12 @@ impl Gateway {
                 });
                 let (_, told) = self.conclude_beside(tenant, &pending, ending, Beside::default()).await?;
                 self.tell_of_late(&pending, told.map(|told| told.receipt.receipt_id));
-                if let (State::Failed, Some(under_way)) = (stored.state, under_way) {
-                    self.compensate(tenant, &pending, under_way).await;
-                }
                 Ok(())
             }
             State::Held | State::Approved | State::Refused => Ok(()),
             _ => {
                 pending.earlier = Some(earlier);
-                self.stand_beside(tenant, (&stored, &outcomes), pending, (ending, debited)).await
+                self.stand_beside(tenant, (&stored, &outcomes), pending, (&confirmation, debited)).await
             }
         }
     }
@@ -198,14 +202,34 @@ impl Gateway {
         Ok((ending, debited))
     }
 
+    /// An earlier call is what an open action came to, whatever was said of that call.
+    pub(crate) async fn done_by_earlier(
+        &self,
+        tenant: &TenantState,
+        mut pending: Pending,
+        (attempt, reference): (u32, String),
+        confirmation: &Confirmation,
+    ) -> Result<(), Error> {
+        let (ending, debited) = self.of_earlier(&pending, confirmation)?;
+        pending.earlier = Some(EarlierRow { attempt, reference, debited: Some(debited), instead: None });
+        let (_, told) = self.conclude_with_receipt(tenant, &pending, ending).await?;
+        self.tell_of_late(&pending, told.map(|told| told.receipt.receipt_id));
+        Ok(())
+    }
+
     /// The action is not over, or came to an effect of its own: what it stands at does not change.
     async fn stand_beside(
         self: &Arc<Self>,
         tenant: &Arc<TenantState>,
         (stored, outcomes): (&Stored, &[Settled]),
-        pending: Pending,
-        (mut ending, debited): (Ending<'_>, i64),
+        mut pending: Pending,
+        (confirmation, debited): (&Confirmation, i64),
     ) -> Result<(), Error> {
+        if pending.told.is_none() {
+            pending.told = Some(self.say_open(tenant, stored).await?);
+            pending.by = By::Holder(stored.token.saturating_add(1));
+        }
+        let mut ending = self.confirmed(&pending, confirmation)?;
         let twice = has_effect(stored.state);
         let before = match twice {
             true => stored.debit,
@@ -239,7 +263,22 @@ impl Gateway {
         Ok(())
     }
 
-    fn tell_of_late(&self, pending: &Pending, receipt_id: Option<String>) {
+    /// Nothing was said of the latest call yet. That it is open comes first, so that there is something to amend.
+    async fn say_open(&self, tenant: &TenantState, stored: &Stored) -> Result<Told, Error> {
+        let pending = Pending::restore(stored, None)?;
+        let ending = self.unsettled(&pending, stored.state)?;
+        let proven = self.prove(&pending, ending, &pending.row.correlation_id)?;
+        let (at_ms, receipt) = (proven.at_ms, proven.outcome.receipt.clone());
+        let mut settlement = settlement(tenant, &pending, proven, None);
+        // Whoever has the call in hand answers its caller.
+        settlement.outcome.reply = None;
+        settlement.outcome.entry.event = event(State::InDoubt, None);
+        self.ledger.amend(settlement).await.map_err(unavailable)?;
+        let receipt = receipt.ok_or_else(|| internal("what is open has no receipt"))?;
+        Ok(Told { at_ms, receipt })
+    }
+
+    pub(crate) fn tell_of_late(&self, pending: &Pending, receipt_id: Option<String>) {
         self.alert(Alert::LateEffect, pending, &receipt_id.unwrap_or_default());
     }
 
@@ -312,17 +351,19 @@ impl Gateway {
         before: Before<'_>,
         reply: Reply,
     ) -> Result<(), Error> {
+        let stored = self.stored(tenant, before.id).await?;
+        let mut pending = Pending::restore(&stored, None)?;
+        if denied_of(&mut pending, &self.outcomes_of(&stored).await?, before)?.is_none() {
+            // Nobody is kept from the action for what is no news.
+            return Ok(());
+        }
         let (_under_way, stored, mut pending) = self.take_in_hand(tenant, before.id).await?;
         if stored.state != State::Executed {
             return Err(busy());
         }
         let outcomes = self.outcomes_of(&stored).await?;
-        let of_earlier = Known::of(&outcomes)?.is_some_and(|known| known.has(before.about));
-        let of_latest = pending.row.call.as_ref().is_some_and(|call| call.reference == before.about)
-            && !was_taken_for_absent(&pending.row, &outcomes, before.attempt, before.about)?;
-        if !(of_latest || (of_earlier && pending.speak_of(before.attempt, before.about))) {
-            return Ok(());
-        }
+        let Some(denied) = denied_of(&mut pending, &outcomes, before)? else { return Ok(()) };
+        let of_latest = denied == Denied::Latest;
         let (provider, call) = self.bound(&pending, &tenant.rules(), Stood::InDoubt)?;
         let asks = provider.capabilities().can_be_asked();
         let event = match asks {
@@ -330,11 +371,11 @@ impl Gateway {
             false => Event::Replied(reply),
         };
         match &event {
-            Event::Asked(Found::Unknown) => {
-                let why = "the provider does not say what became of the action";
+            Event::Asked(Found::Unknown | Found::Absent { final_: false }) => {
+                let why = "the provider does not say for certain what became of the action";
                 return Err(Error::new(Code::Unavailable, why).retry_after(5));
             }
-            Event::Asked(Found::Confirmed(_) | Found::Absent { final_: false }) => return Ok(()),
+            Event::Asked(Found::Confirmed(_)) => return Ok(()),
             _ => {}
         }
         let speaks_for_all = asks || pending.course()?.sends == 1;
@@ -456,8 +497,10 @@ impl Beside {
             true => Some(self.minor),
             false => settlement.charged.map(|own| own.saturating_add(self.minor)),
         };
-        if !self.alone && settlement.outcome.state == State::Executed {
-            settlement.outcome.entry.event = DUPLICATE;
+        let entry = &mut settlement.outcome.entry;
+        // A person's word is told of as theirs.
+        if !self.alone && settlement.outcome.state == State::Executed && entry.event != RESOLVED {
+            entry.event = DUPLICATE;
         }
     }
 
@@ -486,11 +529,12 @@ impl Pending {
         let captured = reservation.as_ref().and_then(|it| it.place_of(about));
         let (call, reservation) = match (captured, reservation) {
             (Some(at), Some(mut reservation)) => {
-                reservation.charged_by(at, word);
+                reservation.charged_by(at, word, clock::now_ms());
                 let call = reservation.charging().map(|capture| reservation.call_of(capture));
                 (call, Some(reservation))
             }
-            _ if call.reference == about => (Some(call), None),
+            // That what it has set aside is there is on record, and was never denied.
+            (None, None) if call.reference == about => (Some(call), None),
             _ => return false,
         };
         (self.row.call, self.row.reservation) = (call, reservation);
@@ -510,6 +554,26 @@ impl Pending {
             let over = latest.over(clock::now_ms(), word, None);
             self.row.attempts.push(AttemptRow { reservation, ..over });
         }
+    }
+}
+
+impl IntentRow {
+    /// What came late of its captures, which only its outcomes tell: each that had its effect was carried out, and the latest
+    /// came to nothing where another is what the action came to.
+    pub(crate) fn learn(&mut self, outcomes: &[Settled]) -> Result<(), Error> {
+        let before = self.attempts.iter_mut().filter_map(|attempt| attempt.reservation.as_mut());
+        let mut reservations: Vec<_> = before.chain(self.reservation.as_mut()).collect();
+        for outcome in outcomes {
+            let Some(earlier) = OutcomeRow::from_bytes(&outcome.payload)?.earlier else { continue };
+            for reservation in &mut reservations {
+                let Some(at) = reservation.place_of(&earlier.reference) else { continue };
+                match &earlier.instead {
+                    Some(word) => reservation.charged_by(at, word, outcome.at_ms),
+                    None => reservation.has_effect(at),
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -544,8 +608,42 @@ pub(crate) fn was_taken_for_absent(
     Ok(done_row(outcomes)?.and_then(|said| said.earlier).is_some_and(|earlier| earlier.reference != about))
 }
 
+/// Whose effect it is that is denied.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Denied {
+    Latest,
+    Earlier,
+}
+
+/// Whose effect a provider denies, if it is one that is on record; `pending` speaks of that then.
+fn denied_of(
+    pending: &mut Pending,
+    outcomes: &[Settled],
+    before: Before<'_>,
+) -> Result<Option<Denied>, Error> {
+    let Before { attempt, about, .. } = before;
+    let is_latest = pending.row.call.as_ref().is_some_and(|call| call.reference == about);
+    if is_latest && !was_taken_for_absent(&pending.row, outcomes, attempt, about)? {
+        return Ok(Some(Denied::Latest));
+    }
+    let of_earlier = Known::of(outcomes)?.is_some_and(|known| known.has(about));
+    Ok((of_earlier && pending.speak_of(attempt, about)).then_some(Denied::Earlier))
+}
+
+/// An effect that comes after the last word, and was promised to be there once or not at all, is to be undone from then on.
+/// Beside another one it is not: which of them is to stay is for a person.
+pub(crate) fn undone_at_once<'a>(pending: &Pending, ending: Ending<'a>, beside: Beside) -> Ending<'a> {
+    let once = pending.row.guarantee_level == GuaranteeLevel::Atp3.as_str();
+    let is_price = pending.row.payment_mode == PaymentMode::QuoteOnly.as_str();
+    let late = pending.settled && ending.state == State::Executed && !beside.effects;
+    match late && once && !is_price {
+        true => Ending { state: State::RollingBack, ..ending },
+        false => ending,
+    }
+}
+
 /// Does whoever writes down a late effect of an action that stands here have to be alone with it? Whoever is at it would be
-/// fenced, and what that came to would not be written down; or there is more to be done about it.
+/// fenced, and what that came to would not be written down.
 fn is_taken_alone(state: State) -> bool {
     state.is_being_undone() || matches!(state, State::Reserved | State::ReleaseFailed | State::Failed)
 }

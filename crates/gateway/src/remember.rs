@@ -158,17 +158,19 @@ pub(crate) fn settlement(
             payload,
             entry: entry(match (pending.settled, state) {
                 // What contradicts the record: people are told of these events.
-                _ if pending.earlier.as_ref().is_some_and(|it| it.debited.is_some()) => {
+                _ if pending.late || pending.earlier.as_ref().is_some_and(|it| it.debited.is_some()) => {
                     Alert::LateEffect.as_str()
                 }
                 (true, State::Failed) => Alert::DeniedEffect.as_str(),
-                (true, State::Executed) => Alert::LateEffect.as_str(),
+                // Only what is denied of the latest call leaves an action that is over to an earlier one, of which was told.
+                (true, State::Executed) if pending.earlier.is_some() => Alert::DeniedEffect.as_str(),
+                (true, State::Executed | State::RollingBack) => Alert::LateEffect.as_str(),
                 _ if pending.word.is_some() => crate::resolve::EVENT,
                 _ => event(state, outcome.code),
             }),
         },
         charged: match pending.settled {
-            true => charged_late(state, pending.money, charged),
+            true => charged_late(spent_as(outcome.kind, state), pending.money, charged),
             false => correction(spent_as(outcome.kind, state), pending.money, charged),
         },
         overage: overage.map(|overage| ledger::Outcome {
@@ -288,7 +290,7 @@ pub(crate) fn event(state: State, code: Option<Code>) -> &'static str {
 }
 
 /// What could not be undone was done, whatever becomes of it.
-fn spent_as(kind: Kind, state: State) -> State {
+pub(crate) fn spent_as(kind: Kind, state: State) -> State {
     if kind == Kind::Executed { State::Executed } else { state }
 }
 

@@ -202,6 +202,7 @@ impl Gateway {
             settled: false,
             word: None,
             earlier: None,
+            late: false,
         }
     }
 
