@@ -33,7 +33,19 @@ impl Gateway {
         due_ms: i64,
     ) -> Result<(), Error> {
         let stored = self.stored(tenant, pending.id).await?;
-        let mut row = IntentRow::from_bytes(&stored.payload)?;
+        let row = IntentRow::from_bytes(&stored.payload)?;
+        self.check_from(tenant, pending, row, (confirmation, asks), due_ms).await
+    }
+
+    /// The same, of what this row says.
+    pub(crate) async fn check_from(
+        &self,
+        tenant: &TenantState,
+        pending: &Pending,
+        mut row: IntentRow,
+        (confirmation, asks): (&Confirmation, u32),
+        due_ms: i64,
+    ) -> Result<(), Error> {
         let confirmed_ms = row.check.map_or_else(clock::now_ms, |before| before.confirmed_ms);
         let confirmed = ConfirmedRow::of(confirmation)?;
         row.check = Some(Box::new(CheckRow { confirmed, confirmed_ms, asks }));

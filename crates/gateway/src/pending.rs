@@ -46,6 +46,8 @@ pub(crate) struct Pending {
     pub word: Option<Box<ResolutionRow>>,
     /// Which effect it is, where that is not the latest call's.
     pub earlier: Option<EarlierRow>,
+    /// Is it an effect although something else was said?
+    pub late: bool,
 }
 
 /// The first answer to an action that has a receipt.
@@ -77,6 +79,7 @@ impl Pending {
             settled: stored.state.is_amended(),
             word: None,
             earlier: None,
+            late: false,
         })
     }
 

@@ -309,10 +309,7 @@ impl Gateway {
             return if free { Ok(None) } else { Err(Error::new(Code::Unavailable, why).retry_after(5)) };
         }
         match self.follow(tenant, pending, &execution, &effects).await? {
-            Followed::Said(answer) => {
-                self.compensate(tenant, pending, under_way).await;
-                Ok(Some(answer))
-            }
+            Followed::Said(answer) => Ok(Some(answer)),
             Followed::Rests(_) => Ok(None),
         }
     }
@@ -394,11 +391,7 @@ impl Gateway {
             // Of two sends it speaks for one.
             return Ok(Followed::Said(self.say_sent(id, &pending.row)));
         }
-        let followed = self.follow(tenant, &pending, &execution, &effects).await?;
-        if let (State::Failed, Some(under_way)) = (stored.state, under_way) {
-            self.compensate(tenant, &pending, under_way).await;
-        }
-        Ok(followed)
+        self.follow(tenant, &pending, &execution, &effects).await
     }
 
     /// Has it wait for its next attempt. What the row says of it is read anew: what is in hand may lack the most of it.

@@ -158,22 +158,10 @@ pub(crate) fn settlement(
             reply: Some(ledger::Reply { status: reply.status, body: reply.body }),
             receipt: receipt.zip(receipt_id).map(|(receipt, id)| stored(receipt, &id)),
             payload: kept.payload,
-            entry: entry(
-                match (pending.settled, state) {
-                    // What contradicts the record: people are told of these events.
-                    _ if pending.earlier.as_ref().is_some_and(|it| it.debited.is_some()) => {
-                        Alert::LateEffect.as_str()
-                    }
-                    (true, State::Failed) => Alert::DeniedEffect.as_str(),
-                    (true, State::Executed) => Alert::LateEffect.as_str(),
-                    _ if pending.word.is_some() => crate::resolve::EVENT,
-                    _ => event(state, outcome.code),
-                },
-                &kept.name,
-            ),
+            entry: entry(what_happened(pending, state, outcome.code), &kept.name),
         },
         charged: match pending.settled {
-            true => charged_late(state, pending.money, charged),
+            true => charged_late(spent_as(outcome.kind, state), pending.money, charged),
             false => correction(spent_as(outcome.kind, state), pending.money, charged),
         },
         overage: overage.map(|overage| {
@@ -187,6 +175,21 @@ pub(crate) fn settlement(
                 entry: entry("overage", &name),
             }
         }),
+    }
+}
+
+/// The event of what was said of an action. Of what contradicts the record people are told.
+fn what_happened(pending: &Pending, state: State, code: Option<Code>) -> &'static str {
+    match (pending.settled, state) {
+        _ if pending.late || pending.earlier.as_ref().is_some_and(|it| it.debited.is_some()) => {
+            Alert::LateEffect.as_str()
+        }
+        (true, State::Failed) => Alert::DeniedEffect.as_str(),
+        // Only what is denied of the latest call leaves an action that is over to an earlier one, of which was told.
+        (true, State::Executed) if pending.earlier.is_some() => Alert::DeniedEffect.as_str(),
+        (true, State::Executed | State::RollingBack) => Alert::LateEffect.as_str(),
+        _ if pending.word.is_some() => crate::resolve::EVENT,
+        _ => event(state, code),
     }
 }
 
@@ -295,7 +298,7 @@ pub(crate) fn event(state: State, code: Option<Code>) -> &'static str {
 }
 
 /// What could not be undone was done, whatever becomes of it.
-fn spent_as(kind: Kind, state: State) -> State {
+pub(crate) fn spent_as(kind: Kind, state: State) -> State {
     if kind == Kind::Executed { State::Executed } else { state }
 }
 

@@ -222,7 +222,7 @@ impl Gateway {
         }
         let told = match stored.state {
             State::InDoubt => self.provider_tells(tenant, &stored, &pending, decision).await?,
-            State::ReleaseFailed => self.release_tells(tenant, &mut pending, decision).await?,
+            State::ReleaseFailed => self.release_tells(tenant, &pending, decision).await?,
             State::Unchecked => self.check_tells(tenant, &mut pending, decision).await?,
             _ => false,
         };

@@ -1437,6 +1437,28 @@ fn what_comes_beside_an_attempt_leaves_it_where_it_stands_and_has_its_holder_loo
 }
 
 #[test]
+fn what_comes_late_and_is_to_be_undone_is_due_at_once() {
+    on_every_ledger(|ledger| {
+        let id = admitted(&*ledger, Admission { effect: effect(5), ..payment("a", 600, &["m"]) });
+        wait(ledger.settle(Settlement { charged: Some(0), ..settlement(id, State::Failed, "absent") }))
+            .unwrap();
+        let late = Settlement { charged: Some(600), ..settlement(id, State::RollingBack, "late") };
+        assert!(matches!(wait(ledger.settle(late.clone())), Err(Error::Illegal { .. })), "it only amends");
+        wait(ledger.amend(late)).unwrap();
+        assert_eq!((state_of(&*ledger, id), spent(&*ledger, "m")), (State::RollingBack, 600));
+        let other = Admission { effect: effect(5), ..admission("b") };
+        assert!(matches!(obstacle(&*ledger, other), Obstacle::Duplicate(_)), "it claims its effect");
+        let due = wait(ledger.due(NOW + 60_000, None, 10)).unwrap().rows;
+        assert_eq!(due.iter().map(|it| it.id).collect::<Vec<_>>(), [id]);
+        wait(ledger.verify()).unwrap();
+        let stuck =
+            Settlement { by: By::Holder(due[0].token), ..settlement(id, State::RollbackFailed, "stuck") };
+        wait(ledger.amend(stuck)).unwrap();
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
 fn what_is_reserved_is_due_at_once_when_an_effect_comes_beside_it() {
     on_every_ledger(|ledger| {
         let id = admitted(&*ledger, payment("a", 600, &["m"]));

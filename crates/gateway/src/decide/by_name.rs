@@ -77,6 +77,7 @@ impl Gateway {
             settled: false,
             word: None,
             earlier: None,
+            late: false,
         };
         let row = Row {
             id: pending.id,

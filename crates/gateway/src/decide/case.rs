@@ -205,6 +205,7 @@ impl Gateway {
             settled: false,
             word: None,
             earlier: None,
+            late: false,
         }
     }
 
