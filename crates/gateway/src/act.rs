@@ -22,7 +22,6 @@ use crate::metrics::Step;
 use crate::pending::{Pending, Told};
 use crate::prove::Ending;
 use crate::pursue::Pursued;
-use crate::remember::{charged_late, spent_as};
 use crate::row::internal;
 use crate::steer::busy;
 use crate::tenants::TenantState;
@@ -363,13 +362,7 @@ impl Gateway {
         let overage = match beside.alone {
             // It was told of when the earlier effect was.
             true => None,
-            false => {
-                let state = spent_as(proven.outcome.kind, proven.state);
-                let late = charged_late(state, pending.money, proven.charged);
-                let late = late.filter(|_| pending.settled).unwrap_or(0);
-                let above_cap = self.is_above_cap(pending, late).await?;
-                self.overage(pending, &proven, beside.minor, above_cap)?
-            }
+            false => self.overage(pending, &proven.cost(beside.minor), false)?,
         };
         self.metrics.step(Step::Prove, started.elapsed());
         let started = Instant::now();

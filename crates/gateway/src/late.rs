@@ -33,7 +33,6 @@ use provider::Provider;
 use receipt::{Json, PaymentStatus};
 
 use crate::act::UnderWay;
-use crate::admin::mandate_view;
 use crate::alert::Alert;
 use crate::crash::Point;
 use crate::gateway::Gateway;
@@ -239,9 +238,8 @@ impl Gateway {
         };
         ending.state = stored.state;
         let proven = self.prove(&pending, ending, &pending.row.correlation_id)?;
-        let above = self.is_above_cap(&pending, debited).await?;
-        let overage = self.overage(&pending, &proven, before, above)?;
-        let receipts = (proven.receipt_id.clone(), overage.as_ref().map(|it| it.receipt_id.clone()));
+        let cost = proven.cost(before);
+        let overage = self.overage(&pending, &cost, false)?;
         let mut settlement = settlement(tenant, &pending, proven, overage);
         // What the caller was told of the latest call, or will be, stands.
         settlement.outcome.reply = None;
@@ -250,9 +248,9 @@ impl Gateway {
             settlement.outcome.entry.event = DUPLICATE;
         }
         self.at(Point::LateBefore)?;
-        self.ledger.amend(settlement).await.map_err(unavailable)?;
+        let overage = self.settle_at(tenant, &pending, settlement, (&cost, true)).await?;
         self.at(Point::LateAfter)?;
-        let (receipt, overage) = receipts;
+        let receipt = cost.receipt_id;
         if twice {
             self.alert(Alert::DuplicateEffect, &pending, receipt.as_deref().unwrap_or_default());
         }
@@ -324,24 +322,6 @@ impl Gateway {
         let (kind, state, code, confirmation) = (Kind::Executed, State::Executed, None, said.confirmed()?);
         ending = Ending { kind, state, code, details, chain, confirmation, payment, charged };
         Ok((pending, ending, beside))
-    }
-
-    /// Is so much more than one of its mandates carries? What was given back may have been spent on something else
-    /// meanwhile, by whoever has a right under the same one.
-    pub(crate) async fn is_above_cap(&self, pending: &Pending, more: i64) -> Result<bool, Error> {
-        if more <= 0 {
-            return Ok(false);
-        }
-        let stored = self.ledger.action(&pending.tenant, pending.id).await.map_err(unavailable)?;
-        for jti in stored.iter().flat_map(|stored| &stored.mandates) {
-            let held = self.ledger.mandate(&pending.tenant, jti).await.map_err(unavailable)?;
-            let Some(held) = held else { continue };
-            let cap = mandate_view(&held.mandate, &held.account)?.spend_cap;
-            if cap.is_some_and(|cap| held.account.spent_minor.saturating_add(more) > cap.minor()) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// Asks after the attempts before the latest: one of them may have come late. `true` if that is what the action came to.

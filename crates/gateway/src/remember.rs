@@ -52,24 +52,26 @@ impl Gateway {
         overage: Option<Overage>,
         beside: Beside,
     ) -> Result<Reply, Error> {
-        let alert = overage.as_ref().map(|overage| overage.receipt_id.clone());
+        let (over, cost) = (overage.as_ref().map(|it| it.receipt_id.clone()), proven.cost(beside.minor));
         let (kind, reply) = (proven.outcome.kind, proven.reply.clone());
         let (before, after) = outcome_of(pending, proven.state);
-        let (state, receipt_id) = (proven.state, proven.receipt_id.clone());
         let mut settlement = settlement(tenant, pending, proven, overage);
         beside.added_to(&mut settlement);
         self.at(before)?;
-        let settled = match pending.settled {
-            true => self.ledger.amend(settlement).await,
-            false => self.ledger.settle(settlement).await,
+        let over = match pending.settled || beside.effects {
+            true => self.settle_at(tenant, pending, settlement, (&cost, pending.settled)).await?,
+            // In time, and alone: it costs what was set aside for it, or has its overage.
+            false => {
+                self.ledger.settle(settlement).await.map_err(unavailable)?;
+                over
+            }
         };
-        settled.map_err(unavailable)?;
         self.at(after)?;
         self.metrics.outcome(kind);
-        if beside.is_twice(state) {
-            self.alert(Alert::DuplicateEffect, pending, receipt_id.as_deref().unwrap_or_default());
+        if beside.is_twice(cost.state) {
+            self.alert(Alert::DuplicateEffect, pending, cost.receipt_id.as_deref().unwrap_or_default());
         }
-        if let Some(receipt_id) = alert {
+        if let Some(receipt_id) = over {
             self.alert(Alert::Overage, pending, &receipt_id);
         }
         Ok(reply)
@@ -164,17 +166,7 @@ pub(crate) fn settlement(
             true => charged_late(spent_as(outcome.kind, state), pending.money, charged),
             false => correction(spent_as(outcome.kind, state), pending.money, charged),
         },
-        overage: overage.map(|overage| {
-            let Named { payload, name } = overage.kept;
-            ledger::Outcome {
-                at_ms: overage.at_ms,
-                state,
-                reply: None,
-                receipt: Some(stored(overage.receipt, &overage.receipt_id)),
-                payload,
-                entry: entry("overage", &name),
-            }
-        }),
+        overage: overage.map(|overage| overage.outcome(tenant, pending, state)),
     }
 }
 

@@ -221,7 +221,8 @@ pub struct Settlement {
     /// keeps what was debited, as doubt does; zero releases it.
     pub charged: Option<i64>,
     /// More was charged than reserved, or than a mandate had left: the amendment that says so, written right after the
-    /// outcome. Every mandate of the chain is frozen with it.
+    /// outcome. Every mandate of the chain is frozen with it. Whether they have so much left is known in the commit, which
+    /// refuses what takes more and brings none, see [`Error::AboveCap`].
     pub overage: Option<Outcome>,
 }
 

@@ -7,7 +7,7 @@ use action::{ActionId, Subject, Tenant};
 use mandate::Account;
 use sha2::{Digest, Sha256};
 
-use crate::admit::{Claimed, Footing, Gate, Item, Rows, admit, corrected};
+use crate::admit::{Claimed, Footing, Gate, Item, Rows, admit, corrected, is_above_cap};
 use crate::entry::{self, APPROVED, Chain, REJECTED, Reading};
 use crate::identity::{self, Claim};
 use crate::intake::{Lease, Process};
@@ -374,12 +374,15 @@ impl World {
         let (number, from, debit) = (stored.row, stored.state, stored.debit);
         let (tenant, mandates) = (stored.tenant.clone(), stored.mandates.clone());
         settlement.check(from, &lease, PROCESS, amends)?;
+        let charged = charged.filter(|_| !from.waits()).unwrap_or(debit);
+        if charged > debit && overage.is_none() && !self.carried(&tenant, &mandates, charged - debit)? {
+            return Err(Error::AboveCap(*id));
+        }
         let entry = self.outcome(number, outcome)?;
         if let Some(overage) = overage {
             self.outcome(number, overage)?;
         }
         let to = outcome.state;
-        let charged = charged.filter(|_| !from.waits()).unwrap_or(debit);
         if let Some(row) = self.actions.get_mut(&number) {
             row.lease = settlement.leaves(from, lease, amends);
             (row.stored.state, row.stored.debit) = (to, charged);
@@ -395,6 +398,18 @@ impl World {
             }
         }
         Ok(entry)
+    }
+
+    fn carried(&mut self, tenant: &Tenant, mandates: &[Box<str>], more: i64) -> Result<bool, Error> {
+        for jti in mandates {
+            let issued = self.mandates.iter().find(|it| it.tenant == *tenant && it.jti == *jti);
+            let claims = issued.map(|mandate| &*mandate.claims);
+            let account = &self.rows.account(identity::account(tenant, jti), jti).value;
+            if is_above_cap(account, claims, more)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn outcome(&mut self, number: i64, outcome: &Outcome) -> Result<i64, Error> {

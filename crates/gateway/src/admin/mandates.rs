@@ -226,10 +226,7 @@ impl Gateway {
     }
 }
 
-pub(crate) fn mandate_view(
-    mandate: &ledger::Mandate,
-    account: &mandate::Account,
-) -> Result<MandateView, Error> {
+fn mandate_view(mandate: &ledger::Mandate, account: &mandate::Account) -> Result<MandateView, Error> {
     let claims: Claims =
         serde_json::from_slice(&mandate.claims).map_err(|_| internal("a stored mandate cannot be read"))?;
     let cap = claims.spend_cap.as_ref().and_then(|cap| {

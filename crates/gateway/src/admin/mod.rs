@@ -10,7 +10,6 @@ mod signing;
 
 pub use self::freezes::{FreezeAsk, FreezeScope, FreezeView};
 pub use self::keys::{CreatedKey, KeyAsk, KeyView};
-pub(crate) use self::mandates::mandate_view;
 pub use self::mandates::{IssuedMandate, MandateAsk, MandateView, Revocation};
 pub use self::rules::{ObserveView, ReloadReport};
 pub use self::signing::SigningKeyView;

@@ -543,6 +543,35 @@ async fn what_the_mandate_has_not_left_any_more_is_debited_all_the_same_and_free
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn late_effects_that_arrive_at_once_do_not_pass_the_cap_unnoticed() {
+    let (mut house, bank) = house(NO_RETRY, same).await;
+    house.token = house.mandate("60.00").await;
+    let mut failed = Vec::new();
+    for number in 0..5 {
+        bank.inject(Injection::payments(Fault::LostAfterEffect, 1));
+        let said =
+            house.said(&format!("k{number}"), &house.payment(&format!("acct-{number}"), "25.00")).await;
+        resolve(&house, "anna", said.id(), Decision::Failed).await.unwrap();
+        failed.push(said.id().to_owned());
+    }
+    let told = failed.iter().map(|id| tell(&house, id, 1, "payment.settled"));
+    futures_util::future::join_all(told).await;
+    let mut over = 0;
+    for id in &failed {
+        let record = house.record(id).await;
+        assert_eq!(record.state, "COMPLETED");
+        over += kinds(&record).iter().filter(|kind| **kind == "AMENDMENT_OVERAGE").count();
+    }
+    assert_eq!(over, 3, "two of 25 fit into 60, whichever they are");
+    let sql = "SELECT spent FROM account ORDER BY spent DESC LIMIT 1";
+    let spent: i64 = house.store().query_row(sql, [], |row| row.get(0)).unwrap();
+    assert_eq!(spent, 12_500);
+    assert_eq!(["late_effect", "overage"].map(|word| alerts(&house, word)), [5, 3]);
+    assert!(is_frozen(&house).await);
+    assert_eq!(findings(&house).await, 0);
+}
+
 fn exactly_once(text: String) -> String {
     let level = "reversible = true\nguarantee_level = \"atp-3\"\napproval = \"key\"\n";
     let snapshot =

@@ -11,7 +11,7 @@ use super::filter::Kind;
 use super::packed;
 use super::read::{self, Slot, Sql};
 use super::write::{Fate, Statements};
-use crate::admit::{Cell, Gate, Item, Rows, admit, corrected};
+use crate::admit::{Cell, Gate, Item, Rows, admit, corrected, is_above_cap};
 use crate::entry::Chain;
 use crate::entry::{APPROVED, REJECTED};
 use crate::identity;
@@ -325,6 +325,13 @@ impl<'a> Batch<'a> {
         }
         let debit = charged.filter(|_| !fate.state.waits()).unwrap_or(fate.debit);
         let difference = debit.saturating_sub(fate.debit);
+        if difference > 0 && overage.is_none() {
+            match self.carried(fate.row, difference)? {
+                Ok(true) => {}
+                Ok(false) => return Ok(Err(Error::AboveCap(*id))),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
         fate.lease = close.settlement.leaves(fate.state, fate.lease, close.amends);
         (fate.state, fate.debit) = (outcome.state, debit);
         let entry = self.reach(*id, &mut fate, outcome, &close.digests)?;
@@ -347,6 +354,19 @@ impl<'a> Batch<'a> {
             fate.reply = Some(row);
         }
         Ok(entry)
+    }
+
+    /// Has every mandate of the chain so much left?
+    fn carried(&mut self, action: i64, more: i64) -> Sql<Result<bool, Error>> {
+        for (key, jti) in read::chain(self.db, action)? {
+            self.account(key, &jti)?;
+            let claims = read::claims(self.db, action, &jti)?;
+            match is_above_cap(&self.rows.account(key, &jti).value, claims.as_deref(), more) {
+                Ok(false) => {}
+                above => return Ok(above.map(|above| !above)),
+            }
+        }
+        Ok(Ok(true))
     }
 
     /// Applies what was really spent to the mandate and every ancestor.

@@ -193,6 +193,13 @@ pub(crate) fn chain(db: &Connection, action: i64) -> Sql<Vec<(i64, Box<str>)>> {
     Ok(mandates.split_terminator('\n').map(|jti| (identity::account(&tenant, jti), jti.into())).collect())
 }
 
+/// The claims of a mandate that an action drew on, if it was issued here.
+pub(crate) fn claims(db: &Connection, action: i64, jti: &str) -> Sql<Option<Vec<u8>>> {
+    let sql =
+        "SELECT m.claims FROM action a JOIN mandate m ON m.tenant = a.tenant AND m.jti = ?2 WHERE a.row = ?1";
+    one(db, sql, params![action, jti], |row| row.get(0))
+}
+
 fn account_at(row: &Row<'_>, first: usize, jti: &str) -> Sql<Account> {
     Ok(Account {
         jti: jti.to_owned(),
