@@ -95,12 +95,17 @@ impl Default for Tenant {
 pub struct Subject(Arc<str>);
 
 impl Subject {
+    /// The name under which the gateway itself does what nobody asked for.
+    pub const GATEWAY: &str = "countersign";
+
     /// Reads `[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,127}`.
     ///
     /// # Errors
-    /// Anything else.
+    /// Anything else, and the gateway's own name.
     pub fn parse(text: &str) -> Result<Subject, Malformed> {
-        if is_identifier(text) {
+        if text.eq_ignore_ascii_case(Subject::GATEWAY) {
+            Err(Malformed("`countersign` is the gateway itself: nobody else has that name"))
+        } else if is_identifier(text) {
             Ok(Subject(text.into()))
         } else {
             Err(Malformed(

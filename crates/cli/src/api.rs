@@ -205,7 +205,9 @@ pub(crate) fn refusal(said: &Value, status: u16) -> Error {
     };
     // Where it repeats words of the request it says so apart from its own; where it lists mistakes, each on its line.
     let message = said["untrusted_text"].as_str().unwrap_or(text("message"));
-    Error::new(format!("{}: {}", text("code"), out::shown_lines(message))).maybe_hint(hint)
+    let place = said["field"].as_str().filter(|field| !message.contains(field));
+    let place = place.map(|field| format!(" (field `{}`)", out::shown_lines(field))).unwrap_or_default();
+    Error::new(format!("{}: {}{place}", text("code"), out::shown_lines(message))).maybe_hint(hint)
 }
 
 fn is_loopback(url: &reqwest::Url) -> bool {
@@ -233,5 +235,16 @@ mod tests {
             serde_json::json!({"code": "EP_VALIDATION_FAILED", "message": "a:1: one\nb:2: two\u{1b}[2J"});
         let told = refusal(&said, 422).to_string();
         assert_eq!(told, "EP_VALIDATION_FAILED: a:1: one\nb:2: two\\u{1b}[2J");
+    }
+
+    #[test]
+    fn a_refusal_names_the_member_unless_its_words_do() {
+        let said = |message| {
+            let said =
+                serde_json::json!({ "code": "EP_STATE_CONFLICT", "message": message, "field": "/actions/3" });
+            refusal(&said, 409).to_string()
+        };
+        assert_eq!(said("it is over"), "EP_STATE_CONFLICT: it is over (field `/actions/3`)");
+        assert_eq!(said("/actions/3 is over"), "EP_STATE_CONFLICT: /actions/3 is over");
     }
 }

@@ -17,12 +17,11 @@ use tokio::sync::oneshot;
 use crate::alert::Alert;
 use crate::crash::Point;
 use crate::gateway::Gateway;
-use crate::late::Beside;
+use crate::late::{Beside, undone_at_once};
 use crate::metrics::Step;
 use crate::pending::{Pending, Told};
 use crate::prove::Ending;
 use crate::pursue::Pursued;
-use crate::remember::charged_late;
 use crate::row::internal;
 use crate::steer::busy;
 use crate::tenants::TenantState;
@@ -244,6 +243,9 @@ impl Gateway {
         execution: &Execution,
         effects: &[Effect],
     ) -> Result<Followed, Error> {
+        let contradicts = is_late(effects) && pending.told.is_some();
+        let late = contradicts.then(|| Pending { late: true, ..pending.clone() });
+        let pending = late.as_ref().unwrap_or(pending);
         let ending = match execution.state() {
             State::Completed(confirmation) => self.confirmed(pending, confirmation)?,
             State::Failed(absence) => self.absent(pending, absence)?,
@@ -355,22 +357,22 @@ impl Gateway {
         beside: Beside,
     ) -> Result<(Answer, Option<Told>), Error> {
         let started = Instant::now();
+        let ending = undone_at_once(pending, ending, beside);
         let proven = self.prove(pending, ending, &pending.row.correlation_id)?;
         let overage = match beside.alone {
             // It was told of when the earlier effect was.
             true => None,
-            false => {
-                let late = charged_late(proven.state, pending.money, proven.charged);
-                let late = late.filter(|_| pending.settled).unwrap_or(0);
-                let above_cap = self.is_above_cap(pending, late).await?;
-                self.overage(pending, &proven, beside.minor, above_cap)?
-            }
+            false => self.overage(pending, &proven.cost(beside.minor), false)?,
         };
         self.metrics.step(Step::Prove, started.elapsed());
         let started = Instant::now();
         let at_ms = proven.at_ms;
         let told = proven.outcome.receipt.clone().map(|receipt| Told { receipt, at_ms });
+        let undone = proven.state == ledger::State::RollingBack;
         let reply = self.settle(tenant, pending, proven, overage, beside).await?;
+        if undone {
+            self.ask_soon(pending.id);
+        }
         self.metrics.step(Step::Settle, started.elapsed());
         Ok((Answer { reply, replayed: false, action_id: Some(pending.id) }, told))
     }

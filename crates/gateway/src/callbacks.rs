@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use action::ActionId;
 use execution::{Reply, Stood};
-use ledger::{State, Stored};
+use ledger::{Settled, State, Stored};
 use provider::{Provider, Signed, Told};
+use receipt::Stage;
+use serde_json::Value;
 
 use crate::alert::Alert;
 use crate::crash::Point;
@@ -131,7 +133,8 @@ impl Gateway {
             Ok(row) => row,
             // Nothing is left of it that could go on, but an effect that was not there before is one.
             Err(error) if error.code == Code::Erased => {
-                if stored.state == State::Failed && matches!(word.reply, Reply::Confirmed(_)) {
+                let confirmed = matches!(word.reply, Reply::Confirmed(_));
+                if confirmed && !tell_of(&self.outcomes_of(&stored).await?, &word.about) {
                     self.alert_erased(Alert::LateEffect, &stored);
                 }
                 return Ok(());
@@ -259,6 +262,21 @@ impl Gateway {
         }
         self.hear_of_earlier(&word.tenant, word.before(), word.provider.as_ref(), word.reply.clone()).await
     }
+}
+
+/// Does one of these receipts tell that this call had its effect, or set aside what another one charged? They are all that is
+/// left of what was erased.
+fn tell_of(outcomes: &[Settled], about: &str) -> bool {
+    let receipts = outcomes.iter().filter_map(|outcome| outcome.receipt.as_ref());
+    receipts.filter_map(|it| serde_json::from_slice::<Value>(&it.document).ok()).any(|receipt| {
+        let executed = receipt["metadata"]["kind"] == "executed";
+        let calls = receipt["entries"].as_array().into_iter().flatten();
+        calls.filter(|entry| entry["stage"] == Stage::Execute.as_str()).any(|call| {
+            let names = call["input"]["reference"] == about || call["input"]["reservation"] == about;
+            let result = &call["output"]["result"];
+            names && (*result == "rolled_back" || (executed && *result != "absent"))
+        })
+    })
 }
 
 impl Word {

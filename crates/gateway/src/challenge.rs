@@ -6,6 +6,7 @@ use execution::{Challenge, Execution, Stood};
 use ledger::{Deferral, State};
 
 use crate::crash::Point;
+use crate::decide::Named;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind, Outcome};
 use crate::pending::Pending;
@@ -31,8 +32,9 @@ impl Gateway {
         call.challenge = Some(ChallengeRow { url, until_ms: due_ms });
         let state = State::Challenged;
         let word = Some(outward(state));
-        let entry = draft(tenant, event(state, None), word, &row.named()?, pending.attempt());
-        let (payload, at_ms, action, by) = (row.to_bytes()?, clock::now_ms(), pending.id, pending.by);
+        let Named { payload, name } = row.to_named()?;
+        let entry = draft(tenant, event(state, None), word, &name, pending.attempt());
+        let (at_ms, action, by) = (clock::now_ms(), pending.id, pending.by);
         let deferral = Deferral { action, state, by, at_ms, due_ms, payload, entry };
         self.at(Point::ChallengeBefore)?;
         self.ledger.defer(deferral).await.map_err(unavailable)?;

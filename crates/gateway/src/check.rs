@@ -9,6 +9,7 @@ use ledger::{Deferral, State, Stored};
 use provider::{Done, Provider};
 use receipt::PaymentStatus;
 
+use crate::decide::Named;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind};
 use crate::pending::Pending;
@@ -32,13 +33,26 @@ impl Gateway {
         due_ms: i64,
     ) -> Result<(), Error> {
         let stored = self.stored(tenant, pending.id).await?;
-        let mut row = IntentRow::from_bytes(&stored.payload)?;
+        let row = IntentRow::from_bytes(&stored.payload)?;
+        self.check_from(tenant, pending, row, (confirmation, asks), due_ms).await
+    }
+
+    /// The same, of what this row says.
+    pub(crate) async fn check_from(
+        &self,
+        tenant: &TenantState,
+        pending: &Pending,
+        mut row: IntentRow,
+        (confirmation, asks): (&Confirmation, u32),
+        due_ms: i64,
+    ) -> Result<(), Error> {
         let confirmed_ms = row.check.map_or_else(clock::now_ms, |before| before.confirmed_ms);
         let confirmed = ConfirmedRow::of(confirmation)?;
         row.check = Some(Box::new(CheckRow { confirmed, confirmed_ms, asks }));
         let state = State::Checking;
-        let entry = draft(tenant, ledger::CHECKING, Some(outward(state)), &row.named()?, pending.attempt());
-        let (action, by, at_ms, payload) = (pending.id, pending.by, clock::now_ms(), row.to_bytes()?);
+        let Named { payload, name } = row.to_named()?;
+        let entry = draft(tenant, ledger::CHECKING, Some(outward(state)), &name, pending.attempt());
+        let (action, by, at_ms) = (pending.id, pending.by, clock::now_ms());
         let deferral = Deferral { action, state, by, at_ms, due_ms, payload, entry };
         self.ledger.defer(deferral).await.map_err(unavailable)?;
         self.wake_at(pending.id, due_ms);
@@ -248,7 +262,7 @@ impl Gateway {
 
 const CHECK_FAILED: &str = "check_failed";
 /// Who has undone, or set free, what nobody asked to be.
-pub(crate) const OURSELVES: &str = "countersign";
+pub(crate) const OURSELVES: &str = action::Subject::GATEWAY;
 
 /// Why an effect is undone of which nothing was said yet.
 fn why_undone(pending: &Pending) -> &'static str {

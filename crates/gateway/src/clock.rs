@@ -1,5 +1,8 @@
 //! Time and randomness: read here and handed on as values.
 
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
 use action::ActionId;
 use receipt::Timestamp;
 
@@ -9,6 +12,17 @@ use crate::row::internal;
 /// Unix milliseconds.
 pub(crate) fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
+}
+
+/// An instant to come, in Unix milliseconds: the same one however often it is asked for.
+pub(crate) fn ms_of(instant: Instant) -> i64 {
+    static ANCHOR: LazyLock<(Instant, i64)> = LazyLock::new(|| (Instant::now(), now_ms()));
+    let (anchor, anchor_ms) = *ANCHOR;
+    let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX / 2);
+    match instant.checked_duration_since(anchor) {
+        Some(after) => anchor_ms.saturating_add(millis(after)),
+        None => anchor_ms.saturating_sub(millis(anchor.duration_since(instant))),
+    }
 }
 
 /// A time as receipts write it.

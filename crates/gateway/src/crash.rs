@@ -261,7 +261,7 @@ pub(crate) fn outcome_of(pending: &Pending, state: State) -> (Point, Point) {
     let reservation = pending.row.reservation.as_ref();
     if pending.word.is_some() {
         (Point::ResolveBefore, Point::ResolveAfter)
-    } else if state == State::Executed && (pending.settled || pending.earlier.is_some()) {
+    } else if is_late(pending, state) {
         (Point::LateBefore, Point::LateAfter)
     } else if state == State::Failed && reservation.is_some_and(|it| it.release.is_some()) {
         (Point::ReleaseOutcomeBefore, Point::ReleaseOutcomeAfter)
@@ -269,6 +269,15 @@ pub(crate) fn outcome_of(pending: &Pending, state: State) -> (Point, Point) {
         (Point::CaptureOutcomeBefore, Point::CaptureOutcomeAfter)
     } else {
         (Point::OutcomeBefore, Point::OutcomeAfter)
+    }
+}
+
+/// Is it an effect that comes after the last word, or one of an earlier call?
+fn is_late(pending: &Pending, state: State) -> bool {
+    match state {
+        State::Executed => pending.settled || pending.earlier.is_some(),
+        State::RollingBack => pending.settled,
+        _ => false,
     }
 }
 

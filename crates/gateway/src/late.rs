@@ -21,17 +21,18 @@
 //! It is proven and debited in one commit, once, however often it is told. Whoever has the latest call in hand just then
 //! finds that the token has risen, and looks again before they say what came of it.
 
+mod denied;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use action::ActionId;
-use execution::{Call, Confirmation, Event, Found, Purpose, Reply, Stood, Stop};
-use ledger::{Settled, Settlement, State, Stored};
+use action::{ActionId, GuaranteeLevel, PaymentMode};
+use execution::{Call, Confirmation, Event, Found, Purpose, Reply, Stop};
+use ledger::{By, Settled, Settlement, State, Stored};
 use provider::Provider;
 use receipt::{Json, PaymentStatus};
 
 use crate::act::UnderWay;
-use crate::admin::mandate_view;
 use crate::alert::Alert;
 use crate::crash::Point;
 use crate::gateway::Gateway;
@@ -39,9 +40,10 @@ use crate::outcome::{Details, Kind};
 use crate::pending::{Pending, Told};
 use crate::prove::{Ending, push_split, refused};
 use crate::recovery::reference;
-use crate::remember::{charged_late, draft, outward, settlement, unavailable};
+use crate::remember::{charged_late, event, settlement, unavailable};
+use crate::resolve::EVENT as RESOLVED;
 use crate::rollback::done_row;
-use crate::row::{AttemptRow, CallRow, EarlierRow, IntentRow, OutcomeRow, VERSION, internal, money_of};
+use crate::row::{AttemptRow, CallRow, EarlierRow, IntentRow, OutcomeRow, internal, money_of};
 use crate::steer::busy;
 use crate::tenants::TenantState;
 use crate::{Code, Error, clock};
@@ -95,7 +97,7 @@ impl Gateway {
         provider: &dyn Provider,
         reply: Reply,
     ) -> Result<(), Error> {
-        let Some(Back { call, .. }) = self.look_back(tenant, before).await? else { return Ok(()) };
+        let Some(Back { call, pending, .. }) = self.look_back(tenant, before).await? else { return Ok(()) };
         let event = match provider.capabilities().can_be_asked() {
             true => Event::Asked(provider.query(&call, clock::now_ms()).await),
             false => Event::Replied(reply),
@@ -104,9 +106,15 @@ impl Gateway {
             Event::Asked(Found::Confirmed(it)) | Event::Replied(Reply::Confirmed(it)) => {
                 self.had_effect(tenant, before, provider, it, None).await
             }
-            Event::Asked(Found::Unknown) => {
-                let why = "the provider does not say what became of the attempt or the capture";
+            Event::Asked(Found::Unknown | Found::Absent { final_: false }) => {
+                let why = "the provider does not say for certain what became of the attempt or the capture";
                 Err(Error::new(Code::Unavailable, why).retry_after(5))
+            }
+            Event::Asked(Found::Absent { final_: true }) => {
+                // It says so of itself, and denies it when it is asked: a person has to find out what is so.
+                let told = pending.told.as_ref().map(|told| told.receipt.receipt_id.as_str());
+                self.alert(Alert::DeniedEffect, &pending, told.unwrap_or_default());
+                Ok(())
             }
             _ => Ok(()),
         }
@@ -123,7 +131,7 @@ impl Gateway {
         under_way: Option<UnderWay>,
     ) -> Result<(), Error> {
         let Some(mut back) = self.look_back(tenant, before).await? else { return Ok(()) };
-        let under_way = match under_way {
+        let _under_way = match under_way {
             None if is_taken_alone(back.stored.state) => {
                 let under_way = self.look_after_alone(before.id).ok_or_else(busy)?;
                 // Before it was marked, whoever had it in hand may have gone on with it.
@@ -140,9 +148,9 @@ impl Gateway {
             return Ok(());
         }
         if matches!(stored.state, State::Reserved | State::ReleaseFailed) {
-            let mut now = Pending::restore(&stored, self.told(&stored).await?)?;
+            let now = Pending::restore(&stored, self.told(&stored).await?)?;
             if let Some(at) = now.row.reservation.as_ref().and_then(|it| it.place_of(before.about)) {
-                return self.charged_by(tenant, &mut now, provider, at, confirmation).await;
+                return self.charged_by(tenant, &now, provider, at, confirmation).await;
             }
         }
         let (ending, debited) = self.of_earlier(&pending, &confirmation)?;
@@ -158,15 +166,12 @@ impl Gateway {
                 });
                 let (_, told) = self.conclude_beside(tenant, &pending, ending, Beside::default()).await?;
                 self.tell_of_late(&pending, told.map(|told| told.receipt.receipt_id));
-                if let (State::Failed, Some(under_way)) = (stored.state, under_way) {
-                    self.compensate(tenant, &pending, under_way).await;
-                }
                 Ok(())
             }
             State::Held | State::Approved | State::Refused => Ok(()),
             _ => {
                 pending.earlier = Some(earlier);
-                self.stand_beside(tenant, (&stored, &outcomes), pending, (ending, debited)).await
+                self.stand_beside(tenant, (&stored, &outcomes), pending, (&confirmation, debited)).await
             }
         }
     }
@@ -198,14 +203,34 @@ impl Gateway {
         Ok((ending, debited))
     }
 
+    /// An earlier call is what an open action came to, whatever was said of that call.
+    pub(crate) async fn done_by_earlier(
+        &self,
+        tenant: &TenantState,
+        mut pending: Pending,
+        (attempt, reference): (u32, String),
+        confirmation: &Confirmation,
+    ) -> Result<(), Error> {
+        let (ending, debited) = self.of_earlier(&pending, confirmation)?;
+        pending.earlier = Some(EarlierRow { attempt, reference, debited: Some(debited), instead: None });
+        let (_, told) = self.conclude_with_receipt(tenant, &pending, ending).await?;
+        self.tell_of_late(&pending, told.map(|told| told.receipt.receipt_id));
+        Ok(())
+    }
+
     /// The action is not over, or came to an effect of its own: what it stands at does not change.
     async fn stand_beside(
         self: &Arc<Self>,
         tenant: &Arc<TenantState>,
         (stored, outcomes): (&Stored, &[Settled]),
-        pending: Pending,
-        (mut ending, debited): (Ending<'_>, i64),
+        mut pending: Pending,
+        (confirmation, debited): (&Confirmation, i64),
     ) -> Result<(), Error> {
+        if pending.told.is_none() {
+            pending.told = Some(self.say_open(tenant, stored).await?);
+            pending.by = By::Holder(stored.token.saturating_add(1));
+        }
+        let mut ending = self.confirmed(&pending, confirmation)?;
         let twice = has_effect(stored.state);
         let before = match twice {
             true => stored.debit,
@@ -213,9 +238,8 @@ impl Gateway {
         };
         ending.state = stored.state;
         let proven = self.prove(&pending, ending, &pending.row.correlation_id)?;
-        let above = self.is_above_cap(&pending, debited).await?;
-        let overage = self.overage(&pending, &proven, before, above)?;
-        let receipts = (proven.receipt_id.clone(), overage.as_ref().map(|it| it.receipt_id.clone()));
+        let cost = proven.cost(before);
+        let overage = self.overage(&pending, &cost, false)?;
         let mut settlement = settlement(tenant, &pending, proven, overage);
         // What the caller was told of the latest call, or will be, stands.
         settlement.outcome.reply = None;
@@ -224,9 +248,9 @@ impl Gateway {
             settlement.outcome.entry.event = DUPLICATE;
         }
         self.at(Point::LateBefore)?;
-        self.ledger.amend(settlement).await.map_err(unavailable)?;
+        let overage = self.settle_at(tenant, &pending, settlement, (&cost, true)).await?;
         self.at(Point::LateAfter)?;
-        let (receipt, overage) = receipts;
+        let receipt = cost.receipt_id;
         if twice {
             self.alert(Alert::DuplicateEffect, &pending, receipt.as_deref().unwrap_or_default());
         }
@@ -239,7 +263,22 @@ impl Gateway {
         Ok(())
     }
 
-    fn tell_of_late(&self, pending: &Pending, receipt_id: Option<String>) {
+    /// Nothing was said of the latest call yet. That it is open comes first, so that there is something to amend.
+    async fn say_open(&self, tenant: &TenantState, stored: &Stored) -> Result<Told, Error> {
+        let pending = Pending::restore(stored, None)?;
+        let ending = self.unsettled(&pending, stored.state)?;
+        let proven = self.prove(&pending, ending, &pending.row.correlation_id)?;
+        let (at_ms, receipt) = (proven.at_ms, proven.outcome.receipt.clone());
+        let mut settlement = settlement(tenant, &pending, proven, None);
+        // Whoever has the call in hand answers its caller.
+        settlement.outcome.reply = None;
+        settlement.outcome.entry.event = event(State::InDoubt, None);
+        self.ledger.amend(settlement).await.map_err(unavailable)?;
+        let receipt = receipt.ok_or_else(|| internal("what is open has no receipt"))?;
+        Ok(Told { at_ms, receipt })
+    }
+
+    pub(crate) fn tell_of_late(&self, pending: &Pending, receipt_id: Option<String>) {
         self.alert(Alert::LateEffect, pending, &receipt_id.unwrap_or_default());
     }
 
@@ -283,105 +322,6 @@ impl Gateway {
         let (kind, state, code, confirmation) = (Kind::Executed, State::Executed, None, said.confirmed()?);
         ending = Ending { kind, state, code, details, chain, confirmation, payment, charged };
         Ok((pending, ending, beside))
-    }
-
-    /// Is so much more than one of its mandates carries? What was given back may have been spent on something else
-    /// meanwhile, by whoever has a right under the same one.
-    pub(crate) async fn is_above_cap(&self, pending: &Pending, more: i64) -> Result<bool, Error> {
-        if more <= 0 {
-            return Ok(false);
-        }
-        let stored = self.ledger.action(&pending.tenant, pending.id).await.map_err(unavailable)?;
-        for jti in stored.iter().flat_map(|stored| &stored.mandates) {
-            let held = self.ledger.mandate(&pending.tenant, jti).await.map_err(unavailable)?;
-            let Some(held) = held else { continue };
-            let cap = mandate_view(&held.mandate, &held.account)?.spend_cap;
-            if cap.is_some_and(|cap| held.account.spent_minor.saturating_add(more) > cap.minor()) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// A provider denies an effect that was said to be there. What a person said is amended, unless the provider cannot be
-    /// asked and its word may be about one of several sends; what it had confirmed itself stays as it is, and so does a
-    /// capture: people are told once. Who can be asked is asked first.
-    pub(crate) async fn denied(
-        self: &Arc<Self>,
-        tenant: &Arc<TenantState>,
-        before: Before<'_>,
-        reply: Reply,
-    ) -> Result<(), Error> {
-        let (_under_way, stored, mut pending) = self.take_in_hand(tenant, before.id).await?;
-        if stored.state != State::Executed {
-            return Err(busy());
-        }
-        let outcomes = self.outcomes_of(&stored).await?;
-        let of_earlier = Known::of(&outcomes)?.is_some_and(|known| known.has(before.about));
-        let of_latest = pending.row.call.as_ref().is_some_and(|call| call.reference == before.about)
-            && !was_taken_for_absent(&pending.row, &outcomes, before.attempt, before.about)?;
-        if !(of_latest || (of_earlier && pending.speak_of(before.attempt, before.about))) {
-            return Ok(());
-        }
-        let (provider, call) = self.bound(&pending, &tenant.rules(), Stood::InDoubt)?;
-        let asks = provider.capabilities().can_be_asked();
-        let event = match asks {
-            true => Event::Asked(provider.query(&call, clock::now_ms()).await),
-            false => Event::Replied(reply),
-        };
-        match &event {
-            Event::Asked(Found::Unknown) => {
-                let why = "the provider does not say what became of the action";
-                return Err(Error::new(Code::Unavailable, why).retry_after(5));
-            }
-            Event::Asked(Found::Confirmed(_) | Found::Absent { final_: false }) => return Ok(()),
-            _ => {}
-        }
-        let speaks_for_all = asks || pending.course()?.sends == 1;
-        if !(by_person(&outcomes)? && of_latest && call.purpose == Purpose::Act && speaks_for_all) {
-            return self.note_denied(tenant, &pending, &outcomes).await;
-        }
-        let execution = pending.execution(call, provider.as_ref(), Stood::Completed);
-        let (execution, effects) = self.step(execution, event)?;
-        self.follow(tenant, &pending, &execution, &effects).await?;
-        let told = self.outcomes_of(&stored).await?;
-        let receipt = told.last().and_then(|it| it.receipt.as_ref()).map(|it| it.id.to_string());
-        self.alert(Alert::DeniedEffect, &pending, &receipt.unwrap_or_default());
-        Ok(())
-    }
-
-    /// Was it a person who said that it was carried out?
-    pub(crate) async fn was_said_by_person(&self, stored: &Stored) -> Result<bool, Error> {
-        by_person(&self.outcomes_of(stored).await?)
-    }
-
-    /// One of two words of the same provider is wrong: a person has to find out which.
-    async fn note_denied(
-        &self,
-        tenant: &TenantState,
-        pending: &Pending,
-        outcomes: &[Settled],
-    ) -> Result<(), Error> {
-        for outcome in outcomes {
-            if OutcomeRow::from_bytes(&outcome.payload)?.denied {
-                return Ok(());
-            }
-        }
-        let (state, event) = (State::Executed, Alert::DeniedEffect.as_str());
-        let outcome = ledger::Outcome {
-            at_ms: clock::now_ms(),
-            state,
-            reply: None,
-            receipt: None,
-            payload: OutcomeRow { v: VERSION, denied: true, ..OutcomeRow::default() }.to_bytes()?,
-            entry: draft(tenant, event, Some(outward(state)), &pending.action_hash, pending.attempt()),
-        };
-        let (action, by) = (pending.id, pending.by);
-        let settlement = Settlement { action, by, outcome, charged: None, used: None, overage: None };
-        self.ledger.amend(settlement).await.map_err(unavailable)?;
-        let receipt = pending.told.as_ref().map(|told| told.receipt.receipt_id.as_str());
-        self.alert(Alert::DeniedEffect, pending, receipt.unwrap_or_default());
-        Ok(())
     }
 
     /// Asks after the attempts before the latest: one of them may have come late. `true` if that is what the action came to.
@@ -456,8 +396,10 @@ impl Beside {
             true => Some(self.minor),
             false => settlement.charged.map(|own| own.saturating_add(self.minor)),
         };
-        if !self.alone && settlement.outcome.state == State::Executed {
-            settlement.outcome.entry.event = DUPLICATE;
+        let entry = &mut settlement.outcome.entry;
+        // A person's word is told of as theirs.
+        if !self.alone && settlement.outcome.state == State::Executed && entry.event != RESOLVED {
+            entry.event = DUPLICATE;
         }
     }
 
@@ -486,11 +428,12 @@ impl Pending {
         let captured = reservation.as_ref().and_then(|it| it.place_of(about));
         let (call, reservation) = match (captured, reservation) {
             (Some(at), Some(mut reservation)) => {
-                reservation.charged_by(at, word);
+                reservation.charged_by(at, word, clock::now_ms());
                 let call = reservation.charging().map(|capture| reservation.call_of(capture));
                 (call, Some(reservation))
             }
-            _ if call.reference == about => (Some(call), None),
+            // What a call has set aside that is on record is nothing new.
+            (None, None) if call.reference == about => (Some(call), None),
             _ => return false,
         };
         (self.row.call, self.row.reservation) = (call, reservation);
@@ -510,6 +453,26 @@ impl Pending {
             let over = latest.over(clock::now_ms(), word, None);
             self.row.attempts.push(AttemptRow { reservation, ..over });
         }
+    }
+}
+
+impl IntentRow {
+    /// What came late of its captures, which only its outcomes tell: each that had its effect was carried out, and the latest
+    /// came to nothing where another is what the action came to.
+    pub(crate) fn learn(&mut self, outcomes: &[Settled]) -> Result<(), Error> {
+        let before = self.attempts.iter_mut().filter_map(|attempt| attempt.reservation.as_mut());
+        let mut reservations: Vec<_> = before.chain(self.reservation.as_mut()).collect();
+        for outcome in outcomes {
+            let Some(earlier) = OutcomeRow::from_bytes(&outcome.payload)?.earlier else { continue };
+            for reservation in &mut reservations {
+                let Some(at) = reservation.place_of(&earlier.reference) else { continue };
+                match &earlier.instead {
+                    Some(word) => reservation.charged_by(at, word, outcome.at_ms),
+                    None => reservation.has_effect(at),
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -544,14 +507,22 @@ pub(crate) fn was_taken_for_absent(
     Ok(done_row(outcomes)?.and_then(|said| said.earlier).is_some_and(|earlier| earlier.reference != about))
 }
 
-/// Does whoever writes down a late effect of an action that stands here have to be alone with it? Whoever is at it would be
-/// fenced, and what that came to would not be written down; or there is more to be done about it.
-fn is_taken_alone(state: State) -> bool {
-    state.is_being_undone() || matches!(state, State::Reserved | State::ReleaseFailed | State::Failed)
+/// An effect that comes after the last word, and was promised to be there once or not at all, is to be undone from then on.
+/// Beside another one it is not: which of them is to stay is for a person.
+pub(crate) fn undone_at_once<'a>(pending: &Pending, ending: Ending<'a>, beside: Beside) -> Ending<'a> {
+    let once = pending.row.guarantee_level == GuaranteeLevel::Atp3.as_str();
+    let is_price = pending.row.payment_mode == PaymentMode::QuoteOnly.as_str();
+    let late = pending.settled && ending.state == State::Executed && !beside.effects;
+    match late && once && !is_price {
+        true => Ending { state: State::RollingBack, ..ending },
+        false => ending,
+    }
 }
 
-fn by_person(outcomes: &[Settled]) -> Result<bool, Error> {
-    Ok(done_row(outcomes)?.is_some_and(|said| said.resolution.is_some() && said.earlier.is_none()))
+/// Does whoever writes down a late effect of an action that stands here have to be alone with it? Whoever is at it would be
+/// fenced, and what that came to would not be written down.
+fn is_taken_alone(state: State) -> bool {
+    state.is_being_undone() || matches!(state, State::Reserved | State::ReleaseFailed | State::Failed)
 }
 
 /// The receipt that said of an attempt that it had failed: of those until it was over the last, or the first that told

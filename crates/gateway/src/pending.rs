@@ -11,6 +11,7 @@ use receipt::{Chain, Json, Salts};
 use serde_json::value::RawValue;
 
 use crate::act::SEND_WINDOW;
+use crate::decide::Named;
 use crate::outcome::ReceiptRef;
 use crate::redress::undone_by;
 use crate::row::{
@@ -29,8 +30,8 @@ pub(crate) struct Pending {
     pub archetype: Arc<str>,
     pub at_ms: i64,
     pub money: Option<Money>,
-    /// The hash by which entries name its row as that is stored, whatever is made of it in hand.
-    pub action_hash: [u8; 32],
+    /// What names its row as that is stored, whatever is made of it in hand.
+    pub name: [u8; 32],
     /// What the payload says; its `entries` are those of `chain` at admission.
     pub row: IntentRow,
     /// The entries so far.
@@ -45,6 +46,8 @@ pub(crate) struct Pending {
     pub word: Option<Box<ResolutionRow>>,
     /// Which effect it is, where that is not the latest call's.
     pub earlier: Option<EarlierRow>,
+    /// Is it an effect although something else was said?
+    pub late: bool,
 }
 
 /// The first answer to an action that has a receipt.
@@ -68,7 +71,7 @@ impl Pending {
             archetype: stored.archetype.as_ref().into(),
             at_ms: stored.at_ms,
             money: money_of(row.amount.as_deref(), row.currency.as_deref())?,
-            action_hash: row.named()?,
+            name: row.name_of(&stored.payload),
             row,
             chain,
             told,
@@ -76,13 +79,15 @@ impl Pending {
             settled: stored.state.is_amended(),
             word: None,
             earlier: None,
+            late: false,
         })
     }
 
     /// Its row as it is to be stored from now on, and named by the entry that comes with it.
     pub(crate) fn payload(&mut self) -> Result<Vec<u8>, Error> {
-        self.action_hash = self.row.named()?;
-        self.row.to_bytes()
+        let Named { payload, name } = self.row.to_named()?;
+        self.name = name;
+        Ok(payload)
     }
 
     /// The call as it left, or as it may have left.

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::approvals::fitting;
 use crate::clock;
+use crate::decide::Named;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind, Outcome, ReceiptRef, Reply};
 use crate::pending::{ANSWER, Pending, SNAPSHOT};
@@ -30,7 +31,7 @@ pub(crate) struct Proven {
     pub receipt: Option<receipt::Receipt>,
     pub receipt_id: Option<String>,
     pub reply: Reply,
-    pub payload: Vec<u8>,
+    pub kept: Named,
     pub at_ms: i64,
 }
 
@@ -269,7 +270,7 @@ impl Gateway {
             code: ending.code.map(|code| code.as_str().to_owned()),
             resolution: pending.word.clone(),
             earlier: pending.earlier.clone(),
-            denied: false,
+            ..OutcomeRow::default()
         };
         let outcome = Outcome {
             action_id: Some(pending.id),
@@ -280,7 +281,7 @@ impl Gateway {
             details: ending.details,
         };
         let reply = (self.render)(&outcome, &self.public_url);
-        let payload = payload.to_bytes()?;
+        let kept = pending.outcome(payload)?;
         let receipt_id = Some(receipt_id);
         Ok(Proven {
             outcome,
@@ -290,7 +291,7 @@ impl Gateway {
             receipt: Some(receipt),
             receipt_id,
             reply,
-            payload,
+            kept,
             at_ms: clock::now_ms(),
         })
     }

@@ -10,6 +10,7 @@ use provider::Provider;
 
 use crate::act::{Errand, Followed, UnderWay};
 use crate::crash::Point;
+use crate::decide::Named;
 use crate::gateway::Gateway;
 use crate::late::Before;
 use crate::pending::{Pending, Told};
@@ -216,16 +217,10 @@ impl Gateway {
         pending: &Pending,
         state: State,
     ) -> Result<(), Error> {
-        let entry =
-            draft(tenant, event(state, None), Some(outward(state)), &pending.action_hash, pending.attempt());
-        let outcome = ledger::Outcome {
-            at_ms: clock::now_ms(),
-            state,
-            reply: None,
-            receipt: None,
-            payload: OutcomeRow { v: VERSION, ..OutcomeRow::default() }.to_bytes()?,
-            entry,
-        };
+        let Named { payload, name } = pending.outcome(OutcomeRow { v: VERSION, ..OutcomeRow::default() })?;
+        let entry = draft(tenant, event(state, None), Some(outward(state)), &name, pending.attempt());
+        let outcome =
+            ledger::Outcome { at_ms: clock::now_ms(), state, reply: None, receipt: None, payload, entry };
         let (action, by) = (pending.id, pending.by);
         let settlement = ledger::Settlement { action, by, outcome, charged: None, used: None, overage: None };
         self.ledger.settle(settlement).await.map_err(unavailable).map(drop)
@@ -314,10 +309,7 @@ impl Gateway {
             return if free { Ok(None) } else { Err(Error::new(Code::Unavailable, why).retry_after(5)) };
         }
         match self.follow(tenant, pending, &execution, &effects).await? {
-            Followed::Said(answer) => {
-                self.compensate(tenant, pending, under_way).await;
-                Ok(Some(answer))
-            }
+            Followed::Said(answer) => Ok(Some(answer)),
             Followed::Rests(_) => Ok(None),
         }
     }
@@ -399,11 +391,7 @@ impl Gateway {
             // Of two sends it speaks for one.
             return Ok(Followed::Said(self.say_sent(id, &pending.row)));
         }
-        let followed = self.follow(tenant, &pending, &execution, &effects).await?;
-        if let (State::Failed, Some(under_way)) = (stored.state, under_way) {
-            self.compensate(tenant, &pending, under_way).await;
-        }
-        Ok(followed)
+        self.follow(tenant, &pending, &execution, &effects).await
     }
 
     /// Has it wait for its next attempt. What the row says of it is read anew: what is in hand may lack the most of it.
@@ -425,8 +413,8 @@ impl Gateway {
         let over = call.over(now_ms, absence_word(after), code);
         row.attempts.push(over);
         let state = Some(outward(State::Waiting));
-        let entry = draft(tenant, ledger::WAITING, state, &row.named()?, pending.attempt());
-        let payload = row.to_bytes()?;
+        let Named { payload, name } = row.to_named()?;
+        let entry = draft(tenant, ledger::WAITING, state, &name, pending.attempt());
         let (action, by) = (pending.id, pending.by);
         let deferral = Deferral { action, state: State::Waiting, by, at_ms: now_ms, due_ms, payload, entry };
         self.at(Point::RetryBefore)?;

@@ -226,9 +226,7 @@ impl Gateway {
 
     /// When its turn comes, in Unix milliseconds, as far as this process knows.
     pub(crate) fn wakes_ms(&self, id: ActionId) -> Option<i64> {
-        let next = lock(&self.inquiries).get(&id)?.next;
-        let pause = next.saturating_duration_since(Instant::now()).as_millis();
-        Some(clock::now_ms().saturating_add(i64::try_from(pause).unwrap_or(i64::MAX / 2)))
+        lock(&self.inquiries).get(&id).map(|inquiry| clock::ms_of(inquiry.next))
     }
 
     pub(crate) fn interval(&self) -> Duration {

@@ -9,6 +9,7 @@ use crate::alert::Alert;
 use crate::audit::labels;
 use crate::caller::Caller;
 use crate::crash::outcome_of;
+use crate::decide::Named;
 use crate::gateway::Gateway;
 use crate::late::Beside;
 use crate::outcome::{Kind, Reply};
@@ -20,8 +21,9 @@ use crate::tenants::TenantState;
 use crate::{Answer, Code, Error, clock};
 
 impl Gateway {
-    /// The row of an action.
-    pub(crate) fn intent(&self, row: &Row<'_>, payload: &IntentRow) -> Result<Intent, Error> {
+    /// The row of an action, and the entry that names it.
+    pub(crate) fn intent(&self, row: &Row<'_>, of: &IntentRow) -> Result<Intent, Error> {
+        let Named { payload, name } = of.to_named()?;
         Ok(Intent {
             id: row.id,
             tenant: row.caller.tenant.clone(),
@@ -35,10 +37,10 @@ impl Gateway {
             at_ms: row.at_ms,
             amount: row.amount,
             usage: Default::default(),
-            labels: labels(payload),
-            payload: payload.to_bytes()?,
-            erased_after_ms: payload.keeping()?.deleted_after().map(Period::millis),
-            entry: draft(row.tenant, row.event, row.state, row.action_hash, 1),
+            labels: labels(of),
+            payload,
+            erased_after_ms: of.keeping()?.deleted_after().map(Period::millis),
+            entry: draft(row.tenant, row.event, row.state, &name, 1),
         })
     }
 
@@ -51,27 +53,29 @@ impl Gateway {
         overage: Option<Overage>,
         beside: Beside,
     ) -> Result<Reply, Error> {
-        let alert = overage.as_ref().map(|overage| overage.receipt_id.clone());
+        let (over, cost) = (overage.as_ref().map(|it| it.receipt_id.clone()), proven.cost(beside.minor));
         let (kind, reply) = (proven.outcome.kind, proven.reply.clone());
         let (before, after) = outcome_of(pending, proven.state);
-        let (state, receipt_id) = (proven.state, proven.receipt_id.clone());
         let mut settlement = settlement(tenant, pending, proven, overage);
         if let Some(used) = &mut settlement.used {
             used.envelopes = self.envelopes(pending, &used.usage).await?;
         }
         beside.added_to(&mut settlement);
         self.at(before)?;
-        let settled = match pending.settled {
-            true => self.ledger.amend(settlement).await,
-            false => self.ledger.settle(settlement).await,
+        let over = match pending.settled || beside.effects {
+            true => self.settle_at(tenant, pending, settlement, (&cost, pending.settled)).await?,
+            // In time, and alone: it costs what was set aside for it, or has its overage.
+            false => {
+                self.ledger.settle(settlement).await.map_err(unavailable)?;
+                over
+            }
         };
-        settled.map_err(unavailable)?;
         self.at(after)?;
         self.metrics.outcome(kind);
-        if beside.is_twice(state) {
-            self.alert(Alert::DuplicateEffect, pending, receipt_id.as_deref().unwrap_or_default());
+        if beside.is_twice(cost.state) {
+            self.alert(Alert::DuplicateEffect, pending, cost.receipt_id.as_deref().unwrap_or_default());
         }
-        if let Some(receipt_id) = alert {
+        if let Some(receipt_id) = over {
             self.alert(Alert::Overage, pending, &receipt_id);
         }
         Ok(reply)
@@ -149,8 +153,8 @@ pub(crate) fn settlement(
     proven: Proven,
     overage: Option<Overage>,
 ) -> Settlement {
-    let Proven { outcome, state, charged, used, receipt, receipt_id, reply, payload, at_ms } = proven;
-    let entry = |event| draft(tenant, event, Some(outward(state)), &pending.action_hash, pending.attempt());
+    let Proven { outcome, state, charged, used, receipt, receipt_id, reply, kept, at_ms } = proven;
+    let entry = |event, name: &[u8; 32]| draft(tenant, event, Some(outward(state)), name, pending.attempt());
     Settlement {
         action: pending.id,
         by: pending.by,
@@ -159,31 +163,30 @@ pub(crate) fn settlement(
             state,
             reply: Some(ledger::Reply { status: reply.status, body: reply.body }),
             receipt: receipt.zip(receipt_id).map(|(receipt, id)| stored(receipt, &id)),
-            payload,
-            entry: entry(match (pending.settled, state) {
-                // What contradicts the record: people are told of these events.
-                _ if pending.earlier.as_ref().is_some_and(|it| it.debited.is_some()) => {
-                    Alert::LateEffect.as_str()
-                }
-                (true, State::Failed) => Alert::DeniedEffect.as_str(),
-                (true, State::Executed) => Alert::LateEffect.as_str(),
-                _ if pending.word.is_some() => crate::resolve::EVENT,
-                _ => event(state, outcome.code),
-            }),
+            payload: kept.payload,
+            entry: entry(what_happened(pending, state, outcome.code), &kept.name),
         },
         charged: match pending.settled {
-            true => charged_late(state, pending.money, charged),
+            true => charged_late(spent_as(outcome.kind, state), pending.money, charged),
             false => correction(spent_as(outcome.kind, state), pending.money, charged),
         },
         used: used.map(|usage| ledger::Used { usage, ..ledger::Used::default() }),
-        overage: overage.map(|overage| ledger::Outcome {
-            at_ms: overage.at_ms,
-            state,
-            reply: None,
-            receipt: Some(stored(overage.receipt, &overage.receipt_id)),
-            payload: overage.payload,
-            entry: entry("overage"),
-        }),
+        overage: overage.map(|overage| overage.outcome(tenant, pending, state)),
+    }
+}
+
+/// The event of what was said of an action. Of what contradicts the record people are told.
+fn what_happened(pending: &Pending, state: State, code: Option<Code>) -> &'static str {
+    match (pending.settled, state) {
+        _ if pending.late || pending.earlier.as_ref().is_some_and(|it| it.debited.is_some()) => {
+            Alert::LateEffect.as_str()
+        }
+        (true, State::Failed) => Alert::DeniedEffect.as_str(),
+        // Only what is denied of the latest call leaves an action that is over to an earlier one, of which was told.
+        (true, State::Executed) if pending.earlier.is_some() => Alert::DeniedEffect.as_str(),
+        (true, State::Executed | State::RollingBack) => Alert::LateEffect.as_str(),
+        _ if pending.word.is_some() => crate::resolve::EVENT,
+        _ => event(state, code),
     }
 }
 
@@ -199,17 +202,16 @@ pub(crate) struct Row<'a> {
     pub principal: &'a Arc<str>,
     pub at_ms: i64,
     pub amount: Option<Money>,
-    pub action_hash: &'a [u8; 32],
     pub event: &'static str,
     pub state: Option<&'static str>,
 }
 
-/// The ledger entry of a step.
+/// The ledger entry of a step; `name`: what it commits to, see `decide::named`.
 pub(crate) fn draft(
     tenant: &TenantState,
     event: &'static str,
     state: Option<&'static str>,
-    action_hash: &[u8; 32],
+    name: &[u8; 32],
     attempt: u32,
 ) -> Draft {
     Draft {
@@ -217,7 +219,7 @@ pub(crate) fn draft(
         attempt: Some(attempt),
         event,
         state,
-        action_hash: Some(*action_hash),
+        action_hash: Some(*name),
     }
 }
 
@@ -291,7 +293,7 @@ pub(crate) fn event(state: State, code: Option<Code>) -> &'static str {
 }
 
 /// What could not be undone was done, whatever becomes of it.
-fn spent_as(kind: Kind, state: State) -> State {
+pub(crate) fn spent_as(kind: Kind, state: State) -> State {
     if kind == Kind::Executed { State::Executed } else { state }
 }
 

@@ -31,6 +31,7 @@ use crate::act::UnderWay;
 use crate::approvals::readable;
 use crate::caller::{Caller, Deed};
 use crate::crash::Point;
+use crate::decide::Named;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind};
 use crate::pending::Pending;
@@ -221,7 +222,7 @@ impl Gateway {
         }
         let told = match stored.state {
             State::InDoubt => self.provider_tells(tenant, &stored, &pending, decision).await?,
-            State::ReleaseFailed => self.release_tells(tenant, &mut pending, decision).await?,
+            State::ReleaseFailed => self.release_tells(tenant, &pending, decision).await?,
             State::Unchecked => self.check_tells(tenant, &mut pending, decision).await?,
             _ => false,
         };
@@ -370,20 +371,21 @@ impl Gateway {
         let receipt_id = clock::new_id(clock::now_ms())?.to_string();
         let amends = receipt::Event::Amendment { reason: Amendment::Rollback, of: Cow::Borrowed(&of) };
         let receipt = self.sign(pending, &mut ending, &receipt_id, amends)?;
-        let payload = OutcomeRow {
+        let row = OutcomeRow {
             v: VERSION,
             reference,
             details: ending.details,
             resolution: word,
             ..Default::default()
         };
+        let Named { payload, name } = pending.outcome(row)?;
         let outcome = ledger::Outcome {
             at_ms: clock::now_ms(),
             state,
             reply: None,
             receipt: Some(kept(receipt, &receipt_id)),
-            payload: payload.to_bytes()?,
-            entry: draft(tenant, EVENT, Some(outward(state)), &pending.action_hash, pending.attempt()),
+            payload,
+            entry: draft(tenant, EVENT, Some(outward(state)), &name, pending.attempt()),
         };
         // What is given back refills nothing, and what stays was charged before.
         let settlement = Settlement {

@@ -17,6 +17,7 @@ use crate::alert::Alert;
 use crate::caller::{Caller, Deed};
 use crate::check::OURSELVES;
 use crate::crash::Point;
+use crate::decide::Named;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind};
 use crate::pending::Pending;
@@ -52,23 +53,6 @@ impl Gateway {
             task.await.unwrap_or_else(|_| Err(internal("a rollback ended without a word")))?;
         }
         self.action(caller, id).await
-    }
-
-    /// An effect that came after the last word, and was promised to be there once or not at all, is undone.
-    pub(crate) async fn compensate(
-        self: &Arc<Self>,
-        tenant: &Arc<TenantState>,
-        pending: &Pending,
-        under_way: UnderWay,
-    ) {
-        if pending.row.guarantee_level != action::GuaranteeLevel::Atp3.as_str() {
-            return;
-        }
-        let by = OURSELVES.to_owned();
-        if let Err(error) = Box::pin(self.begin_rollback(tenant, pending.id, by, under_way)).await {
-            // The alert of the late effect was raised; a person can ask for the rollback.
-            tracing::error!(action = %pending.id, %error, "a late effect could not be undone");
-        }
     }
 
     async fn begin_rollback(
@@ -160,6 +144,35 @@ impl Gateway {
         if stored.state.is_being_undone() { Ok(Pursued::Rests(due_ms)) } else { self.over(&stored) }
     }
 
+    /// An effect that came after the last word, and was promised to be there once or not at all: it is undone in our own name.
+    async fn begin_by_ourselves(
+        &self,
+        tenant: &TenantState,
+        stored: &Stored,
+        pending: &mut Pending,
+    ) -> Result<RollbackRow, Error> {
+        let done = done_row(&self.outcomes_of(stored).await?)?;
+        let done = done.ok_or_else(|| internal("an executed action has no outcome"))?;
+        if let Some(earlier) = &done.earlier {
+            pending.had_by(earlier);
+        }
+        let call =
+            pending.row.call.as_ref().ok_or_else(|| internal("an action without a call was executed"))?;
+        let now_ms = clock::now_ms();
+        let row = RollbackRow {
+            by: OURSELVES.to_owned(),
+            asked_ms: now_ms,
+            provider_key: execution::rollback_key(&tenant.hmac, &call.provider_key),
+            reference: execution::rollback_reference(&pending.id, call.attempt),
+            confirmed: done.reference,
+            sends: 0,
+            first_ms: now_ms,
+            undone: None,
+        };
+        self.rest_until(tenant, pending, row.clone(), now_ms).await?;
+        Ok(row)
+    }
+
     /// One step of undoing: it is on record before it leaves. Answers with when the next one is due, in Unix milliseconds.
     pub(crate) async fn undo_further(
         self: &Arc<Self>,
@@ -169,7 +182,10 @@ impl Gateway {
         let told = self.told(stored).await?;
         let mut pending = Pending::restore(stored, told)?;
         let rules = tenant.rules();
-        let row = *pending.row.rollback.clone().ok_or_else(|| internal("nothing undoes it"))?;
+        let row = match pending.row.rollback.clone() {
+            Some(row) => *row,
+            None => self.begin_by_ourselves(tenant, stored, &mut pending).await?,
+        };
         let bound = self.bound(&pending, &rules, Stood::RollingBack);
         let rollback = bound.as_ref().ok().and_then(|(provider, _)| provider.rollback());
         let word = if rollback.is_some_and(|it| it.restores) { "restored" } else { "compensated" };
@@ -181,6 +197,9 @@ impl Gateway {
             Ok(found) => found,
             Err(error) => return self.nobody_undoes(tenant, &mut pending, error).await,
         };
+        if pending.settled && !(pending.row.reversible && rollback.is_some()) {
+            return self.not_undone(tenant, &mut pending, IRREVERSIBLE).await;
+        }
         if self.stops_rollback(stored, provider.as_ref()).await? {
             return Ok(self.soon_ms());
         }
@@ -233,7 +252,7 @@ impl Gateway {
         let state = if pending.settled { State::RollingBack } else { State::Retracting };
         let event = if pending.word.is_some() { crate::resolve::EVENT } else { event(state, None) };
         let (payload, at_ms) = (pending.payload()?, clock::now_ms());
-        let entry = draft(tenant, event, Some(outward(state)), &pending.action_hash, pending.attempt());
+        let entry = draft(tenant, event, Some(outward(state)), &pending.name, pending.attempt());
         let deferral = Deferral { action: pending.id, state, by: pending.by, at_ms, due_ms, payload, entry };
         self.at(Point::RollbackNoteBefore)?;
         self.ledger.defer(deferral).await.map_err(unavailable)?;
@@ -311,7 +330,7 @@ impl Gateway {
             ..OutcomeRow::default()
         };
         let receipt = Some(kept(receipt, &receipt_id));
-        self.amend_undone(tenant, pending, State::RolledBack, receipt, &payload).await
+        self.amend_undone(tenant, pending, State::RolledBack, receipt, payload).await
     }
 
     /// A reload took away who was to undo it, or put somebody else there who may not know what was sent. To try again would
@@ -336,7 +355,7 @@ impl Gateway {
         }
         let details = Details { reasons: vec![why.to_owned()], ..Details::default() };
         let payload = OutcomeRow { v: VERSION, details, ..OutcomeRow::default() };
-        self.amend_undone(tenant, pending, State::RollbackFailed, None, &payload).await?;
+        self.amend_undone(tenant, pending, State::RollbackFailed, None, payload).await?;
         let receipt = pending.told.as_ref().map(|told| told.receipt.receipt_id.as_str());
         self.alert(Alert::RollbackFailed, pending, receipt.unwrap_or_default());
         Ok(clock::now_ms())
@@ -348,11 +367,11 @@ impl Gateway {
         pending: &Pending,
         state: State,
         receipt: Option<ledger::Receipt>,
-        payload: &OutcomeRow,
+        row: OutcomeRow,
     ) -> Result<(), Error> {
-        let entry =
-            draft(tenant, event(state, None), Some(outward(state)), &pending.action_hash, pending.attempt());
-        let (at_ms, payload) = (clock::now_ms(), payload.to_bytes()?);
+        let Named { payload, name } = pending.outcome(row)?;
+        let entry = draft(tenant, event(state, None), Some(outward(state)), &name, pending.attempt());
+        let at_ms = clock::now_ms();
         let outcome = ledger::Outcome { at_ms, state, reply: None, receipt, payload, entry };
         let (action, by) = (pending.id, pending.by);
         let settlement = Settlement { action, by, outcome, charged: None, used: None, overage: None };
@@ -409,6 +428,9 @@ pub(crate) fn done_row(outcomes: &[Settled]) -> Result<Option<OutcomeRow>, Error
 
 /// Why nothing goes on with an action whose archetype or provider a reload took away.
 pub(crate) const NO_LONGER_BOUND: &str = "no_longer_bound";
+
+/// Why nothing undoes an effect that cannot be undone.
+const IRREVERSIBLE: &str = "irreversible";
 
 /// Is nobody bound to an action any more? Everything else that keeps it from being gone on with is a defect, which ends
 /// nothing.

@@ -48,7 +48,7 @@ pub(crate) struct IntentRow {
     pub observed: Option<ObservedRow>,
     /// Id of the request that brought it.
     pub correlation_id: String,
-    /// Hex; what the action was when it was judged. See [`IntentRow::named`].
+    /// Hex; what the action was when it was judged. Entries name the whole row, see `decide::named`.
     pub action_hash: String,
     /// The entries so far, canonical.
     pub entries: Box<RawValue>,
@@ -368,6 +368,12 @@ fn is_none(count: &u32) -> bool {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct OutcomeRow {
     pub v: u8,
+    /// Hex; what named the action's row then. Older outcomes have neither this nor the salt.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub of: String,
+    /// Hex, 16 random bytes: what an entry commits to cannot be guessed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub salt: String,
     /// The provider's answer, canonical; `null` when there was none.
     pub answer: Option<Box<RawValue>>,
     /// The provider's reference.
@@ -448,20 +454,14 @@ impl IntentRow {
 
     /// Everybody who asked for anything to be done with it; older rows name only who did so last.
     pub(crate) fn steerers(&self) -> impl Iterator<Item = &str> {
-        self.asked().map(|(_, by)| by)
-    }
-
-    /// Who is named as having asked for what, wherever the row has it, in the order of the row.
-    pub(crate) fn asked(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let steered = self.steered_by.iter().map(|by| ("steered_by", &**by));
         let before = self.attempts.iter().filter_map(|attempt| attempt.reservation.as_deref());
         let reservations = before.chain(self.reservation.as_deref());
         let of_reservations = reservations.flat_map(|it| {
-            let captures = it.captures.iter().map(|capture| ("captured_by", &*capture.by));
-            captures.chain(it.release.iter().map(|release| ("released_by", &*release.by)))
+            let captures = it.captures.iter().map(|capture| &*capture.by);
+            captures.chain(it.release.iter().map(|release| &*release.by))
         });
-        let of_rollback = self.rollback.iter().map(|rollback| ("rolled_back_by", &*rollback.by));
-        steered.chain(of_reservations).chain(of_rollback)
+        let of_rollback = self.rollback.iter().map(|rollback| &*rollback.by);
+        self.steered_by.iter().map(String::as_str).chain(of_reservations).chain(of_rollback)
     }
 
     /// Was its caller told that it had failed, before somebody asked for another attempt?

@@ -281,8 +281,7 @@ impl Gateway {
         provider_key: &str,
         reply: Reply,
     ) -> Result<(), Error> {
-        let busy = || Error::new(Code::Unavailable, "somebody is at the action just now").retry_after(1);
-        let under_way = self.look_after_alone(id).ok_or_else(busy)?;
+        let under_way = self.look_after_alone(id).ok_or_else(in_hand)?;
         let tenant = Arc::clone(self.tenant(tenant)?);
         // Read once it is marked: before, whoever had it in hand may have gone on with it.
         let stored = self.stored(&tenant, id).await?;
@@ -299,7 +298,8 @@ impl Gateway {
             (State::Executed, reply @ Reply::Refused(_)) if self.was_said_by_person(&stored).await? => {
                 drop(under_way);
                 let about = pending.row.call.as_ref().map_or("", |call| &call.reference);
-                self.denied(&tenant, Before { id, attempt: pending.attempt(), about }, reply).await
+                let before = Before { id, attempt: pending.attempt(), about };
+                self.denied(&tenant, before, reply).await.map_err(brought_again)
             }
             _ => Err(Error::new(Code::StateConflict, "what became of this call is on record")),
         }
@@ -327,7 +327,8 @@ impl Gateway {
             let before = Before { id, attempt, about: &about };
             gateway.had_effect(&tenant, before, provider.as_ref(), it, under_way).await
         });
-        task.await.unwrap_or_else(|_| Err(internal("a report ended without a word"))).map(|()| true)
+        let heard = task.await.unwrap_or_else(|_| Err(internal("a report ended without a word")));
+        heard.map(|()| true).map_err(brought_again)
     }
 
     async fn reported(
@@ -391,6 +392,15 @@ impl Gateway {
         let provider = rules.providers.get(&*stored.archetype).filter(|provider| provider.runner().is_some());
         provider.cloned().ok_or_else(not_a_run)
     }
+}
+
+fn in_hand() -> Error {
+    Error::new(Code::Unavailable, "somebody is at the action just now").retry_after(1)
+}
+
+/// A runner takes a conflict for the last word on its report.
+fn brought_again(error: Error) -> Error {
+    if error.code == Code::StateConflict { in_hand() } else { error }
 }
 
 fn not_a_run() -> Error {

@@ -493,26 +493,6 @@ fn attempts(row: &IntentRow, state: State, outcomes: &[Settled]) -> Result<Vec<A
     Ok(attempts)
 }
 
-impl IntentRow {
-    /// What came late of its captures, which only its outcomes tell: each that had its effect was carried out, and the latest
-    /// came to nothing where another is what the action came to.
-    pub(crate) fn learn(&mut self, outcomes: &[Settled]) -> Result<(), Error> {
-        let before = self.attempts.iter_mut().filter_map(|attempt| attempt.reservation.as_mut());
-        let mut reservations: Vec<_> = before.chain(self.reservation.as_mut()).collect();
-        for outcome in outcomes {
-            let Some(earlier) = OutcomeRow::from_bytes(&outcome.payload)?.earlier else { continue };
-            for reservation in &mut reservations {
-                let Some(at) = reservation.place_of(&earlier.reference) else { continue };
-                match &earlier.instead {
-                    Some(word) => reservation.charged_by(at, word),
-                    None => reservation.has_effect(at),
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
 /// What became of the latest attempt of an action that is over.
 struct AttemptEnd {
     at_ms: i64,
@@ -528,7 +508,13 @@ impl AttemptEnd {
             let row = OutcomeRow::from_bytes(&outcome.payload)?;
             own.extend(row.earlier.is_none().then_some((outcome, row)));
         }
-        let effect = own.iter().find(|(it, _)| it.state == State::Executed);
+        // What came so late that it is undone from then on was there, too.
+        let there = |(it, row): &&(&Settled, OutcomeRow)| match it.state {
+            State::Executed => true,
+            State::RollingBack => it.reply.is_some() && row.details.reasons.is_empty(),
+            _ => false,
+        };
+        let effect = own.iter().find(there);
         let last = own.iter().rfind(|(it, _)| it.reply.is_some());
         Ok(effect.or(last).map(|(settled, row)| {
             let by_person = row.resolution.is_some();

@@ -12,14 +12,14 @@ use std::sync::Arc;
 
 use action::{ActionId, Subject, Tenant};
 use boundary::Series;
-use mandate::{Account, Refusal as Limit, Resource, Session, SessionEvent, SessionState, Use};
+use mandate::{Account, Claims, Refusal as Limit, Resource, Session, SessionEvent, SessionState, Use};
 
 use crate::identity::{self, Claim};
 use crate::intake::Digests;
 use crate::session::{Cycle, after, moved};
 use crate::{
-    Admission, Admitted, Basis, Earlier, Effect, Existing, Freeze, Hold, Intent, Obstacle, Outcome, Refusal,
-    Resumption, State, Tolerance,
+    Admission, Admitted, Basis, Earlier, Effect, Error, Existing, Freeze, Hold, Intent, Obstacle, Outcome,
+    Refusal, Resumption, State, Tolerance,
 };
 
 /// What is to be decided: an admission, a resumption, or the claim of an action that is refused already.
@@ -369,6 +369,18 @@ fn remember(rows: &mut Rows, item: &Item) {
             rows.seen.entry(mark).or_insert(Cell { value: (), changed: true });
         }
     }
+}
+
+/// Would so much more take the account above the cap of its mandate? What was given back may have been spent on something
+/// else meanwhile. Of a mandate that was not issued here no claims are known, and so no cap.
+///
+/// INVARIANT (overage): nothing stands above a cap without an overage that says so.
+pub(crate) fn is_above_cap(account: &Account, claims: Option<&[u8]>, more: i64) -> Result<bool, Error> {
+    let Some(claims) = claims else { return Ok(false) };
+    let unreadable = || Error::Corrupt(format!("the claims of mandate `{}`", account.jti).into());
+    let claims: Claims = serde_json::from_slice(claims).map_err(|_| unreadable())?;
+    let cap = claims.spend_cap.map(|cap| cap.money()).transpose().map_err(|_| unreadable())?;
+    Ok(cap.is_some_and(|cap| account.spent_minor.saturating_add(more) > cap.minor()))
 }
 
 /// The account after what was really spent is known. More than was reserved freezes it also where more had been debited.

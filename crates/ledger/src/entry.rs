@@ -185,6 +185,9 @@ pub enum Broken {
     /// The outcome that came with it belongs to another action, or none.
     #[error("the outcome stored with it is not that of its action")]
     Outcome,
+    /// What became of its action leads past the outcome that came with it.
+    #[error("the outcome stored with it is not listed with its action")]
+    Unlisted,
     /// The action's row says another state than its last outcome.
     #[error("the stored state of its action is not the one its last outcome reached")]
     Fate,

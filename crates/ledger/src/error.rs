@@ -37,6 +37,10 @@ pub enum Error {
     /// Whoever has the action in hand still may be at it.
     #[error("action `{0}` is in hands that may still be at it")]
     Leased(ActionId),
+    /// More is charged than one of its mandates has left, and nothing with it says so: it has to be told again, with the
+    /// overage.
+    #[error("action `{0}` takes more than one of its mandates has left, and brings no overage")]
+    AboveCap(ActionId),
     /// The action is not settled, so that nobody can erase it yet.
     #[error("action `{id}` is {state} and cannot be erased yet")]
     Unsettled {

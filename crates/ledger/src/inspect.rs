@@ -41,6 +41,8 @@ pub enum Testimony {
         labels: Box<Labels>,
         /// What the entry says of the action.
         action_hash: Option<[u8; 32]>,
+        /// What is kept of the outcome that came with that entry, if one did.
+        outcome: Option<Vec<u8>>,
     },
     /// A receipt, and what it must agree with.
     Receipt {
@@ -63,6 +65,8 @@ pub enum Testimony {
     Outcome {
         /// What is kept of it.
         payload: Vec<u8>,
+        /// What the entry says of it.
+        action_hash: Option<[u8; 32]>,
         /// Of one that its entry says a person had settled: what was asked, and the receipt.
         settled: Option<(Box<Stored>, Option<Receipt>)>,
     },

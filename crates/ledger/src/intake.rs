@@ -248,7 +248,8 @@ pub struct Settlement {
     /// What was really used: every mandate of the chain is corrected by the difference. `None` keeps what was debited.
     pub used: Option<Used>,
     /// More was charged than reserved, or than a mandate had left: the amendment that says so, written right after the
-    /// outcome. Every mandate of the chain is frozen with it.
+    /// outcome. Every mandate of the chain is frozen with it. Whether they have so much left is known in the commit, which
+    /// refuses what takes more and brings none, see [`Error::AboveCap`].
     pub overage: Option<Outcome>,
 }
 
@@ -334,8 +335,12 @@ impl Settlement {
     }
 
     /// What is left of the lease once this was said. What comes beside a call ends no lease; but whoever has the call in hand
-    /// has to look again before they say what came of it, and what is reserved beside it is due at once.
+    /// has to look again before they say what came of it, and what is reserved beside it is due at once. So is what comes so
+    /// late that it is to be undone.
     pub(crate) fn leaves(&self, from: State, lease: Lease, amends: bool) -> Lease {
+        if (from, self.outcome.state) == (State::Failed, State::RollingBack) {
+            return Lease { until_ms: Some(self.outcome.at_ms), ..lease.after(self.by, State::RollingBack) };
+        }
         if !stays(from, self.outcome.state, amends) {
             return lease.after(self.by, self.outcome.state);
         }

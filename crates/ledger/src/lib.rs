@@ -171,6 +171,9 @@ pub trait Ledger: Outbox {
     fn settle(&self, settlement: Settlement) -> Answer<'_, i64>;
 
     /// Adds to what was settled: a late answer, an overage, a rollback.
+    ///
+    /// # Errors
+    /// As [`Ledger::settle`]. Of both, [`Error::AboveCap`] if more is charged than a mandate has left and no overage says so.
     fn amend(&self, settlement: Settlement) -> Answer<'_, i64>;
 
     /// Was a request refused with this code within the last minute? If so it is counted as repeated.

@@ -11,7 +11,7 @@ use mandate::{Account, Usage};
 use sha2::{Digest, Sha256};
 
 use self::session::{Place, Sessions};
-use crate::admit::{Claimed, Footing, Gate, Item, Rows, admit, corrected};
+use crate::admit::{Claimed, Footing, Gate, Item, Rows, admit, corrected, is_above_cap};
 use crate::entry::{self, APPROVED, Chain, EXTENDED, REJECTED, Reading};
 use crate::identity::{self, Claim};
 use crate::intake::{Lease, Process};
@@ -458,13 +458,16 @@ impl World {
         let (number, from, debit) = (stored.row, stored.state, stored.debit);
         let (tenant, mandates) = (stored.tenant.clone(), stored.mandates.clone());
         settlement.check(from, &lease, PROCESS, amends)?;
+        let charged = charged.filter(|_| !from.waits()).unwrap_or(debit);
+        if charged > debit && overage.is_none() && !self.carried(&tenant, &mandates, charged - debit)? {
+            return Err(Error::AboveCap(*id));
+        }
         self.goes(*id, from, outcome.state);
         let entry = self.outcome(number, outcome)?;
         if let Some(overage) = overage {
             self.outcome(number, overage)?;
         }
         let to = outcome.state;
-        let charged = charged.filter(|_| !from.waits()).unwrap_or(debit);
         let used = used.as_ref().filter(|_| !from.waits());
         if let Some(row) = self.actions.get_mut(&number) {
             row.lease = settlement.leaves(from, lease, amends);
@@ -489,6 +492,18 @@ impl World {
             self.breached(settlement, used, &debited, &mandates)?;
         }
         Ok(entry)
+    }
+
+    fn carried(&mut self, tenant: &Tenant, mandates: &[Box<str>], more: i64) -> Result<bool, Error> {
+        for jti in mandates {
+            let issued = self.mandates.iter().find(|it| it.tenant == *tenant && it.jti == *jti);
+            let claims = issued.map(|mandate| &*mandate.claims);
+            let account = &self.rows.account(identity::account(tenant, jti), jti).value;
+            if is_above_cap(account, claims, more)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn outcome(&mut self, number: i64, outcome: &Outcome) -> Result<i64, Error> {

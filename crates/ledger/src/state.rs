@@ -137,16 +137,16 @@ impl State {
 
     /// May an amendment, which only adds to what was settled, leave an action that is here in `to`?
     ///
-    /// A failed action becomes executed when a late answer contradicts the record, an executed one failed when its provider
-    /// denies what a person said, and what could not be undone ends by a person's word. An effect of an attempt before the
-    /// latest leaves the action where the latest one stands.
+    /// A failed action becomes executed when a late answer contradicts the record, or is to be undone from then on where that
+    /// is promised; an executed one failed when its provider denies what a person said, and what could not be undone ends by a
+    /// person's word. An effect of an attempt before the latest leaves the action where the latest one stands.
     #[must_use]
     pub fn may_amend(self, to: State) -> bool {
         use State::{Executed, Failed, RollbackFailed, RolledBack, RollingBack};
         matches!(
             (self, to),
             (Executed, Failed)
-                | (Failed, Failed | Executed)
+                | (Failed, Failed | Executed | RollingBack)
                 | (RollingBack, RolledBack | RollbackFailed)
                 | (RollbackFailed, RolledBack | Executed)
         ) || (self == to && self.was_sent())

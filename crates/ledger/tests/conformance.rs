@@ -204,6 +204,66 @@ fn an_overage_is_written_with_its_outcome_and_freezes_the_mandates() {
 }
 
 #[test]
+fn nothing_stands_above_a_cap_without_an_overage() {
+    on_every_ledger(|ledger| {
+        let tenant = Tenant::default();
+        let issued = |jti: &str, cap: &str| {
+            Mandate {
+            tenant: tenant.clone(),
+            jti: jti.into(),
+            subject: subject(),
+            issuer: "alice".into(),
+            issued_ms: NOW,
+            expires_ms: NOW + 1000,
+            claims: format!(
+                r#"{{"jti":"{jti}","iss":"alice","sub":"a","aud":"b","iat":1,"exp":2,"mandate_scope":["Payments"],
+                "spend_cap":{{"amount":"{cap}","currency":"USD"}}}}"#
+            )
+            .into_bytes(),
+            chain: Vec::new(),
+            kid: None,
+        }
+        };
+        for (jti, cap) in [("leaf", "10.00"), ("root", "3.00")] {
+            wait(ledger.issue(issued(jti, cap), event("mandate_issued"))).unwrap();
+        }
+        let failed = |key: &str, mandates: &[&str]| {
+            let id = admitted(&*ledger, payment(key, 200, mandates));
+            let none = Settlement { charged: Some(0), ..settlement(id, State::Failed, key) };
+            wait(ledger.settle(none)).unwrap();
+            id
+        };
+        let late = |id, charged, name: &str| Settlement {
+            charged: Some(charged),
+            ..settlement(id, State::Executed, &format!("{name}-late"))
+        };
+        let [one, two] = ["one", "two"].map(|key| failed(key, &["leaf", "root"]));
+        wait(ledger.amend(late(one, 200, "one"))).unwrap();
+        let head = wait(ledger.entries(None, 100)).unwrap().rows.len();
+        let result = wait(ledger.amend(late(two, 101, "two")));
+        assert!(matches!(result, Err(Error::AboveCap(id)) if id == two), "{result:?}");
+        assert_eq!(wait(ledger.action(&tenant, two)).unwrap().unwrap().state, State::Failed, "nothing of it");
+        assert_eq!(wait(ledger.entries(None, 100)).unwrap().rows.len(), head);
+        assert_eq!((spent(&*ledger, "leaf"), spent(&*ledger, "root")), (200, 200));
+        // Just as much as is left is no overage, and none is asked of what gives back.
+        wait(ledger.amend(late(two, 100, "two"))).unwrap();
+        assert_eq!((spent(&*ledger, "leaf"), spent(&*ledger, "root")), (300, 300));
+        let three = failed("three", &["leaf"]);
+        wait(ledger.amend(late(three, 150, "three"))).unwrap();
+        let four = failed("four", &["leaf"]);
+        let over = Outcome { entry: draft("overage"), ..outcome(State::Executed, "over") };
+        wait(ledger.amend(Settlement { overage: Some(over), ..late(four, 900, "four") })).unwrap();
+        let held = wait(ledger.mandate(&tenant, "leaf")).unwrap().unwrap();
+        assert_eq!((held.account.spent_minor, held.account.frozen), (1350, true));
+        assert!(!wait(ledger.mandate(&tenant, "root")).unwrap().unwrap().account.frozen);
+        // Of one that was not issued here nobody knows the cap.
+        let foreign = failed("foreign", &["elsewhere"]);
+        wait(ledger.amend(late(foreign, 5000, "foreign"))).unwrap();
+        assert_eq!(spent(&*ledger, "elsewhere"), 5000);
+    });
+}
+
+#[test]
 fn only_what_was_done_can_have_cost_too_much() {
     on_every_ledger(|ledger| {
         let id = admitted(&*ledger, payment("a", 100, &["m"]));
@@ -1630,6 +1690,28 @@ fn what_comes_beside_an_attempt_leaves_it_where_it_stands_and_has_its_holder_loo
         wait(ledger.settle(done(2))).unwrap();
         wait(ledger.amend(beside(2, State::Executed, "e"))).unwrap();
         assert!(matches!(wait(ledger.amend(beside(2, State::Executed, "f"))), Err(Error::Fenced(_))));
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
+fn what_comes_late_and_is_to_be_undone_is_due_at_once() {
+    on_every_ledger(|ledger| {
+        let id = admitted(&*ledger, Admission { effect: effect(5), ..payment("a", 600, &["m"]) });
+        wait(ledger.settle(Settlement { charged: Some(0), ..settlement(id, State::Failed, "absent") }))
+            .unwrap();
+        let late = Settlement { charged: Some(600), ..settlement(id, State::RollingBack, "late") };
+        assert!(matches!(wait(ledger.settle(late.clone())), Err(Error::Illegal { .. })), "it only amends");
+        wait(ledger.amend(late)).unwrap();
+        assert_eq!((state_of(&*ledger, id), spent(&*ledger, "m")), (State::RollingBack, 600));
+        let other = Admission { effect: effect(5), ..admission("b") };
+        assert!(matches!(obstacle(&*ledger, other), Obstacle::Duplicate(_)), "it claims its effect");
+        let due = wait(ledger.due(NOW + 60_000, None, 10)).unwrap().rows;
+        assert_eq!(due.iter().map(|it| it.id).collect::<Vec<_>>(), [id]);
+        wait(ledger.verify()).unwrap();
+        let stuck =
+            Settlement { by: By::Holder(due[0].token), ..settlement(id, State::RollbackFailed, "stuck") };
+        wait(ledger.amend(stuck)).unwrap();
         wait(ledger.verify()).unwrap();
     });
 }

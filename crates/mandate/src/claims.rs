@@ -70,6 +70,18 @@ pub struct SpendCap {
     pub currency: String,
 }
 
+impl SpendCap {
+    /// The sum.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn money(&self) -> Result<Money, Refusal> {
+        let wrong = || malformed("`spend_cap` must have a `currency` and a decimal string `amount`");
+        let currency = action::Currency::of(&self.currency).ok_or_else(wrong)?;
+        Money::parse(&self.amount, currency).map_err(|_| wrong())
+    }
+}
+
 /// What sessions under the mandate may consume in all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -242,7 +254,7 @@ impl Mandate {
             expires_at: claims.exp,
             scope: names("mandate_scope", &claims.mandate_scope)?,
             resources: claims.resources.as_deref().map(patterns).transpose()?,
-            spend_cap: claims.spend_cap.as_ref().map(sum).transpose()?,
+            spend_cap: claims.spend_cap.as_ref().map(SpendCap::money).transpose()?,
             max_actions: claims.max_actions,
             requires_approval: names(
                 "requires_approval",
@@ -360,12 +372,6 @@ fn patterns(entries: &[String]) -> Result<Vec<Pattern>, Refusal> {
         return Err(malformed(format!("`resources` has more than {MAX_ENTRIES} entries")));
     }
     entries.iter().map(|entry| Pattern::parse(entry).map_err(malformed)).collect()
-}
-
-fn sum(cap: &SpendCap) -> Result<Money, Refusal> {
-    let wrong = || malformed("`spend_cap` must have a `currency` and a decimal string `amount`");
-    let currency = action::Currency::of(&cap.currency).ok_or_else(wrong)?;
-    Money::parse(&cap.amount, currency).map_err(|_| wrong())
 }
 
 fn share(name: &str, number: Option<&serde_json::Number>) -> Result<Option<Confidence>, Refusal> {

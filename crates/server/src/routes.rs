@@ -1512,15 +1512,11 @@ impl Route {
 
     pub(crate) fn audience(&self) -> Audience {
         match self.who {
-            Who::Session | Who::May(Deed::Approve | Deed::Govern | Deed::Administer) => Audience::Operators,
+            Who::Session | Who::May(Deed::Approve | Deed::Govern | Deed::Administer | Deed::Audit) => {
+                Audience::Operators
+            }
             Who::May(
-                Deed::Execute
-                | Deed::Steer
-                | Deed::Halt
-                | Deed::Delegate
-                | Deed::ReadOwn
-                | Deed::ReadTenant
-                | Deed::Audit,
+                Deed::Execute | Deed::Steer | Deed::Halt | Deed::Delegate | Deed::ReadOwn | Deed::ReadTenant,
             )
             | Who::Anyone
             | Who::Provider

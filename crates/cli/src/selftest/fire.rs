@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gateway::Point;
 use indicatif::ProgressBar;
 use ledger::COMMIT_STEPS;
 use testkit::bank::{Fault, Injection, Target};
@@ -145,7 +146,8 @@ pub(super) async fn settle(
 /// Every point that an action can come by here. An effect that comes late takes a bank, or a person, that was wrong about it
 /// before, and all of them here know what they say.
 fn points() -> impl Iterator<Item = &'static str> {
-    crash::points().filter(|point| !point.starts_with("late."))
+    let late = [Point::LateBefore, Point::LateAfter].map(Point::as_str);
+    crash::points().filter(move |point| !late.contains(point))
 }
 
 /// Every point once, as an action comes by, now and then with a kill at a random moment before it. What is found as sent

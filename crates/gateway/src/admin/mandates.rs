@@ -259,7 +259,7 @@ impl Gateway {
     }
 }
 
-pub(crate) fn mandate_view(mandate: &ledger::Mandate, account: &Account) -> Result<MandateView, Error> {
+pub(super) fn mandate_view(mandate: &ledger::Mandate, account: &Account) -> Result<MandateView, Error> {
     let claims = claims_of(mandate)?;
     let cap = claims.spend_cap.as_ref().and_then(|cap| {
         let currency = action::Currency::of(&cap.currency)?;

@@ -15,7 +15,6 @@ pub use self::delegate::DelegateAsk;
 pub use self::extend::{ExtendAsk, ExtendedMandate};
 pub use self::freezes::{FreezeAsk, FreezeScope, FreezeView};
 pub use self::keys::{CreatedKey, KeyAsk, KeyView};
-pub(crate) use self::mandates::mandate_view;
 pub use self::mandates::{IssuedMandate, MandateAsk, MandateStanding, MandateView, Revocation};
 pub use self::principals::PrincipalKeyView;
 pub(crate) use self::principals::jwk_hash;

@@ -138,7 +138,7 @@ impl Gateway {
             }
             Word::No(_) => return Err(internal("a no is no yes")),
         };
-        let approval = self.approval(caller, stored, &row, &said)?;
+        let approval = self.approval(caller, stored, &said)?;
         self.at(Point::ApprovalBefore)?;
         let counted = self.ledger.approve(approval).await.map_err(conflict)?;
         self.at(Point::ApprovalAfter)?;
@@ -184,7 +184,7 @@ impl Gateway {
         for _ in 0..MOST_REJECTIONS {
             let (row, escalation) = may_decide(caller, &stored)?;
             let said = self.word(caller, &stored, &row, &escalation, comment.clone(), decision)?;
-            let rejection = self.approval(caller, &stored, &row, &said)?;
+            let rejection = self.approval(caller, &stored, &said)?;
             let given = self.ledger.approvals(&stored.tenant, stored.id).await.map_err(unavailable)?;
             let agreed = given.iter().map(|given| u32::from(given.round == stored.round)).sum();
             let mut records: Vec<Vec<u8>> = given.into_iter().map(|given| given.record).collect();
@@ -242,13 +242,7 @@ impl Gateway {
     }
 
     /// A person's word, as the ledger takes it.
-    fn approval(
-        &self,
-        caller: &Caller,
-        stored: &Stored,
-        row: &IntentRow,
-        said: &Said,
-    ) -> Result<Approval, Error> {
+    fn approval(&self, caller: &Caller, stored: &Stored, said: &Said) -> Result<Approval, Error> {
         Ok(Approval {
             action: stored.id,
             round: stored.round,
@@ -259,7 +253,8 @@ impl Gateway {
                 self.tenant(&stored.tenant)?,
                 said::APPROVE,
                 Some(outward(State::Held)),
-                &row.named()?,
+                // The ledger puts the hash of the record here.
+                &[0; 32],
                 1,
             ),
             state_if_last: outward(State::Approved),

@@ -435,7 +435,7 @@ mod tests {
         let escalation = row.escalation.clone().unwrap();
         let anna = Caller { subject: Subject::parse("anna").unwrap(), role: Role::Approver, ..agent };
         let said = gateway.word(&anna, &stored, &row, &escalation, None, said::APPROVE).unwrap();
-        let approval = gateway.approval(&anna, &stored, &row, &said).unwrap();
+        let approval = gateway.approval(&anna, &stored, &said).unwrap();
         assert!(gateway.ledger.approve(approval).await.unwrap().is_enough());
         stored
     }

@@ -173,7 +173,7 @@ impl Gateway {
             return Err(Error::new(Code::StateConflict, "nothing is asked about this action now"));
         }
         let said = self.word(caller, &stored, &row, &escalation, Some(text), said::ANSWER)?;
-        self.discuss(caller, &stored, &row, &said, INFO_GIVEN).await?;
+        self.discuss(caller, &stored, &said, INFO_GIVEN).await?;
         let now = self.ledger.action(&stored.tenant, stored.id).await.map_err(unavailable)?;
         let now = now.ok_or_else(|| not_found("action"))?;
         self.held_view(&now).await?.ok_or_else(|| internal("what was answered does not wait"))
@@ -192,7 +192,7 @@ impl Gateway {
             return Err(Error::new(Code::StateConflict, why));
         }
         let said = self.word(caller, &stored, &row, &escalation, Some(question), said::ASK)?;
-        self.discuss(caller, &stored, &row, &said, INFO_REQUESTED).await?;
+        self.discuss(caller, &stored, &said, INFO_REQUESTED).await?;
         self.held_one(caller, id).await
     }
 
@@ -200,11 +200,10 @@ impl Gateway {
         &self,
         caller: &Caller,
         stored: &Stored,
-        row: &IntentRow,
         said: &Said,
         event: &'static str,
     ) -> Result<(), Error> {
-        let word = self.approval(caller, stored, row, said)?;
+        let word = self.approval(caller, stored, said)?;
         self.at(Point::ApprovalBefore)?;
         self.ledger.discuss(word, event).await.map_err(conflict)?;
         self.at(Point::ApprovalAfter)
@@ -370,7 +369,7 @@ impl Gateway {
                     let word =
                         self.word(caller, stored, &row, &escalation, ask.reason.clone(), said::EXTEND)?;
                     let said = Said { seconds: Some(ask.seconds), ..word };
-                    words.push(self.approval(caller, stored, &row, &said)?);
+                    words.push(self.approval(caller, stored, &said)?);
                 }
             }
             after = page.next;

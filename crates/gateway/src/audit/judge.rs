@@ -15,7 +15,7 @@ use super::TrailFinding;
 use crate::alert::Alert;
 use crate::approvals::{ANSWER, APPROVE, ASK, EXTEND, REJECT, REVOKE, Said, escalation_id};
 use crate::caller::Caller;
-use crate::decide::{judged_hash_of, salts_of};
+use crate::decide::{judged_hash_of, outcome_name, salts_of};
 use crate::remember::outward;
 use crate::resolve::is_shown;
 use crate::row::{IntentRow, OutcomeRow, ResolutionRow};
@@ -50,11 +50,13 @@ impl<'a> Judge<'a> {
     /// What is wrong with what is stored, named to those whose it is.
     pub(super) fn finding(&self, caller: &Caller, witness: &Witness) -> Option<TrailFinding> {
         let what = match &witness.testimony {
-            Testimony::Action { stored, labels, action_hash } => {
-                altered_action(stored, labels, *action_hash)?
+            Testimony::Action { stored, labels, action_hash, outcome } => {
+                altered_action(stored, labels, *action_hash, outcome.as_deref())?
             }
             Testimony::Receipt { .. } => self.altered_receipt(witness)?,
-            Testimony::Outcome { payload, settled } => altered_word(payload, settled.as_ref())?,
+            Testimony::Outcome { payload, action_hash, settled } => {
+                altered_outcome(payload, *action_hash, settled.as_ref())?
+            }
             Testimony::Approval { round, approver, event, record } => {
                 altered_approval(witness, *round, approver, event, record)?
             }
@@ -125,19 +127,32 @@ impl<'a> Judge<'a> {
     }
 }
 
-/// Is the row of an action what its entry was made from, with what people asked for and said by then, and listed by what it
-/// says? An erased payload leaves nothing to compare.
-fn altered_action(stored: &Stored, labels: &Labels, action_hash: Option<[u8; 32]>) -> Option<String> {
+/// Is the row of an action what its entry was made from, and listed by what it says? An erased payload leaves nothing to
+/// compare. `outcome`: what is kept of the outcome that came with the entry, if one did.
+fn altered_action(
+    stored: &Stored,
+    labels: &Labels,
+    action_hash: Option<[u8; 32]>,
+    outcome: Option<&[u8]>,
+) -> Option<String> {
     if stored.payload.is_empty() {
         return None;
     }
     let Ok(row) = IntentRow::from_bytes(&stored.payload) else {
         return Some("the stored action cannot be read".to_owned());
     };
+    let name = row.name_of(&stored.payload);
+    let named = match outcome.map(OutcomeRow::from_bytes) {
+        // That the entry is of this outcome is looked at with the outcome.
+        Some(Ok(outcome)) => outcome.of == hex::encode(name),
+        Some(Err(_)) => return None,
+        None => action_hash == Some(name),
+    };
     let judged = row.judged_hash().ok();
-    let fits =
-        row.named().ok() == action_hash && judged_hash_of(stored, &row).is_none_or(|hash| hash == judged);
-    if !fits {
+    if !named
+        || !is_under_its_mandate(stored, &row)
+        || judged_hash_of(stored, &row).is_some_and(|hash| hash != judged)
+    {
         return Some("the stored action is not the one it names".to_owned());
     }
     let listed = super::labels(&row) == *labels;
@@ -174,11 +189,29 @@ fn is_told_as(decision: &str, event: &str) -> bool {
     }
 }
 
-/// Is a person's word on what became of an action there just where an entry says so, and the one that the receipt shows?
-fn altered_word(payload: &[u8], settled: Option<&(Box<Stored>, Option<Receipt>)>) -> Option<String> {
+/// Is it listed under the mandate that it came under? What was not sent, or was refused, has debited none.
+fn is_under_its_mandate(stored: &Stored, row: &IntentRow) -> bool {
+    match (stored.mandates.first(), row.mandate_id.as_deref()) {
+        (None, Some(_)) => {
+            matches!(stored.state, State::Held | State::Approved | State::Refused | State::Failed)
+        }
+        (listed, own) => listed.map(|jti| &**jti) == own,
+    }
+}
+
+/// Is an outcome the one that its entry names? And is a person's word on what became of an action there just where an entry
+/// says so, and the one that the receipt shows?
+fn altered_outcome(
+    payload: &[u8],
+    action_hash: Option<[u8; 32]>,
+    settled: Option<&(Box<Stored>, Option<Receipt>)>,
+) -> Option<String> {
     let Ok(outcome) = OutcomeRow::from_bytes(payload) else {
         return Some("the stored outcome cannot be read".to_owned());
     };
+    if Some(outcome_name(&outcome.of, payload)) != action_hash {
+        return Some("the stored outcome is not the one it names".to_owned());
+    }
     match (outcome.resolution, settled) {
         (None, None) => None,
         (Some(_), None) => Some("the stored outcome has a person's word that no entry tells of".to_owned()),

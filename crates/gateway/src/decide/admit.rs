@@ -52,6 +52,7 @@ impl Gateway {
         let mut pending = self.pending(case, judged);
         let admission =
             ledger::Admission { cycle, ..self.admission(case, &pending, facts, quote_only, lease_ms)? };
+        let name = admission.intent.entry.action_hash.unwrap_or_default();
         // Before it can be found as sent: recovery must not take it for an orphan.
         let under_way = match &case.resumed {
             Some(resumed) => resumed.under_way.clone(),
@@ -64,6 +65,7 @@ impl Gateway {
         match admitted {
             Admitted::New { .. } => {
                 self.at(Point::AdmissionAfter)?;
+                pending.name = name;
                 if let (Some(_), By::Holder(token)) = (&case.resumed, pending.by) {
                     pending.by = By::Holder(token.saturating_add(1));
                 }

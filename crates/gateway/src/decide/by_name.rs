@@ -84,7 +84,7 @@ impl Gateway {
             archetype: Arc::clone(&archetype),
             at_ms: asked.arrival.at_ms,
             money: None,
-            action_hash,
+            name: [0; 32],
             row,
             chain,
             told: None,
@@ -92,6 +92,7 @@ impl Gateway {
             settled: false,
             word: None,
             earlier: None,
+            late: false,
         };
         let row = Row {
             id: pending.id,
@@ -104,7 +105,6 @@ impl Gateway {
             principal: &principal,
             at_ms: asked.arrival.at_ms,
             amount: None,
-            action_hash: &action_hash,
             event: "refused",
             state: Some(outward(State::Refused)),
         };

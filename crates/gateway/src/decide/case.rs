@@ -39,6 +39,8 @@ pub(super) struct Case<'a> {
     pub cycle: Option<Box<Cycle>>,
     /// Set where the action waited for people and its row is there already.
     pub resumed: Option<Resumed>,
+    /// What names that row as it is stored; zeros where there is none yet.
+    pub name: [u8; 32],
 }
 
 impl Case<'_> {
@@ -108,6 +110,7 @@ impl Gateway {
             now_ms,
             cycle,
             resumed: None,
+            name: [0; 32],
         })
     }
 
@@ -214,7 +217,7 @@ impl Gateway {
             archetype: case.action.archetype.name.as_str().into(),
             at_ms: case.asked.arrival.at_ms,
             money: mandate::exposure(&case.action),
-            action_hash: judged.action_hash,
+            name: case.name,
             row: judged.row,
             chain: judged.chain,
             told: case.before().and_then(|before| before.told.clone()),
@@ -222,6 +225,7 @@ impl Gateway {
             settled: false,
             word: None,
             earlier: None,
+            late: false,
         }
     }
 
@@ -243,7 +247,6 @@ impl Gateway {
             principal: &case.principal,
             at_ms: case.now_ms,
             amount: pending.money,
-            action_hash: &pending.action_hash,
             event,
             state: Some(outward(state)),
         }

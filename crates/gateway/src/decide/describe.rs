@@ -23,8 +23,6 @@ use crate::{Error, clock};
 pub(super) struct Judged {
     pub chain: Chain,
     pub row: IntentRow,
-    /// See [`IntentRow::named`].
-    pub action_hash: [u8; 32],
 }
 
 impl Gateway {
@@ -70,8 +68,7 @@ impl Gateway {
         row.cycle = cycle.map(Box::new);
         let record = String::from_utf8(record.to_bytes()).map_err(|_| internal("a record is not text"))?;
         row.record = Some(raw(record)?);
-        let action_hash = row.named()?;
-        Ok((Judged { chain, row, action_hash }, verdict))
+        Ok((Judged { chain, row }, verdict))
     }
 
     /// How long it is kept and what it falls under: as of when it came in.
@@ -161,9 +158,9 @@ fn committed(salt: &[u8; 32], atp: Option<&RawValue>) -> Option<String> {
 
 /// Takes a case back from the way to the ledger.
 pub(super) fn judged_again(pending: Pending) -> Judged {
-    let Pending { mut row, chain, action_hash, .. } = pending;
+    let Pending { mut row, chain, .. } = pending;
     row.call = None;
-    Judged { chain, row, action_hash }
+    Judged { chain, row }
 }
 
 /// The action as the ledger's chain knows it, values committed; members in JCS order.

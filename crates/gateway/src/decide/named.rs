@@ -1,52 +1,36 @@
-//! How the entries of the ledger name the row of an action: what was judged, and what people have asked for and said since.
+//! What the entries of the ledger commit to: the row of an action as it is stored, and each outcome as it is kept.
+//!
+//! ```text
+//!   entry that writes the row ── SHA-256(JCS({actionHash, row}))       row: SHA-256 of the payload, which has 32 random bytes
+//!   entry of an outcome ──────── SHA-256(JCS({of, outcome}))           of: what names the row then; outcome: SHA-256 of its payload
+//! ```
+//!
+//! Both payloads have salt of their own, so what is erased cannot be guessed from what is left.
 
-use receipt::{Json, Salts};
-use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::describe::salts_of;
-use crate::Error;
-use crate::check::OURSELVES;
-use crate::resolve::{Spoken, spoken};
-use crate::row::{IntentRow, ResolutionRow, internal};
+use crate::pending::Pending;
+use crate::row::{IntentRow, OutcomeRow, internal};
+use crate::{Error, clock};
 
-/// What an entry commits to once people had to do with an action; members in JCS order.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Steered<'a> {
-    action_hash: &'a str,
-    /// A commitment to each person, by what they asked for and their place in the row.
-    asked: Vec<String>,
-    said: Vec<Word<'a>>,
-}
-
-/// A word that ended nothing.
-#[derive(Serialize)]
-struct Word<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    charged: Option<&'a str>,
-    word: Spoken<'a>,
+/// Something to be stored, and what the entry says of it that it comes with.
+pub(crate) struct Named {
+    pub payload: Vec<u8>,
+    pub name: [u8; 32],
 }
 
 impl IntentRow {
-    /// The hash by which the entry that this row is written with, and all that follow on it, name it. Where only the gateway
-    /// itself had to do with the action since it was judged, that is what it was then.
-    ///
-    /// Of a row that is in hand, and may be told otherwise than it is stored, ask `Pending::action_hash`.
-    pub(crate) fn named(&self) -> Result<[u8; 32], Error> {
-        let judged = self.judged_hash()?;
-        let untouched = self.steerers().all(|by| by == OURSELVES) && self.words_aside().next().is_none();
-        if untouched {
-            return Ok(judged);
-        }
-        let salts = salts_of(self).ok_or_else(|| internal("a stored salt is not one"))?;
-        let steered = Steered {
-            action_hash: &self.action_hash,
-            asked: self.asked().enumerate().map(|(at, asked)| committed(at, asked, &salts)).collect(),
-            said: self.words_aside().map(|word| Word::of(word, &salts)).collect(),
-        };
-        let record = Json::of(&steered).map_err(|_| internal("what people said cannot be written"))?;
-        Ok(Sha256::digest(record.as_str()).into())
+    /// The row to be stored, and named by the entry that comes with it.
+    pub(crate) fn to_named(&self) -> Result<Named, Error> {
+        let payload = self.to_bytes()?;
+        let name = self.name_of(&payload);
+        Ok(Named { payload, name })
+    }
+
+    /// What names the row that is stored so.
+    pub(crate) fn name_of(&self, payload: &[u8]) -> [u8; 32] {
+        let row = hex::encode(Sha256::digest(payload));
+        Sha256::digest(format!(r#"{{"actionHash":"{}","row":"{row}"}}"#, self.action_hash)).into()
     }
 
     /// What the action was when it was judged.
@@ -58,12 +42,18 @@ impl IntentRow {
     }
 }
 
-impl<'a> Word<'a> {
-    fn of(word: &'a ResolutionRow, salts: &Salts) -> Word<'a> {
-        Word { charged: word.charged.as_deref(), word: spoken(word, salts) }
+impl Pending {
+    /// What came of it, to be stored, and named by the entry that comes with it.
+    pub(crate) fn outcome(&self, row: OutcomeRow) -> Result<Named, Error> {
+        let salt = hex::encode(clock::random::<16>()?);
+        let payload = OutcomeRow { of: hex::encode(self.name), salt, ..row }.to_bytes()?;
+        let name = outcome_name(&hex::encode(self.name), &payload);
+        Ok(Named { payload, name })
     }
 }
 
-fn committed(at: usize, (what, by): (&str, &str), salts: &Salts) -> String {
-    salts.commit(&receipt::label(what, &at.to_string()), &Json::string(by))
+/// What names the outcome that is kept so, of an action whose row was named `of` then.
+pub(crate) fn outcome_name(of: &str, payload: &[u8]) -> [u8; 32] {
+    let outcome = hex::encode(Sha256::digest(payload));
+    Sha256::digest(format!(r#"{{"of":"{of}","outcome":"{outcome}"}}"#)).into()
 }

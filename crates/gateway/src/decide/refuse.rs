@@ -103,20 +103,22 @@ impl Gateway {
         cycle: Option<ledger::Cycle>,
     ) -> Result<Answer, Error> {
         let started = Instant::now();
-        let proven = self.prove(pending, ending, &pending.row.correlation_id)?;
+        let intent = self.intent(row, &pending.row)?;
+        let pending = Pending { name: intent.entry.action_hash.unwrap_or_default(), ..pending.clone() };
+        let proven = self.prove(&pending, ending, &pending.row.correlation_id)?;
         self.metrics.step(Step::Prove, started.elapsed());
         let reply = proven.reply;
         let refusal = ledger::Refusal {
             cycle,
-            intent: self.intent(row, &pending.row)?,
+            intent,
             code: code.as_str(),
             outcome: ledger::Outcome {
                 at_ms: proven.at_ms,
                 state: proven.state,
                 reply: Some(ledger::Reply { status: reply.status, body: reply.body.clone() }),
                 receipt: proven.receipt.zip(proven.receipt_id).map(|(receipt, id)| stored(receipt, &id)),
-                payload: proven.payload,
-                entry: draft(row.tenant, row.event, row.state, row.action_hash, 1),
+                payload: proven.kept.payload,
+                entry: draft(row.tenant, row.event, row.state, &proven.kept.name, 1),
             },
         };
         let started = Instant::now();

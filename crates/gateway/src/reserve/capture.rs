@@ -78,9 +78,6 @@ impl Gateway {
             return Err(conflict("nothing is set aside for the action"));
         }
         let reservation = reservation_of(&pending.row)?;
-        if reservation.charging().is_some() {
-            return Err(conflict("it was charged by a capture that was said to be absent"));
-        }
         if stored.state == State::ReleaseFailed {
             return Err(conflict(
                 "what was set aside for the action could not be set free, and is not charged any more",

@@ -101,7 +101,7 @@ impl Gateway {
         let state = State::Reserved;
         let (outward, attempt) = (Some(outward(state)), pending.attempt());
         let (payload, at_ms) = (pending.payload()?, clock::now_ms());
-        let entry = draft(tenant, event, outward, &pending.action_hash, attempt);
+        let entry = draft(tenant, event, outward, &pending.name, attempt);
         let deferral = Deferral { action: pending.id, state, by: pending.by, at_ms, due_ms, payload, entry };
         self.ledger.defer(deferral).await.map_err(unavailable)?;
         if let By::Holder(token) = pending.by {

@@ -21,7 +21,6 @@ use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::late::LATE;
 use crate::pending::Pending;
-use crate::prove::absence_word;
 use crate::pursue::Pursued;
 use crate::rollback::{LEASE_AFTER, conflict, flight, is_unbound, millis};
 use crate::row::{IntentRow, internal};
@@ -82,11 +81,6 @@ impl Gateway {
         stored: &Stored,
     ) -> Result<Pursued, Error> {
         let mut pending = Pending::restore(stored, None)?;
-        if reservation_of(&pending.row)?.charging().is_some()
-            && let Some(pursued) = self.go_on_charging(tenant, &mut pending).await?
-        {
-            return Ok(pursued);
-        }
         if reservation_of(&pending.row)?.release.is_none() {
             // What an earlier attempt has carried out is not to be charged once more.
             let carried_out = self.earlier_effects(&pending).await?.is_some();
@@ -116,27 +110,6 @@ impl Gateway {
             // Until its time is over it can still be bound as it was.
             Err(error) if is_unbound(&error) => Ok((clock::now_ms() < until_ms).then_some(until_ms)),
             Err(error) => Err(error),
-        }
-    }
-
-    /// A capture that was said to be absent was carried out, and whoever found that is gone before it was proven: it is asked
-    /// once more. Nothing, if that has not told before what is set aside ends.
-    async fn go_on_charging(
-        &self,
-        tenant: &TenantState,
-        pending: &mut Pending,
-    ) -> Result<Option<Pursued>, Error> {
-        let reservation = reservation_of(&pending.row)?;
-        let (stood, until_ms) = (Stood::Releasing(reservation.read(pending.money)?), reservation.until_ms);
-        let (provider, _) = match self.bound(pending, &tenant.rules(), stood) {
-            Ok(found) => found,
-            Err(error) if is_unbound(&error) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        match self.charged_after_all(tenant, pending, provider.as_ref()).await? {
-            Found::Confirmed(_) => self.over(&self.stored(tenant, pending.id).await?).map(Some),
-            _ if clock::now_ms() < until_ms => Ok(Some(Pursued::Rests(self.soon_ms()))),
-            _ => Ok(None),
         }
     }
 
@@ -192,7 +165,7 @@ impl Gateway {
         self.at(Point::ReleaseSendBefore)?;
         let reply = provider.call(call, clock::now_ms()).await;
         self.at(Point::ReleaseSendAfter)?;
-        let Some(reply) = self.uncharged(tenant, &mut pending, provider.as_ref(), reply).await? else {
+        let Some(reply) = self.uncharged(tenant, &pending, provider.as_ref(), reply).await? else {
             return Ok(clock::now_ms());
         };
         let (execution, effects) = self.step(execution, Event::Undone(reply))?;
@@ -289,7 +262,7 @@ impl Gateway {
     async fn uncharged(
         &self,
         tenant: &TenantState,
-        pending: &mut Pending,
+        pending: &Pending,
         provider: &dyn Provider,
         reply: Reply,
     ) -> Result<Option<Reply>, Error> {
@@ -312,7 +285,7 @@ impl Gateway {
     pub(crate) async fn charged_after_all(
         &self,
         tenant: &TenantState,
-        pending: &mut Pending,
+        pending: &Pending,
         provider: &dyn Provider,
     ) -> Result<Found, Error> {
         let (at, found) = self.captures_tell(tenant, pending, provider).await?;
@@ -362,12 +335,12 @@ impl Gateway {
         Ok(Call { purpose, money, provider_key, reference, send_by_ms, ..call })
     }
 
-    /// Goes on with a capture of what is set aside, which was said to be absent, as the one that was carried out. Nothing is
-    /// left then to be charged or to be set free.
+    /// A capture of what is set aside, which was said to be absent, is what the action came to. Nothing is left then to be
+    /// charged or to be set free.
     pub(crate) async fn charged_by(
         &self,
         tenant: &TenantState,
-        pending: &mut Pending,
+        pending: &Pending,
         provider: &dyn Provider,
         at: usize,
         confirmation: Confirmation,
@@ -375,15 +348,27 @@ impl Gateway {
         let reservation = reservation_of(&pending.row)?;
         let of = reservation.read(pending.money)?;
         let capture = reservation.captures.get(at).ok_or_else(|| internal("nothing was to be charged"))?;
+        let (attempt, about) = (reservation.call.attempt, capture.reference.clone());
         let call = self.capture_of(tenant, pending, capture)?;
         let execution = pending.execution(call, provider, Stood::Releasing(of));
         let (execution, effects) = self.step(execution, Event::Replied(Reply::Confirmed(confirmation)))?;
-        pending.row.call = Some(reservation.call_of(capture));
-        if let Some(reservation) = &mut pending.row.reservation {
-            reservation.charged_by(at, absence_word(&Absence::Final));
+        let mut then = pending.clone();
+        if !then.speak_of(attempt, &about) {
+            return Err(internal("nothing was to be charged"));
         }
-        self.keep_reserved(tenant, pending, clock::now_ms(), ledger::RESERVED).await?;
-        self.follow(tenant, pending, &execution, &effects).await.map(drop)
+        match execution.state() {
+            execution::State::Completed(confirmation) => {
+                self.done_by_earlier(tenant, then, (attempt, about), confirmation).await
+            }
+            execution::State::Checking { confirmation, asks } => {
+                let due_ms = waits_until(&effects).unwrap_or_else(clock::now_ms);
+                let row = then.row.clone();
+                self.check_from(tenant, &then, row, (confirmation, *asks), due_ms).await?;
+                self.tell_of_late(&then, None);
+                Ok(())
+            }
+            _ => Err(internal("an action stopped half way")),
+        }
     }
 
     /// A reservation that turned up after its attempt was said to be absent for good is set free at once, or else ends by

@@ -97,11 +97,11 @@ impl ReservationRow {
     }
 
     /// This capture, which was said to be absent, is the one that was carried out. `word`: what is said of another one that
-    /// was so far.
-    pub(crate) fn charged_by(&mut self, at: usize, word: &str) {
+    /// was so far, since `ended_ms`.
+    pub(crate) fn charged_by(&mut self, at: usize, word: &str, ended_ms: i64) {
         let others = self.captures.iter_mut().enumerate().filter(|(other, _)| *other != at);
         if let Some((_, latest)) = others.filter(|(_, capture)| capture.result.is_none()).last() {
-            latest.result = Some(word.to_owned());
+            (latest.result, latest.ended_ms) = (Some(word.to_owned()), Some(ended_ms));
         }
         self.has_effect(at);
     }

@@ -18,7 +18,7 @@ impl Gateway {
     pub(crate) async fn release_tells(
         &self,
         tenant: &TenantState,
-        pending: &mut Pending,
+        pending: &Pending,
         decision: Decision,
     ) -> Result<bool, Error> {
         let stood = Stood::ReleaseFailed(reservation_of(&pending.row)?.read(pending.money)?);

@@ -8,8 +8,9 @@ use crate::approvals::approver;
 use crate::banked;
 use crate::challenges::{CALLBACK, SECRET, call_back, hearing, word_about};
 use crate::house::House;
+use crate::late_captures::Dies;
 use crate::reserving::{answer, binding, finally_absent, kinds, reserving};
-use crate::resolutions::{findings, resolve, word};
+use crate::resolutions::{findings, findings_but_for_the_row, resolve, word};
 
 /// How the gateway learns what became of a capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -261,26 +262,13 @@ async fn a_capture_that_comes_after_its_reservation_is_said_to_be_gone_is_asked_
         }
         let record = house.gateway().retry(&house.agent, said.id()).await.unwrap();
         assert_eq!((record.state.as_str(), house.spent(), late_effects(&house)), ("COMPLETED", 1000, 1));
-        assert_eq!((bank.effects().count, findings(&house).await), (1, 0));
-    }
-}
-
-/// Ends a process at the point `capture-outcome.before`, once it is armed.
-#[derive(Debug, Default)]
-struct Dies(std::sync::atomic::AtomicBool);
-
-impl ledger::FailPoints for Dies {
-    fn at(&self, step: &'static str) -> std::io::Result<()> {
-        match step == "capture-outcome.before" && self.0.swap(false, std::sync::atomic::Ordering::SeqCst) {
-            true => Err(std::io::Error::other("a test")),
-            false => Ok(()),
-        }
+        assert_eq!((bank.effects().count, findings_but_for_the_row(&house).await), (1, 0));
     }
 }
 
 #[tokio::test]
 async fn what_was_charged_after_all_is_not_charged_once_more_whoever_died_before_it_was_proven() {
-    let dies = std::sync::Arc::new(Dies::default());
+    let dies = Dies::at("late.before");
     let bank = banked::bank("USD").await;
     let mut house = House::bound(&binding(&bank), |config| {
         banked::reaching(config, &[&bank]);
@@ -298,7 +286,7 @@ async fn what_was_charged_after_all_is_not_charged_once_more_whoever_died_before
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     let mut house = house.restart().await;
-    dies.0.store(true, std::sync::atomic::Ordering::SeqCst);
+    dies.arm();
     house.gateway().release(&house.agent, said.id()).await.unwrap_err();
     let charged = house.gateway().capture(&house.agent, said.id(), Some("15.00")).await.unwrap_err();
     assert_eq!((charged.code, bank.effects().count), (Code::StateConflict, 1), "{}", charged.message);

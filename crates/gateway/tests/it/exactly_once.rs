@@ -102,7 +102,9 @@ async fn an_effect_after_the_last_word_is_undone() {
     while bank.effects().count == 0 {
         a_while().await;
     }
-    let record = house.gateway().retry(&house.agent, held.id()).await.unwrap();
-    assert_eq!((record.state.as_str(), record.rollback.unwrap().by.as_str()), ("ROLLED_BACK", "countersign"));
+    house.gateway().retry(&house.agent, held.id()).await.unwrap();
+    crate::rollbacks::until(&house, held.id(), "ROLLED_BACK").await;
+    let record = house.record(held.id()).await;
+    assert_eq!(record.rollback.unwrap().by, "countersign");
     assert_eq!((bank.effects().count, bank.refunds(), bank.balance("acct-1")), (1, 1, Some(0)));
 }

@@ -15,19 +15,27 @@ use crate::challenges::{CALLBACK, SECRET, call_back, hearing, word_about};
 use crate::house::House;
 use crate::late::{self, alerts, executed, only_told};
 use crate::reserving::{binding, finally_absent, kinds, reserving};
-use crate::resolutions::{findings, resolve};
+use crate::resolutions::{findings, findings_but_for_the_row, resolve};
 use crate::rollbacks;
 
 /// Ends a process at a point, once it is armed.
 #[derive(Debug)]
-struct Dies {
+pub(crate) struct Dies {
     at: &'static str,
     armed: AtomicBool,
 }
 
 impl Dies {
-    fn at(at: &'static str) -> Arc<Dies> {
+    pub(crate) fn at(at: &'static str) -> Arc<Dies> {
         Arc::new(Dies { at, armed: AtomicBool::new(false) })
+    }
+
+    pub(crate) fn arm(&self) {
+        self.armed.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_armed(&self) -> bool {
+        self.armed.load(Ordering::SeqCst)
     }
 }
 
@@ -68,6 +76,13 @@ async fn absent_first(
 
 fn same(text: String) -> String {
     text
+}
+
+/// What is set aside is not set free.
+fn kept(text: String) -> String {
+    text.replace("\"release\"]", "\"keep\"]")
+        .replace("refused = [{ status = [409] }]", "refused = [{ status = [404, 409] }]")
+        .replace("gone = [{ status = [404, 410] }]", "gone = [{ status = [410] }]")
 }
 
 async fn capture(house: &House, id: &str, amount: &str) -> ActionView {
@@ -120,6 +135,8 @@ async fn done_by_the_first(house: &House, record: &ActionView, of_second: &str) 
     assert_eq!(record.attempts[0].result.as_deref(), Some("confirmed"));
     assert!(record.confirmation.as_ref().unwrap()["reference"].is_string(), "by which it can be given back");
     assert_eq!((told(house), findings(house).await), ([1, 0, 0], 0));
+    let captures = &record.reservation.as_ref().unwrap().captures;
+    assert!(captures.iter().all(|it| it.result.is_some() == it.ended_at.is_some()), "{captures:?}");
     let id = record.action_id.to_string();
     assert_eq!(house.gateway().retry(&house.agent, &id).await.unwrap_err().code, Code::StateConflict);
     let again = house.gateway().capture(&house.agent, &id, Some("20.00")).await.unwrap_err();
@@ -205,6 +222,9 @@ async fn beside_a_capture_in_flight_it_is_on_record_and_that_goes_on() {
             let record = settled(&house, &id).await;
             assert_eq!((record.state.as_str(), house.spent(), told(&house)), ("EXECUTING", 3500, [1, 0, 0]));
             assert_eq!(findings(&house).await, 0);
+            assert_eq!(kinds(&record), ["ORIGINAL", "AMENDMENT_SETTLEMENT"], "it is said to be open first");
+            let open = house.verified(&record.receipts[0].receipt.receipt_id).await;
+            assert_eq!(open["metadata"]["kind"], "pending_settlement");
             if refused {
                 bank.expire_reservations();
             }
@@ -283,14 +303,7 @@ async fn after_what_was_reserved_is_free_it_is_what_the_action_came_to() {
 #[tokio::test]
 async fn while_it_is_reserved_nothing_of_the_other_captures_or_of_the_release_is_lost() {
     for stuck in [false, true] {
-        let stuck_at = |text: String| match stuck {
-            true => text
-                .replace("\"release\"]", "\"keep\"]")
-                .replace("refused = [{ status = [409] }]", "refused = [{ status = [404, 409] }]")
-                .replace("gone = [{ status = [404, 410] }]", "gone = [{ status = [410] }]"),
-            false => text,
-        };
-        let (house, bank, id) = absent_first(stuck_at, |_| {}).await;
+        let (house, bank, id) = absent_first(if stuck { kept } else { same }, |_| {}).await;
         bank.inject(Injection::on(Target::Captures, Fault::RateLimited { retry_after: 1 }, 1));
         capture(&house, &id, "20.00").await;
         if stuck {
@@ -300,6 +313,7 @@ async fn while_it_is_reserved_nothing_of_the_other_captures_or_of_the_release_is
         let record = settled(&house, &id).await;
         tells_of_the_first(&house, &record, 0).await;
         done_by_the_first(&house, &record, "provider_refused").await;
+        assert_eq!(late::events(&house).await[0], "late_effect", "destinations are told of entries");
         let asked = record.reservation.as_ref().unwrap().captures.iter().map(|it| it.by.as_str());
         assert_eq!(asked.collect::<Vec<_>>(), [house.agent.subject.as_str(); 2]);
         let freed = record.reservation.as_ref().unwrap().released_by.as_deref();
@@ -341,7 +355,7 @@ async fn a_bank_that_can_be_asked_is_asked_and_what_it_paid_can_be_given_back() 
     let record = house.record(id).await;
     assert_eq!((house.spent(), captures(&record)), (1000, vec![("10.00", None), ("20.00", Some("absent"))]));
     assert_eq!((bank.effects().count, bank.balance("acct-1"), bank.reserved()), (1, Some(1000), 0));
-    assert_eq!(findings(&house).await, 0);
+    assert_eq!(findings_but_for_the_row(&house).await, 0);
     let record = loop {
         // Whoever has looked after it may not be gone yet.
         match house.gateway().rollback(&house.agent, id).await {
@@ -351,17 +365,19 @@ async fn a_bank_that_can_be_asked_is_asked_and_what_it_paid_can_be_given_back() 
     };
     assert_eq!((record.state.as_str(), bank.balance("acct-1")), ("ROLLED_BACK", Some(0)));
     assert_eq!(captures(&record), [("10.00", None), ("20.00", Some("absent"))]);
-    assert_eq!(findings(&house).await, 0);
+    assert_eq!(findings_but_for_the_row(&house).await, 0);
 }
 
 #[tokio::test]
 async fn whoever_dies_over_it_has_it_on_record_once_or_is_told_again() {
     for at in ["late.before", "late.after"] {
-        for stands in ["in_doubt", "completed", "failed"] {
+        for stands in ["in_doubt", "completed", "failed", "reserved", "release_failed"] {
             let dies = Dies::at(at);
+            let change = if stands == "release_failed" { kept } else { same };
             let (house, bank, id) =
-                absent_first(same, |config| config.fail_points = Some(Arc::clone(&dies) as _)).await;
+                absent_first(change, |config| config.fail_points = Some(Arc::clone(&dies) as _)).await;
             match stands {
+                "reserved" => {}
                 "in_doubt" => {
                     bank.inject(Injection::on(Target::Captures, Fault::LostBeforeEffect, 1));
                     capture(&house, &id, "20.00").await;
@@ -369,14 +385,15 @@ async fn whoever_dies_over_it_has_it_on_record_once_or_is_told_again() {
                 "completed" => drop(capture(&house, &id, "20.00").await),
                 _ => drop(house.gateway().release(&house.agent, &id).await.unwrap()),
             }
-            dies.armed.store(true, Ordering::SeqCst);
+            dies.arm();
             let word = word_about(&format!("{id}-1-capture-1"), "payment.settled", "10.00");
             call_back(&house, SECRET, &word).await.unwrap_err();
-            assert!(!dies.armed.load(Ordering::SeqCst), "{at} {stands}");
+            assert!(!dies.is_armed(), "{at} {stands}");
             let house = house.restart().await;
             assert_eq!(findings(&house).await, 0);
             let record = settled(&house, &id).await;
-            let late = record.receipts.iter().filter(|it| it.event_type == "AMENDMENT_SETTLEMENT").count();
+            let late = late::events(&house).await;
+            let late = late.iter().filter(|it| matches!(&***it, "late_effect" | "duplicate_effect")).count();
             let (state, spent) = match stands {
                 "in_doubt" => ("EXECUTING", 3500),
                 "completed" => ("COMPLETED", 3000),
@@ -396,7 +413,7 @@ async fn what_is_reserved_beside_it_is_set_free_whoever_dies_before() {
     house.gateway().release(&house.agent, &id).await.unwrap();
     let record = house.gateway().retry(&house.agent, &id).await.unwrap();
     assert_eq!((record.state.as_str(), bank.reserved()), ("EXECUTING", 2500));
-    dies.armed.store(true, Ordering::SeqCst);
+    dies.arm();
     let word = word_about(&format!("{id}-1-capture-1"), "payment.settled", "10.00");
     call_back(&house, SECRET, &word).await.unwrap_err();
     let mut house = house.restart().await;

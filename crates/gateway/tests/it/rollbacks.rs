@@ -49,6 +49,17 @@ pub(crate) async fn until(house: &House, id: &str, state: &str) {
     panic!("it never became {state}");
 }
 
+/// The same, of where exactly it stands.
+pub(crate) async fn until_phase(house: &House, id: &str, phase: &str) {
+    for _ in 0..2000 {
+        if house.record(id).await.phase == Some(phase) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("it never became {phase}");
+}
+
 #[tokio::test]
 async fn a_payment_is_given_back_once_however_often_it_is_asked_for() {
     let (house, bank, said) = paid(AT_ONCE).await;

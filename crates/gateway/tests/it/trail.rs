@@ -41,18 +41,8 @@ fn put_back(house: &House, (payload, moved): &(Vec<u8>, Option<i64>)) {
     house.store().execute("UPDATE fate SET moved = ?1 WHERE row = 1", [moved]).unwrap();
 }
 
-/// Every entry from the one on with which the row was written last names it alike.
-fn is_named_alike(house: &House) {
-    let store = house.store();
-    let sql = "SELECT count(DISTINCT e.bytes ->> 'actionHash') FROM entry e JOIN action a ON a.key = 'k'
-               JOIN fate f ON f.row = a.row WHERE e.row >= coalesce(f.moved, a.entry) AND e.bytes ->> 'actionId' IS NOT NULL";
-    let names: i64 = store.query_row(sql, [], |row| row.get(0)).unwrap();
-    assert_eq!(names, 1);
-}
-
 /// Each of these (SQL over `payload`) is found, at the action; as it was, nothing is, after a restart too.
 async fn only_these_are_found(house: House, id: &str, forgeries: &[&str]) -> House {
-    is_named_alike(&house);
     let whole = row(&house);
     for forgery in forgeries {
         assert_eq!(findings(&house).await, 0);
@@ -204,4 +194,117 @@ async fn a_word_cannot_be_put_where_older_rows_have_it() {
     let word = r#"{"as":"failed","by":"anna","key_id":"k","at_ms":7,"comment":"seen","number":0}"#;
     let forgery = format!("json_set(payload, '$.reservation.captures[0].resolution', json('{word}'))");
     only_these_are_found(house, said.id(), &[&forgery]).await;
+}
+
+/// Whatever moves money, or says where it went, beside what people said.
+#[tokio::test]
+async fn nothing_of_a_row_can_be_altered_unseen() {
+    let (house, _bank, said) = reserving::reserved().await;
+    let forgeries = [
+        "json_set(payload, '$.amount', '5000.00')",
+        "json_set(payload, '$.reservation.amount', '5000.00')",
+        "json_set(payload, '$.reservation.confirmed', 'res-9')",
+        "json_set(payload, '$.reservation.until_ms', 1)",
+        "json_set(payload, '$.call.provider_key', 'key-9')",
+        "json_set(payload, '$.call.identity', 'another')",
+        "json_set(payload, '$.reversible', json(iif(payload -> '$.reversible' = 'true', 'false', 'true')))",
+        "json_set(payload, '$.policy_digest', 'sha256:0')",
+        "json_set(payload, '$.v', 2)",
+    ];
+    for forgery in forgeries {
+        let (whole, unread) = (row(&house), forgery.contains("'$.v'"));
+        house.rewrite("k", forgery);
+        let found = house.gateway().check_trail(&house.operator, None).await.unwrap().findings;
+        let told: Vec<_> = found.iter().map(|it| (it.action_id.as_deref(), &*it.what)).collect();
+        let expected = if unread { "the stored action cannot be read" } else { NOT_SO };
+        assert!(told.len() == 1 && told[0].0 == Some(said.id()), "{forgery}: {told:?}");
+        assert!([expected, NOT_SO].contains(&told[0].1), "{forgery}: {told:?}");
+        put_back(&house, &whole);
+    }
+    assert_eq!(findings(&house).await, 0);
+    for forged in ["NULL", "'mnd-other'"] {
+        let store = house.store();
+        let select = "SELECT mandates FROM action WHERE key = 'k'";
+        let own: String = store.query_row(select, [], |row| row.get(0)).unwrap();
+        store.execute(&format!("UPDATE action SET mandates = {forged} WHERE key = 'k'"), []).unwrap();
+        let found = house.gateway().check_trail(&house.operator, None).await.unwrap().findings;
+        assert_eq!(found.len(), 1, "{forged}");
+        store.execute("UPDATE action SET mandates = ?1 WHERE key = 'k'", [own]).unwrap();
+    }
+    assert_eq!(findings(&house).await, 0);
+}
+
+/// What is kept of what became of an action: the reference by which it is undone, and all else.
+#[tokio::test]
+async fn nothing_of_an_outcome_can_be_altered_unseen() {
+    let house = House::new().await;
+    let said = house.said("k", &house.payment("acct-1", "25.00")).await;
+    assert_eq!(said.kind(), "executed", "{}", said.body);
+    let select = "SELECT payload FROM outcome WHERE row = 1";
+    let whole: Vec<u8> = house.store().query_row(select, [], |row| row.get(0)).unwrap();
+    let plain = ledger::unpack(&whole).unwrap();
+    for forgery in [
+        "json_set(payload, '$.reference', 'p-9')",
+        "json_set(payload, '$.details.amount', '1.00')",
+        "json_set(payload, '$.answer', json('{}'))",
+        "json_set(payload, '$.denied', json('true'))",
+        r#"json_set(payload, '$.earlier', json('{"attempt":1,"reference":"r","debited":1}'))"#,
+        "json_set(payload, '$.of', '00')",
+        "json_remove(payload, '$.salt')",
+    ] {
+        house.store().execute("UPDATE outcome SET payload = ?1 WHERE row = 1", [&plain]).unwrap();
+        assert_eq!(findings(&house).await, 0);
+        let update = format!("UPDATE outcome SET payload = CAST({forgery} AS BLOB) WHERE row = 1");
+        house.store().execute(&update, []).unwrap();
+        let found = house.gateway().check_trail(&house.operator, None).await.unwrap().findings;
+        let told: Vec<_> = found.iter().map(|it| (it.action_id.as_deref(), &*it.what)).collect();
+        assert_eq!(told, [(Some(said.id()), "the stored outcome is not the one it names")], "{forgery}");
+    }
+    house.store().execute("UPDATE outcome SET payload = ?1 WHERE row = 1", [&whole]).unwrap();
+    assert_eq!(findings(&house).await, 0);
+}
+
+/// Of several outcomes each is read, once: nobody can leave one out, or have them read in a circle.
+#[tokio::test]
+async fn no_outcome_can_be_hidden() {
+    let (house, _bank, said) = steering::failed().await;
+    house.gateway().retry(&house.operator, said.id()).await.unwrap();
+    let store = house.store();
+    let latest: i64 = store.query_row("SELECT max(row) FROM outcome", [], |row| row.get(0)).unwrap();
+    assert!(latest > 1, "it failed, and was tried again");
+    let unlisted = "the outcome stored with it is not listed with its action";
+    for (forgery, put_back) in [
+        (
+            "UPDATE outcome SET previous = row WHERE row = {}",
+            "UPDATE outcome SET previous = {} - 1 WHERE row = {}",
+        ),
+        (
+            "UPDATE outcome SET previous = NULL WHERE row = {}",
+            "UPDATE outcome SET previous = {} - 1 WHERE row = {}",
+        ),
+        ("UPDATE fate SET outcome = NULL", "UPDATE fate SET outcome = {}"),
+        ("UPDATE fate SET outcome = {} - 1", "UPDATE fate SET outcome = {}"),
+    ] {
+        let of = |sql: &str| sql.replace("{}", &latest.to_string());
+        assert_eq!(findings(&house).await, 0);
+        assert_eq!(store.execute(&of(forgery), []).unwrap(), 1);
+        let found = house.gateway().check_trail(&house.operator, None).await.unwrap().findings;
+        assert!(
+            found.iter().any(|it| it.action_id.as_deref() == Some(said.id()) && it.what == unlisted),
+            "{forgery}: {found:?}"
+        );
+        // Whoever reads it is told so, or reads what is left; nobody reads for ever.
+        let read = house.gateway().action(&house.operator, said.id()).await;
+        assert!(!forgery.contains("previous = row") || read.is_err(), "{forgery}");
+        store.execute(&of(put_back), []).unwrap();
+    }
+    assert_eq!(findings(&house).await, 0);
+}
+
+#[tokio::test]
+async fn nobody_else_has_the_name_of_the_gateway() {
+    for name in ["countersign", "Countersign", "COUNTERSIGN"] {
+        assert!(action::Subject::parse(name).is_err(), "{name}");
+    }
+    assert!(action::Subject::parse("countersign-agent").is_ok());
 }

@@ -30,7 +30,7 @@ async fn until(house: &House, id: &str, phase: &str) -> ActionView {
 }
 
 /// Has whatever rests be due, and the gateway look after it.
-fn wake(house: &mut House) {
+pub(crate) fn wake(house: &mut House) {
     house.store().execute("UPDATE fate SET until = 1 WHERE until IS NOT NULL", []).unwrap();
     house.installation.start();
 }

@@ -13,7 +13,7 @@ use super::packed;
 use super::read::{self, Slot, Sql};
 use super::session::Place;
 use super::write::{Fate, Statements};
-use crate::admit::{Cell, Gate, Item, Rows, admit, corrected};
+use crate::admit::{Cell, Gate, Item, Rows, admit, corrected, is_above_cap};
 use crate::entry::{APPROVED, Chain, EXTENDED, REJECTED};
 use crate::identity;
 use crate::intake::{Digests, Lease, Process};
@@ -403,9 +403,16 @@ impl<'a> Batch<'a> {
         if let Err(illegal) = close.settlement.check(fate.state, &fate.lease, self.tail.owner, close.amends) {
             return Ok(Err(illegal));
         }
-        self.goes(&fate, outcome.state)?;
         let debit = charged.filter(|_| !fate.state.waits()).unwrap_or(fate.debit);
         let difference = debit.saturating_sub(fate.debit);
+        if difference > 0 && overage.is_none() {
+            match self.carried(fate.row, difference)? {
+                Ok(true) => {}
+                Ok(false) => return Ok(Err(Error::AboveCap(*id))),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        self.goes(&fate, outcome.state)?;
         let used = used.as_ref().filter(|_| !fate.state.waits());
         fate.lease = close.settlement.leaves(fate.state, fate.lease, close.amends);
         (fate.state, fate.debit) = (outcome.state, debit);
@@ -435,6 +442,19 @@ impl<'a> Batch<'a> {
             fate.reply = Some(row);
         }
         Ok(entry)
+    }
+
+    /// Has every mandate of the chain so much left?
+    fn carried(&mut self, action: i64, more: i64) -> Sql<Result<bool, Error>> {
+        for (key, jti) in read::chain(self.db, action)? {
+            self.account(key, &jti)?;
+            let claims = read::claims(self.db, action, &jti)?;
+            match is_above_cap(&self.rows.account(key, &jti).value, claims.as_deref(), more) {
+                Ok(false) => {}
+                above => return Ok(above.map(|above| !above)),
+            }
+        }
+        Ok(Ok(true))
     }
 
     /// Applies what really became of it to the mandate and every ancestor.

@@ -201,6 +201,13 @@ pub(crate) fn chain(db: &Connection, action: i64) -> Sql<Vec<(i64, Box<str>)>> {
     Ok(mandates.split_terminator('\n').map(|jti| (identity::account(&tenant, jti), jti.into())).collect())
 }
 
+/// The claims of a mandate that an action drew on, if it was issued here.
+pub(crate) fn claims(db: &Connection, action: i64, jti: &str) -> Sql<Option<Vec<u8>>> {
+    let sql =
+        "SELECT m.claims FROM action a JOIN mandate m ON m.tenant = a.tenant AND m.jti = ?2 WHERE a.row = ?1";
+    one(db, sql, params![action, jti], |row| row.get(0))
+}
+
 fn account_at(row: &Row<'_>, first: usize, jti: &str) -> Sql<Account> {
     Ok(Account {
         jti: jti.to_owned(),
@@ -421,10 +428,30 @@ pub(crate) fn outcomes(db: &Connection, tenant: &Tenant, id: ActionId) -> Sql<Ve
     while let Some(row) = next {
         let sql = concat!(settled!(), "WHERE o.row = ?1");
         found.extend(one(db, sql, [row], settled_at)?);
-        next = one(db, "SELECT previous FROM outcome WHERE row = ?1", [row], |row| row.get(0))?.flatten();
+        next = before(db, row)?;
     }
     found.reverse();
     Ok(found)
+}
+
+/// The outcome before this one, of the same action. Rows are numbered as they are written, so it has a lower number: whoever
+/// altered that would have them read in a circle.
+fn before(db: &Connection, outcome: i64) -> Sql<Option<i64>> {
+    let sql = "SELECT previous FROM outcome WHERE row = ?1";
+    match one(db, sql, [outcome], |row| row.get(0))?.flatten() {
+        Some(previous) if previous >= outcome => Err(unreadable(0, Type::Integer)),
+        previous => Ok(previous),
+    }
+}
+
+/// Is this outcome among those that are read from the latest on?
+pub(crate) fn is_listed(db: &Connection, latest: Option<i64>, outcome: i64) -> Sql<bool> {
+    let mut next = latest;
+    while let Some(row) = next.filter(|row| *row > outcome) {
+        let Ok(previous) = before(db, row) else { return Ok(false) };
+        next = previous;
+    }
+    Ok(next == Some(outcome))
 }
 
 pub(crate) fn receipt(db: &Connection, tenant: &Tenant, id: &str) -> Sql<Option<Settled>> {
@@ -773,6 +800,7 @@ fn first_of(db: &Connection, table: &'static str, entry: i64) -> Sql<i64> {
 
 /// An outcome's entry, and what it says.
 pub(crate) struct Kept {
+    pub(crate) row: i64,
     pub(crate) entry: i64,
     pub(crate) action: Option<ActionId>,
     pub(crate) state: State,
@@ -788,7 +816,7 @@ pub(crate) struct Kept {
 pub(crate) fn kept_outcomes(db: &Connection, rows: &Range<i64>) -> Sql<Vec<Kept>> {
     let sql = "SELECT o.entry, a.id, o.state, o.receipt_id, o.short, o.signature, o.document,
                length(o.payload) = 0 AND coalesce(length(o.body), 0) = 0,
-               length(o.payload) = 0 OR coalesce(length(o.body) = 0, FALSE), o.payload FROM outcome o
+               length(o.payload) = 0 OR coalesce(length(o.body) = 0, FALSE), o.payload, o.row FROM outcome o
                LEFT JOIN action a ON a.row = o.action WHERE o.row >= ?1 AND o.row < ?2 ORDER BY o.row";
     many(db, sql, [rows.start, rows.end], |row| {
         let receipt = match row.get_ref(6)? {
@@ -802,6 +830,7 @@ pub(crate) fn kept_outcomes(db: &Connection, rows: &Range<i64>) -> Sql<Vec<Kept>
         };
         let action = owner_at(row, 1)?;
         Ok(Kept {
+            row: row.get(10)?,
             entry: row.get(0)?,
             action,
             state: state(row, 2)?,

@@ -171,6 +171,7 @@ impl<'a> Look<'a> {
             actions.iter().any(|id| *id != Some(action)).then_some(Broken::Action),
             self.action(row, standing.as_ref(), !outcomes.is_empty() || !approvals.is_empty()),
             self.outcome(row, action, said, &outcomes),
+            self.listed(&outcomes, standing.as_ref())?,
             self.approval(row, action, said, &approvals, standing.as_ref()),
             standing.as_ref().and_then(|standing| fate(row, said, !outcomes.is_empty(), standing)),
             self.way(row, action, standing.as_ref())?,
@@ -252,6 +253,13 @@ impl<'a> Look<'a> {
         }
     }
 
+    /// Is it found when the outcomes of its action are read?
+    fn listed(&self, outcomes: &[Kept], standing: Option<&Standing>) -> Sql<Option<Broken>> {
+        let (Some(kept), Some(standing)) = (outcomes.first(), standing) else { return Ok(None) };
+        let listed = read::is_listed(self.db, standing.outcome, kept.row)?;
+        Ok((!listed).then_some(Broken::Unlisted))
+    }
+
     /// Is there one person's word where the entry says so, and the one that it names?
     fn approval(
         &mut self,
@@ -299,7 +307,8 @@ impl<'a> Look<'a> {
             && let Some(labels) = read::labels_at(self.db, standing.row)?
         {
             let (stored, labels) = (Box::new(stored), Box::new(labels));
-            testimonies.push(Testimony::Action { stored, labels, action_hash: said.action_hash });
+            let outcome = outcomes.first().map(|kept| kept.payload.clone());
+            testimonies.push(Testimony::Action { stored, labels, action_hash: said.action_hash, outcome });
         }
         let Standing { row: row_of, tenant, subject, archetype, key, .. } = standing;
         let kept = approvals.into_iter().filter(|heard| !heard.record.is_empty());
@@ -313,7 +322,7 @@ impl<'a> Look<'a> {
             if !payload.is_empty() {
                 let asked = if said.event == RESOLVED { read::action_at(self.db, row_of)? } else { None };
                 let settled = asked.map(|asked| (Box::new(asked), receipt.clone()));
-                testimonies.push(Testimony::Outcome { payload, settled });
+                testimonies.push(Testimony::Outcome { payload, action_hash: said.action_hash, settled });
             }
             if let Some(receipt) = receipt {
                 let (event, said) = (said.event.into(), said.state.map(Box::from));
