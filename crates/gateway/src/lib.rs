@@ -43,6 +43,7 @@ mod crash;
 mod decide;
 mod erase;
 mod error;
+mod events;
 mod files;
 mod gateway;
 mod installation;
@@ -87,6 +88,7 @@ pub use config::Config;
 pub use crash::Point;
 pub use erase::{ErasedView, KeepingView};
 pub use error::Error;
+pub use events::EventRefusal;
 pub use gateway::{Gateway, listed};
 pub use installation::{Installation, Keyring};
 pub use mandate::{Completion, ResourceEnvelope};
@@ -101,7 +103,7 @@ pub use rollbacks::{Fate, ROLLBACK_FAILED, UndoneView};
 pub use runs::{Begun, Next as NextRun, RunView, WaitView};
 pub use sessions::{
     CloseAsk, ClosedView, ContextView, CycleView, DeclarationView, DelegationContext, GarAsk, GarView,
-    SessionView, no_others,
+    HaltedView, SessionView, no_others,
 };
 pub use views::{
     ActionView, AttemptView, Page, PublicReceipt, ReceiptView, ReplayView, RetryView, RollbackView,

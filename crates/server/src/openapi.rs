@@ -22,11 +22,11 @@ use utoipa::openapi::{
 
 use crate::errors;
 use crate::faces::{
-    actions, approvals, audit, callbacks, keys, mandates, operations, policies, principals, rollbacks, runs,
-    sessions,
+    actions, approvals, audit, callbacks, events, keys, mandates, operations, policies, principals,
+    rollbacks, runs, sessions,
 };
 use crate::fault;
-use crate::request::YAML;
+use crate::request::{SECEVENT, YAML};
 use crate::routes::{Place, ROUTES, Route, Who};
 
 /// The document, as served.
@@ -109,6 +109,8 @@ pub enum Schema {
     PrincipalKey,
     PrincipalKeyList,
     Disclosure,
+    EventToken,
+    EventError,
     ReasonRequest,
     Revocation,
     SessionRequest,
@@ -200,6 +202,8 @@ impl Schema {
             Schema::PrincipalKey => of::<principals::PrincipalKey>(components),
             Schema::PrincipalKeyList => of::<principals::PrincipalKeyList>(components),
             Schema::Disclosure => of::<policies::Disclosure>(components),
+            Schema::EventToken => ObjectBuilder::new().schema_type(Type::String).build().into(),
+            Schema::EventError => of::<events::EventError>(components),
             Schema::ReasonRequest => of::<mandates::ReasonRequest>(components),
             Schema::Revocation => of::<mandates::Revocation>(components),
             Schema::SessionRequest => of::<sessions::SessionRequest>(components),
@@ -498,7 +502,8 @@ fn operation(route: &Route, path: &str, components: &mut Named) -> OperationBuil
         let content = ContentBuilder::new().schema(Some(body.used(components))).build();
         // What may be written in YAML says the same as in JSON.
         let yaml = YAML.into_iter().filter(|_| route.body == Some(Schema::ActionRequest));
-        let body = std::iter::once("application/json")
+        let first = if route.body == Some(Schema::EventToken) { SECEVENT } else { "application/json" };
+        let body = std::iter::once(first)
             .chain(yaml)
             .fold(RequestBodyBuilder::new().required(Some(Required::True)), |body, essence| {
                 body.content(essence, content.clone())
@@ -613,6 +618,9 @@ fn who(route: &Route, sandbox: bool) -> String {
         Who::Anyone => "For anybody.".to_owned(),
         Who::Session => "For browsers that are logged in at `/approvals`.".to_owned(),
         Who::Provider => "For providers that sign with the secret of the binding's `callback`.".to_owned(),
+        Who::Transmitter => {
+            "For transmitters registered in the configuration: the signature is the key.".to_owned()
+        }
         Who::Figures => format!("On loopback for anybody, else for keys of role {}.", roles.join(", ")),
         Who::May(_) if sandbox && anonymous => {
             format!("For anybody, and for keys of role {}.", roles.join(", "))

@@ -7,8 +7,8 @@ use gateway::{Code, Deed, Error, Role};
 use http::{HeaderMap, Method};
 
 use crate::faces::{
-    actions, approval_page, approvals, audit, callbacks, discovery, execution_protocol, keys, mandates,
-    operations, policies, principals, receipts, rollbacks, runs, sessions,
+    actions, approval_page, approvals, audit, callbacks, discovery, events, execution_protocol, keys,
+    mandates, operations, policies, principals, receipts, rollbacks, runs, sessions,
 };
 use crate::fault::Audience;
 use crate::openapi::{Answer, Schema};
@@ -61,6 +61,8 @@ pub enum Who {
     Session,
     /// A provider whose binding shares a secret with it: its signature is the key.
     Provider,
+    /// A transmitter of security events whose keys the operator registered: its signature is the key.
+    Transmitter,
     /// A caller whose role allows this. In the sandbox a caller without a key is an agent.
     May(Deed),
 }
@@ -69,7 +71,7 @@ impl Who {
     /// The roles that are let in; none for what anybody may use.
     pub fn roles(self) -> impl Iterator<Item = Role> {
         let deed = match self {
-            Who::Anyone | Who::Session | Who::Provider => None,
+            Who::Anyone | Who::Session | Who::Provider | Who::Transmitter => None,
             Who::Figures => Some(Deed::ReadTenant),
             Who::May(deed) => Some(deed),
         };
@@ -935,6 +937,18 @@ pub static ROUTES: &[Route] = &[
     },
     Route {
         method: Method::POST,
+        path: "/v1/events",
+        place: Place::Both,
+        who: Who::Transmitter,
+        summary: "Hear that a session or mandate is revoked: a signed security event token",
+        body: Some(Schema::EventToken),
+        answers: events::HEARD,
+        query: &[],
+        codes: &[Code::BodyTooLarge, Code::MalformedBody, Code::UnsupportedMediaType],
+        handler: by!(events::receive),
+    },
+    Route {
+        method: Method::POST,
         path: "/v1/freeze",
         place: Place::Both,
         who: Who::May(Deed::Govern),
@@ -1370,6 +1384,7 @@ impl Route {
             )
             | Who::Anyone
             | Who::Provider
+            | Who::Transmitter
             | Who::Figures => Audience::Agents,
         }
     }
@@ -1378,7 +1393,7 @@ impl Route {
     pub(crate) fn environment(&self, headers: &HeaderMap, path: Environment) -> Result<Environment, Error> {
         match self.who {
             Who::May(_) => request::mode(headers, path, self.place == Place::Chosen),
-            Who::Anyone | Who::Figures | Who::Session | Who::Provider => Ok(path),
+            Who::Anyone | Who::Figures | Who::Session | Who::Provider | Who::Transmitter => Ok(path),
         }
     }
 }

@@ -115,6 +115,8 @@ const TABLE: &str = "
     POST /sandbox/v1/sessions/{id}/close                404 401 200 404 403 200 403 200 404
     GET  /sandbox/v1/sessions/{id}/record               404 401 200 404 200 200 200 200 404
     GET  /sandbox/v1/gar                                401 401 200 200 200 200 200 200 own
+    POST /v1/events                                     415 415 415 415 415 415 415 415 own
+    POST /sandbox/v1/events                             415 415 415 415 415 415 415 415 own
     POST /v1/callbacks/{binding}                        401 401 401 401 401 401 401 401 own
     GET  /approvals                                     200 200 200 200 200 200 200 200 own
     POST /approvals/login                               403 403 403 403 403 403 403 403 own

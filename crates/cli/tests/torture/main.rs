@@ -13,6 +13,7 @@ mod delegation;
 mod disclosure;
 mod endpoints;
 mod erasure;
+mod events;
 mod fsync;
 mod guarantees;
 mod house;

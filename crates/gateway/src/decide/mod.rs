@@ -123,7 +123,11 @@ impl Gateway {
                     let details = details_of(&reason);
                     let code = case.cycle.as_ref().and_then(|cycle| cycle.code(&reason));
                     let code = code.unwrap_or_else(|| code_of(&reason));
-                    return self.block(&case, judged, code, details).await.map(Next::Said);
+                    let answer = self.block(&case, judged, code, details).await?;
+                    if let Some(cycle) = &case.cycle {
+                        self.halt_after(&cycle.governed, reason.class(), answer.action_id).await?;
+                    }
+                    return Ok(Next::Said(answer));
                 }
                 Verdict::Escalate(escalation) => {
                     match self.hold(&case, judged, &escalation.triggers).await? {

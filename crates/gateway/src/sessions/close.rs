@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::SessionView;
 use super::gar::{GarView, Line, ale};
+use super::revoke::{Cause, PRINCIPAL};
 use crate::admin::{event, named};
 use crate::alert::Alert;
 use crate::caller::{Caller, Deed, Role};
@@ -68,7 +69,7 @@ impl Gateway {
         code: &str,
     ) -> Result<ClosedView, Error> {
         let walked = self.walk(governed).await?;
-        let fields = walked.fields(&governed.session, caller, ask.reason.as_deref());
+        let fields = walked.fields(&governed.session, caller.subject.as_str(), ask.reason.as_deref());
         let completion = ask.completion.as_str();
         let record = ale(code, fields, json!({"by": caller.subject.as_str(), "completionState": completion}));
         let turn = self.turn(governed, SessionEvent::Closed(ask.completion), None, CLOSED, &record)?;
@@ -76,7 +77,6 @@ impl Gateway {
         self.closed(governed, session, Vec::new()).await
     }
 
-    /// First nothing more begins, then it is looked at how that left things, and that is the end.
     async fn revoke_session(
         &self,
         caller: &Caller,
@@ -84,26 +84,13 @@ impl Gateway {
         reason: Option<String>,
     ) -> Result<ClosedView, Error> {
         let by = caller.subject.as_str();
-        let fields = json!({"by": by, "reason": &reason, "trigger": "R-1"});
-        let record = ale("ALE-001", fields, json!({"by": by}));
-        let turn = self.turn(governed, SessionEvent::Suspended, None, REVOKING, &record)?;
-        let stopped = self.ledger.turn(turn).await;
-        let (cause, session) = stopped.map_err(|error| not_ended(error, &Walked::default()))?;
-        let walked = self.walk(governed).await?;
-        let halt = walked.halt(&session);
-        let code = match halt {
-            Halt::Clean => "ALE-002",
-            Halt::Partial => "ALE-003",
-            Halt::Unknown => "ALE-004",
-        };
-        let fields = walked.fields(&session, caller, reason.as_deref());
-        let record = ale(code, fields, json!({"by": by, "completionState": halt.as_str()}));
-        let turn = self.turn(governed, SessionEvent::Revoked(halt), Some(cause), HALTED, &record)?;
-        let (_, session) = self.ledger.turn(turn).await.map_err(|error| not_ended(error, &walked))?;
-        self.closed(governed, session, walked.under_way.keys().copied().collect()).await
+        let cause = Cause { trigger: PRINCIPAL, by, reason: reason.as_deref(), record: None };
+        let halted = self.halt(governed, &cause, None).await;
+        let (session, unsettled) = halted.map_err(|error| not_ended(error, &Walked::default()))?;
+        self.closed(governed, session, unsettled).await
     }
 
-    fn turn(
+    pub(super) fn turn(
         &self,
         governed: &Governed,
         what: SessionEvent,
@@ -135,7 +122,7 @@ impl Gateway {
     }
 
     /// Reads all records of a session.
-    async fn walk(&self, governed: &Governed) -> Result<Walked, Error> {
+    pub(super) async fn walk(&self, governed: &Governed) -> Result<Walked, Error> {
         let mut walked = Walked::default();
         let mut after = None;
         loop {
@@ -151,7 +138,7 @@ impl Gateway {
 
 /// What the records of a session come to.
 #[derive(Default)]
-struct Walked {
+pub(super) struct Walked {
     records: u64,
     /// Over the hash of each record as it is shown, a line for each.
     digest: Sha256,
@@ -183,7 +170,7 @@ impl Walked {
     }
 
     /// Nothing under way is clean; what is in doubt is not known.
-    fn halt(&self, session: &Session) -> Halt {
+    pub(super) fn halt(&self, session: &Session) -> Halt {
         if self.under_way.values().any(|doubt| *doubt) {
             Halt::Unknown
         } else if session.held + session.in_flight > 0 {
@@ -193,11 +180,15 @@ impl Walked {
         }
     }
 
-    fn fields(&self, session: &Session, caller: &Caller, reason: Option<&str>) -> Value {
+    /// What was admitted and has not ended.
+    pub(super) fn unsettled(&self) -> Vec<ActionId> {
+        self.under_way.keys().copied().collect()
+    }
+
+    pub(super) fn fields(&self, session: &Session, by: &str, reason: Option<&str>) -> Value {
         let unsettled: Vec<String> = self.under_way.keys().map(ToString::to_string).collect();
         json!({
-            "by": caller.subject.as_str(), "cycles": session.cycles, "denials": session.denials,
-            "reason": reason, "records": self.records,
+            "by": by, "cycles": session.cycles, "denials": session.denials, "reason": reason, "records": self.records,
             "records_digest": format!("sha256:{}", hex::encode(self.digest.clone().finalize())),
             "unsettled": unsettled,
         })
@@ -218,7 +209,7 @@ fn may_end(role: Role, completion: Completion) -> Result<(), Error> {
     }
 }
 
-fn not_ended(error: ledger::Error, walked: &Walked) -> Error {
+pub(super) fn not_ended(error: ledger::Error, walked: &Walked) -> Error {
     let conflict = |why: String| Error::new(Code::StateConflict, why);
     match error {
         ledger::Error::Session(SessionRefusal::InFlight { actions }) => {
@@ -244,8 +235,6 @@ const PART: u32 = 500;
 const BESIDE: [&str; 3] =
     [Alert::LateEffect.as_str(), Alert::DuplicateEffect.as_str(), Alert::Overage.as_str()];
 const CLOSED: &str = "session_closed";
-const REVOKING: &str = "session_revocation_initiated";
-const HALTED: &str = "session_halted";
 
 #[cfg(test)]
 mod tests {

@@ -14,6 +14,7 @@ mod context;
 mod cycles;
 mod gar;
 mod intents;
+mod revoke;
 
 pub use self::close::{CloseAsk, ClosedView};
 pub(crate) use self::context::{Budget, shown};
@@ -22,6 +23,8 @@ pub use self::cycles::CycleView;
 pub use self::gar::{GarAsk, GarView};
 pub use self::intents::DeclarationView;
 pub(crate) use self::intents::declaration_of;
+pub use self::revoke::HaltedView;
+pub(crate) use self::revoke::{Cause, EXTERNAL, PRINCIPAL};
 
 use std::sync::Arc;
 

@@ -198,10 +198,13 @@ async fn what_the_mode_demands_must_be_there() {
     let export = json!({ "archetype": "DATA_EXPORT", "constraints": {
         "dataset": "crm.customers", "format": "csv", "destination": "s3://reports", "purpose": "report"}});
     assert_eq!(house.comes_to(&tree, 2, json!({"intent_id": "t"})).await, denied("EP_BOUNDARY_BLOCK"));
-    let both = json!({ "intent_id": "t", "branches": [branch, export] });
-    assert_eq!(house.comes_to(&tree, 3, both).await, denied("EP_DELEGATION_BLOCK"));
     let good = json!({ "intent_id": "t", "branches": [branch] });
-    assert_eq!(house.comes_to(&tree, 4, good).await, told("PROCEED", "executed", "none"));
+    assert_eq!(house.comes_to(&tree, 3, good).await, told("PROCEED", "executed", "none"));
+    // Who means to go outside of the mandate ends the session, as who does.
+    let both = json!({ "intent_id": "t", "branches": [branch, export] });
+    assert_eq!(house.comes_to(&tree, 4, both).await, denied("EP_DELEGATION_BLOCK"));
+    let over = house.gateway().session(&house.agent, &tree.session_id).await.unwrap();
+    assert_eq!((over.completion, over.halt), (Some("REVOKED"), Some("CLEAN")));
     let delegated = house.declared_as(mode("DELEGATED", "d")).await;
     assert_eq!(house.comes_to(&delegated, 2, json!({"intent_id": "d"})).await, denied("EP_BOUNDARY_BLOCK"));
     let reflexive = house.declared_as(mode("REFLEXIVE", "r")).await;

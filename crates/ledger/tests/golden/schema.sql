@@ -252,3 +252,11 @@ CREATE TABLE cycle (
     last TEXT NOT NULL          -- id of its latest record
 ) STRICT;
 CREATE INDEX cycle_session ON cycle (session);
+CREATE TABLE security_event (
+    tenant TEXT NOT NULL,
+    issuer TEXT NOT NULL,
+    jti TEXT NOT NULL,
+    hash BLOB NOT NULL,         -- SHA-256 of the token
+    id TEXT NOT NULL,           -- of its record
+    PRIMARY KEY (tenant, issuer, jti)
+) STRICT, WITHOUT ROWID;

@@ -6,6 +6,7 @@ pub(crate) mod approvals;
 pub(crate) mod audit;
 pub(crate) mod callbacks;
 pub(crate) mod discovery;
+pub(crate) mod events;
 pub(crate) mod execution_protocol;
 pub(crate) mod keys;
 pub(crate) mod mandates;
