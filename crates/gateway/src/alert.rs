@@ -18,6 +18,8 @@ pub(crate) enum Alert {
     DeniedEffect,
     /// An effect could not be undone.
     RollbackFailed,
+    /// The records of a session are not as they ought to be.
+    GovernanceAnomaly,
 }
 
 impl Alert {
@@ -29,6 +31,7 @@ impl Alert {
             Alert::DuplicateEffect => "duplicate_effect",
             Alert::DeniedEffect => "denied_effect",
             Alert::RollbackFailed => "rollback_failed",
+            Alert::GovernanceAnomaly => "governance_anomaly",
         }
     }
 }

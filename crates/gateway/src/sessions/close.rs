@@ -3,7 +3,7 @@
 //! The record of the end names how many records there were before it and the digest of them all. It is signed as each
 //! record is, and so the whole session is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use action::ActionId;
 use ledger::{Governed, Record, Turn};
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::SessionView;
+use super::anomalies::{Anomaly, odd};
 use super::gar::{GarView, Line, ale};
 use super::revoke::{Cause, PRINCIPAL};
 use crate::admin::{event, named};
@@ -121,8 +122,17 @@ impl Gateway {
         Ok(ClosedView { session: self.session_view(&session, &governed.opening), record, unsettled })
     }
 
-    /// Reads all records of a session.
+    /// Reads all records of a session that is about to end. What is odd about them is on record before that.
     pub(super) async fn walk(&self, governed: &Governed) -> Result<Walked, Error> {
+        let walked = self.walk_once(governed).await?;
+        if walked.odd.is_empty() {
+            return Ok(walked);
+        }
+        self.note_anomalies(governed, &walked.odd).await?;
+        self.walk_once(governed).await
+    }
+
+    async fn walk_once(&self, governed: &Governed) -> Result<Walked, Error> {
         let mut walked = Walked::default();
         let mut after = None;
         loop {
@@ -144,11 +154,16 @@ pub(super) struct Walked {
     digest: Sha256,
     /// What was admitted and has not ended, and whether it is in doubt.
     under_way: BTreeMap<ActionId, bool>,
+    /// The number of the next record, if none is missing.
+    next: u64,
+    odd: BTreeSet<Anomaly>,
 }
 
 impl Walked {
     fn take(&mut self, record: &Record) -> Result<(), Error> {
         let line = Line::of(record)?;
+        self.odd.extend(odd(&line, self.next));
+        self.next = line.number() + 1;
         self.records += 1;
         self.digest.update(format!("sha256:{}\n", line.hash));
         let Some(action) = line.action() else { return Ok(()) };
