@@ -52,6 +52,8 @@ pub struct Config {
     pub alerts: Vec<Alerts>,
     /// Who may tell that a session or mandate is revoked.
     pub transmitters: Vec<Transmitter>,
+    /// What agents may ask to be granted.
+    pub grants: Grants,
     /// Bounds.
     pub limits: Limits,
     /// The sandbox.
@@ -195,6 +197,14 @@ pub struct Transmitter {
     pub tenant: Option<String>,
 }
 
+/// What agents may ask to be granted beyond what they hold.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Grants {
+    /// Whether approvers are asked: what they consent to becomes a mandate in their name.
+    pub consent: bool,
+}
+
 /// Bounds on what the gateway takes on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -267,6 +277,7 @@ impl Default for Config {
             egress: Egress::default(),
             alerts: Vec::new(),
             transmitters: Vec::new(),
+            grants: Grants::default(),
             limits: Limits::default(),
             sandbox: Sandbox::default(),
             fail_points: None,

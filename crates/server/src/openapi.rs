@@ -22,7 +22,7 @@ use utoipa::openapi::{
 
 use crate::errors;
 use crate::faces::{
-    actions, approvals, audit, callbacks, events, keys, mandates, operations, policies, principals,
+    actions, approvals, audit, callbacks, events, grants, keys, mandates, operations, policies, principals,
     rollbacks, runs, sessions,
 };
 use crate::fault;
@@ -109,6 +109,9 @@ pub enum Schema {
     PrincipalKey,
     PrincipalKeyList,
     Disclosure,
+    GrantRequest,
+    GrantResponse,
+    GrantError,
     EventToken,
     EventError,
     ReasonRequest,
@@ -202,6 +205,9 @@ impl Schema {
             Schema::PrincipalKey => of::<principals::PrincipalKey>(components),
             Schema::PrincipalKeyList => of::<principals::PrincipalKeyList>(components),
             Schema::Disclosure => of::<policies::Disclosure>(components),
+            Schema::GrantRequest => of::<grants::GrantRequest>(components),
+            Schema::GrantResponse => of::<grants::GrantResponse>(components),
+            Schema::GrantError => of::<grants::GrantError>(components),
             Schema::EventToken => ObjectBuilder::new().schema_type(Type::String).build().into(),
             Schema::EventError => of::<events::EventError>(components),
             Schema::ReasonRequest => of::<mandates::ReasonRequest>(components),
@@ -618,6 +624,7 @@ fn who(route: &Route, sandbox: bool) -> String {
         Who::Anyone => "For anybody.".to_owned(),
         Who::Session => "For browsers that are logged in at `/approvals`.".to_owned(),
         Who::Provider => "For providers that sign with the secret of the binding's `callback`.".to_owned(),
+        Who::Grantee => "For whoever has the token that continues the grant.".to_owned(),
         Who::Transmitter => {
             "For transmitters registered in the configuration: the signature is the key.".to_owned()
         }
@@ -642,7 +649,7 @@ fn tag(path: &str) -> &'static str {
         {
             "Approvals"
         }
-        Some("v1") if path.starts_with("/v1/sessions") => "Sessions",
+        Some("v1") if path.starts_with("/v1/sessions") || path.starts_with("/v1/grants") => "Sessions",
         Some("v1")
             if ["/v1/actions", "/v1/audit", "/v1/gar", "/v1/receipts"]
                 .iter()

@@ -7,7 +7,7 @@ use gateway::{Code, Deed, Error, Role};
 use http::{HeaderMap, Method};
 
 use crate::faces::{
-    actions, approval_page, approvals, audit, callbacks, discovery, events, execution_protocol, keys,
+    actions, approval_page, approvals, audit, callbacks, discovery, events, execution_protocol, grants, keys,
     mandates, operations, policies, principals, receipts, rollbacks, runs, sessions,
 };
 use crate::fault::Audience;
@@ -63,6 +63,8 @@ pub enum Who {
     Provider,
     /// A transmitter of security events whose keys the operator registered: its signature is the key.
     Transmitter,
+    /// Whoever has the token that continues a grant.
+    Grantee,
     /// A caller whose role allows this. In the sandbox a caller without a key is an agent.
     May(Deed),
 }
@@ -71,7 +73,7 @@ impl Who {
     /// The roles that are let in; none for what anybody may use.
     pub fn roles(self) -> impl Iterator<Item = Role> {
         let deed = match self {
-            Who::Anyone | Who::Session | Who::Provider | Who::Transmitter => None,
+            Who::Anyone | Who::Session | Who::Provider | Who::Transmitter | Who::Grantee => None,
             Who::Figures => Some(Deed::ReadTenant),
             Who::May(deed) => Some(deed),
         };
@@ -937,6 +939,30 @@ pub static ROUTES: &[Route] = &[
     },
     Route {
         method: Method::POST,
+        path: "/v1/grants",
+        place: Place::Both,
+        who: Who::May(Deed::Execute),
+        summary: "Ask for a mandate and a session under it, as RFC 9635 has it",
+        body: Some(Schema::GrantRequest),
+        answers: grants::GRANTED,
+        query: &[],
+        codes: &[Code::BodyTooLarge, Code::UnsupportedMediaType, Code::RateLimited],
+        handler: by!(grants::request),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/grants/continue",
+        place: Place::Both,
+        who: Who::Grantee,
+        summary: "Ask what became of a grant that a person was asked about",
+        body: None,
+        answers: grants::CONTINUED,
+        query: &[],
+        codes: &[Code::Unauthenticated, Code::RateLimited],
+        handler: by!(grants::proceed),
+    },
+    Route {
+        method: Method::POST,
         path: "/v1/events",
         place: Place::Both,
         who: Who::Transmitter,
@@ -1385,6 +1411,7 @@ impl Route {
             | Who::Anyone
             | Who::Provider
             | Who::Transmitter
+            | Who::Grantee
             | Who::Figures => Audience::Agents,
         }
     }
@@ -1393,7 +1420,9 @@ impl Route {
     pub(crate) fn environment(&self, headers: &HeaderMap, path: Environment) -> Result<Environment, Error> {
         match self.who {
             Who::May(_) => request::mode(headers, path, self.place == Place::Chosen),
-            Who::Anyone | Who::Figures | Who::Session | Who::Provider | Who::Transmitter => Ok(path),
+            Who::Anyone | Who::Figures | Who::Session | Who::Provider | Who::Transmitter | Who::Grantee => {
+                Ok(path)
+            }
         }
     }
 }

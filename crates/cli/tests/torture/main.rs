@@ -15,6 +15,7 @@ mod endpoints;
 mod erasure;
 mod events;
 mod fsync;
+mod grants;
 mod guarantees;
 mod house;
 mod json_suite;

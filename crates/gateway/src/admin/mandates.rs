@@ -302,7 +302,7 @@ pub(super) fn malformed(refusal: &Refusal) -> Error {
 
 impl TenantState {
     /// Do these names, of a scope and of what a person must approve, stand for anything in the catalogue?
-    pub(super) fn must_name_actions(&self, scope: &[String], approval: &[String]) -> Result<(), Error> {
+    pub(crate) fn must_name_actions(&self, scope: &[String], approval: &[String]) -> Result<(), Error> {
         let rules = self.rules();
         let designated = |name: &String| {
             rules.catalogue.iter().any(|archetype| Mandate::designates(slice::from_ref(name), archetype))

@@ -8,6 +8,7 @@ pub(crate) mod callbacks;
 pub(crate) mod discovery;
 pub(crate) mod events;
 pub(crate) mod execution_protocol;
+pub(crate) mod grants;
 pub(crate) mod keys;
 pub(crate) mod mandates;
 pub(crate) mod operations;

@@ -452,7 +452,7 @@ pub(crate) struct GarRecord {
 }
 
 impl Session {
-    fn of(view: &SessionView) -> Session {
+    pub(crate) fn of(view: &SessionView) -> Session {
         Session {
             session_id: view.session_id.clone(),
             mandate_id: view.mandate_id.clone(),
