@@ -5,6 +5,7 @@
 mod alerts;
 mod approval_page;
 mod approvals;
+mod article12;
 mod atp;
 mod audit;
 mod challenges;

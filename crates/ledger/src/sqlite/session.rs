@@ -393,7 +393,7 @@ fn ended(db: &Connection, governed: &Governed, now_ms: i64) -> Sql<Option<(Box<s
             return Ok(Some((jti.clone(), Some(at_ms))));
         }
     }
-    Ok((held.mandate.expires_ms <= now_ms).then(|| (held.mandate.jti, None)))
+    Ok((held.mandate.expires_ms <= now_ms).then_some((held.mandate.jti, None)))
 }
 
 fn governed_at(row: &Row<'_>) -> Sql<Governed> {

@@ -40,6 +40,11 @@ pub(crate) async fn get(request: Request) -> Result<Response, Error> {
     Ok(reply::json(StatusCode::OK, &Standing::of(&standing)))
 }
 
+/// The same for those who hold the store themselves.
+pub fn mandate_record(standing: &MandateStanding) -> serde_json::Value {
+    serde_json::to_value(Standing::of(standing)).unwrap_or_default()
+}
+
 /// One page of the tenant's mandates.
 pub(crate) async fn list(request: Request) -> Result<Response, Error> {
     let gateway = request.gateway()?;

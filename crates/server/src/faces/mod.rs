@@ -21,3 +21,5 @@ pub(crate) mod runs;
 pub(crate) mod sessions;
 
 pub use actions::action_record;
+pub use mandates::mandate_record;
+pub use sessions::session_record;
