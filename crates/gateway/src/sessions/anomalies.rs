@@ -142,3 +142,23 @@ impl Gateway {
 const BEGINNINGS: [&str; 2] = ["admitted", "held"];
 const ANOMALY: &str = "KERNEL_AUDIT_ANOMALY";
 const EVENT: &str = "governance_anomaly";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cycle_that_begins_stands_on_a_declaration() {
+        let entry = |event: &str, action: Value, intent: Value| {
+            let session = json!({"causalParent": null, "id": "s", "intentId": intent, "seq": 2});
+            json!({"actionId": action, "event": event, "session": session}).to_string()
+        };
+        let bare = |event: &str| stands_on_nothing(entry(event, json!("a"), Value::Null).as_bytes());
+        assert!(bare("admitted") && bare("held"));
+        for event in ["refused", "executed", "session_opened"] {
+            assert!(!bare(event), "{event}");
+        }
+        assert!(!stands_on_nothing(entry("admitted", json!("a"), json!("i-1")).as_bytes()));
+        assert!(!stands_on_nothing(b"no entry"));
+    }
+}

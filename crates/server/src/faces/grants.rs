@@ -1,7 +1,7 @@
 //! Grants, in the words of GNAP (RFC 9635): a mandate and a session under it, asked for by the agent.
 
 use action::{Currency, Money};
-use gateway::{Code, Error, GrantAsk, GrantRefusal, GrantView};
+use gateway::{Code, Deed, Error, GrantAsk, GrantRefusal, GrantView};
 use http::StatusCode;
 use http::header::AUTHORIZATION;
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,7 @@ use crate::who;
 pub(crate) async fn request(mut request: Request) -> Result<Response, Error> {
     let gateway = request.gateway()?;
     let caller = who::caller_or_anonymous(&request).await?;
+    caller.must(Deed::Execute)?;
     let body = match request.value().await {
         Err(error) if error.code == Code::MalformedBody => return Ok(invalid(&error)),
         body => body?,
