@@ -21,6 +21,8 @@ pub(crate) enum Alert {
     RollbackFailed,
     /// Members of a cluster wait for each other in a circle.
     ClusterDeadlock,
+    /// The records of a session are not as they ought to be.
+    GovernanceAnomaly,
 }
 
 impl Alert {
@@ -33,6 +35,7 @@ impl Alert {
             Alert::DeniedEffect => "denied_effect",
             Alert::RollbackFailed => "rollback_failed",
             Alert::ClusterDeadlock => "cluster_deadlock",
+            Alert::GovernanceAnomaly => "governance_anomaly",
         }
     }
 }

@@ -50,6 +50,10 @@ pub struct Config {
     /// Who is told of what happens in production.
     #[serde(deserialize_with = "alerts::by_kind")]
     pub alerts: Vec<Alerts>,
+    /// Who may tell that a session or mandate is revoked.
+    pub transmitters: Vec<Transmitter>,
+    /// What agents may ask to be granted.
+    pub grants: Grants,
     /// Bounds.
     pub limits: Limits,
     /// The sandbox.
@@ -181,6 +185,26 @@ pub struct Egress {
     pub challenge_hosts: Vec<String>,
 }
 
+/// Who sends security events, such as an identity provider.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Transmitter {
+    /// `iss` of its events.
+    pub issuer: String,
+    /// File with its public keys, a JWK set.
+    pub keys: PathBuf,
+    /// Whose sessions and mandates it speaks of; the first tenant's, unless it is named.
+    pub tenant: Option<String>,
+}
+
+/// What agents may ask to be granted beyond what they hold.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Grants {
+    /// Whether approvers are asked: what they consent to becomes a mandate in their name.
+    pub consent: bool,
+}
+
 /// Bounds on what the gateway takes on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -205,6 +229,8 @@ pub struct Limits {
     pub held_per_agent: u32,
     /// How many mandates may stand above one that was handed on.
     pub delegation_depth: usize,
+    /// In this time every session under a revoked mandate is halted, milliseconds; how those are left that are not is unknown.
+    pub cascade_timeout_ms: u64,
     /// So long after it is settled nothing is deleted because only its request wants it, days; 0 where nothing but what it
     /// takes to undo it has to be kept.
     pub kept_days: u64,
@@ -262,6 +288,8 @@ impl Default for Config {
             secrets: BTreeMap::new(),
             egress: Egress::default(),
             alerts: Vec::new(),
+            transmitters: Vec::new(),
+            grants: Grants::default(),
             limits: Limits::default(),
             sandbox: Sandbox::default(),
             fail_points: None,
@@ -284,6 +312,7 @@ impl Default for Limits {
             held_on_timeout: OnTimeout::Deny,
             held_per_agent: 100,
             delegation_depth: 8,
+            cascade_timeout_ms: 10_000,
             kept_days: 30,
             recovery_interval_ms: 2_000,
             patience_ms: 30_000,
@@ -321,6 +350,9 @@ impl Config {
             return Err(
                 "`limits.held_per_agent`: at least 1; to let nothing wait, forbid it by policy".to_owned()
             );
+        }
+        if !(1..=LONGEST_CASCADE_MS).contains(&config.limits.cascade_timeout_ms) {
+            return Err(format!("`limits.cascade_timeout_ms`: between 1 and {LONGEST_CASCADE_MS}"));
         }
         match config.sandbox.retention_hours {
             // Keys are kept for a day at least, in the sandbox too.
@@ -451,6 +483,8 @@ fn explain_with(error: &figment::Error, what: String) -> String {
     if key.is_empty() { format!("{what}{place}") } else { format!("`{key}`: {what}{place}") }
 }
 
+/// What is revoked is not left running for longer than this.
+const LONGEST_CASCADE_MS: u64 = 30_000;
 /// The secret that wraps the tenants' keys.
 pub(crate) const MASTER: &str = "master";
 

@@ -16,6 +16,7 @@ use crate::authority::Authority;
 use crate::buckets::Buckets;
 use crate::caller::Caller;
 use crate::config::Config;
+use crate::events::Transmitter;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::notices::Destination;
@@ -40,6 +41,8 @@ pub struct Gateway {
     pub(crate) outside: Doors,
     /// Who is told of what happens.
     pub(crate) destinations: Vec<Destination>,
+    /// Who may tell of revocations.
+    pub(crate) transmitters: Vec<Transmitter>,
     pub(crate) render: Render,
     pub(crate) limits: Rates,
     pub(crate) metrics: Metrics,
@@ -93,6 +96,7 @@ pub(crate) struct Opening<'a> {
     pub vault: &'a Vault,
     pub doors: Doors,
     pub destinations: Vec<Destination>,
+    pub transmitters: Vec<Transmitter>,
     pub ledger: Arc<dyn Ledger>,
     pub chain_id: String,
     pub keys: Arc<Keys>,
@@ -110,6 +114,7 @@ impl Gateway {
             vault,
             doors,
             destinations,
+            transmitters,
             ledger,
             chain_id,
             keys,
@@ -146,6 +151,7 @@ impl Gateway {
             tenants: states,
             outside: doors,
             destinations,
+            transmitters,
             render,
             metrics: Metrics::new(environment.as_str()),
             places_taken: AtomicUsize::new(0),

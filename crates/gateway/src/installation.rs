@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use crate::admin::{CreatedKey, KeyAsk};
 use crate::caller::Role;
 use crate::config::{Config, MASTER};
+use crate::events::Transmitter;
 use crate::files;
 use crate::gateway::{Doors, Gateway, Opening, listed};
 use crate::keys::{Keys, open_private};
@@ -178,6 +179,7 @@ fn unreachable_subject() -> Subject {
 struct Ground {
     doors: Doors,
     destinations: Vec<Destination>,
+    transmitters: Vec<Transmitter>,
     rules: Vec<(Tenant, Rules)>,
 }
 
@@ -200,7 +202,8 @@ impl Ground {
             rules.map(|rules| (tenant.clone(), rules)).map_err(|found| listed(&found))
         };
         let rules = tenants.iter().map(rules).collect::<Result<_, _>>()?;
-        Ok(Ground { doors, destinations, rules })
+        let transmitters = Transmitter::all(config, tenants)?;
+        Ok(Ground { doors, destinations, transmitters, rules })
     }
 }
 
@@ -231,6 +234,7 @@ async fn open_one(
         vault,
         doors: ground.doors,
         destinations: ground.destinations,
+        transmitters: ground.transmitters,
         ledger,
         chain_id,
         keys,

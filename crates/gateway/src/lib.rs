@@ -43,8 +43,10 @@ mod crash;
 mod decide;
 mod erase;
 mod error;
+mod events;
 mod files;
 mod gateway;
+mod grants;
 mod installation;
 mod keys;
 mod late;
@@ -89,7 +91,9 @@ pub use config::{Config, OnTimeout};
 pub use crash::Point;
 pub use erase::{ErasedView, KeepingView};
 pub use error::Error;
+pub use events::EventRefusal;
 pub use gateway::{Gateway, listed};
+pub use grants::{GrantAsk, GrantRefusal, GrantView};
 pub use installation::{Installation, Keyring};
 pub use mandate::{Completion, ResourceEnvelope};
 pub use notices::Topic;
@@ -103,7 +107,7 @@ pub use rollbacks::{Fate, ROLLBACK_FAILED, UndoneView};
 pub use runs::{Begun, Next as NextRun, RunView, WaitView};
 pub use sessions::{
     Awaiting, CloseAsk, ClosedView, ClusterView, ContextView, CycleView, DeclarationView, DelegationContext,
-    FormAsk, GarAsk, GarView, MemberView, SessionView, TransferAsk, no_others,
+    FormAsk, GarAsk, GarView, HaltedView, MemberView, SessionView, TransferAsk, no_others,
 };
 pub use views::{
     ActionView, AttemptView, Page, PublicReceipt, ReceiptView, ReplayView, RetryView, RollbackView,

@@ -95,6 +95,9 @@ impl Gateway {
             if let Err(error) = self.expire().await {
                 tracing::warn!(%error, "held actions could not be looked after");
             }
+            if let Err(error) = self.end_lapsed(clock::now_ms()).await {
+                tracing::warn!(%error, "sessions whose mandates ended could not be looked after");
+            }
             if pruned.is_none_or(|at| at.elapsed() >= PRUNE_PAUSE) {
                 pruned = Some(Instant::now());
                 if let Err(error) = self.prune().await {

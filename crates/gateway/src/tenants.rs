@@ -86,7 +86,11 @@ pub(crate) fn load(
     outside: provider::Outside<'_>,
     runs: &Arc<Runs>,
 ) -> Result<Rules, Vec<Mistake>> {
-    let catalogue = sources(config.catalogue_dir.as_deref(), tenant, &["toml"])?;
+    let mut catalogue = sources(config.catalogue_dir.as_deref(), tenant, &["toml"])?;
+    if config.grants.consent {
+        let text = crate::grants::DECLARATION.to_owned();
+        catalogue.push(Source { name: "(built in) session_grant.toml".to_owned(), text });
+    }
     let policies = sources(config.policy_dir.as_deref(), tenant, &["cedar"])?;
     let entities = sources(config.policy_dir.as_deref(), tenant, &["json"])?;
     let mut rules = judge_by(catalogue, policies, entities, environment)?;

@@ -62,6 +62,8 @@ pub struct Held {
 pub struct Revocation {
     /// When, milliseconds since 1970, UTC; of the first one if it was revoked before.
     pub at_ms: i64,
+    /// The id of its record; none if it was revoked before.
+    pub record_id: Option<Box<str>>,
     /// What was admitted before and is not settled.
     pub unsettled: Vec<ActionId>,
 }

@@ -79,7 +79,8 @@ pub use lock::Lock;
 pub use memory::Memory;
 pub use outbox::{Notice, Outbox, Standing, Tried, Waiting};
 pub use session::{
-    BUDGET_BREACHED, Cycle, Declared, Declaring, Governed, Intention, Opening, Record, Sealer, Turn,
+    BUDGET_BREACHED, Cycle, Declared, Declaring, Governed, Heard, Intention, Lapsed, Opening, Record, Sealer,
+    SecurityEvent, Turn,
 };
 pub use sqlite::{Options, Sqlite, unpack};
 pub use state::State;
@@ -328,6 +329,15 @@ pub trait Ledger: Outbox {
         after: Option<i64>,
         limit: u32,
     ) -> Answer<'a, Page<Governed>>;
+
+    /// A tenant's open sessions under a mandate, or under any that descends from it.
+    fn sessions_under<'a>(&'a self, tenant: &'a Tenant, jti: &'a str) -> Answer<'a, Vec<Governed>>;
+
+    /// Open sessions of every tenant whose mandate expired by then, or was revoked with one that it descends from.
+    fn lapsed(&self, now_ms: i64, limit: u32) -> Answer<'_, Vec<Lapsed>>;
+
+    /// Takes down what somebody outside told, unless it was told before.
+    fn hear(&self, heard: SecurityEvent, event: Event) -> Answer<'_, Heard>;
 
     /// Commits an intent declaration.
     fn declare(&self, declaring: Declaring) -> Answer<'_, Declared>;

@@ -22,10 +22,11 @@ use crate::stored::page;
 use crate::{
     About, Admission, Admitted, Answer, ApiKey, Approval, Audited, Basis, Broken, Clustered, Clustering,
     Counted, Declared, Declaring, Deferral, Draft, Earlier, Erased, Erasure, Error, Event, Existing,
-    Extension, Facts, FactsQuery, Figures, Filter, Finding, Freeze, Given, Governed, Grouped, Held,
-    Inspected, Intention, Labels, Ledger, Mandate, Notice, Opening, Order, Outbox, Outcome, Owner, Page,
-    Passkey, PrincipalKey, Record, Recorded, Refusal, Repeat, Resumption, Revocation, Scope, Search, Settled,
-    Settlement, Standing, State, Stored, Testimony, Tried, Turn, Verified, Waiting, Walk, Witness,
+    Extension, Facts, FactsQuery, Figures, Filter, Finding, Freeze, Given, Governed, Grouped, Heard, Held,
+    Inspected, Intention, Labels, Lapsed, Ledger, Mandate, Notice, Opening, Order, Outbox, Outcome, Owner,
+    Page, Passkey, PrincipalKey, Record, Recorded, Refusal, Repeat, Resumption, Revocation, Scope, Search,
+    SecurityEvent, Settled, Settlement, Standing, State, Stored, Testimony, Tried, Turn, Verified, Waiting,
+    Walk, Witness,
 };
 
 /// Everything in memory, behind one lock.
@@ -1004,7 +1005,9 @@ impl Ledger for Memory {
             let account = cell.value.revoke(event.at_ms);
             let at_ms = account.revoked_at.unwrap_or(event.at_ms);
             cell.set(account);
+            let mut record_id = None;
             if first {
+                record_id = Some(world.chain.next_id().into());
                 world.event(event)?;
             }
             let open = |stored: &&Stored| {
@@ -1017,7 +1020,8 @@ impl Ledger for Memory {
                     && stored.mandates.iter().any(|mandate| **mandate == *jti)
             };
             let rows = world.actions.values().map(|row| &row.stored);
-            Ok(Revocation { at_ms, unsettled: rows.filter(open).map(|stored| stored.id).collect() })
+            let unsettled = rows.filter(open).map(|stored| stored.id).collect();
+            Ok(Revocation { at_ms, record_id, unsettled })
         })
     }
 
@@ -1179,6 +1183,18 @@ impl Ledger for Memory {
         limit: u32,
     ) -> Answer<'a, Page<Governed>> {
         self.now(move |world| Ok(world.governed_sessions(tenant, of, after, limit)))
+    }
+
+    fn sessions_under<'a>(&'a self, tenant: &'a Tenant, jti: &'a str) -> Answer<'a, Vec<Governed>> {
+        self.now(move |world| Ok(world.sessions_under(tenant, jti)))
+    }
+
+    fn lapsed(&self, now_ms: i64, limit: u32) -> Answer<'_, Vec<Lapsed>> {
+        self.now(move |world| Ok(world.lapsed(now_ms, limit)))
+    }
+
+    fn hear(&self, heard: SecurityEvent, event: Event) -> Answer<'_, Heard> {
+        self.now(move |world| world.hear(heard, event))
     }
 
     fn declare(&self, declaring: Declaring) -> Answer<'_, Declared> {

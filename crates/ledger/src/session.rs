@@ -112,6 +112,41 @@ pub struct Turn {
     pub record: Event,
 }
 
+/// A session that is open under a mandate that has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lapsed {
+    /// The session.
+    pub governed: Governed,
+    /// The mandate that ended: its own, or one that it descends from.
+    pub mandate: Box<str>,
+    /// When it was revoked, in Unix milliseconds; it expired if it was not.
+    pub revoked_ms: Option<i64>,
+}
+
+/// What somebody outside told of a session or mandate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecurityEvent {
+    /// Whose.
+    pub tenant: Tenant,
+    /// Who told it.
+    pub issuer: Box<str>,
+    /// Their name for it, used once.
+    pub jti: Box<str>,
+    /// SHA-256 of what was sent.
+    pub hash: [u8; 32],
+}
+
+/// Whether it was told before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// No; it is on record under this id now.
+    New(Box<str>),
+    /// Yes, the very same; it is on record under this id.
+    Again(Box<str>),
+    /// Something else was told under that name.
+    Taken,
+}
+
 /// A record of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {

@@ -38,6 +38,7 @@ mod pattern;
 mod permits;
 mod refusal;
 mod session;
+mod signal;
 mod token;
 
 pub use account::{Account, Limits, Usage, Use};
@@ -51,4 +52,5 @@ pub use pattern::Pattern;
 pub use permits::{exposure, within_own_bound};
 pub use refusal::Refusal;
 pub use session::{Completion, Halt, Session, SessionEvent, SessionRefusal, SessionState};
+pub use signal::{Signal, SignalKey, SignalRefusal, SignalSubject, hear, signal_keys};
 pub use token::{KeyLookup, MAX_TOKEN_BYTES, Verified, issue, verify};

@@ -73,7 +73,7 @@ pub fn verify(token: &str, keys: &impl KeyLookup, audience: &str, now_s: i64) ->
     }
     let (signed, signature) = token.rsplit_once('.').ok_or_else(|| malformed("it must have three parts"))?;
     let (header, payload) = signed.split_once('.').ok_or_else(|| malformed("it must have three parts"))?;
-    let header = Header::parse(&decode("header", header)?)?;
+    let header = Header::parse(&decode("header", header)?, TYPE)?;
     let claims = claims(&decode("payload", payload)?)?;
     let signature = decode("signature", signature)?;
 
@@ -100,14 +100,14 @@ pub fn verify(token: &str, keys: &impl KeyLookup, audience: &str, now_s: i64) ->
     Ok(Verified { claims, mandate, kid: key.kid().to_owned() })
 }
 
-struct Header {
-    alg: String,
-    kid: Option<String>,
+pub(crate) struct Header {
+    pub(crate) alg: String,
+    pub(crate) kid: Option<String>,
 }
 
 impl Header {
     /// A list of what is allowed, so `jku`, `x5u`, `jwk` and `crit` are refused along with whatever comes next.
-    fn parse(bytes: &[u8]) -> Result<Header, Refusal> {
+    pub(crate) fn parse(bytes: &[u8], expected: &str) -> Result<Header, Refusal> {
         let (mut alg, mut kid, mut typ) = (None, None, None);
         for (name, value) in object("header", bytes)? {
             let slot = match name.as_str() {
@@ -121,8 +121,8 @@ impl Header {
             };
             *slot = Some(text);
         }
-        if typ.as_deref() != Some(TYPE) {
-            return Err(malformed(format!("header member `typ` must be `{TYPE}`")));
+        if typ.as_deref() != Some(expected) {
+            return Err(malformed(format!("header member `typ` must be `{expected}`")));
         }
         Ok(Header { alg: alg.ok_or_else(|| malformed("header member `alg` is missing"))?, kid })
     }
@@ -133,7 +133,7 @@ fn claims(bytes: &[u8]) -> Result<Claims, Refusal> {
     serde_json::from_value(Value::Object(members)).map_err(|error| malformed(format!("claims: {error}")))
 }
 
-fn object(part: &str, bytes: &[u8]) -> Result<serde_json::Map<String, Value>, Refusal> {
+pub(crate) fn object(part: &str, bytes: &[u8]) -> Result<serde_json::Map<String, Value>, Refusal> {
     match action::json::parse(bytes) {
         Ok(Value::Object(members)) => Ok(members),
         Ok(_) => Err(malformed(format!("{part} must be a JSON object"))),
@@ -142,6 +142,6 @@ fn object(part: &str, bytes: &[u8]) -> Result<serde_json::Map<String, Value>, Re
 }
 
 /// Strict base64url: no padding, no other alphabet, no bits left over.
-fn decode(part: &str, text: &str) -> Result<Vec<u8>, Refusal> {
+pub(crate) fn decode(part: &str, text: &str) -> Result<Vec<u8>, Refusal> {
     URL_SAFE_NO_PAD.decode(text).map_err(|_| malformed(format!("{part} is not base64url")))
 }

@@ -8,6 +8,7 @@ use execution::{Capabilities, Idempotent, Queryable};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::consent::Consent;
 use crate::http::Http;
 use crate::reader::{Mistake, Node};
 use crate::runner::Runner;
@@ -42,10 +43,11 @@ pub fn compile_for(
     match kind.as_str() {
         Some("sandbox") => Ok(Arc::new(Sandbox::read(&node, archetype)?)),
         Some("http") => Ok(Arc::new(Http::read(&node, archetype, outside)?)),
+        Some("consent") => Ok(Arc::new(Consent::read(&node)?)),
         Some("runner") => Ok(Arc::new(Runner::read(&node, archetype, runs)?)),
         _ => {
             let mistake = node.child("provider", kind).mistake("there is no such provider");
-            Err(vec![mistake.hint("the providers are http, runner and sandbox")])
+            Err(vec![mistake.hint("the providers are http, runner, consent and sandbox")])
         }
     }
 }

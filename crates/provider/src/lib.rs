@@ -26,6 +26,7 @@
 //! way for a value of an action to choose the host it goes to.
 
 mod binding;
+mod consent;
 pub mod egress;
 mod http;
 mod reader;

@@ -22,11 +22,11 @@ use utoipa::openapi::{
 
 use crate::errors;
 use crate::faces::{
-    actions, approvals, audit, callbacks, clusters, keys, mandates, operations, policies, principals,
-    rollbacks, runs, sessions,
+    actions, approvals, audit, callbacks, clusters, events, grants, keys, mandates, operations, policies,
+    principals, rollbacks, runs, sessions,
 };
 use crate::fault;
-use crate::request::YAML;
+use crate::request::{SECEVENT, YAML};
 use crate::routes::{Place, ROUTES, Route, Who};
 
 /// The document, as served.
@@ -115,6 +115,11 @@ pub enum Schema {
     PrincipalKey,
     PrincipalKeyList,
     Disclosure,
+    GrantRequest,
+    GrantResponse,
+    GrantError,
+    EventToken,
+    EventError,
     ReasonRequest,
     Revocation,
     SessionRequest,
@@ -218,6 +223,11 @@ impl Schema {
             Schema::PrincipalKey => of::<principals::PrincipalKey>(components),
             Schema::PrincipalKeyList => of::<principals::PrincipalKeyList>(components),
             Schema::Disclosure => of::<policies::Disclosure>(components),
+            Schema::GrantRequest => of::<grants::GrantRequest>(components),
+            Schema::GrantResponse => of::<grants::GrantResponse>(components),
+            Schema::GrantError => of::<grants::GrantError>(components),
+            Schema::EventToken => ObjectBuilder::new().schema_type(Type::String).build().into(),
+            Schema::EventError => of::<events::EventError>(components),
             Schema::ReasonRequest => of::<mandates::ReasonRequest>(components),
             Schema::Revocation => of::<mandates::Revocation>(components),
             Schema::SessionRequest => of::<sessions::SessionRequest>(components),
@@ -522,7 +532,8 @@ fn operation(route: &Route, path: &str, components: &mut Named) -> OperationBuil
         let content = ContentBuilder::new().schema(Some(body.used(components))).build();
         // What may be written in YAML says the same as in JSON.
         let yaml = YAML.into_iter().filter(|_| route.body == Some(Schema::ActionRequest));
-        let body = std::iter::once("application/json")
+        let first = if route.body == Some(Schema::EventToken) { SECEVENT } else { "application/json" };
+        let body = std::iter::once(first)
             .chain(yaml)
             .fold(RequestBodyBuilder::new().required(Some(Required::True)), |body, essence| {
                 body.content(essence, content.clone())
@@ -637,6 +648,10 @@ fn who(route: &Route, sandbox: bool) -> String {
         Who::Anyone => "For anybody.".to_owned(),
         Who::Session => "For browsers that are logged in at `/approvals`.".to_owned(),
         Who::Provider => "For providers that sign with the secret of the binding's `callback`.".to_owned(),
+        Who::Grantee => "For whoever has the token that continues the grant.".to_owned(),
+        Who::Transmitter => {
+            "For transmitters registered in the configuration: the signature is the key.".to_owned()
+        }
         Who::Figures => format!("On loopback for anybody, else for keys of role {}.", roles.join(", ")),
         Who::May(_) if sandbox && anonymous => {
             format!("For anybody, and for keys of role {}.", roles.join(", "))
@@ -658,7 +673,11 @@ fn tag(path: &str) -> &'static str {
         {
             "Approvals"
         }
-        Some("v1") if path.starts_with("/v1/sessions") || path.starts_with("/v1/clusters") => "Sessions",
+        Some("v1")
+            if ["/v1/sessions", "/v1/clusters", "/v1/grants"].iter().any(|it| path.starts_with(it)) =>
+        {
+            "Sessions"
+        }
         Some("v1")
             if ["/v1/actions", "/v1/audit", "/v1/gar", "/v1/receipts"]
                 .iter()

@@ -58,6 +58,13 @@ pub(crate) fn rows(limit: Option<&str>) -> Result<u32, Error> {
     rows.ok_or_else(|| Error::new(Code::ValidationFailed, "limit is not between 1 and 200").field("?limit"))
 }
 
+/// Nothing but a status.
+pub(crate) fn empty(status: StatusCode) -> Response {
+    let mut response = Response::new(Bytes::new().into());
+    *response.status_mut() = status;
+    response
+}
+
 /// Bytes of some type.
 pub(crate) fn bytes_of(status: StatusCode, content_type: &'static str, bytes: impl Into<Bytes>) -> Response {
     let mut response = Response::new(bytes.into().into());

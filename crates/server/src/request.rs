@@ -71,6 +71,13 @@ impl Request {
         Ok((spelling, self.read_body().await?))
     }
 
+    /// The whole body, if it is said to be a security event token and not too long.
+    pub(crate) async fn take_token(&mut self) -> Result<Vec<u8>, Error> {
+        let wrong = |error: Error| Error { message: format!("the body must be {SECEVENT}"), ..error };
+        must_be(&self.head.headers, SECEVENT).map_err(wrong)?;
+        self.read_body().await
+    }
+
     async fn read_body(&mut self) -> Result<Vec<u8>, Error> {
         let limits = &self.site.limits;
         let declared =
@@ -275,6 +282,8 @@ fn errors_message(code: Code) -> &'static str {
 }
 
 const JSON: &str = "application/json";
+/// RFC 8417.
+pub(crate) const SECEVENT: &str = "application/secevent+jwt";
 /// The registered type, and those that were used before it.
 pub(crate) const YAML: [&str; 3] = ["application/yaml", "application/x-yaml", "text/yaml"];
 const FORM: &str = "application/x-www-form-urlencoded";

@@ -7,8 +7,8 @@ use gateway::{Code, Deed, Error, Role};
 use http::{HeaderMap, Method};
 
 use crate::faces::{
-    actions, approval_page, approvals, audit, callbacks, clusters, discovery, execution_protocol, keys,
-    mandates, operations, policies, principals, receipts, rollbacks, runs, sessions,
+    actions, approval_page, approvals, audit, callbacks, clusters, discovery, events, execution_protocol,
+    grants, keys, mandates, operations, policies, principals, receipts, rollbacks, runs, sessions,
 };
 use crate::fault::Audience;
 use crate::openapi::{Answer, Schema};
@@ -61,6 +61,10 @@ pub enum Who {
     Session,
     /// A provider whose binding shares a secret with it: its signature is the key.
     Provider,
+    /// A transmitter of security events whose keys the operator registered: its signature is the key.
+    Transmitter,
+    /// Whoever has the token that continues a grant.
+    Grantee,
     /// A caller whose role allows this. In the sandbox a caller without a key is an agent.
     May(Deed),
 }
@@ -69,7 +73,7 @@ impl Who {
     /// The roles that are let in; none for what anybody may use.
     pub fn roles(self) -> impl Iterator<Item = Role> {
         let deed = match self {
-            Who::Anyone | Who::Session | Who::Provider => None,
+            Who::Anyone | Who::Session | Who::Provider | Who::Transmitter | Who::Grantee => None,
             Who::Figures => Some(Deed::ReadTenant),
             Who::May(deed) => Some(deed),
         };
@@ -1077,6 +1081,42 @@ pub static ROUTES: &[Route] = &[
     },
     Route {
         method: Method::POST,
+        path: "/v1/grants",
+        place: Place::Both,
+        who: Who::May(Deed::Execute),
+        summary: "Ask for a mandate and a session under it, as RFC 9635 has it",
+        body: Some(Schema::GrantRequest),
+        answers: grants::GRANTED,
+        query: &[],
+        codes: &[Code::BodyTooLarge, Code::UnsupportedMediaType, Code::RateLimited],
+        handler: by!(grants::request),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/grants/continue",
+        place: Place::Both,
+        who: Who::Grantee,
+        summary: "Ask what became of a grant that a person was asked about",
+        body: None,
+        answers: grants::CONTINUED,
+        query: &[],
+        codes: &[Code::Unauthenticated, Code::RateLimited],
+        handler: by!(grants::proceed),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/events",
+        place: Place::Both,
+        who: Who::Transmitter,
+        summary: "Hear that a session or mandate is revoked: a signed security event token",
+        body: Some(Schema::EventToken),
+        answers: events::HEARD,
+        query: &[],
+        codes: &[Code::BodyTooLarge, Code::MalformedBody, Code::UnsupportedMediaType],
+        handler: by!(events::receive),
+    },
+    Route {
+        method: Method::POST,
         path: "/v1/freeze",
         place: Place::Both,
         who: Who::May(Deed::Govern),
@@ -1520,6 +1560,8 @@ impl Route {
             )
             | Who::Anyone
             | Who::Provider
+            | Who::Transmitter
+            | Who::Grantee
             | Who::Figures => Audience::Agents,
         }
     }
@@ -1528,7 +1570,9 @@ impl Route {
     pub(crate) fn environment(&self, headers: &HeaderMap, path: Environment) -> Result<Environment, Error> {
         match self.who {
             Who::May(_) => request::mode(headers, path, self.place == Place::Chosen),
-            Who::Anyone | Who::Figures | Who::Session | Who::Provider => Ok(path),
+            Who::Anyone | Who::Figures | Who::Session | Who::Provider | Who::Transmitter | Who::Grantee => {
+                Ok(path)
+            }
         }
     }
 }

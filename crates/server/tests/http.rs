@@ -317,8 +317,9 @@ async fn every_endpoint_refuses_whom_the_table_does_not_name() {
                 let request = request.header("ep-version", "2026-04-27").header("idempotency-key", "k");
                 if route.method == Method::POST { request.json(&json!({})) } else { request }
             };
-            if route.who == countersign_server::Who::Provider {
-                // Only a signature opens it.
+            use countersign_server::Who;
+            if matches!(route.who, Who::Provider | Who::Grantee) {
+                // Only a signature opens it, or the token of a grant.
                 for key in [None, Some("cs_x"), Some(keys[0].1.as_str())] {
                     let asked = match key {
                         Some(key) => ask().bearer_auth(key),
@@ -336,6 +337,7 @@ async fn every_endpoint_refuses_whom_the_table_does_not_name() {
                 || path == "/sandbox/v1/actions/x/answer"
                 || (route.method == Method::POST && path == "/sandbox/v1/sessions")
                 || path.starts_with("/sandbox/v1/clusters")
+                || path == "/sandbox/v1/grants"
                 || path.starts_with("/sandbox/v1/receipts");
             let status = ask().send().await.unwrap().status().as_u16();
             if route.who == countersign_server::Who::Session {

@@ -149,7 +149,7 @@ impl Report {
 }
 
 impl Chain {
-    fn of(checked: &Checked) -> Chain {
+    pub(super) fn of(checked: &Checked) -> Chain {
         Chain {
             whole: checked.is_whole(),
             entries: checked.entries,
@@ -261,6 +261,6 @@ impl Action {
     }
 }
 
-fn text(value: &Value) -> String {
+pub(super) fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }

@@ -24,7 +24,7 @@ pub(super) fn of(report: &Report) -> String {
     page
 }
 
-fn chain(page: &mut String, chain: &Chain) {
+pub(super) fn chain(page: &mut String, chain: &Chain) {
     let Chain { entries, receipts, approvals, findings, .. } = chain;
     let _ = write!(
         page,
@@ -55,15 +55,15 @@ fn totals(page: &mut String, report: &Report) {
         ("agent", &totals.by_agent),
         ("error", &totals.by_error),
     ] {
-        count_table(page, name, counts);
+        count_table(page, [name, "actions"], counts);
     }
 }
 
-fn count_table(page: &mut String, name: &str, counts: &BTreeMap<String, u64>) {
+pub(super) fn count_table(page: &mut String, [name, unit]: [&str; 2], counts: &BTreeMap<String, u64>) {
     if counts.is_empty() {
         return;
     }
-    let _ = write!(page, "\n| {name} | actions |\n|---|---:|\n");
+    let _ = write!(page, "\n| {name} | {unit} |\n|---|---:|\n");
     for (value, count) in counts {
         let _ = writeln!(page, "| {} | {count} |", plain(value));
     }
@@ -161,7 +161,7 @@ fn actions(page: &mut String, actions: &[Action]) {
 }
 
 /// Text of strangers as Markdown that says the same and does nothing: no link, no markup, no cell of its own.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     let text = out::shown(text);
     let mut out = String::with_capacity(text.len() + 8);
     for (at, c) in text.char_indices() {
@@ -176,7 +176,7 @@ fn plain(text: &str) -> String {
 }
 
 /// An id or word of ours, to the letter. Whatever is neither is plain text.
-fn code(id: &str) -> String {
+pub(super) fn code(id: &str) -> String {
     let ours = |b: u8| b.is_ascii_alphanumeric() || b"-_:.".contains(&b);
     if !id.is_empty() && id.bytes().all(ours) { format!("`{id}`") } else { plain(id) }
 }

@@ -3,6 +3,7 @@
 //! Gathered are the actions of which at least one ledger entry lies in the period, each as it stands now. The same store
 //! gives the same report, to the byte.
 
+mod article12;
 mod facts;
 mod markdown;
 
@@ -28,14 +29,38 @@ use facts::Report;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The regulation, such as GDPR-Art-17, as the catalogue or the requests name it
-    #[arg(long, value_name = "REF")]
+    #[arg(
+        long,
+        value_name = "REF",
+        default_value = "",
+        hide_default_value = true,
+        required_unless_present = "article_12"
+    )]
     regulation: String,
     /// At or after this time, such as 2026-04-01T00:00:00Z
-    #[arg(long, value_name = "TIME")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "",
+        hide_default_value = true,
+        required_unless_present = "article_12"
+    )]
     from: String,
     /// Before this time
-    #[arg(long, value_name = "TIME")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "",
+        hide_default_value = true,
+        required_unless_present = "article_12"
+    )]
     to: String,
+    /// Instead, the record of one session as Article 12 of the EU AI Act asks for it
+    #[arg(long = "article-12", requires = "session", conflicts_with_all = ["regulation", "from", "to"])]
+    article_12: bool,
+    /// With --article-12: the session's id
+    #[arg(long, value_name = "ID", requires = "article_12")]
+    session: Option<String>,
     /// `md` for people, `json` for programs
     #[arg(long, value_name = "FORM", default_value = "md", value_parser = ["md", "json"])]
     format: String,
@@ -63,6 +88,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             Keeper::Resting(Resting::open(config.as_deref(), data_dir.as_deref(), args.sandbox)?)
         }
     };
+    if let Some(session) = &args.session {
+        return article12::run(&keeper, session, args.format == "json");
+    }
     let records = keeper.actions(args)?.iter().map(|id| keeper.record(id)).collect::<Result<Vec<Value>>>()?;
     let chain = checked(&keeper)?;
     let whole = chain.is_whole();

@@ -43,10 +43,16 @@ const README: [Left; 3] = [
     },
 ];
 
-const RETENTION: [Left; 1] = [Left {
-    line: "countersign report --regulation GDPR-Art-17 --from … --to …",
-    why: "a gateway runs on it; reports from files have tests of their own",
-}];
+const RETENTION: [Left; 2] = [
+    Left {
+        line: "countersign report --regulation GDPR-Art-17 --from … --to …",
+        why: "a gateway runs on it; reports from files have tests of their own",
+    },
+    Left {
+        line: "countersign report --article-12 ",
+        why: "no page before opens a session; the report has a test of its own",
+    },
+];
 
 const OPERATIONS: [Left; 5] = [
     Left {

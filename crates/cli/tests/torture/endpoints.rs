@@ -133,6 +133,12 @@ const TABLE: &str = "
     POST /sandbox/v1/clusters/{id}/leave                404 401 200 404 200 200 403 200 404
     POST /sandbox/v1/clusters/{id}/transfer             404 401 422 404 403 403 403 403 404
     GET  /sandbox/v1/gar                                401 401 200 200 200 200 200 200 own
+    POST /v1/grants                                     401 401 200 403 403 403 403 403 own
+    POST /sandbox/v1/grants                             403 401 403 403 403 403 403 403 own
+    POST /v1/grants/continue                            401 401 401 401 401 401 401 401 own
+    POST /sandbox/v1/grants/continue                    401 401 401 401 401 401 401 401 own
+    POST /v1/events                                     415 415 415 415 415 415 415 415 own
+    POST /sandbox/v1/events                             415 415 415 415 415 415 415 415 own
     POST /v1/callbacks/{binding}                        401 401 401 401 401 401 401 401 own
     GET  /approvals                                     200 200 200 200 200 200 200 200 own
     POST /approvals/login                               403 403 403 403 403 403 403 403 own
@@ -529,6 +535,13 @@ impl World<'_> {
             "/v1/sessions" => {
                 let token = if base.is_empty() { self.house.token(tenant) } else { "tok-sandbox-public" };
                 json!({"delegation_token": token})
+            }
+            "/v1/grants" => {
+                let mut body = json!({"access_token": {"access": [{"type": "urn:countersign:actions", "actions": ["Payments"]}]}});
+                if base.is_empty() {
+                    body["delegation_token"] = self.house.token(tenant).into();
+                }
+                body
             }
             "/v1/sessions/{id}/close" => json!({"completion": "COMPLETE"}),
             "/v1/sessions/{id}/wait" => json!({"on": null}),

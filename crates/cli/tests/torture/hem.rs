@@ -104,6 +104,18 @@ async fn state(house: &House, session: &Value) -> Value {
     house.voice("default", "auditor").get(&path(session, "")).await.body
 }
 
+/// By what its records say that a session was halted, and how that left it.
+async fn halted(house: &House, session: &Value) -> Vec<[Value; 2]> {
+    let records = house.voice("default", "auditor").get(&path(session, "record")).await;
+    let records = records.body["items"].as_array().unwrap().clone();
+    let first = records.iter().filter(|it| it["ale_type"] == "ALE-001");
+    let last = records.iter().filter(|it| !it["completion_state"].is_null());
+    first
+        .zip(last)
+        .map(|(first, last)| [first["ale_fields"]["trigger"].clone(), last["completion_state"].clone()])
+        .collect()
+}
+
 async fn is_whole(house: &House) {
     let checked = house.voice("default", "auditor").get("/v1/audit/verify").await;
     assert_eq!(checked.body["findings"], json!([]), "{}", checked.text());
@@ -263,6 +275,8 @@ async fn a_mission_that_is_revoked_ends_with_all_that_descends_from_it() {
     {
         assert_eq!(state(&house, session).await["completion"], completion);
     }
+    assert_eq!(halted(&house, &one).await, [[json!("R-1"), json!("PARTIAL")]]);
+    assert_eq!(halted(&house, &below).await, [[json!("R-1"), json!("CLEAN")]]);
     let mandate = house.voice("default", "operator").get(&format!("/v1/mandates/{jti}")).await;
     assert_ne!(mandate.body["mandate"]["revoked_at"], Value::Null, "{}", mandate.text());
     let (agent, rival) = (house.agent(), house.voice("default", "rival"));
@@ -457,20 +471,22 @@ async fn classes_one_and_two_are_nobodys_to_decide() {
         "archetype": "DELETE_AUDIT_LOG", "constraints": {}, "intent_id": "i-1", "action_sequence_number": 2,
         "idempotency_key": "p-1",
     });
-    let mut elsewhere = intent(&one, "i-2", 3);
+    let other = session(&house, &agent, house.token("default"), "i-3").await;
+    let mut elsewhere = intent(&other, "i-2", 3);
     elsewhere["goal_scope"] = json!(["Data"]);
-    assert_eq!(agent.post(&path(&one, "intents"), &elsewhere).await.status, 201);
+    assert_eq!(agent.post(&path(&other, "intents"), &elsewhere).await.status, 201);
     let scope = json!({
         "archetype": "PAYMENT_TRANSFER", "intent_id": "i-2", "action_sequence_number": 4, "idempotency_key": "p-2",
         "constraints": {"recipient": "acct-2", "amount_usd": "6000.00", "max_total_usd": "6000.00"},
     });
-    for body in [prohibited, scope] {
-        let said = agent.post(&path(&one, "cycles"), &body).await;
+    for (session, body, trigger) in [(&one, prohibited, "R-4"), (&other, scope, "R-3")] {
+        let said = agent.post(&path(session, "cycles"), &body).await;
         assert_eq!(said.body["governance_result"], "DENY", "{}", said.text());
         let id = said.body["cycle_id"].as_str().unwrap();
         for ruling in ["APPROVE", "DENY", "REVOKE_MISSION"] {
             assert_eq!(decide(&approver, id, ruling, json!({})).await.status, 409, "{ruling}");
         }
+        assert_eq!(halted(&house, session).await, [[json!(trigger), json!("CLEAN")]]);
     }
     assert_eq!(house.bank.effects().count, 0);
 }
@@ -487,6 +503,9 @@ async fn nobody_in_time_denies_the_cycle_or_ends_its_session_as_configured() {
         let over = ended(&agent, &one, "i-1", 2, "6000.00").await;
         assert_eq!(over.body["response"]["code"], "EP_APPROVAL_EXPIRED", "{}", over.text());
         assert_eq!(state(&house, &one).await["completion"], completion, "{word}");
+        let told = [[json!("HEM_TIMEOUT"), json!("PARTIAL")]];
+        let told = if word == "terminate" { &told[..] } else { &[] };
+        assert_eq!(halted(&house, &one).await, told);
         assert_eq!(house.bank.effects().count, 0);
         is_whole(&house).await;
     }

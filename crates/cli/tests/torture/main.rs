@@ -5,6 +5,7 @@
 mod alerts;
 mod approval_page;
 mod approvals;
+mod article12;
 mod atp;
 mod audit;
 mod challenges;
@@ -14,7 +15,9 @@ mod delegation;
 mod disclosure;
 mod endpoints;
 mod erasure;
+mod events;
 mod fsync;
+mod grants;
 mod guarantees;
 mod hem;
 mod house;

@@ -4,7 +4,6 @@ use std::slice;
 
 use action::{ActionId, Money, Subject};
 use mandate::{Account, Claims, Limits, Mandate, Refusal, ResourceEnvelope, SpendCap};
-use serde_json::json;
 
 use super::delegate::in_request;
 use super::known::{UNKNOWN_AGENT, UNKNOWN_ARCHETYPE, must_be};
@@ -14,6 +13,7 @@ use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
 use crate::row::internal;
+use crate::sessions::{Cause, HaltedView, PRINCIPAL};
 use crate::tenants::TenantState;
 use crate::views::{Page, after, not_found};
 use crate::{Code, Error, clock};
@@ -126,6 +126,8 @@ pub struct Revocation {
     pub revoked_at: String,
     /// What was admitted before and is not settled.
     pub unsettled: Vec<ActionId>,
+    /// The sessions that ended with it, and how each was left.
+    pub sessions: Vec<HaltedView>,
 }
 
 impl Gateway {
@@ -229,7 +231,8 @@ impl Gateway {
         })
     }
 
-    /// Ends a mandate and all that descend from it: none is admitted under them once this has returned.
+    /// Ends a mandate and all that descend from it, with their sessions: nothing is admitted under them once this has
+    /// returned.
     ///
     /// # Errors
     /// `EP_FORBIDDEN` for whoever does not govern, `EP_NOT_FOUND` if the tenant issued none of this name.
@@ -240,21 +243,17 @@ impl Gateway {
         reason: Option<String>,
     ) -> Result<Revocation, Error> {
         caller.must(Deed::Govern)?;
-        let tenant = self.tenant(&caller.tenant)?;
         // A mistyped name must not be acknowledged as revoked, nor another tenant's.
         if self.ledger.mandate(&caller.tenant, jti).await.map_err(unavailable)?.is_none() {
             return Err(not_found("mandate"));
         }
-        let record = json!({ "by": caller.subject.as_str(), "jti": jti, "reason": reason });
-        let revoked = self
-            .ledger
-            .revoke(&caller.tenant, jti, event(tenant, "mandate_revoked", &record))
-            .await
-            .map_err(unavailable)?;
+        let cause = Cause::of(PRINCIPAL, caller.subject.as_str(), reason.as_deref());
+        let (revoked, sessions) = self.revoke_tree(&caller.tenant, jti, &cause).await?;
         Ok(Revocation {
             jti: jti.to_owned(),
             revoked_at: clock::text(revoked.at_ms),
             unsettled: revoked.unsettled,
+            sessions,
         })
     }
 }
@@ -305,7 +304,7 @@ pub(super) fn malformed(refusal: &Refusal) -> Error {
 
 impl TenantState {
     /// Do these names, of a scope and of what a person must approve, stand for anything in the catalogue?
-    pub(super) fn must_name_actions(&self, scope: &[String], approval: &[String]) -> Result<(), Error> {
+    pub(crate) fn must_name_actions(&self, scope: &[String], approval: &[String]) -> Result<(), Error> {
         let rules = self.rules();
         let designated = |name: &String| {
             rules.catalogue.iter().any(|archetype| Mandate::designates(slice::from_ref(name), archetype))

@@ -10,22 +10,20 @@
 
 use std::sync::Arc;
 
-use action::{Money, Tenant};
+use action::Money;
 use boundary::Trigger;
 use ledger::{Governed, INFO_GIVEN, INFO_REQUESTED, State, Stored};
-use mandate::SessionState;
 use receipt::approval::{Assertion, Limits, Quote};
-use serde_json::json;
 
 use super::said::{self, Said};
 use super::{HeldView, Word, conflict, may_decide, readable};
-use crate::admin::{ExtendAsk, event};
+use crate::admin::ExtendAsk;
 use crate::caller::{Caller, Deed};
 use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
 use crate::row::{EscalationRow, IntentRow, internal, money_of};
-use crate::sessions::Stop;
+use crate::sessions::{Cause, PRINCIPAL, UNANSWERED};
 use crate::views::not_found;
 use crate::{Code, Error, clock};
 
@@ -257,20 +255,12 @@ impl Gateway {
         let jti = own.session.mandate_id.clone();
         // In the sandbox everybody has the same mandate, and nobody ends it.
         let granted = self.ledger.mandate(&tenant, &jti).await.map_err(unavailable)?.is_some();
-        if granted {
-            let record = json!({
-                "by": caller.subject.as_str(), "escalationId": said::escalation_id(stored.id, stored.round),
-                "jti": jti, "reason": comment,
-            });
-            let told = event(self.tenant(&tenant)?, "mandate_revoked", &record);
-            self.ledger.revoke(&tenant, &jti, told).await.map_err(unavailable)?;
-        }
-        let stop = Stop { by: caller.subject.as_str(), reason: comment.as_deref(), trigger: "R-1" };
-        self.halt(&own, stop).await?;
-        if granted {
-            for other in self.sessions_under(&tenant, &jti).await? {
-                self.halt(&other, stop).await?;
-            }
+        let escalation = said::escalation_id(stored.id, stored.round);
+        let cause = Cause::of(PRINCIPAL, caller.subject.as_str(), comment.as_deref());
+        let cause = Cause { escalation: Some(&escalation), ..cause };
+        match granted {
+            true => drop(self.revoke_tree(&tenant, &jti, &cause).await?),
+            false => self.revoke_one(&tenant, &session, &cause).await?,
         }
         match self.refuse_held(caller, stored.clone(), comment, said::REVOKE).await {
             Err(error) if error.code == Code::StateConflict => self.end_with_its_mission(&stored).await?,
@@ -289,45 +279,11 @@ impl Gateway {
         }
     }
 
-    /// Sessions that are not over, under this mandate or one that descends from it.
-    async fn sessions_under(&self, tenant: &Tenant, jti: &str) -> Result<Vec<Governed>, Error> {
-        let (mut found, mut after) = (Vec::new(), None);
-        loop {
-            let page = self.ledger.sessions(tenant, None, after, PART).await.map_err(unavailable)?;
-            for governed in page.rows {
-                if matches!(governed.session.state(), SessionState::Closed(_)) {
-                    continue;
-                }
-                let mandate = self.mandate_of(&governed)?;
-                if mandate.jti == jti || mandate.chain.iter().any(|above| above == jti) {
-                    found.push(governed);
-                }
-            }
-            after = page.next;
-            if after.is_none() {
-                return Ok(found);
-            }
-        }
-    }
-
-    /// Revokes a session, unless it is over.
-    async fn halt(&self, governed: &Governed, stop: Stop<'_>) -> Result<(), Error> {
-        match self.revoke_session(stop, governed).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.code == Code::StateConflict => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
     /// Nobody came, and that ends the session of a cycle before it ends the cycle.
     pub(crate) async fn terminate(&self, stored: &Stored) -> Result<(), Error> {
         let Some(cycle) = IntentRow::from_bytes(&stored.payload)?.cycle else { return Ok(()) };
-        let found = self.ledger.session(&stored.tenant, &cycle.session_id).await.map_err(unavailable)?;
-        let stop = Stop { by: "timeout", reason: Some("nobody decided in time"), trigger: "HEM_TIMEOUT" };
-        match found {
-            Some(governed) => self.halt(&governed, stop).await,
-            None => Ok(()),
-        }
+        let cause = Cause::of(UNANSWERED, "timeout", Some("nobody decided in time"));
+        self.revoke_one(&stored.tenant, &cycle.session_id, &cause).await
     }
 
     /// What a session waits for, if an action of it waits for people.

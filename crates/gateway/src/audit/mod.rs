@@ -15,7 +15,7 @@ mod judge;
 use action::Subject;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use ledger::{About, Audited, Inspected, Labels, Order, Owner, Place, Search};
+use ledger::{About, Audited, Broken, Inspected, Labels, Order, Owner, Place, Sealed, Search};
 use serde::Deserialize;
 
 use self::judge::Judge;
@@ -25,6 +25,7 @@ use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
 use crate::row::{IntentRow, OutcomeRow, ResolutionRow};
+use crate::sessions::stands_on_nothing;
 use crate::views::Page;
 use crate::{Code, Error, clock};
 
@@ -211,7 +212,13 @@ impl Gateway {
         let mut findings: Vec<TrailFinding> =
             stretch.findings.iter().map(|found| found_by_chain(caller, found)).collect();
         findings.extend(stretch.witnesses.iter().filter_map(|witness| judge.finding(caller, witness)));
-        findings.extend(stretch.sealed.iter().filter_map(|sealed| judge.forged(sealed)));
+        for found in stretch.findings.iter().filter(|found| found.broken == Broken::Session) {
+            self.alert_records(found.entry, &found.broken.to_string());
+        }
+        let of_sessions = stretch.sealed.iter().filter_map(|sealed| judge.forged(sealed));
+        let of_sessions: Vec<TrailFinding> = of_sessions.chain(without_intent(&stretch.sealed)).collect();
+        of_sessions.iter().for_each(|found| self.alert_records(found.entry, &found.what));
+        findings.extend(of_sessions);
         let authority = stretch.authority.iter();
         findings.extend(authority.flat_map(|all| authority::findings(caller, all, stretch.last)));
         findings.sort_by_key(|finding| finding.entry);
@@ -404,6 +411,17 @@ const ENDED: [&str; 3] = ["COMPLETED", "FAILED", "ROLLED_BACK"];
 /// What people said of an action that ended nothing.
 fn words_aside(owner: &Owner) -> Option<Vec<ResolutionRow>> {
     Some(IntentRow::from_bytes(&owner.payload).ok()?.words_aside().cloned().collect())
+}
+
+/// Cycles that began and stand on no declaration.
+fn without_intent(sealed: &[Sealed]) -> impl Iterator<Item = TrailFinding> {
+    let bare = sealed.iter().filter(|sealed| stands_on_nothing(&sealed.bytes));
+    bare.map(|sealed| TrailFinding {
+        entry: sealed.entry,
+        action_id: None,
+        receipt_id: None,
+        what: "the entry lets a cycle begin that stands on no declaration".to_owned(),
+    })
 }
 
 #[cfg(test)]

@@ -118,7 +118,11 @@ impl Gateway {
             return Ok(answer);
         }
         let ending = self.blocked(pending.chain.clone(), code, details_of(&reason));
-        self.refuse(&row, &pending, code, ending, cycle).await
+        let answer = self.refuse(&row, &pending, code, ending, cycle).await?;
+        if let Some(governed) = &governed {
+            self.halt_after(governed, reason.class(), answer.action_id).await?;
+        }
+        Ok(answer)
     }
 
     /// A key that was used before is answered as it was then, before anything is counted as a repetition.

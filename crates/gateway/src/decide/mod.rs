@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use action::{Action, IdempotencyKey};
-use boundary::{Decision, Verdict};
+use boundary::{Decision, Flag, Verdict};
 use provider::Provider;
 
 pub(crate) use self::again::{Before, Own, Resumed};
@@ -101,6 +101,7 @@ impl Gateway {
                 // Something is new: people are shown all of it once more, and not only what is new.
                 decision = self.decide_with(&case, &facts, None);
             }
+            let deviates = case.resumed.is_none() && decision.flags.contains(&Flag::ModeDeviation);
             let (judged, verdict) = self.describe_case(&case, decision)?;
             if let (Verdict::Pass(_), Some(asked_before)) = (&verdict, case.asked_anew()) {
                 // The rules of now ask nobody, but it waits for a yes and nobody has said so: the question stays.
@@ -112,7 +113,7 @@ impl Gateway {
             }
             match verdict {
                 Verdict::Pass(permit) => match self.admit(&case, judged, permit, &facts, quote).await? {
-                    Some(next) => return Ok(next),
+                    Some(next) => return Ok(self.noted(&case, deviates, next).await),
                     None => continue,
                 },
                 Verdict::Block(reason) if case.before().is_some() => {
@@ -126,11 +127,16 @@ impl Gateway {
                     let details = details_of(&reason);
                     let code = case.cycle.as_ref().and_then(|cycle| cycle.code(&reason));
                     let code = code.unwrap_or_else(|| code_of(&reason));
-                    return self.block(&case, judged, code, details).await.map(Next::Said);
+                    let answer = self.block(&case, judged, code, details).await?;
+                    let said = self.noted(&case, deviates, Next::Said(answer.clone())).await;
+                    if let Some(cycle) = &case.cycle {
+                        self.halt_after(&cycle.governed, reason.class(), answer.action_id).await?;
+                    }
+                    return Ok(said);
                 }
                 Verdict::Escalate(escalation) => {
                     match self.hold(&case, judged, &escalation.triggers).await? {
-                        Some(answer) => return Ok(Next::Said(answer)),
+                        Some(answer) => return Ok(self.noted(&case, deviates, Next::Said(answer)).await),
                         None => continue,
                     }
                 }
@@ -139,6 +145,14 @@ impl Gateway {
         }
         Err(Error::new(Code::Unavailable, "the mandate kept changing while the action was judged")
             .retry_after(1))
+    }
+
+    /// What is odd about a cycle is on record once the cycle itself is.
+    async fn noted(&self, case: &Case<'_>, deviates: bool, next: Next) -> Next {
+        if let (Some(cycle), true) = (&case.cycle, deviates) {
+            self.note_deviation(&cycle.governed, case.id).await;
+        }
+        next
     }
 
     fn say_dry(&self, asked: &Asked<'_>, decision: &Decision) -> Answer {

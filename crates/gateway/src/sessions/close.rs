@@ -3,7 +3,7 @@
 //! The record of the end names how many records there were before it and the digest of them all. It is signed as each
 //! record is, and so the whole session is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use action::ActionId;
 use ledger::{Governed, Record, Turn};
@@ -12,7 +12,9 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::SessionView;
+use super::anomalies::{Anomaly, odd};
 use super::gar::{GarView, Line, ale};
+use super::revoke::{Cause, PRINCIPAL};
 use crate::admin::{event, named};
 use crate::alert::Alert;
 use crate::caller::{Caller, Deed, Role};
@@ -40,15 +42,6 @@ pub struct ClosedView {
     pub unsettled: Vec<ActionId>,
 }
 
-/// Who stops a session, and why.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Stop<'a> {
-    pub by: &'a str,
-    pub reason: Option<&'a str>,
-    /// `R-1` to `R-7`, or what else stopped it.
-    pub trigger: &'a str,
-}
-
 impl Gateway {
     /// Ends a session. Nothing begins in it once this has returned.
     ///
@@ -63,10 +56,7 @@ impl Gateway {
             return Err(Error::new(Code::StateConflict, "the session is SUSPENDED; an operator ends it"));
         }
         match ask.completion {
-            Completion::Revoked => {
-                let (by, reason) = (caller.subject.as_str(), ask.reason.as_deref());
-                self.revoke_session(Stop { by, reason, trigger: "R-1" }, &governed).await
-            }
+            Completion::Revoked => self.revoke_session(caller, &governed, ask.reason.as_deref()).await,
             Completion::Complete => self.end(caller, &governed, ask, "ALE-005").await,
             Completion::Partial => self.end(caller, &governed, ask, "ALE-003").await,
         }
@@ -88,32 +78,19 @@ impl Gateway {
         self.closed(governed, session, Vec::new()).await
     }
 
-    /// First nothing more begins, then it is looked at how that left things, and that is the end.
-    pub(crate) async fn revoke_session(
+    async fn revoke_session(
         &self,
-        Stop { by, reason, trigger }: Stop<'_>,
+        caller: &Caller,
         governed: &Governed,
+        reason: Option<&str>,
     ) -> Result<ClosedView, Error> {
-        let fields = json!({"by": by, "reason": reason, "trigger": trigger});
-        let record = ale("ALE-001", fields, json!({"by": by}));
-        let turn = self.turn(governed, SessionEvent::Suspended, None, REVOKING, &record)?;
-        let stopped = self.ledger.turn(turn).await;
-        let (cause, session) = stopped.map_err(|error| not_ended(error, &Walked::default()))?;
-        let walked = self.walk(governed).await?;
-        let halt = walked.halt(&session);
-        let code = match halt {
-            Halt::Clean => "ALE-002",
-            Halt::Partial => "ALE-003",
-            Halt::Unknown => "ALE-004",
-        };
-        let fields = walked.fields(&session, by, reason);
-        let record = ale(code, fields, json!({"by": by, "completionState": halt.as_str()}));
-        let turn = self.turn(governed, SessionEvent::Revoked(halt), Some(cause), HALTED, &record)?;
-        let (_, session) = self.ledger.turn(turn).await.map_err(|error| not_ended(error, &walked))?;
-        self.closed(governed, session, walked.under_way.keys().copied().collect()).await
+        let cause = Cause::of(PRINCIPAL, caller.subject.as_str(), reason);
+        let halted = self.halt(governed, &cause, None).await;
+        let (session, unsettled) = halted.map_err(|error| not_ended(error, &Walked::default()))?;
+        self.closed(governed, session, unsettled).await
     }
 
-    fn turn(
+    pub(super) fn turn(
         &self,
         governed: &Governed,
         what: SessionEvent,
@@ -144,8 +121,17 @@ impl Gateway {
         Ok(ClosedView { session: self.session_view(&session, &governed.opening), record, unsettled })
     }
 
-    /// Reads all records of a session.
-    async fn walk(&self, governed: &Governed) -> Result<Walked, Error> {
+    /// Reads all records of a session that is about to end. What is odd about them is on record before that.
+    pub(super) async fn walk(&self, governed: &Governed) -> Result<Walked, Error> {
+        let walked = self.walk_once(governed).await?;
+        if walked.odd.is_empty() {
+            return Ok(walked);
+        }
+        self.note_anomalies(governed, &walked.odd).await?;
+        self.walk_once(governed).await
+    }
+
+    async fn walk_once(&self, governed: &Governed) -> Result<Walked, Error> {
         let mut walked = Walked::default();
         let mut after = None;
         loop {
@@ -161,17 +147,22 @@ impl Gateway {
 
 /// What the records of a session come to.
 #[derive(Default)]
-struct Walked {
+pub(super) struct Walked {
     records: u64,
     /// Over the hash of each record as it is shown, a line for each.
     digest: Sha256,
     /// What was admitted and has not ended, and whether it is in doubt.
     under_way: BTreeMap<ActionId, bool>,
+    /// The number of the next record, if none is missing.
+    next: u64,
+    odd: BTreeSet<Anomaly>,
 }
 
 impl Walked {
     fn take(&mut self, record: &Record) -> Result<(), Error> {
         let line = Line::of(record)?;
+        self.odd.extend(odd(&line, self.next));
+        self.next = line.number() + 1;
         self.records += 1;
         self.digest.update(format!("sha256:{}\n", line.hash));
         let Some(action) = line.action() else { return Ok(()) };
@@ -193,7 +184,7 @@ impl Walked {
     }
 
     /// Nothing under way is clean; what is in doubt is not known.
-    fn halt(&self, session: &Session) -> Halt {
+    pub(super) fn halt(&self, session: &Session) -> Halt {
         if self.under_way.values().any(|doubt| *doubt) {
             Halt::Unknown
         } else if session.held + session.in_flight > 0 {
@@ -203,11 +194,15 @@ impl Walked {
         }
     }
 
-    fn fields(&self, session: &Session, by: &str, reason: Option<&str>) -> Value {
+    /// What was admitted and has not ended.
+    pub(super) fn unsettled(&self) -> Vec<ActionId> {
+        self.under_way.keys().copied().collect()
+    }
+
+    pub(super) fn fields(&self, session: &Session, by: &str, reason: Option<&str>) -> Value {
         let unsettled: Vec<String> = self.under_way.keys().map(ToString::to_string).collect();
         json!({
-            "by": by, "cycles": session.cycles, "denials": session.denials,
-            "reason": reason, "records": self.records,
+            "by": by, "cycles": session.cycles, "denials": session.denials, "reason": reason, "records": self.records,
             "records_digest": format!("sha256:{}", hex::encode(self.digest.clone().finalize())),
             "unsettled": unsettled,
         })
@@ -228,7 +223,7 @@ fn may_end(role: Role, completion: Completion) -> Result<(), Error> {
     }
 }
 
-fn not_ended(error: ledger::Error, walked: &Walked) -> Error {
+pub(super) fn not_ended(error: ledger::Error, walked: &Walked) -> Error {
     let conflict = |why: String| Error::new(Code::StateConflict, why);
     match error {
         ledger::Error::Session(SessionRefusal::InFlight { actions }) => {
@@ -254,8 +249,6 @@ const PART: u32 = 500;
 const BESIDE: [&str; 3] =
     [Alert::LateEffect.as_str(), Alert::DuplicateEffect.as_str(), Alert::Overage.as_str()];
 const CLOSED: &str = "session_closed";
-const REVOKING: &str = "session_revocation_initiated";
-const HALTED: &str = "session_halted";
 
 #[cfg(test)]
 mod tests {

@@ -292,6 +292,14 @@ impl Line {
         serde_json::from_slice(&record.entry).map_err(|_| internal("an entry of a session cannot be read"))
     }
 
+    pub(super) fn number(&self) -> u64 {
+        self.session.seq
+    }
+
+    pub(super) fn intent(&self) -> Option<&str> {
+        self.session.intent_id.as_deref()
+    }
+
     pub(super) fn action(&self) -> Option<ActionId> {
         self.action_id.as_ref()?.parse().ok()
     }

@@ -9,14 +9,16 @@
 //! How a session stands is the ledger's row; nothing of it is kept here. What happens to it is one commit with the entry
 //! that says so, and those entries are its records ([`gar`]).
 
+mod anomalies;
 mod close;
 mod clusters;
 mod context;
 mod cycles;
 mod gar;
 mod intents;
+mod revoke;
 
-pub(crate) use self::close::Stop;
+pub(crate) use self::anomalies::stands_on_nothing;
 pub use self::close::{CloseAsk, ClosedView};
 pub use self::clusters::{Awaiting, ClusterView, FormAsk, MemberView, TransferAsk};
 pub(crate) use self::context::{Budget, shown};
@@ -25,6 +27,8 @@ pub use self::cycles::CycleView;
 pub use self::gar::{GarAsk, GarView};
 pub use self::intents::DeclarationView;
 pub(crate) use self::intents::declaration_of;
+pub use self::revoke::HaltedView;
+pub(crate) use self::revoke::{Cause, EXTERNAL, PRINCIPAL, UNANSWERED};
 
 use std::sync::Arc;
 
@@ -134,14 +138,24 @@ impl Gateway {
     /// # Errors
     /// `EP_FORBIDDEN` for whoever is no agent, and where there is no mandate or it is not in force for the caller.
     pub async fn open_session(&self, caller: &Caller, token: Option<&str>) -> Result<SessionView, Error> {
+        let random: [u8; 16] = clock::random()?;
+        self.open_session_as(caller, token, random).await
+    }
+
+    /// The same under a name; one that is there already is that one.
+    pub(crate) async fn open_session_as(
+        &self,
+        caller: &Caller,
+        token: Option<&str>,
+        name: [u8; 16],
+    ) -> Result<SessionView, Error> {
         caller.must(Deed::Execute)?;
         self.limits.before_parsing(caller)?;
         let tenant = self.tenant(&caller.tenant)?;
         let now_ms = clock::now_ms();
         let mandate = self.in_force(caller, token, now_ms).await?;
         let row = SessionRow { v: 1, claims: self.claims_of(caller, token, &mandate).await? };
-        let random: [u8; 16] = clock::random()?;
-        let id = format!("{PREFIX}{}", hex::encode(random));
+        let id = format!("{PREFIX}{}", hex::encode(name));
         let session = Session::open(id, caller.subject.clone(), mandate.jti.as_str(), now_ms);
         let record = json!({
             "by": caller.subject.as_str(), "mandateId": &mandate.jti, "principal": mandate.root_principal(),
@@ -153,7 +167,10 @@ impl Gateway {
             payload: serde_json::to_vec(&row).map_err(|_| internal("a mandate cannot be written"))?,
             event: event(tenant, OPENED, &record),
         };
-        let opened = self.ledger.open_session(opening).await.map_err(|error| named(error, "session"))?;
+        let opened = match self.ledger.open_session(opening).await {
+            Err(ledger::Error::Exists(id)) => return self.session(caller, &id).await,
+            opened => opened.map_err(|error| named(error, "session"))?,
+        };
         // Its first record is written with it.
         Ok(self.session_view(&Session { next_record: 1, ..session }, &opened))
     }

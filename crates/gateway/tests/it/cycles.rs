@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use action::IdempotencyKey;
 use countersign_gateway::{
-    Ask, Code, Completion, CycleView, Decision, DelegateAsk, Error, MandateAsk, ResourceEnvelope, SessionView,
+    Ask, Caller, Code, Completion, CycleView, Decision, DelegateAsk, Error, MandateAsk, ResourceEnvelope,
+    Role, SessionView,
 };
 use serde_json::{Value, json};
 use testkit::bank::{Bank, Fault, Injection, Options};
@@ -198,10 +199,13 @@ async fn what_the_mode_demands_must_be_there() {
     let export = json!({ "archetype": "DATA_EXPORT", "constraints": {
         "dataset": "crm.customers", "format": "csv", "destination": "s3://reports", "purpose": "report"}});
     assert_eq!(house.comes_to(&tree, 2, json!({"intent_id": "t"})).await, denied("EP_BOUNDARY_BLOCK"));
-    let both = json!({ "intent_id": "t", "branches": [branch, export] });
-    assert_eq!(house.comes_to(&tree, 3, both).await, denied("EP_DELEGATION_BLOCK"));
     let good = json!({ "intent_id": "t", "branches": [branch] });
-    assert_eq!(house.comes_to(&tree, 4, good).await, told("PROCEED", "executed", "none"));
+    assert_eq!(house.comes_to(&tree, 3, good).await, told("PROCEED", "executed", "none"));
+    // Who means to go outside of the mandate ends the session, as who does.
+    let both = json!({ "intent_id": "t", "branches": [branch, export] });
+    assert_eq!(house.comes_to(&tree, 4, both).await, denied("EP_DELEGATION_BLOCK"));
+    let over = house.gateway().session(&house.agent, &tree.session_id).await.unwrap();
+    assert_eq!((over.completion, over.halt), (Some("REVOKED"), Some("CLEAN")));
     let delegated = house.declared_as(mode("DELEGATED", "d")).await;
     assert_eq!(house.comes_to(&delegated, 2, json!({"intent_id": "d"})).await, denied("EP_BOUNDARY_BLOCK"));
     let reflexive = house.declared_as(mode("REFLEXIVE", "r")).await;
@@ -549,4 +553,75 @@ async fn a_late_effect_of_a_cycle_is_a_record_of_its_session_and_takes_nothing_o
         assert_eq!(end.completion_state.as_deref(), Some(halt));
         house.is_whole().await;
     }
+}
+
+#[tokio::test]
+async fn who_acts_against_the_declared_mode_is_an_anomaly_on_record_and_counted() {
+    let house = House::new().await;
+    let session = house.declared("DIRECT").await;
+    assert_eq!(house.comes_to(&session, 2, json!({})).await, told("PROCEED", "executed", "none"));
+    assert!(
+        !house.gateway().metrics().unwrap().contains("governance_anomaly"),
+        "one step is what DIRECT says"
+    );
+    let (second, view) = house.cycle(&session, "second", &pay("acct-2", 3)).await.unwrap();
+    assert_eq!(second.kind(), "executed", "it stops nothing: {}", second.body);
+    let records = house.records(&session.session_id).await;
+    let odd: Vec<_> = records.iter().filter(|it| it.event == "governance_anomaly").collect();
+    let [odd] = odd.as_slice() else { panic!("{records:?}") };
+    assert_eq!(odd.ale_type.as_deref(), Some("KERNEL_AUDIT_ANOMALY"));
+    let fields = odd.ale_fields.as_ref().unwrap();
+    assert_eq!(*fields, json!({"action_id": view.cycle_id, "kind": "MODE_DEVIATION"}));
+    assert_eq!(odd.causal_parent_id, view.gar_record_id);
+    assert!(
+        house.gateway().metrics().unwrap().contains("alert=\"governance_anomaly\""),
+        "{}",
+        house.gateway().metrics().unwrap()
+    );
+    house.is_whole().await;
+}
+
+/// A record taken out of a session, and one that stands on no declaration, are told when it ends and by the walk along the
+/// chain.
+#[tokio::test]
+async fn a_gap_and_a_cycle_without_a_declaration_are_anomalies_when_the_session_ends() {
+    let house = House::new().await;
+    let session = house.declared("CHAIN").await;
+    assert_eq!(house.comes_to(&session, 2, json!({})).await, told("PROCEED", "executed", "none"));
+    let store = house.store();
+    let sql = "SELECT e.row, e.bytes FROM entry e JOIN record r ON r.entry = e.row WHERE r.seq = 2";
+    let (row, bytes): (i64, Vec<u8>) =
+        store.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    let text = String::from_utf8(bytes).unwrap();
+    assert!(text.contains("\"intentId\":\"i-1\"") && text.contains("\"admitted\""), "{text}");
+    let bare = text.replace("\"intentId\":\"i-1\"", "\"intentId\":null");
+    store
+        .execute("UPDATE entry SET bytes = ?2 WHERE row = ?1", rusqlite::params![row, bare.as_bytes()])
+        .unwrap();
+    store.execute("DELETE FROM record WHERE seq = 1", []).unwrap();
+    let end = house.close(&house.operator, &session.session_id, Completion::Partial).await.unwrap();
+    assert_eq!(end.completion_state.as_deref(), Some("PARTIAL"));
+    let id = &session.session_id;
+    let (_, page) = house.gateway().session_records(&house.operator, id, None, 100).await.unwrap();
+    let records = page.items;
+    let kinds: Vec<_> = records.iter().filter(|it| it.event == "governance_anomaly").collect();
+    let kinds: Vec<_> = kinds.iter().map(|it| it.ale_fields.clone().unwrap()).collect();
+    assert_eq!(
+        kinds,
+        [
+            json!({"kind": "SEQUENCE_GAP", "session_sequence_number": 2}),
+            json!({"kind": "TRANSITION_WITHOUT_INTENT", "session_sequence_number": 2}),
+        ]
+    );
+    assert_eq!(end.session_sequence_number, records.last().unwrap().session_sequence_number);
+    let admin = Caller { role: Role::Admin, ..house.operator.clone() };
+    let check = house.gateway().check_trail(&admin, None).await.unwrap();
+    let counted = |text: String| {
+        let line = text.lines().find(|line| line.contains("alert=\"governance_anomaly\"")).map(str::to_owned);
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+    };
+    // Two by the end of the session, and each that the walk found.
+    let found = check.findings.iter().filter(|found| found.what.contains("its session")).count() as u64;
+    assert!(found > 0, "{:?}", check.findings);
+    assert_eq!(counted(house.gateway().metrics().unwrap()), Some(2 + found));
 }

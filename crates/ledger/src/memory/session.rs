@@ -12,8 +12,8 @@ use crate::entry;
 use crate::session::{Sealer, UNSEALED, after, breaches, moved};
 use crate::stored::page;
 use crate::{
-    Cycle, Declared, Declaring, Error, Event, Governed, Intention, Opening, Page, Record, Settlement, State,
-    Turn, Used, identity,
+    Cycle, Declared, Declaring, Error, Event, Governed, Heard, Intention, Lapsed, Mandate, Opening, Page,
+    Record, SecurityEvent, Settlement, State, Turn, Used, identity,
 };
 
 #[derive(Default)]
@@ -27,6 +27,8 @@ pub(super) struct Sessions {
     /// Session and entry, in the order of the chain.
     records: Vec<(i64, i64)>,
     cycles: HashMap<ActionId, Part>,
+    /// With the id of its record.
+    heard: Vec<(SecurityEvent, Box<str>)>,
 }
 
 struct Part {
@@ -164,6 +166,53 @@ impl World {
         };
         let rows = self.all_governed().rev().filter(wanted).take(limit as usize).collect();
         page(rows, limit, |it: &Governed| it.row)
+    }
+
+    pub(super) fn sessions_under(&self, tenant: &Tenant, jti: &str) -> Vec<Governed> {
+        let under = |it: &Governed| {
+            let mandate = self.mandate_of(it);
+            *it.session.mandate_id == *jti
+                || mandate.is_some_and(|mandate| mandate.chain.iter().any(|above| **above == *jti))
+        };
+        let open = |it: &Governed| it.tenant == *tenant && it.session.closed.is_none();
+        self.all_governed().filter(|it| open(it) && under(it)).collect()
+    }
+
+    pub(super) fn lapsed(&mut self, now_ms: i64, limit: u32) -> Vec<Lapsed> {
+        let open: Vec<Governed> = self.all_governed().filter(|it| it.session.closed.is_none()).collect();
+        let ended = |governed: Governed| {
+            let mandate = self.mandate_of(&governed)?.clone();
+            let line = std::iter::once(&mandate.jti).chain(mandate.chain.iter().rev());
+            let revoked = line.filter_map(|jti| {
+                let account = self.rows.account(identity::account(&governed.tenant, jti), jti);
+                Some((jti.clone(), account.value.revoked_at?))
+            });
+            let revoked = revoked.collect::<Vec<_>>().into_iter().next();
+            let (mandate, revoked_ms) = match revoked {
+                Some((jti, at_ms)) => (jti, Some(at_ms)),
+                None => (Some(mandate.jti).filter(|_| mandate.expires_ms <= now_ms)?, None),
+            };
+            Some(Lapsed { governed, mandate, revoked_ms })
+        };
+        open.into_iter().filter_map(ended).take(limit as usize).collect()
+    }
+
+    fn mandate_of(&self, governed: &Governed) -> Option<&Mandate> {
+        let of = |it: &&Mandate| it.tenant == governed.tenant && it.jti == governed.session.mandate_id;
+        self.mandates.iter().find(of)
+    }
+
+    pub(super) fn hear(&mut self, heard: SecurityEvent, event: Event) -> Result<Heard, Error> {
+        let same = |(it, _): &&(SecurityEvent, Box<str>)| {
+            it.tenant == heard.tenant && it.issuer == heard.issuer && it.jti == heard.jti
+        };
+        if let Some((before, id)) = self.sessions.heard.iter().find(same) {
+            return Ok(if before.hash == heard.hash { Heard::Again(id.clone()) } else { Heard::Taken });
+        }
+        let id: Box<str> = self.chain.next_id().into();
+        self.event(event)?;
+        self.sessions.heard.push((heard, id.clone()));
+        Ok(Heard::New(id))
     }
 
     pub(super) fn declare(&mut self, declaring: Declaring) -> Result<Declared, Error> {

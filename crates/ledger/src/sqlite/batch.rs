@@ -492,6 +492,11 @@ impl<'a> Batch<'a> {
         self.tail.entry
     }
 
+    /// The id of the record that is written next.
+    pub(crate) fn next_id(&self) -> Box<str> {
+        self.tail.chain.next_id().into()
+    }
+
     /// Appends an entry for something that is no action.
     pub(crate) fn event(&mut self, event: &Event) -> Sql<i64> {
         self.append(event.at_ms, None, &event.draft(), None, Some(&event.record), None)

@@ -17,9 +17,9 @@ use crate::stored::page;
 use crate::{
     Admission, Admitted, Answer, ApiKey, Approval, Audited, Clustered, Clustering, Counted, Declared,
     Declaring, Deferral, Erased, Erasure, Error, Event, Extension, Facts, FactsQuery, Figures, Filter,
-    Freeze, Given, Governed, Grouped, Held, Inspected, Intention, Ledger, Mandate, Opening, Order, Page,
-    Passkey, Place, PrincipalKey, Record, Recorded, Refusal, Repeat, Resumption, Revocation, Scope, Search,
-    Settled, Settlement, Stored, Turn, Verified, identity,
+    Freeze, Given, Governed, Grouped, Heard, Held, Inspected, Intention, Lapsed, Ledger, Mandate, Opening,
+    Order, Page, Passkey, Place, PrincipalKey, Record, Recorded, Refusal, Repeat, Resumption, Revocation,
+    Scope, Search, SecurityEvent, Settled, Settlement, Stored, Turn, Verified, identity,
 };
 
 impl Sqlite {
@@ -225,11 +225,14 @@ impl Ledger for Sqlite {
             let first = cell.value.revoked_at.is_none();
             let account = cell.value.revoke(event.at_ms);
             let at_ms = account.revoked_at.unwrap_or(event.at_ms);
+            let mut record_id = None;
             if first {
                 cell.set(account);
+                record_id = Some(batch.next_id());
                 batch.event(&event)?;
             }
-            Ok(Ok(Revocation { at_ms, unsettled: read::open_under(batch.db, &tenant, &jti)? }))
+            let unsettled = read::open_under(batch.db, &tenant, &jti)?;
+            Ok(Ok(Revocation { at_ms, record_id, unsettled }))
         })
     }
 
@@ -405,6 +408,18 @@ impl Ledger for Sqlite {
         limit: u32,
     ) -> Answer<'a, Page<Governed>> {
         self.look(move |db| Ok(page(session::sessions(db, tenant, of, after, limit)?, limit, |it| it.row)))
+    }
+
+    fn sessions_under<'a>(&'a self, tenant: &'a Tenant, jti: &'a str) -> Answer<'a, Vec<Governed>> {
+        self.look(move |db| session::sessions_under(db, tenant, jti))
+    }
+
+    fn lapsed(&self, now_ms: i64, limit: u32) -> Answer<'_, Vec<Lapsed>> {
+        self.look(move |db| session::lapsed(db, now_ms, limit))
+    }
+
+    fn hear(&self, heard: SecurityEvent, event: Event) -> Answer<'_, Heard> {
+        self.perform(move |batch| batch.hear(&heard, &event).map(Ok))
     }
 
     fn declare(&self, declaring: Declaring) -> Answer<'_, Declared> {

@@ -11,8 +11,8 @@ use crate::entry;
 use crate::session::{Sealer, UNSEALED, after, breaches, moved};
 use crate::sqlite::write::Fate;
 use crate::{
-    Declared, Declaring, Draft, Error, Event, Governed, Intention, Opening, Record, Settlement, State, Turn,
-    Used, identity,
+    Declared, Declaring, Draft, Error, Event, Governed, Heard, Intention, Lapsed, Opening, Record,
+    SecurityEvent, Settlement, State, Turn, Used, identity,
 };
 use action::{ActionId, Subject, Tenant};
 
@@ -227,6 +227,20 @@ impl<'a> Batch<'a> {
         Ok(Ok((id, session)))
     }
 
+    pub(super) fn hear(&mut self, heard: &SecurityEvent, event: &Event) -> Sql<Heard> {
+        let SecurityEvent { tenant, issuer, jti, hash } = heard;
+        let sql = "SELECT hash, id FROM security_event WHERE tenant = ?1 AND issuer = ?2 AND jti = ?3";
+        let told = |row: &Row<'_>| Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?));
+        if let Some((before, id)) = read::one(self.db, sql, params![tenant.as_str(), issuer, jti], told)? {
+            return Ok(if before == hash { Heard::Again(id) } else { Heard::Taken });
+        }
+        let id = self.next_id();
+        let sql = "INSERT INTO security_event VALUES (?1, ?2, ?3, ?4, ?5)";
+        self.db.prepare_cached(sql)?.execute(params![tenant.as_str(), issuer, jti, hash, id])?;
+        self.event(event)?;
+        Ok(Heard::New(id))
+    }
+
     pub(super) fn tells(&mut self, event: &Event, place: Place) -> Sql<i64> {
         self.append(event.at_ms, None, &event.draft(), None, Some(&event.record), Some(place))
     }
@@ -341,6 +355,49 @@ pub(crate) fn sessions(
     );
     let values = params![tenant.as_str(), of.map(Subject::as_str), after.unwrap_or(i64::MAX), limit];
     read::many(db, &sql, values, governed_at)
+}
+
+pub(crate) fn sessions_under(db: &Connection, tenant: &Tenant, jti: &str) -> Sql<Vec<Governed>> {
+    let sql = format!(
+        "{SESSION} s WHERE s.tenant = ?1 AND s.closed IS NULL AND (s.mandate = ?2 OR s.mandate IN
+         (SELECT jti FROM mandate WHERE tenant = ?1 AND instr(char(10) || chain || char(10), char(10) || ?2 || char(10))))
+         ORDER BY s.entry"
+    );
+    read::many(db, &sql, params![tenant.as_str(), jti], governed_at)
+}
+
+pub(crate) fn lapsed(db: &Connection, now_ms: i64, limit: u32) -> Sql<Vec<Lapsed>> {
+    // What descends from another is looked at below, mandate by mandate.
+    let sql = format!(
+        "{SESSION} s WHERE s.closed IS NULL AND EXISTS (SELECT 1 FROM mandate m LEFT JOIN account a ON a.key = m.account
+         WHERE m.tenant = s.tenant AND m.jti = s.mandate
+         AND (m.expires <= ?1 OR a.revoked IS NOT NULL OR m.chain IS NOT NULL)) ORDER BY s.entry"
+    );
+    let mut statement = db.prepare_cached(&sql)?;
+    let mut rows = statement.query([now_ms])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()?.filter(|_| found.len() < limit as usize) {
+        let governed = governed_at(row)?;
+        if let Some((mandate, revoked_ms)) = ended(db, &governed, now_ms)? {
+            found.push(Lapsed { governed, mandate, revoked_ms });
+        }
+    }
+    Ok(found)
+}
+
+/// The mandate of a session, or one that it descends from, if that has ended; and when it was revoked, if it was.
+fn ended(db: &Connection, governed: &Governed, now_ms: i64) -> Sql<Option<(Box<str>, Option<i64>)>> {
+    let Some(held) = read::mandate(db, &governed.tenant, &governed.session.mandate_id)? else {
+        return Ok(None);
+    };
+    for jti in std::iter::once(&held.mandate.jti).chain(held.mandate.chain.iter().rev()) {
+        let sql = "SELECT revoked FROM account WHERE key = ?1";
+        let key = identity::account(&governed.tenant, jti);
+        if let Some(at_ms) = read::one(db, sql, [key], |row| row.get::<_, Option<i64>>(0))?.flatten() {
+            return Ok(Some((jti.clone(), Some(at_ms))));
+        }
+    }
+    Ok((held.mandate.expires_ms <= now_ms).then_some((held.mandate.jti, None)))
 }
 
 fn governed_at(row: &Row<'_>) -> Sql<Governed> {

@@ -275,3 +275,11 @@ CREATE TABLE member (
     PRIMARY KEY (cluster, place)
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX member_session ON member (session);
+CREATE TABLE security_event (
+    tenant TEXT NOT NULL,
+    issuer TEXT NOT NULL,
+    jti TEXT NOT NULL,
+    hash BLOB NOT NULL,         -- SHA-256 of the token
+    id TEXT NOT NULL,           -- of its record
+    PRIMARY KEY (tenant, issuer, jti)
+) STRICT, WITHOUT ROWID;

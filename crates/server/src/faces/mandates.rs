@@ -1,7 +1,7 @@
 //! Mandates: issued, handed on, shown, revoked.
 
 use action::{Currency, Money, Subject};
-use gateway::{Code, DelegateAsk, Error, ExtendAsk, MandateAsk, MandateStanding, MandateView};
+use gateway::{Code, DelegateAsk, Error, ExtendAsk, HaltedView, MandateAsk, MandateStanding, MandateView};
 use http::StatusCode;
 use mandate::ResourceEnvelope;
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,11 @@ pub(crate) async fn get(request: Request) -> Result<Response, Error> {
     Ok(reply::json(StatusCode::OK, &Standing::of(&standing)))
 }
 
+/// The same for those who hold the store themselves.
+pub fn mandate_record(standing: &MandateStanding) -> serde_json::Value {
+    serde_json::to_value(Standing::of(standing)).unwrap_or_default()
+}
+
 /// One page of the tenant's mandates.
 pub(crate) async fn list(request: Request) -> Result<Response, Error> {
     let gateway = request.gateway()?;
@@ -72,7 +77,8 @@ pub(crate) async fn revoke(mut request: Request) -> Result<Response, Error> {
     let ask: ReasonRequest = request.json_if_any().await?;
     let revoked = gateway.revoke_mandate(&caller, &request.argument, ask.reason).await?;
     let unsettled = revoked.unsettled.iter().map(ToString::to_string).collect();
-    let body = Revocation { jti: revoked.jti, revoked_at: revoked.revoked_at, unsettled };
+    let sessions = revoked.sessions.into_iter().map(HaltedSession::of).collect();
+    let body = Revocation { jti: revoked.jti, revoked_at: revoked.revoked_at, unsettled, sessions };
     Ok(reply::json(StatusCode::OK, &body))
 }
 
@@ -308,6 +314,25 @@ pub(crate) struct Revocation {
     revoked_at: String,
     /// Transactions that were admitted before and are not settled.
     unsettled: Vec<String>,
+    /// The sessions that ended with it: under it, and under all that descend from it.
+    sessions: Vec<HaltedSession>,
+}
+
+/// A session that ended with its mandate.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct HaltedSession {
+    session_id: String,
+    /// Its mandate, which may descend from the one that was revoked.
+    mandate_id: String,
+    /// `CLEAN`, `PARTIAL` or `UNKNOWN`: how it was left.
+    completion_state: &'static str,
+}
+
+impl HaltedSession {
+    fn of(view: HaltedView) -> HaltedSession {
+        let HaltedView { session_id, mandate_id, completion_state } = view;
+        HaltedSession { session_id, mandate_id, completion_state }
+    }
 }
 
 impl MandateRequest {

@@ -7,7 +7,9 @@ pub(crate) mod audit;
 pub(crate) mod callbacks;
 pub(crate) mod clusters;
 pub(crate) mod discovery;
+pub(crate) mod events;
 pub(crate) mod execution_protocol;
+pub(crate) mod grants;
 pub(crate) mod keys;
 pub(crate) mod mandates;
 pub(crate) mod operations;
@@ -20,3 +22,5 @@ pub(crate) mod runs;
 pub(crate) mod sessions;
 
 pub use actions::action_record;
+pub use mandates::mandate_record;
+pub use sessions::session_record;

@@ -96,6 +96,13 @@ pub(crate) async fn close(mut request: Request) -> Result<Response, Error> {
     Ok(reply::json(StatusCode::OK, &body))
 }
 
+/// A session and records of it as `GET /v1/sessions/{id}/record` answers them, for those who hold the store themselves.
+pub fn session_record(session: &SessionView, records: &[GarView]) -> Value {
+    let items = records.iter().map(GarRecord::of).collect();
+    let body = SessionRecord { session: Session::of(session), items, next_cursor: None };
+    serde_json::to_value(body).unwrap_or_default()
+}
+
 /// Its records in order.
 pub(crate) async fn record(request: Request) -> Result<Response, Error> {
     let gateway = request.gateway()?;
@@ -455,7 +462,7 @@ pub(crate) struct GarRecord {
 }
 
 impl Session {
-    pub(super) fn of(view: &SessionView) -> Session {
+    pub(crate) fn of(view: &SessionView) -> Session {
         Session {
             session_id: view.session_id.clone(),
             mandate_id: view.mandate_id.clone(),
