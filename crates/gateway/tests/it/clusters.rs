@@ -268,6 +268,24 @@ async fn the_clock_of_a_session_that_waits_stands_still_until_the_other_has_ende
 }
 
 #[tokio::test]
+async fn a_session_that_ends_with_its_mandate_leaves_its_cluster_and_nobody_waits_for_it() {
+    let house = House::new().await;
+    let a = party(&house, "agent-a", "olga", seconds(100)).await;
+    let b = party(&house, "agent-b", "olga", seconds(100)).await;
+    let formed = cluster(&house, &[&a, &b]).await;
+    house.gateway().wait(&a.agent, a.id(), Some(b.id())).await.unwrap();
+    let revoked = house.gateway().revoke_mandate(&house.operator, &b.session.mandate_id, None).await.unwrap();
+    let [halted] = revoked.sessions.as_slice() else { panic!("{:?}", revoked.sessions) };
+    assert_eq!((&*halted.session_id, halted.completion_state), (b.id(), "CLEAN"));
+    assert_eq!(last(&house, &b).await, said("cluster_left", None, None));
+    assert_eq!(last(&house, &a).await, said("cluster_block_end", Some("ALE-020"), None));
+    let now = house.gateway().cluster(&a.agent, &formed.cluster_id).await.unwrap();
+    let members: Vec<&str> = now.members.iter().map(|member| &*member.session_id).collect();
+    assert_eq!((now.state, members), ("ACTIVE", vec![a.id()]));
+    house.is_whole().await;
+}
+
+#[tokio::test]
 async fn a_circle_of_waits_is_a_deadlock_at_once_and_people_resolve_it() {
     let house = house_with(1, |_| {}).await;
     let a = party(&house, "agent-a", "olga", seconds(100)).await;
