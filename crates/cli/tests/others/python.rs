@@ -218,7 +218,7 @@ def read(text):
     return ProvDocument.deserialize(content=text, format='json')
 document = read(sys.stdin.read())
 again = read(document.serialize(format='json'))
-print(document == again and bool(document.get_provn()), len(document.get_records(ProvElement)))
+print(document == again and bool(document.get_provn()), len(list(document.get_records(ProvElement))))
 ";
 
 /// Each row as a JSON object a line; strict, so that what is not CSV is an error.
