@@ -129,7 +129,7 @@ impl Gateway {
 
     async fn hear_once(self: &Arc<Self>, word: &Word) -> Result<(), Error> {
         let stored = self.stored(&word.tenant, word.id).await?;
-        let row = match IntentRow::from_bytes(&stored.payload) {
+        let row = match IntentRow::of(&stored) {
             Ok(row) => row,
             // Nothing is left of it that could go on, but an effect that was not there before is one.
             Err(error) if error.code == Code::Erased => {

@@ -26,7 +26,7 @@ impl Gateway {
         challenge: &Challenge,
     ) -> Result<Answer, Error> {
         let stored = self.stored(tenant, pending.id).await?;
-        let mut row = IntentRow::from_bytes(&stored.payload)?;
+        let mut row = IntentRow::of(&stored)?;
         let call = row.call.as_mut().ok_or_else(|| internal("an action without a call was sent"))?;
         let Challenge { url, until_ms: due_ms } = challenge.clone();
         call.challenge = Some(ChallengeRow { url, until_ms: due_ms });

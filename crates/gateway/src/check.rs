@@ -33,7 +33,7 @@ impl Gateway {
         due_ms: i64,
     ) -> Result<(), Error> {
         let stored = self.stored(tenant, pending.id).await?;
-        let row = IntentRow::from_bytes(&stored.payload)?;
+        let row = IntentRow::of(&stored)?;
         self.check_from(tenant, pending, row, (confirmation, asks), due_ms).await
     }
 

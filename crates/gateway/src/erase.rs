@@ -100,7 +100,7 @@ impl Gateway {
 
     async fn erase_for(&self, stored: &Stored, caller: Option<&Caller>, at_ms: i64) -> Result<(), Error> {
         let tenant = self.tenant(&stored.tenant)?;
-        let row = IntentRow::from_bytes(&stored.payload)?;
+        let row = IntentRow::of(stored)?;
         let (keeping, attempt) = (row.keeping()?, row.call.as_ref().map_or(1, |call| call.attempt));
         let by = caller.map(|caller| caller.subject.as_str());
         let erasure = Erasure {

@@ -210,7 +210,7 @@ impl Gateway {
         let consent = said.iter().rev().find(|said| said.decision == APPROVE);
         let consent = consent.ok_or_else(|| internal("nobody consented to a grant"))?;
         let since = clock::parse_ms(&consent.at).ok_or_else(|| internal("a consent has no time"))? / 1000;
-        let row = IntentRow::from_bytes(&stored.payload)?;
+        let row = IntentRow::of(stored)?;
         let asked: Value = serde_json::from_str(row.constraints.get())
             .map_err(|_| internal("stored constraints cannot be read"))?;
         let list = |member: &str| {

@@ -158,7 +158,7 @@ impl Gateway {
         let earlier = EarlierRow { attempt, reference, debited: Some(debited), instead: None };
         match stored.state {
             State::Waiting | State::Failed => {
-                let row = IntentRow::from_bytes(&stored.payload)?;
+                let row = IntentRow::of(&stored)?;
                 let instead = latest_absence(&row, &outcomes, attempt)?;
                 pending.earlier = Some(EarlierRow {
                     instead: instead.filter(|_| stored.state == State::Failed),

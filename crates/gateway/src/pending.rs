@@ -60,7 +60,7 @@ pub(crate) struct Told {
 impl Pending {
     /// Reads back what admission wrote.
     pub(crate) fn restore(stored: &ledger::Stored, told: Option<Told>) -> Result<Pending, Error> {
-        let row = IntentRow::from_bytes(&stored.payload)?;
+        let row = IntentRow::of(stored)?;
         let chain = Chain::from_bytes(row.entries.get().as_bytes())
             .map_err(|_| internal("stored entries do not hold"))?;
         Ok(Pending {

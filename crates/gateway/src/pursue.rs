@@ -324,7 +324,7 @@ impl Gateway {
         under_way: UnderWay,
     ) -> Result<Option<Followed>, Error> {
         let stored = self.stored(tenant, id).await?;
-        let row = IntentRow::from_bytes(&stored.payload)?;
+        let row = IntentRow::of(&stored)?;
         let same = row.call.as_ref().is_some_and(|call| call.reference == sent.reference);
         let is_open = matches!(stored.state, State::Sent | State::InDoubt);
         match said {
@@ -403,7 +403,7 @@ impl Gateway {
         after: &Absence,
     ) -> Result<(), Error> {
         let stored = self.stored(tenant, pending.id).await?;
-        let mut row = IntentRow::from_bytes(&stored.payload)?;
+        let mut row = IntentRow::of(&stored)?;
         let now_ms = clock::now_ms();
         let code = match after {
             Absence::Refused(refusal) => refusal.code.clone(),
@@ -441,7 +441,7 @@ impl Gateway {
         if stored.reply.is_some() {
             return self.last_said(stored);
         }
-        let row = IntentRow::from_bytes(&stored.payload)?;
+        let row = IntentRow::of(stored)?;
         if stored.state == State::Challenged {
             return self.say_challenged(stored.id, &row, true).ok_or_else(|| internal("nothing is asked"));
         }

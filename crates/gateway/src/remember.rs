@@ -129,7 +129,7 @@ impl Gateway {
         if let Some(reply) = stored.reply {
             return Ok(Meanwhile::Ended(reply));
         }
-        let row = IntentRow::from_bytes(&stored.payload)?;
+        let row = IntentRow::of(&stored)?;
         let Some(answer) = self.say_meanwhile(&stored, &row) else { return Ok(Meanwhile::Nothing) };
         self.metrics.replay();
         Ok(Meanwhile::Said(answer))

@@ -192,7 +192,7 @@ impl Gateway {
         let under_way = self.alone_with(id).await?;
         // Read once it is marked: before, whoever had it in hand may have gone on with it.
         let stored = self.stored(tenant, id).await?;
-        let row = IntentRow::from_bytes(&stored.payload)?;
+        let row = IntentRow::of(&stored)?;
         let parties = self.parties(&stored, &row).await?;
         if parties.iter().any(|party| *party == person.subject.as_str()) {
             let why = "whoever asks for an action, or gave the right to ask, does not say what became of it";

@@ -388,7 +388,7 @@ impl Gateway {
     ) -> Result<bool, Error> {
         let freezes = self.ledger.freezes().await.map_err(unavailable)?;
         let rules = self.tenant(&stored.tenant)?.rules();
-        let brought = IntentRow::from_bytes(&stored.payload)?.atp()?;
+        let brought = IntentRow::of(stored)?.atp()?;
         let brought = brought.and_then(|atp| undoing(&rules, &atp)).map(|archetype| archetype.name.as_str());
         let kinds = [Some(&*stored.archetype), brought];
         Ok(freezes.iter().filter(|freeze| freeze.include_rollback).any(|freeze| {

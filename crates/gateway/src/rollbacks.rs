@@ -106,7 +106,7 @@ impl Gateway {
             State::RollingBack | State::Retracting | State::RolledBack => {}
             _ => return Err(conflict(NOT_DONE)),
         }
-        let checked = IntentRow::from_bytes(&stored.payload)?.check.map(|check| check.confirmed_ms);
+        let checked = IntentRow::of(stored)?.check.map(|check| check.confirmed_ms);
         let outcomes = self.outcomes_of(stored).await?;
         let said = done(&outcomes).map(|it| (it.at_ms, it.entry));
         // What is not said yet to be done is newer than what is.

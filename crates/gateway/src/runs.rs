@@ -372,7 +372,7 @@ impl Gateway {
         let (for_what, since_ms) = match stored.state {
             State::Held => ("approval", None),
             State::Waiting => {
-                let row = IntentRow::from_bytes(&stored.payload)?;
+                let row = IntentRow::of(stored)?;
                 ("next_attempt", row.attempts.last().map(|attempt| attempt.ended_ms))
             }
             State::InDoubt => {

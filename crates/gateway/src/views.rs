@@ -271,7 +271,7 @@ impl Gateway {
                 differences,
             });
         }
-        let row = IntentRow::from_bytes(&stored.payload)?;
+        let row = IntentRow::of(&stored)?;
         let record = row.record.as_ref().ok_or_else(|| not_found("decision record"))?;
         let rules = self.rules_of_then(&stored.tenant, &row).await?;
         let compared = boundary::replay(record.get().as_bytes(), &rules.policies).map_err(|error| {

@@ -353,6 +353,7 @@ pub(crate) struct Reading<'a> {
     pub(crate) previous: Option<&'a str>,
     pub(crate) receipt: Option<&'a str>,
     pub(crate) tenant: Option<&'a str>,
+    pub(crate) action_hash: Option<[u8; 32]>,
 }
 
 impl<'a> Reading<'a> {
@@ -370,6 +371,7 @@ impl<'a> Reading<'a> {
             previous: entry.previous_hash,
             receipt: entry.receipt_hash,
             tenant: entry.tenant_ref,
+            action_hash: read(entry.action_hash).ok()?,
         })
     }
 }
@@ -414,11 +416,6 @@ pub fn event_of(bytes: &[u8]) -> Option<&str> {
 /// The hash an entry carries, without checking it.
 pub(crate) fn hash_of(bytes: &[u8]) -> Option<[u8; 32]> {
     read(serde_json::from_slice::<Entry<'_>>(bytes).ok()?.hash).ok()?
-}
-
-/// What an entry names as its record, without checking it.
-pub(crate) fn action_hash_of(bytes: &[u8]) -> Option<[u8; 32]> {
-    read(serde_json::from_slice::<Entry<'_>>(bytes).ok()?.action_hash).ok()?
 }
 
 fn read(text: Option<&str>) -> Result<Option<[u8; 32]>, Broken> {

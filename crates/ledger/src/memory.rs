@@ -249,6 +249,10 @@ impl World {
             currency: intent.amount.map(|amount| amount.currency().code().into()),
             payload: intent.payload.clone(),
             reply: None,
+            named: match &item.gate {
+                Gate::Admit { .. } => intent.entry.action_hash,
+                Gate::Refuse { outcome, .. } => outcome.entry.action_hash,
+            },
         };
         let effect = item.effect().map(|effect| effect.hash);
         self.last = row;
@@ -306,7 +310,7 @@ impl World {
         stored.mandates = item.debits().iter().map(|debit| (&*debit.jti).into()).collect();
         stored.debit = intent.amount.filter(|_| item.sends()).map_or(0, |amount| amount.minor());
         stored.currency = intent.amount.map(|amount| amount.currency().code().into());
-        stored.payload = intent.payload.clone();
+        (stored.payload, stored.named) = (intent.payload.clone(), intent.entry.action_hash);
         if let Some(hold) = hold {
             stored.round += 1;
             (stored.needed, stored.expires_ms) = (hold.needed, Some(hold.until_ms));
@@ -326,7 +330,7 @@ impl World {
             row.stored.state = State::Sent;
         }
         (row.stored.token, row.stored.due_ms) = (row.lease.token, None);
-        row.stored.payload = intent.payload.clone();
+        (row.stored.payload, row.stored.named) = (intent.payload.clone(), intent.entry.action_hash);
         let (claim, state) = (row.claim, row.stored.state);
         self.claimed_in(claim, state);
         Ok(entry)
@@ -341,7 +345,7 @@ impl World {
         row.lease = row.lease.deferred(deferral.state, deferral.due_ms);
         (row.stored.state, row.stored.due_ms) = (deferral.state, Some(deferral.due_ms));
         row.stored.token = row.lease.token;
-        row.stored.payload = deferral.payload.clone();
+        (row.stored.payload, row.stored.named) = (deferral.payload.clone(), deferral.entry.action_hash);
         if matches!(deferral.state, State::Challenged | State::Reserved) {
             row.stored.reply = None;
         }
@@ -700,8 +704,9 @@ impl World {
             }
             for (approver, given) in &row.approvals {
                 let bytes = self.entries.get(usize::try_from(given.entry - 1).unwrap_or(usize::MAX));
-                let named = bytes.and_then(|(bytes, _)| entry::action_hash_of(bytes));
-                let fits = named == Some(Sha256::digest(&given.record).into());
+                let said = bytes.and_then(|(bytes, _)| Reading::of(bytes));
+                let fits =
+                    said.as_ref().and_then(|it| it.action_hash) == Some(Sha256::digest(&given.record).into());
                 found.approvals += 1;
                 found.findings.extend((!fits).then(|| Finding {
                     entry: given.entry,
@@ -709,7 +714,7 @@ impl World {
                     tenant: Some(tenant.clone()),
                     broken: Broken::Approval,
                 }));
-                let event = bytes.and_then(|(bytes, _)| Reading::of(bytes)).map_or("", |it| it.event).into();
+                let event = said.map_or("", |it| it.event).into();
                 let (round, approver, record) = (given.round, approver.as_str().into(), given.record.clone());
                 let testimony = Testimony::Approval { round, approver, event, record };
                 found.witnesses.push(Witness {

@@ -193,6 +193,9 @@ pub struct Stored {
     pub payload: Vec<u8>,
     /// What the caller was last answered.
     pub reply: Option<Reply>,
+    /// What the entry says with which the payload was last written; `None` if the row does not stand where its entries leave
+    /// it. Whoever goes on with the action compares it first.
+    pub named: Option<[u8; 32]>,
 }
 
 impl Stored {

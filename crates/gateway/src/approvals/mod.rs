@@ -331,7 +331,7 @@ impl Gateway {
 
 /// The payload and what is asked, if it waits for this person's word.
 fn may_decide(caller: &Caller, stored: &Stored) -> Result<(IntentRow, EscalationRow), Error> {
-    let row = IntentRow::from_bytes(&stored.payload)?;
+    let row = IntentRow::of(stored)?;
     let asked = row.escalation.clone();
     let may_say = |asked: &EscalationRow| {
         caller.subject != stored.subject

@@ -281,7 +281,7 @@ impl Gateway {
 
     /// Nobody came, and that ends the session of a cycle before it ends the cycle.
     pub(crate) async fn terminate(&self, stored: &Stored) -> Result<(), Error> {
-        let Some(cycle) = IntentRow::from_bytes(&stored.payload)?.cycle else { return Ok(()) };
+        let Some(cycle) = IntentRow::of(stored)?.cycle else { return Ok(()) };
         let cause = Cause::of(UNANSWERED, "timeout", Some("nobody decided in time"));
         self.revoke_one(&stored.tenant, &cycle.session_id, &cause).await
     }
@@ -386,7 +386,7 @@ impl LimitsAsk {
 
 /// What waits for people, with what they are asked.
 fn waiting(stored: &Stored) -> Result<(IntentRow, EscalationRow), Error> {
-    let row = IntentRow::from_bytes(&stored.payload)?;
+    let row = IntentRow::of(stored)?;
     let open = stored.state == State::Held && !stored.has_expired(clock::now_ms());
     match row.escalation.clone().filter(|_| open) {
         Some(escalation) => Ok((row, escalation)),

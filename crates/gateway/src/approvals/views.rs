@@ -187,7 +187,7 @@ impl Gateway {
         if view.unresolved.is_none() {
             return Ok(view);
         }
-        let parties = self.parties(&stored, &IntentRow::from_bytes(&stored.payload)?).await?;
+        let parties = self.parties(&stored, &IntentRow::of(&stored)?).await?;
         Ok(HeldView { parties, ..view })
     }
 

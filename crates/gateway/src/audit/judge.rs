@@ -15,7 +15,7 @@ use super::TrailFinding;
 use crate::alert::Alert;
 use crate::approvals::{ANSWER, APPROVE, ASK, EXTEND, REJECT, REVOKE, Said, escalation_id};
 use crate::caller::Caller;
-use crate::decide::{judged_hash_of, outcome_name, salts_of};
+use crate::decide::{outcome_name, salts_of};
 use crate::remember::outward;
 use crate::resolve::is_shown;
 use crate::row::{IntentRow, OutcomeRow, ResolutionRow};
@@ -148,11 +148,7 @@ fn altered_action(
         Some(Err(_)) => return None,
         None => action_hash == Some(name),
     };
-    let judged = row.judged_hash().ok();
-    if !named
-        || !is_under_its_mandate(stored, &row)
-        || judged_hash_of(stored, &row).is_some_and(|hash| hash != judged)
-    {
+    if !named || !row.agrees_with(stored) {
         return Some("the stored action is not the one it names".to_owned());
     }
     let listed = super::labels(&row) == *labels;
@@ -186,16 +182,6 @@ fn is_told_as(decision: &str, event: &str) -> bool {
         ledger::INFO_REQUESTED => decision == ASK,
         ledger::INFO_GIVEN => decision == ANSWER,
         _ => false,
-    }
-}
-
-/// Is it listed under the mandate that it came under? What was not sent, or was refused, has debited none.
-fn is_under_its_mandate(stored: &Stored, row: &IntentRow) -> bool {
-    match (stored.mandates.first(), row.mandate_id.as_deref()) {
-        (None, Some(_)) => {
-            matches!(stored.state, State::Held | State::Approved | State::Refused | State::Failed)
-        }
-        (listed, own) => listed.map(|jti| &**jti) == own,
     }
 }
 

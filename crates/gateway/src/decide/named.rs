@@ -7,11 +7,13 @@
 //!
 //! Both payloads have salt of their own, so what is erased cannot be guessed from what is left.
 
+use ledger::{State, Stored};
 use sha2::{Digest, Sha256};
 
+use super::judged_hash_of;
 use crate::pending::Pending;
 use crate::row::{IntentRow, OutcomeRow, internal};
-use crate::{Error, clock};
+use crate::{Code, Error, clock};
 
 /// Something to be stored, and what the entry says of it that it comes with.
 pub(crate) struct Named {
@@ -20,6 +22,29 @@ pub(crate) struct Named {
 }
 
 impl IntentRow {
+    /// Reads back the row of an action that is to be gone on with: only if it is the one that its entries name.
+    ///
+    /// # Errors
+    /// `EP_UNAVAILABLE` if it was altered in the store, `EP_ERASED` if nothing is left of it.
+    pub(crate) fn of(stored: &Stored) -> Result<IntentRow, Error> {
+        let row = IntentRow::from_bytes(&stored.payload)?;
+        // What was refused came with its outcome, which its entry names, and goes nowhere.
+        let named = || stored.named == Some(row.name_of(&stored.payload)) && row.agrees_with(stored);
+        if stored.state == State::Refused || named() {
+            return Ok(row);
+        }
+        let what = "the stored action is not the one that its entries name";
+        tracing::error!(action = %stored.id, tenant = %stored.tenant, "{what}: nothing goes on with it");
+        Err(Error::new(Code::Unavailable, what)
+            .hint("an operator sees with `countersign audit verify` what was altered"))
+    }
+
+    /// Do the columns beside the payload name the same mandate, and what was judged?
+    pub(crate) fn agrees_with(&self, stored: &Stored) -> bool {
+        let judged = self.judged_hash().ok();
+        is_under_its_mandate(stored, self) && judged_hash_of(stored, self).is_none_or(|hash| hash == judged)
+    }
+
     /// The row to be stored, and named by the entry that comes with it.
     pub(crate) fn to_named(&self) -> Result<Named, Error> {
         let payload = self.to_bytes()?;
@@ -39,6 +64,16 @@ impl IntentRow {
         hex::decode_to_slice(&self.action_hash, &mut hash)
             .map_err(|_| internal("a stored hash is not one"))?;
         Ok(hash)
+    }
+}
+
+/// Is it listed under the mandate that it came under? What was not sent, or was refused, has debited none.
+fn is_under_its_mandate(stored: &Stored, row: &IntentRow) -> bool {
+    match (stored.mandates.first(), row.mandate_id.as_deref()) {
+        (None, Some(_)) => {
+            matches!(stored.state, State::Held | State::Approved | State::Refused | State::Failed)
+        }
+        (listed, own) => listed.map(|jti| &**jti) == own,
     }
 }
 

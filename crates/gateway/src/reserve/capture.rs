@@ -39,7 +39,7 @@ impl Gateway {
     ) -> Result<ActionView, Error> {
         caller.must(Deed::Steer)?;
         let stored = self.visible(caller, id).await?;
-        let mut row = IntentRow::from_bytes(&stored.payload)?;
+        let mut row = IntentRow::of(&stored)?;
         if stored.state.is_amended() {
             row.learn(&self.outcomes_of(&stored).await?)?;
         }

@@ -45,7 +45,7 @@ impl Gateway {
     ) -> Result<Answer, Error> {
         // What is in hand may lack the most of it.
         let stored = self.stored(tenant, pending.id).await?;
-        let mut row = IntentRow::from_bytes(&stored.payload)?;
+        let mut row = IntentRow::of(&stored)?;
         match came {
             Came::Confirmed(confirmation) => {
                 let call =
@@ -113,7 +113,7 @@ impl Gateway {
     pub(crate) fn said_of_reserved(&self, stored: &Stored) -> Result<Answer, Error> {
         match stored.state {
             State::Reserved | State::ReleaseFailed => {
-                self.say_reserved(stored.id, &IntentRow::from_bytes(&stored.payload)?, false)
+                self.say_reserved(stored.id, &IntentRow::of(stored)?, false)
             }
             _ => self.last_said(stored),
         }

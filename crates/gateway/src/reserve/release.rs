@@ -397,7 +397,7 @@ impl Gateway {
 
 /// Is it free, or on its way there?
 fn is_released(stored: &Stored) -> Result<bool, Error> {
-    let row = IntentRow::from_bytes(&stored.payload)?;
+    let row = IntentRow::of(stored)?;
     let begun = row.reservation.is_some_and(|reservation| reservation.release.is_some());
     Ok(begun && matches!(stored.state, State::Reserved | State::Failed))
 }

@@ -543,15 +543,21 @@ async fn what_the_store_says_otherwise_than_people_were_shown_is_not_carried_out
         let waits = held(&house, "acct-1").await;
         house.gateway().approve(&approver(&house, "anna"), waits.id(), None).await.unwrap();
         house.rewrite("second-acct-1", altered);
-        house.gateway().approve(&approver(&house, "ben"), waits.id(), None).await.unwrap();
+        let approved = house.gateway().approve(&approver(&house, "ben"), waits.id(), None).await;
+        assert_eq!(approved.unwrap_err().code, Code::Unavailable, "{altered}");
+        // Nor is it once it has been agreed to.
+        house
+            .store()
+            .execute_batch(
+                "UPDATE action SET needed = 1 WHERE round = 1; UPDATE fate SET state = 0 WHERE state = 1",
+            )
+            .unwrap();
         house.installation.start();
         // Time enough to go on, were it as it was.
         let next = house.said("next", &house.payment("acct-2", "1.00")).await;
         assert_eq!(next.kind(), "executed");
         let view = house.gateway().held_one(&approver(&house, "reader"), waits.id()).await.unwrap();
         assert_eq!(view.state, "APPROVED", "{altered}");
-        over(&house);
-        assert_eq!(outcome(&house, "acct-1").await.code(), "EP_APPROVAL_EXPIRED", "{altered}");
         assert_eq!(spent(&house).await, "26.00", "{altered}");
     }
 }

@@ -10,7 +10,7 @@ use crate::challenges::{CALLBACK, SECRET, call_back, hearing, word_about};
 use crate::house::House;
 use crate::late_captures::Dies;
 use crate::reserving::{answer, binding, finally_absent, kinds, reserving};
-use crate::resolutions::{findings, findings_but_for_the_row, resolve, word};
+use crate::resolutions::{findings, resolve, word};
 
 /// How the gateway learns what became of a capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,7 +177,7 @@ async fn a_capture_that_a_person_says_failed_sets_its_reservation_free() {
 
 /// As if the first capture had been sent so long ago that it cannot arrive any more.
 pub(crate) fn arrived(house: &House) {
-    house.rewrite("k", "json_set(payload, '$.reservation.captures[0].send_by_ms', 1)");
+    house.age("k", "json_set(payload, '$.reservation.captures[0].send_by_ms', 1)");
 }
 
 /// 10 are charged once, by the first capture, and another attempt is none.
@@ -262,7 +262,7 @@ async fn a_capture_that_comes_after_its_reservation_is_said_to_be_gone_is_asked_
         }
         let record = house.gateway().retry(&house.agent, said.id()).await.unwrap();
         assert_eq!((record.state.as_str(), house.spent(), late_effects(&house)), ("COMPLETED", 1000, 1));
-        assert_eq!((bank.effects().count, findings_but_for_the_row(&house).await), (1, 0));
+        assert_eq!((bank.effects().count, findings(&house).await), (1, 0));
     }
 }
 
@@ -323,11 +323,11 @@ async fn what_is_still_set_aside_keeps_its_debit_and_is_not_tried_again() {
     // A record of one that failed and was never set free.
     let (house, bank, id) = reserved(By::Asking).await;
     house.gateway().release(&house.agent, &id).await.unwrap();
-    house.rewrite("k", "json_remove(payload, '$.reservation.release')");
+    house.age("k", "json_remove(payload, '$.reservation.release')");
     assert_eq!(house.record(&id).await.reservation.unwrap().state, "reserved");
     let again = house.gateway().retry(&house.agent, &id).await.unwrap_err();
     assert_eq!((again.code, bank.reservations()), (Code::StateConflict, 1));
-    house.rewrite("k", "json_set(payload, '$.reservation.until_ms', 1)");
+    house.age("k", "json_set(payload, '$.reservation.until_ms', 1)");
     house.gateway().retry(&house.agent, &id).await.unwrap();
 }
 

@@ -1,6 +1,7 @@
 //! An installation in a temporary folder, and the requests that tests send to it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use action::{Currency, IdempotencyKey, Money, Subject};
 use countersign_gateway::{
@@ -8,6 +9,7 @@ use countersign_gateway::{
 };
 use receipt::{Jwks, Pin, Trust};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 pub(crate) struct House {
     pub(crate) installation: Installation,
@@ -17,6 +19,8 @@ pub(crate) struct House {
     folder: tempfile::TempDir,
     config: Config,
     pub(crate) token: String,
+    /// Did the test have time pass in its store?
+    pub(crate) aged: AtomicBool,
 }
 
 /// A reply as a test reads it: the outcome's members, flat.
@@ -98,6 +102,7 @@ impl House {
             folder,
             config,
             token: String::new(),
+            aged: AtomicBool::new(false),
         };
         house.token = house.mandate("500.00").await;
         house
@@ -132,7 +137,8 @@ impl House {
         let config = Config { data_dir: to, ..self.config.clone() };
         let installation = Installation::open(config.clone(), render).await.unwrap();
         let (agent, operator, admin) = (self.agent.clone(), self.operator.clone(), self.admin.clone());
-        House { installation, agent, operator, admin, folder, config, token: self.token.clone() }
+        let (token, aged) = (self.token.clone(), AtomicBool::new(self.aged.load(Ordering::Relaxed)));
+        House { installation, agent, operator, admin, folder, config, token, aged }
     }
 
     /// The record of the action of a key.
@@ -276,7 +282,27 @@ impl House {
         rusqlite::Connection::open(self.folder.path().join("data/production.db")).unwrap()
     }
 
-    /// Changes the row of the action under this idempotency key; `to` is SQL over `payload`.
+    /// Has the row of the action under this idempotency key be as if time had passed, or as an older build left it; `to` is SQL
+    /// over `payload`. Its entry names what it is then, and is the one finding that the walk has.
+    pub(crate) fn age(&self, key: &str, to: &str) {
+        self.rewrite(key, to);
+        self.aged.store(true, Ordering::Relaxed);
+        let store = self.store();
+        let sql = "SELECT a.payload, e.row, e.bytes FROM action a JOIN fate f ON f.row = a.row
+                   JOIN entry e ON e.row = coalesce(f.moved, a.entry) WHERE a.key = ?";
+        let (payload, row, bytes): (Vec<u8>, i64, Vec<u8>) =
+            store.query_row(sql, [key], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
+        let judged =
+            serde_json::from_slice::<Value>(&payload).unwrap()["action_hash"].as_str().unwrap().to_owned();
+        let digest = hex::encode(Sha256::digest(&payload));
+        let name = hex::encode(Sha256::digest(format!(r#"{{"actionHash":"{judged}","row":"{digest}"}}"#)));
+        let mut entry: serde_json::Map<String, Value> = serde_json::from_slice(&bytes).unwrap();
+        entry.insert("actionHash".to_owned(), Value::String(name));
+        let entry = serde_json::to_vec(&entry).unwrap();
+        store.execute("UPDATE entry SET bytes = ?2 WHERE row = ?1", (row, entry)).unwrap();
+    }
+
+    /// Changes the row of the action under this idempotency key, as a forger would; `to` is SQL over `payload`.
     pub(crate) fn rewrite(&self, key: &str, to: &str) {
         let store = self.store();
         let select = "SELECT row, payload FROM action WHERE key = ?";

@@ -16,7 +16,7 @@ use crate::challenges::{CALLBACK, CHALLENGE, SECRET, call_back, hearing, word_ab
 use crate::house::House;
 use crate::late_captures::Dies;
 use crate::reserving::{self, kinds};
-use crate::resolutions::{findings, findings_but_for_the_row, resolve};
+use crate::resolutions::{findings, resolve};
 use crate::retries::{AT_ONCE, LATER};
 use crate::rollbacks;
 
@@ -335,7 +335,7 @@ async fn an_attempt_that_had_no_effect_beside_it_is_followed_by_no_other() {
     rollbacks::until(&house, id, "COMPLETED").await;
     let record = house.record(id).await;
     assert_eq!((results(&record), house.spent()), (vec![Some("confirmed"), Some("absent")], 2500));
-    assert_eq!((bank.effects().count, findings_but_for_the_row(&house).await), (1, 0));
+    assert_eq!((bank.effects().count, findings(&house).await), (1, 0));
 }
 
 #[tokio::test]
@@ -949,7 +949,7 @@ async fn a_bank_that_can_be_asked_denies_all_sends_of_an_attempt_at_once() {
             (record.state.as_str(), house.spent(), alerts(&house, "denied_effect")),
             (stands.0, stands.1, 1)
         );
-        assert_eq!(findings_but_for_the_row(&house).await, 0);
+        assert_eq!(findings(&house).await, 0);
     }
 }
 

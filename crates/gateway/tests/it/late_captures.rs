@@ -15,7 +15,7 @@ use crate::challenges::{CALLBACK, SECRET, call_back, hearing, word_about};
 use crate::house::House;
 use crate::late::{self, alerts, executed, only_told};
 use crate::reserving::{binding, finally_absent, kinds, reserving};
-use crate::resolutions::{findings, findings_but_for_the_row, resolve};
+use crate::resolutions::{findings, resolve};
 use crate::rollbacks;
 
 /// Ends a process at a point, once it is armed.
@@ -355,7 +355,7 @@ async fn a_bank_that_can_be_asked_is_asked_and_what_it_paid_can_be_given_back() 
     let record = house.record(id).await;
     assert_eq!((house.spent(), captures(&record)), (1000, vec![("10.00", None), ("20.00", Some("absent"))]));
     assert_eq!((bank.effects().count, bank.balance("acct-1"), bank.reserved()), (1, Some(1000), 0));
-    assert_eq!(findings_but_for_the_row(&house).await, 0);
+    assert_eq!(findings(&house).await, 0);
     let record = loop {
         // Whoever has looked after it may not be gone yet.
         match house.gateway().rollback(&house.agent, id).await {
@@ -365,7 +365,7 @@ async fn a_bank_that_can_be_asked_is_asked_and_what_it_paid_can_be_given_back() 
     };
     assert_eq!((record.state.as_str(), bank.balance("acct-1")), ("ROLLED_BACK", Some(0)));
     assert_eq!(captures(&record), [("10.00", None), ("20.00", Some("absent"))]);
-    assert_eq!(findings_but_for_the_row(&house).await, 0);
+    assert_eq!(findings(&house).await, 0);
 }
 
 #[tokio::test]

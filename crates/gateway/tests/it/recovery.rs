@@ -41,7 +41,7 @@ async fn another_bank_under_the_same_name_is_not_asked() {
     .await;
     let (body, _) = doubted(&house, &first, "first").await;
     // So long ago that an absence is final.
-    house.rewrite("first", "json_set(payload, '$.call.send_by_ms', 1)");
+    house.age("first", "json_set(payload, '$.call.send_by_ms', 1)");
     house.rebind(&banked::binding(&second, "bank", &RIGHT)).await;
     house.installation.start();
     for key in ["second", "third"] {
@@ -61,7 +61,7 @@ async fn another_bank_under_the_same_name_is_not_asked() {
 async fn a_row_without_an_identity_is_asked_after_by_name() {
     let (mut house, bank) = banked::house("USD", &RIGHT).await;
     let (body, _) = doubted(&house, &bank, "old").await;
-    house.rewrite("old", "json_remove(payload, '$.call.identity')");
+    house.age("old", "json_remove(payload, '$.call.identity')");
     house.rebind(&banked::binding(&bank, "bank", &RIGHT).replace("86400", "86401")).await;
     house.installation.start();
     assert_eq!(house.settled("old", &body).await.kind(), "executed");

@@ -94,7 +94,7 @@ fn make_due(house: &House) {
 
 /// As if the call had been sent so long ago that an absence is final.
 pub(crate) fn finally_absent(house: &House) {
-    house.rewrite("k", "json_set(payload, '$.call.send_by_ms', 1)");
+    house.age("k", "json_set(payload, '$.call.send_by_ms', 1)");
 }
 
 async fn until(house: &House, id: &str, state: &str) -> ActionView {
@@ -244,7 +244,7 @@ async fn what_nobody_charges_is_set_free_when_its_time_is_over() {
         a_while().await;
         assert_eq!(house.record(said.id()).await.state, "EXECUTING", "it is not due");
         // As if the time were over, which the row says and so does the provider.
-        house.rewrite("k", "json_set(payload, '$.reservation.until_ms', 1)");
+        house.age("k", "json_set(payload, '$.reservation.until_ms', 1)");
         if gone {
             bank.expire_reservations();
         }
@@ -262,7 +262,7 @@ async fn nothing_is_charged_that_would_arrive_too_late() {
     let (house, bank, said) = reserved().await;
     let soon =
         i64::try_from(std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap() + 1500;
-    house.rewrite("k", &format!("json_set(payload, '$.reservation.until_ms', {soon})"));
+    house.age("k", &format!("json_set(payload, '$.reservation.until_ms', {soon})"));
     let late = house.gateway().capture(&house.agent, said.id(), None).await.unwrap_err();
     assert_eq!((late.code, bank.effects().count), (Code::StateConflict, 0), "{}", late.message);
 }

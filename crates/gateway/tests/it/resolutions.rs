@@ -1,8 +1,10 @@
 //! A person's word on what became of an action, where nobody else tells: what it takes, what it leads to, what it may not
 //! overtake, and that it is never taken for the provider's.
 
+use std::sync::atomic::Ordering;
+
 use countersign_gateway::{
-    ActionView, Caller, Code, Decision, Error, FreezeScope, Gateway, ResolveAsk, Role,
+    ActionView, Caller, Code, Decision, Error, FreezeScope, Gateway, ResolveAsk, Role, TrailFinding,
 };
 use serde_json::{Value, json};
 use testkit::bank::{Bank, Fault, Injection, Target};
@@ -49,7 +51,7 @@ pub(crate) fn reversible() -> String {
 }
 
 /// A payment to a bank that answers neither to it nor to questions about it.
-async fn unanswered(fault: Fault, retry: &str) -> (House, Bank, Said) {
+pub(crate) async fn unanswered(fault: Fault, retry: &str) -> (House, Bank, Said) {
     let bank = banked::bank("USD").await;
     let house = House::bound(&rollbacks::binding(&bank, retry), |config| {
         banked::reaching(config, &[&bank]);
@@ -71,26 +73,23 @@ fn entries(house: &House) -> i64 {
     house.store().query_row("SELECT count(*) FROM entry", [], |row| row.get(0)).unwrap()
 }
 
+/// How much the walk finds, which is nothing but what the test did to have time pass.
 pub(crate) async fn findings(house: &House) -> usize {
-    findings_but(house, "").await
+    let found = found(house).await;
+    assert!(found.is_empty(), "{found:?}");
+    found.len()
 }
 
-/// The same where the test altered the row itself, to have time pass: that is found.
-pub(crate) async fn findings_but_for_the_row(house: &House) -> usize {
-    findings_but(house, "the stored action is not the one it names").await
-}
-
-async fn findings_but(house: &House, known: &str) -> usize {
-    let mut count = 0;
-    let mut cursor: Option<String> = None;
+/// What the walk finds.
+pub(crate) async fn found(house: &House) -> Vec<TrailFinding> {
+    let known = house.aged.load(Ordering::Relaxed).then_some("its hash is not that of its content");
+    let (mut found, mut cursor) = (Vec::new(), None::<String>);
     loop {
         let check = house.gateway().check_trail(&house.operator, cursor.as_deref()).await.unwrap();
-        let others: Vec<_> = check.findings.iter().filter(|it| it.what != known).collect();
-        count += others.len();
-        assert!(others.is_empty(), "{others:?}");
+        found.extend(check.findings.into_iter().filter(|it| Some(&*it.what) != known));
         cursor = check.next;
         if cursor.is_none() {
-            return count;
+            return found;
         }
     }
 }
@@ -262,7 +261,7 @@ async fn while_the_provider_may_still_tell_for_certain_it_is_waited_for() {
     }
     assert_eq!(house.record(said.id()).await.state, "EXECUTING");
     // So long ago that an absence is final.
-    house.rewrite("k", "json_set(payload, '$.call.send_by_ms', 1)");
+    house.age("k", "json_set(payload, '$.call.send_by_ms', 1)");
     let wrong = resolve(&house, "anna", said.id(), Decision::Executed).await.unwrap_err();
     assert!(wrong.message.contains("its word counts: it had no effect"), "{}", wrong.message);
     let record = house.record(said.id()).await;
@@ -281,7 +280,7 @@ async fn a_provider_that_says_no_has_it_tried_again_whatever_a_person_says() {
     bank.inject(Injection::payments(Fault::LostBeforeEffect, 1));
     let said = house.said("k", &house.payment("acct-1", "25.00")).await;
     assert_eq!(said.kind(), "pending_settlement", "{}", said.body);
-    house.rewrite("k", "json_set(payload, '$.call.send_by_ms', 1)");
+    house.age("k", "json_set(payload, '$.call.send_by_ms', 1)");
     let error = resolve(&house, "anna", said.id(), Decision::Failed).await.unwrap_err();
     assert!(error.message.contains("it had no effect, and it is tried again"), "{}", error.message);
     let record = house.record(said.id()).await;

@@ -162,7 +162,7 @@ fn whoever_dies_at_any_step_of_a_rollback_restores_once() {
         life.shutdown_timeout(Duration::from_secs(10));
         if dies == Dies::BeforeItIsSent {
             // As the row was a moment before, when nothing was marked sent.
-            house.rewrite("k", "json_set(payload, '$.rollback.sends', 0)");
+            house.age("k", "json_set(payload, '$.rollback.sends', 0)");
         }
         let second = Runtime::new().unwrap();
         second.block_on(async {

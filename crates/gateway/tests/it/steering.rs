@@ -71,7 +71,7 @@ async fn what_is_judged_otherwise_now_is_not_tried_again_and_stays_as_it_was() {
 #[tokio::test]
 async fn what_has_a_deadline_that_is_over_is_not_tried_again_and_stays_as_it_was() {
     let (house, bank, said) = failed().await;
-    house.rewrite("k", "json_set(payload, '$.deadline_ms', 1)");
+    house.age("k", "json_set(payload, '$.deadline_ms', 1)");
     for _ in 0..2 {
         let late = house.gateway().retry(&house.agent, said.id()).await.unwrap_err();
         assert_eq!(late.code, Code::StateConflict);

@@ -1,13 +1,13 @@
 //! What the walk over the trail finds that somebody altered.
 
-use countersign_gateway::Decision;
+use countersign_gateway::{Code, Decision};
 use rusqlite::types::Value;
-use testkit::bank::{Fault, Injection};
+use testkit::bank::{Bank, Fault, Injection};
 
 use crate::house::House;
 use crate::relief;
 use crate::reserving;
-use crate::resolutions::{findings, resolve};
+use crate::resolutions::{self, findings, found, resolve};
 use crate::retries::LATER;
 use crate::rollbacks;
 use crate::steering;
@@ -47,7 +47,7 @@ async fn only_these_are_found(house: House, id: &str, forgeries: &[&str]) -> Hou
     for forgery in forgeries {
         assert_eq!(findings(&house).await, 0);
         house.rewrite("k", forgery);
-        let found = house.gateway().check_trail(&house.operator, None).await.unwrap().findings;
+        let found = found(&house).await;
         let told: Vec<_> = found.iter().map(|it| (it.action_id.as_deref(), &*it.what)).collect();
         assert_eq!(told, [(Some(id), NOT_SO)], "{forgery}");
         put_back(&house, &whole);
@@ -123,6 +123,123 @@ async fn who_had_it_undone_cannot_be_altered_unseen() {
     house.store().execute("UPDATE fate SET until = 1 WHERE state = -2", []).unwrap();
     rollbacks::until(&house, said.id(), "ROLLED_BACK").await;
     only_these_are_found(house, said.id(), &forgeries).await;
+}
+
+/// What a forger changed is as it was.
+struct Kept(Vec<(&'static str, Vec<Value>)>);
+
+impl Kept {
+    const COLUMNS: [(&'static str, &'static [&'static str]); 2] = [
+        ("action", &["payload", "subject", "archetype", "mandates", "request_hash"]),
+        ("fate", &["state", "moved", "until", "outcome"]),
+    ];
+
+    fn of(house: &House) -> Kept {
+        let read = |(table, columns): (&'static str, &[&str])| {
+            let sql = format!("SELECT {} FROM {table} WHERE row = 1", columns.join(", "));
+            let values = |row: &rusqlite::Row<'_>| (0..columns.len()).map(|at| row.get(at)).collect();
+            (table, house.store().query_row(&sql, [], values).unwrap())
+        };
+        Kept(Kept::COLUMNS.map(read).into())
+    }
+
+    fn put_back(&self, house: &House) {
+        for ((table, columns), (_, values)) in Kept::COLUMNS.iter().zip(&self.0) {
+            let set: Vec<_> =
+                columns.iter().enumerate().map(|(at, column)| format!("{column} = ?{}", at + 1)).collect();
+            let sql = format!("UPDATE {table} SET {} WHERE row = 1", set.join(", "));
+            house.store().execute(&sql, rusqlite::params_from_iter(values)).unwrap();
+        }
+    }
+}
+
+fn entries(house: &House) -> i64 {
+    house.store().query_row("SELECT count(*) FROM entry", [], |row| row.get(0)).unwrap()
+}
+
+/// What a forger does to the one action: SQL over its payload, or to the columns beside it.
+const FORGERIES: [&str; 7] = [
+    "json_set(payload, '$.amount', '0.01')",
+    "json_set(payload, '$.constraints.recipient', 'acct-9')",
+    "json_set(payload, '$.correlation_id', 'other')",
+    "UPDATE action SET subject = 'somebody'",
+    "UPDATE action SET mandates = 'other'",
+    "UPDATE fate SET moved = 1",
+    "UPDATE action SET request_hash = zeroblob(32)",
+];
+
+/// Whatever somebody altered in the store, nothing goes on with it: not when it is asked for, and not by itself. The walk finds
+/// it before and after. As it was, it goes on.
+async fn nothing_goes_on<T>(
+    (house, bank): (&House, &Bank),
+    states: &[&'static str],
+    ask: impl AsyncFn() -> Result<T, countersign_gateway::Error>,
+) {
+    let kept = Kept::of(house);
+    let (effects, entered) = ((bank.effects().count, bank.refunds()), entries(house));
+    for forgery in FORGERIES.into_iter().chain(states.iter().copied()) {
+        match forgery.starts_with("UPDATE") {
+            true => drop(house.store().execute(forgery, []).unwrap()),
+            false => house.rewrite("k", forgery),
+        }
+        assert_ne!(found(house).await, [], "{forgery}");
+        let Err(error) = ask().await else { panic!("it went on: {forgery}") };
+        let what = "the stored action is not the one that its entries name";
+        assert!(error.message == what || error.code == Code::StateConflict, "{forgery}: {error:?}");
+        assert_ne!(found(house).await, [], "{forgery}");
+        assert_eq!(((bank.effects().count, bank.refunds()), entries(house)), (effects, entered), "{forgery}");
+        kept.put_back(house);
+        assert_eq!(findings(house).await, 0, "{forgery}");
+    }
+    assert!(ask().await.is_ok());
+    assert!(entries(house) > entered);
+    assert_eq!(findings(house).await, 0);
+}
+
+#[tokio::test]
+async fn what_failed_and_was_altered_is_not_tried_again() {
+    let (house, bank, said) = steering::failed().await;
+    nothing_goes_on((&house, &bank), &[], async || house.gateway().retry(&house.operator, said.id()).await)
+        .await;
+}
+
+#[tokio::test]
+async fn what_is_reserved_and_was_altered_is_not_charged() {
+    let (house, bank, said) = reserving::reserved().await;
+    let capture = async || house.gateway().capture(&house.operator, said.id(), Some("10.00")).await;
+    nothing_goes_on((&house, &bank), &["UPDATE fate SET state = -8"], capture).await;
+}
+
+#[tokio::test]
+async fn what_was_done_and_altered_is_not_undone() {
+    let (house, bank, said) = rollbacks::paid(LATER).await;
+    let rollback = async || house.gateway().rollback(&house.operator, said.id()).await;
+    nothing_goes_on((&house, &bank), &["UPDATE fate SET state = -3"], rollback).await;
+}
+
+#[tokio::test]
+async fn what_is_in_doubt_and_was_altered_is_settled_by_nobody() {
+    let (house, bank, said) = resolutions::unanswered(Fault::LostAfterEffect, LATER).await;
+    let settle = async || resolve(&house, "zoe", said.id(), Decision::Executed).await;
+    nothing_goes_on((&house, &bank), &[], settle).await;
+}
+
+/// What was paid is not paid again by whoever writes that it waits for its next attempt.
+#[tokio::test]
+async fn what_was_done_does_not_wait_for_another_attempt_because_its_row_says_so() {
+    for state in [-1, -4, -5, -6, 2, 3, 0] {
+        let (mut house, bank, said) = rollbacks::paid(LATER).await;
+        let (effects, entered) = (bank.effects().count, entries(&house));
+        house.store().execute(&format!("UPDATE fate SET state = {state}, until = 1, owner = 0"), []).unwrap();
+        house = house.restart().await;
+        // Its chain opens anew, and nothing else is written.
+        let opened = entries(&house);
+        house.installation.start();
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        assert_eq!((bank.effects().count, entries(&house)), (effects, opened), "{state}, {}", said.id());
+        assert!(opened <= entered + 1);
+        assert_ne!(found(&house).await, [], "{state}");
+    }
 }
 
 /// Two words: that a capture failed, and that what cannot be set free is tried again.

@@ -122,7 +122,7 @@ async fn what_nobody_can_set_free_any_more_is_told_of_and_set_free_once_somebody
     house.installation.start();
     a_while().await;
     assert!(!alerts(&house), "its time is not over");
-    house.rewrite("k", "json_set(payload, '$.reservation.until_ms', 1)");
+    house.age("k", "json_set(payload, '$.reservation.until_ms', 1)");
     house.store().execute("UPDATE fate SET until = 1", []).unwrap();
     alerted(&house).await;
     assert!(bank.reserved() > 0);

@@ -27,6 +27,7 @@ mod read;
 mod scrub;
 mod session;
 mod spread;
+mod stand;
 mod verify;
 mod write;
 mod writer;

@@ -10,9 +10,10 @@ use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use sha2::{Digest, Sha256};
 
 use super::packed;
+use super::stand::{Stand, stand};
 use crate::admit::{Claimed, Footing};
 use crate::audit::Terms;
-use crate::entry::{self, Reading};
+use crate::entry::Reading;
 use crate::identity::{self, Claim};
 use crate::pruned::Pruned;
 use crate::{
@@ -34,10 +35,14 @@ const SKEW_MS: i64 = 300_000;
 /// The members of [`Stored`], in the order of [`stored_at`].
 macro_rules! stored {
     () => {
-        "SELECT a.row, a.id, a.tenant, a.environment, a.subject, a.key, a.request_hash, a.archetype, a.principal,
-         a.mandates, f.state, a.at, a.expires, f.debit, a.currency, a.payload, o.status, o.body, a.round, a.needed,
-         f.token, f.until, coalesce(a.resumed, a.at)
-         FROM action a JOIN fate f ON f.row = a.row LEFT JOIN outcome o ON o.row = f.reply "
+        concat!(
+            "SELECT a.row, a.id, a.tenant, a.environment, a.subject, a.key, a.request_hash, a.archetype, a.principal,
+             a.mandates, f.state, a.at, a.expires, f.debit, a.currency, a.payload, o.status, o.body, a.round, a.needed,
+             f.token, f.until, coalesce(a.resumed, a.at), told.bytes, ",
+            stand!(),
+            " FROM action a JOIN fate f ON f.row = a.row LEFT JOIN outcome o ON o.row = f.reply
+             LEFT JOIN outcome l ON l.row = f.outcome LEFT JOIN entry told ON told.row = coalesce(f.moved, a.entry) "
+        )
     };
 }
 
@@ -417,7 +422,18 @@ fn stored_at(row: &Row<'_>) -> Sql<Stored> {
         token: row.get(20)?,
         due_ms: row.get::<_, Option<i64>>(21)?.filter(|_| state(row, 10).is_ok_and(State::rests)),
         counted_ms: row.get(22)?,
+        named: named(row, 23)?,
     })
+}
+
+/// What the entry says with which a row was last written, if it is of that action and leaves it where it stands.
+fn named(row: &Row<'_>, first: usize) -> Sql<Option<[u8; 32]>> {
+    let Some(bytes) = row.get_ref(first)?.as_blob_or_null()? else { return Ok(None) };
+    let Some(entry) = Reading::of(bytes).filter(|entry| entry.action == id(row, 1).ok()) else {
+        return Ok(None);
+    };
+    let stand = Stand::at(row, first + 1)?;
+    Ok(entry.action_hash.filter(|_| stand.is_left_by(entry.event)))
 }
 
 pub(crate) fn outcomes(db: &Connection, tenant: &Tenant, id: ActionId) -> Sql<Vec<Settled>> {
@@ -714,19 +730,11 @@ pub(crate) struct Standing {
     pub(crate) subject: Subject,
     pub(crate) archetype: Box<str>,
     pub(crate) key: Option<Box<str>>,
-    pub(crate) state: State,
     /// The entry it began with.
     pub(crate) entry: i64,
     /// Was it judged again?
     pub(crate) resumed: bool,
-    /// Did as many people agree to its latest hold as have to?
-    pub(crate) agreed: bool,
-    /// The row of its last outcome.
-    pub(crate) outcome: Option<i64>,
-    /// The entry and state of that outcome, if it is there.
-    pub(crate) last: Option<(i64, State)>,
-    /// The entry with which it last went on after it was admitted.
-    pub(crate) moved: Option<i64>,
+    pub(crate) stand: Stand,
     /// Is what was asked gone?
     pub(crate) empty: bool,
     /// The entry that tells of its erasure.
@@ -734,28 +742,25 @@ pub(crate) struct Standing {
 }
 
 pub(crate) fn standing(db: &Connection, id: ActionId) -> Sql<Option<Standing>> {
-    let sql = "SELECT a.row, a.tenant, a.subject, a.archetype, a.key, f.state, a.entry, a.resumed IS NOT NULL, f.outcome,
-               o.entry, o.state, coalesce((SELECT count(*) FROM approval p WHERE p.action = a.row
-               AND p.round = a.round), 0) >= coalesce(a.needed, 0), f.moved, length(a.payload) = 0, x.entry FROM action a
-               JOIN fate f ON f.row = a.row LEFT JOIN outcome o ON o.row = f.outcome
-               LEFT JOIN erasure x ON x.action = a.row WHERE a.id = ?1";
+    let sql = concat!(
+        "SELECT a.row, a.tenant, a.subject, a.archetype, a.key, a.entry, a.resumed IS NOT NULL, length(a.payload) = 0,
+         x.entry, ",
+        stand!(),
+        " FROM action a JOIN fate f ON f.row = a.row LEFT JOIN outcome l ON l.row = f.outcome
+         LEFT JOIN erasure x ON x.action = a.row WHERE a.id = ?1"
+    );
     one(db, sql, [id.as_bytes()], |row| {
-        let entry: Option<i64> = row.get(9)?;
         Ok(Standing {
             row: row.get(0)?,
             tenant: tenant(row, 1)?,
             subject: subject(row, 2)?,
             archetype: row.get(3)?,
             key: row.get(4)?,
-            state: state(row, 5)?,
-            entry: row.get(6)?,
-            resumed: row.get(7)?,
-            outcome: row.get(8)?,
-            last: entry.map(|entry| Ok::<_, rusqlite::Error>((entry, state(row, 10)?))).transpose()?,
-            agreed: row.get(11)?,
-            moved: row.get(12)?,
-            empty: row.get(13)?,
-            erased: row.get(14)?,
+            entry: row.get(5)?,
+            resumed: row.get(6)?,
+            empty: row.get(7)?,
+            erased: row.get(8)?,
+            stand: Stand::at(row, 9)?,
         })
     })
 }
@@ -878,8 +883,8 @@ pub(crate) fn prunings(db: &Connection) -> Sql<Vec<(i64, Pruned)>> {
     let told = many(db, sql, [], |row| {
         let bytes = row.get_ref(1)?.as_blob()?;
         let record = row.get_ref(2)?.as_blob_or_null()?.unwrap_or_default();
-        let fits = entry::action_hash_of(bytes) == Some(Sha256::digest(record).into());
-        let pruned = Reading::of(bytes).filter(|_| fits).and_then(|it| Pruned::read(it.event, record)?.ok());
+        let said = Reading::of(bytes).filter(|it| it.action_hash == Some(Sha256::digest(record).into()));
+        let pruned = said.and_then(|it| Pruned::read(it.event, record)?.ok());
         pruned.map(|pruned| Ok((row.get(0)?, pruned))).transpose()
     })?;
     Ok(told.into_iter().flatten().collect())

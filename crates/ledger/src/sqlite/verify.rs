@@ -13,14 +13,13 @@ use sha2::{Digest, Sha256};
 use super::Known;
 use super::index::{self, SLICE, Slice};
 use super::read::{self, Heard, Kept, Sql, Standing};
+use super::stand::{Stand, goes_on};
 use crate::entry::{
-    CHALLENGED, CHARGING, CHECKING, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, RESERVED,
-    RESOLVED, RETRACTING, ROLLBACK_FAILED, ROLLING_BACK, Reading, SENT_AGAIN, Said, WAITING, sealed,
-    session_of,
+    PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, RESOLVED, Reading, Said, sealed, session_of,
 };
 use crate::erasure::ERASED;
 use crate::pruned::Pruned;
-use crate::{Authority, Broken, Error, Finding, Inspected, Place, State, Testimony, Verified, Walk, Witness};
+use crate::{Authority, Broken, Error, Finding, Inspected, Place, Testimony, Verified, Walk, Witness};
 
 /// The whole chain, up to the first thing that is wrong.
 pub(crate) fn all(db: &Connection) -> Result<Verified, Error> {
@@ -173,7 +172,7 @@ impl<'a> Look<'a> {
             self.outcome(row, action, said, &outcomes),
             self.listed(&outcomes, standing.as_ref())?,
             self.approval(row, action, said, &approvals, standing.as_ref()),
-            standing.as_ref().and_then(|standing| fate(row, said, !outcomes.is_empty(), standing)),
+            standing.as_ref().and_then(|standing| fate(row, said, !outcomes.is_empty(), &standing.stand)),
             self.way(row, action, standing.as_ref())?,
             self.erasure(row, action, said, &outcomes, standing.as_ref())?,
         ];
@@ -196,7 +195,8 @@ impl<'a> Look<'a> {
 
     /// Does the row name an entry of the action where it says with which one it went on? Looked at once, where it began.
     fn way(&self, row: i64, action: ActionId, standing: Option<&Standing>) -> Sql<Option<Broken>> {
-        let named = standing.filter(|standing| standing.entry == row).and_then(|standing| standing.moved);
+        let named =
+            standing.filter(|standing| standing.entry == row).and_then(|standing| standing.stand.moved);
         let Some(named) = named else { return Ok(None) };
         let sql = "SELECT bytes FROM entry WHERE row = ?1";
         let bytes: Option<Vec<u8>> = read::one(self.db, sql, [named], |row| row.get(0))?;
@@ -256,7 +256,7 @@ impl<'a> Look<'a> {
     /// Is it found when the outcomes of its action are read?
     fn listed(&self, outcomes: &[Kept], standing: Option<&Standing>) -> Sql<Option<Broken>> {
         let (Some(kept), Some(standing)) = (outcomes.first(), standing) else { return Ok(None) };
-        let listed = read::is_listed(self.db, standing.outcome, kept.row)?;
+        let listed = read::is_listed(self.db, standing.stand.outcome, kept.row)?;
         Ok((!listed).then_some(Broken::Unlisted))
     }
 
@@ -299,9 +299,10 @@ impl<'a> Look<'a> {
         let mut testimonies = Vec::new();
         // The entry that the row was last written with. That of one that was judged again tells of that, as do the entries of
         // its outcomes; in older stores no such entry is known.
-        let later =
-            || if standing.resumed { standing.last.map(|(entry, _)| entry) } else { Some(standing.entry) };
-        let telling = standing.moved.or_else(later);
+        let later = || {
+            if standing.resumed { standing.stand.last.map(|(entry, _)| entry) } else { Some(standing.entry) }
+        };
+        let telling = standing.stand.moved.or_else(later);
         if telling == Some(entry)
             && let Some(stored) = read::action_at(self.db, standing.row)?
             && let Some(labels) = read::labels_at(self.db, standing.row)?
@@ -403,55 +404,20 @@ impl<'a> Look<'a> {
     }
 }
 
-/// Does the action stand where its last outcome left it, or where it went on to since? One without either may only wait
-/// for people, or be under way; and it is no longer held only if enough people agreed.
-fn fate(row: i64, said: &Said<'_>, settles: bool, standing: &Standing) -> Option<Broken> {
-    let Standing { state, last, moved, .. } = *standing;
-    let outcome = last.map(|(entry, _)| entry);
-    let goes_on = GOING_ON.contains(&said.event);
-    let fits = match (last, moved) {
+/// Does the action stand where its entries leave it?
+fn fate(row: i64, said: &Said<'_>, settles: bool, stand: &Stand) -> Option<Broken> {
+    let goes_on = goes_on(said.event);
+    let fits = match stand.newest() {
         // Nothing that went on with it, and is no outcome, comes after the one that is named as the last, whatever came of it
         // since: the row is compared with that one, and must not pass for what it was before.
-        _ if goes_on && !settles && Some(row) > moved => false,
+        _ if goes_on && !settles && Some(row) > stand.moved => false,
         // Where its last outcome is missing, that one's own entry tells.
-        (None, _) if standing.outcome.is_some() => true,
+        _ if stand.outcome.is_some() && stand.last.is_none() => true,
         // Whatever goes on with it is the newest thing there is, until something came of it.
-        _ if goes_on && Some(row) > moved.max(outcome) => false,
-        (_, Some(entry)) if moved > outcome => entry != row || went_on(said.event, standing),
-        (Some((entry, left)), _) => entry != row || left == state,
-        (None, _) => match state {
-            State::Held => true,
-            State::Approved | State::Sent => standing.agreed,
-            _ => false,
-        },
+        newest if goes_on && Some(row) > newest => false,
+        newest => newest.is_some_and(|newest| newest != row) || stand.is_left_by(said.event),
     };
     (!fits).then_some(Broken::Fate)
-}
-
-/// Events of what goes on with an action. Where one comes with an outcome, it is that which goes on.
-const GOING_ON: [&str; 9] =
-    [WAITING, SENT_AGAIN, CHALLENGED, RESERVED, CHARGING, CHECKING, RETRACTING, ROLLING_BACK, RESOLVED];
-
-/// May it stand where it does after it went on so?
-fn went_on(event: &str, standing: &Standing) -> bool {
-    // One that had been in doubt may be sent after all, as the attempt after it; recovery takes both for in doubt.
-    let doubted = matches!(standing.last, Some((_, State::InDoubt)));
-    match (event, standing.state) {
-        (WAITING, state) => state == State::Waiting,
-        (CHALLENGED, state) => state == State::Challenged,
-        (CHECKING, state) => state == State::Checking,
-        (RETRACTING, state) => state == State::Retracting,
-        // Older stores tell so, in the words of a rollback, of what was reserved and could not be set free so far.
-        (RESERVED | ROLLBACK_FAILED, state) => state == State::Reserved,
-        // A person has it undone or set free.
-        (RESOLVED, state) => matches!(state, State::Reserved | State::Retracting),
-        (ROLLING_BACK, state) => state == State::RollingBack,
-        (SENT_AGAIN | CHARGING, State::Sent) => true,
-        (SENT_AGAIN, state) => doubted && state == State::InDoubt,
-        (_, State::Held) => true,
-        (_, State::Approved | State::Sent) => standing.agreed,
-        _ => false,
-    }
 }
 
 /// What the entries of a stretch say of passkeys: which events there are, each of which exactly one row names. So none

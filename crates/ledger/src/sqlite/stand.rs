@@ -1,0 +1,96 @@
+//! Where an action stands by its row, and whether its entries leave it there.
+
+use rusqlite::Row;
+
+use super::read::{self, Sql};
+use crate::State;
+use crate::entry::{
+    CHALLENGED, CHARGING, CHECKING, RESERVED, RESOLVED, RETRACTING, ROLLBACK_FAILED, ROLLING_BACK,
+    SENT_AGAIN, WAITING,
+};
+
+/// The members of [`Stand`], in the order of [`Stand::at`], of `action a`, `fate f` and its last outcome `l`.
+macro_rules! stand {
+    () => {
+        "f.state, f.moved, f.outcome, l.entry, l.state,
+         CASE WHEN a.needed IS NULL THEN TRUE ELSE a.needed <= (SELECT count(*) FROM approval p
+              WHERE p.action = a.row AND p.round = a.round) END"
+    };
+}
+pub(crate) use stand;
+
+/// What the row of an action says of where it stands.
+pub(crate) struct Stand {
+    pub(crate) state: State,
+    /// The entry with which it last went on after it was admitted.
+    pub(crate) moved: Option<i64>,
+    /// The row of its last outcome.
+    pub(crate) outcome: Option<i64>,
+    /// The entry and state of that outcome, if it is there.
+    pub(crate) last: Option<(i64, State)>,
+    /// Did as many people agree to its latest hold as have to?
+    pub(crate) agreed: bool,
+}
+
+impl Stand {
+    pub(crate) fn at(row: &Row<'_>, first: usize) -> Sql<Stand> {
+        let last: Option<i64> = row.get(first + 3)?;
+        Ok(Stand {
+            state: read::state(row, first)?,
+            moved: row.get(first + 1)?,
+            outcome: row.get(first + 2)?,
+            last: last
+                .map(|entry| Ok::<_, rusqlite::Error>((entry, read::state(row, first + 4)?)))
+                .transpose()?,
+            agreed: row.get(first + 5)?,
+        })
+    }
+
+    /// Does it stand where its last outcome left it, or where it went on to since? `event`: that of the entry with which its
+    /// row was last written. One without either may only wait for people, or be under way; and it is no longer held only if
+    /// enough people agreed.
+    pub(crate) fn is_left_by(&self, event: &str) -> bool {
+        let outcome = self.last.map(|(entry, _)| entry);
+        match (self.last, self.state) {
+            (None, _) if self.outcome.is_some() => false,
+            _ if self.moved > outcome => self.went_on(event),
+            (Some((_, left)), state) => left == state,
+            (None, State::Held) => true,
+            (None, State::Approved | State::Sent) => self.agreed,
+            _ => false,
+        }
+    }
+
+    /// The newest entry that it stands by, if it is not the one it began with.
+    pub(crate) fn newest(&self) -> Option<i64> {
+        self.moved.max(self.last.map(|(entry, _)| entry))
+    }
+
+    /// May it stand where it does after it went on so?
+    fn went_on(&self, event: &str) -> bool {
+        // One that had been in doubt may be sent after all, as the attempt after it; recovery takes both for in doubt.
+        let doubted = matches!(self.last, Some((_, State::InDoubt)));
+        match (event, self.state) {
+            (WAITING, state) => state == State::Waiting,
+            (CHALLENGED, state) => state == State::Challenged,
+            (CHECKING, state) => state == State::Checking,
+            (RETRACTING, state) => state == State::Retracting,
+            // Older stores tell so, in the words of a rollback, of what was reserved and could not be set free so far.
+            (RESERVED | ROLLBACK_FAILED, state) => state == State::Reserved,
+            // A person has it undone or set free.
+            (RESOLVED, state) => matches!(state, State::Reserved | State::Retracting),
+            (ROLLING_BACK, state) => state == State::RollingBack,
+            (SENT_AGAIN | CHARGING, State::Sent) => true,
+            (SENT_AGAIN, state) => doubted && state == State::InDoubt,
+            (_, State::Held) => true,
+            (_, State::Approved | State::Sent) => self.agreed,
+            _ => false,
+        }
+    }
+}
+
+/// Does this event go on with an action? Where it comes with an outcome, it is that which goes on.
+pub(crate) fn goes_on(event: &str) -> bool {
+    [WAITING, SENT_AGAIN, CHALLENGED, RESERVED, CHARGING, CHECKING, RETRACTING, ROLLING_BACK, RESOLVED]
+        .contains(&event)
+}
