@@ -14,12 +14,13 @@ pub(super) struct Case {
     pub(super) paid: i64,
     pub(super) held: i64,
     /// Money was to be set aside for it; its payer was asked; a person had it tried once more, has said what became of it,
-    /// had it erased.
+    /// had it erased; it was found to be done after its last word was that it had failed.
     pub(super) reserved: bool,
     pub(super) challenged: bool,
     pub(super) again: bool,
     pub(super) resolved: bool,
     pub(super) erased: bool,
+    pub(super) late: bool,
     /// The ids it was told of, more than one if something is wrong.
     pub(super) ids: Vec<String>,
     /// Why it was refused before it was an action.
@@ -234,6 +235,7 @@ mod tests {
             again: false,
             resolved: false,
             erased: false,
+            late: false,
             ids: vec!["id".to_owned()],
             refused: None,
             last_words: vec!["executed".to_owned()],
