@@ -206,6 +206,13 @@ impl Heard {
         self.last_words.iter().any(|(kind, _)| kind == "executed")
     }
 
+    /// Was it by its provider's word that it had failed?
+    fn was_refused(&self) -> bool {
+        let words =
+            self.last_words.iter().filter_map(|(_, bytes)| serde_json::from_slice::<Value>(bytes).ok());
+        words.into_iter().any(|word| word["details"]["reasons"] == json!(["provider_refused"]))
+    }
+
     fn id(&self) -> Option<String> {
         self.ids.first().cloned()
     }
@@ -258,7 +265,8 @@ impl People {
 
     /// What comes after the last word.
     async fn after(&self, wish: &Wish, kind: &str) -> Next {
-        if kind == "failed" && self.is_denied(wish) {
+        // That it had failed for another reason than its bank's word is not set right by anybody.
+        if kind == "failed" && self.is_denied(wish) && lock(&wish.heard).was_refused() {
             return self.set_right(wish).await;
         }
         match wish.later {

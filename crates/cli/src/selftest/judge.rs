@@ -173,6 +173,10 @@ fn of_stand(stand: Stand, case: &Case) -> Option<(Wrong, String)> {
         Stand::Failed | Stand::Waiting if effects > 0 => {
             Some((Wrong::Lost, format!("{stand:?}, and {effects} effects")))
         }
+        Stand::Completed if case.late && case.level == Level::Atp3 && !case.resolved => Some((
+            Wrong::Contradicted,
+            "it was to be there or not to be there, came late, and stays".to_owned(),
+        )),
         Stand::Completed if case.mode.has_money() && case.paid != case.charged => {
             let what = format!("charged {} by the record, and {} were paid", case.charged, case.paid);
             Some((Wrong::Contradicted, what))
@@ -323,6 +327,17 @@ mod tests {
         );
         assert_eq!(planted(|case| case.record = Some(Stand::RolledBack)), [Wrong::Lost]);
         assert_eq!(planted(|case| case.refunds = 1), [Wrong::Contradicted]);
+    }
+
+    #[test]
+    fn what_came_late_and_was_not_undone_is_found_where_it_had_to_be() {
+        assert_eq!(planted(|case| case.late = true), [Wrong::Contradicted]);
+        assert_eq!(planted(|case| (case.late, case.resolved) = (true, true)), [], "a person left it");
+        let undone = |case: &mut Case| {
+            (case.late, case.record, case.refunds) = (true, Some(Stand::RolledBack), 1);
+        };
+        assert_eq!(planted(undone), []);
+        assert_eq!(wrongs(Case { late: true, ..good(Mode::Both, Level::Atp2) }), []);
     }
 
     #[test]

@@ -494,6 +494,17 @@ mod tests {
     }
 
     #[test]
+    fn only_the_mistaken_bank_refuses_what_it_does() {
+        for mode in Mode::ALL {
+            for target in [Target::Payments, Target::Captures] {
+                let denies = |it: &Injection| it.on == target && it.fault == Fault::RefusedAfterEffect;
+                let found = mode.faults(&mut Chance::new(7), 200).iter().any(denies);
+                assert_eq!(found, mode == Mode::Mistaken, "{mode:?}, {target:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_seed_plans_the_same_faults_again() {
         let plan = |seed| Mode::Both.faults(&mut Chance::new(seed), 200);
         assert_eq!(plan(7), plan(7));
