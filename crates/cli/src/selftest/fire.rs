@@ -197,7 +197,7 @@ fn comes_by(wish: &Wish, point: &str) -> bool {
         "run-take" | "run-report" => wish.mode == Mode::Runner,
         "again" => wish.later == Later::Again,
         "erase" => wish.later == Later::Erase,
-        "late" => wish.mode == Mode::Mistaken && wish.course == Course::Act,
+        "late" => wish.mode == Mode::Mistaken && matches!(wish.course, Course::Act | Course::Charge { .. }),
         _ => false,
     }
 }

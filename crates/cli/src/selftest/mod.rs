@@ -57,7 +57,7 @@ use crate::out;
 /// Exit code: 0 when every promise was kept, 1 otherwise.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The guarantees atp-2 and atp-3, against providers of five kinds
+    /// The guarantees atp-2 and atp-3, against providers of every kind
     #[arg(long, required = true)]
     guarantees: bool,
     /// How many actions, half of them at each level
