@@ -238,6 +238,11 @@ charged = {{ amount = "/payments/0/amount", currency = "/payments/0/currency" }}
         payer::says(&self.counter, payment, yes)
     }
 
+    /// Tells of its own accord that what was paid under this reference is paid; false if nothing was.
+    pub fn tell_of(&self, reference: &str) -> bool {
+        payer::tell_of(&self.counter, reference)
+    }
+
     /// The payments that wait for their payer, by id.
     pub fn awaited(&self) -> Vec<String> {
         self.counter.books().all_awaited()

@@ -47,6 +47,8 @@ pub enum Fault {
     ErrorBeforeEffect,
     /// Status 500 although the effect happened.
     ErrorAfterEffect,
+    /// Status 422, a refusal for good, although the effect happened.
+    RefusedAfterEffect,
     /// Status 429, no effect.
     RateLimited {
         /// Seconds named in `Retry-After`.
@@ -172,6 +174,10 @@ impl Fault {
                 work.await;
                 broken()
             }
+            Fault::RefusedAfterEffect => {
+                work.await;
+                denied()
+            }
             Fault::RateLimited { retry_after } => rate_limited(retry_after),
             Fault::SlowBody { ms } => slow(work.await, Duration::from_millis(ms)).await,
             Fault::HugeBody { bytes } => huge(work.await, bytes).await,
@@ -185,6 +191,10 @@ impl Fault {
 
 fn broken() -> Response {
     refusal(StatusCode::INTERNAL_SERVER_ERROR, "internal", "something broke on our side")
+}
+
+fn denied() -> Response {
+    refusal(StatusCode::UNPROCESSABLE_ENTITY, "refused", "this is not done")
 }
 
 fn rate_limited(retry_after: u64) -> Response {

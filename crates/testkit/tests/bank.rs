@@ -2,12 +2,18 @@
 //! they say.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::future::IntoFuture;
 use std::time::{Duration, Instant};
 
+use axum::Router;
+use axum::body::Bytes;
+use axum::routing::post;
 use countersign_testkit::bank::{self, Bank, Fault, Injection, OPERATING, Options};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, redirect};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 
 #[tokio::test]
 async fn a_payment_moves_money_and_can_be_read_back() {
@@ -340,6 +346,33 @@ async fn error_answers_tell_nothing_about_the_effect() {
     desk.fault(json!({"fault": "error_after_effect"})).await;
     assert_refused(desk.pay("k1", "r1", "1.00").await.unwrap(), 500, "internal").await;
     desk.assert_moved(1, 100);
+}
+
+#[tokio::test]
+async fn a_bank_can_refuse_what_it_has_done_and_tell_of_it_afterwards() {
+    let (told, mut heard) = mpsc::channel(1);
+    let hear = move |body: Bytes| {
+        let told = told.clone();
+        async move { told.send(serde_json::from_slice::<Value>(&body).unwrap()).await.unwrap() }
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(axum::serve(listener, Router::new().route("/", post(hear))).into_future());
+    let callback = Some(bank::Callback { url, secret: "whsec_AAAA".to_owned() });
+    let desk = Desk::open(Options { callback, ..Options::default() }).await;
+    desk.fault(json!({"fault": "refused_after_effect"})).await;
+    assert_refused(desk.pay("k1", "r1", "1.00").await.unwrap(), 422, "refused").await;
+    desk.assert_moved(1, 100);
+    assert!(!desk.bank.tell_of("r2"), "nothing was paid under it");
+    assert!(desk.bank.tell_of("r1"));
+    let paid = &desk.found("r1").await[0];
+    assert_eq!(
+        heard.recv().await.unwrap(),
+        json!({
+            "type": "payment.settled", "payment_id": paid["payment_id"], "reference": "r1",
+            "amount": "1.00", "currency": "USD",
+        })
+    );
 }
 
 #[tokio::test]

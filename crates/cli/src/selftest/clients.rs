@@ -51,6 +51,8 @@ pub(super) struct Heard {
     /// It had failed, and is tried once more.
     pub(super) again: bool,
     pub(super) erased: bool,
+    /// It had failed by its bank's word, and turned out to be done.
+    pub(super) late: bool,
     /// A person has said what became of it.
     pub(super) resolved: bool,
     /// Its payer was asked.
@@ -204,6 +206,13 @@ impl Heard {
         self.last_words.iter().any(|(kind, _)| kind == "executed")
     }
 
+    /// Was it by its provider's word that it had failed?
+    fn was_refused(&self) -> bool {
+        let words =
+            self.last_words.iter().filter_map(|(_, bytes)| serde_json::from_slice::<Value>(bytes).ok());
+        words.into_iter().any(|word| word["details"]["reasons"] == json!(["provider_refused"]))
+    }
+
     fn id(&self) -> Option<String> {
         self.ids.first().cloned()
     }
@@ -256,6 +265,10 @@ impl People {
 
     /// What comes after the last word.
     async fn after(&self, wish: &Wish, kind: &str) -> Next {
+        // That it had failed for another reason than its bank's word is not set right by anybody.
+        if kind == "failed" && self.is_denied(wish) && lock(&wish.heard).was_refused() {
+            return self.set_right(wish).await;
+        }
         match wish.later {
             // What only a person confirms has no reference by which it could be given back.
             Later::Undo if kind == "executed" && !lock(&wish.heard).resolved => Next::Undo,
@@ -284,7 +297,10 @@ impl People {
     async fn charge_or_free(&self, wish: &Wish) {
         let again = lock(&wish.heard).again;
         let amount = super::dollars(wish.course.charges(wish.minor));
+        let taken_back = self.is_denied(wish) && lock(&wish.chance).one_in(2);
         match wish.course {
+            // Or it asks once more for what is done, which is refused then, until the time is over.
+            Course::Charge { .. } | Course::Release if taken_back => self.take_back(wish),
             Course::Charge { .. } => {
                 drop(self.deed(&self.agent, wish, "capture", &json!({ "amount": amount })).await);
             }
@@ -407,6 +423,37 @@ impl People {
         heard.again()
     }
 
+    /// Has its bank done what it said it had not?
+    fn is_denied(&self, wish: &Wish) -> bool {
+        wish.mode == Mode::Mistaken && self.has_effect(wish)
+    }
+
+    /// Its bank tells so, or is asked because it is to be tried once more. Once that is on record, and undone where it has to
+    /// be, what was said before holds no longer.
+    async fn set_right(&self, wish: &Wish) -> Next {
+        let taken_back = lock(&wish.chance).one_in(2);
+        if taken_back {
+            self.take_back(wish);
+        } else {
+            drop(self.deed(&self.agent, wish, "retry", &json!({})).await);
+        }
+        let record = self.record(wish).await;
+        let mut heard = lock(&wish.heard);
+        if record.is_some_and(|record| is_set_right(&record)) {
+            heard.late |= !heard.last_words.is_empty();
+            heard.last_words.clear();
+        }
+        heard.again()
+    }
+
+    /// Its bank takes its word back.
+    fn take_back(&self, wish: &Wish) {
+        let (Some(id), Some(bank)) = (lock(&wish.heard).id(), self.banks.get(&wish.mode)) else { return };
+        for reference in bank.effects().by_reference.into_keys().filter(|it| action_of(it) == id) {
+            bank.tell_of(&reference);
+        }
+    }
+
     async fn erase(&self, wish: &Wish) -> Next {
         let said = self.deed(&self.admin, wish, "erase", &json!({})).await;
         let mut heard = lock(&wish.heard);
@@ -458,6 +505,15 @@ impl People {
         lock(&wish.heard).settled = true;
         drop(self.deed(&self.approver, wish, "resolve", &word).await);
         lock(&wish.heard).again()
+    }
+}
+
+/// It is done by the record, and undone where that is due.
+fn is_set_right(record: &Value) -> bool {
+    match record["result"]["state"].as_str() {
+        Some("COMPLETED" | "ROLLED_BACK") => true,
+        Some("ROLLING_BACK") => record["rollback"]["error"].is_string(),
+        _ => false,
     }
 }
 

@@ -130,7 +130,7 @@ impl Counter {
         if !heard.last_words.is_empty() {
             self.ask_again(wish, &mut heard).await;
         }
-        let (mut record, mut charged) = (None, 0);
+        let (mut record, mut charged, mut amended) = (None, 0, false);
         let mut listed = BTreeSet::new();
         if let Some(id) = heard.ids.first()
             && let Some(said) = self.lines.auditor.get(&format!("/v1/actions/{id}")).await
@@ -138,6 +138,7 @@ impl Counter {
             record = stand(&said.body);
             charged = record.map_or(0, |stand| charged_of(&said.body, stand, wish));
             let receipts = said.body["receipts"].as_array().into_iter().flatten();
+            amended = receipts.clone().any(|it| it["event_type"] == "AMENDMENT_SETTLEMENT");
             listed.extend(receipts.filter_map(|it| it["receipt_id"].as_str()).map(str::to_owned));
         }
         let mut wrong = Vec::new();
@@ -151,6 +152,9 @@ impl Counter {
         if listed.is_empty() && !heard.last_words.is_empty() {
             wrong.push("it has a last word and no receipt".to_owned());
         }
+        if heard.late && !amended {
+            wrong.push("it was found to be done, and no receipt amends that it had failed".to_owned());
+        }
         let case = Case {
             mode: wish.mode,
             level: wish.level,
@@ -163,6 +167,7 @@ impl Counter {
             again: heard.again,
             resolved: heard.resolved || heard.settled,
             erased: heard.erased,
+            late: heard.late,
             refused: heard.refused.clone(),
             last_words: heard.last_words.iter().map(|(kind, _)| kind.clone()).collect(),
             record,

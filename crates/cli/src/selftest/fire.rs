@@ -4,7 +4,6 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gateway::Point;
 use indicatif::ProgressBar;
 use ledger::COMMIT_STEPS;
 use testkit::bank::{Fault, Injection, Target};
@@ -32,7 +31,7 @@ pub(super) struct Fire {
 impl Fire {
     /// Named points at which nothing ever passed.
     pub(super) fn missed(&self) -> Vec<&'static str> {
-        points().filter(|point| !self.points.contains(point)).collect()
+        crash::points().filter(|point| !self.points.contains(point)).collect()
     }
 
     /// Lets the gateway die until every point had its turn and every wish was begun.
@@ -143,18 +142,11 @@ pub(super) async fn settle(
     Ok(server)
 }
 
-/// Every point that an action can come by here. An effect that comes late takes a bank, or a person, that was wrong about it
-/// before, and all of them here know what they say.
-fn points() -> impl Iterator<Item = &'static str> {
-    let late = [Point::LateBefore, Point::LateAfter].map(Point::as_str);
-    crash::points().filter(move |point| !late.contains(point))
-}
-
 /// Every point once, as an action comes by, now and then with a kill at a random moment before it. What is found as sent
 /// by somebody who is gone has to have been sent just before.
 fn in_order(chance: &mut Chance) -> Vec<Option<Death>> {
     let mut all = Vec::new();
-    for point in points() {
+    for point in crash::points() {
         if point != TAKEOVER && chance.one_in(4) {
             all.push(None);
         }
@@ -171,7 +163,7 @@ fn led_up_to(point: &'static str) -> impl Iterator<Item = Death> {
 
 /// Every point once, at any passage, and a kill at a random moment between each two.
 fn at_random(chance: &mut Chance) -> Vec<Option<Death>> {
-    let mut points: Vec<&str> = points().collect();
+    let mut points: Vec<&str> = crash::points().collect();
     chance.shuffle(&mut points);
     let death = |point: &'static str| {
         // Every commit passes the steps of a commit.
@@ -205,6 +197,7 @@ fn comes_by(wish: &Wish, point: &str) -> bool {
         "run-take" | "run-report" => wish.mode == Mode::Runner,
         "again" => wish.later == Later::Again,
         "erase" => wish.later == Later::Erase,
+        "late" => wish.mode == Mode::Mistaken && matches!(wish.course, Course::Act | Course::Charge { .. }),
         _ => false,
     }
 }

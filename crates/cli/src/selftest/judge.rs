@@ -14,12 +14,13 @@ pub(super) struct Case {
     pub(super) paid: i64,
     pub(super) held: i64,
     /// Money was to be set aside for it; its payer was asked; a person had it tried once more, has said what became of it,
-    /// had it erased.
+    /// had it erased; it was found to be done after its last word was that it had failed.
     pub(super) reserved: bool,
     pub(super) challenged: bool,
     pub(super) again: bool,
     pub(super) resolved: bool,
     pub(super) erased: bool,
+    pub(super) late: bool,
     /// The ids it was told of, more than one if something is wrong.
     pub(super) ids: Vec<String>,
     /// Why it was refused before it was an action.
@@ -172,6 +173,10 @@ fn of_stand(stand: Stand, case: &Case) -> Option<(Wrong, String)> {
         Stand::Failed | Stand::Waiting if effects > 0 => {
             Some((Wrong::Lost, format!("{stand:?}, and {effects} effects")))
         }
+        Stand::Completed if case.late && case.level == Level::Atp3 && !case.resolved => Some((
+            Wrong::Contradicted,
+            "it was to be there or not to be there, came late, and stays".to_owned(),
+        )),
         Stand::Completed if case.mode.has_money() && case.paid != case.charged => {
             let what = format!("charged {} by the record, and {} were paid", case.charged, case.paid);
             Some((Wrong::Contradicted, what))
@@ -234,6 +239,7 @@ mod tests {
             again: false,
             resolved: false,
             erased: false,
+            late: false,
             ids: vec!["id".to_owned()],
             refused: None,
             last_words: vec!["executed".to_owned()],
@@ -321,6 +327,17 @@ mod tests {
         );
         assert_eq!(planted(|case| case.record = Some(Stand::RolledBack)), [Wrong::Lost]);
         assert_eq!(planted(|case| case.refunds = 1), [Wrong::Contradicted]);
+    }
+
+    #[test]
+    fn what_came_late_and_was_not_undone_is_found_where_it_had_to_be() {
+        assert_eq!(planted(|case| case.late = true), [Wrong::Contradicted]);
+        assert_eq!(planted(|case| (case.late, case.resolved) = (true, true)), [], "a person left it");
+        let undone = |case: &mut Case| {
+            (case.late, case.record, case.refunds) = (true, Some(Stand::RolledBack), 1);
+        };
+        assert_eq!(planted(undone), []);
+        assert_eq!(wrongs(Case { late: true, ..good(Mode::Both, Level::Atp2) }), []);
     }
 
     #[test]

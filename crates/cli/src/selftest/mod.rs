@@ -57,7 +57,7 @@ use crate::out;
 /// Exit code: 0 when every promise was kept, 1 otherwise.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The guarantees atp-2 and atp-3, against providers of five kinds
+    /// The guarantees atp-2 and atp-3, against providers of every kind
     #[arg(long, required = true)]
     guarantees: bool,
     /// How many actions, half of them at each level
@@ -166,12 +166,12 @@ fn tell(
 fn wishes(actions: usize, chance: &mut Chance) -> Vec<Wish> {
     let mut all = Vec::with_capacity(actions);
     for level in Level::ALL {
-        let (able, unable): (Vec<Mode>, Vec<Mode>) =
-            Mode::ALL.into_iter().partition(|mode| mode.keeps(level));
+        let in_turn = Mode::ALL.into_iter().filter(|mode| *mode != Mode::Mistaken);
+        let (able, unable): (Vec<Mode>, Vec<Mode>) = in_turn.partition(|mode| mode.keeps(level));
         let half = if level == Level::Atp2 { actions / 2 } else { actions - actions / 2 };
         all.extend((0..half).map(|n| {
-            let mode = able[n % able.len()];
-            wish((mode, level), n, Course::of(mode, n / able.len()), chance)
+            let (mode, course) = turn(&able, n);
+            wish((mode, level), n, course, chance)
         }));
         all.extend(unable.into_iter().flat_map(|mode| {
             let refused = |n| wish((mode, level), n, Course::Act, &mut Chance::new(n as u64));
@@ -180,6 +180,15 @@ fn wishes(actions: usize, chance: &mut Chance) -> Vec<Wish> {
     }
     chance.shuffle(&mut all);
     all
+}
+
+/// A few at the bank that is mistaken about what it does, all others at the others in turn.
+fn turn(others: &[Mode], number: usize) -> (Mode, Course) {
+    let (mode, among_them) = match number % MISTAKEN {
+        0 => (Mode::Mistaken, number / MISTAKEN),
+        _ => (others[number % others.len()], number / others.len()),
+    };
+    (mode, Course::of(mode, among_them))
 }
 
 fn wish((mode, level): (Mode, Level), number: usize, course: Course, chance: &mut Chance) -> Wish {
@@ -205,7 +214,8 @@ fn wish((mode, level): (Mode, Level), number: usize, course: Course, chance: &mu
     Wish { mode, level, key, minor, course, later, resolved, body, heard: Mutex::default(), chance }
 }
 
-/// One mandate for each mode and level, with a cap that not all of them fit under; all wishes get theirs.
+/// One mandate for each mode and level, with a cap that not all of them fit under; all wishes get theirs. What a bank was
+/// mistaken about is debited when it is found, whatever is left by then: there all of it fits.
 async fn grant_all(site: &Site, place: &Place, operator: &Line, wishes: &mut [Wish]) -> Result<Vec<Grant>> {
     let server = tokio::task::block_in_place(|| site.serve(None))?;
     let server = server.ok_or_else(|| Error::new("the gateway does not start"))?;
@@ -213,8 +223,11 @@ async fn grant_all(site: &Site, place: &Place, operator: &Line, wishes: &mut [Wi
     let mut grants = Vec::new();
     for (mode, level) in Mode::ALL.into_iter().flat_map(|mode| Level::ALL.map(|level| (mode, level))) {
         let of_it = |wish: &&mut Wish| wish.mode == mode && wish.level == level;
-        let sum: i64 = wishes.iter_mut().filter(of_it).map(|wish| wish.course.weight(wish.minor)).sum();
-        let cap_minor = sum * 97 / 100;
+        let of_it_all = wishes.iter_mut().filter(of_it);
+        let cap_minor = match mode {
+            Mode::Mistaken => of_it_all.map(|wish| wish.minor).sum(),
+            _ => of_it_all.map(|wish| wish.course.weight(wish.minor)).sum::<i64>() * 97 / 100,
+        };
         let ask = json!({
             "subject": AGENT, "scope": ["Selftest"], "expires_in_seconds": 86_400,
             "spend_cap": {"amount": dollars(cap_minor), "currency": "USD"},
@@ -248,5 +261,7 @@ fn bar(length: u64) -> ProgressBar {
 const WHOLE: u32 = 10_000;
 /// In flight at once.
 const CLIENTS: usize = 64;
+/// One in so many is for the bank that is mistaken.
+const MISTAKEN: usize = 12;
 /// Of each kind that cannot be promised.
 const REFUSED: usize = 5;

@@ -15,6 +15,8 @@ pub(super) enum Mode {
     Queryable,
     /// It recognises a key and can be asked.
     Both,
+    /// The same, and it refuses half of what it does all the same: a word that it takes back later.
+    Mistaken,
     /// Twice does no harm, and no money is in play.
     RepeatSafe,
     /// The client carries it out itself, by a command that recognises its key.
@@ -42,14 +44,22 @@ impl Level {
 }
 
 impl Mode {
-    pub(super) const ALL: [Mode; 6] =
-        [Mode::Idempotent, Mode::Queryable, Mode::Both, Mode::RepeatSafe, Mode::Runner, Mode::Neither];
+    pub(super) const ALL: [Mode; 7] = [
+        Mode::Idempotent,
+        Mode::Queryable,
+        Mode::Both,
+        Mode::Mistaken,
+        Mode::RepeatSafe,
+        Mode::Runner,
+        Mode::Neither,
+    ];
 
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Mode::Idempotent => "idempotent",
             Mode::Queryable => "queryable",
             Mode::Both => "both",
+            Mode::Mistaken => "mistaken",
             Mode::RepeatSafe => "repeat_safe",
             Mode::Runner => "runner",
             Mode::Neither => "neither",
@@ -59,7 +69,7 @@ impl Mode {
     /// Whether the level can be promised; else it has to be refused.
     pub(super) fn keeps(self, level: Level) -> bool {
         match self {
-            Mode::Idempotent | Mode::Queryable | Mode::Both => true,
+            Mode::Idempotent | Mode::Queryable | Mode::Both | Mode::Mistaken => true,
             Mode::RepeatSafe | Mode::Runner => level == Level::Atp2,
             Mode::Neither => false,
         }
@@ -71,12 +81,17 @@ impl Mode {
 
     /// Whether it can set money aside and set it free again.
     pub(super) fn reserves(self) -> bool {
-        matches!(self, Mode::Idempotent | Mode::Both)
+        matches!(self, Mode::Idempotent | Mode::Both | Mode::Mistaken)
     }
 
-    /// Whether its payers may have to confirm, and it says so of itself.
+    /// Whether its payers may have to confirm.
     pub(super) fn challenges(self) -> bool {
         matches!(self, Mode::Idempotent | Mode::Queryable | Mode::Both)
+    }
+
+    /// Whether it says of itself what became of a payment.
+    fn calls_back(self) -> bool {
+        self.challenges() || self == Mode::Mistaken
     }
 
     /// Why a level that it cannot keep is refused.
@@ -102,7 +117,7 @@ impl Mode {
         let idempotency = match self {
             Mode::Runner => return None,
             Mode::Idempotent => Some(RETENTION + Duration::from_secs(5)),
-            Mode::Both => Some(Duration::from_secs(86_400)),
+            Mode::Both | Mode::Mistaken => Some(Duration::from_secs(86_400)),
             Mode::Queryable | Mode::RepeatSafe | Mode::Neither => None,
         };
         let opening_minor = 1_000_000_000_000;
@@ -127,16 +142,22 @@ impl Mode {
     pub(super) fn faults(self, chance: &mut Chance, payments: usize) -> Vec<Injection> {
         let mut all = Vec::with_capacity(payments * 3);
         for _ in 0..payments {
-            all.push(Injection::payments(on_payment(chance), 1));
+            all.push(Injection::payments(self.denies(chance).unwrap_or_else(|| on_payment(chance)), 1));
             all.push(Injection::queries(on_query(chance), 1));
             all.push(Injection::refunds(on_refund(self, chance), 1));
             if self.reserves() {
                 all.push(Injection::on(Target::Reservations, on_reservation(chance), 1));
-                all.push(Injection::on(Target::Captures, on_reservation(chance), 1));
+                let on_capture = self.denies(chance).unwrap_or_else(|| on_reservation(chance));
+                all.push(Injection::on(Target::Captures, on_capture, 1));
                 all.push(Injection::on(Target::Releases, on_reservation(chance), 1));
             }
         }
         all
+    }
+
+    /// A refusal of what it does.
+    fn denies(self, chance: &mut Chance) -> Option<Fault> {
+        (self == Mode::Mistaken && chance.one_in(2)).then_some(Fault::RefusedAfterEffect)
     }
 
     /// What goes wrong with its callbacks, one after the other.
@@ -162,15 +183,16 @@ impl Mode {
         let (capabilities, query) = match self {
             Mode::Idempotent => (idempotent, ""),
             Mode::Queryable => (queryable, QUERY),
-            Mode::Both => (format!("{long}{queryable}"), QUERY),
+            Mode::Both | Mode::Mistaken => (format!("{long}{queryable}"), QUERY),
             Mode::RepeatSafe => ("repeat_safe = true\n".to_owned(), ""),
             Mode::Runner | Mode::Neither => (String::new(), ""),
         };
         let undo = if self.keeps(Level::Atp3) { UNDO } else { "" };
-        let (challenge, callback) = if self.challenges() { (CHALLENGE, CALLBACK) } else { ("", "") };
+        let challenge = if self.challenges() { CHALLENGE } else { "" };
+        let callback = if self.calls_back() { CALLBACK } else { "" };
         let reserve = match self {
             Mode::Idempotent => RESERVE.to_owned(),
-            Mode::Both => format!("{RESERVE}{RESERVE_QUERY}"),
+            Mode::Both | Mode::Mistaken => format!("{RESERVE}{RESERVE_QUERY}"),
             _ => String::new(),
         };
         format!(
@@ -468,6 +490,17 @@ mod tests {
             let source = action::Source { name: "mode.toml".to_owned(), text: mode.file("127.0.0.1:1") };
             let catalogue = action::Catalogue::load(false, &[source]);
             assert!(catalogue.is_ok_and(|it| it.get(&mode.archetype()).is_some()), "{mode:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_mistaken_bank_refuses_what_it_does() {
+        for mode in Mode::ALL {
+            for target in [Target::Payments, Target::Captures] {
+                let denies = |it: &Injection| it.on == target && it.fault == Fault::RefusedAfterEffect;
+                let found = mode.faults(&mut Chance::new(7), 200).iter().any(denies);
+                assert_eq!(found, mode == Mode::Mistaken, "{mode:?}, {target:?}");
+            }
         }
     }
 

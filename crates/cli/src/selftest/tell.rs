@@ -144,7 +144,7 @@ impl Told<'_> {
     }
 
     /// How many actions went which way.
-    fn ways(&self) -> [(&'static str, usize); 6] {
+    fn ways(&self) -> [(&'static str, usize); 7] {
         [
             ("reserved", self.number(|case| case.reserved)),
             ("challenged", self.number(|case| case.challenged)),
@@ -152,6 +152,7 @@ impl Told<'_> {
             ("tried again", self.number(|case| case.again)),
             ("resolved", self.number(|case| case.resolved)),
             ("erased", self.number(|case| case.erased)),
+            ("found late", self.number(|case| case.late)),
         ]
     }
 

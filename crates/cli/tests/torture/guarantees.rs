@@ -17,7 +17,7 @@ fn every_promise_is_kept_under_fire() {
     assert_eq!(counts["findings"], json!([]), "{counts:#}\n{told}");
     assert!(run.status.success(), "{told}");
     assert_eq!(counts["points_not_passed"], json!([]), "seed {}", counts["seed"]);
-    for way in ["reserved", "challenged", "run", "tried_again", "resolved", "erased"] {
+    for way in ["reserved", "challenged", "run", "tried_again", "resolved", "erased", "found_late"] {
         assert!(counts[way].as_u64().is_some_and(|count| count > 0), "none is {way}: {counts:#}");
     }
     for row in counts["rows"].as_array().unwrap() {

@@ -197,6 +197,18 @@ pub(super) fn says(counter: &Counter, id: &str, yes: bool) -> bool {
     true
 }
 
+/// The bank tells what was paid under a reference; false if nothing was.
+pub(super) fn tell_of(counter: &Counter, reference: &str) -> bool {
+    let books = counter.books();
+    let words = books.payments_with(reference);
+    let words: Vec<Value> =
+        words.map(|it| word_on("payment.settled", &it.id, &it.order, counter.currency())).collect();
+    drop(books);
+    let paid = !words.is_empty();
+    words.into_iter().for_each(|word| counter.caller().tell(word));
+    paid
+}
+
 fn word_on(what: &str, id: &str, order: &Order, currency: &str) -> Value {
     json!({
         "type": what,
