@@ -4,14 +4,16 @@ use countersign_gateway::{Code, FreezeAsk, FreezeScope};
 use serde_json::json;
 use testkit::bank::{Bank, Fault, Injection};
 
+use testkit::Swap;
 use crate::banked::{self, RIGHT};
 use crate::house::{BINDING, House, Said};
 use crate::retries::{AT_ONCE, LATER, a_while};
+use crate::faults::{Dies, found};
 
 /// Payments that can be given back for an hour.
 pub(crate) fn binding(bank: &Bank, retry: &str) -> String {
     let text = banked::binding(bank, "bank", &RIGHT)
-        .replace("extends = \"builtin\"\n", "extends = \"builtin\"\nreversible = true\n");
+        .swapped("extends = \"builtin\"\n", "extends = \"builtin\"\nreversible = true\n");
     format!(
         r#"{text}
 [binding.rollback]
@@ -64,6 +66,17 @@ pub(crate) async fn until_phase(house: &House, id: &str, phase: &str) {
 async fn a_payment_is_given_back_once_however_often_it_is_asked_for() {
     let (house, bank, said) = paid(AT_ONCE).await;
     let undo = || house.gateway().rollback(&house.agent, said.id());
+/// What is to be undone, once whoever has looked after it is gone.
+pub(crate) async fn rolled_back(house: &House, id: &str) -> ActionView {
+    found("somebody has it in hand", || async {
+        match house.gateway().rollback(&house.agent, id).await {
+            Err(error) if error.code == Code::StateConflict => None,
+            record => Some(record.unwrap()),
+        }
+    })
+    .await
+}
+
     let asked = tokio::join!(undo(), undo(), undo());
     assert!([&asked.0, &asked.1, &asked.2].iter().any(|it| it.is_ok()));
     let record = undo().await.unwrap();
@@ -92,7 +105,7 @@ async fn a_payment_is_given_back_once_however_often_it_is_asked_for() {
 async fn a_request_does_not_have_erased_what_can_still_be_undone() {
     for (window, kept) in [(3600, "hard_delete_1_day"), (90 * 86_400 + 1, "hard_delete_91_days")] {
         let bank = banked::bank("USD").await;
-        let binding = binding(&bank, AT_ONCE).replace("= 3600", &format!("= {window}"));
+        let binding = binding(&bank, AT_ONCE).swapped("= 3600", &format!("= {window}"));
         let house = House::bound(&binding, |config| {
             banked::reaching(config, &[&bank]);
             config.limits.kept_days = 0;
@@ -174,7 +187,7 @@ async fn a_revoked_mandate_does_not_keep_what_was_done_under_it_from_being_undon
 
 #[tokio::test]
 async fn what_cannot_be_undone_waits_for_a_person_and_raises_an_alert() {
-    let text = BINDING.replace("extends = \"builtin\"\n", "extends = \"builtin\"\nreversible = true\n");
+    let text = BINDING.swapped("extends = \"builtin\"\n", "extends = \"builtin\"\nreversible = true\n");
     let house = House::bound(&text, |_| {}).await;
     let said = house.said("k", &house.payment("sandbox:keep", "25.00")).await;
     assert_eq!(said.kind(), "executed", "{}", said.body);
@@ -199,7 +212,7 @@ async fn what_was_not_done_or_is_not_to_be_undone_is_refused_without_a_trace() {
     for (id, code) in [(grave.id(), Code::RollbackRequired), (failed.id(), Code::StateConflict)] {
         assert_eq!(house.gateway().rollback(&house.agent, id).await.unwrap_err().code, code);
     }
-    house.rebind(&binding(&bank, AT_ONCE).replace("within_seconds = 3600", "within_seconds = 0")).await;
+    house.rebind(&binding(&bank, AT_ONCE).swapped("within_seconds = 3600", "within_seconds = 0")).await;
     let late = house.gateway().rollback(&house.agent, said.id()).await.unwrap_err();
     assert_eq!(late.code, Code::StateConflict, "its window is over");
     house.rebind(&banked::binding(&bank, "bank", &RIGHT)).await;
