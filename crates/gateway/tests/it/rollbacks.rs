@@ -1,14 +1,18 @@
 //! Undoing what was done: once, however often it is asked for and whatever gets lost; a real bank counts.
 
-use countersign_gateway::{Code, FreezeAsk, FreezeScope};
+use std::sync::Arc;
+
+use countersign_gateway::{ActionView, Code, FreezeAsk, FreezeScope};
 use serde_json::json;
+use testkit::Swap;
 use testkit::bank::{Bank, Fault, Injection};
 
-use testkit::Swap;
 use crate::banked::{self, RIGHT};
-use crate::house::{BINDING, House, Said};
-use crate::retries::{AT_ONCE, LATER, a_while};
 use crate::faults::{Dies, found};
+use crate::house::{BINDING, House, Said};
+use crate::late::NO_RETRY;
+use crate::retries::{AT_ONCE, LATER, a_while};
+use crate::unbound::wake;
 
 /// Payments that can be given back for an hour.
 pub(crate) fn binding(bank: &Bank, retry: &str) -> String {
@@ -62,10 +66,6 @@ pub(crate) async fn until_phase(house: &House, id: &str, phase: &str) {
     panic!("it never became {phase}");
 }
 
-#[tokio::test]
-async fn a_payment_is_given_back_once_however_often_it_is_asked_for() {
-    let (house, bank, said) = paid(AT_ONCE).await;
-    let undo = || house.gateway().rollback(&house.agent, said.id());
 /// What is to be undone, once whoever has looked after it is gone.
 pub(crate) async fn rolled_back(house: &House, id: &str) -> ActionView {
     found("somebody has it in hand", || async {
@@ -77,6 +77,10 @@ pub(crate) async fn rolled_back(house: &House, id: &str) -> ActionView {
     .await
 }
 
+#[tokio::test]
+async fn a_payment_is_given_back_once_however_often_it_is_asked_for() {
+    let (house, bank, said) = paid(AT_ONCE).await;
+    let undo = || house.gateway().rollback(&house.agent, said.id());
     let asked = tokio::join!(undo(), undo(), undo());
     assert!([&asked.0, &asked.1, &asked.2].iter().any(|it| it.is_ok()));
     let record = undo().await.unwrap();
@@ -199,6 +203,34 @@ async fn what_cannot_be_undone_waits_for_a_person_and_raises_an_alert() {
         let metrics = house.gateway().metrics().unwrap();
         let alert = metrics.lines().find(|line| line.contains("rollback_failed")).unwrap();
         assert!(alert.ends_with(&format!(" {times}")), "{alert}");
+    }
+}
+
+#[tokio::test]
+async fn who_did_not_answer_was_silent_and_forgets_only_what_it_could_be_sent_again() {
+    let forgetful = |text: String| text.swapped("idempotent = { retention_seconds = 86400 }\n", "");
+    let (once, often) = (NO_RETRY, AT_ONCE);
+    for (policy, forgets, reason) in
+        [(once, false, "provider_silent"), (once, true, "provider_silent"), (often, true, "provider_forgets")]
+    {
+        let bank = banked::bank("USD").await;
+        let text = binding(&bank, policy);
+        let text = if forgets { forgetful(text) } else { text };
+        let dies = Dies::at("rollback-send.after");
+        let house = House::bound(&text, |config| {
+            banked::reaching(config, &[&bank]);
+            config.fail_points = Some(Arc::clone(&dies) as _);
+        })
+        .await;
+        let said = house.said("k", &house.payment("acct-1", "25.00")).await;
+        dies.arm();
+        house.gateway().rollback(&house.agent, said.id()).await.unwrap_err();
+        // Whoever comes after it does not know what the answer was.
+        let mut house = house.restart().await;
+        wake(&mut house);
+        until_phase(&house, said.id(), "rollback_failed").await;
+        let rollback = house.record(said.id()).await.rollback.unwrap();
+        assert_eq!((rollback.reason.as_deref(), rollback.sends), (Some(reason), 1));
     }
 }
 
