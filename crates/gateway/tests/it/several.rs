@@ -198,8 +198,8 @@ async fn what_is_refused_is_found_before_anything_is_undone() {
     for (asked, field, code) in [
         (with(&grave), "/actions/3", Code::RollbackRequired),
         (with(&failed), "/actions/3", Code::StateConflict),
-        (with(&nobody), "/actions/3", Code::ValidationFailed),
-        (with(&"no id".to_owned()), "/actions/3", Code::ValidationFailed),
+        (with(&nobody), "/actions/3", Code::NotFound),
+        (with(&"no id".to_owned()), "/actions/3", Code::NotFound),
         (with(&ids[1]), "/actions/3", Code::ValidationFailed),
         (Vec::new(), "/actions", Code::ValidationFailed),
         (many, "/actions", Code::ValidationFailed),
@@ -217,7 +217,8 @@ async fn what_is_refused_is_found_before_anything_is_undone() {
         ..house.agent.clone()
     };
     let foreign = house.gateway().rollback_all(&rival, &ids).await.unwrap_err();
-    assert_eq!((foreign.field.as_deref(), foreign.code), (Some("/actions/0"), Code::ValidationFailed));
+    let told = (foreign.field.as_deref(), foreign.code);
+    assert_eq!(told, (Some("/actions/0"), Code::NotFound), "as of an id that nobody has");
     assert_eq!(archive.effects().reverted, 0);
     for id in &ids {
         let record = house.record(id).await;
