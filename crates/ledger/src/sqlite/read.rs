@@ -945,7 +945,7 @@ fn tenant(row: &Row<'_>, column: usize) -> Sql<Tenant> {
 }
 
 fn subject(row: &Row<'_>, column: usize) -> Sql<Subject> {
-    Subject::parse(row.get_ref(column)?.as_str()?).map_err(|_| unreadable(column, Type::Text))
+    Subject::kept(row.get_ref(column)?.as_str()?).map_err(|_| unreadable(column, Type::Text))
 }
 
 fn unreadable(column: usize, kind: Type) -> rusqlite::Error {
