@@ -427,7 +427,11 @@ pub(crate) fn outcomes(db: &Connection, tenant: &Tenant, id: ActionId) -> Sql<Ve
     let mut found = Vec::new();
     while let Some(row) = next {
         let sql = concat!(settled!(), "WHERE o.row = ?1");
-        found.extend(one(db, sql, [row], settled_at)?);
+        let settled = one(db, sql, [row], settled_at)?;
+        if settled.as_ref().is_some_and(|settled| settled.action != id) {
+            return Err(unreadable(0, Type::Integer));
+        }
+        found.extend(settled);
         next = before(db, row)?;
     }
     found.reverse();
@@ -435,23 +439,29 @@ pub(crate) fn outcomes(db: &Connection, tenant: &Tenant, id: ActionId) -> Sql<Ve
 }
 
 /// The outcome before this one, of the same action. Rows are numbered as they are written, so it has a lower number: whoever
-/// altered that would have them read in a circle.
+/// altered that would have them read in a circle, or have those of another action read.
 fn before(db: &Connection, outcome: i64) -> Sql<Option<i64>> {
-    let sql = "SELECT previous FROM outcome WHERE row = ?1";
-    match one(db, sql, [outcome], |row| row.get(0))?.flatten() {
-        Some(previous) if previous >= outcome => Err(unreadable(0, Type::Integer)),
-        previous => Ok(previous),
+    let sql =
+        "SELECT o.previous, p.action = o.action FROM outcome o LEFT JOIN outcome p ON p.row = o.previous
+               WHERE o.row = ?1";
+    let found =
+        one(db, sql, [outcome], |row| Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<bool>>(1)?)))?;
+    match found {
+        Some((Some(previous), own)) if previous >= outcome || own == Some(false) => {
+            Err(unreadable(0, Type::Integer))
+        }
+        found => Ok(found.and_then(|(previous, _)| previous)),
     }
 }
 
-/// Is this outcome among those that are read from the latest on?
+/// Is this outcome among those that are read from the latest on, and does it lead on to the one before it?
 pub(crate) fn is_listed(db: &Connection, latest: Option<i64>, outcome: i64) -> Sql<bool> {
     let mut next = latest;
     while let Some(row) = next.filter(|row| *row > outcome) {
         let Ok(previous) = before(db, row) else { return Ok(false) };
         next = previous;
     }
-    Ok(next == Some(outcome))
+    Ok(next == Some(outcome) && before(db, outcome).is_ok())
 }
 
 pub(crate) fn receipt(db: &Connection, tenant: &Tenant, id: &str) -> Sql<Option<Settled>> {
