@@ -475,13 +475,6 @@ impl IntentRow {
         captures.filter_map(|capture| capture.resolution.as_deref()).chain(&self.words)
     }
 
-    /// Is it a call of an earlier attempt, or one that was to charge what is set aside and that is not the latest?
-    pub(crate) fn is_before(&self, attempt: u32, reference: &str) -> bool {
-        let latest = self.call.as_ref().is_some_and(|call| call.reference == reference);
-        let captures = self.reservation.as_ref().and_then(|it| it.place_of(reference)).is_some();
-        !latest && (captures || self.attempts.iter().any(|it| it.attempt == attempt))
-    }
-
     /// Was its payer asked to confirm the latest attempt?
     pub(crate) fn was_challenged(&self) -> bool {
         self.call.as_ref().is_some_and(|call| call.challenge.is_some())

@@ -290,7 +290,7 @@ impl Gateway {
     ) -> Result<Found, Error> {
         let (at, found) = self.captures_tell(tenant, pending, provider).await?;
         if let Found::Confirmed(it) = &found {
-            self.charged_by(tenant, pending, provider, at, it.clone()).await?;
+            self.done_by_capture(tenant, pending, provider, at, it.clone()).await?;
         }
         Ok(found)
     }
@@ -337,7 +337,7 @@ impl Gateway {
 
     /// A capture of what is set aside, which was said to be absent, is what the action came to. Nothing is left then to be
     /// charged or to be set free.
-    pub(crate) async fn charged_by(
+    pub(crate) async fn done_by_capture(
         &self,
         tenant: &TenantState,
         pending: &Pending,
