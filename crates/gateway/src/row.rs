@@ -308,6 +308,9 @@ pub(crate) struct CheckRow {
     pub confirmed_ms: i64,
     /// How often it was asked in vain whether all is as it should be.
     pub asks: u32,
+    /// Whether it came although something else was said.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub late: bool,
 }
 
 /// What a provider confirmed.

@@ -362,6 +362,7 @@ impl Gateway {
             }
             execution::State::Checking { confirmation, asks } => {
                 let due_ms = waits_until(&effects).unwrap_or_else(clock::now_ms);
+                then.late = true;
                 let row = then.row.clone();
                 self.check_from(tenant, &then, row, (confirmation, *asks), due_ms).await?;
                 self.tell_of_late(&then, None);

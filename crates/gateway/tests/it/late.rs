@@ -805,6 +805,34 @@ impl ledger::FailPoints for Keeps {
     fn at(&self, step: &'static str) -> std::io::Result<()> {
         while step == "again.before" && self.armed.load(Ordering::SeqCst) {
             self.there.store(true, Ordering::SeqCst);
+#[tokio::test]
+async fn what_is_looked_after_first_is_told_as_late_too_unless_it_is_undone() {
+    for (word, state, event) in
+        [("holds", "COMPLETED", "late_effect"), ("fails", "ROLLED_BACK", "rolled_back")]
+    {
+        let bank = banked::bank("USD").await;
+        let text = checking(&rollbacks::binding(&bank, LATER), word)
+            .swapped("extends = \"builtin\"\n", "extends = \"builtin\"\nguarantee_level = \"atp-2\"\n")
+            .swapped("timeout_ms = 5000", "timeout_ms = 200");
+        let mut house = bound(&bank, &text).await;
+        bank.inject(Injection::payments(Fault::Late { ms: 2_000 }, 1));
+        let said = house.said("k", &house.payment("acct-1", "25.00")).await;
+        assert_eq!(said.kind(), "pending_settlement", "{}", said.body);
+        reserving::finally_absent(&house);
+        house = house.restart().await;
+        house.installation.start();
+        rollbacks::until_phase(&house, said.id(), "waiting").await;
+        faults::effects(&bank, 1).await;
+        tell(&house, said.id(), 1, "payment.settled").await;
+        rollbacks::until(&house, said.id(), state).await;
+        let told = events(&house).await;
+        assert_eq!(told[0], event, "{told:?}");
+        let late = told.iter().filter(|it| *it == "late_effect").count();
+        assert_eq!((late, alerts(&house, "late_effect")), (usize::from(word == "holds"), 1));
+        assert_eq!((bank.effects().count, findings_but_for_the_row(&house).await), (1, 0));
+    }
+}
+
             std::thread::sleep(Duration::from_millis(1));
         }
         Ok(())

@@ -329,6 +329,26 @@ async fn a_bank_that_can_be_asked_is_asked_and_what_it_paid_can_be_given_back() 
 }
 
 #[tokio::test]
+async fn what_is_looked_after_first_is_told_as_late_too() {
+    let bank = banked::bank("USD").await;
+    let mut house = house(&late::checking(&binding(&bank), "holds"), &bank, |_| {}).await;
+    let body = reserving(&house, "25.00");
+    let said = house.said("k", &body).await;
+    bank.inject(Injection::on(Target::Captures, Fault::Late { ms: 700 }, 1));
+    capture(&house, said.id(), "10.00").await;
+    finally_absent(&house);
+    house.installation.start();
+    house.until("k", &body, "held").await;
+    faults::effects(&bank, 1).await;
+    tell(&house, said.id(), 1, "payment.settled", "10.00").await;
+    rollbacks::until(&house, said.id(), "COMPLETED").await;
+    let told = late::events(&house).await;
+    assert_eq!(told[..2], ["late_effect", "checking"], "{told:?}");
+    assert_eq!((house.spent(), alerts(&house, "late_effect")), (1000, 1));
+    assert_eq!((bank.effects().count, findings_but_for_the_row(&house).await), (1, 0));
+}
+
+#[tokio::test]
 async fn whoever_dies_over_it_has_it_on_record_once_or_is_told_again() {
     for at in ["late.before", "late.after"] {
         for stands in ["in_doubt", "completed", "failed", "reserved", "release_failed"] {
