@@ -58,8 +58,8 @@ struct Back {
     call: Call,
 }
 
-/// Why an action is done whose latest call had no effect, or what is set aside for it is set free.
-pub(crate) const LATE: &str = Alert::LateEffect.as_str();
+/// Why an action is done whose latest call had no effect.
+const LATE: &str = Alert::LateEffect.as_str();
 /// What people are told where an action has more than one effect.
 const DUPLICATE: &str = Alert::DuplicateEffect.as_str();
 

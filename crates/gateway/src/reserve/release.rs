@@ -19,8 +19,8 @@ use crate::caller::{Caller, Deed};
 use crate::check::OURSELVES;
 use crate::crash::Point;
 use crate::gateway::Gateway;
-use crate::late::LATE;
 use crate::pending::Pending;
+use crate::prove::absence_word;
 use crate::pursue::Pursued;
 use crate::rollback::{LEASE_AFTER, conflict, flight, is_unbound, millis};
 use crate::row::{IntentRow, internal};
@@ -87,7 +87,7 @@ impl Gateway {
             if !carried_out && let Some(until_ms) = self.keeps_until(tenant, &pending)? {
                 return Ok(Pursued::Rests(until_ms));
             }
-            let why = if carried_out { LATE } else { EXPIRED };
+            let why = if carried_out { absence_word(&Absence::Released) } else { EXPIRED };
             self.plan_release(tenant, &mut pending, OURSELVES, why)?;
             self.at(Point::ExpiryBefore)?;
             self.keep_reserved(tenant, &mut pending, clock::now_ms(), ledger::RESERVED).await?;

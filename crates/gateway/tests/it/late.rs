@@ -378,13 +378,24 @@ OTHER = { status = [200], pointer = "/status", equals = ["lost"] }
 
 #[tokio::test]
 async fn beside_an_effect_that_is_looked_after_it_is_a_duplicate() {
-    let (house, bank) = house(NO_RETRY, |text| checking(&text, "holds")).await;
-    let id = wrongly_failed(&house, &bank).await;
-    bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1000));
-    assert_eq!(retry(&house, &id).await.state, "EXECUTING");
-    let record = settled(&house, &id, 1).await;
-    assert_eq!((record.state.as_str(), bank.effects().count), ("EXECUTING", 2));
-    stands_twice(&house, &record).await;
+    for phase in ["checking", "unchecked"] {
+        let (mut house, bank) = house(NO_RETRY, |text| checking(&text, "holds")).await;
+        let id = wrongly_failed(&house, &bank).await;
+        bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1000));
+        assert_eq!(retry(&house, &id).await.state, "EXECUTING");
+        if phase == "unchecked" {
+            // As if it had been asked in vain for as long as it is.
+            let sql = "SELECT payload FROM action WHERE key = 'k'";
+            let row: Vec<u8> = house.store().query_row(sql, [], |row| row.get(0)).unwrap();
+            house.rewrite("k", "json_set(payload, '$.check.asks', 1000)");
+            crate::unbound::wake(&mut house);
+            rollbacks::until_phase(&house, &id, phase).await;
+            house.store().execute("UPDATE action SET payload = ?1 WHERE key = 'k'", [row]).unwrap();
+        }
+        let record = settled(&house, &id, 1).await;
+        assert_eq!((record.phase, bank.effects().count), (Some(phase), 2));
+        stands_twice(&house, &record).await;
+    }
 }
 
 #[tokio::test]
@@ -444,7 +455,7 @@ async fn what_is_set_aside_for_the_latest_attempt_is_set_free() {
     let record = house.record(&id).await;
     assert_eq!((house.spent(), bank.reserved(), alerts(&house, "late_effect")), (1000, 0, 1));
     assert_eq!(record.reservation.as_ref().unwrap().state, "released");
-    assert_eq!(results(&record), [Some("confirmed"), Some("late_effect")]);
+    assert_eq!(results(&record), [Some("confirmed"), Some("released")]);
     let late = kinds(&record).len() - 2;
     assert_eq!(
         executed(&receipt(&house, &record, late).await)["input"]["reference"],
@@ -794,17 +805,6 @@ async fn what_waits_for_its_next_attempt_and_had_its_effect_is_told_as_late() {
     assert_eq!((&*events(&house).await[0], findings(&house).await), ("late_effect", 0));
 }
 
-/// Keeps whoever passes a point there, once it is armed.
-#[derive(Debug, Default)]
-struct Keeps {
-    armed: AtomicBool,
-    there: AtomicBool,
-}
-
-impl ledger::FailPoints for Keeps {
-    fn at(&self, step: &'static str) -> std::io::Result<()> {
-        while step == "again.before" && self.armed.load(Ordering::SeqCst) {
-            self.there.store(true, Ordering::SeqCst);
 #[tokio::test]
 async fn what_is_looked_after_first_is_told_as_late_too_unless_it_is_undone() {
     for (word, state, event) in
@@ -833,6 +833,17 @@ async fn what_is_looked_after_first_is_told_as_late_too_unless_it_is_undone() {
     }
 }
 
+/// Keeps whoever passes a point there, once it is armed.
+#[derive(Debug, Default)]
+struct Keeps {
+    armed: AtomicBool,
+    there: AtomicBool,
+}
+
+impl ledger::FailPoints for Keeps {
+    fn at(&self, step: &'static str) -> std::io::Result<()> {
+        while step == "again.before" && self.armed.load(Ordering::SeqCst) {
+            self.there.store(true, Ordering::SeqCst);
             std::thread::sleep(Duration::from_millis(1));
         }
         Ok(())
