@@ -384,7 +384,8 @@ async fn beside_an_effect_that_is_looked_after_it_is_a_duplicate() {
         bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1000));
         assert_eq!(retry(&house, &id).await.state, "EXECUTING");
         if phase == "unchecked" {
-            // As if it had been asked in vain for as long as it is.
+            // As if it had been asked in vain for as long as it is, and nobody were at it.
+            house = house.restart().await;
             let sql = "SELECT payload FROM action WHERE key = 'k'";
             let row: Vec<u8> = house.store().query_row(sql, [], |row| row.get(0)).unwrap();
             house.rewrite("k", "json_set(payload, '$.check.asks', 1000)");
