@@ -103,15 +103,30 @@ impl Subject {
     /// # Errors
     /// Anything else, and the gateway's own name.
     pub fn parse(text: &str) -> Result<Subject, Malformed> {
-        if text.eq_ignore_ascii_case(Subject::GATEWAY) {
-            Err(Malformed("`countersign` is the gateway itself: nobody else has that name"))
-        } else if is_identifier(text) {
+        let subject = Subject::kept(text)?;
+        if subject.is_gateway() {
+            return Err(Malformed("`countersign` is the gateway itself: nobody else has that name"));
+        }
+        Ok(subject)
+    }
+
+    /// The same of a name that is on record: others may have had the gateway's before it was kept from them.
+    ///
+    /// # Errors
+    /// Anything that never was a name.
+    pub fn kept(text: &str) -> Result<Subject, Malformed> {
+        if is_identifier(text) {
             Ok(Subject(text.into()))
         } else {
             Err(Malformed(
                 "an agent or person is named by 1 to 128 ASCII letters, digits and `._:@/+-`, beginning with a letter or digit",
             ))
         }
+    }
+
+    /// Is it the gateway's own name, however it is spelled?
+    pub fn is_gateway(&self) -> bool {
+        self.0.eq_ignore_ascii_case(Subject::GATEWAY)
     }
 
     /// The name as it is written.
@@ -218,6 +233,16 @@ mod tests {
         assert_eq!(ActionId::from_bytes(*id.as_bytes()), Some(id));
         assert_eq!(id.unix_ms(), 1_777_000_000_123);
         assert!(ActionId::new(1, [0xff; 10]) < ActionId::new(2, [0; 10]));
+    }
+
+    #[test]
+    fn the_gateways_own_name_is_read_only_from_records() {
+        for name in [Subject::GATEWAY, "CounterSign"] {
+            assert!(Subject::parse(name).is_err(), "{name}");
+            assert!(Subject::kept(name).unwrap().is_gateway(), "{name}");
+        }
+        assert!(!Subject::kept("countersign-2").unwrap().is_gateway());
+        assert!(Subject::kept("no name").is_err());
     }
 
     #[test]

@@ -48,6 +48,9 @@ enum Command {
         /// Where to; `.csv` is written as CSV, anything else as JSON Lines
         #[arg(value_name = "FILE")]
         file: PathBuf,
+        /// Write over a file that is there already
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         filter: Filter,
     },
@@ -131,7 +134,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     match &args.command {
         Command::Query(query) => query.run(&args.api.client()?)?,
         Command::Tail { filter, lines, jsonl } => tail(&args.api.client()?, filter, *lines, *jsonl)?,
-        Command::Export { file, filter } => export(&args.api.client()?, filter, file)?,
+        Command::Export { file, force, filter } => export(&args.api.client()?, filter, file, *force)?,
         Command::Verify(verify) => return verify.run(&args.api),
     }
     Ok(ExitCode::SUCCESS)
@@ -210,8 +213,12 @@ fn id(entry: &Value) -> String {
 }
 
 /// Writes everything beside the file and then puts it in its place: whoever finds the file finds it whole.
-fn export(client: &Client, filter: &Filter, file: &Path) -> Result<()> {
+fn export(client: &Client, filter: &Filter, file: &Path, force: bool) -> Result<()> {
     let cannot = || format!("cannot write `{}`", file.display());
+    if !force && file.symlink_metadata().is_ok() {
+        return Err(Error::new(format!("`{}` is there already", file.display()))
+            .hint("name another file, or write over it with --force"));
+    }
     let csv = file.extension().is_some_and(|kind| kind.eq_ignore_ascii_case("csv"));
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut beside = tempfile::NamedTempFile::new_in(folder).while_we(cannot)?;
@@ -229,7 +236,8 @@ fn export(client: &Client, filter: &Filter, file: &Path) -> Result<()> {
         bar.set_position(count as u64);
     }
     beside.as_file().sync_all().while_we(cannot)?;
-    beside.persist(file).while_we(cannot)?;
+    // Somebody else may have written it meanwhile.
+    if force { beside.persist(file) } else { beside.persist_noclobber(file) }.while_we(cannot)?;
     bar.finish_and_clear();
     out::note(format_args!("{count} audit entries in {}", file.display()));
     Ok(())

@@ -459,6 +459,11 @@ impl Execution {
         self.run.undo.as_ref()
     }
 
+    /// May what undoes it be sent again, as far as the number of tries goes?
+    pub fn has_undo_tries(&self) -> bool {
+        self.run.undo.as_ref().is_some_and(|undo| self.run.has_tries_left(undo))
+    }
+
     /// How it is tried again.
     pub fn retry(&self) -> Option<&RetryPolicy> {
         self.run.terms.retry.as_ref()
@@ -747,13 +752,16 @@ impl Run {
     /// INVARIANT (undo): what undoes an effect is sent again only under the key by which the provider recognises it.
     fn may_retract_again(&self, undo: &Undo, arrives_ms: i64) -> bool {
         let recognised = Capabilities { repeat_safe: false, ..self.terms.capabilities.clone() };
+        self.has_tries_left(undo) && recognised.may_repeat(undo.first_ms, arrives_ms)
+    }
+
+    fn has_tries_left(&self, undo: &Undo) -> bool {
         undo.sends <= self.call.archetype.retry.max_retries
-            && recognised.may_repeat(undo.first_ms, arrives_ms)
     }
 
     fn not_undone(self, now: Now) -> Step {
         let policy = &self.call.archetype.retry;
-        let Some(undo) = self.undo.as_ref().filter(|undo| undo.sends <= policy.max_retries) else {
+        let Some(undo) = self.undo.as_ref().filter(|undo| self.has_tries_left(undo)) else {
             return self.then(State::RollbackFailed, Effect::Alarm);
         };
         let pause = delay(policy, undo.sends.saturating_sub(1), now.chance).as_millis();

@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::alert::Alert;
 use crate::crash::Point;
 use crate::gateway::Gateway;
-use crate::late::{Before, was_taken_for_absent};
+use crate::late::{CallRef, Place};
 use crate::remember::unavailable;
 use crate::row::{IntentRow, internal};
 use crate::steer::busy;
@@ -26,7 +26,7 @@ use crate::tenants::TenantState;
 use crate::{Code, Error, clock};
 
 /// What a provider said, and of whose call.
-struct Word {
+struct Callback {
     tenant: Arc<TenantState>,
     provider: Arc<dyn Provider>,
     id: ActionId,
@@ -70,15 +70,15 @@ impl Gateway {
             return Err(Error::new(Code::Unauthenticated, "the callback is not signed as it must be")
                 .field("webhook-signature"));
         }
-        let Some(word) = self.read_letter(senders, letter).await? else {
+        let Some(callback) = self.read_letter(senders, letter).await? else {
             tracing::debug!(binding, letter = letter.id, "a callback is about nothing that waits for one");
             return Ok(());
         };
-        tracing::info!(action = %word.id, binding, letter = letter.id, "a provider called back");
+        tracing::info!(action = %callback.id, binding, letter = letter.id, "a provider called back");
         self.at(Point::CallbackBefore)?;
         let gateway = Arc::clone(self);
         // In a task of its own: who hangs up has said it all the same.
-        let task = tokio::spawn(async move { gateway.hear(word).await });
+        let task = tokio::spawn(async move { gateway.hear(callback).await });
         task.await.unwrap_or_else(|_| Err(internal("a callback ended without a word")))?;
         self.at(Point::CallbackAfter)
     }
@@ -103,7 +103,11 @@ impl Gateway {
     }
 
     /// What the letter says, if it is of a call that one of these bindings sent.
-    async fn read_letter(&self, senders: Vec<Sender>, letter: &Signed<'_>) -> Result<Option<Word>, Error> {
+    async fn read_letter(
+        &self,
+        senders: Vec<Sender>,
+        letter: &Signed<'_>,
+    ) -> Result<Option<Callback>, Error> {
         for Sender { tenant, archetype, provider } in senders {
             let Some(Told { about, reply }) = provider.callback().and_then(|it| it.told(letter.body)) else {
                 continue;
@@ -111,61 +115,57 @@ impl Gateway {
             let Some((id, attempt)) = execution::attempt_of(&about) else { continue };
             let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
             if stored.is_some_and(|stored| *stored.archetype == *archetype) {
-                return Ok(Some(Word { tenant, provider, id, attempt, about, reply }));
+                return Ok(Some(Callback { tenant, provider, id, attempt, about, reply }));
             }
         }
         Ok(None)
     }
 
-    async fn hear(self: &Arc<Self>, word: Word) -> Result<(), Error> {
+    async fn hear(self: &Arc<Self>, callback: Callback) -> Result<(), Error> {
         for _ in 1..TRIES {
-            match self.hear_once(&word).await {
+            match self.hear_once(&callback).await {
                 Err(error) if error.code == Code::StateConflict => tokio::time::sleep(PAUSE).await,
                 taken => return taken,
             }
         }
-        self.hear_once(&word).await
+        self.hear_once(&callback).await
     }
 
-    async fn hear_once(self: &Arc<Self>, word: &Word) -> Result<(), Error> {
-        let stored = self.stored(&word.tenant, word.id).await?;
+    async fn hear_once(self: &Arc<Self>, callback: &Callback) -> Result<(), Error> {
+        let stored = self.stored(&callback.tenant, callback.id).await?;
         let row = match IntentRow::of(&stored) {
             Ok(row) => row,
             // Nothing is left of it that could go on, but an effect that was not there before is one.
             Err(error) if error.code == Code::Erased => {
-                let confirmed = matches!(word.reply, Reply::Confirmed(_));
-                if confirmed && !tell_of(&self.outcomes_of(&stored).await?, &word.about) {
+                let confirmed = matches!(callback.reply, Reply::Confirmed(_));
+                if confirmed && !tell_of(&self.outcomes_of(&stored).await?, &callback.about) {
                     self.alert_erased(Alert::LateEffect, &stored);
                 }
                 return Ok(());
             }
             Err(error) => return Err(error),
         };
-        let Some(call) = row.call.as_ref().filter(|call| call.was_for(word.provider.as_ref())) else {
-            tracing::warn!(action = %word.id, "a callback is from another provider than the action was sent to");
-            return Ok(());
-        };
-        if stored.state == State::Executed && matches!(word.reply, Reply::Refused(_)) {
-            return self.denied(&word.tenant, word.before(), word.reply.clone()).await;
-        }
-        if self.is_of_another(word, &stored, &row).await? {
-            return self.had_late(word).await;
-        }
-        if call.attempt != word.attempt {
+        if !row.call.as_ref().is_some_and(|call| call.was_for(callback.provider.as_ref())) {
+            tracing::warn!(action = %callback.id, "a callback is from another provider than the action was sent to");
             return Ok(());
         }
-        if call.reference != word.about {
-            return self.of_another_call(word, &stored, &row).await;
+        if stored.state == State::Executed && matches!(callback.reply, Reply::Refused(_)) {
+            return self.denied(&callback.tenant, callback.of(), callback.reply.clone()).await;
         }
-        let asks = word.provider.capabilities().can_be_asked();
+        match self.place_of(&stored, &row, callback.of()).await? {
+            Some(Place::Latest) => {}
+            Some(Place::Earlier) => return self.had_late(callback).await,
+            None => return self.of_release(callback, &stored, &row).await,
+        }
+        let asks = callback.provider.capabilities().can_be_asked();
         match stored.state {
-            State::Sent | State::InDoubt | State::Challenged if asks => self.ask_at_once(word).await,
-            State::Sent | State::InDoubt | State::Challenged => self.believe(word).await,
-            State::Waiting | State::Failed if matches!(word.reply, Reply::Confirmed(_)) => {
+            State::Sent | State::InDoubt | State::Challenged if asks => self.ask_at_once(callback).await,
+            State::Sent | State::InDoubt | State::Challenged => self.believe(callback).await,
+            State::Waiting | State::Failed if matches!(callback.reply, Reply::Confirmed(_)) => {
                 if asks {
-                    self.ask_after_the_end(word).await
+                    self.ask_after_the_end(callback).await
                 } else {
-                    self.believe(word).await
+                    self.believe(callback).await
                 }
             }
             // Said before, or nothing that changes what is on record.
@@ -179,9 +179,9 @@ impl Gateway {
     }
 
     /// It is open, and asked after in any case: now rather than later.
-    async fn ask_at_once(self: &Arc<Self>, word: &Word) -> Result<(), Error> {
-        self.ask_soon(word.id);
-        let (gateway, tenant, id) = (Arc::clone(self), word.tenant.tenant.clone(), word.id);
+    async fn ask_at_once(self: &Arc<Self>, callback: &Callback) -> Result<(), Error> {
+        self.ask_soon(callback.id);
+        let (gateway, tenant, id) = (Arc::clone(self), callback.tenant.tenant.clone(), callback.id);
         let asking = tokio::spawn(async move {
             if let Err(error) = gateway.look_into(&tenant, id).await {
                 tracing::warn!(action = %id, %error, "a provider called back and could not be asked");
@@ -192,75 +192,66 @@ impl Gateway {
     }
 
     /// It was said to be absent, and nobody asks after it any more: the callback is not over before it is known.
-    async fn ask_after_the_end(self: &Arc<Self>, word: &Word) -> Result<(), Error> {
-        let (under_way, stored, pending) = self.take_in_hand(&word.tenant, word.id).await?;
+    async fn ask_after_the_end(self: &Arc<Self>, callback: &Callback) -> Result<(), Error> {
+        let (under_way, stored, pending) = self.take_in_hand(&callback.tenant, callback.id).await?;
         let stood = match stored.state {
             State::Waiting => Stood::Waiting { due_ms: stored.due_ms.unwrap_or(0) },
             State::Failed => Stood::Failed,
             _ => return Err(busy()),
         };
-        let rules = word.tenant.rules();
-        self.ask_once_more(&word.tenant, &pending, &rules, stood, under_way).await.map(drop)
+        let rules = callback.tenant.rules();
+        self.ask_once_more(&callback.tenant, &pending, &rules, stood, under_way).await.map(drop)
     }
 
     /// Nobody can be asked: the provider's own word is all there is.
-    async fn believe(self: &Arc<Self>, word: &Word) -> Result<(), Error> {
-        if let Reply::Lost { why } = &word.reply {
-            tracing::warn!(action = %word.id, why, "a callback is not what the binding describes");
+    async fn believe(self: &Arc<Self>, callback: &Callback) -> Result<(), Error> {
+        if let Reply::Lost { why } = &callback.reply {
+            tracing::warn!(action = %callback.id, why, "a callback is not what the binding describes");
             return Ok(());
         }
-        let under_way = self.look_after_alone(word.id);
+        let under_way = self.look_after_alone(callback.id);
         let _place = self.concluding.acquire().await;
-        self.answered_late(&word.tenant, (word.id, None), word.reply.clone(), under_way).await.map(drop)
+        self.answered_late(&callback.tenant, (callback.id, None), callback.reply.clone(), under_way)
+            .await
+            .map(drop)
     }
 
-    /// Another call of the same attempt: what reserves, while what charges is under way, a capture that was taken for absent,
-    /// or what sets free. Only that one of the latter two had its effect is news.
-    async fn of_another_call(
+    /// What sets free what is set aside. Only that it did is news.
+    async fn of_release(
         self: &Arc<Self>,
-        word: &Word,
+        callback: &Callback,
         stored: &Stored,
         row: &IntentRow,
     ) -> Result<(), Error> {
-        if !matches!(word.reply, Reply::Confirmed(_)) {
+        let release = row.reservation.as_ref().and_then(|it| it.release.as_ref());
+        let releases = release.is_some_and(|it| it.reference == callback.about);
+        if !(releases && matches!(callback.reply, Reply::Confirmed(_))) {
             return Ok(());
         }
-        let reservation = row.reservation.as_ref();
-        let releases =
-            reservation.and_then(|it| it.release.as_ref()).is_some_and(|it| it.reference == word.about);
+        let asks = callback.provider.capabilities().can_be_asked();
         match stored.state {
-            State::Reserved if releases && word.provider.capabilities().can_be_asked() => {
-                // It is asked by asking for it once more.
-                self.ask_at_once(word).await
+            // It is asked by asking for it once more.
+            State::Reserved if asks => self.ask_at_once(callback).await,
+            State::ReleaseFailed if asks => self.release_once_more(&callback.tenant, callback.id).await,
+            State::Reserved | State::ReleaseFailed => {
+                self.freed(&callback.tenant, callback.id, callback.reply.clone()).await
             }
-            State::ReleaseFailed if releases && word.provider.capabilities().can_be_asked() => {
-                self.release_once_more(&word.tenant, word.id).await
-            }
-            State::Reserved | State::ReleaseFailed if releases => {
-                self.freed(&word.tenant, word.id, word.reply.clone()).await
-            }
-            _ if row.is_before(word.attempt, &word.about) => self.had_late(word).await,
             _ => Ok(()),
         }
     }
 
-    /// Is it of a call that was taken for absent before another one followed, or before an earlier one turned out to be what
-    /// the action came to?
-    async fn is_of_another(&self, word: &Word, stored: &Stored, row: &IntentRow) -> Result<bool, Error> {
-        let latest = row.call.as_ref().map_or(0, |call| call.attempt);
-        let outcomes = match word.attempt == latest && stored.state.is_amended() {
-            true => self.outcomes_of(stored).await?,
-            false => Vec::new(),
-        };
-        was_taken_for_absent(row, &outcomes, word.attempt, &word.about)
-    }
-
     /// Only that a call had its effect which was taken for absent is news.
-    async fn had_late(self: &Arc<Self>, word: &Word) -> Result<(), Error> {
-        if !matches!(word.reply, Reply::Confirmed(_)) {
+    async fn had_late(self: &Arc<Self>, callback: &Callback) -> Result<(), Error> {
+        if !matches!(callback.reply, Reply::Confirmed(_)) {
             return Ok(());
         }
-        self.hear_of_earlier(&word.tenant, word.before(), word.provider.as_ref(), word.reply.clone()).await
+        self.hear_of_earlier(
+            &callback.tenant,
+            callback.of(),
+            callback.provider.as_ref(),
+            callback.reply.clone(),
+        )
+        .await
     }
 }
 
@@ -279,8 +270,8 @@ fn tell_of(outcomes: &[Settled], about: &str) -> bool {
     })
 }
 
-impl Word {
-    fn before(&self) -> Before<'_> {
-        Before { id: self.id, attempt: self.attempt, about: &self.about }
+impl Callback {
+    fn of(&self) -> CallRef<'_> {
+        CallRef { id: self.id, attempt: self.attempt, about: &self.about }
     }
 }

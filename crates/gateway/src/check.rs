@@ -48,7 +48,7 @@ impl Gateway {
     ) -> Result<(), Error> {
         let confirmed_ms = row.check.map_or_else(clock::now_ms, |before| before.confirmed_ms);
         let confirmed = ConfirmedRow::of(confirmation)?;
-        row.check = Some(Box::new(CheckRow { confirmed, confirmed_ms, asks }));
+        row.check = Some(Box::new(CheckRow { confirmed, confirmed_ms, asks, late: pending.late }));
         let state = State::Checking;
         let Named { payload, name } = row.to_named()?;
         let entry = draft(tenant, ledger::CHECKING, Some(outward(state)), &name, pending.attempt());

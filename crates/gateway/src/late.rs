@@ -21,44 +21,33 @@
 //! It is proven and debited in one commit, once, however often it is told. Whoever has the latest call in hand just then
 //! finds that the token has risen, and looks again before they say what came of it.
 
+mod beside;
 mod denied;
+mod place;
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
-use action::{ActionId, GuaranteeLevel, PaymentMode};
+use action::{GuaranteeLevel, PaymentMode};
 use execution::{Call, Confirmation, Event, Found, Purpose, Reply, Stop};
-use ledger::{By, Settled, Settlement, State, Stored};
+use ledger::{By, Settled, State, Stored};
 use provider::Provider;
-use receipt::{Json, PaymentStatus};
 
+pub(crate) use self::beside::Beside;
+use self::beside::Known;
+pub(crate) use self::place::{CallRef, Place};
 use crate::act::UnderWay;
 use crate::alert::Alert;
 use crate::crash::Point;
 use crate::gateway::Gateway;
-use crate::outcome::{Details, Kind};
 use crate::pending::{Pending, Told};
-use crate::prove::{Ending, push_split, refused};
+use crate::prove::Ending;
 use crate::recovery::reference;
 use crate::remember::{charged_late, event, settlement, unavailable};
-use crate::resolve::EVENT as RESOLVED;
 use crate::rollback::done_row;
-use crate::row::{AttemptRow, CallRow, EarlierRow, IntentRow, OutcomeRow, internal, money_of};
+use crate::row::{AttemptRow, CallRow, EarlierRow, IntentRow, OutcomeRow, internal};
 use crate::steer::busy;
 use crate::tenants::TenantState;
 use crate::{Code, Error, clock};
-
-/// A call before the latest: of an earlier attempt, or an earlier capture of what an attempt has set aside.
-#[derive(Clone, Copy)]
-pub(crate) struct Before<'a> {
-    pub id: ActionId,
-    pub attempt: u32,
-    /// Our name for the call.
-    pub about: &'a str,
-}
-
-/// The effects of earlier calls that are on record, oldest first; at least one.
-pub(crate) struct Known(Vec<(EarlierRow, OutcomeRow)>);
 
 /// An action whose earlier call is looked at.
 struct Back {
@@ -69,23 +58,26 @@ struct Back {
     call: Call,
 }
 
-/// What stands beside what the latest call came to.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Beside {
-    /// What earlier calls were debited, minor units.
-    pub minor: i64,
-    /// Whether earlier calls had an effect.
-    pub effects: bool,
-    /// Whether they alone had: the latest had none.
-    pub alone: bool,
-}
-
-/// Why an action is done whose latest call had no effect, or what is set aside for it is set free.
-pub(crate) const LATE: &str = Alert::LateEffect.as_str();
+/// Why an action is done whose latest call had no effect.
+const LATE: &str = Alert::LateEffect.as_str();
 /// What people are told where an action has more than one effect.
 const DUPLICATE: &str = Alert::DuplicateEffect.as_str();
 
 impl Gateway {
+    /// Where this call stands among those of its action.
+    pub(crate) async fn place_of(
+        &self,
+        stored: &Stored,
+        row: &IntentRow,
+        of: CallRef<'_>,
+    ) -> Result<Option<Place>, Error> {
+        let outcomes = match stored.state.is_amended() {
+            true => self.outcomes_of(stored).await?,
+            false => Vec::new(),
+        };
+        place_among(row, &outcomes, of)
+    }
+
     /// A provider says that an earlier call had its effect. Who can be asked is asked first.
     ///
     /// # Errors
@@ -93,18 +85,18 @@ impl Gateway {
     pub(crate) async fn hear_of_earlier(
         self: &Arc<Self>,
         tenant: &Arc<TenantState>,
-        before: Before<'_>,
+        of: CallRef<'_>,
         provider: &dyn Provider,
         reply: Reply,
     ) -> Result<(), Error> {
-        let Some(Back { call, pending, .. }) = self.look_back(tenant, before).await? else { return Ok(()) };
+        let Some(Back { call, pending, .. }) = self.look_back(tenant, of).await? else { return Ok(()) };
         let event = match provider.capabilities().can_be_asked() {
             true => Event::Asked(provider.query(&call, clock::now_ms()).await),
             false => Event::Replied(reply),
         };
         match event {
             Event::Asked(Found::Confirmed(it)) | Event::Replied(Reply::Confirmed(it)) => {
-                self.had_effect(tenant, before, provider, it, None).await
+                self.earlier_had_effect(tenant, of, provider, it, None).await
             }
             Event::Asked(Found::Unknown | Found::Absent { final_: false }) => {
                 let why = "the provider does not say for certain what became of the attempt or the capture";
@@ -122,20 +114,20 @@ impl Gateway {
 
     /// An earlier call had its effect: written down once, and told to people. `under_way`: whoever looks after the action, if
     /// that is who finds it.
-    pub(crate) async fn had_effect(
+    pub(crate) async fn earlier_had_effect(
         self: &Arc<Self>,
         tenant: &Arc<TenantState>,
-        before: Before<'_>,
+        of: CallRef<'_>,
         provider: &dyn Provider,
         confirmation: Confirmation,
         under_way: Option<UnderWay>,
     ) -> Result<(), Error> {
-        let Some(mut back) = self.look_back(tenant, before).await? else { return Ok(()) };
+        let Some(mut back) = self.look_back(tenant, of).await? else { return Ok(()) };
         let _under_way = match under_way {
             None if is_taken_alone(back.stored.state) => {
-                let under_way = self.look_after_alone(before.id).ok_or_else(busy)?;
+                let under_way = self.look_after_alone(of.id).ok_or_else(busy)?;
                 // Before it was marked, whoever had it in hand may have gone on with it.
-                let Some(again) = self.look_back(tenant, before).await? else { return Ok(()) };
+                let Some(again) = self.look_back(tenant, of).await? else { return Ok(()) };
                 back = again;
                 Some(under_way)
             }
@@ -149,12 +141,12 @@ impl Gateway {
         }
         if matches!(stored.state, State::Reserved | State::ReleaseFailed) {
             let now = Pending::restore(&stored, self.told(&stored).await?)?;
-            if let Some(at) = now.row.reservation.as_ref().and_then(|it| it.place_of(before.about)) {
-                return self.charged_by(tenant, &now, provider, at, confirmation).await;
+            if let Some(at) = now.row.reservation.as_ref().and_then(|it| it.place_of(of.about)) {
+                return self.done_by_capture(tenant, &now, provider, at, confirmation).await;
             }
         }
         let (ending, debited) = self.of_earlier(&pending, &confirmation)?;
-        let (attempt, reference) = (before.attempt, before.about.to_owned());
+        let (attempt, reference) = (of.attempt, of.about.to_owned());
         let earlier = EarlierRow { attempt, reference, debited: Some(debited), instead: None };
         match stored.state {
             State::Waiting | State::Failed => {
@@ -178,11 +170,11 @@ impl Gateway {
 
     /// The action as it stands, and as if an earlier call were its latest. Nothing where there is no such call, or its effect
     /// is on record.
-    async fn look_back(&self, tenant: &TenantState, before: Before<'_>) -> Result<Option<Back>, Error> {
-        let stored = self.stored(tenant, before.id).await?;
+    async fn look_back(&self, tenant: &TenantState, of: CallRef<'_>) -> Result<Option<Back>, Error> {
+        let stored = self.stored(tenant, of.id).await?;
         let outcomes = self.outcomes_of(&stored).await?;
         let mut pending = Pending::restore(&stored, None)?;
-        let Before { attempt, about, .. } = before;
+        let CallRef { attempt, about, .. } = of;
         if Known::of(&outcomes)?.is_some_and(|known| known.has(about)) || !pending.speak_of(attempt, about) {
             return Ok(None);
         }
@@ -231,7 +223,7 @@ impl Gateway {
             pending.by = By::Holder(stored.token.saturating_add(1));
         }
         let mut ending = self.confirmed(&pending, confirmation)?;
-        let twice = has_effect(stored.state);
+        let twice = latest_had_effect(stored.state);
         let before = match twice {
             true => stored.debit,
             false => Known::of(outcomes)?.map_or(0, |known| known.minor()),
@@ -282,48 +274,6 @@ impl Gateway {
         self.alert(Alert::LateEffect, pending, &receipt_id.unwrap_or_default());
     }
 
-    /// The effects of earlier calls, where there are any.
-    pub(crate) async fn earlier_effects(&self, pending: &Pending) -> Result<Option<Known>, Error> {
-        let captured = pending.row.reservation.as_ref().is_some_and(|it| !it.captures.is_empty());
-        if pending.attempt() <= 1 && pending.row.attempts.is_empty() && !captured {
-            return Ok(None);
-        }
-        let outcomes = self.ledger.outcomes(&pending.tenant, pending.id).await.map_err(unavailable)?;
-        Known::of(&outcomes)
-    }
-
-    /// What its latest call came to, beside the effects of earlier ones. If it came to nothing, the action is done
-    /// nevertheless; the receipt tells of the latest call and of what was charged.
-    pub(crate) fn beside<'a>(
-        &self,
-        pending: &Pending,
-        ending: Ending<'a>,
-        known: &Known,
-    ) -> Result<(Pending, Ending<'a>, Beside), Error> {
-        let (mut pending, mut ending) = (pending.clone(), ending);
-        let beside = Beside { minor: known.minor(), effects: true, alone: ending.state == State::Failed };
-        if !beside.alone {
-            if ending.state == State::Executed {
-                ending.details.reasons.push(DUPLICATE.to_owned());
-            }
-            return Ok((pending, ending, beside));
-        }
-        let Some((row, said)) = known.0.last() else { return Ok((pending, ending, beside)) };
-        let reason = ending.details.reasons.first().map_or("failed", String::as_str).to_owned();
-        let charged = money_of(said.details.amount.as_deref(), said.details.currency.as_deref())?;
-        let charged = charged.filter(|_| row.debited.is_some_and(|debited| debited > 0));
-        let payment = if charged.is_some() { PaymentStatus::Charged } else { PaymentStatus::NotCharged };
-        let mut chain = self.begin_ending(&pending)?;
-        let error = ending.code.map_or(Ok(Json::NULL), |code| refused(code, &reason))?;
-        self.push_execute(&mut chain, &pending, "absent", None, None, error)?;
-        push_split(&mut chain, &pending, charged, payment)?;
-        pending.earlier = Some(EarlierRow { debited: None, instead: Some(reason), ..row.clone() });
-        let details = Details { reasons: vec![LATE.to_owned()], ..said.details.clone() };
-        let (kind, state, code, confirmation) = (Kind::Executed, State::Executed, None, said.confirmed()?);
-        ending = Ending { kind, state, code, details, chain, confirmation, payment, charged };
-        Ok((pending, ending, beside))
-    }
-
     /// Asks after the attempts before the latest: one of them may have come late. `true` if that is what the action came to.
     pub(crate) async fn earlier_tells(
         self: &Arc<Self>,
@@ -344,8 +294,9 @@ impl Gateway {
                 }
                 let call = then.call(self.environment, &rules)?;
                 if let Found::Confirmed(it) = provider.query(&call, clock::now_ms()).await {
-                    let before = Before { id: pending.id, attempt: attempt.attempt, about };
-                    self.had_effect(tenant, before, provider.as_ref(), it, Some(under_way.clone())).await?;
+                    let of = CallRef { id: pending.id, attempt: attempt.attempt, about };
+                    self.earlier_had_effect(tenant, of, provider.as_ref(), it, Some(under_way.clone()))
+                        .await?;
                     if self.stored(tenant, pending.id).await?.state != State::Failed {
                         return Ok(true);
                     }
@@ -356,155 +307,14 @@ impl Gateway {
     }
 }
 
-impl Known {
-    /// The effects that these outcomes tell of, if any.
-    fn of(outcomes: &[Settled]) -> Result<Option<Known>, Error> {
-        let mut known = Vec::new();
-        for outcome in outcomes {
-            let row = OutcomeRow::from_bytes(&outcome.payload)?;
-            if let Some(earlier) = row.earlier.clone().filter(|it| it.debited.is_some()) {
-                known.push((earlier, row));
-            }
-        }
-        Ok((!known.is_empty()).then_some(Known(known)))
-    }
-
-    /// Is this call's among them?
-    fn has(&self, about: &str) -> bool {
-        self.0.iter().any(|(row, _)| row.reference == about)
-    }
-
-    /// Is it by one of them that what is set aside for the latest attempt was charged?
-    pub(crate) fn used_up(&self, row: &IntentRow) -> bool {
-        let captures = row.reservation.iter().flat_map(|it| &it.captures);
-        captures.into_iter().any(|capture| self.has(&capture.reference))
-    }
-
-    /// What they were debited.
-    fn minor(&self) -> i64 {
-        self.0.iter().filter_map(|(row, _)| row.debited).fold(0, i64::saturating_add)
-    }
-}
-
-impl Beside {
-    /// What stands against the mandates with what the latest call is charged.
-    pub(crate) fn added_to(self, settlement: &mut Settlement) {
-        if !self.effects {
-            return;
-        }
-        settlement.charged = match self.alone {
-            true => Some(self.minor),
-            false => settlement.charged.map(|own| own.saturating_add(self.minor)),
-        };
-        let entry = &mut settlement.outcome.entry;
-        // A person's word is told of as theirs.
-        if !self.alone && settlement.outcome.state == State::Executed && entry.event != RESOLVED {
-            entry.event = DUPLICATE;
-        }
-    }
-
-    /// Did the latest call have its effect, too?
-    pub(crate) fn is_twice(self, state: State) -> bool {
-        self.effects && !self.alone && state == State::Executed
-    }
-}
-
-impl Pending {
-    /// Takes this call of this attempt for the latest. `false`, and nothing changes, if there is no such call that was taken
-    /// for absent.
-    pub(crate) fn speak_of(&mut self, attempt: u32, about: &str) -> bool {
-        self.speak_instead(attempt, about, "failed")
-    }
-
-    /// The same. `word`: what is said of another capture that had charged the same reservation so far.
-    fn speak_instead(&mut self, attempt: u32, about: &str, word: &str) -> bool {
-        let (call, reservation) = match self.row.attempts.iter().find(|it| it.attempt == attempt) {
-            Some(over) => (CallRow::of_attempt(over), over.reservation.clone()),
-            None => match self.row.call.clone().filter(|call| call.attempt == attempt) {
-                Some(call) => (call, self.row.reservation.clone()),
-                None => return false,
-            },
-        };
-        let captured = reservation.as_ref().and_then(|it| it.place_of(about));
-        let (call, reservation) = match (captured, reservation) {
-            (Some(at), Some(mut reservation)) => {
-                reservation.charged_by(at, word, clock::now_ms());
-                let call = reservation.charging().map(|capture| reservation.call_of(capture));
-                (call, Some(reservation))
-            }
-            // What a call has set aside that is on record is nothing new.
-            (None, None) if call.reference == about => (Some(call), None),
-            _ => return false,
-        };
-        (self.row.call, self.row.reservation) = (call, reservation);
-        true
-    }
-
-    /// The action as one whose effect is that of this earlier call. The latest attempt, if it is another, is one of those that
-    /// are over; nothing of what it had set aside is lost.
-    pub(crate) fn had_by(&mut self, earlier: &EarlierRow) {
-        let latest = self.row.call.clone().filter(|call| call.attempt != earlier.attempt);
-        let reservation = self.row.reservation.clone();
-        let word = earlier.instead.as_deref().unwrap_or("failed");
-        if self.speak_instead(earlier.attempt, &earlier.reference, word)
-            && let Some(latest) = latest
-            && !self.row.attempts.iter().any(|it| it.attempt == latest.attempt)
-        {
-            let over = latest.over(clock::now_ms(), word, None);
-            self.row.attempts.push(AttemptRow { reservation, ..over });
-        }
-    }
-}
-
-impl IntentRow {
-    /// What came late of its captures, which only its outcomes tell: each that had its effect was carried out, and the latest
-    /// came to nothing where another is what the action came to.
-    pub(crate) fn learn(&mut self, outcomes: &[Settled]) -> Result<(), Error> {
-        let before = self.attempts.iter_mut().filter_map(|attempt| attempt.reservation.as_mut());
-        let mut reservations: Vec<_> = before.chain(self.reservation.as_mut()).collect();
-        for outcome in outcomes {
-            let Some(earlier) = OutcomeRow::from_bytes(&outcome.payload)?.earlier else { continue };
-            for reservation in &mut reservations {
-                let Some(at) = reservation.place_of(&earlier.reference) else { continue };
-                match &earlier.instead {
-                    Some(word) => reservation.charged_by(at, word, outcome.at_ms),
-                    None => reservation.has_effect(at),
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-impl OutcomeRow {
-    /// What was confirmed, where this says so.
-    fn confirmed(&self) -> Result<Option<Cow<'static, Confirmation>>, Error> {
-        let Some(answer) = &self.answer else { return Ok(None) };
-        let answer =
-            serde_json::from_str(answer.get()).map_err(|_| internal("a stored answer cannot be read"))?;
-        let reference = self.reference.clone();
-        Ok(Some(Cow::Owned(Confirmation { reference, answer, ..Confirmation::default() })))
-    }
-}
-
 /// Why nothing of an action is sent any more that an earlier call has carried out.
 pub(crate) fn carried_out() -> Stop {
     Stop { code: Code::StateConflict.as_str(), reasons: vec![LATE.to_owned()] }
 }
 
-/// Was this call said to have had no effect, and is it something else that the action came to? Captures of what is set aside
-/// for the latest attempt are not looked at.
-pub(crate) fn was_taken_for_absent(
-    row: &IntentRow,
-    outcomes: &[Settled],
-    attempt: u32,
-    about: &str,
-) -> Result<bool, Error> {
-    let latest = row.call.as_ref().map_or(0, |call| call.attempt);
-    if attempt != latest {
-        return Ok(row.attempts.iter().any(|it| it.attempt == attempt));
-    }
-    Ok(done_row(outcomes)?.and_then(|said| said.earlier).is_some_and(|earlier| earlier.reference != about))
+fn place_among(row: &IntentRow, outcomes: &[Settled], of: CallRef<'_>) -> Result<Option<Place>, Error> {
+    let came_to = done_row(outcomes)?.and_then(|said| said.earlier);
+    Ok(row.place(of.attempt, of.about, came_to.as_ref()))
 }
 
 /// An effect that comes after the last word, and was promised to be there once or not at all, is to be undone from then on.
@@ -548,7 +358,7 @@ fn latest_absence(row: &IntentRow, outcomes: &[Settled], attempt: u32) -> Result
 }
 
 /// Is the effect of its latest call there, or was it?
-fn has_effect(state: State) -> bool {
+fn latest_had_effect(state: State) -> bool {
     use State::{Checking, Executed, Retracting, RollbackFailed, RolledBack, RollingBack, Unchecked};
     matches!(state, Checking | Unchecked | Retracting | Executed | RollingBack | RollbackFailed | RolledBack)
 }

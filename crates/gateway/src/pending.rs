@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use action::{ActionId, Environment, GuaranteeLevel, Money, PaymentMode, Subject, Tenant};
 use execution::{Call, Course, Execution, Stood, Terms};
-use ledger::By;
+use ledger::{By, State};
 use provider::Provider;
 use receipt::{Chain, Json, Salts};
 use serde_json::value::RawValue;
@@ -63,6 +63,8 @@ impl Pending {
         let row = IntentRow::of(stored)?;
         let chain = Chain::from_bytes(row.entries.get().as_bytes())
             .map_err(|_| internal("stored entries do not hold"))?;
+        let is_checked = matches!(stored.state, State::Checking | State::Unchecked | State::Retracting);
+        let late = is_checked && row.check.as_ref().is_some_and(|check| check.late);
         Ok(Pending {
             id: stored.id,
             tenant: stored.tenant.clone(),
@@ -79,7 +81,7 @@ impl Pending {
             settled: stored.state.is_amended(),
             word: None,
             earlier: None,
-            late: false,
+            late,
         })
     }
 

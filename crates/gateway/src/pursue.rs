@@ -12,7 +12,7 @@ use crate::act::{Errand, Followed, UnderWay};
 use crate::crash::Point;
 use crate::decide::Named;
 use crate::gateway::Gateway;
-use crate::late::Before;
+use crate::late::{CallRef, Place};
 use crate::pending::{Pending, Told};
 use crate::prove::absence_word;
 use crate::recovery::reference;
@@ -278,8 +278,8 @@ impl Gateway {
             match asked {
                 Found::Confirmed(it) => {
                     let about = reservation.captures.get(at).map_or("", |capture| &capture.reference);
-                    let before = Before { id: pending.id, attempt: pending.attempt(), about };
-                    self.had_effect(tenant, before, provider.as_ref(), it, Some(under_way)).await?;
+                    let of = CallRef { id: pending.id, attempt: pending.attempt(), about };
+                    self.earlier_had_effect(tenant, of, provider.as_ref(), it, Some(under_way)).await?;
                     return self.last_said(&self.stored(tenant, pending.id).await?).map(Some);
                 }
                 Found::Absent { final_: true } => {}
@@ -334,11 +334,13 @@ impl Gateway {
             {
                 self.last_said(&stored).map(Followed::Said).map(Some)
             }
-            Some(Reply::Confirmed(it)) if !same && row.is_before(sent.attempt, &sent.reference) => {
+            Some(Reply::Confirmed(it))
+                if row.place(sent.attempt, &sent.reference, None) == Some(Place::Earlier) =>
+            {
                 let rules = tenant.rules();
                 let (provider, _) = self.bound(&Pending::restore(&stored, None)?, &rules, Stood::Failed)?;
-                let before = Before { id, attempt: sent.attempt, about: &sent.reference };
-                self.had_effect(tenant, before, provider.as_ref(), it, Some(under_way)).await?;
+                let of = CallRef { id, attempt: sent.attempt, about: &sent.reference };
+                self.earlier_had_effect(tenant, of, provider.as_ref(), it, Some(under_way)).await?;
                 Ok(Some(Followed::Said(self.say_sent(id, &row))))
             }
             Some(reply) if matches!(reply, Reply::Confirmed(_)) || (same && is_open) => {

@@ -12,7 +12,7 @@ use crate::crash::outcome_of;
 use crate::decide::Named;
 use crate::gateway::Gateway;
 use crate::late::Beside;
-use crate::outcome::{Kind, Reply};
+use crate::outcome::{Kind, Outcome, Reply};
 use crate::overage::Overage;
 use crate::pending::Pending;
 use crate::prove::Proven;
@@ -164,7 +164,7 @@ pub(crate) fn settlement(
             reply: Some(ledger::Reply { status: reply.status, body: reply.body }),
             receipt: receipt.zip(receipt_id).map(|(receipt, id)| stored(receipt, &id)),
             payload: kept.payload,
-            entry: entry(what_happened(pending, state, outcome.code), &kept.name),
+            entry: entry(what_happened(pending, &outcome, state), &kept.name),
         },
         charged: match pending.settled {
             true => charged_late(spent_as(outcome.kind, state), pending.money, charged),
@@ -176,9 +176,11 @@ pub(crate) fn settlement(
 }
 
 /// The event of what was said of an action. Of what contradicts the record people are told.
-fn what_happened(pending: &Pending, state: State, code: Option<Code>) -> &'static str {
+fn what_happened(pending: &Pending, outcome: &Outcome, state: State) -> &'static str {
+    // What is looked after may turn out to be undone, or to be for a person.
+    let late = pending.late && outcome.kind == Kind::Executed && pending.word.is_none();
     match (pending.settled, state) {
-        _ if pending.late || pending.earlier.as_ref().is_some_and(|it| it.debited.is_some()) => {
+        _ if late || pending.earlier.as_ref().is_some_and(|it| it.debited.is_some()) => {
             Alert::LateEffect.as_str()
         }
         (true, State::Failed) => Alert::DeniedEffect.as_str(),
@@ -186,7 +188,7 @@ fn what_happened(pending: &Pending, state: State, code: Option<Code>) -> &'stati
         (true, State::Executed) if pending.earlier.is_some() => Alert::DeniedEffect.as_str(),
         (true, State::Executed | State::RollingBack) => Alert::LateEffect.as_str(),
         _ if pending.word.is_some() => crate::resolve::EVENT,
-        _ => event(state, code),
+        _ => event(state, outcome.code),
     }
 }
 

@@ -210,7 +210,9 @@ impl Gateway {
         let execution = execution::Execution::recover_undone(call, terms, course, stood, Some(undo));
         let (execution, effects) = self.step(execution, Event::Woken)?;
         let Some(Effect::Retract(call)) = effects.first() else {
-            return self.not_undone(tenant, &mut pending, "provider_forgets").await;
+            // What was sent last was never answered, or not in this life.
+            let why = if execution.has_undo_tries() { FORGETS } else { SILENT };
+            return self.not_undone(tenant, &mut pending, why).await;
         };
         let call = Arc::clone(call);
         let sends = execution.undo().map_or(sends, |undo| undo.sends);
@@ -224,7 +226,7 @@ impl Gateway {
         self.at(Point::RollbackSendBefore)?;
         let reply = provider.undo(&call, done, clock::now_ms()).await;
         self.at(Point::RollbackSendAfter)?;
-        let why = if let Reply::Refused(_) = &reply { "provider_refused" } else { "provider_silent" };
+        let why = if let Reply::Refused(_) = &reply { "provider_refused" } else { SILENT };
         let (execution, effects) = self.step(execution, Event::Undone(reply))?;
         match (execution.state(), effects.first()) {
             (execution::State::RolledBack(confirmation), _) => {
@@ -428,6 +430,11 @@ pub(crate) fn done_row(outcomes: &[Settled]) -> Result<Option<OutcomeRow>, Error
 
 /// Why nothing goes on with an action whose archetype or provider a reload took away.
 pub(crate) const NO_LONGER_BOUND: &str = "no_longer_bound";
+
+/// Why nothing undoes an effect any more: its provider did not answer, and there are no more tries.
+const SILENT: &str = "provider_silent";
+/// The same: there are, and the provider may not recognise what was sent before.
+const FORGETS: &str = "provider_forgets";
 
 /// Why nothing undoes an effect that cannot be undone.
 const IRREVERSIBLE: &str = "irreversible";

@@ -89,7 +89,7 @@ impl Gateway {
         let (mut seen, mut found) = (HashSet::new(), Vec::with_capacity(ids.len()));
         for (at, id) in ids.iter().enumerate() {
             let named = |error: Error| error.field(format!("/actions/{at}"));
-            let stored = self.visible(caller, id).await.map_err(|error| named(unknown(error)))?;
+            let stored = self.visible(caller, id).await.map_err(named)?;
             if !seen.insert(stored.id) {
                 return Err(named(Error::new(Code::ValidationFailed, "the action is listed twice")));
             }
@@ -119,11 +119,3 @@ impl Gateway {
 const MOST_AT_ONCE: usize = 100;
 /// What could not be undone; a person decides.
 pub const ROLLBACK_FAILED: &str = "ATP_ROLLBACK_FAILED";
-
-/// An id in a list is a member like any other.
-fn unknown(error: Error) -> Error {
-    match error.code {
-        Code::NotFound => Error { code: Code::ValidationFailed, ..error },
-        _ => error,
-    }
-}

@@ -308,6 +308,9 @@ pub(crate) struct CheckRow {
     pub confirmed_ms: i64,
     /// How often it was asked in vain whether all is as it should be.
     pub asks: u32,
+    /// Whether it came although something else was said.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub late: bool,
 }
 
 /// What a provider confirmed.
@@ -473,13 +476,6 @@ impl IntentRow {
     pub(crate) fn words_aside(&self) -> impl Iterator<Item = &ResolutionRow> {
         let captures = self.reservation.iter().flat_map(|it| &it.captures);
         captures.filter_map(|capture| capture.resolution.as_deref()).chain(&self.words)
-    }
-
-    /// Is it a call of an earlier attempt, or one that was to charge what is set aside and that is not the latest?
-    pub(crate) fn is_before(&self, attempt: u32, reference: &str) -> bool {
-        let latest = self.call.as_ref().is_some_and(|call| call.reference == reference);
-        let captures = self.reservation.as_ref().and_then(|it| it.place_of(reference)).is_some();
-        !latest && (captures || self.attempts.iter().any(|it| it.attempt == attempt))
     }
 
     /// Was its payer asked to confirm the latest attempt?

@@ -25,7 +25,7 @@ use crate::atp::Words;
 use crate::caller::{Caller, Deed};
 use crate::crash::Point;
 use crate::gateway::Gateway;
-use crate::late::Before;
+use crate::late::CallRef;
 use crate::pending::Pending;
 use crate::remember::{outward, unavailable};
 use crate::request;
@@ -298,8 +298,8 @@ impl Gateway {
             (State::Executed, reply @ Reply::Refused(_)) if self.was_said_by_person(&stored).await? => {
                 drop(under_way);
                 let about = pending.row.call.as_ref().map_or("", |call| &call.reference);
-                let before = Before { id, attempt: pending.attempt(), about };
-                self.denied(&tenant, before, reply).await.map_err(brought_again)
+                let of = CallRef { id, attempt: pending.attempt(), about };
+                self.denied(&tenant, of, reply).await.map_err(brought_again)
             }
             _ => Err(Error::new(Code::StateConflict, "what became of this call is on record")),
         }
@@ -324,8 +324,8 @@ impl Gateway {
         let (attempt, about) = (attempt.attempt, attempt.reference.clone());
         // In a task of its own: who hangs up has reported all the same.
         let task = tokio::spawn(async move {
-            let before = Before { id, attempt, about: &about };
-            gateway.had_effect(&tenant, before, provider.as_ref(), it, under_way).await
+            let of = CallRef { id, attempt, about: &about };
+            gateway.earlier_had_effect(&tenant, of, provider.as_ref(), it, under_way).await
         });
         let heard = task.await.unwrap_or_else(|_| Err(internal("a report ended without a word")));
         heard.map(|()| true).map_err(brought_again)

@@ -200,6 +200,9 @@ pub enum Broken {
     /// The stored approval or rejection is not the one it names.
     #[error("the approval stored with it is missing, or not the one it names")]
     Approval,
+    /// A value of a row that is stored with it, or with its action, is of no kind that is ever stored there.
+    #[error("what is stored with it or with its action cannot be read")]
+    Unreadable,
     /// Its action is empty and no entry says that it was erased, or one says so and it is not.
     #[error("its action is empty and was not erased, or is not empty and was")]
     Erased,

@@ -153,39 +153,9 @@ impl Bank {
     }
 
     /// How a gateway speaks to it, in an archetype's file, for whom the bank is the secret `bank`: everything that it can, but
-    /// for refunds, reservations and payers. Who wants it otherwise replaces a line.
+    /// for refunds, reservations and payers. Who wants it otherwise swaps a line ([`crate::Swap`]).
     pub fn binding(&self) -> String {
-        let url = self.url();
-        format!(
-            r#"[binding]
-provider = "http"
-name = "bank"
-base = "{url}/v1"
-timeout_ms = 5000
-headers = {{ Authorization = {{ "$secret" = "bank", prefix = "Bearer " }} }}
-
-[binding.capabilities]
-idempotent = {{ retention_seconds = 86400 }}
-queryable = {{ by_our_reference = true, final_after_seconds = 0 }}
-
-[binding.act]
-path = "/payments"
-headers = {{ Idempotency-Key = {{ "$action" = "provider_key" }} }}
-body = {{ recipient = {{ "$value" = "/recipient" }}, amount = {{ "$money" = "amount" }}, currency = {{ "$money" = "currency" }}, reference = {{ "$action" = "reference" }} }}
-success = {{ status = [201], pointer = "/status", equals = ["settled"] }}
-refused = [{{ status = [402, 422] }}]
-reference = "/payment_id"
-charged = {{ amount = "/amount", currency = "/currency" }}
-
-[binding.query]
-path = "/payments"
-params = {{ reference = {{ "$action" = "reference" }} }}
-found = {{ status = [200], pointer = "/payments/0" }}
-absent = {{ status = [200], pointer = "/payments/0", exists = false }}
-reference = "/payments/0/payment_id"
-charged = {{ amount = "/payments/0/amount", currency = "/payments/0/currency" }}
-"#
-        )
+        binding_at(&self.url())
     }
 
     /// The bearer token the bank accepts.
@@ -297,4 +267,38 @@ charged = {{ amount = "/payments/0/amount", currency = "/payments/0/currency" }}
         drop(self.close);
         self.running.await.map_err(io::Error::other)?
     }
+}
+
+/// The same of a bank at this address, which may be another process's.
+pub fn binding_at(url: &str) -> String {
+    format!(
+        r#"[binding]
+provider = "http"
+name = "bank"
+base = "{url}/v1"
+timeout_ms = 5000
+headers = {{ Authorization = {{ "$secret" = "bank", prefix = "Bearer " }} }}
+
+[binding.capabilities]
+idempotent = {{ retention_seconds = 86400 }}
+queryable = {{ by_our_reference = true, final_after_seconds = 0 }}
+
+[binding.act]
+path = "/payments"
+headers = {{ Idempotency-Key = {{ "$action" = "provider_key" }} }}
+body = {{ recipient = {{ "$value" = "/recipient" }}, amount = {{ "$money" = "amount" }}, currency = {{ "$money" = "currency" }}, reference = {{ "$action" = "reference" }} }}
+success = {{ status = [201], pointer = "/status", equals = ["settled"] }}
+refused = [{{ status = [402, 422] }}]
+reference = "/payment_id"
+charged = {{ amount = "/amount", currency = "/currency" }}
+
+[binding.query]
+path = "/payments"
+params = {{ reference = {{ "$action" = "reference" }} }}
+found = {{ status = [200], pointer = "/payments/0" }}
+absent = {{ status = [200], pointer = "/payments/0", exists = false }}
+reference = "/payments/0/payment_id"
+charged = {{ amount = "/payments/0/amount", currency = "/payments/0/currency" }}
+"#
+    )
 }

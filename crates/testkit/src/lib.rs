@@ -22,3 +22,21 @@ pub mod bank;
 mod fault;
 mod line;
 pub mod records;
+
+/// Text that is wanted a little otherwise: a binding, an archetype's file.
+pub trait Swap {
+    /// The same with one thing in another's place, wherever it stands.
+    ///
+    /// # Panics
+    /// If it stands nowhere: what was to be tried would not be what is tried.
+    #[must_use]
+    fn swapped(&self, one: &str, other: &str) -> String;
+}
+
+impl Swap for str {
+    #[track_caller]
+    fn swapped(&self, one: &str, other: &str) -> String {
+        assert!(self.contains(one), "`{one}` is nowhere in\n{self}");
+        self.replace(one, other)
+    }
+}

@@ -1,6 +1,7 @@
 //! What is asked, and by which rules: one catalogue, ten policies, one request.
 
 use serde_json::{Value, json};
+use testkit::Swap;
 
 /// Stands in a request where the client patches in the number of each, as wide as this.
 pub(crate) const SERIAL: &str = "############";
@@ -35,34 +36,9 @@ pub(crate) fn archetype(name: &str, delay_ms: [u64; 2]) -> String {
 
 /// The same, to a bank that recognises keys and can be asked. It is waited for as long as can be.
 pub(crate) fn at_bank(bank: &str) -> String {
-    let binding = format!(
-        r#"[binding]
-provider = "http"
-name = "bank"
-base = "http://{bank}/v1"
-timeout_ms = 120000
-headers = {{ Authorization = {{ "$secret" = "bank", prefix = "Bearer " }} }}
-
-[binding.capabilities]
-idempotent = {{ retention_seconds = 86400 }}
-queryable = {{ by_our_reference = true, final_after_seconds = 1 }}
-
-[binding.act]
-path = "/payments"
-headers = {{ Idempotency-Key = {{ "$action" = "provider_key" }} }}
-body = {{ recipient = {{ "$value" = "/recipient" }}, amount = {{ "$money" = "amount" }}, currency = "USD", reference = {{ "$action" = "reference" }} }}
-success = {{ status = [201] }}
-refused = [{{ status = [402, 422] }}]
-reference = "/payment_id"
-
-[binding.query]
-path = "/payments"
-params = {{ reference = {{ "$action" = "reference" }} }}
-found = {{ status = [200], pointer = "/payments/0" }}
-absent = {{ status = [200], pointer = "/payments/0", exists = false }}
-reference = "/payments/0/payment_id"
-"#
-    );
+    let binding = testkit::bank::binding_at(&format!("http://{bank}"))
+        .swapped("timeout_ms = 5000", "timeout_ms = 120000")
+        .swapped("final_after_seconds = 0", "final_after_seconds = 1");
     bound(BANK_PAYMENT, "atp-2", &binding)
 }
 

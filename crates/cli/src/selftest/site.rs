@@ -125,8 +125,12 @@ fn write_files(folder: &Path, banks: &BTreeMap<Mode, Bank>) -> Result<()> {
     ];
     for mode in Mode::ALL {
         let name = format!("catalogue/default/{}.toml", mode.as_str());
-        let bank = banks.get(&mode).map(|bank| bank.address().to_string());
-        files.push((name, mode.file(&bank.unwrap_or_default())));
+        let text = match (mode, banks.get(&mode)) {
+            (Mode::Runner, _) => mode.command_file(),
+            (_, Some(bank)) => mode.file(&bank.address().to_string()),
+            (_, None) => return Err(Error::new(format!("no bank was opened for `{}`", mode.as_str()))),
+        };
+        files.push((name, text));
     }
     for (name, text) in files {
         let path = folder.join(name);

@@ -345,6 +345,18 @@ async fn the_program_shows_follows_and_exports_the_trail() {
         let said =
             house.voice("default", "auditor").get(&format!("/v1/audit?order=oldest&format={form}")).await;
         assert_eq!(std::fs::read(&file).unwrap(), said.bytes, "{name}");
+        // What is there stays, unless it is said that it need not.
+        std::fs::write(&file, "mine").unwrap();
+        let refused = call(&house, "auditor", &["audit", "export", file.to_str().unwrap()]);
+        assert_eq!((refused.status.code(), std::fs::read(&file).unwrap()), (Some(1), b"mine".to_vec()));
+        assert!(
+            text(&refused).contains("is there already") && text(&refused).contains("--force"),
+            "{}",
+            text(&refused)
+        );
+        let forced = call(&house, "auditor", &["audit", "export", "--force", file.to_str().unwrap()]);
+        assert!(forced.status.success(), "{}", text(&forced));
+        assert_eq!(std::fs::read(&file).unwrap(), said.bytes, "{name}");
     }
 
     let mut command: Command = countersign();

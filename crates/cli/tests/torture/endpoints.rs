@@ -39,7 +39,7 @@ const TABLE: &str = "
     GET  /v1/audit                                      401 401 403 403 403 200 200 200 own
     GET  /v1/audit/verify                               401 401 403 403 403 200 200 200 own
     POST /v1/actions/{id}/rollback                      401 401 422 404 403 422 403 422 404
-    POST /v1/rollbacks                                  401 401 422 422 403 422 403 422 own
+    POST /v1/rollbacks                                  401 401 422 404 403 422 403 422 404
     POST /v1/actions/{id}/capture                       401 401 409 404 403 409 403 409 404
     POST /v1/actions/{id}/release                       401 401 409 404 403 409 403 409 404
     POST /v1/actions/{id}/erase                         401 401 403 403 403 403 403 200 404
@@ -80,7 +80,7 @@ const TABLE: &str = "
     POST /sandbox/v1/actions/{id}/retry                 401 401 200 404 403 200 403 200 404
     POST /sandbox/v1/actions/{id}/cancel                401 401 200 404 403 200 403 200 404
     POST /sandbox/v1/actions/{id}/rollback              401 401 422 404 403 422 403 422 404
-    POST /sandbox/v1/rollbacks                          401 401 422 422 403 422 403 422 own
+    POST /sandbox/v1/rollbacks                          401 401 422 404 403 422 403 422 404
     POST /sandbox/v1/actions/{id}/capture               401 401 409 404 403 409 403 409 404
     POST /sandbox/v1/actions/{id}/release               401 401 409 404 403 409 403 409 404
     POST /sandbox/v1/actions/{id}/erase                 401 401 403 403 403 403 403 200 404

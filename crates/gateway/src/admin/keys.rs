@@ -152,6 +152,11 @@ impl Gateway {
     /// The caller behind the hash of a key that was not revoked.
     pub(crate) async fn caller_of(&self, hash: &[u8; 32]) -> Result<Option<Caller>, Error> {
         let Some(key) = self.ledger.key(hash).await.map_err(unavailable)? else { return Ok(None) };
+        if key.subject.is_gateway() {
+            let what = "an API key bears the gateway's own name and is refused: revoke it and make one of another name";
+            tracing::warn!(key = %key.id, tenant = %key.tenant, subject = %key.subject.as_str(), "{what}");
+            return Ok(None);
+        }
         Ok(Some(Caller {
             tenant: key.tenant.clone(),
             subject: key.subject.clone(),

@@ -34,6 +34,12 @@ struct Shown {
     agent_id: String,
     idempotency_key: Option<String>,
     metadata: ShownMetadata,
+    signature: ShownSignature,
+}
+
+#[derive(Deserialize)]
+struct ShownSignature {
+    value: String,
 }
 
 #[derive(Deserialize)]
@@ -115,6 +121,7 @@ impl<'a> Judge<'a> {
         let rows = [
             ("issuer", facts.issuer == self.issuer),
             ("receipt id", *facts.receipt_id == *receipt.id),
+            ("address", *shown.signature.value == *receipt.signature),
             ("action", facts.transaction_id == witness.action.to_string()),
             ("agent", shown.agent_id == subject.as_str()),
             ("tenant", shown.metadata.tenant == witness.tenant.as_str()),

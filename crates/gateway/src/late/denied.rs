@@ -5,7 +5,8 @@ use std::sync::Arc;
 use execution::{Event, Found, Purpose, Reply, Stood};
 use ledger::{Settled, Settlement, State, Stored};
 
-use super::{Before, Known, was_taken_for_absent};
+use super::beside::Known;
+use super::{CallRef, Place, place_among};
 use crate::alert::Alert;
 use crate::decide::Named;
 use crate::gateway::Gateway;
@@ -17,13 +18,6 @@ use crate::steer::busy;
 use crate::tenants::TenantState;
 use crate::{Code, Error, clock};
 
-/// Whose effect it is that is denied.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Denied {
-    Latest,
-    Earlier,
-}
-
 impl Gateway {
     /// A provider denies an effect that was said to be there. What a person said is amended, unless the provider cannot be
     /// asked and its word may be about one of several sends; what it had confirmed itself stays as it is, and so does a
@@ -31,22 +25,22 @@ impl Gateway {
     pub(crate) async fn denied(
         self: &Arc<Self>,
         tenant: &Arc<TenantState>,
-        before: Before<'_>,
+        of: CallRef<'_>,
         reply: Reply,
     ) -> Result<(), Error> {
-        let stored = self.stored(tenant, before.id).await?;
+        let stored = self.stored(tenant, of.id).await?;
         let mut pending = Pending::restore(&stored, None)?;
-        if denied_of(&mut pending, &self.outcomes_of(&stored).await?, before)?.is_none() {
+        if denied_of(&mut pending, &self.outcomes_of(&stored).await?, of)?.is_none() {
             // Nobody is kept from the action for what is no news.
             return Ok(());
         }
-        let (_under_way, stored, mut pending) = self.take_in_hand(tenant, before.id).await?;
+        let (_under_way, stored, mut pending) = self.take_in_hand(tenant, of.id).await?;
         if stored.state != State::Executed {
             return Err(busy());
         }
         let outcomes = self.outcomes_of(&stored).await?;
-        let Some(denied) = denied_of(&mut pending, &outcomes, before)? else { return Ok(()) };
-        let of_latest = denied == Denied::Latest;
+        let Some(denied) = denied_of(&mut pending, &outcomes, of)? else { return Ok(()) };
+        let of_latest = denied == Place::Latest;
         let (provider, call) = self.bound(&pending, &tenant.rules(), Stood::InDoubt)?;
         let asks = provider.capabilities().can_be_asked();
         let event = match asks {
@@ -112,18 +106,13 @@ impl Gateway {
 }
 
 /// Whose effect a provider denies, if it is one that is on record; `pending` speaks of that then.
-fn denied_of(
-    pending: &mut Pending,
-    outcomes: &[Settled],
-    before: Before<'_>,
-) -> Result<Option<Denied>, Error> {
-    let Before { attempt, about, .. } = before;
-    let is_latest = pending.row.call.as_ref().is_some_and(|call| call.reference == about);
-    if is_latest && !was_taken_for_absent(&pending.row, outcomes, attempt, about)? {
-        return Ok(Some(Denied::Latest));
+fn denied_of(pending: &mut Pending, outcomes: &[Settled], of: CallRef<'_>) -> Result<Option<Place>, Error> {
+    let CallRef { attempt, about, .. } = of;
+    if place_among(&pending.row, outcomes, of)? == Some(Place::Latest) {
+        return Ok(Some(Place::Latest));
     }
     let of_earlier = Known::of(outcomes)?.is_some_and(|known| known.has(about));
-    Ok((of_earlier && pending.speak_of(attempt, about)).then_some(Denied::Earlier))
+    Ok((of_earlier && pending.speak_of(attempt, about)).then_some(Place::Earlier))
 }
 
 fn by_person(outcomes: &[Settled]) -> Result<bool, Error> {

@@ -19,8 +19,8 @@ use crate::caller::{Caller, Deed};
 use crate::check::OURSELVES;
 use crate::crash::Point;
 use crate::gateway::Gateway;
-use crate::late::LATE;
 use crate::pending::Pending;
+use crate::prove::absence_word;
 use crate::pursue::Pursued;
 use crate::rollback::{LEASE_AFTER, conflict, flight, is_unbound, millis};
 use crate::row::{IntentRow, internal};
@@ -87,7 +87,7 @@ impl Gateway {
             if !carried_out && let Some(until_ms) = self.keeps_until(tenant, &pending)? {
                 return Ok(Pursued::Rests(until_ms));
             }
-            let why = if carried_out { LATE } else { EXPIRED };
+            let why = if carried_out { absence_word(&Absence::Released) } else { EXPIRED };
             self.plan_release(tenant, &mut pending, OURSELVES, why)?;
             self.at(Point::ExpiryBefore)?;
             self.keep_reserved(tenant, &mut pending, clock::now_ms(), ledger::RESERVED).await?;
@@ -290,7 +290,7 @@ impl Gateway {
     ) -> Result<Found, Error> {
         let (at, found) = self.captures_tell(tenant, pending, provider).await?;
         if let Found::Confirmed(it) = &found {
-            self.charged_by(tenant, pending, provider, at, it.clone()).await?;
+            self.done_by_capture(tenant, pending, provider, at, it.clone()).await?;
         }
         Ok(found)
     }
@@ -337,7 +337,7 @@ impl Gateway {
 
     /// A capture of what is set aside, which was said to be absent, is what the action came to. Nothing is left then to be
     /// charged or to be set free.
-    pub(crate) async fn charged_by(
+    pub(crate) async fn done_by_capture(
         &self,
         tenant: &TenantState,
         pending: &Pending,
@@ -362,6 +362,7 @@ impl Gateway {
             }
             execution::State::Checking { confirmation, asks } => {
                 let due_ms = waits_until(&effects).unwrap_or_else(clock::now_ms);
+                then.late = true;
                 let row = then.row.clone();
                 self.check_from(tenant, &then, row, (confirmation, *asks), due_ms).await?;
                 self.tell_of_late(&then, None);

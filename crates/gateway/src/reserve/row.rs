@@ -98,16 +98,16 @@ impl ReservationRow {
 
     /// This capture, which was said to be absent, is the one that was carried out. `word`: what is said of another one that
     /// was so far, since `ended_ms`.
-    pub(crate) fn charged_by(&mut self, at: usize, word: &str, ended_ms: i64) {
+    pub(crate) fn mark_charged_instead(&mut self, at: usize, word: &str, ended_ms: i64) {
         let others = self.captures.iter_mut().enumerate().filter(|(other, _)| *other != at);
         if let Some((_, latest)) = others.filter(|(_, capture)| capture.result.is_none()).last() {
             (latest.result, latest.ended_ms) = (Some(word.to_owned()), Some(ended_ms));
         }
-        self.has_effect(at);
+        self.mark_charged(at);
     }
 
     /// This capture was carried out, whatever was said of it.
-    pub(crate) fn has_effect(&mut self, at: usize) {
+    pub(crate) fn mark_charged(&mut self, at: usize) {
         if let Some(capture) = self.captures.get_mut(at) {
             (capture.result, capture.ended_ms, capture.provider_code) = (None, None, None);
         }

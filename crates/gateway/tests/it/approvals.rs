@@ -7,6 +7,8 @@ use action::Subject;
 use countersign_gateway::{Caller, Code, Config, FreezeScope, KeyAsk, Role};
 use serde_json::{Value, json};
 
+use testkit::Swap;
+
 use crate::house::{BINDING, House, Said};
 
 /// A house in which a key is enough, and so many people have to agree.
@@ -19,7 +21,7 @@ pub(crate) async fn house_with(needed: u32, change: impl FnOnce(&mut Config)) ->
 }
 
 fn binding(needed: u32) -> String {
-    BINDING.replace("\n[binding]\n", &format!("approval = \"key\"\napprovals = {needed}\n\n[binding]\n"))
+    BINDING.swapped("\n[binding]\n", &format!("approval = \"key\"\napprovals = {needed}\n\n[binding]\n"))
 }
 
 pub(crate) fn approver(house: &House, name: &str) -> Caller {
@@ -264,7 +266,7 @@ async fn policies_that_changed_meanwhile_hold_it_again_or_block_it() {
     let (reworded, body) = hold("k2", "acct-2").await;
     rules(&format!(
         "{allow}{}",
-        ask.replace("resource)", "resource) when { context.environment == \"production\" }")
+        ask.swapped("resource)", "resource) when { context.environment == \"production\" }")
     ));
     house.gateway().reload(&house.admin).await.unwrap();
     let before = house.gateway().held_one(&anna, &reworded).await.unwrap();

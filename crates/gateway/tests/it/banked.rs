@@ -2,6 +2,7 @@
 
 use countersign_gateway::Config;
 use countersign_gateway::config::{Secret, StaticSecret};
+use testkit::Swap;
 use testkit::bank::{Bank, Options};
 
 use crate::house::House;
@@ -17,8 +18,8 @@ pub(crate) const RIGHT: Order =
     Order { amount: r#"{ "$money" = "amount" }"#, currency: r#"{ "$money" = "currency" }"# };
 
 pub(crate) fn binding(bank: &Bank, name: &str, order: &Order) -> String {
-    let text = bank.binding().replace("name = \"bank\"", &format!("name = \"{name}\""));
-    let text = text.replace(RIGHT.amount, order.amount).replace(RIGHT.currency, order.currency);
+    let text = bank.binding().swapped("name = \"bank\"", &format!("name = \"{name}\""));
+    let text = text.swapped(RIGHT.amount, order.amount).swapped(RIGHT.currency, order.currency);
     format!("\nname = \"PAYMENT_TRANSFER\"\nextends = \"builtin\"\n\n{text}")
 }
 
@@ -33,21 +34,21 @@ pub(crate) enum Promise {
 /// A binding whose actions are tried again, by this policy.
 pub(crate) fn retrying(bank: &Bank, promise: Promise, retry: &str) -> String {
     let whole = binding(bank, "bank", &RIGHT)
-        .replace("extends = \"builtin\"\n", "extends = \"builtin\"\nguarantee_level = \"atp-2\"\n")
-        .replace(
+        .swapped("extends = \"builtin\"\n", "extends = \"builtin\"\nguarantee_level = \"atp-2\"\n")
+        .swapped(
             "refused = [{ status = [402, 422] }]\n",
             "refused = [{ status = [402, 422] }]\ntransient = { status = [429] }\n",
         )
-        .replace("timeout_ms = 5000", "timeout_ms = 200");
+        .swapped("timeout_ms = 5000", "timeout_ms = 200");
     let (mut text, query) =
         whole.split_once("\n[binding.query]").map(|(text, query)| (text.to_owned(), query)).unwrap();
     if promise == Promise::Idempotent {
-        text = text.replace("queryable = { by_our_reference = true, final_after_seconds = 0 }\n", "");
+        text = text.swapped("queryable = { by_our_reference = true, final_after_seconds = 0 }\n", "");
     } else {
         text = format!("{text}\n[binding.query]{query}");
     }
     if promise == Promise::Queryable {
-        text = text.replace("idempotent = { retention_seconds = 86400 }\n", "");
+        text = text.swapped("idempotent = { retention_seconds = 86400 }\n", "");
     }
     format!("{text}\n[retry]\n{retry}\n")
 }

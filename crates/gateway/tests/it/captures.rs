@@ -2,13 +2,16 @@
 
 use countersign_gateway::{Code, Decision, ResolveAsk};
 use serde_json::json;
+use testkit::Swap;
 use testkit::bank::{Bank, Fault, Injection, Target};
 
 use crate::approvals::approver;
 use crate::banked;
 use crate::challenges::{CALLBACK, SECRET, call_back, hearing, word_about};
+use crate::faults::{self, Dies};
 use crate::house::House;
-use crate::late_captures::Dies;
+use crate::late::alerts;
+use crate::late_captures;
 use crate::reserving::{answer, binding, finally_absent, kinds, reserving};
 use crate::resolutions::{findings, resolve, word};
 
@@ -28,8 +31,8 @@ fn only_told(text: &str) -> String {
         !name.ends_with(".query") && !matches!(name, "retry" | "binding.rollback")
     };
     let text = text.split("\n[").filter(stays).collect::<Vec<_>>().join("\n[");
-    text.replace("queryable = { by_our_reference = true, final_after_seconds = 0 }\n", "")
-        .replace("reversible = true\n", "")
+    text.swapped("queryable = { by_our_reference = true, final_after_seconds = 0 }\n", "")
+        .swapped("reversible = true\n", "")
 }
 
 /// 25 dollars that are set aside by a bank that calls back.
@@ -56,26 +59,20 @@ async fn in_doubt(by: By, fault: Fault) -> (House, Bank, String) {
     (house, bank, id)
 }
 
-async fn told(house: &House, id: &str, what: &str) {
-    let body = word_about(&format!("{id}-1-capture-1"), what, "10.00");
-    call_back(house, SECRET, &body).await.unwrap();
-}
-
-fn late_effects(house: &House) -> u64 {
-    let metrics = house.gateway().metrics().unwrap();
-    let line = metrics.lines().find(|line| line.contains("alerts_total") && line.contains("late_effect"));
-    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
+/// The bank says this of the capture.
+async fn tell(house: &House, id: &str, what: &str) {
+    late_captures::tell(house, id, 1, what, "10.00").await;
 }
 
 #[tokio::test]
 async fn a_callback_about_a_capture_ends_its_doubt() {
     for by in [By::Asking, By::Word] {
         let (house, bank, id) = in_doubt(by, Fault::LostAfterEffect).await;
-        told(&house, &id, "payment.settled").await;
+        tell(&house, &id, "payment.settled").await;
         let record = house.record(&id).await;
         assert_eq!((record.state.as_str(), house.spent()), ("COMPLETED", 1000), "{by:?}");
         assert_eq!((kinds(&record), bank.effects().count), (vec!["ORIGINAL", "AMENDMENT_SETTLEMENT"], 1));
-        assert_eq!((findings(&house).await, late_effects(&house)), (0, 0));
+        assert_eq!((findings(&house).await, alerts(&house, "late_effect")), (0, 0));
     }
 }
 
@@ -108,11 +105,11 @@ async fn a_callback_about_a_reservation_says_until_when_it_holds_or_leaves_it_in
 #[tokio::test]
 async fn a_callback_that_denies_a_capture_sets_its_reservation_free() {
     let (house, bank, id) = in_doubt(By::Word, Fault::LostBeforeEffect).await;
-    told(&house, &id, "payment.declined").await;
+    tell(&house, &id, "payment.declined").await;
     let record = house.record(&id).await;
     assert_eq!((record.state.as_str(), record.error), ("FAILED", Some(Code::Released)));
     assert_eq!((bank.reserved(), house.spent()), (0, 0));
-    told(&house, &id, "payment.declined").await;
+    tell(&house, &id, "payment.declined").await;
     assert_eq!(house.record(&id).await.receipts.len(), 2);
 }
 
@@ -123,12 +120,10 @@ async fn a_callback_about_a_capture_that_was_taken_for_absent_is_a_late_effect()
     finally_absent(&house);
     house.installation.start();
     house.until("k", &reserving(&house, "25.00"), "held").await;
-    while bank.effects().count == 0 {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
-    told(&house, &id, "payment.settled").await;
+    faults::effects(&bank, 1).await;
+    tell(&house, &id, "payment.settled").await;
     let record = house.record(&id).await;
-    assert_eq!((record.state.as_str(), house.spent(), late_effects(&house)), ("COMPLETED", 1000, 1));
+    assert_eq!((record.state.as_str(), house.spent(), alerts(&house, "late_effect")), ("COMPLETED", 1000, 1));
     assert_eq!(findings(&house).await, 0);
 
     // Nothing was left of it.
@@ -137,9 +132,9 @@ async fn a_callback_about_a_capture_that_was_taken_for_absent_is_a_late_effect()
     house.gateway().capture(&house.agent, &id, Some("10.00")).await.unwrap();
     house.gateway().release(&house.agent, &id).await.unwrap();
     assert_eq!((house.record(&id).await.state.as_str(), house.spent()), ("FAILED", 0));
-    told(&house, &id, "payment.settled").await;
+    tell(&house, &id, "payment.settled").await;
     let record = house.record(&id).await;
-    assert_eq!((record.state.as_str(), house.spent(), late_effects(&house)), ("COMPLETED", 1000, 1));
+    assert_eq!((record.state.as_str(), house.spent(), alerts(&house, "late_effect")), ("COMPLETED", 1000, 1));
     let receipt = house.verified(&record.receipts.last().unwrap().receipt.receipt_id).await;
     assert_eq!(receipt["money"]["chargeAmount"], "10.00");
     assert_eq!(findings(&house).await, 0);
@@ -183,7 +178,7 @@ pub(crate) fn arrived(house: &House) {
 /// 10 are charged once, by the first capture, and another attempt is none.
 async fn charged_once(house: &House, bank: &Bank, id: &str) {
     let record = house.gateway().retry(&house.agent, id).await.unwrap();
-    assert_eq!((record.state.as_str(), house.spent(), late_effects(house)), ("COMPLETED", 1000, 1));
+    assert_eq!((record.state.as_str(), house.spent(), alerts(house, "late_effect")), ("COMPLETED", 1000, 1));
     assert_eq!((record.attempts.len(), bank.effects().count, bank.balance("acct-1")), (1, 1, Some(1000)));
     let receipt = house.verified(&record.receipts.last().unwrap().receipt.receipt_id).await;
     assert_eq!((&receipt["money"]["chargeAmount"], findings(house).await), (&json!("10.00"), 0));
@@ -209,8 +204,8 @@ async fn a_capture_that_people_said_was_absent_is_asked_after_before_another_att
 /// The binding of a bank to which what is charged or free is gone.
 fn forgetful(bank: &Bank) -> String {
     binding(bank)
-        .replace("refused = [{ status = [409] }]\n", "refused = [{ status = [418] }]\n")
-        .replace("gone = [{ status = [404, 410] }]", "gone = [{ status = [404, 409, 410] }]")
+        .swapped("refused = [{ status = [409] }]\n", "refused = [{ status = [418] }]\n")
+        .swapped("gone = [{ status = [404, 410] }]", "gone = [{ status = [404, 409, 410] }]")
 }
 
 #[tokio::test]
@@ -230,7 +225,10 @@ async fn that_a_reservation_is_gone_does_not_say_that_nothing_was_charged() {
             house.until("k", &reserving(&house, "25.00"), "executed").await;
         }
         let record = house.record(said.id()).await;
-        assert_eq!((record.state.as_str(), house.spent(), late_effects(&house)), ("COMPLETED", 1000, 1));
+        assert_eq!(
+            (record.state.as_str(), house.spent(), alerts(&house, "late_effect")),
+            ("COMPLETED", 1000, 1)
+        );
         assert_eq!((bank.effects().count, findings(&house).await), (1, 0));
     }
 }
@@ -239,7 +237,7 @@ async fn that_a_reservation_is_gone_does_not_say_that_nothing_was_charged() {
 async fn a_capture_that_comes_after_its_reservation_is_said_to_be_gone_is_asked_after() {
     for retries in [0, 1] {
         let bank = banked::bank("USD").await;
-        let text = forgetful(&bank).replace("\"release\"]", "\"keep\"]").replace(
+        let text = forgetful(&bank).swapped("\"release\"]", "\"keep\"]").swapped(
             "refused = [{ status = [402, 422] }]\nreference = \"/reservation_id\"",
             "refused = [{ status = [402, 422, 429] }]\nreference = \"/reservation_id\"",
         );
@@ -257,11 +255,12 @@ async fn a_capture_that_comes_after_its_reservation_is_said_to_be_gone_is_asked_
             bank.inject(Injection::on(Target::Reservations, Fault::RateLimited { retry_after: 1 }, 1));
             assert_eq!(house.gateway().retry(&house.agent, said.id()).await.unwrap().state, "FAILED");
         }
-        while bank.effects().count == 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
+        faults::effects(&bank, 1).await;
         let record = house.gateway().retry(&house.agent, said.id()).await.unwrap();
-        assert_eq!((record.state.as_str(), house.spent(), late_effects(&house)), ("COMPLETED", 1000, 1));
+        assert_eq!(
+            (record.state.as_str(), house.spent(), alerts(&house, "late_effect")),
+            ("COMPLETED", 1000, 1)
+        );
         assert_eq!((bank.effects().count, findings(&house).await), (1, 0));
     }
 }
@@ -282,9 +281,7 @@ async fn what_was_charged_after_all_is_not_charged_once_more_whoever_died_before
     finally_absent(&house);
     house.installation.start();
     house.until("k", &body, "held").await;
-    while bank.effects().count == 0 {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    faults::effects(&bank, 1).await;
     let mut house = house.restart().await;
     dies.arm();
     house.gateway().release(&house.agent, said.id()).await.unwrap_err();
@@ -296,7 +293,7 @@ async fn what_was_charged_after_all_is_not_charged_once_more_whoever_died_before
     house.installation.start();
     house.until("k", &body, "executed").await;
     let record = house.record(said.id()).await;
-    assert_eq!((record.state.as_str(), house.spent(), late_effects(&house)), ("COMPLETED", 1000, 1));
+    assert_eq!((record.state.as_str(), house.spent(), alerts(&house, "late_effect")), ("COMPLETED", 1000, 1));
     assert_eq!((bank.effects().count, findings(&house).await), (1, 0));
 }
 
@@ -305,7 +302,7 @@ async fn a_capture_that_was_carried_out_whatever_a_person_said_is_found() {
     let (house, bank, id) = in_doubt(By::Asking, Fault::LostAfterEffect).await;
     bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1));
     let record = resolve(&house, "anna", &id, Decision::Failed).await.unwrap();
-    assert_eq!((record.state.as_str(), house.spent(), late_effects(&house)), ("COMPLETED", 1000, 1));
+    assert_eq!((record.state.as_str(), house.spent(), alerts(&house, "late_effect")), ("COMPLETED", 1000, 1));
     assert_eq!(bank.effects().count, 1);
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use countersign_gateway::{Code, Error, Signed};
 use serde_json::{Value, json};
+use testkit::Swap;
 use testkit::bank::{self, Bank, Fault, Injection, Options, Payers, Target};
 
 use crate::banked::{self, RIGHT};
@@ -37,8 +38,8 @@ charged = { amount = "/amount", currency = "/currency" }
 
 fn binding(bank: &Bank, by: By) -> String {
     let whole = banked::binding(bank, "bank", &RIGHT)
-        .replace("success = ", &format!("{CHALLENGE}\nsuccess = "))
-        .replace(
+        .swapped("success = ", &format!("{CHALLENGE}\nsuccess = "))
+        .swapped(
             r#"found = { status = [200], pointer = "/payments/0" }"#,
             r#"found = { status = [200], pointer = "/payments/0/status", equals = ["settled"] }
 refused = { status = [200], pointer = "/payments/0/status", equals = ["declined", "expired"] }"#,
@@ -47,7 +48,7 @@ refused = { status = [200], pointer = "/payments/0/status", equals = ["declined"
         By::Asking => whole,
         By::Word => {
             let (act, _) = whole.split_once("\n[binding.query]").unwrap();
-            act.replace("queryable = { by_our_reference = true, final_after_seconds = 0 }\n", "")
+            act.swapped("queryable = { by_our_reference = true, final_after_seconds = 0 }\n", "")
         }
     };
     format!("{text}{CALLBACK}")
@@ -103,7 +104,7 @@ fn answers(bank: &Bank, said: &Said, yes: bool) {
 async fn what_nobody_can_be_asked_about_any_more_is_in_doubt_once_the_payers_time_is_over() {
     let (mut house, bank) = house(By::Asking).await;
     let said = challenged(&house, "acct-1").await;
-    house.rebind(&binding(&bank, By::Asking).replace("name = \"bank\"", "name = \"another\"")).await;
+    house.rebind(&binding(&bank, By::Asking).swapped("name = \"bank\"", "name = \"another\"")).await;
     house.installation.start();
     a_while().await;
     assert_eq!(house.record(said.id()).await.phase, Some("challenged"), "its payer has time");
@@ -182,7 +183,7 @@ async fn a_payer_who_declines_leaves_no_effect_and_is_not_asked_again() {
     for by in [By::Asking, By::Word] {
         let retrying = |text: String| {
             let text = text
-                .replace("extends = \"builtin\"\n", "extends = \"builtin\"\nguarantee_level = \"atp-2\"\n");
+                .swapped("extends = \"builtin\"\n", "extends = \"builtin\"\nguarantee_level = \"atp-2\"\n");
             format!("{text}\n[retry]\n{}\n", crate::retries::AT_ONCE)
         };
         let (house, bank) = house_with(by, Payers::default(), retrying).await;
@@ -312,7 +313,7 @@ async fn a_challenge_after_the_callers_deadline_is_shown_under_the_key() {
 /// The same, and then the payer did not answer.
 #[tokio::test]
 async fn a_challenge_that_was_shown_late_and_not_answered_is_in_doubt_again() {
-    let short = |text: String| text.replace("within_seconds = 900", "within_seconds = 1");
+    let short = |text: String| text.swapped("within_seconds = 900", "within_seconds = 1");
     let (mut house, bank) = house_with(By::Word, Payers::default(), short).await;
     let (key, body, pending) = house.overdue(|ms| answered_after(&house, &bank, ms)).await;
     let said = house.until(&key, &body, "needs_challenge").await;
@@ -346,7 +347,7 @@ async fn who_asks_for_another_attempt_has_the_payer_asked_once_more() {
         call_back(&house, SECRET, &declined).await.unwrap();
         assert_eq!(house.said("k", &payment(&house, "k")).await.bytes, again.bytes, "that was of the first");
         answers(&bank, &again, true);
-        let settled = word(said.id(), "payment.settled").replace("-1\"", "-2\"");
+        let settled = word(said.id(), "payment.settled").swapped("-1\"", "-2\"");
         call_back(&house, SECRET, &settled).await.unwrap();
         let done = house.said("k", &payment(&house, "k")).await;
         assert_eq!(receipt(&house, &done).await["eventType"], "AMENDMENT_RETRY", "{by:?}");
@@ -389,7 +390,7 @@ async fn a_callback_before_the_answer_ends_it_and_the_caller_is_told_the_end() {
 
 #[tokio::test]
 async fn a_payer_whose_time_is_over_leaves_a_doubt_where_nobody_can_be_asked() {
-    let short = |text: String| text.replace("within_seconds = 900", "within_seconds = 1");
+    let short = |text: String| text.swapped("within_seconds = 900", "within_seconds = 1");
     let (mut house, bank) = house_with(By::Word, Payers::default(), short).await;
     house.installation.start();
     let said = challenged(&house, "k").await;
@@ -549,7 +550,7 @@ async fn a_callback_of_another_attempt_ends_nothing() {
     let (house, _bank) = house(By::Word).await;
     let said = challenged(&house, "k").await;
     for attempt in ["0", "2", "01"] {
-        let body = word(said.id(), "payment.settled").replace("-1\"", &format!("-{attempt}\""));
+        let body = word(said.id(), "payment.settled").swapped("-1\"", &format!("-{attempt}\""));
         call_back(&house, SECRET, &body).await.unwrap();
     }
     assert_eq!(house.said("k", &payment(&house, "k")).await.bytes, said.bytes);
@@ -587,8 +588,8 @@ max_delay_seconds = 3
 async fn a_caller_who_waits_is_told_what_the_provider_says_to_be_reserved() {
     let reserves = |text: String| {
         let text = text
-            .replace("extends = \"builtin\"\n", "extends = \"builtin\"\nguarantee_level = \"atp-2\"\n")
-            .replace("timeout_ms = 5000", "timeout_ms = 100");
+            .swapped("extends = \"builtin\"\n", "extends = \"builtin\"\nguarantee_level = \"atp-2\"\n")
+            .swapped("timeout_ms = 5000", "timeout_ms = 100");
         format!("{text}{RESERVING}")
     };
     let (house, bank) = house_with(By::Word, Payers::default(), reserves).await;

@@ -3,6 +3,7 @@
 
 use countersign_gateway::{ActionView, FreezeAsk, FreezeScope};
 use serde_json::{Value, json};
+use testkit::Swap;
 use testkit::records::{Archive, Fault, Injection, Standing, Target};
 
 use crate::archived::{self, agreed, archive, bind, deleting, deletion};
@@ -66,7 +67,7 @@ transient = [{{ status = [429] }}]
 reference = "/change_id"
 "#,
         // The version is what both check and rollback go by.
-        binding = archived::binding(archive).replace("/changes/0/change_id", "/changes/0/version")
+        binding = archived::binding(archive).swapped("/changes/0/change_id", "/changes/0/version")
     )
 }
 
@@ -229,7 +230,7 @@ async fn an_effect_whose_answer_was_lost_is_looked_after_once_it_is_found() {
 async fn what_cannot_be_undone_is_said_to_be_done_and_a_person_decides() {
     let archive = archive().await;
     let stuck = writing(&archive)
-        .replace("If-Match = { \"$action\" = \"provider_reference\" } }\nbody", "If-Match = 99 }\nbody");
+        .swapped("If-Match = { \"$action\" = \"provider_reference\" } }\nbody", "If-Match = 99 }\nbody");
     let house = archived::house(&archive, &stuck).await;
     let said = house.said("k", &wrong()).await;
     assert_eq!(

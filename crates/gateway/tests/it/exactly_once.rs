@@ -2,6 +2,7 @@
 
 use action::Subject;
 use countersign_gateway::{Caller, Code, Role};
+use testkit::Swap;
 use testkit::bank::{Bank, Fault, Injection};
 
 use crate::banked;
@@ -11,7 +12,7 @@ use crate::rollbacks;
 
 /// Payments that happen exactly once, or are given back.
 fn binding(bank: &Bank, retry: &str) -> String {
-    rollbacks::binding(bank, retry).replace(
+    rollbacks::binding(bank, retry).swapped(
         "reversible = true\n",
         "reversible = true\nguarantee_level = \"atp-3\"\napproval = \"key\"\n",
     ) + "\n[binding.snapshot]\npath = [\"accounts\", \"operating\"]\nsuccess = { status = [200] }\n"
@@ -67,7 +68,7 @@ async fn a_lost_answer_is_one_effect() {
 
 #[tokio::test]
 async fn without_a_snapshot_nothing_is_sent() {
-    let (house, bank) = house(|text| text.replace("\"operating\"]\nsuccess", "\"nobody\"]\nsuccess")).await;
+    let (house, bank) = house(|text| text.swapped("\"operating\"]\nsuccess", "\"nobody\"]\nsuccess")).await;
     agreed(&house, "k", "acct-1").await;
     let said = house.until("k", &house.payment("acct-1", "25.00"), "failed").await;
     assert_eq!((said.code(), said.reasons()), ("EP_PROVIDER_FAILED", vec!["no_snapshot"]));
@@ -80,7 +81,7 @@ async fn what_lacks_a_way_back_is_refused_before_it_is_an_action() {
         let (before, after) = text.split_once("\n[binding.rollback]").unwrap();
         format!("{before}\n{}", &after[after.find("[retry]").unwrap()..])
     };
-    let irreversible = |text: String| text.replace("reversible = true\n", "reversible = false\n");
+    let irreversible = |text: String| text.swapped("reversible = true\n", "reversible = false\n");
     for change in [&no_rollback as &dyn Fn(String) -> String, &irreversible] {
         let (house, bank) = house(change).await;
         let error = house.send("k", &house.payment("acct-1", "25.00")).await.unwrap_err();
@@ -92,7 +93,7 @@ async fn what_lacks_a_way_back_is_refused_before_it_is_an_action() {
 #[tokio::test]
 async fn an_effect_after_the_last_word_is_undone() {
     let once = |text: String| {
-        text.replace("max_retries = 2", "max_retries = 0").replace("timeout_ms = 5000", "timeout_ms = 100")
+        text.swapped("max_retries = 2", "max_retries = 0").swapped("timeout_ms = 5000", "timeout_ms = 100")
     };
     let (mut house, bank) = house(once).await;
     house.installation.start();

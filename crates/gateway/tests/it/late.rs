@@ -9,12 +9,13 @@ use countersign_gateway::{
     ActionView, Begun, Code, Config, Decision, End, FreezeAsk, FreezeScope, NextRun, Output, Report,
 };
 use serde_json::{Value, json};
+use testkit::Swap;
 use testkit::bank::{Bank, Fault, Injection, Options, Payers, Target};
 
 use crate::banked;
 use crate::challenges::{CALLBACK, CHALLENGE, SECRET, call_back, hearing, word_about};
+use crate::faults::{self, Dies};
 use crate::house::House;
-use crate::late_captures::Dies;
 use crate::reserving::{self, kinds};
 use crate::resolutions::{findings, resolve};
 use crate::retries::{AT_ONCE, LATER};
@@ -27,7 +28,7 @@ pub(crate) const NO_RETRY: &str =
 pub(crate) fn only_told(text: &str) -> String {
     let stays = |section: &&str| !section.split_once(']').is_some_and(|(name, _)| name.ends_with(".query"));
     let text = text.split("\n[").filter(stays).collect::<Vec<_>>().join("\n[");
-    text.replace("queryable = { by_our_reference = true, final_after_seconds = 0 }\n", "")
+    text.swapped("queryable = { by_our_reference = true, final_after_seconds = 0 }\n", "")
 }
 
 /// Payments to a bank that can only tell, refuses for good what it is too busy for, and lets them be given back.
@@ -43,8 +44,8 @@ pub(crate) async fn house_with(
     let payers = Payers { above_minor: 100_000, ..Payers::default() };
     let bank = Bank::start(Options { payers: Some(payers), ..Options::default() }).await.unwrap();
     let text = only_told(&rollbacks::binding(&bank, retry))
-        .replace("refused = [{ status = [402, 422] }]", "refused = [{ status = [402, 422, 429] }]")
-        .replace("timeout_ms = 5000", "timeout_ms = 2000");
+        .swapped("refused = [{ status = [402, 422] }]", "refused = [{ status = [402, 422, 429] }]")
+        .swapped("timeout_ms = 5000", "timeout_ms = 2000");
     let house = bound_with(&bank, &change(text), more).await;
     (house, bank)
 }
@@ -207,8 +208,8 @@ async fn after_the_latest_attempt_failed_it_is_what_the_action_came_to() {
 #[tokio::test]
 async fn an_attempt_that_is_not_sent_yet_is_not_sent() {
     let again = |text: String| {
-        text.replace("extends = \"builtin\"\n", "extends = \"builtin\"\nguarantee_level = \"atp-2\"\n")
-            .replace("[402, 422, 429] }]", "[402, 422] }]\ntransient = { status = [429] }")
+        text.swapped("extends = \"builtin\"\n", "extends = \"builtin\"\nguarantee_level = \"atp-2\"\n")
+            .swapped("[402, 422, 429] }]", "[402, 422] }]\ntransient = { status = [429] }")
     };
     let (house, bank) = house(LATER, again).await;
     let id = wrongly_failed(&house, &bank).await;
@@ -279,9 +280,7 @@ async fn beside_an_attempt_in_flight_it_is_on_record_and_that_goes_on() {
     let id = wrongly_failed(&house, &bank).await;
     bank.inject(Injection::payments(Fault::DelayAnswer { ms: 1_000 }, 1));
     let told = async {
-        while bank.effects().count < 2 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        faults::effects(&bank, 2).await;
         let record = settled(&house, &id, 1).await;
         assert_eq!((record.state.as_str(), results(&record)), ("EXECUTING", vec![Some("confirmed"), None]));
         tells_of_the_first(&house, &record, 2).await;
@@ -295,7 +294,7 @@ async fn beside_an_attempt_in_flight_it_is_on_record_and_that_goes_on() {
 #[tokio::test]
 async fn a_doubt_beside_it_is_not_sent_again_where_it_would_be() {
     let again = |text: String| {
-        text.replace("extends = \"builtin\"\n", "extends = \"builtin\"\nguarantee_level = \"atp-2\"\n")
+        text.swapped("extends = \"builtin\"\n", "extends = \"builtin\"\nguarantee_level = \"atp-2\"\n")
     };
     let (house, bank) = house(LATER, again).await;
     let id = wrongly_failed(&house, &bank).await;
@@ -315,8 +314,8 @@ async fn a_doubt_beside_it_is_not_sent_again_where_it_would_be() {
 async fn an_attempt_that_had_no_effect_beside_it_is_followed_by_no_other() {
     let bank = banked::bank("USD").await;
     let text = rollbacks::binding(&bank, LATER)
-        .replace("extends = \"builtin\"\n", "extends = \"builtin\"\nguarantee_level = \"atp-2\"\n")
-        .replace("timeout_ms = 5000", "timeout_ms = 200");
+        .swapped("extends = \"builtin\"\n", "extends = \"builtin\"\nguarantee_level = \"atp-2\"\n")
+        .swapped("timeout_ms = 5000", "timeout_ms = 200");
     let mut house = bound(&bank, &text).await;
     bank.inject(Injection::payments(Fault::Late { ms: 2_000 }, 1));
     let said = house.said("k", &house.payment("acct-1", "25.00")).await;
@@ -325,9 +324,7 @@ async fn an_attempt_that_had_no_effect_beside_it_is_followed_by_no_other() {
     resolve(&house, "anna", id, Decision::Failed).await.unwrap();
     bank.inject(Injection::payments(Fault::LostBeforeEffect, 1));
     assert_eq!(retry(&house, id).await.state, "EXECUTING");
-    while bank.effects().count < 1 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    faults::effects(&bank, 1).await;
     assert_eq!(results(&settled(&house, id, 1).await), [Some("confirmed"), None]);
     reserving::finally_absent(&house);
     house = house.restart().await;
@@ -341,7 +338,7 @@ async fn an_attempt_that_had_no_effect_beside_it_is_followed_by_no_other() {
 #[tokio::test]
 async fn while_the_payer_of_the_latest_attempt_is_asked_it_is_on_record() {
     let bank = Bank::start(Options { payers: Some(Payers::default()), ..Options::default() }).await.unwrap();
-    let text = only_told(&rollbacks::binding(&bank, NO_RETRY)).replace(
+    let text = only_told(&rollbacks::binding(&bank, NO_RETRY)).swapped(
         "success = { status = [201], pointer",
         &format!("{CHALLENGE}\nsuccess = {{ status = [201], pointer"),
     );
@@ -367,7 +364,7 @@ async fn while_the_payer_of_the_latest_attempt_is_asked_it_is_on_record() {
 }
 
 /// A check that finds what it is asked to find.
-fn checking(text: &str, word: &str) -> String {
+pub(crate) fn checking(text: &str, word: &str) -> String {
     let check = r#"
 [binding.check]
 path = ["payments", { "$action" = "provider_reference" }]
@@ -375,19 +372,31 @@ WORD = { status = [200], pointer = "/status", equals = ["settled"] }
 OTHER = { status = [200], pointer = "/status", equals = ["lost"] }
 "#;
     let other = if word == "holds" { "fails" } else { "holds" };
-    let check = check.replace("WORD", word).replace("OTHER", other);
-    text.replace("\n[binding.rollback]", &format!("{check}\n[binding.rollback]"))
+    let check = check.swapped("WORD", word).swapped("OTHER", other);
+    text.swapped("\n[binding.rollback]", &format!("{check}\n[binding.rollback]"))
 }
 
 #[tokio::test]
 async fn beside_an_effect_that_is_looked_after_it_is_a_duplicate() {
-    let (house, bank) = house(NO_RETRY, |text| checking(&text, "holds")).await;
-    let id = wrongly_failed(&house, &bank).await;
-    bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1000));
-    assert_eq!(retry(&house, &id).await.state, "EXECUTING");
-    let record = settled(&house, &id, 1).await;
-    assert_eq!((record.state.as_str(), bank.effects().count), ("EXECUTING", 2));
-    stands_twice(&house, &record).await;
+    for phase in ["checking", "unchecked"] {
+        let (mut house, bank) = house(NO_RETRY, |text| checking(&text, "holds")).await;
+        let id = wrongly_failed(&house, &bank).await;
+        bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1000));
+        assert_eq!(retry(&house, &id).await.state, "EXECUTING");
+        if phase == "unchecked" {
+            // As if it had been asked in vain for as long as it is, and nobody were at it.
+            house = house.restart().await;
+            let sql = "SELECT payload FROM action WHERE key = 'k'";
+            let row: Vec<u8> = house.store().query_row(sql, [], |row| row.get(0)).unwrap();
+            house.age("k", "json_set(payload, '$.check.asks', 1000)");
+            crate::unbound::wake(&mut house);
+            rollbacks::until_phase(&house, &id, phase).await;
+            house.store().execute("UPDATE action SET payload = ?1 WHERE key = 'k'", [row]).unwrap();
+        }
+        let record = settled(&house, &id, 1).await;
+        assert_eq!((record.phase, bank.effects().count), (Some(phase), 2));
+        stands_twice(&house, &record).await;
+    }
 }
 
 #[tokio::test]
@@ -408,13 +417,7 @@ async fn beside_an_effect_that_is_being_undone_or_undone_it_stays_and_is_told() 
         rollbacks::until(&house, &id, if word == "holds" { "COMPLETED" } else { "ROLLING_BACK" }).await;
         let mut record = house.record(&id).await;
         if word == "holds" {
-            record = loop {
-                // Whoever has looked after it may not be gone yet.
-                match house.gateway().rollback(&house.agent, &id).await {
-                    Err(error) if error.code == Code::StateConflict => tokio::task::yield_now().await,
-                    record => break record.unwrap(),
-                }
-            };
+            record = rollbacks::rolled_back(&house, &id).await;
         }
         assert_eq!((record.state.as_str(), bank.effects().count), (state, 2), "{word} {fault:?}");
         let failed = record.rollback.unwrap().failed;
@@ -453,7 +456,7 @@ async fn what_is_set_aside_for_the_latest_attempt_is_set_free() {
     let record = house.record(&id).await;
     assert_eq!((house.spent(), bank.reserved(), alerts(&house, "late_effect")), (1000, 0, 1));
     assert_eq!(record.reservation.as_ref().unwrap().state, "released");
-    assert_eq!(results(&record), [Some("confirmed"), Some("late_effect")]);
+    assert_eq!(results(&record), [Some("confirmed"), Some("released")]);
     let late = kinds(&record).len() - 2;
     assert_eq!(
         executed(&receipt(&house, &record, late).await)["input"]["reference"],
@@ -476,7 +479,7 @@ async fn what_is_set_aside_for_the_latest_attempt_is_set_free() {
 #[tokio::test]
 async fn a_bank_that_can_be_asked_is_asked_before_it_is_believed() {
     let bank = banked::bank("USD").await;
-    let text = rollbacks::binding(&bank, NO_RETRY).replace("timeout_ms = 5000", "timeout_ms = 200");
+    let text = rollbacks::binding(&bank, NO_RETRY).swapped("timeout_ms = 5000", "timeout_ms = 200");
     let house = bound(&bank, &text).await;
     bank.inject(Injection::payments(Fault::Late { ms: 2_000 }, 1));
     let said = house.said("k", &house.payment("acct-1", "25.00")).await;
@@ -491,9 +494,7 @@ async fn a_bank_that_can_be_asked_is_asked_before_it_is_believed() {
     let word = word_about(&format!("{id}-1"), "payment.settled", "25.00");
     let error = call_back(&house, SECRET, &word).await.unwrap_err();
     assert_eq!(error.code, Code::Unavailable, "nobody else would ask: it has to be said again");
-    while bank.effects().count < 2 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    faults::effects(&bank, 2).await;
     stands_twice(&house, &settled(&house, id, 1).await).await;
 }
 
@@ -501,8 +502,8 @@ async fn a_bank_that_can_be_asked_is_asked_before_it_is_believed() {
 async fn who_asks_for_another_attempt_has_all_the_earlier_ones_asked_after() {
     let bank = banked::bank("USD").await;
     let text = rollbacks::binding(&bank, NO_RETRY)
-        .replace("timeout_ms = 5000", "timeout_ms = 200")
-        .replace("refused = [{ status = [402, 422] }]", "refused = [{ status = [402, 422, 429] }]");
+        .swapped("timeout_ms = 5000", "timeout_ms = 200")
+        .swapped("refused = [{ status = [402, 422] }]", "refused = [{ status = [402, 422, 429] }]");
     let house = bound(&bank, &text).await;
     bank.inject(Injection::payments(Fault::Late { ms: 2_000 }, 1));
     let said = house.said("k", &house.payment("acct-1", "25.00")).await;
@@ -510,9 +511,7 @@ async fn who_asks_for_another_attempt_has_all_the_earlier_ones_asked_after() {
     resolve(&house, "anna", said.id(), Decision::Failed).await.unwrap();
     bank.inject(Injection::payments(Fault::RateLimited { retry_after: 1 }, 1));
     assert_eq!(retry(&house, said.id()).await.state, "FAILED");
-    while bank.effects().count < 1 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    faults::effects(&bank, 1).await;
     let record = retry(&house, said.id()).await;
     done_by_the_first(&house, &bank, &record, 2500).await;
 }
@@ -576,15 +575,15 @@ fn exactly_once(text: String) -> String {
     let level = "reversible = true\nguarantee_level = \"atp-3\"\napproval = \"key\"\n";
     let snapshot =
         "\n[binding.snapshot]\npath = [\"accounts\", \"operating\"]\nsuccess = { status = [200] }\n";
-    text.replace("reversible = true\n", level) + snapshot
+    text.swapped("reversible = true\n", level) + snapshot
 }
 
 #[tokio::test]
 async fn exactly_once_means_that_what_is_found_before_another_attempt_is_undone() {
     let bank = banked::bank("USD").await;
     let text = rollbacks::binding(&bank, NO_RETRY)
-        .replace("timeout_ms = 5000", "timeout_ms = 200")
-        .replace("refused = [{ status = [402, 422] }]", "refused = [{ status = [402, 422, 429] }]");
+        .swapped("timeout_ms = 5000", "timeout_ms = 200")
+        .swapped("refused = [{ status = [402, 422] }]", "refused = [{ status = [402, 422, 429] }]");
     let mut house = bound(&bank, &exactly_once(text)).await;
     bank.inject(Injection::payments(Fault::Late { ms: 2_000 }, 1));
     let body = house.payment("acct-1", "25.00");
@@ -595,9 +594,7 @@ async fn exactly_once_means_that_what_is_found_before_another_attempt_is_undone(
     resolve(&house, "ben", held.id(), Decision::Failed).await.unwrap();
     bank.inject(Injection::payments(Fault::RateLimited { retry_after: 1 }, 1));
     assert_eq!(retry(&house, held.id()).await.state, "FAILED");
-    while bank.effects().count < 1 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    faults::effects(&bank, 1).await;
     assert_eq!(retry(&house, held.id()).await.state, "ROLLING_BACK");
     house.installation.start();
     rollbacks::until(&house, held.id(), "ROLLED_BACK").await;
@@ -678,9 +675,7 @@ async fn exactly_once_means_that_it_is_undone_whoever_dies_over_it() {
         let heard = call_back(&house, SECRET, &word).await;
         assert_eq!(heard.is_err(), at.starts_with("late"), "{at}: {heard:?}");
         house.installation.start();
-        while dies.is_armed() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        faults::until("it dies", || !dies.is_armed()).await;
         house = house.restart().await;
         for _ in 0..2 {
             call_back(&house, SECRET, &word).await.unwrap();
@@ -729,13 +724,13 @@ async fn what_comes_late_and_nobody_can_undo_any_more_is_for_a_person() {
 
 /// Says only after an hour for certain that it knows of no such call.
 fn certain_later(text: &str) -> String {
-    text.replace("final_after_seconds = 0", "final_after_seconds = 3600")
+    text.swapped("final_after_seconds = 0", "final_after_seconds = 3600")
 }
 
 #[tokio::test]
 async fn what_the_bank_tells_and_does_not_know_of_yet_has_to_be_told_again() {
     let bank = banked::bank("USD").await;
-    let text = rollbacks::binding(&bank, NO_RETRY).replace("timeout_ms = 5000", "timeout_ms = 200");
+    let text = rollbacks::binding(&bank, NO_RETRY).swapped("timeout_ms = 5000", "timeout_ms = 200");
     let house = bound(&bank, &certain_later(&text)).await;
     bank.inject(Injection::payments(Fault::LostBeforeEffect, 1));
     bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1_000));
@@ -799,8 +794,8 @@ async fn what_is_denied_of_the_latest_attempt_beside_an_earlier_effect_is_told_a
 #[tokio::test]
 async fn what_waits_for_its_next_attempt_and_had_its_effect_is_told_as_late() {
     let again = |text: String| {
-        text.replace("extends = \"builtin\"\n", "extends = \"builtin\"\nguarantee_level = \"atp-2\"\n")
-            .replace("[402, 422, 429] }]", "[402, 422] }]\ntransient = { status = [429] }")
+        text.swapped("extends = \"builtin\"\n", "extends = \"builtin\"\nguarantee_level = \"atp-2\"\n")
+            .swapped("[402, 422, 429] }]", "[402, 422] }]\ntransient = { status = [429] }")
     };
     let (house, bank) = house(LATER, again).await;
     bank.inject(Injection::payments(Fault::RateLimited { retry_after: 1 }, 1));
@@ -809,6 +804,34 @@ async fn what_waits_for_its_next_attempt_and_had_its_effect_is_told_as_late() {
     let record = settled(&house, said.id(), 1).await;
     assert_eq!((record.state.as_str(), alerts(&house, "late_effect")), ("COMPLETED", 1));
     assert_eq!((&*events(&house).await[0], findings(&house).await), ("late_effect", 0));
+}
+
+#[tokio::test]
+async fn what_is_looked_after_first_is_told_as_late_too_unless_it_is_undone() {
+    for (word, state, event) in
+        [("holds", "COMPLETED", "late_effect"), ("fails", "ROLLED_BACK", "rolled_back")]
+    {
+        let bank = banked::bank("USD").await;
+        let text = checking(&rollbacks::binding(&bank, LATER), word)
+            .swapped("extends = \"builtin\"\n", "extends = \"builtin\"\nguarantee_level = \"atp-2\"\n")
+            .swapped("timeout_ms = 5000", "timeout_ms = 200");
+        let mut house = bound(&bank, &text).await;
+        bank.inject(Injection::payments(Fault::Late { ms: 2_000 }, 1));
+        let said = house.said("k", &house.payment("acct-1", "25.00")).await;
+        assert_eq!(said.kind(), "pending_settlement", "{}", said.body);
+        reserving::finally_absent(&house);
+        house = house.restart().await;
+        house.installation.start();
+        rollbacks::until_phase(&house, said.id(), "waiting").await;
+        faults::effects(&bank, 1).await;
+        tell(&house, said.id(), 1, "payment.settled").await;
+        rollbacks::until(&house, said.id(), state).await;
+        let told = events(&house).await;
+        assert_eq!(told[0], event, "{told:?}");
+        let late = told.iter().filter(|it| *it == "late_effect").count();
+        assert_eq!((late, alerts(&house, "late_effect")), (usize::from(word == "holds"), 1));
+        assert_eq!((bank.effects().count, findings(&house).await), (1, 0));
+    }
 }
 
 /// Keeps whoever passes a point there, once it is armed.
@@ -862,7 +885,7 @@ fn exited(code: u8) -> Report {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_runner_brings_its_report_again_while_somebody_has_the_failed_action_in_hand() {
     let keeps = Arc::new(Keeps::default());
-    let text = JOB.replace("[retry]", &format!("[retry]\n{NO_RETRY}"));
+    let text = JOB.swapped("[retry]", &format!("[retry]\n{NO_RETRY}"));
     let house = House::bound(&text, |config| config.fail_points = Some(Arc::clone(&keeps) as _)).await;
     let ask = countersign_gateway::Ask {
         idempotency_key: Some(action::IdempotencyKey::parse("k").unwrap()),
@@ -889,9 +912,7 @@ async fn a_runner_brings_its_report_again_while_somebody_has_the_failed_action_i
     keeps.armed.store(true, Ordering::SeqCst);
     let (gateway, agent, again) = (Arc::clone(house.gateway()), house.agent.clone(), id.clone());
     let third = tokio::spawn(async move { gateway.retry(&agent, &again).await.map(drop) });
-    while !keeps.there.load(Ordering::SeqCst) {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    faults::until("it is kept", || keeps.there.load(Ordering::SeqCst)).await;
     let meanwhile = report(0).await;
     keeps.armed.store(false, Ordering::SeqCst);
     drop(third.await.unwrap());
@@ -931,7 +952,7 @@ async fn a_bank_that_can_be_asked_denies_all_sends_of_an_attempt_at_once() {
     for asked in [true, false] {
         let bank = banked::bank("USD").await;
         let text = rollbacks::binding(&bank, AT_ONCE)
-            .replace("extends = \"builtin\"\n", "extends = \"builtin\"\nguarantee_level = \"atp-2\"\n");
+            .swapped("extends = \"builtin\"\n", "extends = \"builtin\"\nguarantee_level = \"atp-2\"\n");
         let house = bound(&bank, &if asked { text } else { only_told(&text) }).await;
         bank.inject(Injection::payments(Fault::LostBeforeEffect, 100));
         bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 100));
@@ -1027,9 +1048,9 @@ async fn a_callback_about_a_release_that_was_refused_for_good_ends_it_too() {
     for asked in [false, true] {
         let bank = banked::bank("USD").await;
         let stuck = reserving::binding(&bank)
-            .replace("\"release\"]", "\"keep\"]")
-            .replace("refused = [{ status = [409] }]", "refused = [{ status = [404, 409] }]")
-            .replace("gone = [{ status = [404, 410] }]", "gone = [{ status = [410] }]");
+            .swapped("\"release\"]", "\"keep\"]")
+            .swapped("refused = [{ status = [409] }]", "refused = [{ status = [404, 409] }]")
+            .swapped("gone = [{ status = [404, 410] }]", "gone = [{ status = [410] }]");
         let text = if asked { stuck.clone() } else { only_told(&stuck) };
         let house = bound(&bank, &text).await;
         let said = house.said("k", &reserving::reserving(&house, "25.00")).await;
@@ -1050,9 +1071,9 @@ async fn a_callback_about_a_release_that_was_refused_for_good_ends_it_too() {
 async fn a_callback_about_a_reservation_of_which_nobody_was_told_is_taken() {
     let bank = banked::bank("USD").await;
     let text = only_told(&reserving::binding(&bank))
-        .replace("extends = \"builtin\"\n", "extends = \"builtin\"\nguarantee_level = \"atp-2\"\n")
-        .replace(AT_ONCE, LATER)
-        .replace(
+        .swapped("extends = \"builtin\"\n", "extends = \"builtin\"\nguarantee_level = \"atp-2\"\n")
+        .swapped(AT_ONCE, LATER)
+        .swapped(
             "refused = [{ status = [402, 422] }]\nreference = \"/reservation_id\"",
             "refused = [{ status = [402, 422] }]\ntransient = [{ status = [429] }]\nreference = \"/reservation_id\"",
         );
@@ -1067,9 +1088,8 @@ async fn a_callback_about_a_reservation_of_which_nobody_was_told_is_taken() {
     let asking = house.send("k", &body);
     let told = async {
         let waits = "SELECT count(*) FROM fate WHERE state = -1";
-        while house.store().query_row(waits, [], |row| row.get::<_, i64>(0)).unwrap() == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let count = || house.store().query_row(waits, [], |row| row.get::<_, i64>(0)).unwrap();
+        faults::until("it waits", || count() > 0).await;
         // As after the end of the process.
         let copy = house.copy().await;
         let sql = "SELECT id FROM action WHERE key = 'k'";

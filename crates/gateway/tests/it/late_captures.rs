@@ -3,50 +3,20 @@
 //! only once, its word alone tells of a second capture.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use countersign_gateway::{ActionView, Code, Config, Decision};
 use serde_json::{Value, json};
+use testkit::Swap;
 use testkit::bank::{Bank, Fault, Injection, Target};
 
 use crate::banked;
 use crate::challenges::{CALLBACK, SECRET, call_back, hearing, word_about};
+use crate::faults::{self, Dies};
 use crate::house::House;
 use crate::late::{self, alerts, executed, only_told};
 use crate::reserving::{binding, finally_absent, kinds, reserving};
 use crate::resolutions::{findings, resolve};
 use crate::rollbacks;
-
-/// Ends a process at a point, once it is armed.
-#[derive(Debug)]
-pub(crate) struct Dies {
-    at: &'static str,
-    armed: AtomicBool,
-}
-
-impl Dies {
-    pub(crate) fn at(at: &'static str) -> Arc<Dies> {
-        Arc::new(Dies { at, armed: AtomicBool::new(false) })
-    }
-
-    pub(crate) fn arm(&self) {
-        self.armed.store(true, Ordering::SeqCst);
-    }
-
-    pub(crate) fn is_armed(&self) -> bool {
-        self.armed.load(Ordering::SeqCst)
-    }
-}
-
-impl ledger::FailPoints for Dies {
-    fn at(&self, step: &'static str) -> std::io::Result<()> {
-        match step == self.at && self.armed.swap(false, Ordering::SeqCst) {
-            true => Err(std::io::Error::other("a test")),
-            false => Ok(()),
-        }
-    }
-}
 
 async fn house(text: &str, bank: &Bank, more: impl FnOnce(&mut Config)) -> House {
     House::bound(&format!("{text}\n{CALLBACK}"), |config| {
@@ -80,16 +50,16 @@ fn same(text: String) -> String {
 
 /// What is set aside is not set free.
 fn kept(text: String) -> String {
-    text.replace("\"release\"]", "\"keep\"]")
-        .replace("refused = [{ status = [409] }]", "refused = [{ status = [404, 409] }]")
-        .replace("gone = [{ status = [404, 410] }]", "gone = [{ status = [410] }]")
+    text.swapped("\"release\"]", "\"keep\"]")
+        .swapped("refused = [{ status = [409] }]", "refused = [{ status = [404, 409] }]")
+        .swapped("gone = [{ status = [404, 410] }]", "gone = [{ status = [410] }]")
 }
 
 async fn capture(house: &House, id: &str, amount: &str) -> ActionView {
     house.gateway().capture(&house.agent, id, Some(amount)).await.unwrap()
 }
 
-async fn tell(house: &House, id: &str, number: usize, what: &str, amount: &str) {
+pub(crate) async fn tell(house: &House, id: &str, number: usize, what: &str, amount: &str) {
     let body = word_about(&format!("{id}-1-capture-{number}"), what, amount);
     call_back(house, SECRET, &body).await.unwrap();
 }
@@ -209,16 +179,14 @@ async fn a_person_who_ends_the_doubt_beside_it_says_what_became_of_the_latest_ca
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn beside_a_capture_in_flight_it_is_on_record_and_that_goes_on() {
     let slow = |text: String| {
-        text.replace("timeout_ms = 400", "timeout_ms = 5000")
-            .replace("[{ status = [402, 404, 409, 422] }]", "[{ status = [402, 404, 409, 410, 422] }]")
+        text.swapped("timeout_ms = 400", "timeout_ms = 5000")
+            .swapped("[{ status = [402, 404, 409, 422] }]", "[{ status = [402, 404, 409, 410, 422] }]")
     };
     for refused in [false, true] {
         let (house, bank, id) = absent_first(slow, |_| {}).await;
         bank.inject(Injection::on(Target::Captures, Fault::DelayEffect { ms: 1_000 }, 1));
         let during = async {
-            while house.record(&id).await.phase != Some("sent") {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            rollbacks::until_phase(&house, &id, "sent").await;
             let record = settled(&house, &id).await;
             assert_eq!((record.state.as_str(), house.spent(), told(&house)), ("EXECUTING", 3500, [1, 0, 0]));
             assert_eq!(findings(&house).await, 0);
@@ -342,9 +310,7 @@ async fn a_bank_that_can_be_asked_is_asked_and_what_it_paid_can_be_given_back() 
     bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1));
     let word = word_about(&format!("{id}-1-capture-1"), "payment.settled", "10.00");
     assert_eq!(call_back(&house, SECRET, &word).await.unwrap_err().code, Code::Unavailable);
-    while bank.effects().count == 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    faults::effects(&bank, 1).await;
     let record = settled(&house, id).await;
     assert_eq!((record.phase, house.spent(), told(&house)), (Some("in_doubt"), 3500, [1, 0, 0]));
     finally_absent(&house);
@@ -356,16 +322,30 @@ async fn a_bank_that_can_be_asked_is_asked_and_what_it_paid_can_be_given_back() 
     assert_eq!((house.spent(), captures(&record)), (1000, vec![("10.00", None), ("20.00", Some("absent"))]));
     assert_eq!((bank.effects().count, bank.balance("acct-1"), bank.reserved()), (1, Some(1000), 0));
     assert_eq!(findings(&house).await, 0);
-    let record = loop {
-        // Whoever has looked after it may not be gone yet.
-        match house.gateway().rollback(&house.agent, id).await {
-            Err(error) if error.code == Code::StateConflict => tokio::task::yield_now().await,
-            record => break record.unwrap(),
-        }
-    };
+    let record = rollbacks::rolled_back(&house, id).await;
     assert_eq!((record.state.as_str(), bank.balance("acct-1")), ("ROLLED_BACK", Some(0)));
     assert_eq!(captures(&record), [("10.00", None), ("20.00", Some("absent"))]);
     assert_eq!(findings(&house).await, 0);
+}
+
+#[tokio::test]
+async fn what_is_looked_after_first_is_told_as_late_too() {
+    let bank = banked::bank("USD").await;
+    let mut house = house(&late::checking(&binding(&bank), "holds"), &bank, |_| {}).await;
+    let body = reserving(&house, "25.00");
+    let said = house.said("k", &body).await;
+    bank.inject(Injection::on(Target::Captures, Fault::Late { ms: 700 }, 1));
+    capture(&house, said.id(), "10.00").await;
+    finally_absent(&house);
+    house.installation.start();
+    house.until("k", &body, "held").await;
+    faults::effects(&bank, 1).await;
+    tell(&house, said.id(), 1, "payment.settled", "10.00").await;
+    rollbacks::until(&house, said.id(), "COMPLETED").await;
+    let told = late::events(&house).await;
+    assert_eq!(told[..2], ["late_effect", "checking"], "{told:?}");
+    assert_eq!((house.spent(), alerts(&house, "late_effect")), (1000, 1));
+    assert_eq!((bank.effects().count, findings(&house).await), (1, 0));
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ mod clusters;
 mod cycles;
 mod delegation;
 mod exactly_once;
+mod faults;
 mod house;
 mod late;
 mod late_captures;

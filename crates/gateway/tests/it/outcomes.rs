@@ -360,3 +360,27 @@ async fn a_freeze_that_would_stop_nothing_is_refused() {
         gateway.freeze(admin, scope(name).into()).await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn a_key_that_bears_the_gateways_own_name_from_before_that_was_kept_opens_nothing() {
+    let house = House::new().await;
+    let key = |subject: &str| KeyAsk {
+        subject: Subject::parse(subject).unwrap(),
+        role: Role::Operator,
+        tenant: None,
+        default_mandate: None,
+    };
+    let old = house.gateway().create_key(&house.admin, key("old")).await.unwrap();
+    let other = house.gateway().create_key(&house.admin, key("other")).await.unwrap();
+    for name in ["countersign", "Countersign"] {
+        house.store().execute("UPDATE api_key SET subject = ?1 WHERE id = ?2", (name, &old.key.id)).unwrap();
+        let copy = house.copy().await;
+        let gateway = copy.gateway();
+        assert_eq!(gateway.authenticate(&old.secret).await.unwrap_err().code, Code::Unauthenticated);
+        assert_eq!(gateway.log_in_by_key(&old.secret).await.unwrap_err().code, Code::Unauthenticated);
+        gateway.authenticate(&other.secret).await.unwrap();
+        let listed = gateway.keys(&copy.admin).await.unwrap();
+        assert!(listed.iter().any(|it| it.subject == name), "whoever administers finds it");
+        gateway.revoke_key(&copy.admin, &old.key.id).await.unwrap();
+    }
+}

@@ -1,6 +1,7 @@
 //! What is looked after later: doubts whose provider was rebound, rows that cannot be read.
 
 use serde_json::{Value, json};
+use testkit::Swap;
 use testkit::bank::{Fault, Injection};
 
 use crate::banked::{self, RIGHT};
@@ -51,7 +52,7 @@ async fn another_bank_under_the_same_name_is_not_asked() {
     // The second bank knows nothing of it, and would have given the money back to the mandate.
     assert_eq!(house.said("first", &body).await.kind(), "pending_settlement");
     // What does not change who is asked does not matter.
-    let as_it_was = banked::binding(&first, "bank", &RIGHT).replace("timeout_ms = 5000", "timeout_ms = 4000");
+    let as_it_was = banked::binding(&first, "bank", &RIGHT).swapped("timeout_ms = 5000", "timeout_ms = 4000");
     house.rebind(&as_it_was).await;
     assert_eq!(house.settled("first", &body).await.kind(), "executed");
     assert_eq!((first.effects().count, second.effects().count), (1, 2));
@@ -62,7 +63,7 @@ async fn a_row_without_an_identity_is_asked_after_by_name() {
     let (mut house, bank) = banked::house("USD", &RIGHT).await;
     let (body, _) = doubted(&house, &bank, "old").await;
     house.age("old", "json_remove(payload, '$.call.identity')");
-    house.rebind(&banked::binding(&bank, "bank", &RIGHT).replace("86400", "86401")).await;
+    house.rebind(&banked::binding(&bank, "bank", &RIGHT).swapped("86400", "86401")).await;
     house.installation.start();
     assert_eq!(house.settled("old", &body).await.kind(), "executed");
 }
@@ -98,7 +99,7 @@ options = { triggers = true }
 #[tokio::test]
 async fn a_provider_that_does_not_answer_delays_nobody_else() {
     let bank = banked::bank("USD").await;
-    let binding = banked::binding(&bank, "bank", &RIGHT).replace("timeout_ms = 5000", "timeout_ms = 120000");
+    let binding = banked::binding(&bank, "bank", &RIGHT).swapped("timeout_ms = 5000", "timeout_ms = 120000");
     let mut house = House::bound(&binding, |config| {
         banked::reaching(config, &[&bank]);
         config.limits.held_seconds = 0;

@@ -6,6 +6,7 @@ use countersign_gateway::{
     ActionView, AuditAsk, Caller, Code, Decision, FreezeAsk, FreezeScope, HeldView, ResolveAsk,
 };
 use serde_json::{Value, json};
+use testkit::Swap;
 use testkit::bank::{Bank, Fault, Injection, Target};
 use testkit::records::Archive;
 
@@ -22,9 +23,9 @@ use crate::retries::a_while;
 /// A binding whose bank refuses for good to set anything free.
 fn stuck(bank: &Bank) -> String {
     binding(bank)
-        .replace("\"release\"]", "\"keep\"]")
-        .replace("refused = [{ status = [409] }]", "refused = [{ status = [404, 409] }]")
-        .replace("gone = [{ status = [404, 410] }]", "gone = [{ status = [410] }]")
+        .swapped("\"release\"]", "\"keep\"]")
+        .swapped("refused = [{ status = [409] }]", "refused = [{ status = [404, 409] }]")
+        .swapped("gone = [{ status = [404, 410] }]", "gone = [{ status = [410] }]")
 }
 
 async fn house() -> (House, Bank) {

@@ -3,6 +3,7 @@
 use action::Subject;
 use countersign_gateway::{ActionView, Caller, Code, Decision, FreezeAsk, FreezeScope, ResolveAsk};
 use serde_json::{Value, json};
+use testkit::Swap;
 use testkit::bank::{Bank, Fault, Injection, Target};
 
 use crate::approvals::approver;
@@ -14,7 +15,7 @@ use crate::rollbacks;
 
 /// Payments that can be reserved, and given back once they are charged.
 pub(crate) fn binding(bank: &Bank) -> String {
-    let text = rollbacks::binding(bank, AT_ONCE).replace("timeout_ms = 5000", "timeout_ms = 400");
+    let text = rollbacks::binding(bank, AT_ONCE).swapped("timeout_ms = 5000", "timeout_ms = 400");
     let recipient = r#"{ "$value" = "/recipient" }"#;
     let (amount, currency) = (RIGHT.amount, RIGHT.currency);
     format!(
@@ -444,7 +445,7 @@ async fn a_revoked_mandate_charges_nothing_and_what_it_has_set_aside_is_listed_a
 async fn what_is_charged_above_what_was_authorised_is_an_overage() {
     let bank = banked::bank("USD").await;
     let amount = RIGHT.amount;
-    let text = binding(&bank).replace(
+    let text = binding(&bank).swapped(
         &format!("body = {{ amount = {amount}, reference"),
         "body = { amount = \"30.00\", reference",
     );
@@ -470,7 +471,7 @@ async fn every_step_outlives_the_end_of_the_process() {
         [(Target::Reservations, "held"), (Target::Captures, "executed"), (Target::Releases, "failed")]
     {
         let bank = banked::bank("USD").await;
-        let text = binding(&bank).replace("timeout_ms = 400", "timeout_ms = 9000");
+        let text = binding(&bank).swapped("timeout_ms = 400", "timeout_ms = 9000");
         let house = House::bound(&text, |config| banked::reaching(config, &[&bank])).await;
         bank.inject(Injection::on(target, Fault::DelayAnswer { ms: 2000 }, 1));
         let body = reserving(&house, "25.00");

@@ -7,6 +7,7 @@ use countersign_gateway::{
     ActionView, Caller, Code, Decision, Error, FreezeScope, Gateway, ResolveAsk, Role, TrailFinding,
 };
 use serde_json::{Value, json};
+use testkit::Swap;
 use testkit::bank::{Bank, Fault, Injection, Target};
 
 use crate::approvals::approver;
@@ -47,7 +48,7 @@ pub(crate) async fn kept(house: &House) -> Said {
 }
 
 pub(crate) fn reversible() -> String {
-    BINDING.replace("extends = \"builtin\"\n", "extends = \"builtin\"\nreversible = true\n")
+    BINDING.swapped("extends = \"builtin\"\n", "extends = \"builtin\"\nreversible = true\n")
 }
 
 /// A payment to a bank that answers neither to it nor to questions about it.
@@ -178,7 +179,7 @@ async fn a_forged_word_of_a_person_is_found() {
     let other = "the stored person's word is not the one that the receipt shows";
     type Change<'a> = Box<dyn Fn(&str) -> String + 'a>;
     let swap =
-        |from: &'static str, to: &'static str| -> Change<'_> { Box::new(move |it| it.replace(from, to)) };
+        |from: &'static str, to: &'static str| -> Change<'_> { Box::new(move |it| it.swapped(from, to)) };
     let forgeries: [(i64, Change<'_>, &str); 6] = [
         (EXECUTED, swap(r#""by":"anna""#, r#""by":"zoe""#), other),
         (EXECUTED, swap("seen on the statement", "seen elsewhere"), other),
@@ -406,8 +407,8 @@ async fn what_could_not_be_undone_was_undone_by_hand_or_stays() {
 /// It costs less than was authorised, fails its check, and there is nothing by which the bank would take it back.
 fn amiss(bank: &Bank) -> String {
     let binding = rollbacks::binding(bank, AT_ONCE)
-        .replace("amount = { \"$money\" = \"amount\" }", "amount = \"20.00\"")
-        .replace("\"refunds\"]", "\"nothing\"]");
+        .swapped("amount = { \"$money\" = \"amount\" }", "amount = \"20.00\"")
+        .swapped("\"refunds\"]", "\"nothing\"]");
     format!(
         r#"{binding}
 [binding.check]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use countersign_gateway::{Code, FreezeScope};
 use serde_json::{Value, json};
+use testkit::Swap;
 use testkit::bank::{Bank, Fault, Injection, Options};
 
 use crate::banked::{self, Promise, retrying};
@@ -352,7 +353,7 @@ async fn what_is_safe_to_repeat_rests_in_doubt_after_its_last_retry() {
 #[tokio::test]
 async fn what_the_provider_cannot_keep_is_not_promised() {
     let (house, bank) = notes().await;
-    let unable = note(&bank).replace("repeat_safe = true", "cancellable = true");
+    let unable = note(&bank).swapped("repeat_safe = true", "cancellable = true");
     house.write("catalogue/default/note.toml", &unable);
     house.gateway().reload(&house.admin).await.unwrap();
     let body =

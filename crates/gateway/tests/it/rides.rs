@@ -7,6 +7,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 
+use testkit::Swap;
+
 use crate::house::House;
 
 /// No bound: the caller says nothing about money. The sandbox's price is 100 units of the currency.
@@ -130,7 +132,7 @@ success = {{ status = [200] }}
 price = {{ amount = "/price" }}
 "#
         );
-        let archetype = RIDE.replace("[binding]\nprovider = \"sandbox\"\n", &binding);
+        let archetype = RIDE.swapped("[binding]\nprovider = \"sandbox\"\n", &binding);
         offering(format!("{lines}{archetype}"), |config| {
             config.egress.allow = vec![address.clone()];
             config.egress.plain_http = vec![address];

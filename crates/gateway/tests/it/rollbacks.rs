@@ -1,17 +1,23 @@
 //! Undoing what was done: once, however often it is asked for and whatever gets lost; a real bank counts.
 
-use countersign_gateway::{Code, FreezeAsk, FreezeScope};
+use std::sync::Arc;
+
+use countersign_gateway::{ActionView, Code, FreezeAsk, FreezeScope};
 use serde_json::json;
+use testkit::Swap;
 use testkit::bank::{Bank, Fault, Injection};
 
 use crate::banked::{self, RIGHT};
+use crate::faults::{Dies, found};
 use crate::house::{BINDING, House, Said};
+use crate::late::NO_RETRY;
 use crate::retries::{AT_ONCE, LATER, a_while};
+use crate::unbound::wake;
 
 /// Payments that can be given back for an hour.
 pub(crate) fn binding(bank: &Bank, retry: &str) -> String {
     let text = banked::binding(bank, "bank", &RIGHT)
-        .replace("extends = \"builtin\"\n", "extends = \"builtin\"\nreversible = true\n");
+        .swapped("extends = \"builtin\"\n", "extends = \"builtin\"\nreversible = true\n");
     format!(
         r#"{text}
 [binding.rollback]
@@ -60,6 +66,17 @@ pub(crate) async fn until_phase(house: &House, id: &str, phase: &str) {
     panic!("it never became {phase}");
 }
 
+/// What is to be undone, once whoever has looked after it is gone.
+pub(crate) async fn rolled_back(house: &House, id: &str) -> ActionView {
+    found("somebody has it in hand", || async {
+        match house.gateway().rollback(&house.agent, id).await {
+            Err(error) if error.code == Code::StateConflict => None,
+            record => Some(record.unwrap()),
+        }
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_payment_is_given_back_once_however_often_it_is_asked_for() {
     let (house, bank, said) = paid(AT_ONCE).await;
@@ -92,7 +109,7 @@ async fn a_payment_is_given_back_once_however_often_it_is_asked_for() {
 async fn a_request_does_not_have_erased_what_can_still_be_undone() {
     for (window, kept) in [(3600, "hard_delete_1_day"), (90 * 86_400 + 1, "hard_delete_91_days")] {
         let bank = banked::bank("USD").await;
-        let binding = binding(&bank, AT_ONCE).replace("= 3600", &format!("= {window}"));
+        let binding = binding(&bank, AT_ONCE).swapped("= 3600", &format!("= {window}"));
         let house = House::bound(&binding, |config| {
             banked::reaching(config, &[&bank]);
             config.limits.kept_days = 0;
@@ -174,7 +191,7 @@ async fn a_revoked_mandate_does_not_keep_what_was_done_under_it_from_being_undon
 
 #[tokio::test]
 async fn what_cannot_be_undone_waits_for_a_person_and_raises_an_alert() {
-    let text = BINDING.replace("extends = \"builtin\"\n", "extends = \"builtin\"\nreversible = true\n");
+    let text = BINDING.swapped("extends = \"builtin\"\n", "extends = \"builtin\"\nreversible = true\n");
     let house = House::bound(&text, |_| {}).await;
     let said = house.said("k", &house.payment("sandbox:keep", "25.00")).await;
     assert_eq!(said.kind(), "executed", "{}", said.body);
@@ -190,6 +207,34 @@ async fn what_cannot_be_undone_waits_for_a_person_and_raises_an_alert() {
 }
 
 #[tokio::test]
+async fn who_did_not_answer_was_silent_and_forgets_only_what_it_could_be_sent_again() {
+    let forgetful = |text: String| text.swapped("idempotent = { retention_seconds = 86400 }\n", "");
+    let (once, often) = (NO_RETRY, AT_ONCE);
+    for (policy, forgets, reason) in
+        [(once, false, "provider_silent"), (once, true, "provider_silent"), (often, true, "provider_forgets")]
+    {
+        let bank = banked::bank("USD").await;
+        let text = binding(&bank, policy);
+        let text = if forgets { forgetful(text) } else { text };
+        let dies = Dies::at("rollback-send.after");
+        let house = House::bound(&text, |config| {
+            banked::reaching(config, &[&bank]);
+            config.fail_points = Some(Arc::clone(&dies) as _);
+        })
+        .await;
+        let said = house.said("k", &house.payment("acct-1", "25.00")).await;
+        dies.arm();
+        house.gateway().rollback(&house.agent, said.id()).await.unwrap_err();
+        // Whoever comes after it does not know what the answer was.
+        let mut house = house.restart().await;
+        wake(&mut house);
+        until_phase(&house, said.id(), "rollback_failed").await;
+        let rollback = house.record(said.id()).await.rollback.unwrap();
+        assert_eq!((rollback.reason.as_deref(), rollback.sends), (Some(reason), 1));
+    }
+}
+
+#[tokio::test]
 async fn what_was_not_done_or_is_not_to_be_undone_is_refused_without_a_trace() {
     let (house, bank, said) = paid(AT_ONCE).await;
     let mut body = house.payment("acct-2", "25.00");
@@ -199,7 +244,7 @@ async fn what_was_not_done_or_is_not_to_be_undone_is_refused_without_a_trace() {
     for (id, code) in [(grave.id(), Code::RollbackRequired), (failed.id(), Code::StateConflict)] {
         assert_eq!(house.gateway().rollback(&house.agent, id).await.unwrap_err().code, code);
     }
-    house.rebind(&binding(&bank, AT_ONCE).replace("within_seconds = 3600", "within_seconds = 0")).await;
+    house.rebind(&binding(&bank, AT_ONCE).swapped("within_seconds = 3600", "within_seconds = 0")).await;
     let late = house.gateway().rollback(&house.agent, said.id()).await.unwrap_err();
     assert_eq!(late.code, Code::StateConflict, "its window is over");
     house.rebind(&banked::binding(&bank, "bank", &RIGHT)).await;

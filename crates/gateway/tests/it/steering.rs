@@ -3,6 +3,7 @@
 use action::Subject;
 use countersign_gateway::{Caller, Code, FreezeScope, Role};
 use serde_json::json;
+use testkit::Swap;
 use testkit::bank::{Bank, Fault, Injection};
 
 use crate::banked::{self, Promise, RIGHT};
@@ -12,7 +13,7 @@ use crate::retries::{LATER, a_while, busy, patient, receipt};
 /// A payment that the bank refused once.
 pub(crate) async fn failed() -> (House, Bank, Said) {
     let bank = banked::bank("USD").await;
-    let binding = banked::binding(&bank, "bank", &RIGHT).replace("[402, 422]", "[402, 422, 429]");
+    let binding = banked::binding(&bank, "bank", &RIGHT).swapped("[402, 422]", "[402, 422, 429]");
     busy(&bank, 1);
     let house = House::bound(&binding, |config| banked::reaching(config, &[&bank])).await;
     let said = house.said("k", &house.payment("acct-1", "25.00")).await;
@@ -96,7 +97,7 @@ async fn two_who_ask_at_once_get_one_attempt() {
 #[tokio::test]
 async fn an_effect_after_the_last_word_amends_it_and_is_not_had_twice() {
     let bank = banked::bank("USD").await;
-    let binding = banked::binding(&bank, "bank", &RIGHT).replace("timeout_ms = 5000", "timeout_ms = 100");
+    let binding = banked::binding(&bank, "bank", &RIGHT).swapped("timeout_ms = 5000", "timeout_ms = 100");
     let mut house = House::bound(&binding, |config| banked::reaching(config, &[&bank])).await;
     house.installation.start();
     bank.inject(Injection::payments(Fault::Late { ms: 5_000 }, 1));

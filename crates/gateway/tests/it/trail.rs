@@ -4,6 +4,7 @@ use countersign_gateway::{Code, Decision};
 use rusqlite::types::Value;
 use testkit::bank::{Bank, Fault, Injection};
 
+use crate::approvals;
 use crate::house::House;
 use crate::relief;
 use crate::reserving;
@@ -435,4 +436,117 @@ async fn nobody_else_has_the_name_of_the_gateway() {
         assert!(action::Subject::parse(name).is_err(), "{name}");
     }
     assert!(action::Subject::parse("countersign-agent").is_ok());
+}
+
+/// Columns in which another value of the right kind is not found, with what comes of it. No entry names them: they find, count or
+/// hasten, and what is believed of an action stands beside them. A value of the wrong kind is found in each.
+const UNSEEN: [(&str, &str, &str); 25] = [
+    (
+        "action",
+        "slot",
+        "an index: its key is found no more, or by another look; the key itself stands in the receipt",
+    ),
+    ("action", "effect", "an index: an equal action is not held; nothing is said of this one"),
+    ("action", "principal", "whose history it counts in"),
+    ("action", "series", "where it counts in that history"),
+    ("action", "amount", "what it counts for in that history; what was moved stands in the row's payload"),
+    ("action", "currency", "that of the debit; that of the action stands in the row's payload"),
+    ("action", "at", "how old it is to searches and histories; its entries have times of their own"),
+    ("action", "expires", "when a hold ends: this one is over"),
+    ("action", "round", "which hold it is: this one is over, and each approval names its own"),
+    ("action", "needed", "how many people: this one was carried out with a permit that says who agreed"),
+    ("action", "resumed", "when its effect was claimed anew; older rows say nothing"),
+    ("action", "resumed_row", "in which slice of an index that is found"),
+    ("action", "regulations", "empty is the same as nothing"),
+    ("action", "refs", "empty is the same as nothing"),
+    ("fate", "debit", "what a correction starts from; what was charged stands in the receipts"),
+    ("fate", "reply", "which outcome is answered again: the outcomes themselves are listed by `outcome`"),
+    ("fate", "owner", "who has it in hand: it is over"),
+    ("fate", "until", "when it is due: it is over"),
+    ("fate", "moved", "older rows say nothing: then it is compared with the entry of its last outcome"),
+    ("outcome", "previous", "nothing stands before the first, by whatever number"),
+    ("outcome", "at", "its entry has a time of its own"),
+    ("outcome", "status", "how it is answered again; what it came to stands in the receipt"),
+    (
+        "outcome",
+        "body",
+        "the same; it is no part of the record, and empty where it was not erased it is found",
+    ),
+    ("outcome", "short", "an address: what is found by it is verified by whoever reads it"),
+    ("approval", "at", "its record and its entry have times of their own"),
+];
+
+/// What may stand in a file that somebody else has written in: SQL.
+const GARBAGE: [&str; 7] = ["NULL", "''", "x''", "'no such'", "x'ff00'", "-9223372036854775808", "3.5"];
+
+/// The file without what keeps values of the wrong kind from its tables, as whoever writes in it can have it.
+fn loosened(house: &House) {
+    let store = house.store();
+    let version: i64 = store.query_row("PRAGMA schema_version", [], |row| row.get(0)).unwrap();
+    store
+        .execute_batch(&format!(
+            "PRAGMA writable_schema = ON;
+             UPDATE sqlite_schema SET sql = replace(replace(sql, ' NOT NULL', ''), ') STRICT', ')')
+             WHERE type = 'table' AND name IN ('action', 'fate', 'outcome', 'approval');
+             PRAGMA schema_version = {};
+             PRAGMA writable_schema = OFF;",
+            version + 1
+        ))
+        .unwrap();
+}
+
+#[tokio::test]
+async fn whatever_stands_in_a_row_the_walk_goes_on_and_finds_it() {
+    let house = approvals::house_with(1, |_| {}).await;
+    let held = approvals::held(&house, "acct-1").await;
+    house.gateway().approve(&approvals::approver(&house, "anna"), held.id(), None).await.unwrap();
+    house.until("second-acct-1", &house.payment("acct-1", "25.00"), "executed").await;
+    house.said("later", &house.payment("acct-2", "1.00")).await;
+    loosened(&house);
+    let house = house.restart().await;
+    assert_eq!(findings(&house).await, 0);
+    let store = house.store();
+    let sql = "SELECT row FROM action WHERE key = 'second-acct-1'";
+    let action: i64 = store.query_row(sql, [], |row| row.get(0)).unwrap();
+    let (mut unseen, mut wrong) = (std::collections::BTreeSet::new(), Vec::new());
+    for (table, of) in [
+        ("action", format!("row = {action}")),
+        ("fate", format!("row = {action}")),
+        ("outcome", format!("row = (SELECT max(row) FROM outcome WHERE action = {action})")),
+        ("approval", format!("action = {action}")),
+    ] {
+        let row: i64 =
+            store.query_row(&format!("SELECT row FROM {table} WHERE {of}"), [], |row| row.get(0)).unwrap();
+        let mut columns =
+            store.prepare("SELECT name FROM pragma_table_info(?1) WHERE name <> 'row'").unwrap();
+        let columns: Vec<String> =
+            columns.query_map([table], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
+        for column in &columns {
+            let was: Value = store
+                .query_row(&format!("SELECT {column} FROM {table} WHERE row = {row}"), [], |row| row.get(0))
+                .unwrap();
+            for garbage in GARBAGE {
+                let change = format!(
+                    "UPDATE {table} SET {column} = {garbage} WHERE row = {row} AND {column} IS NOT {garbage}"
+                );
+                if store.execute(&change, []).unwrap() == 0 {
+                    continue;
+                }
+                match house.gateway().check_trail(&house.admin, None).await {
+                    Ok(check) if check.findings.is_empty() => {
+                        unseen.insert((table, column.clone()));
+                    }
+                    Ok(_) => {}
+                    Err(error) => wrong.push(format!("{table}.{column} = {garbage}: {}", error.message)),
+                }
+                store
+                    .execute(&format!("UPDATE {table} SET {column} = ?1 WHERE row = {row}"), [&was])
+                    .unwrap();
+            }
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+    let known = UNSEEN.map(|(table, column, _)| (table, column.to_owned()));
+    assert_eq!(unseen, known.into_iter().collect());
+    assert_eq!(findings(&house).await, 0);
 }

@@ -5,6 +5,7 @@ use action::IdempotencyKey;
 use countersign_gateway::{ActionView, Ask, Decision, Spelling};
 use receipt::Timestamp;
 use serde_json::json;
+use testkit::Swap;
 use testkit::bank::{Bank, Fault, Injection};
 use testkit::records;
 
@@ -55,7 +56,7 @@ fn alerts(house: &House) -> bool {
 fn otherwise(bank: &Bank) -> [String; 2] {
     let bound = binding(bank, LATER);
     let (unbound, _) = bound.split_once("[binding]").unwrap();
-    [bound.replace("name = \"bank\"", "name = \"another\""), unbound.to_owned()]
+    [bound.swapped("name = \"bank\"", "name = \"another\""), unbound.to_owned()]
 }
 
 #[tokio::test]
@@ -100,7 +101,7 @@ async fn what_nobody_can_look_after_any_more_was_done_and_is_for_a_person() {
     assert_eq!((said.kind(), house.record(said.id()).await.phase), ("pending_settlement", Some("checking")));
     let path = "catalogue/default/records.toml";
     let bound = std::fs::read_to_string(house.path(path)).unwrap();
-    house.write(path, &bound.replace("name = \"archive\"", "name = \"another\""));
+    house.write(path, &bound.swapped("name = \"archive\"", "name = \"another\""));
     house.gateway().reload(&house.admin).await.unwrap();
     let mut house = house.restart().await;
     wake(&mut house);
@@ -118,7 +119,7 @@ async fn what_nobody_can_set_free_any_more_is_told_of_and_set_free_once_somebody
     let mut house = House::bound(&bound, |config| banked::reaching(config, &[&bank])).await;
     let said = house.said("k", &reserving::reserving(&house, "25.00")).await;
     assert_eq!(house.record(said.id()).await.phase, Some("reserved"));
-    house.rebind(&bound.replace("name = \"bank\"", "name = \"another\"")).await;
+    house.rebind(&bound.swapped("name = \"bank\"", "name = \"another\"")).await;
     house.installation.start();
     a_while().await;
     assert!(!alerts(&house), "its time is not over");
@@ -140,7 +141,7 @@ async fn whoever_can_tell_is_asked_though_nobody_is_there_who_would_undo_it() {
     let archive = archived::archive().await;
     let mut house = archived::house(&archive, &checks::writing(&archive)).await;
     let undoing = "catalogue/default/undoing.toml";
-    house.write(undoing, &checks::writing(&archive).replace("RECORD_WRITE", "RECORD_MEND"));
+    house.write(undoing, &checks::writing(&archive).swapped("RECORD_WRITE", "RECORD_MEND"));
     house.gateway().reload(&house.admin).await.unwrap();
     house.installation.start();
     let now_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();

@@ -203,6 +203,8 @@ fn empty_log(db: &Connection, shared: &Shared) -> Sql<()> {
 fn cut_log(db: &Connection, shared: &Shared) -> Sql<()> {
     let _gate = shared.gate();
     shared.housekeeping.log_pages.store(0, Ordering::Relaxed);
+    // If it fails, it is tried again as well.
+    shared.housekeeping.unwiped.store(true, Ordering::Relaxed);
     let busy = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0))?;
     shared.housekeeping.unwiped.store(busy, Ordering::Relaxed);
     Ok(())

@@ -443,7 +443,11 @@ pub(crate) fn outcomes(db: &Connection, tenant: &Tenant, id: ActionId) -> Sql<Ve
     let mut found = Vec::new();
     while let Some(row) = next {
         let sql = concat!(settled!(), "WHERE o.row = ?1");
-        found.extend(one(db, sql, [row], settled_at)?);
+        let settled = one(db, sql, [row], settled_at)?;
+        if settled.as_ref().is_some_and(|settled| settled.action != id) {
+            return Err(unreadable(0, Type::Integer));
+        }
+        found.extend(settled);
         next = before(db, row)?;
     }
     found.reverse();
@@ -451,23 +455,29 @@ pub(crate) fn outcomes(db: &Connection, tenant: &Tenant, id: ActionId) -> Sql<Ve
 }
 
 /// The outcome before this one, of the same action. Rows are numbered as they are written, so it has a lower number: whoever
-/// altered that would have them read in a circle.
+/// altered that would have them read in a circle, or have those of another action read.
 fn before(db: &Connection, outcome: i64) -> Sql<Option<i64>> {
-    let sql = "SELECT previous FROM outcome WHERE row = ?1";
-    match one(db, sql, [outcome], |row| row.get(0))?.flatten() {
-        Some(previous) if previous >= outcome => Err(unreadable(0, Type::Integer)),
-        previous => Ok(previous),
+    let sql =
+        "SELECT o.previous, p.action = o.action FROM outcome o LEFT JOIN outcome p ON p.row = o.previous
+               WHERE o.row = ?1";
+    let found =
+        one(db, sql, [outcome], |row| Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<bool>>(1)?)))?;
+    match found {
+        Some((Some(previous), own)) if previous >= outcome || own == Some(false) => {
+            Err(unreadable(0, Type::Integer))
+        }
+        found => Ok(found.and_then(|(previous, _)| previous)),
     }
 }
 
-/// Is this outcome among those that are read from the latest on?
+/// Is this outcome among those that are read from the latest on, and does it lead on to the one before it?
 pub(crate) fn is_listed(db: &Connection, latest: Option<i64>, outcome: i64) -> Sql<bool> {
     let mut next = latest;
     while let Some(row) = next.filter(|row| *row > outcome) {
         let Ok(previous) = before(db, row) else { return Ok(false) };
         next = previous;
     }
-    Ok(next == Some(outcome))
+    Ok(next == Some(outcome) && before(db, outcome).is_ok())
 }
 
 pub(crate) fn receipt(db: &Connection, tenant: &Tenant, id: &str) -> Sql<Option<Settled>> {
@@ -773,7 +783,8 @@ pub(crate) fn action_at(db: &Connection, row: i64) -> Sql<Option<Stored>> {
 /// Rows that are numbered in the order of the entries they name: those of entries from this one up to that one. Whatever
 /// such rows say, each is in the answer for one pair of neighbouring stretches, and in no other.
 pub(crate) fn rows_of(db: &Connection, table: &'static str, first: i64, end: Option<i64>) -> Sql<Range<i64>> {
-    let low = first_of(db, table, first)?;
+    // What names an entry before the first is of the first stretch.
+    let low = if first > 0 { first_of(db, table, first)? } else { 0 };
     Ok(low..end.map_or(Ok(i64::MAX), |end| first_of(db, table, end))?.max(low))
 }
 
@@ -795,12 +806,79 @@ fn first_of(db: &Connection, table: &'static str, entry: i64) -> Sql<i64> {
     let (mut low, mut high) = (0, last.map_or(0, |last| last + 1));
     while low < high {
         let middle = low + (high - low) / 2;
-        match at.query_row([middle], |row| row.get::<_, i64>(0)).optional()? {
+        match at.query_row([middle], |row| Ok(whole(row, 0))).optional()?.flatten() {
             Some(found) if found < entry => low = middle + 1,
             _ => high = middle,
         }
     }
     Ok(low)
+}
+
+/// A row that cannot be read: with which entry it came and whose it is, as far as that can be.
+pub(crate) struct Garbled {
+    pub(crate) entry: Option<i64>,
+    pub(crate) action: Option<ActionId>,
+}
+
+/// Rows, each as far as it can be read.
+pub(crate) type Rows<T> = Vec<Result<T, Garbled>>;
+
+/// What is read, unless a value is of no kind that is ever stored there: nobody but us writes here, so somebody else did.
+pub(crate) fn readable<T>(read: Sql<T>) -> Sql<Option<T>> {
+    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error};
+    match read {
+        Ok(found) => Ok(Some(found)),
+        Err(
+            FromSqlConversionFailure(..)
+            | IntegralValueOutOfRange(..)
+            | InvalidColumnType(..)
+            | Utf8Error(..),
+        ) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Each row, as far as it can be read. The first two columns are its entry and its action's id.
+fn each<T>(
+    db: &Connection,
+    sql: &str,
+    rows: &Range<i64>,
+    mut read: impl FnMut(&Row<'_>) -> Sql<T>,
+) -> Sql<Rows<T>> {
+    many(db, sql, [rows.start, rows.end], |row| {
+        let garbled =
+            || Garbled { entry: whole(row, 0), action: readable(owner_at(row, 1)).ok().flatten().flatten() };
+        Ok(readable(read(row))?.ok_or_else(garbled))
+    })
+}
+
+/// A number, if there is one.
+fn whole(row: &Row<'_>, column: usize) -> Option<i64> {
+    row.get(column).ok()
+}
+
+/// What a column is for, and whether it may hold nothing.
+type Kind = (Type, bool);
+const NUMBER: Kind = (Type::Integer, false);
+const MAY_NUMBER: Kind = (Type::Integer, true);
+const MAY_TEXT: Kind = (Type::Text, true);
+const MAY_BLOB: Kind = (Type::Blob, true);
+
+/// Are the columns from here on of these kinds? Of what nobody reads while the chain is walked nobody else would say so.
+fn are(row: &Row<'_>, first: usize, kinds: &[Kind]) -> Sql<()> {
+    for (column, (kind, nothing)) in (first..).zip(kinds) {
+        let found = row.get_ref(column)?.data_type();
+        if found != *kind && !(*nothing && found == Type::Null) {
+            return Err(unreadable(column, *kind));
+        }
+    }
+    Ok(())
+}
+
+/// Whose an action is, where its row still says so.
+pub(crate) fn tenant_of(db: &Connection, id: ActionId) -> Sql<Option<Tenant>> {
+    let found = one(db, "SELECT tenant FROM action WHERE id = ?1", [id.as_bytes()], |row| tenant(row, 0));
+    Ok(readable(found)?.flatten())
 }
 
 /// An outcome's entry, and what it says.
@@ -818,12 +896,14 @@ pub(crate) struct Kept {
 }
 
 /// Outcomes as they are stored, whether or not their actions are.
-pub(crate) fn kept_outcomes(db: &Connection, rows: &Range<i64>) -> Sql<Vec<Kept>> {
+pub(crate) fn kept_outcomes(db: &Connection, rows: &Range<i64>) -> Sql<Rows<Kept>> {
     let sql = "SELECT o.entry, a.id, o.state, o.receipt_id, o.short, o.signature, o.document,
                length(o.payload) = 0 AND coalesce(length(o.body), 0) = 0,
-               length(o.payload) = 0 OR coalesce(length(o.body) = 0, FALSE), o.payload, o.row FROM outcome o
+               length(o.payload) = 0 OR coalesce(length(o.body) = 0, FALSE), o.payload, o.row,
+               o.at, o.status, o.body, o.previous, o.short, o.signature FROM outcome o
                LEFT JOIN action a ON a.row = o.action WHERE o.row >= ?1 AND o.row < ?2 ORDER BY o.row";
-    many(db, sql, [rows.start, rows.end], |row| {
+    each(db, sql, rows, |row| {
+        are(row, 11, &[NUMBER, MAY_NUMBER, MAY_BLOB, MAY_NUMBER, MAY_TEXT, MAY_TEXT])?;
         let receipt = match row.get_ref(6)? {
             ValueRef::Null => None,
             _ => {
@@ -857,19 +937,26 @@ pub(crate) struct Heard {
     pub(crate) record: Vec<u8>,
 }
 
-pub(crate) fn heard(db: &Connection, rows: &Range<i64>) -> Sql<Vec<Heard>> {
-    let sql = "SELECT p.entry, a.id, p.round, p.approver, p.record FROM approval p
+pub(crate) fn heard(db: &Connection, rows: &Range<i64>) -> Sql<Rows<Heard>> {
+    let sql = "SELECT p.entry, a.id, p.round, p.approver, p.record, p.at FROM approval p
                LEFT JOIN action a ON a.row = p.action WHERE p.row >= ?1 AND p.row < ?2 ORDER BY p.row";
-    many(db, sql, [rows.start, rows.end], |row| {
+    each(db, sql, rows, |row| {
+        are(row, 5, &[NUMBER])?;
         let (round, approver) = (row.get(2)?, row.get(3)?);
         Ok(Heard { entry: row.get(0)?, action: owner_at(row, 1)?, round, approver, record: row.get(4)? })
     })
 }
 
 /// The entries that actions say they began with.
-pub(crate) fn beginnings(db: &Connection, rows: &Range<i64>) -> Sql<Vec<(i64, Option<ActionId>)>> {
-    let sql = "SELECT entry, id FROM action WHERE row >= ?1 AND row < ?2 ORDER BY row";
-    many(db, sql, [rows.start, rows.end], |row| Ok((row.get(0)?, owner_at(row, 1)?)))
+pub(crate) fn beginnings(db: &Connection, rows: &Range<i64>) -> Sql<Rows<(i64, Option<ActionId>)>> {
+    let sql = "SELECT a.entry, a.id, a.amount, a.at, a.currency, a.effect, a.slot, a.series, a.expires, a.round, a.needed,
+               a.resumed, a.resumed_row, f.owner, f.until, f.moved, f.reply FROM action a
+               LEFT JOIN fate f ON f.row = a.row WHERE a.row >= ?1 AND a.row < ?2 ORDER BY a.row";
+    each(db, sql, rows, |row| {
+        are(row, 2, &[NUMBER, NUMBER, MAY_TEXT, MAY_BLOB])?;
+        are(row, 6, &[MAY_NUMBER; 11])?;
+        Ok((row.get(0)?, owner_at(row, 1)?))
+    })
 }
 
 fn owner_at(row: &Row<'_>, column: usize) -> Sql<Option<ActionId>> {
@@ -950,7 +1037,7 @@ fn tenant(row: &Row<'_>, column: usize) -> Sql<Tenant> {
 }
 
 fn subject(row: &Row<'_>, column: usize) -> Sql<Subject> {
-    Subject::parse(row.get_ref(column)?.as_str()?).map_err(|_| unreadable(column, Type::Text))
+    Subject::kept(row.get_ref(column)?.as_str()?).map_err(|_| unreadable(column, Type::Text))
 }
 
 fn unreadable(column: usize, kind: Type) -> rusqlite::Error {

@@ -417,7 +417,7 @@ fn governed_at(row: &Row<'_>) -> Sql<Governed> {
     };
     let session = Session {
         id: row.get(1)?,
-        subject: text(row, 3, |text| Subject::parse(text).ok())?,
+        subject: text(row, 3, |text| Subject::kept(text).ok())?,
         mandate_id: row.get(4)?,
         opened_ms: row.get(5)?,
         epoch: number(6)?,

@@ -12,14 +12,16 @@ use sha2::{Digest, Sha256};
 
 use super::Known;
 use super::index::{self, SLICE, Slice};
-use super::read::{self, Heard, Kept, Sql, Standing};
+use super::read::{self, Garbled, Heard, Kept, Rows, Sql, Standing, readable};
 use super::stand::{Stand, goes_on};
 use crate::entry::{
     PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, RESOLVED, Reading, Said, sealed, session_of,
 };
 use crate::erasure::ERASED;
 use crate::pruned::Pruned;
-use crate::{Authority, Broken, Error, Finding, Inspected, Place, Testimony, Verified, Walk, Witness};
+use crate::{
+    Authority, Broken, Error, Finding, Inspected, Labels, Place, Stored, Testimony, Verified, Walk, Witness,
+};
 
 /// The whole chain, up to the first thing that is wrong.
 pub(crate) fn all(db: &Connection) -> Result<Verified, Error> {
@@ -66,6 +68,8 @@ struct Look<'a> {
     actions: BTreeMap<i64, Vec<Option<ActionId>>>,
     outcomes: BTreeMap<i64, Vec<Kept>>,
     approvals: BTreeMap<i64, Vec<Heard>>,
+    /// Entries with which something came that cannot be read.
+    garbled: BTreeSet<i64>,
     passkeys: Passkeys,
     gone: Gone,
     /// Are all actions of the stretch there? Then the index can be made anew and compared.
@@ -85,24 +89,41 @@ impl<'a> Look<'a> {
         }
         let end = (end <= last).then_some(end);
         let rows = |table| read::rows_of(db, table, first, end);
-        let (actions, outcomes) = (rows("action")?, rows("outcome")?);
-        Ok(Look {
+        let mut garbled = Vec::new();
+        let actions = apart(read::beginnings(db, &rows("action")?)?, &mut garbled);
+        let outcomes = apart(read::kept_outcomes(db, &rows("outcome")?)?, &mut garbled);
+        let approvals = apart(read::heard(db, &rows("approval")?)?, &mut garbled);
+        let mut look = Look {
             db,
             slice,
             walk,
             expected: first.max(1),
-            actions: by_entry(read::beginnings(db, &actions)?),
-            outcomes: by_entry(
-                read::kept_outcomes(db, &outcomes)?.into_iter().map(|kept| (kept.entry, kept)),
-            ),
-            approvals: by_entry(
-                read::heard(db, &rows("approval")?)?.into_iter().map(|heard| (heard.entry, heard)),
-            ),
+            actions: by_entry(actions),
+            outcomes: by_entry(outcomes.into_iter().map(|kept| (kept.entry, kept))),
+            approvals: by_entry(approvals.into_iter().map(|heard| (heard.entry, heard))),
+            garbled: BTreeSet::new(),
             passkeys: Passkeys::default(),
             gone: Gone { told: read::prunings(db)?, by_now: Place { row: last, ..after } },
             whole: true,
             found: Inspected { last, ..Inspected::default() },
-        })
+        };
+        garbled.into_iter().try_for_each(|garbled| look.garbled(garbled, first.max(1)))?;
+        Ok(look)
+    }
+
+    /// A row that cannot be read is told of with the entry that it came with; or else where its action began, or `here`.
+    fn garbled(&mut self, Garbled { entry, action }: Garbled, here: i64) -> Sql<()> {
+        let standing = action.map_or(Ok(None), |action| readable(read::standing(self.db, action)))?.flatten();
+        let entry = entry.or(standing.map(|standing| standing.entry)).unwrap_or(here);
+        self.garbled.insert(entry);
+        self.unreadable(entry, action)
+    }
+
+    fn unreadable(&mut self, entry: i64, action: Option<ActionId>) -> Sql<()> {
+        self.whole = false;
+        let tenant = action.map_or(Ok(None), |action| read::tenant_of(self.db, action))?;
+        self.found.findings.push(Finding { entry, action, tenant, broken: Broken::Unreadable });
+        Ok(())
     }
 
     fn entry(&mut self, row: i64, bytes: &[u8], record: Option<&[u8]>) -> Sql<()> {
@@ -165,7 +186,12 @@ impl<'a> Look<'a> {
         let actions = self.actions.remove(&row).unwrap_or_default();
         let outcomes = self.outcomes.remove(&row).unwrap_or_default();
         let approvals = self.approvals.remove(&row).unwrap_or_default();
-        let standing = read::standing(self.db, action)?;
+        if self.garbled.contains(&row) {
+            return Ok(());
+        }
+        let Some(standing) = readable(read::standing(self.db, action))? else {
+            return self.unreadable(row, Some(action));
+        };
         let broken = [
             actions.iter().any(|id| *id != Some(action)).then_some(Broken::Action),
             self.action(row, standing.as_ref(), !outcomes.is_empty() || !approvals.is_empty()),
@@ -303,13 +329,16 @@ impl<'a> Look<'a> {
             if standing.resumed { standing.stand.last.map(|(entry, _)| entry) } else { Some(standing.entry) }
         };
         let telling = standing.stand.moved.or_else(later);
-        if telling == Some(entry)
-            && let Some(stored) = read::action_at(self.db, standing.row)?
-            && let Some(labels) = read::labels_at(self.db, standing.row)?
-        {
-            let (stored, labels) = (Box::new(stored), Box::new(labels));
-            let outcome = outcomes.first().map(|kept| kept.payload.clone());
-            testimonies.push(Testimony::Action { stored, labels, action_hash: said.action_hash, outcome });
+        if telling == Some(entry) {
+            match self.row_at(standing.row)? {
+                Some((stored, labels)) => {
+                    let (stored, labels) = (Box::new(stored), Box::new(labels));
+                    let outcome = outcomes.first().map(|kept| kept.payload.clone());
+                    let action_hash = said.action_hash;
+                    testimonies.push(Testimony::Action { stored, labels, action_hash, outcome });
+                }
+                None => self.unreadable(entry, Some(action))?,
+            }
         }
         let Standing { row: row_of, tenant, subject, archetype, key, .. } = standing;
         let kept = approvals.into_iter().filter(|heard| !heard.record.is_empty());
@@ -320,9 +349,11 @@ impl<'a> Look<'a> {
             record: heard.record,
         }));
         if let Some(Kept { receipt, state, payload, .. }) = outcomes.into_iter().next() {
-            if !payload.is_empty() {
-                let asked = if said.event == RESOLVED { read::action_at(self.db, row_of)? } else { None };
-                let settled = asked.map(|asked| (Box::new(asked), receipt.clone()));
+            let asked = (said.event == RESOLVED).then(|| self.row_at(row_of)).transpose()?;
+            // A row that cannot be read is told of with the entry that it was last written with.
+            if !payload.is_empty() && asked.as_ref().is_none_or(Option::is_some) {
+                let asked = asked.flatten().map(|(stored, _)| Box::new(stored));
+                let settled = asked.map(|asked| (asked, receipt.clone()));
                 testimonies.push(Testimony::Outcome { payload, action_hash: said.action_hash, settled });
             }
             if let Some(receipt) = receipt {
@@ -334,6 +365,13 @@ impl<'a> Look<'a> {
         let witness = |testimony| Witness { entry, action, tenant: tenant.clone(), testimony };
         self.found.witnesses.extend(testimonies.into_iter().map(witness));
         Ok(())
+    }
+
+    /// The row of an action and what it is listed by, if they can be read.
+    fn row_at(&self, row: i64) -> Sql<Option<(Stored, Labels)>> {
+        let stored = readable(read::action_at(self.db, row))?.flatten();
+        let labels = readable(read::labels_at(self.db, row))?.flatten();
+        Ok(stored.zip(labels))
     }
 
     fn end(mut self) -> Sql<Inspected> {
@@ -354,7 +392,9 @@ impl<'a> Look<'a> {
             && !is_last
             && self.found.findings.is_empty()
             && self.slice < index::end(self.db)?
-            && !Slice::read(self.db, &mut Known::new(1 << SLICE), self.slice)?.is_stored(self.db)?
+            // What cannot be read is told of with the entry that it was last written with.
+            && let Some(slice) = readable(Slice::read(self.db, &mut Known::new(1 << SLICE), self.slice))?
+            && !slice.is_stored(self.db)?
         {
             self.report((self.slice << SLICE).max(1), None, None, Broken::Index);
         }
@@ -498,6 +538,11 @@ fn authority(db: &Connection) -> Sql<Authority> {
         principal_keys: read::principal_keys(db)?,
         freezes: read::freezes(db)?,
     })
+}
+
+/// Those that can be read.
+fn apart<T>(rows: Rows<T>, garbled: &mut Vec<Garbled>) -> Vec<T> {
+    rows.into_iter().filter_map(|row| row.map_err(|it| garbled.push(it)).ok()).collect()
 }
 
 fn by_entry<T>(all: impl IntoIterator<Item = (i64, T)>) -> BTreeMap<i64, Vec<T>> {

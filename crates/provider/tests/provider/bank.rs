@@ -6,6 +6,7 @@ use std::time::Duration;
 use action::{Archetype, Money};
 use execution::{Call, Confirmation, Found, Reply};
 use provider::{Outside, Provider};
+use testkit::Swap;
 use testkit::bank::{Bank, Fault, Injection, Options};
 
 use crate::common::{NOW_MS, archetype, call, open_to, secret, to, usd};
@@ -14,10 +15,10 @@ use crate::common::{NOW_MS, archetype, call, open_to, secret, to, usd};
 fn binding(bank: &Bank) -> String {
     let note = r#", note = { "$value" = "/note", optional = true } }"#;
     bank.binding()
-        .replace("timeout_ms = 5000", "timeout_ms = 400")
-        .replace("final_after_seconds = 0", "final_after_seconds = 1")
-        .replace(" }\nsuccess", &format!("{note}\nsuccess"))
-        .replace("refused = [", "code = \"/error/code\"\nrefused = [")
+        .swapped("timeout_ms = 5000", "timeout_ms = 400")
+        .swapped("final_after_seconds = 0", "final_after_seconds = 1")
+        .swapped(" }\nsuccess", &format!("{note}\nsuccess"))
+        .swapped("refused = [", "code = \"/error/code\"\nrefused = [")
 }
 
 async fn open(options: Options) -> (Bank, Arc<Archetype>, Arc<dyn Provider>) {
@@ -98,7 +99,7 @@ async fn a_payment_that_arrives_late_is_not_called_absent_too_early() {
 #[tokio::test]
 async fn a_refusal_that_may_pass_is_told_from_one_for_good() {
     let bank = Bank::start(Options { opening_minor: 100, ..Options::default() }).await.unwrap();
-    let archetype = archetype(&binding(&bank).replace(
+    let archetype = archetype(&binding(&bank).swapped(
         "\nreference = \"/payment_id\"",
         "\ntransient = { status = [429] }\nreference = \"/payment_id\"",
     ));
