@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::LocalSet;
 
-use super::load::{Outcome, Plan, Until, Word};
+use super::load::{Outcome, Plan, Taken, Until, Word};
 use super::process;
 use super::sample::SERIAL;
 use crate::error::{Context, Error, Result};
@@ -35,10 +35,10 @@ pub(crate) fn run() -> Result<()> {
 async fn carry_out(plan: &Plan) -> Result<Outcome> {
     let run = Rc::new(Run::new(plan));
     let mut speakers = Vec::with_capacity(plan.connections);
-    for _ in 0..plan.connections {
+    for connection in 0..plan.connections {
         // Each speaks as soon as it is connected: whoever connects and says nothing is sent away after a while.
         let stream = connect(plan.address).await?;
-        speakers.push(tokio::task::spawn_local(Rc::clone(&run).speak(stream)));
+        speakers.push(tokio::task::spawn_local(Rc::clone(&run).speak(stream, connection)));
         tokio::task::yield_now().await;
     }
     tokio::time::sleep(Duration::from_millis(plan.warm_up_ms)).await;
@@ -64,7 +64,7 @@ async fn carry_out(plan: &Plan) -> Result<Outcome> {
         }
     };
     let _ = tokio::time::timeout(LONGEST_ANSWER, rest).await;
-    run.outcome(seconds, cpu)
+    run.outcome(seconds, cpu, &plan.around)
 }
 
 async fn connect(address: SocketAddr) -> Result<TcpStream> {
@@ -79,7 +79,8 @@ fn say(word: &Word) -> Result<()> {
 
 /// What all connections share.
 struct Run {
-    templates: Vec<Template>,
+    templates: Vec<Vec<Template>>,
+    taken: Taken,
     serial: Cell<u64>,
     measuring: Cell<bool>,
     over: Cell<bool>,
@@ -101,7 +102,8 @@ struct Tally {
 impl Run {
     fn new(plan: &Plan) -> Run {
         Run {
-            templates: plan.templates.iter().map(|text| Template::new(text)).collect(),
+            templates: plan.templates.iter().map(|turn| Template::all(turn)).collect(),
+            taken: plan.taken,
             serial: Cell::new(plan.first_serial),
             measuring: Cell::new(false),
             over: Cell::new(false),
@@ -110,15 +112,25 @@ impl Run {
         }
     }
 
-    async fn speak(self: Rc<Self>, mut stream: TcpStream) {
+    async fn speak(self: Rc<Self>, mut stream: TcpStream, connection: usize) {
         let (mut request, mut answer) = (Vec::new(), Vec::with_capacity(32 * 1024));
         while !self.over.get() {
             let serial = self.next_serial();
-            self.template(serial).write(serial, &mut request);
-            let begun = Instant::now();
-            match exchange(&mut stream, &request, &mut answer).await {
-                Ok(reply) => self.note(begun.elapsed(), &reply, &answer, request.len()),
-                Err(error) => return self.note_broken(&error),
+            let (mut took, mut bytes) = (Duration::ZERO, 0);
+            let turn = self.turn(serial, connection);
+            for (left, template) in (0..turn.len()).rev().zip(turn) {
+                template.write(serial, &mut request);
+                bytes += request.len();
+                let begun = Instant::now();
+                match exchange(&mut stream, &request, &mut answer).await {
+                    // What builds on a request that was refused is not sent.
+                    Ok(reply) if left == 0 || !reply.is_good() => {
+                        self.note(took + begun.elapsed(), &reply, &answer, bytes);
+                        break;
+                    }
+                    Ok(_) => took += begun.elapsed(),
+                    Err(error) => return self.note_broken(&error),
+                }
             }
         }
     }
@@ -129,8 +141,12 @@ impl Run {
         serial
     }
 
-    fn template(&self, serial: u64) -> &Template {
-        &self.templates[(serial % self.templates.len() as u64) as usize]
+    fn turn(&self, serial: u64, connection: usize) -> &[Template] {
+        let number = match self.taken {
+            Taken::ByAll => serial,
+            Taken::ByOne => connection as u64,
+        };
+        &self.templates[(number % self.templates.len() as u64) as usize]
     }
 
     fn note(&self, took: Duration, reply: &Reply, answer: &[u8], request_bytes: usize) {
@@ -184,8 +200,10 @@ impl Run {
         due
     }
 
-    fn outcome(&self, seconds: f64, cpu: Duration) -> Result<Outcome> {
+    fn outcome(&self, seconds: f64, cpu: Duration, around: &[u64]) -> Result<Outcome> {
         let mut tally = self.tally.take();
+        let around = around.iter().filter_map(|number| median_around(&tally.latencies, *number));
+        let around_ms = around.map(|nanos| nanos as f64 / 1e6).collect();
         tally.latencies.sort_unstable();
         if tally.latencies.is_empty() {
             let why = tally.refusal.unwrap_or_else(|| "nothing was answered in time".to_owned());
@@ -199,6 +217,7 @@ impl Run {
             p50_ms: at(0.5),
             p99_ms: at(0.99),
             p999_ms: at(0.999),
+            around_ms,
             client_cpu_seconds: cpu.as_secs_f64(),
             statuses: tally.statuses,
             broken: tally.broken,
@@ -215,6 +234,15 @@ pub(crate) fn percentile(sorted: &[u64], share: f64) -> u64 {
     sorted[index.clamp(1, sorted.len()) - 1]
 }
 
+/// The median of the hundred around the one of this number, counted from one, if there are as many; in the order in
+/// which they were answered.
+fn median_around(in_order: &[u64], number: u64) -> Option<u64> {
+    let first = usize::try_from(number).ok()?.checked_sub(WINDOW / 2)?;
+    let mut window = in_order.get(first..first + WINDOW)?.to_vec();
+    window.sort_unstable();
+    Some(percentile(&window, 0.5))
+}
+
 /// A request as bytes, and where its serial number stands.
 struct Template {
     bytes: Vec<u8>,
@@ -222,6 +250,10 @@ struct Template {
 }
 
 impl Template {
+    fn all(turn: &[String]) -> Vec<Template> {
+        turn.iter().map(|text| Template::new(text)).collect()
+    }
+
     fn new(text: &str) -> Template {
         Template {
             bytes: text.as_bytes().to_vec(),
@@ -249,6 +281,12 @@ impl Template {
 struct Reply {
     status: u16,
     body: std::ops::Range<usize>,
+}
+
+impl Reply {
+    fn is_good(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
 }
 
 async fn exchange(stream: &mut TcpStream, request: &[u8], answer: &mut Vec<u8>) -> io::Result<Reply> {
@@ -289,6 +327,8 @@ fn head(answer: &[u8]) -> io::Result<Option<Reply>> {
 }
 
 const LONGEST_ANSWER: Duration = Duration::from_secs(10);
+/// Of so many turns the median is told.
+const WINDOW: usize = 100;
 
 #[cfg(test)]
 mod tests {
@@ -313,6 +353,30 @@ mod tests {
         let reply = head(text).expect("well formed").expect("whole");
         assert_eq!((reply.status, &text[reply.body]), (403, &b"hello"[..]));
         assert!(head(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn a_window_lies_around_its_number_in_the_order_of_the_answers() {
+        let falling: Vec<u64> = (1..=300).rev().collect();
+        assert_eq!(median_around(&falling, 50), Some(250), "the first hundred, 201 to 300");
+        assert_eq!(median_around(&falling, 250), Some(50), "the last hundred, 1 to 100");
+        assert_eq!(
+            [49, 251].map(|number| median_around(&falling, number)),
+            [None, None],
+            "there are not as many"
+        );
+    }
+
+    #[test]
+    fn a_connection_keeps_to_its_template_where_each_has_its_own() {
+        let sent = |taken, serial, connection| {
+            let requests = ["a", "b", "c"].map(str::to_owned).into();
+            let plan = Plan::of(SocketAddr::from(([127, 0, 0, 1], 1)), 3, Until::Actions(1), requests);
+            let run = Run::new(&Plan { taken, ..plan });
+            String::from_utf8_lossy(&run.turn(serial, connection)[0].bytes).into_owned()
+        };
+        assert_eq!([0, 1, 2, 3].map(|serial| sent(Taken::ByAll, serial, 0)), ["a", "b", "c", "a"]);
+        assert_eq!([0, 1, 2, 3].map(|serial| sent(Taken::ByOne, serial, 1)), ["b", "b", "b", "b"]);
     }
 
     #[test]

@@ -178,7 +178,8 @@ mod tests {
     fn every_floor_can_be_measured() {
         let until = Until::Millis(1);
         let (round, warm_up) = (Duration::from_micros(10), Duration::ZERO);
-        let effort = Effort { rounds: 3, round, warm_up, until, receipts: 1, starts: 1, in_flight: 1 };
+        let effort =
+            Effort { rounds: 3, round, warm_up, until, receipts: 1, starts: 1, in_flight: 1, cycles: &[] };
         let floors = Floors::measure(&effort).expect("they are measured");
         assert!(floors.of_an_action() > 0.0);
         assert!(

@@ -19,10 +19,23 @@ pub(crate) struct Plan {
     pub(crate) connections: usize,
     pub(crate) warm_up_ms: u64,
     pub(crate) until: Until,
-    /// Whole requests, taken in turn.
-    pub(crate) templates: Vec<String>,
-    /// The number of the first request.
+    /// Whole requests, taken in turn; those of one turn are sent one after another and count as one.
+    pub(crate) templates: Vec<Vec<String>>,
+    /// Who takes which of them.
+    pub(crate) taken: Taken,
+    /// The number of the first turn.
     pub(crate) first_serial: u64,
+    /// Numbers of turns around which it is told how long they took: for a single connection.
+    pub(crate) around: Vec<u64>,
+}
+
+/// How templates are handed out to connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Taken {
+    /// Whoever comes next gets the next one.
+    ByAll,
+    /// Each connection keeps to one of its own.
+    ByOne,
 }
 
 /// When a run is over.
@@ -54,6 +67,8 @@ pub(crate) struct Outcome {
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
     pub(crate) p999_ms: f64,
+    /// The median of the hundred around each number that was asked for and reached.
+    pub(crate) around_ms: Vec<f64>,
     pub(crate) client_cpu_seconds: f64,
     pub(crate) statuses: BTreeMap<u16, u64>,
     /// Connections that broke.
@@ -74,6 +89,22 @@ pub(crate) struct Load {
     pub(crate) cpu_by_thread: BTreeMap<String, f64>,
     /// Resident bytes of the server, at the beginning, about four times a second, and at the end.
     pub(crate) resident: Vec<u64>,
+}
+
+impl Plan {
+    /// Single requests without a warm-up, taken in turn by all.
+    pub(crate) fn of(address: SocketAddr, connections: usize, until: Until, requests: Vec<String>) -> Plan {
+        Plan {
+            address,
+            connections,
+            warm_up_ms: 0,
+            until,
+            templates: requests.into_iter().map(|request| vec![request]).collect(),
+            taken: Taken::ByAll,
+            first_serial: 0,
+            around: Vec::new(),
+        }
+    }
 }
 
 impl Load {

@@ -47,7 +47,7 @@ use crate::out;
 /// Measure this machine and the gateway on it
 ///
 /// Starts gateways of its own with stores in a temporary folder; needs no configuration and touches no other gateway.
-/// Takes about three minutes.
+/// Takes about four minutes.
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
@@ -108,6 +108,8 @@ struct Effort {
     starts: usize,
     /// Actions in flight when a gateway is killed.
     in_flight: u64,
+    /// Where in a long session cycles are looked at.
+    cycles: &'static [u64],
 }
 
 impl Effort {
@@ -117,10 +119,21 @@ impl Effort {
             args.actions.map_or(lasting(if args.quick { 2 } else { args.seconds }), load::Until::Actions);
         if args.quick {
             let (round, warm_up) = (Duration::from_millis(5), Duration::from_millis(500));
-            return Effort { rounds: 7, round, warm_up, until, receipts: 2_000, starts: 2, in_flight: 1_000 };
+            let cycles = &[100, 1_000];
+            return Effort {
+                rounds: 7,
+                round,
+                warm_up,
+                until,
+                receipts: 2_000,
+                starts: 2,
+                in_flight: 1_000,
+                cycles,
+            };
         }
         let (round, warm_up) = (Duration::from_millis(20), Duration::from_secs(2));
-        Effort { rounds: 31, round, warm_up, until, receipts: 20_000, starts: 5, in_flight: 10_000 }
+        let cycles = &[100, 1_000, 5_000, 10_000];
+        Effort { rounds: 31, round, warm_up, until, receipts: 20_000, starts: 5, in_flight: 10_000, cycles }
     }
 }
 

@@ -77,14 +77,10 @@ fn take_off(gateway: &Gateway<'_>, bank: &Bank, actions: u64) -> Result<()> {
     let mut sent = 0;
     while sent < actions {
         let wave = WAVE.min(actions - sent);
-        let plan = Plan {
-            address: gateway.server.address,
-            connections: usize::try_from(wave).unwrap_or(usize::MAX),
-            warm_up_ms: 0,
-            until: Until::Millis(u64::from(u32::MAX)),
-            templates: templates.clone(),
-            first_serial: sent,
-        };
+        let connections = usize::try_from(wave).unwrap_or(usize::MAX);
+        let until = Until::Millis(u64::from(u32::MAX));
+        let plan = Plan::of(gateway.server.address, connections, until, templates.clone());
+        let plan = Plan { first_serial: sent, ..plan };
         let mut client = load::start(&plan)?;
         let began = Instant::now();
         while bank.paid()? < sent + wave {
@@ -131,14 +127,7 @@ impl Bank {
             "GET /v1/payments?reference=bench-{SERIAL} HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {TOKEN}\r\n\r\n",
             self.0.address
         );
-        let plan = Plan {
-            address: self.0.address,
-            connections: AT_ONCE,
-            warm_up_ms: 0,
-            until: Until::Actions(questions),
-            templates: vec![request],
-            first_serial: 0,
-        };
+        let plan = Plan::of(self.0.address, AT_ONCE, Until::Actions(questions), vec![request]);
         let load = load::run(&plan, self.0.id(), "recovery: the provider alone")?;
         Ok(questions as f64 / load.rate())
     }

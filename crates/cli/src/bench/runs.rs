@@ -5,13 +5,13 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::disk::Disk;
+use super::disk::{Disk, Left};
 use super::floors::Floors;
-use super::load::{self, Load, Plan, Until};
+use super::load::{self, Load, Plan, Taken, Until};
 use super::machine::Machine;
 use super::proof::Proof;
 use super::recovery::Recovery;
-use super::served::Site;
+use super::served::{self, Declared, Site};
 use super::trail::Trail;
 use super::{Args, Effort, echo, sample, tell};
 use crate::error::{Context, Result};
@@ -33,6 +33,8 @@ pub(crate) struct Figures {
 pub(crate) struct Gateway {
     pub(crate) ready: Ready,
     pub(crate) runs: Vec<Run>,
+    /// Absent when only some runs were asked for.
+    pub(crate) session: Option<LongSession>,
     /// Absent when only some runs were asked for.
     pub(crate) recovery: Option<Recovery>,
     pub(crate) soak: Option<Soak>,
@@ -87,6 +89,29 @@ pub(crate) struct Soak {
     pub(crate) resident_bytes: Vec<u64>,
 }
 
+/// One session of many cycles on one connection: what its length costs.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct LongSession {
+    pub(crate) run: Run,
+    pub(crate) cycles: Vec<CycleAt>,
+}
+
+/// How long cycles took at one place in their session.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct CycleAt {
+    pub(crate) number: u64,
+    /// Of the hundred around it.
+    pub(crate) p50_ms: f64,
+}
+
+impl Gateway {
+    /// Every run there is.
+    pub(crate) fn all_runs(&self) -> impl Iterator<Item = &Run> {
+        let session = self.session.iter().map(|session| &session.run);
+        self.runs.iter().chain(session).chain(self.soak.iter().map(|soak| &soak.run))
+    }
+}
+
 /// Carries out everything that `args` ask for.
 pub(crate) fn all(args: &Args, effort: Effort) -> Result<Figures> {
     let folder = tempfile::Builder::new().prefix(".countersign-bench-").tempdir_in(&args.data_dir);
@@ -103,14 +128,15 @@ pub(crate) fn all(args: &Args, effort: Effort) -> Result<Figures> {
     }
     let (ready, request, answer_bytes) = first_look(folder.path(), &effort)?;
     let echo = echoes(&request, answer_bytes, &effort)?;
-    let wanted = |scenario: &&Scenario| args.only.as_ref().is_none_or(|text| scenario.name.contains(text));
-    let runs = SCENARIOS.iter().filter(wanted);
+    let wanted = |name: &str| args.only.as_ref().is_none_or(|text| name.contains(text));
+    let runs = SCENARIOS.iter().filter(|scenario| wanted(scenario.name));
     let runs = runs.map(|scenario| scenario.run(folder.path(), &effort)).collect::<Result<_>>()?;
+    let session = wanted(LONG).then(|| long_session(folder.path(), &effort)).transpose()?;
     let recovers = args.only.as_ref().is_none_or(|text| "recovery".contains(text.as_str()));
     let recovery = recovers.then(|| Recovery::measure(folder.path(), effort.in_flight)).transpose()?;
     let soak = args.soak.map(|count| soak(folder.path(), count, &effort)).transpose()?;
     let trail = args.audit.map(|entries| Trail::measure(folder.path(), entries)).transpose()?;
-    Ok(figures(echo, Some(Gateway { ready, runs, recovery, soak, trail })))
+    Ok(figures(echo, Some(Gateway { ready, runs, session, recovery, soak, trail })))
 }
 
 /// How soon it is ready, what is sent to it, and how long its answers are.
@@ -120,14 +146,7 @@ fn first_look(folder: &Path, effort: &Effort) -> Result<(Ready, String, usize)> 
     let gateway = site.serve()?;
     let first_ms = gateway.server.ready_after.as_secs_f64() * 1e3;
     let requests = gateway.requests(sample::PAYMENT, 1)?;
-    let plan = Plan {
-        address: gateway.server.address,
-        connections: 1,
-        warm_up_ms: 0,
-        until: Until::Actions(1),
-        templates: requests.clone(),
-        first_serial: 0,
-    };
+    let plan = Plan::of(gateway.server.address, 1, Until::Actions(1), requests.clone());
     let load = load::run(&plan, gateway.server.id(), "one action")?;
     gateway.server.end();
     let mut again = Vec::with_capacity(effort.starts);
@@ -149,14 +168,8 @@ fn echoes(request: &str, answer_bytes: usize, effort: &Effort) -> Result<Vec<Run
             Until::Millis(millis) => Until::Millis(millis.min(4000)),
             Until::Actions(_) => Until::Millis(4000),
         };
-        let plan = Plan {
-            address: server.address,
-            connections,
-            warm_up_ms: warm_up_ms(effort),
-            until,
-            templates: vec![request.to_owned()],
-            first_serial: 0,
-        };
+        let plan = Plan::of(server.address, connections, until, vec![request.to_owned()]);
+        let plan = Plan { warm_up_ms: warm_up_ms(effort), ..plan };
         let name =
             format!("echo, {connections} {}", if connections == 1 { "connection" } else { "connections" });
         let load = load::run(&plan, server.id(), &name)?;
@@ -171,6 +184,15 @@ struct Scenario {
     archetype: &'static str,
     connections: usize,
     mandates: usize,
+    asks: Asks,
+}
+
+/// As what the actions of a run are asked for.
+#[derive(Clone, Copy)]
+enum Asks {
+    Actions,
+    /// Each connection has a session of its own, and each session a mandate.
+    Cycles(Declared),
 }
 
 /// The name of the run that `ratio_to_bound` is about.
@@ -181,25 +203,33 @@ pub(crate) const HOT: &str = "64 connections, one mandate";
 pub(crate) const SAFE: &str = "64 connections, atp-2";
 /// The one with a single caller.
 pub(crate) const ALONE: &str = "1 connection";
+/// The one with as many governed sessions as connections.
+pub(crate) const SESSIONS: &str = "64 connections, one session each";
+/// The one in which each cycle is declared first; declaration and cycle count as one.
+pub(crate) const DECLARING: &str = "1 connection, declaration + cycle";
+/// The one session that is long.
+const LONG: &str = "1 connection, one long session";
 
 const CONNECTIONS: [usize; 4] = [1, 16, 64, 256];
 
-const SCENARIOS: [Scenario; 7] = [
-    Scenario { name: ALONE, archetype: sample::PAYMENT, connections: 1, mandates: 256 },
-    Scenario { name: "16 connections", archetype: sample::PAYMENT, connections: 16, mandates: 256 },
-    Scenario { name: MAIN, archetype: sample::PAYMENT, connections: 64, mandates: 256 },
-    Scenario { name: SAFE, archetype: sample::SAFE_PAYMENT, connections: 64, mandates: 256 },
-    Scenario { name: "256 connections", archetype: sample::PAYMENT, connections: 256, mandates: 256 },
-    Scenario { name: HOT, archetype: sample::PAYMENT, connections: 64, mandates: 1 },
-    Scenario {
-        name: "10,000 in flight, 0.2–2 s",
-        archetype: sample::SLOW_PAYMENT,
-        connections: 10_000,
-        mandates: 256,
-    },
+const SCENARIOS: [Scenario; 9] = [
+    Scenario::named(ALONE, 1),
+    Scenario::named("16 connections", 16),
+    Scenario::named(MAIN, 64),
+    Scenario { archetype: sample::SAFE_PAYMENT, ..Scenario::named(SAFE, 64) },
+    Scenario::named("256 connections", 256),
+    Scenario { mandates: 1, ..Scenario::named(HOT, 64) },
+    Scenario { mandates: 64, asks: Asks::Cycles(Declared::Once), ..Scenario::named(SESSIONS, 64) },
+    Scenario { mandates: 1, asks: Asks::Cycles(Declared::EachTime), ..Scenario::named(DECLARING, 1) },
+    Scenario { archetype: sample::SLOW_PAYMENT, ..Scenario::named("10,000 in flight, 0.2–2 s", 10_000) },
 ];
 
 impl Scenario {
+    /// Payments under 256 mandates, outside of sessions.
+    const fn named(name: &'static str, connections: usize) -> Scenario {
+        Scenario { name, archetype: sample::PAYMENT, connections, mandates: 256, asks: Asks::Actions }
+    }
+
     fn run(&self, folder: &Path, effort: &Effort) -> Result<Run> {
         let (load, kept) = self.load(folder, effort.until, effort)?;
         Ok(Run::of(self.name.to_owned(), self.connections, &load, Some(kept)))
@@ -209,38 +239,71 @@ impl Scenario {
     fn load(&self, folder: &Path, until: Until, effort: &Effort) -> Result<(Load, Kept)> {
         let site = Site::prepare(folder)?;
         let gateway = site.serve()?;
-        let templates = gateway.requests(self.archetype, self.mandates)?;
         // A slow provider has to have answered everybody once before the rate is steady.
         let settling = if self.archetype == sample::SLOW_PAYMENT { 3000 } else { 0 };
-        let plan = Plan {
-            address: gateway.server.address,
-            connections: self.connections,
-            warm_up_ms: warm_up_ms(effort) + settling,
-            until,
-            templates,
-            first_serial: 0,
-        };
+        let plan = Plan { warm_up_ms: warm_up_ms(effort) + settling, ..self.plan(&gateway, until)? };
         let before = site.left()?;
         let load = load::run(&plan, gateway.server.id(), self.name)?;
         let step_us = gateway.steps()?;
         gateway.server.end();
-        let (after, all) = (site.left()?, load.outcome.sent as f64);
-        let kept = Kept {
-            rows_per_action: after.rows.saturating_sub(before.rows) as f64 / all,
-            bytes_per_action: after.bytes.saturating_sub(before.bytes) as f64 / all,
-            step_us,
-        };
+        let kept = Kept::between(before, site.left()?, load.outcome.sent, step_us);
         Ok((load, kept))
     }
+
+    fn plan(&self, gateway: &served::Gateway<'_>, until: Until) -> Result<Plan> {
+        let (address, connections) = (gateway.server.address, self.connections);
+        Ok(match self.asks {
+            Asks::Actions => {
+                let requests = gateway.requests(self.archetype, self.mandates)?;
+                Plan::of(address, connections, until, requests)
+            }
+            Asks::Cycles(declared) => {
+                let templates = gateway.cycles(self.archetype, self.mandates, declared)?;
+                let plan = Plan::of(address, connections, until, Vec::new());
+                Plan { templates, taken: Taken::ByOne, ..plan }
+            }
+        })
+    }
+}
+
+/// The gateway is warm from actions outside of sessions, so that the first cycles pay for nothing but themselves.
+fn long_session(folder: &Path, effort: &Effort) -> Result<LongSession> {
+    let site = Site::prepare(folder)?;
+    let gateway = site.serve()?;
+    let (outside, id) = (Scenario::named(LONG, 1), gateway.server.id());
+    let warming = outside.plan(&gateway, Until::Millis(warm_up_ms(effort)))?;
+    let before = load::run(&warming, id, LONG)?.outcome.sent;
+    let inside = Scenario { mandates: 1, asks: Asks::Cycles(Declared::Once), ..outside };
+    let last = effort.cycles.last().copied().unwrap_or_default();
+    let plan = inside.plan(&gateway, Until::Actions(last + 100))?;
+    let plan = Plan { first_serial: before, around: effort.cycles.to_vec(), ..plan };
+    let left = site.left()?;
+    let load = load::run(&plan, id, LONG)?;
+    gateway.server.end();
+    // The gateway's own steps are those of the warm-up, too.
+    let kept = Kept::between(left, site.left()?, load.outcome.sent - before, BTreeMap::new());
+    let at = |(number, p50_ms): (&u64, &f64)| CycleAt { number: *number, p50_ms: *p50_ms };
+    let cycles = effort.cycles.iter().zip(&load.outcome.around_ms).map(at).collect();
+    Ok(LongSession { run: Run::of(LONG.to_owned(), 1, &load, Some(kept)), cycles })
 }
 
 fn soak(folder: &Path, count: u64, effort: &Effort) -> Result<Soak> {
     let name = "many actions";
-    let scenario = Scenario { name, archetype: sample::PAYMENT, connections: 64, mandates: 256 };
+    let scenario = Scenario::named(name, 64);
     let (load, kept) = scenario.load(folder, Until::Actions(count), effort)?;
     let twentieth = |n: usize| load.resident.get(load.resident.len().saturating_sub(1) * n / 20).copied();
     let resident_bytes = (1..=20).filter_map(twentieth).collect();
     Ok(Soak { run: Run::of(name.to_owned(), scenario.connections, &load, Some(kept)), resident_bytes })
+}
+
+impl Kept {
+    fn between(before: Left, after: Left, actions: u64, step_us: BTreeMap<String, f64>) -> Kept {
+        Kept {
+            rows_per_action: after.rows.saturating_sub(before.rows) as f64 / actions as f64,
+            bytes_per_action: after.bytes.saturating_sub(before.bytes) as f64 / actions as f64,
+            step_us,
+        }
+    }
 }
 
 impl Run {

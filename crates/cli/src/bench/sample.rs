@@ -142,6 +142,47 @@ permit (principal is User, action == Action::"DATA_EXPORT", resource);
 
 /// One request under the mandate `token`, to one of many recipients.
 pub(crate) fn body(archetype: &str, token: &str, recipient: usize) -> Value {
+    let mut body = payment(archetype, recipient);
+    body["delegation_token"] = token.into();
+    body
+}
+
+/// The same as a cycle of a session, on the declaration `intent`. The session has the mandate.
+pub(crate) fn cycle(archetype: &str, intent: &str, recipient: usize) -> String {
+    let mut body = payment(archetype, recipient);
+    body["intent_id"] = intent.into();
+    numbered(&body, 1)
+}
+
+/// A declaration in a session, which is as the gateway shows it, before any number of [`cycle`].
+pub(crate) fn declaration(session: &Value, intent: &str) -> Value {
+    let mut body = json!({
+        "action_sequence_number": 1,
+        "expires_at": "2100-01-01T00:00:00Z",
+        "goal_scope": ["BenchPayments"],
+        "goal_type": "pay",
+        "intent_id": intent,
+        "reasoning_mode": "CHAIN",
+    });
+    for same in ["gec_instance_id", "mandate_id", "session_id"] {
+        body[same] = session[same].clone();
+    }
+    body
+}
+
+/// The same before each cycle, just below its number.
+pub(crate) fn declaration_each(session: &Value, intent: &str) -> String {
+    let mut body = declaration(session, intent);
+    body.as_object_mut().map(|members| members.remove(NUMBER));
+    numbered(&body, 0)
+}
+
+/// With a number that rises with that of the request: JSON knows none with a gap to be filled.
+fn numbered(body: &Value, last: u8) -> String {
+    format!("{{\"{NUMBER}\":1{SERIAL}{last},{}", body.to_string().trim_start_matches('{'))
+}
+
+fn payment(archetype: &str, recipient: usize) -> Value {
     json!({
         "agent_id": AGENT,
         "archetype": archetype,
@@ -152,21 +193,36 @@ pub(crate) fn body(archetype: &str, token: &str, recipient: usize) -> Value {
             "invoice": format!("inv-{SERIAL}"),
             "note": "Measured, and paid to nobody",
         },
-        "delegation_token": token,
         "payment_mode": "IMMEDIATE_CHARGE",
     })
 }
 
 /// The whole request as it goes over the wire.
 pub(crate) fn request(host: &str, key: &str, body: &Value) -> String {
-    let body = body.to_string();
+    post(host, key, "/api/execute", &format!("ep-version: 2026-04-27\r\n{IDEMPOTENT}"), &body.to_string())
+}
+
+/// A [`cycle`] of a session.
+pub(crate) fn cycle_request(host: &str, key: &str, session: &str, body: &str) -> String {
+    post(host, key, &format!("/v1/sessions/{session}/cycles"), IDEMPOTENT, body)
+}
+
+/// A declaration in a session.
+pub(crate) fn declaration_request(host: &str, key: &str, session: &str, body: &str) -> String {
+    post(host, key, &format!("/v1/sessions/{session}/intents"), "", body)
+}
+
+fn post(host: &str, key: &str, path: &str, headers: &str, body: &str) -> String {
     format!(
-        "POST /api/execute HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {key}\r\n\
-         content-type: application/json\r\nep-version: 2026-04-27\r\nidempotency-key: bench-{SERIAL}\r\n\
-         content-length: {}\r\n\r\n{body}",
+        "POST {path} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {key}\r\n\
+         content-type: application/json\r\n{headers}content-length: {}\r\n\r\n{body}",
         body.len()
     )
 }
+
+/// No action is another's repetition.
+const IDEMPOTENT: &str = "idempotency-key: bench-############\r\n";
+const NUMBER: &str = "action_sequence_number";
 
 #[cfg(test)]
 mod tests {
@@ -206,5 +262,25 @@ mod tests {
         let (head, body) = text.split_once("\r\n\r\n").expect("head and body");
         assert!(head.ends_with(&format!("content-length: {}", body.len())));
         assert_eq!(text.matches(SERIAL).count(), 2, "key and invoice");
+        let text = cycle_request("127.0.0.1:1", "key", "s", &cycle(PAYMENT, "i", 7));
+        assert_eq!(text.matches(SERIAL).count(), 3, "its number, too");
+    }
+
+    #[test]
+    fn numbers_in_a_session_rise_and_a_declaration_comes_before_its_cycle() {
+        let session =
+            json!({"gec_instance_id": "g", "mandate_id": "m", "session_id": "s", "state": "ACTIVE"});
+        let number = |text: String, serial: &str| {
+            let body: Value = serde_json::from_str(&text.replace(SERIAL, serial)).expect("JSON");
+            body[NUMBER].as_u64().expect("a number")
+        };
+        let turn = |serial| {
+            [declaration_each(&session, "i"), cycle(PAYMENT, "i", 7)].map(|text| number(text, serial))
+        };
+        let all = [[1, 1], turn("000000000000"), turn("000000000001"), turn("999999999999")].concat();
+        assert!(all.windows(2).skip(1).all(|two| two[0] < two[1]), "{all:?}");
+        assert!(all.iter().all(|number| *number < 1 << 53), "what JSON carries exactly: {all:?}");
+        assert_eq!(declaration(&session, "i")[NUMBER], 1);
+        assert_eq!(declaration(&session, "i")["state"], Value::Null, "only what a declaration says");
     }
 }

@@ -98,6 +98,15 @@ impl Site {
     }
 }
 
+/// When an agent says what it is about to do.
+#[derive(Clone, Copy)]
+pub(crate) enum Declared {
+    /// Once for its whole session.
+    Once,
+    /// Before each cycle.
+    EachTime,
+}
+
 /// One that runs.
 pub(crate) struct Gateway<'a> {
     site: &'a Site,
@@ -110,12 +119,45 @@ impl Gateway<'_> {
         let client = self.operator()?;
         let host = self.server.address.to_string();
         let request = |number| {
-            let granted = client.post("/v1/mandates", &mandate())?;
-            let token =
-                granted["token"].as_str().ok_or_else(|| Error::new("the gateway granted no mandate"))?;
-            Ok(sample::request(&host, &self.site.agent_key, &sample::body(archetype, token, number)))
+            let token = granted(&client, &mandate())?;
+            Ok(sample::request(&host, &self.site.agent_key, &sample::body(archetype, &token, number)))
         };
         (0..mandates).map(request).collect()
+    }
+
+    /// What is sent in each turn in so many governed sessions, each under another mandate: a cycle, on the one declaration
+    /// that is made here or on one of its own, which is sent before it.
+    pub(crate) fn cycles(
+        &self,
+        archetype: &str,
+        sessions: usize,
+        declared: Declared,
+    ) -> Result<Vec<Vec<String>>> {
+        let (operator, agent) = (self.operator()?, self.agent()?);
+        let (host, key) = (self.server.address.to_string(), &self.site.agent_key);
+        let turn = |number| {
+            let token = granted(&operator, &mandate_with_time())?;
+            let session = agent.post("/v1/sessions", &json!({ "delegation_token": token }))?;
+            let id = session["session_id"].as_str();
+            let id = id.ok_or_else(|| Error::new("the gateway opened no session"))?;
+            let cycle = |intent: &str| {
+                sample::cycle_request(&host, key, id, &sample::cycle(archetype, intent, number))
+            };
+            match declared {
+                Declared::Once => {
+                    let intent = "bench";
+                    let declaration = sample::declaration(&session, intent);
+                    agent.post(&format!("/v1/sessions/{id}/intents"), &declaration)?;
+                    Ok(vec![cycle(intent)])
+                }
+                Declared::EachTime => {
+                    let intent = format!("bench-{}", sample::SERIAL);
+                    let declaration = sample::declaration_each(&session, &intent);
+                    Ok(vec![sample::declaration_request(&host, key, id, &declaration), cycle(&intent)])
+                }
+            }
+        };
+        (0..sessions).map(turn).collect()
     }
 
     /// Mean microseconds of each step of an action since the gateway began, as its own metrics say.
@@ -143,6 +185,10 @@ impl Gateway<'_> {
         api::Client::new(&self.url(), Some(&self.site.operator_key))
     }
 
+    fn agent(&self) -> Result<api::Client> {
+        api::Client::new(&self.url(), Some(&self.site.agent_key))
+    }
+
     fn url(&self) -> String {
         format!("http://{}", self.server.address)
     }
@@ -164,6 +210,20 @@ fn mandate() -> Value {
         "max_actions": 1_000_000_000,
         "expires_in_seconds": 86_400,
     })
+}
+
+/// The same with a time budget: each cycle takes a second of it at least, and none of these is to find it used up.
+fn mandate_with_time() -> Value {
+    let mut mandate = mandate();
+    mandate["resource_envelope"] = json!({ "max_duration_seconds": 1_000_000_000 });
+    mandate
+}
+
+/// The token of a new mandate.
+fn granted(operator: &api::Client, mandate: &Value) -> Result<String> {
+    let granted = operator.post("/v1/mandates", mandate)?;
+    let token = granted["token"].as_str().map(str::to_owned);
+    token.ok_or_else(|| Error::new("the gateway granted no mandate"))
 }
 
 /// Sum over count of every `…_step_seconds` of a Prometheus text.

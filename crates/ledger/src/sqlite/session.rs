@@ -450,16 +450,25 @@ fn declared_as(db: &Connection, session: i64, intent: &str) -> Sql<Option<Box<st
     read::one(db, sql, params![session, intent], |row| row.get(0))
 }
 
+/// The members of [`Intention`], of the declarations of a session.
+macro_rules! intention {
+    () => {
+        "SELECT d.intent, d.id, coalesce(e.record, x''), e.bytes FROM declaration d JOIN entry e ON e.row = d.entry
+         WHERE d.session = ?1 AND d.tenant = ?2 "
+    };
+}
+
+/// Two questions, so that neither walks along all that was ever declared in a session.
+const NAMED: &str = concat!(intention!(), "AND d.intent = ?3");
+const NEWEST: &str = concat!(intention!(), "ORDER BY d.entry DESC LIMIT 1");
+
 pub(crate) fn intention(
     db: &Connection,
     tenant: &Tenant,
     session: &str,
     intent: Option<&str>,
 ) -> Sql<Option<Intention>> {
-    // The newest one, where none is named.
-    let sql = "SELECT d.intent, d.id, coalesce(e.record, x''), e.bytes FROM declaration d JOIN entry e ON e.row = d.entry
-               WHERE d.session = ?1 AND d.tenant = ?2 AND (?3 IS NULL OR d.intent = ?3) ORDER BY d.entry DESC LIMIT 1";
-    let values = params![identity::session(tenant, session), tenant.as_str(), intent];
+    let key = identity::session(tenant, session);
     let intention = |row: &Row<'_>| {
         Ok(Intention {
             intent: row.get(0)?,
@@ -469,7 +478,10 @@ pub(crate) fn intention(
             record: row.get(2)?,
         })
     };
-    read::one(db, sql, values, intention)
+    match intent {
+        Some(intent) => read::one(db, NAMED, params![key, tenant.as_str(), intent], intention),
+        None => read::one(db, NEWEST, params![key, tenant.as_str()], intention),
+    }
 }
 
 /// The id of the record with which a cycle began.
@@ -520,4 +532,38 @@ pub(crate) fn with_gaps(db: &Connection) -> Sql<Vec<i64>> {
 
 pub(super) fn unfit(why: &str) -> rusqlite::Error {
     rusqlite::Error::ToSqlConversionFailure(why.into())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use rusqlite::StatementStatus;
+
+    use super::*;
+    use crate::sqlite::open;
+
+    #[test]
+    fn a_declaration_is_found_in_as_many_steps_however_many_there_are() {
+        let few = steps_among(10);
+        assert_eq!(few.map(|(found, _)| found), [false, true, true]);
+        assert_eq!(few, steps_among(1000));
+    }
+
+    /// Whether one that is not there, the oldest and the newest of so many are found, and how long that takes the store.
+    fn steps_among(count: i64) -> [(bool, i32); 3] {
+        let directory = tempfile::tempdir().unwrap();
+        let db = open::writer(&directory.path().join("ledger.db")).unwrap();
+        let tenant = Tenant::default();
+        for number in 1..=count {
+            let key = identity::session(&tenant, "s");
+            let values = params![key, format!("i-{number}"), tenant.as_str(), number];
+            db.execute("INSERT INTO declaration VALUES (?1, ?2, ?3, 'm', 'r', ?4)", values).unwrap();
+            db.execute("INSERT INTO entry (row, bytes) VALUES (?1, x'7b7d')", [number]).unwrap();
+        }
+        [(Some("none"), NAMED), (Some("i-1"), NAMED), (None, NEWEST)].map(|(intent, sql)| {
+            let found = intention(&db, &tenant, "s", intent).unwrap();
+            let steps = db.prepare_cached(sql).unwrap().reset_status(StatementStatus::VmStep);
+            (found.is_some(), steps)
+        })
+    }
 }
