@@ -256,7 +256,7 @@ pub struct Settlement {
 /// What an action of a session really used.
 #[derive(Clone, Debug, Default)]
 pub struct Used {
-    /// So much.
+    /// So much. What is said after the last word gives nothing back.
     pub usage: Usage,
     /// What mandates of the chain allow, by `jti`. Of each that has less, the session has a record, written right after the
     /// outcome and caused by it.
@@ -316,6 +316,13 @@ impl Settlement {
     pub(crate) fn check(&self, from: State, lease: &Lease, now: Process, amends: bool) -> Result<(), Error> {
         let (id, to) = (self.action, self.outcome.state);
         if matches!(self.by, By::Heir(_)) && (from, to) != (State::Sent, State::InDoubt) {
+impl Used {
+    /// What the action used as far as is known by now.
+    pub(crate) fn measured(&self, debited: &Usage, amends: bool) -> Usage {
+        if amends { self.usage.at_least(debited) } else { self.usage }
+    }
+}
+
             return Err(Error::Illegal { id, from, to });
         }
         self.by.check(id, lease, now, self.outcome.at_ms)?;

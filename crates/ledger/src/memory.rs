@@ -485,10 +485,11 @@ impl World {
         if let Some(used) = used {
             for jti in &mandates {
                 let account = self.rows.account(identity::account(&tenant, jti), jti);
-                account.set(account.value.remeasure(&debited, &used.usage));
+                account.set(account.value.remeasure(&debited, &measured));
             }
+            let measured = used.measured(&debited, amends);
             if let Some(row) = self.actions.get_mut(&number) {
-                row.usage = used.usage;
+                row.usage = measured;
             }
             self.breached(settlement, used, &debited, &mandates)?;
         }

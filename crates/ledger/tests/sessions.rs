@@ -311,6 +311,36 @@ fn what_is_in_doubt_or_waits_for_its_next_attempt_is_under_way() {
 }
 
 #[test]
+fn what_is_said_to_be_used_after_the_last_word_is_added_and_gives_nothing_back() {
+    on_every_sealed_ledger(|ledger| {
+        let ledger = &*ledger;
+        begun(ledger, "s-1", "i-1");
+        let sent = metered("a", "s-1");
+        let id = sent.intent.id;
+        admitted(ledger, sent);
+        let said = |seconds, units: u64, state| Settlement {
+            outcome: settlement(id, state, &units.to_string()).outcome,
+            ..took(id, seconds, units)
+        };
+        wait(ledger.settle(said(1, 3, State::Failed))).unwrap();
+        // Of its time nothing more is said.
+        wait(ledger.amend(said(0, 6, State::Executed))).unwrap();
+        let told: Vec<_> = records(ledger, "s-1").into_iter().filter_map(|it| it.record).collect();
+        let last: serde_json::Value = serde_json::from_slice(told.last().unwrap()).unwrap();
+        assert_eq!(
+            (&last["mandateId"], &last["resource"], &last["used"]),
+            (&json!("root"), &json!("max_compute_units"), &json!(6))
+        );
+        // A second of two is left: what was given back would be two.
+        let next = ledger::Admission { cycle: cycle("s-1", 0, 3), ..metered("b", "s-1") };
+        let mut more = next;
+        more.intent.usage = Usage { seconds: 2, ..Usage::default() };
+        assert!(matches!(obstacle(ledger, more), Obstacle::EnvelopeExceeded { .. }));
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
 fn a_refused_cycle_is_a_record_of_its_session_and_uses_up_its_number() {
     on_every_sealed_ledger(|ledger| {
         let ledger = &*ledger;

@@ -426,8 +426,9 @@ impl<'a> Batch<'a> {
         }
         if let Some(used) = used {
             let debited = read::usage(self.db, fate.row)?;
-            self.correct(fate.row, |account| account.remeasure(&debited, &used.usage))?;
-            self.write.usage(fate.row, &used.usage)?;
+            let measured = used.measured(&debited, close.amends);
+            self.correct(fate.row, |account| account.remeasure(&debited, &measured))?;
+            self.write.usage(fate.row, &measured)?;
             self.breached(&fate, &close.settlement, used, &debited)?;
         }
         Ok(Ok(entry))
