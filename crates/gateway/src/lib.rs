@@ -109,6 +109,7 @@ pub use sessions::{
     Awaiting, CloseAsk, ClosedView, ClusterView, ContextView, CycleView, DeclarationView, DelegationContext,
     FormAsk, GarAsk, GarView, HaltedView, MemberView, SessionView, TransferAsk, no_others,
 };
+pub use tenants::own_archetypes;
 pub use views::{
     ActionView, AttemptView, Page, PublicReceipt, ReceiptView, ReplayView, RetryView, RollbackView,
 };
