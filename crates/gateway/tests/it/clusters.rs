@@ -335,7 +335,7 @@ async fn ended(house: &House, party: &Party, key: &str) -> Said {
 
 #[tokio::test]
 async fn what_members_of_several_principals_do_together_needs_all_of_these() {
-    let house = house_with(1, |_| {}).await;
+    let house = house_with(1, |config| config.public_url = Some("http://localhost:8787".into())).await;
     let a = party(&house, "agent-a", "olga", seconds(100)).await;
     let b = party(&house, "agent-b", "petra", seconds(100)).await;
     cluster(&house, &[&a, &b]).await;
@@ -355,6 +355,8 @@ async fn what_members_of_several_principals_do_together_needs_all_of_these() {
     let house = house.restart().await;
     house.gateway().approve(&approver(&house, "petra"), held.id(), None).await.unwrap();
     let done = ended(&house, &a, "k").await;
+        let unasked = gateway.ask_to_sign(&approver(&house, name), held.id(), None, None).await.unwrap_err();
+        assert_eq!(unasked, refused, "nobody is asked to sign in vain");
     assert_eq!(done.kind(), "executed", "{}", done.body);
     let receipt =
         house.gateway().receipt(&house.operator, done.body["receipt"].as_str().unwrap()).await.unwrap();
