@@ -231,6 +231,9 @@ pub struct Refusal {
     pub cycle: Option<Cycle>,
     /// The final word; its state is [`State::Refused`] or [`State::Failed`].
     pub outcome: Outcome,
+    /// It is the last cycle of its session: the record that says why, written right after the outcome and caused by it. The
+    /// same commit stops the session.
+    pub halts: Option<Event>,
 }
 
 /// Commit 2: what became of an action.
@@ -251,6 +254,8 @@ pub struct Settlement {
     /// outcome. Every mandate of the chain is frozen with it. Whether they have so much left is known in the commit, which
     /// refuses what takes more and brings none, see [`Error::AboveCap`].
     pub overage: Option<Outcome>,
+    /// As [`Refusal::halts`].
+    pub halts: Option<Event>,
 }
 
 /// What an action of a session really used.
@@ -311,11 +316,6 @@ pub(crate) struct Digests {
     pub(crate) addresses: [i64; 2],
 }
 
-impl Settlement {
-    /// May it be written about an action that is in this state, and by them?
-    pub(crate) fn check(&self, from: State, lease: &Lease, now: Process, amends: bool) -> Result<(), Error> {
-        let (id, to) = (self.action, self.outcome.state);
-        if matches!(self.by, By::Heir(_)) && (from, to) != (State::Sent, State::InDoubt) {
 impl Used {
     /// What the action used as far as is known by now.
     pub(crate) fn measured(&self, debited: &Usage, amends: bool) -> Usage {
@@ -323,6 +323,11 @@ impl Used {
     }
 }
 
+impl Settlement {
+    /// May it be written about an action that is in this state, and by them?
+    pub(crate) fn check(&self, from: State, lease: &Lease, now: Process, amends: bool) -> Result<(), Error> {
+        let (id, to) = (self.action, self.outcome.state);
+        if matches!(self.by, By::Heir(_)) && (from, to) != (State::Sent, State::InDoubt) {
             return Err(Error::Illegal { id, from, to });
         }
         self.by.check(id, lease, now, self.outcome.at_ms)?;

@@ -79,8 +79,8 @@ pub use lock::Lock;
 pub use memory::Memory;
 pub use outbox::{Notice, Outbox, Standing, Tried, Waiting};
 pub use session::{
-    BUDGET_BREACHED, Cycle, Declared, Declaring, Governed, Heard, Intention, Lapsed, Opening, Record, Sealer,
-    SecurityEvent, Turn,
+    BUDGET_BREACHED, Cycle, Declared, Declaring, Governed, Heard, Intention, Lapse, Lapsed, Opening, Record,
+    Sealer, SecurityEvent, Turn,
 };
 pub use sqlite::{Options, Sqlite, unpack};
 pub use state::State;

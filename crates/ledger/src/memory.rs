@@ -277,11 +277,15 @@ impl World {
         self.begins(item);
         match &item.gate {
             Gate::Admit { .. } => self.append(intent.at_ms, Some(intent.id), &intent.entry, None, None),
-            Gate::Refuse { code, outcome, .. } => {
+            Gate::Refuse { code, outcome, halts, .. } => {
                 let name = identity::refusal(&intent.tenant, &intent.subject, code, &intent.request_hash);
                 let repeat = Repeat { action: intent.id, count: 0 };
                 self.refusals.insert(name, (repeat, intent.at_ms));
-                self.outcome(row, outcome)
+                let entry = self.outcome(row, outcome)?;
+                if let Some(halts) = halts {
+                    self.stopped(intent.id, halts)?;
+                }
+                Ok(entry)
             }
         }
     }
@@ -453,7 +457,7 @@ impl World {
     }
 
     fn close(&mut self, settlement: &Settlement, amends: bool) -> Result<i64, Error> {
-        let Settlement { action: id, outcome, charged, used, overage, .. } = settlement;
+        let Settlement { action: id, outcome, charged, used, overage, halts, .. } = settlement;
         let Row { stored, lease, usage, .. } = self.row(*id).ok_or(Error::NoSuchAction(*id))?;
         let (lease, debited) = (*lease, *usage);
         let (number, from, debit) = (stored.row, stored.state, stored.debit);
@@ -492,6 +496,9 @@ impl World {
                 row.usage = measured;
             }
             self.breached(settlement, used, &debited, &mandates)?;
+        }
+        if let Some(halts) = halts {
+            self.stops(*id, halts)?;
         }
         Ok(entry)
     }

@@ -357,6 +357,54 @@ fn a_refused_cycle_is_a_record_of_its_session_and_uses_up_its_number() {
     });
 }
 
+/// Number, event and cause of the newest records.
+fn newest(ledger: &dyn Ledger, session: &str, count: usize) -> Vec<(String, Option<String>)> {
+    let all = records(ledger, session);
+    let told = |it: &Record| {
+        let place = session_of(&it.entry).unwrap();
+        (ledger::event_of(&it.entry).unwrap().to_owned(), place.causal_parent)
+    };
+    all[all.len() - count..].iter().map(told).collect()
+}
+
+#[test]
+fn what_halts_a_session_stops_it_in_the_commit_of_its_last_cycle() {
+    on_every_sealed_ledger(|ledger| {
+        let ledger = &*ledger;
+        // Denied at once.
+        begun(ledger, "s-1", "i-1");
+        let halts = Some(event("session_revocation_initiated"));
+        let last = ledger::Refusal { cycle: cycle("s-1", 0, 5), halts: halts.clone(), ..refusal("a", "a") };
+        let before = wait(ledger.entries(None, 100)).unwrap().rows.len();
+        wait(ledger.refuse(last.clone())).unwrap();
+        assert_eq!(stands(ledger, "s-1").state(), SessionState::Suspended);
+        let all = wait(ledger.entries(None, 100)).unwrap().rows;
+        assert_eq!(all.len(), before + 2);
+        let told = newest(ledger, "s-1", 2);
+        assert_eq!((&*told[0].0, &*told[1].0), ("settled", "session_revocation_initiated"));
+        assert!(told[1].1.as_deref().is_some_and(|cause| cause.ends_with(&format!("-{before}"))), "{told:?}");
+        // It is found as what is to end, and once it is over it has had its last record.
+        let lapsed = wait(ledger.lapsed(NOW, 10)).unwrap();
+        let [found] = lapsed.as_slice() else { panic!("{lapsed:?}") };
+        assert_eq!((&*found.governed.session.id, &found.why), ("s-1", &ledger::Lapse::Stopped));
+        wait(ledger.turn(turn("s-1", Some(SessionEvent::Revoked(Halt::Clean))))).unwrap();
+        assert!(wait(ledger.lapsed(NOW, 10)).unwrap().is_empty());
+        let late = ledger::Refusal { cycle: cycle("s-1", 0, 6), halts: halts.clone(), ..refusal("b", "b") };
+        wait(ledger.refuse(late)).unwrap();
+        assert_eq!(newest(ledger, "s-1", 1)[0].0, "settled");
+        // The same of one that waited.
+        begun(ledger, "s-2", "i-2");
+        let hold = Some(Hold { until_ms: NOW + 60_000, needed: 1, most: 10 });
+        let waits = ledger::Admission { cycle: cycle("s-2", 0, 2), hold, ..admission("c") };
+        let id = waits.intent.id;
+        admitted(ledger, waits);
+        wait(ledger.settle(Settlement { halts, ..settlement(id, State::Refused, "c") })).unwrap();
+        assert_eq!(stands(ledger, "s-2").state(), SessionState::Suspended);
+        assert_eq!(newest(ledger, "s-2", 1)[0].0, "session_revocation_initiated");
+        wait(ledger.verify()).unwrap();
+    });
+}
+
 #[test]
 fn a_declaration_is_made_once_under_a_mandate_and_its_number_rises() {
     on_every_sealed_ledger(|ledger| {
