@@ -382,6 +382,9 @@ pub trait Ledger: Outbox {
     /// The cluster that a session is a member of.
     fn cluster_of<'a>(&'a self, tenant: &'a Tenant, session: &'a str) -> Answer<'a, Option<Clustered>>;
 
+    /// A tenant's clusters in which members wait for each other in a circle.
+    fn deadlocks<'a>(&'a self, tenant: &'a Tenant) -> Answer<'a, Vec<Clustered>>;
+
     /// Appends an entry for something that changes no row here, such as the rotation of a signing key.
     fn record(&self, event: Event) -> Answer<'_, i64>;
 

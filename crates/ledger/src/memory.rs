@@ -487,11 +487,11 @@ impl World {
             account.set(corrected(&account.value, charged - debit, overage.is_some()));
         }
         if let Some(used) = used {
+            let measured = used.measured(&debited, amends);
             for jti in &mandates {
                 let account = self.rows.account(identity::account(&tenant, jti), jti);
                 account.set(account.value.remeasure(&debited, &measured));
             }
-            let measured = used.measured(&debited, amends);
             if let Some(row) = self.actions.get_mut(&number) {
                 row.usage = measured;
             }
@@ -1246,6 +1246,10 @@ impl Ledger for Memory {
 
     fn cluster_of<'a>(&'a self, tenant: &'a Tenant, session: &'a str) -> Answer<'a, Option<Clustered>> {
         self.now(move |world| Ok(world.cluster_of(tenant, session)))
+    }
+
+    fn deadlocks<'a>(&'a self, tenant: &'a Tenant) -> Answer<'a, Vec<Clustered>> {
+        self.now(move |world| Ok(world.deadlocks(tenant)))
     }
 
     fn record(&self, event: Event) -> Answer<'_, i64> {
