@@ -122,12 +122,16 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     match &args.command {
         Command::List { json } => {
             let mut held = client.list("/v1/approvals")?;
-            if let Value::Array(unresolved) = client.get("/v1/approvals?limit=1")?["unresolved"].take() {
+            let mut first = client.get("/v1/approvals?limit=1")?;
+            if let Value::Array(unresolved) = first["unresolved"].take() {
                 held.extend(unresolved);
             }
+            let stuck = first["deadlocks"].as_array().cloned().unwrap_or_default();
             if *json {
+                held.extend(stuck);
                 out::json(&Value::from(held))?;
             } else {
+                stuck.iter().try_for_each(deadlock)?;
                 out::table(
                     ["action", "archetype", "agent", "amount", "why", "agreed", "expires"],
                     &rows(&held),
@@ -162,6 +166,17 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn deadlock(circle: &Value) -> Result<()> {
+    let text = |value: &Value| value.as_str().map_or_else(|| "–".to_owned(), out::shown);
+    let sessions: Vec<String> = circle["sessions"].as_array().into_iter().flatten().map(text).collect();
+    out::line(format_args!(
+        "deadlock in {}: {}; end one of them with `countersign cluster wait SESSION`, `countersign cluster leave` or \
+         `countersign session close SESSION --as revoked`",
+        text(&circle["cluster_id"]),
+        sessions.join(" waits for ")
+    ))
 }
 
 fn rows(held: &[Value]) -> Vec<[String; 7]> {

@@ -51,8 +51,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 ///
 /// # Errors
 /// A file cannot be read.
-pub(crate) fn load(folder: &Folder) -> Result<std::result::Result<(Catalogue, Vec<Source>), usize>> {
-    let sources = mistakes::sources(&folder.path, &["toml"])?;
+pub(crate) fn load(
+    folder: &Folder,
+    own: Option<Source>,
+) -> Result<std::result::Result<(Catalogue, Vec<Source>), usize>> {
+    let mut sources = mistakes::sources(&folder.path, &["toml"])?;
+    sources.extend(own);
     Ok(match Catalogue::load(true, &sources) {
         Ok(catalogue) => Ok((catalogue, sources)),
         Err(found) => {
@@ -65,7 +69,7 @@ pub(crate) fn load(folder: &Folder) -> Result<std::result::Result<(Catalogue, Ve
 fn check(dir: &Path, config: &Config, hint: Option<&str>) -> Result<ExitCode> {
     let (mut wrong, mut unbound) = (0, false);
     for folder in mistakes::folders(dir, &["toml"])? {
-        match load(&folder)? {
+        match load(&folder, None)? {
             Ok((catalogue, sources)) => {
                 let found = bindings::mistakes(&catalogue, &sources, config)?;
                 mistakes::tell(&found, &sources);

@@ -3,10 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use action::Catalogue;
+use action::{Catalogue, Source};
 use boundary::{Policies, Template};
 use gateway::Config;
 
+use serde_json::Value;
+
+use crate::api::{Api, encoded};
 use crate::error::{Error, Result};
 use crate::mistakes::{self, Folder};
 use crate::{catalog, out};
@@ -38,6 +41,17 @@ enum Command {
         #[arg(value_name = "DIR")]
         catalogue: Option<PathBuf>,
     },
+    /// Show the policies in force at a gateway, as far as the key's role is told of them
+    Disclose {
+        /// Less than the most that the role is told: FULL, SUMMARY, REDACTED or COUNT_ONLY
+        #[arg(long, value_name = "LEVEL")]
+        level: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        api: Api,
+    },
     /// List the ready policies, or print one
     Templates {
         /// The one to print
@@ -54,19 +68,21 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             let dir = dir.ok_or_else(|| {
                 Error::new("no policies to check").hint("name their folder, or a --config that does")
             })?;
-            check(dir, catalogue.as_ref().or(config.catalogue_dir.as_ref()).map(PathBuf::as_path))?;
+            let catalogues = catalogue.as_ref().or(config.catalogue_dir.as_ref()).map(PathBuf::as_path);
+            check(dir, catalogues, gateway::own_archetypes(&config).as_ref())?;
         }
         Command::Schema { catalogue } => out::line(schema(catalogue.as_deref())?.trim_end())?,
+        Command::Disclose { level, json, api } => disclose(level.as_deref(), *json, api)?,
         Command::Templates { name: None } => list()?,
         Command::Templates { name: Some(name) } => out::line(template(name)?.text.trim_end())?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn check(dir: &Path, catalogues: Option<&Path>) -> Result<()> {
+fn check(dir: &Path, catalogues: Option<&Path>, own: Option<&Source>) -> Result<()> {
     let mut wrong = 0;
     for folder in mistakes::folders(dir, &KINDS)? {
-        let catalogue = catalogue_for(&folder, catalogues)?;
+        let catalogue = catalogue_for(&folder, catalogues, own)?;
         let policies = mistakes::sources(&folder.path, &["cedar"])?;
         let entities = mistakes::sources(&folder.path, &["json"])?;
         let sources = [policies.clone(), entities.clone()].concat();
@@ -91,12 +107,15 @@ fn check(dir: &Path, catalogues: Option<&Path>) -> Result<()> {
 }
 
 /// The tenant's catalogue, which policies are typed against; a mistake in it would only bring forth more.
-fn catalogue_for(folder: &Folder, catalogues: Option<&Path>) -> Result<Catalogue> {
-    let Some(dir) = catalogues else { return Ok(Catalogue::builtin()) };
+fn catalogue_for(folder: &Folder, catalogues: Option<&Path>, own: Option<&Source>) -> Result<Catalogue> {
+    let own: Vec<Source> = own.cloned().into_iter().collect();
+    let Some(dir) = catalogues else {
+        return Catalogue::load(true, &own).map_err(|_| Error::new("the built-in catalogue cannot be read"));
+    };
     let of_tenant = dir.join(&folder.name);
     let path = if of_tenant.is_dir() { of_tenant } else { dir.to_owned() };
     let shown = path.display().to_string();
-    catalog::load(&Folder { name: shown.clone(), path })?
+    catalog::load(&Folder { name: shown.clone(), path }, own.into_iter().next())?
         .map(|(catalogue, _)| catalogue)
         .map_err(|mistakes| Error::new(format!("{} in the catalogue `{shown}`", mistakes::counted(mistakes))))
 }
@@ -129,10 +148,34 @@ fn show(name: &str, policies: &Policies) -> Result<()> {
     out::table(["policy", "effect", "tier", "where"], &rows)
 }
 
+fn disclose(level: Option<&str>, json: bool, api: &Api) -> Result<()> {
+    let query = level.map(|level| format!("?level={}", encoded(level))).unwrap_or_default();
+    let told = api.client()?.get(&format!("/v1/policies/disclosure{query}"))?;
+    if json {
+        return out::json(&told);
+    }
+    let text = |value: &Value| value.as_str().map_or_else(|| "–".to_owned(), out::shown);
+    let counts = told["counts"].as_object().into_iter().flatten();
+    let counts: Vec<String> = counts.map(|(tier, count)| format!("{tier}: {count}")).collect();
+    out::line(format_args!(
+        "{} · digest {} · policies by tier {} · {} names are never carried out",
+        text(&told["disclosure_level"]),
+        text(&told["policy_digest"]),
+        counts.join(", "),
+        told["hard_denied"]
+    ))?;
+    let Some(policies) = told["policies"].as_array() else { return Ok(()) };
+    let row = |it: &Value| ["id", "effect", "tier", "digest", "description"].map(|name| text(&it[name]));
+    out::table(
+        ["policy", "effect", "tier", "digest", "what it says of itself"],
+        &policies.iter().map(row).collect::<Vec<_>>(),
+    )
+}
+
 fn schema(catalogue: Option<&Path>) -> Result<String> {
     let folder = Folder { name: String::new(), path: catalogue.unwrap_or(Path::new("")).to_owned() };
     let catalogue = match catalogue {
-        Some(_) => catalogue_for(&folder, Some(&folder.path))?,
+        Some(_) => catalogue_for(&folder, Some(&folder.path), None)?,
         None => Catalogue::builtin(),
     };
     let none = Policies::load(&[], &[], &[], &catalogue);

@@ -50,6 +50,8 @@ pub struct Gateway {
     pub(crate) places_taken: AtomicUsize,
     /// Actions that a task of this process looks after.
     pub(crate) under_way: Mutex<HashSet<ActionId>>,
+    /// Governed sessions that a task of this process brings to their end.
+    pub(crate) ending: Mutex<HashSet<Box<str>>>,
     /// Places for requests that are judged and admitted, and for actions that are proven and settled.
     pub(crate) judging: Semaphore,
     pub(crate) concluding: Semaphore,
@@ -156,6 +158,7 @@ impl Gateway {
             metrics: Metrics::new(environment.as_str()),
             places_taken: AtomicUsize::new(0),
             under_way: Mutex::default(),
+            ending: Mutex::default(),
             judging: Semaphore::new(AT_ONCE),
             concluding: Semaphore::new(AT_ONCE),
             challenges: Challenges::new().map_err(|error| error.to_string())?,

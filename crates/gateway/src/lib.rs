@@ -106,9 +106,10 @@ pub use resolve::{Decision, ResolutionView, ResolveAsk};
 pub use rollbacks::{Fate, ROLLBACK_FAILED, UndoneView};
 pub use runs::{Begun, Next as NextRun, RunView, WaitView};
 pub use sessions::{
-    Awaiting, CloseAsk, ClosedView, ClusterView, ContextView, CycleView, DeclarationView, DelegationContext,
-    FormAsk, GarAsk, GarView, HaltedView, MemberView, SessionView, TransferAsk, no_others,
+    Awaiting, CloseAsk, ClosedView, ClusterView, ContextView, CycleView, DeadlockView, DeclarationView,
+    DelegationContext, FormAsk, GarAsk, GarView, HaltedView, MemberView, SessionView, TransferAsk, no_others,
 };
+pub use tenants::own_archetypes;
 pub use views::{
     ActionView, AttemptView, Page, PublicReceipt, ReceiptView, ReplayView, RetryView, RollbackView,
 };

@@ -48,6 +48,8 @@ pub(crate) struct Pending {
     pub earlier: Option<EarlierRow>,
     /// Is it an effect although something else was said?
     pub late: bool,
+    /// What stops its session with the next word on it.
+    pub halts: Option<ledger::Event>,
 }
 
 /// The first answer to an action that has a receipt.
@@ -82,6 +84,7 @@ impl Pending {
             word: None,
             earlier: None,
             late,
+            halts: None,
         })
     }
 

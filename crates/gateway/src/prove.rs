@@ -255,7 +255,7 @@ impl Gateway {
             signature: receipt.signature_value().to_owned(),
             short: receipt.short().to_owned(),
         };
-        let used = self.used(pending, ending.state, ending.confirmation.as_ref().map(|it| &it.answer));
+        let used = self.used(pending, ending.state, ending.confirmation.as_deref());
         let payload = OutcomeRow {
             v: VERSION,
             answer: ending

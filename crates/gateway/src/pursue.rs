@@ -222,7 +222,8 @@ impl Gateway {
         let outcome =
             ledger::Outcome { at_ms: clock::now_ms(), state, reply: None, receipt: None, payload, entry };
         let (action, by) = (pending.id, pending.by);
-        let settlement = ledger::Settlement { action, by, outcome, charged: None, used: None, overage: None };
+        let settlement =
+            ledger::Settlement { action, by, outcome, charged: None, used: None, overage: None, halts: None };
         self.ledger.settle(settlement).await.map_err(unavailable).map(drop)
     }
 

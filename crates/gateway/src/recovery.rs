@@ -96,7 +96,7 @@ impl Gateway {
                 tracing::warn!(%error, "held actions could not be looked after");
             }
             if let Err(error) = self.end_lapsed(clock::now_ms()).await {
-                tracing::warn!(%error, "sessions whose mandates ended could not be looked after");
+                tracing::warn!(%error, "sessions that are to end could not be looked after");
             }
             if pruned.is_none_or(|at| at.elapsed() >= PRUNE_PAUSE) {
                 pruned = Some(Instant::now());
@@ -255,14 +255,12 @@ impl Gateway {
         for stored in self.ledger.expired(clock::now_ms(), PAGE).await.map_err(unavailable)? {
             // What people agreed to, and nobody went on with, they did decide about.
             let undecided = stored.state == State::Held;
-            if undecided
-                && self.config.limits.held_on_timeout == OnTimeout::Terminate
-                && let Err(error) = self.terminate(&stored).await
-            {
-                tracing::warn!(action = %stored.id, %error, "the session of a held action could not be ended");
-                continue;
-            }
-            if let Err(error) = self.end_waiting(&stored, Code::ApprovalExpired, "approval_expired").await {
+            let terminates = undecided && self.config.limits.held_on_timeout == OnTimeout::Terminate;
+            let ended = match terminates {
+                true => self.terminate(&stored).await,
+                false => self.end_waiting(&stored, Code::ApprovalExpired, "approval_expired", None).await,
+            };
+            if let Err(error) = ended {
                 tracing::warn!(action = %stored.id, %error, "a held action could not be ended");
             }
         }

@@ -172,6 +172,7 @@ pub(crate) fn settlement(
         },
         used: used.map(|usage| ledger::Used { usage, ..ledger::Used::default() }),
         overage: overage.map(|overage| overage.outcome(tenant, pending, state)),
+        halts: pending.halts.clone(),
     }
 }
 

@@ -395,6 +395,7 @@ impl Gateway {
             charged: None,
             used: None,
             overage: None,
+            halts: None,
         };
         self.at(Point::ResolveBefore)?;
         self.ledger.amend(settlement).await.map_err(unavailable)?;

@@ -376,7 +376,8 @@ impl Gateway {
         let at_ms = clock::now_ms();
         let outcome = ledger::Outcome { at_ms, state, reply: None, receipt, payload, entry };
         let (action, by) = (pending.id, pending.by);
-        let settlement = Settlement { action, by, outcome, charged: None, used: None, overage: None };
+        let settlement =
+            Settlement { action, by, outcome, charged: None, used: None, overage: None, halts: None };
         self.at(Point::RollbackOutcomeBefore)?;
         self.ledger.amend(settlement).await.map_err(unavailable)?;
         self.at(Point::RollbackOutcomeAfter)

@@ -87,15 +87,18 @@ pub(crate) fn load(
     runs: &Arc<Runs>,
 ) -> Result<Rules, Vec<Mistake>> {
     let mut catalogue = sources(config.catalogue_dir.as_deref(), tenant, &["toml"])?;
-    if config.grants.consent {
-        let text = crate::grants::DECLARATION.to_owned();
-        catalogue.push(Source { name: "(built in) session_grant.toml".to_owned(), text });
-    }
+    catalogue.extend(own_archetypes(config));
     let policies = sources(config.policy_dir.as_deref(), tenant, &["cedar"])?;
     let entities = sources(config.policy_dir.as_deref(), tenant, &["json"])?;
     let mut rules = judge_by(catalogue, policies, entities, environment)?;
     rules.providers = providers(&rules.catalogue, environment, outside, runs)?;
     Ok(rules)
+}
+
+/// Archetypes of the gateway's own that a configuration adds to every catalogue.
+pub fn own_archetypes(config: &Config) -> Option<Source> {
+    let text = || crate::grants::DECLARATION.to_owned();
+    config.grants.consent.then(|| Source { name: "(built in) session_grant.toml".to_owned(), text: text() })
 }
 
 /// Catalogue and policies from texts; no provider yet.

@@ -18,8 +18,8 @@ use crate::identity::{self, Claim};
 use crate::intake::Digests;
 use crate::session::{Cycle, after, moved};
 use crate::{
-    Admission, Admitted, Basis, Earlier, Effect, Error, Existing, Freeze, Hold, Intent, Obstacle, Outcome,
-    Refusal, Resumption, State, Tolerance,
+    Admission, Admitted, Basis, Earlier, Effect, Error, Event, Existing, Freeze, Hold, Intent, Obstacle,
+    Outcome, Refusal, Resumption, State, Tolerance,
 };
 
 /// What is to be decided: an admission, a resumption, or the claim of an action that is refused already.
@@ -44,7 +44,7 @@ pub struct Item {
 #[derive(Clone, Debug)]
 pub(crate) enum Gate {
     Admit { hold: Option<Hold>, debits: Vec<crate::Debit>, effect: Option<Effect>, lease_ms: i64 },
-    Refuse { code: &'static str, outcome: Box<Outcome>, digests: Digests },
+    Refuse { code: &'static str, outcome: Box<Outcome>, digests: Digests, halts: Option<Event> },
 }
 
 impl From<Admission> for Item {
@@ -80,7 +80,7 @@ impl From<Resumption> for Item {
 
 impl From<Refusal> for Item {
     fn from(refusal: Refusal) -> Item {
-        let Refusal { intent, code, cycle, outcome } = refusal;
+        let Refusal { intent, code, cycle, outcome, halts } = refusal;
         let digests = outcome.digests();
         Item {
             resumes: None,
@@ -91,7 +91,7 @@ impl From<Refusal> for Item {
             session: cycle.as_ref().map(|cycle| identity::session(&intent.tenant, &cycle.session)),
             cycle,
             judged: None,
-            gate: Gate::Refuse { code, outcome: Box::new(outcome), digests },
+            gate: Gate::Refuse { code, outcome: Box::new(outcome), digests, halts },
             intent,
         }
     }
@@ -115,6 +115,14 @@ impl Item {
     /// Does it debit, count and become part of the history? What was sent before has done so.
     pub(crate) fn counts(&self) -> bool {
         self.sends() && !matches!(self.resumes, Some(Basis::Sent { .. }))
+    }
+
+    /// What is written down where it is the last of its session.
+    pub(crate) fn halts(&self) -> Option<&Event> {
+        match &self.gate {
+            Gate::Refuse { halts, .. } => halts.as_ref(),
+            Gate::Admit { .. } => None,
+        }
     }
 
     /// Until when whoever sends it is at it.
@@ -352,6 +360,9 @@ fn remember(rows: &mut Rows, item: &Item) {
         && let Some(event) = item.happens(before)
     {
         cell.set(after(&cell.value, event));
+        if item.halts().is_some() {
+            cell.set(after(&cell.value, SessionEvent::Suspended));
+        }
     }
     if item.hold().is_some() && !matches!(item.resumes, Some(Basis::Held { .. })) {
         *rows.held.entry(item.agent()).or_default() += 1;

@@ -231,6 +231,9 @@ pub struct Refusal {
     pub cycle: Option<Cycle>,
     /// The final word; its state is [`State::Refused`] or [`State::Failed`].
     pub outcome: Outcome,
+    /// It is the last cycle of its session: the record that says why, written right after the outcome and caused by it. The
+    /// same commit stops the session.
+    pub halts: Option<Event>,
 }
 
 /// Commit 2: what became of an action.
@@ -251,12 +254,14 @@ pub struct Settlement {
     /// outcome. Every mandate of the chain is frozen with it. Whether they have so much left is known in the commit, which
     /// refuses what takes more and brings none, see [`Error::AboveCap`].
     pub overage: Option<Outcome>,
+    /// As [`Refusal::halts`].
+    pub halts: Option<Event>,
 }
 
 /// What an action of a session really used.
 #[derive(Clone, Debug, Default)]
 pub struct Used {
-    /// So much.
+    /// So much. What is said after the last word gives nothing back.
     pub usage: Usage,
     /// What mandates of the chain allow, by `jti`. Of each that has less, the session has a record, written right after the
     /// outcome and caused by it.
@@ -309,6 +314,13 @@ pub(crate) struct Digests {
     pub(crate) receipt: Option<[u8; 32]>,
     /// Index numbers of the receipt's addresses.
     pub(crate) addresses: [i64; 2],
+}
+
+impl Used {
+    /// What the action used as far as is known by now.
+    pub(crate) fn measured(&self, debited: &Usage, amends: bool) -> Usage {
+        if amends { self.usage.at_least(debited) } else { self.usage }
+    }
 }
 
 impl Settlement {

@@ -79,8 +79,8 @@ pub use lock::Lock;
 pub use memory::Memory;
 pub use outbox::{Notice, Outbox, Standing, Tried, Waiting};
 pub use session::{
-    BUDGET_BREACHED, Cycle, Declared, Declaring, Governed, Heard, Intention, Lapsed, Opening, Record, Sealer,
-    SecurityEvent, Turn,
+    BUDGET_BREACHED, Cycle, Declared, Declaring, Governed, Heard, Intention, Lapse, Lapsed, Opening, Record,
+    Sealer, SecurityEvent, Turn,
 };
 pub use sqlite::{Options, Sqlite, unpack};
 pub use state::State;
@@ -381,6 +381,9 @@ pub trait Ledger: Outbox {
 
     /// The cluster that a session is a member of.
     fn cluster_of<'a>(&'a self, tenant: &'a Tenant, session: &'a str) -> Answer<'a, Option<Clustered>>;
+
+    /// A tenant's clusters in which members wait for each other in a circle.
+    fn deadlocks<'a>(&'a self, tenant: &'a Tenant) -> Answer<'a, Vec<Clustered>>;
 
     /// Appends an entry for something that changes no row here, such as the rotation of a signing key.
     fn record(&self, event: Event) -> Answer<'_, i64>;

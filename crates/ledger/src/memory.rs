@@ -281,11 +281,15 @@ impl World {
         self.begins(item);
         match &item.gate {
             Gate::Admit { .. } => self.append(intent.at_ms, Some(intent.id), &intent.entry, None, None),
-            Gate::Refuse { code, outcome, .. } => {
+            Gate::Refuse { code, outcome, halts, .. } => {
                 let name = identity::refusal(&intent.tenant, &intent.subject, code, &intent.request_hash);
                 let repeat = Repeat { action: intent.id, count: 0 };
                 self.refusals.insert(name, (repeat, intent.at_ms));
-                self.outcome(row, outcome)
+                let entry = self.outcome(row, outcome)?;
+                if let Some(halts) = halts {
+                    self.stopped(intent.id, halts)?;
+                }
+                Ok(entry)
             }
         }
     }
@@ -457,7 +461,7 @@ impl World {
     }
 
     fn close(&mut self, settlement: &Settlement, amends: bool) -> Result<i64, Error> {
-        let Settlement { action: id, outcome, charged, used, overage, .. } = settlement;
+        let Settlement { action: id, outcome, charged, used, overage, halts, .. } = settlement;
         let Row { stored, lease, usage, .. } = self.row(*id).ok_or(Error::NoSuchAction(*id))?;
         let (lease, debited) = (*lease, *usage);
         let (number, from, debit) = (stored.row, stored.state, stored.debit);
@@ -487,14 +491,18 @@ impl World {
             account.set(corrected(&account.value, charged - debit, overage.is_some()));
         }
         if let Some(used) = used {
+            let measured = used.measured(&debited, amends);
             for jti in &mandates {
                 let account = self.rows.account(identity::account(&tenant, jti), jti);
-                account.set(account.value.remeasure(&debited, &used.usage));
+                account.set(account.value.remeasure(&debited, &measured));
             }
             if let Some(row) = self.actions.get_mut(&number) {
-                row.usage = used.usage;
+                row.usage = measured;
             }
             self.breached(settlement, used, &debited, &mandates)?;
+        }
+        if let Some(halts) = halts {
+            self.stops(*id, halts)?;
         }
         Ok(entry)
     }
@@ -1243,6 +1251,10 @@ impl Ledger for Memory {
 
     fn cluster_of<'a>(&'a self, tenant: &'a Tenant, session: &'a str) -> Answer<'a, Option<Clustered>> {
         self.now(move |world| Ok(world.cluster_of(tenant, session)))
+    }
+
+    fn deadlocks<'a>(&'a self, tenant: &'a Tenant) -> Answer<'a, Vec<Clustered>> {
+        self.now(move |world| Ok(world.deadlocks(tenant)))
     }
 
     fn record(&self, event: Event) -> Answer<'_, i64> {

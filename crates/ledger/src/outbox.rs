@@ -54,8 +54,8 @@ pub struct Standing {
 pub struct Notice {
     /// Its row number.
     pub entry: i64,
-    /// The action that it is about.
-    pub action: ActionId,
+    /// The action that it is about; none if it is about a session or cluster, which waits for no other.
+    pub action: Option<ActionId>,
     /// When it was taken up, milliseconds since 1970, UTC.
     pub taken_ms: i64,
 }
@@ -121,7 +121,8 @@ impl InMemory {
     pub(crate) fn untold(&self, name: &str, now_ms: i64, limit: u32) -> Vec<Waiting> {
         let mut seen = HashSet::new();
         let waiting = self.0.get(name).into_iter().flat_map(|place| place.notices.values());
-        let heads = waiting.filter(|(waiting, _)| seen.insert(waiting.notice.action));
+        let heads =
+            waiting.filter(|(waiting, _)| waiting.notice.action.is_none_or(|action| seen.insert(action)));
         heads.filter(|(_, next)| *next <= now_ms).map(|(waiting, _)| *waiting).take(limit as usize).collect()
     }
 

@@ -112,15 +112,32 @@ pub struct Turn {
     pub record: Event,
 }
 
-/// A session that is open under a mandate that has ended.
+/// A session that is open, and is not to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lapsed {
     /// The session.
     pub governed: Governed,
-    /// The mandate that ended: its own, or one that it descends from.
-    pub mandate: Box<str>,
-    /// When it was revoked, in Unix milliseconds; it expired if it was not.
-    pub revoked_ms: Option<i64>,
+    /// Why it is to end.
+    pub why: Lapse,
+}
+
+/// Why an open session is to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lapse {
+    /// Its mandate, or one that this descends from, was revoked.
+    Revoked {
+        /// Which.
+        mandate: Box<str>,
+        /// When, in Unix milliseconds.
+        at_ms: i64,
+    },
+    /// It was stopped, and whoever did that did not end it.
+    Stopped,
+    /// Its mandate expired.
+    Expired {
+        /// Which.
+        mandate: Box<str>,
+    },
 }
 
 /// What somebody outside told of a session or mandate.

@@ -10,7 +10,7 @@ use common::*;
 use ledger::{Error, Heading, Ledger, Notice, Outbox, Standing, State, Tried, event_of};
 
 fn notice(entry: i64, action: ActionId) -> Notice {
-    Notice { entry, action, taken_ms: NOW }
+    Notice { entry, action: Some(action), taken_ms: NOW }
 }
 
 fn open(ledger: &dyn Ledger, names: &[&str]) {

@@ -311,6 +311,36 @@ fn what_is_in_doubt_or_waits_for_its_next_attempt_is_under_way() {
 }
 
 #[test]
+fn what_is_said_to_be_used_after_the_last_word_is_added_and_gives_nothing_back() {
+    on_every_sealed_ledger(|ledger| {
+        let ledger = &*ledger;
+        begun(ledger, "s-1", "i-1");
+        let sent = metered("a", "s-1");
+        let id = sent.intent.id;
+        admitted(ledger, sent);
+        let said = |seconds, units: u64, state| Settlement {
+            outcome: settlement(id, state, &units.to_string()).outcome,
+            ..took(id, seconds, units)
+        };
+        wait(ledger.settle(said(1, 3, State::Failed))).unwrap();
+        // Of its time nothing more is said.
+        wait(ledger.amend(said(0, 6, State::Executed))).unwrap();
+        let told: Vec<_> = records(ledger, "s-1").into_iter().filter_map(|it| it.record).collect();
+        let last: serde_json::Value = serde_json::from_slice(told.last().unwrap()).unwrap();
+        assert_eq!(
+            (&last["mandateId"], &last["resource"], &last["used"]),
+            (&json!("root"), &json!("max_compute_units"), &json!(6))
+        );
+        // A second of two is left: what was given back would be two.
+        let next = ledger::Admission { cycle: cycle("s-1", 0, 3), ..metered("b", "s-1") };
+        let mut more = next;
+        more.intent.usage = Usage { seconds: 2, ..Usage::default() };
+        assert!(matches!(obstacle(ledger, more), Obstacle::EnvelopeExceeded { .. }));
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
 fn a_refused_cycle_is_a_record_of_its_session_and_uses_up_its_number() {
     on_every_sealed_ledger(|ledger| {
         let ledger = &*ledger;
@@ -323,6 +353,54 @@ fn a_refused_cycle_is_a_record_of_its_session_and_uses_up_its_number() {
         let nameless = Cycle { session: "s-1".into(), epoch: 0, sequence: None, intent: None };
         wait(ledger.refuse(ledger::Refusal { cycle: Some(nameless), ..refusal("b", "b") })).unwrap();
         assert_eq!(stands(ledger, "s-1").denials, 2);
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+/// Number, event and cause of the newest records.
+fn newest(ledger: &dyn Ledger, session: &str, count: usize) -> Vec<(String, Option<String>)> {
+    let all = records(ledger, session);
+    let told = |it: &Record| {
+        let place = session_of(&it.entry).unwrap();
+        (ledger::event_of(&it.entry).unwrap().to_owned(), place.causal_parent)
+    };
+    all[all.len() - count..].iter().map(told).collect()
+}
+
+#[test]
+fn what_halts_a_session_stops_it_in_the_commit_of_its_last_cycle() {
+    on_every_sealed_ledger(|ledger| {
+        let ledger = &*ledger;
+        // Denied at once.
+        begun(ledger, "s-1", "i-1");
+        let halts = Some(event("session_revocation_initiated"));
+        let last = ledger::Refusal { cycle: cycle("s-1", 0, 5), halts: halts.clone(), ..refusal("a", "a") };
+        let before = wait(ledger.entries(None, 100)).unwrap().rows.len();
+        wait(ledger.refuse(last.clone())).unwrap();
+        assert_eq!(stands(ledger, "s-1").state(), SessionState::Suspended);
+        let all = wait(ledger.entries(None, 100)).unwrap().rows;
+        assert_eq!(all.len(), before + 2);
+        let told = newest(ledger, "s-1", 2);
+        assert_eq!((&*told[0].0, &*told[1].0), ("settled", "session_revocation_initiated"));
+        assert!(told[1].1.as_deref().is_some_and(|cause| cause.ends_with(&format!("-{before}"))), "{told:?}");
+        // It is found as what is to end, and once it is over it has had its last record.
+        let lapsed = wait(ledger.lapsed(NOW, 10)).unwrap();
+        let [found] = lapsed.as_slice() else { panic!("{lapsed:?}") };
+        assert_eq!((&*found.governed.session.id, &found.why), ("s-1", &ledger::Lapse::Stopped));
+        wait(ledger.turn(turn("s-1", Some(SessionEvent::Revoked(Halt::Clean))))).unwrap();
+        assert!(wait(ledger.lapsed(NOW, 10)).unwrap().is_empty());
+        let late = ledger::Refusal { cycle: cycle("s-1", 0, 6), halts: halts.clone(), ..refusal("b", "b") };
+        wait(ledger.refuse(late)).unwrap();
+        assert_eq!(newest(ledger, "s-1", 1)[0].0, "settled");
+        // The same of one that waited.
+        begun(ledger, "s-2", "i-2");
+        let hold = Some(Hold { until_ms: NOW + 60_000, needed: 1, most: 10 });
+        let waits = ledger::Admission { cycle: cycle("s-2", 0, 2), hold, ..admission("c") };
+        let id = waits.intent.id;
+        admitted(ledger, waits);
+        wait(ledger.settle(Settlement { halts, ..settlement(id, State::Refused, "c") })).unwrap();
+        assert_eq!(stands(ledger, "s-2").state(), SessionState::Suspended);
+        assert_eq!(newest(ledger, "s-2", 1)[0].0, "session_revocation_initiated");
         wait(ledger.verify()).unwrap();
     });
 }

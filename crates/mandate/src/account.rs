@@ -289,6 +289,17 @@ impl Usage {
         }
     }
 
+    /// Of each the larger of the two.
+    pub fn at_least(&self, other: &Usage) -> Usage {
+        Usage {
+            seconds: self.seconds.max(other.seconds),
+            compute_units: self.compute_units.max(other.compute_units),
+            memory_bytes: self.memory_bytes.max(other.memory_bytes),
+            storage_bytes: self.storage_bytes.max(other.storage_bytes),
+            egress_bytes: self.egress_bytes.max(other.egress_bytes),
+        }
+    }
+
     fn and(&self, more: &Usage) -> Usage {
         Usage {
             seconds: self.seconds.saturating_add(more.seconds),

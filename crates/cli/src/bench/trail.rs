@@ -162,8 +162,15 @@ async fn one(ledger: &Sqlite, number: u64) -> Result<()> {
         payload: Vec::new(),
         entry: draft("executed", word),
     };
-    let settlement =
-        Settlement { action: id, by: By::Holder(1), outcome, charged: None, used: None, overage: None };
+    let settlement = Settlement {
+        action: id,
+        by: By::Holder(1),
+        outcome,
+        charged: None,
+        used: None,
+        overage: None,
+        halts: None,
+    };
     ledger.settle(settlement).await.map(drop).while_we(cannot)
 }
 

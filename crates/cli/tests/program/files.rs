@@ -40,6 +40,21 @@ fn policies_that_permit_nothing_are_warned_about() {
 }
 
 #[test]
+fn a_policy_on_grants_is_checked_where_people_may_consent_to_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let policies = folder.path().join("policies");
+    std::fs::create_dir(&policies).unwrap();
+    let policy = "@id(\"grants\") permit (principal, action == Action::\"SESSION_GRANT\", resource);";
+    std::fs::write(policies.join("grants.cedar"), policy).unwrap();
+    let config = folder.path().join("countersign.toml");
+    for (consent, code) in [(false, 1), (true, 0)] {
+        std::fs::write(&config, format!("[grants]\nconsent = {consent}\n")).unwrap();
+        let told = run(["policy", "check", policies.to_str().unwrap(), "--config", config.to_str().unwrap()]);
+        assert_eq!(told.code, code, "{consent}: {}", told.stderr);
+    }
+}
+
+#[test]
 fn a_binding_is_checked_as_the_gateway_would_read_it() {
     let folder = tempfile::tempdir().unwrap();
     let tenant = folder.path().join("catalogue/default");

@@ -78,3 +78,23 @@ async fn what_a_level_leaves_out_is_nowhere_in_it() {
         (&json!(null), &json!(null), &json!(null))
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_program_shows_what_the_role_is_told() {
+    let house = House::new().await;
+    let shown = |role: &str, more: &[&str]| {
+        let voice = house.voice("default", role);
+        let mut command = crate::house::countersign();
+        command.args(["policy", "disclose", "--url", &voice.url]).args(more);
+        let output = command.env("COUNTERSIGN_API_KEY", voice.key.as_deref().unwrap()).output().unwrap();
+        assert!(output.status.success(), "{role}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let auditor = shown("auditor", &[]);
+    assert!(auditor.contains("FULL") && auditor.contains("permit"), "{auditor}");
+    let agent = shown("agent", &[]);
+    assert!(agent.contains("COUNT_ONLY") && !agent.contains("permit"), "{agent}");
+    let told: Value = serde_json::from_str(&shown("approver", &["--json", "--level", "COUNT_ONLY"])).unwrap();
+    let asked = house.voice("default", "approver").get(&format!("{PATH}?level=COUNT_ONLY")).await;
+    assert_eq!(told, asked.body);
+}

@@ -1,6 +1,7 @@
 //! Security events from outside, and what the end of a mandate does to the sessions below it, over HTTP.
 
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
@@ -257,8 +258,10 @@ async fn an_event_about_a_mandate_ends_every_session_of_its_tree() {
         [(&quiet, "ALE-002", "CLEAN"), (&asking, "ALE-003", "PARTIAL"), (&deep, "ALE-002", "CLEAN")]
     {
         let all = records(&house, session).await;
-        let [.., first, last] = all.as_slice() else { panic!("{all:?}") };
-        assert_eq!((&first["ale_type"], &first["ale_fields"]["trigger"]), (&json!("ALE-001"), &json!("R-6")));
+        // What waited ends in between.
+        let first = all.iter().find(|it| it["ale_type"] == "ALE-001").unwrap();
+        let last = all.last().unwrap();
+        assert_eq!(first["ale_fields"]["trigger"], "R-6");
         assert_eq!(first["causal_parent_id"], revoked);
         assert_eq!((&last["ale_type"], &last["completion_state"]), (&json!(code), &json!(state)));
         assert_eq!(session["session_id"], last["session_id"]);
@@ -386,6 +389,57 @@ async fn who_asks_for_what_is_outside_or_prohibited_ends_their_session() {
         assert_eq!((next.kind(), next.code()), ("blocked", "EP_SESSION_REVOKED"), "{}", next.text());
         assert_eq!(agent.execute(&format!("out-{archetype}"), &body).await.text(), said.text());
     }
+    whole(&house).await;
+}
+
+/// Whichever commit it dies after, the session of a cycle that was denied so is over when it is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_denial_that_ends_its_session_does_so_wherever_the_gateway_dies() {
+    let config = "[limits]\nrecovery_interval_ms = 20\n[sandbox]\nenabled = false\n".to_owned();
+    let mut house = House::with(Plan { config, ..Plan::default() }).await;
+    let (mut died, mut denied) = (0, 0);
+    for commits in 1..=9 {
+        let session = opened(&house.agent(), house.token("default")).await;
+        let mut declared = intent(&session, &format!("i-{commits}"), 1);
+        declared["goal_scope"] = json!(["Data"]);
+        assert_eq!(house.agent().post(&path(&session, "intents"), &declared).await.status, 201);
+        let mut body = house.payment("acct-1", "1.00");
+        body["session_id"] = session["session_id"].clone();
+        house.gateway.stop();
+        let mut command = house.serve();
+        command.env("COUNTERSIGN_CRASH_AT", format!("committed:{commits}"));
+        // It may be over before it listens.
+        let started = catch_unwind(AssertUnwindSafe(|| house.start_by(command)));
+        died += match started {
+            Ok(()) => u32::from(house.agent().try_execute(&format!("k-{commits}"), &body).await.is_err()),
+            Err(_) => 0,
+        };
+        house.gateway.kill();
+        house.start();
+        let mut all = records(&house, &session).await;
+        if !all.iter().any(|it| it["governance_decision"] == "DENY") {
+            continue;
+        }
+        denied += 1;
+        for _ in 0..500 {
+            all = records(&house, &session).await;
+            if all.last().is_some_and(|last| last["ale_type"] == "ALE-002") {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        let [.., refused, first, last] = all.as_slice() else { panic!("{all:?}") };
+        assert_eq!(
+            (&refused["governance_decision"], &first["ale_type"]),
+            (&json!("DENY"), &json!("ALE-001"))
+        );
+        assert_eq!((&first["ale_fields"]["trigger"], &last["ale_type"]), (&json!("R-3"), &json!("ALE-002")));
+        assert_eq!(
+            (&first["causal_parent_id"], &last["causal_parent_id"]),
+            (&refused["record_id"], &first["record_id"])
+        );
+    }
+    assert!(died > 0 && denied > 0, "it died {died} times, {denied} were denied");
     whole(&house).await;
 }
 

@@ -1,6 +1,7 @@
 //! What people decide about held cycles, over HTTP, with a crash in between: within limits, a question, the end of the
 //! mission, more time. And what becomes of those that nobody decides about.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -287,16 +288,80 @@ async fn a_mission_that_is_revoked_ends_with_all_that_descends_from_it() {
     assert_eq!(below.body["response"]["kind"], "blocked", "{}", below.text());
     let goes_on = cycle(&agent, &apart, "i-3", 2, "1.00").await;
     assert_eq!(goes_on.body["response"]["kind"], "executed", "{}", goes_on.text());
-    // What somebody else has begun is brought to its end: the session is over, the cycle still waits.
+    // Whoever ends the session ends what waits in it, and nobody is asked about that any more.
     let left = held(&agent, &apart, "i-3", 3).await;
     let operator = house.voice("default", "operator");
     let closed = operator.post(&path(&apart, "close"), &json!({"completion": "REVOKED"})).await;
-    assert_eq!(closed.status, 200, "{}", closed.text());
-    let said = decide(&house.voice("default", "approver"), &left, "REVOKE_MISSION", json!({})).await;
-    assert_eq!((said.status, &said.body["state"]), (200, &json!("FAILED")), "{}", said.text());
+    assert_eq!(
+        (closed.status, &closed.body["session"]["halt"]),
+        (200, &json!("PARTIAL")),
+        "{}",
+        closed.text()
+    );
+    assert_eq!((&closed.body["session"]["waiting"], &closed.body["unsettled"]), (&json!(0), &json!([left])));
+    let ended = cycle(&agent, &apart, "i-3", 3, "6000.00").await;
+    let told = (&ended.body["response"]["code"], &ended.body["response"]["details"]["reasons"]);
+    assert_eq!(told, (&json!("EP_SESSION_REVOKED"), &json!(["session_revoked"])), "{}", ended.text());
+    let late = decide(&house.voice("default", "approver"), &left, "REVOKE_MISSION", json!({})).await;
+    assert_eq!((late.status, late.code()), (409, "EP_STATE_CONFLICT"));
     let again = decide(&house.voice("default", "approver"), &id, "REVOKE_MISSION", json!({})).await;
     assert_eq!((again.status, again.code()), (409, "EP_STATE_CONFLICT"));
     assert_eq!(house.bank.effects().count, 1);
+    is_whole(&house).await;
+}
+
+/// Three sessions of one mission wait for people. One word ends all of them, wherever the gateway dies meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_word_ends_everything_that_waits_in_the_mission() {
+    let config =
+        "[limits]\nrecovery_interval_ms = 20\ncascade_timeout_ms = 100\n[sandbox]\nenabled = false\n";
+    let mut house = House::with(Plan { config: config.to_owned(), ..Plan::default() }).await;
+    ask_for(&house, 1);
+    assert_eq!(house.admin().post("/v1/reload", &json!({})).await.status, 200);
+    let mut died = 0;
+    for commits in 0..=9 {
+        let (agent, (jti, token)) = (house.agent(), timed(&house, 3000).await);
+        let mut waiting = Vec::new();
+        for n in 0..3 {
+            let name = format!("i-{commits}-{n}");
+            let one = session(&house, &agent, &token, &name).await;
+            waiting.push((held(&agent, &one, &name, 2).await, one, name));
+        }
+        house.gateway.stop();
+        let mut command = house.serve();
+        if commits > 0 {
+            command.env("COUNTERSIGN_CRASH_AT", format!("committed:{commits}"));
+        }
+        // It may be over before it listens.
+        if catch_unwind(AssertUnwindSafe(|| house.start_by(command))).is_ok() {
+            let decided = json!({"decision": "REVOKE_MISSION"});
+            let voice = house.voice("default", "approver");
+            let path = format!("/v1/actions/{}/decide", waiting[0].0);
+            died += u32::from(Said::of(voice.request("POST", &path).json(&decided)).await.is_err());
+        }
+        house.gateway.kill();
+        house.start();
+        // Where nothing of the word was written it is said again, and where something was, that is enough.
+        let revoked = house.voice("default", "operator").get(&format!("/v1/mandates/{jti}")).await;
+        if revoked.body["mandate"]["revoked_at"].is_null() {
+            let voice = house.voice("default", "approver");
+            let said = decide(&voice, &waiting[0].0, "REVOKE_MISSION", json!({})).await;
+            assert_eq!(said.status, 200, "{}", said.text());
+        }
+        for (id, one, name) in &waiting {
+            let over = ended(&house.agent(), one, name, 2, "6000.00").await;
+            assert_eq!(over.body["response"]["code"], "EP_SESSION_REVOKED", "{}", over.text());
+            while state(&house, one).await["completion"] != "REVOKED" {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            let late = decide(&house.voice("default", "approver"), id, "APPROVE", json!({})).await;
+            assert_eq!((late.status, late.code()), (409, "EP_STATE_CONFLICT"));
+        }
+        let inbox = house.voice("default", "approver").get("/v1/approvals").await;
+        assert_eq!(inbox.body["items"], json!([]), "{}", inbox.text());
+    }
+    assert!(died > 2, "it died {died} times");
+    assert_eq!(house.bank.effects().count, 0);
     is_whole(&house).await;
 }
 

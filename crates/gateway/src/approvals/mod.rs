@@ -112,7 +112,7 @@ impl Gateway {
         let task = tokio::spawn(async move {
             match word {
                 Word::No(comment) => {
-                    gateway.refuse_held(&caller, stored.clone(), comment, said::REJECT).await?;
+                    gateway.refuse_held(&caller, stored.clone(), comment, said::REJECT, None).await?;
                 }
                 yes => gateway.agree(&caller, &stored, yes).await?,
             }
@@ -179,6 +179,7 @@ impl Gateway {
         mut stored: Stored,
         comment: Option<String>,
         decision: &'static str,
+        halts: Option<ledger::Event>,
     ) -> Result<(), Error> {
         let tenant = self.tenant(&stored.tenant)?;
         for _ in 0..MOST_REJECTIONS {
@@ -189,7 +190,7 @@ impl Gateway {
             let agreed = given.iter().map(|given| u32::from(given.round == stored.round)).sum();
             let mut records: Vec<Vec<u8>> = given.into_iter().map(|given| given.record).collect();
             records.push(rejection.record.clone());
-            let pending = self.with_approvals(&stored, &records)?;
+            let pending = Pending { halts: halts.clone(), ..self.with_approvals(&stored, &records)? };
             let (code, reason) = match decision {
                 said::REVOKE => (Code::SessionRevoked, "mission_revoked"),
                 _ => (Code::ApprovalDenied, "approval_denied"),
@@ -313,17 +314,18 @@ impl Gateway {
         Ok(self.blocked(chain, code, details))
     }
 
-    /// Ends an action that waits, for another reason than that a person said no.
+    /// Ends an action that waits, for another reason than that a person said no, and stops its session where that `halts`.
     pub(crate) async fn end_waiting(
         &self,
         stored: &Stored,
         code: Code,
         reason: &'static str,
+        halts: Option<ledger::Event>,
     ) -> Result<(), Error> {
         let tenant = self.tenant(&stored.tenant)?;
         let given = self.ledger.approvals(&stored.tenant, stored.id).await.map_err(unavailable)?;
         let records: Vec<Vec<u8>> = given.into_iter().map(|given| given.record).collect();
-        let pending = self.with_approvals(stored, &records)?;
+        let pending = Pending { halts, ..self.with_approvals(stored, &records)? };
         let ending = self.ended_waiting(&pending, code, reason);
         self.conclude(tenant, &pending, ending).await.map(drop)
     }

@@ -125,7 +125,7 @@ impl Gateway {
             Err(error) if error.code == Code::Unavailable => Err(error),
             Err(error) => {
                 tracing::info!(action = %stored.id, %error, "an action that waits is no longer offered");
-                self.end_waiting(stored, Code::BoundaryBlock, "no_longer_offered").await.map(|()| None)
+                self.end_waiting(stored, Code::BoundaryBlock, "no_longer_offered", None).await.map(|()| None)
             }
         }
     }

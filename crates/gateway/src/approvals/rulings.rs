@@ -223,8 +223,8 @@ impl Gateway {
         self.held_one(caller, id).await
     }
 
-    /// Ends everything that the held action belongs to. What is repeated after a crash does the rest: the action itself
-    /// ends last, and nothing of the mission begins from the first step on.
+    /// Ends everything that the held action belongs to. Nothing of the mission begins from the first step on; what a crash
+    /// leaves behind is ended by the next look around, or by saying it again.
     async fn revoke_mission(
         self: &Arc<Self>,
         caller: &Caller,
@@ -258,32 +258,39 @@ impl Gateway {
         let escalation = said::escalation_id(stored.id, stored.round);
         let cause = Cause::of(PRINCIPAL, caller.subject.as_str(), comment.as_deref());
         let cause = Cause { escalation: Some(&escalation), ..cause };
-        match granted {
-            true => drop(self.revoke_tree(&tenant, &jti, &cause).await?),
-            false => self.revoke_one(&tenant, &session, &cause).await?,
-        }
-        match self.refuse_held(caller, stored.clone(), comment, said::REVOKE).await {
-            Err(error) if error.code == Code::StateConflict => self.end_with_its_mission(&stored).await?,
+        let revoked = match granted {
+            true => Some(self.end_mandate(&tenant, &jti, &cause).await?),
+            false => None,
+        };
+        let halts = self.stopping(&own, &cause)?;
+        match self.refuse_held(caller, stored, comment.clone(), said::REVOKE, Some(halts)).await {
+            // Who ends the mission had agreed before, or somebody else decided meanwhile: it ends with its session.
+            Err(error) if error.code == Code::StateConflict => {}
             other => other?,
+        }
+        match revoked {
+            Some(revoked) => drop(self.cascade(&tenant, &jti, &cause.after(&revoked)).await?),
+            None => self.revoke_one(&tenant, &session, &cause).await?,
         }
         self.held_one(caller, &id).await
     }
 
-    /// Who ends the mission had agreed before, or somebody else decided meanwhile: if it still waits, it ends all the same.
-    async fn end_with_its_mission(&self, stored: &Stored) -> Result<(), Error> {
-        let now = self.ledger.action(&stored.tenant, stored.id).await.map_err(unavailable)?;
-        let Some(now) = now.filter(|now| now.state.waits()) else { return Ok(()) };
-        match self.end_waiting(&now, Code::SessionRevoked, "mission_revoked").await {
-            Err(error) if error.code == Code::StateConflict => Ok(()),
-            other => other,
-        }
-    }
-
-    /// Nobody came, and that ends the session of a cycle before it ends the cycle.
+    /// Nobody came. That ends the cycle, and its session with it.
     pub(crate) async fn terminate(&self, stored: &Stored) -> Result<(), Error> {
-        let Some(cycle) = IntentRow::of(stored)?.cycle else { return Ok(()) };
+        let cycle = IntentRow::of(stored)?.cycle;
+        let own = match &cycle {
+            Some(cycle) => {
+                self.ledger.session(&stored.tenant, &cycle.session_id).await.map_err(unavailable)?
+            }
+            None => None,
+        };
         let cause = Cause::of(UNANSWERED, "timeout", Some("nobody decided in time"));
-        self.revoke_one(&stored.tenant, &cycle.session_id, &cause).await
+        let halts = own.as_ref().map(|own| self.stopping(own, &cause)).transpose()?;
+        self.end_waiting(stored, Code::ApprovalExpired, "approval_expired", halts).await?;
+        if let Some(own) = own {
+            self.end_stopped(&own).await;
+        }
+        Ok(())
     }
 
     /// What a session waits for, if an action of it waits for people.

@@ -21,7 +21,7 @@ use super::challenges::challenge_of;
 use super::passkeys::{Passkey, refused};
 use super::said::{self, Said, Shown, constraints_of};
 use super::summary::{Summary, undo};
-use super::{HeldView, LimitsAsk, Word, may_decide, must_be_approvable, readable};
+use super::{HeldView, LimitsAsk, Word, its_signer, may_decide, must_be_approvable, readable};
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::pending::Pending;
@@ -93,7 +93,10 @@ impl Gateway {
         let party = self.party()?;
         let stored = self.visible(caller, id).await?;
         let (row, escalation) = may_decide(caller, &stored)?;
+        its_signer(caller, &stored, &row)?;
         must_be_approvable(&row)?;
+        // Nobody is made to sign what will not be taken.
+        self.leaves_room(caller, &stored, &escalation).await?;
         let limits = limits.map(|limits| self.limits_of(&limits, &stored, &row)).transpose()?;
         self.under_rules_of_now(&stored, &row, &escalation).await?;
         let mine = self.passkeys_of(&caller.tenant).await?;

@@ -13,6 +13,7 @@ use crate::gateway::Gateway;
 use crate::remember::{outward, unavailable};
 use crate::resolve::{Decision, ResolutionView, words};
 use crate::row::{EscalationRow, IntentRow, internal};
+use crate::sessions::DeadlockView;
 use crate::views::{Page, after, not_found};
 use crate::{Error, clock};
 
@@ -211,7 +212,7 @@ impl Gateway {
     pub async fn version(&self, caller: &Caller, id: Option<&str>) -> Result<String, Error> {
         caller.must(Deed::ReadTenant)?;
         match id {
-            Some(id) => self.digest(&[self.visible(caller, id).await?]).await,
+            Some(id) => self.digest(&[self.visible(caller, id).await?], &[]).await,
             None => self.version_of_all(caller).await,
         }
     }
@@ -227,16 +228,20 @@ impl Gateway {
         let held = self.ledger.held(&caller.tenant, now_ms, None, MOST_HELD).await;
         let held = held.map_err(unavailable)?.rows;
         let until_ms = held.iter().filter_map(|stored| stored.expires_ms).min().unwrap_or(i64::MAX);
-        let text = self.digest(&[held, self.unresolved_of(caller).await?].concat()).await?;
+        let stuck = self.deadlocks(caller).await?;
+        let text = self.digest(&[held, self.unresolved_of(caller).await?].concat(), &stuck).await?;
         *kept = Some(Version { commits, until_ms, text: text.clone() });
         Ok(text)
     }
 
-    async fn digest(&self, seen: &[Stored]) -> Result<String, Error> {
+    async fn digest(&self, seen: &[Stored], stuck: &[DeadlockView]) -> Result<String, Error> {
         let mut digest = Sha256::new();
         for stored in seen {
             let given = self.ledger.approvals(&stored.tenant, stored.id).await.map_err(unavailable)?;
             digest.update(format!("{} {} {} {}\n", stored.id, stored.state, stored.round, given.len()));
+        }
+        for circle in stuck {
+            digest.update(format!("{} {}\n", circle.cluster_id, circle.sessions.join(" ")));
         }
         Ok(hex::encode(&digest.finalize()[..8]))
     }

@@ -61,6 +61,7 @@ impl Gateway {
         };
         let Decision { verdict, stages, record, .. } = decision;
         let Verdict::Block(reason) = verdict else { return Err(internal("a denied name was not blocked")) };
+        let halts = governed.as_ref().map(|it| self.halts(it, reason.class())).transpose()?.flatten();
         let request_hash = request.hash(&asked.tenant.hmac);
         let (archetype, principal): (Arc<str>, Arc<str>) =
             (request.archetype.as_str().into(), asked.caller.subject.as_str().into());
@@ -93,6 +94,7 @@ impl Gateway {
             word: None,
             earlier: None,
             late: false,
+            halts,
         };
         let row = Row {
             id: pending.id,
@@ -120,7 +122,7 @@ impl Gateway {
         let ending = self.blocked(pending.chain.clone(), code, details_of(&reason));
         let answer = self.refuse(&row, &pending, code, ending, cycle).await?;
         if let Some(governed) = &governed {
-            self.halt_after(governed, reason.class(), answer.action_id).await?;
+            self.end_stopped(governed).await;
         }
         Ok(answer)
     }

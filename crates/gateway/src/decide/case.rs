@@ -226,6 +226,7 @@ impl Gateway {
             word: None,
             earlier: None,
             late: false,
+            halts: None,
         }
     }
 

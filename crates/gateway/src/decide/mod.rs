@@ -127,10 +127,12 @@ impl Gateway {
                     let details = details_of(&reason);
                     let code = case.cycle.as_ref().and_then(|cycle| cycle.code(&reason));
                     let code = code.unwrap_or_else(|| code_of(&reason));
-                    let answer = self.block(&case, judged, code, details).await?;
-                    let said = self.noted(&case, deviates, Next::Said(answer.clone())).await;
+                    let governed = case.cycle.as_ref().map(|cycle| &cycle.governed);
+                    let halts = governed.map(|it| self.halts(it, reason.class())).transpose()?.flatten();
+                    let answer = self.block(&case, judged, code, details, halts).await?;
+                    let said = self.noted(&case, deviates, Next::Said(answer)).await;
                     if let Some(cycle) = &case.cycle {
-                        self.halt_after(&cycle.governed, reason.class(), answer.action_id).await?;
+                        self.end_stopped(&cycle.governed).await;
                     }
                     return Ok(said);
                 }

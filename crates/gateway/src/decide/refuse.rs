@@ -32,18 +32,19 @@ impl Gateway {
         let error = refused(code, reason)?;
         let mut judged = judged_again(pending);
         push(&mut judged.chain, Stage::Execute, || Ok(NewEntry { error, ..NewEntry::at(clock::now()) }))?;
-        self.block(case, judged, code, details).await
+        self.block(case, judged, code, details, None).await
     }
 
-    /// The one commit of a refusal: receipt and reply included.
+    /// The one commit of a refusal: receipt and reply included, and the halt of its session where it is the last cycle of that.
     pub(super) async fn block(
         &self,
         case: &Case<'_>,
         judged: Judged,
         code: Code,
         details: Details,
+        halts: Option<ledger::Event>,
     ) -> Result<Answer, Error> {
-        let pending = self.pending(case, judged);
+        let pending = Pending { halts, ..self.pending(case, judged) };
         if case.resumed.is_some() {
             let ending = self.blocked(pending.chain.clone(), code, details);
             return self.conclude(case.asked.tenant, &pending, Ok(ending)).await;
@@ -111,6 +112,7 @@ impl Gateway {
         let refusal = ledger::Refusal {
             cycle,
             intent,
+            halts: pending.halts.clone(),
             code: code.as_str(),
             outcome: ledger::Outcome {
                 at_ms: proven.at_ms,

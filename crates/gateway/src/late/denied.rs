@@ -97,7 +97,8 @@ impl Gateway {
             entry: draft(tenant, event, Some(outward(state)), &name, pending.attempt()),
         };
         let (action, by) = (pending.id, pending.by);
-        let settlement = Settlement { action, by, outcome, charged: None, used: None, overage: None };
+        let settlement =
+            Settlement { action, by, outcome, charged: None, used: None, overage: None, halts: None };
         self.ledger.amend(settlement).await.map_err(unavailable)?;
         let receipt = pending.told.as_ref().map(|told| told.receipt.receipt_id.as_str());
         self.alert(Alert::DeniedEffect, pending, receipt.unwrap_or_default());

@@ -29,7 +29,9 @@ struct Body<'a> {
 
 #[derive(Serialize)]
 struct Data<'a> {
-    action_id: &'a str,
+    action_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session_id: Option<&'a str>,
     archetype: Option<&'a str>,
     state: Option<&'a str>,
     tenant: Option<&'a str>,
@@ -50,11 +52,15 @@ impl Gateway {
         let topic = topic.ok_or_else(|| internal("an entry that is to be told is about nothing"))?;
         let tenant = heading.tenant_ref.and_then(|reference| self.tenant_called(reference));
         // What was deleted since is told of by what the entry says.
-        let stored = match tenant {
-            Some(tenant) => self.ledger.action(tenant, notice.action).await.map_err(unavailable)?,
+        let stored = match tenant.zip(notice.action) {
+            Some((tenant, action)) => self.ledger.action(tenant, action).await.map_err(unavailable)?,
             None => None,
         };
-        let action_id = notice.action.to_string();
+        let action_id = notice.action.map(|action| action.to_string());
+        let session =
+            entry.and_then(|(_, bytes)| ledger::session_of(bytes)).filter(|_| topic.is_of_session());
+        let session_id = session.map(|session| session.id);
+        let about = action_id.as_deref().or(session_id.as_deref()).unwrap_or_default();
         let data = Data {
             archetype: stored.as_ref().map(|stored| &*stored.archetype),
             state: heading.state,
@@ -62,8 +68,9 @@ impl Gateway {
             environment: self.environment.as_str(),
             entry: heading.hash,
             text: topic.text(),
-            url: &format!("{}{}{action_id}", self.public_url, topic.page()),
-            action_id: &action_id,
+            url: &format!("{}{}{about}", self.public_url, topic.page()),
+            action_id: action_id.as_deref(),
+            session_id: session_id.as_deref(),
         };
         Letter::new(topic, &heading, data)
     }
@@ -75,7 +82,8 @@ impl Letter {
         let archetype = data.archetype.map(|archetype| format!(" ({archetype})")).unwrap_or_default();
         let lines = [
             ("Event", Some(word)),
-            ("Action", Some(data.action_id)),
+            ("Action", data.action_id),
+            ("Session", data.session_id),
             ("Archetype", data.archetype),
             ("State", data.state),
             ("Tenant", data.tenant),
@@ -86,7 +94,8 @@ impl Letter {
         ];
         let lines = lines.into_iter().filter_map(|(name, value)| Some(format!("{name}: {}\n", value?)));
         let text = format!("{}\n\n{}", data.text, lines.collect::<String>());
-        let body = Body { kind: format!("action.{word}"), timestamp: heading.at, data };
+        let of = if topic.is_of_session() { "session" } else { "action" };
+        let body = Body { kind: format!("{of}.{word}"), timestamp: heading.at, data };
         Ok(Letter {
             // An entry's hash is its name; half of it is enough to tell it from every other.
             id: format!("msg_{}", heading.hash.get(..32).unwrap_or(heading.hash)),

@@ -166,10 +166,14 @@ impl Gateway {
             return None;
         }
         let heading = Heading::of(bytes)?;
+        let of_session = Topic::of_event(heading.event)?.is_of_session();
+        if heading.action.is_none() != of_session {
+            return None;
+        }
         let tenant = heading.tenant_ref.and_then(|reference| self.tenant_called(reference));
         let concerned =
             to.tenants.as_ref().is_none_or(|tenants| tenant.is_some_and(|tenant| tenants.contains(tenant)));
-        concerned.then_some(Notice { entry, action: heading.action?, taken_ms: now_ms })
+        concerned.then_some(Notice { entry, action: heading.action, taken_ms: now_ms })
     }
 
     async fn tell_one(&self, to: &Destination, Waiting { notice, tries }: Waiting) -> Tried {
@@ -178,7 +182,8 @@ impl Gateway {
             Ok(letter) => (letter.id().to_owned(), to.receiver.tell(&letter.at(now_ms)).await),
             Err(error) => (String::new(), Err(Untold::Failed(error.to_string()))),
         };
-        let log = (&*to.name, notice.action, id.as_str());
+        let about = notice.action.map_or_else(|| "none".to_owned(), |action| action.to_string());
+        let log = (&*to.name, about, id.as_str());
         let again_ms = match told {
             Ok(()) => {
                 tracing::debug!(destination = log.0, action = %log.1, notice = log.2, "told");

@@ -29,11 +29,15 @@ pub enum Topic {
     DeniedEffect,
     /// A person said what became of it.
     Resolved,
+    /// What ought not to be is in the records of a session.
+    GovernanceAnomaly,
+    /// Sessions of a cluster wait for each other in a circle.
+    ClusterDeadlock,
 }
 
 impl Topic {
     /// All of them, as the documentation lists them.
-    pub const ALL: [Topic; 12] = [
+    pub const ALL: [Topic; 14] = [
         Topic::Held,
         Topic::Approved,
         Topic::Rejected,
@@ -46,6 +50,8 @@ impl Topic {
         Topic::DuplicateEffect,
         Topic::DeniedEffect,
         Topic::Resolved,
+        Topic::GovernanceAnomaly,
+        Topic::ClusterDeadlock,
     ];
 
     /// The word in configuration and notices, which is that of the entry's event.
@@ -63,6 +69,8 @@ impl Topic {
             Topic::DuplicateEffect => "duplicate_effect",
             Topic::DeniedEffect => "denied_effect",
             Topic::Resolved => crate::resolve::EVENT,
+            Topic::GovernanceAnomaly => "governance_anomaly",
+            Topic::ClusterDeadlock => "cluster_deadlock",
         }
     }
 
@@ -101,12 +109,22 @@ impl Topic {
                 "A provider denies the effect of an action that had been settled as carried out."
             }
             Topic::Resolved => "A person said what became of an action, because its provider did not.",
+            Topic::GovernanceAnomaly => "What ought not to be is in the records of a session.",
+            Topic::ClusterDeadlock => {
+                "Sessions of a cluster wait for each other in a circle; a person has to end it."
+            }
         }
     }
 
-    /// The path under which people look at the action.
+    /// Is it told of a session, and not of an action?
+    pub(crate) fn is_of_session(self) -> bool {
+        matches!(self, Topic::GovernanceAnomaly | Topic::ClusterDeadlock)
+    }
+
+    /// The path under which people look at the action or session.
     pub(crate) fn page(self) -> &'static str {
         match self {
+            Topic::GovernanceAnomaly | Topic::ClusterDeadlock => "/v1/sessions/",
             Topic::Held | Topic::InfoGiven | Topic::InDoubt | Topic::RollbackFailed | Topic::Resolved => {
                 "/approvals/"
             }

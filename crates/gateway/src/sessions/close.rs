@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::SessionView;
 use super::anomalies::{Anomaly, odd};
 use super::gar::{GarView, Line, ale};
-use super::revoke::{Cause, PRINCIPAL};
+use super::revoke::{Cause, PRINCIPAL, REVOKING};
 use crate::admin::{event, named};
 use crate::alert::Alert;
 use crate::caller::{Caller, Deed, Role};
@@ -153,6 +153,14 @@ pub(super) struct Walked {
     digest: Sha256,
     /// What was admitted and has not ended, and whether it is in doubt.
     under_way: BTreeMap<ActionId, bool>,
+    /// What of that waits for people.
+    waiting: BTreeSet<ActionId>,
+    /// The record of the last one that waited and waits no more.
+    decided: Option<String>,
+    /// The record that stopped the session.
+    stopped: Option<String>,
+    /// Did it end what waited?
+    cut: bool,
     /// The number of the next record, if none is missing.
     next: u64,
     odd: BTreeSet<Anomaly>,
@@ -165,7 +173,21 @@ impl Walked {
         self.next = line.number() + 1;
         self.records += 1;
         self.digest.update(format!("sha256:{}\n", line.hash));
+        if line.event == REVOKING {
+            self.cut |= self.decided.is_some() && line.cause() == self.decided.as_deref();
+            self.stopped = Some(line.id());
+        }
         let Some(action) = line.action() else { return Ok(()) };
+        match line.state.as_deref() {
+            Some("INTENDED" | "APPROVED") => {
+                self.waiting.insert(action);
+            }
+            _ if self.waiting.remove(&action) => {
+                self.decided = Some(line.id());
+                self.cut |= self.stopped.is_some();
+            }
+            _ => {}
+        }
         match line.state.as_deref() {
             Some("COMPLETED" | "FAILED" | "ROLLED_BACK") => {
                 self.under_way.remove(&action);
@@ -183,15 +205,30 @@ impl Walked {
         Ok(())
     }
 
-    /// Nothing under way is clean; what is in doubt is not known.
+    /// Nothing that was under way is clean; what is in doubt is not known.
     pub(super) fn halt(&self, session: &Session) -> Halt {
         if self.under_way.values().any(|doubt| *doubt) {
             Halt::Unknown
-        } else if session.held + session.in_flight > 0 {
+        } else if session.held + session.in_flight > 0 || self.cut {
             Halt::Partial
         } else {
             Halt::Clean
         }
+    }
+
+    /// What waits for people.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = ActionId> {
+        self.waiting.iter().copied()
+    }
+
+    /// The record that stopped the session, if it was stopped.
+    pub(super) fn stopped(&self) -> Option<&str> {
+        self.stopped.as_deref()
+    }
+
+    /// The same with the records of a later walk; what was under way before that is said to have been.
+    pub(super) fn again(self, later: Walked) -> Walked {
+        Walked { under_way: self.under_way, ..later }
     }
 
     /// What was admitted and has not ended.

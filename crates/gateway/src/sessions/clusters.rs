@@ -88,6 +88,19 @@ pub struct MemberView {
     pub time_budget_remaining: u64,
 }
 
+/// Sessions that wait for each other in a circle, which only people can end.
+#[derive(Clone, Debug)]
+pub struct DeadlockView {
+    /// Their cluster.
+    pub cluster_id: String,
+    /// The circle: each waits for the next, and the last for the first.
+    pub sessions: Vec<String>,
+    /// The principals of the cluster.
+    pub principals: Vec<String>,
+    /// What a person can do with any one of the sessions.
+    pub available_decisions: [&'static str; 3],
+}
+
 /// A session that waits for another one, or does so no more.
 #[derive(Clone, Debug)]
 pub struct Awaiting {
@@ -283,6 +296,23 @@ impl Gateway {
         Err(Error::new(Code::Forbidden, "the policies do not permit this transfer").hint(
             "between members of different principals a policy has to permit `Action::\"BUDGET_TRANSFER\"`",
         ))
+    }
+
+    /// Circles of waits in the caller's tenant, which only people can end.
+    ///
+    /// # Errors
+    /// `EP_FORBIDDEN` for agents.
+    pub async fn deadlocks(&self, caller: &Caller) -> Result<Vec<DeadlockView>, Error> {
+        caller.must(Deed::ReadTenant)?;
+        let stuck = self.ledger.deadlocks(&caller.tenant).await.map_err(unavailable)?;
+        let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
+        let view = |it: Clustered| DeadlockView {
+            cluster_id: it.cluster.id.to_string(),
+            sessions: owned(it.cluster.deadlock()),
+            principals: owned(it.cluster.principals()),
+            available_decisions: ["END_WAIT", "LEAVE", "REVOKE_SESSION"],
+        };
+        Ok(stuck.into_iter().map(view).collect())
     }
 
     /// The cluster of a session, as the Context Package shows it.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use action::{ActionId, Resources};
+use execution::Confirmation;
 use ledger::State;
 use mandate::{CONTEXT_MEMBERS, Resource, ResourceEnvelope, Usage};
 use serde_json::Value;
@@ -75,21 +76,24 @@ impl Gateway {
     }
 
     /// What a cycle took of its budget, once it is over: the time since it was sent, at least a second, and of each
-    /// resource the larger of what it meant to use and what its provider says it did.
-    pub(crate) fn used(&self, pending: &Pending, state: State, reported: Option<&Value>) -> Option<Usage> {
-        let cycle = pending.row.cycle.as_ref().filter(|_| !pending.settled && state.is_amended())?;
+    /// resource the larger of what it meant to use and what its provider says it did. Of what comes after the last word only
+    /// what the provider says: the time was counted with that.
+    pub(crate) fn used(
+        &self,
+        pending: &Pending,
+        state: State,
+        confirmed: Option<&Confirmation>,
+    ) -> Option<Usage> {
+        let cycle = pending.row.cycle.as_ref().filter(|_| state.is_amended())?;
+        let reported = confirmed.and_then(|it| reported(&it.answer, it.reference.as_deref()));
+        let reported = crate::decide::usage(0, &reported.map(Resources::told).unwrap_or_default());
+        if pending.settled {
+            return (!reported.is_nothing()).then_some(reported);
+        }
         let sent_ms = pending.row.call.as_ref()?.first_ms?;
         let took_ms = u64::try_from(clock::now_ms().saturating_sub(sent_ms)).unwrap_or(0);
         let meant = cycle.used(took_ms.div_ceil(1000).max(1));
-        let reported = reported.map(|answer| Resources::told(&answer[REPORTED])).unwrap_or_default();
-        let reported = crate::decide::usage(0, &reported);
-        Some(Usage {
-            seconds: meant.seconds,
-            compute_units: meant.compute_units.max(reported.compute_units),
-            memory_bytes: meant.memory_bytes.max(reported.memory_bytes),
-            storage_bytes: meant.storage_bytes.max(reported.storage_bytes),
-            egress_bytes: meant.egress_bytes.max(reported.egress_bytes),
-        })
+        Some(meant.at_least(&reported))
     }
 
     /// What the mandates of a cycle allow, leaf first, where it took more than it was debited for and so may have broken that.
@@ -126,6 +130,27 @@ impl CycleView {
             governance_result: decided.into_iter().next_back().map(|it| it.governance).unwrap_or_default(),
             gar_record_id: began.map(String::from),
         }
+    }
+}
+
+/// Where an answer says what was used up: beside the reference, since what answers a question may list several, or at the top.
+fn reported<'a>(answer: &'a Value, reference: Option<&str>) -> Option<&'a Value> {
+    reference.and_then(|reference| beside(answer, reference)).or_else(|| answer.get(REPORTED))
+}
+
+fn beside<'a>(answer: &'a Value, reference: &str) -> Option<&'a Value> {
+    let is_it = |value: &Value| match value {
+        Value::String(text) => text == reference,
+        Value::Number(number) => number.to_string() == reference,
+        _ => false,
+    };
+    match answer {
+        Value::Object(members) if members.values().any(is_it) && members.contains_key(REPORTED) => {
+            members.get(REPORTED)
+        }
+        Value::Object(members) => members.values().find_map(|within| beside(within, reference)),
+        Value::Array(items) => items.iter().find_map(|within| beside(within, reference)),
+        _ => None,
     }
 }
 

@@ -296,6 +296,16 @@ impl Line {
         self.session.seq
     }
 
+    /// As it is called for good.
+    pub(super) fn id(&self) -> String {
+        ledger::record_id(&self.chain_id, self.seq)
+    }
+
+    /// The record that caused it.
+    pub(super) fn cause(&self) -> Option<&str> {
+        self.session.causal_parent.as_deref()
+    }
+
     pub(super) fn intent(&self) -> Option<&str> {
         self.session.intent_id.as_deref()
     }

@@ -20,7 +20,7 @@ mod revoke;
 
 pub(crate) use self::anomalies::stands_on_nothing;
 pub use self::close::{CloseAsk, ClosedView};
-pub use self::clusters::{Awaiting, ClusterView, FormAsk, MemberView, TransferAsk};
+pub use self::clusters::{Awaiting, ClusterView, DeadlockView, FormAsk, MemberView, TransferAsk};
 pub(crate) use self::context::{Budget, shown};
 pub use self::context::{ContextView, DelegationContext};
 pub use self::cycles::CycleView;

@@ -2,26 +2,30 @@
 //!
 //! ```text
 //!   the mandate is dead (one commit; nothing below it is admitted any more)
-//!        └──▶ each session below it: stopped ─▶ looked at ─▶ CLEAN | PARTIAL | UNKNOWN
+//!        └──▶ each session below it: stopped ─▶ looked at ─▶ what waits ends ─▶ CLEAN | PARTIAL | UNKNOWN
 //!                     within `cascade_timeout_ms`; whatever is left then is UNKNOWN, and is ended by the next look around
 //! ```
+//!
+//! What stops a session because of an action (a denial, a decision, nobody's decision) is in the commit of that action, and
+//! whatever is stopped and not over is ended by the next look around: nothing is lost where the process dies in between.
 
 use std::time::Duration;
 
 use action::{ActionId, Tenant};
 use boundary::Class;
 use futures_util::StreamExt;
-use ledger::{Governed, Lapsed, Revocation};
+use ledger::{Event, Governed, Lapse, Lapsed, Revocation, Turn};
 use mandate::{Halt, Session, SessionEvent, SessionRefusal};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::close::{Walked, not_ended};
 use super::gar::ale;
-use crate::Error;
+use crate::act::lock;
 use crate::admin::event;
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
+use crate::{Code, Error};
 
 /// Why something is revoked.
 pub(crate) struct Cause<'a> {
@@ -41,6 +45,12 @@ impl<'a> Cause<'a> {
     /// What no record caused.
     pub(crate) fn of(trigger: &'static str, by: &'a str, reason: Option<&'a str>) -> Cause<'a> {
         Cause { trigger, by, reason, record: None, escalation: None }
+    }
+
+    /// The same of what the end of a mandate caused.
+    pub(crate) fn after(&self, revoked: &Revocation) -> Cause<'a> {
+        let record = revoked.record_id.clone().or_else(|| self.record.clone());
+        Cause { record, ..*self }
     }
 }
 
@@ -76,6 +86,18 @@ impl Gateway {
         jti: &str,
         cause: &Cause<'_>,
     ) -> Result<(Revocation, Vec<HaltedView>), Error> {
+        let revoked = self.end_mandate(tenant, jti, cause).await?;
+        let halted = self.cascade(tenant, jti, &cause.after(&revoked)).await?;
+        Ok((revoked, halted))
+    }
+
+    /// Ends a mandate: nothing begins under it or below it any more.
+    pub(crate) async fn end_mandate(
+        &self,
+        tenant: &Tenant,
+        jti: &str,
+        cause: &Cause<'_>,
+    ) -> Result<Revocation, Error> {
         let mut record = json!({ "by": cause.by, "jti": jti, "reason": cause.reason });
         if let Some(caused) = &cause.record {
             (record["cause"], record["trigger"]) = ((&**caused).into(), cause.trigger.into());
@@ -84,10 +106,7 @@ impl Gateway {
             record["escalationId"] = escalation.into();
         }
         let told = event(self.tenant(tenant)?, "mandate_revoked", &record);
-        let revoked = self.ledger.revoke(tenant, jti, told).await.map_err(unavailable)?;
-        let by_it = revoked.record_id.clone().or_else(|| cause.record.clone());
-        let halted = self.cascade(tenant, jti, &Cause { record: by_it, ..*cause }).await?;
-        Ok((revoked, halted))
+        self.ledger.revoke(tenant, jti, told).await.map_err(unavailable)
     }
 
     /// Ends a session, if it is not over.
@@ -103,7 +122,12 @@ impl Gateway {
     }
 
     /// Ends each session below a mandate that was just revoked. What the deadline finds is left to [`Gateway::end_lapsed`].
-    async fn cascade(&self, tenant: &Tenant, jti: &str, cause: &Cause<'_>) -> Result<Vec<HaltedView>, Error> {
+    pub(crate) async fn cascade(
+        &self,
+        tenant: &Tenant,
+        jti: &str,
+        cause: &Cause<'_>,
+    ) -> Result<Vec<HaltedView>, Error> {
         let until = Instant::now() + Duration::from_millis(self.config.limits.cascade_timeout_ms);
         let open = self.ledger.sessions_under(tenant, jti).await.map_err(unavailable)?;
         let halts = futures_util::stream::iter(open).map(|governed| async move {
@@ -143,24 +167,42 @@ impl Gateway {
         }
     }
 
-    /// A cycle that was denied as prohibited, or as outside of mandate or goal, is the last of its session.
-    pub(crate) async fn halt_after(
-        &self,
-        governed: &Governed,
-        class: Option<Class>,
-        denied: Option<ActionId>,
-    ) -> Result<(), Error> {
+    /// A cycle that is denied as prohibited, or as outside of mandate or goal, is the last of its session: what stops that in
+    /// the same commit.
+    pub(crate) fn halts(&self, governed: &Governed, class: Option<Class>) -> Result<Option<Event>, Error> {
         let trigger = match class {
             Some(Class::Prohibited) => PROHIBITED,
             Some(Class::Scope) => SCOPE,
-            _ => return Ok(()),
+            _ => return Ok(None),
         };
-        let (tenant, by) = (&governed.tenant, self.issuer.as_str());
-        let record = match denied {
-            Some(id) => self.ledger.begun_as(tenant, id).await.map_err(unavailable)?,
-            None => None,
+        self.stopping(governed, &Cause::of(trigger, self.issuer.as_str(), None)).map(Some)
+    }
+
+    /// The record with which a session is stopped.
+    pub(crate) fn stopping(&self, governed: &Governed, cause: &Cause<'_>) -> Result<Event, Error> {
+        let by = cause.by;
+        let fields = json!({"by": by, "reason": cause.reason, "trigger": cause.trigger});
+        Ok(event(self.tenant(&governed.tenant)?, REVOKING, &ale("ALE-001", fields, json!({"by": by}))))
+    }
+
+    /// Ends a session that was stopped in the commit of something else, if it was. What goes wrong is done by the next look
+    /// around.
+    pub(crate) async fn end_stopped(&self, governed: &Governed) {
+        if let Err(error) = self.end_if_stopped(governed).await {
+            tracing::warn!(session = &*governed.session.id, %error, "a session that is stopped was not ended yet");
+        }
+    }
+
+    async fn end_if_stopped(&self, governed: &Governed) -> Result<(), Error> {
+        let now = self.ledger.session(&governed.tenant, &governed.session.id).await.map_err(unavailable)?;
+        let Some(now) = now.filter(|now| now.session.suspended && now.session.closed.is_none()) else {
+            return Ok(());
         };
-        self.revoke_one(tenant, &governed.session.id, &Cause { record, ..Cause::of(trigger, by, None) }).await
+        let _mark = self.ending(&now);
+        match self.end_of_stopped(&now, self.issuer.as_str(), None, None).await {
+            Err(error) if !is_over(&error) => Err(not_ended(error, &Walked::default())),
+            _ => Ok(()),
+        }
     }
 
     /// Puts on record how far the revocation came in time.
@@ -186,25 +228,24 @@ impl Gateway {
         Ok(())
     }
 
-    /// Ends the sessions whose mandates have ended: those that expired, and those that no cascade reached in time. How the
-    /// latter were left when they were to stop, nobody knows any more.
+    /// Ends the sessions whose mandates have ended, and those that were stopped before the process died. How those were left
+    /// that no cascade reached in time, nobody knows any more.
     pub(crate) async fn end_lapsed(&self, now_ms: i64) -> Result<(), Error> {
         let timeout = i64::try_from(self.config.limits.cascade_timeout_ms).unwrap_or(i64::MAX);
-        for Lapsed { governed, mandate, revoked_ms } in
-            self.ledger.lapsed(now_ms, PAGE).await.map_err(unavailable)?
-        {
-            let late = revoked_ms.is_some();
-            if revoked_ms.is_some_and(|at_ms| now_ms.saturating_sub(at_ms) < timeout) {
-                continue;
-            }
-            let trigger = if late { PRINCIPAL } else { EXPIRED };
-            let cause = Cause::of(trigger, self.issuer.as_str(), None);
-            match self.halt(&governed, &cause, late.then_some(Halt::Unknown)).await {
-                Ok(_) => tracing::info!(
-                    session = &*governed.session.id,
-                    mandate = &*mandate,
-                    "ended with its mandate"
-                ),
+        let by = self.issuer.as_str();
+        for Lapsed { governed, why } in self.ledger.lapsed(now_ms, PAGE).await.map_err(unavailable)? {
+            // Whoever is at it ends it.
+            let Some(_mark) = self.ending(&governed) else { continue };
+            let ended = match &why {
+                Lapse::Revoked { at_ms, .. } if now_ms.saturating_sub(*at_ms) < timeout => continue,
+                Lapse::Revoked { .. } => {
+                    self.halt(&governed, &Cause::of(PRINCIPAL, by, None), Some(Halt::Unknown)).await
+                }
+                Lapse::Stopped => self.end_of_stopped(&governed, by, None, None).await,
+                Lapse::Expired { .. } => self.halt(&governed, &Cause::of(EXPIRED, by, None), None).await,
+            };
+            match ended {
+                Ok(_) => tracing::info!(session = &*governed.session.id, ?why, "ended by the gateway"),
                 Err(error) if is_over(&error) => {}
                 Err(error) => return Err(not_ended(error, &Walked::default())),
             }
@@ -219,23 +260,76 @@ impl Gateway {
         cause: &Cause<'_>,
         left: Option<Halt>,
     ) -> Result<(Session, Vec<ActionId>), ledger::Error> {
-        let by = cause.by;
-        let fields = json!({"by": by, "reason": cause.reason, "trigger": cause.trigger});
-        let record = ale("ALE-001", fields, json!({"by": by}));
-        let turn = self.turn(governed, SessionEvent::Suspended, cause.record.clone(), REVOKING, &record);
-        let (stopped, session) = self.ledger.turn(turn.map_err(rejected)?).await?;
-        let walked = self.walk(governed).await.map_err(rejected)?;
-        let halt = left.unwrap_or_else(|| walked.halt(&session));
+        let _mark = self.ending(governed);
+        let turn = Turn {
+            tenant: governed.tenant.clone(),
+            session: governed.session.id.clone(),
+            event: Some(SessionEvent::Suspended),
+            cause: cause.record.clone(),
+            record: self.stopping(governed, cause).map_err(rejected)?,
+        };
+        let (_, session) = self.ledger.turn(turn).await?;
+        let stopped = Governed { session, ..governed.clone() };
+        self.end_of_stopped(&stopped, cause.by, cause.reason, left).await
+    }
+
+    /// The end of a session that is stopped: with it ends what waits in it.
+    async fn end_of_stopped(
+        &self,
+        governed: &Governed,
+        by: &str,
+        reason: Option<&str>,
+        left: Option<Halt>,
+    ) -> Result<(Session, Vec<ActionId>), ledger::Error> {
+        let session = &governed.session;
+        let mut walked = self.walk(governed).await.map_err(rejected)?;
+        let halt = left.unwrap_or_else(|| walked.halt(session));
+        if self.end_what_waits(governed, &walked).await.map_err(rejected)? {
+            walked = walked.again(self.walk(governed).await.map_err(rejected)?);
+        }
         let code = match halt {
             Halt::Clean => "ALE-002",
             Halt::Partial => "ALE-003",
             Halt::Unknown => "ALE-004",
         };
-        let fields = walked.fields(&session, by, cause.reason);
+        let fields = walked.fields(session, by, reason);
         let record = ale(code, fields, json!({"by": by, "completionState": halt.as_str()}));
-        let turn = self.turn(governed, SessionEvent::Revoked(halt), Some(stopped), HALTED, &record);
+        let stopped = walked.stopped().map(Box::from);
+        let turn = self.turn(governed, SessionEvent::Revoked(halt), stopped, HALTED, &record);
         let (_, session) = self.ledger.turn(turn.map_err(rejected)?).await?;
         Ok((session, walked.unsettled()))
+    }
+
+    /// Nobody is asked any more about what belongs to a session that is over. Whether there was any.
+    async fn end_what_waits(&self, governed: &Governed, walked: &Walked) -> Result<bool, Error> {
+        let mut any = false;
+        for id in walked.waiting() {
+            let now = self.ledger.action(&governed.tenant, id).await.map_err(unavailable)?;
+            let Some(now) = now.filter(|now| now.state.waits()) else { continue };
+            any = true;
+            match self.end_waiting(&now, Code::SessionRevoked, "session_revoked", None).await {
+                Err(error) if error.code != Code::StateConflict => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(any)
+    }
+
+    /// Marks a session as one that a task of this process brings to its end, unless another does.
+    fn ending(&self, governed: &Governed) -> Option<Ending<'_>> {
+        let id = &governed.session.id;
+        lock(&self.ending).insert(id.clone()).then(|| Ending { gateway: self, id: id.clone() })
+    }
+}
+
+struct Ending<'a> {
+    gateway: &'a Gateway,
+    id: Box<str>,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        lock(&self.gateway.ending).remove(&self.id);
     }
 }
 
@@ -251,6 +345,6 @@ fn is_over(error: &ledger::Error) -> bool {
 const AT_ONCE: usize = 32;
 /// Sessions ended in one look around.
 const PAGE: u32 = 256;
-const REVOKING: &str = "session_revocation_initiated";
+pub(super) const REVOKING: &str = "session_revocation_initiated";
 const HALTED: &str = "session_halted";
 const ACKNOWLEDGED: &str = "revocation_acknowledged";

@@ -14,13 +14,13 @@ use crate::house::{House, POLICY, Said};
 use crate::sessions::{intent, with};
 
 /// A session of an agent of its own, in the name of this principal, with so many seconds.
-struct Party {
-    agent: Caller,
+pub(crate) struct Party {
+    pub(crate) agent: Caller,
     session: SessionView,
 }
 
 impl Party {
-    fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         &self.session.session_id
     }
 }
@@ -29,11 +29,11 @@ fn named(caller: &Caller, name: &str) -> Caller {
     Caller { subject: Subject::parse(name).unwrap(), ..caller.clone() }
 }
 
-fn seconds(seconds: u64) -> ResourceEnvelope {
+pub(crate) fn seconds(seconds: u64) -> ResourceEnvelope {
     ResourceEnvelope { max_duration_seconds: Some(seconds), ..ResourceEnvelope::default() }
 }
 
-async fn party(house: &House, name: &str, principal: &str, envelope: ResourceEnvelope) -> Party {
+pub(crate) async fn party(house: &House, name: &str, principal: &str, envelope: ResourceEnvelope) -> Party {
     let (agent, operator) = (named(&house.agent, name), named(&house.operator, principal));
     let ask = MandateAsk {
         subject: agent.subject.clone(),
@@ -56,7 +56,7 @@ async fn party(house: &House, name: &str, principal: &str, envelope: ResourceEnv
 }
 
 /// A cluster of these, formed by the first.
-async fn cluster(house: &House, parties: &[&Party]) -> ClusterView {
+pub(crate) async fn cluster(house: &House, parties: &[&Party]) -> ClusterView {
     let (first, others) = parties.split_first().unwrap();
     let ask = FormAsk { session_id: first.id().to_owned(), deadline: None };
     let mut formed = house.gateway().form_cluster(&first.agent, ask).await.unwrap();
@@ -306,6 +306,11 @@ async fn a_circle_of_waits_is_a_deadlock_at_once_and_people_resolve_it() {
         assert_eq!(refused.code, Code::StateConflict, "it is for people");
     }
     assert_eq!(context(&house, &c).await["state"], json!("DEADLOCK"));
+    let inbox = gateway.deadlocks(&approver(&house, "anna")).await.unwrap();
+    let [circle] = inbox.as_slice() else { panic!("{inbox:?}") };
+    assert_eq!((&circle.cluster_id, &circle.sessions), (&formed.cluster_id, &closed.cluster.deadlock));
+    assert_eq!(circle.available_decisions, ["END_WAIT", "LEAVE", "REVOKE_SESSION"]);
+    assert_eq!(gateway.deadlocks(&a.agent).await.unwrap_err().code, Code::Forbidden);
     // Class 8: what another member asks for now waits for people.
     let held = pays(&house, &c, "k").await;
     assert_eq!((held.kind(), held.reasons()), ("held", vec!["multi_principal"]), "{}", held.body);
@@ -313,6 +318,7 @@ async fn a_circle_of_waits_is_a_deadlock_at_once_and_people_resolve_it() {
     assert_eq!((view.needed, &*view.principals), (2, &["olga".to_owned()][..]), "and one who did not ask");
     let opened = gateway.wait(&house.operator, a.id(), None).await.unwrap();
     assert_eq!((opened.session.state, opened.cluster.state), ("ACTIVE", "CLUSTER_BLOCKED"));
+    assert!(gateway.deadlocks(&house.operator).await.unwrap().is_empty(), "it is in nobody's inbox any more");
     for name in ["olga", "annabel"] {
         gateway.approve(&approver(&house, name), held.id(), None).await.unwrap();
     }
@@ -335,7 +341,7 @@ async fn ended(house: &House, party: &Party, key: &str) -> Said {
 
 #[tokio::test]
 async fn what_members_of_several_principals_do_together_needs_all_of_these() {
-    let house = house_with(1, |_| {}).await;
+    let house = house_with(1, |config| config.public_url = Some("http://localhost:8787".into())).await;
     let a = party(&house, "agent-a", "olga", seconds(100)).await;
     let b = party(&house, "agent-b", "petra", seconds(100)).await;
     cluster(&house, &[&a, &b]).await;
@@ -349,6 +355,8 @@ async fn what_members_of_several_principals_do_together_needs_all_of_these() {
     for name in ["anna", "agent-a"] {
         let refused = gateway.approve(&approver(&house, name), held.id(), None).await.unwrap_err();
         assert_eq!(refused.code, Code::Forbidden, "{name}");
+        let unasked = gateway.ask_to_sign(&approver(&house, name), held.id(), None, None).await.unwrap_err();
+        assert_eq!(unasked, refused, "nobody is asked to sign in vain");
     }
     gateway.approve(&approver(&house, "olga"), held.id(), None).await.unwrap();
     assert_eq!(pays(&house, &a, "k").await.kind(), "held", "one of two");

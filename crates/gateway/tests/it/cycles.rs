@@ -525,6 +525,26 @@ async fn what_a_provider_says_was_used_up_is_charged_where_it_is_more() {
     house.is_whole().await;
 }
 
+/// Its answer is lost, and the bank lists it among others when it is asked.
+#[tokio::test]
+async fn what_was_used_up_is_charged_too_where_the_answer_to_a_question_tells_of_it() {
+    let all = ResourceEnvelope { max_compute_units: Some(100), ..ResourceEnvelope::default() };
+    let (mut house, bank) = metered(json!({ "compute_units": 30 }), all).await;
+    let session = house.declared("CHAIN").await;
+    bank.inject(Injection::payments(Fault::LostAfterEffect, 1));
+    house.comes_to(&session, 2, json!({ "resources": { "compute_units": 4 } })).await;
+    house.installation.start();
+    for _ in 0..1000 {
+        if house.events(&session).await.last().is_some_and(|last| last == "executed") {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let now = house.gateway().context(&house.agent, &session.session_id).await.unwrap();
+    assert_eq!((now.resource_envelope.max_compute_units, bank.effects().count), (Some(70), 1));
+    house.is_whole().await;
+}
+
 #[tokio::test]
 async fn a_late_effect_of_a_cycle_is_a_record_of_its_session_and_takes_nothing_of_its_time() {
     for (fault, state, events, halt) in [

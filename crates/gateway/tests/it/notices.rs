@@ -17,7 +17,9 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::approvals::{approver, held, house_with};
 use crate::banked::{RIGHT, bank, binding, reaching};
+use crate::clusters::{cluster, party, seconds};
 use crate::house::House;
+use crate::sessions::{intent, with};
 use crate::smtp::{MailServer, Manner};
 use crate::{late, resolutions};
 
@@ -665,7 +667,57 @@ async fn every_topic_is_told_by_webhook_and_by_mail_in_the_same_words() {
         house.installation.start();
         all.extend(ears.heard(&house, waits.id(), &[Topic::Held, Topic::InfoGiven]).await);
     }
+    // Those are told of sessions, see below.
+    all.extend([Topic::GovernanceAnomaly, Topic::ClusterDeadlock]);
     let untold: Vec<&str> =
         Topic::ALL.into_iter().filter(|topic| !all.contains(topic)).map(Topic::word).collect();
     assert!(untold.is_empty(), "no way to these was tried: {untold:?}");
+}
+
+#[tokio::test]
+async fn a_deadlock_and_an_anomaly_are_told_of_the_sessions_they_are_about() {
+    let ears = Ears::open().await;
+    let mut house = house_with(1, |config| ears.listen(config)).await;
+    let a = party(&house, "agent-a", "olga", seconds(100)).await;
+    let b = party(&house, "agent-b", "olga", seconds(100)).await;
+    cluster(&house, &[&a, &b]).await;
+    house.gateway().wait(&a.agent, a.id(), Some(b.id())).await.unwrap();
+    house.gateway().wait(&b.agent, b.id(), Some(a.id())).await.unwrap();
+    // A second step of what is said to be one.
+    let session = house.opened().await;
+    let declared = with(intent(&session, "i-1", 1), "reasoning_mode", json!("DIRECT"));
+    house.declare(&session.session_id, &declared).await.unwrap();
+    for to in ["acct-secretive", "acct-other"] {
+        let mut body = house.payment(to, "25.00");
+        body["session_id"] = session.session_id.clone().into();
+        assert_eq!(house.said(to, &body).await.kind(), "executed");
+    }
+    house.installation.start();
+    let told = ears.hook.taken(3).await;
+    let expected = [
+        ("cluster_deadlock", a.id()),
+        ("cluster_deadlock", b.id()),
+        ("governance_anomaly", session.session_id.as_str()),
+    ];
+    // None of them waits for another.
+    for (event, id) in expected {
+        let one = told.iter().find(|one| one.body["data"]["session_id"] == id).unwrap();
+        let data = &one.body["data"];
+        assert_eq!(one.body["type"], format!("session.{event}"));
+        assert_eq!((&data["action_id"], &data["state"]), (&json!(null), &json!(null)));
+        assert_eq!(data["url"], format!("{}/v1/sessions/{id}", house.gateway().public_url()));
+        assert!(!one.body.to_string().contains("secretive"));
+    }
+    let mails = loop {
+        let mails: Vec<_> = ears.mail.taken().into_iter().filter(|mail| mail.said).collect();
+        if mails.len() >= 3 {
+            break mails;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    for (event, id) in expected {
+        let session = format!("Session: {id}");
+        let mail = mails.iter().find(|mail| mail.text.contains(&session)).unwrap();
+        assert_eq!(mail.header("Subject"), Some(format!("Countersign: {event}").as_str()));
+    }
 }

@@ -103,6 +103,12 @@ impl World {
         self.clusters.iter().find(|it| it.tenant == *tenant && *it.cluster.id == *id).cloned()
     }
 
+    pub(super) fn deadlocks(&self, tenant: &Tenant) -> Vec<Clustered> {
+        let stuck =
+            |it: &&Clustered| it.tenant == *tenant && it.cluster.state() == mandate::ClusterState::Deadlock;
+        self.clusters.iter().filter(stuck).cloned().collect()
+    }
+
     pub(super) fn cluster_of(&self, tenant: &Tenant, session: &str) -> Option<Clustered> {
         let mut own = self.clusters.iter().filter(|it| it.tenant == *tenant);
         own.find(|it| it.cluster.member(session).is_ok()).cloned()

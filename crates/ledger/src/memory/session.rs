@@ -12,8 +12,8 @@ use crate::entry;
 use crate::session::{Sealer, UNSEALED, after, breaches, moved};
 use crate::stored::page;
 use crate::{
-    Cycle, Declared, Declaring, Error, Event, Governed, Heard, Intention, Lapsed, Mandate, Opening, Page,
-    Record, SecurityEvent, Settlement, State, Turn, Used, identity,
+    Cycle, Declared, Declaring, Error, Event, Governed, Heard, Intention, Lapse, Lapsed, Mandate, Opening,
+    Page, Record, SecurityEvent, Settlement, State, Turn, Used, identity,
 };
 
 #[derive(Default)]
@@ -103,6 +103,26 @@ impl World {
         Ok(())
     }
 
+    /// Stops the session of an action, because of what was just said of that.
+    pub(super) fn stops(&mut self, action: ActionId, halts: &Event) -> Result<(), Error> {
+        let cell = self.session_of(action).and_then(|key| self.rows.sessions.get_mut(&key));
+        if let Some(cell) = cell {
+            cell.set(after(&cell.value, SessionEvent::Suspended));
+        }
+        self.stopped(action, halts)
+    }
+
+    /// Puts on record that a session is stopped. One that is over has had its last record.
+    pub(super) fn stopped(&mut self, action: ActionId, halts: &Event) -> Result<(), Error> {
+        let Some(part) = self.sessions.cycles.get(&action) else { return Ok(()) };
+        let place = Place { session: part.session, intent: None, cause: Some(part.last.clone()) };
+        let is_over = |cell: &Cell<Session>| cell.value.closed.is_some();
+        if self.rows.sessions.get(&place.session).is_none_or(is_over) {
+            return Ok(());
+        }
+        self.tells(halts.clone(), place).map(drop)
+    }
+
     pub(super) fn takes_place(
         &mut self,
         place: Place,
@@ -180,21 +200,25 @@ impl World {
 
     pub(super) fn lapsed(&mut self, now_ms: i64, limit: u32) -> Vec<Lapsed> {
         let open: Vec<Governed> = self.all_governed().filter(|it| it.session.closed.is_none()).collect();
-        let ended = |governed: Governed| {
-            let mandate = self.mandate_of(&governed)?.clone();
-            let line = std::iter::once(&mandate.jti).chain(mandate.chain.iter().rev());
-            let revoked = line.filter_map(|jti| {
-                let account = self.rows.account(identity::account(&governed.tenant, jti), jti);
-                Some((jti.clone(), account.value.revoked_at?))
-            });
-            let revoked = revoked.collect::<Vec<_>>().into_iter().next();
-            let (mandate, revoked_ms) = match revoked {
-                Some((jti, at_ms)) => (jti, Some(at_ms)),
-                None => (Some(mandate.jti).filter(|_| mandate.expires_ms <= now_ms)?, None),
+        let lapsed = |governed: Governed| {
+            let why = match self.mandate_ended(&governed, now_ms) {
+                Some(Lapse::Expired { .. }) | None if governed.session.suspended => Lapse::Stopped,
+                why => why?,
             };
-            Some(Lapsed { governed, mandate, revoked_ms })
+            Some(Lapsed { governed, why })
         };
-        open.into_iter().filter_map(ended).take(limit as usize).collect()
+        open.into_iter().filter_map(lapsed).take(limit as usize).collect()
+    }
+
+    fn mandate_ended(&mut self, governed: &Governed, now_ms: i64) -> Option<Lapse> {
+        let mandate = self.mandate_of(governed)?.clone();
+        for jti in std::iter::once(&mandate.jti).chain(mandate.chain.iter().rev()) {
+            let account = self.rows.account(identity::account(&governed.tenant, jti), jti);
+            if let Some(at_ms) = account.value.revoked_at {
+                return Some(Lapse::Revoked { mandate: jti.clone(), at_ms });
+            }
+        }
+        (mandate.expires_ms <= now_ms).then_some(Lapse::Expired { mandate: mandate.jti })
     }
 
     fn mandate_of(&self, governed: &Governed) -> Option<&Mandate> {

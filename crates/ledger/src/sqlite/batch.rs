@@ -200,7 +200,7 @@ impl<'a> Batch<'a> {
         let row = self.tail.action;
         let (entry, outcome) = match &item.gate {
             Gate::Admit { .. } => (self.first(item, row, intent.at_ms, &intent.entry, None)?, None),
-            Gate::Refuse { code, outcome, digests } => {
+            Gate::Refuse { code, outcome, digests, .. } => {
                 let entry = self.first(item, row, outcome.at_ms, &outcome.entry, digests.receipt)?;
                 let name = identity::refusal(&intent.tenant, &intent.subject, code, &intent.request_hash);
                 self.refusals.push((name, intent.id, intent.at_ms));
@@ -231,6 +231,9 @@ impl<'a> Batch<'a> {
             self.shared.filter.add(Kind::Effect, tag);
         }
         self.tail.action += 1;
+        if let Some(halts) = item.halts() {
+            self.stopped(row, session, halts)?;
+        }
         Ok(entry)
     }
 
@@ -398,7 +401,7 @@ impl<'a> Batch<'a> {
 
     /// Settles or amends one action. What is not allowed is an answer and writes nothing.
     pub(crate) fn close(&mut self, close: &Close) -> Sql<Result<i64, Error>> {
-        let Settlement { action: id, outcome, charged, used, overage, .. } = &close.settlement;
+        let Settlement { action: id, outcome, charged, used, overage, halts, .. } = &close.settlement;
         let Some(mut fate) = self.write.find(*id)? else { return Ok(Err(Error::NoSuchAction(*id))) };
         if let Err(illegal) = close.settlement.check(fate.state, &fate.lease, self.tail.owner, close.amends) {
             return Ok(Err(illegal));
@@ -426,9 +429,13 @@ impl<'a> Batch<'a> {
         }
         if let Some(used) = used {
             let debited = read::usage(self.db, fate.row)?;
-            self.correct(fate.row, |account| account.remeasure(&debited, &used.usage))?;
-            self.write.usage(fate.row, &used.usage)?;
+            let measured = used.measured(&debited, close.amends);
+            self.correct(fate.row, |account| account.remeasure(&debited, &measured))?;
+            self.write.usage(fate.row, &measured)?;
             self.breached(&fate, &close.settlement, used, &debited)?;
+        }
+        if let Some(halts) = halts {
+            self.stops(&fate, halts)?;
         }
         Ok(Ok(entry))
     }

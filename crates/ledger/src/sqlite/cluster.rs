@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use action::Tenant;
-use mandate::{Cluster, Member, Session};
+use mandate::{Cluster, ClusterState, Member, Session};
 use rusqlite::{Connection, Row, params};
 
 use super::batch::Batch;
@@ -149,6 +149,21 @@ pub(crate) fn of(db: &Connection, tenant: &Tenant, session: &str) -> Sql<Option<
         Some(key) => Ok(by_key(db, key)?.filter(|it| it.tenant == *tenant)),
         None => Ok(None),
     }
+}
+
+pub(crate) fn deadlocks(db: &Connection, tenant: &Tenant) -> Sql<Vec<Clustered>> {
+    let sql = format!(
+        "{CLUSTER} WHERE tenant = ?1 AND NOT terminated AND key IN (SELECT cluster FROM member WHERE waits IS NOT NULL)
+         ORDER BY entry"
+    );
+    let mut stuck = Vec::new();
+    for found in read::many(db, &sql, [tenant.as_str()], clustered_at)? {
+        let found = with_members(db, found)?;
+        if found.cluster.state() == ClusterState::Deadlock {
+            stuck.push(found);
+        }
+    }
+    Ok(stuck)
 }
 
 fn by_key(db: &Connection, key: i64) -> Sql<Option<Clustered>> {

@@ -465,6 +465,10 @@ impl Ledger for Sqlite {
         self.look(move |db| cluster::of(db, tenant, session))
     }
 
+    fn deadlocks<'a>(&'a self, tenant: &'a Tenant) -> Answer<'a, Vec<Clustered>> {
+        self.look(move |db| cluster::deadlocks(db, tenant))
+    }
+
     fn record(&self, event: Event) -> Answer<'_, i64> {
         self.perform(move |batch| batch.event(&event).map(Ok))
     }

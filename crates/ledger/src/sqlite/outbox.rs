@@ -1,5 +1,6 @@
 //! The [`Outbox`] of one file.
 
+use action::ActionId;
 use rusqlite::{Connection, Row, params};
 
 use super::Sqlite;
@@ -33,7 +34,7 @@ impl Outbox for Sqlite {
             let sql = "INSERT INTO notice VALUES (?1, ?2, ?3, ?4, 0, ?4) ON CONFLICT DO NOTHING";
             let mut insert = batch.db.prepare_cached(sql)?;
             for Notice { entry, action, taken_ms } in &notices {
-                insert.execute(params![destination, entry, action.as_bytes(), taken_ms])?;
+                insert.execute(params![destination, entry, about(*entry, *action), taken_ms])?;
             }
             let sql = "UPDATE destination SET entry = max(entry, ?2) WHERE name = ?1";
             batch.db.prepare_cached(sql)?.execute(params![destination, upto])?;
@@ -90,7 +91,17 @@ fn standing(db: &Connection, destination: &str) -> Sql<Option<Standing>> {
     })
 }
 
+/// By what notices wait for each other: the action, or else the entry itself.
+fn about(entry: i64, action: Option<ActionId>) -> Vec<u8> {
+    action.map_or_else(|| entry.to_be_bytes().to_vec(), |action| action.as_bytes().to_vec())
+}
+
 fn waiting(row: &Row<'_>) -> Sql<Waiting> {
-    let notice = Notice { entry: row.get(0)?, action: read::id(row, 1)?, taken_ms: row.get(2)? };
+    let entry = row.get(0)?;
+    let action = match row.get::<_, Vec<u8>>(1)? == about(entry, None) {
+        true => None,
+        false => Some(read::id(row, 1)?),
+    };
+    let notice = Notice { entry, action, taken_ms: row.get(2)? };
     Ok(Waiting { notice, tries: row.get(3)? })
 }

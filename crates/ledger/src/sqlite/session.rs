@@ -11,7 +11,7 @@ use crate::entry;
 use crate::session::{Sealer, UNSEALED, after, breaches, moved};
 use crate::sqlite::write::Fate;
 use crate::{
-    Declared, Declaring, Draft, Error, Event, Governed, Heard, Intention, Lapsed, Opening, Record,
+    Declared, Declaring, Draft, Error, Event, Governed, Heard, Intention, Lapse, Lapsed, Opening, Record,
     SecurityEvent, Settlement, State, Turn, Used, identity,
 };
 use action::{ActionId, Subject, Tenant};
@@ -113,6 +113,26 @@ impl<'a> Batch<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Stops the session of an action, because of what was just said of that.
+    pub(super) fn stops(&mut self, fate: &Fate, halts: &Event) -> Sql<()> {
+        let Some(key) = fate.session else { return Ok(()) };
+        if let Some(cell) = self.session(key)? {
+            let stopped = after(&cell.value, SessionEvent::Suspended);
+            cell.set(stopped);
+        }
+        self.stopped(fate.row, Some(key), halts)
+    }
+
+    /// Puts on record that a session is stopped. One that is over has had its last record.
+    pub(super) fn stopped(&mut self, action: i64, session: Option<i64>, halts: &Event) -> Sql<()> {
+        let Some(key) = session else { return Ok(()) };
+        if self.session(key)?.is_none_or(|cell| cell.value.closed.is_some()) {
+            return Ok(());
+        }
+        let (_, cause) = read::cycle(self.db, action)?;
+        self.tells(halts, Place { session: key, intent: None, cause: Some(cause) }).map(drop)
     }
 
     /// Gives an entry its number in the session.
@@ -369,24 +389,27 @@ pub(crate) fn sessions_under(db: &Connection, tenant: &Tenant, jti: &str) -> Sql
 pub(crate) fn lapsed(db: &Connection, now_ms: i64, limit: u32) -> Sql<Vec<Lapsed>> {
     // What descends from another is looked at below, mandate by mandate.
     let sql = format!(
-        "{SESSION} s WHERE s.closed IS NULL AND EXISTS (SELECT 1 FROM mandate m LEFT JOIN account a ON a.key = m.account
-         WHERE m.tenant = s.tenant AND m.jti = s.mandate
-         AND (m.expires <= ?1 OR a.revoked IS NOT NULL OR m.chain IS NOT NULL)) ORDER BY s.entry"
+        "{SESSION} s WHERE s.closed IS NULL AND (s.suspended OR EXISTS (SELECT 1 FROM mandate m
+         LEFT JOIN account a ON a.key = m.account WHERE m.tenant = s.tenant AND m.jti = s.mandate
+         AND (m.expires <= ?1 OR a.revoked IS NOT NULL OR m.chain IS NOT NULL))) ORDER BY s.entry"
     );
     let mut statement = db.prepare_cached(&sql)?;
     let mut rows = statement.query([now_ms])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()?.filter(|_| found.len() < limit as usize) {
         let governed = governed_at(row)?;
-        if let Some((mandate, revoked_ms)) = ended(db, &governed, now_ms)? {
-            found.push(Lapsed { governed, mandate, revoked_ms });
-        }
+        let why = match ended(db, &governed, now_ms)? {
+            Some(Lapse::Expired { .. }) | None if governed.session.suspended => Lapse::Stopped,
+            Some(why) => why,
+            None => continue,
+        };
+        found.push(Lapsed { governed, why });
     }
     Ok(found)
 }
 
-/// The mandate of a session, or one that it descends from, if that has ended; and when it was revoked, if it was.
-fn ended(db: &Connection, governed: &Governed, now_ms: i64) -> Sql<Option<(Box<str>, Option<i64>)>> {
+/// How the mandate of a session, or one that it descends from, has ended, if it has.
+fn ended(db: &Connection, governed: &Governed, now_ms: i64) -> Sql<Option<Lapse>> {
     let Some(held) = read::mandate(db, &governed.tenant, &governed.session.mandate_id)? else {
         return Ok(None);
     };
@@ -394,10 +417,10 @@ fn ended(db: &Connection, governed: &Governed, now_ms: i64) -> Sql<Option<(Box<s
         let sql = "SELECT revoked FROM account WHERE key = ?1";
         let key = identity::account(&governed.tenant, jti);
         if let Some(at_ms) = read::one(db, sql, [key], |row| row.get::<_, Option<i64>>(0))?.flatten() {
-            return Ok(Some((jti.clone(), Some(at_ms))));
+            return Ok(Some(Lapse::Revoked { mandate: jti.clone(), at_ms }));
         }
     }
-    Ok((held.mandate.expires_ms <= now_ms).then_some((held.mandate.jti, None)))
+    Ok((held.mandate.expires_ms <= now_ms).then_some(Lapse::Expired { mandate: held.mandate.jti }))
 }
 
 fn governed_at(row: &Row<'_>) -> Sql<Governed> {

@@ -164,7 +164,15 @@ pub fn receipt(name: &str) -> Receipt {
 
 pub fn settlement(action: ActionId, state: State, name: &str) -> Settlement {
     let by = By::Holder(1);
-    Settlement { action, by, outcome: outcome(state, name), charged: None, used: None, overage: None }
+    Settlement {
+        action,
+        by,
+        outcome: outcome(state, name),
+        charged: None,
+        used: None,
+        overage: None,
+        halts: None,
+    }
 }
 
 /// An attempt came to nothing, and the next one is due then.
@@ -186,6 +194,7 @@ pub fn refusal(key: &str, name: &str) -> Refusal {
         code: "EP_BOUNDARY_BLOCK",
         cycle: None,
         outcome: outcome(State::Refused, name),
+        halts: None,
     }
 }
 

@@ -42,7 +42,9 @@ pub(crate) async fn inbox(request: Request) -> Result<Response, Error> {
         let version = gateway.version(&visitor.caller, None).await?;
         let held = gateway.held(&visitor.caller, cursor, ROWS).await?;
         let unresolved = gateway.unresolved(&visitor.caller).await?;
-        Ok(approval_page::inbox(&page.frame(Some(&visitor)), &held, &unresolved, &version))
+        let deadlocks = gateway.deadlocks(&visitor.caller).await?;
+        let (frame, waits) = (page.frame(Some(&visitor)), (&held, &*unresolved, &*deadlocks));
+        Ok(approval_page::inbox(&frame, waits, &version))
     };
     page.told(read.await)
 }

@@ -3,8 +3,8 @@
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use gateway::{
-    Code, Decision, Deed, Error, ExchangeView, GivenView, HeldView, LimitsAsk, PasskeyView, ResolutionView,
-    ResolveAsk, Ruling, RulingAsk,
+    Code, DeadlockView, Decision, Deed, Error, ExchangeView, GivenView, HeldView, LimitsAsk, PasskeyView,
+    ResolutionView, ResolveAsk, Ruling, RulingAsk,
 };
 use http::StatusCode;
 use receipt::approval;
@@ -25,8 +25,14 @@ pub(crate) async fn list(request: Request) -> Result<Response, Error> {
     let first = cursor.is_none();
     let page = gateway.held(&caller, cursor, reply::rows(limit.as_deref())?).await?;
     let unresolved = if first { gateway.unresolved(&caller).await? } else { Vec::new() };
+    let deadlocks = if first { gateway.deadlocks(&caller).await? } else { Vec::new() };
     let held = |views: Vec<HeldView>| views.into_iter().map(Held::of).collect();
-    let body = HeldPage { items: held(page.items), unresolved: held(unresolved), next_cursor: page.next };
+    let body = HeldPage {
+        items: held(page.items),
+        unresolved: held(unresolved),
+        deadlocks: deadlocks.into_iter().map(Deadlock::of).collect(),
+        next_cursor: page.next,
+    };
     Ok(reply::json(StatusCode::OK, &body))
 }
 
@@ -370,8 +376,30 @@ pub(crate) struct HeldPage {
     items: Vec<Held>,
     /// With the first page: actions that only a person can settle, as many as a person can look after.
     unresolved: Vec<Held>,
+    /// With the first page: sessions that wait for each other in a circle, which only a person can end.
+    deadlocks: Vec<Deadlock>,
     /// Hand this in as `cursor` for the next page; null on the last.
     next_cursor: Option<String>,
+}
+
+/// Sessions of a cluster that wait for each other in a circle.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Deadlock {
+    cluster_id: String,
+    /// Each waits for the next, and the last for the first.
+    sessions: Vec<String>,
+    /// In whose names the members of the cluster act.
+    principals: Vec<String>,
+    /// What a person can do with any one of the sessions: `END_WAIT` (`POST /v1/sessions/{id}/wait`), `LEAVE`
+    /// (`POST /v1/clusters/{id}/leave`), `REVOKE_SESSION` (`POST /v1/sessions/{id}/close`).
+    available_decisions: [&'static str; 3],
+}
+
+impl Deadlock {
+    fn of(view: DeadlockView) -> Deadlock {
+        let DeadlockView { cluster_id, sessions, principals, available_decisions } = view;
+        Deadlock { cluster_id, sessions, principals, available_decisions }
+    }
 }
 
 /// An action that waits for people, or did: everything they say yes or no to.

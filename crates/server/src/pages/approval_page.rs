@@ -7,7 +7,8 @@ use std::sync::LazyLock;
 
 use action::Environment;
 use gateway::{
-    ActionView, Asked, Code, Error, GivenView, HeldView, Page, PasskeyView, ResolutionView, Ruling, Summary,
+    ActionView, Asked, Code, DeadlockView, Error, GivenView, HeldView, Page, PasskeyView, ResolutionView,
+    Ruling, Summary,
 };
 use http::header::{HeaderValue, REFERRER_POLICY};
 use receipt::approval::Limits;
@@ -92,11 +93,10 @@ pub(crate) fn login(frame: &Frame<'_>, login: &Login<'_>) -> Response {
 /// Everything that waits, by agent, and what only a person can settle.
 pub(crate) fn inbox(
     frame: &Frame<'_>,
-    held: &Page<HeldView>,
-    unresolved: &[HeldView],
+    (held, unresolved, deadlocks): (&Page<HeldView>, &[HeldView], &[DeadlockView]),
     version: &str,
 ) -> Response {
-    let said = waiting(held, unresolved);
+    let said = waiting(held, unresolved, deadlocks.len());
     let mut body = frame.mast();
     let _ = write!(
         body,
@@ -137,6 +137,7 @@ pub(crate) fn inbox(
         of_kind.into_iter().for_each(|view| frame.unsettled(&mut body, view));
         body.push_str("</ul>\n");
     }
+    stuck(&mut body, deadlocks);
     body.push_str("</div>\n");
     body.push_str(LIVE);
     frame.page("Inbox", &frame.watching("", version), &body)
@@ -882,12 +883,36 @@ fn capital(text: &str) -> String {
         .unwrap_or_default()
 }
 
-fn waiting(held: &Page<HeldView>, unresolved: &[HeldView]) -> String {
+/// Circles of waits, and how a person ends them: not here, because that is not about an action.
+fn stuck(body: &mut String, deadlocks: &[DeadlockView]) {
+    for DeadlockView { cluster_id, sessions, .. } in deadlocks {
+        let _ = write!(
+            body,
+            "<h2>Deadlock <span class=\"soft\">{} sessions</span></h2>\n<p>In the cluster <code>{}</code> each of these \
+             waits for the next, and the last for the first. End the waiting of one (<code>countersign cluster wait \
+             SESSION</code>), take one out (<code>countersign cluster leave</code>), or revoke one (<code>countersign \
+             session close SESSION --as revoked</code>).</p>\n<ul>\n",
+            sessions.len(),
+            Text(cluster_id)
+        );
+        for session in sessions {
+            let _ = writeln!(body, "<li><code>{}</code></li>", Text(session));
+        }
+        body.push_str("</ul>\n");
+    }
+}
+
+fn waiting(held: &Page<HeldView>, unresolved: &[HeldView], deadlocks: usize) -> String {
     let waits = match (held.items.len(), &held.next) {
         (0, _) => "Nothing waits for a person.".to_owned(),
         (1, None) => "One action waits for a person.".to_owned(),
         (count, None) => format!("{count} actions wait for a person."),
         (count, Some(_)) => format!("More than {count} actions wait for a person."),
+    };
+    let waits = match deadlocks {
+        0 => waits,
+        1 => format!("{waits} One deadlock is to be ended."),
+        count => format!("{waits} {count} deadlocks are to be ended."),
     };
     match unresolved.len() {
         0 => waits,
