@@ -11,7 +11,6 @@ use ledger::{State, Stored};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::act::{Said, lock};
-use crate::config::OnTimeout;
 use crate::gateway::{Gateway, Inquiry};
 use crate::outcome::ReceiptRef;
 use crate::pursue::Pursued;
@@ -255,10 +254,7 @@ impl Gateway {
         for stored in self.ledger.expired(clock::now_ms(), PAGE).await.map_err(unavailable)? {
             // What people agreed to, and nobody went on with, they did decide about.
             let undecided = stored.state == State::Held;
-            if undecided
-                && self.config.limits.held_on_timeout == OnTimeout::Terminate
-                && let Err(error) = self.terminate(&stored).await
-            {
+            if undecided && let Err(error) = self.undecided(&stored).await {
                 tracing::warn!(action = %stored.id, %error, "the session of a held action could not be ended");
                 continue;
             }

@@ -112,6 +112,7 @@ impl Gateway {
         let task = tokio::spawn(async move {
             match word {
                 Word::No(comment) => {
+                    gateway.end_exhausted(&caller, &stored, comment.as_deref()).await?;
                     gateway.refuse_held(&caller, stored.clone(), comment, said::REJECT).await?;
                 }
                 yes => gateway.agree(&caller, &stored, yes).await?,

@@ -19,11 +19,12 @@ use super::said::{self, Said};
 use super::{HeldView, Word, conflict, may_decide, readable};
 use crate::admin::ExtendAsk;
 use crate::caller::{Caller, Deed};
+use crate::config::OnTimeout;
 use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
 use crate::row::{EscalationRow, IntentRow, internal, money_of};
-use crate::sessions::{Cause, PRINCIPAL, UNANSWERED};
+use crate::sessions::{Cause, EXHAUSTED, PRINCIPAL, UNANSWERED};
 use crate::views::not_found;
 use crate::{Code, Error, clock};
 
@@ -279,10 +280,30 @@ impl Gateway {
         }
     }
 
-    /// Nobody came, and that ends the session of a cycle before it ends the cycle.
-    pub(crate) async fn terminate(&self, stored: &Stored) -> Result<(), Error> {
-        let Some(cycle) = IntentRow::from_bytes(&stored.payload)?.cycle else { return Ok(()) };
-        let cause = Cause::of(UNANSWERED, "timeout", Some("nobody decided in time"));
+    /// Nobody came. Where only time would have helped, or as it is configured, that ends the session of a cycle before it
+    /// ends the cycle.
+    pub(crate) async fn undecided(&self, stored: &Stored) -> Result<(), Error> {
+        let row = IntentRow::from_bytes(&stored.payload)?;
+        let Some(cycle) = &row.cycle else { return Ok(()) };
+        let trigger = match (wants_time(&row), self.config.limits.held_on_timeout) {
+            (true, _) => EXHAUSTED,
+            (false, OnTimeout::Terminate) => UNANSWERED,
+            (false, OnTimeout::Deny) => return Ok(()),
+        };
+        let cause = Cause::of(trigger, "timeout", Some("nobody decided in time"));
+        self.revoke_one(&stored.tenant, &cycle.session_id, &cause).await
+    }
+
+    /// A no to who found no time left ends the session before it ends the cycle: nothing more can be done in it.
+    pub(super) async fn end_exhausted(
+        &self,
+        caller: &Caller,
+        stored: &Stored,
+        comment: Option<&str>,
+    ) -> Result<(), Error> {
+        let (row, _) = may_decide(caller, stored)?;
+        let Some(cycle) = row.cycle.as_ref().filter(|_| wants_time(&row)) else { return Ok(()) };
+        let cause = Cause::of(EXHAUSTED, caller.subject.as_str(), comment);
         self.revoke_one(&stored.tenant, &cycle.session_id, &cause).await
     }
 

@@ -6,12 +6,13 @@
 //!                     within `cascade_timeout_ms`; whatever is left then is UNKNOWN, and is ended by the next look around
 //! ```
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use action::{ActionId, Tenant};
 use boundary::Class;
 use futures_util::StreamExt;
-use ledger::{Governed, Lapsed, Revocation};
+use ledger::{Audited, Governed, Lapsed, Order, Revocation, Search};
 use mandate::{Halt, Session, SessionEvent, SessionRefusal};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -63,6 +64,8 @@ const EXPIRED: &str = "R-2";
 const SCOPE: &str = "R-3";
 /// It asked for what is prohibited without exception.
 const PROHIBITED: &str = "R-4";
+/// Its mandate had nothing left, and who was asked for more gave none.
+pub(crate) const EXHAUSTED: &str = "R-5";
 /// A signal from outside.
 pub(crate) const EXTERNAL: &str = "R-6";
 /// Nobody decided in time about what it waited for.
@@ -83,7 +86,7 @@ impl Gateway {
         if let Some(escalation) = cause.escalation {
             record["escalationId"] = escalation.into();
         }
-        let told = event(self.tenant(tenant)?, "mandate_revoked", &record);
+        let told = event(self.tenant(tenant)?, REVOKED, &record);
         let revoked = self.ledger.revoke(tenant, jti, told).await.map_err(unavailable)?;
         let by_it = revoked.record_id.clone().or_else(|| cause.record.clone());
         let halted = self.cascade(tenant, jti, &Cause { record: by_it, ..*cause }).await?;
@@ -106,9 +109,16 @@ impl Gateway {
     async fn cascade(&self, tenant: &Tenant, jti: &str, cause: &Cause<'_>) -> Result<Vec<HaltedView>, Error> {
         let until = Instant::now() + Duration::from_millis(self.config.limits.cascade_timeout_ms);
         let open = self.ledger.sessions_under(tenant, jti).await.map_err(unavailable)?;
+        if !open.is_empty() {
+            self.propagate(tenant, jti, cause, &open).await?;
+        }
         let halts = futures_util::stream::iter(open).map(|governed| async move {
-            let reached = tokio::time::timeout_at(until, self.reach(&governed, cause)).await;
-            (governed, reached.ok().flatten())
+            // What is not begun in time is not reached in time, however fast it would be.
+            let reached = match Instant::now() < until {
+                true => tokio::time::timeout_at(until, self.reach(&governed, cause)).await.ok().flatten(),
+                false => None,
+            };
+            (governed, reached)
         });
         let mut halted: Vec<_> = halts.buffer_unordered(AT_ONCE).collect().await;
         halted.sort_by_key(|(governed, _)| governed.row);
@@ -163,6 +173,23 @@ impl Gateway {
         self.revoke_one(tenant, &governed.session.id, &Cause { record, ..Cause::of(trigger, by, None) }).await
     }
 
+    /// Puts on record where the revocation goes from the mandate that it was of.
+    async fn propagate(
+        &self,
+        tenant: &Tenant,
+        jti: &str,
+        cause: &Cause<'_>,
+        open: &[Governed],
+    ) -> Result<(), Error> {
+        let sessions: Vec<&str> = open.iter().map(|governed| &*governed.session.id).collect();
+        let mandates: BTreeSet<&str> = open.iter().map(|governed| &*governed.session.mandate_id).collect();
+        let fields = json!({"mandates": mandates, "sessions": sessions, "trigger": cause.trigger});
+        let about = json!({"by": cause.by, "cause": cause.record.as_deref(), "jti": jti});
+        let told = event(self.tenant(tenant)?, "revocation_propagated", &ale("ALE-006", fields, about));
+        self.ledger.record(told).await.map_err(unavailable)?;
+        Ok(())
+    }
+
     /// Puts on record how far the revocation came in time.
     async fn acknowledge(
         &self,
@@ -197,9 +224,11 @@ impl Gateway {
             if revoked_ms.is_some_and(|at_ms| now_ms.saturating_sub(at_ms) < timeout) {
                 continue;
             }
-            let trigger = if late { PRINCIPAL } else { EXPIRED };
-            let cause = Cause::of(trigger, self.issuer.as_str(), None);
-            match self.halt(&governed, &cause, late.then_some(Halt::Unknown)).await {
+            let told = match revoked_ms {
+                Some(at_ms) => self.told_of(&governed.tenant, &mandate, at_ms).await?,
+                None => Told::expired(&self.issuer),
+            };
+            match self.halt(&governed, &told.cause(), late.then_some(Halt::Unknown)).await {
                 Ok(_) => tracing::info!(
                     session = &*governed.session.id,
                     mandate = &*mandate,
@@ -210,6 +239,29 @@ impl Gateway {
             }
         }
         Ok(())
+    }
+
+    /// Why a mandate was revoked, as the entry of it says.
+    async fn told_of(&self, tenant: &Tenant, jti: &str, at_ms: i64) -> Result<Told, Error> {
+        let search = Search {
+            reference: Some((*self.tenant(tenant)?.reference).into()),
+            verb: Some(REVOKED.into()),
+            from_ms: Some(at_ms),
+            ..Search::default()
+        };
+        let mut after = None;
+        loop {
+            let page = self.ledger.audit(tenant, search.clone(), Order::OldestFirst, after, PAGE).await;
+            let page = page.map_err(unavailable)?;
+            if let Some(told) = page.rows.iter().find_map(|entry| Told::of(entry, jti)) {
+                return Ok(told);
+            }
+            after = page.next;
+            if after.is_none() {
+                // Who took the entry away is found by whoever verifies the chain; the session ends all the same.
+                return Ok(Told { trigger: PRINCIPAL, ..Told::expired(&self.issuer) });
+            }
+        }
     }
 
     /// First nothing more begins, then it is looked at how that left things, unless that is said, and that is the end.
@@ -239,6 +291,37 @@ impl Gateway {
     }
 }
 
+/// What an entry says of the end of a mandate.
+struct Told {
+    trigger: &'static str,
+    by: String,
+    reason: Option<String>,
+    record: Option<Box<str>>,
+}
+
+impl Told {
+    fn expired(issuer: &str) -> Told {
+        Told { trigger: EXPIRED, by: issuer.to_owned(), reason: None, record: None }
+    }
+
+    fn of(entry: &Audited, jti: &str) -> Option<Told> {
+        let record: Value = serde_json::from_slice(entry.record.as_deref()?).ok()?;
+        let text = |member: &str| record[member].as_str().map(str::to_owned);
+        (record["jti"] == *jti).then(|| Told {
+            // Which is only written where it was a signal from outside.
+            trigger: if record["trigger"] == *EXTERNAL { EXTERNAL } else { PRINCIPAL },
+            by: text("by").unwrap_or_default(),
+            reason: text("reason"),
+            record: Some(ledger::record_id(&entry.chain, entry.seq).into()),
+        })
+    }
+
+    fn cause(&self) -> Cause<'_> {
+        let cause = Cause::of(self.trigger, &self.by, self.reason.as_deref());
+        Cause { record: self.record.clone(), ..cause }
+    }
+}
+
 fn rejected(error: Error) -> ledger::Error {
     ledger::Error::Rejected(error.message.into())
 }
@@ -251,6 +334,7 @@ fn is_over(error: &ledger::Error) -> bool {
 const AT_ONCE: usize = 32;
 /// Sessions ended in one look around.
 const PAGE: u32 = 256;
+const REVOKED: &str = "mandate_revoked";
 const REVOKING: &str = "session_revocation_initiated";
 const HALTED: &str = "session_halted";
 const ACKNOWLEDGED: &str = "revocation_acknowledged";
