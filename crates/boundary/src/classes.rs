@@ -41,6 +41,7 @@ pub(crate) fn evaluate(facts: &Facts<'_>, math: &Assessment, answered: Answered)
         principal_conflict(cycle, &mut hits.boundary);
         uncertainty(cycle, facts, &mut hits.boundary);
         drift(cycle, &mut hits.boundary);
+        trust(cycle, facts, &mut hits.boundary);
         budget(cycle, &mut hits.boundary);
         multi_principal(cycle, &mut hits.boundary);
     }
@@ -89,6 +90,14 @@ fn drift(cycle: &Cycle<'_>, out: &mut Vec<Objection>) {
     let declared = cycle.declaration.ok().and_then(|declaration| declaration.context_fingerprint.as_deref());
     if declared.is_some_and(|fingerprint| fingerprint != cycle.context.fingerprint()) {
         out.push(Objection::escalate(StageName::Boundary, Trigger::NovelContext));
+    }
+}
+
+/// Class 6 too: the session asked more often for what was denied than the mandate assumes of its agent.
+fn trust(cycle: &Cycle<'_>, facts: &Facts<'_>, out: &mut Vec<Objection>) {
+    let floor = facts.chain().filter_map(|(mandate, _)| mandate.trust_floor).max();
+    if floor.is_some_and(|floor| cycle.trust() < u64::from(floor.ten_thousandths())) {
+        out.push(Objection::escalate(StageName::Boundary, Trigger::BelowTrust));
     }
 }
 

@@ -90,6 +90,13 @@ impl Cycle<'_> {
         odd.into_iter().filter(|(odd, _)| *odd).map(|(_, flag)| flag).collect()
     }
 
+    /// The share of its session's cycles that were not denied, in ten-thousandths; whole as long as there are none. Rounds
+    /// down: it may only become stricter.
+    pub(crate) fn trust(&self) -> u64 {
+        let (kept, denied) = (u128::from(self.session.cycles), u128::from(self.session.denials));
+        u64::try_from((kept * 10_000).checked_div(kept + denied).unwrap_or(10_000)).unwrap_or(0)
+    }
+
     fn is_unsure(&self) -> bool {
         self.confidence.is_some_and(|share| share.ten_thousandths() < UNSURE_BELOW)
     }

@@ -194,6 +194,8 @@ pub enum Trigger {
     Uncertainty,
     /// The situation is not the one that the agent declared itself in.
     NovelContext,
+    /// More of what its session asked for was denied than the mandate puts up with.
+    BelowTrust,
     /// Nothing is left of the mandate's time or resources. Only an extension helps, and no yes.
     BudgetExhausted,
     /// Every principal of the cluster must agree, or resolve what keeps its members waiting for each other.
@@ -216,6 +218,7 @@ impl Trigger {
             Trigger::PrincipalConflict { .. } => "principal_conflict",
             Trigger::Uncertainty => "uncertainty",
             Trigger::NovelContext => "novel_context",
+            Trigger::BelowTrust => "below_trust_floor",
             Trigger::BudgetExhausted => "budget_exhausted",
             Trigger::MultiPrincipal => "multi_principal",
         }
@@ -225,7 +228,10 @@ impl Trigger {
     pub fn class(&self) -> Class {
         match self {
             Trigger::Irreversible => Class::Irreversible,
-            Trigger::ColdStart | Trigger::FirstSeenDestination | Trigger::NovelContext => Class::NovelContext,
+            Trigger::ColdStart
+            | Trigger::FirstSeenDestination
+            | Trigger::NovelContext
+            | Trigger::BelowTrust => Class::NovelContext,
             Trigger::PrincipalConflict { .. } => Class::PrincipalConflict,
             Trigger::Uncertainty => Class::Uncertainty,
             Trigger::BudgetExhausted => Class::Budget,
@@ -252,6 +258,7 @@ impl Trigger {
             Trigger::SignOff,
             Trigger::Uncertainty,
             Trigger::NovelContext,
+            Trigger::BelowTrust,
             Trigger::BudgetExhausted,
             Trigger::MultiPrincipal,
         ];

@@ -146,6 +146,47 @@ fn no_block_is_lifted_by_approval() {
     world.check(&payment, "block anomaly");
 }
 
+/// What a match of each tier comes to, with everything agreed to that people can agree to, and in observe mode.
+#[test]
+fn only_tier_one_yields_to_people_and_only_advice_to_nothing() {
+    let payment = pay("100.00");
+    let matching = |annotations: &str| {
+        format!(
+            "@id(\"all\") permit (principal, action, resource); {annotations} forbid (principal, action, resource);"
+        )
+    };
+    let mut it = World::with(ASK);
+    let yes = agreed(&it, &payment);
+    for (annotations, denied, agreed_to, observed) in [
+        (r#"@id("ask") @tier("0-A")"#, "block prohibited", "block prohibited", "block prohibited"),
+        (r#"@id("ask") @tier("0-B")"#, "block forbidden", "block forbidden", "block forbidden"),
+        (r#"@id("ask") @tier("1")"#, "block forbidden", "block forbidden", "pass [block forbidden]"),
+        (r#"@id("ask") @tier("1") @escalate"#, "escalate policy", "pass", "pass [escalate policy]"),
+        (r#"@id("ask") @tier("2")"#, "block forbidden", "block forbidden", "pass [block forbidden]"),
+        (r#"@id("ask") @tier("3")"#, "pass", "pass", "pass"),
+    ] {
+        it.policies = load(&matching(annotations), "[]").unwrap();
+        it.check(&payment, denied);
+        it.approved = Some(match annotations.contains("@escalate") {
+            true => agreed(&it, &payment),
+            false => yes.clone(),
+        });
+        it.check(&payment, agreed_to);
+        (it.approved, it.observe) = (None, true);
+        it.check(&payment, observed);
+        it.observe = false;
+    }
+    // Tier 0-B yields to a version of the policies without it, and tier 2 to its own conditions.
+    it.policies = load(r#"@id("all") permit (principal, action, resource);"#, "[]").unwrap();
+    it.check(&payment, "pass");
+    let unless = r#"permit (principal, action, resource);
+        @tier("2") forbid (principal, action, resource) unless { context.environment == "production" };"#;
+    it.policies = load(unless, "[]").unwrap();
+    it.check(&payment, "pass");
+    it.environment = action::Environment::Sandbox;
+    it.check(&payment, "block forbidden");
+}
+
 #[test]
 fn another_mandate_a_higher_price_or_another_earlier_action_asks_anew() {
     let mut world = World { series: series(20, 600_000), ..World::with(ALLOW_ALL) };

@@ -446,6 +446,80 @@ fn all_classes_are_looked_at_and_all_hits_told() {
     assert_eq!(hits[6], json!({"class": 9, "word": "policy"}));
 }
 
+/// One world for each class, in which nothing else is unusual.
+#[test]
+fn each_class_fires_alone_and_is_told() {
+    let asks = |policy: &str| format!("{ALLOW_ALL}\n{policy} forbid (principal, action, resource);");
+    let floor = Claims { uncertainty_floor: Some(serde_json::Number::from_f64(0.9).unwrap()), ..claims() };
+    let plain = || governed(|_| {});
+    let fires: [(u64, World, Action, &str); 12] = [
+        (1, world(&asks("@tier(\"0-A\")"), |_, _| {}), pay("100.00"), "block prohibited"),
+        (
+            2,
+            governed(|it| it.declare().goal_scope = vec!["Travel".into()]),
+            pay("100.00"),
+            "block outside_goal",
+        ),
+        (3, governed(|it| it.contradicts = Some(earlier().id)), pay("100.00"), "escalate principal_conflict"),
+        (4, World { series: series(20, 600_000), ..plain() }, pay("6000.00"), "escalate irreversible"),
+        (
+            5,
+            world(ALLOW_ALL, |world, _| world.mandate = Some(Mandate::of(&floor).unwrap())),
+            pay("100.00"),
+            "escalate uncertainty",
+        ),
+        (
+            6,
+            governed(|it| it.declare().context_fingerprint = Some("another".into())),
+            pay("100.00"),
+            "escalate novel_context",
+        ),
+        (6, World { series: series(0, 0), ..plain() }, pay("1500.00"), "escalate cold_start"),
+        (6, World { series: series(20, 1), ..plain() }, pay("100.00"), "block anomaly"),
+        (7, governed(|it| it.context.remaining.time_seconds = 0), pay("100.00"), "escalate budget_exhausted"),
+        (
+            8,
+            governed(|it| it.context.cluster = Some(cluster(ClusterState::Deadlock))),
+            pay("100.00"),
+            "escalate multi_principal",
+        ),
+        (9, world(&asks("@escalate"), |_, _| {}), pay("100.00"), "escalate policy"),
+        (9, World { earlier: Some(earlier()), ..plain() }, pay("100.00"), "escalate probable_duplicate"),
+    ];
+    for (class, world, action, expected) in fires {
+        world.check(&action, expected);
+        assert_eq!(classes(&world, &action), [class], "{expected}");
+    }
+    assert_eq!(classes(&plain(), &pay("100.00")), [0; 0]);
+}
+
+#[test]
+fn who_was_denied_too_often_is_below_the_floor_of_trust_of_any_mandate_above() {
+    let floor = Claims { trust_floor: Some(serde_json::Number::from_f64(0.75).unwrap()), ..claims() };
+    let after = |cycles: u64, denials: u32| {
+        world(ALLOW_ALL, |world, it| {
+            world.mandate = Some(Mandate::of(&floor).unwrap());
+            (it.session.cycles, it.session.denials) = (cycles, denials);
+        })
+    };
+    let payment = pay("100.00");
+    after(0, 0).check(&payment, "pass");
+    after(3, 1).check(&payment, "pass");
+    after(299, 100).check(&payment, "escalate below_trust_floor");
+    after(0, 1).check(&payment, "escalate below_trust_floor");
+    assert_eq!(classes(&after(0, 1), &payment), [6]);
+    // Without a floor nothing is held against it, and people may agree.
+    governed(|it| it.session.denials = 9).check(&payment, "pass");
+    let mut it = after(0, 1);
+    it.approved = Some(agreed(&it, &payment));
+    it.check(&payment, "pass");
+    let (above, account) = (Mandate::of(&floor).unwrap(), mandate::Account::new("m-0"));
+    let below = governed(|it| it.session.denials = 1);
+    let ancestors = [(&above, &account)];
+    let facts = countersign_boundary::Facts { ancestors: &ancestors, ..below.facts(&payment) };
+    assert_eq!(told(&countersign_boundary::decide(&below.policies, &facts)), "escalate below_trust_floor");
+}
+
 #[test]
 fn who_does_not_say_how_sure_it_is_is_not_sure_enough_for_a_floor() {
     let floor = Claims { uncertainty_floor: Some(serde_json::Number::from_f64(0.7).unwrap()), ..claims() };
@@ -740,6 +814,7 @@ fn new_triggers_read_back_from_their_words() {
         Trigger::PrincipalConflict { earlier: id },
         Trigger::Uncertainty,
         Trigger::NovelContext,
+        Trigger::BelowTrust,
         Trigger::BudgetExhausted,
         Trigger::MultiPrincipal,
     ] {

@@ -55,6 +55,21 @@ enum Command {
         #[arg(value_name = "SESSION")]
         session: String,
     },
+    /// Have nothing of a cluster's members begin until it is released
+    Hold {
+        /// The cluster's id
+        #[arg(value_name = "ID")]
+        id: String,
+        /// Why, for the record
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// Let a cluster go on that was held
+    Release {
+        /// The cluster's id
+        #[arg(value_name = "ID")]
+        id: String,
+    },
     /// Hand time from a session of one's own to another member
     Transfer {
         /// The cluster's id
@@ -100,6 +115,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         }
         Command::Join { id, session } => client.post(&of(id, "/join"), &json!({"session_id": session}))?,
         Command::Leave { id, session } => client.post(&of(id, "/leave"), &json!({"session_id": session}))?,
+        Command::Hold { id, reason } => client.post(&of(id, "/hold"), &json!({"reason": reason}))?,
+        Command::Release { id } => client.post(&of(id, "/release"), &json!({}))?,
         Command::Transfer { id, from, to, seconds } => {
             let body = json!({"from_session_id": from, "to_session_id": to, "transfer_amount": seconds});
             client.post(&of(id, "/transfer"), &body)?

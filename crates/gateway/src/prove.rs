@@ -416,6 +416,11 @@ impl Gateway {
         })
     }
 
+    /// Where people decide about it.
+    pub(crate) fn approval_url(&self, id: action::ActionId) -> String {
+        format!("{}/approvals/{id}", self.issuer)
+    }
+
     pub(crate) fn status_url(&self, id: action::ActionId) -> String {
         format!("{}/v1/actions/{id}", self.issuer)
     }

@@ -11,7 +11,6 @@ use ledger::{State, Stored};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::act::{Said, lock};
-use crate::config::OnTimeout;
 use crate::gateway::{Gateway, Inquiry};
 use crate::outcome::ReceiptRef;
 use crate::pursue::Pursued;
@@ -255,9 +254,8 @@ impl Gateway {
         for stored in self.ledger.expired(clock::now_ms(), PAGE).await.map_err(unavailable)? {
             // What people agreed to, and nobody went on with, they did decide about.
             let undecided = stored.state == State::Held;
-            let terminates = undecided && self.config.limits.held_on_timeout == OnTimeout::Terminate;
-            let ended = match terminates {
-                true => self.terminate(&stored).await,
+            let ended = match undecided {
+                true => self.undecided(&stored).await,
                 false => self.end_waiting(&stored, Code::ApprovalExpired, "approval_expired", None).await,
             };
             if let Err(error) = ended {

@@ -616,7 +616,7 @@ fn event_type(document: &[u8]) -> Result<&'static str, Error> {
 /// The row after which a page begins.
 pub(crate) fn after(cursor: Option<String>) -> Result<Option<i64>, Error> {
     let row = cursor.map(|cursor| cursor.parse()).transpose();
-    row.map_err(|_| Error::new(Code::ValidationFailed, "this cursor was not given out").field("cursor"))
+    row.map_err(|_| Error::new(Code::ValidationFailed, "this cursor was not given out").field("?cursor"))
 }
 
 pub(crate) fn not_found(what: &str) -> Error {

@@ -67,6 +67,13 @@ pub enum Deed {
     },
     /// Wait no more.
     Resume,
+    /// Have nothing of its members begin until it is let go. The session is one of them, in whose record it is said first.
+    Hold {
+        /// Why, for the record.
+        reason: Option<String>,
+    },
+    /// Let it go on. The session is as for `Hold`.
+    Release,
     /// Hand time to another member.
     Transfer(Transfer),
 }
@@ -178,10 +185,13 @@ impl Clustering {
             (Deed::Form { .. } | Deed::Join { .. } | Deed::Wait { .. }, it) => it == SessionState::Active,
             // Who waits may hand over what it does not need meanwhile.
             (Deed::Transfer(_), it) => matches!(it, SessionState::Active | SessionState::ClusterBlocked),
-            (Deed::Leave | Deed::Resume, _) => true,
+            (Deed::Leave | Deed::Resume | Deed::Hold { .. } | Deed::Release, _) => true,
         };
         if !may {
             return Err(Error::Session(SessionRefusal::State(state)));
+        }
+        if matches!(self.deed, Deed::Hold { .. } | Deed::Release) {
+            scene.cluster.member(&self.session).map_err(Error::Cluster)?;
         }
         let gets_out = matches!(self.deed, Deed::Leave | Deed::Resume);
         let agent = self.by.as_ref().is_some_and(|by| !by.person);
@@ -208,6 +218,8 @@ impl Clustering {
             Deed::Leave => ClusterEvent::Left { session },
             Deed::Wait { on } => ClusterEvent::Waiting { session, on: on.clone() },
             Deed::Resume => ClusterEvent::Resumed { session },
+            Deed::Hold { .. } => ClusterEvent::Held,
+            Deed::Release => ClusterEvent::Released,
             Deed::Transfer(_) => return Ok(None),
         }))
     }
@@ -307,8 +319,21 @@ impl Clustering {
                 told.also("cluster", standing(next));
                 vec![told]
             }
+            Deed::Hold { reason } => {
+                let fields = json!({"cluster_id": id, "reason": reason});
+                self.tells_all(HELD, None, &fields, next)
+            }
+            Deed::Release => self.tells_all(RELEASED, Some("ALE-009"), &json!({"cluster_id": id}), next),
             Deed::Transfer(transfer) => self.tells_transfer(transfer, scene, after),
         }
+    }
+
+    /// The same in the record of every member; the first says how the cluster stands.
+    fn tells_all(&self, name: &'static str, code: Option<&str>, fields: &Value, next: &Cluster) -> Vec<Told> {
+        let others = next.members.iter().map(|member| &*member.session).filter(|it| **it != *self.session);
+        let first = self.told(&self.session, name, code, fields.clone(), Some(next));
+        let others = others.map(|session| self.told(session, name, code, fields.clone(), None));
+        std::iter::once(first).chain(others).collect()
     }
 
     fn tells_transfer(&self, transfer: &Transfer, scene: &Scene<'_>, after: &Accounts) -> Vec<Told> {
@@ -429,7 +454,7 @@ fn standing(cluster: &Cluster) -> Value {
 
 /// The cluster that a record says the standing of, and whether that is the standing of the one given.
 pub(crate) fn said_in(event: &str, record: &[u8]) -> Option<Said> {
-    if ![FORMED, JOINED, LEFT, BLOCK_START, BLOCK_END].contains(&event) {
+    if ![FORMED, JOINED, LEFT, BLOCK_START, BLOCK_END, HELD, RELEASED].contains(&event) {
         return None;
     }
     let record: Value = serde_json::from_slice(record).ok()?;
@@ -457,6 +482,8 @@ const JOINED: &str = "cluster_joined";
 const LEFT: &str = "cluster_left";
 const BLOCK_START: &str = "cluster_block_start";
 const BLOCK_END: &str = "cluster_block_end";
+const HELD: &str = "cluster_held";
+const RELEASED: &str = "cluster_released";
 const DEADLOCK: &str = "cluster_deadlock";
 const TRANSFER: &str = "cluster_budget_transfer";
 const RECEIVED: &str = "cluster_budget_received";

@@ -22,7 +22,7 @@ async fn opened(house: &House, base: &str, who: &str, seconds: u64) -> String {
 }
 
 /// How much is written down.
-fn written(house: &House) -> (i64, i64, i64) {
+pub(crate) fn written(house: &House) -> (i64, i64, i64) {
     let db = Connection::open(house.path().join("data/sandbox.db")).unwrap();
     let count =
         |table: &str| db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap();
@@ -105,6 +105,10 @@ async fn bad_input_is_refused_by_name_and_nothing_is_written() {
             invalid,
             Some("/time_budget_remaining"),
         ),
+        (&part("hold"), json!({}), 403, "EP_FORBIDDEN", None),
+        (&part("hold"), json!({"reason": 7}), 422, invalid, Some("/reason")),
+        (&part("hold"), json!({"session_id": one}), 422, invalid, Some("/session_id")),
+        (&part("release"), json!({}), 403, "EP_FORBIDDEN", None),
         (&wait, json!({}), 422, invalid, Some("/on")),
         (&wait, json!({"on": 7}), 422, invalid, Some("/on")),
         (&wait, json!({"on": one}), 422, invalid, Some("/on")),
@@ -141,23 +145,21 @@ async fn a_cluster_killed_amid_transfers_has_lost_no_second_and_verifies() {
     let rival = house.voice("default", "rival");
     assert_eq!(rival.post(&format!("{path}/join"), &json!({"session_id": two})).await.status, 200);
     for round in 0..3_u64 {
-        let sent: Vec<_> = (0..40_u64)
-            .map(|n| {
-                let (who, from, to) = match n % 2 {
-                    0 => ("agent", &one, &two),
-                    _ => ("rival", &two, &one),
-                };
-                let body =
-                    json!({"from_session_id": from, "to_session_id": to, "transfer_amount": 1 + n % 7});
-                let (voice, path) = (house.voice("default", who), format!("{path}/transfer"));
-                tokio::spawn(async move { voice.request("POST", &path).json(&body).send().await.map(drop) })
-            })
-            .collect();
-        tokio::time::sleep(std::time::Duration::from_millis(10 + 15 * round)).await;
-        house.gateway.kill();
-        for sent in sent {
-            let _ = sent.await.unwrap();
+        let mut sent = tokio::task::JoinSet::new();
+        for n in 0..40_u64 {
+            let (who, from, to) = match n % 2 {
+                0 => ("agent", &one, &two),
+                _ => ("rival", &two, &one),
+            };
+            let body = json!({"from_session_id": from, "to_session_id": to, "transfer_amount": 1 + n % 7});
+            let (voice, path) = (house.voice("default", who), format!("{path}/transfer"));
+            sent.spawn(async move { voice.request("POST", &path).json(&body).send().await.map(drop) });
         }
+        for _ in 0..=5 * round {
+            sent.join_next().await.unwrap().unwrap().unwrap();
+        }
+        house.gateway.kill();
+        while sent.join_next().await.is_some() {}
         house.start();
         let seen = house.agent().get(&path).await.body;
         assert_eq!(seen["budget_pool"], 600, "{seen}");

@@ -116,6 +116,8 @@ const TABLE: &str = "
     GET  /v1/clusters/{id}                              401 401 200 404 200 200 200 200 404
     POST /v1/clusters/{id}/join                         401 401 200 404 403 403 403 403 404
     POST /v1/clusters/{id}/leave                        401 401 200 404 200 200 403 200 404
+    POST /v1/clusters/{id}/hold                         401 401 403 403 200 200 403 200 404
+    POST /v1/clusters/{id}/release                      401 401 403 403 200 200 403 200 404
     POST /v1/clusters/{id}/transfer                     401 401 422 404 403 403 403 403 404
     GET  /v1/gar                                        401 401 200 200 200 200 200 200 own
     POST /sandbox/v1/sessions                           201 401 201 201 403 403 403 403 own
@@ -131,6 +133,8 @@ const TABLE: &str = "
     GET  /sandbox/v1/clusters/{id}                      404 401 200 404 200 200 200 200 404
     POST /sandbox/v1/clusters/{id}/join                 404 401 200 404 403 403 403 403 404
     POST /sandbox/v1/clusters/{id}/leave                404 401 200 404 200 200 403 200 404
+    POST /sandbox/v1/clusters/{id}/hold                 403 401 403 403 200 200 403 200 404
+    POST /sandbox/v1/clusters/{id}/release              403 401 403 403 200 200 403 200 404
     POST /sandbox/v1/clusters/{id}/transfer             404 401 422 404 403 403 403 403 404
     GET  /sandbox/v1/gar                                401 401 200 200 200 200 200 200 own
     POST /v1/grants                                     401 401 200 403 403 403 403 403 own
@@ -395,6 +399,12 @@ impl World<'_> {
                 let path = format!("{base}/v1/sessions/{waits}/wait");
                 assert_eq!(self.house.agent().post(&path, &json!({"on": on})).await.status, 200);
                 waits
+            }
+            "/v1/clusters/{id}/release" => {
+                let id = self.cluster(base).await;
+                let held = admin.post(&format!("{base}/v1/clusters/{id}/hold"), &json!({})).await;
+                assert_eq!(held.status, 200, "{}", held.text());
+                id
             }
             session if session.starts_with("/v1/sessions/{id}") => self.opened(base).await,
             cluster if cluster.starts_with("/v1/clusters/{id}") => self.cluster(base).await,

@@ -314,7 +314,7 @@ async fn who_revokes_a_mandate_is_told_which_sessions_ended_and_how() {
     let told = entries(&house).await;
     let told = told.iter().filter_map(|entry| entry["event"].as_str());
     let told: Vec<&str> = told.filter(|event| event.starts_with("revocation_")).collect();
-    assert_eq!(told, ["revocation_acknowledged"]);
+    assert_eq!(told, ["revocation_propagated", "revocation_acknowledged"]);
 }
 
 /// A cascade that a crash cut off is finished by whoever comes after; how those were left that it did not reach, nobody
@@ -356,6 +356,43 @@ async fn sessions_that_a_cascade_did_not_reach_end_as_unknown_and_expired_ones_a
         );
         assert_eq!((&all[2]["ale_type"], &all[2]["completion_state"]), (&json!(code), &json!(state)));
     }
+}
+
+/// Who told of it is still known when a session is ended that the cascade left behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_is_ended_late_says_who_ended_its_mandate() {
+    let (idp, mut house) =
+        Transmitter::with("[limits]\nrecovery_interval_ms = 20\ncascade_timeout_ms = 1\n").await;
+    let token = house.mandate("default", "90000.00").await;
+    let left = opened(&house.agent(), &token).await;
+    let about = json!({"format": "jwt_id", "iss": "default-operator", "jti": jti(&token)});
+    assert_eq!(push(&house, "/v1/events", &idp.signed(&claims("e-1", about))).await.status, 202);
+    let ended = async |house: &House| loop {
+        let all = records(house, &left).await;
+        if !all.last().unwrap()["completion_state"].is_null() {
+            break all;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
+    let before = ended(&house).await.len();
+    house.gateway.stop();
+    // As if it had never been reached.
+    let db = Connection::open(house.path().join("data/production.db")).unwrap();
+    let sql = "UPDATE session SET closed = NULL, halt = NULL, suspended = 0 WHERE id = ?1";
+    assert_eq!(db.execute(sql, [left["session_id"].as_str().unwrap()]).unwrap(), 1);
+    drop(db);
+    house.start();
+    let all = loop {
+        let all = ended(&house).await;
+        if all.len() > before {
+            break all;
+        }
+    };
+    let [.., first, last] = all.as_slice() else { panic!("{all:?}") };
+    assert_eq!((&first["ale_fields"]["trigger"], &first["ale_fields"]["by"]), (&json!("R-6"), &json!(IDP)));
+    assert_eq!((&last["ale_type"], &last["completion_state"]), (&json!("ALE-004"), &json!("UNKNOWN")));
+    let trail = house.voice("default", "auditor").get("/v1/audit?verb=mandate_revoked").await;
+    assert_eq!(trail.body["entries"][0]["audit_id"], first["causal_parent_id"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD as STANDARD;
 use serde_json::{Value, json};
+use testkit::bank::{Fault, Injection};
 
 use crate::approvals::ask_for;
 use crate::house::{House, Plan, Said, Voice};
@@ -429,6 +430,14 @@ async fn who_finds_no_time_left_is_given_more_and_goes_on() {
     let operator = house.voice("default", "operator");
     let mandate = operator.get(&format!("/v1/mandates/{jti}")).await;
     assert_eq!(mandate.body["mandate"]["granted_seconds"], 100, "{}", mandate.text());
+    let resumed = operator.get("/v1/gar?ale_type=ALE-009").await;
+    let [resumed] = resumed.body["items"].as_array().unwrap().as_slice() else {
+        panic!("{}", resumed.text())
+    };
+    assert_eq!(
+        (&resumed["session_id"], &resumed["governance_decision"]),
+        (&one["session_id"], &json!("ALLOW"))
+    );
     let seen = show(&house, &id).await;
     assert_eq!(seen["approvals"][0]["decision"], "extend_budget");
     assert_eq!(seen["approvals"][0]["seconds"], 100);
@@ -573,6 +582,71 @@ async fn nobody_in_time_denies_the_cycle_or_ends_its_session_as_configured() {
         assert_eq!(halted(&house, &one).await, told);
         assert_eq!(house.bank.effects().count, 0);
         is_whole(&house).await;
+    }
+}
+
+/// where nothing is left, and who is asked for more gives none, or nobody comes, the session is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_finds_nothing_left_and_is_given_nothing_has_come_to_the_end_of_the_session() {
+    for held_seconds in [3600, 1] {
+        let config = format!("[limits]\nrecovery_interval_ms = 50\nheld_seconds = {held_seconds}\n");
+        let house = House::with(Plan { config, ..Plan::default() }).await;
+        ask_for(&house, 1);
+        assert_eq!(house.admin().post("/v1/reload", &json!({})).await.status, 200);
+        let (_, token) = timed(&house, 1).await;
+        let (agent, approver) = (house.agent(), house.voice("default", "approver"));
+        let one = session(&house, &agent, &token, "i-1").await;
+        let other = session(&house, &agent, &token, "i-2").await;
+        cycle(&agent, &one, "i-1", 2, "1.00").await;
+        let waits = cycle(&agent, &one, "i-1", 3, "1.00").await;
+        assert_eq!(waits.body["governance_result"], "SUSPEND", "{}", waits.text());
+        let id = waits.body["cycle_id"].as_str().unwrap();
+        if held_seconds > 1 {
+            let double = person(&house, "default-agent").await;
+            assert_eq!(decide(&double, id, "DENY", json!({})).await.status, 403);
+            assert_eq!(state(&house, &one).await["completion"], Value::Null, "that is nobody's word");
+            let no = decide(&approver, id, "DENY", json!({"comment": "enough"})).await;
+            assert_eq!((no.status, &no.body["state"]), (200, &json!("FAILED")), "{}", no.text());
+        }
+        let over = ended(&agent, &one, "i-1", 3, "1.00").await;
+        let code = if held_seconds > 1 { "EP_APPROVAL_DENIED" } else { "EP_APPROVAL_EXPIRED" };
+        assert_eq!(over.body["response"]["code"], code, "{}", over.text());
+        assert_eq!(state(&house, &one).await["completion"], "REVOKED");
+        assert_eq!(halted(&house, &one).await, [[json!("R-5"), json!("PARTIAL")]]);
+        // Another session of the mandate asks anew.
+        assert_eq!(state(&house, &other).await["completion"], Value::Null);
+        let asks = cycle(&agent, &other, "i-2", 2, "1.00").await;
+        assert_eq!(asks.body["response"]["kind"], "held", "{}", asks.text());
+        is_whole(&house).await;
+    }
+}
+
+/// What of an escalation is not told as what it is about: how its session stands meanwhile, where people are asked, and until
+/// when.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_escalation_says_how_its_session_is_left_where_people_are_asked_and_until_when() {
+    let house = house(1).await;
+    let agent = house.agent();
+    for (under_way, completion) in [(None, "CLEAN"), (Some(Fault::LostBeforeEffect), "UNKNOWN")] {
+        let one = session(&house, &agent, house.token("default"), &format!("i-{completion}")).await;
+        if let Some(fault) = under_way {
+            house.bank.inject(Injection::payments(fault, 1));
+            house.bank.inject(Injection::queries(Fault::DelayAnswer { ms: 60_000 }, 100));
+            let said = cycle(&agent, &one, &format!("i-{completion}"), 2, "1.00").await;
+            assert_eq!(said.body["response"]["kind"], "pending_settlement", "{}", said.text());
+        }
+        let id = held(&agent, &one, &format!("i-{completion}"), 3).await;
+        let shown = show(&house, &id).await;
+        assert_eq!(shown["completion_state"], completion, "{shown}");
+        assert_eq!(shown["out_of_band_ref"], format!("{}/approvals/{id}", crate::house::ISSUER));
+        let until: jiff::Timestamp = shown["expires_at"].as_str().unwrap().parse().unwrap();
+        assert!(until > jiff::Timestamp::now() + Duration::from_secs(3600), "{shown}");
+        assert_eq!(shown["reasons"][0], json!("irreversible"), "{shown}");
+        assert_eq!(shown["mandate_id"], one["mandate_id"]);
+        let approver = house.voice("default", "approver");
+        assert_eq!(decide(&approver, &id, "DENY", json!({})).await.status, 200);
+        let over = show(&house, &id).await;
+        assert_eq!((&over["completion_state"], &over["out_of_band_ref"]), (&Value::Null, &Value::Null));
     }
 }
 

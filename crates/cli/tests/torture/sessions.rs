@@ -5,6 +5,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::audit::fits_prov_json;
+use crate::clusters::written;
 use crate::house::{House, Plan, Voice, countersign};
 
 /// A declaration for a session as the gateway shows it.
@@ -333,4 +334,78 @@ async fn the_command_line_leads_a_session_from_opening_to_record() {
         read(run(&agent, &["record", id, "--format", "prov"]))["activity"].as_object().unwrap().len(),
         4
     );
+}
+
+/// In the sandbox, where errors name the member.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_input_is_refused_by_name_and_nothing_is_written() {
+    let house = House::new().await;
+    let (agent, operator) = (house.agent(), house.voice("default", "operator"));
+    let open = json!({"delegation_token": "tok-sandbox-public"});
+    let session = agent.post("/sandbox/v1/sessions", &open).await.body;
+    let at = |part: &str| format!("/sandbox{}", path(&session, part));
+    let declared = agent.post(&at("intents"), &with_mode(&session, "CHAIN")).await;
+    assert_eq!(declared.status, 201, "{}", declared.text());
+    let with = |mut body: Value, member: &str, value: Value| {
+        body[member] = value;
+        body
+    };
+    let without = |mut body: Value, member: &str| {
+        body.as_object_mut().unwrap().remove(member);
+        body
+    };
+    let close = |member: &str, value: Value| with(json!({"completion": "COMPLETE"}), member, value);
+    let good = || cycle("bad", "acct-1", 2);
+    let before = written(&house);
+    let mut wrong = Vec::new();
+    for (to, body, field) in [
+        ("/sandbox/v1/sessions".to_owned(), json!({"delegation_token": 7}), "/delegation_token"),
+        ("/sandbox/v1/sessions".to_owned(), json!({"colour": "red"}), "/colour"),
+        (at("close"), json!({}), "/completion"),
+        (at("close"), close("completion", json!("DONE")), "/completion"),
+        (at("close"), close("reason", json!(7)), "/reason"),
+        (at("close"), close("reason", json!("x".repeat(501))), "/reason"),
+        (at("close"), close("colour", json!("red")), "/colour"),
+        (at("cycles"), without(good(), "archetype"), "/archetype"),
+        (at("cycles"), without(good(), "intent_id"), "/intent_id"),
+        (at("cycles"), with(good(), "intent_id", json!("two words")), "/intent_id"),
+        (at("cycles"), with(good(), "action_sequence_number", json!(0)), "/action_sequence_number"),
+        (at("cycles"), with(good(), "action_sequence_number", json!("2")), "/action_sequence_number"),
+        (at("cycles"), with(good(), "confidence", json!("sure")), "/confidence"),
+        (at("cycles"), with(good(), "branches", json!([{"archetype": "PAYMENT_TRANSFER"}])), "/branches/0"),
+        (at("cycles"), with(good(), "resources", json!({"colour": 1})), "/resources"),
+        (at("cycles"), with(good(), "colour", json!("red")), "/colour"),
+    ] {
+        let said = agent.post(&to, &body).await;
+        let named = said.body["error"]["field"].as_str().unwrap_or_default();
+        if (said.status, said.code()) != (422, "EP_VALIDATION_FAILED") || !named.starts_with(field) {
+            wrong.push(format!("{to} {body}: {}", said.text()));
+        }
+    }
+    for (query, field) in [
+        ("gar?time_from=soon", "time_from"),
+        ("gar?time_to=soon", "time_to"),
+        ("gar?decision=MAYBE", "decision"),
+        ("gar?limit=many", "limit"),
+        ("gar?limit=0", "limit"),
+        ("gar?cursor=x", "cursor"),
+        ("gar?colour=red", "colour"),
+        ("sessions?cursor=x", "cursor"),
+        ("sessions?limit=-1", "limit"),
+        ("policies/disclosure?colour=red", "colour"),
+    ]
+    .into_iter()
+    .map(|(query, field)| (format!("/sandbox/v1/{query}"), field))
+    .chain(
+        [("cursor=x", "cursor"), ("limit=0", "limit"), ("format=pdf", "format")]
+            .map(|(query, field)| (at(&format!("record?{query}")), field)),
+    ) {
+        let said = operator.get(&query).await;
+        let named = &said.body["error"]["field"];
+        if (said.status, said.code()) != (422, "EP_VALIDATION_FAILED") || *named != format!("?{field}") {
+            wrong.push(format!("{query}: {}", said.text()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(written(&house), before, "nothing was written");
 }

@@ -112,7 +112,7 @@ impl Gateway {
         let task = tokio::spawn(async move {
             match word {
                 Word::No(comment) => {
-                    gateway.refuse_held(&caller, stored.clone(), comment, said::REJECT, None).await?;
+                    gateway.say_no(&caller, &stored, comment).await?;
                 }
                 yes => gateway.agree(&caller, &stored, yes).await?,
             }

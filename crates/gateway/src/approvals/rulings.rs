@@ -19,11 +19,12 @@ use super::said::{self, Said};
 use super::{HeldView, Word, conflict, may_decide, readable};
 use crate::admin::ExtendAsk;
 use crate::caller::{Caller, Deed};
+use crate::config::OnTimeout;
 use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
 use crate::row::{EscalationRow, IntentRow, internal, money_of};
-use crate::sessions::{Cause, PRINCIPAL, UNANSWERED};
+use crate::sessions::{Cause, EXHAUSTED, PRINCIPAL, UNANSWERED};
 use crate::views::not_found;
 use crate::{Code, Error, clock};
 
@@ -275,22 +276,51 @@ impl Gateway {
         self.held_one(caller, &id).await
     }
 
-    /// Nobody came. That ends the cycle, and its session with it.
-    pub(crate) async fn terminate(&self, stored: &Stored) -> Result<(), Error> {
-        let cycle = IntentRow::of(stored)?.cycle;
-        let own = match &cycle {
-            Some(cycle) => {
-                self.ledger.session(&stored.tenant, &cycle.session_id).await.map_err(unavailable)?
-            }
-            None => None,
+    /// Nobody came. That ends the cycle, and its session with it where only time would have helped, or as it is configured.
+    pub(crate) async fn undecided(&self, stored: &Stored) -> Result<(), Error> {
+        let row = IntentRow::of(stored)?;
+        let trigger = match (wants_time(&row), self.config.limits.held_on_timeout) {
+            (true, _) => Some(EXHAUSTED),
+            (false, OnTimeout::Terminate) => Some(UNANSWERED),
+            (false, OnTimeout::Deny) => None,
         };
-        let cause = Cause::of(UNANSWERED, "timeout", Some("nobody decided in time"));
-        let halts = own.as_ref().map(|own| self.stopping(own, &cause)).transpose()?;
+        let cause = trigger.map(|trigger| Cause::of(trigger, "timeout", Some("nobody decided in time")));
+        let (own, halts) = self.stops(stored, &row, cause.as_ref()).await?;
         self.end_waiting(stored, Code::ApprovalExpired, "approval_expired", halts).await?;
         if let Some(own) = own {
             self.end_stopped(&own).await;
         }
         Ok(())
+    }
+
+    /// A no ends the cycle. Where only time would have helped it ends the session with it: nothing more can be done in it.
+    pub(super) async fn say_no(
+        &self,
+        caller: &Caller,
+        stored: &Stored,
+        comment: Option<String>,
+    ) -> Result<(), Error> {
+        let row = IntentRow::of(stored)?;
+        let cause = Cause::of(EXHAUSTED, caller.subject.as_str(), comment.as_deref());
+        let (own, halts) = self.stops(stored, &row, Some(&cause).filter(|_| wants_time(&row))).await?;
+        self.refuse_held(caller, stored.clone(), comment.clone(), said::REJECT, halts).await?;
+        if let Some(own) = own {
+            self.end_stopped(&own).await;
+        }
+        Ok(())
+    }
+
+    /// The session of a cycle that stops with it, and the record of that; nothing where there is no cause.
+    async fn stops(
+        &self,
+        stored: &Stored,
+        row: &IntentRow,
+        cause: Option<&Cause<'_>>,
+    ) -> Result<(Option<Governed>, Option<ledger::Event>), Error> {
+        let (Some(cause), Some(cycle)) = (cause, &row.cycle) else { return Ok((None, None)) };
+        let own = self.ledger.session(&stored.tenant, &cycle.session_id).await.map_err(unavailable)?;
+        let halts = own.as_ref().map(|own| self.stopping(own, cause)).transpose()?;
+        Ok((own, halts))
     }
 
     /// What a session waits for, if an action of it waits for people.

@@ -74,6 +74,10 @@ pub struct HeldView {
     pub intent_id: Option<String>,
     /// Of its session, in seconds, when it was judged.
     pub time_budget_remaining: Option<u64>,
+    /// `CLEAN`, `PARTIAL` or `UNKNOWN`: how its session is left while it waits.
+    pub completion_state: Option<&'static str>,
+    /// Where people are asked, out of reach of its agent, while it waits.
+    pub out_of_band_ref: Option<String>,
     /// What can be decided about it now.
     pub available_decisions: Vec<Ruling>,
     /// When it came in, RFC 3339.
@@ -318,6 +322,8 @@ impl Gateway {
             session_id: row.cycle.as_ref().map(|cycle| cycle.session_id.clone()),
             intent_id: row.cycle.as_ref().and_then(|cycle| cycle.intent_id.clone()),
             time_budget_remaining: row.cycle.as_ref().and_then(|it| it.context[TIME].as_u64()),
+            completion_state: self.left_while_waiting(stored, &row).await?,
+            out_of_band_ref: stored.state.waits().then(|| self.approval_url(stored.id)),
             available_decisions: available(stored, &row),
             created_at: clock::text(stored.at_ms),
             expires_at: stored.expires_ms.map(clock::text),
@@ -328,6 +334,18 @@ impl Gateway {
             reference,
             provider_reference: row.provider_reference(),
         }))
+    }
+
+    /// How the session of a cycle is left that waits.
+    async fn left_while_waiting(
+        &self,
+        stored: &Stored,
+        row: &IntentRow,
+    ) -> Result<Option<&'static str>, Error> {
+        let Some(cycle) = row.cycle.as_ref().filter(|_| stored.state.waits()) else { return Ok(None) };
+        let found = self.ledger.session(&stored.tenant, &cycle.session_id).await.map_err(unavailable)?;
+        let governed = found.ok_or_else(|| internal("the session of a cycle is gone"))?;
+        Ok(Some(self.left_as(&governed).await?.as_str()))
     }
 
     /// What people asked about a held action, and what its agent said.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use action::{Action, ActionId, AskedCycle, Request, Resources};
-use boundary::{Across, Decision, Reason, Trigger};
+use boundary::{Across, Contradiction, Decision, Reason, Trigger};
 use ledger::{Governed, Obstacle};
 use mandate::{
     Confidence, ContextPackage, Declaration, IntentRefusal, ReasoningMode, Resource, SessionState, Usage,
@@ -18,7 +18,7 @@ use crate::gateway::Gateway;
 use crate::remember::unavailable;
 use crate::request::refused;
 use crate::row::{CycleRow, DecidedRow, IntentRow, internal};
-use crate::sessions::{Budget, declaration_of, is_session, shown};
+use crate::sessions::{Budget, Contradicted, declaration_of, is_session, shown};
 use crate::tenants::Rules;
 use crate::{Code, Error, clock};
 
@@ -39,6 +39,7 @@ struct Seen {
     declaration: Result<Declaration, IntentRefusal>,
     context: ContextPackage,
     across: Option<Across>,
+    contradicts: Option<Contradicted>,
     extension_asked: bool,
     /// Who finds the budget used up asks for more, and the next one sees that.
     _turn: Option<OwnedMutexGuard<()>>,
@@ -93,6 +94,12 @@ impl Gateway {
         let sequence = cycle.sequence(&declaration, across);
         let mut context = budget.package(&cycle.governed, declaration.as_ref().ok(), sequence, case.id);
         context.cluster = self.around(&cycle.governed, case.now_ms).await?;
+        let contradicts = match context.cluster.as_ref().filter(|it| it.principals.len() > 1) {
+            Some(_) => {
+                self.contradicted(&cycle.governed, &case.action, case.asked.rules, case.now_ms).await?
+            }
+            None => None,
+        };
         cycle.approved_by = case.resumed.as_ref().map(|it| it.principals.clone()).unwrap_or_default();
         let spent = case.standing.mandate.is_some() && context.remaining.exhausted().is_some();
         let turn = match spent {
@@ -100,7 +107,7 @@ impl Gateway {
             false => None,
         };
         let extension_asked = spent && self.extension_asked(case).await?;
-        cycle.seen = Some(Seen { declaration, context, across, extension_asked, _turn: turn });
+        cycle.seen = Some(Seen { declaration, context, across, contradicts, extension_asked, _turn: turn });
         case.cycle = Some(cycle);
         Ok(())
     }
@@ -223,7 +230,10 @@ impl Cycle {
             branches: &self.branches,
             chain: standing.refusal.clone().map_or(Ok(()), Err),
             approved_by: &self.approved_by,
-            contradicts: None,
+            contradicts: seen
+                .contradicts
+                .as_ref()
+                .map(|it| Contradiction { earlier: it.earlier, principal: &it.principal }),
             across: seen.across,
             extension_asked: seen.extension_asked,
         })

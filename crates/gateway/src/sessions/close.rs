@@ -121,6 +121,14 @@ impl Gateway {
         Ok(ClosedView { session: self.session_view(&session, &governed.opening), record, unsettled })
     }
 
+    /// How the session is left while nothing of it begins, beside what waits for people.
+    pub(crate) async fn left_as(&self, governed: &Governed) -> Result<Halt, Error> {
+        match governed.session.in_flight {
+            0 => Ok(Halt::Clean),
+            _ => Ok(self.walk_once(governed).await?.halt(&Session { held: 0, ..governed.session.clone() })),
+        }
+    }
+
     /// Reads all records of a session that is about to end. What is odd about them is on record before that.
     pub(super) async fn walk(&self, governed: &Governed) -> Result<Walked, Error> {
         let walked = self.walk_once(governed).await?;

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::gar::ale;
 use super::{Budget, SessionView, own_only};
 use crate::admin::event;
+use crate::approvals::readable;
 use crate::authority::PUBLIC_TOKEN;
 use crate::caller::{Caller, Deed, Role};
 use crate::decide::judged_caller;
@@ -171,6 +172,44 @@ impl Gateway {
         self.limits.before_parsing(caller)?;
         self.named_session(caller, session, "/session_id").await?;
         self.grouped(caller, id, session, Done::Leave, &["/session_id", ""]).await
+    }
+
+    /// Has nothing of a cluster's members begin until it is released.
+    ///
+    /// # Errors
+    /// `EP_FORBIDDEN` for agents, `EP_STATE_CONFLICT` where it is held already, deadlocked or over.
+    pub async fn hold_cluster(
+        &self,
+        caller: &Caller,
+        id: &str,
+        reason: Option<String>,
+    ) -> Result<ClusterView, Error> {
+        let reason = readable(reason).map_err(|_| {
+            let why = "reason is not one line of at most 1000 bytes without hidden characters";
+            Error::new(Code::ValidationFailed, why).field("/reason")
+        })?;
+        self.of_all(caller, id, Done::Hold { reason }).await
+    }
+
+    /// Lets a cluster go on that was held.
+    ///
+    /// # Errors
+    /// As [`Gateway::hold_cluster`]; `EP_STATE_CONFLICT` where it is not held.
+    pub async fn release_cluster(&self, caller: &Caller, id: &str) -> Result<ClusterView, Error> {
+        self.of_all(caller, id, Done::Release).await
+    }
+
+    /// Has people do something with a whole cluster.
+    async fn of_all(&self, caller: &Caller, id: &str, deed: Done) -> Result<ClusterView, Error> {
+        caller.must(Deed::Halt)?;
+        if caller.role == Role::Agent {
+            return Err(Error::new(Code::Forbidden, "people hold a cluster and release it, agents do not"));
+        }
+        self.limits.before_parsing(caller)?;
+        let clustered = self.clustered(caller, id).await?;
+        let over = || conflict("the cluster has no members any more".to_owned());
+        let first = clustered.cluster.members.first().ok_or_else(over)?;
+        self.grouped(caller, id, &first.session, deed, &["", ""]).await
     }
 
     /// Has a session of the caller's own wait for another member of its cluster; without one, has a session wait no more,

@@ -216,7 +216,9 @@ impl Gateway {
         let decision = if suspended { Some("SUSPEND") } else { told };
         let cedar_policy_ids = decided.map_or_else(|| said.policies(), |decided| decided.policies);
         let ledger::Session { causal_parent, id, intent_id, seq } = line.session;
+        let code = said.ale.as_ref().and_then(|ale| ale.code.clone());
         Ok(GarView {
+            ale_type: code.or_else(|| code_of(&line.event).map(str::to_owned)),
             record_id: ledger::record_id(&line.chain_id, line.seq),
             causal_parent_id: causal_parent,
             session_id: id,
@@ -234,7 +236,6 @@ impl Gateway {
             event: line.event,
             action_id: line.action_id,
             agent_id: governed.session.subject.to_string(),
-            ale_type: said.ale.as_ref().and_then(|ale| ale.code.clone()),
             ale_fields: said.ale.map(|ale| ale.fields),
         })
     }
@@ -363,15 +364,22 @@ fn decision(event: &str, ale: Option<&str>) -> Option<&'static str> {
             Some("DENY")
         }
         ("held" | "cluster_deadlock", _) => Some("ESCALATE"),
-        (_, Some("ALE-001")) => Some("SUSPEND"),
+        ("cluster_held", _) | (_, Some("ALE-001")) => Some("SUSPEND"),
         _ => None,
     }
+}
+
+/// The code of what happens to a session by what people decide about an action of it.
+fn code_of(event: &str) -> Option<&'static str> {
+    // What was suspended for want of time goes on.
+    (event == "extended").then_some("ALE-009")
 }
 
 impl GarAsk {
     fn wants(&self, line: &Line, said: &Said) -> bool {
         let at = clock::parse_ms(&line.at).unwrap_or(0);
-        self.ale_type.as_deref().is_none_or(|code| said.ale() == Some(code))
+        let told = said.ale().or_else(|| code_of(&line.event));
+        self.ale_type.as_deref().is_none_or(|code| told == Some(code))
             && self.from_ms.is_none_or(|from| at >= from)
             && self.to_ms.is_none_or(|to| at < to)
     }

@@ -12,6 +12,7 @@
 mod anomalies;
 mod close;
 mod clusters;
+mod conflict;
 mod context;
 mod cycles;
 mod gar;
@@ -21,6 +22,7 @@ mod revoke;
 pub(crate) use self::anomalies::stands_on_nothing;
 pub use self::close::{CloseAsk, ClosedView};
 pub use self::clusters::{Awaiting, ClusterView, DeadlockView, FormAsk, MemberView, TransferAsk};
+pub(crate) use self::conflict::Contradicted;
 pub(crate) use self::context::{Budget, shown};
 pub use self::context::{ContextView, DelegationContext};
 pub use self::cycles::CycleView;
@@ -28,7 +30,7 @@ pub use self::gar::{GarAsk, GarView};
 pub use self::intents::DeclarationView;
 pub(crate) use self::intents::declaration_of;
 pub use self::revoke::HaltedView;
-pub(crate) use self::revoke::{Cause, EXTERNAL, PRINCIPAL, UNANSWERED};
+pub(crate) use self::revoke::{Cause, EXHAUSTED, EXTERNAL, PRINCIPAL, UNANSWERED};
 
 use std::sync::Arc;
 

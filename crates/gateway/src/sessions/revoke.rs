@@ -9,12 +9,13 @@
 //! What stops a session because of an action (a denial, a decision, nobody's decision) is in the commit of that action, and
 //! whatever is stopped and not over is ended by the next look around: nothing is lost where the process dies in between.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use action::{ActionId, Tenant};
 use boundary::Class;
 use futures_util::StreamExt;
-use ledger::{Event, Governed, Lapse, Lapsed, Revocation, Turn};
+use ledger::{Audited, Event, Governed, Lapse, Lapsed, Order, Revocation, Search, Turn};
 use mandate::{Halt, Session, SessionEvent, SessionRefusal};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -73,6 +74,8 @@ const EXPIRED: &str = "R-2";
 const SCOPE: &str = "R-3";
 /// It asked for what is prohibited without exception.
 const PROHIBITED: &str = "R-4";
+/// Its mandate had nothing left, and who was asked for more gave none.
+pub(crate) const EXHAUSTED: &str = "R-5";
 /// A signal from outside.
 pub(crate) const EXTERNAL: &str = "R-6";
 /// Nobody decided in time about what it waited for.
@@ -105,7 +108,7 @@ impl Gateway {
         if let Some(escalation) = cause.escalation {
             record["escalationId"] = escalation.into();
         }
-        let told = event(self.tenant(tenant)?, "mandate_revoked", &record);
+        let told = event(self.tenant(tenant)?, REVOKED, &record);
         self.ledger.revoke(tenant, jti, told).await.map_err(unavailable)
     }
 
@@ -130,9 +133,16 @@ impl Gateway {
     ) -> Result<Vec<HaltedView>, Error> {
         let until = Instant::now() + Duration::from_millis(self.config.limits.cascade_timeout_ms);
         let open = self.ledger.sessions_under(tenant, jti).await.map_err(unavailable)?;
+        if !open.is_empty() {
+            self.propagate(tenant, jti, cause, &open).await?;
+        }
         let halts = futures_util::stream::iter(open).map(|governed| async move {
-            let reached = tokio::time::timeout_at(until, self.reach(&governed, cause)).await;
-            (governed, reached.ok().flatten())
+            // What is not begun in time is not reached in time, however fast it would be.
+            let reached = match Instant::now() < until {
+                true => tokio::time::timeout_at(until, self.reach(&governed, cause)).await.ok().flatten(),
+                false => None,
+            };
+            (governed, reached)
         });
         let mut halted: Vec<_> = halts.buffer_unordered(AT_ONCE).collect().await;
         halted.sort_by_key(|(governed, _)| governed.row);
@@ -205,6 +215,23 @@ impl Gateway {
         }
     }
 
+    /// Puts on record where the revocation goes from the mandate that it was of.
+    async fn propagate(
+        &self,
+        tenant: &Tenant,
+        jti: &str,
+        cause: &Cause<'_>,
+        open: &[Governed],
+    ) -> Result<(), Error> {
+        let sessions: Vec<&str> = open.iter().map(|governed| &*governed.session.id).collect();
+        let mandates: BTreeSet<&str> = open.iter().map(|governed| &*governed.session.mandate_id).collect();
+        let fields = json!({"mandates": mandates, "sessions": sessions, "trigger": cause.trigger});
+        let about = json!({"by": cause.by, "cause": cause.record.as_deref(), "jti": jti});
+        let told = event(self.tenant(tenant)?, "revocation_propagated", &ale("ALE-006", fields, about));
+        self.ledger.record(told).await.map_err(unavailable)?;
+        Ok(())
+    }
+
     /// Puts on record how far the revocation came in time.
     async fn acknowledge(
         &self,
@@ -238,11 +265,12 @@ impl Gateway {
             let Some(_mark) = self.ending(&governed) else { continue };
             let ended = match &why {
                 Lapse::Revoked { at_ms, .. } if now_ms.saturating_sub(*at_ms) < timeout => continue,
-                Lapse::Revoked { .. } => {
-                    self.halt(&governed, &Cause::of(PRINCIPAL, by, None), Some(Halt::Unknown)).await
+                Lapse::Revoked { mandate, at_ms } => {
+                    let told = self.told_of(&governed.tenant, mandate, *at_ms).await?;
+                    self.halt(&governed, &told.cause(), Some(Halt::Unknown)).await
                 }
                 Lapse::Stopped => self.end_of_stopped(&governed, by, None, None).await,
-                Lapse::Expired { .. } => self.halt(&governed, &Cause::of(EXPIRED, by, None), None).await,
+                Lapse::Expired { .. } => self.halt(&governed, &Told::expired(by).cause(), None).await,
             };
             match ended {
                 Ok(_) => tracing::info!(session = &*governed.session.id, ?why, "ended by the gateway"),
@@ -251,6 +279,29 @@ impl Gateway {
             }
         }
         Ok(())
+    }
+
+    /// Why a mandate was revoked, as the entry of it says.
+    async fn told_of(&self, tenant: &Tenant, jti: &str, at_ms: i64) -> Result<Told, Error> {
+        let search = Search {
+            reference: Some((*self.tenant(tenant)?.reference).into()),
+            verb: Some(REVOKED.into()),
+            from_ms: Some(at_ms),
+            ..Search::default()
+        };
+        let mut after = None;
+        loop {
+            let page = self.ledger.audit(tenant, search.clone(), Order::OldestFirst, after, PAGE).await;
+            let page = page.map_err(unavailable)?;
+            if let Some(told) = page.rows.iter().find_map(|entry| Told::of(entry, jti)) {
+                return Ok(told);
+            }
+            after = page.next;
+            if after.is_none() {
+                // Who took the entry away is found by whoever verifies the chain; the session ends all the same.
+                return Ok(Told { trigger: PRINCIPAL, ..Told::expired(&self.issuer) });
+            }
+        }
     }
 
     /// First nothing more begins, then it is looked at how that left things, unless that is said, and that is the end.
@@ -333,6 +384,37 @@ impl Drop for Ending<'_> {
     }
 }
 
+/// What an entry says of the end of a mandate.
+struct Told {
+    trigger: &'static str,
+    by: String,
+    reason: Option<String>,
+    record: Option<Box<str>>,
+}
+
+impl Told {
+    fn expired(issuer: &str) -> Told {
+        Told { trigger: EXPIRED, by: issuer.to_owned(), reason: None, record: None }
+    }
+
+    fn of(entry: &Audited, jti: &str) -> Option<Told> {
+        let record: Value = serde_json::from_slice(entry.record.as_deref()?).ok()?;
+        let text = |member: &str| record[member].as_str().map(str::to_owned);
+        (record["jti"] == *jti).then(|| Told {
+            // Which is only written where it was a signal from outside.
+            trigger: if record["trigger"] == *EXTERNAL { EXTERNAL } else { PRINCIPAL },
+            by: text("by").unwrap_or_default(),
+            reason: text("reason"),
+            record: Some(ledger::record_id(&entry.chain, entry.seq).into()),
+        })
+    }
+
+    fn cause(&self) -> Cause<'_> {
+        let cause = Cause::of(self.trigger, &self.by, self.reason.as_deref());
+        Cause { record: self.record.clone(), ..cause }
+    }
+}
+
 fn rejected(error: Error) -> ledger::Error {
     ledger::Error::Rejected(error.message.into())
 }
@@ -346,5 +428,6 @@ const AT_ONCE: usize = 32;
 /// Sessions ended in one look around.
 const PAGE: u32 = 256;
 pub(super) const REVOKING: &str = "session_revocation_initiated";
+const REVOKED: &str = "mandate_revoked";
 const HALTED: &str = "session_halted";
 const ACKNOWLEDGED: &str = "revocation_acknowledged";

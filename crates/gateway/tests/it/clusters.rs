@@ -94,9 +94,13 @@ async fn declared(house: &House, party: &Party, id: &str, mode: &str) {
 }
 
 async fn pays(house: &House, party: &Party, key: &str) -> Said {
+    pays_to(house, party, key, &format!("acct-{key}"), "5.00").await
+}
+
+async fn pays_to(house: &House, party: &Party, key: &str, recipient: &str, amount: &str) -> Said {
     let body = json!({
         "archetype": "PAYMENT_TRANSFER", "session_id": party.id(),
-        "constraints": { "recipient": format!("acct-{key}"), "amount_usd": "5.00", "max_total_usd": "900.00" },
+        "constraints": { "recipient": recipient, "amount_usd": amount, "max_total_usd": "900.00" },
     });
     let ask = Ask {
         idempotency_key: Some(action::IdempotencyKey::parse(key).unwrap()),
@@ -443,4 +447,112 @@ async fn a_cluster_that_is_over_stops_its_members_until_they_leave() {
     house.gateway().leave_cluster(&a.agent, &formed.cluster_id, a.id()).await.unwrap();
     assert_eq!(pays(&house, &a, "l").await.kind(), "executed");
     house.is_whole().await;
+}
+
+#[tokio::test]
+async fn people_hold_a_cluster_and_nothing_of_its_members_begins_until_it_is_released() {
+    let house = House::new().await;
+    let a = party(&house, "agent-a", "olga", seconds(100)).await;
+    let b = party(&house, "agent-b", "petra", seconds(100)).await;
+    let outside = party(&house, "agent-x", "olga", seconds(100)).await;
+    let formed = cluster(&house, &[&a, &b]).await;
+    let id = &*formed.cluster_id;
+    for one in [&a, &b, &outside] {
+        declared(&house, one, &format!("i-{}", one.agent.subject), "CHAIN").await;
+    }
+    let code = |result: Result<ClusterView, Error>| result.map(|_| ()).unwrap_err().code;
+    let gateway = house.gateway();
+    assert_eq!(code(gateway.hold_cluster(&a.agent, id, None).await), Code::Forbidden);
+    let auditor = Caller { role: countersign_gateway::Role::Auditor, ..house.operator.clone() };
+    assert_eq!(code(gateway.hold_cluster(&auditor, id, None).await), Code::Forbidden);
+    assert_eq!(
+        code(gateway.release_cluster(&house.operator, id).await),
+        Code::StateConflict,
+        "it is not held"
+    );
+    let wrong = gateway.hold_cluster(&house.operator, id, Some("a\u{202e}b".into())).await.unwrap_err();
+    assert_eq!(wrong.field.as_deref(), Some("/reason"));
+    let anna = approver(&house, "anna");
+    let held = gateway.hold_cluster(&anna, id, Some("looked into".into())).await.unwrap();
+    assert_eq!(held.state, "MANDATE_HOLD");
+    for (one, name) in [(&a, "a"), (&b, "b")] {
+        assert_eq!(context(&house, one).await["state"], json!("MANDATE_HOLD"));
+        assert_eq!(last(&house, one).await, said("cluster_held", None, Some("SUSPEND")));
+        let stopped = pays(&house, one, name).await;
+        assert_eq!((stopped.code(), stopped.reasons()), ("EP_STATE_CONFLICT", vec!["cluster_stopped"]));
+    }
+    assert_eq!(pays(&house, &outside, "outside").await.kind(), "executed", "of no member");
+    // Nor is anything handed on, joined or held once more; to leave is always possible.
+    assert_eq!(hand(&house, &formed, &a, &b, 1).await.unwrap_err().code, Code::StateConflict);
+    assert_eq!(code(gateway.join_cluster(&outside.agent, id, outside.id()).await), Code::StateConflict);
+    assert_eq!(code(gateway.hold_cluster(&house.operator, id, None).await), Code::StateConflict);
+    let house = house.restart().await;
+    let released = house.gateway().release_cluster(&house.operator, id).await.unwrap();
+    assert_eq!(released.state, "ACTIVE");
+    for (one, name) in [(&a, "c"), (&b, "d")] {
+        assert_eq!(last(&house, one).await, said("cluster_released", Some("ALE-009"), None));
+        assert_eq!(pays(&house, one, name).await.kind(), "executed");
+    }
+    house.gateway().hold_cluster(&house.operator, id, None).await.unwrap();
+    for one in [&a, &b] {
+        house.gateway().leave_cluster(&one.agent, id, one.id()).await.unwrap();
+    }
+    let over = house.gateway().hold_cluster(&house.operator, id, None).await.unwrap_err();
+    assert_eq!(over.code, Code::StateConflict);
+    house.is_whole().await;
+}
+
+#[tokio::test]
+async fn a_cluster_lasts_no_longer_than_the_mandate_of_who_forms_it() {
+    let house = House::new().await;
+    let a = party(&house, "agent-a", "olga", seconds(100)).await;
+    let formed = cluster(&house, &[&a]).await;
+    assert_eq!(formed.deadline, "2100-01-01T00:00:00.000Z", "when its mandate ends");
+    let b = party(&house, "agent-b", "olga", seconds(100)).await;
+    for wrong in ["2100-01-01T00:00:01Z", "2020-01-01T00:00:00Z", "soon"] {
+        let ask = FormAsk { session_id: b.id().to_owned(), deadline: Some(wrong.to_owned()) };
+        let refused = house.gateway().form_cluster(&b.agent, ask).await.unwrap_err();
+        assert_eq!(
+            (refused.code, refused.field.as_deref()),
+            (Code::ValidationFailed, Some("/deadline")),
+            "{wrong}"
+        );
+    }
+    assert_eq!(told(&house, &b).await.len(), 1, "nothing was written");
+}
+
+/// Class 3: within one cluster, and only there, principals can contradict each other.
+#[tokio::test]
+async fn what_another_principal_wants_otherwise_of_the_same_resource_is_asked_about() {
+    let house = house_with(1, |_| {}).await;
+    let a = party(&house, "agent-a", "olga", seconds(100)).await;
+    let b = party(&house, "agent-b", "petra", seconds(100)).await;
+    let c = party(&house, "agent-c", "olga", seconds(100)).await;
+    let alone = party(&house, "agent-x", "petra", seconds(100)).await;
+    cluster(&house, &[&a, &b, &c]).await;
+    for one in [&a, &b, &c, &alone] {
+        declared(&house, one, &format!("i-{}", one.agent.subject), "CHAIN").await;
+    }
+    let first = pays_to(&house, &a, "k-a", "acct-1", "5.00").await;
+    assert_eq!(first.kind(), "executed", "{}", first.body);
+    // The same principal's, another resource, and who is in no cluster with it: no contradiction.
+    assert_eq!(pays_to(&house, &c, "k-c", "acct-1", "6.00").await.kind(), "executed");
+    assert_eq!(pays_to(&house, &b, "k-b", "acct-2", "6.00").await.kind(), "executed");
+    assert_eq!(pays_to(&house, &alone, "k-x", "acct-1", "6.50").await.kind(), "executed");
+    let held = pays_to(&house, &b, "k-b2", "acct-1", "7.00").await;
+    assert_eq!((held.kind(), held.reasons()), ("held", vec!["principal_conflict"]), "{}", held.body);
+    let view = house.gateway().held_one(&approver(&house, "anna"), held.id()).await.unwrap();
+    assert_eq!(view.escalation_classes, [3]);
+    let newest = house.gateway().session_records(&c.agent, c.id(), None, 100).await.unwrap().1.items;
+    let newest = newest.iter().rev().find_map(|record| record.action_id.clone());
+    assert_eq!(view.earlier_transaction, newest, "the newest that it contradicts");
+    house.gateway().approve(&approver(&house, "anna"), held.id(), None).await.unwrap();
+    for _ in 0..1000 {
+        if pays_to(&house, &b, "k-b2", "acct-1", "7.00").await.kind() == "executed" {
+            house.is_whole().await;
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("people agreed to it");
 }

@@ -93,7 +93,11 @@ fn told(result: &str, kind: &str, code: &str) -> (String, String, String) {
 
 /// A mandate for so many units of computing.
 async fn with_units(house: &mut House, envelope: ResourceEnvelope) {
-    let ask = MandateAsk {
+    with_mandate(house, |ask| ask.resource_envelope = Some(envelope)).await;
+}
+
+async fn with_mandate(house: &mut House, change: impl FnOnce(&mut MandateAsk)) {
+    let mut ask = MandateAsk {
         subject: house.agent.subject.clone(),
         even_if_unknown: true,
         scope: vec!["Payments".to_owned()],
@@ -104,10 +108,11 @@ async fn with_units(house: &mut House, envelope: ResourceEnvelope) {
         uncertainty_floor: None,
         trust_floor: None,
         goal_scope: Vec::new(),
-        resource_envelope: Some(envelope),
+        resource_envelope: None,
         not_before: None,
         expires_at: 4_102_444_800,
     };
+    change(&mut ask);
     house.token = house.gateway().issue_mandate(&house.operator, ask).await.unwrap().token;
 }
 
@@ -644,4 +649,48 @@ async fn a_gap_and_a_cycle_without_a_declaration_are_anomalies_when_the_session_
     let found = check.findings.iter().filter(|found| found.what.contains("its session")).count() as u64;
     assert!(found > 0, "{:?}", check.findings);
     assert_eq!(counted(house.gateway().metrics().unwrap()), Some(2 + found));
+}
+
+#[tokio::test]
+async fn extended_reasoning_is_held_against_the_numbers_of_every_session_of_its_mandate() {
+    let house = House::new().await;
+    let other = house.declared("CHAIN").await;
+    assert_eq!(house.comes_to(&other, 7, json!({})).await, told("PROCEED", "executed", "none"));
+    let session = house.declared_as(json!({"reasoning_mode": "EXTENDED", "intent_id": "i-x"})).await;
+    let own = json!({"intent_id": "i-x"});
+    assert_eq!(house.comes_to(&session, 7, own.clone()).await, told("DENY", "blocked", "IDP-E005"));
+    assert_eq!(house.comes_to(&session, 8, own).await, told("PROCEED", "executed", "none"));
+    // In any other mode a session counts for itself.
+    let apart = house.declared_as(json!({"intent_id": "i-y"})).await;
+    let own = json!({"intent_id": "i-y"});
+    assert_eq!(house.comes_to(&apart, 2, own).await, told("PROCEED", "executed", "none"));
+    house.is_whole().await;
+}
+
+#[tokio::test]
+async fn who_is_denied_too_often_for_the_floor_of_its_mandate_is_asked_about_until_it_is_trusted_again() {
+    let mut house = house_with(1, |_| {}).await;
+    with_mandate(&mut house, |ask| ask.trust_floor = serde_json::Number::from_f64(0.5)).await;
+    let session = house.declared("CHAIN").await;
+    let proceed = told("PROCEED", "executed", "none");
+    assert_eq!(house.comes_to(&session, 2, json!({})).await, proceed);
+    let late = async |key: &str| house.cycle(&session, key, &pay(key, 1)).await.unwrap().0.code().to_owned();
+    assert_eq!(late("late-1").await, "IDP-E005");
+    assert_eq!(house.comes_to(&session, 3, json!({})).await, proceed, "one of two");
+    for key in ["late-2", "late-3"] {
+        assert_eq!(late(key).await, "IDP-E005");
+    }
+    let (held, view) = house.cycle(&session, "two-of-five", &pay("acct-9", 4)).await.unwrap();
+    assert_eq!((held.kind(), held.reasons()), ("held", vec!["below_trust_floor"]), "{}", held.body);
+    assert_eq!(view.governance_result, "ESCALATE");
+    let anna = approver(&house, "anna");
+    house.gateway().approve(&anna, held.id(), None).await.unwrap();
+    for _ in 0..1000 {
+        if house.cycle(&session, "two-of-five", &pay("acct-9", 4)).await.unwrap().0.kind() == "executed" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(house.comes_to(&session, 5, json!({})).await, proceed, "three of six");
+    house.is_whole().await;
 }

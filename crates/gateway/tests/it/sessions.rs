@@ -1,7 +1,7 @@
 //! Governed sessions: opened, declared in, ended, and what their records say.
 
 use countersign_gateway::{
-    Caller, CloseAsk, Code, Completion, DeclarationView, Error, GarAsk, GarView, Role, SessionView,
+    AuditAsk, Caller, CloseAsk, Code, Completion, DeclarationView, Error, GarAsk, GarView, Role, SessionView,
 };
 use serde_json::{Value, json};
 
@@ -349,4 +349,93 @@ async fn records_are_found_by_what_they_say_and_page_by_page() {
     assert_eq!((first.items.len(), first.next.as_deref()), (3, Some("2")));
     let rest = gateway.session_records(&house.agent, &one.session_id, Some("2"), 3).await.unwrap().1;
     assert_eq!((rest.items.len(), rest.next), (2, None));
+}
+
+/// No time at all is left for the cascade: what it does not reach is told as that, and ended by the next look around.
+#[tokio::test]
+async fn where_a_revocation_goes_and_whom_it_did_not_reach_in_time_is_on_record() {
+    for (cascade_timeout_ms, code, state) in [(10_000, "ALE-007", "CLEAN"), (0, "ALE-008", "UNKNOWN")] {
+        let mut house = House::with(|config| {
+            config.limits.cascade_timeout_ms = cascade_timeout_ms;
+            config.limits.recovery_interval_ms = 10;
+        })
+        .await;
+        let (one, two) = (house.opened().await, house.opened().await);
+        let gateway = std::sync::Arc::clone(house.gateway());
+        let revoked =
+            gateway.revoke_mandate(&house.operator, &one.mandate_id, Some("enough".into())).await.unwrap();
+        let states: Vec<&str> = revoked.sessions.iter().map(|it| it.completion_state).collect();
+        assert_eq!(states, [state; 2]);
+        let told = async |event: &str| {
+            let ask = AuditAsk { verb: Some(event.to_owned()), limit: 10, ..AuditAsk::default() };
+            let page = gateway.audit(&house.operator, &ask).await.unwrap();
+            let [entry] = &page.items[..] else { panic!("{event}: {}", page.items.len()) };
+            let record: Value = serde_json::from_str(entry.record.as_ref().unwrap()).unwrap();
+            (entry.audit_id.clone(), record)
+        };
+        let (cause, _) = told("mandate_revoked").await;
+        let (_, gone) = told("revocation_propagated").await;
+        assert_eq!((&gone["ale"]["code"], &gone["cause"]), (&json!("ALE-006"), &json!(cause)));
+        assert_eq!(gone["ale"]["fields"]["sessions"], json!([one.session_id, two.session_id]));
+        assert_eq!(gone["ale"]["fields"]["mandates"], json!([one.mandate_id]));
+        let name = if code == "ALE-007" { "revocation_acknowledged" } else { "revocation_timeout" };
+        let (_, reached) = told(name).await;
+        assert_eq!(reached["ale"]["code"], code);
+        let halts = reached["ale"]["fields"]["sessions"].as_array().unwrap();
+        assert!(halts.len() == 2 && halts.iter().all(|it| it["completionState"] == state), "{reached}");
+        house.installation.start();
+        // Reached or not, it ends, and says by whom and why.
+        for session in [&one, &two] {
+            let id = &session.session_id;
+            while gateway.session(&house.agent, id).await.unwrap().completion.is_none() {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+            let records = house.records(id).await;
+            let [.., first, last] = &records[..] else { panic!("{records:?}") };
+            let fields = first.ale_fields.as_ref().unwrap();
+            assert_eq!(*fields, json!({"by": "olga", "reason": "enough", "trigger": "R-1"}));
+            assert_eq!(first.causal_parent_id.as_ref(), Some(&cause));
+            assert_eq!(last.completion_state.as_deref(), Some(state));
+        }
+        house.is_whole().await;
+    }
+}
+
+/// Whoever can write to the store can make every hash right, and still has not the key.
+#[tokio::test]
+async fn a_record_that_is_not_by_the_gateways_key_is_found_and_so_is_one_by_a_key_that_others_have() {
+    let house = House::new().await;
+    let opened = house.opened().await;
+    house.declare(&opened.session_id, &intent(&opened, "i-1", 1)).await.unwrap();
+    house.is_whole().await;
+    let store = house.store();
+    let newest = "SELECT row, bytes FROM entry ORDER BY row DESC LIMIT 1";
+    let (row, bytes): (i64, Vec<u8>) =
+        store.query_row(newest, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    let found = async || {
+        let check = house.gateway().check_trail(&house.admin, None).await.unwrap();
+        check.findings.into_iter().map(|found| found.what).collect::<Vec<_>>()
+    };
+    let write = |bytes: &[u8]| {
+        let sql = "UPDATE entry SET bytes = ?2 WHERE row = ?1";
+        assert_eq!(store.execute(sql, rusqlite::params![row, bytes]).unwrap(), 1);
+    };
+    let mut entry: Value = serde_json::from_slice(&bytes).unwrap();
+    entry["session"]["intentId"] = "i-other".into();
+    entry.as_object_mut().unwrap().remove("hash");
+    let digest = <sha2::Sha256 as sha2::Digest>::digest(action::json::canonical(&entry));
+    entry["hash"] = hex::encode(digest).into();
+    write(action::json::canonical(&entry).as_bytes());
+    let told = found().await;
+    assert!(told.iter().any(|what| what.contains("is not signed by this gateway")), "{told:?}");
+    write(&bytes);
+    house.is_whole().await;
+    // A thief has the key since before that.
+    let keys = house.gateway().signing_keys(&house.admin).await.unwrap();
+    let kid = keys.first().unwrap().kid.clone();
+    let since = "2020-01-01T00:00:00.000Z".to_owned();
+    house.gateway().compromise_signing_key(&house.admin, &kid, since).await.unwrap();
+    let told = found().await;
+    let stolen = told.iter().filter(|what| what.contains("by a key that others have had since")).count();
+    assert_eq!(stolen, 2, "{told:?}");
 }

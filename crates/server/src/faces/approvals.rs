@@ -456,6 +456,10 @@ pub(crate) struct Held {
     intent_id: Option<String>,
     /// Of its session, in seconds, when it was judged.
     time_budget_remaining: Option<u64>,
+    /// `CLEAN`, `PARTIAL` or `UNKNOWN`: how its session is left while it waits; null outside of sessions, and once it is over.
+    completion_state: Option<&'static str>,
+    /// The page on which people decide, out of reach of the agent; null once it is over.
+    out_of_band_ref: Option<String>,
     /// What can be decided about it now at `/decide`.
     available_decisions: Vec<&'static str>,
     created_at: String,
@@ -726,6 +730,8 @@ impl Held {
             session_id: view.session_id,
             intent_id: view.intent_id,
             time_budget_remaining: view.time_budget_remaining,
+            completion_state: view.completion_state,
+            out_of_band_ref: view.out_of_band_ref,
             available_decisions: view.available_decisions.iter().map(|ruling| ruling.as_str()).collect(),
             created_at: view.created_at,
             expires_at: view.expires_at,

@@ -5,6 +5,7 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::mandates::ReasonRequest;
 use super::sessions::Session;
 use crate::reply;
 use crate::request::{Request, Response, read};
@@ -44,6 +45,25 @@ pub(crate) async fn leave(mut request: Request) -> Result<Response, Error> {
     let caller = who::caller_or_anonymous(&request).await?;
     let member = member(request.value().await?)?;
     let cluster = gateway.leave_cluster(&caller, &request.argument, &member).await?;
+    Ok(reply::json(StatusCode::OK, &Cluster::of(cluster)))
+}
+
+/// Has nothing of its members begin.
+pub(crate) async fn hold(mut request: Request) -> Result<Response, Error> {
+    let gateway = request.gateway()?;
+    let caller = who::caller_or_anonymous(&request).await?;
+    let body = request.value_if_any().await?;
+    no_others(&body, &["reason"], Code::ValidationFailed)?;
+    let ReasonRequest { reason } = read(body)?;
+    let cluster = gateway.hold_cluster(&caller, &request.argument, reason).await?;
+    Ok(reply::json(StatusCode::OK, &Cluster::of(cluster)))
+}
+
+/// Lets it go on.
+pub(crate) async fn release(request: Request) -> Result<Response, Error> {
+    let gateway = request.gateway()?;
+    let caller = who::caller_or_anonymous(&request).await?;
+    let cluster = gateway.release_cluster(&caller, &request.argument).await?;
     Ok(reply::json(StatusCode::OK, &Cluster::of(cluster)))
 }
 

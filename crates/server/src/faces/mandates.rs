@@ -217,7 +217,7 @@ pub(crate) struct Sum {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ReasonRequest {
     /// In a few words, for the record.
-    reason: Option<String>,
+    pub(super) reason: Option<String>,
 }
 
 /// A mandate that was just issued.

@@ -836,6 +836,9 @@ fn why(reason: &str) -> (&str, &'static str) {
         "novel_context" => {
             ("changed situation", "the situation is not the one that the agent declared itself in.")
         }
+        "below_trust_floor" => {
+            ("little trust", "too many cycles of the session were denied for what its mandate puts up with.")
+        }
         "budget_exhausted" => ("budget used up", "nothing is left of the mandate’s time or resources."),
         "multi_principal" => ("several principals", "every principal of the cluster has to agree."),
         other => (other, "see the record."),
