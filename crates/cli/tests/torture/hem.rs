@@ -287,13 +287,23 @@ async fn a_mission_that_is_revoked_ends_with_all_that_descends_from_it() {
     assert_eq!(below.body["response"]["kind"], "blocked", "{}", below.text());
     let goes_on = cycle(&agent, &apart, "i-3", 2, "1.00").await;
     assert_eq!(goes_on.body["response"]["kind"], "executed", "{}", goes_on.text());
-    // What somebody else has begun is brought to its end: the session is over, the cycle still waits.
+    // What waits in a session that is revoked waits no more.
     let left = held(&agent, &apart, "i-3", 3).await;
     let operator = house.voice("default", "operator");
     let closed = operator.post(&path(&apart, "close"), &json!({"completion": "REVOKED"})).await;
-    assert_eq!(closed.status, 200, "{}", closed.text());
-    let said = decide(&house.voice("default", "approver"), &left, "REVOKE_MISSION", json!({})).await;
-    assert_eq!((said.status, &said.body["state"]), (200, &json!("FAILED")), "{}", said.text());
+    assert_eq!(
+        (closed.status, &closed.body["session"]["halt"]),
+        (200, &json!("PARTIAL")),
+        "{}",
+        closed.text()
+    );
+    let inbox = house.voice("default", "approver").get("/v1/approvals").await;
+    assert_eq!(inbox.body["items"], json!([]), "{}", inbox.text());
+    let over = cycle(&agent, &apart, "i-3", 3, "6000.00").await;
+    let told = (&over.body["response"]["code"], &over.body["response"]["details"]["reasons"]);
+    assert_eq!(told, (&json!("EP_SESSION_REVOKED"), &json!(["session_revoked"])), "{}", over.text());
+    let said = decide(&house.voice("default", "approver"), &left, "APPROVE", json!({})).await;
+    assert_eq!((said.status, said.code()), (409, "EP_STATE_CONFLICT"));
     let again = decide(&house.voice("default", "approver"), &id, "REVOKE_MISSION", json!({})).await;
     assert_eq!((again.status, again.code()), (409, "EP_STATE_CONFLICT"));
     assert_eq!(house.bank.effects().count, 1);

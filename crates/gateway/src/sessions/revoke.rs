@@ -18,10 +18,11 @@ use tokio::time::Instant;
 
 use super::close::{Walked, not_ended};
 use super::gar::ale;
-use crate::Error;
 use crate::admin::event;
+use crate::approvals::escalation_id;
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
+use crate::{Code, Error, clock};
 
 /// Why something is revoked.
 pub(crate) struct Cause<'a> {
@@ -235,7 +236,29 @@ impl Gateway {
         let record = ale(code, fields, json!({"by": by, "completionState": halt.as_str()}));
         let turn = self.turn(governed, SessionEvent::Revoked(halt), Some(stopped), HALTED, &record);
         let (_, session) = self.ledger.turn(turn.map_err(rejected)?).await?;
-        Ok((session, walked.unsettled()))
+        let unsettled = walked.unsettled();
+        for id in &unsettled {
+            // What is not reached here is refused when somebody agrees to it, or expires.
+            if let Err(error) = Box::pin(self.let_go(&governed.tenant, *id, cause)).await {
+                tracing::warn!(action = %id, %error, "people are still asked for a session that is over");
+            }
+        }
+        Ok((session, unsettled))
+    }
+
+    /// Nobody is asked any more about what waited in a revoked session: no yes could have it carried out.
+    async fn let_go(&self, tenant: &Tenant, id: ActionId, cause: &Cause<'_>) -> Result<(), Error> {
+        let stored = self.ledger.action(tenant, id).await.map_err(unavailable)?;
+        let Some(stored) = stored.filter(|stored| stored.state.waits()) else { return Ok(()) };
+        // What ends the session by a person's word, or by nobody's, ends with that on record.
+        let by_it = cause.escalation == Some(&*escalation_id(id, stored.round));
+        if by_it || stored.has_expired(clock::now_ms()) {
+            return Ok(());
+        }
+        match self.end_waiting(&stored, Code::SessionRevoked, "session_revoked").await {
+            Err(error) if error.code == Code::StateConflict => Ok(()),
+            other => other,
+        }
     }
 }
 
