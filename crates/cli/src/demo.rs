@@ -57,20 +57,33 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The demo's bank: on a loopback port, until its stdin closes
+/// Run the demo's bank alone, to put a gateway in front of: a small HTTP service, until its stdin closes
+///
+/// It pays from an account of one million US dollars, each payment once per idempotency key. When it is ready it prints one
+/// line on stdout, `listening on http://…`. It forgets everything when it ends, except for the journal.
 #[derive(clap::Args)]
 pub(crate) struct BankArgs {
     /// The token that its callers must carry
     #[arg(long, env = TOKEN_VARIABLE, hide_env_values = true)]
     token: String,
+    /// Loopback port to listen on; without it, whichever is free
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    port: u16,
+    /// File to which every payment is appended, a line of JSON each, before it is answered
+    #[arg(long, value_name = "FILE")]
+    journal: Option<PathBuf>,
 }
 
 pub(crate) fn bank(args: &BankArgs) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.while_we(|| "cannot start the bank".to_owned())?;
     end_with_stdin();
-    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let options = bank::Options { token: args.token.clone(), ..bank::Options::default() };
+    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port));
+    let options = bank::Options {
+        token: args.token.clone(),
+        journal: args.journal.clone(),
+        ..bank::Options::default()
+    };
     let ready = |address: SocketAddr| {
         let _ = out::line(format_args!("listening on http://{address}"));
     };

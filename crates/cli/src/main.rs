@@ -5,7 +5,7 @@
 //! what to do about it.
 //!
 //! ```text
-//!   serve, demo                       run a gateway
+//!   serve, demo, demo-bank            run a gateway, or a bank to put it in front of
 //!   run                               run a command as an action
 //!   verify                            check receipts, offline
 //!   catalog, policy                   check files before a gateway reads them
@@ -93,7 +93,6 @@ enum Command {
     Report(report::Args),
     Bench(bench::Args),
     Selftest(selftest::Args),
-    #[command(hide = true)]
     DemoBank(demo::BankArgs),
 }
 

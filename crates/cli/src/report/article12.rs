@@ -62,6 +62,8 @@ struct Totals {
 struct Did {
     approved: u64,
     rejected: u64,
+    /// Gave more time to a cycle that found none left.
+    extended: u64,
     /// Ended the session, or had it revoked.
     ended: u64,
 }
@@ -266,10 +268,7 @@ impl Article12 {
             }
             let code = record["ale_type"].as_str();
             self.totals.anomalies += u64::from(code == Some("KERNEL_AUDIT_ANOMALY"));
-            // Who revokes stands in two records, of which the first is the deed.
-            let by =
-                record["ale_fields"]["by"].as_str().filter(|_| matches!(code, Some("ALE-001" | "ALE-005")));
-            if let Some(by) = by.filter(|by| Some(*by) != self.session["agent_id"].as_str()) {
+            if let Some(by) = ended_by(&self.session, record) {
                 self.people.entry(by.to_owned()).or_default().ended += 1;
             }
         }
@@ -279,11 +278,26 @@ impl Article12 {
                 let did = self.people.entry(given.approver.clone()).or_default();
                 match given.decision.as_str() {
                     "approve" => did.approved += 1,
+                    "extend_budget" => did.extended += 1,
                     _ => did.rejected += 1,
                 }
             }
         }
     }
+}
+
+/// The person who ended the session with the deed that this record tells of. A revocation stands in two records, of which the
+/// first is the deed.
+fn ended_by<'a>(session: &Value, record: &'a Value) -> Option<&'a str> {
+    let fields = &record["ale_fields"];
+    let deed = match record["ale_type"].as_str()? {
+        // What else revokes is found by the gateway, or told by a program outside: no human.
+        "ALE-001" => fields["trigger"] == "R-1",
+        "ALE-003" => session["completion"] == "PARTIAL",
+        "ALE-005" => true,
+        _ => false,
+    };
+    fields["by"].as_str().filter(|by| deed && Some(*by) != session["agent_id"].as_str())
 }
 
 impl Cycle {
@@ -366,10 +380,10 @@ fn people(page: &mut String, people: &BTreeMap<String, Did>) {
         page.push_str("Nobody took part.\n");
         return;
     }
-    page.push_str("| person | agreed | said no | ended it |\n|---|---:|---:|---:|\n");
+    page.push_str("| person | agreed | said no | gave time | ended it |\n|---|---:|---:|---:|---:|\n");
     for (person, did) in people {
-        let Did { approved, rejected, ended } = did;
-        let _ = writeln!(page, "| {} | {approved} | {rejected} | {ended} |", plain(person));
+        let Did { approved, rejected, extended, ended } = did;
+        let _ = writeln!(page, "| {} | {approved} | {rejected} | {extended} | {ended} |", plain(person));
     }
 }
 

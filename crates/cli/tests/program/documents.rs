@@ -120,7 +120,7 @@ fn the_page_on_runs_can_be_followed() {
 
 /// A line of a document, by how it begins, that is not run here (or the line that names a file, which is not written), and
 /// why.
-struct Left {
+pub(crate) struct Left {
     line: &'static str,
     #[expect(dead_code, reason = "for whoever reads the list")]
     why: &'static str,
@@ -134,7 +134,7 @@ fn follow(document: &str, left: &[Left]) {
 }
 
 /// Somebody with a shell, an empty directory to begin with, and a document.
-struct Reader {
+pub(crate) struct Reader {
     folder: TempDir,
     shell: Child,
     asks: ChildStdin,
@@ -146,7 +146,12 @@ struct Reader {
 impl Reader {
     /// Nobody where what documents use is missing; a test that must run fails then.
     fn new() -> Option<Reader> {
-        for tool in ["curl", "jq"] {
+        Reader::with(&["curl", "jq"])
+    }
+
+    /// The same, for a document that uses these.
+    pub(crate) fn with(tools: &[&str]) -> Option<Reader> {
+        for tool in tools {
             if Command::new(tool).arg("--version").output().is_err() {
                 assert!(
                     std::env::var_os("COUNTERSIGN_TEST_MUST_RUN").is_none(),
@@ -183,12 +188,12 @@ impl Reader {
     }
 
     /// The directory that the document is followed in.
-    fn directory(&self) -> PathBuf {
+    pub(crate) fn directory(&self) -> PathBuf {
         self.folder.path().join("here")
     }
 
     /// Does what a document says, and looks whether what is printed is what it shows.
-    fn follow(&mut self, document: &str, left: &[Left]) {
+    pub(crate) fn follow(&mut self, document: &str, left: &[Left]) {
         let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(document);
         let blocks = blocks(&fs::read_to_string(page).unwrap());
         let mut unused: Vec<&Left> = left.iter().collect();
@@ -253,12 +258,17 @@ impl Reader {
     }
 
     /// Ends shell and gateway.
-    fn close(mut self) {
+    pub(crate) fn close(mut self) {
         writeln!(self.asks, "exit").unwrap();
         assert!(self.shell.wait().unwrap().success(), "the shell ends in good order");
         if let Some(gateway) = self.gateway.take() {
             gateway.stop();
         }
+    }
+
+    /// Where the gateway answers that the document had started last.
+    pub(crate) fn gateway_url(&self) -> &str {
+        self.gateway.as_ref().expect("the document starts a gateway").url()
     }
 
     fn write(&self, name: &str, text: &str) {

@@ -75,8 +75,8 @@ async fn one_file_says_who_did_what_when_by_which_policy_and_which_human() {
     assert_eq!(
         report["people"],
         json!({
-            "default-approver": {"approved": 1, "rejected": 0, "ended": 0},
-            "default-operator": {"approved": 0, "rejected": 0, "ended": 1},
+            "default-approver": {"approved": 1, "rejected": 0, "extended": 0, "ended": 0},
+            "default-operator": {"approved": 0, "rejected": 0, "extended": 0, "ended": 1},
         })
     );
     let cycles = report["cycles"].as_array().unwrap();
