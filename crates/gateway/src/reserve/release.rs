@@ -209,7 +209,7 @@ impl Gateway {
         id: ActionId,
     ) -> Result<(), Error> {
         let under_way = self.look_after_alone(id).ok_or_else(busy)?;
-        let row = IntentRow::from_bytes(&self.stored(tenant, id).await?.payload)?;
+        let row = IntentRow::of(&self.stored(tenant, id).await?)?;
         let before = reservation_of(&row)?.release.as_ref().map(|release| release.by.clone());
         self.begin_release(tenant, id, before.unwrap_or_else(|| OURSELVES.to_owned()), under_way).await
     }

@@ -275,7 +275,10 @@ impl Gateway {
             match ended {
                 Ok(_) => tracing::info!(session = &*governed.session.id, ?why, "ended by the gateway"),
                 Err(error) if is_over(&error) => {}
-                Err(error) => return Err(not_ended(error, &Walked::default())),
+                // One that cannot be ended keeps no other from its end.
+                Err(error) => {
+                    tracing::warn!(session = &*governed.session.id, %error, "a session could not be ended");
+                }
             }
         }
         Ok(())
