@@ -245,7 +245,11 @@ impl Gateway {
         let event = match &pending.told {
             None => Event::Original,
             Some(told) => Event::Amendment {
-                reason: if pending.tried_since(told) { Amendment::Retry } else { Amendment::Settlement },
+                // What contradicts the last word is no attempt's outcome, but settles what became of it after all.
+                reason: match pending.tried_since(told) && !pending.settled {
+                    true => Amendment::Retry,
+                    false => Amendment::Settlement,
+                },
                 of: Cow::Borrowed(&told.receipt.receipt_id),
             },
         };

@@ -206,6 +206,21 @@ async fn after_the_latest_attempt_failed_it_is_what_the_action_came_to() {
 }
 
 #[tokio::test]
+async fn of_the_latest_attempt_it_is_no_retry_whatever_was_tried_before() {
+    let (house, bank) = house(NO_RETRY, same).await;
+    let id = wrongly_failed(&house, &bank).await;
+    bank.inject(Injection::payments(Fault::RateLimited { retry_after: 1 }, 1));
+    assert_eq!(retry(&house, &id).await.state, "FAILED");
+    let record = settled(&house, &id, 2).await;
+    assert_eq!((record.state.as_str(), house.spent(), alerts(&house, "late_effect")), ("COMPLETED", 2500, 1));
+    assert_eq!(
+        kinds(&record),
+        ["ORIGINAL", "AMENDMENT_SETTLEMENT", "AMENDMENT_RETRY", "AMENDMENT_SETTLEMENT"]
+    );
+    assert_eq!(findings(&house).await, 0);
+}
+
+#[tokio::test]
 async fn an_attempt_that_is_not_sent_yet_is_not_sent() {
     let again = |text: String| {
         text.swapped("extends = \"builtin\"\n", "extends = \"builtin\"\nguarantee_level = \"atp-2\"\n")
