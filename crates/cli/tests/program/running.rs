@@ -203,7 +203,7 @@ fn several_actions_are_undone_newest_first_or_none_is() {
     let rollback = |ids: &[&str]| served.call(&agent, &[&["actions", "rollback"], ids].concat());
 
     let none = rollback(&[&first, "01963e5a-0000-7000-8000-000000000002"]);
-    assert!(none.code == 1 && none.says("EP_VALIDATION_FAILED"), "{}", none.stderr);
+    assert!(none.code == 1 && none.says("EP_NOT_FOUND"), "{}", none.stderr);
     let stuck = rollback(&[&first, &stays, &second]);
     let fate = |id: &str, result: &str, code: Value| serde_json::json!({"action_id": id, "result": result, "code": code});
     let all = [

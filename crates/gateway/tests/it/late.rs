@@ -401,12 +401,9 @@ async fn beside_an_effect_that_is_looked_after_it_is_a_duplicate() {
         if phase == "unchecked" {
             // As if it had been asked in vain for as long as it is, and nobody were at it.
             house = house.restart().await;
-            let sql = "SELECT payload FROM action WHERE key = 'k'";
-            let row: Vec<u8> = house.store().query_row(sql, [], |row| row.get(0)).unwrap();
             house.age("k", "json_set(payload, '$.check.asks', 1000)");
             crate::unbound::wake(&mut house);
             rollbacks::until_phase(&house, &id, phase).await;
-            house.store().execute("UPDATE action SET payload = ?1 WHERE key = 'k'", [row]).unwrap();
         }
         let record = settled(&house, &id, 1).await;
         assert_eq!((record.phase, bank.effects().count), (Some(phase), 2));
