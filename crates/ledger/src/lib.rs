@@ -84,7 +84,9 @@ pub use session::{
 };
 pub use sqlite::{Options, Sqlite, unpack};
 pub use state::State;
-pub use stored::{Admitted, Counted, Earlier, Existing, Given, Obstacle, Page, Recorded, Settled, Stored};
+pub use stored::{
+    Admitted, Counted, Earlier, Existing, Given, Naming, Obstacle, Page, Recorded, Settled, Stored,
+};
 
 /// A future answer of the ledger.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, Error>>;

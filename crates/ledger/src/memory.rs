@@ -23,10 +23,10 @@ use crate::{
     About, Admission, Admitted, Answer, ApiKey, Approval, Audited, Basis, Broken, Clustered, Clustering,
     Counted, Declared, Declaring, Deferral, Draft, Earlier, Erased, Erasure, Error, Event, Existing,
     Extension, Facts, FactsQuery, Figures, Filter, Finding, Freeze, Given, Governed, Grouped, Heard, Held,
-    Inspected, Intention, Labels, Lapsed, Ledger, Mandate, Notice, Opening, Order, Outbox, Outcome, Owner,
-    Page, Passkey, PrincipalKey, Record, Recorded, Refusal, Repeat, Resumption, Revocation, Scope, Search,
-    SecurityEvent, Settled, Settlement, Standing, State, Stored, Testimony, Tried, Turn, Verified, Waiting,
-    Walk, Witness,
+    Inspected, Intention, Labels, Lapsed, Ledger, Mandate, Naming, Notice, Opening, Order, Outbox, Outcome,
+    Owner, Page, Passkey, PrincipalKey, Record, Recorded, Refusal, Repeat, Resumption, Revocation, Scope,
+    Search, SecurityEvent, Settled, Settlement, Standing, State, Stored, Testimony, Tried, Turn, Verified,
+    Waiting, Walk, Witness,
 };
 
 /// Everything in memory, behind one lock.
@@ -249,9 +249,12 @@ impl World {
             currency: intent.amount.map(|amount| amount.currency().code().into()),
             payload: intent.payload.clone(),
             reply: None,
-            named: match &item.gate {
-                Gate::Admit { .. } => intent.entry.action_hash,
-                Gate::Refuse { outcome, .. } => outcome.entry.action_hash,
+            naming: match &item.gate {
+                Gate::Admit { .. } => intent.entry.action_hash.map(Naming::Row),
+                Gate::Refuse { outcome, .. } => {
+                    let payload = outcome.payload.clone();
+                    outcome.entry.action_hash.map(|name| Naming::Outcome { name, payload })
+                }
             },
         };
         let effect = item.effect().map(|effect| effect.hash);
@@ -314,7 +317,7 @@ impl World {
         stored.mandates = item.debits().iter().map(|debit| (&*debit.jti).into()).collect();
         stored.debit = intent.amount.filter(|_| item.sends()).map_or(0, |amount| amount.minor());
         stored.currency = intent.amount.map(|amount| amount.currency().code().into());
-        (stored.payload, stored.named) = (intent.payload.clone(), intent.entry.action_hash);
+        (stored.payload, stored.naming) = (intent.payload.clone(), intent.entry.action_hash.map(Naming::Row));
         if let Some(hold) = hold {
             stored.round += 1;
             (stored.needed, stored.expires_ms) = (hold.needed, Some(hold.until_ms));
@@ -334,7 +337,8 @@ impl World {
             row.stored.state = State::Sent;
         }
         (row.stored.token, row.stored.due_ms) = (row.lease.token, None);
-        (row.stored.payload, row.stored.named) = (intent.payload.clone(), intent.entry.action_hash);
+        (row.stored.payload, row.stored.naming) =
+            (intent.payload.clone(), intent.entry.action_hash.map(Naming::Row));
         let (claim, state) = (row.claim, row.stored.state);
         self.claimed_in(claim, state);
         Ok(entry)
@@ -349,7 +353,8 @@ impl World {
         row.lease = row.lease.deferred(deferral.state, deferral.due_ms);
         (row.stored.state, row.stored.due_ms) = (deferral.state, Some(deferral.due_ms));
         row.stored.token = row.lease.token;
-        (row.stored.payload, row.stored.named) = (deferral.payload.clone(), deferral.entry.action_hash);
+        (row.stored.payload, row.stored.naming) =
+            (deferral.payload.clone(), deferral.entry.action_hash.map(Naming::Row));
         if matches!(deferral.state, State::Challenged | State::Reserved) {
             row.stored.reply = None;
         }

@@ -195,7 +195,21 @@ pub struct Stored {
     pub reply: Option<Reply>,
     /// What the entry says with which the payload was last written; `None` if the row does not stand where its entries leave
     /// it. Whoever goes on with the action compares it first.
-    pub named: Option<[u8; 32]>,
+    pub naming: Option<Naming>,
+}
+
+/// What an entry names that a row was written with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Naming {
+    /// The row.
+    Row([u8; 32]),
+    /// What became of it, which came with it: it was over before anything was sent.
+    Outcome {
+        /// The name.
+        name: [u8; 32],
+        /// The payload of that outcome.
+        payload: Vec<u8>,
+    },
 }
 
 impl Stored {

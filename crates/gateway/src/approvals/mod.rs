@@ -32,8 +32,8 @@ use receipt::approval::{Assertion, Limits};
 
 pub(crate) use self::challenges::Challenges;
 pub use self::passkeys::{Creation, Credential, Greeting, PasskeyView};
-use self::rulings::must_be_approvable;
 pub use self::rulings::{LimitsAsk, Ruling, RulingAsk};
+use self::rulings::{must_be_approvable, wants_time};
 pub(crate) use self::said::Shown;
 pub(crate) use self::said::{
     ANSWER, APPROVE, ASK, EXTEND, REJECT, REVOKE, Said, constraints_of, escalation_id, fitting,
@@ -190,7 +190,9 @@ impl Gateway {
             let agreed = given.iter().map(|given| u32::from(given.round == stored.round)).sum();
             let mut records: Vec<Vec<u8>> = given.into_iter().map(|given| given.record).collect();
             records.push(rejection.record.clone());
-            let pending = Pending { halts: halts.clone(), ..self.with_approvals(&stored, &records)? };
+            // It may be held for something else by now.
+            let halts = halts.clone().filter(|_| decision == said::REVOKE || wants_time(&row));
+            let pending = Pending { halts, ..self.with_approvals(&stored, &records)? };
             let (code, reason) = match decision {
                 said::REVOKE => (Code::SessionRevoked, "mission_revoked"),
                 _ => (Code::ApprovalDenied, "approval_denied"),

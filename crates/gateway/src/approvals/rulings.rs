@@ -264,14 +264,15 @@ impl Gateway {
             false => None,
         };
         let halts = self.stopping(&own, &cause)?;
-        match self.refuse_held(caller, stored, comment.clone(), said::REVOKE, Some(halts)).await {
-            // Who ends the mission had agreed before, or somebody else decided meanwhile: it ends with its session.
-            Err(error) if error.code == Code::StateConflict => {}
-            other => other?,
-        }
+        let refused = self.refuse_held(caller, stored, comment.clone(), said::REVOKE, Some(halts)).await;
         match revoked {
             Some(revoked) => drop(self.cascade(&tenant, &jti, &cause.after(&revoked)).await?),
             None => self.revoke_one(&tenant, &session, &cause).await?,
+        }
+        match refused {
+            // Who ends the mission had agreed before, or somebody else decided meanwhile: it ended with its session.
+            Err(error) if error.code == Code::StateConflict => {}
+            other => other?,
         }
         self.held_one(caller, &id).await
     }
@@ -432,7 +433,7 @@ fn waiting(stored: &Stored) -> Result<(IntentRow, EscalationRow), Error> {
 }
 
 /// Did it find no time left?
-fn wants_time(row: &IntentRow) -> bool {
+pub(super) fn wants_time(row: &IntentRow) -> bool {
     row.held_for.iter().any(|word| word == Trigger::BudgetExhausted.word())
 }
 

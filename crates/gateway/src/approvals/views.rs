@@ -74,7 +74,8 @@ pub struct HeldView {
     pub intent_id: Option<String>,
     /// Of its session, in seconds, when it was judged.
     pub time_budget_remaining: Option<u64>,
-    /// `CLEAN`, `PARTIAL` or `UNKNOWN`: how its session is left while it waits.
+    /// `CLEAN`, `PARTIAL` or `UNKNOWN`: how its session is left while it waits. Of a single one only: all records of the session
+    /// are read for it.
     pub completion_state: Option<&'static str>,
     /// Where people are asked, out of reach of its agent, while it waits.
     pub out_of_band_ref: Option<String>,
@@ -190,7 +191,8 @@ impl Gateway {
         let stored = self.visible(caller, id).await?;
         let view = self.held_view(&stored).await?.ok_or_else(|| not_found("action that waits"))?;
         if view.unresolved.is_none() {
-            return Ok(view);
+            let completion_state = self.left_while_waiting(&stored, view.session_id.as_deref()).await?;
+            return Ok(HeldView { completion_state, ..view });
         }
         let parties = self.parties(&stored, &IntentRow::of(&stored)?).await?;
         Ok(HeldView { parties, ..view })
@@ -322,7 +324,7 @@ impl Gateway {
             session_id: row.cycle.as_ref().map(|cycle| cycle.session_id.clone()),
             intent_id: row.cycle.as_ref().and_then(|cycle| cycle.intent_id.clone()),
             time_budget_remaining: row.cycle.as_ref().and_then(|it| it.context[TIME].as_u64()),
-            completion_state: self.left_while_waiting(stored, &row).await?,
+            completion_state: None,
             out_of_band_ref: stored.state.waits().then(|| self.approval_url(stored.id)),
             available_decisions: available(stored, &row),
             created_at: clock::text(stored.at_ms),
@@ -340,10 +342,10 @@ impl Gateway {
     async fn left_while_waiting(
         &self,
         stored: &Stored,
-        row: &IntentRow,
+        session: Option<&str>,
     ) -> Result<Option<&'static str>, Error> {
-        let Some(cycle) = row.cycle.as_ref().filter(|_| stored.state.waits()) else { return Ok(None) };
-        let found = self.ledger.session(&stored.tenant, &cycle.session_id).await.map_err(unavailable)?;
+        let Some(session) = session.filter(|_| stored.state.waits()) else { return Ok(None) };
+        let found = self.ledger.session(&stored.tenant, session).await.map_err(unavailable)?;
         let governed = found.ok_or_else(|| internal("the session of a cycle is gone"))?;
         Ok(Some(self.left_as(&governed).await?.as_str()))
     }

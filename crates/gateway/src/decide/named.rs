@@ -7,7 +7,7 @@
 //!
 //! Both payloads have salt of their own, so what is erased cannot be guessed from what is left.
 
-use ledger::{State, Stored};
+use ledger::{Naming, State, Stored};
 use sha2::{Digest, Sha256};
 
 use super::judged_hash_of;
@@ -28,15 +28,26 @@ impl IntentRow {
     /// `EP_UNAVAILABLE` if it was altered in the store, `EP_ERASED` if nothing is left of it.
     pub(crate) fn of(stored: &Stored) -> Result<IntentRow, Error> {
         let row = IntentRow::from_bytes(&stored.payload)?;
-        // What was refused came with its outcome, which its entry names, and goes nowhere.
-        let named = || stored.named == Some(row.name_of(&stored.payload)) && row.agrees_with(stored);
-        if stored.state == State::Refused || named() {
+        if row.is_named_by(stored) && row.agrees_with(stored) {
             return Ok(row);
         }
         let what = "the stored action is not the one that its entries name";
         tracing::error!(action = %stored.id, tenant = %stored.tenant, "{what}: nothing goes on with it");
         Err(Error::new(Code::Unavailable, what)
             .hint("an operator sees with `countersign audit verify` what was altered"))
+    }
+
+    fn is_named_by(&self, stored: &Stored) -> bool {
+        let name = self.name_of(&stored.payload);
+        match &stored.naming {
+            None => false,
+            Some(Naming::Row(told)) => *told == name,
+            Some(Naming::Outcome { name: told, payload }) => {
+                let of = hex::encode(name);
+                let same = OutcomeRow::from_bytes(payload).is_ok_and(|outcome| outcome.of == of);
+                same && outcome_name(&of, payload) == *told
+            }
+        }
     }
 
     /// Do the columns beside the payload name the same mandate, and what was judged?

@@ -133,8 +133,11 @@ impl Gateway {
     ) -> Result<Vec<HaltedView>, Error> {
         let until = Instant::now() + Duration::from_millis(self.config.limits.cascade_timeout_ms);
         let open = self.ledger.sessions_under(tenant, jti).await.map_err(unavailable)?;
-        if !open.is_empty() {
-            self.propagate(tenant, jti, cause, &open).await?;
+        if !open.is_empty()
+            && let Err(error) = self.propagate(tenant, jti, cause, &open).await
+        {
+            // That it could not be written down keeps nobody from being stopped.
+            tracing::error!(%tenant, mandate = jti, %error, "where a revocation goes is not on record");
         }
         let halts = futures_util::stream::iter(open).map(|governed| async move {
             // What is not begun in time is not reached in time, however fast it would be.
@@ -266,8 +269,10 @@ impl Gateway {
             let ended = match &why {
                 Lapse::Revoked { at_ms, .. } if now_ms.saturating_sub(*at_ms) < timeout => continue,
                 Lapse::Revoked { mandate, at_ms } => {
-                    let told = self.told_of(&governed.tenant, mandate, *at_ms).await?;
-                    self.halt(&governed, &told.cause(), Some(Halt::Unknown)).await
+                    match self.told_of(&governed.tenant, mandate, *at_ms).await {
+                        Ok(told) => self.halt(&governed, &told.cause(), Some(Halt::Unknown)).await,
+                        Err(error) => Err(rejected(error)),
+                    }
                 }
                 Lapse::Stopped => self.end_of_stopped(&governed, by, None, None).await,
                 Lapse::Expired { .. } => self.halt(&governed, &Told::expired(by).cause(), None).await,
@@ -315,6 +320,10 @@ impl Gateway {
         left: Option<Halt>,
     ) -> Result<(Session, Vec<ActionId>), ledger::Error> {
         let _mark = self.ending(governed);
+        // What was stopped in the commit of something else has that on record.
+        if governed.session.suspended {
+            return self.end_of_stopped(governed, cause.by, cause.reason, left).await;
+        }
         let turn = Turn {
             tenant: governed.tenant.clone(),
             session: governed.session.id.clone(),
@@ -362,7 +371,10 @@ impl Gateway {
             let Some(now) = now.filter(|now| now.state.waits()) else { continue };
             any = true;
             match self.end_waiting(&now, Code::SessionRevoked, "session_revoked", None).await {
-                Err(error) if error.code != Code::StateConflict => return Err(error),
+                // One that cannot be ended keeps its session from no end.
+                Err(error) if error.code != Code::StateConflict => {
+                    tracing::warn!(action = %id, %error, "what waits in a session that is over could not be ended");
+                }
                 _ => {}
             }
         }

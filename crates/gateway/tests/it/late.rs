@@ -80,7 +80,14 @@ pub(crate) async fn wrongly_failed(house: &House, bank: &Bank) -> String {
 }
 
 async fn retry(house: &House, id: &str) -> ActionView {
-    house.gateway().retry(&house.agent, id).await.unwrap()
+    let tried = || async {
+        match house.gateway().retry(&house.agent, id).await {
+            // Whoever has looked after it may not be gone yet.
+            Err(error) if error.code == Code::StateConflict => None,
+            record => Some(record.unwrap()),
+        }
+    };
+    faults::found("it is tried again", tried).await
 }
 
 /// The bank tells that this attempt had its effect, twice as banks do.

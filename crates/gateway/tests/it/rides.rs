@@ -52,6 +52,12 @@ pub(crate) async fn house() -> House {
     offering(RIDE.to_owned(), |_| {}).await
 }
 
+/// The same, of a sandbox that does what it is told by where a ride goes.
+pub(crate) async fn heeding() -> House {
+    let told = "provider = \"sandbox\"\noptions = { triggers = true }\n";
+    offering(RIDE.swapped("provider = \"sandbox\"\n", told), |_| {}).await
+}
+
 pub(crate) fn ride(house: &House, to: &str) -> Value {
     json!({ "archetype": "RIDE", "constraints": { "to": to }, "delegation_token": house.token })
 }

@@ -10,6 +10,7 @@ use crate::relief;
 use crate::reserving;
 use crate::resolutions::{self, findings, found, resolve};
 use crate::retries::LATER;
+use crate::rides;
 use crate::rollbacks;
 use crate::steering;
 
@@ -230,17 +231,47 @@ async fn what_is_in_doubt_and_was_altered_is_settled_by_nobody() {
 async fn what_was_done_does_not_wait_for_another_attempt_because_its_row_says_so() {
     for state in [-1, -4, -5, -6, 2, 3, 0] {
         let (mut house, bank, said) = rollbacks::paid(LATER).await;
-        let (effects, entered) = (bank.effects().count, entries(&house));
-        house.store().execute(&format!("UPDATE fate SET state = {state}, until = 1, owner = 0"), []).unwrap();
+        bank.inject(Injection::payments(Fault::LostAfterEffect, 1));
+        bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1));
+        let other = house.payment("acct-2", "1.00");
+        assert_eq!(house.said("other", &other).await.kind(), "pending_settlement");
+        let effects = bank.effects().count;
+        house
+            .store()
+            .execute(&format!("UPDATE fate SET state = {state}, until = 1, owner = 0 WHERE row = 1"), [])
+            .unwrap();
         house = house.restart().await;
-        // Its chain opens anew, and nothing else is written.
-        let opened = entries(&house);
         house.installation.start();
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-        assert_eq!((bank.effects().count, entries(&house)), (effects, opened), "{state}, {}", said.id());
-        assert!(opened <= entered + 1);
-        assert_ne!(found(&house).await, [], "{state}");
+        // Whoever looks after what is open has come by.
+        assert_eq!(house.settled("other", &other).await.kind(), "executed");
+        assert_eq!(bank.effects().count, effects, "{state}");
+        let row = "SELECT state FROM fate WHERE row = 1";
+        let now: i64 = house.store().query_row(row, [], |row| row.get(0)).unwrap();
+        let told = found(&house).await;
+        assert!(now == state && !told.is_empty(), "{state}");
+        assert!(told.iter().all(|it| it.action_id.as_deref() == Some(said.id())), "{state}: {told:?}");
     }
+}
+
+/// What was over before anything was sent came with its outcome, and is whole: it is erased, decided again and tried again.
+#[tokio::test]
+async fn what_failed_before_it_was_sent_is_as_its_entry_names_it() {
+    let house = rides::heeding().await;
+    let said = house.said("k", &rides::ride(&house, "sandbox:lose")).await;
+    assert_eq!((said.kind(), said.reasons()), ("failed", vec!["no_quote"]), "{}", said.body);
+    house.gateway().replay(&house.operator, said.id()).await.unwrap();
+    let whole = row(&house);
+    for forgery in
+        ["json_set(payload, '$.correlation_id', 'other')", "json_set(payload, '$.constraints.to', 'b')"]
+    {
+        house.rewrite("k", forgery);
+        assert_ne!(found(&house).await, [], "{forgery}");
+        let error = house.gateway().erase(&house.admin, said.id()).await.unwrap_err();
+        assert_eq!(error.code, Code::Unavailable, "{forgery}");
+        put_back(&house, &whole);
+    }
+    house.gateway().erase(&house.admin, said.id()).await.unwrap();
+    assert_eq!(findings(&house).await, 0);
 }
 
 /// Two words: that a capture failed, and that what cannot be set free is tried again.

@@ -17,7 +17,7 @@ use crate::entry::Reading;
 use crate::identity::{self, Claim};
 use crate::pruned::Pruned;
 use crate::{
-    ApiKey, Earlier, Enacted, Erased, Filter, Freeze, Given, Held, Labels, Mandate, Owner, Passkey,
+    ApiKey, Earlier, Enacted, Erased, Filter, Freeze, Given, Held, Labels, Mandate, Naming, Owner, Passkey,
     PrincipalKey, Receipt, Reply, Scope, Settled, State, Stored,
 };
 
@@ -38,7 +38,8 @@ macro_rules! stored {
         concat!(
             "SELECT a.row, a.id, a.tenant, a.environment, a.subject, a.key, a.request_hash, a.archetype, a.principal,
              a.mandates, f.state, a.at, a.expires, f.debit, a.currency, a.payload, o.status, o.body, a.round, a.needed,
-             f.token, f.until, coalesce(a.resumed, a.at), told.bytes, ",
+             f.token, f.until, coalesce(a.resumed, a.at), told.bytes,
+             CASE WHEN f.moved IS NULL AND l.entry = a.entry THEN l.payload END, ",
             stand!(),
             " FROM action a JOIN fate f ON f.row = a.row LEFT JOIN outcome o ON o.row = f.reply
              LEFT JOIN outcome l ON l.row = f.outcome LEFT JOIN entry told ON told.row = coalesce(f.moved, a.entry) "
@@ -422,18 +423,22 @@ fn stored_at(row: &Row<'_>) -> Sql<Stored> {
         token: row.get(20)?,
         due_ms: row.get::<_, Option<i64>>(21)?.filter(|_| state(row, 10).is_ok_and(State::rests)),
         counted_ms: row.get(22)?,
-        named: named(row, 23)?,
+        naming: naming(row, 23)?,
     })
 }
 
 /// What the entry says with which a row was last written, if it is of that action and leaves it where it stands.
-fn named(row: &Row<'_>, first: usize) -> Sql<Option<[u8; 32]>> {
+fn naming(row: &Row<'_>, first: usize) -> Sql<Option<Naming>> {
     let Some(bytes) = row.get_ref(first)?.as_blob_or_null()? else { return Ok(None) };
     let Some(entry) = Reading::of(bytes).filter(|entry| entry.action == id(row, 1).ok()) else {
         return Ok(None);
     };
-    let stand = Stand::at(row, first + 1)?;
-    Ok(entry.action_hash.filter(|_| stand.is_left_by(entry.event)))
+    let stand = Stand::at(row, first + 2)?;
+    let Some(name) = entry.action_hash.filter(|_| stand.is_left_by(entry.event)) else { return Ok(None) };
+    Ok(Some(match row.get_ref(first + 1)? {
+        ValueRef::Null => Naming::Row(name),
+        _ => Naming::Outcome { name, payload: packed::get(row, first + 1)? },
+    }))
 }
 
 pub(crate) fn outcomes(db: &Connection, tenant: &Tenant, id: ActionId) -> Sql<Vec<Settled>> {

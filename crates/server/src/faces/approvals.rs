@@ -456,7 +456,8 @@ pub(crate) struct Held {
     intent_id: Option<String>,
     /// Of its session, in seconds, when it was judged.
     time_budget_remaining: Option<u64>,
-    /// `CLEAN`, `PARTIAL` or `UNKNOWN`: how its session is left while it waits; null outside of sessions, and once it is over.
+    /// `CLEAN`, `PARTIAL` or `UNKNOWN`: how its session is left while it waits; null in lists, outside of sessions, and once it
+    /// is over.
     completion_state: Option<&'static str>,
     /// The page on which people decide, out of reach of the agent; null once it is over.
     out_of_band_ref: Option<String>,
