@@ -470,6 +470,8 @@ async fn an_operator_extends_a_mandate_within_what_its_parent_has_left() {
         &extend(&operator, &unlimited, json!({"seconds": 5})).await,
         409,
         "EP_STATE_CONFLICT",
+    let lines = json!({"seconds": 5, "reason": "two\nlines"});
+    named(&extend(&operator, &jti, lines).await, 422, "EP_VALIDATION_FAILED", "`reason`");
         "no time budget",
     );
     house.gateway.kill();

@@ -477,6 +477,7 @@ async fn people_hold_a_cluster_and_nothing_of_its_members_begins_until_it_is_rel
     assert_eq!(held.state, "MANDATE_HOLD");
     for (one, name) in [(&a, "a"), (&b, "b")] {
         assert_eq!(context(&house, one).await["state"], json!("MANDATE_HOLD"));
+    assert!(wrong.message.starts_with("`reason`"), "{}", wrong.message);
         assert_eq!(last(&house, one).await, said("cluster_held", None, Some("SUSPEND")));
         let stopped = pays(&house, one, name).await;
         assert_eq!((stopped.code(), stopped.reasons()), ("EP_STATE_CONFLICT", vec!["cluster_stopped"]));
