@@ -10,6 +10,7 @@ use countersign_gateway::{
 use serde_json::{Value, json};
 
 use crate::approvals::{approver, house_with, wait_for};
+use crate::faults::found;
 use crate::house::{House, POLICY, Said};
 use crate::sessions::{intent, with};
 
@@ -333,14 +334,11 @@ async fn a_circle_of_waits_is_a_deadlock_at_once_and_people_resolve_it() {
 }
 
 async fn ended(house: &House, party: &Party, key: &str) -> Said {
-    for _ in 0..1000 {
+    found("its end", || async {
         let said = pays(house, party, key).await;
-        if !["held", "pending_settlement"].contains(&said.kind()) {
-            return said;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("it never came to an end")
+        (!["held", "pending_settlement"].contains(&said.kind())).then_some(said)
+    })
+    .await
 }
 
 #[tokio::test]
