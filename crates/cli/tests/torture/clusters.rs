@@ -109,6 +109,8 @@ async fn bad_input_is_refused_by_name_and_nothing_is_written() {
         (&part("hold"), json!({"reason": 7}), 422, invalid, Some("/reason")),
         (&part("hold"), json!({"session_id": one}), 422, invalid, Some("/session_id")),
         (&part("release"), json!({}), 403, "EP_FORBIDDEN", None),
+        (&part("release"), json!({"reason": "over"}), 422, invalid, Some("/reason")),
+        (&part("release"), json!([]), 422, invalid, None),
         (&wait, json!({}), 422, invalid, Some("/on")),
         (&wait, json!({"on": 7}), 422, invalid, Some("/on")),
         (&wait, json!({"on": one}), 422, invalid, Some("/on")),
