@@ -38,7 +38,7 @@ def story(stage):
         for session, settled in sessions])
     print(f"\nThe bank's own list: {len(payments)} payments, "
           f"{sum(payment['recipient'] == refused['account'] for payment in payments)} to {refused['account']}.")
-    evidence(sessions[0][0], refused)
+    evidence(sessions[0][0])
 
 
 def settle(stage, session, items, intent):
@@ -63,7 +63,7 @@ def fired(receipt):
     return ", ".join(map(str, boundary["output"]["classesFired"]))
 
 
-def evidence(session, refused):
+def evidence(session):
     """The end of the session's record: what the bank shows whoever asks."""
     print(f"\nThe record of {session.id}, from the last item that was settled on:")
     table(["no.", "decision", "event", "why", "caused by"], [

@@ -24,7 +24,7 @@ pub(crate) struct Args {
 enum Command {
     /// List what waits, newest first, and what only a person can settle
     List {
-        /// Print JSON
+        /// Print JSON: every action, each with its `action_id`
         #[arg(long)]
         json: bool,
     },
@@ -126,12 +126,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             if let Value::Array(unresolved) = first["unresolved"].take() {
                 held.extend(unresolved);
             }
-            let stuck = first["deadlocks"].as_array().cloned().unwrap_or_default();
+            // Beside the list, which has nothing but actions in it.
+            first["deadlocks"].as_array().into_iter().flatten().for_each(deadlock);
             if *json {
-                held.extend(stuck);
                 out::json(&Value::from(held))?;
             } else {
-                stuck.iter().try_for_each(deadlock)?;
                 out::table(
                     ["action", "archetype", "agent", "amount", "why", "agreed", "expires"],
                     &rows(&held),
@@ -168,15 +167,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn deadlock(circle: &Value) -> Result<()> {
+fn deadlock(circle: &Value) {
     let text = |value: &Value| value.as_str().map_or_else(|| "–".to_owned(), out::shown);
     let sessions: Vec<String> = circle["sessions"].as_array().into_iter().flatten().map(text).collect();
-    out::line(format_args!(
+    out::note(format_args!(
         "deadlock in {}: {}; end one of them with `countersign cluster wait SESSION`, `countersign cluster leave` or \
          `countersign session close SESSION --as revoked`",
         text(&circle["cluster_id"]),
         sessions.join(" waits for ")
-    ))
+    ));
 }
 
 fn rows(held: &[Value]) -> Vec<[String; 7]> {

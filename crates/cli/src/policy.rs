@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use action::{Catalogue, Source};
 use boundary::{Policies, Template};
 use gateway::Config;
-
 use serde_json::Value;
 
 use crate::api::{Api, encoded};
@@ -40,6 +39,9 @@ enum Command {
         /// Folder of one catalogue's *.toml files; without it the built-in catalogue
         #[arg(value_name = "DIR")]
         catalogue: Option<PathBuf>,
+        /// Configuration that may add the archetype SESSION_GRANT to it
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
     },
     /// Show the policies in force at a gateway, as far as the key's role is told of them
     Disclose {
@@ -71,7 +73,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             let catalogues = catalogue.as_ref().or(config.catalogue_dir.as_ref()).map(PathBuf::as_path);
             check(dir, catalogues, gateway::own_archetypes(&config).as_ref())?;
         }
-        Command::Schema { catalogue } => out::line(schema(catalogue.as_deref())?.trim_end())?,
+        Command::Schema { catalogue, config } => {
+            let config = Config::read(config.as_deref()).map_err(Error::new)?;
+            let own = gateway::own_archetypes(&config);
+            out::line(schema(catalogue.as_deref(), own.as_ref())?.trim_end())?;
+        }
         Command::Disclose { level, json, api } => disclose(level.as_deref(), *json, api)?,
         Command::Templates { name: None } => list()?,
         Command::Templates { name: Some(name) } => out::line(template(name)?.text.trim_end())?,
@@ -172,12 +178,9 @@ fn disclose(level: Option<&str>, json: bool, api: &Api) -> Result<()> {
     )
 }
 
-fn schema(catalogue: Option<&Path>) -> Result<String> {
+fn schema(catalogue: Option<&Path>, own: Option<&Source>) -> Result<String> {
     let folder = Folder { name: String::new(), path: catalogue.unwrap_or(Path::new("")).to_owned() };
-    let catalogue = match catalogue {
-        Some(_) => catalogue_for(&folder, Some(&folder.path), None)?,
-        None => Catalogue::builtin(),
-    };
+    let catalogue = catalogue_for(&folder, catalogue, own)?;
     let none = Policies::load(&[], &[], &[], &catalogue);
     let policies = none.map_err(|found| {
         mistakes::tell(&found, &[]);

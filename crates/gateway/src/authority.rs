@@ -406,7 +406,7 @@ pub(crate) fn stored(tenant: &Tenant, claims: &Claims, kid: Option<&str>) -> Res
     Ok(ledger::Mandate {
         tenant: tenant.clone(),
         jti: claims.jti.as_str().into(),
-        subject: Subject::parse(&claims.sub).map_err(|_| internal("a subject is not one"))?,
+        subject: Subject::kept(&claims.sub).map_err(|_| internal("a subject is not one"))?,
         issuer: claims.iss.as_str().into(),
         issued_ms: clock::now_ms(),
         expires_ms: claims.exp.saturating_mul(1000),

@@ -51,6 +51,9 @@ fn a_policy_on_grants_is_checked_where_people_may_consent_to_them() {
         std::fs::write(&config, format!("[grants]\nconsent = {consent}\n")).unwrap();
         let told = run(["policy", "check", policies.to_str().unwrap(), "--config", config.to_str().unwrap()]);
         assert_eq!(told.code, code, "{consent}: {}", told.stderr);
+        let schema = run(["policy", "schema", "--config", config.to_str().unwrap()]);
+        assert_eq!(schema.code, 0, "{}", schema.stderr);
+        assert_eq!(schema.stdout.contains("SESSION_GRANT"), consent, "what can be checked is in the schema");
     }
 }
 

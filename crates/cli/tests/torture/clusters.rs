@@ -109,6 +109,8 @@ async fn bad_input_is_refused_by_name_and_nothing_is_written() {
         (&part("hold"), json!({"reason": 7}), 422, invalid, Some("/reason")),
         (&part("hold"), json!({"session_id": one}), 422, invalid, Some("/session_id")),
         (&part("release"), json!({}), 403, "EP_FORBIDDEN", None),
+        (&part("release"), json!({"reason": "over"}), 422, invalid, Some("/reason")),
+        (&part("release"), json!([]), 422, invalid, None),
         (&wait, json!({}), 422, invalid, Some("/on")),
         (&wait, json!({"on": 7}), 422, invalid, Some("/on")),
         (&wait, json!({"on": one}), 422, invalid, Some("/on")),
@@ -216,4 +218,38 @@ async fn the_command_line_leads_a_cluster_from_its_first_member_to_its_last() {
     assert_eq!(read(run(&agent, &["wait", &one]))["session"]["state"], "ACTIVE");
     assert_eq!(read(run(&rival, &["leave", id, &two]))["members"].as_array().unwrap().len(), 1);
     assert_eq!(read(run(&agent, &["show", id, "--json"]))["budget_pool"], 200);
+}
+
+/// A script takes the id of each item of the list, and a circle of waits has none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_line_tells_of_a_deadlock_beside_the_list_of_actions() {
+    let house = House::new().await;
+    let (agent, rival) = (house.agent(), house.voice("default", "rival"));
+    let one = opened(&house, "", "agent", 300).await;
+    let two = opened(&house, "", "rival", 300).await;
+    let formed = agent.post("/v1/clusters", &json!({"session_id": one})).await;
+    let id = formed.body["cluster_id"].as_str().unwrap();
+    let joined = rival.post(&format!("/v1/clusters/{id}/join"), &json!({"session_id": two})).await;
+    assert_eq!(joined.status, 200, "{}", joined.text());
+    for (voice, session, on) in [(&agent, &one, &two), (&rival, &two, &one)] {
+        let waits = voice.post(&format!("/v1/sessions/{session}/wait"), &json!({"on": on})).await;
+        assert_eq!(waits.status, 200, "{}", waits.text());
+    }
+    let payment = house.payment("acct-large", "6000.00");
+    let held = agent.execute("large", &payment).await;
+    assert_eq!(held.kind(), "held", "{}", held.text());
+    let approver = house.voice("default", "approver");
+    let list = |more: &[&str]| {
+        let mut command: Command = countersign();
+        command.args(["approvals", "list", "--url", &approver.url]).args(more);
+        let output = command.env("COUNTERSIGN_API_KEY", approver.key.as_ref().unwrap()).output().unwrap();
+        let [out, beside] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        assert!(output.status.success(), "{beside}");
+        assert!(beside.starts_with(&format!("deadlock in {id}: {one} waits for {two};")), "{beside}");
+        out
+    };
+    let listed: Value = serde_json::from_str(&list(&["--json"])).unwrap();
+    let ids: Vec<&Value> = listed.as_array().unwrap().iter().map(|item| &item["action_id"]).collect();
+    assert_eq!(ids, [&json!(held.id())]);
+    assert_eq!(list(&[]).lines().count(), 2, "a heading and the action");
 }

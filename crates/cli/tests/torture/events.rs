@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
@@ -76,6 +77,18 @@ fn path(session: &Value, part: &str) -> String {
 async fn records(house: &House, session: &Value) -> Vec<Value> {
     let said = house.voice("default", "auditor").get(&path(session, "record")).await;
     said.body["items"].as_array().unwrap().clone()
+}
+
+/// The records of a session once they are as they should be.
+async fn recorded(house: &House, session: &Value, as_it_should: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+    for _ in 0..1000 {
+        let all = records(house, session).await;
+        if as_it_should(&all) {
+            return all;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("its records never came to that: {:#?}", records(house, session).await)
 }
 
 async fn whole(house: &House) {
@@ -342,13 +355,7 @@ async fn sessions_that_a_cascade_did_not_reach_end_as_unknown_and_expired_ones_a
     for (session, trigger, code, state) in
         [(&below, "R-1", "ALE-004", "UNKNOWN"), (&expiring, "R-2", "ALE-002", "CLEAN")]
     {
-        let all = loop {
-            let all = records(&house, session).await;
-            if all.len() >= 3 {
-                break all;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        };
+        let all = recorded(&house, session, |all| all.len() >= 3).await;
         assert_eq!(all.len(), 3, "{all:?}");
         assert_eq!(
             (&all[1]["ale_type"], &all[1]["ale_fields"]["trigger"]),
@@ -367,14 +374,8 @@ async fn a_session_that_is_ended_late_says_who_ended_its_mandate() {
     let left = opened(&house.agent(), &token).await;
     let about = json!({"format": "jwt_id", "iss": "default-operator", "jti": jti(&token)});
     assert_eq!(push(&house, "/v1/events", &idp.signed(&claims("e-1", about))).await.status, 202);
-    let ended = async |house: &House| loop {
-        let all = records(house, &left).await;
-        if !all.last().unwrap()["completion_state"].is_null() {
-            break all;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    };
-    let before = ended(&house).await.len();
+    let ended = |all: &[Value]| !all.last().unwrap()["completion_state"].is_null();
+    let before = recorded(&house, &left, ended).await.len();
     house.gateway.stop();
     // As if it had never been reached.
     let db = Connection::open(house.path().join("data/production.db")).unwrap();
@@ -382,12 +383,7 @@ async fn a_session_that_is_ended_late_says_who_ended_its_mandate() {
     assert_eq!(db.execute(sql, [left["session_id"].as_str().unwrap()]).unwrap(), 1);
     drop(db);
     house.start();
-    let all = loop {
-        let all = ended(&house).await;
-        if all.len() > before {
-            break all;
-        }
-    };
+    let all = recorded(&house, &left, |all| ended(all) && all.len() > before).await;
     let [.., first, last] = all.as_slice() else { panic!("{all:?}") };
     assert_eq!((&first["ale_fields"]["trigger"], &first["ale_fields"]["by"]), (&json!("R-6"), &json!(IDP)));
     assert_eq!((&last["ale_type"], &last["completion_state"]), (&json!("ALE-004"), &json!("UNKNOWN")));
@@ -480,6 +476,17 @@ async fn a_denial_that_ends_its_session_does_so_wherever_the_gateway_dies() {
     whole(&house).await;
 }
 
+/// Returns at once when the bank has had so many.
+async fn effects(house: &House, count: u64) {
+    let had = async {
+        while house.bank.effects().count < count {
+            tokio::task::yield_now().await;
+        }
+    };
+    let within = tokio::time::timeout(Duration::from_secs(60), had).await;
+    within.unwrap_or_else(|_| panic!("the bank has had {} effects", house.bank.effects().count));
+}
+
 /// Eight sessions with a thousand cycles, and their mandate is revoked meanwhile. The chain says who came before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revocation_wins_over_a_thousand_cycles_and_lists_what_came_before() {
@@ -504,15 +511,11 @@ async fn a_revocation_wins_over_a_thousand_cycles_and_lists_what_came_before() {
             }
         }));
     }
-    while house.bank.effects().count < 100 {
-        tokio::task::yield_now().await;
-    }
+    effects(&house, 100).await;
     // Some are under way when it comes.
     house.bank.inject(Injection::payments(Fault::DelayAnswer { ms: 1000 }, 4));
     let begun = house.bank.effects().count;
-    while house.bank.effects().count < begun + 20 {
-        tokio::task::yield_now().await;
-    }
+    effects(&house, begun + 20).await;
     let said = house.admin().post(&format!("/v1/mandates/{}/revoke", jti(&token)), &json!({})).await;
     assert_eq!((said.status, said.body["sessions"].as_array().unwrap().len()), (200, 8), "{}", said.text());
     for task in tasks {

@@ -106,6 +106,17 @@ async fn state(house: &House, session: &Value) -> Value {
     house.voice("default", "auditor").get(&path(session, "")).await.body
 }
 
+/// Returns once a session is over as `REVOKED`.
+async fn revoked_in_the_end(house: &House, session: &Value) {
+    for _ in 0..1000 {
+        if state(house, session).await["completion"] == "REVOKED" {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it is never revoked: {}", state(house, session).await);
+}
+
 /// By what its records say that a session was halted, and how that left it.
 async fn halted(house: &House, session: &Value) -> Vec<[Value; 2]> {
     let records = house.voice("default", "auditor").get(&path(session, "record")).await;
@@ -352,9 +363,7 @@ async fn one_word_ends_everything_that_waits_in_the_mission() {
         for (id, one, name) in &waiting {
             let over = ended(&house.agent(), one, name, 2, "6000.00").await;
             assert_eq!(over.body["response"]["code"], "EP_SESSION_REVOKED", "{}", over.text());
-            while state(&house, one).await["completion"] != "REVOKED" {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+            revoked_in_the_end(&house, one).await;
             let late = decide(&house.voice("default", "approver"), id, "APPROVE", json!({})).await;
             assert_eq!((late.status, late.code()), (409, "EP_STATE_CONFLICT"));
         }
@@ -461,6 +470,8 @@ async fn an_operator_extends_a_mandate_within_what_its_parent_has_left() {
     }
     let reason = json!({"seconds": 5, "reason": 7});
     named(&extend(&operator, &jti, reason).await, 422, "EP_VALIDATION_FAILED", "reason");
+    let lines = json!({"seconds": 5, "reason": "two\nlines"});
+    named(&extend(&operator, &jti, lines).await, 422, "EP_VALIDATION_FAILED", "`reason`");
     assert_eq!(extend(&operator, &jti, json!({"seconds": 5, "by": "me"})).await.status, 422);
     assert_eq!(extend(&operator, "mnd_none", json!({"seconds": 5})).await.status, 404);
     let unlimited =

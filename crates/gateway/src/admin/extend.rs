@@ -59,7 +59,7 @@ impl Gateway {
         jti: &str,
         ask: ExtendAsk,
     ) -> Result<Vec<ActionId>, Error> {
-        let reason = crate::approvals::readable(ask.reason)?;
+        let reason = crate::approvals::readable_as("reason", ask.reason)?;
         let ask = ExtendAsk { seconds: ask.seconds, reason };
         if !(1..=MOST_SECONDS).contains(&ask.seconds) {
             let why = format!("seconds is a whole number from 1 to {MOST_SECONDS}");

@@ -390,11 +390,16 @@ fn conflict(error: ledger::Error) -> Error {
 
 /// A comment is one honest line for other people; whatever else it is, it decides nothing.
 pub(crate) fn readable(comment: Option<String>) -> Result<Option<String>, Error> {
-    let Some(comment) = comment.filter(|comment| !comment.is_empty()) else { return Ok(None) };
-    let wrong = |why: String| Error::new(Code::ValidationFailed, why).field("/comment");
-    if comment.len() > LONGEST_COMMENT {
-        return Err(wrong(format!("`comment` has at most {LONGEST_COMMENT} bytes")));
+    readable_as("comment", comment)
+}
+
+/// The same of what is called otherwise where it was asked.
+pub(crate) fn readable_as(member: &str, text: Option<String>) -> Result<Option<String>, Error> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
+    let wrong = |why: String| Error::new(Code::ValidationFailed, why).field(format!("/{member}"));
+    if text.len() > LONGEST_COMMENT {
+        return Err(wrong(format!("`{member}` has at most {LONGEST_COMMENT} bytes")));
     }
-    action::refuse_tricks(&comment).map_err(|refusal| wrong(format!("`comment`: {}", refusal.message)))?;
-    Ok(Some(comment))
+    action::refuse_tricks(&text).map_err(|refusal| wrong(format!("`{member}`: {}", refusal.message)))?;
+    Ok(Some(text))
 }

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::gar::ale;
 use super::{Budget, SessionView, own_only};
 use crate::admin::event;
-use crate::approvals::readable;
+use crate::approvals::readable_as;
 use crate::authority::PUBLIC_TOKEN;
 use crate::caller::{Caller, Deed, Role};
 use crate::decide::judged_caller;
@@ -184,10 +184,7 @@ impl Gateway {
         id: &str,
         reason: Option<String>,
     ) -> Result<ClusterView, Error> {
-        let reason = readable(reason).map_err(|_| {
-            let why = "reason is not one line of at most 1000 bytes without hidden characters";
-            Error::new(Code::ValidationFailed, why).field("/reason")
-        })?;
+        let reason = readable_as("reason", reason)?;
         self.of_all(caller, id, Done::Hold { reason }).await
     }
 

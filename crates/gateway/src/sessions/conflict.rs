@@ -5,15 +5,15 @@
 
 use std::collections::HashSet;
 
-use action::{Action, ActionId, Archetype, Request};
+use action::{Action, ActionId, Request};
 use ledger::{Clustered, Governed, State, Stored};
 
 use super::gar::Line;
-use crate::Error;
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
-use crate::row::IntentRow;
+use crate::row::{IntentRow, internal};
 use crate::tenants::Rules;
+use crate::{Code, Error};
 
 /// An instruction that contradicts another.
 pub(crate) struct Contradicted {
@@ -44,7 +44,8 @@ impl Gateway {
             let Some(session) = session else { continue };
             for id in self.lately(&session).await? {
                 let stored = self.ledger.action(tenant, id).await.map_err(unavailable)?;
-                let contradicts = stored.is_some_and(|it| contradicts(action, &it, rules, now_ms));
+                let Some(stored) = stored else { continue };
+                let contradicts = contradicts(action, &stored, rules, now_ms)?;
                 if contradicts && newest.as_ref().is_none_or(|it| it.earlier < id) {
                     newest = Some(Contradicted { earlier: id, principal: member.principal.clone() });
                 }
@@ -62,28 +63,31 @@ impl Gateway {
     }
 }
 
-fn contradicts(action: &Action, stored: &Stored, rules: &Rules, now_ms: i64) -> bool {
-    let window = i64::try_from(action.archetype.duplicate.window.as_millis()).unwrap_or(i64::MAX);
+fn contradicts(action: &Action, stored: &Stored, rules: &Rules, now_ms: i64) -> Result<bool, Error> {
+    let Some(said) = asked(stored, rules)? else { return Ok(false) };
+    let window = i64::try_from(said.archetype.duplicate.window.as_millis()).unwrap_or(i64::MAX);
     let came_to_nothing = matches!(stored.state, State::Refused | State::Failed | State::RolledBack);
-    if came_to_nothing || now_ms.saturating_sub(stored.at_ms) > window {
-        return false;
-    }
-    let said = rules.catalogue.get(&stored.archetype).and_then(|archetype| asked(stored, archetype));
-    said.is_some_and(|said| {
-        let same_thing = said.resource.is_some()
-            && said.resource == action.resource
-            && said.archetype.resource_type == action.archetype.resource_type;
-        let same_word =
-            said.archetype.name == action.archetype.name && said.constraints == action.constraints;
-        same_thing && !same_word
-    })
+    let stands = !came_to_nothing && now_ms.saturating_sub(stored.at_ms) <= window;
+    let same_thing = said.resource.is_some()
+        && said.resource == action.resource
+        && said.archetype.resource_type == action.archetype.resource_type;
+    let same_word = said.archetype.name == action.archetype.name && said.constraints == action.constraints;
+    Ok(stands && same_thing && !same_word)
 }
 
 /// What was asked; nothing once it is erased, or where the catalogue of now does not understand it.
-fn asked(stored: &Stored, archetype: &std::sync::Arc<Archetype>) -> Option<Action> {
-    let row = IntentRow::from_bytes(&stored.payload).ok()?;
-    let constraints = serde_json::from_str(row.constraints.get()).ok()?;
-    Action::of(Request::plain(&archetype.name, constraints), archetype).ok()
+///
+/// # Errors
+/// Where the row was altered or cannot be read: nobody knows then what it said, and it may have been the opposite.
+fn asked(stored: &Stored, rules: &Rules) -> Result<Option<Action>, Error> {
+    let row = match IntentRow::of(stored) {
+        Err(error) if error.code == Code::Erased => return Ok(None),
+        row => row?,
+    };
+    let Some(archetype) = rules.catalogue.get(&stored.archetype) else { return Ok(None) };
+    let constraints = serde_json::from_str(row.constraints.get())
+        .map_err(|_| internal("stored constraints cannot be read"))?;
+    Ok(Action::of(Request::plain(&archetype.name, constraints), archetype).ok())
 }
 
 /// Records of a member that are looked at, the newest: what people are asked about is bounded.

@@ -173,7 +173,7 @@ pub(crate) fn declaration_of(kept: &Intention) -> Result<Declaration, Error> {
         expires_ms: text("expires_at").and_then(|it| clock::parse_ms(&it)).ok_or_else(wrong)?,
         context_fingerprint: text("context_fingerprint")
             .map(|text| text.strip_prefix(FINGERPRINT).map_or(text.clone(), Box::from)),
-        subject: text("subject").and_then(|it| Subject::parse(&it).ok()).ok_or_else(wrong)?,
+        subject: text("subject").and_then(|it| Subject::kept(&it).ok()).ok_or_else(wrong)?,
     })
 }
 

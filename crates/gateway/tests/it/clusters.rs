@@ -10,6 +10,7 @@ use countersign_gateway::{
 use serde_json::{Value, json};
 
 use crate::approvals::{approver, house_with, wait_for};
+use crate::faults::found;
 use crate::house::{House, POLICY, Said};
 use crate::sessions::{intent, with};
 
@@ -98,17 +99,24 @@ async fn pays(house: &House, party: &Party, key: &str) -> Said {
 }
 
 async fn pays_to(house: &House, party: &Party, key: &str, recipient: &str, amount: &str) -> Said {
-    let body = json!({
+    sends(house, party, key, &payment(party, recipient, amount)).await.unwrap()
+}
+
+fn payment(party: &Party, recipient: &str, amount: &str) -> Value {
+    json!({
         "archetype": "PAYMENT_TRANSFER", "session_id": party.id(),
         "constraints": { "recipient": recipient, "amount_usd": amount, "max_total_usd": "900.00" },
-    });
+    })
+}
+
+async fn sends(house: &House, party: &Party, key: &str, body: &Value) -> Result<Said, Error> {
     let ask = Ask {
         idempotency_key: Some(action::IdempotencyKey::parse(key).unwrap()),
         request_id: format!("req-{key}"),
         dry_run: false,
         body: body.to_string().into_bytes(),
     };
-    Said::of(house.gateway().execute(&party.agent, ask).await.unwrap())
+    house.gateway().execute(&party.agent, ask).await.map(Said::of)
 }
 
 /// Events of a session with the code and the decision of each.
@@ -333,14 +341,11 @@ async fn a_circle_of_waits_is_a_deadlock_at_once_and_people_resolve_it() {
 }
 
 async fn ended(house: &House, party: &Party, key: &str) -> Said {
-    for _ in 0..1000 {
+    found("its end", || async {
         let said = pays(house, party, key).await;
-        if !["held", "pending_settlement"].contains(&said.kind()) {
-            return said;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("it never came to an end")
+        (!["held", "pending_settlement"].contains(&said.kind())).then_some(said)
+    })
+    .await
 }
 
 #[tokio::test]
@@ -472,6 +477,7 @@ async fn people_hold_a_cluster_and_nothing_of_its_members_begins_until_it_is_rel
     );
     let wrong = gateway.hold_cluster(&house.operator, id, Some("a\u{202e}b".into())).await.unwrap_err();
     assert_eq!(wrong.field.as_deref(), Some("/reason"));
+    assert!(wrong.message.starts_with("`reason`"), "{}", wrong.message);
     let anna = approver(&house, "anna");
     let held = gateway.hold_cluster(&anna, id, Some("looked into".into())).await.unwrap();
     assert_eq!(held.state, "MANDATE_HOLD");
@@ -547,12 +553,88 @@ async fn what_another_principal_wants_otherwise_of_the_same_resource_is_asked_ab
     let newest = newest.iter().rev().find_map(|record| record.action_id.clone());
     assert_eq!(view.earlier_transaction, newest, "the newest that it contradicts");
     house.gateway().approve(&approver(&house, "anna"), held.id(), None).await.unwrap();
-    for _ in 0..1000 {
-        if pays_to(&house, &b, "k-b2", "acct-1", "7.00").await.kind() == "executed" {
-            house.is_whole().await;
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("people agreed to it");
+    found("its effect: people agreed to it", || async {
+        (pays_to(&house, &b, "k-b2", "acct-1", "7.00").await.kind() == "executed").then_some(())
+    })
+    .await;
+    house.is_whole().await;
 }
+
+/// Nobody knows what it said, and that may be the opposite.
+#[tokio::test]
+async fn nothing_is_judged_beside_what_another_principal_asked_for_once_that_was_altered() {
+    let house = house_with(1, |_| {}).await;
+    let (a, b) = opposed(&house).await;
+    for (key, to, altered) in [
+        ("k-1", "acct-1", r#"replace(CAST(payload AS TEXT), '"acct-1"', '"acct-9"')"#),
+        ("k-2", "acct-2", "'{'"),
+    ] {
+        assert_eq!(pays_to(&house, &a, key, to, "5.00").await.kind(), "executed");
+        let before = house
+            .store()
+            .query_row("SELECT payload FROM action WHERE key = ?", [key], |row| row.get::<_, Vec<u8>>(0));
+        house.rewrite(key, altered);
+        let beside = sends(&house, &b, &format!("b-{key}"), &payment(&b, to, "7.00")).await.unwrap_err();
+        assert_eq!(beside.code, Code::Unavailable, "{key}: {beside:?}");
+        let mend = "UPDATE action SET payload = ? WHERE key = ?";
+        house.store().execute(mend, (before.unwrap(), key)).unwrap();
+    }
+    assert_eq!(pays_to(&house, &b, "b-3", "acct-1", "7.00").await.reasons(), ["principal_conflict"]);
+    house.is_whole().await;
+}
+
+#[tokio::test]
+async fn an_instruction_stands_as_long_as_its_own_archetype_remembers_it() {
+    let house = house_with(1, |_| {}).await;
+    house.write("catalogue/default/notice.toml", NOTICE);
+    house.gateway().reload(&house.admin).await.unwrap();
+    let (a, b) = opposed(&house).await;
+    let notice = |party: &Party, to: &str| json!({ "archetype": "NOTICE", "session_id": party.id(), "constraints": { "recipient": to } });
+    assert_eq!(pays_to(&house, &a, "pays", "acct-1", "5.00").await.kind(), "executed");
+    let told = sends(&house, &a, "tells", &notice(&a, "acct-2")).await.unwrap();
+    assert_eq!(told.kind(), "executed", "{}", told.body);
+    // A minute ago: payments are remembered for ten, a notice for a second.
+    house.store().execute("UPDATE action SET at = at - 60000", []).unwrap();
+    assert_eq!(pays_to(&house, &b, "pays-too", "acct-2", "5.00").await.kind(), "executed");
+    let against = sends(&house, &b, "tells-too", &notice(&b, "acct-1")).await.unwrap();
+    assert_eq!(against.reasons(), ["principal_conflict"], "{}", against.body);
+}
+
+/// Two sessions in one cluster, in the names of two principals.
+async fn opposed(house: &House) -> (Party, Party) {
+    let a = party(house, "agent-a", "olga", seconds(100)).await;
+    let b = party(house, "agent-b", "petra", seconds(100)).await;
+    cluster(house, &[&a, &b]).await;
+    for one in [&a, &b] {
+        declared(house, one, &format!("i-{}", one.agent.subject), "CHAIN").await;
+    }
+    (a, b)
+}
+
+const NOTICE: &str = r#"
+name = "NOTICE"
+description = "Tell the holder of an account something"
+reversible = false
+guarantee_level = "atp-1"
+resource = "/recipient"
+identity = ["/recipient"]
+
+[cedar]
+groups = ["Payments"]
+resource_type = "Account"
+
+[duplicate]
+window = "1s"
+on = "allow"
+
+[schema]
+required = ["recipient"]
+
+[schema.properties.recipient]
+description = "Whose account"
+type = "string"
+x-identifier = true
+
+[binding]
+provider = "sandbox"
+"#;

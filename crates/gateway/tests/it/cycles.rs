@@ -13,6 +13,7 @@ use testkit::bank::{Bank, Fault, Injection, Options};
 
 use crate::approvals::{approver, house_with};
 use crate::banked;
+use crate::faults::found;
 use crate::house::{House, Said};
 use crate::late::{NO_RETRY, house_with as house_that_is_told, same, settled};
 use crate::resolutions::resolve;
@@ -39,6 +40,15 @@ impl House {
         let ask = ask(key, body);
         let (answer, view) = self.gateway().cycle(&self.agent, &session.session_id, ask).await?;
         Ok((Said::of(answer), view))
+    }
+
+    /// A cycle once it was carried out.
+    async fn executed(&self, session: &SessionView, key: &str, body: &Value) -> CycleView {
+        found("its effect", || async {
+            let (said, view) = self.cycle(session, key, body).await.unwrap();
+            (said.kind() == "executed").then_some(view)
+        })
+        .await
     }
 
     /// What a cycle of this number comes to: its result, kind and code.
@@ -333,20 +343,14 @@ async fn what_waits_for_people_stops_the_cycles_of_its_session_and_then_goes_on(
     assert_eq!(view.governance_result, "DENY");
     let house = house.restart().await;
     house.gateway().approve(&anna, held.id(), None).await.unwrap();
-    for _ in 0..1000 {
-        if house.cycle(&session, "b", &same(3)).await.unwrap().0.kind() == "executed" {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    let (done, view) = house.cycle(&session, "b", &same(3)).await.unwrap();
-    assert_eq!((done.kind(), &*view.governance_result), ("executed", "PROCEED"), "{}", done.body);
+    let view = house.executed(&session, "b", &same(3)).await;
+    assert_eq!(view.governance_result, "PROCEED");
     assert_eq!(house.cycle(&session, "d", &pay("acct-3", 5)).await.unwrap().0.kind(), "executed");
     let decisions: Vec<_> = house
         .records(&session.session_id)
         .await
         .iter()
-        .filter(|it| it.action_id.as_deref() == Some(done.id()))
+        .filter(|it| it.action_id.as_deref() == Some(&*view.cycle_id))
         .map(|it| (it.event.clone(), it.governance_decision))
         .collect();
     assert_eq!(decisions[0], ("held".to_owned(), Some("ESCALATE")));
@@ -539,12 +543,10 @@ async fn what_was_used_up_is_charged_too_where_the_answer_to_a_question_tells_of
     bank.inject(Injection::payments(Fault::LostAfterEffect, 1));
     house.comes_to(&session, 2, json!({ "resources": { "compute_units": 4 } })).await;
     house.installation.start();
-    for _ in 0..1000 {
-        if house.events(&session).await.last().is_some_and(|last| last == "executed") {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    found("its effect", || async {
+        house.events(&session).await.last().is_some_and(|last| last == "executed").then_some(())
+    })
+    .await;
     let now = house.gateway().context(&house.agent, &session.session_id).await.unwrap();
     assert_eq!((now.resource_envelope.max_compute_units, bank.effects().count), (Some(70), 1));
     house.is_whole().await;
@@ -685,12 +687,7 @@ async fn who_is_denied_too_often_for_the_floor_of_its_mandate_is_asked_about_unt
     assert_eq!(view.governance_result, "ESCALATE");
     let anna = approver(&house, "anna");
     house.gateway().approve(&anna, held.id(), None).await.unwrap();
-    for _ in 0..1000 {
-        if house.cycle(&session, "two-of-five", &pay("acct-9", 4)).await.unwrap().0.kind() == "executed" {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    house.executed(&session, "two-of-five", &pay("acct-9", 4)).await;
     assert_eq!(house.comes_to(&session, 5, json!({})).await, proceed, "three of six");
     house.is_whole().await;
 }

@@ -18,9 +18,10 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::approvals::{approver, held, house_with};
 use crate::banked::{RIGHT, bank, binding, reaching};
 use crate::clusters::{cluster, party, seconds};
+use crate::faults::found;
 use crate::house::House;
 use crate::sessions::{intent, with};
-use crate::smtp::{MailServer, Manner};
+use crate::smtp::{Mail, MailServer, Manner};
 use crate::{late, resolutions};
 
 const KEY: &[u8; 24] = b"a key for the tests only";
@@ -423,13 +424,11 @@ async fn mail_says_the_same_and_is_sent_again_until_it_is_taken() {
     .await;
     house.installation.start();
     let waits = held(&house, "acct-secretive").await;
-    let mails = loop {
+    let mails = found("a mail that is taken", || async {
         let mails = server.taken();
-        if mails.iter().any(|mail| mail.said) {
-            break mails;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    };
+        mails.iter().any(|mail| mail.said).then_some(mails)
+    })
+    .await;
     assert_eq!(mails.len(), 2, "the first was taken, but the gateway did not hear of it");
     assert_eq!(mails[0].header("Message-ID"), mails[1].header("Message-ID"));
     let mail = &mails[1];
@@ -526,16 +525,19 @@ impl Ears {
         mailing(config, &self.mail, &Topic::ALL);
     }
 
+    /// The mails that were taken, once there are so many.
+    async fn mails(&self, count: usize) -> Vec<Mail> {
+        found("so many mails", || async {
+            let mails: Vec<_> = self.mail.taken().into_iter().filter(|mail| mail.said).collect();
+            (mails.len() >= count).then_some(mails)
+        })
+        .await
+    }
+
     /// These topics were told of the action, in order, and both ways in the words of the table.
     async fn heard(&self, house: &House, id: &str, topics: &[Topic]) -> Vec<Topic> {
         let told = self.hook.taken(topics.len()).await;
-        let mails = loop {
-            let mails: Vec<_> = self.mail.taken().into_iter().filter(|mail| mail.said).collect();
-            if mails.len() >= topics.len() {
-                break mails;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        };
+        let mails = self.mails(topics.len()).await;
         assert_eq!((told.len(), mails.len()), (topics.len(), topics.len()), "{told:?} {mails:?}");
         for ((topic, told), mail) in topics.iter().zip(&told).zip(&mails) {
             let (_, text, state, page) = TOLD.iter().find(|(it, ..)| it == topic).unwrap();
@@ -708,13 +710,7 @@ async fn a_deadlock_and_an_anomaly_are_told_of_the_sessions_they_are_about() {
         assert_eq!(data["url"], format!("{}/v1/sessions/{id}", house.gateway().public_url()));
         assert!(!one.body.to_string().contains("secretive"));
     }
-    let mails = loop {
-        let mails: Vec<_> = ears.mail.taken().into_iter().filter(|mail| mail.said).collect();
-        if mails.len() >= 3 {
-            break mails;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    };
+    let mails = ears.mails(3).await;
     for (event, id) in expected {
         let session = format!("Session: {id}");
         let mail = mails.iter().find(|mail| mail.text.contains(&session)).unwrap();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use action::Tenant;
-use mandate::{Cluster, Session};
+use mandate::{Cluster, ClusterState, Session};
 
 use super::World;
 use super::session::Place;
@@ -104,8 +104,7 @@ impl World {
     }
 
     pub(super) fn deadlocks(&self, tenant: &Tenant) -> Vec<Clustered> {
-        let stuck =
-            |it: &&Clustered| it.tenant == *tenant && it.cluster.state() == mandate::ClusterState::Deadlock;
+        let stuck = |it: &&Clustered| it.tenant == *tenant && it.cluster.state() == ClusterState::Deadlock;
         self.clusters.iter().filter(stuck).cloned().collect()
     }
 

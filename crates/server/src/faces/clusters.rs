@@ -60,9 +60,10 @@ pub(crate) async fn hold(mut request: Request) -> Result<Response, Error> {
 }
 
 /// Lets it go on.
-pub(crate) async fn release(request: Request) -> Result<Response, Error> {
+pub(crate) async fn release(mut request: Request) -> Result<Response, Error> {
     let gateway = request.gateway()?;
     let caller = who::caller_or_anonymous(&request).await?;
+    no_others(&request.value_if_any().await?, &[], Code::ValidationFailed)?;
     let cluster = gateway.release_cluster(&caller, &request.argument).await?;
     Ok(reply::json(StatusCode::OK, &Cluster::of(cluster)))
 }
