@@ -121,9 +121,11 @@ async fn revoked_in_the_end(house: &House, session: &Value) {
 async fn halted(house: &House, session: &Value) -> Vec<[Value; 2]> {
     let records = house.voice("default", "auditor").get(&path(session, "record")).await;
     let records = records.body["items"].as_array().unwrap().clone();
-    let first = records.iter().filter(|it| it["ale_type"] == "ALE-001");
-    let last = records.iter().filter(|it| !it["completion_state"].is_null());
+    let first: Vec<_> = records.iter().filter(|it| it["ale_type"] == "ALE-001").collect();
+    let last: Vec<_> = records.iter().filter(|it| !it["completion_state"].is_null()).collect();
+    assert_eq!(first.len(), last.len(), "it is stopped once: {records:?}");
     first
+        .into_iter()
         .zip(last)
         .map(|(first, last)| [first["ale_fields"]["trigger"].clone(), last["completion_state"].clone()])
         .collect()
