@@ -32,7 +32,7 @@ impl Gateway {
         call.challenge = Some(ChallengeRow { url, until_ms: due_ms });
         let state = State::Challenged;
         let word = Some(outward(state));
-        let Named { payload, name } = row.to_named()?;
+        let Named { payload, name } = row.to_named(pending.key.as_deref())?;
         let entry = draft(tenant, event(state, None), word, &name, pending.attempt());
         let (at_ms, action, by) = (clock::now_ms(), pending.id, pending.by);
         let deferral = Deferral { action, state, by, at_ms, due_ms, payload, entry };

@@ -50,7 +50,7 @@ impl Gateway {
         let confirmed = ConfirmedRow::of(confirmation)?;
         row.check = Some(Box::new(CheckRow { confirmed, confirmed_ms, asks, late: pending.late }));
         let state = State::Checking;
-        let Named { payload, name } = row.to_named()?;
+        let Named { payload, name } = row.to_named(pending.key.as_deref())?;
         let entry = draft(tenant, ledger::CHECKING, Some(outward(state)), &name, pending.attempt());
         let (action, by, at_ms) = (pending.id, pending.by, clock::now_ms());
         let deferral = Deferral { action, state, by, at_ms, due_ms, payload, entry };

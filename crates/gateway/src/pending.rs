@@ -75,7 +75,7 @@ impl Pending {
             archetype: stored.archetype.as_ref().into(),
             at_ms: stored.at_ms,
             money: money_of(row.amount.as_deref(), row.currency.as_deref())?,
-            name: row.name_of(&stored.payload),
+            name: row.name_of(stored.key.as_deref(), &stored.payload),
             row,
             chain,
             told,
@@ -90,7 +90,7 @@ impl Pending {
 
     /// Its row as it is to be stored from now on, and named by the entry that comes with it.
     pub(crate) fn payload(&mut self) -> Result<Vec<u8>, Error> {
-        let Named { payload, name } = self.row.to_named()?;
+        let Named { payload, name } = self.row.to_named(self.key.as_deref())?;
         self.name = name;
         Ok(payload)
     }

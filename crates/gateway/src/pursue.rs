@@ -10,7 +10,7 @@ use provider::Provider;
 
 use crate::act::{Errand, Followed, UnderWay};
 use crate::crash::Point;
-use crate::decide::Named;
+use crate::decide::{Named, as_told};
 use crate::gateway::Gateway;
 use crate::late::{CallRef, Place};
 use crate::pending::{Pending, Told};
@@ -416,7 +416,7 @@ impl Gateway {
         let over = call.over(now_ms, absence_word(after), code);
         row.attempts.push(over);
         let state = Some(outward(State::Waiting));
-        let Named { payload, name } = row.to_named()?;
+        let Named { payload, name } = row.to_named(pending.key.as_deref())?;
         let entry = draft(tenant, ledger::WAITING, state, &name, pending.attempt());
         let (action, by) = (pending.id, pending.by);
         let deferral = Deferral { action, state: State::Waiting, by, at_ms: now_ms, due_ms, payload, entry };
@@ -484,8 +484,16 @@ impl Gateway {
             .find_map(|outcome| Some(Told { at_ms: outcome.at_ms, receipt: reference(outcome.receipt?) })))
     }
 
-    /// Everything that was said of an action, oldest first.
+    /// Everything that was said of an action, oldest first, to go on with it.
+    ///
+    /// # Errors
+    /// `EP_UNAVAILABLE` if it was altered in the store.
     pub(crate) async fn outcomes_of(&self, stored: &Stored) -> Result<Vec<Settled>, Error> {
+        as_told(self.stored_outcomes(stored).await?, stored.payload.is_empty())
+    }
+
+    /// The same to show it, as it is stored.
+    pub(crate) async fn stored_outcomes(&self, stored: &Stored) -> Result<Vec<Settled>, Error> {
         self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)
     }
 

@@ -23,7 +23,7 @@ use crate::{Answer, Code, Error, clock};
 impl Gateway {
     /// The row of an action, and the entry that names it.
     pub(crate) fn intent(&self, row: &Row<'_>, of: &IntentRow) -> Result<Intent, Error> {
-        let Named { payload, name } = of.to_named()?;
+        let Named { payload, name } = of.to_named(row.key)?;
         Ok(Intent {
             id: row.id,
             tenant: row.caller.tenant.clone(),
@@ -276,9 +276,9 @@ pub(crate) fn unavailable(error: ledger::Error) -> Error {
 pub(crate) fn event(state: State, code: Option<Code>) -> &'static str {
     match state {
         State::Refused if code == Some(Code::ApprovalExpired) => "expired",
-        State::Held => "held",
+        State::Held => ledger::HELD,
         State::Approved => "approved",
-        State::Sent => "admitted",
+        State::Sent => ledger::ADMITTED,
         State::InDoubt | State::Unchecked => "in_doubt",
         State::Waiting => ledger::WAITING,
         State::Challenged => ledger::CHALLENGED,

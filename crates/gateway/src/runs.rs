@@ -376,7 +376,7 @@ impl Gateway {
                 ("next_attempt", row.attempts.last().map(|attempt| attempt.ended_ms))
             }
             State::InDoubt => {
-                let outcomes = self.outcomes_of(stored).await?;
+                let outcomes = self.stored_outcomes(stored).await?;
                 ("repetition", outcomes.last().map(|outcome| outcome.at_ms))
             }
             _ => ("turn", None),

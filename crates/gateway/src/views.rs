@@ -209,7 +209,7 @@ impl Gateway {
     /// `EP_NOT_FOUND` also for what is somebody else's.
     pub async fn action(&self, caller: &Caller, id: &str) -> Result<ActionView, Error> {
         let stored = self.visible(caller, id).await?;
-        let outcomes = self.outcomes_of(&stored).await?;
+        let outcomes = self.stored_outcomes(&stored).await?;
         if let Some(erased) = self.erased(&stored).await? {
             return what_is_left(stored, outcomes, erased);
         }

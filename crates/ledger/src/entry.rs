@@ -550,6 +550,10 @@ pub const PASSKEY_REGISTERED: &str = "passkey_registered";
 pub const PASSKEY_ENROLLED: &str = "passkey_enrolled";
 /// Event of a passkey that counts no more.
 pub const PASSKEY_REVOKED: &str = "passkey_revoked";
+/// Event of an action that waits for people.
+pub const HELD: &str = "held";
+/// Event of an action that is marked sent for the first time.
+pub const ADMITTED: &str = "admitted";
 /// Event of an action that waits for its next attempt.
 pub const WAITING: &str = "waiting";
 /// Event of an action whose payer has to confirm it first.

@@ -61,9 +61,9 @@ pub use audit::{About, Audited, Labels, Order, Owner, Search};
 pub use authority::{ApiKey, Freeze, Held, Mandate, Passkey, PrincipalKey, Revocation, Scope};
 pub use cluster::{Clustered, Clustering, Deed, Doer, Grouped, Transfer};
 pub use entry::{
-    Broken, CHALLENGED, CHARGING, CHECKING, Draft, Event, Heading, INFO_GIVEN, INFO_REQUESTED,
-    PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, RESERVED, RESOLVED, RETRACTING, ROLLING_BACK,
-    SENT_AGAIN, Said, Session, WAITING, Walk, event_of, record_id, sealed, session_of,
+    ADMITTED, Broken, CHALLENGED, CHARGING, CHECKING, Draft, Event, HELD, Heading, INFO_GIVEN,
+    INFO_REQUESTED, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, RESERVED, RESOLVED, RETRACTING,
+    ROLLING_BACK, SENT_AGAIN, Said, Session, WAITING, Walk, event_of, record_id, sealed, session_of,
 };
 pub use erasure::{ERASED, Erased, Erasure};
 pub use error::Error;
@@ -85,7 +85,7 @@ pub use session::{
 pub use sqlite::{Options, Sqlite, unpack};
 pub use state::State;
 pub use stored::{
-    Admitted, Counted, Earlier, Existing, Given, Naming, Obstacle, Page, Recorded, Settled, Stored,
+    Admitted, Counted, Earlier, Existing, Given, Naming, Obstacle, Page, Recorded, Settled, Stored, Telling,
 };
 
 /// A future answer of the ledger.

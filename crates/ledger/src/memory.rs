@@ -25,8 +25,8 @@ use crate::{
     Extension, Facts, FactsQuery, Figures, Filter, Finding, Freeze, Given, Governed, Grouped, Heard, Held,
     Inspected, Intention, Labels, Lapsed, Ledger, Mandate, Naming, Notice, Opening, Order, Outbox, Outcome,
     Owner, Page, Passkey, PrincipalKey, Record, Recorded, Refusal, Repeat, Resumption, Revocation, Scope,
-    Search, SecurityEvent, Settled, Settlement, Standing, State, Stored, Testimony, Tried, Turn, Verified,
-    Waiting, Walk, Witness,
+    Search, SecurityEvent, Settled, Settlement, Standing, State, Stored, Telling, Testimony, Tried, Turn,
+    Verified, Waiting, Walk, Witness,
 };
 
 /// Everything in memory, behind one lock.
@@ -537,6 +537,10 @@ impl World {
             receipt: outcome.receipt.clone(),
             payload: outcome.payload.clone(),
             entry,
+            telling: Some(Telling {
+                name: outcome.entry.action_hash,
+                state: outcome.entry.state.map(Box::from),
+            }),
         };
         self.outcomes.insert(entry, settled);
         if let Some(row) = self.actions.get_mut(&number) {

@@ -239,6 +239,17 @@ pub struct Settled {
     pub payload: Vec<u8>,
     /// Row number of its ledger entry.
     pub entry: i64,
+    /// What that entry says; `None` if it is not there, or not of this action. Whoever goes on with the action compares it first.
+    pub telling: Option<Telling>,
+}
+
+/// What the entry of an outcome says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Telling {
+    /// What it names.
+    pub name: Option<[u8; 32]>,
+    /// The state reached, by the words of the outside.
+    pub state: Option<Box<str>>,
 }
 
 /// A part of a list, and where the next part begins.

@@ -386,8 +386,8 @@ fn a_record_that_was_taken_away_is_found() {
 
 #[test]
 fn each_kind_of_row_that_was_forged_is_found_where_it_is() {
-    let held = |state: &str| format!("UPDATE fate SET state = {state} WHERE row = 2");
-    let forgeries: [(String, i64, Broken); 15] = [
+    let now = |state: i64, row: u8| format!("UPDATE fate SET state = {state} WHERE row = {row}");
+    let forgeries: [(String, i64, Broken); 17] = [
         // Actions. The second is held, the third settled, the fourth sent.
         ("DELETE FROM action WHERE row = 4".into(), 9, Broken::NoAction),
         ("DELETE FROM fate WHERE row = 4".into(), 9, Broken::NoAction),
@@ -402,9 +402,12 @@ fn each_kind_of_row_that_was_forged_is_found_where_it_is() {
             Broken::Action,
         ),
         // What became of them. Nobody is sent, approved or done because somebody wrote so into the file.
-        (held("0"), 3, Broken::Fate),
-        (held("2"), 3, Broken::Fate),
-        (held("4"), 3, Broken::Fate),
+        (now(0, 2), 3, Broken::Fate),
+        (now(2, 2), 3, Broken::Fate),
+        (now(4, 2), 3, Broken::Fate),
+        // Nor does what was sent wait for people once more.
+        (now(0, 4), 9, Broken::Fate),
+        (now(1, 4), 9, Broken::Fate),
         ("UPDATE outcome SET state = 5 WHERE row = 1".into(), 8, Broken::Fate),
         ("UPDATE outcome SET document = x'00' WHERE row = 1".into(), 8, Broken::Receipt),
         ("DELETE FROM outcome WHERE row = 1".into(), 8, Broken::NoReceipt),
@@ -418,21 +421,15 @@ fn each_kind_of_row_that_was_forged_is_found_where_it_is() {
     for (sql, entry, broken) in forgeries {
         let directory = tempfile::tempdir().unwrap();
         let ledger = sqlite(directory.path());
-        let admitted = |key: &str, held| {
-            let mut admission = admission(key);
-            admission.hold = held;
-            let id = admission.intent.id;
-            wait(ledger.admit(admission)).unwrap();
-            id
-        };
-        admitted("a", None);
-        let waits = admitted("b", Some(ledger::Hold { until_ms: NOW + 1000, needed: 2, most: MOST_HELD }));
+        let admitted = |key: &str| admitted(&ledger, admission(key));
+        admitted("a");
+        let waits = held(&ledger, admission("b"), 2);
         wait(ledger.approve(approval(waits, "anna"))).unwrap();
         wait(ledger.record(event("frozen"))).unwrap();
         wait(ledger.record(event("thawed"))).unwrap();
-        let done = admitted("c", None);
+        let done = admitted("c");
         wait(ledger.settle(settlement(done, State::Executed, "c"))).unwrap();
-        admitted("d", None);
+        admitted("d");
         assert_eq!(inspect(&ledger), []);
         drop(ledger);
         assert_eq!(db(directory.path()).execute(&sql, []).unwrap(), 1, "{sql}");

@@ -345,7 +345,7 @@ fn an_effect_stands_in_the_way_within_its_window_unless_it_is_absent() {
 #[test]
 fn a_hold_claims_key_and_effect_but_no_money() {
     on_every_ledger(|ledger| {
-        let hold = Admission { hold: hold(NOW + 100), effect: effect(5), ..payment("a", 900, &["m"]) };
+        let hold = Admission { effect: effect(5), ..holding(payment("a", 900, &["m"]), hold(NOW + 100)) };
         let held = admitted(&*ledger, hold);
         assert_eq!(spent(&*ledger, "m"), 0);
         let same = Admission { effect: effect(5), ..payment("b", 1, &["m"]) };
@@ -603,10 +603,7 @@ fn held_once_more_it_needs_everybody_once_more() {
     on_every_ledger(|ledger| {
         let id = held(&*ledger, payment("a", 900, &["m"]), 1);
         wait(ledger.approve(approval(id, "anna"))).unwrap();
-        let more = Admission {
-            hold: Some(Hold { until_ms: NOW + 2000, needed: 2, most: MOST_HELD }),
-            ..payment("a", 900, &["m"])
-        };
+        let more = holding(payment("a", 900, &["m"]), Hold { needed: 2, ..hold(NOW + 2000) });
         assert!(matches!(resume(&*ledger, id, more), Admitted::New { .. }));
         let stored = wait(ledger.action(&Tenant::default(), id)).unwrap().unwrap();
         assert_eq!((stored.state, stored.round, stored.needed), (State::Held, 2, 2));
@@ -632,7 +629,7 @@ fn a_resumed_action_claims_its_effect_from_then_on() {
             admission.intent.at_ms = at_ms;
             admission
         };
-        let id = admitted(&*ledger, Admission { hold: hold(LATER + 1), ..at("a", NOW) });
+        let id = admitted(&*ledger, holding(at("a", NOW), hold(LATER + 1)));
         wait(ledger.approve(approval(id, "anna"))).unwrap();
         assert!(matches!(resume(&*ledger, id, at("a", LATER)), Admitted::New { .. }));
         let Obstacle::Duplicate(earlier) = obstacle(&*ledger, at("b", LATER + 599_999)) else {
@@ -821,7 +818,7 @@ fn unsettled_actions_are_found_page_by_page() {
         let ids: Vec<_> = (0..7).map(|number| admitted(&*ledger, admission(&format!("k{number}")))).collect();
         wait(ledger.settle(settlement(ids[2], State::Executed, "done"))).unwrap();
         wait(ledger.settle(settlement(ids[4], State::InDoubt, "doubt"))).unwrap();
-        admitted(&*ledger, Admission { hold: hold(NOW), ..admission("held") });
+        admitted(&*ledger, holding(admission("held"), hold(NOW)));
         let (mut found, mut after) = (Vec::new(), None);
         loop {
             let page = wait(ledger.unsettled(after, 2)).unwrap();
@@ -850,8 +847,7 @@ fn admissions_become_the_history_of_their_principal() {
             };
             admitted(&*ledger, admission);
         }
-        let hold = Admission { hold: hold(NOW), ..payment("held", 40, &["m"]) };
-        admitted(&*ledger, hold);
+        admitted(&*ledger, holding(payment("held", 40, &["m"]), hold(NOW)));
         obstacle(&*ledger, payment("over", 5000, &["m"]));
         let facts = wait(ledger.facts(asks)).unwrap();
         assert!(!facts.first_seen);
@@ -1277,7 +1273,7 @@ fn what_is_old_and_over_is_deleted_and_what_is_open_stays() {
             admission.intent.at_ms = at_ms;
             admission
         };
-        let held = |key: &str, until: i64| Admission { hold: hold(until), ..at(key, NOW + 2) };
+        let held = |key: &str, until: i64| holding(at(key, NOW + 2), hold(until));
         let done = admitted(&*ledger, at("done", NOW));
         wait(ledger.settle(settlement(done, State::Failed, "1"))).unwrap();
         wait(ledger.amend(settlement(done, State::Executed, "2"))).unwrap();

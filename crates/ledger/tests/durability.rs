@@ -141,7 +141,7 @@ fn keys_and_effects_and_receipts_are_found_across_many_slices() {
         // A window that has passed is not searched.
         let mut later = with_effect("later".into(), 4096, 1000);
         later.intent.at_ms = NOW + 90_000;
-        later.hold = hold(NOW);
+        let later = holding(later, hold(NOW));
         let mut early = later.clone();
         early.effect.as_mut().unwrap().window_ms = 60_000;
         assert!(matches!(obstacle(ledger, early), Obstacle::Duplicate(_)));

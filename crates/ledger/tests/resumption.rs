@@ -164,11 +164,7 @@ impl World<'_> {
     fn held(number: usize, needed: u32) -> Admission {
         let mut asked = World::asked(number, 1);
         asked.effect.as_mut().unwrap().tolerate = ledger::Tolerance::Anything;
-        Admission {
-            hold: Some(Hold { until_ms: NOW + 1000, needed, most: MOST_HELD }),
-            debits: Vec::new(),
-            ..asked
-        }
+        Admission { debits: Vec::new(), ..holding(asked, Hold { needed, ..hold(NOW + 1000) }) }
     }
 
     fn hold(&mut self, number: usize, needed: u32) {

@@ -252,9 +252,7 @@ fn a_session_waits_for_people_until_they_have_decided() {
     on_every_sealed_ledger(|ledger| {
         let ledger = &*ledger;
         begun(ledger, "s-1", "i-1");
-        let waits = Some(Hold { until_ms: NOW + 1000, needed: 1, most: MOST_HELD });
-        let held =
-            |key: &str, sequence| ledger::Admission { hold: waits, ..in_session(key, "s-1", sequence) };
+        let held = |key: &str, sequence| holding(in_session(key, "s-1", sequence), hold(NOW + 1000));
         let id = admitted(ledger, held("a", 2));
         assert_eq!(stands(ledger, "s-1").state(), SessionState::HemPending);
         assert_eq!(obstacle(ledger, in_session("b", "s-1", 3)), Obstacle::SessionChanged);

@@ -361,7 +361,7 @@ impl Gateway {
         if stored.state.waits() {
             return Ok(Vec::new());
         }
-        let outcomes = self.outcomes_of(stored).await?;
+        let outcomes = self.stored_outcomes(stored).await?;
         Ok(words(&outcomes, row)?.into_iter().map(ResolutionView::of).collect())
     }
 }

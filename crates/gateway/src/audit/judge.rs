@@ -148,7 +148,7 @@ fn altered_action(
     let Ok(row) = IntentRow::from_bytes(&stored.payload) else {
         return Some("the stored action cannot be read".to_owned());
     };
-    let name = row.name_of(&stored.payload);
+    let name = row.name_of(stored.key.as_deref(), &stored.payload);
     let named = match outcome.map(OutcomeRow::from_bytes) {
         // That the entry is of this outcome is looked at with the outcome.
         Some(Ok(outcome)) => outcome.of == hex::encode(name),

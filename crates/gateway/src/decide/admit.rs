@@ -116,7 +116,7 @@ impl Gateway {
         lease_ms: i64,
     ) -> Result<ledger::Admission, Error> {
         let event = match case.before().map(|before| before.stood) {
-            None => "admitted",
+            None => ledger::ADMITTED,
             Some(Stood::Reserved(_)) => ledger::CHARGING,
             Some(_) => ledger::SENT_AGAIN,
         };

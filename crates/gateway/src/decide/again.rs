@@ -102,7 +102,7 @@ impl Gateway {
         let mut salt = [0; 32];
         hex::decode_to_slice(&row.salt, &mut salt).map_err(|_| internal("a stored salt is not one"))?;
         let (id, request_hash) = (stored.id, stored.request_hash);
-        let name = row.name_of(&stored.payload);
+        let name = row.name_of(stored.key.as_deref(), &stored.payload);
         self.judge_case(Case { id, request_hash, salt, resumed: Some(resumed), name, ..fresh }).await
     }
 

@@ -50,7 +50,7 @@ impl Gateway {
         };
         let admission = ledger::Admission {
             cycle: case.cycle.as_ref().and_then(|cycle| cycle.entered()),
-            intent: self.intent(&self.row_of(case, &pending, "held", State::Held), &pending.row)?,
+            intent: self.intent(&self.row_of(case, &pending, ledger::HELD, State::Held), &pending.row)?,
             hold: Some(Hold { until_ms, needed, most }),
             debits: Vec::new(),
             effect: case.effect.map(|effect| Effect { tolerate: Tolerance::Anything, ..effect }),

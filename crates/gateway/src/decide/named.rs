@@ -1,17 +1,19 @@
 //! What the entries of the ledger commit to: the row of an action as it is stored, and each outcome as it is kept.
 //!
 //! ```text
-//!   entry that writes the row ── SHA-256(JCS({actionHash, row}))       row: SHA-256 of the payload, which has 32 random bytes
+//!   entry that writes the row ── SHA-256(JCS({actionHash, key, row}))  row: SHA-256 of the payload, which has 32 random bytes
 //!   entry of an outcome ──────── SHA-256(JCS({of, outcome}))           of: what names the row then; outcome: SHA-256 of its payload
 //! ```
 //!
 //! Both payloads have salt of their own, so what is erased cannot be guessed from what is left.
 
-use ledger::{Naming, State, Stored};
+use action::{ActionId, Tenant};
+use ledger::{Naming, Settled, State, Stored};
 use sha2::{Digest, Sha256};
 
 use super::judged_hash_of;
 use crate::pending::Pending;
+use crate::remember::outward;
 use crate::row::{IntentRow, OutcomeRow, internal};
 use crate::{Code, Error, clock};
 
@@ -31,14 +33,11 @@ impl IntentRow {
         if row.is_named_by(stored) && row.agrees_with(stored) {
             return Ok(row);
         }
-        let what = "the stored action is not the one that its entries name";
-        tracing::error!(action = %stored.id, tenant = %stored.tenant, "{what}: nothing goes on with it");
-        Err(Error::new(Code::Unavailable, what)
-            .hint("an operator sees with `countersign audit verify` what was altered"))
+        Err(altered(stored.id, &stored.tenant))
     }
 
     fn is_named_by(&self, stored: &Stored) -> bool {
-        let name = self.name_of(&stored.payload);
+        let name = self.name_of(stored.key.as_deref(), &stored.payload);
         match &stored.naming {
             None => false,
             Some(Naming::Row(told)) => *told == name,
@@ -57,16 +56,18 @@ impl IntentRow {
     }
 
     /// The row to be stored, and named by the entry that comes with it.
-    pub(crate) fn to_named(&self) -> Result<Named, Error> {
+    pub(crate) fn to_named(&self, key: Option<&str>) -> Result<Named, Error> {
         let payload = self.to_bytes()?;
-        let name = self.name_of(&payload);
+        let name = self.name_of(key, &payload);
         Ok(Named { payload, name })
     }
 
-    /// What names the row that is stored so.
-    pub(crate) fn name_of(&self, payload: &[u8]) -> [u8; 32] {
+    /// What names the row that is stored so under the client's key.
+    pub(crate) fn name_of(&self, key: Option<&str>, payload: &[u8]) -> [u8; 32] {
         let row = hex::encode(Sha256::digest(payload));
-        Sha256::digest(format!(r#"{{"actionHash":"{}","row":"{row}"}}"#, self.action_hash)).into()
+        let key = serde_json::Value::from(key);
+        let hash = &self.action_hash;
+        Sha256::digest(format!(r#"{{"actionHash":"{hash}","key":{key},"row":"{row}"}}"#)).into()
     }
 
     /// What the action was when it was judged.
@@ -76,6 +77,32 @@ impl IntentRow {
             .map_err(|_| internal("a stored hash is not one"))?;
         Ok(hash)
     }
+}
+
+/// Everything that was said of an action that is to be gone on with: only if each is what its entry names, and nothing is left of
+/// any exactly if the action was erased.
+///
+/// # Errors
+/// `EP_UNAVAILABLE` if one was altered in the store.
+pub(crate) fn as_told(outcomes: Vec<Settled>, erased: bool) -> Result<Vec<Settled>, Error> {
+    let fits = |it: &Settled| if erased { it.payload.is_empty() } else { is_as_told(it) };
+    match outcomes.iter().find(|outcome| !fits(outcome)) {
+        None => Ok(outcomes),
+        Some(outcome) => Err(altered(outcome.action, &outcome.tenant)),
+    }
+}
+
+fn is_as_told(outcome: &Settled) -> bool {
+    let named = OutcomeRow::from_bytes(&outcome.payload).map(|row| outcome_name(&row.of, &outcome.payload));
+    let told = outcome.telling.as_ref();
+    told.is_some_and(|told| told.name == named.ok() && told.state.as_deref() == Some(outward(outcome.state)))
+}
+
+fn altered(action: ActionId, tenant: &Tenant) -> Error {
+    let what = "the stored action is not the one that its entries name";
+    tracing::error!(%action, %tenant, "{what}: nothing goes on with it");
+    Error::new(Code::Unavailable, what)
+        .hint("an operator sees with `countersign audit verify` what was altered")
 }
 
 /// Is it listed under the mandate that it came under? What was not sent, or was refused, has debited none.

@@ -8,6 +8,7 @@ use receipt::{Json, PaymentStatus};
 
 use super::{DUPLICATE, LATE};
 use crate::Error;
+use crate::decide::as_told;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind};
 use crate::pending::Pending;
@@ -38,7 +39,7 @@ impl Gateway {
             return Ok(None);
         }
         let outcomes = self.ledger.outcomes(&pending.tenant, pending.id).await.map_err(unavailable)?;
-        Known::of(&outcomes)
+        Known::of(&as_told(outcomes, false)?)
     }
 
     /// What its latest call came to, beside the effects of earlier ones. If it came to nothing, the action is done

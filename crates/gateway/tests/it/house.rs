@@ -295,7 +295,8 @@ impl House {
         let judged =
             serde_json::from_slice::<Value>(&payload).unwrap()["action_hash"].as_str().unwrap().to_owned();
         let digest = hex::encode(Sha256::digest(&payload));
-        let name = hex::encode(Sha256::digest(format!(r#"{{"actionHash":"{judged}","row":"{digest}"}}"#)));
+        let named = format!(r#"{{"actionHash":"{judged}","key":"{key}","row":"{digest}"}}"#);
+        let name = hex::encode(Sha256::digest(named));
         let mut entry: serde_json::Map<String, Value> = serde_json::from_slice(&bytes).unwrap();
         entry.insert("actionHash".to_owned(), Value::String(name));
         let entry = serde_json::to_vec(&entry).unwrap();
@@ -304,13 +305,18 @@ impl House {
 
     /// Changes the row of the action under this idempotency key, as a forger would; `to` is SQL over `payload`.
     pub(crate) fn rewrite(&self, key: &str, to: &str) {
+        self.rewrite_payload("action", &format!("key = '{key}'"), to);
+    }
+
+    /// The same with the payload of any row of that table.
+    pub(crate) fn rewrite_payload(&self, table: &str, of: &str, to: &str) {
         let store = self.store();
-        let select = "SELECT row, payload FROM action WHERE key = ?";
+        let select = format!("SELECT row, payload FROM {table} WHERE {of}");
         let (row, packed): (i64, Vec<u8>) =
-            store.query_row(select, [key], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+            store.query_row(&select, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
         let plain = ledger::unpack(&packed).unwrap();
-        store.execute("UPDATE action SET payload = ?2 WHERE row = ?1", (row, plain)).unwrap();
-        let update = format!("UPDATE action SET payload = CAST({to} AS BLOB) WHERE row = ?1");
+        store.execute(&format!("UPDATE {table} SET payload = ?2 WHERE row = ?1"), (row, plain)).unwrap();
+        let update = format!("UPDATE {table} SET payload = CAST({to} AS BLOB) WHERE row = ?1");
         store.execute(&update, [row]).unwrap();
     }
 

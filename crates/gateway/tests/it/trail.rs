@@ -132,7 +132,7 @@ struct Kept(Vec<(&'static str, Vec<Value>)>);
 
 impl Kept {
     const COLUMNS: [(&'static str, &'static [&'static str]); 2] = [
-        ("action", &["payload", "subject", "archetype", "mandates", "request_hash"]),
+        ("action", &["payload", "subject", "archetype", "mandates", "request_hash", "key"]),
         ("fate", &["state", "moved", "until", "outcome"]),
     ];
 
@@ -160,11 +160,12 @@ fn entries(house: &House) -> i64 {
 }
 
 /// What a forger does to the one action: SQL over its payload, or to the columns beside it.
-const FORGERIES: [&str; 7] = [
+const FORGERIES: [&str; 8] = [
     "json_set(payload, '$.amount', '0.01')",
     "json_set(payload, '$.constraints.recipient', 'acct-9')",
     "json_set(payload, '$.correlation_id', 'other')",
     "UPDATE action SET subject = 'somebody'",
+    "UPDATE action SET key = 'other'",
     "UPDATE action SET mandates = 'other'",
     "UPDATE fate SET moved = 1",
     "UPDATE action SET request_hash = zeroblob(32)",
@@ -224,6 +225,55 @@ async fn what_is_in_doubt_and_was_altered_is_settled_by_nobody() {
     let (house, bank, said) = resolutions::unanswered(Fault::LostAfterEffect, LATER).await;
     let settle = async || resolve(&house, "zoe", said.id(), Decision::Executed).await;
     nothing_goes_on((&house, &bank), &[], settle).await;
+}
+
+/// What was said of an action is not undone by, tried again after or settled by once somebody altered it.
+#[tokio::test]
+async fn nothing_goes_on_by_what_somebody_wrote_into_an_outcome() {
+    let forgeries = [
+        "json_set(payload, '$.reference', 'other')",
+        "json_set(payload, '$.answer', json('null'))",
+        "json_set(payload, '$.of', hex(zeroblob(32)))",
+        "UPDATE outcome SET payload = x''",
+        "UPDATE outcome SET entry = entry - 1",
+    ];
+    let (house, bank, said) = rollbacks::paid(LATER).await;
+    let before = house.store().query_row("SELECT payload, entry FROM outcome", [], kept_outcome).unwrap();
+    for forgery in forgeries {
+        match forgery.starts_with("UPDATE") {
+            true => drop(house.store().execute(forgery, []).unwrap()),
+            false => house.rewrite_payload("outcome", "row = 1", forgery),
+        }
+        let error = house.gateway().rollback(&house.operator, said.id()).await.unwrap_err();
+        assert_eq!(error.code, Code::Unavailable, "{forgery}");
+        assert_ne!(found(&house).await, [], "{forgery}");
+        assert_eq!(bank.refunds(), 0, "{forgery}");
+        house.store().execute("UPDATE outcome SET payload = ?1, entry = ?2", before.clone()).unwrap();
+    }
+    house.gateway().rollback(&house.operator, said.id()).await.unwrap();
+    assert_eq!((bank.refunds(), findings(&house).await), (1, 0));
+}
+
+fn kept_outcome(row: &rusqlite::Row<'_>) -> rusqlite::Result<(Vec<u8>, i64)> {
+    Ok((row.get(0)?, row.get(1)?))
+}
+
+/// What is in doubt is not said to be done, or not, by whoever writes so into its outcome and its row.
+#[tokio::test]
+async fn what_is_in_doubt_is_not_over_because_its_rows_say_so() {
+    for state in [4, 5] {
+        let (house, bank, said) = resolutions::unanswered(Fault::LostAfterEffect, LATER).await;
+        let effects = bank.effects().count;
+        house.store().execute(&format!("UPDATE fate SET state = {state} WHERE row = 1"), []).unwrap();
+        house.store().execute(&format!("UPDATE outcome SET state = {state}"), []).unwrap();
+        let again = house.gateway().retry(&house.operator, said.id()).await.map(drop).unwrap_err();
+        let undone = house.gateway().rollback(&house.operator, said.id()).await.map(drop).unwrap_err();
+        for error in [again, undone] {
+            assert!(matches!(error.code, Code::Unavailable | Code::StateConflict), "{state}: {error:?}");
+        }
+        assert_ne!(found(&house).await, [], "{state}");
+        assert_eq!((bank.effects().count, bank.refunds()), (effects, 0), "{state}");
+    }
 }
 
 /// What was paid is not paid again by whoever writes that it waits for its next attempt.

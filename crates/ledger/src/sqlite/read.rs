@@ -18,7 +18,7 @@ use crate::identity::{self, Claim};
 use crate::pruned::Pruned;
 use crate::{
     ApiKey, Earlier, Enacted, Erased, Filter, Freeze, Given, Held, Labels, Mandate, Naming, Owner, Passkey,
-    PrincipalKey, Receipt, Reply, Scope, Settled, State, Stored,
+    PrincipalKey, Receipt, Reply, Scope, Settled, State, Stored, Telling,
 };
 
 pub(crate) type Sql<T> = rusqlite::Result<T>;
@@ -51,7 +51,8 @@ macro_rules! stored {
 macro_rules! settled {
     () => {
         "SELECT a.id, a.tenant, o.state, o.at, o.status, o.body, o.receipt_id, o.short, o.signature, o.document,
-         o.payload, o.entry FROM outcome o JOIN action a ON a.row = o.action "
+         o.payload, o.entry, told.bytes FROM outcome o JOIN action a ON a.row = o.action
+         LEFT JOIN entry told ON told.row = o.entry "
     };
 }
 
@@ -513,8 +514,13 @@ fn settled_at(row: &Row<'_>) -> Sql<Settled> {
             Some(Receipt { id, short: row.get(7)?, signature: row.get(8)?, document: packed::get(row, 9)? })
         }
     };
+    let action = id(row, 0)?;
+    let told = row.get_ref(12)?.as_blob_or_null()?.and_then(Reading::of);
+    let telling = told
+        .filter(|told| told.action == Some(action))
+        .map(|told| Telling { name: told.action_hash, state: told.state.map(Box::from) });
     Ok(Settled {
-        action: id(row, 0)?,
+        action,
         tenant: tenant(row, 1)?,
         state: state(row, 2)?,
         at_ms: row.get(3)?,
@@ -522,6 +528,7 @@ fn settled_at(row: &Row<'_>) -> Sql<Settled> {
         receipt,
         payload: packed::get(row, 10)?,
         entry: row.get(11)?,
+        telling,
     })
 }
 

@@ -5,8 +5,8 @@ use rusqlite::Row;
 use super::read::{self, Sql};
 use crate::State;
 use crate::entry::{
-    CHALLENGED, CHARGING, CHECKING, RESERVED, RESOLVED, RETRACTING, ROLLBACK_FAILED, ROLLING_BACK,
-    SENT_AGAIN, WAITING,
+    ADMITTED, CHALLENGED, CHARGING, CHECKING, HELD, RESERVED, RESOLVED, RETRACTING, ROLLBACK_FAILED,
+    ROLLING_BACK, SENT_AGAIN, WAITING,
 };
 
 /// The members of [`Stand`], in the order of [`Stand::at`], of `action a`, `fate f` and its last outcome `l`.
@@ -46,18 +46,14 @@ impl Stand {
         })
     }
 
-    /// Does it stand where its last outcome left it, or where it went on to since? `event`: that of the entry with which its
-    /// row was last written. One without either may only wait for people, or be under way; and it is no longer held only if
-    /// enough people agreed.
+    /// Does it stand where its last outcome left it, or where it began or went on to since? `event`: that of the entry with
+    /// which its row was last written.
     pub(crate) fn is_left_by(&self, event: &str) -> bool {
         let outcome = self.last.map(|(entry, _)| entry);
         match (self.last, self.state) {
             (None, _) if self.outcome.is_some() => false,
-            _ if self.moved > outcome => self.went_on(event),
-            (Some((_, left)), state) => left == state,
-            (None, State::Held) => true,
-            (None, State::Approved | State::Sent) => self.agreed,
-            _ => false,
+            (Some((_, left)), state) if self.moved <= outcome => left == state,
+            _ => self.went_on(event),
         }
     }
 
@@ -66,7 +62,7 @@ impl Stand {
         self.moved.max(self.last.map(|(entry, _)| entry))
     }
 
-    /// May it stand where it does after it went on so?
+    /// May it stand where it does after it began, or went on, so? What is held goes nowhere before enough people agreed.
     fn went_on(&self, event: &str) -> bool {
         // One that had been in doubt may be sent after all, as the attempt after it; recovery takes both for in doubt.
         let doubted = matches!(self.last, Some((_, State::InDoubt)));
@@ -82,8 +78,8 @@ impl Stand {
             (ROLLING_BACK, state) => state == State::RollingBack,
             (SENT_AGAIN | CHARGING, State::Sent) => true,
             (SENT_AGAIN, state) => doubted && state == State::InDoubt,
-            (_, State::Held) => true,
-            (_, State::Approved | State::Sent) => self.agreed,
+            (HELD, State::Held) => true,
+            (HELD, State::Approved) | (ADMITTED, State::Sent) => self.agreed,
             _ => false,
         }
     }

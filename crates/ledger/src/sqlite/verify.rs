@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::Known;
 use super::index::{self, SLICE, Slice};
 use super::read::{self, Garbled, Heard, Kept, Rows, Sql, Standing, readable};
-use super::stand::{Stand, goes_on};
+use super::stand::goes_on;
 use crate::entry::{
     PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, RESOLVED, Reading, Said, sealed, session_of,
 };
@@ -198,7 +198,7 @@ impl<'a> Look<'a> {
             self.outcome(row, action, said, &outcomes),
             self.listed(&outcomes, standing.as_ref())?,
             self.approval(row, action, said, &approvals, standing.as_ref()),
-            standing.as_ref().and_then(|standing| fate(row, said, !outcomes.is_empty(), &standing.stand)),
+            standing.as_ref().and_then(|standing| fate(row, said, !outcomes.is_empty(), standing)),
             self.way(row, action, standing.as_ref())?,
             self.erasure(row, action, said, &outcomes, standing.as_ref())?,
         ];
@@ -445,8 +445,8 @@ impl<'a> Look<'a> {
 }
 
 /// Does the action stand where its entries leave it?
-fn fate(row: i64, said: &Said<'_>, settles: bool, stand: &Stand) -> Option<Broken> {
-    let goes_on = goes_on(said.event);
+fn fate(row: i64, said: &Said<'_>, settles: bool, standing: &Standing) -> Option<Broken> {
+    let (stand, goes_on) = (&standing.stand, goes_on(said.event));
     let fits = match stand.newest() {
         // Nothing that went on with it, and is no outcome, comes after the one that is named as the last, whatever came of it
         // since: the row is compared with that one, and must not pass for what it was before.
@@ -455,7 +455,7 @@ fn fate(row: i64, said: &Said<'_>, settles: bool, stand: &Stand) -> Option<Broke
         _ if stand.outcome.is_some() && stand.last.is_none() => true,
         // Whatever goes on with it is the newest thing there is, until something came of it.
         newest if goes_on && Some(row) > newest => false,
-        newest => newest.is_some_and(|newest| newest != row) || stand.is_left_by(said.event),
+        newest => newest.unwrap_or(standing.entry) != row || stand.is_left_by(said.event),
     };
     (!fits).then_some(Broken::Fate)
 }

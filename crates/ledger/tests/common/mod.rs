@@ -89,7 +89,7 @@ pub fn intent(key: &str) -> Intent {
         labels: Default::default(),
         payload: b"{}".to_vec(),
         erased_after_ms: None,
-        entry: draft("admitted"),
+        entry: draft(ledger::ADMITTED),
     }
 }
 
@@ -125,8 +125,8 @@ pub fn effect(hash: u8) -> Option<Effect> {
 pub const MOST_HELD: u32 = 1000;
 
 /// A hold that one person can end.
-pub fn hold(until_ms: i64) -> Option<Hold> {
-    Some(Hold { until_ms, needed: 1, most: MOST_HELD })
+pub fn hold(until_ms: i64) -> Hold {
+    Hold { until_ms, needed: 1, most: MOST_HELD }
 }
 
 /// What a person says about the first hold of an action.
@@ -254,10 +254,13 @@ pub fn obstacle(ledger: &dyn Ledger, admission: Admission) -> Obstacle {
 
 /// Holds an action until that many agree.
 pub fn held(ledger: &dyn Ledger, admission: Admission, needed: u32) -> ActionId {
-    admitted(
-        ledger,
-        Admission { hold: Some(Hold { until_ms: NOW + 1000, needed, most: MOST_HELD }), ..admission },
-    )
+    admitted(ledger, holding(admission, Hold { needed, ..hold(NOW + 1000) }))
+}
+
+/// The same action, to wait for people.
+pub fn holding(admission: Admission, hold: Hold) -> Admission {
+    let intent = Intent { entry: draft(ledger::HELD), ..admission.intent };
+    Admission { intent, hold: Some(hold), ..admission }
 }
 
 pub fn resume(ledger: &dyn Ledger, id: ActionId, admission: Admission) -> Admitted {
