@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{MandateStanding, event};
 use crate::caller::{Caller, Deed};
 use crate::crash::Point;
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, MOST_TRIES};
 use crate::remember::unavailable;
 use crate::row::internal;
 use crate::views::not_found;
@@ -38,7 +38,7 @@ impl Gateway {
     /// Extends the time budget of a mandate: its sessions go on, and what waited for it is judged again.
     ///
     /// # Errors
-    /// `EP_FORBIDDEN` for whoever does not govern, for the mandate's own agent and where no policy permits it;
+    /// `EP_FORBIDDEN` for whoever does not govern or acts under the mandate, and where no policy permits it;
     /// `EP_NOT_FOUND` if the tenant knows none of this name; `MANDATE_NARROWING_VIOLATION` where one above it has less
     /// left; `EP_STATE_CONFLICT` for one that has ended or has no time budget.
     pub async fn extend_mandate(
@@ -65,15 +65,18 @@ impl Gateway {
             let why = format!("seconds is a whole number from 1 to {MOST_SECONDS}");
             return Err(Error::new(Code::ValidationFailed, why).field("/seconds"));
         }
+        // One after another, so that policies see what the one before granted.
+        let _turn = self.extensions.lock().await;
         for _ in 0..MOST_TRIES {
             if let Some(resumed) = self.try_to_extend(caller, jti, &ask).await? {
                 return Ok(resumed);
             }
         }
-        Err(Error::new(Code::Unavailable, "what waits for it kept changing meanwhile").retry_after(1))
+        let why = "the budget, or what waits for it, kept changing meanwhile";
+        Err(Error::new(Code::Unavailable, why).retry_after(1))
     }
 
-    /// `None`: somebody decided meanwhile about what waits for it.
+    /// `None`: the budget, or what waits for it, changed since it was judged.
     async fn try_to_extend(
         self: &Arc<Self>,
         caller: &Caller,
@@ -139,13 +142,14 @@ impl Gateway {
             limits: leaf.limits(),
             above: above.map(|mandate| (mandate.jti.as_str().into(), mandate.limits())).collect(),
             seconds: ask.seconds,
+            judged: Some(account.granted_seconds),
             event: event(tenant, "budget_extended", &record),
             words,
         };
         self.at(Point::ApprovalBefore)?;
         match self.ledger.extend(extension).await {
             Ok(_) => {}
-            Err(ledger::Error::Illegal { .. }) => return Ok(None),
+            Err(ledger::Error::Illegal { .. } | ledger::Error::Changed(_)) => return Ok(None),
             Err(error) => return Err(not_extended(jti, error)),
         }
         self.at(Point::ApprovalAfter)?;
@@ -194,5 +198,3 @@ fn has_ended(jti: &str, how: &str) -> Error {
 
 /// A hundred years: more is a slip of the hand.
 const MOST_SECONDS: u64 = 100 * 366 * 86_400;
-/// How often it is tried anew because others decided meanwhile.
-const MOST_TRIES: u32 = 5;
