@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use action::ActionId;
 use boundary::Extension;
+use ledger::Stored;
 use mandate::Refusal;
 use serde_json::json;
 
@@ -48,15 +49,16 @@ impl Gateway {
         ask: ExtendAsk,
     ) -> Result<ExtendedMandate, Error> {
         caller.must(Deed::Govern)?;
-        let resumed = self.extend(caller, jti, ask).await?;
+        let resumed = self.extend(caller, jti, None, ask).await?;
         Ok(ExtendedMandate { standing: self.mandate(caller, jti).await?, resumed })
     }
 
-    /// The same, for whoever may.
+    /// The same, for whoever may. If it is a decision about what waits, there is no more time once that does not.
     pub(crate) async fn extend(
         self: &Arc<Self>,
         caller: &Caller,
         jti: &str,
+        about: Option<&Stored>,
         ask: ExtendAsk,
     ) -> Result<Vec<ActionId>, Error> {
         let reason = crate::approvals::readable_as("reason", ask.reason)?;
@@ -68,7 +70,7 @@ impl Gateway {
         // One after another, so that policies see what the one before granted.
         let _turn = self.extensions.lock().await;
         for _ in 0..MOST_TRIES {
-            if let Some(resumed) = self.try_to_extend(caller, jti, &ask).await? {
+            if let Some(resumed) = self.try_to_extend(caller, jti, about, &ask).await? {
                 return Ok(resumed);
             }
         }
@@ -81,6 +83,7 @@ impl Gateway {
         self: &Arc<Self>,
         caller: &Caller,
         jti: &str,
+        about: Option<&Stored>,
         ask: &ExtendAsk,
     ) -> Result<Option<Vec<ActionId>>, Error> {
         let tenant = self.tenant(&caller.tenant)?;
@@ -90,7 +93,8 @@ impl Gateway {
         let Some((leaf, account)) = line.mandates.first().zip(accounts.first()) else {
             return Err(internal("a line without a leaf"));
         };
-        if line.mandates.iter().any(|mandate| mandate.subject == caller.subject) {
+        let above = line.mandates.iter().any(|mandate| mandate.subject == caller.subject);
+        if above || self.acts_under(caller, jti).await? {
             let why = "whoever acts under a mandate does not extend it";
             return Err(Error::new(Code::Forbidden, why).hint("let another person decide"));
         }
@@ -104,6 +108,11 @@ impl Gateway {
             return Err(Error::new(Code::StateConflict, why));
         };
         let words = self.words_of_time(caller, jti, ask).await?;
+        let waits =
+            |about: &Stored| words.iter().any(|word| (word.action, word.round) == (about.id, about.round));
+        if about.is_some_and(|about| !waits(about)) {
+            return Err(Error::new(Code::StateConflict, "the action does not wait for this any more"));
+        }
         let extension = Extension {
             environment: self.environment,
             tenant: &caller.tenant,
@@ -157,6 +166,12 @@ impl Gateway {
             self.resume_in_turn(&caller.tenant, *action);
         }
         Ok(Some(waiting))
+    }
+
+    /// Has the caller an open session that lives on the mandate's time?
+    async fn acts_under(&self, caller: &Caller, jti: &str) -> Result<bool, Error> {
+        let open = self.ledger.sessions_under(&caller.tenant, jti).await.map_err(unavailable)?;
+        Ok(open.iter().any(|governed| governed.session.subject == caller.subject))
     }
 
     async fn refused<T>(
