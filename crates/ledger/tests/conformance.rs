@@ -512,7 +512,7 @@ fn only_what_is_approved_resumes_and_only_once() {
         let again = |minor| {
             let mut again = Admission { effect: effect(5), ..payment("a", minor, &["leaf", "root"]) };
             again.intent.payload = b"anew".to_vec();
-            again.intent.entry = draft("resumed");
+            again.intent.entry = draft("admitted");
             again.destination = Some("shop".into());
             again
         };
