@@ -909,6 +909,9 @@ pub(crate) fn kept_outcomes(db: &Connection, rows: &Range<i64>) -> Sql<Rows<Kept
                LEFT JOIN action a ON a.row = o.action WHERE o.row >= ?1 AND o.row < ?2 ORDER BY o.row";
     each(db, sql, rows, |row| {
         are(row, 11, &[NUMBER, MAY_NUMBER, MAY_BLOB, MAY_NUMBER, MAY_TEXT, MAY_TEXT])?;
+        if row.get_ref(13)? != ValueRef::Null {
+            packed::get(row, 13)?;
+        }
         let receipt = match row.get_ref(6)? {
             ValueRef::Null => None,
             _ => {
