@@ -95,9 +95,7 @@ impl Ledger for Sqlite {
         after: Option<i64>,
         limit: u32,
     ) -> Answer<'a, Page<Stored>> {
-        self.look(move |db| {
-            Ok(page(read::held(db, tenant, now_ms, after, limit)?, limit, |stored| stored.row))
-        })
+        self.look(move |db| read::held(db, tenant, now_ms, after, limit))
     }
 
     fn approved(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>> {
@@ -164,9 +162,7 @@ impl Ledger for Sqlite {
         after: Option<i64>,
         limit: u32,
     ) -> Answer<'a, Page<Stored>> {
-        self.look(move |db| {
-            Ok(page(read::actions(db, tenant, &filter, after, limit)?, limit, |stored| stored.row))
-        })
+        self.look(move |db| read::actions(db, tenant, &filter, after, limit))
     }
 
     fn unsettled(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>> {
@@ -508,8 +504,8 @@ impl Ledger for Sqlite {
         self.look(move |db| read::erased(db, tenant, id))
     }
 
-    fn to_erase(&self, now_ms: i64, limit: u32) -> Answer<'_, Vec<Stored>> {
-        self.look(move |db| read::to_erase(db, now_ms, limit))
+    fn to_erase(&self, now_ms: i64, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>> {
+        self.look(move |db| read::to_erase(db, now_ms, after, limit))
     }
 
     fn entries(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<(i64, Vec<u8>)>> {
