@@ -13,7 +13,7 @@ use crate::remember::{draft, outward, unavailable};
 use crate::row::{IntentRow, KeepingRow};
 use crate::tenants::Rules;
 use crate::views::ActionView;
-use crate::{Error, clock, redress};
+use crate::{Code, Error, clock, redress};
 
 /// Actions erased in one round.
 const AT_ONCE: u32 = 256;
@@ -78,10 +78,11 @@ impl Gateway {
 
     /// Erases whatever is to be erased by then. What fails is tried again in the next round.
     pub(crate) async fn erase_due(&self, now_ms: i64) -> Result<(), Error> {
+        let mut after = None;
         loop {
-            let due = self.ledger.to_erase(now_ms, AT_ONCE).await.map_err(unavailable)?;
-            let (count, mut done) = (due.len(), 0);
-            for stored in due {
+            let due = self.ledger.to_erase(now_ms, after, AT_ONCE).await.map_err(unavailable)?;
+            let mut done = 0;
+            for stored in due.rows {
                 match self.erase_for(&stored, None, now_ms).await {
                     Ok(()) => done += 1,
                     Err(error) => {
@@ -92,7 +93,9 @@ impl Gateway {
             if done > 0 {
                 tracing::info!(environment = %self.environment, "{done} actions were erased, as their policies want");
             }
-            if done == 0 || count < AT_ONCE as usize {
+            // What failed keeps nothing behind it from its turn.
+            after = due.next;
+            if after.is_none() {
                 return Ok(());
             }
         }
@@ -103,10 +106,15 @@ impl Gateway {
         let row = IntentRow::of(stored)?;
         let (keeping, attempt) = (row.keeping()?, row.call.as_ref().map_or(1, |call| call.attempt));
         let by = caller.map(|caller| caller.subject.as_str());
+        // That its time has come is for the action itself to say, as its entries name it, and for no table beside it.
+        let kept = match caller {
+            Some(_) => keeping.retention().map_or(0, Period::millis),
+            None => keeping.deleted_after().map(Period::millis).ok_or_else(unasked)?,
+        };
         let erasure = Erasure {
             action: stored.id,
             at_ms,
-            kept_ms: keeping.retention().map_or(0, Period::millis),
+            kept_ms: kept,
             record: record(&row, by),
             entry: draft(tenant, ledger::ERASED, Some(outward(stored.state)), &[0; 32], attempt),
         };
@@ -122,6 +130,10 @@ impl Gateway {
         }
         self.ledger.erased(&stored.tenant, stored.id).await.map_err(unavailable)
     }
+}
+
+fn unasked() -> Error {
+    Error::new(Code::StateConflict, "nobody, no policy and no request wants the action erased")
 }
 
 /// By whom, and what had been said about keeping it. Canonical.
@@ -172,7 +184,7 @@ mod tests {
     use super::*;
     use crate::outcome::{Outcome, Reply};
     use crate::request::Ask;
-    use crate::{Code, Config, Installation, Role};
+    use crate::{Config, Installation, Role};
 
     const DAY_MS: i64 = 86_400_000;
 
@@ -241,6 +253,27 @@ mod tests {
         let told = left.keeping.unwrap();
         assert_eq!(told.retention_policy.as_deref(), Some("2_days"));
         assert_eq!(told.deletion_policy.as_deref(), Some("hard_delete_1_day"));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_erased_because_the_store_says_that_it_is_due() {
+        let folder = tempfile::tempdir().unwrap();
+        let installation = opened(folder.path()).await;
+        let gateway = installation.sandbox.as_ref().unwrap();
+        let store = rusqlite::Connection::open(folder.path().join("data/sandbox.db")).unwrap();
+        let mut forged = Vec::new();
+        for number in 0..AT_ONCE {
+            forged.push(paid(gateway, &format!("k-{number}"), json!({})).await);
+        }
+        let early = paid(gateway, "early", json!({ "deletion": "hard_delete_3d" })).await;
+        let due = paid(gateway, "due", json!({ "deletion": "hard_delete_1d" })).await;
+        store.execute("INSERT OR REPLACE INTO deletion SELECT row, 1, 1 FROM action", []).unwrap();
+        gateway.erase_due(clock::now_ms() + DAY_MS).await.unwrap();
+        for id in forged.iter().chain([&early]) {
+            assert_eq!(gateway.action(&admin(), id).await.unwrap().erased, None);
+        }
+        // However many there are of them, they keep nothing from its end.
+        assert!(gateway.action(&admin(), &due).await.unwrap().erased.is_some());
     }
 
     #[tokio::test]

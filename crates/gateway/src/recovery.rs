@@ -251,18 +251,27 @@ impl Gateway {
 
     /// Actions that waited until their time was over.
     async fn expire(&self) -> Result<(), Error> {
-        for stored in self.ledger.expired(clock::now_ms(), PAGE).await.map_err(unavailable)? {
-            // What people agreed to, and nobody went on with, they did decide about.
-            let undecided = stored.state == State::Held;
-            let ended = match undecided {
-                true => self.undecided(&stored).await,
-                false => self.end_waiting(&stored, Code::ApprovalExpired, "approval_expired", None).await,
-            };
-            if let Err(error) = ended {
-                tracing::warn!(action = %stored.id, %error, "a held action could not be ended");
+        let (mut after, now_ms) = (None, clock::now_ms());
+        loop {
+            let page = self.ledger.expired(now_ms, after, PAGE).await.map_err(unavailable)?;
+            for stored in &page.rows {
+                if let Err(error) = self.end_expired(stored).await {
+                    tracing::warn!(action = %stored.id, %error, "a held action could not be ended");
+                }
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(()),
             }
         }
-        Ok(())
+    }
+
+    async fn end_expired(&self, stored: &Stored) -> Result<(), Error> {
+        match stored.state {
+            State::Held => self.undecided(stored).await,
+            // What people agreed to, and nobody went on with, they did decide about.
+            _ => self.end_waiting(stored, Code::ApprovalExpired, "approval_expired", None).await,
+        }
     }
 }
 

@@ -213,8 +213,8 @@ pub trait Ledger: Outbox {
     /// Actions of every tenant that are sent, challenged or in doubt, oldest first.
     fn unsettled(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>>;
 
-    /// Held and approved actions of every tenant that expired by then.
-    fn expired(&self, now_ms: i64, limit: u32) -> Answer<'_, Vec<Stored>>;
+    /// Held and approved actions of every tenant that expired by then, oldest first.
+    fn expired(&self, now_ms: i64, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>>;
 
     /// Stores a mandate: one issued here, or one that its principal signed and that is seen for the first time.
     ///
@@ -417,7 +417,7 @@ pub trait Ledger: Outbox {
     fn erased<'a>(&'a self, tenant: &'a Tenant, id: ActionId) -> Answer<'a, Option<Erased>>;
 
     /// Settled actions of every tenant that are to be erased by themselves by then, oldest first.
-    fn to_erase(&self, now_ms: i64, limit: u32) -> Answer<'_, Vec<Stored>>;
+    fn to_erase(&self, now_ms: i64, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>>;
 
     /// Ledger entries in order, each with its row number.
     fn entries(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<(i64, Vec<u8>)>>;

@@ -617,12 +617,12 @@ impl World {
         Some(Erased { entry, at_ms, record, labels: row.labels.clone() })
     }
 
-    fn to_erase(&self, now_ms: i64) -> impl Iterator<Item = &Stored> {
+    fn to_erase(&self, now_ms: i64, after: i64) -> impl Iterator<Item = &Stored> {
         let due = move |row: &&Row| {
             let last_ms = self.last_ms(row).filter(|_| row.stored.state.is_final() && row.erased.is_none());
             row.erased_after_ms.zip(last_ms).is_some_and(|(after, last)| last + after <= now_ms)
         };
-        self.actions.values().filter(due).map(|row| &row.stored)
+        self.actions.range(after + 1..).map(|(_, row)| row).filter(due).map(|row| &row.stored)
     }
 
     /// A passkey that has not ended.
@@ -976,13 +976,15 @@ impl Ledger for Memory {
         })
     }
 
-    fn expired(&self, now_ms: i64, limit: u32) -> Answer<'_, Vec<Stored>> {
+    fn expired(&self, now_ms: i64, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>> {
         self.now(move |world| {
             let over = |stored: &&Stored| {
-                stored.state.waits() && stored.expires_ms.is_some_and(|expires| expires <= now_ms)
+                stored.state.waits()
+                    && stored.expires_ms.is_some_and(|expires| expires <= now_ms)
+                    && after.is_none_or(|after| stored.row > after)
             };
             let rows = world.actions.values().map(|row| &row.stored).filter(over);
-            Ok(rows.take(limit as usize).cloned().collect())
+            Ok(page(rows.take(limit as usize).cloned().collect(), limit, |stored| stored.row))
         })
     }
 
@@ -1305,8 +1307,11 @@ impl Ledger for Memory {
         self.now(move |world| Ok(world.erased(tenant, id)))
     }
 
-    fn to_erase(&self, now_ms: i64, limit: u32) -> Answer<'_, Vec<Stored>> {
-        self.now(move |world| Ok(world.to_erase(now_ms).take(limit as usize).cloned().collect()))
+    fn to_erase(&self, now_ms: i64, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>> {
+        self.now(move |world| {
+            let rows = world.to_erase(now_ms, after.unwrap_or(0)).take(limit as usize).cloned();
+            Ok(page(rows.collect(), limit, |stored| stored.row))
+        })
     }
 
     fn entries(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<(i64, Vec<u8>)>> {

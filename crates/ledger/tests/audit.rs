@@ -460,6 +460,13 @@ fn where_an_action_went_on_to_is_held_against_the_entries_that_say_so() {
         (fate("state = 2, moved = NULL", 5), 14),
         // Where another action went on to says nothing of this one.
         (fate("state = 4, moved = 6", 1), 3),
+        // Nor does an entry that there is none of, the one it began with, or one that came with an outcome.
+        (fate("moved = 9223372036854775807", 1), 3),
+        (fate("moved = 15", 5), 13),
+        (fate("moved = 0", 5), 13),
+        (fate("moved = 13", 5), 13),
+        (fate("moved = 8", 3), 7),
+        (fate("moved = 11", 4), 10),
     ];
     for (sql, entry) in [(String::new(), 0)].into_iter().chain(forgeries) {
         let directory = tempfile::tempdir().unwrap();

@@ -350,11 +350,11 @@ fn a_hold_claims_key_and_effect_but_no_money() {
         assert_eq!(spent(&*ledger, "m"), 0);
         let same = Admission { effect: effect(5), ..payment("b", 1, &["m"]) };
         assert!(matches!(obstacle(&*ledger, same.clone()), Obstacle::Duplicate(_)));
-        assert!(wait(ledger.expired(NOW + 99, 10)).unwrap().is_empty());
-        let expired = wait(ledger.expired(NOW + 100, 10)).unwrap();
+        assert!(wait(ledger.expired(NOW + 99, None, 10)).unwrap().rows.is_empty());
+        let expired = wait(ledger.expired(NOW + 100, None, 10)).unwrap().rows;
         assert_eq!(expired.iter().map(|stored| stored.id).collect::<Vec<_>>(), [held]);
         wait(ledger.settle(settlement(held, State::Refused, "expired"))).unwrap();
-        assert!(wait(ledger.expired(NOW + 100, 10)).unwrap().is_empty());
+        assert!(wait(ledger.expired(NOW + 100, None, 10)).unwrap().rows.is_empty());
         admitted(&*ledger, same);
     });
 }
@@ -512,7 +512,7 @@ fn only_what_is_approved_resumes_and_only_once() {
         let again = |minor| {
             let mut again = Admission { effect: effect(5), ..payment("a", minor, &["leaf", "root"]) };
             again.intent.payload = b"anew".to_vec();
-            again.intent.entry = draft("resumed");
+            again.intent.entry = draft("admitted");
             again.destination = Some("shop".into());
             again
         };
@@ -662,7 +662,7 @@ fn what_waits_is_listed_for_its_tenant_and_expires_approved_or_not() {
         let (first, next) = list(NOW, None, 1);
         assert_eq!((first, list(NOW, next, 1).0), (vec![ids[2]], vec![ids[0]]));
         assert_eq!(list(NOW + 1000, None, 10).0, [], "what expired waits for nobody");
-        let expired = wait(ledger.expired(NOW + 1000, 10)).unwrap();
+        let expired = wait(ledger.expired(NOW + 1000, None, 10)).unwrap().rows;
         assert_eq!(expired.iter().filter(|stored| stored.tenant == tenant).count(), 3);
         wait(ledger.settle(settlement(ids[1], State::Refused, "expired"))).unwrap();
         assert_eq!(wait(ledger.approved(None, 10)).unwrap().rows, []);

@@ -144,13 +144,18 @@ fn what_is_to_be_erased_by_itself_is_found_when_its_time_has_come() {
         let refused_id = refused.intent.id;
         wait(ledger.refuse(refused)).unwrap();
         let due = |now_ms, limit| {
-            let due = wait(ledger.to_erase(now_ms, limit)).unwrap();
-            due.into_iter().map(|stored| stored.id).collect::<Vec<_>>()
+            let due = wait(ledger.to_erase(now_ms, None, limit)).unwrap();
+            due.rows.into_iter().map(|stored| stored.id).collect::<Vec<_>>()
         };
         assert_eq!(due(NOW + 10 + DAY - 1, 9), []);
         assert_eq!(due(NOW + 10 + DAY, 9), [refused_id]);
         assert_eq!(due(NOW + 10 + 30 * DAY, 9), [soon, refused_id]);
         assert_eq!(due(NOW + 10 + 300 * DAY, 2), [soon, later]);
+        // Whatever becomes of these does not keep the others from their turn.
+        let first = wait(ledger.to_erase(NOW + 10 + 300 * DAY, None, 2)).unwrap();
+        let second = wait(ledger.to_erase(NOW + 10 + 300 * DAY, first.next, 2)).unwrap();
+        assert_eq!(second.rows.into_iter().map(|stored| stored.id).collect::<Vec<_>>(), [refused_id]);
+        assert_eq!(second.next, None);
         wait(ledger.erase(Erasure { at_ms: NOW + 400 * DAY, ..erasure(soon) })).unwrap();
         assert_eq!(due(NOW + 10 + 300 * DAY, 9), [later, refused_id]);
         wait(ledger.settle(settlement(open, State::Failed, "open"))).unwrap();

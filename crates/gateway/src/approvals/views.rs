@@ -174,11 +174,7 @@ impl Gateway {
         let (after, now_ms) = (after(cursor)?, clock::now_ms());
         let page = self.ledger.held(&caller.tenant, now_ms, after, limit.clamp(1, 200)).await;
         let page = page.map_err(unavailable)?;
-        let mut items = Vec::with_capacity(page.rows.len());
-        for stored in &page.rows {
-            // What an earlier version held cannot be decided on, so it is not asked about.
-            items.extend(self.held_view(stored).await?);
-        }
+        let items = self.listed(&page.rows).await;
         Ok(Page { items, next: page.next.map(|row| row.to_string()) })
     }
 
@@ -204,11 +200,23 @@ impl Gateway {
     /// # Errors
     /// `EP_FORBIDDEN` for agents.
     pub async fn unresolved(&self, caller: &Caller) -> Result<Vec<HeldView>, Error> {
-        let mut views = Vec::new();
-        for stored in self.unresolved_of(caller).await? {
-            views.extend(self.held_view(&stored).await?);
+        Ok(self.listed(&self.unresolved_of(caller).await?).await)
+    }
+
+    /// What an earlier version held cannot be decided on, so it is not asked about. What cannot be read, because somebody altered
+    /// it, is left out and keeps nobody from the rest; who looks at it alone is told so.
+    async fn listed(&self, rows: &[Stored]) -> Vec<HeldView> {
+        let mut views = Vec::with_capacity(rows.len());
+        for stored in rows {
+            match self.held_view(stored).await {
+                Ok(view) => views.extend(view),
+                Err(_) => {
+                    let tenant = &stored.tenant;
+                    tracing::error!(action = %stored.id, %tenant, "what waits for people cannot be read and is left out");
+                }
+            }
         }
-        Ok(views)
+        views
     }
 
     /// Changes whenever what a person sees does: of all that waits, or of one action.

@@ -12,7 +12,7 @@
 mod authority;
 mod judge;
 
-use action::Subject;
+use action::{ActionId, Subject};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use ledger::{About, Audited, Broken, Inspected, Labels, Order, Owner, Place, Sealed, Search};
@@ -180,20 +180,22 @@ impl Gateway {
         let aside = found.owner().filter(|_| resolved).and_then(words_aside).unwrap_or_default();
         let mut view = AuditView::of(found);
         if let Some(id) = action {
-            let given = self.ledger.approvals(&caller.tenant, id).await.map_err(unavailable)?;
-            let said = given.iter().find(|given| given.entry == entry);
+            let given = if_readable(id, self.ledger.approvals(&caller.tenant, id).await)?;
+            let said = given.iter().flatten().find(|given| given.entry == entry);
             view.human_approver =
                 said.and_then(|given| Said::from_bytes(&given.record).ok()).map(|said| said.approver);
         }
         if let Some(id) = owner.filter(|_| resolved) {
-            let outcomes = self.ledger.outcomes(&caller.tenant, id).await.map_err(unavailable)?;
-            let outcome = outcomes.iter().find(|outcome| outcome.entry == entry);
-            view.human_approver = outcome
-                .and_then(|outcome| OutcomeRow::from_bytes(&outcome.payload).ok())
-                .and_then(|row| row.resolution)
-                // A word on a capture, or one that has something done, ends nothing and stands in the action's own row.
-                .or_else(|| aside.into_iter().rfind(|word| word.at_ms <= at_ms).map(Box::new))
-                .map(|word| word.by);
+            let outcomes = if_readable(id, self.ledger.outcomes(&caller.tenant, id).await)?;
+            view.human_approver = outcomes.and_then(|outcomes| {
+                let outcome = outcomes.iter().find(|outcome| outcome.entry == entry);
+                outcome
+                    .and_then(|outcome| OutcomeRow::from_bytes(&outcome.payload).ok())
+                    .and_then(|row| row.resolution)
+                    // A word on a capture, or one that has something done, ends nothing and stands in the action's own row.
+                    .or_else(|| aside.into_iter().rfind(|word| word.at_ms <= at_ms).map(Box::new))
+                    .map(|word| word.by)
+            });
         }
         view.record = view.record.filter(|_| ours);
         Ok(view)
@@ -331,6 +333,18 @@ fn answers_for(person: &str, found: &Audited) -> bool {
     let row = found.owner().and_then(|owner| IntentRow::from_bytes(&owner.payload).ok());
     let atp = row.and_then(|row| row.atp().ok().flatten());
     atp.is_some_and(|atp| atp.compliance.smr_accountable.as_deref() == Some(person))
+}
+
+/// What is stored beside an action, unless somebody altered it: its entries are then listed without.
+fn if_readable<T>(id: ActionId, read: Result<T, ledger::Error>) -> Result<Option<T>, Error> {
+    match read {
+        Ok(found) => Ok(Some(found)),
+        Err(ledger::Error::Corrupt(_)) => {
+            tracing::error!(action = %id, "what is stored of an action cannot be read; its entry is listed without it");
+            Ok(None)
+        }
+        Err(error) => Err(unavailable(error)),
+    }
 }
 
 /// A person stands in the erasable payload alone.

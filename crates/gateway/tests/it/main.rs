@@ -2,6 +2,7 @@
 //! over HTTP.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod altered;
 mod approvals;
 mod archived;
 mod banked;

@@ -10,7 +10,7 @@ use rusqlite::Connection;
 
 use super::Known;
 use super::index::{self, SLICE};
-use super::read::{self, Sql};
+use super::read::{self, Sql, readable};
 use crate::audit::Term;
 use crate::entry::Reading;
 use crate::{About, Audited, Order, Page, Search};
@@ -169,9 +169,14 @@ impl Reader<'_> {
         let Some(bytes) = rows.next()? else { return Ok(None) };
         let Some(entry) = Reading::of(bytes.get_ref(0)?.as_blob()?) else { return Ok(None) };
         let about = match entry.action {
-            Some(action) => match read::owner(self.db, action)? {
-                Some(owner) => About::Action(Box::new(owner)),
-                None => return Ok(None),
+            Some(action) => match readable(read::owner(self.db, action))? {
+                Some(Some(owner)) => About::Action(Box::new(owner)),
+                Some(None) => return Ok(None),
+                // It keeps nobody from the others.
+                None => {
+                    tracing::error!(%action, entry = row, "a stored action cannot be read and its entry is left out");
+                    return Ok(None);
+                }
             },
             None => About::Event,
         };

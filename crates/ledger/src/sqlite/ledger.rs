@@ -79,9 +79,7 @@ impl Ledger for Sqlite {
     }
 
     fn due(&self, now_ms: i64, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>> {
-        self.look(move |db| {
-            Ok(page(read::due(db, now_ms, after.unwrap_or(0), limit)?, limit, |stored| stored.row))
-        })
+        self.look(move |db| read::due(db, now_ms, after, limit))
     }
 
     fn approvals<'a>(&'a self, tenant: &'a Tenant, id: ActionId) -> Answer<'a, Vec<Given>> {
@@ -95,15 +93,11 @@ impl Ledger for Sqlite {
         after: Option<i64>,
         limit: u32,
     ) -> Answer<'a, Page<Stored>> {
-        self.look(move |db| {
-            Ok(page(read::held(db, tenant, now_ms, after, limit)?, limit, |stored| stored.row))
-        })
+        self.look(move |db| read::held(db, tenant, now_ms, after, limit))
     }
 
     fn approved(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>> {
-        self.look(move |db| {
-            Ok(page(read::approved(db, after.unwrap_or(0), limit)?, limit, |stored| stored.row))
-        })
+        self.look(move |db| read::approved(db, after, limit))
     }
 
     fn refuse(&self, refusal: Refusal) -> Answer<'_, Recorded> {
@@ -164,19 +158,15 @@ impl Ledger for Sqlite {
         after: Option<i64>,
         limit: u32,
     ) -> Answer<'a, Page<Stored>> {
-        self.look(move |db| {
-            Ok(page(read::actions(db, tenant, &filter, after, limit)?, limit, |stored| stored.row))
-        })
+        self.look(move |db| read::actions(db, tenant, &filter, after, limit))
     }
 
     fn unsettled(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>> {
-        self.look(move |db| {
-            Ok(page(read::unsettled(db, after.unwrap_or(0), limit)?, limit, |stored| stored.row))
-        })
+        self.look(move |db| read::unsettled(db, after, limit))
     }
 
-    fn expired(&self, now_ms: i64, limit: u32) -> Answer<'_, Vec<Stored>> {
-        self.look(move |db| read::expired(db, now_ms, limit))
+    fn expired(&self, now_ms: i64, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>> {
+        self.look(move |db| read::expired(db, now_ms, after, limit))
     }
 
     fn issue(&self, mandate: Mandate, event: Event) -> Answer<'_, i64> {
@@ -508,8 +498,8 @@ impl Ledger for Sqlite {
         self.look(move |db| read::erased(db, tenant, id))
     }
 
-    fn to_erase(&self, now_ms: i64, limit: u32) -> Answer<'_, Vec<Stored>> {
-        self.look(move |db| read::to_erase(db, now_ms, limit))
+    fn to_erase(&self, now_ms: i64, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>> {
+        self.look(move |db| read::to_erase(db, now_ms, after, limit))
     }
 
     fn entries(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<(i64, Vec<u8>)>> {

@@ -3,7 +3,8 @@
 //! Rows are much alike, so each is packed against a dictionary of what rows look like (`packed/rows-1.txt`), which is
 //! part of the format: it never changes, another would get another number. The first byte says how a value is stored.
 //! Text begins with neither number, so values from before there was packing are read as they are; an empty value is
-//! one that was erased, and stays empty.
+//! one that was erased, and stays empty. Nothing else unpacks to nothing: what does was not stored by us, and must not pass
+//! for erased.
 
 use std::cell::RefCell;
 use std::sync::LazyLock;
@@ -95,7 +96,7 @@ fn compressed(value: &[u8]) -> Option<Vec<u8>> {
 /// What a payload, reply or receipt in the file was before it was packed, for whoever looks into the file beside us;
 /// `None` if it is damaged.
 pub fn unpack(stored: &[u8]) -> Option<Vec<u8>> {
-    match stored.split_first() {
+    let value = match stored.split_first() {
         Some((&PLAIN, value)) => Some(value.to_vec()),
         Some((&ROWS_1, frame)) => {
             let length = get_frame_content_size(frame).ok()?.filter(|length| *length <= LARGEST)?;
@@ -104,7 +105,8 @@ pub fn unpack(stored: &[u8]) -> Option<Vec<u8>> {
             })
         }
         _ => Some(stored.to_vec()),
-    }
+    };
+    value.filter(|value| stored.is_empty() || !value.is_empty())
 }
 
 #[cfg(test)]
@@ -152,6 +154,14 @@ mod tests {
         assert_eq!(unpack(b"{\"v\":1}").unwrap(), b"{\"v\":1}");
         assert!(packed(b"").is_empty());
         assert!(unpack(b"").unwrap().is_empty());
+    }
+
+    #[test]
+    fn nothing_but_what_is_empty_passes_for_erased() {
+        let frame = compressed(b"").unwrap();
+        for stored in [&[PLAIN][..], &[ROWS_1], &frame] {
+            assert_eq!(unpack(stored), None, "{stored:?}");
+        }
     }
 
     #[test]

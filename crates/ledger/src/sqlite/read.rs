@@ -16,9 +16,10 @@ use crate::audit::Terms;
 use crate::entry::Reading;
 use crate::identity::{self, Claim};
 use crate::pruned::Pruned;
+use crate::stored::page;
 use crate::{
-    ApiKey, Earlier, Enacted, Erased, Filter, Freeze, Given, Held, Labels, Mandate, Naming, Owner, Passkey,
-    PrincipalKey, Receipt, Reply, Scope, Settled, State, Stored, Telling,
+    ApiKey, Earlier, Enacted, Erased, Filter, Freeze, Given, Held, Labels, Mandate, Naming, Owner, Page,
+    Passkey, PrincipalKey, Receipt, Reply, Scope, Settled, State, Stored, Telling,
 };
 
 pub(crate) type Sql<T> = rusqlite::Result<T>;
@@ -278,7 +279,7 @@ pub(crate) fn actions(
     filter: &Filter,
     after: Option<i64>,
     limit: u32,
-) -> Sql<Vec<Stored>> {
+) -> Sql<Page<Stored>> {
     let sql = concat!(
         stored!(),
         "WHERE a.tenant = ?1 AND a.row < ?2 AND (?3 IS NULL OR a.subject = ?3) AND (?4 IS NULL OR a.archetype = ?4)
@@ -290,34 +291,47 @@ pub(crate) fn actions(
     let (archetype, state) = (archetype.as_deref(), state.map(State::code));
     let values =
         params![tenant.as_str(), after.unwrap_or(i64::MAX), subject, archetype, state, from_ms, to_ms, limit];
-    many(db, sql, values, stored_at)
+    readable_page(db, sql, values, limit)
 }
 
-pub(crate) fn unsettled(db: &Connection, after: i64, limit: u32) -> Sql<Vec<Stored>> {
+/// A page of actions. One that cannot be read, because somebody altered it, is left out and keeps nobody from the others.
+fn readable_page(db: &Connection, sql: &str, values: impl Params, limit: u32) -> Sql<Page<Stored>> {
+    let rows = many(db, sql, values, |row| Ok((row.get::<_, i64>(0)?, readable(stored_at(row))?)))?;
+    let Page { rows, next } = page(rows, limit, |(row, _)| *row);
+    let read = rows.into_iter().filter_map(|(row, stored)| {
+        if stored.is_none() {
+            tracing::error!(row, "a stored action cannot be read and is left out");
+        }
+        stored
+    });
+    Ok(Page { rows: read.collect(), next })
+}
+
+pub(crate) fn unsettled(db: &Connection, after: Option<i64>, limit: u32) -> Sql<Page<Stored>> {
     let sql = concat!(
         stored!(),
         "WHERE a.row IN (SELECT row FROM fate WHERE state IN (2, 3, -5) AND state <= 3 AND row > ?1 ORDER BY row LIMIT ?2)
          ORDER BY a.row"
     );
-    many(db, sql, params![after, limit], stored_at)
+    readable_page(db, sql, params![after.unwrap_or(0), limit], limit)
 }
 
-pub(crate) fn approved(db: &Connection, after: i64, limit: u32) -> Sql<Vec<Stored>> {
+pub(crate) fn approved(db: &Connection, after: Option<i64>, limit: u32) -> Sql<Page<Stored>> {
     let sql = concat!(
         stored!(),
         "WHERE a.row IN (SELECT row FROM fate WHERE state = 0 AND state <= 3 AND row > ?1 ORDER BY row LIMIT ?2)
          ORDER BY a.row"
     );
-    many(db, sql, params![after, limit], stored_at)
+    readable_page(db, sql, params![after.unwrap_or(0), limit], limit)
 }
 
-pub(crate) fn due(db: &Connection, now_ms: i64, after: i64, limit: u32) -> Sql<Vec<Stored>> {
+pub(crate) fn due(db: &Connection, now_ms: i64, after: Option<i64>, limit: u32) -> Sql<Page<Stored>> {
     let sql = concat!(
         stored!(),
         "WHERE a.row IN (SELECT row FROM fate WHERE state IN (-1, -2, -4, -6, -7) AND state <= 3 AND until <= ?1 AND row > ?2
          ORDER BY row LIMIT ?3) ORDER BY a.row"
     );
-    many(db, sql, params![now_ms, after, limit], stored_at)
+    readable_page(db, sql, params![now_ms, after.unwrap_or(0), limit], limit)
 }
 
 pub(crate) fn held(
@@ -326,13 +340,13 @@ pub(crate) fn held(
     now_ms: i64,
     after: Option<i64>,
     limit: u32,
-) -> Sql<Vec<Stored>> {
+) -> Sql<Page<Stored>> {
     let sql = concat!(
         stored!(),
         "WHERE f.state = 1 AND f.state <= 3 AND f.row < ?3 AND a.tenant = ?1 AND a.expires > ?2
          ORDER BY f.row DESC LIMIT ?4"
     );
-    many(db, sql, params![tenant.as_str(), now_ms, after.unwrap_or(i64::MAX), limit], stored_at)
+    readable_page(db, sql, params![tenant.as_str(), now_ms, after.unwrap_or(i64::MAX), limit], limit)
 }
 
 /// How many actions of an agent wait for people. Whatever was held lately is looked at, and nothing else.
@@ -342,12 +356,12 @@ pub(crate) fn held_of(db: &Connection, tenant: &Tenant, subject: &Subject, now_m
     db.prepare_cached(sql)?.query_row(params![tenant.as_str(), subject.as_str(), now_ms], |row| row.get(0))
 }
 
-pub(crate) fn expired(db: &Connection, now_ms: i64, limit: u32) -> Sql<Vec<Stored>> {
+pub(crate) fn expired(db: &Connection, now_ms: i64, after: Option<i64>, limit: u32) -> Sql<Page<Stored>> {
     let sql = concat!(
         stored!(),
-        "WHERE f.state IN (0, 1) AND f.state <= 3 AND a.expires <= ?1 ORDER BY f.row LIMIT ?2"
+        "WHERE f.state IN (0, 1) AND f.state <= 3 AND a.expires <= ?1 AND f.row > ?2 ORDER BY f.row LIMIT ?3"
     );
-    many(db, sql, params![now_ms, limit], stored_at)
+    readable_page(db, sql, params![now_ms, after.unwrap_or(0), limit], limit)
 }
 
 /// Actions admitted under a mandate whose fate is open.
@@ -361,14 +375,15 @@ pub(crate) fn open_under(db: &Connection, tenant: &Tenant, jti: &str) -> Sql<Vec
 
 /// Settled actions whose time to be erased has come. What came in long enough ago and was settled later, or is still
 /// open, is passed over.
-pub(crate) fn to_erase(db: &Connection, now_ms: i64, limit: u32) -> Sql<Vec<Stored>> {
+pub(crate) fn to_erase(db: &Connection, now_ms: i64, after: Option<i64>, limit: u32) -> Sql<Page<Stored>> {
     let sql = concat!(
         stored!(),
         "WHERE a.row IN (SELECT d.action FROM deletion d JOIN fate due ON due.row = d.action
          JOIN outcome last ON last.row = due.outcome
-         WHERE d.due <= ?1 AND due.state > 3 AND last.at + d.after <= ?1 ORDER BY d.action LIMIT ?2) ORDER BY a.row"
+         WHERE d.due <= ?1 AND due.state > 3 AND last.at + d.after <= ?1 AND d.action > ?2 ORDER BY d.action LIMIT ?3)
+         ORDER BY a.row"
     );
-    many(db, sql, params![now_ms, limit], stored_at)
+    readable_page(db, sql, params![now_ms, after.unwrap_or(0), limit], limit)
 }
 
 /// The entry that tells of an action's erasure.
@@ -710,7 +725,10 @@ pub(crate) fn owner(db: &Connection, id: ActionId) -> Sql<Option<Owner>> {
             archetype,
             labels,
             at_ms: row.get(9)?,
-            payload: packed::get(row, 10)?,
+            payload: readable(packed::get(row, 10))?.unwrap_or_else(|| {
+                tracing::error!(action = %id, "a stored action cannot be read; its entries are listed without it");
+                Vec::new()
+            }),
         })
     })
 }
@@ -916,6 +934,9 @@ pub(crate) fn kept_outcomes(db: &Connection, rows: &Range<i64>) -> Sql<Rows<Kept
                LEFT JOIN action a ON a.row = o.action WHERE o.row >= ?1 AND o.row < ?2 ORDER BY o.row";
     each(db, sql, rows, |row| {
         are(row, 11, &[NUMBER, MAY_NUMBER, MAY_BLOB, MAY_NUMBER, MAY_TEXT, MAY_TEXT])?;
+        if row.get_ref(13)? != ValueRef::Null {
+            packed::get(row, 13)?;
+        }
         let receipt = match row.get_ref(6)? {
             ValueRef::Null => None,
             _ => {

@@ -85,6 +85,12 @@ impl Stand {
     }
 }
 
+/// May the row of an action have been written anew with this event? What comes with an outcome writes no row. A later judgement
+/// does; and older stores tell so, in the words of a rollback, of what could not be set free so far.
+pub(crate) fn writes_row(event: &str) -> bool {
+    goes_on(event) || [ADMITTED, HELD, ROLLBACK_FAILED].contains(&event)
+}
+
 /// Does this event go on with an action? Where it comes with an outcome, it is that which goes on.
 pub(crate) fn goes_on(event: &str) -> bool {
     [WAITING, SENT_AGAIN, CHALLENGED, RESERVED, CHARGING, CHECKING, RETRACTING, ROLLING_BACK, RESOLVED]

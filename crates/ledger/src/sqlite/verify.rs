@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::Known;
 use super::index::{self, SLICE, Slice};
 use super::read::{self, Garbled, Heard, Kept, Rows, Sql, Standing, readable};
-use super::stand::goes_on;
+use super::stand::{goes_on, writes_row};
 use crate::entry::{
     PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, RESOLVED, Reading, Said, sealed, session_of,
 };
@@ -219,16 +219,23 @@ impl<'a> Look<'a> {
         (others || !self.gone.may_lack_action(row)).then_some(Broken::NoAction)
     }
 
-    /// Does the row name an entry of the action where it says with which one it went on? Looked at once, where it began.
+    /// Does the row name a later entry of the action, and one that came with a row, where it says with which one it was last
+    /// written? Looked at once, where it began.
     fn way(&self, row: i64, action: ActionId, standing: Option<&Standing>) -> Sql<Option<Broken>> {
         let named =
             standing.filter(|standing| standing.entry == row).and_then(|standing| standing.stand.moved);
         let Some(named) = named else { return Ok(None) };
+        if named <= row || named > self.found.last {
+            return Ok(Some(Broken::Fate));
+        }
         let sql = "SELECT bytes FROM entry WHERE row = ?1";
         let bytes: Option<Vec<u8>> = read::one(self.db, sql, [named], |row| row.get(0))?;
         // One that is missing, or cannot be read, is told of at its place.
-        let other = bytes.as_deref().and_then(Reading::of).is_some_and(|entry| entry.action != Some(action));
-        Ok(other.then_some(Broken::Fate))
+        let Some(entry) = bytes.as_deref().and_then(Reading::of) else { return Ok(None) };
+        let fits = entry.action == Some(action)
+            && writes_row(entry.event)
+            && read::rows_of(self.db, "outcome", named, Some(named + 1))?.is_empty();
+        Ok((!fits).then_some(Broken::Fate))
     }
 
     /// Is an action empty exactly where an entry says that it was erased? Looked at where it began, where something came
