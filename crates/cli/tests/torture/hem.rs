@@ -592,6 +592,9 @@ async fn nobody_in_time_denies_the_cycle_or_ends_its_session_as_configured() {
         held(&agent, &one, "i-1", 2).await;
         let over = ended(&agent, &one, "i-1", 2, "6000.00").await;
         assert_eq!(over.body["response"]["code"], "EP_APPROVAL_EXPIRED", "{}", over.text());
+        if word == "terminate" {
+            revoked_in_the_end(&house, &one).await;
+        }
         assert_eq!(state(&house, &one).await["completion"], completion, "{word}");
         let told = [[json!("HEM_TIMEOUT"), json!("PARTIAL")]];
         let told = if word == "terminate" { &told[..] } else { &[] };
@@ -627,7 +630,7 @@ async fn who_finds_nothing_left_and_is_given_nothing_has_come_to_the_end_of_the_
         let over = ended(&agent, &one, "i-1", 3, "1.00").await;
         let code = if held_seconds > 1 { "EP_APPROVAL_DENIED" } else { "EP_APPROVAL_EXPIRED" };
         assert_eq!(over.body["response"]["code"], code, "{}", over.text());
-        assert_eq!(state(&house, &one).await["completion"], "REVOKED");
+        revoked_in_the_end(&house, &one).await;
         assert_eq!(halted(&house, &one).await, [[json!("R-5"), json!("PARTIAL")]]);
         // Another session of the mandate asks anew.
         assert_eq!(state(&house, &other).await["completion"], Value::Null);
