@@ -25,6 +25,12 @@ pub enum Refusal {
         /// The `iss` claim, not yet proven.
         issuer: String,
     },
+    /// Nobody gives themselves a mandate, and whoever may hand one on gives none by that.
+    #[error("`{issuer}` may sign what it hands on, and is no principal who gives this mandate")]
+    NoPrincipal {
+        /// The `iss` claim.
+        issuer: String,
+    },
     /// The header names another algorithm than the registered key's.
     #[error("mandate names another algorithm than its issuer's key")]
     WrongAlgorithm,
@@ -142,6 +148,7 @@ impl Refusal {
             Refusal::TooLarge { .. } => "mandate_too_large",
             Refusal::Malformed { .. } => "mandate_malformed",
             Refusal::UnknownKey { .. } => "mandate_key_unknown",
+            Refusal::NoPrincipal { .. } => "issuer_no_principal",
             Refusal::WrongAlgorithm => "mandate_wrong_algorithm",
             Refusal::BadSignature => "mandate_bad_signature",
             Refusal::ChainUnresolved { .. } => "chain_unresolved",
@@ -172,6 +179,7 @@ impl Refusal {
             Refusal::TooLarge { .. }
             | Refusal::Malformed { .. }
             | Refusal::UnknownKey { .. }
+            | Refusal::NoPrincipal { .. }
             | Refusal::WrongAlgorithm
             | Refusal::BadSignature
             | Refusal::ChainUnresolved { .. }
