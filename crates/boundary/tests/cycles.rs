@@ -14,7 +14,7 @@ use countersign_boundary::{
 };
 use mandate::{
     Claims, ClusterContext, ClusterState, Completion, DelegationContext, Halt, IntentRefusal as R, Mandate,
-    Partner, ReasoningMode as Mode, SessionEvent as E, exposure,
+    Partner, ReasoningMode as Mode, ResourceEnvelope, SessionEvent as E, exposure,
 };
 use serde_json::{Value, json};
 
@@ -532,7 +532,42 @@ fn who_does_not_say_how_sure_it_is_is_not_sure_enough_for_a_floor() {
     sure(Some("0.7")).check(&pay("100.00"), "pass");
     sure(Some("0.69999")).check(&pay("100.00"), "escalate uncertainty");
     sure(None).check(&pay("100.00"), "escalate uncertainty");
-    World { governed: None, ..sure(None) }.check(&pay("100.00"), "pass");
+    World { governed: None, ..sure(None) }.check(&pay("100.00"), "escalate uncertainty");
+}
+
+#[test]
+fn a_limit_that_only_a_session_keeps_asks_for_one() {
+    let share = || serde_json::Number::from_f64(0.5);
+    let units = |n| Some(ResourceEnvelope { max_compute_units: Some(n), ..ResourceEnvelope::default() });
+    let limited = [
+        Claims { resource_envelope: units(5), ..claims() },
+        Claims { trust_floor: share(), ..claims() },
+        Claims { goal_scope: Some(vec!["Payments".into()]), ..claims() },
+    ];
+    let (payment, required) = (pay("100.00"), "block session_required");
+    for claims in limited {
+        let limited = Mandate::of(&claims).unwrap();
+        let within = world(ALLOW_ALL, |world, _| world.mandate = Some(limited.clone()));
+        within.check(&payment, "pass");
+        let outside = World { governed: None, ..within };
+        outside.check(&payment, required);
+        assert_eq!(outside.decide(&payment).governance, Governance::Deny);
+        // Observe mode does not lift it, and it is the same of one above.
+        World { observe: true, ..outside }.check(&payment, required);
+        let (below, account) = (World::with(ALLOW_ALL), mandate::Account::new("m-0"));
+        let ancestors = [(&limited, &account)];
+        let facts = countersign_boundary::Facts { ancestors: &ancestors, ..below.facts(&payment) };
+        assert_eq!(told(&countersign_boundary::decide(&below.policies, &facts)), required);
+    }
+    let plain = Claims {
+        max_actions: Some(3),
+        resources: Some(vec!["acct-*".into()]),
+        resource_envelope: Some(ResourceEnvelope::default()),
+        goal_scope: Some(Vec::new()),
+        ..claims()
+    };
+    let plain = World { mandate: Some(Mandate::of(&plain).unwrap()), ..World::with(ALLOW_ALL) };
+    plain.check(&payment, "pass");
 }
 
 #[test]

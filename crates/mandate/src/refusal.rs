@@ -88,6 +88,12 @@ pub enum Refusal {
     /// Stopped after a settlement above its reservation, or by an operator.
     #[error("mandate is frozen")]
     Frozen,
+    /// It has a limit that only a session keeps, and the action is in none.
+    #[error("the mandate's `{member}` is kept in sessions only, and the action names none")]
+    NeedsSession {
+        /// The claim.
+        member: &'static str,
+    },
     /// The action's archetype, and every group it is in, is outside `mandate_scope`.
     #[error("`{archetype}` is outside the mandate's scope")]
     OutOfScope {
@@ -162,6 +168,7 @@ impl Refusal {
             Refusal::Expired { .. } => "mandate_expired",
             Refusal::Revoked => "mandate_revoked",
             Refusal::Frozen => "mandate_frozen",
+            Refusal::NeedsSession { .. } => "session_required",
             Refusal::OutOfScope { .. } => "out_of_scope",
             Refusal::ResourceOutside { .. } => "resource_outside",
             Refusal::ActionsUsedUp { .. } => "actions_used_up",
@@ -193,6 +200,7 @@ impl Refusal {
             | Refusal::Expired { .. } => true,
             Refusal::Revoked
             | Refusal::Frozen
+            | Refusal::NeedsSession { .. }
             | Refusal::OutOfScope { .. }
             | Refusal::ResourceOutside { .. }
             | Refusal::ActionsUsedUp { .. }

@@ -69,6 +69,10 @@ pub(super) fn details_of(reason: &Reason) -> Details {
         Reason::Anomaly => details.reasons.clear(),
         Reason::Incomplete { missing } => details.missing = missing.iter().map(missing_of).collect(),
         Reason::ProbableDuplicate { earlier } => details.earlier_transaction = Some(earlier.to_string()),
+        // Which limit it is that only a session keeps.
+        Reason::Delegation(mandate::Refusal::NeedsSession { member }) => {
+            details.reasons.push((*member).to_owned());
+        }
         Reason::HardDenied { .. }
         | Reason::RollbackDenied { .. }
         | Reason::Frozen { .. }

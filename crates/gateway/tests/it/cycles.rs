@@ -691,3 +691,27 @@ async fn who_is_denied_too_often_for_the_floor_of_its_mandate_is_asked_about_unt
     assert_eq!(house.comes_to(&session, 5, json!({})).await, proceed, "three of six");
     house.is_whole().await;
 }
+
+#[tokio::test]
+async fn who_leaves_out_the_session_leaves_out_no_limit() {
+    let mut house = House::new().await;
+    let envelope = ResourceEnvelope { max_duration_seconds: Some(60), ..ResourceEnvelope::default() };
+    with_units(&mut house, envelope).await;
+    let session = house.declared("CHAIN").await;
+    let mut alone = plain(&session, "acct-1");
+    alone.as_object_mut().unwrap().remove("session_id");
+    alone["delegation_token"] = house.token.as_str().into();
+    let said = house.said("alone", &alone).await;
+    assert_eq!((said.kind(), said.code()), ("blocked", "EP_DELEGATION_BLOCK"), "{}", said.body);
+    assert_eq!(said.reasons(), ["session_required", "resource_envelope"]);
+    // Nor does a name that is none of its sessions.
+    alone["session_id"] = "ses_00000000000000000000000000000000".into();
+    assert_eq!(house.said("label", &alone).await.reasons(), ["session_required", "resource_envelope"]);
+    assert_eq!(house.spent(), 0);
+    alone["session_id"] = session.session_id.as_str().into();
+    assert_eq!(house.said("within", &alone).await.kind(), "executed");
+
+    with_mandate(&mut house, |ask| ask.uncertainty_floor = serde_json::Number::from_f64(0.5)).await;
+    let unsure = house.said("unsure", &house.payment("acct-2", "5.00")).await;
+    assert_eq!((unsure.kind(), unsure.reasons()), ("held", vec!["uncertainty"]), "{}", unsure.body);
+}
