@@ -317,7 +317,8 @@ pub trait Ledger: Outbox {
     /// Begins a governed session; answers with the id of its first record.
     ///
     /// # Errors
-    /// [`Error::Exists`] if the tenant has one of this id.
+    /// [`Error::Exists`] if the tenant has one of this id, [`Error::Absent`] if its mandate, or one above it, is revoked:
+    /// whatever revocation is acknowledged knows of every session below it.
     fn open_session(&self, opening: Opening) -> Answer<'_, Box<str>>;
 
     /// One session of a tenant.
