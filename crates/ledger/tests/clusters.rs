@@ -291,6 +291,25 @@ fn a_circle_of_waits_is_on_record_at_once_and_only_people_open_it() {
 }
 
 #[test]
+fn only_people_let_a_member_out_of_a_cluster_that_is_held() {
+    on_every_sealed_ledger(|ledger| {
+        cluster_of(ledger, 2);
+        let person = || Some(Doer { subject: Subject::parse("olga").unwrap(), person: true });
+        let by_person = |session: &str, deed| {
+            wait(ledger.group(Clustering { by: person(), ..clustering(session, deed) })).unwrap()
+        };
+        by_person("s-1", Deed::Hold { reason: None });
+        for session in ["s-1", "s-2"] {
+            refused(ledger, session, Deed::Leave, R::State(ClusterState::MandateHold));
+        }
+        assert_eq!(by_person("s-2", Deed::Leave).cluster.cluster.members.len(), 1);
+        by_person("s-1", Deed::Release);
+        done(ledger, "s-1", Deed::Leave).unwrap();
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
 fn a_session_that_ends_is_no_member_any_more_and_frees_who_waits_for_it() {
     on_every_sealed_ledger(|ledger| {
         cluster_of(ledger, 2);

@@ -162,15 +162,19 @@ impl World {
         Ok(id)
     }
 
-    /// Whether a session may begin under its mandate, as all that stands above that is now.
-    fn may_open(&mut self, tenant: &Tenant, session: &Session) -> Result<(), Error> {
+    /// Whether a session may begin under its mandate, as all that stands above that is now. One that is not stored is
+    /// everybody's, and nobody stops it for others.
+    fn may_open(&self, tenant: &Tenant, session: &Session) -> Result<(), Error> {
         let jti = &session.mandate_id;
         let mut known = self.mandates.iter().filter(|it| it.tenant == *tenant);
-        let above = known.find(|it| it.jti == *jti).map(|it| it.chain.clone()).unwrap_or_default();
-        match above.iter().chain([jti]).find(|jti| self.account(tenant, jti).revoked_at.is_some()) {
-            Some(ended) => Err(Error::Absent(ended.clone())),
-            None => Ok(()),
+        let Some(above) = known.find(|it| it.jti == *jti).map(|it| it.chain.clone()) else { return Ok(()) };
+        let line: Vec<&Box<str>> = above.iter().chain([jti]).collect();
+        if let Some(ended) = line.iter().find(|jti| self.account(tenant, jti).revoked_at.is_some()) {
+            return Err(Error::Absent((*ended).clone()));
         }
+        line.iter()
+            .try_for_each(|jti| self.must_be_free(tenant, &session.subject, jti))
+            .map_err(Error::Cluster)
     }
 
     pub(super) fn governed(&self, tenant: &Tenant, id: &str) -> Option<Governed> {

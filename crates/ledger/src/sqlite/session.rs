@@ -203,15 +203,19 @@ impl<'a> Batch<'a> {
         Ok(Ok(id))
     }
 
-    /// Whether a session may begin under its mandate, as all that stands above that is now.
+    /// Whether a session may begin under its mandate, as all that stands above that is now. One that is not stored is
+    /// everybody's, and nobody stops it for others.
     fn may_open(&mut self, tenant: &Tenant, session: &Session) -> Sql<Result<(), Error>> {
         let jti = &session.mandate_id;
-        let above = read::mandate(self.db, tenant, jti)?.map(|held| held.mandate.chain).unwrap_or_default();
-        for jti in above.iter().chain([jti]) {
+        let Some(held) = read::mandate(self.db, tenant, jti)? else { return Ok(Ok(())) };
+        for jti in held.mandate.chain.iter().chain([jti]) {
             let key = identity::account(tenant, jti);
             self.account(key, jti)?;
             if self.rows.account(key, jti).value.revoked_at.is_some() {
                 return Ok(Err(Error::Absent(jti.clone())));
+            }
+            if let Err(refusal) = super::cluster::must_be_free(self.db, tenant, &session.subject, jti)? {
+                return Ok(Err(Error::Cluster(refusal)));
             }
         }
         Ok(Ok(()))
