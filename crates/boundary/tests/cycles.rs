@@ -100,6 +100,28 @@ fn a_usual_cycle_passes_and_its_permit_says_what_it_stands_on() {
 }
 
 #[test]
+fn a_permit_rests_on_accounts_where_policies_look_at_what_is_left() {
+    let rests = |policies: &str, governed: bool| {
+        let text = format!("{ALLOW_ALL}\n{policies}");
+        let world = if governed { world(&text, |_, _| {}) } else { World::with(&text) };
+        let Verdict::Pass(permit) = world.decide(&pay("100.00")).verdict else { panic!("{policies}") };
+        permit.rests_on_accounts()
+    };
+    let forbid = |what: &str| {
+        format!("forbid (principal, action in Action::\"Payments\", resource) when {{ {what} }};")
+    };
+    for nothing in ["context.time.hour > 23", "context has mandate && context.mandate.id == \"m-2\""] {
+        assert!(!rests(&forbid(nothing), true) && !rests(&forbid(nothing), false), "{nothing}");
+    }
+    let spend = forbid("context has mandate.spend_left && context.mandate.spend_left.minor < 5");
+    assert!(rests(&spend, true) && rests(&spend, false));
+    let time = forbid("context has cycle && context.cycle.time_budget_remaining < 1");
+    assert!(rests(&time, true));
+    let gate = "permit (principal, action == Action::\"ExecuteCycle\", resource) when { context.time_budget_remaining > 5 };";
+    assert!(rests(gate, true) && !rests(gate, false));
+}
+
+#[test]
 fn every_fault_of_a_declaration_blocks_with_its_code() {
     let faults: [(R, Fault); 10] = [
         (R::Missing, |_, it| it.declaration = Err(R::Missing)),

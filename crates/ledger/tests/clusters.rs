@@ -93,7 +93,7 @@ fn wait_for(on: &str) -> Deed {
 
 fn debit(jti: &str) -> Debit {
     let envelope = ResourceEnvelope { max_duration_seconds: Some(SECONDS), ..ResourceEnvelope::default() };
-    Debit { jti: jti.into(), epoch: 0, limits: Limits { envelope, ..Limits::default() } }
+    Debit { jti: jti.into(), epoch: 0, seen: None, limits: Limits { envelope, ..Limits::default() } }
 }
 
 fn hand(from: &str, to: &str, seconds: u64) -> Deed {

@@ -186,7 +186,7 @@ fn metered(key: &str, session: &str) -> ledger::Admission {
     admission.intent.usage = Usage { seconds: 1, compute_units: 1, ..Usage::default() };
     let debit = |(jti, envelope): (Box<str>, ResourceEnvelope)| {
         let limits = Limits { envelope, ..Limits::default() };
-        Debit { jti: jti.into(), epoch: 0, limits }
+        Debit { jti: jti.into(), epoch: 0, seen: None, limits }
     };
     admission.debits = envelopes().into_iter().map(debit).collect();
     admission

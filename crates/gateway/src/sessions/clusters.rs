@@ -533,6 +533,7 @@ impl Seen {
             jti: mandate.jti.as_str().into(),
             // Not judged by: whether it is revoked or frozen is looked at when the time moves.
             epoch: 0,
+            seen: None,
             limits: mandate.limits(),
         };
         self.line.iter().map(debit).collect()

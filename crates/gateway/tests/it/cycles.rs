@@ -14,7 +14,7 @@ use testkit::bank::{Bank, Fault, Injection, Options};
 use crate::approvals::{approver, house_with};
 use crate::banked;
 use crate::faults::found;
-use crate::house::{House, Said};
+use crate::house::{House, POLICY, Said};
 use crate::late::{NO_RETRY, house_with as house_that_is_told, same, settled};
 use crate::resolutions::resolve;
 use crate::sessions::{intent, other_agent, with};
@@ -714,4 +714,43 @@ async fn who_leaves_out_the_session_leaves_out_no_limit() {
     with_mandate(&mut house, |ask| ask.uncertainty_floor = serde_json::Number::from_f64(0.5)).await;
     let unsure = house.said("unsure", &house.payment("acct-2", "5.00")).await;
     assert_eq!((unsure.kind(), unsure.reasons()), ("held", vec!["uncertainty"]), "{}", unsure.body);
+}
+
+/// Policies that keep something back keep it however many ask at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_policies_say_of_what_is_left_holds_at_admission() {
+    const KEEPS: &str = r#"
+@id("keeps")
+forbid (principal, action in Action::"Payments", resource)
+when { context has cycle && context.cycle.time_budget_remaining < 99 };
+@id("keeps-money")
+forbid (principal, action in Action::"Payments", resource)
+when { !(context has cycle) && context has mandate.actions_left && context.mandate.actions_left < 2 };
+"#;
+    let house = House::new().await;
+    house.write("policies/default/payments.cedar", &format!("{POLICY}{KEEPS}"));
+    let mut house = house.restart().await;
+    for round in 0..6 {
+        with_mandate(&mut house, |ask| ask.max_actions = Some(3)).await;
+        let counted = house.token.clone();
+        let timed = ResourceEnvelope { max_duration_seconds: Some(100), ..ResourceEnvelope::default() };
+        with_units(&mut house, timed).await;
+        let mut bodies = Vec::new();
+        for n in 0..6 {
+            let session = house.declared_as(json!({ "intent_id": format!("i-{round}-{n}") })).await;
+            bodies.push(plain(&session, &format!("acct-{round}-{n}")));
+            let mut alone = house.payment(&format!("alone-{round}-{n}"), "5.00");
+            alone["delegation_token"] = counted.as_str().into();
+            bodies.push(alone);
+        }
+        let sends = bodies.iter().enumerate().map(|(n, body)| {
+            let (house, key) = (&house, format!("k-{round}-{n}"));
+            async move { house.said(&key, body).await.kind().to_owned() }
+        });
+        let kinds = futures_util::future::join_all(sends).await;
+        let executed = |rest| kinds.iter().skip(rest).step_by(2).filter(|kind| *kind == "executed").count();
+        // 100 and 99 seconds are enough, and three and two actions are.
+        assert!((1..=2).contains(&executed(0)), "{kinds:?}");
+        assert_eq!(executed(1), 2, "{kinds:?}");
+    }
 }

@@ -485,7 +485,8 @@ async fn nobody_is_a_principal_and_an_agent() {
     let alice = principal(&house, "alice").await;
     let key = |subject: &str, role| {
         let subject = Subject::parse(subject).unwrap();
-        gateway.create_key(&house.admin, KeyAsk { tenant: None, subject, role, default_mandate: None })
+        let ask = KeyAsk { tenant: None, subject, role, default_mandate: None };
+        async { gateway.create_key(&house.admin, ask).await.map(drop) }
     };
     let refused = key("alice", Role::Agent).await.unwrap_err();
     assert_eq!((refused.code, refused.field.as_deref()), (Code::StateConflict, Some("/subject")));
