@@ -78,7 +78,7 @@ pub enum SessionState {
     ClusterBlocked,
     /// An action of it waits for people.
     HemPending,
-    /// Its budget is used up, or it was stopped.
+    /// It was stopped, and is about to end.
     Suspended,
     /// It is over.
     Closed(Completion),

@@ -221,8 +221,12 @@ const fn words(code: Code) -> Words {
             403,
             "blocked",
             "the session was revoked",
-            "The session in which the action was asked for no longer exists.",
-            &["open a new session"],
+            "The session in which the action was asked for was ended from outside; or it is stopped, and is about to \
+             end so (reason session_suspended, and the trigger that stopped it, as R-1).",
+            &[
+                "look at the session's records: the one with ALE-001 says who or what ended it, and why",
+                "open a new session if the mandate still holds",
+            ],
         ),
         ApprovalDenied => (
             403,

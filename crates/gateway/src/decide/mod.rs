@@ -122,7 +122,10 @@ impl Gateway {
                     return Ok(Next::NotNow(stop(Code::BoundaryBlock, held_details(&escalation.triggers))));
                 }
                 Verdict::Block(reason) => {
-                    let details = details_of(&reason);
+                    let mut details = details_of(&reason);
+                    if let (Reason::Session(SessionState::Suspended), Some(cycle)) = (&reason, &case.cycle) {
+                        details.reasons.extend(self.stopped_by(&cycle.governed).await?);
+                    }
                     let code = case.cycle.as_ref().and_then(|cycle| cycle.code(&reason));
                     let code = code.unwrap_or_else(|| code_of(&reason));
                     let governed = case.cycle.as_ref().map(|cycle| &cycle.governed);

@@ -754,3 +754,17 @@ when { !(context has cycle) && context has mandate.actions_left && context.manda
         assert_eq!(executed(1), 2, "{kinds:?}");
     }
 }
+
+#[tokio::test]
+async fn a_session_that_is_stopped_says_so_and_why() {
+    let house = House::new().await;
+    let session = house.declared("CHAIN").await;
+    house.close(&house.operator, &session.session_id, Completion::Revoked).await.unwrap();
+    // As where the process died after it was stopped, and before its end.
+    let sql = "UPDATE session SET closed = NULL, halt = NULL WHERE id = ?1 AND suspended";
+    assert_eq!(house.store().execute(sql, [&session.session_id]).unwrap(), 1);
+    let said = house.said("k", &plain(&session, "acct-1")).await;
+    assert_eq!((said.kind(), said.code()), ("blocked", "EP_SESSION_REVOKED"), "{}", said.body);
+    assert_eq!(said.reasons(), ["session_suspended", "R-1"]);
+    assert_eq!(house.said("l", &plain(&session, "acct-1")).await.reasons(), ["session_revoked"]);
+}
