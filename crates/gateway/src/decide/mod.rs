@@ -18,7 +18,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use action::{Action, IdempotencyKey};
-use boundary::{Decision, Flag, Verdict};
+use boundary::{Decision, Flag, Reason, Verdict};
+use mandate::SessionState;
 use provider::Provider;
 
 pub(crate) use self::again::{Before, Own, Resumed};
