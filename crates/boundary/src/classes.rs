@@ -39,7 +39,9 @@ pub(crate) fn evaluate(facts: &Facts<'_>, math: &Assessment, answered: Answered)
     duplicate(facts, &mut hits.math);
     if let Some(cycle) = &facts.cycle {
         principal_conflict(cycle, &mut hits.boundary);
-        uncertainty(cycle, facts, &mut hits.boundary);
+    }
+    uncertainty(facts, &mut hits.boundary);
+    if let Some(cycle) = &facts.cycle {
         drift(cycle, &mut hits.boundary);
         trust(cycle, facts, &mut hits.boundary);
         budget(cycle, &mut hits.boundary);
@@ -64,10 +66,12 @@ fn irreversible(action: &Action, out: &mut Vec<Objection>) {
     }
 }
 
-/// Class 5: less sure than the mandate demands. Who does not say is not sure: silence must not loosen a floor.
-fn uncertainty(cycle: &Cycle<'_>, facts: &Facts<'_>, out: &mut Vec<Objection>) {
+/// Class 5: less sure than the mandate demands. Who does not say is not sure, and outside of a session nobody can: silence
+/// must not loosen a floor.
+fn uncertainty(facts: &Facts<'_>, out: &mut Vec<Objection>) {
     let floor = facts.chain().filter_map(|(mandate, _)| mandate.uncertainty_floor).max();
-    if floor.is_some_and(|floor| cycle.confidence.is_none_or(|share| share < floor)) {
+    let confidence = facts.cycle.as_ref().and_then(|cycle| cycle.confidence);
+    if floor.is_some_and(|floor| confidence.is_none_or(|share| share < floor)) {
         out.push(Objection::escalate(StageName::Boundary, Trigger::Uncertainty));
     }
 }

@@ -245,7 +245,13 @@ fn delegation(facts: &Facts<'_>) -> (Option<Refusal>, Delegation) {
             let now_s = facts.now_ms.div_euclid(1000);
             // Whoever is higher up may have less left, or may have ended.
             let above = || facts.ancestors.iter().try_for_each(|(it, left)| it.carries(action, left, now_s));
-            mandate.permits(action, &facts.caller.subject, account, now_s).and_then(|()| above())
+            // A limit that nothing would keep is none that may be left out by naming no session.
+            let kept = || match facts.cycle {
+                Some(_) => Ok(()),
+                None => facts.chain().try_for_each(|(it, _)| it.bears_without_session()),
+            };
+            let permitted = mandate.permits(action, &facts.caller.subject, account, now_s);
+            permitted.and_then(|()| above()).and_then(|()| kept())
         }
         None if needed => return (None, Delegation::Missing),
         None => within_own_bound(action),

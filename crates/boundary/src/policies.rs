@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::entities::Known;
 use crate::reads::Reads;
 use crate::rule::{self, Rule, Tier};
-use crate::{HardDeny, schema};
+use crate::{Cycle, Facts, HardDeny, schema};
 
 /// What ships in the binary and cannot be removed.
 const BASELINE: &str = include_str!("baseline.cedar");
@@ -97,6 +97,8 @@ pub(crate) struct Slice {
     pub(crate) permit_needs_amount: bool,
     /// What the policies can look at.
     pub(crate) reads: Reads,
+    /// Whether that is how much is left of a mandate.
+    pub(crate) looks_at_left: bool,
     /// Entities that the policies name.
     literals: Vec<EntityUid>,
     /// Set when the archetype goes by a name of the hard-deny list.
@@ -233,6 +235,16 @@ impl Policies {
         &self.0.gate
     }
 
+    /// Whether policies that were asked can look at what is left of the mandates: then another use of these may change
+    /// what they say.
+    pub(crate) fn look_at_accounts(&self, facts: &Facts<'_>) -> bool {
+        let looks = |action: &action::Action| {
+            self.slice(&action.archetype.name).is_none_or(|slice| slice.looks_at_left)
+        };
+        let of_cycle = |cycle: &Cycle<'_>| self.gate().looks_at_left || cycle.branches.iter().any(looks);
+        facts.mandate.is_some() && (looks(facts.action) || facts.cycle.as_ref().is_some_and(of_cycle))
+    }
+
     pub(crate) fn transfer(&self) -> &Slice {
         &self.0.transfer
     }
@@ -339,6 +351,7 @@ impl Slice {
             hard_denied,
             action,
             reads,
+            looks_at_left: rules.iter().any(|rule| rule.looks_at_left),
             literals,
         })
     }

@@ -100,6 +100,41 @@ impl Reads {
     }
 }
 
+/// Whether a policy can look at how much is left of a mandate: that may be another by the time of admission. Whether there
+/// is time at all is held there, and what is limited stays so.
+pub(crate) fn looks_at_left(node: &Value) -> bool {
+    if asks_for_time(node) || node.get("has").is_some_and(|_| path(node).is_some()) {
+        return false;
+    }
+    if let Some(path) = path(node) {
+        return match path.as_slice() {
+            [] | ["cycle" | "mandate"] => true,
+            ["cycle", member, ..] | [member, ..] if LEFT_OF_TIME.contains(member) => true,
+            ["mandate", member, ..] => LEFT_OF_CAP.contains(member),
+            _ => false,
+        };
+    }
+    match node {
+        Value::Array(items) => items.iter().any(looks_at_left),
+        Value::Object(members) => members.values().any(looks_at_left),
+        _ => false,
+    }
+}
+
+/// `context.time_budget_remaining > 0`, of the gate or of a cycle.
+fn asks_for_time(node: &Value) -> bool {
+    let Some(compared) = node.get(">").filter(|compared| compared["right"]["Value"] == 0) else {
+        return false;
+    };
+    matches!(
+        path(&compared["left"]).as_deref(),
+        Some(["time_budget_remaining"] | ["cycle", "time_budget_remaining"])
+    )
+}
+
+const LEFT_OF_TIME: [&str; 2] = ["resource_envelope", "time_budget_remaining"];
+const LEFT_OF_CAP: [&str; 2] = ["actions_left", "spend_left"];
+
 /// The names from the context down, when the node is the context or an attribute of it; `has` asks for one, too.
 fn path(node: &Value) -> Option<Vec<&str>> {
     let members = node.as_object().filter(|members| members.len() == 1)?;
@@ -161,5 +196,36 @@ mod tests {
         check("(if principal == resource then context else {a: 1}).a == 1", &["*"]);
         check("{a: context.x}.a == 1", &["x"]);
         check("context.a == \"context\"", &["a"]);
+    }
+
+    #[test]
+    fn what_is_left_is_looked_at_where_it_may_be_another_at_admission() {
+        let looks = |condition: &str| {
+            let text = format!("permit (principal, action, resource) when {{ {condition} }};");
+            let policy: cedar_policy::Policy = text.parse().unwrap();
+            looks_at_left(&policy.to_json().unwrap())
+        };
+        for left in [
+            "context.time_budget_remaining > 5",
+            "context has cycle && context.cycle.time_budget_remaining >= 0",
+            "context.resource_envelope.compute_units < 5",
+            "context.cycle.resource_envelope == {memory_bytes: 5}",
+            "context.mandate.spend_left.minor > 5 || false",
+            "context has mandate.actions_left && context.mandate[\"actions_left\"] == 5",
+            "context.mandate == {id: \"m\"}",
+            "context == {a: 1}",
+        ] {
+            assert!(looks(left), "{left}");
+        }
+        for other in [
+            "context.time_budget_remaining > 0 && context.intent_valid",
+            "context has cycle && context.cycle.time_budget_remaining > 0",
+            "context has mandate.spend_left",
+            "context has mandate && context.mandate.id == \"m\" && context.mandate.expires_in_seconds > 5",
+            "context.cycle.prior_denial_count < 3",
+            "true",
+        ] {
+            assert!(!looks(other), "{other}");
+        }
     }
 }

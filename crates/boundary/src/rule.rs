@@ -8,7 +8,7 @@ use miette::Diagnostic;
 use sha2::{Digest, Sha256};
 
 use crate::PolicyRef;
-use crate::reads::Reads;
+use crate::reads::{Reads, looks_at_left};
 
 /// How firmly a policy that forbids stands (CAP). A policy that permits has no tier of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,6 +61,8 @@ pub struct Rule {
     pub line: usize,
     /// What it can look at.
     pub(crate) reads: Reads,
+    /// Whether that is how much is left of a mandate.
+    pub(crate) looks_at_left: bool,
     pub(crate) policy: Policy,
 }
 
@@ -165,6 +167,7 @@ fn rule(source: &Source, n: usize, policy: &Policy, mistakes: &mut Vec<Mistake>)
         file: source.name.as_str().into(),
         line: position(&source.text, start(&policy)).0,
         reads: form.as_ref().map_or_else(|_| Reads::everything(), Reads::of),
+        looks_at_left: form.as_ref().map_or(true, looks_at_left),
         policy,
     })
 }

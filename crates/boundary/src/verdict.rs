@@ -121,6 +121,7 @@ pub struct Permit {
     catalog_digest: Arc<str>,
     entity_digest: Arc<str>,
     mandate_epoch: Option<u64>,
+    rests_on_accounts: bool,
     request_hash: [u8; 32],
     steps: Evaluated,
 }
@@ -137,6 +138,7 @@ impl Permit {
             catalog_digest: policies.catalog_digest().clone(),
             entity_digest: policies.entity_digest().clone(),
             mandate_epoch: facts.mandate.map(|(_, account)| account.epoch),
+            rests_on_accounts: policies.look_at_accounts(facts),
             request_hash: facts.request_hash,
             steps,
         }
@@ -170,6 +172,11 @@ impl Permit {
     /// The epoch of the mandate's account; another epoch now means that it must be judged anew.
     pub fn mandate_epoch(&self) -> Option<u64> {
         self.mandate_epoch
+    }
+
+    /// Whether policies looked at what is left of the mandates; where that is another now it must be judged anew.
+    pub fn rests_on_accounts(&self) -> bool {
+        self.rests_on_accounts
     }
 
     /// What it stands on, where the action is a cycle of a session; otherwise it is none.

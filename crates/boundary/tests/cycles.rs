@@ -14,7 +14,7 @@ use countersign_boundary::{
 };
 use mandate::{
     Claims, ClusterContext, ClusterState, Completion, DelegationContext, Halt, IntentRefusal as R, Mandate,
-    Partner, ReasoningMode as Mode, SessionEvent as E, exposure,
+    Partner, ReasoningMode as Mode, ResourceEnvelope, SessionEvent as E, exposure,
 };
 use serde_json::{Value, json};
 
@@ -97,6 +97,28 @@ fn a_usual_cycle_passes_and_its_permit_says_what_it_stands_on() {
     assert_eq!(permit.valid_until_ms(), NOON + 5, "no longer than the declaration");
     let Verdict::Pass(permit) = World::with(ALLOW_ALL).decide(&pay("100.00")).verdict else { panic!() };
     assert_eq!(permit.footing(), None, "outside of a session there is nothing to stand on");
+}
+
+#[test]
+fn a_permit_rests_on_accounts_where_policies_look_at_what_is_left() {
+    let rests = |policies: &str, governed: bool| {
+        let text = format!("{ALLOW_ALL}\n{policies}");
+        let world = if governed { world(&text, |_, _| {}) } else { World::with(&text) };
+        let Verdict::Pass(permit) = world.decide(&pay("100.00")).verdict else { panic!("{policies}") };
+        permit.rests_on_accounts()
+    };
+    let forbid = |what: &str| {
+        format!("forbid (principal, action in Action::\"Payments\", resource) when {{ {what} }};")
+    };
+    for nothing in ["context.time.hour > 23", "context has mandate && context.mandate.id == \"m-2\""] {
+        assert!(!rests(&forbid(nothing), true) && !rests(&forbid(nothing), false), "{nothing}");
+    }
+    let spend = forbid("context has mandate.spend_left && context.mandate.spend_left.minor < 5");
+    assert!(rests(&spend, true) && rests(&spend, false));
+    let time = forbid("context has cycle && context.cycle.time_budget_remaining < 1");
+    assert!(rests(&time, true));
+    let gate = "permit (principal, action == Action::\"ExecuteCycle\", resource) when { context.time_budget_remaining > 5 };";
+    assert!(rests(gate, true) && !rests(gate, false));
 }
 
 #[test]
@@ -532,7 +554,42 @@ fn who_does_not_say_how_sure_it_is_is_not_sure_enough_for_a_floor() {
     sure(Some("0.7")).check(&pay("100.00"), "pass");
     sure(Some("0.69999")).check(&pay("100.00"), "escalate uncertainty");
     sure(None).check(&pay("100.00"), "escalate uncertainty");
-    World { governed: None, ..sure(None) }.check(&pay("100.00"), "pass");
+    World { governed: None, ..sure(None) }.check(&pay("100.00"), "escalate uncertainty");
+}
+
+#[test]
+fn a_limit_that_only_a_session_keeps_asks_for_one() {
+    let share = || serde_json::Number::from_f64(0.5);
+    let units = |n| Some(ResourceEnvelope { max_compute_units: Some(n), ..ResourceEnvelope::default() });
+    let limited = [
+        Claims { resource_envelope: units(5), ..claims() },
+        Claims { trust_floor: share(), ..claims() },
+        Claims { goal_scope: Some(vec!["Payments".into()]), ..claims() },
+    ];
+    let (payment, required) = (pay("100.00"), "block session_required");
+    for claims in limited {
+        let limited = Mandate::of(&claims).unwrap();
+        let within = world(ALLOW_ALL, |world, _| world.mandate = Some(limited.clone()));
+        within.check(&payment, "pass");
+        let outside = World { governed: None, ..within };
+        outside.check(&payment, required);
+        assert_eq!(outside.decide(&payment).governance, Governance::Deny);
+        // Observe mode does not lift it, and it is the same of one above.
+        World { observe: true, ..outside }.check(&payment, required);
+        let (below, account) = (World::with(ALLOW_ALL), mandate::Account::new("m-0"));
+        let ancestors = [(&limited, &account)];
+        let facts = countersign_boundary::Facts { ancestors: &ancestors, ..below.facts(&payment) };
+        assert_eq!(told(&countersign_boundary::decide(&below.policies, &facts)), required);
+    }
+    let plain = Claims {
+        max_actions: Some(3),
+        resources: Some(vec!["acct-*".into()]),
+        resource_envelope: Some(ResourceEnvelope::default()),
+        goal_scope: Some(Vec::new()),
+        ..claims()
+    };
+    let plain = World { mandate: Some(Mandate::of(&plain).unwrap()), ..World::with(ALLOW_ALL) };
+    plain.check(&payment, "pass");
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum Command {
-    /// Register a principal's public key: what it signs is a mandate from now on
+    /// Register a public key: what is signed with it, as far as it may, is a mandate from now on
     Add {
         /// The principal: `iss` of what it signs
         #[arg(value_name = "ISS")]
@@ -28,6 +28,9 @@ enum Command {
         /// File with the public JWK, `EC` on `P-256` or `OKP` on `Ed25519`
         #[arg(value_name = "FILE")]
         jwk: PathBuf,
+        /// `mandates` that a principal gives, or only `children`: what an agent hands on of the mandates that it holds
+        #[arg(long, value_name = "WHAT", default_value = "mandates")]
+        signs: Signs,
     },
     /// List the keys, those that ended included
     List {
@@ -49,16 +52,26 @@ enum Command {
     },
 }
 
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Signs {
+    Mandates,
+    Children,
+}
+
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let client = args.api.client()?;
     match &args.command {
-        Command::Add { issuer, jwk } => {
+        Command::Add { issuer, jwk, signs } => {
             let text =
                 std::fs::read_to_string(jwk).while_we(|| format!("cannot read `{}`", jwk.display()))?;
             let jwk: Value =
                 serde_json::from_str(&text).while_we(|| format!("`{}` is not a JWK", jwk.display()))?;
             let path = format!("/v1/principals/{}/keys", encoded(issuer));
-            out::json(&client.post(&path, &json!({"jwk": jwk}))?)?;
+            let signs = match signs {
+                Signs::Mandates => "mandates",
+                Signs::Children => "children",
+            };
+            out::json(&client.post(&path, &json!({"jwk": jwk, "signs": signs}))?)?;
         }
         Command::List { json } => {
             let keys = client.list("/v1/principals")?;
@@ -75,12 +88,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-const COLUMNS: [&str; 6] = ["principal", "key", "algorithm", "registered by", "since", "state"];
+const COLUMNS: [&str; 7] = ["principal", "signs", "key", "algorithm", "registered by", "since", "state"];
 
-fn row(key: &Value) -> [String; 6] {
+fn row(key: &Value) -> [String; 7] {
     let text = |member: &str| key[member].as_str().map(out::shown).unwrap_or_default();
     let state = if key["revoked_at"].is_null() { "good" } else { "revoked" };
-    ["issuer", "kid", "algorithm", "created_by", "created_at"]
+    ["issuer", "signs", "kid", "algorithm", "created_by", "created_at"]
         .map(text)
         .into_iter()
         .chain([state.to_owned()])

@@ -1,6 +1,6 @@
 //! Mandates: found for a request, with everything that they descend from.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +10,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::act::lock;
-use crate::admin::event;
+use crate::admin::{Signs, event};
 use crate::gateway::Gateway;
 use crate::keys::open_private;
 use crate::remember::unavailable;
@@ -24,6 +24,8 @@ pub(crate) struct Authority {
     verified: Mutex<HashMap<[u8; 32], Arc<Line>>>,
     /// Public keys of principals by thumbprint: a key of that name has those bytes.
     read: Mutex<HashMap<Box<str>, VerifyingKey>>,
+    /// Keys of agents, by thumbprint, of which nobody has said what they sign.
+    unclear: Mutex<HashSet<Box<str>>>,
 }
 
 /// A mandate and all that it descends from, as far as none of it ever changes. What one leaves out it has from the one
@@ -33,8 +35,16 @@ pub(crate) struct Line {
     pub mandates: Vec<Arc<Mandate>>,
     /// The same, as they are written; what is left out is filled in.
     pub claims: Vec<Claims>,
-    /// Principals and the keys with which they signed one of these; none for what was issued here.
-    signed: Vec<(Box<str>, Box<str>)>,
+    /// With what these were signed, root first; none for what was issued here.
+    signed: Vec<Signed>,
+}
+
+/// Who signed a mandate of a line, and with which key.
+struct Signed {
+    issuer: Box<str>,
+    kid: Box<str>,
+    /// It stands under no other: whoever signed it gives it, and hands nothing on.
+    gives: bool,
 }
 
 /// What a remembered mandate is found by; a token must never be taken for an id.
@@ -62,7 +72,12 @@ impl Authority {
             Ok((tenant.clone(), key.map_err(|error| format!("`{}`: {error}", path.display()))?))
         };
         let keys: Result<_, String> = tenants.map(open).collect();
-        Ok(Authority { keys: keys?, verified: Mutex::default(), read: Mutex::default() })
+        Ok(Authority {
+            keys: keys?,
+            verified: Mutex::default(),
+            read: Mutex::default(),
+            unclear: Mutex::default(),
+        })
     }
 
     /// The key that signs the mandates of a tenant.
@@ -80,6 +95,36 @@ impl Authority {
             verified.clear();
         }
         verified.insert(name, Arc::clone(line));
+    }
+
+    /// Whether the keys that a line was signed with are good still, each for what it signed.
+    ///
+    /// INVARIANT (given): no mandate stands at a root that was signed with a key registered to sign what is handed on.
+    fn vouches(
+        &self,
+        tenant: &Tenant,
+        line: &Line,
+        principals: &[ledger::PrincipalKey],
+    ) -> Result<(), Refusal> {
+        for Signed { issuer, kid, gives } in &line.signed {
+            let key = principals.iter().find(|key| stands(key, tenant, issuer) && key.kid == *kid);
+            let key = key.ok_or_else(|| Refusal::UnknownKey { issuer: issuer.to_string() })?;
+            if *gives && self.signs(key) != Signs::Mandates {
+                return Err(Refusal::NoPrincipal { issuer: issuer.to_string() });
+            }
+        }
+        Ok(())
+    }
+
+    /// What a key signs. One that was registered before that was said is a principal's, unless that is an agent.
+    pub(crate) fn signs(&self, key: &ledger::PrincipalKey) -> Signs {
+        let unclear = || lock(&self.unclear).contains(&key.kid);
+        Signs::kept(&key.jwk).unwrap_or_else(|| if unclear() { Signs::Children } else { Signs::Mandates })
+    }
+
+    /// A key of which it is not said what it signs, and which is an agent's.
+    pub(crate) fn doubt(&self, key: &ledger::PrincipalKey) {
+        lock(&self.unclear).insert(key.kid.clone());
     }
 
     /// A key of a principal, read once. What is registered was read before.
@@ -185,11 +230,8 @@ impl Gateway {
     pub(crate) async fn standing_of(&self, tenant: &Tenant, line: &Line) -> Result<Standing, Error> {
         if !line.signed.is_empty() {
             let principals = self.ledger.principals().await.map_err(unavailable)?;
-            let ended = line.signed.iter().find(|(issuer, kid)| {
-                !principals.iter().any(|key| stands(key, tenant, issuer) && key.kid == *kid)
-            });
-            if let Some((issuer, _)) = ended {
-                return Ok(Standing::refused(Refusal::UnknownKey { issuer: issuer.to_string() }));
+            if let Err(refusal) = self.authority.vouches(tenant, line, &principals) {
+                return Ok(Standing::refused(refusal));
             }
         }
         let most = self.config.limits.delegation_depth;
@@ -228,6 +270,9 @@ impl Gateway {
             Ok(line) => Arc::new(line),
             Err(refusal) => return Ok(Err(refusal)),
         };
+        if let Err(refusal) = self.authority.vouches(tenant, &line, &principals) {
+            return Ok(Err(refusal));
+        }
         if !ours && let Err(refusal) = self.take_in(tenant, &verified, &line, dry_run).await? {
             return Ok(Err(refusal));
         }
@@ -388,8 +433,11 @@ impl Line {
                 return Err(Refusal::ChainBroken { jti: mandate.jti });
             }
             mandate = mandate.under(parent);
+        } else if kid.is_some() && mandate.issuer == mandate.subject {
+            return Err(Refusal::NoPrincipal { issuer: claims.iss });
         }
-        self.signed.extend(kid.map(|kid| (Box::from(claims.iss.as_str()), kid)));
+        let gives = self.mandates.is_empty();
+        self.signed.extend(kid.map(|kid| Signed { issuer: claims.iss.as_str().into(), kid, gives }));
         self.mandates.push(Arc::new(mandate));
         self.claims.push(claims);
         Ok(())

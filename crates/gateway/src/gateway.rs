@@ -173,6 +173,7 @@ impl Gateway {
         for tenant in gateway.tenants.values() {
             gateway.keep_rules(&tenant.rules()).await.map_err(|error| error.to_string())?;
         }
+        gateway.doubt_keys().await.map_err(|error| error.to_string())?;
         gateway.give_places().await.map_err(|error| error.to_string())?;
         Ok(Arc::new(gateway))
     }

@@ -76,7 +76,7 @@ mod views;
 pub use admin::{
     CreatedKey, DelegateAsk, ExtendAsk, ExtendedMandate, FreezeAsk, FreezeScope, FreezeView, IssuedMandate,
     KeyAsk, KeyView, MandateAsk, MandateStanding, MandateView, ObserveView, PrincipalKeyView, ReloadReport,
-    Revocation, SigningKeyView,
+    Revocation, SigningKeyView, Signs,
 };
 pub use approvals::{
     Asked, Creation, Credential, ExchangeView, GivenView, Greeting, HeldView, LimitsAsk, PasskeyView,

@@ -290,7 +290,8 @@ fn check(rows: &mut Rows, item: &Item) -> Result<Vec<Account>, Obstacle> {
         if let Some(at_ms) = account.revoked_at {
             return Err(Obstacle::Revoked { jti, at_ms });
         }
-        if account.epoch != debit.epoch || account.frozen {
+        let taken = debit.seen.as_ref().is_some_and(|seen| seen != account);
+        if account.epoch != debit.epoch || account.frozen || taken {
             return Err(Obstacle::MandateChanged { jti });
         }
     }

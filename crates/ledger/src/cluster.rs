@@ -8,9 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use action::{Subject, Tenant, json};
-use mandate::{
-    Account, Cluster, ClusterEvent, ClusterRefusal, ClusterState, Member, Session, SessionEvent, time_left,
-};
+use mandate::{Account, Cluster, ClusterEvent, ClusterRefusal, Member, Session, SessionEvent, time_left};
 use mandate::{SessionRefusal, SessionState};
 use serde_json::{Value, json};
 
@@ -198,10 +196,13 @@ impl Clustering {
         if matches!(self.deed, Deed::Hold { .. } | Deed::Release) {
             scene.cluster.member(&self.session).map_err(Error::Cluster)?;
         }
-        let gets_out = matches!(self.deed, Deed::Leave | Deed::Resume);
         let agent = self.by.as_ref().is_some_and(|by| !by.person);
-        if gets_out && agent && scene.cluster.state_at(self.at_ms) == ClusterState::Deadlock {
-            return Err(Error::Cluster(ClusterRefusal::ForPeople));
+        match self.deed {
+            Deed::Leave if agent => scene.cluster.must_be_free().map_err(Error::Cluster)?,
+            Deed::Resume if agent && !scene.cluster.deadlock().is_empty() => {
+                return Err(Error::Cluster(ClusterRefusal::ForPeople));
+            }
+            _ => {}
         }
         let joins = matches!(self.deed, Deed::Form { .. } | Deed::Join { .. });
         if joins && scene.elsewhere {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use action::{ActionId, Environment, Money, Subject, Tenant};
-use mandate::{Limits, ResourceEnvelope, Usage};
+use mandate::{Account, Limits, ResourceEnvelope, Usage};
 use sha2::{Digest, Sha256};
 
 use crate::{Cycle, Draft, Error, Event, Labels, State, identity};
@@ -197,6 +197,8 @@ pub struct Debit {
     pub jti: Arc<str>,
     /// The account's epoch when the action was judged; another one now means that it must be judged anew.
     pub epoch: u64,
+    /// Its account, where what was judged rests on how that stood: another one now means the same.
+    pub seen: Option<Account>,
     /// What its account is measured against.
     pub limits: Limits,
 }

@@ -317,7 +317,9 @@ pub trait Ledger: Outbox {
     /// Begins a governed session; answers with the id of its first record.
     ///
     /// # Errors
-    /// [`Error::Exists`] if the tenant has one of this id.
+    /// [`Error::Exists`] if the tenant has one of this id, [`Error::Absent`] if its mandate, or one above it, is revoked:
+    /// whatever revocation is acknowledged knows of every session below it. [`Error::Cluster`] where another session of the
+    /// agent under one of these is in a cluster about which people have to decide.
     fn open_session(&self, opening: Opening) -> Answer<'_, Box<str>>;
 
     /// One session of a tenant.

@@ -93,7 +93,7 @@ fn wait_for(on: &str) -> Deed {
 
 fn debit(jti: &str) -> Debit {
     let envelope = ResourceEnvelope { max_duration_seconds: Some(SECONDS), ..ResourceEnvelope::default() };
-    Debit { jti: jti.into(), epoch: 0, limits: Limits { envelope, ..Limits::default() } }
+    Debit { jti: jti.into(), epoch: 0, seen: None, limits: Limits { envelope, ..Limits::default() } }
 }
 
 fn hand(from: &str, to: &str, seconds: u64) -> Deed {
@@ -287,6 +287,25 @@ fn a_circle_of_waits_is_on_record_at_once_and_only_people_open_it() {
         let opens = Clustering { by: person, ..clustering("s-2", Deed::Resume) };
         assert_eq!(wait(ledger.group(opens)).unwrap().cluster.cluster.state(), ClusterState::Blocked);
         assert_eq!(stands(ledger, "s-2").state(), SessionState::Active);
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
+fn only_people_let_a_member_out_of_a_cluster_that_is_held() {
+    on_every_sealed_ledger(|ledger| {
+        cluster_of(ledger, 2);
+        let person = || Some(Doer { subject: Subject::parse("olga").unwrap(), person: true });
+        let by_person = |session: &str, deed| {
+            wait(ledger.group(Clustering { by: person(), ..clustering(session, deed) })).unwrap()
+        };
+        by_person("s-1", Deed::Hold { reason: None });
+        for session in ["s-1", "s-2"] {
+            refused(ledger, session, Deed::Leave, R::State(ClusterState::MandateHold));
+        }
+        assert_eq!(by_person("s-2", Deed::Leave).cluster.cluster.members.len(), 1);
+        by_person("s-1", Deed::Release);
+        done(ledger, "s-1", Deed::Leave).unwrap();
         wait(ledger.verify()).unwrap();
     });
 }

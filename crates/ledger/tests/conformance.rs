@@ -968,8 +968,28 @@ fn cycle(key: &str, mandates: &[&str], usage: Usage) -> Admission {
     let mut admission = admission(key);
     admission.intent.usage = usage;
     let limits = Limits { envelope, ..Limits::default() };
-    admission.debits = mandates.iter().map(|jti| Debit { jti: (*jti).into(), epoch: 0, limits }).collect();
+    admission.debits =
+        mandates.iter().map(|jti| Debit { jti: (*jti).into(), epoch: 0, seen: None, limits }).collect();
     admission
+}
+
+/// Between the judgement and the admission somebody else may take what policies looked at.
+#[test]
+fn who_is_judged_by_what_is_left_is_judged_anew_once_that_is_less() {
+    on_every_ledger(|ledger| {
+        let judged = |key: &str, seen: Account| {
+            let mut admission = cycle(key, &["m1"], Usage { seconds: 1, ..Usage::default() });
+            admission.debits[0].seen = Some(seen);
+            admission
+        };
+        let unused = account(&*ledger, "m1");
+        admitted(&*ledger, judged("a", unused.clone()));
+        let late = admit(&*ledger, judged("b", unused));
+        assert!(matches!(late, Admitted::Refused(Obstacle::MandateChanged { .. })), "{late:?}");
+        admitted(&*ledger, judged("b", account(&*ledger, "m1")));
+        // Who was not judged by it does not mind.
+        admitted(&*ledger, cycle("c", &["m1"], Usage { seconds: 1, ..Usage::default() }));
+    });
 }
 
 fn account(ledger: &dyn Ledger, jti: &str) -> Account {

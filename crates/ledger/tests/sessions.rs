@@ -186,7 +186,7 @@ fn metered(key: &str, session: &str) -> ledger::Admission {
     admission.intent.usage = Usage { seconds: 1, compute_units: 1, ..Usage::default() };
     let debit = |(jti, envelope): (Box<str>, ResourceEnvelope)| {
         let limits = Limits { envelope, ..Limits::default() };
-        Debit { jti: jti.into(), epoch: 0, limits }
+        Debit { jti: jti.into(), epoch: 0, seen: None, limits }
     };
     admission.debits = envelopes().into_iter().map(debit).collect();
     admission
@@ -495,6 +495,40 @@ fn none_of_a_thousand_cycles_is_admitted_after_the_revocation_was_acknowledged()
         assert_eq!(stands(&*ledger, "s-1").cycles, admitted);
     });
     wait(ledger.verify()).unwrap();
+}
+
+/// Whoever revoked is told of the sessions below that are open by then, so none may open afterwards.
+#[test]
+fn no_session_begins_under_what_is_revoked() {
+    on_every_sealed_ledger(|ledger| {
+        let mandate = |jti: &str, chain: &[&str]| ledger::Mandate {
+            tenant: Tenant::default(),
+            jti: jti.into(),
+            subject: subject(),
+            issuer: "alice".into(),
+            issued_ms: NOW,
+            expires_ms: NOW + 1000,
+            claims: b"{}".to_vec(),
+            chain: chain.iter().map(|jti| (*jti).into()).collect(),
+            kid: None,
+        };
+        for (jti, chain) in [("m-1", &[][..]), ("m-2", &["m-1"]), ("m-3", &["m-1", "m-2"]), ("m-4", &[])] {
+            wait(ledger.issue(mandate(jti, chain), event("mandate_issued"))).unwrap();
+        }
+        let under = |jti: &str| {
+            let session = Session::open(format!("s-{jti}"), subject(), jti, NOW);
+            wait(ledger.open_session(Opening { session, ..opening("") }))
+        };
+        wait(ledger.revoke(&Tenant::default(), "m-2", event("mandate_revoked"))).unwrap();
+        for jti in ["m-2", "m-3"] {
+            assert!(matches!(under(jti), Err(Error::Absent(ended)) if *ended == *"m-2"), "{jti}");
+        }
+        for jti in ["m-1", "m-4"] {
+            under(jti).unwrap();
+        }
+        assert!(wait(ledger.sessions_under(&Tenant::default(), "m-2")).unwrap().is_empty());
+        wait(ledger.verify()).unwrap();
+    });
 }
 
 #[test]

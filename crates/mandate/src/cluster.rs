@@ -205,6 +205,22 @@ impl Cluster {
         if now_ms >= self.deadline_ms { ClusterState::Terminated } else { self.state() }
     }
 
+    /// Lets through where people have nothing to decide before its members go on. A deadline, which its first member sets,
+    /// decides nothing for them.
+    ///
+    /// # Errors
+    /// [`ClusterRefusal::ForPeople`] where members wait for each other in a circle; where somebody holds it, that it is
+    /// [`ClusterState::MandateHold`].
+    pub fn must_be_free(&self) -> Result<(), ClusterRefusal> {
+        if !self.deadlock().is_empty() {
+            return Err(ClusterRefusal::ForPeople);
+        }
+        match self.held && !self.terminated {
+            true => Err(ClusterRefusal::State(ClusterState::MandateHold)),
+            false => Ok(()),
+        }
+    }
+
     /// The cluster after the event at `now_ms`.
     ///
     /// # Errors
@@ -223,11 +239,11 @@ impl Cluster {
             (_, E::Resumed { session }) => {
                 next.member_mut(&session)?.waits_for.take().ok_or(ClusterRefusal::NotWaiting)?;
             }
+            (S::MandateHold, E::Released) => next.held = false,
             _ if now_ms >= self.deadline_ms => return Err(ClusterRefusal::Over),
             (S::Active | S::Blocked, E::Joined(member)) => next.join(member)?,
             (S::Active | S::Blocked, E::Waiting { session, on }) => next.wait(&session, on)?,
             (S::Active | S::Blocked, E::Held) => next.held = true,
-            (S::MandateHold, E::Released) => next.held = false,
             _ => return refused,
         }
         Ok(next)

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use action::{Action, Money, Subject};
 
 use crate::account::currency_mismatch;
-use crate::{Account, Mandate, Refusal, Use};
+use crate::{Account, Mandate, Refusal, ResourceEnvelope, Use};
 
 impl Mandate {
     /// Whether this mandate, as much as is left of it, carries `action` asked by `caller` at `now_s` (Unix seconds).
@@ -63,6 +63,23 @@ impl Mandate {
     /// Whether a name of this archetype or of one of its groups is in `names`.
     pub fn designates(names: &[String], archetype: &action::Archetype) -> bool {
         names.iter().any(|name| *name == archetype.name || archetype.groups.contains(name))
+    }
+
+    /// Whether the mandate carries what is asked outside of a session. Its floor of certainty does: who says nothing of that
+    /// is asked about.
+    ///
+    /// # Errors
+    /// The first of its limits that nothing keeps there.
+    pub fn bears_without_session(&self) -> Result<(), Refusal> {
+        let limits = [
+            ("resource_envelope", self.resource_envelope != ResourceEnvelope::default()),
+            ("goal_scope", !self.goal_scope.is_empty()),
+            ("trust_floor", self.trust_floor.is_some()),
+        ];
+        match limits.into_iter().find(|(_, limited)| *limited) {
+            Some((member, _)) => Err(Refusal::NeedsSession { member }),
+            None => Ok(()),
+        }
     }
 
     fn covers(&self, action: &Action) -> Result<(), Refusal> {

@@ -25,6 +25,12 @@ pub enum Refusal {
         /// The `iss` claim, not yet proven.
         issuer: String,
     },
+    /// Nobody gives themselves a mandate, and whoever may hand one on gives none by that.
+    #[error("`{issuer}` may sign what it hands on, and is no principal who gives this mandate")]
+    NoPrincipal {
+        /// The `iss` claim.
+        issuer: String,
+    },
     /// The header names another algorithm than the registered key's.
     #[error("mandate names another algorithm than its issuer's key")]
     WrongAlgorithm,
@@ -82,6 +88,12 @@ pub enum Refusal {
     /// Stopped after a settlement above its reservation, or by an operator.
     #[error("mandate is frozen")]
     Frozen,
+    /// It has a limit that only a session keeps, and the action is in none.
+    #[error("the mandate's `{member}` is kept in sessions only, and the action names none")]
+    NeedsSession {
+        /// The claim.
+        member: &'static str,
+    },
     /// The action's archetype, and every group it is in, is outside `mandate_scope`.
     #[error("`{archetype}` is outside the mandate's scope")]
     OutOfScope {
@@ -142,6 +154,7 @@ impl Refusal {
             Refusal::TooLarge { .. } => "mandate_too_large",
             Refusal::Malformed { .. } => "mandate_malformed",
             Refusal::UnknownKey { .. } => "mandate_key_unknown",
+            Refusal::NoPrincipal { .. } => "issuer_no_principal",
             Refusal::WrongAlgorithm => "mandate_wrong_algorithm",
             Refusal::BadSignature => "mandate_bad_signature",
             Refusal::ChainUnresolved { .. } => "chain_unresolved",
@@ -155,6 +168,7 @@ impl Refusal {
             Refusal::Expired { .. } => "mandate_expired",
             Refusal::Revoked => "mandate_revoked",
             Refusal::Frozen => "mandate_frozen",
+            Refusal::NeedsSession { .. } => "session_required",
             Refusal::OutOfScope { .. } => "out_of_scope",
             Refusal::ResourceOutside { .. } => "resource_outside",
             Refusal::ActionsUsedUp { .. } => "actions_used_up",
@@ -172,6 +186,7 @@ impl Refusal {
             Refusal::TooLarge { .. }
             | Refusal::Malformed { .. }
             | Refusal::UnknownKey { .. }
+            | Refusal::NoPrincipal { .. }
             | Refusal::WrongAlgorithm
             | Refusal::BadSignature
             | Refusal::ChainUnresolved { .. }
@@ -185,6 +200,7 @@ impl Refusal {
             | Refusal::Expired { .. } => true,
             Refusal::Revoked
             | Refusal::Frozen
+            | Refusal::NeedsSession { .. }
             | Refusal::OutOfScope { .. }
             | Refusal::ResourceOutside { .. }
             | Refusal::ActionsUsedUp { .. }

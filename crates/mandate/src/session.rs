@@ -78,7 +78,7 @@ pub enum SessionState {
     ClusterBlocked,
     /// An action of it waits for people.
     HemPending,
-    /// Its budget is used up, or it was stopped.
+    /// It was stopped, and is about to end.
     Suspended,
     /// It is over.
     Closed(Completion),
@@ -270,7 +270,8 @@ impl Session {
             }
             (_, E::Denied { sequence }) => {
                 next.sequence = next.sequence.max(sequence.unwrap_or(0));
-                next.denials = next.denials.saturating_add(1);
+                // How much of it was denied is what others are judged by.
+                (next.denials, next.epoch) = (self.denials.saturating_add(1), self.epoch + 1);
             }
             // Keeps (halt): what waited begins no more than anything else where nothing may begin.
             (SessionState::Closed(_) | SessionState::Suspended, E::Decided { sent: true }) => return refused,

@@ -160,7 +160,7 @@ impl SignalKey {
     }
 }
 
-/// Reads the keys of a transmitter: a JWK set, or one JWK.
+/// Reads the keys of a transmitter: a JWK set, or one JWK. Several are told apart by what they are called.
 ///
 /// # Errors
 /// Which key is wrong, and why.
@@ -172,7 +172,17 @@ pub fn signal_keys(text: &[u8]) -> Result<Vec<SignalKey>, String> {
         return Err("it has no key".into());
     }
     let read = |(n, jwk): (usize, &Value)| SignalKey::of(jwk).map_err(|why| format!("`keys/{n}`: {why}"));
-    keys.iter().enumerate().map(read).collect()
+    let keys: Vec<SignalKey> = keys.iter().enumerate().map(read).collect::<Result<_, _>>()?;
+    if keys.len() > 1 {
+        for (n, key) in keys.iter().enumerate() {
+            let kid =
+                key.kid.as_ref().ok_or_else(|| format!("`keys/{n}`: of several keys each needs a `kid`"))?;
+            if keys[..n].iter().any(|other| other.kid == key.kid && other.algorithm() == key.algorithm()) {
+                return Err(format!("`keys/{n}`: another key has the `kid` `{kid}`"));
+            }
+        }
+    }
+    Ok(keys)
 }
 
 /// Understands a token for `audience` at `now_s` (Unix seconds). `keys` are those of the issuer that it names, if that one
@@ -198,12 +208,13 @@ pub fn hear<'a>(
     let issuer = name(&claims, "iss")?;
 
     let keys = keys(&issuer).ok_or(SignalRefusal::InvalidIssuer)?;
-    let named = |key: &&SignalKey| header.kid.is_none() || header.kid == key.kid;
-    let mut fitting = keys.iter().filter(named).filter(|key| key.algorithm() == header.alg).peekable();
-    if fitting.peek().is_none() {
-        return Err(SignalRefusal::InvalidKey);
-    }
-    if !fitting.any(|key| key.verifies(signed.as_bytes(), &signature)) {
+    // Who names no key means the only one.
+    let named = |key: &&SignalKey| match &header.kid {
+        Some(_) => header.kid == key.kid,
+        None => keys.len() == 1,
+    };
+    let key = keys.iter().filter(named).find(|key| key.algorithm() == header.alg);
+    if !key.ok_or(SignalRefusal::InvalidKey)?.verifies(signed.as_bytes(), &signature) {
         return Err(SignalRefusal::AuthenticationFailed);
     }
 
@@ -408,6 +419,43 @@ mod tests {
         let keys = signal_keys(jwk.to_string().as_bytes()).unwrap();
         let refusal = hear(&format!("{signed}.{signature}"), |_| Some(keys.as_slice()), US, NOW);
         assert_eq!(refusal.unwrap_err().code(), "authentication_failed");
+    }
+
+    #[test]
+    fn of_several_keys_one_is_named() {
+        let (old, new) = (key(), key());
+        let jwk = |key: &SigningKey, kid: Option<&str>| {
+            let mut jwk: Value = serde_json::from_str(key.verifying().jwk()).unwrap();
+            jwk["kid"] = kid.into();
+            jwk
+        };
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let heard = |keys: &[Value], signer: &SigningKey, kid: Option<&str>| {
+            let keys = signal_keys(json!({"keys": keys}).to_string().as_bytes()).unwrap();
+            let mut header = json!({"alg": "EdDSA", "typ": TYPE});
+            if let Some(kid) = kid {
+                header["kid"] = kid.into();
+            }
+            let signed = format!("{}.{}", part(&header), part(&claims()));
+            let signature = URL_SAFE_NO_PAD.encode(signer.sign(signed.as_bytes()).unwrap());
+            let heard = hear(&format!("{signed}.{signature}"), |_| Some(keys.as_slice()), US, NOW);
+            heard.map(|signal| signal.kid).map_err(|refusal| refusal.code())
+        };
+        let both = [jwk(&old, Some("old")), jwk(&new, Some("new"))];
+        assert_eq!(heard(&both, &new, Some("new")), Ok(Some("new".into())));
+        assert_eq!(heard(&both, &new, Some("old")), Err("authentication_failed"));
+        for signer in [&old, &new] {
+            assert_eq!(heard(&both, signer, None), Err("invalid_key"), "which of them it is has to be said");
+        }
+        assert_eq!(heard(&both[..1], &old, None), Ok(None), "the only one need not be named");
+        for (keys, place) in [
+            ([jwk(&old, Some("k")), jwk(&new, None)], "keys/1"),
+            ([jwk(&old, None), jwk(&new, Some("k"))], "keys/0"),
+            ([jwk(&old, Some("k")), jwk(&new, Some("k"))], "keys/1"),
+        ] {
+            let wrong = signal_keys(json!({"keys": keys}).to_string().as_bytes()).unwrap_err();
+            assert!(wrong.contains(place) && wrong.contains("`kid`"), "{wrong}");
+        }
     }
 
     #[test]

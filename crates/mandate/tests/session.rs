@@ -194,6 +194,7 @@ fn what_a_judgement_must_not_miss_raises_the_epoch() {
         assert_eq!(after(&it, &[event]).epoch, 1, "{event:?}");
     }
     assert_eq!(after(&it, &[E::Suspended, E::Resumed]).epoch, 2);
+    assert_eq!(after(&it, &[E::Denied { sequence: None }]).epoch, 1, "trust and policies look at denials");
     assert_eq!(after(&it, &[E::Held { sequence: 1 }, E::Regrouped]).epoch, 1);
     assert_eq!(after(&it, &[E::Admitted { sequence: 1 }, E::Settled]).epoch, 0);
 }

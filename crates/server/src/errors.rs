@@ -176,9 +176,11 @@ const fn words(code: Code) -> Words {
             "the mandate does not cover this action",
             "There is no mandate where one is needed, or it is expired, revoked, for another agent, out of scope, \
              or what is left of its spend cap is too small; or one that it descends from is, or the chain to it \
-             cannot be verified; or the amount is above the caller's own bound.",
+             cannot be verified; or the amount is above the caller's own bound; or it has a limit that only a session \
+             keeps, which is named, and the request names no session (reason session_required).",
             &[
                 "check scope, resources, expiry and what is left of the mandate",
+                "where a session is required, open one with the mandate, declare in it, and name it as session_id",
                 "ask the operator for a mandate that covers the action, and send it under a new key",
             ],
         ),
@@ -219,8 +221,12 @@ const fn words(code: Code) -> Words {
             403,
             "blocked",
             "the session was revoked",
-            "The session in which the action was asked for no longer exists.",
-            &["open a new session"],
+            "The session in which the action was asked for was ended from outside; or it is stopped, and is about to \
+             end so (reason session_suspended, and the trigger that stopped it, as R-1).",
+            &[
+                "look at the session's records: the one with ALE-001 says who or what ended it, and why",
+                "open a new session if the mandate still holds",
+            ],
         ),
         ApprovalDenied => (
             403,

@@ -824,7 +824,7 @@ pub static ROUTES: &[Route] = &[
         path: "/v1/principals/{iss}/keys",
         place: Place::Both,
         who: Who::May(Deed::Govern),
-        summary: "Register a key with which a principal signs mandates",
+        summary: "Register a key with which a principal signs mandates, or an agent what it hands on",
         body: Some(Schema::PrincipalRequest),
         answers: &[Answer::json(201, "The key", Schema::PrincipalKey)],
         query: &[],

@@ -14,7 +14,8 @@ pub(crate) async fn caller(request: &Request) -> Result<Caller, Error> {
     let header = single(&request.head.headers, &AUTHORIZATION);
     let header = header.map_err(|_| missing("the header Authorization cannot be read"))?;
     let header = header.ok_or_else(|| missing(keyless(request.environment)))?;
-    let bearer = bearer(header).ok_or_else(|| missing("the header Authorization is not Bearer and a key"))?;
+    let bearer = credential(header, "bearer")
+        .ok_or_else(|| missing("the header Authorization is not Bearer and a key"))?;
     // Keys of both environments are kept in production.
     request.site.faces.production.authenticate(bearer).await
 }
@@ -42,16 +43,21 @@ fn missing(why: &str) -> Error {
     Error::new(Code::Unauthenticated, why).field("Authorization")
 }
 
-fn bearer(header: &str) -> Option<&str> {
+/// The token of a header of this scheme.
+pub(crate) fn credential<'a>(header: &'a str, expected: &str) -> Option<&'a str> {
     let (scheme, token) = header.split_once(' ')?;
     let token = token.trim();
     let plain = (1..=512).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic());
-    (scheme.eq_ignore_ascii_case("bearer") && plain).then_some(token)
+    (scheme.eq_ignore_ascii_case(expected) && plain).then_some(token)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn bearer(header: &str) -> Option<&str> {
+        credential(header, "bearer")
+    }
 
     #[test]
     fn a_bearer_token_is_one_word_after_its_scheme() {

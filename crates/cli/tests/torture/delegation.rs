@@ -92,6 +92,14 @@ async fn bad_input_is_refused_by_name_and_nothing_is_written() {
         (add, json!({}), 422, "EP_VALIDATION_FAILED", "/jwk"),
         (add, json!({"jwk": {"kty": "oct", "k": "AAAA"}}), 422, "EP_VALIDATION_FAILED", "/jwk"),
         (add, json!({"jwk": jwk(), "alg": "EdDSA"}), 422, "EP_VALIDATION_FAILED", "/alg"),
+        (add, json!({"jwk": jwk(), "signs": "all"}), 422, "EP_VALIDATION_FAILED", "/signs"),
+        (
+            "/sandbox/v1/principals/default-agent/keys",
+            json!({"jwk": jwk()}),
+            409,
+            "EP_STATE_CONFLICT",
+            "/signs",
+        ),
         ("/sandbox/v1/principals/a%20b/keys", json!({"jwk": jwk()}), 422, "EP_VALIDATION_FAILED", "/iss"),
         (end, json!({}), 422, "EP_VALIDATION_FAILED", "/kid"),
         (end, json!({"kid": 7}), 422, "EP_VALIDATION_FAILED", "/kid"),
@@ -234,6 +242,16 @@ async fn the_program_hands_on_shows_and_registers() {
     std::fs::write(&file, jwk().to_string()).unwrap();
     let added = json(&operator(&["principals", "add", "alice", file.to_str().unwrap()]));
     assert_eq!((&added["kid"], &added["algorithm"]), (&json!(KID), &json!("EdDSA")));
+    assert_eq!((&added["signs"], &added["jwk"]), (&json!("mandates"), &jwk()));
+    let agents = json(&operator(&[
+        "principals",
+        "add",
+        "default-agent",
+        file.to_str().unwrap(),
+        "--signs",
+        "children",
+    ]));
+    assert_eq!(agents["signs"], "children");
     let listed = text(&operator(&["principals", "list"]));
     assert!(listed.contains("alice") && listed.contains(KID) && listed.contains("good"), "{listed}");
     let ended = json(&operator(&["principals", "revoke", "alice", KID, "--reason", "left"]));

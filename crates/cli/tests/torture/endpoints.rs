@@ -426,9 +426,13 @@ impl World<'_> {
         }
     }
 
-    /// A fresh session of the agent's.
+    /// A fresh session of the agent's. Its mandate is its own: what is held of one must not stop the others.
     async fn opened(&self, base: &str) -> String {
-        let token = if base.is_empty() { self.house.token("default") } else { "tok-sandbox-public" };
+        let admin = self.house.admin();
+        let token = match base {
+            "" => admin.post("/v1/mandates", &mandate("default")).await.body["token"].clone(),
+            _ => json!("tok-sandbox-public"),
+        };
         let ask = json!({"delegation_token": token});
         let opened = self.house.agent().post(&format!("{base}/v1/sessions"), &ask).await;
         opened.body["session_id"].as_str().unwrap().to_owned()

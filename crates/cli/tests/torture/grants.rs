@@ -113,8 +113,17 @@ async fn a_person_consents_in_the_inbox_and_the_grant_goes_on() {
     let waiting = proceed(&house, &token).await;
     assert_eq!((waiting.status, &waiting.body["continue"]["access_token"]["value"]), (200, &token));
     assert_eq!(agent.get("/v1/sessions").await.body["items"], json!([]), "nothing is given yet");
-    for wrong in [json!("x"), json!(format!("{}0", token.as_str().unwrap())), json!(format!("other.{id}.00"))]
-    {
+    // To the byte: neither longer, nor in other letters, nor by another name of the same grant.
+    let given = token.as_str().unwrap();
+    let (named, proof) = given.rsplit_once('.').unwrap();
+    for wrong in [
+        json!("x"),
+        json!(format!("{given}0")),
+        json!(given[..given.len() - 1]),
+        json!(format!("{named}.{}", proof.to_uppercase())),
+        json!(given.replace(&id, &id.to_uppercase())),
+        json!(format!("other.{id}.00")),
+    ] {
         let said = proceed(&house, &wrong).await;
         assert_eq!(
             (said.status, &said.body["error"]["code"]),

@@ -79,6 +79,9 @@ impl Gateway {
         ask: KeyAsk,
         by: &str,
     ) -> Result<CreatedKey, Error> {
+        if ask.role == Role::Agent {
+            self.must_be_no_principal(&tenant.tenant, &ask.subject).await?;
+        }
         let random: [u8; 32] = clock::random()?;
         let secret = format!("{SECRET_PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(random));
         let hash: [u8; 32] = Sha256::digest(&secret).into();

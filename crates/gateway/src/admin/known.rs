@@ -34,7 +34,7 @@ impl Gateway {
         Ok(!actions.rows.is_empty() || self.has_mandate(tenant, agent).await?)
     }
 
-    async fn has_mandate(&self, tenant: &Tenant, agent: &Subject) -> Result<bool, Error> {
+    pub(super) async fn has_mandate(&self, tenant: &Tenant, agent: &Subject) -> Result<bool, Error> {
         let mut after = None;
         loop {
             let page = self.ledger.mandates(tenant, after, MANDATES_AT_ONCE).await.map_err(unavailable)?;

@@ -16,8 +16,8 @@ pub use self::extend::{ExtendAsk, ExtendedMandate};
 pub use self::freezes::{FreezeAsk, FreezeScope, FreezeView};
 pub use self::keys::{CreatedKey, KeyAsk, KeyView};
 pub use self::mandates::{IssuedMandate, MandateAsk, MandateStanding, MandateView, Revocation};
-pub use self::principals::PrincipalKeyView;
 pub(crate) use self::principals::jwk_hash;
+pub use self::principals::{PrincipalKeyView, Signs};
 pub use self::rules::{ObserveView, ReloadReport};
 pub use self::signing::SigningKeyView;
 

@@ -1,22 +1,65 @@
-//! Principals: the keys with which people sign mandates themselves.
+//! Principals: the keys with which people sign mandates themselves, and agents what they hand on.
 
-use action::Subject;
+use action::{Subject, Tenant};
 use mandate::VerifyingKey;
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::event;
-use crate::caller::{Caller, Deed};
+use crate::caller::{Caller, Deed, Role};
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
+use crate::row::internal;
 use crate::views::not_found;
 use crate::{Code, Error, clock};
 
-/// A key of a principal.
+/// What a key signs. It is kept as a member of the public JWK, so that the hash on record covers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signs {
+    /// Mandates that its principal gives, and what that hands on.
+    Mandates,
+    /// Only what an agent hands on of the mandates that it holds.
+    Children,
+}
+
+impl Signs {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Signs::Mandates => "mandates",
+            Signs::Children => "children",
+        }
+    }
+
+    /// The one that is written so.
+    pub fn parse(text: &str) -> Option<Signs> {
+        [Signs::Mandates, Signs::Children].into_iter().find(|it| it.as_str() == text)
+    }
+
+    /// As a stored key says it; `None` where it was registered before that was said. What is not understood signs the least.
+    pub(crate) fn kept(jwk: &str) -> Option<Signs> {
+        let jwk: Value = serde_json::from_str(jwk).unwrap_or_default();
+        let signs = jwk.get(SIGNS)?;
+        Some(signs.as_str().and_then(Signs::parse).unwrap_or(Signs::Children))
+    }
+
+    /// The public JWK with it.
+    fn keep(self, key: &VerifyingKey) -> Result<Box<str>, Error> {
+        let mut jwk: Value = serde_json::from_str(key.jwk()).map_err(|_| internal("a JWK is no JSON"))?;
+        jwk[SIGNS] = self.as_str().into();
+        Ok(action::json::canonical(&jwk).into())
+    }
+}
+
+const SIGNS: &str = "signs";
+
+/// A key of a principal, or of an agent who hands on.
 #[derive(Clone, Debug)]
 pub struct PrincipalKeyView {
-    /// The principal: `iss` of what it signs.
+    /// Whose: `iss` of what it signs.
     pub issuer: String,
+    /// What it signs.
+    pub signs: Signs,
     /// The key's RFC 7638 thumbprint.
     pub kid: String,
     /// `ES256` or `EdDSA`.
@@ -35,15 +78,17 @@ pub struct PrincipalKeyView {
 const MOST_KEYS: usize = 1_000;
 
 impl Gateway {
-    /// Registers a key: what this principal signs with it is a mandate here from now on.
+    /// Registers a key: what is signed with it, as far as it may, is a mandate here from now on.
     ///
     /// # Errors
-    /// `EP_VALIDATION_FAILED` naming what is wrong, `EP_STATE_CONFLICT` if the principal has the key, or had it.
+    /// `EP_VALIDATION_FAILED` naming what is wrong, `EP_STATE_CONFLICT` if the principal has the key, or had it, or is an
+    /// agent and would give mandates.
     pub async fn register_principal(
         &self,
         caller: &Caller,
         issuer: &str,
         jwk: &str,
+        signs: Signs,
     ) -> Result<PrincipalKeyView, Error> {
         caller.must(Deed::Govern)?;
         let tenant = self.tenant(&caller.tenant)?;
@@ -60,22 +105,30 @@ impl Gateway {
                 format!("there are {MOST_KEYS} keys of principals already"),
             ));
         }
+        if signs == Signs::Mandates && self.is_agent(&caller.tenant, &issuer).await? {
+            return Err(Error::new(
+                Code::StateConflict,
+                format!("`{issuer}` is an agent: it hands on what it holds, and gives no mandates"),
+            )
+            .field("/signs")
+            .hint("send `\"signs\": \"children\"` (`--signs children`), or register the principal under a name of their own"));
+        }
         let key = ledger::PrincipalKey {
             tenant: caller.tenant.clone(),
             issuer: issuer.as_str().into(),
             kid: key.kid().into(),
-            jwk: key.jwk().into(),
+            jwk: signs.keep(&key)?,
             created_ms: clock::now_ms(),
             created_by: caller.subject.as_str().into(),
             revoked_ms: None,
         };
         let record = json!({
             "by": caller.subject.as_str(), "issuer": &*key.issuer, "jwkHash": jwk_hash(&key), "kid": &*key.kid,
-            "tenant": caller.tenant.as_str(),
+            "signs": signs.as_str(), "tenant": caller.tenant.as_str(),
         });
         let told = event(tenant, "principal_key_registered", &record);
         match self.ledger.register_principal(key.clone(), told).await {
-            Ok(_) => view(&key),
+            Ok(_) => self.key_of(&key),
             Err(ledger::Error::Exists(_)) => {
                 Err(Error::new(Code::StateConflict, "the principal has this key, or had it").field("/jwk"))
             }
@@ -90,7 +143,7 @@ impl Gateway {
     pub async fn principals(&self, caller: &Caller) -> Result<Vec<PrincipalKeyView>, Error> {
         caller.must(Deed::ReadTenant)?;
         let all = self.ledger.principals().await.map_err(unavailable)?;
-        all.iter().filter(|key| key.tenant == caller.tenant).map(view).collect()
+        all.iter().filter(|key| key.tenant == caller.tenant).map(|key| self.key_of(key)).collect()
     }
 
     /// Ends a key: nothing signed with it is a mandate any more, nor what descends from that.
@@ -121,22 +174,68 @@ impl Gateway {
         let all = self.ledger.principals().await.map_err(unavailable)?;
         let ended =
             all.iter().find(|it| it.tenant == caller.tenant && *it.issuer == *issuer && *it.kid == *kid);
-        ended.map_or_else(|| Err(not_found("key of this principal")), view)
+        ended.map_or_else(|| Err(not_found("key of this principal")), |key| self.key_of(key))
     }
-}
 
-fn view(key: &ledger::PrincipalKey) -> Result<PrincipalKeyView, Error> {
-    let read =
-        VerifyingKey::from_jwk(&key.jwk).map_err(|_| crate::row::internal("a stored key is not one"))?;
-    Ok(PrincipalKeyView {
-        issuer: key.issuer.to_string(),
-        kid: key.kid.to_string(),
-        algorithm: read.algorithm().as_str().to_owned(),
-        jwk: key.jwk.to_string(),
-        created_by: key.created_by.to_string(),
-        created_at: clock::text(key.created_ms),
-        revoked_at: key.revoked_ms.map(clock::text),
-    })
+    /// Looks for keys that were registered before it was said what they sign. An agent's sign only what it hands on: it is
+    /// in doubt whether more was meant.
+    pub(crate) async fn doubt_keys(&self) -> Result<(), Error> {
+        let all = self.ledger.principals().await.map_err(unavailable)?;
+        for key in all.iter().filter(|key| key.revoked_ms.is_none() && Signs::kept(&key.jwk).is_none()) {
+            let agent = match Subject::kept(&key.issuer) {
+                Ok(issuer) => self.is_agent(&key.tenant, &issuer).await?,
+                Err(_) => true,
+            };
+            if agent {
+                self.authority.doubt(key);
+                tracing::warn!(
+                    tenant = %key.tenant, issuer = &*key.issuer, kid = &*key.kid,
+                    "it was never said what this key of an agent signs, so it signs what the agent hands on and gives no \
+                     mandates: register a principal's key under another name"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn key_of(&self, key: &ledger::PrincipalKey) -> Result<PrincipalKeyView, Error> {
+        let read = VerifyingKey::from_jwk(&key.jwk).map_err(|_| internal("a stored key is not one"))?;
+        Ok(PrincipalKeyView {
+            issuer: key.issuer.to_string(),
+            signs: self.authority.signs(key),
+            kid: key.kid.to_string(),
+            algorithm: read.algorithm().as_str().to_owned(),
+            jwk: read.jwk().to_owned(),
+            created_by: key.created_by.to_string(),
+            created_at: clock::text(key.created_ms),
+            revoked_at: key.revoked_ms.map(clock::text),
+        })
+    }
+
+    /// Lets through who gives no mandates: nobody is principal and agent at once.
+    pub(super) async fn must_be_no_principal(&self, tenant: &Tenant, name: &Subject) -> Result<(), Error> {
+        let all = self.ledger.principals().await.map_err(unavailable)?;
+        let gives = |key: &ledger::PrincipalKey| {
+            key.tenant == *tenant
+                && *key.issuer == *name.as_str()
+                && key.revoked_ms.is_none()
+                && self.authority.signs(key) == Signs::Mandates
+        };
+        if all.iter().any(gives) {
+            let why = format!("`{name}` is a principal and signs mandates: nobody is that and an agent");
+            return Err(Error::new(Code::StateConflict, why)
+                .field("/subject")
+                .hint("take another name for the agent, or end the principal's keys first"));
+        }
+        Ok(())
+    }
+
+    /// Whether this name is an agent's: it has an agent's API key, or had one, or was given a mandate.
+    async fn is_agent(&self, tenant: &Tenant, name: &Subject) -> Result<bool, Error> {
+        let keys = self.ledger.keys(tenant).await.map_err(unavailable)?;
+        let agents = |key: &ledger::ApiKey| key.subject == *name && *key.role == *Role::Agent.as_str();
+        Ok(keys.iter().any(agents) || self.has_mandate(tenant, name).await?)
+    }
 }
 
 /// By which an entry names the bytes of a key.

@@ -45,13 +45,19 @@ impl Gateway {
             sequence: Some(footing.sequence),
             intent: Some(footing.intent_id.clone()),
         });
+        let rests = permit.rests_on_accounts();
         let execution = self.go(case, permit)?;
         let call = execution.call();
         let lease_ms = call.send_by_ms.saturating_add(LEASE_AFTER_MS);
         judged.row.call = Some(CallRow::new(call, case.provider.as_ref(), Some(execution.course())));
         let mut pending = self.pending(case, judged);
-        let admission =
+        let mut admission =
             ledger::Admission { cycle, ..self.admission(case, &pending, facts, quote_only, lease_ms)? };
+        // What was sent before has had its part already, and was judged without it.
+        if rests && case.before().is_none() {
+            let seen = facts.accounts.iter().cloned().map(Some);
+            admission.debits.iter_mut().zip(seen).for_each(|(debit, seen)| debit.seen = seen);
+        }
         let name = admission.intent.entry.action_hash.unwrap_or_default();
         // Before it can be found as sent: recovery must not take it for an orphan.
         let under_way = match &case.resumed {
@@ -248,6 +254,7 @@ fn debits(standing: &Standing, facts: &ledger::Facts) -> Vec<Debit> {
     let debit = |(mandate, account): (&Arc<Mandate>, &Account)| Debit {
         jti: mandate.jti.as_str().into(),
         epoch: account.epoch,
+        seen: None,
         limits: mandate.limits(),
     };
     standing.chain().zip(&facts.accounts).map(debit).collect()

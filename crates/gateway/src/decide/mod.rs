@@ -18,7 +18,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use action::{Action, IdempotencyKey};
-use boundary::{Decision, Flag, Verdict};
+use boundary::{Decision, Flag, Reason, Verdict};
+use mandate::SessionState;
 use provider::Provider;
 
 pub(crate) use self::again::{Before, Own, Resumed};
@@ -49,11 +50,9 @@ pub(crate) struct Asked<'a> {
     pub arrival: Arrival,
 }
 
-/// How often a case is judged: without its price, with it, and anew because a mandate changed between judgement and
-/// admission.
-const MOST_JUDGEMENTS: u32 = 4;
-/// The same in a session, where whoever asked for no number may find it taken each time.
-const MOST_OF_CYCLE: u32 = 64;
+/// How often a case is judged: without its price, with it, and anew because a mandate or a session changed between judgement
+/// and admission, which where policies look at what is left may be each time that somebody else is admitted.
+const MOST_JUDGEMENTS: u32 = 64;
 
 impl Gateway {
     /// Judges an action and does what the verdict says.
@@ -70,7 +69,7 @@ impl Gateway {
     async fn judge_case(self: &Arc<Self>, mut case: Case<'_>) -> Result<Next, Error> {
         let asked = case.asked;
         let mut quote = None;
-        for _ in 0..if case.cycle.is_some() { MOST_OF_CYCLE } else { MOST_JUDGEMENTS } {
+        for _ in 0..MOST_JUDGEMENTS {
             // A provider may take its time to name a price; a mandate that ended meanwhile has ended.
             case.now_ms = clock::now_ms();
             let started = Instant::now();
@@ -124,7 +123,10 @@ impl Gateway {
                     return Ok(Next::NotNow(stop(Code::BoundaryBlock, held_details(&escalation.triggers))));
                 }
                 Verdict::Block(reason) => {
-                    let details = details_of(&reason);
+                    let mut details = details_of(&reason);
+                    if let (Reason::Session(SessionState::Suspended), Some(cycle)) = (&reason, &case.cycle) {
+                        details.reasons.extend(self.stopped_by(&cycle.governed).await?);
+                    }
                     let code = case.cycle.as_ref().and_then(|cycle| cycle.code(&reason));
                     let code = code.unwrap_or_else(|| code_of(&reason));
                     let governed = case.cycle.as_ref().map(|cycle| &cycle.governed);

@@ -28,8 +28,11 @@ pub(super) fn code_of(reason: &Reason) -> Code {
         | Reason::BeyondApproval { .. }
         | Reason::Mode(_) => Code::BoundaryBlock,
         Reason::Intent(refusal) => code_of_intent(*refusal),
-        Reason::Session(SessionState::Suspended) | Reason::BudgetExhausted => Code::BudgetExhausted,
-        Reason::Session(SessionState::Closed(Completion::Revoked)) => Code::SessionRevoked,
+        Reason::BudgetExhausted => Code::BudgetExhausted,
+        // What is stopped is about to end so.
+        Reason::Session(SessionState::Suspended | SessionState::Closed(Completion::Revoked)) => {
+            Code::SessionRevoked
+        }
         Reason::Session(_) | Reason::Cluster(_) => Code::StateConflict,
         Reason::Frozen { .. } => Code::Frozen,
         Reason::Delegation(mandate::Refusal::TimeUsedUp | mandate::Refusal::EnvelopeExceeded { .. }) => {
@@ -69,6 +72,10 @@ pub(super) fn details_of(reason: &Reason) -> Details {
         Reason::Anomaly => details.reasons.clear(),
         Reason::Incomplete { missing } => details.missing = missing.iter().map(missing_of).collect(),
         Reason::ProbableDuplicate { earlier } => details.earlier_transaction = Some(earlier.to_string()),
+        // Which limit it is that only a session keeps.
+        Reason::Delegation(mandate::Refusal::NeedsSession { member }) => {
+            details.reasons.push((*member).to_owned());
+        }
         Reason::HardDenied { .. }
         | Reason::RollbackDenied { .. }
         | Reason::Frozen { .. }

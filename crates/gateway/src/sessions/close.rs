@@ -13,12 +13,14 @@ use sha2::{Digest, Sha256};
 
 use super::SessionView;
 use super::anomalies::{Anomaly, odd};
+use super::clusters;
 use super::gar::{GarView, Line, ale};
 use super::revoke::{Cause, PRINCIPAL, REVOKING};
 use crate::admin::{event, named};
 use crate::alert::Alert;
 use crate::caller::{Caller, Deed, Role};
 use crate::gateway::Gateway;
+use crate::remember::unavailable;
 use crate::row::internal;
 use crate::{Code, Error};
 
@@ -55,11 +57,22 @@ impl Gateway {
         if caller.role == Role::Agent && governed.session.suspended {
             return Err(Error::new(Code::StateConflict, "the session is SUSPENDED; an operator ends it"));
         }
+        if caller.role == Role::Agent {
+            self.must_be_free(&governed).await?;
+        }
         match ask.completion {
             Completion::Revoked => self.revoke_session(caller, &governed, ask.reason.as_deref()).await,
             Completion::Complete => self.end(caller, &governed, ask, "ALE-005").await,
             Completion::Partial => self.end(caller, &governed, ask, "ALE-003").await,
         }
+    }
+
+    /// Who closes a session leaves its cluster with it, and does not get out of what people have to decide.
+    async fn must_be_free(&self, governed: &Governed) -> Result<(), Error> {
+        let id = &governed.session.id;
+        let cluster = self.ledger.cluster_of(&governed.tenant, id).await.map_err(unavailable)?;
+        let free = cluster.map_or(Ok(()), |it| it.cluster.must_be_free());
+        free.map_err(|refusal| clusters::refused(refusal, id, &["", ""]))
     }
 
     async fn end(

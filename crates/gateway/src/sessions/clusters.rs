@@ -163,7 +163,7 @@ impl Gateway {
     /// Has a session leave: an agent one of its own, people any of the tenant.
     ///
     /// # Errors
-    /// `EP_STATE_CONFLICT` where it is no member, or where members wait for each other and the caller is an agent.
+    /// `EP_STATE_CONFLICT` where it is no member, or where people have to decide first and the caller is an agent.
     pub async fn leave_cluster(
         &self,
         caller: &Caller,
@@ -557,6 +557,7 @@ impl Seen {
             jti: mandate.jti.as_str().into(),
             // Not judged by: whether it is revoked or frozen is looked at when the time moves.
             epoch: 0,
+            seen: None,
             limits: mandate.limits(),
         };
         self.line.iter().map(debit).collect()
@@ -625,10 +626,14 @@ fn not_grouped(error: ledger::Error, session: &str, fields: &[&str; 2]) -> Error
 }
 
 /// What a refusal means to whoever asked, with the member that names the session at fault.
-fn refused(refusal: ClusterRefusal, session: &str, [own, other]: &[&str; 2]) -> Error {
+pub(super) fn refused(refusal: ClusterRefusal, session: &str, [own, other]: &[&str; 2]) -> Error {
     let invalid = |why: &str, field: &str| Error::new(Code::ValidationFailed, why).field(field);
     let at = |it: &str| if *it == *session { *own } else { *other };
     match refusal {
+        ClusterRefusal::State(ClusterState::MandateHold) => {
+            conflict("the cluster is MANDATE_HOLD".to_owned())
+                .hint("an operator, admin or approver releases it")
+        }
         ClusterRefusal::State(state) => conflict(format!("the cluster is {}", state.as_str())),
         ClusterRefusal::Over => conflict("the deadline of the cluster has passed".to_owned()),
         ClusterRefusal::NotMember { session } => {
@@ -638,7 +643,7 @@ fn refused(refusal: ClusterRefusal, session: &str, [own, other]: &[&str; 2]) -> 
         ClusterRefusal::Elsewhere => conflict("the session is a member of another cluster".to_owned()),
         ClusterRefusal::Full => conflict("the cluster has no room for another member".to_owned()),
         ClusterRefusal::ForPeople => conflict("members wait for each other in a circle".to_owned())
-            .hint("an operator, admin or approver resolves it, or the session ends"),
+            .hint("an operator, admin or approver resolves it, or ends a session"),
         ClusterRefusal::WaitsForItself => invalid("a session cannot wait for itself", other),
         ClusterRefusal::AlreadyWaiting => conflict("the session waits already".to_owned()),
         ClusterRefusal::NotWaiting => conflict("the session does not wait".to_owned()),

@@ -193,6 +193,16 @@ impl Gateway {
         }
     }
 
+    /// What stopped a session, as the newest record of that says: `R-1` to `R-7`, or that nobody answered. Looked for among
+    /// its newest records, where it is unless very much was denied since.
+    pub(crate) async fn stopped_by(&self, governed: &Governed) -> Result<Option<String>, Error> {
+        let after = governed.session.next_record.checked_sub(u64::from(PART));
+        let records = self.records_after(governed, after, PART).await?;
+        let stops = records.iter().rev().map(Said::of).find(|said| said.ale() == Some("ALE-001"));
+        let trigger = stops.and_then(|said| said.ale?.fields["trigger"].as_str().map(str::to_owned));
+        Ok(trigger)
+    }
+
     pub(super) async fn records_after(
         &self,
         governed: &Governed,

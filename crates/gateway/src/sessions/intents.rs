@@ -333,6 +333,10 @@ fn not_taken(refusal: SessionRefusal) -> Error {
         SessionRefusal::State(SessionState::Closed(Completion::Revoked)) => {
             refused(IntentRefusal::SessionRevoked)
         }
+        SessionRefusal::State(SessionState::Suspended) => {
+            Error::new(Code::StateConflict, "the session is SUSPENDED: it was stopped, and is about to end")
+                .hint("its record with ALE-001 says why; open another session if the mandate still holds")
+        }
         SessionRefusal::State(state) => {
             Error::new(Code::StateConflict, format!("the session is {}", state.as_str()))
         }

@@ -37,7 +37,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use ledger::Governed;
-use mandate::{Claims, Mandate, Session, Use};
+use mandate::{Claims, Mandate, Refusal, Session, Use};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -171,6 +171,9 @@ impl Gateway {
         };
         let opened = match self.ledger.open_session(opening).await {
             Err(ledger::Error::Exists(id)) => return self.session(caller, &id).await,
+            // Revoked a moment ago: whoever did that was told of every session that is open by now.
+            Err(ledger::Error::Absent(_)) => return Err(refused(&Refusal::Revoked)),
+            Err(ledger::Error::Cluster(refusal)) => return Err(clusters::refused(refusal, "", &["", ""])),
             opened => opened.map_err(|error| named(error, "session"))?,
         };
         // Its first record is written with it.
@@ -251,21 +254,19 @@ impl Gateway {
         token: Option<&str>,
         now_ms: i64,
     ) -> Result<Arc<Mandate>, Error> {
-        let refused = |refusal: mandate::Refusal| {
-            Error::new(Code::Forbidden, refusal.to_string()).field("/delegation_token")
-        };
         let standing = self.standing(caller, token, false).await?;
         if let Some(refusal) = standing.refusal {
-            return Err(refused(refusal));
+            return Err(refused(&refusal));
         }
         let mandate = standing.mandate.ok_or_else(|| {
             Error::new(Code::Forbidden, "a session needs a mandate")
                 .field("/delegation_token")
                 .hint("send the token of one, or use a key that has a default mandate")
         })?;
-        mandate.is_for(&caller.subject, now_ms / 1000).map_err(refused)?;
+        mandate.is_for(&caller.subject, now_ms / 1000).map_err(|refusal| refused(&refusal))?;
         if let Some(held) = self.ledger.mandate(&caller.tenant, &mandate.jti).await.map_err(unavailable)? {
-            held.account.carries(&mandate.limits(), &Use::default()).map_err(refused)?;
+            let carried = held.account.carries(&mandate.limits(), &Use::default());
+            carried.map_err(|refusal| refused(&refusal))?;
         }
         Ok(mandate)
     }
@@ -293,6 +294,11 @@ impl Gateway {
         let claims = serde_json::from_slice(&claims);
         claims.map(Some).map_err(|_| internal("the claims of a mandate cannot be read"))
     }
+}
+
+/// Why a mandate lets no session begin.
+fn refused(refusal: &Refusal) -> Error {
+    Error::new(Code::Forbidden, refusal.to_string()).field("/delegation_token")
 }
 
 fn must_be_somebody(caller: &Caller) -> Result<(), Error> {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use action::Subject;
 use countersign_gateway::{
-    Ask, Caller, ClusterView, Code, Completion, DelegateAsk, Error, FormAsk, MandateAsk, ResourceEnvelope,
-    SessionView, TransferAsk,
+    Ask, Caller, CloseAsk, ClusterView, Code, Completion, DelegateAsk, Error, FormAsk, MandateAsk,
+    ResourceEnvelope, SessionView, TransferAsk,
 };
 use serde_json::{Value, json};
 
@@ -336,6 +336,9 @@ async fn a_circle_of_waits_is_a_deadlock_at_once_and_people_resolve_it() {
         assert_eq!(last(&house, one).await, said("cluster_deadlock", None, Some("ESCALATE")));
         let refused = gateway.wait(&one.agent, one.id(), None).await.unwrap_err();
         assert_eq!(refused.code, Code::StateConflict, "it is for people");
+        let close = CloseAsk { completion: Completion::Partial, reason: None };
+        let refused = gateway.close_session(&one.agent, one.id(), close).await.unwrap_err();
+        assert_eq!(refused.code, Code::StateConflict, "its end would free the other");
     }
     assert_eq!(context(&house, &c).await["state"], json!("DEADLOCK"));
     let inbox = gateway.deadlocks(&approver(&house, "anna")).await.unwrap();
@@ -474,6 +477,29 @@ async fn a_cluster_that_is_over_stops_its_members_until_they_leave() {
     house.is_whole().await;
 }
 
+/// The agent says when its cluster is over: that must not be when its hold is.
+#[tokio::test]
+async fn a_deadline_lets_nobody_out_of_a_hold() {
+    let house = House::new().await;
+    let a = party(&house, "agent-a", "olga", seconds(100)).await;
+    let deadline = jiff::Timestamp::now() + Duration::from_millis(1500);
+    let ask = FormAsk { session_id: a.id().to_owned(), deadline: Some(deadline.to_string()) };
+    let gateway = house.gateway();
+    let id = gateway.form_cluster(&a.agent, ask).await.unwrap().cluster_id;
+    declared(&house, &a, "i-a", "CHAIN").await;
+    gateway.hold_cluster(&house.operator, &id, None).await.unwrap();
+    while jiff::Timestamp::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let refused = gateway.leave_cluster(&a.agent, &id, a.id()).await.unwrap_err();
+    assert_eq!(refused.code, Code::StateConflict);
+    assert_eq!(pays(&house, &a, "k").await.reasons(), ["cluster_stopped"]);
+    gateway.release_cluster(&house.operator, &id).await.unwrap();
+    gateway.leave_cluster(&a.agent, &id, a.id()).await.unwrap();
+    assert_eq!(pays(&house, &a, "l").await.kind(), "executed");
+    house.is_whole().await;
+}
+
 #[tokio::test]
 async fn people_hold_a_cluster_and_nothing_of_its_members_begins_until_it_is_released() {
     let house = House::new().await;
@@ -508,7 +534,26 @@ async fn people_hold_a_cluster_and_nothing_of_its_members_begins_until_it_is_rel
         assert_eq!((stopped.code(), stopped.reasons()), ("EP_STATE_CONFLICT", vec!["cluster_stopped"]));
     }
     assert_eq!(pays(&house, &outside, "outside").await.kind(), "executed", "of no member");
-    // Nor is anything handed on, joined or held once more; to leave is always possible.
+    // Nobody gets out of it: not by leaving, nor by closing, nor with another session under the same mandate.
+    for one in [&a, &b] {
+        assert_eq!(code(gateway.leave_cluster(&one.agent, id, one.id()).await), Code::StateConflict);
+        let close = CloseAsk { completion: Completion::Partial, reason: None };
+        let refused = gateway.close_session(&one.agent, one.id(), close).await.unwrap_err();
+        assert_eq!(refused.code, Code::StateConflict);
+        let again = Caller { default_mandate: Some(one.session.mandate_id.clone()), ..one.agent.clone() };
+        assert_eq!(gateway.open_session(&again, None).await.unwrap_err().code, Code::StateConflict);
+        let own = DelegateAsk {
+            subject: one.agent.subject.to_string(),
+            even_if_unknown: true,
+            ..DelegateAsk::default()
+        };
+        let child = gateway.delegate(&one.agent, &one.session.mandate_id, own).await.unwrap();
+        let refused = gateway.open_session(&one.agent, Some(&child.token)).await.unwrap_err();
+        assert_eq!(refused.code, Code::StateConflict, "under what it handed to itself");
+    }
+    let stopped = pays(&house, &a, "still").await;
+    assert_eq!((stopped.code(), stopped.reasons()), ("EP_STATE_CONFLICT", vec!["cluster_stopped"]));
+    // Nor is anything handed on, joined or held once more.
     assert_eq!(hand(&house, &formed, &a, &b, 1).await.unwrap_err().code, Code::StateConflict);
     assert_eq!(code(gateway.join_cluster(&outside.agent, id, outside.id()).await), Code::StateConflict);
     assert_eq!(code(gateway.hold_cluster(&house.operator, id, None).await), Code::StateConflict);
@@ -519,10 +564,12 @@ async fn people_hold_a_cluster_and_nothing_of_its_members_begins_until_it_is_rel
         assert_eq!(last(&house, one).await, said("cluster_released", Some("ALE-009"), None));
         assert_eq!(pays(&house, one, name).await.kind(), "executed");
     }
+    let again = Caller { default_mandate: Some(a.session.mandate_id.clone()), ..a.agent.clone() };
+    house.gateway().open_session(&again, None).await.unwrap();
     house.gateway().hold_cluster(&house.operator, id, None).await.unwrap();
-    for one in [&a, &b] {
-        house.gateway().leave_cluster(&one.agent, id, one.id()).await.unwrap();
-    }
+    house.gateway().leave_cluster(&house.operator, id, a.id()).await.unwrap();
+    let close = CloseAsk { completion: Completion::Partial, reason: None };
+    house.gateway().close_session(&house.operator, b.id(), close).await.unwrap();
     let over = house.gateway().hold_cluster(&house.operator, id, None).await.unwrap_err();
     assert_eq!(over.code, Code::StateConflict);
     house.is_whole().await;

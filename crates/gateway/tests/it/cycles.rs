@@ -813,3 +813,80 @@ async fn who_is_denied_too_often_for_the_floor_of_its_mandate_is_asked_about_unt
     assert_eq!(house.comes_to(&session, 5, json!({})).await, proceed, "three of six");
     house.is_whole().await;
 }
+
+#[tokio::test]
+async fn who_leaves_out_the_session_leaves_out_no_limit() {
+    let mut house = House::new().await;
+    let envelope = ResourceEnvelope { max_duration_seconds: Some(60), ..ResourceEnvelope::default() };
+    with_units(&mut house, envelope).await;
+    let session = house.declared("CHAIN").await;
+    let mut alone = plain(&session, "acct-1");
+    alone.as_object_mut().unwrap().remove("session_id");
+    alone["delegation_token"] = house.token.as_str().into();
+    let said = house.said("alone", &alone).await;
+    assert_eq!((said.kind(), said.code()), ("blocked", "EP_DELEGATION_BLOCK"), "{}", said.body);
+    assert_eq!(said.reasons(), ["session_required", "resource_envelope"]);
+    // Nor does a name that is none of its sessions.
+    alone["session_id"] = "ses_00000000000000000000000000000000".into();
+    assert_eq!(house.said("label", &alone).await.reasons(), ["session_required", "resource_envelope"]);
+    assert_eq!(house.spent(), 0);
+    alone["session_id"] = session.session_id.as_str().into();
+    assert_eq!(house.said("within", &alone).await.kind(), "executed");
+
+    with_mandate(&mut house, |ask| ask.uncertainty_floor = serde_json::Number::from_f64(0.5)).await;
+    let unsure = house.said("unsure", &house.payment("acct-2", "5.00")).await;
+    assert_eq!((unsure.kind(), unsure.reasons()), ("held", vec!["uncertainty"]), "{}", unsure.body);
+}
+
+/// Policies that keep something back keep it however many ask at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_policies_say_of_what_is_left_holds_at_admission() {
+    const KEEPS: &str = r#"
+@id("keeps")
+forbid (principal, action in Action::"Payments", resource)
+when { context has cycle && context.cycle.time_budget_remaining < 99 };
+@id("keeps-money")
+forbid (principal, action in Action::"Payments", resource)
+when { !(context has cycle) && context has mandate.actions_left && context.mandate.actions_left < 2 };
+"#;
+    let house = House::new().await;
+    house.write("policies/default/payments.cedar", &format!("{POLICY}{KEEPS}"));
+    let mut house = house.restart().await;
+    for round in 0..6 {
+        with_mandate(&mut house, |ask| ask.max_actions = Some(3)).await;
+        let counted = house.token.clone();
+        let timed = ResourceEnvelope { max_duration_seconds: Some(100), ..ResourceEnvelope::default() };
+        with_units(&mut house, timed).await;
+        let mut bodies = Vec::new();
+        for n in 0..6 {
+            let session = house.declared_as(json!({ "intent_id": format!("i-{round}-{n}") })).await;
+            bodies.push(plain(&session, &format!("acct-{round}-{n}")));
+            let mut alone = house.payment(&format!("alone-{round}-{n}"), "5.00");
+            alone["delegation_token"] = counted.as_str().into();
+            bodies.push(alone);
+        }
+        let sends = bodies.iter().enumerate().map(|(n, body)| {
+            let (house, key) = (&house, format!("k-{round}-{n}"));
+            async move { house.said(&key, body).await.kind().to_owned() }
+        });
+        let kinds = futures_util::future::join_all(sends).await;
+        let executed = |rest| kinds.iter().skip(rest).step_by(2).filter(|kind| *kind == "executed").count();
+        // 100 and 99 seconds are enough, and three and two actions are.
+        assert!((1..=2).contains(&executed(0)), "{kinds:?}");
+        assert_eq!(executed(1), 2, "{kinds:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_is_stopped_says_so_and_why() {
+    let house = House::new().await;
+    let session = house.declared("CHAIN").await;
+    house.close(&house.operator, &session.session_id, Completion::Revoked).await.unwrap();
+    // As where the process died after it was stopped, and before its end.
+    let sql = "UPDATE session SET closed = NULL, halt = NULL WHERE id = ?1 AND suspended";
+    assert_eq!(house.store().execute(sql, [&session.session_id]).unwrap(), 1);
+    let said = house.said("k", &plain(&session, "acct-1")).await;
+    assert_eq!((said.kind(), said.code()), ("blocked", "EP_SESSION_REVOKED"), "{}", said.body);
+    assert_eq!(said.reasons(), ["session_suspended", "R-1"]);
+    assert_eq!(house.said("l", &plain(&session, "acct-1")).await.reasons(), ["session_revoked"]);
+}

@@ -1,7 +1,7 @@
 //! Mandates that are handed on, and mandates that principals sign themselves.
 
 use action::{Currency, IdempotencyKey, Money, Subject};
-use countersign_gateway::{Ask, Caller, Code, Decision, DelegateAsk, Error};
+use countersign_gateway::{Ask, Caller, Code, Decision, DelegateAsk, Error, KeyAsk, Role, Signs};
 use mandate::{Algorithm, Claims, SigningKey, SpendCap};
 use receipt::{Jwks, Pin, Trust};
 use serde_json::{Value, json};
@@ -243,12 +243,26 @@ async fn who_handed_it_on_does_not_agree_and_all_of_the_chain_pays_in_the_end() 
     }
 }
 
-/// A key of a principal, registered under this name.
-async fn principal(house: &House, issuer: &str) -> SigningKey {
+fn new_key() -> SigningKey {
     let document = receipt::SigningKey::generate().unwrap().to_pkcs8().unwrap();
-    let key = SigningKey::from_pkcs8(Algorithm::Es256, &document).unwrap();
-    house.gateway().register_principal(&house.operator, issuer, key.verifying().jwk()).await.unwrap();
+    SigningKey::from_pkcs8(Algorithm::Es256, &document).unwrap()
+}
+
+/// A key registered under this name.
+async fn registered(house: &House, issuer: &str, signs: Signs) -> SigningKey {
+    let key = new_key();
+    let jwk = key.verifying().jwk();
+    house.gateway().register_principal(&house.operator, issuer, jwk, signs).await.unwrap();
     key
+}
+
+async fn principal(house: &House, issuer: &str) -> SigningKey {
+    registered(house, issuer, Signs::Mandates).await
+}
+
+/// The key of an agent who signs what it hands on.
+async fn hands_on(house: &House, agent: &str) -> SigningKey {
+    registered(house, agent, Signs::Children).await
 }
 
 fn claims(house: &House, jti: &str, iss: &str, sub: &str, chain: &[&str]) -> Claims {
@@ -285,7 +299,7 @@ async fn what_a_registered_principal_signs_is_a_mandate_and_is_remembered() {
     assert_eq!(events(&house, "mandate_presented"), 1);
     assert_eq!(spent(&house, "alice-1").await, "10.00");
     // The agent signs a child itself, as whoever it is known to be.
-    let seven = principal(&house, "agent-7").await;
+    let seven = hands_on(&house, "agent-7").await;
     let child = Claims { spend_cap: None, ..claims(&house, "seven-1", "agent-7", "agent-8", &["alice-1"]) };
     let eight = agent(&house, "agent-8");
     let said = pay(&house, &eight, &sign(&child, &seven), "b", "30.00").await;
@@ -319,7 +333,7 @@ async fn what_a_registered_principal_signs_is_a_mandate_and_is_remembered() {
 #[tokio::test]
 async fn a_chain_that_cannot_be_verified_is_denied_with_a_word() {
     let house = House::new().await;
-    let (alice, seven) = (principal(&house, "alice").await, principal(&house, "agent-7").await);
+    let (alice, seven) = (principal(&house, "alice").await, hands_on(&house, "agent-7").await);
     let root = sign(&claims(&house, "alice-1", "alice", "agent-7", &[]), &alice);
     assert_eq!(pay(&house, &house.agent, &root, "root", "10.00").await["kind"], "executed");
     let eight = agent(&house, "agent-8");
@@ -345,7 +359,7 @@ async fn a_chain_that_cannot_be_verified_is_denied_with_a_word() {
         // Another's name with one's own key.
         ("mandate_key_unknown", claims(&house, "x", "alice", "agent-8", &[]), &seven),
         // A name that is taken.
-        ("mandate_malformed", Claims { jti: "alice-1".into(), ..child("", &[]) }, &seven),
+        ("mandate_malformed", claims(&house, "alice-1", "alice", "agent-8", &[]), &alice),
     ]
     .into_iter()
     .enumerate()
@@ -362,11 +376,10 @@ async fn a_chain_that_cannot_be_verified_is_denied_with_a_word() {
 #[tokio::test]
 async fn a_key_of_a_principal_is_its_tenants_and_public() {
     let house = House::new().await;
-    let document = receipt::SigningKey::generate().unwrap().to_pkcs8().unwrap();
-    let key = SigningKey::from_pkcs8(Algorithm::Es256, &document).unwrap();
+    let key = new_key();
     let register = |issuer: &'static str, jwk: String| {
         let house = &house;
-        async move { house.gateway().register_principal(&house.operator, issuer, &jwk).await }
+        async move { house.gateway().register_principal(&house.operator, issuer, &jwk, Signs::Mandates).await }
     };
     let jwk = key.verifying().jwk().to_owned();
     let entries = rows(&house, "entry");
@@ -385,7 +398,9 @@ async fn a_key_of_a_principal_is_its_tenants_and_public() {
     assert_eq!(register("bob", jwk).await.unwrap_err().code, Code::StateConflict);
     let kid = key.verifying().kid();
     let gateway = house.gateway();
-    assert_eq!(gateway.principals(&house.operator).await.unwrap()[0].kid, kid);
+    let listed = gateway.principals(&house.operator).await.unwrap().remove(0);
+    let shown = (&*listed.kid, listed.signs, &*listed.jwk);
+    assert_eq!(shown, (kid, Signs::Mandates, key.verifying().jwk()));
     assert_eq!(gateway.principals(&house.agent).await.unwrap_err().code, Code::Forbidden);
     for (issuer, kid) in [("bob", "other"), ("carol", kid)] {
         let error = gateway.revoke_principal(&house.operator, issuer, kid, None).await.unwrap_err();
@@ -428,4 +443,81 @@ async fn whoever_holds_or_gave_a_mandate_of_the_chain_does_not_say_what_became_o
         assert_eq!(refused.code, Code::Forbidden, "{party}");
     }
     assert_eq!(resolve(&house, "ben", id, Decision::Failed).await.unwrap().state, "FAILED");
+}
+
+#[tokio::test]
+async fn who_signs_what_it_hands_on_gives_no_mandate() {
+    let house = House::new().await;
+    let (alice, seven) = (principal(&house, "alice").await, hands_on(&house, "agent-7").await);
+    let root = sign(&claims(&house, "alice-1", "alice", "agent-7", &[]), &alice);
+    assert_eq!(pay(&house, &house.agent, &root, "root", "1.00").await["kind"], "executed");
+    let before = rows(&house, "mandate");
+    let wide = |jti: &str, sub: &str| Claims { spend_cap: None, ..claims(&house, jti, "agent-7", sub, &[]) };
+    let given = [
+        ("agent-7", sign(&wide("own", "agent-7"), &seven)),
+        ("agent-8", sign(&wide("friends", "agent-8"), &seven)),
+        // A principal gives to others.
+        ("alice", sign(&claims(&house, "alice-2", "alice", "alice", &[]), &alice)),
+    ];
+    for (n, (who, token)) in given.iter().enumerate() {
+        let said = pay(&house, &agent(&house, who), token, &format!("g{n}"), "400.00").await;
+        let told = (&said["code"], reasons(&said));
+        assert_eq!(told, (&json!("EP_DELEGATION_BLOCK"), vec!["issuer_no_principal"]), "{who}");
+        let opened = house.gateway().open_session(&agent(&house, who), Some(token)).await;
+        assert_eq!(opened.unwrap_err().code, Code::Forbidden, "{who}");
+    }
+    assert_eq!(rows(&house, "mandate"), before, "none of them is remembered");
+    let child = Claims { spend_cap: None, ..claims(&house, "seven-1", "agent-7", "agent-8", &["alice-1"]) };
+    let eight = agent(&house, "agent-8");
+    assert_eq!(pay(&house, &eight, &sign(&child, &seven), "child", "1.00").await["kind"], "executed");
+}
+
+#[tokio::test]
+async fn nobody_is_a_principal_and_an_agent() {
+    let house = House::new().await;
+    let gateway = house.gateway();
+    let jwk = new_key().verifying().jwk().to_owned();
+    let refused = gateway.register_principal(&house.operator, "agent-7", &jwk, Signs::Mandates).await;
+    let refused = refused.unwrap_err();
+    assert_eq!((refused.code, refused.field.as_deref()), (Code::StateConflict, Some("/signs")));
+    gateway.register_principal(&house.operator, "agent-7", &jwk, Signs::Children).await.unwrap();
+
+    let alice = principal(&house, "alice").await;
+    let key = |subject: &str, role| {
+        let subject = Subject::parse(subject).unwrap();
+        let ask = KeyAsk { tenant: None, subject, role, default_mandate: None };
+        async { gateway.create_key(&house.admin, ask).await.map(drop) }
+    };
+    let refused = key("alice", Role::Agent).await.unwrap_err();
+    assert_eq!((refused.code, refused.field.as_deref()), (Code::StateConflict, Some("/subject")));
+    key("alice", Role::Approver).await.unwrap();
+    gateway.revoke_principal(&house.operator, "alice", alice.verifying().kid(), None).await.unwrap();
+    key("alice", Role::Agent).await.unwrap();
+    let refused = gateway.register_principal(&house.operator, "alice", &jwk, Signs::Mandates).await;
+    assert_eq!(refused.unwrap_err().code, Code::StateConflict);
+
+    // What a key signs is covered by the hash on record.
+    let sql = "UPDATE principal_key SET jwk = replace(jwk, 'children', 'mandates') WHERE issuer = 'agent-7'";
+    assert_eq!(house.store().execute(sql, []).unwrap(), 1);
+    assert_eq!(gateway.check_trail(&house.admin, None).await.unwrap().findings.len(), 1);
+}
+
+/// Keys that were registered before it was said what they sign.
+#[tokio::test]
+async fn of_a_key_that_says_nothing_an_agents_signs_the_least() {
+    let house = House::new().await;
+    let (alice, seven) = (principal(&house, "alice").await, hands_on(&house, "agent-7").await);
+    for word in ["children", "mandates"] {
+        let sql = "UPDATE principal_key SET jwk = replace(jwk, ?1, '')";
+        house.store().execute(sql, [format!("\"signs\":\"{word}\",")]).unwrap();
+    }
+    let house = house.restart().await;
+    let signs = house.gateway().principals(&house.operator).await.unwrap();
+    let signs: Vec<_> = signs.iter().map(|key| (&*key.issuer, key.signs)).collect();
+    assert_eq!(signs, [("alice", Signs::Mandates), ("agent-7", Signs::Children)]);
+    let root = sign(&claims(&house, "alice-1", "alice", "agent-7", &[]), &alice);
+    assert_eq!(pay(&house, &house.agent, &root, "root", "1.00").await["kind"], "executed");
+    let own = sign(&claims(&house, "own", "agent-7", "agent-8", &[]), &seven);
+    let said = pay(&house, &agent(&house, "agent-8"), &own, "own", "1.00").await;
+    assert_eq!(reasons(&said), ["issuer_no_principal"]);
 }

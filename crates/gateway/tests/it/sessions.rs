@@ -1,5 +1,8 @@
 //! Governed sessions: opened, declared in, ended, and what their records say.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use countersign_gateway::{
     AuditAsk, Caller, CloseAsk, Code, Completion, DeclarationView, Error, GarAsk, GarView, Role, SessionView,
 };
@@ -82,6 +85,44 @@ async fn a_session_is_opened_by_whom_a_mandate_in_force_is_for() {
     assert!(refused(house.agent.clone(), token).await.message.contains("revoked"));
     let page = gateway.sessions(&house.agent, None, 10).await.unwrap();
     assert_eq!(page.items.len(), 1, "what was refused left nothing");
+    house.is_whole().await;
+}
+
+/// Whoever revokes is told of every session below: one that opens meanwhile is refused, or is in the answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_opens_amid_a_revocation_is_refused_or_told_of() {
+    let house = Arc::new(House::new().await);
+    for round in 0..24 {
+        let token = house.mandate("1.00").await;
+        let jti = house.gateway().open_session(&house.agent, Some(&token)).await.unwrap().mandate_id;
+        let opens = || {
+            let (house, token) = (Arc::clone(&house), token.clone());
+            tokio::spawn(async move {
+                let mut opened = Vec::new();
+                loop {
+                    match house.gateway().open_session(&house.agent, Some(&token)).await {
+                        Ok(session) => opened.push(session.session_id),
+                        Err(error) if error.code == Code::RateLimited => tokio::task::yield_now().await,
+                        Err(error) => {
+                            assert_eq!(error.code, Code::Forbidden, "{error:?}");
+                            break opened;
+                        }
+                    }
+                }
+            })
+        };
+        let openers: Vec<_> = (0..4).map(|_| opens()).collect();
+        for _ in 0..round {
+            tokio::task::yield_now().await;
+        }
+        let revoked = house.gateway().revoke_mandate(&house.operator, &jti, None).await.unwrap();
+        let told: HashSet<_> = revoked.sessions.into_iter().map(|it| it.session_id).collect();
+        for opener in openers {
+            for session in opener.await.unwrap() {
+                assert!(told.contains(&session), "round {round}: {session} is not in the answer");
+            }
+        }
+    }
     house.is_whole().await;
 }
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use action::Tenant;
-use mandate::{Cluster, ClusterState, Session};
+use action::{Subject, Tenant};
+use mandate::{Cluster, ClusterRefusal, ClusterState, Member, Session};
 
 use super::World;
 use super::session::Place;
@@ -106,6 +106,24 @@ impl World {
     pub(super) fn deadlocks(&self, tenant: &Tenant) -> Vec<Clustered> {
         let stuck = |it: &&Clustered| it.tenant == *tenant && it.cluster.state() == ClusterState::Deadlock;
         self.clusters.iter().filter(stuck).cloned().collect()
+    }
+
+    /// Lets through where no session of this agent under the mandate is in a cluster about which people have to decide.
+    pub(super) fn must_be_free(
+        &self,
+        tenant: &Tenant,
+        subject: &Subject,
+        jti: &str,
+    ) -> Result<(), ClusterRefusal> {
+        let of_agent = |member: &Member| {
+            let session = self.rows.sessions.get(&identity::session(tenant, &member.session));
+            *member.mandate_id == *jti && session.is_some_and(|cell| cell.value.subject == *subject)
+        };
+        let mut theirs = self.clusters.iter().filter(|it| it.tenant == *tenant);
+        theirs.try_for_each(|it| match it.cluster.members.iter().any(of_agent) {
+            true => it.cluster.must_be_free(),
+            false => Ok(()),
+        })
     }
 
     pub(super) fn cluster_of(&self, tenant: &Tenant, session: &str) -> Option<Clustered> {

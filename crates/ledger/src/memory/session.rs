@@ -152,6 +152,7 @@ impl World {
         if self.sessions.sealer.is_none() {
             return Err(Error::Rejected(UNSEALED.into()));
         }
+        self.may_open(&tenant, &session)?;
         let id: Box<str> = self.chain.next_id().into();
         let row = self.last_entry() + 1;
         self.rows.sessions.insert(key, Cell::stored(session.clone()));
@@ -159,6 +160,21 @@ impl World {
         self.sessions.opened.push((key, opened));
         self.tells(event, Place { session: key, intent: None, cause: None })?;
         Ok(id)
+    }
+
+    /// Whether a session may begin under its mandate, as all that stands above that is now. One that is not stored is
+    /// everybody's, and nobody stops it for others.
+    fn may_open(&self, tenant: &Tenant, session: &Session) -> Result<(), Error> {
+        let jti = &session.mandate_id;
+        let mut known = self.mandates.iter().filter(|it| it.tenant == *tenant);
+        let Some(above) = known.find(|it| it.jti == *jti).map(|it| it.chain.clone()) else { return Ok(()) };
+        let line: Vec<&Box<str>> = above.iter().chain([jti]).collect();
+        if let Some(ended) = line.iter().find(|jti| self.account(tenant, jti).revoked_at.is_some()) {
+            return Err(Error::Absent((*ended).clone()));
+        }
+        line.iter()
+            .try_for_each(|jti| self.must_be_free(tenant, &session.subject, jti))
+            .map_err(Error::Cluster)
     }
 
     pub(super) fn governed(&self, tenant: &Tenant, id: &str) -> Option<Governed> {

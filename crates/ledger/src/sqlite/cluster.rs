@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use action::Tenant;
-use mandate::{Cluster, ClusterState, Member, Session};
+use action::{Subject, Tenant};
+use mandate::{Cluster, ClusterRefusal, ClusterState, Member, Session};
 use rusqlite::{Connection, Row, params};
 
 use super::batch::Batch;
@@ -164,6 +164,24 @@ pub(crate) fn deadlocks(db: &Connection, tenant: &Tenant) -> Sql<Vec<Clustered>>
         }
     }
     Ok(stuck)
+}
+
+/// Lets through where no session of this agent under the mandate is in a cluster about which people have to decide.
+pub(crate) fn must_be_free(
+    db: &Connection,
+    tenant: &Tenant,
+    subject: &Subject,
+    jti: &str,
+) -> Sql<Result<(), ClusterRefusal>> {
+    let sql = "SELECT DISTINCT m.cluster FROM member m JOIN session s ON s.key = m.session
+               WHERE m.mandate = ?1 AND s.tenant = ?2 AND s.subject = ?3";
+    let values = params![jti, tenant.as_str(), subject.as_str()];
+    for key in read::many(db, sql, values, |row| row.get::<_, i64>(0))? {
+        if let Some(Err(refusal)) = by_key(db, key)?.map(|it| it.cluster.must_be_free()) {
+            return Ok(Err(refusal));
+        }
+    }
+    Ok(Ok(()))
 }
 
 fn by_key(db: &Connection, key: i64) -> Sql<Option<Clustered>> {

@@ -155,6 +155,9 @@ impl<'a> Batch<'a> {
         if self.session(key)?.is_some() {
             return Ok(Err(Error::Exists(session.id.clone())));
         }
+        if let Err(refused) = self.may_open(tenant, session)? {
+            return Ok(Err(refused));
+        }
         let id: Box<str> = self.tail.chain.next_id().into();
         let sql = "INSERT INTO session VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,
                    ?18, ?19, ?20)";
@@ -198,6 +201,24 @@ impl<'a> Batch<'a> {
         self.rows.sessions.insert(key, Cell::stored(session.clone()));
         self.tells(event, Place { session: key, intent: None, cause: None })?;
         Ok(Ok(id))
+    }
+
+    /// Whether a session may begin under its mandate, as all that stands above that is now. One that is not stored is
+    /// everybody's, and nobody stops it for others.
+    fn may_open(&mut self, tenant: &Tenant, session: &Session) -> Sql<Result<(), Error>> {
+        let jti = &session.mandate_id;
+        let Some(held) = read::mandate(self.db, tenant, jti)? else { return Ok(Ok(())) };
+        for jti in held.mandate.chain.iter().chain([jti]) {
+            let key = identity::account(tenant, jti);
+            self.account(key, jti)?;
+            if self.rows.account(key, jti).value.revoked_at.is_some() {
+                return Ok(Err(Error::Absent(jti.clone())));
+            }
+            if let Err(refusal) = super::cluster::must_be_free(self.db, tenant, &session.subject, jti)? {
+                return Ok(Err(Error::Cluster(refusal)));
+            }
+        }
+        Ok(Ok(()))
     }
 
     pub(super) fn declare(&mut self, declaring: &Declaring) -> Sql<Declared> {

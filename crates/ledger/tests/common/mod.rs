@@ -114,7 +114,12 @@ pub fn payment(key: &str, minor: i64, mandates: &[&str]) -> Admission {
 }
 
 pub fn debit(jti: &str, cap: i64) -> Debit {
-    Debit { jti: jti.into(), epoch: 0, limits: Limits { spend_cap: Some(usd(cap)), ..Limits::default() } }
+    Debit {
+        jti: jti.into(),
+        epoch: 0,
+        seen: None,
+        limits: Limits { spend_cap: Some(usd(cap)), ..Limits::default() },
+    }
 }
 
 pub fn effect(hash: u8) -> Option<Effect> {

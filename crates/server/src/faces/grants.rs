@@ -48,12 +48,12 @@ pub(crate) async fn request(mut request: Request) -> Result<Response, Error> {
 pub(crate) async fn proceed(request: Request) -> Result<Response, Error> {
     let gateway = request.gateway()?;
     let header = single(&request.head.headers, &AUTHORIZATION).ok().flatten();
-    let token = header.and_then(|header| header.strip_prefix("GNAP "));
+    let token = header.and_then(|header| who::credential(header, "gnap"));
     let token = token.ok_or_else(|| {
         Error::new(Code::Unauthenticated, "the header Authorization is not GNAP and a token")
             .field("Authorization")
     })?;
-    let came = gateway.continue_grant(token.trim()).await?;
+    let came = gateway.continue_grant(token).await?;
     answered(&request, came, false)
 }
 

@@ -1,6 +1,6 @@
 //! Principals: the keys with which people sign mandates themselves.
 
-use gateway::{Error, PrincipalKeyView};
+use gateway::{Code, Error, PrincipalKeyView, Signs};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -14,7 +14,13 @@ pub(crate) async fn register(mut request: Request) -> Result<Response, Error> {
     let gateway = request.gateway()?;
     let caller = who::caller(&request).await?;
     let ask: PrincipalRequest = request.json().await?;
-    let key = gateway.register_principal(&caller, &request.argument, &ask.jwk.to_string()).await?;
+    let signs = match ask.signs.as_deref() {
+        None => Signs::Mandates,
+        Some(text) => Signs::parse(text).ok_or_else(|| {
+            Error::new(Code::ValidationFailed, "signs is neither `mandates` nor `children`").field("/signs")
+        })?,
+    };
+    let key = gateway.register_principal(&caller, &request.argument, &ask.jwk.to_string(), signs).await?;
     Ok(reply::json(StatusCode::CREATED, &PrincipalKey::of(key)))
 }
 
@@ -42,6 +48,9 @@ pub(crate) struct PrincipalRequest {
     /// The public JWK: `EC` on `P-256` (ES256) or `OKP` on `Ed25519` (EdDSA).
     #[schema(value_type = Object)]
     jwk: serde_json::Value,
+    /// `mandates`: what a principal gives. `children`: only what an agent hands on of the mandates that it holds. Absent:
+    /// `mandates`, which is refused for who is an agent.
+    signs: Option<String>,
 }
 
 /// Which key ends, and why.
@@ -54,11 +63,13 @@ pub(crate) struct PrincipalRevocation {
     reason: Option<String>,
 }
 
-/// A key with which a principal signs mandates.
+/// A key with which a principal signs mandates, or an agent what it hands on.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct PrincipalKey {
     /// The principal: `iss` of what it signs.
     issuer: String,
+    /// `mandates` or `children`.
+    signs: &'static str,
     /// Its RFC 7638 thumbprint: `kid` of what it signs.
     kid: String,
     /// `ES256` or `EdDSA`.
@@ -83,6 +94,7 @@ impl PrincipalKey {
     fn of(view: PrincipalKeyView) -> PrincipalKey {
         PrincipalKey {
             issuer: view.issuer,
+            signs: view.signs.as_str(),
             kid: view.kid,
             algorithm: view.algorithm,
             jwk: serde_json::from_str(&view.jwk).unwrap_or_default(),
