@@ -104,6 +104,9 @@ impl Gateway {
     async fn erase_for(&self, stored: &Stored, caller: Option<&Caller>, at_ms: i64) -> Result<(), Error> {
         let tenant = self.tenant(&stored.tenant)?;
         let row = IntentRow::of(stored)?;
+        // What was altered must not be gone before it is found.
+        self.outcomes_of(stored).await?;
+        self.given_of(stored).await?;
         let (keeping, attempt) = (row.keeping()?, row.call.as_ref().map_or(1, |call| call.attempt));
         let by = caller.map(|caller| caller.subject.as_str());
         // That its time has come is for the action itself to say, as its entries name it, and for no table beside it.

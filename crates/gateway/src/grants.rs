@@ -237,7 +237,7 @@ impl Gateway {
     }
 
     async fn said_of(&self, stored: &Stored) -> Result<Vec<Said>, Error> {
-        let given = self.ledger.approvals(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        let given = self.given_of(stored).await?;
         given.iter().map(|given| Said::from_bytes(&given.record)).collect()
     }
 

@@ -8,12 +8,11 @@ use ledger::{Settlement, State};
 use receipt::{Amendment, Event, PaymentStatus};
 
 use crate::alert::Alert;
-use crate::decide::Named;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind};
 use crate::pending::Pending;
 use crate::prove::{Ending, Proven, amending, push_split};
-use crate::remember::{draft, outward, stored, unavailable};
+use crate::remember::{outward, stored, telling, unavailable};
 use crate::row::{OutcomeRow, VERSION, internal};
 use crate::tenants::TenantState;
 use crate::{Error, clock};
@@ -22,7 +21,7 @@ use crate::{Error, clock};
 pub(crate) struct Overage {
     pub receipt: receipt::Receipt,
     pub receipt_id: String,
-    pub kept: Named,
+    pub kept: Vec<u8>,
     pub at_ms: i64,
 }
 
@@ -112,14 +111,14 @@ impl Proven {
 impl Overage {
     /// The same in the ledger's words.
     pub(crate) fn outcome(self, tenant: &TenantState, pending: &Pending, state: State) -> ledger::Outcome {
-        let (event, Named { payload, name }) = (Alert::Overage.as_str(), self.kept);
+        let event = Alert::Overage.as_str();
         ledger::Outcome {
             at_ms: self.at_ms,
             state,
             reply: None,
             receipt: Some(stored(self.receipt, &self.receipt_id)),
-            payload,
-            entry: draft(tenant, event, Some(outward(state)), &name, pending.attempt()),
+            payload: self.kept,
+            entry: telling(tenant, event, Some(outward(state)), pending.attempt()),
         }
     }
 }

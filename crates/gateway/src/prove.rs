@@ -12,7 +12,6 @@ use serde_json::Value;
 
 use crate::approvals::fitting;
 use crate::clock;
-use crate::decide::Named;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind, Outcome, ReceiptRef, Reply};
 use crate::pending::{ANSWER, Pending, SNAPSHOT};
@@ -31,7 +30,8 @@ pub(crate) struct Proven {
     pub receipt: Option<receipt::Receipt>,
     pub receipt_id: Option<String>,
     pub reply: Reply,
-    pub kept: Named,
+    /// What is kept beside the receipt.
+    pub kept: Vec<u8>,
     pub at_ms: i64,
 }
 

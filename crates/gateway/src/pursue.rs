@@ -5,19 +5,19 @@ use std::sync::Arc;
 
 use action::{ActionId, Tenant};
 use execution::{Absence, Effect, Event, Execution, Found, Reply, Stood, Stop};
-use ledger::{By, Deferral, Settled, State, Stored};
+use ledger::{By, Deferral, Given, Settled, State, Stored};
 use provider::Provider;
 
 use crate::act::{Errand, Followed, UnderWay};
 use crate::crash::Point;
-use crate::decide::{Named, as_told};
+use crate::decide::{Named, altered, as_told};
 use crate::gateway::Gateway;
 use crate::late::{CallRef, Place};
 use crate::pending::{Pending, Told};
 use crate::prove::absence_word;
 use crate::recovery::reference;
 use crate::redress::redress;
-use crate::remember::{draft, event, outward, unavailable};
+use crate::remember::{draft, event, outward, telling, unavailable};
 use crate::request::Next;
 use crate::reserve::reservation_of;
 use crate::rollback::is_unbound;
@@ -217,8 +217,8 @@ impl Gateway {
         pending: &Pending,
         state: State,
     ) -> Result<(), Error> {
-        let Named { payload, name } = pending.outcome(OutcomeRow { v: VERSION, ..OutcomeRow::default() })?;
-        let entry = draft(tenant, event(state, None), Some(outward(state)), &name, pending.attempt());
+        let payload = pending.outcome(OutcomeRow { v: VERSION, ..OutcomeRow::default() })?;
+        let entry = telling(tenant, event(state, None), Some(outward(state)), pending.attempt());
         let outcome =
             ledger::Outcome { at_ms: clock::now_ms(), state, reply: None, receipt: None, payload, entry };
         let (action, by) = (pending.id, pending.by);
@@ -489,10 +489,35 @@ impl Gateway {
     /// # Errors
     /// `EP_UNAVAILABLE` if it was altered in the store.
     pub(crate) async fn outcomes_of(&self, stored: &Stored) -> Result<Vec<Settled>, Error> {
-        as_told(self.stored_outcomes(stored).await?, stored.payload.is_empty())
+        let outcomes = self.stored_outcomes(stored).await?;
+        let erased =
+            || stored.payload.is_empty() && outcomes.iter().all(|outcome| outcome.payload.is_empty());
+        if erased() {
+            return Ok(outcomes);
+        }
+        match as_told(outcomes) {
+            // It may have been erased since it was read.
+            Err(altered) => match self.ledger.action(&stored.tenant, stored.id).await.map_err(unavailable)? {
+                Some(now) if now.payload.is_empty() => Err(IntentRow::of(&now).err().unwrap_or(altered)),
+                _ => Err(altered),
+            },
+            whole => whole,
+        }
     }
 
-    /// The same to show it, as it is stored.
+    /// Everything that people said about it while it was held, oldest first, to go on with it.
+    ///
+    /// # Errors
+    /// As [`Gateway::outcomes_of`].
+    pub(crate) async fn given_of(&self, stored: &Stored) -> Result<Vec<Given>, Error> {
+        let given = self.ledger.approvals(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        match given.iter().all(|given| given.whole) {
+            true => Ok(given),
+            false => Err(altered(stored.id, &stored.tenant)),
+        }
+    }
+
+    /// Everything that was said of it to show it, as it is stored.
     pub(crate) async fn stored_outcomes(&self, stored: &Stored) -> Result<Vec<Settled>, Error> {
         self.ledger.outcomes(&stored.tenant, stored.id).await.map_err(unavailable)
     }

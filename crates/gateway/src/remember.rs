@@ -154,7 +154,6 @@ pub(crate) fn settlement(
     overage: Option<Overage>,
 ) -> Settlement {
     let Proven { outcome, state, charged, used, receipt, receipt_id, reply, kept, at_ms } = proven;
-    let entry = |event, name: &[u8; 32]| draft(tenant, event, Some(outward(state)), name, pending.attempt());
     Settlement {
         action: pending.id,
         by: pending.by,
@@ -163,8 +162,13 @@ pub(crate) fn settlement(
             state,
             reply: Some(ledger::Reply { status: reply.status, body: reply.body }),
             receipt: receipt.zip(receipt_id).map(|(receipt, id)| stored(receipt, &id)),
-            payload: kept.payload,
-            entry: entry(what_happened(pending, &outcome, state), &kept.name),
+            payload: kept,
+            entry: telling(
+                tenant,
+                what_happened(pending, &outcome, state),
+                Some(outward(state)),
+                pending.attempt(),
+            ),
         },
         charged: match pending.settled {
             true => charged_late(spent_as(outcome.kind, state), pending.money, charged),
@@ -217,13 +221,18 @@ pub(crate) fn draft(
     name: &[u8; 32],
     attempt: u32,
 ) -> Draft {
-    Draft {
-        tenant_ref: Some(Arc::clone(&tenant.reference)),
-        attempt: Some(attempt),
-        event,
-        state,
-        action_hash: Some(*name),
-    }
+    Draft { action_hash: Some(*name), ..telling(tenant, event, state, attempt) }
+}
+
+/// The ledger entry of an outcome: what that commits to is for the ledger to say.
+pub(crate) fn telling(
+    tenant: &TenantState,
+    event: &'static str,
+    state: Option<&'static str>,
+    attempt: u32,
+) -> Draft {
+    let tenant_ref = Some(Arc::clone(&tenant.reference));
+    Draft { tenant_ref, attempt: Some(attempt), event, state, action_hash: None }
 }
 
 /// A receipt as the ledger keeps it.

@@ -31,12 +31,11 @@ use crate::act::UnderWay;
 use crate::approvals::readable;
 use crate::caller::{Caller, Deed};
 use crate::crash::Point;
-use crate::decide::Named;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind};
 use crate::pending::Pending;
 use crate::prove::{Ending, amending, push_split};
-use crate::remember::{draft, outward, stored as kept, unavailable};
+use crate::remember::{outward, stored as kept, telling, unavailable};
 use crate::rollback::{done, is_unbound};
 use crate::row::{IntentRow, OutcomeRow, ResolutionRow, VERSION, internal};
 use crate::steer::busy;
@@ -378,14 +377,14 @@ impl Gateway {
             resolution: word,
             ..Default::default()
         };
-        let Named { payload, name } = pending.outcome(row)?;
+        let payload = pending.outcome(row)?;
         let outcome = ledger::Outcome {
             at_ms: clock::now_ms(),
             state,
             reply: None,
             receipt: Some(kept(receipt, &receipt_id)),
             payload,
-            entry: draft(tenant, EVENT, Some(outward(state)), &name, pending.attempt()),
+            entry: telling(tenant, EVENT, Some(outward(state)), pending.attempt()),
         };
         // What is given back refills nothing, and what stays was charged before.
         let settlement = Settlement {

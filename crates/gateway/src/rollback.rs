@@ -17,14 +17,13 @@ use crate::alert::Alert;
 use crate::caller::{Caller, Deed};
 use crate::check::OURSELVES;
 use crate::crash::Point;
-use crate::decide::Named;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind};
 use crate::pending::Pending;
 use crate::prove::{Ending, amending, push_split};
 use crate::pursue::Pursued;
 use crate::redress::undoing;
-use crate::remember::{draft, event, outward, stored as kept, unavailable};
+use crate::remember::{draft, event, outward, stored as kept, telling, unavailable};
 use crate::row::{ConfirmedRow, IntentRow, OutcomeRow, RollbackRow, VERSION, internal};
 use crate::steer::busy;
 use crate::tenants::TenantState;
@@ -371,8 +370,8 @@ impl Gateway {
         receipt: Option<ledger::Receipt>,
         row: OutcomeRow,
     ) -> Result<(), Error> {
-        let Named { payload, name } = pending.outcome(row)?;
-        let entry = draft(tenant, event(state, None), Some(outward(state)), &name, pending.attempt());
+        let payload = pending.outcome(row)?;
+        let entry = telling(tenant, event(state, None), Some(outward(state)), pending.attempt());
         let at_ms = clock::now_ms();
         let outcome = ledger::Outcome { at_ms, state, reply: None, receipt, payload, entry };
         let (action, by) = (pending.id, pending.by);

@@ -14,7 +14,6 @@ use crate::gateway::Gateway;
 use crate::outcome::Kind;
 use crate::pending::Pending;
 use crate::prove::Ending;
-use crate::remember::unavailable;
 use crate::request::Next;
 use crate::row::internal;
 use crate::tenants::TenantState;
@@ -111,7 +110,7 @@ impl Gateway {
             let ending = self.absent(&pending, &absence);
             return self.conclude(tenant, &pending, ending).await;
         }
-        let given = self.ledger.approvals(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        let given = self.given_of(stored).await?;
         let records: Vec<Vec<u8>> = given.into_iter().map(|given| given.record).collect();
         let pending = self.with_approvals(stored, &records)?;
         let ending = self.ended_waiting(&pending, Code::Cancelled, CANCELLED)?;

@@ -182,6 +182,9 @@ pub enum Broken {
     /// An action's row says that it began with this entry, which is not its own.
     #[error("the action stored with it is not the one it belongs to")]
     Action,
+    /// The outcome that came with it is another one than it names, or does not follow the one before it.
+    #[error("the stored outcome is not the one it names")]
+    Altered,
     /// The outcome that came with it belongs to another action, or none.
     #[error("the outcome stored with it is not that of its action")]
     Outcome,

@@ -65,8 +65,6 @@ pub enum Testimony {
     Outcome {
         /// What is kept of it.
         payload: Vec<u8>,
-        /// What the entry says of it.
-        action_hash: Option<[u8; 32]>,
         /// Of one that its entry says a person had settled: what was asked, and the receipt.
         settled: Option<(Box<Stored>, Option<Receipt>)>,
     },

@@ -6,6 +6,7 @@ use action::{ActionId, Environment, Money, Subject, Tenant};
 use mandate::{Account, Limits, ResourceEnvelope, Usage};
 use sha2::{Digest, Sha256};
 
+use crate::told::{Sums, Told};
 use crate::{Cycle, Draft, Error, Event, Labels, State, identity};
 
 /// What every action's row says, whatever becomes of it.
@@ -286,7 +287,7 @@ pub struct Outcome {
     pub receipt: Option<Receipt>,
     /// Answer of the provider, salts and the like. Erasable.
     pub payload: Vec<u8>,
-    /// The ledger entry; the receipt's hash is added to it here.
+    /// The ledger entry; what it names, and the receipt's hash, are added to it here.
     pub entry: Draft,
 }
 
@@ -315,6 +316,8 @@ pub struct Receipt {
 /// What is computed from an outcome before it comes to the one writer.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Digests {
+    /// Of what is kept beside the receipt.
+    pub(crate) sums: Sums,
     /// SHA-256 of the receipt document, as the ledger entry names it.
     pub(crate) receipt: Option<[u8; 32]>,
     /// Index numbers of the receipt's addresses.
@@ -451,9 +454,19 @@ impl Approval {
 
 impl Outcome {
     pub(crate) fn digests(&self) -> Digests {
-        self.receipt.as_ref().map_or_else(Digests::default, |receipt| Digests {
+        let sums = Sums::of(&self.payload, self.reply.as_ref());
+        let nothing = Digests { sums, ..Digests::default() };
+        self.receipt.as_ref().map_or(nothing, |receipt| Digests {
+            sums,
             receipt: Some(Sha256::digest(&receipt.document).into()),
             addresses: [&receipt.short, &receipt.signature].map(|text| identity::address(text)),
         })
+    }
+
+    /// Its entry, after the outcome whose entry names that.
+    pub(crate) fn draft(&self, sums: Sums, previous: Option<[u8; 32]>) -> Result<Draft, serde_json::Error> {
+        let receipt_id = self.receipt.as_ref().map(|receipt| &*receipt.id);
+        let told = Told { at_ms: self.at_ms, state: self.state, receipt_id, sums, previous };
+        Ok(Draft { action_hash: Some(told.name()?), ..self.entry.clone() })
     }
 }

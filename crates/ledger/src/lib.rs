@@ -50,6 +50,7 @@ mod session;
 mod sqlite;
 mod state;
 mod stored;
+mod told;
 
 use std::sync::Arc;
 
@@ -85,7 +86,7 @@ pub use session::{
 pub use sqlite::{Options, Sqlite, unpack};
 pub use state::State;
 pub use stored::{
-    Admitted, Counted, Earlier, Existing, Given, Naming, Obstacle, Page, Recorded, Settled, Stored, Telling,
+    Admitted, Counted, Earlier, Existing, Given, Naming, Obstacle, Page, Recorded, Settled, Stored,
 };
 
 /// A future answer of the ledger.

@@ -25,8 +25,8 @@ use crate::{
     Extension, Facts, FactsQuery, Figures, Filter, Finding, Freeze, Given, Governed, Grouped, Heard, Held,
     Inspected, Intention, Labels, Lapsed, Ledger, Mandate, Naming, Notice, Opening, Order, Outbox, Outcome,
     Owner, Page, Passkey, PrincipalKey, Record, Recorded, Refusal, Repeat, Resumption, Revocation, Scope,
-    Search, SecurityEvent, Settled, Settlement, Standing, State, Stored, Telling, Testimony, Tried, Turn,
-    Verified, Waiting, Walk, Witness,
+    Search, SecurityEvent, Settled, Settlement, Standing, State, Stored, Testimony, Tried, Turn, Verified,
+    Waiting, Walk, Witness,
 };
 
 /// Everything in memory, behind one lock.
@@ -251,10 +251,7 @@ impl World {
             reply: None,
             naming: match &item.gate {
                 Gate::Admit { .. } => intent.entry.action_hash.map(Naming::Row),
-                Gate::Refuse { outcome, .. } => {
-                    let payload = outcome.payload.clone();
-                    outcome.entry.action_hash.map(|name| Naming::Outcome { name, payload })
-                }
+                Gate::Refuse { outcome, .. } => Some(Naming::Outcome(outcome.payload.clone())),
             },
         };
         let effect = item.effect().map(|effect| effect.hash);
@@ -458,7 +455,7 @@ impl World {
         let draft = approval.draft(event, last);
         let entry = self.append(approval.at_ms, Some(approval.action), &draft, None, None)?;
         let (round, at_ms, record) = (approval.round, approval.at_ms, approval.record.clone());
-        let given = Given { round, at_ms, record, entry };
+        let given = Given { round, at_ms, record, entry, whole: true };
         self.row_mut(approval.action)?.approvals.push((approval.approver.clone(), given));
         Ok(entry)
     }
@@ -527,10 +524,20 @@ impl World {
         Ok(true)
     }
 
+    /// What an entry names.
+    fn named_by(&self, entry: i64) -> Option<[u8; 32]> {
+        let (bytes, _) = self.entries.get(usize::try_from(entry - 1).ok()?)?;
+        Reading::of(bytes)?.action_hash
+    }
+
     fn outcome(&mut self, number: i64, outcome: &Outcome) -> Result<i64, Error> {
         let Some(row) = self.actions.get(&number) else { return Ok(0) };
         let (id, tenant) = (row.stored.id, row.stored.tenant.clone());
-        let entry = self.append(outcome.at_ms, Some(id), &outcome.entry, outcome.digests().receipt, None)?;
+        let previous = row.outcomes.last().and_then(|entry| self.named_by(*entry));
+        let digests = outcome.digests();
+        let draft = outcome.draft(digests.sums, previous);
+        let draft = draft.map_err(|error| Error::Rejected(error.to_string().into()))?;
+        let entry = self.append(outcome.at_ms, Some(id), &draft, digests.receipt, None)?;
         let settled = Settled {
             action: id,
             tenant,
@@ -540,10 +547,7 @@ impl World {
             receipt: outcome.receipt.clone(),
             payload: outcome.payload.clone(),
             entry,
-            telling: Some(Telling {
-                name: outcome.entry.action_hash,
-                state: outcome.entry.state.map(Box::from),
-            }),
+            whole: true,
         };
         self.outcomes.insert(entry, settled);
         if let Some(row) = self.actions.get_mut(&number) {

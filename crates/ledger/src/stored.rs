@@ -144,6 +144,8 @@ pub struct Given {
     pub record: Vec<u8>,
     /// Row number of its ledger entry.
     pub entry: i64,
+    /// Is it what that entry names? Nobody goes on with an action by a word that is not.
+    pub whole: bool,
 }
 
 /// A row, read back.
@@ -194,7 +196,7 @@ pub struct Stored {
     /// What the caller was last answered.
     pub reply: Option<Reply>,
     /// What the entry says with which the payload was last written; `None` if the row does not stand where its entries leave
-    /// it. Whoever goes on with the action compares it first.
+    /// it, or its last outcome is not what its own entry names. Whoever goes on with the action compares it first.
     pub naming: Option<Naming>,
 }
 
@@ -203,13 +205,8 @@ pub struct Stored {
 pub enum Naming {
     /// The row.
     Row([u8; 32]),
-    /// What became of it, which came with it: it was over before anything was sent.
-    Outcome {
-        /// The name.
-        name: [u8; 32],
-        /// The payload of that outcome.
-        payload: Vec<u8>,
-    },
+    /// What became of it, which came with it: it was over before anything was sent. The payload of that outcome.
+    Outcome(Vec<u8>),
 }
 
 impl Stored {
@@ -239,17 +236,9 @@ pub struct Settled {
     pub payload: Vec<u8>,
     /// Row number of its ledger entry.
     pub entry: i64,
-    /// What that entry says; `None` if it is not there, or not of this action. Whoever goes on with the action compares it first.
-    pub telling: Option<Telling>,
-}
-
-/// What the entry of an outcome says of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Telling {
-    /// What it names.
-    pub name: Option<[u8; 32]>,
-    /// The state reached, by the words of the outside.
-    pub state: Option<Box<str>>,
+    /// Is all of this what that entry names, after the outcome before it? Not once it is erased. Nobody goes on with an action
+    /// by an outcome that is not.
+    pub whole: bool,
 }
 
 /// A part of a list, and where the next part begins.

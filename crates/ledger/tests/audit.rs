@@ -387,7 +387,7 @@ fn a_record_that_was_taken_away_is_found() {
 #[test]
 fn each_kind_of_row_that_was_forged_is_found_where_it_is() {
     let now = |state: i64, row: u8| format!("UPDATE fate SET state = {state} WHERE row = {row}");
-    let forgeries: [(String, i64, Broken); 17] = [
+    let forgeries: [(String, i64, Broken); 21] = [
         // Actions. The second is held, the third settled, the fourth sent.
         ("DELETE FROM action WHERE row = 4".into(), 9, Broken::NoAction),
         ("DELETE FROM fate WHERE row = 4".into(), 9, Broken::NoAction),
@@ -411,6 +411,10 @@ fn each_kind_of_row_that_was_forged_is_found_where_it_is() {
         ("UPDATE outcome SET state = 5 WHERE row = 1".into(), 8, Broken::Fate),
         ("UPDATE outcome SET document = x'00' WHERE row = 1".into(), 8, Broken::Receipt),
         ("DELETE FROM outcome WHERE row = 1".into(), 8, Broken::NoReceipt),
+        ("UPDATE outcome SET at = at + 1".into(), 8, Broken::Altered),
+        ("UPDATE outcome SET receipt_id = 'other'".into(), 8, Broken::Altered),
+        ("UPDATE outcome SET payload = x'7b7d7d'".into(), 8, Broken::Altered),
+        ("UPDATE outcome SET body = x'7b7d7d', status = 500".into(), 8, Broken::Altered),
         ("INSERT INTO outcome SELECT 2, action, previous, state, at, status, body, NULL, short, signature, document, 9,
           payload FROM outcome".into(), 9, Broken::Outcome),
         // What people said.

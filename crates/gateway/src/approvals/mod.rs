@@ -159,7 +159,7 @@ impl Gateway {
         if escalation.principals.is_empty() || is_principal(caller.subject.as_str()) {
             return Ok(());
         }
-        let given = self.ledger.approvals(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        let given = self.given_of(stored).await?;
         let given = given.iter().filter(|given| given.round == stored.round);
         let said = given.map(|given| Said::from_bytes(&given.record)).collect::<Result<Vec<_>, _>>()?;
         let others = said.iter().filter(|said| !is_principal(&said.approver)).count();
@@ -186,7 +186,7 @@ impl Gateway {
             let (row, escalation) = may_decide(caller, &stored)?;
             let said = self.word(caller, &stored, &row, &escalation, comment.clone(), decision)?;
             let rejection = self.approval(caller, &stored, &said)?;
-            let given = self.ledger.approvals(&stored.tenant, stored.id).await.map_err(unavailable)?;
+            let given = self.given_of(&stored).await?;
             let agreed = given.iter().map(|given| u32::from(given.round == stored.round)).sum();
             let mut records: Vec<Vec<u8>> = given.into_iter().map(|given| given.record).collect();
             records.push(rejection.record.clone());
@@ -325,7 +325,7 @@ impl Gateway {
         halts: Option<ledger::Event>,
     ) -> Result<(), Error> {
         let tenant = self.tenant(&stored.tenant)?;
-        let given = self.ledger.approvals(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        let given = self.given_of(stored).await?;
         let records: Vec<Vec<u8>> = given.into_iter().map(|given| given.record).collect();
         let pending = Pending { halts, ..self.with_approvals(stored, &records)? };
         let ending = self.ended_waiting(&pending, code, reason);

@@ -258,7 +258,7 @@ impl Gateway {
         let row = &pending.row;
         let mut escalation =
             row.escalation.clone().ok_or_else(|| internal("an approved action was not escalated"))?;
-        let given = self.ledger.approvals(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        let given = self.given_of(stored).await?;
         let records: Vec<Vec<u8>> = given.into_iter().map(|given| given.record).collect();
         let said: Vec<Said> = records.iter().map(|it| Said::from_bytes(it)).collect::<Result<_, _>>()?;
         let seen = Shown::of(stored, row, &escalation);

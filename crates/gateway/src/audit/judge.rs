@@ -15,7 +15,7 @@ use super::TrailFinding;
 use crate::alert::Alert;
 use crate::approvals::{ANSWER, APPROVE, ASK, EXTEND, REJECT, REVOKE, Said, escalation_id};
 use crate::caller::Caller;
-use crate::decide::{outcome_name, salts_of};
+use crate::decide::salts_of;
 use crate::remember::outward;
 use crate::resolve::is_shown;
 use crate::row::{IntentRow, OutcomeRow, ResolutionRow};
@@ -60,9 +60,7 @@ impl<'a> Judge<'a> {
                 altered_action(stored, labels, *action_hash, outcome.as_deref())?
             }
             Testimony::Receipt { .. } => self.altered_receipt(witness)?,
-            Testimony::Outcome { payload, action_hash, settled } => {
-                altered_outcome(payload, *action_hash, settled.as_ref())?
-            }
+            Testimony::Outcome { payload, settled } => altered_outcome(payload, settled.as_ref())?,
             Testimony::Approval { round, approver, event, record } => {
                 altered_approval(witness, *round, approver, event, record)?
             }
@@ -192,19 +190,12 @@ fn is_told_as(decision: &str, event: &str) -> bool {
     }
 }
 
-/// Is an outcome the one that its entry names? And is a person's word on what became of an action there just where an entry
+/// Is a person's word on what became of an action there just where an entry
 /// says so, and the one that the receipt shows?
-fn altered_outcome(
-    payload: &[u8],
-    action_hash: Option<[u8; 32]>,
-    settled: Option<&(Box<Stored>, Option<Receipt>)>,
-) -> Option<String> {
+fn altered_outcome(payload: &[u8], settled: Option<&(Box<Stored>, Option<Receipt>)>) -> Option<String> {
     let Ok(outcome) = OutcomeRow::from_bytes(payload) else {
         return Some("the stored outcome cannot be read".to_owned());
     };
-    if Some(outcome_name(&outcome.of, payload)) != action_hash {
-        return Some("the stored outcome is not the one it names".to_owned());
-    }
     match (outcome.resolution, settled) {
         (None, None) => None,
         (Some(_), None) => Some("the stored outcome has a person's word that no entry tells of".to_owned()),

@@ -27,7 +27,7 @@ use self::case::Case;
 pub(crate) use self::case::judged_caller;
 pub(crate) use self::cycle::usage;
 pub(crate) use self::describe::{judged_hash_of, salts_of};
-pub(crate) use self::named::{Named, as_told, outcome_name};
+pub(crate) use self::named::{Named, altered, as_told};
 pub(crate) use self::reasons::code_of_intent;
 use self::reasons::{code_of, details_of, held_details, stop};
 use crate::caller::Caller;

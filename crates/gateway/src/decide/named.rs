@@ -1,8 +1,8 @@
-//! What the entries of the ledger commit to: the row of an action as it is stored, and each outcome as it is kept.
+//! What the entries of the ledger commit to: the row of an action as it is stored. Of each outcome the ledger sees to it; what
+//! named the row then, and salt, are in the payload of that.
 //!
 //! ```text
 //!   entry that writes the row ── SHA-256(JCS({actionHash, key, row}))  row: SHA-256 of the payload, which has 32 random bytes
-//!   entry of an outcome ──────── SHA-256(JCS({of, outcome}))           of: what names the row then; outcome: SHA-256 of its payload
 //! ```
 //!
 //! Both payloads have salt of their own, so what is erased cannot be guessed from what is left.
@@ -13,7 +13,6 @@ use sha2::{Digest, Sha256};
 
 use super::judged_hash_of;
 use crate::pending::Pending;
-use crate::remember::outward;
 use crate::row::{IntentRow, OutcomeRow, internal};
 use crate::{Code, Error, clock};
 
@@ -41,10 +40,8 @@ impl IntentRow {
         match &stored.naming {
             None => false,
             Some(Naming::Row(told)) => *told == name,
-            Some(Naming::Outcome { name: told, payload }) => {
-                let of = hex::encode(name);
-                let same = OutcomeRow::from_bytes(payload).is_ok_and(|outcome| outcome.of == of);
-                same && outcome_name(&of, payload) == *told
+            Some(Naming::Outcome(payload)) => {
+                OutcomeRow::from_bytes(payload).is_ok_and(|outcome| outcome.of == hex::encode(name))
             }
         }
     }
@@ -79,26 +76,20 @@ impl IntentRow {
     }
 }
 
-/// Everything that was said of an action that is to be gone on with: only if each is what its entry names, and nothing is left of
-/// any exactly if the action was erased.
+/// Everything that was said of an action that is to be gone on with: only if all of it is what its entries name, each after the
+/// one before it.
 ///
 /// # Errors
-/// `EP_UNAVAILABLE` if one was altered in the store.
-pub(crate) fn as_told(outcomes: Vec<Settled>, erased: bool) -> Result<Vec<Settled>, Error> {
-    let fits = |it: &Settled| if erased { it.payload.is_empty() } else { is_as_told(it) };
-    match outcomes.iter().find(|outcome| !fits(outcome)) {
+/// `EP_UNAVAILABLE` if any was altered in the store.
+pub(crate) fn as_told(outcomes: Vec<Settled>) -> Result<Vec<Settled>, Error> {
+    match outcomes.iter().find(|outcome| !outcome.whole) {
         None => Ok(outcomes),
         Some(outcome) => Err(altered(outcome.action, &outcome.tenant)),
     }
 }
 
-fn is_as_told(outcome: &Settled) -> bool {
-    let named = OutcomeRow::from_bytes(&outcome.payload).map(|row| outcome_name(&row.of, &outcome.payload));
-    let told = outcome.telling.as_ref();
-    told.is_some_and(|told| told.name == named.ok() && told.state.as_deref() == Some(outward(outcome.state)))
-}
-
-fn altered(action: ActionId, tenant: &Tenant) -> Error {
+/// What somebody altered in the store.
+pub(crate) fn altered(action: ActionId, tenant: &Tenant) -> Error {
     let what = "the stored action is not the one that its entries name";
     tracing::error!(%action, %tenant, "{what}: nothing goes on with it");
     Error::new(Code::Unavailable, what)
@@ -116,17 +107,9 @@ fn is_under_its_mandate(stored: &Stored, row: &IntentRow) -> bool {
 }
 
 impl Pending {
-    /// What came of it, to be stored, and named by the entry that comes with it.
-    pub(crate) fn outcome(&self, row: OutcomeRow) -> Result<Named, Error> {
+    /// What came of it, to be stored.
+    pub(crate) fn outcome(&self, row: OutcomeRow) -> Result<Vec<u8>, Error> {
         let salt = hex::encode(clock::random::<16>()?);
-        let payload = OutcomeRow { of: hex::encode(self.name), salt, ..row }.to_bytes()?;
-        let name = outcome_name(&hex::encode(self.name), &payload);
-        Ok(Named { payload, name })
+        OutcomeRow { of: hex::encode(self.name), salt, ..row }.to_bytes()
     }
-}
-
-/// What names the outcome that is kept so, of an action whose row was named `of` then.
-pub(crate) fn outcome_name(of: &str, payload: &[u8]) -> [u8; 32] {
-    let outcome = hex::encode(Sha256::digest(payload));
-    Sha256::digest(format!(r#"{{"of":"{of}","outcome":"{outcome}"}}"#)).into()
 }

@@ -15,7 +15,7 @@ use crate::metrics::Step;
 use crate::outcome::{Details, Kind, Outcome, ReceiptRef};
 use crate::pending::Pending;
 use crate::prove::{Ending, push, refused};
-use crate::remember::{Row, draft, stored, unavailable};
+use crate::remember::{Row, stored, telling, unavailable};
 use crate::request::Answer;
 use crate::row::{CallRow, OutcomeRow};
 use crate::{Code, Error, clock};
@@ -119,8 +119,8 @@ impl Gateway {
                 state: proven.state,
                 reply: Some(ledger::Reply { status: reply.status, body: reply.body.clone() }),
                 receipt: proven.receipt.zip(proven.receipt_id).map(|(receipt, id)| stored(receipt, &id)),
-                payload: proven.kept.payload,
-                entry: draft(row.tenant, row.event, row.state, &proven.kept.name, 1),
+                payload: proven.kept,
+                entry: telling(row.tenant, row.event, row.state, 1),
             },
         };
         let started = Instant::now();

@@ -39,7 +39,7 @@ impl Gateway {
             return Ok(None);
         }
         let outcomes = self.ledger.outcomes(&pending.tenant, pending.id).await.map_err(unavailable)?;
-        Known::of(&as_told(outcomes, false)?)
+        Known::of(&as_told(outcomes)?)
     }
 
     /// What its latest call came to, beside the effects of earlier ones. If it came to nothing, the action is done

@@ -8,10 +8,9 @@ use ledger::{Settled, Settlement, State, Stored};
 use super::beside::Known;
 use super::{CallRef, Place, place_among};
 use crate::alert::Alert;
-use crate::decide::Named;
 use crate::gateway::Gateway;
 use crate::pending::Pending;
-use crate::remember::{draft, outward, unavailable};
+use crate::remember::{outward, telling, unavailable};
 use crate::rollback::done_row;
 use crate::row::{OutcomeRow, VERSION};
 use crate::steer::busy;
@@ -87,14 +86,14 @@ impl Gateway {
         }
         let (state, event) = (State::Executed, Alert::DeniedEffect.as_str());
         let row = OutcomeRow { v: VERSION, denied: true, ..OutcomeRow::default() };
-        let Named { payload, name } = pending.outcome(row)?;
+        let payload = pending.outcome(row)?;
         let outcome = ledger::Outcome {
             at_ms: clock::now_ms(),
             state,
             reply: None,
             receipt: None,
             payload,
-            entry: draft(tenant, event, Some(outward(state)), &name, pending.attempt()),
+            entry: telling(tenant, event, Some(outward(state)), pending.attempt()),
         };
         let (action, by) = (pending.id, pending.by);
         let settlement =

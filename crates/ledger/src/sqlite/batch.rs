@@ -201,7 +201,8 @@ impl<'a> Batch<'a> {
         let (entry, outcome) = match &item.gate {
             Gate::Admit { .. } => (self.first(item, row, intent.at_ms, &intent.entry, None)?, None),
             Gate::Refuse { code, outcome, digests, .. } => {
-                let entry = self.first(item, row, outcome.at_ms, &outcome.entry, digests.receipt)?;
+                let draft = outcome.draft(digests.sums, None).map_err(unwritable)?;
+                let entry = self.first(item, row, outcome.at_ms, &draft, digests.receipt)?;
                 let name = identity::refusal(&intent.tenant, &intent.subject, code, &intent.request_hash);
                 self.refusals.push((name, intent.id, intent.at_ms));
                 (entry, Some((self.outcome(row, None, outcome, digests, entry)?, outcome.reply.is_some())))
@@ -445,7 +446,9 @@ impl<'a> Batch<'a> {
 
     /// Writes one outcome with its entry; the action's fate then points to it.
     fn reach(&mut self, id: ActionId, fate: &mut Fate, outcome: &Outcome, digests: &Digests) -> Sql<i64> {
-        let entry = self.entry(outcome.at_ms, id, fate, &outcome.entry, digests.receipt)?;
+        let previous = fate.outcome.map(|before| read::named_by(self.db, before)).transpose()?.flatten();
+        let draft = outcome.draft(digests.sums, previous).map_err(unwritable)?;
+        let entry = self.entry(outcome.at_ms, id, fate, &draft, digests.receipt)?;
         let row = self.outcome(fate.row, fate.outcome, outcome, digests, entry)?;
         fate.outcome = Some(row);
         if outcome.reply.is_some() {

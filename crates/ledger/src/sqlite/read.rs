@@ -17,9 +17,10 @@ use crate::entry::Reading;
 use crate::identity::{self, Claim};
 use crate::pruned::Pruned;
 use crate::stored::page;
+use crate::told::{Sums, Told};
 use crate::{
     ApiKey, Earlier, Enacted, Erased, Filter, Freeze, Given, Held, Labels, Mandate, Naming, Owner, Page,
-    Passkey, PrincipalKey, Receipt, Reply, Scope, Settled, State, Stored, Telling,
+    Passkey, PrincipalKey, Receipt, Reply, Scope, Settled, State, Stored,
 };
 
 pub(crate) type Sql<T> = rusqlite::Result<T>;
@@ -33,6 +34,15 @@ pub(crate) const ADDRESS_SLICE: u32 = 10;
 /// which it came in while a provider names its price, which may take two minutes.
 const SKEW_MS: i64 = 300_000;
 
+/// What is kept of `outcome l`, what its entry says, and what that of the one before it does; in the order of [`is_whole`].
+macro_rules! kept {
+    () => {
+        "l.at, l.state, l.receipt_id, l.status, l.body, l.payload,
+         (SELECT e.bytes FROM entry e WHERE e.row = l.entry),
+         (SELECT e.bytes FROM outcome b JOIN entry e ON e.row = b.entry WHERE b.row = l.previous), l.previous"
+    };
+}
+
 /// The members of [`Stored`], in the order of [`stored_at`].
 macro_rules! stored {
     () => {
@@ -40,8 +50,10 @@ macro_rules! stored {
             "SELECT a.row, a.id, a.tenant, a.environment, a.subject, a.key, a.request_hash, a.archetype, a.principal,
              a.mandates, f.state, a.at, a.expires, f.debit, a.currency, a.payload, o.status, o.body, a.round, a.needed,
              f.token, f.until, coalesce(a.resumed, a.at), told.bytes,
-             CASE WHEN f.moved IS NULL AND l.entry = a.entry THEN l.payload END, ",
+             f.moved IS NULL AND l.entry = a.entry, ",
             stand!(),
+            ", ",
+            kept!(),
             " FROM action a JOIN fate f ON f.row = a.row LEFT JOIN outcome o ON o.row = f.reply
              LEFT JOIN outcome l ON l.row = f.outcome LEFT JOIN entry told ON told.row = coalesce(f.moved, a.entry) "
         )
@@ -51,9 +63,12 @@ macro_rules! stored {
 /// The members of [`Settled`], in the order of [`settled_at`].
 macro_rules! settled {
     () => {
-        "SELECT a.id, a.tenant, o.state, o.at, o.status, o.body, o.receipt_id, o.short, o.signature, o.document,
-         o.payload, o.entry, told.bytes FROM outcome o JOIN action a ON a.row = o.action
-         LEFT JOIN entry told ON told.row = o.entry "
+        concat!(
+            "SELECT a.id, a.tenant, l.state, l.at, l.status, l.body, l.receipt_id, l.short, l.signature, l.document,
+             l.payload, l.entry, ",
+            kept!(),
+            " FROM outcome l JOIN action a ON a.row = l.action "
+        )
     };
 }
 
@@ -155,10 +170,15 @@ pub(crate) fn has_decided(db: &Connection, action: i64, round: u32, approver: &S
 }
 
 pub(crate) fn approvals(db: &Connection, tenant: &Tenant, id: ActionId) -> Sql<Vec<Given>> {
-    let sql = "SELECT p.round, p.at, p.record, p.entry FROM action a JOIN approval p ON p.action = a.row
-               WHERE a.id = ?1 AND a.tenant = ?2 AND p.record <> x'' ORDER BY p.row";
+    let sql = "SELECT p.round, p.at, p.record, p.entry, e.bytes FROM action a JOIN approval p ON p.action = a.row
+               LEFT JOIN entry e ON e.row = p.entry WHERE a.id = ?1 AND a.tenant = ?2 AND p.record <> x'' ORDER BY p.row";
     many(db, sql, params![id.as_bytes(), tenant.as_str()], |row| {
-        Ok(Given { round: row.get(0)?, at_ms: row.get(1)?, record: row.get(2)?, entry: row.get(3)? })
+        let record: Vec<u8> = row.get(2)?;
+        let told = row.get_ref(4)?.as_blob_or_null()?.and_then(Reading::of);
+        let whole = told.is_some_and(|told| {
+            told.action == Some(id) && told.action_hash == Some(Sha256::digest(&record).into())
+        });
+        Ok(Given { round: row.get(0)?, at_ms: row.get(1)?, record, entry: row.get(3)?, whole })
     })
 }
 
@@ -450,11 +470,42 @@ fn naming(row: &Row<'_>, first: usize) -> Sql<Option<Naming>> {
         return Ok(None);
     };
     let stand = Stand::at(row, first + 2)?;
+    let last = first + 2 + Stand::MEMBERS;
     let Some(name) = entry.action_hash.filter(|_| stand.is_left_by(entry.event)) else { return Ok(None) };
-    Ok(Some(match row.get_ref(first + 1)? {
-        ValueRef::Null => Naming::Row(name),
-        _ => Naming::Outcome { name, payload: packed::get(row, first + 1)? },
+    if stand.outcome.is_some() && !readable(is_whole(row, last, entry.action))?.unwrap_or(false) {
+        return Ok(None);
+    }
+    Ok(Some(match row.get::<_, Option<bool>>(first + 1)? {
+        Some(true) => Naming::Outcome(packed::get(row, last + 5)?),
+        _ => Naming::Row(name),
     }))
+}
+
+/// Is an outcome of this action all that its entry names, after the outcome before it?
+fn is_whole(row: &Row<'_>, first: usize, action: Option<ActionId>) -> Sql<bool> {
+    let said =
+        |column| Ok::<_, rusqlite::Error>(row.get_ref(column)?.as_blob_or_null()?.and_then(Reading::of));
+    let Some(told) = said(first + 6)?.filter(|told| told.action == action) else { return Ok(false) };
+    let before = said(first + 7)?;
+    if before.is_none() && row.get_ref(first + 8)? != ValueRef::Null {
+        return Ok(false);
+    }
+    let receipt_id: Option<Box<str>> = row.get(first + 2)?;
+    let kept = Told {
+        at_ms: row.get(first)?,
+        state: state(row, first + 1)?,
+        receipt_id: receipt_id.as_deref(),
+        sums: Sums::of(&packed::get(row, first + 5)?, reply_at(row, first + 3)?.as_ref()),
+        previous: before.and_then(|before| before.action_hash),
+    };
+    Ok(told.action_hash.is_some_and(|name| kept.name().is_ok_and(|kept| kept == name)))
+}
+
+/// What the entry of an outcome names.
+pub(crate) fn named_by(db: &Connection, outcome: i64) -> Sql<Option<[u8; 32]>> {
+    let sql = "SELECT e.bytes FROM outcome o JOIN entry e ON e.row = o.entry WHERE o.row = ?1";
+    let bytes: Option<Vec<u8>> = one(db, sql, [outcome], |row| row.get(0))?;
+    Ok(bytes.as_deref().and_then(Reading::of).and_then(|told| told.action_hash))
 }
 
 pub(crate) fn outcomes(db: &Connection, tenant: &Tenant, id: ActionId) -> Sql<Vec<Settled>> {
@@ -463,7 +514,7 @@ pub(crate) fn outcomes(db: &Connection, tenant: &Tenant, id: ActionId) -> Sql<Ve
         one(db, sql, params![id.as_bytes(), tenant.as_str()], |row| row.get(0))?.flatten();
     let mut found = Vec::new();
     while let Some(row) = next {
-        let sql = concat!(settled!(), "WHERE o.row = ?1");
+        let sql = concat!(settled!(), "WHERE l.row = ?1");
         let settled = one(db, sql, [row], settled_at)?;
         if settled.as_ref().is_some_and(|settled| settled.action != id) {
             return Err(unreadable(0, Type::Integer));
@@ -502,7 +553,7 @@ pub(crate) fn is_listed(db: &Connection, latest: Option<i64>, outcome: i64) -> S
 }
 
 pub(crate) fn receipt(db: &Connection, tenant: &Tenant, id: &str) -> Sql<Option<Settled>> {
-    let sql = concat!(settled!(), "WHERE o.receipt_id = ?1 AND a.tenant = ?2");
+    let sql = concat!(settled!(), "WHERE l.receipt_id = ?1 AND a.tenant = ?2");
     one(db, sql, [id, tenant.as_str()], settled_at)
 }
 
@@ -512,7 +563,7 @@ pub(crate) fn address(db: &Connection, text: &str) -> Sql<Option<Settled>> {
     for slice in (0..=newest >> ADDRESS_SLICE).rev() {
         let mut rows = select.query([slice, identity::address(text)])?;
         while let Some(row) = rows.next()? {
-            let sql = concat!(settled!(), "WHERE o.row = ?1 AND (o.short = ?2 OR o.signature = ?2)");
+            let sql = concat!(settled!(), "WHERE l.row = ?1 AND (l.short = ?2 OR l.signature = ?2)");
             if let Some(found) = one(db, sql, params![row.get::<_, i64>(0)?, text], settled_at)? {
                 return Ok(Some(found));
             }
@@ -530,10 +581,6 @@ fn settled_at(row: &Row<'_>) -> Sql<Settled> {
         }
     };
     let action = id(row, 0)?;
-    let told = row.get_ref(12)?.as_blob_or_null()?.and_then(Reading::of);
-    let telling = told
-        .filter(|told| told.action == Some(action))
-        .map(|told| Telling { name: told.action_hash, state: told.state.map(Box::from) });
     Ok(Settled {
         action,
         tenant: tenant(row, 1)?,
@@ -543,7 +590,7 @@ fn settled_at(row: &Row<'_>) -> Sql<Settled> {
         receipt,
         payload: packed::get(row, 10)?,
         entry: row.get(11)?,
-        telling,
+        whole: is_whole(row, 12, Some(action))?,
     })
 }
 
@@ -923,15 +970,20 @@ pub(crate) struct Kept {
     pub(crate) some_gone: bool,
     /// What is kept beside the receipt; empty once it is erased.
     pub(crate) payload: Vec<u8>,
+    /// As [`Settled::whole`].
+    pub(crate) whole: bool,
 }
 
 /// Outcomes as they are stored, whether or not their actions are.
 pub(crate) fn kept_outcomes(db: &Connection, rows: &Range<i64>) -> Sql<Rows<Kept>> {
-    let sql = "SELECT o.entry, a.id, o.state, o.receipt_id, o.short, o.signature, o.document,
-               length(o.payload) = 0 AND coalesce(length(o.body), 0) = 0,
-               length(o.payload) = 0 OR coalesce(length(o.body) = 0, FALSE), o.payload, o.row,
-               o.at, o.status, o.body, o.previous, o.short, o.signature FROM outcome o
-               LEFT JOIN action a ON a.row = o.action WHERE o.row >= ?1 AND o.row < ?2 ORDER BY o.row";
+    let sql = concat!(
+        "SELECT l.entry, a.id, l.state, l.receipt_id, l.short, l.signature, l.document,
+         length(l.payload) = 0 AND coalesce(length(l.body), 0) = 0,
+         length(l.payload) = 0 OR coalesce(length(l.body) = 0, FALSE), l.payload, l.row,
+         l.at, l.status, l.body, l.previous, l.short, l.signature, ",
+        kept!(),
+        " FROM outcome l LEFT JOIN action a ON a.row = l.action WHERE l.row >= ?1 AND l.row < ?2 ORDER BY l.row"
+    );
     each(db, sql, rows, |row| {
         are(row, 11, &[NUMBER, MAY_NUMBER, MAY_BLOB, MAY_NUMBER, MAY_TEXT, MAY_TEXT])?;
         if row.get_ref(13)? != ValueRef::Null {
@@ -957,6 +1009,7 @@ pub(crate) fn kept_outcomes(db: &Connection, rows: &Range<i64>) -> Sql<Rows<Kept
             some_gone: row.get(8)?,
             // What cannot be unpacked cannot be read either, and whoever tries tells of it.
             payload: packed::get(row, 9).unwrap_or_else(|_| vec![0]),
+            whole: readable(is_whole(row, 17, action))?.unwrap_or(false),
         })
     })
 }

@@ -33,6 +33,9 @@ pub(crate) struct Stand {
 }
 
 impl Stand {
+    /// How many columns it takes.
+    pub(crate) const MEMBERS: usize = 6;
+
     pub(crate) fn at(row: &Row<'_>, first: usize) -> Sql<Stand> {
         let last: Option<i64> = row.get(first + 3)?;
         Ok(Stand {

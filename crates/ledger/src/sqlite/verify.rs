@@ -201,6 +201,7 @@ impl<'a> Look<'a> {
             standing.as_ref().and_then(|standing| fate(row, said, !outcomes.is_empty(), standing)),
             self.way(row, action, standing.as_ref())?,
             self.erasure(row, action, said, &outcomes, standing.as_ref())?,
+            altered(&outcomes),
         ];
         // What follows from one thing being gone is not told as if it were another.
         if let Some(broken) = broken.into_iter().flatten().next() {
@@ -361,7 +362,7 @@ impl<'a> Look<'a> {
             if !payload.is_empty() && asked.as_ref().is_none_or(Option::is_some) {
                 let asked = asked.flatten().map(|(stored, _)| Box::new(stored));
                 let settled = asked.map(|asked| (asked, receipt.clone()));
-                testimonies.push(Testimony::Outcome { payload, action_hash: said.action_hash, settled });
+                testimonies.push(Testimony::Outcome { payload, settled });
             }
             if let Some(receipt) = receipt {
                 let (event, said) = (said.event.into(), said.state.map(Box::from));
@@ -449,6 +450,11 @@ impl<'a> Look<'a> {
         let tenant = standing.map(|standing| standing.tenant.clone());
         self.found.findings.push(Finding { entry, action, tenant, broken });
     }
+}
+
+/// Is the outcome that came with the entry all that it names? One that is erased leaves nothing to compare.
+fn altered(outcomes: &[Kept]) -> Option<Broken> {
+    outcomes.first().filter(|kept| !kept.all_gone && !kept.whole).map(|_| Broken::Altered)
 }
 
 /// Does the action stand where its entries leave it?
