@@ -345,8 +345,8 @@ impl Gateway {
         }
     }
 
-    /// A person's word on each cycle that waits for more time of this mandate, or of one that descends from it, and about which
-    /// they may decide.
+    /// A person's word on each cycle of others that waits for more time of this mandate, or of one that descends from it. Time is
+    /// the principal's to give, who does not decide on anything else of it.
     pub(crate) async fn words_of_time(
         &self,
         caller: &Caller,
@@ -357,7 +357,10 @@ impl Gateway {
         loop {
             let page = self.ledger.held(&caller.tenant, now_ms, after, PART).await.map_err(unavailable)?;
             for stored in &page.rows {
-                let Ok((row, escalation)) = may_decide(caller, stored) else { continue };
+                let Ok((row, escalation)) = waiting(stored) else { continue };
+                if stored.subject == caller.subject {
+                    continue;
+                }
                 let Some(leaf) = row.mandate_id.as_deref().filter(|_| wants_time(&row)) else { continue };
                 let Some(Ok(line)) = self.line(&caller.tenant, leaf).await? else { continue };
                 if line.mandates.iter().any(|mandate| mandate.jti == jti) {
