@@ -52,6 +52,13 @@ pub struct Governed {
     pub payload: Vec<u8>,
 }
 
+impl Governed {
+    /// Does it go by this name? Keys are shorter than what they stand for.
+    pub(crate) fn is(&self, tenant: &Tenant, id: &str) -> bool {
+        self.tenant == *tenant && *self.session.id == *id
+    }
+}
+
 /// An intent declaration on its way into the chain.
 #[derive(Clone, Debug)]
 pub struct Declaring {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use action::ActionId;
+use action::{ActionId, Tenant};
 use boundary::Series;
 use mandate::Account;
 use rusqlite::Connection;
@@ -65,6 +65,8 @@ pub(crate) struct Batch<'a> {
     /// The keys of principals, if the batch changed them.
     pub(super) principals: Option<Vec<PrincipalKey>>,
     pub(super) refusals: Vec<([u8; 32], ActionId, i64)>,
+    /// The records with which cycles began.
+    pub(super) begun: Vec<((Tenant, ActionId), Box<str>)>,
     /// Must the histories be written to their rows? And were they?
     pub(super) due: bool,
     pub(super) saved: bool,
@@ -91,6 +93,7 @@ impl<'a> Batch<'a> {
             keys: Vec::new(),
             principals: None,
             refusals: Vec::new(),
+            begun: Vec::new(),
             due: false,
             saved: false,
             wipes: false,
