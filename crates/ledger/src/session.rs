@@ -79,8 +79,8 @@ pub struct Declaring {
 /// What became of a declaration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Declared {
-    /// It is committed, under this record id.
-    New(Box<str>),
+    /// It is committed, and read back so.
+    New(Box<Intention>),
     /// There is no such session.
     NoSession,
     /// The session does not take it.

@@ -28,7 +28,7 @@ pub use self::context::{ContextView, DelegationContext};
 pub use self::cycles::CycleView;
 pub use self::gar::{GarAsk, GarView};
 pub use self::intents::DeclarationView;
-pub(crate) use self::intents::declaration_of;
+pub(crate) use self::intents::Declarations;
 pub use self::revoke::HaltedView;
 pub(crate) use self::revoke::{Cause, EXHAUSTED, EXTERNAL, PRINCIPAL, UNANSWERED};
 

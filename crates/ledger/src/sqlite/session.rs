@@ -235,7 +235,8 @@ impl<'a> Batch<'a> {
         self.db.prepare_cached(sql)?.execute(values)?;
         let cause = opened_as(self.db, key)?;
         self.tells(event, Place { session: key, intent: Some(intent.clone()), cause })?;
-        Ok(Declared::New(id))
+        let declared = intention(self.db, tenant, session, Some(intent))?;
+        declared.map(Box::new).map(Declared::New).ok_or_else(|| unfit("a declaration is gone"))
     }
 
     pub(super) fn turn(&mut self, turn: &Turn) -> Sql<Result<(Box<str>, Session), Error>> {
