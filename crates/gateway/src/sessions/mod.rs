@@ -6,8 +6,8 @@
 //!     └─────────┴───────── records, signed and without a gap ─────────┘
 //! ```
 //!
-//! How a session stands is the ledger's row; nothing of it is kept here. What happens to it is one commit with the entry
-//! that says so, and those entries are its records ([`gar`]).
+//! How a session stands is the ledger's row; nothing of it is kept here, but what was declared in it of late, which never
+//! changes. What happens to it is one commit with the entry that says so, and those entries are its records ([`gar`]).
 
 mod anomalies;
 mod close;
