@@ -589,6 +589,10 @@ async fn nobody_in_time_denies_the_cycle_or_ends_its_session_as_configured() {
         held(&agent, &one, "i-1", 2).await;
         let over = ended(&agent, &one, "i-1", 2, "6000.00").await;
         assert_eq!(over.body["response"]["code"], "EP_APPROVAL_EXPIRED", "{}", over.text());
+        // With the answer its session is stopped; it is ended right behind that.
+        if word == "terminate" {
+            revoked_in_the_end(&house, &one).await;
+        }
         assert_eq!(state(&house, &one).await["completion"], completion, "{word}");
         let told = [[json!("HEM_TIMEOUT"), json!("PARTIAL")]];
         let told = if word == "terminate" { &told[..] } else { &[] };
