@@ -374,7 +374,8 @@ impl Gateway {
             self.ask_soon(pending.id);
         }
         self.metrics.step(Step::Settle, started.elapsed());
-        Ok((Answer { reply, replayed: false, action_id: Some(pending.id) }, told))
+        let cycle = pending.row.cycle.clone();
+        Ok((Answer { reply, replayed: false, action_id: Some(pending.id), cycle }, told))
     }
 
     /// Marks an action as one that a task of this process looks after, until the mark and its copies are dropped.

@@ -59,7 +59,12 @@ impl Gateway {
                 ..Details::default()
             },
         };
-        Some(Answer { reply: (self.render)(&outcome, &self.public_url), replayed, action_id: Some(id) })
+        Some(Answer {
+            reply: (self.render)(&outcome, &self.public_url),
+            replayed,
+            action_id: Some(id),
+            cycle: None,
+        })
     }
 
     /// How it goes on with an action whose payer was asked, if nothing is known yet: it waits, or, once the payer's time is

@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 use crate::notices::Destination;
 use crate::outcome::Render;
 use crate::remember::unavailable;
+use crate::sessions::Declarations;
 use crate::tenants::{Rules, TenantState};
 use crate::vault::Vault;
 use crate::{Code, Error, clock};
@@ -61,6 +62,8 @@ pub struct Gateway {
     /// Taken while it is looked whether somebody is asked to extend a budget, and while more time is judged, until what comes of
     /// it is written down. Whoever has it waits for nobody who may want it.
     pub(crate) extensions: Arc<tokio::sync::Mutex<()>>,
+    /// Declarations that sessions stand on.
+    pub(crate) declarations: Declarations,
     /// When an action in doubt is to be asked after next.
     pub(crate) inquiries: Mutex<HashMap<ActionId, Inquiry>>,
 }
@@ -168,6 +171,7 @@ impl Gateway {
             challenges: Challenges::new().map_err(|error| error.to_string())?,
             questions: Questions::default(),
             extensions: Arc::default(),
+            declarations: Declarations::default(),
             inquiries: Mutex::default(),
         };
         for tenant in gateway.tenants.values() {

@@ -119,6 +119,7 @@ impl Gateway {
             reply: Reply { status: reply.status, body: reply.body },
             replayed: true,
             action_id: Some(existing.id),
+            cycle: None,
         })
     }
 

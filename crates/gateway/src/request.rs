@@ -17,7 +17,7 @@ use crate::gateway::Gateway;
 use crate::metrics::Step;
 use crate::outcome::Reply;
 use crate::redress;
-use crate::row::internal;
+use crate::row::{CycleRow, internal};
 use crate::tenants::Rules;
 use crate::{Code, Error, clock};
 
@@ -43,6 +43,8 @@ pub struct Answer {
     pub replayed: bool,
     /// The action, if there is one.
     pub action_id: Option<action::ActionId>,
+    /// How it was judged as a cycle, where that is at hand; the ledger has it in any case.
+    pub(crate) cycle: Option<Box<CycleRow>>,
 }
 
 /// What deciding on a request led to.

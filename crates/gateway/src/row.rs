@@ -113,7 +113,7 @@ pub(crate) struct IntentRow {
 }
 
 /// A cycle of a governed session.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CycleRow {
     pub session_id: String,

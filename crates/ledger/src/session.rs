@@ -52,6 +52,13 @@ pub struct Governed {
     pub payload: Vec<u8>,
 }
 
+impl Governed {
+    /// Does it go by this name? Keys are shorter than what they stand for.
+    pub(crate) fn is(&self, tenant: &Tenant, id: &str) -> bool {
+        self.tenant == *tenant && *self.session.id == *id
+    }
+}
+
 /// An intent declaration on its way into the chain.
 #[derive(Clone, Debug)]
 pub struct Declaring {
@@ -72,8 +79,8 @@ pub struct Declaring {
 /// What became of a declaration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Declared {
-    /// It is committed, under this record id.
-    New(Box<str>),
+    /// It is committed, and read back so.
+    New(Box<Intention>),
     /// There is no such session.
     NoSession,
     /// The session does not take it.

@@ -199,6 +199,26 @@ fn what_is_refused_changes_nothing_and_writes_nothing() {
 
 /// A cluster and a session of the same names in another tenant are others.
 #[test]
+fn a_member_finds_its_cluster_and_nobody_else_one_also_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let tenant = Tenant::default();
+    let found = |ledger: &dyn Ledger| {
+        ["s-1", "s-2", "s-3"].map(|session| wait(ledger.cluster_of(&tenant, session)).unwrap().is_some())
+    };
+    let ledger = sealed_sqlite(directory.path(), "chain-1");
+    cluster_of(&ledger, 2);
+    opened(&ledger, &tenant, "s-3");
+    assert_eq!(found(&ledger), [true, true, false]);
+    drop(ledger);
+    let ledger = sealed_sqlite(directory.path(), "chain-2");
+    for _ in 0..50 {
+        // What is certainly not there is known a moment after the start.
+        assert_eq!(found(&ledger), [true, true, false]);
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
+#[test]
 fn another_tenant_meets_nothing_of_it() {
     on_every_sealed_ledger(|ledger| {
         cluster_of(ledger, 1);

@@ -461,6 +461,38 @@ fn a_session_is_what_it_was_after_a_restart() {
     wait(ledger.verify()).unwrap();
 }
 
+/// Signs nothing while it is broken, so that what needs a signature is not committed.
+#[derive(Debug, Default)]
+struct Breaking(AtomicBool);
+
+impl Sealer for Breaking {
+    fn seal(&self, bytes: &[u8]) -> Result<String, String> {
+        if self.0.load(Ordering::SeqCst) { Err("no key".to_owned()) } else { Counting.seal(bytes) }
+    }
+}
+
+#[test]
+fn a_session_is_seen_as_it_was_last_committed() {
+    let directory = tempfile::tempdir().unwrap();
+    let sealer = Arc::new(Breaking::default());
+    let options = Options { sealer: Some(sealer.clone()), ..Options::new("chain-1", NOW) };
+    let ledger = Sqlite::open(&directory.path().join("ledger.db"), options).unwrap();
+    begun(&ledger, "s-1", "i-1");
+    let before = stands(&ledger, "s-1");
+    let suspend = || wait(ledger.turn(turn("s-1", Some(SessionEvent::Suspended))));
+    sealer.0.store(true, Ordering::SeqCst);
+    assert!(matches!(suspend(), Err(Error::Rejected(_))));
+    assert!(matches!(wait(ledger.open_session(opening("s-2"))), Err(Error::Rejected(_))));
+    assert_eq!(stands(&ledger, "s-1"), before);
+    assert_eq!(wait(ledger.session(&Tenant::default(), "s-2")).unwrap(), None);
+    sealer.0.store(false, Ordering::SeqCst);
+    suspend().unwrap();
+    let after = stands(&ledger, "s-1");
+    assert_eq!((after.state(), after.next_record), (SessionState::Suspended, before.next_record + 1));
+    drop(ledger);
+    assert_eq!(stands(&sealed_sqlite(directory.path()), "s-1"), after);
+}
+
 /// Revocation is linearised with admission: what is admitted was admitted before it was acknowledged.
 #[test]
 fn none_of_a_thousand_cycles_is_admitted_after_the_revocation_was_acknowledged() {

@@ -18,7 +18,7 @@ use crate::gateway::Gateway;
 use crate::remember::unavailable;
 use crate::request::refused;
 use crate::row::{CycleRow, DecidedRow, IntentRow, internal};
-use crate::sessions::{Budget, Contradicted, declaration_of, is_session, shown};
+use crate::sessions::{Budget, Contradicted, is_session, shown};
 use crate::tenants::Rules;
 use crate::{Code, Error, clock};
 
@@ -36,7 +36,7 @@ pub(super) struct Cycle {
 
 /// How it stands with a cycle while it is judged.
 struct Seen {
-    declaration: Result<Declaration, IntentRefusal>,
+    declaration: Result<Arc<Declaration>, IntentRefusal>,
     context: ContextPackage,
     across: Option<Across>,
     contradicts: Option<Contradicted>,
@@ -94,7 +94,7 @@ impl Gateway {
         };
         let budget = Budget::of(case.standing.chain().zip(&facts.accounts), case.now_ms);
         let sequence = cycle.sequence(&declaration, across);
-        let mut context = budget.package(&cycle.governed, declaration.as_ref().ok(), sequence, case.id);
+        let mut context = budget.package(&cycle.governed, declaration.as_deref().ok(), sequence, case.id);
         context.cluster = self.around(&cycle.governed, case.now_ms).await?;
         let contradicts = match context.cluster.as_ref().filter(|it| it.principals.len() > 1) {
             Some(_) => {
@@ -140,12 +140,11 @@ impl Gateway {
     }
 
     /// The declaration that a cycle names, or else the newest one.
-    async fn declared(&self, cycle: &Cycle) -> Result<Result<Declaration, IntentRefusal>, Error> {
-        let Governed { tenant, session, .. } = &cycle.governed;
+    async fn declared(&self, cycle: &Cycle) -> Result<Result<Arc<Declaration>, IntentRefusal>, Error> {
         let before = cycle.before.as_ref().and_then(|before| before.intent_id.as_deref());
         let named = before.or(cycle.asked.intent_id.as_deref());
-        let kept = self.ledger.intention(tenant, &session.id, named).await.map_err(unavailable)?;
-        kept.map_or(Ok(Err(IntentRefusal::Missing)), |kept| declaration_of(&kept).map(Ok))
+        let declaration = self.declaration(&cycle.governed, named).await?;
+        Ok(declaration.ok_or(IntentRefusal::Missing))
     }
 
     /// What other sessions of the mandate know. Ids of declarations are unique under it: the ledger sees to that.
@@ -203,7 +202,7 @@ impl Cycle {
     }
 
     /// Its number: the one it has, asks for, or would be next.
-    fn sequence(&self, declared: &Result<Declaration, IntentRefusal>, across: Option<Across>) -> u64 {
+    fn sequence(&self, declared: &Result<Arc<Declaration>, IntentRefusal>, across: Option<Across>) -> u64 {
         let next = || {
             let declared = declared.as_ref().map_or(0, |declared| declared.sequence);
             let others = across.map_or(0, |across| across.sequence);
@@ -224,7 +223,7 @@ impl Cycle {
             session,
             issuer,
             context: &seen.context,
-            declaration: seen.declaration.as_ref().map_err(|refusal| *refusal),
+            declaration: seen.declaration.as_deref().map_err(|refusal| *refusal),
             begun,
             steps_before: last.saturating_sub(declared),
             confidence: self.asked.confidence.as_ref().and_then(Confidence::declared),

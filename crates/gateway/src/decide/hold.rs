@@ -107,7 +107,12 @@ impl Gateway {
             correlation_id: row.correlation_id.clone(),
             details: Details { status_url: Some(self.status_url(id)), ..Details::default() },
         };
-        Answer { reply: (self.render)(&outcome, &self.public_url), replayed: true, action_id: Some(id) }
+        Answer {
+            reply: (self.render)(&outcome, &self.public_url),
+            replayed: true,
+            action_id: Some(id),
+            cycle: None,
+        }
     }
 
     /// What a held action is answered, first and on every repetition.
@@ -134,7 +139,12 @@ impl Gateway {
                 ..Details::default()
             },
         };
-        Answer { reply: (self.render)(&outcome, &self.public_url), replayed, action_id: Some(id) }
+        Answer {
+            reply: (self.render)(&outcome, &self.public_url),
+            replayed,
+            action_id: Some(id),
+            cycle: None,
+        }
     }
 }
 

@@ -184,6 +184,11 @@ impl Gateway {
             correlation_id: asked.ask.request_id.clone(),
             details,
         };
-        Answer { reply: (self.render)(&outcome, &self.public_url), replayed: false, action_id: None }
+        Answer {
+            reply: (self.render)(&outcome, &self.public_url),
+            replayed: false,
+            action_id: None,
+            cycle: None,
+        }
     }
 }

@@ -143,7 +143,12 @@ impl Gateway {
                 ..Details::default()
             },
         };
-        Ok(Answer { reply: (self.render)(&outcome, &self.public_url), replayed, action_id: Some(id) })
+        Ok(Answer {
+            reply: (self.render)(&outcome, &self.public_url),
+            replayed,
+            action_id: Some(id),
+            cycle: None,
+        })
     }
 }
 

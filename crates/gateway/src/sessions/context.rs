@@ -15,7 +15,6 @@ use crate::approvals::HeldView;
 use crate::authority::PUBLIC_TOKEN;
 use crate::caller::Caller;
 use crate::gateway::Gateway;
-use crate::remember::unavailable;
 use crate::{Error, clock};
 
 /// The Context Package of a session, as it stands.
@@ -69,7 +68,7 @@ impl Gateway {
         let governed = self.governed(caller, id).await?;
         let now_ms = clock::now_ms();
         let intent = self.intent_in_force(&governed, now_ms).await?;
-        let context = self.context_of(&governed, intent.as_ref(), now_ms).await?;
+        let context = self.context_of(&governed, intent.as_deref(), now_ms).await?;
         Ok(ContextView { escalation: self.pending_of(&governed).await?.map(Box::new), ..context })
     }
 
@@ -78,11 +77,9 @@ impl Gateway {
         &self,
         governed: &Governed,
         now_ms: i64,
-    ) -> Result<Option<Declaration>, Error> {
-        let newest = self.ledger.intention(&governed.tenant, &governed.session.id, None).await;
-        let newest = newest.map_err(unavailable)?;
-        let declared = newest.map(|newest| super::intents::declaration_of(&newest)).transpose()?;
-        Ok(declared.filter(|declared| now_ms < declared.expires_ms))
+    ) -> Result<Option<Arc<Declaration>>, Error> {
+        let newest = self.declaration(governed, None).await?;
+        Ok(newest.filter(|declared| now_ms < declared.expires_ms))
     }
 
     /// As it is between cycles.
@@ -92,13 +89,23 @@ impl Gateway {
         intent: Option<&Declaration>,
         now_ms: i64,
     ) -> Result<ContextView, Error> {
-        let mandates = self.mandates_of(governed).await?;
-        let (_, accounts) = self.left(&governed.tenant, &mandates).await?;
-        let budget = Budget::of(mandates.iter().zip(&accounts), now_ms);
+        let (mandates, budget) = self.budget_of(governed, now_ms).await?;
         let mut package = budget.package(governed, intent, governed.session.sequence, None);
         package.cluster = self.around(governed, now_ms).await?;
         let root = mandates.first().map_or("", |mandate| mandate.root_principal());
         Ok(ContextView::of(&package, root))
+    }
+
+    /// The mandates of a session, and what they have left together.
+    pub(super) async fn budget_of(
+        &self,
+        governed: &Governed,
+        now_ms: i64,
+    ) -> Result<(Vec<Arc<Mandate>>, Budget), Error> {
+        let mandates = self.mandates_of(governed).await?;
+        let (_, accounts) = self.left(&governed.tenant, &mandates).await?;
+        let budget = Budget::of(mandates.iter().zip(&accounts), now_ms);
+        Ok((mandates, budget))
     }
 
     /// The mandate that a session was opened with and all that it descends from, leaf first.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use action::{ActionId, Resources};
+use action::{ActionId, Resources, Tenant};
 use execution::Confirmation;
 use ledger::State;
 use mandate::{CONTEXT_MEMBERS, Resource, ResourceEnvelope, Usage};
@@ -61,11 +61,12 @@ impl Gateway {
             return Err(not_found("session"));
         }
         let body = in_session(&ask.body, session_id)?;
-        let answer = self.execute(caller, Ask { body, ..ask }).await?;
+        let mut answer = self.execute(caller, Ask { body, ..ask }).await?;
         let id = answer.action_id.ok_or_else(|| internal("a cycle has no action"))?;
-        let stored = self.ledger.action(&caller.tenant, id).await.map_err(unavailable)?;
-        let stored = stored.ok_or_else(|| internal("a cycle is gone"))?;
-        let cycle = IntentRow::from_bytes(&stored.payload)?.cycle;
+        let cycle = match answer.cycle.take() {
+            Some(cycle) => Some(cycle),
+            None => self.judged_as(&caller.tenant, id).await?,
+        };
         let cycle = cycle.filter(|cycle| cycle.session_id == session_id).ok_or_else(|| {
             Error::new(Code::IdempotencyMismatch, "this idempotency key was used outside of this session")
                 .field("Idempotency-Key")
@@ -73,6 +74,13 @@ impl Gateway {
         })?;
         let began = self.ledger.begun_as(&caller.tenant, id).await.map_err(unavailable)?;
         Ok((answer, CycleView::of(id, *cycle, began)))
+    }
+
+    /// How an action was judged as a cycle, if it is one.
+    async fn judged_as(&self, tenant: &Tenant, id: ActionId) -> Result<Option<Box<CycleRow>>, Error> {
+        let stored = self.ledger.action(tenant, id).await.map_err(unavailable)?;
+        let stored = stored.ok_or_else(|| internal("a cycle is gone"))?;
+        IntentRow::from_bytes(&stored.payload).map(|row| row.cycle)
     }
 
     /// What a cycle took of its budget, once it is over: the time since it was sent, at least a second, and of each

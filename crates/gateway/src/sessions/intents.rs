@@ -1,8 +1,10 @@
 //! Intent declarations: what an agent says it is about to do, committed and signed before anything is judged under it.
 
+use std::collections::HashMap;
 use std::slice;
+use std::sync::{Arc, Mutex};
 
-use action::Subject;
+use action::{Subject, Tenant};
 use ledger::{Declared, Declaring, Governed, Intention, Turn};
 use mandate::{Completion, Declaration, IntentRefusal, Mandate, ReasoningMode, SessionRefusal, SessionState};
 use serde_json::{Map, Value, json};
@@ -10,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::context::FINGERPRINT;
 use super::gar::signature_of;
 use super::no_others;
+use crate::act::lock;
 use crate::admin::{event, named};
 use crate::caller::{Caller, Deed};
 use crate::decide::code_of_intent;
@@ -88,7 +91,8 @@ impl Gateway {
         let next = declaration.sequence.saturating_add(1);
         declaration.bears(session, &self.issuer, next, now_ms).map_err(refused)?;
         within_mandate(&declaration, &self.mandate_of(governed)?.goal_scope, &tenant.rules())?;
-        let left = self.context_of(governed, Some(&declaration), now_ms).await?.time_budget_remaining;
+        let (_, budget) = self.budget_of(governed, now_ms).await?;
+        let left = budget.time_seconds();
         let declaring = Declaring {
             tenant: governed.tenant.clone(),
             session: session.id.clone(),
@@ -97,15 +101,32 @@ impl Gateway {
             sequence: declaration.sequence,
             event: event(tenant, DECLARED, &record(&declaration, left)),
         };
-        match self.ledger.declare(declaring).await.map_err(unavailable)? {
-            Declared::New(_) => {}
+        let kept = match self.ledger.declare(declaring).await.map_err(unavailable)? {
+            Declared::New(kept) => kept,
             Declared::NoSession => return Err(not_found("session")),
             Declared::Duplicate => return Err(refused(IntentRefusal::Duplicate)),
             Declared::Refused(why) => return Err(not_taken(why)),
-        }
-        let kept = self.ledger.intention(&governed.tenant, &session.id, Some(&declaration.intent_id));
-        let kept = kept.await.map_err(unavailable)?.ok_or_else(|| internal("a declaration is gone"))?;
+        };
+        // As whoever reads it back has it.
+        self.declarations.remember(&governed.tenant, &Arc::new(declaration_of(&kept)?));
         view(&declaration, left, &kept)
+    }
+
+    /// The declaration of this name in a session, or else its newest one.
+    pub(crate) async fn declaration(
+        &self,
+        governed: &Governed,
+        named: Option<&str>,
+    ) -> Result<Option<Arc<Declaration>>, Error> {
+        let Governed { tenant, session, .. } = governed;
+        let known = named.and_then(|named| self.declarations.known(tenant, &session.id, named));
+        if known.is_some() {
+            return Ok(known);
+        }
+        let kept = self.ledger.intention(tenant, &session.id, named).await.map_err(unavailable)?;
+        let declaration = kept.map(|kept| declaration_of(&kept)).transpose()?.map(Arc::new);
+        declaration.iter().for_each(|declaration| self.declarations.remember(tenant, declaration));
+        Ok(declaration)
     }
 
     /// Of a session that is over nothing more is written down.
@@ -135,6 +156,27 @@ impl Gateway {
     }
 }
 
+/// Declarations made or read of late, by tenant, session and name. What one says never changes.
+#[derive(Default)]
+pub(crate) struct Declarations(Mutex<HashMap<Name, Arc<Declaration>>>);
+
+type Name = (Tenant, Box<str>, Box<str>);
+
+impl Declarations {
+    fn known(&self, tenant: &Tenant, session: &str, intent: &str) -> Option<Arc<Declaration>> {
+        lock(&self.0).get(&(tenant.clone(), session.into(), intent.into())).cloned()
+    }
+
+    fn remember(&self, tenant: &Tenant, declaration: &Arc<Declaration>) {
+        let mut known = lock(&self.0);
+        if known.len() >= MOST_KNOWN {
+            known.clear();
+        }
+        let name = (tenant.clone(), declaration.session_id.clone(), declaration.intent_id.clone());
+        known.insert(name, Arc::clone(declaration));
+    }
+}
+
 /// What the ledger keeps of a declaration: the declaration as it is answered, without its signature.
 fn record(declaration: &Declaration, left: u64) -> Value {
     json!({
@@ -155,7 +197,7 @@ fn record(declaration: &Declaration, left: u64) -> Value {
 }
 
 /// A declaration from its record.
-pub(crate) fn declaration_of(kept: &Intention) -> Result<Declaration, Error> {
+fn declaration_of(kept: &Intention) -> Result<Declaration, Error> {
     let wrong = || internal("a stored declaration cannot be read");
     let record: Value = serde_json::from_slice(&kept.record).map_err(|_| wrong())?;
     let text = |member: &str| record[member].as_str().map(Box::<str>::from);
@@ -363,6 +405,8 @@ const MEMBERS: [&str; 11] = [
     "session_id",
 ];
 const MOST_GOALS: usize = 64;
+/// Declarations remembered; over it all are forgotten.
+const MOST_KNOWN: usize = 4096;
 const LONGEST_TEXT: usize = 512;
 /// What JSON carries exactly.
 const MOST_NUMBER: u64 = (1 << 53) - 1;

@@ -6,8 +6,8 @@
 //!     └─────────┴───────── records, signed and without a gap ─────────┘
 //! ```
 //!
-//! How a session stands is the ledger's row; nothing of it is kept here. What happens to it is one commit with the entry
-//! that says so, and those entries are its records ([`gar`]).
+//! How a session stands is the ledger's row; nothing of it is kept here, but what was declared in it of late, which never
+//! changes. What happens to it is one commit with the entry that says so, and those entries are its records ([`gar`]).
 
 mod anomalies;
 mod close;
@@ -28,7 +28,7 @@ pub use self::context::{ContextView, DelegationContext};
 pub use self::cycles::CycleView;
 pub use self::gar::{GarAsk, GarView};
 pub use self::intents::DeclarationView;
-pub(crate) use self::intents::declaration_of;
+pub(crate) use self::intents::Declarations;
 pub use self::revoke::HaltedView;
 pub(crate) use self::revoke::{Cause, EXHAUSTED, EXTERNAL, PRINCIPAL, UNANSWERED};
 

@@ -274,9 +274,10 @@ impl World {
         let place = Place { session: key, intent: Some(intent.clone()), cause: Some(governed.opening) };
         self.tells(event, place)?;
         let entry = self.entries.last().map(|(entry, _)| entry.clone()).unwrap_or_default();
-        self.sessions.declared.push(Intention { intent, session, record_id: id.clone(), entry, record });
+        let declared = Intention { intent, session, record_id: id, entry, record };
+        self.sessions.declared.push(declared.clone());
         self.sessions.under.push(under);
-        Ok(Declared::New(id))
+        Ok(Declared::New(Box::new(declared)))
     }
 
     pub(super) fn intention(

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use action::ActionId;
+use action::{ActionId, Tenant};
 use boundary::Series;
 use mandate::Account;
 use rusqlite::Connection;
@@ -20,7 +20,7 @@ use crate::intake::{Digests, Lease, Process};
 use crate::session::Sealer;
 use crate::{
     Admitted, ApiKey, Approval, Basis, Counted, Deferral, Draft, Error, Event, Extension, Freeze, Outcome,
-    PrincipalKey, Settlement, State,
+    PrincipalKey, Settlement, State, Used,
 };
 
 /// A settlement or amendment, with what was computed before it came to the writer.
@@ -65,6 +65,8 @@ pub(crate) struct Batch<'a> {
     /// The keys of principals, if the batch changed them.
     pub(super) principals: Option<Vec<PrincipalKey>>,
     pub(super) refusals: Vec<([u8; 32], ActionId, i64)>,
+    /// The records with which cycles began.
+    pub(super) begun: Vec<((Tenant, ActionId), Box<str>)>,
     /// Must the histories be written to their rows? And were they?
     pub(super) due: bool,
     pub(super) saved: bool,
@@ -91,6 +93,7 @@ impl<'a> Batch<'a> {
             keys: Vec::new(),
             principals: None,
             refusals: Vec::new(),
+            begun: Vec::new(),
             due: false,
             saved: false,
             wipes: false,
@@ -432,16 +435,24 @@ impl<'a> Batch<'a> {
             self.correct(fate.row, |account| corrected(account, difference, overage.is_some()))?;
         }
         if let Some(used) = used {
-            let debited = read::usage(self.db, fate.row)?;
-            let measured = used.measured(&debited, close.amends);
-            self.correct(fate.row, |account| account.remeasure(&debited, &measured))?;
-            self.write.usage(fate.row, &measured)?;
-            self.breached(&fate, &close.settlement, used, &debited)?;
+            self.measure(&fate, &close.settlement, used, close.amends)?;
         }
         if let Some(halts) = halts {
             self.stops(&fate, halts)?;
         }
         Ok(Ok(entry))
+    }
+
+    /// Puts what an action used in the place of what it was debited. What comes to the same changes nothing and breaks nothing.
+    fn measure(&mut self, fate: &Fate, settlement: &Settlement, used: &Used, amends: bool) -> Sql<()> {
+        let debited = read::usage(self.db, fate.row)?;
+        let measured = used.measured(&debited, amends);
+        if measured == debited {
+            return Ok(());
+        }
+        self.correct(fate.row, |account| account.remeasure(&debited, &measured))?;
+        self.write.usage(fate.row, &measured)?;
+        self.breached(fate, settlement, used, &debited)
     }
 
     /// Writes one outcome with its entry; the action's fate then points to it.

@@ -7,6 +7,7 @@ use mandate::{Cluster, ClusterRefusal, ClusterState, Member, Session};
 use rusqlite::{Connection, Row, params};
 
 use super::batch::Batch;
+use super::filter::{Filter, Kind};
 use super::read::{self, Sql};
 use super::session::{Place, opened_as, text, unfit};
 use crate::admit::Cell;
@@ -101,12 +102,12 @@ impl Batch<'_> {
             }
         }
         let after = Clustered { cluster, entry, ..before.clone() };
-        write(self.db, &after)?;
+        write(self.db, &self.shared.filter, &after)?;
         Ok(Grouped { cluster: after, record_id })
     }
 }
 
-fn write(db: &Connection, clustered: &Clustered) -> Sql<()> {
+fn write(db: &Connection, filter: &Filter, clustered: &Clustered) -> Sql<()> {
     let Clustered { tenant, cluster, formed_ms, opening, entry } = clustered;
     let key = identity::cluster(tenant, &cluster.id);
     db.prepare_cached(
@@ -130,6 +131,7 @@ fn write(db: &Connection, clustered: &Clustered) -> Sql<()> {
         let Member { session, mandate_id, principal, waits_for } = member;
         let session_key = identity::session(tenant, session);
         insert.execute(params![key, place, session_key, session, mandate_id, principal, waits_for])?;
+        filter.add(Kind::Member, session_key);
     }
     Ok(())
 }

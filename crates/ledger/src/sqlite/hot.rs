@@ -6,12 +6,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use action::ActionId;
+use action::{ActionId, Tenant};
 use boundary::Series;
 use mandate::Account;
 
 use crate::generations::Generations;
-use crate::{ApiKey, Freeze, PrincipalKey, Repeat};
+use crate::{ApiKey, Freeze, Governed, PrincipalKey, Repeat};
 
 #[derive(Debug)]
 pub(crate) struct Hot {
@@ -21,6 +21,10 @@ pub(crate) struct Hot {
     /// a crash.
     pub(crate) unsaved: HashMap<i64, Arc<Series>>,
     pub(crate) seen: Generations<i64, ()>,
+    /// Governed sessions by key.
+    pub(crate) sessions: Generations<i64, Governed>,
+    /// The records with which cycles began.
+    pub(crate) begun: Generations<(Tenant, ActionId), Box<str>>,
     pub(crate) freezes: Arc<Vec<Freeze>>,
     pub(crate) keys: HashMap<[u8; 32], Arc<ApiKey>>,
     pub(crate) principals: Arc<Vec<PrincipalKey>>,
@@ -34,6 +38,8 @@ impl Hot {
             series: Generations::new(2 * 1024),
             unsaved: HashMap::new(),
             seen: Generations::new(32 * 1024),
+            sessions: Generations::new(2 * 1024),
+            begun: Generations::new(2 * 1024),
             freezes: Arc::default(),
             keys: HashMap::new(),
             principals: Arc::default(),

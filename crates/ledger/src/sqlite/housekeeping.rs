@@ -388,6 +388,7 @@ fn fill_filter(db: &Connection, shared: &Shared) -> Sql<()> {
         (Kind::Effect, "SELECT tag FROM effect"),
         (Kind::Seen, "SELECT mark FROM seen"),
         (Kind::Address, "SELECT tag FROM address"),
+        (Kind::Member, "SELECT session FROM member"),
     ];
     for (kind, sql) in indexes {
         let mut select = db.prepare(sql)?;

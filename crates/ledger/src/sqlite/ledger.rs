@@ -387,7 +387,11 @@ impl Ledger for Sqlite {
     }
 
     fn session<'a>(&'a self, tenant: &'a Tenant, id: &'a str) -> Answer<'a, Option<Governed>> {
-        self.look(move |db| session::session(db, tenant, id))
+        let known = self.shared.hot().sessions.get(&identity::session(tenant, id));
+        match known.filter(|it| it.is(tenant, id)) {
+            Some(known) => Box::pin(async { Ok(Some(known)) }),
+            None => self.look(move |db| session::session(db, tenant, id)),
+        }
     }
 
     fn sessions<'a>(
@@ -426,7 +430,10 @@ impl Ledger for Sqlite {
     }
 
     fn begun_as<'a>(&'a self, tenant: &'a Tenant, id: ActionId) -> Answer<'a, Option<Box<str>>> {
-        self.look(move |db| session::begun_as(db, tenant, id))
+        match self.shared.hot().begun.get(&(tenant.clone(), id)) {
+            Some(known) => Box::pin(async { Ok(Some(known)) }),
+            None => self.look(move |db| session::begun_as(db, tenant, id)),
+        }
     }
 
     fn turn(&self, turn: Turn) -> Answer<'_, (Box<str>, mandate::Session)> {
@@ -452,6 +459,9 @@ impl Ledger for Sqlite {
     }
 
     fn cluster_of<'a>(&'a self, tenant: &'a Tenant, session: &'a str) -> Answer<'a, Option<Clustered>> {
+        if !self.shared.filter.may_hold(Kind::Member, identity::session(tenant, session)) {
+            return Box::pin(async { Ok(None) });
+        }
         self.look(move |db| cluster::of(db, tenant, session))
     }
 

@@ -39,9 +39,8 @@ impl<'a> Batch<'a> {
     /// The session of this key, if it goes by this name.
     pub(super) fn named(&mut self, key: i64, tenant: &Tenant, id: &str) -> Sql<Option<&mut Cell<Session>>> {
         if !self.rows.sessions.contains_key(&key)
-            && let Some(found) = governed(self.db, key)?
-            && found.tenant == *tenant
-            && *found.session.id == *id
+            && let Some(found) = self.last_committed(key)?
+            && found.is(tenant, id)
         {
             self.rows.sessions.insert(key, Cell::stored(found.session));
         }
@@ -51,11 +50,24 @@ impl<'a> Batch<'a> {
     /// Sees to it that the session of this key is among the rows.
     pub(super) fn session(&mut self, key: i64) -> Sql<Option<&mut Cell<Session>>> {
         if !self.rows.sessions.contains_key(&key)
-            && let Some(found) = governed(self.db, key)?
+            && let Some(found) = self.last_committed(key)?
         {
             self.rows.sessions.insert(key, Cell::stored(found.session));
         }
         Ok(self.rows.sessions.get_mut(&key))
+    }
+
+    /// A session that the batch has not touched. From now on it is kept: nobody else changes it.
+    fn last_committed(&self, key: i64) -> Sql<Option<Governed>> {
+        let known = self.shared.hot().sessions.get(&key);
+        if known.is_some() {
+            return Ok(known);
+        }
+        let found = governed(self.db, key)?;
+        if let Some(found) = &found {
+            self.shared.hot().sessions.insert(key, found.clone());
+        }
+        Ok(found)
     }
 
     /// The first entry of an action.
@@ -80,7 +92,9 @@ impl<'a> Batch<'a> {
             Some(cause) => Some(cause),
             None => opened_as(self.db, session)?,
         };
-        self.write.cycle(row, session, cycle, &self.tail.chain.next_id())?;
+        let id = self.next_id();
+        self.write.cycle(row, session, cycle, &id)?;
+        self.begun.push(((item.intent.tenant.clone(), item.intent.id), id));
         let place = Place { session, intent: cycle.intent.clone(), cause };
         self.append(at_ms, action, draft, receipt_hash, None, Some(place))
     }
@@ -242,7 +256,8 @@ impl<'a> Batch<'a> {
         self.db.prepare_cached(sql)?.execute(values)?;
         let cause = opened_as(self.db, key)?;
         self.tells(event, Place { session: key, intent: Some(intent.clone()), cause })?;
-        Ok(Declared::New(id))
+        let declared = intention(self.db, tenant, session, Some(intent))?;
+        declared.map(Box::new).map(Declared::New).ok_or_else(|| unfit("a declaration is gone"))
     }
 
     pub(super) fn turn(&mut self, turn: &Turn) -> Sql<Result<(Box<str>, Session), Error>> {
@@ -381,7 +396,7 @@ fn governed(db: &Connection, key: i64) -> Sql<Option<Governed>> {
 
 pub(crate) fn session(db: &Connection, tenant: &Tenant, id: &str) -> Sql<Option<Governed>> {
     let found = governed(db, identity::session(tenant, id))?;
-    Ok(found.filter(|it| it.tenant == *tenant && *it.session.id == *id))
+    Ok(found.filter(|it| it.is(tenant, id)))
 }
 
 pub(crate) fn sessions(

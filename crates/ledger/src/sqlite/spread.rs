@@ -9,6 +9,7 @@ use super::filter::Kind;
 use super::hot::Hot;
 use super::read::Sql;
 use super::write::amounts;
+use crate::Governed;
 use crate::admit::Rows;
 
 /// How many actions may be missing from the rows of `series`: what is made good after a crash.
@@ -104,6 +105,9 @@ impl Batch<'_> {
                 None => hot.keys.insert(key.hash, Arc::new(key)),
             };
         }
+        for (cycle, record) in self.begun {
+            hot.begun.insert(cycle, record);
+        }
         for (name, action, at_ms) in self.refusals {
             hot.refusals.note(name, action, at_ms);
         }
@@ -127,6 +131,12 @@ impl Rows {
         }
         for (mark, _) in self.seen {
             hot.seen.insert(mark, ());
+        }
+        for (key, cell) in self.sessions.into_iter().filter(|(_, cell)| cell.changed) {
+            // One that is not kept yet is read when it is needed.
+            if let Some(kept) = hot.sessions.get(&key) {
+                hot.sessions.insert(key, Governed { session: cell.value, ..kept });
+            }
         }
         hot.freezes = self.freezes;
     }

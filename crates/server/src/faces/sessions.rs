@@ -8,6 +8,7 @@ use gateway::{
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::approvals::Pending;
@@ -75,7 +76,7 @@ pub(crate) async fn cycle(mut request: Request) -> Result<Response, Error> {
     let body = request.take_body().await?;
     let ask = Ask { idempotency_key, request_id: request.id().to_owned(), dry_run: false, body };
     let (answer, view) = gateway.cycle(&caller, &request.argument, ask).await?;
-    let response = serde_json::from_slice(&answer.reply.body).unwrap_or_default();
+    let response = serde_json::from_slice(&answer.reply.body).ok();
     let body = CycleRecord::of(view, response);
     Ok(marked(reply::json(status_of(&answer), &body), answer.replayed))
 }
@@ -364,7 +365,7 @@ pub(crate) struct Resources {
 
 /// The record of a cycle.
 #[derive(Serialize, ToSchema)]
-pub(crate) struct CycleRecord {
+pub(crate) struct CycleRecord<'a> {
     /// The transaction.
     cycle_id: String,
     session_id: String,
@@ -390,7 +391,7 @@ pub(crate) struct CycleRecord {
     gar_record_id: Option<String>,
     /// The outcome, as the Execution Protocol tells it.
     #[schema(value_type = crate::openapi::ExecuteResponse)]
-    response: Value,
+    response: Option<&'a RawValue>,
 }
 
 /// How a session is to end.
@@ -552,8 +553,8 @@ impl GarRecord {
     }
 }
 
-impl CycleRecord {
-    fn of(view: CycleView, response: Value) -> CycleRecord {
+impl<'a> CycleRecord<'a> {
+    fn of(view: CycleView, response: Option<&'a RawValue>) -> CycleRecord<'a> {
         CycleRecord {
             cycle_id: view.cycle_id,
             session_id: view.session_id,
