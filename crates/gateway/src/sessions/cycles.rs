@@ -3,16 +3,18 @@
 use std::sync::Arc;
 
 use action::{ActionId, Resources};
+use boundary::Governance;
 use execution::Confirmation;
 use ledger::State;
 use mandate::{CONTEXT_MEMBERS, Resource, ResourceEnvelope, Usage};
 use serde_json::Value;
 
 use super::GIVEN;
+use super::gar::decision;
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::pending::Pending;
-use crate::remember::unavailable;
+use crate::remember::{event, unavailable};
 use crate::request::{Answer, Ask};
 use crate::row::{CycleRow, IntentRow, internal};
 use crate::views::not_found;
@@ -37,8 +39,8 @@ pub struct CycleView {
     pub delegation_context: Value,
     /// The cluster of its session.
     pub cluster_context: Value,
-    /// `PROCEED`, `DENY`, `ESCALATE` or `SUSPEND`.
-    pub governance_result: String,
+    /// `PROCEED`, `DENY`, `ESCALATE` or `SUSPEND`: what was decided the last time, by whomever.
+    pub governance_result: &'static str,
     /// The record it began with; none once it was pruned.
     pub gar_record_id: Option<String>,
 }
@@ -65,14 +67,15 @@ impl Gateway {
         let id = answer.action_id.ok_or_else(|| internal("a cycle has no action"))?;
         let stored = self.ledger.action(&caller.tenant, id).await.map_err(unavailable)?;
         let stored = stored.ok_or_else(|| internal("a cycle is gone"))?;
-        let cycle = IntentRow::from_bytes(&stored.payload)?.cycle;
-        let cycle = cycle.filter(|cycle| cycle.session_id == session_id).ok_or_else(|| {
+        let row = IntentRow::from_bytes(&stored.payload)?;
+        let result = decision(event(stored.state, None), None, Some(&row)).unwrap_or(Governance::Proceed);
+        let cycle = row.cycle.filter(|cycle| cycle.session_id == session_id).ok_or_else(|| {
             Error::new(Code::IdempotencyMismatch, "this idempotency key was used outside of this session")
                 .field("Idempotency-Key")
                 .hint("use a new key for a new request")
         })?;
         let began = self.ledger.begun_as(&caller.tenant, id).await.map_err(unavailable)?;
-        Ok((answer, CycleView::of(id, *cycle, began)))
+        Ok((answer, CycleView::of(id, *cycle, result, began)))
     }
 
     /// What a cycle took of its budget, once it is over: the time since it was sent, at least a second, and of each
@@ -115,8 +118,8 @@ impl Gateway {
 }
 
 impl CycleView {
-    fn of(id: ActionId, cycle: CycleRow, began: Option<Box<str>>) -> CycleView {
-        let CycleRow { session_id, intent_id, mut context, decided, .. } = cycle;
+    fn of(id: ActionId, cycle: CycleRow, result: Governance, began: Option<Box<str>>) -> CycleView {
+        let CycleRow { session_id, intent_id, mut context, .. } = cycle;
         let mut take = |member: &str| context[member].take();
         CycleView {
             cycle_id: id.to_string(),
@@ -127,7 +130,7 @@ impl CycleView {
             resource_envelope: take("resource_envelope"),
             delegation_context: take("delegation_context"),
             cluster_context: take("cluster_context"),
-            governance_result: decided.into_iter().next_back().map(|it| it.governance).unwrap_or_default(),
+            governance_result: result.as_str(),
             gar_record_id: began.map(String::from),
         }
     }

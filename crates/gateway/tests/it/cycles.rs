@@ -57,7 +57,17 @@ impl House {
         let tail = &session.session_id[session.session_id.len() - 8..];
         let body = merged(pay(&format!("acct-{tail}-{number}"), number), more);
         let (said, view) = self.cycle(session, &key, &body).await.unwrap();
-        (view.governance_result, said.kind().to_owned(), said.code().to_owned())
+        (view.governance_result.to_owned(), said.kind().to_owned(), said.code().to_owned())
+    }
+
+    /// Result and kind that a cycle is answered with, once its latest record of a decision says the same.
+    async fn told(&self, session: &SessionView, key: &str, body: &Value) -> [String; 2] {
+        let (said, view) = self.cycle(session, key, body).await.unwrap();
+        let records = self.records(&session.session_id).await;
+        let of_it = records.iter().filter(|it| it.action_id.as_deref() == Some(&*view.cycle_id));
+        let decided = of_it.filter_map(|it| it.governance_decision).next_back();
+        assert_eq!(decided.map(|it| it.replace("ALLOW", "PROCEED")).as_deref(), Some(view.governance_result));
+        [view.governance_result.to_owned(), said.kind().to_owned()]
     }
 
     async fn events(&self, session: &SessionView) -> Vec<String> {
@@ -134,7 +144,7 @@ async fn a_cycle_is_answered_with_its_record_and_stands_in_the_session() {
     let declared = with(intent(&before, "i-1", 1), "context_fingerprint", json!(fingerprint));
     house.declare(&before.session_id, &declared).await.unwrap();
     let (said, view) = house.cycle(&before, "k", &pay("acct-1", 2)).await.unwrap();
-    assert_eq!((said.kind(), &*view.governance_result), ("executed", "PROCEED"), "{}", said.body);
+    assert_eq!((said.kind(), view.governance_result), ("executed", "PROCEED"), "{}", said.body);
     assert_eq!((view.intent_id.as_deref(), &view.reasoning_mode), (Some("i-1"), &json!("CHAIN")));
     assert_eq!((&*view.cycle_id, &view.session_id), (said.id(), &before.session_id));
     let records = house.records(&before.session_id).await;
@@ -175,7 +185,7 @@ async fn each_step_that_fails_is_told_by_its_code_and_on_record() {
     let key = "outside";
     let (said, view) =
         house.cycle(&data, key, &with(pay("acct-2", 2), "intent_id", json!("i-0"))).await.unwrap();
-    assert_eq!((said.code(), &*view.governance_result), ("IDP-E009", "DENY"));
+    assert_eq!((said.code(), view.governance_result), ("IDP-E009", "DENY"));
     let receipt = house.verified(said.body["receipt"].as_str().unwrap()).await;
     let entries = receipt["entries"].as_array().or(receipt["chain"].as_array());
     let text = serde_json::to_string(&receipt).unwrap();
@@ -333,7 +343,7 @@ async fn what_waits_for_people_stops_the_cycles_of_its_session_and_then_goes_on(
     let same = |number| pay("acct-1", number);
     assert_eq!(house.cycle(&session, "a", &same(2)).await.unwrap().0.kind(), "executed");
     let (held, view) = house.cycle(&session, "b", &same(3)).await.unwrap();
-    assert_eq!((held.kind(), &*view.governance_result), ("held", "ESCALATE"));
+    assert_eq!((held.kind(), view.governance_result), ("held", "ESCALATE"));
     assert_eq!(
         house.gateway().session(&house.agent, &session.session_id).await.unwrap().state,
         "HEM_PENDING"
@@ -355,6 +365,27 @@ async fn what_waits_for_people_stops_the_cycles_of_its_session_and_then_goes_on(
         .collect();
     assert_eq!(decisions[0], ("held".to_owned(), Some("ESCALATE")));
     assert!(decisions.contains(&("admitted".to_owned(), Some("ALLOW"))), "{decisions:?}");
+    house.is_whole().await;
+}
+
+#[tokio::test]
+async fn a_cycle_is_answered_with_what_its_latest_record_says_was_decided() {
+    let house = house_with(1, |config| config.limits.held_per_agent = 1).await;
+    let anna = approver(&house, "anna");
+    let a = house.declared_as(json!({"intent_id": "a"})).await;
+    let b = house.declared_as(json!({"intent_id": "b"})).await;
+    let same = |intent: &str, number| merged(pay("acct-1", number), json!({"intent_id": intent}));
+    let (first, _) = house.cycle(&a, "first", &same("a", 2)).await.unwrap();
+    assert_eq!(first.kind(), "executed", "{}", first.body);
+    let (held, _) = house.cycle(&a, "held", &same("a", 3)).await.unwrap();
+    assert_eq!(house.told(&a, "held", &same("a", 3)).await, ["ESCALATE", "held"]);
+    // The judge would have people asked, and admission has it that no more wait.
+    assert_eq!(house.told(&b, "too-many", &same("b", 2)).await, ["DENY", "blocked"]);
+    house.gateway().reject(&anna, held.id(), None).await.unwrap();
+    assert_eq!(house.told(&a, "held", &same("a", 3)).await, ["DENY", "blocked"]);
+    let (held, _) = house.cycle(&a, "called-off", &same("a", 4)).await.unwrap();
+    house.gateway().cancel(&house.agent, held.id()).await.unwrap();
+    assert_eq!(house.told(&a, "called-off", &same("a", 4)).await, ["DENY", "failed"]);
     house.is_whole().await;
 }
 
@@ -455,7 +486,7 @@ async fn what_a_cycle_takes_is_taken_of_every_mandate_above() {
     let declared = with(intent(&session, "i-1", 1), "reasoning_mode", json!("DELEGATED"));
     house.declare(&session.session_id, &declared).await.unwrap();
     let (said, view) = house.cycle(&session, "k", &pay("acct-1", 2)).await.unwrap();
-    assert_eq!((said.kind(), &*view.governance_result), ("executed", "PROCEED"), "{}", said.body);
+    assert_eq!((said.kind(), view.governance_result), ("executed", "PROCEED"), "{}", said.body);
     assert_eq!(view.delegation_context["delegation_chain"], json!([root]));
     let used: i64 = house
         .store()
@@ -481,7 +512,7 @@ async fn what_takes_longer_than_there_is_time_is_a_breach_on_record() {
     assert_eq!(left.time_budget_remaining, 0);
     let (held, view) = house.cycle(&session, "l", &pay("acct-2", 3)).await.unwrap();
     assert_eq!(
-        (held.kind(), held.reasons(), &*view.governance_result),
+        (held.kind(), held.reasons(), view.governance_result),
         ("held", vec!["budget_exhausted"], "SUSPEND")
     );
     house.is_whole().await;
