@@ -215,7 +215,7 @@ impl Gateway {
         let decided = row.as_ref().and_then(|row| decided_so(row, decision?));
         let flagged = decided.is_some_and(|decided| decided.flags.iter().any(|it| it == UNSURE));
         let cedar_policy_ids = decided.map_or_else(|| said.policies(), |decided| decided.policies.clone());
-        let code = said.ale().or_else(|| code_of(&line.event)).map(str::to_owned);
+        let code = said.ale().or_else(|| line.code()).map(str::to_owned);
         let ledger::Session { causal_parent, id, intent_id, seq } = line.session;
         Ok(GarView {
             ale_type: code,
@@ -265,7 +265,7 @@ pub(super) fn signature_of(entry: &[u8]) -> Option<String> {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Line {
     action_id: Option<String>,
-    at: String,
+    pub(super) at: String,
     chain_id: String,
     pub(super) event: String,
     pub(super) hash: String,
@@ -295,6 +295,13 @@ impl Line {
         self.session.causal_parent.as_deref()
     }
 
+    /// The code of what happens to a session by what people decide about an action of it: what waited for time, or for the
+    /// word of as many as it takes, goes on.
+    fn code(&self) -> Option<&'static str> {
+        let goes_on = self.event == "extended" || self.state.as_deref() == Some("APPROVED");
+        goes_on.then_some("ALE-009")
+    }
+
     pub(super) fn intent(&self) -> Option<&str> {
         self.session.intent_id.as_deref()
     }
@@ -307,7 +314,7 @@ impl Line {
 /// What the record of an event says that is no action.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Said {
+pub(super) struct Said {
     ale: Option<Ale>,
     completion_state: Option<String>,
     hem_layer_discrepancy: bool,
@@ -320,13 +327,18 @@ struct Ale {
 }
 
 impl Said {
-    fn of(record: &Record) -> Said {
+    pub(super) fn of(record: &Record) -> Said {
         let record = record.record.as_deref();
         record.and_then(|record| serde_json::from_slice(record).ok()).unwrap_or_default()
     }
 
     fn ale(&self) -> Option<&str> {
         self.ale.as_ref()?.code.as_deref()
+    }
+
+    /// What it says under this name, in words.
+    pub(super) fn field(&self, name: &str) -> Option<&str> {
+        self.ale.as_ref()?.fields[name].as_str()
     }
 
     /// The policies that decided on what is no action.
@@ -386,16 +398,10 @@ fn word(decision: Governance) -> &'static str {
     }
 }
 
-/// The code of what happens to a session by what people decide about an action of it.
-fn code_of(event: &str) -> Option<&'static str> {
-    // What was suspended for want of time goes on.
-    (event == "extended").then_some("ALE-009")
-}
-
 impl GarAsk {
     fn wants(&self, line: &Line, said: &Said) -> bool {
         let at = clock::parse_ms(&line.at).unwrap_or(0);
-        let told = said.ale().or_else(|| code_of(&line.event));
+        let told = said.ale().or_else(|| line.code());
         self.ale_type.as_deref().is_none_or(|code| told == Some(code))
             && self.from_ms.is_none_or(|from| at >= from)
             && self.to_ms.is_none_or(|to| at < to)

@@ -17,6 +17,7 @@ mod context;
 mod cycles;
 mod gar;
 mod intents;
+mod recover;
 mod revoke;
 
 pub(crate) use self::anomalies::stands_on_nothing;
@@ -29,6 +30,7 @@ pub use self::cycles::CycleView;
 pub use self::gar::{GarAsk, GarView};
 pub use self::intents::DeclarationView;
 pub(crate) use self::intents::declaration_of;
+pub(crate) use self::recover::Taken;
 pub use self::revoke::HaltedView;
 pub(crate) use self::revoke::{Cause, EXHAUSTED, EXTERNAL, PRINCIPAL, UNANSWERED};
 

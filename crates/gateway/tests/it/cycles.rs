@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use action::IdempotencyKey;
 use countersign_gateway::{
-    Ask, Caller, Code, Completion, CycleView, Decision, DelegateAsk, Error, MandateAsk, ResourceEnvelope,
-    Role, SessionView,
+    Ask, Caller, Code, Completion, CycleView, Decision, DelegateAsk, Error, GarAsk, MandateAsk,
+    ResourceEnvelope, Role, SessionView,
 };
 use serde_json::{Value, json};
 use testkit::bank::{Bank, Fault, Injection, Options};
 
 use crate::approvals::{approver, house_with};
 use crate::banked;
-use crate::faults::found;
+use crate::faults::{Dies, effects, found, until};
 use crate::house::{House, Said};
 use crate::late::{NO_RETRY, house_with as house_that_is_told, same, settled};
 use crate::resolutions::resolve;
@@ -365,7 +365,63 @@ async fn what_waits_for_people_stops_the_cycles_of_its_session_and_then_goes_on(
         .collect();
     assert_eq!(decisions[0], ("held".to_owned(), Some("ESCALATE")));
     assert!(decisions.contains(&("admitted".to_owned(), Some("ALLOW"))), "{decisions:?}");
+    let goes_on = GarAsk { ale_type: Some("ALE-009".into()), limit: 10, ..GarAsk::default() };
+    let goes_on = house.gateway().gar(&house.operator, &goes_on).await.unwrap().items;
+    assert_eq!(goes_on.iter().map(|it| &*it.event).collect::<Vec<_>>(), ["approved"]);
     house.is_whole().await;
+}
+
+/// A process dies amid a cycle, the next one before it has found out what became of that, and the third does.
+#[tokio::test]
+async fn a_recovery_is_on_record_once_however_often_it_is_begun_and_ends_when_all_is_known() {
+    let dies = Dies::at("takeover.before");
+    let bank = banked::bank("USD").await;
+    let house = House::bound(&banked::binding(&bank, "bank", &banked::RIGHT), |config| {
+        banked::reaching(config, &[&bank]);
+        config.limits.recovery_interval_ms = 200;
+        config.fail_points = Some(Arc::clone(&dies) as _);
+    })
+    .await;
+    let session = house.declared("CHAIN").await;
+    let quiet = house.declared_as(json!({"intent_id": "i-2"})).await;
+    house.cycle(&quiet, "quiet", &merged(pay("acct-2", 2), json!({"intent_id": "i-2"}))).await.unwrap();
+    bank.inject(Injection::payments(Fault::DelayAnswer { ms: 600_000 }, 1));
+    let body = pay("acct-1", 2);
+    let left_behind = async {
+        effects(&bank, 2).await;
+        house.copy().await
+    };
+    let mut after = tokio::select! {
+        _ = house.cycle(&session, "k", &body) => panic!("the bank does not answer"),
+        after = left_behind => after,
+    };
+    dies.arm();
+    after.installation.start();
+    until("it is taken up", || !dies.is_armed()).await;
+    let mut after = after.restart().await;
+    after.installation.start();
+    let told = || async { after.events(&session).await.into_iter().skip(2).collect::<Vec<_>>() };
+    let events = found("the end of it", || async {
+        let events = told().await;
+        events.contains(&"recovery_complete".to_owned()).then_some(events)
+    })
+    .await;
+    let at = |event: &str| {
+        let found: Vec<usize> =
+            events.iter().enumerate().filter(|(_, it)| *it == event).map(|(at, _)| at).collect();
+        assert_eq!(found.len(), 1, "{event}: {events:?}");
+        found[0]
+    };
+    assert_eq!((at("admitted"), at("recovery_initiated"), at("in_doubt")), (0, 1, 2));
+    assert!(at("recovery_complete") > 2);
+    let records = after.records(&session.session_id).await;
+    let of = |event: &str| records.iter().find(|it| it.event == event).unwrap();
+    let (first, last) = (of("recovery_initiated"), of("recovery_complete"));
+    assert_eq!((first.ale_type.as_deref(), last.ale_type.as_deref()), (Some("ALE-011"), Some("ALE-012")));
+    assert_eq!(last.causal_parent_id.as_ref(), Some(&first.record_id));
+    assert_eq!(first.ale_fields, Some(json!({"cycles": 1})));
+    assert!(!after.events(&quiet).await.iter().any(|event| event.starts_with("recovery")));
+    after.is_whole().await;
 }
 
 #[tokio::test]
