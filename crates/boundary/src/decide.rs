@@ -12,8 +12,7 @@ use crate::objection::{
 use crate::record::Record;
 use crate::stage::{Output, Stage, StageName};
 use crate::{
-    Caller, Class, Facts, Flag, Governance, Observed, Permit, Policies, PolicyRef, Reason, Verdict, intent,
-    report,
+    Caller, Facts, Flag, Governance, Observed, Permit, Policies, PolicyRef, Reason, Verdict, intent, report,
 };
 
 /// What a pass came to, and its report.
@@ -278,8 +277,8 @@ fn against_rollback(policies: &Policies, facts: &Facts<'_>) -> Vec<Objection> {
     objections.map(Objection::of_rollback).collect()
 }
 
-/// What an agent might do next must bear the name it has, be complete enough to be asked about, and be within the
-/// mandate as far as class 2 goes. What it would cost is asked when it is asked for.
+/// What an agent might do next must bear the name it has, be complete enough to be asked about, and be within what is left
+/// of the mandate and of all above it: each alone, since one of them is done next and not all.
 fn against_branches(policies: &Policies, facts: &Facts<'_>) -> Vec<Objection> {
     let Some(cycle) = &facts.cycle else { return Vec::new() };
     let named = |branch: &Action| {
@@ -293,7 +292,6 @@ fn against_branches(policies: &Policies, facts: &Facts<'_>) -> Vec<Objection> {
             Delegation::Refused(refusal) => Some(Reason::Delegation(refusal)),
             Delegation::Within | Delegation::NotNeeded | Delegation::Missing => None,
         }
-        .filter(|reason| reason.class() == Some(Class::Scope))
     };
     let incomplete = |branch: &Action| {
         let missing = branch.missing.clone();

@@ -72,6 +72,13 @@ pub enum Governance {
 }
 
 impl Governance {
+    /// The one that is written so.
+    pub fn parse(text: &str) -> Option<Governance> {
+        [Governance::Proceed, Governance::Deny, Governance::Escalate, Governance::Suspend]
+            .into_iter()
+            .find(|it| it.as_str() == text)
+    }
+
     /// As it is written.
     pub fn as_str(self) -> &'static str {
         match self {

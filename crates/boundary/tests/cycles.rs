@@ -762,6 +762,32 @@ fn tree_passes_only_if_every_branch_does() {
 }
 
 #[test]
+fn a_branch_beyond_what_is_left_of_the_mandate_stops_the_tree() {
+    let tree = |branch: Action, limits: fn(&mut Claims)| {
+        world(ALLOW_ALL, |world, it| {
+            *it = Governed::usual(Mode::Tree);
+            it.branches = vec![pay("5.00"), branch];
+            let mut claims = claims();
+            limits(&mut claims);
+            world.mandate = Some(Mandate::of(&claims).unwrap());
+        })
+    };
+    let bound = |bound| json!({"recipient": "acct-1", "amount_usd": "6.00", "max_total_usd": bound});
+    for (branch, limits, expected) in [
+        (pay("100000.00"), (|_| {}) as fn(&mut Claims), "pass"),
+        (pay("100000.01"), |_| {}, "block cap_exceeded"),
+        (pay_with(bound("5.99")), |_| {}, "block over_own_bound"),
+        (export(), |it| it.resources = Some(vec!["acct-*".into()]), "block resource_outside"),
+        (pay("5.00"), |it| it.max_actions = Some(0), "block actions_used_up"),
+    ] {
+        tree(branch, limits).check(&pay("100.00"), expected);
+    }
+    // What is above its limits ends the cycle and not the session, as where it is asked for itself.
+    let over = tree(pay("100000.01"), |_| {});
+    assert_eq!(classes(&over, &pay("100.00")), [0; 0]);
+}
+
+#[test]
 fn a_branch_by_a_name_of_the_hard_deny_list_stops_the_tree() {
     let text = "name = \"DELETE_AUDIT_LOG\"\nreversible = true\ndescription = \"A test\"\nguarantee_level = \"atp-1\"\n\
          [cedar]\ngroups = [\"Payments\"]\nresource_type = \"Thing\"\n[schema]\nrequired = [\"to\"]\n\

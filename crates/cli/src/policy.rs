@@ -170,6 +170,14 @@ fn disclose(level: Option<&str>, json: bool, api: &Api) -> Result<()> {
         counts.join(", "),
         told["hard_denied"]
     ))?;
+    let withheld = &told["withheld"];
+    if withheld.is_object() {
+        let (level, reason) = (text(&withheld["level"]), text(&withheld["reason"]));
+        out::line(format_args!("{level} is withheld: {reason}"))?;
+    }
+    if let Some(violation) = told["violation"].as_str() {
+        out::line(out::shown(violation))?;
+    }
     let Some(policies) = told["policies"].as_array() else { return Ok(()) };
     let row = |it: &Value| ["id", "effect", "tier", "digest", "description"].map(|name| text(&it[name]));
     out::table(

@@ -23,6 +23,7 @@ use crate::pending::{Pending, Told};
 use crate::prove::Ending;
 use crate::pursue::Pursued;
 use crate::row::internal;
+use crate::sessions::CycleSaid;
 use crate::steer::busy;
 use crate::tenants::TenantState;
 use crate::{Answer, Code, Error, clock};
@@ -368,13 +369,13 @@ impl Gateway {
         let started = Instant::now();
         let at_ms = proven.at_ms;
         let told = proven.outcome.receipt.clone().map(|receipt| Told { receipt, at_ms });
-        let undone = proven.state == ledger::State::RollingBack;
+        let state = proven.state;
         let reply = self.settle(tenant, pending, proven, overage, beside).await?;
-        if undone {
+        if state == ledger::State::RollingBack {
             self.ask_soon(pending.id);
         }
         self.metrics.step(Step::Settle, started.elapsed());
-        let cycle = pending.row.cycle.clone();
+        let cycle = CycleSaid::of(state, &pending.row);
         Ok((Answer { reply, replayed: false, action_id: Some(pending.id), cycle }, told))
     }
 

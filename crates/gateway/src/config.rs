@@ -1,6 +1,7 @@
 //! What the operator may set: one file, `countersign.toml`, and the same keys as `COUNTERSIGN_…` variables.
 
 mod alerts;
+mod disclosure;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use self::alerts::{Alerts, Means, Smtp, SmtpTls, Webhook};
+pub use self::disclosure::Withheld;
 
 /// Everything that can be configured. Each key is also an environment variable: `listen` is
 /// `COUNTERSIGN_LISTEN`, `limits.in_flight` is `COUNTERSIGN_LIMITS__IN_FLIGHT`.
@@ -54,6 +56,9 @@ pub struct Config {
     pub transmitters: Vec<Transmitter>,
     /// What agents may ask to be granted.
     pub grants: Grants,
+    /// What roles are not told of the policies, by role.
+    #[serde(deserialize_with = "disclosure::by_role")]
+    pub disclosure: BTreeMap<String, Withheld>,
     /// Bounds.
     pub limits: Limits,
     /// The sandbox.
@@ -290,6 +295,7 @@ impl Default for Config {
             alerts: Vec::new(),
             transmitters: Vec::new(),
             grants: Grants::default(),
+            disclosure: BTreeMap::new(),
             limits: Limits::default(),
             sandbox: Sandbox::default(),
             fail_points: None,

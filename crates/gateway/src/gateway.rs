@@ -11,6 +11,7 @@ use ledger::Ledger;
 use provider::{Egress, Runs, Secrets};
 use tokio::sync::Semaphore;
 
+use crate::admin::Hidden;
 use crate::approvals::{Challenges, Questions};
 use crate::authority::Authority;
 use crate::buckets::Buckets;
@@ -53,6 +54,8 @@ pub struct Gateway {
     pub(crate) under_way: Mutex<HashSet<ActionId>>,
     /// Governed sessions that a task of this process brings to their end.
     pub(crate) ending: Mutex<HashSet<Box<str>>>,
+    /// What was withheld without a reason, or is not on record, and stands in the chain since this process began.
+    pub(crate) hidden: Mutex<HashSet<Hidden>>,
     /// Places for requests that are judged and admitted, and for actions that are proven and settled.
     pub(crate) judging: Semaphore,
     pub(crate) concluding: Semaphore,
@@ -166,6 +169,7 @@ impl Gateway {
             places_taken: AtomicUsize::new(0),
             under_way: Mutex::default(),
             ending: Mutex::default(),
+            hidden: Mutex::default(),
             judging: Semaphore::new(AT_ONCE),
             concluding: Semaphore::new(AT_ONCE),
             challenges: Challenges::new().map_err(|error| error.to_string())?,

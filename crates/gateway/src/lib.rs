@@ -74,9 +74,9 @@ mod vault;
 mod views;
 
 pub use admin::{
-    CreatedKey, DelegateAsk, ExtendAsk, ExtendedMandate, FreezeAsk, FreezeScope, FreezeView, IssuedMandate,
-    KeyAsk, KeyView, MandateAsk, MandateStanding, MandateView, ObserveView, PrincipalKeyView, ReloadReport,
-    Revocation, SigningKeyView, Signs,
+    CreatedKey, DelegateAsk, DisclosureView, ExtendAsk, ExtendedMandate, FreezeAsk, FreezeScope, FreezeView,
+    IssuedMandate, KeyAsk, KeyView, MandateAsk, MandateStanding, MandateView, ObserveView, PrincipalKeyView,
+    ReloadReport, Revocation, SigningKeyView, Signs, VIOLATION, WithheldView,
 };
 pub use approvals::{
     Asked, Creation, Credential, ExchangeView, GivenView, Greeting, HeldView, LimitsAsk, PasskeyView,

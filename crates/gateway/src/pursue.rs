@@ -221,9 +221,7 @@ impl Gateway {
         let entry = telling(tenant, event(state, None), Some(outward(state)), pending.attempt());
         let outcome =
             ledger::Outcome { at_ms: clock::now_ms(), state, reply: None, receipt: None, payload, entry };
-        let (action, by) = (pending.id, pending.by);
-        let settlement =
-            ledger::Settlement { action, by, outcome, charged: None, used: None, overage: None, halts: None };
+        let settlement = ledger::Settlement::of(pending.id, pending.by, outcome);
         self.ledger.settle(settlement).await.map_err(unavailable).map(drop)
     }
 

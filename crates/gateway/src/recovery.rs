@@ -15,6 +15,7 @@ use crate::gateway::{Gateway, Inquiry};
 use crate::outcome::ReceiptRef;
 use crate::pursue::Pursued;
 use crate::remember::unavailable;
+use crate::sessions::Taken;
 use crate::{Code, Error, clock};
 
 /// Actions looked at in one go.
@@ -45,10 +46,15 @@ impl Gateway {
 
     async fn keep_asking(self: &Arc<Self>) {
         let mut askers = Askers::new();
+        let mut taken = None;
         if let Err(error) = self.log_doubts().await {
             tracing::warn!(%error, "unsettled actions could not be counted");
         }
         loop {
+            // On record before the first is asked after.
+            if let Err(error) = self.tell_recoveries(&mut taken).await {
+                tracing::warn!(%error, "what is recovered could not be put on record");
+            }
             if let Err(error) = self.ask_around(&mut askers).await {
                 tracing::warn!(%error, "unsettled actions could not be looked after");
             }
@@ -57,6 +63,15 @@ impl Gateway {
             }
             tokio::time::sleep(self.interval()).await;
         }
+    }
+
+    /// What is taken up by the first look around, or the first that can write, ends by a later one.
+    async fn tell_recoveries(&self, taken: &mut Option<Vec<Taken>>) -> Result<(), Error> {
+        match taken {
+            None => *taken = Some(self.begin_recoveries().await?),
+            Some(taken) => self.end_recoveries(taken).await?,
+        }
+        Ok(())
     }
 
     /// What a process before this one left behind.

@@ -17,7 +17,8 @@ use crate::gateway::Gateway;
 use crate::metrics::Step;
 use crate::outcome::Reply;
 use crate::redress;
-use crate::row::{CycleRow, internal};
+use crate::row::internal;
+use crate::sessions::CycleSaid;
 use crate::tenants::Rules;
 use crate::{Code, Error, clock};
 
@@ -44,7 +45,7 @@ pub struct Answer {
     /// The action, if there is one.
     pub action_id: Option<action::ActionId>,
     /// How it was judged as a cycle, where that is at hand; the ledger has it in any case.
-    pub(crate) cycle: Option<Box<CycleRow>>,
+    pub(crate) cycle: Option<Box<CycleSaid>>,
 }
 
 /// What deciding on a request led to.

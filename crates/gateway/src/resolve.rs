@@ -387,15 +387,7 @@ impl Gateway {
             entry: telling(tenant, EVENT, Some(outward(state)), pending.attempt()),
         };
         // What is given back refills nothing, and what stays was charged before.
-        let settlement = Settlement {
-            action: pending.id,
-            by: pending.by,
-            outcome,
-            charged: None,
-            used: None,
-            overage: None,
-            halts: None,
-        };
+        let settlement = Settlement::of(pending.id, pending.by, outcome);
         self.at(Point::ResolveBefore)?;
         self.ledger.amend(settlement).await.map_err(unavailable)?;
         self.at(Point::ResolveAfter)

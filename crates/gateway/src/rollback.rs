@@ -374,9 +374,7 @@ impl Gateway {
         let entry = telling(tenant, event(state, None), Some(outward(state)), pending.attempt());
         let at_ms = clock::now_ms();
         let outcome = ledger::Outcome { at_ms, state, reply: None, receipt, payload, entry };
-        let (action, by) = (pending.id, pending.by);
-        let settlement =
-            Settlement { action, by, outcome, charged: None, used: None, overage: None, halts: None };
+        let settlement = Settlement::of(pending.id, pending.by, outcome);
         self.at(Point::RollbackOutcomeBefore)?;
         self.ledger.amend(settlement).await.map_err(unavailable)?;
         self.at(Point::RollbackOutcomeAfter)

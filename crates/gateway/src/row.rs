@@ -467,6 +467,11 @@ impl IntentRow {
         self.steered_by.iter().map(String::as_str).chain(of_reservations).chain(of_rollback)
     }
 
+    /// Does it wait because no time was left? Only more of it helps, and no yes.
+    pub(crate) fn wants_time(&self) -> bool {
+        self.held_for.iter().any(|word| word == Trigger::BudgetExhausted.word())
+    }
+
     /// Was its caller told that it had failed, before somebody asked for another attempt?
     pub(crate) fn was_settled(&self) -> bool {
         self.attempts.iter().any(|attempt| attempt.last_word)

@@ -45,6 +45,10 @@ pub struct ActionView {
     pub description: Option<String>,
     /// The constraints, as received; null once they are erased.
     pub parameters: Value,
+    /// What was at stake, canonical decimal; `None` where it moves no money, and once it is erased.
+    pub amount: Option<String>,
+    /// Its currency.
+    pub currency: Option<String>,
     /// The rules it falls under, as the request named them.
     pub compliance: Option<Value>,
     /// How the request wants it undone, if it says so.
@@ -342,6 +346,12 @@ fn view(
         verb: atp.as_ref().map(|atp| atp.verb.clone()),
         target: atp.as_ref().and_then(|atp| atp.target.clone()),
         description: atp.as_ref().and_then(|atp| atp.description.clone()),
+        reservation: row
+            .reservation
+            .as_ref()
+            .map(|it| ReservationView::of(it, of_latest, row.currency.as_deref())),
+        amount: row.amount,
+        currency: row.currency,
         compliance: atp.as_ref().map(|atp| atp.compliance.asked().clone().into()),
         asked_rollback: atp.as_ref().and_then(|atp| atp.rollback.as_ref()).map(AskedRollback::to_value),
         parameters: serde_json::from_str(row.constraints.get())
@@ -357,10 +367,6 @@ fn view(
         retry: row.retry.map(RetryView::of),
         snapshot: row.snapshot.and_then(|it| serde_json::from_str(it.get()).ok()),
         resolutions,
-        reservation: row
-            .reservation
-            .as_ref()
-            .map(|it| ReservationView::of(it, of_latest, row.currency.as_deref())),
         rollback: row.rollback.map(|rollback| RollbackView::of(*rollback, stored.state, not_undone)),
         attempts,
         confirmation: said.as_ref().and_then(confirmation),
@@ -423,6 +429,8 @@ fn what_is_left(stored: Stored, outcomes: Vec<Settled>, erased: Erased) -> Resul
         target: target.map(Into::into),
         description: None,
         parameters: Value::Null,
+        amount: None,
+        currency: None,
         compliance: None,
         asked_rollback: None,
         reversible: None,

@@ -264,6 +264,14 @@ pub struct Settlement {
     pub halts: Option<Event>,
 }
 
+impl Settlement {
+    /// What leaves debits, usage and session as they are.
+    #[must_use]
+    pub fn of(action: ActionId, by: By, outcome: Outcome) -> Settlement {
+        Settlement { action, by, outcome, charged: None, used: None, overage: None, halts: None }
+    }
+}
+
 /// What an action of a session really used.
 #[derive(Clone, Debug, Default)]
 pub struct Used {

@@ -80,8 +80,8 @@ pub use lock::Lock;
 pub use memory::Memory;
 pub use outbox::{Notice, Outbox, Standing, Tried, Waiting};
 pub use session::{
-    BUDGET_BREACHED, Cycle, Declared, Declaring, Governed, Heard, Intention, Lapse, Lapsed, Opening, Record,
-    Sealer, SecurityEvent, Turn,
+    BUDGET_BREACHED, Cycle, Declared, Declaring, Governed, Heard, Intention, Lapse, Lapsed, Opening,
+    RECOVERY_COMPLETE, RECOVERY_INITIATED, Record, Recovering, Sealer, SecurityEvent, Turn,
 };
 pub use sqlite::{Options, Sqlite, unpack};
 pub use state::State;
@@ -341,6 +341,9 @@ pub trait Ledger: Outbox {
     /// Open sessions of every tenant whose mandate expired by then, or was revoked with one that it descends from.
     fn lapsed(&self, now_ms: i64, limit: u32) -> Answer<'_, Vec<Lapsed>>;
 
+    /// Sessions of every tenant with cycles that are marked sent, and those whose recovery began and did not end yet.
+    fn recovering(&self) -> Answer<'_, Vec<Recovering>>;
+
     /// Takes down what somebody outside told, unless it was told before.
     fn hear(&self, heard: SecurityEvent, event: Event) -> Answer<'_, Heard>;
 
@@ -362,7 +365,8 @@ pub trait Ledger: Outbox {
     /// session after it.
     ///
     /// # Errors
-    /// [`Error::Absent`] if there is none, [`Error::Session`] if it cannot happen.
+    /// [`Error::Absent`] if there is none, [`Error::Session`] if it cannot happen. Of [`RECOVERY_INITIATED`]
+    /// [`Error::Exists`] if the one before has not ended, of [`RECOVERY_COMPLETE`] [`Error::Absent`] if none began.
     fn turn(&self, turn: Turn) -> Answer<'_, (Box<str>, mandate::Session)>;
 
     /// A session's records in order, from the one after number `after`.

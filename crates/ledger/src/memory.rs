@@ -24,9 +24,9 @@ use crate::{
     Counted, Declared, Declaring, Deferral, Draft, Earlier, Erased, Erasure, Error, Event, Existing,
     Extension, Facts, FactsQuery, Figures, Filter, Finding, Freeze, Given, Governed, Grouped, Heard, Held,
     Inspected, Intention, Labels, Lapsed, Ledger, Mandate, Naming, Notice, Opening, Order, Outbox, Outcome,
-    Owner, Page, Passkey, PrincipalKey, Record, Recorded, Refusal, Repeat, Resumption, Revocation, Scope,
-    Search, SecurityEvent, Settled, Settlement, Standing, State, Stored, Testimony, Tried, Turn, Verified,
-    Waiting, Walk, Witness,
+    Owner, Page, Passkey, PrincipalKey, Record, Recorded, Recovering, Refusal, Repeat, Resumption,
+    Revocation, Scope, Search, SecurityEvent, Settled, Settlement, Standing, State, Stored, Testimony, Tried,
+    Turn, Verified, Waiting, Walk, Witness,
 };
 
 /// Everything in memory, behind one lock.
@@ -1222,6 +1222,10 @@ impl Ledger for Memory {
 
     fn lapsed(&self, now_ms: i64, limit: u32) -> Answer<'_, Vec<Lapsed>> {
         self.now(move |world| Ok(world.lapsed(now_ms, limit)))
+    }
+
+    fn recovering(&self) -> Answer<'_, Vec<Recovering>> {
+        self.now(move |world| Ok(world.recovering()))
     }
 
     fn hear(&self, heard: SecurityEvent, event: Event) -> Answer<'_, Heard> {

@@ -6,11 +6,11 @@
 
 use std::fmt;
 
-use action::Tenant;
+use action::{ActionId, Tenant};
 use mandate::{Account, Resource, Session, SessionEvent, SessionRefusal, Usage};
 use serde::Serialize;
 
-use crate::{Event, Outcome, Settlement, State, Used};
+use crate::{Error, Event, Outcome, Settlement, State, Used};
 
 /// Signs the entries of governed sessions with the installation's key.
 pub trait Sealer: fmt::Debug + Send + Sync {
@@ -147,6 +147,17 @@ pub enum Lapse {
     },
 }
 
+/// A session with cycles that a process before this one left behind, or of which the end of their recovery is still to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovering {
+    /// The session.
+    pub governed: Governed,
+    /// The record that its recovery began; none yet if there is none.
+    pub initiated: Option<Box<str>>,
+    /// Its cycles that are marked sent, and of which nothing else is known.
+    pub sent: Vec<ActionId>,
+}
+
 /// What somebody outside told of a session or mandate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecurityEvent {
@@ -239,6 +250,15 @@ impl Stand {
     }
 }
 
+/// A recovery begins once, and ends once it has begun.
+pub(crate) fn fits(event: &str, recovering: bool, session: &str) -> Result<(), Error> {
+    match (event, recovering) {
+        (RECOVERY_INITIATED, true) => Err(Error::Exists(session.into())),
+        (RECOVERY_COMPLETE, false) => Err(Error::Absent(session.into())),
+        _ => Ok(()),
+    }
+}
+
 /// What breaks a mandate's envelope, now that it is known what an action used and not only what was debited for it.
 pub(crate) fn breaches(
     settlement: &Settlement,
@@ -280,6 +300,10 @@ impl Breach<'_> {
     }
 }
 
+/// Event of a session whose cycles are looked after that somebody left behind.
+pub const RECOVERY_INITIATED: &str = "recovery_initiated";
+/// Event of a session of whose cycles it is known again where each stands.
+pub const RECOVERY_COMPLETE: &str = "recovery_complete";
 /// Event of an action that used more than a mandate had.
 pub const BUDGET_BREACHED: &str = "budget_breached";
 

@@ -12,7 +12,8 @@ use action::Tenant;
 use common::*;
 use ledger::{
     Admitted, BUDGET_BREACHED, Basis, Cycle, Debit, Declared, Declaring, Error, Hold, Ledger, Memory,
-    Obstacle, Opening, Options, Record, Sealer, Settlement, Sqlite, State, Turn, Used, sealed, session_of,
+    Obstacle, Opening, Options, RECOVERY_COMPLETE, RECOVERY_INITIATED, Record, Sealer, Settlement, Sqlite,
+    State, Turn, Used, sealed, session_of,
 };
 use mandate::{
     Completion, Halt, Limits, ResourceEnvelope, Session, SessionEvent, SessionRefusal, SessionState, Usage,
@@ -112,6 +113,36 @@ fn records_are_numbered_without_a_gap_and_each_names_its_cause() {
         assert_eq!(causes, [None, because(0), because(1), because(2), because(0)]);
         assert_eq!(said[2].intent_id.as_deref(), Some("i-1"));
         assert_eq!(records(ledger, "s-2").len(), 1);
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
+fn a_recovery_begins_once_and_ends_once_whoever_tells_of_it() {
+    on_every_sealed_ledger(|ledger| {
+        let ledger = &*ledger;
+        begun(ledger, "s-1", "i-1");
+        begun(ledger, "s-2", "i-2");
+        let id = admitted(ledger, in_session("a", "s-1", 2));
+        admitted(ledger, admission("b"));
+        let open = || wait(ledger.recovering()).unwrap();
+        let tells = |name| {
+            let turn = Turn { record: event(name), ..turn("s-1", None) };
+            wait(ledger.turn(turn)).map(|(record, _)| record)
+        };
+        let [found] = open().try_into().unwrap();
+        assert_eq!((&*found.governed.session.id, found.initiated, found.sent), ("s-1", None, vec![id]));
+        assert!(matches!(tells(RECOVERY_COMPLETE), Err(Error::Absent(_))));
+        let first = tells(RECOVERY_INITIATED).unwrap();
+        assert!(matches!(tells(RECOVERY_INITIATED), Err(Error::Exists(_))));
+        assert_eq!(open()[0].initiated.as_ref(), Some(&first));
+        wait(ledger.settle(settlement(id, State::InDoubt, "a"))).unwrap();
+        // What was begun is still to be ended.
+        let [found] = open().try_into().unwrap();
+        assert_eq!((found.initiated, found.sent), (Some(first), vec![]));
+        tells(RECOVERY_COMPLETE).unwrap();
+        assert!(matches!(tells(RECOVERY_COMPLETE), Err(Error::Absent(_))));
+        assert_eq!((open(), records(ledger, "s-1").len()), (vec![], 6));
         wait(ledger.verify()).unwrap();
     });
 }

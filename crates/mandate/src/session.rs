@@ -3,8 +3,8 @@
 //! ```text
 //!             wait / resume          hold / decided
 //!   BLOCKED ◀──────────────▶ ACTIVE ◀──────────────▶ HEM_PENDING
-//!                              │ ▲ suspend / resume
-//!                              ▼ │
+//!                              │ suspend
+//!                              ▼
 //!                           SUSPENDED ────────────▶ CLOSED (COMPLETE | PARTIAL | REVOKED)
 //! ```
 //!
@@ -124,7 +124,7 @@ pub struct Session {
     pub cycles: u64,
     /// Since when it waits for another session, in Unix milliseconds.
     pub blocked_ms: Option<i64>,
-    /// Stopped, but not for ever.
+    /// Stopped: it is about to end.
     pub suspended: bool,
     /// How it ended.
     pub closed: Option<Completion>,
@@ -174,10 +174,8 @@ pub enum SessionEvent {
     Unblocked,
     /// Something happened to its cluster.
     Regrouped,
-    /// Nothing begins until it is resumed.
+    /// Nothing begins any more: it is about to end.
     Suspended,
-    /// It goes on.
-    Resumed,
     /// Its agent or principal ends it.
     Closed(Completion),
     /// It is revoked and left so.
@@ -289,7 +287,6 @@ impl Session {
             (_, E::Regrouped) => next.epoch += 1,
             (_, E::Unblocked) if self.blocked_ms.is_some() => next.blocked_ms = None,
             (_, E::Suspended) => (next.suspended, next.epoch) = (true, self.epoch + 1),
-            (SessionState::Suspended, E::Resumed) => (next.suspended, next.epoch) = (false, self.epoch + 1),
             (_, E::Closed(_)) if self.held + self.in_flight > 0 => {
                 return Err(SessionRefusal::InFlight { actions: self.held + self.in_flight });
             }

@@ -47,14 +47,13 @@ fn every_event_in_every_state() {
         E::Blocked { at_ms: 6 },
         E::Unblocked,
         E::Suspended,
-        E::Resumed,
         E::Closed(Completion::Partial),
         E::Revoked(Halt::Partial),
     ];
     let begins = [Some(Active), Some(Active), Some(HemPending)];
     let never = [None; 3];
-    let over = |state| [None, None, None, None, None, None, Some(state), None, None, None, None, None, None];
-    let table: [(S, [Option<S>; 13]); 7] = [
+    let over = |state| [None, None, None, None, None, None, Some(state), None, None, None, None, None];
+    let table: [(S, [Option<S>; 12]); 7] = [
         (
             Active,
             join(
@@ -67,7 +66,6 @@ fn every_event_in_every_state() {
                     Some(ClusterBlocked),
                     None,
                     Some(Suspended),
-                    None,
                     Some(partial),
                     Some(revoked),
                 ],
@@ -85,7 +83,6 @@ fn every_event_in_every_state() {
                     None,
                     Some(Active),
                     Some(Suspended),
-                    None,
                     Some(partial),
                     Some(revoked),
                 ],
@@ -104,7 +101,6 @@ fn every_event_in_every_state() {
                     None,
                     Some(Suspended),
                     None,
-                    None,
                     Some(revoked),
                 ],
             ),
@@ -121,7 +117,6 @@ fn every_event_in_every_state() {
                     None,
                     None,
                     Some(Suspended),
-                    Some(Active),
                     Some(partial),
                     Some(revoked),
                 ],
@@ -139,7 +134,7 @@ fn every_event_in_every_state() {
     }
 }
 
-fn join(first: [Option<S>; 3], rest: [Option<S>; 10]) -> [Option<S>; 13] {
+fn join(first: [Option<S>; 3], rest: [Option<S>; 9]) -> [Option<S>; 12] {
     std::array::from_fn(|at| if at < 3 { first[at] } else { rest[at - 3] })
 }
 
@@ -167,12 +162,10 @@ fn what_was_admitted_before_the_end_is_settled_after_it_and_nothing_is_sent_any_
 }
 
 #[test]
-fn what_people_agreed_to_waits_until_a_suspended_session_is_resumed() {
+fn what_people_agreed_to_is_not_sent_once_its_session_is_stopped() {
     let it = after(&session(), &[E::Held { sequence: 1 }, E::Suspended]);
     assert_eq!(it.step(E::Decided { sent: true }), Err(SessionRefusal::State(S::Suspended)));
-    let it = after(&it, &[E::Resumed]);
-    assert_eq!(it.state(), S::HemPending);
-    assert_eq!(after(&it, &[E::Decided { sent: true }]).in_flight, 1);
+    assert_eq!(after(&it, &[E::Decided { sent: false }]).held, 0);
 }
 
 #[test]
@@ -193,7 +186,6 @@ fn what_a_judgement_must_not_miss_raises_the_epoch() {
     for event in [E::Suspended, E::Closed(Completion::Complete), E::Revoked(Halt::Clean)] {
         assert_eq!(after(&it, &[event]).epoch, 1, "{event:?}");
     }
-    assert_eq!(after(&it, &[E::Suspended, E::Resumed]).epoch, 2);
     assert_eq!(after(&it, &[E::Denied { sequence: None }]).epoch, 1, "trust and policies look at denials");
     assert_eq!(after(&it, &[E::Held { sequence: 1 }, E::Regrouped]).epoch, 1);
     assert_eq!(after(&it, &[E::Admitted { sequence: 1 }, E::Settled]).epoch, 0);
@@ -230,7 +222,6 @@ fn event() -> impl Strategy<Value = E> {
         Just(E::Unblocked),
         Just(E::Regrouped),
         Just(E::Suspended),
-        Just(E::Resumed),
         prop_oneof![9 => Just(E::Settled), 1 => Just(E::Closed(Completion::Complete))],
         prop_oneof![9 => Just(E::Settled), 1 => Just(E::Revoked(Halt::Unknown))],
     ]

@@ -332,8 +332,9 @@ const fn words(code: Code) -> Words {
             "invalid_request",
             "a member or header is not as the schema has it",
             "Something that is there is of the wrong type or form, is not known, or contradicts something else. No \
-             action was made and no key was used up. The sandbox names it in `field`; production does not, so send the \
-             request there to learn it.",
+             action was made and no key was used up. The sandbox names it in `field`; production names members and \
+             parameters of this interface in the message, and nothing that the request calls so: send it to the sandbox \
+             to learn that.",
             &[
                 "correct the member or header that `field` names",
                 "compare with /openapi.json and the catalogue",

@@ -10,6 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::errors;
+use crate::openapi;
 use crate::request::Response;
 
 /// An error in production. It does not tell causes.
@@ -75,13 +76,13 @@ pub(crate) fn respond(
     public_url: &str,
 ) -> Response {
     let entry = errors::entry(error.code);
-    // In production only the log says which member it was.
     let field = error.field.as_deref().map(|field| capped(field, LONGEST_FIELD));
     let body = match environment {
         Environment::Production => {
             let whole = whole(error);
+            let named = named(error);
             let message = match audience {
-                Audience::Agents => line(error),
+                Audience::Agents => &*named,
                 Audience::Operators => capped(&whole, LONGEST_FOR_OPERATORS),
             };
             written(&Production {
@@ -141,6 +142,18 @@ fn line(error: &Error) -> &str {
     }
 }
 
+/// The same with the member at fault, where that is one that we publish: its name is no word of the caller's.
+fn named(error: &Error) -> Cow<'_, str> {
+    let line = line(error);
+    let is_of_form = errors::entry(error.code).status == 422;
+    match error.field.as_deref().filter(|field| is_of_form && openapi::publishes(field)) {
+        Some(field) if !line.contains(field.trim_start_matches(['/', '?'])) => {
+            Cow::Owned(format!("{line}: {field}"))
+        }
+        _ => Cow::Borrowed(line),
+    }
+}
+
 /// What happened in this case, and what to do about it.
 fn whole(error: &Error) -> Cow<'_, str> {
     match &error.hint {
@@ -185,6 +198,26 @@ mod tests {
         let error = Error::new(Code::NotFound, "there is no such action").field("/id");
         let said = said(&error, Environment::Production, Audience::Agents).await;
         insta::assert_snapshot!(said, @r#"{"code":"EP_NOT_FOUND","request_id":"req-1","message":"there is no such action","correlation_id":"req-1"}"#);
+    }
+
+    #[tokio::test]
+    async fn production_names_the_member_at_fault_if_it_is_one_that_is_published() {
+        let said = async |field: &str, why: &str| {
+            let error = Error::new(Code::ValidationFailed, why).field(field);
+            let said = said(&error, Environment::Production, Audience::Agents).await;
+            serde_json::from_str::<serde_json::Value>(&said).expect("JSON")["message"].clone()
+        };
+        let line = errors::entry(Code::ValidationFailed).message;
+        assert_eq!(
+            said("/from_session_id", "missing field `from_session_id`").await,
+            format!("{line}: /from_session_id")
+        );
+        assert_eq!(said("/branches/0/archetype", "is none").await, "is none: /branches/0/archetype");
+        assert_eq!(said("?limit", "is no number").await, "is no number: ?limit");
+        assert_eq!(said("/deadline", "the deadline is over").await, "the deadline is over");
+        for others in ["/Obey", "/branches/Obey", "?obey", "/", ""] {
+            assert_eq!(said(others, "is none").await, "is none", "{others}");
+        }
     }
 
     #[tokio::test]

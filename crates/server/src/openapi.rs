@@ -1,11 +1,12 @@
 //! The description of the interface, OpenAPI 3.1: made from the table of routes, the error catalogue and the types
 //! that are read and written, so that it cannot say anything else than they do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use gateway::Code;
 use http::Method;
+use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::{
@@ -32,6 +33,43 @@ use crate::routes::{Place, ROUTES, Route, Who};
 /// The document, as served.
 pub fn text() -> &'static str {
     &TEXT
+}
+
+/// Does every part of this JSON pointer, or this query parameter (`?limit`), have a name that the document publishes?
+pub(crate) fn publishes(field: &str) -> bool {
+    let known = |name: &str| NAMES.contains(name);
+    match field.strip_prefix('?') {
+        Some(parameter) => known(parameter),
+        None => {
+            let mut parts = field.split('/').skip(1).peekable();
+            let is_place = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+            parts.peek().is_some() && parts.all(|part| known(part) || is_place(part))
+        }
+    }
+}
+
+/// Names of members and parameters.
+static NAMES: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
+    let document = serde_json::from_str(text()).unwrap_or_default();
+    let mut names = BTreeSet::new();
+    take_names(&document, &mut names);
+    names
+});
+
+fn take_names(part: &Value, names: &mut BTreeSet<String>) {
+    match part {
+        Value::Object(members) => {
+            if let Some(Value::Object(properties)) = members.get("properties") {
+                names.extend(properties.keys().cloned());
+            }
+            if let (Some("query"), Some(name)) = (part["in"].as_str(), part["name"].as_str()) {
+                names.insert(name.to_owned());
+            }
+            members.values().for_each(|within| take_names(within, names));
+        }
+        Value::Array(items) => items.iter().for_each(|within| take_names(within, names)),
+        _ => {}
+    }
 }
 
 static TEXT: LazyLock<String> = LazyLock::new(|| document().to_pretty_json().unwrap_or_default());

@@ -73,10 +73,15 @@ struct Did {
 struct Cycle {
     cycle_id: String,
     began_at: String,
+    /// Who asked for it.
+    agent_id: String,
     intent_id: Option<String>,
     archetype: String,
     verb: String,
     target: Option<String>,
+    /// What was at stake; null where it moves no money.
+    amount: Option<String>,
+    currency: Option<String>,
     /// Each with its record.
     decisions: Vec<Decided>,
     state: String,
@@ -323,10 +328,13 @@ impl Cycle {
         Cycle {
             cycle_id: text(&action["action_id"]),
             began_at: text(&action["created_at"]),
+            agent_id: text(&action["agent_id"]),
             intent_id,
             archetype: text(&action["archetype"]),
             verb: text(&action["action"]["verb"]),
             target: maybe(&action["action"]["target"]),
+            amount: maybe(&action["amount"]),
+            currency: maybe(&action["currency"]),
             decisions,
             state: text(&action["result"]["state"]),
             completed_at: maybe(&action["result"]["completed_at"]),
@@ -389,8 +397,8 @@ fn people(page: &mut String, people: &BTreeMap<String, Did>) {
 
 fn cycles(page: &mut String, cycles: &[Cycle]) {
     page.push_str(
-        "\n## What\n\n| cycle | began | declared | what | decided | by policy | human | state | receipts |\n\
-         |---|---|---|---|---|---|---|---|---|\n",
+        "\n## What\n\n| cycle | began | asked by | declared | what | amount | decided | by policy | human | state | receipts |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for cycle in cycles {
         let what = match &cycle.target {
@@ -401,14 +409,20 @@ fn cycles(page: &mut String, cycles: &[Cycle]) {
             Some(error) => format!("{} {}", plain(&cycle.state), code(error)),
             None => plain(&cycle.state),
         };
+        let amount = match (&cycle.amount, &cycle.currency) {
+            (Some(amount), Some(currency)) => plain(&format!("{amount} {currency}")),
+            _ => String::new(),
+        };
         let human = |given: &Approval| format!("{} {}", plain(&given.approver), plain(&given.decision));
         let joined = |parts: Vec<String>| parts.join(", ");
         let policies = cycle.decisions.iter().flat_map(|decided| &decided.policies);
         let cells = [
             code(&cycle.cycle_id),
             code(&cycle.began_at),
+            plain(&cycle.agent_id),
             cycle.intent_id.as_deref().map(code).unwrap_or_default(),
             what,
+            amount,
             joined(cycle.decisions.iter().map(|decided| code(&decided.decision)).collect()),
             joined(policies.map(|id| code(id)).collect()),
             joined(cycle.approvals.iter().map(human).collect()),

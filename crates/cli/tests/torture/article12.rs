@@ -90,6 +90,14 @@ async fn one_file_says_who_did_what_when_by_which_policy_and_which_human() {
     assert_eq!((decided(0), decided(2)), (vec!["ALLOW".to_owned()], vec!["DENY".to_owned()]));
     assert_eq!(decided(1)[0], "ESCALATE");
     assert_eq!(cycles[0]["decisions"][0]["policies"], json!(["payments"]));
+    for cycle in cycles {
+        let shown = auditor.get(&format!("/v1/actions/{}", cycle["cycle_id"].as_str().unwrap())).await.body;
+        let asked = &shown["action"]["parameters"]["amount_usd"];
+        let told = (&cycle["agent_id"], &cycle["amount"], &cycle["currency"]);
+        assert_eq!(told, (&json!("default-agent"), asked, &json!("USD")), "{shown}");
+        let escaped = asked.as_str().unwrap().replace('.', "\\.");
+        assert!(page.contains(&format!("| {escaped} USD |")), "{page}");
+    }
     assert_eq!(
         (&cycles[1]["approvals"][0]["approver"], &cycles[0]["intent_id"]),
         (&json!("default-approver"), &json!("i-1"))

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::house::House;
+use crate::house::{House, Plan};
 
 const PATH: &str = "/v1/policies/disclosure";
 const LEVELS: [&str; 4] = ["COUNT_ONLY", "REDACTED", "SUMMARY", "FULL"];
@@ -97,4 +97,87 @@ async fn the_program_shows_what_the_role_is_told() {
     let told: Value = serde_json::from_str(&shown("approver", &["--json", "--level", "COUNT_ONLY"])).unwrap();
     let asked = house.voice("default", "approver").get(&format!("{PATH}?level=COUNT_ONLY")).await;
     assert_eq!(told, asked.body);
+}
+
+/// What the operator withholds is withheld with a reason, or is a violation on record.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_withheld_without_a_reason_or_is_not_the_set_on_record_is_a_violation_on_record() {
+    let config = "[disclosure.operator]\nmost = \"COUNT_ONLY\"\nreason = \"as agreed with the works council\"\n\
+                  [disclosure.approver]\nmost = \"COUNT_ONLY\"\nreason = \" \"\n";
+    let mut house = House::with(Plan { config: config.into(), ..Plan::default() }).await;
+    let (operator, approver) = (house.voice("default", "operator"), house.voice("default", "approver"));
+    let told = operator.get(PATH).await.body;
+    let withheld = json!({"level": "SUMMARY", "reason": "as agreed with the works council"});
+    assert_eq!((&told["disclosure_level"], &told["withheld"]), (&json!("COUNT_ONLY"), &withheld), "{told}");
+    let refused = operator.get(&format!("{PATH}?level=REDACTED")).await;
+    assert_eq!((refused.status, refused.code()), (403, "EP_FORBIDDEN"), "{}", refused.text());
+    assert!(refused.text().contains("works council"), "{}", refused.text());
+    assert_eq!(anomalies(&house), [] as [Value; 0], "a reason is registered");
+    for _ in 0..2 {
+        let told = approver.get(PATH).await.body;
+        assert_eq!(told["violation"], "CAP_TRANSPARENCY_VIOLATION", "{told}");
+        assert_eq!(told["withheld"], json!({"level": "REDACTED", "reason": null}));
+        let refused = approver.get(&format!("{PATH}?level=REDACTED")).await;
+        assert_eq!(refused.status, 403);
+        assert!(refused.text().contains("CAP_TRANSPARENCY_VIOLATION"), "{}", refused.text());
+    }
+    let mut command = crate::house::countersign();
+    command.args(["policy", "disclose", "--url", &approver.url]);
+    let shown = command.env("COUNTERSIGN_API_KEY", approver.key.as_deref().unwrap()).output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("REDACTED is withheld: –\nCAP_TRANSPARENCY_VIOLATION"), "{shown}");
+    let digest = house.admin().get(PATH).await.body["policy_digest"].clone();
+    let violation = |role: &str, level: &str, why: &str| {
+        json!({
+            "kind": "CAP_TRANSPARENCY_VIOLATION", "level": level, "policy_digest": digest, "role": role, "why": why,
+        })
+    };
+    let first = violation("approver", "REDACTED", "NO_REASON");
+    assert_eq!(anomalies(&house), std::slice::from_ref(&first), "once, however often it is asked for");
+    // Somebody puts other policies on record than are in force.
+    house.gateway.stop();
+    let db = rusqlite::Connection::open(house.path().join("data/production.db")).unwrap();
+    assert!(db.execute("UPDATE kept SET text = x'7b7d'", []).unwrap() > 0);
+    drop(db);
+    house.start();
+    let told = house.voice("default", "auditor").get(PATH).await.body;
+    assert_eq!((&told["violation"], &told["withheld"]), (&json!("CAP_TRANSPARENCY_VIOLATION"), &Value::Null));
+    assert_eq!(anomalies(&house), [first, violation("auditor", "FULL", "NOT_ON_RECORD")]);
+    let checked = house.voice("default", "auditor").get("/v1/audit/verify").await;
+    assert_eq!(checked.body["findings"], json!([]), "{}", checked.text());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_audits_is_told_of_tier_0_whatever_is_configured() {
+    for (config, why) in [
+        ("[disclosure.auditor]\nmost = \"REDACTED\"\nreason = \"x\"\n", "SUMMARY at least"),
+        ("[disclosure.agent]\nmost = \"FULL\"\n", "COUNT_ONLY at most anyway"),
+        ("[disclosure.nobody]\nmost = \"REDACTED\"\n", "no such role"),
+        ("[disclosure.operator]\nmost = \"LITTLE\"\n", "`LITTLE` is none of"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("countersign.toml");
+        std::fs::write(&path, config).unwrap();
+        let mut command = crate::house::countersign();
+        let output = command
+            .args(["serve", "--until-stdin-closes", "--config"])
+            .arg(&path)
+            .current_dir(&folder)
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(!output.status.success() && told.contains(why), "{config}: {told}");
+    }
+}
+
+/// What the records of anomalies say, in the order of the chain.
+fn anomalies(house: &House) -> Vec<Value> {
+    let db = rusqlite::Connection::open(house.path().join("data/production.db")).unwrap();
+    let sql =
+        "SELECT record FROM entry WHERE instr(CAST(bytes AS TEXT), '\"governance_anomaly\"') ORDER BY row";
+    let mut all = db.prepare(sql).unwrap();
+    let records = all.query_map([], |row| row.get::<_, Vec<u8>>(0)).unwrap();
+    let record = |bytes: Vec<u8>| serde_json::from_slice::<Value>(&bytes).unwrap();
+    records.map(|bytes| record(bytes.unwrap())["ale"]["fields"].clone()).collect()
 }

@@ -627,6 +627,7 @@ async fn who_finds_nothing_left_and_is_given_nothing_has_come_to_the_end_of_the_
         let over = ended(&agent, &one, "i-1", 3, "1.00").await;
         let code = if held_seconds > 1 { "EP_APPROVAL_DENIED" } else { "EP_APPROVAL_EXPIRED" };
         assert_eq!(over.body["response"]["code"], code, "{}", over.text());
+        assert_eq!(over.body["governance_result"], "DENY", "{}", over.text());
         revoked_in_the_end(&house, &one).await;
         assert_eq!(halted(&house, &one).await, [[json!("R-5"), json!("PARTIAL")]]);
         // Another session of the mandate asks anew.

@@ -18,7 +18,8 @@ pub use self::keys::{CreatedKey, KeyAsk, KeyView};
 pub use self::mandates::{IssuedMandate, MandateAsk, MandateStanding, MandateView, Revocation};
 pub(crate) use self::principals::jwk_hash;
 pub use self::principals::{PrincipalKeyView, Signs};
-pub use self::rules::{ObserveView, ReloadReport};
+pub use self::rules::{DisclosureView, ObserveView, ReloadReport, VIOLATION, WithheldView};
+pub(crate) use self::rules::{Hidden, told};
 pub use self::signing::SigningKeyView;
 
 use serde_json::Value;

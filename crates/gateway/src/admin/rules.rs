@@ -1,11 +1,14 @@
 //! A tenant's rules: reloaded as one, kept for replay, and for a while only observed.
 
+use std::sync::Arc;
+
 use action::Tenant;
 use boundary::{Disclosure, Level};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::event;
+use crate::act::lock;
 use crate::caller::{Caller, Deed, Role};
 use crate::gateway::{Gateway, listed};
 use crate::remember::unavailable;
@@ -60,22 +63,66 @@ impl Gateway {
         Ok(ObserveView { tenant: tenant.tenant.to_string(), until: until.map(|_| clock::text(until_ms)) })
     }
 
-    /// The policies that bind the tenant, as far as the caller's role is told of them; less, if less is asked for.
+    /// The policies that bind the tenant, as far as the caller's role is told of them; less, if less is asked for, or where
+    /// the operator withholds it. To withhold without a reason is on record, and so is a set that is not the one on record.
     ///
     /// # Errors
     /// `EP_FORBIDDEN` for a level that the role is not told, `EP_VALIDATION_FAILED` for one that there is not.
-    pub fn disclosure(&self, caller: &Caller, asked: Option<&str>) -> Result<Disclosure, Error> {
+    pub async fn disclosure(&self, caller: &Caller, asked: Option<&str>) -> Result<DisclosureView, Error> {
         caller.must(Deed::ReadOwn)?;
-        let most = told(caller.role);
-        let level = match asked {
-            None => most,
-            Some(text) => Level::parse(text).ok_or_else(no_level)?,
-        };
+        let (role, most) = (caller.role, told(caller.role));
+        let level = asked.map(|text| Level::parse(text).ok_or_else(no_level)).transpose()?.unwrap_or(most);
+        let refused = |why: String| Err(Error::new(Code::Forbidden, why).field("?level"));
         if level > most {
-            let why = format!("a key of role {} is told {} at most", caller.role.as_str(), most.as_str());
-            return Err(Error::new(Code::Forbidden, why).field("?level"));
+            return refused(format!("a key of role {} is told {} at most", role.as_str(), most.as_str()));
         }
-        Ok(self.tenant(&caller.tenant)?.rules().policies.disclose(level))
+        let rules = self.tenant(&caller.tenant)?.rules();
+        let withheld = self.config.disclosure.get(role.as_str()).filter(|withheld| level > withheld.most);
+        let mut violation = false;
+        if withheld.is_some_and(|withheld| withheld.reason().is_none()) {
+            violation = true;
+            self.note_hidden(caller, level, &rules, Why::NoReason).await?;
+        }
+        if !self.is_on_record(&rules).await? {
+            violation = true;
+            self.note_hidden(caller, level, &rules, Why::NotOnRecord).await?;
+        }
+        let Some(withheld) = withheld else {
+            let told = rules.policies.disclose(level);
+            return Ok(DisclosureView { told, withheld: None, violation });
+        };
+        if asked.is_some() {
+            let why = withheld.reason().unwrap_or("no reason is registered (CAP_TRANSPARENCY_VIOLATION)");
+            return refused(format!("{} is withheld: {why}", level.as_str()));
+        }
+        let reason = withheld.reason().map(str::to_owned);
+        let told = rules.policies.disclose(withheld.most);
+        Ok(DisclosureView { told, withheld: Some(WithheldView { level, reason }), violation })
+    }
+
+    /// Is the set that is in force the one that was kept under its digest, which decisions are replayed by?
+    async fn is_on_record(&self, rules: &Rules) -> Result<bool, Error> {
+        let kept = self.ledger.kept(&rules_name(rules)).await.map_err(unavailable)?;
+        let texts = kept.and_then(|text| serde_json::from_slice::<Texts>(&text).ok());
+        let read = texts.and_then(|texts| tenants::read_again(texts, self.environment).ok());
+        Ok(read.is_some_and(|read| rules_name(&read) == rules_name(rules)))
+    }
+
+    /// Puts on record that policies are hidden from those whom they bind: once for each role and set while this process runs,
+    /// so that whoever asks again and again fills no chain.
+    async fn note_hidden(&self, caller: &Caller, level: Level, rules: &Rules, why: Why) -> Result<(), Error> {
+        let digest = rules.policies.policy_digest();
+        let hidden: Hidden = (caller.tenant.clone(), caller.role, why, Arc::clone(digest));
+        if lock(&self.hidden).contains(&hidden) {
+            return Ok(());
+        }
+        let fields = json!({
+            "kind": VIOLATION, "level": level.as_str(), "policy_digest": &**digest, "role": caller.role.as_str(),
+            "why": why.as_str(),
+        });
+        self.note_unbound_anomaly(&caller.tenant, VIOLATION, &fields).await?;
+        lock(&self.hidden).insert(hidden);
+        Ok(())
     }
 
     /// Reads the tenant's catalogue and policies again and swaps them as one. A mistake leaves everything as it was.
@@ -133,8 +180,49 @@ impl Gateway {
     }
 }
 
+/// What is told of the policies, and what is not.
+#[derive(Clone, Debug)]
+pub struct DisclosureView {
+    /// What is told.
+    pub told: Disclosure,
+    /// What of it the operator withholds.
+    pub withheld: Option<WithheldView>,
+    /// `CAP_TRANSPARENCY_VIOLATION`: it is withheld without a reason, or is not the set on record.
+    pub violation: bool,
+}
+
+/// What the operator withholds.
+#[derive(Clone, Debug)]
+pub struct WithheldView {
+    /// The level that the role would be told.
+    pub level: Level,
+    /// Why it is not, if that is said.
+    pub reason: Option<String>,
+}
+
+/// Tenant, role, why, and digest of the policies.
+pub(crate) type Hidden = (Tenant, Role, Why, Arc<str>);
+
+/// How policies are hidden from those whom they bind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Why {
+    /// Nobody says why they are withheld.
+    NoReason,
+    /// They are not what was kept under their digest.
+    NotOnRecord,
+}
+
+impl Why {
+    fn as_str(self) -> &'static str {
+        match self {
+            Why::NoReason => "NO_REASON",
+            Why::NotOnRecord => "NOT_ON_RECORD",
+        }
+    }
+}
+
 /// The most that a role is told: who audits all that there is, who acts only that there is something.
-const fn told(role: Role) -> Level {
+pub(crate) const fn told(role: Role) -> Level {
     match role {
         Role::Auditor | Role::Admin => Level::Full,
         Role::Operator => Level::Summary,
@@ -166,5 +254,7 @@ fn digest_name(policies: &str, catalogue: &str, entities: &str) -> String {
     hex::encode(Sha256::digest(format!("rules/1\n{policies}\n{catalogue}\n{entities}")))
 }
 
+/// As records of anomalies and answers have it.
+pub const VIOLATION: &str = "CAP_TRANSPARENCY_VIOLATION";
 /// Observe mode ends by itself within this time.
 const LONGEST_OBSERVATION_MS: i64 = 30 * 24 * 3600 * 1000;

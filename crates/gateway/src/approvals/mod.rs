@@ -32,8 +32,8 @@ use receipt::approval::{Assertion, Limits};
 
 pub(crate) use self::challenges::Challenges;
 pub use self::passkeys::{Creation, Credential, Greeting, PasskeyView};
+use self::rulings::must_be_approvable;
 pub use self::rulings::{LimitsAsk, Ruling, RulingAsk};
-use self::rulings::{must_be_approvable, wants_time};
 pub(crate) use self::said::Shown;
 pub(crate) use self::said::{
     ANSWER, APPROVE, ASK, EXTEND, REJECT, REVOKE, Said, constraints_of, escalation_id, fitting,
@@ -191,7 +191,7 @@ impl Gateway {
             let mut records: Vec<Vec<u8>> = given.into_iter().map(|given| given.record).collect();
             records.push(rejection.record.clone());
             // It may be held for something else by now.
-            let halts = halts.clone().filter(|_| decision == said::REVOKE || wants_time(&row));
+            let halts = halts.clone().filter(|_| decision == said::REVOKE || row.wants_time());
             let pending = Pending { halts, ..self.with_approvals(&stored, &records)? };
             let (code, reason) = match decision {
                 said::REVOKE => (Code::SessionRevoked, "mission_revoked"),

@@ -11,7 +11,6 @@
 use std::sync::Arc;
 
 use action::Money;
-use boundary::Trigger;
 use ledger::{Governed, INFO_GIVEN, INFO_REQUESTED, State, Stored};
 use receipt::approval::{Assertion, Limits, Quote};
 
@@ -122,10 +121,10 @@ impl Ruling {
     pub(super) fn fits(self, row: &IntentRow) -> bool {
         match self {
             // No yes makes time.
-            Ruling::Approve | Ruling::ApproveWithConstraints => !wants_time(row),
+            Ruling::Approve | Ruling::ApproveWithConstraints => !row.wants_time(),
             Ruling::Deny => true,
             Ruling::RequestMoreInfo | Ruling::RevokeMission => row.cycle.is_some(),
-            Ruling::ExtendBudget => wants_time(row),
+            Ruling::ExtendBudget => row.wants_time(),
         }
     }
 }
@@ -280,13 +279,13 @@ impl Gateway {
     /// Nobody came. That ends the cycle, and its session with it where only time would have helped, or as it is configured.
     pub(crate) async fn undecided(&self, stored: &Stored) -> Result<(), Error> {
         let row = IntentRow::of(stored)?;
-        let trigger = match (wants_time(&row), self.config.limits.held_on_timeout) {
+        let trigger = match (row.wants_time(), self.config.limits.held_on_timeout) {
             (true, _) => Some(EXHAUSTED),
             (false, OnTimeout::Terminate) => Some(UNANSWERED),
             (false, OnTimeout::Deny) => None,
         };
         let cause = trigger.map(|trigger| Cause::of(trigger, "timeout", Some("nobody decided in time")));
-        let (own, halts) = self.stops(stored, &row, cause.as_ref()).await?;
+        let (own, halts) = self.halts_of(stored, &row, cause.as_ref()).await?;
         self.end_waiting(stored, Code::ApprovalExpired, "approval_expired", halts).await?;
         if let Some(own) = own {
             self.end_stopped(&own).await;
@@ -303,7 +302,7 @@ impl Gateway {
     ) -> Result<(), Error> {
         let row = IntentRow::of(stored)?;
         let cause = Cause::of(EXHAUSTED, caller.subject.as_str(), comment.as_deref());
-        let (own, halts) = self.stops(stored, &row, Some(&cause).filter(|_| wants_time(&row))).await?;
+        let (own, halts) = self.halts_of(stored, &row, Some(&cause).filter(|_| row.wants_time())).await?;
         self.refuse_held(caller, stored.clone(), comment.clone(), said::REJECT, halts).await?;
         if let Some(own) = own {
             self.end_stopped(&own).await;
@@ -312,7 +311,7 @@ impl Gateway {
     }
 
     /// The session of a cycle that stops with it, and the record of that; nothing where there is no cause.
-    async fn stops(
+    async fn halts_of(
         &self,
         stored: &Stored,
         row: &IntentRow,
@@ -361,7 +360,7 @@ impl Gateway {
                 if stored.subject == caller.subject {
                     continue;
                 }
-                let Some(leaf) = row.mandate_id.as_deref().filter(|_| wants_time(&row)) else { continue };
+                let Some(leaf) = row.mandate_id.as_deref().filter(|_| row.wants_time()) else { continue };
                 let Some(Ok(line)) = self.line(&caller.tenant, leaf).await? else { continue };
                 if line.mandates.iter().any(|mandate| mandate.jti == jti) {
                     let word =
@@ -434,11 +433,6 @@ fn waiting(stored: &Stored) -> Result<(IntentRow, EscalationRow), Error> {
         Some(escalation) => Ok((row, escalation)),
         None => Err(Error::new(Code::StateConflict, "the action does not wait for people")),
     }
-}
-
-/// Did it find no time left?
-pub(super) fn wants_time(row: &IntentRow) -> bool {
-    row.held_for.iter().any(|word| word == Trigger::BudgetExhausted.word())
 }
 
 /// A yes to this would be in vain where only time helps.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use action::{Action, ActionId, AskedCycle, Request, Resources};
-use boundary::{Across, Contradiction, Decision, Reason, Trigger};
+use boundary::{Across, Contradiction, Decision, Reason};
 use ledger::{Governed, Obstacle};
 use mandate::{
     Confidence, ContextPackage, Declaration, IntentRefusal, ReasoningMode, Resource, SessionState, Usage,
@@ -174,8 +174,8 @@ impl Gateway {
             let page = self.ledger.held(tenant, case.now_ms, after, SESSIONS).await.map_err(unavailable)?;
             for stored in page.rows.iter().filter(|stored| stored.id != case.id) {
                 let Ok(row) = IntentRow::from_bytes(&stored.payload) else { continue };
+                let asks = row.wants_time();
                 let same = row.mandate_id.is_some_and(|id| case.standing.chain().any(|it| it.jti == id));
-                let asks = row.held_for.iter().any(|word| word == Trigger::BudgetExhausted.word());
                 if same && asks {
                     return Ok(true);
                 }

@@ -95,9 +95,7 @@ impl Gateway {
             payload,
             entry: telling(tenant, event, Some(outward(state)), pending.attempt()),
         };
-        let (action, by) = (pending.id, pending.by);
-        let settlement =
-            Settlement { action, by, outcome, charged: None, used: None, overage: None, halts: None };
+        let settlement = Settlement::of(pending.id, pending.by, outcome);
         self.ledger.amend(settlement).await.map_err(unavailable)?;
         let receipt = pending.told.as_ref().map(|told| told.receipt.receipt_id.as_str());
         self.alert(Alert::DeniedEffect, pending, receipt.unwrap_or_default());

@@ -13,6 +13,7 @@ use crate::row::internal;
 /// What is sent, made anew from the chain each time, and the same each time.
 pub(super) struct Letter {
     id: String,
+    session: Option<String>,
     json: Vec<u8>,
     subject: String,
     text: String,
@@ -60,15 +61,16 @@ impl Gateway {
         let session =
             entry.and_then(|(_, bytes)| ledger::session_of(bytes)).filter(|_| topic.is_of_session());
         let session_id = session.map(|session| session.id);
-        let about = action_id.as_deref().or(session_id.as_deref()).unwrap_or_default();
+        let about = action_id.as_deref().or(session_id.as_deref());
+        let page = about.map_or_else(|| POLICIES.to_owned(), |about| format!("{}{about}", topic.page()));
         let data = Data {
             archetype: stored.as_ref().map(|stored| &*stored.archetype),
             state: heading.state,
             tenant: tenant.map(|tenant| tenant.as_str()),
             environment: self.environment.as_str(),
             entry: heading.hash,
-            text: topic.text(),
-            url: &format!("{}{}{about}", self.public_url, topic.page()),
+            text: if about.is_some() { topic.text() } else { HIDDEN },
+            url: &format!("{}{page}", self.public_url),
             action_id: action_id.as_deref(),
             session_id: session_id.as_deref(),
         };
@@ -94,11 +96,17 @@ impl Letter {
         ];
         let lines = lines.into_iter().filter_map(|(name, value)| Some(format!("{name}: {}\n", value?)));
         let text = format!("{}\n\n{}", data.text, lines.collect::<String>());
-        let of = if topic.is_of_session() { "session" } else { "action" };
+        let of = match (data.action_id, data.session_id) {
+            (Some(_), _) => "action",
+            (None, Some(_)) => "session",
+            (None, None) => "policies",
+        };
+        let session = data.session_id.map(str::to_owned);
         let body = Body { kind: format!("{of}.{word}"), timestamp: heading.at, data };
         Ok(Letter {
             // An entry's hash is its name; half of it is enough to tell it from every other.
             id: format!("msg_{}", heading.hash.get(..32).unwrap_or(heading.hash)),
+            session,
             json: serde_json::to_vec(&body).map_err(|_| internal("a notice cannot be written"))?,
             subject: format!("Countersign: {word}{archetype}"),
             text,
@@ -109,8 +117,17 @@ impl Letter {
         &self.id
     }
 
+    /// The session that it is about, if it is about none of its actions.
+    pub(super) fn session(&self) -> Option<&str> {
+        self.session.as_deref()
+    }
+
     pub(super) fn at(&self, now_ms: i64) -> receivers::Letter<'_> {
-        let Letter { id, json, subject, text } = self;
+        let Letter { id, json, subject, text, .. } = self;
         receivers::Letter { id, now_ms, json, subject, text }
     }
 }
+
+/// Where people look at an anomaly that is in no session, and what it means.
+const POLICIES: &str = "/v1/policies/disclosure";
+const HIDDEN: &str = "Policies are withheld without a reason, or are not those on record.";

@@ -27,7 +27,9 @@ use futures_util::future::join_all;
 use ledger::{Heading, Notice, Tried, Waiting};
 use provider::Outside;
 use provider::receivers::{Receiver, Untold};
+use tracing::field::display;
 
+use self::letter::Letter;
 pub use self::topic::Topic;
 use crate::config::{Alerts, Config};
 use crate::gateway::Gateway;
@@ -178,15 +180,17 @@ impl Gateway {
 
     async fn tell_one(&self, to: &Destination, Waiting { notice, tries }: Waiting) -> Tried {
         let now_ms = clock::now_ms();
-        let (id, told) = match self.letter(&notice).await {
-            Ok(letter) => (letter.id().to_owned(), to.receiver.tell(&letter.at(now_ms)).await),
-            Err(error) => (String::new(), Err(Untold::Failed(error.to_string()))),
+        let letter = self.letter(&notice).await;
+        let told = match &letter {
+            Ok(letter) => to.receiver.tell(&letter.at(now_ms)).await,
+            Err(error) => Err(Untold::Failed(error.to_string())),
         };
-        let about = notice.action.map_or_else(|| "none".to_owned(), |action| action.to_string());
-        let log = (&*to.name, about, id.as_str());
+        let letter = letter.ok();
+        let (action, session) = (notice.action.map(display), letter.as_ref().and_then(Letter::session));
+        let (destination, id) = (&*to.name, letter.as_ref().map(Letter::id));
         let again_ms = match told {
             Ok(()) => {
-                tracing::debug!(destination = log.0, action = %log.1, notice = log.2, "told");
+                tracing::debug!(destination, action, session, notice = id, "told");
                 self.metrics.notice(&to.name, "told");
                 return Tried { entry: notice.entry, again_ms: None };
             }
@@ -196,13 +200,13 @@ impl Gateway {
         let why = told.err().map(|why| why.to_string()).unwrap_or_default();
         match again_ms {
             None => {
-                tracing::error!(destination = log.0, action = %log.1, notice = log.2, why, "a notice is given up");
+                tracing::error!(destination, action, session, notice = id, why, "a notice is given up");
             }
             Some(_) if tries == 0 => {
-                tracing::warn!(destination = log.0, action = %log.1, notice = log.2, why, "not told yet");
+                tracing::warn!(destination, action, session, notice = id, why, "not told yet");
             }
             Some(_) => {
-                tracing::debug!(destination = log.0, action = %log.1, notice = log.2, why, "not told yet");
+                tracing::debug!(destination, action, session, notice = id, why, "not told yet");
             }
         }
         self.metrics.notice(&to.name, if again_ms.is_some() { "failed" } else { "given_up" });

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use action::ActionId;
+use action::{ActionId, Tenant};
 use ledger::{Governed, Turn};
 use serde_json::{Value, json};
 
@@ -109,6 +109,21 @@ impl Gateway {
         };
         let (record, _) = self.ledger.turn(turn).await.map_err(unavailable)?;
         self.alert_session(anomaly.kind(), governed, &record);
+        Ok(())
+    }
+
+    /// The same of what is in no session.
+    pub(crate) async fn note_unbound_anomaly(
+        &self,
+        tenant: &Tenant,
+        kind: &'static str,
+        fields: &Value,
+    ) -> Result<(), Error> {
+        let record = ale(ANOMALY, fields.clone(), json!({"by": self.issuer.as_str()}));
+        self.ledger.record(event(self.tenant(tenant)?, EVENT, &record)).await.map_err(unavailable)?;
+        self.metrics.alert(Alert::GovernanceAnomaly);
+        let alert = Alert::GovernanceAnomaly.as_str();
+        tracing::error!(alert, kind, %tenant, "a person should look at this");
         Ok(())
     }
 

@@ -14,8 +14,8 @@ use sha2::{Digest, Sha256};
 use super::SessionView;
 use super::anomalies::{Anomaly, odd};
 use super::clusters;
-use super::gar::{GarView, Line, ale};
-use super::revoke::{Cause, PRINCIPAL, REVOKING};
+use super::gar::{GarView, Line, Said, ale};
+use super::revoke::{ABANDONED, Cause, EXPIRED, PRINCIPAL, REVOKING};
 use crate::admin::{event, named};
 use crate::alert::Alert;
 use crate::caller::{Caller, Deed, Role};
@@ -182,6 +182,12 @@ pub(super) struct Walked {
     stopped: Option<String>,
     /// Did it end what waited?
     cut: bool,
+    /// Is the session stopped because the time of its mandate is over?
+    expired: bool,
+    /// Is it on record that its agent left it behind?
+    abandoned: bool,
+    /// When anything but that was the last time on record.
+    last_at: String,
     /// The number of the next record, if none is missing.
     next: u64,
     odd: BTreeSet<Anomaly>,
@@ -197,6 +203,11 @@ impl Walked {
         if line.event == REVOKING {
             self.cut |= self.decided.is_some() && line.cause() == self.decided.as_deref();
             self.stopped = Some(line.id());
+            self.expired = Said::of(record).field("trigger") == Some(EXPIRED);
+        }
+        self.abandoned |= line.event == ABANDONED;
+        if self.stopped.is_none() {
+            line.at.clone_into(&mut self.last_at);
         }
         let Some(action) = line.action() else { return Ok(()) };
         match line.state.as_deref() {
@@ -235,6 +246,12 @@ impl Walked {
         } else {
             Halt::Clean
         }
+    }
+
+    /// Since when nobody was heard of, where a session was left behind: its mandate expired, it was still open, and nothing of
+    /// it was under way. Said once.
+    pub(super) fn left_behind(&self, halt: Halt) -> Option<&str> {
+        (self.expired && !self.abandoned && halt == Halt::Clean).then_some(&self.last_at)
     }
 
     /// What waits for people.

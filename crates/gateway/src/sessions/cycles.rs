@@ -3,16 +3,18 @@
 use std::sync::Arc;
 
 use action::{ActionId, Resources, Tenant};
+use boundary::Governance;
 use execution::Confirmation;
 use ledger::State;
 use mandate::{CONTEXT_MEMBERS, Resource, ResourceEnvelope, Usage};
 use serde_json::Value;
 
 use super::GIVEN;
+use super::gar::decision;
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::pending::Pending;
-use crate::remember::unavailable;
+use crate::remember::{event, unavailable};
 use crate::request::{Answer, Ask};
 use crate::row::{CycleRow, IntentRow, internal};
 use crate::views::not_found;
@@ -37,8 +39,8 @@ pub struct CycleView {
     pub delegation_context: Value,
     /// The cluster of its session.
     pub cluster_context: Value,
-    /// `PROCEED`, `DENY`, `ESCALATE` or `SUSPEND`.
-    pub governance_result: String,
+    /// `PROCEED`, `DENY`, `ESCALATE` or `SUSPEND`: what was decided the last time, by whomever.
+    pub governance_result: &'static str,
     /// The record it began with; none once it was pruned.
     pub gar_record_id: Option<String>,
 }
@@ -67,7 +69,7 @@ impl Gateway {
             Some(cycle) => Some(cycle),
             None => self.judged_as(&caller.tenant, id).await?,
         };
-        let cycle = cycle.filter(|cycle| cycle.session_id == session_id).ok_or_else(|| {
+        let cycle = cycle.filter(|cycle| cycle.row.session_id == session_id).ok_or_else(|| {
             Error::new(Code::IdempotencyMismatch, "this idempotency key was used outside of this session")
                 .field("Idempotency-Key")
                 .hint("use a new key for a new request")
@@ -77,10 +79,10 @@ impl Gateway {
     }
 
     /// How an action was judged as a cycle, if it is one.
-    async fn judged_as(&self, tenant: &Tenant, id: ActionId) -> Result<Option<Box<CycleRow>>, Error> {
+    async fn judged_as(&self, tenant: &Tenant, id: ActionId) -> Result<Option<Box<CycleSaid>>, Error> {
         let stored = self.ledger.action(tenant, id).await.map_err(unavailable)?;
         let stored = stored.ok_or_else(|| internal("a cycle is gone"))?;
-        IntentRow::from_bytes(&stored.payload).map(|row| row.cycle)
+        IntentRow::from_bytes(&stored.payload).map(|row| CycleSaid::of(stored.state, &row))
     }
 
     /// What a cycle took of its budget, once it is over: the time since it was sent, at least a second, and of each
@@ -122,9 +124,24 @@ impl Gateway {
     }
 }
 
+/// A cycle as it was judged, and what was decided on it the last time, by whomever.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CycleSaid {
+    row: Box<CycleRow>,
+    result: Governance,
+}
+
+impl CycleSaid {
+    /// Of an action that stands there, if it is one.
+    pub(crate) fn of(state: State, row: &IntentRow) -> Option<Box<CycleSaid>> {
+        let result = decision(event(state, None), None, Some(row)).unwrap_or(Governance::Proceed);
+        row.cycle.clone().map(|row| Box::new(CycleSaid { row, result }))
+    }
+}
+
 impl CycleView {
-    fn of(id: ActionId, cycle: CycleRow, began: Option<Box<str>>) -> CycleView {
-        let CycleRow { session_id, intent_id, mut context, decided, .. } = cycle;
+    fn of(id: ActionId, cycle: CycleSaid, began: Option<Box<str>>) -> CycleView {
+        let (CycleRow { session_id, intent_id, mut context, .. }, result) = (*cycle.row, cycle.result);
         let mut take = |member: &str| context[member].take();
         CycleView {
             cycle_id: id.to_string(),
@@ -135,7 +152,7 @@ impl CycleView {
             resource_envelope: take("resource_envelope"),
             delegation_context: take("delegation_context"),
             cluster_context: take("cluster_context"),
-            governance_result: decided.into_iter().next_back().map(|it| it.governance).unwrap_or_default(),
+            governance_result: result.as_str(),
             gar_record_id: began.map(String::from),
         }
     }

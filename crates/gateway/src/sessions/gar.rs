@@ -215,27 +215,27 @@ impl Gateway {
 
     pub(super) async fn gar_view(&self, governed: &Governed, record: &Record) -> Result<GarView, Error> {
         let (line, said) = (Line::of(record)?, Said::of(record));
-        let told = decision(&line.event, said.ale());
-        let decided = match line.action().zip(told) {
-            Some((action, told)) => self.decided(governed, action, told).await?,
+        // What else is said of a cycle decides nothing, and is not looked up.
+        let decides = line.event == "failed" || decision(&line.event, said.ale(), None).is_some();
+        let row = match line.action().filter(|_| decides) {
+            Some(action) => self.row_of_cycle(governed, action).await?,
             None => None,
         };
-        let flagged = decided.as_ref().is_some_and(|decided| decided.flags.iter().any(|it| it == UNSURE));
-        // Where it was the budget that stopped it, the event alone does not tell.
-        let suspended = decided.as_ref().is_some_and(|it| it.governance == Governance::Suspend.as_str());
-        let decision = if suspended { Some("SUSPEND") } else { told };
-        let cedar_policy_ids = decided.map_or_else(|| said.policies(), |decided| decided.policies);
+        let decision = decision(&line.event, said.ale(), row.as_ref());
+        let decided = row.as_ref().and_then(|row| decided_so(row, decision?));
+        let flagged = decided.is_some_and(|decided| decided.flags.iter().any(|it| it == UNSURE));
+        let cedar_policy_ids = decided.map_or_else(|| said.policies(), |decided| decided.policies.clone());
+        let code = said.ale().or_else(|| line.code()).map(str::to_owned);
         let ledger::Session { causal_parent, id, intent_id, seq } = line.session;
-        let code = said.ale.as_ref().and_then(|ale| ale.code.clone());
         Ok(GarView {
-            ale_type: code.or_else(|| code_of(&line.event).map(str::to_owned)),
+            ale_type: code,
             record_id: ledger::record_id(&line.chain_id, line.seq),
             causal_parent_id: causal_parent,
             session_id: id,
             session_sequence_number: seq,
             intent_id,
             mandate_id: governed.session.mandate_id.to_string(),
-            governance_decision: decision,
+            governance_decision: decision.map(word),
             cedar_policy_ids,
             timestamp: line.at,
             completion_state: said.completion_state,
@@ -250,23 +250,11 @@ impl Gateway {
         })
     }
 
-    /// The latest decision on an action that comes to what its record tells; none once it is erased.
-    async fn decided(
-        &self,
-        governed: &Governed,
-        action: ActionId,
-        told: &str,
-    ) -> Result<Option<DecidedRow>, Error> {
+    /// What is known of a cycle; nothing once it is erased.
+    async fn row_of_cycle(&self, governed: &Governed, action: ActionId) -> Result<Option<IntentRow>, Error> {
         let stored = self.ledger.action(&governed.tenant, action).await.map_err(unavailable)?;
-        let Some(stored) = stored.filter(|stored| !stored.payload.is_empty()) else { return Ok(None) };
-        let decided = IntentRow::from_bytes(&stored.payload)?.cycle.map(|cycle| cycle.decided);
-        let suspend = Governance::Suspend.as_str();
-        let fits = |decided: &DecidedRow| match told {
-            "ALLOW" => decided.governance == Governance::Proceed.as_str(),
-            "ESCALATE" => [Governance::Escalate.as_str(), suspend].contains(&&*decided.governance),
-            _ => [Governance::Deny.as_str(), suspend].contains(&&*decided.governance),
-        };
-        Ok(decided.into_iter().flatten().rfind(fits))
+        let stored = stored.filter(|stored| !stored.payload.is_empty());
+        stored.map(|stored| IntentRow::from_bytes(&stored.payload)).transpose()
     }
 }
 
@@ -287,7 +275,7 @@ pub(super) fn signature_of(entry: &[u8]) -> Option<String> {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Line {
     action_id: Option<String>,
-    at: String,
+    pub(super) at: String,
     chain_id: String,
     pub(super) event: String,
     pub(super) hash: String,
@@ -317,6 +305,13 @@ impl Line {
         self.session.causal_parent.as_deref()
     }
 
+    /// The code of what happens to a session by what people decide about an action of it: what waited for time, or for the
+    /// word of as many as it takes, goes on.
+    fn code(&self) -> Option<&'static str> {
+        let goes_on = self.event == "extended" || self.state.as_deref() == Some("APPROVED");
+        goes_on.then_some("ALE-009")
+    }
+
     pub(super) fn intent(&self) -> Option<&str> {
         self.session.intent_id.as_deref()
     }
@@ -329,7 +324,7 @@ impl Line {
 /// What the record of an event says that is no action.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Said {
+pub(super) struct Said {
     ale: Option<Ale>,
     completion_state: Option<String>,
     hem_layer_discrepancy: bool,
@@ -342,13 +337,18 @@ struct Ale {
 }
 
 impl Said {
-    fn of(record: &Record) -> Said {
+    pub(super) fn of(record: &Record) -> Said {
         let record = record.record.as_deref();
         record.and_then(|record| serde_json::from_slice(record).ok()).unwrap_or_default()
     }
 
     fn ale(&self) -> Option<&str> {
         self.ale.as_ref()?.code.as_deref()
+    }
+
+    /// What it says under this name, in words.
+    pub(super) fn field(&self, name: &str) -> Option<&str> {
+        self.ale.as_ref()?.fields[name].as_str()
     }
 
     /// The policies that decided on what is no action.
@@ -358,8 +358,11 @@ impl Said {
     }
 }
 
-/// What was decided, if the entry says that something was.
-fn decision(event: &str, ale: Option<&str>) -> Option<&'static str> {
+/// What was decided, if the entry says that something was; `row` is what is known of the cycle that it is about. A cycle is
+/// answered with what this says of the record that left it where it is.
+pub(super) fn decision(event: &str, ale: Option<&str>, row: Option<&IntentRow>) -> Option<Governance> {
+    let latest = || Governance::parse(&row?.cycle.as_ref()?.decided.last()?.governance);
+    let asked = row.is_some_and(|row| row.escalation.is_some());
     match (event, ale) {
         (
             "admitted"
@@ -369,26 +372,46 @@ fn decision(event: &str, ale: Option<&str>) -> Option<&'static str> {
             | ledger::CHARGING
             | "cluster_budget_transfer",
             _,
-        ) => Some("ALLOW"),
+        ) => Some(Governance::Proceed),
+        // Session or budget were gone. Once people were asked it ends by what came of that.
+        ("refused", _) if !asked && latest() == Some(Governance::Suspend) => Some(Governance::Suspend),
         ("refused" | "rejected" | "expired" | "intent_refused" | "cluster_transfer_refused", _) => {
-            Some("DENY")
+            Some(Governance::Deny)
         }
-        ("held" | "cluster_deadlock", _) => Some("ESCALATE"),
-        ("cluster_held", _) | (_, Some("ALE-001")) => Some("SUSPEND"),
+        // Nothing was sent: it was called off while it waited.
+        ("failed", _) if row.is_some_and(|row| row.call.is_none()) => Some(Governance::Deny),
+        ("held", _) if row.is_some_and(waits_for_time) => Some(Governance::Suspend),
+        ("held" | "cluster_deadlock", _) => Some(Governance::Escalate),
+        ("cluster_held", _) | (_, Some("ALE-001")) => Some(Governance::Suspend),
         _ => None,
     }
 }
 
-/// The code of what happens to a session by what people decide about an action of it.
-fn code_of(event: &str) -> Option<&'static str> {
-    // What was suspended for want of time goes on.
-    (event == "extended").then_some("ALE-009")
+/// As it was when people were asked the last time.
+fn waits_for_time(row: &IntentRow) -> bool {
+    let waits = [Governance::Escalate, Governance::Suspend];
+    let decided = row.cycle.iter().flat_map(|cycle| &cycle.decided);
+    let mut asked = decided.filter_map(|decided| Governance::parse(&decided.governance));
+    asked.rfind(|it| waits.contains(it)) == Some(Governance::Suspend)
+}
+
+/// The latest judgement of a cycle that came to this; none where it was not the judge who decided.
+fn decided_so(row: &IntentRow, decision: Governance) -> Option<&DecidedRow> {
+    row.cycle.as_ref()?.decided.iter().rfind(|decided| decided.governance == decision.as_str())
+}
+
+/// A decision as records have it.
+fn word(decision: Governance) -> &'static str {
+    match decision {
+        Governance::Proceed => "ALLOW",
+        other => other.as_str(),
+    }
 }
 
 impl GarAsk {
     fn wants(&self, line: &Line, said: &Said) -> bool {
         let at = clock::parse_ms(&line.at).unwrap_or(0);
-        let told = said.ale().or_else(|| code_of(&line.event));
+        let told = said.ale().or_else(|| line.code());
         self.ale_type.as_deref().is_none_or(|code| told == Some(code))
             && self.from_ms.is_none_or(|from| at >= from)
             && self.to_ms.is_none_or(|to| at < to)

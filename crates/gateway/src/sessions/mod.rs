@@ -17,6 +17,7 @@ mod context;
 mod cycles;
 mod gar;
 mod intents;
+mod recover;
 mod revoke;
 
 pub(crate) use self::anomalies::stands_on_nothing;
@@ -25,10 +26,12 @@ pub use self::clusters::{Awaiting, ClusterView, DeadlockView, FormAsk, MemberVie
 pub(crate) use self::conflict::Contradicted;
 pub(crate) use self::context::{Budget, shown};
 pub use self::context::{ContextView, DelegationContext};
+pub(crate) use self::cycles::CycleSaid;
 pub use self::cycles::CycleView;
 pub use self::gar::{GarAsk, GarView};
 pub use self::intents::DeclarationView;
 pub(crate) use self::intents::Declarations;
+pub(crate) use self::recover::Taken;
 pub use self::revoke::HaltedView;
 pub(crate) use self::revoke::{Cause, EXHAUSTED, EXTERNAL, PRINCIPAL, UNANSWERED};
 

@@ -69,7 +69,7 @@ pub struct HaltedView {
 /// Its principal, or somebody who may speak for them.
 pub(crate) const PRINCIPAL: &str = "R-1";
 /// Its time is over.
-const EXPIRED: &str = "R-2";
+pub(super) const EXPIRED: &str = "R-2";
 /// It asked for what is outside of its mandate or its own goal.
 const SCOPE: &str = "R-3";
 /// It asked for what is prohibited without exception.
@@ -347,6 +347,10 @@ impl Gateway {
         let session = &governed.session;
         let mut walked = self.walk(governed).await.map_err(rejected)?;
         let halt = left.unwrap_or_else(|| walked.halt(session));
+        if let Some(since) = walked.left_behind(halt) {
+            self.note_abandoned(governed, walked.stopped(), since).await?;
+            walked = walked.again(self.walk(governed).await.map_err(rejected)?);
+        }
         if self.end_what_waits(governed, &walked).await.map_err(rejected)? {
             walked = walked.again(self.walk(governed).await.map_err(rejected)?);
         }
@@ -361,6 +365,29 @@ impl Gateway {
         let turn = self.turn(governed, SessionEvent::Revoked(halt), stopped, HALTED, &record);
         let (_, session) = self.ledger.turn(turn.map_err(rejected)?).await?;
         Ok((session, walked.unsettled()))
+    }
+
+    /// Its agent had the whole time of its mandate to end it, and did not come back.
+    async fn note_abandoned(
+        &self,
+        governed: &Governed,
+        stopped: Option<&str>,
+        since: &str,
+    ) -> Result<(), ledger::Error> {
+        let fields = json!({"last_record_at": since, "trigger": EXPIRED});
+        let left = json!({"by": self.issuer.as_str(), "completionState": Halt::Clean.as_str()});
+        let turn = Turn {
+            tenant: governed.tenant.clone(),
+            session: governed.session.id.clone(),
+            event: None,
+            cause: stopped.map(Box::from),
+            record: event(
+                self.tenant(&governed.tenant).map_err(rejected)?,
+                ABANDONED,
+                &ale("ALE-010", fields, left),
+            ),
+        };
+        self.ledger.turn(turn).await.map(drop)
     }
 
     /// Nobody is asked any more about what belongs to a session that is over. Whether there was any.
@@ -444,5 +471,6 @@ const AT_ONCE: usize = 32;
 const PAGE: u32 = 256;
 pub(super) const REVOKING: &str = "session_revocation_initiated";
 const REVOKED: &str = "mandate_revoked";
+pub(super) const ABANDONED: &str = "session_abandoned";
 const HALTED: &str = "session_halted";
 const ACKNOWLEDGED: &str = "revocation_acknowledged";

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use action::IdempotencyKey;
 use countersign_gateway::{
-    Ask, Caller, CloseAsk, Code, Completion, CycleView, Decision, DelegateAsk, Error, ExtendAsk, MandateAsk,
-    ResourceEnvelope, Role, RulingAsk, SessionView,
+    Ask, Caller, CloseAsk, Code, Completion, CycleView, Decision, DelegateAsk, Error, ExtendAsk, GarAsk,
+    MandateAsk, ResourceEnvelope, Role, RulingAsk, SessionView,
 };
 use serde_json::{Value, json};
 use testkit::bank::{Bank, Fault, Injection, Options};
 
 use crate::approvals::{approver, house_with};
 use crate::banked;
-use crate::faults::found;
+use crate::faults::{Dies, effects, found, until};
 use crate::house::{House, POLICY, Said};
 use crate::late::{NO_RETRY, house_with as house_that_is_told, same, settled};
 use crate::resolutions::resolve;
@@ -57,7 +57,17 @@ impl House {
         let tail = &session.session_id[session.session_id.len() - 8..];
         let body = merged(pay(&format!("acct-{tail}-{number}"), number), more);
         let (said, view) = self.cycle(session, &key, &body).await.unwrap();
-        (view.governance_result, said.kind().to_owned(), said.code().to_owned())
+        (view.governance_result.to_owned(), said.kind().to_owned(), said.code().to_owned())
+    }
+
+    /// Result and kind that a cycle is answered with, once its latest record of a decision says the same.
+    async fn told(&self, session: &SessionView, key: &str, body: &Value) -> [String; 2] {
+        let (said, view) = self.cycle(session, key, body).await.unwrap();
+        let records = self.records(&session.session_id).await;
+        let of_it = records.iter().filter(|it| it.action_id.as_deref() == Some(&*view.cycle_id));
+        let decided = of_it.filter_map(|it| it.governance_decision).next_back();
+        assert_eq!(decided.map(|it| it.replace("ALLOW", "PROCEED")).as_deref(), Some(view.governance_result));
+        [view.governance_result.to_owned(), said.kind().to_owned()]
     }
 
     async fn events(&self, session: &SessionView) -> Vec<String> {
@@ -134,7 +144,7 @@ async fn a_cycle_is_answered_with_its_record_and_stands_in_the_session() {
     let declared = with(intent(&before, "i-1", 1), "context_fingerprint", json!(fingerprint));
     house.declare(&before.session_id, &declared).await.unwrap();
     let (said, view) = house.cycle(&before, "k", &pay("acct-1", 2)).await.unwrap();
-    assert_eq!((said.kind(), &*view.governance_result), ("executed", "PROCEED"), "{}", said.body);
+    assert_eq!((said.kind(), view.governance_result), ("executed", "PROCEED"), "{}", said.body);
     assert_eq!((view.intent_id.as_deref(), &view.reasoning_mode), (Some("i-1"), &json!("CHAIN")));
     assert_eq!((&*view.cycle_id, &view.session_id), (said.id(), &before.session_id));
     let records = house.records(&before.session_id).await;
@@ -175,7 +185,7 @@ async fn each_step_that_fails_is_told_by_its_code_and_on_record() {
     let key = "outside";
     let (said, view) =
         house.cycle(&data, key, &with(pay("acct-2", 2), "intent_id", json!("i-0"))).await.unwrap();
-    assert_eq!((said.code(), &*view.governance_result), ("IDP-E009", "DENY"));
+    assert_eq!((said.code(), view.governance_result), ("IDP-E009", "DENY"));
     let receipt = house.verified(said.body["receipt"].as_str().unwrap()).await;
     let entries = receipt["entries"].as_array().or(receipt["chain"].as_array());
     let text = serde_json::to_string(&receipt).unwrap();
@@ -333,7 +343,7 @@ async fn what_waits_for_people_stops_the_cycles_of_its_session_and_then_goes_on(
     let same = |number| pay("acct-1", number);
     assert_eq!(house.cycle(&session, "a", &same(2)).await.unwrap().0.kind(), "executed");
     let (held, view) = house.cycle(&session, "b", &same(3)).await.unwrap();
-    assert_eq!((held.kind(), &*view.governance_result), ("held", "ESCALATE"));
+    assert_eq!((held.kind(), view.governance_result), ("held", "ESCALATE"));
     assert_eq!(
         house.gateway().session(&house.agent, &session.session_id).await.unwrap().state,
         "HEM_PENDING"
@@ -355,6 +365,83 @@ async fn what_waits_for_people_stops_the_cycles_of_its_session_and_then_goes_on(
         .collect();
     assert_eq!(decisions[0], ("held".to_owned(), Some("ESCALATE")));
     assert!(decisions.contains(&("admitted".to_owned(), Some("ALLOW"))), "{decisions:?}");
+    let goes_on = GarAsk { ale_type: Some("ALE-009".into()), limit: 10, ..GarAsk::default() };
+    let goes_on = house.gateway().gar(&house.operator, &goes_on).await.unwrap().items;
+    assert_eq!(goes_on.iter().map(|it| &*it.event).collect::<Vec<_>>(), ["approved"]);
+    house.is_whole().await;
+}
+
+/// A process dies amid a cycle, the next one before it has found out what became of that, and the third does.
+#[tokio::test]
+async fn a_recovery_is_on_record_once_however_often_it_is_begun_and_ends_when_all_is_known() {
+    let dies = Dies::at("takeover.before");
+    let bank = banked::bank("USD").await;
+    let house = House::bound(&banked::binding(&bank, "bank", &banked::RIGHT), |config| {
+        banked::reaching(config, &[&bank]);
+        config.limits.recovery_interval_ms = 200;
+        config.fail_points = Some(Arc::clone(&dies) as _);
+    })
+    .await;
+    let session = house.declared("CHAIN").await;
+    let quiet = house.declared_as(json!({"intent_id": "i-2"})).await;
+    house.cycle(&quiet, "quiet", &merged(pay("acct-2", 2), json!({"intent_id": "i-2"}))).await.unwrap();
+    bank.inject(Injection::payments(Fault::DelayAnswer { ms: 600_000 }, 1));
+    let body = pay("acct-1", 2);
+    let left_behind = async {
+        effects(&bank, 2).await;
+        house.copy().await
+    };
+    let mut after = tokio::select! {
+        _ = house.cycle(&session, "k", &body) => panic!("the bank does not answer"),
+        after = left_behind => after,
+    };
+    dies.arm();
+    after.installation.start();
+    until("it is taken up", || !dies.is_armed()).await;
+    let mut after = after.restart().await;
+    after.installation.start();
+    let told = || async { after.events(&session).await.into_iter().skip(2).collect::<Vec<_>>() };
+    let events = found("the end of it", || async {
+        let events = told().await;
+        events.contains(&"recovery_complete".to_owned()).then_some(events)
+    })
+    .await;
+    let at = |event: &str| {
+        let found: Vec<usize> =
+            events.iter().enumerate().filter(|(_, it)| *it == event).map(|(at, _)| at).collect();
+        assert_eq!(found.len(), 1, "{event}: {events:?}");
+        found[0]
+    };
+    assert_eq!((at("admitted"), at("recovery_initiated"), at("in_doubt")), (0, 1, 2));
+    assert!(at("recovery_complete") > 2);
+    let records = after.records(&session.session_id).await;
+    let of = |event: &str| records.iter().find(|it| it.event == event).unwrap();
+    let (first, last) = (of("recovery_initiated"), of("recovery_complete"));
+    assert_eq!((first.ale_type.as_deref(), last.ale_type.as_deref()), (Some("ALE-011"), Some("ALE-012")));
+    assert_eq!(last.causal_parent_id.as_ref(), Some(&first.record_id));
+    assert_eq!(first.ale_fields, Some(json!({"cycles": 1})));
+    assert!(!after.events(&quiet).await.iter().any(|event| event.starts_with("recovery")));
+    after.is_whole().await;
+}
+
+#[tokio::test]
+async fn a_cycle_is_answered_with_what_its_latest_record_says_was_decided() {
+    let house = house_with(1, |config| config.limits.held_per_agent = 1).await;
+    let anna = approver(&house, "anna");
+    let a = house.declared_as(json!({"intent_id": "a"})).await;
+    let b = house.declared_as(json!({"intent_id": "b"})).await;
+    let same = |intent: &str, number| merged(pay("acct-1", number), json!({"intent_id": intent}));
+    let (first, _) = house.cycle(&a, "first", &same("a", 2)).await.unwrap();
+    assert_eq!(first.kind(), "executed", "{}", first.body);
+    let (held, _) = house.cycle(&a, "held", &same("a", 3)).await.unwrap();
+    assert_eq!(house.told(&a, "held", &same("a", 3)).await, ["ESCALATE", "held"]);
+    // The judge would have people asked, and admission has it that no more wait.
+    assert_eq!(house.told(&b, "too-many", &same("b", 2)).await, ["DENY", "blocked"]);
+    house.gateway().reject(&anna, held.id(), None).await.unwrap();
+    assert_eq!(house.told(&a, "held", &same("a", 3)).await, ["DENY", "blocked"]);
+    let (held, _) = house.cycle(&a, "called-off", &same("a", 4)).await.unwrap();
+    house.gateway().cancel(&house.agent, held.id()).await.unwrap();
+    assert_eq!(house.told(&a, "called-off", &same("a", 4)).await, ["DENY", "failed"]);
     house.is_whole().await;
 }
 
@@ -455,7 +542,7 @@ async fn what_a_cycle_takes_is_taken_of_every_mandate_above() {
     let declared = with(intent(&session, "i-1", 1), "reasoning_mode", json!("DELEGATED"));
     house.declare(&session.session_id, &declared).await.unwrap();
     let (said, view) = house.cycle(&session, "k", &pay("acct-1", 2)).await.unwrap();
-    assert_eq!((said.kind(), &*view.governance_result), ("executed", "PROCEED"), "{}", said.body);
+    assert_eq!((said.kind(), view.governance_result), ("executed", "PROCEED"), "{}", said.body);
     assert_eq!(view.delegation_context["delegation_chain"], json!([root]));
     let used: i64 = house
         .store()
@@ -481,7 +568,7 @@ async fn what_takes_longer_than_there_is_time_is_a_breach_on_record() {
     assert_eq!(left.time_budget_remaining, 0);
     let (held, view) = house.cycle(&session, "l", &pay("acct-2", 3)).await.unwrap();
     assert_eq!(
-        (held.kind(), held.reasons(), &*view.governance_result),
+        (held.kind(), held.reasons(), view.governance_result),
         ("held", vec!["budget_exhausted"], "SUSPEND")
     );
     house.is_whole().await;

@@ -1,6 +1,6 @@
 //! Governed sessions in memory.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use action::{ActionId, Subject, Tenant};
@@ -9,11 +9,12 @@ use mandate::{Session, SessionEvent, Usage};
 use super::World;
 use crate::admit::{Cell, Item};
 use crate::entry;
-use crate::session::{Sealer, UNSEALED, after, breaches, moved};
+use crate::session::{Sealer, UNSEALED, after, breaches, fits, moved};
 use crate::stored::page;
 use crate::{
     Cycle, Declared, Declaring, Error, Event, Governed, Heard, Intention, Lapse, Lapsed, Mandate, Opening,
-    Page, Record, SecurityEvent, Settlement, State, Turn, Used, identity,
+    Page, RECOVERY_COMPLETE, RECOVERY_INITIATED, Record, Recovering, SecurityEvent, Settlement, State, Turn,
+    Used, identity,
 };
 
 #[derive(Default)]
@@ -27,6 +28,8 @@ pub(super) struct Sessions {
     /// Session and entry, in the order of the chain.
     records: Vec<(i64, i64)>,
     cycles: HashMap<ActionId, Part>,
+    /// Those whose recovery began and did not end yet, with the record of that.
+    recovering: BTreeMap<i64, Box<str>>,
     /// With the id of its record.
     heard: Vec<(SecurityEvent, Box<str>)>,
 }
@@ -226,6 +229,18 @@ impl World {
         open.into_iter().filter_map(lapsed).take(limit as usize).collect()
     }
 
+    pub(super) fn recovering(&self) -> Vec<Recovering> {
+        let is_sent = |id: &ActionId| self.row(*id).is_some_and(|row| row.stored.state == State::Sent);
+        let taken = |governed: Governed| {
+            let key = identity::session(&governed.tenant, &governed.session.id);
+            let cycles = self.sessions.cycles.iter().filter(|(_, part)| part.session == key);
+            let sent: Vec<ActionId> = cycles.map(|(id, _)| *id).filter(is_sent).collect();
+            let initiated = self.sessions.recovering.get(&key).cloned();
+            (initiated.is_some() || !sent.is_empty()).then_some(Recovering { governed, initiated, sent })
+        };
+        self.all_governed().filter_map(taken).collect()
+    }
+
     fn mandate_ended(&mut self, governed: &Governed, now_ms: i64) -> Option<Lapse> {
         let mandate = self.mandate_of(governed)?.clone();
         for jti in std::iter::once(&mandate.jti).chain(mandate.chain.iter().rev()) {
@@ -301,6 +316,7 @@ impl World {
         let Turn { tenant, session, event, cause, record } = turn;
         let key = identity::session(&tenant, &session);
         let governed = self.governed(&tenant, &session).ok_or(Error::Absent(session))?;
+        fits(record.event, self.sessions.recovering.contains_key(&key), &governed.session.id)?;
         if let Some(event) = event {
             let stands = governed.session.step(event).map_err(Error::Session)?;
             self.rows.sessions.insert(key, Cell::stored(stands));
@@ -308,6 +324,11 @@ impl World {
         let id: Box<str> = self.chain.next_id().into();
         let cause = Some(cause.unwrap_or(governed.opening));
         self.tells(record.clone(), Place { session: key, intent: None, cause })?;
+        match record.event {
+            RECOVERY_INITIATED => drop(self.sessions.recovering.insert(key, id.clone())),
+            RECOVERY_COMPLETE => drop(self.sessions.recovering.remove(&key)),
+            _ => {}
+        }
         let stands = self.rows.sessions.get(&key).map(|cell| cell.value.clone());
         let stands = stands.unwrap_or(governed.session);
         if stands.closed.is_some() {

@@ -18,8 +18,8 @@ use crate::{
     Admission, Admitted, Answer, ApiKey, Approval, Audited, Clustered, Clustering, Counted, Declared,
     Declaring, Deferral, Erased, Erasure, Error, Event, Extension, Facts, FactsQuery, Figures, Filter,
     Freeze, Given, Governed, Grouped, Heard, Held, Inspected, Intention, Lapsed, Ledger, Mandate, Opening,
-    Order, Page, Passkey, Place, PrincipalKey, Record, Recorded, Refusal, Repeat, Resumption, Revocation,
-    Scope, Search, SecurityEvent, Settled, Settlement, Stored, Turn, Verified, identity,
+    Order, Page, Passkey, Place, PrincipalKey, Record, Recorded, Recovering, Refusal, Repeat, Resumption,
+    Revocation, Scope, Search, SecurityEvent, Settled, Settlement, Stored, Turn, Verified, identity,
 };
 
 impl Sqlite {
@@ -410,6 +410,10 @@ impl Ledger for Sqlite {
 
     fn lapsed(&self, now_ms: i64, limit: u32) -> Answer<'_, Vec<Lapsed>> {
         self.look(move |db| session::lapsed(db, now_ms, limit))
+    }
+
+    fn recovering(&self) -> Answer<'_, Vec<Recovering>> {
+        self.look(session::recovering)
     }
 
     fn hear(&self, heard: SecurityEvent, event: Event) -> Answer<'_, Heard> {

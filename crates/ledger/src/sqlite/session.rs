@@ -1,5 +1,7 @@
 //! Governed sessions in the store.
 
+use std::collections::BTreeMap;
+
 use mandate::{Completion, Halt, Session, SessionEvent, Usage};
 use rusqlite::types::Type;
 use rusqlite::{Connection, Row, params};
@@ -8,11 +10,12 @@ use super::batch::{Batch, unwritable};
 use super::read::{self, Sql};
 use crate::admit::{Cell, Item};
 use crate::entry;
-use crate::session::{Sealer, UNSEALED, after, breaches, moved};
+use crate::session::{Sealer, UNSEALED, after, breaches, fits, moved};
 use crate::sqlite::write::Fate;
 use crate::{
-    Declared, Declaring, Draft, Error, Event, Governed, Heard, Intention, Lapse, Lapsed, Opening, Record,
-    SecurityEvent, Settlement, State, Turn, Used, identity,
+    Declared, Declaring, Draft, Error, Event, Governed, Heard, Intention, Lapse, Lapsed, Opening,
+    RECOVERY_COMPLETE, RECOVERY_INITIATED, Record, Recovering, SecurityEvent, Settlement, State, Turn, Used,
+    identity,
 };
 use action::{ActionId, Subject, Tenant};
 
@@ -263,7 +266,14 @@ impl<'a> Batch<'a> {
     pub(super) fn turn(&mut self, turn: &Turn) -> Sql<Result<(Box<str>, Session), Error>> {
         let Turn { tenant, session: name, event, cause, record } = turn;
         let key = identity::session(tenant, name);
-        let Some(cell) = self.named(key, tenant, name)? else { return Ok(Err(Error::Absent(name.clone()))) };
+        if self.named(key, tenant, name)?.is_none() {
+            return Ok(Err(Error::Absent(name.clone())));
+        }
+        let recovers = [RECOVERY_INITIATED, RECOVERY_COMPLETE].contains(&record.event);
+        if recovers && let Err(error) = fits(record.event, recovery_of(self.db, key)?.is_some(), name) {
+            return Ok(Err(error));
+        }
+        let Some(cell) = self.session(key)? else { return Err(unfit("the session is gone")) };
         match event.map(|event| cell.value.step(event)) {
             Some(Ok(session)) => cell.set(session),
             Some(Err(refusal)) => return Ok(Err(Error::Session(refusal))),
@@ -274,7 +284,19 @@ impl<'a> Batch<'a> {
             None => opened_as(self.db, key)?,
         };
         let id: Box<str> = self.tail.chain.next_id().into();
-        self.tells(record, Place { session: key, intent: None, cause })?;
+        let entry = self.tells(record, Place { session: key, intent: None, cause })?;
+        let name = format!("{RECOVERING}{key}");
+        match record.event {
+            RECOVERY_INITIATED => {
+                self.db
+                    .prepare_cached("INSERT OR REPLACE INTO meta VALUES (?1, ?2)")?
+                    .execute(params![name, entry])?;
+            }
+            RECOVERY_COMPLETE => {
+                self.db.prepare_cached("DELETE FROM meta WHERE name = ?1")?.execute([name])?;
+            }
+            _ => {}
+        }
         let Some(cell) = self.session(key)? else { return Err(unfit("the session is gone")) };
         let session = cell.value.clone();
         if session.closed.is_some() {
@@ -386,6 +408,9 @@ fn halt_code(halt: Halt) -> i64 {
     }
 }
 
+/// What the names in `meta` begin with that say whose recovery began; the value is the entry of that.
+const RECOVERING: &str = "recovering/";
+
 const SESSION: &str =
     "SELECT key, id, tenant, subject, mandate, opened, epoch, sequence, next, held, in_flight, denials,
     cycles, blocked, suspended, closed, halt, opening, entry, payload FROM session";
@@ -442,6 +467,35 @@ pub(crate) fn lapsed(db: &Connection, now_ms: i64, limit: u32) -> Sql<Vec<Lapsed
         found.push(Lapsed { governed, why });
     }
     Ok(found)
+}
+
+pub(crate) fn recovering(db: &Connection) -> Sql<Vec<Recovering>> {
+    let sent =
+        "SELECT c.session, a.id FROM fate f JOIN cycle c ON c.action = f.row JOIN action a ON a.row = f.row
+                WHERE f.state = 2 AND f.state <= 3 ORDER BY f.row";
+    let sent = read::many(db, sent, [], |row| Ok((row.get::<_, i64>(0)?, read::id(row, 1)?)))?;
+    // All names that begin so: of the characters that may follow none comes after `:`.
+    let begun =
+        "SELECT CAST(substr(name, length(?1) + 1) AS INTEGER) FROM meta WHERE name > ?1 AND name < ?1 || ':'";
+    let begun = read::many(db, begun, [RECOVERING], |row| Ok((row.get(0)?, Vec::new())))?;
+    let mut open: BTreeMap<i64, Vec<ActionId>> = begun.into_iter().collect();
+    for (key, id) in sent {
+        open.entry(key).or_default().push(id);
+    }
+    let mut found = Vec::with_capacity(open.len());
+    for (key, sent) in open {
+        if let Some(governed) = governed(db, key)? {
+            found.push(Recovering { governed, initiated: recovery_of(db, key)?, sent });
+        }
+    }
+    Ok(found)
+}
+
+/// The record with which the recovery of a session began that did not end yet.
+fn recovery_of(db: &Connection, key: i64) -> Sql<Option<Box<str>>> {
+    let sql = "SELECT e.bytes FROM meta m JOIN entry e ON e.row = m.value WHERE m.name = ?1";
+    let bytes: Option<Vec<u8>> = read::one(db, sql, [format!("{RECOVERING}{key}")], |row| row.get(0))?;
+    Ok(bytes.and_then(|bytes| entry::id_of(&bytes)))
 }
 
 /// How the mandate of a session, or one that it descends from, has ended, if it has.

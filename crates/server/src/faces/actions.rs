@@ -246,6 +246,9 @@ pub(crate) struct Record<'a> {
     /// Who decided, if one person did; several stand in `approvals`. Who was to be asked, if nobody has.
     human_approver: Option<&'a str>,
     action: What<'a>,
+    /// What was at stake, canonical decimal; null where it moves no money, and once it is erased.
+    amount: Option<&'a str>,
+    currency: Option<&'a str>,
     /// Null once the action is erased.
     reversible: Option<bool>,
     created_at: &'a str,
@@ -459,6 +462,8 @@ impl<'a> Record<'a> {
                 description: view.description.as_deref(),
                 parameters: &view.parameters,
             },
+            amount: view.amount.as_deref(),
+            currency: view.currency.as_deref(),
             reversible: view.reversible,
             created_at: &view.created_at,
             deadline: view.deadline.as_deref(),

@@ -16,7 +16,7 @@ pub(crate) async fn disclosure(request: Request) -> Result<Response, Error> {
     let gateway = request.gateway()?;
     let caller = who::caller(&request).await?;
     let [level] = request.query(["level"])?;
-    let disclosed = gateway.disclosure(&caller, level.as_deref())?;
+    let disclosed = gateway.disclosure(&caller, level.as_deref()).await?;
     Ok(reply::json(StatusCode::OK, &Disclosure::of(disclosed)))
 }
 
@@ -35,6 +35,22 @@ pub(crate) struct Disclosure {
     hard_deny: Option<Vec<String>>,
     /// The policies by tier and id; null where they are not told.
     policies: Option<Vec<Policy>>,
+    /// What the operator withholds from this role.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    withheld: Option<Withheld>,
+    /// `CAP_TRANSPARENCY_VIOLATION`: no reason is given for what is withheld, or this is not the set on record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    violation: Option<&'static str>,
+}
+
+/// What the operator withholds.
+#[derive(Serialize, ToSchema)]
+#[schema(as = PoliciesWithheld)]
+pub(crate) struct Withheld {
+    /// The level that the role would be told.
+    level: &'static str,
+    /// Why it is not; null where nobody says so.
+    reason: Option<String>,
 }
 
 /// One policy. What is not told of it is null.
@@ -59,7 +75,8 @@ pub(crate) struct Policy {
 }
 
 impl Disclosure {
-    fn of(told: gateway::Disclosure) -> Disclosure {
+    fn of(view: gateway::DisclosureView) -> Disclosure {
+        let gateway::DisclosureView { told, withheld, violation } = view;
         let (names, policies) = (told.level >= Level::Summary, told.level >= Level::Redacted);
         Disclosure {
             disclosure_level: told.level.as_str(),
@@ -68,6 +85,8 @@ impl Disclosure {
             hard_denied: told.hard_denied,
             hard_deny: names.then_some(told.hard_deny),
             policies: policies.then(|| told.policies.into_iter().map(Policy::of).collect()),
+            withheld: withheld.map(|it| Withheld { level: it.level.as_str(), reason: it.reason }),
+            violation: violation.then_some(gateway::VIOLATION),
         }
     }
 }

@@ -386,7 +386,7 @@ pub(crate) struct CycleRecord<'a> {
     #[schema(value_type = Object)]
     cluster_context: Value,
     /// `PROCEED`, `DENY`, `ESCALATE` or `SUSPEND`.
-    governance_result: String,
+    governance_result: &'static str,
     /// The governance record it began with; null once that was pruned.
     gar_record_id: Option<String>,
     /// The outcome, as the Execution Protocol tells it.
