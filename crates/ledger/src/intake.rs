@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use action::{ActionId, Environment, Money, Subject, Tenant};
-use mandate::{Limits, ResourceEnvelope, Usage};
+use mandate::{ApprovedLimits, Limits, ResourceEnvelope, Usage};
 use sha2::{Digest, Sha256};
 
 use crate::{Cycle, Draft, Error, Event, Labels, State, identity};
@@ -166,6 +166,8 @@ pub struct Approval {
     pub entry: Draft,
     /// The entry's state if this is the last approval that was needed.
     pub state_if_last: &'static str,
+    /// How far a yes goes for the rest of the action's session: that is lowered in the same commit, which records it.
+    pub limits: Option<ApprovedLimits>,
 }
 
 /// More time for a mandate.

@@ -397,6 +397,7 @@ impl World {
         let (given, needed) = (given_in(row, approval.round) + 1, row.stored.needed);
         let last = given >= needed;
         let entry = self.say(approval, APPROVED, last)?;
+        self.limits(approval)?;
         if last {
             let row = self.row_mut(approval.action)?;
             row.stored.state = State::Approved;

@@ -27,6 +27,7 @@
 //! because a limit that is not understood cannot be kept.
 
 mod account;
+mod approved;
 mod claims;
 mod cluster;
 mod context;
@@ -41,6 +42,7 @@ mod signal;
 mod token;
 
 pub use account::{Account, Limits, Usage, Use};
+pub use approved::ApprovedLimits;
 pub use claims::{Claims, Confidence, Mandate, Resource, ResourceEnvelope, SpendCap};
 pub use cluster::{Cluster, ClusterEvent, ClusterRefusal, ClusterState, Member, Transfer};
 pub use context::{CONTEXT_MEMBERS, ClusterContext, ContextPackage, DelegationContext, Partner, Remaining};

@@ -176,7 +176,8 @@ const fn words(code: Code) -> Words {
             "the mandate does not cover this action",
             "There is no mandate where one is needed, or it is expired, revoked, for another agent, out of scope, \
              or what is left of its spend cap is too small; or one that it descends from is, or the chain to it \
-             cannot be verified; or the amount is above the caller's own bound.",
+             cannot be verified; or the amount is above the caller's own bound; or the action is beyond what people agreed \
+             to for the rest of its session (reason beyond_session).",
             &[
                 "check scope, resources, expiry and what is left of the mandate",
                 "ask the operator for a mandate that covers the action, and send it under a new key",

@@ -3,19 +3,21 @@
 
 use std::sync::Arc;
 
-use action::ActionId;
+use action::{ActionId, Tenant};
 use ledger::Governed;
 use mandate::{
     Account, ContextPackage, Declaration, Limits, Mandate, Remaining, ResourceEnvelope, SessionState,
 };
 use serde_json::{Value, json};
 
+use super::SessionLimits;
 use super::clusters::shown_cluster;
 use crate::approvals::HeldView;
 use crate::authority::PUBLIC_TOKEN;
 use crate::caller::Caller;
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
+use crate::row::internal;
 use crate::{Error, clock};
 
 /// The Context Package of a session, as it stands.
@@ -41,6 +43,8 @@ pub struct ContextView {
     pub delegation_context: DelegationContext,
     /// The cluster the session is a member of, if it is.
     pub cluster_context: Option<Value>,
+    /// How far people agreed to whatever it does, if not as far as its mandate goes.
+    pub session_limits: Option<SessionLimits>,
     /// Cycles denied so far.
     pub prior_denial_count: u32,
     /// What of it waits for people, and what they ask.
@@ -98,7 +102,17 @@ impl Gateway {
         let mut package = budget.package(governed, intent, governed.session.sequence, None);
         package.cluster = self.around(governed, now_ms).await?;
         let root = mandates.first().map_or("", |mandate| mandate.root_principal());
-        Ok(ContextView::of(&package, root))
+        let session_limits = SessionLimits::of(governed.session.limits);
+        Ok(ContextView { session_limits, ..ContextView::of(&package, root) })
+    }
+
+    /// When the first mandate ends that a session stands under, in Unix milliseconds.
+    pub(crate) async fn session_ends(&self, tenant: &Tenant, id: &str) -> Result<i64, Error> {
+        let found = self.ledger.session(tenant, id).await.map_err(unavailable)?;
+        let governed = found.ok_or_else(|| internal("the session of a cycle is gone"))?;
+        let mandates = self.mandates_of(&governed).await?;
+        let ends_s = mandates.iter().map(|mandate| mandate.expires_at).min();
+        Ok(ends_s.unwrap_or(i64::MAX).saturating_mul(1000))
     }
 
     /// The mandate that a session was opened with and all that it descends from, leaf first.
@@ -200,6 +214,7 @@ impl ContextView {
             },
             cluster_context: package.cluster.as_ref().map(shown_cluster),
             escalation: None,
+            session_limits: None,
             prior_denial_count: package.prior_denial_count,
             fingerprint: fingerprint(package),
         }

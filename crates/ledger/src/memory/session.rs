@@ -9,11 +9,11 @@ use mandate::{Session, SessionEvent, Usage};
 use super::World;
 use crate::admit::{Cell, Item};
 use crate::entry;
-use crate::session::{Sealer, UNSEALED, after, breaches, moved};
+use crate::session::{Sealer, UNSEALED, after, breaches, limited, moved};
 use crate::stored::page;
 use crate::{
-    Cycle, Declared, Declaring, Error, Event, Governed, Heard, Intention, Lapse, Lapsed, Mandate, Opening,
-    Page, Record, SecurityEvent, Settlement, State, Turn, Used, identity,
+    Approval, Cycle, Declared, Declaring, Error, Event, Governed, Heard, Intention, Lapse, Lapsed, Mandate,
+    Opening, Page, Record, SecurityEvent, Settlement, State, Turn, Used, identity,
 };
 
 #[derive(Default)]
@@ -121,6 +121,20 @@ impl World {
             return Ok(());
         }
         self.tells(halts.clone(), place).map(drop)
+    }
+
+    /// Lowers how far people agree to whatever the session of an action does from now on, and puts that on record. One that
+    /// is over has had its last record.
+    pub(super) fn limits(&mut self, approval: &Approval) -> Result<(), Error> {
+        let Some((set, part)) = approval.limits.zip(self.sessions.cycles.get(&approval.action)) else {
+            return Ok(());
+        };
+        let place = Place { session: part.session, intent: None, cause: Some(part.last.clone()) };
+        let cell = self.rows.sessions.get_mut(&place.session).filter(|cell| cell.value.closed.is_none());
+        let Some(cell) = cell else { return Ok(()) };
+        cell.set(after(&cell.value, SessionEvent::Limited(set)));
+        let told = limited(approval, set, cell.value.limits);
+        self.tells(told, place).map(drop)
     }
 
     pub(super) fn takes_place(

@@ -304,6 +304,7 @@ impl<'a> Batch<'a> {
         let given = read::given(self.db, fate.row, approval.round)? + 1;
         let last = given >= needed;
         let entry = self.say(&fate, approval, APPROVED, last)?;
+        self.limits(&fate, approval)?;
         if last {
             self.write.change(&Fate { state: State::Approved, ..fate })?;
         }

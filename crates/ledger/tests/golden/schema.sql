@@ -223,7 +223,7 @@ CREATE TABLE session (
     opening TEXT NOT NULL,      -- id of its first record
     entry INTEGER NOT NULL,     -- row of that
     payload BLOB NOT NULL
-) STRICT;
+, limit_minor INTEGER, limit_currency TEXT, limit_until INTEGER, limited INTEGER) STRICT;
 CREATE UNIQUE INDEX session_entry ON session (entry);
 CREATE INDEX session_open ON session (tenant, mandate) WHERE closed IS NULL;
 CREATE TABLE record (
