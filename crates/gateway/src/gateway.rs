@@ -58,7 +58,8 @@ pub struct Gateway {
     /// What passkeys are asked to sign.
     pub(crate) challenges: Challenges,
     pub(crate) questions: Questions,
-    /// Taken while it is looked whether somebody is asked to extend a budget, until that is written down.
+    /// Taken while it is looked whether somebody is asked to extend a budget, and while more time is judged, until what comes of
+    /// it is written down. Whoever has it waits for nobody who may want it.
     pub(crate) extensions: Arc<tokio::sync::Mutex<()>>,
     /// When an action in doubt is to be asked after next.
     pub(crate) inquiries: Mutex<HashMap<ActionId, Inquiry>>,
@@ -66,6 +67,9 @@ pub struct Gateway {
 
 /// As many of each are under hand at once: enough for commits that are worth their fsync, and each takes up to 50 KiB.
 const AT_ONCE: usize = 128;
+
+/// How often more time is judged anew because others changed meanwhile what it was judged by.
+pub(crate) const MOST_TRIES: u32 = 20;
 
 /// How often an action was asked after, and when it will be again.
 #[derive(Clone, Copy)]

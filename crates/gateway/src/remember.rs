@@ -265,6 +265,9 @@ pub(crate) fn unavailable(error: ledger::Error) -> Error {
             let until = clock::text(until_ms);
             Error::new(Code::StateConflict, format!("the action has to be kept until {until}"))
         }
+        ledger::Error::Changed(_) => {
+            Error::new(Code::Unavailable, "what is left of the mandate changed meanwhile").retry_after(1)
+        }
         ledger::Error::Busy => Error::new(Code::Unavailable, "too many requests are waiting").retry_after(1),
         other => {
             tracing::error!(error = %other, "the ledger did not answer");

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use action::{Subject, Tenant, json};
-use mandate::{Account, Cluster, ClusterEvent, ClusterRefusal, ClusterState, Member, Session, SessionEvent};
+use mandate::{
+    Account, Cluster, ClusterEvent, ClusterRefusal, ClusterState, Member, Session, SessionEvent, time_left,
+};
 use mandate::{SessionRefusal, SessionState};
 use serde_json::{Value, json};
 
@@ -89,6 +91,9 @@ pub struct Transfer {
     pub source: Vec<Debit>,
     /// The same of the other.
     pub target: Vec<Debit>,
+    /// How many seconds each of the two had left by its accounts when the policies were asked; if that is something else now
+    /// they are asked anew ([`Error::Changed`]). `None` if nothing was judged by it.
+    pub judged: Option<[u64; 2]>,
     /// The policies that permit it.
     pub policies: Vec<String>,
 }
@@ -231,7 +236,11 @@ impl Clustering {
         for (session, line) in [(&self.session, source), (to, target)] {
             may_move(session, line, scene).map_err(refused)?;
         }
-        let left = left(source, &scene.accounts);
+        let lefts = [source, target].map(|line| left(line, &scene.accounts));
+        if transfer.judged.is_some_and(|judged| judged != lefts) {
+            return Err(Error::Changed(self.session.clone()));
+        }
+        let [left, _] = lefts;
         let moved = scene.cluster.transfer(&self.session, to, *seconds, left, self.at_ms).map_err(refused)?;
         let gives: Vec<&str> = source.iter().map(|debit| &*debit.jti).collect();
         let gets: Vec<&str> = target.iter().map(|debit| &*debit.jti).collect();
@@ -337,7 +346,7 @@ impl Clustering {
     }
 
     fn tells_transfer(&self, transfer: &Transfer, scene: &Scene<'_>, after: &Accounts) -> Vec<Told> {
-        let Transfer { to, seconds, policies, source, target } = transfer;
+        let Transfer { to, seconds, policies, source, target, judged: _ } = transfer;
         let accounts: Accounts = scene.accounts.clone().into_iter().chain(after.clone()).collect();
         let mandate = |session: &str| scene.cluster.member(session).ok().map(|it| it.mandate_id.clone());
         let fields = json!({
@@ -432,11 +441,7 @@ fn account(accounts: &Accounts, jti: &str) -> Account {
 
 /// What all of a line have left together.
 fn left(line: &[Debit], accounts: &Accounts) -> u64 {
-    let of = |debit: &Debit| {
-        let envelope = account(accounts, &debit.jti).envelope_left(&debit.limits.envelope);
-        envelope.max_duration_seconds.unwrap_or(u64::MAX)
-    };
-    line.iter().map(of).min().unwrap_or(0)
+    time_left(line.iter().map(|debit| (account(accounts, &debit.jti), debit.limits)))
 }
 
 /// How a cluster stands, as its records say it.

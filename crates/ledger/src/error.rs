@@ -41,6 +41,9 @@ pub enum Error {
     /// overage.
     #[error("action `{0}` takes more than one of its mandates has left, and brings no overage")]
     AboveCap(ActionId),
+    /// Somebody changed what is left of a mandate since it was judged: it has to be judged anew.
+    #[error("what is left of mandate `{0}` is not what was judged")]
+    Changed(Box<str>),
     /// The action is not settled, so that nobody can erase it yet.
     #[error("action `{id}` is {state} and cannot be erased yet")]
     Unsettled {

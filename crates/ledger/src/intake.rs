@@ -183,6 +183,9 @@ pub struct Extension {
     pub above: Vec<(Box<str>, Limits)>,
     /// How much more.
     pub seconds: u64,
+    /// What had been granted when it was judged; if that is something else now it is judged anew ([`Error::Changed`]). `None` if
+    /// nothing was judged by it.
+    pub judged: Option<i64>,
     /// The entry that says so.
     pub event: Event,
     /// The person's word on each held action that waits for it: these are to be judged again.

@@ -425,7 +425,7 @@ impl World {
     }
 
     fn extend(&mut self, extension: &Extension) -> Result<Account, Error> {
-        let Extension { tenant, jti, limits, above, seconds, event, words } = extension;
+        let Extension { tenant, jti, limits, above, seconds, judged, event, words } = extension;
         let mut accounts = Vec::with_capacity(above.len());
         for (jti, limits) in above.iter().map(|(jti, limits)| (jti, limits)).chain([(jti, limits)]) {
             if !self.mandates.iter().any(|it| it.tenant == *tenant && it.jti == *jti) {
@@ -435,6 +435,9 @@ impl World {
             accounts.push((cell.value.clone(), *limits));
         }
         let (account, limits) = accounts.pop().ok_or_else(|| Error::Absent(jti.clone()))?;
+        if judged.is_some_and(|judged| judged != account.granted_seconds) {
+            return Err(Error::Changed(jti.clone()));
+        }
         let longer = account.extend(&limits, &accounts, *seconds).map_err(Error::Mandate)?;
         for word in words {
             self.awaited(word, State::Approved)?;

@@ -103,6 +103,7 @@ fn hand(from: &str, to: &str, seconds: u64) -> Deed {
         seconds,
         source: line(from),
         target: line(to),
+        judged: None,
         policies: vec!["p-1".into()],
     })
 }
@@ -341,6 +342,24 @@ fn a_transfer_is_on_record_with_both_and_seen_by_the_next_cycle_of_every_member(
 }
 
 #[test]
+fn time_does_not_move_by_what_either_had_left_earlier() {
+    on_every_sealed_ledger(|ledger| {
+        cluster_of(ledger, 2);
+        let judged = |lefts| match hand("s-1", "s-2", 10) {
+            Deed::Transfer(transfer) => Deed::Transfer(Transfer { judged: Some(lefts), ..transfer }),
+            other => other,
+        };
+        done(ledger, "s-1", judged([SECONDS, SECONDS])).unwrap();
+        for stale in [[SECONDS, SECONDS + 10], [SECONDS - 10, SECONDS]] {
+            let refused = done(ledger, "s-1", judged(stale));
+            assert!(matches!(refused, Err(Error::Changed(_))), "{refused:?}");
+        }
+        assert_eq!((granted(ledger, "m-1"), granted(ledger, "m-2")), (-10, 10), "nothing moved");
+        done(ledger, "s-1", judged([SECONDS - 10, SECONDS + 10])).unwrap();
+    });
+}
+
+#[test]
 fn what_is_revoked_or_frozen_neither_gives_nor_gets() {
     on_every_sealed_ledger(|ledger| {
         cluster_of(ledger, 3);
@@ -363,15 +382,28 @@ fn nobody_gives_what_a_mandate_above_has_not_left() {
         };
         let deed = |seconds| {
             let (source, target) = (line("m-1", 40), vec![debit("m-2")]);
-            Deed::Transfer(Transfer { to: "s-2".into(), seconds, source, target, policies: Vec::new() })
+            Deed::Transfer(Transfer {
+                to: "s-2".into(),
+                seconds,
+                source,
+                target,
+                judged: None,
+                policies: Vec::new(),
+            })
         };
         refused(ledger, "s-1", deed(41), R::MoreThanLeft { left: 40 });
         done(ledger, "s-1", deed(40)).unwrap();
         assert_eq!((granted(ledger, "m-1"), granted(ledger, "root"), granted(ledger, "m-2")), (-40, -40, 40));
         refused(ledger, "s-1", deed(1), R::MoreThanLeft { left: 0 });
         let (source, target) = (line("m-1", 40), line("m-2", 40));
-        let within =
-            Deed::Transfer(Transfer { to: "s-2".into(), seconds: 1, source, target, policies: Vec::new() });
+        let within = Deed::Transfer(Transfer {
+            to: "s-2".into(),
+            seconds: 1,
+            source,
+            target,
+            judged: None,
+            policies: Vec::new(),
+        });
         refused(ledger, "s-1", within, R::MoreThanLeft { left: 0 });
     });
 }

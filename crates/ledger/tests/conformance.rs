@@ -1880,6 +1880,7 @@ fn an_extension_and_what_waits_for_it_are_one_commit() {
             limits,
             above: vec![("above".into(), limits)],
             seconds,
+            judged: None,
             event: event("budget_extended"),
             words,
         };
@@ -1916,5 +1917,11 @@ fn an_extension_and_what_waits_for_it_are_one_commit() {
         let after = wait(ledger.verify()).unwrap();
         assert_eq!((after.entries, after.approvals), (before.entries + 2, before.approvals + 1));
         assert_eq!(wait(ledger.extend(alone(7, vec![]))).unwrap().granted_seconds, 12);
+        let judged = |granted| Extension { judged: Some(granted), ..alone(1, vec![]) };
+        let whole = wait(ledger.verify()).unwrap();
+        let stale = wait(ledger.extend(judged(5)));
+        assert!(matches!(stale, Err(Error::Changed(_))), "others granted more since: {stale:?}");
+        assert_eq!(wait(ledger.verify()).unwrap(), whole, "no trace");
+        assert_eq!(wait(ledger.extend(judged(12))).unwrap().granted_seconds, 13);
     });
 }

@@ -230,6 +230,14 @@ impl Account {
     }
 }
 
+/// Seconds that all of a line have left together, each mandate by its account; no limit is no end.
+pub fn time_left(line: impl Iterator<Item = (Account, Limits)>) -> u64 {
+    let of = |(account, limits): (Account, Limits)| {
+        account.envelope_left(&limits.envelope).max_duration_seconds.unwrap_or(u64::MAX)
+    };
+    line.map(of).min().unwrap_or(0)
+}
+
 impl Mandate {
     /// What the mandate's account is measured against.
     pub fn limits(&self) -> Limits {

@@ -576,7 +576,10 @@ async fn an_operator_extends_a_mandate_within_what_its_parent_has_left() {
     house.gateway.kill();
     house.start();
     let (agent, operator) = (house.agent(), house.voice("default", "operator"));
-    let more = extend(&operator, &jti, json!({"seconds": 50, "reason": "the month is long"})).await;
+    // Whoever gave the mandate decides about nothing that is asked for under it: another person's word is on what waits.
+    let made = house.admin().post("/v1/keys", &json!({"subject": "petra", "role": "operator"})).await;
+    let petra = Voice { key: Some(made.body["secret"].as_str().unwrap().to_owned()), ..house.nobody() };
+    let more = extend(&petra, &jti, json!({"seconds": 50, "reason": "the month is long"})).await;
     assert_eq!(more.status, 200, "{}", more.text());
     assert_eq!(more.body["resumed"], json!([waits.body["cycle_id"]]));
     assert_eq!(ended(&agent, &one, "i-1", 3, "1.00").await.body["governance_result"], "PROCEED");

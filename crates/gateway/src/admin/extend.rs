@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use action::ActionId;
 use boundary::Extension;
+use ledger::Stored;
 use mandate::Refusal;
 use serde_json::json;
 
 use super::{MandateStanding, event};
 use crate::caller::{Caller, Deed};
 use crate::crash::Point;
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, MOST_TRIES};
 use crate::remember::unavailable;
 use crate::row::internal;
 use crate::views::not_found;
@@ -38,7 +39,7 @@ impl Gateway {
     /// Extends the time budget of a mandate: its sessions go on, and what waited for it is judged again.
     ///
     /// # Errors
-    /// `EP_FORBIDDEN` for whoever does not govern, for the mandate's own agent and where no policy permits it;
+    /// `EP_FORBIDDEN` for whoever does not govern or acts under the mandate, and where no policy permits it;
     /// `EP_NOT_FOUND` if the tenant knows none of this name; `MANDATE_NARROWING_VIOLATION` where one above it has less
     /// left; `EP_STATE_CONFLICT` for one that has ended or has no time budget.
     pub async fn extend_mandate(
@@ -48,15 +49,16 @@ impl Gateway {
         ask: ExtendAsk,
     ) -> Result<ExtendedMandate, Error> {
         caller.must(Deed::Govern)?;
-        let resumed = self.extend(caller, jti, ask).await?;
+        let resumed = self.extend(caller, jti, None, ask).await?;
         Ok(ExtendedMandate { standing: self.mandate(caller, jti).await?, resumed })
     }
 
-    /// The same, for whoever may.
+    /// The same, for whoever may. If it is a decision about what waits, there is no more time once that does not.
     pub(crate) async fn extend(
         self: &Arc<Self>,
         caller: &Caller,
         jti: &str,
+        about: Option<&Stored>,
         ask: ExtendAsk,
     ) -> Result<Vec<ActionId>, Error> {
         let reason = crate::approvals::readable_as("reason", ask.reason)?;
@@ -65,19 +67,23 @@ impl Gateway {
             let why = format!("seconds is a whole number from 1 to {MOST_SECONDS}");
             return Err(Error::new(Code::ValidationFailed, why).field("/seconds"));
         }
+        // One after another, so that policies see what the one before granted.
+        let _turn = self.extensions.lock().await;
         for _ in 0..MOST_TRIES {
-            if let Some(resumed) = self.try_to_extend(caller, jti, &ask).await? {
+            if let Some(resumed) = self.try_to_extend(caller, jti, about, &ask).await? {
                 return Ok(resumed);
             }
         }
-        Err(Error::new(Code::Unavailable, "what waits for it kept changing meanwhile").retry_after(1))
+        let why = "the budget, or what waits for it, kept changing meanwhile";
+        Err(Error::new(Code::Unavailable, why).retry_after(1))
     }
 
-    /// `None`: somebody decided meanwhile about what waits for it.
+    /// `None`: the budget, or what waits for it, changed since it was judged.
     async fn try_to_extend(
         self: &Arc<Self>,
         caller: &Caller,
         jti: &str,
+        about: Option<&Stored>,
         ask: &ExtendAsk,
     ) -> Result<Option<Vec<ActionId>>, Error> {
         let tenant = self.tenant(&caller.tenant)?;
@@ -87,7 +93,8 @@ impl Gateway {
         let Some((leaf, account)) = line.mandates.first().zip(accounts.first()) else {
             return Err(internal("a line without a leaf"));
         };
-        if line.mandates.iter().any(|mandate| mandate.subject == caller.subject) {
+        let above = line.mandates.iter().any(|mandate| mandate.subject == caller.subject);
+        if above || self.acts_under(caller, jti).await? {
             let why = "whoever acts under a mandate does not extend it";
             return Err(Error::new(Code::Forbidden, why).hint("let another person decide"));
         }
@@ -101,6 +108,11 @@ impl Gateway {
             return Err(Error::new(Code::StateConflict, why));
         };
         let words = self.words_of_time(caller, jti, ask).await?;
+        let waits =
+            |about: &Stored| words.iter().any(|word| (word.action, word.round) == (about.id, about.round));
+        if about.is_some_and(|about| !waits(about)) {
+            return Err(Error::new(Code::StateConflict, "the action does not wait for this any more"));
+        }
         let extension = Extension {
             environment: self.environment,
             tenant: &caller.tenant,
@@ -139,13 +151,14 @@ impl Gateway {
             limits: leaf.limits(),
             above: above.map(|mandate| (mandate.jti.as_str().into(), mandate.limits())).collect(),
             seconds: ask.seconds,
+            judged: Some(account.granted_seconds),
             event: event(tenant, "budget_extended", &record),
             words,
         };
         self.at(Point::ApprovalBefore)?;
         match self.ledger.extend(extension).await {
             Ok(_) => {}
-            Err(ledger::Error::Illegal { .. }) => return Ok(None),
+            Err(ledger::Error::Illegal { .. } | ledger::Error::Changed(_)) => return Ok(None),
             Err(error) => return Err(not_extended(jti, error)),
         }
         self.at(Point::ApprovalAfter)?;
@@ -153,6 +166,12 @@ impl Gateway {
             self.resume_in_turn(&caller.tenant, *action);
         }
         Ok(Some(waiting))
+    }
+
+    /// Has the caller an open session that lives on the mandate's time?
+    async fn acts_under(&self, caller: &Caller, jti: &str) -> Result<bool, Error> {
+        let open = self.ledger.sessions_under(&caller.tenant, jti).await.map_err(unavailable)?;
+        Ok(open.iter().any(|governed| governed.session.subject == caller.subject))
     }
 
     async fn refused<T>(
@@ -194,5 +213,3 @@ fn has_ended(jti: &str, how: &str) -> Error {
 
 /// A hundred years: more is a slip of the hand.
 const MOST_SECONDS: u64 = 100 * 366 * 86_400;
-/// How often it is tried anew because others decided meanwhile.
-const MOST_TRIES: u32 = 5;

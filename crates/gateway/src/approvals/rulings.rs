@@ -222,7 +222,7 @@ impl Gateway {
         let (row, _) = may_decide(caller, &stored)?;
         must_fit(Ruling::ExtendBudget, &row)?;
         let jti = row.mandate_id.as_deref().ok_or_else(|| internal("a cycle has no mandate"))?;
-        self.extend(caller, jti, ask).await?;
+        self.extend(caller, jti, Some(&stored), ask).await?;
         self.held_one(caller, id).await
     }
 
@@ -347,7 +347,8 @@ impl Gateway {
         }
     }
 
-    /// A person's word on each cycle that waits for more time of this mandate, or of one that descends from it.
+    /// A person's word on each cycle that waits for more time of this mandate, or of one that descends from it, and about which
+    /// they may decide.
     pub(crate) async fn words_of_time(
         &self,
         caller: &Caller,
@@ -358,7 +359,7 @@ impl Gateway {
         loop {
             let page = self.ledger.held(&caller.tenant, now_ms, after, PART).await.map_err(unavailable)?;
             for stored in &page.rows {
-                let Ok((row, escalation)) = waiting(stored) else { continue };
+                let Ok((row, escalation)) = may_decide(caller, stored) else { continue };
                 let Some(leaf) = row.mandate_id.as_deref().filter(|_| wants_time(&row)) else { continue };
                 let Some(Ok(line)) = self.line(&caller.tenant, leaf).await? else { continue };
                 if line.mandates.iter().any(|mandate| mandate.jti == jti) {

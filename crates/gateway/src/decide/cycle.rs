@@ -80,6 +80,8 @@ impl Gateway {
     /// Looks at session, declaration and budget as they are now.
     pub(super) async fn look_around(&self, case: &mut Case<'_>, facts: &ledger::Facts) -> Result<(), Error> {
         let Some(mut cycle) = case.cycle.take() else { return Ok(()) };
+        // With the turn that it had: nobody waits for their own.
+        cycle.seen = None;
         let (tenant, id) = (&case.asked.caller.tenant, &cycle.governed.session.id);
         let governed = self.ledger.session(tenant, id).await.map_err(unavailable)?;
         cycle.governed = governed.ok_or_else(|| internal("a session is gone"))?;

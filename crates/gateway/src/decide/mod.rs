@@ -131,8 +131,9 @@ impl Gateway {
                     let halts = governed.map(|it| self.halts(it, reason.class())).transpose()?.flatten();
                     let answer = self.block(&case, judged, code, details, halts).await?;
                     let said = self.noted(&case, deviates, Next::Said(answer)).await;
-                    if let Some(cycle) = &case.cycle {
-                        self.end_stopped(&cycle.governed).await;
+                    // Its turn ends with what was seen of it, and is not kept while a session ends.
+                    if let Some(governed) = case.cycle.take().map(|cycle| cycle.governed) {
+                        self.end_stopped(&governed).await;
                     }
                     return Ok(said);
                 }

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use ledger::{Clustered, Clustering, Debit, Deed as Done, Doer, Governed, Turn};
-use mandate::{ClusterContext, ClusterRefusal, ClusterState, Mandate, Partner, SessionRefusal};
+use mandate::{ClusterContext, ClusterRefusal, ClusterState, Mandate, Partner, SessionRefusal, time_left};
 use serde_json::{Value, json};
 
 use super::gar::ale;
@@ -21,7 +21,7 @@ use crate::approvals::readable_as;
 use crate::authority::PUBLIC_TOKEN;
 use crate::caller::{Caller, Deed, Role};
 use crate::decide::judged_caller;
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, MOST_TRIES};
 use crate::remember::unavailable;
 use crate::row::internal;
 use crate::views::not_found;
@@ -118,6 +118,8 @@ struct Seen {
     line: Vec<Arc<Mandate>>,
     /// Whole seconds.
     left: u64,
+    /// The same by its accounts alone, whenever its mandates end.
+    counted: u64,
     /// Why it can do nothing with them, if its line does not hold any more.
     broken: Option<Error>,
 }
@@ -241,6 +243,24 @@ impl Gateway {
     /// `EP_FORBIDDEN` where the policies do not permit it, which is on record; `EP_VALIDATION_FAILED` naming what cannot be.
     pub async fn transfer(&self, caller: &Caller, id: &str, ask: TransferAsk) -> Result<ClusterView, Error> {
         let source = self.own(caller, &ask.from_session_id, "/from_session_id").await?;
+        // One after another, so that policies see what the one before left.
+        let _turn = self.extensions.lock().await;
+        for _ in 0..MOST_TRIES {
+            if let Some(cluster) = self.try_to_transfer(caller, id, source.clone(), &ask).await? {
+                return Ok(cluster);
+            }
+        }
+        Err(Error::new(Code::Unavailable, "what the two have left kept changing meanwhile").retry_after(1))
+    }
+
+    /// `None`: what they have left changed since the policies were asked.
+    async fn try_to_transfer(
+        &self,
+        caller: &Caller,
+        id: &str,
+        source: Governed,
+        ask: &TransferAsk,
+    ) -> Result<Option<ClusterView>, Error> {
         let clustered = self.clustered(caller, id).await?;
         let fields = &["/from_session_id", "/to_session_id"];
         let cluster_refuses = |refusal| refused(refusal, &ask.from_session_id, fields);
@@ -275,9 +295,16 @@ impl Gateway {
             seconds,
             source: source.debits(),
             target: target.debits(),
+            judged: Some([source.counted, target.counted]),
             policies,
         };
-        self.grouped(caller, id, &ask.from_session_id, Done::Transfer(transfer), fields).await
+        let deed = Done::Transfer(transfer);
+        let clustering = self.clustering(caller, id, &ask.from_session_id, deed)?;
+        match self.ledger.group(clustering).await {
+            Ok(grouped) => self.cluster_view(&grouped.cluster, &grouped.record_id).await.map(Some),
+            Err(ledger::Error::Changed(_)) => Ok(None),
+            Err(error) => Err(not_grouped(error, &ask.from_session_id, fields)),
+        }
     }
 
     /// Asks the policies; a transfer that they do not permit is a record of the session.
@@ -399,11 +426,13 @@ impl Gateway {
             Ok(line) => {
                 let (_, accounts) = self.left(&governed.tenant, &line).await?;
                 let left = Budget::of(line.iter().zip(&accounts), now_ms).time_seconds();
-                Ok(Seen { governed, line, left, broken: None })
+                let limits = line.iter().map(|mandate| mandate.limits());
+                let counted = time_left(accounts.into_iter().zip(limits));
+                Ok(Seen { governed, line, left, counted, broken: None })
             }
             Err(broken) => {
                 let line = vec![self.mandate_of(&governed)?];
-                Ok(Seen { governed, line, left: 0, broken: Some(broken) })
+                Ok(Seen { governed, line, left: 0, counted: 0, broken: Some(broken) })
             }
         }
     }
@@ -464,9 +493,20 @@ impl Gateway {
         deed: Done,
         fields: &[&str; 2],
     ) -> Result<ClusterView, Error> {
-        let tenant = self.tenant(&caller.tenant)?;
         let waits = matches!(deed, Done::Wait { .. });
-        let clustering = Clustering {
+        let clustering = self.clustering(caller, id, session, deed)?;
+        let grouped = self.ledger.group(clustering).await;
+        let grouped = grouped.map_err(|error| not_grouped(error, session, fields))?;
+        if waits && grouped.cluster.cluster.state() == ClusterState::Deadlock {
+            self.alert_deadlock(&caller.tenant, id, &grouped.record_id);
+        }
+        self.cluster_view(&grouped.cluster, &grouped.record_id).await
+    }
+
+    /// A deed of the caller's, for the ledger.
+    fn clustering(&self, caller: &Caller, id: &str, session: &str, deed: Done) -> Result<Clustering, Error> {
+        let tenant = self.tenant(&caller.tenant)?;
+        Ok(Clustering {
             tenant: caller.tenant.clone(),
             tenant_ref: Some(Arc::clone(&tenant.reference)),
             cluster: id.into(),
@@ -474,23 +514,7 @@ impl Gateway {
             deed,
             by: Some(Doer { subject: caller.subject.clone(), person: caller.role != Role::Agent }),
             at_ms: clock::now_ms(),
-        };
-        let grouped = self.ledger.group(clustering).await.map_err(|error| match error {
-            ledger::Error::Cluster(refusal) => refused(refusal, session, fields),
-            ledger::Error::Session(SessionRefusal::State(state)) => {
-                conflict(format!("the session is {}", state.as_str()))
-            }
-            ledger::Error::Session(SessionRefusal::InFlight { actions }) => {
-                conflict(format!("{actions} actions of the session are under way"))
-                    .hint("wait once they are settled: the clock stands still for a session that waits")
-            }
-            ledger::Error::Absent(_) => not_found("cluster"),
-            other => unavailable(other),
-        })?;
-        if waits && grouped.cluster.cluster.state() == ClusterState::Deadlock {
-            self.alert_deadlock(&caller.tenant, id, &grouped.record_id);
-        }
-        self.cluster_view(&grouped.cluster, &grouped.record_id).await
+        })
     }
 
     async fn cluster_view(&self, clustered: &Clustered, record_id: &str) -> Result<ClusterView, Error> {
@@ -581,6 +605,22 @@ fn deadline(asked: Option<&str>, line: &[Arc<Mandate>]) -> Result<i64, Error> {
         Some(at) if at <= clock::now_ms() => Err(wrong("deadline has passed")),
         Some(at) if at > ends => Err(wrong("deadline is after the end of the session's mandate")),
         Some(at) => Ok(at),
+    }
+}
+
+/// What it means that the ledger did not do it.
+fn not_grouped(error: ledger::Error, session: &str, fields: &[&str; 2]) -> Error {
+    match error {
+        ledger::Error::Cluster(refusal) => refused(refusal, session, fields),
+        ledger::Error::Session(SessionRefusal::State(state)) => {
+            conflict(format!("the session is {}", state.as_str()))
+        }
+        ledger::Error::Session(SessionRefusal::InFlight { actions }) => {
+            conflict(format!("{actions} actions of the session are under way"))
+                .hint("wait once they are settled: the clock stands still for a session that waits")
+        }
+        ledger::Error::Absent(_) => not_found("cluster"),
+        other => unavailable(other),
     }
 }
 

@@ -184,6 +184,26 @@ async fn time_that_one_member_hands_to_another_is_seen_by_all_in_their_next_cont
     house.is_whole().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_transfer_is_judged_by_what_the_one_before_left() {
+    let house = House::new().await;
+    let keeps = "@id(\"keep\") permit (principal, action == Action::\"BUDGET_TRANSFER\", resource)
+        when { context.source_remaining_budget - context.transfer_amount >= 50 };";
+    house.write("policies/default/payments.cedar", &format!("{POLICY}{keeps}"));
+    house.gateway().reload(&house.admin).await.unwrap();
+    for round in 0..8 {
+        let a = party(&house, &format!("agent-a{round}"), "olga", seconds(100)).await;
+        let b = party(&house, &format!("agent-b{round}"), "petra", seconds(100)).await;
+        let formed = cluster(&house, &[&a, &b]).await;
+        let all = futures_util::future::join_all((0..8).map(|_| hand(&house, &formed, &a, &b, 25))).await;
+        let moved = all.iter().filter(|it| it.is_ok()).count();
+        assert_eq!((moved, context(&house, &a).await["own"].clone()), (2, json!(50)), "round {round}");
+        let refused = all.into_iter().filter_map(Result::err).map(|error| error.code);
+        assert!(refused.into_iter().all(|code| code == Code::Forbidden));
+    }
+    house.is_whole().await;
+}
+
 #[tokio::test]
 async fn what_one_principal_granted_goes_to_anothers_only_if_a_policy_says_so() {
     let house = House::new().await;

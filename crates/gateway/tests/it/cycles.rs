@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use action::IdempotencyKey;
 use countersign_gateway::{
-    Ask, Caller, Code, Completion, CycleView, Decision, DelegateAsk, Error, MandateAsk, ResourceEnvelope,
-    Role, SessionView,
+    Ask, Caller, CloseAsk, Code, Completion, CycleView, Decision, DelegateAsk, Error, ExtendAsk, MandateAsk,
+    ResourceEnvelope, Role, RulingAsk, SessionView,
 };
 use serde_json::{Value, json};
 use testkit::bank::{Bank, Fault, Injection, Options};
@@ -14,7 +14,7 @@ use testkit::bank::{Bank, Fault, Injection, Options};
 use crate::approvals::{approver, house_with};
 use crate::banked;
 use crate::faults::found;
-use crate::house::{House, Said};
+use crate::house::{House, POLICY, Said};
 use crate::late::{NO_RETRY, house_with as house_that_is_told, same, settled};
 use crate::resolutions::resolve;
 use crate::sessions::{intent, other_agent, with};
@@ -484,6 +484,128 @@ async fn what_takes_longer_than_there_is_time_is_a_breach_on_record() {
         (held.kind(), held.reasons(), &*view.governance_result),
         ("held", vec!["budget_exhausted"], "SUSPEND")
     );
+    house.is_whole().await;
+}
+
+/// A session whose mandate had one second, and the cycle of it that waits for more.
+async fn out_of_time(house: &mut House, round: u32) -> (SessionView, Said) {
+    with_units(house, ResourceEnvelope { max_duration_seconds: Some(1), ..ResourceEnvelope::default() })
+        .await;
+    let session = house.declared("CHAIN").await;
+    let first = house.cycle(&session, &format!("a-{round}"), &pay(&format!("a-{round}"), 2)).await.unwrap().0;
+    assert_eq!(first.kind(), "executed", "{}", first.body);
+    let waits = house.cycle(&session, &format!("b-{round}"), &pay(&format!("b-{round}"), 3)).await.unwrap().0;
+    assert_eq!((waits.kind(), waits.reasons()), ("held", vec!["budget_exhausted"]));
+    (session, waits)
+}
+
+fn more(seconds: u64) -> ExtendAsk {
+    ExtendAsk { seconds, reason: None }
+}
+
+async fn granted(house: &House, jti: &str) -> i64 {
+    house.gateway().mandate(&house.operator, jti).await.unwrap().mandate.granted_seconds
+}
+
+#[tokio::test]
+async fn whoever_lives_on_the_time_of_a_mandate_does_not_extend_it() {
+    let mut house = House::new().await;
+    let (session, _) = out_of_time(&mut house, 0).await;
+    let (kid, jti) = (other_agent(&house), &session.mandate_id);
+    let ask =
+        DelegateAsk { subject: kid.subject.to_string(), even_if_unknown: true, ..DelegateAsk::default() };
+    let token = house.gateway().delegate(&house.agent, jti, ask).await.unwrap().token;
+    let own = house.gateway().open_session(&kid, Some(&token)).await.unwrap();
+    let as_operator = Caller { role: Role::Operator, ..kid.clone() };
+    let refused = house.gateway().extend_mandate(&as_operator, jti, more(5)).await.unwrap_err();
+    assert_eq!((refused.code, granted(&house, jti).await), (Code::Forbidden, 0));
+    // Who has no session under it any more lives on nobody's time.
+    house
+        .gateway()
+        .close_session(&kid, &own.session_id, CloseAsk { completion: Completion::Complete, reason: None })
+        .await
+        .unwrap();
+    house.gateway().extend_mandate(&as_operator, jti, more(5)).await.unwrap();
+    assert_eq!(granted(&house, jti).await, 5);
+    house.is_whole().await;
+}
+
+#[tokio::test]
+async fn more_time_is_a_word_only_on_what_its_giver_may_decide_about() {
+    let mut house = House::new().await;
+    let (session, waits) = out_of_time(&mut house, 0).await;
+    let gateway = house.gateway();
+    // The issuer gave the right to ask.
+    let issuer = gateway.extend_mandate(&house.operator, &session.mandate_id, more(5)).await.unwrap();
+    assert_eq!((issuer.resumed, granted(&house, &session.mandate_id).await), (vec![], 5));
+    assert_eq!(gateway.held_one(&house.operator, waits.id()).await.unwrap().approvals.len(), 0);
+    let other = Caller { subject: action::Subject::parse("petra").unwrap(), ..house.operator.clone() };
+    let other = gateway.extend_mandate(&other, &session.mandate_id, more(1)).await.unwrap();
+    assert_eq!(other.resumed.iter().map(ToString::to_string).collect::<Vec<_>>(), [waits.id()]);
+    let view = house.executed(&session, "b-0", &pay("b-0", 3)).await;
+    assert_eq!(view.governance_result, "PROCEED");
+    house.is_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_decision_on_what_waits_gives_time_once_however_often_it_is_sent() {
+    let mut house = house_with(1, |_| {}).await;
+    for round in 0..8 {
+        let (session, waits) = out_of_time(&mut house, round).await;
+        let people =
+            ["anna", "anna", "anna", "bob", "bob", "cleo", "dora", "emil"].map(|it| approver(&house, it));
+        let give = |person| {
+            let ask = RulingAsk::ExtendBudget { seconds: 10, comment: None };
+            house.gateway().rule(person, waits.id(), ask)
+        };
+        let all = futures_util::future::join_all(people.iter().map(give)).await;
+        assert_eq!(all.iter().filter(|it| it.is_ok()).count(), 1, "round {round}");
+        assert_eq!(granted(&house, &session.mandate_id).await, 10, "round {round}");
+        let refused = all.into_iter().filter_map(Result::err).map(|error| error.code);
+        assert!(refused.into_iter().all(|code| code == Code::StateConflict));
+    }
+    house.is_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_denied_gives_no_time_however_close_the_two_decisions() {
+    let mut house = house_with(1, |_| {}).await;
+    for round in 0..16 {
+        let (session, waits) = out_of_time(&mut house, round).await;
+        let (anna, bob) = (approver(&house, "anna"), approver(&house, "bob"));
+        let more = RulingAsk::ExtendBudget { seconds: 10, comment: None };
+        let (denied, more) = tokio::join!(
+            house.gateway().rule(&anna, waits.id(), RulingAsk::Deny { comment: None }),
+            house.gateway().rule(&bob, waits.id(), more),
+        );
+        let expected = if more.is_ok() { 10 } else { 0 };
+        assert_eq!(granted(&house, &session.mandate_id).await, expected, "round {round}");
+        assert!(denied.is_ok() != more.is_ok(), "one of the two, round {round}: {denied:?} {more:?}");
+    }
+    house.is_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_extension_is_judged_by_what_the_one_before_granted() {
+    let mut house = House::new().await;
+    let once = "@id(\"once\") permit (principal, action == Action::\"ExtendBudget\", resource)
+        when { context.granted_seconds == 0 };";
+    house.write("policies/default/payments.cedar", &format!("{POLICY}{once}"));
+    house.gateway().reload(&house.admin).await.unwrap();
+    for round in 0..8 {
+        with_units(
+            &mut house,
+            ResourceEnvelope { max_duration_seconds: Some(50), ..ResourceEnvelope::default() },
+        )
+        .await;
+        let jti = house.opened().await.mandate_id;
+        let extend = |_| house.gateway().extend_mandate(&house.operator, &jti, more(12));
+        let all = futures_util::future::join_all((0..8).map(extend)).await;
+        assert_eq!(all.iter().filter(|it| it.is_ok()).count(), 1, "round {round}");
+        assert_eq!(granted(&house, &jti).await, 12, "round {round}");
+        let refused = all.into_iter().filter_map(Result::err).map(|error| error.code);
+        assert!(refused.into_iter().all(|code| code == Code::Forbidden));
+    }
     house.is_whole().await;
 }
 

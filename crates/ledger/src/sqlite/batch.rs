@@ -343,7 +343,7 @@ impl<'a> Batch<'a> {
 
     /// Extends a mandate's budget. Everything is looked at before anything is written.
     pub(crate) fn extend(&mut self, extension: &Extension) -> Sql<Result<Account, Error>> {
-        let Extension { tenant, jti, limits, above, seconds, event, words } = extension;
+        let Extension { tenant, jti, limits, above, seconds, judged, event, words } = extension;
         let mut accounts = Vec::with_capacity(above.len());
         for (jti, limits) in above.iter().map(|(jti, limits)| (jti, limits)).chain([(jti, limits)]) {
             if read::mandate(self.db, tenant, jti)?.is_none() {
@@ -355,6 +355,9 @@ impl<'a> Batch<'a> {
             accounts.push((self.rows.account(key, jti).value.clone(), *limits));
         }
         let Some((account, limits)) = accounts.pop() else { return Ok(Err(Error::Absent(jti.clone()))) };
+        if judged.is_some_and(|judged| judged != account.granted_seconds) {
+            return Ok(Err(Error::Changed(jti.clone())));
+        }
         let longer = match account.extend(&limits, &accounts, *seconds) {
             Ok(longer) => longer,
             Err(refusal) => return Ok(Err(Error::Mandate(refusal))),
