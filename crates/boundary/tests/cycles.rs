@@ -14,7 +14,7 @@ use countersign_boundary::{
 };
 use mandate::{
     ApprovedLimits, Claims, ClusterContext, ClusterState, Completion, DelegationContext, Halt,
-    IntentRefusal as R, Mandate, Partner, ReasoningMode as Mode, SessionEvent as E, exposure,
+    IntentRefusal as R, Mandate, Partner, ReasoningMode as Mode, Remaining, SessionEvent as E, exposure,
 };
 use serde_json::{Value, json};
 
@@ -59,7 +59,7 @@ fn check(world: &World, action: &Action, expected: &str, governance: Governance)
 }
 
 fn partner(session: &str) -> Partner {
-    Partner { session_id: session.into(), time_seconds: 5, waits_for: None }
+    Partner { session_id: session.into(), remaining: Remaining::of_time(5), waits_for: None }
 }
 
 fn cluster(state: ClusterState) -> ClusterContext {

@@ -435,7 +435,7 @@ impl World {
             accounts.push((cell.value.clone(), *limits));
         }
         let (account, limits) = accounts.pop().ok_or_else(|| Error::Absent(jti.clone()))?;
-        if judged.is_some_and(|judged| judged != account.granted_seconds) {
+        if judged.is_some_and(|judged| judged != account.granted.seconds) {
             return Err(Error::Changed(jti.clone()));
         }
         let longer = account.extend(&limits, &accounts, *seconds).map_err(Error::Mandate)?;

@@ -41,7 +41,7 @@ mod session;
 mod signal;
 mod token;
 
-pub use account::{Account, Limits, Usage, Use, time_left};
+pub use account::{Account, Granted, Limits, Usage, Use, left_of};
 pub use approved::ApprovedLimits;
 pub use claims::{Claims, Confidence, Mandate, Resource, ResourceEnvelope, SpendCap};
 pub use cluster::{Cluster, ClusterEvent, ClusterRefusal, ClusterState, Member, Transfer};

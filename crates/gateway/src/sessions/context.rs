@@ -157,9 +157,16 @@ impl Budget {
         }
     }
 
-    /// Whole seconds.
-    pub(super) fn time_seconds(&self) -> u64 {
-        self.time_seconds
+    /// All of it.
+    pub(super) fn remaining(&self) -> Remaining {
+        let envelope = &self.left.envelope;
+        Remaining {
+            time_seconds: self.time_seconds,
+            compute_units: envelope.max_compute_units,
+            memory_bytes: envelope.max_memory_bytes,
+            storage_bytes: envelope.max_storage_bytes,
+            network_egress_bytes: envelope.max_network_egress_bytes,
+        }
     }
 
     /// The package of a cycle of the session, or, without one, of the session between cycles; without its cluster.
@@ -171,7 +178,7 @@ impl Budget {
         cycle: impl Into<Option<ActionId>>,
     ) -> ContextPackage {
         let session = &governed.session;
-        let envelope = &self.left.envelope;
+        let remaining = self.remaining();
         // Nothing is left of time in a session that is over.
         let over = matches!(session.state(), SessionState::Closed(_));
         ContextPackage {
@@ -181,13 +188,7 @@ impl Budget {
             intent_id: intent.map(|intent| intent.intent_id.clone()),
             sequence,
             reasoning_mode: intent.map(|intent| intent.mode),
-            remaining: Remaining {
-                time_seconds: if over { 0 } else { self.time_seconds },
-                compute_units: envelope.max_compute_units,
-                memory_bytes: envelope.max_memory_bytes,
-                storage_bytes: envelope.max_storage_bytes,
-                network_egress_bytes: envelope.max_network_egress_bytes,
-            },
+            remaining: Remaining { time_seconds: if over { 0 } else { remaining.time_seconds }, ..remaining },
             delegation: self.delegation.clone(),
             cluster: None,
             prior_denial_count: session.denials,
@@ -236,7 +237,7 @@ pub(crate) fn shown(package: &ContextPackage) -> Value {
     })
 }
 
-fn envelope(remaining: &Remaining) -> ResourceEnvelope {
+pub(super) fn envelope(remaining: &Remaining) -> ResourceEnvelope {
     ResourceEnvelope {
         max_compute_units: remaining.compute_units,
         max_duration_seconds: Some(remaining.time_seconds),

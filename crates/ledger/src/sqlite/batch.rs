@@ -355,7 +355,7 @@ impl<'a> Batch<'a> {
             accounts.push((self.rows.account(key, jti).value.clone(), *limits));
         }
         let Some((account, limits)) = accounts.pop() else { return Ok(Err(Error::Absent(jti.clone()))) };
-        if judged.is_some_and(|judged| judged != account.granted_seconds) {
+        if judged.is_some_and(|judged| judged != account.granted.seconds) {
             return Ok(Err(Error::Changed(jti.clone())));
         }
         let longer = match account.extend(&limits, &accounts, *seconds) {
