@@ -268,6 +268,8 @@ pub struct Settlement {
 pub struct Used {
     /// So much. What is said after the last word gives nothing back.
     pub usage: Usage,
+    /// By another effect of the action than those that were counted: it is added to these.
+    pub beside: bool,
     /// What mandates of the chain allow, by `jti`. Of each that has less, the session has a record, written right after the
     /// outcome and caused by it.
     pub envelopes: Vec<(Box<str>, ResourceEnvelope)>,
@@ -324,7 +326,11 @@ pub(crate) struct Digests {
 impl Used {
     /// What the action used as far as is known by now.
     pub(crate) fn measured(&self, debited: &Usage, amends: bool) -> Usage {
-        if amends { self.usage.at_least(debited) } else { self.usage }
+        match (self.beside, amends) {
+            (true, _) => self.usage.and(debited),
+            (false, true) => self.usage.at_least(debited),
+            (false, false) => self.usage,
+        }
     }
 }
 

@@ -508,7 +508,7 @@ impl World {
             if let Some(row) = self.actions.get_mut(&number) {
                 row.usage = measured;
             }
-            self.breached(settlement, used, &debited, &mandates)?;
+            self.breached(settlement, used, [&debited, &measured], &mandates)?;
         }
         if let Some(halts) = halts {
             self.stops(*id, halts)?;

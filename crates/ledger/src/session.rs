@@ -238,11 +238,11 @@ impl Stand {
 pub(crate) fn breaches(
     settlement: &Settlement,
     used: &Used,
-    debited: &Usage,
+    [debited, measured]: [&Usage; 2],
     account: &Account,
 ) -> Result<Vec<Event>, serde_json::Error> {
     let envelope = used.envelopes.iter().find(|(jti, _)| **jti == *account.jti).map(|(_, it)| it);
-    let over = |resource: &Resource| used.usage.of(*resource) > debited.of(*resource);
+    let over = |resource: &Resource| measured.of(*resource) > debited.of(*resource);
     let broken = Resource::ALL.into_iter().filter(over).filter_map(|resource| {
         let limit = account.limit(envelope?, resource).filter(|limit| account.used.of(resource) > *limit)?;
         Some(Breach {

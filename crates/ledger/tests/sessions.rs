@@ -195,7 +195,7 @@ fn metered(key: &str, session: &str) -> ledger::Admission {
 
 fn took(id: action::ActionId, seconds: u64, compute_units: u64) -> Settlement {
     let usage = Usage { seconds, compute_units, ..Usage::default() };
-    let used = Some(Used { usage, envelopes: envelopes() });
+    let used = Some(Used { usage, envelopes: envelopes(), beside: false });
     Settlement { used, ..settlement(id, State::Executed, "a") }
 }
 

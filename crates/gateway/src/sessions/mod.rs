@@ -26,6 +26,7 @@ pub(crate) use self::conflict::Contradicted;
 pub(crate) use self::context::{Budget, shown};
 pub use self::context::{ContextView, DelegationContext};
 pub use self::cycles::CycleView;
+pub(crate) use self::cycles::used_as_told;
 pub use self::gar::{GarAsk, GarView};
 pub use self::intents::DeclarationView;
 pub(crate) use self::intents::declaration_of;

@@ -85,7 +85,7 @@ impl World {
         &mut self,
         settlement: &Settlement,
         used: &Used,
-        debited: &Usage,
+        amounts: [&Usage; 2],
         mandates: &[Box<str>],
     ) -> Result<(), Error> {
         let Some(part) = self.sessions.cycles.get(&settlement.action) else { return Ok(()) };
@@ -95,7 +95,7 @@ impl World {
         };
         for jti in mandates {
             let account = &self.rows.account(identity::account(&tenant, jti), jti).value;
-            let events = breaches(settlement, used, debited, account);
+            let events = breaches(settlement, used, amounts, account);
             for event in events.map_err(|error| Error::Rejected(error.to_string().into()))? {
                 self.tells(event, Place { session, intent: None, cause: Some(cause.clone()) })?;
             }

@@ -436,7 +436,7 @@ impl<'a> Batch<'a> {
             let measured = used.measured(&debited, close.amends);
             self.correct(fate.row, |account| account.remeasure(&debited, &measured))?;
             self.write.usage(fate.row, &measured)?;
-            self.breached(&fate, &close.settlement, used, &debited)?;
+            self.breached(&fate, &close.settlement, used, [&debited, &measured])?;
         }
         if let Some(halts) = halts {
             self.stops(&fate, halts)?;

@@ -101,13 +101,13 @@ impl<'a> Batch<'a> {
         fate: &Fate,
         settlement: &Settlement,
         used: &Used,
-        debited: &Usage,
+        amounts: [&Usage; 2],
     ) -> Sql<()> {
         let Some(session) = fate.session else { return Ok(()) };
         let (_, cause) = read::cycle(self.db, fate.row)?;
         for (key, jti) in read::chain(self.db, fate.row)? {
             let account = &self.rows.account(key, &jti).value;
-            let events = breaches(settlement, used, debited, account).map_err(unwritable)?;
+            let events = breaches(settlement, used, amounts, account).map_err(unwritable)?;
             for event in &events {
                 self.tells(event, Place { session, intent: None, cause: Some(cause.clone()) })?;
             }
