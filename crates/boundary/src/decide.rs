@@ -188,6 +188,7 @@ impl Findings {
             out.push(blocked(Reason::Frozen { scope: scope.to_owned() }));
         }
         out.extend(facts.approved.and_then(|it| it.exceeded(facts)).map(blocked));
+        out.extend(facts.beyond_session().map(blocked));
         match &self.delegation {
             Delegation::Within | Delegation::NotNeeded => {}
             Delegation::Missing => out.push(blocked(Reason::NoMandate)),

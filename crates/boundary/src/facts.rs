@@ -1,7 +1,7 @@
 //! What a decision is made from. The gateway reads it; here it is only looked at.
 
 use action::{Action, ActionId, Environment, Money, Subject, Tenant};
-use mandate::{Account, Mandate, exposure};
+use mandate::{Account, ApprovedLimits, Mandate, exposure};
 
 use crate::{Cycle, PolicyRef, Reason, Series, Trigger};
 
@@ -38,53 +38,16 @@ pub struct Approved {
     pub limits: ApprovedLimits,
 }
 
-/// How far people agreed: what is absent stays as they were asked. Whoever approves can only lower.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct ApprovedLimits {
-    /// The most that may be at stake.
-    pub max_amount: Option<Money>,
-    /// In Unix milliseconds; after that nothing is sent.
-    pub not_after_ms: Option<i64>,
-}
-
-impl ApprovedLimits {
-    /// The lower of both. Amounts in two currencies have no lower one: nothing is within both.
-    pub fn and(self, other: ApprovedLimits) -> ApprovedLimits {
-        let nothing = |money: Money| Money::new(0, money.currency()).unwrap_or(money);
-        ApprovedLimits {
-            max_amount: match (self.max_amount, other.max_amount) {
-                (Some(one), Some(other)) => match one.compare(other) {
-                    Some(std::cmp::Ordering::Greater) => Some(other),
-                    Some(_) => Some(one),
-                    None => Some(nothing(one)),
-                },
-                (one, other) => one.or(other),
-            },
-            not_after_ms: match (self.not_after_ms, other.not_after_ms) {
-                (Some(one), Some(other)) => Some(one.min(other)),
-                (one, other) => one.or(other),
-            },
-        }
-    }
-
-    /// The first limit that the action, here and now, is beyond.
-    fn broken_by(&self, facts: &Facts<'_>) -> Option<&'static str> {
-        let priced = !crate::ask::awaits_quote(facts);
-        let amount = exposure(facts.action).filter(|_| priced).zip(self.max_amount);
-        let dearer = |(now, most): (Money, Money)| {
-            now.compare(most).is_none_or(|order| order == std::cmp::Ordering::Greater)
-        };
-        if amount.is_some_and(dearer) {
-            return Some("max_amount");
-        }
-        self.not_after_ms.is_some_and(|until_ms| facts.now_ms > until_ms).then_some("not_after")
-    }
-}
-
 impl<'a> Facts<'a> {
     /// The mandate and every one that it descends from, leaf first.
     pub(crate) fn chain(&self) -> impl Iterator<Item = (&'a Mandate, &'a Account)> {
         self.mandate.into_iter().chain(self.ancestors.iter().copied())
+    }
+
+    /// Why it is beyond what people agreed to for the rest of its session, if it is.
+    pub(crate) fn beyond_session(&self) -> Option<Reason> {
+        let limits = self.cycle.as_ref()?.session.limits;
+        limits.broken_by(exposure(self.action), self.now_ms).map(|limit| Reason::BeyondSession { limit })
     }
 }
 
@@ -110,7 +73,9 @@ impl Approved {
 
     /// Why it is beyond what people agreed to, if it is. Where its price is still to be named, that is asked once it is.
     pub(crate) fn exceeded(&self, facts: &Facts<'_>) -> Option<Reason> {
-        self.limits.broken_by(facts).map(|limit| Reason::BeyondApproval { limit })
+        self.limits
+            .broken_by(exposure(facts.action), facts.now_ms)
+            .map(|limit| Reason::BeyondApproval { limit })
     }
 
     fn policies(&self) -> impl Iterator<Item = &PolicyRef> {

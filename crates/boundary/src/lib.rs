@@ -77,7 +77,7 @@ pub use cycle::{Across, Contradiction, Cycle, Flag};
 pub use decide::{Decision, Named, decide, decide_by_name};
 pub use disclosure::{About, Disclosed, Disclosure, Level};
 pub use extension::Extension;
-pub use facts::{Approved, ApprovedLimits, Caller, Earlier, Facts};
+pub use facts::{Approved, Caller, Earlier, Facts};
 pub use hard_deny::{BUILT_IN, HardDeny};
 pub use intent::Footing;
 pub use own::Unpermitted;

@@ -49,6 +49,11 @@ pub enum Reason {
         /// Which of their limits.
         limit: &'static str,
     },
+    /// It is beyond what people agreed to for the rest of its session.
+    BeyondSession {
+        /// Which of their limits.
+        limit: &'static str,
+    },
     /// The mandate, or the caller's own bound, does not carry it.
     Delegation(mandate::Refusal),
     /// It moves money or cannot be undone, and there is no mandate.
@@ -101,6 +106,7 @@ impl Reason {
             Reason::RollbackDenied { .. } => "rollback_denied",
             Reason::Frozen { .. } => "frozen",
             Reason::BeyondApproval { .. } => "beyond_approval",
+            Reason::BeyondSession { .. } => "beyond_session",
             Reason::Delegation(refusal) => refusal.word(),
             Reason::NoMandate => "no_mandate",
             Reason::Prohibited { .. } => "prohibited",

@@ -83,6 +83,7 @@ const HANDOVER: &str = "\
   cluster: { id: String, members: Long, pool_seconds: Long, principals: Long, state: String },
   delegation_depth: Long,
   environment: String,
+  resource: String,
   source_agent_cluster_id: String,
   source_principal: String,
   source_remaining_budget: Long,
@@ -217,12 +218,13 @@ action {name} appliesTo {{
     );
 }
 
-/// Done to the session that gets the time.
+/// Done to the session that gets it.
 fn transfer(out: &mut String) {
     let _ = write!(
         out,
         r#"
-// Whether a member of a cluster may hand time (whole seconds) to another; the resource is the session that gets it.
+// Whether a member of a cluster may hand so much to another, which is the resource; `context.resource` says of what:
+// `time_seconds`, `compute_units`, `storage_bytes` or `network_egress_bytes`.
 action {name} appliesTo {{
   principal: [Agent, User],
   resource: [{SESSION}],

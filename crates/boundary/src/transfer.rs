@@ -1,7 +1,7 @@
-//! Handing time from one member of a cluster to another: no action of the catalogue, but asked of the policies as one.
+//! Handing time or resources from one member of a cluster to another: no action of the catalogue, but asked of the policies as one.
 
 use action::{Attribute, Environment};
-use mandate::ClusterContext;
+use mandate::{ClusterContext, Resource};
 
 use crate::own::{self, Unpermitted};
 use crate::{Caller, Policies, PolicyRef, context};
@@ -19,12 +19,14 @@ pub struct Transfer<'a> {
     pub target: &'a str,
     /// In whose name the one and the other act.
     pub principals: [&'a str; 2],
-    /// Whole seconds left to the one and the other.
+    /// So much of it is left to the one and the other.
     pub left: [u64; 2],
     /// How often the mandate of the one who gives was handed on.
     pub depth: usize,
-    /// Whole seconds.
-    pub seconds: u64,
+    /// Of what.
+    pub resource: Resource,
+    /// How much: whole seconds of time.
+    pub amount: u64,
     /// The time, in Unix milliseconds.
     pub now_ms: i64,
 }
@@ -49,12 +51,13 @@ pub fn may_transfer(policies: &Policies, transfer: &Transfer<'_>) -> Result<Vec<
 /// As [`crate::schema`] declares it.
 fn attributes<'a>(transfer: &'a Transfer<'a>) -> context::Attributes<'a> {
     use Attribute::{Long, Record, Str};
-    let whole = |seconds: u64| Long(context::long(seconds));
+    let whole = |amount: u64| Long(context::long(amount));
     let Transfer { cluster, principals, left, .. } = transfer;
     vec![
         ("cluster", Record(context::cluster(cluster))),
         ("delegation_depth", whole(transfer.depth as u64)),
         ("environment", Str(transfer.environment.as_str())),
+        ("resource", Str(transfer.resource.word())),
         ("source_agent_cluster_id", Str(&cluster.cluster_id)),
         ("source_principal", Str(principals[0])),
         ("source_remaining_budget", whole(left[0])),
@@ -63,6 +66,6 @@ fn attributes<'a>(transfer: &'a Transfer<'a>) -> context::Attributes<'a> {
         ("target_remaining_budget", whole(left[1])),
         ("tenant", Str(transfer.caller.tenant.as_str())),
         ("time", context::time(transfer.now_ms)),
-        ("transfer_amount", whole(transfer.seconds)),
+        ("transfer_amount", whole(transfer.amount)),
     ]
 }

@@ -6,8 +6,8 @@ mod common;
 
 use action::{Action, ActionId, Catalogue};
 use common::{ALLOW_ALL, World, action, action_of, claims, earlier, load, load_with, pay, series, source};
-use countersign_boundary::{Approved, ApprovedLimits, Series, Trigger, Verdict, replay};
-use mandate::{Claims, Mandate, exposure};
+use countersign_boundary::{Approved, Series, Trigger, Verdict, replay};
+use mandate::{ApprovedLimits, Claims, Mandate, exposure};
 use serde_json::json;
 
 const ASK: &str = r#"@id("all") permit (principal, action, resource);

@@ -10,11 +10,12 @@ use common::{
     source, told,
 };
 use countersign_boundary::{
-    Across, Approved, ApprovedLimits, Flag, Governance, Named, Trigger, Verdict, decide_by_name, replay,
+    Across, Approved, Flag, Governance, Named, Trigger, Verdict, decide_by_name, replay,
 };
 use mandate::{
-    Claims, ClusterContext, ClusterState, Completion, DelegationContext, Halt, IntentRefusal as R, Mandate,
-    Partner, ReasoningMode as Mode, ResourceEnvelope, SessionEvent as E, exposure,
+    ApprovedLimits, Claims, ClusterContext, ClusterState, Completion, DelegationContext, Halt,
+    IntentRefusal as R, Mandate, Partner, ReasoningMode as Mode, Remaining, ResourceEnvelope,
+    SessionEvent as E, exposure,
 };
 use serde_json::{Value, json};
 
@@ -59,7 +60,7 @@ fn check(world: &World, action: &Action, expected: &str, governance: Governance)
 }
 
 fn partner(session: &str) -> Partner {
-    Partner { session_id: session.into(), time_seconds: 5, waits_for: None }
+    Partner { session_id: session.into(), remaining: Remaining::of_time(5), waits_for: None }
 }
 
 fn cluster(state: ClusterState) -> ClusterContext {
@@ -682,6 +683,41 @@ fn people_can_agree_to_what_classes_ask_and_to_nothing_that_blocks() {
 }
 
 #[test]
+fn beyond_what_people_agreed_to_for_its_session_a_cycle_is_denied_and_the_session_goes_on() {
+    let usd = |minor| action::Money::new(minor, action::Currency::of("USD").unwrap());
+    let limited = |max_amount, not_after_ms| {
+        let limits = ApprovedLimits { max_amount, not_after_ms };
+        governed(|it| it.session = it.session.step(E::Limited(limits)).unwrap())
+    };
+    for (world, expected) in [
+        (limited(usd(10_000), None), "pass"),
+        (limited(usd(9_999), None), "block beyond_session"),
+        (limited(None, Some(NOON)), "pass"),
+        (limited(None, Some(NOON - 1)), "block beyond_session"),
+        (
+            limited(action::Money::new(10_000, action::Currency::of("JPY").unwrap()), None),
+            "block beyond_session",
+        ),
+    ] {
+        world.check(&pay("100.00"), expected);
+        if expected != "pass" {
+            assert_eq!(world.decide(&pay("100.00")).governance, Governance::Deny);
+            assert!(classes(&world, &pay("100.00")).is_empty(), "it is no class that halts");
+        }
+    }
+    // What moves no money is not within a sum or beyond it.
+    limited(usd(0), None).check(&export(), "pass");
+    // No yes to the action lifts them, and no observing.
+    let mut held = World {
+        governed: limited(usd(1), None).governed,
+        ..governed(|it| it.contradicts = Some(earlier().id))
+    };
+    held.approved = Some(agreed(&governed(|it| it.contradicts = Some(earlier().id)), &pay("100.00")));
+    held.check(&pay("100.00"), "block beyond_session");
+    World { observe: true, ..limited(usd(1), None) }.check(&pay("100.00"), "block beyond_session");
+}
+
+#[test]
 fn observe_mode_lifts_of_a_cycle_what_it_lifts_of_any_action() {
     let observing = |policies: &str, change: fn(&mut Governed)| World {
         observe: true,
@@ -942,6 +978,10 @@ fn worlds() -> Vec<World> {
         governed(|it| it.declaration = Err(R::Missing)),
         World { observe: true, ..world("", |_, _| {}) },
         tree(&no_export),
+        governed(|it| {
+            let limits = ApprovedLimits { max_amount: None, not_after_ms: Some(NOON - 1) };
+            it.session = it.session.step(E::Limited(limits)).unwrap();
+        }),
         tree(&no_export.replace("@escalate", "@tier(\"0-A\")")),
         world(&format!("{ALLOW_ALL}\n{SEED}"), |world, it| {
             world.frozen = Some("all".into());

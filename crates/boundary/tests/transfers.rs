@@ -7,12 +7,16 @@ mod common;
 use action::{Catalogue, Environment, Subject, Tenant};
 use common::{load, load_with, source};
 use countersign_boundary::{Caller, Policies, Transfer, Unpermitted, may_transfer};
-use mandate::{ClusterContext, ClusterState, Partner};
+use mandate::{ClusterContext, ClusterState, Partner, Remaining, Resource};
 
 const ALLOW_ALL: &str = "@id(\"all\") permit (principal, action, resource);";
 
 fn cluster() -> ClusterContext {
-    let partner = |session: &str| Partner { session_id: session.into(), time_seconds: 50, waits_for: None };
+    let partner = |session: &str| Partner {
+        session_id: session.into(),
+        remaining: Remaining::of_time(50),
+        waits_for: None,
+    };
     ClusterContext {
         cluster_id: "k-1".into(),
         members: vec![partner("s-1"), partner("s-2")],
@@ -25,6 +29,14 @@ fn cluster() -> ClusterContext {
 
 /// Ids of the policies that permit it, or of those that do not.
 fn asked(policies: &Policies, principals: [&str; 2], seconds: u64) -> Result<Vec<String>, Vec<String>> {
+    asked_of(policies, principals, (Resource::Seconds, seconds))
+}
+
+fn asked_of(
+    policies: &Policies,
+    principals: [&str; 2],
+    (resource, amount): (Resource, u64),
+) -> Result<Vec<String>, Vec<String>> {
     let caller =
         Caller { tenant: Tenant::default(), subject: Subject::parse("agent-7").unwrap(), is_human: false };
     let transfer = Transfer {
@@ -35,7 +47,8 @@ fn asked(policies: &Policies, principals: [&str; 2], seconds: u64) -> Result<Vec
         principals,
         left: [50, 50],
         depth: 1,
-        seconds,
+        resource,
+        amount,
         now_ms: 0,
     };
     let ids = |policies: Vec<countersign_boundary::PolicyRef>| {
@@ -71,6 +84,19 @@ fn a_policy_that_names_it_is_asked_and_one_that_names_no_action_is_not() {
     assert_eq!(asked(&it, ["alice", "alice"], 10), Err(Vec::new()), "the other one no longer stands in");
     let none = with("@id(\"no\") forbid (principal, action, resource) when { context.duplicate };");
     assert_eq!(asked(&none, ["alice", "alice"], 1), Ok(names(&["default-budget-transfer"])));
+}
+
+#[test]
+fn a_policy_sees_of_what_so_much_is_handed_on() {
+    let own = "@id(\"bytes\") permit (principal, action == Action::\"BUDGET_TRANSFER\", resource)
+               when { context.resource == \"storage_bytes\" && context.transfer_amount <= 10 };";
+    let it = with(own);
+    let asked = |resource, amount| asked_of(&it, ["alice", "bob"], (resource, amount));
+    assert_eq!(asked(Resource::StorageBytes, 10), Ok(names(&["bytes"])));
+    assert_eq!(asked(Resource::StorageBytes, 11), Err(Vec::new()));
+    for other in [Resource::Seconds, Resource::ComputeUnits, Resource::EgressBytes] {
+        assert_eq!(asked(other, 1), Err(Vec::new()), "{}", other.word());
+    }
 }
 
 #[test]

@@ -75,6 +75,9 @@ struct Yes {
     /// Nothing is sent after this RFC 3339 time
     #[arg(long, value_name = "TIME")]
     not_after: Option<String>,
+    /// Of a cycle of a governed session: the limits hold for whatever its session does from now on
+    #[arg(long)]
+    for_session: bool,
 }
 
 #[derive(clap::Args)]
@@ -140,13 +143,17 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Command::Show { id } => {
             out::json(&client.get(&format!("/v1/approvals/{}", encoded(id)))?)?;
         }
-        Command::Approve(Yes { decision, max_amount: None, not_after: None }) => decide(decision, "approve")?,
-        Command::Approve(Yes { decision, max_amount, not_after }) => rule(
+        Command::Approve(Yes { decision, max_amount: None, not_after: None, for_session: false }) => {
+            decide(decision, "approve")?;
+        }
+        Command::Approve(Yes { decision, max_amount, not_after, for_session }) => rule(
             &decision.id,
             "APPROVE_WITH_CONSTRAINTS",
             &json!({
                 "comment": decision.comment,
-                "limits": {"max_amount": max_amount, "not_after": not_after},
+                "limits": {
+                    "max_amount": max_amount, "not_after": not_after, "applies_to": for_session.then_some("SESSION"),
+                },
             }),
         )?,
         Command::Reject(decision) => decide(decision, "reject")?,

@@ -8,7 +8,7 @@ use crate::api::{Api, encoded};
 use crate::error::Result;
 use crate::out;
 
-/// Have governed sessions work together: see what each has left, hand time on, wait for each other
+/// Have governed sessions work together: see what each has left, hand on time and resources, wait for each other
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -70,7 +70,7 @@ enum Command {
         #[arg(value_name = "ID")]
         id: String,
     },
-    /// Hand time from a session of one's own to another member
+    /// Hand time or resources from a session of one's own to another member
     Transfer {
         /// The cluster's id
         #[arg(value_name = "ID")]
@@ -81,9 +81,15 @@ enum Command {
         /// The session that gets
         #[arg(long, value_name = "SESSION")]
         to: String,
-        /// Whole seconds
-        #[arg(long, value_name = "N")]
-        seconds: u64,
+        /// Whole seconds of time
+        #[arg(long, value_name = "N", required_unless_present = "amount")]
+        seconds: Option<u64>,
+        /// So much of another resource
+        #[arg(long, value_name = "N", requires = "resource", conflicts_with = "seconds")]
+        amount: Option<u64>,
+        /// Of which: `compute_units`, `storage_bytes` or `network_egress_bytes`
+        #[arg(long, value_name = "NAME", requires = "amount")]
+        resource: Option<String>,
     },
     /// Have a session wait for another member of its cluster; its clock stands still
     Wait {
@@ -117,8 +123,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Command::Leave { id, session } => client.post(&of(id, "/leave"), &json!({"session_id": session}))?,
         Command::Hold { id, reason } => client.post(&of(id, "/hold"), &json!({"reason": reason}))?,
         Command::Release { id } => client.post(&of(id, "/release"), &json!({}))?,
-        Command::Transfer { id, from, to, seconds } => {
-            let body = json!({"from_session_id": from, "to_session_id": to, "transfer_amount": seconds});
+        Command::Transfer { id, from, to, seconds, amount, resource } => {
+            let amount = seconds.or(*amount);
+            let mut body = json!({"from_session_id": from, "to_session_id": to, "transfer_amount": amount});
+            if let Some(resource) = resource {
+                body["resource"] = resource.as_str().into();
+            }
             client.post(&of(id, "/transfer"), &body)?
         }
         Command::Wait { session, on } => {

@@ -239,6 +239,11 @@ impl Gateway {
         if twice {
             settlement.outcome.entry.event = DUPLICATE;
         }
+        // Of what is open nothing was counted yet: that is, once it is over.
+        if let Some(used) = &mut settlement.used {
+            used.beside = true;
+            used.envelopes = self.envelopes(&pending, used).await?;
+        }
         self.at(Point::LateBefore)?;
         let overage = self.settle_at(tenant, &pending, settlement, (&cost, true)).await?;
         self.at(Point::LateAfter)?;

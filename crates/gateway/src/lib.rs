@@ -107,7 +107,8 @@ pub use rollbacks::{Fate, ROLLBACK_FAILED, UndoneView};
 pub use runs::{Begun, Next as NextRun, RunView, WaitView};
 pub use sessions::{
     Awaiting, CloseAsk, ClosedView, ClusterView, ContextView, CycleView, DeadlockView, DeclarationView,
-    DelegationContext, FormAsk, GarAsk, GarView, HaltedView, MemberView, SessionView, TransferAsk, no_others,
+    DelegationContext, FormAsk, GarAsk, GarView, HaltedView, MemberView, SessionLimits, SessionView,
+    TransferAsk, no_others,
 };
 pub use tenants::own_archetypes;
 pub use views::{

@@ -57,10 +57,10 @@ impl Gateway {
         let (kind, reply) = (proven.outcome.kind, proven.reply.clone());
         let (before, after) = outcome_of(pending, proven.state);
         let mut settlement = settlement(tenant, pending, proven, overage);
-        if let Some(used) = &mut settlement.used {
-            used.envelopes = self.envelopes(pending, &used.usage).await?;
-        }
         beside.added_to(&mut settlement);
+        if let Some(used) = &mut settlement.used {
+            used.envelopes = self.envelopes(pending, used).await?;
+        }
         self.at(before)?;
         let over = match pending.settled || beside.effects {
             true => self.settle_at(tenant, pending, settlement, (&cost, pending.settled)).await?,

@@ -320,8 +320,12 @@ fn check(rows: &mut Rows, item: &Item) -> Result<Vec<Account>, Obstacle> {
 }
 
 /// INVARIANT (halt): no cycle begins, and none is sent, in a session that is over or stopped.
+/// INVARIANT (limits): nothing is sent beyond what people agreed to for its session, whenever they did.
 fn takes(session: Option<&Session>, item: &Item) -> Result<(), Obstacle> {
     let Some(session) = session else { return Err(Obstacle::SessionChanged) };
+    if item.sends() && session.limits.broken_by(item.intent.amount, item.intent.at_ms).is_some() {
+        return Err(Obstacle::SessionChanged);
+    }
     let Some(cycle) = &item.cycle else {
         // It waited, or was sent before: whatever else waits by now, it may go on.
         let stopped = matches!(session.state(), SessionState::Closed(_) | SessionState::Suspended);

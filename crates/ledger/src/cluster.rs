@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use action::{Subject, Tenant, json};
-use mandate::{Account, Cluster, ClusterEvent, ClusterRefusal, Member, Session, SessionEvent, time_left};
+use mandate::{
+    Account, Cluster, ClusterEvent, ClusterRefusal, Member, Resource, Session, SessionEvent, left_of,
+};
 use mandate::{SessionRefusal, SessionState};
 use serde_json::{Value, json};
 
@@ -74,22 +76,24 @@ pub enum Deed {
     },
     /// Let it go on. The session is as for `Hold`.
     Release,
-    /// Hand time to another member.
+    /// Hand time or resources to another member.
     Transfer(Transfer),
 }
 
-/// Time that is to go from one member to another.
+/// What is to go from one member to another.
 #[derive(Clone, Debug)]
 pub struct Transfer {
     /// The session that gets it.
     pub to: Box<str>,
+    /// Of what.
+    pub resource: Resource,
     /// How much.
-    pub seconds: u64,
+    pub amount: u64,
     /// The mandate of the session that gives it and all that it descends from, leaf first.
     pub source: Vec<Debit>,
     /// The same of the other.
     pub target: Vec<Debit>,
-    /// How many seconds each of the two had left by its accounts when the policies were asked; if that is something else now
+    /// How much of it each of the two had left by its accounts when the policies were asked; if that is something else now
     /// they are asked anew ([`Error::Changed`]). `None` if nothing was judged by it.
     pub judged: Option<[u64; 2]>,
     /// The policies that permit it.
@@ -232,27 +236,29 @@ impl Clustering {
 
     /// The accounts after a transfer.
     fn moves(&self, transfer: &Transfer, scene: &Scene<'_>) -> Result<Accounts, Error> {
-        let Transfer { to, seconds, source, target, .. } = transfer;
+        let Transfer { to, resource, amount, source, target, .. } = transfer;
+        let resource = *resource;
         let refused = Error::Cluster;
         for (session, line) in [(&self.session, source), (to, target)] {
-            may_move(session, line, scene).map_err(refused)?;
+            may_move(session, resource, line, scene).map_err(refused)?;
         }
-        let lefts = [source, target].map(|line| left(line, &scene.accounts));
+        let lefts = [source, target].map(|line| left(resource, line, &scene.accounts));
         if transfer.judged.is_some_and(|judged| judged != lefts) {
             return Err(Error::Changed(self.session.clone()));
         }
         let [left, _] = lefts;
-        let moved = scene.cluster.transfer(&self.session, to, *seconds, left, self.at_ms).map_err(refused)?;
+        let moved = scene.cluster.transfer(&self.session, to, (resource, *amount), left, self.at_ms);
+        let moved = moved.map_err(refused)?;
         let gives: Vec<&str> = source.iter().map(|debit| &*debit.jti).collect();
         let gets: Vec<&str> = target.iter().map(|debit| &*debit.jti).collect();
         let mut after = Accounts::new();
-        for (jti, seconds) in moved.grants(&gives, &gets).map_err(refused)? {
+        for (jti, amount) in moved.grants(&gives, &gets).map_err(refused)? {
             let debit = source.iter().chain(target).find(|debit| *debit.jti == *jti);
             // Where there is no limit nothing is counted.
-            let Some(debit) = debit.filter(|it| it.limits.envelope.max_duration_seconds.is_some()) else {
+            let Some(debit) = debit.filter(|it| it.limits.envelope.of(resource).is_some()) else {
                 continue;
             };
-            let granted = account(&scene.accounts, jti).grant(&debit.limits, seconds);
+            let granted = account(&scene.accounts, jti).grant(&debit.limits, resource, amount);
             let granted = granted.map_err(|_| refused(ClusterRefusal::MoreThanLeft { left }))?;
             after.insert(debit.jti.clone(), granted);
         }
@@ -347,26 +353,32 @@ impl Clustering {
     }
 
     fn tells_transfer(&self, transfer: &Transfer, scene: &Scene<'_>, after: &Accounts) -> Vec<Told> {
-        let Transfer { to, seconds, policies, source, target, judged: _ } = transfer;
+        let Transfer { to, resource, amount, policies, source, target, judged: _ } = transfer;
+        let resource = *resource;
         let accounts: Accounts = scene.accounts.clone().into_iter().chain(after.clone()).collect();
         let mandate = |session: &str| scene.cluster.member(session).ok().map(|it| it.mandate_id.clone());
         let fields = json!({
-            "amount": seconds, "cedar_policy_ids": policies, "cluster_id": &*scene.cluster.id,
-            "from_mandate_id": mandate(&self.session), "from_remaining": left(source, &accounts),
-            "from_session_id": &*self.session, "resource": "time_seconds", "to_mandate_id": mandate(to),
-            "to_remaining": left(target, &accounts), "to_session_id": to,
+            "amount": amount, "cedar_policy_ids": policies, "cluster_id": &*scene.cluster.id,
+            "from_mandate_id": mandate(&self.session), "from_remaining": left(resource, source, &accounts),
+            "from_session_id": &*self.session, "resource": resource.word(), "to_mandate_id": mandate(to),
+            "to_remaining": left(resource, target, &accounts), "to_session_id": to,
         });
         let mut transferred = self.told(&self.session, TRANSFER, Some("ALE-018"), fields.clone(), None);
-        transferred.also("granted", self.granted(scene, after));
+        transferred.also("granted", self.granted(resource, scene, after));
         vec![transferred, self.told(to, RECEIVED, None, fields, None)]
     }
 
     /// What is added to each account, and taken from it, so that accounts can be held against the chain.
-    fn granted(&self, scene: &Scene<'_>, after: &Accounts) -> Value {
+    fn granted(&self, resource: Resource, scene: &Scene<'_>, after: &Accounts) -> Value {
         let grant = |(jti, after): (&Arc<str>, &Account)| {
-            let before = account(&scene.accounts, jti).granted_seconds;
-            let seconds = after.granted_seconds.saturating_sub(before);
-            json!({"jti": &**jti, "seconds": seconds, "tenant": self.tenant.as_str()})
+            let before = account(&scene.accounts, jti).granted.of(resource);
+            let amount = after.granted.of(resource).saturating_sub(before);
+            let mut granted = json!({"jti": &**jti, "tenant": self.tenant.as_str()});
+            match resource {
+                Resource::Seconds => granted["seconds"] = amount.into(),
+                _ => (granted["resource"], granted["amount"]) = (resource.word().into(), amount.into()),
+            }
+            granted
         };
         after.iter().map(grant).collect()
     }
@@ -419,12 +431,17 @@ impl Clustering {
     }
 }
 
-/// Whether time may move from this member or to it.
-fn may_move(session: &str, line: &[Debit], scene: &Scene<'_>) -> Result<(), ClusterRefusal> {
+/// Whether so much of it may move from this member or to it.
+fn may_move(
+    session: &str,
+    resource: Resource,
+    line: &[Debit],
+    scene: &Scene<'_>,
+) -> Result<(), ClusterRefusal> {
     let member = scene.cluster.member(session)?;
     let leaf = line.first().filter(|leaf| *leaf.jti == *member.mandate_id);
-    if leaf.is_none_or(|leaf| leaf.limits.envelope.max_duration_seconds.is_none()) {
-        return Err(ClusterRefusal::NoTimeLimit { session: session.into() });
+    if leaf.is_none_or(|leaf| leaf.limits.envelope.of(resource).is_none()) {
+        return Err(ClusterRefusal::NoLimit { session: session.into(), resource });
     }
     let stopped = |debit: &Debit| {
         let account = account(&scene.accounts, &debit.jti);
@@ -441,8 +458,8 @@ fn account(accounts: &Accounts, jti: &str) -> Account {
 }
 
 /// What all of a line have left together.
-fn left(line: &[Debit], accounts: &Accounts) -> u64 {
-    time_left(line.iter().map(|debit| (account(accounts, &debit.jti), debit.limits)))
+fn left(resource: Resource, line: &[Debit], accounts: &Accounts) -> u64 {
+    left_of(resource, line.iter().map(|debit| (account(accounts, &debit.jti), debit.limits)))
 }
 
 /// How a cluster stands, as its records say it.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use action::{ActionId, Environment, Money, Subject, Tenant};
-use mandate::{Account, Limits, ResourceEnvelope, Usage};
+use mandate::{Account, ApprovedLimits, Limits, ResourceEnvelope, Usage};
 use sha2::{Digest, Sha256};
 
 use crate::told::{Sums, Told};
@@ -167,6 +167,8 @@ pub struct Approval {
     pub entry: Draft,
     /// The entry's state if this is the last approval that was needed.
     pub state_if_last: &'static str,
+    /// How far a yes goes for the rest of the action's session: that is lowered in the same commit, which records it.
+    pub limits: Option<ApprovedLimits>,
 }
 
 /// More time for a mandate.
@@ -277,6 +279,8 @@ impl Settlement {
 pub struct Used {
     /// So much. What is said after the last word gives nothing back.
     pub usage: Usage,
+    /// By another effect of the action than those that were counted: it is added to these.
+    pub beside: bool,
     /// What mandates of the chain allow, by `jti`. Of each that has less, the session has a record, written right after the
     /// outcome and caused by it.
     pub envelopes: Vec<(Box<str>, ResourceEnvelope)>,
@@ -335,7 +339,11 @@ pub(crate) struct Digests {
 impl Used {
     /// What the action used as far as is known by now.
     pub(crate) fn measured(&self, debited: &Usage, amends: bool) -> Usage {
-        if amends { self.usage.at_least(debited) } else { self.usage }
+        match (self.beside, amends) {
+            (true, _) => self.usage.and(debited),
+            (false, true) => self.usage.at_least(debited),
+            (false, false) => self.usage,
+        }
     }
 }
 

@@ -394,6 +394,7 @@ impl World {
         let (given, needed) = (given_in(row, approval.round) + 1, row.stored.needed);
         let last = given >= needed;
         let entry = self.say(approval, APPROVED, last)?;
+        self.limits(approval)?;
         if last {
             let row = self.row_mut(approval.action)?;
             row.stored.state = State::Approved;
@@ -431,7 +432,7 @@ impl World {
             accounts.push((cell.value.clone(), *limits));
         }
         let (account, limits) = accounts.pop().ok_or_else(|| Error::Absent(jti.clone()))?;
-        if judged.is_some_and(|judged| judged != account.granted_seconds) {
+        if judged.is_some_and(|judged| judged != account.granted.seconds) {
             return Err(Error::Changed(jti.clone()));
         }
         let longer = account.extend(&limits, &accounts, *seconds).map_err(Error::Mandate)?;
@@ -504,7 +505,7 @@ impl World {
             if let Some(row) = self.actions.get_mut(&number) {
                 row.usage = measured;
             }
-            self.breached(settlement, used, &debited, &mandates)?;
+            self.breached(settlement, used, [&debited, &measured], &mandates)?;
         }
         if let Some(halts) = halts {
             self.stops(*id, halts)?;

@@ -7,10 +7,12 @@
 use std::fmt;
 
 use action::{ActionId, Tenant};
-use mandate::{Account, Resource, Session, SessionEvent, SessionRefusal, Usage};
+use mandate::{Account, ApprovedLimits, Resource, Session, SessionEvent, SessionRefusal, Usage};
+use receipt::Timestamp;
 use serde::Serialize;
+use serde_json::{Value, json};
 
-use crate::{Error, Event, Outcome, Settlement, State, Used};
+use crate::{Approval, Error, Event, Outcome, Settlement, State, Used};
 
 /// Signs the entries of governed sessions with the installation's key.
 pub trait Sealer: fmt::Debug + Send + Sync {
@@ -263,11 +265,11 @@ pub(crate) fn fits(event: &str, recovering: bool, session: &str) -> Result<(), E
 pub(crate) fn breaches(
     settlement: &Settlement,
     used: &Used,
-    debited: &Usage,
+    [debited, measured]: [&Usage; 2],
     account: &Account,
 ) -> Result<Vec<Event>, serde_json::Error> {
     let envelope = used.envelopes.iter().find(|(jti, _)| **jti == *account.jti).map(|(_, it)| it);
-    let over = |resource: &Resource| used.usage.of(*resource) > debited.of(*resource);
+    let over = |resource: &Resource| measured.of(*resource) > debited.of(*resource);
     let broken = Resource::ALL.into_iter().filter(over).filter_map(|resource| {
         let limit = account.limit(envelope?, resource).filter(|limit| account.used.of(resource) > *limit)?;
         Some(Breach {
@@ -304,6 +306,39 @@ impl Breach<'_> {
 pub const RECOVERY_INITIATED: &str = "recovery_initiated";
 /// Event of a session of whose cycles it is known again where each stands.
 pub const RECOVERY_COMPLETE: &str = "recovery_complete";
+
+/// What is written down of limits that a person set for the rest of a session, which has `now` from then on.
+pub(crate) fn limited(approval: &Approval, set: ApprovedLimits, now: ApprovedLimits) -> Event {
+    let fields = json!({
+        "action_id": approval.action.to_string(), "session_limits": standing(now), "set": standing(set),
+    });
+    let record = json!({"ale": {"code": null, "fields": fields}});
+    Event {
+        at_ms: approval.at_ms,
+        tenant_ref: approval.entry.tenant_ref.clone(),
+        event: LIMITED,
+        record: action::json::canonical(&record).into_bytes(),
+    }
+}
+
+/// Are these the limits of a session that its record says?
+pub(crate) fn says_limits(record: &[u8], limits: ApprovedLimits) -> bool {
+    serde_json::from_slice::<Value>(record)
+        .is_ok_and(|record| record["ale"]["fields"]["session_limits"] == standing(limits))
+}
+
+fn standing(limits: ApprovedLimits) -> Value {
+    let until = |ms: i64| Timestamp::from_unix_millis(u64::try_from(ms).unwrap_or(0));
+    json!({
+        "currency": limits.max_amount.map(|most| most.currency().code().to_owned()),
+        "max_amount": limits.max_amount.map(|most| most.to_string()),
+        "not_after": limits.not_after_ms.map(|ms| until(ms).as_str().to_owned()),
+    })
+}
+
+/// Event of limits that a person set for the rest of a session.
+pub(crate) const LIMITED: &str = "session_limited";
+
 /// Event of an action that used more than a mandate had.
 pub const BUDGET_BREACHED: &str = "budget_breached";
 

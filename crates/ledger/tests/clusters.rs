@@ -16,7 +16,7 @@ use ledger::{
     Ledger, Memory, Obstacle, Opening, Options, Sealer, Sqlite, Transfer, Turn, session_of,
 };
 use mandate::{
-    ClusterRefusal as R, ClusterState, Completion, Limits, ResourceEnvelope, Session, SessionEvent,
+    ClusterRefusal as R, ClusterState, Completion, Limits, Resource, ResourceEnvelope, Session, SessionEvent,
     SessionRefusal, SessionState,
 };
 use proptest::prelude::*;
@@ -92,15 +92,26 @@ fn wait_for(on: &str) -> Deed {
 }
 
 fn debit(jti: &str) -> Debit {
-    let envelope = ResourceEnvelope { max_duration_seconds: Some(SECONDS), ..ResourceEnvelope::default() };
+    let envelope = ResourceEnvelope {
+        max_compute_units: Some(SECONDS),
+        max_duration_seconds: Some(SECONDS),
+        max_network_egress_bytes: Some(SECONDS),
+        max_storage_bytes: Some(SECONDS),
+        ..ResourceEnvelope::default()
+    };
     Debit { jti: jti.into(), epoch: 0, seen: None, limits: Limits { envelope, ..Limits::default() } }
 }
 
 fn hand(from: &str, to: &str, seconds: u64) -> Deed {
+    hand_on(from, to, Resource::Seconds, seconds)
+}
+
+fn hand_on(from: &str, to: &str, resource: Resource, amount: u64) -> Deed {
     let line = |session: &str| vec![debit(&session.replace("s-", "m-"))];
     Deed::Transfer(Transfer {
         to: to.into(),
-        seconds,
+        resource,
+        amount,
         source: line(from),
         target: line(to),
         judged: None,
@@ -127,9 +138,13 @@ fn cluster(ledger: &dyn Ledger) -> Clustered {
 }
 
 fn granted(ledger: &dyn Ledger, jti: &str) -> i64 {
+    granted_of(ledger, jti, Resource::Seconds)
+}
+
+fn granted_of(ledger: &dyn Ledger, jti: &str, resource: Resource) -> i64 {
     let (tenant, agent, mandates) = (Tenant::default(), subject(), [jti.into()]);
     let facts = ledger::FactsQuery { mandates: &mandates, ..query(&tenant, &agent) };
-    wait(ledger.facts(facts)).unwrap().accounts[0].granted_seconds
+    wait(ledger.facts(facts)).unwrap().accounts[0].granted.of(resource)
 }
 
 /// Events of a session, with the code of each and the number of the record that caused it.
@@ -381,6 +396,50 @@ fn a_transfer_is_on_record_with_both_and_seen_by_the_next_cycle_of_every_member(
 }
 
 #[test]
+fn a_resource_moves_like_time_and_nothing_moves_that_nobody_counts() {
+    on_every_sealed_ledger(|ledger| {
+        cluster_of(ledger, 2);
+        let units = |amount| hand_on("s-1", "s-2", Resource::ComputeUnits, amount);
+        done(ledger, "s-1", units(400)).unwrap();
+        refused(ledger, "s-1", units(601), R::MoreThanLeft { left: 600 });
+        for resource in Resource::ALL {
+            let moved = if resource == Resource::ComputeUnits { 400 } else { 0 };
+            let both = (granted_of(ledger, "m-1", resource), granted_of(ledger, "m-2", resource));
+            assert_eq!(both, (-moved, moved), "{}", resource.word());
+        }
+        let (_, code, fields) = told(ledger, "s-1").pop().unwrap();
+        assert_eq!((code.as_deref(), &fields["resource"]), (Some("ALE-018"), &"compute_units".into()));
+        assert_eq!(
+            (&fields["amount"], &fields["from_remaining"], &fields["to_remaining"]),
+            (&400.into(), &600.into(), &1400.into())
+        );
+        assert_eq!(told(ledger, "s-2").pop().unwrap().2, fields);
+        // What one has nobody counts, and memory is never used up.
+        let of = |resource| hand_on("s-1", "s-2", resource, 1);
+        for of_source in [true, false] {
+            let Deed::Transfer(mut uncounted) = of(Resource::EgressBytes) else { unreachable!() };
+            let line = if of_source { &mut uncounted.source } else { &mut uncounted.target };
+            line[0].limits.envelope.max_network_egress_bytes = None;
+            let session = if of_source { "s-1" } else { "s-2" }.into();
+            let expected = R::NoLimit { session, resource: Resource::EgressBytes };
+            refused(ledger, "s-1", Deed::Transfer(uncounted), expected);
+        }
+        let judged = |left| {
+            let Deed::Transfer(transfer) = units(1) else { unreachable!() };
+            Deed::Transfer(Transfer { judged: Some(left), ..transfer })
+        };
+        assert!(matches!(done(ledger, "s-1", judged([1000, 1000])), Err(Error::Changed(_))));
+        done(ledger, "s-1", judged([600, 1400])).unwrap();
+        let Deed::Transfer(mut memory) = of(Resource::MemoryBytes) else { unreachable!() };
+        for debit in memory.source.iter_mut().chain(&mut memory.target) {
+            debit.limits.envelope.max_memory_bytes = Some(5);
+        }
+        refused(ledger, "s-1", Deed::Transfer(memory), R::NeverLeftOver(Resource::MemoryBytes));
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
 fn time_does_not_move_by_what_either_had_left_earlier() {
     on_every_sealed_ledger(|ledger| {
         cluster_of(ledger, 2);
@@ -423,7 +482,8 @@ fn nobody_gives_what_a_mandate_above_has_not_left() {
             let (source, target) = (line("m-1", 40), vec![debit("m-2")]);
             Deed::Transfer(Transfer {
                 to: "s-2".into(),
-                seconds,
+                resource: Resource::Seconds,
+                amount: seconds,
                 source,
                 target,
                 judged: None,
@@ -437,7 +497,8 @@ fn nobody_gives_what_a_mandate_above_has_not_left() {
         let (source, target) = (line("m-1", 40), line("m-2", 40));
         let within = Deed::Transfer(Transfer {
             to: "s-2".into(),
-            seconds: 1,
+            resource: Resource::Seconds,
+            amount: 1,
             source,
             target,
             judged: None,
@@ -585,41 +646,48 @@ fn rows_that_say_another_cluster_than_the_records_are_found() {
     }
 }
 
+/// What goes from one member to another here: what their mandates limit.
+const MOVED: [Resource; 4] =
+    [Resource::Seconds, Resource::ComputeUnits, Resource::StorageBytes, Resource::EgressBytes];
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(4) })]
 
-    /// INVARIANT (conserved), over the real store: a thousand transfers that race each other, and cycles that take time
-    /// meanwhile, make no second and lose none, and nobody falls below nothing.
+    /// INVARIANT (conserved), over the real store: a thousand transfers of whatever there is that race each other make nothing
+    /// and lose nothing, and nobody falls below nothing.
     #[test]
     fn a_thousand_racing_transfers_conserve_the_sum(
-        transfers in prop::collection::vec((1_usize..=5, 1_usize..=5, 0_u64..400), 1_000),
+        transfers in prop::collection::vec((1_usize..=5, 1_usize..=5, 0..MOVED.len(), 0_u64..400), 1_000),
     ) {
         let directory = tempfile::tempdir().unwrap();
         let ledger = sealed_sqlite(directory.path(), "chain-1");
         cluster_of(&ledger, 5);
-        let hand_on = |(from, to, seconds): &(usize, usize, u64)| {
+        let hand_over = |(from, to, of, amount): &(usize, usize, usize, u64)| {
             let (from, to) = (format!("s-{from}"), format!("s-{to}"));
-            ledger.group(clustering(&from, hand(&from, &to, *seconds)))
+            ledger.group(clustering(&from, hand_on(&from, &to, MOVED[*of], *amount)))
         };
-        let results = wait(join_all(transfers.iter().map(hand_on)));
-        let mut expected = [0_i64; 6];
-        let mut done = 0;
-        for ((from, to, seconds), result) in transfers.iter().zip(results) {
+        let results = wait(join_all(transfers.iter().map(hand_over)));
+        let mut expected = [[0_i64; 6]; MOVED.len()];
+        let mut done = [0; MOVED.len()];
+        for ((from, to, of, amount), result) in transfers.iter().zip(results) {
             match result {
                 Ok(_) => {
-                    expected[*from] -= *seconds as i64;
-                    expected[*to] += *seconds as i64;
-                    done += 1;
+                    expected[*of][*from] -= *amount as i64;
+                    expected[*of][*to] += *amount as i64;
+                    done[*of] += 1;
                 }
                 Err(Error::Cluster(R::NothingToTransfer | R::MoreThanLeft { .. })) => {}
                 Err(other) => prop_assert!(false, "{other:?}"),
             }
         }
-        let found: Vec<i64> = (1..=5).map(|number| granted(&ledger, &format!("m-{number}"))).collect();
-        prop_assert_eq!(&found, &expected[1..]);
-        prop_assert_eq!(found.iter().sum::<i64>(), 0);
-        prop_assert!(found.iter().all(|granted| *granted >= -(SECONDS as i64)), "{:?}", found);
-        prop_assert!(done > 100);
+        for (of, resource) in MOVED.into_iter().enumerate() {
+            let granted = |number| granted_of(&ledger, &format!("m-{number}"), resource);
+            let found: Vec<i64> = (1..=5).map(granted).collect();
+            prop_assert_eq!(&found, &expected[of][1..]);
+            prop_assert_eq!(found.iter().sum::<i64>(), 0);
+            prop_assert!(found.iter().all(|granted| *granted >= -(SECONDS as i64)), "{:?}", found);
+            prop_assert!(done[of] > 30, "{:?}", done);
+        }
         let verified = wait(ledger.verify());
         prop_assert!(verified.is_ok(), "{verified:?}");
     }

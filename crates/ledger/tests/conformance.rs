@@ -1925,19 +1925,19 @@ fn an_extension_and_what_waits_for_it_are_one_commit() {
         assert!(matches!(late, Err(Error::Illegal { .. })), "{late:?}");
         assert_eq!(wait(ledger.verify()).unwrap(), before, "no trace");
         let held = wait(ledger.mandate(&Tenant::default(), "m")).unwrap().unwrap();
-        assert_eq!(held.account.granted_seconds, 0);
+        assert_eq!(held.account.granted.seconds, 0);
         let longer = wait(ledger.extend(alone(5, vec![approval(id, "anna")]))).unwrap();
-        assert_eq!((longer.granted_seconds, state_of(&*ledger, id)), (5, State::Approved));
+        assert_eq!((longer.granted.seconds, state_of(&*ledger, id)), (5, State::Approved));
         let held = wait(ledger.mandate(&Tenant::default(), "m")).unwrap().unwrap();
         assert_eq!(held.account, longer);
         let after = wait(ledger.verify()).unwrap();
         assert_eq!((after.entries, after.approvals), (before.entries + 2, before.approvals + 1));
-        assert_eq!(wait(ledger.extend(alone(7, vec![]))).unwrap().granted_seconds, 12);
+        assert_eq!(wait(ledger.extend(alone(7, vec![]))).unwrap().granted.seconds, 12);
         let judged = |granted| Extension { judged: Some(granted), ..alone(1, vec![]) };
         let whole = wait(ledger.verify()).unwrap();
         let stale = wait(ledger.extend(judged(5)));
         assert!(matches!(stale, Err(Error::Changed(_))), "others granted more since: {stale:?}");
         assert_eq!(wait(ledger.verify()).unwrap(), whole, "no trace");
-        assert_eq!(wait(ledger.extend(judged(12))).unwrap().granted_seconds, 13);
+        assert_eq!(wait(ledger.extend(judged(12))).unwrap().granted.seconds, 13);
     });
 }

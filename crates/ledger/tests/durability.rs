@@ -310,6 +310,13 @@ fn back_to(version: i64, directory: &Path) {
 }
 
 const UNDONE: &[(i64, &str)] = &[
+    (
+        15,
+        "ALTER TABLE session DROP COLUMN limit_minor; ALTER TABLE session DROP COLUMN limit_currency;
+         ALTER TABLE session DROP COLUMN limit_until; ALTER TABLE session DROP COLUMN limited;
+         ALTER TABLE account DROP COLUMN granted_compute; ALTER TABLE account DROP COLUMN granted_storage;
+         ALTER TABLE account DROP COLUMN granted_egress",
+    ),
     (14, "DROP TABLE security_event"),
     (13, "DROP TABLE cluster; DROP TABLE member"),
     (12, "DROP TABLE session; DROP TABLE record; DROP TABLE declaration; DROP TABLE cycle"),

@@ -16,7 +16,8 @@ use ledger::{
     State, Turn, Used, sealed, session_of,
 };
 use mandate::{
-    Completion, Halt, Limits, ResourceEnvelope, Session, SessionEvent, SessionRefusal, SessionState, Usage,
+    ApprovedLimits, Completion, Halt, Limits, ResourceEnvelope, Session, SessionEvent, SessionRefusal,
+    SessionState, Usage,
 };
 use serde_json::json;
 
@@ -225,7 +226,7 @@ fn metered(key: &str, session: &str) -> ledger::Admission {
 
 fn took(id: action::ActionId, seconds: u64, compute_units: u64) -> Settlement {
     let usage = Usage { seconds, compute_units, ..Usage::default() };
-    let used = Some(Used { usage, envelopes: envelopes() });
+    let used = Some(Used { usage, envelopes: envelopes(), beside: false });
     Settlement { used, ..settlement(id, State::Executed, "a") }
 }
 
@@ -312,6 +313,113 @@ fn a_session_waits_for_people_until_they_have_decided() {
         );
         wait(ledger.verify()).unwrap();
     });
+}
+
+/// An approval that goes no further for the rest of the session.
+fn within(id: action::ActionId, who: &str, most: i64, not_after_ms: Option<i64>) -> ledger::Approval {
+    let max_amount = action::Money::new(most, action::Currency::of("USD").unwrap());
+    ledger::Approval { limits: Some(ApprovedLimits { max_amount, not_after_ms }), ..approval(id, who) }
+}
+
+/// A cycle that waits for two people.
+fn for_two(key: &str, session: &str, epoch: u64, sequence: u64) -> ledger::Admission {
+    let hold = Some(Hold { until_ms: NOW + 1000, needed: 2, most: MOST_HELD });
+    ledger::Admission { hold, cycle: cycle(session, epoch, sequence), ..admission(key) }
+}
+
+#[test]
+fn limits_of_people_for_a_session_are_lowered_with_their_word_and_hold_at_admission() {
+    on_every_sealed_ledger(|ledger| {
+        let ledger = &*ledger;
+        begun(ledger, "s-1", "i-1");
+        let amount = |minor| action::Money::new(minor, action::Currency::of("USD").unwrap());
+        let id = admitted(ledger, for_two("a", "s-1", 0, 2));
+        wait(ledger.approve(within(id, "anna", 9_000, Some(NOW + 500)))).unwrap();
+        let now = stands(ledger, "s-1");
+        assert_eq!(now.limits, ApprovedLimits { max_amount: amount(9_000), not_after_ms: Some(NOW + 500) });
+        assert_eq!((now.epoch, now.state()), (1, SessionState::HemPending), "with the first of two words");
+        wait(ledger.approve(within(id, "bob", 20_000, Some(NOW + 400)))).unwrap();
+        let now = stands(ledger, "s-1");
+        assert_eq!(now.limits, ApprovedLimits { max_amount: amount(9_000), not_after_ms: Some(NOW + 400) });
+        // Each has its record right after the word, and caused by it.
+        let found = records(ledger, "s-1");
+        let ids = ids(&found);
+        let said: Vec<_> = found.iter().map(|it| session_of(&it.entry).unwrap()).collect();
+        let told: Vec<serde_json::Value> = found
+            .iter()
+            .map(|it| serde_json::from_slice(it.record.as_deref().unwrap_or(b"{}")).unwrap())
+            .collect();
+        assert_eq!(said.iter().map(|it| it.seq).collect::<Vec<_>>(), (0..7).collect::<Vec<_>>());
+        for (word, limits) in [(3, 4), (5, 6)] {
+            assert_eq!(said[limits].causal_parent.as_deref(), Some(&*ids[word]));
+            assert_eq!(ledger::event_of(&found[limits].entry), Some("session_limited"));
+        }
+        assert_eq!(
+            told[6]["ale"]["fields"]["session_limits"],
+            json!({"currency": "USD", "max_amount": "90.00", "not_after": "2026-04-24T03:06:40.400Z"})
+        );
+        assert_eq!(told[6]["ale"]["fields"]["set"]["max_amount"], "200.00");
+        // Whoever was judged before that, or says that they know of it, is held to it.
+        let costs = |minor, at_ms| {
+            let mut item = admission("a");
+            (item.intent.amount, item.intent.at_ms) = (amount(minor), at_ms);
+            item
+        };
+        assert_eq!(resume(ledger, id, costs(9_001, NOW)), Admitted::Refused(Obstacle::SessionChanged));
+        assert_eq!(resume(ledger, id, costs(9_000, NOW + 401)), Admitted::Refused(Obstacle::SessionChanged));
+        assert!(matches!(resume(ledger, id, costs(9_000, NOW + 400)), Admitted::New { .. }));
+        let next = |key: &str, epoch, minor| {
+            let mut item = ledger::Admission { cycle: cycle("s-1", epoch, 3), ..admission(key) };
+            item.intent.amount = amount(minor);
+            item
+        };
+        assert_eq!(obstacle(ledger, next("b", 0, 1)), Obstacle::SessionChanged);
+        assert_eq!(obstacle(ledger, next("b", 2, 9_001)), Obstacle::SessionChanged);
+        // So is another attempt of what was sent before.
+        wait(ledger.settle(Settlement { by: ledger::By::Holder(2), ..settlement(id, State::Failed, "a") }))
+            .unwrap();
+        let again = send_again(ledger, id, Basis::Failed { token: 2 }, costs(9_001, NOW));
+        assert_eq!(again, Admitted::Refused(Obstacle::SessionChanged));
+        admitted(ledger, next("b", 2, 9_000));
+        // Outside of sessions there is nothing to limit.
+        let plain = admitted(ledger, holding(admission("plain"), hold(NOW + 1000)));
+        wait(ledger.approve(within(plain, "anna", 1, None))).unwrap();
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
+fn limits_of_a_session_that_nobody_set_or_somebody_loosened_are_found() {
+    let alterations = [
+        "UPDATE session SET limit_minor = limit_minor + 1",
+        "UPDATE session SET limit_currency = 'EUR'",
+        "UPDATE session SET limit_until = NULL",
+        "UPDATE session SET limit_minor = NULL, limit_currency = NULL, limit_until = NULL, limited = NULL",
+        "UPDATE session SET limited = NULL",
+        "UPDATE session SET limited = entry",
+        "UPDATE session SET limited = (SELECT min(row) FROM entry WHERE instr(CAST(bytes AS TEXT), 'session_limited'))",
+    ];
+    for alteration in alterations {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = sealed_sqlite(directory.path());
+        begun(&ledger, "s-1", "i-1");
+        let id = admitted(&ledger, for_two("a", "s-1", 0, 2));
+        wait(ledger.approve(within(id, "anna", 9_000, Some(NOW + 500)))).unwrap();
+        wait(ledger.approve(within(id, "bob", 8_000, Some(NOW + 500)))).unwrap();
+        wait(ledger.verify()).unwrap();
+        drop(ledger);
+        let db = rusqlite::Connection::open(directory.path().join("ledger.db")).unwrap();
+        db.execute_batch(alteration).unwrap();
+        drop(db);
+        let found = wait(reopened(directory.path()).inspect(None)).unwrap().findings;
+        assert!(found.iter().all(|it| it.broken == ledger::Broken::Session), "{alteration}: {found:?}");
+        assert!(!found.is_empty(), "{alteration}");
+    }
+}
+
+fn reopened(directory: &std::path::Path) -> Sqlite {
+    let options = Options { sealer: Some(Arc::new(Counting)), ..Options::new("chain-2", NOW) };
+    Sqlite::open(&directory.join("ledger.db"), options).unwrap()
 }
 
 #[test]

@@ -24,8 +24,21 @@ pub struct Account {
     pub frozen: bool,
     /// What actions of sessions used by now.
     pub used: Usage,
-    /// Seconds granted on top of the envelope's, by extensions and transfers; below zero after one went out.
-    pub granted_seconds: i64,
+    /// Granted on top of the envelope's.
+    pub granted: Granted,
+}
+
+/// What was granted on top of an envelope, by extensions and transfers; below zero after one went out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Granted {
+    /// Of the time budget.
+    pub seconds: i64,
+    /// Units of the operator's own reckoning.
+    pub compute_units: i64,
+    /// Bytes.
+    pub storage_bytes: i64,
+    /// Bytes.
+    pub egress_bytes: i64,
 }
 
 /// What one action takes of each mandate of its chain, beside being counted.
@@ -98,11 +111,7 @@ impl Account {
         let over = Resource::ALL
             .into_iter()
             .find(|resource| left.of(*resource).is_some_and(|left| takes.usage.of(*resource) > left));
-        match over {
-            Some(Resource::Seconds) => Err(Refusal::TimeUsedUp),
-            Some(resource) => Err(Refusal::EnvelopeExceeded { resource }),
-            None => Ok(()),
-        }
+        over.map_or(Ok(()), |resource| Err(used_up(resource)))
     }
 
     /// The account after one more action that takes this. Admission applies it under the row's lock.
@@ -130,17 +139,17 @@ impl Account {
         Account { used: self.used.without(debited).and(measured), ..self.clone() }
     }
 
-    /// The account after seconds were granted on top of the envelope's, or, below zero, given away.
+    /// The account after so much of a resource was granted on top of the envelope's, or, below zero, given away.
     ///
     /// # Errors
-    /// [`Refusal::TimeUsedUp`] when more would be given away than is left.
-    pub fn grant(&self, limits: &Limits, seconds: i64) -> Result<Account, Refusal> {
-        let gives = u64::try_from(seconds.saturating_neg()).unwrap_or(0);
-        let left = self.envelope_left(&limits.envelope).max_duration_seconds;
+    /// [`Refusal::TimeUsedUp`] or [`Refusal::EnvelopeExceeded`] when more would be given away than is left.
+    pub fn grant(&self, limits: &Limits, resource: Resource, amount: i64) -> Result<Account, Refusal> {
+        let gives = u64::try_from(amount.saturating_neg()).unwrap_or(0);
+        let left = self.envelope_left(&limits.envelope).of(resource);
         if left.is_some_and(|left| gives > left) {
-            return Err(Refusal::TimeUsedUp);
+            return Err(used_up(resource));
         }
-        Ok(Account { granted_seconds: self.granted_seconds.saturating_add(seconds), ..self.clone() })
+        Ok(Account { granted: self.granted.and(resource, amount), ..self.clone() })
     }
 
     /// The account after `amount` minor units came back, because the effect is finally absent or less was captured.
@@ -185,9 +194,9 @@ impl Account {
         if self.revoked_at.is_some() || above.iter().any(|(it, _)| it.revoked_at.is_some()) {
             return Err(Refusal::Revoked);
         }
-        let granted = i64::try_from(seconds).ok().and_then(|it| self.granted_seconds.checked_add(it));
-        let granted_seconds = granted.ok_or_else(|| widened.clone())?;
-        let longer = Account { granted_seconds, ..self.clone() };
+        let seconds = i64::try_from(seconds).ok().and_then(|it| self.granted.seconds.checked_add(it));
+        let seconds = seconds.ok_or_else(|| widened.clone())?;
+        let longer = Account { granted: Granted { seconds, ..self.granted }, ..self.clone() };
         let time = |account: &Account, limits: &Limits| account.left(limits).envelope.max_duration_seconds;
         let left = time(&longer, limits).ok_or_else(|| widened.clone())?;
         let narrow = above.iter().all(|(it, limits)| time(it, limits).is_none_or(|most| left <= most));
@@ -205,20 +214,19 @@ impl Account {
 
     /// So much of it there may be in all, with what was granted on top.
     pub fn limit(&self, envelope: &ResourceEnvelope, resource: Resource) -> Option<u64> {
-        let granted = if resource == Resource::Seconds { self.granted_seconds } else { 0 };
-        envelope.of(resource).map(|max| max.saturating_add_signed(granted))
+        envelope.of(resource).map(|max| max.saturating_add_signed(self.granted.of(resource)))
     }
 
     /// What is left of the envelope. Memory is no sum, so all of it stays.
     pub fn envelope_left(&self, envelope: &ResourceEnvelope) -> ResourceEnvelope {
         let Usage { seconds, compute_units, storage_bytes, egress_bytes, .. } = self.used;
-        let rest = |max: Option<u64>, used: u64| max.map(|max| max.saturating_sub(used));
+        let rest = |of: Resource, used: u64| self.limit(envelope, of).map(|limit| limit.saturating_sub(used));
         ResourceEnvelope {
-            max_compute_units: rest(envelope.max_compute_units, compute_units),
-            max_duration_seconds: rest(self.limit(envelope, Resource::Seconds), seconds),
+            max_compute_units: rest(Resource::ComputeUnits, compute_units),
+            max_duration_seconds: rest(Resource::Seconds, seconds),
             max_memory_bytes: envelope.max_memory_bytes,
-            max_network_egress_bytes: rest(envelope.max_network_egress_bytes, egress_bytes),
-            max_storage_bytes: rest(envelope.max_storage_bytes, storage_bytes),
+            max_network_egress_bytes: rest(Resource::EgressBytes, egress_bytes),
+            max_storage_bytes: rest(Resource::StorageBytes, storage_bytes),
         }
     }
 
@@ -230,10 +238,10 @@ impl Account {
     }
 }
 
-/// Seconds that all of a line have left together, each mandate by its account; no limit is no end.
-pub fn time_left(line: impl Iterator<Item = (Account, Limits)>) -> u64 {
+/// What all of a line have left together of a resource, each mandate by its account; no limit is no end.
+pub fn left_of(resource: Resource, line: impl Iterator<Item = (Account, Limits)>) -> u64 {
     let of = |(account, limits): (Account, Limits)| {
-        account.envelope_left(&limits.envelope).max_duration_seconds.unwrap_or(u64::MAX)
+        account.envelope_left(&limits.envelope).of(resource).unwrap_or(u64::MAX)
     };
     line.map(of).min().unwrap_or(0)
 }
@@ -273,6 +281,33 @@ impl Limits {
     }
 }
 
+impl Granted {
+    /// How much of this. Memory is no sum that could be added to.
+    pub fn of(&self, resource: Resource) -> i64 {
+        match resource {
+            Resource::Seconds => self.seconds,
+            Resource::ComputeUnits => self.compute_units,
+            Resource::MemoryBytes => 0,
+            Resource::StorageBytes => self.storage_bytes,
+            Resource::EgressBytes => self.egress_bytes,
+        }
+    }
+
+    /// The same with so much more of one.
+    #[must_use]
+    pub fn and(mut self, resource: Resource, amount: i64) -> Granted {
+        let part = match resource {
+            Resource::Seconds => &mut self.seconds,
+            Resource::ComputeUnits => &mut self.compute_units,
+            Resource::MemoryBytes => return self,
+            Resource::StorageBytes => &mut self.storage_bytes,
+            Resource::EgressBytes => &mut self.egress_bytes,
+        };
+        *part = part.saturating_add(amount);
+        self
+    }
+}
+
 impl Use {
     /// An action outside of a session takes money and nothing else.
     pub fn of_money(money: Option<Money>) -> Use {
@@ -308,7 +343,9 @@ impl Usage {
         }
     }
 
-    fn and(&self, more: &Usage) -> Usage {
+    /// Both together; of memory the larger.
+    #[must_use]
+    pub fn and(&self, more: &Usage) -> Usage {
         Usage {
             seconds: self.seconds.saturating_add(more.seconds),
             compute_units: self.compute_units.saturating_add(more.compute_units),
@@ -326,6 +363,13 @@ impl Usage {
             storage_bytes: self.storage_bytes.saturating_sub(less.storage_bytes),
             egress_bytes: self.egress_bytes.saturating_sub(less.egress_bytes),
         }
+    }
+}
+
+fn used_up(resource: Resource) -> Refusal {
+    match resource {
+        Resource::Seconds => Refusal::TimeUsedUp,
+        resource => Refusal::EnvelopeExceeded { resource },
     }
 }
 

@@ -138,6 +138,27 @@ impl Resource {
             Resource::EgressBytes => "max_network_egress_bytes",
         }
     }
+
+    /// As it is called where so much of it is named.
+    pub fn word(self) -> &'static str {
+        match self {
+            Resource::Seconds => "time_seconds",
+            Resource::ComputeUnits => "compute_units",
+            Resource::MemoryBytes => "memory_bytes",
+            Resource::StorageBytes => "storage_bytes",
+            Resource::EgressBytes => "network_egress_bytes",
+        }
+    }
+
+    /// The one that is called so.
+    pub fn parse(word: &str) -> Option<Resource> {
+        Resource::ALL.into_iter().find(|it| it.word() == word)
+    }
+
+    /// Is it used up bit by bit? Of memory only the most at any one time counts, so none is ever left over.
+    pub fn is_used_up(self) -> bool {
+        self != Resource::MemoryBytes
+    }
 }
 
 impl ResourceEnvelope {

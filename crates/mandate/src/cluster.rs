@@ -1,4 +1,4 @@
-//! Sessions that work together: who is in, who waits for whom, and how time is handed from one to another.
+//! Sessions that work together: who is in, who waits for whom, and how time and resources are handed from one to another.
 //!
 //! ```text
 //!              wait / resume                hold / release
@@ -10,6 +10,8 @@
 //!
 //! As with a session, what is true is kept and [`Cluster::state`] says what that comes to. What is left to each member
 //! stands in the account of its mandate and nowhere else: [`Cluster::transfer`] says what to add to which of them.
+
+use crate::Resource;
 
 /// More members than this is a mistake, not a cluster.
 const MAX_MEMBERS: usize = 64;
@@ -128,12 +130,16 @@ pub enum ClusterRefusal {
     NotWaiting,
     /// Nothing would be transferred: no amount, or both members live on one account.
     NothingToTransfer,
-    /// The mandate of one member descends from that of the other: what it uses is the other's time already.
+    /// What is to be transferred is not used up, so that none of it is ever left over.
+    NeverLeftOver(Resource),
+    /// The mandate of one member descends from that of the other: what it uses is the other's already.
     OneLine,
-    /// The mandate of this member has no time of its own that could be counted.
-    NoTimeLimit {
-        /// Which.
+    /// The mandate of this member has none of its own that could be counted.
+    NoLimit {
+        /// Which member.
         session: Box<str>,
+        /// Of what.
+        resource: Resource,
     },
     /// The mandate of this member, or one above it, is revoked or frozen.
     Stopped {
@@ -142,20 +148,20 @@ pub enum ClusterRefusal {
     },
     /// More than what is left to the source.
     MoreThanLeft {
-        /// Seconds that are left to it.
+        /// So much is left to it.
         left: u64,
     },
 }
 
-/// Seconds that go from one member to another.
+/// What goes from one member to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transfer {
-    seconds: i64,
+    amount: i64,
 }
 
 impl Transfer {
     /// What to add to the grants of which mandate, where each of the two lines is a member's mandate and all that it
-    /// descends from, leaf first. A mandate above both keeps what it has: the time stays under it.
+    /// descends from, leaf first. A mandate above both keeps what it has: what moves stays under it.
     ///
     /// INVARIANT (conserved): what the line of the one gives, the line of the other gets, step by step; over members whose
     /// mandates do not descend from each other it always comes to zero.
@@ -174,8 +180,8 @@ impl Transfer {
         if gives.is_empty() || gets.is_empty() {
             return Err(ClusterRefusal::OneLine);
         }
-        let gives = gives.into_iter().map(|mandate| (mandate, -self.seconds));
-        Ok(gives.chain(gets.into_iter().map(|mandate| (mandate, self.seconds))).collect())
+        let gives = gives.into_iter().map(|mandate| (mandate, -self.amount));
+        Ok(gives.chain(gets.into_iter().map(|mandate| (mandate, self.amount))).collect())
     }
 }
 
@@ -249,7 +255,7 @@ impl Cluster {
         Ok(next)
     }
 
-    /// What a transfer of seconds from one member to another does, where `left` are left to the source.
+    /// What a transfer of so much of a resource from one member to another does, where `left` is left to the source.
     ///
     /// # Errors
     /// Why it cannot be.
@@ -257,7 +263,7 @@ impl Cluster {
         &self,
         source: &str,
         target: &str,
-        seconds: u64,
+        (resource, amount): (Resource, u64),
         left: u64,
         now_ms: i64,
     ) -> Result<Transfer, ClusterRefusal> {
@@ -269,11 +275,14 @@ impl Cluster {
             return Err(ClusterRefusal::Over);
         }
         let (source, target) = (self.member(source)?, self.member(target)?);
-        if seconds == 0 || source.mandate_id == target.mandate_id {
+        if !resource.is_used_up() {
+            return Err(ClusterRefusal::NeverLeftOver(resource));
+        }
+        if amount == 0 || source.mandate_id == target.mandate_id {
             return Err(ClusterRefusal::NothingToTransfer);
         }
-        match i64::try_from(seconds) {
-            Ok(whole) if seconds <= left => Ok(Transfer { seconds: whole }),
+        match i64::try_from(amount) {
+            Ok(whole) if amount <= left => Ok(Transfer { amount: whole }),
             _ => Err(ClusterRefusal::MoreThanLeft { left }),
         }
     }

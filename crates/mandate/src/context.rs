@@ -4,7 +4,7 @@ use action::json;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::{ClusterState, ReasoningMode};
+use crate::{ClusterState, ReasoningMode, Resource};
 
 /// Names of the package's members and of what policies see beside them. Whatever a client sends under one of them is
 /// refused; what it may declare (mode, confidence) has its place in the declaration and the cycle's request.
@@ -68,6 +68,28 @@ pub struct Remaining {
 }
 
 impl Remaining {
+    /// So many seconds, and no limit of anything else.
+    pub fn of_time(time_seconds: u64) -> Remaining {
+        Remaining {
+            time_seconds,
+            compute_units: None,
+            memory_bytes: None,
+            storage_bytes: None,
+            network_egress_bytes: None,
+        }
+    }
+
+    /// How much of this; `None` where it is not limited.
+    pub fn of(&self, resource: Resource) -> Option<u64> {
+        match resource {
+            Resource::Seconds => Some(self.time_seconds),
+            Resource::ComputeUnits => self.compute_units,
+            Resource::MemoryBytes => self.memory_bytes,
+            Resource::StorageBytes => self.storage_bytes,
+            Resource::EgressBytes => self.network_egress_bytes,
+        }
+    }
+
     /// What is used up, in the words of the resource envelope; nothing begins then.
     pub fn exhausted(&self) -> Option<&'static str> {
         let parts = [
@@ -118,8 +140,8 @@ pub struct ClusterContext {
 pub struct Partner {
     /// Its session.
     pub session_id: Box<str>,
-    /// Whole seconds left to it.
-    pub time_seconds: u64,
+    /// What is left to it.
+    pub remaining: Remaining,
     /// The session it waits for.
     pub waits_for: Option<Box<str>>,
 }
@@ -203,7 +225,7 @@ mod tests {
     }
 
     fn partner(session: &str) -> Partner {
-        Partner { session_id: session.into(), time_seconds: 50, waits_for: None }
+        Partner { session_id: session.into(), remaining: Remaining::of_time(50), waits_for: None }
     }
 
     /// Agents keep fingerprints: another layout of the same situation must not look like another situation.
@@ -224,7 +246,7 @@ mod tests {
         let cluster = later.cluster.as_mut().unwrap();
         (cluster.pool_seconds, cluster.state) = (3, ClusterState::Blocked);
         cluster.members.reverse();
-        (cluster.members[0].time_seconds, cluster.members[1].waits_for) = (0, Some("s-2".into()));
+        (cluster.members[0].remaining.time_seconds, cluster.members[1].waits_for) = (0, Some("s-2".into()));
         assert_eq!(later.fingerprint(), package().fingerprint());
     }
 

@@ -27,6 +27,7 @@
 //! because a limit that is not understood cannot be kept.
 
 mod account;
+mod approved;
 mod claims;
 mod cluster;
 mod context;
@@ -40,7 +41,8 @@ mod session;
 mod signal;
 mod token;
 
-pub use account::{Account, Limits, Usage, Use, time_left};
+pub use account::{Account, Granted, Limits, Usage, Use, left_of};
+pub use approved::ApprovedLimits;
 pub use claims::{Claims, Confidence, Mandate, Resource, ResourceEnvelope, SpendCap};
 pub use cluster::{Cluster, ClusterEvent, ClusterRefusal, ClusterState, Member, Transfer};
 pub use context::{CONTEXT_MEMBERS, ClusterContext, ContextPackage, DelegationContext, Partner, Remaining};

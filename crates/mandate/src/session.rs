@@ -13,6 +13,8 @@
 
 use action::Subject;
 
+use crate::ApprovedLimits;
+
 /// How a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Completion {
@@ -130,6 +132,8 @@ pub struct Session {
     pub closed: Option<Completion>,
     /// How it was left, where it was revoked.
     pub halt: Option<Halt>,
+    /// How far people agreed to whatever it does, for the rest of it.
+    pub limits: ApprovedLimits,
 }
 
 /// What happens to a session.
@@ -174,6 +178,8 @@ pub enum SessionEvent {
     Unblocked,
     /// Something happened to its cluster.
     Regrouped,
+    /// Whoever agreed to an action of it agreed no further than this for the rest of it.
+    Limited(ApprovedLimits),
     /// Nothing begins any more: it is about to end.
     Suspended,
     /// Its agent or principal ends it.
@@ -223,6 +229,7 @@ impl Session {
             suspended: false,
             closed: None,
             halt: None,
+            limits: ApprovedLimits::default(),
         }
     }
 
@@ -245,6 +252,7 @@ impl Session {
     /// The session after the event. What was admitted before a session ended may still be settled.
     ///
     /// INVARIANT (halt): no cycle and no declaration begins in a session that is not active.
+    /// INVARIANT (limits): what people agreed to for a session is only ever lowered.
     ///
     /// # Errors
     /// Why it cannot happen; the session is unchanged then.
@@ -285,6 +293,8 @@ impl Session {
             (SessionState::Active, E::Blocked { at_ms }) => next.blocked_ms = Some(at_ms),
             (SessionState::Closed(_), _) => return refused,
             (_, E::Regrouped) => next.epoch += 1,
+            // Keeps (limits).
+            (_, E::Limited(limits)) => (next.limits, next.epoch) = (self.limits.and(limits), self.epoch + 1),
             (_, E::Unblocked) if self.blocked_ms.is_some() => next.blocked_ms = None,
             (_, E::Suspended) => (next.suspended, next.epoch) = (true, self.epoch + 1),
             (_, E::Closed(_)) if self.held + self.in_flight > 0 => {

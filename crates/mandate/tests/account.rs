@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use action::{Currency, Money};
-use countersign_mandate::{Account, Limits, Refusal, Resource, ResourceEnvelope, Usage, Use};
+use countersign_mandate::{Account, Granted, Limits, Refusal, Resource, ResourceEnvelope, Usage, Use};
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]
@@ -52,6 +52,10 @@ fn envelope() -> impl Strategy<Value = ResourceEnvelope> {
     })
 }
 
+/// What goes from one mandate to another.
+const MOVED: [Resource; 4] =
+    [Resource::Seconds, Resource::ComputeUnits, Resource::StorageBytes, Resource::EgressBytes];
+
 proptest! {
     /// Two children draw on one parent, and each has an envelope of its own: whatever they do in whatever order, none of
     /// the three ever goes over, and the parent has used what both of them have.
@@ -64,11 +68,11 @@ proptest! {
     ) {
         let limits = |envelope| Limits { envelope, ..Limits::default() };
         let mut above = Account::new("p");
-        if let Ok(granted) = above.grant(&limits(parent), granted) {
+        if let Ok(granted) = above.grant(&limits(parent), Resource::Seconds, granted) {
             above = granted;
         }
         let most = |resource| match resource {
-            Resource::Seconds => parent.of(resource).map(|most| most.saturating_add_signed(above.granted_seconds)),
+            Resource::Seconds => parent.of(resource).map(|most| most.saturating_add_signed(above.granted.seconds)),
             _ => parent.of(resource),
         };
         let most: Vec<_> = Resource::ALL.into_iter().map(most).collect();
@@ -116,27 +120,43 @@ proptest! {
         prop_assert_eq!(corrected.used.memory_bytes, high);
     }
 
-    /// However seconds are passed on between two mandates, none is made and none is lost.
+    /// However much of anything is passed on between two mandates, none is made and none is lost, and of all else nothing
+    /// moves.
     #[test]
-    fn what_is_passed_on_is_conserved(steps in prop::collection::vec((any::<bool>(), 0..400i64), 0..40)) {
-        let envelope = ResourceEnvelope { max_duration_seconds: Some(300), ..ResourceEnvelope::default() };
+    fn what_is_passed_on_is_conserved(
+        steps in prop::collection::vec((any::<bool>(), 0..MOVED.len(), 0..400i64), 0..40),
+    ) {
+        let envelope = ResourceEnvelope {
+            max_compute_units: Some(100),
+            max_duration_seconds: Some(300),
+            max_memory_bytes: Some(5),
+            max_network_egress_bytes: Some(250),
+            max_storage_bytes: Some(400),
+        };
         let limits = Limits { envelope, ..Limits::default() };
         let mut pool = [Account::new("a"), Account::new("b")];
-        let left = |account: &Account| account.envelope_left(&envelope).max_duration_seconds.unwrap();
-        for (forth, seconds) in steps {
+        let left = |account: &Account, resource| account.envelope_left(&envelope).of(resource).unwrap();
+        for (forth, at, amount) in steps {
             let (from, to) = if forth { (0, 1) } else { (1, 0) };
-            let room = left(&pool[from]);
-            match pool[from].grant(&limits, -seconds) {
+            let room = left(&pool[from], MOVED[at]);
+            match pool[from].grant(&limits, MOVED[at], -amount) {
                 Ok(poorer) => {
-                    let richer = pool[to].grant(&limits, seconds).unwrap();
+                    let richer = pool[to].grant(&limits, MOVED[at], amount).unwrap();
                     (pool[from], pool[to]) = (poorer, richer);
                 }
                 Err(refusal) => {
-                    prop_assert_eq!(refusal, Refusal::TimeUsedUp);
-                    prop_assert!(seconds.unsigned_abs() > room);
+                    let expected = match MOVED[at] {
+                        Resource::Seconds => Refusal::TimeUsedUp,
+                        resource => Refusal::EnvelopeExceeded { resource },
+                    };
+                    prop_assert_eq!(refusal, expected);
+                    prop_assert!(amount.unsigned_abs() > room);
                 }
             }
-            prop_assert_eq!(left(&pool[0]) + left(&pool[1]), 600);
+            for resource in Resource::ALL {
+                let sum = left(&pool[0], resource) + left(&pool[1], resource);
+                prop_assert_eq!(sum, 2 * envelope.of(resource).unwrap(), "{:?}", resource);
+            }
         }
     }
 
@@ -233,7 +253,7 @@ fn time_that_ran_over_is_on_record_and_nothing_is_left() {
     assert_eq!(account.debit(&limits, &Use { usage: one, ..Use::default() }), Err(Refusal::TimeUsedUp));
     // An action outside of sessions takes no time.
     assert!(account.debit(&limits, &Use::default()).is_ok());
-    let extended = account.grant(&limits, 21).unwrap();
+    let extended = account.grant(&limits, Resource::Seconds, 21).unwrap();
     assert!(extended.debit(&limits, &Use { usage: one, ..Use::default() }).is_ok());
 }
 
@@ -249,18 +269,18 @@ fn an_extension_is_within_what_stands_above_and_of_what_has_a_budget() {
     let above = [(parent.clone(), timed(Some(100)))];
     // Ten of ten are used; the parent has sixty left.
     let longer = child.extend(&timed(Some(10)), &above, 60).unwrap();
-    assert_eq!(longer, Account { granted_seconds: 60, ..child.clone() });
+    assert_eq!(longer, Account { granted: Granted { seconds: 60, ..Granted::default() }, ..child.clone() });
     assert_eq!(longer.left(&timed(Some(10))).envelope.max_duration_seconds, Some(60));
     let widened = Err(Refusal::Widened { member: "max_duration_seconds" });
     assert_eq!(child.extend(&timed(Some(10)), &above, 61), widened);
     assert_eq!(
-        child.extend(&timed(Some(10)), &[(parent.clone(), timed(None))], 61).map(|it| it.granted_seconds),
+        child.extend(&timed(Some(10)), &[(parent.clone(), timed(None))], 61).map(|it| it.granted.seconds),
         Ok(61)
     );
     assert_eq!(child.extend(&timed(None), &[], 5), widened, "there is no budget to extend");
     assert_eq!(child.extend(&timed(Some(10)), &[], u64::MAX), widened);
     let twice = longer.extend(&timed(Some(10)), &[], 5).unwrap();
-    assert_eq!(twice.granted_seconds, 65);
+    assert_eq!(twice.granted.seconds, 65);
     assert_eq!(child.revoke(1).extend(&timed(Some(10)), &[], 5), Err(Refusal::Revoked));
     assert_eq!(child.extend(&timed(Some(10)), &[(parent.revoke(1), timed(None))], 5), Err(Refusal::Revoked));
 }

@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use countersign_mandate::{Cluster, ClusterEvent as E, ClusterRefusal as R, ClusterState as S, Member};
+use countersign_mandate::{
+    Cluster, ClusterEvent as E, ClusterRefusal as R, ClusterState as S, Member, Resource,
+};
 use proptest::prelude::*;
 
 const DEADLINE: i64 = 1_000;
@@ -139,23 +141,35 @@ fn a_principal_counts_once() {
 #[test]
 fn more_than_what_is_left_is_not_transferred() {
     let it = cluster(2);
-    let transfer = |seconds, left| it.transfer("s-1", "s-2", seconds, left, 0);
+    let transfer = |seconds, left| it.transfer("s-1", "s-2", (Resource::Seconds, seconds), left, 0);
     assert_eq!(transfer(5, 5).unwrap().grants(&["m-1"], &["m-2"]).unwrap(), [("m-1", -5), ("m-2", 5)]);
     assert_eq!(transfer(6, 5), Err(R::MoreThanLeft { left: 5 }));
     assert_eq!(transfer(u64::MAX, u64::MAX), Err(R::MoreThanLeft { left: u64::MAX }));
     assert_eq!(transfer(0, 5), Err(R::NothingToTransfer));
-    assert_eq!(it.transfer("s-1", "s-1", 1, 5, 0), Err(R::NothingToTransfer));
-    assert_eq!(it.transfer("s-1", "s-9", 1, 5, 0), Err(R::NotMember { session: "s-9".into() }));
-    assert_eq!(it.transfer("s-1", "s-2", 1, 5, DEADLINE), Err(R::Over));
+    assert_eq!(it.transfer("s-1", "s-1", (Resource::Seconds, 1), 5, 0), Err(R::NothingToTransfer));
+    assert_eq!(
+        it.transfer("s-1", "s-9", (Resource::Seconds, 1), 5, 0),
+        Err(R::NotMember { session: "s-9".into() })
+    );
+    assert_eq!(it.transfer("s-1", "s-2", (Resource::Seconds, 1), 5, DEADLINE), Err(R::Over));
+    let memory = it.transfer("s-1", "s-2", (Resource::MemoryBytes, 1), 5, 0);
+    assert_eq!(
+        memory,
+        Err(R::NeverLeftOver(Resource::MemoryBytes)),
+        "of a high-water mark nothing is left over"
+    );
     for state in [S::MandateHold, S::Deadlock, S::Terminated] {
-        assert_eq!(in_state(state).transfer("s-1", "s-2", 1, 5, 0), Err(R::State(state)));
+        assert_eq!(
+            in_state(state).transfer("s-1", "s-2", (Resource::Seconds, 1), 5, 0),
+            Err(R::State(state))
+        );
     }
 }
 
 /// A mandate above both would otherwise hand out time that it still has, or lose time that stays under it.
 #[test]
 fn time_moves_up_to_the_mandate_that_both_descend_from_and_no_further() {
-    let five = cluster(2).transfer("s-1", "s-2", 5, 5, 0).unwrap();
+    let five = cluster(2).transfer("s-1", "s-2", (Resource::Seconds, 5), 5, 0).unwrap();
     let grants = |source: &[&'static str], target: &[&'static str]| five.grants(source, target);
     let siblings = grants(&["a", "root"], &["b", "root"]).unwrap();
     assert_eq!(siblings, [("a", -5), ("b", 5)]);
@@ -190,7 +204,7 @@ proptest! {
         let mut done = 0;
         for (from, to, seconds) in transfers {
             let source = left[&format!("m-{from}")];
-            let found = it.transfer(&format!("s-{from}"), &format!("s-{to}"), seconds, u64::try_from(source).unwrap(), 0);
+            let found = it.transfer(&format!("s-{from}"), &format!("s-{to}"), (Resource::Seconds, seconds), u64::try_from(source).unwrap(), 0);
             if let Ok(transfer) = found {
                 done += 1;
                 let (source, target) = (format!("m-{from}"), format!("m-{to}"));

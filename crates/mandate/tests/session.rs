@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use action::Subject;
-use countersign_mandate::{Completion, Halt, Session, SessionEvent as E, SessionRefusal, SessionState as S};
+use action::{Currency, Money, Subject};
+use countersign_mandate::{
+    ApprovedLimits, Completion, Halt, Session, SessionEvent as E, SessionRefusal, SessionState as S,
+};
 use proptest::prelude::*;
 
 fn session() -> Session {
@@ -49,11 +51,12 @@ fn every_event_in_every_state() {
         E::Suspended,
         E::Closed(Completion::Partial),
         E::Revoked(Halt::Partial),
+        E::Limited(ApprovedLimits::default()),
     ];
     let begins = [Some(Active), Some(Active), Some(HemPending)];
     let never = [None; 3];
-    let over = |state| [None, None, None, None, None, None, Some(state), None, None, None, None, None];
-    let table: [(S, [Option<S>; 12]); 7] = [
+    let over = |state| [None, None, None, None, None, None, Some(state), None, None, None, None, None, None];
+    let table: [(S, [Option<S>; 13]); 7] = [
         (
             Active,
             join(
@@ -68,6 +71,7 @@ fn every_event_in_every_state() {
                     Some(Suspended),
                     Some(partial),
                     Some(revoked),
+                    Some(Active),
                 ],
             ),
         ),
@@ -85,6 +89,7 @@ fn every_event_in_every_state() {
                     Some(Suspended),
                     Some(partial),
                     Some(revoked),
+                    Some(ClusterBlocked),
                 ],
             ),
         ),
@@ -102,6 +107,7 @@ fn every_event_in_every_state() {
                     Some(Suspended),
                     None,
                     Some(revoked),
+                    Some(HemPending),
                 ],
             ),
         ),
@@ -119,6 +125,7 @@ fn every_event_in_every_state() {
                     Some(Suspended),
                     Some(partial),
                     Some(revoked),
+                    Some(Suspended),
                 ],
             ),
         ),
@@ -134,7 +141,7 @@ fn every_event_in_every_state() {
     }
 }
 
-fn join(first: [Option<S>; 3], rest: [Option<S>; 9]) -> [Option<S>; 12] {
+fn join(first: [Option<S>; 3], rest: [Option<S>; 10]) -> [Option<S>; 13] {
     std::array::from_fn(|at| if at < 3 { first[at] } else { rest[at - 3] })
 }
 
@@ -221,10 +228,18 @@ fn event() -> impl Strategy<Value = E> {
         Just(E::Blocked { at_ms: 1 }),
         Just(E::Unblocked),
         Just(E::Regrouped),
+        limits().prop_map(E::Limited),
         Just(E::Suspended),
         prop_oneof![9 => Just(E::Settled), 1 => Just(E::Closed(Completion::Complete))],
         prop_oneof![9 => Just(E::Settled), 1 => Just(E::Revoked(Halt::Unknown))],
     ]
+}
+
+/// Limits of every kind, or none.
+fn limits() -> impl Strategy<Value = ApprovedLimits> {
+    let most = (0..100_i64).prop_map(|minor| Money::new(minor, Currency::of("USD").unwrap()).unwrap());
+    (prop::option::of(most), prop::option::of(0..100_i64))
+        .prop_map(|(max_amount, not_after_ms)| ApprovedLimits { max_amount, not_after_ms })
 }
 
 proptest! {
@@ -250,6 +265,14 @@ proptest! {
             prop_assert!(!sends || matches!(it.state(), S::Active | S::HemPending), "{:?} in {:?}", event, it.state());
             prop_assert!(next.sequence >= it.sequence && (!begins || next.sequence > it.sequence));
             prop_assert!(next.epoch >= it.epoch && next.denials >= it.denials);
+            // Keeps (limits): whatever was beyond them is beyond them for good.
+            for (minor, now_ms) in [(0, 0), (50, 0), (0, 50), (99, 99)] {
+                let amount = Money::new(minor, Currency::of("USD").unwrap());
+                let beyond = |it: &Session| it.limits.broken_by(amount, now_ms).is_some();
+                prop_assert!(beyond(&next) || !beyond(&it));
+            }
+            let limited = matches!(event, E::Limited(_));
+            prop_assert!(next.limits == it.limits || limited && next.epoch > it.epoch);
             prop_assert!(it.closed.is_none() || (next.closed, next.halt) == (it.closed, it.halt), "what is over stays over");
             it = next;
         }

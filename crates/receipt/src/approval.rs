@@ -40,6 +40,6 @@ pub use approvers::{Approver, Approvers};
 pub use assertion::{Assertion, RelyingParty};
 pub(crate) use check::{Consent, Standing, consent, standing};
 pub use enrolment::{Credential, Enrolment};
-pub use envelope::{Commitment, Decision, Envelope, Limits, Quote, V1};
+pub use envelope::{AppliesTo, Commitment, Decision, Envelope, Limits, Quote, V1};
 pub use record::{Approval, Signer};
 pub use refusal::Refusal;

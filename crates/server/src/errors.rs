@@ -177,7 +177,8 @@ const fn words(code: Code) -> Words {
             "There is no mandate where one is needed, or it is expired, revoked, for another agent, out of scope, \
              or what is left of its spend cap is too small; or one that it descends from is, or the chain to it \
              cannot be verified; or the amount is above the caller's own bound; or it has a limit that only a session \
-             keeps, which is named, and the request names no session (reason session_required).",
+             keeps, which is named, and the request names no session (reason session_required); or the action is beyond \
+             what people agreed to for the rest of its session (reason beyond_session).",
             &[
                 "check scope, resources, expiry and what is left of the mandate",
                 "where a session is required, open one with the mandate, declare in it, and name it as session_id",

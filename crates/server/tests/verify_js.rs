@@ -6,7 +6,9 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use receipt::approval::{Approval, Assertion, Commitment, Decision, Envelope, Limits, Quote, Signer, V1};
+use receipt::approval::{
+    AppliesTo, Approval, Assertion, Commitment, Decision, Envelope, Limits, Quote, Signer, V1,
+};
 use receipt::{
     Chain, Draft, Environment, Event, Json, Jwk, Jwks, Kind, Metadata, MoneyFields, NewEntry, PaymentStatus,
     Pin, SigningKey, Stage, Timestamp, Trust, Verdict,
@@ -218,7 +220,7 @@ fn envelope(draft: &Draft<'_>, constraints: Json) -> Envelope {
 
 fn up_to(amount: &str, currency: &str) -> Option<Limits> {
     let most = Quote { amount: amount.to_owned(), currency: currency.to_owned() };
-    Some(Limits { max_amount: Some(most), not_after: Some(at(50)) })
+    Some(Limits { applies_to: AppliesTo::Action, max_amount: Some(most), not_after: Some(at(50)) })
 }
 
 #[test]
@@ -226,7 +228,11 @@ fn approvals_are_shown_as_present_and_not_checked_here() {
     let issuer = Issuer::new();
     let jwks = Jwks::new(vec![issuer.jwk.clone()]).unwrap();
     let within = |most: &'static str| approved(&issuer, move |e, _| e.limits = up_to(most, "USD"));
-    let receipts = [approved(&issuer, |_, _| {}), within("120.00"), within("120"), within("1000.5")];
+    let session = approved(&issuer, |e, _| {
+        e.limits = up_to("120.00", "USD").map(|limits| Limits { applies_to: AppliesTo::Session, ..limits });
+    });
+    let usual = approved(&issuer, |_, _| {});
+    let receipts = [usual, within("120.00"), within("120"), within("1000.5"), session];
     for report in agree(&receipts.map(|it| (it, &jwks))) {
         assert_eq!(report["verdict"], "valid", "{}", report["sentence"]);
         let checks = report["checks"].as_array().unwrap();

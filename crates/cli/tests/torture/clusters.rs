@@ -12,7 +12,7 @@ use crate::house::{House, Voice, countersign};
 async fn opened(house: &House, base: &str, who: &str, seconds: u64) -> String {
     let ask = json!({
         "subject": format!("default-{who}"), "scope": ["Payments"], "expires_in_seconds": 600,
-        "spend_cap": {"amount": "10.00", "currency": "USD"}, "resource_envelope": {"max_duration_seconds": seconds},
+        "spend_cap": {"amount": "10.00", "currency": "USD"}, "resource_envelope": {"max_compute_units": seconds, "max_duration_seconds": seconds},
     });
     let issued = house.voice("default", "operator").post(&format!("{base}/v1/mandates"), &ask).await;
     assert_eq!(issued.status, 201, "{}", issued.text());
@@ -88,6 +88,10 @@ async fn bad_input_is_refused_by_name_and_nothing_is_written() {
             invalid,
             Some("/transfer_amount"),
         ),
+        (&part("transfer"), hand("resource", json!("memory_bytes")), 422, invalid, Some("/resource")),
+        (&part("transfer"), hand("resource", json!("seconds")), 422, invalid, Some("/resource")),
+        (&part("transfer"), hand("resource", json!(5)), 422, invalid, Some("/resource")),
+        (&part("transfer"), hand("resource", json!("storage_bytes")), 422, invalid, Some("/from_session_id")),
         (&part("transfer"), hand("to_session_id", json!(one)), 422, invalid, Some("/to_session_id")),
         (&part("transfer"), hand("to_session_id", json!(other)), 422, invalid, Some("/to_session_id")),
         (&part("transfer"), hand("from_session_id", json!(other)), 422, invalid, Some("/from_session_id")),
@@ -153,7 +157,10 @@ async fn a_cluster_killed_amid_transfers_has_lost_no_second_and_verifies() {
                 0 => ("agent", &one, &two),
                 _ => ("rival", &two, &one),
             };
-            let body = json!({"from_session_id": from, "to_session_id": to, "transfer_amount": 1 + n % 7});
+            let resource = ["time_seconds", "compute_units"][(n / 2 % 2) as usize];
+            let body = json!({
+                "from_session_id": from, "to_session_id": to, "transfer_amount": 1 + n % 7, "resource": resource,
+            });
             let (voice, path) = (house.voice("default", who), format!("{path}/transfer"));
             sent.spawn(async move { voice.request("POST", &path).json(&body).send().await.map(drop) });
         }
@@ -167,6 +174,9 @@ async fn a_cluster_killed_amid_transfers_has_lost_no_second_and_verifies() {
         assert_eq!(seen["budget_pool"], 600, "{seen}");
         let left: u64 = (0..2).map(|at| seen["members"][at]["time_budget_remaining"].as_u64().unwrap()).sum();
         assert_eq!(left, 600, "{seen}");
+        let units =
+            |at: usize| seen["members"][at]["resource_envelope"]["max_compute_units"].as_u64().unwrap();
+        assert_eq!(units(0) + units(1), 600, "{seen}");
     }
     let gar = house.agent().get("/v1/gar?ale_type=ALE-018&limit=200").await;
     assert!(!gar.body["items"].as_array().unwrap().is_empty(), "{}", gar.text());
@@ -190,6 +200,15 @@ async fn time_that_no_transfer_moved_is_found() {
     assert_eq!(checked.body["findings"], json!([]), "{}", checked.text());
     let findings = tampered(&mut house, "UPDATE account SET granted = 8 WHERE granted = 7").await;
     tells(&findings, "is not as the entries have it");
+    let units = json!({
+        "from_session_id": one, "to_session_id": two, "transfer_amount": 9, "resource": "compute_units",
+    });
+    tampered(&mut house, "UPDATE account SET granted = 7 WHERE granted = 8").await;
+    assert_eq!(house.agent().post(&format!("{path}/transfer"), &units).await.status, 200);
+    let checked = house.voice("default", "auditor").get("/v1/audit/verify").await;
+    assert_eq!(checked.body["findings"], json!([]), "{}", checked.text());
+    let sql = "UPDATE account SET granted_compute = 10 WHERE granted_compute = 9";
+    tells(&tampered(&mut house, sql).await, "is not as the entries have it");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -210,6 +229,11 @@ async fn the_command_line_leads_a_cluster_from_its_first_member_to_its_last() {
     let id = formed["cluster_id"].as_str().unwrap();
     assert_eq!(read(run(&rival, &["join", id, &two]))["members"].as_array().unwrap().len(), 2);
     let after = read(run(&agent, &["transfer", id, "--from", &one, "--to", &two, "--seconds", "100"]));
+    assert_eq!(after["members"][1]["time_budget_remaining"], 400);
+    let units =
+        ["transfer", id, "--from", &one, "--to", &two, "--amount", "50", "--resource", "compute_units"];
+    let after = read(run(&agent, &units));
+    assert_eq!(after["members"][1]["resource_envelope"]["max_compute_units"], 350);
     assert_eq!(after["members"][1]["time_budget_remaining"], 400);
     let waits = read(run(&agent, &["wait", &one, "--on", &two]));
     assert_eq!(waits["session"]["state"], "CLUSTER_BLOCKED");

@@ -216,6 +216,94 @@ async fn limits_of_who_approves_are_kept_and_only_lower() {
     is_whole(&house).await;
 }
 
+/// What `session_limits` says wherever it is shown.
+async fn limits_of_session(house: &House, session: &Value) -> Value {
+    let shown = state(house, session).await["session_limits"].clone();
+    let context = house.voice("default", "auditor").get(&path(session, "context")).await;
+    assert_eq!(context.body["session_limits"], shown, "{}", context.text());
+    shown
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_for_a_session_hold_for_what_follows_in_it_and_are_only_ever_lowered() {
+    let mut house = house(2).await;
+    let (approver, anna) = (house.voice("default", "approver"), person(&house, "anna").await);
+    let (agent, token) = (house.agent(), house.token("default").to_owned());
+    let one = session(&house, &agent, &token, "i-1").await;
+    let id = held(&agent, &one, "i-1", 2).await;
+    // Outside of sessions there is none to limit.
+    let plain = agent.execute("plain", &house.payment("acct-plain", "7000.00")).await;
+    let for_session = |amount: &str| json!({"limits": {"max_amount": amount, "applies_to": "SESSION"}});
+    let ruling = "APPROVE_WITH_CONSTRAINTS";
+    let refused = decide(&approver, plain.id(), ruling, for_session("7000.00")).await;
+    named(&refused, 422, "EP_VALIDATION_FAILED", "applies_to");
+    for (limits, member) in [
+        (json!({"applies_to": "SESSION"}), "limits"),
+        (json!({"max_amount": "6000.00", "applies_to": "MANDATE"}), "applies_to"),
+        (json!({"max_amount": "6000.00", "applies_to": 7}), "applies_to"),
+        (json!({"not_after": "2999-01-01T00:00:00Z", "applies_to": "SESSION"}), "mandate"),
+    ] {
+        let said = decide(&approver, &id, ruling, json!({"limits": limits})).await;
+        named(&said, 422, "EP_VALIDATION_FAILED", member);
+    }
+    assert_eq!(limits_of_session(&house, &one).await, Value::Null);
+    // They hold with the first of two words, and the second sets none that are wider.
+    assert_eq!(decide(&approver, &id, ruling, for_session("6500.00")).await.status, 200);
+    let limited = json!({"max_amount": "6500.00", "currency": "USD", "not_after": null});
+    assert_eq!(limits_of_session(&house, &one).await, limited);
+    assert_eq!(show(&house, &id).await["session_limits"], limited);
+    house.gateway.kill();
+    house.start();
+    let anna = Voice { url: house.gateway.url.clone(), ..anna };
+    let said = decide(&anna, &id, ruling, for_session("7000.00")).await;
+    assert_eq!((said.status, &said.body["session_limits"]), (200, &limited), "{}", said.text());
+    assert_eq!(said.body["approvals"][1]["limits"]["applies_to"], "SESSION");
+    let (agent, approver) = (house.agent(), house.voice("default", "approver"));
+    let done = ended(&agent, &one, "i-1", 2, "6000.00").await;
+    assert_eq!(done.body["response"]["kind"], "executed", "{}", done.text());
+    assert_eq!(limits_of_session(&house, &one).await, limited);
+    // Beyond it a cycle is denied as beyond the mandate, and the session goes on.
+    let over = cycle(&agent, &one, "i-1", 3, "6500.01").await;
+    let told = (&over.body["response"]["code"], &over.body["response"]["details"]["reasons"]);
+    assert_eq!(told, (&json!("EP_DELEGATION_BLOCK"), &json!(["beyond_session"])), "{}", over.text());
+    assert_eq!(over.body["governance_result"], "DENY");
+    assert_eq!(state(&house, &one).await["state"], "ACTIVE");
+    assert_eq!(cycle(&agent, &one, "i-1", 4, "1.00").await.body["response"]["kind"], "executed");
+    let other = session(&house, &agent, &token, "i-2").await;
+    assert_eq!(limits_of_session(&house, &other).await, Value::Null, "another session of the same mandate");
+    // Lower, and for so long.
+    let id = held(&agent, &one, "i-1", 5).await;
+    let soon = jiff::Timestamp::now() + Duration::from_secs(2);
+    let until = json!({"limits": {"not_after": soon.to_string(), "applies_to": "SESSION"}});
+    assert_eq!(decide(&approver, &id, ruling, until).await.status, 200);
+    assert_eq!(decide(&anna, &id, ruling, for_session("6000.00")).await.status, 200);
+    assert_eq!(ended(&agent, &one, "i-1", 5, "6000.00").await.body["response"]["kind"], "executed");
+    assert_eq!(limits_of_session(&house, &one).await["max_amount"], "6000.00");
+    while jiff::Timestamp::now() <= soon {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let late = cycle(&agent, &one, "i-1", 6, "1.00").await;
+    assert_eq!(late.body["response"]["details"]["reasons"], json!(["beyond_session"]), "{}", late.text());
+    // It is on record, caused by the word, and what was decided decides again as it did.
+    let records = agent.get(&path(&one, "record")).await.body["items"].as_array().unwrap().clone();
+    let set: Vec<&Value> =
+        records.iter().filter(|it| !it["ale_fields"]["session_limits"].is_null()).collect();
+    assert_eq!(set.len(), 4, "{records:?}");
+    assert_eq!(set[1]["ale_fields"]["session_limits"], limited);
+    assert_eq!(set[1]["ale_fields"]["set"]["max_amount"], "7000.00");
+    for record in set {
+        let before = record["session_sequence_number"].as_u64().unwrap() - 1;
+        assert_eq!(record["causal_parent_id"], records[usize::try_from(before).unwrap()]["record_id"]);
+    }
+    for denied in [&over, &late] {
+        let replay = format!("/v1/actions/{}/replay", denied.body["cycle_id"].as_str().unwrap());
+        let again = house.admin().get(&replay).await;
+        assert_eq!((again.status, &again.body["differences"]), (200, &json!([])), "{}", again.text());
+        assert_eq!(again.body["replayed"], "block beyond_session", "{}", again.text());
+    }
+    is_whole(&house).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_question_reaches_the_agent_and_with_its_answer_people_look_again() {
     let mut house = house(1).await;
@@ -755,8 +843,8 @@ async fn limits_stand_in_what_a_passkey_signs() {
         approver.post(&format!("/v1/actions/{id}/envelope"), &body).await
     };
     named(&ask(json!({"max_amount": "1.00"})).await, 422, "EP_VALIDATION_FAILED", "max_amount");
-    let asked = ask(json!({"max_amount": "6200.00"})).await;
-    let limits = json!({"max_amount": {"amount": "6200.00", "currency": "USD"}});
+    let asked = ask(json!({"max_amount": "6200.00", "applies_to": "SESSION"})).await;
+    let limits = json!({"applies_to": "SESSION", "max_amount": {"amount": "6200.00", "currency": "USD"}});
     assert_eq!(asked.body["envelope"]["limits"], limits, "{}", asked.text());
     let assertion = passkey.get(&asked.body["challenge"]);
     let widened = json!({"assertion": assertion, "limits": {"max_amount": "9000.00"}});
@@ -770,6 +858,7 @@ async fn limits_stand_in_what_a_passkey_signs() {
     let name = done.body["response"]["receipt_id"].as_str().unwrap();
     let receipt = house.admin().get(&format!("/v1/receipts/{name}")).await;
     assert_eq!(receipt.body["metadata"]["approvals"][0]["envelope"]["limits"], limits);
+    assert_eq!(limits_of_session(&house, &one).await["max_amount"], "6200.00");
     let verdict = crate::house::verdict(&receipt.bytes, &house.jwks().await);
     assert!(matches!(verdict, receipt::Verdict::Valid), "{}", receipt.text());
     is_whole(&house).await;
@@ -784,7 +873,13 @@ async fn the_page_has_a_form_for_each_decision() {
     let id = held(&agent, &one, "i-1", 2).await;
     let mut anna = Visitor::logged_in(&house, &approver).await;
     let page = anna.look(&format!("/approvals/{id}")).await.text();
-    for form in ["name=\"max_amount\"", "name=\"not_after\"", "REQUEST_MORE_INFO", "REVOKE_MISSION"] {
+    for form in [
+        "name=\"max_amount\"",
+        "name=\"not_after\"",
+        "name=\"applies_to\"",
+        "REQUEST_MORE_INFO",
+        "REVOKE_MISSION",
+    ] {
         assert!(page.contains(form), "{form}: {page}");
     }
     assert!(!page.contains("EXTEND_BUDGET"));
@@ -802,11 +897,16 @@ async fn the_page_has_a_form_for_each_decision() {
     }
     let forged = anna.send_as(&to, &[("form", "guessed"), ("as", "REVOKE_MISSION")], &[]).await;
     assert_eq!(forged.status, 403, "{}", forged.text());
-    let yes = [("max_amount", "6000.00"), ("not_after", ""), ("comment", "")];
+    // Who means the session and says no limit would agree to all of it.
+    let forgot = [("max_amount", ""), ("not_after", ""), ("applies_to", "SESSION")];
+    let wrong = anna.send(&format!("/approvals/{id}/approve"), &forgot).await;
+    assert_eq!(wrong.status, 422, "{}", wrong.text());
+    let yes = [("max_amount", "6000.00"), ("not_after", ""), ("comment", ""), ("applies_to", "SESSION")];
     assert_eq!(anna.send(&format!("/approvals/{id}/approve"), &yes).await.status, 303);
     assert_eq!(ended(&agent, &one, "i-1", 2, "6000.00").await.body["governance_result"], "PROCEED");
     let page = anna.look(&format!("/approvals/{id}")).await.text();
-    assert!(page.contains("yes, up to 6000.00 USD"), "{page}");
+    assert!(page.contains("yes, up to 6000.00 USD, for the rest of the session"), "{page}");
+    assert!(page.contains("<dt>Its session</dt><dd>up to 6000.00 USD</dd>"), "{page}");
     // More time, and the end.
     let two = session(&house, &agent, &token, "i-2").await;
     cycle(&agent, &two, "i-2", 2, "1.00").await;
@@ -848,8 +948,13 @@ async fn the_command_line_says_every_decision() {
     assert_eq!(asked["exchanges"][0]["question"], "Which invoice?");
     let answered = run(&agent, &["session", "answer", &id, "INV-7"]);
     assert_eq!(answered["exchanges"][0]["answer"], "INV-7");
-    let yes = run(&approver, &["approvals", "approve", &id, "--max-amount", "6000.00", "--comment", "ok"]);
+    let args = ["approvals", "approve", &id, "--max-amount", "6000.00", "--for-session", "--comment", "ok"];
+    let yes = run(&approver, &args);
     assert_eq!(yes["approvals"][0]["limits"]["max_amount"], "6000.00");
+    assert_eq!(
+        run(&agent, &["session", "show", one["session_id"].as_str().unwrap()])["session_limits"]["max_amount"],
+        "6000.00"
+    );
     ended(&agent, &one, "i-1", 2, "6000.00").await;
     let two = session(&house, &agent, &token, "i-2").await;
     cycle(&agent, &two, "i-2", 2, "1.00").await;

@@ -122,7 +122,7 @@ impl Gateway {
             issuer: leaf.root_principal(),
             agent: leaf.subject.as_str(),
             seconds: ask.seconds,
-            granted_seconds: account.granted_seconds,
+            granted_seconds: account.granted.seconds,
             remaining_seconds,
             awaited: !words.is_empty(),
             now_ms,
@@ -151,7 +151,7 @@ impl Gateway {
             limits: leaf.limits(),
             above: above.map(|mandate| (mandate.jti.as_str().into(), mandate.limits())).collect(),
             seconds: ask.seconds,
-            judged: Some(account.granted_seconds),
+            judged: Some(account.granted.seconds),
             event: event(tenant, "budget_extended", &record),
             words,
         };

@@ -279,7 +279,7 @@ pub(super) fn mandate_view(mandate: &ledger::Mandate, account: &Account) -> Resu
         trust_floor: claims.trust_floor,
         goal_scope: claims.goal_scope.unwrap_or_default(),
         resource_envelope: claims.resource_envelope.unwrap_or_default(),
-        granted_seconds: account.granted_seconds,
+        granted_seconds: account.granted.seconds,
         chain: claims.delegation_chain.unwrap_or_default(),
         kid: mandate.kid.as_deref().map(str::to_owned),
         not_before: clock::text(claims.nbf.unwrap_or(claims.iat).saturating_mul(1000)),

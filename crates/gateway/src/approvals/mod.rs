@@ -133,7 +133,7 @@ impl Gateway {
             }
             Word::Yes(comment, limits) => {
                 self.key_must_do(stored, &row)?;
-                let limits = limits.map(|it| self.limits_of(&it, stored, &row)).transpose()?;
+                let limits = self.limits_of(limits.as_ref(), stored, &row).await?;
                 Said { limits, ..self.word(caller, stored, &row, &escalation, comment, said::APPROVE)? }
             }
             Word::No(_) => return Err(internal("a no is no yes")),
@@ -261,15 +261,26 @@ impl Gateway {
                 1,
             ),
             state_if_last: outward(State::Approved),
+            limits: said.for_the_session()?,
         })
     }
 
     /// How far a person agrees. A price that is still asked for may turn out lower than it was.
-    fn limits_of(&self, ask: &LimitsAsk, stored: &Stored, row: &IntentRow) -> Result<Limits, Error> {
+    async fn limits_of(
+        &self,
+        ask: Option<&LimitsAsk>,
+        stored: &Stored,
+        row: &IntentRow,
+    ) -> Result<Option<Limits>, Error> {
+        let Some(ask) = ask else { return Ok(None) };
         let rules = self.tenant(&stored.tenant)?.rules();
         let archetype = rules.catalogue.get(&stored.archetype);
         let quoted = archetype.and_then(|it| it.money.as_ref()).is_some_and(|money| money.quote);
-        ask.understood(stored, row, quoted)
+        let ends_ms = match ask.applies_to(row)? {
+            None => stored.expires_ms,
+            Some(cycle) => Some(self.session_ends(&stored.tenant, &cycle.session_id).await?),
+        };
+        ask.understood(row, quoted, ends_ms).map(Some)
     }
 
     /// In production a key may not be enough; in the sandbox, where nothing happens, it is.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use action::Money;
 use ledger::{Governed, INFO_GIVEN, INFO_REQUESTED, State, Stored};
-use receipt::approval::{Assertion, Limits, Quote};
+use receipt::approval::{AppliesTo, Assertion, Limits, Quote};
 
 use super::said::{self, Said};
 use super::{HeldView, Word, conflict, may_decide, readable};
@@ -22,7 +22,7 @@ use crate::config::OnTimeout;
 use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
-use crate::row::{EscalationRow, IntentRow, internal, money_of};
+use crate::row::{CycleRow, EscalationRow, IntentRow, internal, money_of};
 use crate::sessions::{Cause, EXHAUSTED, PRINCIPAL, UNANSWERED};
 use crate::views::not_found;
 use crate::{Code, Error, clock};
@@ -87,6 +87,8 @@ pub struct LimitsAsk {
     pub max_amount: Option<String>,
     /// RFC 3339; nothing is sent after that.
     pub not_after: Option<String>,
+    /// `ACTION`, which is meant where it is left out, or `SESSION`: that and whatever its session does after it.
+    pub applies_to: Option<String>,
 }
 
 impl Ruling {
@@ -378,12 +380,33 @@ impl Gateway {
 }
 
 impl LimitsAsk {
-    /// The limits of an action like this one. They only lower: what would change nothing is no limit.
-    pub(super) fn understood(&self, stored: &Stored, row: &IntentRow, quoted: bool) -> Result<Limits, Error> {
-        let wrong = |member: &str, why: String| {
-            Error::new(Code::ValidationFailed, format!("`limits.{member}`: {why}"))
-                .field(format!("/limits/{member}"))
-        };
+    /// The cycle whose session they hold for, if not for the action alone.
+    pub(super) fn applies_to<'a>(&self, row: &'a IntentRow) -> Result<Option<&'a CycleRow>, Error> {
+        match self.reach()? {
+            AppliesTo::Action => Ok(None),
+            AppliesTo::Session => row
+                .cycle
+                .as_deref()
+                .map(Some)
+                .ok_or_else(|| wrong("applies_to", "the action is a cycle of no session".to_owned())),
+        }
+    }
+
+    fn reach(&self) -> Result<AppliesTo, Error> {
+        let Some(word) = &self.applies_to else { return Ok(AppliesTo::Action) };
+        let known = AppliesTo::ALL.into_iter().find(|it| it.as_str() == word);
+        known.ok_or_else(|| wrong("applies_to", "this is neither `ACTION` nor `SESSION`".to_owned()))
+    }
+
+    /// The limits of an action like this one, or of its session; either is over at `ends_ms` anyway. They only lower: what
+    /// would change nothing is no limit.
+    pub(super) fn understood(
+        &self,
+        row: &IntentRow,
+        quoted: bool,
+        ends_ms: Option<i64>,
+    ) -> Result<Limits, Error> {
+        let applies_to = self.reach()?;
         let max_amount = match &self.max_amount {
             None => None,
             Some(text) => {
@@ -408,8 +431,12 @@ impl LimitsAsk {
                 if until_ms <= now_ms {
                     return Err(wrong("not_after", "this is over already".to_owned()));
                 }
-                if stored.expires_ms.is_some_and(|expires_ms| until_ms > expires_ms) {
-                    return Err(wrong("not_after", "this is after the action expires".to_owned()));
+                if ends_ms.is_some_and(|ends_ms| until_ms > ends_ms) {
+                    let why = match applies_to {
+                        AppliesTo::Action => "this is after the action expires",
+                        AppliesTo::Session => "this is after the session's mandate expires",
+                    };
+                    return Err(wrong("not_after", why.to_owned()));
                 }
                 Some(clock::timestamp(until_ms))
             }
@@ -421,8 +448,12 @@ impl LimitsAsk {
             )
             .field("/limits"));
         }
-        Ok(Limits { max_amount, not_after })
+        Ok(Limits { applies_to, max_amount, not_after })
     }
+}
+
+fn wrong(member: &str, why: String) -> Error {
+    Error::new(Code::ValidationFailed, format!("`limits.{member}`: {why}")).field(format!("/limits/{member}"))
 }
 
 /// What waits for people, with what they are asked.

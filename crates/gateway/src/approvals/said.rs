@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use action::{ActionId, ApprovalForm};
-use boundary::ApprovedLimits;
 use ledger::Stored;
+use mandate::ApprovedLimits;
 use receipt::Json;
-use receipt::approval::{Approval, Commitment, Decision, Envelope, Limits, Quote, Signer, V1};
+use receipt::approval::{AppliesTo, Approval, Commitment, Decision, Envelope, Limits, Quote, Signer, V1};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -91,6 +91,12 @@ impl Said {
 
     pub(crate) fn from_bytes(record: &[u8]) -> Result<Said, Error> {
         serde_json::from_slice(record).map_err(|_| internal("a stored decision cannot be read"))
+    }
+
+    /// How far it goes for the rest of the action's session, if it says.
+    pub(crate) fn for_the_session(&self) -> Result<Option<ApprovedLimits>, Error> {
+        let limits = self.limits.as_ref().filter(|limits| limits.applies_to == AppliesTo::Session);
+        limits.map(limits_of).transpose()
     }
 }
 

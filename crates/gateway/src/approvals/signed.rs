@@ -97,7 +97,7 @@ impl Gateway {
         must_be_approvable(&row)?;
         // Nobody is made to sign what will not be taken.
         self.leaves_room(caller, &stored, &escalation).await?;
-        let limits = limits.map(|limits| self.limits_of(&limits, &stored, &row)).transpose()?;
+        let limits = self.limits_of(limits.as_ref(), &stored, &row).await?;
         self.under_rules_of_now(&stored, &row, &escalation).await?;
         let mine = self.passkeys_of(&caller.tenant).await?;
         let mine = mine.into_iter().filter(|it| it.counts() && it.is_of(&caller.subject));

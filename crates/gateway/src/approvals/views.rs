@@ -13,7 +13,7 @@ use crate::gateway::Gateway;
 use crate::remember::{outward, unavailable};
 use crate::resolve::{Decision, ResolutionView, words};
 use crate::row::{EscalationRow, IntentRow, internal};
-use crate::sessions::DeadlockView;
+use crate::sessions::{DeadlockView, SessionLimits};
 use crate::views::{Page, after, not_found};
 use crate::{Error, clock};
 
@@ -81,6 +81,8 @@ pub struct HeldView {
     pub out_of_band_ref: Option<String>,
     /// What can be decided about it now.
     pub available_decisions: Vec<Ruling>,
+    /// How far people agreed to whatever its session does, if not as far as its mandate goes.
+    pub session_limits: Option<SessionLimits>,
     /// When it came in, RFC 3339.
     pub created_at: String,
     /// When it expires, RFC 3339.
@@ -335,6 +337,7 @@ impl Gateway {
             completion_state: None,
             out_of_band_ref: stored.state.waits().then(|| self.approval_url(stored.id)),
             available_decisions: available(stored, &row),
+            session_limits: self.limits_around(stored, &row).await?,
             created_at: clock::text(stored.at_ms),
             expires_at: stored.expires_ms.map(clock::text),
             unresolved,
@@ -344,6 +347,13 @@ impl Gateway {
             reference,
             provider_reference: row.provider_reference(),
         }))
+    }
+
+    /// How far people agreed to whatever the session of a cycle does.
+    async fn limits_around(&self, stored: &Stored, row: &IntentRow) -> Result<Option<SessionLimits>, Error> {
+        let Some(cycle) = &row.cycle else { return Ok(None) };
+        let found = self.ledger.session(&stored.tenant, &cycle.session_id).await.map_err(unavailable)?;
+        Ok(found.and_then(|governed| SessionLimits::of(governed.session.limits)))
     }
 
     /// How the session of a cycle is left that waits.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use action::Tenant;
 use ledger::{ApiKey, Authority, Enacted, Freeze, Held, Mandate, PrincipalKey, Scope};
+use mandate::Resource;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -27,7 +28,7 @@ pub(super) fn findings(caller: &Caller, all: &Authority, last: i64) -> Vec<Trail
     for Held { mandate, account } in &all.mandates {
         let granted = told.granted.remove(&(mandate.tenant.as_str().into(), mandate.jti.clone()));
         let (told, ours) = (told.mandates.remove(&*mandate.jti), mandate.tenant == caller.tenant);
-        let is_all = granted.unwrap_or_default() == account.granted_seconds;
+        let is_all = granted.unwrap_or_default() == account.granted;
         let fits = |made: &Granted, ended: bool| {
             made.fits(mandate) && ended == account.revoked_at.is_some() && is_all
         };
@@ -64,8 +65,8 @@ struct Told {
     mandates: BTreeMap<Box<str>, Stands<Granted>>,
     principal_keys: BTreeMap<Signer, Stands<Principals>>,
     freezes: BTreeMap<Place, Stands<Frozen>>,
-    /// Seconds on top of each mandate's budget, by tenant and mandate.
-    granted: BTreeMap<(Box<str>, Box<str>), i64>,
+    /// On top of each mandate's envelope, by tenant and mandate.
+    granted: BTreeMap<(Box<str>, Box<str>), mandate::Granted>,
 }
 
 /// Tenant, principal and key.
@@ -111,10 +112,13 @@ impl Told {
         }
     }
 
-    fn grant(&mut self, all: impl IntoIterator<Item = TimeGranted>) {
-        for TimeGranted { tenant, jti, seconds } in all {
+    fn grant(&mut self, all: impl IntoIterator<Item = MoreGranted>) {
+        for MoreGranted { tenant, jti, seconds, resource, amount } in all {
             let sum = self.granted.entry((tenant, jti)).or_default();
-            *sum = sum.saturating_add(seconds);
+            *sum = sum.and(Resource::Seconds, seconds);
+            if let Some(resource) = resource.as_deref().and_then(Resource::parse) {
+                *sum = sum.and(resource, amount);
+            }
         }
     }
 
@@ -250,17 +254,21 @@ impl Granted {
     }
 }
 
+/// Time, or so much of a resource; below zero where it went to another.
 #[derive(Deserialize)]
-struct TimeGranted {
+struct MoreGranted {
     tenant: Box<str>,
     jti: Box<str>,
-    /// Below zero where it went to another.
+    #[serde(default)]
     seconds: i64,
+    resource: Option<Box<str>>,
+    #[serde(default)]
+    amount: i64,
 }
 
 #[derive(Deserialize)]
 struct Transferred {
-    granted: Vec<TimeGranted>,
+    granted: Vec<MoreGranted>,
 }
 
 #[derive(Deserialize)]

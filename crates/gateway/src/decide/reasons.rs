@@ -38,7 +38,8 @@ pub(super) fn code_of(reason: &Reason) -> Code {
         Reason::Delegation(mandate::Refusal::TimeUsedUp | mandate::Refusal::EnvelopeExceeded { .. }) => {
             Code::BudgetExhausted
         }
-        Reason::Delegation(_) | Reason::NoMandate => Code::DelegationBlock,
+        // People narrowed what the mandate lets the session do.
+        Reason::Delegation(_) | Reason::BeyondSession { .. } | Reason::NoMandate => Code::DelegationBlock,
         Reason::Incomplete { .. } => Code::Incomplete,
         Reason::Anomaly => Code::AnomalyBlock,
         Reason::ProbableDuplicate { .. } => Code::ProbableDuplicate,
@@ -80,6 +81,7 @@ pub(super) fn details_of(reason: &Reason) -> Details {
         | Reason::RollbackDenied { .. }
         | Reason::Frozen { .. }
         | Reason::BeyondApproval { .. }
+        | Reason::BeyondSession { .. }
         | Reason::Delegation(_)
         | Reason::NoMandate
         | Reason::Prohibited { .. }

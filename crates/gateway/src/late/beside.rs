@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use execution::Confirmation;
 use ledger::{Settled, Settlement, State};
+use mandate::Usage;
 use receipt::{Json, PaymentStatus};
 
 use super::{DUPLICATE, LATE};
@@ -16,6 +17,7 @@ use crate::prove::{Ending, push_split, refused};
 use crate::remember::unavailable;
 use crate::resolve::EVENT as RESOLVED;
 use crate::row::{EarlierRow, IntentRow, OutcomeRow, internal, money_of};
+use crate::sessions::used_as_told;
 
 /// The effects of earlier calls that are on record, oldest first; at least one.
 pub(crate) struct Known(Vec<(EarlierRow, OutcomeRow)>);
@@ -29,6 +31,8 @@ pub(crate) struct Beside {
     pub effects: bool,
     /// Whether they alone had: the latest had none.
     pub alone: bool,
+    /// What they used up beside the one that the action is said to have come to.
+    pub usage: Usage,
 }
 
 impl Gateway {
@@ -51,7 +55,8 @@ impl Gateway {
         known: &Known,
     ) -> Result<(Pending, Ending<'a>, Beside), Error> {
         let (mut pending, mut ending) = (pending.clone(), ending);
-        let beside = Beside { minor: known.minor(), effects: true, alone: ending.state == State::Failed };
+        let alone = ending.state == State::Failed;
+        let beside = Beside { minor: known.minor(), effects: true, alone, usage: known.usage(alone)? };
         if !beside.alone {
             if ending.state == State::Executed {
                 ending.details.reasons.push(DUPLICATE.to_owned());
@@ -99,6 +104,15 @@ impl Known {
         captures.into_iter().any(|capture| self.has(&capture.reference))
     }
 
+    /// What providers say that they used up; where they `alone` had an effect, all but the last, which stands for the action.
+    fn usage(&self, alone: bool) -> Result<Usage, Error> {
+        let others = &self.0[..self.0.len().saturating_sub(usize::from(alone))];
+        others.iter().try_fold(Usage::default(), |sum, (_, said)| {
+            let told = said.confirmed()?.map(|confirmed| used_as_told(&confirmed)).unwrap_or_default();
+            Ok(sum.and(&told))
+        })
+    }
+
     /// What they were debited.
     pub(super) fn minor(&self) -> i64 {
         self.0.iter().filter_map(|(row, _)| row.debited).fold(0, i64::saturating_add)
@@ -115,6 +129,9 @@ impl Beside {
             true => Some(self.minor),
             false => settlement.charged.map(|own| own.saturating_add(self.minor)),
         };
+        if let Some(used) = &mut settlement.used {
+            used.usage = used.usage.and(&self.usage);
+        }
         let entry = &mut settlement.outcome.entry;
         // A person's word is told of as theirs.
         if !self.alone && settlement.outcome.state == State::Executed && entry.event != RESOLVED {

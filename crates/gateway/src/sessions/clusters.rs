@@ -11,9 +11,13 @@
 use std::sync::Arc;
 
 use ledger::{Clustered, Clustering, Debit, Deed as Done, Doer, Governed, Turn};
-use mandate::{ClusterContext, ClusterRefusal, ClusterState, Mandate, Partner, SessionRefusal, time_left};
+use mandate::{
+    Account, ClusterContext, ClusterRefusal, ClusterState, Mandate, Partner, Remaining, Resource,
+    ResourceEnvelope, SessionRefusal, left_of,
+};
 use serde_json::{Value, json};
 
+use super::context::envelope;
 use super::gar::ale;
 use super::{Budget, SessionView, own_only};
 use crate::admin::event;
@@ -36,15 +40,18 @@ pub struct FormAsk {
     pub deadline: Option<String>,
 }
 
-/// Time that is to go from one member to another.
+/// What is to go from one member to another.
 #[derive(Clone, Debug)]
 pub struct TransferAsk {
     /// The caller's own session, which gives it.
     pub from_session_id: String,
     /// The session that gets it.
     pub to_session_id: String,
-    /// Whole seconds.
+    /// How much.
     pub transfer_amount: u64,
+    /// Of what: `time_seconds`, which is meant where it is left out, `compute_units`, `storage_bytes` or
+    /// `network_egress_bytes`.
+    pub resource: Option<String>,
 }
 
 /// A cluster and how it stands.
@@ -87,6 +94,8 @@ pub struct MemberView {
     pub waits_for: Option<String>,
     /// Seconds left to it.
     pub time_budget_remaining: u64,
+    /// What is left to it of all that is limited.
+    pub resource_envelope: ResourceEnvelope,
 }
 
 /// Sessions that wait for each other in a circle, which only people can end.
@@ -111,15 +120,15 @@ pub struct Awaiting {
     pub cluster: ClusterView,
 }
 
-/// A member with all that its time depends on.
+/// A member with all that what is left to it depends on.
 struct Seen {
     governed: Governed,
     /// Its mandate and all that this descends from, leaf first.
     line: Vec<Arc<Mandate>>,
-    /// Whole seconds.
-    left: u64,
-    /// The same by its accounts alone, whenever its mandates end.
-    counted: u64,
+    /// What each of these has used, and was given.
+    accounts: Vec<Account>,
+    /// What is left to it.
+    remaining: Remaining,
     /// Why it can do nothing with them, if its line does not hold any more.
     broken: Option<Error>,
 }
@@ -237,7 +246,7 @@ impl Gateway {
         Ok(Awaiting { session: self.session(caller, id).await?, cluster })
     }
 
-    /// Hands time from a session of the caller's own to another member.
+    /// Hands time or resources from a session of the caller's own to another member.
     ///
     /// # Errors
     /// `EP_FORBIDDEN` where the policies do not permit it, which is on record; `EP_VALIDATION_FAILED` naming what cannot be.
@@ -264,8 +273,8 @@ impl Gateway {
         let clustered = self.clustered(caller, id).await?;
         let fields = &["/from_session_id", "/to_session_id"];
         let cluster_refuses = |refusal| refused(refusal, &ask.from_session_id, fields);
-        let seconds = ask.transfer_amount;
-        if seconds == 0 {
+        let (resource, amount) = (resource_of(ask.resource.as_deref())?, ask.transfer_amount);
+        if amount == 0 {
             let why = "transfer_amount is at least 1";
             return Err(Error::new(Code::ValidationFailed, why).field("/transfer_amount"));
         }
@@ -283,19 +292,32 @@ impl Gateway {
                     session: seen.governed.session.id.clone(),
                 }));
             }
+            // Before the policies are asked about what there is no end of.
+            if seen.line.first().is_some_and(|leaf| leaf.resource_envelope.of(resource).is_none()) {
+                let session = seen.governed.session.id.clone();
+                return Err(cluster_refuses(ClusterRefusal::NoLimit { session, resource }));
+            }
         }
         // What ends with a mandate is not there to be given either. The ledger looks at the accounts once more.
         clustered
             .cluster
-            .transfer(&ask.from_session_id, &ask.to_session_id, seconds, source.left, now_ms)
+            .transfer(
+                &ask.from_session_id,
+                &ask.to_session_id,
+                (resource, amount),
+                source.left(resource),
+                now_ms,
+            )
             .map_err(cluster_refuses)?;
-        let policies = self.permitted(caller, &clustered, &source, &target, seconds, now_ms).await?;
+        let policies =
+            self.permitted(caller, &clustered, [&source, &target], (resource, amount), now_ms).await?;
         let transfer = ledger::Transfer {
             to: ask.to_session_id.as_str().into(),
-            seconds,
+            resource,
+            amount,
             source: source.debits(),
             target: target.debits(),
-            judged: Some([source.counted, target.counted]),
+            judged: Some([source.counted(resource), target.counted(resource)]),
             policies,
         };
         let deed = Done::Transfer(transfer);
@@ -312,9 +334,8 @@ impl Gateway {
         &self,
         caller: &Caller,
         clustered: &Clustered,
-        source: &Seen,
-        target: &Seen,
-        seconds: u64,
+        [source, target]: [&Seen; 2],
+        (resource, amount): (Resource, u64),
         now_ms: i64,
     ) -> Result<Vec<String>, Error> {
         let tenant = self.tenant(&caller.tenant)?;
@@ -327,9 +348,10 @@ impl Gateway {
                 cluster: &context,
                 target: &target.governed.session.id,
                 principals: [principal_of(&source.line), principal_of(&target.line)],
-                left: [source.left, target.left],
+                left: [source.left(resource), target.left(resource)],
                 depth: source.line.len() - 1,
-                seconds,
+                resource,
+                amount,
                 now_ms,
             },
         );
@@ -344,8 +366,8 @@ impl Gateway {
             tracing::warn!(cluster = %context.cluster_id, %detail, "a transfer was not decided on");
         }
         let fields = json!({
-            "amount": seconds, "cedar_policy_ids": ids(unpermitted.policies), "cluster_id": &context.cluster_id,
-            "from_session_id": &source.governed.session.id, "to_session_id": &target.governed.session.id,
+            "amount": amount, "cedar_policy_ids": ids(unpermitted.policies), "cluster_id": &context.cluster_id,
+            "from_session_id": &source.governed.session.id, "resource": resource.word(), "to_session_id": &target.governed.session.id,
         });
         let record = ale(None, fields, json!({"by": caller.subject.as_str()}));
         let turn = Turn {
@@ -396,7 +418,7 @@ impl Gateway {
         let seen = self.members(clustered, now_ms).await?;
         let partner = |(member, seen): (&mandate::Member, &Seen)| Partner {
             session_id: member.session.clone(),
-            time_seconds: seen.left,
+            remaining: seen.remaining,
             waits_for: member.waits_for.clone(),
         };
         Ok(ClusterContext {
@@ -425,14 +447,13 @@ impl Gateway {
         match self.whole_line(&governed).await? {
             Ok(line) => {
                 let (_, accounts) = self.left(&governed.tenant, &line).await?;
-                let left = Budget::of(line.iter().zip(&accounts), now_ms).time_seconds();
-                let limits = line.iter().map(|mandate| mandate.limits());
-                let counted = time_left(accounts.into_iter().zip(limits));
-                Ok(Seen { governed, line, left, counted, broken: None })
+                let remaining = Budget::of(line.iter().zip(&accounts), now_ms).remaining();
+                Ok(Seen { governed, line, accounts, remaining, broken: None })
             }
             Err(broken) => {
                 let line = vec![self.mandate_of(&governed)?];
-                Ok(Seen { governed, line, left: 0, counted: 0, broken: Some(broken) })
+                let remaining = Remaining::of_time(0);
+                Ok(Seen { governed, line, accounts: Vec::new(), remaining, broken: Some(broken) })
             }
         }
     }
@@ -527,7 +548,8 @@ impl Gateway {
             principal: member.principal.to_string(),
             state: seen.governed.session.state().as_str(),
             waits_for: member.waits_for.as_deref().map(str::to_owned),
-            time_budget_remaining: seen.left,
+            time_budget_remaining: seen.remaining.time_seconds,
+            resource_envelope: envelope(&seen.remaining),
         };
         Ok(ClusterView {
             cluster_id: cluster.id.to_string(),
@@ -552,6 +574,17 @@ impl Seen {
         }
     }
 
+    /// So much of it is left; where there is no limit, any.
+    fn left(&self, resource: Resource) -> u64 {
+        self.remaining.of(resource).unwrap_or(u64::MAX)
+    }
+
+    /// The same by its accounts alone, whenever its mandates end.
+    fn counted(&self, resource: Resource) -> u64 {
+        let limits = self.line.iter().map(|mandate| mandate.limits());
+        left_of(resource, self.accounts.iter().cloned().zip(limits))
+    }
+
     fn debits(&self) -> Vec<Debit> {
         let debit = |mandate: &Arc<Mandate>| Debit {
             jti: mandate.jti.as_str().into(),
@@ -568,7 +601,8 @@ impl Seen {
 pub(crate) fn shown_cluster(cluster: &ClusterContext) -> Value {
     let member = |it: &Partner| {
         json!({
-            "session_id": it.session_id, "time_budget_remaining": it.time_seconds, "waits_for": it.waits_for,
+            "resource_envelope": envelope(&it.remaining), "session_id": it.session_id,
+            "time_budget_remaining": it.remaining.time_seconds, "waits_for": it.waits_for,
         })
     };
     json!({
@@ -589,11 +623,29 @@ fn pool(seen: &[Seen]) -> u64 {
         });
         !earlier && !above
     };
-    seen.iter().enumerate().filter(own).fold(0, |sum: u64, (_, it)| sum.saturating_add(it.left))
+    seen.iter()
+        .enumerate()
+        .filter(own)
+        .fold(0, |sum: u64, (_, it)| sum.saturating_add(it.remaining.time_seconds))
 }
 
 fn principal_of(line: &[Arc<Mandate>]) -> &str {
     line.first().map_or("", |mandate| mandate.root_principal())
+}
+
+/// What is handed on.
+fn resource_of(word: Option<&str>) -> Result<Resource, Error> {
+    let Some(word) = word else { return Ok(Resource::Seconds) };
+    let unknown = || {
+        let known = Resource::ALL.into_iter().filter(|it| it.is_used_up()).map(Resource::word);
+        let why = format!("resource is one of {}", known.collect::<Vec<_>>().join(", "));
+        Error::new(Code::ValidationFailed, why).field("/resource")
+    };
+    let resource = Resource::parse(word).ok_or_else(unknown)?;
+    match resource.is_used_up() {
+        true => Ok(resource),
+        false => Err(refused(ClusterRefusal::NeverLeftOver(resource), "", &["", ""])),
+    }
 }
 
 /// When a cluster is over: before the mandate of who forms it.
@@ -651,19 +703,24 @@ pub(super) fn refused(refusal: ClusterRefusal, session: &str, [own, other]: &[&s
             invalid("nothing would move: both sessions are under one mandate", other)
         }
         ClusterRefusal::OneLine => invalid(
-            "the mandate of one of the two descends from that of the other: they share the time",
+            "the mandate of one of the two descends from that of the other: they share what there is",
             other,
         ),
-        ClusterRefusal::NoTimeLimit { session } => {
-            let why = "the mandate of this session sets no max_duration_seconds, so nothing can be counted";
-            invalid(why, at(&session))
+        ClusterRefusal::NeverLeftOver(resource) => {
+            let why = "is a high-water mark and no sum: it is never used up, so none of it can be handed on";
+            invalid(&format!("{} {why}", resource.word()), "/resource")
+        }
+        ClusterRefusal::NoLimit { session, resource } => {
+            let member = resource.member();
+            let why = format!("the mandate of this session sets no {member}, so nothing can be counted");
+            invalid(&why, at(&session))
         }
         ClusterRefusal::Stopped { session } => {
             let why = "the mandate of this session, or one above it, is over, revoked or frozen";
             conflict(why.to_owned()).field(at(&session))
         }
         ClusterRefusal::MoreThanLeft { left } => {
-            invalid(&format!("{left} seconds are left to the session"), "/transfer_amount")
+            invalid(&format!("no more than {left} of it is left to the session"), "/transfer_amount")
         }
     }
 }
@@ -690,7 +747,10 @@ mod tests {
         let invalid = Code::ValidationFailed;
         assert_eq!(of(ClusterRefusal::NotMember { session: "a".into() }), (invalid, field("/from")));
         assert_eq!(of(ClusterRefusal::NotMember { session: "b".into() }), (invalid, field("/to")));
-        assert_eq!(of(ClusterRefusal::NoTimeLimit { session: "b".into() }), (invalid, field("/to")));
+        assert_eq!(
+            of(ClusterRefusal::NoLimit { session: "b".into(), resource: Resource::Seconds }),
+            (invalid, field("/to"))
+        );
         assert_eq!(of(ClusterRefusal::MoreThanLeft { left: 3 }), (invalid, field("/transfer_amount")));
         assert_eq!(of(ClusterRefusal::WaitsForItself), (invalid, field("/to")));
         assert_eq!(of(ClusterRefusal::Over), (Code::StateConflict, None));

@@ -3,18 +3,21 @@
 
 use std::sync::Arc;
 
-use action::ActionId;
+use action::{ActionId, Tenant};
 use ledger::Governed;
 use mandate::{
     Account, ContextPackage, Declaration, Limits, Mandate, Remaining, ResourceEnvelope, SessionState,
 };
 use serde_json::{Value, json};
 
+use super::SessionLimits;
 use super::clusters::shown_cluster;
 use crate::approvals::HeldView;
 use crate::authority::PUBLIC_TOKEN;
 use crate::caller::Caller;
 use crate::gateway::Gateway;
+use crate::remember::unavailable;
+use crate::row::internal;
 use crate::{Error, clock};
 
 /// The Context Package of a session, as it stands.
@@ -40,6 +43,8 @@ pub struct ContextView {
     pub delegation_context: DelegationContext,
     /// The cluster the session is a member of, if it is.
     pub cluster_context: Option<Value>,
+    /// How far people agreed to whatever it does, if not as far as its mandate goes.
+    pub session_limits: Option<SessionLimits>,
     /// Cycles denied so far.
     pub prior_denial_count: u32,
     /// What of it waits for people, and what they ask.
@@ -93,7 +98,17 @@ impl Gateway {
         let mut package = budget.package(governed, intent, governed.session.sequence, None);
         package.cluster = self.around(governed, now_ms).await?;
         let root = mandates.first().map_or("", |mandate| mandate.root_principal());
-        Ok(ContextView::of(&package, root))
+        let session_limits = SessionLimits::of(governed.session.limits);
+        Ok(ContextView { session_limits, ..ContextView::of(&package, root) })
+    }
+
+    /// When the first mandate ends that a session stands under, in Unix milliseconds.
+    pub(crate) async fn session_ends(&self, tenant: &Tenant, id: &str) -> Result<i64, Error> {
+        let found = self.ledger.session(tenant, id).await.map_err(unavailable)?;
+        let governed = found.ok_or_else(|| internal("the session of a cycle is gone"))?;
+        let mandates = self.mandates_of(&governed).await?;
+        let ends_s = mandates.iter().map(|mandate| mandate.expires_at).min();
+        Ok(ends_s.unwrap_or(i64::MAX).saturating_mul(1000))
     }
 
     /// The mandates of a session, and what they have left together.
@@ -150,9 +165,16 @@ impl Budget {
         }
     }
 
-    /// Whole seconds.
-    pub(super) fn time_seconds(&self) -> u64 {
-        self.time_seconds
+    /// All of it.
+    pub(super) fn remaining(&self) -> Remaining {
+        let envelope = &self.left.envelope;
+        Remaining {
+            time_seconds: self.time_seconds,
+            compute_units: envelope.max_compute_units,
+            memory_bytes: envelope.max_memory_bytes,
+            storage_bytes: envelope.max_storage_bytes,
+            network_egress_bytes: envelope.max_network_egress_bytes,
+        }
     }
 
     /// The package of a cycle of the session, or, without one, of the session between cycles; without its cluster.
@@ -164,7 +186,7 @@ impl Budget {
         cycle: impl Into<Option<ActionId>>,
     ) -> ContextPackage {
         let session = &governed.session;
-        let envelope = &self.left.envelope;
+        let remaining = self.remaining();
         // Nothing is left of time in a session that is over.
         let over = matches!(session.state(), SessionState::Closed(_));
         ContextPackage {
@@ -174,13 +196,7 @@ impl Budget {
             intent_id: intent.map(|intent| intent.intent_id.clone()),
             sequence,
             reasoning_mode: intent.map(|intent| intent.mode),
-            remaining: Remaining {
-                time_seconds: if over { 0 } else { self.time_seconds },
-                compute_units: envelope.max_compute_units,
-                memory_bytes: envelope.max_memory_bytes,
-                storage_bytes: envelope.max_storage_bytes,
-                network_egress_bytes: envelope.max_network_egress_bytes,
-            },
+            remaining: Remaining { time_seconds: if over { 0 } else { remaining.time_seconds }, ..remaining },
             delegation: self.delegation.clone(),
             cluster: None,
             prior_denial_count: session.denials,
@@ -207,6 +223,7 @@ impl ContextView {
             },
             cluster_context: package.cluster.as_ref().map(shown_cluster),
             escalation: None,
+            session_limits: None,
             prior_denial_count: package.prior_denial_count,
             fingerprint: fingerprint(package),
         }
@@ -228,7 +245,7 @@ pub(crate) fn shown(package: &ContextPackage) -> Value {
     })
 }
 
-fn envelope(remaining: &Remaining) -> ResourceEnvelope {
+pub(super) fn envelope(remaining: &Remaining) -> ResourceEnvelope {
     ResourceEnvelope {
         max_compute_units: remaining.compute_units,
         max_duration_seconds: Some(remaining.time_seconds),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use action::{ActionId, Resources, Tenant};
 use boundary::Governance;
 use execution::Confirmation;
-use ledger::State;
+use ledger::{State, Used};
 use mandate::{CONTEXT_MEMBERS, Resource, ResourceEnvelope, Usage};
 use serde_json::Value;
 
@@ -95,8 +95,7 @@ impl Gateway {
         confirmed: Option<&Confirmation>,
     ) -> Option<Usage> {
         let cycle = pending.row.cycle.as_ref().filter(|_| state.is_amended())?;
-        let reported = confirmed.and_then(|it| reported(&it.answer, it.reference.as_deref()));
-        let reported = crate::decide::usage(0, &reported.map(Resources::told).unwrap_or_default());
+        let reported = confirmed.map(used_as_told).unwrap_or_default();
         if pending.settled {
             return (!reported.is_nothing()).then_some(reported);
         }
@@ -110,11 +109,11 @@ impl Gateway {
     pub(crate) async fn envelopes(
         &self,
         pending: &Pending,
-        used: &Usage,
+        used: &Used,
     ) -> Result<Vec<(Box<str>, ResourceEnvelope)>, Error> {
         let Some(cycle) = &pending.row.cycle else { return Ok(Vec::new()) };
         let debited = cycle.used(1);
-        if Resource::ALL.into_iter().all(|it| used.of(it) <= debited.of(it)) {
+        if !used.beside && Resource::ALL.into_iter().all(|it| used.usage.of(it) <= debited.of(it)) {
             return Ok(Vec::new());
         }
         let session = self.ledger.session(&pending.tenant, &cycle.session_id).await.map_err(unavailable)?;
@@ -156,6 +155,12 @@ impl CycleView {
             gar_record_id: began.map(String::from),
         }
     }
+}
+
+/// What a provider says that an effect used up.
+pub(crate) fn used_as_told(confirmed: &Confirmation) -> Usage {
+    let reported = reported(&confirmed.answer, confirmed.reference.as_deref());
+    crate::decide::usage(0, &reported.map(Resources::told).unwrap_or_default())
 }
 
 /// Where an answer says what was used up: beside the reference, since what answers a question may list several, or at the top.

@@ -92,7 +92,7 @@ impl Gateway {
         declaration.bears(session, &self.issuer, next, now_ms).map_err(refused)?;
         within_mandate(&declaration, &self.mandate_of(governed)?.goal_scope, &tenant.rules())?;
         let (_, budget) = self.budget_of(governed, now_ms).await?;
-        let left = budget.time_seconds();
+        let left = budget.remaining().time_seconds;
         let declaring = Declaring {
             tenant: governed.tenant.clone(),
             session: session.id.clone(),

@@ -28,6 +28,7 @@ pub(crate) use self::context::{Budget, shown};
 pub use self::context::{ContextView, DelegationContext};
 pub(crate) use self::cycles::CycleSaid;
 pub use self::cycles::CycleView;
+pub(crate) use self::cycles::used_as_told;
 pub use self::gar::{GarAsk, GarView};
 pub use self::intents::DeclarationView;
 pub(crate) use self::intents::Declarations;
@@ -40,7 +41,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use ledger::Governed;
-use mandate::{Claims, Mandate, Refusal, Session, Use};
+use mandate::{ApprovedLimits, Claims, Mandate, Refusal, Session, Use};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -86,6 +87,30 @@ pub struct SessionView {
     pub records: u64,
     /// Its first record.
     pub record_id: String,
+    /// How far people agreed to whatever it does, if not as far as its mandate goes.
+    pub session_limits: Option<SessionLimits>,
+}
+
+/// How far people agreed to whatever a session does, for the rest of it; one of them is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionLimits {
+    /// The most that may be at stake in one action, a decimal string.
+    pub max_amount: Option<String>,
+    /// Of that, ISO 4217. What is in another one is beyond it.
+    pub currency: Option<String>,
+    /// RFC 3339; nothing is sent after that.
+    pub not_after: Option<String>,
+}
+
+impl SessionLimits {
+    pub(crate) fn of(limits: ApprovedLimits) -> Option<SessionLimits> {
+        let ApprovedLimits { max_amount, not_after_ms } = limits;
+        (limits != ApprovedLimits::default()).then(|| SessionLimits {
+            max_amount: max_amount.map(|most| most.to_string()),
+            currency: max_amount.map(|most| most.currency().code().to_owned()),
+            not_after: not_after_ms.map(clock::text),
+        })
+    }
 }
 
 /// What a session was opened with: a format that outlives a release.
@@ -99,7 +124,7 @@ struct SessionRow {
 }
 
 /// Members that the gateway says of a session and its cycles, and nobody else.
-const GIVEN: [&str; 13] = [
+const GIVEN: [&str; 14] = [
     "cluster_context",
     "cycle_id",
     "delegation_context",
@@ -112,6 +137,7 @@ const GIVEN: [&str; 13] = [
     "record_id",
     "resource_envelope",
     "sequence",
+    "session_limits",
     "time_budget_remaining",
 ];
 
@@ -228,6 +254,7 @@ impl Gateway {
             in_flight: session.in_flight,
             records: session.next_record,
             record_id: opening.to_owned(),
+            session_limits: SessionLimits::of(session.limits),
         }
     }
 

@@ -74,10 +74,21 @@ async fn hand(
     to: &Party,
     transfer_amount: u64,
 ) -> Result<ClusterView, Error> {
+    hand_on(house, cluster, from, to, (transfer_amount, None)).await
+}
+
+async fn hand_on(
+    house: &House,
+    cluster: &ClusterView,
+    from: &Party,
+    to: &Party,
+    (transfer_amount, resource): (u64, Option<&str>),
+) -> Result<ClusterView, Error> {
     let ask = TransferAsk {
         from_session_id: from.id().to_owned(),
         to_session_id: to.id().to_owned(),
         transfer_amount,
+        resource: resource.map(str::to_owned),
     };
     house.gateway().transfer(&from.agent, &cluster.cluster_id, ask).await
 }
@@ -184,6 +195,68 @@ async fn time_that_one_member_hands_to_another_is_seen_by_all_in_their_next_cont
     house.is_whole().await;
 }
 
+#[tokio::test]
+async fn what_one_member_hands_on_beside_time_is_seen_by_all_and_can_be_used() {
+    let house = House::new().await;
+    let of = |units, bytes| ResourceEnvelope {
+        max_compute_units: Some(units),
+        max_memory_bytes: Some(10),
+        max_storage_bytes: Some(bytes),
+        ..seconds(600)
+    };
+    let a = party(&house, "agent-a", "olga", of(10, 100)).await;
+    let b = party(&house, "agent-b", "olga", of(40, 200)).await;
+    let c = party(&house, "agent-c", "olga", seconds(600)).await;
+    let formed = cluster(&house, &[&a, &b, &c]).await;
+    let units = Some("compute_units");
+    let after = hand_on(&house, &formed, &b, &a, (30, units)).await.unwrap();
+    let left = |view: &ClusterView| {
+        let of = |at: usize| view.members[at].resource_envelope.max_compute_units;
+        (view.budget_pool, [of(0), of(1), of(2)])
+    };
+    assert_eq!(left(&after), (1800, [Some(40), Some(10), None]), "the time of nobody is another");
+    for one in [&a, &b, &c] {
+        let seen = context(&house, one).await;
+        let units = |at: usize| seen["members"][at]["resource_envelope"]["max_compute_units"].clone();
+        assert_eq!([units(0), units(1), units(2)], [json!(40), json!(10), Value::Null], "{seen}");
+    }
+    let own = house.gateway().context(&a.agent, a.id()).await.unwrap().resource_envelope;
+    assert_eq!((own.max_compute_units, own.max_storage_bytes), (Some(40), Some(100)));
+    hand_on(&house, &formed, &a, &b, (60, Some("storage_bytes"))).await.unwrap();
+    let records = house.gateway().session_records(&b.agent, b.id(), None, 100).await.unwrap().1.items;
+    let given = records.iter().find(|it| it.ale_type.as_deref() == Some("ALE-018")).unwrap();
+    let fields = given.ale_fields.as_ref().unwrap();
+    assert_eq!((&fields["resource"], &fields["amount"]), (&json!("compute_units"), &json!(30)));
+    assert_eq!((&fields["from_remaining"], &fields["to_remaining"]), (&json!(10), &json!(40)));
+    // Neither more than is left, nor what is never used up, nor what nobody counts, nor what there is not.
+    let refused = async |from: &Party, to: &Party, what: (u64, Option<&str>)| {
+        let error = hand_on(&house, &formed, from, to, what).await.unwrap_err();
+        (error.code, error.field.unwrap())
+    };
+    let invalid = |field: &str| (Code::ValidationFailed, field.to_owned());
+    assert_eq!(refused(&b, &a, (11, units)).await, invalid("/transfer_amount"));
+    assert_eq!(refused(&b, &a, (1, Some("memory_bytes"))).await, invalid("/resource"));
+    assert_eq!(refused(&b, &a, (1, Some("max_compute_units"))).await, invalid("/resource"));
+    assert_eq!(refused(&c, &a, (1, units)).await, invalid("/from_session_id"));
+    assert_eq!(refused(&b, &c, (1, units)).await, invalid("/to_session_id"));
+    assert_eq!(refused(&b, &a, (1, Some("network_egress_bytes"))).await, invalid("/from_session_id"));
+    // What it got it can use, and what it gave it cannot.
+    let uses = async |party: &Party, key: &str, units: u64| {
+        let mut body = payment(party, &format!("acct-{key}"), "5.00");
+        body["resources"] = json!({"compute_units": units});
+        sends(&house, party, key, &body).await.unwrap()
+    };
+    declared(&house, &a, "i-a", "CHAIN").await;
+    declared(&house, &b, "i-b", "CHAIN").await;
+    assert_eq!(uses(&a, "more", 40).await.kind(), "executed");
+    let over = uses(&b, "over", 11).await;
+    assert_eq!((over.code(), over.reasons()), ("EP_BUDGET_EXHAUSTED", vec!["envelope_exceeded"]));
+    let house = house.restart().await;
+    let own = house.gateway().context(&b.agent, b.id()).await.unwrap().resource_envelope;
+    assert_eq!((own.max_compute_units, own.max_storage_bytes), (Some(10), Some(260)));
+    house.is_whole().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_transfer_is_judged_by_what_the_one_before_left() {
     let house = House::new().await;
@@ -256,6 +329,7 @@ async fn who_does_not_act_for_a_session_has_nothing_done_with_it() {
         from_session_id: session.to_owned(),
         to_session_id: b.id().to_owned(),
         transfer_amount: 1,
+        resource: None,
     };
     assert_eq!(code(gateway.transfer(&outside.agent, id, from(a.id())).await), Code::NotFound);
     // Its own session is not in that cluster, so there is none for it.

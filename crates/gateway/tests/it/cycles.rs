@@ -13,9 +13,10 @@ use testkit::bank::{Bank, Fault, Injection, Options};
 
 use crate::approvals::{approver, house_with};
 use crate::banked;
+use crate::challenges::{SECRET, call_back, word_about};
 use crate::faults::{Dies, effects, found, until};
 use crate::house::{House, POLICY, Said};
-use crate::late::{NO_RETRY, house_with as house_that_is_told, same, settled};
+use crate::late::{NO_RETRY, house_of, house_with as house_that_is_told, same, settled};
 use crate::resolutions::resolve;
 use crate::sessions::{intent, other_agent, with};
 
@@ -788,6 +789,113 @@ async fn a_late_effect_of_a_cycle_is_a_record_of_its_session_and_takes_nothing_o
         assert_eq!(end.completion_state.as_deref(), Some(halt));
         house.is_whole().await;
     }
+}
+
+/// What two effects of one cycle used up is charged twice, what one did once, however often it is told.
+#[tokio::test]
+async fn an_effect_beside_another_takes_what_it_used_up_once_and_no_time() {
+    let all = ResourceEnvelope {
+        max_compute_units: Some(70),
+        max_duration_seconds: Some(1000),
+        max_memory_bytes: Some(9),
+        ..ResourceEnvelope::default()
+    };
+    let used = |units: u64| json!({"compute_units": units, "memory_bytes": 5});
+    // What comes of the second attempt before the first is known to have had its effect, and after.
+    for (before, after, expected, events) in [
+        (None, None, 4 + 30 + 20, &["executed", "duplicate_effect", "overage"][..]),
+        (
+            Some(Fault::LostBeforeEffect),
+            Some(Decision::Failed),
+            4 + 20,
+            &["in_doubt", "late_effect", "resolved"],
+        ),
+        (
+            Some(Fault::LostAfterEffect),
+            Some(Decision::Executed),
+            4 + 4 + 20,
+            &["in_doubt", "late_effect", "resolved", "overage"],
+        ),
+    ] {
+        let options = Options { used: Some(used(30)), ..Options::default() };
+        let (mut house, bank) = house_of(options, NO_RETRY, same, |_| {}).await;
+        with_units(&mut house, all).await;
+        let session = house.declared("CHAIN").await;
+        bank.inject(Injection::payments(Fault::LostAfterEffect, 1));
+        let paid = house.payment("acct-1", "25.00")["constraints"].clone();
+        let mut body = with(pay("acct-1", 2), "constraints", paid);
+        body["resources"] = json!({"compute_units": 4});
+        let (said, _) = house.cycle(&session, "k", &body).await.unwrap();
+        assert_eq!(said.kind(), "pending_settlement", "{}", said.body);
+        resolve(&house, "anna", said.id(), Decision::Failed).await.unwrap();
+        before.clone().into_iter().for_each(|fault| bank.inject(Injection::payments(fault, 1)));
+        house.gateway().retry(&house.agent, said.id()).await.unwrap();
+        let taken = || -> (i64, i64) {
+            let sql = "SELECT max(compute), max(seconds) FROM account";
+            house.store().query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap()
+        };
+        let (_, seconds) = taken();
+        let mut word: Value =
+            serde_json::from_str(&word_about(&format!("{}-1", said.id()), "payment.settled", "25.00"))
+                .unwrap();
+        word["resources_used"] = used(20);
+        for _ in 0..3 {
+            call_back(&house, SECRET, &word.to_string()).await.unwrap();
+        }
+        if let Some(decision) = after {
+            resolve(&house, "anna", said.id(), decision).await.unwrap();
+        }
+        let (units, now) = taken();
+        assert_eq!(units, expected, "{before:?}");
+        assert!(now <= seconds + 1, "{before:?}: {now} and not {seconds}");
+        let told = house.events(&session).await;
+        assert_eq!(&told[6..], events, "{before:?}");
+        house.is_whole().await;
+    }
+}
+
+/// What is there twice breaks what there is of it, on record.
+#[tokio::test]
+async fn an_effect_beside_another_that_uses_up_more_than_there_is_is_a_breach_on_record() {
+    let all = ResourceEnvelope { max_compute_units: Some(40), ..ResourceEnvelope::default() };
+    let options = Options { used: Some(json!({"compute_units": 30})), ..Options::default() };
+    let (mut house, bank) = house_of(options, NO_RETRY, same, |_| {}).await;
+    with_units(&mut house, all).await;
+    let session = house.declared("CHAIN").await;
+    bank.inject(Injection::payments(Fault::LostAfterEffect, 1));
+    let paid = house.payment("acct-1", "25.00")["constraints"].clone();
+    let (said, _) = house.cycle(&session, "k", &with(pay("acct-1", 2), "constraints", paid)).await.unwrap();
+    resolve(&house, "anna", said.id(), Decision::Failed).await.unwrap();
+    house.gateway().retry(&house.agent, said.id()).await.unwrap();
+    let mut word: Value =
+        serde_json::from_str(&word_about(&format!("{}-1", said.id()), "payment.settled", "25.00")).unwrap();
+    word["resources_used"] = json!({"compute_units": 30});
+    call_back(&house, SECRET, &word.to_string()).await.unwrap();
+    let told = house.events(&session).await;
+    assert_eq!(told[6..], ["executed", "duplicate_effect", "overage", "budget_breached"]);
+    let now = house.gateway().context(&house.agent, &session.session_id).await.unwrap();
+    assert_eq!(now.resource_envelope.max_compute_units, Some(0));
+    house.is_whole().await;
+}
+
+/// The same key is the same cycle: nothing of it is done or taken again, whatever it came to.
+#[tokio::test]
+async fn a_cycle_that_is_sent_again_under_its_key_takes_nothing_more() {
+    let all = ResourceEnvelope { max_compute_units: Some(100), ..ResourceEnvelope::default() };
+    let (house, bank) = metered(json!({"compute_units": 30}), all).await;
+    let session = house.declared("CHAIN").await;
+    let taken = || -> (i64, i64, i64) {
+        let sql = "SELECT max(compute), max(seconds), max(actions) FROM account";
+        house.store().query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap()
+    };
+    let (first, _) = house.cycle(&session, "k", &pay("acct-1", 2)).await.unwrap();
+    let (before, told) = (taken(), house.events(&session).await);
+    assert!(before.0 == 30 && before.1 >= 1 && before.2 == 1, "{before:?}");
+    let body = pay("acct-1", 2);
+    let again = futures_util::future::join_all((0..8).map(|_| house.cycle(&session, "k", &body))).await;
+    assert!(again.into_iter().all(|it| it.unwrap().0.bytes == first.bytes));
+    assert_eq!((taken(), house.events(&session).await, bank.effects().count), (before, told, 1));
+    house.is_whole().await;
 }
 
 #[tokio::test]

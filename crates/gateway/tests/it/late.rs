@@ -41,8 +41,18 @@ pub(crate) async fn house_with(
     change: impl Fn(String) -> String,
     more: impl FnOnce(&mut Config),
 ) -> (House, Bank) {
+    house_of(Options::default(), retry, change, more).await
+}
+
+/// The same to a bank with options of its own.
+pub(crate) async fn house_of(
+    options: Options,
+    retry: &str,
+    change: impl Fn(String) -> String,
+    more: impl FnOnce(&mut Config),
+) -> (House, Bank) {
     let payers = Payers { above_minor: 100_000, ..Payers::default() };
-    let bank = Bank::start(Options { payers: Some(payers), ..Options::default() }).await.unwrap();
+    let bank = Bank::start(Options { payers: Some(payers), ..options }).await.unwrap();
     let text = only_told(&rollbacks::binding(&bank, retry))
         .swapped("refused = [{ status = [402, 422] }]", "refused = [{ status = [402, 422, 429] }]")
         .swapped("timeout_ms = 5000", "timeout_ms = 2000");

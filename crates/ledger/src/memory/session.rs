@@ -9,12 +9,12 @@ use mandate::{Session, SessionEvent, Usage};
 use super::World;
 use crate::admit::{Cell, Item};
 use crate::entry;
-use crate::session::{Sealer, UNSEALED, after, breaches, fits, moved};
+use crate::session::{Sealer, UNSEALED, after, breaches, fits, limited, moved};
 use crate::stored::page;
 use crate::{
-    Cycle, Declared, Declaring, Error, Event, Governed, Heard, Intention, Lapse, Lapsed, Mandate, Opening,
-    Page, RECOVERY_COMPLETE, RECOVERY_INITIATED, Record, Recovering, SecurityEvent, Settlement, State, Turn,
-    Used, identity,
+    Approval, Cycle, Declared, Declaring, Error, Event, Governed, Heard, Intention, Lapse, Lapsed, Mandate,
+    Opening, Page, RECOVERY_COMPLETE, RECOVERY_INITIATED, Record, Recovering, SecurityEvent, Settlement,
+    State, Turn, Used, identity,
 };
 
 #[derive(Default)]
@@ -88,7 +88,7 @@ impl World {
         &mut self,
         settlement: &Settlement,
         used: &Used,
-        debited: &Usage,
+        amounts: [&Usage; 2],
         mandates: &[Box<str>],
     ) -> Result<(), Error> {
         let Some(part) = self.sessions.cycles.get(&settlement.action) else { return Ok(()) };
@@ -98,7 +98,7 @@ impl World {
         };
         for jti in mandates {
             let account = &self.rows.account(identity::account(&tenant, jti), jti).value;
-            let events = breaches(settlement, used, debited, account);
+            let events = breaches(settlement, used, amounts, account);
             for event in events.map_err(|error| Error::Rejected(error.to_string().into()))? {
                 self.tells(event, Place { session, intent: None, cause: Some(cause.clone()) })?;
             }
@@ -124,6 +124,20 @@ impl World {
             return Ok(());
         }
         self.tells(halts.clone(), place).map(drop)
+    }
+
+    /// Lowers how far people agree to whatever the session of an action does from now on, and puts that on record. One that
+    /// is over has had its last record.
+    pub(super) fn limits(&mut self, approval: &Approval) -> Result<(), Error> {
+        let Some((set, part)) = approval.limits.zip(self.sessions.cycles.get(&approval.action)) else {
+            return Ok(());
+        };
+        let place = Place { session: part.session, intent: None, cause: Some(part.last.clone()) };
+        let cell = self.rows.sessions.get_mut(&place.session).filter(|cell| cell.value.closed.is_none());
+        let Some(cell) = cell else { return Ok(()) };
+        cell.set(after(&cell.value, SessionEvent::Limited(set)));
+        let told = limited(approval, set, cell.value.limits);
+        self.tells(told, place).map(drop)
     }
 
     pub(super) fn takes_place(

@@ -308,6 +308,7 @@ impl<'a> Batch<'a> {
         let given = read::given(self.db, fate.row, approval.round)? + 1;
         let last = given >= needed;
         let entry = self.say(&fate, approval, APPROVED, last)?;
+        self.limits(&fate, approval)?;
         if last {
             self.write.change(&Fate { state: State::Approved, ..fate })?;
         }
@@ -358,7 +359,7 @@ impl<'a> Batch<'a> {
             accounts.push((self.rows.account(key, jti).value.clone(), *limits));
         }
         let Some((account, limits)) = accounts.pop() else { return Ok(Err(Error::Absent(jti.clone()))) };
-        if judged.is_some_and(|judged| judged != account.granted_seconds) {
+        if judged.is_some_and(|judged| judged != account.granted.seconds) {
             return Ok(Err(Error::Changed(jti.clone())));
         }
         let longer = match account.extend(&limits, &accounts, *seconds) {
@@ -452,7 +453,7 @@ impl<'a> Batch<'a> {
         }
         self.correct(fate.row, |account| account.remeasure(&debited, &measured))?;
         self.write.usage(fate.row, &measured)?;
-        self.breached(fate, settlement, used, &debited)
+        self.breached(fate, settlement, used, [&debited, &measured])
     }
 
     /// Writes one outcome with its entry; the action's fate then points to it.

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use action::{ActionId, Environment, Subject, Tenant};
-use mandate::{Account, Usage};
+use mandate::{Account, Granted, Usage};
 use rusqlite::types::{Type, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use sha2::{Digest, Sha256};
@@ -208,8 +208,8 @@ pub(crate) fn last_row(db: &Connection, table: &'static str) -> Sql<Option<i64>>
 
 pub(crate) fn account(db: &Connection, key: i64, jti: &str) -> Sql<Option<Account>> {
     let sql =
-        "SELECT epoch, spent, actions, revoked, frozen, seconds, compute, memory, storage, egress, granted
-               FROM account WHERE key = ?1";
+        "SELECT epoch, spent, actions, revoked, frozen, seconds, compute, memory, storage, egress, granted,
+               granted_compute, granted_storage, granted_egress FROM account WHERE key = ?1";
     one(db, sql, [key], |row| account_at(row, 0, jti))
 }
 
@@ -245,7 +245,12 @@ fn account_at(row: &Row<'_>, first: usize, jti: &str) -> Sql<Account> {
         revoked_at: row.get(first + 3)?,
         frozen: row.get(first + 4)?,
         used: usage_at(row, first + 5)?,
-        granted_seconds: row.get(first + 10)?,
+        granted: Granted {
+            seconds: row.get(first + 10)?,
+            compute_units: row.get(first + 11)?,
+            storage_bytes: row.get(first + 12)?,
+            egress_bytes: row.get(first + 13)?,
+        },
     })
 }
 
@@ -599,7 +604,8 @@ macro_rules! mandates {
         "SELECT m.row, m.tenant, m.jti, m.subject, m.issuer, m.issued, m.expires, m.claims, coalesce(a.epoch, 0),
          coalesce(a.spent, 0), coalesce(a.actions, 0), a.revoked, coalesce(a.frozen, 0), coalesce(a.seconds, 0),
          coalesce(a.compute, 0), coalesce(a.memory, 0), coalesce(a.storage, 0), coalesce(a.egress, 0),
-         coalesce(a.granted, 0), m.chain, m.kid
+         coalesce(a.granted, 0), coalesce(a.granted_compute, 0), coalesce(a.granted_storage, 0),
+         coalesce(a.granted_egress, 0), m.chain, m.kid
          FROM mandate m LEFT JOIN account a ON a.key = m.account "
     };
 }
@@ -622,7 +628,7 @@ pub(crate) fn mandates(
 fn held_at(row: &Row<'_>) -> Sql<(i64, Held)> {
     let jti: Box<str> = row.get(2)?;
     let account = account_at(row, 8, &jti)?;
-    let chain: Option<String> = row.get(19)?;
+    let chain: Option<String> = row.get(22)?;
     let mandate = Mandate {
         tenant: tenant(row, 1)?,
         jti,
@@ -632,7 +638,7 @@ fn held_at(row: &Row<'_>) -> Sql<(i64, Held)> {
         expires_ms: row.get(6)?,
         claims: row.get(7)?,
         chain: chain.iter().flat_map(|chain| chain.split_terminator('\n')).map(Box::from).collect(),
-        kid: row.get(20)?,
+        kid: row.get(23)?,
     };
     Ok((row.get(0)?, Held { mandate, account }))
 }

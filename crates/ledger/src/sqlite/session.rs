@@ -2,22 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use mandate::{Completion, Halt, Session, SessionEvent, Usage};
+use mandate::{ApprovedLimits, Completion, Halt, Session, SessionEvent, Usage};
 use rusqlite::types::Type;
 use rusqlite::{Connection, Row, params};
 
 use super::batch::{Batch, unwritable};
 use super::read::{self, Sql};
 use crate::admit::{Cell, Item};
-use crate::entry;
-use crate::session::{Sealer, UNSEALED, after, breaches, fits, moved};
+use crate::entry::{self, event_of};
+use crate::session::{LIMITED, Sealer, UNSEALED, after, breaches, fits, limited, moved, says_limits};
 use crate::sqlite::write::Fate;
 use crate::{
-    Declared, Declaring, Draft, Error, Event, Governed, Heard, Intention, Lapse, Lapsed, Opening,
+    Approval, Declared, Declaring, Draft, Error, Event, Governed, Heard, Intention, Lapse, Lapsed, Opening,
     RECOVERY_COMPLETE, RECOVERY_INITIATED, Record, Recovering, SecurityEvent, Settlement, State, Turn, Used,
     identity,
 };
-use action::{ActionId, Subject, Tenant};
+use action::{ActionId, Currency, Money, Subject, Tenant};
 
 /// Where in a session an entry is to stand.
 pub(crate) struct Place {
@@ -118,13 +118,13 @@ impl<'a> Batch<'a> {
         fate: &Fate,
         settlement: &Settlement,
         used: &Used,
-        debited: &Usage,
+        amounts: [&Usage; 2],
     ) -> Sql<()> {
         let Some(session) = fate.session else { return Ok(()) };
         let (_, cause) = read::cycle(self.db, fate.row)?;
         for (key, jti) in read::chain(self.db, fate.row)? {
             let account = &self.rows.account(key, &jti).value;
-            let events = breaches(settlement, used, debited, account).map_err(unwritable)?;
+            let events = breaches(settlement, used, amounts, account).map_err(unwritable)?;
             for event in &events {
                 self.tells(event, Place { session, intent: None, cause: Some(cause.clone()) })?;
             }
@@ -152,6 +152,21 @@ impl<'a> Batch<'a> {
         self.tells(halts, Place { session: key, intent: None, cause: Some(cause) }).map(drop)
     }
 
+    /// Lowers how far people agree to whatever the session of an action does from now on, and puts that on record. One that
+    /// is over has had its last record.
+    pub(super) fn limits(&mut self, fate: &Fate, approval: &Approval) -> Sql<()> {
+        let Some((key, set)) = fate.session.zip(approval.limits) else { return Ok(()) };
+        let open = self.session(key)?.filter(|cell| cell.value.closed.is_none());
+        let Some(cell) = open else { return Ok(()) };
+        let session = after(&cell.value, SessionEvent::Limited(set));
+        let told = limited(approval, set, session.limits);
+        cell.set(session);
+        let (_, cause) = read::cycle(self.db, fate.row)?;
+        let entry = self.tells(&told, Place { session: key, intent: None, cause: Some(cause) })?;
+        self.db.prepare_cached("UPDATE session SET limited = ?2 WHERE key = ?1")?.execute([key, entry])?;
+        Ok(())
+    }
+
     /// Gives an entry its number in the session.
     pub(super) fn takes_place(&mut self, place: Place, row: i64) -> Sql<(entry::Session, &'a dyn Sealer)> {
         let Some(sealer) = self.sealer else { return Err(unfit(UNSEALED)) };
@@ -177,7 +192,7 @@ impl<'a> Batch<'a> {
         }
         let id: Box<str> = self.tail.chain.next_id().into();
         let sql = "INSERT INTO session VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,
-                   ?18, ?19, ?20)";
+                   ?18, ?19, ?20, ?21, ?22, ?23, NULL)";
         let Columns {
             opened_ms,
             epoch,
@@ -191,6 +206,9 @@ impl<'a> Batch<'a> {
             suspended,
             closed,
             halt,
+            limit_minor,
+            limit_currency,
+            limit_until,
         } = Columns::of(session);
         let values = params![
             key,
@@ -213,6 +231,9 @@ impl<'a> Batch<'a> {
             id,
             self.next_entry(),
             payload,
+            limit_minor,
+            limit_currency,
+            limit_until,
         ];
         self.db.prepare_cached(sql)?.execute(values)?;
         self.rows.sessions.insert(key, Cell::stored(session.clone()));
@@ -331,7 +352,8 @@ impl<'a> Batch<'a> {
         }
         let mut update = self.db.prepare_cached(
             "UPDATE session SET epoch = ?2, sequence = ?3, next = ?4, held = ?5, in_flight = ?6, denials = ?7, cycles = ?8,
-             blocked = ?9, suspended = ?10, closed = ?11, halt = ?12 WHERE key = ?1",
+             blocked = ?9, suspended = ?10, closed = ?11, halt = ?12, limit_minor = ?13, limit_currency = ?14,
+             limit_until = ?15 WHERE key = ?1",
         )?;
         for (key, cell) in changed {
             let Columns {
@@ -346,11 +368,27 @@ impl<'a> Batch<'a> {
                 suspended,
                 closed,
                 halt,
+                limit_minor,
+                limit_currency,
+                limit_until,
                 ..
             } = Columns::of(&cell.value);
             update.execute(params![
-                key, epoch, sequence, next, held, in_flight, denials, cycles, blocked, suspended, closed,
+                key,
+                epoch,
+                sequence,
+                next,
+                held,
+                in_flight,
+                denials,
+                cycles,
+                blocked,
+                suspended,
+                closed,
                 halt,
+                limit_minor,
+                limit_currency,
+                limit_until,
             ])?;
         }
         Ok(())
@@ -371,6 +409,9 @@ struct Columns {
     suspended: bool,
     closed: Option<i64>,
     halt: Option<i64>,
+    limit_minor: Option<i64>,
+    limit_currency: Option<String>,
+    limit_until: Option<i64>,
 }
 
 impl Columns {
@@ -388,6 +429,9 @@ impl Columns {
             suspended: session.suspended,
             closed: session.closed.map(completion_code),
             halt: session.halt.map(halt_code),
+            limit_minor: session.limits.max_amount.map(Money::minor),
+            limit_currency: session.limits.max_amount.map(|most| most.currency().code().to_owned()),
+            limit_until: session.limits.not_after_ms,
         }
     }
 }
@@ -413,7 +457,7 @@ const RECOVERING: &str = "recovering/";
 
 const SESSION: &str =
     "SELECT key, id, tenant, subject, mandate, opened, epoch, sequence, next, held, in_flight, denials,
-    cycles, blocked, suspended, closed, halt, opening, entry, payload FROM session";
+    cycles, blocked, suspended, closed, halt, opening, entry, payload, limit_minor, limit_currency, limit_until FROM session";
 
 fn governed(db: &Connection, key: i64) -> Sql<Option<Governed>> {
     read::one(db, &format!("{SESSION} WHERE key = ?1"), [key], governed_at)
@@ -544,9 +588,21 @@ fn governed_at(row: &Row<'_>) -> Sql<Governed> {
         suspended: row.get(14)?,
         closed,
         halt,
+        limits: limits_at(row, 20)?,
     };
     let tenant = text(row, 2, |text| Tenant::parse(text).ok())?;
     Ok(Governed { row: row.get(18)?, tenant, session, opening: row.get(17)?, payload: row.get(19)? })
+}
+
+/// The limits in this column and the two after it. What cannot be read is no limit that anybody could be held to, so nothing
+/// is.
+fn limits_at(row: &Row<'_>, column: usize) -> Sql<ApprovedLimits> {
+    let minor: Option<i64> = row.get(column)?;
+    let money = |minor: i64| {
+        let currency = text(row, column + 1, Currency::of)?;
+        Money::new(minor, currency).ok_or_else(|| unfit("the limit of a session is no amount"))
+    };
+    Ok(ApprovedLimits { max_amount: minor.map(money).transpose()?, not_after_ms: row.get(column + 2)? })
 }
 
 pub(super) fn text<T>(row: &Row<'_>, column: usize, read: impl FnOnce(&str) -> Option<T>) -> Sql<T> {
@@ -641,6 +697,30 @@ pub(crate) fn with_gaps(db: &Connection) -> Sql<Vec<i64>> {
     let sql = "SELECT s.entry FROM session s LEFT JOIN record r ON r.session = s.key GROUP BY s.key
                HAVING count(r.seq) <> s.next OR coalesce(max(r.seq), -1) <> s.next - 1";
     read::many(db, sql, [], |row| row.get(0))
+}
+
+/// Does a record of limits that a person set for a session fit its row? The newest says what the row says, and no row is
+/// older than what was said last.
+pub(crate) fn limits_fit(db: &Connection, row: i64, event: &str, record: &[u8]) -> Sql<bool> {
+    if event != LIMITED {
+        return Ok(true);
+    }
+    let sql = "SELECT s.limited, s.limit_minor, s.limit_currency, s.limit_until FROM record r
+               JOIN session s ON s.key = r.session WHERE r.entry = ?1 AND s.limited >= ?1";
+    let found = read::one(db, sql, [row], |it| Ok((it.get::<_, i64>(0)?, limits_at(it, 1)?)))?;
+    Ok(found.is_some_and(|(newest, limits)| newest > row || says_limits(record, limits)))
+}
+
+/// First entries of the sessions that have limits which no record of theirs tells of.
+pub(crate) fn limited_by_nobody(db: &Connection) -> Sql<Vec<i64>> {
+    let sql = "SELECT s.entry, e.bytes FROM session s LEFT JOIN record r ON r.entry = s.limited AND r.session = s.key
+               LEFT JOIN entry e ON e.row = r.entry
+               WHERE coalesce(s.limited, s.limit_minor, s.limit_currency, s.limit_until) IS NOT NULL";
+    let told = |row: &Row<'_>| {
+        let bytes: Option<Vec<u8>> = row.get(1)?;
+        Ok((row.get(0)?, bytes.as_deref().and_then(event_of) == Some(LIMITED)))
+    };
+    Ok(read::many(db, sql, [], told)?.into_iter().filter(|(_, told)| !told).map(|(entry, _)| entry).collect())
 }
 
 pub(super) fn unfit(why: &str) -> rusqlite::Error {

@@ -20,15 +20,15 @@ impl Batch<'_> {
     /// Writes what the batch changed in rows that are shared by many actions: once each.
     pub(crate) fn write_shared(&mut self, closing: bool) -> Sql<()> {
         let mut upsert = self.db.prepare_cached(
-            "INSERT INTO account VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT DO UPDATE SET
+            "INSERT INTO account VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15) ON CONFLICT DO UPDATE SET
              epoch = ?2, spent = ?3, actions = ?4, revoked = ?5, frozen = ?6, seconds = ?7, compute = ?8, memory = ?9,
-             storage = ?10, egress = ?11, granted = ?12",
+             storage = ?10, egress = ?11, granted = ?12, granted_compute = ?13, granted_storage = ?14, granted_egress = ?15",
         )?;
         for (key, cell) in self.rows.accounts.iter().filter(|(_, cell)| cell.changed) {
             let mandate::Account { epoch, spent_minor, actions, revoked_at, frozen, used, .. } = &cell.value;
             let (epoch, actions) = (epoch.cast_signed(), actions.cast_signed());
             let [seconds, compute, memory, storage, egress] = amounts(used);
-            let granted = cell.value.granted_seconds;
+            let granted = cell.value.granted;
             upsert.execute(params![
                 key,
                 epoch,
@@ -41,7 +41,10 @@ impl Batch<'_> {
                 memory,
                 storage,
                 egress,
-                granted,
+                granted.seconds,
+                granted.compute_units,
+                granted.storage_bytes,
+                granted.egress_bytes,
             ])?;
         }
         let mut insert = self.db.prepare_cached("INSERT OR IGNORE INTO seen VALUES (?1)")?;

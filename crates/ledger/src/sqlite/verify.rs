@@ -154,6 +154,10 @@ impl<'a> Look<'a> {
             && !super::cluster::fits(self.db, row, said.event, record)?
         {
             self.report(row, None, None, Broken::Cluster);
+        } else if let Some(record) = record
+            && !super::session::limits_fit(self.db, row, said.event, record)?
+        {
+            self.report(row, None, None, Broken::Session);
         }
         match said.action {
             Some(action) => self.rows(row, action, &said),
@@ -407,7 +411,8 @@ impl<'a> Look<'a> {
             self.report((self.slice << SLICE).max(1), None, None, Broken::Index);
         }
         if is_last {
-            for row in super::session::with_gaps(self.db)? {
+            let gaps = super::session::with_gaps(self.db)?;
+            for row in gaps.into_iter().chain(super::session::limited_by_nobody(self.db)?) {
                 self.report(row, None, None, Broken::Session);
             }
             for row in super::cluster::strays(self.db)? {

@@ -144,6 +144,7 @@ pub fn approval(action: ActionId, approver: &str) -> Approval {
         record: format!("{{\"approver\":\"{approver}\"}}").into_bytes(),
         entry: Draft { state: Some("INTENDED"), ..draft("set by the ledger") },
         state_if_last: "APPROVED",
+        limits: None,
     }
 }
 

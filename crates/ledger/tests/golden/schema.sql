@@ -69,7 +69,7 @@ CREATE TABLE account (
     actions INTEGER NOT NULL,
     revoked INTEGER,
     frozen INTEGER NOT NULL
-, seconds INTEGER NOT NULL DEFAULT 0, compute INTEGER NOT NULL DEFAULT 0, memory INTEGER NOT NULL DEFAULT 0, storage INTEGER NOT NULL DEFAULT 0, egress INTEGER NOT NULL DEFAULT 0, granted INTEGER NOT NULL DEFAULT 0) STRICT;
+, seconds INTEGER NOT NULL DEFAULT 0, compute INTEGER NOT NULL DEFAULT 0, memory INTEGER NOT NULL DEFAULT 0, storage INTEGER NOT NULL DEFAULT 0, egress INTEGER NOT NULL DEFAULT 0, granted INTEGER NOT NULL DEFAULT 0, granted_compute INTEGER NOT NULL DEFAULT 0, granted_storage INTEGER NOT NULL DEFAULT 0, granted_egress INTEGER NOT NULL DEFAULT 0) STRICT;
 CREATE TABLE mandate (
     row INTEGER PRIMARY KEY,
     tenant TEXT NOT NULL,
@@ -223,7 +223,7 @@ CREATE TABLE session (
     opening TEXT NOT NULL,      -- id of its first record
     entry INTEGER NOT NULL,     -- row of that
     payload BLOB NOT NULL
-) STRICT;
+, limit_minor INTEGER, limit_currency TEXT, limit_until INTEGER, limited INTEGER) STRICT;
 CREATE UNIQUE INDEX session_entry ON session (entry);
 CREATE INDEX session_open ON session (tenant, mandate) WHERE closed IS NULL;
 CREATE TABLE record (

@@ -82,12 +82,26 @@ pub struct Quote {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
+    /// To what; absent where that is the action alone.
+    #[serde(default, skip_serializing_if = "AppliesTo::is_the_action")]
+    pub applies_to: AppliesTo,
     /// The most that may be at stake.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_amount: Option<Quote>,
     /// Nothing is sent after that.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "text::or_absent")]
     pub not_after: Option<Timestamp>,
+}
+
+/// What a person's limits hold for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum AppliesTo {
+    /// The action that is approved.
+    #[default]
+    Action,
+    /// That, and whatever comes after it in its session.
+    Session,
 }
 
 /// The first form of envelopes, and so far the only one: the number 1.
@@ -147,6 +161,25 @@ impl Envelope {
             }
         }
         Ok(())
+    }
+}
+
+impl AppliesTo {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Action, Self::Session];
+
+    /// As it is written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Action => "ACTION",
+            Self::Session => "SESSION",
+        }
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands in a reference")]
+    fn is_the_action(&self) -> bool {
+        *self == Self::Action
     }
 }
 

@@ -1,7 +1,7 @@
 //! An approved payment, and everything about its approval that can be wrong in the receipt.
 
 use countersign_receipt as receipt;
-use receipt::approval::{Approval, Approvers, Decision, Envelope, Limits, Quote, Signer};
+use receipt::approval::{AppliesTo, Approval, Approvers, Decision, Envelope, Limits, Quote, Signer};
 use receipt::{
     Amendment, Chain, CheckName, Disclosure, Disclosures, Draft, Event, Json, Kind, Metadata, NewEntry,
     Outcome, PaymentStatus, Pin, Place, Receipt, Report, Stage, Timestamp, Trust, Verdict,
@@ -397,6 +397,7 @@ fn an_amendment_lists_no_approvals_and_misses_none() {
 fn limits_are_signed_and_hold_the_price() {
     let within = |amount: &str, currency: &str| Envelope {
         limits: Some(Limits {
+            applies_to: AppliesTo::Action,
             max_amount: Some(Quote { amount: amount.to_owned(), currency: currency.to_owned() }),
             not_after: Some(at("2026-04-28T00:00:00.000Z")),
         }),
@@ -422,6 +423,25 @@ fn limits_are_signed_and_hold_the_price() {
             false => refused(&pinned_verdict(&receipt), 0, "above what the person agreed to"),
         }
     }
+    // What they hold for is signed, too, and has one spelling.
+    let session = |applies_to| Envelope {
+        limits: within("125.00", "USD").limits.map(|limits| Limits { applies_to, ..limits }),
+        ..envelope()
+    };
+    let text = session(AppliesTo::Session).to_json().unwrap();
+    assert!(receipt::canonical::is_canonical(text.as_str().as_bytes()));
+    assert!(text.as_str().contains(r#""limits":{"applies_to":"SESSION","max_amount""#), "{}", text.as_str());
+    assert_ne!(
+        session(AppliesTo::Session).challenge().unwrap(),
+        session(AppliesTo::Action).challenge().unwrap()
+    );
+    let receipt = sign(vec![signed_by(&Authenticator::golden(), session(AppliesTo::Session))]);
+    assert_eq!(pinned_verdict(&receipt), Verdict::Valid);
+    let said = signed_by(&Authenticator::golden(), session(AppliesTo::Session));
+    for other in ["ACTION", "session", "MANDATE"] {
+        let text = said.json().as_str().replace("\"SESSION\"", &format!("\"{other}\""));
+        assert!(Approval::parse(text.as_bytes()).is_err(), "{other}");
+    }
     // One who signed limits did not sign without them.
     let Signer::Passkey { assertion, public_key } =
         signed_by(&Authenticator::golden(), within("125.00", "USD")).signer().clone()
@@ -430,7 +450,10 @@ fn limits_are_signed_and_hold_the_price() {
     };
     let moved = Approval::new(envelope(), at(GIVEN), Signer::Passkey { assertion, public_key }).unwrap();
     refused(&pinned_verdict(&sign(vec![moved])), 0, "another challenge was signed");
-    let nothing = Envelope { limits: Some(Limits { max_amount: None, not_after: None }), ..envelope() };
+    let nothing = Envelope {
+        limits: Some(Limits { applies_to: AppliesTo::Session, max_amount: None, not_after: None }),
+        ..envelope()
+    };
     assert!(nothing.to_json().unwrap_err().to_string().contains("envelope.limits"));
     let json = passkey_approval().json().as_str().replace("\"nonce\"", "\"limits\":null,\"nonce\"");
     assert!(Approval::parse(json.as_bytes()).is_err());

@@ -7,7 +7,7 @@ use action::Environment;
 use gateway::{Caller, Code, Credential, Deed, Error, HeldView, LimitsAsk, ResolveAsk, Ruling, RulingAsk};
 use http::header::{HeaderValue, LOCATION, SET_COOKIE};
 use http::{HeaderName, StatusCode};
-use receipt::approval::Enrolment;
+use receipt::approval::{AppliesTo, Enrolment};
 use serde::{Deserialize, Serialize};
 
 use super::approvals::{Assertion, bytes, text};
@@ -157,11 +157,12 @@ pub(crate) async fn log_out(mut request: Request) -> Result<Response, Error> {
 
 /// The envelope that a person is to sign.
 pub(crate) async fn ask(mut request: Request) -> Result<Response, Error> {
-    let [form, comment, most, until] = request.form(["form", "comment", "max_amount", "not_after"]).await?;
+    let asked = ["form", "comment", "max_amount", "not_after", "applies_to"];
+    let [form, comment, most, until, reach] = request.form(asked).await?;
     let page = Page::of(&request)?;
     let visitor = page.visitor(Watches::No).await?;
     visitor.opened.sent(&form.unwrap_or_default())?;
-    let (gateway, limits) = (request.gateway()?, limits(most, until));
+    let (gateway, limits) = (request.gateway()?, limits(most, until, reach));
     let question = gateway.ask_to_sign(&visitor.caller, &request.argument, comment, limits).await?;
     Ok(reply::json(
         StatusCode::OK,
@@ -178,7 +179,7 @@ pub(crate) async fn approve(mut request: Request) -> Result<Response, Error> {
     let sent = request.form(DECISION).await;
     let page = Page::of(&request)?;
     let decided = async {
-        let [form, comment, assertion, most, until] = sent?;
+        let [form, comment, assertion, most, until, reach] = sent?;
         let visitor = page.visitor(Watches::No).await?;
         visitor.opened.sent(&form.unwrap_or_default())?;
         let (gateway, id) = (request.gateway()?, &request.argument);
@@ -187,7 +188,7 @@ pub(crate) async fn approve(mut request: Request) -> Result<Response, Error> {
                 gateway.approve_signed(&visitor.caller, id, Assertion::parse(&assertion)?).await
             }
             None => {
-                let ask = RulingAsk::Approve { comment, limits: limits(most, until) };
+                let ask = RulingAsk::Approve { comment, limits: limits(most, until, reach) };
                 gateway.rule(&visitor.caller, id, ask).await
             }
         }
@@ -238,14 +239,17 @@ pub(crate) async fn decide(mut request: Request) -> Result<Response, Error> {
 }
 
 /// What the form of a yes and a no sends.
-const DECISION: [&str; 5] = ["form", "comment", "assertion", "max_amount", "not_after"];
+const DECISION: [&str; 6] = ["form", "comment", "assertion", "max_amount", "not_after", "applies_to"];
 
-/// How far a yes goes. An empty field is one that says nothing, and a time without a zone is UTC.
-fn limits(most: Option<String>, until: Option<String>) -> Option<LimitsAsk> {
+/// How far a yes goes. An empty field is one that says nothing, and a time without a zone is UTC. Who means the whole session
+/// means to limit it.
+fn limits(most: Option<String>, until: Option<String>, reach: Option<String>) -> Option<LimitsAsk> {
     let said = |field: Option<String>| field.map(|it| it.trim().to_owned()).filter(|text| !text.is_empty());
     let zoned = |until: String| if until.len() == MINUTE.len() { format!("{until}:00Z") } else { until };
-    let limits = LimitsAsk { max_amount: said(most), not_after: said(until).map(zoned) };
-    (limits.max_amount.is_some() || limits.not_after.is_some()).then_some(limits)
+    let applies_to = said(reach).filter(|reach| reach != AppliesTo::Action.as_str());
+    let limits = LimitsAsk { max_amount: said(most), not_after: said(until).map(zoned), applies_to };
+    let says = [&limits.max_amount, &limits.not_after, &limits.applies_to].into_iter().any(Option::is_some);
+    says.then_some(limits)
 }
 
 /// A time without a zone.

@@ -13,6 +13,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::actions::Record;
+use super::sessions::SessionLimits;
 use crate::reply;
 use crate::request::{Request, Response};
 use crate::who;
@@ -257,6 +258,8 @@ pub(crate) struct Limits {
     max_amount: Option<String>,
     /// RFC 3339: nothing is sent after that.
     not_after: Option<String>,
+    /// `ACTION`, which is meant where it is absent, or `SESSION`: of a cycle, also whatever its session does after it.
+    applies_to: Option<&'static str>,
 }
 
 /// A decision about a held action. Each member is read by itself, so that a wrong one is named.
@@ -463,6 +466,8 @@ pub(crate) struct Held {
     out_of_band_ref: Option<String>,
     /// What can be decided about it now at `/decide`.
     available_decisions: Vec<&'static str>,
+    /// How far people agreed to whatever its session does; null outside of sessions, and where that is all the way.
+    session_limits: Option<SessionLimits>,
     created_at: String,
     expires_at: Option<String>,
     /// `in_doubt`, `unchecked`, `release_failed` or `rollback_failed`, if nobody but a person can say what became of it; else
@@ -578,9 +583,12 @@ fn limits(asked: Value) -> Result<Option<LimitsAsk>, Error> {
             let mut take =
                 |name: &str| string(members.remove(name).unwrap_or_default(), &format!("limits/{name}"));
             let (max_amount, not_after) = (take("max_amount")?, take("not_after")?);
+            let applies_to = take("applies_to")?;
             match members.keys().next() {
-                Some(_) => Err(wrong("limits", "has no members but `max_amount` and `not_after`")),
-                None => Ok(Some(LimitsAsk { max_amount, not_after })),
+                Some(_) => {
+                    Err(wrong("limits", "has no members but `max_amount`, `not_after` and `applies_to`"))
+                }
+                None => Ok(Some(LimitsAsk { max_amount, not_after, applies_to })),
             }
         }
         _ => Err(wrong("limits", "is not an object")),
@@ -734,6 +742,7 @@ impl Held {
             completion_state: view.completion_state,
             out_of_band_ref: view.out_of_band_ref,
             available_decisions: view.available_decisions.iter().map(|ruling| ruling.as_str()).collect(),
+            session_limits: view.session_limits.as_ref().map(SessionLimits::of),
             created_at: view.created_at,
             expires_at: view.expires_at,
             unresolved: view.unresolved,
@@ -753,6 +762,7 @@ impl Approval {
         let limits = limits.map(|it| Limits {
             max_amount: it.max_amount.map(|most| most.amount),
             not_after: it.not_after.map(|until| until.as_str().to_owned()),
+            applies_to: Some(it.applies_to.as_str()),
         });
         Approval { approver, decision, form, at, comment, escalation_id, limits, seconds }
     }

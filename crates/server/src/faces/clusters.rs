@@ -1,6 +1,8 @@
-//! Clusters of governed sessions: formed, joined, left; time handed on; and waiting for another member.
+//! Clusters of governed sessions: formed, joined, left; time and resources handed on; and waiting for another member.
 
-use gateway::{Awaiting, ClusterView, Code, Error, FormAsk, MemberView, TransferAsk, no_others};
+use gateway::{
+    Awaiting, ClusterView, Code, Error, FormAsk, MemberView, ResourceEnvelope, TransferAsk, no_others,
+};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -68,15 +70,15 @@ pub(crate) async fn release(mut request: Request) -> Result<Response, Error> {
     Ok(reply::json(StatusCode::OK, &Cluster::of(cluster)))
 }
 
-/// Hands time from one member to another.
+/// Hands time or resources from one member to another.
 pub(crate) async fn transfer(mut request: Request) -> Result<Response, Error> {
     let gateway = request.gateway()?;
     let caller = who::caller_or_anonymous(&request).await?;
     let body = request.value().await?;
-    let members = ["from_session_id", "to_session_id", "transfer_amount"];
+    let members = ["from_session_id", "to_session_id", "transfer_amount", "resource"];
     no_others(&body, &members, Code::ValidationFailed)?;
-    let TransferRequest { from_session_id, to_session_id, transfer_amount } = read(body)?;
-    let ask = TransferAsk { from_session_id, to_session_id, transfer_amount };
+    let TransferRequest { from_session_id, to_session_id, transfer_amount, resource } = read(body)?;
+    let ask = TransferAsk { from_session_id, to_session_id, transfer_amount, resource };
     let cluster = gateway.transfer(&caller, &request.argument, ask).await?;
     Ok(reply::json(StatusCode::OK, &Cluster::of(cluster)))
 }
@@ -119,7 +121,7 @@ pub(crate) struct MemberRequest {
     session_id: String,
 }
 
-/// Time that is to go from one member of a cluster to another.
+/// What is to go from one member of a cluster to another.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TransferRequest {
@@ -127,9 +129,12 @@ pub(crate) struct TransferRequest {
     from_session_id: String,
     /// Another member.
     to_session_id: String,
-    /// Whole seconds, no more than `time_budget_remaining` of the first.
+    /// No more than what of it is left to the first.
     #[schema(minimum = 1)]
     transfer_amount: u64,
+    /// Of what: `time_seconds`, which is meant where it is absent, `compute_units`, `storage_bytes` or
+    /// `network_egress_bytes`.
+    resource: Option<String>,
 }
 
 /// For which member of its cluster a session waits.
@@ -175,6 +180,9 @@ pub(crate) struct ClusterMember {
     waits_for: Option<String>,
     /// Seconds left to it.
     time_budget_remaining: u64,
+    /// What is left to it of all that is limited.
+    #[schema(value_type = Object)]
+    resource_envelope: ResourceEnvelope,
 }
 
 /// A session that waits, or does no more, and its cluster.
@@ -210,6 +218,7 @@ impl ClusterMember {
             state: view.state,
             waits_for: view.waits_for,
             time_budget_remaining: view.time_budget_remaining,
+            resource_envelope: view.resource_envelope,
         }
     }
 }

@@ -216,6 +216,26 @@ pub(crate) struct Session {
     records: u64,
     /// Its first record.
     record_id: String,
+    /// How far people agreed to whatever it does; null: as far as its mandate goes.
+    session_limits: Option<SessionLimits>,
+}
+
+/// How far people agreed to whatever a session does, for the rest of it; one of them is there.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct SessionLimits {
+    /// The most that may be at stake in one action, a decimal string.
+    max_amount: Option<String>,
+    /// Of that, ISO 4217; what is in another one is beyond it.
+    currency: Option<String>,
+    /// RFC 3339: nothing is sent after that.
+    not_after: Option<String>,
+}
+
+impl SessionLimits {
+    pub(super) fn of(view: &gateway::SessionLimits) -> SessionLimits {
+        let gateway::SessionLimits { max_amount, currency, not_after } = view.clone();
+        SessionLimits { max_amount, currency, not_after }
+    }
 }
 
 /// One page of sessions.
@@ -250,6 +270,8 @@ pub(crate) struct Context {
     cluster_context: Option<Value>,
     /// Cycles denied so far.
     prior_denial_count: u32,
+    /// How far people agreed to whatever it does; null: as far as its mandate goes.
+    session_limits: Option<SessionLimits>,
     /// What of it waits for people, and what they ask; null while nothing does.
     escalation: Option<Pending>,
     /// `sha256:` and hex over what stays from cycle to cycle: another one means another situation.
@@ -480,6 +502,7 @@ impl Session {
             in_flight: view.in_flight,
             records: view.records,
             record_id: view.record_id.clone(),
+            session_limits: view.session_limits.as_ref().map(SessionLimits::of),
         }
     }
 }
@@ -502,6 +525,7 @@ impl Context {
                 root_principal: delegation.root_principal,
             },
             cluster_context: view.cluster_context,
+            session_limits: view.session_limits.as_ref().map(SessionLimits::of),
             escalation: view.escalation.as_deref().map(Pending::of),
             prior_denial_count: view.prior_denial_count,
             fingerprint: view.fingerprint,

@@ -8,11 +8,10 @@ use std::sync::LazyLock;
 use action::Environment;
 use gateway::{
     ActionView, Asked, Code, DeadlockView, Error, GivenView, HeldView, Page, PasskeyView, ResolutionView,
-    Ruling, Summary,
+    Ruling, SessionLimits, Summary,
 };
 use http::header::{HeaderValue, REFERRER_POLICY};
-use receipt::approval::Limits;
-use receipt::approval::RelyingParty;
+use receipt::approval::{AppliesTo, Limits, RelyingParty};
 
 use super::html::{self, Prose, Text};
 use super::receipt_page::readable;
@@ -467,6 +466,9 @@ fn terms(body: &mut String, held: &HeldView) {
     if let Some(mandate) = &held.mandate_id {
         let _ = writeln!(body, "<dt>Under mandate</dt><dd class=\"mono\">{}</dd>", Text(mandate));
     }
+    if let Some(limits) = &held.session_limits {
+        let _ = writeln!(body, "<dt>Its session</dt><dd>{}</dd>", Text(&session_limits(limits)));
+    }
     if let Some(until) = &held.expires_at {
         let _ = writeln!(
             body,
@@ -546,7 +548,16 @@ fn given(body: &mut String, held: &HeldView) {
 fn within(limits: &Limits) -> String {
     let most = limits.max_amount.as_ref().map(|most| format!("up to {} {}", most.amount, most.currency));
     let until = limits.not_after.as_ref().map(|until| format!("until {}", readable(until.as_str())));
-    most.into_iter().chain(until).collect::<Vec<_>>().join(", ")
+    let session = (limits.applies_to == AppliesTo::Session).then(|| "for the rest of the session".to_owned());
+    most.into_iter().chain(until).chain(session).collect::<Vec<_>>().join(", ")
+}
+
+/// How far people agreed to whatever the session of a cycle does.
+fn session_limits(limits: &SessionLimits) -> String {
+    let SessionLimits { max_amount, currency, not_after } = limits;
+    let most = max_amount.iter().zip(currency).map(|(most, currency)| format!("up to {most} {currency}"));
+    let until = not_after.iter().map(|until| format!("until {}", readable(until)));
+    most.chain(until).collect::<Vec<_>>().join(", ")
 }
 
 /// Limits that may be put to a yes.
@@ -562,8 +573,18 @@ fn bounds(body: &mut String, held: &HeldView) {
     }
     body.push_str(
         "<label for=\"not_after\">Not sent after <span class=\"soft\">(as 2027-01-31T12:00, UTC)</span></label>\n\
-         <input id=\"not_after\" name=\"not_after\" type=\"text\" spellcheck=\"false\">\n</details>\n",
+         <input id=\"not_after\" name=\"not_after\" type=\"text\" spellcheck=\"false\">\n",
     );
+    if held.session_id.is_some() {
+        let _ = write!(
+            body,
+            "<label for=\"applies_to\">For</label>\n<select id=\"applies_to\" name=\"applies_to\"><option value=\"{}\">this \
+             action</option><option value=\"{}\">this and the rest of its session</option></select>\n",
+            AppliesTo::Action.as_str(),
+            AppliesTo::Session.as_str(),
+        );
+    }
+    body.push_str("</details>\n");
 }
 
 /// What else a person can decide about a cycle of a governed session.

@@ -57,7 +57,7 @@ async function made({ challenge, rp_id, approver, user_handle, known }) {
 // What each button that needs a passkey does to its form before it is sent.
 const deeds = {
   async approve(form) {
-    const said = ["comment", "max_amount", "not_after"].filter((name) => form.elements[name]);
+    const said = ["comment", "max_amount", "not_after", "applies_to"].filter((name) => form.elements[name]);
     const fields = Object.fromEntries(said.map((name) => [name, form.elements[name].value]));
     form.elements.assertion.value = await signed(await ask(`${page.action}/envelope`, fields));
     // What is said beside the yes stands in what was signed.

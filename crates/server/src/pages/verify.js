@@ -436,6 +436,7 @@ const APPROVAL = {
       limits: {
         absent: true,
         members: {
+          applies_to: { absent: true, check: rule((value) => value === "SESSION", "is not `SESSION`") },
           max_amount: { absent: true, members: { amount: decimal, currency: filled } },
           not_after: { absent: true, check: time },
         },
