@@ -415,10 +415,13 @@ fn rows(entries: &[AuditView]) -> Vec<u8> {
     out.into_bytes()
 }
 
+/// Begin a formula; a spreadsheet set to an Asian language reads the full-width ones alike.
+const FORMULA: [char; 10] = ['=', '+', '-', '@', '\t', '\r', '＝', '＋', '－', '＠'];
+
 /// A cell of RFC 4180. What a spreadsheet would take for a formula gets an apostrophe in front, which tells it that this
 /// is text.
 fn write_cell(out: &mut String, cell: &str) {
-    let formula = cell.starts_with(['=', '+', '-', '@', '\t', '\r']);
+    let formula = cell.starts_with(FORMULA);
     let quoted = cell.contains(['"', ',', '\r', '\n']);
     if quoted {
         out.push('"');
@@ -566,7 +569,7 @@ mod tests {
         assert_eq!(cell("a\r\nb"), "\"a\r\nb\"");
         assert_eq!(cell("=1+1"), "'=1+1");
         assert_eq!(cell("@SUM(A1,A2)"), "\"'@SUM(A1,A2)\"");
-        for first in ["+", "-", "\t", "\r"] {
+        for first in ["+", "-", "\t", "\r", "＝", "＋", "－", "＠"] {
             assert!(cell(&format!("{first}x")).trim_start_matches('"').starts_with('\''), "{first:?}");
         }
         assert_eq!(cell("a=1"), "a=1");
