@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use action::Subject;
+use action::time::unix_millis;
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use gateway::{AuditAsk, AuditView, Caller, Code, Error, Gateway, TrailCheck, TrailFinding};
@@ -512,10 +513,7 @@ pub(super) fn subject(text: &str) -> Result<Subject, Error> {
 }
 
 pub(super) fn span(from: Option<&str>, to: Option<&str>) -> Result<(Option<i64>, Option<i64>), Error> {
-    let moment = |name, text: &str| {
-        let at: Result<jiff::Timestamp, _> = text.parse();
-        at.map(jiff::Timestamp::as_millisecond).map_err(|_| wrong(name, "is not an RFC 3339 time"))
-    };
+    let moment = |name, text: &str| unix_millis(text).map_err(|why| wrong(name, &why.to_string()));
     let from_ms = from.map(|text| moment("time_from", text)).transpose()?;
     let to_ms = to.map(|text| moment("time_to", text)).transpose()?;
     match (from_ms, to_ms) {
@@ -607,6 +605,9 @@ mod tests {
         let field = |from, to| span(from, to).err().and_then(|error| error.field);
         assert_eq!(field(Some("yesterday"), None).as_deref(), Some("?time_from"));
         assert_eq!(field(None, Some("2026-01-01")).as_deref(), Some("?time_to"));
+        assert_eq!(span(None, Some("9999-12-31T23:59:59Z")), Ok((None, Some(253_402_300_799_000))));
+        let leap = span(Some("2016-12-31T23:59:60Z"), None).err().map(|error| error.message);
+        assert_eq!(leap.as_deref(), Some("time_from names a second 60, which has no Unix time"));
         assert_eq!(
             field(Some("1970-01-01T00:00:01Z"), Some("1970-01-01T00:00:01Z")).as_deref(),
             Some("?time_to")
