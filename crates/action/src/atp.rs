@@ -7,6 +7,7 @@ use crate::compliance::Compliance;
 use crate::cycle;
 use crate::refusal::Refusal;
 use crate::request::{Request, pointer_to};
+use crate::time;
 use crate::{card, text};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -196,7 +197,7 @@ impl Atp {
         let (version, verb) = (text("atp_version")?, text("verb")?);
         let (target, description) = (text("target"), text("description"));
         let deadline = match text("deadline") {
-            Some(text) => Some(Time::parse(&text)?),
+            Some(text) => Some(Time::kept(text)?),
             None => None,
         };
         Some(Atp {
@@ -219,17 +220,18 @@ impl Atp {
 
 impl Time {
     fn read(name: &str, value: &Value) -> Result<Time, Refusal> {
-        value.as_str().and_then(Time::parse).ok_or_else(|| {
-            let why = format!("`{name}` is not a time of RFC 3339, such as `2026-05-05T21:05:00Z`");
-            Refusal::invalid(pointer_to(name), why)
-        })
+        let text = value.as_str().filter(|text| text.len() <= LONGEST_TIME).unwrap_or_default();
+        let ms = time::unix_millis(text).map_err(|wrong| {
+            let refusal = Refusal::invalid(pointer_to(name), format!("{name} {wrong}"));
+            refusal.with_hint("write it like 2026-05-05T21:05:00Z")
+        })?;
+        Ok(Time { text: text.to_owned(), ms })
     }
 
-    fn parse(text: &str) -> Option<Time> {
-        let plain = |b: u8| b.is_ascii_digit() || b"TtZz:+-.".contains(&b);
-        let spelt = text.len() <= LONGEST_TIME && text.bytes().all(plain) && text.contains(['T', 't']);
-        let at: jiff::Timestamp = spelt.then(|| text.parse().ok()).flatten()?;
-        Some(Time { text: text.to_owned(), ms: at.as_millisecond() })
+    /// Earlier builds took, and so kept, spellings that only resemble those of the RFC.
+    fn kept(text: String) -> Option<Time> {
+        let at: jiff::Timestamp = text.parse().ok()?;
+        Some(Time { text, ms: at.as_millisecond() })
     }
 }
 

@@ -3,12 +3,16 @@
 //! The usual parsers let two members of one name pass and round what does not fit, so that two programs can read
 //! the same bytes differently. Here such a body is refused, with the place where it goes wrong.
 
+mod read;
+
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::map::Entry;
 use serde_json::{Map, Number, Value};
 use std::cell::RefCell;
 use std::cmp::Ordering;
 use std::fmt::{self, Write as _};
+
+pub use read::{Misread, read};
 
 /// How deep arrays and objects may be nested.
 pub const MAX_DEPTH: usize = 64;

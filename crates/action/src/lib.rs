@@ -39,6 +39,7 @@ mod retention;
 mod retry;
 mod shape;
 mod text;
+pub mod time;
 pub mod yaml;
 
 pub use action::{Action, Attribute, Missing, Shown};

@@ -336,6 +336,11 @@ fn the_other_envelope_says_the_same_and_keeps_the_rest() {
     assert_eq!(request.deletion.to_string(), "hard_delete_30_days");
     let kept = request.atp.unwrap();
     assert_eq!(kept.deadline.as_ref().unwrap().ms, 1_778_015_100_000);
+    // As a build kept it that took such spellings.
+    let mut earlier = kept.to_value();
+    earlier["deadline"] = "2026-05-05T21:05Z".into();
+    let deadline = countersign_action::Atp::kept(earlier).unwrap().deadline.unwrap();
+    assert_eq!((&*deadline.text, deadline.ms), ("2026-05-05T21:05Z", 1_778_015_100_000));
     assert_eq!(countersign_action::Atp::kept(kept.to_value()).unwrap(), *kept);
     atp["rollback"] = json!({"verb": "undo", "parameters": {"a": 1}});
     let with = Request::from_atp(atp.clone()).unwrap();

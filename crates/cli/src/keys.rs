@@ -312,9 +312,9 @@ fn api_key(key: &KeyView) -> Value {
 
 /// A moment with any number of fraction digits and any offset.
 fn moment(text: &str) -> std::result::Result<Timestamp, String> {
-    let moment: jiff::Timestamp =
-        text.parse().map_err(|_| format!("`{text}` is not a time such as 2026-05-01T09:30:00Z"))?;
-    let millis = u64::try_from(moment.as_millisecond()).map_err(|_| format!("`{text}` is before 1970"))?;
+    let millis = action::time::unix_millis(text)
+        .map_err(|why| format!("`{text}` {why}; write it like 2026-05-01T09:30:00Z"))?;
+    let millis = u64::try_from(millis).map_err(|_| format!("`{text}` is before 1970"))?;
     Ok(Timestamp::from_unix_millis(millis))
 }
 

@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use action::ActionId;
+use action::time::NotATime;
 use receipt::Timestamp;
 
 use crate::Error;
@@ -41,8 +42,8 @@ pub(crate) fn now() -> Timestamp {
 }
 
 /// Unix milliseconds of an RFC 3339 time.
-pub(crate) fn parse_ms(text: &str) -> Option<i64> {
-    text.parse::<jiff::Timestamp>().ok().map(|at| at.as_millisecond())
+pub(crate) fn parse_ms(text: &str) -> Result<i64, NotATime> {
+    action::time::unix_millis(text)
 }
 
 /// Bytes from the system's source of randomness.

@@ -209,7 +209,7 @@ impl Gateway {
         let said = self.said_of(stored).await?;
         let consent = said.iter().rev().find(|said| said.decision == APPROVE);
         let consent = consent.ok_or_else(|| internal("nobody consented to a grant"))?;
-        let since = clock::parse_ms(&consent.at).ok_or_else(|| internal("a consent has no time"))? / 1000;
+        let since = clock::parse_ms(&consent.at).map_err(|_| internal("a consent has no time"))? / 1000;
         let row = IntentRow::of(stored)?;
         let asked: Value = serde_json::from_str(row.constraints.get())
             .map_err(|_| internal("stored constraints cannot be read"))?;

@@ -281,15 +281,18 @@ impl Gateway {
         provider_key: &str,
         reply: Reply,
     ) -> Result<(), Error> {
-        let under_way = self.look_after_alone(id).ok_or_else(in_hand)?;
+        // Whoever brought another report is done in a moment: then it is known which of them counts.
+        let under_way = self.alone_with(id).await.ok();
         let tenant = Arc::clone(self.tenant(tenant)?);
         // Read once it is marked: before, whoever had it in hand may have gone on with it.
         let stored = self.stored(&tenant, id).await?;
         let pending = Pending::restore(&stored, self.told(&stored).await?)?;
-        if self.is_of_an_earlier(&stored, &pending, provider_key, &reply, Some(under_way.clone())).await? {
+        if self.is_of_an_earlier(&stored, &pending, provider_key, &reply, under_way.clone()).await? {
             return Ok(());
         }
+        // Where another attempt is being carried out by now, this one was reported.
         is_of_this_key(&pending, provider_key)?;
+        let under_way = under_way.ok_or_else(in_hand)?;
         match (stored.state, reply) {
             (State::Sent | State::InDoubt, reply) => self.reported(&tenant, &pending, reply).await,
             (State::Waiting | State::Failed, reply @ Reply::Confirmed(_)) => {

@@ -130,7 +130,7 @@ impl Header {
 
 fn claims(bytes: &[u8]) -> Result<Claims, Refusal> {
     let members = object("payload", bytes)?;
-    serde_json::from_value(Value::Object(members)).map_err(|error| malformed(format!("claims: {error}")))
+    action::json::read(&Value::Object(members)).map_err(|error| malformed(format!("claims: {error}")))
 }
 
 pub(crate) fn object(part: &str, bytes: &[u8]) -> Result<serde_json::Map<String, Value>, Refusal> {

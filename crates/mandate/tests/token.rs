@@ -153,6 +153,8 @@ fn members_stand_once_and_are_known() {
     forger.check(HEADER, &unknown, "mandate_malformed");
     let list = payload().replace(r#""https://gw.example""#, r#"["https://gw.example"]"#);
     forger.check(HEADER, &list, "mandate_malformed");
+    let by_position = payload().replacen('{', r#"{"spend_cap":["100.00","USD"],"#, 1);
+    forger.check(HEADER, &by_position, "mandate_malformed");
     let fraction = payload().replace("2000", "2000.5");
     forger.check(HEADER, &fraction, "mandate_malformed");
 }

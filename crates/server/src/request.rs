@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use action::{Environment, IdempotencyKey};
+use action::{Environment, IdempotencyKey, json};
 use bytes::Bytes;
 use gateway::{Code, Error, Gateway, Spelling};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, TRANSFER_ENCODING};
@@ -101,11 +101,7 @@ impl Request {
 
     /// The body as whatever JSON it is.
     pub(crate) async fn value(&mut self) -> Result<Value, Error> {
-        let body = self.take_body().await?;
-        action::json::parse(&body).map_err(|broken| {
-            let error = Error::new(Code::MalformedBody, broken.to_string());
-            if broken.field.is_empty() { error } else { error.field(broken.field) }
-        })
+        parse(&self.take_body().await?)
     }
 
     /// The same where a body may be left out, which then is an empty object.
@@ -160,12 +156,24 @@ impl Request {
 
 /// One of the gateway's own requests; unknown members are refused.
 pub(crate) fn read<T: DeserializeOwned>(value: Value) -> Result<T, Error> {
-    T::deserialize(&value).map_err(|error| {
-        let why = error.to_string();
-        let named = culprit::<T>(&value, &why);
-        let error = Error::new(Code::ValidationFailed, why);
-        named.map_or(error.clone(), |member| error.field(format!("/{member}")))
+    json::read(&value).map_err(|misread| {
+        let error = Error::new(Code::ValidationFailed, misread.to_string());
+        at(error, misread.field)
     })
+}
+
+/// The same, of JSON that stands in a field of a form.
+pub(crate) fn read_text<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
+    read(parse(text.as_bytes())?)
+}
+
+fn parse(text: &[u8]) -> Result<Value, Error> {
+    json::parse(text).map_err(|broken| at(Error::new(Code::MalformedBody, broken.to_string()), broken.field))
+}
+
+/// At this member, or at none if it is the whole.
+fn at(error: Error, field: String) -> Error {
+    if field.is_empty() { error } else { error.field(field) }
 }
 
 impl Body {
@@ -378,20 +386,6 @@ impl Default for Limits {
             head_timeout: Duration::from_secs(10),
         }
     }
-}
-
-/// The member that a body is refused for: the missing one, or the one without which it would not be refused like this.
-fn culprit<T: DeserializeOwned>(value: &Value, why: &str) -> Option<String> {
-    if let Some((name, _)) = why.strip_prefix("missing field `").and_then(|rest| rest.split_once('`')) {
-        return Some(name.to_owned());
-    }
-    let members = value.as_object()?;
-    let refused_without = |name: &String| {
-        let mut rest = members.clone();
-        rest.remove(name);
-        T::deserialize(Value::Object(rest)).err().is_none_or(|error| error.to_string() != why)
-    };
-    members.keys().find(|name| refused_without(name)).cloned()
 }
 
 #[cfg(test)]

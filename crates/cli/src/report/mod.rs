@@ -172,8 +172,6 @@ fn gateway_of(resting: &Resting) -> &Gateway {
 
 /// Milliseconds since 1970, UTC.
 fn time(option: &str, text: &str) -> Result<i64> {
-    let time: std::result::Result<jiff::Timestamp, _> = text.parse();
-    time.map(jiff::Timestamp::as_millisecond).map_err(|why| {
-        Error::new(format!("`{option}` is no time")).because(why).hint("write it like 2026-04-01T00:00:00Z")
-    })
+    action::time::unix_millis(text)
+        .map_err(|why| Error::new(format!("`{option}` {why}")).hint("write it like 2026-04-01T00:00:00Z"))
 }

@@ -78,7 +78,7 @@ async fn bad_input_is_refused_by_name_and_nothing_is_written() {
             of("resource_envelope", json!({"max_speed": 1})),
             422,
             "EP_VALIDATION_FAILED",
-            "/resource_envelope",
+            "/resource_envelope/max_speed",
         ),
         (&delegate, of("expires_at", json!("tomorrow")), 422, "EP_VALIDATION_FAILED", "/expires_at"),
         (

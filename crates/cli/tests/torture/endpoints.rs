@@ -234,6 +234,57 @@ async fn every_endpoint_lets_in_whom_the_table_names_and_nobody_else() {
     nothing_crossed(&house).await;
 }
 
+/// What the schema calls an object is no list of its members in whatever order the program has them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_endpoint_takes_a_list_for_its_body() {
+    let house = House::new().await;
+    let world = World::new(&house).await;
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for (path, role) in taken_as_json(&house).await {
+        let base = if path.starts_with("/sandbox/") { "/sandbox" } else { "" };
+        let argument = world.argument(base, path.strip_prefix(base).unwrap()).await;
+        let voice = house.voice("default", role);
+        let before = world.heads().await;
+        let lists = (0..=10).map(|length| Value::Array(vec![Value::Null; length]));
+        for body in lists.chain([
+            json!("APPROVE"),
+            json!(["APPROVE", null, null, null, null, null]),
+            json!([[argument]]),
+        ]) {
+            let request = voice.request("POST", &filled(&path, &argument)).header("ep-version", VERSION);
+            let request = request.header("idempotency-key", format!("list-{count}")).json(&body);
+            let said = Said::of(request).await.unwrap();
+            count += 1;
+            let names_a_type =
+                ["struct ", "Request with", "invalid length"].iter().any(|it| said.text().contains(it));
+            if !matches!(said.status, 400 | 422) || names_a_type {
+                wrong.push(format!("POST {path} for {role}: {body}: {} {}", said.status, said.text()));
+            }
+        }
+        // That a declaration was refused is itself on record.
+        if !path.ends_with("/intents") && world.heads().await != before {
+            wrong.push(format!("POST {path} for {role}: something was written"));
+        }
+    }
+    assert!(count > 500, "most endpoints take a body: {count}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Each path that takes JSON, and a role that is let in.
+async fn taken_as_json(house: &House) -> Vec<(String, &'static str)> {
+    let document = house.nobody().get("/openapi.json").await.body;
+    let takes = |path: &str| {
+        document["paths"][path]["post"]["requestBody"]["content"]["application/json"].is_object()
+    };
+    let let_in = |statuses: &[u16]| {
+        let place = statuses[2..].iter().position(|status| !matches!(status, 401 | 403 | 404 | 415))?;
+        Some(COLUMNS[place + 2])
+    };
+    let rows = rows().into_iter().filter(|((method, path), _)| method == "POST" && takes(path));
+    rows.filter_map(|((_, path), (statuses, _))| Some((path, let_in(&statuses)?))).collect()
+}
+
 /// Policies of the program itself have these names everywhere.
 fn without_own_policies(text: String) -> String {
     let names = ["default-budget-transfer", "default-execute-cycle", "default-extend-budget"];
@@ -304,6 +355,14 @@ impl World<'_> {
         World { house, done, count: Default::default() }
     }
 
+    /// The last entries of both chains.
+    async fn heads(&self) -> [Value; 2] {
+        let auditor = self.house.voice("default", "auditor");
+        let [production, sandbox] = ["", "/sandbox"].map(|base| format!("{base}/v1/audit/verify"));
+        [auditor.get(&production).await.body, auditor.get(&sandbox).await.body]
+            .map(|mut said| said["head"].take())
+    }
+
     /// One call with everything in place: a fresh thing to change, a body that is right.
     async fn call(&self, voice: &Voice, tenant: &str, method: &str, path: &str) -> Said {
         let n = self.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -333,9 +392,7 @@ impl World<'_> {
             }
             plain => self.body(tenant, base, plain, n).await,
         };
-        let (before, after) = path.split_once('{').unwrap_or((path, ""));
-        let after = after.split_once('}').map_or("", |(_, after)| after);
-        let request = voice.request(method, &format!("{before}{argument}{after}"));
+        let request = voice.request(method, &filled(path, &argument));
         let request = request.header("ep-version", VERSION).header("idempotency-key", format!("row-{n}"));
         let request = match (method, is_page(path)) {
             ("POST", true) => {
@@ -575,6 +632,12 @@ impl World<'_> {
             _ => json!({}),
         }
     }
+}
+
+/// The path with its argument in place.
+fn filled(path: &str, argument: &str) -> String {
+    let (before, after) = path.split_once('{').unwrap_or((path, ""));
+    format!("{before}{argument}{}", after.split_once('}').map_or("", |(_, after)| after))
 }
 
 fn is_page(path: &str) -> bool {

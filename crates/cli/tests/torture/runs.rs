@@ -651,6 +651,25 @@ async fn a_call_is_the_agents_own_and_one_runners_and_reported_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_reports_at_once_one_counts_and_the_others_are_in_conflict() {
+    let house = house().await;
+    // Both codes say that it is done: of a failure it may still be said that it was done after all. Where a failure is
+    // followed by another attempt, that is not what the others reported.
+    let all = [("ONCE", [0, 3, 0, 3]), ("JOB", [1; 4])];
+    for (round, (archetype, codes)) in all.into_iter().cycle().take(8).enumerate() {
+        let run = ByHand::of(&house, &format!("k{round}"), archetype, &json!({})).await;
+        let taken = run.take("a").await;
+        let reports = codes.map(|exit_code| report(key_of(&taken), exit_code));
+        let [a, b, c, d] = reports.each_ref().map(|body| run.post(&run.voice, "report", body));
+        let said: [(u16, Value); 4] = tokio::join!(a, b, c, d).into();
+        let mut codes = said.each_ref().map(|(status, said)| (*status, said["code"].as_str()));
+        codes.sort_unstable();
+        let conflict = (409, Some("EP_STATE_CONFLICT"));
+        assert_eq!(codes, [(200, None), conflict, conflict, conflict], "{said:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_no_runner_takes_was_never_sent() {
     let house = house().await;
     let run = ByHand::begin(&house, "k1").await;

@@ -52,7 +52,7 @@ impl Gateway {
         let wrong = |why: &str| Error::new(Code::ValidationFailed, why.to_owned()).field("/until");
         let until_ms = match &until {
             None => 0,
-            Some(text) => clock::parse_ms(text).ok_or_else(|| wrong("`until` is not an RFC 3339 time"))?,
+            Some(text) => clock::parse_ms(text).map_err(|why| wrong(&format!("`until` {why}")))?,
         };
         if until.is_some() && !(now_ms..=now_ms + LONGEST_OBSERVATION_MS).contains(&until_ms) {
             return Err(wrong("`until` is not within the next 30 days"));

@@ -63,7 +63,7 @@ impl Gateway {
         self.must_run_the_house(caller)?;
         let tenant = self.tenant(&caller.tenant)?;
         let wrong = |why: &str| Error::new(Code::ValidationFailed, why.to_owned()).field("/at");
-        let at_ms = clock::parse_ms(&at).ok_or_else(|| wrong("`at` is not an RFC 3339 time"))?;
+        let at_ms = clock::parse_ms(&at).map_err(|why| wrong(&format!("`at` {why}")))?;
         let marked = self.keys.compromise(kid, clock::timestamp(at_ms), clock::now);
         marked.map_err(|refused| match refused {
             Refused::Unknown => not_found("signing key"),

@@ -250,7 +250,7 @@ impl Gateway {
             action: stored.id,
             round: stored.round,
             approver: caller.subject.clone(),
-            at_ms: clock::parse_ms(&said.at).ok_or_else(|| internal("a time is not one"))?,
+            at_ms: clock::parse_ms(&said.at).map_err(|_| internal("a time is not one"))?,
             record: said.to_bytes()?,
             entry: draft(
                 self.tenant(&stored.tenant)?,

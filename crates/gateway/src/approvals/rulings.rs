@@ -425,8 +425,8 @@ impl LimitsAsk {
         let not_after = match &self.not_after {
             None => None,
             Some(text) => {
-                let until_ms = clock::parse_ms(text)
-                    .ok_or_else(|| wrong("not_after", "this is not an RFC 3339 time".to_owned()))?;
+                let until_ms =
+                    clock::parse_ms(text).map_err(|why| wrong("not_after", format!("this {why}")))?;
                 let now_ms = clock::now_ms();
                 if until_ms <= now_ms {
                     return Err(wrong("not_after", "this is over already".to_owned()));

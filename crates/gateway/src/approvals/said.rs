@@ -163,7 +163,7 @@ fn limits_of(limits: &Limits) -> Result<ApprovedLimits, Error> {
     let money = |quote: &Quote| money_of(Some(&quote.amount), Some(&quote.currency));
     Ok(ApprovedLimits {
         max_amount: limits.max_amount.as_ref().map(money).transpose()?.flatten(),
-        not_after_ms: limits.not_after.and_then(|until| clock::parse_ms(until.as_str())),
+        not_after_ms: limits.not_after.and_then(|until| clock::parse_ms(until.as_str()).ok()),
     })
 }
 

@@ -654,10 +654,10 @@ fn deadline(asked: Option<&str>, line: &[Arc<Mandate>]) -> Result<i64, Error> {
     let Some(asked) = asked else { return Ok(ends) };
     let wrong = |why: &str| Error::new(Code::ValidationFailed, why).field("/deadline");
     match clock::parse_ms(asked) {
-        None => Err(wrong("deadline is no RFC 3339 time")),
-        Some(at) if at <= clock::now_ms() => Err(wrong("deadline has passed")),
-        Some(at) if at > ends => Err(wrong("deadline is after the end of the session's mandate")),
-        Some(at) => Ok(at),
+        Err(why) => Err(wrong(&format!("deadline {why}"))),
+        Ok(at) if at <= clock::now_ms() => Err(wrong("deadline has passed")),
+        Ok(at) if at > ends => Err(wrong("deadline is after the end of the session's mandate")),
+        Ok(at) => Ok(at),
     }
 }
 

@@ -212,7 +212,7 @@ fn declaration_of(kept: &Intention) -> Result<Declaration, Error> {
         mode: text("reasoning_mode").and_then(|it| ReasoningMode::parse(&it)).ok_or_else(wrong)?,
         constrained_by: text("constrained_by"),
         sequence: record["action_sequence_number"].as_u64().ok_or_else(wrong)?,
-        expires_ms: text("expires_at").and_then(|it| clock::parse_ms(&it)).ok_or_else(wrong)?,
+        expires_ms: text("expires_at").and_then(|it| clock::parse_ms(&it).ok()).ok_or_else(wrong)?,
         context_fingerprint: text("context_fingerprint")
             .map(|text| text.strip_prefix(FINGERPRINT).map_or(text.clone(), Box::from)),
         subject: text("subject").and_then(|it| Subject::kept(&it).ok()).ok_or_else(wrong)?,
@@ -247,7 +247,7 @@ fn read(body: &Value, subject: &Subject, rules: &Rules) -> Result<Declaration, E
     let mode = ReasoningMode::parse(mode)
         .ok_or_else(|| malformed("reasoning_mode", "is none of the eight modes"))?;
     let expires_ms = clock::parse_ms(text(body, "expires_at")?)
-        .ok_or_else(|| malformed("expires_at", "is not an RFC 3339 time"))?;
+        .map_err(|why| malformed("expires_at", &why.to_string()))?;
     Ok(Declaration {
         intent_id: identifier(body, "intent_id")?,
         session_id: identifier(body, "session_id")?,

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::approvals::{Assertion, bytes, text};
 use crate::pages::approval_page::{self, Decision, Frame, Login};
 use crate::reply;
-use crate::request::{Request, Response, single};
+use crate::request::{Request, Response, read_text, single};
 use crate::session::Opened;
 use crate::{errors, site};
 
@@ -525,7 +525,7 @@ struct Made {
 
 impl Made {
     fn parse(json: &str) -> Result<Enrolment, Error> {
-        let made: Made = serde_json::from_str(json).map_err(|_| {
+        let made: Made = read_text(json).map_err(|_| {
             Error::new(Code::ValidationFailed, "this is not a new passkey").field("enrolment")
         })?;
         Ok(Enrolment {

@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use super::actions::Record;
 use super::sessions::SessionLimits;
 use crate::reply;
-use crate::request::{Request, Response};
+use crate::request::{Request, Response, read_text};
 use crate::who;
 
 /// One page of what waits.
@@ -624,7 +624,7 @@ impl Exchange {
 impl Assertion {
     /// Reads it as the page's script writes it.
     pub(crate) fn parse(json: &str) -> Result<approval::Assertion, Error> {
-        let read: Result<Assertion, _> = serde_json::from_str(json);
+        let read = read_text::<Assertion>(json);
         let wrong = |_| Error::new(Code::ValidationFailed, "this is not a passkey's signature");
         read.map_err(wrong)?.understood()
     }

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use action::Subject;
+use action::time::unix_millis;
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use gateway::{AuditAsk, AuditView, Caller, Code, Error, Gateway, TrailCheck, TrailFinding};
@@ -415,10 +416,13 @@ fn rows(entries: &[AuditView]) -> Vec<u8> {
     out.into_bytes()
 }
 
+/// Begin a formula; a spreadsheet set to an Asian language reads the full-width ones alike.
+const FORMULA: [char; 10] = ['=', '+', '-', '@', '\t', '\r', '＝', '＋', '－', '＠'];
+
 /// A cell of RFC 4180. What a spreadsheet would take for a formula gets an apostrophe in front, which tells it that this
 /// is text.
 fn write_cell(out: &mut String, cell: &str) {
-    let formula = cell.starts_with(['=', '+', '-', '@', '\t', '\r']);
+    let formula = cell.starts_with(FORMULA);
     let quoted = cell.contains(['"', ',', '\r', '\n']);
     if quoted {
         out.push('"');
@@ -509,10 +513,7 @@ pub(super) fn subject(text: &str) -> Result<Subject, Error> {
 }
 
 pub(super) fn span(from: Option<&str>, to: Option<&str>) -> Result<(Option<i64>, Option<i64>), Error> {
-    let moment = |name, text: &str| {
-        let at: Result<jiff::Timestamp, _> = text.parse();
-        at.map(jiff::Timestamp::as_millisecond).map_err(|_| wrong(name, "is not an RFC 3339 time"))
-    };
+    let moment = |name, text: &str| unix_millis(text).map_err(|why| wrong(name, &why.to_string()));
     let from_ms = from.map(|text| moment("time_from", text)).transpose()?;
     let to_ms = to.map(|text| moment("time_to", text)).transpose()?;
     match (from_ms, to_ms) {
@@ -566,7 +567,7 @@ mod tests {
         assert_eq!(cell("a\r\nb"), "\"a\r\nb\"");
         assert_eq!(cell("=1+1"), "'=1+1");
         assert_eq!(cell("@SUM(A1,A2)"), "\"'@SUM(A1,A2)\"");
-        for first in ["+", "-", "\t", "\r"] {
+        for first in ["+", "-", "\t", "\r", "＝", "＋", "－", "＠"] {
             assert!(cell(&format!("{first}x")).trim_start_matches('"').starts_with('\''), "{first:?}");
         }
         assert_eq!(cell("a=1"), "a=1");
@@ -604,6 +605,9 @@ mod tests {
         let field = |from, to| span(from, to).err().and_then(|error| error.field);
         assert_eq!(field(Some("yesterday"), None).as_deref(), Some("?time_from"));
         assert_eq!(field(None, Some("2026-01-01")).as_deref(), Some("?time_to"));
+        assert_eq!(span(None, Some("9999-12-31T23:59:59Z")), Ok((None, Some(253_402_300_799_000))));
+        let leap = span(Some("2016-12-31T23:59:60Z"), None).err().map(|error| error.message);
+        assert_eq!(leap.as_deref(), Some("time_from names a second 60, which has no Unix time"));
         assert_eq!(
             field(Some("1970-01-01T00:00:01Z"), Some("1970-01-01T00:00:01Z")).as_deref(),
             Some("?time_to")

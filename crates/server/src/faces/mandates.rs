@@ -1,5 +1,6 @@
 //! Mandates: issued, handed on, shown, revoked.
 
+use action::time::unix_millis;
 use action::{Currency, Money, Subject};
 use gateway::{Code, DelegateAsk, Error, ExtendAsk, HaltedView, MandateAsk, MandateStanding, MandateView};
 use http::StatusCode;
@@ -491,8 +492,8 @@ fn end(at: Option<&str>, within_seconds: Option<u32>, now: i64) -> Result<Option
 }
 
 fn seconds(text: &str, field: &str) -> Result<i64, Error> {
-    let at: Result<jiff::Timestamp, _> = text.parse();
-    at.map(jiff::Timestamp::as_second).map_err(|_| invalid(field, "this is not an RFC 3339 time"))
+    let at = unix_millis(text).map_err(|why| invalid(field, format!("this {why}")))?;
+    Ok(at.div_euclid(1000))
 }
 
 fn invalid(field: &str, why: impl Into<String>) -> Error {
