@@ -466,7 +466,7 @@ async fn a_forged_signature_in_the_store_sends_nothing() {
     db.execute("UPDATE fate SET state = 0 WHERE state = 1", []).unwrap();
     drop(db);
     house.start();
-    house.until_logged("people did not agree").await;
+    house.until_logged("not the one that its entries name").await;
     assert_eq!(house.bank.effects().count, 0);
 }
 

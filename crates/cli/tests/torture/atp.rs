@@ -630,7 +630,8 @@ async fn evidence_takes_a_provider_that_can_be_asked() {
     });
     let said = submit_json(&agent, &body).await;
     assert_eq!((said.status, said.code()), (422, "ATP_PROVIDER_CANNOT"), "{}", said.text());
-    assert_eq!(said.body["message"], "the provider cannot be asked for evidence");
+    let told = "the provider cannot be asked for evidence: /compliance/evidence_required";
+    assert_eq!(said.body["message"], told);
 }
 
 /// The trail finds an action by everything it is known by, and by nothing it is not.
