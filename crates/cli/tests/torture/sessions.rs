@@ -110,6 +110,7 @@ async fn a_fingerprint_is_that_of_the_context_it_stands_in() {
         "resource_envelope",
         "sequence",
         "session_id",
+        "session_limits",
         "time_budget_remaining",
     ];
     assert_eq!(names, expected);
