@@ -185,6 +185,9 @@ pub enum Broken {
     /// The outcome that came with it belongs to another action, or none.
     #[error("the outcome stored with it is not that of its action")]
     Outcome,
+    /// The action's row says that it came in at quite another time.
+    #[error("the action stored with it came in at quite another time, as its row has it")]
+    Arrival,
     /// What became of its action leads past the outcome that came with it.
     #[error("the outcome stored with it is not listed with its action")]
     Unlisted,
@@ -244,6 +247,8 @@ pub struct Said<'a> {
     pub action: Option<ActionId>,
     /// The state it says, by the words of the outside.
     pub state: Option<&'a str>,
+    /// When, RFC 3339.
+    pub at: &'a str,
     /// SHA-256 of the action record or event record.
     pub action_hash: Option<[u8; 32]>,
     /// SHA-256 of the receipt document.
@@ -286,6 +291,7 @@ impl Walk {
         };
         self.stand_at(&entry, Some(hash));
         Ok(said)
+            at: entry.at,
     }
 
     fn follows(&self, entry: &Entry<'_>) -> Result<(), Broken> {

@@ -204,7 +204,7 @@ impl World {
     /// What still stands in the way.
     fn read_effect(&mut self, item: &Item) {
         if let Some(effect) = item.effect() {
-            let standing = self.standing(&effect.hash, item.intent.at_ms - effect.window_ms);
+            let standing = self.standing(&effect.hash, item.intent.at_ms.saturating_sub(effect.window_ms));
             self.rows.effects.insert(effect.hash, standing);
         }
     }

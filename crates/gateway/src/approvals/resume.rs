@@ -398,7 +398,7 @@ fn was_asked(request: &Request, stored: &Stored, key: &HmacKey) -> bool {
 /// When it came in, by both clocks; a deadline that was over while it waited is over.
 fn arrived(at_ms: i64) -> Arrival {
     let now = Instant::now();
-    let waited = Duration::from_millis(u64::try_from(clock::now_ms() - at_ms).unwrap_or(0));
+    let waited = Duration::from_millis(u64::try_from(clock::now_ms().saturating_sub(at_ms)).unwrap_or(0));
     Arrival { at_ms, instant: now.checked_sub(waited).unwrap_or(now) }
 }
 

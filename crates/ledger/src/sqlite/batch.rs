@@ -136,7 +136,8 @@ impl<'a> Batch<'a> {
             && !self.rows.effects.contains_key(&effect.hash)
             && self.shared.filter.may_hold(Kind::Effect, identity::tag(&effect.hash))
         {
-            let standing = read::effect(self.db, &effect.hash, intent.at_ms - effect.window_ms)?;
+            let standing =
+                read::effect(self.db, &effect.hash, intent.at_ms.saturating_sub(effect.window_ms))?;
             self.rows.effects.insert(effect.hash, standing);
         }
         if item.hold().is_some() && item.resumes.is_none() && !self.rows.held.contains_key(&item.agent()) {

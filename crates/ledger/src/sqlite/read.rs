@@ -784,7 +784,7 @@ pub(crate) struct Standing {
 pub(crate) fn standing(db: &Connection, id: ActionId) -> Sql<Option<Standing>> {
     let sql = concat!(
         "SELECT a.row, a.tenant, a.subject, a.archetype, a.key, a.entry, a.resumed IS NOT NULL, length(a.payload) = 0,
-         x.entry, ",
+         x.entry, a.at, ",
         stand!(),
         " FROM action a JOIN fate f ON f.row = a.row LEFT JOIN outcome l ON l.row = f.outcome
          LEFT JOIN erasure x ON x.action = a.row WHERE a.id = ?1"
@@ -800,7 +800,8 @@ pub(crate) fn standing(db: &Connection, id: ActionId) -> Sql<Option<Standing>> {
             resumed: row.get(6)?,
             empty: row.get(7)?,
             erased: row.get(8)?,
-            stand: Stand::at(row, 9)?,
+            at_ms: row.get(9)?,
+            stand: Stand::at(row, 10)?,
         })
     })
 }
@@ -864,6 +865,8 @@ pub(crate) fn readable<T>(read: Sql<T>) -> Sql<Option<T>> {
             | InvalidColumnType(..)
             | Utf8Error(..),
         ) => Ok(None),
+    /// When it came in, milliseconds since 1970, UTC.
+    pub(crate) at_ms: i64,
         Err(error) => Err(error),
     }
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use action::ActionId;
+use receipt::Timestamp;
 use rusqlite::Connection;
 use sha2::{Digest, Sha256};
 
@@ -199,6 +200,7 @@ impl<'a> Look<'a> {
             self.listed(&outcomes, standing.as_ref())?,
             self.approval(row, action, said, &approvals, standing.as_ref()),
             standing.as_ref().and_then(|standing| fate(row, said, !outcomes.is_empty(), standing)),
+            standing.as_ref().filter(|it| it.entry == row).and_then(|it| arrival(said, it)),
             self.way(row, action, standing.as_ref())?,
             self.erasure(row, action, said, &outcomes, standing.as_ref())?,
         ];
@@ -466,6 +468,14 @@ fn fate(row: i64, said: &Said<'_>, settles: bool, standing: &Standing) -> Option
     };
     (!fits).then_some(Broken::Fate)
 }
+
+/// Did the action come in when its first entry was written, near enough? Clocks are set now and then, and by less.
+fn arrival(said: &Said<'_>, standing: &Standing) -> Option<Broken> {
+    let written = i64::try_from(Timestamp::parse(said.at).ok()?.unix_millis()).ok()?;
+    (written.abs_diff(standing.at_ms) > A_YEAR_MS).then_some(Broken::Arrival)
+}
+
+const A_YEAR_MS: u64 = 366 * 24 * 60 * 60 * 1000;
 
 /// What the entries of a stretch say of passkeys: which events there are, each of which exactly one row names. So none
 /// can be added, given out as enrolled or kept from its end without an entry.
