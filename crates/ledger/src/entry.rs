@@ -263,6 +263,11 @@ impl Said<'_> {
 }
 
 impl Walk {
+    /// What an entry says, if it has the hash that it says; whatever comes before it.
+    pub(crate) fn alone(bytes: &[u8]) -> Option<Said<'_>> {
+        Walk { lost: true, ..Walk::default() }.step(bytes).ok()
+    }
+
     /// Takes the next entry.
     ///
     /// # Errors
@@ -286,12 +291,12 @@ impl Walk {
             event: entry.event,
             action,
             state: entry.state,
+            at: entry.at,
             action_hash: read(entry.action_hash)?,
             receipt_hash: read(entry.receipt_hash)?,
         };
         self.stand_at(&entry, Some(hash));
         Ok(said)
-            at: entry.at,
     }
 
     fn follows(&self, entry: &Entry<'_>) -> Result<(), Broken> {

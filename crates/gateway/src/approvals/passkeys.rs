@@ -490,6 +490,7 @@ mod tests {
         let first = lines.next().unwrap();
         let registered: Recorded = serde_json::from_str(first).unwrap();
         assert_eq!(action::json::canonical(&written(&registered).unwrap()), first);
+            entry: 2,
         let passkey = stored(|_| {}).unwrap();
         assert!(passkey.counts() && passkey.is_of(&Subject::parse("alice").unwrap()));
         assert_eq!(passkey.enrolled.unwrap().by, "ada");

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::Known;
 use super::index::{self, SLICE, Slice};
-use super::read::{self, Garbled, Heard, Kept, Rows, Sql, Standing, readable};
+use super::read::{self, Garbled, Heard, Kept, Sql, Standing, readable};
 use super::stand::{goes_on, writes_row};
 use crate::entry::{
     PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, RESOLVED, Reading, Said, sealed, session_of,
@@ -422,7 +422,7 @@ impl<'a> Look<'a> {
         self.found.entries = self.walk.entries();
         self.found.head = self.walk.head();
         if is_last {
-            self.found.authority = Some(Box::new(authority(self.db)?));
+            self.found.authority = Some(Box::new(authority(self.db, None)?));
         }
         self.found.next = (!is_last).then_some(Place { row: end - 1, ..self.gone.by_now });
         Ok(self.found)
@@ -547,18 +547,22 @@ impl Gone {
     }
 }
 
-fn authority(db: &Connection) -> Sql<Authority> {
+/// What is asked for authority, and the entries that tell of it: all, or those of these events.
+pub(crate) fn authority(db: &Connection, events: Option<&[&str]>) -> Sql<Authority> {
+    let mut illegible = Vec::new();
     Ok(Authority {
-        enacted: read::enacted(db)?,
-        keys: read::keys(db, None)?,
-        mandates: read::all_mandates(db)?,
-        principal_keys: read::principal_keys(db)?,
-        freezes: read::freezes(db)?,
+        enacted: read::enacted(db, events)?,
+        keys: apart(read::keys(db, None)?, &mut illegible),
+        mandates: apart(read::all_mandates(db)?, &mut illegible),
+        principal_keys: apart(read::principal_keys(db)?, &mut illegible),
+        freezes: apart(read::freezes(db)?, &mut illegible),
+        passkeys: apart(read::passkeys(db, None, None)?, &mut illegible),
+        illegible,
     })
 }
 
 /// Those that can be read.
-fn apart<T>(rows: Rows<T>, garbled: &mut Vec<Garbled>) -> Vec<T> {
+fn apart<T, E>(rows: Vec<Result<T, E>>, garbled: &mut Vec<E>) -> Vec<T> {
     rows.into_iter().filter_map(|row| row.map_err(|it| garbled.push(it)).ok()).collect()
 }
 
