@@ -156,6 +156,9 @@ impl Gateway {
     /// The caller behind the hash of a key that was not revoked.
     pub(crate) async fn caller_of(&self, hash: &[u8; 32]) -> Result<Option<Caller>, Error> {
         let Some(key) = self.ledger.key(hash).await.map_err(unavailable)? else { return Ok(None) };
+        if self.unproven.has_key(hash) {
+            return Ok(None);
+        }
         if key.subject.is_gateway() {
             let what = "an API key bears the gateway's own name and is refused: revoke it and make one of another name";
             tracing::warn!(key = %key.id, tenant = %key.tenant, subject = %key.subject.as_str(), "{what}");
@@ -172,13 +175,13 @@ impl Gateway {
     }
 }
 
-fn key_view(key: &ledger::ApiKey) -> Result<KeyView, Error> {
-    Ok(KeyView {
-        id: key.id.to_string(),
 fn left_out(key: &ledger::ApiKey) {
     tracing::error!(key = &*key.id, "a stored API key cannot be read and is left out");
 }
 
+fn key_view(key: &ledger::ApiKey) -> Result<KeyView, Error> {
+    Ok(KeyView {
+        id: key.id.to_string(),
         tenant: key.tenant.to_string(),
         subject: key.subject.to_string(),
         role: Role::parse(&key.role).ok_or_else(|| internal("a stored role is not one"))?,

@@ -9,7 +9,7 @@
 //! And the proof that it can be believed: [`Gateway::check_trail`] walks the chain and compares it with rows, receipts
 //! and what people said.
 
-mod authority;
+pub(crate) mod authority;
 mod judge;
 
 use action::{ActionId, Subject};
