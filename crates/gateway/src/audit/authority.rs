@@ -70,6 +70,8 @@ pub(crate) struct Unproven {
     key_ids: BTreeSet<Box<str>>,
     mandates: BTreeSet<(Tenant, Box<str>)>,
     principals: BTreeSet<(Tenant, Box<str>, Box<str>)>,
+    /// The tenants for whom a key was ever made.
+    keyed: BTreeSet<Box<str>>,
     ended: Mutex<BTreeSet<Box<str>>>,
 }
 
@@ -103,7 +105,10 @@ impl Unproven {
                 Row::Passkey(_) | Row::Freeze(_) | Row::Missing(_) | Row::Illegible(_) => {}
             }
         }
-        unproven.ended = Mutex::new(Told::of(all).ended_passkeys.into_keys().collect());
+        let told = Told::of(all);
+        unproven.keyed =
+            told.keys.values().filter_map(|it| Some(it.made.more.as_ref()?.tenant.clone())).collect();
+        unproven.ended = Mutex::new(told.ended_passkeys.into_keys().collect());
         unproven
     }
 
@@ -114,6 +119,11 @@ impl Unproven {
 
     pub(crate) fn has_key_of(&self, id: &str) -> bool {
         self.key_ids.contains(id)
+    }
+
+    /// Was a key made for this tenant, whatever is stored now?
+    pub(crate) fn has_keyed(&self, tenant: &Tenant) -> bool {
+        self.keyed.contains(tenant.as_str())
     }
 
     pub(crate) fn has_principal(&self, key: &PrincipalKey) -> bool {

@@ -63,6 +63,14 @@ async fn an_api_key_that_is_not_as_its_entries_have_it_opens_nothing() {
 }
 
 #[tokio::test]
+async fn whoever_takes_the_keys_out_of_the_store_is_given_none() {
+    let house = House::new().await;
+    key(&house, "alice", Role::Approver).await;
+    let house = restarted_with(house, "DELETE FROM api_key").await;
+    assert!(house.installation.first_key().await.unwrap().is_none());
+}
+
+#[tokio::test]
 async fn an_api_key_ends_whatever_its_row_says_it_hashes_to() {
     let house = House::new().await;
     let alice = key(&house, "alice", Role::Approver).await;
