@@ -477,7 +477,7 @@ fn chance_of(call: &Call) -> u64 {
 }
 
 fn instant_of(ms: i64) -> Instant {
-    Instant::now() + Duration::from_millis(u64::try_from(ms - clock::now_ms()).unwrap_or(0))
+    Instant::now() + Duration::from_millis(u64::try_from(ms.saturating_sub(clock::now_ms())).unwrap_or(0))
 }
 
 /// See [`Gateway::under_way`].

@@ -229,7 +229,7 @@ impl Gateway {
     /// mandates have left, and whether they ended, is for the judge and for admission.
     pub(crate) async fn standing_of(&self, tenant: &Tenant, line: &Line) -> Result<Standing, Error> {
         if !line.signed.is_empty() {
-            let principals = self.ledger.principals().await.map_err(unavailable)?;
+            let principals = self.principals_that_count().await?;
             if let Err(refusal) = self.authority.vouches(tenant, line, &principals) {
                 return Ok(Standing::refused(refusal));
             }
@@ -248,6 +248,12 @@ impl Gateway {
         Ok(Standing { mandate: mandates.next(), ancestors: mandates.collect(), refusal: None })
     }
 
+    /// The keys of principals, without those that are not as their entries have them.
+    async fn principals_that_count(&self) -> Result<Vec<ledger::PrincipalKey>, Error> {
+        let all = self.ledger.principals().await.map_err(unavailable)?;
+        Ok(all.iter().filter(|key| !self.unproven.has_principal(key)).cloned().collect())
+    }
+
     async fn line_of_token(
         &self,
         tenant: &Tenant,
@@ -258,7 +264,7 @@ impl Gateway {
         if let Some(known) = self.authority.known(&name) {
             return Ok(Ok(known));
         }
-        let principals = self.ledger.principals().await.map_err(unavailable)?;
+        let principals = self.principals_that_count().await?;
         let keys = Registered { authority: &self.authority, tenant, principals: &principals };
         let verified = match mandate::verify(token, &keys, &self.issuer, clock::now_ms() / 1000) {
             Ok(verified) => verified,
@@ -311,6 +317,9 @@ impl Gateway {
         kid: Option<Box<str>>,
     ) -> Result<Result<Line, Refusal>, Error> {
         let chain = leaf.delegation_chain.clone().unwrap_or_default();
+        for jti in chain.iter().chain([&leaf.jti]) {
+            self.unproven.lets_pass(tenant, jti)?;
+        }
         let most = self.config.limits.delegation_depth;
         if chain.len() > most {
             return Ok(Err(Refusal::ChainTooDeep { most }));

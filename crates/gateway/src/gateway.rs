@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 
 use crate::admin::Hidden;
 use crate::approvals::{Challenges, Questions};
+use crate::audit::authority::{EVENTS, Unproven};
 use crate::authority::Authority;
 use crate::buckets::Buckets;
 use crate::caller::Caller;
@@ -39,6 +40,8 @@ pub struct Gateway {
     pub(crate) ledger: Arc<dyn Ledger>,
     pub(crate) keys: Arc<Keys>,
     pub(crate) authority: Authority,
+    /// What is stored and gives nobody any right.
+    pub(crate) unproven: Unproven,
     pub(crate) tenants: HashMap<Tenant, Arc<TenantState>>,
     pub(crate) outside: Doors,
     /// Who is told of what happens.
@@ -139,6 +142,8 @@ impl Gateway {
             Environment::Sandbox => format!("{public_url}/sandbox"),
         };
         let authority = Authority::open(keys_folder, rules.iter().map(|(tenant, _)| tenant))?;
+        let stored = ledger.authority(EVENTS).await.map_err(|error| error.to_string())?;
+        let unproven = Unproven::of(&stored);
         let mut states = HashMap::new();
         for (tenant, rules) in rules {
             let hmac = tenant_key(ledger.as_ref(), vault, &tenant).await?;
@@ -160,6 +165,7 @@ impl Gateway {
             ledger,
             keys,
             authority,
+            unproven,
             tenants: states,
             outside: doors,
             destinations,

@@ -115,7 +115,8 @@ impl Installation {
         let tenant = &self.production.config.tenants;
         let tenant = tenant.first().and_then(|name| Tenant::parse(name).ok()).unwrap_or_default();
         let keys = self.production.ledger.keys(&tenant).await.map_err(crate::remember::unavailable)?;
-        if !keys.is_empty() {
+        // Whoever takes the keys out of the store must not be given one.
+        if !keys.is_empty() || self.production.unproven.has_keyed(&tenant) {
             return Ok(None);
         }
         let subject = Subject::parse("admin").map_err(|_| crate::row::internal("`admin` is no subject"))?;

@@ -408,7 +408,7 @@ impl Gateway {
         let result = if resolved.is_some() { RESOLVED } else { result };
         let output = Executed { answer, provider: &call.provider, reference, resolved, result };
         let now_ms = clock::now_ms();
-        let latency_ms = u64::try_from(now_ms - pending.at_ms).unwrap_or(0);
+        let latency_ms = u64::try_from(now_ms.saturating_sub(pending.at_ms)).unwrap_or(0);
         push(chain, Stage::Execute, || {
             Ok(NewEntry {
                 input: Json::of(&input)?,

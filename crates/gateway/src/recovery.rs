@@ -235,7 +235,8 @@ impl Gateway {
 
     /// Not before then.
     pub(crate) fn wake_at(&self, id: ActionId, until_ms: i64) {
-        let pause = Duration::from_millis(u64::try_from(until_ms - clock::now_ms()).unwrap_or(0));
+        let pause =
+            Duration::from_millis(u64::try_from(until_ms.saturating_sub(clock::now_ms())).unwrap_or(0));
         let mut inquiries = lock(&self.inquiries);
         let inquiry = inquiries.entry(id).or_insert(Inquiry { tries: 0, next: Instant::now() });
         inquiry.next = inquiry.next.max(Instant::now() + pause);

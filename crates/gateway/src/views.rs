@@ -332,7 +332,8 @@ fn view(
     let resolutions = words(&outcomes, &row)?.into_iter().map(ResolutionView::of).collect();
     let atp = row.atp()?;
     let named = atp.as_ref().and_then(|atp| atp.deadline.as_ref()).map(|it| it.ms);
-    let after = row.deadline_ms.and_then(|ms| i64::try_from(ms).ok()).map(|ms| stored.at_ms + ms);
+    let after =
+        row.deadline_ms.and_then(|ms| i64::try_from(ms).ok()).map(|ms| stored.at_ms.saturating_add(ms));
     let deadline = named.or(after);
     let human_approver = decided_by(&stored, &approvals).unwrap_or(row.human_approver);
     Ok(ActionView {
@@ -362,7 +363,7 @@ fn view(
         state: outward(stored.state).to_owned(),
         phase: phase(stored.state),
         completed_at: completed.map(clock::text),
-        duration_ms: completed.and_then(|at_ms| u64::try_from(at_ms - stored.at_ms).ok()),
+        duration_ms: completed.and_then(|at_ms| u64::try_from(at_ms.saturating_sub(stored.at_ms)).ok()),
         retry_count: attempts.iter().map(|it| it.sends).sum::<u32>().saturating_sub(1),
         retry: row.retry.map(RetryView::of),
         snapshot: row.snapshot.and_then(|it| serde_json::from_str(it.get()).ok()),
@@ -439,7 +440,7 @@ fn what_is_left(stored: Stored, outcomes: Vec<Settled>, erased: Erased) -> Resul
         state: outward(stored.state).to_owned(),
         phase: None,
         completed_at: completed.map(clock::text),
-        duration_ms: completed.and_then(|at_ms| u64::try_from(at_ms - stored.at_ms).ok()),
+        duration_ms: completed.and_then(|at_ms| u64::try_from(at_ms.saturating_sub(stored.at_ms)).ok()),
         retry_count: 0,
         retry: None,
         attempts: Vec::new(),

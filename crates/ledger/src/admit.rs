@@ -314,7 +314,7 @@ fn check(rows: &mut Rows, item: &Item) -> Result<Vec<Account>, Obstacle> {
             Tolerance::This(id) => earlier.id == id,
             Tolerance::Anything => true,
         };
-        (!tolerated && earlier.at_ms > at_ms - effect.window_ms).then_some(*earlier)
+        (!tolerated && earlier.at_ms > at_ms.saturating_sub(effect.window_ms)).then_some(*earlier)
     });
     earlier.map_or(Ok(debited), |earlier| Err(Obstacle::Duplicate(earlier)))
 }

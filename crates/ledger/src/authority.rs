@@ -143,6 +143,8 @@ pub struct Passkey {
     pub tenant: Tenant,
     /// The credential's id, as its authenticator chose it.
     pub credential_id: Vec<u8>,
+    /// Row number of the entry that it was registered with.
+    pub entry: i64,
     /// What was recorded when it was registered.
     pub registered: Vec<u8>,
     /// What was recorded when it was said to be that person's; until then it counts for nothing.

@@ -188,6 +188,9 @@ pub enum Broken {
     /// The outcome that came with it belongs to another action, or none.
     #[error("the outcome stored with it is not that of its action")]
     Outcome,
+    /// The action's row says that it came in at quite another time.
+    #[error("the action stored with it came in at quite another time, as its row has it")]
+    Arrival,
     /// What became of its action leads past the outcome that came with it.
     #[error("the outcome stored with it is not listed with its action")]
     Unlisted,
@@ -247,6 +250,8 @@ pub struct Said<'a> {
     pub action: Option<ActionId>,
     /// The state it says, by the words of the outside.
     pub state: Option<&'a str>,
+    /// When, RFC 3339.
+    pub at: &'a str,
     /// SHA-256 of the action record or event record.
     pub action_hash: Option<[u8; 32]>,
     /// SHA-256 of the receipt document.
@@ -261,6 +266,11 @@ impl Said<'_> {
 }
 
 impl Walk {
+    /// What an entry says, if it has the hash that it says; whatever comes before it.
+    pub(crate) fn alone(bytes: &[u8]) -> Option<Said<'_>> {
+        Walk { lost: true, ..Walk::default() }.step(bytes).ok()
+    }
+
     /// Takes the next entry.
     ///
     /// # Errors
@@ -284,6 +294,7 @@ impl Walk {
             event: entry.event,
             action,
             state: entry.state,
+            at: entry.at,
             action_hash: read(entry.action_hash)?,
             receipt_hash: read(entry.receipt_hash)?,
         };

@@ -2,7 +2,7 @@
 
 use action::{ActionId, Subject, Tenant};
 
-use crate::{ApiKey, Broken, Freeze, Held, Labels, PrincipalKey, Receipt, State, Stored};
+use crate::{ApiKey, Broken, Freeze, Held, Labels, Passkey, PrincipalKey, Receipt, State, Stored};
 
 /// Something that is not as the chain says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +107,19 @@ pub struct Authority {
     pub principal_keys: Vec<PrincipalKey>,
     /// Of every tenant.
     pub freezes: Vec<Freeze>,
+    /// Of every tenant, those that name entries which tell of a passkey.
+    pub passkeys: Vec<Passkey>,
+    /// What is in those tables and cannot be read.
+    pub illegible: Vec<Illegible>,
+}
+
+/// A row that holds what is never stored there: somebody else wrote it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Illegible {
+    /// The table.
+    pub table: &'static str,
+    /// Its number there; of a freeze, its place in the order of kind, tenant and name.
+    pub row: i64,
 }
 
 /// Something that happened and is no action, as it is stored.

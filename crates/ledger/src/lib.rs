@@ -71,7 +71,7 @@ pub use error::Error;
 pub use facts::{Facts, FactsQuery, Figures, Filter, Repeat, Verified};
 pub use fail::{COMMIT_STEPS, FailPoints};
 pub use identity::Claim;
-pub use inspect::{Authority, Enacted, Finding, Inspected, Place, Sealed, Testimony, Witness};
+pub use inspect::{Authority, Enacted, Finding, Illegible, Inspected, Place, Sealed, Testimony, Witness};
 pub use intake::{
     Admission, Approval, Basis, By, Debit, Deferral, Effect, Extension, Hold, Intent, Outcome, Receipt,
     Refusal, Reply, Resumption, Settlement, Tolerance, Used,
@@ -442,6 +442,9 @@ pub trait Ledger: Outbox {
         after: Option<i64>,
         limit: u32,
     ) -> Answer<'a, Page<Audited>>;
+
+    /// Who may do what, and what is stopped: the rows, and what the chain tells of it in entries of these events.
+    fn authority(&self, events: &'static [&'static str]) -> Answer<'_, Authority>;
 
     /// Looks closely at the next stretch of the chain: every entry, and the rows and receipts that belong to it.
     fn inspect(&self, after: Option<Place>) -> Answer<'_, Inspected>;

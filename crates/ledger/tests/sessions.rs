@@ -323,8 +323,8 @@ fn within(id: action::ActionId, who: &str, most: i64, not_after_ms: Option<i64>)
 
 /// A cycle that waits for two people.
 fn for_two(key: &str, session: &str, epoch: u64, sequence: u64) -> ledger::Admission {
-    let hold = Some(Hold { until_ms: NOW + 1000, needed: 2, most: MOST_HELD });
-    ledger::Admission { hold, cycle: cycle(session, epoch, sequence), ..admission(key) }
+    let waits = holding(admission(key), Hold { needed: 2, ..hold(NOW + 1000) });
+    ledger::Admission { cycle: cycle(session, epoch, sequence), ..waits }
 }
 
 #[test]

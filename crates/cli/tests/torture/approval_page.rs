@@ -324,6 +324,53 @@ async fn a_passkey_is_registered_by_its_holder_and_counts_once_another_says_so()
     assert_eq!(ask(&approver, &action, Value::Null).await.status, 403);
 }
 
+/// Neither another's end, nor none at all, written into a row makes a passkey count that has ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_passkey_that_has_ended_counts_for_nothing_whatever_its_row_says() {
+    let mut house = house(1).await;
+    let (anna, ben) = (house.voice("default", "approver"), person(&house, "ben").await);
+    let (hers, his) = (Passkey::new("anna's"), Passkey::new("ben's"));
+    let (_, id) = enrolled(&house, &anna, &hers).await;
+    enrolled(&house, &ben, &his).await;
+    let action = held(&house, "acct-1").await;
+    let over = house.admin().post(&format!("/v1/passkeys/{id}/revoke"), &json!({})).await;
+    assert_eq!(over.status, 200, "{}", over.text());
+    let store = store(&house);
+    store.execute_batch("CREATE TEMP TABLE put_aside AS SELECT * FROM main.passkey").unwrap();
+    for (forgery, others) in [
+        (
+            "UPDATE passkey SET revoked = CASE WHEN revoked IS NULL
+          THEN (SELECT max(revoked) FROM put_aside) END",
+            0,
+        ),
+        ("UPDATE passkey SET revoked = NULL", 1),
+    ] {
+        for restarts in [false, true] {
+            store.execute(forgery, []).unwrap();
+            if restarts {
+                house.gateway.kill();
+                house.start();
+            }
+            let (anna, auditor) = (house.voice("default", "approver"), house.voice("default", "auditor"));
+            assert_eq!(ask(&anna, &action, Value::Null).await.status, 403, "{forgery}");
+            let listed = house.admin().get("/v1/passkeys").await;
+            assert_eq!(
+                (listed.status, listed.body["items"].as_array().map(Vec::len)),
+                (200, Some(others)),
+                "{forgery}"
+            );
+            let findings = auditor.get("/v1/audit/verify").await.body["findings"].take();
+            assert!(findings.to_string().contains(&format!("passkey `{id}`")), "{forgery}: {findings}");
+            store
+                .execute_batch("DELETE FROM main.passkey; INSERT INTO main.passkey SELECT * FROM put_aside")
+                .unwrap();
+            assert_eq!(auditor.get("/v1/audit/verify").await.body["findings"], json!([]));
+        }
+    }
+    let ben = Voice { key: ben.key, ..house.nobody() };
+    assert_eq!(ask(&ben, &action, Value::Null).await.status, 200, "his counts as before");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signature_counts_once_for_its_question_and_its_person() {
     let house = house(2).await;
@@ -499,10 +546,10 @@ async fn consent_that_is_forged_from_the_ground_up_is_found_by_whoever_pins_peop
     let record = ended(&house, &action).await;
     let (valid, told) = verified(&house, &record, &pinned).await;
     assert!(!valid && told.contains("none of the pinned approvers"), "{told}");
-    // And the walk over the ledger finds the records that were put in the place of others.
+    // And the walk over the ledger finds the entries that were put in the place of others.
     house.gateway.stop();
     let found = ledger::Ledger::verify(&house.store().await).await.unwrap_err();
-    assert!(matches!(found, ledger::Error::Chain { broken: ledger::Broken::Record, .. }), "{found}");
+    assert!(matches!(found, ledger::Error::Chain { broken: ledger::Broken::Previous, .. }), "{found}");
 }
 
 fn store(house: &House) -> Connection {
@@ -527,10 +574,24 @@ fn forge(db: &Connection, from: &Passkey, to: &Passkey, id: &str) -> String {
                 .iter()
                 .fold(record, |record, (old, new)| record.replace(old, new))
                 .replace(&text(&from.id), &text(&to.id));
-            db.execute("UPDATE entry SET record = ?1 WHERE row = ?2", (changed.as_bytes(), row)).unwrap();
+            let sql = "UPDATE entry SET record = ?1, bytes = ?2 WHERE row = ?3";
+            db.execute(sql, (changed.as_bytes(), naming(db, row, changed.as_bytes()), row)).unwrap();
         }
     }
     name
+}
+
+/// The entry of this row as if that had been its record. Only the next one can tell.
+fn naming(db: &Connection, row: i64, record: &[u8]) -> Vec<u8> {
+    let sql = "SELECT bytes FROM entry WHERE row = ?1";
+    let bytes: Vec<u8> = db.query_row(sql, [row], |row| row.get(0)).unwrap();
+    let mut entry: std::collections::BTreeMap<String, Value> = serde_json::from_slice(&bytes).unwrap();
+    let digest = |bytes: &[u8]| hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes));
+    entry.remove("hash");
+    entry.insert("actionHash".to_owned(), digest(record).into());
+    let hash = digest(&serde_json::to_vec(&entry).unwrap());
+    entry.insert("hash".to_owned(), hash.into());
+    serde_json::to_vec(&entry).unwrap()
 }
 
 /// A gateway that leaves people out of a receipt, and one that has them agree by a key that nobody but it knows.

@@ -3,6 +3,7 @@
 use std::slice;
 
 use action::{ActionId, Money, Subject};
+use ledger::Held;
 use mandate::{Account, Claims, Limits, Mandate, Refusal, ResourceEnvelope, SpendCap};
 
 use super::delegate::in_request;
@@ -204,11 +205,12 @@ impl Gateway {
         let after = after(cursor)?;
         let page =
             self.ledger.mandates(&caller.tenant, after, limit.clamp(1, 200)).await.map_err(unavailable)?;
-        let items = page
-            .rows
-            .iter()
-            .map(|held| mandate_view(&held.mandate, &held.account))
-            .collect::<Result<_, _>>()?;
+        let left_out = |held: &Held| {
+            tracing::error!(jti = &*held.mandate.jti, "a stored mandate cannot be read and is left out");
+        };
+        let legible =
+            |held: &Held| mandate_view(&held.mandate, &held.account).inspect_err(|_| left_out(held)).ok();
+        let items = page.rows.iter().filter_map(legible).collect();
         Ok(Page { items, next: page.next.map(|row| row.to_string()) })
     }
 

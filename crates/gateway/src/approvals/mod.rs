@@ -31,6 +31,7 @@ use ledger::{Approval, State, Stored};
 use receipt::approval::{Assertion, Limits};
 
 pub(crate) use self::challenges::Challenges;
+pub(crate) use self::passkeys::Passkey;
 pub use self::passkeys::{Creation, Credential, Greeting, PasskeyView};
 use self::rulings::must_be_approvable;
 pub use self::rulings::{LimitsAsk, Ruling, RulingAsk};

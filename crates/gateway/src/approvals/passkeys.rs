@@ -126,6 +126,8 @@ struct Point {
 struct Marked {
     at: String,
     by: String,
+    /// Which passkey.
+    id: String,
 }
 
 impl Gateway {
@@ -247,6 +249,7 @@ impl Gateway {
         let record = json!({ "at": clock::text(clock::now_ms()), "by": caller.subject.as_str(), "id": id });
         let event = event(tenant, PASSKEY_REVOKED, &record);
         self.ledger.revoke_passkey(&caller.tenant, id, event).await.map_err(ended)?;
+        self.unproven.end(id);
         self.passkey_view(&caller.tenant, id).await
     }
 
@@ -311,16 +314,29 @@ impl Gateway {
         }
     }
 
-    /// The passkeys of a tenant, as their entries have them.
+    /// The passkeys of a tenant that are as their entries have them.
     pub(crate) async fn passkeys_of(&self, tenant: &Tenant) -> Result<Vec<Passkey>, Error> {
         let stored = self.ledger.passkeys(tenant).await.map_err(unavailable)?;
-        stored.iter().map(Passkey::read).collect()
+        Ok(stored.iter().filter_map(|stored| self.proven(stored)).collect())
     }
 
     /// The passkey with this credential, whoever's it is.
     pub(crate) async fn passkey_of(&self, credential_id: &[u8]) -> Result<Option<Passkey>, Error> {
         let stored = self.ledger.passkey(credential_id).await.map_err(unavailable)?;
-        stored.as_ref().map(Passkey::read).transpose()
+        Ok(stored.and_then(|stored| self.proven(&stored)))
+    }
+
+    /// Reads a passkey, unless somebody altered it: then it decides nothing, and keeps nobody from the others.
+    fn proven(&self, stored: &ledger::Passkey) -> Option<Passkey> {
+        let read =
+            Passkey::read_from(stored).filter(|it| it.revoked.is_some() || !self.unproven.has_ended(&it.id));
+        if read.is_none() {
+            tracing::error!(
+                passkey = &*stored.id,
+                "a stored passkey is not as its entries have it, and counts for nothing"
+            );
+        }
+        read
     }
 
     async fn passkey_named(&self, tenant: &Tenant, id: &str) -> Result<Passkey, Error> {
@@ -342,17 +358,14 @@ impl Gateway {
 
 impl Passkey {
     /// Reads it from the records, which have to agree with the row that names them and with each other.
-    fn read(stored: &ledger::Passkey) -> Result<Passkey, Error> {
-        Passkey::read_from(stored).ok_or_else(|| internal("a stored passkey is not as its entries have it"))
-    }
-
-    fn read_from(stored: &ledger::Passkey) -> Option<Passkey> {
+    pub(crate) fn read_from(stored: &ledger::Passkey) -> Option<Passkey> {
         let registered: Recorded = serde_json::from_slice(&stored.registered).ok()?;
-        let marked = |record: &Option<Vec<u8>>| {
-            record
-                .as_ref()
-                .map(|record| serde_json::from_slice::<Marked>(record).ok())
-                .map_or(Some(None), |it| it.map(Some))
+        let marked = |record: &Option<Vec<u8>>| match record {
+            None => Some(None),
+            Some(record) => {
+                let marked = serde_json::from_slice::<Marked>(record).ok();
+                marked.filter(|it| it.id == registered.id).map(Some)
+            }
         };
         if let Some(record) = &stored.enrolled {
             let mut again: serde_json::Value = serde_json::from_slice(record).ok()?;
@@ -370,13 +383,14 @@ impl Passkey {
         if !named || registered.id != public_id(&credential_id, &public_key) {
             return None;
         }
+        let (enrolled, revoked) = (marked(&stored.enrolled)?, marked(&stored.revoked)?);
         let party = RelyingParty { id: registered.rp_id.clone(), origins: registered.origins.clone() };
         Some(Passkey {
             id: stored.id.clone(),
             tenant: stored.tenant.clone(),
             holder: Approver { name: registered.approver.clone(), credential_id, public_key, party },
-            enrolled: marked(&stored.enrolled)?,
-            revoked: marked(&stored.revoked)?,
+            enrolled,
+            revoked,
             registered,
         })
     }
@@ -476,6 +490,7 @@ mod tests {
             id: registered.id.as_str().into(),
             tenant: Tenant::default(),
             credential_id: BASE64_URL_SAFE_NO_PAD.decode(&registered.credential_id).unwrap(),
+            entry: 2,
             registered: records[0].clone(),
             enrolled: Some(records[1].clone()),
             revoked: None,
@@ -529,5 +544,8 @@ mod tests {
         assert!(stored(|it| it.registered = ben(&it.registered)).is_none(), "enrolled was somebody else's");
         assert!(stored(|it| it.enrolled = Some(ben(it.enrolled.as_ref().unwrap()))).is_none());
         assert!(stored(|it| it.enrolled = Some(b"{}".to_vec())).is_none());
+        let ended = RECORDS.lines().nth(2).unwrap().as_bytes();
+        let of_another = forged("pk_2b5d2de48ca031277b13", "pk_2b5d2de48ca031277b14");
+        assert!(stored(|it| it.revoked = Some(of_another(ended))).is_none());
     }
 }

@@ -323,7 +323,8 @@ impl Gateway {
     /// What nobody is logged in with any more: API keys and passkeys that were revoked. The sandbox keeps neither.
     async fn ended(&self, tenant: &Tenant, passkeys: &[Passkey]) -> Result<HashSet<String>, Error> {
         let keys = self.ledger.keys(tenant).await.map_err(unavailable)?;
-        let keys = keys.into_iter().filter(|key| key.revoked_ms.is_some()).map(|key| key.id.into_string());
+        let over = |key: &ledger::ApiKey| key.revoked_ms.is_some() || self.unproven.has_key_of(&key.id);
+        let keys = keys.into_iter().filter(over).map(|key| key.id.into_string());
         let passkeys = passkeys.iter().filter(|it| !it.counts()).map(|it| it.id.to_string());
         Ok(keys.chain(passkeys).collect())
     }
@@ -398,7 +399,7 @@ fn was_asked(request: &Request, stored: &Stored, key: &HmacKey) -> bool {
 /// When it came in, by both clocks; a deadline that was over while it waited is over.
 fn arrived(at_ms: i64) -> Arrival {
     let now = Instant::now();
-    let waited = Duration::from_millis(u64::try_from(clock::now_ms() - at_ms).unwrap_or(0));
+    let waited = Duration::from_millis(u64::try_from(clock::now_ms().saturating_sub(at_ms)).unwrap_or(0));
     Arrival { at_ms, instant: now.checked_sub(waited).unwrap_or(now) }
 }
 

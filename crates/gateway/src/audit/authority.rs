@@ -1,62 +1,262 @@
-//! Do the rows that are asked for authority (API keys, mandates, freezes) say what the chain says was done?
+//! Do the rows that are asked for authority (API keys, mandates, passkeys, freezes) say what the chain says was done?
 //!
-//! Every act of those who govern is taken in along the chain; what it comes to is compared with the rows. Records from
-//! before a member was written down leave that member uncompared.
+//! Every act of those who govern is taken in along the chain; what it comes to is compared with the rows: by the walk, which
+//! tells of what differs, and when a store is opened, so that it gives nobody any right. Records from before a member was
+//! written down leave that member uncompared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Mutex;
 
 use action::Tenant;
-use ledger::{ApiKey, Authority, Enacted, Freeze, Held, Mandate, PrincipalKey, Scope};
+use ledger::{
+    ApiKey, Authority, Enacted, Freeze, Held, Illegible, Mandate, PASSKEY_REVOKED, PrincipalKey, Scope,
+};
 use mandate::Resource;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::TrailFinding;
-use crate::Caller;
+use crate::act::lock;
 use crate::admin::{FreezeScope, jwk_hash};
+use crate::approvals::Passkey;
+use crate::row::internal;
+use crate::{Caller, Error};
+
+/// Events of entries that tell who may do what.
+pub(crate) const EVENTS: &[&str] = &[
+    "key_created",
+    "key_revoked",
+    "mandate_issued",
+    "mandate_delegated",
+    "mandate_presented",
+    "mandate_revoked",
+    "budget_extended",
+    "cluster_budget_transfer",
+    "principal_key_registered",
+    "principal_key_revoked",
+    "frozen",
+    "thawed",
+    PASSKEY_REVOKED,
+];
 
 /// All that is wrong with the rows, named to those whose they are. One that no entry tells of is found at the last entry.
 pub(super) fn findings(caller: &Caller, all: &Authority, last: i64) -> Vec<TrailFinding> {
-    let mut told = Told::default();
-    all.enacted.iter().for_each(|act| told.take(act));
-    let mut wrong = Vec::new();
+    let name = |row: &Row<'_>| match row.tenant() {
+        Some(tenant) if *tenant != caller.tenant => row.kind().to_owned(),
+        _ => format!("{} `{}`", row.kind(), row.name()),
+    };
+    let unlike = unlike(all);
+    let found = unlike.iter().map(|Unlike { row, told }| TrailFinding {
+        entry: told.unwrap_or(last),
+        action_id: None,
+        receipt_id: None,
+        what: match (row, told) {
+            (Row::Missing(what), _) => format!("the {what} that it tells of is not stored"),
+            (Row::Illegible(Illegible { table, row }), _) => {
+                format!("row {row} of the table `{table}` cannot be read")
+            }
+            (_, None) => format!("the stored {} is one that no entry tells of", name(row)),
+            (_, Some(_)) => format!("the stored {} is not as the entries have it", name(row)),
+        },
+    });
+    found.collect()
+}
+
+/// What was, when the store was opened, not as its entries have it: it gives nobody any right. And the passkeys that an entry
+/// says have ended, which the rows are asked for with each use.
+#[derive(Debug, Default)]
+pub(crate) struct Unproven {
+    keys: HashSet<[u8; 32]>,
+    key_ids: BTreeSet<Box<str>>,
+    mandates: BTreeSet<(Tenant, Box<str>)>,
+    principals: BTreeSet<(Tenant, Box<str>, Box<str>)>,
+    /// The tenants for whom a key was ever made.
+    keyed: BTreeSet<Box<str>>,
+    ended: Mutex<BTreeSet<Box<str>>>,
+}
+
+impl Unproven {
+    /// Compares what is stored, and tells the operator of whatever differs.
+    pub(crate) fn of(all: &Authority) -> Unproven {
+        let mut unproven = Unproven::default();
+        for Unlike { row, told } in unlike(all) {
+            let (kind, entry) = (row.kind(), told);
+            let (tenant, name) = (row.tenant().map(Tenant::as_str), row.name());
+            tracing::error!(
+                kind,
+                tenant,
+                name,
+                entry,
+                "{}; ask `countersign audit verify`",
+                row.consequence()
+            );
+            match row {
+                Row::Key(key) => {
+                    unproven.keys.insert(key.hash);
+                    unproven.key_ids.insert(key.id.clone());
+                }
+                Row::Mandate(mandate) => {
+                    unproven.mandates.insert((mandate.tenant.clone(), mandate.jti.clone()));
+                }
+                Row::Principal(key) => {
+                    let name = (key.tenant.clone(), key.issuer.clone(), key.kid.clone());
+                    unproven.principals.insert(name);
+                }
+                Row::Passkey(_) | Row::Freeze(_) | Row::Missing(_) | Row::Illegible(_) => {}
+            }
+        }
+        let told = Told::of(all);
+        unproven.keyed =
+            told.keys.values().filter_map(|it| Some(it.made.more.as_ref()?.tenant.clone())).collect();
+        unproven.ended = Mutex::new(told.ended_passkeys.into_keys().collect());
+        unproven
+    }
+
+    /// Is the API key with this hash, or of this name, one that does not count?
+    pub(crate) fn has_key(&self, hash: &[u8; 32]) -> bool {
+        self.keys.contains(hash)
+    }
+
+    pub(crate) fn has_key_of(&self, id: &str) -> bool {
+        self.key_ids.contains(id)
+    }
+
+    /// Was a key made for this tenant, whatever is stored now?
+    pub(crate) fn has_keyed(&self, tenant: &Tenant) -> bool {
+        self.keyed.contains(tenant.as_str())
+    }
+
+    pub(crate) fn has_principal(&self, key: &PrincipalKey) -> bool {
+        !self.principals.is_empty()
+            && self.principals.contains(&(key.tenant.clone(), key.issuer.clone(), key.kid.clone()))
+    }
+
+    /// Lets through a mandate that is as its entries have it.
+    pub(crate) fn lets_pass(&self, tenant: &Tenant, jti: &str) -> Result<(), Error> {
+        if !self.mandates.is_empty() && self.mandates.contains(&(tenant.clone(), jti.into())) {
+            return Err(internal("a stored mandate is not as its entries have it"));
+        }
+        Ok(())
+    }
+
+    /// Has the passkey of this name ended, as an entry says, whatever its row does?
+    pub(crate) fn has_ended(&self, passkey: &str) -> bool {
+        lock(&self.ended).contains(passkey)
+    }
+
+    pub(crate) fn end(&self, passkey: &str) {
+        lock(&self.ended).insert(passkey.into());
+    }
+}
+
+/// A row that is not what the entries come to.
+struct Unlike<'a> {
+    row: Row<'a>,
+    /// The latest entry that tells of it, if one does.
+    told: Option<i64>,
+}
+
+enum Row<'a> {
+    Key(&'a ApiKey),
+    Mandate(&'a Mandate),
+    Principal(&'a PrincipalKey),
+    Passkey(&'a ledger::Passkey),
+    Freeze(&'a Freeze),
+    /// What an entry tells of, and is not stored.
+    Missing(&'static str),
+    Illegible(Illegible),
+}
+
+impl Row<'_> {
+    fn kind(&self) -> &'static str {
+        match self {
+            Row::Key(_) => KEY,
+            Row::Mandate(_) => MANDATE,
+            Row::Principal(_) => PRINCIPAL_KEY,
+            Row::Passkey(_) => PASSKEY,
+            Row::Freeze(_) => FREEZE,
+            Row::Missing(what) => what,
+            Row::Illegible(illegible) => illegible.table,
+        }
+    }
+
+    /// What those whose it is know it by.
+    fn name(&self) -> String {
+        match self {
+            Row::Key(key) => key.id.to_string(),
+            Row::Mandate(mandate) => mandate.jti.to_string(),
+            Row::Principal(key) => key.kid.to_string(),
+            Row::Passkey(passkey) => passkey.id.to_string(),
+            Row::Freeze(freeze) => FreezeScope::of(&freeze.scope).to_string(),
+            Row::Missing(_) => String::new(),
+            Row::Illegible(illegible) => illegible.row.to_string(),
+        }
+    }
+
+    /// Whose it is; nobody's is everybody's.
+    fn tenant(&self) -> Option<&Tenant> {
+        match self {
+            Row::Key(key) => Some(&key.tenant),
+            Row::Mandate(mandate) => Some(&mandate.tenant),
+            Row::Principal(key) => Some(&key.tenant),
+            Row::Passkey(passkey) => Some(&passkey.tenant),
+            Row::Freeze(freeze) => tenant_of(&freeze.scope),
+            Row::Missing(_) | Row::Illegible(_) => None,
+        }
+    }
+
+    /// What an operator has to know of it.
+    fn consequence(&self) -> &'static str {
+        match self {
+            Row::Freeze(_) => "a stored freeze is not as the entries have it, and stands until it is thawed",
+            Row::Missing(_) => "what an entry tells of is not stored",
+            Row::Illegible(_) => "a stored row cannot be read",
+            _ => "a stored row is not as the entries have it, and counts for nothing",
+        }
+    }
+}
+
+fn unlike(all: &Authority) -> Vec<Unlike<'_>> {
+    let mut told = Told::of(all);
+    let mut unlike = Vec::new();
     for key in &all.keys {
-        let (told, ours) = (told.keys.remove(&*key.id), key.tenant == caller.tenant);
-        wrong.extend(unlike(&named(KEY, &key.id, ours), told, last, |made, ended| made.fits(key, ended)));
+        let stands = told.keys.remove(&*key.id);
+        unlike.extend(compared(Row::Key(key), stands, |made, ended| made.fits(key, ended)));
     }
     for Held { mandate, account } in &all.mandates {
         let granted = told.granted.remove(&(mandate.tenant.as_str().into(), mandate.jti.clone()));
-        let (told, ours) = (told.mandates.remove(&*mandate.jti), mandate.tenant == caller.tenant);
         let is_all = granted.unwrap_or_default() == account.granted;
         let fits = |made: &Granted, ended: bool| {
             made.fits(mandate) && ended == account.revoked_at.is_some() && is_all
         };
-        wrong.extend(unlike(&named(MANDATE, &mandate.jti, ours), told, last, fits));
+        unlike.extend(compared(Row::Mandate(mandate), told.mandates.remove(&*mandate.jti), fits));
     }
     for key in &all.principal_keys {
         let signer = (key.tenant.as_str().into(), key.issuer.clone(), key.kid.clone());
-        let (told, ours) = (told.principal_keys.remove(&signer), key.tenant == caller.tenant);
-        let name = named(PRINCIPAL_KEY, &key.kid, ours);
-        wrong.extend(unlike(&name, told, last, |made, ended| made.fits(key, ended)));
+        let stands = told.principal_keys.remove(&signer);
+        unlike.extend(compared(Row::Principal(key), stands, |made, ended| made.fits(key, ended)));
     }
     for freeze in &all.freezes {
-        let ours = tenant_of(&freeze.scope).is_none_or(|tenant| *tenant == caller.tenant);
-        let name = named(FREEZE, &FreezeScope::of(&freeze.scope).to_string(), ours);
-        wrong.extend(unlike(&name, told.take_freeze(freeze), last, |made, _| made.fits(freeze)));
+        unlike.extend(compared(Row::Freeze(freeze), told.take_freeze(freeze), |made, _| made.fits(freeze)));
     }
-    wrong.extend(told.missing());
-    wrong
+    // Where a passkey has no entry, or its entries no passkey, the ledger tells.
+    for stored in &all.passkeys {
+        let ended = told.ended_passkeys.get(&stored.id);
+        if Passkey::read_from(stored).is_none() || ended.is_some() != stored.revoked.is_some() {
+            unlike.push(Unlike { row: Row::Passkey(stored), told: Some(*ended.unwrap_or(&stored.entry)) });
+        }
+    }
+    unlike.extend(all.illegible.iter().map(|it| Unlike { row: Row::Illegible(*it), told: None }));
+    unlike.extend(told.missing());
+    unlike
 }
 
 const KEY: &str = "API key";
 const MANDATE: &str = "mandate";
 const PRINCIPAL_KEY: &str = "key of a principal";
 const FREEZE: &str = "freeze";
-
-fn named(what: &str, name: &str, ours: bool) -> String {
-    if ours { format!("{what} `{name}`") } else { what.to_owned() }
-}
+const PASSKEY: &str = "passkey";
 
 /// What all acts together come to.
 #[derive(Default)]
@@ -67,6 +267,8 @@ struct Told {
     freezes: BTreeMap<Place, Stands<Frozen>>,
     /// On top of each mandate's envelope, by tenant and mandate.
     granted: BTreeMap<(Box<str>, Box<str>), mandate::Granted>,
+    /// The passkeys that have ended, each with the entry that tells of it.
+    ended_passkeys: BTreeMap<Box<str>, i64>,
 }
 
 /// Tenant, principal and key.
@@ -84,6 +286,12 @@ struct Stands<T> {
 }
 
 impl Told {
+    fn of(all: &Authority) -> Told {
+        let mut told = Told::default();
+        all.enacted.iter().for_each(|act| told.take(act));
+        told
+    }
+
     fn take(&mut self, act: &Enacted) {
         match &*act.event {
             "key_created" => begin(&mut self.keys, act, |key: &Key| key.id.clone()),
@@ -103,6 +311,10 @@ impl Told {
                 end(&mut self.principal_keys, act, |ended: &EndedPrincipals| ended.name())
             }
             "frozen" => begin(&mut self.freezes, act, |frozen: &Frozen| frozen.place(act)),
+            PASSKEY_REVOKED => {
+                let ended = read::<EndedKey>(act).map(|ended| (ended.id, act.entry));
+                self.ended_passkeys.extend(ended);
+            }
             "thawed" => {
                 if let Some(thawed) = read::<Frozen>(act) {
                     self.freezes.remove(&thawed.place(act));
@@ -130,13 +342,13 @@ impl Told {
     }
 
     /// What has no row. The entry says which one, to those who may read it.
-    fn missing(self) -> impl Iterator<Item = TrailFinding> {
+    fn missing<'a>(self) -> impl Iterator<Item = Unlike<'a>> {
         let keys = self.keys.into_values().map(|it| (it.entry, KEY));
         let mandates = self.mandates.into_values().map(|it| (it.entry, MANDATE));
         let principals = self.principal_keys.into_values().map(|it| (it.entry, PRINCIPAL_KEY));
         let freezes = self.freezes.into_values().map(|it| (it.entry, FREEZE));
         let all = keys.chain(mandates).chain(principals).chain(freezes);
-        all.map(|(entry, what)| finding(entry, format!("the {what} that it tells of is not stored")))
+        all.map(|(entry, what)| Unlike { row: Row::Missing(what), told: Some(entry) })
     }
 }
 
@@ -165,21 +377,16 @@ fn read<T: DeserializeOwned>(act: &Enacted) -> Option<T> {
     serde_json::from_slice(&act.record).ok()
 }
 
-fn unlike<T>(
-    name: &str,
+fn compared<'a, T>(
+    row: Row<'a>,
     told: Option<Stands<T>>,
-    last: i64,
     fits: impl Fn(&T, bool) -> bool,
-) -> Option<TrailFinding> {
+) -> Option<Unlike<'a>> {
     match told {
-        None => Some(finding(last, format!("the stored {name} is one that no entry tells of"))),
+        None => Some(Unlike { row, told: None }),
         Some(told) if fits(&told.made, told.ended) => None,
-        Some(told) => Some(finding(told.entry, format!("the stored {name} is not as the entries have it"))),
+        Some(told) => Some(Unlike { row, told: Some(told.entry) }),
     }
-}
-
-fn finding(entry: i64, what: String) -> TrailFinding {
-    TrailFinding { entry, action_id: None, receipt_id: None, what }
 }
 
 #[derive(Deserialize)]
@@ -216,6 +423,7 @@ impl Key {
     }
 }
 
+/// Of an API key or a passkey.
 #[derive(Deserialize)]
 struct EndedKey {
     id: Box<str>,

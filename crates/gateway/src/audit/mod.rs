@@ -9,7 +9,7 @@
 //! And the proof that it can be believed: [`Gateway::check_trail`] walks the chain and compares it with rows, receipts
 //! and what people said.
 
-mod authority;
+pub(crate) mod authority;
 mod judge;
 
 use action::{ActionId, Subject};
@@ -300,7 +300,7 @@ impl AuditView {
             target: target.map(Into::into),
             archetype: Some(owner.archetype.into()),
             guarantee_level: level.map(Into::into),
-            duration_ms: ended.then(|| u64::try_from(at_ms - owner.at_ms).unwrap_or(0)),
+            duration_ms: ended.then(|| u64::try_from(at_ms.saturating_sub(owner.at_ms)).unwrap_or(0)),
             human_approver: approver(&owner.payload),
             regulation_refs: regulations.into_iter().map(Into::into).collect(),
             began_at: Some(clock::text(owner.at_ms)),

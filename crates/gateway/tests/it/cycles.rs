@@ -1079,6 +1079,7 @@ async fn a_session_that_is_stopped_says_so_and_why() {
     // As where the process died after it was stopped, and before its end.
     let sql = "UPDATE session SET closed = NULL, halt = NULL WHERE id = ?1 AND suspended";
     assert_eq!(house.store().execute(sql, [&session.session_id]).unwrap(), 1);
+    let house = house.restart().await;
     let said = house.said("k", &plain(&session, "acct-1")).await;
     assert_eq!((said.kind(), said.code()), ("blocked", "EP_SESSION_REVOKED"), "{}", said.body);
     assert_eq!(said.reasons(), ["session_suspended", "R-1"]);

@@ -5,6 +5,7 @@ use countersign_gateway::{Ask, Caller, Code, Decision, DelegateAsk, Error, KeyAs
 use mandate::{Algorithm, Claims, SigningKey, SpendCap};
 use receipt::{Jwks, Pin, Trust};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::approvals::approver;
 use crate::house::House;
@@ -510,6 +511,16 @@ async fn of_a_key_that_says_nothing_an_agents_signs_the_least() {
     for word in ["children", "mandates"] {
         let sql = "UPDATE principal_key SET jwk = replace(jwk, ?1, '')";
         house.store().execute(sql, [format!("\"signs\":\"{word}\",")]).unwrap();
+    }
+    for issuer in ["alice", "agent-7"] {
+        let sql = "SELECT jwk FROM principal_key WHERE issuer = ?1";
+        let jwk: String = house.store().query_row(sql, [issuer], |row| row.get(0)).unwrap();
+        let issuer = format!("\"issuer\":\"{issuer}\"");
+        house.retell("principal_key_registered", &issuer, |record| {
+            let mut record: Value = serde_json::from_str(record).unwrap();
+            record["jwkHash"] = hex::encode(Sha256::digest(&jwk)).into();
+            record.to_string()
+        });
     }
     let house = house.restart().await;
     let signs = house.gateway().principals(&house.operator).await.unwrap();

@@ -303,6 +303,25 @@ impl House {
         store.execute("UPDATE entry SET bytes = ?2 WHERE row = ?1", (row, entry)).unwrap();
     }
 
+    /// Has the record of the one entry of this event be as an older build wrote it, and the entry with it. Only the next entry
+    /// can tell.
+    pub(crate) fn retell(&self, event: &str, about: &str, to: impl FnOnce(&str) -> String) {
+        let store = self.store();
+        let sql = "SELECT row, bytes, CAST(record AS TEXT) FROM entry
+                   WHERE instr(CAST(bytes AS TEXT), ?1) AND instr(CAST(record AS TEXT), ?2)";
+        let named = [format!("\"event\":\"{event}\""), about.to_owned()];
+        let (row, bytes, record): (i64, Vec<u8>, String) =
+            store.query_row(sql, named, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
+        let record = to(&record);
+        let mut entry: std::collections::BTreeMap<String, Value> = serde_json::from_slice(&bytes).unwrap();
+        entry.remove("hash");
+        entry.insert("actionHash".to_owned(), hex::encode(Sha256::digest(&record)).into());
+        let hash = hex::encode(Sha256::digest(serde_json::to_vec(&entry).unwrap()));
+        entry.insert("hash".to_owned(), hash.into());
+        let sql = "UPDATE entry SET bytes = ?1, record = CAST(?2 AS BLOB) WHERE row = ?3";
+        store.execute(sql, (serde_json::to_vec(&entry).unwrap(), record, row)).unwrap();
+    }
+
     /// Changes the row of the action under this idempotency key, as a forger would; `to` is SQL over `payload`.
     pub(crate) fn rewrite(&self, key: &str, to: &str) {
         self.rewrite_payload("action", &format!("key = '{key}'"), to);

@@ -28,6 +28,7 @@ mod reserving;
 mod resolutions;
 mod retries;
 mod rides;
+mod rights;
 mod rollbacks;
 mod sessions;
 mod several;

@@ -598,7 +598,7 @@ async fn nobody_else_has_the_name_of_the_gateway() {
 
 /// Columns in which another value of the right kind is not found, with what comes of it. No entry names them: they find, count or
 /// hasten, and what is believed of an action stands beside them. A value of the wrong kind is found in each.
-const UNSEEN: [(&str, &str, &str); 21] = [
+const UNSEEN: [(&str, &str, &str); 20] = [
     (
         "action",
         "slot",
@@ -609,7 +609,6 @@ const UNSEEN: [(&str, &str, &str); 21] = [
     ("action", "series", "where it counts in that history"),
     ("action", "amount", "what it counts for in that history; what was moved stands in the row's payload"),
     ("action", "currency", "that of the debit; that of the action stands in the row's payload"),
-    ("action", "at", "how old it is to searches and histories; its entries have times of their own"),
     ("action", "expires", "when a hold ends: this one is over"),
     ("action", "round", "which hold it is: this one is over, and each approval names its own"),
     ("action", "needed", "how many people: this one was carried out with a permit that says who agreed"),

@@ -20,7 +20,7 @@ use crate::intake::{Digests, Lease, Process};
 use crate::session::Sealer;
 use crate::{
     Admitted, ApiKey, Approval, Basis, Counted, Deferral, Draft, Error, Event, Extension, Freeze, Outcome,
-    PrincipalKey, Settlement, State, Used,
+    PrincipalKey, Scope, Settlement, State, Used,
 };
 
 /// A settlement or amendment, with what was computed before it came to the writer.
@@ -139,7 +139,8 @@ impl<'a> Batch<'a> {
             && !self.rows.effects.contains_key(&effect.hash)
             && self.shared.filter.may_hold(Kind::Effect, identity::tag(&effect.hash))
         {
-            let standing = read::effect(self.db, &effect.hash, intent.at_ms - effect.window_ms)?;
+            let standing =
+                read::effect(self.db, &effect.hash, intent.at_ms.saturating_sub(effect.window_ms))?;
             self.rows.effects.insert(effect.hash, standing);
         }
         if item.hold().is_some() && item.resumes.is_none() && !self.rows.held.contains_key(&item.agent()) {
@@ -580,13 +581,16 @@ impl<'a> Batch<'a> {
         self.keys.push(key);
     }
 
-    /// Published with the commit.
-    pub(crate) fn put_principals(&mut self, principals: Vec<PrincipalKey>) {
-        self.principals = Some(principals);
+    /// Published with the commit. Not read from the store again: somebody else may have written there.
+    pub(crate) fn principals(&mut self) -> &mut Vec<PrincipalKey> {
+        self.principals.get_or_insert_with(|| self.shared.hot().principals.to_vec())
     }
 
-    /// Published with the commit.
-    pub(crate) fn put_freezes(&mut self, freezes: Vec<Freeze>) {
+    /// Published with the commit, and not read from the store again either: what this scope is stopped by from now on.
+    pub(crate) fn put_freeze(&mut self, scope: &Scope, freeze: Option<Freeze>) {
+        let others = self.rows.freezes.iter().filter(|it| it.scope != *scope).cloned();
+        let mut freezes: Vec<Freeze> = others.chain(freeze).collect();
+        freezes.sort_by(|a, b| read::scope_key(&a.scope).cmp(&read::scope_key(&b.scope)));
         self.rows.freezes = Arc::new(freezes);
     }
 }

@@ -15,11 +15,12 @@ use super::filter::Kind;
 use super::{Counts, PAGE_BYTES, Sqlite, cluster, gone, open, packed, read, session, verify};
 use crate::stored::page;
 use crate::{
-    Admission, Admitted, Answer, ApiKey, Approval, Audited, Clustered, Clustering, Counted, Declared,
-    Declaring, Deferral, Erased, Erasure, Error, Event, Extension, Facts, FactsQuery, Figures, Filter,
-    Freeze, Given, Governed, Grouped, Heard, Held, Inspected, Intention, Lapsed, Ledger, Mandate, Opening,
-    Order, Page, Passkey, Place, PrincipalKey, Record, Recorded, Recovering, Refusal, Repeat, Resumption,
-    Revocation, Scope, Search, SecurityEvent, Settled, Settlement, Stored, Turn, Verified, identity,
+    Admission, Admitted, Answer, ApiKey, Approval, Audited, Authority, Clustered, Clustering, Counted,
+    Declared, Declaring, Deferral, Erased, Erasure, Error, Event, Extension, Facts, FactsQuery, Figures,
+    Filter, Freeze, Given, Governed, Grouped, Heard, Held, Inspected, Intention, Lapsed, Ledger, Mandate,
+    Opening, Order, Page, Passkey, Place, PrincipalKey, Record, Recorded, Recovering, Refusal, Repeat,
+    Resumption, Revocation, Scope, Search, SecurityEvent, Settled, Settlement, Stored, Turn, Verified,
+    identity,
 };
 
 impl Sqlite {
@@ -201,8 +202,8 @@ impl Ledger for Sqlite {
 
     fn mandates<'a>(&'a self, tenant: &'a Tenant, after: Option<i64>, limit: u32) -> Answer<'a, Page<Held>> {
         self.look(move |db| {
-            let Page { rows, next } = page(read::mandates(db, tenant, after, limit)?, limit, |(row, _)| *row);
-            Ok(Page { rows: rows.into_iter().map(|(_, held)| held).collect(), next })
+            let Page { rows, next } = page(read::mandates(db, tenant, after, limit)?, limit, read::row_of);
+            Ok(Page { rows: read::legible(rows).into_iter().map(|(_, held)| held).collect(), next })
         })
     }
 
@@ -235,7 +236,7 @@ impl Ledger for Sqlite {
             if batch.db.prepare_cached(sql)?.execute(values)? == 0 {
                 return Ok(Err(Error::Exists(kid.clone())));
             }
-            batch.put_principals(read::principal_keys(batch.db)?);
+            batch.principals().push(key.clone());
             batch.event(&event).map(Ok)
         })
     }
@@ -259,7 +260,9 @@ impl Ledger for Sqlite {
             if batch.db.prepare_cached(sql)?.execute(values)? == 0 {
                 return Ok(Err(Error::Absent(kid.clone())));
             }
-            batch.put_principals(read::principal_keys(batch.db)?);
+            let ended =
+                |key: &&mut PrincipalKey| key.tenant == tenant && key.issuer == issuer && key.kid == kid;
+            batch.principals().iter_mut().filter(ended).for_each(|key| key.revoked_ms = Some(event.at_ms));
             batch.event(&event).map(Ok)
         })
     }
@@ -271,7 +274,7 @@ impl Ledger for Sqlite {
             let sql = "INSERT OR REPLACE INTO freeze VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
             let values = params![kind, tenant, name, include_rollback, at_ms, by, reason];
             batch.db.prepare_cached(sql)?.execute(values)?;
-            batch.put_freezes(read::freezes(batch.db)?);
+            batch.put_freeze(&freeze.scope, Some(freeze.clone()));
             batch.event(&event).map(Ok)
         })
     }
@@ -280,10 +283,16 @@ impl Ledger for Sqlite {
         self.perform(move |batch| {
             let (kind, tenant, name) = read::scope_key(&scope);
             let sql = "DELETE FROM freeze WHERE kind = ?1 AND tenant = ?2 AND name = ?3";
-            if batch.db.prepare_cached(sql)?.execute([kind, tenant, name])? == 0 {
+            let mut ended = batch.db.prepare_cached(sql)?.execute([kind, tenant, name])?;
+            if scope == Scope::All {
+                ended += read::drop_illegible_freezes(batch.db)?;
+            }
+            // It may have been taken out of the store by somebody else.
+            let stands = batch.rows.freezes.iter().any(|it| it.scope == scope);
+            if ended == 0 && !stands {
                 return Ok(Err(Error::Absent(scope.to_string().into())));
             }
-            batch.put_freezes(read::freezes(batch.db)?);
+            batch.put_freeze(&scope, None);
             batch.event(&event).map(Ok)
         })
     }
@@ -324,7 +333,7 @@ impl Ledger for Sqlite {
     }
 
     fn keys<'a>(&'a self, tenant: &'a Tenant) -> Answer<'a, Vec<ApiKey>> {
-        self.look(move |db| read::keys(db, Some(tenant)))
+        self.look(move |db| Ok(read::legible(read::keys(db, Some(tenant))?)))
     }
 
     fn revoke_key<'a>(&'a self, tenant: &'a Tenant, id: &'a str, event: Event) -> Answer<'a, i64> {
@@ -335,7 +344,8 @@ impl Ledger for Sqlite {
             if batch.db.prepare_cached(sql)?.execute(values)? == 0 {
                 return Ok(Err(Error::Absent(id.clone())));
             }
-            let revoked = read::keys(batch.db, Some(&tenant))?.into_iter().find(|key| key.id == id);
+            let keys = read::legible(read::keys(batch.db, Some(&tenant))?);
+            let revoked = keys.into_iter().find(|key| key.id == id);
             revoked.into_iter().for_each(|key| batch.put_key(key));
             batch.event(&event).map(Ok)
         })
@@ -375,11 +385,11 @@ impl Ledger for Sqlite {
     }
 
     fn passkey<'a>(&'a self, credential_id: &'a [u8]) -> Answer<'a, Option<Passkey>> {
-        self.look(move |db| Ok(read::passkeys(db, None, Some(credential_id))?.pop()))
+        self.look(move |db| Ok(read::legible(read::passkeys(db, None, Some(credential_id))?).pop()))
     }
 
     fn passkeys<'a>(&'a self, tenant: &'a Tenant) -> Answer<'a, Vec<Passkey>> {
-        self.look(move |db| read::passkeys(db, Some(tenant), None))
+        self.look(move |db| Ok(read::legible(read::passkeys(db, Some(tenant), None)?)))
     }
 
     fn open_session(&self, opening: Opening) -> Answer<'_, Box<str>> {
@@ -533,6 +543,10 @@ impl Ledger for Sqlite {
             let query = Query { tenant, search: &search, wanted: &wanted, order, after, limit };
             self.shared.read(|db| audit::search(db, &self.shared.terms, &query))
         })
+    }
+
+    fn authority(&self, events: &'static [&'static str]) -> Answer<'_, Authority> {
+        self.look(move |db| verify::authority(db, Some(events)))
     }
 
     fn inspect(&self, after: Option<Place>) -> Answer<'_, Inspected> {

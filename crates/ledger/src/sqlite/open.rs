@@ -90,9 +90,9 @@ pub(crate) fn tail(db: &Connection, options: &Options) -> Result<Tail, Error> {
 /// What is kept in memory: freezes, credentials, and the histories that a crash kept from their rows.
 pub(crate) fn hot(db: &Connection, tail: &Tail) -> Sql<Hot> {
     let mut hot = Hot::new();
-    hot.freezes = Arc::new(read::freezes(db)?);
-    hot.principals = Arc::new(read::principal_keys(db)?);
-    let keys = read::keys(db, None)?.into_iter().filter(|key| key.revoked_ms.is_none());
+    hot.freezes = Arc::new(read::stops(db)?);
+    hot.principals = Arc::new(read::legible(read::principal_keys(db)?));
+    let keys = read::legible(read::keys(db, None)?).into_iter().filter(|key| key.revoked_ms.is_none());
     hot.keys = keys.map(|key| (key.hash, Arc::new(key))).collect();
     let sql = "SELECT series, at, amount FROM action WHERE row > ?1 AND series IS NOT NULL ORDER BY row";
     let unsaved: Vec<(i64, i64, i64)> =

@@ -13,17 +13,19 @@ use super::packed;
 use super::stand::{Stand, stand};
 use crate::admit::{Claimed, Footing};
 use crate::audit::Terms;
-use crate::entry::Reading;
+use crate::entry::{PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, Reading, Walk, event_of};
 use crate::identity::{self, Claim};
 use crate::pruned::Pruned;
 use crate::stored::page;
 use crate::told::{Sums, Told};
 use crate::{
-    ApiKey, Earlier, Enacted, Erased, Filter, Freeze, Given, Held, Labels, Mandate, Naming, Owner, Page,
-    Passkey, PrincipalKey, Receipt, Reply, Scope, Settled, State, Stored,
+    ApiKey, Earlier, Enacted, Erased, Filter, Freeze, Given, Held, Illegible, Labels, Mandate, Naming, Owner,
+    Page, Passkey, PrincipalKey, Receipt, Reply, Scope, Settled, State, Stored,
 };
 
 pub(crate) type Sql<T> = rusqlite::Result<T>;
+
+const MANDATE: &str = "mandate";
 
 /// How many neighbouring rows share a slice of an index cut into slices: few enough that a slice stays in a handful
 /// of pages, and many enough that a search through all slices stays short. Effects are looked for more often.
@@ -599,9 +601,34 @@ fn settled_at(row: &Row<'_>) -> Sql<Settled> {
     })
 }
 
+/// Rows of a table that says who may do what, each unless somebody altered it into what cannot be read.
+pub(crate) type Legible<T> = Vec<Result<T, Illegible>>;
+
+/// Those that can be read. Whoever altered one keeps nobody from the others.
+pub(crate) fn legible<T>(rows: Legible<T>) -> Vec<T> {
+    let tell = |Illegible { table, row }: &Illegible| {
+        tracing::error!(table, row, "a stored row cannot be read and counts for nothing");
+    };
+    rows.into_iter().filter_map(|row| row.inspect_err(tell).ok()).collect()
+}
+
+/// Each row of an answer, which has its number as `row`.
+fn each_of<T>(
+    db: &Connection,
+    table: &'static str,
+    sql: &str,
+    values: impl Params,
+    mut read: impl FnMut(&Row<'_>) -> Sql<T>,
+) -> Sql<Legible<T>> {
+    many(db, sql, values, |row| {
+        let illegible = Illegible { table, row: row.get("row")? };
+        Ok(readable(read(row))?.ok_or(illegible))
+    })
+}
+
 macro_rules! mandates {
     () => {
-        "SELECT m.row, m.tenant, m.jti, m.subject, m.issuer, m.issued, m.expires, m.claims, coalesce(a.epoch, 0),
+        "SELECT m.row AS row, m.tenant, m.jti, m.subject, m.issuer, m.issued, m.expires, m.claims, coalesce(a.epoch, 0),
          coalesce(a.spent, 0), coalesce(a.actions, 0), a.revoked, coalesce(a.frozen, 0), coalesce(a.seconds, 0),
          coalesce(a.compute, 0), coalesce(a.memory, 0), coalesce(a.storage, 0), coalesce(a.egress, 0),
          coalesce(a.granted, 0), coalesce(a.granted_compute, 0), coalesce(a.granted_storage, 0),
@@ -620,9 +647,14 @@ pub(crate) fn mandates(
     tenant: &Tenant,
     after: Option<i64>,
     limit: u32,
-) -> Sql<Vec<(i64, Held)>> {
+) -> Sql<Legible<(i64, Held)>> {
     let sql = concat!(mandates!(), "WHERE m.tenant = ?1 AND m.row < ?2 ORDER BY m.row DESC LIMIT ?3");
-    many(db, sql, params![tenant.as_str(), after.unwrap_or(i64::MAX), limit], held_at)
+    each_of(db, MANDATE, sql, params![tenant.as_str(), after.unwrap_or(i64::MAX), limit], held_at)
+}
+
+/// Where a mandate is, whether or not it can be read.
+pub(crate) fn row_of(mandate: &Result<(i64, Held), Illegible>) -> i64 {
+    mandate.as_ref().map_or_else(|illegible| illegible.row, |(row, _)| *row)
 }
 
 fn held_at(row: &Row<'_>) -> Sql<(i64, Held)> {
@@ -644,15 +676,22 @@ fn held_at(row: &Row<'_>) -> Sql<(i64, Held)> {
 }
 
 /// The mandates of all tenants, each with whether it is revoked.
-pub(crate) fn all_mandates(db: &Connection) -> Sql<Vec<Held>> {
-    let held = many(db, concat!(mandates!(), "ORDER BY m.row"), [], held_at)?;
-    Ok(held.into_iter().map(|(_, held)| held).collect())
+pub(crate) fn all_mandates(db: &Connection) -> Sql<Legible<Held>> {
+    each_of(db, MANDATE, concat!(mandates!(), "ORDER BY m.row"), [], |row| Ok(held_at(row)?.1))
 }
 
-/// All that happened and is no action, along the chain. What cannot be read is told of at its place.
-pub(crate) fn enacted(db: &Connection) -> Sql<Vec<Enacted>> {
+/// All that happened and is no action, along the chain, or as much of it as has one of these names. What cannot be read, and
+/// a record that its entry does not name, is told of at its place.
+pub(crate) fn enacted(db: &Connection, events: Option<&[&str]>) -> Sql<Vec<Enacted>> {
     let sql = "SELECT row, bytes, record FROM entry WHERE record IS NOT NULL ORDER BY row";
+    let wanted = |bytes: &[u8]| match events {
+        Some(events) => event_of(bytes).is_some_and(|it| events.contains(&it)),
+        None => true,
+    };
     let enacted = many(db, sql, [], |row| {
+        if !wanted(row.get_ref(1)?.as_blob()?) || told(row, 1)?.is_none() {
+            return Ok(None);
+        }
         let (entry, record) = (row.get(0)?, row.get(2)?);
         let of_house = |said: &Reading<'_>| said.action.is_none();
         let act = |said: Reading<'_>| {
@@ -664,10 +703,53 @@ pub(crate) fn enacted(db: &Connection) -> Sql<Vec<Enacted>> {
     Ok(enacted.into_iter().flatten().collect())
 }
 
-pub(crate) fn freezes(db: &Connection) -> Sql<Vec<Freeze>> {
-    let sql =
-        "SELECT kind, tenant, name, include_rollback, at, by, reason FROM freeze ORDER BY kind, tenant, name";
-    many(db, sql, [], |row| {
+/// The record in the column behind an entry's, if that is sound and names it, with what happened.
+fn told<'a>(row: &'a Row<'_>, column: usize) -> Sql<Option<(&'a str, &'a [u8])>> {
+    let (Some(bytes), Some(record)) =
+        (row.get_ref(column)?.as_blob_or_null()?, row.get_ref(column + 1)?.as_blob_or_null()?)
+    else {
+        return Ok(None);
+    };
+    let said = Walk::alone(bytes).filter(|said| said.action_hash == Some(Sha256::digest(record).into()));
+    Ok(said.map(|said| (said.event, record)))
+}
+
+/// What is stopped. A freeze that cannot be read stops everything: nobody can tell what it was meant to.
+pub(crate) fn stops(db: &Connection) -> Sql<Vec<Freeze>> {
+    let stop = |Illegible { table, row }| {
+        tracing::error!(
+            table,
+            row,
+            "a stored freeze cannot be read, so everything is frozen: see in the audit trail what was frozen, freeze that \
+             again, and then thaw `all`"
+        );
+        Freeze {
+            scope: Scope::All,
+            include_rollback: true,
+            at_ms: 0,
+            by: Subject::GATEWAY.into(),
+            reason: format!(
+                "row {row} of `{table}` cannot be read; freeze again what was frozen, then thaw `all`"
+            )
+            .into(),
+        }
+    };
+    Ok(freezes(db)?.into_iter().map(|freeze| freeze.unwrap_or_else(stop)).collect())
+}
+
+/// Takes out the freezes that cannot be read.
+pub(crate) fn drop_illegible_freezes(db: &Connection) -> Sql<usize> {
+    let bad: Vec<i64> = freezes(db)?.into_iter().filter_map(|it| it.err().map(|it| it.row)).collect();
+    // From the last on: each is found by its place among the others.
+    let sql = "DELETE FROM freeze WHERE (kind, tenant, name) IN
+               (SELECT kind, tenant, name FROM freeze ORDER BY kind, tenant, name LIMIT 1 OFFSET ?1 - 1)";
+    bad.into_iter().rev().map(|row| db.prepare_cached(sql)?.execute([row])).sum()
+}
+
+pub(crate) fn freezes(db: &Connection) -> Sql<Legible<Freeze>> {
+    let sql = "SELECT kind, tenant, name, include_rollback, at, by, reason,
+               row_number() OVER (ORDER BY kind, tenant, name) AS row FROM freeze ORDER BY kind, tenant, name";
+    each_of(db, "freeze", sql, [], |row| {
         let name: String = row.get(2)?;
         let scope = match row.get_ref(0)?.as_str()? {
             "all" => Scope::All,
@@ -699,11 +781,11 @@ pub(crate) fn scope_key(scope: &Scope) -> (&'static str, &str, &str) {
 }
 
 /// The credentials of one tenant, or of all.
-pub(crate) fn keys(db: &Connection, of: Option<&Tenant>) -> Sql<Vec<ApiKey>> {
+pub(crate) fn keys(db: &Connection, of: Option<&Tenant>) -> Sql<Legible<ApiKey>> {
     let sql =
-        "SELECT hash, id, tenant, subject, role, default_mandate, created, revoked, created_by FROM api_key
+        "SELECT hash, id, tenant, subject, role, default_mandate, created, revoked, created_by, row FROM api_key
                WHERE ?1 IS NULL OR tenant = ?1 ORDER BY row";
-    many(db, sql, [of.map(Tenant::as_str)], |row| {
+    each_of(db, "api_key", sql, [of.map(Tenant::as_str)], |row| {
         Ok(ApiKey {
             hash: row.get(0)?,
             id: row.get(1)?,
@@ -719,9 +801,10 @@ pub(crate) fn keys(db: &Connection, of: Option<&Tenant>) -> Sql<Vec<ApiKey>> {
 }
 
 /// The keys of every principal.
-pub(crate) fn principal_keys(db: &Connection) -> Sql<Vec<PrincipalKey>> {
-    let sql = "SELECT tenant, issuer, kid, jwk, created, created_by, revoked FROM principal_key ORDER BY row";
-    many(db, sql, [], |row| {
+pub(crate) fn principal_keys(db: &Connection) -> Sql<Legible<PrincipalKey>> {
+    let sql =
+        "SELECT tenant, issuer, kid, jwk, created, created_by, revoked, row FROM principal_key ORDER BY row";
+    each_of(db, "principal_key", sql, [], |row| {
         Ok(PrincipalKey {
             tenant: tenant(row, 0)?,
             issuer: row.get(1)?,
@@ -734,24 +817,33 @@ pub(crate) fn principal_keys(db: &Connection) -> Sql<Vec<PrincipalKey>> {
     })
 }
 
-/// Passkeys of one tenant, or with one credential.
+/// Passkeys of one tenant, or with one credential. One whose row names an entry that is not there, is none of that kind or is
+/// altered is not read.
 pub(crate) fn passkeys(
     db: &Connection,
     of: Option<&Tenant>,
     credential_id: Option<&[u8]>,
-) -> Sql<Vec<Passkey>> {
-    let sql = "SELECT p.id, p.tenant, p.credential, r.record, e.record, v.record FROM passkey p
-               JOIN entry r ON r.row = p.registered
+) -> Sql<Legible<Passkey>> {
+    let sql = "SELECT p.id, p.tenant, p.credential, p.registered, r.bytes, r.record, p.enrolled, e.bytes, e.record,
+               p.revoked, v.bytes, v.record, p.row AS row FROM passkey p LEFT JOIN entry r ON r.row = p.registered
                LEFT JOIN entry e ON e.row = p.enrolled LEFT JOIN entry v ON v.row = p.revoked
                WHERE (?1 IS NULL OR p.tenant = ?1) AND (?2 IS NULL OR p.credential = ?2) ORDER BY p.row";
-    many(db, sql, params![of.map(Tenant::as_str), credential_id], |row| {
+    each_of(db, "passkey", sql, params![of.map(Tenant::as_str), credential_id], |row| {
+        let mark = |column, event| match row.get_ref(column)? {
+            ValueRef::Null => Ok(None),
+            _ => match told(row, column + 1)? {
+                Some((told, record)) if told == event => Ok(Some(record.to_vec())),
+                _ => Err(unreadable(column, Type::Integer)),
+            },
+        };
         Ok(Passkey {
             id: row.get(0)?,
             tenant: tenant(row, 1)?,
             credential_id: row.get(2)?,
-            registered: row.get(3)?,
-            enrolled: row.get(4)?,
-            revoked: row.get(5)?,
+            entry: row.get(3)?,
+            registered: mark(3, PASSKEY_REGISTERED)?.unwrap_or_default(),
+            enrolled: mark(6, PASSKEY_ENROLLED)?,
+            revoked: mark(9, PASSKEY_REVOKED)?,
         })
     })
 }
@@ -825,6 +917,8 @@ pub(crate) struct Standing {
     pub(crate) key: Option<Box<str>>,
     /// The entry it began with.
     pub(crate) entry: i64,
+    /// When it came in, milliseconds since 1970, UTC.
+    pub(crate) at_ms: i64,
     /// Was it judged again?
     pub(crate) resumed: bool,
     pub(crate) stand: Stand,
@@ -837,7 +931,7 @@ pub(crate) struct Standing {
 pub(crate) fn standing(db: &Connection, id: ActionId) -> Sql<Option<Standing>> {
     let sql = concat!(
         "SELECT a.row, a.tenant, a.subject, a.archetype, a.key, a.entry, a.resumed IS NOT NULL, length(a.payload) = 0,
-         x.entry, ",
+         x.entry, a.at, ",
         stand!(),
         " FROM action a JOIN fate f ON f.row = a.row LEFT JOIN outcome l ON l.row = f.outcome
          LEFT JOIN erasure x ON x.action = a.row WHERE a.id = ?1"
@@ -853,7 +947,8 @@ pub(crate) fn standing(db: &Connection, id: ActionId) -> Sql<Option<Standing>> {
             resumed: row.get(6)?,
             empty: row.get(7)?,
             erased: row.get(8)?,
-            stand: Stand::at(row, 9)?,
+            at_ms: row.get(9)?,
+            stand: Stand::at(row, 10)?,
         })
     })
 }

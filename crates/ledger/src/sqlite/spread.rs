@@ -104,9 +104,10 @@ impl Batch<'_> {
         }
         for key in self.keys {
             match key.revoked_ms {
-                Some(_) => hot.keys.remove(&key.hash),
-                None => hot.keys.insert(key.hash, Arc::new(key)),
-            };
+                // By its name: whoever altered the row's hash must not keep the secret alive.
+                Some(_) => hot.keys.retain(|_, it| it.id != key.id),
+                None => drop(hot.keys.insert(key.hash, Arc::new(key))),
+            }
         }
         for (cycle, record) in self.begun {
             hot.begun.insert(cycle, record);

@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use action::ActionId;
+use receipt::Timestamp;
 use rusqlite::Connection;
 use sha2::{Digest, Sha256};
 
 use super::Known;
 use super::index::{self, SLICE, Slice};
-use super::read::{self, Garbled, Heard, Kept, Rows, Sql, Standing, readable};
+use super::read::{self, Garbled, Heard, Kept, Sql, Standing, readable};
 use super::stand::{goes_on, writes_row};
 use crate::entry::{
     PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, RESOLVED, Reading, Said, sealed, session_of,
@@ -203,6 +204,7 @@ impl<'a> Look<'a> {
             self.listed(&outcomes, standing.as_ref())?,
             self.approval(row, action, said, &approvals, standing.as_ref()),
             standing.as_ref().and_then(|standing| fate(row, said, !outcomes.is_empty(), standing)),
+            standing.as_ref().filter(|it| it.entry == row).and_then(|it| arrival(said, it)),
             self.way(row, action, standing.as_ref())?,
             self.erasure(row, action, said, &outcomes, standing.as_ref())?,
             altered(&outcomes),
@@ -426,7 +428,7 @@ impl<'a> Look<'a> {
         self.found.entries = self.walk.entries();
         self.found.head = self.walk.head();
         if is_last {
-            self.found.authority = Some(Box::new(authority(self.db)?));
+            self.found.authority = Some(Box::new(authority(self.db, None)?));
         }
         self.found.next = (!is_last).then_some(Place { row: end - 1, ..self.gone.by_now });
         Ok(self.found)
@@ -477,6 +479,14 @@ fn fate(row: i64, said: &Said<'_>, settles: bool, standing: &Standing) -> Option
     };
     (!fits).then_some(Broken::Fate)
 }
+
+/// Did the action come in when its first entry was written, near enough? Clocks are set now and then, and by less.
+fn arrival(said: &Said<'_>, standing: &Standing) -> Option<Broken> {
+    let written = i64::try_from(Timestamp::parse(said.at).ok()?.unix_millis()).ok()?;
+    (written.abs_diff(standing.at_ms) > A_YEAR_MS).then_some(Broken::Arrival)
+}
+
+const A_YEAR_MS: u64 = 366 * 24 * 60 * 60 * 1000;
 
 /// What the entries of a stretch say of passkeys: which events there are, each of which exactly one row names. So none
 /// can be added, given out as enrolled or kept from its end without an entry.
@@ -548,18 +558,22 @@ impl Gone {
     }
 }
 
-fn authority(db: &Connection) -> Sql<Authority> {
+/// What is asked for authority, and the entries that tell of it: all, or those of these events.
+pub(crate) fn authority(db: &Connection, events: Option<&[&str]>) -> Sql<Authority> {
+    let mut illegible = Vec::new();
     Ok(Authority {
-        enacted: read::enacted(db)?,
-        keys: read::keys(db, None)?,
-        mandates: read::all_mandates(db)?,
-        principal_keys: read::principal_keys(db)?,
-        freezes: read::freezes(db)?,
+        enacted: read::enacted(db, events)?,
+        keys: apart(read::keys(db, None)?, &mut illegible),
+        mandates: apart(read::all_mandates(db)?, &mut illegible),
+        principal_keys: apart(read::principal_keys(db)?, &mut illegible),
+        freezes: apart(read::freezes(db)?, &mut illegible),
+        passkeys: apart(read::passkeys(db, None, None)?, &mut illegible),
+        illegible,
     })
 }
 
 /// Those that can be read.
-fn apart<T>(rows: Rows<T>, garbled: &mut Vec<Garbled>) -> Vec<T> {
+fn apart<T, E>(rows: Vec<Result<T, E>>, garbled: &mut Vec<E>) -> Vec<T> {
     rows.into_iter().filter_map(|row| row.map_err(|it| garbled.push(it)).ok()).collect()
 }
 
