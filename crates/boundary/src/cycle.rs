@@ -18,8 +18,8 @@ pub struct Cycle<'a> {
     pub context: &'a ContextPackage,
     /// The declaration that it stands on, or why there is none to look at.
     pub declaration: Result<&'a Declaration, IntentRefusal>,
-    /// Its number was accepted before: it waited for people, or is sent once more.
-    pub begun: bool,
+    /// How it comes that it is judged again, if its number was accepted before.
+    pub begun: Option<Begun>,
     /// Cycles that stood on the same declaration before it.
     pub steps_before: u64,
     /// How sure its agent says it is.
@@ -38,6 +38,15 @@ pub struct Cycle<'a> {
     pub across: Option<Across>,
     /// Somebody is asked to extend the mandate's budget already.
     pub extension_asked: bool,
+}
+
+/// What a cycle that began before is judged again for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begun {
+    /// People agreed to it, or its next attempt is due: it goes on, whoever else the session waits for.
+    GoesOn,
+    /// Somebody asks for another attempt, or for a charge: nothing new is sent while the session waits for people.
+    AskedAnew,
 }
 
 /// An instruction of another principal on the same resource that says the opposite.

@@ -3,7 +3,7 @@
 use action::Archetype;
 use mandate::{ClusterState, Completion, Declaration, IntentRefusal, Mandate, ReasoningMode, SessionState};
 
-use crate::cycle::Cycle;
+use crate::cycle::{Begun, Cycle};
 use crate::{Facts, Policies, Reason};
 
 /// Evidence that the step was taken: what the cycle stands on, or that the action is none. Only [`check`] makes one.
@@ -63,7 +63,7 @@ pub(crate) fn check(policies: &Policies, facts: &Facts<'_>) -> (Vec<Reason>, Che
 fn standing(cycle: &Cycle<'_>) -> Option<Reason> {
     match cycle.session.state() {
         SessionState::Active => None,
-        SessionState::HemPending if cycle.begun => None,
+        SessionState::HemPending if cycle.begun == Some(Begun::GoesOn) => None,
         state => Some(Reason::Session(state)),
     }
 }
@@ -78,11 +78,12 @@ fn bears(cycle: &Cycle<'_>, declaration: &Declaration, facts: &Facts<'_>) -> Res
     }
     match declaration.bears(session, cycle.issuer, sequence, facts.now_ms) {
         // Its number was accepted when it began, and nothing else uses it.
-        Err(IntentRefusal::SequenceNotRising) if cycle.begun && sequence > declaration.sequence => {}
+        Err(IntentRefusal::SequenceNotRising) if cycle.begun.is_some() && sequence > declaration.sequence => {
+        }
         checked => checked?,
     }
     match declaration.mode {
-        ReasoningMode::Extended if !cycle.begun => across(cycle),
+        ReasoningMode::Extended if cycle.begun.is_none() => across(cycle),
         _ => Ok(()),
     }
 }

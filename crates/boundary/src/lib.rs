@@ -73,7 +73,7 @@ mod templates;
 mod transfer;
 mod verdict;
 
-pub use cycle::{Across, Contradiction, Cycle, Flag};
+pub use cycle::{Across, Begun, Contradiction, Cycle, Flag};
 pub use decide::{Decision, Named, decide, decide_by_name};
 pub use disclosure::{About, Disclosed, Disclosure, Level};
 pub use extension::Extension;

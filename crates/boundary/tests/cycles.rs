@@ -10,7 +10,7 @@ use common::{
     source, told,
 };
 use countersign_boundary::{
-    Across, Approved, Flag, Governance, Named, Trigger, Verdict, decide_by_name, replay,
+    Across, Approved, Begun, Flag, Governance, Named, Trigger, Verdict, decide_by_name, replay,
 };
 use mandate::{
     ApprovedLimits, Claims, ClusterContext, ClusterState, Completion, DelegationContext, Halt,
@@ -187,7 +187,7 @@ fn nothing_begins_in_a_session_that_is_not_active() {
     check(&held, &payment, "block session_hem_pending", Governance::Deny);
     check(&after(&[E::Blocked { at_ms: 1 }]), &payment, "block session_cluster_blocked", Governance::Deny);
     check(&after(&[E::Suspended]), &payment, "block session_suspended", Governance::Suspend);
-    let closed = after(&[E::Closed(Completion::Complete)]);
+    let closed = after(&[E::Closed { completion: Completion::Complete, by_agent: false }]);
     check(&closed, &payment, "block session_closed", Governance::Suspend);
     check(&after(&[E::Revoked(Halt::Clean)]), &payment, "block session_revoked", Governance::Suspend);
 }
@@ -196,20 +196,25 @@ fn nothing_begins_in_a_session_that_is_not_active() {
 fn what_waited_is_judged_again_under_the_number_that_it_has() {
     let begun = governed(|it| {
         it.session = it.session.step(E::Held { sequence: 2 }).unwrap();
-        it.begun = true;
+        it.begun = Some(Begun::GoesOn);
     });
     begun.check(&pay("100.00"), "pass");
     let expired = governed(|it| {
         it.session = it.session.step(E::Held { sequence: 2 }).unwrap();
-        it.begun = true;
+        it.begun = Some(Begun::GoesOn);
         it.declare().expires_ms = NOON;
     });
     expired.check(&pay("100.00"), "block intent_expired");
     let before_it = governed(|it| {
         it.declare().sequence = 2;
-        it.begun = true;
+        it.begun = Some(Begun::GoesOn);
     });
     before_it.check(&pay("100.00"), "block sequence_not_rising");
+    let asked_anew = governed(|it| {
+        it.session = it.session.step(E::Held { sequence: 2 }).unwrap();
+        it.begun = Some(Begun::AskedAnew);
+    });
+    asked_anew.check(&pay("100.00"), "block session_hem_pending");
 }
 
 /// Everything that can stop a cycle does at once; taken away one by one, from the first that is told to the last.

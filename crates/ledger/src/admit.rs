@@ -249,12 +249,12 @@ pub fn admit(rows: &mut Rows, items: &[Item]) -> Vec<Admitted> {
 
 fn one(rows: &mut Rows, item: &Item) -> Admitted {
     match item.resumes {
-        Some(basis)
-            if !rows.footings.get(&item.intent.id).is_some_and(|at| at.bears(basis, item.sends())) =>
-        {
-            return Admitted::Refused(Obstacle::Overtaken);
+        Some(basis) => {
+            let footing = rows.footings.get(&item.intent.id);
+            if !footing.is_some_and(|footing| footing.bears(basis, item.sends())) {
+                return Admitted::Refused(Obstacle::Overtaken);
+            }
         }
-        Some(_) => {}
         None => {
             if let Some(claimed) = item.claim.and_then(|claim| rows.claims.get(&claim)) {
                 return Admitted::Existing(claimed.seen_by(&item.intent));
@@ -283,7 +283,8 @@ fn check(rows: &mut Rows, item: &Item) -> Result<Vec<Account>, Obstacle> {
         return Err(Obstacle::Frozen(freeze.scope.clone()));
     }
     if let Some(key) = item.session {
-        takes(rows.sessions.get(&key).map(|cell| &cell.value), item)?;
+        let footing = rows.footings.get(&item.intent.id);
+        takes(rows.sessions.get(&key).map(|cell| &cell.value), item, footing)?;
     }
     for (key, debit) in item.accounts.iter().zip(item.debits()) {
         let (jti, account) = (debit.jti.clone(), &rows.account(*key, &debit.jti).value);
@@ -319,19 +320,26 @@ fn check(rows: &mut Rows, item: &Item) -> Result<Vec<Account>, Obstacle> {
     earlier.map_or(Ok(debited), |earlier| Err(Obstacle::Duplicate(earlier)))
 }
 
-/// INVARIANT (halt): no cycle begins, and none is sent, in a session that is over or stopped.
+/// INVARIANT (halt): no cycle begins, and none is sent, in a session that is over or stopped. What somebody asks for anew
+/// is not sent either while it waits for people.
 /// INVARIANT (limits): nothing is sent beyond what people agreed to for its session, whenever they did.
-fn takes(session: Option<&Session>, item: &Item) -> Result<(), Obstacle> {
+fn takes(session: Option<&Session>, item: &Item, footing: Option<&Footing>) -> Result<(), Obstacle> {
     let Some(session) = session else { return Err(Obstacle::SessionChanged) };
     if item.sends() && session.limits.broken_by(item.intent.amount, item.intent.at_ms).is_some() {
         return Err(Obstacle::SessionChanged);
     }
     let Some(cycle) = &item.cycle else {
-        // It waited, or was sent before: whatever else waits by now, it may go on.
-        let stopped = matches!(session.state(), SessionState::Closed(_) | SessionState::Suspended);
+        let bears = match session.state() {
+            SessionState::Active => true,
+            // It was agreed to, or its next attempt is due: whatever else waits by now, it may go on.
+            SessionState::HemPending | SessionState::ClusterBlocked => {
+                footing.is_some_and(|footing| !footing.state.is_sent_when_asked())
+            }
+            SessionState::Closed(_) | SessionState::Suspended => false,
+        };
         // Who else has a say, for one, may be another since people agreed.
         let missed = item.judged.is_some_and(|epoch| epoch != session.epoch);
-        return if item.sends() && (stopped || missed) { Err(Obstacle::SessionChanged) } else { Ok(()) };
+        return if item.sends() && (!bears || missed) { Err(Obstacle::SessionChanged) } else { Ok(()) };
     };
     if cycle.epoch != session.epoch || session.state() != SessionState::Active {
         return Err(Obstacle::SessionChanged);

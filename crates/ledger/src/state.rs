@@ -135,6 +135,12 @@ impl State {
         matches!(self, State::Sent | State::InDoubt | State::Waiting | State::Reserved)
     }
 
+    /// Is what is here only sent because somebody asks for that: another attempt of what failed, a charge of what is set
+    /// aside?
+    pub(crate) fn is_sent_when_asked(self) -> bool {
+        matches!(self, State::Failed | State::Reserved)
+    }
+
     /// May an amendment, which only adds to what was settled, leave an action that is here in `to`?
     ///
     /// A failed action becomes executed when a late answer contradicts the record, or is to be undone from then on where that

@@ -10,8 +10,8 @@
 
 use action::{Action, ActionId, Catalogue, Environment, Request, Source, Subject, Tenant};
 use countersign_boundary::{
-    Across, Approved, Caller, Contradiction, Cycle, Decision, Earlier, Facts, Policies, Series, Verdict,
-    decide,
+    Across, Approved, Begun, Caller, Contradiction, Cycle, Decision, Earlier, Facts, Policies, Series,
+    Verdict, decide,
 };
 use mandate::{
     Account, Claims, Confidence, ContextPackage, Declaration, IntentRefusal, Mandate, ReasoningMode,
@@ -104,7 +104,7 @@ pub(crate) struct Governed {
     pub(crate) declaration: Result<Declaration, IntentRefusal>,
     pub(crate) context: ContextPackage,
     pub(crate) issuer: String,
-    pub(crate) begun: bool,
+    pub(crate) begun: Option<Begun>,
     pub(crate) steps_before: u64,
     pub(crate) confidence: Option<&'static str>,
     pub(crate) self_assessment: Option<&'static str>,
@@ -156,7 +156,7 @@ impl Governed {
                 prior_denial_count: 0,
             },
             issuer: "https://gw.example".into(),
-            begun: false,
+            begun: None,
             steps_before: 0,
             confidence: None,
             self_assessment: None,

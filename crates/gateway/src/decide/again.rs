@@ -76,6 +76,13 @@ pub(crate) struct Own {
     pub used: Usage,
 }
 
+impl Before {
+    /// Is it only sent because somebody asks for that: another attempt of what failed, a charge of what is set aside?
+    pub(super) fn is_asked_for(&self) -> bool {
+        matches!(self.stood, Stood::Failed | Stood::Reserved(_))
+    }
+}
+
 impl Own {
     /// The facts as they would be without it: it is not held against itself.
     pub(crate) fn taken_out_of(self, facts: &mut ledger::Facts) {

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use action::{Action, ActionId, AskedCycle, Request, Resources};
-use boundary::{Across, Contradiction, Decision, Reason};
+use boundary::{Across, Begun, Contradiction, Decision, Reason};
 use ledger::{Governed, Obstacle};
 use mandate::{
     Confidence, ContextPackage, Declaration, IntentRefusal, ReasoningMode, Resource, SessionState, Usage,
 };
 use tokio::sync::OwnedMutexGuard;
 
-use super::Asked;
 use super::case::Case;
+use super::{Asked, Before};
 use crate::authority::{PUBLIC_TOKEN, Standing};
 use crate::caller::Caller;
 use crate::gateway::Gateway;
@@ -29,6 +29,8 @@ pub(super) struct Cycle {
     branches: Vec<Action>,
     /// What it was when it was judged before, if its row is there already.
     before: Option<CycleRow>,
+    /// Somebody asks for another attempt, or for a charge.
+    asked_anew: bool,
     /// Principals who agreed to it.
     approved_by: Vec<Box<str>>,
     seen: Option<Seen>,
@@ -102,6 +104,7 @@ impl Gateway {
             }
             None => None,
         };
+        cycle.asked_anew = case.before().is_some_and(Before::is_asked_for);
         cycle.approved_by = case.resumed.as_ref().map(|it| it.principals.clone()).unwrap_or_default();
         let spent = case.standing.mandate.is_some() && context.remaining.exhausted().is_some();
         let turn = match spent {
@@ -198,7 +201,15 @@ impl Cycle {
     ) -> Result<Cycle, Error> {
         let asked = action.cycle.as_deref().cloned().unwrap_or_default();
         let branches = branches(&asked, rules)?;
-        Ok(Cycle { governed, asked, branches, before, approved_by: Vec::new(), seen: None })
+        Ok(Cycle {
+            governed,
+            asked,
+            branches,
+            before,
+            asked_anew: false,
+            approved_by: Vec::new(),
+            seen: None,
+        })
     }
 
     /// Its number: the one it has, asks for, or would be next.
@@ -215,9 +226,10 @@ impl Cycle {
     /// What is known of it, for the judge.
     pub(super) fn facts<'a>(&'a self, issuer: &'a str, standing: &Standing) -> Option<boundary::Cycle<'a>> {
         let seen = self.seen.as_ref()?;
-        let (session, begun) = (&self.governed.session, self.before.is_some());
+        let session = &self.governed.session;
+        let begun = self.begun();
         // Of those numbers some may be of declarations: it is the most that can have stood on this one.
-        let last = if begun { seen.context.sequence.saturating_sub(1) } else { session.sequence };
+        let last = if begun.is_some() { seen.context.sequence.saturating_sub(1) } else { session.sequence };
         let declared = seen.declaration.as_ref().map_or(last, |declared| declared.sequence);
         Some(boundary::Cycle {
             session,
@@ -238,6 +250,10 @@ impl Cycle {
             across: seen.across,
             extension_asked: seen.extension_asked,
         })
+    }
+
+    fn begun(&self) -> Option<Begun> {
+        self.before.as_ref().map(|_| if self.asked_anew { Begun::AskedAnew } else { Begun::GoesOn })
     }
 
     /// The principals of its cluster, who all have to agree where more than one has a say.

@@ -18,6 +18,7 @@ use crate::faults::{Dies, effects, found, until};
 use crate::house::{House, POLICY, Said};
 use crate::late::{NO_RETRY, house_of, house_with as house_that_is_told, same, settled};
 use crate::resolutions::resolve;
+use crate::retries::busy;
 use crate::sessions::{intent, other_agent, with};
 
 impl House {
@@ -369,6 +370,27 @@ async fn what_waits_for_people_stops_the_cycles_of_its_session_and_then_goes_on(
     let goes_on = GarAsk { ale_type: Some("ALE-009".into()), limit: 10, ..GarAsk::default() };
     let goes_on = house.gateway().gar(&house.operator, &goes_on).await.unwrap().items;
     assert_eq!(goes_on.iter().map(|it| &*it.event).collect::<Vec<_>>(), ["approved"]);
+    house.is_whole().await;
+}
+
+#[tokio::test]
+async fn nobody_has_a_cycle_tried_again_while_its_session_waits_for_people() {
+    let (house, bank) = house_of(Options::default(), NO_RETRY, same, |_| {}).await;
+    let (session, anna) = (house.declared("CHAIN").await, approver(&house, "anna"));
+    busy(&bank, 1);
+    let (failed, _) = house.cycle(&session, "a", &pay("acct-1", 2)).await.unwrap();
+    let (done, _) = house.cycle(&session, "b", &pay("acct-2", 3)).await.unwrap();
+    let (held, _) = house.cycle(&session, "c", &pay("acct-2", 4)).await.unwrap();
+    assert_eq!([failed.kind(), done.kind(), held.kind()], ["failed", "executed", "held"]);
+    for who in [&house.agent, &house.operator] {
+        let refused = house.gateway().retry(who, failed.id()).await.unwrap_err();
+        assert_eq!(refused.code, Code::StateConflict);
+        assert!(refused.to_string().contains("session_hem_pending"), "{refused}");
+    }
+    assert_eq!(bank.effects().count, 1);
+    house.gateway().reject(&anna, held.id(), None).await.unwrap();
+    assert_eq!(house.gateway().retry(&house.agent, failed.id()).await.unwrap().state, "COMPLETED");
+    assert_eq!(bank.effects().count, 2);
     house.is_whole().await;
 }
 
