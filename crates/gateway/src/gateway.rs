@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 
 use crate::admin::Hidden;
 use crate::approvals::{Challenges, Questions};
-use crate::audit::authority::{EVENTS, Unproven};
+use crate::audit::authority::{EVENTS, Unproven, lost_freezes};
 use crate::authority::Authority;
 use crate::buckets::Buckets;
 use crate::caller::Caller;
@@ -187,6 +187,7 @@ impl Gateway {
         for tenant in gateway.tenants.values() {
             gateway.keep_rules(&tenant.rules()).await.map_err(|error| error.to_string())?;
         }
+        gateway.put_back(lost_freezes(&stored)).await.map_err(|error| error.to_string())?;
         gateway.doubt_keys().await.map_err(|error| error.to_string())?;
         gateway.give_places().await.map_err(|error| error.to_string())?;
         Ok(Arc::new(gateway))

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::known::{UNKNOWN_AGENT, UNKNOWN_ARCHETYPE, must_be};
 use super::{event, named};
+use crate::audit::authority::{Frozen, tenant_of};
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
@@ -81,17 +82,29 @@ impl Gateway {
             include_rollback,
             at_ms: clock::now_ms(),
             by: caller.subject.as_str().into(),
-            reason: reason.clone().unwrap_or_default().into(),
+            reason: reason.unwrap_or_default().into(),
         };
-        let mut record = json!({
-            "by": caller.subject.as_str(), "reason": reason, "scope": scope.to_string(),
-            "tenant": caller.tenant.as_str(),
-        });
-        if include_rollback {
-            record["includeRollback"] = true.into();
-        }
-        self.ledger.freeze(freeze.clone(), event(tenant, "frozen", &record)).await.map_err(unavailable)?;
+        self.ledger.freeze(freeze.clone(), frozen(tenant, &freeze)).await.map_err(unavailable)?;
         Ok(freeze_view(&freeze))
+    }
+
+    /// Freezes again what an entry tells of and somebody took out of the store.
+    pub(crate) async fn put_back(&self, lost: Vec<(Frozen, i64)>) -> Result<(), Error> {
+        for (told, entry) in lost {
+            let scope = told.scope();
+            let tenant = tenant_of(&scope).cloned().unwrap_or_default();
+            // Nothing is done for a tenant that is not configured.
+            let Ok(tenant) = self.tenant(&tenant) else { continue };
+            let freeze = ledger::Freeze {
+                scope,
+                include_rollback: told.include_rollback,
+                at_ms: clock::now_ms(),
+                by: Subject::GATEWAY.into(),
+                reason: format!("put back: entry {entry} tells of it, and its row was gone").into(),
+            };
+            self.ledger.freeze(freeze.clone(), frozen(tenant, &freeze)).await.map_err(unavailable)?;
+        }
+        Ok(())
     }
 
     /// Lets go on what a freeze of exactly this scope stopped.
@@ -148,6 +161,17 @@ impl Gateway {
     }
 }
 
+fn frozen(tenant: &TenantState, freeze: &ledger::Freeze) -> ledger::Event {
+    let mut record = json!({
+        "by": &*freeze.by, "reason": (!freeze.reason.is_empty()).then_some(&*freeze.reason),
+        "scope": FreezeScope::of(&freeze.scope).to_string(), "tenant": tenant.tenant.as_str(),
+    });
+    if freeze.include_rollback {
+        record["includeRollback"] = true.into();
+    }
+    event(tenant, "frozen", &record)
+}
+
 impl FreezeScope {
     /// Reads `all`, `tenant`, `agent:X`, `archetype:X` or `provider:X`.
     pub fn parse(text: &str) -> Option<FreezeScope> {
@@ -172,7 +196,7 @@ impl FreezeScope {
         }
     }
 
-    fn within(&self, tenant: &Tenant) -> Scope {
+    pub(crate) fn within(&self, tenant: &Tenant) -> Scope {
         match self {
             FreezeScope::All => Scope::All,
             FreezeScope::Tenant => Scope::Tenant(tenant.clone()),

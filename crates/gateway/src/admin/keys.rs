@@ -13,7 +13,6 @@ use crate::gateway::Gateway;
 use crate::remember::unavailable;
 use crate::row::internal;
 use crate::tenants::TenantState;
-use crate::views::not_found;
 use crate::{Code, Error, clock};
 
 /// What a new API key is to be.
@@ -132,7 +131,11 @@ impl Gateway {
             .await
             .map_err(|error| named(error, "API key"))?;
         let keys = self.ledger.keys(&caller.tenant).await.map_err(unavailable)?;
-        keys.iter().find(|key| *key.id == *id).map(key_view).unwrap_or_else(|| Err(not_found("API key")))
+        let key = keys.iter().find(|key| *key.id == *id).ok_or_else(|| {
+            let why = "the API key has ended, but its stored row is gone or cannot be read";
+            Error::new(Code::Unavailable, why).hint("see `countersign audit verify`")
+        })?;
+        key_view(key)
     }
 
     /// The caller behind a bearer token.

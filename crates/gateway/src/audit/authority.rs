@@ -63,6 +63,13 @@ pub(super) fn findings(caller: &Caller, all: &Authority, last: i64) -> Vec<Trail
     found.collect()
 }
 
+/// Freezes that entries tell of, that nobody thawed and that are not stored, each with the entry that told of it last.
+pub(crate) fn lost_freezes(all: &Authority) -> Vec<(Frozen, i64)> {
+    let mut told = Told::of(all);
+    all.freezes.iter().for_each(|freeze| drop(told.take_freeze(freeze)));
+    told.freezes.into_values().map(|it| (it.made, it.entry)).collect()
+}
+
 /// What was, when the store was opened, not as its entries have it: it gives nobody any right. And the passkeys that an entry
 /// says have ended, which the rows are asked for with each use.
 #[derive(Debug, Default)]
@@ -517,9 +524,10 @@ impl EndedPrincipals {
     }
 }
 
+/// A freeze, as its record has it.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Frozen {
+pub(crate) struct Frozen {
     scope: Box<str>,
     #[serde(default)]
     by: Box<str>,
@@ -527,10 +535,21 @@ struct Frozen {
     /// Older records do not say it.
     tenant: Option<Box<str>>,
     #[serde(default)]
-    include_rollback: bool,
+    pub(crate) include_rollback: bool,
 }
 
 impl Frozen {
+    /// What it stopped; everything, where nobody can tell whose it was.
+    pub(crate) fn scope(&self) -> Scope {
+        let scope = FreezeScope::parse(&self.scope);
+        let tenant = self.tenant.as_deref().and_then(|tenant| Tenant::parse(tenant).ok());
+        match (scope, tenant) {
+            (Some(scope), Some(tenant)) => scope.within(&tenant),
+            (Some(scope @ FreezeScope::Provider(_)), None) => scope.within(&Tenant::default()),
+            _ => Scope::All,
+        }
+    }
+
     fn place(&self, act: &Enacted) -> Place {
         let reaches_all = *self.scope == *"all" || self.scope.starts_with("provider:");
         (act.tenant_ref.clone().filter(|_| !reaches_all), self.scope.clone())
@@ -550,7 +569,7 @@ impl Frozen {
 }
 
 /// Whose it stops, if not everybody's.
-fn tenant_of(scope: &Scope) -> Option<&Tenant> {
+pub(crate) fn tenant_of(scope: &Scope) -> Option<&Tenant> {
     match scope {
         Scope::All | Scope::Provider(_) => None,
         Scope::Tenant(tenant) | Scope::Agent(tenant, _) | Scope::Archetype(tenant, _) => Some(tenant),

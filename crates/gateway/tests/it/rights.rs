@@ -1,7 +1,7 @@
 //! Who may do what, altered in the store: it gives nobody any right, is named, and keeps nobody from the rest.
 
 use action::Subject;
-use countersign_gateway::{AuditAsk, Code, CreatedKey, FreezeScope, KeyAsk, Role};
+use countersign_gateway::{AuditAsk, Code, CreatedKey, FreezeAsk, FreezeScope, KeyAsk, Role};
 use sha2::{Digest, Sha256};
 
 use crate::house::House;
@@ -73,10 +73,18 @@ async fn whoever_takes_the_keys_out_of_the_store_is_given_none() {
 #[tokio::test]
 async fn an_api_key_ends_whatever_its_row_says_it_hashes_to() {
     let house = House::new().await;
-    let alice = key(&house, "alice", Role::Approver).await;
-    alter(&house, "UPDATE api_key SET hash = zeroblob(32)");
-    house.gateway().revoke_key(&house.admin, &alice.key.id).await.unwrap();
-    assert!(!may_enter(&house, &alice.secret).await);
+    for altered in
+        ["UPDATE api_key SET hash = zeroblob(32)", "UPDATE api_key SET hash = x'00'", "DELETE FROM api_key"]
+    {
+        let alice = key(&house, "alice", Role::Approver).await;
+        alter(&house, &format!("{altered} WHERE id = '{}'", alice.key.id));
+        let ended = house.gateway().revoke_key(&house.admin, &alice.key.id).await;
+        assert!(ended.is_ok_and(|key| key.revoked_at.is_some()) || !altered.contains("zero"), "{altered}");
+        assert!(!may_enter(&house, &alice.secret).await, "{altered}");
+    }
+    let bob = key(&house, "bob", Role::Approver).await;
+    house.gateway().revoke_key(&house.admin, &bob.key.id).await.unwrap();
+    assert!(house.gateway().revoke_key(&house.admin, &bob.key.id).await.is_err(), "it has ended");
 }
 
 #[tokio::test]
@@ -148,16 +156,34 @@ async fn a_freeze_that_cannot_be_read_stops_everything_until_somebody_thaws_it()
     assert_eq!(all[0].scope, FreezeScope::All);
     assert!(all[0].reason.as_deref().unwrap().contains("row 1 of `freeze`"), "{all:?}");
     let told = found(&house).await;
-    assert!(told.iter().any(|it| it.what == "row 1 of the table `freeze` cannot be read"), "{told:?}");
-    // It is still told of, and so it has to be frozen again before all is let go.
+    assert!(told.iter().any(|it| it.what == "row 2 of the table `freeze` cannot be read"), "{told:?}");
+    // What it was meant to stop is on record, and stopped besides.
     let scope = FreezeScope::Archetype("PAYMENT_TRANSFER".to_owned());
-    house.gateway().freeze(&house.operator, scope.clone().into()).await.unwrap();
+    assert_eq!(all[1].scope, scope);
     house.gateway().thaw(&house.admin, FreezeScope::All).await.unwrap();
     assert_eq!(findings(&house).await, 0);
     assert_eq!(house.said("k2", &house.payment("acct-1", "1.00")).await.code(), "EP_FROZEN");
     house.gateway().thaw(&house.operator, scope).await.unwrap();
     house = house.restart().await;
     assert_eq!(house.said("k3", &house.payment("acct-1", "1.00")).await.kind(), "executed");
+}
+
+#[tokio::test]
+async fn a_freeze_that_somebody_took_out_of_the_store_is_put_back_until_it_is_thawed() {
+    let mut house = House::new().await;
+    let scope = FreezeScope::Agent(house.agent.subject.clone());
+    let ask = FreezeAsk { include_rollback: true, ..scope.clone().into() };
+    house.gateway().freeze(&house.operator, ask).await.unwrap();
+    for _ in 0..2 {
+        house = restarted_with(house, "DELETE FROM freeze").await;
+        assert_eq!(house.said("k", &house.payment("acct-1", "1.00")).await.code(), "EP_FROZEN");
+        let freezes = house.gateway().freezes(&house.operator).await.unwrap();
+        assert_eq!((&freezes[0].scope, freezes[0].include_rollback, freezes.len()), (&scope, true, 1));
+        assert_eq!(findings(&house).await, 0);
+    }
+    house.gateway().thaw(&house.operator, scope).await.unwrap();
+    house = house.restart().await;
+    assert_eq!(house.said("k2", &house.payment("acct-1", "1.00")).await.kind(), "executed");
 }
 
 #[tokio::test]

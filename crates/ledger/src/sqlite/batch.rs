@@ -62,6 +62,8 @@ pub(crate) struct Batch<'a> {
     pub(super) write: Statements<'a>,
     pub(super) sealer: Option<&'a dyn Sealer>,
     pub(super) keys: Vec<ApiKey>,
+    /// Keys that end with the batch, by tenant and id.
+    pub(super) ended_keys: Vec<(Tenant, Box<str>)>,
     /// The keys of principals, if the batch changed them.
     pub(super) principals: Option<Vec<PrincipalKey>>,
     pub(super) refusals: Vec<([u8; 32], ActionId, i64)>,
@@ -91,6 +93,7 @@ impl<'a> Batch<'a> {
             write,
             sealer,
             keys: Vec::new(),
+            ended_keys: Vec::new(),
             principals: None,
             refusals: Vec::new(),
             begun: Vec::new(),

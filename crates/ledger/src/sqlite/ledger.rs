@@ -257,12 +257,17 @@ impl Ledger for Sqlite {
             let sql = "UPDATE principal_key SET revoked = ?4
                        WHERE tenant = ?1 AND issuer = ?2 AND kid = ?3 AND revoked IS NULL";
             let values = params![tenant.as_str(), issuer, kid, event.at_ms];
-            if batch.db.prepare_cached(sql)?.execute(values)? == 0 {
+            let mut ended = batch.db.prepare_cached(sql)?.execute(values)?;
+            // Its row may have been taken out of the store by somebody else.
+            for key in batch.principals().iter_mut().filter(|key| key.revoked_ms.is_none()) {
+                if key.tenant == tenant && key.issuer == issuer && key.kid == kid {
+                    key.revoked_ms = Some(event.at_ms);
+                    ended += 1;
+                }
+            }
+            if ended == 0 {
                 return Ok(Err(Error::Absent(kid.clone())));
             }
-            let ended =
-                |key: &&mut PrincipalKey| key.tenant == tenant && key.issuer == issuer && key.kid == kid;
-            batch.principals().iter_mut().filter(ended).for_each(|key| key.revoked_ms = Some(event.at_ms));
             batch.event(&event).map(Ok)
         })
     }
@@ -341,12 +346,13 @@ impl Ledger for Sqlite {
         self.perform(move |batch| {
             let sql = "UPDATE api_key SET revoked = ?3 WHERE tenant = ?1 AND id = ?2 AND revoked IS NULL";
             let values = params![tenant.as_str(), id, event.at_ms];
-            if batch.db.prepare_cached(sql)?.execute(values)? == 0 {
+            let ended = batch.db.prepare_cached(sql)?.execute(values)?;
+            // Its row may have been taken out of the store by somebody else.
+            let opens = batch.shared.hot().keys.values().any(|key| key.tenant == tenant && key.id == id);
+            if ended == 0 && !opens {
                 return Ok(Err(Error::Absent(id.clone())));
             }
-            let keys = read::legible(read::keys(batch.db, Some(&tenant))?);
-            let revoked = keys.into_iter().find(|key| key.id == id);
-            revoked.into_iter().for_each(|key| batch.put_key(key));
+            batch.ended_keys.push((tenant.clone(), id.clone()));
             batch.event(&event).map(Ok)
         })
     }
@@ -411,7 +417,7 @@ impl Ledger for Sqlite {
         after: Option<i64>,
         limit: u32,
     ) -> Answer<'a, Page<Governed>> {
-        self.look(move |db| Ok(page(session::sessions(db, tenant, of, after, limit)?, limit, |it| it.row)))
+        self.look(move |db| session::sessions(db, tenant, of, after, limit))
     }
 
     fn sessions_under<'a>(&'a self, tenant: &'a Tenant, jti: &'a str) -> Answer<'a, Vec<Governed>> {

@@ -720,8 +720,8 @@ pub(crate) fn stops(db: &Connection) -> Sql<Vec<Freeze>> {
         tracing::error!(
             table,
             row,
-            "a stored freeze cannot be read, so everything is frozen: see in the audit trail what was frozen, freeze that \
-             again, and then thaw `all`"
+            "a stored freeze cannot be read, so everything is frozen: see that what the audit trail tells of is frozen, \
+             and then thaw `all`"
         );
         Freeze {
             scope: Scope::All,
@@ -729,7 +729,7 @@ pub(crate) fn stops(db: &Connection) -> Sql<Vec<Freeze>> {
             at_ms: 0,
             by: Subject::GATEWAY.into(),
             reason: format!(
-                "row {row} of `{table}` cannot be read; freeze again what was frozen, then thaw `all`"
+                "row {row} of `{table}` cannot be read; see that all is frozen that is to be, then thaw `all`"
             )
             .into(),
         }

@@ -103,11 +103,11 @@ impl Batch<'_> {
             hot.principals = Arc::new(principals);
         }
         for key in self.keys {
-            match key.revoked_ms {
-                // By its name: whoever altered the row's hash must not keep the secret alive.
-                Some(_) => hot.keys.retain(|_, it| it.id != key.id),
-                None => drop(hot.keys.insert(key.hash, Arc::new(key))),
-            }
+            hot.keys.insert(key.hash, Arc::new(key));
+        }
+        for (tenant, id) in self.ended_keys {
+            // By its name: whoever altered the row must not keep the secret alive.
+            hot.keys.retain(|_, it| it.id != id || it.tenant != tenant);
         }
         for (cycle, record) in self.begun {
             hot.begun.insert(cycle, record);
