@@ -261,6 +261,11 @@ pub(crate) fn fits(event: &str, recovering: bool, session: &str) -> Result<(), E
     }
 }
 
+/// Does an agent end its session, and so leave its cluster? It does not get out of what people have to decide.
+pub(crate) fn leaves(event: Option<SessionEvent>) -> bool {
+    matches!(event, Some(SessionEvent::Closed { by_agent: true, .. }))
+}
+
 /// What breaks a mandate's envelope, now that it is known what an action used and not only what was debited for it.
 pub(crate) fn breaches(
     settlement: &Settlement,

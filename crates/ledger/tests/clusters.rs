@@ -337,12 +337,21 @@ fn only_people_let_a_member_out_of_a_cluster_that_is_held() {
         by_person("s-1", Deed::Hold { reason: None });
         for session in ["s-1", "s-2"] {
             refused(ledger, session, Deed::Leave, R::State(ClusterState::MandateHold));
+            let closed = wait(ledger.turn(closes(session, true)));
+            assert!(matches!(closed, Err(Error::Cluster(R::State(ClusterState::MandateHold)))), "{closed:?}");
         }
-        assert_eq!(by_person("s-2", Deed::Leave).cluster.cluster.members.len(), 1);
+        wait(ledger.turn(closes("s-2", false))).unwrap();
+        assert_eq!(cluster(ledger).cluster.members.len(), 1);
         by_person("s-1", Deed::Release);
         done(ledger, "s-1", Deed::Leave).unwrap();
         wait(ledger.verify()).unwrap();
     });
+}
+
+fn closes(session: &str, by_agent: bool) -> Turn {
+    let (tenant, session, record) = (Tenant::default(), session.into(), event("session_closed"));
+    let event = Some(SessionEvent::Closed { completion: Completion::Complete, by_agent });
+    Turn { tenant, session, event, cause: None, record }
 }
 
 #[test]
@@ -350,16 +359,7 @@ fn a_session_that_ends_is_no_member_any_more_and_frees_who_waits_for_it() {
     on_every_sealed_ledger(|ledger| {
         cluster_of(ledger, 2);
         done(ledger, "s-1", wait_for("s-2")).unwrap();
-        let record = event("session_closed");
-        let closes = SessionEvent::Closed(Completion::Complete);
-        let turn = Turn {
-            tenant: Tenant::default(),
-            session: "s-2".into(),
-            event: Some(closes),
-            cause: None,
-            record,
-        };
-        let (ended, session) = wait(ledger.turn(turn)).unwrap();
+        let (ended, session) = wait(ledger.turn(closes("s-2", true))).unwrap();
         assert_eq!(session.next_record, 3, "as it was with the record of its end");
         assert_eq!(events(ledger, "s-2")[2..], ["session_closed", "cluster_left"]);
         let records = wait(ledger.records(&Tenant::default(), "s-2", Some(2), 10)).unwrap();

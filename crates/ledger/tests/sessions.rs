@@ -11,14 +11,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use action::Tenant;
 use common::*;
 use ledger::{
-    Admitted, BUDGET_BREACHED, Basis, Cycle, Debit, Declared, Declaring, Error, Hold, Ledger, Memory,
-    Obstacle, Opening, Options, RECOVERY_COMPLETE, RECOVERY_INITIATED, Record, Sealer, Settlement, Sqlite,
-    State, Turn, Used, sealed, session_of,
+    Admitted, BUDGET_BREACHED, Basis, Cycle, Debit, Declared, Declaring, Deferral, Draft, Error, Hold,
+    Ledger, Memory, Obstacle, Opening, Options, RECOVERY_COMPLETE, RECOVERY_INITIATED, RESERVED, Record,
+    Sealer, Settlement, Sqlite, State, Turn, Used, sealed, session_of,
 };
 use mandate::{
     ApprovedLimits, Completion, Halt, Limits, ResourceEnvelope, Session, SessionEvent, SessionRefusal,
     SessionState, Usage,
 };
+use proptest::prelude::*;
 use serde_json::json;
 
 /// Signs by counting: what it signed is told apart by its length.
@@ -103,7 +104,11 @@ fn records_are_numbered_without_a_gap_and_each_names_its_cause() {
         let other = admitted(ledger, admission("b"));
         wait(ledger.settle(settlement(other, State::Executed, "b"))).unwrap();
         wait(ledger.settle(settlement(id, State::Executed, "a"))).unwrap();
-        wait(ledger.turn(turn("s-1", Some(SessionEvent::Closed(Completion::Complete))))).unwrap();
+        wait(ledger.turn(turn(
+            "s-1",
+            Some(SessionEvent::Closed { completion: Completion::Complete, by_agent: false }),
+        )))
+        .unwrap();
         let found = records(ledger, "s-1");
         let said: Vec<_> = found.iter().map(|record| session_of(&record.entry).unwrap()).collect();
         assert_eq!(said.iter().map(|it| it.seq).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
@@ -182,7 +187,7 @@ fn a_cycle_begins_only_in_the_active_session_it_was_judged_in() {
         let ledger = &*ledger;
         let ends = [
             Some(SessionEvent::Suspended),
-            Some(SessionEvent::Closed(Completion::Partial)),
+            Some(SessionEvent::Closed { completion: Completion::Partial, by_agent: false }),
             Some(SessionEvent::Revoked(Halt::Clean)),
         ];
         for (n, end) in ends.into_iter().enumerate() {
@@ -293,7 +298,10 @@ fn a_session_waits_for_people_until_they_have_decided() {
         assert!(matches!(resume(ledger, id, admission("a")), Admitted::New { .. }));
         let now = stands(ledger, "s-1");
         assert_eq!((now.state(), now.held, now.in_flight), (SessionState::Active, 0, 1));
-        let busy = wait(ledger.turn(turn("s-1", Some(SessionEvent::Closed(Completion::Complete)))));
+        let busy = wait(ledger.turn(turn(
+            "s-1",
+            Some(SessionEvent::Closed { completion: Completion::Complete, by_agent: false }),
+        )));
         assert!(matches!(busy, Err(Error::Session(SessionRefusal::InFlight { actions: 1 }))));
         let done = ledger::Settlement { by: ledger::By::Holder(2), ..settlement(id, State::Executed, "a") };
         wait(ledger.settle(done)).unwrap();
@@ -313,6 +321,144 @@ fn a_session_waits_for_people_until_they_have_decided() {
         );
         wait(ledger.verify()).unwrap();
     });
+}
+
+#[test]
+fn what_somebody_asks_for_anew_is_not_sent_while_the_session_waits_for_people() {
+    on_every_sealed_ledger(|ledger| {
+        let ledger = &*ledger;
+        begun(ledger, "s-1", "i-1");
+        let failed = admitted(ledger, in_session("failed", "s-1", 2));
+        wait(ledger.settle(settlement(failed, State::Failed, "failed"))).unwrap();
+        let reserved = admitted(ledger, in_session("reserved", "s-1", 3));
+        wait(ledger.defer(reserving(reserved, 1))).unwrap();
+        let waiting = admitted(ledger, in_session("waiting", "s-1", 4));
+        wait(ledger.defer(deferral(waiting, 1, NOW + 100))).unwrap();
+        let held = admitted(ledger, holding(in_session("held", "s-1", 5), hold(NOW + 1000)));
+        let retry = || send_again(ledger, failed, Basis::Failed { token: 1 }, admission("failed"));
+        let charge = || send_again(ledger, reserved, Basis::Sent { token: 2 }, admission("reserved"));
+        for asked in [retry(), charge()] {
+            assert_eq!(asked, Admitted::Refused(Obstacle::SessionChanged));
+        }
+        let due = send_again(ledger, waiting, Basis::Sent { token: 1 }, admission("waiting"));
+        assert!(matches!(due, Admitted::New { .. }), "nobody asked for it");
+        wait(ledger.reject(approval(held, "bob"), 0, settlement(held, State::Refused, "held"))).unwrap();
+        for asked in [retry(), charge()] {
+            assert!(matches!(asked, Admitted::New { .. }));
+        }
+        assert_eq!(stands(ledger, "s-1").in_flight, 3);
+    });
+}
+
+fn reserving(action: action::ActionId, token: u32) -> Deferral {
+    let entry = Draft { state: Some("EXECUTING"), ..draft(RESERVED) };
+    Deferral { state: State::Reserved, entry, ..deferral(action, token, NOW + 1000) }
+}
+
+/// One thing that happens to an action of a session, or to the session.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Admit,
+    Hold,
+    Approve,
+    Reject,
+    SendApproved,
+    SendAgain,
+    Retry,
+    Settle(State),
+    Defer(State),
+    Suspend,
+}
+
+fn step() -> impl Strategy<Value = (usize, Step)> {
+    let settled = [State::InDoubt, State::Executed, State::Failed, State::Refused, State::ReleaseFailed];
+    let deferred = [State::Waiting, State::Reserved, State::Challenged, State::Checking, State::RollingBack];
+    let step = prop_oneof![
+        3 => Just(Step::Admit),
+        3 => Just(Step::Hold),
+        4 => Just(Step::Approve),
+        2 => Just(Step::Reject),
+        4 => Just(Step::SendApproved),
+        4 => Just(Step::SendAgain),
+        4 => Just(Step::Retry),
+        9 => prop::sample::select(settled.to_vec()).prop_map(Step::Settle),
+        5 => prop::sample::select(deferred.to_vec()).prop_map(Step::Defer),
+        1 => Just(Step::Suspend),
+    ];
+    (0..4_usize, step)
+}
+
+/// What may not happen is refused; whatever happens, the session knows how many of its actions wait and are under way.
+fn happen(ledger: &dyn Ledger, steps: &[(usize, Step)]) {
+    begun(ledger, "s-1", "i-1");
+    let mut ids = [None; 4];
+    for (n, (number, step)) in steps.iter().enumerate() {
+        let (key, sequence) = (format!("k{number}"), stands(ledger, "s-1").sequence + 1);
+        let new = ledger::Admission {
+            cycle: cycle("s-1", stands(ledger, "s-1").epoch, sequence),
+            ..admission(&key)
+        };
+        let before = stored(ledger, ids[*number]);
+        let waits = stands(ledger, "s-1").held > 0;
+        match (step, &before) {
+            (Step::Admit | Step::Hold, None) => {
+                let new = if matches!(step, Step::Hold) { holding(new, hold(NOW + 1000)) } else { new };
+                let id = new.intent.id;
+                ids[*number] = matches!(admit(ledger, new), Admitted::New { .. }).then_some(id);
+            }
+            (_, None) | (Step::Admit | Step::Hold, _) => {}
+            (Step::Approve, Some(it)) => drop(wait(ledger.approve(approval(it.id, "bob")))),
+            (Step::Reject, Some(it)) => {
+                drop(wait(ledger.reject(approval(it.id, "eve"), 0, settlement(it.id, State::Refused, "no"))));
+            }
+            (Step::SendApproved, Some(it)) => drop(resume(ledger, it.id, admission(&key))),
+            (Step::SendAgain, Some(it)) => {
+                drop(send_again(ledger, it.id, Basis::Sent { token: it.token }, admission(&key)));
+            }
+            (Step::Retry, Some(it)) => {
+                drop(send_again(ledger, it.id, Basis::Failed { token: it.token }, admission(&key)));
+            }
+            (Step::Settle(to), Some(it)) => {
+                let by = ledger::By::Holder(it.token);
+                drop(wait(ledger.settle(Settlement { by, ..settlement(it.id, *to, &format!("o{n}")) })));
+            }
+            (Step::Defer(to), Some(it)) => {
+                drop(wait(ledger.defer(Deferral { state: *to, ..deferral(it.id, it.token, NOW + 1000) })));
+            }
+            (Step::Suspend, _) => drop(wait(ledger.turn(turn("s-1", Some(SessionEvent::Suspended))))),
+        }
+        let after = stored(ledger, ids[*number]).map(|it| it.state);
+        let begins = matches!(before.map(|it| it.state), None | Some(State::Failed | State::Reserved));
+        assert!(!(waits && begins && after == Some(State::Sent)), "{step:?} while people are asked");
+        let all = || ids.iter().filter_map(|id| stored(ledger, *id)).map(|it| it.state);
+        let waiting = all().filter(|it| it.waits()).count();
+        let under_way = all().filter(|it| !it.waits() && !it.is_amended()).count();
+        let session = stands(ledger, "s-1");
+        assert_eq!((session.held as usize, session.in_flight as usize), (waiting, under_way), "{step:?}");
+    }
+}
+
+fn stored(ledger: &dyn Ledger, id: Option<action::ActionId>) -> Option<ledger::Stored> {
+    wait(ledger.action(&Tenant::default(), id?)).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+    #[test]
+    fn a_session_knows_how_many_of_its_actions_wait_and_are_under_way(
+        steps in prop::collection::vec(step(), 1..80),
+    ) {
+        happen(&Memory::new("chain-1", NOW).unwrap().sealed_by(Arc::new(Counting)), &steps);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
+    #[test]
+    fn so_it_does_where_everything_is_durable(steps in prop::collection::vec(step(), 40..80)) {
+        let directory = tempfile::tempdir().unwrap();
+        happen(&sealed_sqlite(directory.path()), &steps);
+    }
 }
 
 /// An approval that goes no further for the rest of the session.

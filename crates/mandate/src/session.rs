@@ -183,7 +183,12 @@ pub enum SessionEvent {
     /// Nothing begins any more: it is about to end.
     Suspended,
     /// Its agent or principal ends it.
-    Closed(Completion),
+    Closed {
+        /// How.
+        completion: Completion,
+        /// Its agent does: once it is stopped that is not the agent's to say.
+        by_agent: bool,
+    },
     /// It is revoked and left so.
     Revoked(Halt),
 }
@@ -297,10 +302,13 @@ impl Session {
             (_, E::Limited(limits)) => (next.limits, next.epoch) = (self.limits.and(limits), self.epoch + 1),
             (_, E::Unblocked) if self.blocked_ms.is_some() => next.blocked_ms = None,
             (_, E::Suspended) => (next.suspended, next.epoch) = (true, self.epoch + 1),
-            (_, E::Closed(_)) if self.held + self.in_flight > 0 => {
+            (SessionState::Suspended, E::Closed { by_agent: true, .. }) => return refused,
+            (_, E::Closed { .. }) if self.held + self.in_flight > 0 => {
                 return Err(SessionRefusal::InFlight { actions: self.held + self.in_flight });
             }
-            (_, E::Closed(completion)) => (next.closed, next.epoch) = (Some(completion), self.epoch + 1),
+            (_, E::Closed { completion, .. }) => {
+                (next.closed, next.epoch) = (Some(completion), self.epoch + 1);
+            }
             (_, E::Revoked(halt)) => {
                 (next.closed, next.halt) = (Some(Completion::Revoked), Some(halt));
                 next.epoch = self.epoch + 1;

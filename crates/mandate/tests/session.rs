@@ -25,7 +25,7 @@ fn in_state(state: S) -> Session {
         S::HemPending => vec![E::Held { sequence: 1 }],
         S::Suspended => vec![E::Suspended],
         S::Closed(Completion::Revoked) => vec![E::Revoked(Halt::Clean)],
-        S::Closed(completion) => vec![E::Closed(completion)],
+        S::Closed(completion) => vec![E::Closed { completion, by_agent: false }],
     };
     let found = after(&session(), &events);
     assert_eq!(found.state(), state);
@@ -49,7 +49,7 @@ fn every_event_in_every_state() {
         E::Blocked { at_ms: 6 },
         E::Unblocked,
         E::Suspended,
-        E::Closed(Completion::Partial),
+        E::Closed { completion: Completion::Partial, by_agent: false },
         E::Revoked(Halt::Partial),
         E::Limited(ApprovedLimits::default()),
     ];
@@ -151,9 +151,12 @@ fn an_action_is_counted_until_it_is_settled() {
     assert_eq!((it.in_flight, it.held, it.cycles, it.sequence), (1, 1, 2, 2));
     let it = after(&it, &[E::Decided { sent: true }]);
     assert_eq!((it.in_flight, it.held, it.state()), (2, 0, S::Active));
-    let closes = it.step(E::Closed(Completion::Complete));
+    let closes = it.step(E::Closed { completion: Completion::Complete, by_agent: false });
     assert_eq!(closes, Err(SessionRefusal::InFlight { actions: 2 }));
-    let it = after(&it, &[E::Settled, E::Settled, E::Closed(Completion::Complete)]);
+    let it = after(
+        &it,
+        &[E::Settled, E::Settled, E::Closed { completion: Completion::Complete, by_agent: false }],
+    );
     assert_eq!((it.in_flight, it.closed), (0, Some(Completion::Complete)));
 }
 
@@ -190,7 +193,11 @@ fn a_number_is_used_once_by_whatever_used_it() {
 #[test]
 fn what_a_judgement_must_not_miss_raises_the_epoch() {
     let it = session();
-    for event in [E::Suspended, E::Closed(Completion::Complete), E::Revoked(Halt::Clean)] {
+    for event in [
+        E::Suspended,
+        E::Closed { completion: Completion::Complete, by_agent: false },
+        E::Revoked(Halt::Clean),
+    ] {
         assert_eq!(after(&it, &[event]).epoch, 1, "{event:?}");
     }
     assert_eq!(after(&it, &[E::Denied { sequence: None }]).epoch, 1, "trust and policies look at denials");
@@ -230,7 +237,7 @@ fn event() -> impl Strategy<Value = E> {
         Just(E::Regrouped),
         limits().prop_map(E::Limited),
         Just(E::Suspended),
-        prop_oneof![9 => Just(E::Settled), 1 => Just(E::Closed(Completion::Complete))],
+        prop_oneof![9 => Just(E::Settled), 1 => Just(E::Closed { completion: Completion::Complete, by_agent: false })],
         prop_oneof![9 => Just(E::Settled), 1 => Just(E::Revoked(Halt::Unknown))],
     ]
 }

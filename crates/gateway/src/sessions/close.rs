@@ -20,7 +20,6 @@ use crate::admin::{event, named};
 use crate::alert::Alert;
 use crate::caller::{Caller, Deed, Role};
 use crate::gateway::Gateway;
-use crate::remember::unavailable;
 use crate::row::internal;
 use crate::{Code, Error};
 
@@ -54,25 +53,11 @@ impl Gateway {
         caller.must(Deed::Halt)?;
         may_end(caller.role, ask.completion)?;
         let governed = self.governed(caller, id).await?;
-        if caller.role == Role::Agent && governed.session.suspended {
-            return Err(Error::new(Code::StateConflict, "the session is SUSPENDED; an operator ends it"));
-        }
-        if caller.role == Role::Agent {
-            self.must_be_free(&governed).await?;
-        }
         match ask.completion {
             Completion::Revoked => self.revoke_session(caller, &governed, ask.reason.as_deref()).await,
             Completion::Complete => self.end(caller, &governed, ask, "ALE-005").await,
             Completion::Partial => self.end(caller, &governed, ask, "ALE-003").await,
         }
-    }
-
-    /// Who closes a session leaves its cluster with it, and does not get out of what people have to decide.
-    async fn must_be_free(&self, governed: &Governed) -> Result<(), Error> {
-        let id = &governed.session.id;
-        let cluster = self.ledger.cluster_of(&governed.tenant, id).await.map_err(unavailable)?;
-        let free = cluster.map_or(Ok(()), |it| it.cluster.must_be_free());
-        free.map_err(|refusal| clusters::refused(refusal, id, &["", ""]))
     }
 
     async fn end(
@@ -86,7 +71,9 @@ impl Gateway {
         let fields = walked.fields(&governed.session, caller.subject.as_str(), ask.reason.as_deref());
         let completion = ask.completion.as_str();
         let record = ale(code, fields, json!({"by": caller.subject.as_str(), "completionState": completion}));
-        let turn = self.turn(governed, SessionEvent::Closed(ask.completion), None, CLOSED, &record)?;
+        let closes =
+            SessionEvent::Closed { completion: ask.completion, by_agent: caller.role == Role::Agent };
+        let turn = self.turn(governed, closes, None, CLOSED, &record)?;
         let (_, session) = self.ledger.turn(turn).await.map_err(|error| not_ended(error, &walked))?;
         self.closed(governed, session, Vec::new()).await
     }
@@ -313,7 +300,11 @@ pub(super) fn not_ended(error: ledger::Error, walked: &Walked) -> Error {
         ledger::Error::Session(SessionRefusal::State(SessionState::Closed(how))) => {
             conflict(format!("the session is over: {}", how.as_str()))
         }
+        ledger::Error::Session(SessionRefusal::State(SessionState::Suspended)) => {
+            conflict("the session is SUSPENDED; an operator ends it".to_owned())
+        }
         ledger::Error::Session(_) => conflict("the session does not end now".to_owned()),
+        ledger::Error::Cluster(refusal) => clusters::refused(refusal, "", &["", ""]),
         other => named(other, "session"),
     }
 }

@@ -330,6 +330,22 @@ async fn what_is_under_way_keeps_a_session_open_unless_it_is_revoked() {
 }
 
 #[tokio::test]
+async fn a_session_that_cannot_be_read_keeps_no_other_from_its_end() {
+    let house = House::new().await;
+    let (bad, good) = (house.opened().await, house.opened().await);
+    let altered = "UPDATE session SET limit_minor = 1, limit_currency = '?' WHERE id = ?";
+    assert_eq!(house.store().execute(altered, [&bad.session_id]).unwrap(), 1);
+    let house = house.restart().await;
+    let listed = house.gateway().sessions(&house.agent, None, 10).await.unwrap().items;
+    assert_eq!(listed.iter().map(|it| &it.session_id).collect::<Vec<_>>(), [&good.session_id]);
+    let unread = house.gateway().session(&house.agent, &bad.session_id).await.unwrap_err();
+    assert_eq!(unread.code, Code::Unavailable);
+    house.gateway().revoke_mandate(&house.operator, &good.mandate_id, None).await.unwrap();
+    let view = house.gateway().session(&house.agent, &good.session_id).await.unwrap();
+    assert_eq!((view.state, view.completion), ("CLOSED", Some("REVOKED")));
+}
+
+#[tokio::test]
 async fn sessions_and_their_numbers_outlive_a_restart() {
     let house = House::new().await;
     let opened = house.opened().await;

@@ -9,7 +9,7 @@ use mandate::{Session, SessionEvent, Usage};
 use super::World;
 use crate::admit::{Cell, Item};
 use crate::entry;
-use crate::session::{Sealer, UNSEALED, after, breaches, fits, limited, moved};
+use crate::session::{Sealer, UNSEALED, after, breaches, fits, leaves, limited, moved};
 use crate::stored::page;
 use crate::{
     Approval, Cycle, Declared, Declaring, Error, Event, Governed, Heard, Intention, Lapse, Lapsed, Mandate,
@@ -330,6 +330,9 @@ impl World {
         let Turn { tenant, session, event, cause, record } = turn;
         let key = identity::session(&tenant, &session);
         let governed = self.governed(&tenant, &session).ok_or(Error::Absent(session))?;
+        if let Some(found) = self.cluster_of(&tenant, &governed.session.id).filter(|_| leaves(event)) {
+            found.cluster.must_be_free().map_err(Error::Cluster)?;
+        }
         fits(record.event, self.sessions.recovering.contains_key(&key), &governed.session.id)?;
         if let Some(event) = event {
             let stands = governed.session.step(event).map_err(Error::Session)?;

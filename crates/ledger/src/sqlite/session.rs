@@ -10,12 +10,13 @@ use super::batch::{Batch, unwritable};
 use super::read::{self, Sql};
 use crate::admit::{Cell, Item};
 use crate::entry::{self, event_of};
-use crate::session::{LIMITED, Sealer, UNSEALED, after, breaches, fits, limited, moved, says_limits};
+use crate::session::{LIMITED, Sealer, UNSEALED, after, breaches, fits, leaves, limited, moved, says_limits};
 use crate::sqlite::write::Fate;
+use crate::stored::page;
 use crate::{
     Approval, Declared, Declaring, Draft, Error, Event, Governed, Heard, Intention, Lapse, Lapsed, Opening,
-    RECOVERY_COMPLETE, RECOVERY_INITIATED, Record, Recovering, SecurityEvent, Settlement, State, Turn, Used,
-    identity,
+    Page, RECOVERY_COMPLETE, RECOVERY_INITIATED, Record, Recovering, SecurityEvent, Settlement, State, Turn,
+    Used, identity,
 };
 use action::{ActionId, Currency, Money, Subject, Tenant};
 
@@ -294,6 +295,12 @@ impl<'a> Batch<'a> {
         if recovers && let Err(error) = fits(record.event, recovery_of(self.db, key)?.is_some(), name) {
             return Ok(Err(error));
         }
+        if leaves(*event)
+            && let Some(found) = super::cluster::of(self.db, tenant, name)?
+            && let Err(refusal) = found.cluster.must_be_free()
+        {
+            return Ok(Err(Error::Cluster(refusal)));
+        }
         let Some(cell) = self.session(key)? else { return Err(unfit("the session is gone")) };
         match event.map(|event| cell.value.step(event)) {
             Some(Ok(session)) => cell.set(session),
@@ -474,12 +481,14 @@ pub(crate) fn sessions(
     of: Option<&Subject>,
     after: Option<i64>,
     limit: u32,
-) -> Sql<Vec<Governed>> {
+) -> Sql<Page<Governed>> {
     let sql = format!(
         "{SESSION} WHERE tenant = ?1 AND (?2 IS NULL OR subject = ?2) AND entry < ?3 ORDER BY entry DESC LIMIT ?4"
     );
     let values = params![tenant.as_str(), of.map(Subject::as_str), after.unwrap_or(i64::MAX), limit];
-    read::many(db, &sql, values, governed_at)
+    let rows = read::many(db, &sql, values, |row| Ok((row.get::<_, i64>(18)?, legible(row)?)))?;
+    let Page { rows, next } = page(rows, limit, |(row, _)| *row);
+    Ok(Page { rows: rows.into_iter().filter_map(|(_, found)| found).collect(), next })
 }
 
 pub(crate) fn sessions_under(db: &Connection, tenant: &Tenant, jti: &str) -> Sql<Vec<Governed>> {
@@ -488,7 +497,8 @@ pub(crate) fn sessions_under(db: &Connection, tenant: &Tenant, jti: &str) -> Sql
          (SELECT jti FROM mandate WHERE tenant = ?1 AND instr(char(10) || chain || char(10), char(10) || ?2 || char(10))))
          ORDER BY s.entry"
     );
-    read::many(db, &sql, params![tenant.as_str(), jti], governed_at)
+    let found = read::many(db, &sql, params![tenant.as_str(), jti], legible)?;
+    Ok(found.into_iter().flatten().collect())
 }
 
 pub(crate) fn lapsed(db: &Connection, now_ms: i64, limit: u32) -> Sql<Vec<Lapsed>> {
@@ -502,8 +512,9 @@ pub(crate) fn lapsed(db: &Connection, now_ms: i64, limit: u32) -> Sql<Vec<Lapsed
     let mut rows = statement.query([now_ms])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()?.filter(|_| found.len() < limit as usize) {
-        let governed = governed_at(row)?;
-        let why = match ended(db, &governed, now_ms)? {
+        let Some(governed) = legible(row)? else { continue };
+        // Under a mandate that cannot be read nothing is admitted.
+        let why = match read::readable(ended(db, &governed, now_ms))?.flatten() {
             Some(Lapse::Expired { .. }) | None if governed.session.suspended => Lapse::Stopped,
             Some(why) => why,
             None => continue,
@@ -528,7 +539,7 @@ pub(crate) fn recovering(db: &Connection) -> Sql<Vec<Recovering>> {
     }
     let mut found = Vec::with_capacity(open.len());
     for (key, sent) in open {
-        if let Some(governed) = governed(db, key)? {
+        if let Some(governed) = read::readable(governed(db, key))?.flatten() {
             found.push(Recovering { governed, initiated: recovery_of(db, key)?, sent });
         }
     }
@@ -555,6 +566,15 @@ fn ended(db: &Connection, governed: &Governed, now_ms: i64) -> Sql<Option<Lapse>
         }
     }
     Ok((held.mandate.expires_ms <= now_ms).then_some(Lapse::Expired { mandate: held.mandate.jti }))
+}
+
+/// A session, unless it cannot be read because somebody altered it: then it is left out and keeps nobody from the others.
+fn legible(row: &Row<'_>) -> Sql<Option<Governed>> {
+    let found = read::readable(governed_at(row))?;
+    if found.is_none() {
+        tracing::error!(key = row.get::<_, i64>(0)?, "a stored session cannot be read and is left out");
+    }
+    Ok(found)
 }
 
 fn governed_at(row: &Row<'_>) -> Sql<Governed> {
@@ -594,13 +614,13 @@ fn governed_at(row: &Row<'_>) -> Sql<Governed> {
     Ok(Governed { row: row.get(18)?, tenant, session, opening: row.get(17)?, payload: row.get(19)? })
 }
 
-/// The limits in this column and the two after it. What cannot be read is no limit that anybody could be held to, so nothing
-/// is.
+/// The limits in this column and the two after it. Where they cannot be read neither can the session, and nothing is
+/// admitted in it.
 fn limits_at(row: &Row<'_>, column: usize) -> Sql<ApprovedLimits> {
     let minor: Option<i64> = row.get(column)?;
     let money = |minor: i64| {
         let currency = text(row, column + 1, Currency::of)?;
-        Money::new(minor, currency).ok_or_else(|| unfit("the limit of a session is no amount"))
+        Money::new(minor, currency).ok_or_else(|| rusqlite::Error::IntegralValueOutOfRange(column, minor))
     };
     Ok(ApprovedLimits { max_amount: minor.map(money).transpose()?, not_after_ms: row.get(column + 2)? })
 }

@@ -8,3 +8,6 @@ ALTER TABLE session ADD COLUMN limited INTEGER; -- row of the newest entry that 
 ALTER TABLE account ADD COLUMN granted_compute INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE account ADD COLUMN granted_storage INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE account ADD COLUMN granted_egress INTEGER NOT NULL DEFAULT 0;
+
+-- Who opens a session under a mandate must not be in a cluster under it about which people have to decide.
+CREATE INDEX member_mandate ON member (mandate);
