@@ -55,7 +55,8 @@ impl Gateway {
     ///
     /// # Errors
     /// `EP_UNAUTHENTICATED` unless it is signed by somebody who shares a secret with a binding of this name;
-    /// `EP_STATE_CONFLICT` and `EP_UNAVAILABLE` if it has to be said again.
+    /// `EP_VALIDATION_FAILED` if it says of a call what became of it, and not as the binding describes, and nobody can be
+    /// asked; `EP_STATE_CONFLICT` and `EP_UNAVAILABLE` if it has to be said again.
     pub async fn called_back(self: &Arc<Self>, binding: &str, letter: &Signed<'_>) -> Result<(), Error> {
         let heard = self.heard_from(binding, letter).await;
         if let Err(error) = &heard {
@@ -161,7 +162,9 @@ impl Gateway {
         match stored.state {
             State::Sent | State::InDoubt | State::Challenged if asks => self.ask_at_once(callback).await,
             State::Sent | State::InDoubt | State::Challenged => self.believe(callback).await,
-            State::Waiting | State::Failed if matches!(callback.reply, Reply::Confirmed(_)) => {
+            State::Waiting | State::Failed
+                if matches!(callback.reply, Reply::Confirmed(_) | Reply::Lost { .. }) =>
+            {
                 if asks {
                     self.ask_after_the_end(callback).await
                 } else {
@@ -205,10 +208,7 @@ impl Gateway {
 
     /// Nobody can be asked: the provider's own word is all there is.
     async fn believe(self: &Arc<Self>, callback: &Callback) -> Result<(), Error> {
-        if let Reply::Lost { why } = &callback.reply {
-            tracing::warn!(action = %callback.id, why, "a callback is not what the binding describes");
-            return Ok(());
-        }
+        callback.must_be_understood()?;
         let under_way = self.look_after_alone(callback.id);
         let _place = self.concluding.acquire().await;
         self.answered_late(&callback.tenant, (callback.id, None), callback.reply.clone(), under_way)
@@ -242,6 +242,7 @@ impl Gateway {
 
     /// Only that a call had its effect which was taken for absent is news.
     async fn had_late(self: &Arc<Self>, callback: &Callback) -> Result<(), Error> {
+        callback.must_be_understood()?;
         if !matches!(callback.reply, Reply::Confirmed(_)) {
             return Ok(());
         }
@@ -271,6 +272,17 @@ fn tell_of(outcomes: &[Settled], about: &str) -> bool {
 }
 
 impl Callback {
+    /// It says that something took place, and not as the binding describes: nobody may take that for heard.
+    fn must_be_understood(&self) -> Result<(), Error> {
+        let Reply::Lost { why } = &self.reply else { return Ok(()) };
+        tracing::warn!(action = %self.id, why, "a callback is not what the binding describes");
+        Err(Error::new(
+            Code::ValidationFailed,
+            format!("the callback says what became of a call, but is not what the binding describes: {why}"),
+        )
+        .hint("an operator sees in the catalogue what the binding reads; say it again once the two agree"))
+    }
+
     fn of(&self) -> CallRef<'_> {
         CallRef { id: self.id, attempt: self.attempt, about: &self.about }
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use action::{ActionId, Environment, HmacKey, Mistake, Subject, Tenant};
-use ledger::Ledger;
+use ledger::{Filter, Ledger};
 use provider::{Egress, Runs, Secrets};
 use tokio::sync::Semaphore;
 
@@ -281,6 +281,12 @@ async fn tenant_key(ledger: &dyn Ledger, vault: &Vault, tenant: &Tenant) -> Resu
     let kept = ledger.tenant_key(tenant, None).await.map_err(|error| error.to_string())?;
     let wrapped = match kept {
         Some(wrapped) => wrapped,
+        None if knows(ledger, tenant).await? => {
+            return Err(format!(
+                "the store has actions of tenant `{tenant}`, but not the key that they are known to providers by: \
+                 restore the table `tenant_key`"
+            ));
+        }
         None => {
             let fresh: [u8; 32] = clock::random().map_err(|error| error.to_string())?;
             let offered = Some(vault.wrap(tenant.as_str(), &fresh)?);
@@ -290,6 +296,12 @@ async fn tenant_key(ledger: &dyn Ledger, vault: &Vault, tenant: &Tenant) -> Resu
         }
     };
     Ok(HmacKey::new(&vault.unwrap(tenant.as_str(), &wrapped)?))
+}
+
+/// Has the store actions of this tenant?
+async fn knows(ledger: &dyn Ledger, tenant: &Tenant) -> Result<bool, String> {
+    let page = ledger.actions(tenant, Filter::default(), None, 1).await;
+    page.map(|page| !page.rows.is_empty() || page.next.is_some()).map_err(|error| error.to_string())
 }
 
 /// Mistakes as an operator reads them, one a line.

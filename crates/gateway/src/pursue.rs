@@ -10,7 +10,7 @@ use provider::Provider;
 
 use crate::act::{Errand, Followed, UnderWay};
 use crate::crash::Point;
-use crate::decide::{Named, altered, as_told};
+use crate::decide::{Named, altered};
 use crate::gateway::Gateway;
 use crate::late::{CallRef, Place};
 use crate::pending::{Pending, Told};
@@ -493,14 +493,13 @@ impl Gateway {
         if erased() {
             return Ok(outcomes);
         }
-        match as_told(outcomes) {
-            // It may have been erased since it was read.
-            Err(altered) => match self.ledger.action(&stored.tenant, stored.id).await.map_err(unavailable)? {
-                Some(now) if now.payload.is_empty() => Err(IntentRow::of(&now).err().unwrap_or(altered)),
-                _ => Err(altered),
-            },
-            whole => whole,
+        if outcomes.iter().all(|outcome| outcome.whole) {
+            return Ok(outcomes);
         }
+        // It may have been erased since it was read.
+        let now = self.ledger.action(&stored.tenant, stored.id).await.map_err(unavailable)?;
+        now.map_or(Ok(()), |now| IntentRow::of(&now).map(drop))?;
+        Err(altered(stored.id, &stored.tenant))
     }
 
     /// Everything that people said about it while it was held, oldest first, to go on with it.

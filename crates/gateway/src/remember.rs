@@ -9,7 +9,7 @@ use crate::alert::Alert;
 use crate::audit::labels;
 use crate::caller::Caller;
 use crate::crash::outcome_of;
-use crate::decide::Named;
+use crate::decide::{Named, altered};
 use crate::gateway::Gateway;
 use crate::late::Beside;
 use crate::outcome::{Kind, Outcome, Reply};
@@ -94,6 +94,10 @@ impl Gateway {
             )
             .field("Idempotency-Key")
             .hint("use a new key for a new request"));
+        }
+        let erased = existing.reply.as_ref().is_some_and(|reply| reply.body.is_empty());
+        if existing.altered && !erased {
+            return Err(altered(existing.id, &tenant.tenant));
         }
         let reply = match existing.reply {
             Some(reply) => Some(reply),

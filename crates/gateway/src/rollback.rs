@@ -202,8 +202,13 @@ impl Gateway {
         if self.stops_rollback(stored, provider.as_ref()).await? {
             return Ok(self.soon_ms());
         }
-        let RollbackRow { sends, first_ms, .. } = row;
-        let undo = Undo { call: Arc::new(undo_call(tenant, &call, provider.as_ref())), sends, first_ms };
+        let undo = Call {
+            // What was sent before is recognised by these.
+            provider_key: row.provider_key.clone(),
+            reference: row.reference.clone(),
+            ..undo_call(tenant, &call, provider.as_ref())
+        };
+        let undo = Undo { call: Arc::new(undo), sends: row.sends, first_ms: row.first_ms };
         let course = pending.course()?;
         let (terms, stood) = (pending.terms(provider.as_ref()), Stood::RollingBack);
         let execution = execution::Execution::recover_undone(call, terms, course, stood, Some(undo));
@@ -214,7 +219,7 @@ impl Gateway {
             return self.not_undone(tenant, &mut pending, why).await;
         };
         let call = Arc::clone(call);
-        let sends = execution.undo().map_or(sends, |undo| undo.sends);
+        let sends = execution.undo().map_or(row.sends, |undo| undo.sends);
         let row = RollbackRow { sends, ..row };
         let lease_ms = clock::now_ms() + millis(flight(provider.as_ref()) + LEASE_AFTER);
         self.rest_until(tenant, &mut pending, row.clone(), lease_ms).await?;

@@ -445,6 +445,7 @@ impl Claimed {
             state: self.state,
             at_ms: self.at_ms,
             reply: None,
+            altered: false,
         }
     }
 }

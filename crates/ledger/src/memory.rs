@@ -662,7 +662,7 @@ impl World {
         {
             let same_request = request_hash == *query.request_hash;
             let reply = self.row(id).and_then(|row| row.stored.reply.clone());
-            let existing = Some(Existing { id, same_request, state, at_ms, reply });
+            let existing = Some(Existing { id, same_request, state, at_ms, reply, altered: false });
             return Facts { existing, ..Facts::default() };
         }
         let covers = |freeze: &&Freeze| freeze.scope.covers(tenant, subject, archetype, query.provider);

@@ -46,6 +46,8 @@ pub struct Existing {
     pub at_ms: i64,
     /// What the caller was last answered; `None` before the first answer.
     pub reply: Option<Reply>,
+    /// Somebody altered that: its entry names something else.
+    pub altered: bool,
 }
 
 /// Why an admission wrote nothing, in the order in which it is checked.

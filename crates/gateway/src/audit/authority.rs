@@ -425,7 +425,7 @@ impl Key {
         });
         more && self.role == key.role
             && *self.subject == *key.subject.as_str()
-            && key.created_by.as_ref().is_none_or(|by| *by == self.by)
+            && key.created_by.as_ref() == Some(&self.by)
             && ended == key.revoked_ms.is_some()
     }
 }
@@ -465,8 +465,15 @@ impl Granted {
                 && more.chain == mandate.chain
                 && more.kid == mandate.kid
         });
-        more && *self.sub == *mandate.subject.as_str()
+        let by = serde_json::from_slice(&mandate.claims).ok();
+        more && *self.sub == *mandate.subject.as_str() && by == Some(IssuedBy { iss: mandate.issuer.clone() })
     }
+}
+
+/// Of a mandate's claims, who gave it.
+#[derive(Deserialize, PartialEq)]
+struct IssuedBy {
+    iss: Box<str>,
 }
 
 /// Time, or so much of a resource; below zero where it went to another.

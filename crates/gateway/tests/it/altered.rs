@@ -44,6 +44,27 @@ async fn what_unpacks_to_nothing_does_not_pass_for_erased() {
     }
 }
 
+#[tokio::test]
+async fn a_repeated_key_is_not_answered_with_what_somebody_altered() {
+    let house = House::new().await;
+    let body = house.payment("acct-1", "25.00");
+    let said = house.said("k", &body).await;
+    house.said("k2", &house.payment("acct-2", "3.00")).await;
+    let another = "(SELECT body FROM outcome WHERE row = 2)";
+    for (column, value) in [
+        ("body", another),
+        ("status", "502"),
+        ("state", "5"),
+        ("payload", "(SELECT payload FROM outcome WHERE row = 2)"),
+    ] {
+        let whole = replaced(&house, "outcome", column, value);
+        let error = house.send("k", &body).await.err().map(|it| it.code);
+        assert_eq!(error, Some(Code::Unavailable), "{column}");
+        put_back(&house, "outcome", column, &whole);
+        assert_eq!(house.said("k", &body).await.bytes, said.bytes);
+    }
+}
+
 /// The entry with which a person's word came, and its receipt, is none that a row was written with.
 #[tokio::test]
 async fn no_row_is_taken_for_written_with_an_outcome_or_beyond_the_chain() {

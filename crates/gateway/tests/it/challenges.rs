@@ -257,6 +257,25 @@ async fn who_signs_wrongly_or_of_old_is_not_heard_and_learns_nothing() {
     drop(bank);
 }
 
+/// The provider says that it paid, and not how much: nobody may take that for heard, least of all where it was said to be
+/// absent.
+#[tokio::test]
+async fn a_callback_that_cannot_be_understood_is_to_be_said_again() {
+    let (house, bank) = house(By::Word).await;
+    let said = challenged(&house, "k").await;
+    let whole = word(said.id(), "payment.settled");
+    let without = whole.swapped("\"amount\"", "\"sum\"");
+    for state in ["EXECUTING", "FAILED"] {
+        let error = call_back(&house, SECRET, &without).await.unwrap_err();
+        assert_eq!(error.code, Code::ValidationFailed, "{state}: {error}");
+        assert_eq!(house.record(said.id()).await.state, state);
+        call_back(&house, SECRET, &word(said.id(), "payment.declined")).await.unwrap();
+    }
+    call_back(&house, SECRET, &whole).await.unwrap();
+    assert_eq!(house.record(said.id()).await.state, "COMPLETED");
+    drop(bank);
+}
+
 #[tokio::test]
 async fn a_callback_that_comes_again_changes_nothing() {
     for by in [By::Asking, By::Word] {

@@ -110,10 +110,15 @@ impl House {
 
     /// As after the end of its process, however that came.
     pub(crate) async fn restart(self) -> House {
+        self.reopened().await.unwrap()
+    }
+
+    /// The same, or why its store does not open.
+    pub(crate) async fn reopened(self) -> Result<House, String> {
         let House { installation, config, .. } = self;
         drop(installation);
-        let installation = Installation::open(config.clone(), render).await.unwrap();
-        House { installation, config, ..self }
+        let installation = Installation::open(config.clone(), render).await?;
+        Ok(House { installation, config, ..self })
     }
 
     /// The same house as it would be found if its process had ended just now; who is at work here goes on, and is not

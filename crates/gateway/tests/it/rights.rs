@@ -62,6 +62,28 @@ async fn an_api_key_that_is_not_as_its_entries_have_it_opens_nothing() {
     assert!(!may_enter(&house, &ended.secret).await);
 }
 
+/// What providers were sent before would be sent to them as something new.
+#[tokio::test]
+async fn a_store_that_has_lost_the_key_its_actions_are_known_by_does_not_open() {
+    let house = House::new().await;
+    house.said("k", &house.payment("acct-1", "1.00")).await;
+    alter(&house, "DELETE FROM tenant_key");
+    let why = house.reopened().await.err().unwrap();
+    assert!(why.contains("restore the table `tenant_key`"), "{why}");
+}
+
+#[tokio::test]
+async fn who_made_a_key_or_gave_a_mandate_is_what_the_entries_say() {
+    let mut house = House::new().await;
+    let alice = key(&house, "alice", Role::Approver).await;
+    house = restarted_with(house, "UPDATE api_key SET created_by = NULL").await;
+    assert!(!may_enter(&house, &alice.secret).await);
+    house = restarted_with(house, "UPDATE mandate SET issuer = 'somebody'").await;
+    let refused = house.send("k", &house.payment("acct-1", "1.00")).await.unwrap_err();
+    assert_eq!(refused.code, Code::Unavailable);
+    assert_eq!(found(&house).await.len(), 2);
+}
+
 #[tokio::test]
 async fn whoever_takes_the_keys_out_of_the_store_is_given_none() {
     let house = House::new().await;

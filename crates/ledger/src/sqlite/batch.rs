@@ -122,7 +122,7 @@ impl<'a> Batch<'a> {
         }
         for result in &mut results {
             if let Admitted::Existing(existing) = result {
-                existing.reply = read::last_reply(self.db, existing.id)?;
+                (existing.reply, existing.altered) = read::last_reply(self.db, existing.id)?;
             }
         }
         Ok(results)

@@ -20,13 +20,17 @@ impl Shared {
         }
         self.read(|db| match read::slot(db, &claim, (tenant, environment, subject, key))? {
             Slot::Free(_) => Ok(None),
-            Slot::Taken(claimed) => Ok(Some(Existing {
-                id: claimed.id,
-                same_request: claimed.request_hash == *request_hash,
-                state: claimed.state,
-                at_ms: claimed.at_ms,
-                reply: read::last_reply(db, claimed.id)?,
-            })),
+            Slot::Taken(claimed) => {
+                let (reply, altered) = read::last_reply(db, claimed.id)?;
+                Ok(Some(Existing {
+                    id: claimed.id,
+                    same_request: claimed.request_hash == *request_hash,
+                    state: claimed.state,
+                    at_ms: claimed.at_ms,
+                    reply,
+                    altered,
+                }))
+            }
         })
     }
 

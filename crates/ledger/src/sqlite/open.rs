@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 use rusqlite::hooks::Wal;
 
 use super::batch::{Tail, stored_series};
@@ -43,6 +44,8 @@ pub(crate) fn reader(path: &Path) -> Result<Connection, Error> {
 
 fn configure(db: &Connection, cache: i64) -> Sql<()> {
     db.set_prepared_statement_cache_capacity(64);
+    // We have none: somebody else's would run in our commits.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
     // The page size holds only if it is set before the first page is written; WAL fixes it.
     db.pragma_update(None, "page_size", PAGE_BYTES.cast_signed())?;
     db.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;

@@ -282,12 +282,14 @@ pub(crate) fn seen(db: &Connection, mark: i64) -> Sql<bool> {
     Ok(one(db, "SELECT 1 FROM seen WHERE mark = ?1", [mark], |_| Ok(()))?.is_some())
 }
 
-/// What the caller of an action was last answered.
-pub(crate) fn last_reply(db: &Connection, id: ActionId) -> Sql<Option<Reply>> {
-    let sql =
-        "SELECT o.status, o.body FROM action a JOIN fate f ON f.row = a.row JOIN outcome o ON o.row = f.reply
-               WHERE a.id = ?1";
-    one(db, sql, [id.as_bytes()], |row| reply_at(row, 0)).map(Option::flatten)
+/// What the caller of an action was last answered, and whether somebody altered that.
+pub(crate) fn last_reply(db: &Connection, id: ActionId) -> Sql<(Option<Reply>, bool)> {
+    let sql = concat!(settled!(), "JOIN fate f ON f.row = a.row WHERE a.id = ?1 AND l.row = f.reply");
+    match readable(one(db, sql, [id.as_bytes()], settled_at))? {
+        Some(Some(told)) => Ok((told.reply, !told.whole)),
+        Some(None) => Ok((None, false)),
+        None => Ok((None, true)),
+    }
 }
 
 fn reply_at(row: &Row<'_>, first: usize) -> Sql<Option<Reply>> {
