@@ -8,7 +8,7 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use action::Tenant;
+use action::{Subject, Tenant};
 use common::*;
 use ledger::{
     Admitted, BUDGET_BREACHED, Basis, Cycle, Debit, Declared, Declaring, Error, Hold, Ledger, Memory,
@@ -698,6 +698,19 @@ fn no_session_begins_under_what_is_revoked() {
             under(jti).unwrap();
         }
         assert!(wait(ledger.sessions_under(&Tenant::default(), "m-2")).unwrap().is_empty());
+        // Of all these the subject holds what is in force still.
+        let held = |jti: &str, subject: &Subject, now_ms: i64| {
+            wait(ledger.held_under(&Tenant::default(), jti, subject, now_ms)).unwrap()
+        };
+        for (jti, expected) in [("m-1", Some("m-1")), ("m-2", None), ("m-4", Some("m-4")), ("m-", None)] {
+            assert_eq!(held(jti, &subject(), NOW).as_deref(), expected, "{jti}");
+        }
+        assert_eq!(held("m-1", &subject(), NOW + 1000), None);
+        let other = Subject::parse("agent-9").unwrap();
+        assert_eq!(held("m-1", &other, NOW), None);
+        let below = ledger::Mandate { subject: other.clone(), ..mandate("m-5", &["m-1"]) };
+        wait(ledger.issue(below, event("mandate_issued"))).unwrap();
+        assert_eq!(held("m-1", &other, NOW).as_deref(), Some("m-5"));
         wait(ledger.verify()).unwrap();
     });
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use action::IdempotencyKey;
 use countersign_gateway::{
-    Ask, Caller, CloseAsk, Code, Completion, CycleView, Decision, DelegateAsk, Error, ExtendAsk, GarAsk,
+    Ask, Caller, Code, Completion, CycleView, Decision, DelegateAsk, Error, ExtendAsk, GarAsk,
     MandateAsk, ResourceEnvelope, Role, RulingAsk, SessionView,
 };
 use serde_json::{Value, json};
@@ -603,18 +603,39 @@ async fn whoever_lives_on_the_time_of_a_mandate_does_not_extend_it() {
     let ask =
         DelegateAsk { subject: kid.subject.to_string(), even_if_unknown: true, ..DelegateAsk::default() };
     let token = house.gateway().delegate(&house.agent, jti, ask).await.unwrap().token;
-    let own = house.gateway().open_session(&kid, Some(&token)).await.unwrap();
     let as_operator = Caller { role: Role::Operator, ..kid.clone() };
-    let refused = house.gateway().extend_mandate(&as_operator, jti, more(5)).await.unwrap_err();
-    assert_eq!((refused.code, granted(&house, jti).await), (Code::Forbidden, 0));
-    // Who has no session under it any more lives on nobody's time.
-    house
-        .gateway()
-        .close_session(&kid, &own.session_id, CloseAsk { completion: Completion::Complete, reason: None })
-        .await
-        .unwrap();
-    house.gateway().extend_mandate(&as_operator, jti, more(5)).await.unwrap();
+    let refused = async || {
+        let refused = house.gateway().extend_mandate(&as_operator, jti, more(5)).await.unwrap_err();
+        assert_eq!((refused.code, granted(&house, jti).await), (Code::Forbidden, 0));
+    };
+    refused().await;
+    let own = house.gateway().open_session(&kid, Some(&token)).await.unwrap();
+    refused().await;
+    // Whoever closes their session opens another one.
+    house.close(&kid, &own.session_id, Completion::Complete).await.unwrap();
+    refused().await;
+    // Whose mandate is no more lives on nobody's time.
+    let gateway = house.gateway();
+    gateway.revoke_mandate(&house.operator, &own.mandate_id, Some("over".to_owned())).await.unwrap();
+    gateway.extend_mandate(&as_operator, jti, more(5)).await.unwrap();
     assert_eq!(granted(&house, jti).await, 5);
+    house.is_whole().await;
+}
+
+/// Otherwise every agent could keep its principal from giving more to others.
+#[tokio::test]
+async fn what_is_handed_to_whoever_gave_the_mandate_keeps_nobody_from_giving_more() {
+    let mut house = House::new().await;
+    let (session, _) = out_of_time(&mut house, 0).await;
+    let (gateway, jti) = (house.gateway(), &session.mandate_id);
+    let giver = house.operator.subject.to_string();
+    let ask = DelegateAsk { subject: giver, even_if_unknown: true, ..DelegateAsk::default() };
+    let token = gateway.delegate(&house.agent, jti, ask).await.unwrap().token;
+    gateway.extend_mandate(&house.operator, jti, more(5)).await.unwrap();
+    let as_agent = Caller { role: Role::Agent, ..house.operator.clone() };
+    gateway.open_session(&as_agent, Some(&token)).await.unwrap();
+    let refused = gateway.extend_mandate(&house.operator, jti, more(5)).await.unwrap_err();
+    assert_eq!((refused.code, granted(&house, jti).await), (Code::Forbidden, 5));
     house.is_whole().await;
 }
 
