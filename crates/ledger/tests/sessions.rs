@@ -301,8 +301,11 @@ fn a_session_waits_for_people_until_they_have_decided() {
 
         let id = admitted(ledger, held("c", 3));
         wait(ledger.reject(approval(id, "bob"), 0, settlement(id, State::Refused, "c"))).unwrap();
-        assert_eq!(stands(ledger, "s-1").state(), SessionState::Active);
-        let id = admitted(ledger, held("d", 4));
+        let now = stands(ledger, "s-1");
+        assert_eq!((now.state(), now.cycles, now.denials), (SessionState::Active, 1, 1));
+        // What was judged before that is judged by what was denied since.
+        assert_eq!(obstacle(ledger, held("d", 4)), Obstacle::SessionChanged);
+        let id = admitted(ledger, ledger::Admission { cycle: cycle("s-1", 1, 4), ..held("d", 4) });
         wait(ledger.turn(turn("s-1", Some(SessionEvent::Revoked(Halt::Partial))))).unwrap();
         wait(ledger.approve(approval(id, "bob"))).unwrap();
         let too_late = resume(ledger, id, admission("d"));

@@ -1029,6 +1029,50 @@ async fn who_is_denied_too_often_for_the_floor_of_its_mandate_is_asked_about_unt
     house.is_whole().await;
 }
 
+/// To be denied by a person, or to be asked about in vain, is to be denied.
+#[tokio::test]
+async fn what_people_deny_and_what_nobody_decides_in_time_counts_against_the_floor_of_trust() {
+    for in_vain in [false, true] {
+        let mut house = house_with(1, |config| {
+            config.limits.held_seconds = if in_vain { 0 } else { config.limits.held_seconds };
+            config.limits.recovery_interval_ms = 20;
+        })
+        .await;
+        with_mandate(&mut house, |ask| {
+            ask.trust_floor = serde_json::Number::from_f64(0.5);
+            ask.uncertainty_floor = serde_json::Number::from_f64(0.5);
+        })
+        .await;
+        if in_vain {
+            house.installation.start();
+        }
+        let session = house.declared("CHAIN").await;
+        let sure = json!({"confidence": 0.9});
+        assert_eq!(house.comes_to(&session, 2, sure.clone()).await, told("PROCEED", "executed", "none"));
+        for number in [3, 4] {
+            let body = merged(pay(&format!("unsure-{number}"), number), json!({"confidence": 0.1}));
+            let key = format!("unsure-{number}");
+            let (held, _) = house.cycle(&session, &key, &body).await.unwrap();
+            assert_eq!((held.kind(), held.reasons()), ("held", vec!["uncertainty"]), "{}", held.body);
+            if !in_vain {
+                let ask = RulingAsk::Deny { comment: None };
+                house.gateway().rule(&approver(&house, "anna"), held.id(), ask).await.unwrap();
+            }
+            found("its end", || async {
+                (house.cycle(&session, &key, &body).await.unwrap().0.kind() == "blocked").then_some(())
+            })
+            .await;
+        }
+        let view = house.gateway().session(&house.agent, &session.session_id).await.unwrap();
+        assert_eq!((view.cycles, view.denials, view.waiting), (1, 2, 0));
+        let context = house.gateway().context(&house.agent, &session.session_id).await.unwrap();
+        assert_eq!(context.prior_denial_count, 2);
+        let (held, _) = house.cycle(&session, "one-of-three", &merged(pay("acct-9", 5), sure)).await.unwrap();
+        assert_eq!((held.kind(), held.reasons()), ("held", vec!["below_trust_floor"]), "{}", held.body);
+        house.is_whole().await;
+    }
+}
+
 #[tokio::test]
 async fn who_leaves_out_the_session_leaves_out_no_limit() {
     let mut house = House::new().await;
