@@ -824,6 +824,29 @@ fn a_branch_beyond_what_is_left_of_the_mandate_stops_the_tree() {
 }
 
 #[test]
+fn a_branch_beyond_what_people_agreed_to_for_the_session_stops_the_tree() {
+    let usd = action::Money::new(10_000, action::Currency::of("USD").unwrap());
+    let tree = |branch: Action, not_after_ms| {
+        governed(|it| {
+            *it = Governed::usual(Mode::Tree);
+            it.branches = vec![pay("5.00"), branch];
+            let limits = ApprovedLimits { max_amount: usd, not_after_ms };
+            it.session = it.session.step(E::Limited(limits)).unwrap();
+        })
+    };
+    for (branch, not_after_ms, expected) in [
+        (pay("100.00"), None, "pass"),
+        (pay("100.01"), None, "block beyond_session"),
+        (export(), Some(NOON), "pass"),
+        (export(), Some(NOON - 1), "block beyond_session"),
+    ] {
+        tree(branch, not_after_ms).check(&pay("100.00"), expected);
+    }
+    let over = tree(pay("100.01"), None);
+    assert_eq!(classes(&over, &pay("100.00")), [0; 0], "the session goes on");
+}
+
+#[test]
 fn a_branch_by_a_name_of_the_hard_deny_list_stops_the_tree() {
     let text = "name = \"DELETE_AUDIT_LOG\"\nreversible = true\ndescription = \"A test\"\nguarantee_level = \"atp-1\"\n\
          [cedar]\ngroups = [\"Payments\"]\nresource_type = \"Thing\"\n[schema]\nrequired = [\"to\"]\n\
