@@ -846,6 +846,32 @@ fn a_branch_beyond_what_people_agreed_to_for_the_session_stops_the_tree() {
     assert_eq!(classes(&over, &pay("100.00")), [0; 0], "the session goes on");
 }
 
+/// Whatever it rests on is known of every action, so nobody gets around it by naming no session.
+#[test]
+fn what_a_mandate_or_an_operator_asks_people_about_is_asked_without_a_session_too() {
+    let of = |claims: Claims| {
+        let mandate = Some(Mandate::of(&claims).unwrap());
+        let within = world(ALLOW_ALL, |world, _| world.mandate.clone_from(&mandate));
+        (within, World { mandate, ..World::with(ALLOW_ALL) })
+    };
+    for (claims, expected) in [
+        (claims(), "pass"),
+        (
+            Claims { requires_approval: Some(vec!["Payments".into()]), ..claims() },
+            "escalate mandate_requires_approval",
+        ),
+        (
+            Claims { uncertainty_floor: Some(serde_json::Number::from_f64(0.5).unwrap()), ..claims() },
+            "escalate uncertainty",
+        ),
+        (Claims { mandate_scope: vec!["DATA_EXPORT".into()], ..claims() }, "block out_of_scope"),
+    ] {
+        let (within, without) = of(claims);
+        within.check(&pay("100.00"), expected);
+        without.check(&pay("100.00"), expected);
+    }
+}
+
 #[test]
 fn a_branch_by_a_name_of_the_hard_deny_list_stops_the_tree() {
     let text = "name = \"DELETE_AUDIT_LOG\"\nreversible = true\ndescription = \"A test\"\nguarantee_level = \"atp-1\"\n\
