@@ -761,6 +761,9 @@ async fn what_a_provider_says_was_used_up_is_charged_where_it_is_more() {
     let events: Vec<&str> = records[8..].iter().map(|it| &*it.event).collect();
     assert_eq!(events, ["admitted", "executed", "budget_breached"]);
     assert_eq!(left().await.resource_envelope.max_compute_units, Some(0));
+    // Of each report two members say nothing, and that is counted.
+    let metrics = house.gateway().metrics().unwrap();
+    assert!(metrics.contains("countersign_usage_unread_total{environment=\"production\"} 4\n"), "{metrics}");
     house.is_whole().await;
 }
 
