@@ -824,6 +824,32 @@ fn a_branch_beyond_what_is_left_of_the_mandate_stops_the_tree() {
 }
 
 #[test]
+fn of_what_was_set_aside_the_part_that_is_charged_is_held_against_what_people_agreed_to() {
+    let usd = |minor| action::Money::new(minor, action::Currency::of("USD").unwrap());
+    let yen = action::Money::new(1, action::Currency::of("JPY").unwrap());
+    let payment = pay("100.00");
+    for (most, charges, passes) in [
+        (6_000, None, false),
+        (6_000, usd(6_000), true),
+        (6_000, usd(6_001), false),
+        // It is never more, or other money, than what was judged.
+        (6_000, yen, false),
+        (10_000, usd(11_000), true),
+    ] {
+        let limits = ApprovedLimits { max_amount: usd(most), not_after_ms: None };
+        let of_session = governed(|it| it.session = it.session.step(E::Limited(limits)).unwrap());
+        let (mandate, amount) = (Some("m-1".to_owned()), usd(10_000));
+        let approved = Some(Approved { triggers: vec![], mandate, amount, limits });
+        let of_action = World { approved, ..World::with(ALLOW_ALL) };
+        for (world, beyond) in [(of_session, "block beyond_session"), (of_action, "block beyond_approval")] {
+            let facts = countersign_boundary::Facts { charges, ..world.facts(&payment) };
+            let decided = told(&countersign_boundary::decide(&world.policies, &facts));
+            assert_eq!(decided, if passes { "pass" } else { beyond }, "{most} {charges:?}");
+        }
+    }
+}
+
+#[test]
 fn a_branch_beyond_what_people_agreed_to_for_the_session_stops_the_tree() {
     let usd = action::Money::new(10_000, action::Currency::of("USD").unwrap());
     let tree = |branch: Action, not_after_ms| {

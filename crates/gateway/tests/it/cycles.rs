@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use action::IdempotencyKey;
 use countersign_gateway::{
-    Ask, Caller, Code, Completion, CycleView, Decision, DelegateAsk, Error, ExtendAsk, GarAsk,
+    Ask, Caller, Code, Completion, CycleView, Decision, DelegateAsk, Error, ExtendAsk, GarAsk, LimitsAsk,
     MandateAsk, ResourceEnvelope, Role, RulingAsk, SessionView,
 };
 use serde_json::{Value, json};
+use testkit::Swap;
 use testkit::bank::{Bank, Fault, Injection, Options};
 
 use crate::approvals::{approver, house_with};
@@ -17,6 +18,7 @@ use crate::challenges::{SECRET, call_back, word_about};
 use crate::faults::{Dies, effects, found, until};
 use crate::house::{House, POLICY, Said};
 use crate::late::{NO_RETRY, house_of, house_with as house_that_is_told, same, settled};
+use crate::reserving;
 use crate::resolutions::resolve;
 use crate::sessions::{intent, other_agent, with};
 
@@ -1074,6 +1076,38 @@ async fn what_people_deny_and_what_nobody_decides_in_time_counts_against_the_flo
         assert_eq!((held.kind(), held.reasons()), ("held", vec!["below_trust_floor"]), "{}", held.body);
         house.is_whole().await;
     }
+}
+
+/// What is captured is what moves, however much more was set aside.
+#[tokio::test]
+async fn a_capture_of_a_part_is_held_against_the_limits_of_its_session_by_that_part() {
+    let bank = banked::bank("USD").await;
+    let text = reserving::binding(&bank).swapped("\n[binding]\n", "\napproval = \"key\"\n\n[binding]\n");
+    let mut house = House::bound(&text, |config| banked::reaching(config, &[&bank])).await;
+    with_mandate(&mut house, |ask| ask.uncertainty_floor = serde_json::Number::from_f64(0.5)).await;
+    let session = house.declared("CHAIN").await;
+    let aside = json!({"payment_mode": "RESERVE_IF_AVAILABLE", "confidence": 0.9});
+    let (reserved, _) = house.cycle(&session, "a", &merged(pay("acct-1", 2), aside)).await.unwrap();
+    assert_eq!((reserved.kind(), bank.reserved()), ("held", 500), "{}", reserved.body);
+    let two = json!({"recipient": "acct-2", "amount_usd": "2.00", "max_total_usd": "900.00"});
+    let small = merged(pay("acct-2", 3), json!({"confidence": 0.1, "constraints": two}));
+    let (asked, _) = house.cycle(&session, "b", &small).await.unwrap();
+    let limits = LimitsAsk {
+        max_amount: Some("3.00".to_owned()),
+        not_after: None,
+        applies_to: Some("SESSION".to_owned()),
+    };
+    let within = RulingAsk::Approve { comment: None, limits: Some(limits) };
+    house.gateway().rule(&approver(&house, "anna"), asked.id(), within).await.unwrap();
+    house.executed(&session, "b", &small).await;
+    let capture = |amount| house.gateway().capture(&house.agent, reserved.id(), amount);
+    for beyond in [None, Some("3.01")] {
+        assert_eq!(capture(beyond).await.unwrap_err().code, Code::StateConflict, "{beyond:?}");
+    }
+    assert_eq!((bank.reserved(), bank.balance("acct-1")), (500, None));
+    assert_eq!(capture(Some("3.00")).await.unwrap().state, "COMPLETED");
+    assert_eq!((bank.reserved(), bank.balance("acct-1"), house.spent()), (0, Some(300), 500));
+    house.is_whole().await;
 }
 
 #[tokio::test]
