@@ -49,6 +49,8 @@ pub(crate) const MEMBERS: [&str; 6] =
     ["action_sequence_number", "branches", "confidence", "intent_id", "resources", "self_assessment"];
 const MOST_BRANCHES: usize = 16;
 const LONGEST_ASSESSMENT: usize = 2000;
+/// The members of [`Resources`].
+const RESOURCES: [&str; 4] = ["compute_units", "memory_bytes", "network_egress_bytes", "storage_bytes"];
 /// What JSON carries exactly.
 const MOST_NUMBER: u64 = (1 << 53) - 1;
 
@@ -135,15 +137,20 @@ impl Resources {
         Ok(resources)
     }
 
-    /// Reads what a provider tells of its own accord: what is none of these, or no whole number, says nothing.
-    pub fn told(value: &Value) -> Resources {
-        let amount = |name: &str| value[name].as_u64().unwrap_or(0).min(MOST_NUMBER);
-        Resources {
-            compute_units: amount("compute_units"),
-            memory_bytes: amount("memory_bytes"),
-            network_egress_bytes: amount("network_egress_bytes"),
-            storage_bytes: amount("storage_bytes"),
-        }
+    /// Reads what a provider tells of its own accord, and how many members of that say nothing because they are none of
+    /// these, or no whole number.
+    pub fn told(value: &Value) -> (Resources, usize) {
+        let amount = |name: &str| value[name].as_u64().map(|amount| amount.min(MOST_NUMBER));
+        let read = RESOURCES.map(amount);
+        let [compute_units, memory_bytes, network_egress_bytes, storage_bytes] =
+            read.map(Option::unwrap_or_default);
+        let resources = Resources { compute_units, memory_bytes, network_egress_bytes, storage_bytes };
+        let said = match value {
+            Value::Null => 0,
+            Value::Object(members) => members.values().filter(|it| !it.is_null()).count(),
+            _ => 1,
+        };
+        (resources, said.saturating_sub(read.into_iter().flatten().count()))
     }
 
     /// As it is read.
@@ -199,4 +206,27 @@ fn branch_of(value: Value) -> Result<AskedBranch, Refusal> {
 
 fn wrong(why: &str) -> Refusal {
     Refusal::invalid("", why.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_provider_tells_is_read_as_far_as_it_says_something_and_the_rest_is_counted() {
+        for (told, units, unread) in [
+            (json!({"compute_units": 30, "storage_bytes": 0}), 30, 0),
+            (json!({"compute_units": 30, "memory_bytes": "few", "others": 1}), 30, 2),
+            (json!({"compute_units": 1.5, "storage_bytes": -1}), 0, 2),
+            (json!({"compute_units": u64::MAX}), MOST_NUMBER, 0),
+            (json!({"memory_bytes": null}), 0, 0),
+            (json!({}), 0, 0),
+            (Value::Null, 0, 0),
+            (json!("30 units"), 0, 1),
+            (json!([30]), 0, 1),
+        ] {
+            let (resources, said_nothing) = Resources::told(&told);
+            assert_eq!((resources.compute_units, said_nothing), (units, unread), "{told}");
+        }
+    }
 }

@@ -279,7 +279,8 @@ fn against_rollback(policies: &Policies, facts: &Facts<'_>) -> Vec<Objection> {
 }
 
 /// What an agent might do next must bear the name it has, be complete enough to be asked about, and be within what is left
-/// of the mandate and of all above it: each alone, since one of them is done next and not all.
+/// of the mandate and of all above it, and within what people agreed to for the session: each alone, since one of them is
+/// done next and not all.
 fn against_branches(policies: &Policies, facts: &Facts<'_>) -> Vec<Objection> {
     let Some(cycle) = &facts.cycle else { return Vec::new() };
     let named = |branch: &Action| {
@@ -288,11 +289,12 @@ fn against_branches(policies: &Policies, facts: &Facts<'_>) -> Vec<Objection> {
         Some(Reason::HardDenied { name })
     };
     let outside = |branch: &Action| {
-        let (_, delegation) = delegation(&facts.of_other(branch));
-        match delegation {
-            Delegation::Refused(refusal) => Some(Reason::Delegation(refusal)),
-            Delegation::Within | Delegation::NotNeeded | Delegation::Missing => None,
-        }
+        let facts = facts.of_other(branch);
+        let refused = match delegation(&facts) {
+            (_, Delegation::Refused(refusal)) => Some(Reason::Delegation(refusal)),
+            (_, Delegation::Within | Delegation::NotNeeded | Delegation::Missing) => None,
+        };
+        facts.beyond_session().into_iter().chain(refused)
     };
     let incomplete = |branch: &Action| {
         let missing = branch.missing.clone();

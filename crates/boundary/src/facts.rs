@@ -1,5 +1,7 @@
 //! What a decision is made from. The gateway reads it; here it is only looked at.
 
+use std::cmp::Ordering;
+
 use action::{Action, ActionId, Environment, Money, Subject, Tenant};
 use mandate::{Account, ApprovedLimits, Mandate, exposure};
 
@@ -47,7 +49,15 @@ impl<'a> Facts<'a> {
     /// Why it is beyond what people agreed to for the rest of its session, if it is.
     pub(crate) fn beyond_session(&self) -> Option<Reason> {
         let limits = self.cycle.as_ref()?.session.limits;
-        limits.broken_by(exposure(self.action), self.now_ms).map(|limit| Reason::BeyondSession { limit })
+        limits.broken_by(self.moved(), self.now_ms).map(|limit| Reason::BeyondSession { limit })
+    }
+
+    /// What it moves now: of what was set aside for it, the part that is charged, and never more than is at stake.
+    fn moved(&self) -> Option<Money> {
+        let at_stake = exposure(self.action);
+        let part =
+            |stake: &Money| self.charges.filter(|part| part.compare(*stake).is_some_and(Ordering::is_le));
+        at_stake.as_ref().and_then(part).or(at_stake)
     }
 }
 
@@ -73,9 +83,7 @@ impl Approved {
 
     /// Why it is beyond what people agreed to, if it is. Where its price is still to be named, that is asked once it is.
     pub(crate) fn exceeded(&self, facts: &Facts<'_>) -> Option<Reason> {
-        self.limits
-            .broken_by(exposure(facts.action), facts.now_ms)
-            .map(|limit| Reason::BeyondApproval { limit })
+        self.limits.broken_by(facts.moved(), facts.now_ms).map(|limit| Reason::BeyondApproval { limit })
     }
 
     fn policies(&self) -> impl Iterator<Item = &PolicyRef> {
@@ -110,6 +118,8 @@ pub struct Facts<'a> {
     pub first_seen_destination: bool,
     /// An earlier action with the same effect hash, within the window.
     pub earlier: Option<Earlier>,
+    /// So much of what was set aside for it is to be charged, where that is what is asked.
+    pub charges: Option<Money>,
     /// What people agreed to, where the action waited for them.
     pub approved: Option<&'a Approved>,
     /// What else is known where the action is a cycle of a governed session.
@@ -133,6 +143,7 @@ impl<'a> Facts<'a> {
             target: None,
             first_seen_destination: false,
             earlier: None,
+            charges: None,
             ..self.clone()
         }
     }

@@ -829,6 +829,81 @@ fn a_branch_beyond_what_is_left_of_the_mandate_stops_the_tree() {
 }
 
 #[test]
+fn of_what_was_set_aside_the_part_that_is_charged_is_held_against_what_people_agreed_to() {
+    let usd = |minor| action::Money::new(minor, action::Currency::of("USD").unwrap());
+    let yen = action::Money::new(1, action::Currency::of("JPY").unwrap());
+    let payment = pay("100.00");
+    for (most, charges, passes) in [
+        (6_000, None, false),
+        (6_000, usd(6_000), true),
+        (6_000, usd(6_001), false),
+        // It is never more, or other money, than what was judged.
+        (6_000, yen, false),
+        (10_000, usd(11_000), true),
+    ] {
+        let limits = ApprovedLimits { max_amount: usd(most), not_after_ms: None };
+        let of_session = governed(|it| it.session = it.session.step(E::Limited(limits)).unwrap());
+        let (mandate, amount) = (Some("m-1".to_owned()), usd(10_000));
+        let approved = Some(Approved { triggers: vec![], mandate, amount, limits });
+        let of_action = World { approved, ..World::with(ALLOW_ALL) };
+        for (world, beyond) in [(of_session, "block beyond_session"), (of_action, "block beyond_approval")] {
+            let facts = countersign_boundary::Facts { charges, ..world.facts(&payment) };
+            let decided = told(&countersign_boundary::decide(&world.policies, &facts));
+            assert_eq!(decided, if passes { "pass" } else { beyond }, "{most} {charges:?}");
+        }
+    }
+}
+
+#[test]
+fn a_branch_beyond_what_people_agreed_to_for_the_session_stops_the_tree() {
+    let usd = action::Money::new(10_000, action::Currency::of("USD").unwrap());
+    let tree = |branch: Action, not_after_ms| {
+        governed(|it| {
+            *it = Governed::usual(Mode::Tree);
+            it.branches = vec![pay("5.00"), branch];
+            let limits = ApprovedLimits { max_amount: usd, not_after_ms };
+            it.session = it.session.step(E::Limited(limits)).unwrap();
+        })
+    };
+    for (branch, not_after_ms, expected) in [
+        (pay("100.00"), None, "pass"),
+        (pay("100.01"), None, "block beyond_session"),
+        (export(), Some(NOON), "pass"),
+        (export(), Some(NOON - 1), "block beyond_session"),
+    ] {
+        tree(branch, not_after_ms).check(&pay("100.00"), expected);
+    }
+    let over = tree(pay("100.01"), None);
+    assert_eq!(classes(&over, &pay("100.00")), [0; 0], "the session goes on");
+}
+
+/// Whatever it rests on is known of every action, so nobody gets around it by naming no session.
+#[test]
+fn what_a_mandate_or_an_operator_asks_people_about_is_asked_without_a_session_too() {
+    let of = |claims: Claims| {
+        let mandate = Some(Mandate::of(&claims).unwrap());
+        let within = world(ALLOW_ALL, |world, _| world.mandate.clone_from(&mandate));
+        (within, World { mandate, ..World::with(ALLOW_ALL) })
+    };
+    for (claims, expected) in [
+        (claims(), "pass"),
+        (
+            Claims { requires_approval: Some(vec!["Payments".into()]), ..claims() },
+            "escalate mandate_requires_approval",
+        ),
+        (
+            Claims { uncertainty_floor: Some(serde_json::Number::from_f64(0.5).unwrap()), ..claims() },
+            "escalate uncertainty",
+        ),
+        (Claims { mandate_scope: vec!["DATA_EXPORT".into()], ..claims() }, "block out_of_scope"),
+    ] {
+        let (within, without) = of(claims);
+        within.check(&pay("100.00"), expected);
+        without.check(&pay("100.00"), expected);
+    }
+}
+
+#[test]
 fn a_branch_by_a_name_of_the_hard_deny_list_stops_the_tree() {
     let text = "name = \"DELETE_AUDIT_LOG\"\nreversible = true\ndescription = \"A test\"\nguarantee_level = \"atp-1\"\n\
          [cedar]\ngroups = [\"Payments\"]\nresource_type = \"Thing\"\n[schema]\nrequired = [\"to\"]\n\

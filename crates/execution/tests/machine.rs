@@ -1334,6 +1334,7 @@ fn permit() -> Permit {
         series: &Series::default(),
         first_seen_destination: false,
         earlier: None,
+        charges: None,
         approved: None,
         cycle: None,
         observe: false,

@@ -23,6 +23,7 @@ pub(crate) struct Metrics {
     alerts: Family<AlertLabel, Counter<u64, AtomicU64>>,
     notices: Family<NoticeLabel, Counter<u64, AtomicU64>>,
     notices_waiting: Family<DestinationLabel, Gauge<i64, AtomicI64>>,
+    usage_unread: Counter<u64, AtomicU64>,
     stages: Family<StageLabel, Histogram, fn() -> Histogram>,
     /// Actions between admission and settlement.
     pub in_flight: Gauge<i64, AtomicI64>,
@@ -94,11 +95,28 @@ impl Metrics {
         registry.register("notices", "Tries to tell a destination, by what came of them", notices.clone());
         let notices_waiting = Family::default();
         registry.register("notices_waiting", "Notices that wait to be told", notices_waiting.clone());
+        let usage_unread = Counter::default();
+        registry.register(
+            "usage_unread",
+            "What providers say was used up, and is not understood in whole or in part",
+            usage_unread.clone(),
+        );
         let stages = Family::new_with_constructor(histogram as fn() -> Histogram);
         registry.register_with_unit("step", "Time of each step of an action", Unit::Seconds, stages.clone());
         let in_flight = Gauge::default();
         registry.register("in_flight", "Actions between admission and settlement", in_flight.clone());
-        Metrics { registry, outcomes, errors, replays, alerts, notices, notices_waiting, stages, in_flight }
+        Metrics {
+            registry,
+            outcomes,
+            errors,
+            replays,
+            alerts,
+            notices,
+            notices_waiting,
+            usage_unread,
+            stages,
+            in_flight,
+        }
     }
 
     pub(crate) fn outcome(&self, kind: Kind) {
@@ -125,6 +143,10 @@ impl Metrics {
     pub(crate) fn notices_waiting(&self, destination: &str, waiting: u64) {
         let label = DestinationLabel { destination: destination.to_owned() };
         self.notices_waiting.get_or_create(&label).set(i64::try_from(waiting).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn usage_unread(&self) {
+        self.usage_unread.inc();
     }
 
     pub(crate) fn step(&self, step: Step, took: Duration) {

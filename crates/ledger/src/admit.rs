@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use action::{ActionId, Subject, Tenant};
+use action::{ActionId, Money, Subject, Tenant};
 use boundary::Series;
 use mandate::{Account, Claims, Refusal as Limit, Resource, Session, SessionEvent, SessionState, Use};
 
@@ -39,6 +39,8 @@ pub struct Item {
     pub(crate) cycle: Option<Cycle>,
     /// The epoch of its session when it was judged, of one that goes on because people agreed.
     pub(crate) judged: Option<u64>,
+    /// What it moves: all that is at stake, or the part of it that is charged.
+    pub(crate) moves: Option<Money>,
 }
 
 #[derive(Clone, Debug)]
@@ -62,6 +64,7 @@ impl From<Admission> for Item {
             session: cycle.as_ref().map(|cycle| identity::session(tenant, &cycle.session)),
             cycle,
             judged: None,
+            moves: intent.amount,
             gate: Gate::Admit { hold, debits, effect, lease_ms },
             intent,
         }
@@ -69,12 +72,13 @@ impl From<Admission> for Item {
 }
 
 impl From<Resumption> for Item {
-    fn from(Resumption { admission, from }: Resumption) -> Item {
+    fn from(Resumption { admission, from, charges }: Resumption) -> Item {
         let judged = match from {
             Basis::Approved { .. } => admission.cycle.as_ref().map(|cycle| cycle.epoch),
             Basis::Held { .. } | Basis::Sent { .. } | Basis::Failed { .. } => None,
         };
-        Item { resumes: Some(from), session: None, cycle: None, judged, ..admission.into() }
+        let moves = charges.or(admission.intent.amount);
+        Item { resumes: Some(from), session: None, cycle: None, judged, moves, ..admission.into() }
     }
 }
 
@@ -91,6 +95,7 @@ impl From<Refusal> for Item {
             session: cycle.as_ref().map(|cycle| identity::session(&intent.tenant, &cycle.session)),
             cycle,
             judged: None,
+            moves: None,
             gate: Gate::Refuse { code, outcome: Box::new(outcome), digests, halts },
             intent,
         }
@@ -325,7 +330,7 @@ fn check(rows: &mut Rows, item: &Item) -> Result<Vec<Account>, Obstacle> {
 /// INVARIANT (limits): nothing is sent beyond what people agreed to for its session, whenever they did.
 fn takes(session: Option<&Session>, item: &Item, footing: Option<&Footing>) -> Result<(), Obstacle> {
     let Some(session) = session else { return Err(Obstacle::SessionChanged) };
-    if item.sends() && session.limits.broken_by(item.intent.amount, item.intent.at_ms).is_some() {
+    if item.sends() && session.limits.broken_by(item.moves, item.intent.at_ms).is_some() {
         return Err(Obstacle::SessionChanged);
     }
     let Some(cycle) = &item.cycle else {

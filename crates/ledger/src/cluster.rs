@@ -247,7 +247,7 @@ impl Clustering {
             return Err(Error::Changed(self.session.clone()));
         }
         let [left, _] = lefts;
-        let moved = scene.cluster.transfer(&self.session, to, (resource, *amount), left, self.at_ms);
+        let moved = scene.cluster.transfer(&self.session, to, (resource, *amount), lefts, self.at_ms);
         let moved = moved.map_err(refused)?;
         let gives: Vec<&str> = source.iter().map(|debit| &*debit.jti).collect();
         let gets: Vec<&str> = target.iter().map(|debit| &*debit.jti).collect();

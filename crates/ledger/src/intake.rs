@@ -86,6 +86,8 @@ pub struct Resumption {
     pub admission: Admission,
     /// What it goes on from.
     pub from: Basis,
+    /// So much of what is set aside for it is charged; `None`: all that is at stake moves.
+    pub charges: Option<Money>,
 }
 
 /// What an action goes on from. The token says that nobody else went on with it meanwhile.

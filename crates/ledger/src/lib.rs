@@ -338,6 +338,15 @@ pub trait Ledger: Outbox {
     /// A tenant's open sessions under a mandate, or under any that descends from it.
     fn sessions_under<'a>(&'a self, tenant: &'a Tenant, jti: &'a str) -> Answer<'a, Vec<Governed>>;
 
+    /// A mandate in force at that time that is somebody's, and is this one or descends from it.
+    fn held_under<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        jti: &'a str,
+        subject: &'a Subject,
+        now_ms: i64,
+    ) -> Answer<'a, Option<Box<str>>>;
+
     /// Open sessions of every tenant whose mandate expired by then, or was revoked with one that it descends from.
     fn lapsed(&self, now_ms: i64, limit: u32) -> Answer<'_, Vec<Lapsed>>;
 

@@ -1222,6 +1222,16 @@ impl Ledger for Memory {
         self.now(move |world| Ok(world.sessions_under(tenant, jti)))
     }
 
+    fn held_under<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        jti: &'a str,
+        subject: &'a Subject,
+        now_ms: i64,
+    ) -> Answer<'a, Option<Box<str>>> {
+        self.now(move |world| Ok(world.held_under(tenant, jti, subject, now_ms)))
+    }
+
     fn lapsed(&self, now_ms: i64, limit: u32) -> Answer<'_, Vec<Lapsed>> {
         self.now(move |world| Ok(world.lapsed(now_ms, limit)))
     }

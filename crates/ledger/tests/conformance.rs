@@ -1771,7 +1771,7 @@ fn a_part_that_is_charged_is_all_that_the_mandate_is_charged() {
 /// Marks what is set aside sent to be charged.
 fn charge(ledger: &dyn Ledger, id: ActionId, token: u32, mut admission: Admission) -> Admitted {
     (admission.intent.id, admission.intent.entry) = (id, draft(CHARGING));
-    wait(ledger.resume(Resumption { admission, from: Basis::Sent { token } })).unwrap()
+    wait(ledger.resume(Resumption { admission, from: Basis::Sent { token }, charges: None })).unwrap()
 }
 
 fn reserved(id: ActionId, token: u32, due_ms: i64) -> Deferral {

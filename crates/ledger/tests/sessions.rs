@@ -8,7 +8,7 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use action::Tenant;
+use action::{Subject, Tenant};
 use common::*;
 use ledger::{
     Admitted, BUDGET_BREACHED, Basis, Cycle, Debit, Declared, Declaring, Deferral, Draft, Error, Hold,
@@ -309,8 +309,11 @@ fn a_session_waits_for_people_until_they_have_decided() {
 
         let id = admitted(ledger, held("c", 3));
         wait(ledger.reject(approval(id, "bob"), 0, settlement(id, State::Refused, "c"))).unwrap();
-        assert_eq!(stands(ledger, "s-1").state(), SessionState::Active);
-        let id = admitted(ledger, held("d", 4));
+        let now = stands(ledger, "s-1");
+        assert_eq!((now.state(), now.cycles, now.denials), (SessionState::Active, 1, 1));
+        // What was judged before that is judged by what was denied since.
+        assert_eq!(obstacle(ledger, held("d", 4)), Obstacle::SessionChanged);
+        let id = admitted(ledger, ledger::Admission { cycle: cycle("s-1", 1, 4), ..held("d", 4) });
         wait(ledger.turn(turn("s-1", Some(SessionEvent::Revoked(Halt::Partial))))).unwrap();
         wait(ledger.approve(approval(id, "bob"))).unwrap();
         let too_late = resume(ledger, id, admission("d"));
@@ -844,6 +847,19 @@ fn no_session_begins_under_what_is_revoked() {
             under(jti).unwrap();
         }
         assert!(wait(ledger.sessions_under(&Tenant::default(), "m-2")).unwrap().is_empty());
+        // Of all these the subject holds what is in force still.
+        let held = |jti: &str, subject: &Subject, now_ms: i64| {
+            wait(ledger.held_under(&Tenant::default(), jti, subject, now_ms)).unwrap()
+        };
+        for (jti, expected) in [("m-1", Some("m-1")), ("m-2", None), ("m-4", Some("m-4")), ("m-", None)] {
+            assert_eq!(held(jti, &subject(), NOW).as_deref(), expected, "{jti}");
+        }
+        assert_eq!(held("m-1", &subject(), NOW + 1000), None);
+        let other = Subject::parse("agent-9").unwrap();
+        assert_eq!(held("m-1", &other, NOW), None);
+        let below = ledger::Mandate { subject: other.clone(), ..mandate("m-5", &["m-1"]) };
+        wait(ledger.issue(below, event("mandate_issued"))).unwrap();
+        assert_eq!(held("m-1", &other, NOW).as_deref(), Some("m-5"));
         wait(ledger.verify()).unwrap();
     });
 }

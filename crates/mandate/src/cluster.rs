@@ -11,6 +11,8 @@
 //! As with a session, what is true is kept and [`Cluster::state`] says what that comes to. What is left to each member
 //! stands in the account of its mandate and nowhere else: [`Cluster::transfer`] says what to add to which of them.
 
+use action::json;
+
 use crate::Resource;
 
 /// More members than this is a mistake, not a cluster.
@@ -151,6 +153,8 @@ pub enum ClusterRefusal {
         /// So much is left to it.
         left: u64,
     },
+    /// The target would have more than can be written down exactly.
+    MoreThanCounts,
 }
 
 /// What goes from one member to another.
@@ -255,7 +259,7 @@ impl Cluster {
         Ok(next)
     }
 
-    /// What a transfer of so much of a resource from one member to another does, where `left` is left to the source.
+    /// What a transfer of so much of a resource from one member to another does, where so much is left to each of them.
     ///
     /// # Errors
     /// Why it cannot be.
@@ -264,7 +268,7 @@ impl Cluster {
         source: &str,
         target: &str,
         (resource, amount): (Resource, u64),
-        left: u64,
+        [left, has]: [u64; 2],
         now_ms: i64,
     ) -> Result<Transfer, ClusterRefusal> {
         match self.state() {
@@ -281,9 +285,11 @@ impl Cluster {
         if amount == 0 || source.mandate_id == target.mandate_id {
             return Err(ClusterRefusal::NothingToTransfer);
         }
-        match i64::try_from(amount) {
-            Ok(whole) if amount <= left => Ok(Transfer { amount: whole }),
-            _ => Err(ClusterRefusal::MoreThanLeft { left }),
+        let whole = i64::try_from(amount).ok().filter(|_| amount <= left);
+        let amount = whole.ok_or(ClusterRefusal::MoreThanLeft { left })?;
+        match has.checked_add_signed(amount).is_some_and(|sum| sum <= json::MAX_INTEGER.cast_unsigned()) {
+            true => Ok(Transfer { amount }),
+            false => Err(ClusterRefusal::MoreThanCounts),
         }
     }
 

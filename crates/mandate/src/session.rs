@@ -120,9 +120,9 @@ pub struct Session {
     pub held: u32,
     /// Actions of it that were sent and are not settled.
     pub in_flight: u32,
-    /// Cycles denied so far.
+    /// Cycles denied so far, by whomever: the judge, a person, or the time in which nobody came.
     pub denials: u32,
-    /// Cycles admitted so far.
+    /// Cycles admitted so far, and those that wait for people.
     pub cycles: u64,
     /// Since when it waits for another session, in Unix milliseconds.
     pub blocked_ms: Option<i64>,
@@ -154,7 +154,7 @@ pub enum SessionEvent {
         /// Its number.
         sequence: u64,
     },
-    /// What waited for people does not any more: it is sent (`true`) or ended.
+    /// What waited for people does not any more: it is sent (`true`) or ended, which is a denial.
     Decided {
         /// Is it sent now?
         sent: bool,
@@ -281,14 +281,17 @@ impl Session {
             }
             (_, E::Denied { sequence }) => {
                 next.sequence = next.sequence.max(sequence.unwrap_or(0));
-                // How much of it was denied is what others are judged by.
-                (next.denials, next.epoch) = (self.denials.saturating_add(1), self.epoch + 1);
+                next.deny();
             }
             // Keeps (halt): what waited begins no more than anything else where nothing may begin.
             (SessionState::Closed(_) | SessionState::Suspended, E::Decided { sent: true }) => return refused,
-            (_, E::Decided { sent }) if self.held > 0 => {
-                next.held -= 1;
-                next.in_flight += u32::from(sent);
+            (_, E::Decided { sent: true }) if self.held > 0 => {
+                (next.held, next.in_flight) = (self.held - 1, self.in_flight + 1);
+            }
+            // Whoever denied it: a cycle that waited is no other than one that did not.
+            (_, E::Decided { sent: false }) if self.held > 0 => {
+                (next.held, next.cycles) = (self.held - 1, self.cycles.saturating_sub(1));
+                next.deny();
             }
             (_, E::Settled) if self.in_flight > 0 => next.in_flight -= 1,
             (SessionState::Active, E::SentAgain) => next.in_flight += 1,
@@ -316,6 +319,12 @@ impl Session {
             _ => return refused,
         }
         Ok(next)
+    }
+
+    /// How much of it was denied is what others are judged by.
+    fn deny(&mut self) {
+        self.denials = self.denials.saturating_add(1);
+        self.epoch += 1;
     }
 
     fn raise(&mut self, sequence: u64) -> Result<(), SessionRefusal> {

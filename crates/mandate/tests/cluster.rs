@@ -141,18 +141,24 @@ fn a_principal_counts_once() {
 #[test]
 fn more_than_what_is_left_is_not_transferred() {
     let it = cluster(2);
-    let transfer = |seconds, left| it.transfer("s-1", "s-2", (Resource::Seconds, seconds), left, 0);
+    let transfer = |seconds, left| it.transfer("s-1", "s-2", (Resource::Seconds, seconds), [left, 0], 0);
     assert_eq!(transfer(5, 5).unwrap().grants(&["m-1"], &["m-2"]).unwrap(), [("m-1", -5), ("m-2", 5)]);
     assert_eq!(transfer(6, 5), Err(R::MoreThanLeft { left: 5 }));
     assert_eq!(transfer(u64::MAX, u64::MAX), Err(R::MoreThanLeft { left: u64::MAX }));
+    let most = (1_u64 << 53) - 1;
+    let onto = |has| it.transfer("s-1", "s-2", (Resource::StorageBytes, 5), [5, has], 0).map(drop);
+    assert_eq!(onto(most - 5), Ok(()));
+    for has in [most - 4, most, u64::MAX - 4, u64::MAX] {
+        assert_eq!(onto(has), Err(R::MoreThanCounts), "{has}");
+    }
     assert_eq!(transfer(0, 5), Err(R::NothingToTransfer));
-    assert_eq!(it.transfer("s-1", "s-1", (Resource::Seconds, 1), 5, 0), Err(R::NothingToTransfer));
+    assert_eq!(it.transfer("s-1", "s-1", (Resource::Seconds, 1), [5, 0], 0), Err(R::NothingToTransfer));
     assert_eq!(
-        it.transfer("s-1", "s-9", (Resource::Seconds, 1), 5, 0),
+        it.transfer("s-1", "s-9", (Resource::Seconds, 1), [5, 0], 0),
         Err(R::NotMember { session: "s-9".into() })
     );
-    assert_eq!(it.transfer("s-1", "s-2", (Resource::Seconds, 1), 5, DEADLINE), Err(R::Over));
-    let memory = it.transfer("s-1", "s-2", (Resource::MemoryBytes, 1), 5, 0);
+    assert_eq!(it.transfer("s-1", "s-2", (Resource::Seconds, 1), [5, 0], DEADLINE), Err(R::Over));
+    let memory = it.transfer("s-1", "s-2", (Resource::MemoryBytes, 1), [5, 0], 0);
     assert_eq!(
         memory,
         Err(R::NeverLeftOver(Resource::MemoryBytes)),
@@ -160,7 +166,7 @@ fn more_than_what_is_left_is_not_transferred() {
     );
     for state in [S::MandateHold, S::Deadlock, S::Terminated] {
         assert_eq!(
-            in_state(state).transfer("s-1", "s-2", (Resource::Seconds, 1), 5, 0),
+            in_state(state).transfer("s-1", "s-2", (Resource::Seconds, 1), [5, 0], 0),
             Err(R::State(state))
         );
     }
@@ -169,7 +175,7 @@ fn more_than_what_is_left_is_not_transferred() {
 /// A mandate above both would otherwise hand out time that it still has, or lose time that stays under it.
 #[test]
 fn time_moves_up_to_the_mandate_that_both_descend_from_and_no_further() {
-    let five = cluster(2).transfer("s-1", "s-2", (Resource::Seconds, 5), 5, 0).unwrap();
+    let five = cluster(2).transfer("s-1", "s-2", (Resource::Seconds, 5), [5, 0], 0).unwrap();
     let grants = |source: &[&'static str], target: &[&'static str]| five.grants(source, target);
     let siblings = grants(&["a", "root"], &["b", "root"]).unwrap();
     assert_eq!(siblings, [("a", -5), ("b", 5)]);
@@ -204,7 +210,7 @@ proptest! {
         let mut done = 0;
         for (from, to, seconds) in transfers {
             let source = left[&format!("m-{from}")];
-            let found = it.transfer(&format!("s-{from}"), &format!("s-{to}"), (Resource::Seconds, seconds), u64::try_from(source).unwrap(), 0);
+            let found = it.transfer(&format!("s-{from}"), &format!("s-{to}"), (Resource::Seconds, seconds), [u64::try_from(source).unwrap(), 0], 0);
             if let Ok(transfer) = found {
                 done += 1;
                 let (source, target) = (format!("m-{from}"), format!("m-{to}"));

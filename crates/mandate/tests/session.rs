@@ -161,6 +161,17 @@ fn an_action_is_counted_until_it_is_settled() {
 }
 
 #[test]
+fn what_waited_for_people_and_is_not_sent_is_denied_like_what_did_not_wait() {
+    let waits = after(&session(), &[E::Admitted { sequence: 1 }, E::Held { sequence: 2 }]);
+    let sent = after(&waits, &[E::Decided { sent: true }]);
+    assert_eq!((sent.cycles, sent.denials, sent.epoch), (2, 0, waits.epoch));
+    let denied = after(&waits, &[E::Decided { sent: false }]);
+    let at_once = after(&session(), &[E::Admitted { sequence: 1 }, E::Denied { sequence: Some(2) }]);
+    assert_eq!((denied.cycles, denied.denials), (1, 1));
+    assert_eq!(denied, at_once);
+}
+
+#[test]
 fn what_was_admitted_before_the_end_is_settled_after_it_and_nothing_is_sent_any_more() {
     let it = after(&session(), &[E::Admitted { sequence: 1 }, E::Held { sequence: 2 }]);
     let it = after(&it, &[E::Revoked(Halt::Partial)]);

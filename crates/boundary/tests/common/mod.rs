@@ -83,6 +83,7 @@ impl World {
             series: &self.series,
             first_seen_destination: self.first_seen_destination,
             earlier: self.earlier,
+            charges: None,
             approved: self.approved.as_ref(),
             cycle: self.governed.as_ref().map(Governed::cycle),
             observe: self.observe,

@@ -155,20 +155,37 @@ async fn who_audits_is_told_of_tier_0_whatever_is_configured() {
         ("[disclosure.nobody]\nmost = \"REDACTED\"\n", "no such role"),
         ("[disclosure.operator]\nmost = \"LITTLE\"\n", "`LITTLE` is none of"),
     ] {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("countersign.toml");
-        std::fs::write(&path, config).unwrap();
-        let mut command = crate::house::countersign();
-        let output = command
-            .args(["serve", "--until-stdin-closes", "--config"])
-            .arg(&path)
-            .current_dir(&folder)
-            .output()
-            .unwrap();
-        let told = String::from_utf8_lossy(&output.stderr);
-        let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(!output.status.success() && told.contains(why), "{config}: {told}");
+        must_not_start(config, why);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_reason_why_policies_are_withheld_is_one_honest_line() {
+    let long = "x".repeat(1001);
+    for (reason, why) in [
+        ("a\u{202e}b", "`reason`: text contains a character that changes the reading direction"),
+        ("a\\nb", "`reason`: text contains a control character"),
+        (&long, "`reason` has at most 1000 bytes"),
+    ] {
+        let config = format!("[disclosure.operator]\nmost = \"COUNT_ONLY\"\nreason = \"{reason}\"\n");
+        must_not_start(&config, &format!("disclosure.operator: {why}"));
+    }
+}
+
+fn must_not_start(config: &str, why: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("countersign.toml");
+    std::fs::write(&path, config).unwrap();
+    let mut command = crate::house::countersign();
+    let output = command
+        .args(["serve", "--until-stdin-closes", "--config"])
+        .arg(&path)
+        .current_dir(&folder)
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(!output.status.success() && told.contains(why), "{config}: {told}");
 }
 
 /// What the records of anomalies say, in the order of the chain.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use action::ActionId;
 use boundary::Extension;
 use ledger::Stored;
-use mandate::Refusal;
+use mandate::{Mandate, Refusal};
 use serde_json::json;
 
 use super::{MandateStanding, event};
@@ -93,12 +93,16 @@ impl Gateway {
         let Some((leaf, account)) = line.mandates.first().zip(accounts.first()) else {
             return Err(internal("a line without a leaf"));
         };
-        let above = line.mandates.iter().any(|mandate| mandate.subject == caller.subject);
-        if above || self.acts_under(caller, jti).await? {
-            let why = "whoever acts under a mandate does not extend it";
+        let now_ms = clock::now_ms();
+        let above = line.mandates.iter().find(|mandate| mandate.subject == caller.subject);
+        let own = match above {
+            Some(mandate) => Some(mandate.jti.as_str().into()),
+            None => self.lives_by(caller, leaf, now_ms).await?,
+        };
+        if let Some(own) = own {
+            let why = format!("whoever acts under a mandate does not extend it, and `{own}` is yours");
             return Err(Error::new(Code::Forbidden, why).hint("let another person decide"));
         }
-        let now_ms = clock::now_ms();
         if leaf.expires_at <= now_ms.div_euclid(1000) {
             return Err(has_ended(jti, "has expired"));
         }
@@ -168,10 +172,21 @@ impl Gateway {
         Ok(Some(waiting))
     }
 
-    /// Has the caller an open session that lives on the mandate's time?
-    async fn acts_under(&self, caller: &Caller, jti: &str) -> Result<bool, Error> {
-        let open = self.ledger.sessions_under(&caller.tenant, jti).await.map_err(unavailable)?;
-        Ok(open.iter().any(|governed| governed.session.subject == caller.subject))
+    /// The caller's own mandate by which they live on the time of this one, or will in the next session that they open.
+    /// Anything may be handed to whoever gave the mandate: it only keeps them from giving more while they make use of it.
+    async fn lives_by(
+        &self,
+        caller: &Caller,
+        mandate: &Mandate,
+        now_ms: i64,
+    ) -> Result<Option<Box<str>>, Error> {
+        let (tenant, jti, subject) = (&caller.tenant, mandate.jti.as_str(), &caller.subject);
+        if mandate.root_principal() != subject.as_str() {
+            return self.ledger.held_under(tenant, jti, subject, now_ms).await.map_err(unavailable);
+        }
+        let open = self.ledger.sessions_under(tenant, jti).await.map_err(unavailable)?;
+        let own = open.into_iter().find(|governed| governed.session.subject == *subject);
+        Ok(own.map(|governed| governed.session.mandate_id))
     }
 
     async fn refused<T>(

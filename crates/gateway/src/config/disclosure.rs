@@ -7,6 +7,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::admin::told;
+use crate::approvals::readable_as;
 use crate::caller::Role;
 
 /// How much less a role is told than it could be.
@@ -40,6 +41,8 @@ where
             wrong(format!("there is no such role; there are {roles}"))
         })?;
         let most = told(role);
+        let reason = withheld.reason.clone();
+        readable_as("reason", reason).map_err(|error| wrong(error.message))?;
         if withheld.most >= most {
             return Err(wrong(format!("a key of this role is told {} at most anyway", most.as_str())));
         }

@@ -117,7 +117,10 @@ impl Gateway {
     pub(super) async fn enter(&self, case: &Case<'_>, admission: Admission) -> Result<Admitted, Error> {
         let entered = match &case.resumed {
             None => self.ledger.admit(admission).await,
-            Some(resumed) => self.ledger.resume(Resumption { admission, from: resumed.basis }).await,
+            Some(resumed) => {
+                let (from, charges) = (resumed.basis, case.charges());
+                self.ledger.resume(Resumption { admission, from, charges }).await
+            }
         };
         entered.map_err(unavailable)
     }

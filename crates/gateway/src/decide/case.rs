@@ -49,6 +49,13 @@ impl Case<'_> {
         self.resumed.as_ref()?.before.as_ref()
     }
 
+    /// How much of what was set aside for it is to be charged.
+    pub(super) fn charges(&self) -> Option<Money> {
+        let reservation = self.before()?.reservation.as_ref()?;
+        let (_, part) = reservation.charge(reservation.charging()?, mandate::exposure(&self.action)).ok()?;
+        part
+    }
+
     /// Whether the obstacle to its admission is one that another look gets over.
     pub(super) fn may_be_judged_anew(&self, obstacle: &Obstacle) -> bool {
         self.cycle.as_ref().is_some_and(|cycle| cycle.may_be_judged_anew(obstacle))
@@ -181,6 +188,7 @@ impl Gateway {
                 earlier: facts
                     .earlier
                     .map(|earlier| boundary::Earlier { id: earlier.id, at_ms: earlier.at_ms }),
+                charges: case.charges(),
                 approved,
                 cycle: case.cycle.as_ref().and_then(|it| it.facts(&self.issuer, &case.standing)),
                 observe: case.observe,

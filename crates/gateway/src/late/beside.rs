@@ -108,8 +108,8 @@ impl Known {
     fn usage(&self, alone: bool) -> Result<Usage, Error> {
         let others = &self.0[..self.0.len().saturating_sub(usize::from(alone))];
         others.iter().try_fold(Usage::default(), |sum, (_, said)| {
-            let told = said.confirmed()?.map(|confirmed| used_as_told(&confirmed)).unwrap_or_default();
-            Ok(sum.and(&told))
+            let told = said.confirmed()?.map(|confirmed| used_as_told(&confirmed).0);
+            Ok(sum.and(&told.unwrap_or_default()))
         })
     }
 

@@ -305,7 +305,7 @@ impl Gateway {
                 &ask.from_session_id,
                 &ask.to_session_id,
                 (resource, amount),
-                source.left(resource),
+                [source.left(resource), target.left(resource)],
                 now_ms,
             )
             .map_err(cluster_refuses)?;
@@ -721,6 +721,9 @@ pub(super) fn refused(refusal: ClusterRefusal, session: &str, [own, other]: &[&s
         }
         ClusterRefusal::MoreThanLeft { left } => {
             invalid(&format!("no more than {left} of it is left to the session"), "/transfer_amount")
+        }
+        ClusterRefusal::MoreThanCounts => {
+            invalid("the other session would have more than 2^53-1 of it", "/transfer_amount")
         }
     }
 }

@@ -95,7 +95,12 @@ impl Gateway {
         confirmed: Option<&Confirmation>,
     ) -> Option<Usage> {
         let cycle = pending.row.cycle.as_ref().filter(|_| state.is_amended())?;
-        let reported = confirmed.map(used_as_told).unwrap_or_default();
+        let (reported, unread) = confirmed.map(used_as_told).unwrap_or_default();
+        if unread > 0 {
+            // Not in its own words: they are foreign.
+            tracing::warn!(action = %pending.id, members = unread, "a provider's `resources_used` is not understood, nor charged");
+            self.metrics.usage_unread();
+        }
         if pending.settled {
             return (!reported.is_nothing()).then_some(reported);
         }
@@ -157,10 +162,11 @@ impl CycleView {
     }
 }
 
-/// What a provider says that an effect used up.
-pub(crate) fn used_as_told(confirmed: &Confirmation) -> Usage {
+/// What a provider says that an effect used up, and how many members of that are not understood.
+pub(crate) fn used_as_told(confirmed: &Confirmation) -> (Usage, usize) {
     let reported = reported(&confirmed.answer, confirmed.reference.as_deref());
-    crate::decide::usage(0, &reported.map(Resources::told).unwrap_or_default())
+    let (resources, unread) = reported.map(Resources::told).unwrap_or_default();
+    (crate::decide::usage(0, &resources), unread)
 }
 
 /// Where an answer says what was used up: beside the reference, since what answers a question may list several, or at the top.

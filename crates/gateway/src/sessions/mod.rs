@@ -75,9 +75,9 @@ pub struct SessionView {
     pub opened_at: String,
     /// The highest number of a declaration or cycle so far.
     pub sequence: u64,
-    /// Cycles admitted so far.
+    /// Cycles admitted so far, and those that wait for people.
     pub cycles: u64,
-    /// Cycles denied so far.
+    /// Cycles denied so far, by whomever.
     pub denials: u32,
     /// Actions that wait for people.
     pub waiting: u32,

@@ -257,6 +257,24 @@ async fn what_one_member_hands_on_beside_time_is_seen_by_all_and_can_be_used() {
     house.is_whole().await;
 }
 
+/// Beyond that a number is another one to some who read it, and no mandate says it.
+#[tokio::test]
+async fn nobody_is_handed_more_than_can_be_written_down_exactly() {
+    let house = House::new().await;
+    let most = (1_u64 << 53) - 1;
+    let storage = |most| ResourceEnvelope { max_storage_bytes: Some(most), ..seconds(100) };
+    let a = party(&house, "agent-a", "olga", storage(20)).await;
+    let b = party(&house, "agent-b", "olga", storage(most - 10)).await;
+    let formed = cluster(&house, &[&a, &b]).await;
+    let bytes = |amount| hand_on(&house, &formed, &a, &b, (amount, Some("storage_bytes")));
+    let refused = bytes(11).await.unwrap_err();
+    assert_eq!((refused.code, refused.field.as_deref()), (Code::ValidationFailed, Some("/transfer_amount")));
+    bytes(10).await.unwrap();
+    let own = house.gateway().context(&b.agent, b.id()).await.unwrap().resource_envelope;
+    assert_eq!(own.max_storage_bytes, Some(most));
+    house.is_whole().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_transfer_is_judged_by_what_the_one_before_left() {
     let house = House::new().await;

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use action::IdempotencyKey;
 use countersign_gateway::{
-    Ask, Caller, CloseAsk, Code, Completion, CycleView, Decision, DelegateAsk, Error, ExtendAsk, GarAsk,
+    Ask, Caller, Code, Completion, CycleView, Decision, DelegateAsk, Error, ExtendAsk, GarAsk, LimitsAsk,
     MandateAsk, ResourceEnvelope, Role, RulingAsk, SessionView,
 };
 use serde_json::{Value, json};
+use testkit::Swap;
 use testkit::bank::{Bank, Fault, Injection, Options};
 
 use crate::approvals::{approver, house_with};
@@ -17,6 +18,7 @@ use crate::challenges::{SECRET, call_back, word_about};
 use crate::faults::{Dies, effects, found, until};
 use crate::house::{House, POLICY, Said};
 use crate::late::{NO_RETRY, house_of, house_with as house_that_is_told, same, settled};
+use crate::reserving;
 use crate::resolutions::resolve;
 use crate::retries::busy;
 use crate::sessions::{intent, other_agent, with};
@@ -625,18 +627,39 @@ async fn whoever_lives_on_the_time_of_a_mandate_does_not_extend_it() {
     let ask =
         DelegateAsk { subject: kid.subject.to_string(), even_if_unknown: true, ..DelegateAsk::default() };
     let token = house.gateway().delegate(&house.agent, jti, ask).await.unwrap().token;
-    let own = house.gateway().open_session(&kid, Some(&token)).await.unwrap();
     let as_operator = Caller { role: Role::Operator, ..kid.clone() };
-    let refused = house.gateway().extend_mandate(&as_operator, jti, more(5)).await.unwrap_err();
-    assert_eq!((refused.code, granted(&house, jti).await), (Code::Forbidden, 0));
-    // Who has no session under it any more lives on nobody's time.
-    house
-        .gateway()
-        .close_session(&kid, &own.session_id, CloseAsk { completion: Completion::Complete, reason: None })
-        .await
-        .unwrap();
-    house.gateway().extend_mandate(&as_operator, jti, more(5)).await.unwrap();
+    let refused = async || {
+        let refused = house.gateway().extend_mandate(&as_operator, jti, more(5)).await.unwrap_err();
+        assert_eq!((refused.code, granted(&house, jti).await), (Code::Forbidden, 0));
+    };
+    refused().await;
+    let own = house.gateway().open_session(&kid, Some(&token)).await.unwrap();
+    refused().await;
+    // Whoever closes their session opens another one.
+    house.close(&kid, &own.session_id, Completion::Complete).await.unwrap();
+    refused().await;
+    // Whose mandate is no more lives on nobody's time.
+    let gateway = house.gateway();
+    gateway.revoke_mandate(&house.operator, &own.mandate_id, Some("over".to_owned())).await.unwrap();
+    gateway.extend_mandate(&as_operator, jti, more(5)).await.unwrap();
     assert_eq!(granted(&house, jti).await, 5);
+    house.is_whole().await;
+}
+
+/// Otherwise every agent could keep its principal from giving more to others.
+#[tokio::test]
+async fn what_is_handed_to_whoever_gave_the_mandate_keeps_nobody_from_giving_more() {
+    let mut house = House::new().await;
+    let (session, _) = out_of_time(&mut house, 0).await;
+    let (gateway, jti) = (house.gateway(), &session.mandate_id);
+    let giver = house.operator.subject.to_string();
+    let ask = DelegateAsk { subject: giver, even_if_unknown: true, ..DelegateAsk::default() };
+    let token = gateway.delegate(&house.agent, jti, ask).await.unwrap().token;
+    gateway.extend_mandate(&house.operator, jti, more(5)).await.unwrap();
+    let as_agent = Caller { role: Role::Agent, ..house.operator.clone() };
+    gateway.open_session(&as_agent, Some(&token)).await.unwrap();
+    let refused = gateway.extend_mandate(&house.operator, jti, more(5)).await.unwrap_err();
+    assert_eq!((refused.code, granted(&house, jti).await), (Code::Forbidden, 5));
     house.is_whole().await;
 }
 
@@ -762,6 +785,9 @@ async fn what_a_provider_says_was_used_up_is_charged_where_it_is_more() {
     let events: Vec<&str> = records[8..].iter().map(|it| &*it.event).collect();
     assert_eq!(events, ["admitted", "executed", "budget_breached"]);
     assert_eq!(left().await.resource_envelope.max_compute_units, Some(0));
+    // Of each report two members say nothing, and that is counted.
+    let metrics = house.gateway().metrics().unwrap();
+    assert!(metrics.contains("countersign_usage_unread_total{environment=\"production\"} 4\n"), "{metrics}");
     house.is_whole().await;
 }
 
@@ -1027,6 +1053,82 @@ async fn who_is_denied_too_often_for_the_floor_of_its_mandate_is_asked_about_unt
     house.gateway().approve(&anna, held.id(), None).await.unwrap();
     house.executed(&session, "two-of-five", &pay("acct-9", 4)).await;
     assert_eq!(house.comes_to(&session, 5, json!({})).await, proceed, "three of six");
+    house.is_whole().await;
+}
+
+/// To be denied by a person, or to be asked about in vain, is to be denied.
+#[tokio::test]
+async fn what_people_deny_and_what_nobody_decides_in_time_counts_against_the_floor_of_trust() {
+    for in_vain in [false, true] {
+        let mut house = house_with(1, |config| {
+            config.limits.held_seconds = if in_vain { 0 } else { config.limits.held_seconds };
+            config.limits.recovery_interval_ms = 20;
+        })
+        .await;
+        with_mandate(&mut house, |ask| {
+            ask.trust_floor = serde_json::Number::from_f64(0.5);
+            ask.uncertainty_floor = serde_json::Number::from_f64(0.5);
+        })
+        .await;
+        if in_vain {
+            house.installation.start();
+        }
+        let session = house.declared("CHAIN").await;
+        let sure = json!({"confidence": 0.9});
+        assert_eq!(house.comes_to(&session, 2, sure.clone()).await, told("PROCEED", "executed", "none"));
+        for number in [3, 4] {
+            let body = merged(pay(&format!("unsure-{number}"), number), json!({"confidence": 0.1}));
+            let key = format!("unsure-{number}");
+            let (held, _) = house.cycle(&session, &key, &body).await.unwrap();
+            assert_eq!((held.kind(), held.reasons()), ("held", vec!["uncertainty"]), "{}", held.body);
+            if !in_vain {
+                let ask = RulingAsk::Deny { comment: None };
+                house.gateway().rule(&approver(&house, "anna"), held.id(), ask).await.unwrap();
+            }
+            found("its end", || async {
+                (house.cycle(&session, &key, &body).await.unwrap().0.kind() == "blocked").then_some(())
+            })
+            .await;
+        }
+        let view = house.gateway().session(&house.agent, &session.session_id).await.unwrap();
+        assert_eq!((view.cycles, view.denials, view.waiting), (1, 2, 0));
+        let context = house.gateway().context(&house.agent, &session.session_id).await.unwrap();
+        assert_eq!(context.prior_denial_count, 2);
+        let (held, _) = house.cycle(&session, "one-of-three", &merged(pay("acct-9", 5), sure)).await.unwrap();
+        assert_eq!((held.kind(), held.reasons()), ("held", vec!["below_trust_floor"]), "{}", held.body);
+        house.is_whole().await;
+    }
+}
+
+/// What is captured is what moves, however much more was set aside.
+#[tokio::test]
+async fn a_capture_of_a_part_is_held_against_the_limits_of_its_session_by_that_part() {
+    let bank = banked::bank("USD").await;
+    let text = reserving::binding(&bank).swapped("\n[binding]\n", "\napproval = \"key\"\n\n[binding]\n");
+    let mut house = House::bound(&text, |config| banked::reaching(config, &[&bank])).await;
+    with_mandate(&mut house, |ask| ask.uncertainty_floor = serde_json::Number::from_f64(0.5)).await;
+    let session = house.declared("CHAIN").await;
+    let aside = json!({"payment_mode": "RESERVE_IF_AVAILABLE", "confidence": 0.9});
+    let (reserved, _) = house.cycle(&session, "a", &merged(pay("acct-1", 2), aside)).await.unwrap();
+    assert_eq!((reserved.kind(), bank.reserved()), ("held", 500), "{}", reserved.body);
+    let two = json!({"recipient": "acct-2", "amount_usd": "2.00", "max_total_usd": "900.00"});
+    let small = merged(pay("acct-2", 3), json!({"confidence": 0.1, "constraints": two}));
+    let (asked, _) = house.cycle(&session, "b", &small).await.unwrap();
+    let limits = LimitsAsk {
+        max_amount: Some("3.00".to_owned()),
+        not_after: None,
+        applies_to: Some("SESSION".to_owned()),
+    };
+    let within = RulingAsk::Approve { comment: None, limits: Some(limits) };
+    house.gateway().rule(&approver(&house, "anna"), asked.id(), within).await.unwrap();
+    house.executed(&session, "b", &small).await;
+    let capture = |amount| house.gateway().capture(&house.agent, reserved.id(), amount);
+    for beyond in [None, Some("3.01")] {
+        assert_eq!(capture(beyond).await.unwrap_err().code, Code::StateConflict, "{beyond:?}");
+    }
+    assert_eq!((bank.reserved(), bank.balance("acct-1")), (500, None));
+    assert_eq!(capture(Some("3.00")).await.unwrap().state, "COMPLETED");
+    assert_eq!((bank.reserved(), bank.balance("acct-1"), house.spent()), (0, Some(300), 500));
     house.is_whole().await;
 }
 

@@ -231,6 +231,19 @@ impl World {
         self.all_governed().filter(|it| open(it) && under(it)).collect()
     }
 
+    pub(super) fn held_under(
+        &mut self,
+        tenant: &Tenant,
+        jti: &str,
+        subject: &Subject,
+        now_ms: i64,
+    ) -> Option<Box<str>> {
+        let under = |it: &&Mandate| *it.jti == *jti || it.chain.iter().any(|above| **above == *jti);
+        let theirs = self.mandates.iter().filter(|it| it.tenant == *tenant && it.subject == *subject);
+        let held: Vec<Mandate> = theirs.filter(under).cloned().collect();
+        held.into_iter().find(|it| self.lapse_of(it, now_ms).is_none()).map(|it| it.jti)
+    }
+
     pub(super) fn lapsed(&mut self, now_ms: i64, limit: u32) -> Vec<Lapsed> {
         let open: Vec<Governed> = self.all_governed().filter(|it| it.session.closed.is_none()).collect();
         let lapsed = |governed: Governed| {
@@ -257,13 +270,17 @@ impl World {
 
     fn mandate_ended(&mut self, governed: &Governed, now_ms: i64) -> Option<Lapse> {
         let mandate = self.mandate_of(governed)?.clone();
+        self.lapse_of(&mandate, now_ms)
+    }
+
+    fn lapse_of(&mut self, mandate: &Mandate, now_ms: i64) -> Option<Lapse> {
         for jti in std::iter::once(&mandate.jti).chain(mandate.chain.iter().rev()) {
-            let account = self.rows.account(identity::account(&governed.tenant, jti), jti);
+            let account = self.rows.account(identity::account(&mandate.tenant, jti), jti);
             if let Some(at_ms) = account.value.revoked_at {
                 return Some(Lapse::Revoked { mandate: jti.clone(), at_ms });
             }
         }
-        (mandate.expires_ms <= now_ms).then_some(Lapse::Expired { mandate: mandate.jti })
+        (mandate.expires_ms <= now_ms).then(|| Lapse::Expired { mandate: mandate.jti.clone() })
     }
 
     fn mandate_of(&self, governed: &Governed) -> Option<&Mandate> {

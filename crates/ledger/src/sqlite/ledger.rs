@@ -424,6 +424,16 @@ impl Ledger for Sqlite {
         self.look(move |db| session::sessions_under(db, tenant, jti))
     }
 
+    fn held_under<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        jti: &'a str,
+        subject: &'a Subject,
+        now_ms: i64,
+    ) -> Answer<'a, Option<Box<str>>> {
+        self.look(move |db| session::held_under(db, tenant, jti, subject, now_ms))
+    }
+
     fn lapsed(&self, now_ms: i64, limit: u32) -> Answer<'_, Vec<Lapsed>> {
         self.look(move |db| session::lapsed(db, now_ms, limit))
     }

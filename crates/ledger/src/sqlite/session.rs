@@ -462,6 +462,9 @@ fn halt_code(halt: Halt) -> i64 {
 /// What the names in `meta` begin with that say whose recovery began; the value is the entry of that.
 const RECOVERING: &str = "recovering/";
 
+/// Of a mandate's row, that it descends from the one named second.
+const DESCENDS: &str = "instr(char(10) || chain || char(10), char(10) || ?2 || char(10))";
+
 const SESSION: &str =
     "SELECT key, id, tenant, subject, mandate, opened, epoch, sequence, next, held, in_flight, denials,
     cycles, blocked, suspended, closed, halt, opening, entry, payload, limit_minor, limit_currency, limit_until FROM session";
@@ -494,11 +497,29 @@ pub(crate) fn sessions(
 pub(crate) fn sessions_under(db: &Connection, tenant: &Tenant, jti: &str) -> Sql<Vec<Governed>> {
     let sql = format!(
         "{SESSION} s WHERE s.tenant = ?1 AND s.closed IS NULL AND (s.mandate = ?2 OR s.mandate IN
-         (SELECT jti FROM mandate WHERE tenant = ?1 AND instr(char(10) || chain || char(10), char(10) || ?2 || char(10))))
-         ORDER BY s.entry"
+         (SELECT jti FROM mandate WHERE tenant = ?1 AND {DESCENDS})) ORDER BY s.entry"
     );
     let found = read::many(db, &sql, params![tenant.as_str(), jti], legible)?;
     Ok(found.into_iter().flatten().collect())
+}
+
+pub(crate) fn held_under(
+    db: &Connection,
+    tenant: &Tenant,
+    jti: &str,
+    subject: &Subject,
+    now_ms: i64,
+) -> Sql<Option<Box<str>>> {
+    let sql = format!(
+        "SELECT jti FROM mandate WHERE tenant = ?1 AND subject = ?3 AND (jti = ?2 OR {DESCENDS}) ORDER BY row"
+    );
+    let theirs = params![tenant.as_str(), jti, subject.as_str()];
+    for held in read::many(db, &sql, theirs, |row| row.get::<_, Box<str>>(0))? {
+        if lapse_of(db, tenant, &held, now_ms)?.is_none() {
+            return Ok(Some(held));
+        }
+    }
+    Ok(None)
 }
 
 pub(crate) fn lapsed(db: &Connection, now_ms: i64, limit: u32) -> Sql<Vec<Lapsed>> {
@@ -555,12 +576,14 @@ fn recovery_of(db: &Connection, key: i64) -> Sql<Option<Box<str>>> {
 
 /// How the mandate of a session, or one that it descends from, has ended, if it has.
 fn ended(db: &Connection, governed: &Governed, now_ms: i64) -> Sql<Option<Lapse>> {
-    let Some(held) = read::mandate(db, &governed.tenant, &governed.session.mandate_id)? else {
-        return Ok(None);
-    };
+    lapse_of(db, &governed.tenant, &governed.session.mandate_id, now_ms)
+}
+
+fn lapse_of(db: &Connection, tenant: &Tenant, jti: &str, now_ms: i64) -> Sql<Option<Lapse>> {
+    let Some(held) = read::mandate(db, tenant, jti)? else { return Ok(None) };
     for jti in std::iter::once(&held.mandate.jti).chain(held.mandate.chain.iter().rev()) {
         let sql = "SELECT revoked FROM account WHERE key = ?1";
-        let key = identity::account(&governed.tenant, jti);
+        let key = identity::account(tenant, jti);
         if let Some(at_ms) = read::one(db, sql, [key], |row| row.get::<_, Option<i64>>(0))?.flatten() {
             return Ok(Some(Lapse::Revoked { mandate: jti.clone(), at_ms }));
         }

@@ -191,7 +191,7 @@ pub fn deferral(action: ActionId, token: u32, due_ms: i64) -> Deferral {
 pub fn send_again(ledger: &dyn Ledger, id: ActionId, from: Basis, mut admission: Admission) -> Admitted {
     admission.intent.id = id;
     admission.intent.entry = draft("sent_again");
-    wait(ledger.resume(Resumption { admission, from })).unwrap()
+    wait(ledger.resume(Resumption { admission, from, charges: None })).unwrap()
 }
 
 pub fn refusal(key: &str, name: &str) -> Refusal {
@@ -279,7 +279,7 @@ pub fn resume_of(ledger: &dyn Ledger, id: ActionId, round: u32, admission: Admis
 
 pub fn resume_from(ledger: &dyn Ledger, id: ActionId, from: Basis, mut admission: Admission) -> Admitted {
     admission.intent.id = id;
-    wait(ledger.resume(Resumption { admission, from })).unwrap()
+    wait(ledger.resume(Resumption { admission, from, charges: None })).unwrap()
 }
 
 pub fn state_of(ledger: &dyn Ledger, id: ActionId) -> State {

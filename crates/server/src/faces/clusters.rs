@@ -74,7 +74,7 @@ pub(crate) async fn release(mut request: Request) -> Result<Response, Error> {
 pub(crate) async fn transfer(mut request: Request) -> Result<Response, Error> {
     let gateway = request.gateway()?;
     let caller = who::caller_or_anonymous(&request).await?;
-    let body = request.value().await?;
+    let body = request.value().await.map_err(more_than_counts)?;
     let members = ["from_session_id", "to_session_id", "transfer_amount", "resource"];
     no_others(&body, &members, Code::ValidationFailed)?;
     let TransferRequest { from_session_id, to_session_id, transfer_amount, resource } = read(body)?;
@@ -96,6 +96,16 @@ pub(crate) async fn wait(mut request: Request) -> Result<Response, Error> {
     let WaitRequest { on } = read(body)?;
     let waits = gateway.wait(&caller, &request.argument, on.as_deref()).await?;
     Ok(reply::json(StatusCode::OK, &Waiting::of(waits)))
+}
+
+/// An amount that JSON does not hold exactly is more than anybody has, and no fault of the document.
+fn more_than_counts(error: Error) -> Error {
+    match error.field.as_deref() {
+        Some(amount @ "/transfer_amount") if error.message.contains("2^53") => {
+            Error::new(Code::ValidationFailed, error.message.clone()).field(amount)
+        }
+        _ => error,
+    }
 }
 
 fn member(body: serde_json::Value) -> Result<String, Error> {
@@ -130,7 +140,7 @@ pub(crate) struct TransferRequest {
     /// Another member.
     to_session_id: String,
     /// No more than what of it is left to the first.
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, maximum = 9_007_199_254_740_991_u64)]
     transfer_amount: u64,
     /// Of what: `time_seconds`, which is meant where it is absent, `compute_units`, `storage_bytes` or
     /// `network_egress_bytes`.

@@ -204,9 +204,9 @@ pub(crate) struct Session {
     opened_at: String,
     /// The highest number of a declaration or cycle so far.
     sequence: u64,
-    /// Admitted so far.
+    /// Admitted so far, with those that wait for people.
     cycles: u64,
-    /// Denied so far.
+    /// Denied so far, by whomever.
     denials: u32,
     /// Actions that wait for people.
     waiting: u32,
