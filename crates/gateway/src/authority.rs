@@ -255,6 +255,12 @@ impl Gateway {
         Ok(Standing { mandate: mandates.next(), ancestors: mandates.collect(), refusal: None })
     }
 
+    /// Whether this name is a principal's, who gives mandates.
+    pub(crate) async fn gives_mandates(&self, tenant: &Tenant, name: &str) -> Result<bool, Error> {
+        let principals = self.principals_that_sign().await?;
+        Ok(principals.of(tenant, name).any(|key| self.authority.signs(key) == Signs::Mandates))
+    }
+
     async fn principals_that_sign(&self) -> Result<Principals<'_>, Error> {
         let stored = self.ledger.principals().await.map_err(unavailable)?;
         Ok(Principals { stored, unproven: &self.unproven })
@@ -365,6 +371,9 @@ impl Gateway {
             // Whoever gives it a name that is taken must not draw on what belongs to another.
             let same = held.mandate.kid.is_some() && claims_of(&held.mandate)? == *claims;
             return Ok(if same { Ok(()) } else { Err(taken(&claims.jti)) });
+        }
+        if self.gives_mandates(tenant, &claims.sub).await? {
+            return Ok(Err(Refusal::GivenToPrincipal { subject: claims.sub.clone() }));
         }
         let state = self.tenant(tenant)?;
         if let ([_, parent, ..], [_, parents, ..]) = (line.mandates.as_slice(), line.claims.as_slice()) {

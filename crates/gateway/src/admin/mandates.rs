@@ -137,7 +137,7 @@ impl Gateway {
     /// # Errors
     /// `EP_VALIDATION_FAILED` naming the member that makes it none. `EP_NOT_FOUND` for an agent, archetype or group that
     /// there is not: a mandate that allows nothing must not be acknowledged, nor one that misnames what a person must
-    /// approve.
+    /// approve. `EP_STATE_CONFLICT` for a principal, who is no agent.
     pub async fn issue_mandate(&self, caller: &Caller, ask: MandateAsk) -> Result<IssuedMandate, Error> {
         caller.must(Deed::Govern)?;
         let tenant = self.tenant(&caller.tenant)?;
@@ -165,6 +165,7 @@ impl Gateway {
     async fn must_speak_of_something(&self, tenant: &TenantState, ask: &MandateAsk) -> Result<(), Error> {
         let known = ask.even_if_unknown || self.knows_agent(&tenant.tenant, &ask.subject).await?;
         must_be(known, || format!("there is no agent `{}`", ask.subject), "/subject", UNKNOWN_AGENT)?;
+        self.must_be_no_principal(&tenant.tenant, &ask.subject).await?;
         tenant.must_name_actions(&ask.scope, &ask.requires_approval)
     }
 

@@ -1,7 +1,7 @@
 //! Principals: the keys with which people sign mandates themselves, and agents what they hand on.
 
 use action::{Subject, Tenant};
-use mandate::VerifyingKey;
+use mandate::{Refusal, VerifyingKey};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -218,20 +218,13 @@ impl Gateway {
 
     /// Lets through who gives no mandates: nobody is principal and agent at once.
     pub(super) async fn must_be_no_principal(&self, tenant: &Tenant, name: &Subject) -> Result<(), Error> {
-        let all = self.ledger.principals().await.map_err(unavailable)?;
-        let gives = |key: &ledger::PrincipalKey| {
-            key.tenant == *tenant
-                && *key.issuer == *name.as_str()
-                && key.revoked_ms.is_none()
-                && self.authority.signs(key) == Signs::Mandates
-        };
-        if all.iter().any(gives) {
-            let why = format!("`{name}` is a principal and signs mandates: nobody is that and an agent");
-            return Err(Error::new(Code::StateConflict, why)
-                .field("/subject")
-                .hint("take another name for the agent, or end the principal's keys first"));
+        if !self.gives_mandates(tenant, name.as_str()).await? {
+            return Ok(());
         }
-        Ok(())
+        let why = Refusal::GivenToPrincipal { subject: name.to_string() };
+        Err(Error::new(Code::StateConflict, why.to_string())
+            .field("/subject")
+            .hint("take another name for the agent, or end the principal's keys first"))
     }
 
     /// Whether this name is an agent's: it has an agent's API key, or had one, or was given a mandate.
