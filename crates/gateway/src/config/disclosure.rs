@@ -16,7 +16,8 @@ pub struct Withheld {
     /// The most that it is told.
     #[serde(serialize_with = "as_written", deserialize_with = "as_read")]
     pub most: Level,
-    /// Why, as whoever asks is told. To withhold without a reason is on record each time.
+    /// Why, as whoever asks is told. To withhold without a reason is on record, once for each role and set
+    /// of policies while a process runs.
     pub reason: Option<String>,
 }
 
