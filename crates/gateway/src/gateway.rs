@@ -11,7 +11,7 @@ use ledger::Ledger;
 use provider::{Egress, Runs, Secrets};
 use tokio::sync::Semaphore;
 
-use crate::admin::Hidden;
+use crate::admin::{Hidden, keep_rules};
 use crate::approvals::{Challenges, Questions};
 use crate::audit::authority::{EVENTS, Unproven};
 use crate::authority::Authority;
@@ -145,7 +145,8 @@ impl Gateway {
         let stored = ledger.authority(EVENTS).await.map_err(|error| error.to_string())?;
         let unproven = Unproven::of(&stored);
         let mut states = HashMap::new();
-        for (tenant, rules) in rules {
+        for (tenant, mut rules) in rules {
+            keep_rules(ledger.as_ref(), environment, &mut rules).await.map_err(|error| error.to_string())?;
             let hmac = tenant_key(ledger.as_ref(), vault, &tenant).await?;
             states.insert(tenant.clone(), Arc::new(TenantState::new(tenant, hmac, rules)));
         }
@@ -184,9 +185,6 @@ impl Gateway {
             declarations: Declarations::default(),
             inquiries: Mutex::default(),
         };
-        for tenant in gateway.tenants.values() {
-            gateway.keep_rules(&tenant.rules()).await.map_err(|error| error.to_string())?;
-        }
         gateway.doubt_keys().await.map_err(|error| error.to_string())?;
         gateway.give_places().await.map_err(|error| error.to_string())?;
         Ok(Arc::new(gateway))

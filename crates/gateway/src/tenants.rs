@@ -22,6 +22,8 @@ pub(crate) struct Rules {
     pub providers: HashMap<String, Arc<dyn Provider>>,
     /// The texts of catalogue and policies, kept in the store under their digests for `replay`.
     pub texts: Texts,
+    /// Are these what is kept under their digest? Said when they come into force.
+    pub on_record: bool,
 }
 
 /// The sources of a set of rules.
@@ -116,7 +118,7 @@ fn judge_by(
         _ => policies,
     };
     let policies = Policies::load(&policies, &entities, &[], &catalogue)?;
-    Ok(Rules { catalogue, policies, providers: HashMap::new(), texts })
+    Ok(Rules { catalogue, policies, providers: HashMap::new(), texts, on_record: false })
 }
 
 /// In the sandbox every binding is replaced, so that no secret is read and no socket opened.
