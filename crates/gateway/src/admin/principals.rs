@@ -1,12 +1,15 @@
 //! Principals: the keys with which people sign mandates themselves, and agents what they hand on.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use action::{Subject, Tenant};
 use mandate::{Refusal, VerifyingKey};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::event;
-use crate::caller::{Caller, Deed, Role};
+use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
 use crate::row::internal;
@@ -105,7 +108,7 @@ impl Gateway {
                 format!("there are {MOST_KEYS} keys of principals already"),
             ));
         }
-        if signs == Signs::Mandates && self.is_agent(&caller.tenant, &issuer).await? {
+        if signs == Signs::Mandates && self.agents(&caller.tenant).await?.contains(&issuer) {
             return Err(Error::new(
                 Code::StateConflict,
                 format!("`{issuer}` is an agent: it hands on what it holds, and gives no mandates"),
@@ -185,12 +188,13 @@ impl Gateway {
     /// in doubt whether more was meant.
     pub(crate) async fn doubt_keys(&self) -> Result<(), Error> {
         let all = self.ledger.principals().await.map_err(unavailable)?;
+        let mut agents = HashMap::new();
         for key in all.iter().filter(|key| key.revoked_ms.is_none() && Signs::kept(&key.jwk).is_none()) {
-            let agent = match Subject::kept(&key.issuer) {
-                Ok(issuer) => self.is_agent(&key.tenant, &issuer).await?,
-                Err(_) => true,
+            let agents = match agents.entry(&key.tenant) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(unknown) => unknown.insert(self.agents(&key.tenant).await?),
             };
-            if agent {
+            if Subject::kept(&key.issuer).map_or(true, |issuer| agents.contains(&issuer)) {
                 self.authority.doubt(key);
                 tracing::warn!(
                     tenant = %key.tenant, issuer = &*key.issuer, kid = &*key.kid,
@@ -225,13 +229,6 @@ impl Gateway {
         Err(Error::new(Code::StateConflict, why.to_string())
             .field("/subject")
             .hint("take another name for the agent, or end the principal's keys first"))
-    }
-
-    /// Whether this name is an agent's: it has an agent's API key, or had one, or was given a mandate.
-    async fn is_agent(&self, tenant: &Tenant, name: &Subject) -> Result<bool, Error> {
-        let keys = self.ledger.keys(tenant).await.map_err(unavailable)?;
-        let agents = |key: &ledger::ApiKey| key.subject == *name && *key.role == *Role::Agent.as_str();
-        Ok(keys.iter().any(agents) || self.has_mandate(tenant, name).await?)
     }
 }
 

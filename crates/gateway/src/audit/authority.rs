@@ -46,7 +46,7 @@ pub(super) fn findings(caller: &Caller, all: &Authority, last: i64) -> Vec<Trail
         Some(tenant) if *tenant != caller.tenant => row.kind().to_owned(),
         _ => format!("{} `{}`", row.kind(), row.name()),
     };
-    let unlike = unlike(all);
+    let (unlike, _) = unlike(all);
     let found = unlike.iter().map(|Unlike { row, told }| TrailFinding {
         entry: told.unwrap_or(last),
         action_id: None,
@@ -80,7 +80,8 @@ impl Unproven {
     /// Compares what is stored, and tells the operator of whatever differs.
     pub(crate) fn of(all: &Authority) -> Unproven {
         let mut unproven = Unproven::default();
-        for Unlike { row, told } in unlike(all) {
+        let (unlike, said) = unlike(all);
+        for Unlike { row, told } in unlike {
             let (kind, entry) = (row.kind(), told);
             let (tenant, name) = (row.tenant().map(Tenant::as_str), row.name());
             tracing::error!(
@@ -106,10 +107,8 @@ impl Unproven {
                 Row::Passkey(_) | Row::Freeze(_) | Row::Missing(_) | Row::Illegible(_) => {}
             }
         }
-        let told = Told::of(all);
-        unproven.keyed =
-            told.keys.values().filter_map(|it| Some(it.made.more.as_ref()?.tenant.clone())).collect();
-        unproven.ended = Mutex::new(told.ended_passkeys.into_keys().collect());
+        unproven.keyed = said.keyed;
+        unproven.ended = Mutex::new(said.ended_passkeys.into_keys().collect());
         unproven
     }
 
@@ -217,8 +216,10 @@ impl Row<'_> {
     }
 }
 
-fn unlike(all: &Authority) -> Vec<Unlike<'_>> {
+/// What of the rows differs; and what the entries say that no row has to.
+fn unlike(all: &Authority) -> (Vec<Unlike<'_>>, Beside) {
     let mut told = Told::of(all);
+    let keyed = told.keys.values().filter_map(|it| Some(it.made.more.as_ref()?.tenant.clone())).collect();
     let mut unlike = Vec::new();
     for key in &all.keys {
         let stands = told.keys.remove(&*key.id);
@@ -240,16 +241,25 @@ fn unlike(all: &Authority) -> Vec<Unlike<'_>> {
     for freeze in &all.freezes {
         unlike.extend(compared(Row::Freeze(freeze), told.take_freeze(freeze), |made, _| made.fits(freeze)));
     }
+    let beside = Beside { keyed, ended_passkeys: std::mem::take(&mut told.ended_passkeys) };
     // Where a passkey has no entry, or its entries no passkey, the ledger tells.
     for stored in &all.passkeys {
-        let ended = told.ended_passkeys.get(&stored.id);
+        let ended = beside.ended_passkeys.get(&stored.id);
         if Passkey::read_from(stored).is_none() || ended.is_some() != stored.revoked.is_some() {
             unlike.push(Unlike { row: Row::Passkey(stored), told: Some(*ended.unwrap_or(&stored.entry)) });
         }
     }
     unlike.extend(all.illegible.iter().map(|it| Unlike { row: Row::Illegible(*it), told: None }));
     unlike.extend(told.missing());
-    unlike
+    (unlike, beside)
+}
+
+/// What entries say whether or not there is a row for it.
+struct Beside {
+    /// The tenants for whom a key was ever made.
+    keyed: BTreeSet<Box<str>>,
+    /// The passkeys that have ended, each with the entry that tells of it.
+    ended_passkeys: BTreeMap<Box<str>, i64>,
 }
 
 const KEY: &str = "API key";
