@@ -65,9 +65,6 @@ pub struct Gateway {
     /// What passkeys are asked to sign.
     pub(crate) challenges: Challenges,
     pub(crate) questions: Questions,
-    /// Taken while it is looked whether somebody is asked to extend a budget, and while more time is judged, until what comes of
-    /// it is written down. Whoever has it waits for nobody who may want it.
-    pub(crate) extensions: Arc<tokio::sync::Mutex<()>>,
     /// Declarations that sessions stand on.
     pub(crate) declarations: Declarations,
     /// When an action in doubt is to be asked after next.
@@ -77,7 +74,7 @@ pub struct Gateway {
 /// As many of each are under hand at once: enough for commits that are worth their fsync, and each takes up to 50 KiB.
 const AT_ONCE: usize = 128;
 
-/// How often more time is judged anew because others changed meanwhile what it was judged by.
+/// How often a change of a budget is judged anew because others changed meanwhile what it was judged by.
 pub(crate) const MOST_TRIES: u32 = 20;
 
 /// How often an action was asked after, and when it will be again.
@@ -181,7 +178,6 @@ impl Gateway {
             concluding: Semaphore::new(AT_ONCE),
             challenges: Challenges::new().map_err(|error| error.to_string())?,
             questions: Questions::default(),
-            extensions: Arc::default(),
             declarations: Declarations::default(),
             inquiries: Mutex::default(),
         };

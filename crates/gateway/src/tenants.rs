@@ -42,6 +42,10 @@ pub(crate) struct TenantState {
     pub reference: Arc<str>,
     /// Of what people see that waits; whoever reads it anew keeps the others waiting for that.
     pub version: tokio::sync::Mutex<Option<Version>>,
+    /// Taken while it is looked whether somebody is asked to extend a budget, and while more time, or what one member of a
+    /// cluster hands to another, is judged, until what comes of it is written down. Whoever has it waits for nobody who may
+    /// want it.
+    pub budgets: Arc<tokio::sync::Mutex<()>>,
     rules: RwLock<Arc<Rules>>,
     /// Until when observe mode is on, Unix milliseconds; zero when it is off.
     observe_until_ms: AtomicI64,
@@ -55,6 +59,7 @@ impl TenantState {
             hmac,
             reference,
             version: tokio::sync::Mutex::new(None),
+            budgets: Arc::default(),
             rules: RwLock::new(Arc::new(rules)),
             observe_until_ms: AtomicI64::new(0),
         }

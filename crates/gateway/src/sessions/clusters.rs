@@ -253,7 +253,7 @@ impl Gateway {
     pub async fn transfer(&self, caller: &Caller, id: &str, ask: TransferAsk) -> Result<ClusterView, Error> {
         let source = self.own(caller, &ask.from_session_id, "/from_session_id").await?;
         // One after another, so that policies see what the one before left.
-        let _turn = self.extensions.lock().await;
+        let _turn = self.tenant(&caller.tenant)?.budgets.lock().await;
         for _ in 0..MOST_TRIES {
             if let Some(cluster) = self.try_to_transfer(caller, id, source.clone(), &ask).await? {
                 return Ok(cluster);
