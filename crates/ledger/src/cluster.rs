@@ -15,7 +15,7 @@ use mandate::{SessionRefusal, SessionState};
 use serde_json::{Value, json};
 
 use crate::session::after;
-use crate::{Debit, Error, Event};
+use crate::{Error, Event, Link};
 
 /// Something that a session has its cluster do.
 #[derive(Clone, Debug)]
@@ -90,9 +90,9 @@ pub struct Transfer {
     /// How much.
     pub amount: u64,
     /// The mandate of the session that gives it and all that it descends from, leaf first.
-    pub source: Vec<Debit>,
+    pub source: Vec<Link>,
     /// The same of the other.
-    pub target: Vec<Debit>,
+    pub target: Vec<Link>,
     /// How much of it each of the two had left by its accounts when the policies were asked; if that is something else now
     /// they are asked anew ([`Error::Changed`]). `None` if nothing was judged by it.
     pub judged: Option<[u64; 2]>,
@@ -249,18 +249,18 @@ impl Clustering {
         let [left, _] = lefts;
         let moved = scene.cluster.transfer(&self.session, to, (resource, *amount), left, self.at_ms);
         let moved = moved.map_err(refused)?;
-        let gives: Vec<&str> = source.iter().map(|debit| &*debit.jti).collect();
-        let gets: Vec<&str> = target.iter().map(|debit| &*debit.jti).collect();
+        let gives: Vec<&str> = source.iter().map(|link| &*link.jti).collect();
+        let gets: Vec<&str> = target.iter().map(|link| &*link.jti).collect();
         let mut after = Accounts::new();
         for (jti, amount) in moved.grants(&gives, &gets).map_err(refused)? {
-            let debit = source.iter().chain(target).find(|debit| *debit.jti == *jti);
+            let link = source.iter().chain(target).find(|link| *link.jti == *jti);
             // Where there is no limit nothing is counted.
-            let Some(debit) = debit.filter(|it| it.limits.envelope.of(resource).is_some()) else {
+            let Some(link) = link.filter(|it| it.limits.envelope.of(resource).is_some()) else {
                 continue;
             };
-            let granted = account(&scene.accounts, jti).grant(&debit.limits, resource, amount);
+            let granted = account(&scene.accounts, jti).grant(&link.limits, resource, amount);
             let granted = granted.map_err(|_| refused(ClusterRefusal::MoreThanLeft { left }))?;
-            after.insert(debit.jti.clone(), granted);
+            after.insert(link.jti.clone(), granted);
         }
         Ok(after)
     }
@@ -404,7 +404,7 @@ impl Clustering {
     }
 
     /// The mandates whose accounts it needs.
-    pub(crate) fn lines(&self) -> impl Iterator<Item = &Debit> {
+    pub(crate) fn lines(&self) -> impl Iterator<Item = &Link> {
         let transfer = match &self.deed {
             Deed::Transfer(transfer) => Some(transfer),
             _ => None,
@@ -435,7 +435,7 @@ impl Clustering {
 fn may_move(
     session: &str,
     resource: Resource,
-    line: &[Debit],
+    line: &[Link],
     scene: &Scene<'_>,
 ) -> Result<(), ClusterRefusal> {
     let member = scene.cluster.member(session)?;
@@ -443,8 +443,8 @@ fn may_move(
     if leaf.is_none_or(|leaf| leaf.limits.envelope.of(resource).is_none()) {
         return Err(ClusterRefusal::NoLimit { session: session.into(), resource });
     }
-    let stopped = |debit: &Debit| {
-        let account = account(&scene.accounts, &debit.jti);
+    let stopped = |link: &Link| {
+        let account = account(&scene.accounts, &link.jti);
         account.frozen || account.revoked_at.is_some()
     };
     match line.iter().any(stopped) {
@@ -458,8 +458,8 @@ fn account(accounts: &Accounts, jti: &str) -> Account {
 }
 
 /// What all of a line have left together.
-fn left(resource: Resource, line: &[Debit], accounts: &Accounts) -> u64 {
-    left_of(resource, line.iter().map(|debit| (account(accounts, &debit.jti), debit.limits)))
+fn left(resource: Resource, line: &[Link], accounts: &Accounts) -> u64 {
+    left_of(resource, line.iter().map(|link| (account(accounts, &link.jti), link.limits)))
 }
 
 /// How a cluster stands, as its records say it.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use action::Tenant;
 use common::*;
 use ledger::{
-    Admitted, BUDGET_BREACHED, Basis, Cycle, Debit, Declared, Declaring, Error, Hold, Ledger, Memory,
+    Admitted, BUDGET_BREACHED, Basis, Cycle, Debit, Declared, Declaring, Error, Hold, Ledger, Link, Memory,
     Obstacle, Opening, Options, RECOVERY_COMPLETE, RECOVERY_INITIATED, Record, Sealer, Settlement, Sqlite,
     State, Turn, Used, sealed, session_of,
 };
@@ -218,7 +218,7 @@ fn metered(key: &str, session: &str) -> ledger::Admission {
     admission.intent.usage = Usage { seconds: 1, compute_units: 1, ..Usage::default() };
     let debit = |(jti, envelope): (Box<str>, ResourceEnvelope)| {
         let limits = Limits { envelope, ..Limits::default() };
-        Debit { jti: jti.into(), epoch: 0, seen: None, limits }
+        Debit { link: Link { jti: jti.into(), limits }, epoch: 0, seen: None }
     };
     admission.debits = envelopes().into_iter().map(debit).collect();
     admission

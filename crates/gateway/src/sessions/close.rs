@@ -72,7 +72,7 @@ impl Gateway {
         let id = &governed.session.id;
         let cluster = self.ledger.cluster_of(&governed.tenant, id).await.map_err(unavailable)?;
         let free = cluster.map_or(Ok(()), |it| it.cluster.must_be_free());
-        free.map_err(|refusal| clusters::refused(refusal, id, &["", ""]))
+        free.map_err(|refusal| clusters::refused(refusal, id, clusters::UNNAMED))
     }
 
     async fn end(

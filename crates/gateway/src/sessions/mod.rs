@@ -202,7 +202,9 @@ impl Gateway {
             Err(ledger::Error::Exists(id)) => return self.session(caller, &id).await,
             // Revoked a moment ago: whoever did that was told of every session that is open by now.
             Err(ledger::Error::Absent(_)) => return Err(refused(&Refusal::Revoked)),
-            Err(ledger::Error::Cluster(refusal)) => return Err(clusters::refused(refusal, "", &["", ""])),
+            Err(ledger::Error::Cluster(refusal)) => {
+                return Err(clusters::refused(refusal, "", clusters::UNNAMED));
+            }
             opened => opened.map_err(|error| named(error, "session"))?,
         };
         // Its first record is written with it.
