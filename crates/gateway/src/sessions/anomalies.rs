@@ -154,7 +154,7 @@ impl Gateway {
 }
 
 /// Events with which a cycle begins.
-const BEGINNINGS: [&str; 2] = ["admitted", "held"];
+const BEGINNINGS: [&str; 2] = [ledger::ADMITTED, ledger::HELD];
 const ANOMALY: &str = "KERNEL_AUDIT_ANOMALY";
 const EVENT: &str = "governance_anomaly";
 
