@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use ledger::{Clustered, Clustering, Deed as Done, Doer, Governed, Link, Turn};
+use ledger::{Clustered, Clustering, Deed as Done, Doer, Governed, Link};
 use mandate::{
     Account, ClusterContext, ClusterRefusal, ClusterState, Mandate, Partner, Remaining, Resource,
     ResourceEnvelope, SessionRefusal, left_of,
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::context::envelope;
 use super::gar::ale;
-use super::{Budget, SessionView, own_only};
+use super::{Budget, SessionView, own_only, turn};
 use crate::admin::event;
 use crate::approvals::readable_as;
 use crate::authority::PUBLIC_TOKEN;
@@ -370,13 +370,7 @@ impl Gateway {
             "from_session_id": &source.governed.session.id, "resource": resource.word(), "to_session_id": &target.governed.session.id,
         });
         let record = ale(None, fields, json!({"by": caller.subject.as_str()}));
-        let turn = Turn {
-            tenant: caller.tenant.clone(),
-            session: source.governed.session.id.clone(),
-            event: None,
-            cause: None,
-            record: event(tenant, TRANSFER_REFUSED, &record),
-        };
+        let turn = turn(&source.governed, None, None, event(tenant, TRANSFER_REFUSED, &record));
         self.ledger.turn(turn).await.map_err(unavailable)?;
         Err(Error::new(Code::Forbidden, "the policies do not permit this transfer").hint(
             "between members of different principals a policy has to permit `Action::\"BUDGET_TRANSFER\"`",

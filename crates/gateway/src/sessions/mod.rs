@@ -40,8 +40,8 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use ledger::Governed;
-use mandate::{ApprovedLimits, Claims, Mandate, Refusal, Session, Use};
+use ledger::{Governed, Turn};
+use mandate::{ApprovedLimits, Claims, Mandate, Refusal, Session, SessionEvent, Use};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -353,6 +353,16 @@ pub(crate) fn is_session(id: &str) -> bool {
 
 /// What the id of a session begins with.
 const PREFIX: &str = "ses_";
+/// A record of a session, with the event that changes the session, if it does.
+fn turn(
+    governed: &Governed,
+    event: Option<SessionEvent>,
+    cause: Option<Box<str>>,
+    record: ledger::Event,
+) -> Turn {
+    Turn { tenant: governed.tenant.clone(), session: governed.session.id.clone(), event, cause, record }
+}
+
 const OPENED: &str = "session_opened";
 
 #[cfg(test)]

@@ -9,10 +9,11 @@ use std::collections::{BTreeSet, HashMap};
 
 use action::ActionId;
 use futures_util::StreamExt;
-use ledger::{Governed, RECOVERY_COMPLETE, RECOVERY_INITIATED, Recovering, Turn};
+use ledger::{Governed, RECOVERY_COMPLETE, RECOVERY_INITIATED, Recovering};
 use serde_json::{Value, json};
 
 use super::gar::ale;
+use super::turn;
 use crate::Error;
 use crate::act::lock;
 use crate::admin::event;
@@ -97,13 +98,7 @@ impl Gateway {
     ) -> Result<(), Error> {
         let code = if name == RECOVERY_INITIATED { "ALE-011" } else { "ALE-012" };
         let record = ale(code, fields, json!({"by": self.issuer.as_str()}));
-        let turn = Turn {
-            tenant: governed.tenant.clone(),
-            session: governed.session.id.clone(),
-            event: None,
-            cause,
-            record: event(self.tenant(&governed.tenant)?, name, &record),
-        };
+        let turn = turn(governed, None, cause, event(self.tenant(&governed.tenant)?, name, &record));
         match self.ledger.turn(turn).await {
             Ok(_) | Err(ledger::Error::Exists(_) | ledger::Error::Absent(_)) => Ok(()),
             Err(error) => Err(unavailable(error)),

@@ -15,13 +15,14 @@ use std::time::Duration;
 use action::{ActionId, Tenant};
 use boundary::Class;
 use futures_util::StreamExt;
-use ledger::{Audited, Event, Governed, Lapse, Lapsed, Order, Revocation, Search, Turn};
+use ledger::{Audited, Event, Governed, Lapse, Lapsed, Order, Revocation, Search};
 use mandate::{Halt, Session, SessionEvent, SessionRefusal};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::close::{Walked, not_ended};
 use super::gar::ale;
+use super::turn;
 use crate::act::lock;
 use crate::admin::event;
 use crate::gateway::Gateway;
@@ -324,13 +325,8 @@ impl Gateway {
         if governed.session.suspended {
             return self.end_of_stopped(governed, cause.by, cause.reason, left).await;
         }
-        let turn = Turn {
-            tenant: governed.tenant.clone(),
-            session: governed.session.id.clone(),
-            event: Some(SessionEvent::Suspended),
-            cause: cause.record.clone(),
-            record: self.stopping(governed, cause).map_err(rejected)?,
-        };
+        let record = self.stopping(governed, cause).map_err(rejected)?;
+        let turn = turn(governed, Some(SessionEvent::Suspended), cause.record.clone(), record);
         let (_, session) = self.ledger.turn(turn).await?;
         let stopped = Governed { session, ..governed.clone() };
         self.end_of_stopped(&stopped, cause.by, cause.reason, left).await
@@ -362,8 +358,9 @@ impl Gateway {
         let fields = walked.fields(session, by, reason);
         let record = ale(code, fields, json!({"by": by, "completionState": halt.as_str()}));
         let stopped = walked.stopped().map(Box::from);
-        let turn = self.turn(governed, SessionEvent::Revoked(halt), stopped, HALTED, &record);
-        let (_, session) = self.ledger.turn(turn.map_err(rejected)?).await?;
+        let record = event(self.tenant(&governed.tenant).map_err(rejected)?, HALTED, &record);
+        let turn = turn(governed, Some(SessionEvent::Revoked(halt)), stopped, record);
+        let (_, session) = self.ledger.turn(turn).await?;
         Ok((session, walked.unsettled()))
     }
 
@@ -376,18 +373,9 @@ impl Gateway {
     ) -> Result<(), ledger::Error> {
         let fields = json!({"last_record_at": since, "trigger": EXPIRED});
         let left = json!({"by": self.issuer.as_str(), "completionState": Halt::Clean.as_str()});
-        let turn = Turn {
-            tenant: governed.tenant.clone(),
-            session: governed.session.id.clone(),
-            event: None,
-            cause: stopped.map(Box::from),
-            record: event(
-                self.tenant(&governed.tenant).map_err(rejected)?,
-                ABANDONED,
-                &ale("ALE-010", fields, left),
-            ),
-        };
-        self.ledger.turn(turn).await.map(drop)
+        let tenant = self.tenant(&governed.tenant).map_err(rejected)?;
+        let record = event(tenant, ABANDONED, &ale("ALE-010", fields, left));
+        self.ledger.turn(turn(governed, None, stopped.map(Box::from), record)).await.map(drop)
     }
 
     /// Nobody is asked any more about what belongs to a session that is over. Whether there was any.
