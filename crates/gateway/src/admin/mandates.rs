@@ -8,7 +8,7 @@ use mandate::{Account, Claims, Limits, Mandate, Refusal, ResourceEnvelope, Spend
 
 use super::delegate::in_request;
 use super::known::{UNKNOWN_AGENT, UNKNOWN_ARCHETYPE, must_be};
-use super::{event, named};
+use super::{event, legible, named};
 use crate::authority::{claims_of, granted, stored};
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
@@ -206,12 +206,8 @@ impl Gateway {
         let after = after(cursor)?;
         let page =
             self.ledger.mandates(&caller.tenant, after, limit.clamp(1, 200)).await.map_err(unavailable)?;
-        let left_out = |held: &Held| {
-            tracing::error!(jti = &*held.mandate.jti, "a stored mandate cannot be read and is left out");
-        };
-        let legible =
-            |held: &Held| mandate_view(&held.mandate, &held.account).inspect_err(|_| left_out(held)).ok();
-        let items = page.rows.iter().filter_map(legible).collect();
+        let view = |held: &Held| mandate_view(&held.mandate, &held.account);
+        let items = legible(&page.rows, "mandate", |held| &held.mandate.jti, view);
         Ok(Page { items, next: page.next.map(|row| row.to_string()) })
     }
 

@@ -8,7 +8,7 @@ use mandate::{Refusal, VerifyingKey};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::event;
+use super::{event, legible};
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
@@ -146,11 +146,8 @@ impl Gateway {
     pub async fn principals(&self, caller: &Caller) -> Result<Vec<PrincipalKeyView>, Error> {
         caller.must(Deed::ReadTenant)?;
         let all = self.ledger.principals().await.map_err(unavailable)?;
-        let left_out = |key: &ledger::PrincipalKey| {
-            tracing::error!(kid = &*key.kid, "a stored key of a principal cannot be read and is left out");
-        };
-        let legible = |key| self.key_of(key).inspect_err(|_| left_out(key)).ok();
-        Ok(all.iter().filter(|key| key.tenant == caller.tenant).filter_map(legible).collect())
+        let own = all.iter().filter(|key| key.tenant == caller.tenant);
+        Ok(legible(own, "key of a principal", |key| &key.kid, |key| self.key_of(key)))
     }
 
     /// Ends a key: nothing signed with it is a mandate any more, nor what descends from that.
