@@ -26,6 +26,9 @@ pub enum Signs {
 }
 
 impl Signs {
+    /// Each there is.
+    pub const ALL: [Signs; 2] = [Signs::Mandates, Signs::Children];
+
     /// As it is written.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -36,7 +39,7 @@ impl Signs {
 
     /// The one that is written so.
     pub fn parse(text: &str) -> Option<Signs> {
-        [Signs::Mandates, Signs::Children].into_iter().find(|it| it.as_str() == text)
+        Signs::ALL.into_iter().find(|it| it.as_str() == text)
     }
 
     /// As a stored key says it; `None` where it was registered before that was said. What is not understood signs the least.
