@@ -143,16 +143,16 @@ pub(crate) struct Happened {
     pub(crate) sessions: Vec<Session>,
     pub(crate) accounts: Accounts,
     /// What the session that does it says, and then the others, because of it.
-    pub(crate) told: Vec<Told>,
+    pub(crate) told: Vec<SessionRecord>,
 }
 
-/// One record.
-pub(crate) struct Told {
+/// One record, and the session that it is of.
+pub(crate) struct SessionRecord {
     pub(crate) session: Box<str>,
     pub(crate) event: Event,
 }
 
-impl Told {
+impl SessionRecord {
     fn also(&mut self, member: &str, value: Value) {
         if let Ok(Value::Object(mut record)) = serde_json::from_slice(&self.event.record) {
             record.insert(member.into(), value);
@@ -285,7 +285,13 @@ impl Clustering {
         Ok(next)
     }
 
-    fn tells(&self, scene: &Scene<'_>, next: &Cluster, freed: &[Box<str>], after: &Accounts) -> Vec<Told> {
+    fn tells(
+        &self,
+        scene: &Scene<'_>,
+        next: &Cluster,
+        freed: &[Box<str>],
+        after: &Accounts,
+    ) -> Vec<SessionRecord> {
         let id = &*next.id;
         let since = |session: &str| scene.sessions.get(session).and_then(|it| it.blocked_ms);
         let ended = |session: &str| {
@@ -296,8 +302,9 @@ impl Clustering {
             });
             self.told(session, BLOCK_END, Some("ALE-020"), fields, None)
         };
-        let others =
-            |freed: &[Box<str>]| -> Vec<Told> { freed.iter().map(|session| ended(session)).collect() };
+        let others = |freed: &[Box<str>]| -> Vec<SessionRecord> {
+            freed.iter().map(|session| ended(session)).collect()
+        };
         let of_itself = |name, code, fields| self.told(&self.session, name, code, fields, Some(next));
         match &self.deed {
             Deed::Form { .. } | Deed::Join { .. } => {
@@ -345,14 +352,20 @@ impl Clustering {
     }
 
     /// The same in the record of every member; the first says how the cluster stands.
-    fn tells_all(&self, name: &'static str, code: Option<&str>, fields: &Value, next: &Cluster) -> Vec<Told> {
+    fn tells_all(
+        &self,
+        name: &'static str,
+        code: Option<&str>,
+        fields: &Value,
+        next: &Cluster,
+    ) -> Vec<SessionRecord> {
         let others = next.members.iter().map(|member| &*member.session).filter(|it| **it != *self.session);
         let first = self.told(&self.session, name, code, fields.clone(), Some(next));
         let others = others.map(|session| self.told(session, name, code, fields.clone(), None));
         std::iter::once(first).chain(others).collect()
     }
 
-    fn tells_transfer(&self, transfer: &Transfer, scene: &Scene<'_>, after: &Accounts) -> Vec<Told> {
+    fn tells_transfer(&self, transfer: &Transfer, scene: &Scene<'_>, after: &Accounts) -> Vec<SessionRecord> {
         let Transfer { to, resource, amount, policies, source, target, judged: _ } = transfer;
         let resource = *resource;
         let accounts: Accounts = scene.accounts.clone().into_iter().chain(after.clone()).collect();
@@ -390,7 +403,7 @@ impl Clustering {
         code: Option<&str>,
         fields: Value,
         stands: Option<&Cluster>,
-    ) -> Told {
+    ) -> SessionRecord {
         let mut record = json!({
             "ale": {"code": code, "fields": fields},
             "by": self.by.as_ref().map(|by| by.subject.as_str()),
@@ -400,7 +413,7 @@ impl Clustering {
         }
         let record = json::canonical(&record).into_bytes();
         let event = Event { at_ms: self.at_ms, tenant_ref: self.tenant_ref.clone(), event: name, record };
-        Told { session: session.into(), event }
+        SessionRecord { session: session.into(), event }
     }
 
     /// The mandates whose accounts it needs.

@@ -19,7 +19,7 @@ pub use self::mandates::{IssuedMandate, MandateAsk, MandateStanding, MandateView
 pub(crate) use self::principals::jwk_hash;
 pub use self::principals::{PrincipalKeyView, Signs};
 pub use self::rules::{DisclosureView, ObserveView, ReloadReport, VIOLATION, WithheldView};
-pub(crate) use self::rules::{Hidden, keep_rules, told};
+pub(crate) use self::rules::{Hidden, keep_rules, most_told};
 pub use self::signing::SigningKeyView;
 
 use serde_json::Value;

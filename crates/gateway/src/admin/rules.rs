@@ -71,7 +71,7 @@ impl Gateway {
     /// `EP_FORBIDDEN` for a level that the role is not told, `EP_VALIDATION_FAILED` for one that there is not.
     pub async fn disclosure(&self, caller: &Caller, asked: Option<&str>) -> Result<DisclosureView, Error> {
         caller.must(Deed::ReadOwn)?;
-        let (role, most) = (caller.role, told(caller.role));
+        let (role, most) = (caller.role, most_told(caller.role));
         let level = asked.map(|text| Level::parse(text).ok_or_else(no_level)).transpose()?.unwrap_or(most);
         let refused = |why: String| Err(Error::new(Code::Forbidden, why).field("?level"));
         if level > most {
@@ -230,7 +230,7 @@ impl Why {
 }
 
 /// The most that a role is told: who audits all that there is, who acts only that there is something.
-pub(crate) const fn told(role: Role) -> Level {
+pub(crate) const fn most_told(role: Role) -> Level {
     match role {
         Role::Auditor | Role::Admin => Level::Full,
         Role::Operator => Level::Summary,

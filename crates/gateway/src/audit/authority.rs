@@ -218,30 +218,30 @@ impl Row<'_> {
 
 /// What of the rows differs; and what the entries say that no row has to.
 fn unlike(all: &Authority) -> (Vec<Unlike<'_>>, Beside) {
-    let mut told = Told::of(all);
-    let keyed = told.keys.values().filter_map(|it| Some(it.made.more.as_ref()?.tenant.clone())).collect();
+    let mut acts = Acts::of(all);
+    let keyed = acts.keys.values().filter_map(|it| Some(it.made.more.as_ref()?.tenant.clone())).collect();
     let mut unlike = Vec::new();
     for key in &all.keys {
-        let stands = told.keys.remove(&*key.id);
+        let stands = acts.keys.remove(&*key.id);
         unlike.extend(compared(Row::Key(key), stands, |made, ended| made.fits(key, ended)));
     }
     for Held { mandate, account } in &all.mandates {
-        let granted = told.granted.remove(&(mandate.tenant.as_str().into(), mandate.jti.clone()));
+        let granted = acts.granted.remove(&(mandate.tenant.as_str().into(), mandate.jti.clone()));
         let is_all = granted.unwrap_or_default() == account.granted;
-        let fits = |made: &Granted, ended: bool| {
+        let fits = |made: &Mandated, ended: bool| {
             made.fits(mandate) && ended == account.revoked_at.is_some() && is_all
         };
-        unlike.extend(compared(Row::Mandate(mandate), told.mandates.remove(&*mandate.jti), fits));
+        unlike.extend(compared(Row::Mandate(mandate), acts.mandates.remove(&*mandate.jti), fits));
     }
     for key in &all.principal_keys {
         let signer = (key.tenant.as_str().into(), key.issuer.clone(), key.kid.clone());
-        let stands = told.principal_keys.remove(&signer);
+        let stands = acts.principal_keys.remove(&signer);
         unlike.extend(compared(Row::Principal(key), stands, |made, ended| made.fits(key, ended)));
     }
     for freeze in &all.freezes {
-        unlike.extend(compared(Row::Freeze(freeze), told.take_freeze(freeze), |made, _| made.fits(freeze)));
+        unlike.extend(compared(Row::Freeze(freeze), acts.take_freeze(freeze), |made, _| made.fits(freeze)));
     }
-    let beside = Beside { keyed, ended_passkeys: std::mem::take(&mut told.ended_passkeys) };
+    let beside = Beside { keyed, ended_passkeys: std::mem::take(&mut acts.ended_passkeys) };
     // Where a passkey has no entry, or its entries no passkey, the ledger tells.
     for stored in &all.passkeys {
         let ended = beside.ended_passkeys.get(&stored.id);
@@ -250,7 +250,7 @@ fn unlike(all: &Authority) -> (Vec<Unlike<'_>>, Beside) {
         }
     }
     unlike.extend(all.illegible.iter().map(|it| Unlike { row: Row::Illegible(*it), told: None }));
-    unlike.extend(told.missing());
+    unlike.extend(acts.missing());
     (unlike, beside)
 }
 
@@ -270,9 +270,9 @@ const PASSKEY: &str = "passkey";
 
 /// What all acts together come to.
 #[derive(Default)]
-struct Told {
+struct Acts {
     keys: BTreeMap<Box<str>, Stands<Key>>,
-    mandates: BTreeMap<Box<str>, Stands<Granted>>,
+    mandates: BTreeMap<Box<str>, Stands<Mandated>>,
     principal_keys: BTreeMap<Signer, Stands<Principals>>,
     freezes: BTreeMap<Place, Stands<Frozen>>,
     /// On top of each mandate's envelope, by tenant and mandate.
@@ -295,11 +295,11 @@ struct Stands<T> {
     ended: bool,
 }
 
-impl Told {
-    fn of(all: &Authority) -> Told {
-        let mut told = Told::default();
-        all.enacted.iter().for_each(|act| told.take(act));
-        told
+impl Acts {
+    fn of(all: &Authority) -> Acts {
+        let mut acts = Acts::default();
+        all.enacted.iter().for_each(|act| acts.take(act));
+        acts
     }
 
     fn take(&mut self, act: &Enacted) {
@@ -307,7 +307,7 @@ impl Told {
             "key_created" => begin(&mut self.keys, act, |key: &Key| key.id.clone()),
             "key_revoked" => end(&mut self.keys, act, |ended: &EndedKey| ended.id.clone()),
             "mandate_issued" | "mandate_delegated" | "mandate_presented" => {
-                begin(&mut self.mandates, act, |mandate: &Granted| mandate.jti.clone())
+                begin(&mut self.mandates, act, |mandate: &Mandated| mandate.jti.clone())
             }
             "mandate_revoked" => end(&mut self.mandates, act, |ended: &EndedMandate| ended.jti.clone()),
             "budget_extended" => self.grant(read(act)),
@@ -440,7 +440,7 @@ struct EndedKey {
 }
 
 #[derive(Deserialize)]
-struct Granted {
+struct Mandated {
     jti: Box<str>,
     sub: Box<str>,
     #[serde(flatten)]
@@ -459,7 +459,7 @@ struct MoreOfMandate {
     kid: Option<Box<str>>,
 }
 
-impl Granted {
+impl Mandated {
     fn fits(&self, mandate: &Mandate) -> bool {
         let more = self.more.as_ref().is_none_or(|more| {
             *more.tenant == *mandate.tenant.as_str()

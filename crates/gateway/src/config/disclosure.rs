@@ -6,7 +6,7 @@ use boundary::Level;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::admin::told;
+use crate::admin::most_told;
 use crate::caller::Role;
 
 /// How much less a role is told than it could be.
@@ -40,7 +40,7 @@ where
             let roles = Role::ALL.map(Role::as_str).join(", ");
             wrong(format!("there is no such role; there are {roles}"))
         })?;
-        let most = told(role);
+        let most = most_told(role);
         if withheld.most >= most {
             return Err(wrong(format!("a key of this role is told {} at most anyway", most.as_str())));
         }

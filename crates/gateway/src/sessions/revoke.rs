@@ -270,13 +270,13 @@ impl Gateway {
             let ended = match &why {
                 Lapse::Revoked { at_ms, .. } if now_ms.saturating_sub(*at_ms) < timeout => continue,
                 Lapse::Revoked { mandate, at_ms } => {
-                    match self.told_of(&governed.tenant, mandate, *at_ms).await {
+                    match self.why_ended(&governed.tenant, mandate, *at_ms).await {
                         Ok(told) => self.halt(&governed, &told.cause(), Some(Halt::Unknown)).await,
                         Err(error) => Err(rejected(error)),
                     }
                 }
                 Lapse::Stopped => self.end_of_stopped(&governed, by, None, None).await,
-                Lapse::Expired { .. } => self.halt(&governed, &Told::expired(by).cause(), None).await,
+                Lapse::Expired { .. } => self.halt(&governed, &WhyEnded::expired(by).cause(), None).await,
             };
             match ended {
                 Ok(_) => tracing::info!(session = &*governed.session.id, ?why, "ended by the gateway"),
@@ -291,7 +291,7 @@ impl Gateway {
     }
 
     /// Why a mandate was revoked, as the entry of it says.
-    async fn told_of(&self, tenant: &Tenant, jti: &str, at_ms: i64) -> Result<Told, Error> {
+    async fn why_ended(&self, tenant: &Tenant, jti: &str, at_ms: i64) -> Result<WhyEnded, Error> {
         let search = Search {
             reference: Some((*self.tenant(tenant)?.reference).into()),
             verb: Some(REVOKED.into()),
@@ -302,13 +302,13 @@ impl Gateway {
         loop {
             let page = self.ledger.audit(tenant, search.clone(), Order::OldestFirst, after, PAGE).await;
             let page = page.map_err(unavailable)?;
-            if let Some(told) = page.rows.iter().find_map(|entry| Told::of(entry, jti)) {
+            if let Some(told) = page.rows.iter().find_map(|entry| WhyEnded::of(entry, jti)) {
                 return Ok(told);
             }
             after = page.next;
             if after.is_none() {
                 // Who took the entry away is found by whoever verifies the chain; the session ends all the same.
-                return Ok(Told { trigger: PRINCIPAL, ..Told::expired(&self.issuer) });
+                return Ok(WhyEnded { trigger: PRINCIPAL, ..WhyEnded::expired(&self.issuer) });
             }
         }
     }
@@ -415,22 +415,22 @@ impl Drop for Ending<'_> {
 }
 
 /// What an entry says of the end of a mandate.
-struct Told {
+struct WhyEnded {
     trigger: &'static str,
     by: String,
     reason: Option<String>,
     record: Option<Box<str>>,
 }
 
-impl Told {
-    fn expired(issuer: &str) -> Told {
-        Told { trigger: EXPIRED, by: issuer.to_owned(), reason: None, record: None }
+impl WhyEnded {
+    fn expired(issuer: &str) -> WhyEnded {
+        WhyEnded { trigger: EXPIRED, by: issuer.to_owned(), reason: None, record: None }
     }
 
-    fn of(entry: &Audited, jti: &str) -> Option<Told> {
+    fn of(entry: &Audited, jti: &str) -> Option<WhyEnded> {
         let record: Value = serde_json::from_slice(entry.record.as_deref()?).ok()?;
         let text = |member: &str| record[member].as_str().map(str::to_owned);
-        (record["jti"] == *jti).then(|| Told {
+        (record["jti"] == *jti).then(|| WhyEnded {
             // Which is only written where it was a signal from outside.
             trigger: if record["trigger"] == *EXTERNAL { EXTERNAL } else { PRINCIPAL },
             by: text("by").unwrap_or_default(),

@@ -689,7 +689,7 @@ pub(crate) fn enacted(db: &Connection, events: Option<&[&str]>) -> Sql<Vec<Enact
     while let Some(row) = rows.next()? {
         let bytes = row.get_ref(1)?.as_blob()?;
         let wanted = events.is_none_or(|all| event_of(bytes).is_some_and(|it| all.contains(&it)));
-        if !wanted || told(row, 1)?.is_none() {
+        if !wanted || recorded(row, 1)?.is_none() {
             continue;
         }
         if let Some(said) = Reading::of(bytes).filter(|said| said.action.is_none()) {
@@ -701,7 +701,7 @@ pub(crate) fn enacted(db: &Connection, events: Option<&[&str]>) -> Sql<Vec<Enact
 }
 
 /// The record in the column behind an entry's, if that is sound and names it, with what happened.
-fn told<'a>(row: &'a Row<'_>, column: usize) -> Sql<Option<(&'a str, &'a [u8])>> {
+fn recorded<'a>(row: &'a Row<'_>, column: usize) -> Sql<Option<(&'a str, &'a [u8])>> {
     let (Some(bytes), Some(record)) =
         (row.get_ref(column)?.as_blob_or_null()?, row.get_ref(column + 1)?.as_blob_or_null()?)
     else {
@@ -828,7 +828,7 @@ pub(crate) fn passkeys(
     each_of(db, "passkey", sql, params![of.map(Tenant::as_str), credential_id], |row| {
         let mark = |column, event| match row.get_ref(column)? {
             ValueRef::Null => Ok(None),
-            _ => match told(row, column + 1)? {
+            _ => match recorded(row, column + 1)? {
                 Some((told, record)) if told == event => Ok(Some(record.to_vec())),
                 _ => Err(unreadable(column, Type::Integer)),
             },
