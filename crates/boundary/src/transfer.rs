@@ -1,4 +1,5 @@
-//! Handing time or resources from one member of a cluster to another: no action of the catalogue, but asked of the policies as one.
+//! Handing time or resources from one member of a cluster to another: no action of the catalogue, but asked of the
+//! policies as one.
 
 use action::{Attribute, Environment};
 use mandate::{ClusterContext, Resource};

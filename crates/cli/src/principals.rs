@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use gateway::Signs;
 use serde_json::{Value, json};
 
 use crate::api::{Api, encoded};
@@ -29,8 +30,8 @@ enum Command {
         #[arg(value_name = "FILE")]
         jwk: PathBuf,
         /// `mandates` that a principal gives, or only `children`: what an agent hands on of the mandates that it holds
-        #[arg(long, value_name = "WHAT", default_value = "mandates")]
-        signs: Signs,
+        #[arg(long, value_name = "WHAT", default_value = Signs::Mandates.as_str(), value_parser = Signs::ALL.map(Signs::as_str))]
+        signs: String,
     },
     /// List the keys, those that ended included
     List {
@@ -52,12 +53,6 @@ enum Command {
     },
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Signs {
-    Mandates,
-    Children,
-}
-
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let client = args.api.client()?;
     match &args.command {
@@ -67,10 +62,6 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             let jwk: Value =
                 serde_json::from_str(&text).while_we(|| format!("`{}` is not a JWK", jwk.display()))?;
             let path = format!("/v1/principals/{}/keys", encoded(issuer));
-            let signs = match signs {
-                Signs::Mandates => "mandates",
-                Signs::Children => "children",
-            };
             out::json(&client.post(&path, &json!({"jwk": jwk, "signs": signs}))?)?;
         }
         Command::List { json } => {

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::act::lock;
 use crate::admin::{Signs, event};
+use crate::audit::authority::Unproven;
 use crate::gateway::Gateway;
 use crate::keys::open_private;
 use crate::remember::unavailable;
@@ -100,14 +101,9 @@ impl Authority {
     /// Whether the keys that a line was signed with are good still, each for what it signed.
     ///
     /// INVARIANT (given): no mandate stands at a root that was signed with a key registered to sign what is handed on.
-    fn vouches(
-        &self,
-        tenant: &Tenant,
-        line: &Line,
-        principals: &[ledger::PrincipalKey],
-    ) -> Result<(), Refusal> {
+    fn vouches(&self, tenant: &Tenant, line: &Line, principals: &Principals<'_>) -> Result<(), Refusal> {
         for Signed { issuer, kid, gives } in &line.signed {
-            let key = principals.iter().find(|key| stands(key, tenant, issuer) && key.kid == *kid);
+            let key = principals.of(tenant, issuer).find(|key| key.kid == *kid);
             let key = key.ok_or_else(|| Refusal::UnknownKey { issuer: issuer.to_string() })?;
             if *gives && self.signs(key) != Signs::Mandates {
                 return Err(Refusal::NoPrincipal { issuer: issuer.to_string() });
@@ -148,7 +144,7 @@ fn name_of(kind: u8, tenant: &Tenant, text: &str) -> [u8; 32] {
 struct Registered<'a> {
     authority: &'a Authority,
     tenant: &'a Tenant,
-    principals: &'a [ledger::PrincipalKey],
+    principals: &'a Principals<'a>,
 }
 
 impl mandate::KeyLookup for Registered<'_> {
@@ -157,10 +153,8 @@ impl mandate::KeyLookup for Registered<'_> {
         if let Some(ours) = ours.filter(|ours| kid == Some(ours.kid())) {
             return Some(ours.clone());
         }
-        let mut theirs = self
-            .principals
-            .iter()
-            .filter(|key| stands(key, self.tenant, issuer) && kid.is_none_or(|kid| *kid == *key.kid));
+        let mut theirs =
+            self.principals.of(self.tenant, issuer).filter(|key| kid.is_none_or(|kid| *kid == *key.kid));
         match (theirs.next(), theirs.next(), kid) {
             (Some(key), None, _) => self.authority.read(key),
             // A token that names no key is one of the issuer's only key, or of ours.
@@ -170,9 +164,22 @@ impl mandate::KeyLookup for Registered<'_> {
     }
 }
 
-/// Is it a key of this principal that has not ended?
-fn stands(key: &ledger::PrincipalKey, tenant: &Tenant, issuer: &str) -> bool {
-    key.tenant == *tenant && *key.issuer == *issuer && key.revoked_ms.is_none()
+/// The keys of principals, as they are stored.
+struct Principals<'a> {
+    stored: Arc<Vec<ledger::PrincipalKey>>,
+    unproven: &'a Unproven,
+}
+
+impl Principals<'_> {
+    /// The keys of this principal that have not ended and are as their entries have them.
+    fn of(&self, tenant: &Tenant, issuer: &str) -> impl Iterator<Item = &ledger::PrincipalKey> {
+        self.stored.iter().filter(move |key| {
+            key.tenant == *tenant
+                && *key.issuer == *issuer
+                && key.revoked_ms.is_none()
+                && !self.unproven.has_principal(key)
+        })
+    }
 }
 
 /// The mandate that a request comes under and those it descends from, or why what it brought is none.
@@ -229,7 +236,7 @@ impl Gateway {
     /// mandates have left, and whether they ended, is for the judge and for admission.
     pub(crate) async fn standing_of(&self, tenant: &Tenant, line: &Line) -> Result<Standing, Error> {
         if !line.signed.is_empty() {
-            let principals = self.principals_that_count().await?;
+            let principals = self.principals_that_sign().await?;
             if let Err(refusal) = self.authority.vouches(tenant, line, &principals) {
                 return Ok(Standing::refused(refusal));
             }
@@ -248,10 +255,15 @@ impl Gateway {
         Ok(Standing { mandate: mandates.next(), ancestors: mandates.collect(), refusal: None })
     }
 
-    /// The keys of principals, without those that are not as their entries have them.
-    async fn principals_that_count(&self) -> Result<Vec<ledger::PrincipalKey>, Error> {
-        let all = self.ledger.principals().await.map_err(unavailable)?;
-        Ok(all.iter().filter(|key| !self.unproven.has_principal(key)).cloned().collect())
+    /// Whether this name is a principal's, who gives mandates.
+    pub(crate) async fn gives_mandates(&self, tenant: &Tenant, name: &str) -> Result<bool, Error> {
+        let principals = self.principals_that_sign().await?;
+        Ok(principals.of(tenant, name).any(|key| self.authority.signs(key) == Signs::Mandates))
+    }
+
+    async fn principals_that_sign(&self) -> Result<Principals<'_>, Error> {
+        let stored = self.ledger.principals().await.map_err(unavailable)?;
+        Ok(Principals { stored, unproven: &self.unproven })
     }
 
     async fn line_of_token(
@@ -264,7 +276,7 @@ impl Gateway {
         if let Some(known) = self.authority.known(&name) {
             return Ok(Ok(known));
         }
-        let principals = self.principals_that_count().await?;
+        let principals = self.principals_that_sign().await?;
         let keys = Registered { authority: &self.authority, tenant, principals: &principals };
         let verified = match mandate::verify(token, &keys, &self.issuer, clock::now_ms() / 1000) {
             Ok(verified) => verified,
@@ -359,6 +371,9 @@ impl Gateway {
             // Whoever gives it a name that is taken must not draw on what belongs to another.
             let same = held.mandate.kid.is_some() && claims_of(&held.mandate)? == *claims;
             return Ok(if same { Ok(()) } else { Err(taken(&claims.jti)) });
+        }
+        if self.gives_mandates(tenant, &claims.sub).await? {
+            return Ok(Err(Refusal::GivenToPrincipal { subject: claims.sub.clone() }));
         }
         let state = self.tenant(tenant)?;
         if let ([_, parent, ..], [_, parents, ..]) = (line.mandates.as_slice(), line.claims.as_slice()) {

@@ -43,7 +43,7 @@ pub struct ErasedView {
 /// The record of an erasure, as the ledger keeps it. It outlives what is erased: there is nothing in it but ids and
 /// policies.
 #[derive(Deserialize)]
-struct Told {
+struct ErasureRecord {
     by: Option<String>,
     deletion: Option<String>,
     retention: Option<String>,
@@ -162,7 +162,7 @@ impl KeepingView {
 
     /// Of an action that is erased: what it had been.
     pub(crate) fn before(erased: &Erased) -> Option<KeepingView> {
-        let Told { retention, deletion, .. } = serde_json::from_slice(&erased.record).ok()?;
+        let ErasureRecord { retention, deletion, .. } = serde_json::from_slice(&erased.record).ok()?;
         (retention.is_some() || deletion.is_some()).then_some(KeepingView {
             retention_policy: retention,
             deletion_policy: deletion,
@@ -174,7 +174,7 @@ impl KeepingView {
 
 impl ErasedView {
     pub(crate) fn of(erased: &Erased) -> ErasedView {
-        let told: Option<Told> = serde_json::from_slice(&erased.record).ok();
+        let told: Option<ErasureRecord> = serde_json::from_slice(&erased.record).ok();
         ErasedView { at: clock::text(erased.at_ms), by: told.and_then(|told| told.by) }
     }
 }

@@ -11,9 +11,9 @@ use ledger::{Filter, Ledger};
 use provider::{Egress, Runs, Secrets};
 use tokio::sync::Semaphore;
 
-use crate::admin::Hidden;
+use crate::admin::{Hidden, keep_rules};
 use crate::approvals::{Challenges, Questions};
-use crate::audit::authority::{EVENTS, Unproven, lost_freezes};
+use crate::audit::authority::{EVENTS, Unproven};
 use crate::authority::Authority;
 use crate::buckets::Buckets;
 use crate::caller::Caller;
@@ -65,9 +65,6 @@ pub struct Gateway {
     /// What passkeys are asked to sign.
     pub(crate) challenges: Challenges,
     pub(crate) questions: Questions,
-    /// Taken while it is looked whether somebody is asked to extend a budget, and while more time is judged, until what comes of
-    /// it is written down. Whoever has it waits for nobody who may want it.
-    pub(crate) extensions: Arc<tokio::sync::Mutex<()>>,
     /// Declarations that sessions stand on.
     pub(crate) declarations: Declarations,
     /// When an action in doubt is to be asked after next.
@@ -77,7 +74,7 @@ pub struct Gateway {
 /// As many of each are under hand at once: enough for commits that are worth their fsync, and each takes up to 50 KiB.
 const AT_ONCE: usize = 128;
 
-/// How often more time is judged anew because others changed meanwhile what it was judged by.
+/// How often a change of a budget is judged anew because others changed meanwhile what it was judged by.
 pub(crate) const MOST_TRIES: u32 = 20;
 
 /// How often an action was asked after, and when it will be again.
@@ -143,9 +140,11 @@ impl Gateway {
         };
         let authority = Authority::open(keys_folder, rules.iter().map(|(tenant, _)| tenant))?;
         let stored = ledger.authority(EVENTS).await.map_err(|error| error.to_string())?;
-        let unproven = Unproven::of(&stored);
+        let mut unproven = Unproven::of(&stored);
+        let lost = unproven.take_lost_freezes();
         let mut states = HashMap::new();
-        for (tenant, rules) in rules {
+        for (tenant, mut rules) in rules {
+            keep_rules(ledger.as_ref(), environment, &mut rules).await.map_err(|error| error.to_string())?;
             let hmac = tenant_key(ledger.as_ref(), vault, &tenant).await?;
             states.insert(tenant.clone(), Arc::new(TenantState::new(tenant, hmac, rules)));
         }
@@ -180,14 +179,10 @@ impl Gateway {
             concluding: Semaphore::new(AT_ONCE),
             challenges: Challenges::new().map_err(|error| error.to_string())?,
             questions: Questions::default(),
-            extensions: Arc::default(),
             declarations: Declarations::default(),
             inquiries: Mutex::default(),
         };
-        for tenant in gateway.tenants.values() {
-            gateway.keep_rules(&tenant.rules()).await.map_err(|error| error.to_string())?;
-        }
-        gateway.put_back(lost_freezes(&stored)).await.map_err(|error| error.to_string())?;
+        gateway.put_back(lost).await.map_err(|error| error.to_string())?;
         gateway.doubt_keys().await.map_err(|error| error.to_string())?;
         gateway.give_places().await.map_err(|error| error.to_string())?;
         Ok(Arc::new(gateway))

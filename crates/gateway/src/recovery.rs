@@ -51,7 +51,7 @@ impl Gateway {
             tracing::warn!(%error, "unsettled actions could not be counted");
         }
         loop {
-            // On record before the first is asked after.
+            // Before the first is asked after. What cannot be put on record keeps nobody from asking, and is told later.
             if let Err(error) = self.tell_recoveries(&mut taken).await {
                 tracing::warn!(%error, "what is recovered could not be put on record");
             }
@@ -65,13 +65,15 @@ impl Gateway {
         }
     }
 
-    /// What is taken up by the first look around, or the first that can write, ends by a later one.
+    /// What the first look around takes up ends by a later one.
     async fn tell_recoveries(&self, taken: &mut Option<Vec<Taken>>) -> Result<(), Error> {
         match taken {
-            None => *taken = Some(self.begin_recoveries().await?),
-            Some(taken) => self.end_recoveries(taken).await?,
+            None => self.begin_recoveries(taken.insert(self.left_behind().await?)).await,
+            Some(taken) => {
+                let begun = self.begin_recoveries(taken).await;
+                self.end_recoveries(taken).await.and(begun)
+            }
         }
-        Ok(())
     }
 
     /// What a process before this one left behind.

@@ -22,6 +22,8 @@ pub(crate) struct Rules {
     pub providers: HashMap<String, Arc<dyn Provider>>,
     /// The texts of catalogue and policies, kept in the store under their digests for `replay`.
     pub texts: Texts,
+    /// Are these what is kept under their digest? Said when they come into force.
+    pub on_record: bool,
 }
 
 /// The sources of a set of rules.
@@ -40,6 +42,10 @@ pub(crate) struct TenantState {
     pub reference: Arc<str>,
     /// Of what people see that waits; whoever reads it anew keeps the others waiting for that.
     pub version: tokio::sync::Mutex<Option<Version>>,
+    /// Taken while it is looked whether somebody is asked to extend a budget, and while more time, or what one member of a
+    /// cluster hands to another, is judged, until what comes of it is written down. Whoever has it waits for nobody who may
+    /// want it.
+    pub budgets: Arc<tokio::sync::Mutex<()>>,
     rules: RwLock<Arc<Rules>>,
     /// Until when observe mode is on, Unix milliseconds; zero when it is off.
     observe_until_ms: AtomicI64,
@@ -53,6 +59,7 @@ impl TenantState {
             hmac,
             reference,
             version: tokio::sync::Mutex::new(None),
+            budgets: Arc::default(),
             rules: RwLock::new(Arc::new(rules)),
             observe_until_ms: AtomicI64::new(0),
         }
@@ -116,7 +123,7 @@ fn judge_by(
         _ => policies,
     };
     let policies = Policies::load(&policies, &entities, &[], &catalogue)?;
-    Ok(Rules { catalogue, policies, providers: HashMap::new(), texts })
+    Ok(Rules { catalogue, policies, providers: HashMap::new(), texts, on_record: false })
 }
 
 /// In the sandbox every binding is replaced, so that no secret is read and no socket opened.

@@ -58,7 +58,7 @@ impl From<Admission> for Item {
         Item {
             resumes: None,
             claim: Claim::of(&intent),
-            accounts: debits.iter().map(|debit| identity::account(tenant, &debit.jti)).collect(),
+            accounts: debits.iter().map(|debit| identity::account(tenant, &debit.link.jti)).collect(),
             series: identity::series(tenant, principal, archetype, currency),
             seen: destination.map(|to| identity::seen(tenant, principal, archetype, &to)),
             session: cycle.as_ref().map(|cycle| identity::session(tenant, &cycle.session)),
@@ -292,7 +292,7 @@ fn check(rows: &mut Rows, item: &Item) -> Result<Vec<Account>, Obstacle> {
         takes(rows.sessions.get(&key).map(|cell| &cell.value), item, footing)?;
     }
     for (key, debit) in item.accounts.iter().zip(item.debits()) {
-        let (jti, account) = (debit.jti.clone(), &rows.account(*key, &debit.jti).value);
+        let (jti, account) = (debit.link.jti.clone(), &rows.account(*key, &debit.link.jti).value);
         if let Some(at_ms) = account.revoked_at {
             return Err(Obstacle::Revoked { jti, at_ms });
         }
@@ -304,8 +304,10 @@ fn check(rows: &mut Rows, item: &Item) -> Result<Vec<Account>, Obstacle> {
     let takes = Use { money: *amount, usage: *usage };
     let mut debited = Vec::new();
     for (key, debit) in item.accounts.iter().zip(item.debits()).filter(|_| item.counts()) {
-        let account = &rows.account(*key, &debit.jti).value;
-        debited.push(account.debit(&debit.limits, &takes).map_err(|limit| obstacle(&debit.jti, limit))?);
+        let account = &rows.account(*key, &debit.link.jti).value;
+        debited.push(
+            account.debit(&debit.link.limits, &takes).map_err(|limit| obstacle(&debit.link.jti, limit))?,
+        );
     }
     if let (Some(hold), None) = (item.hold(), item.resumes)
         && rows.held.get(&item.agent()).is_some_and(|held| *held >= hold.most)

@@ -15,7 +15,7 @@ use mandate::{SessionRefusal, SessionState};
 use serde_json::{Value, json};
 
 use crate::session::after;
-use crate::{Debit, Error, Event};
+use crate::{Error, Event, Link};
 
 /// Something that a session has its cluster do.
 #[derive(Clone, Debug)]
@@ -90,9 +90,9 @@ pub struct Transfer {
     /// How much.
     pub amount: u64,
     /// The mandate of the session that gives it and all that it descends from, leaf first.
-    pub source: Vec<Debit>,
+    pub source: Vec<Link>,
     /// The same of the other.
-    pub target: Vec<Debit>,
+    pub target: Vec<Link>,
     /// How much of it each of the two had left by its accounts when the policies were asked; if that is something else now
     /// they are asked anew ([`Error::Changed`]). `None` if nothing was judged by it.
     pub judged: Option<[u64; 2]>,
@@ -143,16 +143,16 @@ pub(crate) struct Happened {
     pub(crate) sessions: Vec<Session>,
     pub(crate) accounts: Accounts,
     /// What the session that does it says, and then the others, because of it.
-    pub(crate) told: Vec<Told>,
+    pub(crate) told: Vec<SessionRecord>,
 }
 
-/// One record.
-pub(crate) struct Told {
+/// One record, and the session that it is of.
+pub(crate) struct SessionRecord {
     pub(crate) session: Box<str>,
     pub(crate) event: Event,
 }
 
-impl Told {
+impl SessionRecord {
     fn also(&mut self, member: &str, value: Value) {
         if let Ok(Value::Object(mut record)) = serde_json::from_slice(&self.event.record) {
             record.insert(member.into(), value);
@@ -249,18 +249,18 @@ impl Clustering {
         let [left, _] = lefts;
         let moved = scene.cluster.transfer(&self.session, to, (resource, *amount), lefts, self.at_ms);
         let moved = moved.map_err(refused)?;
-        let gives: Vec<&str> = source.iter().map(|debit| &*debit.jti).collect();
-        let gets: Vec<&str> = target.iter().map(|debit| &*debit.jti).collect();
+        let gives: Vec<&str> = source.iter().map(|link| &*link.jti).collect();
+        let gets: Vec<&str> = target.iter().map(|link| &*link.jti).collect();
         let mut after = Accounts::new();
         for (jti, amount) in moved.grants(&gives, &gets).map_err(refused)? {
-            let debit = source.iter().chain(target).find(|debit| *debit.jti == *jti);
+            let link = source.iter().chain(target).find(|link| *link.jti == *jti);
             // Where there is no limit nothing is counted.
-            let Some(debit) = debit.filter(|it| it.limits.envelope.of(resource).is_some()) else {
+            let Some(link) = link.filter(|it| it.limits.envelope.of(resource).is_some()) else {
                 continue;
             };
-            let granted = account(&scene.accounts, jti).grant(&debit.limits, resource, amount);
+            let granted = account(&scene.accounts, jti).grant(&link.limits, resource, amount);
             let granted = granted.map_err(|_| refused(ClusterRefusal::MoreThanLeft { left }))?;
-            after.insert(debit.jti.clone(), granted);
+            after.insert(link.jti.clone(), granted);
         }
         Ok(after)
     }
@@ -285,7 +285,13 @@ impl Clustering {
         Ok(next)
     }
 
-    fn tells(&self, scene: &Scene<'_>, next: &Cluster, freed: &[Box<str>], after: &Accounts) -> Vec<Told> {
+    fn tells(
+        &self,
+        scene: &Scene<'_>,
+        next: &Cluster,
+        freed: &[Box<str>],
+        after: &Accounts,
+    ) -> Vec<SessionRecord> {
         let id = &*next.id;
         let since = |session: &str| scene.sessions.get(session).and_then(|it| it.blocked_ms);
         let ended = |session: &str| {
@@ -296,8 +302,9 @@ impl Clustering {
             });
             self.told(session, BLOCK_END, Some("ALE-020"), fields, None)
         };
-        let others =
-            |freed: &[Box<str>]| -> Vec<Told> { freed.iter().map(|session| ended(session)).collect() };
+        let others = |freed: &[Box<str>]| -> Vec<SessionRecord> {
+            freed.iter().map(|session| ended(session)).collect()
+        };
         let of_itself = |name, code, fields| self.told(&self.session, name, code, fields, Some(next));
         match &self.deed {
             Deed::Form { .. } | Deed::Join { .. } => {
@@ -345,14 +352,20 @@ impl Clustering {
     }
 
     /// The same in the record of every member; the first says how the cluster stands.
-    fn tells_all(&self, name: &'static str, code: Option<&str>, fields: &Value, next: &Cluster) -> Vec<Told> {
+    fn tells_all(
+        &self,
+        name: &'static str,
+        code: Option<&str>,
+        fields: &Value,
+        next: &Cluster,
+    ) -> Vec<SessionRecord> {
         let others = next.members.iter().map(|member| &*member.session).filter(|it| **it != *self.session);
         let first = self.told(&self.session, name, code, fields.clone(), Some(next));
         let others = others.map(|session| self.told(session, name, code, fields.clone(), None));
         std::iter::once(first).chain(others).collect()
     }
 
-    fn tells_transfer(&self, transfer: &Transfer, scene: &Scene<'_>, after: &Accounts) -> Vec<Told> {
+    fn tells_transfer(&self, transfer: &Transfer, scene: &Scene<'_>, after: &Accounts) -> Vec<SessionRecord> {
         let Transfer { to, resource, amount, policies, source, target, judged: _ } = transfer;
         let resource = *resource;
         let accounts: Accounts = scene.accounts.clone().into_iter().chain(after.clone()).collect();
@@ -390,7 +403,7 @@ impl Clustering {
         code: Option<&str>,
         fields: Value,
         stands: Option<&Cluster>,
-    ) -> Told {
+    ) -> SessionRecord {
         let mut record = json!({
             "ale": {"code": code, "fields": fields},
             "by": self.by.as_ref().map(|by| by.subject.as_str()),
@@ -400,11 +413,11 @@ impl Clustering {
         }
         let record = json::canonical(&record).into_bytes();
         let event = Event { at_ms: self.at_ms, tenant_ref: self.tenant_ref.clone(), event: name, record };
-        Told { session: session.into(), event }
+        SessionRecord { session: session.into(), event }
     }
 
     /// The mandates whose accounts it needs.
-    pub(crate) fn lines(&self) -> impl Iterator<Item = &Debit> {
+    pub(crate) fn lines(&self) -> impl Iterator<Item = &Link> {
         let transfer = match &self.deed {
             Deed::Transfer(transfer) => Some(transfer),
             _ => None,
@@ -435,7 +448,7 @@ impl Clustering {
 fn may_move(
     session: &str,
     resource: Resource,
-    line: &[Debit],
+    line: &[Link],
     scene: &Scene<'_>,
 ) -> Result<(), ClusterRefusal> {
     let member = scene.cluster.member(session)?;
@@ -443,8 +456,8 @@ fn may_move(
     if leaf.is_none_or(|leaf| leaf.limits.envelope.of(resource).is_none()) {
         return Err(ClusterRefusal::NoLimit { session: session.into(), resource });
     }
-    let stopped = |debit: &Debit| {
-        let account = account(&scene.accounts, &debit.jti);
+    let stopped = |link: &Link| {
+        let account = account(&scene.accounts, &link.jti);
         account.frozen || account.revoked_at.is_some()
     };
     match line.iter().any(stopped) {
@@ -458,8 +471,8 @@ fn account(accounts: &Accounts, jti: &str) -> Account {
 }
 
 /// What all of a line have left together.
-fn left(resource: Resource, line: &[Debit], accounts: &Accounts) -> u64 {
-    left_of(resource, line.iter().map(|debit| (account(accounts, &debit.jti), debit.limits)))
+fn left(resource: Resource, line: &[Link], accounts: &Accounts) -> u64 {
+    left_of(resource, line.iter().map(|link| (account(accounts, &link.jti), link.limits)))
 }
 
 /// How a cluster stands, as its records say it.

@@ -195,17 +195,24 @@ pub struct Extension {
     pub words: Vec<Approval>,
 }
 
+/// A mandate, and what its account is measured against.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// Which mandate.
+    pub jti: Arc<str>,
+    /// Its limits.
+    pub limits: Limits,
+}
+
 /// One mandate that an admission draws on, as the judge saw it.
 #[derive(Clone, Debug)]
 pub struct Debit {
     /// Which mandate.
-    pub jti: Arc<str>,
+    pub link: Link,
     /// The account's epoch when the action was judged; another one now means that it must be judged anew.
     pub epoch: u64,
     /// Its account, where what was judged rests on how that stood: another one now means the same.
     pub seen: Option<Account>,
-    /// What its account is measured against.
-    pub limits: Limits,
 }
 
 /// A claim on an effect.

@@ -73,7 +73,7 @@ pub use fail::{COMMIT_STEPS, FailPoints};
 pub use identity::Claim;
 pub use inspect::{Authority, Enacted, Finding, Illegible, Inspected, Place, Sealed, Testimony, Witness};
 pub use intake::{
-    Admission, Approval, Basis, By, Debit, Deferral, Effect, Extension, Hold, Intent, Outcome, Receipt,
+    Admission, Approval, Basis, By, Debit, Deferral, Effect, Extension, Hold, Intent, Link, Outcome, Receipt,
     Refusal, Reply, Resumption, Settlement, Tolerance, Used,
 };
 pub use lock::Lock;

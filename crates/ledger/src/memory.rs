@@ -236,7 +236,7 @@ impl World {
             request_hash: intent.request_hash,
             archetype: (&*intent.archetype).into(),
             principal: (&*intent.principal).into(),
-            mandates: item.debits().iter().map(|debit| (&*debit.jti).into()).collect(),
+            mandates: item.debits().iter().map(|debit| (&*debit.link.jti).into()).collect(),
             state: item.state(),
             at_ms: intent.at_ms,
             expires_ms: hold.map(|hold| hold.until_ms),
@@ -311,7 +311,7 @@ impl World {
         // What was last said of it is no longer so.
         (stored.state, stored.token, stored.reply) = (item.state(), row.lease.token, None);
         stored.principal = (&*intent.principal).into();
-        stored.mandates = item.debits().iter().map(|debit| (&*debit.jti).into()).collect();
+        stored.mandates = item.debits().iter().map(|debit| (&*debit.link.jti).into()).collect();
         stored.debit = intent.amount.filter(|_| item.sends()).map_or(0, |amount| amount.minor());
         stored.currency = intent.amount.map(|amount| amount.currency().code().into());
         (stored.payload, stored.naming) = (intent.payload.clone(), intent.entry.action_hash.map(Naming::Row));

@@ -12,8 +12,8 @@ use action::{Subject, Tenant};
 use common::*;
 use futures_util::future::join_all;
 use ledger::{
-    Admitted, Broken, Clustered, Clustering, Cycle, Debit, Declaring, Deed, Doer, Error, Grouped, Hold,
-    Ledger, Memory, Obstacle, Opening, Options, Sealer, Sqlite, Transfer, Turn, session_of,
+    Admitted, Broken, Clustered, Clustering, Cycle, Declaring, Deed, Doer, Error, Grouped, Hold, Ledger,
+    Link, Memory, Obstacle, Opening, Options, Sealer, Sqlite, Transfer, Turn, session_of,
 };
 use mandate::{
     ClusterRefusal as R, ClusterState, Completion, Limits, Resource, ResourceEnvelope, Session, SessionEvent,
@@ -91,7 +91,7 @@ fn wait_for(on: &str) -> Deed {
     Deed::Wait { on: on.into() }
 }
 
-fn debit(jti: &str) -> Debit {
+fn link(jti: &str) -> Link {
     let envelope = ResourceEnvelope {
         max_compute_units: Some(SECONDS),
         max_duration_seconds: Some(SECONDS),
@@ -99,7 +99,7 @@ fn debit(jti: &str) -> Debit {
         max_storage_bytes: Some(SECONDS),
         ..ResourceEnvelope::default()
     };
-    Debit { jti: jti.into(), epoch: 0, seen: None, limits: Limits { envelope, ..Limits::default() } }
+    Link { jti: jti.into(), limits: Limits { envelope, ..Limits::default() } }
 }
 
 fn hand(from: &str, to: &str, seconds: u64) -> Deed {
@@ -107,7 +107,7 @@ fn hand(from: &str, to: &str, seconds: u64) -> Deed {
 }
 
 fn hand_on(from: &str, to: &str, resource: Resource, amount: u64) -> Deed {
-    let line = |session: &str| vec![debit(&session.replace("s-", "m-"))];
+    let line = |session: &str| vec![link(&session.replace("s-", "m-"))];
     Deed::Transfer(Transfer {
         to: to.into(),
         resource,
@@ -476,10 +476,10 @@ fn nobody_gives_what_a_mandate_above_has_not_left() {
         let line = |leaf: &str, above: u64| {
             let envelope =
                 ResourceEnvelope { max_duration_seconds: Some(above), ..ResourceEnvelope::default() };
-            vec![debit(leaf), Debit { limits: Limits { envelope, ..Limits::default() }, ..debit("root") }]
+            vec![link(leaf), Link { limits: Limits { envelope, ..Limits::default() }, ..link("root") }]
         };
         let deed = |seconds| {
-            let (source, target) = (line("m-1", 40), vec![debit("m-2")]);
+            let (source, target) = (line("m-1", 40), vec![link("m-2")]);
             Deed::Transfer(Transfer {
                 to: "s-2".into(),
                 resource: Resource::Seconds,

@@ -12,9 +12,9 @@ use action::{ActionId, Subject, Tenant};
 use common::*;
 use ledger::{
     Admission, Admitted, ApiKey, Approval, Basis, By, CHARGING, Debit, Deferral, Draft, Effect, Error,
-    Extension, FactsQuery, Filter, Hold, INFO_GIVEN, INFO_REQUESTED, Ledger, Mandate, Obstacle, Outcome,
-    PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, PrincipalKey, RESERVED, ROLLING_BACK, Recorded,
-    Resumption, Scope, Settlement, State, Tolerance, Used,
+    Extension, FactsQuery, Filter, Hold, INFO_GIVEN, INFO_REQUESTED, Ledger, Link, Mandate, Obstacle,
+    Outcome, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, PrincipalKey, RESERVED, ROLLING_BACK,
+    Recorded, Resumption, Scope, Settlement, State, Tolerance, Used,
 };
 use mandate::{Account, Limits, Resource, ResourceEnvelope, Usage};
 
@@ -125,7 +125,7 @@ fn actions_are_counted_and_currencies_kept_apart() {
     on_every_ledger(|ledger| {
         let limited = |key: &str| {
             let mut admission = payment(key, 1, &["m"]);
-            admission.debits[0].limits.max_actions = Some(1);
+            admission.debits[0].link.limits.max_actions = Some(1);
             admission
         };
         admitted(&*ledger, limited("a"));
@@ -968,8 +968,10 @@ fn cycle(key: &str, mandates: &[&str], usage: Usage) -> Admission {
     let mut admission = admission(key);
     admission.intent.usage = usage;
     let limits = Limits { envelope, ..Limits::default() };
-    admission.debits =
-        mandates.iter().map(|jti| Debit { jti: (*jti).into(), epoch: 0, seen: None, limits }).collect();
+    admission.debits = mandates
+        .iter()
+        .map(|jti| Debit { link: Link { jti: (*jti).into(), limits }, epoch: 0, seen: None })
+        .collect();
     admission
 }
 

@@ -12,8 +12,8 @@ use action::{Subject, Tenant};
 use common::*;
 use ledger::{
     Admitted, BUDGET_BREACHED, Basis, Cycle, Debit, Declared, Declaring, Deferral, Draft, Error, Hold,
-    Ledger, Memory, Obstacle, Opening, Options, RECOVERY_COMPLETE, RECOVERY_INITIATED, RESERVED, Record,
-    Sealer, Settlement, Sqlite, State, Turn, Used, sealed, session_of,
+    Ledger, Link, Memory, Obstacle, Opening, Options, RECOVERY_COMPLETE, RECOVERY_INITIATED, RESERVED,
+    Record, Sealer, Settlement, Sqlite, State, Turn, Used, sealed, session_of,
 };
 use mandate::{
     ApprovedLimits, Completion, Halt, Limits, ResourceEnvelope, Session, SessionEvent, SessionRefusal,
@@ -223,7 +223,7 @@ fn metered(key: &str, session: &str) -> ledger::Admission {
     admission.intent.usage = Usage { seconds: 1, compute_units: 1, ..Usage::default() };
     let debit = |(jti, envelope): (Box<str>, ResourceEnvelope)| {
         let limits = Limits { envelope, ..Limits::default() };
-        Debit { jti: jti.into(), epoch: 0, seen: None, limits }
+        Debit { link: Link { jti: jti.into(), limits }, epoch: 0, seen: None }
     };
     admission.debits = envelopes().into_iter().map(debit).collect();
     admission

@@ -31,6 +31,12 @@ pub enum Refusal {
         /// The `iss` claim.
         issuer: String,
     },
+    /// Nobody is principal and agent.
+    #[error("`{subject}` is a principal and signs mandates: nobody is that and an agent")]
+    GivenToPrincipal {
+        /// The `sub` claim.
+        subject: String,
+    },
     /// The header names another algorithm than the registered key's.
     #[error("mandate names another algorithm than its issuer's key")]
     WrongAlgorithm,
@@ -155,6 +161,7 @@ impl Refusal {
             Refusal::Malformed { .. } => "mandate_malformed",
             Refusal::UnknownKey { .. } => "mandate_key_unknown",
             Refusal::NoPrincipal { .. } => "issuer_no_principal",
+            Refusal::GivenToPrincipal { .. } => "subject_is_principal",
             Refusal::WrongAlgorithm => "mandate_wrong_algorithm",
             Refusal::BadSignature => "mandate_bad_signature",
             Refusal::ChainUnresolved { .. } => "chain_unresolved",
@@ -187,6 +194,7 @@ impl Refusal {
             | Refusal::Malformed { .. }
             | Refusal::UnknownKey { .. }
             | Refusal::NoPrincipal { .. }
+            | Refusal::GivenToPrincipal { .. }
             | Refusal::WrongAlgorithm
             | Refusal::BadSignature
             | Refusal::ChainUnresolved { .. }

@@ -56,7 +56,8 @@ impl Gateway {
     /// # Errors
     /// `MANDATE_NARROWING_VIOLATION` naming the member that is wider; `EP_VALIDATION_FAILED` naming the one that makes it
     /// no mandate; `EP_NOT_FOUND` for a mandate that there is not, or not for this caller, and for an agent, archetype or
-    /// group that there is not; `EP_STATE_CONFLICT` where nothing can descend from it (any more).
+    /// group that there is not; `EP_STATE_CONFLICT` where nothing can descend from it (any more), and for a
+    /// principal, who is no agent.
     pub async fn delegate(
         &self,
         caller: &Caller,
@@ -73,13 +74,15 @@ impl Gateway {
         let (left, accounts) = self.left(&caller.tenant, &line.mandates).await?;
         self.can_be_handed_on(&caller.tenant, &line, &accounts, now_ms / 1000).await?;
         let asked = self.asked(caller, parents, ask.clone(), now_ms)?;
-        let known = ask.even_if_unknown || self.knows_agent(&tenant.tenant, &subject(&ask.subject)?).await?;
+        let agent = subject(&ask.subject)?;
+        let known = ask.even_if_unknown || self.knows_agent(&tenant.tenant, &agent).await?;
         known::must_be(
             known,
             || format!("there is no agent `{}`", ask.subject),
             "/subject",
             known::UNKNOWN_AGENT,
         )?;
+        self.must_be_no_principal(&tenant.tenant, &agent).await?;
         let (scope, approval) = (asked.mandate_scope.as_slice(), asked.requires_approval.as_deref());
         tenant.must_name_actions(scope, approval.unwrap_or(&[]))?;
 

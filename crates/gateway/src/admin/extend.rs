@@ -68,7 +68,7 @@ impl Gateway {
             return Err(Error::new(Code::ValidationFailed, why).field("/seconds"));
         }
         // One after another, so that policies see what the one before granted.
-        let _turn = self.extensions.lock().await;
+        let _turn = self.tenant(&caller.tenant)?.budgets.lock().await;
         for _ in 0..MOST_TRIES {
             if let Some(resumed) = self.try_to_extend(caller, jti, about, &ask).await? {
                 return Ok(resumed);

@@ -6,7 +6,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::{event, named};
+use super::{event, legible, named};
 use crate::approvals::Credential;
 use crate::caller::{Caller, Deed, Role};
 use crate::gateway::Gateway;
@@ -114,8 +114,7 @@ impl Gateway {
     pub async fn keys(&self, caller: &Caller) -> Result<Vec<KeyView>, Error> {
         caller.must(Deed::Administer)?;
         let keys = self.ledger.keys(&caller.tenant).await.map_err(unavailable)?;
-        let legible = |key| key_view(key).inspect_err(|_| left_out(key)).ok();
-        Ok(keys.iter().filter_map(legible).collect())
+        Ok(legible(&keys, "API key", |key| &key.id, key_view))
     }
 
     /// Ends an API key.
@@ -176,10 +175,6 @@ impl Gateway {
             default_mandate: key.default_mandate.as_deref().map(str::to_owned),
         }))
     }
-}
-
-fn left_out(key: &ledger::ApiKey) {
-    tracing::error!(key = &*key.id, "a stored API key cannot be read and is left out");
 }
 
 fn key_view(key: &ledger::ApiKey) -> Result<KeyView, Error> {

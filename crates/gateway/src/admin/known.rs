@@ -1,7 +1,10 @@
 //! Whether there is what an operator names: what stops or allows nothing must not be acknowledged.
 
+use std::collections::HashSet;
+
 use action::{Environment, Subject, Tenant};
 
+use crate::caller::Role;
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
 use crate::{Code, Error};
@@ -31,19 +34,25 @@ impl Gateway {
         }
         let of_it = ledger::Filter { subject: Some(agent.clone()), ..ledger::Filter::default() };
         let actions = self.ledger.actions(tenant, of_it, None, 1).await.map_err(unavailable)?;
-        Ok(!actions.rows.is_empty() || self.has_mandate(tenant, agent).await?)
+        Ok(!actions.rows.is_empty() || self.holders(tenant).await?.contains(agent))
     }
 
-    pub(super) async fn has_mandate(&self, tenant: &Tenant, agent: &Subject) -> Result<bool, Error> {
-        let mut after = None;
+    /// All that are an agent: who has an agent's API key, or had one, or was given a mandate.
+    pub(super) async fn agents(&self, tenant: &Tenant) -> Result<HashSet<Subject>, Error> {
+        let keys = self.ledger.keys(tenant).await.map_err(unavailable)?;
+        let of_agents = keys.into_iter().filter(|key| *key.role == *Role::Agent.as_str());
+        Ok(of_agents.map(|key| key.subject).chain(self.holders(tenant).await?).collect())
+    }
+
+    /// All that were ever given a mandate.
+    async fn holders(&self, tenant: &Tenant) -> Result<HashSet<Subject>, Error> {
+        let (mut holders, mut after) = (HashSet::new(), None);
         loop {
             let page = self.ledger.mandates(tenant, after, MANDATES_AT_ONCE).await.map_err(unavailable)?;
-            if page.rows.iter().any(|held| held.mandate.subject == *agent) {
-                return Ok(true);
-            }
-            match page.next {
-                Some(next) => after = Some(next),
-                None => return Ok(false),
+            holders.extend(page.rows.into_iter().map(|held| held.mandate.subject));
+            after = page.next;
+            if after.is_none() {
+                return Ok(holders);
             }
         }
     }

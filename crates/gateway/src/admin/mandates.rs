@@ -8,7 +8,7 @@ use mandate::{Account, Claims, Limits, Mandate, Refusal, ResourceEnvelope, Spend
 
 use super::delegate::in_request;
 use super::known::{UNKNOWN_AGENT, UNKNOWN_ARCHETYPE, must_be};
-use super::{event, named};
+use super::{event, legible, named};
 use crate::authority::{claims_of, granted, stored};
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
@@ -137,7 +137,7 @@ impl Gateway {
     /// # Errors
     /// `EP_VALIDATION_FAILED` naming the member that makes it none. `EP_NOT_FOUND` for an agent, archetype or group that
     /// there is not: a mandate that allows nothing must not be acknowledged, nor one that misnames what a person must
-    /// approve.
+    /// approve. `EP_STATE_CONFLICT` for a principal, who is no agent.
     pub async fn issue_mandate(&self, caller: &Caller, ask: MandateAsk) -> Result<IssuedMandate, Error> {
         caller.must(Deed::Govern)?;
         let tenant = self.tenant(&caller.tenant)?;
@@ -165,6 +165,7 @@ impl Gateway {
     async fn must_speak_of_something(&self, tenant: &TenantState, ask: &MandateAsk) -> Result<(), Error> {
         let known = ask.even_if_unknown || self.knows_agent(&tenant.tenant, &ask.subject).await?;
         must_be(known, || format!("there is no agent `{}`", ask.subject), "/subject", UNKNOWN_AGENT)?;
+        self.must_be_no_principal(&tenant.tenant, &ask.subject).await?;
         tenant.must_name_actions(&ask.scope, &ask.requires_approval)
     }
 
@@ -205,12 +206,8 @@ impl Gateway {
         let after = after(cursor)?;
         let page =
             self.ledger.mandates(&caller.tenant, after, limit.clamp(1, 200)).await.map_err(unavailable)?;
-        let left_out = |held: &Held| {
-            tracing::error!(jti = &*held.mandate.jti, "a stored mandate cannot be read and is left out");
-        };
-        let legible =
-            |held: &Held| mandate_view(&held.mandate, &held.account).inspect_err(|_| left_out(held)).ok();
-        let items = page.rows.iter().filter_map(legible).collect();
+        let view = |held: &Held| mandate_view(&held.mandate, &held.account);
+        let items = legible(&page.rows, "mandate", |held| &held.mandate.jti, view);
         Ok(Page { items, next: page.next.map(|row| row.to_string()) })
     }
 

@@ -19,7 +19,7 @@ pub use self::mandates::{IssuedMandate, MandateAsk, MandateStanding, MandateView
 pub(crate) use self::principals::jwk_hash;
 pub use self::principals::{PrincipalKeyView, Signs};
 pub use self::rules::{DisclosureView, ObserveView, ReloadReport, VIOLATION, WithheldView};
-pub(crate) use self::rules::{Hidden, told};
+pub(crate) use self::rules::{Hidden, keep_rules, most_told};
 pub use self::signing::SigningKeyView;
 
 use serde_json::Value;
@@ -56,6 +56,18 @@ pub(crate) fn event(tenant: &TenantState, event: &'static str, record: &Value) -
         event,
         record: action::json::canonical(record).into_bytes(),
     }
+}
+
+/// What is listed of these rows. Whoever altered one into what cannot be read keeps nobody from the others.
+fn legible<'a, R: 'a, V>(
+    rows: impl IntoIterator<Item = &'a R>,
+    kind: &str,
+    name: impl Fn(&R) -> &str,
+    view: impl Fn(&R) -> Result<V, Error>,
+) -> Vec<V> {
+    let left_out =
+        |row| tracing::error!(kind, name = name(row), "a stored row cannot be read and is left out");
+    rows.into_iter().filter_map(|row| view(row).inspect_err(|_| left_out(row)).ok()).collect()
 }
 
 /// Errors about something that has a name, such as a key; the rest as usual.

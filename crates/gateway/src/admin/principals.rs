@@ -1,12 +1,15 @@
 //! Principals: the keys with which people sign mandates themselves, and agents what they hand on.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use action::{Subject, Tenant};
-use mandate::VerifyingKey;
+use mandate::{Refusal, VerifyingKey};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::event;
-use crate::caller::{Caller, Deed, Role};
+use super::{event, legible};
+use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
 use crate::row::internal;
@@ -23,6 +26,9 @@ pub enum Signs {
 }
 
 impl Signs {
+    /// Each there is.
+    pub const ALL: [Signs; 2] = [Signs::Mandates, Signs::Children];
+
     /// As it is written.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -33,7 +39,7 @@ impl Signs {
 
     /// The one that is written so.
     pub fn parse(text: &str) -> Option<Signs> {
-        [Signs::Mandates, Signs::Children].into_iter().find(|it| it.as_str() == text)
+        Signs::ALL.into_iter().find(|it| it.as_str() == text)
     }
 
     /// As a stored key says it; `None` where it was registered before that was said. What is not understood signs the least.
@@ -105,7 +111,7 @@ impl Gateway {
                 format!("there are {MOST_KEYS} keys of principals already"),
             ));
         }
-        if signs == Signs::Mandates && self.is_agent(&caller.tenant, &issuer).await? {
+        if signs == Signs::Mandates && self.agents(&caller.tenant).await?.contains(&issuer) {
             return Err(Error::new(
                 Code::StateConflict,
                 format!("`{issuer}` is an agent: it hands on what it holds, and gives no mandates"),
@@ -143,11 +149,8 @@ impl Gateway {
     pub async fn principals(&self, caller: &Caller) -> Result<Vec<PrincipalKeyView>, Error> {
         caller.must(Deed::ReadTenant)?;
         let all = self.ledger.principals().await.map_err(unavailable)?;
-        let left_out = |key: &ledger::PrincipalKey| {
-            tracing::error!(kid = &*key.kid, "a stored key of a principal cannot be read and is left out");
-        };
-        let legible = |key| self.key_of(key).inspect_err(|_| left_out(key)).ok();
-        Ok(all.iter().filter(|key| key.tenant == caller.tenant).filter_map(legible).collect())
+        let own = all.iter().filter(|key| key.tenant == caller.tenant);
+        Ok(legible(own, "key of a principal", |key| &key.kid, |key| self.key_of(key)))
     }
 
     /// Ends a key: nothing signed with it is a mandate any more, nor what descends from that.
@@ -185,12 +188,13 @@ impl Gateway {
     /// in doubt whether more was meant.
     pub(crate) async fn doubt_keys(&self) -> Result<(), Error> {
         let all = self.ledger.principals().await.map_err(unavailable)?;
+        let mut agents = HashMap::new();
         for key in all.iter().filter(|key| key.revoked_ms.is_none() && Signs::kept(&key.jwk).is_none()) {
-            let agent = match Subject::kept(&key.issuer) {
-                Ok(issuer) => self.is_agent(&key.tenant, &issuer).await?,
-                Err(_) => true,
+            let agents = match agents.entry(&key.tenant) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(unknown) => unknown.insert(self.agents(&key.tenant).await?),
             };
-            if agent {
+            if Subject::kept(&key.issuer).map_or(true, |issuer| agents.contains(&issuer)) {
                 self.authority.doubt(key);
                 tracing::warn!(
                     tenant = %key.tenant, issuer = &*key.issuer, kid = &*key.kid,
@@ -218,27 +222,13 @@ impl Gateway {
 
     /// Lets through who gives no mandates: nobody is principal and agent at once.
     pub(super) async fn must_be_no_principal(&self, tenant: &Tenant, name: &Subject) -> Result<(), Error> {
-        let all = self.ledger.principals().await.map_err(unavailable)?;
-        let gives = |key: &ledger::PrincipalKey| {
-            key.tenant == *tenant
-                && *key.issuer == *name.as_str()
-                && key.revoked_ms.is_none()
-                && self.authority.signs(key) == Signs::Mandates
-        };
-        if all.iter().any(gives) {
-            let why = format!("`{name}` is a principal and signs mandates: nobody is that and an agent");
-            return Err(Error::new(Code::StateConflict, why)
-                .field("/subject")
-                .hint("take another name for the agent, or end the principal's keys first"));
+        if !self.gives_mandates(tenant, name.as_str()).await? {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    /// Whether this name is an agent's: it has an agent's API key, or had one, or was given a mandate.
-    async fn is_agent(&self, tenant: &Tenant, name: &Subject) -> Result<bool, Error> {
-        let keys = self.ledger.keys(tenant).await.map_err(unavailable)?;
-        let agents = |key: &ledger::ApiKey| key.subject == *name && *key.role == *Role::Agent.as_str();
-        Ok(keys.iter().any(agents) || self.has_mandate(tenant, name).await?)
+        let why = Refusal::GivenToPrincipal { subject: name.to_string() };
+        Err(Error::new(Code::StateConflict, why.to_string())
+            .field("/subject")
+            .hint("take another name for the agent, or end the principal's keys first"))
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use action::Tenant;
+use action::{Environment, Tenant};
 use boundary::{Disclosure, Level};
+use ledger::Ledger;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -70,7 +71,7 @@ impl Gateway {
     /// `EP_FORBIDDEN` for a level that the role is not told, `EP_VALIDATION_FAILED` for one that there is not.
     pub async fn disclosure(&self, caller: &Caller, asked: Option<&str>) -> Result<DisclosureView, Error> {
         caller.must(Deed::ReadOwn)?;
-        let (role, most) = (caller.role, told(caller.role));
+        let (role, most) = (caller.role, most_told(caller.role));
         let level = asked.map(|text| Level::parse(text).ok_or_else(no_level)).transpose()?.unwrap_or(most);
         let refused = |why: String| Err(Error::new(Code::Forbidden, why).field("?level"));
         if level > most {
@@ -83,7 +84,7 @@ impl Gateway {
             violation = true;
             self.note_hidden(caller, level, &rules, Why::NoReason).await?;
         }
-        if !self.is_on_record(&rules).await? {
+        if !rules.on_record {
             violation = true;
             self.note_hidden(caller, level, &rules, Why::NotOnRecord).await?;
         }
@@ -100,29 +101,23 @@ impl Gateway {
         Ok(DisclosureView { told, withheld: Some(WithheldView { level, reason }), violation })
     }
 
-    /// Is the set that is in force the one that was kept under its digest, which decisions are replayed by?
-    async fn is_on_record(&self, rules: &Rules) -> Result<bool, Error> {
-        let kept = self.ledger.kept(&rules_name(rules)).await.map_err(unavailable)?;
-        let texts = kept.and_then(|text| serde_json::from_slice::<Texts>(&text).ok());
-        let read = texts.and_then(|texts| tenants::read_again(texts, self.environment).ok());
-        Ok(read.is_some_and(|read| rules_name(&read) == rules_name(rules)))
-    }
-
     /// Puts on record that policies are hidden from those whom they bind: once for each role and set while this process runs,
     /// so that whoever asks again and again fills no chain.
     async fn note_hidden(&self, caller: &Caller, level: Level, rules: &Rules, why: Why) -> Result<(), Error> {
         let digest = rules.policies.policy_digest();
         let hidden: Hidden = (caller.tenant.clone(), caller.role, why, Arc::clone(digest));
-        if lock(&self.hidden).contains(&hidden) {
+        if !lock(&self.hidden).insert(hidden.clone()) {
             return Ok(());
         }
         let fields = json!({
             "kind": VIOLATION, "level": level.as_str(), "policy_digest": &**digest, "role": caller.role.as_str(),
             "why": why.as_str(),
         });
-        self.note_unbound_anomaly(&caller.tenant, VIOLATION, &fields).await?;
-        lock(&self.hidden).insert(hidden);
-        Ok(())
+        let noted = self.note_unbound_anomaly(&caller.tenant, VIOLATION, &fields).await;
+        if noted.is_err() {
+            lock(&self.hidden).remove(&hidden);
+        }
+        noted
     }
 
     /// Reads the tenant's catalogue and policies again and swaps them as one. A mistake leaves everything as it was.
@@ -135,22 +130,16 @@ impl Gateway {
         let outside = provider::Outside { egress: &self.outside.egress, secrets: &self.outside.secrets };
         let runs = &self.outside.runs;
         let rules = tenants::load(&self.config, &tenant.tenant, self.environment, outside, runs);
-        let rules = rules.map_err(|mistakes| {
+        let mut rules = rules.map_err(|mistakes| {
             Error::new(Code::ValidationFailed, listed(&mistakes))
                 .hint("nothing was changed; correct the files and reload")
         })?;
-        self.keep_rules(&rules).await?;
+        keep_rules(self.ledger.as_ref(), self.environment, &mut rules).await?;
         let report = report(&rules);
         let record = json!({ "by": caller.subject.as_str(), "catalogDigest": &report.catalogue_digest, "policyDigest": &report.policy_digest });
         self.ledger.record(event(tenant, "rules_reloaded", &record)).await.map_err(unavailable)?;
         tenant.swap(rules);
         Ok(report)
-    }
-
-    /// Keeps the texts of a set of rules, so that decisions made by them can be replayed.
-    pub(crate) async fn keep_rules(&self, rules: &Rules) -> Result<(), Error> {
-        let text = serde_json::to_vec(&rules.texts).map_err(|_| internal("rules cannot be written"))?;
-        self.ledger.keep(&rules_name(rules), text).await.map_err(unavailable)
     }
 
     /// The rules an action was decided by, if they were kept; else those of now.
@@ -178,6 +167,25 @@ impl Gateway {
             internal("the rules of then cannot be read by this version")
         })
     }
+}
+
+/// Keeps the texts of a set of rules before it comes into force, so that decisions made by them can be replayed. What was
+/// kept under its digest before stays; whether that is this set is found out here, once.
+pub(crate) async fn keep_rules(
+    ledger: &dyn Ledger,
+    environment: Environment,
+    rules: &mut Rules,
+) -> Result<(), Error> {
+    let name = rules_name(rules);
+    let text = serde_json::to_vec(&rules.texts).map_err(|_| internal("rules cannot be written"))?;
+    ledger.keep(&name, text.clone()).await.map_err(unavailable)?;
+    let kept = ledger.kept(&name).await.map_err(unavailable)?.unwrap_or_default();
+    let same = || {
+        let texts = serde_json::from_slice::<Texts>(&kept).ok()?;
+        Some(rules_name(&tenants::read_again(texts, environment).ok()?))
+    };
+    rules.on_record = kept == text || same() == Some(name);
+    Ok(())
 }
 
 /// What is told of the policies, and what is not.
@@ -222,7 +230,7 @@ impl Why {
 }
 
 /// The most that a role is told: who audits all that there is, who acts only that there is something.
-pub(crate) const fn told(role: Role) -> Level {
+pub(crate) const fn most_told(role: Role) -> Level {
     match role {
         Role::Auditor | Role::Admin => Level::Full,
         Role::Operator => Level::Summary,

@@ -346,8 +346,8 @@ impl Gateway {
         }
     }
 
-    /// A person's word on each cycle of others that waits for more time of this mandate, or of one that descends from it. Time is
-    /// the principal's to give, who does not decide on anything else of it.
+    /// A person's word on each cycle of others that waits for more time of this mandate, or of one that descends from
+    /// it. Time is the principal's to give, who does not decide on anything else of it.
     pub(crate) async fn words_of_time(
         &self,
         caller: &Caller,

@@ -74,8 +74,8 @@ pub struct HeldView {
     pub intent_id: Option<String>,
     /// Of its session, in seconds, when it was judged.
     pub time_budget_remaining: Option<u64>,
-    /// `CLEAN`, `PARTIAL` or `UNKNOWN`: how its session is left while it waits. Of a single one only: all records of the session
-    /// are read for it.
+    /// `CLEAN`, `PARTIAL` or `UNKNOWN`: how its session is left while it waits. Of a single one only: all records of
+    /// the session are read for it.
     pub completion_state: Option<&'static str>,
     /// Where people are asked, out of reach of its agent, while it waits.
     pub out_of_band_ref: Option<String>,
@@ -205,8 +205,8 @@ impl Gateway {
         Ok(self.listed(&self.unresolved_of(caller).await?).await)
     }
 
-    /// What an earlier version held cannot be decided on, so it is not asked about. What cannot be read, because somebody altered
-    /// it, is left out and keeps nobody from the rest; who looks at it alone is told so.
+    /// What an earlier version held cannot be decided on, so it is not asked about. What cannot be read, because
+    /// somebody altered it, is left out and keeps nobody from the rest; who looks at it alone is told so.
     async fn listed(&self, rows: &[Stored]) -> Vec<HeldView> {
         let mut views = Vec::with_capacity(rows.len());
         for stored in rows {

@@ -46,13 +46,14 @@ pub(super) fn findings(caller: &Caller, all: &Authority, last: i64) -> Vec<Trail
         Some(tenant) if *tenant != caller.tenant => row.kind().to_owned(),
         _ => format!("{} `{}`", row.kind(), row.name()),
     };
-    let unlike = unlike(all);
+    let (unlike, _) = unlike(all);
     let found = unlike.iter().map(|Unlike { row, told }| TrailFinding {
         entry: told.unwrap_or(last),
         action_id: None,
         receipt_id: None,
         what: match (row, told) {
             (Row::Missing(what), _) => format!("the {what} that it tells of is not stored"),
+            (Row::Lost(_), _) => format!("the {FREEZE} that it tells of is not stored"),
             (Row::Illegible(Illegible { table, row }), _) => {
                 format!("row {row} of the table `{table}` cannot be read")
             }
@@ -61,13 +62,6 @@ pub(super) fn findings(caller: &Caller, all: &Authority, last: i64) -> Vec<Trail
         },
     });
     found.collect()
-}
-
-/// Freezes that entries tell of, that nobody thawed and that are not stored, each with the entry that told of it last.
-pub(crate) fn lost_freezes(all: &Authority) -> Vec<(Frozen, i64)> {
-    let mut told = Told::of(all);
-    all.freezes.iter().for_each(|freeze| drop(told.take_freeze(freeze)));
-    told.freezes.into_values().map(|it| (it.made, it.entry)).collect()
 }
 
 /// What was, when the store was opened, not as its entries have it: it gives nobody any right. And the passkeys that an entry
@@ -81,13 +75,16 @@ pub(crate) struct Unproven {
     /// The tenants for whom a key was ever made.
     keyed: BTreeSet<Box<str>>,
     ended: Mutex<BTreeSet<Box<str>>>,
+    /// Freezes that nobody thawed and that are not stored, each with the entry that told of it last.
+    lost: Vec<(Frozen, i64)>,
 }
 
 impl Unproven {
     /// Compares what is stored, and tells the operator of whatever differs.
     pub(crate) fn of(all: &Authority) -> Unproven {
         let mut unproven = Unproven::default();
-        for Unlike { row, told } in unlike(all) {
+        let (unlike, said) = unlike(all);
+        for Unlike { row, told } in unlike {
             let (kind, entry) = (row.kind(), told);
             let (tenant, name) = (row.tenant().map(Tenant::as_str), row.name());
             tracing::error!(
@@ -110,14 +107,17 @@ impl Unproven {
                     let name = (key.tenant.clone(), key.issuer.clone(), key.kid.clone());
                     unproven.principals.insert(name);
                 }
+                Row::Lost(frozen) => unproven.lost.push((frozen, told.unwrap_or(0))),
                 Row::Passkey(_) | Row::Freeze(_) | Row::Missing(_) | Row::Illegible(_) => {}
             }
         }
-        let told = Told::of(all);
-        unproven.keyed =
-            told.keys.values().filter_map(|it| Some(it.made.more.as_ref()?.tenant.clone())).collect();
-        unproven.ended = Mutex::new(told.ended_passkeys.into_keys().collect());
+        unproven.keyed = said.keyed;
+        unproven.ended = Mutex::new(said.ended_passkeys.into_keys().collect());
         unproven
+    }
+
+    pub(crate) fn take_lost_freezes(&mut self) -> Vec<(Frozen, i64)> {
+        std::mem::take(&mut self.lost)
     }
 
     /// Is the API key with this hash, or of this name, one that does not count?
@@ -172,6 +172,8 @@ enum Row<'a> {
     Freeze(&'a Freeze),
     /// What an entry tells of, and is not stored.
     Missing(&'static str),
+    /// The same of a freeze.
+    Lost(Frozen),
     Illegible(Illegible),
 }
 
@@ -182,7 +184,7 @@ impl Row<'_> {
             Row::Mandate(_) => MANDATE,
             Row::Principal(_) => PRINCIPAL_KEY,
             Row::Passkey(_) => PASSKEY,
-            Row::Freeze(_) => FREEZE,
+            Row::Freeze(_) | Row::Lost(_) => FREEZE,
             Row::Missing(what) => what,
             Row::Illegible(illegible) => illegible.table,
         }
@@ -196,6 +198,7 @@ impl Row<'_> {
             Row::Principal(key) => key.kid.to_string(),
             Row::Passkey(passkey) => passkey.id.to_string(),
             Row::Freeze(freeze) => FreezeScope::of(&freeze.scope).to_string(),
+            Row::Lost(frozen) => frozen.scope.to_string(),
             Row::Missing(_) => String::new(),
             Row::Illegible(illegible) => illegible.row.to_string(),
         }
@@ -209,7 +212,7 @@ impl Row<'_> {
             Row::Principal(key) => Some(&key.tenant),
             Row::Passkey(passkey) => Some(&passkey.tenant),
             Row::Freeze(freeze) => tenant_of(&freeze.scope),
-            Row::Missing(_) | Row::Illegible(_) => None,
+            Row::Lost(_) | Row::Missing(_) | Row::Illegible(_) => None,
         }
     }
 
@@ -217,6 +220,7 @@ impl Row<'_> {
     fn consequence(&self) -> &'static str {
         match self {
             Row::Freeze(_) => "a stored freeze is not as the entries have it, and stands until it is thawed",
+            Row::Lost(_) => "a freeze that an entry tells of is not stored, and is put back",
             Row::Missing(_) => "what an entry tells of is not stored",
             Row::Illegible(_) => "a stored row cannot be read",
             _ => "a stored row is not as the entries have it, and counts for nothing",
@@ -224,39 +228,50 @@ impl Row<'_> {
     }
 }
 
-fn unlike(all: &Authority) -> Vec<Unlike<'_>> {
-    let mut told = Told::of(all);
+/// What of the rows differs; and what the entries say that no row has to.
+fn unlike(all: &Authority) -> (Vec<Unlike<'_>>, Beside) {
+    let mut acts = Acts::of(all);
+    let keyed = acts.keys.values().filter_map(|it| Some(it.made.more.as_ref()?.tenant.clone())).collect();
     let mut unlike = Vec::new();
     for key in &all.keys {
-        let stands = told.keys.remove(&*key.id);
+        let stands = acts.keys.remove(&*key.id);
         unlike.extend(compared(Row::Key(key), stands, |made, ended| made.fits(key, ended)));
     }
     for Held { mandate, account } in &all.mandates {
-        let granted = told.granted.remove(&(mandate.tenant.as_str().into(), mandate.jti.clone()));
+        let granted = acts.granted.remove(&(mandate.tenant.as_str().into(), mandate.jti.clone()));
         let is_all = granted.unwrap_or_default() == account.granted;
-        let fits = |made: &Granted, ended: bool| {
+        let fits = |made: &Mandated, ended: bool| {
             made.fits(mandate) && ended == account.revoked_at.is_some() && is_all
         };
-        unlike.extend(compared(Row::Mandate(mandate), told.mandates.remove(&*mandate.jti), fits));
+        unlike.extend(compared(Row::Mandate(mandate), acts.mandates.remove(&*mandate.jti), fits));
     }
     for key in &all.principal_keys {
         let signer = (key.tenant.as_str().into(), key.issuer.clone(), key.kid.clone());
-        let stands = told.principal_keys.remove(&signer);
+        let stands = acts.principal_keys.remove(&signer);
         unlike.extend(compared(Row::Principal(key), stands, |made, ended| made.fits(key, ended)));
     }
     for freeze in &all.freezes {
-        unlike.extend(compared(Row::Freeze(freeze), told.take_freeze(freeze), |made, _| made.fits(freeze)));
+        unlike.extend(compared(Row::Freeze(freeze), acts.take_freeze(freeze), |made, _| made.fits(freeze)));
     }
+    let beside = Beside { keyed, ended_passkeys: std::mem::take(&mut acts.ended_passkeys) };
     // Where a passkey has no entry, or its entries no passkey, the ledger tells.
     for stored in &all.passkeys {
-        let ended = told.ended_passkeys.get(&stored.id);
+        let ended = beside.ended_passkeys.get(&stored.id);
         if Passkey::read_from(stored).is_none() || ended.is_some() != stored.revoked.is_some() {
             unlike.push(Unlike { row: Row::Passkey(stored), told: Some(*ended.unwrap_or(&stored.entry)) });
         }
     }
     unlike.extend(all.illegible.iter().map(|it| Unlike { row: Row::Illegible(*it), told: None }));
-    unlike.extend(told.missing());
-    unlike
+    unlike.extend(acts.missing());
+    (unlike, beside)
+}
+
+/// What entries say whether or not there is a row for it.
+struct Beside {
+    /// The tenants for whom a key was ever made.
+    keyed: BTreeSet<Box<str>>,
+    /// The passkeys that have ended, each with the entry that tells of it.
+    ended_passkeys: BTreeMap<Box<str>, i64>,
 }
 
 const KEY: &str = "API key";
@@ -267,9 +282,9 @@ const PASSKEY: &str = "passkey";
 
 /// What all acts together come to.
 #[derive(Default)]
-struct Told {
+struct Acts {
     keys: BTreeMap<Box<str>, Stands<Key>>,
-    mandates: BTreeMap<Box<str>, Stands<Granted>>,
+    mandates: BTreeMap<Box<str>, Stands<Mandated>>,
     principal_keys: BTreeMap<Signer, Stands<Principals>>,
     freezes: BTreeMap<Place, Stands<Frozen>>,
     /// On top of each mandate's envelope, by tenant and mandate.
@@ -292,11 +307,11 @@ struct Stands<T> {
     ended: bool,
 }
 
-impl Told {
-    fn of(all: &Authority) -> Told {
-        let mut told = Told::default();
-        all.enacted.iter().for_each(|act| told.take(act));
-        told
+impl Acts {
+    fn of(all: &Authority) -> Acts {
+        let mut acts = Acts::default();
+        all.enacted.iter().for_each(|act| acts.take(act));
+        acts
     }
 
     fn take(&mut self, act: &Enacted) {
@@ -304,7 +319,7 @@ impl Told {
             "key_created" => begin(&mut self.keys, act, |key: &Key| key.id.clone()),
             "key_revoked" => end(&mut self.keys, act, |ended: &EndedKey| ended.id.clone()),
             "mandate_issued" | "mandate_delegated" | "mandate_presented" => {
-                begin(&mut self.mandates, act, |mandate: &Granted| mandate.jti.clone())
+                begin(&mut self.mandates, act, |mandate: &Mandated| mandate.jti.clone())
             }
             "mandate_revoked" => end(&mut self.mandates, act, |ended: &EndedMandate| ended.jti.clone()),
             "budget_extended" => self.grant(read(act)),
@@ -353,9 +368,9 @@ impl Told {
         let keys = self.keys.into_values().map(|it| (it.entry, KEY));
         let mandates = self.mandates.into_values().map(|it| (it.entry, MANDATE));
         let principals = self.principal_keys.into_values().map(|it| (it.entry, PRINCIPAL_KEY));
-        let freezes = self.freezes.into_values().map(|it| (it.entry, FREEZE));
-        let all = keys.chain(mandates).chain(principals).chain(freezes);
-        all.map(|(entry, what)| Unlike { row: Row::Missing(what), told: Some(entry) })
+        let freezes = self.freezes.into_values().map(|it| (it.entry, Row::Lost(it.made)));
+        let rest = keys.chain(mandates).chain(principals).map(|(entry, what)| (entry, Row::Missing(what)));
+        rest.chain(freezes).map(|(entry, row)| Unlike { row, told: Some(entry) })
     }
 }
 
@@ -437,7 +452,7 @@ struct EndedKey {
 }
 
 #[derive(Deserialize)]
-struct Granted {
+struct Mandated {
     jti: Box<str>,
     sub: Box<str>,
     #[serde(flatten)]
@@ -456,7 +471,7 @@ struct MoreOfMandate {
     kid: Option<Box<str>>,
 }
 
-impl Granted {
+impl Mandated {
     fn fits(&self, mandate: &Mandate) -> bool {
         let more = self.more.as_ref().is_none_or(|more| {
             *more.tenant == *mandate.tenant.as_str()
@@ -532,7 +547,7 @@ impl EndedPrincipals {
 }
 
 /// A freeze, as its record has it.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Frozen {
     scope: Box<str>,

@@ -6,7 +6,7 @@ use boundary::Level;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::admin::told;
+use crate::admin::most_told;
 use crate::approvals::readable_as;
 use crate::caller::Role;
 
@@ -17,7 +17,8 @@ pub struct Withheld {
     /// The most that it is told.
     #[serde(serialize_with = "as_written", deserialize_with = "as_read")]
     pub most: Level,
-    /// Why, as whoever asks is told. To withhold without a reason is on record each time.
+    /// Why, as whoever asks is told. To withhold without a reason is on record, once for each role and set
+    /// of policies while a process runs.
     pub reason: Option<String>,
 }
 
@@ -40,7 +41,7 @@ where
             let roles = Role::ALL.map(Role::as_str).join(", ");
             wrong(format!("there is no such role; there are {roles}"))
         })?;
-        let most = told(role);
+        let most = most_told(role);
         let reason = withheld.reason.clone();
         readable_as("reason", reason).map_err(|error| wrong(error.message))?;
         if withheld.most >= most {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use action::{GuaranteeLevel, Money, OnDuplicate, PaymentMode};
 use boundary::{Permit, Trigger};
 use execution::{Call, Confirmation, Event, Execution, Purpose, Stood};
-use ledger::{Admitted, Basis, By, Debit, Effect, Obstacle, State, Tolerance};
+use ledger::{Admitted, Basis, By, Debit, Effect, Link, Obstacle, State, Tolerance};
 use mandate::{Account, Mandate};
 use serde_json::value::RawValue;
 
@@ -252,10 +252,9 @@ const LEASE_AFTER_MS: i64 = 5_000;
 /// The mandate and every one that it descends from, leaf first.
 fn debits(standing: &Standing, facts: &ledger::Facts) -> Vec<Debit> {
     let debit = |(mandate, account): (&Arc<Mandate>, &Account)| Debit {
-        jti: mandate.jti.as_str().into(),
+        link: Link { jti: mandate.jti.as_str().into(), limits: mandate.limits() },
         epoch: account.epoch,
         seen: None,
-        limits: mandate.limits(),
     };
     standing.chain().zip(&facts.accounts).map(debit).collect()
 }

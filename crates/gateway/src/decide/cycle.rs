@@ -108,7 +108,7 @@ impl Gateway {
         cycle.approved_by = case.resumed.as_ref().map(|it| it.principals.clone()).unwrap_or_default();
         let spent = case.standing.mandate.is_some() && context.remaining.exhausted().is_some();
         let turn = match spent {
-            true => Some(Arc::clone(&self.extensions).lock_owned().await),
+            true => Some(Arc::clone(&self.tenant(tenant)?.budgets).lock_owned().await),
             false => None,
         };
         let extension_asked = spent && self.extension_asked(case).await?;

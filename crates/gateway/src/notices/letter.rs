@@ -4,7 +4,7 @@ use ledger::{Heading, Notice};
 use provider::receivers;
 use serde::Serialize;
 
-use super::topic::Topic;
+use super::topic::{About, Topic};
 use crate::Error;
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
@@ -49,37 +49,33 @@ impl Gateway {
         let entry = page.rows.first().filter(|(row, _)| *row == notice.entry);
         let heading = entry.and_then(|(_, bytes)| Heading::of(bytes));
         let heading = heading.ok_or_else(|| internal("an entry that is to be told cannot be read"))?;
-        let topic = Topic::of_event(heading.event);
-        let topic = topic.ok_or_else(|| internal("an entry that is to be told is about nothing"))?;
+        let session = entry.and_then(|(_, bytes)| ledger::session_of(bytes));
+        let about = Topic::of_event(heading.event)
+            .and_then(|topic| Some((topic, About::of(topic, notice.action, session)?)));
+        let (topic, about) = about.ok_or_else(|| internal("an entry that is to be told is about nothing"))?;
         let tenant = heading.tenant_ref.and_then(|reference| self.tenant_called(reference));
         // What was deleted since is told of by what the entry says.
         let stored = match tenant.zip(notice.action) {
             Some((tenant, action)) => self.ledger.action(tenant, action).await.map_err(unavailable)?,
             None => None,
         };
-        let action_id = notice.action.map(|action| action.to_string());
-        let session =
-            entry.and_then(|(_, bytes)| ledger::session_of(bytes)).filter(|_| topic.is_of_session());
-        let session_id = session.map(|session| session.id);
-        let about = action_id.as_deref().or(session_id.as_deref());
-        let page = about.map_or_else(|| POLICIES.to_owned(), |about| format!("{}{about}", topic.page()));
         let data = Data {
             archetype: stored.as_ref().map(|stored| &*stored.archetype),
             state: heading.state,
             tenant: tenant.map(|tenant| tenant.as_str()),
             environment: self.environment.as_str(),
             entry: heading.hash,
-            text: if about.is_some() { topic.text() } else { HIDDEN },
-            url: &format!("{}{page}", self.public_url),
-            action_id: action_id.as_deref(),
-            session_id: session_id.as_deref(),
+            text: topic.text(&about),
+            url: &format!("{}{}", self.public_url, about.page(topic)),
+            action_id: about.action(),
+            session_id: about.session(),
         };
-        Letter::new(topic, &heading, data)
+        Letter::new(topic, &about, &heading, data)
     }
 }
 
 impl Letter {
-    fn new(topic: Topic, heading: &Heading<'_>, data: Data<'_>) -> Result<Letter, Error> {
+    fn new(topic: Topic, about: &About, heading: &Heading<'_>, data: Data<'_>) -> Result<Letter, Error> {
         let word = topic.word();
         let archetype = data.archetype.map(|archetype| format!(" ({archetype})")).unwrap_or_default();
         let lines = [
@@ -96,17 +92,11 @@ impl Letter {
         ];
         let lines = lines.into_iter().filter_map(|(name, value)| Some(format!("{name}: {}\n", value?)));
         let text = format!("{}\n\n{}", data.text, lines.collect::<String>());
-        let of = match (data.action_id, data.session_id) {
-            (Some(_), _) => "action",
-            (None, Some(_)) => "session",
-            (None, None) => "policies",
-        };
-        let session = data.session_id.map(str::to_owned);
-        let body = Body { kind: format!("{of}.{word}"), timestamp: heading.at, data };
+        let body = Body { kind: format!("{}.{word}", about.word()), timestamp: heading.at, data };
         Ok(Letter {
             // An entry's hash is its name; half of it is enough to tell it from every other.
             id: format!("msg_{}", heading.hash.get(..32).unwrap_or(heading.hash)),
-            session,
+            session: about.session().map(str::to_owned),
             json: serde_json::to_vec(&body).map_err(|_| internal("a notice cannot be written"))?,
             subject: format!("Countersign: {word}{archetype}"),
             text,
@@ -127,7 +117,3 @@ impl Letter {
         receivers::Letter { id, now_ms, json, subject, text }
     }
 }
-
-/// Where people look at an anomaly that is in no session, and what it means.
-const POLICIES: &str = "/v1/policies/disclosure";
-const HIDDEN: &str = "Policies are withheld without a reason, or are not those on record.";

@@ -30,6 +30,7 @@ use provider::receivers::{Receiver, Untold};
 use tracing::field::display;
 
 use self::letter::Letter;
+use self::topic::About;
 pub use self::topic::Topic;
 use crate::config::{Alerts, Config};
 use crate::gateway::Gateway;
@@ -168,10 +169,7 @@ impl Gateway {
             return None;
         }
         let heading = Heading::of(bytes)?;
-        let of_session = Topic::of_event(heading.event)?.is_of_session();
-        if heading.action.is_none() != of_session {
-            return None;
-        }
+        About::of(Topic::of_event(heading.event)?, heading.action, ledger::session_of(bytes))?;
         let tenant = heading.tenant_ref.and_then(|reference| self.tenant_called(reference));
         let concerned =
             to.tenants.as_ref().is_none_or(|tenants| tenant.is_some_and(|tenant| tenants.contains(tenant)));

@@ -1,5 +1,6 @@
 //! What people are told of. Every text is fixed.
 
+use action::ActionId;
 use serde::{Serialize, Serializer};
 
 /// What a notice is about: an entry of the chain with a certain event.
@@ -29,7 +30,7 @@ pub enum Topic {
     DeniedEffect,
     /// A person said what became of it.
     Resolved,
-    /// What ought not to be is in the records of a session.
+    /// What ought not to be is in the records of a session, or policies are hidden.
     GovernanceAnomaly,
     /// Sessions of a cluster wait for each other in a circle.
     ClusterDeadlock,
@@ -85,7 +86,7 @@ impl Topic {
     }
 
     /// What it means, in a sentence.
-    pub(crate) fn text(self) -> &'static str {
+    pub(super) fn text(self, about: &About) -> &'static str {
         match self {
             Topic::Held => "An action waits for people to decide.",
             Topic::Approved => "A person agreed to an action.",
@@ -109,26 +110,84 @@ impl Topic {
                 "A provider denies the effect of an action that had been settled as carried out."
             }
             Topic::Resolved => "A person said what became of an action, because its provider did not.",
-            Topic::GovernanceAnomaly => "What ought not to be is in the records of a session.",
+            Topic::GovernanceAnomaly => match about {
+                About::Policies => "Policies are withheld without a reason, or are not those on record.",
+                About::Action(_) | About::Session(_) => {
+                    "What ought not to be is in the records of a session."
+                }
+            },
             Topic::ClusterDeadlock => {
                 "Sessions of a cluster wait for each other in a circle; a person has to end it."
             }
         }
     }
 
-    /// Is it told of a session, and not of an action?
-    pub(crate) fn is_of_session(self) -> bool {
-        matches!(self, Topic::GovernanceAnomaly | Topic::ClusterDeadlock)
+    /// Is a person to decide about the action?
+    fn asks_people(self) -> bool {
+        matches!(
+            self,
+            Topic::Held | Topic::InfoGiven | Topic::InDoubt | Topic::RollbackFailed | Topic::Resolved
+        )
+    }
+}
+
+/// What the entry of a notice is of.
+pub(super) enum About {
+    /// An action, by its id.
+    Action(String),
+    /// A session, and none of its actions.
+    Session(String),
+    /// The policies, which are hidden from somebody whom they bind.
+    Policies,
+}
+
+impl About {
+    /// As an entry of this topic has it; `None` if it is of nothing that people are told of.
+    pub(super) fn of(
+        topic: Topic,
+        action: Option<ActionId>,
+        session: Option<ledger::Session>,
+    ) -> Option<About> {
+        match (topic, action, session) {
+            (Topic::GovernanceAnomaly | Topic::ClusterDeadlock, None, Some(session)) => {
+                Some(About::Session(session.id))
+            }
+            (Topic::GovernanceAnomaly, None, None) => Some(About::Policies),
+            (Topic::GovernanceAnomaly | Topic::ClusterDeadlock, ..) => None,
+            (_, action, _) => action.map(|action| About::Action(action.to_string())),
+        }
     }
 
-    /// The path under which people look at the action or session.
-    pub(crate) fn page(self) -> &'static str {
+    /// What the `type` of the notice begins with.
+    pub(super) fn word(&self) -> &'static str {
         match self {
-            Topic::GovernanceAnomaly | Topic::ClusterDeadlock => "/v1/sessions/",
-            Topic::Held | Topic::InfoGiven | Topic::InDoubt | Topic::RollbackFailed | Topic::Resolved => {
-                "/approvals/"
-            }
-            _ => "/v1/actions/",
+            About::Action(_) => "action",
+            About::Session(_) => "session",
+            About::Policies => "policies",
+        }
+    }
+
+    pub(super) fn action(&self) -> Option<&str> {
+        match self {
+            About::Action(id) => Some(id),
+            About::Session(_) | About::Policies => None,
+        }
+    }
+
+    pub(super) fn session(&self) -> Option<&str> {
+        match self {
+            About::Session(id) => Some(id),
+            About::Action(_) | About::Policies => None,
+        }
+    }
+
+    /// The path under which people look at it.
+    pub(super) fn page(&self, topic: Topic) -> String {
+        match self {
+            About::Action(id) if topic.asks_people() => format!("/approvals/{id}"),
+            About::Action(id) => format!("/v1/actions/{id}"),
+            About::Session(id) => format!("/v1/sessions/{id}"),
+            About::Policies => "/v1/policies/disclosure".to_owned(),
         }
     }
 }

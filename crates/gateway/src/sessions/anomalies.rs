@@ -7,10 +7,11 @@
 use std::collections::BTreeSet;
 
 use action::{ActionId, Tenant};
-use ledger::{Governed, Turn};
+use ledger::Governed;
 use serde_json::{Value, json};
 
 use super::gar::{Line, ale};
+use super::turn;
 use crate::Error;
 use crate::admin::event;
 use crate::alert::Alert;
@@ -100,13 +101,7 @@ impl Gateway {
         cause: Option<Box<str>>,
     ) -> Result<(), Error> {
         let record = ale(ANOMALY, anomaly.fields(), json!({"by": self.issuer.as_str()}));
-        let turn = Turn {
-            tenant: governed.tenant.clone(),
-            session: governed.session.id.clone(),
-            event: None,
-            cause,
-            record: event(self.tenant(&governed.tenant)?, EVENT, &record),
-        };
+        let turn = turn(governed, None, cause, event(self.tenant(&governed.tenant)?, EVENT, &record));
         let (record, _) = self.ledger.turn(turn).await.map_err(unavailable)?;
         self.alert_session(anomaly.kind(), governed, &record);
         Ok(())
@@ -154,7 +149,7 @@ impl Gateway {
 }
 
 /// Events with which a cycle begins.
-const BEGINNINGS: [&str; 2] = ["admitted", "held"];
+const BEGINNINGS: [&str; 2] = [ledger::ADMITTED, ledger::HELD];
 const ANOMALY: &str = "KERNEL_AUDIT_ANOMALY";
 const EVENT: &str = "governance_anomaly";
 

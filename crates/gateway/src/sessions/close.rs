@@ -6,16 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use action::ActionId;
-use ledger::{Governed, Record, Turn};
+use ledger::{Governed, Record};
 use mandate::{Completion, Halt, Session, SessionEvent, SessionRefusal, SessionState};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::SessionView;
 use super::anomalies::{Anomaly, odd};
 use super::clusters;
 use super::gar::{GarView, Line, Said, ale};
 use super::revoke::{ABANDONED, Cause, EXPIRED, PRINCIPAL, REVOKING};
+use super::{SessionView, turn};
 use crate::admin::{event, named};
 use crate::alert::Alert;
 use crate::caller::{Caller, Deed, Role};
@@ -73,7 +73,8 @@ impl Gateway {
         let record = ale(code, fields, json!({"by": caller.subject.as_str(), "completionState": completion}));
         let closes =
             SessionEvent::Closed { completion: ask.completion, by_agent: caller.role == Role::Agent };
-        let turn = self.turn(governed, closes, None, CLOSED, &record)?;
+        let record = event(self.tenant(&governed.tenant)?, CLOSED, &record);
+        let turn = turn(governed, Some(closes), None, record);
         let (_, session) = self.ledger.turn(turn).await.map_err(|error| not_ended(error, &walked))?;
         self.closed(governed, session, Vec::new()).await
     }
@@ -88,23 +89,6 @@ impl Gateway {
         let halted = self.halt(governed, &cause, None).await;
         let (session, unsettled) = halted.map_err(|error| not_ended(error, &Walked::default()))?;
         self.closed(governed, session, unsettled).await
-    }
-
-    pub(super) fn turn(
-        &self,
-        governed: &Governed,
-        what: SessionEvent,
-        cause: Option<Box<str>>,
-        name: &'static str,
-        record: &Value,
-    ) -> Result<Turn, Error> {
-        Ok(Turn {
-            tenant: governed.tenant.clone(),
-            session: governed.session.id.clone(),
-            event: Some(what),
-            cause,
-            record: event(self.tenant(&governed.tenant)?, name, record),
-        })
     }
 
     async fn closed(
@@ -304,7 +288,7 @@ pub(super) fn not_ended(error: ledger::Error, walked: &Walked) -> Error {
             conflict("the session is SUSPENDED; an operator ends it".to_owned())
         }
         ledger::Error::Session(_) => conflict("the session does not end now".to_owned()),
-        ledger::Error::Cluster(refusal) => clusters::refused(refusal, "", &["", ""]),
+        ledger::Error::Cluster(refusal) => clusters::refused(refusal, "", clusters::UNNAMED),
         other => named(other, "session"),
     }
 }

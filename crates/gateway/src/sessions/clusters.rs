@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use ledger::{Clustered, Clustering, Debit, Deed as Done, Doer, Governed, Turn};
+use ledger::{Clustered, Clustering, Deed as Done, Doer, Governed, Link};
 use mandate::{
     Account, ClusterContext, ClusterRefusal, ClusterState, Mandate, Partner, Remaining, Resource,
     ResourceEnvelope, SessionRefusal, left_of,
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::context::envelope;
 use super::gar::ale;
-use super::{Budget, SessionView, own_only};
+use super::{Budget, SessionView, own_only, turn};
 use crate::admin::event;
 use crate::approvals::readable_as;
 use crate::authority::PUBLIC_TOKEN;
@@ -146,7 +146,7 @@ impl Gateway {
         let random: [u8; 16] = clock::random()?;
         let id = format!("{PREFIX}{}", hex::encode(random));
         let deed = Done::Form { principal: principal_of(&seen.line).into(), deadline_ms };
-        self.grouped(caller, &id, &ask.session_id, deed, &["/session_id", ""]).await
+        self.grouped(caller, &id, &ask.session_id, deed, [Some("/session_id"), None]).await
     }
 
     /// One cluster.
@@ -166,7 +166,7 @@ impl Gateway {
         let governed = self.own(caller, session, "/session_id").await?;
         let seen = self.seen(governed, clock::now_ms()).await?.whole()?;
         let deed = Done::Join { principal: principal_of(&seen.line).into() };
-        self.grouped(caller, id, session, deed, &["/session_id", ""]).await
+        self.grouped(caller, id, session, deed, [Some("/session_id"), None]).await
     }
 
     /// Has a session leave: an agent one of its own, people any of the tenant.
@@ -182,7 +182,7 @@ impl Gateway {
         caller.must(Deed::Halt)?;
         self.limits.before_parsing(caller)?;
         self.named_session(caller, session, "/session_id").await?;
-        self.grouped(caller, id, session, Done::Leave, &["/session_id", ""]).await
+        self.grouped(caller, id, session, Done::Leave, [Some("/session_id"), None]).await
     }
 
     /// Has nothing of a cluster's members begin until it is released.
@@ -217,7 +217,7 @@ impl Gateway {
         let clustered = self.clustered(caller, id).await?;
         let over = || conflict("the cluster has no members any more".to_owned());
         let first = clustered.cluster.members.first().ok_or_else(over)?;
-        self.grouped(caller, id, &first.session, deed, &["", ""]).await
+        self.grouped(caller, id, &first.session, deed, UNNAMED).await
     }
 
     /// Has a session of the caller's own wait for another member of its cluster; without one, has a session wait no more,
@@ -242,7 +242,7 @@ impl Gateway {
             Error::new(Code::StateConflict, "the session is a member of no cluster")
                 .hint("form one at `POST /v1/clusters`, or join one")
         })?;
-        let cluster = self.grouped(caller, &cluster.cluster.id, id, deed, &["", "/on"]).await?;
+        let cluster = self.grouped(caller, &cluster.cluster.id, id, deed, [None, Some("/on")]).await?;
         Ok(Awaiting { session: self.session(caller, id).await?, cluster })
     }
 
@@ -253,7 +253,7 @@ impl Gateway {
     pub async fn transfer(&self, caller: &Caller, id: &str, ask: TransferAsk) -> Result<ClusterView, Error> {
         let source = self.own(caller, &ask.from_session_id, "/from_session_id").await?;
         // One after another, so that policies see what the one before left.
-        let _turn = self.extensions.lock().await;
+        let _turn = self.tenant(&caller.tenant)?.budgets.lock().await;
         for _ in 0..MOST_TRIES {
             if let Some(cluster) = self.try_to_transfer(caller, id, source.clone(), &ask).await? {
                 return Ok(cluster);
@@ -271,7 +271,7 @@ impl Gateway {
         ask: &TransferAsk,
     ) -> Result<Option<ClusterView>, Error> {
         let clustered = self.clustered(caller, id).await?;
-        let fields = &["/from_session_id", "/to_session_id"];
+        let fields = [Some("/from_session_id"), Some("/to_session_id")];
         let cluster_refuses = |refusal| refused(refusal, &ask.from_session_id, fields);
         let (resource, amount) = (resource_of(ask.resource.as_deref())?, ask.transfer_amount);
         if amount == 0 {
@@ -283,7 +283,7 @@ impl Gateway {
         }
         let now_ms = clock::now_ms();
         let target = self.ledger.session(&caller.tenant, &ask.to_session_id).await.map_err(unavailable)?;
-        let target = target.ok_or_else(|| not_found("session").field(fields[1]))?;
+        let target = target.ok_or_else(|| not_found("session").field("/to_session_id"))?;
         let source = self.seen(source, now_ms).await?.whole()?;
         let target = self.seen(target, now_ms).await?.whole()?;
         for seen in [&source, &target] {
@@ -315,8 +315,8 @@ impl Gateway {
             to: ask.to_session_id.as_str().into(),
             resource,
             amount,
-            source: source.debits(),
-            target: target.debits(),
+            source: source.links(),
+            target: target.links(),
             judged: Some([source.counted(resource), target.counted(resource)]),
             policies,
         };
@@ -370,13 +370,7 @@ impl Gateway {
             "from_session_id": &source.governed.session.id, "resource": resource.word(), "to_session_id": &target.governed.session.id,
         });
         let record = ale(None, fields, json!({"by": caller.subject.as_str()}));
-        let turn = Turn {
-            tenant: caller.tenant.clone(),
-            session: source.governed.session.id.clone(),
-            event: None,
-            cause: None,
-            record: event(tenant, TRANSFER_REFUSED, &record),
-        };
+        let turn = turn(&source.governed, None, None, event(tenant, TRANSFER_REFUSED, &record));
         self.ledger.turn(turn).await.map_err(unavailable)?;
         Err(Error::new(Code::Forbidden, "the policies do not permit this transfer").hint(
             "between members of different principals a policy has to permit `Action::\"BUDGET_TRANSFER\"`",
@@ -505,14 +499,14 @@ impl Gateway {
         Err(not_found("cluster"))
     }
 
-    /// Has the ledger do it. `fields` name the session that does it and the other one in what was asked.
+    /// Has the ledger do it. `fields` name the session that does it and the other one in what was asked, where it does.
     async fn grouped(
         &self,
         caller: &Caller,
         id: &str,
         session: &str,
         deed: Done,
-        fields: &[&str; 2],
+        fields: Fields,
     ) -> Result<ClusterView, Error> {
         let waits = matches!(deed, Done::Wait { .. });
         let clustering = self.clustering(caller, id, session, deed)?;
@@ -585,15 +579,10 @@ impl Seen {
         left_of(resource, self.accounts.iter().cloned().zip(limits))
     }
 
-    fn debits(&self) -> Vec<Debit> {
-        let debit = |mandate: &Arc<Mandate>| Debit {
-            jti: mandate.jti.as_str().into(),
-            // Not judged by: whether it is revoked or frozen is looked at when the time moves.
-            epoch: 0,
-            seen: None,
-            limits: mandate.limits(),
-        };
-        self.line.iter().map(debit).collect()
+    fn links(&self) -> Vec<Link> {
+        let link =
+            |mandate: &Arc<Mandate>| Link { jti: mandate.jti.as_str().into(), limits: mandate.limits() };
+        self.line.iter().map(link).collect()
     }
 }
 
@@ -644,7 +633,7 @@ fn resource_of(word: Option<&str>) -> Result<Resource, Error> {
     let resource = Resource::parse(word).ok_or_else(unknown)?;
     match resource.is_used_up() {
         true => Ok(resource),
-        false => Err(refused(ClusterRefusal::NeverLeftOver(resource), "", &["", ""])),
+        false => Err(refused(ClusterRefusal::NeverLeftOver(resource), "", UNNAMED)),
     }
 }
 
@@ -662,7 +651,7 @@ fn deadline(asked: Option<&str>, line: &[Arc<Mandate>]) -> Result<i64, Error> {
 }
 
 /// What it means that the ledger did not do it.
-fn not_grouped(error: ledger::Error, session: &str, fields: &[&str; 2]) -> Error {
+fn not_grouped(error: ledger::Error, session: &str, fields: Fields) -> Error {
     match error {
         ledger::Error::Cluster(refusal) => refused(refusal, session, fields),
         ledger::Error::Session(SessionRefusal::State(state)) => {
@@ -678,9 +667,10 @@ fn not_grouped(error: ledger::Error, session: &str, fields: &[&str; 2]) -> Error
 }
 
 /// What a refusal means to whoever asked, with the member that names the session at fault.
-pub(super) fn refused(refusal: ClusterRefusal, session: &str, [own, other]: &[&str; 2]) -> Error {
-    let invalid = |why: &str, field: &str| Error::new(Code::ValidationFailed, why).field(field);
-    let at = |it: &str| if *it == *session { *own } else { *other };
+pub(super) fn refused(refusal: ClusterRefusal, session: &str, [own, other]: Fields) -> Error {
+    let named = |error: Error, field: Option<&str>| field.into_iter().fold(error, Error::field);
+    let invalid = |why: &str, field| named(Error::new(Code::ValidationFailed, why), field);
+    let at = |it: &str| if *it == *session { own } else { other };
     match refusal {
         ClusterRefusal::State(ClusterState::MandateHold) => {
             conflict("the cluster is MANDATE_HOLD".to_owned())
@@ -708,7 +698,7 @@ pub(super) fn refused(refusal: ClusterRefusal, session: &str, [own, other]: &[&s
         ),
         ClusterRefusal::NeverLeftOver(resource) => {
             let why = "is a high-water mark and no sum: it is never used up, so none of it can be handed on";
-            invalid(&format!("{} {why}", resource.word()), "/resource")
+            invalid(&format!("{} {why}", resource.word()), Some("/resource"))
         }
         ClusterRefusal::NoLimit { session, resource } => {
             let member = resource.member();
@@ -717,13 +707,13 @@ pub(super) fn refused(refusal: ClusterRefusal, session: &str, [own, other]: &[&s
         }
         ClusterRefusal::Stopped { session } => {
             let why = "the mandate of this session, or one above it, is over, revoked or frozen";
-            conflict(why.to_owned()).field(at(&session))
+            named(conflict(why.to_owned()), at(&session))
         }
         ClusterRefusal::MoreThanLeft { left } => {
-            invalid(&format!("no more than {left} of it is left to the session"), "/transfer_amount")
+            invalid(&format!("no more than {left} of it is left to the session"), Some("/transfer_amount"))
         }
         ClusterRefusal::MoreThanCounts => {
-            invalid("the other session would have more than 2^53-1 of it", "/transfer_amount")
+            invalid("the other session would have more than 2^53-1 of it", Some("/transfer_amount"))
         }
     }
 }
@@ -734,6 +724,10 @@ fn conflict(why: String) -> Error {
 
 /// What the id of a cluster begins with. Who knows one may join: it cannot be guessed, and only members are shown it.
 const PREFIX: &str = "clu_";
+/// The members of a request that name the session that does something, and the other one.
+type Fields = [Option<&'static str>; 2];
+/// The request names neither.
+pub(super) const UNNAMED: Fields = [None, None];
 const TRANSFER_REFUSED: &str = "cluster_transfer_refused";
 
 #[cfg(test)]
@@ -743,7 +737,7 @@ mod tests {
     #[test]
     fn every_refusal_says_why_in_words_of_the_caller() {
         let of = |refusal| {
-            let error = refused(refusal, "a", &["/from", "/to"]);
+            let error = refused(refusal, "a", [Some("/from"), Some("/to")]);
             (error.code, error.field)
         };
         let field = |name: &str| Some(name.to_owned());

@@ -199,8 +199,7 @@ impl Gateway {
         let after = governed.session.next_record.checked_sub(u64::from(PART));
         let records = self.records_after(governed, after, PART).await?;
         let stops = records.iter().rev().map(Said::of).find(|said| said.ale() == Some("ALE-001"));
-        let trigger = stops.and_then(|said| said.ale?.fields["trigger"].as_str().map(str::to_owned));
-        Ok(trigger)
+        Ok(stops.and_then(|said| said.field("trigger").map(str::to_owned)))
     }
 
     pub(super) async fn records_after(
@@ -215,9 +214,7 @@ impl Gateway {
 
     pub(super) async fn gar_view(&self, governed: &Governed, record: &Record) -> Result<GarView, Error> {
         let (line, said) = (Line::of(record)?, Said::of(record));
-        // What else is said of a cycle decides nothing, and is not looked up.
-        let decides = line.event == "failed" || decision(&line.event, said.ale(), None).is_some();
-        let row = match line.action().filter(|_| decides) {
+        let row = match line.action().filter(|_| may_decide(&line.event, said.ale())) {
             Some(action) => self.row_of_cycle(governed, action).await?,
             None => None,
         };
@@ -365,7 +362,7 @@ pub(super) fn decision(event: &str, ale: Option<&str>, row: Option<&IntentRow>) 
     let asked = row.is_some_and(|row| row.escalation.is_some());
     match (event, ale) {
         (
-            "admitted"
+            ledger::ADMITTED
             | "approved"
             | "extended"
             | ledger::SENT_AGAIN
@@ -379,12 +376,17 @@ pub(super) fn decision(event: &str, ale: Option<&str>, row: Option<&IntentRow>) 
             Some(Governance::Deny)
         }
         // Nothing was sent: it was called off while it waited.
-        ("failed", _) if row.is_some_and(|row| row.call.is_none()) => Some(Governance::Deny),
-        ("held", _) if row.is_some_and(waits_for_time) => Some(Governance::Suspend),
-        ("held" | "cluster_deadlock", _) => Some(Governance::Escalate),
+        (FAILED, _) if row.is_some_and(|row| row.call.is_none()) => Some(Governance::Deny),
+        (ledger::HELD, _) if row.is_some_and(waits_for_time) => Some(Governance::Suspend),
+        (ledger::HELD | "cluster_deadlock", _) => Some(Governance::Escalate),
         ("cluster_held", _) | (_, Some("ALE-001")) => Some(Governance::Suspend),
         _ => None,
     }
+}
+
+/// Whether that may be said of an entry, if the cycle is looked up that it is about.
+fn may_decide(event: &str, ale: Option<&str>) -> bool {
+    event == FAILED || decision(event, ale, None).is_some()
 }
 
 /// As it was when people were asked the last time.
@@ -457,6 +459,7 @@ fn no_cursor() -> Error {
     Error::new(Code::ValidationFailed, "cursor was not given out here").field("?cursor")
 }
 
+const FAILED: &str = "failed";
 /// See `boundary::Flag`.
 const UNSURE: &str = "HEM_LAYER_DISCREPANCY";
 const LONGEST_PAGE: u32 = 200;

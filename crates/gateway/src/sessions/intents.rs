@@ -5,13 +5,13 @@ use std::slice;
 use std::sync::{Arc, Mutex};
 
 use action::{Subject, Tenant};
-use ledger::{Declared, Declaring, Governed, Intention, Turn};
+use ledger::{Declared, Declaring, Governed, Intention};
 use mandate::{Completion, Declaration, IntentRefusal, Mandate, ReasoningMode, SessionRefusal, SessionState};
 use serde_json::{Map, Value, json};
 
 use super::context::FINGERPRINT;
 use super::gar::signature_of;
-use super::no_others;
+use super::{no_others, turn};
 use crate::act::lock;
 use crate::admin::{event, named};
 use crate::caller::{Caller, Deed};
@@ -145,13 +145,7 @@ impl Gateway {
             "by": governed.session.subject.as_str(), "code": error.code.as_str(), "field": &error.field,
             "intentId": said("intent_id"), "mandateId": said("mandate_id"), "sessionId": said("session_id"),
         });
-        let turn = Turn {
-            tenant: governed.tenant.clone(),
-            session: governed.session.id.clone(),
-            event: None,
-            cause: None,
-            record: event(tenant, REFUSED, &record),
-        };
+        let turn = turn(governed, None, None, event(tenant, REFUSED, &record));
         self.ledger.turn(turn).await.map(drop).map_err(|error| named(error, "session"))
     }
 }

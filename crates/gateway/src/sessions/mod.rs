@@ -40,8 +40,8 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use ledger::Governed;
-use mandate::{ApprovedLimits, Claims, Mandate, Refusal, Session, Use};
+use ledger::{Governed, Turn};
+use mandate::{ApprovedLimits, Claims, Mandate, Refusal, Session, SessionEvent, Use};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -202,7 +202,9 @@ impl Gateway {
             Err(ledger::Error::Exists(id)) => return self.session(caller, &id).await,
             // Revoked a moment ago: whoever did that was told of every session that is open by now.
             Err(ledger::Error::Absent(_)) => return Err(refused(&Refusal::Revoked)),
-            Err(ledger::Error::Cluster(refusal)) => return Err(clusters::refused(refusal, "", &["", ""])),
+            Err(ledger::Error::Cluster(refusal)) => {
+                return Err(clusters::refused(refusal, "", clusters::UNNAMED));
+            }
             opened => opened.map_err(|error| named(error, "session"))?,
         };
         // Its first record is written with it.
@@ -351,6 +353,16 @@ pub(crate) fn is_session(id: &str) -> bool {
 
 /// What the id of a session begins with.
 const PREFIX: &str = "ses_";
+/// A record of a session, with the event that changes the session, if it does.
+fn turn(
+    governed: &Governed,
+    event: Option<SessionEvent>,
+    cause: Option<Box<str>>,
+    record: ledger::Event,
+) -> Turn {
+    Turn { tenant: governed.tenant.clone(), session: governed.session.id.clone(), event, cause, record }
+}
+
 const OPENED: &str = "session_opened";
 
 #[cfg(test)]

@@ -8,73 +8,85 @@
 use std::collections::{BTreeSet, HashMap};
 
 use action::ActionId;
-use futures_util::{StreamExt, TryStreamExt};
-use ledger::{Governed, RECOVERY_COMPLETE, RECOVERY_INITIATED, Recovering, Turn};
+use futures_util::StreamExt;
+use ledger::{Governed, RECOVERY_COMPLETE, RECOVERY_INITIATED, Recovering};
 use serde_json::{Value, json};
 
 use super::gar::ale;
+use super::turn;
 use crate::Error;
 use crate::act::lock;
 use crate::admin::event;
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
 
-/// A session whose recovery is on record, and its cycles that were taken up.
+/// A session that was left behind, and its cycles that are taken up.
 pub(crate) struct Taken {
     governed: Governed,
     cycles: BTreeSet<ActionId>,
+    on_record: OnRecord,
+}
+
+/// What is on record of a recovery.
+#[derive(PartialEq)]
+enum OnRecord {
+    Nothing,
+    Begun,
+    Ended,
 }
 
 impl Gateway {
-    /// Takes up what was left behind. What this process has in hand itself was left behind by nobody.
-    pub(crate) async fn begin_recoveries(&self) -> Result<Vec<Taken>, Error> {
+    /// What was left behind. What this process has in hand itself was left behind by nobody.
+    pub(crate) async fn left_behind(&self) -> Result<Vec<Taken>, Error> {
         let found = self.ledger.recovering().await.map_err(unavailable)?;
-        let begun = found.into_iter().map(|found| async move {
-            let Recovering { governed, initiated, sent } = found;
-            let cycles: BTreeSet<ActionId> = {
-                let under_way = lock(&self.under_way);
-                sent.into_iter().filter(|id| !under_way.contains(id)).collect()
-            };
-            if initiated.is_none() && !cycles.is_empty() {
-                self.note_recovery(&governed, RECOVERY_INITIATED, json!({"cycles": cycles.len()}), None)
-                    .await?;
-            }
-            Ok((initiated.is_some() || !cycles.is_empty()).then_some(Taken { governed, cycles }))
+        let under_way = lock(&self.under_way);
+        let taken = found.into_iter().map(|Recovering { governed, initiated, sent }| {
+            let cycles = sent.into_iter().filter(|id| !under_way.contains(id)).collect();
+            let on_record = if initiated.is_some() { OnRecord::Begun } else { OnRecord::Nothing };
+            Taken { governed, cycles, on_record }
         });
-        let begun: Vec<Option<Taken>> =
-            futures_util::stream::iter(begun).buffer_unordered(AT_ONCE).try_collect().await?;
-        Ok(begun.into_iter().flatten().collect())
+        Ok(taken.filter(|it| it.on_record == OnRecord::Begun || !it.cycles.is_empty()).collect())
     }
 
-    /// Puts the end of each recovery on record whose cycles are settled, or known to be in doubt.
+    /// Puts on record that each recovery began of which that is not said yet.
+    pub(crate) async fn begin_recoveries(&self, taken: &mut Vec<Taken>) -> Result<(), Error> {
+        let begins = std::mem::take(taken).into_iter().map(|it| async move {
+            if it.on_record != OnRecord::Nothing {
+                return (it, Ok(()));
+            }
+            let fields = json!({"cycles": it.cycles.len()});
+            let begun = self.note_recovery(&it.governed, RECOVERY_INITIATED, fields, None).await;
+            it.now(OnRecord::Begun, begun)
+        });
+        let begun;
+        (*taken, begun) = all_of(begins).await;
+        begun
+    }
+
+    /// Puts the end of each recovery on record whose cycles are settled, or known to be in doubt. What cannot be written now
+    /// is told by a later look around.
     pub(crate) async fn end_recoveries(&self, taken: &mut Vec<Taken>) -> Result<(), Error> {
         if taken.is_empty() {
             return Ok(());
         }
         let now = self.ledger.recovering().await.map_err(unavailable)?;
         let now: HashMap<i64, Recovering> = now.into_iter().map(|it| (it.governed.row, it)).collect();
-        let is_open = |it: &Taken| {
-            now.get(&it.governed.row).is_some_and(|now| now.sent.iter().any(|id| it.cycles.contains(id)))
-        };
-        let (open, over): (Vec<Taken>, Vec<Taken>) = std::mem::take(taken).into_iter().partition(is_open);
-        *taken = open;
-        let ends = over.into_iter().map(|it| {
-            let fields =
-                json!({"unsettled": now.get(&it.governed.row).map(|now| now.governed.session.in_flight)});
-            let cause = now.get(&it.governed.row).and_then(|now| now.initiated.clone());
-            async move {
-                let ended = self.note_recovery(&it.governed, RECOVERY_COMPLETE, fields, cause).await;
-                ended.map_err(|error| (it, error))
+        let now = &now;
+        let ends = std::mem::take(taken).into_iter().map(|it| async move {
+            let now = now.get(&it.governed.row);
+            let is_open = now.is_some_and(|now| now.sent.iter().any(|id| it.cycles.contains(id)));
+            if is_open || it.on_record != OnRecord::Begun {
+                return (it, Ok(()));
             }
+            let fields = json!({"unsettled": now.map(|now| now.governed.session.in_flight)});
+            let cause = now.and_then(|now| now.initiated.clone());
+            let ended = self.note_recovery(&it.governed, RECOVERY_COMPLETE, fields, cause).await;
+            it.now(OnRecord::Ended, ended)
         });
-        let ended: Vec<_> = futures_util::stream::iter(ends).buffer_unordered(AT_ONCE).collect().await;
-        let mut went_wrong = None;
-        for (it, error) in ended.into_iter().filter_map(Result::err) {
-            // It is told by a later look around.
-            taken.push(it);
-            went_wrong = Some(error);
-        }
-        went_wrong.map_or(Ok(()), Err)
+        let ended;
+        (*taken, ended) = all_of(ends).await;
+        taken.retain(|it| it.on_record != OnRecord::Ended);
+        ended
     }
 
     async fn note_recovery(
@@ -86,18 +98,29 @@ impl Gateway {
     ) -> Result<(), Error> {
         let code = if name == RECOVERY_INITIATED { "ALE-011" } else { "ALE-012" };
         let record = ale(code, fields, json!({"by": self.issuer.as_str()}));
-        let turn = Turn {
-            tenant: governed.tenant.clone(),
-            session: governed.session.id.clone(),
-            event: None,
-            cause,
-            record: event(self.tenant(&governed.tenant)?, name, &record),
-        };
+        let turn = turn(governed, None, cause, event(self.tenant(&governed.tenant)?, name, &record));
         match self.ledger.turn(turn).await {
             Ok(_) | Err(ledger::Error::Exists(_) | ledger::Error::Absent(_)) => Ok(()),
             Err(error) => Err(unavailable(error)),
         }
     }
+}
+
+impl Taken {
+    /// The same, with this on record if that could be written.
+    fn now(self, on_record: OnRecord, written: Result<(), Error>) -> (Taken, Result<(), Error>) {
+        let on_record = if written.is_ok() { on_record } else { self.on_record };
+        (Taken { on_record, ..self }, written)
+    }
+}
+
+/// All of them, whatever becomes of one, and what went wrong first.
+async fn all_of(
+    all: impl Iterator<Item = impl Future<Output = (Taken, Result<(), Error>)>>,
+) -> (Vec<Taken>, Result<(), Error>) {
+    let all: Vec<_> = futures_util::stream::iter(all).buffer_unordered(AT_ONCE).collect().await;
+    let (taken, done): (Vec<Taken>, Vec<_>) = all.into_iter().unzip();
+    (taken, done.into_iter().collect())
 }
 
 /// Records written at once: many share a commit.

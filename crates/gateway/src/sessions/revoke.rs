@@ -15,13 +15,14 @@ use std::time::Duration;
 use action::{ActionId, Tenant};
 use boundary::Class;
 use futures_util::StreamExt;
-use ledger::{Audited, Event, Governed, Lapse, Lapsed, Order, Revocation, Search, Turn};
+use ledger::{Audited, Event, Governed, Lapse, Lapsed, Order, Revocation, Search};
 use mandate::{Halt, Session, SessionEvent, SessionRefusal};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::close::{Walked, not_ended};
 use super::gar::ale;
+use super::turn;
 use crate::act::lock;
 use crate::admin::event;
 use crate::gateway::Gateway;
@@ -269,13 +270,13 @@ impl Gateway {
             let ended = match &why {
                 Lapse::Revoked { at_ms, .. } if now_ms.saturating_sub(*at_ms) < timeout => continue,
                 Lapse::Revoked { mandate, at_ms } => {
-                    match self.told_of(&governed.tenant, mandate, *at_ms).await {
+                    match self.why_ended(&governed.tenant, mandate, *at_ms).await {
                         Ok(told) => self.halt(&governed, &told.cause(), Some(Halt::Unknown)).await,
                         Err(error) => Err(rejected(error)),
                     }
                 }
                 Lapse::Stopped => self.end_of_stopped(&governed, by, None, None).await,
-                Lapse::Expired { .. } => self.halt(&governed, &Told::expired(by).cause(), None).await,
+                Lapse::Expired { .. } => self.halt(&governed, &WhyEnded::expired(by).cause(), None).await,
             };
             match ended {
                 Ok(_) => tracing::info!(session = &*governed.session.id, ?why, "ended by the gateway"),
@@ -290,7 +291,7 @@ impl Gateway {
     }
 
     /// Why a mandate was revoked, as the entry of it says.
-    async fn told_of(&self, tenant: &Tenant, jti: &str, at_ms: i64) -> Result<Told, Error> {
+    async fn why_ended(&self, tenant: &Tenant, jti: &str, at_ms: i64) -> Result<WhyEnded, Error> {
         let search = Search {
             reference: Some((*self.tenant(tenant)?.reference).into()),
             verb: Some(REVOKED.into()),
@@ -301,13 +302,13 @@ impl Gateway {
         loop {
             let page = self.ledger.audit(tenant, search.clone(), Order::OldestFirst, after, PAGE).await;
             let page = page.map_err(unavailable)?;
-            if let Some(told) = page.rows.iter().find_map(|entry| Told::of(entry, jti)) {
+            if let Some(told) = page.rows.iter().find_map(|entry| WhyEnded::of(entry, jti)) {
                 return Ok(told);
             }
             after = page.next;
             if after.is_none() {
                 // Who took the entry away is found by whoever verifies the chain; the session ends all the same.
-                return Ok(Told { trigger: PRINCIPAL, ..Told::expired(&self.issuer) });
+                return Ok(WhyEnded { trigger: PRINCIPAL, ..WhyEnded::expired(&self.issuer) });
             }
         }
     }
@@ -324,13 +325,8 @@ impl Gateway {
         if governed.session.suspended {
             return self.end_of_stopped(governed, cause.by, cause.reason, left).await;
         }
-        let turn = Turn {
-            tenant: governed.tenant.clone(),
-            session: governed.session.id.clone(),
-            event: Some(SessionEvent::Suspended),
-            cause: cause.record.clone(),
-            record: self.stopping(governed, cause).map_err(rejected)?,
-        };
+        let record = self.stopping(governed, cause).map_err(rejected)?;
+        let turn = turn(governed, Some(SessionEvent::Suspended), cause.record.clone(), record);
         let (_, session) = self.ledger.turn(turn).await?;
         let stopped = Governed { session, ..governed.clone() };
         self.end_of_stopped(&stopped, cause.by, cause.reason, left).await
@@ -362,8 +358,9 @@ impl Gateway {
         let fields = walked.fields(session, by, reason);
         let record = ale(code, fields, json!({"by": by, "completionState": halt.as_str()}));
         let stopped = walked.stopped().map(Box::from);
-        let turn = self.turn(governed, SessionEvent::Revoked(halt), stopped, HALTED, &record);
-        let (_, session) = self.ledger.turn(turn.map_err(rejected)?).await?;
+        let record = event(self.tenant(&governed.tenant).map_err(rejected)?, HALTED, &record);
+        let turn = turn(governed, Some(SessionEvent::Revoked(halt)), stopped, record);
+        let (_, session) = self.ledger.turn(turn).await?;
         Ok((session, walked.unsettled()))
     }
 
@@ -376,18 +373,9 @@ impl Gateway {
     ) -> Result<(), ledger::Error> {
         let fields = json!({"last_record_at": since, "trigger": EXPIRED});
         let left = json!({"by": self.issuer.as_str(), "completionState": Halt::Clean.as_str()});
-        let turn = Turn {
-            tenant: governed.tenant.clone(),
-            session: governed.session.id.clone(),
-            event: None,
-            cause: stopped.map(Box::from),
-            record: event(
-                self.tenant(&governed.tenant).map_err(rejected)?,
-                ABANDONED,
-                &ale("ALE-010", fields, left),
-            ),
-        };
-        self.ledger.turn(turn).await.map(drop)
+        let tenant = self.tenant(&governed.tenant).map_err(rejected)?;
+        let record = event(tenant, ABANDONED, &ale("ALE-010", fields, left));
+        self.ledger.turn(turn(governed, None, stopped.map(Box::from), record)).await.map(drop)
     }
 
     /// Nobody is asked any more about what belongs to a session that is over. Whether there was any.
@@ -427,22 +415,22 @@ impl Drop for Ending<'_> {
 }
 
 /// What an entry says of the end of a mandate.
-struct Told {
+struct WhyEnded {
     trigger: &'static str,
     by: String,
     reason: Option<String>,
     record: Option<Box<str>>,
 }
 
-impl Told {
-    fn expired(issuer: &str) -> Told {
-        Told { trigger: EXPIRED, by: issuer.to_owned(), reason: None, record: None }
+impl WhyEnded {
+    fn expired(issuer: &str) -> WhyEnded {
+        WhyEnded { trigger: EXPIRED, by: issuer.to_owned(), reason: None, record: None }
     }
 
-    fn of(entry: &Audited, jti: &str) -> Option<Told> {
+    fn of(entry: &Audited, jti: &str) -> Option<WhyEnded> {
         let record: Value = serde_json::from_slice(entry.record.as_deref()?).ok()?;
         let text = |member: &str| record[member].as_str().map(str::to_owned);
-        (record["jti"] == *jti).then(|| Told {
+        (record["jti"] == *jti).then(|| WhyEnded {
             // Which is only written where it was a signal from outside.
             trigger: if record["trigger"] == *EXTERNAL { EXTERNAL } else { PRINCIPAL },
             by: text("by").unwrap_or_default(),

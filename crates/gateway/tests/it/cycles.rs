@@ -77,6 +77,12 @@ impl House {
     async fn events(&self, session: &SessionView) -> Vec<String> {
         self.records(&session.session_id).await.into_iter().map(|record| record.event).collect()
     }
+
+    /// The same while more may come.
+    async fn events_by_now(&self, session: &SessionView) -> Vec<String> {
+        let read = self.gateway().session_records(&self.agent, &session.session_id, None, 1000).await;
+        read.unwrap().1.items.into_iter().map(|record| record.event).collect()
+    }
 }
 
 fn ask(key: &str, body: &Value) -> Ask {
@@ -425,7 +431,7 @@ async fn a_recovery_is_on_record_once_however_often_it_is_begun_and_ends_when_al
     until("it is taken up", || !dies.is_armed()).await;
     let mut after = after.restart().await;
     after.installation.start();
-    let told = || async { after.events(&session).await.into_iter().skip(2).collect::<Vec<_>>() };
+    let told = || async { after.events_by_now(&session).await.into_iter().skip(2).collect::<Vec<_>>() };
     let events = found("the end of it", || async {
         let events = told().await;
         events.contains(&"recovery_complete".to_owned()).then_some(events)
@@ -446,6 +452,48 @@ async fn a_recovery_is_on_record_once_however_often_it_is_begun_and_ends_when_al
     assert_eq!(last.causal_parent_id.as_ref(), Some(&first.record_id));
     assert_eq!(first.ale_fields, Some(json!({"cycles": 1})));
     assert!(!after.events(&quiet).await.iter().any(|event| event.starts_with("recovery")));
+    after.is_whole().await;
+}
+
+/// The record of one session cannot be written while its cycle is taken up.
+#[tokio::test]
+async fn a_recovery_that_cannot_be_put_on_record_keeps_no_other_from_it_and_is_told_later() {
+    let bank = banked::bank("USD").await;
+    let house = House::bound(&banked::binding(&bank, "bank", &banked::RIGHT), |config| {
+        banked::reaching(config, &[&bank]);
+        config.limits.recovery_interval_ms = 200;
+    })
+    .await;
+    let first = house.declared("CHAIN").await;
+    let second = house.declared_as(json!({"intent_id": "i-2"})).await;
+    bank.inject(Injection::payments(Fault::DelayAnswer { ms: 600_000 }, 2));
+    let (one, other) = (pay("acct-1", 2), merged(pay("acct-2", 2), json!({"intent_id": "i-2"})));
+    let left_behind = async {
+        effects(&bank, 2).await;
+        house.copy().await
+    };
+    let mut after = tokio::select! {
+        _ = house.cycle(&first, "a", &one) => panic!("the bank does not answer"),
+        _ = house.cycle(&second, "b", &other) => panic!("the bank does not answer"),
+        after = left_behind => after,
+    };
+    let trap = format!(
+        "CREATE TRIGGER full BEFORE INSERT ON meta WHEN NEW.name =
+         (SELECT 'recovering/' || key FROM session WHERE id = '{}') BEGIN SELECT raise(ABORT, 'full'); END",
+        first.session_id
+    );
+    after.store().execute_batch(&trap).unwrap();
+    after.installation.start();
+    let has = |session, event: &'static str| {
+        let after = &after;
+        async move { after.events_by_now(session).await.iter().any(|it| it == event).then_some(()) }
+    };
+    found("the other is told of", || has(&second, "recovery_complete")).await;
+    found("the doubt of the one is on record", || has(&first, "in_doubt")).await;
+    assert_eq!(has(&first, "recovery_initiated").await, None);
+    after.store().execute_batch("DROP TRIGGER full").unwrap();
+    found("it is told all the same", || has(&first, "recovery_complete")).await;
+    assert_eq!(has(&first, "recovery_initiated").await, Some(()));
     after.is_whole().await;
 }
 

@@ -1,7 +1,7 @@
 //! Mandates that are handed on, and mandates that principals sign themselves.
 
 use action::{Currency, IdempotencyKey, Money, Subject};
-use countersign_gateway::{Ask, Caller, Code, Decision, DelegateAsk, Error, KeyAsk, Role, Signs};
+use countersign_gateway::{Ask, Caller, Code, Decision, DelegateAsk, Error, KeyAsk, MandateAsk, Role, Signs};
 use mandate::{Algorithm, Claims, SigningKey, SpendCap};
 use receipt::{Jwks, Pin, Trust};
 use serde_json::{Value, json};
@@ -496,6 +496,23 @@ async fn nobody_is_a_principal_and_an_agent() {
     key("alice", Role::Agent).await.unwrap();
     let refused = gateway.register_principal(&house.operator, "alice", &jwk, Signs::Mandates).await;
     assert_eq!(refused.unwrap_err().code, Code::StateConflict);
+
+    // Nor does anybody make an agent of one who is a principal already, by a mandate of whatever kind.
+    let bob = principal(&house, "bob").await;
+    let ask = MandateAsk { subject: Subject::parse("bob").unwrap(), ..house.mandate_ask("9.00", END) };
+    let refused = gateway.issue_mandate(&house.operator, ask).await.unwrap_err();
+    assert_eq!((refused.code, refused.field.as_deref()), (Code::StateConflict, Some("/subject")));
+    let refused = self::refused(&house, &house.operator, &root(&house).await, to("bob")).await;
+    assert_eq!((refused.code, refused.field.as_deref()), (Code::StateConflict, Some("/subject")));
+    let carol = principal(&house, "carol").await;
+    let before = rows(&house, "mandate");
+    let token = sign(&claims(&house, "carol-1", "carol", "bob", &[]), &carol);
+    let said = pay(&house, &agent(&house, "bob"), &token, "c", "1.00").await;
+    assert_eq!(reasons(&said), ["subject_is_principal"]);
+    assert_eq!(rows(&house, "mandate"), before, "it is not remembered");
+    gateway.revoke_principal(&house.operator, "bob", bob.verifying().kid(), None).await.unwrap();
+    let said = pay(&house, &agent(&house, "bob"), &token, "d", "1.00").await;
+    assert_eq!(said["kind"], "executed", "{said}");
 
     // What a key signs is covered by the hash on record.
     let sql = "UPDATE principal_key SET jwk = replace(jwk, 'children', 'mandates') WHERE issuer = 'agent-7'";

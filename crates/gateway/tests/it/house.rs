@@ -175,8 +175,13 @@ impl House {
     }
 
     pub(crate) async fn mandate_until(&self, cap: &str, expires_at: i64) -> String {
+        let ask = self.mandate_ask(cap, expires_at);
+        self.gateway().issue_mandate(&self.operator, ask).await.unwrap().token
+    }
+
+    pub(crate) fn mandate_ask(&self, cap: &str, expires_at: i64) -> MandateAsk {
         let usd = Currency::of("USD").unwrap();
-        let ask = MandateAsk {
+        MandateAsk {
             subject: self.agent.subject.clone(),
             even_if_unknown: true,
             scope: vec!["Payments".to_owned()],
@@ -190,8 +195,7 @@ impl House {
             resource_envelope: None,
             not_before: None,
             expires_at,
-        };
-        self.gateway().issue_mandate(&self.operator, ask).await.unwrap().token
+        }
     }
 
     pub(crate) fn payment(&self, recipient: &str, amount: &str) -> Value {

@@ -1,9 +1,11 @@
 //! Who may do what, altered in the store: it gives nobody any right, is named, and keeps nobody from the rest.
 
 use action::Subject;
-use countersign_gateway::{AuditAsk, Code, CreatedKey, FreezeAsk, FreezeScope, KeyAsk, Role};
+use countersign_gateway::{AuditAsk, Code, Config, CreatedKey, FreezeAsk, FreezeScope, KeyAsk, Role};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use crate::approvals::approver;
 use crate::house::House;
 use crate::resolutions::{findings, found};
 
@@ -231,4 +233,20 @@ async fn an_absurd_time_is_found_and_keeps_nobody_from_the_trail() {
         let what = "the action stored with it came in at quite another time, as its row has it";
         assert_eq!(told, [(Some(said.id()), what)], "{at}");
     }
+}
+
+#[tokio::test]
+async fn that_policies_are_hidden_is_on_record_once_however_many_ask_at_once() {
+    let hides = json!({"disclosure": {"approver": {"most": "COUNT_ONLY"}}});
+    let hides = serde_json::from_value::<Config>(hides).unwrap().disclosure;
+    let house = House::with(|config| config.disclosure = hides).await;
+    let anna = approver(&house, "anna");
+    let asked = (0..4).map(|_| house.gateway().disclosure(&anna, None));
+    for told in futures_util::future::join_all(asked).await {
+        assert!(told.unwrap().violation);
+    }
+    let sql =
+        "SELECT count(*) FROM entry WHERE instr(CAST(bytes AS TEXT), '\"event\":\"governance_anomaly\"')";
+    let records: i64 = house.store().query_row(sql, [], |row| row.get(0)).unwrap();
+    assert_eq!(records, 1);
 }

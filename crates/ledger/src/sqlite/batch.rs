@@ -133,7 +133,7 @@ impl<'a> Batch<'a> {
         self.read_session(item)?;
         let intent = &item.intent;
         for (key, debit) in item.accounts.iter().zip(item.debits()) {
-            self.account(*key, &debit.jti)?;
+            self.account(*key, &debit.link.jti)?;
         }
         if item.counts() {
             self.read_history(item)?;

@@ -65,11 +65,11 @@ impl Batch<'_> {
             }
         }
         let mut accounts = BTreeMap::new();
-        for debit in clustering.lines() {
-            let key = identity::account(tenant, &debit.jti);
-            self.account(key, &debit.jti)?;
-            let account = self.rows.account(key, &debit.jti).value.clone();
-            accounts.insert(debit.jti.clone(), account);
+        for link in clustering.lines() {
+            let key = identity::account(tenant, &link.jti);
+            self.account(key, &link.jti)?;
+            let account = self.rows.account(key, &link.jti).value.clone();
+            accounts.insert(link.jti.clone(), account);
         }
         let elsewhere = of(self.db, tenant, session)?.is_some_and(|other| other.cluster.id != cluster.id);
         Ok(Scene { cluster, sessions, elsewhere, accounts })

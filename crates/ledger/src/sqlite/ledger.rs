@@ -6,13 +6,13 @@ use std::thread;
 
 use action::{ActionId, Subject, Tenant};
 use mandate::Account;
-use rusqlite::params;
+use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 
 use super::audit::{self, Query};
 use super::batch::Close;
 use super::filter::Kind;
-use super::{Counts, PAGE_BYTES, Sqlite, cluster, gone, open, packed, read, session, verify};
+use super::{Counts, PAGE_BYTES, Sqlite, cluster, gone, open, packed, read, session, unreadable, verify};
 use crate::stored::page;
 use crate::{
     Admission, Admitted, Answer, ApiKey, Approval, Audited, Authority, Clustered, Clustering, Counted,
@@ -40,6 +40,22 @@ impl Sqlite {
                 0 => Ok(Err(Error::Absent(id.clone()))),
                 _ => batch.event(&event).map(Ok),
             }
+        })
+    }
+
+    /// Reads the chain from end to end, on a thread and a connection of its own, because that may take long.
+    fn walk<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+    ) -> Answer<'_, T> {
+        let (promise, answer) = oneshot::channel();
+        let path = self.shared.path.clone();
+        let started = thread::Builder::new().name("ledger-walk".to_owned()).spawn(move || {
+            drop(promise.send(open::reader(&path).and_then(|db| read(&db))));
+        });
+        Box::pin(async move {
+            started.map_err(|error| Error::Open(error.to_string().into()))?;
+            answer.await.map_err(|_| gone())?
         })
     }
 }
@@ -562,7 +578,7 @@ impl Ledger for Sqlite {
     }
 
     fn authority(&self, events: &'static [&'static str]) -> Answer<'_, Authority> {
-        self.look(move |db| verify::authority(db, Some(events)))
+        self.walk(|db| verify::authority(db, Some(events)).map_err(unreadable))
     }
 
     fn inspect(&self, after: Option<Place>) -> Answer<'_, Inspected> {
@@ -570,16 +586,7 @@ impl Ledger for Sqlite {
     }
 
     fn verify(&self) -> Answer<'_, Verified> {
-        let (promise, answer) = oneshot::channel();
-        let path = self.shared.path.clone();
-        // It may take long, so it gets a thread and a connection of its own.
-        let started = thread::Builder::new().name("ledger-verify".to_owned()).spawn(move || {
-            drop(promise.send(open::reader(&path).and_then(|db| verify::all(&db))));
-        });
-        Box::pin(async move {
-            started.map_err(|error| Error::Open(error.to_string().into()))?;
-            answer.await.map_err(|_| gone())?
-        })
+        self.walk(verify::all)
     }
 
     fn health(&self) -> Result<(), Error> {

@@ -686,27 +686,24 @@ pub(crate) fn all_mandates(db: &Connection) -> Sql<Legible<Held>> {
 /// a record that its entry does not name, is told of at its place.
 pub(crate) fn enacted(db: &Connection, events: Option<&[&str]>) -> Sql<Vec<Enacted>> {
     let sql = "SELECT row, bytes, record FROM entry WHERE record IS NOT NULL ORDER BY row";
-    let wanted = |bytes: &[u8]| match events {
-        Some(events) => event_of(bytes).is_some_and(|it| events.contains(&it)),
-        None => true,
-    };
-    let enacted = many(db, sql, [], |row| {
-        if !wanted(row.get_ref(1)?.as_blob()?) || told(row, 1)?.is_none() {
-            return Ok(None);
+    let mut select = db.prepare_cached(sql)?;
+    let (mut rows, mut enacted) = (select.query([])?, Vec::new());
+    while let Some(row) = rows.next()? {
+        let bytes = row.get_ref(1)?.as_blob()?;
+        let wanted = events.is_none_or(|all| event_of(bytes).is_some_and(|it| all.contains(&it)));
+        if !wanted || recorded(row, 1)?.is_none() {
+            continue;
         }
-        let (entry, record) = (row.get(0)?, row.get(2)?);
-        let of_house = |said: &Reading<'_>| said.action.is_none();
-        let act = |said: Reading<'_>| {
+        if let Some(said) = Reading::of(bytes).filter(|said| said.action.is_none()) {
             let (tenant_ref, event) = (said.tenant.map(Box::from), said.event.into());
-            Enacted { entry, tenant_ref, event, record }
-        };
-        Ok(Reading::of(row.get_ref(1)?.as_blob()?).filter(of_house).map(act))
-    })?;
-    Ok(enacted.into_iter().flatten().collect())
+            enacted.push(Enacted { entry: row.get(0)?, tenant_ref, event, record: row.get(2)? });
+        }
+    }
+    Ok(enacted)
 }
 
 /// The record in the column behind an entry's, if that is sound and names it, with what happened.
-fn told<'a>(row: &'a Row<'_>, column: usize) -> Sql<Option<(&'a str, &'a [u8])>> {
+fn recorded<'a>(row: &'a Row<'_>, column: usize) -> Sql<Option<(&'a str, &'a [u8])>> {
     let (Some(bytes), Some(record)) =
         (row.get_ref(column)?.as_blob_or_null()?, row.get_ref(column + 1)?.as_blob_or_null()?)
     else {
@@ -833,7 +830,7 @@ pub(crate) fn passkeys(
     each_of(db, "passkey", sql, params![of.map(Tenant::as_str), credential_id], |row| {
         let mark = |column, event| match row.get_ref(column)? {
             ValueRef::Null => Ok(None),
-            _ => match told(row, column + 1)? {
+            _ => match recorded(row, column + 1)? {
                 Some((told, record)) if told == event => Ok(Some(record.to_vec())),
                 _ => Err(unreadable(column, Type::Integer)),
             },

@@ -264,7 +264,7 @@ pub(super) fn amounts(usage: &Usage) -> [i64; 5] {
 /// One jti per line, leaf first.
 fn mandates(item: &Item) -> Option<String> {
     let debits = item.debits();
-    (!debits.is_empty()).then(|| debits.iter().map(|debit| &*debit.jti).collect::<Vec<_>>().join("\n"))
+    (!debits.is_empty()).then(|| debits.iter().map(|debit| &*debit.link.jti).collect::<Vec<_>>().join("\n"))
 }
 
 /// Holds are counted from here.

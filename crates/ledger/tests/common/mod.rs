@@ -11,8 +11,8 @@ use std::thread::Thread;
 use action::{ActionId, Currency, Environment, Money, Subject, Tenant};
 use ledger::{
     Admission, Admitted, Approval, Basis, By, Debit, Deferral, Draft, Effect, Event, FactsQuery, Freeze,
-    Hold, Intent, Ledger, Memory, Obstacle, Options, Outcome, Receipt, Refusal, Reply, Resumption, Scope,
-    Settlement, Sqlite, State, Tolerance,
+    Hold, Intent, Ledger, Link, Memory, Obstacle, Options, Outcome, Receipt, Refusal, Reply, Resumption,
+    Scope, Settlement, Sqlite, State, Tolerance,
 };
 use mandate::Limits;
 
@@ -114,12 +114,8 @@ pub fn payment(key: &str, minor: i64, mandates: &[&str]) -> Admission {
 }
 
 pub fn debit(jti: &str, cap: i64) -> Debit {
-    Debit {
-        jti: jti.into(),
-        epoch: 0,
-        seen: None,
-        limits: Limits { spend_cap: Some(usd(cap)), ..Limits::default() },
-    }
+    let limits = Limits { spend_cap: Some(usd(cap)), ..Limits::default() };
+    Debit { link: Link { jti: jti.into(), limits }, epoch: 0, seen: None }
 }
 
 pub fn effect(hash: u8) -> Option<Effect> {
