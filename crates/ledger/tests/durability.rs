@@ -156,15 +156,13 @@ fn keys_and_effects_and_receipts_are_found_across_many_slices() {
 }
 
 #[test]
-fn nothing_that_somebody_put_into_the_store_runs_with_our_commits() {
+fn a_store_in_which_something_foreign_would_run_does_not_open() {
     let directory = tempfile::tempdir().unwrap();
     drop(open(directory.path(), Options::new("chain-1", NOW)));
     let foreign = "CREATE TRIGGER later AFTER INSERT ON entry BEGIN UPDATE fate SET state = 4; END";
     db(directory.path()).execute_batch(foreign).unwrap();
-    let ledger = open(directory.path(), Options::new("chain-2", NOW));
-    let id = admitted(&ledger, admission("a"));
-    wait(ledger.freeze(freeze(Scope::All), event("frozen"))).unwrap();
-    assert_eq!(state_of(&ledger, id), State::Sent);
+    let refused = Sqlite::open(&directory.path().join("ledger.db"), Options::new("chain-2", NOW));
+    assert!(matches!(refused.map(drop), Err(Error::Open(why)) if why.contains("`later`")));
 }
 
 #[test]

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::Connection;
-use rusqlite::config::DbConfig;
 use rusqlite::hooks::Wal;
 
 use super::batch::{Tail, stored_series};
@@ -27,6 +26,7 @@ const READER_CACHE: i64 = 1024;
 pub(crate) fn writer(path: &Path) -> Result<Connection, Error> {
     let mut db = Connection::open(path).map_err(cannot)?;
     configure(&db, WRITER_CACHE).map_err(cannot)?;
+    must_be_ours(&db)?;
     // What is erased, or replaced, leaves nothing behind in the file.
     db.pragma_update_and_check(None, "secure_delete", "on", |_| Ok(())).map_err(cannot)?;
     // Grouped: a process that dies between a migration and the note that it was made could never open the store again.
@@ -42,10 +42,17 @@ pub(crate) fn reader(path: &Path) -> Result<Connection, Error> {
     Ok(db)
 }
 
+/// We have no triggers: somebody else's would run in our commits.
+fn must_be_ours(db: &Connection) -> Result<(), Error> {
+    let sql = "SELECT name FROM sqlite_schema WHERE type = 'trigger'";
+    let foreign: Option<String> = read::one(db, sql, [], |row| row.get(0)).map_err(cannot)?;
+    foreign.map_or(Ok(()), |name| {
+        Err(Error::Open(format!("it has a trigger `{name}`, which is not ours: see who put it there").into()))
+    })
+}
+
 fn configure(db: &Connection, cache: i64) -> Sql<()> {
     db.set_prepared_statement_cache_capacity(64);
-    // We have none: somebody else's would run in our commits.
-    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
     // The page size holds only if it is set before the first page is written; WAL fixes it.
     db.pragma_update(None, "page_size", PAGE_BYTES.cast_signed())?;
     db.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
