@@ -13,7 +13,7 @@ use rusqlite::Row;
 use rusqlite::types::Type;
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::dict::{DecoderDictionary, EncoderDictionary};
-use zstd::zstd_safe::get_frame_content_size;
+use zstd::zstd_safe::{CParameter, DictAttachPref, get_frame_content_size};
 
 use super::read::Sql;
 use crate::Outcome;
@@ -35,7 +35,7 @@ static DECODER: LazyLock<DecoderDictionary<'static>> = LazyLock::new(|| DecoderD
 
 thread_local! {
     static PACKER: RefCell<Option<(Compressor<'static>, Vec<u8>)>> =
-        RefCell::new(Compressor::with_prepared_dictionary(&ENCODER).ok().map(|packer| (packer, Vec::new())));
+        RefCell::new(packer().ok().map(|packer| (packer, Vec::new())));
     static UNPACKER: RefCell<Option<Decompressor<'static>>> =
         RefCell::new(Decompressor::with_prepared_dictionary(&DECODER).ok());
 }
@@ -77,6 +77,13 @@ fn pack(value: &mut Vec<u8>) {
     if !value.is_empty() {
         *value = compressed(value).unwrap_or_else(|| [&[PLAIN], value.as_slice()].concat());
     }
+}
+
+fn packer() -> std::io::Result<Compressor<'static>> {
+    let mut packer = Compressor::with_prepared_dictionary(&ENCODER)?;
+    // The row of a cycle is larger than what zstd looks up in a dictionary by itself: it would copy that each time.
+    packer.set_parameter(CParameter::ForceAttachDict(DictAttachPref::ForceAttach))?;
+    Ok(packer)
 }
 
 fn compressed(value: &[u8]) -> Option<Vec<u8>> {
