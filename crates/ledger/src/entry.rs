@@ -224,6 +224,9 @@ pub enum Broken {
     /// Its action was not where this could have happened to it.
     #[error("nothing leads to it from where the entries before it left its action")]
     Step,
+    /// The row of its session, or of a declaration or cycle in that, is not what the records say.
+    #[error("the stored session is not as its records have it")]
+    Governed,
     /// A row is gone.
     #[error("an entry before it is missing")]
     Missing,

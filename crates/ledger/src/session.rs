@@ -221,6 +221,11 @@ pub(crate) fn moved(before: State, after: State) -> Option<SessionEvent> {
     }
 }
 
+/// Is an action that stands here sent, and not settled?
+pub(crate) fn is_under_way(state: State) -> bool {
+    Stand::of(state) == Stand::UnderWay
+}
+
 #[derive(PartialEq)]
 enum Stand {
     Waits,

@@ -571,8 +571,8 @@ fn limits_of_a_session_that_nobody_set_or_somebody_loosened_are_found() {
         db.execute_batch(alteration).unwrap();
         drop(db);
         let found = wait(reopened(directory.path()).inspect(None)).unwrap().findings;
-        assert!(found.iter().all(|it| it.broken == ledger::Broken::Session), "{alteration}: {found:?}");
-        assert!(!found.is_empty(), "{alteration}");
+        let first = found.first().map(|it| &it.broken);
+        assert_eq!(first, Some(&ledger::Broken::Session), "{alteration}: {found:?}");
     }
 }
 
@@ -886,5 +886,95 @@ fn a_record_that_is_missing_or_stands_elsewhere_is_found() {
         let found = wait(ledger.inspect(None)).unwrap().findings;
         let first = found.first().map(|it| &it.broken);
         assert_eq!(first, Some(&ledger::Broken::Session), "{alteration}: {found:?}");
+    }
+}
+
+/// Two sessions: of the first a cycle is done, one denied and one waits, the second was revoked.
+fn governed(directory: &std::path::Path) {
+    let ledger = sealed_sqlite(directory);
+    begun(&ledger, "s-1", "i-1");
+    admitted_and_done(&ledger, "a", "s-1", 2);
+    wait(ledger.refuse(ledger::Refusal { cycle: cycle("s-1", 0, 3), ..refusal("b", "b") })).unwrap();
+    let epoch = stands(&ledger, "s-1").epoch;
+    let waits = ledger::Admission { cycle: cycle("s-1", epoch, 4), ..admission("c") };
+    admitted(&ledger, holding(waits, hold(NOW + 60_000)));
+    begun(&ledger, "s-2", "i-2");
+    wait(ledger.turn(turn_of("s-2", Some(SessionEvent::Suspended)))).unwrap();
+    wait(ledger.turn(turn_of("s-2", Some(SessionEvent::Revoked(Halt::Partial))))).unwrap();
+    wait(ledger.verify()).unwrap();
+}
+
+/// The store that somebody has altered, opened once more.
+fn altered(directory: &std::path::Path, sql: &str) -> Sqlite {
+    let db = rusqlite::Connection::open(directory.join("ledger.db")).unwrap();
+    assert!(db.execute(sql, []).unwrap() > 0, "{sql}");
+    let options = Options { sealer: Some(Arc::new(Counting)), ..Options::new("chain-2", NOW) };
+    Sqlite::open(&directory.join("ledger.db"), options).unwrap()
+}
+
+#[test]
+fn a_session_that_is_not_what_its_records_say_is_found_and_nothing_begins_in_it() {
+    let of_first = [
+        "suspended = 1",
+        "closed = 1",
+        "closed = 3, halt = 1",
+        "held = 0",
+        "subject = 'eve'",
+        "mandate = 'm-9'",
+        "tenant = 'other'",
+        "opening = 'audit-chain-1-9'",
+        "payload = x'7b7d20'",
+        "opened = opened + 40000000000",
+    ];
+    let of_second = ["closed = NULL, suspended = 0, halt = NULL", "closed = NULL", "closed = 1", "halt = 1"];
+    let of_second =
+        of_second.into_iter().chain(["halt = NULL", "suspended = 0"]).map(|change| (change, "s-2", 8));
+    for (change, id, first) in of_first.into_iter().map(|change| (change, "s-1", 2)).chain(of_second) {
+        let directory = tempfile::tempdir().unwrap();
+        governed(directory.path());
+        let ledger = altered(directory.path(), &format!("UPDATE session SET {change} WHERE id = '{id}'"));
+        let found = wait(ledger.inspect(None)).unwrap().findings;
+        let found = found.first().map(|it| (it.entry, it.broken.clone()));
+        assert_eq!(found, Some((first, ledger::Broken::Governed)), "{id}: {change}");
+        // It is not to be had, and whatever is to begin in it is not written.
+        assert!(wait(ledger.session(&Tenant::default(), id)).is_err(), "{id}: {change}");
+        let begins = ledger::Admission { cycle: cycle(id, 1, 9), ..admission("late") };
+        assert!(wait(ledger.admit(begins)).is_err(), "{id}: {change}");
+        assert!(wait(ledger.declare(declaring(id, "i-9", 9))).is_err(), "{id}: {change}");
+        // The other one is.
+        let other = if id == "s-1" { "s-2" } else { "s-1" };
+        assert!(wait(ledger.session(&Tenant::default(), other)).unwrap().is_some(), "{id}: {change}");
+    }
+}
+
+#[test]
+fn what_a_session_counts_and_what_is_listed_of_it_is_held_against_its_entries() {
+    let alterations = [
+        ("UPDATE session SET denials = 0 WHERE id = 's-1'", 2),
+        ("UPDATE session SET cycles = 1, denials = 2 WHERE id = 's-1'", 2),
+        ("UPDATE session SET in_flight = 1 WHERE id = 's-1'", 2),
+        ("UPDATE session SET held = 2 WHERE id = 's-1'", 2),
+        ("UPDATE session SET sequence = 3 WHERE id = 's-1'", 2),
+        ("UPDATE declaration SET intent = 'i-9' WHERE intent = 'i-1'", 2),
+        ("UPDATE declaration SET mandate = 'm-9' WHERE intent = 'i-1'", 2),
+        ("UPDATE declaration SET id = 'audit-chain-1-9' WHERE intent = 'i-1'", 2),
+        ("UPDATE declaration SET entry = 4 WHERE intent = 'i-1'", 2),
+        ("UPDATE declaration SET session = 7 WHERE intent = 'i-1'", 3),
+        ("DELETE FROM declaration WHERE intent = 'i-1'", 3),
+        (
+            "INSERT INTO declaration SELECT session, 'i-9', tenant, mandate, id, entry FROM declaration WHERE intent = 'i-1'",
+            2,
+        ),
+        ("UPDATE cycle SET intent = 'i-9' WHERE action = 1", 2),
+        ("UPDATE cycle SET session = (SELECT key FROM session WHERE id = 's-2') WHERE action = 1", 2),
+        ("DELETE FROM cycle WHERE action = 1", 2),
+        ("INSERT INTO cycle SELECT 99, session, sequence, intent, last FROM cycle LIMIT 1", 2),
+    ];
+    for (sql, entry) in alterations {
+        let directory = tempfile::tempdir().unwrap();
+        governed(directory.path());
+        let found = wait(altered(directory.path(), sql).inspect(None)).unwrap().findings;
+        let first = found.first().map(|it| (it.entry, it.broken.clone()));
+        assert_eq!(first, Some((entry, ledger::Broken::Governed)), "{sql}: {found:?}");
     }
 }

@@ -15,7 +15,9 @@ use std::time::Duration;
 use action::{ActionId, Tenant};
 use boundary::Class;
 use futures_util::StreamExt;
-use ledger::{Audited, Event, Governed, Lapse, Lapsed, Order, Revocation, Search, Turn};
+use ledger::{
+    Audited, Event, Governed, Lapse, Lapsed, Order, Revocation, SESSION_HALTED, SESSION_STOPPED, Search, Turn,
+};
 use mandate::{Halt, Session, SessionEvent, SessionRefusal};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -195,7 +197,7 @@ impl Gateway {
     pub(crate) fn stopping(&self, governed: &Governed, cause: &Cause<'_>) -> Result<Event, Error> {
         let by = cause.by;
         let fields = json!({"by": by, "reason": cause.reason, "trigger": cause.trigger});
-        Ok(event(self.tenant(&governed.tenant)?, REVOKING, &ale("ALE-001", fields, json!({"by": by}))))
+        Ok(event(self.tenant(&governed.tenant)?, SESSION_STOPPED, &ale("ALE-001", fields, json!({"by": by}))))
     }
 
     /// Ends a session that was stopped in the commit of something else, if it was. What goes wrong is done by the next look
@@ -362,7 +364,7 @@ impl Gateway {
         let fields = walked.fields(session, by, reason);
         let record = ale(code, fields, json!({"by": by, "completionState": halt.as_str()}));
         let stopped = walked.stopped().map(Box::from);
-        let turn = self.turn(governed, SessionEvent::Revoked(halt), stopped, HALTED, &record);
+        let turn = self.turn(governed, SessionEvent::Revoked(halt), stopped, SESSION_HALTED, &record);
         let (_, session) = self.ledger.turn(turn.map_err(rejected)?).await?;
         Ok((session, walked.unsettled()))
     }
@@ -469,8 +471,6 @@ fn is_over(error: &ledger::Error) -> bool {
 const AT_ONCE: usize = 32;
 /// Sessions ended in one look around.
 const PAGE: u32 = 256;
-pub(super) const REVOKING: &str = "session_revocation_initiated";
 const REVOKED: &str = "mandate_revoked";
 pub(super) const ABANDONED: &str = "session_abandoned";
-const HALTED: &str = "session_halted";
 const ACKNOWLEDGED: &str = "revocation_acknowledged";

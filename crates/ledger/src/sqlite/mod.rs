@@ -14,6 +14,7 @@ mod cluster;
 mod erase;
 mod facts;
 mod filter;
+mod governed;
 mod hot;
 mod housekeeping;
 mod index;

@@ -721,7 +721,7 @@ pub(crate) fn enacted(db: &Connection, events: Option<&[&str]>) -> Sql<Vec<Enact
 }
 
 /// The record in the column behind an entry's, if that is sound and names it, with what happened.
-fn told<'a>(row: &'a Row<'_>, column: usize) -> Sql<Option<(&'a str, &'a [u8])>> {
+pub(super) fn told<'a>(row: &'a Row<'_>, column: usize) -> Sql<Option<(&'a str, &'a [u8])>> {
     let (Some(bytes), Some(record)) =
         (row.get_ref(column)?.as_blob_or_null()?, row.get_ref(column + 1)?.as_blob_or_null()?)
     else {

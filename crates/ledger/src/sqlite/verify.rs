@@ -16,6 +16,7 @@ use super::Known;
 use super::index::{self, SLICE, Slice};
 use super::read::{self, Garbled, Heard, Kept, Sql, Standing, readable};
 use super::stand::{goes_on, writes_row};
+use super::{governed, session};
 use crate::entry::{
     PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, RESOLVED, Reading, Said, sealed, session_of,
 };
@@ -201,7 +202,7 @@ impl<'a> Look<'a> {
                 return Ok(());
             }
         };
-        self.session(row, bytes)?;
+        let session = self.session(row, bytes)?;
         self.passkeys.told(row, said.event);
         // What an entry of an action names is looked at with its rows.
         if (record.is_some() || said.action.is_none() || said.event == ERASED)
@@ -213,25 +214,31 @@ impl<'a> Look<'a> {
         {
             self.report(row, None, None, Broken::Cluster);
         } else if let Some(record) = record
-            && !super::session::limits_fit(self.db, row, said.event, record)?
+            && !session::limits_fit(self.db, row, said.event, record)?
         {
             self.report(row, None, None, Broken::Session);
+        } else if let Some(record) = record
+            && let Some(session) = session
+            && !governed::declared_so(self.db, (row, session), said.event, record)?
+        {
+            self.report(row, None, None, Broken::Governed);
         }
         match said.action {
-            Some(action) => self.rows(row, action, &said),
+            Some(action) => self.rows(row, action, &said, session),
             None => Ok(()),
         }
     }
 
-    /// Does it stand in its session where the row says that it does? Who signed it is for others to say.
-    fn session(&mut self, row: i64, bytes: &[u8]) -> Sql<()> {
+    /// Does it stand in its session where the row says that it does? Answers with the key of that. Who signed it is for others
+    /// to say.
+    fn session(&mut self, row: i64, bytes: &[u8]) -> Sql<Option<i64>> {
         let said = session_of(bytes).map(|said| (said.id, said.seq));
-        let kept = super::session::place_at(self.db, row)?;
+        let (key, kept) = session::place_at(self.db, row)?.unzip();
         if said != kept {
             self.report(row, None, None, Broken::Session);
         }
         self.found.sealed.extend(sealed(row, bytes));
-        Ok(())
+        Ok(key)
     }
 
     /// What is stored with entries that are missing, or cannot be believed, is not compared with them.
@@ -245,7 +252,7 @@ impl<'a> Look<'a> {
     }
 
     /// What is stored with an entry of an action.
-    fn rows(&mut self, row: i64, action: ActionId, said: &Said<'_>) -> Sql<()> {
+    fn rows(&mut self, row: i64, action: ActionId, said: &Said<'_>, session: Option<i64>) -> Sql<()> {
         let actions = self.actions.remove(&row).unwrap_or_default();
         let outcomes = self.outcomes.remove(&row).unwrap_or_default();
         let approvals = self.approvals.remove(&row).unwrap_or_default();
@@ -268,6 +275,7 @@ impl<'a> Look<'a> {
             self.way(row, action, standing.as_ref())?,
             self.erasure(row, action, said, &outcomes, standing.as_ref())?,
             altered(&outcomes),
+            self.cycle(row, session, standing.as_ref())?,
         ];
         // What follows from one thing being gone is not told as if it were another.
         let broken = match broken.into_iter().flatten().next() {
@@ -310,6 +318,15 @@ impl<'a> Look<'a> {
         };
         let step = Step::of(said, outcomes.first().map(|kept| kept.state));
         Ok((!self.left.take(action, from, step)).then_some(Broken::Step))
+    }
+
+    /// Does the row that has an action in a session say so where its first entry does?
+    fn cycle(&self, row: i64, session: Option<i64>, standing: Option<&Standing>) -> Sql<Option<Broken>> {
+        let Some(standing) = standing.filter(|standing| standing.entry == row) else { return Ok(None) };
+        let of = read::one(self.db, "SELECT session FROM cycle WHERE action = ?1", [standing.row], |it| {
+            it.get(0)
+        })?;
+        Ok((of != session).then_some(Broken::Governed))
     }
 
     fn action(&mut self, row: i64, standing: Option<&Standing>, others: bool) -> Option<Broken> {
@@ -507,9 +524,12 @@ impl<'a> Look<'a> {
             self.report((self.slice << SLICE).max(1), None, None, Broken::Index);
         }
         if is_last {
-            let gaps = super::session::with_gaps(self.db)?;
-            for row in gaps.into_iter().chain(super::session::limited_by_nobody(self.db)?) {
+            let gaps = session::with_gaps(self.db)?;
+            for row in gaps.into_iter().chain(session::limited_by_nobody(self.db)?) {
                 self.report(row, None, None, Broken::Session);
+            }
+            for row in governed::unlike(self.db, !self.gone.told.is_empty())? {
+                self.report(row, None, None, Broken::Governed);
             }
             for row in super::cluster::strays(self.db)? {
                 self.report(row, None, None, Broken::Cluster);
@@ -581,7 +601,8 @@ fn arrival(said: &Said<'_>, standing: &Standing) -> Option<Broken> {
     (written.abs_diff(standing.at_ms) > A_YEAR_MS).then_some(Broken::Arrival)
 }
 
-const A_YEAR_MS: u64 = 366 * 24 * 60 * 60 * 1000;
+/// Clocks are set by less.
+pub(super) const A_YEAR_MS: u64 = 366 * 24 * 60 * 60 * 1000;
 
 /// What the entries of a stretch say of passkeys: which events there are, each of which exactly one row names. So none
 /// can be added, given out as enrolled or kept from its end without an entry.
