@@ -254,7 +254,7 @@ pub(crate) fn stored(receipt: receipt::Receipt, id: &str) -> ledger::Receipt {
 pub(crate) fn outward(state: State) -> &'static str {
     match state {
         State::Held => "INTENDED",
-        State::Approved => "APPROVED",
+        State::Approved => ledger::AGREED,
         State::Sent | State::InDoubt | State::Waiting => "EXECUTING",
         State::Challenged | State::Checking | State::Unchecked => "EXECUTING",
         State::Reserved | State::ReleaseFailed => "EXECUTING",
@@ -361,7 +361,11 @@ mod tests {
         let alerts = [Alert::LateEffect, Alert::DuplicateEffect, Alert::DeniedEffect, Alert::Overage];
         let alerts = alerts.map(Alert::as_str).into_iter().chain(["rejected", "expired"]);
         let of_states = State::ALL.into_iter().map(|state| event(state, None));
-        for event in of_states.chain(others).chain(alerts) {
+        let said = ["approved", "extended", ledger::INFO_REQUESTED, ledger::INFO_GIVEN];
+        for event in of_states.chain(others).chain(alerts).chain(said) {
+            assert!(ledger::STEPS.contains(&event), "the walk along the chain does not know `{event}`");
+        }
+        for event in ledger::STEPS {
             assert!(trail.contains(&format!("`{event}`")), "docs/audit.md does not name `{event}`");
         }
     }

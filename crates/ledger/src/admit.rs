@@ -439,7 +439,8 @@ impl Footing {
             Basis::Held { round } => !to_send && self.state == State::Held && self.round == round,
             Basis::Approved { round } => self.state == State::Approved && self.round == round,
             Basis::Sent { token } => self.state.may_be_sent_again() && self.token == token,
-            Basis::Failed { token } => self.state == State::Failed && self.token == token,
+            // Another attempt waits for nobody.
+            Basis::Failed { token } => to_send && self.state == State::Failed && self.token == token,
         }
     }
 }

@@ -26,7 +26,7 @@ pub struct Draft {
     pub tenant_ref: Option<Arc<str>>,
     /// Which attempt of the action, counted from 1.
     pub attempt: Option<u32>,
-    /// What happened: `admitted`, `settled`, `refused`, …
+    /// What happened: `admitted`, `executed`, `refused`, …
     pub event: &'static str,
     /// The action's state by the words of the outside.
     pub state: Option<&'static str>,
@@ -221,6 +221,12 @@ pub enum Broken {
     /// A passkey's row does not say what the entries do.
     #[error("the stored passkey is not as the entries have it")]
     Passkey,
+    /// Its action was not where this could have happened to it.
+    #[error("nothing leads to it from where the entries before it left its action")]
+    Step,
+    /// The row of its session, or of a declaration or cycle in that, is not what the records say.
+    #[error("the stored session is not as its records have it")]
+    Governed,
     /// A row is gone.
     #[error("an entry before it is missing")]
     Missing,
@@ -578,6 +584,8 @@ pub const CHECKING: &str = "checking";
 pub const RETRACTING: &str = "retracting";
 /// Event of an action for which money is set aside, and of each step of setting that free.
 pub const RESERVED: &str = "reserved";
+/// The state that an entry says, by the words of the outside, with which enough people agreed.
+pub const AGREED: &str = "APPROVED";
 /// Event of what could not be undone, or not be set free so far.
 pub(crate) const ROLLBACK_FAILED: &str = "rollback_failed";
 /// Event of a person's word on what became of an action.

@@ -49,6 +49,7 @@ mod pruned;
 mod session;
 mod sqlite;
 mod state;
+mod step;
 mod stored;
 mod told;
 
@@ -62,7 +63,7 @@ pub use audit::{About, Audited, Labels, Order, Owner, Search};
 pub use authority::{ApiKey, Freeze, Held, Mandate, Passkey, PrincipalKey, Revocation, Scope};
 pub use cluster::{Clustered, Clustering, Deed, Doer, Grouped, Transfer};
 pub use entry::{
-    ADMITTED, Broken, CHALLENGED, CHARGING, CHECKING, Draft, Event, HELD, Heading, INFO_GIVEN,
+    ADMITTED, AGREED, Broken, CHALLENGED, CHARGING, CHECKING, Draft, Event, HELD, Heading, INFO_GIVEN,
     INFO_REQUESTED, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, RESERVED, RESOLVED, RETRACTING,
     ROLLING_BACK, SENT_AGAIN, Said, Session, WAITING, Walk, event_of, record_id, sealed, session_of,
 };
@@ -80,11 +81,13 @@ pub use lock::Lock;
 pub use memory::Memory;
 pub use outbox::{Notice, Outbox, Standing, Tried, Waiting};
 pub use session::{
-    BUDGET_BREACHED, Cycle, Declared, Declaring, Governed, Heard, Intention, Lapse, Lapsed, Opening,
-    RECOVERY_COMPLETE, RECOVERY_INITIATED, Record, Recovering, Sealer, SecurityEvent, Turn,
+    BUDGET_BREACHED, Cycle, Declared, Declaring, Governed, Heard, INTENT_DECLARED, Intention, Lapse, Lapsed,
+    Opening, RECOVERY_COMPLETE, RECOVERY_INITIATED, Record, Recovering, SESSION_CLOSED, SESSION_HALTED,
+    SESSION_OPENED, SESSION_STOPPED, Sealer, SecurityEvent, Turn,
 };
 pub use sqlite::{Options, Sqlite, unpack};
 pub use state::State;
+pub use step::STEPS;
 pub use stored::{
     Admitted, Counted, Earlier, Existing, Given, Naming, Obstacle, Page, Recorded, Settled, Stored,
 };

@@ -18,6 +18,7 @@ use crate::intake::{Lease, Process};
 use crate::outbox;
 use crate::pruned::Pruned;
 use crate::session::Sealer;
+use crate::step::{Left, Mark, Step};
 use crate::stored::page;
 use crate::{
     About, Admission, Admitted, Answer, ApiKey, Approval, Audited, Basis, Broken, Clustered, Clustering,
@@ -708,14 +709,20 @@ impl World {
     }
 
     fn inspect(&self) -> Inspected {
-        let mut walk = Walk::default();
+        let (mut walk, mut left) = (Walk::default(), Left::default());
         let mut found = Inspected { last: self.last_entry(), ..Inspected::default() };
+        let came: HashMap<i64, State> = self.outcomes.values().map(|it| (it.entry, it.state)).collect();
         for (entry, (bytes, record)) in (1..).zip(&self.entries) {
             let broken = match walk.step(bytes) {
                 Err(broken) => Some(broken),
                 Ok(said) => {
                     let hash = record.as_ref().map(|record| Sha256::digest(record).into());
-                    (record.is_some() && said.action_hash != hash).then_some(Broken::Record)
+                    let other = record.is_some() && said.action_hash != hash;
+                    let led = said.action.filter(|id| self.row(*id).is_some()).is_none_or(|id| {
+                        let from = left.mark(id).unwrap_or(Mark::NONE);
+                        left.take(id, from, Step::of(&said, came.get(&entry).copied()))
+                    });
+                    other.then_some(Broken::Record).or((!led).then_some(Broken::Step))
                 }
             };
             found.sealed.extend(entry::sealed(entry, bytes));

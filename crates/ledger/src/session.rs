@@ -221,6 +221,11 @@ pub(crate) fn moved(before: State, after: State) -> Option<SessionEvent> {
     }
 }
 
+/// Is an action that stands here sent, and not settled?
+pub(crate) fn is_under_way(state: State) -> bool {
+    Stand::of(state) == Stand::UnderWay
+}
+
 #[derive(PartialEq)]
 enum Stand {
     Waits,
@@ -306,6 +311,17 @@ impl Breach<'_> {
         Ok(Event { at_ms: after.at_ms, tenant_ref, event: BUDGET_BREACHED, record })
     }
 }
+
+/// Event of the first record of a session, which says whose it is and what it was opened with.
+pub const SESSION_OPENED: &str = "session_opened";
+/// Event of a declaration.
+pub const INTENT_DECLARED: &str = "intent_declared";
+/// Event of a session that its agent or its principal ended, and how.
+pub const SESSION_CLOSED: &str = "session_closed";
+/// Event of a session that is stopped and about to end.
+pub const SESSION_STOPPED: &str = "session_revocation_initiated";
+/// Event of a session that was revoked, and how it was left.
+pub const SESSION_HALTED: &str = "session_halted";
 
 /// Event of a session whose cycles are looked after that somebody left behind.
 pub const RECOVERY_INITIATED: &str = "recovery_initiated";

@@ -204,7 +204,7 @@ fn an_entry_is_shown_with_what_its_action_is() {
         let entry: serde_json::Value = serde_json::from_slice(&entries[3].1).unwrap();
         let found = &page.rows[0];
         assert_eq!((found.row, owner(found).id, found.seq, &*found.chain), (4, id, 3, "chain-1"));
-        assert_eq!((&*found.event, found.state.as_deref()), ("settled", Some("COMPLETED")));
+        assert_eq!((&*found.event, found.state.as_deref()), ("executed", Some("COMPLETED")));
         assert_eq!((found.at_ms, owner(found).at_ms), (NOW + 2010, NOW + 2000));
         assert_eq!(found.hash.as_ref(), entry["hash"]);
         assert_eq!(found.previous.as_deref(), entry["previousHash"].as_str());
@@ -602,4 +602,175 @@ fn what_a_search_shows_comes_from_the_entries_and_not_from_the_index() {
         .map(|it| owner(it).subject.to_string())
         .collect();
     assert!(shown.iter().all(|subject| subject == "agent-2"), "{shown:?}");
+}
+
+// The order of an action's entries.
+
+/// A ledger whose rows somebody alters between two honest writes, and puts back.
+struct Forged {
+    directory: tempfile::TempDir,
+    ledger: Sqlite,
+    /// Entries of others between what was altered and what follows on that.
+    between: usize,
+}
+
+impl Forged {
+    fn new(between: usize) -> Forged {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = sqlite(directory.path());
+        Forged { directory, ledger, between }
+    }
+
+    fn alter(&self, id: ActionId, change: &str) {
+        wait(join_all((0..self.between).map(|_| self.ledger.record(event("key_rotated")))));
+        let sql = format!("UPDATE fate SET {change} WHERE row = (SELECT row FROM action WHERE id = ?1)");
+        assert_eq!(db(self.directory.path()).execute(&sql, [id.as_bytes()]).unwrap(), 1, "{change}");
+        let nobody = "UPDATE action SET needed = 0, round = coalesce(round, 1) WHERE id = ?1";
+        db(self.directory.path()).execute(nobody, [id.as_bytes()]).unwrap();
+    }
+
+    fn by(&self, id: ActionId) -> ledger::By {
+        ledger::By::Holder(self.token(id))
+    }
+
+    fn token(&self, id: ActionId) -> u32 {
+        wait(self.ledger.action(&Tenant::default(), id)).unwrap().unwrap().token
+    }
+
+    fn settle(&self, id: ActionId, to: State) -> i64 {
+        wait(self.ledger.settle(self.coming_to(id, to))).unwrap()
+    }
+
+    fn amend(&self, id: ActionId, to: State) -> i64 {
+        wait(self.ledger.amend(amending(self.coming_to(id, to)))).unwrap()
+    }
+
+    fn coming_to(&self, id: ActionId, to: State) -> ledger::Settlement {
+        let name = format!("{to}-{}", self.token(id) + self.last() as u32);
+        ledger::Settlement { by: self.by(id), ..settlement(id, to, &name) }
+    }
+
+    fn rest(&self, id: ActionId, to: State) -> i64 {
+        wait(self.ledger.defer(resting(to, deferral(id, self.token(id), NOW)))).unwrap()
+    }
+
+    fn again(&self, id: ActionId) -> i64 {
+        again_from(&self.ledger, id, Basis::Sent { token: self.token(id) })
+    }
+
+    fn resume(&self, id: ActionId) -> i64 {
+        match resume(&self.ledger, id, admission("any")) {
+            Admitted::New { entry } => entry,
+            other => panic!("not resumed: {other:?}"),
+        }
+    }
+
+    fn executed(&self) -> ActionId {
+        let id = admitted(&self.ledger, admission("a"));
+        self.settle(id, State::Executed);
+        id
+    }
+
+    fn last(&self) -> i64 {
+        wait(self.ledger.inspect(None)).unwrap().last
+    }
+}
+
+/// A forgery, and what it does; it answers with the entry that nothing leads to.
+type Forgery = (&'static str, fn(&Forged) -> i64);
+
+const FORGERIES: [Forgery; 10] = [
+    ("what was done is sent once more", |it| {
+        let id = it.executed();
+        it.alter(id, "state = -1");
+        let again = it.again(id);
+        it.settle(id, State::Executed);
+        again
+    }),
+    ("nobody agreed", |it| {
+        let id = held(&it.ledger, admission("a"), 1);
+        it.alter(id, "state = 0");
+        let sent = it.resume(id);
+        it.settle(id, State::Executed);
+        sent
+    }),
+    ("not everybody agreed who had to", |it| {
+        let id = held(&it.ledger, admission("a"), 2);
+        wait(it.ledger.approve(approval(id, "anna"))).unwrap();
+        it.alter(id, "state = 0");
+        it.resume(id)
+    }),
+    ("what people agreed to is sent twice", |it| {
+        let id = held(&it.ledger, admission("a"), 1);
+        wait(it.ledger.approve(approval(id, "anna"))).unwrap();
+        it.resume(id);
+        it.alter(id, "state = 0");
+        it.resume(id)
+    }),
+    ("what was done is done once more", |it| {
+        let id = it.executed();
+        it.alter(id, "state = 3");
+        it.settle(id, State::Executed)
+    }),
+    ("what was done failed, as if it had been open", |it| {
+        let id = it.executed();
+        it.alter(id, "state = 2");
+        it.settle(id, State::Failed)
+    }),
+    ("what was never set aside is to be set free", |it| {
+        let id = admitted(&it.ledger, admission("a"));
+        it.settle(id, State::Failed);
+        it.alter(id, "state = -4");
+        it.rest(id, State::Reserved)
+    }),
+    ("what is undone is undone once more", |it| {
+        let id = it.executed();
+        it.rest(id, State::RollingBack);
+        it.amend(id, State::RolledBack);
+        it.alter(id, "state = -2");
+        it.amend(id, State::RolledBack)
+    }),
+    ("what was sent waits for people", |it| {
+        let id = it.executed();
+        it.alter(id, "state = 1");
+        db(it.directory.path()).execute("UPDATE action SET needed = 1, expires = at + 100000", []).unwrap();
+        let agreed = wait(it.ledger.approve(approval(id, "anna"))).unwrap().entry;
+        it.alter(id, "state = 4");
+        agreed
+    }),
+    ("what is being looked after is sent", |it| {
+        let id = admitted(&it.ledger, admission("a"));
+        it.rest(id, State::Checking);
+        it.alter(id, "state = -1");
+        it.again(id)
+    }),
+];
+
+#[test]
+fn an_order_of_entries_that_nothing_leads_to_is_found_where_it_begins() {
+    for (name, forge) in FORGERIES {
+        for between in [0, 2100] {
+            let forged = Forged::new(between);
+            let entry = forge(&forged);
+            assert_eq!(inspect(&forged.ledger).first(), Some(&(entry, Broken::Step)), "{name} {between}");
+        }
+    }
+}
+
+#[test]
+fn whoever_walks_the_same_stretch_again_is_told_the_same() {
+    let forged = Forged::new(2100);
+    let id = admitted(&forged.ledger, admission("a"));
+    forged.rest(id, State::Checking);
+    forged.alter(id, "state = -1");
+    let entry = forged.again(id);
+    let mut places = vec![None];
+    while let Some(next) = wait(forged.ledger.inspect(*places.last().unwrap())).unwrap().next {
+        places.push(Some(next));
+    }
+    assert_eq!(places.len(), 3);
+    for _ in 0..2 {
+        let last = wait(forged.ledger.inspect(places[2])).unwrap().findings;
+        assert_eq!((last[0].entry, &last[0].broken), (entry, &Broken::Step));
+    }
 }

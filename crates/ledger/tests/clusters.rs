@@ -13,7 +13,7 @@ use common::*;
 use futures_util::future::join_all;
 use ledger::{
     Admitted, Broken, Clustered, Clustering, Cycle, Declaring, Deed, Doer, Error, Grouped, Hold, Ledger,
-    Link, Memory, Obstacle, Opening, Options, Sealer, Sqlite, Transfer, Turn, session_of,
+    Link, Memory, Obstacle, Options, Sealer, Sqlite, Transfer, Turn, session_of,
 };
 use mandate::{
     ClusterRefusal as R, ClusterState, Completion, Limits, Resource, ResourceEnvelope, Session, SessionEvent,
@@ -50,9 +50,7 @@ fn sealed_sqlite(directory: &Path, chain: &str) -> Sqlite {
 fn opened(ledger: &dyn Ledger, tenant: &Tenant, id: &str) {
     let mandate = id.replace("s-", "m-");
     let session = Session::open(id, subject(), mandate, NOW);
-    let opening =
-        Opening { tenant: tenant.clone(), session, payload: b"{}".to_vec(), event: event("session_opened") };
-    wait(ledger.open_session(opening)).unwrap();
+    wait(ledger.open_session(opening_of(tenant, session))).unwrap();
 }
 
 fn clustering(session: &str, deed: Deed) -> Clustering {
@@ -349,9 +347,7 @@ fn only_people_let_a_member_out_of_a_cluster_that_is_held() {
 }
 
 fn closes(session: &str, by_agent: bool) -> Turn {
-    let (tenant, session, record) = (Tenant::default(), session.into(), event("session_closed"));
-    let event = Some(SessionEvent::Closed { completion: Completion::Complete, by_agent });
-    Turn { tenant, session, event, cause: None, record }
+    turn_of(session, Some(SessionEvent::Closed { completion: Completion::Complete, by_agent }))
 }
 
 #[test]
@@ -515,9 +511,8 @@ fn what_people_agreed_to_is_judged_anew_if_its_cluster_is_another_by_then() {
         cluster_of(ledger, 1);
         declared(ledger, "s-1", 1);
         let judged = stands(ledger, "s-1").epoch;
-        let waits = Some(Hold { until_ms: NOW + 1000, needed: 1, most: MOST_HELD });
-        let held = ledger::Admission { hold: waits, ..in_session("a", "s-1", judged, 2) };
-        let id = admitted(ledger, held);
+        let waits = Hold { until_ms: NOW + 1000, needed: 1, most: MOST_HELD };
+        let id = admitted(ledger, holding(in_session("a", "s-1", judged, 2), waits));
         wait(ledger.approve(approval(id, "bob"))).unwrap();
         opened(ledger, &Tenant::default(), "s-2");
         done(ledger, "s-2", join("petra")).unwrap();
@@ -534,7 +529,7 @@ fn declared(ledger: &dyn Ledger, session: &str, sequence: u64) {
         tenant: Tenant::default(),
         session: session.into(),
         intent: "i-1".into(),
-        mandate: "m-1".into(),
+        mandate: session.replace("s-", "m-").into(),
         sequence,
         event: event("intent_declared"),
     };

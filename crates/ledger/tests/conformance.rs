@@ -198,7 +198,7 @@ fn an_overage_is_written_with_its_outcome_and_freezes_the_mandates() {
             .iter()
             .map(|(_, bytes)| serde_json::from_slice::<serde_json::Value>(bytes).unwrap()["event"].clone())
             .collect();
-        assert_eq!(events, ["settled", "overage"], "one right after the other");
+        assert_eq!(events, ["executed", "overage"], "one right after the other");
         assert_eq!(wait(ledger.verify()).unwrap().receipts, 5);
     });
 }
@@ -238,27 +238,27 @@ fn nothing_stands_above_a_cap_without_an_overage() {
             ..settlement(id, State::Executed, &format!("{name}-late"))
         };
         let [one, two] = ["one", "two"].map(|key| failed(key, &["leaf", "root"]));
-        wait(ledger.amend(late(one, 200, "one"))).unwrap();
+        wait(ledger.amend(amending(late(one, 200, "one")))).unwrap();
         let head = wait(ledger.entries(None, 100)).unwrap().rows.len();
-        let result = wait(ledger.amend(late(two, 101, "two")));
+        let result = wait(ledger.amend(amending(late(two, 101, "two"))));
         assert!(matches!(result, Err(Error::AboveCap(id)) if id == two), "{result:?}");
         assert_eq!(wait(ledger.action(&tenant, two)).unwrap().unwrap().state, State::Failed, "nothing of it");
         assert_eq!(wait(ledger.entries(None, 100)).unwrap().rows.len(), head);
         assert_eq!((spent(&*ledger, "leaf"), spent(&*ledger, "root")), (200, 200));
         // Just as much as is left is no overage, and none is asked of what gives back.
-        wait(ledger.amend(late(two, 100, "two"))).unwrap();
+        wait(ledger.amend(amending(late(two, 100, "two")))).unwrap();
         assert_eq!((spent(&*ledger, "leaf"), spent(&*ledger, "root")), (300, 300));
         let three = failed("three", &["leaf"]);
-        wait(ledger.amend(late(three, 150, "three"))).unwrap();
+        wait(ledger.amend(amending(late(three, 150, "three")))).unwrap();
         let four = failed("four", &["leaf"]);
         let over = Outcome { entry: draft("overage"), ..outcome(State::Executed, "over") };
-        wait(ledger.amend(Settlement { overage: Some(over), ..late(four, 900, "four") })).unwrap();
+        wait(ledger.amend(amending(Settlement { overage: Some(over), ..late(four, 900, "four") }))).unwrap();
         let held = wait(ledger.mandate(&tenant, "leaf")).unwrap().unwrap();
         assert_eq!((held.account.spent_minor, held.account.frozen), (1350, true));
         assert!(!wait(ledger.mandate(&tenant, "root")).unwrap().unwrap().account.frozen);
         // Of one that was not issued here nobody knows the cap.
         let foreign = failed("foreign", &["elsewhere"]);
-        wait(ledger.amend(late(foreign, 5000, "foreign"))).unwrap();
+        wait(ledger.amend(amending(late(foreign, 5000, "foreign")))).unwrap();
         assert_eq!(spent(&*ledger, "elsewhere"), 5000);
     });
 }
@@ -287,7 +287,7 @@ fn doubt_keeps_the_money_and_a_late_effect_takes_it_again() {
         wait(ledger.settle(absent)).unwrap();
         assert_eq!(spent(&*ledger, "m"), 0);
         let late = Settlement { charged: Some(100), ..settlement(id, State::Executed, "late") };
-        wait(ledger.amend(late)).unwrap();
+        wait(ledger.amend(amending(late))).unwrap();
         assert_eq!(spent(&*ledger, "m"), 100);
         let states: Vec<_> = wait(ledger.outcomes(&Tenant::default(), id))
             .unwrap()
@@ -1298,7 +1298,7 @@ fn what_is_old_and_over_is_deleted_and_what_is_open_stays() {
         let held = |key: &str, until: i64| holding(at(key, NOW + 2), hold(until));
         let done = admitted(&*ledger, at("done", NOW));
         wait(ledger.settle(settlement(done, State::Failed, "1"))).unwrap();
-        wait(ledger.amend(settlement(done, State::Executed, "2"))).unwrap();
+        wait(ledger.amend(amending(settlement(done, State::Executed, "2")))).unwrap();
         let open = admitted(&*ledger, at("open", NOW + 1));
         let unclear = admitted(&*ledger, at("unclear", NOW + 1));
         wait(ledger.settle(settlement(unclear, State::InDoubt, "3"))).unwrap();
@@ -1518,14 +1518,14 @@ fn what_could_not_be_undone_ends_by_a_persons_word() {
         for (key, to) in [("a", State::RolledBack), ("b", State::Executed)] {
             let id = admitted(&*ledger, payment(key, 100, &["m"]));
             wait(ledger.settle(settlement(id, State::Executed, key))).unwrap();
-            let undo = Deferral { state: State::RollingBack, ..deferral(id, 1, NOW) };
+            let undo = resting(State::RollingBack, deferral(id, 1, NOW));
             wait(ledger.defer(undo)).unwrap();
             let by = By::Holder(wait(ledger.action(&Tenant::default(), id)).unwrap().unwrap().token);
             let failed = Settlement { by, ..settlement(id, State::RollbackFailed, &format!("{key}-failed")) };
-            wait(ledger.amend(failed)).unwrap();
+            wait(ledger.amend(amending(failed))).unwrap();
             let token = wait(ledger.action(&Tenant::default(), id)).unwrap().unwrap().token;
             let word = Settlement { by: By::Person(token), ..settlement(id, to, &format!("{key}-word")) };
-            wait(ledger.amend(word)).unwrap();
+            wait(ledger.amend(amending(word))).unwrap();
             assert_eq!(state_of(&*ledger, id), to);
         }
         assert_eq!(spent(&*ledger, "m"), 200, "what was done stays charged");
@@ -1603,7 +1603,7 @@ fn an_effect_is_looked_after_and_undone_before_the_last_word() {
     on_every_ledger(|ledger| {
         let tenant = Tenant::default();
         let id = admitted(&*ledger, payment("a", 300, &["m"]));
-        let rests = |state, token, due_ms| Deferral { state, ..deferral(id, token, due_ms) };
+        let rests = |state, token, due_ms| resting(state, deferral(id, token, due_ms));
         let settle = |token, state, name| {
             let by = By::Holder(token);
             wait(ledger.settle(Settlement { by, ..settlement(id, state, name) }))
@@ -1635,7 +1635,8 @@ fn an_effect_is_looked_after_and_undone_before_the_last_word() {
         settle(3, State::RollingBack, "said").unwrap();
         assert_eq!((stored().state, due(NOW + 300)), (State::RollingBack, 1), "a crash here loses nothing");
         let by = By::Holder(3);
-        wait(ledger.amend(Settlement { by, ..settlement(id, State::RolledBack, "undone") })).unwrap();
+        wait(ledger.amend(amending(Settlement { by, ..settlement(id, State::RolledBack, "undone") })))
+            .unwrap();
         assert_eq!((stored().state, due(NOW + 9000), spent(&*ledger, "m")), (State::RolledBack, 0, 300));
         wait(ledger.verify()).unwrap();
     });
@@ -1691,11 +1692,11 @@ fn what_comes_beside_an_attempt_leaves_it_where_it_stands_and_has_its_holder_loo
         let beside = |token, state, name: &str| Settlement {
             charged: Some(700),
             by: By::Holder(token),
-            overage: Some(outcome(state, &format!("{name}-over"))),
+            overage: Some(Outcome { entry: draft("overage"), ..outcome(state, &format!("{name}-over")) }),
             ..settlement(id, state, name)
         };
         assert!(matches!(wait(ledger.settle(beside(1, State::Sent, "a"))), Err(Error::Illegal { .. })));
-        wait(ledger.amend(beside(1, State::Sent, "a"))).unwrap();
+        wait(ledger.amend(amending(beside(1, State::Sent, "a")))).unwrap();
         assert_eq!((state_of(&*ledger, id), spent(&*ledger, "m")), (State::Sent, 700));
         assert!(
             wait(ledger.mandate(&Tenant::default(), "m")).unwrap().is_none_or(|held| held.account.frozen)
@@ -1704,10 +1705,13 @@ fn what_comes_beside_an_attempt_leaves_it_where_it_stands_and_has_its_holder_loo
         assert!(matches!(wait(ledger.settle(early)), Err(Error::Leased(_))), "it is still under way");
         let done = |token| Settlement { by: By::Holder(token), ..settlement(id, State::Executed, "c") };
         assert!(matches!(wait(ledger.settle(done(1))), Err(Error::Fenced(_))));
-        assert!(matches!(wait(ledger.amend(beside(1, State::Sent, "d"))), Err(Error::Fenced(_))));
+        assert!(matches!(wait(ledger.amend(amending(beside(1, State::Sent, "d")))), Err(Error::Fenced(_))));
         wait(ledger.settle(done(2))).unwrap();
-        wait(ledger.amend(beside(2, State::Executed, "e"))).unwrap();
-        assert!(matches!(wait(ledger.amend(beside(2, State::Executed, "f"))), Err(Error::Fenced(_))));
+        wait(ledger.amend(amending(beside(2, State::Executed, "e")))).unwrap();
+        assert!(matches!(
+            wait(ledger.amend(amending(beside(2, State::Executed, "f")))),
+            Err(Error::Fenced(_))
+        ));
         wait(ledger.verify()).unwrap();
     });
 }
@@ -1720,7 +1724,7 @@ fn what_comes_late_and_is_to_be_undone_is_due_at_once() {
             .unwrap();
         let late = Settlement { charged: Some(600), ..settlement(id, State::RollingBack, "late") };
         assert!(matches!(wait(ledger.settle(late.clone())), Err(Error::Illegal { .. })), "it only amends");
-        wait(ledger.amend(late)).unwrap();
+        wait(ledger.amend(amending(late))).unwrap();
         assert_eq!((state_of(&*ledger, id), spent(&*ledger, "m")), (State::RollingBack, 600));
         let other = Admission { effect: effect(5), ..admission("b") };
         assert!(matches!(obstacle(&*ledger, other), Obstacle::Duplicate(_)), "it claims its effect");
@@ -1729,7 +1733,7 @@ fn what_comes_late_and_is_to_be_undone_is_due_at_once() {
         wait(ledger.verify()).unwrap();
         let stuck =
             Settlement { by: By::Holder(due[0].token), ..settlement(id, State::RollbackFailed, "stuck") };
-        wait(ledger.amend(stuck)).unwrap();
+        wait(ledger.amend(amending(stuck))).unwrap();
         wait(ledger.verify()).unwrap();
     });
 }
@@ -1740,7 +1744,10 @@ fn what_is_reserved_is_due_at_once_when_an_effect_comes_beside_it() {
         let id = admitted(&*ledger, payment("a", 600, &["m"]));
         wait(ledger.defer(reserved(id, 1, NOW + 500))).unwrap();
         assert_eq!(wait(ledger.due(NOW + 400, None, 10)).unwrap().rows.len(), 0);
-        wait(ledger.amend(Settlement { by: By::Holder(2), ..settlement(id, State::Reserved, "a") })).unwrap();
+        wait(
+            ledger.amend(amending(Settlement { by: By::Holder(2), ..settlement(id, State::Reserved, "a") })),
+        )
+        .unwrap();
         let due = wait(ledger.due(NOW + 400, None, 10)).unwrap().rows;
         assert_eq!(
             due.iter().map(|it| (it.id, it.state, it.token)).collect::<Vec<_>>(),
@@ -1761,7 +1768,7 @@ fn a_part_that_is_charged_is_all_that_the_mandate_is_charged() {
         wait(ledger.settle(Settlement { charged: Some(250), by, ..settlement(id, State::Executed, "a") }))
             .unwrap();
         assert_eq!((state_of(&*ledger, id), spent(&*ledger, "m")), (State::Executed, 250));
-        let late = Deferral { state: State::Reserved, ..deferral(id, 3, NOW) };
+        let late = resting(State::Reserved, deferral(id, 3, NOW));
         assert!(
             matches!(wait(ledger.defer(late)), Err(Error::Illegal { .. })),
             "what is charged is not held"
@@ -1807,7 +1814,7 @@ fn an_effect_is_undone_step_by_step_and_each_step_is_somebodys() {
         wait(ledger.defer(rests(2, NOW + 500))).unwrap();
         let amend = |token, state, name| {
             let none = Settlement { by: By::Holder(token), ..settlement(id, state, name) };
-            wait(ledger.amend(none))
+            wait(ledger.amend(amending(none)))
         };
         assert!(matches!(amend(2, State::RolledBack, "old"), Err(Error::Fenced(_))));
         amend(3, State::RollbackFailed, "stuck").unwrap();

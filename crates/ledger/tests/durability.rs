@@ -450,7 +450,7 @@ fn entries_and_rows_have_their_golden_form() {
     };
     let mut settled = settlement(admission.intent.id, State::Executed, "a");
     settled.outcome.payload = Vec::new();
-    settled.outcome.entry.state = Some("COMPLETED");
+    (settled.outcome.entry.event, settled.outcome.entry.state) = ("settled", Some("COMPLETED"));
     admitted(&ledger, admission);
     wait(ledger.settle(settled)).unwrap();
     wait(ledger.record(event("key_rotated"))).unwrap();
@@ -516,7 +516,8 @@ fn the_records_of_a_session_have_their_golden_form() {
     let cycle = Some(ledger::Cycle { session, epoch: 0, sequence: Some(2), intent });
     let mut admission = Admission { cycle, ..admission("k-1") };
     admission.intent.id = action::ActionId::new(NOW as u64, [9; 10]);
-    let settled = settlement(admission.intent.id, State::Executed, "a");
+    let mut settled = settlement(admission.intent.id, State::Executed, "a");
+    settled.outcome.entry.event = "settled";
     admitted(&ledger, admission);
     wait(ledger.settle(settled)).unwrap();
     let page = wait(ledger.entries(Some(1), 10)).unwrap();
@@ -877,7 +878,7 @@ fn is_found(ledger: &impl Ledger, directory: &Path, sql: &str, expected: (i64, B
 #[test]
 fn what_was_altered_is_found_and_named() {
     let alterations: [(&str, i64, Broken); 7] = [
-        ("UPDATE entry SET bytes = replace(bytes, 'settled', 'Settled') WHERE row = 3", 3, Broken::Hash),
+        ("UPDATE entry SET bytes = replace(bytes, 'executed', 'Executed') WHERE row = 3", 3, Broken::Hash),
         ("UPDATE entry SET bytes = replace(bytes, ',\"v\":1', ', \"v\":1') WHERE row = 3", 3, Broken::Form),
         ("DELETE FROM entry WHERE row = 3", 4, Broken::Missing),
         ("DELETE FROM entry WHERE row = 1", 2, Broken::Missing),

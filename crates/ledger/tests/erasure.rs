@@ -118,7 +118,7 @@ fn nobody_goes_on_with_what_is_erased() {
         wait(ledger.erase(erasure(failed))).unwrap();
         let again = send_again(ledger, failed, Basis::Failed { token: 1 }, admission("failed"));
         assert_eq!(again, Admitted::Refused(Obstacle::Overtaken));
-        let late = wait(ledger.amend(settlement(failed, State::Executed, "late"))).unwrap_err();
+        let late = wait(ledger.amend(amending(settlement(failed, State::Executed, "late")))).unwrap_err();
         assert!(matches!(late, Error::Fenced(_)));
     });
 }

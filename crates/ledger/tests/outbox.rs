@@ -120,9 +120,9 @@ fn an_entry_says_its_event_and_what_it_is_about() {
         wait(ledger.settle(settlement(id, State::Executed, "a"))).unwrap();
         let entries = wait(ledger.entries(None, 10)).unwrap().rows;
         let events: Vec<_> = entries.iter().map(|(_, bytes)| event_of(bytes).unwrap()).collect();
-        assert_eq!(events, ["chain_opened", "admitted", "settled"]);
+        assert_eq!(events, ["chain_opened", "admitted", "executed"]);
         let heading = Heading::of(&entries[2].1).unwrap();
-        assert_eq!((heading.event, heading.action), ("settled", Some(id)));
+        assert_eq!((heading.event, heading.action), ("executed", Some(id)));
         assert_eq!((heading.state, heading.tenant_ref), (Some("EXECUTING"), Some("t-1")));
         assert_eq!(heading.hash.len(), 64);
         assert_eq!(Heading::of(&entries[0].1).unwrap().action, None);

@@ -19,7 +19,7 @@ fn thrice(ledger: &dyn Ledger, key: &str) -> ActionId {
     let said = |state: State| settlement(id, state, &format!("{key}-{state}"));
     wait(ledger.settle(said(State::InDoubt))).unwrap();
     wait(ledger.settle(Settlement { charged: Some(0), ..said(State::Failed) })).unwrap();
-    wait(ledger.amend(said(State::Executed))).unwrap();
+    wait(ledger.amend(amending(said(State::Executed)))).unwrap();
     id
 }
 

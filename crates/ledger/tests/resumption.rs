@@ -12,8 +12,7 @@ use std::collections::BTreeSet;
 use action::{ActionId, Tenant};
 use common::*;
 use ledger::{
-    Admission, Admitted, Approval, Basis, By, Deferral, Draft, Error, Hold, Ledger, Memory, Obstacle,
-    RESERVED, Scope, Settlement, State,
+    Admission, Admitted, Approval, Basis, By, Error, Hold, Ledger, Memory, Obstacle, Scope, Settlement, State,
 };
 use proptest::prelude::*;
 
@@ -275,9 +274,8 @@ impl World<'_> {
     fn reserve(&mut self, number: usize) {
         let known = &mut self.known[number];
         let (Some(id), Some(from)) = (known.id, known.state) else { return };
-        let rests = Deferral { state: State::Reserved, ..deferral(id, known.token, NOW + 1000) };
-        let entry = Draft { state: Some("EXECUTING"), ..draft(RESERVED) };
-        let rested = wait(self.ledger.defer(Deferral { entry, ..rests }));
+        let rests = resting(State::Reserved, deferral(id, known.token, NOW + 1000));
+        let rested = wait(self.ledger.defer(rests));
         assert_eq!(rested.is_ok(), from.may_defer(State::Reserved), "{from}");
         if rested.is_ok() {
             known.state = Some(State::Reserved);

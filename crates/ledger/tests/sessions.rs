@@ -44,8 +44,7 @@ fn sealed_sqlite(directory: &std::path::Path) -> Sqlite {
 }
 
 fn opening(id: &str) -> Opening {
-    let session = Session::open(id, subject(), "m-1", NOW);
-    Opening { tenant: Tenant::default(), session, payload: b"{}".to_vec(), event: event("session_opened") }
+    opening_of(&Tenant::default(), Session::open(id, subject(), "m-1", NOW))
 }
 
 fn declaring(session: &str, intent: &str, sequence: u64) -> Declaring {
@@ -57,11 +56,6 @@ fn declaring(session: &str, intent: &str, sequence: u64) -> Declaring {
         sequence,
         event: event("intent_declared"),
     }
-}
-
-fn turn(session: &str, what: Option<SessionEvent>) -> Turn {
-    let (tenant, session) = (Tenant::default(), session.into());
-    Turn { tenant, session, event: what, cause: None, record: event("session_turned") }
 }
 
 fn cycle(session: &str, epoch: u64, sequence: u64) -> Option<Cycle> {
@@ -104,7 +98,7 @@ fn records_are_numbered_without_a_gap_and_each_names_its_cause() {
         let other = admitted(ledger, admission("b"));
         wait(ledger.settle(settlement(other, State::Executed, "b"))).unwrap();
         wait(ledger.settle(settlement(id, State::Executed, "a"))).unwrap();
-        wait(ledger.turn(turn(
+        wait(ledger.turn(turn_of(
             "s-1",
             Some(SessionEvent::Closed { completion: Completion::Complete, by_agent: false }),
         )))
@@ -133,7 +127,7 @@ fn a_recovery_begins_once_and_ends_once_whoever_tells_of_it() {
         admitted(ledger, admission("b"));
         let open = || wait(ledger.recovering()).unwrap();
         let tells = |name| {
-            let turn = Turn { record: event(name), ..turn("s-1", None) };
+            let turn = Turn { record: event(name), ..turn_of("s-1", None) };
             wait(ledger.turn(turn)).map(|(record, _)| record)
         };
         let [found] = open().try_into().unwrap();
@@ -194,7 +188,7 @@ fn a_cycle_begins_only_in_the_active_session_it_was_judged_in() {
             let (session, intent) = (format!("s-{n}"), format!("i-{n}"));
             begun(ledger, &session, &intent);
             admitted_and_done(ledger, &format!("ok-{n}"), &session, 2);
-            wait(ledger.turn(turn(&session, end))).unwrap();
+            wait(ledger.turn(turn_of(&session, end))).unwrap();
             let epoch = stands(ledger, &session).epoch;
             let late =
                 ledger::Admission { cycle: cycle(&session, epoch, 3), ..admission(&format!("late-{n}")) };
@@ -253,7 +247,7 @@ fn every_mandate_that_is_broken_has_its_record_right_after_the_outcome() {
         begun(ledger, "s-1", "i-1");
         let id = admitted(ledger, metered("a", "s-1"));
         // The session may be over by then.
-        wait(ledger.turn(turn("s-1", Some(SessionEvent::Revoked(Halt::Partial))))).unwrap();
+        wait(ledger.turn(turn_of("s-1", Some(SessionEvent::Revoked(Halt::Partial))))).unwrap();
         wait(ledger.settle(took(id, 7, 5))).unwrap();
         let found = records(ledger, "s-1");
         let ids = ids(&found);
@@ -298,7 +292,7 @@ fn a_session_waits_for_people_until_they_have_decided() {
         assert!(matches!(resume(ledger, id, admission("a")), Admitted::New { .. }));
         let now = stands(ledger, "s-1");
         assert_eq!((now.state(), now.held, now.in_flight), (SessionState::Active, 0, 1));
-        let busy = wait(ledger.turn(turn(
+        let busy = wait(ledger.turn(turn_of(
             "s-1",
             Some(SessionEvent::Closed { completion: Completion::Complete, by_agent: false }),
         )));
@@ -314,7 +308,7 @@ fn a_session_waits_for_people_until_they_have_decided() {
         // What was judged before that is judged by what was denied since.
         assert_eq!(obstacle(ledger, held("d", 4)), Obstacle::SessionChanged);
         let id = admitted(ledger, ledger::Admission { cycle: cycle("s-1", 1, 4), ..held("d", 4) });
-        wait(ledger.turn(turn("s-1", Some(SessionEvent::Revoked(Halt::Partial))))).unwrap();
+        wait(ledger.turn(turn_of("s-1", Some(SessionEvent::Revoked(Halt::Partial))))).unwrap();
         wait(ledger.approve(approval(id, "bob"))).unwrap();
         let too_late = resume(ledger, id, admission("d"));
         assert_eq!(
@@ -370,12 +364,20 @@ enum Step {
     Retry,
     Settle(State),
     Defer(State),
+    Amend(State),
     Suspend,
 }
 
 fn step() -> impl Strategy<Value = (usize, Step)> {
     let settled = [State::InDoubt, State::Executed, State::Failed, State::Refused, State::ReleaseFailed];
-    let deferred = [State::Waiting, State::Reserved, State::Challenged, State::Checking, State::RollingBack];
+    let deferred = [
+        State::Waiting,
+        State::Reserved,
+        State::Challenged,
+        State::Checking,
+        State::Retracting,
+        State::RollingBack,
+    ];
     let step = prop_oneof![
         3 => Just(Step::Admit),
         3 => Just(Step::Hold),
@@ -386,15 +388,17 @@ fn step() -> impl Strategy<Value = (usize, Step)> {
         4 => Just(Step::Retry),
         9 => prop::sample::select(settled.to_vec()).prop_map(Step::Settle),
         5 => prop::sample::select(deferred.to_vec()).prop_map(Step::Defer),
+        4 => prop::sample::select(State::ALL.to_vec()).prop_map(Step::Amend),
         1 => Just(Step::Suspend),
     ];
     (0..4_usize, step)
 }
 
-/// What may not happen is refused; whatever happens, the session knows how many of its actions wait and are under way.
+/// What may not happen is refused; whatever happens, the session knows how many of its actions wait and are under way, and the
+/// entries are such that each leads on from those before it.
 fn happen(ledger: &dyn Ledger, steps: &[(usize, Step)]) {
     begun(ledger, "s-1", "i-1");
-    let mut ids = [None; 4];
+    let (mut ids, mut sent) = ([None; 4], [false; 4]);
     for (n, (number, step)) in steps.iter().enumerate() {
         let (key, sequence) = (format!("k{number}"), stands(ledger, "s-1").sequence + 1);
         let new = ledger::Admission {
@@ -418,6 +422,8 @@ fn happen(ledger: &dyn Ledger, steps: &[(usize, Step)]) {
             (Step::SendAgain, Some(it)) => {
                 drop(send_again(ledger, it.id, Basis::Sent { token: it.token }, admission(&key)));
             }
+            // Only what was sent is tried again, or turns out to have been otherwise.
+            (Step::Retry | Step::Amend(_), Some(_)) if !sent[*number] => {}
             (Step::Retry, Some(it)) => {
                 drop(send_again(ledger, it.id, Basis::Failed { token: it.token }, admission(&key)));
             }
@@ -426,11 +432,20 @@ fn happen(ledger: &dyn Ledger, steps: &[(usize, Step)]) {
                 drop(wait(ledger.settle(Settlement { by, ..settlement(it.id, *to, &format!("o{n}")) })));
             }
             (Step::Defer(to), Some(it)) => {
-                drop(wait(ledger.defer(Deferral { state: *to, ..deferral(it.id, it.token, NOW + 1000) })));
+                drop(wait(ledger.defer(resting(*to, deferral(it.id, it.token, NOW + 1000)))));
             }
-            (Step::Suspend, _) => drop(wait(ledger.turn(turn("s-1", Some(SessionEvent::Suspended))))),
+            (Step::Amend(to), Some(it)) => {
+                let by = ledger::By::Holder(it.token);
+                let mut amends = amending(Settlement { by, ..settlement(it.id, *to, &format!("o{n}")) });
+                if it.state == *to {
+                    amends.outcome.entry.event = "late_effect";
+                }
+                drop(wait(ledger.amend(amends)));
+            }
+            (Step::Suspend, _) => drop(wait(ledger.turn(turn_of("s-1", Some(SessionEvent::Suspended))))),
         }
         let after = stored(ledger, ids[*number]).map(|it| it.state);
+        sent[*number] |= after == Some(State::Sent);
         let begins = matches!(before.map(|it| it.state), None | Some(State::Failed | State::Reserved));
         assert!(!(waits && begins && after == Some(State::Sent)), "{step:?} while people are asked");
         let all = || ids.iter().filter_map(|id| stored(ledger, *id)).map(|it| it.state);
@@ -439,6 +454,7 @@ fn happen(ledger: &dyn Ledger, steps: &[(usize, Step)]) {
         let session = stands(ledger, "s-1");
         assert_eq!((session.held as usize, session.in_flight as usize), (waiting, under_way), "{step:?}");
     }
+    wait(ledger.verify()).unwrap();
 }
 
 fn stored(ledger: &dyn Ledger, id: Option<action::ActionId>) -> Option<ledger::Stored> {
@@ -561,8 +577,8 @@ fn limits_of_a_session_that_nobody_set_or_somebody_loosened_are_found() {
         db.execute_batch(alteration).unwrap();
         drop(db);
         let found = wait(reopened(directory.path()).inspect(None)).unwrap().findings;
-        assert!(found.iter().all(|it| it.broken == ledger::Broken::Session), "{alteration}: {found:?}");
-        assert!(!found.is_empty(), "{alteration}");
+        let first = found.first().map(|it| &it.broken);
+        assert_eq!(first, Some(&ledger::Broken::Session), "{alteration}: {found:?}");
     }
 }
 
@@ -610,7 +626,7 @@ fn what_is_said_to_be_used_after_the_last_word_is_added_and_gives_nothing_back()
         };
         wait(ledger.settle(said(1, 3, State::Failed))).unwrap();
         // Of its time nothing more is said.
-        wait(ledger.amend(said(0, 6, State::Executed))).unwrap();
+        wait(ledger.amend(amending(said(0, 6, State::Executed)))).unwrap();
         let told: Vec<_> = records(ledger, "s-1").into_iter().filter_map(|it| it.record).collect();
         let last: serde_json::Value = serde_json::from_slice(told.last().unwrap()).unwrap();
         assert_eq!(
@@ -667,21 +683,21 @@ fn what_halts_a_session_stops_it_in_the_commit_of_its_last_cycle() {
         let all = wait(ledger.entries(None, 100)).unwrap().rows;
         assert_eq!(all.len(), before + 2);
         let told = newest(ledger, "s-1", 2);
-        assert_eq!((&*told[0].0, &*told[1].0), ("settled", "session_revocation_initiated"));
+        assert_eq!((&*told[0].0, &*told[1].0), ("refused", "session_revocation_initiated"));
         assert!(told[1].1.as_deref().is_some_and(|cause| cause.ends_with(&format!("-{before}"))), "{told:?}");
         // It is found as what is to end, and once it is over it has had its last record.
         let lapsed = wait(ledger.lapsed(NOW, 10)).unwrap();
         let [found] = lapsed.as_slice() else { panic!("{lapsed:?}") };
         assert_eq!((&*found.governed.session.id, &found.why), ("s-1", &ledger::Lapse::Stopped));
-        wait(ledger.turn(turn("s-1", Some(SessionEvent::Revoked(Halt::Clean))))).unwrap();
+        wait(ledger.turn(turn_of("s-1", Some(SessionEvent::Revoked(Halt::Clean))))).unwrap();
         assert!(wait(ledger.lapsed(NOW, 10)).unwrap().is_empty());
         let late = ledger::Refusal { cycle: cycle("s-1", 0, 6), halts: halts.clone(), ..refusal("b", "b") };
         wait(ledger.refuse(late)).unwrap();
-        assert_eq!(newest(ledger, "s-1", 1)[0].0, "settled");
+        assert_eq!(newest(ledger, "s-1", 1)[0].0, "refused");
         // The same of one that waited.
         begun(ledger, "s-2", "i-2");
-        let hold = Some(Hold { until_ms: NOW + 60_000, needed: 1, most: 10 });
-        let waits = ledger::Admission { cycle: cycle("s-2", 0, 2), hold, ..admission("c") };
+        let hold = Hold { until_ms: NOW + 60_000, needed: 1, most: 10 };
+        let waits = holding(ledger::Admission { cycle: cycle("s-2", 0, 2), ..admission("c") }, hold);
         let id = waits.intent.id;
         admitted(ledger, waits);
         wait(ledger.settle(Settlement { halts, ..settlement(id, State::Refused, "c") })).unwrap();
@@ -767,7 +783,7 @@ fn a_session_is_seen_as_it_was_last_committed() {
     let ledger = Sqlite::open(&directory.path().join("ledger.db"), options).unwrap();
     begun(&ledger, "s-1", "i-1");
     let before = stands(&ledger, "s-1");
-    let suspend = || wait(ledger.turn(turn("s-1", Some(SessionEvent::Suspended))));
+    let suspend = || wait(ledger.turn(turn_of("s-1", Some(SessionEvent::Suspended))));
     sealer.0.store(true, Ordering::SeqCst);
     assert!(matches!(suspend(), Err(Error::Rejected(_))));
     assert!(matches!(wait(ledger.open_session(opening("s-2"))), Err(Error::Rejected(_))));
@@ -808,7 +824,7 @@ fn none_of_a_thousand_cycles_is_admitted_after_the_revocation_was_acknowledged()
         while stands(&*ledger, "s-1").cycles < 20 {
             std::thread::yield_now();
         }
-        wait(ledger.turn(turn("s-1", Some(SessionEvent::Revoked(Halt::Unknown))))).unwrap();
+        wait(ledger.turn(turn_of("s-1", Some(SessionEvent::Revoked(Halt::Unknown))))).unwrap();
         let admitted = stands(&*ledger, "s-1").cycles;
         acknowledged.store(true, Ordering::SeqCst);
         racers.into_iter().for_each(|racer| racer.join().unwrap());
@@ -837,7 +853,7 @@ fn no_session_begins_under_what_is_revoked() {
         }
         let under = |jti: &str| {
             let session = Session::open(format!("s-{jti}"), subject(), jti, NOW);
-            wait(ledger.open_session(Opening { session, ..opening("") }))
+            wait(ledger.open_session(opening_of(&Tenant::default(), session)))
         };
         wait(ledger.revoke(&Tenant::default(), "m-2", event("mandate_revoked"))).unwrap();
         for jti in ["m-2", "m-3"] {
@@ -887,7 +903,97 @@ fn a_record_that_is_missing_or_stands_elsewhere_is_found() {
         let options = Options { sealer: Some(Arc::new(Counting)), ..Options::new("chain-2", NOW) };
         let ledger = Sqlite::open(&directory.path().join("ledger.db"), options).unwrap();
         let found = wait(ledger.inspect(None)).unwrap().findings;
-        assert!(found.iter().all(|it| it.broken == ledger::Broken::Session), "{alteration}: {found:?}");
-        assert!(!found.is_empty(), "{alteration}");
+        let first = found.first().map(|it| &it.broken);
+        assert_eq!(first, Some(&ledger::Broken::Session), "{alteration}: {found:?}");
+    }
+}
+
+/// Two sessions: of the first a cycle is done, one denied and one waits, the second was revoked.
+fn governed(directory: &std::path::Path) {
+    let ledger = sealed_sqlite(directory);
+    begun(&ledger, "s-1", "i-1");
+    admitted_and_done(&ledger, "a", "s-1", 2);
+    wait(ledger.refuse(ledger::Refusal { cycle: cycle("s-1", 0, 3), ..refusal("b", "b") })).unwrap();
+    let epoch = stands(&ledger, "s-1").epoch;
+    let waits = ledger::Admission { cycle: cycle("s-1", epoch, 4), ..admission("c") };
+    admitted(&ledger, holding(waits, hold(NOW + 60_000)));
+    begun(&ledger, "s-2", "i-2");
+    wait(ledger.turn(turn_of("s-2", Some(SessionEvent::Suspended)))).unwrap();
+    wait(ledger.turn(turn_of("s-2", Some(SessionEvent::Revoked(Halt::Partial))))).unwrap();
+    wait(ledger.verify()).unwrap();
+}
+
+/// The store that somebody has altered, opened once more.
+fn altered(directory: &std::path::Path, sql: &str) -> Sqlite {
+    let db = rusqlite::Connection::open(directory.join("ledger.db")).unwrap();
+    assert!(db.execute(sql, []).unwrap() > 0, "{sql}");
+    let options = Options { sealer: Some(Arc::new(Counting)), ..Options::new("chain-2", NOW) };
+    Sqlite::open(&directory.join("ledger.db"), options).unwrap()
+}
+
+#[test]
+fn a_session_that_is_not_what_its_records_say_is_found_and_nothing_begins_in_it() {
+    let of_first = [
+        "suspended = 1",
+        "closed = 1",
+        "closed = 3, halt = 1",
+        "held = 0",
+        "subject = 'eve'",
+        "mandate = 'm-9'",
+        "tenant = 'other'",
+        "opening = 'audit-chain-1-9'",
+        "payload = x'7b7d20'",
+        "opened = opened + 40000000000",
+    ];
+    let of_second = ["closed = NULL, suspended = 0, halt = NULL", "closed = NULL", "closed = 1", "halt = 1"];
+    let of_second =
+        of_second.into_iter().chain(["halt = NULL", "suspended = 0"]).map(|change| (change, "s-2", 8));
+    for (change, id, first) in of_first.into_iter().map(|change| (change, "s-1", 2)).chain(of_second) {
+        let directory = tempfile::tempdir().unwrap();
+        governed(directory.path());
+        let ledger = altered(directory.path(), &format!("UPDATE session SET {change} WHERE id = '{id}'"));
+        let found = wait(ledger.inspect(None)).unwrap().findings;
+        let found = found.first().map(|it| (it.entry, it.broken.clone()));
+        assert_eq!(found, Some((first, ledger::Broken::Governed)), "{id}: {change}");
+        // It is not to be had, and whatever is to begin in it is not written.
+        assert!(wait(ledger.session(&Tenant::default(), id)).is_err(), "{id}: {change}");
+        let begins = ledger::Admission { cycle: cycle(id, 1, 9), ..admission("late") };
+        assert!(wait(ledger.admit(begins)).is_err(), "{id}: {change}");
+        assert!(wait(ledger.declare(declaring(id, "i-9", 9))).is_err(), "{id}: {change}");
+        // The other one is.
+        let other = if id == "s-1" { "s-2" } else { "s-1" };
+        assert!(wait(ledger.session(&Tenant::default(), other)).unwrap().is_some(), "{id}: {change}");
+    }
+}
+
+#[test]
+fn what_a_session_counts_and_what_is_listed_of_it_is_held_against_its_entries() {
+    let alterations = [
+        ("UPDATE session SET denials = 0 WHERE id = 's-1'", 2),
+        ("UPDATE session SET cycles = 1, denials = 2 WHERE id = 's-1'", 2),
+        ("UPDATE session SET in_flight = 1 WHERE id = 's-1'", 2),
+        ("UPDATE session SET held = 2 WHERE id = 's-1'", 2),
+        ("UPDATE session SET sequence = 3 WHERE id = 's-1'", 2),
+        ("UPDATE declaration SET intent = 'i-9' WHERE intent = 'i-1'", 2),
+        ("UPDATE declaration SET mandate = 'm-9' WHERE intent = 'i-1'", 2),
+        ("UPDATE declaration SET id = 'audit-chain-1-9' WHERE intent = 'i-1'", 2),
+        ("UPDATE declaration SET entry = 4 WHERE intent = 'i-1'", 2),
+        ("UPDATE declaration SET session = 7 WHERE intent = 'i-1'", 3),
+        ("DELETE FROM declaration WHERE intent = 'i-1'", 3),
+        (
+            "INSERT INTO declaration SELECT session, 'i-9', tenant, mandate, id, entry FROM declaration WHERE intent = 'i-1'",
+            2,
+        ),
+        ("UPDATE cycle SET intent = 'i-9' WHERE action = 1", 2),
+        ("UPDATE cycle SET session = (SELECT key FROM session WHERE id = 's-2') WHERE action = 1", 2),
+        ("DELETE FROM cycle WHERE action = 1", 2),
+        ("INSERT INTO cycle SELECT 99, session, sequence, intent, last FROM cycle LIMIT 1", 2),
+    ];
+    for (sql, entry) in alterations {
+        let directory = tempfile::tempdir().unwrap();
+        governed(directory.path());
+        let found = wait(altered(directory.path(), sql).inspect(None)).unwrap().findings;
+        let first = found.first().map(|it| (it.entry, it.broken.clone()));
+        assert_eq!(first, Some((entry, ledger::Broken::Governed)), "{sql}: {found:?}");
     }
 }

@@ -214,7 +214,9 @@ impl Gateway {
         let mut findings: Vec<TrailFinding> =
             stretch.findings.iter().map(|found| found_by_chain(caller, found)).collect();
         findings.extend(stretch.witnesses.iter().filter_map(|witness| judge.finding(caller, witness)));
-        for found in stretch.findings.iter().filter(|found| found.broken == Broken::Session) {
+        for found in
+            stretch.findings.iter().filter(|it| matches!(it.broken, Broken::Session | Broken::Governed))
+        {
             self.alert_records(found.entry, &found.broken.to_string());
         }
         let of_sessions = stretch.sealed.iter().filter_map(|sealed| judge.forged(sealed));

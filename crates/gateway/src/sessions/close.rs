@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use action::ActionId;
-use ledger::{Governed, Record};
+use ledger::{Governed, Record, SESSION_CLOSED, SESSION_STOPPED};
 use mandate::{Completion, Halt, Session, SessionEvent, SessionRefusal, SessionState};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::anomalies::{Anomaly, odd};
 use super::clusters;
 use super::gar::{GarView, Line, Said, ale};
-use super::revoke::{ABANDONED, Cause, EXPIRED, PRINCIPAL, REVOKING};
+use super::revoke::{ABANDONED, Cause, EXPIRED, PRINCIPAL};
 use super::{SessionView, turn};
 use crate::admin::{event, named};
 use crate::alert::Alert;
@@ -73,7 +73,7 @@ impl Gateway {
         let record = ale(code, fields, json!({"by": caller.subject.as_str(), "completionState": completion}));
         let closes =
             SessionEvent::Closed { completion: ask.completion, by_agent: caller.role == Role::Agent };
-        let record = event(self.tenant(&governed.tenant)?, CLOSED, &record);
+        let record = event(self.tenant(&governed.tenant)?, SESSION_CLOSED, &record);
         let turn = turn(governed, Some(closes), None, record);
         let (_, session) = self.ledger.turn(turn).await.map_err(|error| not_ended(error, &walked))?;
         self.closed(governed, session, Vec::new()).await
@@ -171,7 +171,7 @@ impl Walked {
         self.next = line.number() + 1;
         self.records += 1;
         self.digest.update(format!("sha256:{}\n", line.hash));
-        if line.event == REVOKING {
+        if line.event == SESSION_STOPPED {
             self.cut |= self.decided.is_some() && line.cause() == self.decided.as_deref();
             self.stopped = Some(line.id());
             self.expired = Said::of(record).field("trigger") == Some(EXPIRED);
@@ -298,7 +298,6 @@ const PART: u32 = 500;
 /// Events of effects that earlier attempts had, whose entries name where the latest one stands.
 const BESIDE: [&str; 3] =
     [Alert::LateEffect.as_str(), Alert::DuplicateEffect.as_str(), Alert::Overage.as_str()];
-const CLOSED: &str = "session_closed";
 
 #[cfg(test)]
 mod tests {

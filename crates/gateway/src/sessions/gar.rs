@@ -305,7 +305,7 @@ impl Line {
     /// The code of what happens to a session by what people decide about an action of it: what waited for time, or for the
     /// word of as many as it takes, goes on.
     fn code(&self) -> Option<&'static str> {
-        let goes_on = self.event == "extended" || self.state.as_deref() == Some("APPROVED");
+        let goes_on = self.event == "extended" || self.state.as_deref() == Some(ledger::AGREED);
         goes_on.then_some("ALE-009")
     }
 

@@ -5,7 +5,7 @@ use std::slice;
 use std::sync::{Arc, Mutex};
 
 use action::{Subject, Tenant};
-use ledger::{Declared, Declaring, Governed, Intention};
+use ledger::{Declared, Declaring, Governed, INTENT_DECLARED, Intention};
 use mandate::{Completion, Declaration, IntentRefusal, Mandate, ReasoningMode, SessionRefusal, SessionState};
 use serde_json::{Map, Value, json};
 
@@ -99,7 +99,7 @@ impl Gateway {
             intent: declaration.intent_id.clone(),
             mandate: declaration.mandate_id.clone(),
             sequence: declaration.sequence,
-            event: event(tenant, DECLARED, &record(&declaration, left)),
+            event: event(tenant, INTENT_DECLARED, &record(&declaration, left)),
         };
         let kept = match self.ledger.declare(declaring).await.map_err(unavailable)? {
             Declared::New(kept) => kept,
@@ -404,7 +404,6 @@ const MOST_KNOWN: usize = 4096;
 const LONGEST_TEXT: usize = 512;
 /// What JSON carries exactly.
 const MOST_NUMBER: u64 = (1 << 53) - 1;
-const DECLARED: &str = "intent_declared";
 const REFUSED: &str = "intent_refused";
 
 #[cfg(test)]

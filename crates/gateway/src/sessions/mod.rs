@@ -40,10 +40,11 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use ledger::{Governed, Turn};
+use ledger::{Governed, SESSION_OPENED, Turn};
 use mandate::{ApprovedLimits, Claims, Mandate, Refusal, Session, SessionEvent, Use};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::admin::{event, named};
 use crate::authority::PUBLIC_TOKEN;
@@ -188,15 +189,18 @@ impl Gateway {
         let row = SessionRow { v: 1, claims: self.claims_of(caller, token, &mandate).await? };
         let id = format!("{PREFIX}{}", hex::encode(name));
         let session = Session::open(id, caller.subject.clone(), mandate.jti.as_str(), now_ms);
+        let payload = serde_json::to_vec(&row).map_err(|_| internal("a mandate cannot be written"))?;
+        // By what it is, to whom and with what it was opened the ledger knows it again.
         let record = json!({
-            "by": caller.subject.as_str(), "mandateId": &mandate.jti, "principal": mandate.root_principal(),
+            "by": caller.subject.as_str(), "mandateId": &mandate.jti,
+            "openedWith": hex::encode(Sha256::digest(&payload)), "principal": mandate.root_principal(),
             "sessionId": &*session.id,
         });
         let opening = ledger::Opening {
             tenant: caller.tenant.clone(),
             session: session.clone(),
-            payload: serde_json::to_vec(&row).map_err(|_| internal("a mandate cannot be written"))?,
-            event: event(tenant, OPENED, &record),
+            payload,
+            event: event(tenant, SESSION_OPENED, &record),
         };
         let opened = match self.ledger.open_session(opening).await {
             Err(ledger::Error::Exists(id)) => return self.session(caller, &id).await,
@@ -362,8 +366,6 @@ fn turn(
 ) -> Turn {
     Turn { tenant: governed.tenant.clone(), session: governed.session.id.clone(), event, cause, record }
 }
-
-const OPENED: &str = "session_opened";
 
 #[cfg(test)]
 mod tests {

@@ -15,7 +15,9 @@ use std::time::Duration;
 use action::{ActionId, Tenant};
 use boundary::Class;
 use futures_util::StreamExt;
-use ledger::{Audited, Event, Governed, Lapse, Lapsed, Order, Revocation, Search};
+use ledger::{
+    Audited, Event, Governed, Lapse, Lapsed, Order, Revocation, SESSION_HALTED, SESSION_STOPPED, Search,
+};
 use mandate::{Halt, Session, SessionEvent, SessionRefusal};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -196,7 +198,7 @@ impl Gateway {
     pub(crate) fn stopping(&self, governed: &Governed, cause: &Cause<'_>) -> Result<Event, Error> {
         let by = cause.by;
         let fields = json!({"by": by, "reason": cause.reason, "trigger": cause.trigger});
-        Ok(event(self.tenant(&governed.tenant)?, REVOKING, &ale("ALE-001", fields, json!({"by": by}))))
+        Ok(event(self.tenant(&governed.tenant)?, SESSION_STOPPED, &ale("ALE-001", fields, json!({"by": by}))))
     }
 
     /// Ends a session that was stopped in the commit of something else, if it was. What goes wrong is done by the next look
@@ -358,7 +360,7 @@ impl Gateway {
         let fields = walked.fields(session, by, reason);
         let record = ale(code, fields, json!({"by": by, "completionState": halt.as_str()}));
         let stopped = walked.stopped().map(Box::from);
-        let record = event(self.tenant(&governed.tenant).map_err(rejected)?, HALTED, &record);
+        let record = event(self.tenant(&governed.tenant).map_err(rejected)?, SESSION_HALTED, &record);
         let turn = turn(governed, Some(SessionEvent::Revoked(halt)), stopped, record);
         let (_, session) = self.ledger.turn(turn).await?;
         Ok((session, walked.unsettled()))
@@ -457,8 +459,6 @@ fn is_over(error: &ledger::Error) -> bool {
 const AT_ONCE: usize = 32;
 /// Sessions ended in one look around.
 const PAGE: u32 = 256;
-pub(super) const REVOKING: &str = "session_revocation_initiated";
 const REVOKED: &str = "mandate_revoked";
 pub(super) const ABANDONED: &str = "session_abandoned";
-const HALTED: &str = "session_halted";
 const ACKNOWLEDGED: &str = "revocation_acknowledged";

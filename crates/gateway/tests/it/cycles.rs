@@ -1060,7 +1060,8 @@ async fn a_gap_and_a_cycle_without_a_declaration_are_anomalies_when_the_session_
         line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
     };
     // Two by the end of the session, and each that the walk found.
-    let found = check.findings.iter().filter(|found| found.what.contains("its session")).count() as u64;
+    let of_sessions = |what: &str| what.contains("its session") || what.contains("the stored session");
+    let found = check.findings.iter().filter(|found| of_sessions(&found.what)).count() as u64;
     assert!(found > 0, "{:?}", check.findings);
     assert_eq!(counted(house.gateway().metrics().unwrap()), Some(2 + found));
 }
@@ -1248,12 +1249,35 @@ async fn a_session_that_is_stopped_says_so_and_why() {
     let house = House::new().await;
     let session = house.declared("CHAIN").await;
     house.close(&house.operator, &session.session_id, Completion::Revoked).await.unwrap();
-    // As where the process died after it was stopped, and before its end.
-    let sql = "UPDATE session SET closed = NULL, halt = NULL WHERE id = ?1 AND suspended";
-    assert_eq!(house.store().execute(sql, [&session.session_id]).unwrap(), 1);
+    // As where the process died after it was stopped, and before its end, which is its last record.
+    let store = house.store();
+    let last = "DELETE FROM record WHERE (session, seq) = (SELECT key, next - 1 FROM session WHERE id = ?1)";
+    assert_eq!(store.execute(last, [&session.session_id]).unwrap(), 1);
+    let sql = "UPDATE session SET closed = NULL, halt = NULL, next = next - 1 WHERE id = ?1 AND suspended";
+    assert_eq!(store.execute(sql, [&session.session_id]).unwrap(), 1);
     let house = house.restart().await;
     let said = house.said("k", &plain(&session, "acct-1")).await;
     assert_eq!((said.kind(), said.code()), ("blocked", "EP_SESSION_REVOKED"), "{}", said.body);
     assert_eq!(said.reasons(), ["session_suspended", "R-1"]);
     assert_eq!(house.said("l", &plain(&session, "acct-1")).await.reasons(), ["session_revoked"]);
+}
+
+#[tokio::test]
+async fn nothing_begins_in_a_revoked_session_that_was_opened_anew_in_the_store() {
+    let house = House::new().await;
+    let (ended, other) = (house.declared("CHAIN").await, house.opened().await);
+    house.close(&house.operator, &ended.session_id, Completion::Revoked).await.unwrap();
+    house.is_whole().await;
+    let sql = "UPDATE session SET closed = NULL, suspended = 0, halt = NULL WHERE id = ?1";
+    assert_eq!(house.store().execute(sql, [&ended.session_id]).unwrap(), 1);
+    let house = house.restart().await;
+    let cycle = plain(&ended, "acct-1");
+    assert_eq!(house.send("k", &cycle).await.unwrap_err().code, Code::Unavailable);
+    let late = house.declare(&ended.session_id, &intent(&ended, "i-9", 9)).await.unwrap_err();
+    assert_eq!(late.code, Code::Unavailable);
+    let listed = house.gateway().sessions(&house.agent, None, 10).await.unwrap().items;
+    assert_eq!(listed.iter().map(|it| &it.session_id).collect::<Vec<_>>(), [&other.session_id]);
+    let check = house.gateway().check_trail(&house.admin, None).await.unwrap();
+    let what: Vec<&str> = check.findings.iter().map(|it| &*it.what).collect();
+    assert_eq!(what, ["the stored session is not as its records have it"]);
 }

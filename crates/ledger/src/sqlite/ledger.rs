@@ -582,7 +582,7 @@ impl Ledger for Sqlite {
     }
 
     fn inspect(&self, after: Option<Place>) -> Answer<'_, Inspected> {
-        self.look(move |db| verify::stretch(db, after.unwrap_or_default()))
+        self.look(move |db| verify::inspect(db, &self.shared.walks, after.unwrap_or_default()))
     }
 
     fn verify(&self) -> Answer<'_, Verified> {

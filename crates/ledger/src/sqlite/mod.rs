@@ -14,6 +14,7 @@ mod cluster;
 mod erase;
 mod facts;
 mod filter;
+mod governed;
 mod hot;
 mod housekeeping;
 mod index;
@@ -115,6 +116,7 @@ pub(crate) struct Shared {
     fail_points: Option<Arc<dyn FailPoints>>,
     /// Terms of actions of late, for searching what is not in the index yet.
     terms: Mutex<Known>,
+    walks: verify::Walks,
     counts: Counts,
     path: PathBuf,
 }
@@ -153,6 +155,7 @@ impl Sqlite {
             housekeeping: Housekeeping::default(),
             fail_points: options.fail_points.clone(),
             terms: Mutex::new(Known::new(index::KNOWN)),
+            walks: verify::Walks::default(),
             counts: Counts::default(),
             path: path.to_owned(),
         });

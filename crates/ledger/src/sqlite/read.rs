@@ -561,6 +561,23 @@ pub(crate) fn is_listed(db: &Connection, latest: Option<i64>, outcome: i64) -> S
     Ok(next == Some(outcome) && before(db, outcome).is_ok())
 }
 
+/// The entry and state of the last outcome of an action before this entry; `latest`: the latest of all.
+pub(crate) fn outcome_before(db: &Connection, latest: Option<i64>, entry: i64) -> Sql<Option<(i64, State)>> {
+    let sql = "SELECT entry, state, previous FROM outcome WHERE row = ?1";
+    let mut next = latest;
+    while let Some(row) = next {
+        let found =
+            one(db, sql, [row], |it| Ok((it.get::<_, i64>(0)?, state(it, 1)?, it.get::<_, Option<i64>>(2)?)));
+        let Some((came, state, previous)) = readable(found)?.flatten() else { return Ok(None) };
+        if came < entry {
+            return Ok(Some((came, state)));
+        }
+        // Whoever altered the store does not lead it round in a circle.
+        next = previous.filter(|previous| *previous < row);
+    }
+    Ok(None)
+}
+
 pub(crate) fn receipt(db: &Connection, tenant: &Tenant, id: &str) -> Sql<Option<Settled>> {
     let sql = concat!(settled!(), "WHERE l.receipt_id = ?1 AND a.tenant = ?2");
     one(db, sql, [id, tenant.as_str()], settled_at)
@@ -703,7 +720,7 @@ pub(crate) fn enacted(db: &Connection, events: Option<&[&str]>) -> Sql<Vec<Enact
 }
 
 /// The record in the column behind an entry's, if that is sound and names it, with what happened.
-fn recorded<'a>(row: &'a Row<'_>, column: usize) -> Sql<Option<(&'a str, &'a [u8])>> {
+pub(super) fn recorded<'a>(row: &'a Row<'_>, column: usize) -> Sql<Option<(&'a str, &'a [u8])>> {
     let (Some(bytes), Some(record)) =
         (row.get_ref(column)?.as_blob_or_null()?, row.get_ref(column + 1)?.as_blob_or_null()?)
     else {

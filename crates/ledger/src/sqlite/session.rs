@@ -465,12 +465,14 @@ const RECOVERING: &str = "recovering/";
 /// Of a mandate's row, that it descends from the one named second.
 const DESCENDS: &str = "instr(char(10) || chain || char(10), char(10) || ?2 || char(10))";
 
-const SESSION: &str =
+pub(super) const SESSION: &str =
     "SELECT key, id, tenant, subject, mandate, opened, epoch, sequence, next, held, in_flight, denials,
     cycles, blocked, suspended, closed, halt, opening, entry, payload, limit_minor, limit_currency, limit_until FROM session";
 
+/// A session, unless its records say something else of it than its row: then it cannot be read, and nothing begins in it.
 fn governed(db: &Connection, key: i64) -> Sql<Option<Governed>> {
-    read::one(db, &format!("{SESSION} WHERE key = ?1"), [key], governed_at)
+    let found = read::one(db, &format!("{SESSION} WHERE key = ?1"), [key], governed_at)?;
+    found.map(|found| super::governed::as_told(db, key, found)).transpose()
 }
 
 pub(crate) fn session(db: &Connection, tenant: &Tenant, id: &str) -> Sql<Option<Governed>> {
@@ -489,9 +491,13 @@ pub(crate) fn sessions(
         "{SESSION} WHERE tenant = ?1 AND (?2 IS NULL OR subject = ?2) AND entry < ?3 ORDER BY entry DESC LIMIT ?4"
     );
     let values = params![tenant.as_str(), of.map(Subject::as_str), after.unwrap_or(i64::MAX), limit];
-    let rows = read::many(db, &sql, values, |row| Ok((row.get::<_, i64>(18)?, legible(row)?)))?;
-    let Page { rows, next } = page(rows, limit, |(row, _)| *row);
-    Ok(Page { rows: rows.into_iter().filter_map(|(_, found)| found).collect(), next })
+    let rows = read::many(db, &sql, values, |row| {
+        Ok((row.get::<_, i64>(18)?, row.get::<_, i64>(0)?, legible(row)?))
+    })?;
+    let Page { rows, next } = page(rows, limit, |(row, ..)| *row);
+    let told = rows.into_iter().filter_map(|(_, key, found)| Some((key, found?)));
+    let told = told.map(|(key, found)| read::readable(super::governed::as_told(db, key, found)));
+    Ok(Page { rows: told.filter_map(Sql::transpose).collect::<Sql<_>>()?, next })
 }
 
 pub(crate) fn sessions_under(db: &Connection, tenant: &Tenant, jti: &str) -> Sql<Vec<Governed>> {
@@ -600,7 +606,7 @@ fn legible(row: &Row<'_>) -> Sql<Option<Governed>> {
     Ok(found)
 }
 
-fn governed_at(row: &Row<'_>) -> Sql<Governed> {
+pub(super) fn governed_at(row: &Row<'_>) -> Sql<Governed> {
     let number = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
     let closed = match row.get::<_, Option<i64>>(15)? {
         None => None,
@@ -729,10 +735,12 @@ pub(crate) fn records(
     read::many(db, sql, params![identity::session(tenant, session), from, limit], record)
 }
 
-/// The session and the number in it of an entry, by its row.
-pub(crate) fn place_at(db: &Connection, entry: i64) -> Sql<Option<(String, u64)>> {
-    let sql = "SELECT coalesce(s.id, ''), r.seq FROM record r LEFT JOIN session s ON s.key = r.session WHERE r.entry = ?1";
-    read::one(db, sql, [entry], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned())))
+/// The session of an entry, by its key, and the id of that and the number in it, by its row.
+pub(crate) fn place_at(db: &Connection, entry: i64) -> Sql<Option<(i64, (String, u64))>> {
+    let sql =
+        "SELECT r.session, coalesce(s.id, ''), r.seq FROM record r LEFT JOIN session s ON s.key = r.session
+               WHERE r.entry = ?1";
+    read::one(db, sql, [entry], |row| Ok((row.get(0)?, (row.get(1)?, row.get::<_, i64>(2)?.cast_unsigned()))))
 }
 
 /// First entries of the sessions that lack a record.

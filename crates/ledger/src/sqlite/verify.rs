@@ -3,8 +3,9 @@
 //! One stretch of the chain at a time, so that whoever walks it can be told how far they are, and nobody waits for a
 //! reader's connection for long. What is wrong is told where it is, and the walk goes on behind it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use action::ActionId;
 use receipt::Timestamp;
@@ -15,11 +16,13 @@ use super::Known;
 use super::index::{self, SLICE, Slice};
 use super::read::{self, Garbled, Heard, Kept, Sql, Standing, readable};
 use super::stand::{goes_on, writes_row};
+use super::{governed, session};
 use crate::entry::{
     PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, RESOLVED, Reading, Said, sealed, session_of,
 };
 use crate::erasure::ERASED;
 use crate::pruned::Pruned;
+use crate::step::{Left, Mark, Step};
 use crate::{
     Authority, Broken, Error, Finding, Inspected, Labels, Place, Stored, Testimony, Verified, Walk, Witness,
 };
@@ -28,9 +31,9 @@ use crate::{
 pub(crate) fn all(db: &Connection) -> Result<Verified, Error> {
     let transaction = db.unchecked_transaction().map_err(super::unreadable)?;
     let mut verified = Verified { entries: 0, receipts: 0, approvals: 0, head: None };
-    let mut place = Place::default();
+    let (mut place, mut left) = (Place::default(), Left::default());
     loop {
-        let stretch = stretch(&transaction, place).map_err(super::unreadable)?;
+        let (stretch, now) = stretch(&transaction, place, left).map_err(super::unreadable)?;
         if let Some(finding) = stretch.findings.into_iter().next() {
             return Err(Error::Chain { row: finding.entry, broken: finding.broken });
         }
@@ -39,16 +42,68 @@ pub(crate) fn all(db: &Connection) -> Result<Verified, Error> {
         verified.approvals += stretch.approvals;
         verified.head = stretch.head.or(verified.head);
         match stretch.next {
-            Some(next) => place = next,
+            Some(next) => (place, left) = (next, now),
             None => return Ok(verified),
         }
     }
 }
 
-/// The entries of the slice that follows on `after`.
-pub(crate) fn stretch(db: &Connection, after: Place) -> Sql<Inspected> {
-    let slice = if after.row > 0 { (after.row + 1) >> SLICE } else { 0 };
-    let mut look = Look::begin(db, after, slice)?;
+/// Walks that somebody outside is on: where each has come to, and how actions were left by there. One that is not here is
+/// walked once more up to its place.
+#[derive(Default)]
+pub(crate) struct Walks(Mutex<VecDeque<(i64, Left)>>);
+
+impl Walks {
+    /// So many at once go on without that.
+    const MOST: usize = 16;
+
+    fn take(&self, slice: i64) -> Option<Left> {
+        let mut walks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // The newest: what an older walk has come to may have been altered since, and put back.
+        let at = walks.iter().rposition(|(at, _)| *at == slice)?;
+        walks.remove(at).map(|(_, left)| left)
+    }
+
+    fn put(&self, slice: i64, left: Left) {
+        let mut walks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        walks.push_back((slice, left));
+        if walks.len() > Walks::MOST {
+            walks.pop_front();
+        }
+    }
+}
+
+/// The stretch behind a place, for whoever goes on from there.
+pub(crate) fn inspect(db: &Connection, walks: &Walks, after: Place) -> Sql<Inspected> {
+    let left = match walks.take(slice_behind(after)) {
+        Some(left) => left,
+        None => left_by(db, slice_behind(after))?,
+    };
+    let (found, left) = stretch(db, after, left)?;
+    if let Some(next) = found.next {
+        walks.put(slice_behind(next), left);
+    }
+    Ok(found)
+}
+
+/// How actions were left where this slice begins.
+fn left_by(db: &Connection, slice: i64) -> Sql<Left> {
+    let (mut place, mut left) = (Some(Place::default()), Left::default());
+    while let Some(after) = place.filter(|after| slice_behind(*after) < slice) {
+        let (found, now) = stretch(db, after, left)?;
+        (place, left) = (found.next, now);
+    }
+    Ok(left)
+}
+
+fn slice_behind(after: Place) -> i64 {
+    if after.row > 0 { (after.row + 1) >> SLICE } else { 0 }
+}
+
+/// The entries of the slice that follows on `after`, and how actions were left by their end. `left`: by its beginning.
+fn stretch(db: &Connection, after: Place, left: Left) -> Sql<(Inspected, Left)> {
+    let slice = slice_behind(after);
+    let mut look = Look::begin(db, after, slice, left)?;
     let sql = "SELECT row, bytes, record FROM entry WHERE row >= ?1 AND row < ?2 ORDER BY row";
     let mut select = db.prepare_cached(sql)?;
     let mut entries = select.query([slice << SLICE, (slice + 1) << SLICE])?;
@@ -69,6 +124,8 @@ struct Look<'a> {
     actions: BTreeMap<i64, Vec<Option<ActionId>>>,
     outcomes: BTreeMap<i64, Vec<Kept>>,
     approvals: BTreeMap<i64, Vec<Heard>>,
+    /// Where actions were left so far.
+    left: Left,
     /// Entries with which something came that cannot be read.
     garbled: BTreeSet<i64>,
     passkeys: Passkeys,
@@ -79,7 +136,7 @@ struct Look<'a> {
 }
 
 impl<'a> Look<'a> {
-    fn begin(db: &'a Connection, after: Place, slice: i64) -> Sql<Look<'a>> {
+    fn begin(db: &'a Connection, after: Place, slice: i64, left: Left) -> Sql<Look<'a>> {
         let (first, end) = (slice << SLICE, (slice + 1) << SLICE);
         let last = read::last_row(db, "entry")?.unwrap_or(0);
         let mut walk = Walk::default();
@@ -102,6 +159,7 @@ impl<'a> Look<'a> {
             actions: by_entry(actions),
             outcomes: by_entry(outcomes.into_iter().map(|kept| (kept.entry, kept))),
             approvals: by_entry(approvals.into_iter().map(|heard| (heard.entry, heard))),
+            left,
             garbled: BTreeSet::new(),
             passkeys: Passkeys::default(),
             gone: Gone { told: read::prunings(db)?, by_now: Place { row: last, ..after } },
@@ -144,7 +202,7 @@ impl<'a> Look<'a> {
                 return Ok(());
             }
         };
-        self.session(row, bytes)?;
+        let session = self.session(row, bytes)?;
         self.passkeys.told(row, said.event);
         // What an entry of an action names is looked at with its rows.
         if (record.is_some() || said.action.is_none() || said.event == ERASED)
@@ -156,30 +214,37 @@ impl<'a> Look<'a> {
         {
             self.report(row, None, None, Broken::Cluster);
         } else if let Some(record) = record
-            && !super::session::limits_fit(self.db, row, said.event, record)?
+            && !session::limits_fit(self.db, row, said.event, record)?
         {
             self.report(row, None, None, Broken::Session);
+        } else if let Some(record) = record
+            && let Some(session) = session
+            && !governed::declared_so(self.db, (row, session), said.event, record)?
+        {
+            self.report(row, None, None, Broken::Governed);
         }
         match said.action {
-            Some(action) => self.rows(row, action, &said),
+            Some(action) => self.rows(row, action, &said, session),
             None => Ok(()),
         }
     }
 
-    /// Does it stand in its session where the row says that it does? Who signed it is for others to say.
-    fn session(&mut self, row: i64, bytes: &[u8]) -> Sql<()> {
+    /// Does it stand in its session where the row says that it does? Answers with the key of that. Who signed it is for others
+    /// to say.
+    fn session(&mut self, row: i64, bytes: &[u8]) -> Sql<Option<i64>> {
         let said = session_of(bytes).map(|said| (said.id, said.seq));
-        let kept = super::session::place_at(self.db, row)?;
+        let (key, kept) = session::place_at(self.db, row)?.unzip();
         if said != kept {
             self.report(row, None, None, Broken::Session);
         }
         self.found.sealed.extend(sealed(row, bytes));
-        Ok(())
+        Ok(key)
     }
 
     /// What is stored with entries that are missing, or cannot be believed, is not compared with them.
     fn pass_over(&mut self, rows: Range<i64>) {
         self.whole = false;
+        self.left.lose(rows.end - 1);
         self.passkeys.unknown.push(rows.clone());
         self.actions.retain(|row, _| !rows.contains(row));
         self.outcomes.retain(|row, _| !rows.contains(row));
@@ -187,14 +252,16 @@ impl<'a> Look<'a> {
     }
 
     /// What is stored with an entry of an action.
-    fn rows(&mut self, row: i64, action: ActionId, said: &Said<'_>) -> Sql<()> {
+    fn rows(&mut self, row: i64, action: ActionId, said: &Said<'_>, session: Option<i64>) -> Sql<()> {
         let actions = self.actions.remove(&row).unwrap_or_default();
         let outcomes = self.outcomes.remove(&row).unwrap_or_default();
         let approvals = self.approvals.remove(&row).unwrap_or_default();
         if self.garbled.contains(&row) {
+            self.left.doubt(action);
             return Ok(());
         }
         let Some(standing) = readable(read::standing(self.db, action))? else {
+            self.left.doubt(action);
             return self.unreadable(row, Some(action));
         };
         let broken = [
@@ -208,14 +275,58 @@ impl<'a> Look<'a> {
             self.way(row, action, standing.as_ref())?,
             self.erasure(row, action, said, &outcomes, standing.as_ref())?,
             altered(&outcomes),
+            self.cycle(row, session, standing.as_ref())?,
         ];
         // What follows from one thing being gone is not told as if it were another.
-        if let Some(broken) = broken.into_iter().flatten().next() {
+        let broken = match broken.into_iter().flatten().next() {
+            Some(broken) => {
+                self.left.doubt(action);
+                Some(broken)
+            }
+            None => self.step(row, action, said, &outcomes, standing.as_ref())?,
+        };
+        if let Some(broken) = broken {
             self.report(row, Some(action), standing.as_ref(), broken);
         } else if let Some(standing) = standing {
             self.witness(row, action, said, standing, outcomes, approvals)?;
         }
         Ok(())
+    }
+
+    /// Does it lead on from where the entries before it left its action?
+    fn step(
+        &mut self,
+        row: i64,
+        action: ActionId,
+        said: &Said<'_>,
+        outcomes: &[Kept],
+        standing: Option<&Standing>,
+    ) -> Sql<Option<Broken>> {
+        let Some(standing) = standing else {
+            self.left.forget(action);
+            return Ok(None);
+        };
+        // What came of it is gone, and may be.
+        if outcomes.is_empty() && said.receipt_hash.is_some() {
+            self.left.doubt(action);
+            return Ok(None);
+        }
+        let from = match self.left.mark(action) {
+            Some(mark) => mark,
+            None if standing.entry == row => Mark::NONE,
+            None => self.left.by_outcome(read::outcome_before(self.db, standing.stand.outcome, row)?),
+        };
+        let step = Step::of(said, outcomes.first().map(|kept| kept.state));
+        Ok((!self.left.take(action, from, step)).then_some(Broken::Step))
+    }
+
+    /// Does the row that has an action in a session say so where its first entry does?
+    fn cycle(&self, row: i64, session: Option<i64>, standing: Option<&Standing>) -> Sql<Option<Broken>> {
+        let Some(standing) = standing.filter(|standing| standing.entry == row) else { return Ok(None) };
+        let of = read::one(self.db, "SELECT session FROM cycle WHERE action = ?1", [standing.row], |it| {
+            it.get(0)
+        })?;
+        Ok((of != session).then_some(Broken::Governed))
     }
 
     fn action(&mut self, row: i64, standing: Option<&Standing>, others: bool) -> Option<Broken> {
@@ -388,7 +499,7 @@ impl<'a> Look<'a> {
         Ok(stored.zip(labels))
     }
 
-    fn end(mut self) -> Sql<Inspected> {
+    fn end(mut self) -> Sql<(Inspected, Left)> {
         let (last, end) = (self.found.last, (self.slice + 1) << SLICE);
         let is_last = end > last;
         if !is_last && self.expected < end {
@@ -413,9 +524,12 @@ impl<'a> Look<'a> {
             self.report((self.slice << SLICE).max(1), None, None, Broken::Index);
         }
         if is_last {
-            let gaps = super::session::with_gaps(self.db)?;
-            for row in gaps.into_iter().chain(super::session::limited_by_nobody(self.db)?) {
+            let gaps = session::with_gaps(self.db)?;
+            for row in gaps.into_iter().chain(session::limited_by_nobody(self.db)?) {
                 self.report(row, None, None, Broken::Session);
+            }
+            for row in governed::unlike(self.db, !self.gone.told.is_empty())? {
+                self.report(row, None, None, Broken::Governed);
             }
             for row in super::cluster::strays(self.db)? {
                 self.report(row, None, None, Broken::Cluster);
@@ -431,7 +545,8 @@ impl<'a> Look<'a> {
             self.found.authority = Some(Box::new(authority(self.db, None)?));
         }
         self.found.next = (!is_last).then_some(Place { row: end - 1, ..self.gone.by_now });
-        Ok(self.found)
+        self.left.lighten();
+        Ok((self.found, self.left))
     }
 
     /// What names entries that are not there, or are not those of an action, or elsewhere: cut off at the end, or forged.
@@ -486,7 +601,8 @@ fn arrival(said: &Said<'_>, standing: &Standing) -> Option<Broken> {
     (written.abs_diff(standing.at_ms) > A_YEAR_MS).then_some(Broken::Arrival)
 }
 
-const A_YEAR_MS: u64 = 366 * 24 * 60 * 60 * 1000;
+/// Clocks are set by less.
+pub(super) const A_YEAR_MS: u64 = 366 * 24 * 60 * 60 * 1000;
 
 /// What the entries of a stretch say of passkeys: which events there are, each of which exactly one row names. So none
 /// can be added, given out as enrolled or kept from its end without an entry.

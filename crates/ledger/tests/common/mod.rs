@@ -11,10 +11,12 @@ use std::thread::Thread;
 use action::{ActionId, Currency, Environment, Money, Subject, Tenant};
 use ledger::{
     Admission, Admitted, Approval, Basis, By, Debit, Deferral, Draft, Effect, Event, FactsQuery, Freeze,
-    Hold, Intent, Ledger, Link, Memory, Obstacle, Options, Outcome, Receipt, Refusal, Reply, Resumption,
-    Scope, Settlement, Sqlite, State, Tolerance,
+    Hold, Intent, Ledger, Link, Memory, Obstacle, Opening, Options, Outcome, Receipt, Refusal, Reply,
+    Resumption, Scope, Settlement, Sqlite, State, Tolerance, Turn,
 };
-use mandate::Limits;
+use mandate::{Limits, Session, SessionEvent};
+use serde_json::json;
+use sha2::{Digest, Sha256};
 
 pub const NOW: i64 = 1_777_000_000_000;
 
@@ -151,8 +153,70 @@ pub fn outcome(state: State, name: &str) -> Outcome {
         reply: Some(Reply { status: 200, body: format!("reply {name}").into_bytes() }),
         receipt: Some(receipt(name)),
         payload: b"{}".to_vec(),
-        entry: draft("settled"),
+        entry: draft(told_as(state)),
     }
+}
+
+/// The event of an action that comes to this.
+pub fn told_as(state: State) -> &'static str {
+    match state {
+        State::Held => ledger::HELD,
+        State::Approved => "approved",
+        State::Sent => ledger::ADMITTED,
+        State::InDoubt | State::Unchecked => "in_doubt",
+        State::Waiting => ledger::WAITING,
+        State::Reserved => ledger::RESERVED,
+        State::Challenged => ledger::CHALLENGED,
+        State::Checking => ledger::CHECKING,
+        State::Retracting => ledger::RETRACTING,
+        State::Executed => "executed",
+        State::Failed => "failed",
+        State::Refused => "refused",
+        State::RollingBack => ledger::ROLLING_BACK,
+        State::RolledBack => "rolled_back",
+        State::RollbackFailed | State::ReleaseFailed => "rollback_failed",
+    }
+}
+
+/// The same as an amendment of what was said before.
+pub fn amending(settlement: Settlement) -> Settlement {
+    let mut amends = settlement;
+    amends.outcome.entry.event = match amends.outcome.state {
+        State::Failed => "denied_effect",
+        to @ (State::RolledBack | State::RollbackFailed) => told_as(to),
+        _ => "late_effect",
+    };
+    amends
+}
+
+/// A session of this agent, and its first record.
+pub fn opening_of(tenant: &Tenant, session: Session) -> Opening {
+    let payload = b"{}".to_vec();
+    let record = json!({
+        "by": session.subject.as_str(), "mandateId": &*session.mandate_id,
+        "openedWith": hex::encode(Sha256::digest(&payload)), "sessionId": &*session.id,
+    });
+    let event = saying(ledger::SESSION_OPENED, &record);
+    Opening { tenant: tenant.clone(), session, payload, event }
+}
+
+/// Something that happens to a session, with the record that it has.
+pub fn turn_of(session: &str, what: Option<SessionEvent>) -> Turn {
+    let record = match what {
+        Some(SessionEvent::Suspended) => event(ledger::SESSION_STOPPED),
+        Some(SessionEvent::Closed { completion, .. }) => {
+            saying(ledger::SESSION_CLOSED, &json!({"completionState": completion.as_str()}))
+        }
+        Some(SessionEvent::Revoked(halt)) => {
+            saying(ledger::SESSION_HALTED, &json!({"completionState": halt.as_str()}))
+        }
+        _ => event("session_turned"),
+    };
+    Turn { tenant: Tenant::default(), session: session.into(), event: what, cause: None, record }
+}
+
+pub fn saying(name: &'static str, record: &serde_json::Value) -> Event {
+    Event { record: record.to_string().into_bytes(), ..event(name) }
 }
 
 pub fn receipt(name: &str) -> Receipt {
@@ -181,6 +245,12 @@ pub fn settlement(action: ActionId, state: State, name: &str) -> Settlement {
 pub fn deferral(action: ActionId, token: u32, due_ms: i64) -> Deferral {
     let (payload, entry) = (b"deferred".to_vec(), Draft { state: Some("EXECUTING"), ..draft("waiting") });
     Deferral { action, state: State::Waiting, by: By::Holder(token), at_ms: NOW + 20, due_ms, payload, entry }
+}
+
+/// The same, of what rests there.
+pub fn resting(state: State, deferral: Deferral) -> Deferral {
+    let entry = Draft { event: told_as(state), ..deferral.entry.clone() };
+    Deferral { state, entry, ..deferral }
 }
 
 /// Sends an action once more that was sent before, or has failed.
