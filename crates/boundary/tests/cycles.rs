@@ -189,7 +189,12 @@ fn nothing_begins_in_a_session_that_is_not_active() {
     check(&after(&[E::Suspended]), &payment, "block session_suspended", Governance::Suspend);
     let closed = after(&[E::Closed { completion: Completion::Complete, by_agent: false }]);
     check(&closed, &payment, "block session_closed", Governance::Suspend);
-    check(&after(&[E::Revoked(Halt::Clean)]), &payment, "block session_revoked", Governance::Suspend);
+    check(
+        &after(&[E::Revoked { halt: Halt::Clean, by_person: true }]),
+        &payment,
+        "block session_revoked",
+        Governance::Suspend,
+    );
 }
 
 #[test]

@@ -217,6 +217,8 @@ pub struct Rows {
     pub footings: HashMap<ActionId, Footing>,
     /// Governed sessions by key.
     pub sessions: HashMap<i64, Cell<Session>>,
+    /// Those of them that an item stopped, and by which action.
+    pub stopped: HashMap<i64, ActionId>,
     /// Anomaly histories.
     pub series: HashMap<i64, Cell<Arc<Series>>>,
     /// Destinations had before; `changed` for those of this batch.
@@ -380,8 +382,11 @@ fn remember(rows: &mut Rows, item: &Item) {
         && let Some(event) = item.happens(before)
     {
         cell.set(after(&cell.value, event));
-        if item.halts().is_some() {
-            cell.set(after(&cell.value, SessionEvent::Suspended));
+        if let (Some(key), Some(_), Ok(stopped)) =
+            (item.session, item.halts(), cell.value.step(SessionEvent::Suspended))
+        {
+            cell.set(stopped);
+            rows.stopped.insert(key, id);
         }
     }
     if item.hold().is_some() && !matches!(item.resumes, Some(Basis::Held { .. })) {
@@ -425,6 +430,11 @@ pub(crate) fn corrected(account: &Account, difference: i64, freeze: bool) -> Acc
 }
 
 impl Rows {
+    /// The session that the item stopped, and nothing before it had.
+    pub(crate) fn stopped_by(&self, item: &Item) -> Option<i64> {
+        item.session.filter(|key| self.stopped.get(key) == Some(&item.intent.id))
+    }
+
     /// The account of a mandate; zeros if it was never used.
     pub(crate) fn account(&mut self, key: i64, jti: &str) -> &mut Cell<Account> {
         self.accounts.entry(key).or_insert_with(|| Cell::stored(Account::new(jti)))

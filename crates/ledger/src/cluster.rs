@@ -62,6 +62,8 @@ pub enum Deed {
     },
     /// Leave it.
     Leave,
+    /// The same of a session that ended by what it did or did not do: it goes where people have nothing to decide.
+    Fall,
     /// Wait for another member.
     Wait {
         /// Its session.
@@ -171,6 +173,15 @@ impl Clustering {
             Some(event) => before.step(event, self.at_ms).map_err(refused)?,
             None => before.clone(),
         };
+        // Those that are over go with it, once people have decided.
+        let is_over = |id: &str| scene.sessions.get(id).is_some_and(|session| session.closed.is_some());
+        while !next.terminated
+            && next.must_be_free().is_ok()
+            && let Some(gone) =
+                next.members.iter().find(|it| is_over(&it.session)).map(|it| it.session.clone())
+        {
+            next = next.step(ClusterEvent::Left { session: gone }, self.at_ms).map_err(refused)?;
+        }
         if next.members.is_empty() {
             next = next.step(ClusterEvent::Terminated, self.at_ms).map_err(refused)?;
         }
@@ -192,7 +203,7 @@ impl Clustering {
             (Deed::Form { .. } | Deed::Join { .. } | Deed::Wait { .. }, it) => it == SessionState::Active,
             // Who waits may hand over what it does not need meanwhile.
             (Deed::Transfer(_), it) => matches!(it, SessionState::Active | SessionState::ClusterBlocked),
-            (Deed::Leave | Deed::Resume | Deed::Hold { .. } | Deed::Release, _) => true,
+            (Deed::Leave | Deed::Fall | Deed::Resume | Deed::Hold { .. } | Deed::Release, _) => true,
         };
         if !may {
             return Err(Error::Session(SessionRefusal::State(state)));
@@ -202,6 +213,7 @@ impl Clustering {
         }
         let agent = self.by.as_ref().is_some_and(|by| !by.person);
         match self.deed {
+            Deed::Fall => scene.cluster.must_be_free().map_err(Error::Cluster)?,
             Deed::Leave if agent => scene.cluster.must_be_free().map_err(Error::Cluster)?,
             Deed::Resume if agent && !scene.cluster.deadlock().is_empty() => {
                 return Err(Error::Cluster(ClusterRefusal::ForPeople));
@@ -225,7 +237,7 @@ impl Clustering {
                 let principal = principal.clone();
                 ClusterEvent::Joined(Member { session, mandate_id, principal, waits_for: None })
             }
-            Deed::Leave => ClusterEvent::Left { session },
+            Deed::Leave | Deed::Fall => ClusterEvent::Left { session },
             Deed::Wait { on } => ClusterEvent::Waiting { session, on: on.clone() },
             Deed::Resume => ClusterEvent::Resumed { session },
             Deed::Hold { .. } => ClusterEvent::Held,
@@ -315,7 +327,7 @@ impl Clustering {
                 let forms = matches!(self.deed, Deed::Form { .. });
                 vec![of_itself(if forms { FORMED } else { JOINED }, None, fields)]
             }
-            Deed::Leave => {
+            Deed::Leave | Deed::Fall => {
                 let fields = json!({"cluster_id": id, "session_id": &*self.session});
                 let mut told = vec![of_itself(LEFT, None, fields)];
                 told.extend(others(freed));
@@ -431,13 +443,14 @@ impl Clustering {
         tenant: &Tenant,
         cluster: &Cluster,
         record: &Event,
+        by_person: bool,
     ) -> Clustering {
         Clustering {
             tenant: tenant.clone(),
             tenant_ref: record.tenant_ref.clone(),
             cluster: cluster.id.clone(),
             session: session.id.clone(),
-            deed: Deed::Leave,
+            deed: if by_person { Deed::Leave } else { Deed::Fall },
             by: None,
             at_ms: record.at_ms,
         }

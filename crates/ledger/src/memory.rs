@@ -287,7 +287,7 @@ impl World {
                 let repeat = Repeat { action: intent.id, count: 0 };
                 self.refusals.insert(name, (repeat, intent.at_ms));
                 let entry = self.outcome(row, outcome)?;
-                if let Some(halts) = halts {
+                if let (Some(halts), Some(_)) = (halts, self.rows.stopped_by(item)) {
                     self.stopped(intent.id, halts)?;
                 }
                 Ok(entry)

@@ -119,6 +119,8 @@ pub struct Turn {
     pub cause: Option<Box<str>>,
     /// What is written down.
     pub record: Event,
+    /// The number that its record must have; if others came before it, nothing happens ([`Error::Changed`]).
+    pub expects: Option<u64>,
 }
 
 /// A session that is open, and is not to be.
@@ -269,6 +271,20 @@ pub(crate) fn fits(event: &str, recovering: bool, session: &str) -> Result<(), E
 /// Does an agent end its session, and so leave its cluster? It does not get out of what people have to decide.
 pub(crate) fn leaves(event: Option<SessionEvent>) -> bool {
     matches!(event, Some(SessionEvent::Closed { by_agent: true, .. }))
+}
+
+/// Whether a record comes when it is expected.
+pub(crate) fn comes_now(session: &Session, expects: Option<u64>) -> Result<(), Error> {
+    match expects.is_none_or(|number| number == session.next_record) {
+        true => Ok(()),
+        false => Err(Error::Changed(session.id.clone())),
+    }
+}
+
+/// Is this the end of a session that somebody, and not what it did or did not do, brought about?
+pub(crate) fn is_by_person(event: Option<SessionEvent>) -> bool {
+    use SessionEvent::{Closed, Revoked};
+    matches!(event, Some(Closed { by_agent: false, .. } | Revoked { by_person: true, .. }))
 }
 
 /// What breaks a mandate's envelope, now that it is known what an action used and not only what was debited for it.

@@ -16,8 +16,8 @@ use ledger::{
     Link, Memory, Obstacle, Options, Sealer, Sqlite, Transfer, Turn, session_of,
 };
 use mandate::{
-    ClusterRefusal as R, ClusterState, Completion, Limits, Resource, ResourceEnvelope, Session, SessionEvent,
-    SessionRefusal, SessionState,
+    ClusterRefusal as R, ClusterState, Completion, Halt, Limits, Resource, ResourceEnvelope, Session,
+    SessionEvent, SessionRefusal, SessionState,
 };
 use proptest::prelude::*;
 use rusqlite::types::ValueRef;
@@ -342,6 +342,26 @@ fn only_people_let_a_member_out_of_a_cluster_that_is_held() {
         assert_eq!(cluster(ledger).cluster.members.len(), 1);
         by_person("s-1", Deed::Release);
         done(ledger, "s-1", Deed::Leave).unwrap();
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
+fn what_ends_by_itself_stays_a_member_until_people_have_decided() {
+    let revoked = |session: &str, by_person| {
+        turn_of(session, Some(SessionEvent::Revoked { halt: Halt::Clean, by_person }))
+    };
+    on_every_sealed_ledger(|ledger| {
+        cluster_of(ledger, 3);
+        done(ledger, "s-1", wait_for("s-2")).unwrap();
+        done(ledger, "s-2", wait_for("s-1")).unwrap();
+        wait(ledger.turn(revoked("s-1", false))).unwrap();
+        assert_eq!(cluster(ledger).cluster.state(), ClusterState::Deadlock);
+        assert_eq!(stands(ledger, "s-2").state(), SessionState::ClusterBlocked);
+        // Somebody ends the other: the circle is open, and what is over is gone with it.
+        wait(ledger.turn(revoked("s-2", true))).unwrap();
+        let now = cluster(ledger).cluster;
+        assert_eq!((now.state(), now.members.len()), (ClusterState::Active, 1));
         wait(ledger.verify()).unwrap();
     });
 }

@@ -182,7 +182,7 @@ fn a_cycle_begins_only_in_the_active_session_it_was_judged_in() {
         let ends = [
             Some(SessionEvent::Suspended),
             Some(SessionEvent::Closed { completion: Completion::Partial, by_agent: false }),
-            Some(SessionEvent::Revoked(Halt::Clean)),
+            Some(SessionEvent::Revoked { halt: Halt::Clean, by_person: true }),
         ];
         for (n, end) in ends.into_iter().enumerate() {
             let (session, intent) = (format!("s-{n}"), format!("i-{n}"));
@@ -247,7 +247,10 @@ fn every_mandate_that_is_broken_has_its_record_right_after_the_outcome() {
         begun(ledger, "s-1", "i-1");
         let id = admitted(ledger, metered("a", "s-1"));
         // The session may be over by then.
-        wait(ledger.turn(turn_of("s-1", Some(SessionEvent::Revoked(Halt::Partial))))).unwrap();
+        wait(
+            ledger.turn(turn_of("s-1", Some(SessionEvent::Revoked { halt: Halt::Partial, by_person: true }))),
+        )
+        .unwrap();
         wait(ledger.settle(took(id, 7, 5))).unwrap();
         let found = records(ledger, "s-1");
         let ids = ids(&found);
@@ -308,7 +311,10 @@ fn a_session_waits_for_people_until_they_have_decided() {
         // What was judged before that is judged by what was denied since.
         assert_eq!(obstacle(ledger, held("d", 4)), Obstacle::SessionChanged);
         let id = admitted(ledger, ledger::Admission { cycle: cycle("s-1", 1, 4), ..held("d", 4) });
-        wait(ledger.turn(turn_of("s-1", Some(SessionEvent::Revoked(Halt::Partial))))).unwrap();
+        wait(
+            ledger.turn(turn_of("s-1", Some(SessionEvent::Revoked { halt: Halt::Partial, by_person: true }))),
+        )
+        .unwrap();
         wait(ledger.approve(approval(id, "bob"))).unwrap();
         let too_late = resume(ledger, id, admission("d"));
         assert_eq!(
@@ -685,11 +691,18 @@ fn what_halts_a_session_stops_it_in_the_commit_of_its_last_cycle() {
         let told = newest(ledger, "s-1", 2);
         assert_eq!((&*told[0].0, &*told[1].0), ("refused", "session_revocation_initiated"));
         assert!(told[1].1.as_deref().is_some_and(|cause| cause.ends_with(&format!("-{before}"))), "{told:?}");
+        // It has one beginning of its end.
+        let more = ledger::Refusal { cycle: cycle("s-1", 2, 7), halts: halts.clone(), ..refusal("z", "z") };
+        wait(ledger.refuse(more)).unwrap();
+        assert_eq!(newest(ledger, "s-1", 1)[0].0, "refused");
+        let again = wait(ledger.turn(turn_of("s-1", Some(SessionEvent::Suspended))));
+        assert!(matches!(again, Err(Error::Session(SessionRefusal::State(SessionState::Suspended)))));
         // It is found as what is to end, and once it is over it has had its last record.
         let lapsed = wait(ledger.lapsed(NOW, 10)).unwrap();
         let [found] = lapsed.as_slice() else { panic!("{lapsed:?}") };
         assert_eq!((&*found.governed.session.id, &found.why), ("s-1", &ledger::Lapse::Stopped));
-        wait(ledger.turn(turn_of("s-1", Some(SessionEvent::Revoked(Halt::Clean))))).unwrap();
+        wait(ledger.turn(turn_of("s-1", Some(SessionEvent::Revoked { halt: Halt::Clean, by_person: true }))))
+            .unwrap();
         assert!(wait(ledger.lapsed(NOW, 10)).unwrap().is_empty());
         let late = ledger::Refusal { cycle: cycle("s-1", 0, 6), halts: halts.clone(), ..refusal("b", "b") };
         wait(ledger.refuse(late)).unwrap();
@@ -704,6 +717,22 @@ fn what_halts_a_session_stops_it_in_the_commit_of_its_last_cycle() {
         assert_eq!(stands(ledger, "s-2").state(), SessionState::Suspended);
         assert_eq!(newest(ledger, "s-2", 1)[0].0, "session_revocation_initiated");
         wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
+fn a_record_that_is_expected_under_a_number_comes_under_that_or_not_at_all() {
+    on_every_sealed_ledger(|ledger| {
+        let ledger = &*ledger;
+        begun(ledger, "s-1", "i-1");
+        let next = stands(ledger, "s-1").next_record;
+        let closes = SessionEvent::Closed { completion: Completion::Complete, by_agent: true };
+        let closing = |expects| ledger.turn(Turn { expects, ..turn_of("s-1", Some(closes)) });
+        for other in [next - 1, next + 1] {
+            assert!(matches!(wait(closing(Some(other))), Err(Error::Changed(_))));
+        }
+        assert_eq!((stands(ledger, "s-1").next_record, stands(ledger, "s-1").closed), (next, None));
+        wait(closing(Some(next))).unwrap();
     });
 }
 
@@ -824,7 +853,10 @@ fn none_of_a_thousand_cycles_is_admitted_after_the_revocation_was_acknowledged()
         while stands(&*ledger, "s-1").cycles < 20 {
             std::thread::yield_now();
         }
-        wait(ledger.turn(turn_of("s-1", Some(SessionEvent::Revoked(Halt::Unknown))))).unwrap();
+        wait(
+            ledger.turn(turn_of("s-1", Some(SessionEvent::Revoked { halt: Halt::Unknown, by_person: true }))),
+        )
+        .unwrap();
         let admitted = stands(&*ledger, "s-1").cycles;
         acknowledged.store(true, Ordering::SeqCst);
         racers.into_iter().for_each(|racer| racer.join().unwrap());
@@ -919,7 +951,8 @@ fn governed(directory: &std::path::Path) {
     admitted(&ledger, holding(waits, hold(NOW + 60_000)));
     begun(&ledger, "s-2", "i-2");
     wait(ledger.turn(turn_of("s-2", Some(SessionEvent::Suspended)))).unwrap();
-    wait(ledger.turn(turn_of("s-2", Some(SessionEvent::Revoked(Halt::Partial))))).unwrap();
+    wait(ledger.turn(turn_of("s-2", Some(SessionEvent::Revoked { halt: Halt::Partial, by_person: true }))))
+        .unwrap();
     wait(ledger.verify()).unwrap();
 }
 

@@ -189,8 +189,13 @@ pub enum SessionEvent {
         /// Its agent does: once it is stopped that is not the agent's to say.
         by_agent: bool,
     },
-    /// It is revoked and left so.
-    Revoked(Halt),
+    /// It is revoked.
+    Revoked {
+        /// How it is left.
+        halt: Halt,
+        /// Somebody had it end, and not what it did or did not do.
+        by_person: bool,
+    },
 }
 
 /// Why something cannot happen to a session.
@@ -304,6 +309,8 @@ impl Session {
             // Keeps (limits).
             (_, E::Limited(limits)) => (next.limits, next.epoch) = (self.limits.and(limits), self.epoch + 1),
             (_, E::Unblocked) if self.blocked_ms.is_some() => next.blocked_ms = None,
+            // It has one beginning of its end.
+            (SessionState::Suspended, E::Suspended) => return refused,
             (_, E::Suspended) => (next.suspended, next.epoch) = (true, self.epoch + 1),
             (SessionState::Suspended, E::Closed { by_agent: true, .. }) => return refused,
             (_, E::Closed { .. }) if self.held + self.in_flight > 0 => {
@@ -312,7 +319,7 @@ impl Session {
             (_, E::Closed { completion, .. }) => {
                 (next.closed, next.epoch) = (Some(completion), self.epoch + 1);
             }
-            (_, E::Revoked(halt)) => {
+            (_, E::Revoked { halt, .. }) => {
                 (next.closed, next.halt) = (Some(Completion::Revoked), Some(halt));
                 next.epoch = self.epoch + 1;
             }

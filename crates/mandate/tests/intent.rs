@@ -47,7 +47,7 @@ fn the_first_that_is_wrong_is_told() {
         gec_instance_id: "https://other.example".into(),
         ..declaration()
     };
-    let mut session = session().step(SessionEvent::Revoked(Halt::Clean)).unwrap();
+    let mut session = session().step(SessionEvent::Revoked { halt: Halt::Clean, by_person: true }).unwrap();
     let (mut sequence, mut now_ms) = (3, 1_000);
     let told = |it: &Declaration, session: &Session, sequence, now_ms| {
         it.bears(session, ISSUER, sequence, now_ms).unwrap_err()

@@ -24,7 +24,7 @@ fn in_state(state: S) -> Session {
         S::ClusterBlocked => vec![E::Blocked { at_ms: 5 }],
         S::HemPending => vec![E::Held { sequence: 1 }],
         S::Suspended => vec![E::Suspended],
-        S::Closed(Completion::Revoked) => vec![E::Revoked(Halt::Clean)],
+        S::Closed(Completion::Revoked) => vec![E::Revoked { halt: Halt::Clean, by_person: true }],
         S::Closed(completion) => vec![E::Closed { completion, by_agent: false }],
     };
     let found = after(&session(), &events);
@@ -50,7 +50,7 @@ fn every_event_in_every_state() {
         E::Unblocked,
         E::Suspended,
         E::Closed { completion: Completion::Partial, by_agent: false },
-        E::Revoked(Halt::Partial),
+        E::Revoked { halt: Halt::Partial, by_person: true },
         E::Limited(ApprovedLimits::default()),
     ];
     let begins = [Some(Active), Some(Active), Some(HemPending)];
@@ -174,12 +174,12 @@ fn what_waited_for_people_and_is_not_sent_is_denied_like_what_did_not_wait() {
 #[test]
 fn what_was_admitted_before_the_end_is_settled_after_it_and_nothing_is_sent_any_more() {
     let it = after(&session(), &[E::Admitted { sequence: 1 }, E::Held { sequence: 2 }]);
-    let it = after(&it, &[E::Revoked(Halt::Partial)]);
+    let it = after(&it, &[E::Revoked { halt: Halt::Partial, by_person: true }]);
     assert_eq!((it.is_revoked(), it.halt), (true, Some(Halt::Partial)));
     assert_eq!(it.step(E::Decided { sent: true }), Err(SessionRefusal::State(it.state())));
     let it = after(&it, &[E::Settled, E::Decided { sent: false }]);
     assert_eq!((it.in_flight, it.held), (0, 0));
-    assert!(it.step(E::Revoked(Halt::Clean)).is_err(), "how it was left stands");
+    assert!(it.step(E::Revoked { halt: Halt::Clean, by_person: true }).is_err(), "how it was left stands");
 }
 
 #[test]
@@ -207,7 +207,7 @@ fn what_a_judgement_must_not_miss_raises_the_epoch() {
     for event in [
         E::Suspended,
         E::Closed { completion: Completion::Complete, by_agent: false },
-        E::Revoked(Halt::Clean),
+        E::Revoked { halt: Halt::Clean, by_person: true },
     ] {
         assert_eq!(after(&it, &[event]).epoch, 1, "{event:?}");
     }
@@ -249,7 +249,7 @@ fn event() -> impl Strategy<Value = E> {
         limits().prop_map(E::Limited),
         Just(E::Suspended),
         prop_oneof![9 => Just(E::Settled), 1 => Just(E::Closed { completion: Completion::Complete, by_agent: false })],
-        prop_oneof![9 => Just(E::Settled), 1 => Just(E::Revoked(Halt::Unknown))],
+        prop_oneof![9 => Just(E::Settled), 1 => Just(E::Revoked { halt: Halt::Unknown, by_person: true })],
     ]
 }
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use action::ActionId;
-use ledger::{Governed, Record, SESSION_CLOSED, SESSION_STOPPED};
+use ledger::{Governed, Record, SESSION_CLOSED, SESSION_STOPPED, Turn};
 use mandate::{Completion, Halt, Session, SessionEvent, SessionRefusal, SessionState};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -67,16 +67,22 @@ impl Gateway {
         ask: CloseAsk,
         code: &str,
     ) -> Result<ClosedView, Error> {
-        let walked = self.walk(governed).await?;
-        let fields = walked.fields(&governed.session, caller.subject.as_str(), ask.reason.as_deref());
-        let completion = ask.completion.as_str();
-        let record = ale(code, fields, json!({"by": caller.subject.as_str(), "completionState": completion}));
-        let closes =
-            SessionEvent::Closed { completion: ask.completion, by_agent: caller.role == Role::Agent };
-        let record = event(self.tenant(&governed.tenant)?, SESSION_CLOSED, &record);
-        let turn = turn(governed, Some(closes), None, record);
-        let (_, session) = self.ledger.turn(turn).await.map_err(|error| not_ended(error, &walked))?;
-        self.closed(governed, session, Vec::new()).await
+        let (by, completion) = (caller.subject.as_str(), ask.completion);
+        let closes = SessionEvent::Closed { completion, by_agent: caller.role == Role::Agent };
+        for _ in 0..MOST_WALKS {
+            // How it stands by now is what its last record says.
+            let governed = &self.governed(caller, &governed.session.id).await?;
+            let walked = self.walk(governed).await?;
+            let fields = walked.fields(&governed.session, by, ask.reason.as_deref());
+            let record = ale(code, fields, json!({"by": by, "completionState": completion.as_str()}));
+            let record = event(self.tenant(&governed.tenant)?, SESSION_CLOSED, &record);
+            match self.ledger.turn(walked.last(turn(governed, Some(closes), None, record))).await {
+                Ok((_, session)) => return self.closed(governed, session, Vec::new()).await,
+                Err(ledger::Error::Changed(_)) => {}
+                Err(error) => return Err(not_ended(error, &walked)),
+            }
+        }
+        Err(Error::new(Code::StateConflict, "records keep coming in the session: end it once it rests"))
     }
 
     async fn revoke_session(
@@ -149,8 +155,12 @@ pub(super) struct Walked {
     waiting: BTreeSet<ActionId>,
     /// The record of the last one that waited and waits no more.
     decided: Option<String>,
+    /// The last one that waited and was denied when it was judged again.
+    denied: Option<ActionId>,
     /// The record that stopped the session.
     stopped: Option<String>,
+    /// Who stopped it.
+    stopped_by: Option<String>,
     /// Did it end what waited?
     cut: bool,
     /// Is the session stopped because the time of its mandate is over?
@@ -174,6 +184,7 @@ impl Walked {
         if line.event == SESSION_STOPPED {
             self.cut |= self.decided.is_some() && line.cause() == self.decided.as_deref();
             self.stopped = Some(line.id());
+            self.stopped_by = Said::of(record).field("by").map(str::to_owned);
             self.expired = Said::of(record).field("trigger") == Some(EXPIRED);
         }
         self.abandoned |= line.event == ABANDONED;
@@ -187,6 +198,7 @@ impl Walked {
             }
             _ if self.waiting.remove(&action) => {
                 self.decided = Some(line.id());
+                self.denied = (line.event == "refused").then_some(action);
                 self.cut |= self.stopped.is_some();
             }
             _ => {}
@@ -225,6 +237,11 @@ impl Walked {
         (self.expired && !self.abandoned && halt == Halt::Clean).then_some(&self.last_at)
     }
 
+    /// The last one that waited, if it was denied when it was judged again.
+    pub(super) fn denied(&self) -> Option<ActionId> {
+        self.denied
+    }
+
     /// What waits for people.
     pub(super) fn waiting(&self) -> impl Iterator<Item = ActionId> {
         self.waiting.iter().copied()
@@ -235,9 +252,25 @@ impl Walked {
         self.stopped.as_deref()
     }
 
-    /// The same with the records of a later walk; what was under way before that is said to have been.
-    pub(super) fn again(self, later: Walked) -> Walked {
-        Walked { under_way: self.under_way, ..later }
+    /// Was it stopped by somebody, and not by what it did or did not do?
+    pub(super) fn is_by_person(&self, issuer: &str) -> bool {
+        self.stopped_by.as_deref().is_some_and(|by| by != issuer)
+    }
+
+    /// Those that wait, as what is under way.
+    pub(super) fn to_cut(&self) -> impl Iterator<Item = (ActionId, bool)> {
+        self.waiting().filter_map(|id| Some((id, *self.under_way.get(&id)?)))
+    }
+
+    /// With what was under way and ended with it.
+    pub(super) fn with_cut(mut self, cut: &BTreeMap<ActionId, bool>) -> Walked {
+        self.under_way.extend(cut);
+        self
+    }
+
+    /// The record is the one after those that were walked, which it covers.
+    pub(super) fn last(&self, turn: Turn) -> Turn {
+        Turn { expects: Some(self.next), ..turn }
     }
 
     /// What was admitted and has not ended.
@@ -293,6 +326,9 @@ pub(super) fn not_ended(error: ledger::Error, walked: &Walked) -> Error {
     }
 }
 
+/// How often a session is walked to its end before it is left for later: whatever is written meanwhile is part of what the
+/// last record covers.
+pub(super) const MOST_WALKS: u32 = 32;
 /// Records read at once.
 const PART: u32 = 500;
 /// Events of effects that earlier attempts had, whose entries name where the latest one stands.

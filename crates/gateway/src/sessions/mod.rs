@@ -364,7 +364,8 @@ fn turn(
     cause: Option<Box<str>>,
     record: ledger::Event,
 ) -> Turn {
-    Turn { tenant: governed.tenant.clone(), session: governed.session.id.clone(), event, cause, record }
+    let (tenant, session) = (governed.tenant.clone(), governed.session.id.clone());
+    Turn { tenant, session, event, cause, record, expects: None }
 }
 
 #[cfg(test)]

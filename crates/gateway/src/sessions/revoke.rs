@@ -9,7 +9,7 @@
 //! What stops a session because of an action (a denial, a decision, nobody's decision) is in the commit of that action, and
 //! whatever is stopped and not over is ended by the next look around: nothing is lost where the process dies in between.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use action::{ActionId, Tenant};
@@ -18,17 +18,18 @@ use futures_util::StreamExt;
 use ledger::{
     Audited, Event, Governed, Lapse, Lapsed, Order, Revocation, SESSION_HALTED, SESSION_STOPPED, Search,
 };
-use mandate::{Halt, Session, SessionEvent, SessionRefusal};
+use mandate::{Halt, Session, SessionEvent, SessionRefusal, SessionState};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::close::{Walked, not_ended};
+use super::close::{MOST_WALKS, Walked, not_ended};
 use super::gar::ale;
 use super::turn;
 use crate::act::lock;
 use crate::admin::event;
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
+use crate::row::OutcomeRow;
 use crate::{Code, Error};
 
 /// Why something is revoked.
@@ -214,7 +215,8 @@ impl Gateway {
         let Some(now) = now.filter(|now| now.session.suspended && now.session.closed.is_none()) else {
             return Ok(());
         };
-        let _mark = self.ending(&now);
+        // Whoever is at it ends it, and is told so.
+        let Some(_mark) = self.ending(&now) else { return Ok(()) };
         match self.end_of_stopped(&now, self.issuer.as_str(), None, None).await {
             Err(error) if !is_over(&error) => Err(not_ended(error, &Walked::default())),
             _ => Ok(()),
@@ -329,8 +331,12 @@ impl Gateway {
         }
         let record = self.stopping(governed, cause).map_err(rejected)?;
         let turn = turn(governed, Some(SessionEvent::Suspended), cause.record.clone(), record);
-        let (_, session) = self.ledger.turn(turn).await?;
-        let stopped = Governed { session, ..governed.clone() };
+        let stopped = match self.ledger.turn(turn).await {
+            Ok((_, session)) => Governed { session, ..governed.clone() },
+            // Somebody else did, a moment before.
+            Err(ledger::Error::Session(SessionRefusal::State(SessionState::Suspended))) => governed.clone(),
+            Err(error) => return Err(error),
+        };
         self.end_of_stopped(&stopped, cause.by, cause.reason, left).await
     }
 
@@ -343,27 +349,52 @@ impl Gateway {
         left: Option<Halt>,
     ) -> Result<(Session, Vec<ActionId>), ledger::Error> {
         let session = &governed.session;
-        let mut walked = self.walk(governed).await.map_err(rejected)?;
-        let halt = left.unwrap_or_else(|| walked.halt(session));
-        if let Some(since) = walked.left_behind(halt) {
-            self.note_abandoned(governed, walked.stopped(), since).await?;
-            walked = walked.again(self.walk(governed).await.map_err(rejected)?);
+        let mut cut = BTreeMap::new();
+        for _ in 0..MOST_WALKS {
+            let mut walked = self.walk(governed).await.map_err(rejected)?;
+            let halt = match left {
+                Some(left) => left,
+                None => self.left_so(governed, &walked).await.map_err(rejected)?,
+            };
+            if let Some(since) = walked.left_behind(halt) {
+                self.note_abandoned(governed, walked.stopped(), since).await?;
+                walked = self.walk(governed).await.map_err(rejected)?;
+            }
+            cut.extend(walked.to_cut());
+            if self.end_what_waits(governed, &walked).await.map_err(rejected)? {
+                walked = self.walk(governed).await.map_err(rejected)?;
+            }
+            let walked = walked.with_cut(&cut);
+            let code = match halt {
+                Halt::Clean => "ALE-002",
+                Halt::Partial => "ALE-003",
+                Halt::Unknown => "ALE-004",
+            };
+            let now = self.ledger.session(&governed.tenant, &session.id).await?;
+            let fields = walked.fields(now.as_ref().map_or(session, |now| &now.session), by, reason);
+            let record = ale(code, fields, json!({"by": by, "completionState": halt.as_str()}));
+            let record = event(self.tenant(&governed.tenant).map_err(rejected)?, SESSION_HALTED, &record);
+            let revoked = SessionEvent::Revoked { halt, by_person: walked.is_by_person(&self.issuer) };
+            let stopped = walked.stopped().map(Box::from);
+            match self.ledger.turn(walked.last(turn(governed, Some(revoked), stopped, record))).await {
+                Ok((_, session)) => return Ok((session, walked.unsettled())),
+                Err(ledger::Error::Changed(_)) => {}
+                Err(error) => return Err(error),
+            }
         }
-        if self.end_what_waits(governed, &walked).await.map_err(rejected)? {
-            walked = walked.again(self.walk(governed).await.map_err(rejected)?);
-        }
-        let code = match halt {
-            Halt::Clean => "ALE-002",
-            Halt::Partial => "ALE-003",
-            Halt::Unknown => "ALE-004",
-        };
-        let fields = walked.fields(session, by, reason);
-        let record = ale(code, fields, json!({"by": by, "completionState": halt.as_str()}));
-        let stopped = walked.stopped().map(Box::from);
-        let record = event(self.tenant(&governed.tenant).map_err(rejected)?, SESSION_HALTED, &record);
-        let turn = turn(governed, Some(SessionEvent::Revoked(halt)), stopped, record);
-        let (_, session) = self.ledger.turn(turn).await?;
-        Ok((session, walked.unsettled()))
+        Err(ledger::Error::Changed(session.id.clone()))
+    }
+
+    /// How it is left. Who said yes to what waited had it cut off all the same, where its mandate was revoked before it was
+    /// sent.
+    async fn left_so(&self, governed: &Governed, walked: &Walked) -> Result<Halt, Error> {
+        let (halt, denied) = (walked.halt(&governed.session), walked.denied());
+        let Some(id) = denied.filter(|_| halt == Halt::Clean) else { return Ok(halt) };
+        let outcomes = self.ledger.outcomes(&governed.tenant, id).await.map_err(unavailable)?;
+        let said = outcomes.last().filter(|it| !it.payload.is_empty());
+        let said = said.map(|it| OutcomeRow::from_bytes(&it.payload)).transpose()?;
+        let cut = said.is_some_and(|it| it.details.reasons.iter().any(|why| why == REVOKED));
+        Ok(if cut { Halt::Partial } else { halt })
     }
 
     /// Its agent had the whole time of its mandate to end it, and did not come back.

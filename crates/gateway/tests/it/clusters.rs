@@ -667,6 +667,56 @@ async fn people_hold_a_cluster_and_nothing_of_its_members_begins_until_it_is_rel
     house.is_whole().await;
 }
 
+/// A name that is denied to everybody ends the session of whoever asks for it: that is no way out of a hold.
+#[tokio::test]
+async fn an_agent_whose_session_ends_by_what_it_does_gets_out_of_no_hold() {
+    let house = House::new().await;
+    let a = party(&house, "agent-a", "olga", seconds(100)).await;
+    let b = party(&house, "agent-b", "petra", seconds(100)).await;
+    let formed = cluster(&house, &[&a, &b]).await;
+    declared(&house, &a, "i-a", "CHAIN").await;
+    let (id, gateway) = (&*formed.cluster_id, house.gateway());
+    gateway.hold_cluster(&house.operator, id, None).await.unwrap();
+    let denied = json!({ "archetype": "delete_audit_log", "constraints": {}, "session_id": a.id() });
+    assert_eq!(sends(&house, &a, "denied", &denied).await.unwrap().reasons(), ["hard_denied"]);
+    assert_eq!(gateway.session(&a.agent, a.id()).await.unwrap().state, "CLOSED");
+    let again = Caller { default_mandate: Some(a.session.mandate_id.clone()), ..a.agent.clone() };
+    assert_eq!(gateway.open_session(&again, None).await.unwrap_err().code, Code::StateConflict);
+    let members = gateway.cluster(&house.operator, id).await.unwrap().members.len();
+    assert_eq!(members, 2, "it is one until people have decided");
+    let released = gateway.release_cluster(&house.operator, id).await.unwrap();
+    assert_eq!((released.state, released.members.len()), ("ACTIVE", 1));
+    gateway.open_session(&again, None).await.unwrap();
+    house.is_whole().await;
+}
+
+/// Children of a mandate that an agent handed to itself are no other mandates.
+#[tokio::test]
+async fn an_agent_gets_out_of_no_hold_by_another_mandate_of_the_same_root() {
+    let house = House::new().await;
+    let a = party(&house, "agent-a", "olga", seconds(100)).await;
+    let own = || DelegateAsk {
+        subject: a.agent.subject.to_string(),
+        even_if_unknown: true,
+        ..DelegateAsk::default()
+    };
+    let gateway = house.gateway();
+    let (one, other) = (
+        gateway.delegate(&a.agent, &a.session.mandate_id, own()).await.unwrap(),
+        gateway.delegate(&a.agent, &a.session.mandate_id, own()).await.unwrap(),
+    );
+    let session = gateway.open_session(&a.agent, Some(&one.token)).await.unwrap();
+    let ask = FormAsk { session_id: session.session_id, deadline: None };
+    let formed = gateway.form_cluster(&a.agent, ask).await.unwrap();
+    gateway.hold_cluster(&house.operator, &formed.cluster_id, None).await.unwrap();
+    let above = Caller { default_mandate: Some(a.session.mandate_id.clone()), ..a.agent.clone() };
+    assert_eq!(gateway.open_session(&above, None).await.unwrap_err().code, Code::StateConflict);
+    let beside = gateway.open_session(&a.agent, Some(&other.token)).await.unwrap_err();
+    assert_eq!(beside.code, Code::StateConflict);
+    gateway.release_cluster(&house.operator, &formed.cluster_id).await.unwrap();
+    gateway.open_session(&a.agent, Some(&other.token)).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_cluster_lasts_no_longer_than_the_mandate_of_who_forms_it() {
     let house = House::new().await;

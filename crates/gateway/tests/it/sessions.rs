@@ -329,6 +329,50 @@ async fn what_is_under_way_keeps_a_session_open_unless_it_is_revoked() {
     );
 }
 
+/// What is written while a session is about to end is part of what its last record covers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_record_of_a_session_covers_all_before_it_whatever_comes_at_the_same_time() {
+    let house = House::new().await;
+    let mut ended = 0;
+    for round in 0..12_u64 {
+        let opened = house.opened().await;
+        let id = &opened.session_id;
+        let declarations = (1..=3).map(|number| {
+            let body = intent(&opened, &format!("i-{round}-{number}"), number);
+            let house = &house;
+            async move { house.declare(id, &body).await.is_ok() }
+        });
+        let closes = async {
+            match round % 2 {
+                0 => house.close(&house.agent, id, Completion::Complete).await,
+                _ => house.close(&house.operator, id, Completion::Revoked).await,
+            }
+        };
+        let (_, closed) = tokio::join!(futures_util::future::join_all(declarations), closes);
+        let Ok(end) = closed else { continue };
+        ended += 1;
+        let (all, fields) = (house.records(id).await, end.ale_fields.unwrap());
+        assert_eq!(all.last().unwrap().record_id, end.record_id, "nothing comes after it");
+        assert_eq!(fields["records"], json!(all.len() - 1));
+    }
+    assert!(ended > 6, "{ended}");
+    house.is_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_has_one_beginning_of_its_end_however_many_bring_it_about() {
+    let house = House::new().await;
+    let opened = house.opened().await;
+    let id = &opened.session_id;
+    let all = (0..4).map(|_| house.close(&house.operator, id, Completion::Revoked));
+    let all = futures_util::future::join_all(all).await;
+    assert!(all.iter().any(Result::is_ok));
+    let begun = house.records(id).await;
+    let begun = begun.iter().filter(|it| it.ale_type.as_deref() == Some("ALE-001")).count();
+    assert_eq!(begun, 1);
+    house.is_whole().await;
+}
+
 #[tokio::test]
 async fn a_session_that_cannot_be_read_keeps_no_other_from_its_end() {
     let house = House::new().await;

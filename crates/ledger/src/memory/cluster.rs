@@ -30,17 +30,16 @@ impl World {
         self.happened(before, happened, None)
     }
 
-    /// A session that has ended leaves its cluster.
+    /// A session that has ended leaves its cluster, or once people have decided about that.
     pub(super) fn ended(
         &mut self,
-        tenant: &Tenant,
-        session: &Session,
+        (tenant, session, by_person): (&Tenant, &Session, bool),
         record: &Event,
         cause: &str,
     ) -> Result<(), Error> {
         let Some(before) = self.cluster_of(tenant, &session.id) else { return Ok(()) };
-        let clustering = Clustering::end_of(session, tenant, &before.cluster, record);
-        // Whatever its cluster has to say to it: over is over.
+        let clustering = Clustering::end_of(session, tenant, &before.cluster, record, by_person);
+        // Where people have to decide about its cluster, it goes once they have.
         if let Ok(happened) = clustering.happens(self.scene(&clustering, &before.cluster)) {
             self.happened(before, happened, Some(cause.into()))?;
         }
@@ -113,11 +112,15 @@ impl World {
         &self,
         tenant: &Tenant,
         subject: &Subject,
-        jti: &str,
+        root: &str,
     ) -> Result<(), ClusterRefusal> {
+        let comes_from = |jti: &str| {
+            let mut known = self.mandates.iter().filter(|it| it.tenant == *tenant);
+            jti == root || known.any(|it| *it.jti == *jti && it.chain.iter().any(|above| **above == *root))
+        };
         let of_agent = |member: &Member| {
             let session = self.rows.sessions.get(&identity::session(tenant, &member.session));
-            *member.mandate_id == *jti && session.is_some_and(|cell| cell.value.subject == *subject)
+            session.is_some_and(|cell| cell.value.subject == *subject) && comes_from(&member.mandate_id)
         };
         let mut theirs = self.clusters.iter().filter(|it| it.tenant == *tenant);
         theirs.try_for_each(|it| match it.cluster.members.iter().any(of_agent) {

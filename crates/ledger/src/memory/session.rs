@@ -9,7 +9,9 @@ use mandate::{Session, SessionEvent, Usage};
 use super::World;
 use crate::admit::{Cell, Item};
 use crate::entry;
-use crate::session::{Sealer, UNSEALED, after, breaches, fits, leaves, limited, moved};
+use crate::session::{
+    Sealer, UNSEALED, after, breaches, comes_now, fits, is_by_person, leaves, limited, moved,
+};
 use crate::stored::page;
 use crate::{
     Approval, Cycle, Declared, Declaring, Error, Event, Governed, Heard, Intention, Lapse, Lapsed, Mandate,
@@ -109,20 +111,17 @@ impl World {
     /// Stops the session of an action, because of what was just said of that.
     pub(super) fn stops(&mut self, action: ActionId, halts: &Event) -> Result<(), Error> {
         let cell = self.session_of(action).and_then(|key| self.rows.sessions.get_mut(&key));
-        if let Some(cell) = cell {
-            cell.set(after(&cell.value, SessionEvent::Suspended));
-        }
+        let Some(cell) = cell else { return Ok(()) };
+        // One that is stopped already, or over, has that on record.
+        let Ok(stopped) = cell.value.step(SessionEvent::Suspended) else { return Ok(()) };
+        cell.set(stopped);
         self.stopped(action, halts)
     }
 
-    /// Puts on record that a session is stopped. One that is over has had its last record.
+    /// Puts on record that a session is stopped.
     pub(super) fn stopped(&mut self, action: ActionId, halts: &Event) -> Result<(), Error> {
         let Some(part) = self.sessions.cycles.get(&action) else { return Ok(()) };
         let place = Place { session: part.session, intent: None, cause: Some(part.last.clone()) };
-        let is_over = |cell: &Cell<Session>| cell.value.closed.is_some();
-        if self.rows.sessions.get(&place.session).is_none_or(is_over) {
-            return Ok(());
-        }
         self.tells(halts.clone(), place).map(drop)
     }
 
@@ -185,13 +184,12 @@ impl World {
         let jti = &session.mandate_id;
         let mut known = self.mandates.iter().filter(|it| it.tenant == *tenant);
         let Some(above) = known.find(|it| it.jti == *jti).map(|it| it.chain.clone()) else { return Ok(()) };
-        let line: Vec<&Box<str>> = above.iter().chain([jti]).collect();
-        if let Some(ended) = line.iter().find(|jti| self.account(tenant, jti).revoked_at.is_some()) {
-            return Err(Error::Absent((*ended).clone()));
+        let mut line = above.iter().chain([jti]);
+        if let Some(ended) = line.clone().find(|jti| self.account(tenant, jti).revoked_at.is_some()) {
+            return Err(Error::Absent(ended.clone()));
         }
-        line.iter()
-            .try_for_each(|jti| self.must_be_free(tenant, &session.subject, jti))
-            .map_err(Error::Cluster)
+        let root = line.next().unwrap_or(jti);
+        self.must_be_free(tenant, &session.subject, root).map_err(Error::Cluster)
     }
 
     pub(super) fn governed(&self, tenant: &Tenant, id: &str) -> Option<Governed> {
@@ -344,9 +342,10 @@ impl World {
     }
 
     pub(super) fn turn(&mut self, turn: Turn) -> Result<(Box<str>, Session), Error> {
-        let Turn { tenant, session, event, cause, record } = turn;
+        let Turn { tenant, session, event, cause, record, expects } = turn;
         let key = identity::session(&tenant, &session);
         let governed = self.governed(&tenant, &session).ok_or(Error::Absent(session))?;
+        comes_now(&governed.session, expects)?;
         if let Some(found) = self.cluster_of(&tenant, &governed.session.id).filter(|_| leaves(event)) {
             found.cluster.must_be_free().map_err(Error::Cluster)?;
         }
@@ -366,7 +365,7 @@ impl World {
         let stands = self.rows.sessions.get(&key).map(|cell| cell.value.clone());
         let stands = stands.unwrap_or(governed.session);
         if stands.closed.is_some() {
-            self.ended(&tenant, &stands, &record, &id)?;
+            self.ended((&tenant, &stands, is_by_person(event)), &record, &id)?;
         }
         Ok((id, stands))
     }

@@ -239,8 +239,8 @@ impl<'a> Batch<'a> {
             self.shared.filter.add(Kind::Effect, tag);
         }
         self.tail.action += 1;
-        if let Some(halts) = item.halts() {
-            self.stopped(row, session, halts)?;
+        if let Some((halts, key)) = item.halts().zip(self.rows.stopped_by(item)) {
+            self.stopped(row, key, halts)?;
         }
         Ok(entry)
     }

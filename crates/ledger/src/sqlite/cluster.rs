@@ -9,7 +9,7 @@ use rusqlite::{Connection, Row, params};
 use super::batch::Batch;
 use super::filter::{Filter, Kind};
 use super::read::{self, Sql};
-use super::session::{Place, opened_as, text, unfit};
+use super::session::{DESCENDS, Place, opened_as, text, unfit};
 use crate::admit::Cell;
 use crate::cluster::{Clustering, Happened, Scene, said_in};
 use crate::{Clustered, Deed, Error, Event, Grouped, event_of, identity};
@@ -37,18 +37,17 @@ impl Batch<'_> {
         }
     }
 
-    /// A session that has ended leaves its cluster, in the same commit.
+    /// A session that has ended leaves its cluster, in the same commit, or once people have decided about that.
     pub(super) fn ended(
         &mut self,
-        tenant: &Tenant,
-        session: &Session,
+        (tenant, session, by_person): (&Tenant, &Session, bool),
         record: &Event,
         cause: &str,
     ) -> Sql<()> {
         let Some(before) = of(self.db, tenant, &session.id)? else { return Ok(()) };
-        let clustering = Clustering::end_of(session, tenant, &before.cluster, record);
+        let clustering = Clustering::end_of(session, tenant, &before.cluster, record, by_person);
         let scene = self.scene(&clustering, &before.cluster)?;
-        // Whatever its cluster has to say to it: over is over.
+        // Where people have to decide about its cluster, it goes once they have.
         if let Ok(happened) = clustering.happens(scene) {
             self.happened(&before, happened, Some(cause.into()))?;
         }
@@ -168,17 +167,20 @@ pub(crate) fn deadlocks(db: &Connection, tenant: &Tenant) -> Sql<Vec<Clustered>>
     Ok(stuck)
 }
 
-/// Lets through where no session of this agent under the mandate is in a cluster about which people have to decide.
+/// Lets through where no session of this agent under a mandate of this root is in a cluster about which people have to decide.
 pub(crate) fn must_be_free(
     db: &Connection,
     tenant: &Tenant,
     subject: &Subject,
-    jti: &str,
+    root: &str,
 ) -> Sql<Result<(), ClusterRefusal>> {
-    let sql = "SELECT DISTINCT m.cluster FROM member m JOIN session s ON s.key = m.session
-               WHERE m.mandate = ?1 AND s.tenant = ?2 AND s.subject = ?3";
-    let values = params![jti, tenant.as_str(), subject.as_str()];
-    for key in read::many(db, sql, values, |row| row.get::<_, i64>(0))? {
+    let sql = format!(
+        "SELECT DISTINCT c.key FROM cluster c JOIN member m ON m.cluster = c.key JOIN session s ON s.key = m.session
+         WHERE c.tenant = ?1 AND NOT c.terminated AND s.subject = ?3 AND (m.mandate = ?2 OR m.mandate IN
+         (SELECT jti FROM mandate WHERE tenant = ?1 AND {DESCENDS}))"
+    );
+    let values = params![tenant.as_str(), root, subject.as_str()];
+    for key in read::many(db, &sql, values, |row| row.get::<_, i64>(0))? {
         if let Some(Err(refusal)) = by_key(db, key)?.map(|it| it.cluster.must_be_free()) {
             return Ok(Err(refusal));
         }

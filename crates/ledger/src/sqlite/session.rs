@@ -10,7 +10,10 @@ use super::batch::{Batch, unwritable};
 use super::read::{self, Sql};
 use crate::admit::{Cell, Item};
 use crate::entry::{self, event_of};
-use crate::session::{LIMITED, Sealer, UNSEALED, after, breaches, fits, leaves, limited, moved, says_limits};
+use crate::session::{
+    LIMITED, Sealer, UNSEALED, after, breaches, comes_now, fits, is_by_person, leaves, limited, moved,
+    says_limits,
+};
 use crate::sqlite::write::Fate;
 use crate::stored::page;
 use crate::{
@@ -136,19 +139,15 @@ impl<'a> Batch<'a> {
     /// Stops the session of an action, because of what was just said of that.
     pub(super) fn stops(&mut self, fate: &Fate, halts: &Event) -> Sql<()> {
         let Some(key) = fate.session else { return Ok(()) };
-        if let Some(cell) = self.session(key)? {
-            let stopped = after(&cell.value, SessionEvent::Suspended);
-            cell.set(stopped);
-        }
-        self.stopped(fate.row, Some(key), halts)
+        let Some(cell) = self.session(key)? else { return Ok(()) };
+        // One that is stopped already, or over, has that on record.
+        let Ok(stopped) = cell.value.step(SessionEvent::Suspended) else { return Ok(()) };
+        cell.set(stopped);
+        self.stopped(fate.row, key, halts)
     }
 
-    /// Puts on record that a session is stopped. One that is over has had its last record.
-    pub(super) fn stopped(&mut self, action: i64, session: Option<i64>, halts: &Event) -> Sql<()> {
-        let Some(key) = session else { return Ok(()) };
-        if self.session(key)?.is_none_or(|cell| cell.value.closed.is_some()) {
-            return Ok(());
-        }
+    /// Puts on record that a session is stopped.
+    pub(super) fn stopped(&mut self, action: i64, key: i64, halts: &Event) -> Sql<()> {
         let (_, cause) = read::cycle(self.db, action)?;
         self.tells(halts, Place { session: key, intent: None, cause: Some(cause) }).map(drop)
     }
@@ -247,17 +246,17 @@ impl<'a> Batch<'a> {
     fn may_open(&mut self, tenant: &Tenant, session: &Session) -> Sql<Result<(), Error>> {
         let jti = &session.mandate_id;
         let Some(held) = read::mandate(self.db, tenant, jti)? else { return Ok(Ok(())) };
-        for jti in held.mandate.chain.iter().chain([jti]) {
+        let line = held.mandate.chain.iter().chain([jti]);
+        for jti in line.clone() {
             let key = identity::account(tenant, jti);
             self.account(key, jti)?;
             if self.rows.account(key, jti).value.revoked_at.is_some() {
                 return Ok(Err(Error::Absent(jti.clone())));
             }
-            if let Err(refusal) = super::cluster::must_be_free(self.db, tenant, &session.subject, jti)? {
-                return Ok(Err(Error::Cluster(refusal)));
-            }
         }
-        Ok(Ok(()))
+        let root = line.clone().next().unwrap_or(jti);
+        let free = super::cluster::must_be_free(self.db, tenant, &session.subject, root)?;
+        Ok(free.map_err(Error::Cluster))
     }
 
     pub(super) fn declare(&mut self, declaring: &Declaring) -> Sql<Declared> {
@@ -286,10 +285,13 @@ impl<'a> Batch<'a> {
     }
 
     pub(super) fn turn(&mut self, turn: &Turn) -> Sql<Result<(Box<str>, Session), Error>> {
-        let Turn { tenant, session: name, event, cause, record } = turn;
+        let Turn { tenant, session: name, event, cause, record, expects } = turn;
         let key = identity::session(tenant, name);
-        if self.named(key, tenant, name)?.is_none() {
+        let Some(cell) = self.named(key, tenant, name)? else {
             return Ok(Err(Error::Absent(name.clone())));
+        };
+        if let Err(error) = comes_now(&cell.value, *expects) {
+            return Ok(Err(error));
         }
         let recovers = [RECOVERY_INITIATED, RECOVERY_COMPLETE].contains(&record.event);
         if recovers && let Err(error) = fits(record.event, recovery_of(self.db, key)?.is_some(), name) {
@@ -328,7 +330,7 @@ impl<'a> Batch<'a> {
         let Some(cell) = self.session(key)? else { return Err(unfit("the session is gone")) };
         let session = cell.value.clone();
         if session.closed.is_some() {
-            self.ended(tenant, &session, record, &id)?;
+            self.ended((tenant, &session, is_by_person(*event)), record, &id)?;
         }
         Ok(Ok((id, session)))
     }
@@ -463,7 +465,7 @@ fn halt_code(halt: Halt) -> i64 {
 const RECOVERING: &str = "recovering/";
 
 /// Of a mandate's row, that it descends from the one named second.
-const DESCENDS: &str = "instr(char(10) || chain || char(10), char(10) || ?2 || char(10))";
+pub(super) const DESCENDS: &str = "instr(char(10) || chain || char(10), char(10) || ?2 || char(10))";
 
 pub(super) const SESSION: &str =
     "SELECT key, id, tenant, subject, mandate, opened, epoch, sequence, next, held, in_flight, denials,

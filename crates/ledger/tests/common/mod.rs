@@ -207,12 +207,19 @@ pub fn turn_of(session: &str, what: Option<SessionEvent>) -> Turn {
         Some(SessionEvent::Closed { completion, .. }) => {
             saying(ledger::SESSION_CLOSED, &json!({"completionState": completion.as_str()}))
         }
-        Some(SessionEvent::Revoked(halt)) => {
+        Some(SessionEvent::Revoked { halt, .. }) => {
             saying(ledger::SESSION_HALTED, &json!({"completionState": halt.as_str()}))
         }
         _ => event("session_turned"),
     };
-    Turn { tenant: Tenant::default(), session: session.into(), event: what, cause: None, record }
+    Turn {
+        tenant: Tenant::default(),
+        session: session.into(),
+        event: what,
+        cause: None,
+        record,
+        expects: None,
+    }
 }
 
 pub fn saying(name: &'static str, record: &serde_json::Value) -> Event {

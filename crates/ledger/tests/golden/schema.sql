@@ -283,4 +283,4 @@ CREATE TABLE security_event (
     id TEXT NOT NULL,           -- of its record
     PRIMARY KEY (tenant, issuer, jti)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX member_mandate ON member (mandate);
+CREATE INDEX cluster_open ON cluster (tenant) WHERE NOT terminated;

@@ -10,4 +10,4 @@ ALTER TABLE account ADD COLUMN granted_storage INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE account ADD COLUMN granted_egress INTEGER NOT NULL DEFAULT 0;
 
 -- Who opens a session under a mandate must not be in a cluster under it about which people have to decide.
-CREATE INDEX member_mandate ON member (mandate);
+CREATE INDEX cluster_open ON cluster (tenant) WHERE NOT terminated;
