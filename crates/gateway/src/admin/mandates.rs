@@ -9,6 +9,7 @@ use mandate::{Account, Claims, Limits, Mandate, Refusal, ResourceEnvelope, Spend
 use super::delegate::in_request;
 use super::known::{UNKNOWN_AGENT, UNKNOWN_ARCHETYPE, must_be};
 use super::{event, legible, named};
+use crate::approvals::readable_as;
 use crate::authority::{claims_of, granted, stored};
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
@@ -234,7 +235,8 @@ impl Gateway {
     /// returned.
     ///
     /// # Errors
-    /// `EP_FORBIDDEN` for whoever does not govern, `EP_NOT_FOUND` if the tenant issued none of this name.
+    /// `EP_FORBIDDEN` for whoever does not govern, `EP_VALIDATION_FAILED` for a reason that is not one honest line,
+    /// `EP_NOT_FOUND` if the tenant issued none of this name.
     pub async fn revoke_mandate(
         &self,
         caller: &Caller,
@@ -242,6 +244,7 @@ impl Gateway {
         reason: Option<String>,
     ) -> Result<Revocation, Error> {
         caller.must(Deed::Govern)?;
+        let reason = readable_as("reason", reason)?;
         // A mistyped name must not be acknowledged as revoked, nor another tenant's.
         if self.ledger.mandate(&caller.tenant, jti).await.map_err(unavailable)?.is_none() {
             return Err(not_found("mandate"));

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{event, legible};
+use crate::approvals::readable_as;
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
@@ -156,7 +157,7 @@ impl Gateway {
     /// Ends a key: nothing signed with it is a mandate any more, nor what descends from that.
     ///
     /// # Errors
-    /// `EP_NOT_FOUND` if the principal has no key of this name.
+    /// `EP_NOT_FOUND` if the principal has no key of this name, `EP_VALIDATION_FAILED` for a reason that is not one honest line.
     pub async fn revoke_principal(
         &self,
         caller: &Caller,
@@ -165,6 +166,7 @@ impl Gateway {
         reason: Option<String>,
     ) -> Result<PrincipalKeyView, Error> {
         caller.must(Deed::Govern)?;
+        let reason = readable_as("reason", reason)?;
         let tenant = self.tenant(&caller.tenant)?;
         let record = json!({
             "by": caller.subject.as_str(), "issuer": issuer, "kid": kid, "reason": reason,
