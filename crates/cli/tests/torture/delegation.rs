@@ -46,6 +46,7 @@ async fn bad_input_is_refused_by_name_and_nothing_is_written() {
     let before = written(&house);
     let (delegate, revoke) =
         (format!("/sandbox/v1/mandates/{jti}/delegate"), format!("/sandbox/v1/mandates/{jti}/revoke"));
+    let own = json!({"subject": "default-operator", "scope": ["Payments"], "expires_in_seconds": 600});
     let (add, end) = ("/sandbox/v1/principals/alice/keys", "/sandbox/v1/principals/alice/keys/revoke");
     let of = |member: &str, value: Value| {
         let mut body = json!({"subject": "default-rival"});
@@ -109,6 +110,8 @@ async fn bad_input_is_refused_by_name_and_nothing_is_written() {
         (&revoke, json!({"reason": "two\nlines"}), 422, "EP_VALIDATION_FAILED", "/reason"),
         (&revoke, json!({"reason": "\0"}), 422, "EP_VALIDATION_FAILED", "/reason"),
         (&revoke, json!({"reason": "x".repeat(1001)}), 422, "EP_VALIDATION_FAILED", "/reason"),
+        ("/sandbox/v1/mandates", own, 409, "EP_STATE_CONFLICT", "/subject"),
+        (&delegate, json!({"subject": "default-operator"}), 409, "EP_STATE_CONFLICT", "/subject"),
         (
             "/sandbox/v1/freeze",
             json!({"scope": "agent:default-agent", "reason": "two\nlines"}),

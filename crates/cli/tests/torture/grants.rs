@@ -178,6 +178,30 @@ async fn a_person_consents_in_the_inbox_and_the_grant_goes_on() {
     assert_eq!(checked.body["findings"], json!([]), "{}", checked.text());
 }
 
+/// An API key of this role, for somebody who has another one already.
+async fn also(house: &House, subject: &str, role: &str) -> Voice {
+    let made = house.admin().post("/v1/keys", &json!({"subject": subject, "role": role})).await;
+    Voice { key: Some(made.body["secret"].as_str().unwrap().to_owned()), ..house.nobody() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_consents_acts_under_nothing_that_comes_of_it() {
+    let house = asking().await;
+    let said = house.agent().post("/v1/grants", &right(json!({}))).await;
+    let token = said.body["continue"]["access_token"]["value"].clone();
+    let inbox = house.voice("default", "approver").get("/v1/approvals").await.body;
+    let approve = format!("/v1/actions/{}/approve", inbox["items"][0]["action_id"].as_str().unwrap());
+    let own = also(&house, "default-agent", "approver").await.post(&approve, &json!({})).await;
+    assert_eq!((own.status, own.code()), (403, "EP_FORBIDDEN"), "{}", own.text());
+    let yes = also(&house, "default-rival", "approver").await.post(&approve, &json!({})).await;
+    assert_eq!(yes.status, 200, "{}", yes.text());
+    let granted = proceed_until(&house, &token).await.body;
+    let path = format!("/v1/mandates/{}/delegate", granted["session"]["mandate_id"].as_str().unwrap());
+    let back = house.agent().post(&path, &json!({"subject": "default-rival"})).await;
+    assert_eq!((back.status, back.code()), (409, "EP_STATE_CONFLICT"), "{}", back.text());
+    assert_eq!(house.agent().post(&path, &json!({"subject": "default-agent"})).await.status, 201);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_no_of_a_person_or_a_policy_grants_nothing() {
     let house = asking().await;

@@ -8,6 +8,7 @@ use mandate::{Account, Claims, Limits, Mandate, Refusal, ResourceEnvelope, Spend
 
 use super::delegate::in_request;
 use super::known::{UNKNOWN_AGENT, UNKNOWN_ARCHETYPE, must_be};
+use super::principals::given_to;
 use super::{event, legible, named};
 use crate::approvals::readable_as;
 use crate::authority::{claims_of, granted, stored};
@@ -138,7 +139,7 @@ impl Gateway {
     /// # Errors
     /// `EP_VALIDATION_FAILED` naming the member that makes it none. `EP_NOT_FOUND` for an agent, archetype or group that
     /// there is not: a mandate that allows nothing must not be acknowledged, nor one that misnames what a person must
-    /// approve. `EP_STATE_CONFLICT` for a principal, who is no agent.
+    /// approve. `EP_STATE_CONFLICT` for a principal, who is no agent, the caller among them.
     pub async fn issue_mandate(&self, caller: &Caller, ask: MandateAsk) -> Result<IssuedMandate, Error> {
         caller.must(Deed::Govern)?;
         let tenant = self.tenant(&caller.tenant)?;
@@ -147,6 +148,9 @@ impl Gateway {
             return Err(
                 Error::new(Code::ValidationFailed, "the mandate would be over already").field("/expires_at")
             );
+        }
+        if ask.subject == caller.subject {
+            return Err(given_to(&ask.subject));
         }
         self.must_speak_of_something(tenant, &ask).await?;
         let claims = self.claims(caller, ask, now_ms)?;

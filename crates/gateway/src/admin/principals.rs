@@ -227,11 +227,16 @@ impl Gateway {
         if !self.gives_mandates(tenant, name.as_str()).await? {
             return Ok(());
         }
-        let why = Refusal::GivenToPrincipal { subject: name.to_string() };
-        Err(Error::new(Code::StateConflict, why.to_string())
-            .field("/subject")
-            .hint("take another name for the agent, or end the principal's keys first"))
+        Err(given_to(name).hint("take another name for the agent, or end the principal's keys first"))
     }
+}
+
+/// Why nothing is given to a principal.
+pub(super) fn given_to(principal: &Subject) -> Error {
+    let why = Refusal::GivenToPrincipal { subject: principal.to_string() };
+    Error::new(Code::StateConflict, why.to_string())
+        .field("/subject")
+        .hint("give it to another agent, or let another person give it")
 }
 
 /// By which an entry names the bytes of a key.
