@@ -202,6 +202,49 @@ async fn whoever_consents_acts_under_nothing_that_comes_of_it() {
     assert_eq!(house.agent().post(&path, &json!({"subject": "default-agent"})).await.status, 201);
 }
 
+/// Mandates and entries, those of sessions included.
+fn written(house: &House) -> (i64, i64) {
+    let db = Connection::open(house.path().join("data/production.db")).unwrap();
+    let count =
+        |table: &str| db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap();
+    (count("mandate"), count("entry"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mandate_that_is_none_of_the_agents_is_refused_by_name_and_nobody_is_asked() {
+    let house = asking().await;
+    let (agent, rival, operator) =
+        (house.agent(), house.voice("default", "rival"), house.voice("default", "operator"));
+    let jti = operator.get("/v1/mandates").await.body["items"][0]["jti"].as_str().unwrap().to_owned();
+    let delegate = format!("/v1/mandates/{jti}/delegate");
+    let handed = async |to: &str| agent.post(&delegate, &json!({"subject": to})).await.body;
+    let (ended, child) = (handed("default-agent").await, handed("default-rival").await);
+    let revoke = |of: &str| format!("/v1/mandates/{of}/revoke");
+    let of = ended["mandate"]["jti"].as_str().unwrap();
+    assert_eq!(operator.post(&revoke(of), &json!({})).await.status, 200);
+    let good = house.token("default").to_owned();
+    let token = |handed: &Value| handed["token"].as_str().unwrap().to_owned();
+    let junk = ["x", "a.b.c", "", "tok-sandbox-public"].map(str::to_owned);
+    let before = written(&house);
+    let refused = async |voice: &Voice, token: String| {
+        let mut ask = right(json!({}));
+        ask["delegation_token"] = token.into();
+        let said = voice.post("/v1/grants", &ask).await;
+        let told = &said.body["error"];
+        assert_eq!((said.status, &told["code"]), (400, &json!("invalid_request")), "{}", said.text());
+        assert!(told["description"].as_str().unwrap().starts_with("`/delegation_token` "), "{told}");
+    };
+    for token in junk.into_iter().chain([token(&child), token(&ended)]) {
+        refused(&agent, token).await;
+    }
+    refused(&rival, good).await;
+    assert_eq!(written(&house), before, "nothing is written");
+    assert_eq!(operator.post(&revoke(&jti), &json!({})).await.status, 200);
+    let before = written(&house);
+    refused(&rival, token(&child)).await;
+    assert_eq!(written(&house), before, "not under a link that was revoked either");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_no_of_a_person_or_a_policy_grants_nothing() {
     let house = asking().await;
