@@ -211,6 +211,30 @@ fn written(house: &House) -> (i64, i64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_people_hold_the_cluster_nothing_is_granted_below_and_nothing_written() {
+    let house = asking().await;
+    let (agent, operator) = (house.agent(), house.voice("default", "operator"));
+    let token = json!({"delegation_token": house.token("default")});
+    let session = agent.post("/v1/sessions", &token).await.body["session_id"].clone();
+    let formed = agent.post("/v1/clusters", &json!({"session_id": session})).await;
+    let cluster = format!("/v1/clusters/{}", formed.body["cluster_id"].as_str().unwrap());
+    assert_eq!(operator.post(&format!("{cluster}/hold"), &json!({})).await.status, 200);
+    let mut ask = right(json!({}));
+    ask["delegation_token"] = house.token("default").into();
+    let before = written(&house);
+    for _ in 0..3 {
+        let said = agent.post("/v1/grants", &ask).await;
+        let told = &said.body["error"];
+        assert_eq!((said.status, &told["code"]), (403, &json!("request_denied")), "{}", said.text());
+        assert!(told["description"].as_str().unwrap().contains("MANDATE_HOLD"), "{told}");
+    }
+    assert_eq!(written(&house), before);
+    assert_eq!(operator.post(&format!("{cluster}/release"), &json!({})).await.status, 200);
+    let said = agent.post("/v1/grants", &ask).await;
+    assert!(said.body["session"]["session_id"].is_string(), "{}", said.text());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mandate_that_is_none_of_the_agents_is_refused_by_name_and_nobody_is_asked() {
     let house = asking().await;
     let (agent, rival, operator) =
