@@ -154,6 +154,11 @@ async fn a_person_consents_in_the_inbox_and_the_grant_goes_on() {
     assert_eq!(agent.get("/v1/sessions").await.body["items"].as_array().unwrap().len(), 1);
     // It is in the name of the person, and as narrow as was shown.
     let jti = granted.body["session"]["mandate_id"].as_str().unwrap();
+    // Its token is signed anew, and says the same.
+    let claims = |said: &Said| {
+        said.body["access_token"]["value"].as_str().unwrap().split('.').nth(1).unwrap().to_owned()
+    };
+    assert_eq!(claims(&again), claims(&granted));
     let mandate = agent.get(&format!("/v1/mandates/{jti}")).await.body;
     assert_eq!(
         (&mandate["root_principal"], &mandate["depth"]),
