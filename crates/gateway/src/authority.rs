@@ -31,6 +31,7 @@ pub(crate) struct Authority {
 
 /// A mandate and all that it descends from, as far as none of it ever changes. What one leaves out it has from the one
 /// above it.
+#[derive(Default)]
 pub(crate) struct Line {
     /// Leaf first. Never empty.
     pub mandates: Vec<Arc<Mandate>>,
@@ -38,6 +39,8 @@ pub(crate) struct Line {
     pub claims: Vec<Claims>,
     /// With what these were signed, root first; none for what was issued here.
     signed: Vec<Signed>,
+    /// Who gave one of these, and did not hand on what they held.
+    givers: Vec<Subject>,
 }
 
 /// Who signed a mandate of a line, and with which key.
@@ -336,7 +339,7 @@ impl Gateway {
         if chain.len() > most {
             return Ok(Err(Refusal::ChainTooDeep { most }));
         }
-        let mut line = Line { mandates: Vec::new(), claims: Vec::new(), signed: Vec::new() };
+        let mut line = Line::default();
         for (depth, jti) in chain.iter().enumerate() {
             let Some(held) = self.ledger.mandate(tenant, jti).await.map_err(unavailable)? else {
                 return Ok(Err(Refusal::ChainUnresolved { jti: jti.clone() }));
@@ -445,6 +448,22 @@ impl Line {
         (self.mandates.first(), self.claims.first())
     }
 
+    /// Whether a mandate below this parent is given, and not handed on by who holds that.
+    ///
+    /// INVARIANT (others): whoever gives a mandate acts neither under it nor under any that descends from it.
+    pub(crate) fn goes_to_another(
+        &self,
+        parent: Option<&Arc<Mandate>>,
+        issuer: &Subject,
+        subject: &Subject,
+    ) -> Result<bool, Refusal> {
+        let given = parent.is_none_or(|parent| parent.subject != *issuer);
+        if (given && issuer == subject) || self.givers.contains(subject) {
+            return Err(Refusal::GivenToPrincipal { subject: subject.to_string() });
+        }
+        Ok(given)
+    }
+
     /// Adds one below the last. Whoever handed it on is who held the one above, or it was issued here.
     fn descend(&mut self, claims: Claims, kid: Option<Box<str>>) -> Result<(), Refusal> {
         let claims = match self.claims.last() {
@@ -460,6 +479,8 @@ impl Line {
         } else if kid.is_some() && mandate.issuer == mandate.subject {
             return Err(Refusal::NoPrincipal { issuer: claims.iss });
         }
+        let given = self.goes_to_another(self.mandates.last(), &mandate.issuer, &mandate.subject)?;
+        self.givers.extend(given.then(|| mandate.issuer.clone()));
         let gives = self.mandates.is_empty();
         self.signed.extend(kid.map(|kid| Signed { issuer: claims.iss.as_str().into(), kid, gives }));
         self.mandates.push(Arc::new(mandate));

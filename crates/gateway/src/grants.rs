@@ -14,18 +14,18 @@ use std::sync::Arc;
 use action::{ActionId, IdempotencyKey, Money, Tenant};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use ledger::{State, Stored};
-use mandate::Claims;
+use mandate::{Account, Claims, Mandate, Refusal};
 use serde_json::{Value, json};
 
 use crate::admin::{DelegateAsk, event};
 use crate::approvals::{APPROVE, REJECT, Said};
-use crate::authority::{PUBLIC_TOKEN, granted, stored as kept};
+use crate::authority::{PUBLIC_TOKEN, Standing, granted, stored as kept};
 use crate::caller::{Caller, Deed, Role};
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
 use crate::request::Ask;
 use crate::row::{IntentRow, internal};
-use crate::sessions::SessionView;
+use crate::sessions::{Cause, PRINCIPAL, SessionView};
 use crate::{Code, Error, clock};
 
 /// The kind of action by which a person is asked to consent.
@@ -92,7 +92,8 @@ impl Gateway {
     /// Grants what the agent's own mandate covers, else asks a person.
     ///
     /// # Errors
-    /// `EP_NOT_FOUND` for an archetype or group that there is not, and what an action meets that never became one.
+    /// `EP_NOT_FOUND` for an archetype or group that there is not, `EP_VALIDATION_FAILED` for a mandate that is none of the
+    /// agent's, `EP_STATE_CONFLICT` where people hold what works under it, and what an action meets that never became one.
     pub async fn grant(self: &Arc<Self>, caller: &Caller, ask: GrantAsk) -> Granting {
         caller.must(Deed::Execute)?;
         self.tenant(&caller.tenant)?.must_name_actions(&ask.actions, &[])?;
@@ -129,8 +130,8 @@ impl Gateway {
 
     /// A narrower mandate than the one that the agent holds, if that has so much left.
     async fn narrowed(&self, caller: &Caller, ask: &GrantAsk) -> Result<Option<GrantView>, Error> {
-        let standing = self.standing(caller, ask.held.as_deref(), false).await?;
-        let Some(held) = standing.mandate.filter(|held| held.jti != PUBLIC_TOKEN) else { return Ok(None) };
+        let Some(held) = self.to_narrow(caller, ask.held.as_deref()).await? else { return Ok(None) };
+        self.limits.before_parsing(caller)?;
         let narrower = DelegateAsk {
             subject: caller.subject.to_string(),
             even_if_unknown: true,
@@ -147,7 +148,15 @@ impl Gateway {
             Err(error) if error.code == Code::Unavailable => return Err(error),
             Err(_) => return Ok(None),
         };
-        let session = Box::new(self.open_session(caller, Some(&issued.token)).await?);
+        let session = match self.begin_session(caller, Some(&issued.token), clock::random()?).await {
+            Ok(session) => Box::new(session),
+            Err(error) => {
+                // Something came between: what nobody was told of does not stay.
+                let cause = Cause::of(PRINCIPAL, caller.subject.as_str(), Some(NO_SESSION));
+                self.end_mandate(&caller.tenant, &issued.mandate.jti, &cause).await?;
+                return Err(error);
+            }
+        };
         let expires_at = clock::parse_ms(&issued.mandate.expires_at).unwrap_or(0) / 1000;
         Ok(Some(GrantView::Granted {
             token: issued.token,
@@ -155,6 +164,36 @@ impl Gateway {
             expires_at,
             session,
         }))
+    }
+
+    /// The mandate that an agent would have narrower, as far as a session can begin under it now. Of what it has brought
+    /// nothing is written before it is known to be in force and its own; without that, its key's default one counts.
+    async fn to_narrow(&self, caller: &Caller, token: Option<&str>) -> Result<Option<Arc<Mandate>>, Error> {
+        let standing = self.standing(caller, token, true).await?;
+        if let Err(refusal) = self.is_in_force(caller, &standing).await? {
+            return match token {
+                Some(_) => {
+                    Err(Error::new(Code::ValidationFailed, refusal.to_string()).field("/delegation_token"))
+                }
+                None => Ok(None),
+            };
+        }
+        let standing = self.standing(caller, token, false).await?;
+        let line: Vec<_> = standing.chain().cloned().collect();
+        self.may_begin(caller, &line).await?;
+        Ok(standing.mandate.filter(|held| held.jti != PUBLIC_TOKEN))
+    }
+
+    /// Whether what stands there, if anything does, is for the caller, now, and has not ended anywhere above.
+    async fn is_in_force(&self, caller: &Caller, standing: &Standing) -> Result<Result<(), Refusal>, Error> {
+        let for_caller = |mandate: &Arc<Mandate>| mandate.is_for(&caller.subject, clock::now_ms() / 1000);
+        let refusal = standing.refusal.clone().map_or(Ok(()), Err);
+        if let Err(refusal) = refusal.and_then(|()| standing.mandate.as_ref().map_or(Ok(()), for_caller)) {
+            return Ok(Err(refusal));
+        }
+        let line: Vec<_> = standing.chain().cloned().collect();
+        let (_, accounts) = self.left(&caller.tenant, &line).await?;
+        Ok(accounts.iter().try_for_each(Account::is_open))
     }
 
     async fn came_to(&self, tenant: &Tenant, id: ActionId) -> Granting {
@@ -275,4 +314,5 @@ fn constraints(caller: &Caller, ask: &GrantAsk) -> Value {
 }
 
 const AN_HOUR: u32 = 3600;
+const NO_SESSION: &str = "no session was opened under it";
 const PURPOSE: &[u8] = b"countersign/grant/1";

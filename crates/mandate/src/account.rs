@@ -83,17 +83,24 @@ impl Account {
         Account { jti: jti.into(), ..Account::default() }
     }
 
+    /// Whether anything is carried at all.
+    ///
+    /// # Errors
+    /// That it is revoked, or else frozen.
+    pub fn is_open(&self) -> Result<(), Refusal> {
+        match (self.revoked_at, self.frozen) {
+            (Some(_), _) => Err(Refusal::Revoked),
+            (None, true) => Err(Refusal::Frozen),
+            (None, false) => Ok(()),
+        }
+    }
+
     /// Whether one more action that takes this would be carried.
     ///
     /// # Errors
     /// The first limit that it would break.
     pub fn carries(&self, limits: &Limits, takes: &Use) -> Result<(), Refusal> {
-        if self.revoked_at.is_some() {
-            return Err(Refusal::Revoked);
-        }
-        if self.frozen {
-            return Err(Refusal::Frozen);
-        }
+        self.is_open()?;
         if let Some(max) = limits.max_actions
             && self.actions >= max
         {

@@ -31,8 +31,8 @@ pub enum Refusal {
         /// The `iss` claim.
         issuer: String,
     },
-    /// Nobody is principal and agent.
-    #[error("`{subject}` is a principal and signs mandates: nobody is that and an agent")]
+    /// Nobody acts under their own word, or is a principal and an agent.
+    #[error("`{subject}` gave this mandate or one above it, or signs others: nobody is principal and agent")]
     GivenToPrincipal {
         /// The `sub` claim.
         subject: String,

@@ -228,6 +228,10 @@ pub fn hear<'a>(
     if issued_at < now_s.saturating_sub(OLDEST) {
         return Err(invalid("`iat` is more than a day ago"));
     }
+    // The profile keeps both of them for tokens of another kind, and an event does not expire: it has taken place.
+    if claims.contains_key("exp") {
+        return Err(invalid("`exp` has no place in an event"));
+    }
     if claims.contains_key("sub") {
         return Err(invalid("`sub` is not how an event names what it is about; send `sub_id`"));
     }
@@ -376,6 +380,9 @@ mod tests {
             ("iat", json!("now")),
             ("iat", json!(NOW + CLOCK_SKEW + 1)),
             ("iat", json!(NOW - OLDEST - 1)),
+            ("exp", json!(NOW - 1)),
+            ("exp", json!(NOW + 60)),
+            ("exp", json!("later")),
             ("sub", json!("ses_1")),
             ("sub_id", json!("ses_1")),
             ("sub_id", json!({"format": "email", "email": "a@b.example"})),

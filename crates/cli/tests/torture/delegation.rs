@@ -44,7 +44,9 @@ async fn bad_input_is_refused_by_name_and_nothing_is_written() {
     assert_eq!(issued.body["mandate"]["resource_envelope"], json!({"max_duration_seconds": 60}));
     let jti = issued.body["mandate"]["jti"].as_str().unwrap();
     let before = written(&house);
-    let delegate = format!("/sandbox/v1/mandates/{jti}/delegate");
+    let (delegate, revoke) =
+        (format!("/sandbox/v1/mandates/{jti}/delegate"), format!("/sandbox/v1/mandates/{jti}/revoke"));
+    let own = json!({"subject": "default-operator", "scope": ["Payments"], "expires_in_seconds": 600});
     let (add, end) = ("/sandbox/v1/principals/alice/keys", "/sandbox/v1/principals/alice/keys/revoke");
     let of = |member: &str, value: Value| {
         let mut body = json!({"subject": "default-rival"});
@@ -104,6 +106,19 @@ async fn bad_input_is_refused_by_name_and_nothing_is_written() {
         (end, json!({}), 422, "EP_VALIDATION_FAILED", "/kid"),
         (end, json!({"kid": 7}), 422, "EP_VALIDATION_FAILED", "/kid"),
         (end, json!({"kid": KID}), 404, "EP_NOT_FOUND", "/kid"),
+        (end, json!({"kid": KID, "reason": "a\u{202e}b"}), 422, "EP_VALIDATION_FAILED", "/reason"),
+        (&revoke, json!({"reason": "two\nlines"}), 422, "EP_VALIDATION_FAILED", "/reason"),
+        (&revoke, json!({"reason": "\0"}), 422, "EP_VALIDATION_FAILED", "/reason"),
+        (&revoke, json!({"reason": "x".repeat(1001)}), 422, "EP_VALIDATION_FAILED", "/reason"),
+        ("/sandbox/v1/mandates", own, 409, "EP_STATE_CONFLICT", "/subject"),
+        (&delegate, json!({"subject": "default-operator"}), 409, "EP_STATE_CONFLICT", "/subject"),
+        (
+            "/sandbox/v1/freeze",
+            json!({"scope": "agent:default-agent", "reason": "two\nlines"}),
+            422,
+            "EP_VALIDATION_FAILED",
+            "/reason",
+        ),
     ] {
         let said = operator.post(path, &body).await;
         let error = &said.body["error"];

@@ -137,7 +137,7 @@ const TABLE: &str = "
     POST /sandbox/v1/clusters/{id}/release              403 401 403 403 200 200 403 200 404
     POST /sandbox/v1/clusters/{id}/transfer             404 401 422 404 403 403 403 403 404
     GET  /sandbox/v1/gar                                401 401 200 200 200 200 200 200 own
-    POST /v1/grants                                     401 401 200 403 403 403 403 403 own
+    POST /v1/grants                                     401 401 200 400 403 403 403 403 own
     POST /sandbox/v1/grants                             403 401 403 403 403 403 403 403 own
     POST /v1/grants/continue                            401 401 401 401 401 401 401 401 own
     POST /sandbox/v1/grants/continue                    401 401 401 401 401 401 401 401 own

@@ -154,6 +154,11 @@ async fn a_person_consents_in_the_inbox_and_the_grant_goes_on() {
     assert_eq!(agent.get("/v1/sessions").await.body["items"].as_array().unwrap().len(), 1);
     // It is in the name of the person, and as narrow as was shown.
     let jti = granted.body["session"]["mandate_id"].as_str().unwrap();
+    // Its token is signed anew, and says the same.
+    let claims = |said: &Said| {
+        said.body["access_token"]["value"].as_str().unwrap().split('.').nth(1).unwrap().to_owned()
+    };
+    assert_eq!(claims(&again), claims(&granted));
     let mandate = agent.get(&format!("/v1/mandates/{jti}")).await.body;
     assert_eq!(
         (&mandate["root_principal"], &mandate["depth"]),
@@ -176,6 +181,97 @@ async fn a_person_consents_in_the_inbox_and_the_grant_goes_on() {
     assert_eq!(house.voice("default", "rival").execute("r", &theirs).await.code(), "EP_DELEGATION_BLOCK");
     let checked = house.voice("default", "auditor").get("/v1/audit/verify").await;
     assert_eq!(checked.body["findings"], json!([]), "{}", checked.text());
+}
+
+/// An API key of this role, for somebody who has another one already.
+async fn also(house: &House, subject: &str, role: &str) -> Voice {
+    let made = house.admin().post("/v1/keys", &json!({"subject": subject, "role": role})).await;
+    Voice { key: Some(made.body["secret"].as_str().unwrap().to_owned()), ..house.nobody() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_consents_acts_under_nothing_that_comes_of_it() {
+    let house = asking().await;
+    let said = house.agent().post("/v1/grants", &right(json!({}))).await;
+    let token = said.body["continue"]["access_token"]["value"].clone();
+    let inbox = house.voice("default", "approver").get("/v1/approvals").await.body;
+    let approve = format!("/v1/actions/{}/approve", inbox["items"][0]["action_id"].as_str().unwrap());
+    let own = also(&house, "default-agent", "approver").await.post(&approve, &json!({})).await;
+    assert_eq!((own.status, own.code()), (403, "EP_FORBIDDEN"), "{}", own.text());
+    let yes = also(&house, "default-rival", "approver").await.post(&approve, &json!({})).await;
+    assert_eq!(yes.status, 200, "{}", yes.text());
+    let granted = proceed_until(&house, &token).await.body;
+    let path = format!("/v1/mandates/{}/delegate", granted["session"]["mandate_id"].as_str().unwrap());
+    let back = house.agent().post(&path, &json!({"subject": "default-rival"})).await;
+    assert_eq!((back.status, back.code()), (409, "EP_STATE_CONFLICT"), "{}", back.text());
+    assert_eq!(house.agent().post(&path, &json!({"subject": "default-agent"})).await.status, 201);
+}
+
+/// Mandates and entries, those of sessions included.
+fn written(house: &House) -> (i64, i64) {
+    let db = Connection::open(house.path().join("data/production.db")).unwrap();
+    let count =
+        |table: &str| db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap();
+    (count("mandate"), count("entry"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_people_hold_the_cluster_nothing_is_granted_below_and_nothing_written() {
+    let house = asking().await;
+    let (agent, operator) = (house.agent(), house.voice("default", "operator"));
+    let token = json!({"delegation_token": house.token("default")});
+    let session = agent.post("/v1/sessions", &token).await.body["session_id"].clone();
+    let formed = agent.post("/v1/clusters", &json!({"session_id": session})).await;
+    let cluster = format!("/v1/clusters/{}", formed.body["cluster_id"].as_str().unwrap());
+    assert_eq!(operator.post(&format!("{cluster}/hold"), &json!({})).await.status, 200);
+    let mut ask = right(json!({}));
+    ask["delegation_token"] = house.token("default").into();
+    let before = written(&house);
+    for _ in 0..3 {
+        let said = agent.post("/v1/grants", &ask).await;
+        let told = &said.body["error"];
+        assert_eq!((said.status, &told["code"]), (403, &json!("request_denied")), "{}", said.text());
+        assert!(told["description"].as_str().unwrap().contains("MANDATE_HOLD"), "{told}");
+    }
+    assert_eq!(written(&house), before);
+    assert_eq!(operator.post(&format!("{cluster}/release"), &json!({})).await.status, 200);
+    let said = agent.post("/v1/grants", &ask).await;
+    assert!(said.body["session"]["session_id"].is_string(), "{}", said.text());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mandate_that_is_none_of_the_agents_is_refused_by_name_and_nobody_is_asked() {
+    let house = asking().await;
+    let (agent, rival, operator) =
+        (house.agent(), house.voice("default", "rival"), house.voice("default", "operator"));
+    let jti = operator.get("/v1/mandates").await.body["items"][0]["jti"].as_str().unwrap().to_owned();
+    let delegate = format!("/v1/mandates/{jti}/delegate");
+    let handed = async |to: &str| agent.post(&delegate, &json!({"subject": to})).await.body;
+    let (ended, child) = (handed("default-agent").await, handed("default-rival").await);
+    let revoke = |of: &str| format!("/v1/mandates/{of}/revoke");
+    let of = ended["mandate"]["jti"].as_str().unwrap();
+    assert_eq!(operator.post(&revoke(of), &json!({})).await.status, 200);
+    let good = house.token("default").to_owned();
+    let token = |handed: &Value| handed["token"].as_str().unwrap().to_owned();
+    let junk = ["x", "a.b.c", "", "tok-sandbox-public"].map(str::to_owned);
+    let before = written(&house);
+    let refused = async |voice: &Voice, token: String| {
+        let mut ask = right(json!({}));
+        ask["delegation_token"] = token.into();
+        let said = voice.post("/v1/grants", &ask).await;
+        let told = &said.body["error"];
+        assert_eq!((said.status, &told["code"]), (400, &json!("invalid_request")), "{}", said.text());
+        assert!(told["description"].as_str().unwrap().starts_with("`/delegation_token` "), "{told}");
+    };
+    for token in junk.into_iter().chain([token(&child), token(&ended)]) {
+        refused(&agent, token).await;
+    }
+    refused(&rival, good).await;
+    assert_eq!(written(&house), before, "nothing is written");
+    assert_eq!(operator.post(&revoke(&jti), &json!({})).await.status, 200);
+    let before = written(&house);
+    refused(&rival, token(&child)).await;
+    assert_eq!(written(&house), before, "not under a link that was revoked either");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

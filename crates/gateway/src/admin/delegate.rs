@@ -8,6 +8,7 @@ use mandate::{Account, Claims, Mandate, Refusal, ResourceEnvelope};
 use serde_json::json;
 
 use super::mandates::{IssuedMandate, malformed, mandate_view, sum_of};
+use super::principals::given_to;
 use super::{event, known};
 use crate::authority::{Line, granted, stored};
 use crate::caller::{Caller, Deed, Role};
@@ -57,7 +58,7 @@ impl Gateway {
     /// `MANDATE_NARROWING_VIOLATION` naming the member that is wider; `EP_VALIDATION_FAILED` naming the one that makes it
     /// no mandate; `EP_NOT_FOUND` for a mandate that there is not, or not for this caller, and for an agent, archetype or
     /// group that there is not; `EP_STATE_CONFLICT` where nothing can descend from it (any more), and for a
-    /// principal, who is no agent.
+    /// principal, who is no agent: whoever gave one of the chain among them.
     pub async fn delegate(
         &self,
         caller: &Caller,
@@ -83,6 +84,7 @@ impl Gateway {
             known::UNKNOWN_AGENT,
         )?;
         self.must_be_no_principal(&tenant.tenant, &agent).await?;
+        line.goes_to_another(Some(parent), &caller.subject, &agent).map_err(|_| given_to(&agent))?;
         let (scope, approval) = (asked.mandate_scope.as_slice(), asked.requires_approval.as_deref());
         tenant.must_name_actions(scope, approval.unwrap_or(&[]))?;
 

@@ -173,7 +173,7 @@ impl Gateway {
     }
 
     /// The caller's own mandate by which they live on the time of this one, or will in the next session that they open.
-    /// Anything may be handed to whoever gave the mandate: it only keeps them from giving more while they make use of it.
+    /// Whoever gave it at the root has none below, whatever an earlier version wrote.
     async fn lives_by(
         &self,
         caller: &Caller,
@@ -181,12 +181,10 @@ impl Gateway {
         now_ms: i64,
     ) -> Result<Option<Box<str>>, Error> {
         let (tenant, jti, subject) = (&caller.tenant, mandate.jti.as_str(), &caller.subject);
-        if mandate.root_principal() != subject.as_str() {
-            return self.ledger.held_under(tenant, jti, subject, now_ms).await.map_err(unavailable);
+        if mandate.root_principal() == subject.as_str() {
+            return Ok(None);
         }
-        let open = self.ledger.sessions_under(tenant, jti).await.map_err(unavailable)?;
-        let own = open.into_iter().find(|governed| governed.session.subject == *subject);
-        Ok(own.map(|governed| governed.session.mandate_id))
+        self.ledger.held_under(tenant, jti, subject, now_ms).await.map_err(unavailable)
     }
 
     async fn refused<T>(

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::known::{UNKNOWN_AGENT, UNKNOWN_ARCHETYPE, must_be};
 use super::{event, named};
+use crate::approvals::readable_as;
 use crate::audit::authority::{Frozen, tenant_of};
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
@@ -69,10 +70,11 @@ impl Gateway {
     /// # Errors
     /// `EP_FORBIDDEN`: a tenant's operator stops what is the tenant's; everything and providers are for an admin of the
     /// first tenant. `EP_NOT_FOUND` for an agent, archetype or provider that there is not: a stop that stops nothing
-    /// must not be acknowledged.
+    /// must not be acknowledged. `EP_VALIDATION_FAILED` for a reason that is not one honest line.
     pub async fn freeze(&self, caller: &Caller, ask: FreezeAsk) -> Result<FreezeView, Error> {
         let FreezeAsk { scope, reason, even_if_unknown, include_rollback } = ask;
         self.may_reach(caller, &scope)?;
+        let reason = readable_as("reason", reason)?;
         let tenant = self.tenant(&caller.tenant)?;
         if !even_if_unknown || !matches!(scope, FreezeScope::Agent(_)) {
             self.must_name_something(tenant, &scope).await?;

@@ -8,7 +8,9 @@ use mandate::{Account, Claims, Limits, Mandate, Refusal, ResourceEnvelope, Spend
 
 use super::delegate::in_request;
 use super::known::{UNKNOWN_AGENT, UNKNOWN_ARCHETYPE, must_be};
+use super::principals::given_to;
 use super::{event, legible, named};
+use crate::approvals::readable_as;
 use crate::authority::{claims_of, granted, stored};
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
@@ -137,7 +139,7 @@ impl Gateway {
     /// # Errors
     /// `EP_VALIDATION_FAILED` naming the member that makes it none. `EP_NOT_FOUND` for an agent, archetype or group that
     /// there is not: a mandate that allows nothing must not be acknowledged, nor one that misnames what a person must
-    /// approve. `EP_STATE_CONFLICT` for a principal, who is no agent.
+    /// approve. `EP_STATE_CONFLICT` for a principal, who is no agent, the caller among them.
     pub async fn issue_mandate(&self, caller: &Caller, ask: MandateAsk) -> Result<IssuedMandate, Error> {
         caller.must(Deed::Govern)?;
         let tenant = self.tenant(&caller.tenant)?;
@@ -146,6 +148,9 @@ impl Gateway {
             return Err(
                 Error::new(Code::ValidationFailed, "the mandate would be over already").field("/expires_at")
             );
+        }
+        if ask.subject == caller.subject {
+            return Err(given_to(&ask.subject));
         }
         self.must_speak_of_something(tenant, &ask).await?;
         let claims = self.claims(caller, ask, now_ms)?;
@@ -234,7 +239,8 @@ impl Gateway {
     /// returned.
     ///
     /// # Errors
-    /// `EP_FORBIDDEN` for whoever does not govern, `EP_NOT_FOUND` if the tenant issued none of this name.
+    /// `EP_FORBIDDEN` for whoever does not govern, `EP_VALIDATION_FAILED` for a reason that is not one honest line,
+    /// `EP_NOT_FOUND` if the tenant issued none of this name.
     pub async fn revoke_mandate(
         &self,
         caller: &Caller,
@@ -242,6 +248,7 @@ impl Gateway {
         reason: Option<String>,
     ) -> Result<Revocation, Error> {
         caller.must(Deed::Govern)?;
+        let reason = readable_as("reason", reason)?;
         // A mistyped name must not be acknowledged as revoked, nor another tenant's.
         if self.ledger.mandate(&caller.tenant, jti).await.map_err(unavailable)?.is_none() {
             return Err(not_found("mandate"));

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{event, legible};
+use crate::approvals::readable_as;
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
@@ -156,7 +157,7 @@ impl Gateway {
     /// Ends a key: nothing signed with it is a mandate any more, nor what descends from that.
     ///
     /// # Errors
-    /// `EP_NOT_FOUND` if the principal has no key of this name.
+    /// `EP_NOT_FOUND` if the principal has no key of this name, `EP_VALIDATION_FAILED` for a reason that is not one honest line.
     pub async fn revoke_principal(
         &self,
         caller: &Caller,
@@ -165,6 +166,7 @@ impl Gateway {
         reason: Option<String>,
     ) -> Result<PrincipalKeyView, Error> {
         caller.must(Deed::Govern)?;
+        let reason = readable_as("reason", reason)?;
         let tenant = self.tenant(&caller.tenant)?;
         let record = json!({
             "by": caller.subject.as_str(), "issuer": issuer, "kid": kid, "reason": reason,
@@ -225,11 +227,16 @@ impl Gateway {
         if !self.gives_mandates(tenant, name.as_str()).await? {
             return Ok(());
         }
-        let why = Refusal::GivenToPrincipal { subject: name.to_string() };
-        Err(Error::new(Code::StateConflict, why.to_string())
-            .field("/subject")
-            .hint("take another name for the agent, or end the principal's keys first"))
+        Err(given_to(name).hint("take another name for the agent, or end the principal's keys first"))
     }
+}
+
+/// Why nothing is given to a principal.
+pub(super) fn given_to(principal: &Subject) -> Error {
+    let why = Refusal::GivenToPrincipal { subject: principal.to_string() };
+    Error::new(Code::StateConflict, why.to_string())
+        .field("/subject")
+        .hint("give it to another agent, or let another person give it")
 }
 
 /// By which an entry names the bytes of a key.

@@ -405,7 +405,7 @@ pub(crate) fn readable(comment: Option<String>) -> Result<Option<String>, Error>
     readable_as("comment", comment)
 }
 
-/// The same of what is called otherwise where it was asked.
+/// The same of what is called otherwise where it was asked: whatever people write for the record is held to it.
 pub(crate) fn readable_as(member: &str, text: Option<String>) -> Result<Option<String>, Error> {
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
     let wrong = |why: String| Error::new(Code::ValidationFailed, why).field(format!("/{member}"));

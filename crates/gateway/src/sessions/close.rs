@@ -18,6 +18,7 @@ use super::revoke::{ABANDONED, Cause, EXPIRED, PRINCIPAL};
 use super::{SessionView, turn};
 use crate::admin::{event, named};
 use crate::alert::Alert;
+use crate::approvals::readable_as;
 use crate::caller::{Caller, Deed, Role};
 use crate::gateway::Gateway;
 use crate::row::internal;
@@ -47,11 +48,12 @@ impl Gateway {
     /// Ends a session. Nothing begins in it once this has returned.
     ///
     /// # Errors
-    /// `EP_FORBIDDEN` where that is not the caller's to say, `EP_STATE_CONFLICT` naming what is still under way, or where
-    /// it is over already.
+    /// `EP_FORBIDDEN` where that is not the caller's to say, `EP_VALIDATION_FAILED` for a reason that is not one honest line,
+    /// `EP_STATE_CONFLICT` naming what is still under way, or where it is over already.
     pub async fn close_session(&self, caller: &Caller, id: &str, ask: CloseAsk) -> Result<ClosedView, Error> {
         caller.must(Deed::Halt)?;
         may_end(caller.role, ask.completion)?;
+        let ask = CloseAsk { reason: readable_as("reason", ask.reason)?, ..ask };
         let governed = self.governed(caller, id).await?;
         match ask.completion {
             Completion::Revoked => self.revoke_session(caller, &governed, ask.reason.as_deref()).await,

@@ -466,6 +466,25 @@ impl Gateway {
         })
     }
 
+    /// Lets an agent begin under these mandates, leaf first, if none of its sessions under them is in a cluster about which
+    /// people have to decide. The ledger has the last word when the session opens: this one is for whoever would write
+    /// something before.
+    pub(crate) async fn may_begin(&self, caller: &Caller, line: &[Arc<Mandate>]) -> Result<(), Error> {
+        let Some(root) = line.last() else { return Ok(()) };
+        let open = self.ledger.sessions_under(&caller.tenant, &root.jti).await.map_err(unavailable)?;
+        let counts = |governed: &&Governed| {
+            governed.session.subject == caller.subject
+                && line.iter().any(|mandate| *mandate.jti == *governed.session.mandate_id)
+        };
+        for governed in open.iter().filter(counts) {
+            let found = self.ledger.cluster_of(&caller.tenant, &governed.session.id).await;
+            if let Some(found) = found.map_err(unavailable)? {
+                found.cluster.must_be_free().map_err(|refusal| refused(refusal, "", UNNAMED))?;
+            }
+        }
+        Ok(())
+    }
+
     /// A session of the caller's own, which acts.
     async fn own(&self, caller: &Caller, id: &str, field: &str) -> Result<Governed, Error> {
         caller.must(Deed::Execute)?;

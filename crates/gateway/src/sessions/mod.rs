@@ -183,6 +183,16 @@ impl Gateway {
     ) -> Result<SessionView, Error> {
         caller.must(Deed::Execute)?;
         self.limits.before_parsing(caller)?;
+        self.begin_session(caller, token, name).await
+    }
+
+    /// The same of an agent whose request was counted already.
+    pub(crate) async fn begin_session(
+        &self,
+        caller: &Caller,
+        token: Option<&str>,
+        name: [u8; 16],
+    ) -> Result<SessionView, Error> {
         let tenant = self.tenant(&caller.tenant)?;
         let now_ms = clock::now_ms();
         let mandate = self.in_force(caller, token, now_ms).await?;

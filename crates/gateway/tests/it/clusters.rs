@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use action::Subject;
 use countersign_gateway::{
-    Ask, Caller, CloseAsk, ClusterView, Code, Completion, DelegateAsk, Error, FormAsk, MandateAsk,
-    ResourceEnvelope, SessionView, TransferAsk,
+    Ask, Caller, CloseAsk, ClusterView, Code, Completion, DelegateAsk, Error, FormAsk, GrantAsk, GrantView,
+    MandateAsk, ResourceEnvelope, SessionView, TransferAsk,
 };
 use serde_json::{Value, json};
 
@@ -566,6 +566,42 @@ async fn a_cluster_that_is_over_stops_its_members_until_they_leave() {
     assert_eq!((stopped.code(), stopped.reasons()), ("EP_STATE_CONFLICT", vec!["cluster_stopped"]));
     house.gateway().leave_cluster(&a.agent, &formed.cluster_id, a.id()).await.unwrap();
     assert_eq!(pays(&house, &a, "l").await.kind(), "executed");
+    house.is_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grant_that_is_refused_leaves_no_mandate_in_force_however_close_a_hold_comes() {
+    let house = House::new().await;
+    let a = party(&house, "agent-a", "olga", seconds(100)).await;
+    let holder = Caller { default_mandate: Some(a.session.mandate_id.clone()), ..a.agent.clone() };
+    let (gateway, id) = (house.gateway(), cluster(&house, &[&a]).await.cluster_id);
+    let mut granted = 0;
+    for _ in 0..24 {
+        let ask = GrantAsk {
+            actions: vec!["Payments".to_owned()],
+            resources: None,
+            spend_cap: None,
+            max_actions: None,
+            expires_in_seconds: None,
+            held: None,
+            request_id: "r".to_owned(),
+        };
+        let (came, held) =
+            tokio::join!(gateway.grant(&holder, ask), gateway.hold_cluster(&house.operator, &id, None));
+        held.unwrap();
+        granted += match came {
+            Ok(came) => i32::from(matches!(came, Ok(GrantView::Granted { .. }))),
+            Err(refused) => {
+                assert_eq!(refused.code, Code::StateConflict);
+                0
+            }
+        };
+        gateway.release_cluster(&house.operator, &id).await.unwrap();
+    }
+    let sql = "SELECT count(*) FROM mandate m LEFT JOIN account a ON a.key = m.account
+               WHERE m.subject = 'agent-a' AND m.chain IS NOT NULL AND a.revoked IS NULL";
+    let in_force: i32 = house.store().query_row(sql, [], |row| row.get(0)).unwrap();
+    assert_eq!(in_force, granted);
     house.is_whole().await;
 }
 

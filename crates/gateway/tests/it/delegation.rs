@@ -520,6 +520,43 @@ async fn nobody_is_a_principal_and_an_agent() {
     assert_eq!(gateway.check_trail(&house.admin, None).await.unwrap().findings.len(), 1);
 }
 
+#[tokio::test]
+async fn nobody_acts_under_their_own_word() {
+    let house = House::new().await;
+    let root = root(&house).await;
+    let olga = house.operator.subject.as_str();
+    let ask = MandateAsk { subject: house.operator.subject.clone(), ..house.mandate_ask("9.00", END) };
+    let given = house.gateway().issue_mandate(&house.operator, ask).await.unwrap_err();
+    let eight = agent(&house, "agent-8");
+    let (_, middle) = hand_on(&house, &house.agent, &root, to("agent-8")).await;
+    // Who hands on what another holds gives it, too.
+    let petra = Caller { subject: Subject::parse("petra").unwrap(), ..house.operator.clone() };
+    let (_, given_on) = hand_on(&house, &petra, &root, to("agent-8")).await;
+    let before = rows(&house, "mandate");
+    for refused in [
+        given,
+        refused(&house, &house.agent, &root, to(olga)).await,
+        refused(&house, &eight, &middle, to(olga)).await,
+        refused(&house, &petra, &root, to("petra")).await,
+        refused(&house, &eight, &given_on, to("petra")).await,
+    ] {
+        assert_eq!((refused.code, refused.field.as_deref()), (Code::StateConflict, Some("/subject")));
+    }
+    assert_eq!(rows(&house, "mandate"), before);
+    // Nor by what an agent signs.
+    let seven = hands_on(&house, "agent-7").await;
+    let child = Claims { spend_cap: None, ..claims(&house, "seven-1", "agent-7", olga, &[&root]) };
+    let said = pay(&house, &agent(&house, olga), &sign(&child, &seven), "a", "1.00").await;
+    assert_eq!(reasons(&said), ["subject_is_principal"]);
+    assert_eq!(rows(&house, "mandate"), before, "it is not remembered");
+    // Whoever holds one takes a narrower one, and has back what they handed on.
+    let (own, _) = hand_on(&house, &house.agent, &root, to("agent-7")).await;
+    let (back, _) = hand_on(&house, &eight, &middle, to("agent-7")).await;
+    for (key, token) in [("b", own), ("c", back)] {
+        assert_eq!(pay(&house, &house.agent, &token, key, "1.00").await["kind"], "executed");
+    }
+}
+
 /// Keys that were registered before it was said what they sign.
 #[tokio::test]
 async fn of_a_key_that_says_nothing_an_agents_signs_the_least() {

@@ -40,7 +40,7 @@ pub(crate) async fn request(mut request: Request) -> Result<Response, Error> {
             let field = field.replace("/scope", "/access_token/access/0/actions").replace("/constraints", "");
             Ok(invalid(&error.field(field)))
         }
-        Err(error) => Err(error),
+        Err(error) => denied(error),
     }
 }
 
@@ -53,8 +53,20 @@ pub(crate) async fn proceed(request: Request) -> Result<Response, Error> {
         Error::new(Code::Unauthenticated, "the header Authorization is not GNAP and a token")
             .field("Authorization")
     })?;
-    let came = gateway.continue_grant(token).await?;
-    answered(&request, came, false)
+    match gateway.continue_grant(token).await {
+        Ok(came) => answered(&request, came, false),
+        Err(error) => denied(error),
+    }
+}
+
+/// What keeps the agent from a session is told in the words of the standard, too.
+fn denied(error: Error) -> Result<Response, Error> {
+    match error.code {
+        Code::Forbidden | Code::StateConflict => {
+            Ok(refused(StatusCode::FORBIDDEN, "request_denied", &error.message))
+        }
+        _ => Err(error),
+    }
 }
 
 fn answered(

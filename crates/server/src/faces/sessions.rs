@@ -597,12 +597,9 @@ impl<'a> CycleRecord<'a> {
 
 impl CloseRequest {
     fn understood(self) -> Result<CloseAsk, Error> {
-        let invalid = |field: &str, why: &str| Error::new(Code::ValidationFailed, why).field(field);
+        let why = "completion is none of COMPLETE, PARTIAL and REVOKED";
         let completion = Completion::parse(&self.completion)
-            .ok_or_else(|| invalid("/completion", "completion is none of COMPLETE, PARTIAL and REVOKED"))?;
-        if self.reason.as_ref().is_some_and(|reason| reason.len() > LONGEST_REASON) {
-            return Err(invalid("/reason", "reason is longer than 500 bytes"));
-        }
+            .ok_or_else(|| Error::new(Code::ValidationFailed, why).field("/completion"))?;
         Ok(CloseAsk { completion, reason: self.reason })
     }
 }
@@ -615,6 +612,5 @@ fn most(limit: Option<String>) -> Result<u32, Error> {
 }
 
 const MOST_RECORDS: u32 = 1_000;
-const LONGEST_REASON: usize = 500;
 const FORMATS: [&str; 2] = ["json", "prov"];
 const DECISIONS: [&str; 4] = ["ALLOW", "DENY", "ESCALATE", "SUSPEND"];
