@@ -50,13 +50,18 @@ fn every_event_in_every_state() {
         E::Unblocked,
         E::Suspended,
         E::Closed { completion: Completion::Partial, by_agent: false },
+        E::Closed { completion: Completion::Partial, by_agent: true },
         E::Revoked { halt: Halt::Partial, by_person: true },
         E::Limited(ApprovedLimits::default()),
     ];
     let begins = [Some(Active), Some(Active), Some(HemPending)];
     let never = [None; 3];
-    let over = |state| [None, None, None, None, None, None, Some(state), None, None, None, None, None, None];
-    let table: [(S, [Option<S>; 13]); 7] = [
+    let over = |state| {
+        let mut never = [None; 14];
+        never[6] = Some(state);
+        never
+    };
+    let table: [(S, [Option<S>; 14]); 7] = [
         (
             Active,
             join(
@@ -69,6 +74,7 @@ fn every_event_in_every_state() {
                     Some(ClusterBlocked),
                     None,
                     Some(Suspended),
+                    Some(partial),
                     Some(partial),
                     Some(revoked),
                     Some(Active),
@@ -88,6 +94,7 @@ fn every_event_in_every_state() {
                     Some(Active),
                     Some(Suspended),
                     Some(partial),
+                    Some(partial),
                     Some(revoked),
                     Some(ClusterBlocked),
                 ],
@@ -106,6 +113,7 @@ fn every_event_in_every_state() {
                     None,
                     Some(Suspended),
                     None,
+                    None,
                     Some(revoked),
                     Some(HemPending),
                 ],
@@ -122,8 +130,10 @@ fn every_event_in_every_state() {
                     Some(Suspended),
                     None,
                     None,
-                    Some(Suspended),
+                    // It has one beginning of its end, and its agent says no more of that.
+                    None,
                     Some(partial),
+                    None,
                     Some(revoked),
                     Some(Suspended),
                 ],
@@ -141,7 +151,7 @@ fn every_event_in_every_state() {
     }
 }
 
-fn join(first: [Option<S>; 3], rest: [Option<S>; 10]) -> [Option<S>; 13] {
+fn join(first: [Option<S>; 3], rest: [Option<S>; 11]) -> [Option<S>; 14] {
     std::array::from_fn(|at| if at < 3 { first[at] } else { rest[at - 3] })
 }
 

@@ -143,9 +143,9 @@ fn what_no_sandbox_has_is_not_asked_of_one() {
 fn an_action_of_the_sandbox_is_proved_and_replayed() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    let (admin, agent) = (api_key(&data, "someone", "admin"), api_key(&data, "someone", "agent"));
+    let (admin, agent) = (api_key(&data, "someone", "admin"), api_key(&data, "robot", "agent"));
     let served = Served::sandbox(&data);
-    let issue = ["mandate", "issue", "--subject", "someone", "--scope", "Travel", "--cap", "900.00 USD"];
+    let issue = ["mandate", "issue", "--subject", "robot", "--scope", "Travel", "--cap", "900.00 USD"];
     let issued = served.call(&admin, &issue);
     assert_eq!(issued.code, 0, "{}", issued.stderr);
     let body = serde_json::json!({
@@ -182,9 +182,9 @@ fn an_action_of_the_sandbox_is_proved_and_replayed() {
 fn several_actions_are_undone_newest_first_or_none_is() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    let (admin, agent) = (api_key(&data, "someone", "admin"), api_key(&data, "someone", "agent"));
+    let (admin, agent) = (api_key(&data, "someone", "admin"), api_key(&data, "robot", "agent"));
     let served = Served::sandbox(&data);
-    let issue = ["mandate", "issue", "--subject", "someone", "--scope", "Travel", "--cap", "900.00 USD"];
+    let issue = ["mandate", "issue", "--subject", "robot", "--scope", "Travel", "--cap", "900.00 USD"];
     let token = served.call(&admin, &issue).json()["token"].clone();
     let booked = |n: u32, property: &str| {
         let body = serde_json::json!({
