@@ -187,6 +187,7 @@ impl Findings {
         if let Some(scope) = facts.frozen {
             out.push(blocked(Reason::Frozen { scope: scope.to_owned() }));
         }
+        out.extend(facts.quarantined.map(|why| blocked(Reason::Quarantined { why })));
         out.extend(facts.approved.and_then(|it| it.exceeded(facts)).map(blocked));
         out.extend(facts.beyond_session().map(blocked));
         match &self.delegation {

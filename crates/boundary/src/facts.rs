@@ -112,6 +112,8 @@ pub struct Facts<'a> {
     pub mandate_refusal: Option<mandate::Refusal>,
     /// The freeze that covers the action, as it is written (`all`, `agent:…`).
     pub frozen: Option<&'a str>,
+    /// Why what carries it out is not what its operator accepted, in one word, if it is not.
+    pub quarantined: Option<&'static str>,
     /// Recent activity of the same root principal, archetype and currency.
     pub series: &'a Series,
     /// Whether the root principal never acted on this destination before.

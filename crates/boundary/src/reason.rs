@@ -44,6 +44,11 @@ pub enum Reason {
         /// What is frozen, as it is written.
         scope: String,
     },
+    /// What carries it out is not what its operator accepted.
+    Quarantined {
+        /// The word for it.
+        why: &'static str,
+    },
     /// It is beyond what people agreed to.
     BeyondApproval {
         /// Which of their limits.
@@ -105,6 +110,7 @@ impl Reason {
             Reason::BudgetExhausted => "budget_exhausted",
             Reason::RollbackDenied { .. } => "rollback_denied",
             Reason::Frozen { .. } => "frozen",
+            Reason::Quarantined { why } => why,
             Reason::BeyondApproval { .. } => "beyond_approval",
             Reason::BeyondSession { .. } => "beyond_session",
             Reason::Delegation(refusal) => refusal.word(),

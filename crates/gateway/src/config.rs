@@ -2,6 +2,7 @@
 
 mod alerts;
 mod disclosure;
+mod mcp;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 pub use self::alerts::{Alerts, Means, Smtp, SmtpTls, Webhook};
 pub use self::disclosure::Withheld;
+pub use self::mcp::{Mcp, McpServer};
 
 /// Everything that can be configured. Each key is also an environment variable: `listen` is
 /// `COUNTERSIGN_LISTEN`, `limits.in_flight` is `COUNTERSIGN_LIMITS__IN_FLIGHT`.
@@ -56,6 +58,8 @@ pub struct Config {
     pub transmitters: Vec<Transmitter>,
     /// What agents may ask to be granted.
     pub grants: Grants,
+    /// Servers of the Model Context Protocol.
+    pub mcp: Mcp,
     /// What roles are not told of the policies, by role.
     #[serde(deserialize_with = "disclosure::by_role")]
     pub disclosure: BTreeMap<String, Withheld>,
@@ -295,6 +299,7 @@ impl Default for Config {
             alerts: Vec::new(),
             transmitters: Vec::new(),
             grants: Grants::default(),
+            mcp: Mcp::default(),
             disclosure: BTreeMap::new(),
             limits: Limits::default(),
             sandbox: Sandbox::default(),

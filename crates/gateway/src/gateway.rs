@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use action::{ActionId, Environment, HmacKey, Mistake, Subject, Tenant};
 use ledger::{Filter, Ledger};
-use provider::{Egress, Runs, Secrets};
+use provider::mcp::Servers;
+use provider::{Beside, Egress, Outside, Runs, Secrets};
 use tokio::sync::Semaphore;
 
 use crate::admin::{Hidden, keep_rules};
@@ -20,6 +21,7 @@ use crate::caller::Caller;
 use crate::config::Config;
 use crate::events::Transmitter;
 use crate::keys::Keys;
+use crate::mcp::Alike;
 use crate::metrics::Metrics;
 use crate::notices::Destination;
 use crate::outcome::Render;
@@ -67,6 +69,8 @@ pub struct Gateway {
     pub(crate) questions: Questions,
     /// Declarations that sessions stand on.
     pub(crate) declarations: Declarations,
+    /// Outcomes of calls that are alike which were delivered, until that is on record.
+    pub(crate) deliveries: Mutex<HashMap<Alike, u64>>,
     /// When an action in doubt is to be asked after next.
     pub(crate) inquiries: Mutex<HashMap<ActionId, Inquiry>>,
 }
@@ -90,6 +94,18 @@ pub(crate) struct Doors {
     pub secrets: Secrets,
     /// What callers carry out themselves.
     pub runs: Arc<Runs>,
+    /// Servers of the Model Context Protocol.
+    pub servers: Arc<Servers>,
+}
+
+impl Doors {
+    pub(crate) fn outside(&self) -> Outside<'_> {
+        Outside { egress: &self.egress, secrets: &self.secrets }
+    }
+
+    pub(crate) fn beside<'a>(&'a self, tenant: &'a Tenant) -> Beside<'a> {
+        Beside { runs: &self.runs, servers: &self.servers, tenant }
+    }
 }
 
 /// Who may ask how often.
@@ -180,6 +196,7 @@ impl Gateway {
             challenges: Challenges::new().map_err(|error| error.to_string())?,
             questions: Questions::default(),
             declarations: Declarations::default(),
+            deliveries: Mutex::default(),
             inquiries: Mutex::default(),
         };
         gateway.put_back(lost).await.map_err(|error| error.to_string())?;

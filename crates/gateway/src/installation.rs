@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use action::{Environment, Subject, Tenant};
 use ledger::{Ledger, Lock, Options, Sealer, Sqlite};
+use provider::mcp::Servers;
 use provider::{Egress, Outside, Secrets, egress};
 use tokio::task::JoinHandle;
 
@@ -187,19 +188,19 @@ struct Ground {
 impl Ground {
     fn read(config: &Config, environment: Environment, tenants: &[Tenant]) -> Result<Ground, String> {
         let doors = match environment {
-            Environment::Production => doors(config)?,
+            Environment::Production => doors(config, tenants)?,
             Environment::Sandbox => {
                 let egress = Egress::new(egress::Rules::default());
-                Doors { egress, secrets: Secrets::default(), runs: Arc::default() }
+                let secrets = Secrets::default();
+                Doors { egress, secrets, runs: Arc::default(), servers: Arc::default() }
             }
         };
-        let outside = Outside { egress: &doors.egress, secrets: &doors.secrets };
         let destinations = match environment {
-            Environment::Production => Destination::all(config, tenants, outside)?,
+            Environment::Production => Destination::all(config, tenants, doors.outside())?,
             Environment::Sandbox => Vec::new(),
         };
         let rules = |tenant: &Tenant| {
-            let rules = tenants::load(config, tenant, environment, outside, &doors.runs);
+            let rules = tenants::load(config, tenant, environment, &doors);
             rules.map(|rules| (tenant.clone(), rules)).map_err(|found| listed(&found))
         };
         let rules = tenants.iter().map(rules).collect::<Result<_, _>>()?;
@@ -285,12 +286,15 @@ fn master(config: &Config, folder: &Path) -> Result<zeroize::Zeroizing<Vec<u8>>,
     Ok(zeroize::Zeroizing::new(secret.reveal_here().map_err(|error| error.to_string())?.as_bytes().to_vec()))
 }
 
-fn doors(config: &Config) -> Result<Doors, String> {
+fn doors(config: &Config, tenants: &[Tenant]) -> Result<Doors, String> {
     let rules = egress::Rules::parse(&config.egress.allow, &config.egress.plain_http)
         .and_then(|rules| rules.and_challenges(&config.egress.challenge_hosts))
         .map_err(|error| format!("`egress`: {error}"))?;
     let secrets = Secrets::load(config.provider_secrets()?).map_err(|errors| joined(&errors))?;
-    Ok(Doors { egress: Egress::new(rules), secrets, runs: Arc::default() })
+    let egress = Egress::new(rules);
+    let outside = Outside { egress: &egress, secrets: &secrets };
+    let servers = Servers::new(config.mcp.declared(tenants)?, outside).map_err(|wrong| wrong.join("\n"))?;
+    Ok(Doors { egress, secrets, runs: Arc::default(), servers: Arc::new(servers) })
 }
 
 fn joined(errors: &[provider::secrets::Error]) -> String {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use action::{Action, GuaranteeLevel, IdempotencyKey, PaymentMode, Refusal, RefusalKind, Request};
 use execution::Stop;
 use provider::Provider;
+use provider::mcp::Seat;
 use tokio::sync::{SemaphorePermit, oneshot};
 
 use crate::act::{Errand, Patience, Said};
@@ -84,7 +85,18 @@ impl Gateway {
         ask: Ask,
         words: Words,
     ) -> Result<Answer, Error> {
-        let answer = self.execute_apart(caller, ask, words).await;
+        self.take_for(caller, ask, words, None).await
+    }
+
+    /// The same for a client that is there to be asked and told meanwhile.
+    pub(crate) async fn take_for(
+        self: &Arc<Self>,
+        caller: &Caller,
+        ask: Ask,
+        words: Words,
+        seat: Option<Arc<Seat>>,
+    ) -> Result<Answer, Error> {
+        let answer = self.execute_apart(caller, ask, words, seat).await;
         if let Err(error) = &answer {
             self.metrics.error(error.code);
         }
@@ -96,6 +108,7 @@ impl Gateway {
         caller: &Caller,
         ask: Ask,
         words: Words,
+        seat: Option<Arc<Seat>>,
     ) -> Result<Answer, Error> {
         caller.must(Deed::Execute)?;
         self.limits.before_parsing(caller)?;
@@ -109,7 +122,11 @@ impl Gateway {
             // Boxed, so that what judging needs is gone while the provider takes its time.
             let next = Box::pin(gateway.decide_on(caller, (ask, words), came, room)).await;
             match next {
-                Ok(Next::Admitted(errand)) => gateway.carry_out(errand, Said::to(said)).await,
+                Ok(Next::Admitted(errand)) => {
+                    let _taken =
+                        seat.map(|seat| gateway.outside.servers.seats().take(errand.pending.id, seat));
+                    gateway.carry_out(errand, Said::to(said)).await;
+                }
                 Ok(Next::Said(answer)) => drop(said.send(Ok(answer))),
                 Ok(Next::NotNow(_)) => drop(said.send(Err(internal("a request was taken for a repetition")))),
                 Err(error) => drop(said.send(Err(error))),

@@ -9,10 +9,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use action::{Catalogue, Environment, HmacKey, Mistake, Source, Tenant};
 use boundary::Policies;
-use provider::{Provider, Runs};
+use provider::Provider;
 
 use crate::approvals::Version;
 use crate::config::Config;
+use crate::gateway::Doors;
 
 /// What a tenant's actions are judged by and sent with.
 pub(crate) struct Rules {
@@ -90,15 +91,14 @@ pub(crate) fn load(
     config: &Config,
     tenant: &Tenant,
     environment: Environment,
-    outside: provider::Outside<'_>,
-    runs: &Arc<Runs>,
+    doors: &Doors,
 ) -> Result<Rules, Vec<Mistake>> {
     let mut catalogue = sources(config.catalogue_dir.as_deref(), tenant, &["toml"])?;
     catalogue.extend(own_archetypes(config));
     let policies = sources(config.policy_dir.as_deref(), tenant, &["cedar"])?;
     let entities = sources(config.policy_dir.as_deref(), tenant, &["json"])?;
     let mut rules = judge_by(catalogue, policies, entities, environment)?;
-    rules.providers = providers(&rules.catalogue, environment, outside, runs)?;
+    rules.providers = providers(&rules.catalogue, tenant, environment, doors)?;
     Ok(rules)
 }
 
@@ -129,17 +129,18 @@ fn judge_by(
 /// In the sandbox every binding is replaced, so that no secret is read and no socket opened.
 fn providers(
     catalogue: &Catalogue,
+    tenant: &Tenant,
     environment: Environment,
-    outside: provider::Outside<'_>,
-    runs: &Arc<Runs>,
+    doors: &Doors,
 ) -> Result<HashMap<String, Arc<dyn Provider>>, Vec<Mistake>> {
+    let (outside, beside) = (doors.outside(), doors.beside(tenant));
     let mut providers = HashMap::new();
     let mut mistakes = Vec::new();
     for archetype in catalogue.iter() {
         let made = match environment {
             Environment::Sandbox => Some(Ok(provider::sandboxed(archetype))),
             Environment::Production if archetype.bindings.is_empty() => None,
-            Environment::Production => Some(provider::compile_for(archetype, outside, runs)),
+            Environment::Production => Some(provider::compile_for(archetype, outside, beside)),
         };
         match made {
             Some(Ok(provider)) => drop(providers.insert(archetype.name.clone(), provider)),

@@ -415,6 +415,12 @@ pub trait Ledger: Outbox {
     /// Keeps a text (a policy set, a catalogue) under its digest.
     fn keep<'a>(&'a self, digest: &'a str, text: Vec<u8>) -> Answer<'a, ()>;
 
+    /// How many outcomes of calls that are alike were delivered to their caller, as far as that is on record.
+    fn delivered<'a>(&'a self, alike: &'a [u8; 32]) -> Answer<'a, u64>;
+
+    /// So many were, of each. What is on record never becomes less.
+    fn deliver(&self, times: Vec<([u8; 32], u64)>) -> Answer<'_, ()>;
+
     /// The text kept under a digest.
     fn kept<'a>(&'a self, digest: &'a str) -> Answer<'a, Option<Vec<u8>>>;
 

@@ -50,6 +50,7 @@ struct World {
     keys: Vec<ApiKey>,
     passkeys: Vec<Passkey>,
     tenant_keys: HashMap<Tenant, Vec<u8>>,
+    delivered: HashMap<[u8; 32], u64>,
     kept: HashMap<Box<str>, Vec<u8>>,
     refusals: HashMap<[u8; 32], (Repeat, i64)>,
     sessions: Sessions,
@@ -94,6 +95,7 @@ impl Memory {
             keys: Vec::new(),
             passkeys: Vec::new(),
             tenant_keys: HashMap::new(),
+            delivered: HashMap::new(),
             kept: HashMap::new(),
             refusals: HashMap::new(),
             sessions: Sessions::default(),
@@ -1314,6 +1316,20 @@ impl Ledger for Memory {
     fn keep<'a>(&'a self, digest: &'a str, text: Vec<u8>) -> Answer<'a, ()> {
         self.now(move |world| {
             world.kept.entry(digest.into()).or_insert(text);
+            Ok(())
+        })
+    }
+
+    fn delivered<'a>(&'a self, alike: &'a [u8; 32]) -> Answer<'a, u64> {
+        self.now(move |world| Ok(world.delivered.get(alike).copied().unwrap_or_default()))
+    }
+
+    fn deliver(&self, times: Vec<([u8; 32], u64)>) -> Answer<'_, ()> {
+        self.now(move |world| {
+            for (alike, times) in times {
+                let known = world.delivered.entry(alike).or_default();
+                *known = times.max(*known);
+            }
             Ok(())
         })
     }

@@ -1285,6 +1285,18 @@ fn the_first_tenant_key_is_kept_and_texts_stay_under_their_digest() {
     });
 }
 
+#[test]
+fn what_was_delivered_is_counted_by_what_is_alike_and_never_becomes_less() {
+    on_every_ledger(|ledger| {
+        let (one, other) = ([1; 32], [2; 32]);
+        assert_eq!(wait(ledger.delivered(&one)).unwrap(), 0);
+        wait(ledger.deliver(vec![(one, 2), (other, 1)])).unwrap();
+        wait(ledger.deliver(vec![(one, 1)])).unwrap();
+        assert_eq!(wait(ledger.delivered(&one)).unwrap(), 2);
+        assert_eq!(wait(ledger.delivered(&other)).unwrap(), 1);
+    });
+}
+
 // Pruning.
 
 #[test]

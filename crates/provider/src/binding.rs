@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use action::Archetype;
+use action::{Archetype, Tenant};
 use execution::{Capabilities, Idempotent, Queryable};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::consent::Consent;
 use crate::http::Http;
+use crate::mcp::{Servers, Tool};
 use crate::reader::{Mistake, Node};
 use crate::runner::Runner;
 use crate::runs::Runs;
@@ -21,17 +22,29 @@ use crate::{Outside, Provider};
 /// # Errors
 /// Every mistake that could be found, each with its place in the binding.
 pub fn compile(archetype: &Archetype, outside: Outside<'_>) -> Result<Arc<dyn Provider>, Vec<Mistake>> {
-    compile_for(archetype, outside, &Arc::default())
+    let (runs, servers, tenant) = (Arc::default(), Servers::default(), Tenant::default());
+    compile_for(archetype, outside, Beside { runs: &runs, servers: &servers, tenant: &tenant })
 }
 
-/// The same for a gateway, whose runners find their calls in `runs` whatever is compiled anew meanwhile.
+/// What a gateway's bindings share, whatever is compiled anew meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub struct Beside<'a> {
+    /// Where runners find their calls.
+    pub runs: &'a Arc<Runs>,
+    /// The operator's MCP servers.
+    pub servers: &'a Servers,
+    /// Whose archetypes they are.
+    pub tenant: &'a Tenant,
+}
+
+/// The same for a gateway.
 ///
 /// # Errors
 /// As [`compile`].
 pub fn compile_for(
     archetype: &Archetype,
     outside: Outside<'_>,
-    runs: &Arc<Runs>,
+    beside: Beside<'_>,
 ) -> Result<Arc<dyn Provider>, Vec<Mistake>> {
     let members = archetype.bindings.iter().map(|(name, value)| (name.clone(), value.clone()));
     let binding = Value::Object(members.collect());
@@ -44,10 +57,11 @@ pub fn compile_for(
         Some("sandbox") => Ok(Arc::new(Sandbox::read(&node, archetype)?)),
         Some("http") => Ok(Arc::new(Http::read(&node, archetype, outside)?)),
         Some("consent") => Ok(Arc::new(Consent::read(&node)?)),
-        Some("runner") => Ok(Arc::new(Runner::read(&node, archetype, runs)?)),
+        Some("runner") => Ok(Arc::new(Runner::read(&node, archetype, beside.runs)?)),
+        Some("mcp") => Ok(Arc::new(Tool::read(&node, archetype, (beside.servers, beside.tenant))?)),
         _ => {
             let mistake = node.child("provider", kind).mistake("there is no such provider");
-            Err(vec![mistake.hint("the providers are http, runner, consent and sandbox")])
+            Err(vec![mistake.hint("the providers are http, mcp, runner, consent and sandbox")])
         }
     }
 }

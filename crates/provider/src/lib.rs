@@ -18,7 +18,8 @@
 //! answer is read. It cannot say which hosts are allowed or where a secret may go; that is the operator's
 //! configuration, [`egress::Rules`] and [`Secrets`]. All of a binding's mistakes are found when it is compiled.
 //!
-//! A [`runner::Runner`] carries nothing out itself: it offers its calls to the agent that asked for them.
+//! A [`runner::Runner`] carries nothing out itself: it offers its calls to the agent that asked for them. An [`mcp::Tool`] is
+//! one tool of a server of the Model Context Protocol.
 //!
 //! Beside providers there are [`receivers`]: who is told of what happened. They go out by the same rules.
 //!
@@ -29,6 +30,7 @@ mod binding;
 mod consent;
 pub mod egress;
 mod http;
+pub mod mcp;
 mod reader;
 pub mod receivers;
 pub mod runner;
@@ -46,7 +48,7 @@ use execution::{Call, Capabilities, Check, Found, Reply};
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 
-pub use binding::{compile, compile_for, sandboxed};
+pub use binding::{Beside, compile, compile_for, sandboxed};
 pub use egress::Egress;
 pub use http::{Callback, Told};
 pub use reader::Mistake;
@@ -71,6 +73,11 @@ pub trait Provider: Send + Sync + fmt::Debug {
 
     /// The provider as one whose calls are carried out by whoever asked for them; `None` for those that act themselves.
     fn runner(&self) -> Option<&runner::Runner> {
+        None
+    }
+
+    /// The provider as a tool of an MCP server; `None` for everything else.
+    fn tool(&self) -> Option<&mcp::Tool> {
         None
     }
 

@@ -127,9 +127,7 @@ impl Gateway {
     pub async fn reload(&self, caller: &Caller) -> Result<ReloadReport, Error> {
         caller.must(Deed::Administer)?;
         let tenant = self.tenant(&caller.tenant)?;
-        let outside = provider::Outside { egress: &self.outside.egress, secrets: &self.outside.secrets };
-        let runs = &self.outside.runs;
-        let rules = tenants::load(&self.config, &tenant.tenant, self.environment, outside, runs);
+        let rules = tenants::load(&self.config, &tenant.tenant, self.environment, &self.outside);
         let mut rules = rules.map_err(|mistakes| {
             Error::new(Code::ValidationFailed, listed(&mistakes))
                 .hint("nothing was changed; correct the files and reload")

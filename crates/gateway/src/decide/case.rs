@@ -7,6 +7,7 @@ use action::{Action, ActionId, IdempotencyKey, Money, OnDuplicate};
 use boundary::{Approved, Decision, Facts};
 use ledger::{Basis, Effect, FactsQuery, Obstacle, State, Tolerance};
 use provider::Provider;
+use provider::mcp::{Quarantine, Tool};
 
 use super::Asked;
 use super::again::{Before, Resumed};
@@ -183,6 +184,7 @@ impl Gateway {
                 ancestors: &ancestors,
                 mandate_refusal: case.standing.refusal.clone(),
                 frozen: frozen.as_deref(),
+                quarantined: case.provider.tool().and_then(Tool::quarantine).map(Quarantine::as_str),
                 series: &facts.series,
                 first_seen_destination: facts.first_seen,
                 earlier: facts

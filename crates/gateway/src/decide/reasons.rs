@@ -25,6 +25,7 @@ pub(super) fn code_of(reason: &Reason) -> Code {
         | Reason::PolicyError
         | Reason::Forbidden { .. }
         | Reason::NotPermitted
+        | Reason::Quarantined { .. }
         | Reason::BeyondApproval { .. }
         | Reason::Mode(_) => Code::BoundaryBlock,
         Reason::Intent(refusal) => code_of_intent(*refusal),
@@ -80,6 +81,7 @@ pub(super) fn details_of(reason: &Reason) -> Details {
         Reason::HardDenied { .. }
         | Reason::RollbackDenied { .. }
         | Reason::Frozen { .. }
+        | Reason::Quarantined { .. }
         | Reason::BeyondApproval { .. }
         | Reason::BeyondSession { .. }
         | Reason::Delegation(_)

@@ -538,6 +538,22 @@ impl Ledger for Sqlite {
         })
     }
 
+    fn delivered<'a>(&'a self, alike: &'a [u8; 32]) -> Answer<'a, u64> {
+        self.look(move |db| read::delivered(db, alike))
+    }
+
+    fn deliver(&self, times: Vec<([u8; 32], u64)>) -> Answer<'_, ()> {
+        self.perform(move |batch| {
+            let sql = "INSERT INTO delivery VALUES (?1, ?2)
+                       ON CONFLICT DO UPDATE SET times = max(times, excluded.times)";
+            let mut statement = batch.db.prepare_cached(sql)?;
+            for (alike, times) in &times {
+                statement.execute(params![alike, i64::try_from(*times).unwrap_or(i64::MAX)])?;
+            }
+            Ok(Ok(()))
+        })
+    }
+
     fn kept<'a>(&'a self, digest: &'a str) -> Answer<'a, Option<Vec<u8>>> {
         self.look(move |db| read::kept(db, digest))
     }

@@ -868,6 +868,11 @@ pub(crate) fn tenant_key(db: &Connection, tenant: &Tenant) -> Sql<Option<Vec<u8>
     one(db, "SELECT wrapped FROM tenant_key WHERE tenant = ?1", [tenant.as_str()], |row| row.get(0))
 }
 
+pub(crate) fn delivered(db: &Connection, alike: &[u8; 32]) -> Sql<u64> {
+    let times = one(db, "SELECT times FROM delivery WHERE alike = ?1", [alike], |row| row.get::<_, i64>(0))?;
+    Ok(times.and_then(|times| u64::try_from(times).ok()).unwrap_or_default())
+}
+
 pub(crate) fn kept(db: &Connection, digest: &str) -> Sql<Option<Vec<u8>>> {
     one(db, "SELECT text FROM kept WHERE digest = ?1", [digest], |row| row.get(0))
 }

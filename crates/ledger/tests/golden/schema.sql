@@ -284,3 +284,7 @@ CREATE TABLE security_event (
     PRIMARY KEY (tenant, issuer, jti)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX cluster_open ON cluster (tenant) WHERE NOT terminated;
+CREATE TABLE delivery (
+    alike BLOB PRIMARY KEY,     -- HMAC of caller, tool and arguments under the tenant's key
+    times INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{CONNECTION, HeaderMap, HeaderValue};
-use reqwest::{Certificate, Client, Method, redirect, retry};
+use reqwest::{Certificate, Client, ClientBuilder, Method, redirect, retry};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use url::Url;
@@ -172,28 +172,67 @@ impl Egress {
         Guard { origin, gate: Arc::clone(&self.gate), lookup: Arc::clone(&self.lookup) }
     }
 
+    /// A way to one place for whoever keeps connections to it that live longer than an exchange.
+    ///
+    /// # Errors
+    /// Why the place may not be spoken to.
+    pub(crate) fn apart(&self, origin: Origin) -> Result<Apart, Refused> {
+        self.gate.admit(&origin)?;
+        Ok(Apart { guard: self.guard(origin), roots: self.roots.clone() })
+    }
+
     fn client(&self, key: &Key) -> reqwest::Result<Client> {
-        let guard = self.guard(key.origin.clone());
-        let roots: Vec<_> =
-            self.roots.iter().map(|root| Certificate::from_der(root)).collect::<Result<_, _>>()?;
-        let mut builder = Client::builder();
+        let mut builder = careful(self.guard(key.origin.clone()), &self.roots)?;
         if let Some(identity) = &key.identity {
             builder = builder.identity(identity.shown());
         }
         builder
-            .dns_resolver(Arc::new(guard))
-            .no_proxy()
-            .redirect(redirect::Policy::none())
-            .retry(retry::never())
-            .referer(false)
-            .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(key.connecting)
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(MOST_IDLE)
-            .tls_version_min(reqwest::tls::Version::TLS_1_2)
-            .tls_certs_merge(roots)
             .build()
     }
+}
+
+/// A way to one place, by the same rules, in clients of which no two share a connection.
+pub(crate) struct Apart {
+    guard: Guard,
+    roots: Vec<CertificateDer<'static>>,
+}
+
+impl Apart {
+    /// A new client. Keeps (one exchange): it keeps no connection for the next one.
+    ///
+    /// # Errors
+    /// Why the place may not be spoken to.
+    pub(crate) fn client(&self) -> Result<Client, Refused> {
+        let origin = &self.guard.origin;
+        self.guard.gate.admit(origin)?;
+        careful(self.guard.clone(), &self.roots)
+            .and_then(|builder| builder.connect_timeout(MOST_CONNECTING).pool_max_idle_per_host(0).build())
+            .map_err(|_| Refused::Client(origin.at().clone()))
+    }
+}
+
+impl fmt::Debug for Apart {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_tuple("Apart").field(&self.guard.origin).finish()
+    }
+}
+
+/// What holds for every client.
+fn careful(guard: Guard, roots: &[CertificateDer<'static>]) -> reqwest::Result<ClientBuilder> {
+    let roots: Vec<_> = roots.iter().map(|root| Certificate::from_der(root)).collect::<Result<_, _>>()?;
+    let builder = Client::builder()
+        .dns_resolver(Arc::new(guard))
+        .no_proxy()
+        .redirect(redirect::Policy::none())
+        .retry(retry::never())
+        .referer(false)
+        .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")))
+        .tls_version_min(reqwest::tls::Version::TLS_1_2)
+        .tls_certs_merge(roots);
+    Ok(builder)
 }
 
 impl fmt::Debug for Egress {

@@ -22,6 +22,7 @@ mod line;
 mod resolver;
 mod rules;
 
+pub(crate) use client::Apart;
 pub use client::{BodyFault, Destination, Egress, Exchange, NoCertificate, Request};
 pub use identity::{BadIdentity, Identity};
 pub(crate) use line::Line;

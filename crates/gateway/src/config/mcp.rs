@@ -1,0 +1,163 @@
+//! `[mcp]`: the servers of the Model Context Protocol that agents reach through us.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use action::Tenant;
+use provider::mcp::{Declared, How};
+use serde::{Deserialize, Serialize};
+
+/// Servers of the Model Context Protocol, and how long their clients are kept waiting.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Mcp {
+    /// So long a call waits for a person, or for its fate, before its client is told that it waits. At most 10 minutes.
+    pub wait_seconds: u64,
+    /// So long a client may take to answer what a server asks in the midst of a call. At most an hour.
+    pub input_seconds: u64,
+    /// Sessions of one subject's clients at once.
+    pub sessions_per_subject: usize,
+    /// Sessions of all clients at once.
+    pub sessions: usize,
+    /// A session that is not heard of for so long is over.
+    pub session_idle_seconds: u64,
+    /// By name: 1 to 40 ASCII letters, digits and `-_.`, without `__`.
+    pub servers: BTreeMap<String, McpServer>,
+}
+
+impl Default for Mcp {
+    fn default() -> Mcp {
+        Mcp {
+            wait_seconds: 20,
+            input_seconds: 600,
+            sessions_per_subject: 64,
+            sessions: 1024,
+            session_idle_seconds: 3600,
+            servers: BTreeMap::new(),
+        }
+    }
+}
+
+/// One server: a `command` that is started, or a `url` that is called.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct McpServer {
+    /// The program and its arguments; no shell. Each client has a process of its own.
+    pub command: Vec<String>,
+    /// Its whole environment, beside `PATH` and `LANG`.
+    pub env: BTreeMap<String, String>,
+    /// Environment variables that hold secrets, by the names of these, which have no `hosts`.
+    pub secrets: BTreeMap<String, String>,
+    /// Where it is started.
+    pub dir: Option<PathBuf>,
+    /// The most memory that it may map, in MiB. Left out: as much as it wants.
+    pub memory_mb: Option<u64>,
+    /// How many files it may have open.
+    pub files: u64,
+    /// Where it is called, over Streamable HTTP.
+    pub url: Option<String>,
+    /// Headers that hold secrets: `Authorization = { secret = "NAME", prefix = "Bearer " }`.
+    pub headers: BTreeMap<String, SecretHeader>,
+    /// Whose it is; the first tenant's, unless it is named.
+    pub tenant: Option<String>,
+    /// A request of which nothing is heard for so long is given up.
+    pub timeout_seconds: u64,
+    /// The largest message taken from it, in bytes.
+    pub most_bytes: usize,
+    /// Connections to it at once, which for a `command` are processes.
+    pub connections: usize,
+    /// For how long its list of tools is believed, unless it says that it changed.
+    pub refresh_seconds: u64,
+}
+
+/// A header that holds a secret.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SecretHeader {
+    /// The secret's name.
+    pub secret: String,
+    /// What stands before it.
+    #[serde(default)]
+    pub prefix: String,
+}
+
+impl Default for McpServer {
+    fn default() -> McpServer {
+        McpServer {
+            command: Vec::new(),
+            env: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            dir: None,
+            memory_mb: None,
+            files: 1024,
+            url: None,
+            headers: BTreeMap::new(),
+            tenant: None,
+            timeout_seconds: 60,
+            most_bytes: 4 * 1024 * 1024,
+            connections: 32,
+            refresh_seconds: 60,
+        }
+    }
+}
+
+impl Mcp {
+    /// See `wait_seconds`.
+    pub fn wait(&self) -> Duration {
+        Duration::from_secs(self.wait_seconds.min(600))
+    }
+
+    /// See `input_seconds`.
+    pub fn input(&self) -> Duration {
+        Duration::from_secs(self.input_seconds.min(3600))
+    }
+
+    /// The servers as they are read, each with its tenant.
+    ///
+    /// # Errors
+    /// The first that cannot be used.
+    pub fn declared(&self, tenants: &[Tenant]) -> Result<Vec<Declared>, String> {
+        self.servers.iter().map(|(name, server)| server.declare(name, self.input(), tenants)).collect()
+    }
+}
+
+impl McpServer {
+    fn declare(&self, name: &str, input: Duration, tenants: &[Tenant]) -> Result<Declared, String> {
+        let wrong = |what: &str| format!("`mcp.servers.{name}`: {what}");
+        let tenant = match &self.tenant {
+            None => tenants.first().cloned().unwrap_or_default(),
+            Some(named) => {
+                let found = tenants.iter().find(|tenant| tenant.as_str() == named);
+                found.cloned().ok_or_else(|| wrong(&format!("tenant `{named}` is not served")))?
+            }
+        };
+        let how = match (&self.url, self.command.is_empty()) {
+            (None, false) => How::Process {
+                command: self.command.clone(),
+                env: self.env.clone(),
+                secrets: self.secrets.clone(),
+                dir: self.dir.clone(),
+                most_memory: self.memory_mb.map(|mb| mb.saturating_mul(1024 * 1024)),
+                most_files: self.files,
+            },
+            (Some(url), true) => {
+                let header = |(name, it): (&String, &SecretHeader)| {
+                    (name.clone(), (it.secret.clone(), it.prefix.clone()))
+                };
+                How::Address { url: url.clone(), headers: self.headers.iter().map(header).collect() }
+            }
+            _ => return Err(wrong("give either a `command` or a `url`")),
+        };
+        Ok(Declared {
+            name: name.to_owned(),
+            tenant,
+            how,
+            timeout: Duration::from_secs(self.timeout_seconds.clamp(1, 3600)),
+            input,
+            most_bytes: self.most_bytes,
+            most_links: self.connections,
+            believe: Duration::from_secs(self.refresh_seconds.max(1)),
+        })
+    }
+}

@@ -1,0 +1,247 @@
+//! How a server is reached: a process that is started, or an address that is called.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use action::Tenant;
+use process_wrap::tokio::{CommandWrap, ProcessGroup};
+use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use rmcp::transport::async_rw::AsyncRwTransport;
+use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::Command;
+use url::Url;
+
+use crate::Outside;
+use crate::egress::{Apart, Origin};
+use crate::secrets::Secret;
+
+/// What the operator writes of one server.
+#[derive(Clone, Debug)]
+pub struct Declared {
+    /// What it is called: part of its archetypes' names and of its address.
+    pub name: String,
+    /// Whose it is.
+    pub tenant: Tenant,
+    /// How it is reached.
+    pub how: How,
+    /// A request that is not answered, and of whose progress nothing is heard, for so long is given up.
+    pub timeout: Duration,
+    /// How long a client may take to answer what it is asked in the midst of a call.
+    pub input: Duration,
+    /// The largest message that is taken from it, in bytes.
+    pub most_bytes: usize,
+    /// How many links there are at once.
+    pub most_links: usize,
+    /// For how long its list of tools is believed, unless it says that it changed.
+    pub believe: Duration,
+}
+
+/// How a server is reached.
+#[derive(Clone, Debug)]
+pub enum How {
+    /// By starting it: one process for each link, spoken to over its standard input and output.
+    Process {
+        /// The program and its arguments; no shell.
+        command: Vec<String>,
+        /// Its whole environment, beside `PATH` and `LANG`.
+        env: BTreeMap<String, String>,
+        /// Variables that hold secrets, by the names of these. A secret that is sent nowhere: one without hosts.
+        secrets: BTreeMap<String, String>,
+        /// Where it is started.
+        dir: Option<PathBuf>,
+        /// The most memory that it may map, in bytes.
+        most_memory: Option<u64>,
+        /// How many files it may have open.
+        most_files: u64,
+    },
+    /// By calling it, over Streamable HTTP.
+    Address {
+        /// Where.
+        url: String,
+        /// Headers that hold secrets: by name the secret's name and what stands before it.
+        headers: BTreeMap<String, (String, String)>,
+    },
+}
+
+/// The same, read.
+#[derive(Debug)]
+pub(super) enum Launch {
+    Process(Process),
+    Address(Address),
+}
+
+#[derive(Debug)]
+pub(super) struct Process {
+    command: Vec<String>,
+    env: BTreeMap<String, String>,
+    secrets: Vec<(String, Arc<Secret>)>,
+    dir: Option<PathBuf>,
+    most_memory: Option<u64>,
+    most_files: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Address {
+    url: Url,
+    way: Apart,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// Where programs are looked for unless the operator says otherwise.
+const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+impl Launch {
+    pub(super) fn new(how: How, outside: Outside<'_>) -> Result<Launch, String> {
+        match how {
+            How::Process { command, env, secrets, dir, most_memory, most_files } => {
+                if command.first().is_none_or(String::is_empty) {
+                    return Err("`command` names no program".to_owned());
+                }
+                let named = |(variable, name): (String, String)| {
+                    let secret = outside.secrets.get(&name).map_err(|error| error.to_string())?;
+                    // Nothing but the process sees it, as if it were ours.
+                    secret.reveal_here().map_err(|error| error.to_string())?;
+                    Ok((variable, Arc::clone(secret)))
+                };
+                let secrets = secrets.into_iter().map(named).collect::<Result<_, String>>()?;
+                Ok(Launch::Process(Process { command, env, secrets, dir, most_memory, most_files }))
+            }
+            How::Address { url, headers } => {
+                let url = Url::parse(&url).map_err(|_| format!("`{url}` is not a URL"))?;
+                let origin = Origin::of(&url).map_err(|error| error.to_string())?;
+                let way = outside.egress.apart(origin.clone()).map_err(|error| error.to_string())?;
+                let header = |(name, (secret, prefix)): (String, (String, String))| {
+                    let name = HeaderName::try_from(name.as_str())
+                        .map_err(|_| format!("`{name}` is no name of a header"))?;
+                    let secret = outside.secrets.get(&secret).map_err(|error| error.to_string())?;
+                    let value = secret.header_for(&origin, &prefix).map_err(|error| error.to_string())?;
+                    Ok((name, value))
+                };
+                let headers = headers.into_iter().map(header).collect::<Result<_, String>>()?;
+                Ok(Launch::Address(Address { url, way, headers }))
+            }
+        }
+    }
+}
+
+/// A process, spoken to over its standard input and output.
+pub(super) type Pipes =
+    AsyncRwTransport<rmcp::RoleClient, tokio::process::ChildStdout, tokio::process::ChildStdin>;
+
+/// A process that is killed, with all that it started, when this is dropped.
+pub(super) struct Running(Option<Box<dyn process_wrap::tokio::ChildWrapper>>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let Some(mut child) = self.0.take() else { return };
+        let _ = child.start_kill();
+        // Reaped, so that nothing is left of it.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { drop(Box::into_pin(child.kill()).await) });
+        }
+    }
+}
+
+impl Process {
+    /// Starts it with nothing of our environment.
+    pub(super) fn start(&self, name: &str, most_bytes: usize) -> Result<(Pipes, Running), String> {
+        let (program, arguments) = self.command.split_first().ok_or("`command` names no program")?;
+        let mut command = Command::new(program);
+        command.args(arguments).env_clear().env("PATH", PATH).env("LANG", "C.UTF-8").envs(&self.env);
+        for (variable, secret) in &self.secrets {
+            command.env(variable, secret.reveal_here().map_err(|error| error.to_string())?);
+        }
+        if let Some(dir) = &self.dir {
+            command.current_dir(dir);
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut wrapped = CommandWrap::from(command);
+        wrapped.wrap(ProcessGroup::leader());
+        // Not the error's own words: they quote nothing of ours, but vary.
+        let mut child = wrapped.spawn().map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => "its program was not found".to_owned(),
+            std::io::ErrorKind::PermissionDenied => "its program may not be started".to_owned(),
+            _ => "it could not be started".to_owned(),
+        })?;
+        self.bound(child.id());
+        let inner = child.inner_mut();
+        let pipes = (inner.stdin().take(), inner.stdout().take(), inner.stderr().take());
+        let running = Running(Some(child));
+        let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
+            return Err("it could not be spoken to".to_owned());
+        };
+        tokio::spawn(log(
+            name.to_owned(),
+            stderr,
+            self.secrets.iter().map(|(_, it)| Arc::clone(it)).collect(),
+        ));
+        Ok((AsyncRwTransport::new(stdout, stdin).with_max_line_length(most_bytes), running))
+    }
+
+    /// What it may use up.
+    fn bound(&self, id: Option<u32>) {
+        let pid = id.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        let Some(pid) = pid else { return };
+        let most = |value| Rlimit { current: Some(value), maximum: Some(value) };
+        let _ = prlimit(Some(pid), Resource::Nofile, most(self.most_files));
+        let _ = prlimit(Some(pid), Resource::Core, most(0));
+        if let Some(bytes) = self.most_memory {
+            let _ = prlimit(Some(pid), Resource::As, most(bytes));
+        }
+    }
+}
+
+impl Address {
+    /// A client of its own for each link: no connection is shared between two, and none serves two exchanges.
+    pub(super) fn client(
+        &self,
+        most_bytes: usize,
+    ) -> Result<(reqwest::Client, StreamableHttpClientTransportConfig), String> {
+        let client = self.way.client().map_err(|error| error.to_string())?;
+        let mut config = StreamableHttpClientTransportConfig::with_uri(self.url.as_str());
+        config.max_sse_event_size = most_bytes;
+        config.max_json_response_size = most_bytes;
+        config.max_concurrent_requests = 64;
+        let bearer = |value: &HeaderValue| Some(value.to_str().ok()?.strip_prefix("Bearer ")?.to_owned());
+        let mut headers = HashMap::new();
+        for (name, value) in &self.headers {
+            match (name == AUTHORIZATION).then(|| bearer(value)).flatten() {
+                Some(token) => config.auth_header = Some(token),
+                None => drop(headers.insert(name.clone(), value.clone())),
+            }
+        }
+        config.custom_headers = headers;
+        Ok((client, config))
+    }
+}
+
+/// What it writes beside its answers, for operators who look: cut, without the secrets that it was given, and no more than so
+/// many lines.
+async fn log(server: String, stderr: impl AsyncRead + Unpin, secrets: Vec<Arc<Secret>>) {
+    let mut lines = BufReader::with_capacity(LONGEST_LINE, stderr);
+    let mut told = 0_u32;
+    loop {
+        let Ok(heard) = lines.fill_buf().await else { return };
+        if heard.is_empty() {
+            return;
+        }
+        let end = heard.iter().position(|byte| *byte == b'\n').map_or(heard.len(), |at| at + 1);
+        if told < MOST_LINES {
+            told += 1;
+            let mut line = String::from_utf8_lossy(&heard[..end]).trim_end().to_owned();
+            for secret in &secrets {
+                secret.strike_from(&mut line);
+            }
+            tracing::debug!(%server, line = %line.escape_debug(), "an MCP server wrote to its standard error");
+        }
+        lines.consume(end);
+    }
+}
+
+const LONGEST_LINE: usize = 2048;
+const MOST_LINES: u32 = 1000;

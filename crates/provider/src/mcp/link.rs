@@ -1,0 +1,237 @@
+//! A connection to a server, for one party.
+
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rmcp::RoleClient;
+use rmcp::model::{
+    CancelledNotification, CancelledNotificationParam, ClientNotification, ClientRequest, ErrorData, GetMeta,
+    ProtocolVersion, RequestId, RequestMetaObject, ServerPeerInfo, ServerResult,
+};
+use rmcp::service::{
+    ClientLifecycleMode, Peer, PeerRequestOptions, RunningService, ServiceError, serve_client_with_lifecycle,
+};
+use rmcp::transport::StreamableHttpClientTransport;
+use rmcp::transport::streamable_http_client::StreamableHttpError;
+
+use super::launch::{Launch, Running};
+use super::lock;
+use super::party::Tie;
+use super::relay::{Exchange, Relay, UnderWay};
+
+pub(super) struct Link {
+    service: RunningService<RoleClient, Relay>,
+    under_way: Arc<UnderWay>,
+    used: Mutex<Instant>,
+    busy: AtomicUsize,
+    /// Killed with the link.
+    _process: Option<Running>,
+}
+
+/// How an exchange ended that has no result.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// The server said that it is none.
+    Refused(ErrorData),
+    /// Nothing left us.
+    NotSent(String),
+    /// It may have left, and there is no answer.
+    Lost(String),
+}
+
+/// A link in use.
+pub(super) struct Use(pub(super) Arc<Link>);
+
+impl Link {
+    /// Connects and greets. Both revisions are tried, the newer one first.
+    pub(super) async fn open(
+        launch: &Launch,
+        (name, most_bytes): (&str, usize),
+        relay: Relay,
+        within: Duration,
+    ) -> Result<Link, String> {
+        let under_way = Arc::clone(&relay.under_way);
+        let mode = ClientLifecycleMode::Auto {
+            preferred_versions: vec![ProtocolVersion::V_2026_07_28],
+            legacy_version: Some(ProtocolVersion::V_2025_11_25),
+        };
+        let (greeted, process) = match launch {
+            Launch::Process(process) => {
+                let (pipes, running) = process.start(name, most_bytes)?;
+                let greeting = serve_client_with_lifecycle(relay, pipes, mode);
+                (tokio::time::timeout(within, greeting).await, Some(running))
+            }
+            Launch::Address(address) => {
+                let (client, config) = address.client(most_bytes)?;
+                let transport = StreamableHttpClientTransport::with_client(client, config);
+                let greeting = serve_client_with_lifecycle(relay, transport, mode);
+                (tokio::time::timeout(within, greeting).await, None)
+            }
+        };
+        let service = match greeted {
+            Err(_) => return Err("it did not greet in time".to_owned()),
+            Ok(Err(error)) => {
+                tracing::debug!(server = name, %error, "an MCP server did not greet");
+                return Err("no connection came about".to_owned());
+            }
+            Ok(Ok(service)) => service,
+        };
+        Ok(Link {
+            service,
+            under_way,
+            used: Mutex::new(Instant::now()),
+            busy: AtomicUsize::new(0),
+            _process: process,
+        })
+    }
+
+    pub(super) fn about(&self) -> Option<Arc<ServerPeerInfo>> {
+        self.service.peer().peer_info()
+    }
+
+    pub(super) fn peer(&self) -> &Peer<RoleClient> {
+        self.service.peer()
+    }
+
+    /// Whether the server asks by its answers (2026-07-28), and not by requests of its own.
+    pub(super) fn asks_by_answers(&self) -> bool {
+        self.about().is_some_and(|about| about.protocol_version >= ProtocolVersion::V_2026_07_28)
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        !self.service.is_closed() && !self.service.peer().is_transport_closed()
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) == 0
+    }
+
+    pub(super) fn unused_for(&self) -> Duration {
+        if self.is_idle() { lock(&self.used).elapsed() } else { Duration::ZERO }
+    }
+
+    /// One request and its answer. It is given up when nothing is heard of it for `silence`, or when the client does not want
+    /// it any more; the server is told so.
+    pub(super) async fn exchange(
+        &self,
+        mut request: ClientRequest,
+        meta: RequestMetaObject,
+        tie: &Tie,
+        silence: Duration,
+    ) -> Result<ServerResult, Fault> {
+        *request.get_meta_mut() = carried(meta);
+        let sent = self.peer().send_request_with_option(request, PeerRequestOptions::no_options()).await;
+        let handle = sent.map_err(|_| Fault::NotSent("the connection to the server is closed".to_owned()))?;
+        let own = (handle.id.clone(), handle.progress_token.clone());
+        let exchange = Arc::new(Exchange::new(own, tie.id.clone(), tie.progress.clone()));
+        self.under_way.begin(Arc::clone(&exchange));
+        let _end = End { under_way: &self.under_way, exchange: &exchange };
+        let id = exchange.id.clone();
+        let mut answer = pin!(handle.await_response());
+        tokio::select! {
+            biased;
+            answer = &mut answer => answer.map_err(fault),
+            () = silent(&exchange, silence) => {
+                self.give_up(id, "nothing was heard of it in time").await;
+                Err(Fault::Lost("no answer came in time".to_owned()))
+            }
+            () = tie.cancelled.cancelled() => {
+                self.give_up(id, "the client does not want it any more").await;
+                // It may be at its end just now.
+                match tokio::time::timeout(GRACE, &mut answer).await {
+                    Ok(answer) => answer.map_err(fault),
+                    Err(_) => Err(Fault::Lost("its caller gave it up".to_owned())),
+                }
+            }
+        }
+    }
+
+    pub(super) async fn tell(&self, notification: ClientNotification) {
+        let _ = self.peer().send_notification(notification).await;
+    }
+
+    async fn give_up(&self, id: RequestId, reason: &str) {
+        let params = CancelledNotificationParam::new(Some(id), Some(reason.to_owned()));
+        self.tell(CancelledNotification::new(params).into()).await;
+    }
+}
+
+impl Use {
+    pub(super) fn of(link: &Arc<Link>) -> Use {
+        link.busy.fetch_add(1, Ordering::Relaxed);
+        Use(Arc::clone(link))
+    }
+}
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        *lock(&self.0.used) = Instant::now();
+        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+struct End<'a> {
+    under_way: &'a UnderWay,
+    exchange: &'a Arc<Exchange>,
+}
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.under_way.end(self.exchange);
+    }
+}
+
+/// Ends when nothing was heard of the exchange for so long.
+async fn silent(exchange: &Exchange, most: Duration) {
+    loop {
+        let since = exchange.silent_since().unwrap_or_else(Instant::now);
+        if since.elapsed() >= most {
+            return;
+        }
+        tokio::time::sleep_until((since + most).into()).await;
+    }
+}
+
+/// What of a client's `_meta` is for the server: not what is between the client and us.
+fn carried(meta: RequestMetaObject) -> RequestMetaObject {
+    let mut meta = meta;
+    meta.0.retain(|name, _| {
+        let ours = name.starts_with("io.countersign/") && !KEPT.contains(&name.as_str());
+        !ours && name != "progressToken" && !name.starts_with("io.modelcontextprotocol/")
+    });
+    meta
+}
+
+/// What we say ourselves of a call.
+pub(super) const IDEMPOTENCY_KEY: &str = "io.countersign/provider-key";
+pub(super) const TRANSACTION: &str = "io.countersign/transaction";
+const KEPT: [&str; 2] = [IDEMPOTENCY_KEY, TRANSACTION];
+
+/// How long a server that is told to give up may still answer.
+const GRACE: Duration = Duration::from_millis(500);
+
+fn fault(error: ServiceError) -> Fault {
+    let why = match error {
+        ServiceError::McpError(error) => return Fault::Refused(error),
+        ServiceError::TransportSend(error) => {
+            match error.error.downcast_ref::<StreamableHttpError<reqwest::Error>>() {
+                Some(StreamableHttpError::Client(error)) if error.is_connect() || error.is_builder() => {
+                    return Fault::NotSent("no connection came about".to_owned());
+                }
+                // The server knows no such session, so it did nothing in it.
+                Some(StreamableHttpError::SessionExpired) => {
+                    return Fault::NotSent("the server ended the session".to_owned());
+                }
+                Some(StreamableHttpError::ResponseBodyTooLarge { .. }) => "the answer is larger than allowed",
+                Some(StreamableHttpError::HttpStatus(_)) => "the server answered with an error of its own",
+                _ => "the connection broke before an answer came",
+            }
+        }
+        ServiceError::Cancelled { .. } => "the server gave it up",
+        ServiceError::UnexpectedResponse => "the answer has not the form of one",
+        _ => "the connection broke before an answer came",
+    };
+    Fault::Lost(why.to_owned())
+}

@@ -1,0 +1,172 @@
+//! The client at the other end.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use action::ActionId;
+use futures_util::future::BoxFuture;
+use rmcp::ErrorData;
+use rmcp::model::{
+    ClientCapabilities, Implementation, InputRequests, InputResponses, ProgressToken, RequestId,
+    RequestMetaObject, ServerNotification,
+};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use super::lock;
+
+/// Names a party: a session of a client, or, for clients without one, who asks and what their client can answer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PartyId(pub Arc<str>);
+
+/// A client, as servers may speak to it.
+pub trait Party: Send + Sync + 'static {
+    /// Which one.
+    fn id(&self) -> PartyId;
+
+    /// Whether it has a session in which it can be asked at any time. Without one it can be asked only in the midst of a
+    /// request, and a request whose server may ask has a link to itself.
+    fn has_session(&self) -> bool;
+
+    /// What it calls itself.
+    fn info(&self) -> Implementation;
+
+    /// What it can be asked.
+    fn capabilities(&self) -> ClientCapabilities;
+
+    /// Asks it, in the midst of its request `of`. The same keys as asked have an answer each.
+    ///
+    /// # Errors
+    /// Nobody answers.
+    fn ask<'a>(
+        &'a self,
+        requests: InputRequests,
+        of: Option<&'a RequestId>,
+    ) -> BoxFuture<'a, Result<InputResponses, ErrorData>>;
+
+    /// Tells it something; never waits. A progress token in it is the client's own.
+    fn tell(&self, notification: ServerNotification, of: Option<&RequestId>);
+}
+
+/// What ties a request of ours to the client's own.
+#[derive(Clone, Debug, Default)]
+pub struct Tie {
+    /// The id of the client's request.
+    pub id: Option<RequestId>,
+    /// The token under which the client wants to hear of progress.
+    pub progress: Option<ProgressToken>,
+    /// The client does not want it any more.
+    pub cancelled: CancellationToken,
+}
+
+/// A client whose `tools/call` an action is, for as long as it waits.
+pub struct Seat {
+    pub(super) party: Arc<dyn Party>,
+    pub(super) meta: RequestMetaObject,
+    pub(super) tie: Tie,
+    answer: Mutex<Option<Value>>,
+    error: Mutex<Option<ErrorData>>,
+}
+
+impl Seat {
+    /// A place for what comes of one `tools/call` with this `_meta`.
+    pub fn new(party: Arc<dyn Party>, meta: Option<RequestMetaObject>, tie: Tie) -> Arc<Seat> {
+        Arc::new(Seat {
+            party,
+            meta: meta.unwrap_or_default(),
+            tie,
+            answer: Mutex::default(),
+            error: Mutex::default(),
+        })
+    }
+
+    /// What the server answered last, if it did while this client waited.
+    pub fn take_answer(&self) -> Option<Value> {
+        lock(&self.answer).take()
+    }
+
+    /// The server's error, where it is one that the client itself has to act on before it calls again.
+    pub fn take_error(&self) -> Option<ErrorData> {
+        lock(&self.error).take()
+    }
+
+    pub(super) fn put_error(&self, error: ErrorData) {
+        *lock(&self.error) = Some(error);
+    }
+
+    pub(super) fn put_answer(&self, answer: &Value) {
+        *lock(&self.answer) = Some(answer.clone());
+    }
+}
+
+impl fmt::Debug for Seat {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Seat").field("party", &self.party.id()).finish_non_exhaustive()
+    }
+}
+
+/// Who waits for which action.
+#[derive(Debug, Default)]
+pub struct Seats(Mutex<HashMap<ActionId, Arc<Seat>>>);
+
+/// A taken seat; given up when dropped.
+#[derive(Debug)]
+pub struct Taken {
+    seats: Arc<Seats>,
+    id: ActionId,
+}
+
+impl Seats {
+    /// Has what this action's provider is asked and told reach the client, as long as the value lives.
+    #[must_use]
+    pub fn take(self: &Arc<Seats>, id: ActionId, seat: Arc<Seat>) -> Taken {
+        lock(&self.0).insert(id, seat);
+        Taken { seats: Arc::clone(self), id }
+    }
+
+    pub(super) fn of(&self, id: ActionId) -> Option<Arc<Seat>> {
+        lock(&self.0).get(&id).cloned()
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        lock(&self.seats.0).remove(&self.id);
+    }
+}
+
+/// Nobody: what is done without a client.
+pub(super) struct Nobody;
+
+impl Party for Nobody {
+    fn id(&self) -> PartyId {
+        PartyId(NOBODY.into())
+    }
+
+    fn has_session(&self) -> bool {
+        true
+    }
+
+    fn info(&self) -> Implementation {
+        Implementation::new("countersign", env!("CARGO_PKG_VERSION"))
+    }
+
+    fn capabilities(&self) -> ClientCapabilities {
+        ClientCapabilities::default()
+    }
+
+    fn ask<'a>(
+        &'a self,
+        _: InputRequests,
+        _: Option<&'a RequestId>,
+    ) -> BoxFuture<'a, Result<InputResponses, ErrorData>> {
+        let nobody = ErrorData::invalid_request("there is no client to be asked", None);
+        Box::pin(std::future::ready(Err(nobody)))
+    }
+
+    fn tell(&self, _: ServerNotification, _: Option<&RequestId>) {}
+}
+
+/// No client can call itself that: their ids have a colon.
+const NOBODY: &str = "nobody";

@@ -1,0 +1,227 @@
+//! What a server asks and tells of its own accord, on its way to the client whose request it belongs to.
+#![expect(deprecated, reason = "sampling and roots go through us as long as anybody uses them")]
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Instant;
+
+use rmcp::model::{
+    ClientConfig, ClientResult, CreateMessageResult, CustomResult, ElicitResult, ElicitationAction,
+    ErrorCode, ErrorData, InputRequest, ListRootsResult, ProgressToken, ProtocolVersion, RequestId,
+    ServerNotification, ServerRequest,
+};
+use rmcp::service::{InboundStreamOrigin, NotificationContext, RequestContext, Service};
+use rmcp::{RoleClient, model::ClientCapabilities};
+use serde_json::Value;
+
+use super::lock;
+use super::party::Party;
+use super::server::Server;
+
+/// The side of a link that listens to the server.
+pub(super) struct Relay {
+    pub(super) party: Arc<dyn Party>,
+    pub(super) server: Weak<Server>,
+    pub(super) under_way: Arc<UnderWay>,
+}
+
+/// Requests of one link that have no answer yet.
+#[derive(Debug, Default)]
+pub(super) struct UnderWay(Mutex<Vec<Arc<Exchange>>>);
+
+/// A request that has no answer yet.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    /// Ours.
+    pub(super) id: RequestId,
+    /// Ours.
+    pub(super) token: ProgressToken,
+    /// The client's own request.
+    pub(super) of: Option<RequestId>,
+    /// The client's own token.
+    pub(super) progress: Option<ProgressToken>,
+    /// When the server was last heard of.
+    heard: Mutex<Instant>,
+    /// So many questions of the server's wait for the client.
+    asking: AtomicUsize,
+}
+
+impl Exchange {
+    pub(super) fn new(
+        (id, token): (RequestId, ProgressToken),
+        of: Option<RequestId>,
+        progress: Option<ProgressToken>,
+    ) -> Exchange {
+        Exchange { id, token, of, progress, heard: Mutex::new(Instant::now()), asking: AtomicUsize::new(0) }
+    }
+
+    /// Since when nothing was heard of it; nothing, while it is not the server's turn.
+    pub(super) fn silent_since(&self) -> Option<Instant> {
+        (self.asking.load(Ordering::Relaxed) == 0).then(|| *lock(&self.heard))
+    }
+
+    fn hear(&self) {
+        *lock(&self.heard) = Instant::now();
+    }
+}
+
+impl UnderWay {
+    pub(super) fn begin(&self, exchange: Arc<Exchange>) {
+        lock(&self.0).push(exchange);
+    }
+
+    pub(super) fn end(&self, exchange: &Arc<Exchange>) {
+        lock(&self.0).retain(|it| !Arc::ptr_eq(it, exchange));
+    }
+
+    /// The one that this belongs to: by the stream on which it came, or because there is no other.
+    fn of_origin(&self, origin: Option<&InboundStreamOrigin>) -> Option<Arc<Exchange>> {
+        let open = lock(&self.0);
+        match origin {
+            Some(InboundStreamOrigin::OutboundRequest(id)) => open.iter().find(|it| it.id == *id).cloned(),
+            _ => self::only(&open),
+        }
+    }
+
+    fn of_token(&self, token: &ProgressToken) -> Option<Arc<Exchange>> {
+        lock(&self.0).iter().find(|it| it.token == *token).cloned()
+    }
+
+    fn only(&self) -> Option<Arc<Exchange>> {
+        only(&lock(&self.0))
+    }
+}
+
+fn only(open: &[Arc<Exchange>]) -> Option<Arc<Exchange>> {
+    match open {
+        [one] => Some(Arc::clone(one)),
+        _ => None,
+    }
+}
+
+/// A question that waits; the server's silence does not count meanwhile.
+struct Asking(Arc<Exchange>);
+
+impl Asking {
+    fn begin(exchange: &Arc<Exchange>) -> Asking {
+        exchange.asking.fetch_add(1, Ordering::Relaxed);
+        Asking(Arc::clone(exchange))
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.hear();
+        self.0.asking.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Relay {
+    /// What the client answers to a question; where it answers nothing and that can be said, that it declines.
+    async fn ask(&self, request: InputRequest, exchange: Option<Arc<Exchange>>) -> Result<Value, ErrorData> {
+        let of = exchange.as_ref().and_then(|it| it.of.clone());
+        if exchange.is_none() && !self.party.has_session() {
+            let why = "a client without a session is asked only in the midst of its request";
+            return Err(ErrorData::invalid_request(why, None));
+        }
+        let _asking = exchange.as_ref().map(Asking::begin);
+        let can_decline = matches!(request, InputRequest::Elicitation(_));
+        let asked = [(ONLY.to_owned(), request)].into();
+        match self.party.ask(asked, of.as_ref()).await {
+            Ok(mut answers) => answers.remove(ONLY).ok_or_else(|| {
+                ErrorData::internal_error("the client did not answer what it was asked", None)
+            }),
+            Err(_) if can_decline => Ok(declined()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The word of a person who does not want to say anything.
+pub(super) fn declined() -> Value {
+    serde_json::to_value(ElicitResult::new(ElicitationAction::Cancel)).unwrap_or_default()
+}
+
+/// The key under which a single question is asked.
+const ONLY: &str = "ask";
+
+impl Service<RoleClient> for Relay {
+    async fn handle_request(
+        &self,
+        request: ServerRequest,
+        context: RequestContext<RoleClient>,
+    ) -> Result<ClientResult, ErrorData> {
+        let exchange = self.under_way.of_origin(context.extensions.get::<InboundStreamOrigin>());
+        match request {
+            ServerRequest::PingRequest(_) => Ok(ClientResult::empty(())),
+            ServerRequest::CreateMessageRequest(request) => {
+                let said = self.ask(InputRequest::CreateMessage(request), exchange).await?;
+                read::<CreateMessageResult>(said).map(|it| ClientResult::CreateMessageResult(Box::new(it)))
+            }
+            ServerRequest::ListRootsRequest(request) => {
+                let said = self.ask(InputRequest::ListRoots(request), exchange).await?;
+                read::<ListRootsResult>(said).map(ClientResult::ListRootsResult)
+            }
+            ServerRequest::ElicitRequest(request) => {
+                let said = self.ask(InputRequest::Elicitation(request), exchange).await?;
+                read::<ElicitResult>(said).map(ClientResult::ElicitResult)
+            }
+            ServerRequest::CustomRequest(request) => {
+                Err::<ClientResult, _>(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, request.method, None))
+            }
+            _ => Ok(ClientResult::CustomResult(CustomResult(Value::Null))),
+        }
+    }
+
+    async fn handle_notification(
+        &self,
+        notification: ServerNotification,
+        _: NotificationContext<RoleClient>,
+    ) -> Result<(), ErrorData> {
+        match notification {
+            ServerNotification::ProgressNotification(mut progress) => {
+                let Some(exchange) = self.under_way.of_token(&progress.params.progress_token) else {
+                    return Ok(());
+                };
+                exchange.hear();
+                let Some(token) = exchange.progress.clone() else { return Ok(()) };
+                progress.params.progress_token = token;
+                progress.extensions = Default::default();
+                self.party.tell(ServerNotification::ProgressNotification(progress), exchange.of.as_ref());
+            }
+            // The question that it withdraws is dropped by whoever waits for its answer.
+            ServerNotification::CancelledNotification(_) => {}
+            other => {
+                if matches!(other, ServerNotification::ToolListChangedNotification(_))
+                    && let Some(server) = self.server.upgrade()
+                {
+                    server.forget_tools();
+                }
+                let of = self.under_way.only().and_then(|it| it.of.clone());
+                self.party.tell(other, of.as_ref());
+            }
+        }
+        Ok(())
+    }
+
+    fn get_info(&self) -> ClientConfig {
+        let mut info = ClientConfig::new(asked_for(self.party.capabilities()), self.party.info());
+        info.protocol_version = ProtocolVersion::V_2025_11_25;
+        info
+    }
+}
+
+/// What a server may ask of the client through us. What else a client can, tasks for one, is between it and us.
+fn asked_for(client: ClientCapabilities) -> ClientCapabilities {
+    let mut asked = ClientCapabilities::default();
+    asked.roots = client.roots;
+    asked.sampling = client.sampling;
+    asked.elicitation = client.elicitation;
+    asked.experimental = client.experimental;
+    asked
+}
+
+fn read<T: serde::de::DeserializeOwned>(said: Value) -> Result<T, ErrorData> {
+    serde_json::from_value(said)
+        .map_err(|_| ErrorData::internal_error("the client's answer has not the form of one", None))
+}

@@ -1,0 +1,477 @@
+//! One tool as the provider of one archetype.
+//!
+//! ```toml
+//! [binding]
+//! provider = "mcp"
+//! server = "git"                 # `[mcp.servers.git]` of the configuration
+//! tool = "git_commit"
+//! pinned = "9f…"                 # what the operator accepted of what the server says of it
+//! read_only = false              # true: it changes nothing, whatever comes of it
+//! on_error = "refused"           # what a result with `isError` means: refused (no effect) | doubt
+//! reference = "/structuredContent/id"      # where the result names what it made
+//!
+//! [binding.capabilities]
+//! repeat_safe = true
+//!
+//! [binding.rollback]             # another tool of the same server takes it back
+//! tool = "delete_branch"
+//! pinned = "07…"
+//! within_seconds = 86400
+//! arguments = { id = { "$action" = "provider_reference" } }
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use action::{Archetype, Money, Tenant};
+use execution::{Call, Capabilities, Confirmation, Found, Refusal, Reply};
+use futures_util::future::BoxFuture;
+use rmcp::model::{
+    CallToolRequest, CallToolRequestParams, CallToolResult, ErrorCode, ErrorData, InputResponses, JsonObject,
+    RequestMetaObject, ServerResult,
+};
+use serde_json::{Value, json};
+
+use super::Servers;
+use super::link::{Fault, IDEMPOTENCY_KEY, TRANSACTION, Use};
+use super::party::{Seat, Seats, Tie};
+use super::server::{MOST_ROUNDS, Server, answered, nobody};
+use crate::binding::{identity, read_capabilities};
+use crate::reader::{Mistake, Node, Table};
+use crate::template::{Knows, Scope, Tree, Values};
+use crate::{Ask, Done, Provider, Rollback, Unquoted};
+
+/// One archetype's tool.
+#[derive(Debug)]
+pub struct Tool {
+    label: String,
+    identity: String,
+    capabilities: Capabilities,
+    server: Arc<Server>,
+    seats: Arc<Seats>,
+    name: String,
+    pinned: String,
+    read_only: bool,
+    on_error: OnError,
+    reference: Option<String>,
+    rollback: Option<Undo>,
+}
+
+/// What a result with `isError` means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OnError {
+    Refused,
+    Doubt,
+}
+
+#[derive(Debug)]
+struct Undo {
+    tool: String,
+    pinned: String,
+    arguments: Tree,
+    within: Duration,
+    restores: bool,
+}
+
+/// Why a tool is not to be called as things are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quarantine {
+    /// Its server says something else of it than was accepted.
+    Changed,
+    /// Its server does not list it any more.
+    Gone,
+}
+
+impl Quarantine {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Quarantine::Changed => "tool_changed",
+            Quarantine::Gone => "tool_gone",
+        }
+    }
+}
+
+const MEMBERS: [&str; 10] = [
+    "provider",
+    "server",
+    "tool",
+    "pinned",
+    "read_only",
+    "on_error",
+    "reference",
+    "name",
+    "capabilities",
+    "rollback",
+];
+
+impl Tool {
+    pub(crate) fn read(
+        node: &Node<'_>,
+        archetype: &Archetype,
+        (servers, tenant): (&Servers, &Tenant),
+    ) -> Result<Tool, Vec<Mistake>> {
+        Tool::read_one(node, archetype, (servers, tenant)).map_err(|mistake| vec![mistake])
+    }
+
+    fn read_one(
+        node: &Node<'_>,
+        archetype: &Archetype,
+        (servers, tenant): (&Servers, &Tenant),
+    ) -> Result<Tool, Mistake> {
+        let table = node.table(&MEMBERS)?;
+        let server_node = table.need("server")?;
+        let server_name = server_node.text()?;
+        let server = servers.get(tenant, server_name).ok_or_else(|| {
+            server_node
+                .mistake(format!("there is no MCP server `{server_name}`"))
+                .hint(format!("declare [mcp.servers.{server_name}] in countersign.toml"))
+        })?;
+        let name = table.need("tool")?.text()?.to_owned();
+        let pinned = pin(&table)?;
+        let read_only = table.flag("read_only")?;
+        let mut capabilities = read_capabilities(table.get("capabilities"), archetype)?;
+        if capabilities.queryable.is_some() {
+            let mistake = Mistake::new(
+                "/capabilities/queryable",
+                "an MCP server cannot be asked what became of a call",
+            );
+            return Err(mistake.hint("declare `idempotent` or `repeat_safe`, if the tool is one of them"));
+        }
+        if read_only && archetype.money.is_some() {
+            return Err(table.need("read_only")?.mistake("what moves money is not read only"));
+        }
+        capabilities.repeat_safe |= read_only;
+        let on_error = on_error(&table, archetype)?;
+        let reference = table.get("reference").map(|node| node.pointer()).transpose()?;
+        let rollback = table.get("rollback").map(|node| Undo::read(&node, archetype)).transpose()?;
+        let label = table.get("name").map_or(Ok(format!("mcp:{server_name}")), |node| node.name())?;
+        let parts = json!({ "provider": "mcp", "server": server_name, "tool": name, "capabilities": table.value("capabilities") });
+        Ok(Tool {
+            label,
+            identity: identity(&parts),
+            capabilities,
+            server,
+            seats: Arc::clone(servers.seats()),
+            name,
+            pinned,
+            read_only,
+            on_error,
+            reference,
+            rollback,
+        })
+    }
+
+    /// The server that has it.
+    pub fn server(&self) -> &Arc<Server> {
+        &self.server
+    }
+
+    /// What its server calls it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The digest of what was accepted of what its server says of it.
+    pub fn pinned(&self) -> &str {
+        &self.pinned
+    }
+
+    /// Whether the operator says that it changes nothing.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// Sees to it that it is known what the server says of the tool, if the server can be reached.
+    pub async fn look(&self) {
+        let _ = self.server.tools().await;
+    }
+
+    /// Why it is not to be called, by what its server said last; nothing while the server is not heard.
+    pub fn quarantine(&self) -> Option<Quarantine> {
+        self.held_back(&self.name, &self.pinned)
+    }
+
+    fn held_back(&self, name: &str, pinned: &str) -> Option<Quarantine> {
+        let tools = self.server.known_tools()?;
+        match tools.iter().find(|seen| seen.tool.name == name) {
+            None => Some(Quarantine::Gone),
+            Some(seen) => (seen.digest != pinned).then_some(Quarantine::Changed),
+        }
+    }
+
+    async fn carry_out(&self, call: &Call) -> Reply {
+        let seat = self.seats.of(call.action_id);
+        let arguments = call.constraints.as_object().cloned().unwrap_or_default();
+        let asked = Asked { name: &self.name, pinned: &self.pinned, arguments, on_error: self.on_error };
+        let asking = self.ask(call, seat.as_deref(), asked);
+        let overdue = |_| Reply::Lost { why: "it took too long".to_owned() };
+        match tokio::time::timeout(self.server.patience(), asking).await.unwrap_or_else(overdue) {
+            // Whatever came of it, nothing is changed by it.
+            Reply::Lost { why } if self.read_only => Reply::NotSent { why },
+            reply => reply,
+        }
+    }
+
+    async fn ask(&self, call: &Call, seat: Option<&Seat>, asked: Asked<'_>) -> Reply {
+        let not_sent = |why: String| Reply::NotSent { why };
+        if let Err(error) = self.server.tools().await {
+            return not_sent(error.to_string());
+        }
+        if let Some(quarantine) = self.held_back(asked.name, asked.pinned) {
+            return not_sent(format!("the tool is quarantined: {}", quarantine.as_str()));
+        }
+        let party = seat.map_or_else(nobody, |seat| Arc::clone(&seat.party));
+        let link = match self.server.link(&party).await {
+            Ok(link) => link,
+            Err(error) => return not_sent(error.to_string()),
+        };
+        let tie = seat.map(|seat| seat.tie.clone()).unwrap_or_default();
+        let meta = meta_of(call, seat);
+        let mut params = CallToolRequestParams::new(asked.name.to_owned()).with_arguments(asked.arguments);
+        for round in 0..MOST_ROUNDS {
+            let answer = self.exchange(&link, params.clone(), &meta, &tie).await;
+            match answer {
+                Ok(ServerResult::CallToolResult(result)) => {
+                    return self.reply(call, seat, &result, asked.on_error);
+                }
+                Ok(ServerResult::InputRequiredResult(input)) => {
+                    let state = input.request_state.clone();
+                    match answered(&party, input, &tie).await {
+                        Ok(answers) => continue_with(&mut params, answers, state),
+                        // It said itself that it has not done it, and it will not be told to.
+                        Err(_) => return refused("input_required", Value::Null),
+                    }
+                }
+                Ok(_) => return Reply::Lost { why: "the answer is no result of a tool".to_owned() },
+                Err(Fault::Refused(error)) => return self.declined(seat, error),
+                Err(Fault::NotSent(why)) if round == 0 => return Reply::NotSent { why },
+                Err(Fault::NotSent(why) | Fault::Lost(why)) => return Reply::Lost { why },
+            }
+        }
+        refused("asked_too_often", Value::Null)
+    }
+
+    async fn exchange(
+        &self,
+        link: &Use,
+        params: CallToolRequestParams,
+        meta: &RequestMetaObject,
+        tie: &Tie,
+    ) -> Result<ServerResult, Fault> {
+        let request = CallToolRequest::new(params).into();
+        link.0.exchange(request, meta.clone(), tie, self.server.silence()).await
+    }
+
+    fn reply(&self, call: &Call, seat: Option<&Seat>, result: &CallToolResult, on_error: OnError) -> Reply {
+        let Ok(answer) = serde_json::to_value(result) else {
+            return Reply::Lost { why: "the answer has no form".to_owned() };
+        };
+        if let Some(seat) = seat {
+            seat.put_answer(&answer);
+        }
+        match (result.is_error.unwrap_or_default(), on_error) {
+            (false, _) => Reply::Confirmed(Confirmation {
+                reference: self.reference_in(&answer),
+                answer,
+                // What was charged it does not say; so it is what was asked for.
+                charged: call.money,
+                expires_ms: None,
+            }),
+            (true, OnError::Refused) => refused("tool_error", answer),
+            (true, OnError::Doubt) => Reply::Lost { why: "the tool says that it failed".to_owned() },
+        }
+    }
+
+    fn reference_in(&self, answer: &Value) -> Option<String> {
+        let found = answer.pointer(self.reference.as_deref()?)?;
+        let text = match found {
+            Value::String(text) => text.clone(),
+            Value::Number(_) | Value::Bool(_) => found.to_string(),
+            _ => return None,
+        };
+        (text.len() <= MOST_REFERENCE).then_some(text)
+    }
+
+    /// An error of the protocol: those that say that the request was none had no effect.
+    fn declined(&self, seat: Option<&Seat>, error: ErrorData) -> Reply {
+        if let (Some(seat), URL_ELICITATION_REQUIRED) = (seat, error.code) {
+            seat.put_error(error.clone());
+        }
+        let none = [
+            ErrorCode::INVALID_REQUEST,
+            ErrorCode::METHOD_NOT_FOUND,
+            ErrorCode::INVALID_PARAMS,
+            ErrorCode::PARSE_ERROR,
+            ErrorCode::MISSING_REQUIRED_CLIENT_CAPABILITY,
+            ErrorCode::UNSUPPORTED_PROTOCOL_VERSION,
+            ErrorCode::HEADER_MISMATCH,
+            URL_ELICITATION_REQUIRED,
+        ];
+        if !self.read_only && !none.contains(&error.code) {
+            return Reply::Lost { why: "the server answered with an error of its own".to_owned() };
+        }
+        let answer = json!({ "error": { "code": error.code.0, "untrusted_text": error.message } });
+        refused(&error.code.0.to_string(), answer)
+    }
+
+    async fn take_back(&self, call: &Call, done: Done<'_>) -> Reply {
+        let Some(undo) = &self.rollback else {
+            return Reply::NotSent { why: "nothing takes this back".to_owned() };
+        };
+        if let Err(error) = self.server.tools().await {
+            return Reply::NotSent { why: error.to_string() };
+        }
+        let values = Values {
+            constraints: &call.constraints,
+            money: call.money,
+            action_id: call.action_id,
+            reference: Some(&call.reference),
+            provider_key: Some(&call.provider_key),
+            confirmed: done.reference,
+            snapshot: done.snapshot,
+        };
+        let mut arguments = match undo.arguments.fill(&values) {
+            Ok(Some(Value::Object(arguments))) => arguments,
+            Ok(_) => JsonObject::new(),
+            Err(error) => return Reply::NotSent { why: error.to_string() },
+        };
+        self.fit(&undo.tool, &mut arguments);
+        let asked = Asked { name: &undo.tool, pinned: &undo.pinned, arguments, on_error: OnError::Refused };
+        self.ask(call, None, asked).await
+    }
+
+    /// A reference is kept as text; where the tool wants a number in its place, it is one.
+    fn fit(&self, tool: &str, arguments: &mut JsonObject) {
+        let tools = self.server.known_tools().unwrap_or_default();
+        let Some(seen) = tools.iter().find(|seen| seen.tool.name == tool) else { return };
+        let properties = seen.tool.input_schema.get("properties").and_then(Value::as_object);
+        for (name, value) in arguments {
+            let wanted = properties.and_then(|it| it.get(name)?.get("type")?.as_str());
+            if let (Value::String(text), Some("integer" | "number")) = (&*value, wanted)
+                && let Ok(number @ Value::Number(_)) = serde_json::from_str(text)
+            {
+                *value = number;
+            }
+        }
+    }
+}
+
+/// What is asked of a server.
+struct Asked<'a> {
+    name: &'a str,
+    pinned: &'a str,
+    arguments: JsonObject,
+    on_error: OnError,
+}
+
+impl Undo {
+    fn read(node: &Node<'_>, archetype: &Archetype) -> Result<Undo, Mistake> {
+        let table = node.table(&["tool", "pinned", "arguments", "within_seconds", "restores"])?;
+        if !archetype.reversible {
+            return Err(node
+                .mistake("the archetype is not reversible")
+                .hint("add `reversible = true` at the top of its file, if this takes its effect back"));
+        }
+        let scope = Scope { archetype, knows: Knows::Undoing };
+        Ok(Undo {
+            tool: table.need("tool")?.text()?.to_owned(),
+            pinned: pin(&table)?,
+            arguments: Tree::read(&table.need("arguments")?, scope)?,
+            within: table.seconds("within_seconds", 30 * 86_400)?,
+            restores: table.flag("restores")?,
+        })
+    }
+}
+
+fn pin(table: &Table<'_>) -> Result<String, Mistake> {
+    let node = table.need("pinned")?;
+    let text = node.text()?;
+    let hex =
+        text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    if hex {
+        return Ok(text.to_owned());
+    }
+    Err(node.mistake("this is not the digest of a tool").hint("`countersign mcp accept` writes it"))
+}
+
+fn on_error(table: &Table<'_>, archetype: &Archetype) -> Result<OnError, Mistake> {
+    let Some(node) = table.get("on_error") else {
+        return Ok(if archetype.money.is_some() { OnError::Doubt } else { OnError::Refused });
+    };
+    match node.text()? {
+        "refused" => Ok(OnError::Refused),
+        "doubt" => Ok(OnError::Doubt),
+        _ => Err(node.mistake("this must be refused or doubt")),
+    }
+}
+
+/// What the server is told of the call beside its arguments: what the client says, and whose call it is, so that a server
+/// that wants to can recognise it.
+fn meta_of(call: &Call, seat: Option<&Seat>) -> RequestMetaObject {
+    let mut meta = seat.map(|seat| seat.meta.clone()).unwrap_or_default();
+    meta.0.insert(IDEMPOTENCY_KEY.to_owned(), call.provider_key.as_str().into());
+    meta.0.insert(TRANSACTION.to_owned(), call.action_id.to_string().into());
+    meta
+}
+
+fn continue_with(params: &mut CallToolRequestParams, answers: InputResponses, state: Option<String>) {
+    params.input_responses = Some(answers).filter(|answers| !answers.is_empty());
+    params.request_state = state;
+}
+
+fn refused(code: &str, answer: Value) -> Reply {
+    Reply::Refused(Refusal { code: Some(code.to_owned()), answer, ..Refusal::default() })
+}
+
+/// A person has to open an address first; then the call is made again (2025-11-25).
+const URL_ELICITATION_REQUIRED: ErrorCode = ErrorCode(-32042);
+
+const MOST_REFERENCE: usize = 512;
+
+impl Provider for Tool {
+    fn name(&self) -> &str {
+        &self.label
+    }
+
+    fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn patience(&self) -> Duration {
+        self.server.patience()
+    }
+
+    fn tool(&self) -> Option<&Tool> {
+        Some(self)
+    }
+
+    fn call<'a>(&'a self, call: &'a Call, _now_ms: i64) -> BoxFuture<'a, Reply> {
+        Box::pin(self.carry_out(call))
+    }
+
+    fn query<'a>(&'a self, _: &'a Call, _now_ms: i64) -> BoxFuture<'a, Found> {
+        Box::pin(std::future::ready(Found::Unknown))
+    }
+
+    fn rollback(&self) -> Option<Rollback> {
+        self.rollback.as_ref().map(|undo| Rollback { within: undo.within, restores: undo.restores })
+    }
+
+    fn undo<'a>(&'a self, call: &'a Call, done: Done<'a>, _now_ms: i64) -> BoxFuture<'a, Reply> {
+        Box::pin(self.take_back(call, done))
+    }
+
+    fn snapshot<'a>(&'a self, _: Ask<'a>) -> BoxFuture<'a, Result<Option<Value>, Unquoted>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    fn quote<'a>(&'a self, _: Ask<'a>) -> BoxFuture<'a, Result<Money, Unquoted>> {
+        let why = "a tool has no price".to_owned();
+        Box::pin(std::future::ready(Err(Unquoted { why })))
+    }
+}
