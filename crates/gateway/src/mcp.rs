@@ -68,6 +68,7 @@ pub struct Called {
 }
 
 /// An outcome on its way to its client.
+#[derive(Clone)]
 pub struct Delivery {
     gateway: Arc<Gateway>,
     alike: Alike,
@@ -124,6 +125,18 @@ impl Gateway {
             tool.look().await;
         }
         let key = self.tool_key(caller, &rules, &archetype, &call).await?;
+        let delivery = key.made.map(|(alike, times)| Delivery {
+            gateway: Arc::clone(self),
+            alike,
+            times: times.saturating_add(1),
+        });
+        // A client that is asked something knows of this action; it goes on with it by what it is asked, and no other way.
+        let asked = delivery.clone();
+        seat.when_asked(move || {
+            if let Some(asked) = asked {
+                asked.done();
+            }
+        });
         let ask = Ask {
             idempotency_key: Some(key.key),
             request_id: call.request_id.clone(),
@@ -151,11 +164,7 @@ impl Gateway {
             pause.rest().await;
             called = Called { replayed: called.replayed, ..self.called(caller, &id.to_string()).await? };
         }
-        called.delivery = key.made.filter(|_| called.is_over()).map(|(alike, times)| Delivery {
-            gateway: Arc::clone(self),
-            alike,
-            times: times.saturating_add(1),
-        });
+        called.delivery = delivery.filter(|_| called.is_over());
         Ok(called)
     }
 

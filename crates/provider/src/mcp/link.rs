@@ -1,4 +1,5 @@
 //! A connection to a server, for one party.
+#![expect(deprecated, reason = "logging goes through us as long as anybody uses it")]
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,10 +9,12 @@ use std::time::{Duration, Instant};
 use rmcp::RoleClient;
 use rmcp::model::{
     CancelledNotification, CancelledNotificationParam, ClientNotification, ClientRequest, ErrorData, GetMeta,
-    ProtocolVersion, RequestId, RequestMetaObject, ServerPeerInfo, ServerResult,
+    LoggingLevel, ProtocolVersion, RequestId, RequestMetaObject, ServerPeerInfo, ServerResult,
+    SetLevelRequest, SetLevelRequestParams,
 };
 use rmcp::service::{
-    ClientLifecycleMode, Peer, PeerRequestOptions, RunningService, ServiceError, serve_client_with_lifecycle,
+    ClientInitializeError, ClientLifecycleMode, Peer, PeerRequestOptions, RunningService, ServiceError,
+    serve_client_with_lifecycle,
 };
 use rmcp::transport::StreamableHttpClientTransport;
 use rmcp::transport::streamable_http_client::StreamableHttpError;
@@ -26,8 +29,43 @@ pub(super) struct Link {
     under_way: Arc<UnderWay>,
     used: Mutex<Instant>,
     busy: AtomicUsize,
+    level: Mutex<Option<LoggingLevel>>,
     /// Killed with the link.
     _process: Option<Running>,
+}
+
+/// How a server is greeted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Greeting {
+    /// As a client with a session: 2025-11-25.
+    Session,
+    /// As a client without one, 2026-07-28; or with one, if the server knows nothing else.
+    Either,
+    /// As a client without one.
+    Stateless,
+}
+
+impl Greeting {
+    fn mode(self) -> ClientLifecycleMode {
+        let preferred_versions = vec![ProtocolVersion::V_2026_07_28];
+        match self {
+            Greeting::Session => ClientLifecycleMode::Initialize,
+            Greeting::Stateless => ClientLifecycleMode::Discover { preferred_versions },
+            Greeting::Either => ClientLifecycleMode::Auto {
+                preferred_versions,
+                legacy_version: Some(ProtocolVersion::V_2025_11_25),
+            },
+        }
+    }
+}
+
+/// Why there is no link.
+#[derive(Debug)]
+pub(super) enum Unopened {
+    /// The server is there and does not want to be greeted so.
+    Otherwise,
+    /// It cannot be reached, in words of our own.
+    There(String),
 }
 
 /// How an exchange ended that has no result.
@@ -45,36 +83,35 @@ pub(super) enum Fault {
 pub(super) struct Use(pub(super) Arc<Link>);
 
 impl Link {
-    /// Connects and greets. Both revisions are tried, the newer one first.
+    /// Connects and greets, in one way.
     pub(super) async fn open(
         launch: &Launch,
         (name, most_bytes): (&str, usize),
         relay: Relay,
+        greeting: Greeting,
         within: Duration,
-    ) -> Result<Link, String> {
+    ) -> Result<Link, Unopened> {
         let under_way = Arc::clone(&relay.under_way);
-        let mode = ClientLifecycleMode::Auto {
-            preferred_versions: vec![ProtocolVersion::V_2026_07_28],
-            legacy_version: Some(ProtocolVersion::V_2025_11_25),
-        };
+        let mode = greeting.mode();
         let (greeted, process) = match launch {
             Launch::Process(process) => {
-                let (pipes, running) = process.start(name, most_bytes)?;
+                let (pipes, running) = process.start(name, most_bytes).map_err(Unopened::There)?;
                 let greeting = serve_client_with_lifecycle(relay, pipes, mode);
                 (tokio::time::timeout(within, greeting).await, Some(running))
             }
             Launch::Address(address) => {
-                let (client, config) = address.client(most_bytes)?;
+                let (client, config) = address.client(most_bytes).map_err(Unopened::There)?;
                 let transport = StreamableHttpClientTransport::with_client(client, config);
                 let greeting = serve_client_with_lifecycle(relay, transport, mode);
                 (tokio::time::timeout(within, greeting).await, None)
             }
         };
         let service = match greeted {
-            Err(_) => return Err("it did not greet in time".to_owned()),
+            Err(_) => return Err(Unopened::There("it did not greet in time".to_owned())),
+            Ok(Err(ClientInitializeError::JsonRpcError(_))) => return Err(Unopened::Otherwise),
             Ok(Err(error)) => {
                 tracing::debug!(server = name, %error, "an MCP server did not greet");
-                return Err("no connection came about".to_owned());
+                return Err(Unopened::There("no connection came about".to_owned()));
             }
             Ok(Ok(service)) => service,
         };
@@ -83,6 +120,7 @@ impl Link {
             under_way,
             used: Mutex::new(Instant::now()),
             busy: AtomicUsize::new(0),
+            level: Mutex::default(),
             _process: process,
         })
     }
@@ -121,7 +159,11 @@ impl Link {
         tie: &Tie,
         silence: Duration,
     ) -> Result<ServerResult, Fault> {
+        let level = meta.log_level();
         *request.get_meta_mut() = carried(meta);
+        if let Some(level) = level {
+            self.log_as(level, &mut request).await;
+        }
         let sent = self.peer().send_request_with_option(request, PeerRequestOptions::no_options()).await;
         let handle = sent.map_err(|_| Fault::NotSent("the connection to the server is closed".to_owned()))?;
         let own = (handle.id.clone(), handle.progress_token.clone());
@@ -150,6 +192,18 @@ impl Link {
 
     pub(super) async fn tell(&self, notification: ClientNotification) {
         let _ = self.peer().send_notification(notification).await;
+    }
+
+    /// Has the server log for this request as its client wants: each request says so, or, before 2026-07-28, the connection.
+    async fn log_as(&self, level: LoggingLevel, request: &mut ClientRequest) {
+        if self.asks_by_answers() {
+            return request.get_meta_mut().set_log_level(level);
+        }
+        let logs = self.about().is_some_and(|about| about.capabilities.logging.is_some());
+        if logs && lock(&self.level).replace(level) != Some(level) {
+            let request = SetLevelRequest::new(SetLevelRequestParams::new(level));
+            let _ = self.peer().send_request(request.into()).await;
+        }
     }
 
     async fn give_up(&self, id: RequestId, reason: &str) {

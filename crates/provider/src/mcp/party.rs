@@ -65,20 +65,49 @@ pub struct Seat {
     pub(super) party: Arc<dyn Party>,
     pub(super) meta: RequestMetaObject,
     pub(super) tie: Tie,
+    /// What the client answers without having been asked.
+    answers: Option<InputResponses>,
     answer: Mutex<Option<Value>>,
     error: Mutex<Option<ErrorData>>,
+    when_asked: Mutex<Option<WhenAsked>>,
 }
+
+type WhenAsked = Box<dyn FnOnce() + Send>;
 
 impl Seat {
     /// A place for what comes of one `tools/call` with this `_meta`.
-    pub fn new(party: Arc<dyn Party>, meta: Option<RequestMetaObject>, tie: Tie) -> Arc<Seat> {
+    pub fn new(
+        party: Arc<dyn Party>,
+        meta: Option<RequestMetaObject>,
+        tie: Tie,
+        answers: Option<InputResponses>,
+    ) -> Arc<Seat> {
         Arc::new(Seat {
             party,
             meta: meta.unwrap_or_default(),
             tie,
+            answers,
             answer: Mutex::default(),
             error: Mutex::default(),
+            when_asked: Mutex::default(),
         })
+    }
+
+    /// What is to be done when the client was asked something in the midst of its call.
+    pub fn when_asked(&self, then: impl FnOnce() + Send + 'static) {
+        *lock(&self.when_asked) = Some(Box::new(then));
+    }
+
+    /// The client was asked something: for whoever ends its request with a question.
+    pub fn was_asked(&self) {
+        let then = lock(&self.when_asked).take();
+        if let Some(then) = then {
+            then();
+        }
+    }
+
+    pub(super) fn answers(&self) -> Option<InputResponses> {
+        self.answers.clone()
     }
 
     /// What the server answered last, if it did while this client waited.

@@ -8,7 +8,7 @@ use std::time::Instant;
 use rmcp::model::{
     ClientConfig, ClientResult, CreateMessageResult, CustomResult, ElicitResult, ElicitationAction,
     ErrorCode, ErrorData, InputRequest, ListRootsResult, ProgressToken, ProtocolVersion, RequestId,
-    ServerNotification, ServerRequest,
+    ServerNotification, ServerRequest, TASKS_EXTENSION_ID,
 };
 use rmcp::service::{InboundStreamOrigin, NotificationContext, RequestContext, Service};
 use rmcp::{RoleClient, model::ClientCapabilities};
@@ -211,14 +211,13 @@ impl Service<RoleClient> for Relay {
     }
 }
 
-/// What a server may ask of the client through us. What else a client can, tasks for one, is between it and us.
-fn asked_for(client: ClientCapabilities) -> ClientCapabilities {
-    let mut asked = ClientCapabilities::default();
-    asked.roots = client.roots;
-    asked.sampling = client.sampling;
-    asked.elicitation = client.elicitation;
-    asked.experimental = client.experimental;
-    asked
+/// What a server may ask of the client through us: all that the client can, but tasks, which are between it and us.
+fn asked_for(mut client: ClientCapabilities) -> ClientCapabilities {
+    if let Some(extensions) = &mut client.extensions {
+        extensions.remove(TASKS_EXTENSION_ID);
+    }
+    client.extensions.take_if(|extensions| extensions.is_empty());
+    client
 }
 
 fn read<T: serde::de::DeserializeOwned>(said: Value) -> Result<T, ErrorData> {

@@ -13,7 +13,7 @@ use rmcp::model::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::launch::{Declared, Launch};
-use super::link::{Fault, Link, Use};
+use super::link::{Fault, Greeting, Link, Unopened, Use};
 use super::listed::SeenTool;
 use super::lock;
 use super::party::{Nobody, Party, PartyId, Tie};
@@ -28,6 +28,10 @@ pub struct Server {
     places: Arc<Semaphore>,
     opening: Semaphore,
     failed: Mutex<Option<(Instant, String)>>,
+    /// How it wants to be greeted, where it does not take both.
+    greeting: Mutex<Option<Greeting>>,
+    /// Has it tell of changes to its list.
+    watching: Mutex<Option<Listening>>,
     about: Mutex<Option<Arc<ServerPeerInfo>>>,
     tools: Mutex<Option<Listed>>,
     listing: tokio::sync::Mutex<()>,
@@ -60,6 +64,12 @@ pub struct Listening {
     task: Option<tokio::task::JoinHandle<()>>,
 }
 
+impl Listening {
+    fn is_over(&self) -> bool {
+        self.task.as_ref().is_none_or(tokio::task::JoinHandle::is_finished)
+    }
+}
+
 impl Drop for Listening {
     fn drop(&mut self) {
         if let Some(task) = self.task.take() {
@@ -87,6 +97,8 @@ impl Server {
             places: Arc::new(Semaphore::new(declared.most_links)),
             opening: Semaphore::new(MOST_OPENING),
             failed: Mutex::default(),
+            greeting: Mutex::default(),
+            watching: Mutex::default(),
             about: Mutex::default(),
             tools: Mutex::default(),
             listing: tokio::sync::Mutex::default(),
@@ -158,6 +170,10 @@ impl Server {
 
     async fn list(self: &Arc<Server>) -> Result<Vec<SeenTool>, Unreachable> {
         let link = self.link(&nobody()).await?;
+        if link.0.asks_by_answers() && lock(&self.watching).as_ref().is_none_or(Listening::is_over) {
+            let changes = SubscriptionFilter::builder().tools_list_changed().build();
+            *lock(&self.watching) = self.listen(&nobody(), changes).await.ok();
+        }
         let (mut tools, mut cursor) = (Vec::new(), None);
         for _ in 0..MOST_PAGES {
             let mut request = ListToolsRequest::default();
@@ -267,14 +283,7 @@ impl Server {
         }
         self.not_just_now()?;
         let place = self.place().await?;
-        let relay =
-            Relay { party: Arc::clone(party), server: Arc::downgrade(self), under_way: Arc::default() };
-        let bounds = (self.name(), self.declared.most_bytes);
-        let opened = Link::open(&self.launch, bounds, relay, self.declared.timeout.min(GREETING));
-        let link = Arc::new(opened.await.map_err(|why| {
-            *lock(&self.failed) = Some((Instant::now(), why.clone()));
-            self.unreachable(&why)
-        })?);
+        let link = Arc::new(self.greet(party).await?);
         let about = link.about();
         let first = std::mem::replace(&mut *lock(&self.about), about).is_none();
         let used = Use::of(&link);
@@ -283,6 +292,43 @@ impl Server {
             tokio::spawn(sweep(Arc::downgrade(self)));
         }
         Ok(used)
+    }
+
+    /// A server is greeted in the revision that its client speaks, if it can be: then nothing has to be bridged.
+    async fn greet(self: &Arc<Self>, party: &Arc<dyn Party>) -> Result<Link, Unreachable> {
+        let first = match (party.has_session(), *lock(&self.greeting)) {
+            (_, Some(known)) if !party.has_session() || known == Greeting::Stateless => known,
+            (true, _) => Greeting::Session,
+            (false, _) => Greeting::Either,
+        };
+        let within = self.declared.timeout.min(LONGEST_GREETING);
+        let attempt = |greeting| {
+            let (party, server) = (Arc::clone(party), Arc::downgrade(self));
+            let relay = Relay { party, server, under_way: Arc::default() };
+            Link::open(&self.launch, (self.name(), self.declared.most_bytes), relay, greeting, within)
+        };
+        let opened = match attempt(first).await {
+            Err(Unopened::Otherwise) if first == Greeting::Session => {
+                let opened = attempt(Greeting::Stateless).await;
+                if opened.is_ok() {
+                    *lock(&self.greeting) = Some(Greeting::Stateless);
+                }
+                opened
+            }
+            opened => opened,
+        };
+        let why = match opened {
+            Ok(link) => {
+                if first == Greeting::Either && !link.asks_by_answers() {
+                    *lock(&self.greeting) = Some(Greeting::Session);
+                }
+                return Ok(link);
+            }
+            Err(Unopened::Otherwise) => "it speaks no revision that is spoken here".to_owned(),
+            Err(Unopened::There(why)) => why,
+        };
+        *lock(&self.failed) = Some((Instant::now(), why.clone()));
+        Err(self.unreachable(&why))
     }
 
     /// Who could not be reached just now is not tried again at once, so that nobody waits for it in a row.
@@ -308,7 +354,7 @@ impl Server {
         }
         self.drop_the_oldest();
         let place = Arc::clone(&self.places).acquire_owned();
-        match tokio::time::timeout(self.declared.timeout.min(GREETING), place).await {
+        match tokio::time::timeout(self.declared.timeout.min(LONGEST_GREETING), place).await {
             Ok(Ok(place)) => Ok(place),
             _ => Err(self.unreachable("as many connections as are allowed are in use")),
         }
@@ -402,5 +448,5 @@ const MOST_TOOLS: usize = 2000;
 /// So many connections are made at once.
 const MOST_OPENING: usize = 8;
 const PAUSE: Duration = Duration::from_secs(3);
-const GREETING: Duration = Duration::from_secs(20);
+const LONGEST_GREETING: Duration = Duration::from_secs(20);
 const IDLE: Duration = Duration::from_secs(300);

@@ -229,6 +229,7 @@ impl Tool {
         let tie = seat.map(|seat| seat.tie.clone()).unwrap_or_default();
         let meta = meta_of(call, seat);
         let mut params = CallToolRequestParams::new(asked.name.to_owned()).with_arguments(asked.arguments);
+        params.input_responses = seat.and_then(Seat::answers);
         for round in 0..MOST_ROUNDS {
             let answer = self.exchange(&link, params.clone(), &meta, &tie).await;
             match answer {
@@ -295,7 +296,8 @@ impl Tool {
 
     /// An error of the protocol: those that say that the request was none had no effect.
     fn declined(&self, seat: Option<&Seat>, error: ErrorData) -> Reply {
-        if let (Some(seat), URL_ELICITATION_REQUIRED) = (seat, error.code) {
+        let for_the_client = [URL_ELICITATION_REQUIRED, ErrorCode::MISSING_REQUIRED_CLIENT_CAPABILITY];
+        if let Some(seat) = seat.filter(|_| for_the_client.contains(&error.code)) {
             seat.put_error(error.clone());
         }
         let none = [
