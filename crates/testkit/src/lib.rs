@@ -9,7 +9,7 @@
 //!                      test ── faults: answers lost, late, slow, huge, malformed
 //! ```
 //!
-//! The [`bank`] keeps its own money and parses its own requests, the archive of [`records`] its own versions, and
+//! The [`tools`] are a server of the Model Context Protocol, whose calls are counted. The [`bank`] keeps its own money and parses its own requests, the archive of [`records`] its own versions, and
 //! neither shares code with the gateway on purpose: two sides that agree because they run the same function prove
 //! nothing. The faults are the same for both.
 //!
@@ -22,6 +22,7 @@ pub mod bank;
 mod fault;
 mod line;
 pub mod records;
+pub mod tools;
 
 /// Text that is wanted a little otherwise: a binding, an archetype's file.
 pub trait Swap {

@@ -46,6 +46,14 @@ pub(super) enum Greeting {
 }
 
 impl Greeting {
+    /// The one for a server that does not want this one.
+    pub(super) fn other(self) -> Greeting {
+        match self {
+            Greeting::Session => Greeting::Stateless,
+            Greeting::Either | Greeting::Stateless => Greeting::Session,
+        }
+    }
+
     fn mode(self) -> ClientLifecycleMode {
         let preferred_versions = vec![ProtocolVersion::V_2026_07_28];
         match self {
@@ -108,7 +116,10 @@ impl Link {
         };
         let service = match greeted {
             Err(_) => return Err(Unopened::There("it did not greet in time".to_owned())),
-            Ok(Err(ClientInitializeError::JsonRpcError(_))) => return Err(Unopened::Otherwise),
+            Ok(Err(
+                ClientInitializeError::JsonRpcError(_)
+                | ClientInitializeError::NoCompatibleProtocolVersion { .. },
+            )) => return Err(Unopened::Otherwise),
             Ok(Err(error)) => {
                 tracing::debug!(server = name, %error, "an MCP server did not greet");
                 return Err(Unopened::There("no connection came about".to_owned()));

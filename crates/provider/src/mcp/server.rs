@@ -308,10 +308,10 @@ impl Server {
             Link::open(&self.launch, (self.name(), self.declared.most_bytes), relay, greeting, within)
         };
         let opened = match attempt(first).await {
-            Err(Unopened::Otherwise) if first == Greeting::Session => {
-                let opened = attempt(Greeting::Stateless).await;
+            Err(Unopened::Otherwise) => {
+                let opened = attempt(first.other()).await;
                 if opened.is_ok() {
-                    *lock(&self.greeting) = Some(Greeting::Stateless);
+                    *lock(&self.greeting) = Some(first.other());
                 }
                 opened
             }

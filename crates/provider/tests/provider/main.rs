@@ -12,6 +12,7 @@ mod challenges;
 mod common;
 mod egress;
 mod faults;
+mod mcp;
 mod mtls;
 mod oauth2;
 mod receivers;

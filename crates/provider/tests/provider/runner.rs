@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use action::Catalogue;
+use action::{Catalogue, Tenant};
 use execution::{Call, Reply};
 use provider::egress::{Egress, Rules};
+use provider::mcp::Servers;
 use provider::runner::{End, Output, Report};
-use provider::{Mistake, Outside, Provider, Runs, Secrets, Turn};
+use provider::{Beside, Mistake, Outside, Provider, Runs, Secrets, Turn};
 use serde_json::json;
 
 use crate::common::{NOW_MS, call};
@@ -41,7 +42,9 @@ fn compiled(more: &str, binding: &str, runs: &Arc<Runs>) -> Result<(Call, Arc<dy
     let archetype = Arc::clone(catalogue.get("JOB").unwrap());
     let egress = Egress::new(Rules::default());
     let outside = Outside { egress: &egress, secrets: &Secrets::default() };
-    let provider = provider::compile_for(&archetype, outside, runs)?;
+    let (servers, tenant) = (Servers::default(), Tenant::default());
+    let beside = Beside { runs, servers: &servers, tenant: &tenant };
+    let provider = provider::compile_for(&archetype, outside, beside)?;
     Ok((call(&archetype, json!({"program": "/bin/sh"})), provider))
 }
 
