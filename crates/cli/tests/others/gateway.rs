@@ -26,6 +26,11 @@ impl Gateway {
 
     /// The same with files of an operator's: below `catalogue` and `policies`, and more configuration.
     pub(crate) fn of(files: &[(&str, &str)]) -> Gateway {
+        Gateway::prepared(files, |_| {})
+    }
+
+    /// The same after something was done with the configuration.
+    pub(crate) fn prepared(files: &[(&str, &str)], prepare: impl FnOnce(&Path)) -> Gateway {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
         let mut config = String::new();
@@ -41,7 +46,9 @@ impl Gateway {
             }
         }
         let more = files.iter().find(|(name, _)| *name == "more.toml").map_or("", |(_, text)| text);
-        std::fs::write(folder.path().join("countersign.toml"), config + more).unwrap();
+        let configuration = folder.path().join("countersign.toml");
+        std::fs::write(&configuration, config + more).unwrap();
+        prepare(&configuration);
         let made = |subject: &str, role: &str| {
             let create = ["api", "create", "--subject", subject, "--role", role].map(OsStr::new);
             said([OsStr::new("keys"), OsStr::new("--data-dir"), data.as_os_str()].iter().chain(&create))
@@ -50,7 +57,7 @@ impl Gateway {
 
         let mut command = countersign();
         command.args(["serve", "--until-stdin-closes", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&data);
-        command.arg("--config").arg(folder.path().join("countersign.toml"));
+        command.arg("--config").arg(&configuration);
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut line = String::new();
@@ -225,7 +232,8 @@ impl Demo {
     }
 }
 
-fn said(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> String {
+/// What the program printed, which must succeed.
+pub(crate) fn said(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> String {
     let output = countersign().args(args).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()

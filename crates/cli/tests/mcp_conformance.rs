@@ -1,0 +1,171 @@
+//! The Model Context Protocol as its own conformance suite sees it: what an upstream passes when it is asked directly, it
+//! passes through the gateway too, in both revisions.
+//!
+//! Where Python's SDK, Node or the suite are missing a test says so and passes; with `COUNTERSIGN_TEST_MUST_RUN` set it
+//! fails instead.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+
+#[path = "mcp/everything.rs"]
+mod everything;
+#[allow(dead_code, reason = "shared with the tests of other programs")]
+#[path = "others/gateway.rs"]
+mod gateway;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::everything::Everything;
+use crate::gateway::{Gateway, said};
+
+const REVISIONS: [&str; 2] = ["2025-11-25", "2026-07-28"];
+
+#[test]
+fn an_upstream_asked_directly_passes_what_is_written_down() {
+    let (Some(suite), Some(upstream)) = (Suite::found(), Everything::start()) else { return };
+    for (revision, outcome) in suite.run(&upstream.url, "nobody") {
+        let passed = outcome.iter().filter(|(_, failures)| failures.is_empty());
+        let passed: BTreeSet<&str> = passed.map(|(scenario, _)| &**scenario).collect();
+        let written = [Weight::Required, Weight::Unscored].map(|weight| written(revision, weight));
+        assert_eq!(passed, written.into_iter().flatten().collect(), "at {revision}: {outcome:#?}");
+    }
+}
+
+#[test]
+fn what_passes_directly_passes_through_the_gateway() {
+    let (Some(suite), Some(upstream)) = (Suite::found(), Everything::start()) else { return };
+    let gateway = before(&upstream);
+    let key = gateway.key("conformance", "agent");
+    let outcomes = suite.run(&format!("{}/mcp/everything", gateway.url), &key);
+    for scenario in lost(&outcomes, Weight::Unscored) {
+        eprintln!("not required, and lost in the gateway: {scenario}");
+    }
+    let lost = lost(&outcomes, Weight::Required);
+    assert!(lost.is_empty(), "lost in the gateway:\n{}", lost.join("\n"));
+}
+
+/// What passes directly and did not here, with what failed in it.
+fn lost(outcomes: &[(&str, Outcome)], weight: Weight) -> Vec<String> {
+    let mut lost = Vec::new();
+    for (revision, outcome) in outcomes {
+        for scenario in written(revision, weight) {
+            match outcome.get(scenario) {
+                Some(failures) if failures.is_empty() => {}
+                Some(failures) => lost.push(format!("{revision} {scenario}: {failures:#?}")),
+                None => lost.push(format!("{revision} {scenario}: it was not run")),
+            }
+        }
+    }
+    lost
+}
+
+/// Whether a revision requires a scenario, or runs it for the report alone.
+#[derive(Clone, Copy, PartialEq)]
+enum Weight {
+    Required,
+    Unscored,
+}
+
+/// The scenarios that pass directly.
+fn written(revision: &str, weight: Weight) -> BTreeSet<&'static str> {
+    let lines = include_str!("mcp/conformance.txt").lines();
+    let scenarios = lines.filter_map(|line| match line.split(' ').collect::<Vec<_>>()[..] {
+        [of, scenario] if of == revision => Some((scenario, Weight::Required)),
+        [of, scenario, "unscored"] if of == revision => Some((scenario, Weight::Unscored)),
+        _ => None,
+    });
+    scenarios.filter(|(_, its)| *its == weight).map(|(scenario, _)| scenario).collect()
+}
+
+/// A gateway with this upstream, whose every tool an agent may call.
+fn before(upstream: &Everything) -> Gateway {
+    let (url, address) = (&upstream.url, upstream.address());
+    let servers = format!(
+        "[egress]\nallow = ['{address}']\nplain_http = ['{address}']\n\n[mcp.servers.everything]\nurl = '{url}'\n"
+    );
+    let permit = ("policies/default/permit.cedar", "permit (principal, action, resource);\n");
+    Gateway::prepared(&[permit, ("catalogue/default/none", ""), ("more.toml", &servers)], |config| {
+        // Writes the catalogue: an archetype for every tool that the upstream lists now.
+        let arguments = ["mcp", "import", "--server", "everything", "--config"].map(OsStr::new);
+        said(arguments.into_iter().chain([config.as_os_str()]));
+    })
+}
+
+/// The package `@modelcontextprotocol/conformance`, and a Node that is new enough for it.
+struct Suite {
+    node: OsString,
+    package: PathBuf,
+}
+
+/// What failed in each scenario that was run; nothing in one that passed.
+type Outcome = BTreeMap<String, Vec<String>>;
+
+impl Suite {
+    fn found() -> Option<Suite> {
+        let node = std::env::var_os("COUNTERSIGN_TEST_NODE").unwrap_or_else(|| "node".into());
+        let modules = std::env::var_os("COUNTERSIGN_TEST_NODE_MODULES").unwrap_or_default();
+        let package = Path::new(&modules).join("@modelcontextprotocol/conformance/dist/index.js");
+        if major(&node).is_none_or(|major| major < 22) {
+            skip("no Node 22 or newer; COUNTERSIGN_TEST_NODE may name one");
+        } else if !package.is_file() {
+            skip("no @modelcontextprotocol/conformance in COUNTERSIGN_TEST_NODE_MODULES");
+        } else {
+            return Some(Suite { node, package });
+        }
+        None
+    }
+
+    /// Runs both revisions, as whoever has the key; at once, for most of the time is waiting.
+    fn run(&self, url: &str, key: &str) -> [(&'static str, Outcome); 2] {
+        std::thread::scope(|scope| {
+            let runs = REVISIONS.map(|revision| (revision, scope.spawn(move || self.at(revision, url, key))));
+            runs.map(|(revision, run)| (revision, run.join().unwrap()))
+        })
+    }
+
+    /// Runs what a revision requires, and what it has besides.
+    fn at(&self, revision: &str, url: &str, key: &str) -> Outcome {
+        let results = tempfile::tempdir().unwrap();
+        let mut command = Command::new(&self.node);
+        command.arg("--import").arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mcp/authorize.mjs"));
+        command.arg(&self.package).args(["server", "--url", url, "--requirements", revision, "--output-dir"]);
+        let output = command.arg(results.path()).env("CONFORMANCE_KEY", key).output().unwrap();
+        let outcome = read(results.path());
+        assert!(!outcome.is_empty(), "the suite ran nothing: {}", String::from_utf8_lossy(&output.stderr));
+        outcome
+    }
+}
+
+/// From folders `server-SCENARIO-TIME`; where a scenario came to no end there is no file in it.
+fn read(results: &Path) -> Outcome {
+    let folders = std::fs::read_dir(results).unwrap().map(|folder| folder.unwrap());
+    let outcome = folders.map(|folder| {
+        let name = folder.file_name().into_string().unwrap();
+        let (scenario, _) = name.split_at(name.len() - "-2026-07-28T00-00-00-000Z".len());
+        let failures = match std::fs::read(folder.path().join("checks.json")) {
+            Ok(checks) => failures(&serde_json::from_slice(&checks).unwrap()),
+            Err(_) => vec!["it came to no end".to_owned()],
+        };
+        (scenario.strip_prefix("server-").unwrap().to_owned(), failures)
+    });
+    outcome.collect()
+}
+
+fn failures(checks: &Value) -> Vec<String> {
+    let failed = checks.as_array().unwrap().iter().filter(|check| check["status"] == "FAILURE");
+    failed.map(|check| format!("{}: {}", check["id"], check["errorMessage"])).collect()
+}
+
+fn major(node: &OsStr) -> Option<u32> {
+    let version = String::from_utf8(Command::new(node).arg("--version").output().ok()?.stdout).ok()?;
+    version.strip_prefix('v')?.split('.').next()?.parse().ok()
+}
+
+/// Ends a test that cannot run here.
+fn skip(lacking: &str) {
+    assert!(std::env::var_os("COUNTERSIGN_TEST_MUST_RUN").is_none(), "cannot run: {lacking}");
+    eprintln!("skipped: {lacking}");
+}
