@@ -1331,6 +1331,7 @@ fn permit() -> Permit {
         mandate_refusal: None,
         ancestors: &[],
         frozen: None,
+        quarantined: None,
         series: &Series::default(),
         first_seen_destination: false,
         earlier: None,

@@ -229,6 +229,7 @@ impl Gateway {
             details,
             chain,
             confirmation: Some(Cow::Borrowed(&confirmation)),
+            refusal: None,
             payment: PaymentStatus::NotCharged,
             charged: None,
         };

@@ -296,7 +296,7 @@ impl Gateway {
         let outcomes = self.ledger.outcomes(&caller.tenant, id).await.map_err(unavailable)?;
         for outcome in outcomes.iter().rev() {
             let row = OutcomeRow::from_bytes(&outcome.payload)?;
-            let Some(answer) = row.answer.as_ref() else { continue };
+            let Some(answer) = row.answer.as_ref().or(row.refusal.as_ref()) else { continue };
             let answer: Option<Value> = serde_json::from_str(answer.get()).ok();
             // Our own words for an error of the protocol are in no result.
             return Ok(answer.filter(|answer| answer.get("content").is_some()));

@@ -90,6 +90,7 @@ impl Gateway {
             details: Details::default(),
             chain,
             confirmation: None,
+            refusal: None,
             payment: PaymentStatus::Charged,
             charged,
         };

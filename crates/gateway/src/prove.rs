@@ -9,6 +9,7 @@ use receipt::{
 };
 use serde::Serialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::approvals::fitting;
 use crate::clock;
@@ -45,6 +46,8 @@ pub(crate) struct Ending<'a> {
     pub chain: Chain,
     /// The provider's answer and reference, where there is one.
     pub confirmation: Option<Cow<'a, Confirmation>>,
+    /// What it answered instead, where it declined.
+    pub refusal: Option<&'a Value>,
     pub payment: PaymentStatus,
     /// What was charged, where that is known.
     pub charged: Option<action::Money>,
@@ -124,6 +127,7 @@ impl Gateway {
         let mut ending = self.failed(pending, code, reason, answer)?;
         ending.details.reasons = reasons;
         ending.details.untrusted_text = answer.and_then(untrusted_text);
+        ending.refusal = answer.filter(|answer| !answer.is_null());
         Ok(ending)
     }
 
@@ -166,6 +170,7 @@ impl Gateway {
             details,
             chain,
             confirmation: Some(Cow::Borrowed(confirmation)),
+            refusal: None,
             payment,
             charged,
         })
@@ -191,6 +196,7 @@ impl Gateway {
             details: Details { reasons: vec![reason.to_owned()], ..Details::default() },
             chain,
             confirmation: None,
+            refusal: None,
             payment: PaymentStatus::NotCharged,
             charged: None,
         })
@@ -215,6 +221,7 @@ impl Gateway {
             details: Details { status_url: Some(self.status_url(pending.id)), ..Details::default() },
             chain,
             confirmation: None,
+            refusal: None,
             payment: PaymentStatus::Pending,
             charged: None,
         })
@@ -229,6 +236,7 @@ impl Gateway {
             details,
             chain,
             confirmation: None,
+            refusal: None,
             payment: PaymentStatus::NotCharged,
             charged: None,
         }
@@ -262,13 +270,8 @@ impl Gateway {
         let used = self.used(pending, ending.state, ending.confirmation.as_deref());
         let payload = OutcomeRow {
             v: VERSION,
-            answer: ending
-                .confirmation
-                .as_ref()
-                .map(|it| canonical(&it.answer))
-                .transpose()?
-                .map(|json| raw_json(&json))
-                .transpose()?,
+            answer: ending.confirmation.as_ref().map(|it| kept(&it.answer)).transpose()?,
+            refusal: ending.refusal.map(kept).transpose()?,
             reference: ending.confirmation.as_ref().and_then(|it| it.reference.clone()),
             details: ending.details.clone(),
             code: ending.code.map(|code| code.as_str().to_owned()),
@@ -512,8 +515,12 @@ fn conceal_answer(answer: &Value, salts: &Salts) -> Result<Json, Error> {
     Ok(concealed.unwrap_or_else(|_| Json::string("uncommittable")))
 }
 
-fn canonical(answer: &Value) -> Result<Json, Error> {
-    Ok(Json::canonical(answer).unwrap_or(Json::NULL))
+/// An answer as it is kept: canonical, or, where it has no such form, as it came.
+fn kept(answer: &Value) -> Result<Box<RawValue>, Error> {
+    match Json::canonical(answer) {
+        Ok(json) => raw_json(&json),
+        Err(_) => serde_json::value::to_raw_value(answer).map_err(|_| internal("an answer cannot be kept")),
+    }
 }
 
 /// Foreign words, capped, for the one member in which they may travel.

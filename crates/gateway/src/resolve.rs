@@ -364,6 +364,7 @@ impl Gateway {
             details: Details { reasons: vec![RESOLVED.to_owned()], ..Details::default() },
             chain,
             confirmation: None,
+            refusal: None,
             payment,
             charged,
         };

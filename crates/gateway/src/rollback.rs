@@ -323,6 +323,7 @@ impl Gateway {
             details: Details { reasons: vec![word.to_owned()], ..Details::default() },
             chain,
             confirmation: Some(Cow::Borrowed(confirmation)),
+            refusal: None,
             payment: PaymentStatus::NotCharged,
             charged: None,
         };

@@ -379,6 +379,9 @@ pub(crate) struct OutcomeRow {
     pub salt: String,
     /// The provider's answer, canonical; `null` when there was none.
     pub answer: Option<Box<RawValue>>,
+    /// What it answered where it declined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Box<RawValue>>,
     /// The provider's reference.
     pub reference: Option<String>,
     /// What the caller was told beside the kind.

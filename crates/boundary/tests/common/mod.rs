@@ -55,6 +55,7 @@ impl World {
             account: Account::new("m-1"),
             series: series(20, 10_000),
             frozen: None,
+            quarantined: None,
             first_seen_destination: false,
             earlier: None,
             approved: None,

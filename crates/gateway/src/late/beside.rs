@@ -75,7 +75,7 @@ impl Gateway {
         pending.earlier = Some(EarlierRow { debited: None, instead: Some(reason), ..row.clone() });
         let details = Details { reasons: vec![LATE.to_owned()], ..said.details.clone() };
         let (kind, state, code, confirmation) = (Kind::Executed, State::Executed, None, said.confirmed()?);
-        ending = Ending { kind, state, code, details, chain, confirmation, payment, charged };
+        ending = Ending { kind, state, code, details, chain, confirmation, refusal: None, payment, charged };
         Ok((pending, ending, beside))
     }
 }

@@ -36,6 +36,7 @@ mod several;
 mod smtp;
 mod soft_delete;
 mod steering;
+mod tools;
 mod trail;
 mod unbound;
 
