@@ -40,6 +40,28 @@ fn policies_that_permit_nothing_are_warned_about() {
 }
 
 #[test]
+fn policies_are_checked_against_the_catalogue_that_is_named_wherever_they_lie() {
+    let folder = tempfile::tempdir().unwrap();
+    let archetype = "name = \"NOTE\"\nreversible = true\n[schema.properties.text]\ntype = \"string\"\n";
+    let policy = "@id(\"notes\") permit (principal, action == Action::\"NOTE\", resource);";
+    for (place, file, text) in
+        [("catalogue/default", "note.toml", archetype), ("policies/default", "note.cedar", policy)]
+    {
+        std::fs::create_dir_all(folder.path().join(place)).unwrap();
+        std::fs::write(folder.path().join(place).join(file), text).unwrap();
+    }
+    let path = |place: &str| folder.path().join(place).display().to_string();
+    for (policies, catalogue) in [
+        ("policies", "catalogue"),
+        ("policies/default", "catalogue"),
+        ("policies/default", "catalogue/default"),
+    ] {
+        let told = run(["policy", "check", &path(policies), "--catalogue", &path(catalogue)]);
+        assert_eq!(told.code, 0, "{policies} {catalogue}: {}", told.stderr);
+    }
+}
+
+#[test]
 fn a_policy_on_grants_is_checked_where_people_may_consent_to_them() {
     let folder = tempfile::tempdir().unwrap();
     let policies = folder.path().join("policies");
