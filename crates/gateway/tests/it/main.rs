@@ -38,5 +38,6 @@ mod soft_delete;
 mod steering;
 mod trail;
 mod unbound;
+mod verbatim;
 
 use outcomes::stages;
