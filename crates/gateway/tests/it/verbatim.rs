@@ -1,5 +1,8 @@
 //! Actions of an archetype whose schema somebody else wrote: judged by what is mapped, carried out with all that was sent.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use receipt::Timestamp;
 use serde_json::{Value, json};
 
 use crate::approvals::approver;
@@ -53,6 +56,25 @@ async fn a_call_is_complete_with_what_is_there_though_it_be_empty() {
     assert_eq!(said.kind(), "executed", "{}", said.body);
     let refused = house.send("k-3", &note(&house, &json!({"folder": "inbox", "body": 7}))).await.unwrap_err();
     assert_eq!(refused.field.as_deref(), Some("/constraints/body"));
+}
+
+#[tokio::test]
+async fn what_nobody_permits_could_not_be_used_until_somebody_does_or_only_observes() {
+    let house = House::bound(TOOL, |_| {}).await;
+    let gateway = house.gateway();
+    let could = |archetype| gateway.could_use(&house.agent, archetype);
+    assert!(could("mcp/notes/add_note") && !could("DATA_EXPORT") && !could("mcp/notes/no_such"));
+    assert!(!gateway.could_use(&house.admin, "mcp/notes/add_note"), "whose role asks for nothing");
+    house.write(
+        "policies/default/payments.cedar",
+        "permit (principal, action in Action::\"Data\", resource) when { context has bound };",
+    );
+    gateway.reload(&house.admin).await.unwrap();
+    assert!(!could("mcp/notes/add_note") && could("DATA_EXPORT"));
+    let tomorrow = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + Duration::from_secs(86_400);
+    let tomorrow = Timestamp::from_unix_millis(tomorrow.as_millis().try_into().unwrap());
+    gateway.observe(&house.admin, Some(tomorrow.to_string())).await.unwrap();
+    assert!(could("mcp/notes/add_note") && !could("mcp/notes/no_such"));
 }
 
 #[tokio::test]
