@@ -86,7 +86,7 @@ struct Asked {
 pub struct Missing {
     /// JSON pointer into the constraints.
     pub field: String,
-    /// `string`, `money`, `integer`, `boolean`, `array`, `object` or `any`.
+    /// `string`, `money`, `integer`, `number`, `boolean`, `array`, `object` or `any`.
     pub kind: &'static str,
     /// What to put there, for people.
     pub description: String,
@@ -131,11 +131,11 @@ impl Action {
         card::refuse(constraints, "/constraints", &archetype.members)?;
         shape::check(archetype, constraints)?;
         let (money, bound) = match &archetype.money {
-            Some(rule) => amounts(rule, constraints).map_err(|e| e.within("constraints"))?,
+            Some(rule) => amounts(archetype, rule, constraints).map_err(|e| e.within("constraints"))?,
             None => (None, None),
         };
         let (canonical, spans) = canonical(constraints);
-        let text = |pointer: &Option<Pointer>| pointer.as_ref().and_then(|p| scalar(p.get(constraints)?));
+        let text = |pointer: &Option<Pointer>| scalar(said(archetype, pointer.as_ref()?, constraints)?);
         let guarantee_level = request.guarantee_level.max(Some(archetype.guarantee_level));
         let guarantee_level = guarantee_level.unwrap_or(archetype.guarantee_level);
         let retries = guarantee_level > GuaranteeLevel::Atp1;
@@ -249,8 +249,8 @@ impl Action {
 
     /// What Cedar sees of the constraints: every member present that is not opaque.
     pub fn attributes(&self) -> impl Iterator<Item = (&str, Attribute<'_>)> {
-        let currency =
-            self.archetype.money.as_ref().and_then(|rule| currency(rule, &self.constraints).ok()?);
+        let rule = self.archetype.money.as_ref();
+        let currency = rule.and_then(|rule| currency(&self.archetype, rule, &self.constraints).ok()?);
         attributes(&self.archetype.members, &self.constraints, currency)
     }
 
@@ -304,21 +304,20 @@ fn asked_keeping(request: &Request, archetype: &Archetype) -> Result<AskedKeepin
 }
 
 /// The amount and the bound; what is absent or says nothing is left to completeness.
-fn amounts(rule: &MoneyRule, constraints: &Value) -> Result<(Option<Money>, Option<Money>), Refusal> {
-    let Some(currency) = currency(rule, constraints)? else { return Ok((None, None)) };
+fn amounts(
+    archetype: &Archetype,
+    rule: &MoneyRule,
+    constraints: &Value,
+) -> Result<(Option<Money>, Option<Money>), Refusal> {
+    let Some(currency) = currency(archetype, rule, constraints)? else { return Ok((None, None)) };
     let read = |pointer: &Option<Pointer>| {
-        pointer.as_ref().map_or(Ok(None), |p| amount(rule, p, currency, constraints))
+        let there = pointer.as_ref().and_then(|at| Some((at, said(archetype, at, constraints)?)));
+        there.map(|(at, value)| amount(rule, at, currency, value)).transpose()
     };
     Ok((read(&rule.amount)?, read(&rule.bound)?))
 }
 
-fn amount(
-    rule: &MoneyRule,
-    at: &Pointer,
-    currency: Currency,
-    constraints: &Value,
-) -> Result<Option<Money>, Refusal> {
-    let Some(value) = at.get(constraints).filter(|value| !shape::is_empty(value)) else { return Ok(None) };
+fn amount(rule: &MoneyRule, at: &Pointer, currency: Currency, value: &Value) -> Result<Money, Refusal> {
     let hint = "send a decimal string with at most 18 digits, such as \"12.50\"";
     let refused = |message: String| Refusal::invalid(at.as_str(), message).with_hint(hint);
     let text = value.as_str().ok_or_else(|| refused("money is not a string".into()))?;
@@ -326,22 +325,29 @@ fn amount(
     if money.is_zero() && !rule.zero {
         return Err(Refusal::invalid(at.as_str(), "an amount of zero does nothing here"));
     }
-    Ok(Some(money))
+    Ok(money)
 }
 
-fn currency(rule: &MoneyRule, constraints: &Value) -> Result<Option<Currency>, Refusal> {
+fn currency(
+    archetype: &Archetype,
+    rule: &MoneyRule,
+    constraints: &Value,
+) -> Result<Option<Currency>, Refusal> {
     let pointer = match &rule.currency {
         CurrencyRule::Fixed(currency) => return Ok(Some(*currency)),
         CurrencyRule::Member(pointer) => pointer,
     };
-    let Some(value) = pointer.get(constraints).filter(|value| !shape::is_empty(value)) else {
-        return Ok(None);
-    };
+    let Some(value) = said(archetype, pointer, constraints) else { return Ok(None) };
     let known = value.as_str().and_then(Currency::of);
     let refusal = || {
         Refusal::invalid(pointer.as_str(), "not a currency").with_hint("send a code of ISO 4217, such as USD")
     };
     known.map(Some).ok_or_else(refusal)
+}
+
+/// What stands there, unless that counts as nothing.
+fn said<'a>(archetype: &Archetype, at: &Pointer, constraints: &'a Value) -> Option<&'a Value> {
+    at.get(constraints).filter(|value| !archetype.lacks(Some(value)))
 }
 
 fn canonical(constraints: &Value) -> (Box<str>, Vec<Range<usize>>) {
@@ -364,26 +370,38 @@ fn canonical(constraints: &Value) -> (Box<str>, Vec<Range<usize>>) {
 
 fn scalar(value: &Value) -> Option<String> {
     match value {
-        Value::String(text) if !shape::is_empty(value) => Some(text.clone()),
+        Value::String(text) => Some(text.clone()),
         Value::Number(number) => number.as_i64().map(|number| number.to_string()),
         _ => None,
     }
 }
 
 fn missing(archetype: &Archetype, constraints: &Value) -> Vec<Missing> {
-    let is_missing =
-        |member: &&Member| member.required && constraints.get(&member.name).is_none_or(shape::is_empty);
+    let is_missing = |member: &&Member| member.required && archetype.lacks(constraints.get(&member.name));
     let describe = |member: &Member| {
         let mut field = String::new();
         json::push_segment(&mut field, &member.name);
         Missing {
             field,
-            kind: kind_word(&member.kind),
+            kind: type_word(archetype, member),
             description: member.description.clone(),
             example: member.example.clone(),
         }
     };
     archetype.members.iter().filter(is_missing).map(describe).collect()
+}
+
+/// Opaque to us, a member of somebody else's schema still has the type that is written there.
+fn type_word(archetype: &Archetype, member: &Member) -> &'static str {
+    const WORDS: [&str; 6] = ["string", "integer", "number", "boolean", "array", "object"];
+    let declared = || archetype.schema.get("properties")?.get(&member.name)?.get("type")?.as_str();
+    match member.kind {
+        Kind::Opaque if archetype.is_verbatim() => {
+            let declared = declared().and_then(|kind| WORDS.into_iter().find(|word| *word == kind));
+            declared.unwrap_or(kind_word(&member.kind))
+        }
+        _ => kind_word(&member.kind),
+    }
 }
 
 fn kind_word(kind: &Kind) -> &'static str {

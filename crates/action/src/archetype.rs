@@ -5,6 +5,7 @@ use crate::level::{GuaranteeLevel, PaymentMode};
 use crate::money::Currency;
 use crate::retention::Keeping;
 use crate::retry::RetryPolicy;
+use crate::shape::{self, Shape};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,7 +29,7 @@ pub struct Archetype {
     pub resource: Option<Pointer>,
     /// Where the effect goes to: a payee, an address, a bucket.
     pub destination: Option<Pointer>,
-    /// The members that make two actions the same action, sorted as RFC 8785 sorts names.
+    /// The members that make two actions the same action, sorted as RFC 8785 sorts names; or the whole of the constraints.
     pub identity: Vec<Pointer>,
     /// Whether the effect can be undone.
     pub reversible: bool,
@@ -63,9 +64,10 @@ pub struct Archetype {
     /// How the provider is called: opaque here, read by `provider`. Keys such as `provider`, `act`, `query`,
     /// `quote`, `rollback`, `snapshot`, `reconcile`, `capabilities`.
     pub bindings: BTreeMap<String, Value>,
-    /// The closed JSON Schema of the constraints, for those who have to build them.
+    /// The JSON Schema of the constraints, for those who have to build them: closed where the operator wrote it, to the
+    /// letter where somebody else did.
     pub schema: Value,
-    pub(crate) validator: jsonschema::Validator,
+    pub(crate) shape: Shape,
     pub(crate) digest: String,
 }
 
@@ -252,6 +254,17 @@ impl Archetype {
         self.members.iter().find(|member| member.name == name)
     }
 
+    /// Whether its schema is somebody else's, kept to the letter.
+    pub(crate) fn is_verbatim(&self) -> bool {
+        matches!(self.shape, Shape::Verbatim(_))
+    }
+
+    /// Whether a member counts as absent. What says nothing does, unless somebody else's schema speaks of it: there `""` may
+    /// mean something.
+    pub(crate) fn lacks(&self, value: Option<&Value>) -> bool {
+        value.is_none_or(|value| !self.is_verbatim() && shape::is_empty(value))
+    }
+
     /// Whether a verb and a target mean it.
     pub fn is_meant_by(&self, verb: &str, target: Option<&str>) -> bool {
         self.verbs().any(|own| own == verb)
@@ -322,7 +335,7 @@ fn cedar_type(kind: &Kind) -> Option<CedarType> {
     })
 }
 
-/// A JSON pointer through objects, such as `/payee/iban`.
+/// A JSON pointer through objects, such as `/payee/iban`; empty for the whole.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pointer {
     text: String,
@@ -330,6 +343,11 @@ pub struct Pointer {
 }
 
 impl Pointer {
+    /// To everything there is.
+    pub(crate) fn whole() -> Pointer {
+        Pointer { text: String::new(), segments: Vec::new() }
+    }
+
     /// Reads an RFC 6901 pointer; the empty one, which means the whole, is none.
     pub fn parse(text: &str) -> Option<Pointer> {
         let segments: Vec<String> =

@@ -7,6 +7,7 @@ mod mistake;
 mod paths;
 mod reader;
 mod schema;
+mod verbatim;
 
 pub use mistake::Mistake;
 

@@ -40,6 +40,7 @@ mod retry;
 mod shape;
 mod text;
 pub mod time;
+mod verbatim;
 pub mod yaml;
 
 pub use action::{Action, Attribute, Missing, Shown};

@@ -1,5 +1,8 @@
 //! What an action may be called, folded so that spelling cannot hide it.
 
+/// The longest name of an archetype: that of an MCP tool alone may have 128 characters.
+pub(crate) const MAX_ARCHETYPE: usize = 200;
+
 /// The form in which names are compared with the hard-deny list: the last segment of an MCP name, lower case,
 /// without anything that is not a letter or digit. `mcp/logs/deleteAuditLog`, `Delete-Audit_Log` and
 /// `delete audit.log` are one name.

@@ -5,6 +5,7 @@ use crate::cycle::{self, AskedCycle};
 use crate::hash::HmacKey;
 use crate::id::{ActionId, IdempotencyKey, Subject};
 use crate::level::{GuaranteeLevel, PaymentMode};
+use crate::name::MAX_ARCHETYPE;
 use crate::refusal::{Refusal, RefusalKind};
 use crate::retention::{Deletion, Period};
 use crate::retry::AskedRetry;
@@ -249,9 +250,12 @@ fn malformed(error: json::Malformed) -> Refusal {
 fn archetype(value: Value) -> Result<String, Refusal> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._:/ -".contains(&b);
     match value {
-        Value::String(name) if (1..=128).contains(&name.len()) && name.bytes().all(plain) => Ok(name),
-        _ => Err(Refusal::invalid("/archetype", "not the name of a kind of action")
-            .with_hint("an archetype is named by 1 to 128 ASCII letters, digits, spaces and `._:/-`")),
+        Value::String(name) if (1..=MAX_ARCHETYPE).contains(&name.len()) && name.bytes().all(plain) => {
+            Ok(name)
+        }
+        _ => Err(Refusal::invalid("/archetype", "not the name of a kind of action").with_hint(format!(
+            "an archetype is named by 1 to {MAX_ARCHETYPE} ASCII letters, digits, spaces and `._:/-`"
+        ))),
     }
 }
 

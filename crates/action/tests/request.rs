@@ -72,7 +72,7 @@ fn a_misshapen_envelope_is_refused_by_member() {
         ("archetype", json!("")),
         ("archetype", json!("PAYMENT_TRANSFER\u{0}")),
         ("archetype", json!("ＰＡＹＭＥＮＴ")),
-        ("archetype", json!("X".repeat(129))),
+        ("archetype", json!("X".repeat(201))),
         ("result", json!({"state": "COMPLETED"})),
         ("constraint", json!({})),
         ("__proto__", json!({})),

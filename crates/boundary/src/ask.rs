@@ -368,7 +368,7 @@ impl Question {
         response.decision() == Decision::Allow && error(&response).is_none()
     }
 
-    fn put(&self, policies: &Policies, set: &PolicySet) -> Response {
+    pub(crate) fn put(&self, policies: &Policies, set: &PolicySet) -> Response {
         policies.authorizer().is_authorized(&self.request, set, &self.cast.entities)
     }
 }

@@ -41,6 +41,9 @@
 //! evidence to the next and the last hands it to the permit, so that none can be left out. What the agent declares of
 //! itself can only add to what speaks against a pass.
 //!
+//! **What somebody could ever do** ([`Policies::could_use`]) is asked of the scopes of the policies alone, so that what is
+//! out of the question need not be offered.
+//!
 //! This crate alone knows Cedar. It reads no clock, no store, no randomness and no file; what races (claims, debits,
 //! epochs) is checked again at admission. Outside of a session there is no declared confidence, no time budget and no second
 //! principal to look at, so classes 3, 5, 7 and 8 report that they are not applicable.
@@ -60,6 +63,7 @@ mod intent;
 mod objection;
 mod own;
 mod policies;
+mod prospects;
 mod reads;
 mod reason;
 mod record;

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::entities::Known;
 use crate::reads::Reads;
 use crate::rule::{self, Rule, Tier};
-use crate::{Cycle, Facts, HardDeny, schema};
+use crate::{Cycle, Facts, HardDeny, prospects, schema};
 
 /// What ships in the binary and cannot be removed.
 const BASELINE: &str = include_str!("baseline.cedar");
@@ -93,6 +93,8 @@ pub(crate) struct Slice {
     pub(crate) without_escalations: Option<PolicySet>,
     /// Tier 3: recorded, never enforced.
     pub(crate) advice: PolicySet,
+    /// What can be said of whoever asks before it is known what for.
+    pub(crate) prospects: PolicySet,
     /// Whether a permit looks at the amount, so that default deny means little before a quote.
     pub(crate) permit_needs_amount: bool,
     /// What the policies can look at.
@@ -342,6 +344,7 @@ impl Slice {
         let mut reads = Reads::default();
         rules.iter().for_each(|rule| reads.merge(&rule.reads));
         Ok(Slice {
+            prospects: prospects::of(rules, &resource_type)?,
             resource_type,
             prohibitions: set(&|rule| rule.tier == Tier::ZeroA)?,
             main: set(&main)?,

@@ -4,12 +4,12 @@
 
 mod common;
 
-use action::{Action, Catalogue, Subject};
+use action::{Action, Catalogue, Subject, Tenant};
 use cedar_policy::{
     Authorizer, Context, Decision, Entities, EntityUid, PolicyId, PolicySet, Request, Schema,
 };
 use common::{ALLOW_ALL, World, claims, export, fly, load, pay, pay_with, source};
-use countersign_boundary::{Policies, Tier};
+use countersign_boundary::{Caller, Policies, Tier};
 use mandate::{Claims, Mandate};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -259,6 +259,109 @@ proptest! {
             }
         }
     }
+}
+
+/// Policies of every tier; more of them without a condition than with one.
+fn tiered() -> impl Strategy<Value = String> {
+    let pick = |from: &'static [&'static str]| prop::sample::select(from);
+    let effects =
+        ["permit", "permit", "forbid", "@escalate forbid", "@tier(\"0-B\") forbid", "@tier(\"3\") forbid"];
+    let effect = prop::sample::select(effects.to_vec());
+    let scope = (
+        pick(&PRINCIPALS),
+        pick(&ACTIONS),
+        prop_oneof![Just("resource"), Just("resource is Account"), pick(&RESOURCES)],
+    );
+    (effect, scope, prop::option::weighted(0.3, pick(&CONDITIONS))).prop_map(
+        |(effect, (principal, action, resource), condition)| {
+            let condition = condition.map(|condition| format!(" when {{ {condition} }}")).unwrap_or_default();
+            format!("{effect} ({principal}, {action}, {resource}){condition};\n")
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn whoever_may_do_something_could(policies in prop::collection::vec(tiered(), 1..6), first_seen in any::<bool>(), observe in any::<bool>()) {
+        let text = policies.concat();
+        let loaded = load(&text, ENTITIES).unwrap_or_else(|mistakes| panic!("{text} {mistakes:?}"));
+        for agent in ["agent-7", "agent-8"] {
+            let mut world = World::of(loaded.clone());
+            (world.first_seen_destination, world.observe) = (first_seen, observe);
+            world.caller.subject = Subject::parse(agent).unwrap();
+            world.mandate = Some(Mandate::of(&Claims { sub: agent.into(), ..claims() }).unwrap());
+            for action in [pay("100.00"), pay_to("acct-2", "200.00"), export(), fly(), fly().with_quote(common::usd(9_000))] {
+                let told = common::told(&world.decide(&action));
+                let could = loaded.could_use(&world.caller, &action.archetype.name, observe);
+                let may = told.starts_with("pass") || told.starts_with("escalate");
+                prop_assert!(could || !may, "{}: {}\n{}", action.archetype.name, told, text);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_forbidden_whatever_is_asked_could_not_be_used() {
+    let everywhere = |text: &str| {
+        let policies = load(text, ENTITIES).unwrap_or_else(|mistakes| panic!("{text} {mistakes:?}"));
+        let could = |agent: &str, observe| {
+            let subject = Subject::parse(agent).unwrap();
+            let caller = Caller { tenant: Tenant::default(), subject, is_human: false };
+            policies.could_use(&caller, "PAYMENT_TRANSFER", observe)
+        };
+        [could("agent-7", false), could("agent-8", false), could("agent-7", true)]
+    };
+    const ALL: &str = "permit (principal, action, resource);";
+    for (text, expected) in [
+        ("", [false, false, true]),
+        (ALL, [true, true, true]),
+        ("permit (principal, action, resource) when { context.tenant == \"no such\" };", [true, true, true]),
+        ("permit (principal, action, resource) unless { context has amount };", [true, true, true]),
+        ("permit (principal in AgentGroup::\"outer\", action, resource);", [true, false, true]),
+        ("permit (principal == Agent::\"agent-8\", action, resource);", [false, true, true]),
+        ("permit (principal is User, action, resource);", [false, false, true]),
+        ("permit (principal, action == Action::\"DATA_EXPORT\", resource);", [false, false, true]),
+        (
+            "permit (principal, action in Action::\"Payments\", resource == Account::\"x\");",
+            [true, true, true],
+        ),
+        ("permit (principal, action, resource in ResourceGroup::\"near\");", [true, true, true]),
+        ("permit (principal, action, resource is Session);", [false, false, true]),
+    ] {
+        assert_eq!(everywhere(text), expected, "{text}");
+    }
+    for (forbid, expected) in [
+        ("forbid (principal, action, resource);", [false, false, true]),
+        ("@tier(\"1\") forbid (principal, action, resource);", [false, false, true]),
+        ("@tier(\"0-A\") forbid (principal, action, resource);", [false, false, false]),
+        ("@tier(\"0-B\") forbid (principal, action, resource);", [false, false, false]),
+        ("@tier(\"3\") forbid (principal, action, resource);", [true, true, true]),
+        ("@escalate forbid (principal, action, resource);", [true, true, true]),
+        ("forbid (principal, action, resource) when { context has tenant };", [true, true, true]),
+        ("forbid (principal in AgentGroup::\"inner\", action, resource);", [false, true, true]),
+        (
+            "@tier(\"0-B\") forbid (principal in AgentGroup::\"inner\", action, resource);",
+            [false, true, false],
+        ),
+        ("forbid (principal, action in Action::\"Payments\", resource is Account);", [false, false, true]),
+        ("forbid (principal, action, resource in ResourceGroup::\"near\");", [true, true, true]),
+        ("forbid (principal, action, resource == Account::\"\");", [true, true, true]),
+        ("forbid (principal, action == Action::\"DATA_EXPORT\", resource);", [true, true, true]),
+    ] {
+        assert_eq!(everywhere(&format!("{ALL}\n{forbid}")), expected, "{forbid}");
+    }
+}
+
+#[test]
+fn what_is_not_there_or_goes_by_a_denied_name_could_not_be_used() {
+    let denied = "name = \"mcp/logs/delete_audit_log\"\nreversible = true\ninput_schema = '{}'\n";
+    let catalogue = Catalogue::load(true, &[source("tool.toml", denied)]).unwrap();
+    let world = World::of(common::load_with(ALLOW_ALL, "[]", &catalogue).unwrap());
+    let could = |archetype: &str| world.policies.could_use(&world.caller, archetype, true);
+    assert!(could("PAYMENT_TRANSFER"));
+    assert!(!could("mcp/logs/delete_audit_log") && !could("NO_SUCH"));
 }
 
 /// Cedar itself, over every policy and every entity.

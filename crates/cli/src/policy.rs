@@ -118,7 +118,8 @@ fn catalogue_for(folder: &Folder, catalogues: Option<&Path>, own: Option<&Source
     let Some(dir) = catalogues else {
         return Catalogue::load(true, &own).map_err(|_| Error::new("the built-in catalogue cannot be read"));
     };
-    let of_tenant = dir.join(&folder.name);
+    // By the last part alone: a whole path would lead to the policies again.
+    let of_tenant = dir.join(folder.path.file_name().unwrap_or_default());
     let path = if of_tenant.is_dir() { of_tenant } else { dir.to_owned() };
     let shown = path.display().to_string();
     catalog::load(&Folder { name: shown.clone(), path }, own.into_iter().next())?

@@ -189,7 +189,7 @@ const fn words(code: Code) -> Words {
             403,
             "blocked",
             "required members are missing",
-            "What the archetype requires is absent or empty. `details.missing` names each member, its type, its \
+            "What the archetype requires is absent, or empty where that says nothing. `details.missing` names each member, its type, its \
              meaning and an example.",
             &["add what details.missing lists", "send it again under a new Idempotency-Key"],
         ),

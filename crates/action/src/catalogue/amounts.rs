@@ -48,7 +48,7 @@ fn amount_pointer(node: Node<'_>, schema: &Schema) -> Option<Pointer> {
     if member.kind != Kind::Money {
         // A wrong type was already reported; what remains is opaque.
         if member.kind == Kind::Opaque {
-            node.mistake_with_hint("money cannot be opaque", "remove `x-opaque` from the member");
+            node.mistake_with_hint("money cannot be opaque", schema.hint_to_map());
         }
         return None;
     }
@@ -95,7 +95,7 @@ fn threshold_currency(rule: &MoneyRule, schema: &Schema) -> Option<Currency> {
         json::push_segment(&mut path, segment);
         path
     });
-    let allowed = schema.closed.pointer(&path)?.get("enum")?.as_array()?;
+    let allowed = schema.document.pointer(&path)?.get("enum")?.as_array()?;
     let currencies: Vec<Currency> =
         allowed.iter().map(|code| Currency::of(code.as_str()?)).collect::<Option<_>>()?;
     let first = *currencies.first()?;

@@ -5,11 +5,13 @@ use super::limits;
 use super::mistake::nearest;
 use super::paths;
 use super::reader::{File, Node, Table};
-use super::schema;
+use super::schema::{self, Schema};
+use super::verbatim;
 use crate::archetype::{ApprovalForm, Archetype, OnDuplicate};
 use crate::atp::is_name;
 use crate::json;
 use crate::level::{GuaranteeLevel, PaymentMode};
+use crate::name::MAX_ARCHETYPE;
 use crate::retention::{Deletion, Keeping, Period};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -21,15 +23,7 @@ pub(crate) fn read(table: &Table<'_>) -> Option<Archetype> {
     let (name, _) = name(table)?;
     let money_table = table.get("money").and_then(|node| node.table());
     let pointers: Vec<String> = money_table.iter().flat_map(amounts::amount_pointers).collect();
-    let schema_node = table.get("schema").or_else(|| {
-        table.mistake(
-            "the archetype has no `[schema]`",
-            "declare its constraints under `[schema.properties]`",
-        );
-        None
-    })?;
-    let schema = schema::read(schema_node, &pointers)?;
-    schema::check_examples(schema_node, &schema);
+    let schema = schema(table, &pointers)?;
     let money = money_table.as_ref().and_then(|money| amounts::money_rule(money, &schema));
     let thresholds = Thresholds::of(money_table.is_some(), money.as_ref(), &schema);
 
@@ -39,12 +33,13 @@ pub(crate) fn read(table: &Table<'_>) -> Option<Archetype> {
     let reversible = table.get("reversible").and_then(|node| node.flag()).unwrap_or(false);
     let grave = money_table.is_some() || !reversible;
     let duplicate = limits::duplicate_rule(table, grave);
+    let told_apart = duplicate.on != OnDuplicate::Allow;
     let (groups, resource_type) = cedar(table, &name);
     Some(Archetype {
         description: table.get("description").and_then(|node| node.text()).unwrap_or_default().to_owned(),
         verbs: names(table, "verb"),
         targets: names(table, "target"),
-        identity: paths::identity(table, &schema, grave && duplicate.on != OnDuplicate::Allow),
+        identity: paths::identity(table, &schema, told_apart && (grave || schema.is_verbatim())),
         reversible,
         recovery_window: limits::recovery_window(table, reversible),
         guarantee_level: word(table, "guarantee_level", &LEVELS, GuaranteeLevel::parse)
@@ -69,12 +64,12 @@ pub(crate) fn read(table: &Table<'_>) -> Option<Archetype> {
         destination,
         money,
         members: schema.members,
-        validator: schema.validator?,
-        schema: schema.closed,
+        shape: schema.shape?,
+        schema: schema.document,
     })
 }
 
-const KEYS: [&str; 26] = [
+const KEYS: [&str; 30] = [
     "extends",
     "name",
     "description",
@@ -100,6 +95,10 @@ const KEYS: [&str; 26] = [
     "duplicate",
     "anomaly",
     "schema",
+    "input_schema",
+    "mapped",
+    "public",
+    "display",
     "binding",
 ];
 /// More people than this are no way to let an action through.
@@ -118,14 +117,44 @@ pub(crate) fn name<'a>(table: &Table<'a>) -> Option<(String, Node<'a>)> {
     };
     let name = node.text()?;
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.:/-".contains(&b);
-    let well_formed =
-        name.len() <= 64 && name.bytes().all(plain) && name.starts_with(|c: char| c.is_ascii_alphabetic());
+    let well_formed = (1..=MAX_ARCHETYPE).contains(&name.len())
+        && name.bytes().all(plain)
+        && name.starts_with(|c: char| c.is_ascii_alphabetic());
     if !well_formed {
-        let hint = "use 1 to 64 ASCII letters, digits and `_.:/-`, beginning with a letter";
+        let hint =
+            format!("use 1 to {MAX_ARCHETYPE} ASCII letters, digits and `_.:/-`, beginning with a letter");
         node.mistake_with_hint("not a name for an archetype", hint);
         return None;
     }
     Some((name.to_owned(), node))
+}
+
+/// What the archetype takes: in the operator's words, or in somebody else's.
+fn schema(table: &Table<'_>, money: &[String]) -> Option<Schema> {
+    match (table.get("schema"), table.get("input_schema")) {
+        (Some(node), None) => {
+            for key in verbatim::LISTS {
+                let hint = "in a `[schema]` every member is mapped; write `x-public` or `x-display` into it";
+                table.key_mistake(key, format!("`{key}` belongs to an `input_schema`"), hint);
+            }
+            let schema = schema::read(node, money)?;
+            schema::check_examples(node, &schema);
+            Some(schema)
+        }
+        (None, Some(node)) => verbatim::read(table, node, money),
+        (Some(_), Some(node)) => {
+            let hint = "keep `input_schema` for what somebody else wrote, `[schema]` for your own";
+            node.mistake_with_hint("both `[schema]` and `input_schema`", hint);
+            None
+        }
+        (None, None) => {
+            table.mistake(
+                "the archetype has no `[schema]`",
+                "declare its constraints under `[schema.properties]`, or paste somebody else's as `input_schema`",
+            );
+            None
+        }
+    }
 }
 
 /// One name or several, such as verbs that mean the same.

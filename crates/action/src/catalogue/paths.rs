@@ -18,11 +18,16 @@ pub(crate) fn identity(table: &Table<'_>, schema: &Schema, needed: bool) -> Vec<
     // In the order in which the effect hash writes them.
     pointers.sort_by(|a, b| json::utf16_order(a.as_str(), b.as_str()));
     pointers.dedup();
-    if needed && node.is_none_or(|node| node.json() == Value::Array(Vec::new())) {
-        table.mistake(
+    if !needed || node.is_some_and(|node| node.json() != Value::Array(Vec::new())) {
+        return pointers;
+    }
+    match schema.is_verbatim() {
+        // What makes two calls of a stranger's tool one we cannot know: that nothing differs.
+        true => pointers.push(Pointer::whole()),
+        false => table.mistake(
             "no `identity`: duplicates could not be told",
             "list the members that make two actions the same, such as identity = [\"/recipient\", \"/amount\"]",
-        );
+        ),
     }
     pointers
 }
@@ -32,8 +37,8 @@ pub(crate) fn scalar_pointer(node: Node<'_>, key: &str, schema: &Schema) -> Opti
     match member.kind {
         Kind::Identifier { .. } | Kind::Text | Kind::Long => Some(pointer),
         Kind::Opaque => {
-            let hint = "remove `x-opaque` from the member, or point to another";
-            node.mistake_with_hint(format!("the {key} cannot be opaque: policies have to see it"), hint);
+            let message = format!("the {key} cannot be opaque: policies have to see it");
+            node.mistake_with_hint(message, schema.hint_to_map());
             None
         }
         _ => {

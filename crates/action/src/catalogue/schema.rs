@@ -4,16 +4,32 @@ use super::mistake::nearest;
 use super::reader::{Node, Table};
 use crate::archetype::{Kind, Member};
 use crate::json;
+use crate::shape::Shape;
 use jsonschema::{Draft, PatternOptions, Validator};
 use serde_json::{Map, Value};
 
-/// What a `[schema]` declares.
+/// What a `[schema]` declares, or an `input_schema`.
 pub(crate) struct Schema {
     pub(crate) members: Vec<Member>,
-    /// As declared, but closed at every level that is not opaque.
-    pub(crate) closed: Value,
-    /// The same without the outermost `required`, which is completeness and not shape. `None` after a mistake.
-    pub(crate) validator: Option<Validator>,
+    /// As declared; a `[schema]` closed at every level that is not opaque.
+    pub(crate) document: Value,
+    /// What instances are held against; `None` after a mistake.
+    pub(crate) shape: Option<Shape>,
+}
+
+impl Schema {
+    /// Whether somebody else wrote it.
+    pub(crate) fn is_verbatim(&self) -> bool {
+        matches!(self.shape, Some(Shape::Verbatim(_)))
+    }
+
+    /// What to do about a member that policies have to see and do not.
+    pub(crate) fn hint_to_map(&self) -> &'static str {
+        match self.is_verbatim() {
+            true => "add it to `mapped`, or point to another",
+            false => "remove `x-opaque` from the member, or point to another",
+        }
+    }
 }
 
 /// Reads a schema; `money` are the pointers under which amounts stand.
@@ -46,13 +62,13 @@ pub(crate) fn read(node: Node<'_>, money: &[String]) -> Option<Schema> {
     let mut closed = node.json();
     close(&mut closed, &members);
     // A schema that is already known to be wrong would only be called wrong once more.
-    let validator = if node.is_clean() { compile(node, &closed) } else { None };
-    Some(Schema { members, closed, validator })
+    let shape = if node.is_clean() { compile(node, &closed).map(Shape::Closed) } else { None };
+    Some(Schema { members, document: closed, shape })
 }
 
 /// Reports examples that the schema itself would refuse.
 pub(crate) fn check_examples(node: Node<'_>, schema: &Schema) {
-    let Some(validator) = &schema.validator else { return };
+    let Some(Shape::Closed(validator)) = &schema.shape else { return };
     for member in schema.members.iter().filter(|member| !member.example.is_null()) {
         let mut path = String::new();
         json::push_segment(&mut path, &member.name);
@@ -264,6 +280,7 @@ fn close_kind(schema: &mut Value, kind: &Kind) {
     }
 }
 
+/// Without the outermost `required`, which is completeness and not shape.
 fn compile(node: Node<'_>, closed: &Value) -> Option<Validator> {
     let mut shape = closed.clone();
     if let Some(shape) = shape.as_object_mut() {

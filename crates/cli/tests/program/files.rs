@@ -40,6 +40,70 @@ fn policies_that_permit_nothing_are_warned_about() {
 }
 
 #[test]
+fn a_schema_that_somebody_else_wrote_is_checked_and_policies_see_what_is_mapped_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (catalogue, policies) = (folder.path().join("catalogue"), folder.path().join("policies"));
+    std::fs::create_dir(&catalogue).unwrap();
+    let (tool, catalogue) = (catalogue.join("commit.toml"), catalogue.to_str().unwrap());
+    let file = include_str!("../../../action/tests/golden/git_commit.toml");
+    // Who carries it out is checked elsewhere.
+    let (file, _) = file.split_once("[binding]").unwrap();
+    std::fs::write(&tool, file).unwrap();
+    let told = run(["catalog", "check", catalogue]);
+    assert!(told.code == 0 && told.stdout.contains("mcp/git/git_commit"), "{}{}", told.stdout, told.stderr);
+
+    let schema = run(["policy", "schema", catalogue]).stdout;
+    let (_, action) = schema.split_once("action \"mcp/git/git_commit\" in [\"Mcp\"]").unwrap();
+    let (_, constraints) = action.split_once("constraints: ").unwrap();
+    let (constraints, _) = constraints.split_once('}').unwrap();
+    let seen: Vec<&str> = constraints.lines().map(str::trim).filter(|line| line.contains(':')).collect();
+    assert_eq!(
+        seen,
+        ["\"repo_path\": String,", "\"files\"?: Set<String>,", "\"amend\"?: Bool,", "\"depth\"?: Long,"]
+    );
+
+    std::fs::create_dir(&policies).unwrap();
+    let check = |member: &str| {
+        let policy = format!(
+            "permit (principal, action == Action::\"mcp/git/git_commit\", resource) when {{ context.constraints.{member} == \"x\" }};"
+        );
+        std::fs::write(policies.join("p.cedar"), policy).unwrap();
+        run(["policy", "check", policies.to_str().unwrap(), "--catalogue", catalogue]).code
+    };
+    assert_eq!((check("repo_path"), check("message")), (0, 1));
+
+    std::fs::write(&tool, file.replace("#/$defs/Person", "https://schemas.example/person")).unwrap();
+    let told = run(["catalog", "check", catalogue]);
+    assert!(
+        told.code == 1 && told.says("leads out of the schema, and nothing is fetched"),
+        "{}",
+        told.stderr
+    );
+}
+
+#[test]
+fn policies_are_checked_against_the_catalogue_that_is_named_wherever_they_lie() {
+    let folder = tempfile::tempdir().unwrap();
+    let archetype = "name = \"NOTE\"\nreversible = true\n[schema.properties.text]\ntype = \"string\"\n";
+    let policy = "@id(\"notes\") permit (principal, action == Action::\"NOTE\", resource);";
+    for (place, file, text) in
+        [("catalogue/default", "note.toml", archetype), ("policies/default", "note.cedar", policy)]
+    {
+        std::fs::create_dir_all(folder.path().join(place)).unwrap();
+        std::fs::write(folder.path().join(place).join(file), text).unwrap();
+    }
+    let path = |place: &str| folder.path().join(place).display().to_string();
+    for (policies, catalogue) in [
+        ("policies", "catalogue"),
+        ("policies/default", "catalogue"),
+        ("policies/default", "catalogue/default"),
+    ] {
+        let told = run(["policy", "check", &path(policies), "--catalogue", &path(catalogue)]);
+        assert_eq!(told.code, 0, "{policies} {catalogue}: {}", told.stderr);
+    }
+}
+
+#[test]
 fn a_policy_on_grants_is_checked_where_people_may_consent_to_them() {
     let folder = tempfile::tempdir().unwrap();
     let policies = folder.path().join("policies");
@@ -175,8 +239,12 @@ fn what_the_documentation_shows_checks() {
     // The secrets that only the examples of the catalogue have.
     let archive = "[secrets.archive]\nenv = \"ARCHIVE_KEY\"\nhosts = [\"archive.example\"]\n";
     let config = write("countersign.toml", [&config.join("\n"), archive].join("\n"));
-    let blocks_of_files = blocks("catalogue.md", "toml").join("\n");
-    let files: Vec<&str> = blocks_of_files.split("name = \"DATA_DELETE\"").collect();
+    let (tool, own): (Vec<_>, Vec<_>) =
+        blocks("catalogue.md", "toml").into_iter().partition(|block| block.contains("input_schema"));
+    let [tool] = &tool[..] else { panic!("{tool:?}") };
+    write("catalogue/tool.toml", tool.clone());
+    let own = own.join("\n");
+    let files: Vec<&str> = own.split("name = \"DATA_DELETE\"").collect();
     let [refund, deletion] = files[..] else { panic!("two archetypes: {files:?}") };
     write("catalogue/refund.toml", refund.to_owned());
     write("catalogue/deletion.toml", format!("name = \"DATA_DELETE\"{deletion}"));
@@ -184,7 +252,9 @@ fn what_the_documentation_shows_checks() {
     let check = || run(["catalog", "check", &catalogue, "--config", &config]);
     let told = check();
     assert_eq!(told.code, 0, "{}", told.stderr);
-    assert!(told.stdout.contains("REFUND") && told.stdout.contains("DATA_DELETE"), "{}", told.stdout);
+    for name in ["REFUND", "DATA_DELETE", "mcp/git/git_commit"] {
+        assert!(told.stdout.contains(name), "{}", told.stdout);
+    }
 
     // One example of a binding, and a line for each kind of credential.
     let [bound] = &bound[..] else { panic!("{bound:?}") };

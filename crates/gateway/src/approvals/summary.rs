@@ -62,7 +62,7 @@ impl Summary {
                 Some(declared) => (declared.description.clone(), is_plain(&declared.kind)),
                 None => (String::new(), false),
             };
-            let asked = Asked { name: member.0.to_owned(), meaning, value: shown(value) };
+            let asked = Asked { name: legible(member.0), meaning, value: shown(value) };
             match plain {
                 true if said_above(member.0) => {}
                 true => facts.push(asked),
@@ -191,6 +191,14 @@ fn is_plain(kind: &Kind) -> bool {
         Kind::Set(item) => is_plain(item),
         Kind::Record(members) => members.iter().all(|member| is_plain(&member.kind)),
         Kind::Text | Kind::Opaque => false,
+    }
+}
+
+/// A name that the agent thought of may play tricks, which spelt out it does not.
+fn legible(name: &str) -> String {
+    match action::refuse_tricks(name) {
+        Ok(()) => name.to_owned(),
+        Err(_) => name.escape_unicode().to_string(),
     }
 }
 

@@ -30,7 +30,7 @@ pub(crate) use self::describe::{judged_hash_of, salts_of};
 pub(crate) use self::named::{Named, altered, as_told};
 pub(crate) use self::reasons::code_of_intent;
 use self::reasons::{code_of, details_of, held_details, stop};
-use crate::caller::Caller;
+use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::metrics::Step;
 use crate::outcome::{Details, Kind, Outcome, WOULD_EXECUTE};
@@ -55,6 +55,15 @@ pub(crate) struct Asked<'a> {
 const MOST_JUDGEMENTS: u32 = 64;
 
 impl Gateway {
+    /// Whether the caller could ever be let do something of this archetype, by policies or by people, so that what is out of
+    /// the question need not be offered. No promise that anything will pass; of what the catalogue does not have, nothing does.
+    pub fn could_use(&self, caller: &Caller, archetype: &str) -> bool {
+        let Ok(tenant) = self.tenant(&caller.tenant) else { return false };
+        let observe = tenant.observes(clock::now_ms());
+        caller.role.may(Deed::Execute)
+            && tenant.rules().policies.could_use(&judged_caller(caller), archetype, observe)
+    }
+
     /// Judges an action and does what the verdict says.
     pub(crate) async fn judge(
         self: &Arc<Self>,

@@ -39,5 +39,6 @@ mod steering;
 mod tools;
 mod trail;
 mod unbound;
+mod verbatim;
 
 use outcomes::stages;
