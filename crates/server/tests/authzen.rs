@@ -395,6 +395,20 @@ async fn what_is_no_question_is_a_bad_request_and_keeps_its_name() {
 }
 
 #[tokio::test]
+async fn asking_takes_nothing_from_those_who_act() {
+    let archetype = Rate { per_second: 1, burst: 1 };
+    let served = Served::ruled(&[], Limits { archetype, ..Limits::default() }, |_| {}).await;
+    let bot = served.key_of("bot", "agent").await;
+    let path = "/sandbox/access/v1/evaluation";
+    for _ in 0..5 {
+        let (status, said) = served.asked(&bot, path, &about("bot", "20.00")).await;
+        assert_eq!((status, &said["decision"]), (200, &json!(true)), "{said}");
+    }
+    let act = served.post("/api/sandbox/execute", &support::payment()).bearer_auth(&bot);
+    assert_eq!(act.send().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
 async fn who_asks_too_often_is_told_to_wait() {
     let subject = Rate { per_second: 1, burst: 2 };
     let served = Served::ruled(PAYMENTS, Limits { subject, ..Limits::default() }, |_| {}).await;
