@@ -376,7 +376,7 @@ impl Gateway {
         }
         self.metrics.step(Step::Settle, started.elapsed());
         let cycle = CycleSaid::of(state, &pending.row);
-        Ok((Answer { reply, replayed: false, action_id: Some(pending.id), cycle }, told))
+        Ok((Answer { reply, replayed: false, action_id: Some(pending.id), cycle, foreseen: None }, told))
     }
 
     /// Marks an action as one that a task of this process looks after, until the mark and its copies are dropped.

@@ -31,6 +31,8 @@ pub(crate) enum Words {
     Execution,
     /// Those of the Agent Transaction Protocol.
     Transaction(Spelling),
+    /// Those of the Execution Protocol, as a question of whoever carries it out elsewhere is put.
+    Evaluation,
 }
 
 impl Gateway {
@@ -125,7 +127,7 @@ impl Words {
     /// The error with the member at fault named as it stands in this envelope.
     pub(crate) fn named(self, error: Error) -> Error {
         match self {
-            Words::Execution => error,
+            Words::Execution | Words::Evaluation => error,
             Words::Transaction(_) => Error { field: error.field.map(in_its_words), ..error },
         }
     }

@@ -44,6 +44,7 @@ impl Role {
         use Role::*;
         match deed {
             Deed::Execute => matches!(self, Agent),
+            Deed::Evaluate => matches!(self, Agent | Operator | Admin),
             Deed::Approve => matches!(self, Approver),
             Deed::Steer | Deed::Delegate => matches!(self, Agent | Operator | Admin),
             Deed::Halt => matches!(self, Agent | Approver | Operator | Admin),
@@ -61,6 +62,8 @@ impl Role {
 pub enum Deed {
     /// Ask for an action.
     Execute,
+    /// Ask what an action would come to: an agent its own, who governs any agent's of the tenant.
+    Evaluate,
     /// Agree to what is held, or say no.
     Approve,
     /// Have an action tried again, or call it off: an agent its own, an operator any of the tenant.
@@ -131,6 +134,7 @@ mod tests {
     fn only_agents_execute_and_only_admins_administer() {
         let who = |deed| Role::ALL.into_iter().filter(move |role| role.may(deed)).collect::<Vec<_>>();
         assert_eq!(who(Deed::Execute), [Role::Agent]);
+        assert_eq!(who(Deed::Evaluate), [Role::Agent, Role::Operator, Role::Admin]);
         assert_eq!(who(Deed::Approve), [Role::Approver]);
         assert_eq!(who(Deed::Administer), [Role::Admin]);
         assert_eq!(who(Deed::Govern), [Role::Operator, Role::Admin]);

@@ -18,6 +18,8 @@
 //!
 //! What callers carry out themselves is offered, looked after and reported in `runs.rs`; to the loop it is one more provider.
 //!
+//! Whoever carries actions out elsewhere asks in `evaluate.rs` what they would come to: the same decision, and nothing after it.
+//!
 //! Beside the loop, `notices/` reads the chain and tells people outside of what happened.
 //!
 //! What is deliberately not here: sockets and status codes (`server`), SQL (`ledger`), Cedar (`boundary`), JWS forms
@@ -43,6 +45,7 @@ mod crash;
 mod decide;
 mod erase;
 mod error;
+mod evaluate;
 mod events;
 mod files;
 mod gateway;
@@ -90,8 +93,10 @@ pub use caller::{Caller, Deed, Role};
 pub use code::Code;
 pub use config::{Config, OnTimeout};
 pub use crash::Point;
+pub use decide::Foreseen;
 pub use erase::{ErasedView, KeepingView};
 pub use error::Error;
+pub use evaluate::{About, Evaluation, EvaluationAsk};
 pub use events::EventRefusal;
 pub use gateway::{Gateway, listed};
 pub use grants::{GrantAsk, GrantRefusal, GrantView};

@@ -20,6 +20,7 @@ pub(crate) struct Metrics {
     outcomes: Family<KindLabel, Counter<u64, AtomicU64>>,
     errors: Family<CodeLabel, Counter<u64, AtomicU64>>,
     replays: Counter<u64, AtomicU64>,
+    evaluations: Family<VerdictLabel, Counter<u64, AtomicU64>>,
     alerts: Family<AlertLabel, Counter<u64, AtomicU64>>,
     notices: Family<NoticeLabel, Counter<u64, AtomicU64>>,
     notices_waiting: Family<DestinationLabel, Gauge<i64, AtomicI64>>,
@@ -59,6 +60,11 @@ struct CodeLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct VerdictLabel {
+    verdict: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct AlertLabel {
     alert: &'static str,
 }
@@ -89,6 +95,12 @@ impl Metrics {
         registry.register("errors", "Requests that never became an action, by code", errors.clone());
         let replays = Counter::default();
         registry.register("replays", "Requests answered from a stored reply", replays.clone());
+        let evaluations = Family::default();
+        registry.register(
+            "evaluations",
+            "What was only asked about, by what it would come to",
+            evaluations.clone(),
+        );
         let alerts = Family::default();
         registry.register("alerts", "What a person should look at, by kind", alerts.clone());
         let notices = Family::default();
@@ -110,6 +122,7 @@ impl Metrics {
             outcomes,
             errors,
             replays,
+            evaluations,
             alerts,
             notices,
             notices_waiting,
@@ -129,6 +142,10 @@ impl Metrics {
 
     pub(crate) fn replay(&self) {
         self.replays.inc();
+    }
+
+    pub(crate) fn evaluation(&self, verdict: &'static str) {
+        self.evaluations.get_or_create(&VerdictLabel { verdict }).inc();
     }
 
     pub(crate) fn alert(&self, alert: Alert) {

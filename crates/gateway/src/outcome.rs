@@ -62,7 +62,7 @@ pub struct Missing {
 
 /// What the caller is told beside the kind. Every member comes from fixed texts, from the catalogue or
 /// from the caller's own request, except `untrusted_text`.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Details {
     /// Why it was refused or held, in one stable word each.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]

@@ -468,7 +468,7 @@ impl Gateway {
     pub(crate) fn last_said(&self, stored: &Stored) -> Result<Answer, Error> {
         let reply = stored.reply.clone().ok_or_else(|| internal("an action ended without a word"))?;
         let reply = crate::Reply { status: reply.status, body: reply.body };
-        Ok(Answer { reply, replayed: false, action_id: Some(stored.id), cycle: None })
+        Ok(Answer { reply, replayed: false, action_id: Some(stored.id), cycle: None, foreseen: None })
     }
 
     /// What the caller was told first.

@@ -124,6 +124,7 @@ impl Gateway {
             replayed: true,
             action_id: Some(existing.id),
             cycle: None,
+            foreseen: None,
         })
     }
 

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use action::{Action, GuaranteeLevel, IdempotencyKey, PaymentMode, Refusal, RefusalKind, Request};
 use execution::Stop;
-use provider::Provider;
 use provider::mcp::Seat;
+use provider::{Elsewhere, Provider};
 use tokio::sync::{SemaphorePermit, oneshot};
 
 use crate::act::{Errand, Patience, Said};
 use crate::atp::{self, Words};
 use crate::caller::{Caller, Deed};
-use crate::decide::Asked;
+use crate::decide::{Asked, Foreseen};
 use crate::gateway::Gateway;
 use crate::metrics::Step;
 use crate::outcome::Reply;
@@ -47,6 +47,8 @@ pub struct Answer {
     pub action_id: Option<action::ActionId>,
     /// How it was judged as a cycle, where that is at hand; the ledger has it in any case.
     pub(crate) cycle: Option<Box<CycleSaid>>,
+    /// What it would have come to, where it was decided only.
+    pub(crate) foreseen: Option<Box<Foreseen>>,
 }
 
 /// What deciding on a request led to.
@@ -156,12 +158,18 @@ impl Gateway {
             return self.deny_by_name(&asked, &request, denied).await.map(Next::Said);
         }
         let Some(archetype) = archetype else { return Err(atp::unknown(&rules.catalogue, &request)) };
-        self.limits.of_archetype(&caller.tenant, &archetype.name)?;
+        if !ask.dry_run {
+            // Who only asks takes nothing from those who act.
+            self.limits.of_archetype(&caller.tenant, &archetype.name)?;
+        }
         atp::no_more_than(archetype, &request)?;
         let action = redress::action_of(&rules.catalogue, request, archetype);
         let action = action.map_err(|error| words.named(error))?;
         self.keyed(&asked, &action)?;
-        let provider = self.able_provider(&rules, &action).map_err(|error| words.named(error))?;
+        let provider = match words {
+            Words::Evaluation => provider_or_none(&rules, &action.archetype.name),
+            _ => self.able_provider(&rules, &action).map_err(|error| words.named(error))?,
+        };
         self.can_be_given(&caller, &action, provider.as_ref()).await?;
         // A price is asked for in the midst of judging, and who is asked may take long: no room is kept for that.
         let _room = room.filter(|_| !quotes(&action));
@@ -241,6 +249,11 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.0.places_taken.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// The provider of an action that is only asked about: whoever carries it out elsewhere answers for what it can keep.
+fn provider_or_none(rules: &Rules, archetype: &str) -> Arc<dyn Provider> {
+    rules.providers.get(archetype).map_or_else(|| Arc::new(Elsewhere::default()) as _, Arc::clone)
 }
 
 /// What the request asks for must be what this version and the binding can do.

@@ -29,6 +29,7 @@
 mod binding;
 mod consent;
 pub mod egress;
+mod elsewhere;
 mod http;
 pub mod mcp;
 mod reader;
@@ -50,6 +51,7 @@ use serde_json::Value;
 
 pub use binding::{Beside, compile, compile_for, sandboxed};
 pub use egress::Egress;
+pub use elsewhere::Elsewhere;
 pub use http::{Callback, Told};
 pub use reader::Mistake;
 pub use runs::{Offer, Runs, Turn};

@@ -143,7 +143,7 @@ fn line(error: &Error) -> &str {
 }
 
 /// The same with the member at fault, where that is one that we publish: its name is no word of the caller's.
-fn named(error: &Error) -> Cow<'_, str> {
+pub(crate) fn named(error: &Error) -> Cow<'_, str> {
     let line = line(error);
     let is_of_form = errors::entry(error.code).status == 422;
     match error.field.as_deref().filter(|field| is_of_form && openapi::publishes(field)) {

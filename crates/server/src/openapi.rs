@@ -23,8 +23,8 @@ use utoipa::openapi::{
 
 use crate::errors;
 use crate::faces::{
-    actions, approvals, audit, callbacks, clusters, events, grants, keys, mandates, operations, policies,
-    principals, rollbacks, runs, sessions,
+    actions, approvals, audit, authzen, callbacks, clusters, events, grants, keys, mandates, operations,
+    policies, principals, rollbacks, runs, sessions,
 };
 use crate::fault;
 use crate::request::{SECEVENT, YAML};
@@ -136,6 +136,11 @@ pub enum Schema {
     AuditCheck,
     AuditEntry,
     AuditPage,
+    AuthzenQuestion,
+    AuthzenQuestions,
+    AuthzenDecision,
+    AuthzenDecisions,
+    AuthzenConfiguration,
     Replay,
     Receipt,
     Received,
@@ -246,6 +251,11 @@ impl Schema {
             Schema::AuditCheck => of::<audit::Check>(components),
             Schema::AuditEntry => of::<audit::Entry>(components),
             Schema::AuditPage => of::<audit::Page>(components),
+            Schema::AuthzenQuestion => of::<authzen::EvaluationRequest>(components),
+            Schema::AuthzenQuestions => of::<authzen::EvaluationsRequest>(components),
+            Schema::AuthzenDecision => of::<authzen::Decision>(components),
+            Schema::AuthzenDecisions => of::<authzen::Decisions>(components),
+            Schema::AuthzenConfiguration => of::<authzen::Configuration<'_>>(components),
             Schema::Replay => of::<actions::Replay>(components),
             Schema::Receipt => of::<Receipt>(components),
             Schema::Received => of::<callbacks::Received>(components),
@@ -681,7 +691,10 @@ fn headers(route: &Route) -> Vec<(&'static str, bool, &'static str)> {
 
 fn who(route: &Route, sandbox: bool) -> String {
     let roles: Vec<&str> = route.who.roles().map(|role| role.as_str()).collect();
-    let anonymous = matches!(route.who, Who::May(gateway::Deed::Execute | gateway::Deed::ReadOwn));
+    let anonymous = matches!(
+        route.who,
+        Who::May(gateway::Deed::Execute | gateway::Deed::Evaluate | gateway::Deed::ReadOwn)
+    );
     match route.who {
         Who::Anyone => "For anybody.".to_owned(),
         Who::Session => "For browsers that are logged in at `/approvals`.".to_owned(),
@@ -703,6 +716,8 @@ fn tag(path: &str) -> &'static str {
     match path.split('/').nth(1) {
         Some("api") => "Execution Protocol",
         Some("approvals") => "Approval page",
+        Some("access") => "Decisions for others",
+        Some(".well-known") if path.contains("authzen") => "Decisions for others",
         Some("r" | ".well-known") => "Receipts and keys",
         Some("v1")
             if ["/v1/approv", "/v1/passkeys", "/approve", "/reject", "/envelope"]

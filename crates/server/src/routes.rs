@@ -7,8 +7,9 @@ use gateway::{Code, Deed, Error, Role};
 use http::{HeaderMap, Method};
 
 use crate::faces::{
-    actions, approval_page, approvals, audit, callbacks, clusters, discovery, events, execution_protocol,
-    grants, keys, mandates, operations, policies, principals, receipts, rollbacks, runs, sessions,
+    actions, approval_page, approvals, audit, authzen, callbacks, clusters, discovery, events,
+    execution_protocol, grants, keys, mandates, operations, policies, principals, receipts, rollbacks, runs,
+    sessions,
 };
 use crate::fault::Audience;
 use crate::openapi::{Answer, Schema};
@@ -320,6 +321,8 @@ const CYCLING: &[Code] = &[
     Code::IntentWrongInstance,
     Code::IntentOutsideGoal,
 ];
+/// What AuthZEN calls a bad request is answered with 400 whatever is bad about it.
+const EVALUATING: &[Code] = &[Code::MalformedBody, Code::RateLimited];
 const STEERING: &[Code] = &[Code::NotFound, Code::StateConflict, Code::Erased];
 const HEARING: &[Code] = &[
     Code::Unauthenticated,
@@ -1467,6 +1470,54 @@ pub static ROUTES: &[Route] = &[
         handler: by!(receipts::public),
     },
     Route {
+        method: Method::POST,
+        path: "/access/v1/evaluation",
+        place: Place::Both,
+        who: Who::May(Deed::Evaluate),
+        summary: "Ask what an action would come to, in the words of AuthZEN: nothing is recorded as an action, spent or sent",
+        body: Some(Schema::AuthzenQuestion),
+        answers: authzen::EVALUATED,
+        query: &[],
+        codes: EVALUATING,
+        handler: by!(authzen::evaluation),
+    },
+    Route {
+        method: Method::POST,
+        path: "/access/v1/evaluations",
+        place: Place::Both,
+        who: Who::May(Deed::Evaluate),
+        summary: "Ask the same of several actions",
+        body: Some(Schema::AuthzenQuestions),
+        answers: authzen::EVALUATED_ALL,
+        query: &[],
+        codes: EVALUATING,
+        handler: by!(authzen::evaluations),
+    },
+    Route {
+        method: Method::GET,
+        path: "/.well-known/authzen-configuration",
+        place: Place::Root,
+        who: Who::Anyone,
+        summary: "Where those questions are asked",
+        body: None,
+        answers: &[Answer::json(200, "Metadata of a decision point", Schema::AuthzenConfiguration)],
+        query: &[],
+        codes: &[],
+        handler: by!(authzen::configuration),
+    },
+    Route {
+        method: Method::GET,
+        path: "/.well-known/authzen-configuration/sandbox",
+        place: Place::Sandbox,
+        who: Who::Anyone,
+        summary: "The same of the sandbox, at the place that the standard has for it",
+        body: None,
+        answers: &[Answer::json(200, "Metadata of a decision point", Schema::AuthzenConfiguration)],
+        query: &[],
+        codes: &[Code::NotFound],
+        handler: by!(authzen::configuration),
+    },
+    Route {
         method: Method::GET,
         path: "/.well-known/jwks.json",
         place: Place::Both,
@@ -1580,7 +1631,13 @@ impl Route {
                 Audience::Operators
             }
             Who::May(
-                Deed::Execute | Deed::Steer | Deed::Halt | Deed::Delegate | Deed::ReadOwn | Deed::ReadTenant,
+                Deed::Execute
+                | Deed::Evaluate
+                | Deed::Steer
+                | Deed::Halt
+                | Deed::Delegate
+                | Deed::ReadOwn
+                | Deed::ReadTenant,
             )
             | Who::Anyone
             | Who::Provider
@@ -1604,7 +1661,8 @@ impl Route {
 /// The environment a path stands for, before a route is found.
 pub(crate) fn environment_of(path: &str) -> Environment {
     let sandbox = path.strip_prefix(SANDBOX).is_some_and(|rest| rest.starts_with('/'))
-        || path.starts_with("/api/sandbox/");
+        || path.starts_with("/api/sandbox/")
+        || path.starts_with("/.well-known/") && path.ends_with("/sandbox");
     if sandbox { Environment::Sandbox } else { Environment::Production }
 }
 

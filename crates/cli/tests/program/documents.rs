@@ -110,6 +110,11 @@ fn the_page_on_clusters_can_be_followed() {
 }
 
 #[test]
+fn the_page_on_decisions_for_others_can_be_followed() {
+    follow("docs/authzen.md", &[]);
+}
+
+#[test]
 fn the_page_on_runs_can_be_followed() {
     let Some(mut reader) = Reader::new() else { return };
     reader.follow("docs/run.md", &[]);

@@ -170,6 +170,12 @@ const TABLE: &str = "
     POST /sandbox/approvals/{id}/decide                 401 401 401 401 401 401 401 401 own
     POST /sandbox/approvals/{id}/resolve                401 401 401 401 401 401 401 401 own
     GET  /r/{address}                                   200 200 200 200 200 200 200 200 own
+    POST /access/v1/evaluation                          401 401 200 403 403 200 403 200 own
+    POST /access/v1/evaluations                         401 401 200 403 403 200 403 200 own
+    POST /sandbox/access/v1/evaluation                  403 401 200 403 403 200 403 200 own
+    POST /sandbox/access/v1/evaluations                 403 401 200 403 403 200 403 200 own
+    GET  /.well-known/authzen-configuration             200 200 200 200 200 200 200 200 own
+    GET  /.well-known/authzen-configuration/sandbox     200 200 200 200 200 200 200 200 own
     GET  /.well-known/jwks.json                         200 200 200 200 200 200 200 200 own
     GET  /sandbox/.well-known/jwks.json                 200 200 200 200 200 200 200 200 own
     GET  /openapi.json                                  200 200 200 200 200 200 200 200 own
@@ -594,6 +600,14 @@ impl World<'_> {
                 let parameters = payment(&format!("row-{n}"), "1.00", token)["constraints"].take();
                 json!({
                     "action": {"verb": "PAYMENT_TRANSFER", "parameters": parameters}, "delegation_token": token,
+                })
+            }
+            "/access/v1/evaluation" | "/access/v1/evaluations" => {
+                let properties = payment(&format!("row-{n}"), "1.00", "")["constraints"].take();
+                json!({
+                    "subject": {"type": "agent", "id": format!("{tenant}-agent")},
+                    "action": {"name": "PAYMENT_TRANSFER", "properties": properties},
+                    "resource": {"type": "Account", "id": format!("row-{n}")},
                 })
             }
             "/v1/mandates" => mandate(tenant),

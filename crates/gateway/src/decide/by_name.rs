@@ -49,7 +49,7 @@ impl Gateway {
             return Err(internal("a denied name was not denied"));
         };
         if asked.ask.dry_run {
-            return Ok(self.say_dry(asked, &decision));
+            return self.say_dry(asked, &decision);
         }
         let id = clock::new_id(asked.arrival.at_ms)?;
         let (cycle, cycle_row) = match &governed {

@@ -112,6 +112,7 @@ impl Gateway {
             replayed: true,
             action_id: Some(id),
             cycle: None,
+            foreseen: None,
         }
     }
 
@@ -144,6 +145,7 @@ impl Gateway {
             replayed,
             action_id: Some(id),
             cycle: None,
+            foreseen: None,
         }
     }
 }

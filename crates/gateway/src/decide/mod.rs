@@ -1,7 +1,7 @@
 //! Decide: facts in, verdict out, and what each verdict leads to.
 //!
 //! `case` brings an action before the judge, `cycle` what is known of its session, `describe` writes down what was found, and one of `admit`, `refuse` and
-//! `hold` follows. `again` takes what waited and was approved the same way once more. `by_name` blocks what is denied before any of that; `reasons` puts a verdict in published words.
+//! `hold` follows, or `foreseen` where it is decided only. `again` takes what waited and was approved the same way once more. `by_name` blocks what is denied before any of that; `reasons` puts a verdict in published words.
 
 mod admit;
 mod again;
@@ -9,6 +9,7 @@ mod by_name;
 mod case;
 mod cycle;
 mod describe;
+mod foreseen;
 mod hold;
 mod named;
 mod reasons;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use action::{Action, IdempotencyKey};
-use boundary::{Decision, Flag, Reason, Verdict};
+use boundary::{Flag, Reason, Verdict};
 use mandate::SessionState;
 use provider::Provider;
 
@@ -27,14 +28,14 @@ use self::case::Case;
 pub(crate) use self::case::judged_caller;
 pub(crate) use self::cycle::usage;
 pub(crate) use self::describe::{judged_hash_of, salts_of};
+pub use self::foreseen::Foreseen;
 pub(crate) use self::named::{Named, altered, as_told};
 pub(crate) use self::reasons::code_of_intent;
 use self::reasons::{code_of, details_of, held_details, stop};
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::metrics::Step;
-use crate::outcome::{Details, Kind, Outcome, WOULD_EXECUTE};
-use crate::request::{Answer, Arrival, Ask, Next};
+use crate::request::{Arrival, Ask, Next};
 use crate::row::internal;
 use crate::tenants::{Rules, TenantState};
 use crate::{Code, Error, clock};
@@ -100,7 +101,7 @@ impl Gateway {
                 continue;
             }
             if asked.ask.dry_run {
-                return Ok(Next::Said(self.say_dry(&asked, &decision)));
+                return self.say_dry(&asked, &decision).map(Next::Said);
             }
             if matches!(decision.verdict, Verdict::Escalate(_))
                 && case.resumed.is_some()
@@ -167,37 +168,5 @@ impl Gateway {
             self.note_deviation(&cycle.governed, case.id).await;
         }
         next
-    }
-
-    fn say_dry(&self, asked: &Asked<'_>, decision: &Decision) -> Answer {
-        let mut details = match &decision.verdict {
-            Verdict::Block(reason) => details_of(reason),
-            Verdict::Escalate(escalation) => held_details(&escalation.triggers),
-            Verdict::Pass(_) | Verdict::Quote => {
-                Details { reasons: vec![WOULD_EXECUTE.to_owned()], ..Details::default() }
-            }
-        };
-        details.dry_run = Some(true);
-        let code = match &decision.verdict {
-            Verdict::Block(reason) => Some(code_of(reason)),
-            Verdict::Pass(_) | Verdict::Quote | Verdict::Escalate(_) => None,
-        };
-        if code.is_none() {
-            details.hold_reason = Some("dry_run".to_owned());
-        }
-        let outcome = Outcome {
-            action_id: None,
-            kind: if code.is_some() { Kind::Blocked } else { Kind::Held },
-            code,
-            receipt: None,
-            correlation_id: asked.ask.request_id.clone(),
-            details,
-        };
-        Answer {
-            reply: (self.render)(&outcome, &self.public_url),
-            replayed: false,
-            action_id: None,
-            cycle: None,
-        }
     }
 }

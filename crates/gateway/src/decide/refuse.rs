@@ -129,7 +129,13 @@ impl Gateway {
         match recorded {
             Recorded::New { .. } => {
                 self.metrics.outcome(proven.outcome.kind);
-                Ok(Answer { reply, replayed: false, action_id: Some(pending.id), cycle: None })
+                Ok(Answer {
+                    reply,
+                    replayed: false,
+                    action_id: Some(pending.id),
+                    cycle: None,
+                    foreseen: None,
+                })
             }
             Recorded::Existing(existing) => {
                 let tenant = self.tenant(&row.caller.tenant)?;
@@ -166,7 +172,13 @@ impl Gateway {
             details: Details { repeats: Some(repeat.count), ..kept.details },
         };
         let reply = (self.render)(&outcome, &self.public_url);
-        Ok(Some(Answer { reply, replayed: false, action_id: Some(repeat.action), cycle: None }))
+        Ok(Some(Answer {
+            reply,
+            replayed: false,
+            action_id: Some(repeat.action),
+            cycle: None,
+            foreseen: None,
+        }))
     }
 }
 

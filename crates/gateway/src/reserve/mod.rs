@@ -148,6 +148,7 @@ impl Gateway {
             replayed,
             action_id: Some(id),
             cycle: None,
+            foreseen: None,
         })
     }
 }

@@ -4,6 +4,7 @@ pub(crate) mod actions;
 pub(crate) mod approval_page;
 pub(crate) mod approvals;
 pub(crate) mod audit;
+pub(crate) mod authzen;
 pub(crate) mod callbacks;
 pub(crate) mod clusters;
 pub(crate) mod discovery;

@@ -14,7 +14,7 @@ pub struct Served {
     pub url: String,
     pub admin: String,
     pub client: Client,
-    _installation: Installation,
+    installation: Installation,
     _folder: TempDir,
 }
 
@@ -29,11 +29,29 @@ impl Served {
 
     /// With other bounds on what the gateways take on.
     pub async fn limited(limits: gateway::config::Limits, change: impl FnOnce(&mut ServerConfig)) -> Served {
+        Served::ruled(&[], limits, change).await
+    }
+
+    /// With these files of catalogue and policies, by their paths, for the tenants `default` and `other`.
+    pub async fn ruled(
+        files: &[(&str, &str)],
+        limits: gateway::config::Limits,
+        change: impl FnOnce(&mut ServerConfig),
+    ) -> Served {
         let folder = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = folder.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let directory = |name: &str| Some(folder.path().join(name)).filter(|path| path.exists());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let config = Config {
             listen: listener.local_addr().unwrap(),
             data_dir: folder.path().join("data"),
+            catalogue_dir: directory("catalogue"),
+            policy_dir: directory("policies"),
+            tenants: vec!["default".to_owned(), "other".to_owned()],
             limits,
             ..Config::default()
         };
@@ -47,7 +65,7 @@ impl Served {
             Faces { production: installation.production.clone(), sandbox: installation.sandbox.clone() };
         let running = serve(listener, faces, served).await.unwrap();
         let client = Client::builder().no_proxy().build().unwrap();
-        Served { running, url, admin, client, _installation: installation, _folder: folder }
+        Served { running, url, admin, client, installation, _folder: folder }
     }
 
     pub fn get(&self, path: &str) -> RequestBuilder {
@@ -70,6 +88,13 @@ impl Served {
         let body = json!({"subject": subject, "role": role});
         let created = body_of(self.as_admin(self.post("/v1/keys", &body)).send().await.unwrap()).await;
         created["secret"].as_str().unwrap().to_owned()
+    }
+
+    /// A key of another tenant.
+    pub async fn key_of_other(&self, subject: &str, role: gateway::Role) -> String {
+        let (tenant, subject) =
+            (action::Tenant::parse("other").unwrap(), action::Subject::parse(subject).unwrap());
+        self.installation.keyring().create(&tenant, subject, role).await.unwrap().secret
     }
 
     /// A harmless action in the sandbox, done.
