@@ -196,7 +196,7 @@ impl Gateway {
         let accepted = |seen: &&SeenTool| {
             let archetype = archetype_of(server, &seen.tool.name);
             let tool = rules.providers.get(&archetype).and_then(|provider| provider.tool());
-            tool.is_some_and(|tool| tool.pinned() == seen.digest && tool.name() == seen.tool.name)
+            tool.is_some_and(|tool| tool.pinned() == seen.digest) && self.could_use(caller, &archetype)
         };
         Ok(tools.iter().filter(accepted).cloned().collect())
     }
