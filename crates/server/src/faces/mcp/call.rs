@@ -53,7 +53,8 @@ impl Face {
             call.session_id,
             call.key.as_ref().map(IdempotencyKey::as_str),
         ]);
-        let errand = self.errand(context, &what, (asked.input_responses, asked.request_state), true)?;
+        let errand = self.errand(context, &what, (asked.input_responses, asked.request_state))?;
+        let errand = Errand { seat: Some(Arc::default()), ..errand };
         let answered = self.have_called(context, errand, server, call).await?;
         let response = match answered.result {
             ServerResult::InputRequiredResult(asks) => asks.into(),
@@ -80,10 +81,14 @@ impl Face {
         let wants_task = is_stateless(context)
             && context.client_capabilities().is_some_and(|client| client.supports_tasks());
         let wait = if wants_task { Duration::ZERO } else { gateway.mcp_settings().wait() };
+        let (seated, answers) = (errand.seat.clone(), errand.responses.clone());
         let wants_progress = context.meta.get_progress_token().is_some();
         self.have_done(context, errand, move |party: Arc<dyn Party>, tie: Tie| {
             Box::pin(async move {
-                let seat = Seat::new(Arc::clone(&party), Some(meta), tie.clone());
+                let seat = Seat::new(Arc::clone(&party), Some(meta), tie.clone(), answers);
+                if let Some(seated) = seated {
+                    let _ = seated.set(Arc::clone(&seat));
+                }
                 let waiting = Waiting { party, tie, told: AtomicU32::new(0) };
                 let progress = |why| {
                     if wants_progress {
@@ -91,13 +96,18 @@ impl Face {
                     }
                 };
                 let tool = call.tool.clone();
-                let called = match gateway.call_tool(&caller, call, seat, wait, &progress).await {
+                let called = match gateway.call_tool(&caller, call, Arc::clone(&seat), wait, &progress).await
+                {
                     Ok(called) => called,
                     Err(error) if error.code == Code::UnknownArchetype && !is_listed(&server, &tool) => {
                         return Err(unknown_tool());
                     }
                     Err(error) => return Ok(plain(told::refusal(&error, has_output(&server, &tool)))),
                 };
+                // What the client has to see to is told in the server's own words.
+                if let Some(error) = seat.take_error() {
+                    return Err(error);
+                }
                 if let (true, Some(_), Some(id)) = (wants_task, called.waits(), called.action_id) {
                     let task = task_of(&gateway, &caller, &id.to_string(), &called).await?;
                     let result = ServerResult::CreateTaskResult(CreateTaskResult::new(task));
@@ -124,7 +134,7 @@ impl Face {
         let tie = Tie {
             id: Some(context.id.clone()),
             progress: context.meta.get_progress_token(),
-            cancelled: if errand.is_call { under_way.cancelled.clone() } else { context.ct.clone() },
+            cancelled: if errand.seat.is_some() { under_way.cancelled.clone() } else { context.ct.clone() },
         };
         let answered = work(party, tie).await;
         session.mail.sent().await;

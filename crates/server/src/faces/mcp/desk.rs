@@ -7,17 +7,17 @@
 //! ```
 //!
 //! A state is sealed under a key of this process, bound to who asked for what: in other hands, for another request, after a
-//! restart or beyond its time it leads nowhere. What is put aside and not come back for is given up. A client that has lost the
-//! state, or never heard it, and makes the same call again is asked the same again.
+//! restart or beyond its time it leads nowhere. What is put aside and not come back for is given up; the same request without
+//! the state is a new one.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use aws_lc_rs::rand;
 use futures_util::future::BoxFuture;
-use gateway::upstream::Tie;
+use gateway::upstream::{Seat, Tie};
 use rmcp::model::{
     ErrorData, InputRequests, InputRequiredResult, InputResponses, LoggingLevel, ProgressToken, RequestId,
     RequestStateCodec, SealOptions, ServerNotification, ServerResult,
@@ -55,8 +55,8 @@ pub(super) struct Errand {
     pub(super) owner: Arc<str>,
     pub(super) responses: Option<InputResponses>,
     pub(super) state: Option<String>,
-    /// A call goes on without its client, and whoever makes it again without a state comes back to it; anything else does not.
-    pub(super) is_call: bool,
+    /// Of a call, which goes on without its client: to be told when that was asked something.
+    pub(super) seat: Option<Arc<OnceLock<Arc<Seat>>>>,
     pub(super) input: Duration,
 }
 
@@ -65,8 +65,6 @@ struct Work {
     owner: Arc<str>,
     bound: Bound,
     cancelled: CancellationToken,
-    /// Answers that the client brought along before it was asked.
-    given: Mutex<InputResponses>,
     asking: mpsc::Sender<Asking>,
     /// The request that waits just now, if one does.
     waits: Mutex<Option<Waits>>,
@@ -134,31 +132,14 @@ impl Desk {
         errand: &Errand,
         begin: impl FnOnce(Tie) -> BoxFuture<'static, Result<Answered, ErrorData>>,
     ) -> Result<(Arc<Work>, OwnedMutexGuard<Inside>), ErrorData> {
-        let free = |work: &Arc<Work>| Arc::clone(&work.inside).try_lock_owned().ok();
-        let round = match &errand.state {
-            Some(state) => Some(self.open(state, &errand.bound).ok_or_else(stale)?),
-            None => None,
-        };
-        let found = match round {
-            Some((number, _)) => Some(lock(&self.works).get(&number).cloned().ok_or_else(stale)?),
-            None if errand.is_call => {
-                lock(&self.aside).values().find(|work| work.bound == errand.bound).cloned()
-            }
-            None => None,
-        };
-        let found = match (found, round) {
-            (Some(work), Some(_)) => Some((free(&work).ok_or_else(busy)?, work)),
-            (Some(work), None) => free(&work).map(|inside| (inside, work)),
-            (None, _) => None,
-        };
-        let Some((mut inside, work)) = found else { return self.begin(context, errand, begin) };
+        let Some(state) = &errand.state else { return self.begin(context, errand, begin) };
+        let (number, round) = self.open(state, &errand.bound).ok_or_else(stale)?;
+        let work = lock(&self.works).get(&number).cloned().ok_or_else(stale)?;
+        let mut inside = Arc::clone(&work.inside).try_lock_owned().map_err(|_| busy())?;
         lock(&self.aside).remove(&work.number);
         // Who repeats an earlier round is asked the same as last time.
-        let is_latest = round.is_none_or(|(_, round)| round == inside.round);
-        if let Some(responses) = errand.responses.as_ref().filter(|_| is_latest) {
-            inside.answer(responses);
-        } else if is_latest && round.is_some() {
-            inside.answer(&InputResponses::new());
+        if round == inside.round {
+            inside.answer(errand.responses.as_ref().unwrap_or(&InputResponses::new()));
         }
         Ok((work, inside))
     }
@@ -178,7 +159,6 @@ impl Desk {
             owner: Arc::clone(&errand.owner),
             bound: errand.bound,
             cancelled: CancellationToken::new(),
-            given: Mutex::new(errand.responses.clone().unwrap_or_default()),
             asking,
             waits: Mutex::default(),
             inside: Arc::new(tokio::sync::Mutex::new(inside)),
@@ -198,6 +178,9 @@ impl Desk {
     }
 
     fn put_aside(self: &Arc<Desk>, work: &Arc<Work>, inside: &mut Inside, errand: &Errand) -> Answered {
+        if let Some(seat) = errand.seat.as_ref().and_then(|seat| seat.get()) {
+            seat.was_asked();
+        }
         inside.round += 1;
         let requests = inside.asked.as_ref().map(|asked| asked.requests.clone()).unwrap_or_default();
         let payload = format!("{}.{}", work.number, inside.round);
@@ -238,9 +221,6 @@ impl Desk {
         input: Duration,
     ) -> Option<InputResponses> {
         let work = self.work_of(of)?;
-        if let Some(given) = work.take_given(&requests) {
-            return Some(given);
-        }
         if !self.has_room_for(&work) {
             return None;
         }
@@ -308,7 +288,7 @@ async fn until_asked(
                 return Some(answered.unwrap_or_else(broken));
             }
             asked = inside.asking.recv() => inside.asked = asked,
-            () = context.ct.cancelled(), if !errand.is_call && !work.cancelled.is_cancelled() => {
+            () = context.ct.cancelled(), if errand.seat.is_none() && !work.cancelled.is_cancelled() => {
                 work.cancelled.cancel();
             }
         }
@@ -323,15 +303,6 @@ impl Inside {
             Some(answers) => drop(asked.answer.send(answers)),
             None => self.asked = Some(asked),
         }
-    }
-}
-
-impl Work {
-    fn take_given(&self, requests: &InputRequests) -> Option<InputResponses> {
-        let mut given = lock(&self.given);
-        let answers = answers(requests, &given).filter(|answers| !answers.is_empty())?;
-        given.retain(|key, _| !answers.contains_key(key));
-        Some(answers)
     }
 }
 

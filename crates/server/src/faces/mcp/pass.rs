@@ -54,7 +54,8 @@ impl Face {
         again: (Option<InputResponses>, Option<String>),
     ) -> Result<ServerResult, ErrorData> {
         let said = serde_json::to_value(&request).unwrap_or_default();
-        let errand = self.errand(context, &json!([server.name(), said]), again, false)?;
+        let errand = self.errand(context, &json!([server.name(), said]), again.clone())?;
+        bring_along(&mut request, again.0);
         *request.get_meta_mut() = self.meta(context);
         let answered = self
             .have_done(context, errand, move |party: Arc<dyn Party>, tie| {
@@ -213,13 +214,21 @@ impl Face {
         context: &Context,
         what: &Value,
         (responses, state): (Option<InputResponses>, Option<String>),
-        is_call: bool,
     ) -> Result<Errand, ErrorData> {
         let owner: Arc<str> = self.owner(&Visit::of(&context.extensions)?.caller).into();
         let parts = json!(["countersign/mcp-errand/1", &*owner, self.scope.name(), what]);
         let bound = Sha256::digest(action::json::canonical(&parts)).into();
         let input = self.scope.gateway.mcp_settings().input();
-        Ok(Errand { bound, owner, responses, state, is_call, input })
+        Ok(Errand { bound, owner, responses, state, seat: None, input })
+    }
+}
+
+/// What the client answers without having been asked by us its server may know what to do with.
+fn bring_along(request: &mut ClientRequest, responses: Option<InputResponses>) {
+    match request {
+        ClientRequest::GetPromptRequest(request) => request.params.input_responses = responses,
+        ClientRequest::ReadResourceRequest(request) => request.params.input_responses = responses,
+        _ => {}
     }
 }
 
