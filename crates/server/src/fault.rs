@@ -130,7 +130,7 @@ pub(crate) fn respond(
 
 /// The error's own line if it is one of our fixed texts, else that of its code. What quotes the request does so in
 /// backticks or quotation marks.
-fn line(error: &Error) -> &str {
+pub(crate) fn line(error: &Error) -> &str {
     let quotes = error
         .message
         .bytes()
@@ -155,7 +155,7 @@ pub(crate) fn named(error: &Error) -> Cow<'_, str> {
 }
 
 /// What happened in this case, and what to do about it.
-fn whole(error: &Error) -> Cow<'_, str> {
+pub(crate) fn whole(error: &Error) -> Cow<'_, str> {
     match &error.hint {
         Some(hint) => Cow::Owned(format!("{}; {hint}", error.message)),
         None => Cow::Borrowed(&error.message),
@@ -167,7 +167,7 @@ fn waits(code: Code) -> Option<u32> {
     matches!(code, Code::IdempotencyInFlight | Code::RateLimited | Code::Unavailable).then_some(1)
 }
 
-fn capped(text: &str, most: usize) -> &str {
+pub(crate) fn capped(text: &str, most: usize) -> &str {
     &text[..text.floor_char_boundary(most)]
 }
 

@@ -162,6 +162,7 @@ pub enum Schema {
     GrantResponse,
     GrantError,
     EventToken,
+    McpMessage,
     EventError,
     ReasonRequest,
     Revocation,
@@ -275,6 +276,8 @@ impl Schema {
             Schema::GrantResponse => of::<grants::GrantResponse>(components),
             Schema::GrantError => of::<grants::GrantError>(components),
             Schema::EventToken => ObjectBuilder::new().schema_type(Type::String).build().into(),
+            // Its form is the protocol's own to describe.
+            Schema::McpMessage => ObjectBuilder::new().schema_type(Type::Object).build().into(),
             Schema::EventError => of::<events::EventError>(components),
             Schema::ReasonRequest => of::<mandates::ReasonRequest>(components),
             Schema::Revocation => of::<mandates::Revocation>(components),
@@ -541,7 +544,11 @@ fn paths(components: &mut Named) -> Paths {
     let mut paths: Vec<(String, PathItem)> = Vec::new();
     for route in ROUTES {
         for path in route.paths() {
-            let method = if route.method == Method::POST { HttpMethod::Post } else { HttpMethod::Get };
+            let method = match route.method {
+                Method::POST => HttpMethod::Post,
+                Method::DELETE => HttpMethod::Delete,
+                _ => HttpMethod::Get,
+            };
             let item = PathItem::new(method, operation(route, &path, components));
             match paths.iter_mut().find(|(known, _)| *known == path) {
                 Some((_, known)) => known.merge_operations(item),
@@ -668,6 +675,11 @@ fn headers(route: &Route) -> Vec<(&'static str, bool, &'static str)> {
             false,
             "One key for one action, here or in the body; needed at `atp-2` and `atp-3`.",
         ));
+    } else if route.path.starts_with("/mcp") {
+        headers.extend([
+            ("MCP-Protocol-Version", false, "The revision that is spoken; always from 2026-07-28 on."),
+            ("Mcp-Session-Id", false, "The session, where there is one (2025-11-25)."),
+        ]);
     } else if route.who == Who::May(gateway::Deed::Execute) {
         headers.extend([
             (

@@ -79,15 +79,20 @@ impl Request {
     }
 
     async fn read_body(&mut self) -> Result<Vec<u8>, Error> {
+        self.read_body_of(self.site.limits.body_bytes).await
+    }
+
+    /// The whole body, whatever it is said to be, if it has at most so many bytes.
+    pub(crate) async fn read_body_of(&mut self, most: usize) -> Result<Vec<u8>, Error> {
         let limits = &self.site.limits;
         let declared =
             self.head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let expected: usize = declared.unwrap_or(0);
-        if expected > limits.body_bytes {
+        if expected > most {
             return Err(Error::new(Code::BodyTooLarge, "the body is too long"));
         }
         let body = std::mem::replace(&mut self.body, Body::Whole(Bytes::new()));
-        let read = body.read(expected, limits.body_bytes);
+        let read = body.read(expected, most);
         match tokio::time::timeout(limits.body_timeout, read).await {
             Ok(read) => read,
             Err(_) => Err(Error::new(Code::MalformedBody, "the body did not arrive in time")),

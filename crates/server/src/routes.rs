@@ -8,8 +8,8 @@ use http::{HeaderMap, Method};
 
 use crate::faces::{
     actions, approval_page, approvals, audit, authzen, callbacks, clusters, discovery, events,
-    execution_protocol, grants, keys, mandates, operations, policies, principals, receipts, rollbacks, runs,
-    sessions,
+    execution_protocol, grants, keys, mandates, mcp, operations, policies, principals, receipts, rollbacks,
+    runs, sessions,
 };
 use crate::fault::Audience;
 use crate::openapi::{Answer, Schema};
@@ -17,7 +17,7 @@ use crate::request::{self, Request, Response};
 
 /// One address and method.
 pub struct Route {
-    /// `GET` or `POST`; `HEAD` is answered as `GET`.
+    /// `GET`, `POST` or `DELETE`; `HEAD` is answered as `GET`.
     pub method: Method,
     /// The path; one segment may be `{name}`.
     pub path: &'static str,
@@ -324,6 +324,13 @@ const CYCLING: &[Code] = &[
 /// What AuthZEN calls a bad request is answered with 400 whatever is bad about it.
 const EVALUATING: &[Code] = &[Code::MalformedBody, Code::RateLimited];
 const STEERING: &[Code] = &[Code::NotFound, Code::StateConflict, Code::Erased];
+/// Of messages of the Model Context Protocol; what speaks against an action stands in a result of its tool.
+const ASKING: &[Code] = &[Code::NotFound, Code::MalformedBody, Code::BodyTooLarge, Code::RateLimited];
+const SPEAKING: &[Answer] = &[
+    Answer::json(200, "The answer", Schema::McpMessage),
+    Answer::events(200, "What is said in the midst of the request, and the answer"),
+    Answer::json(202, "It was heard, and takes no answer", Schema::McpMessage),
+];
 const HEARING: &[Code] = &[
     Code::Unauthenticated,
     Code::MalformedBody,
@@ -445,6 +452,78 @@ pub static ROUTES: &[Route] = &[
         query: &[],
         codes: READING,
         handler: by!(actions::replay),
+    },
+    Route {
+        method: Method::POST,
+        path: "/mcp",
+        place: Place::Both,
+        who: Who::May(Deed::Execute),
+        summary: "Speak with all MCP servers of the caller's tenant: one message of the Model Context Protocol, over Streamable HTTP",
+        body: Some(Schema::McpMessage),
+        answers: SPEAKING,
+        query: &[],
+        codes: ASKING,
+        handler: by!(mcp::all),
+    },
+    Route {
+        method: Method::GET,
+        path: "/mcp",
+        place: Place::Both,
+        who: Who::May(Deed::Execute),
+        summary: "Hear what all MCP servers of the caller's tenant tell of in a session (2025-11-25)",
+        body: None,
+        answers: &[Answer::events(200, "Messages of the protocol, as they come")],
+        query: &[],
+        codes: READING,
+        handler: by!(mcp::all),
+    },
+    Route {
+        method: Method::DELETE,
+        path: "/mcp",
+        place: Place::Both,
+        who: Who::May(Deed::Execute),
+        summary: "End a session with all MCP servers of the caller's tenant (2025-11-25)",
+        body: None,
+        answers: &[Answer::json(202, "It is over", Schema::McpMessage)],
+        query: &[],
+        codes: READING,
+        handler: by!(mcp::all),
+    },
+    Route {
+        method: Method::POST,
+        path: "/mcp/{server}",
+        place: Place::Both,
+        who: Who::May(Deed::Execute),
+        summary: "Speak with one MCP server: one message of the Model Context Protocol, over Streamable HTTP",
+        body: Some(Schema::McpMessage),
+        answers: SPEAKING,
+        query: &[],
+        codes: ASKING,
+        handler: by!(mcp::one),
+    },
+    Route {
+        method: Method::GET,
+        path: "/mcp/{server}",
+        place: Place::Both,
+        who: Who::May(Deed::Execute),
+        summary: "Hear what one MCP server tells of in a session (2025-11-25)",
+        body: None,
+        answers: &[Answer::events(200, "Messages of the protocol, as they come")],
+        query: &[],
+        codes: READING,
+        handler: by!(mcp::one),
+    },
+    Route {
+        method: Method::DELETE,
+        path: "/mcp/{server}",
+        place: Place::Both,
+        who: Who::May(Deed::Execute),
+        summary: "End a session with one MCP server (2025-11-25)",
+        body: None,
+        answers: &[Answer::json(202, "It is over", Schema::McpMessage)],
+        query: &[],
+        codes: READING,
+        handler: by!(mcp::one),
     },
     Route {
         method: Method::GET,

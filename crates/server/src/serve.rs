@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
+use crate::faces::mcp::{Mcp, NoRandomness};
 use crate::host::Hosts;
 use crate::request::{Limits, RequestIds};
 use crate::session::Sessions;
@@ -67,6 +68,9 @@ pub enum Error {
     /// The operating system said no.
     #[error("cannot listen")]
     Io(#[from] io::Error),
+    /// Nothing can be sealed.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
 }
 
 impl Error {
@@ -80,7 +84,7 @@ impl Error {
                  with API keys: `countersign keys api create`",
             ),
             Error::Tls { .. } => Some("both must be PEM files, and the certificate must belong to the key"),
-            Error::Io(_) => None,
+            Error::Io(_) | Error::NoRandomness(_) => None,
         }
     }
 }
@@ -155,6 +159,7 @@ pub async fn serve(listener: TcpListener, faces: Faces, config: ServerConfig) ->
         limits: config.limits,
         open_metrics: near,
         sessions: Sessions::new(&config.public_url),
+        mcp: Mcp::new()?,
         stop: told.clone(),
         public_url: config.public_url,
         ids: RequestIds::new(),
@@ -179,6 +184,7 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, site: Arc<Site>
     let all = u32::try_from(site.limits.connections).unwrap_or(u32::MAX);
     let places = Arc::new(Semaphore::new(site.limits.connections));
     let protocols = Arc::new(Protocols::new(&site.limits));
+    let mcp = Arc::clone(&site.mcp);
     let grace = loop {
         // Who finds no place waits in the system's queue.
         let next = async {
@@ -208,6 +214,7 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, site: Arc<Site>
         }
     };
     drop(listener);
+    mcp.close();
     if tokio::time::timeout(grace, places.acquire_many(all)).await.is_err() {
         tracing::warn!("stopped with connections still open");
     }

@@ -11,6 +11,7 @@ use http::HeaderValue;
 use http::header::{ALLOW, CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use http::request::Parts;
 
+use crate::faces::mcp::Mcp;
 use crate::fault::{self, Audience};
 use crate::host::Hosts;
 use crate::request::{self, Body, Limits, Request, RequestIds, Response, X_REQUEST_ID};
@@ -38,6 +39,8 @@ pub(crate) struct Site {
     pub ids: RequestIds,
     /// Who is logged in to the approval page.
     pub sessions: Sessions,
+    /// Clients of the Model Context Protocol.
+    pub mcp: Arc<Mcp>,
     /// Says when to stop, to whoever would wait.
     pub stop: Stop,
     pub busy: AtomicUsize,

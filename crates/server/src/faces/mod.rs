@@ -13,6 +13,7 @@ pub(crate) mod execution_protocol;
 pub(crate) mod grants;
 pub(crate) mod keys;
 pub(crate) mod mandates;
+pub(crate) mod mcp;
 pub(crate) mod operations;
 pub(crate) mod policies;
 pub(crate) mod principals;
@@ -24,4 +25,5 @@ pub(crate) mod sessions;
 
 pub use actions::action_record;
 pub use mandates::mandate_record;
+pub use mcp::serve_mcp;
 pub use sessions::session_record;

@@ -1,0 +1,227 @@
+//! `tools/call`: an action, told as the result of a tool.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use action::IdempotencyKey;
+use futures_util::future::BoxFuture;
+use gateway::upstream::{Party, Seat, Server, Tie};
+use gateway::{Called, Code, Error, ToolCall};
+use rmcp::model::{
+    CallToolRequestParams, CallToolResponse, CallToolResult, CreateTaskResult, ErrorData, MetaObject,
+    ProgressNotification, ProgressNotificationParam, ServerResult,
+};
+use rmcp::service::{RequestContext, RoleServer};
+use serde_json::{Value, json};
+
+use super::delivery::Owed;
+use super::desk::{Answered, Errand};
+use super::face::{Face, is_stateless};
+use super::own;
+use super::pass::read;
+use super::tasks::task_of;
+use super::told;
+use super::visit::Visit;
+
+type Context = RequestContext<RoleServer>;
+
+impl Face {
+    pub(super) async fn call(
+        &self,
+        asked: CallToolRequestParams,
+        context: &Context,
+    ) -> Result<CallToolResponse, ErrorData> {
+        let visit = Visit::of(&context.extensions)?;
+        if own::is_own(&asked.name) {
+            let (gateway, caller) = (&self.scope.gateway, &visit.caller);
+            return own::call(gateway, caller, &asked).await.map(Into::into);
+        }
+        let (server, tool) = self.scope.inward(&asked.name).ok_or_else(unknown_tool)?;
+        let tool = tool.to_owned();
+        let call = match tool_call(&server, &tool, &asked, visit, context) {
+            Ok(call) => call,
+            Err(error) => return Ok(told::refusal(&error, has_output(&server, &tool)).into()),
+        };
+        let what = json!([
+            "tools/call",
+            call.server,
+            call.tool,
+            call.arguments,
+            call.mandate,
+            call.repeat_of,
+            call.session_id,
+            call.key.as_ref().map(IdempotencyKey::as_str),
+        ]);
+        let errand = self.errand(context, &what, (asked.input_responses, asked.request_state))?;
+        let errand = Errand { seat: Some(Arc::default()), ..errand };
+        let answered = self.have_called(context, errand, server, call).await?;
+        let response = match answered.result {
+            ServerResult::InputRequiredResult(asks) => asks.into(),
+            ServerResult::CreateTaskResult(task) => task.into(),
+            other => read::<CallToolResult>(other)?.into(),
+        };
+        // Whoever gave it up does not get it.
+        if let Some(owed) = answered.owed.filter(|_| !context.ct.is_cancelled()) {
+            visit.slot.owe(owed);
+        }
+        Ok(response)
+    }
+
+    async fn have_called(
+        &self,
+        context: &Context,
+        errand: Errand,
+        server: Arc<Server>,
+        call: ToolCall,
+    ) -> Result<Answered, ErrorData> {
+        let gateway = Arc::clone(&self.scope.gateway);
+        let caller = Arc::clone(&Visit::of(&context.extensions)?.caller);
+        let meta = self.meta(context);
+        let wants_task = is_stateless(context)
+            && context.client_capabilities().is_some_and(|client| client.supports_tasks());
+        let wait = if wants_task { Duration::ZERO } else { gateway.mcp_settings().wait() };
+        let (seated, answers) = (errand.seat.clone(), errand.responses.clone());
+        let wants_progress = context.meta.get_progress_token().is_some();
+        self.have_done(context, errand, move |party: Arc<dyn Party>, tie: Tie| {
+            Box::pin(async move {
+                let seat = Seat::new(Arc::clone(&party), Some(meta), tie.clone(), answers);
+                if let Some(seated) = seated {
+                    let _ = seated.set(Arc::clone(&seat));
+                }
+                let waiting = Waiting { party, tie, told: AtomicU32::new(0) };
+                let progress = |why| {
+                    if wants_progress {
+                        waiting.tell(why)
+                    }
+                };
+                let tool = call.tool.clone();
+                let called = match gateway.call_tool(&caller, call, Arc::clone(&seat), wait, &progress).await
+                {
+                    Ok(called) => called,
+                    Err(error) if error.code == Code::UnknownArchetype && !is_listed(&server, &tool) => {
+                        return Err(unknown_tool());
+                    }
+                    Err(error) => return Ok(plain(told::refusal(&error, has_output(&server, &tool)))),
+                };
+                // What the client has to see to is told in the server's own words.
+                if let Some(error) = seat.take_error() {
+                    return Err(error);
+                }
+                if let (true, Some(_), Some(id)) = (wants_task, called.waits(), called.action_id) {
+                    let task = task_of(&gateway, &caller, &id.to_string(), &called).await?;
+                    let result = ServerResult::CreateTaskResult(CreateTaskResult::new(task));
+                    return Ok(Answered { result, owed: None });
+                }
+                Ok(answered(called, has_output(&server, &tool)))
+            })
+        })
+        .await
+    }
+
+    /// Has something done in whose midst the client may be asked, and tells how far it came.
+    pub(super) async fn have_done(
+        &self,
+        context: &Context,
+        errand: Errand,
+        work: impl FnOnce(Arc<dyn Party>, Tie) -> BoxFuture<'static, Result<Answered, ErrorData>>,
+    ) -> Result<Answered, ErrorData> {
+        let party = self.party(context)?;
+        let Some(session) = self.session() else {
+            return self.mcp.desk.attend(context, errand, move |tie| work(party, tie)).await;
+        };
+        let under_way = session.begin(&context.id);
+        let tie = Tie {
+            id: Some(context.id.clone()),
+            progress: context.meta.get_progress_token(),
+            cancelled: if errand.seat.is_some() { under_way.cancelled.clone() } else { context.ct.clone() },
+        };
+        let answered = work(party, tie).await;
+        session.mail.sent().await;
+        answered
+    }
+}
+
+/// A call that waits for something else than its server.
+struct Waiting {
+    party: Arc<dyn Party>,
+    tie: Tie,
+    told: AtomicU32,
+}
+
+impl Waiting {
+    fn tell(&self, why: &'static str) {
+        let Some(token) = self.tie.progress.clone() else { return };
+        // Tiny steps: what the server says of its own progress comes after, and must not fall behind.
+        let steps = self.told.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let progress = ProgressNotificationParam::new(token, f64::from(steps) * 1e-6).with_message(why);
+        self.party.tell(ProgressNotification::new(progress).into(), self.tie.id.as_ref());
+    }
+}
+
+/// What the client has of a call that has an outcome, or still none.
+fn answered(called: Called, has_output: bool) -> Answered {
+    let id = called.action_id.map(|id| id.to_string()).unwrap_or_default();
+    let mut called = called;
+    let owed = called.delivery.take().map(|delivery| Owed::new(id, delivery));
+    Answered { owed, ..plain(told::outcome(&called, has_output)) }
+}
+
+fn plain(result: CallToolResult) -> Answered {
+    Answered { result: ServerResult::CallToolResult(result), owed: None }
+}
+
+fn tool_call(
+    server: &Server,
+    tool: &str,
+    asked: &CallToolRequestParams,
+    visit: &Visit,
+    context: &Context,
+) -> Result<ToolCall, Error> {
+    let meta: &MetaObject = &context.meta;
+    Ok(ToolCall {
+        server: server.name().to_owned(),
+        tool: tool.to_owned(),
+        arguments: Value::Object(asked.arguments.clone().unwrap_or_default()),
+        key: match text(meta, KEY)? {
+            Some(key) => {
+                Some(IdempotencyKey::parse(&key).map_err(|_| {
+                    Error::new(Code::ValidationFailed, "the idempotency key is none").field(KEY)
+                })?)
+            }
+            None => None,
+        },
+        mandate: text(meta, MANDATE)?,
+        repeat_of: text(meta, REPEAT_OF)?,
+        session_id: text(meta, SESSION)?,
+        request_id: visit.request_id.to_string(),
+    })
+}
+
+/// What a client says to us in `_meta`.
+fn text(meta: &MetaObject, name: &'static str) -> Result<Option<String>, Error> {
+    match meta.get(name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => Err(Error::new(Code::ValidationFailed, "this is no text").field(name)),
+    }
+}
+
+/// Whether what it answers has to be of a form that its server declares, which no words of ours have.
+fn has_output(server: &Server, tool: &str) -> bool {
+    let tools = server.known_tools().unwrap_or_default();
+    tools.iter().any(|seen| seen.tool.name == tool && seen.tool.output_schema.is_some())
+}
+
+fn is_listed(server: &Server, tool: &str) -> bool {
+    server.known_tools().unwrap_or_default().iter().any(|seen| seen.tool.name == tool)
+}
+
+fn unknown_tool() -> ErrorData {
+    ErrorData::invalid_params("there is no such tool", None)
+}
+
+const KEY: &str = "io.countersign/idempotency-key";
+const MANDATE: &str = "io.countersign/mandate";
+const REPEAT_OF: &str = "io.countersign/repeat-of";
+const SESSION: &str = "io.countersign/session";

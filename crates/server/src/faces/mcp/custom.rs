@@ -1,0 +1,62 @@
+//! Requests that rmcp has no form for: methods of a server's own, and known methods that came in no form of theirs.
+
+use rmcp::model::{CustomRequest, CustomResult, ErrorCode, ErrorData};
+use rmcp::service::{RequestContext, RoleServer};
+
+use super::face::{Face, is_stateless};
+
+impl Face {
+    pub(super) async fn custom(
+        &self,
+        mut request: CustomRequest,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<CustomResult, ErrorData> {
+        let method = request.method.clone();
+        let is_gone = is_stateless(context) && GONE.contains(&method.as_str());
+        if !is_gone && KNOWN.contains(&method.as_str()) {
+            return Err(ErrorData::invalid_params(
+                "the parameters have not the form that this method has",
+                None,
+            ));
+        }
+        if is_gone || OURS.iter().any(|ours| method.starts_with(ours)) {
+            return Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, method, None));
+        }
+        request.extensions = Default::default();
+        let result = self.pass_to_only(context, request.into(), &method).await?;
+        Ok(CustomResult(serde_json::to_value(result).unwrap_or_default()))
+    }
+}
+
+/// Methods that have a form.
+const KNOWN: [&str; 22] = [
+    "initialize",
+    "server/discover",
+    "ping",
+    "completion/complete",
+    "logging/setLevel",
+    "prompts/get",
+    "prompts/list",
+    "resources/list",
+    "resources/templates/list",
+    "resources/read",
+    "resources/subscribe",
+    "resources/unsubscribe",
+    "resources/directory/read",
+    "subscriptions/listen",
+    "tools/call",
+    "tools/list",
+    "tasks/get",
+    "tasks/update",
+    "tasks/cancel",
+    "skills/list",
+    "skills/get",
+    "tasks/result",
+];
+
+/// Those of them that 2026-07-28 does not have any more.
+const GONE: [&str; 5] =
+    ["initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"];
+
+/// What begins like that acts, or is of an action: no server is asked for it behind our back.
+const OURS: [&str; 2] = ["tools/", "tasks/"];

@@ -1,0 +1,345 @@
+//! What was begun for clients without a session, and waits for their answers.
+//!
+//! ```text
+//!   request ─▶ begin ─▶ attend ─┬─ it is over ────────────────────▶ its result
+//!                         ▲     └─ a server asks: it is put aside ─▶ input_required, and the state that leads here
+//!                         └── resume ◀── the same request, with the answers and the state
+//! ```
+//!
+//! A state is sealed under a key of this process, bound to who asked for what: in other hands, for another request, after a
+//! restart or beyond its time it leads nowhere. What is put aside and not come back for is given up; the same request without
+//! the state is a new one.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use aws_lc_rs::rand;
+use futures_util::future::BoxFuture;
+use gateway::upstream::{Seat, Tie};
+use rmcp::model::{
+    ErrorData, InputRequests, InputRequiredResult, InputResponses, LoggingLevel, ProgressToken, RequestId,
+    RequestStateCodec, SealOptions, ServerNotification, ServerResult,
+};
+use rmcp::service::{RequestContext, RoleServer};
+use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::delivery::Owed;
+use super::mail::Mail;
+use super::{NoRandomness, lock};
+
+pub(super) struct Desk {
+    codec: RequestStateCodec,
+    next: AtomicU64,
+    works: Mutex<HashMap<u64, Arc<Work>>>,
+    /// Of those the ones put aside.
+    aside: Mutex<HashMap<u64, Arc<Work>>>,
+}
+
+/// Digest of who asks for what.
+pub(super) type Bound = [u8; 32];
+
+/// What a request comes to.
+pub(super) struct Answered {
+    pub(super) result: ServerResult,
+    /// What is delivered with it.
+    pub(super) owed: Option<Owed>,
+}
+
+/// A request that may end with a question, as it came this time.
+pub(super) struct Errand {
+    pub(super) bound: Bound,
+    /// Who asks; what one may have put aside has a bound.
+    pub(super) owner: Arc<str>,
+    pub(super) responses: Option<InputResponses>,
+    pub(super) state: Option<String>,
+    /// Of a call, which goes on without its client: to be told when that was asked something.
+    pub(super) seat: Option<Arc<OnceLock<Arc<Seat>>>>,
+    pub(super) input: Duration,
+}
+
+struct Work {
+    number: u64,
+    owner: Arc<str>,
+    bound: Bound,
+    cancelled: CancellationToken,
+    asking: mpsc::Sender<Asking>,
+    /// The request that waits just now, if one does.
+    waits: Mutex<Option<Waits>>,
+    inside: Arc<tokio::sync::Mutex<Inside>>,
+}
+
+struct Waits {
+    id: RequestId,
+    mail: Arc<Mail>,
+    progress: Option<ProgressToken>,
+    level: Option<LoggingLevel>,
+}
+
+/// Held by whoever attends to it.
+struct Inside {
+    asking: mpsc::Receiver<Asking>,
+    asked: Option<Asking>,
+    over: Option<oneshot::Receiver<Result<Answered, ErrorData>>>,
+    round: u64,
+}
+
+struct Asking {
+    requests: InputRequests,
+    answer: oneshot::Sender<InputResponses>,
+}
+
+impl Desk {
+    pub(super) fn new() -> Result<Desk, NoRandomness> {
+        let mut key = [0; 32];
+        rand::fill(&mut key).map_err(|_| NoRandomness)?;
+        let codec = RequestStateCodec::try_new(key).map_err(|_| NoRandomness)?;
+        Ok(Desk { codec, next: AtomicU64::new(1), works: Mutex::default(), aside: Mutex::default() })
+    }
+
+    /// Takes a request as far as it comes without its client: to its end, or to a question.
+    pub(super) async fn attend(
+        self: &Arc<Desk>,
+        context: &RequestContext<RoleServer>,
+        errand: Errand,
+        begin: impl FnOnce(Tie) -> BoxFuture<'static, Result<Answered, ErrorData>>,
+    ) -> Result<Answered, ErrorData> {
+        let (work, mut inside) = self.find(context, &errand, begin)?;
+        let mail = Arc::new(Mail::to(context.peer.clone()));
+        *lock(&work.waits) = Some(Waits {
+            id: context.id.clone(),
+            mail: Arc::clone(&mail),
+            progress: context.meta.get_progress_token(),
+            level: context.meta.log_level(),
+        });
+        let over = until_asked(&work, &mut inside, context, &errand).await;
+        *lock(&work.waits) = None;
+        mail.sent().await;
+        match over {
+            Some(answered) => {
+                self.forget(&work);
+                answered
+            }
+            None => Ok(self.put_aside(&work, &mut inside, &errand)),
+        }
+    }
+
+    fn find(
+        self: &Arc<Desk>,
+        context: &RequestContext<RoleServer>,
+        errand: &Errand,
+        begin: impl FnOnce(Tie) -> BoxFuture<'static, Result<Answered, ErrorData>>,
+    ) -> Result<(Arc<Work>, OwnedMutexGuard<Inside>), ErrorData> {
+        let Some(state) = &errand.state else { return self.begin(context, errand, begin) };
+        let (number, round) = self.open(state, &errand.bound).ok_or_else(stale)?;
+        let work = lock(&self.works).get(&number).cloned().ok_or_else(stale)?;
+        let mut inside = Arc::clone(&work.inside).try_lock_owned().map_err(|_| busy())?;
+        lock(&self.aside).remove(&work.number);
+        // Who repeats an earlier round is asked the same as last time.
+        if round == inside.round {
+            inside.answer(errand.responses.as_ref().unwrap_or(&InputResponses::new()));
+        }
+        Ok((work, inside))
+    }
+
+    fn begin(
+        self: &Arc<Desk>,
+        context: &RequestContext<RoleServer>,
+        errand: &Errand,
+        begin: impl FnOnce(Tie) -> BoxFuture<'static, Result<Answered, ErrorData>>,
+    ) -> Result<(Arc<Work>, OwnedMutexGuard<Inside>), ErrorData> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let (asking, asked) = mpsc::channel(MOST_QUESTIONS);
+        let (over, hears) = oneshot::channel();
+        let inside = Inside { asking: asked, asked: None, over: Some(hears), round: 0 };
+        let work = Arc::new(Work {
+            number,
+            owner: Arc::clone(&errand.owner),
+            bound: errand.bound,
+            cancelled: CancellationToken::new(),
+            asking,
+            waits: Mutex::default(),
+            inside: Arc::new(tokio::sync::Mutex::new(inside)),
+        });
+        let inside = Arc::clone(&work.inside).try_lock_owned().map_err(|_| busy())?;
+        lock(&self.works).insert(number, Arc::clone(&work));
+        let id = RequestId::String(number.to_string().into());
+        let tie = Tie {
+            // Ours: those of clients without a session are each their own, and several may be the same.
+            id: Some(id.clone()),
+            progress: Some(context.meta.get_progress_token().unwrap_or(ProgressToken(id))),
+            cancelled: work.cancelled.clone(),
+        };
+        let doing = begin(tie);
+        tokio::spawn(async move { drop(over.send(doing.await)) });
+        Ok((work, inside))
+    }
+
+    fn put_aside(self: &Arc<Desk>, work: &Arc<Work>, inside: &mut Inside, errand: &Errand) -> Answered {
+        if let Some(seat) = errand.seat.as_ref().and_then(|seat| seat.get()) {
+            seat.was_asked();
+        }
+        inside.round += 1;
+        let requests = inside.asked.as_ref().map(|asked| asked.requests.clone()).unwrap_or_default();
+        let payload = format!("{}.{}", work.number, inside.round);
+        let options = SealOptions::new().associated_data(&work.bound).ttl(errand.input);
+        let state = self.codec.seal_with(payload.as_bytes(), &options);
+        lock(&self.aside).insert(work.number, Arc::clone(work));
+        let (desk, work, round) = (Arc::clone(self), Arc::clone(work), inside.round);
+        let patience = errand.input + GRACE;
+        tokio::spawn(async move {
+            tokio::time::sleep(patience).await;
+            let is_left = work.inside.try_lock().is_ok_and(|inside| inside.round == round);
+            if is_left {
+                work.cancelled.cancel();
+                desk.forget(&work);
+            }
+        });
+        let requests = Some(requests).filter(|requests| !requests.is_empty());
+        let result = InputRequiredResult::new(requests, Some(state));
+        Answered { result: ServerResult::InputRequiredResult(result), owed: None }
+    }
+
+    fn forget(&self, work: &Arc<Work>) {
+        lock(&self.works).remove(&work.number);
+        lock(&self.aside).remove(&work.number);
+    }
+
+    fn open(&self, state: &str, bound: &Bound) -> Option<(u64, u64)> {
+        let payload = self.codec.open_with(state, bound).ok()?;
+        let (number, round) = std::str::from_utf8(&payload).ok()?.split_once('.')?;
+        Some((number.parse().ok()?, round.parse().ok()?))
+    }
+
+    /// Asks whoever made the request; nothing if nobody answers.
+    pub(super) async fn ask(
+        &self,
+        of: Option<&RequestId>,
+        requests: InputRequests,
+        input: Duration,
+    ) -> Option<InputResponses> {
+        let work = self.work_of(of)?;
+        if !self.has_room_for(&work) {
+            return None;
+        }
+        let (answer, answered) = oneshot::channel();
+        work.asking.try_send(Asking { requests, answer }).ok()?;
+        tokio::time::timeout(input, answered).await.ok()?.ok()
+    }
+
+    /// Tells whoever made the request what may be said in its midst.
+    pub(super) fn tell(&self, of: Option<&RequestId>, mut notification: ServerNotification) {
+        let Some(work) = self.work_of(of) else { return };
+        let waits = lock(&work.waits);
+        let Some(Waits { mail, progress, level, .. }) = &*waits else { return };
+        match (&mut notification, progress, level) {
+            (ServerNotification::ProgressNotification(told), Some(token), _) => {
+                told.params.progress_token = token.clone();
+            }
+            (ServerNotification::LoggingMessageNotification(told), _, Some(level))
+                if severity(told.params.level) >= severity(*level) => {}
+            (ServerNotification::CustomNotification(_), ..) => {}
+            _ => return,
+        }
+        mail.tell(notification);
+    }
+
+    /// A request is given up by a client over pipes, where its id is the only one.
+    pub(super) fn give_up(&self, id: &RequestId) {
+        for work in lock(&self.works).values() {
+            if lock(&work.waits).as_ref().is_some_and(|waits| waits.id == *id) {
+                work.cancelled.cancel();
+            }
+        }
+    }
+
+    fn work_of(&self, of: Option<&RequestId>) -> Option<Arc<Work>> {
+        let RequestId::String(number) = of? else { return None };
+        lock(&self.works).get(&number.parse().ok()?).cloned()
+    }
+
+    fn has_room_for(&self, work: &Work) -> bool {
+        let aside = lock(&self.aside);
+        let own = aside.values().filter(|other| other.owner == work.owner).count();
+        aside.len() < MOST_ASIDE && own < MOST_ASIDE_EACH
+    }
+}
+
+/// What came of it; nothing if a server asks.
+async fn until_asked(
+    work: &Work,
+    inside: &mut Inside,
+    context: &RequestContext<RoleServer>,
+    errand: &Errand,
+) -> Option<Result<Answered, ErrorData>> {
+    loop {
+        if inside.asked.as_ref().is_some_and(|asked| !asked.answer.is_closed()) {
+            return None;
+        }
+        inside.asked = None;
+        let Some(over) = inside.over.as_mut() else { return Some(Err(stale())) };
+        tokio::select! {
+            biased;
+            answered = over => {
+                inside.over = None;
+                let broken = |_| Err(ErrorData::internal_error("the request ended without a word", None));
+                return Some(answered.unwrap_or_else(broken));
+            }
+            asked = inside.asking.recv() => inside.asked = asked,
+            () = context.ct.cancelled(), if errand.seat.is_none() && !work.cancelled.is_cancelled() => {
+                work.cancelled.cancel();
+            }
+        }
+    }
+}
+
+impl Inside {
+    /// Answers what is asked, if every question has an answer.
+    fn answer(&mut self, responses: &InputResponses) {
+        let Some(asked) = self.asked.take() else { return };
+        match answers(&asked.requests, responses) {
+            Some(answers) => drop(asked.answer.send(answers)),
+            None => self.asked = Some(asked),
+        }
+    }
+}
+
+/// Those responses that were asked for, if all are there.
+fn answers(requests: &InputRequests, responses: &InputResponses) -> Option<InputResponses> {
+    let one = |key: &String| Some((key.clone(), responses.get(key)?.clone()));
+    requests.keys().map(one).collect()
+}
+
+/// How severe, by RFC 5424; the most severe is the highest.
+pub(super) fn severity(level: LoggingLevel) -> u8 {
+    match level {
+        LoggingLevel::Debug => 0,
+        LoggingLevel::Info => 1,
+        LoggingLevel::Notice => 2,
+        LoggingLevel::Warning => 3,
+        LoggingLevel::Error => 4,
+        LoggingLevel::Critical => 5,
+        LoggingLevel::Alert => 6,
+        LoggingLevel::Emergency => 7,
+    }
+}
+
+fn stale() -> ErrorData {
+    ErrorData::invalid_params(
+        "this requestState is none of ours, or its time is over: make the request again without it",
+        None,
+    )
+}
+
+fn busy() -> ErrorData {
+    ErrorData::invalid_request("the request that this continues is being answered already", None)
+}
+
+/// So many questions of one request may wait.
+const MOST_QUESTIONS: usize = 16;
+const MOST_ASIDE: usize = 1024;
+const MOST_ASIDE_EACH: usize = 64;
+/// How much longer than its state what is put aside is kept: a client may come at the last moment.
+const GRACE: Duration = Duration::from_secs(5);

@@ -1,0 +1,284 @@
+//! Changes that clients want to hear of: lists, and what resources hold.
+//!
+//! A client of 2026-07-28 opens a stream of its own for them, and one of 2025-11-25 is told as long as its session lasts. What
+//! servers of either revision are to be told so that they say it is seen to here.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures_util::future::{BoxFuture, join_all};
+use gateway::Gateway;
+use gateway::upstream::{Listening, Party, PartyId, Server, Tie};
+use rmcp::model::{
+    ClientCapabilities, ErrorData, Implementation, InputRequests, InputResponses, RequestId,
+    ServerNotification, ServerPeerInfo, SubscribeRequest, SubscribeRequestParams, SubscriptionFilter,
+    UnsubscribeRequest, UnsubscribeRequestParams,
+};
+use rmcp::service::{RequestContext, RoleServer, SubscriptionContext, SubscriptionSendError};
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::timeout;
+
+use super::Mcp;
+use super::face::Face;
+use super::party::Session;
+use super::scope::{Scope, no_resource};
+use super::shown::about;
+
+type Context = RequestContext<RoleServer>;
+
+/// What a client with a session wants to hear of one server of 2026-07-28.
+#[derive(Default)]
+pub(super) struct Wanted {
+    uris: BTreeSet<String>,
+    _listening: Option<Listening>,
+}
+
+/// What was opened for one `subscriptions/listen`, before it is acknowledged.
+pub(super) struct Opened {
+    heard: Mutex<mpsc::Receiver<ServerNotification>>,
+    _listening: Vec<Listening>,
+    id: PartyId,
+    gateway: Arc<Gateway>,
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.gateway.mcp().leave(&self.id);
+    }
+}
+
+/// A client that only listens. Each has connections of its own: what it hears is for it alone.
+struct Listener {
+    id: PartyId,
+    info: Implementation,
+    heard: mpsc::Sender<ServerNotification>,
+}
+
+impl Party for Listener {
+    fn id(&self) -> PartyId {
+        self.id.clone()
+    }
+
+    fn has_session(&self) -> bool {
+        true
+    }
+
+    fn info(&self) -> Implementation {
+        self.info.clone()
+    }
+
+    fn capabilities(&self) -> ClientCapabilities {
+        ClientCapabilities::default()
+    }
+
+    fn ask<'a>(
+        &'a self,
+        _: InputRequests,
+        _: Option<&'a RequestId>,
+    ) -> BoxFuture<'a, Result<InputResponses, ErrorData>> {
+        let nobody = ErrorData::invalid_request("whoever listens is not asked", None);
+        Box::pin(std::future::ready(Err(nobody)))
+    }
+
+    fn tell(&self, notification: ServerNotification, _: Option<&RequestId>) {
+        if self.heard.try_send(notification).is_err() {
+            tracing::debug!("a client does not read what it listens to: a notification was dropped");
+        }
+    }
+}
+
+impl Opened {
+    /// Has all servers of the scope tell what is asked for, as far as they do that.
+    pub(super) async fn new(
+        mcp: &Mcp,
+        scope: &Scope,
+        filter: &SubscriptionFilter,
+        info: Implementation,
+    ) -> Opened {
+        let (tell, heard) = mpsc::channel(MOST_WAITING);
+        let id = PartyId(format!("listener:{}", uuid::Uuid::now_v7()).into());
+        let party: Arc<dyn Party> = Arc::new(Listener { id: id.clone(), info, heard: tell });
+        let mut opened = Opened {
+            heard: Mutex::new(heard),
+            _listening: Vec::new(),
+            id,
+            gateway: Arc::clone(&scope.gateway),
+        };
+        let servers = scope.servers();
+        let listened = servers.iter().map(|server| {
+            let party = Arc::clone(&party);
+            async move {
+                let about = about(server).await?;
+                let mut filter = filter.supported_by(&about.capabilities);
+                filter.resource_subscriptions =
+                    of_server(mcp, scope, server, &party, filter.resource_subscriptions).await;
+                if filter == SubscriptionFilter::new() {
+                    return None;
+                }
+                listen(server, &about, &party, filter).await
+            }
+        });
+        opened._listening = join_all(listened).await.into_iter().flatten().collect();
+        opened
+    }
+}
+
+/// Those that this server has.
+async fn of_server(
+    mcp: &Mcp,
+    scope: &Scope,
+    server: &Arc<Server>,
+    party: &Arc<dyn Party>,
+    uris: Option<Vec<String>>,
+) -> Option<Vec<String>> {
+    let mut own = Vec::new();
+    for uri in uris.unwrap_or_default() {
+        let has = mcp.whereabouts.of(scope, &|_| Arc::clone(party), &uri).await;
+        if has.iter().any(|has| has.name() == server.name()) {
+            own.push(uri);
+        }
+    }
+    (!own.is_empty()).then_some(own)
+}
+
+async fn listen(
+    server: &Arc<Server>,
+    about: &ServerPeerInfo,
+    party: &Arc<dyn Party>,
+    filter: SubscriptionFilter,
+) -> Option<Listening> {
+    if about.protocol_version.has_initialize() {
+        for uri in filter.resource_subscriptions.iter().flatten() {
+            let request = SubscribeRequest::new(SubscribeRequestParams::new(uri.clone()));
+            if let Err(error) = server.pass(party, request.into(), Tie::default()).await {
+                tracing::debug!(server = server.name(), code = error.code.0, "a resource is not listened to");
+            }
+        }
+    }
+    match timeout(BEARABLE, server.listen(party, filter)).await {
+        Ok(Ok(listening)) => Some(listening),
+        Ok(Err(_)) | Err(_) => {
+            tracing::info!(server = server.name(), "an MCP server does not tell of changes");
+            None
+        }
+    }
+}
+
+impl Face {
+    /// Says what is heard, until nobody listens any more.
+    pub(super) async fn hear(&self, subscription: SubscriptionContext) -> Result<(), ErrorData> {
+        let context = subscription.request_context();
+        let opened = super::visit::Visit::of(&context.extensions)?.opened.clone();
+        let Some(opened) = opened else {
+            subscription.cancelled().await;
+            return Ok(());
+        };
+        let mut heard = opened.heard.lock().await;
+        loop {
+            let told = tokio::select! {
+                biased;
+                () = subscription.cancelled() => return Ok(()),
+                told = heard.recv() => told,
+            };
+            let Some(told) = told else { return Ok(()) };
+            match subscription.sink().send(told).await {
+                // What was not asked for is not said.
+                Ok(())
+                | Err(
+                    SubscriptionSendError::NotificationNotAccepted(_)
+                    | SubscriptionSendError::UnsupportedNotification(_),
+                ) => {}
+                Err(_) => return Ok(()),
+            }
+        }
+    }
+
+    /// From the greeting of a session on, it is told of changes to all lists.
+    pub(super) async fn follow_changes(&self) {
+        let Some(session) = self.session() else { return };
+        let party = Arc::clone(session) as Arc<dyn Party>;
+        let servers = self.scope.servers();
+        let listened = servers.iter().map(|server| {
+            let party = Arc::clone(&party);
+            async move {
+                let about = about(server).await?;
+                let filter = all_lists().supported_by(&about.capabilities);
+                if filter == SubscriptionFilter::new() {
+                    return None;
+                }
+                let listening = listen(server, &about, &party, filter).await?;
+                Some((server.name().to_owned(), listening))
+            }
+        });
+        for (server, listening) in join_all(listened).await.into_iter().flatten() {
+            session.wanted.lock().await.entry(server).or_default()._listening = Some(listening);
+        }
+    }
+
+    pub(super) async fn follow(&self, uri: &str, context: &Context) -> Result<(), ErrorData> {
+        let (session, server, about) = self.holder(uri, context).await?;
+        if about.protocol_version.has_initialize() {
+            let request = SubscribeRequest::new(SubscribeRequestParams::new(uri));
+            return self.pass(context, &server, request.into()).await.map(drop);
+        }
+        let mut wanted = session.wanted.lock().await;
+        let wanted = wanted.entry(server.name().to_owned()).or_default();
+        if wanted.uris.len() >= MOST_FOLLOWED {
+            return Err(ErrorData::invalid_request("as many resources as can be are subscribed to", None));
+        }
+        wanted.uris.insert(uri.to_owned());
+        wanted.listen_anew(&session, &server, &about).await
+    }
+
+    pub(super) async fn unfollow(&self, uri: &str, context: &Context) -> Result<(), ErrorData> {
+        let (session, server, about) = self.holder(uri, context).await?;
+        if about.protocol_version.has_initialize() {
+            let request = UnsubscribeRequest::new(UnsubscribeRequestParams::new(uri));
+            return self.pass(context, &server, request.into()).await.map(drop);
+        }
+        let mut wanted = session.wanted.lock().await;
+        let wanted = wanted.entry(server.name().to_owned()).or_default();
+        wanted.uris.remove(uri);
+        wanted.listen_anew(&session, &server, &about).await
+    }
+
+    async fn holder(
+        &self,
+        uri: &str,
+        context: &Context,
+    ) -> Result<(Arc<Session>, Arc<Server>, Arc<ServerPeerInfo>), ErrorData> {
+        let none = || no_resource(uri);
+        let session = self.session().ok_or_else(none)?;
+        let party = self.party(context)?;
+        let holders = self.mcp.whereabouts.of(&self.scope, &|_| Arc::clone(&party), uri).await;
+        let server = holders.into_iter().next().ok_or_else(none)?;
+        let about = about(&server).await.ok_or_else(none)?;
+        Ok((Arc::clone(session), server, about))
+    }
+}
+
+impl Wanted {
+    async fn listen_anew(
+        &mut self,
+        session: &Arc<Session>,
+        server: &Arc<Server>,
+        about: &ServerPeerInfo,
+    ) -> Result<(), ErrorData> {
+        let mut filter = all_lists();
+        filter.resource_subscriptions = Some(self.uris.iter().cloned().collect());
+        let party = Arc::clone(session) as Arc<dyn Party>;
+        let listening = listen(server, about, &party, filter.supported_by(&about.capabilities)).await;
+        let failed = || ErrorData::internal_error("the server does not tell of changes", None);
+        self._listening = Some(listening.ok_or_else(failed)?);
+        Ok(())
+    }
+}
+
+fn all_lists() -> SubscriptionFilter {
+    let all = SubscriptionFilter::builder().tools_list_changed().prompts_list_changed();
+    all.resources_list_changed().build()
+}
+
+const MOST_WAITING: usize = 256;
+const MOST_FOLLOWED: usize = 1000;
+const BEARABLE: std::time::Duration = std::time::Duration::from_secs(20);

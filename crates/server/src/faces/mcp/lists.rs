@@ -1,0 +1,256 @@
+//! Lists: of one server as it gives them, of all servers as one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::future::join_all;
+use gateway::upstream::{Server, Unreachable};
+use rmcp::model::{
+    ClientRequest, ErrorData, ListPromptsRequest, ListPromptsResult, ListResourceTemplatesRequest,
+    ListResourceTemplatesResult, ListResourcesRequest, ListResourcesResult, ListToolsResult,
+    PaginatedRequestParams, Prompt, Resource, ResourceTemplate, ServerCapabilities, Tool,
+};
+use rmcp::service::{RequestContext, RoleServer};
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+
+use super::face::Face;
+use super::own;
+use super::pass::read;
+use super::scope::page;
+use super::shown::about;
+use super::visit::Visit;
+
+type Page = Option<PaginatedRequestParams>;
+type Context = RequestContext<RoleServer>;
+
+impl Face {
+    pub(super) async fn tools(&self, asked: Page, context: &Context) -> Result<ListToolsResult, ErrorData> {
+        let visit = Visit::of(&context.extensions)?;
+        let start = match asked.and_then(|asked| asked.cursor) {
+            None => 0,
+            Some(cursor) => cursor.parse().map_err(|_| no_cursor())?,
+        };
+        let servers = self.scope.servers();
+        let lists = servers.iter().map(|server| async move {
+            let tools = self.scope.gateway.tools_of(&visit.caller, server.name());
+            timeout(BEARABLE, tools).await.unwrap_or_else(|_| {
+                Err(Unreachable { name: server.name().to_owned(), why: "it takes too long".to_owned() })
+            })
+        });
+        let mut tools: Vec<Tool> = Vec::new();
+        for (server, list) in servers.iter().zip(join_all(lists).await) {
+            match list {
+                Ok(list) => tools.extend(list.into_iter().filter_map(|seen| self.shown(server, seen.tool))),
+                Err(error) if self.scope.only().is_some() => return Err(unreachable(&error)),
+                Err(error) => tracing::info!(%error, "tools of an MCP server are not listed"),
+            }
+        }
+        tools.extend(own::tools());
+        let next = (tools.len() > start + MOST_OF_A_PAGE).then(|| (start + MOST_OF_A_PAGE).to_string());
+        let tools = tools.into_iter().skip(start).take(MOST_OF_A_PAGE).collect();
+        Ok(ListToolsResult { next_cursor: next, ..ListToolsResult::with_all_items(tools) })
+    }
+
+    /// The tool by the name that it has here; not, where that is one of ours.
+    fn shown(&self, server: &Server, mut tool: Tool) -> Option<Tool> {
+        tool.name = self.scope.outward(server.name(), &tool.name).into();
+        (!own::is_own(&tool.name)).then_some(tool)
+    }
+
+    pub(super) async fn prompts(
+        &self,
+        asked: Page,
+        context: &Context,
+    ) -> Result<ListPromptsResult, ErrorData> {
+        let list = List {
+            request: |params| {
+                let mut request = ListPromptsRequest::default();
+                request.params = params;
+                request.into()
+            },
+            items: |result: ListPromptsResult| (result.prompts, result.next_cursor),
+            has: |it| it.prompts.is_some(),
+        };
+        let (found, next) = match self.gather(asked, context, list).await? {
+            Gathered::Whole(result) => return Ok(result),
+            Gathered::Pieces(found, next) => (found, next),
+        };
+        let named = |(server, mut prompt): (Arc<Server>, Prompt)| {
+            prompt.name = self.scope.outward(server.name(), &prompt.name);
+            prompt
+        };
+        let prompts = found.into_iter().map(named).collect();
+        Ok(ListPromptsResult { next_cursor: next, ..ListPromptsResult::with_all_items(prompts) })
+    }
+
+    pub(super) async fn resources(
+        &self,
+        asked: Page,
+        context: &Context,
+    ) -> Result<ListResourcesResult, ErrorData> {
+        let list = List {
+            request: |params| {
+                let mut request = ListResourcesRequest::default();
+                request.params = params;
+                request.into()
+            },
+            items: |result: ListResourcesResult| (result.resources, result.next_cursor),
+            has: |it| it.resources.is_some(),
+        };
+        let (found, next) = match self.gather(asked, context, list).await? {
+            Gathered::Whole(result) => return Ok(result),
+            Gathered::Pieces(found, next) => (found, next),
+        };
+        let learned = |(server, resource): (Arc<Server>, Resource)| {
+            self.mcp.whereabouts.learn(&self.scope.tenant, server.name(), &resource.uri);
+            resource
+        };
+        let resources = found.into_iter().map(learned).collect();
+        Ok(ListResourcesResult { next_cursor: next, ..ListResourcesResult::with_all_items(resources) })
+    }
+
+    pub(super) async fn templates(
+        &self,
+        asked: Page,
+        context: &Context,
+    ) -> Result<ListResourceTemplatesResult, ErrorData> {
+        let list = List {
+            request: |params| {
+                let mut request = ListResourceTemplatesRequest::default();
+                request.params = params;
+                request.into()
+            },
+            items: |result: ListResourceTemplatesResult| (result.resource_templates, result.next_cursor),
+            has: |it| it.resources.is_some(),
+        };
+        let (found, next) = match self.gather(asked, context, list).await? {
+            Gathered::Whole(result) => return Ok(result),
+            Gathered::Pieces(found, next) => (found, next),
+        };
+        let templates: Vec<ResourceTemplate> = found.into_iter().map(|(_, template)| template).collect();
+        Ok(ListResourceTemplatesResult {
+            next_cursor: next,
+            ..ListResourceTemplatesResult::with_all_items(templates)
+        })
+    }
+
+    /// One server's list as it is, or the lists of all that have such things. Who cannot be reached has none.
+    async fn gather<R: DeserializeOwned, T>(
+        &self,
+        asked: Page,
+        context: &Context,
+        list: List<R, T>,
+    ) -> Result<Gathered<R, T>, ErrorData> {
+        let servers = self.scope.servers();
+        if let (Some(_), Some(server)) = (self.scope.only(), servers.first()) {
+            let asked = asked.map(|mut asked| {
+                asked.meta = None;
+                asked
+            });
+            let result = self.pass(context, server, (list.request)(asked)).await?;
+            return read(result).map(Gathered::Whole);
+        }
+        let from = match asked.and_then(|asked| asked.cursor) {
+            None => servers.iter().map(|server| (server.name().to_owned(), None)).collect(),
+            Some(cursor) => Cursors::open(&cursor).ok_or_else(no_cursor)?.0,
+        };
+        let pieces = servers.iter().filter_map(|server| {
+            let cursor = from.get(server.name())?.clone();
+            Some(self.piece(context, server, cursor, &list))
+        });
+        let (mut found, mut left) = (Vec::new(), BTreeMap::new());
+        for (server, items, next) in join_all(pieces).await {
+            if next.is_some() {
+                left.insert(server.name().to_owned(), next);
+            }
+            found.extend(items.into_iter().map(|item| (Arc::clone(&server), item)));
+        }
+        let next = (!left.is_empty()).then(|| Cursors(left).seal());
+        Ok(Gathered::Pieces(found, next))
+    }
+
+    async fn piece<R: DeserializeOwned, T>(
+        &self,
+        context: &Context,
+        server: &Arc<Server>,
+        mut cursor: Option<String>,
+        list: &List<R, T>,
+    ) -> (Arc<Server>, Vec<T>, Option<String>) {
+        let mut found = Vec::new();
+        let gathering = async {
+            let about = about(server).await?;
+            if !(list.has)(&about.capabilities) {
+                cursor = None;
+                return Some(());
+            }
+            loop {
+                let result = self.pass(context, server, (list.request)(page(cursor.take()))).await.ok()?;
+                let (items, next) = (list.items)(read(result).ok()?);
+                found.extend(items);
+                cursor = next;
+                if cursor.is_none() || found.len() >= MOST_OF_A_PAGE {
+                    return Some(());
+                }
+            }
+        };
+        if !matches!(timeout(BEARABLE, gathering).await, Ok(Some(()))) {
+            tracing::info!(server = server.name(), "an MCP server's list is left out, or a part of it");
+            cursor = None;
+        }
+        (Arc::clone(server), found, cursor)
+    }
+}
+
+/// One kind of list.
+struct List<R, T> {
+    request: fn(Page) -> ClientRequest,
+    items: fn(R) -> (Vec<T>, Option<String>),
+    has: fn(&ServerCapabilities) -> bool,
+}
+
+enum Gathered<R, T> {
+    Whole(R),
+    Pieces(Vec<(Arc<Server>, T)>, Option<String>),
+}
+
+/// Where each server's list goes on.
+struct Cursors(BTreeMap<String, Option<String>>);
+
+impl Cursors {
+    fn seal(&self) -> String {
+        URL_SAFE_NO_PAD.encode(serde_json::to_vec(&self.0).unwrap_or_default())
+    }
+
+    fn open(cursor: &str) -> Option<Cursors> {
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(cursor).ok()?).ok().map(Cursors)
+    }
+}
+
+pub(super) fn unreachable(error: &Unreachable) -> ErrorData {
+    ErrorData::internal_error(error.to_string(), None)
+}
+
+fn no_cursor() -> ErrorData {
+    ErrorData::invalid_params("this cursor is none of ours", None)
+}
+
+/// What a list is made of at a time, where it is made of several.
+const MOST_OF_A_PAGE: usize = 1000;
+const BEARABLE: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_cursor_says_where_each_server_goes_on() {
+        let left = BTreeMap::from([("a".to_owned(), Some("2".to_owned())), ("b".to_owned(), None)]);
+        assert_eq!(Cursors::open(&Cursors(left.clone()).seal()).unwrap().0, left);
+        assert!(Cursors::open("MQ").is_none() && Cursors::open("?").is_none());
+    }
+}

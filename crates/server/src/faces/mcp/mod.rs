@@ -1,0 +1,84 @@
+//! The Model Context Protocol: an agent's client finds here the servers that it used before, and each `tools/call` is an
+//! action.
+//!
+//! ```text
+//!   POST, GET, DELETE ─▶ door ─▶ rmcp ─▶ face ─┬─ tools/call ─▶ gateway ─▶ told ─▶ the client, delivered once it has it all
+//!   a pair of pipes  ─▶ lines ──┘             └─ the rest ───▶ the server it is for, and back unharmed
+//! ```
+//!
+//! `/mcp` is all servers of the caller's tenant at once, their tools and prompts named `server__name`; `/mcp/{server}` is one
+//! of them, with its own names. What is shown of capabilities and instructions is what the servers say, with tools and tasks of
+//! our own beside it.
+//!
+//! Two revisions are spoken. A client of 2025-11-25 has a **session**: it is bound to who opened it, is asked by requests of
+//! ours, and is told of changes at any time. One of 2026-07-28 has none: each request says who the client is and what it can be
+//! asked, a question ends the request with `input_required`, and the **desk** keeps what was begun until the client comes back
+//! with the answers and the state that we sealed.
+//!
+//! What was refused is a result with `isError` that a model can act on, never an error of the protocol. Words of others stand in
+//! `untrusted_text` only.
+
+#![expect(deprecated, reason = "2026-07-28 calls so what clients of 2025-11-25 use")]
+
+mod call;
+mod custom;
+mod delivery;
+mod desk;
+mod door;
+mod face;
+mod listen;
+mod lists;
+mod mail;
+mod own;
+mod party;
+mod pass;
+mod scope;
+mod sessions;
+mod shown;
+mod stdio;
+mod tasks;
+mod told;
+mod visit;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub(crate) use door::{all, one};
+pub use stdio::serve_mcp;
+
+use self::desk::Desk;
+use self::scope::Whereabouts;
+use self::sessions::Sessions;
+use self::shown::Shown;
+
+/// What all requests share.
+pub(crate) struct Mcp {
+    sessions: Arc<Sessions>,
+    desk: Arc<Desk>,
+    shown: Shown,
+    whereabouts: Whereabouts,
+}
+
+impl Mcp {
+    pub(crate) fn new() -> Result<Arc<Mcp>, NoRandomness> {
+        Ok(Arc::new(Mcp {
+            sessions: Arc::default(),
+            desk: Arc::new(Desk::new()?),
+            shown: Shown::default(),
+            whereabouts: Whereabouts::default(),
+        }))
+    }
+
+    /// Ends what would go on for ever: streams that only wait for news, then sessions.
+    pub(crate) fn close(&self) {
+        self.sessions.close();
+    }
+}
+
+/// The system gives no random bytes.
+#[derive(Debug, thiserror::Error)]
+#[error("the system gives no random bytes")]
+pub struct NoRandomness;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

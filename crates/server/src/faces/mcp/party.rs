@@ -1,0 +1,280 @@
+//! The client, as servers may speak to it: in a session at any time, without one in the midst of a request only.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, try_join_all};
+use gateway::Gateway;
+use gateway::upstream::{Party, PartyId};
+use rmcp::model::{
+    CancelledNotification, CancelledNotificationParam, ClientCapabilities, ErrorData, GetExtensions,
+    Implementation, InputRequest, InputRequests, InputResponses, LoggingLevel, RequestId, ServerNotification,
+    ServerRequest,
+};
+use rmcp::service::{OriginatingRequestId, Peer, PeerRequestOptions, RoleServer, ServiceError};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
+
+use super::desk::Desk;
+use super::listen::Wanted;
+use super::lock;
+use super::mail::Mail;
+
+/// A client of 2025-11-25, from its greeting on.
+pub(super) struct Session {
+    id: PartyId,
+    info: Implementation,
+    capabilities: ClientCapabilities,
+    peer: Peer<RoleServer>,
+    pub(super) mail: Mail,
+    /// How long it may take to answer.
+    input: Duration,
+    /// What it wants to be told of what servers log.
+    pub(super) level: Mutex<Option<LoggingLevel>>,
+    /// Its calls that are under way.
+    calls: Mutex<HashMap<RequestId, CancellationToken>>,
+    /// What it wants to hear of, by server.
+    pub(super) wanted: tokio::sync::Mutex<HashMap<String, Wanted>>,
+}
+
+/// A session in its place; with it go the connections that servers have to it.
+pub(super) struct Seated {
+    pub(super) session: Arc<Session>,
+    gateway: Arc<Gateway>,
+}
+
+impl Seated {
+    pub(super) fn new(gateway: &Arc<Gateway>, session: Session) -> Seated {
+        Seated { session: Arc::new(session), gateway: Arc::clone(gateway) }
+    }
+}
+
+impl Drop for Seated {
+    fn drop(&mut self) {
+        self.gateway.mcp().leave(&self.session.id);
+    }
+}
+
+impl Session {
+    pub(super) fn new(
+        peer: Peer<RoleServer>,
+        info: Implementation,
+        capabilities: ClientCapabilities,
+        input: Duration,
+    ) -> Session {
+        Session {
+            id: PartyId(format!("session:{}", uuid::Uuid::now_v7()).into()),
+            info,
+            capabilities,
+            mail: Mail::to(peer.clone()),
+            peer,
+            input,
+            level: Mutex::default(),
+            calls: Mutex::default(),
+            wanted: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// A call begins, which only the client itself gives up: a connection that breaks does not.
+    pub(super) fn begin(self: &Arc<Session>, id: &RequestId) -> UnderWay {
+        let cancelled = CancellationToken::new();
+        lock(&self.calls).insert(id.clone(), cancelled.clone());
+        UnderWay { session: Arc::clone(self), id: id.clone(), cancelled }
+    }
+
+    /// The client gives a call up.
+    pub(super) fn give_up(&self, id: &RequestId) {
+        if let Some(cancelled) = lock(&self.calls).get(id) {
+            cancelled.cancel();
+        }
+    }
+
+    async fn ask_one(
+        &self,
+        key: String,
+        request: InputRequest,
+        of: Option<&RequestId>,
+    ) -> Result<(String, Value), ErrorData> {
+        must_be_able(&self.capabilities, &request)?;
+        let mut request = match request {
+            InputRequest::CreateMessage(request) => ServerRequest::CreateMessageRequest(request),
+            InputRequest::Elicitation(request) => ServerRequest::ElicitRequest(request),
+            InputRequest::ListRoots(request) => ServerRequest::ListRootsRequest(request),
+            _ => return Err(unanswered()),
+        };
+        if let Some(of) = of {
+            request.extensions_mut().insert(OriginatingRequestId(of.clone()));
+        }
+        let options = PeerRequestOptions::with_timeout(self.input);
+        let sent = self.peer.send_request_with_option(request, options).await.map_err(refused)?;
+        let mut question = Question { session: self, id: Some(sent.id.clone()) };
+        let answer = sent.await_response().await;
+        question.id = None;
+        let answer = serde_json::to_value(answer.map_err(refused)?).map_err(|_| unanswered())?;
+        Ok((key, answer))
+    }
+}
+
+/// A question that waits for its answer; withdrawn when dropped before.
+struct Question<'a> {
+    session: &'a Session,
+    id: Option<RequestId>,
+}
+
+impl Drop for Question<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id.take() {
+            let why = Some("whoever asked does not want to know any more".to_owned());
+            let params = CancelledNotificationParam::new(Some(id), why);
+            self.session.mail.tell(CancelledNotification::new(params).into());
+        }
+    }
+}
+
+/// A call of a session that has no answer yet.
+pub(super) struct UnderWay {
+    session: Arc<Session>,
+    id: RequestId,
+    pub(super) cancelled: CancellationToken,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        lock(&self.session.calls).remove(&self.id);
+    }
+}
+
+impl Party for Session {
+    fn id(&self) -> PartyId {
+        self.id.clone()
+    }
+
+    fn has_session(&self) -> bool {
+        true
+    }
+
+    fn info(&self) -> Implementation {
+        self.info.clone()
+    }
+
+    fn capabilities(&self) -> ClientCapabilities {
+        self.capabilities.clone()
+    }
+
+    fn ask<'a>(
+        &'a self,
+        requests: InputRequests,
+        of: Option<&'a RequestId>,
+    ) -> BoxFuture<'a, Result<InputResponses, ErrorData>> {
+        let each = requests.into_iter().map(move |(key, request)| self.ask_one(key, request, of));
+        Box::pin(async move { Ok(try_join_all(each).await?.into_iter().collect()) })
+    }
+
+    fn tell(&self, notification: ServerNotification, _: Option<&RequestId>) {
+        use ServerNotification::{SubscriptionsAcknowledgedNotification, TaskStatusNotification};
+        // Its revision does not know these.
+        let unknown =
+            matches!(notification, SubscriptionsAcknowledgedNotification(_) | TaskStatusNotification(_));
+        if !unknown {
+            self.mail.tell(notification);
+        }
+    }
+}
+
+/// A client of 2026-07-28, of which each request may come from another process.
+pub(super) struct Stateless {
+    id: PartyId,
+    info: Implementation,
+    capabilities: ClientCapabilities,
+    desk: Arc<Desk>,
+    input: Duration,
+}
+
+impl Stateless {
+    /// Who asks by `owner` with this client. Servers have connections to all of the same owner, client and capabilities.
+    pub(super) fn new(
+        desk: &Arc<Desk>,
+        owner: &str,
+        (info, capabilities): (Implementation, ClientCapabilities),
+        input: Duration,
+    ) -> Stateless {
+        let parts = json!([owner, info, capabilities]).to_string();
+        let name = format!("stateless:{:x}", Hex(&Sha256::digest(parts)));
+        Stateless { id: PartyId(name.into()), info, capabilities, desk: Arc::clone(desk), input }
+    }
+}
+
+struct Hex<'a>(&'a [u8]);
+
+impl std::fmt::LowerHex for Hex<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(out, "{byte:02x}"))
+    }
+}
+
+impl Party for Stateless {
+    fn id(&self) -> PartyId {
+        self.id.clone()
+    }
+
+    fn has_session(&self) -> bool {
+        false
+    }
+
+    fn info(&self) -> Implementation {
+        self.info.clone()
+    }
+
+    fn capabilities(&self) -> ClientCapabilities {
+        self.capabilities.clone()
+    }
+
+    fn ask<'a>(
+        &'a self,
+        requests: InputRequests,
+        of: Option<&'a RequestId>,
+    ) -> BoxFuture<'a, Result<InputResponses, ErrorData>> {
+        Box::pin(async move {
+            requests.values().try_for_each(|request| must_be_able(&self.capabilities, request))?;
+            self.desk.ask(of, requests, self.input).await.ok_or_else(unanswered)
+        })
+    }
+
+    fn tell(&self, notification: ServerNotification, of: Option<&RequestId>) {
+        self.desk.tell(of, notification);
+    }
+}
+
+/// A client that never said that it can be asked such a thing is not asked.
+fn must_be_able(can: &ClientCapabilities, request: &InputRequest) -> Result<(), ErrorData> {
+    let (able, mut lacking) = (can, ClientCapabilities::default());
+    let able = match request {
+        InputRequest::CreateMessage(_) => {
+            lacking.sampling = Some(Default::default());
+            able.sampling.is_some()
+        }
+        InputRequest::Elicitation(_) => {
+            lacking.elicitation = Some(Default::default());
+            able.elicitation.is_some()
+        }
+        InputRequest::ListRoots(_) => {
+            lacking.roots = Some(Default::default());
+            able.roots.is_some()
+        }
+        _ => false,
+    };
+    if able { Ok(()) } else { Err(ErrorData::missing_required_client_capability(lacking)) }
+}
+
+fn refused(error: ServiceError) -> ErrorData {
+    match error {
+        ServiceError::McpError(error) => error,
+        _ => unanswered(),
+    }
+}
+
+fn unanswered() -> ErrorData {
+    ErrorData::internal_error("the client did not answer", None)
+}

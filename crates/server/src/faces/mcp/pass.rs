@@ -1,0 +1,244 @@
+//! Requests that are none to act: on to the server they are for, and its answer back unharmed.
+
+use std::sync::Arc;
+
+use gateway::upstream::{Party, Server, Tie};
+use rmcp::model::{
+    ClientRequest, CompleteRequest, CompleteRequestParams, CompleteResult, ErrorCode, ErrorData, GetMeta,
+    GetPromptRequest, GetPromptRequestParams, GetPromptResponse, GetPromptResult, GetSkillRequest,
+    GetSkillRequestParams, GetSkillResult, InputResponses, ListResourcesResult, ListSkillsRequest,
+    ListSkillsResult, PaginatedRequestParams, ReadResourceDirectoryRequest,
+    ReadResourceDirectoryRequestParams, ReadResourceRequest, ReadResourceRequestParams, ReadResourceResponse,
+    ReadResourceResult, Reference, RequestMetaObject, ServerResult, SetLevelRequest, SetLevelRequestParams,
+};
+use rmcp::service::{RequestContext, RoleServer};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::desk::{Answered, Errand};
+use super::face::{Face, is_stateless};
+use super::lock;
+use super::scope::no_resource;
+use super::visit::Visit;
+
+type Context = RequestContext<RoleServer>;
+
+impl Face {
+    /// Passes a request on in whose midst nobody can be asked, unless there is a session.
+    pub(super) async fn pass(
+        &self,
+        context: &Context,
+        server: &Arc<Server>,
+        mut request: ClientRequest,
+    ) -> Result<ServerResult, ErrorData> {
+        *request.get_meta_mut() = self.meta(context);
+        let tie = Tie {
+            id: self.session().map(|_| context.id.clone()),
+            progress: context.meta.get_progress_token(),
+            cancelled: context.ct.clone(),
+        };
+        let result = server.pass(&self.party(context)?, request, tie).await;
+        if let Some(session) = self.session() {
+            session.mail.sent().await;
+        }
+        result
+    }
+
+    /// Passes a request on that may end with a question.
+    async fn pass_on(
+        &self,
+        context: &Context,
+        server: Arc<Server>,
+        mut request: ClientRequest,
+        again: (Option<InputResponses>, Option<String>),
+    ) -> Result<ServerResult, ErrorData> {
+        let said = serde_json::to_value(&request).unwrap_or_default();
+        let errand = self.errand(context, &json!([server.name(), said]), again.clone())?;
+        bring_along(&mut request, again.0);
+        *request.get_meta_mut() = self.meta(context);
+        let answered = self
+            .have_done(context, errand, move |party: Arc<dyn Party>, tie| {
+                Box::pin(async move {
+                    let result = server.pass(&party, request, tie).await?;
+                    Ok(Answered { result, owed: None })
+                })
+            })
+            .await?;
+        Ok(answered.result)
+    }
+
+    /// What of a client's `_meta` goes along, and what a session said once for all its requests.
+    pub(super) fn meta(&self, context: &Context) -> RequestMetaObject {
+        let mut meta = context.meta.clone();
+        if let Some(level) = self.session().and_then(|session| *lock(&session.level)) {
+            meta.set_log_level(level);
+        }
+        meta
+    }
+
+    pub(super) async fn prompt(
+        &self,
+        mut asked: GetPromptRequestParams,
+        context: &Context,
+    ) -> Result<GetPromptResponse, ErrorData> {
+        let (server, name) = self.scope.inward(&asked.name).ok_or_else(no_prompt)?;
+        let name = name.to_owned();
+        (asked.name, asked.meta) = (name, None);
+        let again = (asked.input_responses.take(), asked.request_state.take());
+        match self.pass_on(context, server, GetPromptRequest::new(asked).into(), again).await? {
+            ServerResult::InputRequiredResult(asks) => Ok(asks.into()),
+            other => read::<GetPromptResult>(other).map(Into::into),
+        }
+    }
+
+    pub(super) async fn resource(
+        &self,
+        mut asked: ReadResourceRequestParams,
+        context: &Context,
+    ) -> Result<ReadResourceResponse, ErrorData> {
+        let again = (asked.input_responses.take(), asked.request_state.take());
+        asked.meta = None;
+        let party = self.party(context)?;
+        let perhaps = self.mcp.whereabouts.of(&self.scope, &|_| Arc::clone(&party), &asked.uri).await;
+        let mut refusal = no_resource(&asked.uri);
+        for server in perhaps {
+            let request = ReadResourceRequest::new(asked.clone()).into();
+            match self.pass_on(context, server, request, again.clone()).await {
+                Ok(ServerResult::InputRequiredResult(asks)) => return Ok(asks.into()),
+                Ok(other) => return read::<ReadResourceResult>(other).map(Into::into),
+                Err(error) => refusal = error,
+            }
+        }
+        Err(refusal)
+    }
+
+    pub(super) async fn completion(
+        &self,
+        mut asked: CompleteRequestParams,
+        context: &Context,
+    ) -> Result<CompleteResult, ErrorData> {
+        asked.meta = None;
+        let server = match &mut asked.r#ref {
+            Reference::Prompt(prompt) => {
+                let (server, name) = self.scope.inward(&prompt.name).ok_or_else(no_prompt)?;
+                prompt.name = name.to_owned();
+                Some(server)
+            }
+            Reference::Resource(resource) => {
+                let party = self.party(context)?;
+                let whereabouts = &self.mcp.whereabouts;
+                let perhaps = whereabouts.of(&self.scope, &|_| Arc::clone(&party), &resource.uri).await;
+                perhaps.into_iter().next()
+            }
+            _ => self.scope.servers().into_iter().next(),
+        };
+        let server =
+            server.ok_or_else(|| ErrorData::invalid_params("there is nothing to be completed", None))?;
+        read(self.pass(context, &server, CompleteRequest::new(asked).into()).await?)
+    }
+
+    /// What a session wants to be told of what servers log. In 2026-07-28 each request says so itself.
+    pub(super) async fn log_level(
+        &self,
+        mut asked: SetLevelRequestParams,
+        context: &Context,
+    ) -> Result<(), ErrorData> {
+        let Some(session) = self.session().filter(|_| !is_stateless(context)) else {
+            return Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, "logging/setLevel", None));
+        };
+        *lock(&session.level) = Some(asked.level);
+        asked.meta = None;
+        for server in self.scope.servers() {
+            let Ok(about) = server.about().await else { continue };
+            // A newer server is told with each request.
+            if about.capabilities.logging.is_some() && about.protocol_version.has_initialize() {
+                let request = SetLevelRequest::new(asked.clone()).into();
+                let told = self.pass(context, &server, request).await;
+                if self.scope.only().is_some() {
+                    told?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn skills(
+        &self,
+        asked: Option<PaginatedRequestParams>,
+        context: &Context,
+    ) -> Result<ListSkillsResult, ErrorData> {
+        let mut request = ListSkillsRequest::default();
+        request.params = asked.map(|mut asked| {
+            asked.meta = None;
+            asked
+        });
+        read(self.pass_to_only(context, request.into(), "skills/list").await?)
+    }
+
+    pub(super) async fn skill(
+        &self,
+        mut asked: GetSkillRequestParams,
+        context: &Context,
+    ) -> Result<GetSkillResult, ErrorData> {
+        asked.meta = None;
+        read(self.pass_to_only(context, GetSkillRequest::new(asked).into(), "skills/get").await?)
+    }
+
+    pub(super) async fn directory(
+        &self,
+        mut asked: ReadResourceDirectoryRequestParams,
+        context: &Context,
+    ) -> Result<ListResourcesResult, ErrorData> {
+        asked.meta = None;
+        let request = ReadResourceDirectoryRequest::new(asked).into();
+        read(self.pass_to_only(context, request, "resources/directory/read").await?)
+    }
+
+    /// Passes on what only an address of one server has.
+    pub(super) async fn pass_to_only(
+        &self,
+        context: &Context,
+        request: ClientRequest,
+        method: &str,
+    ) -> Result<ServerResult, ErrorData> {
+        match (self.scope.only(), self.scope.servers().first()) {
+            (Some(_), Some(server)) => self.pass(context, server, request).await,
+            _ => Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, method.to_owned(), None)),
+        }
+    }
+
+    /// A request as it came this time, known again by who asks for `what`.
+    pub(super) fn errand(
+        &self,
+        context: &Context,
+        what: &Value,
+        (responses, state): (Option<InputResponses>, Option<String>),
+    ) -> Result<Errand, ErrorData> {
+        let owner: Arc<str> = self.owner(&Visit::of(&context.extensions)?.caller).into();
+        let parts = json!(["countersign/mcp-errand/1", &*owner, self.scope.name(), what]);
+        let bound = Sha256::digest(action::json::canonical(&parts)).into();
+        let input = self.scope.gateway.mcp_settings().input();
+        Ok(Errand { bound, owner, responses, state, seat: None, input })
+    }
+}
+
+/// What the client answers without having been asked by us its server may know what to do with.
+fn bring_along(request: &mut ClientRequest, responses: Option<InputResponses>) {
+    match request {
+        ClientRequest::GetPromptRequest(request) => request.params.input_responses = responses,
+        ClientRequest::ReadResourceRequest(request) => request.params.input_responses = responses,
+        _ => {}
+    }
+}
+
+/// The answer in the form of what was asked for.
+pub(super) fn read<R: DeserializeOwned>(result: ServerResult) -> Result<R, ErrorData> {
+    let value = serde_json::to_value(result).unwrap_or_default();
+    serde_json::from_value(value)
+        .map_err(|_| ErrorData::internal_error("the server's answer has not the form of one", None))
+}
+
+fn no_prompt() -> ErrorData {
+    ErrorData::invalid_params("there is no such prompt", None)
+}

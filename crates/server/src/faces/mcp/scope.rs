@@ -1,0 +1,212 @@
+//! Which servers an address stands for, and what their things are called there.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use action::Tenant;
+use gateway::upstream::{Party, Server, Tie};
+use gateway::{Caller, Code, Error, Gateway};
+use rmcp::model::{
+    ErrorData, ListResourceTemplatesRequest, ListResourcesRequest, PaginatedRequestParams, ServerResult,
+};
+use tokio::time::timeout;
+
+use super::lock;
+
+/// All servers of a tenant, or one of them.
+#[derive(Clone)]
+pub(super) struct Scope {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) tenant: Tenant,
+    only: Option<Arc<str>>,
+}
+
+impl Scope {
+    /// # Errors
+    /// `EP_NOT_FOUND` if there is no such server.
+    pub(super) fn new(gateway: Arc<Gateway>, caller: &Caller, only: Option<&str>) -> Result<Scope, Error> {
+        let tenant = caller.tenant.clone();
+        if only.is_some_and(|name| gateway.mcp().get(&tenant, name).is_none()) {
+            return Err(Error::new(Code::NotFound, "there is no such MCP server"));
+        }
+        Ok(Scope { gateway, tenant, only: only.map(Arc::from) })
+    }
+
+    /// Those that it stands for, by name.
+    pub(super) fn servers(&self) -> Vec<Arc<Server>> {
+        match &self.only {
+            Some(name) => self.gateway.mcp().get(&self.tenant, name).into_iter().collect(),
+            None => self.gateway.mcp().of(&self.tenant),
+        }
+    }
+
+    /// The one server whose own names are used.
+    pub(super) fn only(&self) -> Option<&str> {
+        self.only.as_deref()
+    }
+
+    /// Tells scopes apart.
+    pub(super) fn name(&self) -> String {
+        let environment = self.gateway.environment().as_str();
+        format!("{environment} {} {}", self.tenant, self.only.as_deref().unwrap_or_default())
+    }
+
+    /// What a thing of this server is called here.
+    pub(super) fn outward(&self, server: &str, name: &str) -> String {
+        if self.only.is_some() { name.to_owned() } else { format!("{server}{BETWEEN}{name}") }
+    }
+
+    /// The server that a name belongs to, and the name there.
+    pub(super) fn inward<'a>(&self, name: &'a str) -> Option<(Arc<Server>, &'a str)> {
+        let servers = self.servers();
+        if self.only.is_some() {
+            return servers.into_iter().next().map(|server| (server, name));
+        }
+        let split = |server: Arc<Server>| {
+            let rest = name.strip_prefix(server.name())?.strip_prefix(BETWEEN)?;
+            (!rest.is_empty()).then_some((server, rest))
+        };
+        // The longest: a name may end as a shorter one goes on.
+        servers.into_iter().filter_map(split).max_by_key(|(server, _)| server.name().len())
+    }
+}
+
+const BETWEEN: &str = "__";
+
+/// Which server has which resource, as far as their lists told.
+#[derive(Default)]
+pub(super) struct Whereabouts(Mutex<HashMap<(Tenant, String), Arc<str>>>);
+
+impl Whereabouts {
+    /// This server lists this resource.
+    pub(super) fn learn(&self, tenant: &Tenant, server: &str, uri: &str) {
+        let mut known = lock(&self.0);
+        if known.len() >= MOST_KNOWN {
+            known.clear();
+        }
+        known.insert((tenant.clone(), uri.to_owned()), server.into());
+    }
+
+    /// The servers of a scope in the order in which they are to be asked for a resource: whoever lists it; else whoever has a
+    /// template that it fits; else all that have resources.
+    pub(super) async fn of(&self, scope: &Scope, party: &Parties<'_>, uri: &str) -> Vec<Arc<Server>> {
+        let servers = scope.servers();
+        if servers.len() <= 1 {
+            return servers;
+        }
+        if let Some(server) = self.known(scope, uri) {
+            return vec![server];
+        }
+        let lists = servers.iter().map(|server| self.look(scope, server, party(server), uri));
+        let found: Vec<Fits> = futures_util::future::join_all(lists).await;
+        let ranked = |fits: Fits| {
+            let these = servers.iter().zip(&found).filter(move |(_, found)| **found == fits);
+            these.map(|(server, _)| Arc::clone(server)).collect::<Vec<_>>()
+        };
+        [Fits::Listed, Fits::Template, Fits::Perhaps]
+            .into_iter()
+            .map(ranked)
+            .find(|these| !these.is_empty())
+            .unwrap_or_default()
+    }
+
+    fn known(&self, scope: &Scope, uri: &str) -> Option<Arc<Server>> {
+        let name = lock(&self.0).get(&(scope.tenant.clone(), uri.to_owned())).cloned()?;
+        scope.gateway.mcp().get(&scope.tenant, &name)
+    }
+
+    async fn look(&self, scope: &Scope, server: &Arc<Server>, party: Arc<dyn Party>, uri: &str) -> Fits {
+        let looking = async {
+            let about = server.about().await.ok()?;
+            about.capabilities.resources.as_ref()?;
+            let mut fits = Fits::Perhaps;
+            let mut cursor = None;
+            for _ in 0..MOST_PAGES {
+                let mut request = ListResourcesRequest::default();
+                request.params = page(cursor);
+                let Ok(ServerResult::ListResourcesResult(list)) =
+                    server.pass(&party, request.into(), Tie::default()).await
+                else {
+                    break;
+                };
+                for resource in &list.resources {
+                    self.learn(&scope.tenant, server.name(), &resource.uri);
+                    if resource.uri == uri {
+                        fits = Fits::Listed;
+                    }
+                }
+                cursor = list.next_cursor;
+                if cursor.is_none() || fits == Fits::Listed {
+                    break;
+                }
+            }
+            if fits == Fits::Listed {
+                return Some(fits);
+            }
+            let request = ListResourceTemplatesRequest::default();
+            if let Ok(ServerResult::ListResourceTemplatesResult(list)) =
+                server.pass(&party, request.into(), Tie::default()).await
+                && list.resource_templates.iter().any(|template| fits_template(&template.uri_template, uri))
+            {
+                fits = Fits::Template;
+            }
+            Some(fits)
+        };
+        timeout(LOOKING, looking).await.ok().flatten().unwrap_or(Fits::No)
+    }
+}
+
+/// The client, as a server may speak to it.
+pub(super) type Parties<'a> = dyn Fn(&Arc<Server>) -> Arc<dyn Party> + Send + Sync + 'a;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fits {
+    Listed,
+    Template,
+    Perhaps,
+    No,
+}
+
+pub(super) fn page(cursor: Option<String>) -> Option<PaginatedRequestParams> {
+    cursor.map(|cursor| PaginatedRequestParams::default().with_cursor(Some(cursor)))
+}
+
+/// Whether the fixed parts of a template stand in the URI in their order.
+fn fits_template(template: &str, uri: &str) -> bool {
+    let mut fixed = template.split('{').enumerate().map(|(place, part)| match place {
+        0 => part,
+        _ => part.split_once('}').map_or("", |(_, after)| after),
+    });
+    let Some(mut rest) = fixed.next().and_then(|first| uri.strip_prefix(first)) else { return false };
+    for part in fixed {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    template.ends_with('}') || rest.is_empty()
+}
+
+/// Nobody has it: as the servers themselves say it.
+pub(super) fn no_resource(uri: &str) -> ErrorData {
+    ErrorData::resource_not_found("there is no such resource", Some(serde_json::json!({ "uri": uri })))
+}
+
+const MOST_KNOWN: usize = 10_000;
+const MOST_PAGES: usize = 20;
+const LOOKING: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uri_fits_a_template_by_its_fixed_parts() {
+        assert!(fits_template("test://template/{id}/data", "test://template/1/data"));
+        assert!(fits_template("file:///{+path}", "file:///a/b"));
+        for wrong in ["test://other/1/data", "test://template/1/date", "test://template/1/data/more"] {
+            assert!(!fits_template("test://template/{id}/data", wrong), "{wrong}");
+        }
+    }
+}

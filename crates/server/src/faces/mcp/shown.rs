@@ -1,0 +1,110 @@
+//! What is shown of the servers: their capabilities and instructions, with tools and tasks of our own.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use gateway::upstream::Server;
+use rmcp::model::{
+    ExperimentalCapabilities, Implementation, JsonObject, PromptsCapability, ResourcesCapability,
+    ServerCapabilities, ServerConfig, ServerPeerInfo, TASKS_EXTENSION_ID, ToolsCapability,
+};
+use tokio::time::timeout;
+
+use super::lock;
+use super::scope::Scope;
+
+/// What was last shown of each scope.
+#[derive(Default)]
+pub(super) struct Shown(Mutex<HashMap<String, ServerConfig>>);
+
+impl Shown {
+    /// What was found last; before that, what is there in any case.
+    pub(super) fn last(&self, scope: &Scope) -> ServerConfig {
+        let known = lock(&self.0).get(&scope.name()).cloned();
+        known.unwrap_or_else(|| config_of(scope, &[]))
+    }
+
+    /// Asks the servers. Who does not answer in time shows nothing.
+    pub(super) async fn look(&self, scope: &Scope) -> ServerConfig {
+        let servers = scope.servers();
+        let abouts = join_all(servers.iter().map(about)).await;
+        let found: Vec<_> =
+            servers.iter().zip(abouts).filter_map(|(server, about)| Some((server.name(), about?))).collect();
+        let config = config_of(scope, &found);
+        lock(&self.0).insert(scope.name(), config.clone());
+        config
+    }
+}
+
+/// What a server says of itself, if it does within a bearable time.
+pub(super) async fn about(server: &Arc<Server>) -> Option<Arc<ServerPeerInfo>> {
+    match timeout(BEARABLE, server.about()).await {
+        Ok(Ok(about)) => Some(about),
+        Ok(Err(error)) => {
+            tracing::info!(%error, "an MCP server is not shown");
+            None
+        }
+        Err(_) => {
+            tracing::info!(server = server.name(), "an MCP server is not shown: it takes too long");
+            None
+        }
+    }
+}
+
+type Found<'a> = (&'a str, Arc<ServerPeerInfo>);
+
+fn config_of(scope: &Scope, found: &[Found<'_>]) -> ServerConfig {
+    let mut config = ServerConfig::default();
+    config.capabilities = match (scope.only(), found) {
+        (Some(_), [(_, about)]) => about.capabilities.clone(),
+        _ => union(found),
+    };
+    config.capabilities.tools.get_or_insert_default();
+    let extensions = config.capabilities.extensions.get_or_insert_default();
+    extensions.insert(TASKS_EXTENSION_ID.to_owned(), JsonObject::new());
+    config.server_info = Implementation::new("countersign", env!("CARGO_PKG_VERSION"));
+    config.instructions = match (scope.only(), found) {
+        (Some(_), [(_, about)]) => about.instructions.clone(),
+        _ => chapters(found),
+    };
+    config
+}
+
+/// What any of them has.
+fn union(found: &[Found<'_>]) -> ServerCapabilities {
+    let mut union = ServerCapabilities::default();
+    for (_, about) in found {
+        let one = &about.capabilities;
+        union.logging = union.logging.take().or_else(|| one.logging.clone());
+        union.completions = union.completions.take().or_else(|| one.completions.clone());
+        if let Some(one) = &one.experimental {
+            union.experimental.get_or_insert_with(ExperimentalCapabilities::new).extend(one.clone());
+        }
+        if let Some(one) = &one.prompts {
+            let PromptsCapability { list_changed, .. } = union.prompts.get_or_insert_default();
+            *list_changed = list_changed.or(one.list_changed);
+        }
+        if let Some(one) = &one.resources {
+            let ResourcesCapability { subscribe, list_changed, .. } = union.resources.get_or_insert_default();
+            (*subscribe, *list_changed) = (subscribe.or(one.subscribe), list_changed.or(one.list_changed));
+        }
+        if let Some(one) = &one.tools {
+            let ToolsCapability { list_changed, .. } = union.tools.get_or_insert_default();
+            *list_changed = list_changed.or(one.list_changed);
+        }
+    }
+    union
+}
+
+fn chapters(found: &[Found<'_>]) -> Option<String> {
+    let chapter = |(server, about): &Found<'_>| {
+        about.instructions.as_ref().map(|instructions| format!("# {server}\n\n{instructions}"))
+    };
+    let chapters: Vec<String> = found.iter().filter_map(chapter).collect();
+    (!chapters.is_empty()).then(|| chapters.join("\n\n"))
+}
+
+/// How long a greeting waits for a server's.
+const BEARABLE: Duration = Duration::from_secs(10);
