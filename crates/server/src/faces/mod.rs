@@ -12,6 +12,7 @@ pub(crate) mod execution_protocol;
 pub(crate) mod grants;
 pub(crate) mod keys;
 pub(crate) mod mandates;
+pub(crate) mod mcp_tools;
 pub(crate) mod operations;
 pub(crate) mod policies;
 pub(crate) mod principals;
