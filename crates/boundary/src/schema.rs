@@ -8,6 +8,9 @@ use action::{Archetype, Catalogue, CedarMember, CedarType};
 /// Action groups that exist in every schema. The baseline prohibits both to agents.
 pub(crate) const GUARDED_GROUPS: [&str; 2] = ["AuditTrail", "Governance"];
 
+/// Action groups that policies can speak of though nothing is in them yet: the tools of MCP servers, by their class.
+const TOOL_GROUPS: [&str; 5] = ["Mcp", "McpAdditive", "McpDestructive", "McpIdempotent", "McpReadOnly"];
+
 /// Entity types that exist in every schema.
 const OWN_TYPES: [&str; 7] = ["Tenant", "AgentGroup", "Agent", "User", "ResourceGroup", SESSION, BUDGET];
 
@@ -159,7 +162,7 @@ fn resource_types(catalogue: &Catalogue, out: &mut String) {
 
 fn groups(catalogue: &Catalogue, out: &mut String) {
     let declared = catalogue.iter().flat_map(|archetype| archetype.groups.iter().map(String::as_str));
-    let names: BTreeSet<&str> = GUARDED_GROUPS.into_iter().chain(declared).collect();
+    let names: BTreeSet<&str> = GUARDED_GROUPS.into_iter().chain(TOOL_GROUPS).chain(declared).collect();
     for name in names {
         let _ = writeln!(out, "action {};", quoted(name));
     }

@@ -7,6 +7,7 @@
 //! ```text
 //!   serve, demo, demo-bank            run a gateway, or a bank to put it in front of
 //!   run                               run a command as an action
+//!   mcp                               put MCP servers under a gateway
 //!   verify                            check receipts, offline
 //!   catalog, policy                   check files before a gateway reads them
 //!   keys, mandate, session, cluster,  change a running gateway, as clients of its API
@@ -37,6 +38,7 @@ mod error;
 mod freeze;
 mod keys;
 mod mandate;
+mod mcp;
 mod mistakes;
 mod out;
 mod policy;
@@ -75,6 +77,7 @@ enum Command {
     Verify(verify::Args),
     Keys(keys::Args),
     Mandate(mandate::Args),
+    Mcp(Box<mcp::Args>),
     Principals(principals::Args),
     Session(session::Args),
     Cluster(cluster::Args),
@@ -115,6 +118,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Verify(args) => verify::run(&args),
         Command::Keys(args) => keys::run(&args),
         Command::Mandate(args) => mandate::run(&args),
+        Command::Mcp(args) => mcp::run(&args),
         Command::Principals(args) => principals::run(&args),
         Command::Session(args) => session::run(&args),
         Command::Cluster(args) => cluster::run(&args),

@@ -71,14 +71,28 @@ impl Paint {
 
 /// Text of strangers, safe on a terminal: what could move the cursor or turn the writing direction is spelled out.
 pub(crate) fn shown(text: &str) -> String {
-    let hidden = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
-    };
-    if !text.contains(hidden) {
+    if !text.contains(is_hidden) {
         return text.to_owned();
     }
-    text.chars().map(|c| if hidden(c) { c.escape_unicode().to_string() } else { c.to_string() }).collect()
+    text.chars().map(|c| if is_hidden(c) { c.escape_unicode().to_string() } else { c.to_string() }).collect()
+}
+
+/// Whether a character does not show what it is: those that move the cursor, turn the writing direction, or are not seen.
+pub(crate) fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{00ad}' | '\u{034f}' | '\u{061c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}'
+            | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// The same, and no longer than fits beside other things.
+pub(crate) fn shortened(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => shown(&text[..end]) + "…",
+        None => shown(text),
+    }
 }
 
 /// The same for a text of several lines, which stay lines.
@@ -94,6 +108,11 @@ mod tests {
     fn nothing_shown_can_move_the_cursor() {
         assert_eq!(shown("a\x1b[2Jb\u{202e}"), "a\\u{1b}[2Jb\\u{202e}");
         assert_eq!(shown("für"), "für");
+        assert_eq!(shown("\u{e0041}\u{ad}"), "\\u{e0041}\\u{ad}", "what is not seen may still be read");
+        assert_eq!(
+            (shortened("abc\x07", 3), shortened("a\x07", 2)),
+            ("abc…".to_owned(), "a\\u{7}".to_owned())
+        );
         assert_eq!(shown_lines("a\nb\x1b[2J"), "a\nb\\u{1b}[2J");
     }
 }

@@ -353,7 +353,8 @@ impl Config {
         // What the program and its tests read elsewhere is no key of the configuration.
         let ours = |name: &figment::value::UncasedStr| {
             let name = name.as_str().to_ascii_lowercase();
-            !matches!(name.as_str(), "api_key" | "crash_at" | "log" | "url") && !name.starts_with("test_")
+            !matches!(name.as_str(), "api_key" | "crash_at" | "key" | "log" | "url")
+                && !name.starts_with("test_")
         };
         let environment = Env::prefixed("COUNTERSIGN_").filter(ours).split("__");
         let config: Config = figment.merge(environment).extract().map_err(|error| explain(&error))?;

@@ -23,8 +23,8 @@ use utoipa::openapi::{
 
 use crate::errors;
 use crate::faces::{
-    actions, approvals, audit, authzen, callbacks, clusters, events, grants, keys, mandates, operations,
-    policies, principals, rollbacks, runs, sessions,
+    actions, approvals, audit, authzen, callbacks, clusters, events, grants, keys, mandates, mcp_tools,
+    operations, policies, principals, rollbacks, runs, sessions,
 };
 use crate::fault;
 use crate::request::{SECEVENT, YAML};
@@ -158,6 +158,7 @@ pub enum Schema {
     PrincipalKey,
     PrincipalKeyList,
     Disclosure,
+    McpTools,
     GrantRequest,
     GrantResponse,
     GrantError,
@@ -272,6 +273,7 @@ impl Schema {
             Schema::PrincipalKey => of::<principals::PrincipalKey>(components),
             Schema::PrincipalKeyList => of::<principals::PrincipalKeyList>(components),
             Schema::Disclosure => of::<policies::Disclosure>(components),
+            Schema::McpTools => of::<mcp_tools::McpTools>(components),
             Schema::GrantRequest => of::<grants::GrantRequest>(components),
             Schema::GrantResponse => of::<grants::GrantResponse>(components),
             Schema::GrantError => of::<grants::GrantError>(components),

@@ -8,8 +8,8 @@ use http::{HeaderMap, Method};
 
 use crate::faces::{
     actions, approval_page, approvals, audit, authzen, callbacks, clusters, discovery, events,
-    execution_protocol, grants, keys, mandates, mcp, operations, policies, principals, receipts, rollbacks,
-    runs, sessions,
+    execution_protocol, grants, keys, mandates, mcp, mcp_tools, operations, policies, principals, receipts,
+    rollbacks, runs, sessions,
 };
 use crate::fault::Audience;
 use crate::openapi::{Answer, Schema};
@@ -948,6 +948,21 @@ pub static ROUTES: &[Route] = &[
         query: &[("level", "FULL, SUMMARY, REDACTED or COUNT_ONLY; the most that the role is told")],
         codes: &[Code::ValidationFailed],
         handler: by!(policies::disclosure),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/mcp/tools",
+        place: Place::Root,
+        who: Who::May(Deed::Audit),
+        summary: "What the tenant's MCP servers list, beside what was accepted of it",
+        body: None,
+        answers: &[Answer::json(200, "Servers and their tools", Schema::McpTools)],
+        query: &[
+            ("server", "only this one"),
+            ("said", "`true`: with what that server says of each tool, which is foreign text"),
+        ],
+        codes: READING,
+        handler: by!(mcp_tools::list),
     },
     Route {
         method: Method::POST,

@@ -30,8 +30,8 @@ pub(crate) use aws::AwsSigner;
 pub(crate) use mtls::Certificate;
 pub use oauth2::{ClientAuth, OAuth2Client};
 pub(crate) use oauth2::{OAuth2, Place};
+pub use source::{Given, Source, read_private};
 use source::{NO_VALUE, Values};
-pub use source::{Source, read_private};
 
 /// All the secrets that the operator has named.
 #[derive(Clone, Debug, Default)]

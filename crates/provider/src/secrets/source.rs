@@ -1,8 +1,8 @@
 //! Where values are, and reading them.
 
-use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::{fmt, fs};
 
 use zeroize::Zeroizing;
 
@@ -15,6 +15,24 @@ pub enum Source {
     Env(String),
     /// A file; one newline at its end is not part of the value.
     File(PathBuf),
+    /// With whoever asks for it.
+    Given(Given),
+}
+
+/// A value that is not shown.
+#[derive(Clone)]
+pub struct Given(Zeroizing<String>);
+
+impl From<String> for Given {
+    fn from(value: String) -> Given {
+        Given(Zeroizing::new(value))
+    }
+}
+
+impl fmt::Debug for Given {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Given")
+    }
 }
 
 /// Whether values are read, or stood in for by one that is none.
@@ -72,6 +90,7 @@ fn read(name: &str, source: &Source) -> Result<Zeroizing<String>, Error> {
         }
         Source::File(path) => fs::read_to_string(path)
             .map_err(|_| Error::File { name: name(), file: path.display().to_string() }),
+        Source::Given(Given(value)) => return Ok(value.clone()),
     }
     .map(Zeroizing::new)
 }

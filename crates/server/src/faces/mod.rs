@@ -14,6 +14,7 @@ pub(crate) mod grants;
 pub(crate) mod keys;
 pub(crate) mod mandates;
 pub(crate) mod mcp;
+pub(crate) mod mcp_tools;
 pub(crate) mod operations;
 pub(crate) mod policies;
 pub(crate) mod principals;

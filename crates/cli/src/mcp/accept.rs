@@ -1,0 +1,239 @@
+//! `countersign mcp accept`: what a server says of its tools now is what it is held to from now on.
+
+use std::fmt::Display;
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde_json::Value;
+use similar::{ChangeTag, TextDiff};
+
+use super::files::{Fate, Files};
+use super::gate;
+use super::place::Place;
+use super::sheet::{self, Accepted, Sheet};
+use super::told::{Told, legible_json};
+use crate::api::Api;
+use crate::error::{Error, Result};
+use crate::out::{self, Paint};
+
+/// Show what a server says otherwise of its tools than was accepted, and accept it for those that are named
+///
+/// Without a tool and without --all it only shows. A tool that is new gets a file in the catalogue.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The server
+    #[arg(value_name = "SERVER")]
+    server: String,
+    /// Tools to accept
+    #[arg(value_name = "TOOL")]
+    tools: Vec<String>,
+    /// Accept all that are changed or new
+    #[arg(long, conflicts_with = "tools")]
+    all: bool,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    api: Api,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let folder = args.place.catalogue()?;
+    let client =
+        args.api.client_outside_sandbox("its providers are simulated: no MCP server is called from there")?;
+    let seen = gate::servers(&client, Some(&args.server))?.pop();
+    let seen = seen.ok_or_else(|| Error::new("the gateway did not answer as one does"))?;
+    if let Some(why) = &seen.unreachable {
+        return Err(Error::new(format!(
+            "`{}` does not list its tools: {}",
+            out::shown(&args.server),
+            out::shown(why)
+        )));
+    }
+    let mut sheets = sheet::all(&folder)?;
+    sheets.retain(|sheet| sheet.server() == args.server);
+    let listed: Vec<Listed> = seen.tools.iter().filter_map(|tool| Listed::of(tool, &sheets)).collect();
+    if let Some(name) = args.tools.iter().find(|name| listed.iter().all(|one| one.name != **name)) {
+        return Err(Error::new(format!(
+            "`{}` lists no tool `{}`",
+            out::shown(&args.server),
+            out::shown(name)
+        )));
+    }
+    let named =
+        |one: &&Listed| if args.tools.is_empty() { one.differs() } else { args.tools.contains(&one.name) };
+    let meant: Vec<&Listed> = listed.iter().filter(named).collect();
+    let is_accepted = args.all || !args.tools.is_empty();
+    let mut accept =
+        Accept { args, folder: &folder, sheets, files: Files::new(true, false), rows: Vec::new() };
+    for one in meant {
+        one.show(&accept.sheets)?;
+        if is_accepted {
+            accept.one(one)?;
+        }
+    }
+    accept.tell(&listed, is_accepted)
+}
+
+/// A tool that the server lists now.
+struct Listed {
+    name: String,
+    told: std::result::Result<Told, String>,
+    /// Its file, and whether that has another digest.
+    sheet: Option<(usize, bool)>,
+}
+
+impl Listed {
+    fn of(tool: &Value, sheets: &[Sheet]) -> Option<Listed> {
+        // What is gone is not listed.
+        let digest = tool["digest"].as_str()?;
+        let name = tool["tool"].as_str()?.to_owned();
+        let at = sheets.iter().position(|sheet| sheet.tool() == name);
+        let sheet = at.map(|at| (at, sheets[at].pinned() != digest));
+        Some(Listed { told: Told::read(&tool["said"], digest), name, sheet })
+    }
+
+    fn differs(&self) -> bool {
+        self.sheet.is_none_or(|(_, changed)| changed)
+    }
+
+    fn shown_name(&self) -> String {
+        out::shortened(&self.name, MOST_NAME)
+    }
+
+    fn show(&self, sheets: &[Sheet]) -> Result<()> {
+        let Ok(told) = &self.told else { return Ok(()) };
+        let paint = Paint::stdout();
+        let (state, before) = match self.sheet {
+            None => ("new", Accepted::default()),
+            Some((at, true)) => ("changed", sheets[at].accepted()),
+            Some((_, false)) => return Ok(()),
+        };
+        out::line(paint.bold(format_args!("{}: {state}", self.shown_name())))?;
+        let now = Accepted::of(told);
+        for (what, before, now) in before.beside(&now) {
+            difference(paint, what, &lines(before), &lines(now))?;
+        }
+        out::line("")
+    }
+}
+
+struct Accept<'a> {
+    args: &'a Args,
+    folder: &'a Path,
+    sheets: Vec<Sheet>,
+    files: Files,
+    rows: Vec<[String; 3]>,
+}
+
+impl Accept<'_> {
+    fn one(&mut self, listed: &Listed) -> Result<()> {
+        let told = match &listed.told {
+            Ok(told) => told,
+            Err(why) => return self.leave(listed, why),
+        };
+        let path = match listed.sheet {
+            Some((_, false)) => return self.row(listed, "as before", ""),
+            Some((at, true)) => {
+                let sheet = &mut self.sheets[at];
+                sheet.accept(told)?;
+                self.files.overwrite(&sheet.path, &sheet.text()?)?;
+                sheet.path.clone()
+            }
+            None => match sheet::written(&self.args.server, told) {
+                Ok(text) => {
+                    let path = self.folder.join(sheet::file_name(&self.args.server, &told.name));
+                    let mut new = Files::new(false, false);
+                    if new.put(&path, &text, Fate::Differs)? == Fate::Differs {
+                        return self.leave(
+                            listed,
+                            &format!("`{}` is there already and is of something else", path.display()),
+                        );
+                    }
+                    path
+                }
+                Err(why) => return self.leave(listed, &why),
+            },
+        };
+        self.pin_where_it_undoes(told)?;
+        self.row(listed, "accepted", &path.display().to_string())
+    }
+
+    /// Others may be undone by this one, and pin it, too.
+    fn pin_where_it_undoes(&mut self, told: &Told) -> Result<()> {
+        for sheet in self.sheets.iter_mut().filter(|sheet| sheet.undone_by() == Some(&told.name)) {
+            sheet.accept_undo(&told.digest)?;
+            self.files.overwrite(&sheet.path, &sheet.text()?)?;
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self, listed: &Listed, why: &str) -> Result<()> {
+        self.row(listed, "not accepted", &out::shown(why))
+    }
+
+    fn row(&mut self, listed: &Listed, state: &str, place: &str) -> Result<()> {
+        self.rows.push([listed.shown_name(), state.to_owned(), place.to_owned()]);
+        Ok(())
+    }
+
+    fn tell(&self, listed: &[Listed], is_accepted: bool) -> Result<ExitCode> {
+        if is_accepted {
+            out::table(["tool", "is", "file"], &self.rows)?;
+            out::note(format_args!(
+                "In force after `countersign reload`. A class stays what it was; what is new has none yet."
+            ));
+            let left = self.rows.iter().any(|row| row[1] == "not accepted");
+            return Ok(if left { ExitCode::FAILURE } else { ExitCode::SUCCESS });
+        }
+        match listed.iter().filter(|one| one.differs()).count() {
+            0 => out::line(format_args!(
+                "Everything that `{}` lists is as it was accepted.",
+                self.args.server
+            ))?,
+            _ => out::note(format_args!(
+                "Nothing is accepted yet: name tools, or say --all. What a server says is meant for models: look for what it tells them to do."
+            )),
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Foreign text in lines: a text by its own, everything else as JSON.
+fn lines(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => legible_json(other),
+    }
+}
+
+fn difference(paint: Paint, what: &str, before: &str, now: &str) -> Result<()> {
+    if before == now {
+        return Ok(());
+    }
+    out::line(format_args!("  {what}"))?;
+    let diff = TextDiff::configure().timeout(PATIENCE).diff_lines(before, now);
+    let mut told = 0;
+    for group in diff.grouped_ops(CONTEXT) {
+        for change in group.iter().flat_map(|op| diff.iter_changes(op)) {
+            told += 1;
+            if told > MOST_LINES {
+                return out::line("      … and more, which the server's tools/list has in full");
+            }
+            let text = out::shortened(change.value().trim_end_matches('\n'), MOST_LINE);
+            let line: Box<dyn Display> = match change.tag() {
+                ChangeTag::Equal => Box::new(paint.dim(format_args!("      {text}"))),
+                ChangeTag::Delete => Box::new(paint.bad(format_args!("    - {text}"))),
+                ChangeTag::Insert => Box::new(paint.good(format_args!("    + {text}"))),
+            };
+            out::line(line)?;
+        }
+    }
+    Ok(())
+}
+
+const MOST_NAME: usize = 60;
+const MOST_LINE: usize = 400;
+const MOST_LINES: usize = 500;
+const CONTEXT: usize = 2;
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
