@@ -38,7 +38,7 @@ fn an_upstream_asked_directly_passes_what_is_written_down() {
 fn what_passes_directly_passes_through_the_gateway() {
     let (Some(suite), Some(upstream)) = (Suite::found(), Everything::start()) else { return };
     let gateway = before(&upstream);
-    let key = gateway.key("conformance", "agent");
+    let key = gateway.key_with_mandate("conformance", "Mcp");
     let outcomes = suite.run(&format!("{}/mcp/everything", gateway.url), &key);
     for scenario in lost(&outcomes, Weight::Unscored) {
         eprintln!("not required, and lost in the gateway: {scenario}");
@@ -80,17 +80,27 @@ fn written(revision: &str, weight: Weight) -> BTreeSet<&'static str> {
     scenarios.filter(|(_, its)| *its == weight).map(|(scenario, _)| scenario).collect()
 }
 
-/// A gateway with this upstream, whose every tool an agent may call.
+/// A gateway with this upstream, imported as an operator would, whose every tool an agent may call as often as it likes.
 fn before(upstream: &Everything) -> Gateway {
     let (url, address) = (&upstream.url, upstream.address());
-    let servers = format!(
-        "[egress]\nallow = ['{address}']\nplain_http = ['{address}']\n\n[mcp.servers.everything]\nurl = '{url}'\n"
-    );
-    let permit = ("policies/default/permit.cedar", "permit (principal, action, resource);\n");
-    Gateway::prepared(&[permit, ("catalogue/default/none", ""), ("more.toml", &servers)], |config| {
-        // Writes the catalogue: an archetype for every tool that the upstream lists now.
-        let arguments = ["mcp", "import", "--server", "everything", "--config"].map(OsStr::new);
-        said(arguments.into_iter().chain([config.as_os_str()]));
+    let egress = format!("[egress]\nallow = ['{address}']\nplain_http = ['{address}']\n");
+    let client =
+        format!("{{\"mcpServers\": {{\"everything\": {{\"type\": \"http\", \"url\": \"{url}\"}}}}}}");
+    let files = [
+        ("policies/default/mcp.cedar", "permit (principal, action, resource);\n"),
+        ("catalogue/default/none", ""),
+        ("more.toml", &egress),
+        ("client.json", &client),
+    ];
+    Gateway::prepared(&files, |config| {
+        let folder = config.parent().unwrap();
+        let import = ["mcp", "import", "--config"].map(OsString::from).into_iter();
+        said(import.chain([config.into(), folder.join("client.json").into()]));
+        for file in std::fs::read_dir(folder.join("catalogue/default")).unwrap() {
+            let path = file.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            std::fs::write(path, text.replace("on = \"escalate\"", "on = \"allow\"")).unwrap();
+        }
     })
 }
 

@@ -134,6 +134,15 @@ impl Gateway {
         made["secret"].as_str().unwrap_or_else(|| panic!("{made}")).to_owned()
     }
 
+    /// An API key for an agent, and with it a mandate for these actions.
+    pub(crate) fn key_with_mandate(&self, agent: &str, scope: &str) -> String {
+        let ask = json!({"subject": agent, "scope": [scope], "expires_in_seconds": 3600, "even_if_unknown": true});
+        let mandate = self.post(&self.admin_key, "/v1/mandates", &ask);
+        let ask = json!({"subject": agent, "role": "agent", "default_mandate": mandate["jti"]});
+        let made = self.post(&self.admin_key, "/v1/keys", &ask);
+        made["secret"].as_str().unwrap_or_else(|| panic!("{mandate} {made}")).to_owned()
+    }
+
     /// What is answered to somebody who sends this.
     pub(crate) fn post(&self, key: &str, path: &str, body: &Value) -> Value {
         let request = self.http.post(format!("{}{path}", self.url)).bearer_auth(key);
