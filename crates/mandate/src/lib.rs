@@ -26,6 +26,7 @@
 //! possession: a mandate with `cnf` is refused rather than honoured without its proof. Unknown claims are refused too,
 //! because a limit that is not understood cannot be kept.
 
+mod access;
 mod account;
 mod approved;
 mod claims;
@@ -42,6 +43,7 @@ mod session;
 mod signal;
 mod token;
 
+pub use access::{Access, AccessRefusal, AccessToken, issuer_keys};
 pub use account::{Account, Granted, Limits, Usage, Use, left_of};
 pub use approved::ApprovedLimits;
 pub use claims::{Claims, Confidence, Mandate, Resource, ResourceEnvelope, SpendCap};
