@@ -4,7 +4,7 @@ use action::{Subject, Tenant};
 
 use crate::{Code, Error};
 
-/// What an API key is for. One key has one role; nobody is two of them at once.
+/// What a caller is. One API key has one role; nobody is two of them at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Asks for actions, sees its own.

@@ -10,6 +10,7 @@ pub enum Code {
     IdempotencyRequired,
     Unauthenticated,
     Forbidden,
+    InsufficientScope,
     BoundaryBlock,
     DelegationBlock,
     Incomplete,
@@ -56,12 +57,13 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of the error catalogue.
-    pub const ALL: [Code; 47] = [
+    pub const ALL: [Code; 48] = [
         Code::MalformedBody,
         Code::VersionUnsupported,
         Code::IdempotencyRequired,
         Code::Unauthenticated,
         Code::Forbidden,
+        Code::InsufficientScope,
         Code::BoundaryBlock,
         Code::DelegationBlock,
         Code::Incomplete,
@@ -114,6 +116,7 @@ impl Code {
             Code::IdempotencyRequired => "EP_IDEMPOTENCY_REQUIRED",
             Code::Unauthenticated => "EP_UNAUTHENTICATED",
             Code::Forbidden => "EP_FORBIDDEN",
+            Code::InsufficientScope => "EP_INSUFFICIENT_SCOPE",
             Code::BoundaryBlock => "EP_BOUNDARY_BLOCK",
             Code::DelegationBlock => "EP_DELEGATION_BLOCK",
             Code::Incomplete => "EP_INCOMPLETE",

@@ -3,6 +3,7 @@
 mod alerts;
 mod disclosure;
 mod mcp;
+mod token_issuers;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub use self::alerts::{Alerts, Means, Smtp, SmtpTls, Webhook};
 pub use self::disclosure::Withheld;
 pub use self::mcp::{Mcp, McpServer};
+pub use self::token_issuers::{SubjectClaim, TokenIssuer};
 
 /// Everything that can be configured. Each key is also an environment variable: `listen` is
 /// `COUNTERSIGN_LISTEN`, `limits.in_flight` is `COUNTERSIGN_LIMITS__IN_FLIGHT`.
@@ -56,6 +58,8 @@ pub struct Config {
     pub alerts: Vec<Alerts>,
     /// Who may tell that a session or mandate is revoked.
     pub transmitters: Vec<Transmitter>,
+    /// Whose access tokens are taken where API keys are.
+    pub token_issuers: Vec<TokenIssuer>,
     /// What agents may ask to be granted.
     pub grants: Grants,
     /// Servers of the Model Context Protocol.
@@ -298,6 +302,7 @@ impl Default for Config {
             egress: Egress::default(),
             alerts: Vec::new(),
             transmitters: Vec::new(),
+            token_issuers: Vec::new(),
             grants: Grants::default(),
             mcp: Mcp::default(),
             disclosure: BTreeMap::new(),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use action::Tenant;
 use ledger::{Heard, SecurityEvent};
-use mandate::{Signal, SignalKey, SignalRefusal, SignalSubject};
+use mandate::{PublicKey, Signal, SignalRefusal, SignalSubject};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -26,7 +26,7 @@ use crate::{Error, clock};
 pub(crate) struct Transmitter {
     issuer: String,
     tenant: Tenant,
-    keys: Vec<SignalKey>,
+    keys: Vec<PublicKey>,
 }
 
 /// Why an event is not taken, as its transmitter is told.
@@ -62,7 +62,7 @@ impl Transmitter {
     }
 }
 
-fn keys(path: &Path) -> Result<Vec<SignalKey>, String> {
+fn keys(path: &Path) -> Result<Vec<PublicKey>, String> {
     let text = std::fs::read(path).map_err(|error| error.to_string())?;
     mandate::signal_keys(&text)
 }

@@ -28,6 +28,7 @@ use crate::outcome::Render;
 use crate::remember::unavailable;
 use crate::sessions::Declarations;
 use crate::tenants::{Rules, TenantState};
+use crate::tokens::TokenIssuer;
 use crate::vault::Vault;
 use crate::{Code, Error, clock};
 
@@ -50,6 +51,8 @@ pub struct Gateway {
     pub(crate) destinations: Vec<Destination>,
     /// Who may tell of revocations.
     pub(crate) transmitters: Vec<Transmitter>,
+    /// Whose access tokens are taken.
+    pub(crate) token_issuers: Vec<TokenIssuer>,
     pub(crate) render: Render,
     pub(crate) limits: Rates,
     pub(crate) metrics: Metrics,
@@ -125,6 +128,7 @@ pub(crate) struct Opening<'a> {
     pub doors: Doors,
     pub destinations: Vec<Destination>,
     pub transmitters: Vec<Transmitter>,
+    pub token_issuers: Vec<TokenIssuer>,
     pub ledger: Arc<dyn Ledger>,
     pub chain_id: String,
     pub keys: Arc<Keys>,
@@ -143,6 +147,7 @@ impl Gateway {
             doors,
             destinations,
             transmitters,
+            token_issuers,
             ledger,
             chain_id,
             keys,
@@ -154,6 +159,7 @@ impl Gateway {
             Environment::Production => public_url.clone(),
             Environment::Sandbox => format!("{public_url}/sandbox"),
         };
+        TokenIssuer::must_be_apart(&token_issuers, ledger.as_ref()).await?;
         let authority = Authority::open(keys_folder, rules.iter().map(|(tenant, _)| tenant))?;
         let stored = ledger.authority(EVENTS).await.map_err(|error| error.to_string())?;
         let mut unproven = Unproven::of(&stored);
@@ -185,6 +191,7 @@ impl Gateway {
             outside: doors,
             destinations,
             transmitters,
+            token_issuers,
             render,
             metrics: Metrics::new(environment.as_str()),
             places_taken: AtomicUsize::new(0),

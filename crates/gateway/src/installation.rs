@@ -19,6 +19,7 @@ use crate::keys::{Keys, open_private};
 use crate::notices::Destination;
 use crate::outcome::Render;
 use crate::tenants::{self, Rules};
+use crate::tokens::TokenIssuer;
 use crate::vault::Vault;
 use crate::{Error, clock};
 
@@ -182,6 +183,7 @@ struct Ground {
     doors: Doors,
     destinations: Vec<Destination>,
     transmitters: Vec<Transmitter>,
+    token_issuers: Vec<TokenIssuer>,
     rules: Vec<(Tenant, Rules)>,
 }
 
@@ -205,7 +207,12 @@ impl Ground {
         };
         let rules = tenants.iter().map(rules).collect::<Result<_, _>>()?;
         let transmitters = Transmitter::all(config, tenants)?;
-        Ok(Ground { doors, destinations, transmitters, rules })
+        let token_issuers = match environment {
+            Environment::Production => TokenIssuer::all(config, tenants, &doors.egress)?,
+            // Callers of both are known in production.
+            Environment::Sandbox => Vec::new(),
+        };
+        Ok(Ground { doors, destinations, transmitters, token_issuers, rules })
     }
 }
 
@@ -237,6 +244,7 @@ async fn open_one(
         doors: ground.doors,
         destinations: ground.destinations,
         transmitters: ground.transmitters,
+        token_issuers: ground.token_issuers,
         ledger,
         chain_id,
         keys,

@@ -75,6 +75,7 @@ mod runs;
 mod sessions;
 mod steer;
 mod tenants;
+mod tokens;
 mod vault;
 mod views;
 

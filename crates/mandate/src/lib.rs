@@ -26,12 +26,14 @@
 //! possession: a mandate with `cnf` is refused rather than honoured without its proof. Unknown claims are refused too,
 //! because a limit that is not understood cannot be kept.
 
+mod access;
 mod account;
 mod approved;
 mod claims;
 mod cluster;
 mod context;
 mod intent;
+mod jwk;
 mod key;
 mod narrow;
 mod pattern;
@@ -41,16 +43,18 @@ mod session;
 mod signal;
 mod token;
 
+pub use access::{Access, AccessRefusal, AccessToken, issuer_keys};
 pub use account::{Account, Granted, Limits, Usage, Use, left_of};
 pub use approved::ApprovedLimits;
 pub use claims::{Claims, Confidence, Mandate, Resource, ResourceEnvelope, SpendCap};
 pub use cluster::{Cluster, ClusterEvent, ClusterRefusal, ClusterState, Member, Transfer};
 pub use context::{CONTEXT_MEMBERS, ClusterContext, ContextPackage, DelegationContext, Partner, Remaining};
 pub use intent::{Declaration, IntentRefusal, ReasoningMode};
+pub use jwk::{PublicKey, Scheme};
 pub use key::{Algorithm, KeyError, SigningKey, VerifyingKey};
 pub use pattern::Pattern;
 pub use permits::{exposure, within_own_bound};
 pub use refusal::Refusal;
 pub use session::{Completion, Halt, Session, SessionEvent, SessionRefusal, SessionState};
-pub use signal::{Signal, SignalKey, SignalRefusal, SignalSubject, hear, signal_keys};
+pub use signal::{Signal, SignalRefusal, SignalSubject, hear, signal_keys};
 pub use token::{KeyLookup, MAX_TOKEN_BYTES, Verified, issue, verify};

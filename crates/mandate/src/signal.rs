@@ -4,13 +4,10 @@
 //! Read as strictly as a mandate is, by the same corner of JOSE, with one more algorithm: transmitters sign with RSA, too.
 //! What a token says beside what is asked for here (`toe`, `txn`, reasons in words) changes nothing.
 
-use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
-use crate::token::{Header, decode, object};
-use crate::{MAX_TOKEN_BYTES, Refusal, VerifyingKey};
+use crate::token::{Header, Parts, is_for, object};
+use crate::{PublicKey, Refusal, Scheme};
 
 /// The only `typ` that is a signal.
 const TYPE: &str = "secevent+jwt";
@@ -20,8 +17,8 @@ const SESSION_REVOKED: &str = "https://schemas.openid.net/secevent/caep/event-ty
 const CLOCK_SKEW: i64 = 30;
 /// What is older than this is not taken any more, in seconds.
 const OLDEST: i64 = 24 * 3600;
-/// RFC 7518 asks for 2048 bits; over 8192 nobody signs.
-const MODULUS_BYTES: std::ops::RangeInclusive<usize> = 256..=1024;
+/// How they may be signed.
+const SIGNED_BY: [Scheme; 3] = [Scheme::Es256, Scheme::EdDsa, Scheme::Rs256];
 const LONGEST_NAME: usize = 256;
 
 /// What was signalled.
@@ -96,67 +93,9 @@ impl From<Refusal> for SignalRefusal {
     fn from(refusal: Refusal) -> SignalRefusal {
         SignalRefusal::InvalidRequest(match refusal {
             Refusal::Malformed { what } => what,
+            Refusal::TooLarge { limit } => format!("it is longer than {limit} bytes"),
             other => other.to_string(),
         })
-    }
-}
-
-/// A public key of a transmitter.
-#[derive(Debug, Clone)]
-pub struct SignalKey {
-    kid: Option<String>,
-    by: By,
-}
-
-#[derive(Debug, Clone)]
-enum By {
-    Curve(VerifyingKey),
-    Rsa { n: Vec<u8>, e: Vec<u8> },
-}
-
-impl SignalKey {
-    fn of(jwk: &Value) -> Result<SignalKey, String> {
-        let member = |name: &str| jwk[name].as_str();
-        let kid = member("kid").map(str::to_owned);
-        if member("kty") != Some("RSA") {
-            let key = VerifyingKey::from_jwk(&jwk.to_string()).map_err(|error| error.to_string())?;
-            return Ok(SignalKey { kid, by: By::Curve(key) });
-        }
-        if jwk.get("d").is_some() {
-            return Err("it is a private key".into());
-        }
-        if member("alg").is_some_and(|alg| alg != RS256) || member("use").is_some_and(|usage| usage != "sig")
-        {
-            return Err(format!("it must be for signatures by `{RS256}`"));
-        }
-        let number = |name: &str| {
-            let bytes = member(name).and_then(|text| URL_SAFE_NO_PAD.decode(text).ok());
-            bytes.filter(|bytes| bytes.first().is_some_and(|first| *first != 0))
-        };
-        let (Some(n), Some(e)) = (number("n"), number("e")) else {
-            return Err("`n` and `e` must be numbers in base64url".into());
-        };
-        if !MODULUS_BYTES.contains(&n.len()) || e.len() > 8 {
-            return Err("it must have 2048 to 8192 bits".into());
-        }
-        Ok(SignalKey { kid, by: By::Rsa { n, e } })
-    }
-
-    fn algorithm(&self) -> &'static str {
-        match &self.by {
-            By::Curve(key) => key.algorithm().as_str(),
-            By::Rsa { .. } => RS256,
-        }
-    }
-
-    fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
-        match &self.by {
-            By::Curve(key) => key.verifies(message, signature),
-            By::Rsa { n, e } => {
-                let key = RsaPublicKeyComponents { n, e };
-                key.verify(&RSA_PKCS1_2048_8192_SHA256, message, signature).is_ok()
-            }
-        }
     }
 }
 
@@ -164,20 +103,22 @@ impl SignalKey {
 ///
 /// # Errors
 /// Which key is wrong, and why.
-pub fn signal_keys(text: &[u8]) -> Result<Vec<SignalKey>, String> {
+pub fn signal_keys(text: &[u8]) -> Result<Vec<PublicKey>, String> {
     let set = action::json::parse(text).map_err(|error| format!("it is no JSON: {error}"))?;
     let one = std::slice::from_ref(&set);
     let keys = set["keys"].as_array().map_or(one, Vec::as_slice);
     if keys.is_empty() {
         return Err("it has no key".into());
     }
-    let read = |(n, jwk): (usize, &Value)| SignalKey::of(jwk).map_err(|why| format!("`keys/{n}`: {why}"));
-    let keys: Vec<SignalKey> = keys.iter().enumerate().map(read).collect::<Result<_, _>>()?;
+    let read = |(n, jwk): (usize, &Value)| {
+        PublicKey::of(jwk, &SIGNED_BY).map_err(|why| format!("`keys/{n}`: {why}"))
+    };
+    let keys: Vec<PublicKey> = keys.iter().enumerate().map(read).collect::<Result<_, _>>()?;
     if keys.len() > 1 {
         for (n, key) in keys.iter().enumerate() {
-            let kid =
-                key.kid.as_ref().ok_or_else(|| format!("`keys/{n}`: of several keys each needs a `kid`"))?;
-            if keys[..n].iter().any(|other| other.kid == key.kid && other.algorithm() == key.algorithm()) {
+            let kid = key.kid().ok_or_else(|| format!("`keys/{n}`: of several keys each needs a `kid`"))?;
+            if keys[..n].iter().any(|other| other.kid() == key.kid() && other.algorithm() == key.algorithm())
+            {
                 return Err(format!("`keys/{n}`: another key has the `kid` `{kid}`"));
             }
         }
@@ -192,33 +133,29 @@ pub fn signal_keys(text: &[u8]) -> Result<Vec<SignalKey>, String> {
 /// The first thing that is wrong, form before signature before claims.
 pub fn hear<'a>(
     token: &str,
-    keys: impl FnOnce(&str) -> Option<&'a [SignalKey]>,
+    keys: impl FnOnce(&str) -> Option<&'a [PublicKey]>,
     audience: &str,
     now_s: i64,
 ) -> Result<Signal, SignalRefusal> {
     let invalid = |what: &str| SignalRefusal::InvalidRequest(what.to_owned());
-    if token.len() > MAX_TOKEN_BYTES {
-        return Err(SignalRefusal::InvalidRequest(format!("it is longer than {MAX_TOKEN_BYTES} bytes")));
-    }
-    let (signed, signature) = token.rsplit_once('.').ok_or_else(|| invalid("it must have three parts"))?;
-    let (header, payload) = signed.split_once('.').ok_or_else(|| invalid("it must have three parts"))?;
-    let header = Header::parse(&decode("header", header)?, TYPE)?;
-    let claims = object("payload", &decode("payload", payload)?)?;
-    let signature = decode("signature", signature)?;
+    let parts = Parts::of(token)?;
+    let header = Header::parse(&parts.header()?, TYPE)?;
+    let claims = object("payload", &parts.payload()?)?;
+    let signature = parts.signature()?;
     let issuer = name(&claims, "iss")?;
 
     let keys = keys(&issuer).ok_or(SignalRefusal::InvalidIssuer)?;
     // Who names no key means the only one.
-    let named = |key: &&SignalKey| match &header.kid {
-        Some(_) => header.kid == key.kid,
+    let named = |key: &&PublicKey| match &header.kid {
+        Some(kid) => key.kid() == Some(kid.as_str()),
         None => keys.len() == 1,
     };
     let key = keys.iter().filter(named).find(|key| key.algorithm() == header.alg);
-    if !key.ok_or(SignalRefusal::InvalidKey)?.verifies(signed.as_bytes(), &signature) {
+    if !key.ok_or(SignalRefusal::InvalidKey)?.verifies(parts.signed.as_bytes(), &signature) {
         return Err(SignalRefusal::AuthenticationFailed);
     }
 
-    if !claims.get("aud").is_some_and(|aud| is_for(aud, audience)) {
+    if !claims.get("aud").is_some_and(|aud| is_for(aud, |one| one == audience)) {
         return Err(SignalRefusal::InvalidAudience);
     }
     let issued_at = claims.get("iat").and_then(Value::as_i64).ok_or_else(|| invalid("`iat` is no time"))?;
@@ -237,14 +174,6 @@ pub fn hear<'a>(
     }
     let jti = name(&claims, "jti")?;
     Ok(Signal { issuer, jti, issued_at, subject: subject(&claims)?, kid: header.kid })
-}
-
-fn is_for(claim: &Value, audience: &str) -> bool {
-    match claim {
-        Value::String(one) => one == audience,
-        Value::Array(several) => several.iter().any(|one| one == audience),
-        _ => false,
-    }
 }
 
 /// What the one event of the token is about: `sub_id` of the token, or `subject` of the event as older transmitters have it.
@@ -302,15 +231,15 @@ fn name(members: &Map<String, Value>, member: &str) -> Result<String, SignalRefu
     })
 }
 
-const RS256: &str = "RS256";
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use serde_json::json;
 
     use super::*;
-    use crate::{Algorithm, SigningKey};
+    use crate::{Algorithm, MAX_TOKEN_BYTES, SigningKey};
 
     const NOW: i64 = 1_800_000_000;
     const US: &str = "https://gw.example";

@@ -68,14 +68,10 @@ pub struct Verified {
 /// # Errors
 /// The first thing that is wrong, form before signature before claims.
 pub fn verify(token: &str, keys: &impl KeyLookup, audience: &str, now_s: i64) -> Result<Verified, Refusal> {
-    if token.len() > MAX_TOKEN_BYTES {
-        return Err(Refusal::TooLarge { limit: MAX_TOKEN_BYTES });
-    }
-    let (signed, signature) = token.rsplit_once('.').ok_or_else(|| malformed("it must have three parts"))?;
-    let (header, payload) = signed.split_once('.').ok_or_else(|| malformed("it must have three parts"))?;
-    let header = Header::parse(&decode("header", header)?, TYPE)?;
-    let claims = claims(&decode("payload", payload)?)?;
-    let signature = decode("signature", signature)?;
+    let parts = Parts::of(token)?;
+    let header = Header::parse(&parts.header()?, TYPE)?;
+    let claims = claims(&parts.payload()?)?;
+    let signature = parts.signature()?;
 
     let key = keys
         .key(&claims.iss, header.kid.as_deref())
@@ -83,7 +79,7 @@ pub fn verify(token: &str, keys: &impl KeyLookup, audience: &str, now_s: i64) ->
     if header.alg != key.algorithm().as_str() {
         return Err(Refusal::WrongAlgorithm);
     }
-    if !key.verifies(signed.as_bytes(), &signature) {
+    if !key.verifies(parts.signed.as_bytes(), &signature) {
         return Err(Refusal::BadSignature);
     }
 
@@ -100,20 +96,66 @@ pub fn verify(token: &str, keys: &impl KeyLookup, audience: &str, now_s: i64) ->
     Ok(Verified { claims, mandate, kid: key.kid().to_owned() })
 }
 
+/// A token taken apart, and not yet looked into.
+pub(crate) struct Parts<'a> {
+    /// What the signature is over.
+    pub(crate) signed: &'a str,
+    header: &'a str,
+    payload: &'a str,
+    signature: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    pub(crate) fn of(token: &'a str) -> Result<Parts<'a>, Refusal> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(Refusal::TooLarge { limit: MAX_TOKEN_BYTES });
+        }
+        let parts = token.rsplit_once('.').and_then(|(signed, signature)| {
+            let (header, payload) = signed.split_once('.')?;
+            Some(Parts { signed, header, payload, signature })
+        });
+        parts.ok_or_else(|| malformed("it must have three parts"))
+    }
+
+    pub(crate) fn header(&self) -> Result<Vec<u8>, Refusal> {
+        decode("header", self.header)
+    }
+
+    pub(crate) fn payload(&self) -> Result<Vec<u8>, Refusal> {
+        decode("payload", self.payload)
+    }
+
+    pub(crate) fn signature(&self) -> Result<Vec<u8>, Refusal> {
+        decode("signature", self.signature)
+    }
+}
+
 pub(crate) struct Header {
     pub(crate) alg: String,
     pub(crate) kid: Option<String>,
+    pub(crate) typ: Option<String>,
 }
 
 impl Header {
-    /// A list of what is allowed, so `jku`, `x5u`, `jwk` and `crit` are refused along with whatever comes next.
+    /// The header of a token of this type.
     pub(crate) fn parse(bytes: &[u8], expected: &str) -> Result<Header, Refusal> {
+        let header = Header::read(bytes, &[])?;
+        match header.typ.as_deref() == Some(expected) {
+            true => Ok(header),
+            false => Err(malformed(format!("header member `typ` must be `{expected}`"))),
+        }
+    }
+
+    /// A list of what is allowed, so `jku`, `x5u`, `jwk` and `crit` are refused along with whatever comes next.
+    /// `unread` is let through beside it and says nothing to us.
+    pub(crate) fn read(bytes: &[u8], unread: &[&str]) -> Result<Header, Refusal> {
         let (mut alg, mut kid, mut typ) = (None, None, None);
         for (name, value) in object("header", bytes)? {
             let slot = match name.as_str() {
                 "alg" => &mut alg,
                 "kid" => &mut kid,
                 "typ" => &mut typ,
+                other if unread.contains(&other) => continue,
                 _ => return Err(malformed(format!("header member `{name}` is not allowed"))),
             };
             let Value::String(text) = value else {
@@ -121,10 +163,7 @@ impl Header {
             };
             *slot = Some(text);
         }
-        if typ.as_deref() != Some(expected) {
-            return Err(malformed(format!("header member `typ` must be `{expected}`")));
-        }
-        Ok(Header { alg: alg.ok_or_else(|| malformed("header member `alg` is missing"))?, kid })
+        Ok(Header { alg: alg.ok_or_else(|| malformed("header member `alg` is missing"))?, kid, typ })
     }
 }
 
@@ -141,7 +180,16 @@ pub(crate) fn object(part: &str, bytes: &[u8]) -> Result<serde_json::Map<String,
     }
 }
 
+/// Whether a claim `aud` names one of these.
+pub(crate) fn is_for(claim: &Value, audience: impl Fn(&str) -> bool) -> bool {
+    match claim {
+        Value::String(one) => audience(one),
+        Value::Array(several) => several.iter().any(|one| one.as_str().is_some_and(&audience)),
+        _ => false,
+    }
+}
+
 /// Strict base64url: no padding, no other alphabet, no bits left over.
-pub(crate) fn decode(part: &str, text: &str) -> Result<Vec<u8>, Refusal> {
+fn decode(part: &str, text: &str) -> Result<Vec<u8>, Refusal> {
     URL_SAFE_NO_PAD.decode(text).map_err(|_| malformed(format!("{part} is not base64url")))
 }

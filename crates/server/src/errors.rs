@@ -141,13 +141,15 @@ const fn words(code: Code) -> Words {
         Unauthenticated => (
             401,
             "authentication",
-            "no valid API key was presented",
-            "The header `Authorization: Bearer …` is missing, malformed, or its key is unknown or revoked. Of a provider's \
-             callback: its signature is missing, wrong, made with a secret that no binding of this name has, or older than \
+            "no valid API key or access token was presented",
+            "The header `Authorization: Bearer …` is missing, malformed, or its key is unknown or revoked; or its access \
+             token is not one, has expired, is meant for somebody else, or not by an issuer whose tokens are taken here. \
+             Of a provider's callback: its signature is missing, wrong, made with a secret that no binding of this name has, or older than \
              five minutes.",
             &[
-                "send Authorization: Bearer followed by your API key",
-                "ask an admin for a key if yours was revoked",
+                "send Authorization: Bearer followed by your API key, or by an access token",
+                "ask an admin for a key if yours was revoked, or who issued your token for a new one",
+                "where tokens come from stands at the address that the header WWW-Authenticate names",
                 "of a callback: sign it with the secret that the binding's `callback` names, and set the clock right",
             ],
         ),
@@ -158,6 +160,17 @@ const fn words(code: Code) -> Words {
             "The role of the API key does not allow it, or a browser page of another origin sent the request. No \
              action was made, so there is no receipt.",
             &["use a key whose role allows it", "do not call the gateway from pages of other origins"],
+        ),
+        InsufficientScope => (
+            403,
+            "permission",
+            "the access token has not the scope that is needed",
+            "The access token is valid, but its issuer did not give it each scope that the operator asks of its tokens. The \
+             header `WWW-Authenticate` names them.",
+            &[
+                "ask who issued your token for one with the scopes that WWW-Authenticate names",
+                "if that gives none, ask them for the right to it",
+            ],
         ),
         BoundaryBlock => (
             403,

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use action::Environment;
 use gateway::{Code, Error};
-use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -119,9 +119,6 @@ pub(crate) fn respond(
     *response.status_mut() = StatusCode::from_u16(entry.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if error.code == Code::Unauthenticated {
-        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"countersign\""));
-    }
     if let Some(seconds) = error.retry_after.or_else(|| waits(error.code)) {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }

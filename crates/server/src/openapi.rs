@@ -24,7 +24,7 @@ use utoipa::openapi::{
 use crate::errors;
 use crate::faces::{
     actions, approvals, audit, authzen, callbacks, clusters, events, grants, keys, mandates, mcp_tools,
-    operations, policies, principals, rollbacks, runs, sessions,
+    operations, policies, principals, protected_resource, rollbacks, runs, sessions,
 };
 use crate::fault;
 use crate::request::{SECEVENT, YAML};
@@ -200,6 +200,7 @@ pub enum Schema {
     Observe,
     Reload,
     Jwks,
+    ProtectedResource,
     Health,
     ProductionError,
     SandboxError,
@@ -316,6 +317,7 @@ impl Schema {
             Schema::Observe => of::<operations::Observe>(components),
             Schema::Reload => of::<operations::Reload>(components),
             Schema::Jwks => of::<Jwks>(components),
+            Schema::ProtectedResource => of::<protected_resource::ProtectedResource>(components),
             Schema::Health => of::<operations::Health>(components),
             Schema::ProductionError => of::<fault::Production>(components),
             Schema::SandboxError => of::<fault::Sandbox>(components),
@@ -520,7 +522,10 @@ fn document() -> OpenApi {
     let paths = paths(&mut components);
     let key = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
-        .description(Some("An API key: `countersign keys api create`. Its role decides what it may do."))
+        .description(Some(
+            "An API key: `countersign keys api create`. Its role decides what it may do. Or a JWT of an issuer whose \
+             access tokens are taken here: `/.well-known/oauth-protected-resource`.",
+        ))
         .build();
     let info = InfoBuilder::new()
         .title("Countersign")
@@ -658,6 +663,9 @@ fn responses(route: &Route, sandbox: bool, components: &mut Named) -> BTreeMap<u
 /// The codes of a route: its own, and those that any route of its kind may answer.
 pub fn codes(route: &Route) -> Vec<Code> {
     let mut codes = route.codes.to_vec();
+    if let Who::May(_) | Who::Figures = route.who {
+        codes.push(Code::InsufficientScope);
+    }
     if let Who::May(_) | Who::Figures | Who::Session = route.who {
         codes.push(Code::Unauthenticated);
         codes.push(Code::ValidationFailed);
@@ -732,7 +740,8 @@ fn tag(path: &str) -> &'static str {
         Some("approvals") => "Approval page",
         Some("access") => "Decisions for others",
         Some(".well-known") if path.contains("authzen") => "Decisions for others",
-        Some("r" | ".well-known") => "Receipts and keys",
+        Some("r") => "Receipts and keys",
+        Some(".well-known") if path.ends_with("/jwks.json") => "Receipts and keys",
         Some("v1")
             if ["/v1/approv", "/v1/passkeys", "/approve", "/reject", "/envelope"]
                 .iter()

@@ -8,8 +8,8 @@ use http::{HeaderMap, Method};
 
 use crate::faces::{
     actions, approval_page, approvals, audit, authzen, callbacks, clusters, discovery, events,
-    execution_protocol, grants, keys, mandates, mcp, mcp_tools, operations, policies, principals, receipts,
-    rollbacks, runs, sessions,
+    execution_protocol, grants, keys, mandates, mcp, mcp_tools, operations, policies, principals,
+    protected_resource, receipts, rollbacks, runs, sessions,
 };
 use crate::fault::Audience;
 use crate::openapi::{Answer, Schema};
@@ -1622,6 +1622,42 @@ pub static ROUTES: &[Route] = &[
         query: &[],
         codes: &[],
         handler: by!(discovery::jwks),
+    },
+    Route {
+        method: Method::GET,
+        path: "/.well-known/oauth-protected-resource",
+        place: Place::Root,
+        who: Who::Anyone,
+        summary: "Whose access tokens are taken, and for what they have to be (RFC 9728)",
+        body: None,
+        answers: &[Answer::json(200, "The metadata", Schema::ProtectedResource)],
+        query: &[],
+        codes: &[],
+        handler: by!(protected_resource::whole),
+    },
+    Route {
+        method: Method::GET,
+        path: "/.well-known/oauth-protected-resource/mcp",
+        place: Place::Root,
+        who: Who::Anyone,
+        summary: "The same for all MCP servers",
+        body: None,
+        answers: &[Answer::json(200, "The metadata", Schema::ProtectedResource)],
+        query: &[],
+        codes: &[],
+        handler: by!(protected_resource::mcp),
+    },
+    Route {
+        method: Method::GET,
+        path: "/.well-known/oauth-protected-resource/mcp/{server}",
+        place: Place::Root,
+        who: Who::Anyone,
+        summary: "The same for one MCP server",
+        body: None,
+        answers: &[Answer::json(200, "The metadata", Schema::ProtectedResource)],
+        query: &[],
+        codes: READING,
+        handler: by!(protected_resource::server),
     },
     Route {
         method: Method::GET,

@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use action::Environment;
 use gateway::{Code, Error, Gateway};
 use http::HeaderValue;
-use http::header::{ALLOW, CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
+use http::header::{ALLOW, CACHE_CONTROL, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
 use http::request::Parts;
 
 use crate::faces::mcp::Mcp;
+use crate::faces::protected_resource::Door;
 use crate::fault::{self, Audience};
 use crate::host::Hosts;
 use crate::request::{self, Body, Limits, Request, RequestIds, Response, X_REQUEST_ID};
@@ -64,6 +65,7 @@ impl Site {
         let id = self.ids.name(&head.headers);
         let mut environment = routes::environment_of(head.uri.path());
         let mut audience = Audience::Agents;
+        let door = Door::of(&head);
         let busy = Busy::enter(&self);
         let found = self.find(busy.has_room, &head, &mut environment, &mut audience);
         let face = found.map(|(route, argument)| {
@@ -77,7 +79,7 @@ impl Site {
                 Err(error) => Err(error),
             };
             let mut response =
-                answer.unwrap_or_else(|error| self.refusal(&error, environment, audience, &id));
+                answer.unwrap_or_else(|error| self.refusal(&error, environment, audience, &door, &id));
             let headers = response.headers_mut();
             headers.insert(X_REQUEST_ID, id);
             headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -91,6 +93,7 @@ impl Site {
         error: &Error,
         environment: Environment,
         audience: Audience,
+        door: &Door,
         id: &HeaderValue,
     ) -> Response {
         let id = id.to_str().unwrap_or_default();
@@ -98,6 +101,9 @@ impl Site {
         if let (Code::MethodNotAllowed, Some(methods)) = (error.code, error.hint.as_deref()) {
             let methods = HeaderValue::from_str(methods).unwrap_or(HeaderValue::from_static(""));
             response.headers_mut().insert(ALLOW, methods);
+        }
+        if let Some(challenge) = door.challenge(error, self) {
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
         }
         response
     }

@@ -3,21 +3,25 @@
 use action::Environment;
 use gateway::{Caller, Code, Error, Gateway};
 use http::header::AUTHORIZATION;
+use mandate::MAX_TOKEN_BYTES;
 
+use crate::faces::protected_resource::server_of;
 use crate::request::{Request, single};
 
-/// The caller behind an API key.
+/// The caller behind an API key or an access token.
 ///
 /// # Errors
-/// `EP_UNAUTHENTICATED` if there is no key or it is not a valid one.
+/// `EP_UNAUTHENTICATED` if there is neither or it is not a valid one, `EP_INSUFFICIENT_SCOPE` for a token that does not
+/// reach so far.
 pub(crate) async fn caller(request: &Request) -> Result<Caller, Error> {
     let header = single(&request.head.headers, &AUTHORIZATION);
     let header = header.map_err(|_| missing("the header Authorization cannot be read"))?;
     let header = header.ok_or_else(|| missing(keyless(request.environment)))?;
     let bearer = credential(header, "bearer")
-        .ok_or_else(|| missing("the header Authorization is not Bearer and a key"))?;
-    // Keys of both environments are kept in production.
-    request.site.faces.production.authenticate(bearer).await
+        .ok_or_else(|| missing("the header Authorization is not Bearer and a key or token"))?;
+    // Callers of both environments are known in production.
+    let server = server_of(request.head.uri.path());
+    request.site.faces.production.recognise(bearer, server).await
 }
 
 /// The same, but in the sandbox nobody need be known: who brings no key is the agent `anonymous`.
@@ -47,7 +51,8 @@ fn missing(why: &str) -> Error {
 pub(crate) fn credential<'a>(header: &'a str, expected: &str) -> Option<&'a str> {
     let (scheme, token) = header.split_once(' ')?;
     let token = token.trim();
-    let plain = (1..=512).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic());
+    let plain =
+        (1..=MAX_TOKEN_BYTES).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic());
     (scheme.eq_ignore_ascii_case(expected) && plain).then_some(token)
 }
 
@@ -66,6 +71,6 @@ mod tests {
         for wrong in ["", "Bearer", "Bearer ", "Basic abc", "Bearer a b", "cs_1", "Bearer\ta"] {
             assert_eq!(bearer(wrong), None, "{wrong}");
         }
-        assert_eq!(bearer(&format!("Bearer {}", "a".repeat(513))), None);
+        assert_eq!(bearer(&format!("Bearer {}", "a".repeat(MAX_TOKEN_BYTES + 1))), None);
     }
 }

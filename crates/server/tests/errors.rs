@@ -31,6 +31,7 @@ fn statuses_are_those_agreed() {
         of(403),
         [
             "EP_FORBIDDEN",
+            "EP_INSUFFICIENT_SCOPE",
             "EP_BOUNDARY_BLOCK",
             "EP_DELEGATION_BLOCK",
             "EP_INCOMPLETE",

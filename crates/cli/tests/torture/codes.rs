@@ -19,6 +19,7 @@ use crate::sessions::intent;
 async fn every_code_is_provoked_or_stands_in_the_list() {
     let mut found = Found::default();
     at_the_door(&mut found).await;
+    found.production(&crate::oidc::without_its_scope().await, Code::InsufficientScope);
     in_the_sandbox(&mut found).await;
     outcomes(&mut found).await;
     decisions(&mut found).await;

@@ -178,6 +178,9 @@ const TABLE: &str = "
     GET  /.well-known/authzen-configuration/sandbox     200 200 200 200 200 200 200 200 own
     GET  /.well-known/jwks.json                         200 200 200 200 200 200 200 200 own
     GET  /sandbox/.well-known/jwks.json                 200 200 200 200 200 200 200 200 own
+    GET  /.well-known/oauth-protected-resource          200 200 200 200 200 200 200 200 own
+    GET  /.well-known/oauth-protected-resource/mcp      200 200 200 200 200 200 200 200 own
+    GET  /.well-known/oauth-protected-resource/mcp/{server} 200 200 200 200 200 200 200 200 own
     GET  /openapi.json                                  200 200 200 200 200 200 200 200 own
     GET  /                                              200 200 200 200 200 200 200 200 own
     GET  /docs                                          200 200 200 200 200 200 200 200 own
@@ -437,6 +440,7 @@ impl World<'_> {
             "/v1/receipts/{id}" => receipt.clone(),
             "/v1/callbacks/{binding}" => "bank".to_owned(),
             "/r/{address}" => address.clone(),
+            "/.well-known/oauth-protected-resource/mcp/{server}" => "git".to_owned(),
             "/v1/principals/{iss}/keys" => {
                 format!("iss-{}", self.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
             }

@@ -24,6 +24,7 @@ mod house;
 mod json_suite;
 mod kill;
 mod lifecycle;
+mod oidc;
 mod passkey;
 mod races;
 mod resolve;

@@ -60,7 +60,7 @@ impl Gateway {
     /// Makes an API key.
     ///
     /// # Errors
-    /// `EP_FORBIDDEN` for another tenant than the caller's.
+    /// `EP_FORBIDDEN` for another tenant than the caller's, `EP_STATE_CONFLICT` for a name that is somebody else's to give.
     pub async fn create_key(&self, caller: &Caller, ask: KeyAsk) -> Result<CreatedKey, Error> {
         caller.must(Deed::Administer)?;
         if ask.tenant.as_ref().is_some_and(|tenant| *tenant != caller.tenant) {
@@ -78,6 +78,9 @@ impl Gateway {
         ask: KeyAsk,
         by: &str,
     ) -> Result<CreatedKey, Error> {
+        if let Some(issuer) = self.issuer_of(&tenant.tenant, &ask.subject) {
+            return Err(issuer.keeps(&ask.subject));
+        }
         if ask.role == Role::Agent {
             self.must_be_no_principal(&tenant.tenant, &ask.subject).await?;
         }
@@ -137,7 +140,7 @@ impl Gateway {
         key_view(key)
     }
 
-    /// The caller behind a bearer token.
+    /// The caller behind an API key.
     ///
     /// # Errors
     /// `EP_UNAUTHENTICATED` for what is no key, or no longer one.

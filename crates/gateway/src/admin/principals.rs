@@ -112,7 +112,8 @@ impl Gateway {
                 format!("there are {MOST_KEYS} keys of principals already"),
             ));
         }
-        if signs == Signs::Mandates && self.agents(&caller.tenant).await?.contains(&issuer) {
+        let by_token = self.token_issuers.iter().any(|it| it.names_agent(&caller.tenant, &issuer));
+        if signs == Signs::Mandates && (by_token || self.agents(&caller.tenant).await?.contains(&issuer)) {
             return Err(Error::new(
                 Code::StateConflict,
                 format!("`{issuer}` is an agent: it hands on what it holds, and gives no mandates"),

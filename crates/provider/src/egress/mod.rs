@@ -17,6 +17,7 @@
 
 mod address;
 mod client;
+mod document;
 mod identity;
 mod line;
 mod resolver;
@@ -24,6 +25,7 @@ mod rules;
 
 pub(crate) use client::Apart;
 pub use client::{BodyFault, Destination, Egress, Exchange, NoCertificate, Request};
+pub use document::NoDocument;
 pub use identity::{BadIdentity, Identity};
 pub(crate) use line::Line;
 pub use resolver::{Lookup, Lookups, SystemLookup};

@@ -18,6 +18,7 @@ pub(crate) mod mcp_tools;
 pub(crate) mod operations;
 pub(crate) mod policies;
 pub(crate) mod principals;
+pub(crate) mod protected_resource;
 mod provenance;
 pub(crate) mod receipts;
 pub(crate) mod rollbacks;
