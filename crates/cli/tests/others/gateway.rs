@@ -138,7 +138,7 @@ impl Gateway {
     pub(crate) fn key_with_mandate(&self, agent: &str, scope: &str) -> String {
         let ask = json!({"subject": agent, "scope": [scope], "expires_in_seconds": 3600, "even_if_unknown": true});
         let mandate = self.post(&self.admin_key, "/v1/mandates", &ask);
-        let ask = json!({"subject": agent, "role": "agent", "default_mandate": mandate["jti"]});
+        let ask = json!({"subject": agent, "role": "agent", "default_mandate": mandate["mandate"]["jti"]});
         let made = self.post(&self.admin_key, "/v1/keys", &ask);
         made["secret"].as_str().unwrap_or_else(|| panic!("{mandate} {made}")).to_owned()
     }

@@ -8,6 +8,7 @@
 mod approvals;
 mod browser;
 mod chromium;
+#[allow(dead_code, reason = "shared with the tests of MCP")]
 mod gateway;
 mod passkey;
 mod python;
