@@ -122,7 +122,7 @@ impl Gateway {
         let rules = self.tenant(&caller.tenant)?.rules();
         if let Some(tool) = rules.providers.get(&archetype).and_then(|provider| provider.tool()) {
             // Before it takes anybody's room: a server may be slow to say what it has.
-            tool.look().await;
+            tool.prepare(&seat).await;
         }
         let key = self.tool_key(caller, &rules, &archetype, &call).await?;
         let delivery = key.made.map(|(alike, times)| Delivery {

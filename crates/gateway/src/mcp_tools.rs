@@ -150,8 +150,9 @@ fn listed_tool(seen: &SeenTool, bound: &BTreeMap<String, BoundTool>, said: bool)
 fn bound_to(server: &str, rules: &Rules) -> BTreeMap<String, BoundTool> {
     let bound = |archetype: &Arc<Archetype>| {
         let tool = rules.providers.get(&archetype.name)?.tool()?;
-        let named = archetype.name == archetype_of(server, tool.name()) && tool.server().name() == server;
-        named.then(|| (tool.name().to_owned(), BoundTool::of(archetype, tool)))
+        let named =
+            archetype.name == archetype_of(server, tool.tool_name()) && tool.server().name() == server;
+        named.then(|| (tool.tool_name().to_owned(), BoundTool::of(archetype, tool)))
     };
     rules.catalogue.iter().filter_map(bound).collect()
 }

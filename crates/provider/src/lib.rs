@@ -83,6 +83,11 @@ pub trait Provider: Send + Sync + fmt::Debug {
         None
     }
 
+    /// Sees to it, as far as it can, that a call can leave at once. Causes no effect.
+    fn make_ready(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     /// Has the effect. `now_ms` is the Unix time in milliseconds at which it begins: it dates what is signed and says
     /// whether a token still holds. Whoever drops the future before it ends must take the reply to be [`Reply::Lost`].
     fn call<'a>(&'a self, call: &'a Call, now_ms: i64) -> BoxFuture<'a, Reply>;

@@ -14,6 +14,7 @@ use rmcp::model::{
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use super::link::Use;
 use super::lock;
 
 /// Names a party: a session of a client, or, for clients without one, who asks and what their client can answer.
@@ -70,6 +71,7 @@ pub struct Seat {
     answer: Mutex<Option<Value>>,
     error: Mutex<Option<ErrorData>>,
     when_asked: Mutex<Option<WhenAsked>>,
+    link: Mutex<Option<Use>>,
 }
 
 type WhenAsked = Box<dyn FnOnce() + Send>;
@@ -90,6 +92,7 @@ impl Seat {
             answer: Mutex::default(),
             error: Mutex::default(),
             when_asked: Mutex::default(),
+            link: Mutex::default(),
         })
     }
 
@@ -104,6 +107,15 @@ impl Seat {
         if let Some(then) = then {
             then();
         }
+    }
+
+    /// The connection that was made for it beforehand.
+    pub(super) fn take_link(&self) -> Option<Use> {
+        lock(&self.link).take()
+    }
+
+    pub(super) fn put_link(&self, link: Use) {
+        *lock(&self.link) = Some(link);
     }
 
     pub(super) fn answers(&self) -> Option<InputResponses> {

@@ -176,8 +176,8 @@ impl Server {
         }
         let (mut tools, mut cursor) = (Vec::new(), None);
         for _ in 0..MOST_PAGES {
-            let mut request = ListToolsRequest::default();
-            request.params = cursor.map(|cursor| PaginatedRequestParams::default().with_cursor(Some(cursor)));
+            let params = cursor.map(|cursor| PaginatedRequestParams::default().with_cursor(Some(cursor)));
+            let request = ListToolsRequest { params, ..ListToolsRequest::default() };
             let tie = Tie::default();
             let answer = link.0.exchange(request.into(), RequestMetaObject::new(), &tie, self.silence());
             let page = match answer.await {

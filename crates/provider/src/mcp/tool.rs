@@ -21,7 +21,7 @@
 //! ```
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use action::{Archetype, Money, Tenant};
 use execution::{Call, Capabilities, Confirmation, Found, Refusal, Reply};
@@ -44,12 +44,12 @@ use crate::{Ask, Done, Provider, Rollback, Unquoted};
 /// One archetype's tool.
 #[derive(Debug)]
 pub struct Tool {
-    label: String,
+    name: String,
     identity: String,
     capabilities: Capabilities,
     server: Arc<Server>,
     seats: Arc<Seats>,
-    name: String,
+    tool: String,
     pinned: String,
     read_only: bool,
     on_error: OnError,
@@ -127,7 +127,7 @@ impl Tool {
                 .mistake(format!("there is no MCP server `{server_name}`"))
                 .hint(format!("declare [mcp.servers.{server_name}] in countersign.toml"))
         })?;
-        let name = table.need("tool")?.text()?.to_owned();
+        let tool = table.need("tool")?.text()?.to_owned();
         let pinned = pin(&table)?;
         let read_only = table.flag("read_only")?;
         let mut capabilities = read_capabilities(table.get("capabilities"), archetype)?;
@@ -145,15 +145,15 @@ impl Tool {
         let on_error = on_error(&table, archetype)?;
         let reference = table.get("reference").map(|node| node.pointer()).transpose()?;
         let rollback = table.get("rollback").map(|node| Undo::read(&node, archetype)).transpose()?;
-        let label = table.get("name").map_or(Ok(format!("mcp:{server_name}")), |node| node.name())?;
-        let parts = json!({ "provider": "mcp", "server": server_name, "tool": name, "capabilities": table.value("capabilities") });
+        let name = table.get("name").map_or(Ok(format!("mcp:{server_name}")), |node| node.name())?;
+        let parts = json!({ "provider": "mcp", "server": server_name, "tool": tool, "capabilities": table.value("capabilities") });
         Ok(Tool {
-            label,
+            name,
             identity: identity(&parts),
             capabilities,
             server,
             seats: Arc::clone(servers.seats()),
-            name,
+            tool,
             pinned,
             read_only,
             on_error,
@@ -168,8 +168,8 @@ impl Tool {
     }
 
     /// What its server calls it.
-    pub fn name(&self) -> &str {
-        &self.name
+    pub fn tool_name(&self) -> &str {
+        &self.tool
     }
 
     /// The digest of what was accepted of what its server says of it.
@@ -187,9 +187,17 @@ impl Tool {
         let _ = self.server.tools().await;
     }
 
+    /// The same, and has a connection made for a client that is about to call it: what is admitted leaves at once then.
+    pub async fn prepare(&self, seat: &Seat) {
+        self.look().await;
+        if let Ok(link) = self.server.link(&seat.party).await {
+            seat.put_link(link);
+        }
+    }
+
     /// Why it is not to be called, by what its server said last; nothing while the server is not heard.
     pub fn quarantine(&self) -> Option<Quarantine> {
-        self.held_back(&self.name, &self.pinned)
+        self.held_back(&self.tool, &self.pinned)
     }
 
     fn held_back(&self, name: &str, pinned: &str) -> Option<Quarantine> {
@@ -203,7 +211,7 @@ impl Tool {
     async fn carry_out(&self, call: &Call) -> Reply {
         let seat = self.seats.of(call.action_id);
         let arguments = call.constraints.as_object().cloned().unwrap_or_default();
-        let asked = Asked { name: &self.name, pinned: &self.pinned, arguments, on_error: self.on_error };
+        let asked = Asked { name: &self.tool, pinned: &self.pinned, arguments, on_error: self.on_error };
         let asking = self.ask(call, seat.as_deref(), asked);
         let overdue = |_| Reply::Lost { why: "it took too long".to_owned() };
         match tokio::time::timeout(self.server.patience(), asking).await.unwrap_or_else(overdue) {
@@ -214,7 +222,7 @@ impl Tool {
     }
 
     async fn ask(&self, call: &Call, seat: Option<&Seat>, asked: Asked<'_>) -> Reply {
-        let not_sent = |why: String| Reply::NotSent { why };
+        let (began, not_sent) = (Instant::now(), |why: String| Reply::NotSent { why });
         if let Err(error) = self.server.tools().await {
             return not_sent(error.to_string());
         }
@@ -222,10 +230,17 @@ impl Tool {
             return not_sent(format!("the tool is quarantined: {}", quarantine.as_str()));
         }
         let party = seat.map_or_else(nobody, |seat| Arc::clone(&seat.party));
-        let link = match self.server.link(&party).await {
-            Ok(link) => link,
-            Err(error) => return not_sent(error.to_string()),
+        let link = match seat.and_then(Seat::take_link).filter(|link| link.0.is_open()) {
+            Some(link) => link,
+            None => match self.server.link(&party).await {
+                Ok(link) => link,
+                Err(error) => return not_sent(error.to_string()),
+            },
         };
+        // What was admitted is admitted for now: a mandate may have been withdrawn while a server took its time to start.
+        if began.elapsed() > LONGEST_START {
+            return not_sent("its server took too long to start".to_owned());
+        }
         let tie = seat.map(|seat| seat.tie.clone()).unwrap_or_default();
         let meta = meta_of(call, seat);
         let mut params = CallToolRequestParams::new(asked.name.to_owned()).with_arguments(asked.arguments);
@@ -429,11 +444,14 @@ fn refused(code: &str, answer: Value) -> Reply {
 /// A person has to open an address first; then the call is made again (2025-11-25).
 const URL_ELICITATION_REQUIRED: ErrorCode = ErrorCode(-32042);
 
+/// As long as a server may take to be there once a call is admitted.
+const LONGEST_START: Duration = Duration::from_secs(2);
+
 const MOST_REFERENCE: usize = 512;
 
 impl Provider for Tool {
     fn name(&self) -> &str {
-        &self.label
+        &self.name
     }
 
     fn identity(&self) -> &str {
@@ -450,6 +468,13 @@ impl Provider for Tool {
 
     fn tool(&self) -> Option<&Tool> {
         Some(self)
+    }
+
+    fn make_ready(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.look().await;
+            drop(self.server.link(&nobody()).await);
+        })
     }
 
     fn call<'a>(&'a self, call: &'a Call, _now_ms: i64) -> BoxFuture<'a, Reply> {
