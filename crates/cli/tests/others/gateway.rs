@@ -136,7 +136,8 @@ impl Gateway {
 
     /// An API key for an agent, and with it a mandate for these actions.
     pub(crate) fn key_with_mandate(&self, agent: &str, scope: &str) -> String {
-        let ask = json!({"subject": agent, "scope": [scope], "expires_in_seconds": 3600, "even_if_unknown": true});
+        let ask =
+            json!({"subject": agent, "scope": [scope], "expires_in_seconds": 3600, "even_if_unknown": true});
         let mandate = self.post(&self.admin_key, "/v1/mandates", &ask);
         let ask = json!({"subject": agent, "role": "agent", "default_mandate": mandate["mandate"]["jti"]});
         let made = self.post(&self.admin_key, "/v1/keys", &ask);
