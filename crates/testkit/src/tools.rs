@@ -16,7 +16,7 @@ use rmcp::model::{
     PaginatedRequestParams, ProgressNotificationParam, ProtocolVersion, ServerCapabilities, ServerConfig,
     SubscriptionFilter, Tool,
 };
-use rmcp::service::{Peer, RequestContext, SubscriptionContext};
+use rmcp::service::{NotificationContext, Peer, RequestContext, SubscriptionContext};
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use rmcp::{ErrorData, RoleServer, ServerHandler};
@@ -258,17 +258,19 @@ impl ServerHandler for Counter {
         Cow::Owned(self.0.revisions.clone())
     }
 
+    /// A client with a session is told of every change.
+    async fn on_initialized(&self, context: NotificationContext<RoleServer>) {
+        let (mut changed, peer) = (self.0.changed.subscribe(), context.peer.clone());
+        tokio::spawn(async move {
+            while changed.recv().await.is_ok() && peer.notify_tool_list_changed().await.is_ok() {}
+        });
+    }
+
     async fn list_tools(
         &self,
         _: Option<PaginatedRequestParams>,
-        context: RequestContext<RoleServer>,
+        _: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
-        let (mut changed, peer) = (self.0.changed.subscribe(), context.peer.clone());
-        tokio::spawn(async move {
-            if changed.recv().await.is_ok() {
-                let _ = peer.notify_tool_list_changed().await;
-            }
-        });
         Ok(ListToolsResult::with_all_items(self.0.tools()))
     }
 

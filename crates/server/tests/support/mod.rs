@@ -38,6 +38,15 @@ impl Served {
         limits: gateway::config::Limits,
         change: impl FnOnce(&mut ServerConfig),
     ) -> Served {
+        Served::configured(files, |config| config.limits = limits, change).await
+    }
+
+    /// The same with another configuration.
+    pub async fn configured(
+        files: &[(&str, &str)],
+        configure: impl FnOnce(&mut Config),
+        change: impl FnOnce(&mut ServerConfig),
+    ) -> Served {
         let folder = tempfile::tempdir().unwrap();
         for (path, text) in files {
             let path = folder.path().join(path);
@@ -46,15 +55,15 @@ impl Served {
         }
         let directory = |name: &str| Some(folder.path().join(name)).filter(|path| path.exists());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let config = Config {
+        let mut config = Config {
             listen: listener.local_addr().unwrap(),
             data_dir: folder.path().join("data"),
             catalogue_dir: directory("catalogue"),
             policy_dir: directory("policies"),
             tenants: vec!["default".to_owned(), "other".to_owned()],
-            limits,
             ..Config::default()
         };
+        configure(&mut config);
         let mut served = ServerConfig::from(&config);
         change(&mut served);
         let url = config.public_url();
@@ -66,6 +75,10 @@ impl Served {
         let running = serve(listener, faces, served).await.unwrap();
         let client = Client::builder().no_proxy().build().unwrap();
         Served { running, url, admin, client, installation, _folder: folder }
+    }
+
+    pub fn production(&self) -> std::sync::Arc<gateway::Gateway> {
+        self.installation.production.clone()
     }
 
     pub fn get(&self, path: &str) -> RequestBuilder {

@@ -60,7 +60,7 @@ impl Party for Listener {
     }
 
     fn has_session(&self) -> bool {
-        true
+        false
     }
 
     fn info(&self) -> Implementation {

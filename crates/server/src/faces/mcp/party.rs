@@ -107,8 +107,10 @@ impl Session {
         if let Some(of) = of {
             request.extensions_mut().insert(OriginatingRequestId(of.clone()));
         }
-        let options = PeerRequestOptions::with_timeout(self.input);
-        let sent = self.peer.send_request_with_option(request, options).await.map_err(refused)?;
+        let (peer, options) = (self.peer.clone(), PeerRequestOptions::with_timeout(self.input));
+        // In a task of its own: where the server's question is handled, rmcp would say that this one was asked in its midst.
+        let sending = tokio::spawn(async move { peer.send_request_with_option(request, options).await });
+        let sent = sending.await.map_err(|_| unanswered())?.map_err(refused)?;
         let mut question = Question { session: self, id: Some(sent.id.clone()) };
         let answer = sent.await_response().await;
         question.id = None;

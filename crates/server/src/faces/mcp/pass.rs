@@ -232,9 +232,13 @@ fn bring_along(request: &mut ClientRequest, responses: Option<InputResponses>) {
     }
 }
 
-/// The answer in the form of what was asked for.
+/// The answer in the form of what was asked for. Servers before 2026-07-28 do not say that it is complete; rmcp leaves that
+/// out again for clients that do not know it.
 pub(super) fn read<R: DeserializeOwned>(result: ServerResult) -> Result<R, ErrorData> {
-    let value = serde_json::to_value(result).unwrap_or_default();
+    let mut value = serde_json::to_value(result).unwrap_or_default();
+    if let Some(members) = value.as_object_mut() {
+        members.entry("resultType").or_insert_with(|| "complete".into());
+    }
     serde_json::from_value(value)
         .map_err(|_| ErrorData::internal_error("the server's answer has not the form of one", None))
 }

@@ -1,7 +1,7 @@
 //! Outcomes as results of tools: what the server answered, or in words of ours why there is nothing of the kind.
 
 use gateway::{Called, Code, Error};
-use rmcp::model::{CallToolResult, ContentBlock, MetaObject};
+use rmcp::model::{CallToolResult, ContentBlock, MetaObject, ResultType};
 use serde_json::{Map, Value, json};
 
 use crate::errors;
@@ -10,10 +10,12 @@ use crate::fault;
 /// What became of a call.
 pub(super) fn outcome(called: &Called, has_output: bool) -> CallToolResult {
     let answer = called.answer.clone().and_then(|answer| serde_json::from_value(answer).ok());
-    let mut result = match answer {
+    let mut result: CallToolResult = match answer {
         Some(answer) => answer,
         None => in_words(called, has_output),
     };
+    // Servers before 2026-07-28 do not say so; rmcp leaves it out again for clients that do not know it.
+    result.result_type.get_or_insert(ResultType::COMPLETE);
     mark(called, result.meta.get_or_insert_default());
     result
 }
