@@ -34,7 +34,8 @@ fn the_readme_can_be_followed_and_what_goes_on_from_it() {
     reader.close();
 }
 
-const README: [Left; 3] = [
+const README: [Left; 4] = [
+    Left { line: "countersign mcp ", why: "takes a client's configuration; tests of its own follow that" },
     Left { line: "cargo ", why: "builds what is tested here; demo and selftest have tests of their own" },
     Left { line: "countersign approvers enrol PASSKEY_ID", why: "a passkey is made in a browser" },
     Left {
