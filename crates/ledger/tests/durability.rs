@@ -320,6 +320,7 @@ fn back_to(version: i64, directory: &Path) {
 }
 
 const UNDONE: &[(i64, &str)] = &[
+    (16, "DROP TABLE delivery"),
     (
         15,
         "ALTER TABLE session DROP COLUMN limit_minor; ALTER TABLE session DROP COLUMN limit_currency;

@@ -181,6 +181,19 @@ const TABLE: &str = "
     GET  /.well-known/oauth-protected-resource          200 200 200 200 200 200 200 200 own
     GET  /.well-known/oauth-protected-resource/mcp      200 200 200 200 200 200 200 200 own
     GET  /.well-known/oauth-protected-resource/mcp/{server} 200 200 200 200 200 200 200 200 own
+    POST /mcp                                            401 401 200 200 403 403 403 403 own
+    GET  /mcp                                            401 401 400 400 403 403 403 403 own
+    DELETE /mcp                                            401 401 400 400 403 403 403 403 own
+    POST /mcp/{server}                                   401 401 404 404 403 403 403 403 own
+    GET  /mcp/{server}                                   401 401 404 404 403 403 403 403 own
+    DELETE /mcp/{server}                                   401 401 404 404 403 403 403 403 own
+    POST /sandbox/mcp                                    200 401 200 200 403 403 403 403 own
+    GET  /sandbox/mcp                                    400 401 400 400 403 403 403 403 own
+    DELETE /sandbox/mcp                                    400 401 400 400 403 403 403 403 own
+    POST /sandbox/mcp/{server}                           404 401 404 404 403 403 403 403 own
+    GET  /sandbox/mcp/{server}                           404 401 404 404 403 403 403 403 own
+    DELETE /sandbox/mcp/{server}                           404 401 404 404 403 403 403 403 own
+    GET  /v1/mcp/tools                                  401 401 403 403 403 200 200 200 own
     GET  /openapi.json                                  200 200 200 200 200 200 200 200 own
     GET  /                                              200 200 200 200 200 200 200 200 own
     GET  /docs                                          200 200 200 200 200 200 200 200 own
@@ -290,7 +303,10 @@ async fn taken_as_json(house: &House) -> Vec<(String, &'static str)> {
         let place = statuses[2..].iter().position(|status| !matches!(status, 401 | 403 | 404 | 415))?;
         Some(COLUMNS[place + 2])
     };
-    let rows = rows().into_iter().filter(|((method, path), _)| method == "POST" && takes(path));
+    // What the Model Context Protocol takes is held against its own schema.
+    let spoken = |path: &str| path.contains("/mcp");
+    let rows = rows().into_iter();
+    let rows = rows.filter(|((method, path), _)| method == "POST" && takes(path) && !spoken(path));
     rows.filter_map(|((_, path), (statuses, _))| Some((path, let_in(&statuses)?))).collect()
 }
 
@@ -399,9 +415,18 @@ impl World<'_> {
                 let [from, to] = self.members(base, &argument).await;
                 json!({"from_session_id": from, "to_session_id": to, "transfer_amount": 1})
             }
+            "/mcp" | "/mcp/{server}" => json!({
+                "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+                    "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "row", "version": "1"},
+                },
+            }),
             plain => self.body(tenant, base, plain, n).await,
         };
         let request = voice.request(method, &filled(path, &argument));
+        let request = match path.contains("/mcp") {
+            true => request.header("accept", "application/json, text/event-stream"),
+            false => request,
+        };
         let request = request.header("ep-version", VERSION).header("idempotency-key", format!("row-{n}"));
         let request = match (method, is_page(path)) {
             ("POST", true) => {
@@ -440,7 +465,7 @@ impl World<'_> {
             "/v1/receipts/{id}" => receipt.clone(),
             "/v1/callbacks/{binding}" => "bank".to_owned(),
             "/r/{address}" => address.clone(),
-            "/.well-known/oauth-protected-resource/mcp/{server}" => "git".to_owned(),
+            "/.well-known/oauth-protected-resource/mcp/{server}" | "/mcp/{server}" => "git".to_owned(),
             "/v1/principals/{iss}/keys" => {
                 format!("iss-{}", self.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
             }
