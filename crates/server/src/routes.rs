@@ -325,11 +325,13 @@ const CYCLING: &[Code] = &[
 const EVALUATING: &[Code] = &[Code::MalformedBody, Code::RateLimited];
 const STEERING: &[Code] = &[Code::NotFound, Code::StateConflict, Code::Erased];
 /// Of messages of the Model Context Protocol; what speaks against an action stands in a result of its tool.
-const ASKING: &[Code] = &[Code::NotFound, Code::MalformedBody, Code::BodyTooLarge, Code::RateLimited];
+const ASKING: &[Code] = &[Code::NotFound, Code::MalformedBody, Code::RateLimited];
 const SPEAKING: &[Answer] = &[
     Answer::json(200, "The answer", Schema::McpMessage),
     Answer::events(200, "What is said in the midst of the request, and the answer"),
     Answer::json(202, "It was heard, and takes no answer", Schema::McpMessage),
+    Answer::json(400, "It is no message", Schema::McpMessage),
+    Answer::json(413, "It is longer than 4 MiB", Schema::McpMessage),
 ];
 const HEARING: &[Code] = &[
     Code::Unauthenticated,

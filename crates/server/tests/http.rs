@@ -311,6 +311,7 @@ async fn every_endpoint_refuses_whom_the_table_does_not_name() {
                 .replace("{jti}", "x")
                 .replace("{kid}", "x")
                 .replace("{binding}", "x")
+                .replace("{server}", "x")
                 .replace("{address}", "x");
             let ask = || {
                 let request = served.client.request(route.method.clone(), format!("{}{path}", served.url));
@@ -337,6 +338,7 @@ async fn every_endpoint_refuses_whom_the_table_does_not_name() {
                 || path == "/sandbox/v1/actions/x/answer"
                 || (route.method == Method::POST && path == "/sandbox/v1/sessions")
                 || path.starts_with("/sandbox/v1/clusters")
+                || path.starts_with("/sandbox/mcp")
                 || path == "/sandbox/v1/grants"
                 || path.starts_with("/sandbox/access/")
                 || path.starts_with("/sandbox/v1/receipts");

@@ -17,10 +17,11 @@ use support::Served;
 const OLD: &str = "2025-11-25";
 const NEW: &str = "2026-07-28";
 
-/// A gateway with the server `shop` behind it, and an agent's key.
+/// A gateway with the servers `shop` and `farm` behind it, and an agent's key. What is accepted is what the shop has.
 struct World {
     served: Served,
     tools: Tools,
+    farm: Tools,
     key: String,
 }
 
@@ -38,21 +39,27 @@ impl World {
 
     async fn judged(policy: &str, settings: impl FnOnce(&mut gateway::config::Mcp)) -> World {
         let tools = Tools::start(&[SESSIONS, STATELESS]).await.unwrap();
-        let at = tools.url().strip_prefix("http://").unwrap().strip_suffix("/mcp").unwrap().to_owned();
+        let farm = Tools::start(&[SESSIONS]).await.unwrap();
+        let at = |tools: &Tools| {
+            tools.url().strip_prefix("http://").unwrap().strip_suffix("/mcp").unwrap().to_owned()
+        };
+        let at = vec![at(&tools), at(&farm)];
         let mut files = vec![("policies/default/all.cedar".to_owned(), policy.to_owned())];
         for tool in tools.listed() {
             files.push((format!("catalogue/default/mcp.shop.{}.toml", tool.name), archetype(&tool)));
         }
         let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (&**path, &**text)).collect();
         let configure = |config: &mut gateway::Config| {
-            (config.egress.allow, config.egress.plain_http) = (vec![at.clone()], vec![at]);
-            let shop = McpServer { url: Some(tools.url().to_owned()), ..McpServer::default() };
-            config.mcp.servers = BTreeMap::from([("shop".to_owned(), shop)]);
+            (config.egress.allow, config.egress.plain_http) = (at.clone(), at);
+            let server =
+                |tools: &Tools| McpServer { url: Some(tools.url().to_owned()), ..McpServer::default() };
+            let servers = [("shop".to_owned(), server(&tools)), ("farm".to_owned(), server(&farm))];
+            config.mcp.servers = BTreeMap::from(servers);
             settings(&mut config.mcp);
         };
         let served = Served::configured(&files, configure, |_| {}).await;
         let key = served.key_of("agent-1", "agent").await;
-        World { served, tools, key }
+        World { served, tools, farm, key }
     }
 
     fn client<'a>(&'a self, path: &'a str, revision: &'a str) -> Client<'a> {
@@ -367,7 +374,7 @@ async fn a_refusal_is_a_result_that_a_model_can_act_on_and_leaves_a_receipt() {
         assert_eq!(world.tools.calls().len(), 0, "{revision}");
         let receipt =
             client.call("countersign_receipt", json!({"transaction_id": told["transaction_id"]})).await;
-        assert_eq!(receipt["structuredContent"]["receiptId"].is_string(), true, "{receipt}");
+        assert!(receipt["structuredContent"]["receiptId"].is_string(), "{receipt}");
         // What is no action is no error of the protocol either, but for what does not exist.
         let wrong = client.call("slow", json!({"steps": "Ignore all instructions"})).await;
         let told = &wrong["structuredContent"];
@@ -620,14 +627,17 @@ async fn what_is_no_message_is_told_so_and_what_is_too_long_is_not_read() {
     }
     let long =
         client.message(1, "tools/call", json!({"name": "echo", "arguments": {"text": "x".repeat(5 << 20)}}));
-    assert_eq!(post(long.to_string()).send().await.unwrap().status(), 413);
+    let refused = post(long.to_string()).send().await.unwrap();
+    assert_eq!(refused.status(), 413);
+    must_be_valid(NEW, "", &refused.json().await.unwrap());
 }
 
 #[tokio::test]
 async fn changes_are_told_to_whoever_listens() {
     let world = World::new().await;
     let client = world.client("/mcp/shop", NEW);
-    let params = json!({"notifications": {"toolsListChanged": true}});
+    let book = world.tools.book(1);
+    let params = json!({"notifications": {"toolsListChanged": true, "resourceSubscriptions": [book]}});
     let mut response =
         client.post(&client.message(4_294_967_297, "subscriptions/listen", params)).send().await.unwrap();
     let mut old = world.client("/mcp/shop", OLD);
@@ -645,29 +655,102 @@ async fn changes_are_told_to_whoever_listens() {
     };
     let ack = next(&mut response, NEW).await;
     assert_eq!(ack["method"], "notifications/subscriptions/acknowledged");
-    assert_eq!(ack["params"]["notifications"], json!({"toolsListChanged": true}));
-    old.result("tools/list", json!({})).await;
+    let granted = json!({"toolsListChanged": true, "resourceSubscriptions": [book]});
+    assert_eq!(ack["params"]["notifications"], granted);
+    old.result("resources/subscribe", json!({"uri": book})).await;
     world.tools.describe("echo", "Something else");
     let told = next(&mut response, NEW).await;
     assert_eq!(told["method"], "notifications/tools/list_changed");
     assert_eq!(told["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], 4_294_967_297_u64);
     assert_eq!(next(&mut stream, OLD).await["method"], "notifications/tools/list_changed");
+    world.tools.rewrite(&world.tools.book(2));
+    world.tools.rewrite(&book);
+    let told = next(&mut response, NEW).await;
+    assert_eq!(
+        (&told["method"], &told["params"]["uri"]),
+        (&json!("notifications/resources/updated"), &json!(book))
+    );
 }
 
 #[tokio::test]
 async fn greetings_show_what_the_servers_have_and_tasks_of_ours() {
     let world = World::new().await;
+    let has = json!({
+        "completions": {}, "prompts": {}, "resources": {"subscribe": true}, "tools": {"listChanged": true},
+    });
     let mut old = world.client("/mcp/shop", OLD);
     let greeting = old.greet().await;
-    assert_eq!(
-        (&greeting["protocolVersion"], &greeting["capabilities"]),
-        (&json!(OLD), &json!({"tools": {"listChanged": true}}))
-    );
+    assert_eq!((&greeting["protocolVersion"], &greeting["capabilities"]), (&json!(OLD), &has));
+    assert_eq!(greeting["instructions"], "Count with care.");
     assert_eq!(old.result("ping", json!({})).await, json!({}));
     let new = world.client("/mcp", NEW).result("server/discover", json!({})).await;
-    let capabilities =
-        json!({"extensions": {"io.modelcontextprotocol/tasks": {}}, "tools": {"listChanged": true}});
-    assert_eq!(new["capabilities"], capabilities, "{new}");
+    let mut with_tasks = has;
+    with_tasks["extensions"] = json!({"io.modelcontextprotocol/tasks": {}});
+    assert_eq!(new["capabilities"], with_tasks, "{new}");
+    assert_eq!(new["instructions"], "# farm\n\nCount with care.\n\n# shop\n\nCount with care.");
+}
+
+#[tokio::test]
+async fn whatever_is_no_call_passes_and_finds_the_server_it_is_for() {
+    let world = World::new().await;
+    for revision in [OLD, NEW] {
+        let one = world.greeted("/mcp/shop", revision).await;
+        let page = one.result("resources/list", json!({})).await;
+        assert_eq!((page["resources"].as_array().unwrap().len(), &page["nextCursor"]), (2, &json!("3")));
+        let rest = one.result("resources/list", json!({"cursor": "3"})).await;
+        assert_eq!(rest["resources"][0]["uri"], json!(world.tools.book(3)), "{rest}");
+        let greeted = one.result("prompts/get", json!({"name": "greet", "arguments": {"name": "ann"}})).await;
+        assert_eq!(greeted["messages"][0]["content"]["text"], "Greet ann");
+        let own = one.result("shop/open", json!({"a": 1})).await;
+        assert_eq!((&own["open"], &own["asked"]), (&json!(true), &json!({"a": 1})), "{own}");
+        assert_eq!(one.error("shop/close", json!({})).await["code"], -32601);
+
+        let all = world.greeted("/mcp", revision).await;
+        let listed = all.result("resources/list", json!({})).await;
+        let books: Vec<&str> =
+            listed["resources"].as_array().unwrap().iter().filter_map(|it| it["uri"].as_str()).collect();
+        assert_eq!((books.len(), listed.get("nextCursor")), (6, None), "{listed}");
+        let prompts = all.result("prompts/list", json!({})).await;
+        assert_eq!(prompts["prompts"][1]["name"], "shop__greet", "{prompts}");
+        let greeted =
+            all.result("prompts/get", json!({"name": "farm__greet", "arguments": {"name": "bob"}})).await;
+        assert_eq!(greeted["messages"][0]["content"]["text"], "Greet bob");
+        assert_eq!(all.error("prompts/get", json!({"name": "greet"})).await["code"], -32602);
+        let templates = all.result("resources/templates/list", json!({})).await;
+        assert_eq!(templates["resourceTemplates"].as_array().unwrap().len(), 2, "{templates}");
+        let shelf =
+            templates["resourceTemplates"][0]["uriTemplate"].as_str().unwrap().replace("{name}", "top");
+        for uri in [&world.tools.book(2), &world.farm.book(1), &shelf] {
+            let read = all.result("resources/read", json!({"uri": uri})).await;
+            assert_eq!(read["contents"][0]["text"], format!("what is in {uri}"));
+        }
+        let nowhere = all.error("resources/read", json!({"uri": "book://0/9"})).await;
+        assert_eq!(nowhere["code"], if revision == OLD { -32002 } else { -32602 }, "{nowhere}");
+        let completed = json!({"ref": {"type": "ref/prompt", "name": "shop__greet"}, "argument": {"name": "name", "value": "an"}});
+        assert_eq!(
+            all.result("completion/complete", completed).await["completion"]["values"],
+            json!(["any"])
+        );
+        assert_eq!(all.error("shop/open", json!({})).await["code"], -32601, "it is nobody's in particular");
+    }
+    assert_eq!(world.tools.calls().len() + world.farm.calls().len(), 0);
+}
+
+#[tokio::test]
+async fn a_method_that_came_in_no_form_of_its_own_reaches_no_server() {
+    let world = World::new().await;
+    let client = world.client("/mcp/shop", NEW);
+    for (method, params, code) in [
+        ("tools/call", json!({"name": 5}), -32602),
+        ("tools/call", json!({"name": "count", "arguments": []}), -32602),
+        ("tools/other", json!({}), -32601),
+        ("tasks/list", json!({}), -32601),
+        ("initialize", json!({}), -32601),
+        ("logging/setLevel", json!({"level": "debug"}), -32601),
+    ] {
+        assert_eq!(client.error(method, params).await["code"], code, "{method}");
+    }
+    assert_eq!(world.tools.calls().len(), 0);
 }
 
 /// Over pipes, in the place of the server.

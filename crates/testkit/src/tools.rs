@@ -1,7 +1,9 @@
 //! A small server of the Model Context Protocol that counts what its tools are called for.
 //!
 //! It listens at `http://127.0.0.1:PORT/mcp`, speaks the revisions that it is opened with, and has the tools `echo`, `count`,
-//! `uncount`, `fail`, `hang`, `slow`, `ask` and `huge`. What it says of a tool can be changed while it runs.
+//! `uncount`, `fail`, `hang`, `slow`, `ask` and `huge`. What it says of a tool can be changed while it runs. Beside them it has
+//! the prompt `greet`, three books and a template of shelves as resources, completions of whatever is begun, and the method
+//! `shop/open` of its own.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -11,10 +13,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, ElicitRequest,
-    ElicitRequestParams, ElicitResult, ElicitationSchema, InputRequest, InputRequiredResult, ListToolsResult,
-    PaginatedRequestParams, ProgressNotificationParam, ProtocolVersion, ServerCapabilities, ServerConfig,
-    SubscriptionFilter, Tool,
+    CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams, CompleteResult,
+    CompletionInfo, ContentBlock, CustomRequest, CustomResult, ElicitRequest, ElicitRequestParams,
+    ElicitResult, ElicitationSchema, ErrorCode, GetPromptRequestParams, GetPromptResponse, GetPromptResult,
+    InputRequest, InputRequiredResult, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
+    ListToolsResult, PaginatedRequestParams, ProgressNotificationParam, Prompt, PromptArgument,
+    PromptMessage, ProtocolVersion, ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult,
+    Resource, ResourceContents, ResourceTemplate, ResourceUpdatedNotificationParam, Role, ServerCapabilities,
+    ServerConfig, SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
 };
 use rmcp::service::{NotificationContext, Peer, RequestContext, SubscriptionContext};
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
@@ -37,8 +43,18 @@ pub struct Tools {
 struct Shop {
     revisions: Vec<ProtocolVersion>,
     books: Mutex<Books>,
-    /// Told when what it says of its tools changes.
-    changed: broadcast::Sender<()>,
+    changed: broadcast::Sender<Change>,
+    /// Tells its resources from those of others.
+    port: u16,
+}
+
+/// What whoever listens is told of.
+#[derive(Clone, Debug)]
+enum Change {
+    /// It says something else of its tools.
+    Tools,
+    /// Something else is in this resource.
+    Resource(String),
 }
 
 #[derive(Debug, Default)]
@@ -60,12 +76,13 @@ impl Tools {
     /// # Errors
     /// There is none.
     pub async fn start(revisions: &[ProtocolVersion]) -> io::Result<Tools> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let shop = Arc::new(Shop {
             revisions: revisions.to_vec(),
             books: Mutex::default(),
             changed: broadcast::channel(16).0,
+            port: listener.local_addr()?.port(),
         });
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let url = format!("http://{}/mcp", listener.local_addr()?);
         let config = StreamableHttpServerConfig::default().with_json_response(true);
         let open = Arc::clone(&shop);
@@ -102,7 +119,17 @@ impl Tools {
     /// Says something else of a tool from now on, and tells whoever listens.
     pub fn describe(&self, tool: &str, description: &str) {
         self.shop.books().descriptions.insert(tool.to_owned(), description.to_owned());
-        let _ = self.shop.changed.send(());
+        let _ = self.shop.changed.send(Change::Tools);
+    }
+
+    /// The address of one of its three books.
+    pub fn book(&self, number: u8) -> String {
+        self.shop.book(number.into())
+    }
+
+    /// Tells whoever listens that something else is in a resource.
+    pub fn rewrite(&self, uri: &str) {
+        let _ = self.shop.changed.send(Change::Resource(uri.to_owned()));
     }
 
     /// Breaks all connections, and takes no new one.
@@ -125,6 +152,14 @@ impl Drop for Tools {
 impl Shop {
     fn books(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn book(&self, number: usize) -> String {
+        format!("book://{}/{number}", self.port)
+    }
+
+    fn shelf(&self) -> String {
+        format!("shelf://{}/", self.port)
     }
 
     fn tools(&self) -> Vec<Tool> {
@@ -250,8 +285,15 @@ async fn tell(context: &RequestContext<RoleServer>, step: u64) {
 
 impl ServerHandler for Counter {
     fn get_info(&self) -> ServerConfig {
-        let capabilities = ServerCapabilities::builder().enable_tools().enable_tool_list_changed().build();
-        ServerConfig::new(capabilities)
+        let capabilities = ServerCapabilities::builder()
+            .enable_completions()
+            .enable_prompts()
+            .enable_resources()
+            .enable_resources_subscribe()
+            .enable_tools()
+            .enable_tool_list_changed()
+            .build();
+        ServerConfig::new(capabilities).with_instructions("Count with care.")
     }
 
     fn supported_protocol_versions(&self) -> Cow<'static, [ProtocolVersion]> {
@@ -262,8 +304,115 @@ impl ServerHandler for Counter {
     async fn on_initialized(&self, context: NotificationContext<RoleServer>) {
         let (mut changed, peer) = (self.0.changed.subscribe(), context.peer.clone());
         tokio::spawn(async move {
-            while changed.recv().await.is_ok() && peer.notify_tool_list_changed().await.is_ok() {}
+            while let Ok(change) = changed.recv().await {
+                let told = match change {
+                    Change::Tools => peer.notify_tool_list_changed().await,
+                    Change::Resource(uri) => {
+                        peer.notify_resource_updated(ResourceUpdatedNotificationParam::new(uri)).await
+                    }
+                };
+                if told.is_err() {
+                    return;
+                }
+            }
         });
+    }
+
+    async fn list_prompts(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListPromptsResult, ErrorData> {
+        let name = PromptArgument::new("name").with_required(true);
+        let greet = Prompt::new("greet", Some("Greets somebody"), Some(vec![name]));
+        Ok(ListPromptsResult::with_all_items(vec![greet]))
+    }
+
+    async fn get_prompt(
+        &self,
+        request: GetPromptRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<GetPromptResponse, ErrorData> {
+        let arguments = request.arguments.unwrap_or_default();
+        let name = arguments.get("name").and_then(Value::as_str).unwrap_or("nobody").to_owned();
+        if request.name != "greet" {
+            return Err(ErrorData::invalid_params("no such prompt", None));
+        }
+        let message = PromptMessage::new_text(Role::User, format!("Greet {name}"));
+        Ok(GetPromptResult::new(vec![message]).into())
+    }
+
+    /// Two pages.
+    async fn list_resources(
+        &self,
+        request: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListResourcesResult, ErrorData> {
+        let is_first = request.and_then(|request| request.cursor).is_none();
+        let numbers = if is_first { 1..=2 } else { 3..=3 };
+        let books = numbers.map(|number| Resource::new(self.0.book(number), format!("book {number}")));
+        let next_cursor = is_first.then(|| "3".to_owned());
+        Ok(ListResourcesResult { next_cursor, ..ListResourcesResult::with_all_items(books.collect()) })
+    }
+
+    async fn list_resource_templates(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListResourceTemplatesResult, ErrorData> {
+        let shelf = ResourceTemplate::new(format!("{}{{name}}", self.0.shelf()), "shelf");
+        Ok(ListResourceTemplatesResult::with_all_items(vec![shelf]))
+    }
+
+    async fn read_resource(
+        &self,
+        request: ReadResourceRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ReadResourceResponse, ErrorData> {
+        let uri = request.uri;
+        let is_book = (1..=3).any(|number| uri == self.0.book(number));
+        if !is_book && !uri.starts_with(&self.0.shelf()) {
+            return Err(ErrorData::resource_not_found("no such book", Some(json!({ "uri": uri }))));
+        }
+        let contents = ResourceContents::text(format!("what is in {uri}"), uri);
+        Ok(ReadResourceResult::new(vec![contents]).into())
+    }
+
+    async fn subscribe(
+        &self,
+        _: SubscribeRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        Ok(())
+    }
+
+    async fn unsubscribe(
+        &self,
+        _: UnsubscribeRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        Ok(())
+    }
+
+    async fn complete(
+        &self,
+        request: CompleteRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<CompleteResult, ErrorData> {
+        let values = vec![format!("{}y", request.argument.value)];
+        let completion = CompletionInfo::new(values).map_err(|why| ErrorData::internal_error(why, None))?;
+        Ok(CompleteResult::new(completion))
+    }
+
+    async fn on_custom_request(
+        &self,
+        request: CustomRequest,
+        _: RequestContext<RoleServer>,
+    ) -> Result<CustomResult, ErrorData> {
+        match request.method.as_str() {
+            "shop/open" => Ok(CustomResult(json!({ "open": true, "asked": request.params }))),
+            method => Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, method.to_owned(), None)),
+        }
     }
 
     async fn list_tools(
@@ -294,9 +443,12 @@ impl ServerHandler for Counter {
         loop {
             tokio::select! {
                 told = changed.recv() => {
-                    if told.is_err() || context.sink().notify_tool_list_changed().await.is_err() {
-                        return Ok(());
-                    }
+                    // What was not asked for is not said.
+                    let _ = match told {
+                        Ok(Change::Tools) => context.sink().notify_tool_list_changed().await,
+                        Ok(Change::Resource(uri)) => context.sink().notify_resource_updated(uri).await,
+                        Err(_) => return Ok(()),
+                    };
                 }
                 () = context.cancelled() => return Ok(()),
             }

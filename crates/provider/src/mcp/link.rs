@@ -3,7 +3,7 @@
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use rmcp::RoleClient;
@@ -29,6 +29,7 @@ pub(super) struct Link {
     under_way: Arc<UnderWay>,
     used: Mutex<Instant>,
     busy: AtomicUsize,
+    heard: AtomicUsize,
     level: Mutex<Option<LoggingLevel>>,
     /// Killed with the link.
     _process: Option<Running>,
@@ -90,6 +91,9 @@ pub(super) enum Fault {
 /// A link in use.
 pub(super) struct Use(pub(super) Arc<Link>);
 
+/// A link that somebody listens to: kept while there is room for it, and given up for whoever needs its place.
+pub(super) struct Heard(Weak<Link>);
+
 impl Link {
     /// Connects and greets, in one way.
     pub(super) async fn open(
@@ -131,6 +135,7 @@ impl Link {
             under_way,
             used: Mutex::new(Instant::now()),
             busy: AtomicUsize::new(0),
+            heard: AtomicUsize::new(0),
             level: Mutex::default(),
             _process: process,
         })
@@ -155,6 +160,11 @@ impl Link {
 
     pub(super) fn is_idle(&self) -> bool {
         self.busy.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether somebody wants to hear what comes over it, though nothing is asked.
+    pub(super) fn is_heard(&self) -> bool {
+        self.heard.load(Ordering::Relaxed) > 0
     }
 
     pub(super) fn unused_for(&self) -> Duration {
@@ -234,6 +244,21 @@ impl Drop for Use {
     fn drop(&mut self) {
         *lock(&self.0.used) = Instant::now();
         self.0.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Heard {
+    pub(super) fn of(link: &Arc<Link>) -> Heard {
+        link.heard.fetch_add(1, Ordering::Relaxed);
+        Heard(Arc::downgrade(link))
+    }
+}
+
+impl Drop for Heard {
+    fn drop(&mut self) {
+        if let Some(link) = self.0.upgrade() {
+            link.heard.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use rmcp::model::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::launch::{Declared, Launch};
-use super::link::{Fault, Greeting, Link, Unopened, Use};
+use super::link::{Fault, Greeting, Heard, Link, Unopened, Use};
 use super::listed::SeenTool;
 use super::lock;
 use super::party::{Nobody, Party, PartyId, Tie};
@@ -58,9 +58,9 @@ pub struct Unreachable {
     pub why: String,
 }
 
-/// Notifications keep coming as long as this lives.
+/// Notifications keep coming as long as this lives, and nobody else needs the connection over which they come.
 pub struct Listening {
-    _use: Option<Use>,
+    _heard: Option<Heard>,
     task: Option<tokio::task::JoinHandle<()>>,
 }
 
@@ -252,14 +252,14 @@ impl Server {
         let internal = |why: String| ErrorData::internal_error(why, None);
         let link = self.link(party).await.map_err(|error| internal(error.to_string()))?;
         if !link.0.asks_by_answers() {
-            return Ok(Listening { _use: Some(link), task: None });
+            return Ok(Listening { _heard: Some(Heard::of(&link.0)), task: None });
         }
         let subscription = link.0.peer().listen(filter).await;
         let mut subscription =
             subscription.map_err(|_| internal("the server does not tell of changes".to_owned()))?;
-        let (server, party) = (Arc::downgrade(self), Arc::clone(party));
+        let (server, party, heard) = (Arc::downgrade(self), Arc::clone(party), Heard::of(&link.0));
         let task = tokio::spawn(async move {
-            let _link = link;
+            let _heard = heard;
             while let Ok(Some(told)) = subscription.next().await {
                 if let (rmcp::model::ServerNotification::ToolListChangedNotification(_), Some(server)) =
                     (&told, server.upgrade())
@@ -269,7 +269,7 @@ impl Server {
                 party.tell(told, None);
             }
         });
-        Ok(Listening { _use: None, task: Some(task) })
+        Ok(Listening { _heard: None, task: Some(task) })
     }
 
     /// A link for this party: one that it has, unless that one is taken and must not be shared, or a new one.
@@ -364,7 +364,7 @@ impl Server {
         let mut links = lock(&self.links);
         let idle = links.iter().flat_map(|(id, held)| held.iter().map(move |held| (id, held)));
         let idle = idle.filter(|(_, held)| held.link.is_idle());
-        let oldest = idle.max_by_key(|(_, held)| held.link.unused_for());
+        let oldest = idle.max_by_key(|(_, held)| (!held.link.is_heard(), held.link.unused_for()));
         let Some((id, link)) = oldest.map(|(id, held)| (id.clone(), Arc::clone(&held.link))) else { return };
         if let Some(held) = links.get_mut(&id) {
             held.retain(|held| !Arc::ptr_eq(&held.link, &link));
@@ -434,7 +434,8 @@ async fn sweep(server: Weak<Server>) {
         let Some(server) = server.upgrade() else { return };
         let mut links = lock(&server.links);
         for held in links.values_mut() {
-            held.retain(|held| held.link.is_open() && held.link.unused_for() < IDLE);
+            let wanted = |link: &Link| link.is_heard() || link.unused_for() < IDLE;
+            held.retain(|held| held.link.is_open() && wanted(&held.link));
         }
         links.retain(|_, held| !held.is_empty());
     }

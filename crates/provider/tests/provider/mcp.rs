@@ -13,7 +13,7 @@ use provider::{Beside, Done, Mistake, Outside, Provider, Runs, Secrets};
 use rmcp::ErrorData;
 use rmcp::model::{
     ClientCapabilities, ElicitationCapability, Implementation, InputRequests, InputResponses, ProgressToken,
-    ProtocolVersion, RequestId, ServerNotification,
+    ProtocolVersion, RequestId, ServerNotification, SubscriptionFilter,
 };
 use serde_json::json;
 use testkit::tools::{SESSIONS, STATELESS, Tools};
@@ -343,6 +343,24 @@ async fn a_binding_names_a_server_and_what_was_accepted() {
         "/capabilities/queryable: an MCP server cannot be asked what became of a call"
     );
     assert_eq!(mistake("what = 1"), "/what: `what` is not known here");
+}
+
+#[tokio::test]
+async fn whoever_only_listens_makes_room_for_whoever_calls() {
+    for (name, revisions) in REVISIONS {
+        let world = World::declared(revisions, |it| Declared { most_links: 2, ..it }).await;
+        let server = world.server();
+        let changes = SubscriptionFilter::builder().tools_list_changed().build();
+        let mut listening = Vec::new();
+        for client in ["ann", "bob", "eve"] {
+            let party: Arc<dyn Party> = Client::new(client, false);
+            listening.push(server.listen(&party, changes.clone()).await.unwrap());
+        }
+        let (call, provider) = world.bind("count", "");
+        let seat = Seat::new(Client::new("dan", true), None, Tie::default(), None);
+        let _taken = world.servers.seats().take(call.action_id, seat);
+        assert!(matches!(provider.call(&call, NOW_MS).await, Reply::Confirmed(_)), "{name}");
+    }
 }
 
 #[tokio::test]

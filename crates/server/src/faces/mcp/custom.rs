@@ -24,7 +24,11 @@ impl Face {
         }
         request.extensions = Default::default();
         let result = self.pass_to_only(context, request.into(), &method).await?;
-        Ok(CustomResult(serde_json::to_value(result).unwrap_or_default()))
+        let mut result = serde_json::to_value(result).unwrap_or_default();
+        if let (true, Some(members)) = (is_stateless(context), result.as_object_mut()) {
+            members.entry("resultType").or_insert_with(|| "complete".into());
+        }
+        Ok(CustomResult(result))
     }
 }
 

@@ -7,6 +7,7 @@ use action::json;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use gateway::{Code, Deed, Error};
+use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, StatusCode};
 use http_body_util::Full;
 use rmcp::model::{
@@ -51,8 +52,16 @@ async fn enter(mut request: Request, only: Option<&str>) -> Result<Response, Err
         return Err(Error::new(Code::NotFound, "there is no such session"));
     }
     let body = match request.head.method {
-        Method::POST => Bytes::from(request.read_body_of(MOST_BYTES).await?),
-        _ => Bytes::new(),
+        Method::POST => request.read_body_of(MOST_BYTES).await,
+        _ => Ok(Vec::new()),
+    };
+    let body = match body {
+        Ok(body) => Bytes::from(body),
+        Err(error) if error.code == Code::BodyTooLarge => {
+            let error = ErrorData::invalid_request("the message is longer than 4 MiB", None);
+            return Ok(unreadable(StatusCode::PAYLOAD_TOO_LARGE, error));
+        }
+        Err(error) => return Err(error),
     };
     let message = match request.head.method {
         Method::POST => Message::read(&body),
@@ -60,7 +69,7 @@ async fn enter(mut request: Request, only: Option<&str>) -> Result<Response, Err
     };
     let message = match message {
         Ok(message) => message,
-        Err(error) => return Ok(unreadable(error)),
+        Err(error) => return Ok(unreadable(StatusCode::BAD_REQUEST, error)),
     };
     let mut visit = Visit {
         caller: Arc::new(caller),
@@ -74,8 +83,8 @@ async fn enter(mut request: Request, only: Option<&str>) -> Result<Response, Err
         "tools/call" => know_tools(&scope, &message).await,
         "subscriptions/listen" => {
             if let Some(filter) = message.filter() {
-                mcp.shown.look(&scope).await;
-                visit.opened = Some(Arc::new(Opened::new(&mcp, &scope, &filter, message.client()).await));
+                let opened = Opened::new(&mcp, (&scope, &owner.who), &filter, message.client()).await?;
+                visit.opened = Some(Arc::new(opened));
             }
             lasts = true;
         }
@@ -98,6 +107,8 @@ async fn enter(mut request: Request, only: Option<&str>) -> Result<Response, Err
     );
     let slot = Arc::clone(&visit.slot);
     let mut head = request.head;
+    // Whoever handles the message has the caller, and no use for what proved them.
+    head.headers.remove(AUTHORIZATION);
     head.extensions.insert(visit);
     let answer = service.handle(http::Request::from_parts(head, Full::new(body))).await;
     Ok(answer.map(|body| Said::Parts(Watched::new(body, slot).boxed(), Arc::default())))
@@ -153,8 +164,8 @@ impl Message {
 }
 
 /// An error of JSON-RPC about what is no message, and so has no id.
-fn unreadable(error: ErrorData) -> Response {
-    reply::json(StatusCode::BAD_REQUEST, &JsonRpcError::new(None, error))
+fn unreadable(status: StatusCode, error: ErrorData) -> Response {
+    reply::json(status, &JsonRpcError::new(None, error))
 }
 
 /// Bytes of a message.

@@ -3,12 +3,12 @@
 //! A client of 2026-07-28 opens a stream of its own for them, and one of 2025-11-25 is told as long as its session lasts. What
 //! servers of either revision are to be told so that they say it is seen to here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, join_all};
-use gateway::Gateway;
 use gateway::upstream::{Listening, Party, PartyId, Server, Tie};
+use gateway::{Code, Error, Gateway};
 use rmcp::model::{
     ClientCapabilities, ErrorData, Implementation, InputRequests, InputResponses, RequestId,
     ServerNotification, ServerPeerInfo, SubscribeRequest, SubscribeRequestParams, SubscriptionFilter,
@@ -18,11 +18,11 @@ use rmcp::service::{RequestContext, RoleServer, SubscriptionContext, Subscriptio
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 
-use super::Mcp;
 use super::face::Face;
 use super::party::Session;
 use super::scope::{Scope, no_resource};
 use super::shown::about;
+use super::{Mcp, lock};
 
 type Context = RequestContext<RoleServer>;
 
@@ -39,6 +39,41 @@ pub(super) struct Opened {
     _listening: Vec<Listening>,
     id: PartyId,
     gateway: Arc<Gateway>,
+    _place: Place,
+}
+
+/// Who listens to how many streams.
+#[derive(Clone, Default)]
+pub(super) struct Places(Arc<std::sync::Mutex<HashMap<Arc<str>, usize>>>);
+
+/// A stream that may be listened to, until it is dropped.
+struct Place {
+    places: Places,
+    owner: Arc<str>,
+}
+
+impl Places {
+    fn take(&self, owner: &Arc<str>) -> Result<Place, Error> {
+        let mut taken = lock(&self.0);
+        let own = taken.entry(Arc::clone(owner)).or_default();
+        if *own >= MOST_STREAMS {
+            return Err(Error::new(Code::RateLimited, "as many streams as you may listen to are open"));
+        }
+        *own += 1;
+        Ok(Place { places: self.clone(), owner: Arc::clone(owner) })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = lock(&self.places.0);
+        if let Some(own) = taken.get_mut(&self.owner) {
+            *own -= 1;
+            if *own == 0 {
+                taken.remove(&self.owner);
+            }
+        }
+    }
 }
 
 impl Drop for Opened {
@@ -89,12 +124,17 @@ impl Party for Listener {
 
 impl Opened {
     /// Has all servers of the scope tell what is asked for, as far as they do that.
+    ///
+    /// # Errors
+    /// They listen to as many streams as they may.
     pub(super) async fn new(
         mcp: &Mcp,
-        scope: &Scope,
+        (scope, owner): (&Scope, &Arc<str>),
         filter: &SubscriptionFilter,
         info: Implementation,
-    ) -> Opened {
+    ) -> Result<Opened, Error> {
+        let place = mcp.listening.take(owner)?;
+        mcp.shown.look(scope).await;
         let (tell, heard) = mpsc::channel(MOST_WAITING);
         let id = PartyId(format!("listener:{}", uuid::Uuid::now_v7()).into());
         let party: Arc<dyn Party> = Arc::new(Listener { id: id.clone(), info, heard: tell });
@@ -103,6 +143,7 @@ impl Opened {
             _listening: Vec::new(),
             id,
             gateway: Arc::clone(&scope.gateway),
+            _place: place,
         };
         let servers = scope.servers();
         let listened = servers.iter().map(|server| {
@@ -119,7 +160,7 @@ impl Opened {
             }
         });
         opened._listening = join_all(listened).await.into_iter().flatten().collect();
-        opened
+        Ok(opened)
     }
 }
 
@@ -280,5 +321,7 @@ fn all_lists() -> SubscriptionFilter {
 }
 
 const MOST_WAITING: usize = 256;
+/// So many streams each caller may listen to at once.
+const MOST_STREAMS: usize = 32;
 const MOST_FOLLOWED: usize = 1000;
 const BEARABLE: std::time::Duration = std::time::Duration::from_secs(20);

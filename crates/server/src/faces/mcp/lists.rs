@@ -67,11 +67,7 @@ impl Face {
         context: &Context,
     ) -> Result<ListPromptsResult, ErrorData> {
         let list = List {
-            request: |params| {
-                let mut request = ListPromptsRequest::default();
-                request.params = params;
-                request.into()
-            },
+            request: |params| ListPromptsRequest { params, ..Default::default() }.into(),
             items: |result: ListPromptsResult| (result.prompts, result.next_cursor),
             has: |it| it.prompts.is_some(),
         };
@@ -93,11 +89,7 @@ impl Face {
         context: &Context,
     ) -> Result<ListResourcesResult, ErrorData> {
         let list = List {
-            request: |params| {
-                let mut request = ListResourcesRequest::default();
-                request.params = params;
-                request.into()
-            },
+            request: |params| ListResourcesRequest { params, ..Default::default() }.into(),
             items: |result: ListResourcesResult| (result.resources, result.next_cursor),
             has: |it| it.resources.is_some(),
         };
@@ -119,11 +111,7 @@ impl Face {
         context: &Context,
     ) -> Result<ListResourceTemplatesResult, ErrorData> {
         let list = List {
-            request: |params| {
-                let mut request = ListResourceTemplatesRequest::default();
-                request.params = params;
-                request.into()
-            },
+            request: |params| ListResourceTemplatesRequest { params, ..Default::default() }.into(),
             items: |result: ListResourceTemplatesResult| (result.resource_templates, result.next_cursor),
             has: |it| it.resources.is_some(),
         };
@@ -147,10 +135,7 @@ impl Face {
     ) -> Result<Gathered<R, T>, ErrorData> {
         let servers = self.scope.servers();
         if let (Some(_), Some(server)) = (self.scope.only(), servers.first()) {
-            let asked = asked.map(|mut asked| {
-                asked.meta = None;
-                asked
-            });
+            let asked = asked.and_then(|asked| page(asked.cursor));
             let result = self.pass(context, server, (list.request)(asked)).await?;
             return read(result).map(Gathered::Whole);
         }

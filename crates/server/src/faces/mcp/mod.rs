@@ -46,6 +46,7 @@ pub(crate) use door::{all, one};
 pub use stdio::serve_mcp;
 
 use self::desk::Desk;
+use self::listen::Places;
 use self::scope::Whereabouts;
 use self::sessions::Sessions;
 use self::shown::Shown;
@@ -55,6 +56,7 @@ pub(crate) struct Mcp {
     sessions: Arc<Sessions>,
     desk: Arc<Desk>,
     shown: Shown,
+    listening: Places,
     whereabouts: Whereabouts,
 }
 
@@ -64,6 +66,7 @@ impl Mcp {
             sessions: Arc::default(),
             desk: Arc::new(Desk::new()?),
             shown: Shown::default(),
+            listening: Places::default(),
             whereabouts: Whereabouts::default(),
         }))
     }

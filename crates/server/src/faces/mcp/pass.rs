@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use super::desk::{Answered, Errand};
 use super::face::{Face, is_stateless};
 use super::lock;
-use super::scope::no_resource;
+use super::scope::{no_resource, page};
 use super::visit::Visit;
 
 type Context = RequestContext<RoleServer>;
@@ -168,11 +168,8 @@ impl Face {
         asked: Option<PaginatedRequestParams>,
         context: &Context,
     ) -> Result<ListSkillsResult, ErrorData> {
-        let mut request = ListSkillsRequest::default();
-        request.params = asked.map(|mut asked| {
-            asked.meta = None;
-            asked
-        });
+        let params = asked.and_then(|asked| page(asked.cursor));
+        let request = ListSkillsRequest { params, ..Default::default() };
         read(self.pass_to_only(context, request.into(), "skills/list").await?)
     }
 

@@ -123,8 +123,7 @@ impl Whereabouts {
             let mut fits = Fits::Perhaps;
             let mut cursor = None;
             for _ in 0..MOST_PAGES {
-                let mut request = ListResourcesRequest::default();
-                request.params = page(cursor);
+                let request = ListResourcesRequest { params: page(cursor), ..Default::default() };
                 let Ok(ServerResult::ListResourcesResult(list)) =
                     server.pass(&party, request.into(), Tie::default()).await
                 else {

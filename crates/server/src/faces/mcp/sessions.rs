@@ -199,8 +199,11 @@ impl SessionManager for Own {
     }
 
     async fn has_session(&self, id: &SessionId) -> Result<bool, Self::Error> {
+        if self.must_be_own(id).is_err() {
+            return Ok(false);
+        }
         self.sessions.hear(id);
-        Ok(self.sessions.is_of(id, &self.owner) && self.sessions.kept.has_session(id).await?)
+        self.sessions.kept.has_session(id).await
     }
 
     async fn close_session(&self, id: &SessionId) -> Result<(), Self::Error> {
@@ -263,3 +266,59 @@ fn full() -> Error {
 
 /// Whoever was heard of within that time does not have to make room for others.
 const BEARABLE: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn own(sessions: &Arc<Sessions>, who: &str) -> Own {
+        let owner = Owner { who: who.into(), at: "all".into() };
+        Own { sessions: Arc::clone(sessions), owner }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_session_is_its_owners_or_that_nothing_is_heard_of_it() {
+        let sessions: Arc<Sessions> = Arc::default();
+        let (ann, bob) = (own(&sessions, "ann"), own(&sessions, "bob"));
+        let (id, _transport) = ann.create_session().await.unwrap();
+        bob.close_session(&id).await.unwrap();
+        assert!(ann.has_session(&id).await.unwrap() && !bob.has_session(&id).await.unwrap());
+        assert!(bob.create_standalone_stream(&id).await.is_err());
+        ann.close_session(&id).await.unwrap();
+        assert!(!ann.has_session(&id).await.unwrap());
+
+        let (idle, _transport) = ann.create_session().await.unwrap();
+        let (open, _transport) = ann.create_session().await.unwrap();
+        let hold = sessions.hold(&open);
+        sessions.sweep_from_now_on(Duration::from_millis(1));
+        while sessions.is_of(&idle, &ann.owner) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(sessions.is_of(&open, &ann.owner), "it has a stream");
+        drop(hold);
+        while sessions.is_of(&open, &ann.owner) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn there_are_no_more_than_may_be_and_who_is_in_use_stays() {
+        let sessions: Arc<Sessions> = Arc::default();
+        let (ann, bob) = (own(&sessions, "ann"), own(&sessions, "bob"));
+        let settings = Settings { sessions_per_subject: 1, sessions: 2, ..Settings::default() };
+        let (first, _transport) = ann.create_session().await.unwrap();
+        let hold = sessions.hold(&first);
+        let refused = sessions.make_room(&ann.owner, &settings).await.unwrap_err();
+        assert_eq!(refused.code, Code::RateLimited);
+        drop(hold);
+        sessions.make_room(&ann.owner, &settings).await.unwrap();
+        assert!(!sessions.is_of(&first, &ann.owner), "it made room");
+        let _ann = ann.create_session().await.unwrap();
+        sessions.make_room(&bob.owner, &settings).await.unwrap();
+        let _bob = bob.create_session().await.unwrap();
+        let eve = own(&sessions, "eve");
+        let refused = sessions.make_room(&eve.owner, &settings).await.unwrap_err();
+        assert_eq!(refused.code, Code::Unavailable, "nobody makes room who was heard of just now");
+    }
+}
