@@ -434,7 +434,7 @@ fn next_steps(args: &Args, ground: &Ground, taken: &[Taken]) -> Result<()> {
             ));
         }
         if one.written > 0 {
-            steps.push(format!("say what its tools do: countersign mcp classify {name} TOOL --as read_only, or {name} --proposed"));
+            steps.push(format!("say what its tools do: countersign mcp classify {name} TOOL --as read_only, or, as it proposes, {name} --proposed"));
         }
     }
     let config = args.place.config.display();

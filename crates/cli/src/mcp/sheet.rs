@@ -70,17 +70,19 @@ pub(super) struct Undo {
 const SAID: &str = "#| ";
 const CLASS: &str = "# class: ";
 const DAY_SECONDS: i64 = 86_400;
+/// The longest that a server's or tool's name is as part of a file's.
+const PART: usize = 64;
 
 /// A file name for it: never with anything in it that leads elsewhere, and never that of another tool.
 pub(super) fn file_name(server: &str, tool: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte);
-    if [server, tool].iter().all(|part| part.bytes().all(plain)) {
+    if [server, tool].iter().all(|part| (1..=PART).contains(&part.len()) && part.bytes().all(plain)) {
         return format!("mcp.{server}.{tool}.toml");
     }
     let folded =
         |c: char| if c.is_ascii_alphanumeric() || "_-".contains(c) { c.to_ascii_lowercase() } else { '_' };
     let digest = hex::encode(Sha256::digest(archetype_of(server, tool)));
-    let name = |part: &str| part.chars().map(folded).take(64).collect::<String>();
+    let name = |part: &str| part.chars().map(folded).take(PART).collect::<String>();
     format!("mcp.{}.{}.{}.toml", name(server), name(tool), &digest[..8])
 }
 
