@@ -47,8 +47,13 @@ impl Files {
     }
 
     /// A file of ours with another text.
-    pub(super) fn overwrite(&mut self, path: &Path, text: &str) -> Result<()> {
+    pub(super) fn overwrite(&self, path: &Path, text: &str) -> Result<()> {
         self.write(path, text, PUBLIC)
+    }
+
+    /// The same, for nobody else to read.
+    pub(super) fn overwrite_private(&self, path: &Path, text: &str) -> Result<()> {
+        self.write(path, text, PRIVATE)
     }
 
     /// A file whose text is another one now, made from what it was.

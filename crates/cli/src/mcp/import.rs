@@ -229,7 +229,7 @@ impl Import<'_> {
             Some(sheet) => sheet.path.clone(),
             None => catalogue.join(sheet::file_name(server, &told.name)),
         };
-        let text = sheet::written(server, told)?;
+        let text = sheet::written(server, told, None)?;
         match self.files.put(&path, &text, Fate::Differs).map_err(|error| error.to_string())? {
             Fate::Differs => Err(format!("`{}` is there already and is of something else", path.display())),
             _ => {
@@ -490,7 +490,7 @@ fn beside(file: &Path, ending: &str) -> PathBuf {
     file.with_file_name(name)
 }
 
-const STARTER: &str = include_str!("starter.cedar");
+pub(super) const STARTER: &str = include_str!("starter.cedar");
 /// What the client sends us as its key.
 const KEY_VARIABLE: &str = "COUNTERSIGN_KEY";
 /// More tools than this are taken over only by name.

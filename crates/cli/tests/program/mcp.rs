@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -355,5 +357,195 @@ impl Place {
             }
         }
         found
+    }
+}
+
+#[test]
+fn a_wrapped_server_is_asked_only_after_a_person_agreed() {
+    let place = Place::new(&tools());
+    let mut client = place.wrapped(&[]);
+    let listed: Vec<String> = client.tools();
+    assert!(
+        ["read_note", "drop_note", "put_note"].iter().all(|name| listed.contains(&(*name).to_owned())),
+        "{listed:?}"
+    );
+    let held = client.call("drop_note");
+    let id =
+        held["_meta"]["io.countersign/transaction"].as_str().unwrap_or_else(|| panic!("{held}")).to_owned();
+    assert!(held["isError"] == true && !place.path("calls").exists(), "nothing has happened: {held}");
+    let approved = client.command("approver", &["approvals", "approve", &id]);
+    assert_eq!(approved.code, 0, "{}", approved.stderr);
+    // It is carried out now, by itself; whoever asks meanwhile is told so.
+    let mut done = client.call("drop_note");
+    let under_way = |said: &Value| said["hold_reason"] == "approved" || said["kind"] == "pending_settlement";
+    while under_way(&done["structuredContent"]) {
+        done = client.call("drop_note");
+    }
+    assert_eq!(done["content"][0]["text"], "did drop_note", "{done}");
+    assert_eq!(
+        fs::read_to_string(place.path("calls")).unwrap(),
+        "drop_note hello \n",
+        "once, in its client's environment"
+    );
+
+    // Said by the operator while it runs, and in force with a reload.
+    let classified = place.run(&["mcp", "classify", "notes", "--proposed", "--out", "state"]);
+    assert_eq!(classified.code, 0, "{}", classified.stderr);
+    let reloaded = client.command("admin", &["reload"]);
+    assert_eq!(reloaded.code, 0, "{}", reloaded.stderr);
+    assert_eq!(client.call("read_note")["content"][0]["text"], "did read_note");
+    let audited = client.command("admin", &["audit", "query", "--json"]).json();
+    let agents: std::collections::BTreeSet<&str> =
+        audited.as_array().unwrap().iter().filter_map(|it| it["agent_id"].as_str()).collect();
+    assert!(agents.contains("mcp-client"), "{agents:?}");
+    let (code, stderr) = client.end();
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(
+        stderr.contains("first start: took its 3 tools as they are") && stderr.contains("/approvals"),
+        "{stderr}"
+    );
+    assert!(!stderr.contains("cs_"), "keys are in files: {stderr}");
+}
+
+#[test]
+fn a_second_client_of_a_wrapped_server_has_a_gateway_of_its_own() {
+    let place = Place::new(&tools());
+    let mut first = place.wrapped(&[]);
+    first.tools();
+    let classified =
+        place.run(&["mcp", "classify", "notes", "read_note", "--as", "read_only", "--out", "state"]);
+    assert_eq!(classified.code, 0, "{}", classified.stderr);
+    let mut second = place.wrapped(&[]);
+    assert_eq!(
+        second.call("read_note")["content"][0]["text"],
+        "did read_note",
+        "what is said of tools holds for all"
+    );
+    let addresses =
+        ["1", "2"].map(|number| fs::read_to_string(place.path(&format!("state/{number}/address"))).unwrap());
+    assert_ne!(addresses[0], addresses[1]);
+    assert_eq!(second.end().0, Some(0));
+    assert_eq!(first.end().0, Some(0));
+
+    // What changed while nobody looked is neither listed nor called.
+    let mut other = tools();
+    other[0]["description"] = json!("Reads all notes.");
+    place.serve_tools(&other);
+    let mut again = place.wrapped(&[]);
+    assert!(!again.tools().contains(&"read_note".to_owned()));
+    let (_, stderr) = again.end();
+    assert!(stderr.contains("1 of its tools are new or not what was accepted"), "{stderr}");
+    assert_eq!(
+        fs::read_to_string(place.path("state/1/address")).unwrap(),
+        addresses[0],
+        "the same place again"
+    );
+}
+
+#[test]
+fn a_wrapped_server_whose_place_is_taken_says_so() {
+    let place = Place::new(&tools());
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    place.write("state/1/address", &format!("{}\n", taken.local_addr().unwrap()));
+    let (code, stderr) = place.wrapped(&[]).end();
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("another program listens on"), "{stderr}");
+    let (code, stderr) = place.wrapped(&["--listen", "0.0.0.0:0"]).end();
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("can be reached from other machines"), "{stderr}");
+    let mut elsewhere = place.wrapped(&["--listen", "127.0.0.1:0"]);
+    assert!(!elsewhere.tools().is_empty());
+    elsewhere.end();
+    let mut gone = countersign();
+    gone.current_dir(place.folder.path()).args(["mcp", "--data-dir", "gone", "--", "/no/such/program"]);
+    let gone = finished(gone.stdin(Stdio::null()).output().unwrap());
+    assert!(gone.code == 1 && gone.says("its program was not found"), "{}", gone.stderr);
+}
+
+/// A client with the fixture wrapped, which speaks the older revision.
+struct Wrapped {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: BufReader<ChildStdout>,
+    folder: PathBuf,
+    sent: u64,
+}
+
+impl Place {
+    fn wrapped(&self, options: &[&str]) -> Wrapped {
+        // A call that is held says so at once.
+        if !self.path("state/countersign.toml").exists() {
+            self.write("state/countersign.toml", "[mcp]\nwait_seconds = 0\n");
+        }
+        let mut command = countersign();
+        command.current_dir(self.folder.path()).env("GREETING", "hello").env("COUNTERSIGN_LOG", "error");
+        command.args(["mcp", "--name", "notes", "--data-dir", "state"]).args(options);
+        command.args(["--", "sh", "server.sh", "tools.json", "calls"]);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (stdin, stdout) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
+        Wrapped { child, stdin, stdout, folder: self.folder.path().to_owned(), sent: 0 }
+    }
+}
+
+impl Wrapped {
+    fn tools(&mut self) -> Vec<String> {
+        let tools = self.ask("tools/list", &json!({}));
+        tools["tools"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|tool| tool["name"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    fn call(&mut self, tool: &str) -> Value {
+        self.ask("tools/call", &json!({"name": tool, "arguments": {"id": 7}}))
+    }
+
+    fn ask(&mut self, method: &str, params: &Value) -> Value {
+        if self.sent == 0 {
+            let hello = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}});
+            self.exchange("initialize", &hello);
+            self.say(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}));
+        }
+        self.exchange(method, params)
+    }
+
+    fn exchange(&mut self, method: &str, params: &Value) -> Value {
+        self.sent += 1;
+        let id = self.sent;
+        self.say(&json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}));
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.stdout.read_line(&mut line).unwrap(), 0, "it ended before it answered {method}");
+            let mut message: Value =
+                serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: `{line}`"));
+            if message["id"] == id {
+                assert!(message["error"].is_null(), "{message}");
+                return message["result"].take();
+            }
+        }
+    }
+
+    fn say(&mut self, message: &Value) {
+        writeln!(self.stdin.as_mut().unwrap(), "{message}").unwrap();
+    }
+
+    /// A command of the program, to the gateway in the first folder.
+    fn command(&self, role: &str, args: &[&str]) -> Run {
+        let read = |name: &str| fs::read_to_string(self.folder.join("state/1").join(name)).unwrap();
+        let mut command = countersign();
+        command.env("COUNTERSIGN_URL", format!("http://{}", read("address").trim()));
+        command.env("COUNTERSIGN_API_KEY", read(&format!("{role}.key")).trim());
+        finished(command.args(args).output().unwrap())
+    }
+
+    /// The client hangs up; how it ended, and what it said on stderr.
+    fn end(mut self) -> (Option<i32>, String) {
+        drop(self.stdin.take());
+        let mut said = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        (self.child.wait().unwrap().code(), said.split_whitespace().collect::<Vec<_>>().join(" "))
     }
 }
