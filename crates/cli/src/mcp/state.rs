@@ -74,7 +74,8 @@ impl Held {
         }
         // Below what the system gives out by itself, so that the place is likely to be free the next time, too.
         let mut hasher = DefaultHasher::new();
-        self.folder.hash(&mut hasher);
+        // Wherever it was named from: two of one name in different places would be after the same addresses.
+        self.folder.canonicalize().unwrap_or_else(|_| self.folder.clone()).hash(&mut hasher);
         let first = hasher.finish() % u64::from(PORTS);
         let port = |at: u64| FIRST_PORT + u16::try_from((first + at) % u64::from(PORTS)).unwrap_or_default();
         Ok(((0..MOST_TRIED).map(|at| SocketAddr::from((Ipv4Addr::LOCALHOST, port(at)))).collect(), false))

@@ -86,8 +86,8 @@ fn agents(tool: &Value) -> String {
         tool["agents"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     match names.as_slice() {
         [] => "none".to_owned(),
-        [names @ ..] if names.len() <= MOST_NAMED => names.join(", "),
-        [names @ ..] => format!("{} and {} more", names[..MOST_NAMED].join(", "), names.len() - MOST_NAMED),
+        names if names.len() <= MOST_NAMED => names.join(", "),
+        names => format!("{} and {} more", names[..MOST_NAMED].join(", "), names.len() - MOST_NAMED),
     }
 }
 

@@ -529,7 +529,11 @@ impl Wrapped {
         self.say(&json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}));
         loop {
             let mut line = String::new();
-            assert_ne!(self.stdout.read_line(&mut line).unwrap(), 0, "it ended before it answered {method}");
+            if self.stdout.read_line(&mut line).unwrap() == 0 {
+                let mut said = String::new();
+                self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+                panic!("it ended before it answered {method}: {said}");
+            }
             let mut message: Value =
                 serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: `{line}`"));
             if message["id"] == id {
