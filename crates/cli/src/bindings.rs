@@ -3,29 +3,43 @@
 //! No secret is read: a checker in CI has none. Each declared secret is stood in for by one with its kind and hosts.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use action::{Catalogue, Mistake, Source};
+use action::{Catalogue, Mistake, Source, Tenant};
 use gateway::Config;
 use provider::egress::Rules;
-use provider::{Egress, Outside, Secrets};
+use provider::mcp::Servers;
+use provider::{Beside, Egress, Outside, Runs, Secrets};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::error::{Context, Error, Result};
 
-/// Every mistake in the bindings of these files.
+/// Every mistake in the bindings of these files, which are the tenant's of that name; of the first tenant, if none has it.
 ///
 /// # Errors
 /// What the configuration says about secrets and egress cannot be understood.
-pub(crate) fn mistakes(catalogue: &Catalogue, sources: &[Source], config: &Config) -> Result<Vec<Mistake>> {
+pub(crate) fn mistakes(
+    catalogue: &Catalogue,
+    sources: &[Source],
+    config: &Config,
+    tenant: &str,
+) -> Result<Vec<Mistake>> {
     let rules = Rules::parse(&config.egress.allow, &config.egress.plain_http)
         .and_then(|rules| rules.and_challenges(&config.egress.challenge_hosts))
         .while_we(|| "cannot use `egress`".to_owned())?;
     let (egress, secrets) = (Egress::new(rules), stand_ins(config)?);
+    let outside = Outside { egress: &egress, secrets: &secrets };
+    let tenants: Vec<Tenant> = config.tenants.iter().filter_map(|name| Tenant::parse(name).ok()).collect();
+    let tenant =
+        tenants.iter().find(|one| one.as_str() == tenant).or(tenants.first()).cloned().unwrap_or_default();
+    let servers = config.mcp.declared(&tenants).map_err(Error::new)?;
+    let servers = Servers::new(servers, outside).map_err(|wrong| Error::new(wrong.join("\n")))?;
+    let runs: Arc<Runs> = Arc::default();
+    let beside = Beside { runs: &runs, servers: &servers, tenant: &tenant };
     let mut found = Vec::new();
     for archetype in catalogue.iter().filter(|archetype| !archetype.bindings.is_empty()) {
-        let outside = Outside { egress: &egress, secrets: &secrets };
-        let Err(wrong) = provider::compile(archetype, outside) else { continue };
+        let Err(wrong) = provider::compile_for(archetype, outside, beside) else { continue };
         let source = sources.iter().find(|source| declares(&source.text, &archetype.name));
         found.extend(wrong.into_iter().map(|wrong| {
             let place = source.and_then(|source| place(&source.text, &wrong.pointer));

@@ -71,7 +71,7 @@ fn check(dir: &Path, config: &Config, hint: Option<&str>) -> Result<ExitCode> {
     for folder in mistakes::folders(dir, &["toml"])? {
         match load(&folder, None)? {
             Ok((catalogue, sources)) => {
-                let found = bindings::mistakes(&catalogue, &sources, config)?;
+                let found = bindings::mistakes(&catalogue, &sources, config, &folder.name)?;
                 mistakes::tell(&found, &sources);
                 wrong += found.len();
                 unbound |= !found.is_empty();

@@ -47,7 +47,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    log();
+    log_from("info");
     let config = args.configuration()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.while_we(|| "cannot start the gateway's threads".to_owned())?;
@@ -114,7 +114,7 @@ async fn serve(mut config: Config, args: &Args) -> Result<()> {
 }
 
 /// A listener with a long queue: when many callers come back at once, those who find it full wait a second each.
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
@@ -179,7 +179,7 @@ fn private_key(config: &Config) -> Result<()> {
 }
 
 /// Fires on SIGTERM, on Ctrl-C, and when stdin closes if that is asked for. Set up before anything can need it.
-fn stop_signals(stdin_too: bool) -> Result<mpsc::Receiver<()>> {
+pub(crate) fn stop_signals(stdin_too: bool) -> Result<mpsc::Receiver<()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let cannot = || "cannot listen for signals".to_owned();
     let mut terminate = signal(SignalKind::terminate()).while_we(cannot)?;
@@ -206,8 +206,9 @@ async fn wait(mut stop: mpsc::Receiver<()>) {
     stop.recv().await;
 }
 
-fn log() {
-    let filter = EnvFilter::try_from_env("COUNTERSIGN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+/// Logs to stderr what `COUNTERSIGN_LOG` asks for, or else from this level.
+pub(crate) fn log_from(level: &str) {
+    let filter = EnvFilter::try_from_env("COUNTERSIGN_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     // What rmcp says of messages quotes them.
     let filter = match "rmcp=error".parse() {
         Ok(quiet) => filter.add_directive(quiet),
@@ -223,4 +224,4 @@ fn log() {
 }
 
 /// How long a stop waits for answers under way.
-const GRACE: Duration = Duration::from_secs(20);
+pub(crate) const GRACE: Duration = Duration::from_secs(20);

@@ -1,16 +1,17 @@
 //! What the servers of a tenant list, beside what was accepted of it: for those who run the gateway.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use action::{Archetype, GuaranteeLevel};
+use action::{Archetype, GuaranteeLevel, Subject};
 use futures_util::future::join_all;
 use provider::mcp::{SeenTool, Server};
 use serde_json::Value;
 
-use crate::caller::{Caller, Deed};
+use crate::caller::{Caller, Deed, Role};
 use crate::gateway::Gateway;
 use crate::mcp::archetype_of;
+use crate::remember::unavailable;
 use crate::tenants::Rules;
 use crate::{Code, Error};
 
@@ -57,6 +58,8 @@ pub struct BoundTool {
     pub undone_by: Option<String>,
     /// The digest that was accepted.
     pub pinned: String,
+    /// The agents, of those that have an API key, that could ever be let use it.
+    pub agents: Vec<String>,
 }
 
 /// How a tool stands.
@@ -100,17 +103,41 @@ impl Gateway {
     ) -> Result<Vec<ServerToolsView>, Error> {
         caller.must(Deed::Audit)?;
         let rules = self.tenant(&caller.tenant)?.rules();
+        let agents = self.agents_with_keys(caller).await?;
         let mut servers = self.mcp().of(&caller.tenant);
         servers.retain(|one| server.is_none_or(|name| one.name() == name));
         if server.is_some() && servers.is_empty() {
             return Err(Error::new(Code::NotFound, "there is no such server").field("?server"));
         }
-        Ok(join_all(servers.iter().map(|server| view(server, &rules, said))).await)
+        let mut views = join_all(servers.iter().map(|server| view(server, &rules, said))).await;
+        for bound in views.iter_mut().flat_map(|view| &mut view.tools).filter_map(|tool| tool.bound.as_mut())
+        {
+            let able = agents.iter().filter(|agent| self.could_use(agent, &bound.archetype));
+            bound.agents = able.map(|agent| agent.subject.to_string()).collect();
+        }
+        Ok(views)
+    }
+
+    /// Every agent of the tenant that has an API key, once.
+    async fn agents_with_keys(&self, caller: &Caller) -> Result<Vec<Caller>, Error> {
+        let keys = self.ledger.keys(&caller.tenant).await.map_err(unavailable)?;
+        let agents = keys.iter().filter(|key| *key.role == *Role::Agent.as_str() && key.revoked_ms.is_none());
+        let subjects: BTreeSet<&Subject> = agents.map(|key| &key.subject).collect();
+        let agent =
+            |subject: &Subject| Caller { subject: subject.clone(), role: Role::Agent, ..caller.clone() };
+        Ok(subjects.into_iter().take(MOST_AGENTS).map(agent).collect())
     }
 }
 
+/// More agents than this nobody reads the names of.
+const MOST_AGENTS: usize = 100;
+
 async fn view(server: &Arc<Server>, rules: &Rules, said: bool) -> ServerToolsView {
     let bound = bound_to(server.name(), rules);
+    if said {
+        // Who looks closely wants to see what is said now.
+        server.forget_tools();
+    }
     let listed = server.tools().await;
     let unreachable = listed.as_ref().err().map(|error| error.why.clone());
     let is_reached = unreachable.is_none();
@@ -168,6 +195,7 @@ impl BoundTool {
             reversible: archetype.reversible,
             undone_by: rollback.map(str::to_owned),
             pinned: tool.pinned().to_owned(),
+            agents: Vec::new(),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::path::Path;
 use std::process::ExitCode;
 
+use action::ApprovalForm;
 use serde_json::Value;
 use similar::{ChangeTag, TextDiff};
 
@@ -139,7 +140,7 @@ impl Accept<'_> {
                 self.files.overwrite(&sheet.path, &sheet.text()?)?;
                 sheet.path.clone()
             }
-            None => match sheet::written(&self.args.server, told) {
+            None => match sheet::written(&self.args.server, told, self.approval()) {
                 Ok(text) => {
                     let path = self.folder.join(sheet::file_name(&self.args.server, &told.name));
                     let mut new = Files::new(false, false);
@@ -156,6 +157,13 @@ impl Accept<'_> {
         };
         self.pin_where_it_undoes(told)?;
         self.row(listed, "accepted", &path.display().to_string())
+    }
+
+    /// A new tool is agreed to as the others are, if they are all alike.
+    fn approval(&self) -> Option<ApprovalForm> {
+        let mut forms = self.sheets.iter().map(Sheet::approval);
+        let first = forms.next().flatten();
+        first.filter(|_| forms.all(|form| form == first))
     }
 
     /// Others may be undone by this one, and pin it, too.
@@ -202,8 +210,8 @@ impl Accept<'_> {
 fn lines(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        other => legible_json(other),
+        Value::String(text) => format!("{text}\n"),
+        other => format!("{}\n", legible_json(other)),
     }
 }
 

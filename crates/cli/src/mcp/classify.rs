@@ -42,7 +42,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut sheets = sheets_of(&folder, &args.server)?;
     let undo = args.reversible_by.as_deref().map(|name| position(&sheets, name, &args.server)).transpose()?;
     let meant = meant(args, &sheets)?;
-    let mut files = Files::new(true, false);
+    let files = Files::new(true, false);
     let mut rows = Vec::new();
     for at in meant {
         let undo = undo.map(|other| undo_of(&sheets[at], &sheets[other])).transpose()?;

@@ -47,8 +47,13 @@ impl Files {
     }
 
     /// A file of ours with another text.
-    pub(super) fn overwrite(&mut self, path: &Path, text: &str) -> Result<()> {
+    pub(super) fn overwrite(&self, path: &Path, text: &str) -> Result<()> {
         self.write(path, text, PUBLIC)
+    }
+
+    /// The same, for nobody else to read.
+    pub(super) fn overwrite_private(&self, path: &Path, text: &str) -> Result<()> {
+        self.write(path, text, PRIVATE)
     }
 
     /// A file whose text is another one now, made from what it was.
@@ -86,12 +91,10 @@ impl Files {
                 vec![if self.dry_run { "Files, of which none is written now:" } else { "Files:" }.to_owned()]
             }
         };
-        lines.extend(
-            self.told
-                .iter()
-                .take(most)
-                .map(|(path, fate)| format!("  {}    {}", path.display(), word(*fate))),
-        );
+        let shown = self.told.iter().take(most).map(|(path, fate)| (path.display().to_string(), word(*fate)));
+        let shown: Vec<_> = shown.collect();
+        let width = shown.iter().map(|(path, _)| path.chars().count()).max().unwrap_or_default();
+        lines.extend(shown.iter().map(|(path, word)| format!("  {path:width$}  {word}")));
         if self.told.len() > most {
             lines.push(format!("  and {} more", self.told.len() - most));
         }

@@ -30,9 +30,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME")]
     server: Vec<String>,
     /// How the client reaches us: `http`, at the gateway; `stdio`, by starting `countersign mcp -- …` around each server, which
-    /// needs no gateway and changes nothing but the client's file
-    #[arg(long = "as", value_name = "WAY", default_value = "http")]
-    way: Way,
+    /// needs no gateway and changes nothing but the client's file [default: http; stdio for claude_desktop_config.json, whose
+    /// client calls no address]
+    #[arg(long = "as", value_name = "WAY")]
+    way: Option<Way>,
     /// Where agents reach the gateway
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8787")]
     gateway: String,
@@ -58,11 +59,18 @@ enum Way {
     Stdio,
 }
 
+impl Args {
+    fn way(&self) -> Way {
+        let desktop = self.file.file_name().is_some_and(|name| name == "claude_desktop_config.json");
+        self.way.unwrap_or(if desktop { Way::Stdio } else { Way::Http })
+    }
+}
+
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut client = ClientFile::read(&args.file)?;
     let mut import = Import { args, left_out: Vec::new(), files: Files::new(args.force, args.dry_run) };
     let wanted = import.wanted(&client)?;
-    if args.way == Way::Stdio {
+    if args.way() == Way::Stdio {
         import.wrap(&mut client, &wanted)?;
         return import.tell_wrapped();
     }
@@ -229,7 +237,7 @@ impl Import<'_> {
             Some(sheet) => sheet.path.clone(),
             None => catalogue.join(sheet::file_name(server, &told.name)),
         };
-        let text = sheet::written(server, told)?;
+        let text = sheet::written(server, told, None)?;
         match self.files.put(&path, &text, Fate::Differs).map_err(|error| error.to_string())? {
             Fate::Differs => Err(format!("`{}` is there already and is of something else", path.display())),
             _ => {
@@ -434,7 +442,7 @@ fn next_steps(args: &Args, ground: &Ground, taken: &[Taken]) -> Result<()> {
             ));
         }
         if one.written > 0 {
-            steps.push(format!("say what its tools do: countersign mcp classify {name} TOOL --as read_only, or {name} --proposed"));
+            steps.push(format!("say what its tools do: countersign mcp classify {name} TOOL --as read_only, or, as it proposes, {name} --proposed"));
         }
     }
     let config = args.place.config.display();
@@ -490,7 +498,7 @@ fn beside(file: &Path, ending: &str) -> PathBuf {
     file.with_file_name(name)
 }
 
-const STARTER: &str = include_str!("starter.cedar");
+pub(super) const STARTER: &str = include_str!("starter.cedar");
 /// What the client sends us as its key.
 const KEY_VARIABLE: &str = "COUNTERSIGN_KEY";
 /// More tools than this are taken over only by name.

@@ -231,21 +231,26 @@ impl Planner<'_> {
 
     /// What the client calls it, as far as a name may be that.
     fn server_name(&self, client_name: &str) -> Result<String, String> {
-        let mut name = String::new();
-        for c in client_name.chars() {
-            let kept = if c.is_ascii_alphanumeric() || c == '_' || c == '.' { c } else { '-' };
-            // Two of them are what clients put between a server and its tool.
-            if !((kept == '-' || kept == '_') && name.ends_with(kept)) {
-                name.push(kept);
-            }
-        }
-        let name: String = name.trim_matches(['-', '.', '_']).chars().take(MOST_NAME).collect();
-        match name.is_empty() {
-            true => Err("nothing in its name can be part of a name here".to_owned()),
-            false if self.taken.contains(&name) => Err(format!("another server is called `{name}` already")),
+        let name = fit_name(client_name).ok_or("nothing in its name can be part of a name here")?;
+        match self.taken.contains(&name) {
+            true => Err(format!("another server is called `{name}` already")),
             false => Ok(name),
         }
     }
+}
+
+/// A name for a server as close to this one as there is.
+pub(super) fn fit_name(given: &str) -> Option<String> {
+    let mut name = String::new();
+    for c in given.chars() {
+        let kept = if c.is_ascii_alphanumeric() || c == '_' || c == '.' { c } else { '-' };
+        // Two of them are what clients put between a server and its tool.
+        if !((kept == '-' || kept == '_') && name.ends_with(kept)) {
+            name.push(kept);
+        }
+    }
+    let name: String = name.trim_matches(['-', '.', '_']).chars().take(MOST_NAME).collect();
+    (!name.is_empty()).then_some(name)
 }
 
 enum Value {

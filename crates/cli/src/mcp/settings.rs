@@ -65,6 +65,14 @@ impl Settings {
         tables.into_iter().flat_map(TableLike::iter).filter_map(known).collect()
     }
 
+    /// Names a server whose command is said elsewhere.
+    pub(super) fn name_server(&mut self, name: &str, program: &str) -> Result<()> {
+        let mut table = Table::new();
+        table.insert("command", value([program].into_iter().collect::<Array>()));
+        table_at(self.0.as_table_mut(), &["mcp", "servers"])?.insert(name, Item::Table(table));
+        Ok(())
+    }
+
     /// Adds a server with its secrets and the ways it needs.
     pub(super) fn add(&mut self, planned: &Planned, tenant: Option<&str>, force: bool) -> Result<Standing> {
         let servers = table_at(self.0.as_table_mut(), &["mcp", "servers"])?;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use action::{Catalogue, Source};
+use action::{ApprovalForm, Catalogue, Source};
 use gateway::archetype_of;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -70,17 +70,19 @@ pub(super) struct Undo {
 const SAID: &str = "#| ";
 const CLASS: &str = "# class: ";
 const DAY_SECONDS: i64 = 86_400;
+/// The longest that a server's or tool's name is as part of a file's.
+const PART: usize = 64;
 
 /// A file name for it: never with anything in it that leads elsewhere, and never that of another tool.
 pub(super) fn file_name(server: &str, tool: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte);
-    if [server, tool].iter().all(|part| part.bytes().all(plain)) {
+    if [server, tool].iter().all(|part| (1..=PART).contains(&part.len()) && part.bytes().all(plain)) {
         return format!("mcp.{server}.{tool}.toml");
     }
     let folded =
         |c: char| if c.is_ascii_alphanumeric() || "_-".contains(c) { c.to_ascii_lowercase() } else { '_' };
     let digest = hex::encode(Sha256::digest(archetype_of(server, tool)));
-    let name = |part: &str| part.chars().map(folded).take(64).collect::<String>();
+    let name = |part: &str| part.chars().map(folded).take(PART).collect::<String>();
     format!("mcp.{}.{}.{}.toml", name(server), name(tool), &digest[..8])
 }
 
@@ -88,7 +90,11 @@ pub(super) fn file_name(server: &str, tool: &str) -> String {
 ///
 /// # Errors
 /// Why it cannot be an archetype.
-pub(super) fn written(server: &str, told: &Told) -> std::result::Result<String, String> {
+pub(super) fn written(
+    server: &str,
+    told: &Told,
+    approval: Option<ApprovalForm>,
+) -> std::result::Result<String, String> {
     let tool = &told.name;
     let name = archetype_of(server, tool);
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.:/-".contains(&byte);
@@ -102,6 +108,12 @@ pub(super) fn written(server: &str, told: &Told) -> std::result::Result<String, 
         true => String::new(),
         false => format!("# policies could see, too: {}\n", shown_names(&candidates)),
     };
+    let approval = approval.map(|form| {
+        format!(
+            "approval = \"{}\"    # what it takes to agree; \"passkey\": a person's own signature\n",
+            form.as_str()
+        )
+    });
     let text = format!(
         "# The tool `{tool}` of the MCP server `{server}`, as `countersign mcp import` or `mcp accept` found it. Yours to change.\n\
          # proposed: {proposed} ({why})\n\
@@ -109,6 +121,7 @@ pub(super) fn written(server: &str, told: &Told) -> std::result::Result<String, 
          name = \"{name}\"\n\
          description = \"{tool} of the MCP server {server}\"\n\
          reversible = false\n\
+         {approval}\
          mapped = {mapped}\n\
          {more}\
          input_schema = '''\n{schema}\n'''\n\
@@ -118,6 +131,7 @@ pub(super) fn written(server: &str, told: &Told) -> std::result::Result<String, 
          \n[binding.capabilities]\nrepeat_safe = false\n\
          \n# What the server said of it when it was accepted. Its words decide nothing.\n{said}",
         proposed = proposed.as_str(),
+        approval = approval.unwrap_or_default(),
         mapped = mapped.to_string().trim(),
         schema = legible_json(&told.input_schema),
         digest = told.digest,
@@ -171,6 +185,11 @@ impl Sheet {
     /// The tool that takes its effect back, and how that is pinned.
     pub(super) fn undone_by(&self) -> Option<&str> {
         self.document.get("binding")?.get("rollback")?.get("tool")?.as_str()
+    }
+
+    /// What it takes to agree to it, where the file says so.
+    pub(super) fn approval(&self) -> Option<ApprovalForm> {
+        ApprovalForm::parse(self.document.get("approval")?.as_str()?)
     }
 
     /// What was accepted of it, as far as the file says.
@@ -441,7 +460,7 @@ mod tests {
     }
 
     fn sheet(told: &Told) -> Sheet {
-        let text = written("git", told).unwrap();
+        let text = written("git", told, None).unwrap();
         Sheet { path: "x.toml".into(), document: text.parse().unwrap(), class_line: None, accepted: None }
     }
 
@@ -473,15 +492,15 @@ mod tests {
         for (name, why) in
             [("../../x", "mistake"), ("a b", "characters"), ("", "characters"), ("\u{1b}[2J", "characters")]
         {
-            if let Err(found) = written("git", &told(name)) {
+            if let Err(found) = written("git", &told(name), None) {
                 assert!(found.contains(why) || why == "mistake", "{name}: {found}");
             }
         }
-        assert!(written("git", &told(&"x".repeat(400))).is_err());
+        assert!(written("git", &told(&"x".repeat(400)), None).is_err());
         let mut no_schema = told("a");
         no_schema.input_schema =
             json!({"type": "object", "properties": {"a": {"$ref": "https://evil.example/"}}});
-        assert!(written("git", &no_schema).is_err());
+        assert!(written("git", &no_schema, None).is_err());
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let servers = gate::servers(&client, None)?;
     let rows: Vec<_> =
         servers.iter().flat_map(|server| server.tools.iter().map(|tool| row(&server.name, tool))).collect();
-    out::table(["server", "tool", "archetype", "level", "class", "reversible", "state"], &rows)?;
+    out::table(["server", "tool", "archetype", "level", "class", "reversible", "state", "agents"], &rows)?;
     for server in &servers {
         if let Some(why) = &server.unreachable {
             out::note(format_args!("`{}` does not list its tools: {}", server.name, out::shown(why)));
@@ -56,13 +56,15 @@ const ADVICE: [(&str, &str); 3] = [
     ("gone", "What is gone cannot be called; delete its file in the catalogue if it stays so."),
 ];
 
-fn row(server: &str, tool: &Value) -> [String; 7] {
+fn row(server: &str, tool: &Value) -> [String; 8] {
     let text = |name: &str| out::shortened(tool[name].as_str().unwrap_or_default(), MOST_SHOWN);
     let is_bound = tool["archetype"].is_string();
-    let reversible = match (is_bound, tool["reversible"].as_bool(), tool["undone_by"].as_str()) {
+    let is = |name: &str| tool[name].as_bool() == Some(true);
+    let reversible = match (is_bound, is("read_only"), is("reversible"), tool["undone_by"].as_str()) {
         (false, ..) => String::new(),
-        (_, Some(true), Some(by)) => format!("by {}", out::shown(by)),
-        (_, Some(true), None) => "yes".to_owned(),
+        (_, true, ..) => "changes nothing".to_owned(),
+        (_, _, true, Some(by)) => format!("by {}", out::shown(by)),
+        (_, _, true, None) => "yes".to_owned(),
         _ => "no".to_owned(),
     };
     let class = if is_bound { class(tool) } else { "" };
@@ -74,7 +76,19 @@ fn row(server: &str, tool: &Value) -> [String; 7] {
         class.to_owned(),
         reversible,
         text("state"),
+        if is_bound { agents(tool) } else { String::new() },
     ]
+}
+
+/// Who could be let call it, of those who have a key.
+fn agents(tool: &Value) -> String {
+    let names: Vec<&str> =
+        tool["agents"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    match names.as_slice() {
+        [] => "none".to_owned(),
+        names if names.len() <= MOST_NAMED => names.join(", "),
+        names => format!("{} and {} more", names[..MOST_NAMED].join(", "), names.len() - MOST_NAMED),
+    }
 }
 
 fn class(tool: &Value) -> &'static str {
@@ -85,3 +99,4 @@ fn class(tool: &Value) -> &'static str {
 }
 
 const MOST_SHOWN: usize = 60;
+const MOST_NAMED: usize = 3;

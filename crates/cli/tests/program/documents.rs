@@ -124,6 +124,17 @@ fn the_page_on_runs_can_be_followed() {
     reader.close();
 }
 
+#[test]
+fn the_page_on_taking_over_servers_can_be_followed() {
+    let Some(mut reader) = Reader::new() else { return };
+    // Stands for the server that readers have.
+    crate::mcp::write_server(&reader.directory().join("mcp-server-notes"));
+    reader.follow("docs/mcp-import.md", &[]);
+    let client = fs::read_to_string(reader.directory().join("client.json.countersign.json")).unwrap();
+    assert!(client.contains("http://127.0.0.1:8787/mcp/notes"), "{client}");
+    reader.close();
+}
+
 /// A line of a document, by how it begins, that is not run here (or the line that names a file, which is not written), and
 /// why.
 pub(crate) struct Left {

@@ -6,6 +6,7 @@ mod approvals;
 mod common;
 mod documents;
 mod files;
+mod mcp;
 mod running;
 mod stories;
 mod verify;

@@ -379,6 +379,14 @@ impl Served {
         serde_json::from_slice(&request.send().unwrap().bytes().unwrap()).unwrap()
     }
 
+    /// What the gateway answers to an action.
+    pub(crate) fn post(&self, key: &str, path: &str, idempotency_key: &str, body: &Value) -> Value {
+        let request = client().post(format!("{}{path}", self.url)).bearer_auth(key);
+        let request = request.header("idempotency-key", idempotency_key).header("ep-version", "2026-04-27");
+        let request = request.header("content-type", "application/json").body(body.to_string());
+        serde_json::from_slice(&request.send().unwrap().bytes().unwrap()).unwrap()
+    }
+
     /// Has what is reserved set free.
     pub(crate) fn release(&self, key: &str, id: &str) -> Value {
         let request = client().post(format!("{}/v1/actions/{id}/release", self.url)).bearer_auth(key);

@@ -1,6 +1,6 @@
 //! What MCP servers list, beside what was accepted of it.
 
-use gateway::{BoundTool, Error, ServerToolsView, ToolView};
+use gateway::{Error, ServerToolsView, ToolView};
 use http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -65,6 +65,8 @@ pub(crate) struct Tool {
     undone_by: Option<String>,
     /// The digest that was accepted.
     pinned: Option<String>,
+    /// The agents, of those that have an API key, that policies or people could ever let use it.
+    agents: Option<Vec<String>>,
     /// What its server says of it, a `Tool` of the protocol, foreign text; with `?said=true` and a server.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
@@ -81,32 +83,19 @@ impl ServerTools {
 impl Tool {
     fn of(view: ToolView) -> Tool {
         let ToolView { tool, state, digest, said, bound } = view;
-        let (archetype, guarantee_level, groups, read_only, reversible, undone_by, pinned) = match bound {
-            None => Default::default(),
-            Some(BoundTool { archetype, level, groups, read_only, reversible, undone_by, pinned }) => {
-                let level = Some(level.as_str());
-                (
-                    Some(archetype),
-                    level,
-                    Some(groups),
-                    Some(read_only),
-                    Some(reversible),
-                    undone_by,
-                    Some(pinned),
-                )
-            }
-        };
+        let bound = bound.as_ref();
         Tool {
             tool,
             state: state.as_str(),
             digest,
-            archetype,
-            guarantee_level,
-            groups,
-            read_only,
-            reversible,
-            undone_by,
-            pinned,
+            archetype: bound.map(|it| it.archetype.clone()),
+            guarantee_level: bound.map(|it| it.level.as_str()),
+            groups: bound.map(|it| it.groups.clone()),
+            read_only: bound.map(|it| it.read_only),
+            reversible: bound.map(|it| it.reversible),
+            undone_by: bound.and_then(|it| it.undone_by.clone()),
+            pinned: bound.map(|it| it.pinned.clone()),
+            agents: bound.map(|it| it.agents.clone()),
             said,
         }
     }
