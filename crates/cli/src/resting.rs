@@ -28,6 +28,7 @@ impl Resting {
         }
         (config.catalogue_dir, config.policy_dir) = (None, None);
         config.secrets.retain(|name, _| name == "master");
+        config.mcp.servers.clear();
         config.alerts.clear();
         config.transmitters.clear();
         config.token_issuers.clear();

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use action::{ActionId, IdempotencyKey};
 use ledger::State;
-use provider::mcp::{Seat, SeenTool, Servers, Unreachable};
+use provider::mcp::{Seat, SeenTool, Servers, Unreachable, provider_of};
 use serde_json::{Map, Value, json};
 
 use crate::act::lock;
@@ -130,13 +130,10 @@ impl Gateway {
             alike,
             times: times.saturating_add(1),
         });
-        // A client that is asked something knows of this action; it goes on with it by what it is asked, and no other way.
-        let asked = delivery.clone();
-        seat.when_asked(move || {
-            if let Some(asked) = asked {
-                asked.done();
-            }
-        });
+        if let Some(abandoned) = delivery.clone() {
+            // Who is asked something and does not come back does not mean this action by the same call later.
+            seat.when_abandoned(move || abandoned.done());
+        }
         let ask = Ask {
             idempotency_key: Some(key.key),
             request_id: call.request_id.clone(),
@@ -199,6 +196,21 @@ impl Gateway {
             tool.is_some_and(|tool| tool.pinned() == seen.digest) && self.could_use(caller, &archetype)
         };
         Ok(tools.iter().filter(accepted).cloned().collect())
+    }
+
+    /// Whether whoever is frozen is kept from a server altogether: what passes to it without being an action, too.
+    ///
+    /// # Errors
+    /// `EP_FROZEN`, or the store's.
+    pub async fn may_speak_with(&self, caller: &Caller, server: &str) -> Result<(), Error> {
+        let freezes = self.ledger.freezes().await.map_err(unavailable)?;
+        let provider = provider_of(server);
+        let covers =
+            |scope: &ledger::Scope| scope.covers(&caller.tenant, &caller.subject, "", Some(&provider));
+        match freezes.iter().any(|freeze| covers(&freeze.scope)) {
+            true => Err(Error::new(Code::Frozen, "an operator has stopped this")),
+            false => Ok(()),
+        }
     }
 
     async fn tool_key(

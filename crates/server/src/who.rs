@@ -1,5 +1,8 @@
 //! Who is calling. A face asks here and gets a value that says so; the gateway demands one for everything it does.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use action::Environment;
 use gateway::{Caller, Code, Error, Gateway};
 use http::header::AUTHORIZATION;
@@ -7,6 +10,7 @@ use mandate::MAX_TOKEN_BYTES;
 
 use crate::faces::protected_resource::server_of;
 use crate::request::{Request, single};
+use crate::site::Site;
 
 /// The caller behind an API key or an access token.
 ///
@@ -23,6 +27,20 @@ pub(crate) async fn caller(request: &Request) -> Result<Caller, Error> {
     let server = server_of(request.head.uri.path());
     request.site.faces.production.recognise(bearer, server).await
 }
+
+/// Ends once whoever brought this credential is not known by it any more: the key is revoked, the token's time is over. For
+/// answers that last.
+pub(crate) async fn forgotten(site: Arc<Site>, bearer: String, server: Option<String>) {
+    loop {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        let known = site.faces.production.recognise(&bearer, server.as_deref()).await;
+        if known.is_err_and(|error| error.code != Code::Unavailable) {
+            return;
+        }
+    }
+}
+
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// The same, but in the sandbox nobody need be known: who brings no key is the agent `anonymous`.
 pub(crate) async fn caller_or_anonymous(request: &Request) -> Result<Caller, Error> {

@@ -67,6 +67,8 @@ pub struct McpServer {
     pub most_bytes: usize,
     /// Connections to it at once, which for a `command` are processes.
     pub connections: usize,
+    /// Methods and notifications of its own that clients may send it. They are no actions: nothing judges or records them.
+    pub methods: Vec<String>,
     /// For how long its list of tools is believed, unless it says that it changed.
     pub refresh_seconds: u64,
 }
@@ -97,6 +99,7 @@ impl Default for McpServer {
             timeout_seconds: 60,
             most_bytes: 4 * 1024 * 1024,
             connections: 32,
+            methods: Vec::new(),
             refresh_seconds: 60,
         }
     }
@@ -157,6 +160,7 @@ impl McpServer {
             input,
             most_bytes: self.most_bytes,
             most_links: self.connections,
+            methods: self.methods.clone(),
             believe: Duration::from_secs(self.refresh_seconds.max(1)),
         })
     }

@@ -37,6 +37,8 @@ pub struct Declared {
     pub most_bytes: usize,
     /// How many links there are at once.
     pub most_links: usize,
+    /// Methods of its own that clients may call: nothing judges them.
+    pub methods: Vec<String>,
     /// For how long its list of tools is believed, unless it says that it changed.
     pub believe: Duration,
 }
@@ -207,6 +209,8 @@ impl Address {
         config.max_sse_event_size = most_bytes;
         config.max_json_response_size = most_bytes;
         config.max_concurrent_requests = 64;
+        // Nothing is sent twice behind our back: who has lost a session may have acted in it.
+        config.reinit_on_expired_session = false;
         let bearer = |value: &HeaderValue| Some(value.to_str().ok()?.strip_prefix("Bearer ")?.to_owned());
         let mut headers = HashMap::new();
         for (name, value) in &self.headers {

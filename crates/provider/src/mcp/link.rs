@@ -2,14 +2,14 @@
 #![expect(deprecated, reason = "logging goes through us as long as anybody uses it")]
 
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use rmcp::RoleClient;
 use rmcp::model::{
     CancelledNotification, CancelledNotificationParam, ClientNotification, ClientRequest, ErrorData, GetMeta,
-    LoggingLevel, ProtocolVersion, RequestId, RequestMetaObject, ServerPeerInfo, ServerResult,
+    LoggingLevel, PingRequest, ProtocolVersion, RequestId, RequestMetaObject, ServerPeerInfo, ServerResult,
     SetLevelRequest, SetLevelRequestParams,
 };
 use rmcp::service::{
@@ -30,6 +30,10 @@ pub(super) struct Link {
     used: Mutex<Instant>,
     busy: AtomicUsize,
     heard: AtomicUsize,
+    /// The server ended its session.
+    ended: AtomicBool,
+    /// Is it at an address? A process and its session end together.
+    is_called: bool,
     level: Mutex<Option<LoggingLevel>>,
     /// Killed with the link.
     _process: Option<Running>,
@@ -82,6 +86,8 @@ pub(super) enum Unopened {
 pub(super) enum Fault {
     /// The server said that it is none.
     Refused(ErrorData),
+    /// The server knows nothing of the session any more. It will say so of every request in it.
+    Ended,
     /// Nothing left us.
     NotSent(String),
     /// It may have left, and there is no answer.
@@ -136,6 +142,8 @@ impl Link {
             used: Mutex::new(Instant::now()),
             busy: AtomicUsize::new(0),
             heard: AtomicUsize::new(0),
+            ended: AtomicBool::new(false),
+            is_called: matches!(launch, Launch::Address(_)),
             level: Mutex::default(),
             _process: process,
         })
@@ -155,7 +163,19 @@ impl Link {
     }
 
     pub(super) fn is_open(&self) -> bool {
-        !self.service.is_closed() && !self.service.peer().is_transport_closed()
+        let ended = self.ended.load(Ordering::Relaxed);
+        !ended && !self.service.is_closed() && !self.service.peer().is_transport_closed()
+    }
+
+    /// Whether the server still knows of it. One that ended the session says so of the first request afterwards, which then had
+    /// better be none that acts.
+    pub(super) async fn is_known(&self, within: Duration) -> bool {
+        if !self.is_called || self.asks_by_answers() || lock(&self.used).elapsed() < QUIET {
+            return true;
+        }
+        let (ping, tie) = (PingRequest::default().into(), Tie::default());
+        let answer = self.exchange(ping, RequestMetaObject::new(), &tie, within).await;
+        !matches!(answer, Err(Fault::Ended))
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -195,7 +215,7 @@ impl Link {
         let mut answer = pin!(handle.await_response());
         tokio::select! {
             biased;
-            answer = &mut answer => answer.map_err(fault),
+            answer = &mut answer => answer.map_err(|error| self.fault(error)),
             () = silent(&exchange, silence) => {
                 self.give_up(id, "nothing was heard of it in time").await;
                 Err(Fault::Lost("no answer came in time".to_owned()))
@@ -204,7 +224,7 @@ impl Link {
                 self.give_up(id, "the client does not want it any more").await;
                 // It may be at its end just now.
                 match tokio::time::timeout(GRACE, &mut answer).await {
-                    Ok(answer) => answer.map_err(fault),
+                    Ok(answer) => answer.map_err(|error| self.fault(error)),
                     Err(_) => Err(Fault::Lost("its caller gave it up".to_owned())),
                 }
             }
@@ -225,6 +245,14 @@ impl Link {
             let request = SetLevelRequest::new(SetLevelRequestParams::new(level));
             let _ = self.peer().send_request(request.into()).await;
         }
+    }
+
+    fn fault(&self, error: ServiceError) -> Fault {
+        let fault = fault(error);
+        if matches!(fault, Fault::Ended) {
+            self.ended.store(true, Ordering::Relaxed);
+        }
+        fault
     }
 
     async fn give_up(&self, id: RequestId, reason: &str) {
@@ -299,6 +327,9 @@ pub(super) const IDEMPOTENCY_KEY: &str = "io.countersign/provider-key";
 pub(super) const TRANSACTION: &str = "io.countersign/transaction";
 const KEPT: [&str; 2] = [IDEMPOTENCY_KEY, TRANSACTION];
 
+/// A session of which nothing was heard for so long may be over.
+const QUIET: Duration = Duration::from_secs(5);
+
 /// How long a server that is told to give up may still answer.
 const GRACE: Duration = Duration::from_millis(500);
 
@@ -310,10 +341,7 @@ fn fault(error: ServiceError) -> Fault {
                 Some(StreamableHttpError::Client(error)) if error.is_connect() || error.is_builder() => {
                     return Fault::NotSent("no connection came about".to_owned());
                 }
-                // The server knows no such session, so it did nothing in it.
-                Some(StreamableHttpError::SessionExpired) => {
-                    return Fault::NotSent("the server ended the session".to_owned());
-                }
+                Some(StreamableHttpError::SessionExpired) => return Fault::Ended,
                 Some(StreamableHttpError::ResponseBodyTooLarge { .. }) => "the answer is larger than allowed",
                 Some(StreamableHttpError::HttpStatus(_)) => "the server answered with an error of its own",
                 _ => "the connection broke before an answer came",

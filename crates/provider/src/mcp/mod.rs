@@ -39,7 +39,7 @@ pub use launch::{Declared, How};
 pub use listed::{SeenTool, digest_of};
 pub use party::{Party, PartyId, Seat, Seats, Taken, Tie};
 pub use server::{Listening, Server, Unreachable};
-pub use tool::{Quarantine, Tool};
+pub use tool::{Quarantine, Tool, provider_of};
 
 use crate::Outside;
 

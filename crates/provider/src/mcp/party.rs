@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use action::ActionId;
 use futures_util::future::BoxFuture;
@@ -25,6 +25,11 @@ pub struct PartyId(pub Arc<str>);
 pub trait Party: Send + Sync + 'static {
     /// Which one.
     fn id(&self) -> PartyId;
+
+    /// Whose client it is: one of them has no more connections to a server at once than leaves some for others.
+    fn owner(&self) -> PartyId {
+        self.id()
+    }
 
     /// Whether it has a session in which it can be asked at any time. Without one it can be asked only in the midst of a
     /// request, and a request whose server may ask has a link to itself.
@@ -70,11 +75,12 @@ pub struct Seat {
     answers: Option<InputResponses>,
     answer: Mutex<Option<Value>>,
     error: Mutex<Option<ErrorData>>,
-    when_asked: Mutex<Option<WhenAsked>>,
+    when_abandoned: Mutex<Option<Then>>,
     link: Mutex<Option<Use>>,
+    action: OnceLock<ActionId>,
 }
 
-type WhenAsked = Box<dyn FnOnce() + Send>;
+type Then = Box<dyn FnOnce() + Send>;
 
 impl Seat {
     /// A place for what comes of one `tools/call` with this `_meta`.
@@ -91,22 +97,34 @@ impl Seat {
             answers,
             answer: Mutex::default(),
             error: Mutex::default(),
-            when_asked: Mutex::default(),
+            when_abandoned: Mutex::default(),
+            action: OnceLock::new(),
             link: Mutex::default(),
         })
     }
 
-    /// What is to be done when the client was asked something in the midst of its call.
-    pub fn when_asked(&self, then: impl FnOnce() + Send + 'static) {
-        *lock(&self.when_asked) = Some(Box::new(then));
+    /// What is to be done when its client is asked something, and does not come back. Only a call that others of the same client
+    /// join has something to do then.
+    pub fn when_abandoned(&self, then: impl FnOnce() + Send + 'static) {
+        *lock(&self.when_abandoned) = Some(Box::new(then));
     }
 
-    /// The client was asked something: for whoever ends its request with a question.
-    pub fn was_asked(&self) {
-        let then = lock(&self.when_asked).take();
+    /// Its client was asked something, and has not come back.
+    pub fn abandon(&self) {
+        let then = lock(&self.when_abandoned).take();
         if let Some(then) = then {
             then();
         }
+    }
+
+    /// Whether the same call again is this one.
+    pub fn is_joined(&self) -> bool {
+        lock(&self.when_abandoned).is_some()
+    }
+
+    /// The action that the call has become, once it is admitted.
+    pub fn action(&self) -> Option<ActionId> {
+        self.action.get().copied()
     }
 
     /// The connection that was made for it beforehand.
@@ -162,6 +180,7 @@ impl Seats {
     /// Has what this action's provider is asked and told reach the client, as long as the value lives.
     #[must_use]
     pub fn take(self: &Arc<Seats>, id: ActionId, seat: Arc<Seat>) -> Taken {
+        let _ = seat.action.set(id);
         lock(&self.0).insert(id, seat);
         Taken { seats: Arc::clone(self), id }
     }

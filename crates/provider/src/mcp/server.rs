@@ -1,6 +1,7 @@
 //! One server, and the links to it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -34,18 +35,24 @@ pub struct Server {
     watching: Mutex<Option<Listening>>,
     about: Mutex<Option<Arc<ServerPeerInfo>>>,
     tools: Mutex<Option<Listed>>,
+    /// How often the server said that its list changed.
+    changes: AtomicU64,
     listing: tokio::sync::Mutex<()>,
 }
 
 struct Held {
     link: Arc<Link>,
-    _place: OwnedSemaphorePermit,
+    owner: PartyId,
+    /// What is done without a client needs no place: it must not wait for clients.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
+/// The last list of tools, whether it is believed any more or not.
 #[derive(Clone)]
 struct Listed {
     tools: Arc<Vec<SeenTool>>,
-    at: Instant,
+    /// Until when it is believed; nothing, where the server said meanwhile that it changed.
+    until: Option<Instant>,
 }
 
 /// There is no connection to a server.
@@ -101,6 +108,7 @@ impl Server {
             watching: Mutex::default(),
             about: Mutex::default(),
             tools: Mutex::default(),
+            changes: AtomicU64::new(0),
             listing: tokio::sync::Mutex::default(),
             declared,
         })
@@ -114,6 +122,11 @@ impl Server {
     /// Whose it is.
     pub fn tenant(&self) -> &Tenant {
         &self.declared.tenant
+    }
+
+    /// Whether a method that the protocol does not know may pass to it.
+    pub fn takes(&self, method: &str) -> bool {
+        self.declared.methods.iter().any(|own| own == method)
     }
 
     /// How long a call may take at the longest: while a client is asked, the server waits.
@@ -144,32 +157,43 @@ impl Server {
     /// # Errors
     /// There is no connection, or no list comes over it.
     pub async fn tools(self: &Arc<Server>) -> Result<Arc<Vec<SeenTool>>, Unreachable> {
-        if let Some(tools) = self.known_tools() {
+        if let Some(tools) = self.believed_tools() {
             return Ok(tools);
         }
         let _one = self.listing.lock().await;
-        if let Some(tools) = self.known_tools() {
+        if let Some(tools) = self.believed_tools() {
             return Ok(tools);
         }
-        let at = Instant::now();
+        let (changes, until) = (self.changes.load(Ordering::SeqCst), Instant::now() + self.declared.believe);
         let tools = Arc::new(self.list().await?);
-        *lock(&self.tools) = Some(Listed { tools: Arc::clone(&tools), at });
+        let mut listed = lock(&self.tools);
+        // What it said while it listed may be about what is listed.
+        let until = (self.changes.load(Ordering::SeqCst) == changes).then_some(until);
+        *listed = Some(Listed { tools: Arc::clone(&tools), until });
         Ok(tools)
     }
 
     /// The last list, as long as it is believed.
-    pub fn known_tools(&self) -> Option<Arc<Vec<SeenTool>>> {
+    fn believed_tools(&self) -> Option<Arc<Vec<SeenTool>>> {
         let listed = lock(&self.tools).clone()?;
-        (listed.at.elapsed() < self.declared.believe).then_some(listed.tools)
+        listed.until.is_some_and(|until| Instant::now() < until).then_some(listed.tools)
+    }
+
+    /// The last list, believed or not; nothing before the first.
+    pub fn known_tools(&self) -> Option<Arc<Vec<SeenTool>>> {
+        lock(&self.tools).as_ref().map(|listed| Arc::clone(&listed.tools))
     }
 
     /// The list is not believed any more.
     pub fn forget_tools(&self) {
-        *lock(&self.tools) = None;
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        if let Some(listed) = lock(&self.tools).as_mut() {
+            listed.until = None;
+        }
     }
 
     async fn list(self: &Arc<Server>) -> Result<Vec<SeenTool>, Unreachable> {
-        let link = self.link(&nobody()).await?;
+        let link = self.known_link(&nobody()).await?;
         if link.0.asks_by_answers() && lock(&self.watching).as_ref().is_none_or(Listening::is_over) {
             let changes = SubscriptionFilter::builder().tools_list_changed().build();
             *lock(&self.watching) = self.listen(&nobody(), changes).await.ok();
@@ -185,6 +209,7 @@ impl Server {
                 // A server without tools.
                 Err(Fault::Refused(error)) if error.code == rmcp::model::ErrorCode::METHOD_NOT_FOUND => break,
                 Ok(_) | Err(Fault::Refused(_)) => return Err(self.unreachable("it lists no tools")),
+                Err(Fault::Ended) => return Err(self.unreachable(ENDED)),
                 Err(Fault::NotSent(why) | Fault::Lost(why)) => return Err(self.unreachable(&why)),
             };
             tools.extend(page.tools.into_iter().map(SeenTool::of));
@@ -209,8 +234,10 @@ impl Server {
         mut request: ClientRequest,
         tie: Tie,
     ) -> Result<ServerResult, ErrorData> {
-        let link =
-            self.link(party).await.map_err(|error| ErrorData::internal_error(error.to_string(), None))?;
+        let link = self
+            .known_link(party)
+            .await
+            .map_err(|error| ErrorData::internal_error(error.to_string(), None))?;
         let meta = std::mem::take(request.get_meta_mut());
         for _ in 0..MOST_ROUNDS {
             match link.0.exchange(request.clone(), meta.clone(), &tie, self.silence()).await {
@@ -221,6 +248,9 @@ impl Server {
                 }
                 Ok(result) => return Ok(result),
                 Err(Fault::Refused(error)) => return Err(error),
+                Err(Fault::Ended) => {
+                    return Err(ErrorData::internal_error(self.unreachable(ENDED).to_string(), None));
+                }
                 Err(Fault::NotSent(why) | Fault::Lost(why)) => {
                     return Err(ErrorData::internal_error(self.unreachable(&why).to_string(), None));
                 }
@@ -282,12 +312,16 @@ impl Server {
             return Ok(link);
         }
         self.not_just_now()?;
-        let place = self.place().await?;
+        let owner = party.owner();
+        let place = match owner == Nobody.id() {
+            true => None,
+            false => Some(self.place(&owner).await?),
+        };
         let link = Arc::new(self.greet(party).await?);
         let about = link.about();
         let first = std::mem::replace(&mut *lock(&self.about), about).is_none();
         let used = Use::of(&link);
-        lock(&self.links).entry(party.id()).or_default().push(Held { link, _place: place });
+        lock(&self.links).entry(party.id()).or_default().push(Held { link, owner, _place: place });
         if first {
             tokio::spawn(sweep(Arc::downgrade(self)));
         }
@@ -339,6 +373,16 @@ impl Server {
         }
     }
 
+    /// The same, of which the server still knows.
+    pub(super) async fn known_link(self: &Arc<Server>, party: &Arc<dyn Party>) -> Result<Use, Unreachable> {
+        let link = self.link(party).await?;
+        if link.0.is_known(self.silence()).await {
+            return Ok(link);
+        }
+        drop(link);
+        self.link(party).await
+    }
+
     fn free(&self, party: &Arc<dyn Party>) -> Option<Use> {
         let mut links = lock(&self.links);
         let held = links.get_mut(&party.id())?;
@@ -348,11 +392,12 @@ impl Server {
     }
 
     /// A place for one more link; if there is none, that of the one which was not used for the longest time.
-    async fn place(&self) -> Result<OwnedSemaphorePermit, Unreachable> {
+    async fn place(&self, owner: &PartyId) -> Result<OwnedSemaphorePermit, Unreachable> {
+        self.leave_some_for_others(owner)?;
         if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
             return Ok(place);
         }
-        self.drop_the_oldest();
+        self.drop_the_oldest(None);
         let place = Arc::clone(&self.places).acquire_owned();
         match tokio::time::timeout(self.declared.timeout.min(LONGEST_GREETING), place).await {
             Ok(Ok(place)) => Ok(place),
@@ -360,10 +405,24 @@ impl Server {
         }
     }
 
-    fn drop_the_oldest(&self) {
+    /// One has half of the connections at most, and gives up an idle one of its own for the next.
+    fn leave_some_for_others(&self, owner: &PartyId) -> Result<(), Unreachable> {
+        let most = (self.declared.most_links / 2).max(1);
+        let own = || lock(&self.links).values().flatten().filter(|held| held.owner == *owner).count();
+        if own() >= most {
+            self.drop_the_oldest(Some(owner));
+        }
+        if own() >= most {
+            return Err(self.unreachable("its caller has as many connections in use as one may have"));
+        }
+        Ok(())
+    }
+
+    fn drop_the_oldest(&self, of: Option<&PartyId>) {
         let mut links = lock(&self.links);
+        let own = |held: &Held| of.is_none_or(|owner| held.owner == *owner);
         let idle = links.iter().flat_map(|(id, held)| held.iter().map(move |held| (id, held)));
-        let idle = idle.filter(|(_, held)| held.link.is_idle());
+        let idle = idle.filter(|(_, held)| held.link.is_idle() && own(held));
         let oldest = idle.max_by_key(|(_, held)| (!held.link.is_heard(), held.link.unused_for()));
         let Some((id, link)) = oldest.map(|(id, held)| (id.clone(), Arc::clone(&held.link))) else { return };
         if let Some(held) = links.get_mut(&id) {
@@ -440,6 +499,8 @@ async fn sweep(server: Weak<Server>) {
         links.retain(|_, held| !held.is_empty());
     }
 }
+
+const ENDED: &str = "it ended the session";
 
 /// So often a server may ask in the midst of one request.
 pub(super) const MOST_ROUNDS: usize = 10;

@@ -34,6 +34,7 @@ use serde_json::{Value, json};
 
 use super::Servers;
 use super::link::{Fault, IDEMPOTENCY_KEY, TRANSACTION, Use};
+use super::listed::SeenTool;
 use super::party::{Seat, Seats, Tie};
 use super::server::{MOST_ROUNDS, Server, answered, nobody};
 use crate::binding::{identity, read_capabilities};
@@ -145,7 +146,7 @@ impl Tool {
         let on_error = on_error(&table, archetype)?;
         let reference = table.get("reference").map(|node| node.pointer()).transpose()?;
         let rollback = table.get("rollback").map(|node| Undo::read(&node, archetype)).transpose()?;
-        let name = table.get("name").map_or(Ok(format!("mcp:{server_name}")), |node| node.name())?;
+        let name = table.get("name").map_or(Ok(provider_of(server_name)), |node| node.name())?;
         let parts = json!({ "provider": "mcp", "server": server_name, "tool": tool, "capabilities": table.value("capabilities") });
         Ok(Tool {
             name,
@@ -190,22 +191,14 @@ impl Tool {
     /// The same, and has a connection made for a client that is about to call it: what is admitted leaves at once then.
     pub async fn prepare(&self, seat: &Seat) {
         self.look().await;
-        if let Ok(link) = self.server.link(&seat.party).await {
+        if let Ok(link) = self.server.known_link(&seat.party).await {
             seat.put_link(link);
         }
     }
 
-    /// Why it is not to be called, by what its server said last; nothing while the server is not heard.
+    /// Why it is not to be called, by what its server said last; nothing as long as it said nothing.
     pub fn quarantine(&self) -> Option<Quarantine> {
-        self.held_back(&self.tool, &self.pinned)
-    }
-
-    fn held_back(&self, name: &str, pinned: &str) -> Option<Quarantine> {
-        let tools = self.server.known_tools()?;
-        match tools.iter().find(|seen| seen.tool.name == name) {
-            None => Some(Quarantine::Gone),
-            Some(seen) => (seen.digest != pinned).then_some(Quarantine::Changed),
-        }
+        held_back(&*self.server.known_tools()?, &self.tool, &self.pinned)
     }
 
     async fn carry_out(&self, call: &Call) -> Reply {
@@ -223,10 +216,12 @@ impl Tool {
 
     async fn ask(&self, call: &Call, seat: Option<&Seat>, asked: Asked<'_>) -> Reply {
         let (began, not_sent) = (Instant::now(), |why: String| Reply::NotSent { why });
-        if let Err(error) = self.server.tools().await {
-            return not_sent(error.to_string());
-        }
-        if let Some(quarantine) = self.held_back(asked.name, asked.pinned) {
+        // Exactly what it says now: between two looks at what is known it may come to say something else.
+        let tools = match self.server.tools().await {
+            Ok(tools) => tools,
+            Err(error) => return not_sent(error.to_string()),
+        };
+        if let Some(quarantine) = held_back(&tools, asked.name, asked.pinned) {
             return not_sent(format!("the tool is quarantined: {}", quarantine.as_str()));
         }
         let party = seat.map_or_else(nobody, |seat| Arc::clone(&seat.party));
@@ -261,6 +256,11 @@ impl Tool {
                 }
                 Ok(_) => return Reply::Lost { why: "the answer is no result of a tool".to_owned() },
                 Err(Fault::Refused(error)) => return self.declined(seat, error),
+                // It may have acted all the same, and forgotten the session then.
+                Err(Fault::Ended) if self.capabilities.repeat_safe => {
+                    return not_sent("the session was over".to_owned());
+                }
+                Err(Fault::Ended) => return Reply::Lost { why: "the session was over".to_owned() },
                 Err(Fault::NotSent(why)) if round == 0 => return Reply::NotSent { why },
                 Err(Fault::NotSent(why) | Fault::Lost(why)) => return Reply::Lost { why },
             }
@@ -374,6 +374,13 @@ impl Tool {
     }
 }
 
+fn held_back(tools: &[SeenTool], name: &str, pinned: &str) -> Option<Quarantine> {
+    match tools.iter().find(|seen| seen.tool.name == name) {
+        None => Some(Quarantine::Gone),
+        Some(seen) => (seen.digest != pinned).then_some(Quarantine::Changed),
+    }
+}
+
 /// What is asked of a server.
 struct Asked<'a> {
     name: &'a str,
@@ -399,6 +406,11 @@ impl Undo {
             restores: table.flag("restores")?,
         })
     }
+}
+
+/// What operators call a server, in a freeze for example, unless a binding gives it another name.
+pub fn provider_of(server: &str) -> String {
+    format!("mcp:{server}")
 }
 
 fn pin(table: &Table<'_>) -> Result<String, Mistake> {
@@ -473,7 +485,7 @@ impl Provider for Tool {
     fn make_ready(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             self.look().await;
-            drop(self.server.link(&nobody()).await);
+            drop(self.server.known_link(&nobody()).await);
         })
     }
 

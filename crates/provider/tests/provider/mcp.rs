@@ -36,6 +36,7 @@ fn declared(how: How) -> Declared {
         input: Duration::from_secs(20),
         most_bytes: 64 * 1024,
         most_links: 8,
+        methods: Vec::new(),
         believe: Duration::from_secs(60),
     }
 }

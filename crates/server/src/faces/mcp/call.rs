@@ -7,7 +7,7 @@ use std::time::Duration;
 use action::IdempotencyKey;
 use futures_util::future::BoxFuture;
 use gateway::upstream::{Party, Seat, Server, Tie};
-use gateway::{Called, Code, Error, ToolCall};
+use gateway::{Called, Caller, Code, Error, ToolCall};
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, CreateTaskResult, ErrorData, MetaObject,
     ProgressNotification, ProgressNotificationParam, ServerResult,
@@ -16,7 +16,7 @@ use rmcp::service::{RequestContext, RoleServer};
 use serde_json::{Value, json};
 
 use super::delivery::Owed;
-use super::desk::{Answered, Errand};
+use super::desk::{Answered, Errand, Recall};
 use super::face::{Face, is_stateless};
 use super::own;
 use super::pass::read;
@@ -54,7 +54,8 @@ impl Face {
             call.key.as_ref().map(IdempotencyKey::as_str),
         ]);
         let errand = self.errand(context, &what, (asked.input_responses, asked.request_state))?;
-        let errand = Errand { seat: Some(Arc::default()), ..errand };
+        let recall = self.recall(&visit.caller, has_output(&server, &tool));
+        let errand = Errand { seat: Some(Arc::default()), recall: Some(recall), ..errand };
         let answered = self.have_called(context, errand, server, call).await?;
         let response = match answered.result {
             ServerResult::InputRequiredResult(asks) => asks.into(),
@@ -66,6 +67,19 @@ impl Face {
             visit.slot.owe(owed);
         }
         Ok(response)
+    }
+
+    /// How what came of an action is told once more. Nothing is delivered by it: the next same call is told of it, too.
+    fn recall(&self, caller: &Arc<Caller>, has_output: bool) -> Recall {
+        let (gateway, caller) = (Arc::clone(&self.scope.gateway), Arc::clone(caller));
+        Box::new(move |id| {
+            Box::pin(async move {
+                match gateway.called(&caller, &id.to_string()).await {
+                    Ok(called) => Ok(answered(Called { replayed: true, ..called }, has_output)),
+                    Err(error) => Ok(plain(told::refusal(&error, has_output))),
+                }
+            })
+        })
     }
 
     async fn have_called(

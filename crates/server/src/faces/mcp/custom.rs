@@ -1,5 +1,8 @@
 //! Requests that rmcp has no form for: methods of a server's own, and known methods that came in no form of theirs.
 
+use std::sync::Arc;
+
+use gateway::upstream::Server;
 use rmcp::model::{CustomRequest, CustomResult, ErrorCode, ErrorData};
 use rmcp::service::{RequestContext, RoleServer};
 
@@ -19,7 +22,8 @@ impl Face {
                 None,
             ));
         }
-        if is_gone || OURS.iter().any(|ours| method.starts_with(ours)) {
+        let takes = |server: &Arc<Server>| may_pass(server, &method);
+        if is_gone || !self.scope.servers().iter().any(takes) {
             return Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, method, None));
         }
         request.extensions = Default::default();
@@ -30,6 +34,12 @@ impl Face {
         }
         Ok(CustomResult(result))
     }
+}
+
+/// Whether the operator says that a method of the server's own may be called, or told, by its clients.
+pub(super) fn may_pass(server: &Server, method: &str) -> bool {
+    let method_folded = method.to_ascii_lowercase();
+    server.takes(method) && !OURS.iter().any(|ours| method_folded.starts_with(ours))
 }
 
 /// Methods that have a form.

@@ -7,17 +7,18 @@
 //! ```
 //!
 //! A state is sealed under a key of this process, bound to who asked for what: in other hands, for another request, after a
-//! restart or beyond its time it leads nowhere. What is put aside and not come back for is given up; the same request without
-//! the state is a new one.
+//! restart or beyond its time it leads nowhere. The same call without the state is asked the same again; with one whose answer
+//! was lost it is told what came of it. What is put aside and not come back for is given up, and the same call is then a new one.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use action::ActionId;
 use aws_lc_rs::rand;
 use futures_util::future::BoxFuture;
-use gateway::upstream::{Seat, Tie};
+use gateway::upstream::{PartyId, Seat, Tie};
 use rmcp::model::{
     ErrorData, InputRequests, InputRequiredResult, InputResponses, LoggingLevel, ProgressToken, RequestId,
     RequestStateCodec, SealOptions, ServerNotification, ServerResult,
@@ -48,6 +49,10 @@ pub(super) struct Answered {
     pub(super) owed: Option<Owed>,
 }
 
+/// Tells again what came of an action whose client came back too late to be told the first time.
+pub(super) type Recall =
+    Box<dyn FnOnce(ActionId) -> BoxFuture<'static, Result<Answered, ErrorData>> + Send + Sync>;
+
 /// A request that may end with a question, as it came this time.
 pub(super) struct Errand {
     pub(super) bound: Bound,
@@ -57,13 +62,27 @@ pub(super) struct Errand {
     pub(super) state: Option<String>,
     /// Of a call, which goes on without its client: to be told when that was asked something.
     pub(super) seat: Option<Arc<OnceLock<Arc<Seat>>>>,
+    /// Of a call: what came of it, once it is over.
+    pub(super) recall: Option<Recall>,
+    /// The client, and what it can be asked.
+    pub(super) party: PartyId,
     pub(super) input: Duration,
+}
+
+/// Where a request leads.
+enum Found {
+    /// To what is under way.
+    Work(Arc<Work>, OwnedMutexGuard<Inside>),
+    /// To what came of an action.
+    Over(ActionId),
 }
 
 struct Work {
     number: u64,
     owner: Arc<str>,
     bound: Bound,
+    party: PartyId,
+    seat: Option<Arc<OnceLock<Arc<Seat>>>>,
     cancelled: CancellationToken,
     asking: mpsc::Sender<Asking>,
     /// The request that waits just now, if one does.
@@ -103,10 +122,13 @@ impl Desk {
     pub(super) async fn attend(
         self: &Arc<Desk>,
         context: &RequestContext<RoleServer>,
-        errand: Errand,
+        mut errand: Errand,
         begin: impl FnOnce(Tie) -> BoxFuture<'static, Result<Answered, ErrorData>>,
     ) -> Result<Answered, ErrorData> {
-        let (work, mut inside) = self.find(context, &errand, begin)?;
+        let (work, mut inside) = match self.find(context, &errand, begin)? {
+            Found::Work(work, inside) => (work, inside),
+            Found::Over(id) => return errand.recall.take().ok_or_else(stale)?(id).await,
+        };
         let mail = Arc::new(Mail::to(context.peer.clone()));
         *lock(&work.waits) = Some(Waits {
             id: context.id.clone(),
@@ -131,17 +153,45 @@ impl Desk {
         context: &RequestContext<RoleServer>,
         errand: &Errand,
         begin: impl FnOnce(Tie) -> BoxFuture<'static, Result<Answered, ErrorData>>,
-    ) -> Result<(Arc<Work>, OwnedMutexGuard<Inside>), ErrorData> {
-        let Some(state) = &errand.state else { return self.begin(context, errand, begin) };
-        let (number, round) = self.open(state, &errand.bound).ok_or_else(stale)?;
-        let work = lock(&self.works).get(&number).cloned().ok_or_else(stale)?;
+    ) -> Result<Found, ErrorData> {
+        let Some(state) = &errand.state else {
+            return match self.asked_before(errand) {
+                Some((work, mut inside)) => {
+                    if let Some(responses) = &errand.responses {
+                        inside.answer(responses);
+                    }
+                    Ok(Found::Work(work, inside))
+                }
+                None => self.begin(context, errand, begin).map(|(work, inside)| Found::Work(work, inside)),
+            };
+        };
+        let State { number, round, action } = self.open(state, &errand.bound).ok_or_else(stale)?;
+        let Some(work) = lock(&self.works).get(&number).cloned() else {
+            // Its answer was lost on the way, or it was given up meanwhile.
+            return action.map(Found::Over).ok_or_else(stale);
+        };
         let mut inside = Arc::clone(&work.inside).try_lock_owned().map_err(|_| busy())?;
         lock(&self.aside).remove(&work.number);
         // Who repeats an earlier round is asked the same as last time.
         if round == inside.round {
             inside.answer(errand.responses.as_ref().unwrap_or(&InputResponses::new()));
         }
-        Ok((work, inside))
+        Ok(Found::Work(work, inside))
+    }
+
+    /// The same call of the same client, which was asked something and did not hear it: it is asked again. One of a client that
+    /// cannot be asked that is another call.
+    fn asked_before(&self, errand: &Errand) -> Option<(Arc<Work>, OwnedMutexGuard<Inside>)> {
+        errand.seat.as_ref()?;
+        let alike = |work: &&Arc<Work>| work.bound == errand.bound && work.is_joined();
+        let work = lock(&self.aside).values().find(alike).cloned()?;
+        if work.party != errand.party {
+            work.abandon();
+            return None;
+        }
+        let inside = Arc::clone(&work.inside).try_lock_owned().ok()?;
+        lock(&self.aside).remove(&work.number);
+        Some((work, inside))
     }
 
     fn begin(
@@ -158,6 +208,8 @@ impl Desk {
             number,
             owner: Arc::clone(&errand.owner),
             bound: errand.bound,
+            party: errand.party.clone(),
+            seat: errand.seat.clone(),
             cancelled: CancellationToken::new(),
             asking,
             waits: Mutex::default(),
@@ -178,12 +230,10 @@ impl Desk {
     }
 
     fn put_aside(self: &Arc<Desk>, work: &Arc<Work>, inside: &mut Inside, errand: &Errand) -> Answered {
-        if let Some(seat) = errand.seat.as_ref().and_then(|seat| seat.get()) {
-            seat.was_asked();
-        }
         inside.round += 1;
         let requests = inside.asked.as_ref().map(|asked| asked.requests.clone()).unwrap_or_default();
-        let payload = format!("{}.{}", work.number, inside.round);
+        let action = work.seat().and_then(|seat| seat.action());
+        let payload = State { number: work.number, round: inside.round, action }.to_string();
         let options = SealOptions::new().associated_data(&work.bound).ttl(errand.input);
         let state = self.codec.seal_with(payload.as_bytes(), &options);
         lock(&self.aside).insert(work.number, Arc::clone(work));
@@ -193,6 +243,7 @@ impl Desk {
             tokio::time::sleep(patience).await;
             let is_left = work.inside.try_lock().is_ok_and(|inside| inside.round == round);
             if is_left {
+                work.abandon();
                 work.cancelled.cancel();
                 desk.forget(&work);
             }
@@ -207,10 +258,9 @@ impl Desk {
         lock(&self.aside).remove(&work.number);
     }
 
-    fn open(&self, state: &str, bound: &Bound) -> Option<(u64, u64)> {
+    fn open(&self, state: &str, bound: &Bound) -> Option<State> {
         let payload = self.codec.open_with(state, bound).ok()?;
-        let (number, round) = std::str::from_utf8(&payload).ok()?.split_once('.')?;
-        Some((number.parse().ok()?, round.parse().ok()?))
+        State::parse(std::str::from_utf8(&payload).ok()?)
     }
 
     /// Asks whoever made the request; nothing if nobody answers.
@@ -292,6 +342,46 @@ async fn until_asked(
                 work.cancelled.cancel();
             }
         }
+    }
+}
+
+impl Work {
+    fn seat(&self) -> Option<&Arc<Seat>> {
+        self.seat.as_ref()?.get()
+    }
+
+    fn is_joined(&self) -> bool {
+        self.seat().is_some_and(|seat| seat.is_joined())
+    }
+
+    fn abandon(&self) {
+        if let Some(seat) = self.seat() {
+            seat.abandon();
+        }
+    }
+}
+
+/// What a state says.
+struct State {
+    number: u64,
+    round: u64,
+    /// Of a call.
+    action: Option<ActionId>,
+}
+
+impl State {
+    fn parse(text: &str) -> Option<State> {
+        let mut parts = text.split(' ');
+        let (number, round) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let action = parts.next().map(str::parse).transpose().ok()?;
+        Some(State { number, round, action })
+    }
+}
+
+impl std::fmt::Display for State {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{} {}", self.number, self.round)?;
+        self.action.map_or(Ok(()), |action| write!(out, " {action}"))
     }
 }
 

@@ -22,6 +22,7 @@ use super::listen::Opened;
 use super::scope::Scope;
 use super::sessions::{Own, Owner};
 use super::visit::Visit;
+use crate::faces::protected_resource::server_of;
 use crate::reply::{self, Said};
 use crate::request::{Request, Response};
 use crate::who;
@@ -106,12 +107,26 @@ async fn enter(mut request: Request, only: Option<&str>) -> Result<Response, Err
         config,
     );
     let slot = Arc::clone(&visit.slot);
+    let credential = request.head.headers.get(AUTHORIZATION).and_then(|header| header.to_str().ok());
+    let bearer = credential.and_then(|header| who::credential(header, "bearer")).map(str::to_owned);
+    // Who is not known any more hears nothing any more.
+    let until = bearer.filter(|_| lasts).map(|bearer| {
+        let server = server_of(request.head.uri.path()).map(str::to_owned);
+        who::forgotten(Arc::clone(&request.site), bearer, server)
+    });
     let mut head = request.head;
     // Whoever handles the message has the caller, and no use for what proved them.
     head.headers.remove(AUTHORIZATION);
     head.extensions.insert(visit);
     let answer = service.handle(http::Request::from_parts(head, Full::new(body))).await;
-    Ok(answer.map(|body| Said::Parts(Watched::new(body, slot).boxed(), Arc::default())))
+    Ok(answer.map(|body| {
+        let body = Watched::new(body, slot);
+        let parts = match until {
+            Some(until) => body.take_until(Box::pin(until)).boxed(),
+            None => body.boxed(),
+        };
+        Said::Parts(parts, Arc::default())
+    }))
 }
 
 /// The session that a request of an older revision names.

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use action::Environment;
 use gateway::Caller;
-use gateway::upstream::Party;
+use gateway::upstream::{Party, Server};
 use rmcp::ServerHandler;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CancelTaskParams, CancelledNotificationParam,
@@ -20,6 +20,7 @@ use rmcp::model::{
 use rmcp::service::{NotificationContext, RequestContext, RoleServer, SubscriptionContext};
 
 use super::Mcp;
+use super::custom::may_pass;
 use super::party::{Seated, Session, Stateless};
 use super::scope::Scope;
 use super::visit::Visit;
@@ -65,19 +66,20 @@ impl Face {
     }
 
     fn seat(&self, greeting: &InitializeRequestParams, context: &Context) {
+        let Ok(visit) = Visit::of(&context.extensions) else { return };
         let session = Session::new(
             context.peer.clone(),
-            greeting.client_info.clone(),
-            greeting.capabilities.clone(),
+            self.owner(&visit.caller),
+            (greeting.client_info.clone(), greeting.capabilities.clone()),
             self.scope.gateway.mcp_settings().input(),
         );
         let _ = self.seated.set(Seated::new(&self.scope.gateway, session));
     }
 
-    async fn pass_word(&self, notification: ClientNotification) {
+    async fn pass_word(&self, notification: ClientNotification, to: impl Fn(&Server) -> bool) {
         let Some(session) = self.session() else { return };
         let party = Arc::clone(session) as Arc<dyn Party>;
-        for server in self.scope.servers() {
+        for server in self.scope.servers().iter().filter(|server| to(server)) {
             server.tell(&party, notification.clone()).await;
         }
     }
@@ -253,11 +255,12 @@ impl ServerHandler for Face {
     }
 
     async fn on_roots_list_changed(&self, _: Heard) {
-        self.pass_word(RootsListChangedNotification::default().into()).await;
+        self.pass_word(RootsListChangedNotification::default().into(), |_| true).await;
     }
 
     async fn on_custom_notification(&self, notification: CustomNotification, _: Heard) {
         let CustomNotification { method, params, .. } = notification;
-        self.pass_word(CustomNotification::new(method, params).into()).await;
+        let takes = |server: &Server| may_pass(server, &method);
+        self.pass_word(CustomNotification::new(method.clone(), params).into(), takes).await;
     }
 }

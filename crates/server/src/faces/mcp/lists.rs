@@ -30,7 +30,7 @@ type Context = RequestContext<RoleServer>;
 impl Face {
     pub(super) async fn tools(&self, asked: Page, context: &Context) -> Result<ListToolsResult, ErrorData> {
         let visit = Visit::of(&context.extensions)?;
-        let start = match asked.and_then(|asked| asked.cursor) {
+        let start: usize = match asked.and_then(|asked| asked.cursor) {
             None => 0,
             Some(cursor) => cursor.parse().map_err(|_| no_cursor())?,
         };
@@ -50,7 +50,8 @@ impl Face {
             }
         }
         tools.extend(own::tools());
-        let next = (tools.len() > start + MOST_OF_A_PAGE).then(|| (start + MOST_OF_A_PAGE).to_string());
+        let end = start.saturating_add(MOST_OF_A_PAGE);
+        let next = (tools.len() > end).then(|| end.to_string());
         let tools = tools.into_iter().skip(start).take(MOST_OF_A_PAGE).collect();
         Ok(ListToolsResult { next_cursor: next, ..ListToolsResult::with_all_items(tools) })
     }

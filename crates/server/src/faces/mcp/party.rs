@@ -25,6 +25,7 @@ use super::mail::Mail;
 /// A client of 2025-11-25, from its greeting on.
 pub(super) struct Session {
     id: PartyId,
+    owner: PartyId,
     info: Implementation,
     capabilities: ClientCapabilities,
     peer: Peer<RoleServer>,
@@ -60,12 +61,13 @@ impl Drop for Seated {
 impl Session {
     pub(super) fn new(
         peer: Peer<RoleServer>,
-        info: Implementation,
-        capabilities: ClientCapabilities,
+        owner: String,
+        (info, capabilities): (Implementation, ClientCapabilities),
         input: Duration,
     ) -> Session {
         Session {
             id: PartyId(format!("session:{}", uuid::Uuid::now_v7()).into()),
+            owner: PartyId(owner.into()),
             info,
             capabilities,
             mail: Mail::to(peer.clone()),
@@ -153,6 +155,10 @@ impl Party for Session {
         self.id.clone()
     }
 
+    fn owner(&self) -> PartyId {
+        self.owner.clone()
+    }
+
     fn has_session(&self) -> bool {
         true
     }
@@ -188,6 +194,7 @@ impl Party for Session {
 /// A client of 2026-07-28, of which each request may come from another process.
 pub(super) struct Stateless {
     id: PartyId,
+    owner: PartyId,
     info: Implementation,
     capabilities: ClientCapabilities,
     desk: Arc<Desk>,
@@ -204,7 +211,8 @@ impl Stateless {
     ) -> Stateless {
         let parts = json!([owner, info, capabilities]).to_string();
         let name = format!("stateless:{:x}", Hex(&Sha256::digest(parts)));
-        Stateless { id: PartyId(name.into()), info, capabilities, desk: Arc::clone(desk), input }
+        let owner = PartyId(owner.into());
+        Stateless { id: PartyId(name.into()), owner, info, capabilities, desk: Arc::clone(desk), input }
     }
 }
 
@@ -219,6 +227,10 @@ impl std::fmt::LowerHex for Hex<'_> {
 impl Party for Stateless {
     fn id(&self) -> PartyId {
         self.id.clone()
+    }
+
+    fn owner(&self) -> PartyId {
+        self.owner.clone()
     }
 
     fn has_session(&self) -> bool {

@@ -32,6 +32,7 @@ impl Face {
         server: &Arc<Server>,
         mut request: ClientRequest,
     ) -> Result<ServerResult, ErrorData> {
+        self.may_speak_with(context, server).await?;
         *request.get_meta_mut() = self.meta(context);
         let tie = Tie {
             id: self.session().map(|_| context.id.clone()),
@@ -45,6 +46,12 @@ impl Face {
         result
     }
 
+    async fn may_speak_with(&self, context: &Context, server: &Server) -> Result<(), ErrorData> {
+        let caller = &Visit::of(&context.extensions)?.caller;
+        let reached = self.scope.gateway.may_speak_with(caller, server.name()).await;
+        reached.map_err(|error| ErrorData::invalid_request(error.message, None))
+    }
+
     /// Passes a request on that may end with a question.
     async fn pass_on(
         &self,
@@ -53,6 +60,7 @@ impl Face {
         mut request: ClientRequest,
         again: (Option<InputResponses>, Option<String>),
     ) -> Result<ServerResult, ErrorData> {
+        self.may_speak_with(context, &server).await?;
         let said = serde_json::to_value(&request).unwrap_or_default();
         let errand = self.errand(context, &json!([server.name(), said]), again.clone())?;
         bring_along(&mut request, again.0);
@@ -216,7 +224,8 @@ impl Face {
         let parts = json!(["countersign/mcp-errand/1", &*owner, self.scope.name(), what]);
         let bound = Sha256::digest(action::json::canonical(&parts)).into();
         let input = self.scope.gateway.mcp_settings().input();
-        Ok(Errand { bound, owner, responses, state, seat: None, input })
+        let party = self.party(context)?.id();
+        Ok(Errand { bound, owner, responses, state, seat: None, recall: None, party, input })
     }
 }
 
