@@ -140,6 +140,10 @@ impl Gateway {
             dry_run: false,
             body: body(&archetype, &call),
         };
+        if ask.body.len() > MOST_BODY {
+            let why = "the arguments are longer than 256 KiB";
+            return Err(Error::new(Code::BodyTooLarge, why).field("/arguments"));
+        }
         let mut pause = Pause::new(until);
         let answer = loop {
             let taken = self.take_for(caller, ask.clone(), Words::Execution, Some(Arc::clone(&seat))).await;
@@ -411,6 +415,8 @@ fn body(archetype: &str, call: &ToolCall) -> Vec<u8> {
     Value::Object(body).to_string().into_bytes()
 }
 
+/// As of every action.
+const MOST_BODY: usize = 256 * 1024;
 const SHORTEST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(1);
 /// So long what was delivered is gathered before it is written.

@@ -51,8 +51,11 @@ impl World {
         let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (&**path, &**text)).collect();
         let configure = |config: &mut gateway::Config| {
             (config.egress.allow, config.egress.plain_http) = (at.clone(), at);
-            let server =
-                |tools: &Tools| McpServer { url: Some(tools.url().to_owned()), ..McpServer::default() };
+            let server = |tools: &Tools| McpServer {
+                url: Some(tools.url().to_owned()),
+                methods: vec!["shop/open".to_owned()],
+                ..McpServer::default()
+            };
             let servers = [("shop".to_owned(), server(&tools)), ("farm".to_owned(), server(&farm))];
             config.mcp.servers = BTreeMap::from(servers);
             settings(&mut config.mcp);
@@ -539,7 +542,32 @@ async fn a_client_without_a_session_is_asked_by_the_answer_and_goes_on_with_the_
     let state = incomplete["requestState"].as_str().unwrap();
     let done = client.result("tools/call", again(state, &answers)).await;
     assert_eq!(text(&done), "hello ann", "{done}");
-    assert_eq!(client.error("tools/call", again(state, &answers)).await["code"], -32602, "it is over");
+    // Its answer may have been lost on the way: it is told again, and nothing is done again.
+    let told = client.result("tools/call", again(state, &answers)).await;
+    assert_eq!(
+        (text(&told), &told["_meta"]["io.countersign/replayed"]),
+        ("hello ann", &json!(true)),
+        "{told}"
+    );
+    assert_eq!(world.tools.calls().len(), 2, "asked, and gone on with");
+}
+
+#[tokio::test]
+async fn a_client_that_did_not_hear_the_question_is_asked_the_same_again() {
+    let world = World::new().await;
+    let client = world.client("/mcp/shop", NEW).able(json!({"elicitation": {}}));
+    let lost = client.call("ask", json!({})).await;
+    let again = client.call("ask", json!({})).await;
+    assert_eq!(again["inputRequests"], lost["inputRequests"], "{again}");
+    assert_eq!(world.tools.calls().len(), 1, "its server was not asked again");
+    let answers = json!({"name": {"action": "accept", "content": {"name": "ann"}}});
+    let state = again["requestState"].as_str().unwrap();
+    let done = json!({"name": "ask", "arguments": {}, "requestState": state, "inputResponses": answers});
+    assert_eq!(text(&client.result("tools/call", done).await), "hello ann");
+    // One that cannot be asked that is no other call.
+    client.call("ask", json!({})).await;
+    let unable = world.client("/mcp/shop", NEW);
+    assert_eq!(unable.error("tools/call", json!({"name": "ask", "arguments": {}})).await["code"], -32021);
 }
 
 #[tokio::test]

@@ -35,6 +35,7 @@ use tokio::task::JoinHandle;
 pub struct Tools {
     url: String,
     shop: Arc<Shop>,
+    sessions: Arc<LocalSessionManager>,
     task: JoinHandle<()>,
 }
 
@@ -85,15 +86,12 @@ impl Tools {
         });
         let url = format!("http://{}/mcp", listener.local_addr()?);
         let config = StreamableHttpServerConfig::default().with_json_response(true);
-        let open = Arc::clone(&shop);
-        let service = StreamableHttpService::new(
-            move || Ok(Counter(Arc::clone(&open))),
-            Arc::new(LocalSessionManager::default()),
-            config,
-        );
+        let (open, sessions) = (Arc::clone(&shop), Arc::new(LocalSessionManager::default()));
+        let service =
+            StreamableHttpService::new(move || Ok(Counter(Arc::clone(&open))), Arc::clone(&sessions), config);
         let app = axum::Router::new().nest_service("/mcp", service);
         let task = tokio::spawn(async move { drop(axum::serve(listener, app).await) });
-        Ok(Tools { url, shop, task })
+        Ok(Tools { url, shop, sessions, task })
     }
 
     /// Where it listens.
@@ -130,6 +128,11 @@ impl Tools {
     /// Tells whoever listens that something else is in a resource.
     pub fn rewrite(&self, uri: &str) {
         let _ = self.shop.changed.send(Change::Resource(uri.to_owned()));
+    }
+
+    /// Knows nothing of its sessions any more.
+    pub async fn lose_sessions(&self) {
+        self.sessions.sessions.write().await.clear();
     }
 
     /// Breaks all connections, and takes no new one.

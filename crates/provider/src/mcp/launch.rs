@@ -92,6 +92,7 @@ pub(super) struct Address {
     url: Url,
     way: Apart,
     headers: Vec<(HeaderName, HeaderValue)>,
+    secrets: Vec<Arc<Secret>>,
 }
 
 /// Where programs are looked for unless the operator says otherwise.
@@ -117,16 +118,28 @@ impl Launch {
                 let url = Url::parse(&url).map_err(|_| format!("`{url}` is not a URL"))?;
                 let origin = Origin::of(&url).map_err(|error| error.to_string())?;
                 let way = outside.egress.apart(origin.clone()).map_err(|error| error.to_string())?;
+                let mut secrets = Vec::new();
                 let header = |(name, (secret, prefix)): (String, (String, String))| {
                     let name = HeaderName::try_from(name.as_str())
                         .map_err(|_| format!("`{name}` is no name of a header"))?;
                     let secret = outside.secrets.get(&secret).map_err(|error| error.to_string())?;
                     let value = secret.header_for(&origin, &prefix).map_err(|error| error.to_string())?;
+                    secrets.push(Arc::clone(secret));
                     Ok((name, value))
                 };
                 let headers = headers.into_iter().map(header).collect::<Result<_, String>>()?;
-                Ok(Launch::Address(Address { url, way, headers }))
+                Ok(Launch::Address(Address { url, way, headers, secrets }))
             }
+        }
+    }
+}
+
+impl Launch {
+    /// What is told to the server, and is for nobody else.
+    pub(super) fn secrets(&self) -> Vec<Arc<Secret>> {
+        match self {
+            Launch::Process(process) => process.secrets.iter().map(|(_, it)| Arc::clone(it)).collect(),
+            Launch::Address(address) => address.secrets.clone(),
         }
     }
 }

@@ -22,11 +22,13 @@ use rmcp::transport::streamable_http_client::StreamableHttpError;
 use super::launch::{Launch, Running};
 use super::lock;
 use super::party::Tie;
-use super::relay::{Exchange, Relay, UnderWay};
+use super::relay::{Exchange, Relay, UnderWay, without};
+use crate::secrets::Secret;
 
 pub(super) struct Link {
     service: RunningService<RoleClient, Relay>,
     under_way: Arc<UnderWay>,
+    secrets: Arc<[Arc<Secret>]>,
     used: Mutex<Instant>,
     busy: AtomicUsize,
     heard: AtomicUsize,
@@ -109,7 +111,7 @@ impl Link {
         greeting: Greeting,
         within: Duration,
     ) -> Result<Link, Unopened> {
-        let under_way = Arc::clone(&relay.under_way);
+        let (under_way, secrets) = (Arc::clone(&relay.under_way), Arc::clone(&relay.secrets));
         let mode = greeting.mode();
         let (greeted, process) = match launch {
             Launch::Process(process) => {
@@ -139,6 +141,7 @@ impl Link {
         Ok(Link {
             service,
             under_way,
+            secrets,
             used: Mutex::new(Instant::now()),
             busy: AtomicUsize::new(0),
             heard: AtomicUsize::new(0),
@@ -215,7 +218,7 @@ impl Link {
         let mut answer = pin!(handle.await_response());
         tokio::select! {
             biased;
-            answer = &mut answer => answer.map_err(|error| self.fault(error)),
+            answer = &mut answer => self.heard(answer),
             () = silent(&exchange, silence) => {
                 self.give_up(id, "nothing was heard of it in time").await;
                 Err(Fault::Lost("no answer came in time".to_owned()))
@@ -224,7 +227,7 @@ impl Link {
                 self.give_up(id, "the client does not want it any more").await;
                 // It may be at its end just now.
                 match tokio::time::timeout(GRACE, &mut answer).await {
-                    Ok(answer) => answer.map_err(|error| self.fault(error)),
+                    Ok(answer) => self.heard(answer),
                     Err(_) => Err(Fault::Lost("its caller gave it up".to_owned())),
                 }
             }
@@ -247,12 +250,19 @@ impl Link {
         }
     }
 
-    fn fault(&self, error: ServiceError) -> Fault {
-        let fault = fault(error);
-        if matches!(fault, Fault::Ended) {
-            self.ended.store(true, Ordering::Relaxed);
+    fn heard(&self, answer: Result<ServerResult, ServiceError>) -> Result<ServerResult, Fault> {
+        let unreadable = || Fault::Lost("the answer has not the form of one".to_owned());
+        match answer.map_err(fault) {
+            Ok(result) => without(&self.secrets, result).ok_or_else(unreadable),
+            Err(Fault::Refused(error)) => {
+                Err(without(&self.secrets, error).map_or_else(unreadable, Fault::Refused))
+            }
+            Err(Fault::Ended) => {
+                self.ended.store(true, Ordering::Relaxed);
+                Err(Fault::Ended)
+            }
+            Err(fault) => Err(fault),
         }
-        fault
     }
 
     async fn give_up(&self, id: RequestId, reason: &str) {

@@ -12,17 +12,21 @@ use rmcp::model::{
 };
 use rmcp::service::{InboundStreamOrigin, NotificationContext, RequestContext, Service};
 use rmcp::{RoleClient, model::ClientCapabilities};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::lock;
 use super::party::Party;
 use super::server::Server;
+use crate::secrets::Secret;
 
 /// The side of a link that listens to the server.
 pub(super) struct Relay {
     pub(super) party: Arc<dyn Party>,
     pub(super) server: Weak<Server>,
     pub(super) under_way: Arc<UnderWay>,
+    pub(super) secrets: Arc<[Arc<Secret>]>,
 }
 
 /// Requests of one link that have no answer yet.
@@ -198,7 +202,9 @@ impl Service<RoleClient> for Relay {
                     server.forget_tools();
                 }
                 let of = self.under_way.only().and_then(|it| it.of.clone());
-                self.party.tell(other, of.as_ref());
+                if let Some(other) = without(&self.secrets, other) {
+                    self.party.tell(other, of.as_ref());
+                }
             }
         }
         Ok(())
@@ -218,6 +224,16 @@ fn asked_for(mut client: ClientCapabilities) -> ClientCapabilities {
     }
     client.extensions.take_if(|extensions| extensions.is_empty());
     client
+}
+
+/// What a server says, without what it was told in confidence: a server that repeats what it is sent tells no client.
+pub(super) fn without<T: Serialize + DeserializeOwned>(secrets: &[Arc<Secret>], said: T) -> Option<T> {
+    if secrets.is_empty() {
+        return Some(said);
+    }
+    let mut text = serde_json::to_string(&said).ok()?;
+    let struck = secrets.iter().fold(false, |struck, secret| secret.strike_from(&mut text) || struck);
+    if struck { serde_json::from_str(&text).ok() } else { Some(said) }
 }
 
 fn read<T: serde::de::DeserializeOwned>(said: Value) -> Result<T, ErrorData> {

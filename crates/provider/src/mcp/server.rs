@@ -28,7 +28,7 @@ pub struct Server {
     links: Mutex<HashMap<PartyId, Vec<Held>>>,
     places: Arc<Semaphore>,
     opening: Semaphore,
-    failed: Mutex<Option<(Instant, String)>>,
+    failed: Mutex<Option<Failed>>,
     /// How it wants to be greeted, where it does not take both.
     greeting: Mutex<Option<Greeting>>,
     /// Has it tell of changes to its list.
@@ -38,6 +38,12 @@ pub struct Server {
     /// How often the server said that its list changed.
     changes: AtomicU64,
     listing: tokio::sync::Mutex<()>,
+}
+
+/// An attempt to connect that failed.
+struct Failed {
+    until: Instant,
+    why: String,
 }
 
 struct Held {
@@ -335,10 +341,11 @@ impl Server {
             (true, _) => Greeting::Session,
             (false, _) => Greeting::Either,
         };
-        let within = self.declared.timeout.min(LONGEST_GREETING);
+        let (began, within) = (Instant::now(), self.declared.timeout.min(LONGEST_GREETING));
         let attempt = |greeting| {
             let (party, server) = (Arc::clone(party), Arc::downgrade(self));
-            let relay = Relay { party, server, under_way: Arc::default() };
+            let secrets = self.launch.secrets().into();
+            let relay = Relay { party, server, under_way: Arc::default(), secrets };
             Link::open(&self.launch, (self.name(), self.declared.most_bytes), relay, greeting, within)
         };
         let opened = match attempt(first).await {
@@ -361,14 +368,16 @@ impl Server {
             Err(Unopened::Otherwise) => "it speaks no revision that is spoken here".to_owned(),
             Err(Unopened::There(why)) => why,
         };
-        *lock(&self.failed) = Some((Instant::now(), why.clone()));
+        // Who keeps others waiting is tried less often.
+        let pause = (began.elapsed() * 3).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        *lock(&self.failed) = Some(Failed { until: Instant::now() + pause, why: why.clone() });
         Err(self.unreachable(&why))
     }
 
     /// Who could not be reached just now is not tried again at once, so that nobody waits for it in a row.
     fn not_just_now(&self) -> Result<(), Unreachable> {
         match &*lock(&self.failed) {
-            Some((at, why)) if at.elapsed() < PAUSE => Err(self.unreachable(why)),
+            Some(Failed { until, why }) if Instant::now() < *until => Err(self.unreachable(why)),
             _ => Ok(()),
         }
     }
@@ -509,6 +518,7 @@ const MOST_PAGES: usize = 100;
 const MOST_TOOLS: usize = 2000;
 /// So many connections are made at once.
 const MOST_OPENING: usize = 8;
-const PAUSE: Duration = Duration::from_secs(3);
+const SHORTEST_PAUSE: Duration = Duration::from_secs(3);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_GREETING: Duration = Duration::from_secs(20);
 const IDLE: Duration = Duration::from_secs(300);

@@ -360,8 +360,51 @@ async fn whoever_only_listens_makes_room_for_whoever_calls() {
         let (call, provider) = world.bind("count", "");
         let seat = Seat::new(Client::new("dan", true), None, Tie::default(), None);
         let _taken = world.servers.seats().take(call.action_id, seat);
-        assert!(matches!(provider.call(&call, NOW_MS).await, Reply::Confirmed(_)), "{name}");
+        let reply = provider.call(&call, NOW_MS).await;
+        assert!(matches!(reply, Reply::Confirmed(_)), "{name}: {reply:?}");
     }
+}
+
+#[tokio::test]
+async fn a_server_that_lost_the_session_may_have_acted_in_it() {
+    let world = World::new(&[SESSIONS]).await;
+    let (call, provider) = world.bind("count", "");
+    assert!(matches!(provider.call(&call, NOW_MS).await, Reply::Confirmed(_)));
+    world.tools.lose_sessions().await;
+    let reply = provider.call(&call, NOW_MS).await;
+    assert!(matches!(&reply, Reply::Lost { why } if why.contains("session")), "{reply:?}");
+    assert!(
+        matches!(provider.call(&call, NOW_MS).await, Reply::Confirmed(_)),
+        "the next one is in a new session"
+    );
+    assert_eq!(world.tools.count("k"), 2);
+}
+
+#[tokio::test]
+async fn nobody_has_more_than_half_of_the_connections() {
+    let world = World::declared(&[SESSIONS], |it| Declared { most_links: 4, ..it }).await;
+    let hang = |who: &'static str, n: u8| {
+        let (mut call, provider) = world.bind("hang", "");
+        call.action_id = ActionId::new(7, [n; 10]);
+        let seat = Seat::new(Client::new(who, false), None, Tie::default(), None);
+        let taken = world.servers.seats().take(call.action_id, seat);
+        async move {
+            let _taken = taken;
+            provider.call(&call, NOW_MS).await
+        }
+    };
+    let (first, second, third) = tokio::join!(hang("ann", 1), hang("ann", 2), async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let third = hang("ann", 3).await;
+        (third, hang("bob", 4).await)
+    });
+    assert!(matches!((&first, &second), (Reply::Lost { .. }, Reply::Lost { .. })), "{first:?} {second:?}");
+    assert!(
+        matches!(&third.0, Reply::NotSent { why } if why.contains("as many connections")),
+        "{:?}",
+        third.0
+    );
+    assert!(matches!(third.1, Reply::Lost { .. }), "{:?}", third.1);
 }
 
 #[tokio::test]

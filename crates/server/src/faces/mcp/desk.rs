@@ -18,10 +18,10 @@ use std::time::Duration;
 use action::ActionId;
 use aws_lc_rs::rand;
 use futures_util::future::BoxFuture;
-use gateway::upstream::{PartyId, Seat, Tie};
+use gateway::upstream::{Seat, Tie};
 use rmcp::model::{
-    ErrorData, InputRequests, InputRequiredResult, InputResponses, LoggingLevel, ProgressToken, RequestId,
-    RequestStateCodec, SealOptions, ServerNotification, ServerResult,
+    ClientCapabilities, ErrorData, InputRequests, InputRequiredResult, InputResponses, LoggingLevel,
+    ProgressToken, RequestId, RequestStateCodec, SealOptions, ServerNotification, ServerResult,
 };
 use rmcp::service::{RequestContext, RoleServer};
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::delivery::Owed;
 use super::mail::Mail;
+use super::party::must_be_able;
 use super::{NoRandomness, lock};
 
 pub(super) struct Desk {
@@ -64,8 +65,8 @@ pub(super) struct Errand {
     pub(super) seat: Option<Arc<OnceLock<Arc<Seat>>>>,
     /// Of a call: what came of it, once it is over.
     pub(super) recall: Option<Recall>,
-    /// The client, and what it can be asked.
-    pub(super) party: PartyId,
+    /// What its client can be asked.
+    pub(super) able: ClientCapabilities,
     pub(super) input: Duration,
 }
 
@@ -81,7 +82,6 @@ struct Work {
     number: u64,
     owner: Arc<str>,
     bound: Bound,
-    party: PartyId,
     seat: Option<Arc<OnceLock<Arc<Seat>>>>,
     cancelled: CancellationToken,
     asking: mpsc::Sender<Asking>,
@@ -155,7 +155,7 @@ impl Desk {
         begin: impl FnOnce(Tie) -> BoxFuture<'static, Result<Answered, ErrorData>>,
     ) -> Result<Found, ErrorData> {
         let Some(state) = &errand.state else {
-            return match self.asked_before(errand) {
+            return match self.asked_before(errand)? {
                 Some((work, mut inside)) => {
                     if let Some(responses) = &errand.responses {
                         inside.answer(responses);
@@ -179,19 +179,21 @@ impl Desk {
         Ok(Found::Work(work, inside))
     }
 
-    /// The same call of the same client, which was asked something and did not hear it: it is asked again. One of a client that
-    /// cannot be asked that is another call.
-    fn asked_before(&self, errand: &Errand) -> Option<(Arc<Work>, OwnedMutexGuard<Inside>)> {
-        errand.seat.as_ref()?;
+    /// The same call of the same caller, which was asked something and did not hear it: it is asked again.
+    fn asked_before(
+        &self,
+        errand: &Errand,
+    ) -> Result<Option<(Arc<Work>, OwnedMutexGuard<Inside>)>, ErrorData> {
         let alike = |work: &&Arc<Work>| work.bound == errand.bound && work.is_joined();
-        let work = lock(&self.aside).values().find(alike).cloned()?;
-        if work.party != errand.party {
-            work.abandon();
-            return None;
+        let found = errand.seat.as_ref().and_then(|_| lock(&self.aside).values().find(alike).cloned());
+        let Some(work) = found else { return Ok(None) };
+        let inside = Arc::clone(&work.inside).try_lock_owned().map_err(|_| busy())?;
+        // Whatever it waits for, this client may not be able to answer it.
+        for request in inside.asked.iter().flat_map(|asked| asked.requests.values()) {
+            must_be_able(&errand.able, request)?;
         }
-        let inside = Arc::clone(&work.inside).try_lock_owned().ok()?;
         lock(&self.aside).remove(&work.number);
-        Some((work, inside))
+        Ok(Some((work, inside)))
     }
 
     fn begin(
@@ -208,7 +210,6 @@ impl Desk {
             number,
             owner: Arc::clone(&errand.owner),
             bound: errand.bound,
-            party: errand.party.clone(),
             seat: errand.seat.clone(),
             cancelled: CancellationToken::new(),
             asking,
@@ -241,11 +242,15 @@ impl Desk {
         let patience = errand.input + GRACE;
         tokio::spawn(async move {
             tokio::time::sleep(patience).await;
-            let is_left = work.inside.try_lock().is_ok_and(|inside| inside.round == round);
-            if is_left {
+            let Ok(mut inside) = work.inside.try_lock() else { return };
+            if inside.round != round {
+                return;
+            }
+            work.cancelled.cancel();
+            desk.forget(&work);
+            // What has an outcome by now has been left behind. What has none the same call joins.
+            if inside.has_outcome() {
                 work.abandon();
-                work.cancelled.cancel();
-                desk.forget(&work);
             }
         });
         let requests = Some(requests).filter(|requests| !requests.is_empty());
@@ -386,6 +391,11 @@ impl std::fmt::Display for State {
 }
 
 impl Inside {
+    fn has_outcome(&mut self) -> bool {
+        let over = self.over.as_mut().and_then(|over| over.try_recv().ok());
+        over.is_some_and(|answered| answered.is_ok_and(|answered| answered.owed.is_some()))
+    }
+
     /// Answers what is asked, if every question has an answer.
     fn answer(&mut self, responses: &InputResponses) {
         let Some(asked) = self.asked.take() else { return };

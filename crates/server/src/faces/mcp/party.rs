@@ -262,7 +262,7 @@ impl Party for Stateless {
 }
 
 /// A client that never said that it can be asked such a thing is not asked.
-fn must_be_able(can: &ClientCapabilities, request: &InputRequest) -> Result<(), ErrorData> {
+pub(super) fn must_be_able(can: &ClientCapabilities, request: &InputRequest) -> Result<(), ErrorData> {
     let (able, mut lacking) = (can, ClientCapabilities::default());
     let able = match request {
         InputRequest::CreateMessage(_) => {

@@ -224,8 +224,8 @@ impl Face {
         let parts = json!(["countersign/mcp-errand/1", &*owner, self.scope.name(), what]);
         let bound = Sha256::digest(action::json::canonical(&parts)).into();
         let input = self.scope.gateway.mcp_settings().input();
-        let party = self.party(context)?.id();
-        Ok(Errand { bound, owner, responses, state, seat: None, recall: None, party, input })
+        let able = self.party(context)?.capabilities();
+        Ok(Errand { bound, owner, responses, state, seat: None, recall: None, able, input })
     }
 }
 
