@@ -12,6 +12,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use axum::serve::ListenerExt;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams, CompleteResult,
     CompletionInfo, ContentBlock, CustomRequest, CustomResult, ElicitRequest, ElicitRequestParams,
@@ -43,6 +44,8 @@ pub struct Tools {
 #[derive(Debug)]
 struct Shop {
     revisions: Vec<ProtocolVersion>,
+    /// Whether calls are kept.
+    remembers: bool,
     books: Mutex<Books>,
     changed: broadcast::Sender<Change>,
     /// Tells its resources from those of others.
@@ -75,11 +78,24 @@ impl Tools {
     /// Starts one at a free port.
     ///
     /// # Errors
-    /// There is none.
+    /// There is no port.
     pub async fn start(revisions: &[ProtocolVersion]) -> io::Result<Tools> {
+        Tools::open(revisions, true).await
+    }
+
+    /// One that keeps no call, for as many as one likes.
+    ///
+    /// # Errors
+    /// There is no port.
+    pub async fn forgetful(revisions: &[ProtocolVersion]) -> io::Result<Tools> {
+        Tools::open(revisions, false).await
+    }
+
+    async fn open(revisions: &[ProtocolVersion], remembers: bool) -> io::Result<Tools> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let shop = Arc::new(Shop {
             revisions: revisions.to_vec(),
+            remembers,
             books: Mutex::default(),
             changed: broadcast::channel(16).0,
             port: listener.local_addr()?.port(),
@@ -90,6 +106,8 @@ impl Tools {
         let service =
             StreamableHttpService::new(move || Ok(Counter(Arc::clone(&open))), Arc::clone(&sessions), config);
         let app = axum::Router::new().nest_service("/mcp", service);
+        // What an answer consists of is sent as it comes: nobody is to wait for an acknowledgement.
+        let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
         let task = tokio::spawn(async move { drop(axum::serve(listener, app).await) });
         Ok(Tools { url, shop, sessions, task })
     }
@@ -201,7 +219,7 @@ impl Counter {
         context: &RequestContext<RoleServer>,
     ) -> CallToolResponse {
         let arguments = Value::Object(request.arguments.clone().unwrap_or_default());
-        {
+        if self.0.remembers {
             let mut books = self.0.books();
             books.calls.push((request.name.to_string(), arguments.clone()));
             books.metas.push(serde_json::to_value(&context.meta).unwrap_or_default());

@@ -1,13 +1,14 @@
 //! The load client: a process of its own that sends prebuilt bytes and counts answers.
 //!
 //! It shares the machine with what it measures, so it does as little as can be: one thread, plain sockets, requests
-//! made beforehand with a serial number patched in, answers read as far as status and length. Each connection sends
-//! its next request when it has the answer to the last.
+//! made beforehand with a serial number patched in, answers read as far as status and length; those of tools are read whole,
+//! after their time is taken. Each connection sends its next request when it has the answer to the last.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -15,9 +16,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::LocalSet;
 
-use super::load::{Outcome, Plan, Taken, Until, Word};
+use super::load::{Answers, Outcome, Plan, Taken, Until, Word};
 use super::process;
 use super::sample::SERIAL;
+use super::tools;
 use crate::error::{Context, Error, Result};
 use crate::out;
 
@@ -81,6 +83,7 @@ fn say(word: &Word) -> Result<()> {
 struct Run {
     templates: Vec<Vec<Template>>,
     taken: Taken,
+    answers: Answers,
     serial: Cell<u64>,
     measuring: Cell<bool>,
     over: Cell<bool>,
@@ -104,6 +107,7 @@ impl Run {
         Run {
             templates: plan.templates.iter().map(|turn| Template::all(turn)).collect(),
             taken: plan.taken,
+            answers: plan.answers,
             serial: Cell::new(plan.first_serial),
             measuring: Cell::new(false),
             over: Cell::new(false),
@@ -122,17 +126,27 @@ impl Run {
                 template.write(serial, &mut request);
                 bytes += request.len();
                 let begun = Instant::now();
-                match exchange(&mut stream, &request, &mut answer).await {
-                    // What builds on a request that was refused is not sent.
-                    Ok(reply) if left == 0 || !reply.is_good() => {
-                        self.note(took + begun.elapsed(), &reply, &answer, bytes);
-                        break;
-                    }
-                    Ok(_) => took += begun.elapsed(),
+                let reply = match exchange(&mut stream, &request, &mut answer).await {
+                    Ok(reply) => reply,
                     Err(error) => return self.note_broken(&error),
+                };
+                took += begun.elapsed();
+                // What builds on a request that was refused is not sent.
+                if left == 0 || !reply.is_good() {
+                    if let Err(error) = self.must_be_good(serial, &reply, &answer) {
+                        return self.note_broken(&error);
+                    }
+                    self.note(took, &reply, &answer, bytes);
+                    break;
                 }
             }
         }
+    }
+
+    fn must_be_good(&self, serial: u64, reply: &Reply, answer: &[u8]) -> io::Result<()> {
+        let Answers::OfTool { with_receipt } = self.answers else { return Ok(()) };
+        let serial = String::from_utf8_lossy(&digits(serial)).into_owned();
+        tools::must_answer(&answer[reply.body.clone()], &serial, with_receipt).map_err(io::Error::other)
     }
 
     fn next_serial(&self) -> u64 {
@@ -264,23 +278,28 @@ impl Template {
     fn write(&self, serial: u64, out: &mut Vec<u8>) {
         out.clear();
         out.extend_from_slice(&self.bytes);
-        let mut digits = [b'0'; SERIAL.len()];
-        let mut rest = serial;
-        for digit in digits.iter_mut().rev() {
-            *digit = b'0' + (rest % 10) as u8;
-            rest /= 10;
-        }
+        let digits = digits(serial);
         for place in &self.places {
             out[*place..*place + SERIAL.len()].copy_from_slice(&digits);
         }
     }
 }
 
+fn digits(serial: u64) -> [u8; SERIAL.len()] {
+    let mut digits = [b'0'; SERIAL.len()];
+    let mut rest = serial;
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    digits
+}
+
 /// What is read of an answer: its status, and where its body lies.
 #[derive(Debug, PartialEq, Eq)]
 struct Reply {
     status: u16,
-    body: std::ops::Range<usize>,
+    body: Range<usize>,
 }
 
 impl Reply {
@@ -292,7 +311,7 @@ impl Reply {
 async fn exchange(stream: &mut TcpStream, request: &[u8], answer: &mut Vec<u8>) -> io::Result<Reply> {
     stream.write_all(request).await?;
     answer.clear();
-    let mut reply = None;
+    let mut begun = None;
     loop {
         if stream.read_buf(answer).await? == 0 {
             return Err(io::Error::new(
@@ -300,30 +319,81 @@ async fn exchange(stream: &mut TcpStream, request: &[u8], answer: &mut Vec<u8>) 
                 "the connection was closed in mid-answer",
             ));
         }
-        if reply.is_none() {
-            reply = head(answer)?;
+        if begun.is_none() {
+            begun = head(answer)?;
         }
-        match reply.take() {
-            Some(whole) if whole.body.end <= answer.len() => return Ok(whole),
-            partial => reply = partial,
+        if let Some(head) = &begun
+            && let Some(body) = body(head, answer)?
+        {
+            return Ok(Reply { status: head.status, body });
         }
     }
 }
 
+/// How an answer begins.
+#[derive(Debug, PartialEq, Eq)]
+struct Head {
+    status: u16,
+    /// Where its body begins.
+    body: usize,
+    /// How long it is, unless it comes in chunks.
+    length: Option<usize>,
+}
+
 /// Status and length, once the head is there as a whole.
-fn head(answer: &[u8]) -> io::Result<Option<Reply>> {
+fn head(answer: &[u8]) -> io::Result<Option<Head>> {
     let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
-    let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     let head = std::str::from_utf8(&answer[..end]).map_err(|_| wrong("the head of an answer is not text"))?;
     let mut lines = head.split("\r\n");
     let status = lines.next().and_then(|line| line.get(9..12)?.parse().ok());
     let status = status.ok_or_else(|| wrong("an answer does not begin with a status"))?;
-    let length = lines.find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
-    });
-    let length = length.ok_or_else(|| wrong("an answer has no content-length"))?;
-    Ok(Some(Reply { status, body: end + 4..end + 4 + length }))
+    let value = |name: &str| {
+        let mut all = lines.clone().filter_map(|line| line.split_once(':'));
+        all.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    };
+    let length = match value("transfer-encoding") {
+        Some(encoding) if encoding.eq_ignore_ascii_case("chunked") => None,
+        _ => {
+            let length = value("content-length").and_then(|value| value.parse().ok());
+            Some(length.ok_or_else(|| wrong("an answer has no length"))?)
+        }
+    };
+    Ok(Some(Head { status, body: end + 4, length }))
+}
+
+/// Where the body lies, once it is there as a whole. What came in chunks is put together.
+fn body(head: &Head, answer: &mut [u8]) -> io::Result<Option<Range<usize>>> {
+    let from = head.body;
+    if let Some(length) = head.length {
+        return Ok((from + length <= answer.len()).then(|| from..from + length));
+    }
+    let (mut chunks, mut at) = (Vec::new(), from);
+    loop {
+        let Some(end) = answer[at..].windows(2).position(|two| two == b"\r\n") else { return Ok(None) };
+        let size = std::str::from_utf8(&answer[at..at + end]).ok();
+        let size = size.and_then(|size| usize::from_str_radix(size, 16).ok());
+        let size = size.ok_or_else(|| wrong("a chunk of an answer has no size"))?;
+        let begin = at + end + 2;
+        if begin + size + 2 > answer.len() {
+            return Ok(None);
+        }
+        if size == 0 {
+            break;
+        }
+        chunks.push(begin..begin + size);
+        at = begin + size + 2;
+    }
+    let mut to = from;
+    for chunk in chunks {
+        let length = chunk.len();
+        answer.copy_within(chunk, to);
+        to += length;
+    }
+    Ok(Some(from..to))
+}
+
+fn wrong(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
 }
 
 const LONGEST_ANSWER: Duration = Duration::from_secs(10);
@@ -350,9 +420,25 @@ mod tests {
         for cut in 0..=49 {
             assert_eq!(head(&text[..cut]).expect("half a head is no mistake"), None, "cut at {cut}");
         }
-        let reply = head(text).expect("well formed").expect("whole");
-        assert_eq!((reply.status, &text[reply.body]), (403, &b"hello"[..]));
-        assert!(head(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").is_err());
+        let head = head(text).expect("well formed").expect("whole");
+        let mut text = text.to_vec();
+        let lies = body(&head, &mut text).expect("well formed").expect("whole");
+        assert_eq!((head.status, &text[lies]), (403, &b"hello"[..]));
+        assert!(super::head(b"HTTP/1.1 200 OK\r\nx: y\r\n\r\n").is_err(), "nobody could say where it ends");
+    }
+
+    #[test]
+    fn an_answer_in_chunks_is_put_together_when_all_are_there() {
+        let text = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\nb\r\n, my people\r\n0\r\n\r\n";
+        let head = head(text).expect("well formed").expect("whole");
+        for cut in head.body..text.len() {
+            let cut = body(&head, &mut text[..cut].to_vec()).expect("half an answer is no mistake");
+            assert_eq!(cut, None);
+        }
+        let mut text = text.to_vec();
+        let lies = body(&head, &mut text).expect("well formed").expect("whole");
+        assert_eq!(&text[lies], b"hello, my people");
+        assert!(body(&head, &mut [&text[..head.body], b"x\r\n"].concat()).is_err());
     }
 
     #[test]

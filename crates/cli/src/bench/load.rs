@@ -23,6 +23,8 @@ pub(crate) struct Plan {
     pub(crate) templates: Vec<Vec<String>>,
     /// Who takes which of them.
     pub(crate) taken: Taken,
+    /// What is read of an answer.
+    pub(crate) answers: Answers,
     /// The number of the first turn.
     pub(crate) first_serial: u64,
     /// Numbers of turns around which it is told how long they took: for a single connection.
@@ -36,6 +38,16 @@ pub(crate) enum Taken {
     ByAll,
     /// Each connection keeps to one of its own.
     ByOne,
+}
+
+/// What is read of an answer beside its status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Answers {
+    Any,
+    /// It has to be what the tool says to this call. It is read when the clock is stopped.
+    OfTool {
+        with_receipt: bool,
+    },
 }
 
 /// When a run is over.
@@ -101,6 +113,7 @@ impl Plan {
             until,
             templates: requests.into_iter().map(|request| vec![request]).collect(),
             taken: Taken::ByAll,
+            answers: Answers::Any,
             first_serial: 0,
             around: Vec::new(),
         }

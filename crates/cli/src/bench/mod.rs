@@ -5,6 +5,7 @@
 //!   disk      4 KB append + fdatasync, batched rows, in the data directory
 //!   echo      bare axum, same client, same bytes in and out            ─┐ each a process of its own,
 //!   gateway   `countersign serve`, production, mandates, ten policies  ─┤ driven by a third:
+//!   tools     `tools/call` of an MCP server in this process, through a gateway and without one
 //!   proof     `countersign verify --jsonl`                              │ `bench client`
 //!   recovery  `kill -9` with 10,000 actions in flight, and what the next process takes to settle them
 //!   trail     `GET /v1/audit` over a store filled in this process       (if asked for)
@@ -35,6 +36,7 @@ mod runs;
 mod sample;
 mod served;
 mod tell;
+mod tools;
 mod trail;
 
 use std::path::PathBuf;
@@ -47,7 +49,7 @@ use crate::out;
 /// Measure this machine and the gateway on it
 ///
 /// Starts gateways of its own with stores in a temporary folder; needs no configuration and touches no other gateway.
-/// Takes about four minutes.
+/// Takes about five minutes.
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {

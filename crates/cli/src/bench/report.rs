@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use super::floors::Timed;
 use super::machine::DEBUG;
 use super::recovery::Recovery;
-use super::runs::{ALONE, DECLARING, Figures, Gateway, HOT, LongSession, MAIN, Run, SAFE, SESSIONS};
+use super::runs::{ALONE, DECLARING, Figures, Gateway, HOT, Kept, LongSession, MAIN, Run, SAFE, SESSIONS};
+use super::tools::{self, Pair};
 use super::trail::Trail;
 use crate::error::{Context, Result};
 
@@ -70,6 +71,7 @@ impl Figures {
     fn targets(&self) -> Vec<Target> {
         let mut targets = self.targets_of_runs().unwrap_or_default();
         targets.extend(self.targets_of_sessions());
+        targets.extend(self.targets_of_tools());
         targets.extend(self.gateway.iter().flat_map(|gateway| self.targets_of_the_process(gateway)));
         if let Some(rate) = self.proof.per_core_second {
             let ratio = rate * self.floors.verify.median_us / 1e6;
@@ -144,6 +146,30 @@ impl Figures {
         rates.into_iter().chain(pairs).chain(length).collect()
     }
 
+    /// What a gateway adds to a call of a tool, by what an action takes without one.
+    fn targets_of_tools(&self) -> Vec<Target> {
+        let asked = [
+            (tools::ALONE, "added p50 of `tools/call` ÷ p50 of an action, one connection"),
+            (tools::MAIN, "added p50 of `tools/call` ÷ p50 of an action, 64 connections"),
+        ];
+        let pairs: &[Pair] = self.gateway.as_ref().map_or(&[], |gateway| &gateway.tools);
+        let target = |(name, what)| {
+            let ratio = self.added_by_action(pairs.iter().find(|pair| pair.through.name == name)?)?;
+            let (asked, measured) = ("≤ 1.20".to_owned(), format!("{ratio:.2}"));
+            Some(Target { what, asked, measured, met: ratio <= 1.2 })
+        };
+        asked.into_iter().filter_map(target).collect()
+    }
+
+    /// Added p50 by the main path's at as many connections.
+    fn added_by_action(&self, pair: &Pair) -> Option<f64> {
+        Some(pair.added_p50_ms() / self.main_path(pair.through.connections)?.p50_ms)
+    }
+
+    fn main_path(&self, connections: usize) -> Option<&Run> {
+        [ALONE, MAIN].into_iter().filter_map(|name| self.run(name)).find(|run| run.connections == connections)
+    }
+
     fn targets_of_the_process(&self, gateway: &Gateway) -> Vec<Target> {
         let resident = gateway.all_runs().map(|run| run.resident_bytes).max().unwrap_or_default();
         let ready = gateway.ready.again_ms;
@@ -197,6 +223,7 @@ impl Figures {
         self.load_table(&mut out);
         if let Some(gateway) = &self.gateway {
             stage_table(gateway, &mut out);
+            self.tool_table(&gateway.tools, &mut out);
             gateway.session.iter().for_each(|session| session_table(session, &mut out));
             ends(gateway, &mut out);
             gateway.recovery.iter().for_each(|recovery| told(recovery, &mut out));
@@ -249,7 +276,7 @@ impl Figures {
         let runs = self.gateway.iter().flat_map(Gateway::all_runs);
         for run in self.echo.iter().chain(runs) {
             let echo = self.echo(run.connections).filter(|_| run.kept.is_some());
-            let kept = |figure: fn(&super::runs::Kept) -> f64| {
+            let kept = |figure: fn(&Kept) -> f64| {
                 run.kept.as_ref().map_or_else(none, |kept| format!("{:.1}", figure(kept)))
             };
             line(
@@ -270,6 +297,30 @@ impl Figures {
             );
         }
         let _ = writeln!(out, "\n{}", self.sizes());
+    }
+
+    /// `tools/call` with a gateway and without one.
+    fn tool_table(&self, pairs: &[Pair], out: &mut String) {
+        if pairs.is_empty() {
+            return;
+        }
+        let head = "`tools/call`|calls/s|p50 ms|p99 ms|direct: calls/s|p50 ms|p99 ms|added p50 ms|main path p50 ms|added ÷ main path";
+        line(out, &head.split('|').collect::<Vec<_>>());
+        line(out, &["---", "---:", "---:", "---:", "---:", "---:", "---:", "---:", "---:", "---:"]);
+        for pair in pairs {
+            let Pair { direct, through } = pair;
+            let main = self.main_path(through.connections).map_or_else(none, |main| millis(main.p50_ms));
+            let ratio = self.added_by_action(pair).map_or_else(none, |ratio| format!("{ratio:.2}"));
+            let [measured, without] = [through, direct]
+                .map(|run| [thousands(run.per_second), millis(run.p50_ms), millis(run.p99_ms)]);
+            let mut cells: Vec<&str> = vec![&through.name];
+            cells.extend(measured.iter().chain(&without).map(String::as_str));
+            let added = millis(pair.added_p50_ms());
+            cells.extend([added.as_str(), &main, &ratio]);
+            line(out, &cells);
+        }
+        out.push('\n');
+        step_table(pairs, out);
     }
 
     fn sizes(&self) -> String {
@@ -311,13 +362,24 @@ fn stage_table(gateway: &Gateway, out: &mut String) {
          threads are counted by the kernel; the rest is what remains of the process.\n\n",
     );
     let (Some(alone), Some(main)) = (&alone.kept, &main.kept) else { return };
-    line(out, &["step, by the clock", "µs at one connection", "µs at 64"]);
+    steps(["step, by the clock", "µs at one connection", "µs at 64"], [alone, main], out);
+}
+
+fn steps(head: [&str; 3], [alone, main]: [&Kept; 2], out: &mut String) {
+    line(out, &head);
     line(out, &["---", "---:", "---:"]);
     for (step, micros) in &alone.step_us {
         let loaded = main.step_us.get(step).map_or_else(none, |micros| format!("{micros:.0}"));
         line(out, &[step, &format!("{micros:.0}"), &loaded]);
     }
     out.push('\n');
+}
+
+/// How long each step of a call takes that is an action.
+fn step_table(pairs: &[Pair], out: &mut String) {
+    let named = |name: &str| pairs.iter().find(|pair| pair.through.name == name)?.through.kept.as_ref();
+    let (Some(alone), Some(main)) = (named(tools::ALONE), named(tools::MAIN)) else { return };
+    steps(["step of a call, by the clock", "µs with one client", "µs with 64"], [alone, main], out);
 }
 
 /// What a session's length costs.
@@ -474,6 +536,11 @@ mod tests {
         }
     }
 
+    fn pair(name: &str, connections: usize, [direct, through]: [f64; 2]) -> Pair {
+        let run = |p50_ms| Run { p50_ms, ..run(name, connections, 500.0) };
+        Pair { direct: run(direct), through: run(through) }
+    }
+
     fn at(number: u64, p50_ms: f64) -> CycleAt {
         CycleAt { number, p50_ms }
     }
@@ -522,6 +589,11 @@ mod tests {
                     run(SESSIONS, 64, 7_000.0),
                     Run { p50_ms: 2.5, ..run(DECLARING, 1, 400.0) },
                 ],
+                tools: vec![
+                    pair(tools::ALONE, 1, [0.25, 1.5]),
+                    pair(tools::MAIN, 64, [0.5, 1.5]),
+                    pair("64, sessions", 64, [0.5, 2.5]),
+                ],
                 session: Some(LongSession {
                     run: Run { resident_bytes: 150_000_000, ..run("long", 1, 900.0) },
                     cycles: vec![at(100, 0.8), at(5_000, 2.0), at(10_000, 0.84)],
@@ -550,9 +622,10 @@ mod tests {
             [
                 "one hot mandate ÷ many",
                 "p50 at one connection",
-                "p50 of declaration + cycle ÷ p50 of an action, one connection"
+                "p50 of declaration + cycle ÷ p50 of an action, one connection",
+                "added p50 of `tools/call` ÷ p50 of an action, one connection"
             ],
-            "0.4 of 0.5, 1 ms of 0.6 ms, and 2.5 of 2"
+            "0.4 of 0.5, 1 ms of 0.6 ms, 2.5 of 2, and 1.25 of 1.2"
         );
     }
 
@@ -569,6 +642,19 @@ mod tests {
         gateway.session.iter_mut().for_each(|session| session.cycles.truncate(1));
         gateway.runs.retain(|run| ![MAIN, ALONE].contains(&&*run.name));
         assert_eq!(measured(&figures), [], "nothing to compare with");
+    }
+
+    #[test]
+    fn calls_of_tools_stand_beside_the_same_without_a_gateway_and_an_action_outside_of_mcp() {
+        let mut figures = figures();
+        let text = figures.to_markdown();
+        let row = "| 64 MCP clients | 500 | 1.50 | 4.00 | 500 | 0.50 | 4.00 | 1.00 | 1.00 | 1.00 |";
+        assert!(text.contains(row), "{text}");
+        let gateway = figures.gateway.as_mut().expect("it was measured");
+        gateway.runs.retain(|run| run.name != MAIN);
+        let text = figures.to_markdown();
+        assert!(text.contains("| 0.50 | 4.00 | 1.00 | – | – |"), "nothing to compare with: {text}");
+        assert_eq!(figures.targets_of_tools().len(), 1);
     }
 
     #[test]
@@ -599,7 +685,7 @@ mod tests {
         let all = figures().to_json().expect("plain figures");
         assert_eq!(all["derived"]["bound"].as_f64().map(f64::round), Some(50_000.0));
         assert_eq!(all["gateway"]["runs"][1]["per_second"], 10_000.0);
-        assert_eq!(all["derived"]["targets"].as_array().map(Vec::len), Some(10));
+        assert_eq!(all["derived"]["targets"].as_array().map(Vec::len), Some(12));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::machine::Machine;
 use super::proof::Proof;
 use super::recovery::Recovery;
 use super::served::{self, Declared, Site};
+use super::tools::{self, Pair};
 use super::trail::Trail;
 use super::{Args, Effort, echo, sample, tell};
 use crate::error::{Context, Result};
@@ -33,6 +34,7 @@ pub(crate) struct Figures {
 pub(crate) struct Gateway {
     pub(crate) ready: Ready,
     pub(crate) runs: Vec<Run>,
+    pub(crate) tools: Vec<Pair>,
     /// Absent when only some runs were asked for.
     pub(crate) session: Option<LongSession>,
     /// Absent when only some runs were asked for.
@@ -108,7 +110,8 @@ impl Gateway {
     /// Every run there is.
     pub(crate) fn all_runs(&self) -> impl Iterator<Item = &Run> {
         let session = self.session.iter().map(|session| &session.run);
-        self.runs.iter().chain(session).chain(self.soak.iter().map(|soak| &soak.run))
+        let tools = self.tools.iter().map(|pair| &pair.through);
+        self.runs.iter().chain(tools).chain(session).chain(self.soak.iter().map(|soak| &soak.run))
     }
 }
 
@@ -131,12 +134,13 @@ pub(crate) fn all(args: &Args, effort: Effort) -> Result<Figures> {
     let wanted = |name: &str| args.only.as_ref().is_none_or(|text| name.contains(text));
     let runs = SCENARIOS.iter().filter(|scenario| wanted(scenario.name));
     let runs = runs.map(|scenario| scenario.run(folder.path(), &effort)).collect::<Result<_>>()?;
+    let tools = tools::measure(folder.path(), &effort, wanted)?;
     let session = wanted(LONG).then(|| long_session(folder.path(), &effort)).transpose()?;
     let recovers = args.only.as_ref().is_none_or(|text| "recovery".contains(text.as_str()));
     let recovery = recovers.then(|| Recovery::measure(folder.path(), effort.in_flight)).transpose()?;
     let soak = args.soak.map(|count| soak(folder.path(), count, &effort)).transpose()?;
     let trail = args.audit.map(|entries| Trail::measure(folder.path(), entries)).transpose()?;
-    Ok(figures(echo, Some(Gateway { ready, runs, session, recovery, soak, trail })))
+    Ok(figures(echo, Some(Gateway { ready, runs, tools, session, recovery, soak, trail })))
 }
 
 /// How soon it is ready, what is sent to it, and how long its answers are.
@@ -297,7 +301,7 @@ fn soak(folder: &Path, count: u64, effort: &Effort) -> Result<Soak> {
 }
 
 impl Kept {
-    fn between(before: Left, after: Left, actions: u64, step_us: BTreeMap<String, f64>) -> Kept {
+    pub(crate) fn between(before: Left, after: Left, actions: u64, step_us: BTreeMap<String, f64>) -> Kept {
         Kept {
             rows_per_action: after.rows.saturating_sub(before.rows) as f64 / actions as f64,
             bytes_per_action: after.bytes.saturating_sub(before.bytes) as f64 / actions as f64,
@@ -307,7 +311,7 @@ impl Kept {
 }
 
 impl Run {
-    fn of(name: String, connections: usize, load: &Load, kept: Option<Kept>) -> Run {
+    pub(crate) fn of(name: String, connections: usize, load: &Load, kept: Option<Kept>) -> Run {
         let outcome = &load.outcome;
         let each = |(name, seconds): (&String, &f64)| (name.clone(), seconds * 1e6 / outcome.actions as f64);
         Run {
@@ -329,6 +333,6 @@ impl Run {
     }
 }
 
-fn warm_up_ms(effort: &Effort) -> u64 {
+pub(crate) fn warm_up_ms(effort: &Effort) -> u64 {
     u64::try_from(effort.warm_up.as_millis()).unwrap_or_default()
 }

@@ -18,6 +18,10 @@ pub(crate) const SAFE_PAYMENT: &str = "BENCH_SAFE_PAYMENT";
 /// The same at level 2, to a bank over HTTP.
 pub(crate) const BANK_PAYMENT: &str = "BENCH_BANK_PAYMENT";
 
+/// What MCP clients call, and which server has it.
+pub(crate) const TOOL: &str = "echo";
+pub(crate) const SHOP: &str = "shop";
+
 /// What each of them moves, in cents.
 pub(crate) const MINOR: u64 = 1250;
 
@@ -103,6 +107,42 @@ x-display = true
 "#
     )
 }
+
+/// A tool that an operator looked at: it acts, and can be taken back, and each call is meant.
+pub(crate) fn tool(pinned: &str) -> String {
+    format!(
+        r#"name = "mcp/{SHOP}/{TOOL}"
+description = "Says what it is told, for measuring"
+reversible = true
+
+[cedar]
+groups = ["BenchTools"]
+
+[duplicate]
+on = "allow"
+
+[binding]
+provider = "mcp"
+server = "{SHOP}"
+tool = "{TOOL}"
+pinned = "{pinned}"
+
+[schema]
+required = ["text"]
+
+[schema.properties.text]
+description = "What it is told"
+type = "string"
+x-identifier = true
+"#
+    )
+}
+
+/// The one policy more that agents need for it.
+pub(crate) const TOOL_POLICY: &str = r#"
+@id("tools")
+permit (principal is Agent, action in Action::"BenchTools", resource) when { context has mandate };
+"#;
 
 /// Ten policies of the kind operators write: two that forbid whatever the action, eight that permit some.
 pub(crate) const POLICIES: &str = r#"
@@ -220,6 +260,62 @@ fn post(host: &str, key: &str, path: &str, headers: &str, body: &str) -> String 
     )
 }
 
+/// As which client of the Model Context Protocol a tool is called.
+#[derive(Clone, Copy)]
+pub(crate) enum Client<'a> {
+    /// One of 2026-07-28.
+    Stateless,
+    /// One of 2025-11-25, with the session that it opened.
+    Session(&'a str),
+}
+
+/// A `tools/call` at `path`. Each says something else.
+pub(crate) fn tool_request(
+    (host, path, key): (&str, &str, &str),
+    client: Client<'_>,
+    mandate: Option<&str>,
+) -> String {
+    let mut meta = json!({});
+    if let Some(token) = mandate {
+        meta["io.countersign/mandate"] = token.into();
+    }
+    let headers = match client {
+        Client::Stateless => {
+            meta["io.modelcontextprotocol/protocolVersion"] = STATELESS.into();
+            meta["io.modelcontextprotocol/clientInfo"] = client_info();
+            meta["io.modelcontextprotocol/clientCapabilities"] = json!({});
+            format!(
+                "{ACCEPT}mcp-protocol-version: {STATELESS}\r\nmcp-method: tools/call\r\nmcp-name: {TOOL}\r\n"
+            )
+        }
+        Client::Session(id) => {
+            format!("{ACCEPT}mcp-protocol-version: {SESSIONS}\r\nmcp-session-id: {id}\r\n")
+        }
+    };
+    let params = json!({ "name": TOOL, "arguments": { "text": spoken(SERIAL) }, "_meta": meta });
+    let body = json!({ "jsonrpc": "2.0", "id": SERIAL, "method": "tools/call", "params": params });
+    post(host, key, path, &headers, &body.to_string())
+}
+
+/// What a client of 2025-11-25 begins with.
+pub(crate) fn greeting() -> Value {
+    let params = json!({ "protocolVersion": SESSIONS, "capabilities": {}, "clientInfo": client_info() });
+    json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params })
+}
+
+fn client_info() -> Value {
+    json!({ "name": "bench", "version": "1" })
+}
+
+/// What the tool is told, and says, in the call of this number.
+pub(crate) fn spoken(serial: &str) -> String {
+    format!("measured-{serial}")
+}
+
+pub(crate) const STATELESS: &str = "2026-07-28";
+pub(crate) const SESSIONS: &str = "2025-11-25";
+const ACCEPT: &str = "accept: application/json, text/event-stream\r\n";
+
 /// No action is another's repetition.
 const IDEMPOTENT: &str = "idempotency-key: bench-############\r\n";
 const NUMBER: &str = "action_sequence_number";
@@ -257,6 +353,16 @@ mod tests {
     }
 
     #[test]
+    fn the_tools_file_and_policy_read() {
+        let source = |name: &str, text: String| action::Source { name: name.to_owned(), text };
+        let files = [source("tool.toml", tool(&"0".repeat(64)))];
+        let catalogue = action::Catalogue::load(true, &files).expect("the catalogue is right");
+        assert!(catalogue.get("mcp/shop/echo").is_some_and(|tool| tool.reversible && tool.money.is_none()));
+        let policies = [source("tool.cedar", TOOL_POLICY.to_owned())];
+        boundary::Policies::load(&policies, &[], &[], &catalogue).expect("the policy is right");
+    }
+
+    #[test]
     fn a_request_is_as_long_as_it_says() {
         let text = request("127.0.0.1:1", "key", &body(PAYMENT, "a.b.c", 7));
         let (head, body) = text.split_once("\r\n\r\n").expect("head and body");
@@ -264,6 +370,12 @@ mod tests {
         assert_eq!(text.matches(SERIAL).count(), 2, "key and invoice");
         let text = cycle_request("127.0.0.1:1", "key", "s", &cycle(PAYMENT, "i", 7));
         assert_eq!(text.matches(SERIAL).count(), 3, "its number, too");
+        for client in [Client::Stateless, Client::Session("s")] {
+            let text = tool_request(("127.0.0.1:1", "/mcp", "key"), client, Some("a.b.c"));
+            let (head, body) = text.split_once("\r\n\r\n").expect("head and body");
+            assert!(head.ends_with(&format!("content-length: {}", body.len())));
+            assert_eq!(text.matches(SERIAL).count(), 2, "id and text");
+        }
     }
 
     #[test]

@@ -38,6 +38,20 @@ impl Site {
         Site::with(parent, &config, &files)
     }
 
+    /// One whose agents call a tool at `upstream`, as it says of itself that it is.
+    pub(crate) fn before_tools(parent: &Path, upstream: &str, pinned: &str) -> Result<Site> {
+        let config = format!(
+            "\n[mcp.servers.{}]\nurl = 'http://{upstream}/mcp'\nconnections = 256\n\n[egress]\nallow = \
+             [\"{upstream}\"]\nplain_http = [\"{upstream}\"]\n",
+            sample::SHOP
+        );
+        let files = [
+            ("catalogue/default/tool.toml", sample::tool(pinned)),
+            ("policies/default/tool.cedar", sample::TOOL_POLICY.to_owned()),
+        ];
+        Site::with(parent, &config, &files)
+    }
+
     fn with(parent: &Path, config: &str, more: &[(&'static str, String)]) -> Result<Site> {
         let folder = tempfile::Builder::new().prefix(".countersign-bench-").tempdir_in(parent);
         let folder = folder.while_we(|| format!("cannot make a folder in `{}`", parent.display()))?;
@@ -119,10 +133,16 @@ impl Gateway<'_> {
         let client = self.operator()?;
         let host = self.server.address.to_string();
         let request = |number| {
-            let token = granted(&client, &mandate())?;
+            let token = granted(&client, &mandate("BenchPayments"))?;
             Ok(sample::request(&host, &self.site.agent_key, &sample::body(archetype, &token, number)))
         };
         (0..mandates).map(request).collect()
+    }
+
+    /// Mandates for the tool, a token each.
+    pub(crate) fn mandates_for_tools(&self, count: usize) -> Result<Vec<String>> {
+        let client = self.operator()?;
+        (0..count).map(|_| granted(&client, &mandate("BenchTools"))).collect()
     }
 
     /// What is sent in each turn in so many governed sessions, each under another mandate: a cycle, on the one declaration
@@ -189,6 +209,10 @@ impl Gateway<'_> {
         api::Client::new(&self.url(), Some(&self.site.agent_key))
     }
 
+    pub(crate) fn agent_key(&self) -> &str {
+        &self.site.agent_key
+    }
+
     fn url(&self) -> String {
         format!("http://{}", self.server.address)
     }
@@ -202,10 +226,10 @@ fn configuration(place: &Path) -> String {
     )
 }
 
-fn mandate() -> Value {
+fn mandate(scope: &str) -> Value {
     json!({
         "subject": sample::AGENT,
-        "scope": ["BenchPayments"],
+        "scope": [scope],
         "spend_cap": {"amount": "1000000000.00", "currency": "USD"},
         "max_actions": 1_000_000_000,
         "expires_in_seconds": 86_400,
@@ -214,7 +238,7 @@ fn mandate() -> Value {
 
 /// The same with a time budget: each cycle takes a second of it at least, and none of these is to find it used up.
 fn mandate_with_time() -> Value {
-    let mut mandate = mandate();
+    let mut mandate = mandate("BenchPayments");
     mandate["resource_envelope"] = json!({ "max_duration_seconds": 1_000_000_000 });
     mandate
 }

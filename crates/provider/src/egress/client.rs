@@ -201,15 +201,27 @@ pub(crate) struct Apart {
 }
 
 impl Apart {
-    /// A new client. Keeps (one exchange): it keeps no connection for the next one.
+    /// A new client, which keeps no connection for the next exchange. Keeps (one exchange).
     ///
     /// # Errors
     /// Why the place may not be spoken to.
     pub(crate) fn client(&self) -> Result<Client, Refused> {
+        self.build(|builder| builder.pool_max_idle_per_host(0))
+    }
+
+    /// A new client that keeps its connections, for whoever can tell whose an answer is without (one exchange).
+    ///
+    /// # Errors
+    /// Why the place may not be spoken to.
+    pub(crate) fn keeping_client(&self) -> Result<Client, Refused> {
+        self.build(|builder| builder.pool_max_idle_per_host(MOST_IDLE).pool_idle_timeout(BRIEFLY))
+    }
+
+    fn build(&self, pool: impl FnOnce(ClientBuilder) -> ClientBuilder) -> Result<Client, Refused> {
         let origin = &self.guard.origin;
         self.guard.gate.admit(origin)?;
         careful(self.guard.clone(), &self.roots)
-            .and_then(|builder| builder.connect_timeout(MOST_CONNECTING).pool_max_idle_per_host(0).build())
+            .and_then(|builder| pool(builder.connect_timeout(MOST_CONNECTING)).build())
             .map_err(|_| Refused::Client(origin.at().clone()))
     }
 }
@@ -361,5 +373,9 @@ const MOST_CONNECTING: Duration = Duration::from_secs(5);
 
 /// For HTTP/2. Shorter than servers usually wait, so that a request seldom meets a connection that is just being closed.
 const POOL_IDLE: Duration = Duration::from_secs(15);
+
+/// For HTTP/1, where whoever meets a connection that is just being closed cannot know whether the request was read. Servers of
+/// the usual kinds wait five seconds or more.
+const BRIEFLY: Duration = Duration::from_secs(2);
 
 const MOST_IDLE: usize = 64;

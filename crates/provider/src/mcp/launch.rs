@@ -212,12 +212,20 @@ impl Process {
 }
 
 impl Address {
-    /// A client of its own for each link: no connection is shared between two, and none serves two exchanges.
+    /// A client of its own for each link: no connection is shared between two.
+    ///
+    /// A link without a session keeps its connections, and still nothing that is written once too often is taken for the answer
+    /// to another request, which is what one exchange for each connection is for: an answer names its request, ids do not come
+    /// twice on a link, and one that is to no open request is dropped. Then the request whose place it took has no answer and is
+    /// in doubt, as is one that is answered by a bare status. In a session a bare 404 says more, that the request was not looked
+    /// at; it names none, so there every connection is for one exchange.
     pub(super) fn client(
         &self,
         most_bytes: usize,
+        has_session: bool,
     ) -> Result<(reqwest::Client, StreamableHttpClientTransportConfig), String> {
-        let client = self.way.client().map_err(|error| error.to_string())?;
+        let client = if has_session { self.way.client() } else { self.way.keeping_client() };
+        let client = client.map_err(|error| error.to_string())?;
         let mut config = StreamableHttpClientTransportConfig::with_uri(self.url.as_str());
         config.max_sse_event_size = most_bytes;
         config.max_json_response_size = most_bytes;

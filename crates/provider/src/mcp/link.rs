@@ -120,7 +120,8 @@ impl Link {
                 (tokio::time::timeout(within, greeting).await, Some(running))
             }
             Launch::Address(address) => {
-                let (client, config) = address.client(most_bytes).map_err(Unopened::There)?;
+                let has_session = greeting == Greeting::Session;
+                let (client, config) = address.client(most_bytes, has_session).map_err(Unopened::There)?;
                 let transport = StreamableHttpClientTransport::with_client(client, config);
                 let greeting = serve_client_with_lifecycle(relay, transport, mode);
                 (tokio::time::timeout(within, greeting).await, None)
@@ -138,7 +139,7 @@ impl Link {
             }
             Ok(Ok(service)) => service,
         };
-        Ok(Link {
+        let link = Link {
             service,
             under_way,
             secrets,
@@ -149,7 +150,12 @@ impl Link {
             is_called: matches!(launch, Launch::Address(_)),
             level: Mutex::default(),
             _process: process,
-        })
+        };
+        // It has a session after all, on a client that is for those who have none.
+        if matches!(launch, Launch::Address(_)) && greeting == Greeting::Either && !link.asks_by_answers() {
+            return Err(Unopened::Otherwise);
+        }
+        Ok(link)
     }
 
     pub(super) fn about(&self) -> Option<Arc<ServerPeerInfo>> {

@@ -431,7 +431,8 @@ impl Server {
         let mut links = lock(&self.links);
         let own = |held: &Held| of.is_none_or(|owner| held.owner == *owner);
         let idle = links.iter().flat_map(|(id, held)| held.iter().map(move |held| (id, held)));
-        let idle = idle.filter(|(_, held)| held.link.is_idle() && own(held));
+        // One that takes no place makes no room.
+        let idle = idle.filter(|(_, held)| held._place.is_some() && held.link.is_idle() && own(held));
         let oldest = idle.max_by_key(|(_, held)| (!held.link.is_heard(), held.link.unused_for()));
         let Some((id, link)) = oldest.map(|(id, held)| (id.clone(), Arc::clone(&held.link))) else { return };
         if let Some(held) = links.get_mut(&id) {

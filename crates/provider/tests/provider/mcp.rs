@@ -1,6 +1,7 @@
 //! Tools of MCP servers: when one is called, what its answer means, and whom its server can ask.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ use rmcp::model::{
 };
 use serde_json::json;
 use testkit::tools::{SESSIONS, STATELESS, Tools};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::common::{NOW_MS, call};
 
@@ -41,6 +44,72 @@ fn declared(how: How) -> Declared {
     }
 }
 
+/// Stands between us and a server.
+struct Between {
+    at: String,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Between {
+    /// Passes on what it hears, byte by byte or, if it `repeats`, so that on each connection the answer to the last `tools/call`
+    /// comes once more before that to the next.
+    async fn start(server: String, repeats: bool) -> Between {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (at, connections) = (listener.local_addr().unwrap().to_string(), Arc::<AtomicUsize>::default());
+        let counted = Arc::clone(&connections);
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::Relaxed);
+                let mut far = TcpStream::connect(&server).await.unwrap();
+                tokio::spawn(async move {
+                    if repeats {
+                        repeat(near, far).await;
+                    } else {
+                        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                    }
+                });
+            }
+        });
+        Between { at, connections }
+    }
+}
+
+async fn repeat(mut near: TcpStream, mut far: TcpStream) {
+    let mut last = Vec::new();
+    while let Some((asked, _)) = message(&mut near).await {
+        far.write_all(&asked).await.unwrap();
+        let Some((answer, is_whole)) = message(&mut far).await else { return };
+        let is_call = String::from_utf8_lossy(&asked).contains("tools/call");
+        let said =
+            if is_call { [std::mem::take(&mut last), answer.clone()].concat() } else { answer.clone() };
+        last = if is_call { answer } else { Vec::new() };
+        if near.write_all(&said).await.is_err() {
+            return;
+        }
+        if !is_whole {
+            let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            return;
+        }
+    }
+}
+
+/// One of HTTP/1 that says how long it is, or as much as is there of one that does not.
+async fn message(stream: &mut TcpStream) -> Option<(Vec<u8>, bool)> {
+    let mut read = Vec::new();
+    loop {
+        let text = String::from_utf8_lossy(&read).to_lowercase();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+            if body.len() >= length.unwrap_or(0) {
+                return Some((read, length.is_some()));
+            }
+        }
+        if stream.read_buf(&mut read).await.ok()? == 0 {
+            return None;
+        }
+    }
+}
+
 impl World {
     async fn new(revisions: &[ProtocolVersion]) -> World {
         World::declared(revisions, |it| it).await
@@ -49,8 +118,19 @@ impl World {
     async fn declared(revisions: &[ProtocolVersion], change: impl FnOnce(Declared) -> Declared) -> World {
         let tools = Tools::start(revisions).await.unwrap();
         let at = tools.url().strip_prefix("http://").unwrap().strip_suffix("/mcp").unwrap().to_owned();
+        World::at(tools, at, change)
+    }
+
+    async fn behind(revisions: &[ProtocolVersion], repeats: bool) -> (World, Between) {
+        let tools = Tools::start(revisions).await.unwrap();
+        let at = tools.url().strip_prefix("http://").unwrap().strip_suffix("/mcp").unwrap().to_owned();
+        let between = Between::start(at, repeats).await;
+        (World::at(tools, between.at.clone(), |it| it), between)
+    }
+
+    fn at(tools: Tools, at: String, change: impl FnOnce(Declared) -> Declared) -> World {
         let egress = Egress::new(Rules::parse(std::slice::from_ref(&at), std::slice::from_ref(&at)).unwrap());
-        let how = How::Address { url: tools.url().to_owned(), headers: BTreeMap::new() };
+        let how = How::Address { url: format!("http://{at}/mcp"), headers: BTreeMap::new() };
         let outside = Outside { egress: &egress, secrets: &Secrets::default() };
         let servers = Servers::new(vec![change(declared(how))], outside).unwrap();
         World { tools, servers: Arc::new(servers), egress }
@@ -237,6 +317,36 @@ async fn a_server_that_is_gone_was_sent_nothing() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     let reply = provider.call(&call, NOW_MS).await;
     assert!(matches!(reply, Reply::NotSent { .. }), "{reply:?}");
+}
+
+#[tokio::test]
+async fn only_a_link_without_a_session_keeps_its_connections() {
+    const CALLS: usize = 20;
+    for (revision, keeps) in [(SESSIONS, false), (STATELESS, true)] {
+        let (world, between) = World::behind(&[revision], false).await;
+        let (call, provider) = world.bind("count", "");
+        assert!(matches!(provider.call(&call, NOW_MS).await, Reply::Confirmed(_)));
+        let before = between.connections.load(Ordering::Relaxed);
+        for _ in 0..CALLS {
+            assert!(matches!(provider.call(&call, NOW_MS).await, Reply::Confirmed(_)));
+        }
+        let made = between.connections.load(Ordering::Relaxed) - before;
+        assert_eq!(made < CALLS, keeps, "{made} connections for {CALLS} calls");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_twice_is_not_taken_for_that_to_the_next_call() {
+    let (world, _between) = World::behind(&[STATELESS], true).await;
+    let (mut call, provider) = world.bind("echo", "");
+    for turn in 0..4 {
+        call.constraints = json!({ "text": format!("turn {turn}") });
+        match provider.call(&call, NOW_MS).await {
+            Reply::Confirmed(it) => assert_eq!(it.answer["content"][0]["text"], format!("turn {turn}")),
+            reply => assert!(matches!(reply, Reply::Lost { .. }), "{reply:?}"),
+        }
+    }
+    assert_eq!(world.tools.calls().len(), 4, "and each was sent once");
 }
 
 #[tokio::test]

@@ -85,6 +85,7 @@ impl Drop for Opened {
 /// A client that only listens. Each has connections of its own: what it hears is for it alone.
 struct Listener {
     id: PartyId,
+    owner: PartyId,
     info: Implementation,
     heard: mpsc::Sender<ServerNotification>,
 }
@@ -92,6 +93,10 @@ struct Listener {
 impl Party for Listener {
     fn id(&self) -> PartyId {
         self.id.clone()
+    }
+
+    fn owner(&self) -> PartyId {
+        self.owner.clone()
     }
 
     fn has_session(&self) -> bool {
@@ -137,7 +142,8 @@ impl Opened {
         mcp.shown.look(scope).await;
         let (tell, heard) = mpsc::channel(MOST_WAITING);
         let id = PartyId(format!("listener:{}", uuid::Uuid::now_v7()).into());
-        let party: Arc<dyn Party> = Arc::new(Listener { id: id.clone(), info, heard: tell });
+        let party: Arc<dyn Party> =
+            Arc::new(Listener { id: id.clone(), owner: PartyId(Arc::clone(owner)), info, heard: tell });
         let mut opened = Opened {
             heard: Mutex::new(heard),
             _listening: Vec::new(),
