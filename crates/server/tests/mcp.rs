@@ -65,6 +65,20 @@ impl World {
         World { served, tools, farm, key }
     }
 
+    /// Waits until so many calls of `slow` are over.
+    async fn completed(&self, times: usize) {
+        let auditor = self.served.key("auditor").await;
+        loop {
+            let trail = self.served.get("/v1/audit?archetype=mcp/shop/slow&result_state=COMPLETED");
+            let trail = trail.bearer_auth(&auditor).send().await.unwrap();
+            let trail: Value = trail.json().await.unwrap();
+            if trail["entries"].as_array().is_some_and(|entries| entries.len() >= times) {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+
     fn client<'a>(&'a self, path: &'a str, revision: &'a str) -> Client<'a> {
         Client { world: self, path, revision, session: None, capabilities: json!({}), key: &self.key }
     }
@@ -293,6 +307,7 @@ async fn what_was_delivered_is_done_again_and_what_was_not_is_told_again() {
         if let Ok(response) = broken {
             assert!(response.bytes().await.is_err(), "{revision}: it does not wait for the answer");
         }
+        world.completed(2 * usize::from(revision == NEW) + 1).await;
         let again = client.call("slow", steps.clone()).await;
         assert_eq!(text(&again), "done", "{revision}: {again}");
         assert_eq!(world.tools.calls().len(), before + 1, "{revision}: one effect");
