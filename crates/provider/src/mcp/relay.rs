@@ -232,8 +232,9 @@ pub(super) fn without<T: Serialize + DeserializeOwned>(secrets: &[Arc<Secret>], 
         return Some(said);
     }
     let mut text = serde_json::to_string(&said).ok()?;
-    let struck = secrets.iter().fold(false, |struck, secret| secret.strike_from(&mut text) || struck);
-    if struck { serde_json::from_str(&text).ok() } else { Some(said) }
+    // Every one of them: the first that is found must not hide the next.
+    let struck = secrets.iter().filter(|secret| secret.strike_from(&mut text)).count();
+    if struck > 0 { serde_json::from_str(&text).ok() } else { Some(said) }
 }
 
 fn read<T: serde::de::DeserializeOwned>(said: Value) -> Result<T, ErrorData> {

@@ -198,7 +198,7 @@ impl Tool {
 
     /// Why it is not to be called, by what its server said last; nothing as long as it said nothing.
     pub fn quarantine(&self) -> Option<Quarantine> {
-        held_back(&*self.server.known_tools()?, &self.tool, &self.pinned)
+        held_back(&self.server.known_tools()?, &self.tool, &self.pinned)
     }
 
     async fn carry_out(&self, call: &Call) -> Reply {
