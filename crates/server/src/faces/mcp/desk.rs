@@ -78,6 +78,9 @@ enum Found {
     Over(ActionId),
 }
 
+/// Something under way, and the right to attend to it.
+type InHand = (Arc<Work>, OwnedMutexGuard<Inside>);
+
 struct Work {
     number: u64,
     owner: Arc<str>,
@@ -180,10 +183,7 @@ impl Desk {
     }
 
     /// The same call of the same caller, which was asked something and did not hear it: it is asked again.
-    fn asked_before(
-        &self,
-        errand: &Errand,
-    ) -> Result<Option<(Arc<Work>, OwnedMutexGuard<Inside>)>, ErrorData> {
+    fn asked_before(&self, errand: &Errand) -> Result<Option<InHand>, ErrorData> {
         let alike = |work: &&Arc<Work>| work.bound == errand.bound && work.is_joined();
         let found = errand.seat.as_ref().and_then(|_| lock(&self.aside).values().find(alike).cloned());
         let Some(work) = found else { return Ok(None) };
@@ -201,7 +201,7 @@ impl Desk {
         context: &RequestContext<RoleServer>,
         errand: &Errand,
         begin: impl FnOnce(Tie) -> BoxFuture<'static, Result<Answered, ErrorData>>,
-    ) -> Result<(Arc<Work>, OwnedMutexGuard<Inside>), ErrorData> {
+    ) -> Result<InHand, ErrorData> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (asking, asked) = mpsc::channel(MOST_QUESTIONS);
         let (over, hears) = oneshot::channel();
