@@ -7,6 +7,7 @@
 #[allow(dead_code, reason = "shared with the tests of clients")]
 #[path = "mcp/client.rs"]
 mod client;
+#[allow(dead_code, reason = "shared with the tests of conformance")]
 #[path = "mcp/everything.rs"]
 mod everything;
 #[allow(dead_code, reason = "shared with the tests of clients")]
@@ -54,7 +55,9 @@ fn whatever_a_server_does_ends_and_touches_no_other() {
         let ended = bad.map(|bad| bad.join());
         over.store(true, Ordering::Relaxed);
         good.join().unwrap();
-        ended.map(|ended| ended.unwrap());
+        for ended in ended {
+            ended.unwrap();
+        }
     });
     assert!(world.most_memory_kb() < 300 * 1024, "{} kB", world.most_memory_kb());
 }
@@ -135,16 +138,23 @@ impl World {
     fn is_done(&self, client: &mut Client, tool: &str, arguments: &Value) -> Value {
         let result = client.call(tool, arguments);
         assert_eq!(result["isError"], false, "{tool}: {result}");
-        let url = result["_meta"]["io.countersign/receipt"]["url"].as_str().unwrap();
-        let receipt: Value = self.gateway.get(url, "application/json").json().unwrap();
-        assert_eq!(receipt["metadata"]["kind"], "executed", "{tool}: {receipt}");
+        self.is_on_record(tool, &result);
         result
     }
 
-    /// What it answers is passed on as it is, and the client notices; the effect is on record all the same.
+    fn is_on_record(&self, tool: &str, result: &Value) {
+        let url = result["_meta"]["io.countersign/receipt"]["url"].as_str().unwrap();
+        let receipt: Value = self.gateway.get(url, "application/json").json().unwrap();
+        assert_eq!(receipt["metadata"]["kind"], "executed", "{tool}: {receipt}");
+    }
+
+    /// Clients throw away what is not of the declared form; so they are told that the call had its effect.
     fn lies(&self, client: &mut Client) {
         let result = client.call("lie", &json!({}));
-        panic!("{result}");
+        assert_eq!(result["isError"], true, "{result}");
+        let text = result["content"][0]["text"].as_str().unwrap();
+        assert!(text.starts_with("The call was carried out and confirmed: do not make it again."), "{text}");
+        self.is_on_record("lie", &result);
     }
 
     /// A tool that is not what was accepted is called no more, until somebody has accepted it.
