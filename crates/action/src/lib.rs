@@ -61,3 +61,4 @@ pub use request::Request;
 pub use retention::{AskedKeeping, Deletion, Keeping, NoRetention, Period};
 pub use retry::{AskedRetry, Backoff, RetryPolicy};
 pub use text::refuse_tricks;
+pub use verbatim::Form;

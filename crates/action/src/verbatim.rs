@@ -16,6 +16,12 @@ pub(crate) struct Verbatim {
     anchors: BTreeMap<String, String>,
 }
 
+/// Such a schema of what somebody answers.
+pub struct Form {
+    document: Value,
+    verbatim: Verbatim,
+}
+
 /// Why a text is no such schema, and what to do.
 #[derive(Debug)]
 pub(crate) struct Unfit {
@@ -93,6 +99,19 @@ impl Verbatim {
             error.instance_path().is_empty() && error.schema_path().as_str() == "/required"
         };
         self.validator.iter_errors(instance).filter(move |error| !is_absence(error))
+    }
+}
+
+impl Form {
+    /// The form that a text declares, if it is one that can be checked.
+    pub fn read(text: &str) -> Option<Form> {
+        let (document, verbatim) = Verbatim::read(text).ok()?;
+        Some(Form { document, verbatim })
+    }
+
+    /// Whether it is certain that this has another form: not where checking would take too long.
+    pub fn excludes(&self, answer: &Value) -> bool {
+        self.verbatim.is_within_reach(&self.document, answer) && !self.verbatim.is_valid(answer)
     }
 }
 

@@ -7,12 +7,14 @@
 
 #[path = "mcp/everything.rs"]
 mod everything;
+#[path = "mcp/found.rs"]
+mod found;
 #[allow(dead_code, reason = "shared with the tests of other programs")]
 #[path = "others/gateway.rs"]
 mod gateway;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -115,17 +117,8 @@ type Outcome = BTreeMap<String, Vec<String>>;
 
 impl Suite {
     fn found() -> Option<Suite> {
-        let node = std::env::var_os("COUNTERSIGN_TEST_NODE").unwrap_or_else(|| "node".into());
-        let modules = std::env::var_os("COUNTERSIGN_TEST_NODE_MODULES").unwrap_or_default();
-        let package = Path::new(&modules).join("@modelcontextprotocol/conformance/dist/index.js");
-        if major(&node).is_none_or(|major| major < 22) {
-            skip("no Node 22 or newer; COUNTERSIGN_TEST_NODE may name one");
-        } else if !package.is_file() {
-            skip("no @modelcontextprotocol/conformance in COUNTERSIGN_TEST_NODE_MODULES");
-        } else {
-            return Some(Suite { node, package });
-        }
-        None
+        let (node, package) = found::node("@modelcontextprotocol/conformance/dist/index.js")?;
+        Some(Suite { node, package })
     }
 
     /// Runs both revisions, as whoever has the key; at once, for most of the time is waiting.
@@ -167,15 +160,4 @@ fn read(results: &Path) -> Outcome {
 fn failures(checks: &Value) -> Vec<String> {
     let failed = checks.as_array().unwrap().iter().filter(|check| check["status"] == "FAILURE");
     failed.map(|check| format!("{}: {}", check["id"], check["errorMessage"])).collect()
-}
-
-fn major(node: &OsStr) -> Option<u32> {
-    let version = String::from_utf8(Command::new(node).arg("--version").output().ok()?.stdout).ok()?;
-    version.strip_prefix('v')?.split('.').next()?.parse().ok()
-}
-
-/// Ends a test that cannot run here.
-fn skip(lacking: &str) {
-    assert!(std::env::var_os("COUNTERSIGN_TEST_MUST_RUN").is_none(), "cannot run: {lacking}");
-    eprintln!("skipped: {lacking}");
 }

@@ -482,6 +482,17 @@ async def slow(ctx, params):
     return text("Done.")
 
 
+@tool(
+    "Appends the key to a file, and answers so many seconds later",
+    {"key": {"type": "string"}, "seconds": {"type": "number"}},
+    ["key", "seconds"],
+)
+async def count_late(ctx, params):
+    counted = await count(ctx, params)
+    await anyio.sleep(params.arguments["seconds"])
+    return counted
+
+
 @tool("Fails: with a tool's error, or the protocol's", {"protocol": {"type": "boolean"}})
 async def fail(ctx, params):
     if (params.arguments or {}).get("protocol"):

@@ -1,9 +1,13 @@
 //! `everything.py` at work: an upstream that does everything an upstream may do, well and badly.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use crate::skip;
+use crate::found;
+
+/// The program, which can also be started by whoever speaks to it.
+pub(crate) const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mcp/everything.py");
 
 pub(crate) struct Everything {
     /// Where it is spoken to.
@@ -14,15 +18,16 @@ pub(crate) struct Everything {
 impl Everything {
     /// Nothing where Python lacks the protocol's SDK.
     pub(crate) fn start() -> Option<Everything> {
-        let python = std::env::var_os("COUNTERSIGN_TEST_PYTHON").unwrap_or_else(|| "python3".into());
-        let imports = "import mcp.server.subscriptions, uvicorn";
-        if !Command::new(&python).args(["-c", imports]).output().is_ok_and(|output| output.status.success()) {
-            skip(&format!("no Python that can {imports}; COUNTERSIGN_TEST_PYTHON may name one with mcp 2.3"));
-            return None;
-        }
+        Everything::with(&[])
+    }
+
+    /// The same with files that its variables name.
+    pub(crate) fn with(files: &[(&str, &Path)]) -> Option<Everything> {
+        let python = found::python("COUNTERSIGN_TEST_PYTHON", "mcp.server.subscriptions, uvicorn")?;
         let mut command = Command::new(python);
-        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mcp/everything.py")).args(["--port", "0"]);
-        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        command.arg(PROGRAM).args(["--port", "0"]);
+        let mut process =
+            command.envs(files.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         let url = line.trim().to_owned();

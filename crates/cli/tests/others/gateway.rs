@@ -54,17 +54,25 @@ impl Gateway {
             said([OsStr::new("keys"), OsStr::new("--data-dir"), data.as_os_str()].iter().chain(&create))
         };
         let (agent_key, admin_key) = (made("agent-1", "agent"), made("admin-1", "admin"));
-
-        let mut command = countersign();
-        command.args(["serve", "--until-stdin-closes", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&data);
-        command.arg("--config").arg(&configuration);
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        let url = line.trim().strip_prefix("listening on ").expect("it says where it listens").to_owned();
+        let (child, url) = serve(folder.path(), "127.0.0.1:0");
         let http = Client::builder().no_proxy().build().unwrap();
         Gateway { url, http, agent_key, admin_key, child, folder }
+    }
+
+    /// Ends it as `kill -9` does.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Serves the same data at the same address, after it ended.
+    pub(crate) fn start_again(&mut self) {
+        (self.child, _) = serve(self.folder.path(), self.url.trim_start_matches("http://"));
+    }
+
+    /// The process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// A payment in the sandbox: an executed receipt with all nine entries.
@@ -163,10 +171,14 @@ impl Gateway {
 
     /// Signs with a new key from now on.
     pub(crate) fn rotate(&self) {
+        self.said(&self.admin_key, ["keys", "rotate"]);
+    }
+
+    /// What the program printed to somebody who asks this gateway, which must succeed.
+    pub(crate) fn said(&self, key: &str, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> String {
         let mut command = countersign();
-        command.args(["keys", "rotate"]).env("COUNTERSIGN_URL", &self.url);
-        let rotated = command.env("COUNTERSIGN_API_KEY", &self.admin_key).output().unwrap();
-        assert!(rotated.status.success(), "{}", String::from_utf8_lossy(&rotated.stderr));
+        command.args(args).env("COUNTERSIGN_URL", &self.url).env("COUNTERSIGN_API_KEY", key);
+        printed(command)
     }
 
     /// The sandbox's audit trail, as its administrator reads it.
@@ -242,9 +254,28 @@ impl Demo {
     }
 }
 
+/// The program at work in a folder, and where it listens.
+fn serve(folder: &Path, listen: &str) -> (Child, String) {
+    let mut command = countersign();
+    command.args(["serve", "--until-stdin-closes", "--listen", listen, "--data-dir"]);
+    command.arg(folder.join("data")).arg("--config").arg(folder.join("countersign.toml"));
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let url = line.trim().strip_prefix("listening on ").expect("it says where it listens").to_owned();
+    (child, url)
+}
+
 /// What the program printed, which must succeed.
 pub(crate) fn said(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> String {
-    let output = countersign().args(args).output().unwrap();
+    let mut command = countersign();
+    command.args(args);
+    printed(command)
+}
+
+fn printed(mut command: Command) -> String {
+    let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }

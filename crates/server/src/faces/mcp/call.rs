@@ -9,8 +9,8 @@ use futures_util::future::BoxFuture;
 use gateway::upstream::{Party, Seat, Server, Tie};
 use gateway::{Called, Caller, Code, Error, ToolCall};
 use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, CallToolResult, CreateTaskResult, ErrorData, MetaObject,
-    ProgressNotification, ProgressNotificationParam, ServerResult,
+    CallToolRequestParams, CallToolResponse, CallToolResult, CreateTaskResult, ErrorData, JsonObject,
+    MetaObject, ProgressNotification, ProgressNotificationParam, ServerResult,
 };
 use rmcp::service::{RequestContext, RoleServer};
 use serde_json::{Value, json};
@@ -41,7 +41,10 @@ impl Face {
         let tool = tool.to_owned();
         let call = match tool_call(&server, &tool, &asked, visit, context) {
             Ok(call) => call,
-            Err(error) => return Ok(told::refusal(&error, has_output(&server, &tool)).into()),
+            Err(error) => {
+                let output = output_of(&server, &tool).await;
+                return Ok(told::refusal(&error, output.is_some()).into());
+            }
         };
         let what = json!([
             "tools/call",
@@ -110,13 +113,14 @@ impl Face {
                     }
                 };
                 let tool = call.tool.clone();
+                let output = output_of(&server, &tool).await;
                 let called = match gateway.call_tool(&caller, call, Arc::clone(&seat), wait, &progress).await
                 {
                     Ok(called) => called,
                     Err(error) if error.code == Code::UnknownArchetype && !is_listed(&server, &tool) => {
                         return Err(unknown_tool());
                     }
-                    Err(error) => return Ok(plain(told::refusal(&error, has_output(&server, &tool)))),
+                    Err(error) => return Ok(plain(told::refusal(&error, output.is_some()))),
                 };
                 // What the client has to see to is told in the server's own words.
                 if let Some(error) = seat.take_error() {
@@ -127,7 +131,7 @@ impl Face {
                     let result = ServerResult::CreateTaskResult(CreateTaskResult::new(task));
                     return Ok(Answered { result, owed: None });
                 }
-                Ok(answered(called, has_output(&server, &tool)))
+                Ok(answered(called, output.as_deref()))
             })
         })
         .await
@@ -174,11 +178,11 @@ impl Waiting {
 }
 
 /// What the client has of a call that has an outcome, or still none.
-fn answered(called: Called, has_output: bool) -> Answered {
+fn answered(called: Called, output: Option<&JsonObject>) -> Answered {
     let id = called.action_id.map(|id| id.to_string()).unwrap_or_default();
     let mut called = called;
     let owed = called.delivery.take().map(|delivery| Owed::new(id, delivery));
-    Answered { owed, ..plain(told::outcome(&called, has_output)) }
+    Answered { owed, ..plain(told::outcome(&called, output)) }
 }
 
 fn plain(result: CallToolResult) -> Answered {
@@ -221,10 +225,10 @@ fn text(meta: &MetaObject, name: &'static str) -> Result<Option<String>, Error> 
     }
 }
 
-/// Whether what it answers has to be of a form that its server declares, which no words of ours have.
-fn has_output(server: &Server, tool: &str) -> bool {
-    let tools = server.known_tools().unwrap_or_default();
-    tools.iter().any(|seen| seen.tool.name == tool && seen.tool.output_schema.is_some())
+/// The form that its server declares for what it answers, which no words of ours have.
+async fn output_of(server: &Arc<Server>, tool: &str) -> Option<Arc<JsonObject>> {
+    let tools = server.tools().await.ok()?;
+    tools.iter().find(|seen| seen.tool.name == tool)?.tool.output_schema.clone()
 }
 
 fn is_listed(server: &Server, tool: &str) -> bool {

@@ -31,7 +31,7 @@ impl Face {
             (Some(_), _) => TaskPayload::Working,
             (None, Some(code)) if code == Code::Cancelled.as_str() => TaskPayload::Cancelled,
             _ => {
-                let result = serde_json::to_value(told::outcome(&called, false));
+                let result = serde_json::to_value(told::outcome(&called, None));
                 let Ok(Value::Object(result)) = result else {
                     return Err(ErrorData::internal_error("the result has no form", None));
                 };
