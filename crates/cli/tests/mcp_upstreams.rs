@@ -132,7 +132,11 @@ impl World {
         });
         assert_eq!(ids[0], ids[1], "{tool}");
         let record = self.gateway.read(self.gateway.admin_key(), &format!("/v1/actions/{}", ids[0]));
-        assert_eq!(record["phase"], "in_doubt", "{tool}: {record}");eprintln!("{tool} {record}\n{}", self.gateway.read(self.gateway.admin_key(), &format!("/v1/audit?action_id={}", ids[0])));
+        assert_eq!(record["phase"], "in_doubt", "{tool}: {record}");
+        eprintln!(
+            "{tool} {record}\n{}",
+            self.gateway.read(self.gateway.admin_key(), &format!("/v1/audit?action_id={}", ids[0]))
+        );
         ids[0].to_owned()
     }
 

@@ -207,7 +207,7 @@ pub(crate) fn must_answer(body: &[u8], serial: &str, with_receipt: bool) -> std:
 
 /// The last event of a stream, or the whole of what is none.
 fn message_in(body: &[u8]) -> &[u8] {
-    let events = body.split(|byte| *byte == b'\n').filter_map(|line| line.strip_prefix(b"data:"));
+    let mut events = body.split(|byte| *byte == b'\n').filter_map(|line| line.strip_prefix(b"data:"));
     events.next_back().unwrap_or(body)
 }
 

@@ -57,7 +57,7 @@ impl Face {
             call.key.as_ref().map(IdempotencyKey::as_str),
         ]);
         let errand = self.errand(context, &what, (asked.input_responses, asked.request_state))?;
-        let recall = self.recall(&visit.caller, has_output(&server, &tool));
+        let recall = self.recall(&visit.caller, Arc::clone(&server), tool);
         let errand = Errand { seat: Some(Arc::default()), recall: Some(recall), ..errand };
         let answered = self.have_called(context, errand, server, call).await?;
         let response = match answered.result {
@@ -73,13 +73,14 @@ impl Face {
     }
 
     /// How what came of an action is told once more. Nothing is delivered by it: the next same call is told of it, too.
-    fn recall(&self, caller: &Arc<Caller>, has_output: bool) -> Recall {
+    fn recall(&self, caller: &Arc<Caller>, server: Arc<Server>, tool: String) -> Recall {
         let (gateway, caller) = (Arc::clone(&self.scope.gateway), Arc::clone(caller));
         Box::new(move |id| {
             Box::pin(async move {
+                let output = output_of(&server, &tool).await;
                 match gateway.called(&caller, &id.to_string()).await {
-                    Ok(called) => Ok(answered(Called { replayed: true, ..called }, has_output)),
-                    Err(error) => Ok(plain(told::refusal(&error, has_output))),
+                    Ok(called) => Ok(answered(Called { replayed: true, ..called }, output.as_deref())),
+                    Err(error) => Ok(plain(told::refusal(&error, output.is_some()))),
                 }
             })
         })
