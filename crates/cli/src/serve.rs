@@ -110,6 +110,7 @@ async fn serve(mut config: Config, args: &Args) -> Result<()> {
     wait(stop).await;
     tracing::info!("stopping: answering what is under way");
     running.stop(GRACE).await;
+    installation.production.mcp().close().await;
     Ok(())
 }
 

@@ -103,6 +103,7 @@ async fn wrap(args: &Wrap, name: &str) -> Result<()> {
         _ = stop.recv() => Ok(()),
     };
     running.stop(serve::GRACE).await;
+    gateway.mcp().close().await;
     served.map_err(|error| Error::new(error.to_string()))
 }
 

@@ -454,6 +454,38 @@ fn a_second_client_of_a_wrapped_server_has_a_gateway_of_its_own() {
 }
 
 #[test]
+fn a_server_that_does_not_end_by_itself_is_ended_with_its_client() {
+    let place = Place::new(&tools());
+    place.write("stubborn.sh", "echo $$ >> pids\nsh server.sh tools.json calls\nwhile :; do sleep 1; done\n");
+    place.wrapped_around("stubborn.sh", &[]).tools();
+    let classified =
+        place.run(&["mcp", "classify", "notes", "read_note", "--as", "read_only", "--out", "state"]);
+    assert_eq!(classified.code, 0, "{}", classified.stderr);
+    let mut client = place.wrapped_around("stubborn.sh", &[]);
+    client.tools();
+    // Its client hangs up in the midst of a call that has no end.
+    let call = json!({"name": "read_note", "arguments": {"id": 7}});
+    client.say(&json!({"jsonrpc": "2.0", "id": 99, "method": "tools/call", "params": call}));
+    while !place.path("calls").exists() {
+        assert!(client.child.try_wait().unwrap().is_none(), "it is there until its client hangs up");
+    }
+    client.end();
+    let pids = fs::read_to_string(place.path("pids")).unwrap();
+    assert!(pids.lines().count() >= 1);
+    for pid in pids.lines() {
+        let state = || {
+            let seen = std::process::Command::new("ps").args(["-o", "stat=", "-p", pid]).output().unwrap();
+            String::from_utf8(seen.stdout).unwrap()
+        };
+        // Killed, though perhaps not collected yet by whoever inherits it.
+        let began = std::time::Instant::now();
+        while !state().trim().is_empty() && !state().starts_with('Z') {
+            assert!(began.elapsed().as_secs() < 60, "{pid} lives on");
+        }
+    }
+}
+
+#[test]
 fn a_wrapped_server_whose_place_is_taken_says_so() {
     let place = Place::new(&tools());
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -484,14 +516,21 @@ struct Wrapped {
 
 impl Place {
     fn wrapped(&self, options: &[&str]) -> Wrapped {
+        self.wrapped_around("server.sh", options)
+    }
+
+    fn wrapped_around(&self, script: &str, options: &[&str]) -> Wrapped {
         // A call that is held says so at once.
         if !self.path("state/countersign.toml").exists() {
             self.write("state/countersign.toml", "[mcp]\nwait_seconds = 0\n");
         }
         let mut command = countersign();
         command.current_dir(self.folder.path()).env("GREETING", "hello").env("COUNTERSIGN_LOG", "error");
+        if script == "stubborn.sh" {
+            command.env("HANG", "1");
+        }
         command.args(["mcp", "--name", "notes", "--data-dir", "state"]).args(options);
-        command.args(["--", "sh", "server.sh", "tools.json", "calls"]);
+        command.args(["--", "sh", script, "tools.json", "calls"]);
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (stdin, stdout) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));

@@ -38,7 +38,7 @@ pub(super) struct Link {
     is_called: bool,
     level: Mutex<Option<LoggingLevel>>,
     /// Killed with the link.
-    _process: Option<Running>,
+    process: Mutex<Option<Running>>,
 }
 
 /// How a server is greeted.
@@ -149,7 +149,7 @@ impl Link {
             ended: AtomicBool::new(false),
             is_called: matches!(launch, Launch::Address(_)),
             level: Mutex::default(),
-            _process: process,
+            process: Mutex::new(process),
         };
         // It has a session after all, on a client that is for those who have none.
         if matches!(launch, Launch::Address(_)) && greeting == Greeting::Either && !link.asks_by_answers() {
@@ -169,6 +169,11 @@ impl Link {
     /// Whether the server asks by its answers (2026-07-28), and not by requests of its own.
     pub(super) fn asks_by_answers(&self) -> bool {
         self.about().is_some_and(|about| about.protocol_version >= ProtocolVersion::V_2026_07_28)
+    }
+
+    /// Kills what was started for it, whoever still waits for an answer.
+    pub(super) fn end(&self) {
+        drop(lock(&self.process).take());
     }
 
     pub(super) fn is_open(&self) -> bool {

@@ -82,6 +82,13 @@ impl Servers {
         &self.seats
     }
 
+    /// Everybody is gone: all links are closed, and what was started is killed. For a process that is about to end.
+    pub async fn close(&self) {
+        for server in self.named.values() {
+            server.close().await;
+        }
+    }
+
     /// This party is gone: its links are closed.
     pub fn leave(&self, party: &PartyId) {
         for server in self.named.values() {

@@ -12,6 +12,7 @@ use rmcp::model::{
     RequestMetaObject, ServerPeerInfo, ServerResult, SubscriptionFilter,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use super::launch::{Declared, Launch};
 use super::link::{Fault, Greeting, Heard, Link, Unopened, Use};
@@ -28,6 +29,8 @@ pub struct Server {
     links: Mutex<HashMap<PartyId, Vec<Held>>>,
     places: Arc<Semaphore>,
     opening: Semaphore,
+    /// No link is opened any more.
+    closing: CancellationToken,
     failed: Mutex<Option<Failed>>,
     /// How it wants to be greeted, where it does not take both.
     greeting: Mutex<Option<Greeting>>,
@@ -109,6 +112,7 @@ impl Server {
             links: Mutex::default(),
             places: Arc::new(Semaphore::new(declared.most_links)),
             opening: Semaphore::new(MOST_OPENING),
+            closing: CancellationToken::new(),
             failed: Mutex::default(),
             greeting: Mutex::default(),
             watching: Mutex::default(),
@@ -323,7 +327,11 @@ impl Server {
             true => None,
             false => Some(self.place(&owner).await?),
         };
-        let link = Arc::new(self.greet(party).await?);
+        let link = tokio::select! {
+            biased;
+            () = self.closing.cancelled() => return Err(self.unreachable("the gateway is about to end")),
+            link = self.greet(party) => Arc::new(link?),
+        };
         let about = link.about();
         let first = std::mem::replace(&mut *lock(&self.about), about).is_none();
         let used = Use::of(&link);
@@ -438,6 +446,15 @@ impl Server {
         if let Some(held) = links.get_mut(&id) {
             held.retain(|held| !Arc::ptr_eq(&held.link, &link));
         }
+    }
+
+    pub(super) async fn close(&self) {
+        self.closing.cancel();
+        // Whoever is about to open a link has it, or has given up, once all turns are ours.
+        let _all = self.opening.acquire_many(u32::try_from(MOST_OPENING).unwrap_or(u32::MAX)).await;
+        let links = std::mem::take(&mut *lock(&self.links));
+        // Also of those that are in use.
+        links.into_values().flatten().for_each(|held| held.link.end());
     }
 
     pub(super) fn leave(&self, party: &PartyId) {
