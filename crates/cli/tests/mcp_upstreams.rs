@@ -38,9 +38,9 @@ const GOOD: &str = "good";
 fn whatever_a_server_does_ends_and_touches_no_other() {
     let Some(world) = World::new() else { return };
     let (over, served) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let mut client = world.client(GOOD);
     thread::scope(|scope| {
         let good = scope.spawn(|| {
-            let mut client = world.client(GOOD);
             while !over.load(Ordering::Relaxed) {
                 let result = client.call("test_simple_text", &json!({}));
                 assert_eq!(
@@ -59,8 +59,6 @@ fn whatever_a_server_does_ends_and_touches_no_other() {
             ended.unwrap();
         }
     });
-    eprintln!("most {}", world.most_memory_kb());
-    eprintln!("most {}", world.most_memory_kb());
     assert!(world.most_memory_kb() < 300 * 1024, "{} kB", world.most_memory_kb());
 }
 
@@ -114,7 +112,7 @@ impl World {
         let before = served.load(Ordering::Relaxed);
         self.is_in_doubt(&mut client, "hang", &json!({}));
         assert!(served.load(Ordering::Relaxed) > before, "the other server was called meanwhile");
-        eprintln!("{}", client.call("huge", &json!({"bytes": 100_000_000})).to_string().len());
+        self.is_in_doubt(&mut client, "huge", &json!({"bytes": 100_000_000}));
         self.is_done(&mut client, "flood", &json!({}));
         self.is_done(&mut client, "injected", &json!({"a": 1, "b": 2}));
         self.lies(&mut client);
@@ -123,35 +121,31 @@ impl World {
     }
 
     /// What nobody knows the fate of is said to be so, and the same call again is not sent.
-    fn is_in_doubt(&self, client: &mut Client, tool: &str, arguments: &Value) -> String {
+    fn is_in_doubt(&self, client: &mut Client, tool: &str, arguments: &Value) {
         let said = [client.call(tool, arguments), client.call(tool, arguments)];
         let ids = said.each_ref().map(|result| {
             let outcome = &result["_meta"]["io.countersign/outcome"];
             assert_eq!(outcome["kind"], "pending_settlement", "{tool}: {result}");
+            self.is_on_record(result, "pending_settlement");
             outcome["transaction_id"].as_str().unwrap()
         });
         assert_eq!(ids[0], ids[1], "{tool}");
         let record = self.gateway.read(self.gateway.admin_key(), &format!("/v1/actions/{}", ids[0]));
         assert_eq!(record["phase"], "in_doubt", "{tool}: {record}");
-        eprintln!(
-            "{tool} {record}\n{}",
-            self.gateway.read(self.gateway.admin_key(), &format!("/v1/audit?action_id={}", ids[0]))
-        );
-        ids[0].to_owned()
     }
 
     /// Done, and with a receipt.
-    fn is_done(&self, client: &mut Client, tool: &str, arguments: &Value) -> Value {
+    fn is_done(&self, client: &mut Client, tool: &str, arguments: &Value) {
         let result = client.call(tool, arguments);
         assert_eq!(result["isError"], false, "{tool}: {result}");
-        self.is_on_record(tool, &result);
-        result
+        self.is_on_record(&result, "executed");
     }
 
-    fn is_on_record(&self, tool: &str, result: &Value) {
+    /// There is a receipt that says this.
+    fn is_on_record(&self, result: &Value, kind: &str) {
         let url = result["_meta"]["io.countersign/receipt"]["url"].as_str().unwrap();
         let receipt: Value = self.gateway.get(url, "application/json").json().unwrap();
-        assert_eq!(receipt["metadata"]["kind"], "executed", "{tool}: {receipt}");
+        assert_eq!(receipt["metadata"]["kind"], kind, "{result}");
     }
 
     /// Clients throw away what is not of the declared form; so they are told that the call had its effect.
@@ -160,7 +154,7 @@ impl World {
         assert_eq!(result["isError"], true, "{result}");
         let text = result["content"][0]["text"].as_str().unwrap();
         assert!(text.starts_with("The call was carried out and confirmed: do not make it again."), "{text}");
-        self.is_on_record("lie", &result);
+        self.is_on_record(&result, "executed");
     }
 
     /// A tool that is not what was accepted is called no more, until somebody has accepted it.
@@ -168,15 +162,13 @@ impl World {
         self.is_done(client, "changing", &json!({"time": 1}));
         let tool = self.folder.path().join(format!("tool-{server}"));
         std::fs::write(tool, json!({"description": INJECTED}).to_string()).unwrap();
-        let mut turn = 1;
-        let blocked = loop {
-            turn += 1;
+        // The server tells of it in its own time; what was let pass just before is not sent.
+        let blocked = (2..).find_map(|turn| {
             let result = client.call("changing", &json!({"time": turn}));
-            if result["isError"] == true {
-                break result;
-            }
             thread::sleep(Duration::from_millis(20));
-        };
+            (result["structuredContent"]["kind"] == "blocked").then_some(result)
+        });
+        let blocked = blocked.unwrap();
         let outcome = &blocked["structuredContent"];
         assert_eq!(
             (&outcome["kind"], &outcome["code"], &outcome["reasons"]),
@@ -234,7 +226,7 @@ fn import(config: &Path) {
     let quick = BAD.iter().fold(text, |text, server| {
         let table = format!("[mcp.servers.{server}]\n");
         assert!(text.contains(&table), "{text}");
-        text.replace(&table, &format!("{table}timeout_seconds = 30\nmost_bytes = 1000000000\n"))
+        text.replace(&table, &format!("{table}timeout_seconds = 4\n"))
     });
     std::fs::write(config, quick).unwrap();
     for file in std::fs::read_dir(folder.join("catalogue/default")).unwrap() {
