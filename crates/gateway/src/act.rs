@@ -551,16 +551,8 @@ mod tests {
     struct Slower(Arc<dyn Provider>, Duration);
 
     impl Provider for Slower {
-        fn name(&self) -> &str {
-            self.0.name()
-        }
-
-        fn identity(&self) -> &str {
-            self.0.identity()
-        }
-
-        fn capabilities(&self) -> &execution::Capabilities {
-            self.0.capabilities()
+        fn profile(&self) -> &provider::Profile {
+            self.0.profile()
         }
 
         fn patience(&self) -> Duration {

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use action::{Action, Archetype, Atp, Catalogue, Money, Request};
-use execution::{Call, Capabilities, Check, Found, Purpose, Reply};
+use execution::{Call, Check, Purpose, Reply};
 use futures_util::future::BoxFuture;
-use provider::{Ask, Done, Provider, Rollback, Unquoted};
+use provider::{Done, Profile, Provider, Rollback};
 use serde_json::Value;
 
 use crate::pending::Pending;
@@ -145,16 +145,8 @@ pub(crate) fn redress(
 }
 
 impl Provider for Redress {
-    fn name(&self) -> &str {
-        self.by.name()
-    }
-
-    fn identity(&self) -> &str {
-        self.by.identity()
-    }
-
-    fn capabilities(&self) -> &Capabilities {
-        self.by.capabilities()
+    fn profile(&self) -> &Profile {
+        self.by.profile()
     }
 
     fn patience(&self) -> Duration {
@@ -164,10 +156,6 @@ impl Provider for Redress {
     fn call<'a>(&'a self, _: &'a Call, _: i64) -> BoxFuture<'a, Reply> {
         let why = "it only undoes what was done".to_owned();
         Box::pin(std::future::ready(Reply::NotSent { why }))
-    }
-
-    fn query<'a>(&'a self, _: &'a Call, _: i64) -> BoxFuture<'a, Found> {
-        Box::pin(std::future::ready(Found::Unknown))
     }
 
     fn checks(&self) -> bool {
@@ -191,15 +179,6 @@ impl Provider for Redress {
             ..call.clone()
         };
         Box::pin(async move { self.by.redress(&call, done, now_ms).await })
-    }
-
-    fn snapshot<'a>(&'a self, _: Ask<'a>) -> BoxFuture<'a, Result<Option<Value>, Unquoted>> {
-        Box::pin(std::future::ready(Ok(None)))
-    }
-
-    fn quote<'a>(&'a self, _: Ask<'a>) -> BoxFuture<'a, Result<Money, Unquoted>> {
-        let why = "it only undoes what was done".to_owned();
-        Box::pin(std::future::ready(Err(Unquoted { why })))
     }
 }
 

@@ -7,20 +7,18 @@
 
 use std::time::Duration;
 
-use action::Money;
-use execution::{Call, Capabilities, Confirmation, Found, Idempotent, Refusal, Reply};
+use execution::{Call, Capabilities, Confirmation, Found, Idempotent, Reply};
 use futures_util::future::{BoxFuture, ready};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::binding::identity;
 use crate::reader::{Mistake, Node};
-use crate::{Ask, Done, Provider, Rollback, Unquoted};
+use crate::{Profile, Provider};
 
 /// Confirms whatever came so far.
 #[derive(Debug)]
 pub(crate) struct Consent {
-    identity: String,
-    capabilities: Capabilities,
+    profile: Profile,
 }
 
 impl Consent {
@@ -28,21 +26,14 @@ impl Consent {
         node.table(&["provider"]).map_err(|mistake| vec![mistake])?;
         let idempotent = Some(Idempotent { retention: FOR_EVER });
         let capabilities = Capabilities { idempotent, repeat_safe: true, ..Capabilities::default() };
-        Ok(Consent { identity: identity(&json!({ "provider": NAME })), capabilities })
+        let identity = identity(&json!({ "provider": NAME }));
+        Ok(Consent { profile: Profile { name: NAME.to_owned(), identity, capabilities } })
     }
 }
 
 impl Provider for Consent {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    fn identity(&self) -> &str {
-        &self.identity
-    }
-
-    fn capabilities(&self) -> &Capabilities {
-        &self.capabilities
+    fn profile(&self) -> &Profile {
+        &self.profile
     }
 
     fn patience(&self) -> Duration {
@@ -55,22 +46,6 @@ impl Provider for Consent {
 
     fn query<'a>(&'a self, call: &'a Call, _now_ms: i64) -> BoxFuture<'a, Found> {
         Box::pin(ready(Found::Confirmed(given(call))))
-    }
-
-    fn rollback(&self) -> Option<Rollback> {
-        None
-    }
-
-    fn undo<'a>(&'a self, _call: &'a Call, _done: Done<'a>, _now_ms: i64) -> BoxFuture<'a, Reply> {
-        Box::pin(ready(Reply::Refused(Refusal::default())))
-    }
-
-    fn snapshot<'a>(&'a self, _ask: Ask<'a>) -> BoxFuture<'a, Result<Option<Value>, Unquoted>> {
-        Box::pin(ready(Ok(None)))
-    }
-
-    fn quote<'a>(&'a self, _ask: Ask<'a>) -> BoxFuture<'a, Result<Money, Unquoted>> {
-        Box::pin(ready(Err(Unquoted { why: "consent has no price".to_owned() })))
     }
 }
 

@@ -3,38 +3,31 @@
 
 use std::time::Duration;
 
-use action::Money;
-use execution::{Call, Capabilities, Found, Refusal, Reply};
+use execution::{Call, Capabilities, Reply};
 use futures_util::future::{BoxFuture, ready};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::binding::identity;
-use crate::{Ask, Done, Provider, Rollback, Unquoted};
+use crate::{Profile, Provider};
 
 /// Sends nothing anywhere.
 #[derive(Debug)]
 pub struct Elsewhere {
-    identity: String,
-    capabilities: Capabilities,
+    profile: Profile,
 }
 
 impl Default for Elsewhere {
     fn default() -> Elsewhere {
-        Elsewhere { identity: identity(&json!({ "provider": NAME })), capabilities: Capabilities::default() }
+        let identity = identity(&json!({ "provider": NAME }));
+        Elsewhere {
+            profile: Profile { name: NAME.to_owned(), identity, capabilities: Capabilities::default() },
+        }
     }
 }
 
 impl Provider for Elsewhere {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    fn identity(&self) -> &str {
-        &self.identity
-    }
-
-    fn capabilities(&self) -> &Capabilities {
-        &self.capabilities
+    fn profile(&self) -> &Profile {
+        &self.profile
     }
 
     fn patience(&self) -> Duration {
@@ -43,26 +36,6 @@ impl Provider for Elsewhere {
 
     fn call<'a>(&'a self, _call: &'a Call, _now_ms: i64) -> BoxFuture<'a, Reply> {
         Box::pin(ready(Reply::NotSent { why: WHY.to_owned() }))
-    }
-
-    fn query<'a>(&'a self, _call: &'a Call, _now_ms: i64) -> BoxFuture<'a, Found> {
-        Box::pin(ready(Found::Unknown))
-    }
-
-    fn rollback(&self) -> Option<Rollback> {
-        None
-    }
-
-    fn undo<'a>(&'a self, _call: &'a Call, _done: Done<'a>, _now_ms: i64) -> BoxFuture<'a, Reply> {
-        Box::pin(ready(Reply::Refused(Refusal::default())))
-    }
-
-    fn snapshot<'a>(&'a self, _ask: Ask<'a>) -> BoxFuture<'a, Result<Option<Value>, Unquoted>> {
-        Box::pin(ready(Ok(None)))
-    }
-
-    fn quote<'a>(&'a self, _ask: Ask<'a>) -> BoxFuture<'a, Result<Money, Unquoted>> {
-        Box::pin(ready(Err(Unquoted { why: WHY.to_owned() })))
     }
 }
 

@@ -46,7 +46,7 @@ use std::time::Duration;
 
 use action::{ActionId, Money};
 use execution::{Call, Capabilities, Check, Found, Reply};
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 use serde_json::Value;
 
 pub use binding::{Beside, compile, compile_for, sandboxed};
@@ -58,17 +58,25 @@ pub use runs::{Offer, Runs, Turn};
 pub use secrets::Secrets;
 pub use webhooks::Signed;
 
-/// Somebody outside who has effects.
+/// Somebody outside who has effects. What one of them cannot do it need not say.
 pub trait Provider: Send + Sync + fmt::Debug {
-    /// What operators call it, in a freeze for example: the binding's `name`, else the host and port, else `sandbox`.
-    fn name(&self) -> &str;
+    /// What its operator declares of it.
+    fn profile(&self) -> &Profile;
 
-    /// A digest of its name and of what decides whom a query asks, for what, and how the answer is read: only a provider
-    /// of the same identity may say what became of a call.
-    fn identity(&self) -> &str;
+    /// See [`Profile::name`].
+    fn name(&self) -> &str {
+        &self.profile().name
+    }
 
-    /// What is true of it, as its operator declares.
-    fn capabilities(&self) -> &Capabilities;
+    /// See [`Profile::identity`].
+    fn identity(&self) -> &str {
+        &self.profile().identity
+    }
+
+    /// See [`Profile::capabilities`].
+    fn capabilities(&self) -> &Capabilities {
+        &self.profile().capabilities
+    }
 
     /// The longest that a call takes before it ends by itself, so that nothing leaves later than that.
     fn patience(&self) -> Duration;
@@ -85,7 +93,7 @@ pub trait Provider: Send + Sync + fmt::Debug {
 
     /// Sees to it, as far as it can, that a call can leave at once. Causes no effect.
     fn make_ready(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
+        Box::pin(ready(()))
     }
 
     /// Has the effect. `now_ms` is the Unix time in milliseconds at which it begins: it dates what is signed and says
@@ -93,7 +101,9 @@ pub trait Provider: Send + Sync + fmt::Debug {
     fn call<'a>(&'a self, call: &'a Call, now_ms: i64) -> BoxFuture<'a, Reply>;
 
     /// What became of a call, asked at `now_ms`; whether an absence is final depends on it. Causes no effect.
-    fn query<'a>(&'a self, call: &'a Call, now_ms: i64) -> BoxFuture<'a, Found>;
+    fn query<'a>(&'a self, _call: &'a Call, _now_ms: i64) -> BoxFuture<'a, Found> {
+        Box::pin(ready(Found::Unknown))
+    }
 
     /// How money can be set aside before it is charged; `None` if it cannot. What charges it or sets it free is a
     /// [`Provider::call`] for that [`execution::Purpose`].
@@ -102,11 +112,16 @@ pub trait Provider: Send + Sync + fmt::Debug {
     }
 
     /// How an effect can be undone; `None` if it cannot.
-    fn rollback(&self) -> Option<Rollback>;
+    fn rollback(&self) -> Option<Rollback> {
+        None
+    }
 
     /// Undoes a confirmed effect. `call` is a call of its own, with its own provider key and reference; the same key twice
     /// undoes once. `now_ms` as in [`Provider::call`].
-    fn undo<'a>(&'a self, call: &'a Call, done: Done<'a>, now_ms: i64) -> BoxFuture<'a, Reply>;
+    fn undo<'a>(&'a self, _call: &'a Call, _done: Done<'a>, _now_ms: i64) -> BoxFuture<'a, Reply> {
+        let why = "what it does cannot be undone".to_owned();
+        Box::pin(ready(Reply::NotSent { why }))
+    }
 
     /// Whether it can be asked, after an effect, if all is as it should be. What can be asked so can be undone.
     fn checks(&self) -> bool {
@@ -115,7 +130,7 @@ pub trait Provider: Send + Sync + fmt::Debug {
 
     /// Whether all is as it should be after a confirmed effect, asked at `now_ms`. Causes no effect.
     fn check<'a>(&'a self, _call: &'a Call, _done: Done<'a>, _now_ms: i64) -> BoxFuture<'a, Check> {
-        Box::pin(std::future::ready(Check::Unknown))
+        Box::pin(ready(Check::Unknown))
     }
 
     /// Has an effect that makes good for another one, which `done` names; else as [`Provider::call`].
@@ -124,7 +139,9 @@ pub trait Provider: Send + Sync + fmt::Debug {
     }
 
     /// What there is before an action changes it; `None` where the provider cannot say. Causes no effect.
-    fn snapshot<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<Option<Value>, Unquoted>>;
+    fn snapshot<'a>(&'a self, _ask: Ask<'a>) -> BoxFuture<'a, Result<Option<Value>, Unquoted>> {
+        Box::pin(ready(Ok(None)))
+    }
 
     /// How its own word is known and read; `None` if it has none.
     fn callback(&self) -> Option<&Callback> {
@@ -132,7 +149,22 @@ pub trait Provider: Send + Sync + fmt::Debug {
     }
 
     /// What an action would cost. Causes no effect.
-    fn quote<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<Money, Unquoted>>;
+    fn quote<'a>(&'a self, _ask: Ask<'a>) -> BoxFuture<'a, Result<Money, Unquoted>> {
+        let why = "what it does has no price".to_owned();
+        Box::pin(ready(Err(Unquoted { why })))
+    }
+}
+
+/// What the operator declares of a provider.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// What operators call it, in a freeze for example: the binding's `name`, else the host and port, else `sandbox`.
+    pub name: String,
+    /// A digest of its name and of what decides whom a query asks, for what, and how the answer is read: only a provider
+    /// of the same identity may say what became of a call.
+    pub identity: String,
+    /// What is true of it.
+    pub capabilities: Capabilities,
 }
 
 /// What a quote is asked about; there is no attempt yet.

@@ -23,22 +23,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use action::{ActionId, Archetype, Kind, Money};
-use execution::{Call, Capabilities, Confirmation, Found, Refusal, Reply};
+use action::{ActionId, Archetype, Kind};
+use execution::{Call, Capabilities, Confirmation, Refusal, Reply};
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
 use crate::binding::{identity, read_capabilities};
 use crate::reader::{Mistake, Node, Table};
 use crate::runs::{Offer, Runs, Turn, Unreported, Waits};
-use crate::{Ask, Done, Provider, Rollback, Unquoted};
+use crate::{Profile, Provider};
 
 /// One archetype's runner binding.
 #[derive(Debug)]
 pub struct Runner {
-    name: String,
-    identity: String,
-    capabilities: Capabilities,
+    profile: Profile,
     waits: Waits,
     codes: Codes,
     runs: Arc<Runs>,
@@ -134,14 +132,12 @@ impl Runner {
         let parts =
             json!({ "provider": "runner", "name": name, "capabilities": table.value("capabilities") });
         Ok(Runner {
-            identity: identity(&parts),
             waits: Waits {
                 silence: seconds(&table, "silence_seconds", 30, 600)?,
                 timeout: seconds(&table, "timeout_seconds", 3600, MOST_TIMEOUT)?,
             },
             codes: Codes::read(&table, &capabilities, archetype)?,
-            name,
-            capabilities,
+            profile: Profile { name, identity: identity(&parts), capabilities },
             runs: Arc::clone(runs),
         })
     }
@@ -304,16 +300,8 @@ fn seconds(table: &Table<'_>, name: &str, otherwise: u64, most: u64) -> Result<D
 }
 
 impl Provider for Runner {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn identity(&self) -> &str {
-        &self.identity
-    }
-
-    fn capabilities(&self) -> &Capabilities {
-        &self.capabilities
+    fn profile(&self) -> &Profile {
+        &self.profile
     }
 
     fn patience(&self) -> Duration {
@@ -326,27 +314,5 @@ impl Provider for Runner {
 
     fn call<'a>(&'a self, call: &'a Call, _now_ms: i64) -> BoxFuture<'a, Reply> {
         Box::pin(self.carry_out(call))
-    }
-
-    fn query<'a>(&'a self, _: &'a Call, _now_ms: i64) -> BoxFuture<'a, Found> {
-        Box::pin(std::future::ready(Found::Unknown))
-    }
-
-    fn rollback(&self) -> Option<Rollback> {
-        None
-    }
-
-    fn undo<'a>(&'a self, _: &'a Call, _: Done<'a>, _now_ms: i64) -> BoxFuture<'a, Reply> {
-        let why = "a command cannot be undone".to_owned();
-        Box::pin(std::future::ready(Reply::NotSent { why }))
-    }
-
-    fn snapshot<'a>(&'a self, _: Ask<'a>) -> BoxFuture<'a, Result<Option<Value>, Unquoted>> {
-        Box::pin(std::future::ready(Ok(None)))
-    }
-
-    fn quote<'a>(&'a self, _: Ask<'a>) -> BoxFuture<'a, Result<Money, Unquoted>> {
-        let why = "a command has no price".to_owned();
-        Box::pin(std::future::ready(Err(Unquoted { why })))
     }
 }

@@ -46,7 +46,7 @@ use serde_json::{Value, json};
 
 use crate::binding::{identity, read_capabilities};
 use crate::reader::{Mistake, Node};
-use crate::{Ask, Done, Provider, Reserves, Rollback, Unquoted};
+use crate::{Ask, Done, Profile, Provider, Reserves, Rollback, Unquoted};
 
 /// How many effects are remembered; the oldest is forgotten first.
 pub const MOST_EFFECTS: usize = 65_536;
@@ -54,9 +54,7 @@ pub const MOST_EFFECTS: usize = 65_536;
 /// The provider that is not there.
 #[derive(Debug)]
 pub struct Sandbox {
-    name: String,
-    identity: String,
-    capabilities: Capabilities,
+    profile: Profile,
     options: Options,
     currency: Option<Currency>,
     /// Whether what it did is looked after, as its binding says.
@@ -112,9 +110,11 @@ impl Sandbox {
     pub(crate) fn standing_in(archetype: &Archetype) -> Sandbox {
         let options = Options { triggers: true, delay_ms: (0, 0), fail_every: None, lose_every: None };
         Sandbox {
-            name: "sandbox".to_owned(),
-            identity: identity(&json!({ "provider": "sandbox" })),
-            capabilities: Capabilities { challenge: options.challenge(), ..able() },
+            profile: Profile {
+                name: "sandbox".to_owned(),
+                identity: identity(&json!({ "provider": "sandbox" })),
+                capabilities: Capabilities { challenge: options.challenge(), ..able() },
+            },
             options,
             currency: currency_of(archetype),
             checks: archetype.bindings.contains_key("check"),
@@ -140,9 +140,7 @@ impl Sandbox {
             "capabilities": table.value("capabilities"),
         });
         Ok(Sandbox {
-            name,
-            identity: identity(&parts),
-            capabilities,
+            profile: Profile { name, identity: identity(&parts), capabilities },
             options,
             currency: currency_of(archetype),
             checks: false,
@@ -189,7 +187,7 @@ impl Sandbox {
 
     fn ask(&self, call: &Call, now_ms: i64) -> Found {
         let (behaviour, _) = self.told(&call.constraints, call.action_id);
-        if behaviour == Behaviour::Silent || self.capabilities.queryable.is_none() {
+        if behaviour == Behaviour::Silent || self.profile.capabilities.queryable.is_none() {
             return Found::Unknown;
         }
         if behaviour == Behaviour::Challenge(Payer::Declines) {
@@ -199,7 +197,7 @@ impl Sandbox {
         if there {
             return Found::Confirmed(confirmation(call));
         }
-        Found::Absent { final_: self.capabilities.absence_is_final(call, now_ms) }
+        Found::Absent { final_: self.profile.capabilities.absence_is_final(call, now_ms) }
     }
 
     /// Between 40 % and 90 % of the bound, or 100 units of the currency when there is none.
@@ -245,16 +243,8 @@ impl Sandbox {
 }
 
 impl Provider for Sandbox {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn identity(&self) -> &str {
-        &self.identity
-    }
-
-    fn capabilities(&self) -> &Capabilities {
-        &self.capabilities
+    fn profile(&self) -> &Profile {
+        &self.profile
     }
 
     fn patience(&self) -> Duration {

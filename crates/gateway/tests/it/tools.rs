@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use action::IdempotencyKey;
 use countersign_gateway::config::McpServer;
-use countersign_gateway::upstream::{Party, PartyId, Seat, Tie, digest_of};
+use countersign_gateway::upstream::{Client, Party, PartyId, Seat, Tie, digest_of};
 use countersign_gateway::{Called, Caller, Code, Error, ToolCall};
 use futures_util::future::BoxFuture;
 use rmcp::ErrorData;
@@ -18,23 +18,19 @@ use testkit::tools::{SESSIONS, Tools};
 
 use crate::house::{BINDING, House};
 
-struct Agent;
+struct Agent(Client);
+
+impl Agent {
+    fn new() -> Agent {
+        let id = PartyId("agent:test".into());
+        let (info, capabilities) = (Implementation::new("test", "1"), ClientCapabilities::default());
+        Agent(Client { owner: id.clone(), id, has_session: true, info, capabilities })
+    }
+}
 
 impl Party for Agent {
-    fn id(&self) -> PartyId {
-        PartyId("agent:test".into())
-    }
-
-    fn has_session(&self) -> bool {
-        true
-    }
-
-    fn info(&self) -> Implementation {
-        Implementation::new("test", "1")
-    }
-
-    fn capabilities(&self) -> ClientCapabilities {
-        ClientCapabilities::default()
+    fn client(&self) -> &Client {
+        &self.0
     }
 
     fn ask<'a>(
@@ -104,7 +100,7 @@ fn call(tool: &str, key: &str) -> ToolCall {
 const NO_TIME: Duration = Duration::ZERO;
 
 async fn by(house: &House, caller: &Caller, call: ToolCall, wait: Duration) -> Result<Called, Error> {
-    let seat = Seat::new(Arc::new(Agent), None, Tie::default(), None);
+    let seat = Seat::new(Arc::new(Agent::new()), None, Tie::default(), None);
     house.gateway().call_tool(caller, call, seat, wait, &|_| {}).await
 }
 
@@ -227,7 +223,7 @@ async fn a_held_call_waits_for_its_person_and_says_why() {
     let tools = Tools::start(&[SESSIONS]).await.unwrap();
     let house = house(&tools).await;
     let told = AtomicUsize::new(0);
-    let seat = Seat::new(Arc::new(Agent), None, Tie::default(), None);
+    let seat = Seat::new(Arc::new(Agent::new()), None, Tie::default(), None);
     let progress = |why: &'static str| {
         assert_eq!(why, "a person has to agree to this call");
         told.fetch_add(1, Ordering::Relaxed);

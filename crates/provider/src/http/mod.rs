@@ -73,16 +73,14 @@ use crate::binding::{identity, read_capabilities};
 use crate::egress::{Destination, Exchange, Origin, Refused};
 use crate::reader::{Mistake, Node, Table};
 use crate::template::{ActionPart, Knows, Values};
-use crate::{Ask, Done, Outside, Provider, Reserves, Rollback, Unquoted};
+use crate::{Ask, Done, Outside, Profile, Provider, Reserves, Rollback, Unquoted};
 
 /// One archetype's HTTP binding.
 #[derive(Debug)]
 pub(crate) struct Http {
-    name: String,
-    identity: String,
+    profile: Profile,
     destination: Destination,
     auth: Auth,
-    capabilities: Capabilities,
     most_bytes: usize,
     act: (Template, CallReading),
     query: Option<(Template, QueryReading)>,
@@ -149,11 +147,9 @@ impl Http {
             let capabilities = Capabilities { challenge: act.1.payer_has(), ..capabilities };
             let identity = identity_of(&name, &common, &auth, &capabilities, &table);
             let http = Http {
-                name,
-                identity,
+                profile: Profile { name, identity, capabilities },
                 destination,
                 auth,
-                capabilities,
                 most_bytes,
                 act,
                 query,
@@ -174,7 +170,7 @@ impl Http {
 
     /// Capabilities that the requests cannot keep.
     fn broken_promises(&self) -> Vec<Mistake> {
-        let reserving = self.reserving.as_ref().map(|it| it.broken_promises(&self.capabilities));
+        let reserving = self.reserving.as_ref().map(|it| it.broken_promises(&self.profile.capabilities));
         let mut mistakes = reserving.unwrap_or_default();
         let (act, _) = &self.act;
         let by_name = |template: &Template| {
@@ -182,13 +178,13 @@ impl Http {
                 .into_iter()
                 .find(|p| template.carries(*p))
         };
-        if self.capabilities.idempotent.is_some() && !act.carries(ActionPart::ProviderKey) {
+        if self.profile.capabilities.idempotent.is_some() && !act.carries(ActionPart::ProviderKey) {
             let hint = "add a header such as Idempotency-Key = { \"$action\" = \"provider_key\" } to `act`";
             let message = "a provider is idempotent only if it is sent the provider key";
             mistakes.push(Mistake::new("/capabilities/idempotent", message).hint(hint));
         }
         if let Some((rollback, ..)) = &self.rollback
-            && self.capabilities.idempotent.is_some()
+            && self.profile.capabilities.idempotent.is_some()
             && !rollback.carries(ActionPart::ProviderKey)
         {
             let hint = "send { \"$action\" = \"provider_key\" } in `rollback` too";
@@ -196,7 +192,7 @@ impl Http {
             mistakes.push(Mistake::new("/rollback", message).hint(hint));
         }
         mistakes.extend(self.broken_challenge());
-        match (&self.capabilities.queryable, &self.query) {
+        match (&self.profile.capabilities.queryable, &self.query) {
             (Some(_), None) => mistakes.push(
                 Mistake::new("/capabilities/queryable", "there is no `query` to ask with")
                     .hint("add [binding.query]"),
@@ -221,8 +217,8 @@ impl Http {
 
     /// A payer's answer that nobody would hear of, or that would be taken for given.
     fn broken_challenge(&self) -> Option<Mistake> {
-        self.capabilities.challenge?;
-        if self.callback.is_none() && !self.capabilities.can_be_asked() {
+        self.profile.capabilities.challenge?;
+        if self.callback.is_none() && !self.profile.capabilities.can_be_asked() {
             let hint = "add [binding.callback], or the capability `queryable` and [binding.query]";
             let message = "nobody would ever say what the payer answered";
             return Some(Mistake::new("/act/challenge", message).hint(hint));
@@ -286,7 +282,8 @@ impl Http {
     }
 
     async fn ask(&self, call: &Call, now_ms: i64) -> Found {
-        let by_our_reference = self.capabilities.queryable.as_ref().is_some_and(|able| able.by_our_reference);
+        let by_our_reference =
+            self.profile.capabilities.queryable.as_ref().is_some_and(|able| able.by_our_reference);
         let query = match call.purpose {
             Purpose::Act => self.query.as_ref(),
             _ => self.reserving.as_ref().and_then(|reserving| reserving.query(&call.purpose)),
@@ -296,7 +293,9 @@ impl Http {
         };
         match self.inquire(template, &values_of(call), now_ms).await {
             Heard::NotSent(_) | Heard::Lost(_) => Found::Unknown,
-            Heard::Answer(answer) => reading.judge(answer, self.capabilities.absence_is_final(call, now_ms)),
+            Heard::Answer(answer) => {
+                reading.judge(answer, self.profile.capabilities.absence_is_final(call, now_ms))
+            }
         }
     }
 
@@ -361,16 +360,8 @@ enum Heard {
 }
 
 impl Provider for Http {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn identity(&self) -> &str {
-        &self.identity
-    }
-
-    fn capabilities(&self) -> &Capabilities {
-        &self.capabilities
+    fn profile(&self) -> &Profile {
+        &self.profile
     }
 
     fn patience(&self) -> Duration {

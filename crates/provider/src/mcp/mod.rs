@@ -37,7 +37,7 @@ use action::Tenant;
 
 pub use launch::{Declared, How};
 pub use listed::{SeenTool, digest_of};
-pub use party::{Party, PartyId, Seat, Seats, Taken, Tie};
+pub use party::{Client, Party, PartyId, Seat, Seats, Taken, Tie};
 pub use server::{Listening, Server, Unreachable};
 pub use tool::{Quarantine, Tool, provider_of};
 

@@ -21,25 +21,32 @@ use super::lock;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PartyId(pub Arc<str>);
 
-/// A client, as servers may speak to it.
-pub trait Party: Send + Sync + 'static {
-    /// Which one.
-    fn id(&self) -> PartyId;
-
-    /// Whose client it is: one of them has no more connections to a server at once than leaves some for others.
-    fn owner(&self) -> PartyId {
-        self.id()
+impl PartyId {
+    pub(super) fn is_nobody(&self) -> bool {
+        *self.0 == *NOBODY
     }
+}
 
+/// Who a client is.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Which one.
+    pub id: PartyId,
+    /// Whose client it is: one of them has no more connections to a server at once than leaves some for others.
+    pub owner: PartyId,
     /// Whether it has a session in which it can be asked at any time. Without one it can be asked only in the midst of a
     /// request, and a request whose server may ask has a link to itself.
-    fn has_session(&self) -> bool;
-
+    pub has_session: bool,
     /// What it calls itself.
-    fn info(&self) -> Implementation;
-
+    pub info: Implementation,
     /// What it can be asked.
-    fn capabilities(&self) -> ClientCapabilities;
+    pub capabilities: ClientCapabilities,
+}
+
+/// A client, as servers may speak to it.
+pub trait Party: Send + Sync + 'static {
+    /// Who it is.
+    fn client(&self) -> &Client;
 
     /// Asks it, in the midst of its request `of`. The same keys as asked have an answer each.
     ///
@@ -161,7 +168,7 @@ impl Seat {
 
 impl fmt::Debug for Seat {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Seat").field("party", &self.party.id()).finish_non_exhaustive()
+        out.debug_struct("Seat").field("party", &self.party.client().id).finish_non_exhaustive()
     }
 }
 
@@ -197,23 +204,20 @@ impl Drop for Taken {
 }
 
 /// Nobody: what is done without a client.
-pub(super) struct Nobody;
+pub(super) struct Nobody(Client);
+
+impl Nobody {
+    pub(super) fn new() -> Nobody {
+        let id = PartyId(NOBODY.into());
+        let info = Implementation::new("countersign", env!("CARGO_PKG_VERSION"));
+        let capabilities = ClientCapabilities::default();
+        Nobody(Client { owner: id.clone(), id, has_session: true, info, capabilities })
+    }
+}
 
 impl Party for Nobody {
-    fn id(&self) -> PartyId {
-        PartyId(NOBODY.into())
-    }
-
-    fn has_session(&self) -> bool {
-        true
-    }
-
-    fn info(&self) -> Implementation {
-        Implementation::new("countersign", env!("CARGO_PKG_VERSION"))
-    }
-
-    fn capabilities(&self) -> ClientCapabilities {
-        ClientCapabilities::default()
+    fn client(&self) -> &Client {
+        &self.0
     }
 
     fn ask<'a>(

@@ -124,7 +124,7 @@ impl Relay {
     /// What the client answers to a question; where it answers nothing and that can be said, that it declines.
     async fn ask(&self, request: InputRequest, exchange: Option<Arc<Exchange>>) -> Result<Value, ErrorData> {
         let of = exchange.as_ref().and_then(|it| it.of.clone());
-        if exchange.is_none() && !self.party.has_session() {
+        if exchange.is_none() && !self.party.client().has_session {
             let why = "a client without a session is asked only in the midst of its request";
             return Err(ErrorData::invalid_request(why, None));
         }
@@ -211,7 +211,8 @@ impl Service<RoleClient> for Relay {
     }
 
     fn get_info(&self) -> ClientConfig {
-        let mut info = ClientConfig::new(asked_for(self.party.capabilities()), self.party.info());
+        let client = self.party.client();
+        let mut info = ClientConfig::new(asked_for(client.capabilities.clone()), client.info.clone());
         info.protocol_version = ProtocolVersion::V_2025_11_25;
         info
     }

@@ -271,7 +271,7 @@ impl Server {
 
     /// Passes a notification on, where there is a connection for this party.
     pub async fn tell(&self, party: &Arc<dyn Party>, notification: ClientNotification) {
-        let links: Vec<_> = match lock(&self.links).get(&party.id()) {
+        let links: Vec<_> = match lock(&self.links).get(&party.client().id) {
             Some(held) => held.iter().map(|held| Arc::clone(&held.link)).collect(),
             None => return,
         };
@@ -322,8 +322,8 @@ impl Server {
             return Ok(link);
         }
         self.not_just_now()?;
-        let owner = party.owner();
-        let place = match owner == Nobody.id() {
+        let owner = party.client().owner.clone();
+        let place = match owner.is_nobody() {
             true => None,
             false => Some(self.place(&owner).await?),
         };
@@ -335,7 +335,11 @@ impl Server {
         let about = link.about();
         let first = std::mem::replace(&mut *lock(&self.about), about).is_none();
         let used = Use::of(&link);
-        lock(&self.links).entry(party.id()).or_default().push(Held { link, owner, _place: place });
+        lock(&self.links).entry(party.client().id.clone()).or_default().push(Held {
+            link,
+            owner,
+            _place: place,
+        });
         if first {
             tokio::spawn(sweep(Arc::downgrade(self)));
         }
@@ -344,8 +348,8 @@ impl Server {
 
     /// A server is greeted in the revision that its client speaks, if it can be: then nothing has to be bridged.
     async fn greet(self: &Arc<Self>, party: &Arc<dyn Party>) -> Result<Link, Unreachable> {
-        let first = match (party.has_session(), *lock(&self.greeting)) {
-            (_, Some(known)) if !party.has_session() || known == Greeting::Stateless => known,
+        let first = match (party.client().has_session, *lock(&self.greeting)) {
+            (_, Some(known)) if !party.client().has_session || known == Greeting::Stateless => known,
             (true, _) => Greeting::Session,
             (false, _) => Greeting::Either,
         };
@@ -402,9 +406,9 @@ impl Server {
 
     fn free(&self, party: &Arc<dyn Party>) -> Option<Use> {
         let mut links = lock(&self.links);
-        let held = links.get_mut(&party.id())?;
+        let held = links.get_mut(&party.client().id)?;
         held.retain(|held| held.link.is_open());
-        let shared = |link: &Link| party.has_session() || link.asks_by_answers();
+        let shared = |link: &Link| party.client().has_session || link.asks_by_answers();
         held.iter().map(|held| &held.link).find(|link| link.is_idle() || shared(link)).map(Use::of)
     }
 
@@ -474,7 +478,7 @@ impl std::fmt::Debug for Server {
 
 /// The party of what is done without a client.
 pub(super) fn nobody() -> Arc<dyn Party> {
-    Arc::new(Nobody)
+    Arc::new(Nobody::new())
 }
 
 /// What the party answers to an `input_required`. What can be declined is, if it answers nothing.

@@ -23,8 +23,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use action::{Archetype, Money, Tenant};
-use execution::{Call, Capabilities, Confirmation, Found, Refusal, Reply};
+use action::{Archetype, Tenant};
+use execution::{Call, Confirmation, Refusal, Reply};
 use futures_util::future::BoxFuture;
 use rmcp::model::{
     CallToolRequest, CallToolRequestParams, CallToolResult, ErrorCode, ErrorData, InputResponses, JsonObject,
@@ -40,14 +40,12 @@ use super::server::{MOST_ROUNDS, Server, answered, nobody};
 use crate::binding::{identity, read_capabilities};
 use crate::reader::{Mistake, Node, Table};
 use crate::template::{Knows, Scope, Tree, Values};
-use crate::{Ask, Done, Provider, Rollback, Unquoted};
+use crate::{Done, Profile, Provider, Rollback};
 
 /// One archetype's tool.
 #[derive(Debug)]
 pub struct Tool {
-    name: String,
-    identity: String,
-    capabilities: Capabilities,
+    profile: Profile,
     server: Arc<Server>,
     seats: Arc<Seats>,
     tool: String,
@@ -149,9 +147,7 @@ impl Tool {
         let name = table.get("name").map_or(Ok(provider_of(server_name)), |node| node.name())?;
         let parts = json!({ "provider": "mcp", "server": server_name, "tool": tool, "capabilities": table.value("capabilities") });
         Ok(Tool {
-            name,
-            identity: identity(&parts),
-            capabilities,
+            profile: Profile { name, identity: identity(&parts), capabilities },
             server,
             seats: Arc::clone(servers.seats()),
             tool,
@@ -257,7 +253,7 @@ impl Tool {
                 Ok(_) => return Reply::Lost { why: "the answer is no result of a tool".to_owned() },
                 Err(Fault::Refused(error)) => return self.declined(seat, error),
                 // It may have acted all the same, and forgotten the session then.
-                Err(Fault::Ended) if self.capabilities.repeat_safe => {
+                Err(Fault::Ended) if self.profile.capabilities.repeat_safe => {
                     return not_sent("the session was over".to_owned());
                 }
                 Err(Fault::Ended) => return Reply::Lost { why: "the session was over".to_owned() },
@@ -462,16 +458,8 @@ const LONGEST_START: Duration = Duration::from_secs(2);
 const MOST_REFERENCE: usize = 512;
 
 impl Provider for Tool {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn identity(&self) -> &str {
-        &self.identity
-    }
-
-    fn capabilities(&self) -> &Capabilities {
-        &self.capabilities
+    fn profile(&self) -> &Profile {
+        &self.profile
     }
 
     fn patience(&self) -> Duration {
@@ -493,24 +481,11 @@ impl Provider for Tool {
         Box::pin(self.carry_out(call))
     }
 
-    fn query<'a>(&'a self, _: &'a Call, _now_ms: i64) -> BoxFuture<'a, Found> {
-        Box::pin(std::future::ready(Found::Unknown))
-    }
-
     fn rollback(&self) -> Option<Rollback> {
         self.rollback.as_ref().map(|undo| Rollback { within: undo.within, restores: undo.restores })
     }
 
     fn undo<'a>(&'a self, call: &'a Call, done: Done<'a>, _now_ms: i64) -> BoxFuture<'a, Reply> {
         Box::pin(self.take_back(call, done))
-    }
-
-    fn snapshot<'a>(&'a self, _: Ask<'a>) -> BoxFuture<'a, Result<Option<Value>, Unquoted>> {
-        Box::pin(std::future::ready(Ok(None)))
-    }
-
-    fn quote<'a>(&'a self, _: Ask<'a>) -> BoxFuture<'a, Result<Money, Unquoted>> {
-        let why = "a tool has no price".to_owned();
-        Box::pin(std::future::ready(Err(Unquoted { why })))
     }
 }

@@ -9,7 +9,7 @@ use action::{ActionId, Catalogue, Tenant};
 use execution::{Call, Reply};
 use futures_util::future::BoxFuture;
 use provider::egress::{Egress, Rules};
-use provider::mcp::{Declared, How, Party, PartyId, Seat, Server, Servers, Tie, digest_of};
+use provider::mcp::{Client, Declared, How, Party, PartyId, Seat, Server, Servers, Tie, digest_of};
 use provider::{Beside, Done, Mistake, Outside, Provider, Runs, Secrets};
 use rmcp::ErrorData;
 use rmcp::model::{
@@ -177,36 +177,28 @@ impl World {
 }
 
 /// A client that answers what it is asked with its own name, or not at all, and keeps what it is told.
-struct Client {
-    name: &'static str,
-    session: bool,
+struct Agent {
+    client: Client,
     answers: bool,
     told: Mutex<Vec<ServerNotification>>,
 }
 
-impl Client {
-    fn new(name: &'static str, session: bool) -> Arc<Client> {
-        Arc::new(Client { name, session, answers: true, told: Mutex::default() })
+impl Agent {
+    fn new(name: &str, has_session: bool) -> Arc<Agent> {
+        Arc::new(Agent { client: client(name, has_session), answers: true, told: Mutex::default() })
     }
 }
 
-impl Party for Client {
-    fn id(&self) -> PartyId {
-        PartyId(format!("client:{}", self.name).into())
-    }
+fn client(name: &str, has_session: bool) -> Client {
+    let id = PartyId(format!("client:{name}").into());
+    let mut capabilities = ClientCapabilities::default();
+    capabilities.elicitation = Some(ElicitationCapability::default());
+    Client { owner: id.clone(), id, has_session, info: Implementation::new(name, "1"), capabilities }
+}
 
-    fn has_session(&self) -> bool {
-        self.session
-    }
-
-    fn info(&self) -> Implementation {
-        Implementation::new(self.name, "1")
-    }
-
-    fn capabilities(&self) -> ClientCapabilities {
-        let mut capabilities = ClientCapabilities::default();
-        capabilities.elicitation = Some(ElicitationCapability::default());
-        capabilities
+impl Party for Agent {
+    fn client(&self) -> &Client {
+        &self.client
     }
 
     fn ask<'a>(
@@ -214,7 +206,7 @@ impl Party for Client {
         requests: InputRequests,
         _: Option<&'a RequestId>,
     ) -> BoxFuture<'a, Result<InputResponses, ErrorData>> {
-        let answer = json!({ "action": "accept", "content": { "name": self.name } });
+        let answer = json!({ "action": "accept", "content": { "name": self.client.info.name } });
         let answers = requests.into_keys().map(|key| (key, answer.clone())).collect();
         let said = if self.answers { Ok(answers) } else { Err(ErrorData::internal_error("gone", None)) };
         Box::pin(std::future::ready(said))
@@ -355,7 +347,7 @@ async fn what_a_server_asks_in_the_midst_of_a_call_reaches_its_client_and_no_oth
         for session in [true, false] {
             let world = World::new(revisions).await;
             let (call, provider) = world.bind("ask", "");
-            let asked = |client: Arc<Client>, mut call: Call| {
+            let asked = |client: Arc<Agent>, mut call: Call| {
                 let (servers, provider) = (Arc::clone(&world.servers), Arc::clone(&provider));
                 async move {
                     let id: ActionId = call.action_id;
@@ -368,8 +360,8 @@ async fn what_a_server_asks_in_the_midst_of_a_call_reaches_its_client_and_no_oth
             let mut other = call.clone();
             other.action_id = ActionId::new(7, [9; 10]);
             let (ann, bob) = tokio::join!(
-                asked(Client::new("ann", session), call.clone()),
-                asked(Client::new("bob", session), other)
+                asked(Agent::new("ann", session), call.clone()),
+                asked(Agent::new("bob", session), other)
             );
             assert_eq!((ann.as_str(), bob.as_str()), ("hello ann", "hello bob"), "{name}, session {session}");
         }
@@ -381,7 +373,7 @@ async fn a_question_that_nobody_answers_is_declined() {
     for (name, revisions) in REVISIONS {
         let world = World::new(revisions).await;
         let (call, provider) = world.bind("ask", "");
-        let silent = Arc::new(Client { name: "x", session: false, answers: false, told: Mutex::default() });
+        let silent = Arc::new(Agent { client: client("x", false), answers: false, told: Mutex::default() });
         let _taken =
             world.servers.seats().take(call.action_id, Seat::new(silent, None, Tie::default(), None));
         assert_eq!(text(&provider.call(&call, NOW_MS).await), "hello nobody", "{name}");
@@ -394,7 +386,7 @@ async fn progress_reaches_the_client_under_its_own_token() {
         let world = World::new(revisions).await;
         let (mut call, provider) = world.bind("slow", "");
         call.constraints = json!({ "steps": 3 });
-        let client = Client::new("ann", true);
+        let client = Agent::new("ann", true);
         let token = ProgressToken(rmcp::model::NumberOrString::String("mine".into()));
         let tie = Tie { progress: Some(token.clone()), ..Tie::default() };
         let party: Arc<dyn Party> = client.clone();
@@ -413,7 +405,7 @@ async fn a_client_that_gives_up_leaves_a_doubt_and_the_server_is_told() {
     let tie = Tie::default();
     let cancelled = tie.cancelled.clone();
     let _taken =
-        world.servers.seats().take(call.action_id, Seat::new(Client::new("ann", true), None, tie, None));
+        world.servers.seats().take(call.action_id, Seat::new(Agent::new("ann", true), None, tie, None));
     let (reply, ()) = tokio::join!(provider.call(&call, NOW_MS), async {
         tokio::time::sleep(Duration::from_millis(100)).await;
         cancelled.cancel();
@@ -464,11 +456,11 @@ async fn whoever_only_listens_makes_room_for_whoever_calls() {
         let changes = SubscriptionFilter::builder().tools_list_changed().build();
         let mut listening = Vec::new();
         for client in ["ann", "bob", "eve"] {
-            let party: Arc<dyn Party> = Client::new(client, false);
+            let party: Arc<dyn Party> = Agent::new(client, false);
             listening.push(server.listen(&party, changes.clone()).await.unwrap());
         }
         let (call, provider) = world.bind("count", "");
-        let seat = Seat::new(Client::new("dan", true), None, Tie::default(), None);
+        let seat = Seat::new(Agent::new("dan", true), None, Tie::default(), None);
         let _taken = world.servers.seats().take(call.action_id, seat);
         let reply = provider.call(&call, NOW_MS).await;
         assert!(matches!(reply, Reply::Confirmed(_)), "{name}: {reply:?}");
@@ -496,7 +488,7 @@ async fn nobody_has_more_than_half_of_the_connections() {
     let hang = |who: &'static str, n: u8| {
         let (mut call, provider) = world.bind("hang", "");
         call.action_id = ActionId::new(7, [n; 10]);
-        let seat = Seat::new(Client::new(who, false), None, Tie::default(), None);
+        let seat = Seat::new(Agent::new(who, false), None, Tie::default(), None);
         let taken = world.servers.seats().take(call.action_id, seat);
         async move {
             let _taken = taken;

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, join_all};
-use gateway::upstream::{Listening, Party, PartyId, Server, Tie};
+use gateway::upstream::{Client, Listening, Party, PartyId, Server, Tie};
 use gateway::{Code, Error, Gateway};
 use rmcp::model::{
     ClientCapabilities, ErrorData, Implementation, InputRequests, InputResponses, RequestId,
@@ -84,31 +84,13 @@ impl Drop for Opened {
 
 /// A client that only listens. Each has connections of its own: what it hears is for it alone.
 struct Listener {
-    id: PartyId,
-    owner: PartyId,
-    info: Implementation,
+    client: Client,
     heard: mpsc::Sender<ServerNotification>,
 }
 
 impl Party for Listener {
-    fn id(&self) -> PartyId {
-        self.id.clone()
-    }
-
-    fn owner(&self) -> PartyId {
-        self.owner.clone()
-    }
-
-    fn has_session(&self) -> bool {
-        false
-    }
-
-    fn info(&self) -> Implementation {
-        self.info.clone()
-    }
-
-    fn capabilities(&self) -> ClientCapabilities {
-        ClientCapabilities::default()
+    fn client(&self) -> &Client {
+        &self.client
     }
 
     fn ask<'a>(
@@ -142,8 +124,14 @@ impl Opened {
         mcp.shown.look(scope).await;
         let (tell, heard) = mpsc::channel(MOST_WAITING);
         let id = PartyId(format!("listener:{}", uuid::Uuid::now_v7()).into());
-        let party: Arc<dyn Party> =
-            Arc::new(Listener { id: id.clone(), owner: PartyId(Arc::clone(owner)), info, heard: tell });
+        let client = Client {
+            id: id.clone(),
+            owner: PartyId(Arc::clone(owner)),
+            has_session: false,
+            info,
+            capabilities: ClientCapabilities::default(),
+        };
+        let party: Arc<dyn Party> = Arc::new(Listener { client, heard: tell });
         let mut opened = Opened {
             heard: Mutex::new(heard),
             _listening: Vec::new(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, try_join_all};
 use gateway::Gateway;
-use gateway::upstream::{Party, PartyId};
+use gateway::upstream::{Client, Party, PartyId};
 use rmcp::model::{
     CancelledNotification, CancelledNotificationParam, ClientCapabilities, ErrorData, GetExtensions,
     Implementation, InputRequest, InputRequests, InputResponses, LoggingLevel, RequestId, ServerNotification,
@@ -24,10 +24,7 @@ use super::mail::Mail;
 
 /// A client of 2025-11-25, from its greeting on.
 pub(super) struct Session {
-    id: PartyId,
-    owner: PartyId,
-    info: Implementation,
-    capabilities: ClientCapabilities,
+    client: Client,
     peer: Peer<RoleServer>,
     pub(super) mail: Mail,
     /// How long it may take to answer.
@@ -54,7 +51,7 @@ impl Seated {
 
 impl Drop for Seated {
     fn drop(&mut self) {
-        self.gateway.mcp().leave(&self.session.id);
+        self.gateway.mcp().leave(&self.session.client.id);
     }
 }
 
@@ -66,10 +63,13 @@ impl Session {
         input: Duration,
     ) -> Session {
         Session {
-            id: PartyId(format!("session:{}", uuid::Uuid::now_v7()).into()),
-            owner: PartyId(owner.into()),
-            info,
-            capabilities,
+            client: Client {
+                id: PartyId(format!("session:{}", uuid::Uuid::now_v7()).into()),
+                owner: PartyId(owner.into()),
+                has_session: true,
+                info,
+                capabilities,
+            },
             mail: Mail::to(peer.clone()),
             peer,
             input,
@@ -99,7 +99,7 @@ impl Session {
         request: InputRequest,
         of: Option<&RequestId>,
     ) -> Result<(String, Value), ErrorData> {
-        must_be_able(&self.capabilities, &request)?;
+        must_be_able(&self.client.capabilities, &request)?;
         let mut request = match request {
             InputRequest::CreateMessage(request) => ServerRequest::CreateMessageRequest(request),
             InputRequest::Elicitation(request) => ServerRequest::ElicitRequest(request),
@@ -151,24 +151,8 @@ impl Drop for UnderWay {
 }
 
 impl Party for Session {
-    fn id(&self) -> PartyId {
-        self.id.clone()
-    }
-
-    fn owner(&self) -> PartyId {
-        self.owner.clone()
-    }
-
-    fn has_session(&self) -> bool {
-        true
-    }
-
-    fn info(&self) -> Implementation {
-        self.info.clone()
-    }
-
-    fn capabilities(&self) -> ClientCapabilities {
-        self.capabilities.clone()
+    fn client(&self) -> &Client {
+        &self.client
     }
 
     fn ask<'a>(
@@ -193,10 +177,7 @@ impl Party for Session {
 
 /// A client of 2026-07-28, of which each request may come from another process.
 pub(super) struct Stateless {
-    id: PartyId,
-    owner: PartyId,
-    info: Implementation,
-    capabilities: ClientCapabilities,
+    client: Client,
     desk: Arc<Desk>,
     input: Duration,
 }
@@ -211,8 +192,9 @@ impl Stateless {
     ) -> Stateless {
         let parts = json!([owner, info, capabilities]).to_string();
         let name = format!("stateless:{:x}", Hex(&Sha256::digest(parts)));
-        let owner = PartyId(owner.into());
-        Stateless { id: PartyId(name.into()), owner, info, capabilities, desk: Arc::clone(desk), input }
+        let (id, owner) = (PartyId(name.into()), PartyId(owner.into()));
+        let client = Client { id, owner, has_session: false, info, capabilities };
+        Stateless { client, desk: Arc::clone(desk), input }
     }
 }
 
@@ -225,24 +207,8 @@ impl std::fmt::LowerHex for Hex<'_> {
 }
 
 impl Party for Stateless {
-    fn id(&self) -> PartyId {
-        self.id.clone()
-    }
-
-    fn owner(&self) -> PartyId {
-        self.owner.clone()
-    }
-
-    fn has_session(&self) -> bool {
-        false
-    }
-
-    fn info(&self) -> Implementation {
-        self.info.clone()
-    }
-
-    fn capabilities(&self) -> ClientCapabilities {
-        self.capabilities.clone()
+    fn client(&self) -> &Client {
+        &self.client
     }
 
     fn ask<'a>(
@@ -251,7 +217,7 @@ impl Party for Stateless {
         of: Option<&'a RequestId>,
     ) -> BoxFuture<'a, Result<InputResponses, ErrorData>> {
         Box::pin(async move {
-            requests.values().try_for_each(|request| must_be_able(&self.capabilities, request))?;
+            requests.values().try_for_each(|request| must_be_able(&self.client.capabilities, request))?;
             self.desk.ask(of, requests, self.input).await.ok_or_else(unanswered)
         })
     }

@@ -224,7 +224,7 @@ impl Face {
         let parts = json!(["countersign/mcp-errand/1", &*owner, self.scope.name(), what]);
         let bound = Sha256::digest(action::json::canonical(&parts)).into();
         let input = self.scope.gateway.mcp_settings().input();
-        let able = self.party(context)?.capabilities();
+        let able = self.party(context)?.client().capabilities.clone();
         Ok(Errand { bound, owner, responses, state, seat: None, recall: None, able, input })
     }
 }
