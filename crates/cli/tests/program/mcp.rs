@@ -77,6 +77,7 @@ fn what_is_there_is_overwritten_only_when_asked_for() {
             && !files["countersign.toml"].contains("/bin/false")
     );
     assert!(files["policies/default/mcp.cedar"].contains("mcp-ask-a-person"));
+    assert_eq!(place.mode("client.json.countersign.json"), 0o600, "although it was there with another");
 }
 
 #[test]
@@ -90,8 +91,7 @@ fn no_secret_of_the_client_is_copied() {
     }
     assert!(!in_place.stdout.contains("hunter2") && !in_place.stderr.contains("hunter2"));
     assert!(place.files()[kept].contains("hunter2"), "what was replaced is kept beside it");
-    use std::os::unix::fs::PermissionsExt;
-    assert_eq!(fs::metadata(place.path(kept)).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(place.mode(kept), 0o600);
     let again = place.import(&["--in-place"]);
     assert!(again.stdout.contains("it goes through the gateway already"), "{}", again.stdout);
 }
@@ -170,6 +170,7 @@ fn a_client_that_starts_its_servers_starts_us_around_them() {
         entry["env"]["PASSWORD"], "hunter2hunter2",
         "what the server needs is still its client's to give"
     );
+    assert_eq!(place.mode("client.json.countersign.json"), 0o600, "so nobody else may read it");
 }
 
 #[test]
@@ -352,6 +353,11 @@ impl Place {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
+    }
+
+    fn mode(&self, name: &str) -> u32 {
+        use std::os::unix::fs::PermissionsExt;
+        fs::metadata(self.path(name)).unwrap().permissions().mode() & 0o777
     }
 
     /// Every file, by its path from here, but those of a gateway.
