@@ -635,6 +635,31 @@ async fn a_session_is_its_owners_at_its_address_and_ends_when_they_say_so() {
     let third = world.greeted("/mcp/shop", OLD).await;
     assert_eq!(status(&first).await, 404, "made room for the third");
     assert_eq!((status(&second).await, status(&third).await), (200, 200));
+    let none = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize"});
+    let malformed = world.client("/mcp/shop", OLD).post(&none).send().await.unwrap();
+    assert!(malformed.status().is_client_error(), "{}", malformed.status());
+    assert_eq!(
+        (status(&second).await, status(&third).await),
+        (200, 200),
+        "what is no greeting costs nothing"
+    );
+}
+
+#[tokio::test]
+async fn what_is_asked_in_a_session_when_the_server_stops_is_answered() {
+    let world = World::new().await;
+    let client = world.greeted("/mcp/shop", OLD).await;
+    let mut news = client.request(Method::GET).send().await.unwrap();
+    let params = json!({"name": "slow", "arguments": {"steps": 20}, "_meta": {"progressToken": "p"}});
+    let mut call = client.post(&client.message(3, "tools/call", params)).send().await.unwrap();
+    let first = call.chunk().await.unwrap().unwrap();
+    assert!(!String::from_utf8_lossy(&first).contains("\"result\""), "it is under way");
+    let World { served, tools: _tools, farm: _farm, .. } = world;
+    let stopping = tokio::spawn(served.running.stop(std::time::Duration::from_secs(20)));
+    while news.chunk().await.unwrap().is_some() {}
+    let answer = call.text().await.unwrap();
+    assert!(answer.contains("\"result\"") && answer.contains("\"id\":3"), "{answer}");
+    stopping.await.unwrap();
 }
 
 #[tokio::test]

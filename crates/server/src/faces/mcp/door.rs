@@ -20,7 +20,7 @@ use super::delivery::{Slot, Watched};
 use super::face::{Face, owner};
 use super::listen::Opened;
 use super::scope::Scope;
-use super::sessions::{Own, Owner};
+use super::sessions::{Bounds, Own, Owner};
 use super::visit::Visit;
 use crate::faces::protected_resource::server_of;
 use crate::reply::{self, Said};
@@ -44,7 +44,8 @@ async fn enter(mut request: Request, only: Option<&str>) -> Result<Response, Err
     caller.must(Deed::Execute)?;
     let scope = Scope::new(gateway, &caller, only)?;
     let who: Arc<str> = owner(request.environment, &caller).into();
-    let owner = Owner { who, at: scope.name().into() };
+    let owner = Owner { tenant: caller.tenant.clone(), who, at: scope.name().into() };
+    let bounds = Bounds::of(scope.gateway.mcp_settings());
     let mcp = Arc::clone(&request.site.mcp);
     // Ids of sessions belong to the older revisions; a newer one looks at none.
     if let Some(id) = session_of(&request.head.headers)
@@ -80,7 +81,7 @@ async fn enter(mut request: Request, only: Option<&str>) -> Result<Response, Err
     };
     let mut lasts = request.head.method == Method::GET;
     match message.method() {
-        "initialize" => mcp.sessions.make_room(&owner, scope.gateway.mcp_settings()).await?,
+        "initialize" => mcp.sessions.has_room(&owner, bounds)?,
         "tools/call" => know_tools(&scope, &message).await,
         "subscriptions/listen" => {
             if let Some(filter) = message.filter() {
@@ -100,10 +101,10 @@ async fn enter(mut request: Request, only: Option<&str>) -> Result<Response, Err
     // What lasts until somebody ends it is ended when we stop; whatever else was asked is answered.
     let config =
         if lasts { config.with_cancellation_token(mcp.sessions.closing.child_token()) } else { config };
-    let own = Own { sessions: Arc::clone(&mcp.sessions), owner };
+    let own = Arc::new(Own::new(&mcp.sessions, owner, bounds));
     let service = StreamableHttpService::new(
         move || Ok(Face::new(Arc::clone(&mcp), scope.clone())),
-        Arc::new(own),
+        Arc::clone(&own),
         config,
     );
     let slot = Arc::clone(&visit.slot);
@@ -119,6 +120,9 @@ async fn enter(mut request: Request, only: Option<&str>) -> Result<Response, Err
     head.headers.remove(AUTHORIZATION);
     head.extensions.insert(visit);
     let answer = service.handle(http::Request::from_parts(head, Full::new(body))).await;
+    if let Some(refused) = own.refused() {
+        return Err(refused);
+    }
     Ok(answer.map(|body| {
         let body = Watched::new(body, slot);
         let parts = match until {
