@@ -39,7 +39,7 @@ impl Gateway {
     /// the MCP server asked for, if it is one.
     ///
     /// # Errors
-    /// `EP_UNAUTHENTICATED` for what is neither, `EP_INSUFFICIENT_SCOPE` with the scopes needed as its hint, and
+    /// `EP_UNAUTHENTICATED` for what is neither, `EP_INSUFFICIENT_SCOPE` with the scopes needed, and
     /// `EP_UNAVAILABLE` while nobody knows the issuer's keys.
     pub async fn recognise(self: &Arc<Self>, bearer: &str, server: Option<&str>) -> Result<Caller, Error> {
         // No API key has a dot in it, and no token is without.
@@ -175,9 +175,7 @@ impl TokenIssuer {
             subject.ok_or_else(|| refused(Some(self), &"who it names has no name that is one here"))?;
         if !self.scopes.iter().all(|scope| access.has_scope(scope)) {
             let why = "this token has not the scope that is needed here";
-            return Err(Error::new(Code::InsufficientScope, why)
-                .field("Authorization")
-                .hint(self.scopes.join(" ")));
+            return Err(Error::new(Code::InsufficientScope, why).field("Authorization").scopes(&self.scopes));
         }
         Ok(Caller {
             tenant: self.tenant.clone(),

@@ -69,7 +69,6 @@ pub(crate) struct Door {
 impl Door {
     pub(crate) fn of(head: &Parts) -> Door {
         let path = head.uri.path();
-        // Nothing is allocated for the busiest paths.
         let below = match server_of(path) {
             Some(server) => format!("{MCP}/{server}"),
             None if path == MCP => MCP.to_owned(),
@@ -80,17 +79,24 @@ impl Door {
 
     /// What `WWW-Authenticate` says where a key or token is missing, wrong or does not reach so far.
     pub(crate) fn challenge(&self, error: &Error, site: &Site) -> Option<HeaderValue> {
+        self.header(error, &site.public_url, || site.faces.production.token_scopes().join(" "))
+    }
+
+    fn header(
+        &self,
+        error: &Error,
+        public_url: &str,
+        every_scope: impl FnOnce() -> String,
+    ) -> Option<HeaderValue> {
         let (fault, scopes) = match error.code {
-            Code::Unauthenticated if self.knocked => (Some("invalid_token"), None),
-            Code::Unauthenticated => (None, None),
-            // The hint of this code is what the token lacks.
-            Code::InsufficientScope => (Some("insufficient_scope"), error.hint.clone()),
+            Code::Unauthenticated if self.knocked => (Some("invalid_token"), every_scope()),
+            Code::Unauthenticated => (None, every_scope()),
+            Code::InsufficientScope => (Some("insufficient_scope"), error.scopes.join(" ")),
             _ => return None,
         };
-        let scopes = scopes.unwrap_or_else(|| site.faces.production.token_scopes().join(" "));
         let fault = fault.map(|fault| format!(", error=\"{fault}\"")).unwrap_or_default();
         let scopes = if scopes.is_empty() { scopes } else { format!(", scope=\"{scopes}\"") };
-        let metadata = format!("{}{WELL_KNOWN}{}", site.public_url, self.below);
+        let metadata = format!("{public_url}{WELL_KNOWN}{}", self.below);
         let header = format!("Bearer realm=\"countersign\"{fault}{scopes}, resource_metadata=\"{metadata}\"");
         HeaderValue::try_from(header).ok()
     }
@@ -138,5 +144,23 @@ mod tests {
         ] {
             assert_eq!(server_of(path), server, "{path}");
         }
+        let long = |length| format!("/mcp/{}", "x".repeat(length));
+        assert!(server_of(&long(40)).is_some() && server_of(&long(41)).is_none());
+    }
+
+    #[test]
+    fn a_challenge_names_the_scopes_that_are_needed_and_no_words() {
+        let door = Door { below: String::new(), knocked: true };
+        let error = Error::new(Code::InsufficientScope, "no").hint("ask \"them\"");
+        let scopes = ["act".to_owned(), "read".to_owned()];
+        let says = |error: &Error| {
+            let header = door.header(error, "https://gw.example", || "every".to_owned()).unwrap();
+            header.to_str().unwrap().to_owned()
+        };
+        let said = says(&error.clone().scopes(&scopes));
+        assert!(said.contains("error=\"insufficient_scope\", scope=\"act read\","), "{said}");
+        assert!(!says(&error).contains("them"));
+        let stranger = says(&Error::new(Code::Unauthenticated, "no"));
+        assert!(stranger.contains("error=\"invalid_token\", scope=\"every\","), "{stranger}");
     }
 }
