@@ -4,6 +4,7 @@
 //! The gateway is one resource, its MCP face another one within it, and each MCP server one within that. Which servers
 //! there are is not told here: whatever may be the name of one is answered alike.
 
+use gateway::upstream::is_server_name;
 use gateway::{Code, Error};
 use http::StatusCode;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, HeaderValue};
@@ -28,7 +29,7 @@ pub(crate) async fn mcp(request: Request) -> Result<Response, Error> {
 /// One MCP server.
 pub(crate) async fn server(request: Request) -> Result<Response, Error> {
     let name = &request.argument;
-    if !is_name(name) {
+    if !is_server_name(name) {
         return Err(Error::new(Code::NotFound, "this is no name of an MCP server"));
     }
     Ok(metadata(&request, &format!("{MCP}/{name}"), format!("Countersign: {name}")))
@@ -52,12 +53,7 @@ fn metadata(request: &Request, below: &str, resource_name: String) -> Response {
 /// The MCP server that a path is of.
 pub(crate) fn server_of(path: &str) -> Option<&str> {
     let below = path.strip_prefix(MCP)?.strip_prefix('/')?;
-    below.split('/').next().filter(|name| is_name(name))
-}
-
-fn is_name(name: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    (1..=64).contains(&name.len()) && name.bytes().all(plain)
+    below.split('/').next().filter(|name| is_server_name(name))
 }
 
 /// Where a request came to and whether it brought a key or token: all that is kept of it for whoever is not let in.
@@ -139,6 +135,7 @@ mod tests {
             ("/mcpx/git", None),
             ("/mcp//git", None),
             ("/mcp/g\"t", None),
+            ("/mcp/a__b", None),
             ("/mcp/g%20t", None),
             ("/v1/actions", None),
         ] {
