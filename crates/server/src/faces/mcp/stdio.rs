@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 
 use super::Mcp;
 use super::delivery::Slot;
-use super::door::{MOST_BYTES, Message};
+use super::door::{LISTEN, MOST_BYTES, Message};
 use super::face::{Face, owner};
 use super::listen::Opened;
 use super::scope::Scope;
@@ -152,7 +152,7 @@ impl<R, W: AsyncWrite + Send + Unpin + 'static> Lines<R, W> {
         let seen = Message::read(line)?;
         let unknown = |_| ErrorData::invalid_request("this is no message of JSON-RPC", None);
         let mut message: ClientJsonRpcMessage = serde_json::from_slice(line).map_err(unknown)?;
-        let Some(filter) = seen.filter().filter(|_| seen.method() == "subscriptions/listen") else {
+        let Some(filter) = seen.filter().filter(|_| seen.method() == LISTEN) else {
             message.insert_extension(visit(&self.caller, self.owing.asked(&message)));
             return Ok(Some(message));
         };
