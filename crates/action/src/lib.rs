@@ -60,5 +60,5 @@ pub use refusal::{Refusal, RefusalKind};
 pub use request::Request;
 pub use retention::{AskedKeeping, Deletion, Keeping, NoRetention, Period};
 pub use retry::{AskedRetry, Backoff, RetryPolicy};
-pub use text::refuse_tricks;
+pub use text::{is_hidden, refuse_tricks};
 pub use verbatim::Form;

@@ -29,6 +29,11 @@ pub(crate) fn refuse_misnomer(text: &str, has_own_grammar: bool) -> Result<(), R
         .with_hint("1 to 128 ASCII letters, digits and `._:@/+-`, beginning with a letter or digit"))
 }
 
+/// Whether a character does not show what it is: one that controls, turns the reading direction, or is not seen.
+pub fn is_hidden(character: char) -> bool {
+    trick(character).is_some()
+}
+
 type Trick = (&'static str, &'static str);
 const NOT_NFC: Trick = ("text is not in Unicode normalization form C", "send composed characters (NFC)");
 const CONTROL: Trick = ("text contains a control character", "send one line without control characters");

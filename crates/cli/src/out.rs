@@ -3,6 +3,8 @@
 use std::fmt::{Arguments, Display};
 use std::io::{self, IsTerminal, Write};
 
+use action::is_hidden;
+
 use crate::error::{Context, Result};
 
 /// A line of the result, on stdout.
@@ -75,16 +77,6 @@ pub(crate) fn shown(text: &str) -> String {
         return text.to_owned();
     }
     text.chars().map(|c| if is_hidden(c) { c.escape_unicode().to_string() } else { c.to_string() }).collect()
-}
-
-/// Whether a character does not show what it is: those that move the cursor, turn the writing direction, or are not seen.
-pub(crate) fn is_hidden(c: char) -> bool {
-    c.is_control()
-        || matches!(c,
-            '\u{00ad}' | '\u{034f}' | '\u{061c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
-            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-            | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}'
-            | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// The same, and no longer than fits beside other things.

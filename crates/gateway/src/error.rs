@@ -16,12 +16,21 @@ pub struct Error {
     pub hint: Option<String>,
     /// Seconds after which trying again makes sense.
     pub retry_after: Option<u32>,
+    /// What an access token has to have and this one has not: words of ASCII, as the operator wrote them.
+    pub scopes: Vec<String>,
 }
 
 impl Error {
     /// An error with nothing but its code and what happened.
     pub fn new(code: Code, message: impl Into<String>) -> Error {
-        Error { code, message: message.into(), field: None, hint: None, retry_after: None }
+        Error {
+            code,
+            message: message.into(),
+            field: None,
+            hint: None,
+            retry_after: None,
+            scopes: Vec::new(),
+        }
     }
 
     /// Names the member or header at fault.
@@ -35,6 +44,13 @@ impl Error {
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Error {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// Says which scopes a token has to have.
+    #[must_use]
+    pub fn scopes(mut self, scopes: &[String]) -> Error {
+        self.scopes = scopes.to_vec();
         self
     }
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use action::{Archetype, Subject};
+use action::{Archetype, Subject, json};
 use serde_json::{Map, Value};
 
 use crate::atp::Words;
@@ -201,8 +201,8 @@ impl EvaluationAsk {
         let mut members = self.resource_properties.clone();
         for (name, value) in &self.properties {
             if members.insert(name.clone(), value.clone()).is_some_and(|other| other != *value) {
-                let mut field = "/resource/properties/".to_owned();
-                field.push_str(name);
+                let mut field = "/resource/properties".to_owned();
+                json::push_segment(&mut field, name);
                 return Err(contradicts(
                     &field,
                     "action and resource have the same property with other values",
@@ -242,8 +242,13 @@ impl EvaluationAsk {
             return "/action/name".to_owned();
         }
         let Some(rest) = field.strip_prefix("/constraints") else { return format!("{MORE}{field}") };
-        let name = rest.split('/').nth(1).unwrap_or_default();
-        let of = if self.resource_properties.contains_key(name) { "resource" } else { "action" };
+        let segment = rest.split('/').nth(1).unwrap_or_default();
+        let is_named = |name: &String| {
+            let mut pointer = String::new();
+            json::push_segment(&mut pointer, name);
+            pointer.strip_prefix('/') == Some(segment)
+        };
+        let of = if self.resource_properties.keys().any(is_named) { "resource" } else { "action" };
         format!("/{of}/properties{rest}")
     }
 }

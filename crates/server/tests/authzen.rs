@@ -226,6 +226,15 @@ async fn in_the_sandbox_nobody_need_be_known() {
     wrong["action"]["properties"]["colour"] = json!("red");
     let (_, said) = ask(&wrong).await;
     assert_eq!(said["context"]["error"]["field"], "/action/properties/colour", "{said}");
+    // A name that is no segment of a pointer is written as one.
+    let mut odd = about("anonymous", "20.00");
+    odd["resource"]["properties"] = json!({"a/b~c": 1});
+    let field = "/resource/properties/a~1b~0c";
+    let (_, said) = ask(&odd).await;
+    assert_eq!(said["context"]["error"]["field"], field, "{said}");
+    odd["action"]["properties"]["a/b~c"] = json!(2);
+    let (_, said) = ask(&odd).await;
+    assert_eq!(said["context"]["error"]["field"], field, "{said}");
 }
 
 #[tokio::test]

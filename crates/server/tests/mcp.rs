@@ -8,7 +8,7 @@ use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 use testkit::tools::{SESSIONS, STATELESS, Tools};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, Lines, ReadHalf, WriteHalf};
 
 mod support;
 
@@ -635,6 +635,31 @@ async fn a_session_is_its_owners_at_its_address_and_ends_when_they_say_so() {
     let third = world.greeted("/mcp/shop", OLD).await;
     assert_eq!(status(&first).await, 404, "made room for the third");
     assert_eq!((status(&second).await, status(&third).await), (200, 200));
+    let none = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize"});
+    let malformed = world.client("/mcp/shop", OLD).post(&none).send().await.unwrap();
+    assert!(malformed.status().is_client_error(), "{}", malformed.status());
+    assert_eq!(
+        (status(&second).await, status(&third).await),
+        (200, 200),
+        "what is no greeting costs nothing"
+    );
+}
+
+#[tokio::test]
+async fn what_is_asked_in_a_session_when_the_server_stops_is_answered() {
+    let world = World::new().await;
+    let client = world.greeted("/mcp/shop", OLD).await;
+    let mut news = client.request(Method::GET).send().await.unwrap();
+    let params = json!({"name": "slow", "arguments": {"steps": 20}, "_meta": {"progressToken": "p"}});
+    let mut call = client.post(&client.message(3, "tools/call", params)).send().await.unwrap();
+    let first = call.chunk().await.unwrap().unwrap();
+    assert!(!String::from_utf8_lossy(&first).contains("\"result\""), "it is under way");
+    let World { served, tools: _tools, farm: _farm, .. } = world;
+    let stopping = tokio::spawn(served.running.stop(std::time::Duration::from_secs(20)));
+    while news.chunk().await.unwrap().is_some() {}
+    let answer = call.text().await.unwrap();
+    assert!(answer.contains("\"result\"") && answer.contains("\"id\":3"), "{answer}");
+    stopping.await.unwrap();
 }
 
 #[tokio::test]
@@ -837,4 +862,67 @@ async fn a_client_may_speak_over_pipes() {
     assert_eq!(refused["error"]["code"], -32700);
     drop((lines, output));
     serving.await.unwrap().unwrap();
+}
+
+/// Two ends of pipes that hold few bytes; a caller is served at the other ones.
+async fn narrow(world: &World) -> (Lines<BufReader<ReadHalf<DuplexStream>>>, WriteHalf<DuplexStream>) {
+    let gateway = world.served.production();
+    let caller = gateway.authenticate(&world.key).await.unwrap();
+    let (near, far) = tokio::io::duplex(64);
+    let pipes = tokio::io::split(far);
+    tokio::spawn(async move {
+        countersign_server::serve_mcp(gateway, caller, Some("shop"), pipes).await.unwrap()
+    });
+    let (input, output) = tokio::io::split(near);
+    (BufReader::new(input).lines(), output)
+}
+
+#[tokio::test]
+async fn over_pipes_each_line_is_whole_whatever_comes_between() {
+    let world = World::new().await;
+    let (mut lines, mut output) = narrow(&world).await;
+    let client = world.client("", OLD);
+    let params =
+        json!({"protocolVersion": OLD, "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}});
+    let greeting = client.message(1, "initialize", params).to_string() + "\n";
+    output.write_all(greeting.as_bytes()).await.unwrap();
+    lines.next_line().await.unwrap().unwrap();
+    // Nobody reads while the refusal is written and the call is answered.
+    let call = client.message(2, "tools/call", json!({"name": "slow", "arguments": {"steps": 15}}));
+    output.write_all(format!("{call}\n{{no json\n").as_bytes()).await.unwrap();
+    world.completed(1).await;
+    let (mut refused, mut answered) = (false, false);
+    while !(refused && answered) {
+        let line = lines.next_line().await.unwrap().unwrap();
+        let message: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line}"));
+        refused = refused || message["error"]["code"] == -32700;
+        answered = answered || message["id"] == 2;
+    }
+}
+
+#[tokio::test]
+async fn over_pipes_a_stream_too_many_is_an_error() {
+    let world = World::new().await;
+    let (mut lines, mut output) = narrow(&world).await;
+    let client = world.client("", NEW);
+    let writing = async {
+        for id in 1..=33 {
+            let listen = client.message(id, "subscriptions/listen", json!({"notifications": {}}));
+            output.write_all(format!("{listen}\n").as_bytes()).await.unwrap();
+        }
+    };
+    let reading = async {
+        let mut refused = Vec::new();
+        for _ in 0..33 {
+            let message: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+            if message.get("error").is_some() {
+                refused.push(message);
+            }
+        }
+        refused
+    };
+    let ((), refused) = tokio::join!(writing, reading);
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert!(refused[0]["id"].is_u64(), "{refused:?}");
+    assert!(refused[0]["error"]["message"].as_str().unwrap().contains("as many streams"), "{refused:?}");
 }

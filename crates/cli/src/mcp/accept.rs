@@ -1,6 +1,5 @@
 //! `countersign mcp accept`: what a server says of its tools now is what it is held to from now on.
 
-use std::fmt::Display;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -19,7 +18,8 @@ use crate::out::{self, Paint};
 
 /// Show what a server says otherwise of its tools than was accepted, and accept it for those that are named
 ///
-/// Without a tool and without --all it only shows. A tool that is new gets a file in the catalogue.
+/// Without a tool and without --all it only shows. A tool that is new gets a file in the catalogue. What is not shown to its end is
+/// not accepted: --whole shows everything.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The server
@@ -31,6 +31,9 @@ pub(crate) struct Args {
     /// Accept all that are changed or new
     #[arg(long, conflicts_with = "tools")]
     all: bool,
+    /// Show everything, however long it is
+    #[arg(long)]
+    whole: bool,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
@@ -67,12 +70,23 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut accept =
         Accept { args, folder: &folder, sheets, files: Files::new(true, false), rows: Vec::new() };
     for one in meant {
-        one.show(&accept.sheets)?;
-        if is_accepted {
-            accept.one(one)?;
+        let sight = one.show(&accept.sheets, args.whole)?;
+        match (is_accepted, sight) {
+            (true, Sight::Whole) => accept.one(one)?,
+            (true, Sight::Part) => {
+                accept.leave(one, "it says more than is shown: read all of it with --whole")?
+            }
+            (false, _) => {}
         }
     }
     accept.tell(&listed, is_accepted)
+}
+
+/// How much of what differs was shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sight {
+    Whole,
+    Part,
 }
 
 /// A tool that the server lists now.
@@ -101,20 +115,26 @@ impl Listed {
         out::shortened(&self.name, MOST_NAME)
     }
 
-    fn show(&self, sheets: &[Sheet]) -> Result<()> {
-        let Ok(told) = &self.told else { return Ok(()) };
+    fn show(&self, sheets: &[Sheet], whole: bool) -> Result<Sight> {
+        // What cannot be read is not accepted either, and says why then.
+        let Ok(told) = &self.told else { return Ok(Sight::Whole) };
         let paint = Paint::stdout();
         let (state, before) = match self.sheet {
             None => ("new", Accepted::default()),
             Some((at, true)) => ("changed", sheets[at].accepted()),
-            Some((_, false)) => return Ok(()),
+            Some((_, false)) => return Ok(Sight::Whole),
         };
         out::line(paint.bold(format_args!("{}: {state}", self.shown_name())))?;
         let now = Accepted::of(told);
+        let most = if whole { usize::MAX } else { MOST_LINES };
+        let mut sight = Sight::Whole;
         for (what, before, now) in before.beside(&now) {
-            difference(paint, what, &lines(before), &lines(now))?;
+            if difference(paint, what, (&lines(before), &lines(now)), most)? == Sight::Part {
+                sight = Sight::Part;
+            }
         }
-        out::line("")
+        out::line("")?;
+        Ok(sight)
     }
 }
 
@@ -215,33 +235,48 @@ fn lines(value: &Value) -> String {
     }
 }
 
-fn difference(paint: Paint, what: &str, before: &str, now: &str) -> Result<()> {
+/// Shows what is otherwise now, up to so many lines.
+fn difference(paint: Paint, what: &str, (before, now): (&str, &str), most: usize) -> Result<Sight> {
     if before == now {
-        return Ok(());
+        return Ok(Sight::Whole);
     }
     out::line(format_args!("  {what}"))?;
     let diff = TextDiff::configure().timeout(PATIENCE).diff_lines(before, now);
     let mut told = 0;
     for group in diff.grouped_ops(CONTEXT) {
         for change in group.iter().flat_map(|op| diff.iter_changes(op)) {
-            told += 1;
-            if told > MOST_LINES {
-                return out::line("      … and more, which the server's tools/list has in full");
+            for part in parts(change.value().trim_end_matches('\n')) {
+                told += 1;
+                if told > most {
+                    out::line("      … and more, which --whole shows")?;
+                    return Ok(Sight::Part);
+                }
+                let text = out::shown(part);
+                out::line(match change.tag() {
+                    ChangeTag::Equal => paint.dim(format_args!("      {text}")),
+                    ChangeTag::Delete => paint.bad(format_args!("    - {text}")),
+                    ChangeTag::Insert => paint.good(format_args!("    + {text}")),
+                })?;
             }
-            let text = out::shortened(change.value().trim_end_matches('\n'), MOST_LINE);
-            let line: Box<dyn Display> = match change.tag() {
-                ChangeTag::Equal => Box::new(paint.dim(format_args!("      {text}"))),
-                ChangeTag::Delete => Box::new(paint.bad(format_args!("    - {text}"))),
-                ChangeTag::Insert => Box::new(paint.good(format_args!("    + {text}"))),
-            };
-            out::line(line)?;
         }
     }
-    Ok(())
+    Ok(Sight::Whole)
+}
+
+/// A line of a stranger's in parts that fit beside their mark: what a terminal breaks by itself looks like a line of ours.
+fn parts(line: &str) -> Vec<&str> {
+    let (mut parts, mut rest) = (Vec::new(), line);
+    while let Some((end, _)) = rest.char_indices().nth(WIDTH) {
+        let (part, after) = rest.split_at(end);
+        parts.push(part);
+        rest = after;
+    }
+    parts.push(rest);
+    parts
 }
 
 const MOST_NAME: usize = 60;
-const MOST_LINE: usize = 400;
+const WIDTH: usize = 100;
 const MOST_LINES: usize = 500;
 const CONTEXT: usize = 2;
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);

@@ -38,10 +38,15 @@ impl Files {
         self.put_as(path, text, otherwise, PUBLIC)
     }
 
-    /// One that nobody else may read, and that is never overwritten.
-    pub(super) fn put_private(&mut self, path: &Path, text: &str) -> Result<Fate> {
+    /// The same, for nobody else to read.
+    pub(super) fn put_private(&mut self, path: &Path, text: &str, otherwise: Fate) -> Result<Fate> {
+        self.put_as(path, text, otherwise, PRIVATE)
+    }
+
+    /// What a file was, for nobody else to read, and never overwritten.
+    pub(super) fn keep(&mut self, path: &Path, text: &str) -> Result<Fate> {
         let force = std::mem::replace(&mut self.force, false);
-        let fate = self.put_as(path, text, Fate::Differs, PRIVATE);
+        let fate = self.put_private(path, text, Fate::Differs);
         self.force = force;
         fate
     }
@@ -132,10 +137,14 @@ fn write(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let folder = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
-    let permissions = std::fs::metadata(&path).map(|about| about.permissions());
+    // What is private is so although it was not before; other files keep what their owner gave them.
+    let permissions = match mode {
+        PRIVATE => None,
+        _ => std::fs::metadata(&path).map(|about| about.permissions()).ok(),
+    };
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(text.as_bytes())?;
-    file.as_file().set_permissions(permissions.unwrap_or_else(|_| std::fs::Permissions::from_mode(mode)))?;
+    file.as_file().set_permissions(permissions.unwrap_or_else(|| std::fs::Permissions::from_mode(mode)))?;
     file.as_file().sync_all()?;
     file.persist(&path)?;
     Ok(())
@@ -167,9 +176,12 @@ mod tests {
             (Fate::Changed, "2".to_owned())
         );
         let mut files = Files::new(true, false);
-        assert_eq!(files.put_private(&path, "3").unwrap(), Fate::Differs, "what is kept is kept");
+        assert_eq!(files.keep(&path, "3").unwrap(), Fate::Differs, "what is kept is kept");
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         let secret = folder.path().join("secret");
-        files.put_private(&secret, "3").unwrap();
-        assert_eq!(std::fs::metadata(&secret).unwrap().permissions().mode() & 0o777, 0o600);
+        files.keep(&secret, "3").unwrap();
+        assert_eq!((mode(&secret), mode(&path)), (0o600, 0o644));
+        assert_eq!(files.put_private(&path, "3", Fate::Differs).unwrap(), Fate::Changed);
+        assert_eq!(mode(&path), 0o600, "whatever it was");
     }
 }

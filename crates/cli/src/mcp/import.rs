@@ -289,12 +289,13 @@ impl Import<'_> {
         let file = &self.args.file;
         let cannot = || format!("cannot read `{}`", file.display());
         if !self.args.in_place {
-            self.files.put(&beside(file, ".countersign.json"), &client.text(), Fate::Differs)?;
+            // What the client's file says of other servers, tokens among it, stays in it.
+            self.files.put_private(&beside(file, ".countersign.json"), &client.text(), Fate::Differs)?;
             return Ok(());
         }
         let before = std::fs::read_to_string(file).while_we(cannot)?;
         let copy = beside(file, ".before-countersign");
-        if self.files.put_private(&copy, &before)? == Fate::Differs {
+        if self.files.keep(&copy, &before)? == Fate::Differs {
             return Err(Error::new(format!(
                 "`{}` keeps an earlier state of the client's file",
                 copy.display()

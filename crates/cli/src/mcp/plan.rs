@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use provider::mcp::{LONGEST_SERVER_NAME, PATH, is_server_name};
 use reqwest::Url;
 
 use super::client::Reached;
@@ -249,8 +250,8 @@ pub(super) fn fit_name(given: &str) -> Option<String> {
             name.push(kept);
         }
     }
-    let name: String = name.trim_matches(['-', '.', '_']).chars().take(MOST_NAME).collect();
-    (!name.is_empty()).then_some(name)
+    let name: String = name.trim_matches(['-', '.', '_']).chars().take(LONGEST_SERVER_NAME).collect();
+    is_server_name(&name).then_some(name)
 }
 
 enum Value {
@@ -337,7 +338,7 @@ fn is_program(path: &Path) -> bool {
 /// The path on which such a program finds what lies beside it, where that is not the usual one.
 fn search_path(program: &Path) -> Option<String> {
     let dir = program.parent().and_then(Path::to_str).filter(|dir| dir.starts_with('/'))?;
-    (!USUAL.split(':').any(|usual| usual == dir)).then(|| format!("{dir}:{USUAL}"))
+    (!PATH.split(':').any(|usual| usual == dir)).then(|| format!("{dir}:{PATH}"))
 }
 
 /// Whether a host is one that the gateway calls only where it is told to.
@@ -352,9 +353,6 @@ fn is_private(host: &str) -> bool {
 
 /// A header is a secret whatever it is called.
 const HEADER: &str = "header";
-const USUAL: &str = "/usr/local/bin:/usr/bin:/bin";
-/// The longest name of a server.
-const MOST_NAME: usize = 40;
 
 #[cfg(test)]
 mod tests {
@@ -458,6 +456,9 @@ mod tests {
         let name = |client: &str| with(|planner| planner.plan(client, &process(&[], &[]))).map(|it| it.name);
         assert_eq!(name("../../etc/passwd").unwrap(), "etc-passwd");
         assert_eq!(name("a__b").unwrap(), "a_b");
+        for odd in ["a_-_b", "a-__-b", &format!("{}_é_b", "x".repeat(38)), "_._"] {
+            assert!(name(odd).map_or(true, |it| is_server_name(&it)), "{odd}");
+        }
         assert_eq!(name(&"x".repeat(99)).unwrap().len(), 40);
         assert!(name("\u{202e}").is_err());
         with(|planner| {

@@ -5,10 +5,11 @@ use reqwest::Url;
 /// Whether a variable, header, option or query member of this name and value holds a secret, as far as one can tell. In doubt
 /// it does: then its value is to be exported, and nothing else is lost.
 pub(super) fn is_secret(name: &str, value: &str) -> bool {
-    if is_harmless(value) {
+    let words = words(name);
+    if is_harmless(value) || is_small(value) && is_measure(&words) {
         return false;
     }
-    is_secret_name(name) || is_secret_value(value)
+    is_secret_name(&words) || is_secret_value(value)
 }
 
 /// Whether one of these arguments does: by itself, or because of the option before it. Which, counted from 1.
@@ -30,8 +31,8 @@ pub(super) fn is_secret_address(url: &Url) -> bool {
     url.password().is_some() || url.query_pairs().any(|(name, value)| is_secret(&name, &value))
 }
 
-fn is_secret_name(name: &str) -> bool {
-    // `apiKey` and `API_KEY` are the same words.
+/// `apiKey` and `API_KEY` are the same words.
+fn words(name: &str) -> Vec<String> {
     let mut words = String::new();
     let mut before_is_lower = false;
     for c in name.chars() {
@@ -41,8 +42,18 @@ fn is_secret_name(name: &str) -> bool {
         before_is_lower = c.is_lowercase();
         words.push(if c.is_alphanumeric() { c.to_ascii_lowercase() } else { '_' });
     }
-    let mut words = words.split('_').filter(|word| !word.is_empty());
-    words.any(|word| WORDS.contains(&word) || ENDINGS.iter().any(|ending| word.ends_with(ending)))
+    words.split('_').filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
+fn is_secret_name(words: &[String]) -> bool {
+    let is_secret =
+        |word: &String| WORDS.contains(&word.as_str()) || ENDINGS.iter().any(|ending| word.ends_with(ending));
+    words.iter().any(is_secret)
+}
+
+/// Whether a number of this name says how much or how long, as `MAX_TOKENS` does: a PIN is a small number, too.
+fn is_measure(words: &[String]) -> bool {
+    words.iter().any(|word| MEASURES.contains(&word.as_str()))
 }
 
 const WORDS: [&str; 16] = [
@@ -66,11 +77,19 @@ const WORDS: [&str; 16] = [
 const ENDINGS: [&str; 9] =
     ["apikey", "credential", "credentials", "key", "passphrase", "passwd", "password", "secret", "token"];
 
-/// What is no secret whatever it is called: a switch, a small number, a file.
+const MEASURES: [&str; 14] = [
+    "budget", "count", "expiry", "length", "limit", "max", "maximum", "min", "minimum", "seconds", "size",
+    "timeout", "ttl", "window",
+];
+
+/// What is no secret whatever it is called: a switch, a file.
 fn is_harmless(value: &str) -> bool {
     let is_path = value.starts_with('/') || value.starts_with("./") || value.starts_with("~/");
-    let is_small = value.len() <= 6 && value.bytes().all(|byte| byte.is_ascii_digit());
-    is_path || is_small || value.is_empty() || value.parse::<bool>().is_ok()
+    is_path || ["", "0", "1"].contains(&value) || value.parse::<bool>().is_ok()
+}
+
+fn is_small(value: &str) -> bool {
+    value.len() <= 6 && value.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn is_secret_value(value: &str) -> bool {
@@ -139,13 +158,21 @@ mod tests {
             ("X", "https://a.example/?access_token=1234567"),
             ("X", "9f86d081884c7d659a2feaa0c55ad015"),
             ("Authorization", "Basic dXNlcjpwYXNz"),
+            ("PIN", "1234"),
+            ("CARD_PIN", "000000"),
+            ("DB_PASSWORD", "123456"),
         ] {
             assert!(is_secret(name, value), "{name}={value}");
         }
         for (name, value) in [
             ("LOG_LEVEL", "debug"),
             ("MAX_TOKEN", "4096"),
+            ("MAX_TOKENS", "4096"),
+            ("tokenLimit", "200000"),
+            ("KEY_SIZE", "2048"),
             ("USE_AUTH", "false"),
+            ("USE_AUTH", "1"),
+            ("PORT", "8080"),
             ("SSH_KEY", "/home/me/.ssh/id_ed25519"),
             ("DATABASE", "postgres://db.example/x"),
             ("TZ", "America/Argentina/ComodRivadavia"),
@@ -162,6 +189,7 @@ mod tests {
             |args: &[&str]| secret_argument(&args.iter().map(|arg| (*arg).to_owned()).collect::<Vec<_>>());
         assert_eq!(found(&["-y", "server", "--api-key", "abc"]), Some(4));
         assert_eq!(found(&["--token=abc"]), Some(1));
+        assert_eq!((found(&["--pin", "1234"]), found(&["--max-tokens", "4096"])), (Some(2), None));
         assert_eq!(found(&["-y", "server", "postgresql://u:p@localhost/db"]), Some(3));
         assert_eq!(found(&["--header", "Authorization: Bearer abc"]), Some(2));
         assert_eq!(found(&["--header", "Authorization:${AUTH}"]), Some(2));

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use action::{ApprovalForm, Catalogue, Source};
+use action::{ApprovalForm, Catalogue, Source, is_hidden};
 use gateway::archetype_of;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -391,7 +391,7 @@ fn visible(schema: &Value) -> (Vec<String>, Vec<String>) {
     let properties = schema["properties"].as_object().unwrap_or(&empty);
     let (mut certain, mut candidates) = (Vec::new(), Vec::new());
     for (name, schema) in
-        properties.iter().filter(|(name, _)| !name.is_empty() && !name.chars().any(out::is_hidden))
+        properties.iter().filter(|(name, _)| !name.is_empty() && !name.chars().any(is_hidden))
     {
         match plainness(schema) {
             Some(true) => certain.push(name.clone()),

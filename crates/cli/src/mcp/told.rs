@@ -1,9 +1,8 @@
 //! A tool as its server tells of it, and foreign text made fit for files that people read.
 
+use action::is_hidden;
 use provider::mcp::SeenTool;
 use serde_json::Value;
-
-use crate::out;
 
 /// What a server says of a tool; every word of it is foreign.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,7 +59,7 @@ pub(super) fn legible_line(value: &Value) -> String {
 fn legible(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {
-        match c != '\n' && out::is_hidden(c) {
+        match c != '\n' && is_hidden(c) {
             true => {
                 c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")))
             }

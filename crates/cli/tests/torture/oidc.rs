@@ -567,10 +567,22 @@ async fn nobody_has_the_name_of_somebody_else() {
     let config = house.path().join("countersign.toml");
     let text = std::fs::read_to_string(&config).unwrap();
     std::fs::write(&config, text.replace("prefix = \"idp:\"", "prefix = \"default-r\"")).unwrap();
+    let keys = admin.get("/v1/keys").await;
+    let rival = keys.body["items"].as_array().unwrap_or_else(|| panic!("{}", keys.text()));
+    let rival = rival.iter().find(|key| key["subject"] == "default-rival").unwrap()["id"].clone();
     house.gateway.stop();
     let ended = house.serve().output().unwrap();
     let why = String::from_utf8_lossy(&ended.stderr).into_owned();
-    assert!(!ended.status.success() && why.contains("default-rival") && why.contains("prefix"), "{why}");
+    assert!(!ended.status.success() && why.contains("default-rival") && why.contains("revoke it"), "{why}");
+    // Nobody comes in by a revoked key, so the name is free.
+    let mut revoke = std::process::Command::new(env!("CARGO_BIN_EXE_countersign"));
+    revoke.args(["keys", "--data-dir"]).arg(house.path().join("data"));
+    let revoked = revoke.args(["api", "revoke", rival.as_str().unwrap()]).output().unwrap();
+    assert!(revoked.status.success(), "{}", String::from_utf8_lossy(&revoked.stderr));
+    house.start();
+    let named = Voice { key: Some(key.token(&idp.claims("ival"))), ..house.nobody() };
+    assert_eq!(named.get("/v1/sessions").await.status, 200);
+    assert_eq!(house.voice("default", "rival").get("/v1/sessions").await.status, 401);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use action::{Subject, Tenant};
-use ledger::Ledger;
+use ledger::{ApiKey, Ledger};
 use mandate::{Access, AccessRefusal, AccessToken, Scheme};
 use provider::Egress;
 use url::Url;
@@ -39,7 +39,7 @@ impl Gateway {
     /// the MCP server asked for, if it is one.
     ///
     /// # Errors
-    /// `EP_UNAUTHENTICATED` for what is neither, `EP_INSUFFICIENT_SCOPE` with the scopes needed as its hint, and
+    /// `EP_UNAUTHENTICATED` for what is neither, `EP_INSUFFICIENT_SCOPE` with the scopes needed, and
     /// `EP_UNAVAILABLE` while nobody knows the issuer's keys.
     pub async fn recognise(self: &Arc<Self>, bearer: &str, server: Option<&str>) -> Result<Caller, Error> {
         // No API key has a dot in it, and no token is without.
@@ -175,9 +175,7 @@ impl TokenIssuer {
             subject.ok_or_else(|| refused(Some(self), &"who it names has no name that is one here"))?;
         if !self.scopes.iter().all(|scope| access.has_scope(scope)) {
             let why = "this token has not the scope that is needed here";
-            return Err(Error::new(Code::InsufficientScope, why)
-                .field("Authorization")
-                .hint(self.scopes.join(" ")));
+            return Err(Error::new(Code::InsufficientScope, why).field("Authorization").scopes(&self.scopes));
         }
         Ok(Caller {
             tenant: self.tenant.clone(),
@@ -199,14 +197,18 @@ impl TokenIssuer {
         !self.shares_subjects && self.tenant == *tenant && subject.as_str().starts_with(&self.prefix)
     }
 
-    /// That no API key was made for a name of an issuer's before the issuer was named.
+    /// That no API key is good for a name of an issuer's, made before the issuer was named. What was done by a revoked one, and the
+    /// mandates given to that name, are from then on those of whom the issuer names so.
     pub(crate) async fn must_be_apart(all: &[TokenIssuer], ledger: &dyn Ledger) -> Result<(), String> {
         for issuer in all {
             let keys = ledger.keys(&issuer.tenant).await.map_err(|error| error.to_string())?;
-            if let Some(key) = keys.iter().find(|key| issuer.has_alone(&key.tenant, &key.subject)) {
+            // Nobody comes in by a revoked key any more, and none is deleted.
+            let counts =
+                |key: &&ApiKey| key.revoked_ms.is_none() && issuer.has_alone(&key.tenant, &key.subject);
+            if let Some(key) = keys.iter().find(counts) {
                 return Err(format!(
-                    "`token_issuers`: `{}`: `prefix`: the API key `{}` was made for `{}`: choose another, or set \
-                     `shares_subjects = true` if a token may name whom an API key names",
+                    "`token_issuers`: `{}`: `prefix`: the API key `{}` was made for `{}`: revoke it before this issuer is named, \
+                     choose another prefix, or set `shares_subjects = true` if a token may name whom an API key names",
                     issuer.url, key.id, key.subject
                 ));
             }

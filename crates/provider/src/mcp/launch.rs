@@ -96,7 +96,7 @@ pub(super) struct Address {
 }
 
 /// Where programs are looked for unless the operator says otherwise.
-const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+pub const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 impl Launch {
     pub(super) fn new(how: How, outside: Outside<'_>) -> Result<Launch, String> {

@@ -35,7 +35,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use action::Tenant;
 
-pub use launch::{Declared, How};
+pub use launch::{Declared, How, PATH};
 pub use listed::{SeenTool, digest_of};
 pub use party::{Client, Party, PartyId, Seat, Seats, Taken, Tie};
 pub use server::{Listening, Server, Unreachable};
@@ -96,6 +96,16 @@ impl Servers {
         }
     }
 }
+
+/// Whether a server may be called so: ASCII letters, digits and `-_.`, without the `__` that stands between it and its tools where
+/// all are one.
+pub fn is_server_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    (1..=LONGEST_SERVER_NAME).contains(&name.len()) && name.bytes().all(plain) && !name.contains("__")
+}
+
+/// Characters of the longest name of a server.
+pub const LONGEST_SERVER_NAME: usize = 40;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

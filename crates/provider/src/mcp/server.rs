@@ -17,9 +17,9 @@ use tokio_util::sync::CancellationToken;
 use super::launch::{Declared, Launch};
 use super::link::{Fault, Greeting, Heard, Link, Unopened, Use};
 use super::listed::SeenTool;
-use super::lock;
 use super::party::{Nobody, Party, PartyId, Tie};
 use super::relay::{Relay, declined};
+use super::{LONGEST_SERVER_NAME, is_server_name, lock};
 use crate::Outside;
 
 /// One server that the operator names.
@@ -97,10 +97,9 @@ impl Drop for Listening {
 impl Server {
     pub(super) fn new(mut declared: Declared, outside: Outside<'_>) -> Result<Server, String> {
         let name = &declared.name;
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-        if !(1..=MOST_NAME).contains(&name.len()) || !name.bytes().all(plain) || name.contains("__") {
+        if !is_server_name(name) {
             return Err(format!(
-                "`{}` is no name of an MCP server: 1 to {MOST_NAME} ASCII letters, digits and `-_.`, without `__`",
+                "`{}` is no name of an MCP server: 1 to {LONGEST_SERVER_NAME} ASCII letters, digits and `-_.`, without `__`",
                 name.escape_debug()
             ));
         }
@@ -535,7 +534,6 @@ const ENDED: &str = "it ended the session";
 
 /// So often a server may ask in the midst of one request.
 pub(super) const MOST_ROUNDS: usize = 10;
-const MOST_NAME: usize = 40;
 const MOST_PAGES: usize = 100;
 const MOST_TOOLS: usize = 2000;
 /// So many connections are made at once.

@@ -1,8 +1,11 @@
 //! AuthZEN (Authorization API 1.0 of the OpenID Foundation): the boundary as a decision point, for whoever carries actions
 //! out elsewhere. What is asked is judged as a dry run is; nothing is recorded as an action, spent or sent.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use action::Environment;
-use gateway::{Caller, Code, Deed, Details, Error, Evaluation, EvaluationAsk, Foreseen};
+use gateway::{About, Caller, Code, Deed, Details, Error, Evaluation, EvaluationAsk, Foreseen, Gateway};
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, HeaderValue};
 use serde::Serialize;
@@ -54,10 +57,11 @@ pub(crate) async fn evaluations(mut request: Request) -> Result<Response, Error>
             Err(error) => malformed(&request, error),
         };
     }
+    let mut agents = Agents::of(&request, &caller);
     let mut evaluations = Vec::with_capacity(items.len());
     for item in items {
         let decision = match item_of(item).and_then(|item| Asked::read(item, &body)) {
-            Ok(asked) => Decision::of(request.environment, judged(&request, &caller, asked).await)?,
+            Ok(asked) => Decision::of(request.environment, judged(&request, &mut agents, asked).await)?,
             // What is wrong with one of them is its own.
             Err(error) => Decision::error(request.environment, None, &error),
         };
@@ -85,7 +89,7 @@ async fn body(request: &mut Request) -> Result<Map<String, Value>, Error> {
 }
 
 async fn alone(request: &Request, caller: &Caller, asked: Asked) -> Result<Response, Error> {
-    let evaluation = judged(request, caller, asked).await;
+    let evaluation = judged(request, &mut Agents::of(request, caller), asked).await;
     if let Err(error) | Ok(Evaluation { found: Err(error), .. }) = &evaluation
         && error.code == Code::Forbidden
     {
@@ -94,11 +98,31 @@ async fn alone(request: &Request, caller: &Caller, asked: Asked) -> Result<Respo
     Ok(reply::json(StatusCode::OK, &Decision::of(request.environment, evaluation)?))
 }
 
-async fn judged(request: &Request, caller: &Caller, asked: Asked) -> Result<Evaluation, Error> {
-    // Keys of both environments are kept in production.
-    let about = request.site.faces.production.about(caller, &asked.subject).await?;
+async fn judged(request: &Request, agents: &mut Agents<'_>, asked: Asked) -> Result<Evaluation, Error> {
+    let about = agents.named(&asked.subject).await?;
     let question = EvaluationAsk { request_id: request.id().to_owned(), ..asked.question };
-    request.gateway()?.evaluate(&about, question).await
+    request.gateway()?.evaluate(about, question).await
+}
+
+/// The agents that a request is about. Each is looked up once: that reads every key of the tenant.
+struct Agents<'a> {
+    /// Keys of both environments are kept in production.
+    keys: &'a Gateway,
+    caller: &'a Caller,
+    known: HashMap<String, About>,
+}
+
+impl<'a> Agents<'a> {
+    fn of(request: &'a Request, caller: &'a Caller) -> Agents<'a> {
+        Agents { keys: &request.site.faces.production, caller, known: HashMap::new() }
+    }
+
+    async fn named(&mut self, subject: &str) -> Result<&About, Error> {
+        match self.known.entry(subject.to_owned()) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(new) => Ok(new.insert(self.keys.about(self.caller, subject).await?)),
+        }
+    }
 }
 
 /// What the standard calls a bad request has one status there, whatever is bad about it.

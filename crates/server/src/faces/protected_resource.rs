@@ -4,6 +4,7 @@
 //! The gateway is one resource, its MCP face another one within it, and each MCP server one within that. Which servers
 //! there are is not told here: whatever may be the name of one is answered alike.
 
+use gateway::upstream::is_server_name;
 use gateway::{Code, Error};
 use http::StatusCode;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, HeaderValue};
@@ -28,7 +29,7 @@ pub(crate) async fn mcp(request: Request) -> Result<Response, Error> {
 /// One MCP server.
 pub(crate) async fn server(request: Request) -> Result<Response, Error> {
     let name = &request.argument;
-    if !is_name(name) {
+    if !is_server_name(name) {
         return Err(Error::new(Code::NotFound, "this is no name of an MCP server"));
     }
     Ok(metadata(&request, &format!("{MCP}/{name}"), format!("Countersign: {name}")))
@@ -52,12 +53,7 @@ fn metadata(request: &Request, below: &str, resource_name: String) -> Response {
 /// The MCP server that a path is of.
 pub(crate) fn server_of(path: &str) -> Option<&str> {
     let below = path.strip_prefix(MCP)?.strip_prefix('/')?;
-    below.split('/').next().filter(|name| is_name(name))
-}
-
-fn is_name(name: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    (1..=64).contains(&name.len()) && name.bytes().all(plain)
+    below.split('/').next().filter(|name| is_server_name(name))
 }
 
 /// Where a request came to and whether it brought a key or token: all that is kept of it for whoever is not let in.
@@ -69,7 +65,6 @@ pub(crate) struct Door {
 impl Door {
     pub(crate) fn of(head: &Parts) -> Door {
         let path = head.uri.path();
-        // Nothing is allocated for the busiest paths.
         let below = match server_of(path) {
             Some(server) => format!("{MCP}/{server}"),
             None if path == MCP => MCP.to_owned(),
@@ -80,17 +75,24 @@ impl Door {
 
     /// What `WWW-Authenticate` says where a key or token is missing, wrong or does not reach so far.
     pub(crate) fn challenge(&self, error: &Error, site: &Site) -> Option<HeaderValue> {
+        self.header(error, &site.public_url, || site.faces.production.token_scopes().join(" "))
+    }
+
+    fn header(
+        &self,
+        error: &Error,
+        public_url: &str,
+        every_scope: impl FnOnce() -> String,
+    ) -> Option<HeaderValue> {
         let (fault, scopes) = match error.code {
-            Code::Unauthenticated if self.knocked => (Some("invalid_token"), None),
-            Code::Unauthenticated => (None, None),
-            // The hint of this code is what the token lacks.
-            Code::InsufficientScope => (Some("insufficient_scope"), error.hint.clone()),
+            Code::Unauthenticated if self.knocked => (Some("invalid_token"), every_scope()),
+            Code::Unauthenticated => (None, every_scope()),
+            Code::InsufficientScope => (Some("insufficient_scope"), error.scopes.join(" ")),
             _ => return None,
         };
-        let scopes = scopes.unwrap_or_else(|| site.faces.production.token_scopes().join(" "));
         let fault = fault.map(|fault| format!(", error=\"{fault}\"")).unwrap_or_default();
         let scopes = if scopes.is_empty() { scopes } else { format!(", scope=\"{scopes}\"") };
-        let metadata = format!("{}{WELL_KNOWN}{}", site.public_url, self.below);
+        let metadata = format!("{public_url}{WELL_KNOWN}{}", self.below);
         let header = format!("Bearer realm=\"countersign\"{fault}{scopes}, resource_metadata=\"{metadata}\"");
         HeaderValue::try_from(header).ok()
     }
@@ -133,10 +135,29 @@ mod tests {
             ("/mcpx/git", None),
             ("/mcp//git", None),
             ("/mcp/g\"t", None),
+            ("/mcp/a__b", None),
             ("/mcp/g%20t", None),
             ("/v1/actions", None),
         ] {
             assert_eq!(server_of(path), server, "{path}");
         }
+        let long = |length| format!("/mcp/{}", "x".repeat(length));
+        assert!(server_of(&long(40)).is_some() && server_of(&long(41)).is_none());
+    }
+
+    #[test]
+    fn a_challenge_names_the_scopes_that_are_needed_and_no_words() {
+        let door = Door { below: String::new(), knocked: true };
+        let error = Error::new(Code::InsufficientScope, "no").hint("ask \"them\"");
+        let scopes = ["act".to_owned(), "read".to_owned()];
+        let says = |error: &Error| {
+            let header = door.header(error, "https://gw.example", || "every".to_owned()).unwrap();
+            header.to_str().unwrap().to_owned()
+        };
+        let said = says(&error.clone().scopes(&scopes));
+        assert!(said.contains("error=\"insufficient_scope\", scope=\"act read\","), "{said}");
+        assert!(!says(&error).contains("them"));
+        let stranger = says(&Error::new(Code::Unauthenticated, "no"));
+        assert!(stranger.contains("error=\"invalid_token\", scope=\"every\","), "{stranger}");
     }
 }

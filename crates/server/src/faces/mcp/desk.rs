@@ -301,9 +301,9 @@ impl Desk {
         mail.tell(notification);
     }
 
-    /// A request is given up by a client over pipes, where its id is the only one.
-    pub(super) fn give_up(&self, id: &RequestId) {
-        for work in lock(&self.works).values() {
+    /// A request is given up by whoever made it: others may have one of the same id.
+    pub(super) fn give_up(&self, owner: &str, id: &RequestId) {
+        for work in lock(&self.works).values().filter(|work| *work.owner == *owner) {
             if lock(&work.waits).as_ref().is_some_and(|waits| waits.id == *id) {
                 work.cancelled.cancel();
             }
@@ -443,3 +443,52 @@ const MOST_ASIDE: usize = 1024;
 const MOST_ASIDE_EACH: usize = 64;
 /// How much longer than its state what is put aside is kept: a client may come at the last moment.
 const GRACE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use rmcp::ServerHandler;
+    use rmcp::service::serve_directly;
+
+    use super::*;
+
+    struct Silent;
+
+    impl ServerHandler for Silent {}
+
+    fn errand(owner: &str) -> Errand {
+        Errand {
+            bound: [0; 32],
+            owner: owner.into(),
+            responses: None,
+            state: None,
+            seat: None,
+            recall: None,
+            able: ClientCapabilities::default(),
+            input: Duration::from_secs(60),
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_gives_up_what_another_asked_by_the_same_id() {
+        let (near, _far) = tokio::io::duplex(1024);
+        let served = serve_directly(Silent, near, None);
+        let desk = Arc::new(Desk::new().unwrap());
+        let begin = |owner: &'static str| {
+            let (tell, begun) = oneshot::channel();
+            let desk = Arc::clone(&desk);
+            let context = RequestContext::new(RequestId::Number(1), served.peer().clone());
+            tokio::spawn(async move {
+                let begin = |tie: Tie| -> BoxFuture<'static, _> {
+                    drop(tell.send(tie.cancelled));
+                    Box::pin(std::future::pending())
+                };
+                drop(desk.attend(&context, errand(owner), begin).await);
+            });
+            begun
+        };
+        let (ann, bob) = (begin("ann").await.unwrap(), begin("bob").await.unwrap());
+        desk.give_up("ann", &RequestId::Number(1));
+        assert!(ann.is_cancelled() && !bob.is_cancelled());
+    }
+}

@@ -6,21 +6,24 @@ use std::time::Duration;
 use action::json;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use gateway::{Code, Deed, Error};
+use futures_util::future::BoxFuture;
+use gateway::{Caller, Code, Deed, Error};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, StatusCode};
 use http_body_util::Full;
+use hyper::body::Body;
 use rmcp::model::{
     ErrorData, Implementation, JsonRpcError, ProtocolVersion, RequestMetaObject, SubscriptionFilter,
 };
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use serde_json::Value;
 
+use super::Mcp;
 use super::delivery::{Slot, Watched};
 use super::face::{Face, owner};
 use super::listen::Opened;
 use super::scope::Scope;
-use super::sessions::{Own, Owner};
+use super::sessions::{Bounds, Own, Owner};
 use super::visit::Visit;
 use crate::faces::protected_resource::server_of;
 use crate::reply::{self, Said};
@@ -39,94 +42,140 @@ pub(crate) async fn one(request: Request) -> Result<Response, Error> {
 }
 
 async fn enter(mut request: Request, only: Option<&str>) -> Result<Response, Error> {
-    let gateway = request.gateway()?;
-    let caller = who::caller_or_anonymous(&request).await?;
-    caller.must(Deed::Execute)?;
-    let scope = Scope::new(gateway, &caller, only)?;
-    let who: Arc<str> = owner(request.environment, &caller).into();
-    let owner = Owner { who, at: scope.name().into() };
-    let mcp = Arc::clone(&request.site.mcp);
-    // Ids of sessions belong to the older revisions; a newer one looks at none.
-    if let Some(id) = session_of(&request.head.headers)
-        && !mcp.sessions.is_of(id, &owner)
-    {
-        return Err(Error::new(Code::NotFound, "there is no such session"));
-    }
-    let body = match request.head.method {
-        Method::POST => request.read_body_of(MOST_BYTES).await,
-        _ => Ok(Vec::new()),
+    let visitor = Visitor::of(&request, only).await?;
+    let (body, message) = match message_of(&mut request).await? {
+        Ok(read) => read,
+        Err(unreadable) => return Ok(unreadable),
     };
-    let body = match body {
+    let visit = Visit {
+        caller: Arc::clone(&visitor.caller),
+        request_id: request.id().into(),
+        slot: Arc::new(Slot::default()),
+        opened: visitor.prepare(&message).await?,
+    };
+    // What lasts until somebody ends it is ended when we stop, and when its caller is not known any more; whatever else was
+    // asked is answered.
+    let lasts = request.head.method == Method::GET || message.method() == LISTEN;
+    let until = if lasts { forgotten(&request) } else { None };
+    let (own, slot) = (visitor.own_sessions(), Arc::clone(&visit.slot));
+    let answer = visitor.service(&own, lasts).handle(for_rmcp(request, visit, body)).await;
+    match own.refused() {
+        Some(refused) => Err(refused),
+        None => Ok(answer.map(|body| watched(Watched::new(body, slot), until))),
+    }
+}
+
+/// Who came in, where to, and what there is.
+struct Visitor {
+    mcp: Arc<Mcp>,
+    scope: Scope,
+    caller: Arc<Caller>,
+    owner: Owner,
+    bounds: Bounds,
+}
+
+impl Visitor {
+    /// # Errors
+    /// They may not act, there is no such server, or no such session of theirs.
+    async fn of(request: &Request, only: Option<&str>) -> Result<Visitor, Error> {
+        let gateway = request.gateway()?;
+        let caller = who::caller_or_anonymous(request).await?;
+        caller.must(Deed::Execute)?;
+        let scope = Scope::new(gateway, &caller, only)?;
+        let who = owner(request.environment, &caller).into();
+        let owner = Owner { tenant: caller.tenant.clone(), who, at: scope.name().into() };
+        let mcp = Arc::clone(&request.site.mcp);
+        // Ids of sessions belong to the older revisions; a newer one looks at none.
+        if let Some(id) = session_of(&request.head.headers)
+            && !mcp.sessions.is_of(id, &owner)
+        {
+            return Err(Error::new(Code::NotFound, "there is no such session"));
+        }
+        let bounds = Bounds::of(scope.gateway.mcp_settings());
+        Ok(Visitor { mcp, scope, caller: Arc::new(caller), owner, bounds })
+    }
+
+    /// Sees to what has to be there before rmcp sees the message, and opens what it wants to listen to.
+    ///
+    /// # Errors
+    /// They have as many sessions or streams as they may.
+    async fn prepare(&self, message: &Message) -> Result<Option<Arc<Opened>>, Error> {
+        match message.method() {
+            "initialize" => self.mcp.sessions.has_room(&self.owner, self.bounds)?,
+            "tools/call" => know_tools(&self.scope, message).await,
+            LISTEN => {
+                let Some(filter) = message.filter() else { return Ok(None) };
+                let listener = (&self.scope, &self.owner.who);
+                let opened = Opened::new(&self.mcp, listener, &filter, message.client()).await?;
+                return Ok(Some(Arc::new(opened)));
+            }
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    fn own_sessions(&self) -> Arc<Own> {
+        Arc::new(Own::new(&self.mcp.sessions, self.owner.clone(), self.bounds))
+    }
+
+    fn service(self, own: &Arc<Own>, lasts: bool) -> StreamableHttpService<Face, Own> {
+        let config = StreamableHttpServerConfig::default()
+            .with_json_response(true)
+            .with_max_request_body_bytes(MOST_BYTES)
+            // Both were looked at before the request came here.
+            .disable_allowed_hosts()
+            .disable_allowed_origins();
+        let config = match lasts {
+            true => config.with_cancellation_token(self.mcp.sessions.closing.child_token()),
+            false => config,
+        };
+        let face = move || Ok(Face::new(Arc::clone(&self.mcp), self.scope.clone()));
+        StreamableHttpService::new(face, Arc::clone(own), config)
+    }
+}
+
+/// The body and the message in it; or what is said to one that is none.
+async fn message_of(request: &mut Request) -> Result<Result<(Bytes, Message), Response>, Error> {
+    if request.head.method != Method::POST {
+        return Ok(Ok((Bytes::new(), Message(Value::Null))));
+    }
+    let body = match request.read_body_of(MOST_BYTES).await {
         Ok(body) => Bytes::from(body),
         Err(error) if error.code == Code::BodyTooLarge => {
             let error = ErrorData::invalid_request("the message is longer than 4 MiB", None);
-            return Ok(unreadable(StatusCode::PAYLOAD_TOO_LARGE, error));
+            return Ok(Err(unreadable(StatusCode::PAYLOAD_TOO_LARGE, error)));
         }
         Err(error) => return Err(error),
     };
-    let message = match request.head.method {
-        Method::POST => Message::read(&body),
-        _ => Ok(Message(Value::Null)),
-    };
-    let message = match message {
-        Ok(message) => message,
-        Err(error) => return Ok(unreadable(StatusCode::BAD_REQUEST, error)),
-    };
-    let mut visit = Visit {
-        caller: Arc::new(caller),
-        request_id: request.id().into(),
-        slot: Arc::new(Slot::default()),
-        opened: None,
-    };
-    let mut lasts = request.head.method == Method::GET;
-    match message.method() {
-        "initialize" => mcp.sessions.make_room(&owner, scope.gateway.mcp_settings()).await?,
-        "tools/call" => know_tools(&scope, &message).await,
-        "subscriptions/listen" => {
-            if let Some(filter) = message.filter() {
-                let opened = Opened::new(&mcp, (&scope, &owner.who), &filter, message.client()).await?;
-                visit.opened = Some(Arc::new(opened));
-            }
-            lasts = true;
-        }
-        _ => {}
-    }
-    let config = StreamableHttpServerConfig::default()
-        .with_json_response(true)
-        .with_max_request_body_bytes(MOST_BYTES)
-        // Both were looked at before the request came here.
-        .disable_allowed_hosts()
-        .disable_allowed_origins();
-    // What lasts until somebody ends it is ended when we stop; whatever else was asked is answered.
-    let config =
-        if lasts { config.with_cancellation_token(mcp.sessions.closing.child_token()) } else { config };
-    let own = Own { sessions: Arc::clone(&mcp.sessions), owner };
-    let service = StreamableHttpService::new(
-        move || Ok(Face::new(Arc::clone(&mcp), scope.clone())),
-        Arc::new(own),
-        config,
-    );
-    let slot = Arc::clone(&visit.slot);
-    let credential = request.head.headers.get(AUTHORIZATION).and_then(|header| header.to_str().ok());
-    let bearer = credential.and_then(|header| who::credential(header, "bearer")).map(str::to_owned);
-    // Who is not known any more hears nothing any more.
-    let until = bearer.filter(|_| lasts).map(|bearer| {
-        let server = server_of(request.head.uri.path()).map(str::to_owned);
-        who::forgotten(Arc::clone(&request.site), bearer, server)
-    });
+    let message = Message::read(&body).map_err(|error| unreadable(StatusCode::BAD_REQUEST, error));
+    Ok(message.map(|message| (body, message)))
+}
+
+/// Ends once its caller is not known any more by what they brought: who is not known hears nothing.
+fn forgotten(request: &Request) -> Option<BoxFuture<'static, ()>> {
+    let header = request.head.headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let bearer = who::credential(header, "bearer")?.to_owned();
+    let server = server_of(request.head.uri.path()).map(str::to_owned);
+    Some(Box::pin(who::forgotten(Arc::clone(&request.site), bearer, server)))
+}
+
+/// Whoever handles the message has the caller, and no use for what proved them.
+fn for_rmcp(request: Request, visit: Visit, body: Bytes) -> http::Request<Full<Bytes>> {
     let mut head = request.head;
-    // Whoever handles the message has the caller, and no use for what proved them.
     head.headers.remove(AUTHORIZATION);
     head.extensions.insert(visit);
-    let answer = service.handle(http::Request::from_parts(head, Full::new(body))).await;
-    Ok(answer.map(|body| {
-        let body = Watched::new(body, slot);
-        let parts = match until {
-            Some(until) => body.take_until(Box::pin(until)).boxed(),
-            None => body.boxed(),
-        };
-        Said::Parts(parts, Arc::default())
-    }))
+    http::Request::from_parts(head, Full::new(body))
+}
+
+fn watched<B>(body: Watched<B>, until: Option<BoxFuture<'static, ()>>) -> Said
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+{
+    let parts = match until {
+        Some(until) => body.take_until(until).boxed(),
+        None => body.boxed(),
+    };
+    Said::Parts(parts, Arc::default())
 }
 
 /// The session that a request of an older revision names.
@@ -183,6 +232,8 @@ fn unreadable(status: StatusCode, error: ErrorData) -> Response {
     reply::json(status, &JsonRpcError::new(None, error))
 }
 
+/// What opens a stream of news.
+pub(super) const LISTEN: &str = "subscriptions/listen";
 /// Bytes of a message.
 pub(super) const MOST_BYTES: usize = 4 * 1024 * 1024;
 const BEARABLE: Duration = Duration::from_secs(10);

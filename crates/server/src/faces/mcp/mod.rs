@@ -71,7 +71,8 @@ impl Mcp {
         }))
     }
 
-    /// Ends what would go on for ever: streams that only wait for news, then sessions.
+    /// Ends what would go on for ever: streams that only wait for news. Whatever else was asked is answered, in sessions, too;
+    /// they end with the process.
     pub(crate) fn close(&self) {
         self.sessions.close();
     }

@@ -1,6 +1,7 @@
 //! The client, as servers may speak to it: in a session at any time, without one in the midst of a request only.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -31,8 +32,7 @@ pub(super) struct Session {
     input: Duration,
     /// What it wants to be told of what servers log.
     pub(super) level: Mutex<Option<LoggingLevel>>,
-    /// Its calls that are under way.
-    calls: Mutex<HashMap<RequestId, CancellationToken>>,
+    calls: Arc<Calls>,
     /// What it wants to hear of, by server.
     pub(super) wanted: tokio::sync::Mutex<HashMap<String, Wanted>>,
 }
@@ -74,23 +74,19 @@ impl Session {
             peer,
             input,
             level: Mutex::default(),
-            calls: Mutex::default(),
+            calls: Arc::default(),
             wanted: tokio::sync::Mutex::default(),
         }
     }
 
     /// A call begins, which only the client itself gives up: a connection that breaks does not.
-    pub(super) fn begin(self: &Arc<Session>, id: &RequestId) -> UnderWay {
-        let cancelled = CancellationToken::new();
-        lock(&self.calls).insert(id.clone(), cancelled.clone());
-        UnderWay { session: Arc::clone(self), id: id.clone(), cancelled }
+    pub(super) fn begin(&self, id: &RequestId) -> UnderWay {
+        self.calls.begin(id)
     }
 
     /// The client gives a call up.
     pub(super) fn give_up(&self, id: &RequestId) {
-        if let Some(cancelled) = lock(&self.calls).get(id) {
-            cancelled.cancel();
-        }
+        self.calls.give_up(id);
     }
 
     async fn ask_one(
@@ -137,16 +133,35 @@ impl Drop for Question<'_> {
     }
 }
 
+/// The calls of a session that are under way, each by a number of its own: clients use an id again that has no answer yet.
+#[derive(Default)]
+struct Calls {
+    next: AtomicU64,
+    open: Mutex<HashMap<u64, (RequestId, CancellationToken)>>,
+}
+
+impl Calls {
+    fn begin(self: &Arc<Calls>, id: &RequestId) -> UnderWay {
+        let (number, cancelled) = (self.next.fetch_add(1, Ordering::Relaxed), CancellationToken::new());
+        lock(&self.open).insert(number, (id.clone(), cancelled.clone()));
+        UnderWay { calls: Arc::clone(self), number, cancelled }
+    }
+
+    fn give_up(&self, id: &RequestId) {
+        lock(&self.open).values().filter(|(of, _)| of == id).for_each(|(_, cancelled)| cancelled.cancel());
+    }
+}
+
 /// A call of a session that has no answer yet.
 pub(super) struct UnderWay {
-    session: Arc<Session>,
-    id: RequestId,
+    calls: Arc<Calls>,
+    number: u64,
     pub(super) cancelled: CancellationToken,
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        lock(&self.session.calls).remove(&self.id);
+        lock(&self.calls.open).remove(&self.number);
     }
 }
 
@@ -257,4 +272,26 @@ fn refused(error: ServiceError) -> ErrorData {
 
 fn unanswered() -> ErrorData {
     ErrorData::internal_error("the client did not answer", None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_uses_an_id_again_can_still_give_up_what_goes_by_it() {
+        let calls: Arc<Calls> = Arc::default();
+        let id = RequestId::Number(7);
+        let (first, second) = (calls.begin(&id), calls.begin(&id));
+        drop(first);
+        calls.give_up(&RequestId::Number(8));
+        assert!(!second.cancelled.is_cancelled());
+        calls.give_up(&id);
+        assert!(second.cancelled.is_cancelled());
+        let (third, fourth) = (calls.begin(&id), calls.begin(&id));
+        calls.give_up(&id);
+        assert!(third.cancelled.is_cancelled() && fourth.cancelled.is_cancelled(), "which one is not said");
+        drop((second, third, fourth));
+        assert!(lock(&calls.open).is_empty());
+    }
 }

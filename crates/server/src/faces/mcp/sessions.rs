@@ -3,9 +3,10 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
+use action::Tenant;
 use futures_util::Stream;
 use futures_util::StreamExt;
 use gateway::config::Mcp as Settings;
@@ -38,9 +39,28 @@ struct Known {
 /// Whose a session is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Owner {
+    pub(super) tenant: Tenant,
     pub(super) who: Arc<str>,
     /// The address at which it was opened.
     pub(super) at: Arc<str>,
+}
+
+/// How many there may be, and for how long nothing is heard of one before it is over.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    own: usize,
+    all: usize,
+    idle: Duration,
+}
+
+impl Bounds {
+    pub(super) fn of(settings: &Settings) -> Bounds {
+        Bounds {
+            own: settings.sessions_per_subject.max(1),
+            all: settings.sessions.max(1),
+            idle: Duration::from_secs(settings.session_idle_seconds.max(1)),
+        }
+    }
 }
 
 impl Default for Sessions {
@@ -65,34 +85,33 @@ impl Sessions {
         lock(&self.known).get(id).is_some_and(|known| known.owner == *owner)
     }
 
-    /// Makes room for one more, at the cost of the one of the same owner that was not heard of for the longest time.
+    /// Whether this owner may have one more, in the place of another if need be.
     ///
     /// # Errors
     /// There are as many as may be, and all are in use.
-    pub(super) async fn make_room(
-        self: &Arc<Sessions>,
-        owner: &Owner,
-        settings: &Settings,
-    ) -> Result<(), Error> {
-        self.sweep_from_now_on(Duration::from_secs(settings.session_idle_seconds.max(1)));
-        let (all, own) = {
-            let known = lock(&self.known);
-            (known.len(), known.values().filter(|known| known.owner.who == owner.who).count())
+    pub(super) fn has_room(&self, owner: &Owner, bounds: Bounds) -> Result<(), Error> {
+        who_makes_room(&lock(&self.known), owner, bounds, Instant::now()).map(drop)
+    }
+
+    /// One more, in the place of another if need be. That is no longer known when there is one more: no stream of it begins
+    /// meanwhile, and however many come at once, there are never more than may be.
+    fn admit(self: &Arc<Sessions>, id: &SessionId, owner: &Owner, bounds: Bounds) -> Result<(), Error> {
+        let gone = {
+            let (mut known, now) = (lock(&self.known), Instant::now());
+            let gone = who_makes_room(&known, owner, bounds, now)?;
+            gone.iter().for_each(|gone| drop(known.remove(gone)));
+            let new = Known { owner: owner.clone(), heard: now, open: Arc::default() };
+            known.insert(Arc::clone(id), new);
+            gone
         };
-        if own >= settings.sessions_per_subject.max(1) {
-            let idle = self.longest_idle(|known| known.owner.who == owner.who);
-            self.end(&idle.ok_or_else(too_many)?).await;
-        } else if all >= settings.sessions.max(1) {
-            let idle = self.longest_idle(|known| known.heard.elapsed() >= BEARABLE);
-            self.end(&idle.ok_or_else(full)?).await;
-        }
+        gone.into_iter().for_each(|gone| self.close_later(gone));
         Ok(())
     }
 
-    fn longest_idle(&self, which: impl Fn(&Known) -> bool) -> Option<SessionId> {
-        let known = lock(&self.known);
-        let idle = known.iter().filter(|(_, known)| known.is_idle() && which(known));
-        idle.min_by_key(|(_, known)| known.heard).map(|(id, _)| Arc::clone(id))
+    /// Whoever waits for it may go away in its midst, and nothing else knows of this session any more.
+    fn close_later(self: &Arc<Sessions>, id: SessionId) {
+        let sessions = Arc::clone(self);
+        tokio::spawn(async move { sessions.end(&id).await });
     }
 
     async fn end(&self, id: &SessionId) {
@@ -109,10 +128,14 @@ impl Sessions {
     }
 
     /// One more stream of this session is open, as long as the value lives.
-    fn hold(self: &Arc<Sessions>, id: &SessionId) -> Hold {
-        let open = lock(&self.known).get(id).map(|known| Arc::clone(&known.open)).unwrap_or_default();
-        open.fetch_add(1, Ordering::Relaxed);
-        Hold { sessions: Arc::downgrade(self), id: Arc::clone(id), open }
+    ///
+    /// # Errors
+    /// There is no such session of this owner's.
+    fn hold(self: &Arc<Sessions>, id: &SessionId, owner: &Owner) -> Result<Hold, LocalSessionManagerError> {
+        let known = lock(&self.known);
+        let own = known.get(id).filter(|known| known.owner == *owner).ok_or_else(|| none_such(id))?;
+        own.open.fetch_add(1, Ordering::Relaxed);
+        Ok(Hold { sessions: Arc::downgrade(self), id: Arc::clone(id), open: Arc::clone(&own.open) })
     }
 
     fn sweep_from_now_on(self: &Arc<Sessions>, idle: Duration) {
@@ -124,22 +147,49 @@ impl Sessions {
             loop {
                 tokio::time::sleep((idle / 4).clamp(Duration::from_secs(1), Duration::from_secs(60))).await;
                 let Some(sessions) = sessions.upgrade() else { return };
-                let over = |known: &Known| known.is_idle() && known.heard.elapsed() >= idle;
-                let ended: Vec<SessionId> = {
-                    let known = lock(&sessions.known);
-                    known.iter().filter(|(_, known)| over(known)).map(|(id, _)| Arc::clone(id)).collect()
-                };
-                for id in ended {
+                let over =
+                    |_: &SessionId, known: &mut Known| known.is_idle() && known.heard.elapsed() >= idle;
+                let gone: Vec<SessionId> = lock(&sessions.known).extract_if(over).map(|(id, _)| id).collect();
+                for id in gone {
                     sessions.end(&id).await;
                 }
             }
         });
     }
 
-    /// Ends what waits for news.
+    /// Ends what waits for news. What was asked in a session is still answered.
     pub(super) fn close(&self) {
         self.closing.cancel();
     }
+}
+
+/// Whose session has to end so that this owner may have one more; none, where there is room.
+///
+/// # Errors
+/// There are as many as may be, and all are in use.
+fn who_makes_room(
+    known: &HashMap<SessionId, Known>,
+    owner: &Owner,
+    bounds: Bounds,
+    now: Instant,
+) -> Result<Option<SessionId>, Error> {
+    let longest_idle = |which: &dyn Fn(&Known) -> bool| {
+        let idle = known.iter().filter(|(_, known)| known.is_idle() && which(known));
+        idle.min_by_key(|(_, known)| known.heard).map(|(id, _)| Arc::clone(id))
+    };
+    let own = known.values().filter(|known| known.owner.who == owner.who).count();
+    if own >= bounds.own {
+        let idle = longest_idle(&|known| known.owner.who == owner.who);
+        return idle.map(Some).ok_or_else(too_many);
+    }
+    if known.len() < bounds.all {
+        return Ok(None);
+    }
+    // Others make room only where nobody of the same tenant can.
+    let settled = |known: &Known| now.saturating_duration_since(known.heard) >= SETTLED;
+    let idle = longest_idle(&|known| settled(known) && known.owner.tenant == owner.tenant)
+        .or_else(|| longest_idle(&settled));
+    idle.map(Some).ok_or_else(full)
 }
 
 impl Known {
@@ -166,17 +216,29 @@ impl Drop for Hold {
 
 /// The sessions as one caller at one address sees them.
 pub(super) struct Own {
-    pub(super) sessions: Arc<Sessions>,
-    pub(super) owner: Owner,
+    sessions: Arc<Sessions>,
+    owner: Owner,
+    bounds: Bounds,
+    refused: OnceLock<Error>,
 }
 
 impl Own {
-    fn must_be_own(&self, id: &SessionId) -> Result<(), LocalSessionManagerError> {
-        if self.sessions.is_of(id, &self.owner) {
-            return Ok(());
-        }
-        Err(LocalSessionManagerError::SessionNotFound(Arc::clone(id)))
+    pub(super) fn new(sessions: &Arc<Sessions>, owner: Owner, bounds: Bounds) -> Own {
+        Own { sessions: Arc::clone(sessions), owner, bounds, refused: OnceLock::new() }
     }
+
+    /// Why no session was opened, which rmcp has no word for.
+    pub(super) fn refused(&self) -> Option<Error> {
+        self.refused.get().cloned()
+    }
+
+    fn must_be_own(&self, id: &SessionId) -> Result<(), LocalSessionManagerError> {
+        if self.sessions.is_of(id, &self.owner) { Ok(()) } else { Err(none_such(id)) }
+    }
+}
+
+fn none_such(id: &SessionId) -> LocalSessionManagerError {
+    LocalSessionManagerError::SessionNotFound(Arc::clone(id))
 }
 
 impl SessionManager for Own {
@@ -184,10 +246,17 @@ impl SessionManager for Own {
     type Transport = <LocalSessionManager as SessionManager>::Transport;
 
     async fn create_session(&self) -> Result<(SessionId, Self::Transport), Self::Error> {
+        self.sessions.sweep_from_now_on(self.bounds.idle);
         let (id, transport) = self.sessions.kept.create_session().await?;
-        let known = Known { owner: self.owner.clone(), heard: Instant::now(), open: Arc::default() };
-        lock(&self.sessions.known).insert(Arc::clone(&id), known);
-        Ok((id, transport))
+        match self.sessions.admit(&id, &self.owner, self.bounds) {
+            Ok(()) => Ok((id, transport)),
+            Err(error) => {
+                let _ = self.refused.set(error);
+                let none = none_such(&id);
+                self.sessions.close_later(id);
+                Err(none)
+            }
+        }
     }
 
     async fn initialize_session(
@@ -218,8 +287,7 @@ impl SessionManager for Own {
         id: &SessionId,
         message: ClientJsonRpcMessage,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
-        self.must_be_own(id)?;
-        let hold = self.sessions.hold(id);
+        let hold = self.sessions.hold(id, &self.owner)?;
         Ok(held(self.sessions.kept.create_stream(id, message).await?, hold))
     }
 
@@ -232,8 +300,7 @@ impl SessionManager for Own {
         &self,
         id: &SessionId,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
-        self.must_be_own(id)?;
-        let hold = self.sessions.hold(id);
+        let hold = self.sessions.hold(id, &self.owner)?;
         Ok(held(self.sessions.kept.create_standalone_stream(id).await?, hold))
     }
 
@@ -242,8 +309,7 @@ impl SessionManager for Own {
         id: &SessionId,
         last_event_id: String,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
-        self.must_be_own(id)?;
-        let hold = self.sessions.hold(id);
+        let hold = self.sessions.hold(id, &self.owner)?;
         Ok(held(self.sessions.kept.resume(id, last_event_id).await?, hold))
     }
 }
@@ -265,20 +331,27 @@ fn full() -> Error {
 }
 
 /// Whoever was heard of within that time does not have to make room for others.
-const BEARABLE: Duration = Duration::from_secs(60);
+const SETTLED: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    /// As somebody of a tenant sees them, where they may have so many and all so many.
+    fn own_of(sessions: &Arc<Sessions>, tenant: &str, who: &str, (own, all): (usize, usize)) -> Own {
+        let tenant = Tenant::parse(tenant).unwrap();
+        let owner = Owner { tenant, who: who.into(), at: "all".into() };
+        let settings = Settings { sessions_per_subject: own, sessions: all, ..Settings::default() };
+        Own::new(sessions, owner, Bounds::of(&settings))
+    }
+
     fn own(sessions: &Arc<Sessions>, who: &str) -> Own {
-        let owner = Owner { who: who.into(), at: "all".into() };
-        Own { sessions: Arc::clone(sessions), owner }
+        own_of(sessions, "default", who, (9, 9))
     }
 
     #[tokio::test]
-    async fn the_end_of_a_session_is_its_owners_or_that_nothing_is_heard_of_it() {
+    async fn the_end_of_a_session_is_its_owners() {
         let sessions: Arc<Sessions> = Arc::default();
         let (ann, bob) = (own(&sessions, "ann"), own(&sessions, "bob"));
         let (id, _transport) = ann.create_session().await.unwrap();
@@ -287,11 +360,16 @@ mod tests {
         assert!(bob.create_standalone_stream(&id).await.is_err());
         ann.close_session(&id).await.unwrap();
         assert!(!ann.has_session(&id).await.unwrap());
+    }
 
+    #[tokio::test]
+    async fn a_session_is_over_when_nothing_is_heard_of_it() {
+        let sessions: Arc<Sessions> = Arc::default();
+        let settings = Settings { session_idle_seconds: 1, ..Settings::default() };
+        let ann = Own { bounds: Bounds::of(&settings), ..own(&sessions, "ann") };
         let (idle, _transport) = ann.create_session().await.unwrap();
         let (open, _transport) = ann.create_session().await.unwrap();
-        let hold = sessions.hold(&open);
-        sessions.sweep_from_now_on(Duration::from_millis(1));
+        let hold = sessions.hold(&open, &ann.owner).unwrap();
         while sessions.is_of(&idle, &ann.owner) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -305,20 +383,64 @@ mod tests {
     #[tokio::test]
     async fn there_are_no_more_than_may_be_and_who_is_in_use_stays() {
         let sessions: Arc<Sessions> = Arc::default();
-        let (ann, bob) = (own(&sessions, "ann"), own(&sessions, "bob"));
-        let settings = Settings { sessions_per_subject: 1, sessions: 2, ..Settings::default() };
+        let [ann, bob, eve] = ["ann", "bob", "eve"].map(|who| own_of(&sessions, "default", who, (1, 2)));
         let (first, _transport) = ann.create_session().await.unwrap();
-        let hold = sessions.hold(&first);
-        let refused = sessions.make_room(&ann.owner, &settings).await.unwrap_err();
-        assert_eq!(refused.code, Code::RateLimited);
+        let hold = sessions.hold(&first, &ann.owner).unwrap();
+        assert!(ann.create_session().await.is_err());
+        assert_eq!(ann.refused().unwrap().code, Code::RateLimited);
         drop(hold);
-        sessions.make_room(&ann.owner, &settings).await.unwrap();
+        let (second, _transport) = ann.create_session().await.unwrap();
         assert!(!sessions.is_of(&first, &ann.owner), "it made room");
-        let _ann = ann.create_session().await.unwrap();
-        sessions.make_room(&bob.owner, &settings).await.unwrap();
-        let _bob = bob.create_session().await.unwrap();
-        let eve = own(&sessions, "eve");
-        let refused = sessions.make_room(&eve.owner, &settings).await.unwrap_err();
+        assert!(sessions.hold(&first, &ann.owner).is_err(), "and no stream of it begins");
+        let (third, _transport) = bob.create_session().await.unwrap();
+        assert!(eve.create_session().await.is_err());
+        let refused = eve.refused().unwrap();
         assert_eq!(refused.code, Code::Unavailable, "nobody makes room who was heard of just now");
+        assert!(sessions.is_of(&second, &ann.owner) && sessions.is_of(&third, &bob.owner));
+    }
+
+    #[tokio::test]
+    async fn who_asks_whether_there_is_room_takes_none() {
+        let sessions: Arc<Sessions> = Arc::default();
+        let ann = own_of(&sessions, "default", "ann", (2, 9));
+        let (first, _transport) = ann.create_session().await.unwrap();
+        for _ in 0..9 {
+            sessions.has_room(&ann.owner, ann.bounds).unwrap();
+        }
+        let mut more = Vec::new();
+        for _ in 0..9 {
+            more.push(ann.create_session().await.unwrap());
+        }
+        assert_eq!(lock(&sessions.known).len(), 2, "however many were told so");
+        assert!(!sessions.is_of(&first, &ann.owner));
+    }
+
+    #[test]
+    fn another_tenant_makes_room_only_where_the_own_one_cannot() {
+        let owner = |tenant: &str, who: &str| Owner {
+            tenant: Tenant::parse(tenant).unwrap(),
+            who: who.into(),
+            at: "all".into(),
+        };
+        let bounds = Bounds { own: 9, all: 3, idle: SETTLED };
+        let began = Instant::now();
+        let known = [("oldest", "b"), ("older", "a"), ("new", "a")].into_iter().zip(0..).map(
+            |((id, tenant), age): (_, u32)| {
+                let owner = owner(tenant, "somebody");
+                (SessionId::from(id), Known { owner, heard: began + SETTLED * age, open: Arc::default() })
+            },
+        );
+        let mut known: HashMap<SessionId, Known> = known.collect();
+        let now = began + SETTLED * 2;
+        let gone = |known: &HashMap<SessionId, Known>, tenant: &str| {
+            who_makes_room(known, &owner(tenant, "me"), bounds, now).map(|gone| gone.unwrap().to_string())
+        };
+        assert_eq!(gone(&known, "a").unwrap(), "older", "though one of another tenant's is older");
+        assert_eq!(gone(&known, "b").unwrap(), "oldest");
+        assert_eq!(gone(&known, "c").unwrap(), "oldest");
+        known.get_mut("older").unwrap().open.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(gone(&known, "a").unwrap(), "oldest", "nobody of its own has been silent for so long");
+        known.get_mut("oldest").unwrap().heard = now;
+        assert_eq!(gone(&known, "a").unwrap_err().code, Code::Unavailable);
     }
 }

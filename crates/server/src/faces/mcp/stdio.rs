@@ -1,19 +1,23 @@
 //! One client over a pair of pipes, in the place of the server that it used to start itself: a message a line.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
 use gateway::{Caller, Code, Deed, Error, Gateway};
 use rmcp::RoleServer;
-use rmcp::model::{ClientJsonRpcMessage, ErrorData, JsonRpcError, ServerJsonRpcMessage};
+use rmcp::model::{
+    ClientJsonRpcMessage, ClientNotification, ErrorData, JsonRpcError, RequestId, ServerJsonRpcMessage,
+};
 use rmcp::service::serve_server;
 use rmcp::transport::Transport;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinHandle;
 
 use super::Mcp;
 use super::delivery::Slot;
-use super::door::{MOST_BYTES, Message};
+use super::door::{LISTEN, MOST_BYTES, Message};
 use super::face::{Face, owner};
 use super::listen::Opened;
 use super::scope::Scope;
@@ -36,19 +40,15 @@ where
     caller.must(Deed::Execute)?;
     let mcp = Mcp::new().map_err(|error| Error::new(Code::Unavailable, error.to_string()))?;
     let scope = Scope::new(gateway, &caller, only)?;
-    let visit = Visit {
-        caller: Arc::new(caller),
-        request_id: format!("stdio-{}", uuid::Uuid::now_v7()).into(),
-        slot: Arc::new(Slot::default()),
-        opened: None,
-    };
     let (ready, prepared) = mpsc::channel(MOST_PREPARED);
     let lines = Lines {
         input: BufReader::new(input),
         line: Vec::new(),
         too_long: false,
         output: Arc::new(Mutex::new(output)),
-        visit,
+        refusal: None,
+        caller: Arc::new(caller),
+        owing: Owing::default(),
         mcp: Arc::clone(&mcp),
         scope: scope.clone(),
         ready,
@@ -72,7 +72,10 @@ struct Lines<R, W> {
     line: Vec<u8>,
     too_long: bool,
     output: Arc<Mutex<W>>,
-    visit: Visit,
+    /// What no message was is told so. Written by a task: half a line of it would be nothing that a client can read.
+    refusal: Option<JoinHandle<()>>,
+    caller: Arc<Caller>,
+    owing: Owing,
     mcp: Arc<Mcp>,
     scope: Scope,
     /// Messages for which something has to be there first.
@@ -91,13 +94,19 @@ where
         &mut self,
         message: ServerJsonRpcMessage,
     ) -> impl Future<Output = Result<(), io::Error>> + Send + 'static {
-        let (output, slot) = (Arc::clone(&self.output), Arc::clone(&self.visit.slot));
-        async move { write(&output, &message, &slot).await }
+        let (output, slot) = (Arc::clone(&self.output), self.owing.answered(&message));
+        async move { write(&output, &message, slot.as_deref()).await }
     }
 
-    /// Nothing is lost when this is dropped before it ends: what was read of a line is kept.
+    /// Nothing is lost when this is dropped before it ends: what was read of a line is kept, and what is being written is
+    /// written all the same.
     async fn receive(&mut self) -> Option<ClientJsonRpcMessage> {
         loop {
+            // Whoever does not read refusals is not read either.
+            if let Some(refusal) = &mut self.refusal {
+                let _ = refusal.await;
+                self.refusal = None;
+            }
             tokio::select! {
                 biased;
                 Some(message) = self.prepared.recv() => return Some(message),
@@ -120,7 +129,10 @@ where
                 Ok(None) => {}
                 Err(error) => {
                     let refusal = ServerJsonRpcMessage::Error(JsonRpcError::new(None, error));
-                    let _ = write(&self.output, &refusal, &self.visit.slot).await;
+                    let output = Arc::clone(&self.output);
+                    self.refusal = Some(tokio::spawn(async move {
+                        let _ = write(&output, &refusal, None).await;
+                    }));
                 }
             }
         }
@@ -131,33 +143,84 @@ where
     }
 }
 
-impl<R, W> Lines<R, W> {
+impl<R, W: AsyncWrite + Send + Unpin + 'static> Lines<R, W> {
     /// The message of a line; nothing if it comes later, when it is prepared.
-    fn message(&self, line: &[u8], too_long: bool) -> Result<Option<ClientJsonRpcMessage>, ErrorData> {
+    fn message(&mut self, line: &[u8], too_long: bool) -> Result<Option<ClientJsonRpcMessage>, ErrorData> {
         if too_long {
             return Err(ErrorData::invalid_request("the message is too long", None));
         }
         let seen = Message::read(line)?;
         let unknown = |_| ErrorData::invalid_request("this is no message of JSON-RPC", None);
         let mut message: ClientJsonRpcMessage = serde_json::from_slice(line).map_err(unknown)?;
-        if seen.method() != "subscriptions/listen" {
-            message.insert_extension(self.visit.clone());
+        let Some(filter) = seen.filter().filter(|_| seen.method() == LISTEN) else {
+            message.insert_extension(visit(&self.caller, self.owing.asked(&message)));
             return Ok(Some(message));
-        }
-        let (mcp, scope, visit, ready) =
-            (Arc::clone(&self.mcp), self.scope.clone(), self.visit.clone(), self.ready.clone());
+        };
+        let mut visit = visit(&self.caller, Arc::default());
+        let (mcp, scope, ready) = (Arc::clone(&self.mcp), self.scope.clone(), self.ready.clone());
+        let output = Arc::clone(&self.output);
         tokio::spawn(async move {
-            let mut visit = visit;
             let owner = owner(scope.gateway.environment(), &visit.caller).into();
-            if let Some(filter) = seen.filter() {
-                // One that may not be opened stays silent: there is only this client.
-                let opened = Opened::new(&mcp, (&scope, &owner), &filter, seen.client()).await;
-                visit.opened = opened.ok().map(Arc::new);
+            match Opened::new(&mcp, (&scope, &owner), &filter, seen.client()).await {
+                Ok(opened) => {
+                    visit.opened = Some(Arc::new(opened));
+                    message.insert_extension(visit);
+                    let _ = ready.send(message).await;
+                }
+                Err(error) => {
+                    let error = ErrorData::invalid_request(error.message, None);
+                    let refusal = ServerJsonRpcMessage::Error(JsonRpcError::new(id_of(&message), error));
+                    let _ = write(&output, &refusal, None).await;
+                }
             }
-            message.insert_extension(visit);
-            let _ = ready.send(message).await;
         });
         Ok(None)
+    }
+}
+
+/// A message of the client at the other end. Each is one of its own in logs.
+fn visit(caller: &Arc<Caller>, slot: Arc<Slot>) -> Visit {
+    let request_id = format!("stdio-{}", uuid::Uuid::now_v7()).into();
+    Visit { caller: Arc::clone(caller), request_id, slot, opened: None }
+}
+
+fn id_of(message: &ClientJsonRpcMessage) -> Option<RequestId> {
+    match message {
+        ClientJsonRpcMessage::Request(request) => Some(request.id.clone()),
+        _ => None,
+    }
+}
+
+/// What is delivered with the answer to each request that has none yet.
+#[derive(Default)]
+struct Owing(HashMap<RequestId, Arc<Slot>>);
+
+impl Owing {
+    fn asked(&mut self, message: &ClientJsonRpcMessage) -> Arc<Slot> {
+        let slot = Arc::new(Slot::default());
+        match message {
+            ClientJsonRpcMessage::Request(request) => {
+                self.0.insert(request.id.clone(), Arc::clone(&slot));
+            }
+            // Whoever gives a request up has no answer to it.
+            ClientJsonRpcMessage::Notification(told) => {
+                if let ClientNotification::CancelledNotification(cancelled) = &told.notification
+                    && let Some(id) = &cancelled.params.request_id
+                {
+                    self.0.remove(id);
+                }
+            }
+            ClientJsonRpcMessage::Response(_) | ClientJsonRpcMessage::Error(_) => {}
+        }
+        slot
+    }
+
+    fn answered(&mut self, message: &ServerJsonRpcMessage) -> Option<Arc<Slot>> {
+        match message {
+            ServerJsonRpcMessage::Response(response) => self.0.remove(&response.id),
+            ServerJsonRpcMessage::Error(error) => self.0.remove(error.id.as_ref()?),
+            ServerJsonRpcMessage::Request(_) | ServerJsonRpcMessage::Notification(_) => None,
+        }
     }
 }
 
@@ -192,17 +255,53 @@ async fn read_line<R: AsyncRead + Unpin>(
 async fn write<W: AsyncWrite + Unpin>(
     output: &Mutex<W>,
     message: &ServerJsonRpcMessage,
-    slot: &Slot,
+    slot: Option<&Slot>,
 ) -> io::Result<()> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
     let mut output = output.lock().await;
     output.write_all(&line).await?;
     output.flush().await?;
-    slot.see(&line);
-    slot.arrived();
+    if let Some(slot) = slot {
+        slot.see(&line);
+        slot.arrived();
+    }
     Ok(())
 }
 
 /// So many streams may be about to be opened.
 const MOST_PREPARED: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn each_request_has_what_is_owed_with_its_own_answer() {
+        let asked = |message: Value| serde_json::from_value::<ClientJsonRpcMessage>(message).unwrap();
+        let ping = |id: u32| asked(json!({"jsonrpc": "2.0", "id": id, "method": "ping"}));
+        let pong = |id: u32| {
+            let pong = json!({"jsonrpc": "2.0", "id": id, "result": {}});
+            serde_json::from_value::<ServerJsonRpcMessage>(pong).unwrap()
+        };
+        let mut owing = Owing::default();
+        let (first, second) = (owing.asked(&ping(1)), owing.asked(&ping(2)));
+        assert!(!Arc::ptr_eq(&first, &second));
+        let cancelled =
+            json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}});
+        owing.asked(&asked(cancelled));
+        assert!(owing.answered(&pong(1)).is_none(), "it is given up");
+        assert!(Arc::ptr_eq(&owing.answered(&pong(2)).unwrap(), &second));
+        assert!(owing.0.is_empty(), "{:?}", owing.0.keys());
+    }
+
+    #[test]
+    fn each_message_is_one_of_its_own_in_logs() {
+        let caller = Arc::new(Gateway::anonymous());
+        let of = || visit(&caller, Arc::default()).request_id;
+        assert_ne!(of(), of());
+    }
+}
