@@ -439,7 +439,8 @@ async fn what_a_process_was_given_in_confidence_reaches_no_client() {
     };
     let egress = Egress::new(Rules::default());
     let outside = Outside { egress: &egress, secrets: &secret_of(SECRET, &[]) };
-    let servers = Servers::new(vec![declared(how)], outside).unwrap();
+    let patient = Declared { timeout: Duration::from_secs(20), ..declared(how) };
+    let servers = Servers::new(vec![patient], outside).unwrap();
     let server = servers.get(&Tenant::default(), "shop").unwrap();
     let tools = server.tools().await.unwrap();
     assert_eq!(tools[0].tool.description.as_deref(), Some("[secret]"));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use action::json;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use gateway::{Code, Deed, Error};
+use gateway::{Caller, Code, Deed, Error};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, StatusCode};
 use http_body_util::Full;
@@ -25,6 +25,7 @@ use super::visit::Visit;
 use crate::faces::protected_resource::server_of;
 use crate::reply::{self, Said};
 use crate::request::{Request, Response};
+use crate::site::Site;
 use crate::who;
 
 /// All servers of the caller's tenant.
@@ -79,12 +80,15 @@ async fn enter(mut request: Request, only: Option<&str>) -> Result<Response, Err
         opened: None,
     };
     let mut lasts = request.head.method == Method::GET;
+    if lasts && let Some(stopped) = scope.stopped(&visit.caller).await {
+        return Err(stopped);
+    }
     match message.method() {
         "initialize" => mcp.sessions.make_room(&owner, scope.gateway.mcp_settings()).await?,
         "tools/call" => know_tools(&scope, &message).await,
         "subscriptions/listen" => {
             if let Some(filter) = message.filter() {
-                let opened = Opened::new(&mcp, (&scope, &owner.who), &filter, message.client()).await?;
+                let opened = Opened::new(&mcp, (&scope, &visit.caller), &filter, message.client()).await?;
                 visit.opened = Some(Arc::new(opened));
             }
             lasts = true;
@@ -100,6 +104,12 @@ async fn enter(mut request: Request, only: Option<&str>) -> Result<Response, Err
     // What lasts until somebody ends it is ended when we stop; whatever else was asked is answered.
     let config =
         if lasts { config.with_cancellation_token(mcp.sessions.closing.child_token()) } else { config };
+    let credential = request.head.headers.get(AUTHORIZATION).and_then(|header| header.to_str().ok());
+    let bearer = credential.and_then(|header| who::credential(header, "bearer")).map(str::to_owned);
+    let until = lasts.then(|| {
+        let server = server_of(request.head.uri.path()).map(str::to_owned);
+        over((Arc::clone(&request.site), bearer, server), (scope.clone(), Arc::clone(&visit.caller)))
+    });
     let own = Own { sessions: Arc::clone(&mcp.sessions), owner };
     let service = StreamableHttpService::new(
         move || Ok(Face::new(Arc::clone(&mcp), scope.clone())),
@@ -107,13 +117,6 @@ async fn enter(mut request: Request, only: Option<&str>) -> Result<Response, Err
         config,
     );
     let slot = Arc::clone(&visit.slot);
-    let credential = request.head.headers.get(AUTHORIZATION).and_then(|header| header.to_str().ok());
-    let bearer = credential.and_then(|header| who::credential(header, "bearer")).map(str::to_owned);
-    // Who is not known any more hears nothing any more.
-    let until = bearer.filter(|_| lasts).map(|bearer| {
-        let server = server_of(request.head.uri.path()).map(str::to_owned);
-        who::forgotten(Arc::clone(&request.site), bearer, server)
-    });
     let mut head = request.head;
     // Whoever handles the message has the caller, and no use for what proved them.
     head.headers.remove(AUTHORIZATION);
@@ -127,6 +130,28 @@ async fn enter(mut request: Request, only: Option<&str>) -> Result<Response, Err
         };
         Said::Parts(parts, Arc::default())
     }))
+}
+
+/// When an answer that lasts is over: its caller is not known any more by what they brought, or is stopped by an operator.
+async fn over(
+    (site, bearer, server): (Arc<Site>, Option<String>, Option<String>),
+    (scope, caller): (Scope, Arc<Caller>),
+) {
+    let forgotten = async {
+        match bearer {
+            Some(bearer) => who::forgotten(site, bearer, server).await,
+            None => std::future::pending().await,
+        }
+    };
+    let stopped = async {
+        while scope.stopped(&caller).await.is_none_or(|error| error.code != Code::Frozen) {
+            tokio::time::sleep(who::LOOK_AGAIN).await;
+        }
+    };
+    tokio::select! {
+        () = forgotten => {}
+        () = stopped => {}
+    }
 }
 
 /// The session that a request of an older revision names.

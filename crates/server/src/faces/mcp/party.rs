@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, try_join_all};
-use gateway::Gateway;
 use gateway::upstream::{Party, PartyId};
+use gateway::{Caller, Gateway};
 use rmcp::model::{
     CancelledNotification, CancelledNotificationParam, ClientCapabilities, ErrorData, GetExtensions,
     Implementation, InputRequest, InputRequests, InputResponses, LoggingLevel, RequestId, ServerNotification,
@@ -26,6 +26,7 @@ use super::mail::Mail;
 pub(super) struct Session {
     id: PartyId,
     owner: PartyId,
+    pub(super) caller: Arc<Caller>,
     info: Implementation,
     capabilities: ClientCapabilities,
     peer: Peer<RoleServer>,
@@ -61,13 +62,14 @@ impl Drop for Seated {
 impl Session {
     pub(super) fn new(
         peer: Peer<RoleServer>,
-        owner: String,
+        (caller, owner): (Arc<Caller>, String),
         (info, capabilities): (Implementation, ClientCapabilities),
         input: Duration,
     ) -> Session {
         Session {
             id: PartyId(format!("session:{}", uuid::Uuid::now_v7()).into()),
             owner: PartyId(owner.into()),
+            caller,
             info,
             capabilities,
             mail: Mail::to(peer.clone()),

@@ -14,7 +14,7 @@ use tokio::sync::{Mutex, mpsc};
 use super::Mcp;
 use super::delivery::Slot;
 use super::door::{MOST_BYTES, Message};
-use super::face::{Face, owner};
+use super::face::Face;
 use super::listen::Opened;
 use super::scope::Scope;
 use super::visit::Visit;
@@ -148,10 +148,9 @@ impl<R, W> Lines<R, W> {
             (Arc::clone(&self.mcp), self.scope.clone(), self.visit.clone(), self.ready.clone());
         tokio::spawn(async move {
             let mut visit = visit;
-            let owner = owner(scope.gateway.environment(), &visit.caller).into();
             if let Some(filter) = seen.filter() {
                 // One that may not be opened stays silent: there is only this client.
-                let opened = Opened::new(&mcp, (&scope, &owner), &filter, seen.client()).await;
+                let opened = Opened::new(&mcp, (&scope, &visit.caller), &filter, seen.client()).await;
                 visit.opened = opened.ok().map(Arc::new);
             }
             message.insert_extension(visit);
