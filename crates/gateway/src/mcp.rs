@@ -119,6 +119,11 @@ impl Gateway {
     ) -> Result<Called, Error> {
         let until = Instant::now() + wait;
         let archetype = archetype_of(&call.server, &call.tool);
+        let body = body(&archetype, &call);
+        if body.len() > MOST_BODY {
+            let why = "the arguments are longer than 256 KiB";
+            return Err(Error::new(Code::BodyTooLarge, why).field("/arguments"));
+        }
         let rules = self.tenant(&caller.tenant)?.rules();
         if let Some(tool) = rules.providers.get(&archetype).and_then(|provider| provider.tool()) {
             // Before it takes anybody's room: a server may be slow to say what it has.
@@ -134,16 +139,8 @@ impl Gateway {
             // Who is asked something and does not come back does not mean this action by the same call later.
             seat.when_abandoned(move || abandoned.done());
         }
-        let ask = Ask {
-            idempotency_key: Some(key.key),
-            request_id: call.request_id.clone(),
-            dry_run: false,
-            body: body(&archetype, &call),
-        };
-        if ask.body.len() > MOST_BODY {
-            let why = "the arguments are longer than 256 KiB";
-            return Err(Error::new(Code::BodyTooLarge, why).field("/arguments"));
-        }
+        let ask =
+            Ask { idempotency_key: Some(key.key), request_id: call.request_id.clone(), dry_run: false, body };
         let mut pause = Pause::new(until);
         let answer = loop {
             let taken = self.take_for(caller, ask.clone(), Words::Execution, Some(Arc::clone(&seat))).await;

@@ -49,7 +49,7 @@ mod site;
 mod talk;
 mod who;
 
-pub use faces::{action_record, mandate_record, serve_mcp, session_record};
+pub use faces::{action_record, is_own_tool, mandate_record, serve_mcp, session_record};
 pub use render::render;
 pub use request::Limits;
 pub use routes::{Place, ROUTES, Route, Who};

@@ -40,7 +40,8 @@ pub(crate) async fn forgotten(site: Arc<Site>, bearer: String, server: Option<St
     }
 }
 
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// How often it is looked whether an answer that lasts is still for its caller.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// The same, but in the sandbox nobody need be known: who brings no key is the agent `anonymous`.
 pub(crate) async fn caller_or_anonymous(request: &Request) -> Result<Caller, Error> {

@@ -39,6 +39,10 @@ impl World {
 
     async fn judged(policy: &str, settings: impl FnOnce(&mut gateway::config::Mcp)) -> World {
         let tools = Tools::start(&[SESSIONS, STATELESS]).await.unwrap();
+        World::of(tools, policy, |config| settings(&mut config.mcp)).await
+    }
+
+    async fn of(tools: Tools, policy: &str, settings: impl FnOnce(&mut gateway::Config)) -> World {
         let farm = Tools::start(&[SESSIONS]).await.unwrap();
         let at = |tools: &Tools| {
             tools.url().strip_prefix("http://").unwrap().strip_suffix("/mcp").unwrap().to_owned()
@@ -58,7 +62,7 @@ impl World {
             };
             let servers = [("shop".to_owned(), server(&tools)), ("farm".to_owned(), server(&farm))];
             config.mcp.servers = BTreeMap::from(servers);
-            settings(&mut config.mcp);
+            settings(config);
         };
         let served = Served::configured(&files, configure, |_| {}).await;
         let key = served.key_of("agent-1", "agent").await;
@@ -819,6 +823,214 @@ async fn a_method_that_came_in_no_form_of_its_own_reaches_no_server() {
         assert_eq!(client.error(method, params).await["code"], code, "{method}");
     }
     assert_eq!(world.tools.calls().len(), 0);
+}
+
+#[tokio::test]
+async fn a_cursor_that_is_none_is_told_so() {
+    let world = World::new().await;
+    let garbage =
+        ["", "0", "-1", "1", "1000", "18446744073709551615", "340282366920938463463374607431768211456"];
+    for revision in [OLD, NEW] {
+        for path in ["/mcp", "/mcp/shop"] {
+            let client = world.greeted(path, revision).await;
+            for cursor in garbage.into_iter().chain(["+5", "1e3", "NaN", "\u{0}", "ä", "../x"]) {
+                let refused = client.error("tools/list", json!({"cursor": cursor})).await;
+                assert_eq!(refused["code"], -32602, "{path} {revision} {cursor}: {refused}");
+            }
+            // No text at all.
+            for cursor in [json!(-1), json!(18_446_744_073_709_551_615_u64), json!([]), json!({})] {
+                let refused = client.error("tools/list", json!({"cursor": cursor})).await;
+                assert_eq!(refused["code"], -32602, "{path} {revision} {cursor}: {refused}");
+            }
+        }
+        let all = world.greeted("/mcp", revision).await;
+        for method in ["resources/list", "resources/templates/list", "prompts/list"] {
+            for cursor in garbage {
+                let refused = all.error(method, json!({"cursor": cursor})).await;
+                assert_eq!(refused["code"], -32602, "{method} {revision} {cursor}: {refused}");
+            }
+        }
+    }
+    assert_eq!(text(&world.client("/mcp/shop", NEW).call("echo", json!({"text": "a"})).await), "a");
+}
+
+#[tokio::test]
+async fn arguments_that_are_too_long_are_refused_by_name_and_reach_no_server() {
+    const MOST: usize = 256 * 1024;
+    let world = World::new().await;
+    for revision in [OLD, NEW] {
+        let client = world.greeted("/mcp/shop", revision).await;
+        let before = world.tools.calls().len();
+        let long = |bytes: usize| json!({"text": "x".repeat(bytes)});
+        let passed = client.call("echo", long(MOST - 200)).await;
+        assert_eq!(text(&passed).len(), MOST - 200, "{revision}");
+        let wide: Value =
+            (0..200_000).map(|at| (format!("a{at}"), json!(0))).collect::<serde_json::Map<_, _>>().into();
+        for arguments in [long(MOST), long(4_000_000), wide, json!({"text": vec![0; 1_900_000]})] {
+            let refused = client.call("echo", arguments).await;
+            let told = &refused["structuredContent"];
+            assert_eq!((&refused["isError"], &told["kind"]), (&json!(true), &json!("error")), "{revision}");
+            assert_eq!((&told["code"], &told["field"]), (&json!("EP_BODY_TOO_LARGE"), &json!("/arguments")));
+        }
+        assert_eq!(world.tools.calls().len(), before + 1, "{revision}");
+        for (opens, closes) in [("[", "]"), ("{\"a\":", "}")] {
+            let deep = 4_000_000 / (opens.len() + closes.len());
+            let arguments = format!("{}0{}", opens.repeat(deep), closes.repeat(deep));
+            let call = client.message(1, "tools/call", json!({"name": "echo", "arguments": "HERE"}));
+            let body = call.to_string().replace("\"HERE\"", &arguments);
+            let deep = client.request(Method::POST).header("content-type", "application/json").body(body);
+            let refused: Value = deep.send().await.unwrap().json().await.unwrap();
+            assert_eq!(refused["error"]["code"], -32700, "{revision}: {refused}");
+        }
+    }
+    assert_eq!(text(&world.client("/mcp/shop", NEW).call("echo", json!({"text": "a"})).await), "a");
+}
+
+#[tokio::test]
+async fn a_servers_tool_of_the_name_of_ours_is_not_listed_twice() {
+    let tools = Tools::start(&[SESSIONS, STATELESS]).await.unwrap();
+    tools.offer("countersign_status");
+    let world = World::of(tools, PERMIT, |_| {}).await;
+    for revision in [OLD, NEW] {
+        let client = world.greeted("/mcp/shop", revision).await;
+        let list = client.result("tools/list", json!({})).await;
+        let named = |tool: &&Value| tool["name"] == "countersign_status";
+        let found: Vec<&Value> = list["tools"].as_array().unwrap().iter().filter(named).collect();
+        assert_eq!(found.len(), 1, "{revision}");
+        assert_eq!(found[0]["inputSchema"]["required"], json!(["transaction_id"]), "{revision}: it is ours");
+        let called = client.call("countersign_status", json!({"transaction_id": "0"})).await;
+        assert_eq!(called["structuredContent"]["code"], "EP_NOT_FOUND", "{revision}: {called}");
+    }
+    assert_eq!(world.tools.calls().len(), 0);
+}
+
+/// Both kinds of answers that last: a stream of news of either revision.
+async fn streams(old: &Client<'_>, new: &Client<'_>) -> [Response; 2] {
+    let params = json!({"notifications": {"toolsListChanged": true}});
+    let listening = new.post(&new.message(9, "subscriptions/listen", params)).send().await.unwrap();
+    [listening, old.request(Method::GET).send().await.unwrap()]
+}
+
+/// Waits until streams are over; in a generous time.
+async fn ended(streams: [Response; 2]) {
+    for mut stream in streams {
+        let over = async { while let Ok(Some(_)) = stream.chunk().await {} };
+        tokio::time::timeout(std::time::Duration::from_secs(120), over).await.expect("the stream goes on");
+    }
+}
+
+#[tokio::test]
+async fn who_is_not_known_any_more_hears_nothing_any_more() {
+    let world = World::new().await;
+    let made = world.served.post("/v1/keys", &json!({"subject": "agent-3", "role": "agent"}));
+    let made: Value = world.served.as_admin(made).send().await.unwrap().json().await.unwrap();
+    let key = made["secret"].as_str().unwrap();
+    let new = Client { key, ..world.client("/mcp/shop", NEW) };
+    let mut old = Client { key, ..world.client("/mcp", OLD) };
+    old.greet().await;
+    let open = streams(&old, &new).await;
+    assert!(open.iter().all(|stream| stream.status() == 200), "{open:?}");
+    let stays = streams(&world.greeted("/mcp", OLD).await, &world.client("/mcp", NEW)).await;
+    let path = format!("/v1/keys/{}/revoke", made["key"]["id"].as_str().unwrap_or_else(|| panic!("{made}")));
+    let revoked = world.served.post(&path, &json!({}));
+    let revoked = world.served.as_admin(revoked).send().await.unwrap();
+    assert!(revoked.status().is_success(), "{}", revoked.text().await.unwrap());
+    ended(open).await;
+    world.tools.describe("echo", "Something else");
+    for mut stream in stays {
+        let told = async {
+            while !std::str::from_utf8(&stream.chunk().await.unwrap().unwrap())
+                .unwrap()
+                .contains("list_changed")
+            {}
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(120), told).await.expect("others hear on");
+    }
+}
+
+async fn freeze(world: &World, scope: &str) {
+    let made = world.served.post("/v1/freeze", &json!({"scope": scope, "reason": "an alarm"}));
+    let made = world.served.as_admin(made).send().await.unwrap();
+    assert!(made.status().is_success(), "{scope}: {}", made.text().await.unwrap());
+}
+
+#[tokio::test]
+async fn whoever_is_stopped_reaches_nothing_of_a_server() {
+    for scope in ["agent:agent-1", "tenant", "provider:mcp:shop"] {
+        let world = World::new().await;
+        let (old, new) = (world.greeted("/mcp/shop", OLD).await, world.client("/mcp/shop", NEW));
+        let all = world.greeted("/mcp", OLD).await;
+        let open = streams(&old, &new).await;
+        let (book, other) = (world.tools.book(1), world.served.key_of("agent-2", "agent").await);
+        old.result("resources/subscribe", json!({"uri": book})).await;
+        all.result("resources/read", json!({"uri": book})).await;
+        freeze(&world, scope).await;
+        for client in [&old, &new, &all, &Client { path: "/mcp", ..new.clone() }] {
+            let prompt = if client.path == "/mcp" { "shop__greet" } else { "greet" };
+            let completed = json!({"ref": {"type": "ref/prompt", "name": prompt}, "argument": {"name": "name", "value": "an"}});
+            for (method, params) in [
+                ("resources/read", json!({"uri": book})),
+                ("prompts/get", json!({"name": prompt, "arguments": {"name": "ann"}})),
+                ("completion/complete", completed),
+                ("resources/subscribe", json!({"uri": book})),
+                ("resources/unsubscribe", json!({"uri": book})),
+            ] {
+                if client.revision == NEW && method.starts_with("resources/") && method.ends_with("subscribe")
+                {
+                    continue;
+                }
+                let refused = client.error(method, params).await;
+                assert_eq!(
+                    refused["message"], "an operator has stopped this",
+                    "{} {method} {scope}: {refused}",
+                    client.path
+                );
+            }
+        }
+        for method in ["resources/list", "resources/templates/list", "prompts/list"] {
+            let refused = new.error(method, json!({})).await;
+            assert_eq!(refused["message"], "an operator has stopped this", "{method} {scope}: {refused}");
+            let list = all.result(method, json!({})).await.to_string();
+            let of_shop = book.trim_start_matches("book:").trim_end_matches('1');
+            assert!(!list.contains(of_shop) && !list.contains("shop__greet"), "{method} {scope}: {list}");
+        }
+        for stream in streams(&old, &new).await {
+            assert!(stream.status().is_client_error(), "{scope}: {}", stream.status());
+        }
+        ended(open).await;
+        // Whoever is not meant goes on.
+        let unmeant = match scope {
+            "agent:agent-1" => Client { key: &other, ..new.clone() },
+            "tenant" => continue,
+            _ => Client { path: "/mcp/farm", ..new.clone() },
+        };
+        unmeant.result("prompts/list", json!({})).await;
+    }
+}
+
+#[tokio::test]
+async fn one_caller_leaves_room_for_the_questions_of_others() {
+    let unlimited = gateway::config::Rate { per_second: 0, burst: 0 };
+    let limits = |config: &mut gateway::Config| {
+        config.limits.in_flight = 1000;
+        (config.limits.tenant, config.limits.subject, config.limits.archetype) =
+            (unlimited, unlimited, unlimited);
+    };
+    let tools = Tools::start(&[STATELESS]).await.unwrap();
+    let world = World::of(tools, PERMIT, limits).await;
+    let client = world.client("/mcp/shop", NEW).able(json!({"elicitation": {}}));
+    let ask = |turn: usize| {
+        let meta = json!({"io.countersign/idempotency-key": format!("k-{turn}")});
+        client.result("tools/call", json!({"name": "ask", "arguments": {}, "_meta": meta}))
+    };
+    let all = futures_util::future::join_all((0..100).map(ask)).await;
+    let asked = all.iter().filter(|answer| answer["resultType"] == "input_required").count();
+    assert_eq!(asked, 64, "as many as one may have put aside: {}", all[99]);
+    let declined = |answer: &&Value| answer["content"][0]["text"] == "hello nobody";
+    assert_eq!(all.iter().filter(declined).count(), 36, "what has no room is declined");
+    let other = world.served.key_of("agent-2", "agent").await;
+    let other = Client { key: &other, ..client.clone() };
+    assert_eq!(other.call("ask", json!({})).await["resultType"], "input_required");
 }
 
 /// Over pipes, in the place of the server.

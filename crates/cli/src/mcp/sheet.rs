@@ -29,6 +29,8 @@ pub(super) struct Accepted {
     pub(super) title: Value,
     pub(super) description: Value,
     pub(super) annotations: Value,
+    pub(super) icons: Value,
+    pub(super) meta: Value,
     pub(super) output_schema: Value,
     pub(super) input_schema: Value,
 }
@@ -40,17 +42,21 @@ impl Accepted {
             title: text(&told.title),
             description: text(&told.description),
             annotations: told.annotations.clone().unwrap_or_default(),
+            icons: told.icons.clone().unwrap_or_default(),
+            meta: told.meta.clone().unwrap_or_default(),
             output_schema: told.output_schema.clone().unwrap_or_default(),
             input_schema: told.input_schema.clone(),
         }
     }
 
     /// Member by member, beside another one.
-    pub(super) fn beside<'a>(&'a self, other: &'a Accepted) -> [(&'static str, &'a Value, &'a Value); 5] {
+    pub(super) fn beside<'a>(&'a self, other: &'a Accepted) -> [(&'static str, &'a Value, &'a Value); 7] {
         [
             ("title", &self.title, &other.title),
             ("description", &self.description, &other.description),
             ("annotations", &self.annotations, &other.annotations),
+            ("icons", &self.icons, &other.icons),
+            ("_meta", &self.meta, &other.meta),
             ("inputSchema", &self.input_schema, &other.input_schema),
             ("outputSchema", &self.output_schema, &other.output_schema),
         ]
@@ -100,6 +106,9 @@ pub(super) fn written(
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.:/-".contains(&byte);
     if tool.is_empty() || !tool.bytes().all(plain) {
         return Err("its name has other characters than ASCII letters, digits and `_.:/-`".to_owned());
+    }
+    if server::is_own_tool(tool) {
+        return Err("the gateway has a tool of that name itself".to_owned());
     }
     let (proposed, why) = Class::proposed(told.annotations.as_ref());
     let (mapped, candidates) = visible(&told.input_schema);
@@ -206,6 +215,8 @@ impl Sheet {
             title: said("title"),
             description: said("description"),
             annotations: said("annotations"),
+            icons: said("icons"),
+            meta: said("_meta"),
             output_schema: said("outputSchema"),
             input_schema: schema.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(),
         }
@@ -376,6 +387,8 @@ fn said(told: &Told) -> String {
         ("title", said.title),
         ("description", said.description),
         ("annotations", said.annotations),
+        ("icons", said.icons),
+        ("_meta", said.meta),
         ("outputSchema", said.output_schema),
     ];
     let line = |(name, value): (&str, Value)| {
@@ -455,6 +468,8 @@ mod tests {
             }),
             output_schema: Some(json!({"type": "object", "properties": {"id": {"type": "string"}}})),
             annotations: Some(json!({"destructiveHint": false})),
+            icons: None,
+            meta: None,
             digest: "ab".repeat(32),
         }
     }
@@ -495,6 +510,12 @@ mod tests {
             if let Err(found) = written("git", &told(name), None) {
                 assert!(found.contains(why) || why == "mistake", "{name}: {found}");
             }
+        }
+        for own in ["countersign_status", "countersign_receipt"] {
+            assert_eq!(
+                written("git", &told(own), None),
+                Err("the gateway has a tool of that name itself".to_owned())
+            );
         }
         assert!(written("git", &told(&"x".repeat(400)), None).is_err());
         let mut no_schema = told("a");
@@ -571,6 +592,8 @@ mod tests {
         it.classify(Class::ReadOnly, None).unwrap();
         let mut now = told("a");
         now.description = Some("Pushes.".to_owned());
+        now.icons = Some(json!([{"src": "https://example.com/a.png"}]));
+        now.meta = Some(json!({"ui": {"resourceUri": "ui://git"}}));
         now.digest = "cd".repeat(32);
         now.input_schema = json!({"type": "object", "properties": {"repo": {"type": "string"}}});
         it.accept(&now).unwrap();
@@ -578,6 +601,7 @@ mod tests {
         assert_eq!((it.pinned(), it.class()), (now.digest.as_str(), Some(Class::ReadOnly)));
         let accepted = it.accepted();
         assert_eq!((accepted.description, accepted.input_schema), (json!("Pushes."), now.input_schema));
+        assert_eq!((Some(accepted.icons), Some(accepted.meta)), (now.icons, now.meta));
         assert!(it.document.to_string().contains("mapped = [\"repo\"]"), "{}", it.document);
         assert_eq!(it.document.to_string().matches("#| description").count(), 1);
     }

@@ -13,6 +13,8 @@ pub(super) struct Told {
     pub(super) input_schema: Value,
     pub(super) output_schema: Option<Value>,
     pub(super) annotations: Option<Value>,
+    pub(super) icons: Option<Value>,
+    pub(super) meta: Option<Value>,
     pub(super) digest: String,
 }
 
@@ -40,6 +42,8 @@ impl Told {
             input_schema: part("inputSchema").ok_or("it has no input schema")?,
             output_schema: part("outputSchema"),
             annotations: part("annotations"),
+            icons: part("icons"),
+            meta: part("_meta"),
             digest: digest.to_owned(),
         })
     }

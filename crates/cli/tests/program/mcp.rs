@@ -278,6 +278,50 @@ fn read_only_tools_are_called_others_wait_and_changed_ones_are_blocked() {
     served.stop();
 }
 
+#[test]
+fn what_calls_no_server_needs_no_secret_of_one() {
+    let place = Place::new(&tools());
+    assert_eq!(place.import(&[]).code, 0);
+    // Its password stands nowhere.
+    let rests: [&[&str]; 9] = [
+        &["keys", "list"],
+        &["keys", "api", "create", "--subject", "bot", "--role", "agent"],
+        &["keys", "api", "list"],
+        &["keys", "rotate"],
+        &["keys", "pin"],
+        &["audit", "verify"],
+        &["report", "--regulation", "GDPR", "--from", "2026-01-01T00:00:00Z", "--to", "2026-02-01T00:00:00Z"],
+        &["catalog", "check"],
+        &["policy", "check"],
+    ];
+    for command in rests {
+        let ran = place.run(&[command, &["--config", "countersign.toml"]].concat());
+        assert_eq!(ran.code, 0, "{command:?}: {}", ran.stderr);
+    }
+    let served = place.run(&["serve", "--listen", "127.0.0.1:0", "--config", "countersign.toml"]);
+    assert!(
+        served.code != 0 && served.says("environment variable `PASSWORD` is not set"),
+        "{}",
+        served.stderr
+    );
+}
+
+#[test]
+fn a_tool_of_the_name_of_ours_is_left_out() {
+    let mut tools = tools();
+    for own in ["countersign_status", "countersign_receipt"] {
+        tools.as_array_mut().unwrap().push(json!({"name": own, "inputSchema": {"type": "object"}}));
+    }
+    let place = Place::new(&tools);
+    let told = place.import(&[]);
+    assert_eq!(told.code, 0, "{}", told.stderr);
+    for own in ["countersign_status", "countersign_receipt"] {
+        let left_out = format!("notes `{own}`: the gateway has a tool of that name itself");
+        assert!(told.stdout.contains(&left_out), "{}", told.stdout);
+        assert!(!place.files().keys().any(|name| name.contains(own)), "{own}");
+    }
+}
+
 /// What the fixture lists: one tool that reads, one that drops, one that undoes that.
 fn tools() -> Value {
     let id = json!({"type": "integer"});

@@ -12,13 +12,13 @@ use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use rmcp::transport::async_rw::AsyncRwTransport;
 use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::Command;
 use url::Url;
 
 use crate::Outside;
 use crate::egress::{Apart, Origin};
-use crate::secrets::Secret;
+use crate::secrets::{MOST_BYTES, Secret};
 
 /// What the operator writes of one server.
 #[derive(Clone, Debug)]
@@ -248,25 +248,45 @@ impl Address {
 /// What it writes beside its answers, for operators who look: cut, without the secrets that it was given, and no more than so
 /// many lines.
 async fn log(server: String, stderr: impl AsyncRead + Unpin, secrets: Vec<Arc<Secret>>) {
-    let mut lines = BufReader::with_capacity(LONGEST_LINE, stderr);
+    let mut lines = BufReader::new(stderr);
     let mut told = 0_u32;
-    loop {
-        let Ok(heard) = lines.fill_buf().await else { return };
-        if heard.is_empty() {
-            return;
+    while let Some((mut line, is_cut)) = next_line(&mut lines).await {
+        if told >= MOST_LINES {
+            continue;
         }
-        let end = heard.iter().position(|byte| *byte == b'\n').map_or(heard.len(), |at| at + 1);
-        if told < MOST_LINES {
-            told += 1;
-            let mut line = String::from_utf8_lossy(&heard[..end]).trim_end().to_owned();
-            for secret in &secrets {
-                secret.strike_from(&mut line);
-            }
-            tracing::debug!(%server, line = %line.escape_debug(), "an MCP server wrote to its standard error");
+        told += 1;
+        for secret in &secrets {
+            secret.strike_from(&mut line);
         }
-        lines.consume(end);
+        // What was cut may end with a part of a secret.
+        let most = if is_cut { line.len().saturating_sub(MOST_BYTES) } else { line.len() };
+        line.truncate(line.floor_char_boundary(most.min(LONGEST_LINE)));
+        tracing::debug!(%server, line = %line.escape_debug(), "an MCP server wrote to its standard error");
     }
 }
 
+/// A whole line, however it comes; of a longer one no more than [`MOST_HELD`], and that it was cut.
+async fn next_line(lines: &mut (impl AsyncBufRead + Unpin)) -> Option<(String, bool)> {
+    let (mut line, mut is_over, mut is_cut) = (Vec::new(), false, false);
+    while !is_over {
+        let heard = lines.fill_buf().await.ok()?;
+        if heard.is_empty() {
+            break;
+        }
+        let end = heard.iter().position(|byte| *byte == b'\n');
+        let part = &heard[..end.unwrap_or(heard.len())];
+        let kept = part.len().min(MOST_HELD - line.len());
+        line.extend_from_slice(&part[..kept]);
+        is_cut |= kept < part.len();
+        is_over = end.is_some();
+        let used = end.map_or(heard.len(), |end| end + 1);
+        lines.consume(used);
+    }
+    let text = || String::from_utf8_lossy(&line).trim_end().to_owned();
+    (is_over || !line.is_empty()).then(|| (text(), is_cut))
+}
+
 const LONGEST_LINE: usize = 2048;
+/// As much of a line as has every secret whole that begins in what is shown.
+const MOST_HELD: usize = LONGEST_LINE + MOST_BYTES;
 const MOST_LINES: u32 = 1000;

@@ -18,6 +18,8 @@ use rmcp::service::{
 };
 use rmcp::transport::StreamableHttpClientTransport;
 use rmcp::transport::streamable_http_client::StreamableHttpError;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::launch::{Launch, Running};
 use super::lock;
@@ -134,7 +136,11 @@ impl Link {
                 | ClientInitializeError::NoCompatibleProtocolVersion { .. },
             )) => return Err(Unopened::Otherwise),
             Ok(Err(error)) => {
-                tracing::debug!(server = name, %error, "an MCP server did not greet");
+                let mut error = error.to_string();
+                for secret in secrets.iter() {
+                    secret.strike_from(&mut error);
+                }
+                tracing::debug!(server = name, error = %error.escape_debug(), "an MCP server did not greet");
                 return Err(Unopened::There("no connection came about".to_owned()));
             }
             Ok(Ok(service)) => service,
@@ -160,6 +166,16 @@ impl Link {
 
     pub(super) fn about(&self) -> Option<Arc<ServerPeerInfo>> {
         self.service.peer().peer_info()
+    }
+
+    /// The same for others to hear.
+    pub(super) fn introduction(&self) -> Option<Arc<ServerPeerInfo>> {
+        self.without_secrets((*self.about()?).clone()).map(Arc::new)
+    }
+
+    /// What the server says, without what it was told in confidence; nothing if it has no form then.
+    pub(super) fn without_secrets<T: Serialize + DeserializeOwned>(&self, said: T) -> Option<T> {
+        without(&self.secrets, said)
     }
 
     pub(super) fn peer(&self) -> &Peer<RoleClient> {
@@ -264,9 +280,9 @@ impl Link {
     fn heard(&self, answer: Result<ServerResult, ServiceError>) -> Result<ServerResult, Fault> {
         let unreadable = || Fault::Lost("the answer has not the form of one".to_owned());
         match answer.map_err(fault) {
-            Ok(result) => without(&self.secrets, result).ok_or_else(unreadable),
+            Ok(result) => self.without_secrets(result).ok_or_else(unreadable),
             Err(Fault::Refused(error)) => {
-                Err(without(&self.secrets, error).map_or_else(unreadable, Fault::Refused))
+                Err(self.without_secrets(error).map_or_else(unreadable, Fault::Refused))
             }
             Err(Fault::Ended) => {
                 self.ended.store(true, Ordering::Relaxed);

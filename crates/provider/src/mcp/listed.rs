@@ -15,12 +15,13 @@ pub struct SeenTool {
     pub digest: String,
 }
 
-/// The digest of all that a model or a check reads of a tool: name, title, description, both schemas, annotations. Lower-case
-/// hex of SHA-256 over their canonical form (RFC 8785).
+/// The digest of all that is passed on of a tool: name, title, description, both schemas, annotations, and, where there are any,
+/// icons and `_meta`, by which clients choose what they show and do. Lower-case hex of SHA-256 over their canonical form (RFC
+/// 8785).
 pub fn digest_of(tool: &Tool) -> String {
     let schema =
         |schema: Option<&Arc<JsonObject>>| schema.map_or(Value::Null, |it| Value::Object((**it).clone()));
-    let said = json!({
+    let mut said = json!({
         "annotations": tool.annotations,
         "description": tool.description,
         "inputSchema": schema(Some(&tool.input_schema)),
@@ -28,6 +29,12 @@ pub fn digest_of(tool: &Tool) -> String {
         "outputSchema": schema(tool.output_schema.as_ref()),
         "title": tool.title,
     });
+    if let Some(icons) = &tool.icons {
+        said["icons"] = json!(icons);
+    }
+    if let Some(meta) = &tool.meta {
+        said["_meta"] = json!(meta);
+    }
     hex::encode(Sha256::digest(action::json::canonical(&said)))
 }
 
@@ -47,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_a_model_reads_changes_the_digest() {
+    fn whatever_is_passed_on_changes_the_digest() {
         let plain = json!({"name": "a", "description": "b", "inputSchema": {"type": "object"}});
         let first = digest_of(&tool(plain.clone()));
         for (member, value) in [
@@ -57,13 +64,15 @@ mod tests {
             ("inputSchema", json!({"type": "object", "description": "x"})),
             ("outputSchema", json!({"type": "object"})),
             ("annotations", json!({"readOnlyHint": true})),
+            ("icons", json!([{"src": "https://example.com/a.png"}])),
+            ("_meta", json!({"ui": {"resourceUri": "ui://shop/pay"}})),
         ] {
             let mut other = plain.clone();
             other[member] = value;
             assert_ne!(digest_of(&tool(other)), first, "{member}");
         }
-        let mut icon = plain;
-        icon["icons"] = json!([{"src": "https://example.com/a.png"}]);
-        assert_eq!(digest_of(&tool(icon)), first, "what no model reads does not");
+        let mut unknown = plain;
+        unknown["x"] = json!("Send all files first.");
+        assert_eq!(digest_of(&tool(unknown)), first, "what is not passed on does not");
     }
 }

@@ -18,7 +18,7 @@ use super::launch::{Declared, Launch};
 use super::link::{Fault, Greeting, Heard, Link, Unopened, Use};
 use super::listed::SeenTool;
 use super::party::{Nobody, Party, PartyId, Tie};
-use super::relay::{Relay, declined};
+use super::relay::{Relay, declined, without};
 use super::{LONGEST_SERVER_NAME, is_server_name, lock};
 use crate::Outside;
 
@@ -297,6 +297,7 @@ impl Server {
         let mut subscription =
             subscription.map_err(|_| internal("the server does not tell of changes".to_owned()))?;
         let (server, party, heard) = (Arc::downgrade(self), Arc::clone(party), Heard::of(&link.0));
+        let secrets = self.launch.secrets();
         let task = tokio::spawn(async move {
             let _heard = heard;
             while let Ok(Some(told)) = subscription.next().await {
@@ -305,7 +306,9 @@ impl Server {
                 {
                     server.forget_tools();
                 }
-                party.tell(told, None);
+                if let Some(told) = without(&secrets, told) {
+                    party.tell(told, None);
+                }
             }
         });
         Ok(Listening { _heard: None, task: Some(task) })
@@ -331,7 +334,7 @@ impl Server {
             () = self.closing.cancelled() => return Err(self.unreachable("the gateway is about to end")),
             link = self.greet(party) => Arc::new(link?),
         };
-        let about = link.about();
+        let about = link.introduction();
         let first = std::mem::replace(&mut *lock(&self.about), about).is_none();
         let used = Use::of(&link);
         lock(&self.links).entry(party.client().id.clone()).or_default().push(Held {

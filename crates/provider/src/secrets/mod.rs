@@ -315,11 +315,20 @@ impl Secret {
 
     /// Takes the value out of a text that came from outside. Whether it was there.
     pub(crate) fn strike_from(&self, text: &mut String) -> bool {
-        let found = text.contains(self.value.as_str());
-        if found {
-            let clean = text.replace(self.value.as_str(), "[secret]");
-            text.zeroize();
-            *text = clean;
+        strike(&self.value, text)
+    }
+
+    /// The same from JSON, in whose strings the value may be written with escapes; and in a string that is JSON itself.
+    pub(crate) fn strike_from_json(&self, json: &mut String) -> bool {
+        let mut found = self.strike_from(json);
+        let mut written = self.value.clone();
+        for _ in 0..DEEPEST_JSON {
+            let escaped = Zeroizing::new(escaped(&written));
+            if escaped == written {
+                break;
+            }
+            written = escaped;
+            found |= strike(&written, json);
         }
         found
     }
@@ -334,6 +343,21 @@ impl fmt::Debug for Secret {
     }
 }
 
+fn strike(value: &str, text: &mut String) -> bool {
+    let found = text.contains(value);
+    if found {
+        let clean = text.replace(value, "[secret]");
+        text.zeroize();
+        *text = clean;
+    }
+    found
+}
+
+/// As it stands in a string of JSON.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"")
+}
+
 /// A header that is not shown, or nothing if the text cannot stand in one.
 fn sensitive(text: &str) -> Option<HeaderValue> {
     let mut header = HeaderValue::from_str(text).ok()?;
@@ -341,5 +365,7 @@ fn sensitive(text: &str) -> Option<HeaderValue> {
     Some(header)
 }
 
+/// JSON in JSON in JSON.
+const DEEPEST_JSON: usize = 3;
 /// Far more than any credential in a header needs.
-const MOST_BYTES: usize = 8192;
+pub(crate) const MOST_BYTES: usize = 8192;

@@ -27,5 +27,5 @@ pub(crate) mod sessions;
 
 pub use actions::action_record;
 pub use mandates::mandate_record;
-pub use mcp::serve_mcp;
+pub use mcp::{is_own_tool, serve_mcp};
 pub use sessions::session_record;

@@ -33,7 +33,7 @@ impl Face {
         context: &Context,
     ) -> Result<CallToolResponse, ErrorData> {
         let visit = Visit::of(&context.extensions)?;
-        if own::is_own(&asked.name) {
+        if own::is_own_tool(&asked.name) {
             let (gateway, caller) = (&self.scope.gateway, &visit.caller);
             return own::call(gateway, caller, &asked).await.map(Into::into);
         }

@@ -11,7 +11,7 @@
 //! was lost it is told what came of it. What is put aside and not come back for is given up, and the same call is then a new one.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -84,6 +84,8 @@ type InHand = (Arc<Work>, OwnedMutexGuard<Inside>);
 struct Work {
     number: u64,
     owner: Arc<str>,
+    /// So many questions of its own wait for their answers.
+    questions: AtomicUsize,
     bound: Bound,
     seat: Option<Arc<OnceLock<Arc<Seat>>>>,
     cancelled: CancellationToken,
@@ -209,6 +211,7 @@ impl Desk {
         let work = Arc::new(Work {
             number,
             owner: Arc::clone(&errand.owner),
+            questions: AtomicUsize::new(0),
             bound: errand.bound,
             seat: errand.seat.clone(),
             cancelled: CancellationToken::new(),
@@ -276,9 +279,7 @@ impl Desk {
         input: Duration,
     ) -> Option<InputResponses> {
         let work = self.work_of(of)?;
-        if !self.has_room_for(&work) {
-            return None;
-        }
+        let _question = self.take_place(&work)?;
         let (answer, answered) = oneshot::channel();
         work.asking.try_send(Asking { requests, answer }).ok()?;
         tokio::time::timeout(input, answered).await.ok()?.ok()
@@ -315,10 +316,30 @@ impl Desk {
         lock(&self.works).get(&number.parse().ok()?).cloned()
     }
 
-    fn has_room_for(&self, work: &Work) -> bool {
-        let aside = lock(&self.aside);
-        let own = aside.values().filter(|other| other.owner == work.owner).count();
-        aside.len() < MOST_ASIDE && own < MOST_ASIDE_EACH
+    /// Room for one more that is put aside, if there is any. Whatever has a question will be: of many at once no more are let
+    /// ask than have room.
+    fn take_place(&self, work: &Arc<Work>) -> Option<Question> {
+        let (works, aside) = (lock(&self.works), lock(&self.aside));
+        let takes_place = |other: &&Arc<Work>| {
+            other.number != work.number
+                && (other.questions.load(Ordering::Relaxed) > 0 || aside.contains_key(&other.number))
+        };
+        let all = works.values().filter(takes_place).count();
+        let own = works.values().filter(takes_place).filter(|other| other.owner == work.owner).count();
+        if all >= MOST_ASIDE || own >= MOST_ASIDE_EACH {
+            return None;
+        }
+        work.questions.fetch_add(1, Ordering::Relaxed);
+        Some(Question(Arc::clone(work)))
+    }
+}
+
+/// A question that waits for its answer.
+struct Question(Arc<Work>);
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        self.0.questions.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -56,7 +56,12 @@ async fn enter(mut request: Request, only: Option<&str>) -> Result<Response, Err
     // What lasts until somebody ends it is ended when we stop, and when its caller is not known any more; whatever else was
     // asked is answered.
     let lasts = request.head.method == Method::GET || message.method() == LISTEN;
-    let until = if lasts { forgotten(&request) } else { None };
+    if request.head.method == Method::GET
+        && let Some(stopped) = visitor.scope.stopped(&visitor.caller).await
+    {
+        return Err(stopped);
+    }
+    let until = lasts.then(|| -> BoxFuture<'static, ()> { Box::pin(visitor.until_over(&request)) });
     let (own, slot) = (visitor.own_sessions(), Arc::clone(&visit.slot));
     let answer = visitor.service(&own, lasts).handle(for_rmcp(request, visit, body)).await;
     match own.refused() {
@@ -105,13 +110,39 @@ impl Visitor {
             "tools/call" => know_tools(&self.scope, message).await,
             LISTEN => {
                 let Some(filter) = message.filter() else { return Ok(None) };
-                let listener = (&self.scope, &self.owner.who);
+                let listener = (&self.scope, &*self.caller);
                 let opened = Opened::new(&self.mcp, listener, &filter, message.client()).await?;
                 return Ok(Some(Arc::new(opened)));
             }
             _ => {}
         }
         Ok(None)
+    }
+
+    /// When an answer that lasts is over: its caller is not known any more by what they brought, or is stopped by an operator.
+    fn until_over(&self, request: &Request) -> impl Future<Output = ()> + Send + 'static {
+        let header = request.head.headers.get(AUTHORIZATION).and_then(|header| header.to_str().ok());
+        let bearer = header.and_then(|header| who::credential(header, "bearer")).map(str::to_owned);
+        let (site, server) =
+            (Arc::clone(&request.site), server_of(request.head.uri.path()).map(str::to_owned));
+        let (scope, caller) = (self.scope.clone(), Arc::clone(&self.caller));
+        let forgotten = async move {
+            match bearer {
+                Some(bearer) => who::forgotten(site, bearer, server).await,
+                None => std::future::pending().await,
+            }
+        };
+        let stopped = async move {
+            while scope.stopped(&caller).await.is_none_or(|error| error.code != Code::Frozen) {
+                tokio::time::sleep(who::LOOK_AGAIN).await;
+            }
+        };
+        async move {
+            tokio::select! {
+                () = forgotten => {}
+                () = stopped => {}
+            }
+        }
     }
 
     fn own_sessions(&self) -> Arc<Own> {
@@ -149,14 +180,6 @@ async fn message_of(request: &mut Request) -> Result<Result<(Bytes, Message), Re
     };
     let message = Message::read(&body).map_err(|error| unreadable(StatusCode::BAD_REQUEST, error));
     Ok(message.map(|message| (body, message)))
-}
-
-/// Ends once its caller is not known any more by what they brought: who is not known hears nothing.
-fn forgotten(request: &Request) -> Option<BoxFuture<'static, ()>> {
-    let header = request.head.headers.get(AUTHORIZATION)?.to_str().ok()?;
-    let bearer = who::credential(header, "bearer")?.to_owned();
-    let server = server_of(request.head.uri.path()).map(str::to_owned);
-    Some(Box::pin(who::forgotten(Arc::clone(&request.site), bearer, server)))
 }
 
 /// Whoever handles the message has the caller, and no use for what proved them.

@@ -1,8 +1,10 @@
 //! What rmcp asks of a server, handed on to where it is done.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 
 use action::Environment;
+use futures_util::FutureExt;
 use gateway::Caller;
 use gateway::upstream::{Party, Server};
 use rmcp::ServerHandler;
@@ -69,18 +71,37 @@ impl Face {
         let Ok(visit) = Visit::of(&context.extensions) else { return };
         let session = Session::new(
             context.peer.clone(),
-            self.owner(&visit.caller),
+            (Arc::clone(&visit.caller), self.owner(&visit.caller)),
             (greeting.client_info.clone(), greeting.capabilities.clone()),
             self.scope.gateway.mcp_settings().input(),
         );
         let _ = self.seated.set(Seated::new(&self.scope.gateway, session));
     }
 
+    async fn greet(
+        &self,
+        greeting: InitializeRequestParams,
+        context: &Context,
+    ) -> Result<InitializeResult, ErrorData> {
+        context.peer.set_peer_info(greeting.clone());
+        self.mcp.shown.look(&self.scope).await;
+        self.seat(&greeting, context);
+        let mut answer = self.negotiate_initialize(&greeting)?;
+        // Its revision has tasks of another kind.
+        if let Some(extensions) = &mut answer.capabilities.extensions {
+            extensions.remove(TASKS_EXTENSION_ID);
+        }
+        answer.capabilities.extensions.take_if(|extensions| extensions.is_empty());
+        Ok(answer)
+    }
+
     async fn pass_word(&self, notification: ClientNotification, to: impl Fn(&Server) -> bool) {
         let Some(session) = self.session() else { return };
         let party = Arc::clone(session) as Arc<dyn Party>;
         for server in self.scope.servers().iter().filter(|server| to(server)) {
-            server.tell(&party, notification.clone()).await;
+            if self.scope.gateway.may_speak_with(&session.caller, server.name()).await.is_ok() {
+                server.tell(&party, notification.clone()).await;
+            }
         }
     }
 }
@@ -88,6 +109,14 @@ impl Face {
 /// Names who asks, in which environment.
 pub(super) fn owner(environment: Environment, caller: &Caller) -> String {
     serde_json::json!([environment.as_str(), caller.tenant.as_str(), caller.subject.as_str()]).to_string()
+}
+
+/// What breaks in the midst of answering is an error: rmcp says nothing of it, and whoever asked would wait.
+async fn answer<T>(work: impl Future<Output = Result<T, ErrorData>>) -> Result<T, ErrorData> {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
+        tracing::error!("the answer to a client's request broke");
+        Err(ErrorData::internal_error("the gateway could not answer this", None))
+    })
 }
 
 /// Whether the request is one of 2026-07-28 or later.
@@ -105,25 +134,17 @@ impl ServerHandler for Face {
         greeting: InitializeRequestParams,
         context: Context,
     ) -> Result<InitializeResult, ErrorData> {
-        context.peer.set_peer_info(greeting.clone());
-        self.mcp.shown.look(&self.scope).await;
-        self.seat(&greeting, &context);
-        let mut answer = self.negotiate_initialize(&greeting)?;
-        // Its revision has tasks of another kind.
-        if let Some(extensions) = &mut answer.capabilities.extensions {
-            extensions.remove(TASKS_EXTENSION_ID);
-        }
-        answer.capabilities.extensions.take_if(|extensions| extensions.is_empty());
-        Ok(answer)
+        answer(self.greet(greeting, &context)).await
     }
 
     async fn discover(&self, _: Context) -> Result<DiscoverResult, ErrorData> {
         let versions = ProtocolVersion::KNOWN_VERSIONS.to_vec();
-        Ok(DiscoverResult::from_server_info(versions, self.mcp.shown.look(&self.scope).await))
+        let shown = answer(async { Ok(self.mcp.shown.look(&self.scope).await) }).await?;
+        Ok(DiscoverResult::from_server_info(versions, shown))
     }
 
     async fn list_tools(&self, asked: Page, context: Context) -> Result<ListToolsResult, ErrorData> {
-        self.tools(asked, &context).await
+        answer(self.tools(asked, &context)).await
     }
 
     async fn call_tool(
@@ -131,7 +152,7 @@ impl ServerHandler for Face {
         asked: CallToolRequestParams,
         context: Context,
     ) -> Result<CallToolResponse, ErrorData> {
-        self.call(asked, &context).await
+        answer(self.call(asked, &context)).await
     }
 
     /// What headers are held against; known as soon as its server has listed it once.
@@ -142,7 +163,7 @@ impl ServerHandler for Face {
     }
 
     async fn list_prompts(&self, asked: Page, context: Context) -> Result<ListPromptsResult, ErrorData> {
-        self.prompts(asked, &context).await
+        answer(self.prompts(asked, &context)).await
     }
 
     async fn get_prompt(
@@ -150,11 +171,11 @@ impl ServerHandler for Face {
         asked: GetPromptRequestParams,
         context: Context,
     ) -> Result<GetPromptResponse, ErrorData> {
-        self.prompt(asked, &context).await
+        answer(self.prompt(asked, &context)).await
     }
 
     async fn list_resources(&self, asked: Page, context: Context) -> Result<ListResourcesResult, ErrorData> {
-        self.resources(asked, &context).await
+        answer(self.resources(asked, &context)).await
     }
 
     async fn list_resource_templates(
@@ -162,7 +183,7 @@ impl ServerHandler for Face {
         asked: Page,
         context: Context,
     ) -> Result<ListResourceTemplatesResult, ErrorData> {
-        self.templates(asked, &context).await
+        answer(self.templates(asked, &context)).await
     }
 
     async fn read_resource(
@@ -170,7 +191,7 @@ impl ServerHandler for Face {
         asked: ReadResourceRequestParams,
         context: Context,
     ) -> Result<ReadResourceResponse, ErrorData> {
-        self.resource(asked, &context).await
+        answer(self.resource(asked, &context)).await
     }
 
     async fn complete(
@@ -178,19 +199,19 @@ impl ServerHandler for Face {
         asked: CompleteRequestParams,
         context: Context,
     ) -> Result<CompleteResult, ErrorData> {
-        self.completion(asked, &context).await
+        answer(self.completion(asked, &context)).await
     }
 
     async fn set_level(&self, asked: SetLevelRequestParams, context: Context) -> Result<(), ErrorData> {
-        self.log_level(asked, &context).await
+        answer(self.log_level(asked, &context)).await
     }
 
     async fn subscribe(&self, asked: SubscribeRequestParams, context: Context) -> Result<(), ErrorData> {
-        self.follow(&asked.uri, &context).await
+        answer(self.follow(&asked.uri, &context)).await
     }
 
     async fn unsubscribe(&self, asked: UnsubscribeRequestParams, context: Context) -> Result<(), ErrorData> {
-        self.unfollow(&asked.uri, &context).await
+        answer(self.unfollow(&asked.uri, &context)).await
     }
 
     /// All of it, as far as the servers have it: rmcp cuts it to what is shown of them.
@@ -199,23 +220,23 @@ impl ServerHandler for Face {
     }
 
     async fn listen(&self, subscription: SubscriptionContext) -> Result<(), ErrorData> {
-        self.hear(subscription).await
+        answer(self.hear(subscription)).await
     }
 
     async fn get_task(&self, asked: GetTaskParams, context: Context) -> Result<GetTaskResult, ErrorData> {
-        self.task(&asked, &context).await
+        answer(self.task(&asked, &context)).await
     }
 
     async fn update_task(&self, asked: UpdateTaskParams, context: Context) -> Result<(), ErrorData> {
-        self.task_answer(&asked, &context).await
+        answer(self.task_answer(&asked, &context)).await
     }
 
     async fn cancel_task(&self, asked: CancelTaskParams, context: Context) -> Result<(), ErrorData> {
-        self.task_end(&asked, &context).await
+        answer(self.task_end(&asked, &context)).await
     }
 
     async fn list_skills(&self, asked: Page, context: Context) -> Result<ListSkillsResult, ErrorData> {
-        self.skills(asked, &context).await
+        answer(self.skills(asked, &context)).await
     }
 
     async fn get_skill(
@@ -223,7 +244,7 @@ impl ServerHandler for Face {
         asked: GetSkillRequestParams,
         context: Context,
     ) -> Result<GetSkillResult, ErrorData> {
-        self.skill(asked, &context).await
+        answer(self.skill(asked, &context)).await
     }
 
     async fn read_resource_directory(
@@ -231,7 +252,7 @@ impl ServerHandler for Face {
         asked: ReadResourceDirectoryRequestParams,
         context: Context,
     ) -> Result<ListResourcesResult, ErrorData> {
-        self.directory(asked, &context).await
+        answer(self.directory(asked, &context)).await
     }
 
     async fn on_custom_request(
@@ -239,7 +260,7 @@ impl ServerHandler for Face {
         request: CustomRequest,
         context: Context,
     ) -> Result<CustomResult, ErrorData> {
-        self.custom(request, &context).await
+        answer(self.custom(request, &context)).await
     }
 
     async fn on_cancelled(&self, cancelled: CancelledNotificationParam, heard: Heard) {
@@ -263,5 +284,49 @@ impl ServerHandler for Face {
         let CustomNotification { method, params, .. } = notification;
         let takes = |server: &Server| may_pass(server, &method);
         self.pass_word(CustomNotification::new(method.clone(), params).into(), takes).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use rmcp::ServiceExt;
+    use rmcp::model::CallToolResult;
+
+    use super::*;
+
+    /// Breaks when it is asked for its tools, and answers calls.
+    struct Fragile;
+
+    impl ServerHandler for Fragile {
+        fn get_info(&self) -> ServerConfig {
+            let mut info = ServerConfig::default();
+            info.capabilities.tools.get_or_insert_default();
+            info
+        }
+
+        async fn list_tools(&self, _: Page, _: Context) -> Result<ListToolsResult, ErrorData> {
+            answer(async { panic!("it breaks") }).await
+        }
+
+        async fn call_tool(
+            &self,
+            _: CallToolRequestParams,
+            _: Context,
+        ) -> Result<CallToolResponse, ErrorData> {
+            answer(async { Ok(CallToolResult::default().into()) }).await
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_breaks_is_an_error_and_the_next_one_comes() {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let serving = tokio::spawn(async move { Fragile.serve(far).await.unwrap().waiting().await });
+        let client = ().serve(near).await.unwrap();
+        let broken = client.list_tools(None).await.unwrap_err();
+        assert!(broken.to_string().contains("could not answer this"), "{broken}");
+        client.call_tool(CallToolRequestParams::new("any")).await.unwrap();
+        client.cancel().await.unwrap();
+        serving.await.unwrap().unwrap();
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, join_all};
 use gateway::upstream::{Client, Listening, Party, PartyId, Server, Tie};
-use gateway::{Code, Error, Gateway};
+use gateway::{Caller, Code, Error, Gateway};
 use rmcp::model::{
     ClientCapabilities, ErrorData, Implementation, InputRequests, InputResponses, RequestId,
     ServerNotification, ServerPeerInfo, SubscribeRequest, SubscribeRequestParams, SubscriptionFilter,
@@ -18,7 +18,7 @@ use rmcp::service::{RequestContext, RoleServer, SubscriptionContext, Subscriptio
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 
-use super::face::Face;
+use super::face::{Face, owner};
 use super::party::Session;
 use super::scope::{Scope, no_resource};
 use super::shown::about;
@@ -113,20 +113,24 @@ impl Opened {
     /// Has all servers of the scope tell what is asked for, as far as they do that.
     ///
     /// # Errors
-    /// They listen to as many streams as they may.
+    /// They listen to as many streams as they may, or an operator has stopped them.
     pub(super) async fn new(
         mcp: &Mcp,
-        (scope, owner): (&Scope, &Arc<str>),
+        (scope, caller): (&Scope, &Caller),
         filter: &SubscriptionFilter,
         info: Implementation,
     ) -> Result<Opened, Error> {
-        let place = mcp.listening.take(owner)?;
+        if let Some(stopped) = scope.stopped(caller).await {
+            return Err(stopped);
+        }
+        let owner: Arc<str> = owner(scope.gateway.environment(), caller).into();
+        let place = mcp.listening.take(&owner)?;
         mcp.shown.look(scope).await;
         let (tell, heard) = mpsc::channel(MOST_WAITING);
         let id = PartyId(format!("listener:{}", uuid::Uuid::now_v7()).into());
         let client = Client {
             id: id.clone(),
-            owner: PartyId(Arc::clone(owner)),
+            owner: PartyId(owner),
             has_session: false,
             info,
             capabilities: ClientCapabilities::default(),
@@ -143,10 +147,11 @@ impl Opened {
         let listened = servers.iter().map(|server| {
             let party = Arc::clone(&party);
             async move {
+                scope.gateway.may_speak_with(caller, server.name()).await.ok()?;
                 let about = about(server).await?;
                 let mut filter = filter.supported_by(&about.capabilities);
                 filter.resource_subscriptions =
-                    of_server(mcp, scope, server, &party, filter.resource_subscriptions).await;
+                    of_server(mcp, (scope, caller), server, &party, filter.resource_subscriptions).await;
                 if filter == SubscriptionFilter::new() {
                     return None;
                 }
@@ -161,14 +166,14 @@ impl Opened {
 /// Those that this server has.
 async fn of_server(
     mcp: &Mcp,
-    scope: &Scope,
+    scope: (&Scope, &Caller),
     server: &Arc<Server>,
     party: &Arc<dyn Party>,
     uris: Option<Vec<String>>,
 ) -> Option<Vec<String>> {
     let mut own = Vec::new();
     for uri in uris.unwrap_or_default() {
-        let has = mcp.whereabouts.of(scope, &|_| Arc::clone(party), &uri).await;
+        let has = mcp.whereabouts.of(scope, party, &uri).await;
         if has.iter().any(|has| has.name() == server.name()) {
             own.push(uri);
         }
@@ -236,6 +241,7 @@ impl Face {
         let listened = servers.iter().map(|server| {
             let party = Arc::clone(&party);
             async move {
+                self.scope.gateway.may_speak_with(&session.caller, server.name()).await.ok()?;
                 let about = about(server).await?;
                 let filter = all_lists().supported_by(&about.capabilities);
                 if filter == SubscriptionFilter::new() {
@@ -284,9 +290,8 @@ impl Face {
     ) -> Result<(Arc<Session>, Arc<Server>, Arc<ServerPeerInfo>), ErrorData> {
         let none = || no_resource(uri);
         let session = self.session().ok_or_else(none)?;
-        let party = self.party(context)?;
-        let holders = self.mcp.whereabouts.of(&self.scope, &|_| Arc::clone(&party), uri).await;
-        let server = holders.into_iter().next().ok_or_else(none)?;
+        let server = self.holders(uri, context).await?.into_iter().next().ok_or_else(none)?;
+        self.may_speak_with(context, &server).await?;
         let about = about(&server).await.ok_or_else(none)?;
         Ok((Arc::clone(session), server, about))
     }

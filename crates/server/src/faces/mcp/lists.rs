@@ -32,7 +32,7 @@ impl Face {
         let visit = Visit::of(&context.extensions)?;
         let start: usize = match asked.and_then(|asked| asked.cursor) {
             None => 0,
-            Some(cursor) => cursor.parse().map_err(|_| no_cursor())?,
+            Some(cursor) => start_of(&cursor).ok_or_else(no_cursor)?,
         };
         let servers = self.scope.servers();
         let lists = servers.iter().map(|server| async move {
@@ -50,6 +50,9 @@ impl Face {
             }
         }
         tools.extend(own::tools());
+        if start >= tools.len() {
+            return Err(no_cursor());
+        }
         let end = start.saturating_add(MOST_OF_A_PAGE);
         let next = (tools.len() > end).then(|| end.to_string());
         let tools = tools.into_iter().skip(start).take(MOST_OF_A_PAGE).collect();
@@ -59,7 +62,7 @@ impl Face {
     /// The tool by the name that it has here; not, where that is one of ours.
     fn shown(&self, server: &Server, mut tool: Tool) -> Option<Tool> {
         tool.name = self.scope.outward(server.name(), &tool.name).into();
-        (!own::is_own(&tool.name)).then_some(tool)
+        (!own::is_own_tool(&tool.name)).then_some(tool)
     }
 
     pub(super) async fn prompts(
@@ -218,6 +221,12 @@ impl Cursors {
 
 pub(super) fn unreachable(error: &Unreachable) -> ErrorData {
     ErrorData::internal_error(error.to_string(), None)
+}
+
+/// Where a page of tools begins that is not the first.
+fn start_of(cursor: &str) -> Option<usize> {
+    let start: usize = cursor.parse().ok()?;
+    (start > 0 && start.is_multiple_of(MOST_OF_A_PAGE)).then_some(start)
 }
 
 fn no_cursor() -> ErrorData {

@@ -43,6 +43,7 @@ mod visit;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(crate) use door::{all, one};
+pub use own::is_own_tool;
 pub use stdio::serve_mcp;
 
 use self::desk::Desk;

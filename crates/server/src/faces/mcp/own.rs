@@ -11,7 +11,8 @@ use super::told;
 const STATUS: &str = "countersign_status";
 const RECEIPT: &str = "countersign_receipt";
 
-pub(super) fn is_own(name: &str) -> bool {
+/// Whether a tool is one of ours: where a server's own names are used, one of that name cannot be called.
+pub fn is_own_tool(name: &str) -> bool {
     name == STATUS || name == RECEIPT
 }
 

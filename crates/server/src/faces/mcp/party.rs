@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, try_join_all};
-use gateway::Gateway;
 use gateway::upstream::{Client, Party, PartyId};
+use gateway::{Caller, Gateway};
 use rmcp::model::{
     CancelledNotification, CancelledNotificationParam, ClientCapabilities, ErrorData, GetExtensions,
     Implementation, InputRequest, InputRequests, InputResponses, LoggingLevel, RequestId, ServerNotification,
@@ -26,6 +26,7 @@ use super::mail::Mail;
 /// A client of 2025-11-25, from its greeting on.
 pub(super) struct Session {
     client: Client,
+    pub(super) caller: Arc<Caller>,
     peer: Peer<RoleServer>,
     pub(super) mail: Mail,
     /// How long it may take to answer.
@@ -58,7 +59,7 @@ impl Drop for Seated {
 impl Session {
     pub(super) fn new(
         peer: Peer<RoleServer>,
-        owner: String,
+        (caller, owner): (Arc<Caller>, String),
         (info, capabilities): (Implementation, ClientCapabilities),
         input: Duration,
     ) -> Session {
@@ -70,6 +71,7 @@ impl Session {
                 info,
                 capabilities,
             },
+            caller,
             mail: Mail::to(peer.clone()),
             peer,
             input,

@@ -46,10 +46,16 @@ impl Face {
         result
     }
 
-    async fn may_speak_with(&self, context: &Context, server: &Server) -> Result<(), ErrorData> {
+    pub(super) async fn may_speak_with(&self, context: &Context, server: &Server) -> Result<(), ErrorData> {
         let caller = &Visit::of(&context.extensions)?.caller;
         let reached = self.scope.gateway.may_speak_with(caller, server.name()).await;
         reached.map_err(|error| ErrorData::invalid_request(error.message, None))
+    }
+
+    /// The servers to be asked for a resource, in their order.
+    pub(super) async fn holders(&self, uri: &str, context: &Context) -> Result<Vec<Arc<Server>>, ErrorData> {
+        let (party, caller) = (self.party(context)?, &Visit::of(&context.extensions)?.caller);
+        Ok(self.mcp.whereabouts.of((&self.scope, caller), &party, uri).await)
     }
 
     /// Passes a request on that may end with a question.
@@ -107,10 +113,8 @@ impl Face {
     ) -> Result<ReadResourceResponse, ErrorData> {
         let again = (asked.input_responses.take(), asked.request_state.take());
         asked.meta = None;
-        let party = self.party(context)?;
-        let perhaps = self.mcp.whereabouts.of(&self.scope, &|_| Arc::clone(&party), &asked.uri).await;
         let mut refusal = no_resource(&asked.uri);
-        for server in perhaps {
+        for server in self.holders(&asked.uri, context).await? {
             let request = ReadResourceRequest::new(asked.clone()).into();
             match self.pass_on(context, server, request, again.clone()).await {
                 Ok(ServerResult::InputRequiredResult(asks)) => return Ok(asks.into()),
@@ -133,12 +137,7 @@ impl Face {
                 prompt.name = name.to_owned();
                 Some(server)
             }
-            Reference::Resource(resource) => {
-                let party = self.party(context)?;
-                let whereabouts = &self.mcp.whereabouts;
-                let perhaps = whereabouts.of(&self.scope, &|_| Arc::clone(&party), &resource.uri).await;
-                perhaps.into_iter().next()
-            }
+            Reference::Resource(resource) => self.holders(&resource.uri, context).await?.into_iter().next(),
             _ => self.scope.servers().into_iter().next(),
         };
         let server =

@@ -41,6 +41,18 @@ impl Scope {
         }
     }
 
+    /// Why this caller may speak with none of them, where an operator has stopped that.
+    pub(super) async fn stopped(&self, caller: &Caller) -> Option<Error> {
+        let mut stopped = None;
+        for server in self.servers() {
+            match self.gateway.may_speak_with(caller, server.name()).await {
+                Ok(()) => return None,
+                Err(error) => stopped = Some(error),
+            }
+        }
+        stopped
+    }
+
     /// The one server whose own names are used.
     pub(super) fn only(&self) -> Option<&str> {
         self.only.as_deref()
@@ -90,7 +102,12 @@ impl Whereabouts {
 
     /// The servers of a scope in the order in which they are to be asked for a resource: whoever lists it; else whoever has a
     /// template that it fits; else all that have resources.
-    pub(super) async fn of(&self, scope: &Scope, party: &Parties<'_>, uri: &str) -> Vec<Arc<Server>> {
+    pub(super) async fn of(
+        &self,
+        (scope, caller): (&Scope, &Caller),
+        party: &Arc<dyn Party>,
+        uri: &str,
+    ) -> Vec<Arc<Server>> {
         let servers = scope.servers();
         if servers.len() <= 1 {
             return servers;
@@ -98,7 +115,7 @@ impl Whereabouts {
         if let Some(server) = self.known(scope, uri) {
             return vec![server];
         }
-        let lists = servers.iter().map(|server| self.look(scope, server, party(server), uri));
+        let lists = servers.iter().map(|server| self.look((scope, caller), server, party, uri));
         let found: Vec<Fits> = futures_util::future::join_all(lists).await;
         let ranked = |fits: Fits| {
             let these = servers.iter().zip(&found).filter(move |(_, found)| **found == fits);
@@ -116,7 +133,17 @@ impl Whereabouts {
         scope.gateway.mcp().get(&scope.tenant, &name)
     }
 
-    async fn look(&self, scope: &Scope, server: &Arc<Server>, party: Arc<dyn Party>, uri: &str) -> Fits {
+    async fn look(
+        &self,
+        (scope, caller): (&Scope, &Caller),
+        server: &Arc<Server>,
+        party: &Arc<dyn Party>,
+        uri: &str,
+    ) -> Fits {
+        // Whoever asks it in earnest is told so.
+        if scope.gateway.may_speak_with(caller, server.name()).await.is_err() {
+            return Fits::Perhaps;
+        }
         let looking = async {
             let about = server.about().await.ok()?;
             about.capabilities.resources.as_ref()?;
@@ -125,7 +152,7 @@ impl Whereabouts {
             for _ in 0..MOST_PAGES {
                 let request = ListResourcesRequest { params: page(cursor), ..Default::default() };
                 let Ok(ServerResult::ListResourcesResult(list)) =
-                    server.pass(&party, request.into(), Tie::default()).await
+                    server.pass(party, request.into(), Tie::default()).await
                 else {
                     break;
                 };
@@ -145,7 +172,7 @@ impl Whereabouts {
             }
             let request = ListResourceTemplatesRequest::default();
             if let Ok(ServerResult::ListResourceTemplatesResult(list)) =
-                server.pass(&party, request.into(), Tie::default()).await
+                server.pass(party, request.into(), Tie::default()).await
                 && list.resource_templates.iter().any(|template| fits_template(&template.uri_template, uri))
             {
                 fits = Fits::Template;
@@ -155,9 +182,6 @@ impl Whereabouts {
         timeout(LOOKING, looking).await.ok().flatten().unwrap_or(Fits::No)
     }
 }
-
-/// The client, as a server may speak to it.
-pub(super) type Parties<'a> = dyn Fn(&Arc<Server>) -> Arc<dyn Party> + Send + Sync + 'a;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fits {

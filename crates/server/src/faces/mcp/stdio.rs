@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use super::Mcp;
 use super::delivery::Slot;
 use super::door::{LISTEN, MOST_BYTES, Message};
-use super::face::{Face, owner};
+use super::face::Face;
 use super::listen::Opened;
 use super::scope::Scope;
 use super::visit::Visit;
@@ -160,8 +160,7 @@ impl<R, W: AsyncWrite + Send + Unpin + 'static> Lines<R, W> {
         let (mcp, scope, ready) = (Arc::clone(&self.mcp), self.scope.clone(), self.ready.clone());
         let output = Arc::clone(&self.output);
         tokio::spawn(async move {
-            let owner = owner(scope.gateway.environment(), &visit.caller).into();
-            match Opened::new(&mcp, (&scope, &owner), &filter, seen.client()).await {
+            match Opened::new(&mcp, (&scope, &visit.caller), &filter, seen.client()).await {
                 Ok(opened) => {
                     visit.opened = Some(Arc::new(opened));
                     message.insert_extension(visit);
