@@ -220,7 +220,7 @@ impl Server {
                 Err(Fault::Refused(error)) if error.code == rmcp::model::ErrorCode::METHOD_NOT_FOUND => break,
                 Ok(_) | Err(Fault::Refused(_)) => return Err(self.unreachable("it lists no tools")),
                 Err(Fault::Ended) => return Err(self.unreachable(ENDED)),
-                Err(Fault::NotSent(why) | Fault::Lost(why)) => return Err(self.unreachable(&why)),
+                Err(Fault::NotSent(why) | Fault::Lost(_, why)) => return Err(self.unreachable(&why)),
             };
             tools.extend(page.tools.into_iter().map(SeenTool::of));
             cursor = page.next_cursor;
@@ -261,7 +261,7 @@ impl Server {
                 Err(Fault::Ended) => {
                     return Err(ErrorData::internal_error(self.unreachable(ENDED).to_string(), None));
                 }
-                Err(Fault::NotSent(why) | Fault::Lost(why)) => {
+                Err(Fault::NotSent(why) | Fault::Lost(_, why)) => {
                     return Err(ErrorData::internal_error(self.unreachable(&why).to_string(), None));
                 }
             }
