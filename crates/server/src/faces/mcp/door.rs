@@ -16,6 +16,7 @@ use rmcp::model::{
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use serde_json::Value;
 
+use super::Mcp;
 use super::delivery::{Slot, Watched};
 use super::face::{Face, owner};
 use super::listen::Opened;
@@ -52,6 +53,7 @@ async fn enter(mut request: Request, only: Option<&str>) -> Result<Response, Err
     {
         return Err(Error::new(Code::NotFound, "there is no such session"));
     }
+    let slot = slot_of(&mcp, &request);
     let body = match request.head.method {
         Method::POST => request.read_body_of(MOST_BYTES).await,
         _ => Ok(Vec::new()),
@@ -75,7 +77,7 @@ async fn enter(mut request: Request, only: Option<&str>) -> Result<Response, Err
     let mut visit = Visit {
         caller: Arc::new(caller),
         request_id: request.id().into(),
-        slot: Arc::new(Slot::default()),
+        slot: Arc::new(slot),
         opened: None,
     };
     let mut lasts = request.head.method == Method::GET;
@@ -135,6 +137,13 @@ fn session_of(headers: &HeaderMap) -> Option<&str> {
     let is_newer = text("mcp-protocol-version")
         .is_some_and(|version| version >= ProtocolVersion::NO_INITIALIZE.as_str());
     text("mcp-session-id").filter(|_| !is_newer)
+}
+
+/// Where it is seen to that what is said to a request is known to be delivered.
+fn slot_of(mcp: &Mcp, request: &Request) -> Slot {
+    let headers = &request.head.headers;
+    let goes_on = request.head.method == Method::GET && headers.contains_key("last-event-id");
+    session_of(headers).map_or_else(Slot::default, |id| Slot::of_session(mcp.sessions.left(id), goes_on))
 }
 
 /// Sees to it that the server's tools are known, which headers of the call are held against.

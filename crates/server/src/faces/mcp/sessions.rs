@@ -18,6 +18,7 @@ use rmcp::transport::streamable_http_server::session::local::{
 use rmcp::transport::streamable_http_server::{SessionId, SessionManager};
 use tokio_util::sync::CancellationToken;
 
+use super::delivery::Left;
 use super::lock;
 
 /// All of them.
@@ -33,6 +34,7 @@ struct Known {
     owner: Owner,
     heard: Instant,
     open: Arc<AtomicUsize>,
+    left: Arc<Left>,
 }
 
 /// Whose a session is.
@@ -63,6 +65,11 @@ impl Sessions {
     /// Whether there is such a session, and it is theirs.
     pub(super) fn is_of(&self, id: &str, owner: &Owner) -> bool {
         lock(&self.known).get(id).is_some_and(|known| known.owner == *owner)
+    }
+
+    /// What its broken streams had still to bring.
+    pub(super) fn left(&self, id: &str) -> Arc<Left> {
+        lock(&self.known).get(id).map(|known| Arc::clone(&known.left)).unwrap_or_default()
     }
 
     /// Makes room for one more, at the cost of the one of the same owner that was not heard of for the longest time.
@@ -185,7 +192,12 @@ impl SessionManager for Own {
 
     async fn create_session(&self) -> Result<(SessionId, Self::Transport), Self::Error> {
         let (id, transport) = self.sessions.kept.create_session().await?;
-        let known = Known { owner: self.owner.clone(), heard: Instant::now(), open: Arc::default() };
+        let known = Known {
+            owner: self.owner.clone(),
+            heard: Instant::now(),
+            open: Arc::default(),
+            left: Arc::default(),
+        };
         lock(&self.sessions.known).insert(Arc::clone(&id), known);
         Ok((id, transport))
     }
