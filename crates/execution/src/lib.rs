@@ -55,5 +55,5 @@ pub use capabilities::{Capabilities, Idempotent, Queryable};
 pub use machine::{
     Came, Course, Effect, Event, Execution, Illegal, Now, Resolution, State, Stood, Terms, Undo, Withheld,
 };
-pub use reply::{Absence, Challenge, Check, Confirmation, Found, Refusal, Reply, Stop};
+pub use reply::{Absence, Challenge, Check, Confirmation, Doubt, Found, Refusal, Reply, SAYS_FAILED, Stop};
 pub use retry::{delay, longest_delay};

@@ -19,10 +19,70 @@ pub enum Reply {
     },
     /// It may have left and there is no answer to rely on: the fate is unknown. Never a failure.
     Lost {
+        /// What kind of thing went wrong, for people and records.
+        how: Doubt,
         /// What went wrong, in words of our own.
         why: String,
     },
 }
+
+impl Reply {
+    /// Why it tells nothing of what became of the call, if it does not.
+    pub const fn doubt(&self) -> Option<Doubt> {
+        match self {
+            Reply::Lost { how, .. } => Some(*how),
+            _ => None,
+        }
+    }
+}
+
+/// Why it is not known what became of a call, as far as it can be said in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// Nothing was heard in time.
+    NoAnswer,
+    /// The connection broke before an answer came.
+    Broken,
+    /// Whoever was called ended, or ended the session.
+    Ended,
+    /// There is an answer, and it is not one that says what became of the call.
+    NotUnderstood,
+    /// It was answered that something went wrong there, which may be before the effect or after it.
+    Error,
+    /// The provider says that it failed, and its operator does not take that for the absence of an effect.
+    SaysFailed,
+    /// Its caller gave it up in the midst of it.
+    GivenUp,
+}
+
+impl Doubt {
+    /// All of them.
+    pub const ALL: [Doubt; 7] = [
+        Doubt::NoAnswer,
+        Doubt::Broken,
+        Doubt::Ended,
+        Doubt::NotUnderstood,
+        Doubt::Error,
+        Doubt::SaysFailed,
+        Doubt::GivenUp,
+    ];
+
+    /// The stable word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Doubt::NoAnswer => "no_answer_in_time",
+            Doubt::Broken => "connection_broke",
+            Doubt::Ended => "server_ended",
+            Doubt::NotUnderstood => "answer_not_understood",
+            Doubt::Error => "provider_error",
+            Doubt::SaysFailed => SAYS_FAILED,
+            Doubt::GivenUp => "given_up",
+        }
+    }
+}
+
+/// The word for what a provider only says of itself: that it failed. Whether there was an effect all the same nobody has looked.
+pub const SAYS_FAILED: &str = "says_failed";
 
 /// What a provider said when asked what became of a call.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,6 +133,8 @@ pub struct Refusal {
     pub answer: Value,
     /// Whether the binding says that it may pass: another attempt may fare better.
     pub transient: bool,
+    /// Whether the provider only says that it failed, and nobody has promised that there is no effect then.
+    pub only_said: bool,
 }
 
 /// What a payer has to answer before there is an effect.

@@ -12,7 +12,7 @@ use action::{
 };
 use boundary::{Caller, Facts, Permit, Policies, Series, Verdict};
 use countersign_execution::{
-    Absence, Call, Capabilities, Challenge, Confirmation, Course, Effect, Event, Execution, Found,
+    Absence, Call, Capabilities, Challenge, Confirmation, Course, Doubt, Effect, Event, Execution, Found,
     Idempotent, Now, Purpose, Queryable, Refusal, Reply, Reservation, Resolution, State, Stood, Stop, Terms,
     Undo, Withheld, attempt_of, capture_reference, delay, longest_delay, provider_key, reference,
     release_reference,
@@ -1147,7 +1147,7 @@ fn make(event: &str) -> Event {
         "replied: refused" => Event::Replied(Reply::Refused(Refusal::default())),
         "replied: busy" => Event::Replied(Reply::Refused(Refusal { transient: true, ..Refusal::default() })),
         "replied: not sent" => Event::Replied(Reply::NotSent { why: why() }),
-        "replied: lost" => Event::Replied(Reply::Lost { why: why() }),
+        "replied: lost" => Event::Replied(Reply::Lost { how: Doubt::NoAnswer, why: why() }),
         "replied: challenged" => Event::Replied(Reply::Challenged(challenge())),
         "asked: confirmed" => Event::Asked(Found::Confirmed(Confirmation::default())),
         "asked: absent for good" => Event::Asked(Found::Absent { final_: true }),
@@ -1160,7 +1160,7 @@ fn make(event: &str) -> Event {
         "undone: refused" => Event::Undone(Reply::Refused(Refusal::default())),
         "undone: busy" => Event::Undone(Reply::Refused(Refusal { transient: true, ..Refusal::default() })),
         "undone: not sent" => Event::Undone(Reply::NotSent { why: why() }),
-        "undone: lost" => Event::Undone(Reply::Lost { why: why() }),
+        "undone: lost" => Event::Undone(Reply::Lost { how: Doubt::NoAnswer, why: why() }),
         "undone: challenged" => Event::Undone(Reply::Challenged(challenge())),
         "resolved: executed" => Event::Resolved(Resolution::Executed(Confirmation::default())),
         "resolved: failed" => Event::Resolved(Resolution::Failed),

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use action::ActionId;
 use boundary::Permit;
-use execution::{Call, Came, Confirmation, Effect, Event, Execution, Now, Purpose, Reply, State, Withheld};
+use execution::{
+    Call, Came, Confirmation, Doubt, Effect, Event, Execution, Now, Purpose, Reply, State, Withheld,
+};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use ledger::Stored;
@@ -54,7 +56,11 @@ pub(crate) struct Patience {
 }
 
 /// Who hears the first thing there is to say, if anybody does.
-pub(crate) struct Said(Option<oneshot::Sender<Result<Answer, Error>>>);
+pub(crate) struct Said {
+    to: Option<oneshot::Sender<Result<Answer, Error>>>,
+    /// Why the last reply did not tell what became of the call, if so.
+    doubt: Option<Doubt>,
+}
 
 /// Admission is the check of a send that starts within this time; later ones are not made.
 pub(crate) const SEND_WINDOW: Duration = Duration::from_secs(2);
@@ -168,6 +174,7 @@ impl Gateway {
             }
         };
         // An effect of an earlier call may have been written down meanwhile; then it is to be looked at again.
+        said.doubt = reply.doubt();
         let follows = call.attempt > 1 || matches!(call.purpose, Purpose::Capture { .. });
         let said = (follows || matches!(reply, Reply::Confirmed(_))).then(|| reply.clone());
         let (execution, effects) = self.step(execution, Event::Replied(reply))?;
@@ -212,7 +219,7 @@ impl Gateway {
                 }
             }
         }
-        match Box::pin(self.leave(tenant, id, said.is_awaited())).await {
+        match Box::pin(self.leave(tenant, id, said.is_awaited(), said.doubt)).await {
             Ok(Some(answer)) => said.say(Ok(answer)),
             Ok(None) => {}
             Err(error) => said.say(Err(error)),
@@ -411,23 +418,23 @@ impl Gateway {
 
 impl Said {
     pub(crate) fn to(sender: oneshot::Sender<Result<Answer, Error>>) -> Said {
-        Said(Some(sender))
+        Said { to: Some(sender), doubt: None }
     }
 
     /// Nobody waits: what there is to say is stored, and found under the action's key.
     pub(crate) fn nobody() -> Said {
-        Said(None)
+        Said { to: None, doubt: None }
     }
 
     /// Only the first thing is said.
     pub(crate) fn say(&mut self, what: Result<Answer, Error>) {
-        if let Some(sender) = self.0.take() {
+        if let Some(sender) = self.to.take() {
             let _ = sender.send(what);
         }
     }
 
     fn is_awaited(&self) -> bool {
-        self.0.as_ref().is_some_and(|sender| !sender.is_closed())
+        self.to.as_ref().is_some_and(|sender| !sender.is_closed())
     }
 }
 
@@ -502,7 +509,10 @@ impl Drop for Mark {
 fn log_unanswered(action: ActionId, provider: &str, reply: &Reply) {
     match reply {
         Reply::NotSent { why } => tracing::warn!(%action, provider, %why, "nothing was sent"),
-        Reply::Lost { why } => tracing::warn!(%action, provider, %why, "it was sent and not answered"),
+        Reply::Lost { how, why } => {
+            let how = how.as_str();
+            tracing::warn!(%action, provider, how, %why, "it was sent and not answered");
+        }
         Reply::Challenged(_) => tracing::info!(%action, provider, "the payer has to confirm it first"),
         Reply::Confirmed(_) | Reply::Refused(_) => {}
     }

@@ -274,7 +274,7 @@ fn tell_of(outcomes: &[Settled], about: &str) -> bool {
 impl Callback {
     /// It says that something took place, and not as the binding describes: nobody may take that for heard.
     fn must_be_understood(&self) -> Result<(), Error> {
-        let Reply::Lost { why } = &self.reply else { return Ok(()) };
+        let Reply::Lost { why, .. } = &self.reply else { return Ok(()) };
         tracing::warn!(action = %self.id, why, "a callback is not what the binding describes");
         Err(Error::new(
             Code::ValidationFailed,

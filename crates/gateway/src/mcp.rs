@@ -25,7 +25,7 @@ use crate::caller::Caller;
 use crate::gateway::Gateway;
 use crate::outcome::Reply;
 use crate::remember::unavailable;
-use crate::row::{OutcomeRow, internal};
+use crate::row::{IntentRow, OutcomeRow, internal};
 use crate::tenants::Rules;
 use crate::{Answer, Ask, Code, Error, clock};
 
@@ -155,7 +155,9 @@ impl Gateway {
             }
         };
         let mut called = self.of_answer(caller, answer, &seat).await?;
+        // Who has the server's answer does not wait for what it meant.
         while let (Some(id), Some(why)) = (called.action_id, called.waits())
+            && called.answer.is_none()
             && pause.is_left()
         {
             progress(why);
@@ -179,7 +181,34 @@ impl Gateway {
             (None, _) => return Ok(Called::under_way(action_id)),
         };
         let answer = self.kept_answer(caller, action_id, state).await?;
-        Called::read(Some(action_id), &reply, answer, false)
+        let mut called = Called::read(Some(action_id), &reply, answer, false)?;
+        if let Some(doubt) = view.doubt {
+            called.body["details"]["reasons"] = json!([doubt]);
+        }
+        Ok(called)
+    }
+
+    /// By what the outcome of an action that is over is delivered to its caller by other means than the answer to its call.
+    /// Nothing, where the same call again is a call of its own anyway, and where this was delivered before.
+    ///
+    /// # Errors
+    /// `EP_NOT_FOUND` if it is not the caller's.
+    pub async fn delivery(self: &Arc<Self>, caller: &Caller, id: &str) -> Result<Option<Delivery>, Error> {
+        let stored = self.visible(caller, id).await?;
+        let Some((alike, times)) = stored.key.as_deref().and_then(made_of) else { return Ok(None) };
+        if stored.subject != caller.subject || stored.payload.is_empty() {
+            return Ok(None);
+        }
+        let row = IntentRow::of(&stored)?;
+        let arguments: Value = serde_json::from_str(row.constraints.get())
+            .map_err(|_| internal("stored constraints cannot be read"))?;
+        // A client may bring any key of its own, one that looks like ours included.
+        if alike != self.alike(caller, &stored.archetype, &arguments)?
+            || self.delivered(&alike).await? > times
+        {
+            return Ok(None);
+        }
+        Ok(Some(Delivery { gateway: Arc::clone(self), alike, times: times.saturating_add(1) }))
     }
 
     /// The tools of a server that this caller may see: listed, accepted as they are, and not forbidden to it whatever it asks.
@@ -233,7 +262,7 @@ impl Gateway {
         }
         let alike = self.alike(caller, archetype, &call.arguments)?;
         let times = self.delivered(&alike).await?;
-        Ok(Key { key: parse(format!("mcp-{}-{times}", hex::encode(alike)))?, made: Some((alike, times)) })
+        Ok(Key { key: parse(key_of(&alike, times))?, made: Some((alike, times)) })
     }
 
     fn alike(&self, caller: &Caller, archetype: &str, arguments: &Value) -> Result<Alike, Error> {
@@ -245,17 +274,17 @@ impl Gateway {
 
     async fn delivered(&self, alike: &Alike) -> Result<u64, Error> {
         let known = lock(&self.deliveries).get(alike).copied();
-        match known {
-            Some(times) => Ok(times),
-            None => self.ledger.delivered(alike).await.map_err(unavailable),
-        }
+        let kept = self.ledger.delivered(alike).await.map_err(unavailable)?;
+        // What is to be written may be the delivery of an outcome before those that are on record.
+        Ok(known.unwrap_or_default().max(kept))
     }
 
     /// Keeps what was delivered on record, many at once. What is lost with the process was not delivered as far as is known.
     fn deliver(self: &Arc<Self>, alike: Alike, times: u64) {
         let mut open = lock(&self.deliveries);
         let idle = open.is_empty();
-        open.insert(alike, times);
+        let known = open.entry(alike).or_default();
+        *known = times.max(*known);
         if idle {
             let gateway = Arc::clone(self);
             tokio::spawn(async move { gateway.keep_deliveries().await });
@@ -394,6 +423,21 @@ impl Pause {
         self.next = (self.next * 2).min(LONGEST);
     }
 }
+
+/// The key of a call that has none of its client's.
+fn key_of(alike: &Alike, times: u64) -> String {
+    format!("{MADE}{}-{times}", hex::encode(alike))
+}
+
+/// What such a key is made of.
+fn made_of(key: &str) -> Option<(Alike, u64)> {
+    let (alike, times) = key.strip_prefix(MADE)?.split_once('-')?;
+    let mut bytes = Alike::default();
+    hex::decode_to_slice(alike, &mut bytes).ok()?;
+    Some((bytes, times.parse().ok()?))
+}
+
+const MADE: &str = "mcp-";
 
 /// The action as a request of the Execution Protocol.
 fn body(archetype: &str, call: &ToolCall) -> Vec<u8> {

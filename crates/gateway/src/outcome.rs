@@ -15,7 +15,7 @@ pub enum Kind {
     NeedsChallenge,
     /// Sent; its fate is not known yet.
     PendingSettlement,
-    /// Permitted, but there is no effect.
+    /// Permitted, but there is no effect, as far as is known: reason `says_failed`, where the provider only says so.
     Failed,
     /// Refused by the boundary or at admission.
     Blocked,
@@ -64,7 +64,7 @@ pub struct Missing {
 /// from the caller's own request, except `untrusted_text`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Details {
-    /// Why it was refused or held, in one stable word each.
+    /// Why it was refused or held, or is not known to have had its effect, in one stable word each.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub reasons: Vec<String>,
     /// Members to add before sending again under a new key.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use action::{ActionId, Environment, GuaranteeLevel, Money, PaymentMode, Subject, Tenant};
-use execution::{Call, Course, Execution, Stood, Terms};
+use execution::{Call, Course, Doubt, Execution, Stood, Terms};
 use ledger::{By, State};
 use provider::Provider;
 use receipt::{Chain, Json, Salts};
@@ -50,6 +50,8 @@ pub(crate) struct Pending {
     pub late: bool,
     /// What stops its session with the next word on it.
     pub halts: Option<ledger::Event>,
+    /// Why it is not known what became of it, where whoever has sent it knows that.
+    pub doubt: Option<Doubt>,
 }
 
 /// The first answer to an action that has a receipt.
@@ -85,6 +87,7 @@ impl Pending {
             earlier: None,
             late,
             halts: None,
+            doubt: None,
         })
     }
 

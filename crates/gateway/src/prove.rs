@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use execution::{Absence, Confirmation};
+use execution::{Absence, Confirmation, SAYS_FAILED};
 use ledger::State;
 use receipt::{
     Amendment, Chain, Draft, Event, Json, Metadata, MoneyFields, NewEntry, PaymentStatus, Salts, Stage,
@@ -104,7 +104,7 @@ pub(crate) struct Refused<'a> {
 }
 
 impl Gateway {
-    /// The ending of an action that is known to have no effect.
+    /// The same, by how that is known.
     pub(crate) fn absent<'a>(&self, pending: &Pending, absence: &'a Absence) -> Result<Ending<'a>, Error> {
         let answer = match absence {
             Absence::Refused(refusal) => Some(&refusal.answer),
@@ -176,7 +176,7 @@ impl Gateway {
         })
     }
 
-    /// The ending of an action that is known to have no effect.
+    /// The ending of an action that is known to have no effect, or of which that is at least said.
     pub(crate) fn failed<'a>(
         &self,
         pending: &Pending,
@@ -186,7 +186,7 @@ impl Gateway {
     ) -> Result<Ending<'a>, Error> {
         let mut chain = self.begin_ending(pending)?;
         let error = refused(code, reason)?;
-        let result = if code == Code::Released { "released" } else { "absent" };
+        let result = result_without_effect(code, reason);
         self.push_execute(&mut chain, pending, result, None, answer, error)?;
         push_split(&mut chain, pending, None, PaymentStatus::NotCharged)?;
         Ok(Ending {
@@ -218,7 +218,11 @@ impl Gateway {
             kind: Kind::PendingSettlement,
             state,
             code: None,
-            details: Details { status_url: Some(self.status_url(pending.id)), ..Details::default() },
+            details: Details {
+                status_url: Some(self.status_url(pending.id)),
+                reasons: pending.doubt.iter().map(|doubt| doubt.as_str().to_owned()).collect(),
+                ..Details::default()
+            },
             chain,
             confirmation: None,
             refusal: None,
@@ -440,9 +444,19 @@ fn snapshot_of(pending: &Pending) -> Result<Option<String>, Error> {
     Ok(Some(pending.salts()?.commit(SNAPSHOT, &json)))
 }
 
+/// What the entry `execute` says of what had no effect, as far as is known.
+pub(crate) fn result_without_effect(code: Code, reason: &str) -> &'static str {
+    match (code, reason) {
+        (Code::Released, _) => "released",
+        (_, SAYS_FAILED) => SAYS_FAILED,
+        _ => "absent",
+    }
+}
+
 /// How an absence is known, in one stable word.
 pub(crate) fn absence_word(absence: &Absence) -> &'static str {
     match absence {
+        Absence::Refused(refusal) if refusal.only_said => SAYS_FAILED,
         Absence::Refused(_) => "provider_refused",
         Absence::NotSent { .. } => "not_sent",
         Absence::Withheld => "send_window_missed",

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use action::{ActionId, Tenant};
-use execution::{Absence, Effect, Event, Execution, Found, Reply, Stood, Stop};
+use execution::{Absence, Doubt, Effect, Event, Execution, Found, Reply, Stood, Stop};
 use ledger::{By, Deferral, Given, Settled, State, Stored};
 use provider::Provider;
 
@@ -430,15 +430,21 @@ impl Gateway {
         tenant: &TenantState,
         id: ActionId,
         awaited: bool,
+        doubt: Option<Doubt>,
     ) -> Result<Option<Answer>, Error> {
         let stored = self.stored(tenant, id).await?;
         if !awaited && stored.state != State::Sent {
             return Ok(None);
         }
-        self.say_so_far(tenant, &stored).await.map(Some)
+        self.say_so_far(tenant, &stored, doubt).await.map(Some)
     }
 
-    async fn say_so_far(&self, tenant: &TenantState, stored: &Stored) -> Result<Answer, Error> {
+    async fn say_so_far(
+        &self,
+        tenant: &TenantState,
+        stored: &Stored,
+        doubt: Option<Doubt>,
+    ) -> Result<Answer, Error> {
         if stored.reply.is_some() {
             return self.last_said(stored);
         }
@@ -458,6 +464,7 @@ impl Gateway {
             return Ok(self.say_sent(stored.id, &row));
         }
         let state = if stored.state.rests() { stored.state } else { State::InDoubt };
+        pending.doubt = doubt.filter(|_| state == State::InDoubt);
         self.say_unsettled(tenant, &mut pending, state).await
     }
 

@@ -342,11 +342,12 @@ impl Gateway {
     ) -> Result<(), Error> {
         let (provider, call) = self.bound(pending, &tenant.rules(), Stood::InDoubt)?;
         let execution = pending.execution(call, provider.as_ref(), Stood::InDoubt);
+        let doubt = reply.doubt();
         let (execution, effects) = self.step(execution, Event::Replied(reply))?;
         match self.follow(tenant, pending, &execution, &effects).await? {
             Followed::Said(_) => drop(lock(&self.inquiries).remove(&pending.id)),
             // What was marked sent and is in doubt now is said to be. When it is due stays remembered.
-            Followed::Rests(_) => drop(self.leave(tenant, pending.id, false).await?),
+            Followed::Rests(_) => drop(self.leave(tenant, pending.id, false, doubt).await?),
         }
         Ok(())
     }

@@ -63,6 +63,8 @@ pub struct ActionView {
     pub state: String,
     /// Where it stands while it is not over, in one word.
     pub phase: Option<&'static str>,
+    /// Why it is not known what became of it, in one stable word, while it is in doubt and whoever sent it said why.
+    pub doubt: Option<String>,
     /// When it was settled, RFC 3339.
     pub completed_at: Option<String>,
     /// From arrival to settlement, milliseconds.
@@ -329,6 +331,7 @@ fn view(
     });
     let of_latest = if by_earlier && stored.state == State::Executed { State::Failed } else { stored.state };
     let not_undone = why_not_undone(&stored, &outcomes)?;
+    let doubt = why_in_doubt(&stored, &outcomes)?;
     let resolutions = words(&outcomes, &row)?.into_iter().map(ResolutionView::of).collect();
     let atp = row.atp()?;
     let named = atp.as_ref().and_then(|atp| atp.deadline.as_ref()).map(|it| it.ms);
@@ -362,6 +365,7 @@ fn view(
         deadline: deadline.map(clock::text),
         state: outward(stored.state).to_owned(),
         phase: phase(stored.state),
+        doubt,
         completed_at: completed.map(clock::text),
         duration_ms: completed.and_then(|at_ms| u64::try_from(at_ms.saturating_sub(stored.at_ms)).ok()),
         retry_count: attempts.iter().map(|it| it.sends).sum::<u32>().saturating_sub(1),
@@ -398,6 +402,13 @@ fn phase(state: State) -> Option<&'static str> {
         State::RollbackFailed => Some("rollback_failed"),
         State::Executed | State::Failed | State::Refused | State::RolledBack => None,
     }
+}
+
+/// Why it is in doubt, if it is and that is on record.
+fn why_in_doubt(stored: &Stored, outcomes: &[Settled]) -> Result<Option<String>, Error> {
+    let told = outcomes.iter().rfind(|it| stored.state == State::InDoubt && it.state == stored.state);
+    let row = told.map(|it| OutcomeRow::from_bytes(&it.payload)).transpose()?;
+    Ok(row.and_then(|row| row.details.reasons.into_iter().next()))
 }
 
 /// Why it could not be undone, if it could not.
@@ -439,6 +450,7 @@ fn what_is_left(stored: Stored, outcomes: Vec<Settled>, erased: Erased) -> Resul
         deadline: None,
         state: outward(stored.state).to_owned(),
         phase: None,
+        doubt: None,
         completed_at: completed.map(clock::text),
         duration_ms: completed.and_then(|at_ms| u64::try_from(at_ms.saturating_sub(stored.at_ms)).ok()),
         retry_count: 0,

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use action::{ActionId, Archetype, Kind};
-use execution::{Call, Capabilities, Confirmation, Refusal, Reply};
+use execution::{Call, Capabilities, Confirmation, Doubt, Refusal, Reply};
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
@@ -178,8 +178,12 @@ impl Runner {
         match self.runs.carry_out(call, self.waits).await {
             Ok(report) => self.codes.reply(&report),
             Err(Unreported::Untaken) => Reply::NotSent { why: "no runner took it".to_owned() },
-            Err(Unreported::Silent) => Reply::Lost { why: "its runner fell silent".to_owned() },
-            Err(Unreported::Overdue) => Reply::Lost { why: "it took too long".to_owned() },
+            Err(Unreported::Silent) => {
+                Reply::Lost { how: Doubt::NoAnswer, why: "its runner fell silent".to_owned() }
+            }
+            Err(Unreported::Overdue) => {
+                Reply::Lost { how: Doubt::NoAnswer, why: "it took too long".to_owned() }
+            }
         }
     }
 }
@@ -231,7 +235,7 @@ impl Codes {
         let answer = report.answer();
         match meaning {
             Meaning::Done => Reply::Confirmed(Confirmation { answer, ..Confirmation::default() }),
-            Meaning::Doubt => Reply::Lost { why: format!("the command ended by {word}") },
+            Meaning::Doubt => Reply::Lost { how: Doubt::Error, why: format!("the command ended by {word}") },
             Meaning::Refused | Meaning::Transient => Reply::Refused(Refusal {
                 code: Some(word),
                 answer,

@@ -39,7 +39,8 @@ use std::time::Duration;
 
 use action::{ActionId, Archetype, Currency, CurrencyRule, Money};
 use execution::{
-    Call, Capabilities, Challenge, Check, Confirmation, Found, Idempotent, Purpose, Queryable, Refusal, Reply,
+    Call, Capabilities, Challenge, Check, Confirmation, Doubt, Found, Idempotent, Purpose, Queryable,
+    Refusal, Reply,
 };
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
@@ -180,7 +181,8 @@ impl Sandbox {
             }
             Behaviour::Challenge(_) => Reply::Challenged(challenge(call)),
             Behaviour::Lose | Behaviour::Vanish | Behaviour::Silent => {
-                Reply::Lost { why: "the sandbox was told to lose the answer".to_owned() }
+                let why = "the sandbox was told to lose the answer".to_owned();
+                Reply::Lost { how: Doubt::NoAnswer, why }
             }
         }
     }
@@ -419,7 +421,7 @@ fn challenge(call: &Call) -> Challenge {
 
 fn refusal(code: &str) -> Refusal {
     let answer = json!({ "code": code, "sandbox": true, "status": "refused" });
-    Refusal { status: None, code: Some(code.to_owned()), answer, transient: false }
+    Refusal { code: Some(code.to_owned()), answer, ..Refusal::default() }
 }
 
 fn able() -> Capabilities {

@@ -92,6 +92,15 @@ impl<'a> Document<'a> {
         resolved.is_some_and(|resolved| resolved != "null")
     }
 
+    /// Does it say only that whoever carried the action out says that it failed? Whether there was an effect all the same is
+    /// not known then.
+    #[must_use]
+    pub fn is_only_said(&self) -> bool {
+        let execute = self.entries.iter().find(|entry| entry.stage == Stage::Execute);
+        let result = execute.and_then(|entry| Scanner::new(entry.output).value_and_member("result").ok()?.1);
+        result == Some("\"says_failed\"")
+    }
+
     /// The bytes the signature covers, in three pieces.
     #[must_use]
     pub fn signed_bytes(&self) -> [&'a str; 3] {

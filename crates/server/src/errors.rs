@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use gateway::Code;
+use gateway::{ActionView, Code, SAYS_FAILED};
 
 /// All that is published about one code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +42,24 @@ pub fn all() -> impl Iterator<Item = Entry> {
 pub const fn entry(code: Code) -> Entry {
     let (status, family, message, meaning, remediation) = words(code);
     Entry { code, status, family, message, meaning, remediation, receipt: is_outcome(code) }
+}
+
+/// Whether an action failed of which nobody knows more than that its provider says so.
+pub(crate) fn is_only_said<S: AsRef<str>>(reasons: &[S]) -> bool {
+    reasons.first().is_some_and(|reason| reason.as_ref() == SAYS_FAILED)
+}
+
+/// What is said of it.
+pub(crate) const ONLY_SAID: &str =
+    "the tool says that it failed; nobody has looked whether it had an effect all the same";
+
+/// The fixed text of the code with which an action on record ended.
+pub(crate) fn why_failed(code: Code, view: &ActionView) -> &'static str {
+    let result = view.attempts.last().and_then(|attempt| attempt.result.as_deref());
+    match code {
+        Code::ProviderFailed if result == Some(SAYS_FAILED) => ONLY_SAID,
+        code => entry(code).message,
+    }
 }
 
 /// The catalogue as a page of the documentation, `docs/errors.md`.
@@ -426,7 +444,9 @@ const fn words(code: Code) -> Words {
             502,
             "provider",
             "the provider refused or could not be reached; nothing happened",
-            "The action was permitted, but it is known that it had no effect. The receipt says so.",
+            "The action was permitted, but it is known that it had no effect. The receipt says so. With the reason `says_failed`, which \
+             tools of MCP servers have, the message is another: the tool says that it failed, and nobody has looked whether it had an \
+             effect all the same. The receipt then says only that.",
             &[
                 "look at details for the provider's answer",
                 "send it again under a new key once the cause is gone",

@@ -48,6 +48,9 @@ fn status(outcome: &Outcome) -> u16 {
 /// One fixed text for each case; nothing of what an agent or provider said gets in.
 fn message(outcome: &Outcome) -> &'static str {
     match (outcome.kind, outcome.code) {
+        (Kind::Failed, Some(Code::ProviderFailed)) if errors::is_only_said(&outcome.details.reasons) => {
+            errors::ONLY_SAID
+        }
         (Kind::Blocked | Kind::Failed, Some(code)) => errors::entry(code).message,
         (Kind::Blocked, None) => "the action was refused",
         (Kind::Failed, None) => "the action had no effect",

@@ -38,19 +38,35 @@ impl World {
     }
 
     async fn judged(policy: &str, settings: impl FnOnce(&mut gateway::config::Mcp)) -> World {
-        let tools = Tools::start(&[SESSIONS, STATELESS]).await.unwrap();
+        World::with(Tools::start(&[SESSIONS, STATELESS]).await.unwrap(), policy, settings).await
+    }
+
+    /// With what the shop is by then.
+    async fn with(tools: Tools, policy: &str, settings: impl FnOnce(&mut gateway::config::Mcp)) -> World {
         World::of(tools, policy, |config| settings(&mut config.mcp)).await
     }
 
     async fn of(tools: Tools, policy: &str, settings: impl FnOnce(&mut gateway::Config)) -> World {
+        World::behind(None, (tools, ""), policy, settings).await
+    }
+
+    /// The shop is reached at another address, and of `fail` its binding says more.
+    async fn behind(
+        shop_at: Option<String>,
+        (tools, more): (Tools, &str),
+        policy: &str,
+        settings: impl FnOnce(&mut gateway::Config),
+    ) -> World {
         let farm = Tools::start(&[SESSIONS]).await.unwrap();
         let at = |tools: &Tools| {
             tools.url().strip_prefix("http://").unwrap().strip_suffix("/mcp").unwrap().to_owned()
         };
-        let at = vec![at(&tools), at(&farm)];
+        let shop_at = shop_at.unwrap_or_else(|| at(&tools));
+        let at = vec![shop_at.clone(), at(&farm)];
         let mut files = vec![("policies/default/all.cedar".to_owned(), policy.to_owned())];
         for tool in tools.listed() {
-            files.push((format!("catalogue/default/mcp.shop.{}.toml", tool.name), archetype(&tool)));
+            let more = if tool.name == "fail" { more } else { "" };
+            files.push((format!("catalogue/default/mcp.shop.{}.toml", tool.name), archetype(&tool) + more));
         }
         let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (&**path, &**text)).collect();
         let configure = |config: &mut gateway::Config| {
@@ -60,7 +76,8 @@ impl World {
                 methods: vec!["shop/open".to_owned()],
                 ..McpServer::default()
             };
-            let servers = [("shop".to_owned(), server(&tools)), ("farm".to_owned(), server(&farm))];
+            let shop = McpServer { url: Some(format!("http://{shop_at}/mcp")), ..server(&tools) };
+            let servers = [("shop".to_owned(), shop), ("farm".to_owned(), server(&farm))];
             config.mcp.servers = BTreeMap::from(servers);
             settings(config);
         };
@@ -508,6 +525,229 @@ async fn what_waits_is_a_task_for_clients_that_know_tasks() {
     let other = Client { key: &other, ..client.clone() };
     assert_eq!(other.error("tasks/get", id).await["code"], -32602, "it is somebody else's");
     assert_eq!(world.tools.count("other"), 0);
+}
+
+#[tokio::test]
+async fn the_end_of_a_task_is_delivered_with_it() {
+    let world = World::judged(ASK, |_| {}).await;
+    let client =
+        world.client("/mcp/shop", NEW).able(json!({"extensions": {"io.modelcontextprotocol/tasks": {}}}));
+    let ended = async |key: &str, end: &str| {
+        let task = client.call("count", json!({"key": key})).await;
+        let id = json!({"taskId": task["taskId"]});
+        let again = client.call("count", json!({"key": key})).await;
+        assert_eq!(again["taskId"], task["taskId"], "{end}: it is not over");
+        match end {
+            "cancelled" => drop(client.result("tasks/cancel", id.clone()).await),
+            _ => approve(&world, &task["taskId"]).await,
+        }
+        while client.result("tasks/get", id.clone()).await["status"] == "working" {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        let next = client.call("count", json!({"key": key})).await;
+        assert_eq!(next["resultType"], "task", "{end}: {next}");
+        assert_ne!(next["taskId"], task["taskId"], "{end}: delivered, so it is a new action");
+        // Whoever looks at an earlier one once more delivers nothing of the next.
+        client.result("tasks/get", id).await;
+        let again = client.call("count", json!({"key": key})).await;
+        assert_eq!(again["taskId"], next["taskId"], "{end}");
+    };
+    ended("k", "completed").await;
+    ended("other", "cancelled").await;
+    assert_eq!((world.tools.count("k"), world.tools.count("other")), (1, 0));
+}
+
+#[tokio::test]
+async fn a_key_like_one_of_ours_delivers_nothing_of_anybody_else() {
+    let world = World::judged(ASK, |_| {}).await;
+    let able = json!({"extensions": {"io.modelcontextprotocol/tasks": {}}});
+    let client = world.client("/mcp/shop", NEW).able(able);
+    let task = client.call("count", json!({"key": "k"})).await;
+    let record = world.served.get(&format!("/v1/actions/{}", task["taskId"].as_str().unwrap()));
+    let record: Value = record.bearer_auth(&world.key).send().await.unwrap().json().await.unwrap();
+    let other = world.served.key_of("agent-2", "agent").await;
+    let other = Client { key: &other, ..client.clone() };
+    let keyed = json!({
+        "name": "count", "arguments": {"key": "k"},
+        "_meta": {"io.countersign/idempotency-key": record["idempotency_key"]},
+    });
+    let theirs = other.result("tools/call", keyed).await;
+    assert_eq!(theirs["resultType"], "task", "{theirs}");
+    let id = json!({"taskId": theirs["taskId"]});
+    other.result("tasks/cancel", id.clone()).await;
+    assert_eq!(other.result("tasks/get", id).await["status"], "cancelled");
+    let again = client.call("count", json!({"key": "k"})).await;
+    assert_eq!(again["taskId"], task["taskId"], "it is still the same action");
+}
+
+#[tokio::test]
+async fn a_task_whose_tool_declares_a_form_has_no_words_of_ours_in_its_place() {
+    let tools = Tools::start(&[SESSIONS, STATELESS]).await.unwrap();
+    tools.declare("count", json!({"type": "object", "required": ["count"]}));
+    let world = World::with(tools, ASK, |_| {}).await;
+    let client =
+        world.client("/mcp/shop", NEW).able(json!({"extensions": {"io.modelcontextprotocol/tasks": {}}}));
+    let task = client.call("count", json!({"key": "k"})).await;
+    let path = format!("/v1/actions/{}/reject", task["taskId"].as_str().unwrap());
+    let approver = world.served.key("approver").await;
+    let said =
+        world.served.post(&path, &json!({"comment": "no"})).bearer_auth(approver).send().await.unwrap();
+    assert!(said.status().is_success(), "{}", said.text().await.unwrap());
+    let done = client.result("tasks/get", json!({"taskId": task["taskId"]})).await;
+    let result = &done["result"];
+    assert_eq!((&done["status"], &result["isError"]), (&json!("completed"), &json!(true)), "{done}");
+    assert!(result.get("structuredContent").is_none(), "{done}");
+    assert_eq!(result["_meta"]["io.countersign/outcome"]["code"], "EP_APPROVAL_DENIED", "{done}");
+}
+
+#[tokio::test]
+async fn an_answer_on_a_stream_that_goes_on_is_delivered_there() {
+    let world = World::new().await;
+    let client = world.greeted("/mcp/shop", OLD).await;
+    let params = json!({"name": "slow", "arguments": {"steps": 25}});
+    let mut broken = client.post(&client.message(1, "tools/call", params.clone())).send().await.unwrap();
+    let first = broken.chunk().await.unwrap().unwrap();
+    let first = std::str::from_utf8(&first).unwrap().to_owned();
+    drop(broken);
+    let last = first.lines().find_map(|line| line.strip_prefix("id:")).expect("an id").trim();
+    let goes_on = client.request(Method::GET).header("last-event-id", last).send().await.unwrap();
+    let answer = said(goes_on).await.pop().unwrap();
+    assert_eq!(text(&answer["result"]), "done", "{answer}");
+    let id = &answer["result"]["_meta"]["io.countersign/transaction"];
+    let next = client.result("tools/call", params).await;
+    assert_ne!(next["_meta"]["io.countersign/transaction"], *id, "delivered, so it is a new action");
+    assert_eq!(world.tools.calls().len(), 2);
+}
+
+/// What the record of an action says.
+async fn record_of(world: &World, id: &Value) -> Value {
+    let record = world.served.get(&format!("/v1/actions/{}", id.as_str().unwrap()));
+    record.bearer_auth(&world.key).send().await.unwrap().json().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_failure_that_only_its_tool_tells_of_is_called_its_word() {
+    let world = World::new().await;
+    for revision in [OLD, NEW] {
+        let client = world.greeted("/mcp/shop", revision).await;
+        let failed = client.call("fail", json!({})).await;
+        assert_eq!((&failed["isError"], text(&failed)), (&json!(true), "it failed"), "{failed}");
+        let id = &failed["_meta"]["io.countersign/transaction"];
+        let record = record_of(&world, id).await;
+        let word = "the tool says that it failed; nobody has looked whether it had an effect all the same";
+        assert_eq!(record["result"]["state"], "FAILED", "{record}");
+        assert_eq!(record["result"]["error"]["message"], word, "{record}");
+        assert_eq!(record["attempts"][0]["result"], "says_failed", "{record}");
+        assert_eq!(record["response"]["message"], word, "{record}");
+        assert_eq!(record["response"]["details"]["reasons"], json!(["says_failed"]));
+        let status = client.call("countersign_status", json!({"transaction_id": id})).await;
+        assert!(text(&status).starts_with("The tool says that it failed; whether"), "{status}");
+        let receipt = client.call("countersign_receipt", json!({"transaction_id": id})).await;
+        let receipt = receipt["structuredContent"].to_string();
+        assert!(receipt.contains("\"result\":\"says_failed\""), "{receipt}");
+        let url = failed["_meta"]["io.countersign/receipt"]["url"].as_str().unwrap();
+        let page = world.served.client.get(url).header("accept", "text/html").send().await.unwrap();
+        let page = page.text().await.unwrap();
+        assert!(page.contains("The tool says that it failed; nobody has looked"), "{page}");
+        assert!(!page.contains("had no effect"), "{page}");
+    }
+}
+
+#[tokio::test]
+async fn a_failure_that_is_doubt_reaches_the_client_and_is_in_doubt() {
+    let tools = Tools::start(&[SESSIONS, STATELESS]).await.unwrap();
+    let world = World::behind(None, (tools, "on_error = \"doubt\"\n"), PERMIT, |_| {}).await;
+    let client = world.greeted("/mcp/shop", NEW).await;
+    let failed = client.call("fail", json!({})).await;
+    assert_eq!((&failed["isError"], text(&failed)), (&json!(true), "it failed"), "{failed}");
+    assert_eq!(failed["_meta"]["io.countersign/outcome"]["kind"], "pending_settlement", "{failed}");
+    let id = &failed["_meta"]["io.countersign/transaction"];
+    let status = client.call("countersign_status", json!({"transaction_id": id})).await;
+    assert_eq!(status["structuredContent"]["reasons"], json!(["says_failed"]), "{status}");
+    assert_eq!(record_of(&world, id).await["doubt"], "says_failed");
+    let again = json!({"name": "fail", "arguments": {}, "_meta": {"io.countersign/idempotency-key": "k-2"}});
+    client.result("tools/call", again).await;
+    assert_eq!(world.tools.calls().len(), 2);
+}
+
+#[tokio::test]
+async fn why_it_is_not_known_what_became_of_a_call_is_on_record_in_a_word() {
+    let impatient = |settings: &mut gateway::config::Mcp| {
+        settings.wait_seconds = 0;
+        settings.servers.get_mut("shop").unwrap().timeout_seconds = 1;
+    };
+    let world = World::judged(PERMIT, impatient).await;
+    let client = world.greeted("/mcp/shop", NEW).await;
+    let hung = client.call("hang", json!({})).await;
+    let told = &hung["structuredContent"];
+    assert_eq!(told["kind"], "pending_settlement", "{hung}");
+    assert_eq!(told["reasons"], json!(["no_answer_in_time"]), "{hung}");
+    let record = record_of(&world, &told["transaction_id"]).await;
+    assert_eq!((&record["phase"], &record["doubt"]), (&json!("in_doubt"), &json!("no_answer_in_time")));
+    let status = json!({"transaction_id": told["transaction_id"]});
+    let status = client.call("countersign_status", status).await;
+    assert_eq!(status["structuredContent"]["reasons"], json!(["no_answer_in_time"]), "{status}");
+}
+
+/// Stands before a server, and lets nothing through until it is opened.
+struct Gate {
+    at: String,
+    open: tokio::sync::watch::Sender<bool>,
+}
+
+impl Gate {
+    async fn before(tools: &Tools) -> Gate {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap().to_string();
+        let to = tools.url().strip_prefix("http://").unwrap().strip_suffix("/mcp").unwrap().to_owned();
+        let (open, is_open) = tokio::sync::watch::channel(false);
+        tokio::spawn(async move {
+            while let Ok((mut from, _)) = listener.accept().await {
+                let (mut is_open, to) = (is_open.clone(), to.clone());
+                tokio::spawn(async move {
+                    is_open.wait_for(|open| *open).await.unwrap();
+                    let mut to = tokio::net::TcpStream::connect(to).await.unwrap();
+                    let _ = tokio::io::copy_bidirectional(&mut from, &mut to).await;
+                });
+            }
+        });
+        Gate { at, open }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_comes_late_is_left_out_of_lists_of_all_and_told_of_when_it_comes() {
+    let tools = Tools::start(&[SESSIONS, STATELESS]).await.unwrap();
+    let gate = Gate::before(&tools).await;
+    let hasty = |settings: &mut gateway::config::Mcp| settings.list_seconds = 1;
+    let world = World::behind(Some(gate.at.clone()), (tools, ""), PERMIT, hasty).await;
+    let names = async |client: &Client<'_>| {
+        let list = client.result("tools/list", json!({})).await;
+        let names =
+            list["tools"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap().to_owned());
+        names.collect::<Vec<_>>()
+    };
+    let (mut old, new) = (world.client("/mcp", OLD), world.client("/mcp", NEW));
+    let greeting = old.greet().await;
+    assert_eq!(greeting["capabilities"]["tools"]["listChanged"], true, "{greeting}");
+    let mut told_old = old.request(Method::GET).send().await.unwrap();
+    let params = json!({"notifications": {"toolsListChanged": true}});
+    let mut told_new = new.post(&new.message(1, "subscriptions/listen", params)).send().await.unwrap();
+    for client in [&old, &new] {
+        assert_eq!(names(client).await, ["countersign_status", "countersign_receipt"]);
+    }
+    gate.open.send(true).unwrap();
+    for stream in [&mut told_old, &mut told_new] {
+        let mut heard = String::new();
+        while !heard.contains("notifications/tools/list_changed") {
+            let chunk = tokio::time::timeout(std::time::Duration::from_secs(60), stream.chunk());
+            let chunk = chunk.await.expect("it is told").unwrap().expect("the stream lasts");
+            heard.push_str(std::str::from_utf8(&chunk).unwrap());
+        }
+    }
+    for client in [&old, &new] {
+        assert!(names(client).await.contains(&"shop__count".to_owned()));
+    }
 }
 
 #[tokio::test]

@@ -73,6 +73,7 @@ struct Books {
     more: Vec<String>,
     /// In how many lists from now, and of which tool, something else is said.
     turning: Option<(usize, String, String)>,
+    outputs: BTreeMap<String, Value>,
 }
 
 /// The revisions that it can be opened with.
@@ -154,6 +155,12 @@ impl Tools {
         self.shop.books().more.push(tool.to_owned());
     }
 
+    /// Says of a tool from now on which form its answers have.
+    pub fn declare(&self, tool: &str, output: Value) {
+        self.shop.books().outputs.insert(tool.to_owned(), output);
+        let _ = self.shop.changed.send(Change::Tools);
+    }
+
     /// The address of one of its three books.
     pub fn book(&self, number: u8) -> String {
         self.shop.book(number.into())
@@ -224,7 +231,9 @@ impl Shop {
         .map(|(name, description, schema)| {
             let description = books.descriptions.get(name).cloned().unwrap_or_else(|| description.to_owned());
             let Value::Object(schema) = schema else { return Tool::default() };
-            Tool::new(name.to_owned(), description, schema)
+            let mut tool = Tool::new(name.to_owned(), description, schema);
+            tool.output_schema = books.outputs.get(name).and_then(Value::as_object).cloned().map(Arc::new);
+            tool
         })
         .collect()
     }

@@ -136,7 +136,7 @@ pub(super) fn written(
          input_schema = '''\n{schema}\n'''\n\
          \n[cedar]\ngroups = [\"{EVERY}\"]\n\
          \n[duplicate]\non = \"escalate\"\n\
-         \n[binding]\nprovider = \"mcp\"\nserver = \"{server}\"\ntool = \"{tool}\"\npinned = \"{digest}\"\nread_only = false\non_error = \"refused\"\n\
+         \n[binding]\nprovider = \"mcp\"\nserver = \"{server}\"\ntool = \"{tool}\"\npinned = \"{digest}\"\nread_only = false\n\
          \n[binding.capabilities]\nrepeat_safe = false\n\
          \n# What the server said of it when it was accepted. Its words decide nothing.\n{said}",
         proposed = proposed.as_str(),

@@ -16,6 +16,9 @@ pub struct Mcp {
     pub wait_seconds: u64,
     /// So long a client may take to answer what a server asks in the midst of a call. At most an hour.
     pub input_seconds: u64,
+    /// So long a greeting or a list at `/mcp`, where all servers are, waits for one of them: who is not there by then is left out,
+    /// and its client is told when it comes. 1 to 20.
+    pub list_seconds: u64,
     /// Sessions of one subject's clients at once.
     pub sessions_per_subject: usize,
     /// Sessions of all clients at once.
@@ -31,6 +34,7 @@ impl Default for Mcp {
         Mcp {
             wait_seconds: 20,
             input_seconds: 600,
+            list_seconds: 5,
             sessions_per_subject: 64,
             sessions: 1024,
             session_idle_seconds: 3600,
@@ -114,6 +118,11 @@ impl Mcp {
     /// See `input_seconds`.
     pub fn input(&self) -> Duration {
         Duration::from_secs(self.input_seconds.min(3600))
+    }
+
+    /// See `list_seconds`.
+    pub fn listing(&self) -> Duration {
+        Duration::from_secs(self.list_seconds.clamp(1, 20))
     }
 
     /// The servers as they are read, each with its tenant.

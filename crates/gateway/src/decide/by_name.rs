@@ -95,6 +95,7 @@ impl Gateway {
             earlier: None,
             late: false,
             halts,
+            doubt: None,
         };
         let row = Row {
             id: pending.id,

@@ -237,6 +237,7 @@ impl Gateway {
             earlier: None,
             late: false,
             halts: None,
+            doubt: None,
         }
     }
 

@@ -8,16 +8,16 @@ use mandate::Usage;
 use receipt::{Json, PaymentStatus};
 
 use super::{DUPLICATE, LATE};
-use crate::Error;
 use crate::decide::as_told;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind};
 use crate::pending::Pending;
-use crate::prove::{Ending, push_split, refused};
+use crate::prove::{Ending, push_split, refused, result_without_effect};
 use crate::remember::unavailable;
 use crate::resolve::EVENT as RESOLVED;
 use crate::row::{EarlierRow, IntentRow, OutcomeRow, internal, money_of};
 use crate::sessions::used_as_told;
+use crate::{Code, Error};
 
 /// The effects of earlier calls that are on record, oldest first; at least one.
 pub(crate) struct Known(Vec<(EarlierRow, OutcomeRow)>);
@@ -70,7 +70,8 @@ impl Gateway {
         let payment = if charged.is_some() { PaymentStatus::Charged } else { PaymentStatus::NotCharged };
         let mut chain = self.begin_ending(&pending)?;
         let error = ending.code.map_or(Ok(Json::NULL), |code| refused(code, &reason))?;
-        self.push_execute(&mut chain, &pending, "absent", None, None, error)?;
+        let result = result_without_effect(Code::ProviderFailed, &reason);
+        self.push_execute(&mut chain, &pending, result, None, None, error)?;
         push_split(&mut chain, &pending, charged, payment)?;
         pending.earlier = Some(EarlierRow { debited: None, instead: Some(reason), ..row.clone() });
         let details = Details { reasons: vec![LATE.to_owned()], ..said.details.clone() };

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use action::ActionId;
 use execution::{
-    Absence, Call, Confirmation, Effect, Event, Execution, Found, Purpose, Reply, Stood, Undo, release_key,
-    release_reference,
+    Absence, Call, Confirmation, Doubt, Effect, Event, Execution, Found, Purpose, Reply, Stood, Undo,
+    release_key, release_reference,
 };
 use ledger::{State, Stored};
 use provider::Provider;
@@ -274,7 +274,8 @@ impl Gateway {
         Ok(match self.charged_after_all(tenant, pending, provider).await? {
             Found::Confirmed(_) => None,
             Found::Unknown if freed => {
-                Some(Reply::Lost { why: "nobody says whether a capture has charged it".to_owned() })
+                let why = "nobody says whether a capture has charged it".to_owned();
+                Some(Reply::Lost { how: Doubt::NoAnswer, why })
             }
             _ => Some(reply),
         })

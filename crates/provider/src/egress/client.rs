@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use execution::Doubt;
 use reqwest::header::{CONNECTION, HeaderMap, HeaderValue};
 use reqwest::{Certificate, Client, ClientBuilder, Method, redirect, retry};
 use rustls::pki_types::CertificateDer;
@@ -71,7 +72,7 @@ pub enum Exchange {
     /// No byte of the request left.
     NotSent(String),
     /// The request may have left; nothing is known.
-    Lost(String),
+    Lost(Doubt, String),
 }
 
 /// Why a body is not there although a status is.
@@ -291,8 +292,10 @@ impl Destination {
                 body: read_body(response, request.most_bytes).await,
             },
             Err(error) if error.is_connect() || error.is_builder() => Exchange::NotSent(why_not_sent(&error)),
-            Err(error) if error.is_timeout() => Exchange::Lost("no answer came in time".to_owned()),
-            Err(_) => Exchange::Lost("the connection broke before an answer came".to_owned()),
+            Err(error) if error.is_timeout() => {
+                Exchange::Lost(Doubt::NoAnswer, "no answer came in time".to_owned())
+            }
+            Err(_) => Exchange::Lost(Doubt::Broken, "the connection broke before an answer came".to_owned()),
         }
     }
 }

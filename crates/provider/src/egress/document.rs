@@ -42,7 +42,7 @@ impl Egress {
         match self.destination(url, timeout)?.exchange(request).await {
             Exchange::Answered { status: 200, body } => Ok(body?),
             Exchange::Answered { status, .. } => Err(NoDocument::Status(status)),
-            Exchange::NotSent(why) | Exchange::Lost(why) => Err(NoDocument::Unanswered(why)),
+            Exchange::NotSent(why) | Exchange::Lost(_, why) => Err(NoDocument::Unanswered(why)),
         }
     }
 }

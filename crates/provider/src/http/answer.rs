@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use action::{Archetype, Money};
-use execution::{Call, Check, Confirmation, Found, Refusal, Reply};
+use execution::{Call, Check, Confirmation, Doubt, Found, Refusal, Reply};
 use serde_json::Value;
 
 use super::challenge::ChallengeReading;
@@ -126,6 +126,11 @@ impl Answer {
     }
 }
 
+/// There is an answer, and it decides nothing.
+pub(super) fn not_understood(why: String) -> Reply {
+    Reply::Lost { how: Doubt::NotUnderstood, why }
+}
+
 impl CallReading {
     pub(super) const MEMBERS: [&str; 6] = ["success", "refused", "transient", "reference", "charged", "code"];
 
@@ -192,10 +197,8 @@ impl CallReading {
         if let Some(challenge) = challenge {
             return match (&answer.body, done) {
                 (Ok(body), false) => challenge.judge(body, call, now_ms),
-                (Ok(_), true) => {
-                    Reply::Lost { why: "it says both that it is done and that it is not".to_owned() }
-                }
-                (Err(why), _) => Reply::Lost { why: why.clone() },
+                (Ok(_), true) => not_understood("it says both that it is done and that it is not".to_owned()),
+                (Err(why), _) => not_understood(why.clone()),
             };
         }
         let lists = |rules: &[Rule]| rules.iter().any(|rule| rule.statuses.contains(&answer.status));
@@ -205,21 +208,21 @@ impl CallReading {
             || lists(&self.transient)
             || asks;
         if !done {
-            return Reply::Lost { why: answer.why_undecided(listed) };
+            return not_understood(answer.why_undecided(listed));
         }
         match answer.body {
             Ok(body) => match self.record.confirmation(body) {
                 Ok(confirmation) => Reply::Confirmed(confirmation),
-                Err(why) => Reply::Lost { why },
+                Err(why) => not_understood(why),
             },
-            Err(why) => Reply::Lost { why },
+            Err(why) => not_understood(why),
         }
     }
 
     fn refusal(&self, answer: Answer, transient: bool) -> Refusal {
         let body = answer.body.unwrap_or(Value::Null);
         let code = self.code.as_ref().and_then(|pointer| short_code(body.pointer(pointer)?));
-        Refusal { status: Some(answer.status), code, answer: body, transient }
+        Refusal { status: Some(answer.status), code, answer: body, transient, only_said: false }
     }
 }
 

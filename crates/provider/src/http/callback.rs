@@ -7,7 +7,7 @@ use action::Archetype;
 use execution::{Refusal, Reply};
 use serde_json::Value;
 
-use super::answer::{Answer, Record, short_code};
+use super::answer::{Answer, Record, not_understood, short_code};
 use super::rule::Condition;
 use crate::Outside;
 use crate::reader::{Mistake, Node, Table};
@@ -81,13 +81,13 @@ impl Callback {
         let reply = match (settled, refused) {
             (true, false) => match self.record.confirmation(body) {
                 Ok(confirmation) => Reply::Confirmed(confirmation),
-                Err(why) => Reply::Lost { why },
+                Err(why) => not_understood(why),
             },
             (false, true) => {
                 let code = self.code.as_ref().and_then(|pointer| short_code(body.pointer(pointer)?));
-                Reply::Refused(Refusal { status: None, code, answer: body, transient: false })
+                Reply::Refused(Refusal { code, answer: body, ..Refusal::default() })
             }
-            (true, true) => Reply::Lost { why: "it says both that it took place and that not".to_owned() },
+            (true, true) => not_understood("it says both that it took place and that not".to_owned()),
             (false, false) => return None,
         };
         Some(Told { about, reply })

@@ -6,7 +6,7 @@ use execution::{Call, Challenge, Reply};
 use serde_json::Value;
 use url::Url;
 
-use super::answer::moment;
+use super::answer::{moment, not_understood};
 use super::rule::{Rule, Side};
 use crate::egress::{HostPort, Origin};
 use crate::reader::{Mistake, Node};
@@ -47,7 +47,7 @@ impl ChallengeReading {
         let found = self.url_in(body).and_then(|url| Ok((url, self.until(body, call, now_ms)?)));
         match found {
             Ok((url, until_ms)) => Reply::Challenged(Challenge { url, until_ms }),
-            Err(why) => Reply::Lost { why: why.to_owned() },
+            Err(why) => not_understood(why.to_owned()),
         }
     }
 

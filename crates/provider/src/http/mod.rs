@@ -58,7 +58,7 @@ mod rule;
 use std::time::Duration;
 
 use action::{Archetype, Money};
-use execution::{Call, Capabilities, Check, Found, Purpose, Reply};
+use execution::{Call, Capabilities, Check, Doubt, Found, Purpose, Reply};
 use futures_util::future::BoxFuture;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -268,7 +268,7 @@ impl Http {
     ) -> Reply {
         match self.send(template, values, now_ms).await {
             Heard::NotSent(why) => Reply::NotSent { why },
-            Heard::Lost(why) => Reply::Lost { why },
+            Heard::Lost(how, why) => Reply::Lost { how, why },
             Heard::Answer(answer) => reading.judge(answer, call, now_ms),
         }
     }
@@ -276,7 +276,7 @@ impl Http {
     async fn look(&self, ask: &Ask<'_>) -> Result<Option<Value>, Unquoted> {
         let Some((template, reading)) = &self.snapshot else { return Ok(None) };
         match self.inquire(template, &values_before(ask), ask.now_ms).await {
-            Heard::NotSent(why) | Heard::Lost(why) => Err(Unquoted { why }),
+            Heard::NotSent(why) | Heard::Lost(_, why) => Err(Unquoted { why }),
             Heard::Answer(answer) => reading.judge(answer).map(Some),
         }
     }
@@ -292,7 +292,7 @@ impl Http {
             return Found::Unknown;
         };
         match self.inquire(template, &values_of(call), now_ms).await {
-            Heard::NotSent(_) | Heard::Lost(_) => Found::Unknown,
+            Heard::NotSent(_) | Heard::Lost(..) => Found::Unknown,
             Heard::Answer(answer) => {
                 reading.judge(answer, self.profile.capabilities.absence_is_final(call, now_ms))
             }
@@ -303,7 +303,7 @@ impl Http {
         let Some((template, reading)) = &self.check else { return Check::Unknown };
         let values = Values { confirmed: done.reference, ..values_of(call) };
         match self.inquire(template, &values, now_ms).await {
-            Heard::NotSent(_) | Heard::Lost(_) => Check::Unknown,
+            Heard::NotSent(_) | Heard::Lost(..) => Check::Unknown,
             Heard::Answer(answer) => reading.judge(&answer),
         }
     }
@@ -313,7 +313,7 @@ impl Http {
             return Err(Unquoted { why: "the binding has no quote".to_owned() });
         };
         match self.inquire(template, &values_before(ask), ask.now_ms).await {
-            Heard::NotSent(why) | Heard::Lost(why) => Err(Unquoted { why }),
+            Heard::NotSent(why) | Heard::Lost(_, why) => Err(Unquoted { why }),
             Heard::Answer(answer) => reading.judge(answer),
         }
     }
@@ -340,7 +340,7 @@ impl Http {
         };
         match self.destination.exchange(request).await {
             Exchange::NotSent(why) => Heard::NotSent(why),
-            Exchange::Lost(why) => Heard::Lost(why),
+            Exchange::Lost(how, why) => Heard::Lost(how, why),
             Exchange::Answered { status, body } => {
                 if status == UNAUTHORIZED {
                     self.auth.forget(&shown);
@@ -355,7 +355,7 @@ impl Http {
 /// What came of one request.
 enum Heard {
     NotSent(String),
-    Lost(String),
+    Lost(Doubt, String),
     Answer(Answer),
 }
 

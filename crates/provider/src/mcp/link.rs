@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
+use execution::Doubt;
 use rmcp::RoleClient;
 use rmcp::model::{
     CancelledNotification, CancelledNotificationParam, ClientNotification, ClientRequest, ErrorData, GetMeta,
@@ -95,7 +96,7 @@ pub(super) enum Fault {
     /// Nothing left us.
     NotSent(String),
     /// It may have left, and there is no answer.
-    Lost(String),
+    Lost(Doubt, String),
 }
 
 /// A link in use.
@@ -248,14 +249,14 @@ impl Link {
             answer = &mut answer => self.heard(answer),
             () = silent(&exchange, silence) => {
                 self.give_up(id, "nothing was heard of it in time").await;
-                Err(Fault::Lost("no answer came in time".to_owned()))
+                Err(Fault::Lost(Doubt::NoAnswer, "no answer came in time".to_owned()))
             }
             () = tie.cancelled.cancelled() => {
                 self.give_up(id, "the client does not want it any more").await;
                 // It may be at its end just now.
                 match tokio::time::timeout(GRACE, &mut answer).await {
                     Ok(answer) => self.heard(answer),
-                    Err(_) => Err(Fault::Lost("its caller gave it up".to_owned())),
+                    Err(_) => Err(Fault::Lost(Doubt::GivenUp, "its caller gave it up".to_owned())),
                 }
             }
         }
@@ -278,7 +279,7 @@ impl Link {
     }
 
     fn heard(&self, answer: Result<ServerResult, ServiceError>) -> Result<ServerResult, Fault> {
-        let unreadable = || Fault::Lost("the answer has not the form of one".to_owned());
+        let unreadable = || Fault::Lost(Doubt::NotUnderstood, UNREADABLE.to_owned());
         match answer.map_err(fault) {
             Ok(result) => self.without_secrets(result).ok_or_else(unreadable),
             Err(Fault::Refused(error)) => {
@@ -288,6 +289,8 @@ impl Link {
                 self.ended.store(true, Ordering::Relaxed);
                 Err(Fault::Ended)
             }
+            // A process that is gone takes its pipes along.
+            Err(Fault::Lost(Doubt::Broken, why)) if !self.is_called => Err(Fault::Lost(Doubt::Ended, why)),
             Err(fault) => Err(fault),
         }
     }
@@ -371,7 +374,7 @@ const QUIET: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_millis(500);
 
 fn fault(error: ServiceError) -> Fault {
-    let why = match error {
+    let (how, why) = match error {
         ServiceError::McpError(error) => return Fault::Refused(error),
         ServiceError::TransportSend(error) => {
             match error.error.downcast_ref::<StreamableHttpError<reqwest::Error>>() {
@@ -379,14 +382,21 @@ fn fault(error: ServiceError) -> Fault {
                     return Fault::NotSent("no connection came about".to_owned());
                 }
                 Some(StreamableHttpError::SessionExpired) => return Fault::Ended,
-                Some(StreamableHttpError::ResponseBodyTooLarge { .. }) => "the answer is larger than allowed",
-                Some(StreamableHttpError::HttpStatus(_)) => "the server answered with an error of its own",
-                _ => "the connection broke before an answer came",
+                Some(StreamableHttpError::ResponseBodyTooLarge { .. }) => {
+                    (Doubt::NotUnderstood, "the answer is larger than allowed")
+                }
+                Some(StreamableHttpError::HttpStatus(_)) => {
+                    (Doubt::Error, "the server answered with an error of its own")
+                }
+                _ => (Doubt::Broken, BROKEN),
             }
         }
-        ServiceError::Cancelled { .. } => "the server gave it up",
-        ServiceError::UnexpectedResponse => "the answer has not the form of one",
-        _ => "the connection broke before an answer came",
+        ServiceError::Cancelled { .. } => (Doubt::Error, "the server gave it up"),
+        ServiceError::UnexpectedResponse => (Doubt::NotUnderstood, UNREADABLE),
+        _ => (Doubt::Broken, BROKEN),
     };
-    Fault::Lost(why.to_owned())
+    Fault::Lost(how, why.to_owned())
 }
+
+const BROKEN: &str = "the connection broke before an answer came";
+const UNREADABLE: &str = "the answer has not the form of one";

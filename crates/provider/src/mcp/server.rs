@@ -28,6 +28,7 @@ pub struct Server {
     launch: Launch,
     links: Mutex<HashMap<PartyId, Vec<Held>>>,
     places: Arc<Semaphore>,
+    taken: Taken,
     opening: Semaphore,
     /// No link is opened any more.
     closing: CancellationToken,
@@ -37,10 +38,14 @@ pub struct Server {
     /// Has it tell of changes to its list.
     watching: Mutex<Option<Listening>>,
     about: Mutex<Option<Arc<ServerPeerInfo>>>,
+    /// Since when it owes a greeting or its list of tools.
+    owes_since: Mutex<Option<Instant>>,
     tools: Mutex<Option<Listed>>,
     /// How often the server said that its list changed.
     changes: AtomicU64,
     listing: tokio::sync::Mutex<()>,
+    /// Held by whoever connects without a client.
+    alone: tokio::sync::Mutex<()>,
 }
 
 /// An attempt to connect that failed.
@@ -51,9 +56,50 @@ struct Failed {
 
 struct Held {
     link: Arc<Link>,
-    owner: PartyId,
     /// What is done without a client needs no place: it must not wait for clients.
-    _place: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
+}
+
+/// Who has how many of the connections, those that are being made included.
+type Taken = Arc<Mutex<HashMap<PartyId, usize>>>;
+
+/// A connection's place, until it is dropped.
+struct Place {
+    _permit: OwnedSemaphorePermit,
+    share: Share,
+}
+
+/// One more that an owner has.
+struct Share {
+    taken: Taken,
+    owner: PartyId,
+}
+
+impl Held {
+    fn owner(&self) -> Option<&PartyId> {
+        self.place.as_ref().map(|place| &place.share.owner)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut taken = lock(&self.taken);
+        if let Some(own) = taken.get_mut(&self.owner) {
+            *own -= 1;
+            if *own == 0 {
+                taken.remove(&self.owner);
+            }
+        }
+    }
+}
+
+/// See [`Server::owes_for`].
+struct Owes<'a>(&'a Server);
+
+impl Drop for Owes<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.owes_since) = None;
+    }
 }
 
 /// The last list of tools, whether it is believed any more or not.
@@ -110,15 +156,18 @@ impl Server {
             launch,
             links: Mutex::default(),
             places: Arc::new(Semaphore::new(declared.most_links)),
+            taken: Taken::default(),
             opening: Semaphore::new(MOST_OPENING),
             closing: CancellationToken::new(),
             failed: Mutex::default(),
             greeting: Mutex::default(),
             watching: Mutex::default(),
             about: Mutex::default(),
+            owes_since: Mutex::default(),
             tools: Mutex::default(),
             changes: AtomicU64::new(0),
             listing: tokio::sync::Mutex::default(),
+            alone: tokio::sync::Mutex::default(),
             declared,
         })
     }
@@ -145,6 +194,17 @@ impl Server {
 
     pub(super) fn silence(&self) -> Duration {
         self.declared.timeout
+    }
+
+    /// For how long by now it owes somebody a greeting or its list of tools.
+    pub fn owes_for(&self) -> Duration {
+        lock(&self.owes_since).map(|since| since.elapsed()).unwrap_or_default()
+    }
+
+    /// It owes something from now on, until the value is dropped.
+    fn owes(&self) -> Owes<'_> {
+        lock(&self.owes_since).get_or_insert_with(Instant::now);
+        Owes(self)
     }
 
     /// What it says of itself, from the last connection, or else from one that is made for it.
@@ -207,6 +267,7 @@ impl Server {
             let changes = SubscriptionFilter::builder().tools_list_changed().build();
             *lock(&self.watching) = self.listen(&nobody(), changes).await.ok();
         }
+        let _owes = self.owes();
         let (mut tools, mut cursor) = (Vec::new(), None);
         for _ in 0..MOST_PAGES {
             let params = cursor.map(|cursor| PaginatedRequestParams::default().with_cursor(Some(cursor)));
@@ -219,7 +280,7 @@ impl Server {
                 Err(Fault::Refused(error)) if error.code == rmcp::model::ErrorCode::METHOD_NOT_FOUND => break,
                 Ok(_) | Err(Fault::Refused(_)) => return Err(self.unreachable("it lists no tools")),
                 Err(Fault::Ended) => return Err(self.unreachable(ENDED)),
-                Err(Fault::NotSent(why) | Fault::Lost(why)) => return Err(self.unreachable(&why)),
+                Err(Fault::NotSent(why) | Fault::Lost(_, why)) => return Err(self.unreachable(&why)),
             };
             tools.extend(page.tools.into_iter().map(SeenTool::of));
             cursor = page.next_cursor;
@@ -260,7 +321,7 @@ impl Server {
                 Err(Fault::Ended) => {
                     return Err(ErrorData::internal_error(self.unreachable(ENDED).to_string(), None));
                 }
-                Err(Fault::NotSent(why) | Fault::Lost(why)) => {
+                Err(Fault::NotSent(why) | Fault::Lost(_, why)) => {
                     return Err(ErrorData::internal_error(self.unreachable(&why).to_string(), None));
                 }
             }
@@ -319,15 +380,20 @@ impl Server {
         if let Some(link) = self.free(party) {
             return Ok(link);
         }
+        let owner = party.client().owner.clone();
+        // What is asked without a client is asked over one connection, however many wait for it.
+        let alone = match owner.is_nobody() {
+            true => Some(self.alone.lock().await),
+            false => None,
+        };
         let _turn = self.opening.acquire().await;
         if let Some(link) = self.free(party) {
             return Ok(link);
         }
         self.not_just_now()?;
-        let owner = party.client().owner.clone();
-        let place = match owner.is_nobody() {
-            true => None,
-            false => Some(self.place(&owner).await?),
+        let place = match &alone {
+            Some(_) => None,
+            None => Some(self.place(&owner).await?),
         };
         let link = tokio::select! {
             biased;
@@ -337,11 +403,7 @@ impl Server {
         let about = link.introduction();
         let first = std::mem::replace(&mut *lock(&self.about), about).is_none();
         let used = Use::of(&link);
-        lock(&self.links).entry(party.client().id.clone()).or_default().push(Held {
-            link,
-            owner,
-            _place: place,
-        });
+        lock(&self.links).entry(party.client().id.clone()).or_default().push(Held { link, place });
         if first {
             tokio::spawn(sweep(Arc::downgrade(self)));
         }
@@ -355,6 +417,7 @@ impl Server {
             (true, _) => Greeting::Session,
             (false, _) => Greeting::Either,
         };
+        let _owes = self.owes();
         let (began, within) = (Instant::now(), self.declared.timeout.min(LONGEST_GREETING));
         let attempt = |greeting| {
             let (party, server) = (Arc::clone(party), Arc::downgrade(self));
@@ -415,43 +478,57 @@ impl Server {
     }
 
     /// A place for one more link; if there is none, that of the one which was not used for the longest time.
-    async fn place(&self, owner: &PartyId) -> Result<OwnedSemaphorePermit, Unreachable> {
-        self.leave_some_for_others(owner)?;
-        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
-            return Ok(place);
+    async fn place(&self, owner: &PartyId) -> Result<Place, Unreachable> {
+        let share = self.share(owner)?;
+        if let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() {
+            return Ok(Place { _permit: permit, share });
         }
         self.drop_the_oldest(None);
-        let place = Arc::clone(&self.places).acquire_owned();
-        match tokio::time::timeout(self.declared.timeout.min(LONGEST_GREETING), place).await {
-            Ok(Ok(place)) => Ok(place),
+        let permit = Arc::clone(&self.places).acquire_owned();
+        match tokio::time::timeout(self.declared.timeout.min(LONGEST_GREETING), permit).await {
+            Ok(Ok(permit)) => Ok(Place { _permit: permit, share }),
             _ => Err(self.unreachable("as many connections as are allowed are in use")),
         }
     }
 
-    /// One has half of the connections at most, and gives up an idle one of its own for the next.
-    fn leave_some_for_others(&self, owner: &PartyId) -> Result<(), Unreachable> {
-        let most = (self.declared.most_links / 2).max(1);
-        let own = || lock(&self.links).values().flatten().filter(|held| held.owner == *owner).count();
-        if own() >= most {
-            self.drop_the_oldest(Some(owner));
+    /// One has half of what the others leave at most, so that no few of them have all. For the next, one that is idle is given up:
+    /// its own, or else another's.
+    fn share(&self, owner: &PartyId) -> Result<Share, Unreachable> {
+        let take = || {
+            let mut taken = lock(&self.taken);
+            let own = taken.get(owner).copied().unwrap_or_default();
+            let others = taken.values().sum::<usize>() - own;
+            let most = (self.declared.most_links.saturating_sub(others) / 2).max(1);
+            (own < most).then(|| {
+                taken.insert(owner.clone(), own + 1);
+                Share { taken: Arc::clone(&self.taken), owner: owner.clone() }
+            })
+        };
+        loop {
+            if let Some(share) = take() {
+                return Ok(share);
+            }
+            if !self.drop_the_oldest(Some(owner)) && !self.drop_the_oldest(None) {
+                return Err(self.unreachable("its caller has as many connections in use as one may have"));
+            }
         }
-        if own() >= most {
-            return Err(self.unreachable("its caller has as many connections in use as one may have"));
-        }
-        Ok(())
     }
 
-    fn drop_the_oldest(&self, of: Option<&PartyId>) {
+    /// Whether there was one to be dropped.
+    fn drop_the_oldest(&self, of: Option<&PartyId>) -> bool {
         let mut links = lock(&self.links);
-        let own = |held: &Held| of.is_none_or(|owner| held.owner == *owner);
+        let own = |held: &Held| of.is_none_or(|owner| held.owner() == Some(owner));
         let idle = links.iter().flat_map(|(id, held)| held.iter().map(move |held| (id, held)));
         // One that takes no place makes no room.
-        let idle = idle.filter(|(_, held)| held._place.is_some() && held.link.is_idle() && own(held));
+        let idle = idle.filter(|(_, held)| held.place.is_some() && held.link.is_idle() && own(held));
         let oldest = idle.max_by_key(|(_, held)| (!held.link.is_heard(), held.link.unused_for()));
-        let Some((id, link)) = oldest.map(|(id, held)| (id.clone(), Arc::clone(&held.link))) else { return };
+        let Some((id, link)) = oldest.map(|(id, held)| (id.clone(), Arc::clone(&held.link))) else {
+            return false;
+        };
         if let Some(held) = links.get_mut(&id) {
             held.retain(|held| !Arc::ptr_eq(&held.link, &link));
         }
+        true
     }
 
     pub(super) async fn close(&self) {
@@ -545,3 +622,42 @@ const SHORTEST_PAUSE: Duration = Duration::from_secs(3);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_GREETING: Duration = Duration::from_secs(20);
 const IDLE: Duration = Duration::from_secs(300);
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::launch::How;
+    use super::*;
+    use crate::egress::{Egress, Rules};
+    use crate::secrets::Secrets;
+
+    fn server(most_links: usize) -> Server {
+        let how = How::Address { url: "https://example.com/mcp".to_owned(), headers: Default::default() };
+        let declared = Declared {
+            name: "shop".to_owned(),
+            tenant: Tenant::default(),
+            how,
+            timeout: Duration::from_secs(1),
+            input: Duration::from_secs(1),
+            most_bytes: 1024,
+            most_links,
+            methods: Vec::new(),
+            believe: Duration::from_secs(1),
+        };
+        let egress = Egress::new(Rules::default());
+        Server::new(declared, Outside { egress: &egress, secrets: &Secrets::default() }).unwrap()
+    }
+
+    #[test]
+    fn each_has_half_of_what_the_others_leave() {
+        let server = server(8);
+        let takes = |who: &str| {
+            let owner = PartyId(who.into());
+            std::iter::from_fn(|| server.share(&owner).ok()).collect::<Vec<_>>()
+        };
+        let (ann, bob, eve) = (takes("ann"), takes("bob"), takes("eve"));
+        assert_eq!([ann.len(), bob.len(), eve.len()], [4, 2, 1], "and there is one left for somebody else");
+        drop(ann);
+        assert_eq!(takes("eve").len(), 2, "what is given back counts no more");
+    }
+}

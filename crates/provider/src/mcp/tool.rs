@@ -7,7 +7,7 @@
 //! tool = "git_commit"
 //! pinned = "9f…"                 # what the operator accepted of what the server says of it
 //! read_only = false              # true: it changes nothing, whatever comes of it
-//! on_error = "refused"           # what a result with `isError` means: refused (no effect) | doubt
+//! on_error = "refused"           # what a result with `isError` is taken for: refused | doubt, which it is where there is money
 //! reference = "/structuredContent/id"      # where the result names what it made
 //!
 //! [binding.capabilities]
@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use action::{Archetype, Tenant};
-use execution::{Call, Confirmation, Refusal, Reply};
+use execution::{Call, Confirmation, Doubt, Refusal, Reply};
 use futures_util::future::BoxFuture;
 use rmcp::model::{
     CallToolRequest, CallToolRequestParams, CallToolResult, ErrorCode, ErrorData, InputResponses, JsonObject,
@@ -202,10 +202,10 @@ impl Tool {
         let arguments = call.constraints.as_object().cloned().unwrap_or_default();
         let asked = Asked { name: &self.tool, pinned: &self.pinned, arguments, on_error: self.on_error };
         let asking = self.ask(call, seat.as_deref(), asked);
-        let overdue = |_| Reply::Lost { why: "it took too long".to_owned() };
+        let overdue = |_| lost(Doubt::NoAnswer, "it took too long");
         match tokio::time::timeout(self.server.patience(), asking).await.unwrap_or_else(overdue) {
             // Whatever came of it, nothing is changed by it.
-            Reply::Lost { why } if self.read_only => Reply::NotSent { why },
+            Reply::Lost { why, .. } if self.read_only => Reply::NotSent { why },
             reply => reply,
         }
     }
@@ -250,15 +250,16 @@ impl Tool {
                         Err(_) => return refused("input_required", Value::Null),
                     }
                 }
-                Ok(_) => return Reply::Lost { why: "the answer is no result of a tool".to_owned() },
+                Ok(_) => return lost(Doubt::NotUnderstood, "the answer is no result of a tool"),
                 Err(Fault::Refused(error)) => return self.declined(seat, error),
                 // It may have acted all the same, and forgotten the session then.
                 Err(Fault::Ended) if self.profile.capabilities.repeat_safe => {
                     return not_sent("the session was over".to_owned());
                 }
-                Err(Fault::Ended) => return Reply::Lost { why: "the session was over".to_owned() },
+                Err(Fault::Ended) => return lost(Doubt::Ended, "the session was over"),
                 Err(Fault::NotSent(why)) if round == 0 => return Reply::NotSent { why },
-                Err(Fault::NotSent(why) | Fault::Lost(why)) => return Reply::Lost { why },
+                Err(Fault::NotSent(why)) => return Reply::Lost { how: Doubt::Broken, why },
+                Err(Fault::Lost(how, why)) => return Reply::Lost { how, why },
             }
         }
         refused("asked_too_often", Value::Null)
@@ -277,7 +278,7 @@ impl Tool {
 
     fn reply(&self, call: &Call, seat: Option<&Seat>, result: &CallToolResult, on_error: OnError) -> Reply {
         let Ok(answer) = serde_json::to_value(result) else {
-            return Reply::Lost { why: "the answer has no form".to_owned() };
+            return lost(Doubt::NotUnderstood, "the answer has no form");
         };
         if let Some(seat) = seat {
             seat.put_answer(&answer);
@@ -290,8 +291,14 @@ impl Tool {
                 charged: call.money,
                 expires_ms: None,
             }),
-            (true, OnError::Refused) => refused("tool_error", answer),
-            (true, OnError::Doubt) => Reply::Lost { why: "the tool says that it failed".to_owned() },
+            // Its own word: what it did before it failed nobody knows. Of what only reads it is known.
+            (true, OnError::Refused) => Reply::Refused(Refusal {
+                code: Some("tool_error".to_owned()),
+                answer,
+                only_said: !self.read_only,
+                ..Refusal::default()
+            }),
+            (true, OnError::Doubt) => lost(Doubt::SaysFailed, "the tool says that it failed"),
         }
     }
 
@@ -322,7 +329,7 @@ impl Tool {
             URL_ELICITATION_REQUIRED,
         ];
         if !self.read_only && !none.contains(&error.code) {
-            return Reply::Lost { why: "the server answered with an error of its own".to_owned() };
+            return lost(Doubt::Error, "the server answered with an error of its own");
         }
         let answer = json!({ "error": { "code": error.code.0, "untrusted_text": error.message } });
         refused(&error.code.0.to_string(), answer)
@@ -443,6 +450,10 @@ fn meta_of(call: &Call, seat: Option<&Seat>) -> RequestMetaObject {
 fn continue_with(params: &mut CallToolRequestParams, answers: InputResponses, state: Option<String>) {
     params.input_responses = Some(answers).filter(|answers| !answers.is_empty());
     params.request_state = state;
+}
+
+fn lost(how: Doubt, why: &str) -> Reply {
+    Reply::Lost { how, why: why.to_owned() }
 }
 
 fn refused(code: &str, answer: Value) -> Reply {

@@ -53,7 +53,7 @@ impl Webhook {
             Exchange::Answered { status: 200..=299, .. } => Ok(()),
             Exchange::Answered { status: 410, .. } => Err(Untold::Gone),
             Exchange::Answered { status, .. } => Err(Untold::Failed(format!("it answered {status}"))),
-            Exchange::NotSent(why) | Exchange::Lost(why) => Err(Untold::Failed(why)),
+            Exchange::NotSent(why) | Exchange::Lost(_, why) => Err(Untold::Failed(why)),
         }
     }
 

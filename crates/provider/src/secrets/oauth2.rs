@@ -176,7 +176,7 @@ impl OAuth2 {
 
     async fn fetch(&self, endpoint: &Destination, now_ms: i64) -> Result<Token, NoToken> {
         let (status, body) = match endpoint.exchange(self.request()).await {
-            Exchange::NotSent(why) | Exchange::Lost(why) => return Err(NoToken::Unanswered(why)),
+            Exchange::NotSent(why) | Exchange::Lost(_, why) => return Err(NoToken::Unanswered(why)),
             Exchange::Answered { status, body } => (status, body),
         };
         if status != 200 {

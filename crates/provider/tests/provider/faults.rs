@@ -14,7 +14,7 @@ use provider::Outside;
 
 fn lost(reply: &Reply) -> &str {
     match reply {
-        Reply::Lost { why } => why,
+        Reply::Lost { why, .. } => why,
         other => panic!("not lost: {other:?}"),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use action::{ActionId, Catalogue, Tenant};
-use execution::{Call, Reply};
+use execution::{Call, Doubt, Reply};
 use futures_util::future::BoxFuture;
 use provider::egress::{Egress, Rules};
 use provider::mcp::{
@@ -378,7 +378,10 @@ async fn what_a_server_was_told_in_confidence_reaches_no_client() {
                 let seat = Seat::new(Arc::clone(&party), None, tie, None);
                 let _taken = world.servers.seats().take(call.action_id, Arc::clone(&seat));
                 replies.push(provider.call(&call, NOW_MS).await);
-                replies.extend(seat.take_error().map(|error| Reply::Lost { why: error.message.into() }));
+                replies.extend(
+                    seat.take_error()
+                        .map(|error| Reply::Lost { how: Doubt::Error, why: error.message.into() }),
+                );
             }
             let all_ways = matches!(
                 &replies[..],
@@ -598,7 +601,7 @@ async fn a_client_that_gives_up_leaves_a_doubt_and_the_server_is_told() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         cancelled.cancel();
     });
-    assert!(matches!(&reply, Reply::Lost { why } if why.contains("gave it up")), "{reply:?}");
+    assert!(matches!(&reply, Reply::Lost { why, .. } if why.contains("gave it up")), "{reply:?}");
 }
 
 #[tokio::test]
@@ -662,7 +665,7 @@ async fn a_server_that_lost_the_session_may_have_acted_in_it() {
     assert!(matches!(provider.call(&call, NOW_MS).await, Reply::Confirmed(_)));
     world.tools.lose_sessions().await;
     let reply = provider.call(&call, NOW_MS).await;
-    assert!(matches!(&reply, Reply::Lost { why } if why.contains("session")), "{reply:?}");
+    assert!(matches!(&reply, Reply::Lost { why, .. } if why.contains("session")), "{reply:?}");
     assert!(
         matches!(provider.call(&call, NOW_MS).await, Reply::Confirmed(_)),
         "the next one is in a new session"

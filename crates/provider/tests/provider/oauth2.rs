@@ -155,7 +155,7 @@ async fn a_call_whose_token_was_refused_is_not_sent_again() {
     let world = world(ClientAuth::Basic).await;
     world.pay(NOW_MS).await;
     world.bank.revoke_tokens();
-    let Reply::Lost { why } = world.pay(NOW_MS).await else { panic!("the binding does not list 401") };
+    let Reply::Lost { why, .. } = world.pay(NOW_MS).await else { panic!("the binding does not list 401") };
     assert!(why.contains("401"), "{why}");
     assert_eq!(world.counts(), (1, 1), "nothing was tried again, not even the token");
     assert!(matches!(world.pay(NOW_MS).await, Reply::Confirmed(_)), "the next call has a new one");
@@ -184,7 +184,7 @@ async fn a_call_answered_401_is_sent_once_and_means_what_the_binding_says() {
         for sent in 1..=2 {
             match provider.call(&call(&archetype, to("acct-1")), NOW_MS).await {
                 Reply::Refused(refusal) if listed => assert_eq!(refusal.code.as_deref(), Some("expired")),
-                Reply::Lost { why } if !listed => assert!(why.contains("401"), "{why}"),
+                Reply::Lost { why, .. } if !listed => assert!(why.contains("401"), "{why}"),
                 other => panic!("{listed} {other:?}"),
             }
             let lines: Vec<String> = server.seen().iter().map(|seen| seen.target().to_owned()).collect();

@@ -263,6 +263,9 @@ pub(crate) struct Record<'a> {
     /// `in_doubt`, `waiting` (for another attempt), `challenged`, `reserved`, `release_failed`, `checking`, `unchecked`,
     /// `rolling_back` or `rollback_failed`. Null once it is over.
     phase: Option<&'static str>,
+    /// Of what is `in_doubt`, why: `no_answer_in_time`, `connection_broke`, `server_ended`, `answer_not_understood`,
+    /// `provider_error`, `says_failed` or `given_up`. Null where nobody knows, as after a crash.
+    doubt: Option<&'a str>,
     /// The kind of action, as the catalogue names it.
     archetype: &'a str,
     /// Ids of the client's own.
@@ -360,7 +363,8 @@ struct Attempt<'a> {
     /// When it was known what became of it; null while it is open.
     ended_at: Option<&'a str>,
     /// `confirmed`: it had its effect, be it late. `provider_refused`, `not_sent`, `send_window_missed`, `absent`, `resolved_by_person`
-    /// or another reason: it had none (of `resolved_by_person`, see the state). Null while it is open.
+    /// or another reason: it had none (of `resolved_by_person`, see the state). `says_failed`: a tool says so of itself, and nobody has
+    /// looked. Null while it is open.
     result: Option<&'a str>,
     /// The provider's own code: foreign text.
     provider_code: Option<&'a str>,
@@ -475,9 +479,10 @@ impl<'a> Record<'a> {
                 duration_seconds: view.duration_ms.map(|ms| ms as f64 / 1000.0),
                 retry_count: view.retry_count,
                 confirmation: view.confirmation.as_ref(),
-                error: view.error.map(failure),
+                error: view.error.map(|code| failure(code, view)),
             },
             phase: view.phase,
+            doubt: view.doubt.as_deref(),
             archetype: &view.archetype,
             client: &view.client,
             approvals: view.approvals.iter().map(Approval::of).collect(),
@@ -576,8 +581,8 @@ impl<'a> Attempt<'a> {
     }
 }
 
-fn failure(code: Code) -> Failure {
-    Failure { code: code.as_str(), message: errors::entry(code).message }
+fn failure(code: Code, view: &ActionView) -> Failure {
+    Failure { code: code.as_str(), message: errors::why_failed(code, view) }
 }
 
 fn found<'a>(view: &'a ReceiptView, public_url: &str) -> Receipt<'a> {

@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 
 use action::Environment;
 use gateway::{
-    ActionView, Asked, Code, DeadlockView, Error, GivenView, HeldView, Page, PasskeyView, ResolutionView,
-    Ruling, SessionLimits, Summary,
+    ActionView, Asked, Code, DeadlockView, Doubt, Error, GivenView, HeldView, Page, PasskeyView,
+    ResolutionView, Ruling, SessionLimits, Summary,
 };
 use http::header::{HeaderValue, REFERRER_POLICY};
 use receipt::approval::{AppliesTo, Limits, RelyingParty};
@@ -794,7 +794,11 @@ fn state(held: &HeldView, record: &ActionView, decision: Decision) -> (&'static 
         let party = "Somebody else has to say what became of it: you asked for it, or gave the right to ask.";
         let sentence = if decision == Decision::Party { party } else { told };
         let mood = if matches!(word, "rollback_failed" | "release_failed") { "bad" } else { "" };
-        return (mood, headline.to_owned(), sentence.to_owned());
+        let sentence = match record.doubt.as_deref().and_then(why_in_doubt) {
+            Some(why) => format!("{why} {sentence}"),
+            None => sentence.to_owned(),
+        };
+        return (mood, headline.to_owned(), sentence);
     }
     let (mood, headline, sentence) = match (decision, held.state.as_str()) {
         (Decision::Over, "COMPLETED") if spoken => {
@@ -827,12 +831,28 @@ fn state(held: &HeldView, record: &ActionView, decision: Decision) -> (&'static 
                 ("bad", "Expired", "Nobody decided in time. Nothing was sent.".to_owned())
             }
             Some(code) => {
-                ("bad", "Not carried out", format!("{code}: {}.", crate::errors::entry(code).message))
+                ("bad", "Not carried out", format!("{code}: {}.", crate::errors::why_failed(code, record)))
             }
             None => ("bad", "Not carried out", "It had no effect.".to_owned()),
         },
     };
     (mood, headline.to_owned(), sentence)
+}
+
+/// Why it is not known what became of an action, in a sentence.
+fn why_in_doubt(word: &str) -> Option<&'static str> {
+    let doubt = Doubt::ALL.into_iter().find(|doubt| doubt.as_str() == word)?;
+    Some(match doubt {
+        Doubt::NoAnswer => "No answer came in time.",
+        Doubt::Broken => "The connection broke before an answer came.",
+        Doubt::Ended => "The server ended before it answered.",
+        Doubt::NotUnderstood => "An answer came that does not say what became of it.",
+        Doubt::Error => "The provider answered that something went wrong there.",
+        Doubt::SaysFailed => {
+            "The tool says that it failed; whether it had an effect all the same nobody has looked."
+        }
+        Doubt::GivenUp => "Its caller gave it up before an answer came.",
+    })
 }
 
 /// A reason to ask a person, in a few words and in a sentence.

@@ -117,6 +117,9 @@ fn said(receipt: &Document<'_>) -> &'static str {
         _ if amended => "This receipt adds to an earlier one of the same transaction.",
         Kind::Executed => "The action was carried out, and the provider confirmed it.",
         Kind::Blocked => "The action was refused. Nothing was sent.",
+        Kind::Failed if receipt.is_only_said() => {
+            "The action was permitted and sent. The tool says that it failed; nobody has looked whether it had an effect."
+        }
         Kind::Failed => "The action was permitted and had no effect.",
         Kind::PendingSettlement => "The action was sent; its fate was not known when this receipt was made.",
     }

@@ -227,7 +227,7 @@ fn text(meta: &MetaObject, name: &'static str) -> Result<Option<String>, Error> 
 }
 
 /// The form that its server declares for what it answers, which no words of ours have.
-async fn output_of(server: &Arc<Server>, tool: &str) -> Option<Arc<JsonObject>> {
+pub(super) async fn output_of(server: &Arc<Server>, tool: &str) -> Option<Arc<JsonObject>> {
     let tools = server.tools().await.ok()?;
     tools.iter().find(|seen| seen.tool.name == tool)?.tool.output_schema.clone()
 }

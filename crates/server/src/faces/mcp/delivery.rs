@@ -1,5 +1,9 @@
 //! When an outcome was delivered: once all of the answer that holds it was handed to the connection.
+//!
+//! In a session of 2025-11-25 a stream may go on where another one broke off (`Last-Event-ID`). What the broken one had still to
+//! bring is left to the session then, and delivered by whichever stream brings it.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
@@ -13,7 +17,22 @@ use super::lock;
 
 /// What is delivered with the answer to one request.
 #[derive(Default)]
-pub(super) struct Slot(Mutex<Vec<Owed>>);
+pub(super) struct Slot {
+    way: Mutex<Way>,
+    /// Of a session: what its broken streams had still to bring, and whether this one may be the one that brings it.
+    session: Option<(Arc<Left>, bool)>,
+}
+
+#[derive(Default)]
+struct Way {
+    owed: Vec<Owed>,
+    /// Nothing goes out here any more.
+    closed: bool,
+}
+
+/// Outcomes of a session that did not get out before their stream was over.
+#[derive(Default)]
+pub(super) struct Left(Mutex<VecDeque<Owed>>);
 
 /// An outcome that is on its way, and by what its answer is known: the id of its action stands in it, and in no other.
 pub(super) struct Owed {
@@ -28,26 +47,74 @@ impl Owed {
     }
 }
 
+impl Left {
+    fn keep(&self, owed: Owed) {
+        let mut left = lock(&self.0);
+        if left.len() >= MOST_LEFT {
+            left.pop_front();
+        }
+        left.push_back(Owed { seen: false, ..owed });
+    }
+
+    /// Those whose answers these bytes hold.
+    fn take(&self, bytes: &[u8]) -> Vec<Owed> {
+        let mut left = lock(&self.0);
+        let all = std::mem::take(&mut *left);
+        let (found, rest): (Vec<Owed>, Vec<Owed>) =
+            all.into_iter().partition(|owed| holds(bytes, owed.id.as_bytes()));
+        *left = rest.into();
+        found
+    }
+}
+
 impl Slot {
+    /// That of a request in a session. `goes_on`: its answer is what is left of another's stream.
+    pub(super) fn of_session(left: Arc<Left>, goes_on: bool) -> Slot {
+        Slot { session: Some((left, goes_on)), ..Slot::default() }
+    }
+
     pub(super) fn owe(&self, owed: Owed) {
-        lock(&self.0).push(owed);
+        let mut way = lock(&self.way);
+        match &self.session {
+            Some((left, _)) if way.closed => left.keep(owed),
+            _ => way.owed.push(owed),
+        }
     }
 
     /// These bytes are next on their way.
     pub(super) fn see(&self, bytes: &[u8]) {
-        for owed in lock(&self.0).iter_mut() {
+        let mut way = lock(&self.way);
+        if let Some((left, true)) = &self.session {
+            way.owed.extend(left.take(bytes));
+        }
+        for owed in &mut way.owed {
             owed.seen = owed.seen || holds(bytes, owed.id.as_bytes());
         }
     }
 
     /// All that was seen is where it should be. What was not seen was not delivered: its request was given up.
     pub(super) fn arrived(&self) {
-        let (seen, left) = std::mem::take(&mut *lock(&self.0)).into_iter().partition(|owed| owed.seen);
-        *lock(&self.0) = left;
+        let mut way = lock(&self.way);
+        let (seen, left) = std::mem::take(&mut way.owed).into_iter().partition(|owed| owed.seen);
+        way.owed = left;
+        drop(way);
         let seen: Vec<Owed> = seen;
         seen.into_iter().for_each(|owed| owed.delivery.done());
     }
+
+    /// The stream is over, and so is what it could bring.
+    fn close(&self) {
+        let mut way = lock(&self.way);
+        way.closed = true;
+        let owed = std::mem::take(&mut way.owed);
+        if let Some((left, _)) = &self.session {
+            owed.into_iter().for_each(|owed| left.keep(owed));
+        }
+    }
 }
+
+/// So many outcomes a session is to have yet from streams that broke off; then the oldest is for the same call again.
+const MOST_LEFT: usize = 64;
 
 fn holds(bytes: &[u8], id: &[u8]) -> bool {
     !id.is_empty() && bytes.windows(id.len()).any(|part| part == id)
@@ -65,6 +132,12 @@ impl<B> Watched<B> {
     }
 }
 
+impl<B> Drop for Watched<B> {
+    fn drop(&mut self) {
+        self.slot.close();
+    }
+}
+
 impl<B: Body<Data = Bytes> + Unpin> Stream for Watched<B> {
     type Item = std::io::Result<Bytes>;
 
@@ -72,6 +145,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream for Watched<B> {
         loop {
             let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(context)) else {
                 self.slot.arrived();
+                self.slot.close();
                 return Poll::Ready(None);
             };
             let Ok(frame) = frame else {

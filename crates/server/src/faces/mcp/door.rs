@@ -50,7 +50,7 @@ async fn enter(mut request: Request, only: Option<&str>) -> Result<Response, Err
     let visit = Visit {
         caller: Arc::clone(&visitor.caller),
         request_id: request.id().into(),
-        slot: Arc::new(Slot::default()),
+        slot: Arc::new(slot_of(&visitor.mcp, &request)),
         opened: visitor.prepare(&message).await?,
     };
     // What lasts until somebody ends it is ended when we stop, and when its caller is not known any more; whatever else was
@@ -207,6 +207,13 @@ fn session_of(headers: &HeaderMap) -> Option<&str> {
     let is_newer = text("mcp-protocol-version")
         .is_some_and(|version| version >= ProtocolVersion::NO_INITIALIZE.as_str());
     text("mcp-session-id").filter(|_| !is_newer)
+}
+
+/// Where it is seen to that what is said to a request is known to be delivered.
+fn slot_of(mcp: &Mcp, request: &Request) -> Slot {
+    let headers = &request.head.headers;
+    let goes_on = request.head.method == Method::GET && headers.contains_key("last-event-id");
+    session_of(headers).map_or_else(Slot::default, |id| Slot::of_session(mcp.sessions.left(id), goes_on))
 }
 
 /// Sees to it that the server's tools are known, which headers of the call are held against.

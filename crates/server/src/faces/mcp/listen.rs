@@ -5,23 +5,25 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, join_all};
 use gateway::upstream::{Client, Listening, Party, PartyId, Server, Tie};
 use gateway::{Caller, Code, Error, Gateway};
 use rmcp::model::{
-    ClientCapabilities, ErrorData, Implementation, InputRequests, InputResponses, RequestId,
+    ClientCapabilities, ErrorData, Implementation, InputRequests, InputResponses,
+    PromptListChangedNotification, RequestId, ResourceListChangedNotification, ServerCapabilities,
     ServerNotification, ServerPeerInfo, SubscribeRequest, SubscribeRequestParams, SubscriptionFilter,
-    UnsubscribeRequest, UnsubscribeRequestParams,
+    ToolListChangedNotification, UnsubscribeRequest, UnsubscribeRequestParams,
 };
 use rmcp::service::{RequestContext, RoleServer, SubscriptionContext, SubscriptionSendError};
 use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::face::{Face, owner};
 use super::party::Session;
 use super::scope::{Scope, no_resource};
-use super::shown::about;
 use super::{Mcp, lock};
 
 type Context = RequestContext<RoleServer>;
@@ -39,6 +41,8 @@ pub(super) struct Opened {
     _listening: Vec<Listening>,
     id: PartyId,
     gateway: Arc<Gateway>,
+    /// For whoever comes too late to be listened to from the start.
+    late: JoinSet<()>,
     _place: Place,
 }
 
@@ -141,14 +145,26 @@ impl Opened {
             _listening: Vec::new(),
             id,
             gateway: Arc::clone(&scope.gateway),
+            late: JoinSet::new(),
             _place: place,
         };
         let servers = scope.servers();
-        let listened = servers.iter().map(|server| {
+        let abouts = join_all(servers.iter().map(|server| scope.about(server))).await;
+        let mut there = Vec::new();
+        for (server, about) in servers.iter().zip(abouts) {
+            match about {
+                Some(about) => there.push((server, about)),
+                None if scope.gateway.may_speak_with(caller, server.name()).await.is_err() => {}
+                None => {
+                    let coming = listen_later(Arc::clone(server), Arc::clone(&party), filter.clone());
+                    drop(opened.late.spawn(coming));
+                }
+            }
+        }
+        let listened = there.into_iter().map(|(server, about)| {
             let party = Arc::clone(&party);
             async move {
                 scope.gateway.may_speak_with(caller, server.name()).await.ok()?;
-                let about = about(server).await?;
                 let mut filter = filter.supported_by(&about.capabilities);
                 filter.resource_subscriptions =
                     of_server(mcp, (scope, caller), server, &party, filter.resource_subscriptions).await;
@@ -161,6 +177,26 @@ impl Opened {
         opened._listening = join_all(listened).await.into_iter().flatten().collect();
         Ok(opened)
     }
+}
+
+/// Listens to who was not there from the start, as soon as it is, and says that there is something new.
+async fn listen_later(server: Arc<Server>, party: Arc<dyn Party>, filter: SubscriptionFilter) {
+    let Ok(about) = server.about().await else { return };
+    let mut filter = filter.supported_by(&about.capabilities);
+    filter.resource_subscriptions = None;
+    let _listening = listen(&server, &about, &party, filter).await;
+    news_of(&about.capabilities).into_iter().for_each(|it| party.tell(it, None));
+    // Until nobody wants to hear of it any more.
+    std::future::pending().await
+}
+
+/// That there are other things than before, of each kind that the server has.
+fn news_of(capabilities: &ServerCapabilities) -> Vec<ServerNotification> {
+    let tools = capabilities.tools.as_ref().map(|_| ToolListChangedNotification::default().into());
+    let prompts = capabilities.prompts.as_ref().map(|_| PromptListChangedNotification::default().into());
+    let resources =
+        capabilities.resources.as_ref().map(|_| ResourceListChangedNotification::default().into());
+    [tools, prompts, resources].into_iter().flatten().collect()
 }
 
 /// Those that this server has.
@@ -242,7 +278,13 @@ impl Face {
             let party = Arc::clone(&party);
             async move {
                 self.scope.gateway.may_speak_with(&session.caller, server.name()).await.ok()?;
-                let about = about(server).await?;
+                // Nobody waits for this, so it may take its time; what came too late for a list is told of.
+                let patience = self.scope.patience().saturating_sub(server.owes_for());
+                let began = Instant::now();
+                let about = server.about().await.ok()?;
+                if began.elapsed() >= patience {
+                    news_of(&about.capabilities).into_iter().for_each(|it| party.tell(it, None));
+                }
                 let filter = all_lists().supported_by(&about.capabilities);
                 if filter == SubscriptionFilter::new() {
                     return None;
@@ -292,7 +334,7 @@ impl Face {
         let session = self.session().ok_or_else(none)?;
         let server = self.holders(uri, context).await?.into_iter().next().ok_or_else(none)?;
         self.may_speak_with(context, &server).await?;
-        let about = about(&server).await.ok_or_else(none)?;
+        let about = self.scope.about(&server).await.ok_or_else(none)?;
         Ok((Arc::clone(session), server, about))
     }
 }
@@ -323,4 +365,4 @@ const MOST_WAITING: usize = 256;
 /// So many streams each caller may listen to at once.
 const MOST_STREAMS: usize = 32;
 const MOST_FOLLOWED: usize = 1000;
-const BEARABLE: std::time::Duration = std::time::Duration::from_secs(20);
+const BEARABLE: Duration = Duration::from_secs(20);

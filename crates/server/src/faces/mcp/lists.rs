@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::join_all;
-use gateway::upstream::{Server, Unreachable};
+use gateway::upstream::{Party, SeenTool, Server, Unreachable};
 use rmcp::model::{
     ClientRequest, ErrorData, ListPromptsRequest, ListPromptsResult, ListResourceTemplatesRequest,
     ListResourceTemplatesResult, ListResourcesRequest, ListResourcesResult, ListToolsResult,
     PaginatedRequestParams, Prompt, Resource, ResourceTemplate, ServerCapabilities, Tool,
+    ToolListChangedNotification,
 };
 use rmcp::service::{RequestContext, RoleServer};
 use serde::de::DeserializeOwned;
@@ -21,7 +21,6 @@ use super::face::Face;
 use super::own;
 use super::pass::read;
 use super::scope::page;
-use super::shown::about;
 use super::visit::Visit;
 
 type Page = Option<PaginatedRequestParams>;
@@ -35,12 +34,7 @@ impl Face {
             Some(cursor) => start_of(&cursor).ok_or_else(no_cursor)?,
         };
         let servers = self.scope.servers();
-        let lists = servers.iter().map(|server| async move {
-            let tools = self.scope.gateway.tools_of(&visit.caller, server.name());
-            timeout(BEARABLE, tools).await.unwrap_or_else(|_| {
-                Err(Unreachable { name: server.name().to_owned(), why: "it takes too long".to_owned() })
-            })
-        });
+        let lists = servers.iter().map(|server| self.tools_of(server, visit));
         let mut tools: Vec<Tool> = Vec::new();
         for (server, list) in servers.iter().zip(join_all(lists).await) {
             match list {
@@ -57,6 +51,21 @@ impl Face {
         let next = (tools.len() > end).then(|| end.to_string());
         let tools = tools.into_iter().skip(start).take(MOST_OF_A_PAGE).collect();
         Ok(ListToolsResult { next_cursor: next, ..ListToolsResult::with_all_items(tools) })
+    }
+
+    /// The tools of one server that the caller may see. Whoever has a session is told of those that come too late.
+    async fn tools_of(&self, server: &Arc<Server>, visit: &Visit) -> Result<Vec<SeenTool>, Unreachable> {
+        let (gateway, caller) = (Arc::clone(&self.scope.gateway), Arc::clone(&visit.caller));
+        let (name, session) = (server.name().to_owned(), self.session().map(Arc::clone));
+        let asking = async move { gateway.tools_of(&caller, &name).await };
+        let late = move |came: Result<Vec<SeenTool>, Unreachable>| {
+            if let (Ok(_), Some(session)) = (came, session) {
+                session.tell(ToolListChangedNotification::default().into(), None);
+            }
+        };
+        self.scope.within(server, asking, late).await.unwrap_or_else(|| {
+            Err(Unreachable { name: server.name().to_owned(), why: "it takes too long".to_owned() })
+        })
     }
 
     /// The tool by the name that it has here; not, where that is one of ours.
@@ -171,7 +180,7 @@ impl Face {
     ) -> (Arc<Server>, Vec<T>, Option<String>) {
         let mut found = Vec::new();
         let gathering = async {
-            let about = about(server).await?;
+            let about = self.scope.about(server).await?;
             if !(list.has)(&about.capabilities) {
                 cursor = None;
                 return Some(());
@@ -186,7 +195,7 @@ impl Face {
                 }
             }
         };
-        if !matches!(timeout(BEARABLE, gathering).await, Ok(Some(()))) {
+        if !matches!(timeout(self.scope.patience(), gathering).await, Ok(Some(()))) {
             tracing::info!(server = server.name(), "an MCP server's list is left out, or a part of it");
             cursor = None;
         }
@@ -235,7 +244,6 @@ fn no_cursor() -> ErrorData {
 
 /// What a list is made of at a time, where it is made of several.
 const MOST_OF_A_PAGE: usize = 1000;
-const BEARABLE: Duration = Duration::from_secs(20);
 
 #[cfg(test)]
 mod tests {

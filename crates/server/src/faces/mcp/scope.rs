@@ -8,8 +8,10 @@ use action::Tenant;
 use gateway::upstream::{Party, Server, Tie};
 use gateway::{Caller, Code, Error, Gateway};
 use rmcp::model::{
-    ErrorData, ListResourceTemplatesRequest, ListResourcesRequest, PaginatedRequestParams, ServerResult,
+    ErrorData, ListResourceTemplatesRequest, ListResourcesRequest, PaginatedRequestParams, ServerPeerInfo,
+    ServerResult,
 };
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::lock;
@@ -62,6 +64,49 @@ impl Scope {
     pub(super) fn name(&self) -> String {
         let environment = self.gateway.environment().as_str();
         format!("{environment} {} {}", self.tenant, self.only.as_deref().unwrap_or_default())
+    }
+
+    /// What comes of asking a server, if it comes in a time that is bearable here. One of several is not waited for long; it is
+    /// asked to the end all the same, so that the next who ask have it, and `late` has what comes of it then.
+    pub(super) async fn within<T: Send + 'static>(
+        &self,
+        server: &Server,
+        asking: impl Future<Output = T> + Send + 'static,
+        late: impl FnOnce(T) + Send + 'static,
+    ) -> Option<T> {
+        let patience = match self.only {
+            Some(_) => BEARABLE,
+            // Who has let others wait is not waited for anew.
+            None => self.patience().saturating_sub(server.owes_for()).max(SHORTEST),
+        };
+        let (comes, came) = oneshot::channel();
+        tokio::spawn(async move {
+            if let Err(unheard) = comes.send(asking.await) {
+                late(unheard);
+            }
+        });
+        timeout(patience, came).await.ok()?.ok()
+    }
+
+    /// So long one of several servers is waited for.
+    pub(super) fn patience(&self) -> Duration {
+        self.gateway.mcp_settings().listing()
+    }
+
+    /// What a server says of itself, if it does within a bearable time.
+    pub(super) async fn about(&self, server: &Arc<Server>) -> Option<Arc<ServerPeerInfo>> {
+        let asked = Arc::clone(server);
+        match self.within(server, async move { asked.about().await }, drop).await {
+            Some(Ok(about)) => Some(about),
+            Some(Err(error)) => {
+                tracing::info!(%error, "an MCP server is not shown");
+                None
+            }
+            None => {
+                tracing::info!(server = server.name(), "an MCP server is not shown: it takes too long");
+                None
+            }
+        }
     }
 
     /// What a thing of this server is called here.
@@ -145,7 +190,7 @@ impl Whereabouts {
             return Fits::Perhaps;
         }
         let looking = async {
-            let about = server.about().await.ok()?;
+            let about = scope.about(server).await?;
             about.capabilities.resources.as_ref()?;
             let mut fits = Fits::Perhaps;
             let mut cursor = None;
@@ -179,7 +224,7 @@ impl Whereabouts {
             }
             Some(fits)
         };
-        timeout(LOOKING, looking).await.ok().flatten().unwrap_or(Fits::No)
+        timeout(scope.patience(), looking).await.ok().flatten().unwrap_or(Fits::No)
     }
 }
 
@@ -218,7 +263,9 @@ pub(super) fn no_resource(uri: &str) -> ErrorData {
 
 const MOST_KNOWN: usize = 10_000;
 const MOST_PAGES: usize = 20;
-const LOOKING: Duration = Duration::from_secs(10);
+const BEARABLE: Duration = Duration::from_secs(20);
+/// What is known already is there by then.
+const SHORTEST: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {

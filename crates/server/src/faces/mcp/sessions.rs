@@ -19,6 +19,7 @@ use rmcp::transport::streamable_http_server::session::local::{
 use rmcp::transport::streamable_http_server::{SessionId, SessionManager};
 use tokio_util::sync::CancellationToken;
 
+use super::delivery::Left;
 use super::lock;
 
 /// All of them.
@@ -34,6 +35,7 @@ struct Known {
     owner: Owner,
     heard: Instant,
     open: Arc<AtomicUsize>,
+    left: Arc<Left>,
 }
 
 /// Whose a session is.
@@ -85,6 +87,11 @@ impl Sessions {
         lock(&self.known).get(id).is_some_and(|known| known.owner == *owner)
     }
 
+    /// What its broken streams had still to bring.
+    pub(super) fn left(&self, id: &str) -> Arc<Left> {
+        lock(&self.known).get(id).map(|known| Arc::clone(&known.left)).unwrap_or_default()
+    }
+
     /// Whether this owner may have one more, in the place of another if need be.
     ///
     /// # Errors
@@ -100,7 +107,7 @@ impl Sessions {
             let (mut known, now) = (lock(&self.known), Instant::now());
             let gone = who_makes_room(&known, owner, bounds, now)?;
             gone.iter().for_each(|gone| drop(known.remove(gone)));
-            let new = Known { owner: owner.clone(), heard: now, open: Arc::default() };
+            let new = Known { owner: owner.clone(), heard: now, open: Arc::default(), left: Arc::default() };
             known.insert(Arc::clone(id), new);
             gone
         };
@@ -427,7 +434,10 @@ mod tests {
         let known = [("oldest", "b"), ("older", "a"), ("new", "a")].into_iter().zip(0..).map(
             |((id, tenant), age): (_, u32)| {
                 let owner = owner(tenant, "somebody");
-                (SessionId::from(id), Known { owner, heard: began + SETTLED * age, open: Arc::default() })
+                (
+                    SessionId::from(id),
+                    Known { owner, heard: began + SETTLED * age, open: Arc::default(), left: Arc::default() },
+                )
             },
         );
         let mut known: HashMap<SessionId, Known> = known.collect();

@@ -2,18 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
+use super::lock;
+use super::scope::Scope;
 use futures_util::future::join_all;
-use gateway::upstream::Server;
 use rmcp::model::{
     ExperimentalCapabilities, Implementation, JsonObject, PromptsCapability, ResourcesCapability,
     ServerCapabilities, ServerConfig, ServerPeerInfo, TASKS_EXTENSION_ID, ToolsCapability,
 };
-use tokio::time::timeout;
-
-use super::lock;
-use super::scope::Scope;
 
 /// What was last shown of each scope.
 #[derive(Default)]
@@ -29,27 +25,12 @@ impl Shown {
     /// Asks the servers. Who does not answer in time shows nothing.
     pub(super) async fn look(&self, scope: &Scope) -> ServerConfig {
         let servers = scope.servers();
-        let abouts = join_all(servers.iter().map(about)).await;
+        let abouts = join_all(servers.iter().map(|server| scope.about(server))).await;
         let found: Vec<_> =
             servers.iter().zip(abouts).filter_map(|(server, about)| Some((server.name(), about?))).collect();
         let config = config_of(scope, &found);
         lock(&self.0).insert(scope.name(), config.clone());
         config
-    }
-}
-
-/// What a server says of itself, if it does within a bearable time.
-pub(super) async fn about(server: &Arc<Server>) -> Option<Arc<ServerPeerInfo>> {
-    match timeout(BEARABLE, server.about()).await {
-        Ok(Ok(about)) => Some(about),
-        Ok(Err(error)) => {
-            tracing::info!(%error, "an MCP server is not shown");
-            None
-        }
-        Err(_) => {
-            tracing::info!(server = server.name(), "an MCP server is not shown: it takes too long");
-            None
-        }
     }
 }
 
@@ -61,7 +42,11 @@ fn config_of(scope: &Scope, found: &[Found<'_>]) -> ServerConfig {
         (Some(_), [(_, about)]) => about.capabilities.clone(),
         _ => union(found),
     };
-    config.capabilities.tools.get_or_insert_default();
+    let tools = config.capabilities.tools.get_or_insert_default();
+    if scope.only().is_none() {
+        // Of a server that comes later.
+        tools.list_changed = Some(true);
+    }
     let extensions = config.capabilities.extensions.get_or_insert_default();
     extensions.insert(TASKS_EXTENSION_ID.to_owned(), JsonObject::new());
     config.server_info = Implementation::new("countersign", env!("CARGO_PKG_VERSION"));
@@ -105,6 +90,3 @@ fn chapters(found: &[Found<'_>]) -> Option<String> {
     let chapters: Vec<String> = found.iter().filter_map(chapter).collect();
     (!chapters.is_empty()).then(|| chapters.join("\n\n"))
 }
-
-/// How long a greeting waits for a server's.
-const BEARABLE: Duration = Duration::from_secs(10);

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use gateway::{Called, Caller, Code, Error, Gateway};
+use gateway::{Called, Caller, Code, Error, Gateway, MCP_ARCHETYPES};
 use rmcp::model::{
-    CancelTaskParams, DetailedTask, ErrorData, GetTaskParams, GetTaskResult, Task, TaskPayload, TaskStatus,
-    UpdateTaskParams,
+    CancelTaskParams, DetailedTask, ErrorData, GetTaskParams, GetTaskResult, JsonObject, Task, TaskPayload,
+    TaskStatus, UpdateTaskParams,
 };
 use rmcp::service::{RequestContext, RoleServer};
 use serde_json::Value;
 
+use super::call::output_of;
 use super::delivery::Owed;
 use super::face::Face;
 use super::told;
@@ -25,23 +26,38 @@ impl Face {
     ) -> Result<GetTaskResult, ErrorData> {
         let visit = Visit::of(&context.extensions)?;
         let (gateway, caller, id) = (&self.scope.gateway, &visit.caller, &asked.task_id);
-        let mut called = gateway.called(caller, id).await.map_err(|error| no_task(&error))?;
+        let called = gateway.called(caller, id).await.map_err(|error| no_task(&error))?;
         let task = task_of(gateway, caller, id, &called).await?;
         let payload = match (called.waits(), called.body["code"].as_str()) {
             (Some(_), _) => TaskPayload::Working,
             (None, Some(code)) if code == Code::Cancelled.as_str() => TaskPayload::Cancelled,
             _ => {
-                let result = serde_json::to_value(told::outcome(&called, None));
+                let output = self.output_of_task(caller, id).await?;
+                let result = serde_json::to_value(told::outcome(&called, output.as_deref()));
                 let Ok(Value::Object(result)) = result else {
                     return Err(ErrorData::internal_error("the result has no form", None));
                 };
                 TaskPayload::Completed { result }
             }
         };
-        if let Some(delivery) = called.delivery.take() {
+        if !matches!(payload, TaskPayload::Working)
+            && let Some(delivery) = gateway.delivery(caller, id).await.map_err(|error| no_task(&error))?
+        {
             visit.slot.owe(Owed::new(id.clone(), delivery));
         }
         Ok(GetTaskResult::new(DetailedTask::new(task, payload)))
+    }
+
+    /// The form that is declared for what the task's tool answers.
+    async fn output_of_task(&self, caller: &Caller, id: &str) -> Result<Option<Arc<JsonObject>>, ErrorData> {
+        let gateway = &self.scope.gateway;
+        let action = gateway.action(caller, id).await.map_err(|error| no_task(&error))?;
+        let named = action.archetype.strip_prefix(MCP_ARCHETYPES).and_then(|name| name.split_once('/'));
+        let Some((server, tool)) = named else { return Ok(None) };
+        match gateway.mcp().get(&caller.tenant, server) {
+            Some(server) => Ok(output_of(&server, tool).await),
+            None => Ok(None),
+        }
     }
 
     /// Asks nothing in its midst, so there is nothing to be answered.

@@ -18,7 +18,12 @@ pub(super) fn outcome(called: &Called, output: Option<&JsonObject>) -> CallToolR
     };
     // Servers before 2026-07-28 do not say so; rmcp leaves it out again for clients that do not know it.
     result.result_type.get_or_insert(ResultType::COMPLETE);
-    mark(called, result.meta.get_or_insert_default());
+    let meta = result.meta.get_or_insert_default();
+    // What the server says of itself does not tell what became of the call.
+    if called.answer.is_some() && called.waits().is_some() {
+        meta.0.insert(OUTCOME.to_owned(), brief(called));
+    }
+    mark(called, meta);
     result
 }
 
@@ -160,6 +165,10 @@ fn advice(code: Option<Code>, kind: &str, reasons: &[&str]) -> &'static str {
             return "The call is under way. Make the same call again later, or ask countersign_status: it is not sent twice.";
         }
         _ => {}
+    }
+    if code == Some(ProviderFailed) && errors::is_only_said(reasons) {
+        return "The tool says that it failed; whether it had an effect all the same nobody has looked. See how things stand \
+                before you make the call again.";
     }
     if reasons.iter().any(|reason| matches!(*reason, "tool_changed" | "tool_gone")) {
         return "The tool is not as the operator accepted it, so it is not called; tell the person you work for that the \
