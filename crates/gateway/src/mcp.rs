@@ -202,6 +202,13 @@ impl Gateway {
         Ok(tools.iter().filter(accepted).cloned().collect())
     }
 
+    /// Whether the same call again is the same action, at least until its client has the outcome: a read without a key of its own
+    /// is a new one each time.
+    pub fn is_joined(&self, caller: &Caller, call: &ToolCall) -> bool {
+        let Ok(tenant) = self.tenant(&caller.tenant) else { return false };
+        call.key.is_some() || !is_read_only(&tenant.rules(), &archetype_of(&call.server, &call.tool))
+    }
+
     /// Whether whoever is frozen is kept from a server altogether: what passes to it without being an action, too.
     ///
     /// # Errors
@@ -229,8 +236,7 @@ impl Gateway {
         }
         let parse =
             |text: String| IdempotencyKey::parse(&text).map_err(|_| internal("a key of ours is none"));
-        let tool = rules.providers.get(archetype).and_then(|provider| provider.tool());
-        if tool.is_some_and(|tool| tool.is_read_only()) {
+        if is_read_only(rules, archetype) {
             let key = parse(clock::new_id(clock::now_ms())?.to_string())?;
             return Ok(Key { key, made: None });
         }
@@ -396,6 +402,11 @@ impl Pause {
         tokio::time::sleep(self.next.min(left)).await;
         self.next = (self.next * 2).min(LONGEST);
     }
+}
+
+fn is_read_only(rules: &Rules, archetype: &str) -> bool {
+    let tool = rules.providers.get(archetype).and_then(|provider| provider.tool());
+    tool.is_some_and(|tool| tool.is_read_only())
 }
 
 /// The action as a request of the Execution Protocol.

@@ -124,11 +124,6 @@ impl Seat {
         }
     }
 
-    /// Whether the same call again is this one.
-    pub fn is_joined(&self) -> bool {
-        lock(&self.when_abandoned).is_some()
-    }
-
     /// The action that the call has become, once it is admitted.
     pub fn action(&self) -> Option<ActionId> {
         self.action.get().copied()

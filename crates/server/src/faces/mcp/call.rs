@@ -57,8 +57,9 @@ impl Face {
             call.key.as_ref().map(IdempotencyKey::as_str),
         ]);
         let errand = self.errand(context, &what, (asked.input_responses, asked.request_state))?;
+        let is_joined = self.scope.gateway.is_joined(&visit.caller, &call);
         let recall = self.recall(&visit.caller, Arc::clone(&server), tool);
-        let errand = Errand { seat: Some(Arc::default()), recall: Some(recall), ..errand };
+        let errand = Errand { seat: Some(Arc::default()), recall: Some(recall), is_joined, ..errand };
         let answered = self.have_called(context, errand, server, call).await?;
         let response = match answered.result {
             ServerResult::InputRequiredResult(asks) => asks.into(),
