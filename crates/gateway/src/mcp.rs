@@ -8,8 +8,8 @@
 //! ```
 //!
 //! A client that lost its connection cannot know a key of ours, so a call without a key of its own goes by one that is made of
-//! who calls which tool with which arguments, and of how many outcomes of such calls their caller has. Until this one is
-//! delivered, the same call again is the same action. What is read only has a new key each time: a read is never replayed.
+//! who calls which tool with which arguments to repeat what, and of how many outcomes of such calls their caller has. Until this one
+//! is delivered, the same call again is the same action. What is read only has a new key each time: a read is never replayed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -75,7 +75,7 @@ pub struct Delivery {
     times: u64,
 }
 
-/// HMAC of caller, tool and arguments under the tenant's key.
+/// HMAC of caller, tool, arguments and what they repeat under the tenant's key.
 pub(crate) type Alike = [u8; 32];
 
 /// What the name of every tool's archetype begins with.
@@ -240,31 +240,39 @@ impl Gateway {
             let key = parse(clock::new_id(clock::now_ms())?.to_string())?;
             return Ok(Key { key, made: None });
         }
-        let alike = self.alike(caller, archetype, &call.arguments)?;
+        let alike = self.alike(caller, archetype, (&call.arguments, call.repeat_of.as_deref()))?;
         let times = self.delivered(&alike).await?;
         Ok(Key { key: parse(format!("mcp-{}-{times}", hex::encode(alike)))?, made: Some((alike, times)) })
     }
 
-    fn alike(&self, caller: &Caller, archetype: &str, arguments: &Value) -> Result<Alike, Error> {
-        let environment = self.environment.as_str();
-        let parts =
-            json!(["countersign/mcp-alike/1", environment, caller.subject.as_str(), archetype, arguments]);
+    /// Of all by which requests differ ([`action::Action::request_hash`]): a key made of less would be one for several requests.
+    fn alike(
+        &self,
+        caller: &Caller,
+        archetype: &str,
+        (arguments, repeat_of): (&Value, Option<&str>),
+    ) -> Result<Alike, Error> {
+        let (environment, subject) = (self.environment.as_str(), caller.subject.as_str());
+        let parts = match repeat_of {
+            None => json!(["countersign/mcp-alike/1", environment, subject, archetype, arguments]),
+            Some(of) => json!(["countersign/mcp-alike/1", environment, subject, archetype, arguments, of]),
+        };
         Ok(self.tenant(&caller.tenant)?.hmac.sign(action::json::canonical(&parts).as_bytes()))
     }
 
     async fn delivered(&self, alike: &Alike) -> Result<u64, Error> {
         let known = lock(&self.deliveries).get(alike).copied();
-        match known {
-            Some(times) => Ok(times),
-            None => self.ledger.delivered(alike).await.map_err(unavailable),
-        }
+        let kept = self.ledger.delivered(alike).await.map_err(unavailable)?;
+        // What is still to be written may be the delivery of an outcome before those that are on record.
+        Ok(known.unwrap_or_default().max(kept))
     }
 
     /// Keeps what was delivered on record, many at once. What is lost with the process was not delivered as far as is known.
     fn deliver(self: &Arc<Self>, alike: Alike, times: u64) {
         let mut open = lock(&self.deliveries);
         let idle = open.is_empty();
-        open.insert(alike, times);
+        let known = open.entry(alike).or_default();
+        *known = times.max(*known);
         if idle {
             let gateway = Arc::clone(self);
             tokio::spawn(async move { gateway.keep_deliveries().await });
@@ -277,7 +285,9 @@ impl Gateway {
             let batch: Vec<_> =
                 lock(&self.deliveries).iter().map(|(alike, times)| (*alike, *times)).collect();
             if let Err(error) = self.ledger.deliver(batch.clone()).await {
-                tracing::warn!(%error, "what was delivered could not be kept on record");
+                tracing::warn!(%error, "what was delivered could not be kept on record yet");
+                tokio::time::sleep(LONGEST).await;
+                continue;
             }
             let mut open = lock(&self.deliveries);
             for (alike, times) in batch {
