@@ -1,5 +1,7 @@
 //! Why a request got no outcome.
 
+use action::ActionId;
+
 use crate::Code;
 
 /// A request that never became an action, or an answer we cannot give. No receipt is made for it.
@@ -16,12 +18,14 @@ pub struct Error {
     pub hint: Option<String>,
     /// Seconds after which trying again makes sense.
     pub retry_after: Option<u32>,
+    /// The action of which there is nothing to say, not yet or not any more.
+    pub(crate) action: Option<ActionId>,
 }
 
 impl Error {
     /// An error with nothing but its code and what happened.
     pub fn new(code: Code, message: impl Into<String>) -> Error {
-        Error { code, message: message.into(), field: None, hint: None, retry_after: None }
+        Error { code, message: message.into(), field: None, hint: None, retry_after: None, action: None }
     }
 
     /// Names the member or header at fault.
@@ -42,6 +46,13 @@ impl Error {
     #[must_use]
     pub fn retry_after(mut self, seconds: u32) -> Error {
         self.retry_after = Some(seconds);
+        self
+    }
+
+    /// Names the action that the request turned out to be.
+    #[must_use]
+    pub(crate) fn of(mut self, action: ActionId) -> Error {
+        self.action = Some(action);
         self
     }
 }

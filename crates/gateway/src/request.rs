@@ -314,7 +314,7 @@ pub(crate) fn refused(refusal: Refusal) -> Error {
         RefusalKind::UnknownArchetype => Code::UnknownArchetype,
         RefusalKind::CardData => Code::CardDataRefused,
     };
-    Error { code, message: refusal.message, field: refusal.field, hint: refusal.hint, retry_after: None }
+    Error { field: refusal.field, hint: refusal.hint, ..Error::new(code, refusal.message) }
 }
 
 impl Arrival {

@@ -586,6 +586,44 @@ async fn a_client_that_did_not_hear_the_question_is_asked_the_same_again() {
 }
 
 #[tokio::test]
+async fn a_client_with_a_key_of_its_own_that_did_not_hear_the_question_is_asked_the_same_again() {
+    let world = World::judged(PERMIT, |settings| settings.wait_seconds = 0).await;
+    let client = world.client("/mcp/shop", NEW).able(json!({"elicitation": {}}));
+    let keyed = |state: &Value| {
+        let answers = json!({"name": {"action": "accept", "content": {"name": "ann"}}});
+        let mut call =
+            json!({"name": "ask", "arguments": {}, "_meta": {"io.countersign/idempotency-key": "k-1"}});
+        if state.is_string() {
+            (call["requestState"], call["inputResponses"]) = (state.clone(), answers);
+        }
+        call
+    };
+    let lost = client.result("tools/call", keyed(&Value::Null)).await;
+    let again = client.result("tools/call", keyed(&Value::Null)).await;
+    assert_eq!(again["resultType"], "input_required", "{again}");
+    assert_eq!(again["inputRequests"], lost["inputRequests"], "{again}");
+    assert_eq!(world.tools.calls().len(), 1, "its server was not asked again");
+    let done = client.result("tools/call", keyed(&again["requestState"])).await;
+    assert_eq!(text(&done), "hello ann", "{done}");
+    let told = client.result("tools/call", keyed(&Value::Null)).await;
+    assert_eq!((text(&told), world.tools.calls().len()), ("hello ann", 2), "its key is used up");
+}
+
+#[tokio::test]
+async fn a_client_that_has_seen_to_what_its_server_wanted_first_makes_its_call_anew() {
+    let world = World::new().await;
+    for revision in [OLD, NEW] {
+        let client = world.greeted("/mcp/shop", revision).await;
+        let visit = json!({"name": "visit", "arguments": {"key": revision}});
+        let first = client.error("tools/call", visit.clone()).await;
+        assert_eq!(first["code"], -32042, "{revision}: {first}");
+        assert_eq!(first["data"]["elicitations"][0]["url"], "https://example.com/", "{first}");
+        let done = client.result("tools/call", visit).await;
+        assert_eq!(text(&done), "welcome", "{revision}: {done}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_cannot_be_asked_is_not() {
     let world = World::new().await;
     let client = world.client("/mcp/shop", NEW);

@@ -134,6 +134,11 @@ impl Seat {
         lock(&self.link).take()
     }
 
+    /// Gives the connection back that was made for it beforehand, unless its call has it: others may want it more.
+    pub fn give_back_link(&self) {
+        drop(self.take_link());
+    }
+
     pub(super) fn put_link(&self, link: Use) {
         *lock(&self.link) = Some(link);
     }
