@@ -1,5 +1,7 @@
 //! Why a request got no outcome.
 
+use action::ActionId;
+
 use crate::Code;
 
 /// A request that never became an action, or an answer we cannot give. No receipt is made for it.
@@ -18,6 +20,8 @@ pub struct Error {
     pub retry_after: Option<u32>,
     /// What an access token has to have and this one has not: words of ASCII, as the operator wrote them.
     pub scopes: Vec<String>,
+    /// The action of which there is nothing to say, not yet or not any more.
+    pub(crate) action: Option<ActionId>,
 }
 
 impl Error {
@@ -30,6 +34,7 @@ impl Error {
             hint: None,
             retry_after: None,
             scopes: Vec::new(),
+            action: None,
         }
     }
 
@@ -58,6 +63,13 @@ impl Error {
     #[must_use]
     pub fn retry_after(mut self, seconds: u32) -> Error {
         self.retry_after = Some(seconds);
+        self
+    }
+
+    /// Names the action that the request turned out to be.
+    #[must_use]
+    pub(crate) fn of(mut self, action: ActionId) -> Error {
+        self.action = Some(action);
         self
     }
 }

@@ -105,7 +105,7 @@ pub use gateway::{Gateway, listed};
 pub use grants::{GrantAsk, GrantRefusal, GrantView};
 pub use installation::{Installation, Keyring};
 pub use mandate::{Completion, ResourceEnvelope};
-pub use mcp::{Called, Delivery, MCP_ARCHETYPES, ToolCall, archetype_of};
+pub use mcp::{Called, CalledKind, Delivery, MCP_ARCHETYPES, ToolCall, archetype_of};
 pub use mcp_tools::{BoundTool, ServerToolsView, ToolState, ToolView};
 pub use notices::Topic;
 pub use outcome::{Details, Kind, Missing, Outcome, ReceiptRef, Render, Reply, WOULD_EXECUTE};

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! A client that lost its connection cannot know a key of ours, so a call without a key of its own goes by one that is made of
-//! who calls which tool with which arguments, and of how many outcomes of such calls their caller has. Until this one is
-//! delivered, the same call again is the same action. What is read only has a new key each time: a read is never replayed.
+//! who calls which tool with which arguments to repeat what, and of how many outcomes of such calls their caller has. Until this one
+//! is delivered, the same call again is the same action. What is read only has a new key each time: a read is never replayed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,10 +23,11 @@ use crate::act::lock;
 use crate::atp::Words;
 use crate::caller::Caller;
 use crate::gateway::Gateway;
-use crate::outcome::Reply;
+use crate::outcome::{Details, Kind, Outcome, Reply};
 use crate::remember::unavailable;
 use crate::row::{IntentRow, OutcomeRow, internal};
 use crate::tenants::Rules;
+use crate::views::ActionView;
 use crate::{Answer, Ask, Code, Error, clock};
 
 /// One `tools/call`.
@@ -55,9 +56,10 @@ pub struct ToolCall {
 pub struct Called {
     /// The action.
     pub action_id: Option<ActionId>,
-    /// Its outward kind, see [`crate::Kind`].
-    pub kind: String,
-    /// What the server answered, a `CallToolResult`, where it did: foreign.
+    /// How it stands, or ended.
+    pub kind: CalledKind,
+    /// What the server answered, a `CallToolResult`, where it did: foreign. What became of the call it does not say: that is
+    /// said by the kind.
     pub answer: Option<Value>,
     /// The outcome in the words of the Execution Protocol.
     pub body: Value,
@@ -65,6 +67,15 @@ pub struct Called {
     pub replayed: bool,
     /// To be told when the client has all of it. Dropped without that, it is not delivered.
     pub delivery: Option<Delivery>,
+}
+
+/// How a call stands, or ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CalledKind {
+    /// As there is something to say of its action.
+    Outcome(Kind),
+    /// It is under way, and there is nothing to say of it yet.
+    InFlight,
 }
 
 /// An outcome on its way to its client.
@@ -75,7 +86,7 @@ pub struct Delivery {
     times: u64,
 }
 
-/// HMAC of caller, tool and arguments under the tenant's key.
+/// HMAC of caller, tool, arguments and what they repeat under the tenant's key.
 pub(crate) type Alike = [u8; 32];
 
 /// What the name of every tool's archetype begins with.
@@ -108,7 +119,7 @@ impl Gateway {
     /// `progress` is told why, now and then.
     ///
     /// # Errors
-    /// Those of [`Gateway::execute`]; with a key of the client's own also that its first call is still under way.
+    /// Those of [`Gateway::execute`], but for what has become of the same call: that is said as far as it is known.
     pub async fn call_tool(
         self: &Arc<Self>,
         caller: &Caller,
@@ -141,20 +152,17 @@ impl Gateway {
         }
         let ask =
             Ask { idempotency_key: Some(key.key), request_id: call.request_id.clone(), dry_run: false, body };
-        let mut pause = Pause::new(until);
-        let answer = loop {
-            let taken = self.take_for(caller, ask.clone(), Words::Execution, Some(Arc::clone(&seat))).await;
-            match taken {
-                Err(error)
-                    if error.code == Code::IdempotencyInFlight && key.made.is_some() && pause.is_left() =>
-                {
-                    progress("the same call is under way already");
-                    pause.rest().await;
-                }
-                taken => break taken?,
+        let taken = self.take_for(caller, ask, Words::Execution, Some(Arc::clone(&seat))).await;
+        // What waits, for a person or for another who made the same call, keeps nobody from the server meanwhile.
+        seat.give_back_link();
+        let mut called = match taken {
+            // It is the same call again, and its reply is not there yet, or not any more.
+            Err(Error { code: Code::IdempotencyInFlight | Code::Erased, action: Some(id), .. }) => {
+                Called { replayed: true, ..self.called(caller, &id.to_string()).await? }
             }
+            taken => self.of_answer(caller, taken?, &seat).await?,
         };
-        let mut called = self.of_answer(caller, answer, &seat).await?;
+        let mut pause = Pause::new(until);
         // Who has the server's answer does not wait for what it meant.
         while let (Some(id), Some(why)) = (called.action_id, called.waits())
             && called.answer.is_none()
@@ -176,10 +184,10 @@ impl Gateway {
         let stored = self.visible(caller, id).await?;
         let (action_id, state) = (stored.id, stored.state);
         let view = self.action(caller, id).await?;
-        let reply = match (view.reply, state) {
-            (Some(reply), _) => reply,
-            (None, _) => return Ok(Called::under_way(action_id)),
-        };
+        if view.erased.is_some() {
+            return self.of_erased(view, state);
+        }
+        let Some(reply) = view.reply else { return Ok(Called::under_way(action_id)) };
         let answer = self.kept_answer(caller, action_id, state).await?;
         let mut called = Called::read(Some(action_id), &reply, answer, false)?;
         if let Some(doubt) = view.doubt {
@@ -203,7 +211,7 @@ impl Gateway {
         let arguments: Value = serde_json::from_str(row.constraints.get())
             .map_err(|_| internal("stored constraints cannot be read"))?;
         // A client may bring any key of its own, one that looks like ours included.
-        if alike != self.alike(caller, &stored.archetype, &arguments)?
+        if alike != self.alike(caller, &stored.archetype, (&arguments, row.repeat_of.as_deref()))?
             || self.delivered(&alike).await? > times
         {
             return Ok(None);
@@ -226,6 +234,13 @@ impl Gateway {
             tool.is_some_and(|tool| tool.pinned() == seen.digest) && self.could_use(caller, &archetype)
         };
         Ok(tools.iter().filter(accepted).cloned().collect())
+    }
+
+    /// Whether the same call again is the same action, at least until its client has the outcome: a read without a key of its own
+    /// is a new one each time.
+    pub fn is_joined(&self, caller: &Caller, call: &ToolCall) -> bool {
+        let Ok(tenant) = self.tenant(&caller.tenant) else { return false };
+        call.key.is_some() || !is_read_only(&tenant.rules(), &archetype_of(&call.server, &call.tool))
     }
 
     /// Whether whoever is frozen is kept from a server altogether: what passes to it without being an action, too.
@@ -255,27 +270,34 @@ impl Gateway {
         }
         let parse =
             |text: String| IdempotencyKey::parse(&text).map_err(|_| internal("a key of ours is none"));
-        let tool = rules.providers.get(archetype).and_then(|provider| provider.tool());
-        if tool.is_some_and(|tool| tool.is_read_only()) {
+        if is_read_only(rules, archetype) {
             let key = parse(clock::new_id(clock::now_ms())?.to_string())?;
             return Ok(Key { key, made: None });
         }
-        let alike = self.alike(caller, archetype, &call.arguments)?;
+        let alike = self.alike(caller, archetype, (&call.arguments, call.repeat_of.as_deref()))?;
         let times = self.delivered(&alike).await?;
         Ok(Key { key: parse(key_of(&alike, times))?, made: Some((alike, times)) })
     }
 
-    fn alike(&self, caller: &Caller, archetype: &str, arguments: &Value) -> Result<Alike, Error> {
-        let environment = self.environment.as_str();
-        let parts =
-            json!(["countersign/mcp-alike/1", environment, caller.subject.as_str(), archetype, arguments]);
+    /// Of all by which requests differ ([`action::Action::request_hash`]): a key made of less would be one for several requests.
+    fn alike(
+        &self,
+        caller: &Caller,
+        archetype: &str,
+        (arguments, repeat_of): (&Value, Option<&str>),
+    ) -> Result<Alike, Error> {
+        let (environment, subject) = (self.environment.as_str(), caller.subject.as_str());
+        let parts = match repeat_of {
+            None => json!(["countersign/mcp-alike/1", environment, subject, archetype, arguments]),
+            Some(of) => json!(["countersign/mcp-alike/1", environment, subject, archetype, arguments, of]),
+        };
         Ok(self.tenant(&caller.tenant)?.hmac.sign(action::json::canonical(&parts).as_bytes()))
     }
 
     async fn delivered(&self, alike: &Alike) -> Result<u64, Error> {
         let known = lock(&self.deliveries).get(alike).copied();
         let kept = self.ledger.delivered(alike).await.map_err(unavailable)?;
-        // What is to be written may be the delivery of an outcome before those that are on record.
+        // What is still to be written may be the delivery of an outcome before those that are on record.
         Ok(known.unwrap_or_default().max(kept))
     }
 
@@ -297,7 +319,9 @@ impl Gateway {
             let batch: Vec<_> =
                 lock(&self.deliveries).iter().map(|(alike, times)| (*alike, *times)).collect();
             if let Err(error) = self.ledger.deliver(batch.clone()).await {
-                tracing::warn!(%error, "what was delivered could not be kept on record");
+                tracing::warn!(%error, "what was delivered could not be kept on record yet");
+                tokio::time::sleep(LONGEST).await;
+                continue;
             }
             let mut open = lock(&self.deliveries);
             for (alike, times) in batch {
@@ -330,6 +354,26 @@ impl Gateway {
         Called::read(action_id, &reply, kept, replayed)
     }
 
+    /// What is left to say of an action that was erased: how it ended, and where its receipt is.
+    fn of_erased(&self, view: ActionView, state: State) -> Result<Called, Error> {
+        let (kind, code) = match state {
+            State::Refused => (Kind::Blocked, Some(Code::Erased)),
+            State::Failed => (Kind::Failed, Some(Code::Erased)),
+            // Whatever else is over was carried out, be it undone by now.
+            _ => (Kind::Executed, None),
+        };
+        let outcome = Outcome {
+            action_id: Some(view.action_id),
+            kind,
+            code,
+            receipt: view.receipts.into_iter().next_back().map(|view| view.receipt),
+            correlation_id: String::new(),
+            details: Details::default(),
+        };
+        let reply = (self.render)(&outcome, &self.public_url);
+        Called::read(Some(view.action_id), &reply, None, false)
+    }
+
     /// What the server answered, as it is kept: where the action is over and was answered at all.
     async fn kept_answer(&self, caller: &Caller, id: ActionId, state: State) -> Result<Option<Value>, Error> {
         if !matches!(state, State::Executed | State::Failed) {
@@ -356,36 +400,41 @@ impl Called {
     ) -> Result<Called, Error> {
         let body: Value =
             serde_json::from_slice(&reply.body).map_err(|_| internal("an answer of ours cannot be read"))?;
-        let kind = body.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
-        Ok(Called { action_id, kind, answer, body, replayed, delivery: None })
+        // As it is stored: it is read back, and has no other form.
+        let kind = body.get("kind").and_then(Value::as_str).and_then(Kind::named);
+        let kind = kind.ok_or_else(|| internal("an answer of ours is of no kind"))?;
+        Ok(Called { action_id, kind: CalledKind::Outcome(kind), answer, body, replayed, delivery: None })
     }
 
     fn under_way(id: ActionId) -> Called {
-        let kind = "in_flight";
-        let body = json!({ "kind": kind, "transaction_id": id.to_string() });
-        Called {
-            action_id: Some(id),
-            kind: kind.to_owned(),
-            answer: None,
-            body,
-            replayed: false,
-            delivery: None,
-        }
+        let kind = CalledKind::InFlight;
+        let body = json!({ "kind": kind.as_str(), "transaction_id": id.to_string() });
+        Called { action_id: Some(id), kind, answer: None, body, replayed: false, delivery: None }
     }
 
     /// What it waits for, in a fixed text, if it does.
     pub fn waits(&self) -> Option<&'static str> {
-        match self.kind.as_str() {
-            "held" => Some("a person has to agree to this call"),
-            "pending_settlement" => Some("what became of this call is not known yet"),
-            "needs_challenge" => Some("this call has to be confirmed elsewhere"),
-            "in_flight" => Some("this call is under way"),
-            _ => None,
+        match self.kind {
+            CalledKind::InFlight => Some("this call is under way"),
+            CalledKind::Outcome(Kind::Held) => Some("a person has to agree to this call"),
+            CalledKind::Outcome(Kind::PendingSettlement) => Some("what became of this call is not known yet"),
+            CalledKind::Outcome(Kind::NeedsChallenge) => Some("this call has to be confirmed elsewhere"),
+            CalledKind::Outcome(Kind::Executed | Kind::Failed | Kind::Blocked) => None,
         }
     }
 
     fn is_over(&self) -> bool {
         self.waits().is_none()
+    }
+}
+
+impl CalledKind {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            CalledKind::Outcome(kind) => kind.as_str(),
+            CalledKind::InFlight => "in_flight",
+        }
     }
 }
 
@@ -438,6 +487,11 @@ fn made_of(key: &str) -> Option<(Alike, u64)> {
 }
 
 const MADE: &str = "mcp-";
+
+fn is_read_only(rules: &Rules, archetype: &str) -> bool {
+    let tool = rules.providers.get(archetype).and_then(|provider| provider.tool());
+    tool.is_some_and(|tool| tool.is_read_only())
+}
 
 /// The action as a request of the Execution Protocol.
 fn body(archetype: &str, call: &ToolCall) -> Vec<u8> {

@@ -22,6 +22,21 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every kind.
+    pub const ALL: [Kind; 6] = [
+        Kind::Executed,
+        Kind::Held,
+        Kind::NeedsChallenge,
+        Kind::PendingSettlement,
+        Kind::Failed,
+        Kind::Blocked,
+    ];
+
+    /// The kind of this name.
+    pub(crate) fn named(name: &str) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+
     /// The kind as it stands on the wire and in receipts.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -113,10 +113,11 @@ impl Gateway {
                 "the first request with this key is still under way",
             )
             .field("Idempotency-Key")
-            .retry_after(1));
+            .retry_after(1)
+            .of(existing.id));
         };
         if reply.body.is_empty() {
-            return Err(Error::new(Code::Erased, "the answer to this key was erased"));
+            return Err(Error::new(Code::Erased, "the answer to this key was erased").of(existing.id));
         }
         self.metrics.replay();
         Ok(Answer {

@@ -73,7 +73,10 @@ impl Request {
 
     /// The whole body, if it is said to be a security event token and not too long.
     pub(crate) async fn take_token(&mut self) -> Result<Vec<u8>, Error> {
-        let wrong = |error: Error| Error { message: format!("the body must be {SECEVENT}"), ..error };
+        let wrong = |mut error: Error| {
+            error.message = format!("the body must be {SECEVENT}");
+            error
+        };
         must_be(&self.head.headers, SECEVENT).map_err(wrong)?;
         self.read_body().await
     }

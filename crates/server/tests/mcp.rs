@@ -659,7 +659,12 @@ async fn a_failure_that_is_doubt_reaches_the_client_and_is_in_doubt() {
     let world = World::behind(None, (tools, "on_error = \"doubt\"\n"), PERMIT, |_| {}).await;
     let client = world.greeted("/mcp/shop", NEW).await;
     let failed = client.call("fail", json!({})).await;
-    assert_eq!((&failed["isError"], text(&failed)), (&json!(true), "it failed"), "{failed}");
+    assert_eq!(failed["isError"], true, "{failed}");
+    assert!(
+        text(&failed).starts_with("The call was sent, and what became of it is not known yet"),
+        "{failed}"
+    );
+    assert_eq!(failed["content"].as_array().unwrap().last().unwrap()["text"], "it failed", "{failed}");
     assert_eq!(failed["_meta"]["io.countersign/outcome"]["kind"], "pending_settlement", "{failed}");
     let id = &failed["_meta"]["io.countersign/transaction"];
     let status = client.call("countersign_status", json!({"transaction_id": id})).await;
@@ -719,7 +724,7 @@ impl Gate {
 async fn a_server_that_comes_late_is_left_out_of_lists_of_all_and_told_of_when_it_comes() {
     let tools = Tools::start(&[SESSIONS, STATELESS]).await.unwrap();
     let gate = Gate::before(&tools).await;
-    let hasty = |settings: &mut gateway::config::Mcp| settings.list_seconds = 1;
+    let hasty = |config: &mut gateway::Config| config.mcp.list_seconds = 1;
     let world = World::behind(Some(gate.at.clone()), (tools, ""), PERMIT, hasty).await;
     let names = async |client: &Client<'_>| {
         let list = client.result("tools/list", json!({})).await;
@@ -827,6 +832,44 @@ async fn a_client_that_did_not_hear_the_question_is_asked_the_same_again() {
     client.call("ask", json!({})).await;
     let unable = world.client("/mcp/shop", NEW);
     assert_eq!(unable.error("tools/call", json!({"name": "ask", "arguments": {}})).await["code"], -32021);
+}
+
+#[tokio::test]
+async fn a_client_with_a_key_of_its_own_that_did_not_hear_the_question_is_asked_the_same_again() {
+    let world = World::judged(PERMIT, |settings| settings.wait_seconds = 0).await;
+    let client = world.client("/mcp/shop", NEW).able(json!({"elicitation": {}}));
+    let keyed = |state: &Value| {
+        let answers = json!({"name": {"action": "accept", "content": {"name": "ann"}}});
+        let mut call =
+            json!({"name": "ask", "arguments": {}, "_meta": {"io.countersign/idempotency-key": "k-1"}});
+        if state.is_string() {
+            (call["requestState"], call["inputResponses"]) = (state.clone(), answers);
+        }
+        call
+    };
+    let lost = client.result("tools/call", keyed(&Value::Null)).await;
+    let again = client.result("tools/call", keyed(&Value::Null)).await;
+    assert_eq!(again["resultType"], "input_required", "{again}");
+    assert_eq!(again["inputRequests"], lost["inputRequests"], "{again}");
+    assert_eq!(world.tools.calls().len(), 1, "its server was not asked again");
+    let done = client.result("tools/call", keyed(&again["requestState"])).await;
+    assert_eq!(text(&done), "hello ann", "{done}");
+    let told = client.result("tools/call", keyed(&Value::Null)).await;
+    assert_eq!((text(&told), world.tools.calls().len()), ("hello ann", 2), "its key is used up");
+}
+
+#[tokio::test]
+async fn a_client_that_has_seen_to_what_its_server_wanted_first_makes_its_call_anew() {
+    let world = World::new().await;
+    for revision in [OLD, NEW] {
+        let client = world.greeted("/mcp/shop", revision).await;
+        let visit = json!({"name": "visit", "arguments": {"key": revision}});
+        let first = client.error("tools/call", visit.clone()).await;
+        assert_eq!(first["code"], -32042, "{revision}: {first}");
+        assert_eq!(first["data"]["elicitations"][0]["url"], "https://example.com/", "{first}");
+        let done = client.result("tools/call", visit).await;
+        assert_eq!(text(&done), "welcome", "{revision}: {done}");
+    }
 }
 
 #[tokio::test]

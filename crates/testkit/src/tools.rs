@@ -1,12 +1,12 @@
 //! A small server of the Model Context Protocol that counts what its tools are called for.
 //!
 //! It listens at `http://127.0.0.1:PORT/mcp`, speaks the revisions that it is opened with, and has the tools `echo`, `count`,
-//! `uncount`, `fail`, `hang`, `slow`, `ask`, `huge` and `reveal`. What it says of a tool can be changed while it runs. Beside
+//! `uncount`, `fail`, `hang`, `slow`, `ask`, `visit`, `huge` and `reveal`. What it says of a tool can be changed while it runs. Beside
 //! them it has the prompt `greet`, three books and a template of shelves as resources, completions of whatever is begun, and the
 //! method `shop/open` of its own. Whoever calls it with `Authorization` is told so in its greeting.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -74,6 +74,8 @@ struct Books {
     /// In how many lists from now, and of which tool, something else is said.
     turning: Option<(usize, String, String)>,
     outputs: BTreeMap<String, Value>,
+    /// Keys for which `visit` has had its client open an address.
+    visited: BTreeSet<String>,
 }
 
 /// The revisions that it can be opened with.
@@ -219,6 +221,7 @@ impl Shop {
             ("hang", "Never answers", nothing.clone()),
             ("slow", "Answers after so many steps of 20 ms, and tells of each", number("steps")),
             ("ask", "Asks for a name and greets it", nothing),
+            ("visit", "Has its client open an address first, once for each key", text("key")),
             ("huge", "Answers so many bytes", number("bytes")),
             (
                 "reveal",
@@ -291,6 +294,7 @@ impl Counter {
                     _ => CallToolResult::structured(json!({ "heard": heard, (heard.clone()): 1 })).into(),
                 }
             }
+            "visit" => said("welcome".to_owned()),
             "huge" => {
                 let bytes = arguments["bytes"].as_u64().unwrap_or_default();
                 said("x".repeat(usize::try_from(bytes).unwrap_or_default()))
@@ -341,6 +345,16 @@ fn asking(question: &str) -> ElicitRequestParams {
         requested_schema: serde_json::from_value(name)
             .unwrap_or_else(|_| ElicitationSchema::new(BTreeMap::new())),
     }
+}
+
+fn address_first() -> ErrorData {
+    let address =
+        json!({ "mode": "url", "elicitationId": "1", "url": "https://example.com/", "message": "Open it" });
+    ErrorData::new(
+        ErrorCode(-32042),
+        "an address has to be opened first",
+        Some(json!({ "elicitations": [address] })),
+    )
 }
 
 fn said(text: String) -> CallToolResponse {
@@ -542,6 +556,10 @@ impl ServerHandler for Counter {
         let arguments = request.arguments.as_ref();
         if arguments.and_then(|it| it.get("as")).is_some_and(|it| it == "error") {
             return Err(ErrorData::invalid_params(headers(&context.extensions), None));
+        }
+        let key = request.arguments.as_ref().and_then(|arguments| arguments.get("key")?.as_str());
+        if request.name == "visit" && self.0.books().visited.insert(key.unwrap_or_default().to_owned()) {
+            return Err(address_first());
         }
         Ok(self.call(request, &context).await)
     }

@@ -1,7 +1,8 @@
 //! What a server says of its tools, and how it is told that it says something else.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use action::Form;
 use rmcp::model::{JsonObject, Tool};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -13,6 +14,34 @@ pub struct SeenTool {
     pub tool: Tool,
     /// See [`digest_of`].
     pub digest: String,
+    /// What it declares of its answers, where it does.
+    pub output: Option<Arc<Output>>,
+}
+
+/// The form that a server declares for what its tool answers.
+pub struct Output {
+    schema: Arc<JsonObject>,
+    /// Made when it is first wanted, once for a list. Nothing where the schema is none that can be checked.
+    form: OnceLock<Option<Form>>,
+}
+
+impl Output {
+    /// That of a schema.
+    pub fn of(schema: Arc<JsonObject>) -> Output {
+        Output { schema, form: OnceLock::new() }
+    }
+
+    /// Whether it is certain that an answer has another form.
+    pub fn excludes(&self, answer: &Value) -> bool {
+        let read = || Form::read(&Value::Object((*self.schema).clone()).to_string());
+        self.form.get_or_init(read).as_ref().is_some_and(|form| form.excludes(answer))
+    }
+}
+
+impl std::fmt::Debug for Output {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_tuple("Output").field(&self.schema).finish()
+    }
 }
 
 /// The digest of all that is passed on of a tool: name, title, description, both schemas, annotations, and, where there are any,
@@ -40,7 +69,8 @@ pub fn digest_of(tool: &Tool) -> String {
 
 impl SeenTool {
     pub(super) fn of(tool: Tool) -> SeenTool {
-        SeenTool { digest: digest_of(&tool), tool }
+        let output = tool.output_schema.clone().map(|schema| Arc::new(Output::of(schema)));
+        SeenTool { digest: digest_of(&tool), output, tool }
     }
 }
 
@@ -51,6 +81,21 @@ mod tests {
 
     fn tool(json: Value) -> Tool {
         serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn the_form_of_answers_is_made_once_for_all_who_have_the_list() {
+        let form =
+            json!({"type": "object", "properties": {"lines": {"type": "integer"}}, "required": ["lines"]});
+        let seen =
+            SeenTool::of(tool(json!({"name": "a", "inputSchema": {"type": "object"}, "outputSchema": form})));
+        let output = seen.output.clone().unwrap();
+        assert!(output.form.get().is_none(), "nobody has wanted it yet");
+        assert!(output.excludes(&json!({"lines": "many"})) && !output.excludes(&json!({"lines": 1})));
+        assert!(seen.clone().output.unwrap().form.get().is_some(), "it is there for the next");
+        let unfit = SeenTool::of(tool(json!({"name": "a", "inputSchema": {}, "outputSchema": {"type": 5}})));
+        assert!(!unfit.output.unwrap().excludes(&json!({})), "what cannot be checked excludes nothing");
+        assert!(SeenTool::of(tool(json!({"name": "a", "inputSchema": {}}))).output.is_none());
     }
 
     #[test]

@@ -36,7 +36,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use action::Tenant;
 
 pub use launch::{Declared, How, PATH};
-pub use listed::{SeenTool, digest_of};
+pub use listed::{Output, SeenTool, digest_of};
 pub use party::{Client, Party, PartyId, Seat, Seats, Taken, Tie};
 pub use server::{Listening, Server, Unreachable};
 pub use tool::{Quarantine, Tool, provider_of};

@@ -124,11 +124,6 @@ impl Seat {
         }
     }
 
-    /// Whether the same call again is this one.
-    pub fn is_joined(&self) -> bool {
-        lock(&self.when_abandoned).is_some()
-    }
-
     /// The action that the call has become, once it is admitted.
     pub fn action(&self) -> Option<ActionId> {
         self.action.get().copied()
@@ -137,6 +132,11 @@ impl Seat {
     /// The connection that was made for it beforehand.
     pub(super) fn take_link(&self) -> Option<Use> {
         lock(&self.link).take()
+    }
+
+    /// Gives the connection back that was made for it beforehand, unless its call has it: others may want it more.
+    pub fn give_back_link(&self) {
+        drop(self.take_link());
     }
 
     pub(super) fn put_link(&self, link: Use) {

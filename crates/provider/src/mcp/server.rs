@@ -570,7 +570,15 @@ pub(super) async fn answered(
     let can_decline = !requests.is_empty()
         && requests.values().all(|it| matches!(it, rmcp::model::InputRequest::Elicitation(_)));
     let names: Vec<String> = requests.keys().cloned().collect();
-    match party.ask(requests, tie.id.as_ref()).await {
+    let answers = tokio::select! {
+        biased;
+        answers = party.ask(requests, tie.id.as_ref()) => answers,
+        // Nobody declined: its client wants no more of it, and its server is told nothing.
+        () = tie.cancelled.cancelled() => {
+            return Err(ErrorData::internal_error("its caller gave it up", None));
+        }
+    };
+    match answers {
         Err(_) if can_decline => Ok(names.into_iter().map(|name| (name, declined())).collect()),
         answers => answers,
     }

@@ -259,6 +259,29 @@ impl Party for Agent {
     }
 }
 
+/// A client that never comes to an answer, and is given up once it is asked.
+struct Thinker {
+    client: Client,
+    tie: Tie,
+}
+
+impl Party for Thinker {
+    fn client(&self) -> &Client {
+        &self.client
+    }
+
+    fn ask<'a>(
+        &'a self,
+        _: InputRequests,
+        _: Option<&'a RequestId>,
+    ) -> BoxFuture<'a, Result<InputResponses, ErrorData>> {
+        self.tie.cancelled.cancel();
+        Box::pin(std::future::pending())
+    }
+
+    fn tell(&self, _: ServerNotification, _: Option<&RequestId>) {}
+}
+
 fn text(reply: &Reply) -> String {
     let Reply::Confirmed(confirmation) = reply else { panic!("{reply:?}") };
     confirmation.answer["content"][0]["text"].as_str().unwrap_or_default().to_owned()
@@ -602,6 +625,23 @@ async fn a_client_that_gives_up_leaves_a_doubt_and_the_server_is_told() {
         cancelled.cancel();
     });
     assert!(matches!(&reply, Reply::Lost { why, .. } if why.contains("gave it up")), "{reply:?}");
+}
+
+#[tokio::test]
+async fn a_client_that_gives_up_while_it_is_asked_is_not_waited_for_and_nothing_happened() {
+    let world = World::new(&[STATELESS]).await;
+    let (call, provider) = world.bind("ask", "");
+    let tie = Tie::default();
+    let thinker = Arc::new(Thinker { client: client("ann", true), tie: tie.clone() });
+    let _taken = world.servers.seats().take(call.action_id, Seat::new(thinker, None, tie, None));
+    let reply = tokio::time::timeout(Duration::from_secs(10), provider.call(&call, NOW_MS)).await;
+    let reply = reply.expect("it is given up at once, and not when the time for an answer is over");
+    let refusal = |reply: &Reply| match reply {
+        Reply::Refused(refusal) => refusal.code.clone(),
+        _ => None,
+    };
+    assert_eq!(refusal(&reply).as_deref(), Some("input_required"), "{reply:?}");
+    assert_eq!(world.tools.calls().len(), 1, "nobody declined, so its server is told nothing");
 }
 
 #[tokio::test]

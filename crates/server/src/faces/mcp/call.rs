@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use action::IdempotencyKey;
 use futures_util::future::BoxFuture;
-use gateway::upstream::{Party, Seat, Server, Tie};
-use gateway::{Called, Caller, Code, Error, ToolCall};
+use gateway::upstream::{Output, Party, Seat, Server, Tie};
+use gateway::{Called, CalledKind, Caller, Code, Error, Kind, ToolCall};
 use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, CallToolResult, CreateTaskResult, ErrorData, JsonObject,
-    MetaObject, ProgressNotification, ProgressNotificationParam, ServerResult,
+    CallToolRequestParams, CallToolResponse, CallToolResult, CreateTaskResult, ErrorData, MetaObject,
+    ProgressNotification, ProgressNotificationParam, ServerResult,
 };
 use rmcp::service::{RequestContext, RoleServer};
 use serde_json::{Value, json};
@@ -57,8 +57,9 @@ impl Face {
             call.key.as_ref().map(IdempotencyKey::as_str),
         ]);
         let errand = self.errand(context, &what, (asked.input_responses, asked.request_state))?;
+        let is_joined = self.scope.gateway.is_joined(&visit.caller, &call);
         let recall = self.recall(&visit.caller, Arc::clone(&server), tool);
-        let errand = Errand { seat: Some(Arc::default()), recall: Some(recall), ..errand };
+        let errand = Errand { seat: Some(Arc::default()), recall: Some(recall), is_joined, ..errand };
         let answered = self.have_called(context, errand, server, call).await?;
         let response = match answered.result {
             ServerResult::InputRequiredResult(asks) => asks.into(),
@@ -123,8 +124,12 @@ impl Face {
                     }
                     Err(error) => return Ok(plain(told::refusal(&error, output.is_some()))),
                 };
-                // What the client has to see to is told in the server's own words.
-                if let Some(error) = seat.take_error() {
+                // What the client has to see to before it calls again is told in the server's own words.
+                if let Some(error) = seat.take_error().filter(|_| called.kind == NO_EFFECT) {
+                    // And the same call is a new one from now on: it is what its client does next.
+                    if let Some(delivery) = called.delivery {
+                        delivery.done();
+                    }
                     return Err(error);
                 }
                 if let (true, Some(_), Some(id)) = (wants_task, called.waits(), called.action_id) {
@@ -179,7 +184,7 @@ impl Waiting {
 }
 
 /// What the client has of a call that has an outcome, or still none.
-fn answered(called: Called, output: Option<&JsonObject>) -> Answered {
+fn answered(called: Called, output: Option<&Output>) -> Answered {
     let id = called.action_id.map(|id| id.to_string()).unwrap_or_default();
     let mut called = called;
     let owed = called.delivery.take().map(|delivery| Owed::new(id, delivery));
@@ -227,9 +232,9 @@ fn text(meta: &MetaObject, name: &'static str) -> Result<Option<String>, Error> 
 }
 
 /// The form that its server declares for what it answers, which no words of ours have.
-pub(super) async fn output_of(server: &Arc<Server>, tool: &str) -> Option<Arc<JsonObject>> {
+pub(super) async fn output_of(server: &Arc<Server>, tool: &str) -> Option<Arc<Output>> {
     let tools = server.tools().await.ok()?;
-    tools.iter().find(|seen| seen.tool.name == tool)?.tool.output_schema.clone()
+    tools.iter().find(|seen| seen.tool.name == tool)?.output.clone()
 }
 
 fn is_listed(server: &Server, tool: &str) -> bool {
@@ -239,6 +244,8 @@ fn is_listed(server: &Server, tool: &str) -> bool {
 fn unknown_tool() -> ErrorData {
     ErrorData::invalid_params("there is no such tool", None)
 }
+
+const NO_EFFECT: CalledKind = CalledKind::Outcome(Kind::Failed);
 
 const KEY: &str = "io.countersign/idempotency-key";
 const MANDATE: &str = "io.countersign/mandate";

@@ -8,7 +8,8 @@
 //!
 //! A state is sealed under a key of this process, bound to who asked for what: in other hands, for another request, after a
 //! restart or beyond its time it leads nowhere. The same call without the state is asked the same again; with one whose answer
-//! was lost it is told what came of it. What is put aside and not come back for is given up, and the same call is then a new one.
+//! was lost it is told what came of it. What is put aside and not come back for is given up. What it had come to is left behind then,
+//! and the same call is a new one; what is not over by then the same call joins.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -65,6 +66,8 @@ pub(super) struct Errand {
     pub(super) seat: Option<Arc<OnceLock<Arc<Seat>>>>,
     /// Of a call: what came of it, once it is over.
     pub(super) recall: Option<Recall>,
+    /// Whether the same request again is this one, where its client did not hear what it was asked.
+    pub(super) is_joined: bool,
     /// What its client can be asked.
     pub(super) able: ClientCapabilities,
     pub(super) input: Duration,
@@ -186,9 +189,8 @@ impl Desk {
 
     /// The same call of the same caller, which was asked something and did not hear it: it is asked again.
     fn asked_before(&self, errand: &Errand) -> Result<Option<InHand>, ErrorData> {
-        let alike = |work: &&Arc<Work>| work.bound == errand.bound && work.is_joined();
-        let found = errand.seat.as_ref().and_then(|_| lock(&self.aside).values().find(alike).cloned());
-        let Some(work) = found else { return Ok(None) };
+        let alike = |work: &&Arc<Work>| errand.is_joined && work.bound == errand.bound;
+        let Some(work) = lock(&self.aside).values().find(alike).cloned() else { return Ok(None) };
         let inside = Arc::clone(&work.inside).try_lock_owned().map_err(|_| busy())?;
         // Whatever it waits for, this client may not be able to answer it.
         for request in inside.asked.iter().flat_map(|asked| asked.requests.values()) {
@@ -374,10 +376,6 @@ async fn until_asked(
 impl Work {
     fn seat(&self) -> Option<&Arc<Seat>> {
         self.seat.as_ref()?.get()
-    }
-
-    fn is_joined(&self) -> bool {
-        self.seat().is_some_and(|seat| seat.is_joined())
     }
 
     fn abandon(&self) {

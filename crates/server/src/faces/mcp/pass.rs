@@ -224,7 +224,7 @@ impl Face {
         let bound = Sha256::digest(action::json::canonical(&parts)).into();
         let input = self.scope.gateway.mcp_settings().input();
         let able = self.party(context)?.client().capabilities.clone();
-        Ok(Errand { bound, owner, responses, state, seat: None, recall: None, able, input })
+        Ok(Errand { bound, owner, responses, state, seat: None, recall: None, is_joined: false, able, input })
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use gateway::upstream::Output;
 use gateway::{Called, Caller, Code, Error, Gateway, MCP_ARCHETYPES};
 use rmcp::model::{
-    CancelTaskParams, DetailedTask, ErrorData, GetTaskParams, GetTaskResult, JsonObject, Task, TaskPayload,
-    TaskStatus, UpdateTaskParams,
+    CancelTaskParams, DetailedTask, ErrorData, GetTaskParams, GetTaskResult, Task, TaskPayload, TaskStatus,
+    UpdateTaskParams,
 };
 use rmcp::service::{RequestContext, RoleServer};
 use serde_json::Value;
@@ -49,7 +50,7 @@ impl Face {
     }
 
     /// The form that is declared for what the task's tool answers.
-    async fn output_of_task(&self, caller: &Caller, id: &str) -> Result<Option<Arc<JsonObject>>, ErrorData> {
+    async fn output_of_task(&self, caller: &Caller, id: &str) -> Result<Option<Arc<Output>>, ErrorData> {
         let gateway = &self.scope.gateway;
         let action = gateway.action(caller, id).await.map_err(|error| no_task(&error))?;
         let named = action.archetype.strip_prefix(MCP_ARCHETYPES).and_then(|name| name.split_once('/'));

@@ -1,29 +1,25 @@
 //! Outcomes as results of tools: what the server answered, or in words of ours why there is nothing of the kind.
 
-use action::Form;
-use gateway::{Called, Code, Error};
-use rmcp::model::{CallToolResult, ContentBlock, JsonObject, MetaObject, ResultType};
+use gateway::upstream::Output;
+use gateway::{Called, CalledKind, Code, Error, Kind};
+use rmcp::model::{CallToolResult, ContentBlock, MetaObject, ResultType};
 use serde_json::{Map, Value, json};
 
 use crate::errors;
 use crate::fault;
 
 /// What became of a call, of which its server may declare what form the answer has.
-pub(super) fn outcome(called: &Called, output: Option<&JsonObject>) -> CallToolResult {
+pub(super) fn outcome(called: &Called, output: Option<&Output>) -> CallToolResult {
     let answer = called.answer.clone().and_then(|answer| serde_json::from_value(answer).ok());
     let mut result: CallToolResult = match answer {
+        Some(answer) if called.waits().is_some() => unsettled(called, answer, output.is_some()),
         Some(answer) if output.is_some_and(|output| is_otherwise(output, &answer)) => unheld(answer),
         Some(answer) => answer,
         None => in_words(called, output.is_some()),
     };
     // Servers before 2026-07-28 do not say so; rmcp leaves it out again for clients that do not know it.
     result.result_type.get_or_insert(ResultType::COMPLETE);
-    let meta = result.meta.get_or_insert_default();
-    // What the server says of itself does not tell what became of the call.
-    if called.answer.is_some() && called.waits().is_some() {
-        meta.0.insert(OUTCOME.to_owned(), brief(called));
-    }
-    mark(called, meta);
+    mark(called, result.meta.get_or_insert_default());
     result
 }
 
@@ -43,14 +39,14 @@ pub(super) fn refusal(error: &Error, has_output: bool) -> CallToolResult {
         let whole = fault::whole(error);
         body.insert("untrusted_text".to_owned(), fault::capped(&whole, LONGEST_UNTRUSTED).into());
     }
-    let advice = advice(Some(error.code), "error", &[]);
+    let advice = advice(Some(error.code), None, &[]);
     denied(format!("{advice} ({said})"), Value::Object(body), has_output)
 }
 
 /// How a call stands, or ended, without an answer of the server's.
 fn in_words(called: &Called, has_output: bool) -> CallToolResult {
     let body = brief(called);
-    if called.kind == "executed" {
+    if called.kind == CalledKind::Outcome(Kind::Executed) {
         let text = "The call was carried out and confirmed; what the server answered is not kept.";
         let content = vec![ContentBlock::text(text)];
         // Where a form is declared, clients throw away what has none and is no error.
@@ -59,14 +55,20 @@ fn in_words(called: &Called, has_output: bool) -> CallToolResult {
     denied(sentence(called).to_owned(), body, has_output)
 }
 
+/// How a call stands of which the server's answer does not say what became of it. In our words first: whoever reads only that a
+/// tool failed tries another way to the same effect.
+fn unsettled(called: &Called, answer: CallToolResult, has_output: bool) -> CallToolResult {
+    let mut result = denied(sentence(called).to_owned(), brief(called), has_output);
+    result.content.extend(answer.content);
+    result
+}
+
 /// Whether an answer is not of the form that its server declares.
-fn is_otherwise(output: &JsonObject, answer: &CallToolResult) -> bool {
+fn is_otherwise(output: &Output, answer: &CallToolResult) -> bool {
     if answer.is_error == Some(true) {
         return false;
     }
-    let Some(content) = &answer.structured_content else { return true };
-    let schema = Value::Object(output.clone()).to_string();
-    Form::read(&schema).is_some_and(|form| form.excludes(content))
+    answer.structured_content.as_ref().is_none_or(|content| output.excludes(content))
 }
 
 /// The same as an error. Clients throw it away as it is, and whoever hears nothing of an effect has it made once more.
@@ -141,30 +143,30 @@ pub(super) fn sentence(called: &Called) -> &'static str {
         .as_array()
         .map(|reasons| reasons.iter().filter_map(Value::as_str).collect())
         .unwrap_or_default();
-    advice(code, &called.kind, &reasons)
+    advice(code, Some(called.kind), &reasons)
 }
 
-/// By kind, then by reason, then by code. A test walks every code.
-fn advice(code: Option<Code>, kind: &str, reasons: &[&str]) -> &'static str {
+/// By kind, which a request has none of that became no action, then by reason, then by code. A test walks every code.
+fn advice(code: Option<Code>, kind: Option<CalledKind>, reasons: &[&str]) -> &'static str {
     use Code::*;
     match kind {
-        "executed" => return "The call was carried out and confirmed.",
-        "held" => {
+        Some(CalledKind::Outcome(Kind::Executed)) => return "The call was carried out and confirmed.",
+        Some(CalledKind::Outcome(Kind::Held)) => {
             return "Nothing has happened yet: a person has to agree to this call. Do not try another way; make the same \
                     call again later, or ask countersign_status, to learn what became of it.";
         }
-        "pending_settlement" => {
+        Some(CalledKind::Outcome(Kind::PendingSettlement)) => {
             return "The call was sent, and what became of it is not known yet. Do not try another way; make the same call \
                     again later, or ask countersign_status: it is not sent twice.";
         }
-        "needs_challenge" => {
+        Some(CalledKind::Outcome(Kind::NeedsChallenge)) => {
             return "The call has to be confirmed at challenge_url first; then make the same call again, or ask \
                     countersign_status.";
         }
-        "in_flight" => {
+        Some(CalledKind::InFlight) => {
             return "The call is under way. Make the same call again later, or ask countersign_status: it is not sent twice.";
         }
-        _ => {}
+        Some(CalledKind::Outcome(Kind::Failed | Kind::Blocked)) | None => {}
     }
     if code == Some(ProviderFailed) && errors::is_only_said(reasons) {
         return "The tool says that it failed; whether it had an effect all the same nobody has looked. See how things stand \
@@ -218,7 +220,10 @@ fn advice(code: Option<Code>, kind: &str, reasons: &[&str]) -> &'static str {
             "The operator has not accepted this tool, so it is not called; tell the person you work for."
         }
         Some(CardDataRefused) => "Leave payment card data out, and make the call again.",
-        Some(NotFound | Erased) => "There is nothing by that id that is yours.",
+        Some(NotFound) => "There is nothing by that id that is yours.",
+        Some(Erased) => {
+            "The call is over, and what was said of it is erased: ask countersign_receipt how it ended."
+        }
         Some(BodyTooLarge) => "Send less, and make the call again.",
         Some(code) => {
             errors::entry(code).remediation.first().copied().unwrap_or("Tell the person you work for.")
@@ -243,7 +248,7 @@ mod tests {
     #[test]
     fn every_code_has_a_sentence_that_is_one_of_ours() {
         for code in Code::ALL {
-            let said = advice(Some(code), "blocked", &[]);
+            let said = advice(Some(code), Some(CalledKind::Outcome(Kind::Blocked)), &[]);
             assert!(said.len() > 10 && said.is_ascii(), "{code}: {said}");
         }
     }
@@ -259,15 +264,33 @@ mod tests {
         assert_eq!((&body["kind"], &body["field"]), (&json!("error"), &json!("/a")));
     }
 
-    /// A call that was carried out, and what its server answered.
+    /// A call, and what its server answered.
+    fn called(kind: CalledKind, answer: Option<Value>) -> Called {
+        let body = json!({ "kind": kind.as_str() });
+        Called { action_id: None, kind, answer, body, replayed: false, delivery: None }
+    }
+
+    /// One that was carried out.
     fn executed(answer: Option<Value>) -> Called {
-        Called {
-            action_id: None,
-            kind: "executed".to_owned(),
-            answer,
-            body: json!({"kind": "executed"}),
-            replayed: false,
-            delivery: None,
+        called(CalledKind::Outcome(Kind::Executed), answer)
+    }
+
+    #[test]
+    fn what_its_tool_calls_a_failure_is_first_of_all_in_doubt() {
+        let failed = json!({"content": [{"type": "text", "text": "card declined"}], "isError": true});
+        let kinds = Kind::ALL.into_iter().map(CalledKind::Outcome).chain([CalledKind::InFlight]);
+        for kind in kinds {
+            let called = called(kind, Some(failed.clone()));
+            let result = outcome(&called, None);
+            let texts: Vec<&str> = result.content.iter().map(|it| &*it.as_text().unwrap().text).collect();
+            if called.waits().is_none() {
+                assert_eq!(texts, ["card declined"], "{kind:?}");
+                continue;
+            }
+            assert_eq!(texts[0], sentence(&called), "{kind:?}");
+            assert_eq!(texts[texts.len() - 1], "card declined", "{kind:?}: what it said follows");
+            assert_eq!(result.structured_content.unwrap()["kind"], kind.as_str());
+            assert_eq!(result.is_error, Some(true));
         }
     }
 
@@ -275,7 +298,7 @@ mod tests {
     fn an_answer_in_another_form_than_declared_says_that_the_call_was_carried_out() {
         let output =
             json!({"type": "object", "properties": {"lines": {"type": "integer"}}, "required": ["lines"]});
-        let output = output.as_object().unwrap();
+        let output = &Output::of(output.as_object().unwrap().clone().into());
         let told = |answer: Value| outcome(&executed(Some(answer)), Some(output));
         let answer = |more: Value| {
             let mut answer = json!({"content": [{"type": "text", "text": "many"}]});
