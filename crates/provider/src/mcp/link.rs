@@ -162,6 +162,11 @@ impl Link {
         self.service.peer().peer_info()
     }
 
+    /// The same for others to hear; nothing, if it has no form without what the server was told in confidence.
+    pub(super) fn introduction(&self) -> Option<Arc<ServerPeerInfo>> {
+        without(&self.secrets, (*self.about()?).clone()).map(Arc::new)
+    }
+
     pub(super) fn peer(&self) -> &Peer<RoleClient> {
         self.service.peer()
     }

@@ -156,7 +156,8 @@ impl Service<RoleClient> for Relay {
         context: RequestContext<RoleClient>,
     ) -> Result<ClientResult, ErrorData> {
         let exchange = self.under_way.of_origin(context.extensions.get::<InboundStreamOrigin>());
-        match request {
+        let unreadable = || ErrorData::invalid_request("the question has not the form of one", None);
+        match without(&self.secrets, request).ok_or_else(unreadable)? {
             ServerRequest::PingRequest(_) => Ok(ClientResult::empty(())),
             ServerRequest::CreateMessageRequest(request) => {
                 let said = self.ask(InputRequest::CreateMessage(request), exchange).await?;
@@ -182,6 +183,12 @@ impl Service<RoleClient> for Relay {
         notification: ServerNotification,
         _: NotificationContext<RoleClient>,
     ) -> Result<(), ErrorData> {
+        if let (ServerNotification::ToolListChangedNotification(_), Some(server)) =
+            (&notification, self.server.upgrade())
+        {
+            server.forget_tools();
+        }
+        let Some(notification) = without(&self.secrets, notification) else { return Ok(()) };
         match notification {
             ServerNotification::ProgressNotification(mut progress) => {
                 let Some(exchange) = self.under_way.of_token(&progress.params.progress_token) else {
@@ -196,15 +203,8 @@ impl Service<RoleClient> for Relay {
             // The question that it withdraws is dropped by whoever waits for its answer.
             ServerNotification::CancelledNotification(_) => {}
             other => {
-                if matches!(other, ServerNotification::ToolListChangedNotification(_))
-                    && let Some(server) = self.server.upgrade()
-                {
-                    server.forget_tools();
-                }
                 let of = self.under_way.only().and_then(|it| it.of.clone());
-                if let Some(other) = without(&self.secrets, other) {
-                    self.party.tell(other, of.as_ref());
-                }
+                self.party.tell(other, of.as_ref());
             }
         }
         Ok(())
@@ -227,15 +227,16 @@ fn asked_for(mut client: ClientCapabilities) -> ClientCapabilities {
     client
 }
 
-/// What a server says, without what it was told in confidence: a server that repeats what it is sent tells no client.
+/// What a server says, without what it was told in confidence: a server that repeats what it is sent tells no client. Nothing, if
+/// it has no form then.
 pub(super) fn without<T: Serialize + DeserializeOwned>(secrets: &[Arc<Secret>], said: T) -> Option<T> {
     if secrets.is_empty() {
         return Some(said);
     }
-    let mut text = serde_json::to_string(&said).ok()?;
+    let mut value = serde_json::to_value(&said).ok()?;
     // Every one of them: the first that is found must not hide the next.
-    let struck = secrets.iter().filter(|secret| secret.strike_from(&mut text)).count();
-    if struck > 0 { serde_json::from_str(&text).ok() } else { Some(said) }
+    let struck = secrets.iter().filter(|secret| secret.strike_from_json(&mut value)).count();
+    if struck > 0 { serde_json::from_value(value).ok() } else { Some(said) }
 }
 
 fn read<T: serde::de::DeserializeOwned>(said: Value) -> Result<T, ErrorData> {

@@ -19,7 +19,7 @@ use super::link::{Fault, Greeting, Heard, Link, Unopened, Use};
 use super::listed::SeenTool;
 use super::lock;
 use super::party::{Nobody, Party, PartyId, Tie};
-use super::relay::{Relay, declined};
+use super::relay::{Relay, declined, without};
 use crate::Outside;
 
 /// One server that the operator names.
@@ -297,7 +297,8 @@ impl Server {
         let subscription = link.0.peer().listen(filter).await;
         let mut subscription =
             subscription.map_err(|_| internal("the server does not tell of changes".to_owned()))?;
-        let (server, party, heard) = (Arc::downgrade(self), Arc::clone(party), Heard::of(&link.0));
+        let (server, party, secrets) = (Arc::downgrade(self), Arc::clone(party), self.launch.secrets());
+        let heard = Heard::of(&link.0);
         let task = tokio::spawn(async move {
             let _heard = heard;
             while let Ok(Some(told)) = subscription.next().await {
@@ -306,7 +307,9 @@ impl Server {
                 {
                     server.forget_tools();
                 }
-                party.tell(told, None);
+                if let Some(told) = without(&secrets, told) {
+                    party.tell(told, None);
+                }
             }
         });
         Ok(Listening { _heard: None, task: Some(task) })
@@ -332,7 +335,7 @@ impl Server {
             () = self.closing.cancelled() => return Err(self.unreachable("the gateway is about to end")),
             link = self.greet(party) => Arc::new(link?),
         };
-        let about = link.about();
+        let about = link.introduction();
         let first = std::mem::replace(&mut *lock(&self.about), about).is_none();
         let used = Use::of(&link);
         lock(&self.links).entry(party.client().id.clone()).or_default().push(Held {

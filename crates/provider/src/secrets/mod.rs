@@ -14,6 +14,7 @@ mod aws;
 mod mtls;
 mod oauth2;
 mod source;
+mod strike;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,7 +22,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use reqwest::header::HeaderValue;
-use zeroize::{Zeroize, Zeroizing};
+use serde_json::Value;
+use zeroize::Zeroizing;
 
 use crate::egress::{HostPort, Origin};
 
@@ -313,15 +315,14 @@ impl Secret {
         sensitive(&text).ok_or_else(|| Error::Value { name: self.name().to_owned() })
     }
 
-    /// Takes the value out of a text that came from outside. Whether it was there.
+    /// Takes the value out of a text that came from outside, also where it is escaped as in JSON. Whether it was there.
     pub(crate) fn strike_from(&self, text: &mut String) -> bool {
-        let found = text.contains(self.value.as_str());
-        if found {
-            let clean = text.replace(self.value.as_str(), "[secret]");
-            text.zeroize();
-            *text = clean;
-        }
-        found
+        strike::from_text(&self.value, text)
+    }
+
+    /// The same from all that is text in a value of JSON.
+    pub(crate) fn strike_from_json(&self, json: &mut Value) -> bool {
+        strike::from_json(&self.value, json)
     }
 }
 
