@@ -157,6 +157,8 @@ impl Gateway {
                 taken => break taken?,
             }
         };
+        // People may think for long about what is held.
+        seat.give_back_link();
         let mut called = self.of_answer(caller, answer, &seat).await?;
         while let (Some(id), Some(why)) = (called.action_id, called.waits())
             && pause.is_left()

@@ -38,7 +38,16 @@ impl World {
     }
 
     async fn judged(policy: &str, settings: impl FnOnce(&mut gateway::config::Mcp)) -> World {
-        let tools = Tools::start(&[SESSIONS, STATELESS]).await.unwrap();
+        World::speaking(&[SESSIONS, STATELESS], policy, settings).await
+    }
+
+    /// One whose shop speaks these revisions.
+    async fn speaking(
+        revisions: &[rmcp::model::ProtocolVersion],
+        policy: &str,
+        settings: impl FnOnce(&mut gateway::config::Mcp),
+    ) -> World {
+        let tools = Tools::start(revisions).await.unwrap();
         let farm = Tools::start(&[SESSIONS]).await.unwrap();
         let at = |tools: &Tools| {
             tools.url().strip_prefix("http://").unwrap().strip_suffix("/mcp").unwrap().to_owned()
@@ -713,6 +722,33 @@ async fn changes_are_told_to_whoever_listens() {
         (&told["method"], &told["params"]["uri"]),
         (&json!("notifications/resources/updated"), &json!(book))
     );
+}
+
+#[tokio::test]
+async fn calls_that_wait_for_a_person_keep_no_connection_from_others() {
+    let connections = |mcp: &mut gateway::config::Mcp| {
+        mcp.servers.get_mut("shop").unwrap().connections = 2;
+    };
+    let world = World::speaking(&[SESSIONS], ASK, connections).await;
+    let client = world.client("/mcp/shop", NEW);
+    let other = async {
+        let approver = world.served.key_of("bob", "approver").await;
+        loop {
+            let list = world.served.get("/v1/approvals").bearer_auth(&approver);
+            let list: Value = list.send().await.unwrap().json().await.unwrap();
+            if list["items"][0].get("action_id").is_some() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        // It is held, and what it comes to is waited for.
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        client.call("echo", json!({"text": "a"})).await
+    };
+    tokio::select! {
+        held = client.call("count", json!({"key": "k"})) => panic!("nobody agreed: {held}"),
+        said = other => assert_eq!(text(&said), "a", "{said}"),
+    }
 }
 
 #[tokio::test]

@@ -139,6 +139,11 @@ impl Seat {
         lock(&self.link).take()
     }
 
+    /// The call goes on without it, or not now: others may have its connection.
+    pub fn give_back_link(&self) {
+        drop(self.take_link());
+    }
+
     pub(super) fn put_link(&self, link: Use) {
         *lock(&self.link) = Some(link);
     }
