@@ -301,9 +301,9 @@ impl Desk {
         mail.tell(notification);
     }
 
-    /// A request is given up by a client over pipes, where its id is the only one.
-    pub(super) fn give_up(&self, id: &RequestId) {
-        for work in lock(&self.works).values() {
+    /// A request is given up by its client. Over pipes its id is the only one; others' may have the same.
+    pub(super) fn give_up(&self, owner: &str, id: &RequestId) {
+        for work in lock(&self.works).values().filter(|work| *work.owner == *owner) {
             if lock(&work.waits).as_ref().is_some_and(|waits| waits.id == *id) {
                 work.cancelled.cancel();
             }
@@ -443,3 +443,47 @@ const MOST_ASIDE: usize = 1024;
 const MOST_ASIDE_EACH: usize = 64;
 /// How much longer than its state what is put aside is kept: a client may come at the last moment.
 const GRACE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    struct Plain;
+
+    impl rmcp::ServerHandler for Plain {}
+
+    #[tokio::test]
+    async fn whoever_gives_up_a_request_gives_up_none_of_somebody_else() {
+        let desk = Desk::new().unwrap();
+        let (near, _far) = tokio::io::duplex(1024);
+        let running = rmcp::service::serve_directly(Plain, near, None);
+        let works = ["ann", "bob"].map(|owner| {
+            let (asking, asked) = mpsc::channel(1);
+            let inside = Inside { asking: asked, asked: None, over: None, round: 0 };
+            let waits = Waits {
+                id: RequestId::Number(1),
+                mail: Arc::new(Mail::to(running.peer().clone())),
+                progress: None,
+                level: None,
+            };
+            let work = Arc::new(Work {
+                number: desk.next.fetch_add(1, Ordering::Relaxed),
+                owner: owner.into(),
+                bound: [0; 32],
+                seat: None,
+                cancelled: CancellationToken::new(),
+                asking,
+                waits: Mutex::new(Some(waits)),
+                inside: Arc::new(tokio::sync::Mutex::new(inside)),
+            });
+            lock(&desk.works).insert(work.number, Arc::clone(&work));
+            work
+        });
+        desk.give_up("ann", &RequestId::Number(2));
+        desk.give_up("eve", &RequestId::Number(1));
+        assert!(works.iter().all(|work| !work.cancelled.is_cancelled()));
+        desk.give_up("ann", &RequestId::Number(1));
+        assert_eq!(works.map(|work| work.cancelled.is_cancelled()), [true, false]);
+    }
+}

@@ -242,11 +242,12 @@ impl ServerHandler for Face {
         self.custom(request, &context).await
     }
 
-    async fn on_cancelled(&self, cancelled: CancelledNotificationParam, _: Heard) {
-        match (self.session(), &cancelled.request_id) {
-            (Some(session), Some(id)) => session.give_up(id),
-            (None, Some(id)) => self.mcp.desk.give_up(id),
-            (_, None) => {}
+    async fn on_cancelled(&self, cancelled: CancelledNotificationParam, heard: Heard) {
+        let Some(id) = &cancelled.request_id else { return };
+        match (self.session(), Visit::of(&heard.extensions)) {
+            (Some(session), _) => session.give_up(id),
+            (None, Ok(visit)) => self.mcp.desk.give_up(&self.owner(&visit.caller), id),
+            (None, Err(_)) => {}
         }
     }
 
