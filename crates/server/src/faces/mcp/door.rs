@@ -11,14 +11,15 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, StatusCode};
 use http_body_util::Full;
 use rmcp::model::{
-    ErrorData, Implementation, JsonRpcError, ProtocolVersion, RequestMetaObject, SubscriptionFilter,
+    ErrorData, Implementation, JsonRpcError, ProtocolVersion, RequestId, RequestMetaObject,
+    SubscriptionFilter,
 };
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use serde_json::Value;
 
 use super::delivery::{Slot, Watched};
 use super::face::{Face, owner};
-use super::listen::Opened;
+use super::listen::{Opened, must_be_bearable};
 use super::scope::Scope;
 use super::sessions::{Own, Owner};
 use super::visit::Visit;
@@ -84,6 +85,9 @@ async fn enter(mut request: Request, only: Option<&str>) -> Result<Response, Err
         "tools/call" => know_tools(&scope, &message).await,
         "subscriptions/listen" => {
             if let Some(filter) = message.filter() {
+                if let Err(error) = must_be_bearable(&filter) {
+                    return Ok(reply::json(StatusCode::OK, &JsonRpcError::new(message.id(), error)));
+                }
                 let opened = Opened::new(&mcp, (&scope, &owner.who), &filter, message.client()).await?;
                 visit.opened = Some(Arc::new(opened));
             }
@@ -162,6 +166,10 @@ impl Message {
 
     pub(super) fn method(&self) -> &str {
         self.0["method"].as_str().unwrap_or_default()
+    }
+
+    pub(super) fn id(&self) -> Option<RequestId> {
+        serde_json::from_value(self.0["id"].clone()).ok()
     }
 
     fn name(&self) -> Option<&str> {

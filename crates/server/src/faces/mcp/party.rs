@@ -33,8 +33,8 @@ pub(super) struct Session {
     pub(super) level: Mutex<Option<LoggingLevel>>,
     /// Its calls that are under way.
     calls: Mutex<HashMap<RequestId, CancellationToken>>,
-    /// What it wants to hear of, by server.
-    pub(super) wanted: tokio::sync::Mutex<HashMap<String, Wanted>>,
+    /// What it wants to hear of, by server: while one is slow to say that it tells, the others are listened to.
+    wanted: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Wanted>>>>,
 }
 
 /// A session in its place; with it go the connections that servers have to it.
@@ -75,7 +75,7 @@ impl Session {
             input,
             level: Mutex::default(),
             calls: Mutex::default(),
-            wanted: tokio::sync::Mutex::default(),
+            wanted: Mutex::default(),
         }
     }
 
@@ -84,6 +84,11 @@ impl Session {
         let cancelled = CancellationToken::new();
         lock(&self.calls).insert(id.clone(), cancelled.clone());
         UnderWay { session: Arc::clone(self), id: id.clone(), cancelled }
+    }
+
+    /// What it wants to hear of this server.
+    pub(super) fn wanted(&self, server: &str) -> Arc<tokio::sync::Mutex<Wanted>> {
+        Arc::clone(lock(&self.wanted).entry(server.to_owned()).or_default())
     }
 
     /// The client gives a call up.

@@ -15,7 +15,7 @@ use super::Mcp;
 use super::delivery::Slot;
 use super::door::{MOST_BYTES, Message};
 use super::face::{Face, owner};
-use super::listen::Opened;
+use super::listen::{Opened, must_be_bearable};
 use super::scope::Scope;
 use super::visit::Visit;
 
@@ -119,7 +119,7 @@ where
                 Ok(Some(message)) => return Some(message),
                 Ok(None) => {}
                 Err(error) => {
-                    let refusal = ServerJsonRpcMessage::Error(JsonRpcError::new(None, error));
+                    let refusal = ServerJsonRpcMessage::Error(error);
                     let _ = write(&self.output, &refusal, &self.visit.slot).await;
                 }
             }
@@ -133,17 +133,20 @@ where
 
 impl<R, W> Lines<R, W> {
     /// The message of a line; nothing if it comes later, when it is prepared.
-    fn message(&self, line: &[u8], too_long: bool) -> Result<Option<ClientJsonRpcMessage>, ErrorData> {
+    fn message(&self, line: &[u8], too_long: bool) -> Result<Option<ClientJsonRpcMessage>, JsonRpcError> {
+        let no_message = |error| JsonRpcError::new(None, error);
         if too_long {
-            return Err(ErrorData::invalid_request("the message is too long", None));
+            return Err(no_message(ErrorData::invalid_request("the message is too long", None)));
         }
-        let seen = Message::read(line)?;
-        let unknown = |_| ErrorData::invalid_request("this is no message of JSON-RPC", None);
+        let seen = Message::read(line).map_err(no_message)?;
+        let unknown = |_| no_message(ErrorData::invalid_request("this is no message of JSON-RPC", None));
         let mut message: ClientJsonRpcMessage = serde_json::from_slice(line).map_err(unknown)?;
         if seen.method() != "subscriptions/listen" {
             message.insert_extension(self.visit.clone());
             return Ok(Some(message));
         }
+        let bearable = seen.filter().as_ref().map_or(Ok(()), must_be_bearable);
+        bearable.map_err(|error| JsonRpcError::new(seen.id(), error))?;
         let (mcp, scope, visit, ready) =
             (Arc::clone(&self.mcp), self.scope.clone(), self.visit.clone(), self.ready.clone());
         tokio::spawn(async move {
