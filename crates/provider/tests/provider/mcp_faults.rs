@@ -236,18 +236,16 @@ async fn a_server_that_repeats_its_secret_in_whatever_way_tells_no_client() {
     let other_quoted = other.replace('\\', r"\\");
     let bare = |text: &str| text[1..text.len() - 1].to_owned();
     let said = format!("{} {other} {} {other_quoted}", bare(&once), bare(&quoted));
-    let cases = format!(
-        r#"
-    initialize) answer '"protocolVersion":"2025-11-25","capabilities":{{"tools":{{}},"experimental":{{"SAID":{{}}}}}},"serverInfo":{{"name":"SAID","version":"1"}},"instructions":"SAID"' ;;
-    tools/list) answer '"tools":[{{"name":"count","description":"SAID","inputSchema":{{"type":"object","description":"SAID"}}}}]' ;;
+    let cases = r#"
+    initialize) answer '"protocolVersion":"2025-11-25","capabilities":{"tools":{},"experimental":{"SAID":{}}},"serverInfo":{"name":"SAID","version":"1"},"instructions":"SAID"' ;;
+    tools/list) answer '"tools":[{"name":"count","description":"SAID","inputSchema":{"type":"object","description":"SAID"}}]' ;;
     tools/call)
-        say '"method":"notifications/progress","params":{{"progressToken":'"$(number progressToken)"',"progress":1,"message":"SAID"}}'
-        say '"method":"notifications/message","params":{{"level":"error","data":{{"SAID":["SAID"]}}}}'
-        say '"id":"q","method":"elicitation/create","params":{{"mode":"form","message":"SAID","requestedSchema":{{"type":"object","properties":{{}}}}}}'
+        say '"method":"notifications/progress","params":{"progressToken":'"$(number progressToken)"',"progress":1,"message":"SAID"}'
+        say '"method":"notifications/message","params":{"level":"error","data":{"SAID":["SAID"]}}'
+        say '"id":"q","method":"elicitation/create","params":{"mode":"form","message":"SAID","requestedSchema":{"type":"object","properties":{}}}'
         read -r answered
-        answer '"content":[{{"type":"text","text":"SAID"}}],"structuredContent":{{"SAID":"SAID"}}' ;;
-    prompts/list) say "\"id\":$id,"'"error":{{"code":-32000,"message":"SAID","data":["SAID"]}}' ;;"#
-    )
+        answer '"content":[{"type":"text","text":"SAID"}],"structuredContent":{"SAID":"SAID"}' ;;
+    prompts/list) say "\"id\":$id,"'"error":{"code":-32000,"message":"SAID","data":["SAID"]}' ;;"#
     .replace("SAID", &said);
     let raw = Raw::with(&cases, Some(SECRET), |it| it);
     let server = raw.server();

@@ -119,7 +119,7 @@ where
                 Ok(Some(message)) => return Some(message),
                 Ok(None) => {}
                 Err(error) => {
-                    let refusal = ServerJsonRpcMessage::Error(error);
+                    let refusal = ServerJsonRpcMessage::Error(*error);
                     let _ = write(&self.output, &refusal, &self.visit.slot).await;
                 }
             }
@@ -133,8 +133,12 @@ where
 
 impl<R, W> Lines<R, W> {
     /// The message of a line; nothing if it comes later, when it is prepared.
-    fn message(&self, line: &[u8], too_long: bool) -> Result<Option<ClientJsonRpcMessage>, JsonRpcError> {
-        let no_message = |error| JsonRpcError::new(None, error);
+    fn message(
+        &self,
+        line: &[u8],
+        too_long: bool,
+    ) -> Result<Option<ClientJsonRpcMessage>, Box<JsonRpcError>> {
+        let no_message = |error| Box::new(JsonRpcError::new(None, error));
         if too_long {
             return Err(no_message(ErrorData::invalid_request("the message is too long", None)));
         }
@@ -146,7 +150,7 @@ impl<R, W> Lines<R, W> {
             return Ok(Some(message));
         }
         let bearable = seen.filter().as_ref().map_or(Ok(()), must_be_bearable);
-        bearable.map_err(|error| JsonRpcError::new(seen.id(), error))?;
+        bearable.map_err(|error| Box::new(JsonRpcError::new(seen.id(), error)))?;
         let (mcp, scope, visit, ready) =
             (Arc::clone(&self.mcp), self.scope.clone(), self.visit.clone(), self.ready.clone());
         tokio::spawn(async move {
