@@ -38,7 +38,16 @@ impl World {
     }
 
     async fn judged(policy: &str, settings: impl FnOnce(&mut gateway::config::Mcp)) -> World {
-        World::with(Tools::start(&[SESSIONS, STATELESS]).await.unwrap(), policy, settings).await
+        World::speaking(&[SESSIONS, STATELESS], policy, settings).await
+    }
+
+    /// One whose shop speaks these revisions.
+    async fn speaking(
+        revisions: &[rmcp::model::ProtocolVersion],
+        policy: &str,
+        settings: impl FnOnce(&mut gateway::config::Mcp),
+    ) -> World {
+        World::with(Tools::start(revisions).await.unwrap(), policy, settings).await
     }
 
     /// With what the shop is by then.
@@ -1025,6 +1034,115 @@ async fn changes_are_told_to_whoever_listens() {
         (&told["method"], &told["params"]["uri"]),
         (&json!("notifications/resources/updated"), &json!(book))
     );
+}
+
+#[tokio::test]
+async fn who_connected_last_decides_for_nobody_else_how_changes_are_told() {
+    let world = World::new().await;
+    let old = world.greeted("/mcp/shop", OLD).await;
+    old.result("prompts/list", json!({})).await;
+    // With this one the server speaks the other revision.
+    world.client("/mcp/shop", NEW).result("prompts/list", json!({})).await;
+    let book = world.tools.book(1);
+    old.result("resources/subscribe", json!({"uri": book})).await;
+    assert_eq!(world.tools.subscribed(), [book]);
+}
+
+#[tokio::test]
+async fn nobody_listens_to_more_resources_than_are_bearable_and_all_are_looked_for_at_once() {
+    let world = World::new().await;
+    let listen = |most: usize| {
+        let uris: Vec<String> = (0..most).map(|number| format!("book://0/{number}")).collect();
+        json!({"notifications": {"resourceSubscriptions": uris, "toolsListChanged": true}})
+    };
+    let client = world.client("/mcp", NEW);
+    assert_eq!(client.error("subscriptions/listen", listen(1001)).await["code"], -32602);
+    let before = world.farm.resource_lists();
+    let mut response =
+        client.post(&client.message(1, "subscriptions/listen", listen(100))).send().await.unwrap();
+    let acknowledged = response.chunk().await.unwrap().expect("a message");
+    assert!(std::str::from_utf8(&acknowledged).unwrap().contains("subscriptions/acknowledged"));
+    assert_eq!(world.farm.resource_lists() - before, 2, "it has two pages");
+
+    let gateway = world.served.production();
+    let caller = gateway.authenticate(&world.key).await.unwrap();
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let pipes = tokio::io::split(far);
+    tokio::spawn(async move { countersign_server::serve_mcp(gateway, caller, Some("shop"), pipes).await });
+    let (input, mut output) = tokio::io::split(near);
+    let line = client.message(5, "subscriptions/listen", listen(1001)).to_string() + "\n";
+    output.write_all(line.as_bytes()).await.unwrap();
+    let refused = BufReader::new(input).lines().next_line().await.unwrap().unwrap();
+    let refused: Value = serde_json::from_str(&refused).unwrap();
+    assert_eq!((&refused["id"], &refused["error"]["code"]), (&json!(5), &json!(-32602)), "{refused}");
+}
+
+#[tokio::test]
+async fn calls_that_wait_for_a_person_keep_no_connection_from_others() {
+    let connections = |mcp: &mut gateway::config::Mcp| {
+        mcp.servers.get_mut("shop").unwrap().connections = 2;
+    };
+    let world = World::speaking(&[SESSIONS], ASK, connections).await;
+    let client = world.client("/mcp/shop", NEW);
+    let other = async {
+        let approver = world.served.key_of("bob", "approver").await;
+        loop {
+            let list = world.served.get("/v1/approvals").bearer_auth(&approver);
+            let list: Value = list.send().await.unwrap().json().await.unwrap();
+            if list["items"][0].get("action_id").is_some() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        // It is held, and what it comes to is waited for.
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        client.call("echo", json!({"text": "a"})).await
+    };
+    tokio::select! {
+        held = client.call("count", json!({"key": "k"})) => panic!("nobody agreed: {held}"),
+        said = other => assert_eq!(text(&said), "a", "{said}"),
+    }
+}
+
+/// A server in a shell that takes its time to say that it tells of changes to lists, and keeps what it reads.
+const SLOW: &str = r#"
+cd "$(dirname "$0")"
+say() { printf '{"jsonrpc":"2.0",%s}\n' "$1"; }
+while read -r line; do
+    id=$(printf '%s' "$line" | sed -n 's/.*"id":\([0-9]*\).*/\1/p')
+    acknowledged='"method":"notifications/subscriptions/acknowledged","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":'$id'},"notifications":{"resourcesListChanged":true'
+    case $line in
+    *'"initialize"'*) say "\"id\":$id,\"error\":{\"code\":-32601,\"message\":\"no\"}" ;;
+    *'"server/discover"'*) say "\"id\":$id,"'"result":{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{"resources":{"subscribe":true,"listChanged":true}},"ttlMs":0,"cacheScope":"private"}' ;;
+    *'"slow:1"'*) say "$acknowledged,"'"resourceSubscriptions":["slow:1"]}}' ;;
+    *'"subscriptions/listen"'*) (sleep 1; say "$acknowledged}}") & ;;
+    esac
+    printf '%s\n' "$line" >> lines
+done
+"#;
+
+#[tokio::test]
+async fn a_subscription_outlives_the_greeting_that_comes_to_its_end_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("slow.sh");
+    std::fs::write(&script, SLOW).unwrap();
+    let command = ["/bin/sh", script.to_str().unwrap()].map(str::to_owned).to_vec();
+    let slow = McpServer { command, ..McpServer::default() };
+    let world = World::judged(PERMIT, |mcp| drop(mcp.servers.insert("slow".to_owned(), slow))).await;
+    let lines = folder.path().join("lines");
+    let read = async |part: &str| loop {
+        let all = std::fs::read_to_string(&lines).unwrap_or_default();
+        if let Some(line) = all.lines().find(|line| line.contains(part)) {
+            return serde_json::from_str::<Value>(line).unwrap();
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    };
+    let client = world.greeted("/mcp/slow", OLD).await;
+    let first = read("subscriptions/listen").await;
+    client.result("resources/subscribe", json!({"uri": "slow:1"})).await;
+    // One takes the place of the other, which is ended then.
+    let ended = read("notifications/cancelled").await;
+    assert_eq!(ended["params"]["requestId"], first["id"], "{ended}");
 }
 
 #[tokio::test]

@@ -76,6 +76,8 @@ struct Books {
     outputs: BTreeMap<String, Value>,
     /// Keys for which `visit` has had its client open an address.
     visited: BTreeSet<String>,
+    subscribed: Vec<String>,
+    resource_lists: usize,
 }
 
 /// The revisions that it can be opened with.
@@ -166,6 +168,16 @@ impl Tools {
     /// The address of one of its three books.
     pub fn book(&self, number: u8) -> String {
         self.shop.book(number.into())
+    }
+
+    /// The resources that sessions subscribed to, in order.
+    pub fn subscribed(&self) -> Vec<String> {
+        self.shop.books().subscribed.clone()
+    }
+
+    /// How often its resources were listed, page by page.
+    pub fn resource_lists(&self) -> usize {
+        self.shop.books().resource_lists
     }
 
     /// Tells whoever listens that something else is in a resource.
@@ -469,6 +481,7 @@ impl ServerHandler for Counter {
         request: Option<PaginatedRequestParams>,
         _: RequestContext<RoleServer>,
     ) -> Result<ListResourcesResult, ErrorData> {
+        self.0.books().resource_lists += 1;
         let is_first = request.and_then(|request| request.cursor).is_none();
         let numbers = if is_first { 1..=2 } else { 3..=3 };
         let books = numbers.map(|number| Resource::new(self.0.book(number), format!("book {number}")));
@@ -501,9 +514,10 @@ impl ServerHandler for Counter {
 
     async fn subscribe(
         &self,
-        _: SubscribeRequestParams,
+        request: SubscribeRequestParams,
         _: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
+        self.0.books().subscribed.push(request.uri);
         Ok(())
     }
 

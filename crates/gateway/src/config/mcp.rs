@@ -65,7 +65,7 @@ pub struct McpServer {
     pub headers: BTreeMap<String, SecretHeader>,
     /// Whose it is; the first tenant's, unless it is named.
     pub tenant: Option<String>,
-    /// A request of which nothing is heard for so long is given up.
+    /// A request of which nothing is heard for so long is given up, and so is its list of tools if it is not all there by then.
     pub timeout_seconds: u64,
     /// The largest message taken from it, in bytes.
     pub most_bytes: usize,

@@ -24,8 +24,9 @@ use serde::de::DeserializeOwned;
 
 use super::launch::{Launch, Running};
 use super::lock;
-use super::party::Tie;
+use super::party::{PartyId, Tie};
 use super::relay::{Exchange, Relay, UnderWay, without};
+use super::server::Place;
 use crate::secrets::Secret;
 
 pub(super) struct Link {
@@ -42,6 +43,8 @@ pub(super) struct Link {
     level: Mutex<Option<LoggingLevel>>,
     /// Killed with the link.
     process: Mutex<Option<Running>>,
+    /// Taken as long as there is the link, whoever still uses it.
+    place: Option<Place>,
 }
 
 /// How a server is greeted.
@@ -157,6 +160,7 @@ impl Link {
             is_called: matches!(launch, Launch::Address(_)),
             level: Mutex::default(),
             process: Mutex::new(process),
+            place: None,
         };
         // It has a session after all, on a client that is for those who have none.
         if matches!(launch, Launch::Address(_)) && greeting == Greeting::Either && !link.asks_by_answers() {
@@ -165,11 +169,21 @@ impl Link {
         Ok(link)
     }
 
+    /// The same, in this place.
+    pub(super) fn at(self, place: Option<Place>) -> Link {
+        Link { place, ..self }
+    }
+
+    /// Who has its place, if it has one.
+    pub(super) fn owner(&self) -> Option<&PartyId> {
+        self.place.as_ref().map(Place::owner)
+    }
+
     pub(super) fn about(&self) -> Option<Arc<ServerPeerInfo>> {
         self.service.peer().peer_info()
     }
 
-    /// The same for others to hear.
+    /// The same for others to hear; nothing, if it has no form without what the server was told in confidence.
     pub(super) fn introduction(&self) -> Option<Arc<ServerPeerInfo>> {
         self.without_secrets((*self.about()?).clone()).map(Arc::new)
     }
@@ -248,7 +262,11 @@ impl Link {
             biased;
             answer = &mut answer => self.heard(answer),
             () = silent(&exchange, silence) => {
-                self.give_up(id, "nothing was heard of it in time").await;
+                let is_told = self.give_up(id, "nothing was heard of it in time").await;
+                // A process that says nothing and takes nothing any more is of no use to the next.
+                if !is_told && !self.is_called {
+                    self.ended.store(true, Ordering::Relaxed);
+                }
                 Err(Fault::Lost(Doubt::NoAnswer, "no answer came in time".to_owned()))
             }
             () = tie.cancelled.cancelled() => {
@@ -262,8 +280,9 @@ impl Link {
         }
     }
 
-    pub(super) async fn tell(&self, notification: ClientNotification) {
-        let _ = self.peer().send_notification(notification).await;
+    /// Tells it something. Whether it took that in time.
+    pub(super) async fn tell(&self, notification: ClientNotification) -> bool {
+        tokio::time::timeout(GRACE, self.peer().send_notification(notification)).await.is_ok()
     }
 
     /// Has the server log for this request as its client wants: each request says so, or, before 2026-07-28, the connection.
@@ -274,7 +293,8 @@ impl Link {
         let logs = self.about().is_some_and(|about| about.capabilities.logging.is_some());
         if logs && lock(&self.level).replace(level) != Some(level) {
             let request = SetLevelRequest::new(SetLevelRequestParams::new(level));
-            let _ = self.peer().send_request(request.into()).await;
+            // It is sent; who does not say so in time may log as it likes.
+            let _ = tokio::time::timeout(GRACE, self.peer().send_request(request.into())).await;
         }
     }
 
@@ -295,9 +315,9 @@ impl Link {
         }
     }
 
-    async fn give_up(&self, id: RequestId, reason: &str) {
+    async fn give_up(&self, id: RequestId, reason: &str) -> bool {
         let params = CancelledNotificationParam::new(Some(id), Some(reason.to_owned()));
-        self.tell(CancelledNotification::new(params).into()).await;
+        self.tell(CancelledNotification::new(params).into()).await
     }
 }
 
@@ -370,8 +390,8 @@ const KEPT: [&str; 2] = [IDEMPOTENCY_KEY, TRANSACTION];
 /// A session of which nothing was heard for so long may be over.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// How long a server that is told to give up may still answer.
-const GRACE: Duration = Duration::from_millis(500);
+/// How long a server may take for what is only said to it, and one that is told to give up may still answer.
+pub(super) const GRACE: Duration = Duration::from_millis(500);
 
 fn fault(error: ServiceError) -> Fault {
     let (how, why) = match error {

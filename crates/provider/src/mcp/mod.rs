@@ -34,6 +34,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use action::Tenant;
+use futures_util::future::join_all;
 
 pub use launch::{Declared, How, PATH};
 pub use listed::{Output, SeenTool, digest_of};
@@ -84,9 +85,7 @@ impl Servers {
 
     /// Everybody is gone: all links are closed, and what was started is killed. For a process that is about to end.
     pub async fn close(&self) {
-        for server in self.named.values() {
-            server.close().await;
-        }
+        join_all(self.named.values().map(|server| server.close())).await;
     }
 
     /// This party is gone: its links are closed.

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
 
 use rmcp::model::{
-    ClientConfig, ClientResult, CreateMessageResult, CustomResult, ElicitResult, ElicitationAction,
-    ErrorCode, ErrorData, InputRequest, ListRootsResult, ProgressToken, ProtocolVersion, RequestId,
-    ServerNotification, ServerRequest, TASKS_EXTENSION_ID,
+    ClientConfig, ClientResult, CreateMessageResult, ElicitResult, ElicitationAction, ErrorCode, ErrorData,
+    InputRequest, ListRootsResult, ProgressToken, ProtocolVersion, RequestId, ServerNotification,
+    ServerRequest, TASKS_EXTENSION_ID,
 };
 use rmcp::service::{InboundStreamOrigin, NotificationContext, RequestContext, Service};
 use rmcp::{RoleClient, model::ClientCapabilities};
@@ -94,6 +94,10 @@ impl UnderWay {
     fn only(&self) -> Option<Arc<Exchange>> {
         only(&lock(&self.0))
     }
+
+    fn all(&self) -> Vec<Arc<Exchange>> {
+        lock(&self.0).clone()
+    }
 }
 
 fn only(open: &[Arc<Exchange>]) -> Option<Arc<Exchange>> {
@@ -128,7 +132,9 @@ impl Relay {
             let why = "a client without a session is asked only in the midst of its request";
             return Err(ErrorData::invalid_request(why, None));
         }
-        let _asking = exchange.as_ref().map(Asking::begin);
+        // Where it is not known to which it belongs, it may be any of them that does not go on without the answer.
+        let waiting = exchange.map_or_else(|| self.under_way.all(), |it| vec![it]);
+        let _asking: Vec<Asking> = waiting.iter().map(Asking::begin).collect();
         let can_decline = matches!(request, InputRequest::Elicitation(_));
         let asked = [(ONLY.to_owned(), request)].into();
         match self.party.ask(asked, of.as_ref()).await {
@@ -174,7 +180,7 @@ impl Service<RoleClient> for Relay {
             ServerRequest::CustomRequest(request) => {
                 Err::<ClientResult, _>(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, request.method, None))
             }
-            _ => Ok(ClientResult::CustomResult(CustomResult(Value::Null))),
+            _ => Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, "nobody here can be asked that", None)),
         }
     }
 
@@ -227,15 +233,16 @@ fn asked_for(mut client: ClientCapabilities) -> ClientCapabilities {
     client
 }
 
-/// What a server says, without what it was told in confidence: a server that repeats what it is sent tells no client.
+/// What a server says, without what it was told in confidence: a server that repeats what it is sent tells no client. Nothing, if
+/// it has no form then.
 pub(super) fn without<T: Serialize + DeserializeOwned>(secrets: &[Arc<Secret>], said: T) -> Option<T> {
     if secrets.is_empty() {
         return Some(said);
     }
-    let mut text = serde_json::to_string(&said).ok()?;
+    let mut value = serde_json::to_value(&said).ok()?;
     // Every one of them: the first that is found must not hide the next.
-    let struck = secrets.iter().filter(|secret| secret.strike_from_json(&mut text)).count();
-    if struck > 0 { serde_json::from_str(&text).ok() } else { Some(said) }
+    let struck = secrets.iter().filter(|secret| secret.strike_from_json(&mut value)).count();
+    if struck > 0 { serde_json::from_value(value).ok() } else { Some(said) }
 }
 
 fn read<T: serde::de::DeserializeOwned>(said: Value) -> Result<T, ErrorData> {

@@ -1,21 +1,26 @@
 //! One server, and the links to it.
+#![expect(deprecated, reason = "subscriptions go through us as long as anybody uses them")]
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, Once, Weak};
 use std::time::{Duration, Instant};
 
 use action::Tenant;
+use futures_util::{StreamExt, stream};
 use rmcp::model::{
     CallToolRequestParams, ClientNotification, ClientRequest, ErrorData, GetMeta, GetPromptRequestParams,
     InputRequiredResult, InputResponses, ListToolsRequest, PaginatedRequestParams, ReadResourceRequestParams,
-    RequestMetaObject, ServerPeerInfo, ServerResult, SubscriptionFilter,
+    RequestMetaObject, ServerPeerInfo, ServerResult, SubscribeRequest, SubscribeRequestParams,
+    SubscriptionFilter,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::launch::{Declared, Launch};
-use super::link::{Fault, Greeting, Heard, Link, Unopened, Use};
+use super::link::{Fault, GRACE, Greeting, Heard, Link, Unopened, Use};
 use super::listed::SeenTool;
 use super::party::{Nobody, Party, PartyId, Tie};
 use super::relay::{Relay, declined, without};
@@ -26,7 +31,7 @@ use crate::Outside;
 pub struct Server {
     declared: Declared,
     launch: Launch,
-    links: Mutex<HashMap<PartyId, Vec<Held>>>,
+    links: Mutex<HashMap<PartyId, Vec<Arc<Link>>>>,
     places: Arc<Semaphore>,
     taken: Taken,
     opening: Semaphore,
@@ -36,35 +41,39 @@ pub struct Server {
     /// How it wants to be greeted, where it does not take both.
     greeting: Mutex<Option<Greeting>>,
     /// Has it tell of changes to its list.
-    watching: Mutex<Option<Listening>>,
+    watching: Mutex<Option<JoinHandle<()>>>,
     about: Mutex<Option<Arc<ServerPeerInfo>>>,
     /// Since when it owes a greeting or its list of tools.
     owes_since: Mutex<Option<Instant>>,
     tools: Mutex<Option<Listed>>,
     /// How often the server said that its list changed.
     changes: AtomicU64,
-    listing: tokio::sync::Mutex<()>,
+    /// Held by whoever lists them; the last attempt, if it failed.
+    listing: tokio::sync::Mutex<Option<Failed>>,
+    sweeping: Once,
     /// Held by whoever connects without a client.
     alone: tokio::sync::Mutex<()>,
 }
 
-/// An attempt to connect that failed.
+/// An attempt that failed, and is not made again before.
 struct Failed {
     until: Instant,
     why: String,
 }
 
-struct Held {
-    link: Arc<Link>,
-    /// What is done without a client needs no place: it must not wait for clients.
-    place: Option<Place>,
+impl Failed {
+    /// Who keeps others waiting is tried less often.
+    fn after(began: Instant, shortest: Duration, why: &str) -> Failed {
+        let pause = (began.elapsed() * 3).clamp(shortest, LONGEST_PAUSE);
+        Failed { until: Instant::now() + pause, why: why.to_owned() }
+    }
 }
 
 /// Who has how many of the connections, those that are being made included.
 type Taken = Arc<Mutex<HashMap<PartyId, usize>>>;
 
 /// A connection's place, until it is dropped.
-struct Place {
+pub(super) struct Place {
     _permit: OwnedSemaphorePermit,
     share: Share,
 }
@@ -75,9 +84,9 @@ struct Share {
     owner: PartyId,
 }
 
-impl Held {
-    fn owner(&self) -> Option<&PartyId> {
-        self.place.as_ref().map(|place| &place.share.owner)
+impl Place {
+    pub(super) fn owner(&self) -> &PartyId {
+        &self.share.owner
     }
 }
 
@@ -123,12 +132,15 @@ pub struct Unreachable {
 /// Notifications keep coming as long as this lives, and nobody else needs the connection over which they come.
 pub struct Listening {
     _heard: Option<Heard>,
-    task: Option<tokio::task::JoinHandle<()>>,
+    task: Option<JoinHandle<()>>,
 }
 
 impl Listening {
-    fn is_over(&self) -> bool {
-        self.task.as_ref().is_none_or(tokio::task::JoinHandle::is_finished)
+    /// Ends when nothing more comes.
+    async fn over(mut self) {
+        if let Some(task) = &mut self.task {
+            let _ = task.await;
+        }
     }
 }
 
@@ -167,6 +179,7 @@ impl Server {
             tools: Mutex::default(),
             changes: AtomicU64::new(0),
             listing: tokio::sync::Mutex::default(),
+            sweeping: Once::new(),
             alone: tokio::sync::Mutex::default(),
             declared,
         })
@@ -229,17 +242,23 @@ impl Server {
         if let Some(tools) = self.believed_tools() {
             return Ok(tools);
         }
-        let _one = self.listing.lock().await;
+        let server = Arc::clone(self);
+        // To its end, whoever gives it up: what comes of it is for all who wait.
+        let listing = tokio::spawn(async move { server.list_in_turn().await });
+        listing.await.unwrap_or_else(|_| Err(self.unreachable(UNLISTED)))
+    }
+
+    /// One after the other, so that one list is for all. Who could not be listed just now is not asked again at once.
+    async fn list_in_turn(self: &Arc<Server>) -> Result<Arc<Vec<SeenTool>>, Unreachable> {
+        let mut failed = self.listing.lock().await;
         if let Some(tools) = self.believed_tools() {
             return Ok(tools);
         }
-        let (changes, until) = (self.changes.load(Ordering::SeqCst), Instant::now() + self.declared.believe);
-        let tools = Arc::new(self.list().await?);
-        let mut listed = lock(&self.tools);
-        // What it said while it listed may be about what is listed.
-        let until = (self.changes.load(Ordering::SeqCst) == changes).then_some(until);
-        *listed = Some(Listed { tools: Arc::clone(&tools), until });
-        Ok(tools)
+        self.not_before(failed.as_ref())?;
+        let began = Instant::now();
+        let listed = self.list().await;
+        *failed = listed.as_ref().err().map(|error| Failed::after(began, Duration::ZERO, &error.why));
+        listed
     }
 
     /// The last list, as long as it is believed.
@@ -261,13 +280,25 @@ impl Server {
         }
     }
 
-    async fn list(self: &Arc<Server>) -> Result<Vec<SeenTool>, Unreachable> {
+    async fn list(self: &Arc<Server>) -> Result<Arc<Vec<SeenTool>>, Unreachable> {
         let link = self.known_link(&nobody()).await?;
-        if link.0.asks_by_answers() && lock(&self.watching).as_ref().is_none_or(Listening::is_over) {
-            let changes = SubscriptionFilter::builder().tools_list_changed().build();
-            *lock(&self.watching) = self.listen(&nobody(), changes).await.ok();
+        if link.0.asks_by_answers() {
+            self.watch().await;
         }
         let _owes = self.owes();
+        let (changes, until) = (self.changes.load(Ordering::SeqCst), Instant::now() + self.declared.believe);
+        // A little longer than one page may take: the server is told when that is given up.
+        let most = self.silence().saturating_add(2 * GRACE);
+        let late = |_| Err(self.unreachable("it does not list its tools in time"));
+        let tools = Arc::new(timeout(most, self.pages(&link)).await.unwrap_or_else(late)?);
+        let mut listed = lock(&self.tools);
+        // What it said while it listed may be about what is listed.
+        let until = (self.changes.load(Ordering::SeqCst) == changes).then_some(until);
+        *listed = Some(Listed { tools: Arc::clone(&tools), until });
+        Ok(tools)
+    }
+
+    async fn pages(&self, link: &Use) -> Result<Vec<SeenTool>, Unreachable> {
         let (mut tools, mut cursor) = (Vec::new(), None);
         for _ in 0..MOST_PAGES {
             let params = cursor.map(|cursor| PaginatedRequestParams::default().with_cursor(Some(cursor)));
@@ -278,7 +309,7 @@ impl Server {
                 Ok(ServerResult::ListToolsResult(page)) => page,
                 // A server without tools.
                 Err(Fault::Refused(error)) if error.code == rmcp::model::ErrorCode::METHOD_NOT_FOUND => break,
-                Ok(_) | Err(Fault::Refused(_)) => return Err(self.unreachable("it lists no tools")),
+                Ok(_) | Err(Fault::Refused(_)) => return Err(self.unreachable(UNLISTED)),
                 Err(Fault::Ended) => return Err(self.unreachable(ENDED)),
                 Err(Fault::NotSent(why) | Fault::Lost(_, why)) => return Err(self.unreachable(&why)),
             };
@@ -294,6 +325,20 @@ impl Server {
         Ok(tools)
     }
 
+    /// Has it tell of changes to its list, as long as it does that. Until it says so no list of it is believed, so that is waited
+    /// for, but not for long.
+    async fn watch(self: &Arc<Server>) {
+        let (stands, told) = oneshot::channel();
+        {
+            let mut watching = lock(&self.watching);
+            if watching.as_ref().is_some_and(|task| !task.is_finished()) {
+                return;
+            }
+            *watching = Some(tokio::spawn(watch(Arc::clone(self), stands)));
+        }
+        let _ = timeout(GRACE, told).await;
+    }
+
     /// Passes a request on that is none to act, and its answer back. What the server asks in its midst the party answers.
     ///
     /// # Errors
@@ -304,25 +349,40 @@ impl Server {
         mut request: ClientRequest,
         tie: Tie,
     ) -> Result<ServerResult, ErrorData> {
-        let link = self
-            .known_link(party)
-            .await
-            .map_err(|error| ErrorData::internal_error(error.to_string(), None))?;
+        let given_up = tie.cancelled.child_token();
+        let tie = Tie { cancelled: given_up.clone(), ..tie };
+        let mut passing = std::pin::pin!(self.pass_in_rounds(party, &mut request, &tie));
+        if let Ok(result) = timeout(self.patience(), &mut passing).await {
+            return result;
+        }
+        // So that the server is told.
+        given_up.cancel();
+        let late =
+            |_| Err(ErrorData::internal_error(self.unreachable("it takes too long").to_string(), None));
+        timeout(2 * GRACE, passing).await.unwrap_or_else(late)
+    }
+
+    async fn pass_in_rounds(
+        self: &Arc<Server>,
+        party: &Arc<dyn Party>,
+        request: &mut ClientRequest,
+        tie: &Tie,
+    ) -> Result<ServerResult, ErrorData> {
+        let unreachable = |error: Unreachable| ErrorData::internal_error(error.to_string(), None);
+        let link = self.known_link(party).await.map_err(unreachable)?;
         let meta = std::mem::take(request.get_meta_mut());
         for _ in 0..MOST_ROUNDS {
-            match link.0.exchange(request.clone(), meta.clone(), &tie, self.silence()).await {
+            match link.0.exchange(request.clone(), meta.clone(), tie, self.silence()).await {
                 Ok(ServerResult::InputRequiredResult(asked)) => {
                     let state = asked.request_state.clone();
-                    let answers = answered(party, asked, &tie).await?;
-                    continue_with(&mut request, answers, state);
+                    let answers = answered(party, asked, tie).await?;
+                    continue_with(request, answers, state);
                 }
                 Ok(result) => return Ok(result),
                 Err(Fault::Refused(error)) => return Err(error),
-                Err(Fault::Ended) => {
-                    return Err(ErrorData::internal_error(self.unreachable(ENDED).to_string(), None));
-                }
+                Err(Fault::Ended) => return Err(unreachable(self.unreachable(ENDED))),
                 Err(Fault::NotSent(why) | Fault::Lost(_, why)) => {
-                    return Err(ErrorData::internal_error(self.unreachable(&why).to_string(), None));
+                    return Err(unreachable(self.unreachable(&why)));
                 }
             }
         }
@@ -331,8 +391,8 @@ impl Server {
 
     /// Passes a notification on, where there is a connection for this party.
     pub async fn tell(&self, party: &Arc<dyn Party>, notification: ClientNotification) {
-        let links: Vec<_> = match lock(&self.links).get(&party.client().id) {
-            Some(held) => held.iter().map(|held| Arc::clone(&held.link)).collect(),
+        let links = match lock(&self.links).get(&party.client().id) {
+            Some(links) => links.clone(),
             None => return,
         };
         for link in links {
@@ -340,25 +400,37 @@ impl Server {
         }
     }
 
-    /// Has the party told of what changes, as long as the value lives.
+    /// Whether this party's connection is a session (before 2026-07-28), in which a server tells of changes without being listened
+    /// to.
     ///
     /// # Errors
-    /// There is no connection, or the server does not offer that.
+    /// There is no connection.
+    pub async fn has_session_with(self: &Arc<Server>, party: &Arc<dyn Party>) -> Result<bool, Unreachable> {
+        Ok(!self.link(party).await?.0.asks_by_answers())
+    }
+
+    /// Has the party told of what changes, as far as the server does that, as long as the value lives. In a session it is
+    /// subscribed to the resources one by one; what is not to be had of them is left out.
+    ///
+    /// # Errors
+    /// There is no connection, or the server does not offer that, or does not say so in time.
     pub async fn listen(
         self: &Arc<Server>,
         party: &Arc<dyn Party>,
         filter: SubscriptionFilter,
     ) -> Result<Listening, ErrorData> {
-        let internal = |why: String| ErrorData::internal_error(why, None);
-        let link = self.link(party).await.map_err(|error| internal(error.to_string()))?;
+        let internal = |why: &str| ErrorData::internal_error(why.to_owned(), None);
+        let link = self.link(party).await.map_err(|error| internal(&error.to_string()))?;
+        let about = link.0.about().ok_or_else(|| internal(DEAF))?;
+        let filter = filter.supported_by(&about.capabilities);
         if !link.0.asks_by_answers() {
+            self.subscribe(&link, filter.resource_subscriptions.unwrap_or_default()).await;
             return Ok(Listening { _heard: Some(Heard::of(&link.0)), task: None });
         }
-        let subscription = link.0.peer().listen(filter).await;
-        let mut subscription =
-            subscription.map_err(|_| internal("the server does not tell of changes".to_owned()))?;
-        let (server, party, heard) = (Arc::downgrade(self), Arc::clone(party), Heard::of(&link.0));
-        let secrets = self.launch.secrets();
+        let subscription = timeout(self.bearable(), link.0.peer().listen(filter)).await;
+        let mut subscription = subscription.ok().and_then(Result::ok).ok_or_else(|| internal(DEAF))?;
+        let (server, party, secrets) = (Arc::downgrade(self), Arc::clone(party), self.launch.secrets());
+        let heard = Heard::of(&link.0);
         let task = tokio::spawn(async move {
             let _heard = heard;
             while let Ok(Some(told)) = subscription.next().await {
@@ -375,38 +447,70 @@ impl Server {
         Ok(Listening { _heard: None, task: Some(task) })
     }
 
+    async fn subscribe(&self, link: &Use, uris: Vec<String>) {
+        let subscribe = |uri: String| async move {
+            let request = SubscribeRequest::new(SubscribeRequestParams::new(uri)).into();
+            let (meta, tie) = (RequestMetaObject::new(), Tie::default());
+            if link.0.exchange(request, meta, &tie, self.bearable()).await.is_err() {
+                tracing::debug!(server = self.name(), "a resource is not listened to");
+            }
+        };
+        stream::iter(uris).for_each_concurrent(MOST_AT_ONCE, subscribe).await;
+    }
+
+    /// How long is waited for what a server does at once if it does it at all.
+    fn bearable(&self) -> Duration {
+        self.declared.timeout.min(LONGEST_GREETING)
+    }
+
     /// A link for this party: one that it has, unless that one is taken and must not be shared, or a new one.
     pub(super) async fn link(self: &Arc<Server>, party: &Arc<dyn Party>) -> Result<Use, Unreachable> {
-        if let Some(link) = self.free(party) {
-            return Ok(link);
-        }
-        let owner = party.client().owner.clone();
+        let (owner, until) = (&party.client().owner, Instant::now() + self.bearable());
+        let mut place = None;
         // What is asked without a client is asked over one connection, however many wait for it.
-        let alone = match owner.is_nobody() {
+        let _alone = match owner.is_nobody() {
             true => Some(self.alone.lock().await),
             false => None,
         };
-        let _turn = self.opening.acquire().await;
-        if let Some(link) = self.free(party) {
-            return Ok(link);
+        loop {
+            if let Some(link) = self.free(party) {
+                return Ok(link);
+            }
+            let turn = self.turn().await?;
+            if let Some(link) = self.free(party) {
+                return Ok(link);
+            }
+            self.not_before(lock(&self.failed).as_ref())?;
+            // What is done without a client needs no place: it must not wait for clients.
+            if place.is_none() && !owner.is_nobody() {
+                match self.place(owner)? {
+                    Ok(free) => place = Some(free),
+                    Err(share) => {
+                        // With a turn in hand nobody waits for a place: others may need none.
+                        drop(turn);
+                        place = self.place_later(share, party, until).await?;
+                        continue;
+                    }
+                }
+            }
+            return self.open(party, place).await;
         }
-        self.not_just_now()?;
-        let place = match &alone {
-            Some(_) => None,
-            None => Some(self.place(&owner).await?),
-        };
+    }
+
+    async fn open(
+        self: &Arc<Server>,
+        party: &Arc<dyn Party>,
+        place: Option<Place>,
+    ) -> Result<Use, Unreachable> {
         let link = tokio::select! {
             biased;
-            () = self.closing.cancelled() => return Err(self.unreachable("the gateway is about to end")),
-            link = self.greet(party) => Arc::new(link?),
+            () = self.closing.cancelled() => return Err(self.unreachable(CLOSING)),
+            link = self.greet(party) => Arc::new(link?.at(place)),
         };
-        let about = link.introduction();
-        let first = std::mem::replace(&mut *lock(&self.about), about).is_none();
+        *lock(&self.about) = link.introduction();
         let used = Use::of(&link);
-        lock(&self.links).entry(party.client().id.clone()).or_default().push(Held { link, place });
-        if first {
-            tokio::spawn(sweep(Arc::downgrade(self)));
-        }
+        lock(&self.links).entry(party.client().id.clone()).or_default().push(link);
+        self.sweeping.call_once(|| drop(tokio::spawn(sweep(Arc::downgrade(self)))));
         Ok(used)
     }
 
@@ -418,7 +522,7 @@ impl Server {
             (false, _) => Greeting::Either,
         };
         let _owes = self.owes();
-        let (began, within) = (Instant::now(), self.declared.timeout.min(LONGEST_GREETING));
+        let (began, within) = (Instant::now(), self.bearable());
         let attempt = |greeting| {
             let (party, server) = (Arc::clone(party), Arc::downgrade(self));
             let secrets = self.launch.secrets().into();
@@ -445,15 +549,13 @@ impl Server {
             Err(Unopened::Otherwise) => "it speaks no revision that is spoken here".to_owned(),
             Err(Unopened::There(why)) => why,
         };
-        // Who keeps others waiting is tried less often.
-        let pause = (began.elapsed() * 3).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
-        *lock(&self.failed) = Some(Failed { until: Instant::now() + pause, why: why.clone() });
+        *lock(&self.failed) = Some(Failed::after(began, SHORTEST_PAUSE, &why));
         Err(self.unreachable(&why))
     }
 
-    /// Who could not be reached just now is not tried again at once, so that nobody waits for it in a row.
-    fn not_just_now(&self) -> Result<(), Unreachable> {
-        match &*lock(&self.failed) {
+    /// What failed just now is not tried again at once, so that nobody waits for it in a row.
+    fn not_before(&self, failed: Option<&Failed>) -> Result<(), Unreachable> {
+        match failed {
             Some(Failed { until, why }) if Instant::now() < *until => Err(self.unreachable(why)),
             _ => Ok(()),
         }
@@ -471,23 +573,60 @@ impl Server {
 
     fn free(&self, party: &Arc<dyn Party>) -> Option<Use> {
         let mut links = lock(&self.links);
-        let held = links.get_mut(&party.client().id)?;
-        held.retain(|held| held.link.is_open());
+        let own = links.get_mut(&party.client().id)?;
+        own.retain(|link| link.is_open());
         let shared = |link: &Link| party.client().has_session || link.asks_by_answers();
-        held.iter().map(|held| &held.link).find(|link| link.is_idle() || shared(link)).map(Use::of)
+        own.iter().find(|link| link.is_idle() || shared(link)).map(Use::of)
     }
 
-    /// A place for one more link; if there is none, that of the one which was not used for the longest time.
-    async fn place(&self, owner: &PartyId) -> Result<Place, Unreachable> {
+    /// The right to make a connection.
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, Unreachable> {
+        let turn = timeout(LONGEST_GREETING, self.opening.acquire()).await;
+        turn.ok()
+            .and_then(Result::ok)
+            .ok_or_else(|| self.unreachable("as many connections as can be made at once are being made"))
+    }
+
+    /// A place for one more link, if need be that of the one which was not used for the longest time; or else the right to wait
+    /// for one.
+    fn place(&self, owner: &PartyId) -> Result<Result<Place, Share>, Unreachable> {
         let share = self.share(owner)?;
-        if let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() {
-            return Ok(Place { _permit: permit, share });
-        }
-        self.drop_the_oldest(None);
-        let permit = Arc::clone(&self.places).acquire_owned();
-        match tokio::time::timeout(self.declared.timeout.min(LONGEST_GREETING), permit).await {
-            Ok(Ok(permit)) => Ok(Place { _permit: permit, share }),
-            _ => Err(self.unreachable("as many connections as are allowed are in use")),
+        let free = || Arc::clone(&self.places).try_acquire_owned();
+        let permit = free().or_else(|_| {
+            self.drop_the_oldest(None);
+            free()
+        });
+        Ok(match permit {
+            Ok(permit) => Ok(Place { _permit: permit, share }),
+            Err(_) => Err(share),
+        })
+    }
+
+    /// A place as soon as somebody leaves one; nothing, if the party has a link meanwhile.
+    async fn place_later(
+        &self,
+        share: Share,
+        party: &Arc<dyn Party>,
+        until: Instant,
+    ) -> Result<Option<Place>, Unreachable> {
+        let mut permit = std::pin::pin!(Arc::clone(&self.places).acquire_owned());
+        let full = || self.unreachable("as many connections as are allowed are in use");
+        loop {
+            tokio::select! {
+                biased;
+                () = self.closing.cancelled() => return Err(self.unreachable(CLOSING)),
+                permit = &mut permit => {
+                    return permit.map(|permit| Some(Place { _permit: permit, share })).map_err(|_| full());
+                }
+                () = tokio::time::sleep_until(until.into()) => return Err(full()),
+                () = tokio::time::sleep(BETWEEN_LOOKS) => {
+                    if self.free(party).is_some() {
+                        return Ok(None);
+                    }
+                    // Whoever is not in use any more makes room.
+                    self.drop_the_oldest(None);
+                }
+            }
         }
     }
 
@@ -517,16 +656,17 @@ impl Server {
     /// Whether there was one to be dropped.
     fn drop_the_oldest(&self, of: Option<&PartyId>) -> bool {
         let mut links = lock(&self.links);
-        let own = |held: &Held| of.is_none_or(|owner| held.owner() == Some(owner));
-        let idle = links.iter().flat_map(|(id, held)| held.iter().map(move |held| (id, held)));
         // One that takes no place makes no room.
-        let idle = idle.filter(|(_, held)| held.place.is_some() && held.link.is_idle() && own(held));
-        let oldest = idle.max_by_key(|(_, held)| (!held.link.is_heard(), held.link.unused_for()));
-        let Some((id, link)) = oldest.map(|(id, held)| (id.clone(), Arc::clone(&held.link))) else {
+        let makes_room =
+            |link: &Link| link.owner().is_some_and(|owner| of.is_none_or(|of| of == owner)) && link.is_idle();
+        let all = links.iter().flat_map(|(id, own)| own.iter().map(move |link| (id, link)));
+        let idle = all.filter(|(_, link)| makes_room(link));
+        let oldest = idle.max_by_key(|(_, link)| (!link.is_heard(), link.unused_for()));
+        let Some((id, oldest)) = oldest.map(|(id, link)| (id.clone(), Arc::clone(link))) else {
             return false;
         };
-        if let Some(held) = links.get_mut(&id) {
-            held.retain(|held| !Arc::ptr_eq(&held.link, &link));
+        if let Some(own) = links.get_mut(&id) {
+            own.retain(|link| !Arc::ptr_eq(link, &oldest));
         }
         true
     }
@@ -537,7 +677,7 @@ impl Server {
         let _all = self.opening.acquire_many(u32::try_from(MOST_OPENING).unwrap_or(u32::MAX)).await;
         let links = std::mem::take(&mut *lock(&self.links));
         // Also of those that are in use.
-        links.into_values().flatten().for_each(|held| held.link.end());
+        links.into_values().flatten().for_each(|link| link.end());
     }
 
     pub(super) fn leave(&self, party: &PartyId) {
@@ -573,7 +713,7 @@ pub(super) async fn answered(
     let answers = tokio::select! {
         biased;
         answers = party.ask(requests, tie.id.as_ref()) => answers,
-        // Nobody declined: its client wants no more of it, and its server is told nothing.
+        // Nor does whoever was asked have to answer any more.
         () = tie.cancelled.cancelled() => {
             return Err(ErrorData::internal_error("its caller gave it up", None));
         }
@@ -604,21 +744,34 @@ fn continue_with(request: &mut ClientRequest, answers: InputResponses, state: Op
     }
 }
 
+/// See [`Server::watch`].
+async fn watch(server: Arc<Server>, stands: oneshot::Sender<()>) {
+    let changes = SubscriptionFilter::builder().tools_list_changed().build();
+    let Ok(listening) = server.listen(&nobody(), changes).await else { return };
+    // Of what was listed meanwhile it may have told nobody.
+    server.forget_tools();
+    drop(server);
+    let _ = stands.send(());
+    listening.over().await;
+}
+
 /// Closes what nobody used for a while, as long as there is a server.
 async fn sweep(server: Weak<Server>) {
     loop {
         tokio::time::sleep(IDLE / 4).await;
         let Some(server) = server.upgrade() else { return };
         let mut links = lock(&server.links);
-        for held in links.values_mut() {
-            let wanted = |link: &Link| link.is_heard() || link.unused_for() < IDLE;
-            held.retain(|held| held.link.is_open() && wanted(&held.link));
+        for own in links.values_mut() {
+            own.retain(|link| link.is_open() && (link.is_heard() || link.unused_for() < IDLE));
         }
-        links.retain(|_, held| !held.is_empty());
+        links.retain(|_, own| !own.is_empty());
     }
 }
 
 const ENDED: &str = "it ended the session";
+const UNLISTED: &str = "it lists no tools";
+const DEAF: &str = "the server does not tell of changes";
+const CLOSING: &str = "the gateway is about to end";
 
 /// So often a server may ask in the midst of one request.
 pub(super) const MOST_ROUNDS: usize = 10;
@@ -626,6 +779,9 @@ const MOST_PAGES: usize = 100;
 const MOST_TOOLS: usize = 2000;
 /// So many connections are made at once.
 const MOST_OPENING: usize = 8;
+/// So many subscriptions are made at once.
+const MOST_AT_ONCE: usize = 8;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 const SHORTEST_PAUSE: Duration = Duration::from_secs(3);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_GREETING: Duration = Duration::from_secs(20);

@@ -14,6 +14,7 @@ mod aws;
 mod mtls;
 mod oauth2;
 mod source;
+mod strike;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,7 +22,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use reqwest::header::HeaderValue;
-use zeroize::{Zeroize, Zeroizing};
+use serde_json::Value;
+use zeroize::Zeroizing;
 
 use crate::egress::{HostPort, Origin};
 
@@ -313,24 +315,14 @@ impl Secret {
         sensitive(&text).ok_or_else(|| Error::Value { name: self.name().to_owned() })
     }
 
-    /// Takes the value out of a text that came from outside. Whether it was there.
+    /// Takes the value out of a text that came from outside, also where it is escaped as in JSON. Whether it was there.
     pub(crate) fn strike_from(&self, text: &mut String) -> bool {
-        strike(&self.value, text)
+        strike::from_text(&self.value, text)
     }
 
-    /// The same from JSON, in whose strings the value may be written with escapes; and in a string that is JSON itself.
-    pub(crate) fn strike_from_json(&self, json: &mut String) -> bool {
-        let mut found = self.strike_from(json);
-        let mut written = self.value.clone();
-        for _ in 0..DEEPEST_JSON {
-            let escaped = Zeroizing::new(escaped(&written));
-            if escaped == written {
-                break;
-            }
-            written = escaped;
-            found |= strike(&written, json);
-        }
-        found
+    /// The same from all that is text in a value of JSON.
+    pub(crate) fn strike_from_json(&self, json: &mut Value) -> bool {
+        strike::from_json(&self.value, json)
     }
 }
 
@@ -343,21 +335,6 @@ impl fmt::Debug for Secret {
     }
 }
 
-fn strike(value: &str, text: &mut String) -> bool {
-    let found = text.contains(value);
-    if found {
-        let clean = text.replace(value, "[secret]");
-        text.zeroize();
-        *text = clean;
-    }
-    found
-}
-
-/// As it stands in a string of JSON.
-fn escaped(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"")
-}
-
 /// A header that is not shown, or nothing if the text cannot stand in one.
 fn sensitive(text: &str) -> Option<HeaderValue> {
     let mut header = HeaderValue::from_str(text).ok()?;
@@ -365,7 +342,5 @@ fn sensitive(text: &str) -> Option<HeaderValue> {
     Some(header)
 }
 
-/// JSON in JSON in JSON.
-const DEEPEST_JSON: usize = 3;
 /// Far more than any credential in a header needs.
 pub(crate) const MOST_BYTES: usize = 8192;

@@ -13,6 +13,7 @@ mod common;
 mod egress;
 mod faults;
 mod mcp;
+mod mcp_faults;
 mod mtls;
 mod oauth2;
 mod receivers;

@@ -483,6 +483,7 @@ mod tests {
             state: None,
             seat: None,
             recall: None,
+            is_joined: false,
             able: ClientCapabilities::default(),
             input: Duration::from_secs(60),
         }

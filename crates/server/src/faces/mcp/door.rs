@@ -13,7 +13,8 @@ use http::{HeaderMap, Method, StatusCode};
 use http_body_util::Full;
 use hyper::body::Body;
 use rmcp::model::{
-    ErrorData, Implementation, JsonRpcError, ProtocolVersion, RequestMetaObject, SubscriptionFilter,
+    ErrorData, Implementation, JsonRpcError, ProtocolVersion, RequestId, RequestMetaObject,
+    SubscriptionFilter,
 };
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use serde_json::Value;
@@ -21,7 +22,7 @@ use serde_json::Value;
 use super::Mcp;
 use super::delivery::{Slot, Watched};
 use super::face::{Face, owner};
-use super::listen::Opened;
+use super::listen::{Opened, must_be_bearable};
 use super::scope::Scope;
 use super::sessions::{Bounds, Own, Owner};
 use super::visit::Visit;
@@ -47,6 +48,9 @@ async fn enter(mut request: Request, only: Option<&str>) -> Result<Response, Err
         Ok(read) => read,
         Err(unreadable) => return Ok(unreadable),
     };
+    if let Err(error) = message.filter().as_ref().map_or(Ok(()), must_be_bearable) {
+        return Ok(reply::json(StatusCode::OK, &JsonRpcError::new(message.id(), error)));
+    }
     let visit = Visit {
         caller: Arc::clone(&visitor.caller),
         request_id: request.id().into(),
@@ -241,6 +245,10 @@ impl Message {
 
     pub(super) fn method(&self) -> &str {
         self.0["method"].as_str().unwrap_or_default()
+    }
+
+    pub(super) fn id(&self) -> Option<RequestId> {
+        serde_json::from_value(self.0["id"].clone()).ok()
     }
 
     fn name(&self) -> Option<&str> {

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, join_all};
-use gateway::upstream::{Client, Listening, Party, PartyId, Server, Tie};
+use gateway::upstream::{Client, Listening, Party, PartyId, Server};
 use gateway::{Caller, Code, Error, Gateway};
 use rmcp::model::{
     ClientCapabilities, ErrorData, Implementation, InputRequests, InputResponses,
     PromptListChangedNotification, RequestId, ResourceListChangedNotification, ServerCapabilities,
-    ServerNotification, ServerPeerInfo, SubscribeRequest, SubscribeRequestParams, SubscriptionFilter,
+    ServerNotification, SubscribeRequest, SubscribeRequestParams, SubscriptionFilter,
     ToolListChangedNotification, UnsubscribeRequest, UnsubscribeRequestParams,
 };
 use rmcp::service::{RequestContext, RoleServer, SubscriptionContext, SubscriptionSendError};
@@ -28,11 +28,11 @@ use super::{Mcp, lock};
 
 type Context = RequestContext<RoleServer>;
 
-/// What a client with a session wants to hear of one server of 2026-07-28.
+/// What a client with a session wants to hear of one server.
 #[derive(Default)]
 pub(super) struct Wanted {
     uris: BTreeSet<String>,
-    _listening: Option<Listening>,
+    listening: Option<Listening>,
 }
 
 /// What was opened for one `subscriptions/listen`, before it is acknowledged.
@@ -148,13 +148,21 @@ impl Opened {
             late: JoinSet::new(),
             _place: place,
         };
-        let servers = scope.servers();
+        let (servers, uris) = (scope.servers(), filter.resource_subscriptions.clone().unwrap_or_default());
+        let asked: Vec<&str> = uris.iter().map(|uri| &**uri).collect();
+        let holders = mcp.whereabouts.of_each((scope, caller), &party, &asked).await;
+        let of_server = |server: &Server| {
+            let has = |holders: &[Arc<Server>]| holders.iter().any(|has| has.name() == server.name());
+            let own = uris.iter().zip(&holders).filter(|(_, holders)| has(holders));
+            let own: Vec<String> = own.map(|(uri, _)| uri.clone()).collect();
+            (!own.is_empty()).then_some(own)
+        };
         let abouts = join_all(servers.iter().map(|server| scope.about(server))).await;
         let mut there = Vec::new();
         for (server, about) in servers.iter().zip(abouts) {
             match about {
+                _ if scope.gateway.may_speak_with(caller, server.name()).await.is_err() => {}
                 Some(about) => there.push((server, about)),
-                None if scope.gateway.may_speak_with(caller, server.name()).await.is_err() => {}
                 None => {
                     let coming = listen_later(Arc::clone(server), Arc::clone(&party), filter.clone());
                     drop(opened.late.spawn(coming));
@@ -162,16 +170,14 @@ impl Opened {
             }
         }
         let listened = there.into_iter().map(|(server, about)| {
-            let party = Arc::clone(&party);
+            let (party, mut filter) = (Arc::clone(&party), filter.clone());
+            filter.resource_subscriptions = of_server(server);
             async move {
-                scope.gateway.may_speak_with(caller, server.name()).await.ok()?;
-                let mut filter = filter.supported_by(&about.capabilities);
-                filter.resource_subscriptions =
-                    of_server(mcp, (scope, caller), server, &party, filter.resource_subscriptions).await;
-                if filter == SubscriptionFilter::new() {
-                    return None;
+                let filter = filter.supported_by(&about.capabilities);
+                match filter == SubscriptionFilter::new() {
+                    true => None,
+                    false => listen(server, &party, filter).await,
                 }
-                listen(server, &about, &party, filter).await
             }
         });
         opened._listening = join_all(listened).await.into_iter().flatten().collect();
@@ -184,7 +190,7 @@ async fn listen_later(server: Arc<Server>, party: Arc<dyn Party>, filter: Subscr
     let Ok(about) = server.about().await else { return };
     let mut filter = filter.supported_by(&about.capabilities);
     filter.resource_subscriptions = None;
-    let _listening = listen(&server, &about, &party, filter).await;
+    let _listening = listen(&server, &party, filter).await;
     news_of(&about.capabilities).into_iter().for_each(|it| party.tell(it, None));
     // Until nobody wants to hear of it any more.
     std::future::pending().await
@@ -199,38 +205,24 @@ fn news_of(capabilities: &ServerCapabilities) -> Vec<ServerNotification> {
     [tools, prompts, resources].into_iter().flatten().collect()
 }
 
-/// Those that this server has.
-async fn of_server(
-    mcp: &Mcp,
-    scope: (&Scope, &Caller),
-    server: &Arc<Server>,
-    party: &Arc<dyn Party>,
-    uris: Option<Vec<String>>,
-) -> Option<Vec<String>> {
-    let mut own = Vec::new();
-    for uri in uris.unwrap_or_default() {
-        let has = mcp.whereabouts.of(scope, party, &uri).await;
-        if has.iter().any(|has| has.name() == server.name()) {
-            own.push(uri);
-        }
+/// As many resources as one may want to hear of at once.
+///
+/// # Errors
+/// There are more.
+pub(super) fn must_be_bearable(filter: &SubscriptionFilter) -> Result<(), ErrorData> {
+    let asked = filter.resource_subscriptions.as_ref().map_or(0, Vec::len);
+    if asked > MOST_FOLLOWED {
+        let why = format!("no more than {MOST_FOLLOWED} resources can be subscribed to at once");
+        return Err(ErrorData::invalid_params(why, None));
     }
-    (!own.is_empty()).then_some(own)
+    Ok(())
 }
 
 async fn listen(
     server: &Arc<Server>,
-    about: &ServerPeerInfo,
     party: &Arc<dyn Party>,
     filter: SubscriptionFilter,
 ) -> Option<Listening> {
-    if about.protocol_version.has_initialize() {
-        for uri in filter.resource_subscriptions.iter().flatten() {
-            let request = SubscribeRequest::new(SubscribeRequestParams::new(uri.clone()));
-            if let Err(error) = server.pass(party, request.into(), Tie::default()).await {
-                tracing::debug!(server = server.name(), code = error.code.0, "a resource is not listened to");
-            }
-        }
-    }
     match timeout(BEARABLE, server.listen(party, filter)).await {
         Ok(Ok(listening)) => Some(listening),
         Ok(Err(_)) | Err(_) => {
@@ -289,69 +281,82 @@ impl Face {
                 if filter == SubscriptionFilter::new() {
                     return None;
                 }
-                let listening = listen(server, &about, &party, filter).await?;
-                Some((server.name().to_owned(), listening))
+                let wanted = session.wanted(server.name());
+                let mut wanted = wanted.lock().await;
+                // Whoever subscribed to a resource meanwhile listens to all lists, too.
+                if wanted.listening.is_none() {
+                    wanted.listening = listen(server, &party, filter).await;
+                }
+                Some(())
             }
         });
-        for (server, listening) in join_all(listened).await.into_iter().flatten() {
-            session.wanted.lock().await.entry(server).or_default()._listening = Some(listening);
-        }
+        join_all(listened).await;
     }
 
     pub(super) async fn follow(&self, uri: &str, context: &Context) -> Result<(), ErrorData> {
-        let (session, server, about) = self.holder(uri, context).await?;
-        if about.protocol_version.has_initialize() {
-            let request = SubscribeRequest::new(SubscribeRequestParams::new(uri));
-            return self.pass(context, &server, request.into()).await.map(drop);
-        }
-        let mut wanted = session.wanted.lock().await;
-        let wanted = wanted.entry(server.name().to_owned()).or_default();
-        if wanted.uris.len() >= MOST_FOLLOWED {
+        let (session, server, has_session) = self.holder(uri, context).await?;
+        let wanted = session.wanted(server.name());
+        let mut wanted = wanted.lock().await;
+        let is_new = !wanted.uris.contains(uri);
+        if is_new && wanted.uris.len() >= MOST_FOLLOWED {
             return Err(ErrorData::invalid_request("as many resources as can be are subscribed to", None));
         }
         wanted.uris.insert(uri.to_owned());
-        wanted.listen_anew(&session, &server, &about).await
+        let followed = match has_session {
+            true => {
+                let request = SubscribeRequest::new(SubscribeRequestParams::new(uri));
+                self.pass(context, &server, request.into()).await.map(drop)
+            }
+            false => wanted.listen_anew(&session, &server).await,
+        };
+        if followed.is_err() && is_new {
+            wanted.uris.remove(uri);
+        }
+        followed
     }
 
     pub(super) async fn unfollow(&self, uri: &str, context: &Context) -> Result<(), ErrorData> {
-        let (session, server, about) = self.holder(uri, context).await?;
-        if about.protocol_version.has_initialize() {
-            let request = UnsubscribeRequest::new(UnsubscribeRequestParams::new(uri));
-            return self.pass(context, &server, request.into()).await.map(drop);
+        let (session, server, has_session) = self.holder(uri, context).await?;
+        let wanted = session.wanted(server.name());
+        let mut wanted = wanted.lock().await;
+        let was_there = wanted.uris.remove(uri);
+        let unfollowed = match has_session {
+            true => {
+                let request = UnsubscribeRequest::new(UnsubscribeRequestParams::new(uri));
+                self.pass(context, &server, request.into()).await.map(drop)
+            }
+            false => wanted.listen_anew(&session, &server).await,
+        };
+        if unfollowed.is_err() && was_there {
+            wanted.uris.insert(uri.to_owned());
         }
-        let mut wanted = session.wanted.lock().await;
-        let wanted = wanted.entry(server.name().to_owned()).or_default();
-        wanted.uris.remove(uri);
-        wanted.listen_anew(&session, &server, &about).await
+        unfollowed
     }
 
+    /// Who has this resource, and whether this session has one there, too.
     async fn holder(
         &self,
         uri: &str,
         context: &Context,
-    ) -> Result<(Arc<Session>, Arc<Server>, Arc<ServerPeerInfo>), ErrorData> {
+    ) -> Result<(Arc<Session>, Arc<Server>, bool), ErrorData> {
         let none = || no_resource(uri);
         let session = self.session().ok_or_else(none)?;
         let server = self.holders(uri, context).await?.into_iter().next().ok_or_else(none)?;
         self.may_speak_with(context, &server).await?;
-        let about = self.scope.about(&server).await.ok_or_else(none)?;
-        Ok((Arc::clone(session), server, about))
+        let party = self.party(context)?;
+        let has_session = server.has_session_with(&party).await.map_err(|_| none())?;
+        Ok((Arc::clone(session), server, has_session))
     }
 }
 
 impl Wanted {
-    async fn listen_anew(
-        &mut self,
-        session: &Arc<Session>,
-        server: &Arc<Server>,
-        about: &ServerPeerInfo,
-    ) -> Result<(), ErrorData> {
+    /// Of all lists, and of its resources.
+    async fn listen_anew(&mut self, session: &Arc<Session>, server: &Arc<Server>) -> Result<(), ErrorData> {
         let mut filter = all_lists();
         filter.resource_subscriptions = Some(self.uris.iter().cloned().collect());
         let party = Arc::clone(session) as Arc<dyn Party>;
-        let listening = listen(server, about, &party, filter.supported_by(&about.capabilities)).await;
         let failed = || ErrorData::internal_error("the server does not tell of changes", None);
-        self._listening = Some(listening.ok_or_else(failed)?);
+        self.listening = Some(listen(server, &party, filter).await.ok_or_else(failed)?);
         Ok(())
     }
 }
@@ -364,5 +369,6 @@ fn all_lists() -> SubscriptionFilter {
 const MOST_WAITING: usize = 256;
 /// So many streams each caller may listen to at once.
 const MOST_STREAMS: usize = 32;
+/// So many resources one session, or one stream, may want to hear of at one server.
 const MOST_FOLLOWED: usize = 1000;
 const BEARABLE: Duration = Duration::from_secs(20);

@@ -34,8 +34,8 @@ pub(super) struct Session {
     /// What it wants to be told of what servers log.
     pub(super) level: Mutex<Option<LoggingLevel>>,
     calls: Arc<Calls>,
-    /// What it wants to hear of, by server.
-    pub(super) wanted: tokio::sync::Mutex<HashMap<String, Wanted>>,
+    /// What it wants to hear of, by server: while one is slow to say that it tells, the others are listened to.
+    wanted: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Wanted>>>>,
 }
 
 /// A session in its place; with it go the connections that servers have to it.
@@ -77,13 +77,18 @@ impl Session {
             input,
             level: Mutex::default(),
             calls: Arc::default(),
-            wanted: tokio::sync::Mutex::default(),
+            wanted: Mutex::default(),
         }
     }
 
     /// A call begins, which only the client itself gives up: a connection that breaks does not.
     pub(super) fn begin(&self, id: &RequestId) -> UnderWay {
         self.calls.begin(id)
+    }
+
+    /// What it wants to hear of this server.
+    pub(super) fn wanted(&self, server: &str) -> Arc<tokio::sync::Mutex<Wanted>> {
+        Arc::clone(lock(&self.wanted).entry(server.to_owned()).or_default())
     }
 
     /// The client gives a call up.

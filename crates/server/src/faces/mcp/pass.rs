@@ -1,7 +1,9 @@
 //! Requests that are none to act: on to the server they are for, and its answer back unharmed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use gateway::upstream::{Party, Server, Tie};
 use rmcp::model::{
     ClientRequest, CompleteRequest, CompleteRequestParams, CompleteResult, ErrorCode, ErrorData, GetMeta,
@@ -15,6 +17,7 @@ use rmcp::service::{RequestContext, RoleServer};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tokio::time::timeout;
 
 use super::desk::{Answered, Errand};
 use super::face::{Face, is_stateless};
@@ -156,18 +159,29 @@ impl Face {
         };
         *lock(&session.level) = Some(asked.level);
         asked.meta = None;
-        for server in self.scope.servers() {
-            let Ok(about) = server.about().await else { continue };
-            // A newer server is told with each request.
-            if about.capabilities.logging.is_some() && about.protocol_version.has_initialize() {
-                let request = SetLevelRequest::new(asked.clone()).into();
-                let told = self.pass(context, &server, request).await;
-                if self.scope.only().is_some() {
-                    told?;
-                }
-            }
+        let servers = self.scope.servers();
+        let all = servers.iter().map(|server| timeout(BEARABLE, self.set_level(server, &asked, context)));
+        let told = join_all(all).await;
+        match (self.scope.only(), told.into_iter().next()) {
+            (Some(_), Some(told)) => told.unwrap_or_else(|_| {
+                Err(ErrorData::internal_error("the server does not say that it took the level", None))
+            }),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    async fn set_level(
+        &self,
+        server: &Arc<Server>,
+        asked: &SetLevelRequestParams,
+        context: &Context,
+    ) -> Result<(), ErrorData> {
+        let logs = server.about().await.is_ok_and(|about| about.capabilities.logging.is_some());
+        // Where there is no session a server is told with each request.
+        if !logs || !server.has_session_with(&self.party(context)?).await.unwrap_or_default() {
+            return Ok(());
+        }
+        self.pass(context, server, SetLevelRequest::new(asked.clone()).into()).await.map(drop)
     }
 
     pub(super) async fn skills(
@@ -251,3 +265,6 @@ pub(super) fn read<R: DeserializeOwned>(result: ServerResult) -> Result<R, Error
 fn no_prompt() -> ErrorData {
     ErrorData::invalid_params("there is no such prompt", None)
 }
+
+/// How long a client waits for servers to say that they took a level.
+const BEARABLE: Duration = Duration::from_secs(10);

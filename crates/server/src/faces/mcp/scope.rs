@@ -1,6 +1,6 @@
 //! Which servers an address stands for, and what their things are called there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -149,28 +149,43 @@ impl Whereabouts {
     /// template that it fits; else all that have resources.
     pub(super) async fn of(
         &self,
-        (scope, caller): (&Scope, &Caller),
+        scope: (&Scope, &Caller),
         party: &Arc<dyn Party>,
         uri: &str,
     ) -> Vec<Arc<Server>> {
+        self.of_each(scope, party, &[uri]).await.pop().unwrap_or_default()
+    }
+
+    /// The same of several resources, in their order. For all that are not known each server is asked once.
+    pub(super) async fn of_each(
+        &self,
+        (scope, caller): (&Scope, &Caller),
+        party: &Arc<dyn Party>,
+        uris: &[&str],
+    ) -> Vec<Vec<Arc<Server>>> {
         let servers = scope.servers();
         if servers.len() <= 1 {
-            return servers;
+            return uris.iter().map(|_| servers.clone()).collect();
         }
-        if let Some(server) = self.known(scope, uri) {
-            return vec![server];
-        }
-        let lists = servers.iter().map(|server| self.look((scope, caller), server, party, uri));
-        let found: Vec<Fits> = futures_util::future::join_all(lists).await;
-        let ranked = |fits: Fits| {
-            let these = servers.iter().zip(&found).filter(move |(_, found)| **found == fits);
-            these.map(|(server, _)| Arc::clone(server)).collect::<Vec<_>>()
+        let known: Vec<_> = uris.iter().map(|uri| self.known(scope, uri)).collect();
+        let sought: Vec<&str> =
+            uris.iter().zip(&known).filter_map(|(uri, known)| known.is_none().then_some(*uri)).collect();
+        let mut found = match sought.is_empty() {
+            true => Vec::new(),
+            false => {
+                let looks = servers.iter().map(|server| self.look((scope, caller), server, party, &sought));
+                futures_util::future::join_all(looks).await
+            }
         };
-        [Fits::Listed, Fits::Template, Fits::Perhaps]
-            .into_iter()
-            .map(ranked)
-            .find(|these| !these.is_empty())
-            .unwrap_or_default()
+        let mut found: Vec<_> = found.iter_mut().map(|fits| fits.drain(..)).collect();
+        let one = |known: Option<Arc<Server>>| match known {
+            Some(server) => vec![server],
+            None => {
+                let fits: Vec<Fits> = found.iter_mut().map(|fits| fits.next().unwrap_or(Fits::No)).collect();
+                ranked(&servers, &fits)
+            }
+        };
+        known.into_iter().map(one).collect()
     }
 
     fn known(&self, scope: &Scope, uri: &str) -> Option<Arc<Server>> {
@@ -178,54 +193,78 @@ impl Whereabouts {
         scope.gateway.mcp().get(&scope.tenant, &name)
     }
 
+    /// How this server has each of these resources; what it does not say in time it has not.
     async fn look(
         &self,
         (scope, caller): (&Scope, &Caller),
         server: &Arc<Server>,
         party: &Arc<dyn Party>,
-        uri: &str,
-    ) -> Fits {
+        uris: &[&str],
+    ) -> Vec<Fits> {
         // Whoever asks it in earnest is told so.
         if scope.gateway.may_speak_with(caller, server.name()).await.is_err() {
-            return Fits::Perhaps;
+            return vec![Fits::Perhaps; uris.len()];
         }
-        let looking = async {
-            let about = scope.about(server).await?;
-            about.capabilities.resources.as_ref()?;
-            let mut fits = Fits::Perhaps;
-            let mut cursor = None;
-            for _ in 0..MOST_PAGES {
-                let request = ListResourcesRequest { params: page(cursor), ..Default::default() };
-                let Ok(ServerResult::ListResourcesResult(list)) =
-                    server.pass(party, request.into(), Tie::default()).await
-                else {
-                    break;
-                };
-                for resource in &list.resources {
-                    self.learn(&scope.tenant, server.name(), &resource.uri);
-                    if resource.uri == uri {
-                        fits = Fits::Listed;
-                    }
-                }
-                cursor = list.next_cursor;
-                if cursor.is_none() || fits == Fits::Listed {
-                    break;
-                }
-            }
-            if fits == Fits::Listed {
-                return Some(fits);
-            }
-            let request = ListResourceTemplatesRequest::default();
-            if let Ok(ServerResult::ListResourceTemplatesResult(list)) =
-                server.pass(party, request.into(), Tie::default()).await
-                && list.resource_templates.iter().any(|template| fits_template(&template.uri_template, uri))
-            {
-                fits = Fits::Template;
-            }
-            Some(fits)
-        };
-        timeout(scope.patience(), looking).await.ok().flatten().unwrap_or(Fits::No)
+        let mut fits = vec![Fits::No; uris.len()];
+        let looking = self.look_for((scope, uris), server, party, &mut fits);
+        if timeout(scope.patience(), looking).await.is_err() {
+            fits.iter_mut().filter(|fits| **fits == Fits::Perhaps).for_each(|fits| *fits = Fits::No);
+        }
+        fits
     }
+
+    async fn look_for(
+        &self,
+        (scope, uris): (&Scope, &[&str]),
+        server: &Arc<Server>,
+        party: &Arc<dyn Party>,
+        fits: &mut [Fits],
+    ) -> Option<()> {
+        let about = server.about().await.ok()?;
+        about.capabilities.resources.as_ref()?;
+        fits.fill(Fits::Perhaps);
+        let mut cursor = None;
+        for _ in 0..MOST_PAGES {
+            let request = ListResourcesRequest { params: page(cursor), ..Default::default() };
+            let Ok(ServerResult::ListResourcesResult(list)) =
+                server.pass(party, request.into(), Tie::default()).await
+            else {
+                break;
+            };
+            let listed: HashSet<&str> = list.resources.iter().map(|resource| &*resource.uri).collect();
+            listed.iter().for_each(|uri| self.learn(&scope.tenant, server.name(), uri));
+            for (fits, _) in fits.iter_mut().zip(uris).filter(|(_, uri)| listed.contains(*uri)) {
+                *fits = Fits::Listed;
+            }
+            cursor = list.next_cursor;
+            if cursor.is_none() || fits.iter().all(|fits| *fits == Fits::Listed) {
+                break;
+            }
+        }
+        if fits.iter().all(|fits| *fits == Fits::Listed) {
+            return Some(());
+        }
+        let request = ListResourceTemplatesRequest::default();
+        let Ok(ServerResult::ListResourceTemplatesResult(list)) =
+            server.pass(party, request.into(), Tie::default()).await
+        else {
+            return Some(());
+        };
+        let has = |uri: &str| {
+            list.resource_templates.iter().any(|template| fits_template(&template.uri_template, uri))
+        };
+        for (fits, _) in fits.iter_mut().zip(uris).filter(|(fits, uri)| **fits == Fits::Perhaps && has(uri)) {
+            *fits = Fits::Template;
+        }
+        Some(())
+    }
+}
+
+/// Those of the servers that fit best.
+fn ranked(servers: &[Arc<Server>], fits: &[Fits]) -> Vec<Arc<Server>> {
+    let best = [Fits::Listed, Fits::Template, Fits::Perhaps].into_iter().find(|best| fits.contains(best));
+    let those = servers.iter().zip(fits).filter(|(_, fits)| Some(**fits) == best);
+    those.map(|(server, _)| Arc::clone(server)).collect()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -69,18 +69,24 @@ fn union(found: &[Found<'_>]) -> ServerCapabilities {
         }
         if let Some(one) = &one.prompts {
             let PromptsCapability { list_changed, .. } = union.prompts.get_or_insert_default();
-            *list_changed = list_changed.or(one.list_changed);
+            *list_changed = either(*list_changed, one.list_changed);
         }
         if let Some(one) = &one.resources {
             let ResourcesCapability { subscribe, list_changed, .. } = union.resources.get_or_insert_default();
-            (*subscribe, *list_changed) = (subscribe.or(one.subscribe), list_changed.or(one.list_changed));
+            *subscribe = either(*subscribe, one.subscribe);
+            *list_changed = either(*list_changed, one.list_changed);
         }
         if let Some(one) = &one.tools {
             let ToolsCapability { list_changed, .. } = union.tools.get_or_insert_default();
-            *list_changed = list_changed.or(one.list_changed);
+            *list_changed = either(*list_changed, one.list_changed);
         }
     }
     union
+}
+
+/// Yes, where one of them says so.
+fn either(some: Option<bool>, other: Option<bool>) -> Option<bool> {
+    if other == Some(true) { other } else { some.or(other) }
 }
 
 fn chapters(found: &[Found<'_>]) -> Option<String> {
@@ -89,4 +95,31 @@ fn chapters(found: &[Found<'_>]) -> Option<String> {
     };
     let chapters: Vec<String> = found.iter().filter_map(chapter).collect();
     (!chapters.is_empty()).then(|| chapters.join("\n\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use rmcp::model::ProtocolVersion;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn what_one_server_does_not_do_hides_nothing_of_another() {
+        let about = |does: bool| {
+            let capabilities = json!({
+                "prompts": {"listChanged": does}, "tools": {"listChanged": does},
+                "resources": {"listChanged": does, "subscribe": does},
+            });
+            let capabilities = serde_json::from_value(capabilities).unwrap();
+            Arc::new(ServerPeerInfo::new(ProtocolVersion::V_2025_11_25, capabilities))
+        };
+        for both in [[("a", about(false)), ("b", about(true))], [("a", about(true)), ("b", about(false))]] {
+            let shown: Value = serde_json::to_value(union(&both)).unwrap();
+            assert_eq!(shown, serde_json::to_value(&about(true).capabilities).unwrap());
+        }
+        let neither = serde_json::to_value(union(&[("a", about(false))])).unwrap();
+        assert_eq!(neither, serde_json::to_value(&about(false).capabilities).unwrap());
+    }
 }

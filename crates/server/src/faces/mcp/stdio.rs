@@ -19,7 +19,7 @@ use super::Mcp;
 use super::delivery::Slot;
 use super::door::{LISTEN, MOST_BYTES, Message};
 use super::face::Face;
-use super::listen::Opened;
+use super::listen::{Opened, must_be_bearable};
 use super::scope::Scope;
 use super::visit::Visit;
 
@@ -128,7 +128,7 @@ where
                 Ok(Some(message)) => return Some(message),
                 Ok(None) => {}
                 Err(error) => {
-                    let refusal = ServerJsonRpcMessage::Error(JsonRpcError::new(None, error));
+                    let refusal = ServerJsonRpcMessage::Error(*error);
                     let output = Arc::clone(&self.output);
                     self.refusal = Some(tokio::spawn(async move {
                         let _ = write(&output, &refusal, None).await;
@@ -145,17 +145,23 @@ where
 
 impl<R, W: AsyncWrite + Send + Unpin + 'static> Lines<R, W> {
     /// The message of a line; nothing if it comes later, when it is prepared.
-    fn message(&mut self, line: &[u8], too_long: bool) -> Result<Option<ClientJsonRpcMessage>, ErrorData> {
+    fn message(
+        &mut self,
+        line: &[u8],
+        too_long: bool,
+    ) -> Result<Option<ClientJsonRpcMessage>, Box<JsonRpcError>> {
+        let no_message = |error| Box::new(JsonRpcError::new(None, error));
         if too_long {
-            return Err(ErrorData::invalid_request("the message is too long", None));
+            return Err(no_message(ErrorData::invalid_request("the message is too long", None)));
         }
-        let seen = Message::read(line)?;
-        let unknown = |_| ErrorData::invalid_request("this is no message of JSON-RPC", None);
+        let seen = Message::read(line).map_err(no_message)?;
+        let unknown = |_| no_message(ErrorData::invalid_request("this is no message of JSON-RPC", None));
         let mut message: ClientJsonRpcMessage = serde_json::from_slice(line).map_err(unknown)?;
         let Some(filter) = seen.filter().filter(|_| seen.method() == LISTEN) else {
             message.insert_extension(visit(&self.caller, self.owing.asked(&message)));
             return Ok(Some(message));
         };
+        must_be_bearable(&filter).map_err(|error| Box::new(JsonRpcError::new(seen.id(), error)))?;
         let mut visit = visit(&self.caller, Arc::default());
         let (mcp, scope, ready) = (Arc::clone(&self.mcp), self.scope.clone(), self.ready.clone());
         let output = Arc::clone(&self.output);
