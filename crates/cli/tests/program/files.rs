@@ -239,10 +239,10 @@ fn what_the_documentation_shows_checks() {
     // The secrets that only the examples of the catalogue have.
     let archive = "[secrets.archive]\nenv = \"ARCHIVE_KEY\"\nhosts = [\"archive.example\"]\n";
     let config = write("countersign.toml", [&config.join("\n"), archive].join("\n"));
-    let (tool, own): (Vec<_>, Vec<_>) =
-        blocks("catalogue.md", "toml").into_iter().partition(|block| block.contains("input_schema"));
-    let [tool] = &tool[..] else { panic!("{tool:?}") };
-    write("catalogue/tool.toml", tool.clone());
+    let of_tool = |block: &String| block.contains("input_schema") || block.contains("provider = \"mcp\"");
+    let (tool, own): (Vec<_>, Vec<_>) = blocks("catalogue.md", "toml").into_iter().partition(of_tool);
+    let [tool, binding] = &tool[..] else { panic!("{tool:?}") };
+    write("catalogue/tool.toml", [tool.as_str(), binding].join("\n"));
     let own = own.join("\n");
     let files: Vec<&str> = own.split("name = \"DATA_DELETE\"").collect();
     let [refund, deletion] = files[..] else { panic!("two archetypes: {files:?}") };
