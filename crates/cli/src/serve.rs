@@ -11,7 +11,11 @@ use gateway::{Config, Installation};
 use server::{Faces, Running, ServerConfig};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
-use tracing_subscriber::EnvFilter;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::{FilterExt, filter_fn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::crash;
 use crate::error::{Context, Error, Result};
@@ -210,16 +214,13 @@ async fn wait(mut stop: mpsc::Receiver<()>) {
 /// Logs to stderr what `COUNTERSIGN_LOG` asks for, or else from this level.
 pub(crate) fn log_from(level: &str) {
     let filter = EnvFilter::try_from_env("COUNTERSIGN_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    // What rmcp says of messages quotes them.
-    let filter = match "rmcp=error".parse() {
-        Ok(quiet) => filter.add_directive(quiet),
-        Err(_) => filter,
-    };
-    let started = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    // What rmcp says of messages quotes them, which is not for the log, whatever is asked for.
+    let quotes = |said: &Metadata<'_>| said.target().starts_with("rmcp") && *said.level() != Level::ERROR;
+    let layer = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
-        .try_init();
+        .with_filter(filter.and(filter_fn(move |said| !quotes(said))));
+    let started = tracing_subscriber::registry().with(layer).try_init();
     // Only a second subscriber in one process could fail, and then the first one logs.
     drop(started);
 }

@@ -487,6 +487,29 @@ fn a_wrapped_server_is_asked_only_after_a_person_agreed() {
 }
 
 #[test]
+fn what_clients_and_servers_say_is_in_no_log_whatever_is_to_be_logged() {
+    let place = Place::new(&tools());
+    let log = fs::File::create(place.path("log")).unwrap();
+    let everything = "trace,rmcp=trace,rmcp::service=trace,rmcp::transport=trace";
+    let mut client = place.wrapped_with("server.sh", &[], everything, log.into());
+    let listed = client.tools();
+    assert!(listed.contains(&"read_note".to_owned()), "{listed:?}");
+    let read = client.call("read_note");
+    assert_eq!(read["content"][0]["text"], "did read_note", "{read}");
+    let params = json!({"name": "put_note", "arguments": {"text": "known-to-two"}});
+    let held = client.ask("tools/call", &params);
+    assert!(held["_meta"]["io.countersign/transaction"].is_string(), "{held}");
+    drop(client.stdin.take());
+    client.child.wait().unwrap();
+    let log = fs::read_to_string(place.path("log")).unwrap();
+    assert!(log.contains(" TRACE ") && log.contains(" DEBUG "), "everything else is logged");
+    for said in ["did read_note", "known-to-two", "Drops a note"] {
+        let line = log.lines().find(|line| line.contains(said));
+        assert_eq!(line, None, "{said}");
+    }
+}
+
+#[test]
 fn a_second_client_of_a_wrapped_server_has_a_gateway_of_its_own() {
     let place = Place::new(&tools());
     let mut first = place.wrapped(&[]);
@@ -588,19 +611,22 @@ impl Place {
     }
 
     fn wrapped_around(&self, script: &str, options: &[&str]) -> Wrapped {
+        self.wrapped_with(script, options, "error", Stdio::piped())
+    }
+
+    fn wrapped_with(&self, script: &str, options: &[&str], log: &str, stderr: Stdio) -> Wrapped {
         // A call that is held says so at once.
         if !self.path("state/countersign.toml").exists() {
             self.write("state/countersign.toml", "[mcp]\nwait_seconds = 0\n");
         }
         let mut command = countersign();
-        command.current_dir(self.folder.path()).env("GREETING", "hello").env("COUNTERSIGN_LOG", "error");
+        command.current_dir(self.folder.path()).env("GREETING", "hello").env("COUNTERSIGN_LOG", log);
         if script == "stubborn.sh" {
             command.env("HANG", "1");
         }
         command.args(["mcp", "--name", "notes", "--data-dir", "state"]).args(options);
         command.args(["--", "sh", script, "tools.json", "calls"]);
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
         let (stdin, stdout) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
         Wrapped { child, stdin, stdout, folder: self.folder.path().to_owned(), sent: 0 }
     }
