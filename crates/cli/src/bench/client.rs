@@ -1,8 +1,8 @@
 //! The load client: a process of its own that sends prebuilt bytes and counts answers.
 //!
 //! It shares the machine with what it measures, so it does as little as can be: one thread, plain sockets, requests
-//! made beforehand with a serial number patched in, answers read as far as status and length; those of tools are read whole,
-//! after their time is taken. Each connection sends its next request when it has the answer to the last.
+//! made beforehand with a serial number patched in, answers read as far as status and length; those of tools are read whole
+//! when the run is over. Each connection sends its next request when it has the answer to the last.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -66,6 +66,7 @@ async fn carry_out(plan: &Plan) -> Result<Outcome> {
         }
     };
     let _ = tokio::time::timeout(LONGEST_ANSWER, rest).await;
+    run.check();
     run.outcome(seconds, cpu, &plan.around)
 }
 
@@ -89,6 +90,8 @@ struct Run {
     over: Cell<bool>,
     told: Cell<Instant>,
     tally: RefCell<Tally>,
+    /// Answers that nobody has read yet, and the numbers of the turns they are to.
+    kept: RefCell<Vec<(u64, Box<[u8]>)>>,
 }
 
 #[derive(Default)]
@@ -113,6 +116,7 @@ impl Run {
             over: Cell::new(false),
             told: Cell::new(Instant::now()),
             tally: RefCell::default(),
+            kept: RefCell::default(),
         }
     }
 
@@ -133,20 +137,36 @@ impl Run {
                 took += begun.elapsed();
                 // What builds on a request that was refused is not sent.
                 if left == 0 || !reply.is_good() {
-                    if let Err(error) = self.must_be_good(serial, &reply, &answer) {
-                        return self.note_broken(&error);
-                    }
                     self.note(took, &reply, &answer, bytes);
+                    self.keep(serial, &answer[reply.body]);
                     break;
                 }
             }
         }
     }
 
-    fn must_be_good(&self, serial: u64, reply: &Reply, answer: &[u8]) -> io::Result<()> {
-        let Answers::OfTool { with_receipt } = self.answers else { return Ok(()) };
-        let serial = String::from_utf8_lossy(&digits(serial)).into_owned();
-        tools::must_answer(&answer[reply.body.clone()], &serial, with_receipt).map_err(io::Error::other)
+    /// Keeps an answer that is to be read when nobody is measured any more; with too many they are read at once.
+    fn keep(&self, serial: u64, answer: &[u8]) {
+        if self.answers == Answers::Any {
+            return;
+        }
+        let mut kept = self.kept.borrow_mut();
+        kept.push((serial, answer.into()));
+        if kept.len() >= MOST_KEPT {
+            drop(kept);
+            self.check();
+        }
+    }
+
+    /// Reads what was kept.
+    fn check(&self) {
+        let Answers::OfTool { with_receipt } = self.answers else { return };
+        for (serial, answer) in self.kept.take() {
+            let serial = String::from_utf8_lossy(&digits(serial)).into_owned();
+            if let Err(wrong) = tools::must_answer(&answer, &serial, with_receipt) {
+                self.note_broken(&io::Error::other(wrong));
+            }
+        }
     }
 
     fn next_serial(&self) -> u64 {
@@ -396,6 +416,8 @@ fn wrong(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
 }
 
+/// Of at most a kilobyte each.
+const MOST_KEPT: usize = 250_000;
 const LONGEST_ANSWER: Duration = Duration::from_secs(10);
 /// Of so many turns the median is told.
 const WINDOW: usize = 100;

@@ -44,7 +44,7 @@ pub(crate) enum Taken {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Answers {
     Any,
-    /// It has to be what the tool says to this call. It is read when the clock is stopped.
+    /// It has to be what the tool says to this call. It is read when the run is over.
     OfTool {
         with_receipt: bool,
     },
@@ -83,7 +83,7 @@ pub(crate) struct Outcome {
     pub(crate) around_ms: Vec<f64>,
     pub(crate) client_cpu_seconds: f64,
     pub(crate) statuses: BTreeMap<u16, u64>,
-    /// Connections that broke.
+    /// Connections that broke, and answers of tools that were wrong.
     pub(crate) broken: u64,
     /// The first answer that was not 200, or why the first connection broke.
     pub(crate) refusal: Option<String>,

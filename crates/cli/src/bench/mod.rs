@@ -58,9 +58,9 @@ pub(crate) struct Args {
     /// Short runs: to see that everything works, not to quote
     #[arg(long)]
     quick: bool,
-    /// Of the runs of the gateway only those whose name contains this: for profiling
-    #[arg(long, value_name = "TEXT", hide = true, conflicts_with = "floors")]
-    only: Option<String>,
+    /// Of the runs of the gateway only the one of this name, or those whose names contain it; may be given several times
+    #[arg(long, value_name = "NAME", conflicts_with = "floors")]
+    only: Vec<String>,
     /// How long each run lasts, after its warm-up
     #[arg(long, value_name = "SECONDS", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,

@@ -15,7 +15,7 @@ use super::served::{self, Declared, Site};
 use super::tools::{self, Pair};
 use super::trail::Trail;
 use super::{Args, Effort, echo, sample, tell};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 
 /// Everything that was measured.
 #[derive(Clone, Debug, Serialize)]
@@ -117,6 +117,7 @@ impl Gateway {
 
 /// Carries out everything that `args` ask for.
 pub(crate) fn all(args: &Args, effort: Effort) -> Result<Figures> {
+    must_be_known(&args.only)?;
     let folder = tempfile::Builder::new().prefix(".countersign-bench-").tempdir_in(&args.data_dir);
     let folder = folder.while_we(|| format!("cannot make a folder in `{}`", args.data_dir.display()))?;
     let floors = Floors::measure(&effort)?;
@@ -131,16 +132,34 @@ pub(crate) fn all(args: &Args, effort: Effort) -> Result<Figures> {
     }
     let (ready, request, answer_bytes) = first_look(folder.path(), &effort)?;
     let echo = echoes(&request, answer_bytes, &effort)?;
-    let wanted = |name: &str| args.only.as_ref().is_none_or(|text| name.contains(text));
+    let wanted = |name: &str| is_wanted(name, &args.only);
     let runs = SCENARIOS.iter().filter(|scenario| wanted(scenario.name));
     let runs = runs.map(|scenario| scenario.run(folder.path(), &effort)).collect::<Result<_>>()?;
     let tools = tools::measure(folder.path(), &effort, wanted)?;
     let session = wanted(LONG).then(|| long_session(folder.path(), &effort)).transpose()?;
-    let recovers = args.only.as_ref().is_none_or(|text| "recovery".contains(text.as_str()));
-    let recovery = recovers.then(|| Recovery::measure(folder.path(), effort.in_flight)).transpose()?;
+    let recovery =
+        wanted(RECOVERY).then(|| Recovery::measure(folder.path(), effort.in_flight)).transpose()?;
     let soak = args.soak.map(|count| soak(folder.path(), count, &effort)).transpose()?;
     let trail = args.audit.map(|entries| Trail::measure(folder.path(), entries)).transpose()?;
     Ok(figures(echo, Some(Gateway { ready, runs, tools, session, recovery, soak, trail })))
+}
+
+/// What can be asked for by `--only`.
+fn names() -> impl Iterator<Item = &'static str> {
+    SCENARIOS.iter().map(|scenario| scenario.name).chain(tools::names()).chain([LONG, RECOVERY])
+}
+
+/// Whether a run is asked for: by its name, or by a part of it that is nobody's name.
+fn is_wanted(name: &str, only: &[String]) -> bool {
+    let means = |text: &String| name == text || (name.contains(&**text) && names().all(|name| name != text));
+    only.is_empty() || only.iter().any(means)
+}
+
+fn must_be_known(only: &[String]) -> Result<()> {
+    let unknown = only.iter().find(|text| !names().any(|name| name.contains(&***text)));
+    let Some(unknown) = unknown else { return Ok(()) };
+    let names: Vec<_> = names().map(|name| format!("`{name}`")).collect();
+    Err(Error::new(format!("no run is called `{unknown}`")).hint(format!("there are {}", names.join(", "))))
 }
 
 /// How soon it is ready, what is sent to it, and how long its answers are.
@@ -213,6 +232,8 @@ pub(crate) const SESSIONS: &str = "64 connections, one session each";
 pub(crate) const DECLARING: &str = "1 connection, declaration + cycle";
 /// The one session that is long.
 const LONG: &str = "1 connection, one long session";
+
+const RECOVERY: &str = "recovery";
 
 const CONNECTIONS: [usize; 4] = [1, 16, 64, 256];
 

@@ -1,9 +1,9 @@
 //! `tools/call`, through the gateway and at the server itself: what it costs a client that its tools are governed.
 //!
 //! The server is in this process, over HTTP; the gateway and the load client are processes of their own, as everywhere. Both
-//! loads are the same calls of the same tool: each says something else, and what comes back is read as JSON and held against
-//! what was sent. Through the gateway each call is an action under a mandate, with a key that is made for it, that is delivered
-//! with its answer, and the answer has to name its receipt.
+//! loads are the same calls of the same tool: each says something else, and when the run is over what came back is read as JSON
+//! and held against what was sent. Through the gateway each call is an action under a mandate, with a key that is made for it,
+//! that is delivered with its answer, and the answer has to name its receipt.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -40,6 +40,11 @@ impl Pair {
 pub(crate) fn measure(folder: &Path, effort: &Effort, wanted: impl Fn(&str) -> bool) -> Result<Vec<Pair>> {
     let pairs = PAIRS.iter().filter(|callers| wanted(callers.name));
     pairs.map(|callers| callers.measure(folder, effort)).collect()
+}
+
+/// What they are called.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    PAIRS.iter().map(|callers| callers.name)
 }
 
 /// So many clients at once.
