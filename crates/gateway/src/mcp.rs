@@ -316,8 +316,13 @@ impl Gateway {
     async fn keep_deliveries(&self) {
         loop {
             tokio::time::sleep(GATHERING).await;
-            let batch: Vec<_> =
+            if lock(&self.deliveries).len() > FEW {
+                tokio::time::sleep(GATHERING_MANY).await;
+            }
+            let mut batch: Vec<_> =
                 lock(&self.deliveries).iter().map(|(alike, times)| (*alike, *times)).collect();
+            // In the order in which they lie: what lies together is written together.
+            batch.sort_unstable();
             if let Err(error) = self.ledger.deliver(batch.clone()).await {
                 tracing::warn!(%error, "what was delivered could not be kept on record yet");
                 tokio::time::sleep(LONGEST).await;
@@ -516,3 +521,7 @@ const SHORTEST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(1);
 /// So long what was delivered is gathered before it is written.
 const GATHERING: Duration = Duration::from_millis(200);
+/// And so much longer, if it is more than a few. Each is written where its digest lies, so anywhere: the more there are, the
+/// more of them share a page.
+const GATHERING_MANY: Duration = Duration::from_millis(800);
+const FEW: usize = 100;
