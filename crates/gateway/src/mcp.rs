@@ -136,10 +136,18 @@ impl Gateway {
             return Err(Error::new(Code::BodyTooLarge, why).field("/arguments"));
         }
         let rules = self.tenant(&caller.tenant)?.rules();
-        if let Some(tool) = rules.providers.get(&archetype).and_then(|provider| provider.tool()) {
+        if let Some(tool) = rules.providers.get(&archetype).and_then(|provider| provider.tool())
+            && self.could_use(caller, &archetype)
+            && self.may_speak_with(caller, &call.server).await.is_ok()
+        {
             // Before it takes anybody's room: a server may be slow to say what it has.
             tool.prepare(&seat).await;
         }
+        let (gateway, asks) = (Arc::clone(self), caller.clone());
+        seat.ask_leave_of(move |id| {
+            let (gateway, asks) = (Arc::clone(&gateway), asks.clone());
+            Box::pin(async move { gateway.may_go_on(&asks, id).await.unwrap_or_default() })
+        });
         let key = self.tool_key(caller, &rules, &archetype, &call).await?;
         let delivery = key.made.map(|(alike, times)| Delivery {
             gateway: Arc::clone(self),
@@ -256,6 +264,32 @@ impl Gateway {
             true => Err(Error::new(Code::Frozen, "an operator has stopped this")),
             false => Ok(()),
         }
+    }
+
+    /// Whether an action that waited for its client's answer may still be sent: what it was admitted under is in force, and nobody
+    /// has stopped it meanwhile.
+    async fn may_go_on(&self, caller: &Caller, id: ActionId) -> Result<bool, Error> {
+        let stored = self.visible(caller, &id.to_string()).await?;
+        let rules = self.tenant(&caller.tenant)?.rules();
+        let provider = rules.providers.get(&*stored.archetype).map(|provider| provider.name());
+        let freezes = self.ledger.freezes().await.map_err(unavailable)?;
+        let covers = |freeze: &ledger::Freeze| {
+            freeze.scope.covers(&stored.tenant, &stored.subject, &stored.archetype, provider)
+        };
+        if freezes.iter().any(covers) {
+            return Ok(false);
+        }
+        let now_ms = clock::now_ms();
+        for jti in &stored.mandates {
+            let held = self.ledger.mandate(&stored.tenant, jti).await.map_err(unavailable)?;
+            let in_force =
+                |held: ledger::Held| held.account.is_open().is_ok() && now_ms < held.mandate.expires_ms;
+            // Some are by name alone, and have no row: then only freezes stop them.
+            if held.is_some_and(|held| !in_force(held)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     async fn tool_key(

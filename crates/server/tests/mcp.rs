@@ -224,6 +224,13 @@ impl<'a> Client<'a> {
         said
     }
 
+    /// Of the tools that are listed.
+    async fn names(&self) -> Vec<String> {
+        let listed = self.result("tools/list", json!({})).await;
+        let tools = listed["tools"].as_array().unwrap();
+        tools.iter().map(|tool| tool["name"].as_str().unwrap().to_owned()).collect()
+    }
+
     async fn error(&self, method: &str, params: Value) -> Value {
         let answer = self.ask(method, params).await.pop().unwrap();
         assert!(answer.get("error").is_some(), "{answer}");
@@ -823,6 +830,31 @@ async fn a_client_without_a_session_is_asked_by_the_answer_and_goes_on_with_the_
         "{told}"
     );
     assert_eq!(world.tools.calls().len(), 2, "asked, and gone on with");
+}
+
+#[tokio::test]
+async fn what_was_asked_in_between_is_not_gone_on_with_once_it_is_stopped() {
+    let answers = json!({"name": {"action": "accept", "content": {"name": "ann"}}});
+    for how in ["agent:agent-1", "tenant", "provider:mcp:shop", "changed"] {
+        let world = World::new().await;
+        let client = world.client("/mcp/shop", NEW).able(json!({"elicitation": {}}));
+        let asked = client.call("ask", json!({})).await;
+        assert_eq!(asked["resultType"], "input_required", "{asked}");
+        match how {
+            "changed" => world.tools.describe("ask", "Asks for more than a name"),
+            scope => freeze(&world, scope).await,
+        }
+        // As long as its server takes to say that it changed.
+        while how == "changed" && client.names().await.iter().any(|name| name == "ask") {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        let state = asked["requestState"].as_str().unwrap();
+        let again = json!({"name": "ask", "arguments": {}, "requestState": state, "inputResponses": answers});
+        let stopped = client.result("tools/call", again).await;
+        assert_eq!(stopped["isError"], true, "{how}: {stopped}");
+        assert_eq!(stopped["structuredContent"]["kind"], "failed", "{how}: {stopped}");
+        assert_eq!(world.tools.calls().len(), 1, "{how}: asked, and not gone on with");
+    }
 }
 
 #[tokio::test]
@@ -1524,17 +1556,16 @@ async fn over_pipes_a_stream_too_many_is_an_error() {
         }
     };
     let reading = async {
-        let mut refused = Vec::new();
-        for _ in 0..33 {
+        let mut acknowledged = 0;
+        loop {
             let message: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
-            if message.get("error").is_some() {
-                refused.push(message);
+            acknowledged += usize::from(message["method"] == "notifications/subscriptions/acknowledged");
+            if message.get("error").is_some() || acknowledged > 32 {
+                return message;
             }
         }
-        refused
     };
     let ((), refused) = tokio::join!(writing, reading);
-    assert_eq!(refused.len(), 1, "{refused:?}");
-    assert!(refused[0]["id"].is_u64(), "{refused:?}");
-    assert!(refused[0]["error"]["message"].as_str().unwrap().contains("as many streams"), "{refused:?}");
+    assert!(refused["id"].is_u64(), "{refused}");
+    assert!(refused["error"]["message"].as_str().unwrap().contains("as many streams"), "{refused}");
 }

@@ -85,9 +85,13 @@ pub struct Seat {
     when_abandoned: Mutex<Option<Then>>,
     link: Mutex<Option<Use>>,
     action: OnceLock<ActionId>,
+    leave: OnceLock<Leave>,
 }
 
 type Then = Box<dyn FnOnce() + Send>;
+
+/// Whether an action that is under way may still be gone on with.
+type Leave = Box<dyn Fn(ActionId) -> BoxFuture<'static, bool> + Send + Sync>;
 
 impl Seat {
     /// A place for what comes of one `tools/call` with this `_meta`.
@@ -107,6 +111,7 @@ impl Seat {
             when_abandoned: Mutex::default(),
             action: OnceLock::new(),
             link: Mutex::default(),
+            leave: OnceLock::new(),
         })
     }
 
@@ -114,6 +119,18 @@ impl Seat {
     /// join has something to do then.
     pub fn when_abandoned(&self, then: impl FnOnce() + Send + 'static) {
         *lock(&self.when_abandoned) = Some(Box::new(then));
+    }
+
+    /// What is asked before its call is gone on with, once its client has answered a question.
+    pub fn ask_leave_of(&self, leave: impl Fn(ActionId) -> BoxFuture<'static, bool> + Send + Sync + 'static) {
+        let _ = self.leave.set(Box::new(leave));
+    }
+
+    pub(super) async fn may_go_on(&self, action: ActionId) -> bool {
+        match self.leave.get() {
+            Some(leave) => leave(action).await,
+            None => true,
+        }
     }
 
     /// Its client was asked something, and has not come back.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
 
+use futures_util::future::join_all;
 use rmcp::model::{
     ClientConfig, ClientResult, CreateMessageResult, ElicitResult, ElicitationAction, ErrorCode, ErrorData,
     InputRequest, ListRootsResult, ProgressToken, ProtocolVersion, RequestId, ServerNotification,
@@ -15,6 +16,8 @@ use rmcp::{RoleClient, model::ClientCapabilities};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use super::lock;
 use super::party::Party;
@@ -27,6 +30,8 @@ pub(super) struct Relay {
     pub(super) server: Weak<Server>,
     pub(super) under_way: Arc<UnderWay>,
     pub(super) secrets: Arc<[Arc<Secret>]>,
+    /// For questions that wait.
+    pub(super) questions: Semaphore,
 }
 
 /// Requests of one link that have no answer yet.
@@ -48,6 +53,8 @@ pub(super) struct Exchange {
     heard: Mutex<Instant>,
     /// So many questions of the server's wait for the client.
     asking: AtomicUsize,
+    /// Cancelled when it is over.
+    over: CancellationToken,
 }
 
 impl Exchange {
@@ -56,7 +63,9 @@ impl Exchange {
         of: Option<RequestId>,
         progress: Option<ProgressToken>,
     ) -> Exchange {
-        Exchange { id, token, of, progress, heard: Mutex::new(Instant::now()), asking: AtomicUsize::new(0) }
+        let (heard, asking, over) =
+            (Mutex::new(Instant::now()), AtomicUsize::new(0), CancellationToken::new());
+        Exchange { id, token, of, progress, heard, asking, over }
     }
 
     /// Since when nothing was heard of it; nothing, while it is not the server's turn.
@@ -75,6 +84,7 @@ impl UnderWay {
     }
 
     pub(super) fn end(&self, exchange: &Arc<Exchange>) {
+        exchange.over.cancel();
         lock(&self.0).retain(|it| !Arc::ptr_eq(it, exchange));
     }
 
@@ -132,12 +142,21 @@ impl Relay {
             let why = "a client without a session is asked only in the midst of its request";
             return Err(ErrorData::invalid_request(why, None));
         }
+        let _place = self.questions.try_acquire().map_err(|_| {
+            ErrorData::invalid_request("as many questions as can wait at once are waiting", None)
+        })?;
         // Where it is not known to which it belongs, it may be any of them that does not go on without the answer.
         let waiting = exchange.map_or_else(|| self.under_way.all(), |it| vec![it]);
         let _asking: Vec<Asking> = waiting.iter().map(Asking::begin).collect();
         let can_decline = matches!(request, InputRequest::Elicitation(_));
         let asked = [(ONLY.to_owned(), request)].into();
-        match self.party.ask(asked, of.as_ref()).await {
+        let answered = tokio::select! {
+            biased;
+            answered = self.party.ask(asked, of.as_ref()) => answered,
+            // What it was asked for is over.
+            () = ended(&waiting) => Err(ErrorData::internal_error("the request it was asked for is over", None)),
+        };
+        match answered {
             Ok(mut answers) => answers.remove(ONLY).ok_or_else(|| {
                 ErrorData::internal_error("the client did not answer what it was asked", None)
             }),
@@ -147,6 +166,14 @@ impl Relay {
     }
 }
 
+/// Ends when all of them have; never, if it is asked in the midst of none.
+async fn ended(waiting: &[Arc<Exchange>]) {
+    match waiting {
+        [] => std::future::pending().await,
+        all => join_all(all.iter().map(|exchange| exchange.over.cancelled())).await,
+    };
+}
+
 /// The word of a person who does not want to say anything.
 pub(super) fn declined() -> Value {
     serde_json::to_value(ElicitResult::new(ElicitationAction::Cancel)).unwrap_or_default()
@@ -154,6 +181,8 @@ pub(super) fn declined() -> Value {
 
 /// The key under which a single question is asked.
 const ONLY: &str = "ask";
+/// So many questions of a server wait for one client at once.
+pub(super) const MOST_QUESTIONS: usize = 16;
 
 impl Service<RoleClient> for Relay {
     async fn handle_request(
@@ -248,4 +277,75 @@ pub(super) fn without<T: Serialize + DeserializeOwned>(secrets: &[Arc<Secret>], 
 fn read<T: serde::de::DeserializeOwned>(said: Value) -> Result<T, ErrorData> {
     serde_json::from_value(said)
         .map_err(|_| ErrorData::internal_error("the client's answer has not the form of one", None))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use futures_util::FutureExt;
+    use futures_util::future::BoxFuture;
+    use rmcp::model::{
+        ElicitRequest, ElicitRequestParams, Implementation, InputRequests, InputResponses, NumberOrString,
+    };
+
+    use super::*;
+    use crate::mcp::{Client, PartyId};
+
+    /// A client that is asked and never answers.
+    struct Silent(Client);
+
+    impl Party for Silent {
+        fn client(&self) -> &Client {
+            &self.0
+        }
+
+        fn ask<'a>(
+            &'a self,
+            _: InputRequests,
+            _: Option<&'a RequestId>,
+        ) -> BoxFuture<'a, Result<InputResponses, ErrorData>> {
+            Box::pin(std::future::pending())
+        }
+
+        fn tell(&self, _: ServerNotification, _: Option<&RequestId>) {}
+    }
+
+    fn question() -> InputRequest {
+        let params =
+            serde_json::json!({"message": "Who?", "requestedSchema": {"type": "object", "properties": {}}});
+        let params: ElicitRequestParams = serde_json::from_value(params).unwrap();
+        InputRequest::Elicitation(ElicitRequest::new(params))
+    }
+
+    #[tokio::test]
+    async fn few_questions_wait_at_once_and_none_longer_than_what_they_are_asked_for() {
+        let id = PartyId("silent:1".into());
+        let (info, capabilities) = (Implementation::new("test", "1"), ClientCapabilities::default());
+        let client = Client { owner: id.clone(), id, has_session: true, info, capabilities };
+        let relay = Relay {
+            party: Arc::new(Silent(client)),
+            server: Weak::new(),
+            under_way: Arc::default(),
+            secrets: Arc::default(),
+            questions: Semaphore::new(MOST_QUESTIONS),
+        };
+        let ours = NumberOrString::Number(1);
+        let exchange = Arc::new(Exchange::new((ours.clone(), ProgressToken(ours)), None, None));
+        relay.under_way.begin(Arc::clone(&exchange));
+        let mut waiting: Vec<_> = (0..MOST_QUESTIONS)
+            .map(|_| Box::pin(relay.ask(question(), Some(Arc::clone(&exchange)))))
+            .collect();
+        assert!(waiting.iter_mut().all(|asked| asked.now_or_never().is_none()));
+        assert!(relay.ask(question(), Some(Arc::clone(&exchange))).await.is_err(), "one too many");
+        relay.under_way.end(&exchange);
+        for asked in waiting {
+            assert_eq!(asked.await.unwrap(), declined(), "nobody wants to know any more");
+        }
+        let next = Arc::new(Exchange::new(
+            (NumberOrString::Number(2), ProgressToken(NumberOrString::Number(2))),
+            None,
+            None,
+        ));
+        assert!(relay.ask(question(), Some(next)).now_or_never().is_none(), "there is room again");
+    }
 }

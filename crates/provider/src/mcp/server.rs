@@ -23,7 +23,7 @@ use super::launch::{Declared, Launch};
 use super::link::{Fault, GRACE, Greeting, Heard, Link, Unopened, Use};
 use super::listed::SeenTool;
 use super::party::{Nobody, Party, PartyId, Tie};
-use super::relay::{Relay, declined, without};
+use super::relay::{MOST_QUESTIONS, Relay, declined, without};
 use super::{LONGEST_SERVER_NAME, is_server_name, lock};
 use crate::Outside;
 
@@ -115,6 +115,8 @@ impl Drop for Owes<'_> {
 #[derive(Clone)]
 struct Listed {
     tools: Arc<Vec<SeenTool>>,
+    /// When it was begun: to whoever asked before, it says how things stand, believed or not.
+    began: Instant,
     /// Until when it is believed; nothing, where the server said meanwhile that it changed.
     until: Option<Instant>,
 }
@@ -242,17 +244,21 @@ impl Server {
         if let Some(tools) = self.believed_tools() {
             return Ok(tools);
         }
-        let server = Arc::clone(self);
+        let (server, asked) = (Arc::clone(self), Instant::now());
         // To its end, whoever gives it up: what comes of it is for all who wait.
-        let listing = tokio::spawn(async move { server.list_in_turn().await });
+        let listing = tokio::spawn(async move { server.list_in_turn(asked).await });
         listing.await.unwrap_or_else(|_| Err(self.unreachable(UNLISTED)))
     }
 
     /// One after the other, so that one list is for all. Who could not be listed just now is not asked again at once.
-    async fn list_in_turn(self: &Arc<Server>) -> Result<Arc<Vec<SeenTool>>, Unreachable> {
+    async fn list_in_turn(self: &Arc<Server>, asked: Instant) -> Result<Arc<Vec<SeenTool>>, Unreachable> {
         let mut failed = self.listing.lock().await;
         if let Some(tools) = self.believed_tools() {
             return Ok(tools);
+        }
+        let listed = lock(&self.tools).clone().filter(|listed| listed.began >= asked);
+        if let Some(listed) = listed {
+            return Ok(listed.tools);
         }
         self.not_before(failed.as_ref())?;
         let began = Instant::now();
@@ -286,7 +292,8 @@ impl Server {
             self.watch().await;
         }
         let _owes = self.owes();
-        let (changes, until) = (self.changes.load(Ordering::SeqCst), Instant::now() + self.declared.believe);
+        let (changes, began) = (self.changes.load(Ordering::SeqCst), Instant::now());
+        let until = began + self.declared.believe;
         // A little longer than one page may take: the server is told when that is given up.
         let most = self.silence().saturating_add(2 * GRACE);
         let late = |_| Err(self.unreachable("it does not list its tools in time"));
@@ -294,7 +301,7 @@ impl Server {
         let mut listed = lock(&self.tools);
         // What it said while it listed may be about what is listed.
         let until = (self.changes.load(Ordering::SeqCst) == changes).then_some(until);
-        *listed = Some(Listed { tools: Arc::clone(&tools), until });
+        *listed = Some(Listed { tools: Arc::clone(&tools), began, until });
         Ok(tools)
     }
 
@@ -526,7 +533,8 @@ impl Server {
         let attempt = |greeting| {
             let (party, server) = (Arc::clone(party), Arc::downgrade(self));
             let secrets = self.launch.secrets().into();
-            let relay = Relay { party, server, under_way: Arc::default(), secrets };
+            let questions = Semaphore::new(MOST_QUESTIONS);
+            let relay = Relay { party, server, under_way: Arc::default(), secrets, questions };
             Link::open(&self.launch, (self.name(), self.declared.most_bytes), relay, greeting, within)
         };
         let opened = match attempt(first).await {

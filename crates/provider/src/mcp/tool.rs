@@ -21,6 +21,7 @@
 //! ```
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use action::{Archetype, Tenant};
@@ -201,8 +202,14 @@ impl Tool {
         let seat = self.seats.of(call.action_id);
         let arguments = call.constraints.as_object().cloned().unwrap_or_default();
         let asked = Asked { name: &self.tool, pinned: &self.pinned, arguments, on_error: self.on_error };
-        let asking = self.ask(call, seat.as_deref(), asked);
-        let overdue = |_| lost(Doubt::NoAnswer, "it took too long");
+        let left = AtomicBool::new(false);
+        let asking = self.ask(call, seat.as_deref(), asked, &left);
+        let overdue = |_| match left.load(Ordering::Relaxed) {
+            true => lost(Doubt::NoAnswer, "it took too long"),
+            false => {
+                Reply::NotSent { why: "its server took too long before anything could be sent".to_owned() }
+            }
+        };
         match tokio::time::timeout(self.server.patience(), asking).await.unwrap_or_else(overdue) {
             // Whatever came of it, nothing is changed by it.
             Reply::Lost { why, .. } if self.read_only => Reply::NotSent { why },
@@ -210,7 +217,8 @@ impl Tool {
         }
     }
 
-    async fn ask(&self, call: &Call, seat: Option<&Seat>, asked: Asked<'_>) -> Reply {
+    /// `left` is set before anything leaves.
+    async fn ask(&self, call: &Call, seat: Option<&Seat>, asked: Asked<'_>, left: &AtomicBool) -> Reply {
         let (began, not_sent) = (Instant::now(), |why: String| Reply::NotSent { why });
         // Exactly what it says now: between two looks at what is known it may come to say something else.
         let tools = match self.server.tools().await {
@@ -237,6 +245,7 @@ impl Tool {
         let mut params = CallToolRequestParams::new(asked.name.to_owned()).with_arguments(asked.arguments);
         params.input_responses = seat.and_then(Seat::answers);
         for round in 0..MOST_ROUNDS {
+            left.store(true, Ordering::Relaxed);
             let answer = self.exchange(&link, params.clone(), &meta, &tie).await;
             match answer {
                 Ok(ServerResult::CallToolResult(result)) => {
@@ -245,6 +254,10 @@ impl Tool {
                 Ok(ServerResult::InputRequiredResult(input)) => {
                     let state = input.request_state.clone();
                     match answered(&party, input, &tie).await {
+                        // What was admitted was admitted for then; who answers takes their time.
+                        Ok(_) if !self.may_go_on(call, seat, (asked.name, asked.pinned)).await => {
+                            return refused("stopped", Value::Null);
+                        }
                         Ok(answers) => continue_with(&mut params, answers, state),
                         // It said itself that it has not done it, and it will not be told to.
                         Err(_) => return refused("input_required", Value::Null),
@@ -253,9 +266,6 @@ impl Tool {
                 Ok(_) => return lost(Doubt::NotUnderstood, "the answer is no result of a tool"),
                 Err(Fault::Refused(error)) => return self.declined(seat, error),
                 // It may have acted all the same, and forgotten the session then.
-                Err(Fault::Ended) if self.profile.capabilities.repeat_safe => {
-                    return not_sent("the session was over".to_owned());
-                }
                 Err(Fault::Ended) => return lost(Doubt::Ended, "the session was over"),
                 Err(Fault::NotSent(why)) if round == 0 => return Reply::NotSent { why },
                 Err(Fault::NotSent(why)) => return Reply::Lost { how: Doubt::Broken, why },
@@ -263,6 +273,17 @@ impl Tool {
             }
         }
         refused("asked_too_often", Value::Null)
+    }
+
+    /// Whether a call that its server has not done yet, as it said itself, may still be done.
+    async fn may_go_on(&self, call: &Call, seat: Option<&Seat>, (name, pinned): (&str, &str)) -> bool {
+        let listed = self.server.tools().await;
+        let is_held_back = listed.map_or(true, |tools| held_back(&tools, name, pinned).is_some());
+        match seat {
+            _ if is_held_back => false,
+            Some(seat) => seat.may_go_on(call.action_id).await,
+            None => true,
+        }
     }
 
     async fn exchange(
@@ -358,7 +379,7 @@ impl Tool {
         };
         self.fit(&undo.tool, &mut arguments);
         let asked = Asked { name: &undo.tool, pinned: &undo.pinned, arguments, on_error: OnError::Refused };
-        self.ask(call, None, asked).await
+        self.ask(call, None, asked, &AtomicBool::new(false)).await
     }
 
     /// A reference is kept as text; where the tool wants a number in its place, it is one.

@@ -700,8 +700,14 @@ async fn whoever_only_listens_makes_room_for_whoever_calls() {
 
 #[tokio::test]
 async fn a_server_that_lost_the_session_may_have_acted_in_it() {
+    for more in ["", "[binding.capabilities]\nrepeat_safe = true\n"] {
+        a_lost_session_is_doubt(more).await;
+    }
+}
+
+async fn a_lost_session_is_doubt(more: &str) {
     let world = World::new(&[SESSIONS]).await;
-    let (call, provider) = world.bind("count", "");
+    let (call, provider) = world.bind("count", more);
     assert!(matches!(provider.call(&call, NOW_MS).await, Reply::Confirmed(_)));
     world.tools.lose_sessions().await;
     let reply = provider.call(&call, NOW_MS).await;

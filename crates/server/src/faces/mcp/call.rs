@@ -67,8 +67,8 @@ impl Face {
             other => read::<CallToolResult>(other)?.into(),
         };
         // Whoever gave it up does not get it.
-        if let Some(owed) = answered.owed.filter(|_| !context.ct.is_cancelled()) {
-            visit.slot.owe(owed);
+        if let Some(delivery) = answered.owed.filter(|_| !context.ct.is_cancelled()) {
+            visit.slot.owe(Owed::new(context.id.clone(), delivery));
         }
         Ok(response)
     }
@@ -185,10 +185,8 @@ impl Waiting {
 
 /// What the client has of a call that has an outcome, or still none.
 fn answered(called: Called, output: Option<&Output>) -> Answered {
-    let id = called.action_id.map(|id| id.to_string()).unwrap_or_default();
-    let mut called = called;
-    let owed = called.delivery.take().map(|delivery| Owed::new(id, delivery));
-    Answered { owed, ..plain(told::outcome(&called, output)) }
+    let result = ServerResult::CallToolResult(told::outcome(&called, output));
+    Answered { result, owed: called.delivery }
 }
 
 fn plain(result: CallToolResult) -> Answered {

@@ -12,6 +12,9 @@ use bytes::Bytes;
 use futures_util::Stream;
 use gateway::Delivery;
 use hyper::body::Body;
+use rmcp::model::RequestId;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::lock;
 
@@ -34,17 +37,34 @@ struct Way {
 #[derive(Default)]
 pub(super) struct Left(Mutex<VecDeque<Owed>>);
 
-/// An outcome that is on its way, and by what its answer is known: the id of its action stands in it, and in no other.
+/// An outcome that is on its way, with the result of this request and with nothing else: what a server says in between may name
+/// the action as well.
 pub(super) struct Owed {
-    pub(super) id: String,
-    pub(super) delivery: Delivery,
-    pub(super) seen: bool,
+    request: RequestId,
+    delivery: Delivery,
+    seen: bool,
 }
 
 impl Owed {
-    pub(super) fn new(id: String, delivery: Delivery) -> Owed {
-        Owed { id, delivery, seen: false }
+    pub(super) fn new(request: RequestId, delivery: Delivery) -> Owed {
+        Owed { request, delivery, seen: false }
     }
+}
+
+/// As much of a message as tells whether it is a result, and of which request.
+#[derive(Deserialize)]
+struct Result<'a> {
+    id: RequestId,
+    #[serde(borrow)]
+    #[expect(dead_code, reason = "that it is there says enough")]
+    result: &'a RawValue,
+}
+
+/// Of which requests there are results in a piece of an answer: a message, or events of a stream.
+fn results(bytes: &[u8]) -> Vec<RequestId> {
+    let lines = bytes.split(|byte| *byte == b'\n').map(|line| line.strip_prefix(b"data:").unwrap_or(line));
+    let results = lines.filter(|line| !line.is_empty()).map(serde_json::from_slice::<Result<'_>>);
+    results.flatten().map(|result| result.id).collect()
 }
 
 impl Left {
@@ -56,12 +76,12 @@ impl Left {
         left.push_back(Owed { seen: false, ..owed });
     }
 
-    /// Those whose answers these bytes hold.
-    fn take(&self, bytes: &[u8]) -> Vec<Owed> {
+    /// Those of these requests.
+    fn take(&self, results: &[RequestId]) -> Vec<Owed> {
         let mut left = lock(&self.0);
         let all = std::mem::take(&mut *left);
         let (found, rest): (Vec<Owed>, Vec<Owed>) =
-            all.into_iter().partition(|owed| holds(bytes, owed.id.as_bytes()));
+            all.into_iter().partition(|owed| results.contains(&owed.request));
         *left = rest.into();
         found
     }
@@ -84,11 +104,16 @@ impl Slot {
     /// These bytes are next on their way.
     pub(super) fn see(&self, bytes: &[u8]) {
         let mut way = lock(&self.way);
+        let goes_on = matches!(self.session, Some((_, true)));
+        if way.owed.is_empty() && !goes_on {
+            return;
+        }
+        let results = results(bytes);
         if let Some((left, true)) = &self.session {
-            way.owed.extend(left.take(bytes));
+            way.owed.extend(left.take(&results));
         }
         for owed in &mut way.owed {
-            owed.seen = owed.seen || holds(bytes, owed.id.as_bytes());
+            owed.seen = owed.seen || results.contains(&owed.request);
         }
     }
 
@@ -115,10 +140,6 @@ impl Slot {
 
 /// So many outcomes a session is to have yet from streams that broke off; then the oldest is for the same call again.
 const MOST_LEFT: usize = 64;
-
-fn holds(bytes: &[u8], id: &[u8]) -> bool {
-    !id.is_empty() && bytes.windows(id.len()).any(|part| part == id)
-}
 
 /// The body of an answer, watched to its end.
 pub(super) struct Watched<B> {
@@ -164,8 +185,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_found_wherever_it_stands() {
-        assert!(holds(b"abc", b"abc") && holds(b"xabc", b"abc") && holds(b"abcx", b"abc"));
-        assert!(!holds(b"ab", b"abc") && !holds(b"", b"abc") && !holds(b"abc", b""));
+    fn only_a_result_is_an_answer_whatever_else_names_its_request() {
+        let result = br#"{"jsonrpc":"2.0","id":7,"result":{"content":[]}}"#;
+        let event = [b"id: 3\ndata: ".as_slice(), result, b"\n\n"].concat();
+        assert_eq!(results(result), [RequestId::Number(7)]);
+        assert_eq!(results(&event), [RequestId::Number(7)]);
+        for other in [
+            br#"{"jsonrpc":"2.0","method":"notifications/message","params":{"id":7,"result":{}}}"#.as_slice(),
+            br#"{"jsonrpc":"2.0","id":7,"method":"ping"}"#,
+            br#"{"jsonrpc":"2.0","id":7,"error":{"code":-32603,"message":"result"}}"#,
+            br#"data: {"jsonrpc":"2.0","method":"notifications/message","params":{"data":"{\"id\":7,\"result\":{}}"}}"#,
+            b"",
+            b"{no json",
+        ] {
+            assert_eq!(results(other), []);
+        }
     }
 }

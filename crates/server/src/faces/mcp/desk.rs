@@ -19,6 +19,7 @@ use std::time::Duration;
 use action::ActionId;
 use aws_lc_rs::rand;
 use futures_util::future::BoxFuture;
+use gateway::Delivery;
 use gateway::upstream::{Seat, Tie};
 use rmcp::model::{
     ClientCapabilities, ErrorData, InputRequests, InputRequiredResult, InputResponses, LoggingLevel,
@@ -28,7 +29,6 @@ use rmcp::service::{RequestContext, RoleServer};
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::delivery::Owed;
 use super::mail::Mail;
 use super::party::must_be_able;
 use super::{NoRandomness, lock};
@@ -48,7 +48,7 @@ pub(super) type Bound = [u8; 32];
 pub(super) struct Answered {
     pub(super) result: ServerResult,
     /// What is delivered with it.
-    pub(super) owed: Option<Owed>,
+    pub(super) owed: Option<Delivery>,
 }
 
 /// Tells again what came of an action whose client came back too late to be told the first time.
@@ -253,8 +253,8 @@ impl Desk {
             }
             work.cancelled.cancel();
             desk.forget(&work);
-            // What has an outcome by now has been left behind. What has none the same call joins.
-            if inside.has_outcome() {
+            // What came to nothing has been left behind. Anything else the same call joins, and is told of.
+            if inside.came_to_nothing() {
                 work.abandon();
             }
         });
@@ -410,9 +410,15 @@ impl std::fmt::Display for State {
 }
 
 impl Inside {
-    fn has_outcome(&mut self) -> bool {
+    /// Whether it is over, and had no effect as far as its server says.
+    fn came_to_nothing(&mut self) -> bool {
         let over = self.over.as_mut().and_then(|over| over.try_recv().ok());
-        over.is_some_and(|answered| answered.is_ok_and(|answered| answered.owed.is_some()))
+        let Some(Ok(answered)) = over else { return false };
+        let failed = match &answered.result {
+            ServerResult::CallToolResult(result) => result.is_error == Some(true),
+            _ => false,
+        };
+        failed && answered.owed.is_some()
     }
 
     /// Answers what is asked, if every question has an answer.

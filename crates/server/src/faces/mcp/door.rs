@@ -67,10 +67,18 @@ async fn enter(mut request: Request, only: Option<&str>) -> Result<Response, Err
     }
     let until = lasts.then(|| -> BoxFuture<'static, ()> { Box::pin(visitor.until_over(&request)) });
     let (own, slot) = (visitor.own_sessions(), Arc::clone(&visit.slot));
+    let ends = request.head.method == Method::DELETE;
     let answer = visitor.service(&own, lasts).handle(for_rmcp(request, visit, body)).await;
     match own.refused() {
         Some(refused) => Err(refused),
-        None => Ok(answer.map(|body| watched(Watched::new(body, slot), until))),
+        None => {
+            let mut answer = answer.map(|body| watched(Watched::new(body, slot), until));
+            // Some clients take what was only accepted for a session that did not end.
+            if ends && answer.status() == StatusCode::ACCEPTED {
+                *answer.status_mut() = StatusCode::OK;
+            }
+            Ok(answer)
+        }
     }
 }
 

@@ -38,6 +38,8 @@ pub(super) struct Wanted {
 /// What was opened for one `subscriptions/listen`, before it is acknowledged.
 pub(super) struct Opened {
     heard: Mutex<mpsc::Receiver<ServerNotification>>,
+    /// Who is told. As long as it is there the stream lasts, also where no server tells anything just now.
+    _party: Arc<dyn Party>,
     _listening: Vec<Listening>,
     id: PartyId,
     gateway: Arc<Gateway>,
@@ -142,6 +144,7 @@ impl Opened {
         let party: Arc<dyn Party> = Arc::new(Listener { client, heard: tell });
         let mut opened = Opened {
             heard: Mutex::new(heard),
+            _party: Arc::clone(&party),
             _listening: Vec::new(),
             id,
             gateway: Arc::clone(&scope.gateway),

@@ -176,6 +176,7 @@ impl Face {
         asked: &SetLevelRequestParams,
         context: &Context,
     ) -> Result<(), ErrorData> {
+        self.may_speak_with(context, server).await?;
         let logs = server.about().await.is_ok_and(|about| about.capabilities.logging.is_some());
         // Where there is no session a server is told with each request.
         if !logs || !server.has_session_with(&self.party(context)?).await.unwrap_or_default() {

@@ -44,7 +44,7 @@ impl Face {
         if !matches!(payload, TaskPayload::Working)
             && let Some(delivery) = gateway.delivery(caller, id).await.map_err(|error| no_task(&error))?
         {
-            visit.slot.owe(Owed::new(id.clone(), delivery));
+            visit.slot.owe(Owed::new(context.id.clone(), delivery));
         }
         Ok(GetTaskResult::new(DetailedTask::new(task, payload)))
     }
