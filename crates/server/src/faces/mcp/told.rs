@@ -184,6 +184,12 @@ fn advice(code: Option<Code>, kind: Option<CalledKind>, reasons: &[&str]) -> &'s
         return "The tool is not as the operator accepted it, so it is not called; tell the person you work for that the \
                 operator has to accept it first.";
     }
+    if reasons.contains(&"no_mandate") {
+        return "This call takes a mandate and came with none: ask the person you work for one.";
+    }
+    if reasons.contains(&"mandate_malformed") {
+        return "What came with this call as a mandate is none: ask the person you work for another.";
+    }
     match code {
         Some(Incomplete) => {
             "Arguments are missing or empty: fill in what `missing` names, and make the call again."
