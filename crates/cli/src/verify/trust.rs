@@ -47,7 +47,7 @@ impl Belief {
 
     pub(crate) fn trust(&self, allow_sandbox: bool, require_approvals: bool) -> Trust<'_> {
         let Belief { pin, jwks, disclosures, approvers } = self;
-        Trust { pin, jwks, allow_sandbox, disclosures, approvers, require_approvals }
+        Trust { allow_sandbox, disclosures, approvers, require_approvals, ..Trust::new(pin, jwks) }
     }
 }
 
