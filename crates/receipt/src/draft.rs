@@ -1,5 +1,8 @@
 use std::borrow::Cow;
 
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+
 use crate::approval::Approval;
 use crate::{Error, Stage, Timestamp, canonical, chain, commitment};
 
@@ -126,6 +129,14 @@ pub enum Event<'a> {
         /// `receiptId` of the receipt amended.
         of: Text<'a>,
     },
+}
+
+impl Promise<'_> {
+    /// A nonce, or any bytes of a log, as receipts and proofs spell them: unpadded base64url.
+    #[must_use]
+    pub fn spelled(bytes: &[u8]) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(bytes)
+    }
 }
 
 impl Event<'_> {

@@ -40,7 +40,7 @@ mod path;
 mod plan;
 mod tile;
 
-pub use bundle::{Bundle, Compromise, Logged, Place, Proof};
+pub use bundle::{Bundle, Compromise, Logged, Place, Proof, promised_nonce};
 pub use checkpoint::Checkpoint;
 pub use error::Error;
 pub use leaf::{ActionRef, Leaf, LeafKind, Nonce, RefKey};

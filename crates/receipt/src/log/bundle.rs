@@ -101,9 +101,7 @@ impl Proof {
         let checkpoint = self.checkpoint(pin)?;
         let witnessed = self.witnessed(pin)?;
         let content = &document.content;
-        let log = content.metadata.log.as_ref();
-        let promise = log.and_then(|log| log.promise.as_ref());
-        let (Some(log), Some(promise)) = (log, promise) else {
+        let (Some(log), Some(nonce)) = (&content.metadata.log, promised_nonce(document)) else {
             return Err(Failure::member("metadata.log", "promises no place in a log"));
         };
         if *log.origin != *checkpoint.origin {
@@ -111,7 +109,6 @@ impl Proof {
         }
         let kind = if content.event == Event::Original { LeafKind::Terminal } else { LeafKind::Amendment };
         let Place { index, leaf, .. } = &self.place;
-        let nonce = decoded::<32>(&promise.nonce).map_err(|error| document_fault(&error))?;
         let fits = leaf.kind == kind && leaf.hour >= Leaf::hour_of(document.created);
         if !fits || !leaf.opens(&nonce, document.text.as_bytes()) {
             return Err(Failure::document("the leaf of the proof is not this receipt's"));
@@ -333,6 +330,13 @@ impl RawProof<'_> {
             compromise: compromise.transpose()?,
         })
     }
+}
+
+/// The nonce with which the leaf of a receipt commits to it, if the receipt promises to be in a log.
+#[must_use]
+pub fn promised_nonce(document: &Document<'_>) -> Option<Nonce> {
+    let promise = document.content.metadata.log.as_ref()?.promise.as_ref()?;
+    decoded(&promise.nonce).ok()
 }
 
 fn bounded(received: &[u8]) -> Result<(), Error> {

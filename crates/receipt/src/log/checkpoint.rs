@@ -4,7 +4,7 @@ use std::str::FromStr;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
-use super::{Error, Hash, Note, Verifier};
+use super::{Error, Hash, Note, Verifier, verify_consistency};
 
 /// How large a log is and what stands in it: the text that its note signs.
 ///
@@ -63,5 +63,24 @@ impl FromStr for Checkpoint {
             return Err(Error::Checkpoint("it is not in its one spelling"));
         }
         Ok(checkpoint)
+    }
+}
+
+impl Checkpoint {
+    /// May this be said of a log of which `earlier` was said? `proof` is that of consistency, empty where none is needed.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] if it is of another log or a smaller one, [`Error::Proof`] if it does not begin with all of it.
+    pub fn follows(&self, earlier: &Checkpoint, proof: &[Hash]) -> Result<(), Error> {
+        if self.origin != earlier.origin {
+            return Err(Error::Checkpoint("it is of another log"));
+        }
+        if self.size < earlier.size {
+            return Err(Error::Checkpoint("it is of a smaller log than was seen before"));
+        }
+        if earlier.size == 0 {
+            return Ok(());
+        }
+        verify_consistency(earlier.size, &earlier.root, self.size, &self.root, proof)
     }
 }

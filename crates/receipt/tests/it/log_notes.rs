@@ -1,6 +1,6 @@
 //! Signed notes: other tools' are read, ours are theirs, and an altered one is refused.
 
-use countersign_receipt::log::{Checkpoint, Error, Note, Signer, Verifier, leaf_hash};
+use countersign_receipt::log::{Checkpoint, Error, Note, Plan, Signer, Verifier, empty_root, leaf_hash};
 
 use crate::log_proofs::golden;
 
@@ -184,4 +184,29 @@ fn what_is_no_key_is_refused() {
         assert!(matches!(signer().log(name), Err(Error::Key(_))), "{name:?}");
     }
     assert!(!format!("{:?}", signer()).contains("07070707"));
+}
+
+#[test]
+fn a_checkpoint_follows_only_what_it_extends() {
+    let leaves: Vec<_> = (0..20_u8).map(|number| leaf_hash(&[number])).collect();
+    let all = crate::log_tree::grown(leaves);
+    let said = |size: usize| Checkpoint {
+        origin: "gateway.example/log/default".to_owned(),
+        size: size as u64,
+        root: if size == 0 { empty_root() } else { all.root(size) },
+    };
+    let proof = |from, to| Plan::consistency(from, to).unwrap().hashes(&all.tiles).unwrap();
+    said(20).follows(&said(7), &proof(7, 20)).unwrap();
+    said(7).follows(&said(7), &[]).unwrap();
+    // Whoever saw nothing yet has nothing to compare.
+    said(20).follows(&said(0), &[]).unwrap();
+    said(0).follows(&said(0), &[]).unwrap();
+    let smaller = said(7).follows(&said(8), &[]);
+    assert_eq!(smaller, Err(Error::Checkpoint("it is of a smaller log than was seen before")));
+    let fork = Checkpoint { root: all.root(6), ..said(7) };
+    assert_eq!(fork.follows(&said(7), &[]), Err(Error::Proof("two roots of one size")));
+    assert!(said(20).follows(&fork, &proof(7, 20)).is_err());
+    assert!(said(20).follows(&said(7), &proof(8, 20)).is_err());
+    let elsewhere = Checkpoint { origin: "other".to_owned(), ..said(20) };
+    assert_eq!(elsewhere.follows(&said(7), &proof(7, 20)), Err(Error::Checkpoint("it is of another log")));
 }

@@ -44,7 +44,7 @@ fn grown_by(leaves: impl IntoIterator<Item = Hash>, at: impl Fn(u64) -> bool) ->
 }
 
 impl Grown {
-    fn root(&self, size: usize) -> Hash {
+    pub(crate) fn root(&self, size: usize) -> Hash {
         self.roots[&(size as u64)]
     }
 }
