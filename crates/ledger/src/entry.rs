@@ -377,6 +377,7 @@ pub(crate) struct Reading<'a> {
     pub(crate) receipt: Option<&'a str>,
     pub(crate) tenant: Option<&'a str>,
     pub(crate) action_hash: Option<[u8; 32]>,
+    pub(crate) in_session: bool,
 }
 
 impl<'a> Reading<'a> {
@@ -395,6 +396,7 @@ impl<'a> Reading<'a> {
             receipt: entry.receipt_hash,
             tenant: entry.tenant_ref,
             action_hash: read(entry.action_hash).ok()?,
+            in_session: entry.session.is_some(),
         })
     }
 }
@@ -563,7 +565,7 @@ impl Hex {
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 const EVENT: &[u8] = b",\"event\":\"";
-const OPENED: &str = "chain_opened";
+pub(crate) const OPENED: &str = "chain_opened";
 /// Event of a passkey that a person registered.
 pub const PASSKEY_REGISTERED: &str = "passkey_registered";
 /// Event of a passkey that an admin says is that person's.

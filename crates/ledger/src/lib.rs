@@ -43,6 +43,7 @@ mod identity;
 mod inspect;
 mod intake;
 mod lock;
+mod log;
 mod memory;
 mod outbox;
 mod pruned;
@@ -78,6 +79,9 @@ pub use intake::{
     Refusal, Reply, Resumption, Settlement, Tolerance, Used,
 };
 pub use lock::Lock;
+pub use log::{
+    Fresh, Grown, Growth, Head, Leafed, Log, LogOf, NewLeaf, Nonces, Round, Sequencer, Unlogged, hashes,
+};
 pub use memory::Memory;
 pub use outbox::{Notice, Outbox, Standing, Tried, Waiting};
 pub use session::{
@@ -99,7 +103,7 @@ pub type Answer<'a, T> = BoxFuture<'a, Result<T, Error>>;
 ///
 /// Every write is durable when its future resolves with `Ok`, and linearised with every other. A write whose future
 /// is dropped may still happen.
-pub trait Ledger: Outbox {
+pub trait Ledger: Outbox + Log {
     /// What the judge is told of the past.
     fn facts<'a>(&'a self, query: FactsQuery<'a>) -> Answer<'a, Facts>;
 

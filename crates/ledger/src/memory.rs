@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use action::{ActionId, Subject, Tenant};
 use mandate::{Account, Usage};
+use receipt::log::Tile;
 use sha2::{Digest, Sha256};
 
 use self::session::{Place, Sessions};
@@ -15,6 +16,7 @@ use crate::admit::{Claimed, Footing, Gate, Item, Rows, admit, corrected, is_abov
 use crate::entry::{self, APPROVED, Chain, EXTENDED, REJECTED, Reading};
 use crate::identity::{self, Claim};
 use crate::intake::{Lease, Process};
+use crate::log::{self, Fresh, Growth, Head, Leafed, Unlogged};
 use crate::outbox;
 use crate::pruned::Pruned;
 use crate::session::Sealer;
@@ -24,8 +26,8 @@ use crate::{
     About, Admission, Admitted, Answer, ApiKey, Approval, Audited, Basis, Broken, Clustered, Clustering,
     Counted, Declared, Declaring, Deferral, Draft, Earlier, Erased, Erasure, Error, Event, Existing,
     Extension, Facts, FactsQuery, Figures, Filter, Finding, Freeze, Given, Governed, Grouped, Heard, Held,
-    Inspected, Intention, Labels, Lapsed, Ledger, Mandate, Naming, Notice, Opening, Order, Outbox, Outcome,
-    Owner, Page, Passkey, PrincipalKey, Record, Recorded, Recovering, Refusal, Repeat, Resumption,
+    Inspected, Intention, Labels, Lapsed, Ledger, Log, Mandate, Naming, Notice, Opening, Order, Outbox,
+    Outcome, Owner, Page, Passkey, PrincipalKey, Record, Recorded, Recovering, Refusal, Repeat, Resumption,
     Revocation, Scope, Search, SecurityEvent, Settled, Settlement, Standing, State, Stored, Testimony, Tried,
     Turn, Verified, Waiting, Walk, Witness,
 };
@@ -56,6 +58,7 @@ struct World {
     sessions: Sessions,
     clusters: Vec<Clustered>,
     outbox: outbox::InMemory,
+    logs: log::InMemory,
     writes: u64,
 }
 
@@ -101,6 +104,7 @@ impl Memory {
             sessions: Sessions::default(),
             clusters: Vec::new(),
             outbox: outbox::InMemory::default(),
+            logs: log::InMemory::default(),
             writes: 0,
         };
         world.append(now_ms, None, &entry::opening(), None, None)?;
@@ -585,6 +589,13 @@ impl World {
         Ok(pruned.actions)
     }
 
+    /// Until when the action of an entry rests, if it does with that entry.
+    fn rests_ms(&self, entry: &[u8]) -> Option<i64> {
+        let said = Reading::of(entry).filter(|said| log::rests(said.event))?;
+        let row = self.row(said.action?)?;
+        row.stored.expires_ms.max(row.lease.until_ms)
+    }
+
     /// When the last thing came of an action.
     fn last_ms(&self, row: &Row) -> Option<i64> {
         Some(self.outcomes.get(row.outcomes.last()?)?.at_ms)
@@ -599,6 +610,7 @@ impl World {
         erasure.check(row.stored.state, self.last_ms(row))?;
         let record = Some(erasure.record.clone());
         let entry = self.append(erasure.at_ms, Some(id), &erasure.draft(), None, record)?;
+        self.logs.erase(id);
         let outcomes = self.row(id).map(|row| row.outcomes.clone()).unwrap_or_default();
         for outcome in outcomes {
             if let Some(settled) = self.outcomes.get_mut(&outcome) {
@@ -822,6 +834,44 @@ impl Outbox for Memory {
             world.outbox.tried(destination, &tries);
             Ok(())
         })
+    }
+}
+
+impl Log for Memory {
+    fn fresh(&self, limit: u32) -> Answer<'_, Fresh> {
+        self.now(move |world| {
+            let after = world.logs.mark;
+            let fresh = (1..).zip(&world.entries).filter(|(row, _)| *row > after).take(limit as usize);
+            let entries = fresh.map(|(row, (bytes, _))| {
+                let receipt = world.outcomes.get(&row).and_then(|settled| settled.receipt.as_ref());
+                let receipt = receipt.map(|receipt| receipt.document.clone());
+                Unlogged { row, bytes: bytes.clone(), receipt, rests_ms: world.rests_ms(bytes) }
+            });
+            Ok(Fresh { after, entries: entries.collect() })
+        })
+    }
+
+    fn grow(&self, growth: Growth) -> Answer<'_, bool> {
+        self.now(move |world| Ok(world.logs.grow(growth)))
+    }
+
+    fn log_head<'a>(&'a self, tenant: &'a Tenant) -> Answer<'a, Head> {
+        self.now(move |world| Ok(world.logs.head(tenant)))
+    }
+
+    fn log_tiles<'a>(&'a self, tenant: &'a Tenant, tiles: Vec<Tile>) -> Answer<'a, Vec<(Tile, Vec<u8>)>> {
+        self.now(move |world| Ok(world.logs.tiles(tenant, &tiles)))
+    }
+
+    fn log_leaves<'a>(&'a self, tenant: &'a Tenant, from: u64, limit: u32) -> Answer<'a, Vec<Leafed>> {
+        self.now(move |world| {
+            let leaves = world.logs.leaves(tenant).filter(|leaf| leaf.number >= from);
+            Ok(leaves.take(limit as usize).collect())
+        })
+    }
+
+    fn leaf_of<'a>(&'a self, tenant: &'a Tenant, entry: i64) -> Answer<'a, Option<Leafed>> {
+        self.now(move |world| Ok(world.logs.leaves(tenant).find(|leaf| leaf.entry == entry)))
     }
 }
 

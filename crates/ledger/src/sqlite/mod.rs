@@ -19,6 +19,7 @@ mod hot;
 mod housekeeping;
 mod index;
 mod ledger;
+mod log;
 mod open;
 mod outbox;
 mod packed;
