@@ -20,8 +20,8 @@ pub struct Error {
     pub retry_after: Option<u32>,
     /// What an access token has to have and this one has not: words of ASCII, as the operator wrote them.
     pub scopes: Vec<String>,
-    /// The action of which there is nothing to say, not yet or not any more.
-    pub(crate) action: Option<ActionId>,
+    /// The action of which there is nothing to say, not yet or not any more. Apart, because errors are handed on a lot.
+    pub(crate) action: Option<Box<ActionId>>,
 }
 
 impl Error {
@@ -69,7 +69,7 @@ impl Error {
     /// Names the action that the request turned out to be.
     #[must_use]
     pub(crate) fn of(mut self, action: ActionId) -> Error {
-        self.action = Some(action);
+        self.action = Some(Box::new(action));
         self
     }
 }
