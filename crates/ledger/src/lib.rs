@@ -45,13 +45,18 @@ mod intake;
 mod lock;
 mod memory;
 mod outbox;
+mod packed;
+mod postgres;
 mod pruned;
+mod refusals;
 mod session;
 mod sqlite;
+mod stand;
 mod state;
 mod step;
 mod stored;
 mod told;
+mod world;
 
 use std::sync::Arc;
 
@@ -80,12 +85,14 @@ pub use intake::{
 pub use lock::Lock;
 pub use memory::Memory;
 pub use outbox::{Notice, Outbox, Standing, Tried, Waiting};
+pub use packed::unpack;
+pub use postgres::{Access, Postgres};
 pub use session::{
     BUDGET_BREACHED, Cycle, Declared, Declaring, Governed, Heard, INTENT_DECLARED, Intention, Lapse, Lapsed,
     Opening, RECOVERY_COMPLETE, RECOVERY_INITIATED, Record, Recovering, SESSION_CLOSED, SESSION_HALTED,
     SESSION_OPENED, SESSION_STOPPED, Sealer, SecurityEvent, Turn,
 };
-pub use sqlite::{Options, Sqlite, unpack};
+pub use sqlite::{Options, Sqlite};
 pub use state::State;
 pub use step::STEPS;
 pub use stored::{

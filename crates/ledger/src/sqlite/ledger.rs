@@ -10,9 +10,10 @@ use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 
 use super::audit::{self, Query};
-use super::batch::Close;
 use super::filter::Kind;
-use super::{Counts, PAGE_BYTES, Sqlite, cluster, gone, open, packed, read, session, unreadable, verify};
+use super::{Counts, PAGE_BYTES, Sqlite, cluster, gone, open, read, session, unreadable, verify};
+use crate::intake::Close;
+use crate::packed;
 use crate::stored::page;
 use crate::{
     Admission, Admitted, Answer, ApiKey, Approval, Audited, Authority, Clustered, Clustering, Counted,
@@ -82,7 +83,8 @@ impl Ledger for Sqlite {
     }
 
     fn reject(&self, rejection: Approval, given: u32, settlement: Settlement) -> Answer<'_, i64> {
-        let close = Close::new(settlement, false);
+        let mut close = Close::new(settlement, false);
+        packed::close(&mut close);
         self.perform(move |batch| batch.reject(&rejection, given, &close))
     }
 
