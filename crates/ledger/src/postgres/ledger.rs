@@ -654,7 +654,9 @@ impl Ledger for Postgres {
             |_| (),
             move |batch| {
                 Box::pin(async move {
-                    let pruned = prune(batch.db, before_ms, limit).await?;
+                    let apart: Vec<Vec<u8>> =
+                        batch.world.ids.keys().map(|id| id.as_bytes().to_vec()).collect();
+                    let pruned = prune(batch.db, before_ms, limit, &apart).await?;
                     if pruned.actions == 0 {
                         return Ok(Ok(0));
                     }
@@ -763,13 +765,15 @@ async fn empty(db: &Db, action: ActionId) -> Done<()> {
     write(db, sql, &[&id]).await.map(drop)
 }
 
-/// Deletes old actions that nobody waits for, with everything that became of them.
-async fn prune(db: &Db, before_ms: i64, limit: u32) -> Done<Pruned> {
+/// Deletes old actions that nobody waits for, with everything that became of them. `apart`: those that the same transaction is
+/// about to write.
+async fn prune(db: &Db, before_ms: i64, limit: u32, apart: &[Vec<u8>]) -> Done<Pruned> {
     let over = "(f.state >= 4 OR f.state IN (0, 1) AND a.expires <= $1)";
     let sql = format!(
-        "SELECT a.id FROM action a JOIN fate f ON f.id = a.id WHERE a.at < $1 AND {over} ORDER BY a.id LIMIT $2"
+        "SELECT a.id FROM action a JOIN fate f ON f.id = a.id WHERE a.at < $1 AND {over}
+         AND NOT a.id = ANY($3::bytea[]) ORDER BY a.id LIMIT $2"
     );
-    let old = many(db, &sql, &[&before_ms, &most(limit)]).await?;
+    let old = many(db, &sql, &[&before_ms, &most(limit), &apart]).await?;
     let old: Vec<Vec<u8>> = old.iter().map(|row| Ok(id(row, 0)?.as_bytes().to_vec())).collect::<Done<_>>()?;
     let sql = "SELECT id FROM fate WHERE id = ANY($1::bytea[]) ORDER BY id FOR UPDATE";
     many(db, sql, &[&old]).await?;

@@ -49,15 +49,17 @@ const CLAIM: &str = "INSERT INTO claim (tenant, digest, action)
 const GUARD: &str = "INSERT INTO guard AS g (tenant, kind, key, at)
     SELECT * FROM unnest($1::text[], $2::smallint[], $3::bytea[], $4::bigint[])
     ON CONFLICT (tenant, kind, key) DO UPDATE SET at = greatest(g.at, excluded.at)";
-const LOCK: &str = "SELECT id FROM fate WHERE id = ANY($1::bytea[]) ORDER BY id FOR UPDATE";
+/// By way of the ids one by one, each of which leads to one partition.
+const LOCK: &str =
+    "SELECT f.id FROM unnest($1::bytea[]) w (id) JOIN fate f ON f.id = w.id ORDER BY f.id FOR UPDATE OF f";
 const ACTIONS: &str = "SELECT a.id, a.tenant, a.row, a.environment, a.subject, a.key, a.claim, a.request_hash, a.archetype,
     a.principal, a.mandates, a.effect, a.at, a.claimed, a.expires, a.round, a.needed, a.currency, a.session, a.verb, a.target,
     a.level, a.regulations, a.refs, a.erase_after, a.erased, a.entry, f.state, f.debit, f.outcome, f.reply, f.token, f.owner,
     f.until, f.moved, o.at, e.bytes, c.session, c.sequence, c.intent, c.first, c.last, u.seconds, u.compute, u.memory,
     u.storage, u.egress
-    FROM fate f JOIN action a ON a.tenant = f.tenant AND a.id = f.id
+    FROM unnest($1::bytea[]) w (id) JOIN fate f ON f.id = w.id JOIN action a ON a.tenant = f.tenant AND a.id = f.id
     LEFT JOIN outcome o ON o.action = f.id AND o.entry = f.outcome LEFT JOIN entry e ON e.row = f.outcome
-    LEFT JOIN cycle c ON c.action = f.id LEFT JOIN usage u ON u.action = f.id WHERE f.id = ANY($1::bytea[])";
+    LEFT JOIN cycle c ON c.action = f.id LEFT JOIN usage u ON u.action = f.id";
 const CLAIMED: &str = "SELECT c.digest, a.id, a.request_hash, f.state, a.at
     FROM unnest($1::text[], $2::bytea[]) w (tenant, digest)
     JOIN claim c ON c.tenant = w.tenant AND c.digest = w.digest

@@ -165,9 +165,19 @@ impl Postgres {
             }
             let _ = over.send(());
         });
-        // Not on the runtime of whoever calls: it may be waited for on a thread of theirs.
-        let shared = answer.recv().map_err(|_| gone())??;
-        Ok(Postgres { shared, writes: Some(writes), ended: Mutex::new(ended), runtime: Some(runtime) })
+        match answer.recv().unwrap_or_else(|_| Err(gone())) {
+            Ok(shared) => Ok(Postgres {
+                shared,
+                writes: Some(writes),
+                ended: Mutex::new(ended),
+                runtime: Some(runtime),
+            }),
+            Err(error) => {
+                // Whoever calls may be on a runtime of theirs, where nobody may wait for ours.
+                runtime.shutdown_background();
+                Err(error)
+            }
+        }
     }
 
     fn send<T: Send + 'static>(
@@ -246,7 +256,8 @@ impl Drop for Postgres {
     fn drop(&mut self) {
         drop(self.writes.take());
         let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
-        drop(ended.recv_timeout(CLOSING));
+        // Nobody waits longer for a database that does not answer.
+        let _ = ended.recv_timeout(CLOSING);
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }

@@ -12,9 +12,9 @@ use std::thread::Thread;
 
 use action::{ActionId, Currency, Environment, Money, Subject, Tenant};
 use ledger::{
-    Access, Admission, Admitted, Approval, Basis, By, Debit, Deferral, Draft, Effect, Event, FactsQuery, Freeze,
-    Hold, Intent, Ledger, Link, Memory, Obstacle, Opening, Options, Outcome, Postgres, Receipt, Refusal, Reply,
-    Resumption, Scope, Settlement, Sqlite, State, Tolerance, Turn,
+    Access, Admission, Admitted, Approval, Basis, By, Debit, Deferral, Draft, Effect, Event, FactsQuery,
+    Freeze, Hold, Intent, Ledger, Link, Memory, Obstacle, Opening, Options, Outcome, Postgres, Receipt,
+    Refusal, Reply, Resumption, Scope, Settlement, Sqlite, State, Tolerance, Turn,
 };
 use mandate::{Limits, Session, SessionEvent};
 use serde_json::json;

@@ -3,6 +3,7 @@
 //! It needs the Debian package `postgresql` (or `PG_BINDIR`); where that is missing whoever asks says so and skips. It runs as
 //! somebody who is not root, because `initdb` refuses that, and ends with the process that started it, however that ends: it
 //! waits for the end of a pipe.
+#![allow(clippy::print_stderr)]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -33,7 +34,9 @@ pub fn server() -> Option<&'static Server> {
         Some(binaries) => Some(Server::start(&binaries, &[])),
         None => {
             assert!(std::env::var_os("COUNTERSIGN_TEST_MUST_RUN").is_none(), "there is no PostgreSQL");
-            eprintln!("there is no PostgreSQL (Debian package `postgresql`): what is tested on it is skipped");
+            eprintln!(
+                "there is no PostgreSQL (Debian package `postgresql`): what is tested on it is skipped"
+            );
             None
         }
     });
@@ -71,7 +74,14 @@ impl Server {
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
         let data = directory.path().join("data");
         let made = command(&binaries.join("initdb"))
-            .args(["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale", "-D"])
+            .args([
+                "--no-sync",
+                "--auth=trust",
+                "--username=postgres",
+                "--encoding=UTF8",
+                "--no-locale",
+                "-D",
+            ])
             .arg(&data)
             .stdout(Stdio::null())
             .output()
