@@ -19,15 +19,17 @@
 //! claims nothing.
 //!
 //! [`Sqlite`] is the store of one machine: one writer thread commits everything that waits in one transaction, with
-//! `synchronous=FULL`, and wakes the waiting only then. [`Memory`] keeps nothing and is for tests. A store that many
-//! gateways share will stand beside them and pass the same conformance suite.
+//! `synchronous=FULL`, and wakes the waiting only then. [`Postgres`] is the store that many gateways share: each commits what
+//! waits at it in one transaction, under locks on the rows it touches. [`Memory`] keeps nothing and is for tests. All pass the
+//! same conformance suite.
 //!
 //! Whatever is marked sent is leased: to whom, until when, and with which fencing token. The token protects the record
 //! and not the world outside, so what is taken over becomes in doubt and is never simply sent again.
 //!
 //! What the ledger deliberately does not do: it makes no decision about policy, calls nobody, signs nothing, and
 //! knows neither wire nor receipt format: receipts, replies and payloads are bytes to it. It reads no clock; every
-//! write brings its time. After a failed write it writes nothing more until it is opened again.
+//! write brings its time. After a failed write a file is not written any more until it is opened again; a database is tried
+//! again.
 
 mod admit;
 mod audit;

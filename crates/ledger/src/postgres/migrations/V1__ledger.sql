@@ -34,7 +34,6 @@ CREATE TABLE entry (
 CREATE TABLE entry_default PARTITION OF entry DEFAULT;
 CREATE INDEX entry_slot ON entry (slot, row);
 CREATE INDEX entry_record ON entry (row) WHERE record IS NOT NULL;
-CREATE INDEX entry_action ON entry (action, row) WHERE action IS NOT NULL;
 
 -- Keys of clients, once for all of time.
 CREATE TABLE claim (
